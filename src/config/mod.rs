@@ -1,0 +1,240 @@
+//! What the program uses of a configuration: every value checked, every default filled in, every file read.
+//!
+//! `stickyd.toml ─► file (as written) ─► check (all errors at once) ─► Config (here)`. A [`Config`] holds no socket, task
+//! or atomic; the live view built from it is `state::Snapshot`. Only this module reads files (invariant 11).
+//! Each item says whether a reload applies it.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+/// A whole checked configuration.
+#[derive(Debug, PartialEq)]
+pub struct Config {
+    /// Signs cookies and keys the ring; the same in a whole fleet. `None`: read from or generated into `state_dir`, or,
+    /// without one, made up in memory with a warning. Needs a restart.
+    pub secret: Option<Secret>,
+    /// Where stickyd keeps its secret and its admin socket. Needs a restart.
+    pub state_dir: Option<PathBuf>,
+    /// Data threads, 1..=256. Default: one per core. Needs a restart.
+    pub threads: usize,
+    /// Addresses to accept on; at least one. Needs a restart.
+    pub listeners: Vec<Listener>,
+    /// Pools of workers; at least one, names unique. Reloaded.
+    pub upstreams: Vec<Upstream>,
+    /// Tried in order, the first that fits wins. One upstream and no route: everything goes there. Reloaded.
+    pub routes: Vec<Route>,
+    /// The admin listener. Needs a restart.
+    pub admin: Admin,
+    /// Bounds. Needs a restart.
+    pub limits: Limits,
+    /// Logging. `access` is reloaded.
+    pub log: Log,
+}
+
+/// Secret bytes (16 or more); never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub Vec<u8>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// An address to accept clients on.
+#[derive(Debug, PartialEq)]
+pub struct Listener {
+    /// IP and port; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// Terminates TLS with this certificate; `None` is plain HTTP.
+    pub tls: Option<Tls>,
+    /// Peers whose `X-Forwarded-*` is believed. Empty: nobody's.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// One certificate with its key, read and matched to each other.
+#[derive(Debug, PartialEq)]
+pub struct Tls {
+    /// Leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// PKCS#8, PKCS#1 or SEC1.
+    pub key: PrivateKeyDer<'static>,
+}
+
+/// A named pool of workers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Upstream {
+    /// `[a-z0-9_-]{1,32}`; part of the cookie's name and of every metric.
+    pub name: String,
+    /// At least one; addresses and names unique inside the upstream.
+    pub workers: Vec<Worker>,
+    /// Facts of a request that choose a worker, in order; never empty.
+    pub affinity: Vec<Affinity>,
+    /// How workers are checked.
+    pub health: Health,
+    /// `SameSite` of the affinity cookie.
+    pub cookie_same_site: SameSite,
+    /// How long a connect to a worker may take; default 5 s.
+    pub connect_timeout: Duration,
+    /// How long a worker may take to begin its answer; default 60 s. Polls of a learned session get at least its
+    /// pingInterval + pingTimeout (protocols §1.8).
+    pub response_timeout: Duration,
+    /// A tunnel silent both ways for this long is closed. `None`: the session's own pingInterval + pingTimeout + 5 s, or
+    /// one hour where no ping numbers are known.
+    pub tunnel_idle: Option<Duration>,
+}
+
+/// One application process.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Worker {
+    /// Where it listens.
+    pub address: Address,
+    /// Shown in logs and metrics and hashed into the cookie; default: the address as text.
+    pub name: String,
+    /// Share of new sessions, 1..=256; default 1.
+    pub weight: u32,
+    /// What the operator says of it.
+    pub admin: AdminState,
+}
+
+/// Where a worker listens.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Address {
+    /// IP and port.
+    Tcp(SocketAddr),
+    /// A unix socket's absolute path.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// What the operator says of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AdminState {
+    /// Serves and takes new sessions.
+    #[default]
+    Ready,
+    /// Serves its sessions, takes no new ones.
+    Drain,
+    /// Serves nothing.
+    Maint,
+}
+
+/// A fact of a request that chooses a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Affinity {
+    /// The Engine.IO sid, learned from the worker's answer.
+    SocketIo,
+    /// stickyd's own signed cookie.
+    Cookie,
+    /// The client's address (IPv6 by /64).
+    Address,
+}
+
+/// How workers are checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Health {
+    /// What is done to a worker to see whether it lives.
+    pub kind: HealthKind,
+    /// Between two checks; default 2 s, at least 100 ms.
+    pub interval: Duration,
+    /// For one check; default: the interval, at most 5 s.
+    pub timeout: Duration,
+    /// Passed checks in a row that make a worker up; default 2.
+    pub rise: u32,
+    /// Failed checks in a row that make it not up; default 3.
+    pub fall: u32,
+}
+
+/// The kind of check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HealthKind {
+    /// A TCP or unix connect; what an upstream without `health` gets.
+    Tcp,
+    /// `GET path`; a 2xx or 3xx passes.
+    Http {
+        /// Origin form, begins with `/`.
+        path: String,
+    },
+}
+
+/// `SameSite` of the affinity cookie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SameSite {
+    /// The default.
+    #[default]
+    Lax,
+    /// First-party only.
+    Strict,
+    /// For cross-site pages: adds `Secure` and `Partitioned`.
+    None,
+}
+
+/// Host + path rule → upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Exact (lower case, no port) or `*.example.com`; `None` fits every host.
+    pub host: Option<String>,
+    /// Prefix on a segment boundary, begins with `/`; `/` fits everything.
+    pub path: String,
+    /// Index into [`Config::upstreams`].
+    pub upstream: usize,
+}
+
+/// The admin listener.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Admin {
+    /// Where it listens.
+    pub address: AdminAddress,
+    /// Bearer token for writes over TCP, read from `token_file` (trimmed, at least 16 bytes). `None`: TCP cannot write.
+    pub token: Option<Secret>,
+}
+
+/// Where the admin listener is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdminAddress {
+    /// No state directory, no address: there is no admin listener.
+    None,
+    /// IP and port.
+    Tcp(SocketAddr),
+    /// Unix socket, mode 0600; by default `admin.sock` in the state directory.
+    Unix(PathBuf),
+}
+
+/// Bounds; each says so in a metric and a log line when it is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Pins at most, 1,000..=100,000,000; default 1,000,000 (≤ 100 bytes each).
+    pub pins: usize,
+    /// Pins of one client address (IPv6 by /64) while the table is over half full; default 10,000.
+    pub pins_per_address: usize,
+    /// Discoveries a second that may end in "nobody knows it", per client address; default 200.
+    pub discoveries_per_address: u32,
+    /// The same for all clients together; default 2,000.
+    pub discoveries: u32,
+    /// Bytes of request bodies held for replay, all together; default 64 MB.
+    pub replay_bytes: usize,
+    /// TLS handshakes and upgrades in flight per data thread; default 64 (data-plane study §0.6).
+    pub handshakes: usize,
+}
+
+/// Logging.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// `error`, `warn`, `info` (default), `debug`, `trace`, or a tracing filter directive.
+    pub level: String,
+    /// One line a request; default off.
+    pub access: bool,
+}

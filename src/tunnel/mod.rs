@@ -1,0 +1,1 @@
+//! Upgraded connections: bytes both ways, frames only observed.
