@@ -1,1 +1,120 @@
-fn main(){}
+//! The binary, as a table of contents: command line → logging → limits → server → signals → exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use stickyd::cli::{Cli, Command, Run};
+use stickyd::drain::Ended;
+use stickyd::server::{Server, Stop};
+use stickyd::{reload, telemetry};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+/// jemalloc gives a reconnect storm's peak back (decay is set in .cargo/config.toml) and holds half of what mimalloc does
+/// per idle tunnel (data-plane study §4).
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Check(check) => ExitCode::from(check.run()),
+        Command::Run(run) => self::run(&run),
+    }
+}
+
+fn run(run: &Run) -> ExitCode {
+    let (config, warnings) = match run.load() {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return ExitCode::FAILURE;
+        }
+    };
+    telemetry::start(&config.log.level);
+    for warning in warnings {
+        tracing::warn!("{}", warning.one_line());
+    }
+    raise_descriptor_limit();
+    let server = match Server::start(config, run.config.clone()) {
+        Ok(server) => server,
+        Err(error) => {
+            tracing::error!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    for address in &server.addresses {
+        tracing::info!(%address, "listening");
+    }
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), admin = ?server.admin, "ready");
+    let (stop, asks) = (server.stop(), server.reload());
+    if let Err(error) = watch_signals(stop.clone(), asks) {
+        tracing::error!(%error, "signals cannot be watched");
+        stop.now.cancel();
+        stop.gently.cancel();
+    }
+    report(server.wait())
+}
+
+/// Waits for the first SIGTERM or SIGINT on this thread, reloading meanwhile; the second one ends at once, from a thread
+/// that lives as long as the process.
+fn watch_signals(stop: Stop, asks: reload::Ask) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut hangup, mut terminate, mut interrupt) = runtime.block_on(async {
+        Ok::<_, std::io::Error>((
+            signal(SignalKind::hangup())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+        ))
+    })?;
+    runtime.block_on(async {
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => {
+                    let (sender, outcome) = oneshot::channel();
+                    if asks.send(sender).await.is_ok() {
+                        // The reloader has said everything in the log.
+                        let _ = outcome.await;
+                    }
+                }
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            }
+        }
+    });
+    tracing::info!("stopping: requests may finish, tunnels are closed");
+    stop.gently.cancel();
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        });
+        stop.now.cancel();
+    });
+    Ok(())
+}
+
+fn report(ended: Ended) -> ExitCode {
+    match ended {
+        Ended { panicked: true, .. } => {
+            tracing::error!("stopped, but a thread did not end by itself");
+            ExitCode::FAILURE
+        }
+        Ended { cut: 0, .. } => {
+            tracing::info!("stopped: everything ended by itself");
+            ExitCode::SUCCESS
+        }
+        Ended { cut, .. } => {
+            tracing::info!(cut, "stopped: what had not ended at the deadline was cut");
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn raise_descriptor_limit() {
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(limit) => tracing::debug!(limit, "descriptor limit"),
+        Err(error) => tracing::warn!(%error, "the descriptor limit could not be raised"),
+    }
+}

@@ -4,6 +4,15 @@
 //! or atomic; the live view built from it is `state::Snapshot`. Only this module reads files (invariant 11).
 //! Each item says whether a reload applies it.
 
+mod check;
+mod error;
+mod file;
+mod files;
+mod routes;
+mod upstream;
+mod values;
+mod workers;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,6 +20,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+pub use check::{Resolve, for_command_line, load, load_with_warnings, parse, parse_with};
+pub use error::{Diagnostic, Errors, Line, Place, Severity};
 
 /// A whole checked configuration.
 #[derive(Debug, PartialEq)]
@@ -34,6 +46,22 @@ pub struct Config {
     pub limits: Limits,
     /// Logging. `access` is reloaded.
     pub log: Log,
+}
+
+impl Config {
+    /// What differs in `new` and takes effect only after a restart, in the words of the file.
+    pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
+        let changed = [
+            ("secret", self.secret != new.secret),
+            ("state_dir", self.state_dir != new.state_dir),
+            ("threads", self.threads != new.threads),
+            ("[[listener]]", self.listeners != new.listeners),
+            ("[admin]", self.admin != new.admin),
+            ("[limits]", self.limits != new.limits),
+            ("[log] level", self.log.level != new.log.level),
+        ];
+        changed.into_iter().filter(|(_, changed)| *changed).map(|(what, _)| what).collect()
+    }
 }
 
 /// Secret bytes (16 or more); never printed.
@@ -87,6 +115,22 @@ pub struct Upstream {
     /// A tunnel silent both ways for this long is closed. `None`: the session's own pingInterval + pingTimeout + 5 s, or
     /// one hour where no ping numbers are known.
     pub tunnel_idle: Option<Duration>,
+}
+
+impl Upstream {
+    /// An upstream with every default.
+    pub fn new(name: String, workers: Vec<Worker>) -> Self {
+        Self {
+            name,
+            workers,
+            affinity: vec![Affinity::SocketIo, Affinity::Cookie, Affinity::Address],
+            health: Health::default(),
+            cookie_same_site: SameSite::default(),
+            connect_timeout: Duration::from_secs(5),
+            response_timeout: Duration::from_secs(60),
+            tunnel_idle: None,
+        }
+    }
 }
 
 /// One application process.
@@ -156,6 +200,20 @@ pub struct Health {
     pub rise: u32,
     /// Failed checks in a row that make it not up; default 3.
     pub fall: u32,
+}
+
+impl Health {
+    /// The time-out of a check nobody gave one.
+    pub fn default_timeout(interval: Duration) -> Duration {
+        interval.min(Duration::from_secs(5))
+    }
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        let interval = Duration::from_secs(2);
+        Self { kind: HealthKind::Tcp, interval, timeout: Self::default_timeout(interval), rise: 2, fall: 3 }
+    }
 }
 
 /// The kind of check.
@@ -230,6 +288,19 @@ pub struct Limits {
     pub handshakes: usize,
 }
 
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            pins: 1_000_000,
+            pins_per_address: 10_000,
+            discoveries_per_address: 200,
+            discoveries: 2_000,
+            replay_bytes: 64_000_000,
+            handshakes: 64,
+        }
+    }
+}
+
 /// Logging.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
@@ -237,4 +308,10 @@ pub struct Log {
     pub level: String,
     /// One line a request; default off.
     pub access: bool,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), access: false }
+    }
 }

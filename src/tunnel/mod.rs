@@ -1,1 +1,103 @@
 //! Upgraded connections: bytes both ways, frames only observed.
+//!
+//! After a checked 101 both sockets leave hyper and move into a small task of their own, [`relay`]. A tunnel holds its
+//! worker, never the snapshot (invariant 9).
+
+pub mod frames;
+pub mod relay;
+pub mod upgrade;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::{Response, StatusCode};
+
+use crate::affinity::{Choice, Hold};
+use crate::proxy::Job;
+use crate::proxy::ask::Kind;
+use crate::proxy::body::Reply;
+use crate::proxy::forward::set_cookie;
+use crate::proxy::headers;
+use crate::proxy::record::Record;
+use crate::proxy::respond::{self, Problem};
+use crate::upstream::Carried;
+use crate::upstream::connect::{Lease, WorkerIo};
+use crate::upstream::worker::Count;
+
+/// Seconds a tunnel may be silent both ways when nothing is known of its session: an hour, as HAProxy users set it.
+const SILENCE_UNKNOWN_S: u32 = 3_600;
+
+/// The worker's half of a tunnel, waiting for hyper to let go of the client's.
+pub struct Plan {
+    io: WorkerIo,
+    /// What the worker sent right behind its answer's head.
+    first: Bytes,
+    terms: Box<Terms>,
+}
+
+/// What a tunnel was opened with, touched only at its ends. The guards end with it.
+struct Terms {
+    /// Seconds of silence allowed.
+    silence_s: u32,
+    /// A WebSocket-first Engine.IO session tells its ping numbers in its first frame.
+    learns_silence: bool,
+    started: Instant,
+    upstream: Arc<Carried>,
+    bytes_up: u64,
+    bytes_down: u64,
+    _tunnel: Count,
+    _established: Count,
+    _session: (Option<Hold>, Option<Count>),
+}
+
+impl Drop for Terms {
+    fn drop(&mut self) {
+        let series = &self.upstream.series;
+        series.tunnel_seconds.observe(self.started.elapsed().as_secs_f64());
+        series.bytes_up.inc_by(self.bytes_up);
+        series.bytes_down.inc_by(self.bytes_down);
+    }
+}
+
+/// Checks a 101 and turns it into the client's. An unasked or wrong one is rubbish: 502, and its connection is closed.
+pub async fn grant(
+    job: &Job,
+    mut choice: Choice,
+    response: Response<Incoming>,
+    lease: Box<Lease>,
+    record: &mut Record,
+) -> Response<Reply> {
+    let (mut parts, _) = response.into_parts();
+    let granted = job.ask.upgrade.as_ref().is_some_and(|accept| upgrade::grants(&parts.headers, accept));
+    let socket = if granted { lease.into_tunnel().await } else { None };
+    let Some((io, first, established)) = socket else {
+        choice.worker.series.broken.inc();
+        return respond::problem(Problem::BadGateway);
+    };
+    choice.worker.series.answered(StatusCode::SWITCHING_PROTOCOLS.as_u16());
+    job.upstream.series().upgrades_granted.inc();
+    record.became_tunnel();
+    headers::to_client(&mut parts.headers, true);
+    set_cookie(job, &choice, &mut parts);
+    job.conn.upgrade_to(Plan { io, first, terms: terms(job, &mut choice, established) });
+    Response::from_parts(parts, Reply::whole(Bytes::new()))
+}
+
+fn terms(job: &Job, choice: &mut Choice, established: Count) -> Box<Terms> {
+    let hold = choice.hold.take().map(Hold::of_tunnel);
+    let known = hold.as_ref().map(|hold| hold.ttl_s);
+    let configured = job.upstream.config.tunnel_idle.map(|idle| u32::try_from(idle.as_secs()).unwrap_or(u32::MAX));
+    Box::new(Terms {
+        silence_s: configured.or(known).unwrap_or(SILENCE_UNKNOWN_S).max(1),
+        learns_silence: configured.is_none() && known.is_none() && job.ask.kind == Kind::Handshake,
+        started: Instant::now(),
+        upstream: job.upstream.carried.clone(),
+        bytes_up: 0,
+        bytes_down: 0,
+        _tunnel: choice.worker.tunnel(),
+        _established: established,
+        _session: (hold, choice.seat.take()),
+    })
+}

@@ -1,0 +1,37 @@
+// Starts an application in several processes, each with a PORT of its own: PORT, PORT+1, … (see node-cluster.toml).
+//
+//     PORT=3001 WORKERS=4 node cluster.js ./app.js
+//
+// The application needs nothing but listen(process.env.PORT). A process that dies is started again on *its* port: the
+// port belongs to a slot, because cluster's worker.id grows with every start.
+const cluster = require('node:cluster');
+const os = require('node:os');
+const path = require('node:path');
+
+const [app] = process.argv.slice(2);
+const base = Number(process.env.PORT || 3001);
+const count = Number(process.env.WORKERS || os.availableParallelism());
+if (!app || !Number.isInteger(base) || !Number.isInteger(count)) {
+  console.error('usage: PORT=3001 WORKERS=4 node cluster.js ./app.js');
+  process.exit(2);
+}
+
+let stopping = false;
+
+function start(slot) {
+  const worker = cluster.fork({ PORT: String(base + slot) });
+  worker.on('exit', (code, signal) => {
+    if (stopping) return;
+    console.error(`port ${base + slot}: ended (${signal || code}), starting again in a second`);
+    setTimeout(() => stopping || start(slot), 1000); // a process that cannot start must not spin
+  });
+}
+
+function stop(signal) {
+  stopping = true;
+  for (const worker of Object.values(cluster.workers)) worker.process.kill(signal);
+}
+
+cluster.setupPrimary({ exec: path.resolve(app), args: process.argv.slice(3) });
+for (let slot = 0; slot < count; slot += 1) start(slot);
+for (const signal of ['SIGTERM', 'SIGINT']) process.on(signal, () => stop(signal));

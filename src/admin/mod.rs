@@ -1,0 +1,254 @@
+//! The admin listener: metrics, status, workers, reload. On the control thread, away from traffic.
+//!
+//! A unix socket of mode 0600 in the state directory by default: whoever may open it may write. Over TCP, reading needs a
+//! Host that no foreign page can name (DNS rebinding), writing a bearer token besides; no CORS header is ever sent. Left
+//! out for now: single sockets, drains, the page.
+
+mod auth;
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use axum::{Json, Router, middleware};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::{Semaphore, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{AdminAddress, Secret};
+use crate::reload;
+use crate::state::Shared;
+use crate::telemetry::say_full;
+
+/// Connections at once; an operator, a scraper and a script need three.
+const CONNECTIONS: usize = 64;
+
+/// For a request's head to arrive.
+const HEAD: Duration = Duration::from_secs(10);
+
+/// Bytes of a request body at most.
+const BODY: usize = 64 * 1024;
+
+/// Who may write, and how a reload is asked for.
+pub struct Settings {
+    /// For writes over TCP.
+    pub token: Option<Secret>,
+    /// Where reloads happen.
+    pub reload: reload::Ask,
+}
+
+/// A bound admin listener.
+pub enum Bound {
+    /// There is none.
+    None,
+    /// TCP.
+    Tcp(std::net::TcpListener, SocketAddr),
+    /// Unix socket; the file goes when stickyd stops.
+    Unix(std::os::unix::net::UnixListener, PathBuf),
+}
+
+impl Bound {
+    /// Where it is, with the port the kernel gave.
+    pub fn address(&self) -> AdminAddress {
+        match self {
+            Self::None => AdminAddress::None,
+            Self::Tcp(_, address) => AdminAddress::Tcp(*address),
+            Self::Unix(_, path) => AdminAddress::Unix(path.clone()),
+        }
+    }
+}
+
+/// Binds the admin address. The socket file of a stickyd that is gone is replaced, that of a living one is not.
+///
+/// # Errors
+/// The operating system's; `AddrInUse` when another process answers there.
+pub fn bind(address: &AdminAddress) -> io::Result<Bound> {
+    match address {
+        AdminAddress::None => Ok(Bound::None),
+        AdminAddress::Tcp(address) => {
+            let listener = std::net::TcpListener::bind(address)?;
+            listener.set_nonblocking(true)?;
+            let address = listener.local_addr()?;
+            Ok(Bound::Tcp(listener, address))
+        }
+        AdminAddress::Unix(path) => {
+            if let Some(directory) = path.parent() {
+                fs::create_dir_all(directory)?;
+            }
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                return Err(io::ErrorKind::AddrInUse.into());
+            }
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let listener = std::os::unix::net::UnixListener::bind(path)?;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+            listener.set_nonblocking(true)?;
+            Ok(Bound::Unix(listener, path.clone()))
+        }
+    }
+}
+
+/// Serves until `stop`.
+pub async fn serve(bound: Bound, shared: Arc<Shared>, settings: Settings, tasks: TaskTracker, stop: CancellationToken) {
+    let served = match bound {
+        Bound::None => return,
+        Bound::Tcp(listener, _) => accept_tcp(listener, router(shared, settings, true), tasks, &stop).await,
+        Bound::Unix(listener, path) => {
+            let served = accept_unix(listener, router(shared, settings, false), tasks, &stop).await;
+            let _ = fs::remove_file(path);
+            served
+        }
+    };
+    if let Err(error) = served {
+        tracing::error!(%error, "the admin listener ended");
+    }
+}
+
+async fn accept_tcp(
+    listener: std::net::TcpListener,
+    router: Router,
+    tasks: TaskTracker,
+    stop: &CancellationToken,
+) -> io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok((stream, _)) => spawn(stream, &router, &room, &tasks, stop),
+            Err(error) => pause(error).await,
+        }
+    }
+    Ok(())
+}
+
+async fn accept_unix(
+    listener: std::os::unix::net::UnixListener,
+    router: Router,
+    tasks: TaskTracker,
+    stop: &CancellationToken,
+) -> io::Result<()> {
+    let listener = UnixListener::from_std(listener)?;
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok((stream, _)) => spawn::<UnixStream>(stream, &router, &room, &tasks, stop),
+            Err(error) => pause(error).await,
+        }
+    }
+    Ok(())
+}
+
+async fn pause(error: io::Error) {
+    say_full!("the admin listener cannot accept: {error}");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+fn spawn<S: AsyncRead + AsyncWrite + Unpin + 'static>(
+    stream: S,
+    router: &Router,
+    room: &Arc<Semaphore>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) {
+    let Ok(seat) = room.clone().try_acquire_owned() else {
+        say_full!("the admin listener is full: {CONNECTIONS} connections");
+        return;
+    };
+    let service = TowerToHyperService::new(router.clone());
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_headers(64).max_buf_size(16 * 1024);
+    let connection = http.serve_connection(TokioIo::new(stream), service);
+    let stop = stop.clone();
+    tasks.spawn_local(async move {
+        let _seat = seat;
+        // An operator's broken connection is nobody's trouble.
+        let _ = stop.run_until_cancelled(connection).await;
+    });
+}
+
+/// What handlers share.
+#[derive(Clone)]
+struct Api {
+    shared: Arc<Shared>,
+    reload: reload::Ask,
+}
+
+fn router(shared: Arc<Shared>, settings: Settings, tcp: bool) -> Router {
+    let guard = auth::Guard::new(tcp, settings.token);
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/api/v1/health", get(|| async { "ok\n" }))
+        .route("/api/v1/status", get(status))
+        .route("/api/v1/workers", get(workers))
+        .route("/api/v1/reload", post(reload))
+        .layer(DefaultBodyLimit::max(BODY))
+        .layer(middleware::from_fn_with_state(Arc::new(guard), auth::check))
+        .with_state(Api { shared, reload: settings.reload })
+}
+
+async fn metrics(State(api): State<Api>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], api.shared.metrics.render(&api.shared))
+}
+
+async fn status(State(api): State<Api>) -> Json<Value> {
+    let shared = &api.shared;
+    Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "pid": std::process::id(),
+        "uptime_s": shared.started.elapsed().as_secs(),
+        "client_connections": shared.clients.load(std::sync::atomic::Ordering::Relaxed),
+        "pins": { "held": shared.pins.len(), "limit": shared.pins.capacity() },
+        "replay_bytes": { "held": shared.replay.held(), "limit": shared.limits.replay_bytes },
+    }))
+}
+
+async fn workers(State(api): State<Api>) -> Json<Value> {
+    let snapshot = api.shared.snapshot.load();
+    let members = snapshot.upstreams.iter().flat_map(|upstream| &upstream.members);
+    let list: Vec<Value> = members
+        .map(|member| {
+            let worker = &member.worker;
+            json!({
+                "upstream": worker.upstream,
+                "worker": worker.name,
+                "address": worker.address.to_string(),
+                "weight": member.weight,
+                "health": worker.health().word(),
+                "admin": worker.admin_word(),
+                "takes_new": worker.takes_new(),
+                "serves": worker.serves(),
+                "generation": worker.generation(),
+                "sessions": worker.sessions(),
+                "tunnels": worker.tunnels(),
+                "in_flight": worker.in_flight(),
+            })
+        })
+        .collect();
+    Json(json!({ "workers": list }))
+}
+
+async fn reload(State(api): State<Api>) -> impl IntoResponse {
+    let (sender, outcome) = oneshot::channel();
+    let asked = api.reload.send(sender).await.is_ok();
+    match outcome.await {
+        Ok(Ok(waiting)) if asked => (StatusCode::OK, Json(json!({ "reloaded": true, "needs_restart": waiting }))),
+        Ok(Err(errors)) => (StatusCode::UNPROCESSABLE_ENTITY, Json(json!({ "reloaded": false, "error": errors }))),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "reloaded": false, "error": "stickyd is stopping" }))),
+    }
+}

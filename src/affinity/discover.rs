@@ -1,0 +1,481 @@
+//! Finding the owner of a session nobody has pinned (design.md §3.1), by asking workers that refuse foreign sids without
+//! side effects: after a restart of stickyd, for a client of another stickyd, after the table was full.
+//!
+//! The rules, each because the other way ends sessions: pass on only after an explicit refusal; never decide by silence
+//! (an owner with nothing to say is silent); never send one GET or POST to two workers; a POST or upgrade never waits for
+//! a GET. Workers without proof of life are asked last; one that is left over when all others refused is the owner by
+//! elimination, two are waited for. Only what ends in "nobody knows it" costs the budget.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::{Body as _, Frame};
+use hyper::http::{request, response};
+use hyper::{Method, Request, Response, StatusCode};
+use tokio::sync::OnceCell;
+
+use super::budget::{Budget, Misses};
+use super::pins::Key;
+use super::probe::{self, Verdict};
+use super::{Choice, first_guess, forget, hold, pin};
+use crate::clock;
+use crate::config::Limits;
+use crate::metrics::{Discovery, Source};
+use crate::proxy::Job;
+use crate::proxy::ask::Kind;
+use crate::proxy::body::{Answer, Outgoing, Reply};
+use crate::proxy::forward::{self, Missed};
+use crate::proxy::record::Record;
+use crate::proxy::respond::{self, Problem};
+use crate::state::{Room, Shared};
+use crate::telemetry::say_full;
+use crate::tunnel;
+use crate::upstream::worker::{Count, Worker};
+
+/// How long a request waits for the budget, or for silent workers to speak, before it gets a 503.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Between two looks while waiting.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What discovery remembers, all threads together. Locked for a few operations per *discovery*, never for a pinned
+/// request.
+pub struct Discoveries {
+    budget: Mutex<Budget>,
+    misses: Mutex<Misses<Key>>,
+    searches: Mutex<HashMap<Key, Arc<Search>>>,
+}
+
+/// What requests of one sid share while they look for its owner.
+#[derive(Default)]
+struct Search {
+    /// What all workers said to the probe, asked once.
+    verdicts: OnceCell<Vec<(Arc<Worker>, Verdict)>>,
+    /// Serials of workers that refused the real sid.
+    refused: Mutex<Vec<u64>>,
+    /// Where a GET waits: the first guess of the POST that will wake it.
+    silent: Mutex<Option<Arc<Worker>>>,
+}
+
+impl Discoveries {
+    /// Nothing known, full budgets.
+    pub fn new(limits: &Limits) -> Self {
+        Self {
+            budget: Mutex::new(Budget::new(limits.discoveries_per_address, limits.discoveries)),
+            misses: Mutex::default(),
+            searches: Mutex::default(),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is kept here stays meaningful whatever panicked: counts and caches.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A token, given back when the session is found.
+struct Token<'a> {
+    shared: &'a Shared,
+    address: u64,
+    found: bool,
+}
+
+impl Drop for Token<'_> {
+    fn drop(&mut self) {
+        if self.found {
+            lock(&self.shared.discoveries.budget).give_back(self.address, clock::now_ms());
+        }
+    }
+}
+
+/// A request's share in a search; the last one out takes it off the list.
+struct Joined<'a> {
+    shared: &'a Shared,
+    key: Key,
+    search: Arc<Search>,
+}
+
+impl<'a> Joined<'a> {
+    fn new(shared: &'a Shared, key: Key) -> Self {
+        let search = lock(&shared.discoveries.searches).entry(key).or_default().clone();
+        Self { shared, key, search }
+    }
+}
+
+impl Drop for Joined<'_> {
+    fn drop(&mut self) {
+        let mut searches = lock(&self.shared.discoveries.searches);
+        // The list's own and ours.
+        if Arc::strong_count(&self.search) <= 2 {
+            searches.remove(&self.key);
+        }
+    }
+}
+
+/// Finds the session's owner with this very request, and answers it.
+pub async fn find(job: &Job, key: Key, request: Request<Outgoing>, record: &mut Record) -> Response<Reply> {
+    let shared = &job.conn.thread.shared;
+    let series = job.upstream.series();
+    if lock(&shared.discoveries.misses).knows(&key, clock::now_ms()) {
+        series.discovered(Discovery::Remembered);
+        return respond::session_unknown(&job.ask);
+    }
+    let Some(mut token) = take_token(shared, job).await else {
+        say_full!("the discovery budget is spent: sessions nobody knows come too fast ([limits] discoveries)");
+        series.discovered(Discovery::OverBudget);
+        return respond::problem(Problem::Full("too many unknown sessions"));
+    };
+    let copies = match Copies::of(job, request).await {
+        Ok(copies) => copies,
+        Err(problem) => {
+            series.discovered(Discovery::NoRoom);
+            return respond::problem(problem);
+        }
+    };
+    let joined = Joined::new(shared, key);
+    let mut hunt = Hunt { job, key, search: &joined.search, copies, last: None, eliminated: false };
+    let (result, response) = hunt.run(record).await;
+    token.found = matches!(result, Discovery::Found | Discovery::Failed | Discovery::Undecided);
+    series.discovered(result);
+    response
+}
+
+async fn take_token<'a>(shared: &'a Shared, job: &Job) -> Option<Token<'a>> {
+    let address = shared.keys.address(job.client.key());
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if lock(&shared.discoveries.budget).take(address, clock::now_ms()) {
+            return Some(Token { shared, address, found: false });
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// One request looking for its session.
+struct Hunt<'a> {
+    job: &'a Job,
+    key: Key,
+    search: &'a Search,
+    copies: Copies,
+    /// The last refusal, to be forwarded when it stays the last.
+    last: Option<(response::Parts, VecDeque<Frame<Bytes>>, Answer)>,
+    eliminated: bool,
+}
+
+/// What one attempt came to.
+enum Step {
+    /// The request is answered.
+    Done(Discovery, Response<Reply>),
+    /// Explicitly refused.
+    Refused,
+    /// It could not be reached; nothing was sent.
+    Unreached,
+}
+
+impl Hunt<'_> {
+    async fn run(&mut self, record: &mut Record) -> (Discovery, Response<Reply>) {
+        let candidates = self.candidates();
+        if let Some(guess) = self.open_guess()
+            && let Step::Done(result, response) = self.attempt(&guess, record).await
+        {
+            return (result, response);
+        }
+        let verdicts = self.verdicts(&candidates).await;
+        let (asked, mut silent): (Vec<_>, Vec<_>) =
+            verdicts.into_iter().partition(|(_, verdict)| *verdict != Verdict::Silent);
+        if let Some(done) = self.walk(asked, record).await {
+            return done;
+        }
+        silent.retain(|(worker, _)| worker.serves() && !self.has_refused(worker));
+        if let Some(done) = self.wait_for(silent.into_iter().map(|(worker, _)| worker).collect(), record).await {
+            return done;
+        }
+        self.nobody(record).await
+    }
+
+    /// Workers that serve their own sessions, the likeliest first.
+    fn candidates(&self) -> Vec<Arc<Worker>> {
+        let job = self.job;
+        let guess = first_guess(&job.upstream, &job.ask, job.client);
+        let members = job.upstream.members.iter().map(|member| &member.worker);
+        let mut workers: Vec<_> = guess.iter().chain(members).filter(|worker| worker.serves()).cloned().collect();
+        let mut seen = Vec::with_capacity(workers.len());
+        workers.retain(|worker| {
+            let new = !seen.contains(&worker.serial);
+            seen.push(worker.serial);
+            new
+        });
+        workers
+    }
+
+    /// A worker worth the real request before anybody is probed: where this sid's GET is waiting.
+    fn open_guess(&self) -> Option<Arc<Worker>> {
+        if self.job.ask.is_poll() {
+            return None;
+        }
+        lock(&self.search.silent).clone().filter(|worker| worker.serves())
+    }
+
+    /// What the workers say to the probe; asked once for all requests of the sid.
+    async fn verdicts(&self, candidates: &[Arc<Worker>]) -> Vec<(Arc<Worker>, Verdict)> {
+        if let [only] = candidates {
+            return vec![(only.clone(), Verdict::Alive)];
+        }
+        let ask = || probe::ask_all(self.job, &self.copies.head, candidates);
+        self.search.verdicts.get_or_init(ask).await.clone()
+    }
+
+    /// The real request, one worker after the other: the claimed owner, then those whose probes say nothing. Workers that
+    /// refused the probe refused this sid in so many words and are not asked again.
+    async fn walk(
+        &mut self,
+        mut asked: Vec<(Arc<Worker>, Verdict)>,
+        record: &mut Record,
+    ) -> Option<(Discovery, Response<Reply>)> {
+        asked.sort_by_key(|(_, verdict)| *verdict != Verdict::Owns);
+        for (worker, verdict) in &asked {
+            if *verdict == Verdict::Refuses {
+                self.remember_refusal(worker);
+            } else if !self.has_refused(worker)
+                && let Step::Done(result, response) = self.attempt(worker, record).await
+            {
+                return Some((result, response));
+            }
+        }
+        None
+    }
+
+    /// Silent workers: one is the owner by elimination; of several, those that begin to speak are asked.
+    async fn wait_for(
+        &mut self,
+        mut silent: Vec<Arc<Worker>>,
+        record: &mut Record,
+    ) -> Option<(Discovery, Response<Reply>)> {
+        let deadline = Instant::now() + PATIENCE;
+        let since = clock::now_ms();
+        while silent.len() > 1 {
+            if Instant::now() >= deadline {
+                return Some((Discovery::Undecided, respond::problem(Problem::Undecided)));
+            }
+            tokio::time::sleep(LOOK).await;
+            silent.retain(|worker| worker.serves());
+            if let Some(woke) = silent.iter().position(|worker| worker.answered_since(since)) {
+                let worker = silent.swap_remove(woke);
+                if let Step::Done(result, response) = self.attempt(&worker, record).await {
+                    return Some((result, response));
+                }
+            }
+        }
+        let owner = silent.pop()?;
+        // Pinned before it answers: it may stay silent for long, and the session's other requests belong there, too.
+        self.eliminated = true;
+        self.pin(&owner);
+        match self.attempt(&owner, record).await {
+            Step::Done(result, response) => Some((result, response)),
+            Step::Refused | Step::Unreached => {
+                forget(&self.job.conn.thread.shared, self.key);
+                None
+            }
+        }
+    }
+
+    /// Everybody refused: the last refusal is the client's answer, and is remembered for a second.
+    async fn nobody(&mut self, record: &mut Record) -> (Discovery, Response<Reply>) {
+        if self.last.is_none() {
+            // All refused the probe only; the client gets the words of the likeliest worker for its own request.
+            if let Some(worker) = self.candidates().into_iter().find(|worker| self.has_refused(worker))
+                && let Step::Done(result, response) = self.attempt(&worker, record).await
+            {
+                return (result, response);
+            }
+        }
+        let shared = &self.job.conn.thread.shared;
+        if !lock(&shared.discoveries.misses).remember(self.key, clock::now_ms()) {
+            say_full!("too many unknown sessions to remember: each is looked for again");
+        }
+        let series = self.job.upstream.series();
+        let Some((parts, held, answer)) = self.last.take() else {
+            series.refusals_own.inc();
+            return (Discovery::Unknown, respond::session_unknown(&self.job.ask));
+        };
+        series.refusals_forwarded.inc();
+        (Discovery::Unknown, forward::release(parts, held, answer))
+    }
+
+    /// Sends the real request to one worker. Its acceptance pins the session there.
+    async fn attempt(&mut self, worker: &Arc<Worker>, record: &mut Record) -> Step {
+        let job = self.job;
+        let Some(request) = self.copies.next() else {
+            return Step::Done(
+                Discovery::Failed,
+                respond::problem(Problem::Full("the body is too large to be sent again")),
+            );
+        };
+        job.upstream.series().attempts.inc();
+        let waiting = job.ask.is_poll().then(|| Waiting::at(self.search, worker));
+        let attempted = forward::attempt(job, worker, request).await;
+        drop(waiting);
+        let (response, lease, in_flight) = match attempted {
+            Ok(answered) => answered,
+            Err(Missed::Connect(..)) => return Step::Unreached,
+            Err(missed) => return Step::Done(Discovery::Failed, forward::problem_of(&missed)),
+        };
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let choice = self.accepted(worker, record);
+            return Step::Done(self.result(), tunnel::grant(job, choice, response, lease, record).await);
+        }
+        let (parts, incoming) = response.into_parts();
+        let mut answer = Answer::new(incoming, lease, job.conn.thread.clone());
+        let mut held = VecDeque::new();
+        if parts.status == StatusCode::BAD_REQUEST {
+            match forward::refuses(parts.status, &mut answer, &mut held).await {
+                Err(problem) => return Step::Done(Discovery::Failed, respond::problem(problem)),
+                Ok(false) => {}
+                Ok(true) => {
+                    self.remember_refusal(worker);
+                    self.last = Some((parts, held, answer));
+                    return Step::Refused;
+                }
+            }
+        }
+        Step::Done(self.result(), self.release(worker, parts, held, answer, in_flight, record))
+    }
+
+    fn release(
+        &mut self,
+        worker: &Arc<Worker>,
+        parts: response::Parts,
+        held: VecDeque<Frame<Bytes>>,
+        answer: Answer,
+        in_flight: Count,
+        record: &mut Record,
+    ) -> Response<Reply> {
+        // Only success proves ownership: a middleware of a stranger may answer 403 or 429 before it looks at the sid.
+        let choice = if parts.status.is_success() {
+            self.accepted(worker, record)
+        } else {
+            record.decided(worker, Source::Discovered);
+            Choice { worker: worker.clone(), why: Source::Discovered, seat: None, hold: None, cookie: None }
+        };
+        record.answered(worker, parts.status, in_flight, choice.hold);
+        forward::release(parts, held, answer)
+    }
+
+    fn accepted(&self, worker: &Arc<Worker>, record: &mut Record) -> Choice {
+        record.decided(worker, Source::Discovered);
+        let healed = lock(&self.search.refused).len() as u64;
+        self.job.upstream.series().refusals_healed.inc_by(healed);
+        self.pin(worker);
+        let hold = self.may_pin().then(|| hold(&self.job.conn.thread.shared, self.key)).flatten();
+        Choice { worker: worker.clone(), why: Source::Discovered, seat: None, hold, cookie: None }
+    }
+
+    fn result(&self) -> Discovery {
+        if self.eliminated { Discovery::Eliminated } else { Discovery::Found }
+    }
+
+    /// A preflight never creates a pin, and the answer to a HEAD or OPTIONS shows no refusal to go by.
+    fn may_pin(&self) -> bool {
+        let method = self.copies.head.method();
+        matches!(self.job.ask.kind, Kind::Session { .. }) && (method == Method::GET || method == Method::POST)
+    }
+
+    fn pin(&self, worker: &Arc<Worker>) {
+        if self.may_pin() {
+            let job = self.job;
+            let ttl = job.upstream.session_ttl();
+            pin(&job.conn.thread.shared, self.key, job.client, worker.session(), ttl);
+        }
+    }
+
+    fn remember_refusal(&self, worker: &Worker) {
+        let mut refused = lock(&self.search.refused);
+        if !refused.contains(&worker.serial) {
+            refused.push(worker.serial);
+        }
+    }
+
+    fn has_refused(&self, worker: &Worker) -> bool {
+        lock(&self.search.refused).contains(&worker.serial)
+    }
+}
+
+/// Says where this sid's GET waits, for as long as it does.
+struct Waiting<'a>(&'a Search);
+
+impl<'a> Waiting<'a> {
+    fn at(search: &'a Search, worker: &Arc<Worker>) -> Self {
+        *lock(&search.silent) = Some(worker.clone());
+        Self(search)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.silent) = None;
+    }
+}
+
+/// A request that may be sent more than once: head and held body; or only once, when the body is too large to hold.
+struct Copies {
+    head: Request<Outgoing>,
+    body: Body,
+    _room: Room,
+}
+
+enum Body {
+    Held(Bytes),
+    /// Streams to the first worker asked; gone after that.
+    Once(Option<Outgoing>),
+}
+
+impl Copies {
+    /// Holds the body, up to the upstream's largest payload and within the room of all.
+    async fn of(job: &Job, request: Request<Outgoing>) -> Result<Self, Problem> {
+        let (parts, mut body) = request.into_parts();
+        let mut room = Room::none(&job.conn.thread.shared);
+        let limit = job.upstream.max_replay();
+        let mut held = Vec::new();
+        let mut once = None;
+        while !body.is_end_stream() {
+            let too_large = body.size_hint().lower().saturating_add(held.len() as u64) > limit as u64;
+            if too_large || held.len() > limit {
+                once = Some(body.after(std::mem::take(&mut held).into()));
+                break;
+            }
+            let Some(frame) = body.frame().await else { break };
+            let frame = frame.map_err(|_| Problem::BadRequest("the body broke off"))?;
+            let Ok(data) = frame.into_data() else { continue };
+            if !room.grow(data.len()) {
+                say_full!("no room to hold request bodies for replay ([limits] replay_bytes)");
+                return Err(Problem::Full("too many request bodies are held"));
+            }
+            held.extend_from_slice(&data);
+        }
+        let body = if once.is_some() { Body::Once(once) } else { Body::Held(held.into()) };
+        Ok(Self { head: Request::from_parts(parts, Outgoing::EMPTY), body, _room: room })
+    }
+
+    fn next(&mut self) -> Option<Request<Outgoing>> {
+        let body = match &mut self.body {
+            Body::Held(bytes) => Outgoing::Held(bytes.clone()),
+            Body::Once(stream) => stream.take()?,
+        };
+        Some(Request::from_parts(copy_head(&self.head), body))
+    }
+}
+
+fn copy_head(request: &Request<Outgoing>) -> request::Parts {
+    let mut copy = Request::new(());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy.into_parts().0
+}

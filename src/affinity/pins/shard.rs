@@ -1,0 +1,264 @@
+//! One shard of the pin table: slots in a vector, an index over them, a list of the idle ones.
+//!
+//! The list is threaded through the slots, oldest activity first, so that eviction and refresh cost no search; pins held
+//! open are not on it. Slot numbers are stable until [`Shard::shrink`], which only the sweep calls. Times are ticks of the
+//! table's clock. Left out: locks, counts over several shards, and what full means.
+
+use hashbrown::HashTable;
+
+use super::{Hold, Key};
+
+/// No slot: the end of a list. A vector is never that long.
+const NIL: u32 = u32::MAX;
+
+pub(super) struct Shard<E> {
+    slots: Vec<Slot<E>>,
+    /// Slot numbers of all pins, by key.
+    index: HashTable<u32>,
+    /// Idle the longest; `NIL` if none is idle.
+    oldest: u32,
+    /// Active last of the idle.
+    newest: u32,
+    /// First of the free slots, which are linked by `next`.
+    free: u32,
+    /// Life of the next pin, see [`Hold`]. Wraps: two lives of one session are never 65,536 inserts of a shard apart while
+    /// a hold of the first is still out.
+    life: u16,
+}
+
+struct Slot<E> {
+    /// `None`: the slot is free.
+    owner: Option<E>,
+    pin: Pin,
+}
+
+/// 40 bytes.
+#[derive(Clone, Copy)]
+struct Pin {
+    key: Key,
+    address: u32,
+    /// Dead from this tick on, if not held open.
+    deadline: u32,
+    /// Ticks.
+    ttl: u32,
+    /// The next older idle pin.
+    prev: u32,
+    /// The next newer idle pin, or the next free slot.
+    next: u32,
+    /// Polls and tunnels that hold it. Stays at 65,535: from there on it may go idle too early, which costs a discovery.
+    open: u16,
+    life: u16,
+}
+
+impl Pin {
+    fn is_dead(&self, now: u32) -> bool {
+        self.open == 0 && self.deadline <= now
+    }
+}
+
+pub(super) enum Found {
+    Live(u32),
+    Expired(u32),
+    Absent,
+}
+
+impl<E> Shard<E> {
+    pub(super) fn new() -> Self {
+        Self { slots: Vec::new(), index: HashTable::new(), oldest: NIL, newest: NIL, free: NIL, life: 0 }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// The slot of a key, dead or alive.
+    pub(super) fn index(&self, key: Key) -> Option<u32> {
+        let is_it = |&index: &u32| self.pin(index).is_some_and(|pin| pin.key == key);
+        self.index.find(key.1, is_it).copied()
+    }
+
+    pub(super) fn find(&self, key: Key, now: u32) -> Found {
+        match self.index(key).and_then(|index| Some((index, self.pin(index)?))) {
+            Some((index, pin)) if pin.is_dead(now) => Found::Expired(index),
+            Some((index, _)) => Found::Live(index),
+            None => Found::Absent,
+        }
+    }
+
+    pub(super) fn owner(&self, index: u32) -> Option<&E> {
+        self.slots.get(index as usize)?.owner.as_ref()
+    }
+
+    /// Activity: the full time to live again, and the newest of the idle.
+    pub(super) fn refresh(&mut self, index: u32, now: u32) {
+        let Some(pin) = self.pin_mut(index) else { return };
+        pin.deadline = now.saturating_add(pin.ttl);
+        if pin.open == 0 {
+            self.unlink(index);
+            self.link_newest(index);
+        }
+    }
+
+    pub(super) fn open(&mut self, index: u32) -> Option<Hold> {
+        let pin = self.pin_mut(index)?;
+        let (was_idle, hold) = (pin.open == 0, Hold(pin.life));
+        pin.open = pin.open.saturating_add(1);
+        if was_idle {
+            self.unlink(index);
+        }
+        Some(hold)
+    }
+
+    pub(super) fn close(&mut self, key: Key, hold: Hold, now: u32, shorten: Option<u32>) {
+        let Some(index) = self.index(key) else { return };
+        let Some(pin) = self.pin_mut(index).filter(|pin| pin.life == hold.0 && pin.open > 0) else { return };
+        pin.open -= 1;
+        if pin.open == 0 {
+            pin.deadline = now.saturating_add(shorten.map_or(pin.ttl, |ticks| ticks.min(pin.ttl)));
+            self.link_newest(index);
+        }
+    }
+
+    /// Adds a pin that is not there yet, idle; gives the owner back if slot numbers ran out.
+    pub(super) fn insert(&mut self, key: Key, owner: E, address: u32, ttl: u32, now: u32) -> Result<(), E> {
+        self.life = self.life.wrapping_add(1);
+        let (deadline, life) = (now.saturating_add(ttl), self.life);
+        let pin = Pin { key, address, deadline, ttl, prev: NIL, next: NIL, open: 0, life };
+        let index = match self.slots.get_mut(self.free as usize) {
+            Some(slot) => {
+                let index = std::mem::replace(&mut self.free, slot.pin.next);
+                *slot = Slot { owner: Some(owner), pin };
+                index
+            }
+            None => {
+                let Some(index) = u32::try_from(self.slots.len()).ok().filter(|&index| index < NIL) else {
+                    return Err(owner);
+                };
+                self.push(Slot { owner: Some(owner), pin });
+                index
+            }
+        };
+        self.add_to_index(key, index);
+        self.link_newest(index);
+        Ok(())
+    }
+
+    /// Takes a pin out; its owner and its address.
+    pub(super) fn remove(&mut self, index: u32) -> Option<(E, u32)> {
+        let slot = self.slots.get_mut(index as usize)?;
+        let (owner, pin) = (slot.owner.take()?, slot.pin);
+        if pin.open == 0 {
+            self.unlink(index);
+        }
+        if let Ok(entry) = self.index.find_entry(pin.key.1, |&other| other == index) {
+            entry.remove();
+        }
+        let free = std::mem::replace(&mut self.free, index);
+        if let Some(pin) = self.pin_mut(index) {
+            pin.next = free;
+        }
+        Some((owner, pin.address))
+    }
+
+    /// The idle pin whose last activity is longest ago.
+    pub(super) fn oldest(&self) -> Option<u32> {
+        self.idle().next()
+    }
+
+    /// The same among one address's, of the `walk` oldest.
+    pub(super) fn oldest_of(&self, address: u32, walk: usize) -> Option<u32> {
+        self.idle().take(walk).find(|&index| self.pin(index).is_some_and(|pin| pin.address == address))
+    }
+
+    /// All dead pins. Times to live differ, so the list is no help; the slots are walked in the order they lie.
+    pub(super) fn expired(&self, now: u32) -> Vec<u32> {
+        let dead = |slot: &Slot<E>| slot.owner.is_some() && slot.pin.is_dead(now);
+        (0..).zip(&self.slots).filter(|(_, slot)| dead(slot)).map(|(index, _)| index).collect()
+    }
+
+    /// Moves the pins to a smaller vector when three quarters of it are free.
+    pub(super) fn shrink(&mut self) {
+        if self.slots.capacity() <= 64 || self.len() * 4 > self.slots.capacity() {
+            return;
+        }
+        // The idle ones first and in their order, so that linking them one by one gives the same list.
+        let mut order: Vec<u32> = self.idle().collect();
+        let held = |slot: &Slot<E>| slot.owner.is_some() && slot.pin.open > 0;
+        order.extend((0..).zip(&self.slots).filter(|(_, slot)| held(slot)).map(|(index, _)| index));
+        let mut old = std::mem::take(self);
+        self.life = old.life;
+        self.slots.reserve_exact(order.len() + order.len() / 8);
+        for (new, index) in (0..).zip(order) {
+            let Some(slot) = old.slots.get_mut(index as usize) else { continue };
+            let pin = slot.pin;
+            self.push(Slot { owner: slot.owner.take(), pin });
+            self.add_to_index(pin.key, new);
+            if pin.open == 0 {
+                self.link_newest(new);
+            }
+        }
+    }
+
+    /// Oldest first.
+    fn idle(&self) -> impl Iterator<Item = u32> {
+        std::iter::successors(Some(self.oldest), |&index| Some(self.pin(index)?.next)).take_while(|&index| index != NIL)
+    }
+
+    /// Grows by an eighth, not to the double: a slot is most of what a pin costs.
+    fn push(&mut self, slot: Slot<E>) {
+        if self.slots.len() == self.slots.capacity() {
+            self.slots.reserve_exact((self.slots.len() / 8).max(16));
+        }
+        self.slots.push(slot);
+    }
+
+    fn add_to_index(&mut self, key: Key, index: u32) {
+        let slots = &self.slots;
+        // The half of the key that did not choose the shard.
+        let hash = |&index: &u32| slots.get(index as usize).map_or(0, |slot| slot.pin.key.1);
+        self.index.insert_unique(key.1, index, hash);
+    }
+
+    fn link_newest(&mut self, index: u32) {
+        let newest = std::mem::replace(&mut self.newest, index);
+        if let Some(pin) = self.pin_mut(index) {
+            (pin.prev, pin.next) = (newest, NIL);
+        }
+        match self.pin_mut(newest) {
+            Some(before) => before.next = index,
+            None => self.oldest = index,
+        }
+    }
+
+    fn unlink(&mut self, index: u32) {
+        let Some(&Pin { prev, next, .. }) = self.pin(index) else { return };
+        match self.pin_mut(prev) {
+            Some(before) => before.next = next,
+            None => self.oldest = next,
+        }
+        match self.pin_mut(next) {
+            Some(after) => after.prev = prev,
+            None => self.newest = prev,
+        }
+    }
+
+    fn pin(&self, index: u32) -> Option<&Pin> {
+        self.slots.get(index as usize).map(|slot| &slot.pin)
+    }
+
+    fn pin_mut(&mut self, index: u32) -> Option<&mut Pin> {
+        self.slots.get_mut(index as usize).map(|slot| &mut slot.pin)
+    }
+
+    /// Bytes on the heap.
+    #[cfg(test)]
+    pub(super) fn allocated(&self) -> usize {
+        self.slots.capacity() * size_of::<Slot<E>>() + self.index.allocation_size()
+    }
+}
+
+impl<E> Default for Shard<E> {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,419 @@
+//! The table against a naive model, under threads, and on the scale.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A key whose shard is `shard`.
+fn key(shard: u64, n: u64) -> Key {
+    Key(shard, (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+fn pins(cap: usize, per_address: usize) -> (Pins<&'static str>, Instant) {
+    let now = Instant::now();
+    (Pins::new(cap, per_address, now), now)
+}
+
+fn own(owner: &&'static str) -> &'static str {
+    owner
+}
+
+const NEW: Inserted<&str> = Inserted::New { evicted: 0 };
+
+impl<E> Pins<E> {
+    fn allocated(&self) -> usize {
+        let shards: usize = self.shards.iter().map(|shard| lock(shard).allocated()).sum();
+        shards + self.addresses.0.iter().map(|table| lock(table).allocation_size()).sum::<usize>()
+    }
+}
+
+// ---- one rule each
+
+#[test]
+fn keys_are_keyed_and_unambiguous() {
+    let (a, b) = (Keys::random().unwrap(), Keys::random().unwrap());
+    assert_eq!(a.key("app", b"sid"), a.key("app", b"sid"));
+    assert_ne!(a.key("app", b"sid"), b.key("app", b"sid"));
+    assert_ne!(a.key("app", b"sid"), a.key("ap", b"psid"));
+    assert_ne!(a.key("app", b"sid"), a.key("api", b"sid"));
+}
+
+#[test]
+fn a_pin_lives_its_time_after_the_last_activity() {
+    let (pins, t) = pins(1000, 1000);
+    let k = key(1, 1);
+    assert_eq!(pins.insert(k, "a", 1, 50 * SECOND, t), NEW);
+    assert_eq!(pins.touch(k, t + 40 * SECOND, own), Some("a"));
+    assert_eq!(pins.peek(k, t + 90 * SECOND, own), Some("a"), "refreshed");
+    assert_eq!(pins.peek(k, t + 91 * SECOND, own), None, "but not by the peek");
+    assert_eq!(pins.len(), 0);
+}
+
+#[test]
+fn never_shorter_than_asked() {
+    let (pins, t) = pins(1000, 1000);
+    for part in 0..20 {
+        let t = t + Duration::from_millis(part * 13);
+        assert_eq!(pins.insert(key(part, 1), "a", 1, Duration::from_millis(1234), t), NEW);
+        assert_eq!(pins.peek(key(part, 1), t + Duration::from_millis(1234), own), Some("a"));
+        assert_eq!(pins.peek(key(part, 1), t + Duration::from_millis(1434), own), None);
+    }
+}
+
+#[test]
+fn a_pin_never_moves() {
+    let (pins, t) = pins(1000, 1000);
+    assert_eq!(pins.insert(key(1, 1), "a", 1, SECOND, t), NEW);
+    assert_eq!(pins.insert(key(1, 1), "b", 1, SECOND, t + SECOND), Inserted::Kept("b"));
+    assert_eq!(pins.touch(key(1, 1), t + 2 * SECOND, own), Some("a"));
+    // Once dead it is gone.
+    assert_eq!(pins.insert(key(1, 1), "b", 1, SECOND, t + 5 * SECOND), NEW);
+    assert_eq!(pins.touch(key(1, 1), t + 5 * SECOND, own), Some("b"));
+    assert_eq!((pins.len(), pins.remove(key(1, 1)), pins.len()), (1, Some("b"), 0));
+    assert_eq!(pins.remove(key(1, 1)), None);
+}
+
+#[test]
+fn held_open_it_lives_on() {
+    let (pins, t) = pins(64, 1000);
+    let k = key(1, 1);
+    assert_eq!(pins.insert(k, "a", 1, SECOND, t), NEW);
+    let (poll, _) = pins.open(k, t, own).unwrap();
+    let (tunnel, _) = pins.open(k, t, own).unwrap();
+    let late = t + 1000 * SECOND;
+    assert_eq!(pins.sweep(1, late), 0);
+    assert_eq!(pins.insert(key(1, 2), "b", 1, SECOND, late), Inserted::Refused("b", Full::Table));
+    pins.close(k, poll, late, None);
+    assert_eq!(pins.sweep(1, late + 100 * SECOND), 0, "one is still out");
+    pins.close(k, tunnel, late, None);
+    assert_eq!(pins.touch(k, late + SECOND, own), Some("a"));
+    assert_eq!(pins.sweep(1, late + 3 * SECOND), 1);
+    assert_eq!(pins.open(k, late, own), None);
+}
+
+#[test]
+fn an_end_may_shorten_what_is_left() {
+    let (pins, t) = pins(1000, 1000);
+    let k = key(1, 1);
+    assert_eq!(pins.insert(k, "a", 1, 50 * SECOND, t), NEW);
+    let (hold, _) = pins.open(k, t, own).unwrap();
+    pins.close(k, hold, t, Some(5 * SECOND));
+    assert_eq!(pins.touch(k, t + 4 * SECOND, own), Some("a"));
+    assert_eq!(pins.touch(k, t + 50 * SECOND, own), Some("a"), "alive after all: its full time");
+    let (hold, _) = pins.open(k, t + 50 * SECOND, own).unwrap();
+    pins.close(k, hold, t + 50 * SECOND, Some(500 * SECOND));
+    assert_eq!(pins.touch(k, t + 101 * SECOND, own), None, "never longer than its own");
+}
+
+#[test]
+fn a_hold_ends_with_its_life() {
+    let (pins, t) = pins(1000, 1000);
+    let k = key(1, 1);
+    assert_eq!(pins.insert(k, "a", 1, SECOND, t), NEW);
+    let (old, _) = pins.open(k, t, own).unwrap();
+    assert_eq!(pins.remove(k), Some("a"));
+    pins.close(k, old, t, None);
+    assert_eq!(pins.insert(k, "b", 1, SECOND, t), NEW);
+    let (hold, _) = pins.open(k, t, own).unwrap();
+    pins.close(k, old, t, None);
+    assert_eq!(pins.touch(k, t + 9 * SECOND, own), Some("b"), "the new hold stands");
+    pins.close(k, hold, t, None);
+    pins.close(k, hold, t, None);
+    assert_eq!(pins.touch(k, t + 9 * SECOND, own), None);
+}
+
+#[test]
+fn full_shards_lose_their_oldest_idle() {
+    let (pins, t) = pins(3 * SHARDS, 1000);
+    for n in 0..3 {
+        assert_eq!(pins.insert(key(7, n), "a", 1, 50 * SECOND, t), NEW);
+    }
+    pins.touch(key(7, 0), t, own).unwrap();
+    let (hold, _) = pins.open(key(7, 1), t, own).unwrap();
+    assert_eq!(pins.insert(key(7, 3), "b", 1, SECOND, t), Inserted::New { evicted: 1 });
+    assert_eq!(pins.peek(key(7, 2), t, own), None, "0 was touched, 1 is open");
+    pins.close(key(7, 1), hold, t, None);
+    assert_eq!(pins.insert(key(7, 4), "b", 1, SECOND, t), Inserted::New { evicted: 1 });
+    assert_eq!(pins.peek(key(7, 0), t, own), None);
+    assert_eq!((pins.len(), pins.capacity()), (3, 3 * SHARDS));
+}
+
+#[test]
+fn the_quota_applies_only_over_half() {
+    let (pins, t) = pins(4 * SHARDS, 10);
+    let insert = |n: u64, address| pins.insert(key(n % 64, n), "a", address, SECOND, t);
+    for n in 0..129 {
+        assert_eq!(insert(n, 1), NEW, "{n}: up to half nobody asks");
+    }
+    assert_eq!(insert(129, 1), Inserted::New { evicted: 1 });
+    assert_eq!(pins.peek(key(1, 1), t, own), None, "its own oldest of that shard");
+    for n in 130..140 {
+        assert_eq!(insert(n, 2), NEW, "{n}: others have room");
+    }
+    // In shard 50 nothing of address 2 can go.
+    assert_eq!(pins.insert(key(50, 999), "a", 2, SECOND, t), Inserted::Refused("a", Full::Address));
+    assert_eq!(pins.len(), 139);
+    assert_eq!((0..SHARDS).map(|shard| pins.sweep(shard, t + 9 * SECOND)).sum::<usize>(), 139);
+    assert_eq!((pins.len(), pins.addresses.count(1), pins.addresses.count(2)), (0, 0, 0));
+}
+
+#[test]
+fn the_walk_for_ones_own_is_bounded() {
+    let (pins, t) = pins(200 * SHARDS, 1);
+    for n in 0..(QUOTA_WALK as u64) {
+        let _ = pins.insert(key(0, n), "other", 2, 9 * SECOND, t);
+    }
+    let _ = pins.insert(key(0, 1000), "a", 1, 9 * SECOND, t);
+    for shard in 1..64 {
+        for n in 0..150 {
+            let _ = pins.insert(key(shard, n), "x", shard * 1000 + n, 9 * SECOND, t);
+        }
+    }
+    assert_eq!(pins.insert(key(0, 1001), "a", 1, SECOND, t), Inserted::Refused("a", Full::Address));
+    pins.remove(key(0, 5)).unwrap();
+    assert_eq!(pins.insert(key(0, 1001), "a", 1, SECOND, t), Inserted::New { evicted: 1 });
+}
+
+// ---- everything at once, against a naive model
+
+struct ModelPin {
+    key: Key,
+    address: u64,
+    deadline: u32,
+    ttl: u32,
+    open: u32,
+    /// When it was active last, in operations.
+    active: usize,
+    life: usize,
+}
+
+/// Times in ticks.
+struct Model {
+    pins: Vec<ModelPin>,
+    per_shard: usize,
+    per_address: usize,
+}
+
+impl Model {
+    fn live(&mut self, key: Key, now: u32) -> Option<&mut ModelPin> {
+        self.pins.retain(|pin| pin.key != key || pin.open > 0 || pin.deadline > now);
+        self.pins.iter_mut().find(|pin| pin.key == key)
+    }
+
+    fn evict(&mut self, shard: u64, fits: impl Fn(&ModelPin) -> bool) -> bool {
+        let idle = |pin: &&ModelPin| pin.key.0 == shard && pin.open == 0 && fits(pin);
+        let Some(life) = self.pins.iter().filter(idle).min_by_key(|pin| pin.active).map(|pin| pin.life) else {
+            return false;
+        };
+        self.pins.retain(|pin| pin.life != life);
+        true
+    }
+
+    fn insert(&mut self, key: Key, address: u64, ttl: u32, now: u32, op: usize) -> Inserted<()> {
+        if let Some(pin) = self.live(key, now) {
+            (pin.deadline, pin.active) = (now + pin.ttl + 1, op);
+            return Inserted::Kept(());
+        }
+        let mut evicted = 0;
+        let mine = self.pins.iter().filter(|pin| pin.address == address).count();
+        if self.pins.len() * 2 > self.per_shard * SHARDS && mine >= self.per_address {
+            if !self.evict(key.0, |pin| pin.address == address) {
+                return Inserted::Refused((), Full::Address);
+            }
+            evicted += 1;
+        }
+        if self.pins.iter().filter(|pin| pin.key.0 == key.0).count() >= self.per_shard {
+            if !self.evict(key.0, |_| true) {
+                return Inserted::Refused((), Full::Table);
+            }
+            evicted += 1;
+        }
+        self.pins.push(ModelPin { key, address, deadline: now + ttl + 1, ttl, open: 0, active: op, life: op });
+        Inserted::New { evicted }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Insert(Key, u64, u32),
+    Touch(Key),
+    Peek(Key),
+    Open(Key),
+    Close(prop::sample::Index, Option<u32>),
+    Remove(Key),
+    Sweep(usize),
+    Wait(u32),
+}
+
+fn operation() -> impl Strategy<Value = Op> {
+    let key = || (0u64..64, 0u64..5).prop_map(|(shard, n)| key(shard, n));
+    prop_oneof![
+        16 => (key(), 0u64..5, 1u32..500).prop_map(|(key, address, ttl)| Op::Insert(key, address, ttl)),
+        3 => key().prop_map(Op::Touch),
+        2 => key().prop_map(Op::Peek),
+        3 => key().prop_map(Op::Open),
+        3 => (any::<prop::sample::Index>(), prop::option::of(0u32..100)).prop_map(|(which, shorten)| Op::Close(which, shorten)),
+        1 => key().prop_map(Op::Remove),
+        1 => (0..SHARDS).prop_map(Op::Sweep),
+        2 => (0u32..20).prop_map(Op::Wait),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    /// One to three pins a shard, so that half full, over quota and full all happen within some hundred operations.
+    #[test]
+    fn agrees_with_the_model(ops in prop::collection::vec(operation(), 1..1200), per_address in 1usize..30, per_shard in 1usize..4) {
+        let (base, owner) = (Instant::now(), Arc::new(()));
+        let pins = Pins::new(per_shard * SHARDS, per_address, base);
+        let mut model = Model { pins: Vec::new(), per_shard, per_address };
+        let (mut now, mut holds) = (0, Vec::new());
+        for (op, what) in ops.into_iter().enumerate() {
+            let at = base + TICK * now;
+            match what {
+                Op::Insert(key, address, ttl) => {
+                    let known = match pins.insert(key, owner.clone(), address, TICK * ttl, at) {
+                        Inserted::New { evicted } => Inserted::New { evicted },
+                        Inserted::Kept(_) => Inserted::Kept(()),
+                        Inserted::Refused(_, why) => Inserted::Refused((), why),
+                    };
+                    prop_assert_eq!(known, model.insert(key, address, ttl, now, op));
+                }
+                Op::Touch(key) => {
+                    let known = model.live(key, now).map(|pin| (pin.deadline, pin.active) = (now + pin.ttl + 1, op));
+                    prop_assert_eq!(pins.touch(key, at, |_| ()), known);
+                }
+                Op::Peek(key) => prop_assert_eq!(pins.peek(key, at, |_| ()), model.live(key, now).map(|_| ())),
+                Op::Open(key) => {
+                    let hold = pins.open(key, at, |_| ()).map(|(hold, ())| hold);
+                    let pin = model.live(key, now);
+                    prop_assert_eq!(hold.is_some(), pin.is_some());
+                    if let (Some(hold), Some(pin)) = (hold, pin) {
+                        pin.open += 1;
+                        holds.push((key, hold, pin.life));
+                    }
+                }
+                Op::Close(which, shorten) if !holds.is_empty() => {
+                    let (key, hold, life) = holds.swap_remove(which.index(holds.len()));
+                    pins.close(key, hold, at, shorten.map(|ticks| TICK * ticks));
+                    if let Some(pin) = model.pins.iter_mut().find(|pin| pin.life == life) {
+                        pin.open -= 1;
+                        if pin.open == 0 {
+                            pin.deadline = now + shorten.map_or(pin.ttl, |s| s.min(pin.ttl)) + 1;
+                            pin.active = op;
+                        }
+                    }
+                }
+                Op::Close(..) => {}
+                Op::Remove(key) => {
+                    let before = model.pins.len();
+                    model.pins.retain(|pin| pin.key != key);
+                    prop_assert_eq!(pins.remove(key).is_some(), model.pins.len() < before);
+                }
+                Op::Sweep(shard) => {
+                    let before = model.pins.len();
+                    model.pins.retain(|pin| pin.key.0 != shard as u64 || pin.open > 0 || pin.deadline > now);
+                    prop_assert_eq!(pins.sweep(shard, at), before - model.pins.len());
+                }
+                Op::Wait(ticks) => now += ticks,
+            }
+            prop_assert_eq!(pins.len(), model.pins.len());
+            prop_assert_eq!(Arc::strong_count(&owner), 1 + model.pins.len(), "owners go with their pins");
+        }
+        for address in 0..5 {
+            let mine = model.pins.iter().filter(|pin| pin.address == address).count();
+            prop_assert_eq!(pins.addresses.count(fold(address)), mine);
+        }
+    }
+}
+
+// ---- at scale
+
+/// The bytes asked of the allocator, at every size from 20,000 to 200,000 pins, each of another address.
+#[test]
+fn at_most_a_hundred_bytes_a_pin() {
+    let now = Instant::now();
+    let (pins, keys, owner) = (Pins::new(1_000_000, 10_000, now), Keys::random().unwrap(), Arc::new(()));
+    let mut worst = 0.0_f64;
+    for n in 1..=200_000_u64 {
+        let inserted = pins.insert(
+            keys.key("app", &n.to_be_bytes()),
+            owner.clone(),
+            n.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            SECOND,
+            now,
+        );
+        assert_eq!(inserted, Inserted::New { evicted: 0 });
+        if n >= 20_000 && n % 1_000 == 0 {
+            let each = pins.allocated() as f64 / n as f64;
+            worst = worst.max(each);
+            if n == 100_000 {
+                println!("{each:.1} bytes a pin at 100,000");
+            }
+        }
+    }
+    println!("{worst:.1} bytes a pin at worst");
+    assert!(worst <= 90.0, "{worst}");
+    assert_eq!(size_of::<Arc<()>>(), 8);
+
+    let full = pins.allocated();
+    let late = now + 10 * SECOND;
+    assert_eq!((0..SHARDS).map(|shard| pins.sweep(shard, late)).sum::<usize>(), 200_000);
+    assert!(pins.allocated() * 20 < full, "a flood's memory goes: {} of {full}", pins.allocated());
+}
+
+#[test]
+fn shrinking_loses_nothing() {
+    let (pins, t) = pins(1_000_000, 10_000);
+    for n in 0..2_000 {
+        let _ = pins.insert(key(3, n), "a", n, if n % 10 == 0 { 100 * SECOND } else { SECOND }, t);
+    }
+    let (hold, _) = pins.open(key(3, 51), t, own).unwrap();
+    assert_eq!(pins.sweep(3, t + 5 * SECOND), 1_799);
+    for n in (0..2_000).filter(|n| n % 10 == 0 || *n == 51) {
+        assert_eq!(pins.peek(key(3, n), t + 5 * SECOND, own), Some("a"), "{n}");
+    }
+    pins.close(key(3, 51), hold, t + 5 * SECOND, None);
+    assert_eq!(pins.sweep(3, t + 9 * SECOND), 1);
+    assert_eq!(pins.len(), 200);
+    let order: Vec<u32> = lock(&pins.shards[3]).oldest().into_iter().collect();
+    assert_eq!(lock(&pins.shards[3]).index(key(3, 0)), order.first().copied(), "still the oldest first");
+}
+
+#[test]
+fn many_threads() {
+    let now = Instant::now();
+    let (pins, owner) = (Pins::new(10 * SHARDS, 20, now), Arc::new(()));
+    std::thread::scope(|scope| {
+        for thread in 0..4_u64 {
+            let (pins, owner) = (&pins, &owner);
+            scope.spawn(move || {
+                let mut random = thread + 1;
+                for step in 0..20_000_u32 {
+                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    let (k, at) = (key(random >> 40 & 63, random >> 50 & 15), now + TICK * (step / 10));
+                    match random >> 60 {
+                        0..8 => drop(pins.insert(k, owner.clone(), random >> 35 & 31, SECOND, at)),
+                        8..11 => drop(pins.touch(k, at, |_| ())),
+                        11..14 => {
+                            if let Some((hold, ())) = pins.open(k, at, |_| ()) {
+                                pins.close(k, hold, at, None);
+                            }
+                        }
+                        14 => drop(pins.remove(k)),
+                        _ => drop(pins.sweep((random >> 40 & 63) as usize, at)),
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(Arc::strong_count(&owner), 1 + pins.len());
+    (0..SHARDS).for_each(|shard| assert!(pins.sweep(shard, now + 10_000 * SECOND) <= 10));
+    assert_eq!((pins.len(), Arc::strong_count(&owner)), (0, 1));
+    assert!((0..32).all(|address| pins.addresses.count(address) == 0));
+}

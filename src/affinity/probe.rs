@@ -1,0 +1,154 @@
+//! Asking all workers at once who owns a sid, without touching the session (protocols §1.5): a `PUT` of the session's URL
+//! is refused by strangers with code 1 and by the owner with anything but.
+//!
+//! The answer is a guess, and proof of life. A worker is asked about a real sid only after it once answered code 1 to a
+//! random one; the first answer that is anything else makes its probes useless (python-engineio: 405 to everybody). What
+//! is sent carries path, `EIO`, `transport=polling`, `sid` and Host, nothing of the client's. Probes count in no error.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Limited};
+use hyper::header::{self, HeaderValue};
+use hyper::{Method, Request, StatusCode, Uri};
+use tokio::sync::mpsc;
+
+use super::session;
+use crate::proxy::Job;
+use crate::proxy::body::{Answer, Outgoing};
+use crate::thread::Thread;
+use crate::upstream::connect;
+use crate::upstream::worker::{Oracle, Worker};
+
+/// A worker that takes longer is asked last. Node answers a probe in a millisecond; this is for a busy one.
+const PATIENCE: Duration = Duration::from_millis(1_000);
+
+/// What a worker said of a sid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It knows the session.
+    Owns,
+    /// It refused with code 1.
+    Refuses,
+    /// It lives, and its probes say nothing.
+    Alive,
+    /// It did not answer, or could not be reached.
+    Silent,
+}
+
+/// What is sent to every worker.
+struct Probe {
+    path: String,
+    /// Raw, as the client spelled them.
+    eio: String,
+    sid: String,
+    host: Option<HeaderValue>,
+}
+
+/// Asks `workers` in parallel; ends when all have spoken, when one claims the session, or after a second.
+pub(super) async fn ask_all(
+    job: &Job,
+    request: &Request<Outgoing>,
+    workers: &[Arc<Worker>],
+) -> Vec<(Arc<Worker>, Verdict)> {
+    let (sender, mut verdicts) = mpsc::channel(workers.len().max(1));
+    let Some(probe) = Probe::of(request).map(Rc::new) else {
+        return workers.iter().map(|worker| (worker.clone(), Verdict::Alive)).collect();
+    };
+    for worker in workers {
+        let (thread, probe, worker, sender) = (job.conn.thread.clone(), probe.clone(), worker.clone(), sender.clone());
+        job.upstream.series().probes.inc();
+        job.conn.thread.tasks.spawn_local(async move {
+            let verdict = tokio::time::timeout(PATIENCE, ask(&thread, &worker, &probe)).await;
+            // The one who asked may have left; nobody else wants to know.
+            let _ = sender.send((worker, verdict.unwrap_or(Verdict::Silent))).await;
+        });
+    }
+    drop(sender);
+    let mut heard = Vec::with_capacity(workers.len());
+    while let Some((worker, verdict)) = verdicts.recv().await {
+        heard.push((worker, verdict));
+        if verdict == Verdict::Owns {
+            break;
+        }
+    }
+    let owners = heard.iter().filter(|(_, verdict)| *verdict == Verdict::Owns).count();
+    for (_, verdict) in &mut heard {
+        // Two positives count as none.
+        if owners > 1 && *verdict == Verdict::Owns {
+            *verdict = Verdict::Alive;
+        }
+    }
+    for worker in workers {
+        if !heard.iter().any(|(known, _)| Arc::ptr_eq(known, worker)) {
+            heard.push((worker.clone(), Verdict::Silent));
+        }
+    }
+    heard
+}
+
+async fn ask(thread: &Rc<Thread>, worker: &Arc<Worker>, probe: &Probe) -> Verdict {
+    if worker.oracle() == Oracle::Untried {
+        match send(thread, worker, probe, &random_sid()).await {
+            Some(Verdict::Refuses) => worker.set_oracle(Oracle::Usable),
+            Some(_) => worker.set_oracle(Oracle::Useless),
+            None => return Verdict::Silent,
+        }
+    }
+    if worker.oracle() == Oracle::Useless {
+        // Only proof of life is wanted of it; a random sid gives that without naming the session.
+        return send(thread, worker, probe, &random_sid()).await.map_or(Verdict::Silent, |_| Verdict::Alive);
+    }
+    send(thread, worker, probe, &probe.sid).await.unwrap_or(Verdict::Silent)
+}
+
+/// One `PUT`; `None`: no answer.
+async fn send(thread: &Rc<Thread>, worker: &Arc<Worker>, probe: &Probe, sid: &str) -> Option<Verdict> {
+    let request = probe.request(sid)?;
+    let lease = connect::lease(thread, worker, Duration::MAX, PATIENCE).await.ok()?;
+    let (response, lease) = lease.exchange(request, PATIENCE, true).await.ok()?;
+    let (parts, incoming) = response.into_parts();
+    let answer = Answer::new(incoming, lease, thread.clone());
+    let body = Limited::new(answer, session::MAX_REFUSAL).collect().await.map(|body| body.to_bytes()).ok();
+    let body = body.unwrap_or_default();
+    Some(if session::is_refusal(parts.status.as_u16(), &body) {
+        Verdict::Refuses
+    } else if parts.status == StatusCode::INTERNAL_SERVER_ERROR || is_code_3(parts.status, &body) {
+        Verdict::Owns
+    } else {
+        Verdict::Alive
+    })
+}
+
+/// Owned, but upgraded already (protocols §1.5).
+fn is_code_3(status: StatusCode, body: &[u8]) -> bool {
+    status == StatusCode::BAD_REQUEST && body.starts_with(br#"{"code":3,"#)
+}
+
+fn random_sid() -> String {
+    format!("{:016x}{:04x}", crate::random::u64(), crate::random::u64() & 0xffff)
+}
+
+impl Probe {
+    fn of(request: &Request<Outgoing>) -> Option<Self> {
+        let (eio, sid) = session::raw_eio_and_sid(request.uri().query()?)?;
+        Some(Self {
+            path: request.uri().path().to_owned(),
+            eio: eio.to_owned(),
+            sid: sid.to_owned(),
+            host: request.headers().get(header::HOST).cloned(),
+        })
+    }
+
+    fn request(&self, sid: &str) -> Option<Request<Outgoing>> {
+        let uri = format!("{}?EIO={}&transport=polling&sid={sid}", self.path, self.eio).parse::<Uri>().ok()?;
+        let mut request = Request::new(Outgoing::EMPTY);
+        *request.method_mut() = Method::PUT;
+        *request.uri_mut() = uri;
+        let headers = request.headers_mut();
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        headers.insert(header::HOST, self.host.clone().unwrap_or_else(|| HeaderValue::from_static("localhost")));
+        Some(request)
+    }
+}

@@ -1,0 +1,261 @@
+//! Engine.IO as a proxy sees it, from the outside of one request or answer: which session a query names, what a
+//! worker's handshake says, which answers mean "I do not know this session", which bodies end one.
+//!
+//! Facts and their captures: protocols §1. All functions are pure and total: any bytes a peer can send give an answer,
+//! none a panic. Left out: Socket.IO above it (namespaces, the second sid in `40{…}`), WebTransport, and every packet that
+//! does not make or end a session. A tunnel's bytes are never read here beyond its first frame.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+mod handshake;
+#[cfg(test)]
+mod tests;
+
+pub use handshake::{MAX_HANDSHAKE, OpenPacket, open_packet, websocket_open};
+
+/// Longest sid in bytes, decoded. Engine.IO's own has 20; `generateId` may return anything (protocols §1.6).
+pub const MAX_SID: usize = 256;
+
+/// Longest body in bytes that can be a refusal; the longest known one is Python's with the sid in it (protocols §1.4).
+pub const MAX_REFUSAL: usize = 512;
+
+/// The transport a request asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// `polling`, JSONP included.
+    Polling,
+    /// `websocket`.
+    WebSocket,
+    /// Anything else: the worker's business.
+    Other,
+}
+
+/// What a query says of its session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sid<'a> {
+    /// No `sid`, or an empty one: a handshake.
+    None,
+    /// 1..=[`MAX_SID`] bytes, percent-decoded; borrowed when nothing had to be decoded.
+    Given(Cow<'a, [u8]>),
+    /// Longer than [`MAX_SID`] bytes: no session we would have learned. The caller refuses it.
+    TooLong,
+}
+
+/// An Engine.IO request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineIo<'a> {
+    /// The session.
+    pub sid: Sid<'a>,
+    /// The transport.
+    pub transport: Transport,
+}
+
+/// What a worker says when it opens a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handshake {
+    /// The session's name as the query will carry it, decoded; 1..=[`MAX_SID`] bytes.
+    pub sid: String,
+    /// Clamped to 100 ms..=24 h; 25 s if the worker gave none (every version's default, protocols §1.7).
+    pub ping_interval: Duration,
+    /// Clamped to 100 ms..=24 h; 60 s if the worker gave none (the longest default, protocols §1.7).
+    pub ping_timeout: Duration,
+    /// Longest body in bytes the worker takes; `None` before socket.io 4.5.
+    pub max_payload: Option<u64>,
+}
+
+/// Recognises an Engine.IO request by its query: both `EIO` and `transport` are there; the path never matters
+/// (protocols §1.8). Of a key given twice the last counts, as in Engine.IO's own `URLSearchParams` (§1.6).
+///
+/// One pass over the query and no allocation unless the sid is percent-encoded.
+pub fn recognise(query: Option<&str>) -> Option<EngineIo<'_>> {
+    let (mut eio, mut transport, mut sid) = (false, None, None);
+    for pair in query?.as_bytes().split(|&b| b == b'&') {
+        let (key, value) = split_at_byte(pair, b'=');
+        // Of the plain spellings the length says all; an encoded key is longer than what it stands for.
+        match key.len() {
+            3 if key == b"sid" => sid = Some(value),
+            3 if key == b"EIO" => eio = true,
+            9 if key == b"transport" => transport = Some(value),
+            0..=4 => {}
+            _ if !key.contains(&b'%') => {}
+            _ if decoded_is(key, b"sid") => sid = Some(value),
+            _ if decoded_is(key, b"EIO") => eio = true,
+            _ if decoded_is(key, b"transport") => transport = Some(value),
+            _ => {}
+        }
+    }
+    let transport = transport.filter(|_| eio)?;
+    Some(EngineIo { sid: sid.map_or(Sid::None, decode_sid), transport: decode_transport(transport) })
+}
+
+/// The `EIO` and `sid` of a query as the client spelled them, for a question about the same session (protocols §1.5).
+pub fn raw_eio_and_sid(query: &str) -> Option<(&str, &str)> {
+    let (mut eio, mut sid) = (None, None);
+    for pair in query.split('&') {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if decoded_is(key.as_bytes(), b"sid") {
+            sid = Some(value);
+        } else if decoded_is(key.as_bytes(), b"EIO") {
+            eio = Some(value);
+        }
+    }
+    Some((eio?, sid?))
+}
+
+fn decode_transport(value: &[u8]) -> Transport {
+    if decoded_is(value, b"polling") {
+        Transport::Polling
+    } else if decoded_is(value, b"websocket") {
+        Transport::WebSocket
+    } else {
+        Transport::Other
+    }
+}
+
+fn decode_sid(raw: &[u8]) -> Sid<'_> {
+    if raw.is_empty() {
+        return Sid::None;
+    }
+    if !raw.iter().any(|b| matches!(b, b'%' | b'+')) {
+        return if raw.len() <= MAX_SID { Sid::Given(Cow::Borrowed(raw)) } else { Sid::TooLong };
+    }
+    // One byte too many is enough to know: a query of megabytes is not decoded to its end.
+    let decoded: Vec<u8> = Decoded { rest: raw, plus: b' ' }.take(MAX_SID + 1).collect();
+    if decoded.len() <= MAX_SID { Sid::Given(Cow::Owned(decoded)) } else { Sid::TooLong }
+}
+
+/// Percent-decoding, byte by byte. What is not `%` and two hex digits stands for itself, as in Node.
+struct Decoded<'a> {
+    rest: &'a [u8],
+    /// What `+` means: a space in a query, itself in a cookie.
+    plus: u8,
+}
+
+impl Iterator for Decoded<'_> {
+    type Item = u8;
+
+    fn next(&mut self) -> Option<u8> {
+        let (&byte, mut rest) = self.rest.split_first()?;
+        let decoded = match (byte, rest) {
+            (b'+', _) => self.plus,
+            (b'%', &[high, low, ref after @ ..]) => match (hex(high), hex(low)) {
+                (Some(high), Some(low)) => {
+                    rest = after;
+                    high << 4 | low
+                }
+                _ => byte,
+            },
+            _ => byte,
+        };
+        self.rest = rest;
+        Some(decoded)
+    }
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
+}
+
+fn decoded_is(raw: &[u8], text: &[u8]) -> bool {
+    Decoded { rest: raw, plus: b' ' }.eq(text.iter().copied())
+}
+
+/// Before and after the first `byte`; without one, everything and nothing.
+fn split_at_byte(bytes: &[u8], byte: u8) -> (&[u8], &[u8]) {
+    let mut halves = bytes.splitn(2, |&b| b == byte);
+    (halves.next().unwrap_or_default(), halves.next().unwrap_or_default())
+}
+
+/// The sid in `Set-Cookie: io=<sid>`, the second source of versions 1 and 2 (protocols §1.1, §1.8): percent-decoded, `+`
+/// is itself. Takes the values of all `Set-Cookie` headers; the last `io` counts, as in a browser.
+pub fn io_cookie<'a>(set_cookie_values: impl Iterator<Item = &'a [u8]>) -> Option<String> {
+    let raw = set_cookie_values.filter_map(|value| {
+        let (pair, _attributes) = split_at_byte(value, b';');
+        let (name, value) = split_at_byte(pair, b'=');
+        (name.trim_ascii() == b"io").then(|| value.trim_ascii())
+    });
+    let decoded: Vec<u8> = Decoded { rest: raw.last()?, plus: b'+' }.take(MAX_SID + 1).collect();
+    String::from_utf8(decoded).ok().filter(|sid| !sid.is_empty() && sid.len() <= MAX_SID)
+}
+
+/// Whether an answer to a request with a sid is the worker's "I do not know this session": the list of protocols §1.4,
+/// not one literal. `body` is the whole body, or anything longer than [`MAX_REFUSAL`], which is none.
+///
+/// JSON counts by its message alone: the code is `1` in Node, `"1"` in socketioxide, `400` in some ports.
+pub fn is_refusal(status: u16, body: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Refusal<'a> {
+        #[serde(borrow)]
+        message: Cow<'a, str>,
+    }
+    if status != 400 || body.len() > MAX_REFUSAL {
+        return false;
+    }
+    let body = body.trim_ascii();
+    match body.first() {
+        Some(b'{') => serde_json::from_slice(body).is_ok_and(|refusal: Refusal<'_>| refusal.message == UNKNOWN),
+        Some(b'"') => body.starts_with(b"\"Invalid session "), // python-engineio, all transports
+        _ => body == UNKNOWN.as_bytes(),                       // Node's answer to an upgrade
+    }
+}
+
+const UNKNOWN: &str = "Session ID unknown";
+
+/// Whether a POST body ends its session: one of its packets is Engine.IO's close, `1` with nothing behind it.
+///
+/// EIO4 joins packets by `\x1e` (`41\x1e1`); EIO3 counts them, as text (`2:411:1`) or, 1.x clients, as bytes
+/// (`\x00\x01\xff1`). A body that is well-formed EIO3 text is taken as that. A wrong "yes" costs a discovery, not a session.
+pub fn says_goodbye(post_body: &[u8]) -> bool {
+    match post_body.first() {
+        None => false,
+        Some(0 | 1) => has_close(post_body, take_binary_packet),
+        Some(_) => post_body.split(|&b| b == 0x1e).any(|p| p == b"1") || has_close(post_body, take_text_packet),
+    }
+}
+
+/// Walks a counted payload; false unless it is well-formed to its end.
+fn has_close<'a>(mut body: &'a [u8], take: impl Fn(&'a [u8]) -> Option<(&'a [u8], &'a [u8])>) -> bool {
+    let mut close = false;
+    while !body.is_empty() {
+        let Some((packet, rest)) = take(body) else { return false };
+        close |= packet == b"1";
+        body = rest;
+    }
+    close
+}
+
+/// `<length>:<packet>`, the length in UTF-16 units (protocols §1.1).
+fn take_text_packet(body: &[u8]) -> Option<(&[u8], &[u8])> {
+    let digits = body.iter().take(9).take_while(|b| b.is_ascii_digit()).count();
+    let (length, rest) = body.split_at_checked(digits)?;
+    let mut units: u32 = std::str::from_utf8(length).ok()?.parse().ok()?;
+    let rest = rest.strip_prefix(b":")?;
+    let mut end = 0;
+    while units > 0 {
+        // The first byte of a UTF-8 character tells its length; only those of four bytes are two UTF-16 units.
+        let (bytes, wide) = match rest.get(end)? {
+            0x00..=0x7f => (1, 1),
+            0x80..=0xdf => (2, 1),
+            0xe0..=0xef => (3, 1),
+            0xf0..=0xff => (4, 2),
+        };
+        end += bytes;
+        units = units.checked_sub(wide)?;
+    }
+    rest.split_at_checked(end)
+}
+
+/// `\x00` or `\x01`, the length in bytes as one digit a byte, `\xff`, the packet (protocols §1.1).
+fn take_binary_packet(body: &[u8]) -> Option<(&[u8], &[u8])> {
+    let body = body.get(1..)?;
+    let digits = body.iter().take(10).take_while(|&&b| b <= 9).count();
+    let (length, rest) = body.split_at_checked(digits)?;
+    let length = length.iter().fold(0, |sum, &digit| sum * 10 + usize::from(digit));
+    rest.strip_prefix(b"\xff")?.split_at_checked(length)
+}

@@ -1,0 +1,147 @@
+//! The command line: what may be typed, and the commands that need no running stickyd.
+//!
+//! `run` and `check` name their file differently on purpose: `--config` may be left out for `run` (then `--listen` and
+//! `--worker` say it all), a check without a file is nothing. Leaves out starting anything: `main` does that with the
+//! [`Config`] from [`Run::load`]. Commands end with a `u8`, because only `main` decides how the process ends.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Config, Diagnostic, Errors};
+
+/// Reverse proxy that keeps every Socket.IO and WebSocket session on the worker that owns it.
+#[derive(Debug, Parser)]
+#[command(name = "stickyd", version, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the proxy, with a configuration file or with --listen and --worker alone
+    Run(Run),
+    /// Check a configuration file: 0 and a summary, or 1 and every error in it
+    Check(Check),
+}
+
+/// `stickyd run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Configuration file (every key: conf/stickyd.toml)
+    #[arg(short, long, value_name = "FILE", required_unless_present_all = ["listen", "worker"], conflicts_with_all = ["listen", "worker"])]
+    pub config: Option<PathBuf>,
+    /// Address to accept clients on; may be given several times
+    #[arg(short, long, value_name = "IP:PORT")]
+    pub listen: Vec<String>,
+    /// Application process: 127.0.0.1:3000, a range 127.0.0.1:3001-3004, or unix:/run/app/1.sock; may be given several times
+    #[arg(short, long, value_name = "ADDRESS")]
+    pub worker: Vec<String>,
+}
+
+impl Run {
+    /// The configuration meant, with its warnings. The log is not set up before it (its level is in there), so the caller logs them.
+    pub fn load(&self) -> Result<(Config, Vec<Diagnostic>), Errors> {
+        match &self.config {
+            Some(file) => config::load_with_warnings(file),
+            None => config::for_command_line(&self.listen, &self.worker).map(|config| (config, Vec::new())),
+        }
+    }
+}
+
+/// `stickyd check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Configuration file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+impl Check {
+    /// Prints what was found (errors and warnings to stderr, the summary to stdout) and returns the exit code: 0 or 1.
+    pub fn run(&self) -> u8 {
+        check(&self.file, &mut std::io::stdout(), &mut std::io::stderr())
+    }
+}
+
+/// [`Check::run`] with the two outputs as arguments. A closed output changes nothing about the verdict.
+pub fn check(file: &Path, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+    match config::load_with_warnings(file) {
+        Ok((config, warnings)) => {
+            for warning in warnings {
+                let _ = writeln!(err, "{warning}\n");
+            }
+            let _ = writeln!(out, "ok: {}", summary(&config));
+            0
+        }
+        Err(errors) => {
+            let _ = writeln!(err, "{errors}");
+            1
+        }
+    }
+}
+
+/// `1 listener, 2 upstreams, 9 workers`.
+pub fn summary(config: &Config) -> String {
+    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    let workers = config.upstreams.iter().map(|upstream| upstream.workers.len()).sum();
+    let listeners = count(config.listeners.len(), "listener");
+    format!("{listeners}, {}, {}", count(config.upstreams.len(), "upstream"), count(workers, "worker"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(args: &[&str]) -> Result<Run, String> {
+        let line = ["stickyd", "run"].iter().chain(args);
+        match Cli::try_parse_from(line).map_err(|error| error.to_string())?.command {
+            Command::Run(run) => Ok(run),
+            Command::Check(_) => Err("check".to_owned()),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn run_takes_a_file_or_addresses_but_not_both() {
+        assert_eq!(run(&["--config", "a.toml"]).unwrap().config, Some("a.toml".into()));
+        let quick =
+            run(&["--listen", "127.0.0.1:0", "--worker", "127.0.0.1:3001-3002", "--worker", "unix:/run/a"]).unwrap();
+        let (config, warnings) = quick.load().unwrap();
+        assert_eq!(summary(&config), "1 listener, 1 upstream, 3 workers");
+        assert!(warnings.is_empty());
+        assert!(run(&[]).is_err());
+        assert!(run(&["--listen", "127.0.0.1:0"]).is_err());
+        assert!(run(&["--config", "a.toml", "--worker", "127.0.0.1:1"]).is_err());
+    }
+
+    #[test]
+    fn a_check_of_no_file_fails_and_names_it() {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        assert_eq!(check(Path::new("/nonexistent/s.toml"), &mut out, &mut err), 1);
+        assert!(out.is_empty());
+        insta::assert_snapshot!(
+            String::from_utf8(err).unwrap(),
+            @"error: cannot read /nonexistent/s.toml: No such file or directory (os error 2)"
+        );
+    }
+
+    #[test]
+    fn a_check_prints_the_summary() {
+        let file = std::env::temp_dir().join(format!("stickyd-check-{}.toml", std::process::id()));
+        std::fs::write(&file, "listener = [{ address = \"0.0.0.0:80\" }]\nupstream.a.workers = [\"127.0.0.1:1-9\"]")
+            .unwrap();
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let code = check(&file, &mut out, &mut err);
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!((code, out, err), (0, b"ok: 1 listener, 1 upstream, 9 workers\n".to_vec(), Vec::new()));
+    }
+}

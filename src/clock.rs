@@ -1,0 +1,18 @@
+//! Milliseconds since the process began to serve: the monotonic time that atomics can hold.
+//!
+//! Pure parts never look here; they take time as an argument (invariant 12).
+
+use std::sync::LazyLock;
+use std::time::Instant;
+
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Milliseconds since the first call in this process.
+pub fn now_ms() -> u64 {
+    u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Seconds since the first call in this process; wraps after 136 years.
+pub fn now_s() -> u32 {
+    u32::try_from(START.elapsed().as_secs()).unwrap_or(u32::MAX)
+}

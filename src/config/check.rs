@@ -1,0 +1,359 @@
+//! From text to [`Config`]: reads every table, then checks what needs several of them. All errors at once.
+//!
+//! Entry points: [`load`] (a file), [`parse`] (a text), [`for_command_line`] (no file at all). Each table has its
+//! function here except upstreams, workers and routes, which have files of their own. Leaves out what only the running system
+//! can tell (an address in use, a worker that does not answer).
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use tracing_subscriber::EnvFilter;
+
+use super::error::{Diagnostic, Errors, Report, Span};
+use super::file::{Item, Section, Text};
+use super::upstream::Read;
+use super::workers::Entry;
+use super::{
+    Admin, AdminAddress, Config, Limits, Listener, Log, SameSite, Secret, Upstream, file, files, routes, upstream,
+    values, workers,
+};
+
+/// Looks up a DNS name; an argument so that tests need no network.
+pub type Resolve<'a> = &'a dyn Fn(&str) -> io::Result<Vec<IpAddr>>;
+
+/// What reading a table needs besides the table.
+pub(super) struct Context<'a> {
+    pub(super) report: &'a Report<'a>,
+    /// Absolute; relative paths begin here.
+    pub(super) base: PathBuf,
+    pub(super) resolve: Resolve<'a>,
+}
+
+/// Reads and checks a file. Warnings go to the log.
+pub fn load(path: &Path) -> Result<Config, Errors> {
+    load_with_warnings(path).map(log_warnings)
+}
+
+/// Reads and checks a file; for callers that print warnings themselves, or have no log yet.
+pub fn load_with_warnings(path: &Path) -> Result<(Config, Vec<Diagnostic>), Errors> {
+    let unread = |reason: String| Errors::of_file(format!("cannot read {}: {reason}", path.display()));
+    let bytes = files::read(path).map_err(unread)?;
+    let text = String::from_utf8(bytes)
+        .map_err(|error| unread(format!("it is not UTF-8 at byte {}", error.utf8_error().valid_up_to())))?;
+    parse_with(&text, path, &lookup)
+}
+
+/// Checks the text of a configuration; `file` is its name in messages, and relative paths begin in its folder.
+pub fn parse(text: &str, file: &Path) -> Result<Config, Errors> {
+    parse_with(text, file, &lookup).map(log_warnings)
+}
+
+/// [`parse`] with the warnings and with another resolver.
+pub fn parse_with(text: &str, file: &Path, resolve: Resolve<'_>) -> Result<(Config, Vec<Diagnostic>), Errors> {
+    let report = Report::new(file.display().to_string(), text);
+    let context = Context { report: &report, base: base(file.parent()), resolve };
+    let config = file::root(&report).map(|root| read(&context, root));
+    conclude(report, config)
+}
+
+/// The configuration of `stickyd run --listen A --worker B`: one upstream named `app`, no state directory, no admin
+/// listener. Errors point into the arguments.
+pub fn for_command_line(listen: &[String], workers: &[String]) -> Result<Config, Errors> {
+    let (line, listen, workers) = written(listen, workers);
+    let report = Report::new("command line".to_owned(), &line);
+    let context = Context { report: &report, base: base(None), resolve: &lookup };
+    let listeners: Vec<_> = listen
+        .iter()
+        .filter_map(|text| {
+            let listener =
+                Listener { address: workers::socket(&context, text)?, tls: None, trusted_proxies: Vec::new() };
+            Some((listener, text.span.clone()))
+        })
+        .collect();
+    if listen.is_empty() {
+        report.missing("there is no listener", "add --listen 0.0.0.0:80");
+    }
+    let entries: Vec<_> = workers.into_iter().map(Entry::plain).collect();
+    let (workers, spans) = workers::all(&context, &entries).into_iter().unzip();
+    if entries.is_empty() {
+        report.missing("there is no worker", "add --worker 127.0.0.1:3001-3004");
+    }
+    let upstreams =
+        vec![Read { upstream: Upstream::new("app".to_owned(), workers), name: 0..0, same_site: None, entries: spans }];
+    let admin = Admin { address: AdminAddress::None, token: None };
+    listeners_differ(&context, &listeners, &admin);
+    no_loops(&context, &listeners, &upstreams);
+    let config = Config {
+        secret: None,
+        state_dir: None,
+        threads: cores(),
+        listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
+        upstreams: upstreams.into_iter().map(|read| read.upstream).collect(),
+        routes: Vec::new(),
+        admin,
+        limits: Limits::default(),
+        log: Log::default(),
+    };
+    conclude(report, Some(config)).map(log_warnings)
+}
+
+/// The arguments as a line to point into, and where each stands in it.
+fn written(listen: &[String], workers: &[String]) -> (String, Vec<Text>, Vec<Text>) {
+    let mut line = String::new();
+    let mut put = |flag: &str, values: &[String]| -> Vec<Text> {
+        let mut texts = Vec::new();
+        for value in values {
+            let gap = if line.is_empty() { "" } else { " " };
+            line.push_str(&format!("{gap}{flag} {value}"));
+            texts.push(Text { span: line.len() - value.len()..line.len(), value: value.clone() });
+        }
+        texts
+    };
+    let listen = put("--listen", listen);
+    let workers = put("--worker", workers);
+    (line, listen, workers)
+}
+
+fn read(context: &Context<'_>, mut root: Section<'_>) -> Config {
+    let secret = secret(context, &mut root);
+    let state_dir = root.text("state_dir", "a path").map(|text| context.base.join(text.value));
+    let threads = root.integer("threads", 1..=256).unwrap_or_else(cores);
+    let listeners = listeners(context, &mut root);
+    let upstreams = upstreams(context, &mut root);
+    let routes = routes::read(context, &mut root, &upstreams);
+    let admin = admin(context, &mut root, state_dir.as_deref());
+    let limits = limits(&mut root);
+    let log = log(&mut root);
+    root.finish();
+    listeners_differ(context, &listeners, &admin);
+    no_loops(context, &listeners, &upstreams);
+    cookies_need_tls(context, &listeners, &upstreams);
+    Config {
+        secret,
+        state_dir,
+        threads,
+        listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
+        upstreams: upstreams.into_iter().map(|read| read.upstream).collect(),
+        routes,
+        admin,
+        limits,
+        log,
+    }
+}
+
+fn secret(context: &Context<'_>, root: &mut Section<'_>) -> Option<Secret> {
+    let second = root.key("secret_file");
+    let inline = root.text("secret", "a string");
+    let file = root.text("secret_file", "a path");
+    if let (Some(_), Some(at)) = (&inline, second) {
+        context.report.error_help(&at, "`secret` and `secret_file` are both there", "remove one of the two");
+    }
+    if let Some(text) = &inline
+        && text.value.len() < files::MIN_SECRET
+    {
+        let message = format!("`secret` has {} bytes, it needs {}", text.value.len(), files::MIN_SECRET);
+        context.report.error_help(&text.span, message, "make one: openssl rand -hex 32");
+    }
+    match (inline, file) {
+        (Some(text), _) => Some(Secret(text.value.into_bytes())),
+        (None, Some(path)) => files::secret(context, &path),
+        (None, None) => None,
+    }
+}
+
+fn listeners(context: &Context<'_>, root: &mut Section<'_>) -> Vec<(Listener, Span)> {
+    let help = "write [[listener]] and below it address = \"0.0.0.0:80\"";
+    let Some(item) = root.take("listener") else {
+        context.report.missing("there is no listener", help);
+        return Vec::new();
+    };
+    let at = item.span.clone();
+    let Some(items) = item.list("a list of tables, each headed [[listener]]", "a listener") else { return Vec::new() };
+    if items.is_empty() {
+        context.report.error_help(&at, "there is no listener", help);
+    }
+    items.into_iter().filter_map(|item| listener(context, item)).collect()
+}
+
+fn listener(context: &Context<'_>, item: Item<'_>) -> Option<(Listener, Span)> {
+    let mut section = item.section("[[listener]]", "a table")?;
+    let text = section.required("address", "an address such as \"0.0.0.0:443\"", "\"0.0.0.0:80\"");
+    let address = text.as_ref().and_then(|text| workers::socket(context, text));
+    let files = section.section("tls", "a table such as { certificate = \"fullchain.pem\", key = \"privkey.pem\" }");
+    let tls = files.and_then(|files| files::tls(context, files));
+    let proxies = section.take("trusted_proxies").and_then(|item| item.list("a list of networks", "a network"));
+    let proxies = proxies.unwrap_or_default();
+    let trusted_proxies = proxies.into_iter().filter_map(network).collect();
+    section.finish();
+    Some((Listener { address: address?, tls, trusted_proxies }, text?.span))
+}
+
+/// `10.0.0.0/8` or one address.
+fn network(item: Item<'_>) -> Option<IpNet> {
+    let report = item.report;
+    let text = item.text("a string such as \"10.0.0.0/8\"")?;
+    let parsed = text.value.parse::<IpNet>().map(|net| net.trunc());
+    let network = parsed.ok().or_else(|| text.value.parse::<IpAddr>().ok().map(IpNet::from));
+    if network.is_none() {
+        let message = format!("`{}` is no network", text.value);
+        report.error_help(&text.span, message, "write \"10.0.0.0/8\", \"10.1.2.3\" or \"fd00::/8\"");
+    }
+    network
+}
+
+fn upstreams(context: &Context<'_>, root: &mut Section<'_>) -> Vec<Read> {
+    let help = "write [upstream.app] and below it workers = [\"127.0.0.1:3001-3004\"]";
+    let Some(item) = root.take("upstream") else {
+        context.report.missing("there is no upstream", help);
+        return Vec::new();
+    };
+    let at = item.span.clone();
+    let expected = "tables with names, each headed [upstream.NAME]";
+    let Some(section) = item.section("[upstream]", expected) else { return Vec::new() };
+    let named = section.named();
+    if named.is_empty() {
+        context.report.error_help(&at, "there is no upstream", help);
+    }
+    named.into_iter().filter_map(|(name, item)| upstream::read(context, name, item)).collect()
+}
+
+fn admin(context: &Context<'_>, root: &mut Section<'_>, state_dir: Option<&Path>) -> Admin {
+    let default = state_dir.map_or(AdminAddress::None, |dir| AdminAddress::Unix(dir.join("admin.sock")));
+    let Some(mut section) = root.section("admin", "a table") else { return Admin { address: default, token: None } };
+    let text = section.text("address", "an address such as \"127.0.0.1:9145\" or \"unix:/run/stickyd/admin.sock\"");
+    let path = section.text("token_file", "a path");
+    section.finish();
+    let address = text.as_ref().and_then(|text| match text.value.starts_with("unix:") {
+        true => workers::unix(context, text).map(AdminAddress::Unix),
+        false => workers::socket(context, text).map(AdminAddress::Tcp),
+    });
+    if let (Some(AdminAddress::Tcp(tcp)), Some(text), None) = (&address, &text, &path)
+        && !tcp.ip().is_loopback()
+    {
+        let message = "the admin listener would be open to the network, without a token";
+        context.report.error_help(&text.span, message, "write token_file = \"admin.token\", or use 127.0.0.1");
+    }
+    let token = path.and_then(|path| files::secret(context, &path));
+    Admin { address: address.unwrap_or(default), token }
+}
+
+fn limits(root: &mut Section<'_>) -> Limits {
+    const PINS: RangeInclusive<u64> = 1_000..=100_000_000;
+    // One body may be 1 MB (the usual maxPayload); more than 64 GB is a typing mistake.
+    const REPLAY: RangeInclusive<u64> = 1_000_000..=64_000_000_000;
+    let mut limits = Limits::default();
+    let Some(mut section) = root.section("limits", "a table") else { return limits };
+    limits.pins = section.integer("pins", PINS).unwrap_or(limits.pins);
+    limits.pins_per_address = section.integer("pins_per_address", 1..=100_000_000).unwrap_or(limits.pins_per_address);
+    let per_address = section.integer("discoveries_per_address", 1..=1_000_000);
+    limits.discoveries_per_address = per_address.unwrap_or(limits.discoveries_per_address);
+    limits.discoveries = section.integer("discoveries", 1..=1_000_000).unwrap_or(limits.discoveries);
+    let replay = section.take("replay_bytes").and_then(|item| values::size(item, REPLAY));
+    limits.replay_bytes = replay.and_then(|bytes| bytes.try_into().ok()).unwrap_or(limits.replay_bytes);
+    limits.handshakes = section.integer("handshakes", 1..=100_000).unwrap_or(limits.handshakes);
+    section.finish();
+    limits
+}
+
+fn log(root: &mut Section<'_>) -> Log {
+    let mut log = Log::default();
+    let Some(mut section) = root.section("log", "a table") else { return log };
+    if let Some(text) = section.text("level", "a string such as \"info\"") {
+        check_level(section.report, &text);
+        log.level = text.value;
+    }
+    log.access = section.take("access").and_then(Item::boolean).unwrap_or(log.access);
+    section.finish();
+    log
+}
+
+/// A bare word that is no level is a valid directive to tracing (the target of that name, at every level): `inof` would
+/// silence everything, so bare words must be levels here.
+fn check_level(report: &Report<'_>, text: &Text) {
+    const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+    let bare = text.value.split(',').map(str::trim).find(|part| !part.contains(['=', '[']) && !LEVELS.contains(part));
+    let directives = text.value.contains('[');
+    if let Some(word) = bare.filter(|_| !directives) {
+        report.error_help(&text.span, format!("`{word}` is no log level"), values::suggest(word, &LEVELS));
+    } else if let Err(error) = EnvFilter::builder().parse(&text.value) {
+        let help = "write \"info\", or directives such as \"info,stickyd::affinity=debug\"";
+        report.error_help(&text.span, format!("`level` is no log filter: {error}"), help);
+    }
+}
+
+/// No address twice, the admin listener's included.
+fn listeners_differ(context: &Context<'_>, listeners: &[(Listener, Span)], admin: &Admin) {
+    for (i, (listener, at)) in listeners.iter().enumerate() {
+        let same = |(other, _): &&(Listener, Span)| other.address == listener.address && listener.address.port() != 0;
+        if let Some((_, first)) = listeners.iter().take(i).find(same) {
+            let line = context.report.line_of(first);
+            let message = format!("{} has a listener already, in line {line}", listener.address);
+            context.report.error(at, message);
+        }
+        if admin.address == AdminAddress::Tcp(listener.address) && listener.address.port() != 0 {
+            context.report.error(at, format!("{} is the admin listener's address already", listener.address));
+        }
+    }
+}
+
+/// No worker is one of our own listeners: every request would come back until the descriptors are gone.
+fn no_loops(context: &Context<'_>, listeners: &[(Listener, Span)], upstreams: &[Read]) {
+    for read in upstreams {
+        let mut said: Option<&Span> = None;
+        for (worker, at) in read.upstream.workers.iter().zip(&read.entries) {
+            let own = listeners.iter().find(|(listener, _)| is_listener(&worker.address, listener.address));
+            if let (Some((listener, _)), true) = (own, said != Some(at)) {
+                said = Some(at);
+                let message = format!("worker {} is stickyd's own listener {}", worker.address, listener.address);
+                context.report.error_help(at, message, "give the application ports of its own");
+            }
+        }
+    }
+}
+
+fn is_listener(worker: &super::Address, listener: SocketAddr) -> bool {
+    let super::Address::Tcp(worker) = worker else { return false };
+    let every = listener.ip().is_unspecified() && worker.ip().is_loopback();
+    worker.port() == listener.port() && (worker.ip() == listener.ip() || every)
+}
+
+/// `SameSite=None` is `Secure`, which browsers drop over plain HTTP.
+fn cookies_need_tls(context: &Context<'_>, listeners: &[(Listener, Span)], upstreams: &[Read]) {
+    // Behind a trusted proxy the browser's side may well be TLS.
+    let plain = listeners.iter().all(|(listener, _)| listener.tls.is_none() && listener.trusted_proxies.is_empty());
+    for read in upstreams.iter().filter(|read| plain && read.upstream.cookie_same_site == SameSite::None) {
+        let message = "no listener has TLS, and browsers drop a SameSite=None cookie that came over plain HTTP";
+        let help = "give a listener `tls`; or, if a proxy before stickyd does TLS, list it in `trusted_proxies`";
+        context.report.warn(read.same_site.as_ref().unwrap_or(&read.name), message, help);
+    }
+}
+
+fn conclude(report: Report<'_>, config: Option<Config>) -> Result<(Config, Vec<Diagnostic>), Errors> {
+    let warnings = report.finish()?;
+    // A missing config without an error cannot be; saying so is better than a panic.
+    config.map(|config| (config, warnings)).ok_or_else(|| Errors::of_file("no configuration was read".to_owned()))
+}
+
+fn log_warnings((config, warnings): (Config, Vec<Diagnostic>)) -> Config {
+    for warning in warnings {
+        tracing::warn!("{}", warning.one_line());
+    }
+    config
+}
+
+fn base(folder: Option<&Path>) -> PathBuf {
+    let folder = folder.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned())
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(256)
+}
+
+/// The system's resolver; blocks, which is why configurations are loaded on a thread of their own.
+fn lookup(name: &str) -> io::Result<Vec<IpAddr>> {
+    Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
+}

@@ -1,0 +1,330 @@
+//! What is wrong with a configuration: the message, the place with the line itself, and what to write instead.
+//!
+//! A [`Report`] collects everything while a file is walked, so that one run shows all of it. Printing is our own forty
+//! lines rather than a crate: one file, one span, one hint is all a configuration needs. Leaves out colours (journals
+//! keep them as noise) and several spans in one message (the message names the other line).
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::ops::Range;
+
+use super::values::distance;
+
+/// Bytes of the configuration's text.
+pub(super) type Span = Range<usize>;
+
+/// Every error of one configuration, with its warnings between them, in the order of the file; never without an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Errors {
+    found: Vec<Diagnostic>,
+    /// Findings past [`MAX_FOUND`].
+    more: usize,
+}
+
+/// Findings kept. A log file given by mistake has one in every line, and finding its line costs a walk each.
+const MAX_FOUND: usize = 100;
+
+impl Errors {
+    /// Each finding by itself.
+    pub fn all(&self) -> &[Diagnostic] {
+        &self.found
+    }
+
+    /// An error about the file as a whole: it cannot be read, it is not text.
+    pub(super) fn of_file(message: String) -> Self {
+        Self { found: vec![Diagnostic { severity: Severity::Error, message, place: None, help: None }], more: 0 }
+    }
+}
+
+impl fmt::Display for Errors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, one) in self.found.iter().enumerate() {
+            let gap = if i == 0 { "" } else { "\n\n" };
+            write!(f, "{gap}{one}")?;
+        }
+        if self.more > 0 { write!(f, "\n\nand {} more", self.more) } else { Ok(()) }
+    }
+}
+
+impl std::error::Error for Errors {}
+
+/// Characters of a line shown.
+const MAX_LINE: usize = 240;
+
+/// Whether a finding stops the configuration from being used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// The configuration is refused.
+    Error,
+    /// The configuration is used; somebody should look.
+    Warning,
+}
+
+/// One finding. `Display` prints it as rustc does, over several lines and without a newline at the end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// Error or warning.
+    pub severity: Severity,
+    /// What is wrong, in one sentence.
+    pub message: String,
+    /// Where; `None` when it is about no place in a file.
+    pub place: Option<Place>,
+    /// What to write instead.
+    pub help: Option<String>,
+}
+
+/// A place in a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The file as the caller named it.
+    pub file: String,
+    /// Line and column of the first byte, both from 1, the column in characters; with the line's text and the number of
+    /// characters to underline. `None`: the file as a whole.
+    pub line: Option<Line>,
+}
+
+/// A line of a file with a part of it marked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// From 1.
+    pub number: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// The line, control characters replaced, secrets hidden, and of a very long one the part around the column.
+    pub text: String,
+    /// Characters of `text` before the underlined ones.
+    pub indent: usize,
+    /// Characters to underline, at least 1.
+    pub width: usize,
+}
+
+impl Diagnostic {
+    /// The same on one line, for the log.
+    pub fn one_line(&self) -> String {
+        let place = match &self.place {
+            Some(Place { file, line: Some(line) }) => format!("{file}:{}:{}: ", line.number, line.column),
+            Some(Place { file, line: None }) => format!("{file}: "),
+            None => String::new(),
+        };
+        let help = self.help.as_ref().map(|help| format!("; {help}")).unwrap_or_default();
+        format!("{place}{}{help}", self.message)
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = match self.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        write!(f, "{word}: {}", self.message)?;
+        let mut gutter = " ".to_owned();
+        if let Some(Place { file, line }) = &self.place {
+            if let Some(Line { number, column, text, indent, width }) = line {
+                gutter = " ".repeat(number.to_string().len());
+                write!(f, "\n{gutter}--> {file}:{number}:{column}\n{gutter} |\n{number} | {text}\n{gutter} | ")?;
+                write!(f, "{}{}", " ".repeat(*indent), "^".repeat(*width))?;
+            } else {
+                write!(f, "\n{gutter}--> {file}")?;
+            }
+        }
+        match &self.help {
+            Some(help) => write!(f, "\n{gutter} = help: {help}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Collects what a walk over one text finds.
+///
+/// Whoever reads a bad value reports it and goes on with a default, so that the checks after it still run. Nothing made
+/// up that way leaves: [`Report::finish`] hands out the warnings only when there was no error.
+pub(super) struct Report<'a> {
+    file: String,
+    text: &'a str,
+    found: RefCell<Vec<(usize, Diagnostic)>>,
+    more: Cell<usize>,
+    failed: Cell<bool>,
+}
+
+impl<'a> Report<'a> {
+    pub(super) fn new(file: String, text: &'a str) -> Self {
+        Self { file, text, found: RefCell::default(), more: Cell::new(0), failed: Cell::new(false) }
+    }
+
+    pub(super) fn error(&self, at: &Span, message: impl Into<String>) {
+        self.add(Severity::Error, Some(at), message.into(), None);
+    }
+
+    pub(super) fn error_help(&self, at: &Span, message: impl Into<String>, help: impl Into<String>) {
+        self.add(Severity::Error, Some(at), message.into(), Some(help.into()));
+    }
+
+    /// An error about something that is nowhere in the file.
+    pub(super) fn missing(&self, message: impl Into<String>, help: impl Into<String>) {
+        self.add(Severity::Error, None, message.into(), Some(help.into()));
+    }
+
+    pub(super) fn warn(&self, at: &Span, message: impl Into<String>, help: impl Into<String>) {
+        self.add(Severity::Warning, Some(at), message.into(), Some(help.into()));
+    }
+
+    /// The text the spans point into.
+    pub(super) fn text(&self) -> &'a str {
+        self.text
+    }
+
+    /// Line number of a span, for messages that name another place.
+    pub(super) fn line_of(&self, at: &Span) -> usize {
+        self.text.get(..at.start).map_or(1, |before| before.matches('\n').count() + 1)
+    }
+
+    /// The warnings, or every error (with the warnings between them, so that nothing has to be found twice).
+    pub(super) fn finish(self) -> Result<Vec<Diagnostic>, Errors> {
+        let mut found = self.found.into_inner();
+        found.sort_by_key(|(start, _)| *start);
+        let found = found.into_iter().map(|(_, one)| one).collect();
+        if self.failed.get() { Err(Errors { found, more: self.more.get() }) } else { Ok(found) }
+    }
+
+    fn add(&self, severity: Severity, at: Option<&Span>, message: String, help: Option<String>) {
+        // Noted before the bound: an error past it must still refuse the configuration.
+        self.failed.set(self.failed.get() || severity == Severity::Error);
+        if self.found.borrow().len() >= MAX_FOUND {
+            self.more.set(self.more.get() + 1);
+            return;
+        }
+        let line = at.map(|span| self.line(span));
+        let place = Some(Place { file: self.file.clone(), line });
+        // What is nowhere in the file is printed after what is.
+        let start = at.map_or(usize::MAX, |span| span.start);
+        let message = printable(&message);
+        self.found.borrow_mut().push((start, Diagnostic { severity, message, place, help }));
+    }
+
+    fn line(&self, at: &Span) -> Line {
+        let start = self.floor(at.start);
+        let end = self.floor(at.end).max(start);
+        let before = self.text.get(..start).unwrap_or_default();
+        let begin = before.rfind('\n').map_or(0, |i| i + 1);
+        let line = self.text.get(begin..).and_then(|rest| rest.lines().next()).unwrap_or_default();
+        let chars = |part: Option<&str>| part.unwrap_or_default().chars().count();
+        let column = chars(self.text.get(begin..start)) + 1;
+        let shown = hide_secret(line);
+        // A window of a line nobody can read whole; the first character of it says that there is more.
+        let skip = if shown.chars().count() > MAX_LINE { (column - 1).saturating_sub(MAX_LINE / 2) } else { 0 };
+        let mut text: String = shown.chars().skip(skip).take(MAX_LINE).collect();
+        if skip > 0 {
+            text = format!("…{}", text.chars().skip(1).collect::<String>());
+        }
+        let indent = column - 1 - skip;
+        // A span over several lines is underlined on its first only; one at the end of a line still gets its caret.
+        let room = text.chars().count().saturating_sub(indent);
+        let width = chars(self.text.get(start..end)).min(room).max(1);
+        Line { number: before.matches('\n').count() + 1, column, text, indent, width }
+    }
+
+    /// The nearest character boundary at or before `at`.
+    fn floor(&self, at: usize) -> usize {
+        (0..=at.min(self.text.len())).rev().find(|i| self.text.is_char_boundary(*i)).unwrap_or(0)
+    }
+}
+
+/// The line as it may be shown: a secret (or what looks like a misspelt one) must not end in a journal.
+fn hide_secret(line: &str) -> String {
+    let shown = match line.split_once('=') {
+        Some((key, _)) if distance(key.trim().trim_matches(['"', '\'']), "secret") <= 2 => format!("{key}= …"),
+        _ => line.trim_end().to_owned(),
+    };
+    printable(&shown)
+}
+
+/// No control character reaches a terminal; a tab becomes one space, so that carets stand below what they mean.
+fn printable(text: &str) -> String {
+    text.replace(char::is_control, " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn only(text: &str, at: Span) -> String {
+        let report = Report::new("f.toml".to_owned(), text);
+        report.error_help(&at, "no", "yes");
+        report.finish().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn points_at_characters_not_bytes() {
+        insta::assert_snapshot!(only("a = 1\nwöö = \"ü\"\n", 14..18), @r#"
+        error: no
+         --> f.toml:2:7
+          |
+        2 | wöö = "ü"
+          |       ^^^
+          = help: yes
+        "#);
+    }
+
+    #[test]
+    fn a_span_over_lines_marks_the_first_and_one_past_the_end_still_shows() {
+        insta::assert_snapshot!(only("a = [\n1]", 4..8), @r"
+        error: no
+         --> f.toml:1:5
+          |
+        1 | a = [
+          |     ^
+          = help: yes
+        ");
+        insta::assert_snapshot!(only("a =", 3..900), @r"
+        error: no
+         --> f.toml:1:4
+          |
+        1 | a =
+          |    ^
+          = help: yes
+        ");
+        assert!(only("", 0..0).contains("f.toml:1:1"));
+    }
+
+    #[test]
+    fn of_a_very_long_line_the_part_around_the_place_is_shown() {
+        let said = only(&format!("{}x{}", "a".repeat(5000), "b".repeat(5000)), 5000..5001);
+        let lines: Vec<_> = said.lines().collect();
+        assert_eq!(lines[1], " --> f.toml:1:5001");
+        assert!(lines[3].starts_with("1 | …aaa") && lines[3].chars().count() == MAX_LINE + 4);
+        let caret = lines[4].chars().position(|c| c == '^').unwrap();
+        assert_eq!(lines[3].chars().nth(caret), Some('x'));
+    }
+
+    #[test]
+    fn the_gutter_grows_with_the_line_number() {
+        insta::assert_snapshot!(only(&format!("{}x", "\n".repeat(99)), 99..100), @r"
+        error: no
+           --> f.toml:100:1
+            |
+        100 | x
+            | ^
+            = help: yes
+        ");
+    }
+
+    #[test]
+    fn secrets_and_control_characters_are_not_shown() {
+        for line in ["secret = \"hunter2hunter2\"", "secert=\"hunter2hunter2\"", "'secret' = 'hunter2'"] {
+            assert!(!only(line, 0..3).contains("hunter"), "{line}");
+        }
+        assert!(!only("x = \"\u{1b}[31m\"", 0..1).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn sorted_by_place_and_the_placeless_last() {
+        let report = Report::new("f".to_owned(), "ab");
+        report.missing("third", "write it");
+        report.warn(&(1..2), "second", "look");
+        report.error(&(0..1), "first");
+        let errors = report.finish().unwrap_err();
+        let said: Vec<_> = errors.all().iter().map(Diagnostic::one_line).collect();
+        assert_eq!(said, ["f:1:1: first", "f:1:2: second; look", "f: third; write it"]);
+    }
+}

@@ -1,0 +1,203 @@
+//! The file as written: TOML with the place of every key and value, taken apart key by key.
+//!
+//! A [`Section`] is a table being read. Each key is taken out once; what is left at the end is unknown, and reported with
+//! the keys there are. This is a walk over toml's spanned tree and not serde, because serde stops at the first error of a
+//! table and loses the place inside a value that may be a string or a table (a worker). Leaves out what values mean: that
+//! is `check`.
+
+use std::ops::RangeInclusive;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::error::{Report, Span};
+use super::values;
+
+/// Parses the text. On syntax errors, all of them are reported and nothing is walked: after a broken header every key
+/// would be reported as unknown in the wrong table.
+pub(super) fn root<'a>(report: &'a Report<'a>) -> Option<Section<'a>> {
+    let (table, errors) = DeTable::parse_recoverable(report.text());
+    let mut last = None;
+    for error in &errors {
+        let at = error.span().unwrap_or_default();
+        let line = report.text().get(..at.start).and_then(|before| before.rfind('\n'));
+        // The parser stumbles several times over one mistake.
+        if last != Some(line) {
+            report.error(&at, error.message());
+        }
+        last = Some(line);
+    }
+    errors.is_empty().then(|| Section::new(report, "the file".to_owned(), table.span(), table.into_inner()))
+}
+
+/// A string with its place.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Text {
+    pub(super) value: String,
+    pub(super) span: Span,
+}
+
+impl Text {
+    /// The place of `part` (bytes of the value). The whole value where escapes make the two differ.
+    pub(super) fn inside(&self, report: &Report<'_>, part: Span) -> Span {
+        let written = report.text().get(self.span.clone()).unwrap_or_default();
+        match written.find(&self.value) {
+            Some(offset) => self.span.start + offset + part.start..self.span.start + offset + part.end,
+            None => self.span.clone(),
+        }
+    }
+}
+
+/// A value with its place and its name for messages.
+pub(super) struct Item<'a> {
+    pub(super) report: &'a Report<'a>,
+    /// `` `threads` ``, "a worker": what a message calls it.
+    pub(super) label: String,
+    pub(super) span: Span,
+    value: DeValue<'a>,
+}
+
+impl<'a> Item<'a> {
+    fn new(report: &'a Report<'a>, label: String, value: Spanned<DeValue<'a>>) -> Self {
+        Self { report, label, span: value.span(), value: value.into_inner() }
+    }
+
+    pub(super) fn is_integer(&self) -> bool {
+        self.value.is_integer()
+    }
+
+    pub(super) fn is_table(&self) -> bool {
+        self.value.is_table()
+    }
+
+    /// A string; `expected` says what of ("a path").
+    pub(super) fn text(self, expected: &str) -> Option<Text> {
+        match self.value {
+            DeValue::String(value) => Some(Text { value: value.into_owned(), span: self.span }),
+            other => Self::wrong(self.report, &self.label, &self.span, expected, &other),
+        }
+    }
+
+    pub(super) fn boolean(self) -> Option<bool> {
+        match self.value {
+            DeValue::Boolean(value) => Some(value),
+            other => Self::wrong(self.report, &self.label, &self.span, "true or false", &other),
+        }
+    }
+
+    pub(super) fn integer<T: TryFrom<u64>>(self, range: RangeInclusive<u64>) -> Option<T> {
+        let expected =
+            format!("an integer from {} to {}", values::digits(*range.start()), values::digits(*range.end()));
+        let DeValue::Integer(written) = &self.value else {
+            return Self::wrong(self.report, &self.label, &self.span, &expected, &self.value);
+        };
+        let value = u64::from_str_radix(written.as_str(), written.radix()).ok().filter(|value| range.contains(value));
+        let value = value.and_then(|value| T::try_from(value).ok());
+        if value.is_none() {
+            self.report.error(&self.span, format!("{} must be {expected}", self.label));
+        }
+        value
+    }
+
+    /// A list; each item is called `one`.
+    pub(super) fn list(self, expected: &str, one: &str) -> Option<Vec<Self>> {
+        match self.value {
+            DeValue::Array(items) => {
+                Some(items.into_iter().map(|item| Self::new(self.report, one.to_owned(), item)).collect())
+            }
+            other => Self::wrong(self.report, &self.label, &self.span, expected, &other),
+        }
+    }
+
+    /// A table; `label` is what messages about it say.
+    pub(super) fn section(self, label: &str, expected: &str) -> Option<Section<'a>> {
+        match self.value {
+            DeValue::Table(table) => Some(Section::new(self.report, label.to_owned(), self.span, table)),
+            other => Self::wrong(self.report, &self.label, &self.span, expected, &other),
+        }
+    }
+
+    fn wrong<T>(report: &Report<'_>, label: &str, at: &Span, expected: &str, value: &DeValue<'_>) -> Option<T> {
+        let found = match value.type_str() {
+            kind @ ("integer" | "array") => format!("an {kind}"),
+            kind => format!("a {kind}"),
+        };
+        report.error(at, format!("{label} must be {expected}, not {found}"));
+        None
+    }
+}
+
+/// A table being read.
+pub(super) struct Section<'a> {
+    pub(super) report: &'a Report<'a>,
+    /// As messages call it: `[limits]`, "a worker".
+    pub(super) label: String,
+    /// Its header, or the braces of an inline table.
+    pub(super) span: Span,
+    entries: DeTable<'a>,
+    known: Vec<&'static str>,
+}
+
+impl<'a> Section<'a> {
+    fn new(report: &'a Report<'a>, label: String, span: Span, entries: DeTable<'a>) -> Self {
+        Self { report, label, span, entries, known: Vec::new() }
+    }
+
+    /// Takes a key out.
+    pub(super) fn take(&mut self, key: &'static str) -> Option<Item<'a>> {
+        self.known.push(key);
+        let value = self.entries.remove(key)?;
+        Some(Item::new(self.report, format!("`{key}`"), value))
+    }
+
+    /// Where a key stands.
+    pub(super) fn key(&self, key: &str) -> Option<Span> {
+        self.entries.get_key_value(key).map(|(key, _)| key.span())
+    }
+
+    pub(super) fn text(&mut self, key: &'static str, expected: &str) -> Option<Text> {
+        self.take(key)?.text(expected)
+    }
+
+    /// A string that must be there.
+    pub(super) fn required(&mut self, key: &'static str, expected: &str, example: &str) -> Option<Text> {
+        let item = self.take(key);
+        if item.is_none() {
+            let message = format!("{} needs `{key}`", self.label);
+            self.report.error_help(&self.span, message, format!("write {key} = {example}"));
+        }
+        item?.text(expected)
+    }
+
+    pub(super) fn integer<T: TryFrom<u64>>(&mut self, key: &'static str, range: RangeInclusive<u64>) -> Option<T> {
+        self.take(key)?.integer(range)
+    }
+
+    /// The sub-table `key`, called by its key.
+    pub(super) fn section(&mut self, key: &'static str, expected: &str) -> Option<Self> {
+        self.take(key)?.section(&format!("`{key}`"), expected)
+    }
+
+    /// Whatever is in here by names of the user's choice, in the order of the file.
+    pub(super) fn named(self) -> Vec<(Text, Item<'a>)> {
+        let report = self.report;
+        let mut all: Vec<_> = self.entries.into_iter().collect();
+        all.sort_by_key(|(key, _)| key.span().start);
+        let name = |key: &Spanned<_>| Text { value: AsRef::<str>::as_ref(key.get_ref()).to_owned(), span: key.span() };
+        let item = |(key, value): (Spanned<toml::de::DeString<'a>>, _)| {
+            let name = name(&key);
+            let label = format!("`{}`", name.value);
+            (name, Item::new(report, label, value))
+        };
+        all.into_iter().map(item).collect()
+    }
+
+    /// What nobody took is unknown.
+    pub(super) fn finish(self) {
+        for key in self.entries.keys() {
+            let (word, at) = (key.get_ref(), key.span());
+            let help = values::suggest(word, &self.known);
+            self.report.error_help(&at, format!("unknown key `{word}` in {}", self.label), help);
+        }
+    }
+}

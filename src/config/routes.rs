@@ -1,0 +1,158 @@
+//! `[[route]]`: host and path to an upstream, and whether the routes together reach every upstream.
+//!
+//! The order is the file's: the first that fits wins. Leaves out the matching of requests: that is `proxy::route`.
+
+use super::Route;
+use super::check::Context;
+use super::error::Span;
+use super::file::{Item, Section, Text};
+use super::upstream::Read;
+use super::values::suggest;
+use super::workers::is_name;
+
+/// Reads all routes and checks them against the upstreams.
+pub(super) fn read(context: &Context<'_>, root: &mut Section<'_>, upstreams: &[Read]) -> Vec<Route> {
+    let report = context.report;
+    let item = root.take("route");
+    if item.is_none() {
+        if let Some(second) = upstreams.get(1) {
+            let help = format!("write [[route]] with path = \"/\" and upstream = \"{}\"", second.upstream.name);
+            report.error_help(&second.name, "there are several upstreams and no route", help);
+        }
+        return Vec::new();
+    }
+    let Some(items) = item.and_then(|item| item.list("a list of tables, each headed [[route]]", "a route")) else {
+        return Vec::new();
+    };
+    let written = items.len();
+    let read: Vec<_> = items.into_iter().filter_map(|item| route(context, item, upstreams)).collect();
+    check_order(context, &read);
+    let routes: Vec<_> = read.into_iter().map(|(route, _)| route).collect();
+    // A route that could not be read may be the one that leads there.
+    let complete = routes.len() == written;
+    for (i, upstream) in upstreams.iter().enumerate().filter(|_| complete) {
+        if !routes.is_empty() && !routes.iter().any(|route| route.upstream == i) {
+            let message = format!("no route leads to upstream `{}`", upstream.upstream.name);
+            report.warn(&upstream.name, message, "its workers are checked, but get no request");
+        }
+    }
+    routes
+}
+
+/// A route with the place of its header.
+fn route(context: &Context<'_>, item: Item<'_>, upstreams: &[Read]) -> Option<(Route, Span)> {
+    let mut section = item.section("[[route]]", "a table")?;
+    let at = section.span.clone();
+    let host = section.text("host", "a string such as \"chat.example.com\"");
+    let path = section.text("path", "a path such as \"/\"");
+    let example = upstreams.first().map_or("app", |read| read.upstream.name.as_str());
+    let upstream = section.required("upstream", "the name of an upstream", &format!("\"{example}\""));
+    section.finish();
+    if let Some(path) = &path {
+        check_path(context, path);
+    }
+    let host = host.map(|host| check_host(context, &host));
+    let path = path.map_or_else(|| "/".to_owned(), |path| path.value);
+    let upstream = find(context, &upstream?, upstreams)?;
+    Some((Route { host, path, upstream }, at))
+}
+
+fn find(context: &Context<'_>, name: &Text, upstreams: &[Read]) -> Option<usize> {
+    let found = upstreams.iter().position(|read| read.upstream.name == name.value);
+    if found.is_none() {
+        let known: Vec<_> = upstreams.iter().map(|read| read.upstream.name.as_str()).collect();
+        context.report.error_help(
+            &name.span,
+            format!("unknown upstream `{}`", name.value),
+            suggest(&name.value, &known),
+        );
+    }
+    found
+}
+
+/// In lower case; a host without a port, or `*.` and one.
+fn check_host(context: &Context<'_>, host: &Text) -> String {
+    let lower = host.value.to_ascii_lowercase();
+    let name = lower.strip_prefix("*.").unwrap_or(&lower);
+    let help = if !lower.is_ascii() {
+        "write an international name in its ASCII form (xn--…)"
+    } else if name.contains(':') && !name.starts_with('[') {
+        "write the host without a port or scheme"
+    } else if name.contains('*') {
+        "a `*` stands for the first label only: \"*.example.com\""
+    } else {
+        "write \"chat.example.com\" or \"*.example.com\""
+    };
+    let ip = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    let fits = ip.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_ipv4() || name.starts_with('['));
+    if !fits && (!is_name(name) || name.ends_with('.')) {
+        context.report.error_help(&host.span, format!("`{}` is no host", host.value), help);
+    }
+    lower
+}
+
+fn check_path(context: &Context<'_>, path: &Text) {
+    let visible = path.value.bytes().all(|b| b.is_ascii_graphic() && !b"?#*".contains(&b));
+    if !path.value.starts_with('/') || !visible {
+        let help = "write \"/\" or \"/socket.io\": it begins with / and fits everything below it";
+        context.report.error_help(&path.span, format!("`{}` is no path", path.value), help);
+    }
+}
+
+/// A route behind one that fits everything it fits is never reached.
+fn check_order(context: &Context<'_>, routes: &[(Route, Span)]) {
+    for (i, (route, at)) in routes.iter().enumerate() {
+        let covering = routes.iter().take(i).find(|(earlier, _)| covers(earlier, route));
+        if let Some((_, first)) = covering {
+            let line = context.report.line_of(first);
+            let message = format!("this route is never reached: the one in line {line} fits everything it fits");
+            context.report.warn(at, message, "the first route that fits wins: put the narrower one first");
+        }
+    }
+}
+
+fn covers(earlier: &Route, later: &Route) -> bool {
+    let host = match (&earlier.host, &later.host) {
+        (None, _) => true,
+        (Some(_), None) => false,
+        (Some(earlier), Some(later)) => {
+            let below = earlier.strip_prefix('*').is_some_and(|tail| later.ends_with(tail) && !later.starts_with('*'));
+            earlier == later || below
+        }
+    };
+    let rest = later.path.strip_prefix(earlier.path.as_str());
+    let path = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || earlier.path.ends_with('/'));
+    host && path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_covers_what() {
+        let route = |host: &str, path: &str| Route {
+            host: (!host.is_empty()).then(|| host.to_owned()),
+            path: path.to_owned(),
+            upstream: 0,
+        };
+        for (earlier, later, expected) in [
+            (("", "/"), ("a.b.com", "/x"), true),
+            (("", "/api"), ("", "/api"), true),
+            (("", "/api"), ("", "/api/v2"), true),
+            (("", "/api/"), ("", "/api/v2"), true),
+            (("", "/api"), ("", "/apis"), false),
+            (("", "/api/v2"), ("", "/api"), false),
+            (("a.b.com", "/"), ("", "/"), false),
+            (("a.b.com", "/"), ("a.b.com", "/"), true),
+            (("*.b.com", "/"), ("a.b.com", "/"), true),
+            (("*.b.com", "/"), ("b.com", "/"), false),
+            (("*.b.com", "/"), ("ab.com", "/"), false),
+            (("a.b.com", "/"), ("*.b.com", "/"), false),
+            (("*.b.com", "/"), ("*.b.com", "/x"), true),
+        ] {
+            let covered = covers(&route(earlier.0, earlier.1), &route(later.0, later.1));
+            assert_eq!(covered, expected, "{earlier:?} {later:?}");
+        }
+    }
+}

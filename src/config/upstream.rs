@@ -1,0 +1,180 @@
+//! `[upstream.NAME]`: its workers, affinity, health checks, cookie and times.
+//!
+//! Leaves out what needs other tables to judge (routes to it, whether its cookie can be Secure): that is `check`.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::check::Context;
+use super::error::Span;
+use super::file::{Item, Section, Text};
+use super::values::{duration, word};
+use super::workers::{self, Entry};
+use super::{AdminState, Affinity, Health, HealthKind, SameSite, Upstream};
+
+/// An upstream with the places that later checks point at.
+pub(super) struct Read {
+    pub(super) upstream: Upstream,
+    pub(super) name: Span,
+    /// Of `same_site`'s value, where one is given.
+    pub(super) same_site: Option<Span>,
+    /// Of each worker its entry.
+    pub(super) entries: Vec<Span>,
+}
+
+const TIMES: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * 3600);
+const TUNNEL_TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
+const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
+const CHECK_TIMES: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
+const AFFINITIES: [(&str, Affinity); 3] =
+    [("socket.io", Affinity::SocketIo), ("cookie", Affinity::Cookie), ("address", Affinity::Address)];
+const SAME_SITES: [(&str, SameSite); 3] =
+    [("lax", SameSite::Lax), ("strict", SameSite::Strict), ("none", SameSite::None)];
+const ADMIN_STATES: [(&str, AdminState); 3] =
+    [("ready", AdminState::Ready), ("drain", AdminState::Drain), ("maint", AdminState::Maint)];
+
+/// Reads `[upstream.NAME]`.
+pub(super) fn read(context: &Context<'_>, name: Text, item: Item<'_>) -> Option<Read> {
+    if !item.is_table() {
+        let message = format!("`{}` stands in [upstream] itself, and upstreams have names", name.value);
+        context.report.error_help(&name.span, message, "write [upstream.app] above it");
+        return None;
+    }
+    check_name(context, &name);
+    let mut section = item.section(&format!("[upstream.{}]", name.value), "a table")?;
+    let (workers, entries) = workers::all(context, &entries(&mut section)).into_iter().unzip();
+    let mut upstream = Upstream::new(name.value, workers);
+    if let Some(affinity) = section.take("affinity").and_then(affinity) {
+        upstream.affinity = affinity;
+    }
+    if let Some(health) = section.section("health", "a table such as { path = \"/health\" }") {
+        upstream.health = read_health(health);
+    }
+    let mut same_site = None;
+    if let Some(mut cookie) = section.section("cookie", "a table such as { same_site = \"lax\" }") {
+        if let Some(text) = cookie.text("same_site", "\"lax\", \"strict\" or \"none\"") {
+            upstream.cookie_same_site = word(context.report, "same_site", &text, &SAME_SITES).unwrap_or_default();
+            same_site = Some(text.span);
+        }
+        cookie.finish();
+    }
+    let mut time = |key, range| section.take(key).and_then(|item| duration(item, range));
+    if let Some(connect) = time("connect_timeout", TIMES) {
+        upstream.connect_timeout = connect;
+    }
+    if let Some(response) = time("response_timeout", TIMES) {
+        upstream.response_timeout = response;
+    }
+    upstream.tunnel_idle = time("tunnel_idle", TUNNEL_TIMES);
+    section.finish();
+    Some(Read { upstream, name: name.span, same_site, entries })
+}
+
+/// The name is part of a cookie's name and of every metric.
+fn check_name(context: &Context<'_>, name: &Text) {
+    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
+    if !(1..=32).contains(&name.value.len()) || !name.value.bytes().all(fits) {
+        let help = "1 to 32 of a-z, 0-9, `_` and `-`: it becomes part of the cookie's name";
+        context.report.error_help(&name.span, format!("`{}` is no name for an upstream", name.value), help);
+    }
+}
+
+fn entries(section: &mut Section<'_>) -> Vec<Entry> {
+    let (report, at, label) = (section.report, section.span.clone(), section.label.clone());
+    let example = "write workers = [\"127.0.0.1:3001-3004\"]";
+    let Some(item) = section.take("workers") else {
+        report.error_help(&at, format!("{label} needs `workers`"), example);
+        return Vec::new();
+    };
+    let at = item.span.clone();
+    let Some(items) = item.list("a list such as [\"127.0.0.1:3001-3004\"]", "a worker") else { return Vec::new() };
+    if items.is_empty() {
+        report.error_help(&at, format!("{label} has no worker"), example);
+    }
+    items.into_iter().filter_map(entry).collect()
+}
+
+/// A worker: its address, or a table around it.
+fn entry(item: Item<'_>) -> Option<Entry> {
+    let expected = "an address or a table such as { address = \"10.0.0.7:3000\", weight = 2 }";
+    if !item.is_table() {
+        return item.text(expected).map(Entry::plain);
+    }
+    let mut section = item.section("a worker", expected)?;
+    let address = section.required("address", "an address", "\"10.0.0.7:3000\"");
+    let name = section.text("name", "a string");
+    let weight = section.integer("weight", 1..=256);
+    let admin = section.text("admin", "\"ready\", \"drain\" or \"maint\"");
+    let admin = admin.and_then(|text| word(section.report, "admin state", &text, &ADMIN_STATES));
+    if let Some(name) = &name
+        && (!(1..=128).contains(&name.value.len()) || name.value.contains(char::is_control))
+    {
+        section.report.error(&name.span, "a worker's name has 1 to 128 bytes and no control characters");
+    }
+    section.finish();
+    Some(Entry { address: address?, name, weight: weight.unwrap_or(1), admin: admin.unwrap_or_default() })
+}
+
+fn affinity(item: Item<'_>) -> Option<Vec<Affinity>> {
+    let (report, at) = (item.report, item.span.clone());
+    let items = item.list("a list such as [\"socket.io\", \"cookie\", \"address\"]", "an affinity")?;
+    if items.is_empty() {
+        let help = "[\"socket.io\", \"cookie\", \"address\"] is the default; [\"address\"] alone is IP hash";
+        report.error_help(&at, "`affinity` is empty: nothing would choose a worker", help);
+    }
+    let mut chosen = Vec::new();
+    for item in items {
+        let Some(text) = item.text("a string") else { continue };
+        let Some(one) = word(report, "affinity", &text, &AFFINITIES) else { continue };
+        if chosen.contains(&one) {
+            report.error(&text.span, format!("affinity `{}` stands here twice", text.value));
+        }
+        chosen.push(one);
+    }
+    Some(chosen)
+}
+
+fn read_health(mut section: Section<'_>) -> Health {
+    let report = section.report;
+    let mut health = Health::default();
+    let kind = section.text("kind", "\"http\" or \"tcp\"");
+    let http =
+        kind.as_ref().and_then(|text| word(report, "kind of health check", text, &[("http", true), ("tcp", false)]));
+    let path = section.text("path", "a path such as \"/health\"");
+    health.kind = match (http, path) {
+        (Some(false), Some(path)) => {
+            report.error(&path.span, "`path` belongs to a check of kind \"http\"");
+            HealthKind::Tcp
+        }
+        (Some(false), None) => HealthKind::Tcp,
+        (_, Some(path)) => {
+            check_path(&section, &path);
+            HealthKind::Http { path: path.value }
+        }
+        // A wrong word for the kind is reported already.
+        (None, None) if kind.is_some() => HealthKind::Tcp,
+        (_, None) => {
+            let help = "write path = \"/health\", or kind = \"tcp\" for a connect only";
+            report.error_help(&section.span, "a health check of kind \"http\" needs `path`", help);
+            HealthKind::Tcp
+        }
+    };
+    if let Some(interval) = section.take("interval").and_then(|item| duration(item, INTERVALS)) {
+        health.interval = interval;
+    }
+    let timeout = section.take("timeout").and_then(|item| duration(item, CHECK_TIMES));
+    health.timeout = timeout.unwrap_or_else(|| Health::default_timeout(health.interval));
+    health.rise = section.integer("rise", 1..=100).unwrap_or(health.rise);
+    health.fall = section.integer("fall", 1..=100).unwrap_or(health.fall);
+    section.finish();
+    health
+}
+
+/// The path goes into a request line as it is.
+fn check_path(section: &Section<'_>, path: &Text) {
+    let visible = path.value.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
+    if !path.value.starts_with('/') || !visible || path.value.len() > 1024 {
+        let help = "write \"/health\": it begins with / and is percent-encoded";
+        section.report.error_help(&path.span, "the path of a health check is not one", help);
+    }
+}

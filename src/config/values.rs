@@ -1,0 +1,200 @@
+//! Small readings of one value: durations, sizes, words out of a list, and the word that was probably meant.
+//!
+//! Each reports what it cannot read. Knows no key: ranges and defaults stand where a key is read.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::error::Report;
+use super::file::{Item, Text};
+
+/// `"1m 30s"`, in `range`. A bare number is refused: seconds or milliseconds is the mistake everybody makes once.
+pub(super) fn duration(item: Item<'_>, range: RangeInclusive<Duration>) -> Option<Duration> {
+    if item.is_integer() {
+        item.report.error_help(&item.span, format!("{} needs a unit", item.label), "write a duration such as \"5s\"");
+        return None;
+    }
+    let (report, label) = (item.report, item.label.clone());
+    let text = item.text("a duration such as \"5s\"")?;
+    let (min, max) = (*range.start(), *range.end());
+    match humantime::parse_duration(text.value.trim()) {
+        Ok(value) if range.contains(&value) => Some(value),
+        Ok(_) => {
+            let (min, max) = (humantime::format_duration(min), humantime::format_duration(max));
+            report.error(&text.span, format!("{label} must be from {min} to {max}"));
+            None
+        }
+        Err(error) => {
+            report.error_help(
+                &text.span,
+                format!("{label} is no duration: {error}"),
+                "write \"500ms\", \"5s\", \"1m 30s\"",
+            );
+            None
+        }
+    }
+}
+
+/// An integer of bytes or `"64MB"`, in `range`.
+pub(super) fn size(item: Item<'_>, range: RangeInclusive<u64>) -> Option<u64> {
+    let (report, label, span) = (item.report, item.label.clone(), item.span.clone());
+    let bytes = if item.is_integer() {
+        item.integer(0..=u64::MAX)?
+    } else {
+        let text = item.text("a size such as \"64MB\"")?;
+        let Some(bytes) = parse_size(&text.value) else {
+            let help = "write bytes (65536), or a whole number with kB, MB, GB (1000) or KiB, MiB, GiB (1024)";
+            report.error_help(&span, format!("{label} is no size"), help);
+            return None;
+        };
+        bytes
+    };
+    if range.contains(&bytes) {
+        return Some(bytes);
+    }
+    let (min, max) = (digits(*range.start()), digits(*range.end()));
+    report.error(&span, format!("{label} must be from {min} to {max} bytes"));
+    None
+}
+
+/// A number as TOML lets one write it: `100_000_000`.
+pub(super) fn digits(number: u64) -> String {
+    let plain = number.to_string();
+    let mut out = String::new();
+    for (i, digit) in plain.chars().enumerate() {
+        if i > 0 && (plain.len() - i).is_multiple_of(3) {
+            out.push('_');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+fn parse_size(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let unit = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit);
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+/// The meaning of a word, or an error that says which words there are.
+pub(super) fn word<T: Copy>(report: &Report<'_>, what: &str, text: &Text, words: &[(&'static str, T)]) -> Option<T> {
+    if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == text.value) {
+        return Some(*meaning);
+    }
+    let known: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+    report.error_help(&text.span, format!("unknown {what} `{}`", text.value), suggest(&text.value, &known));
+    None
+}
+
+/// What to say about a word that is not in the list.
+pub(super) fn suggest(wrong: &str, known: &[&str]) -> String {
+    match nearest(wrong, known) {
+        Some(right) => format!("did you mean `{right}`?"),
+        None if known.is_empty() => "there are none".to_owned(),
+        None => format!("there is {}", known.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+/// The known word closest to `wrong`, if it is close enough to have been meant: a third of its letters may differ.
+fn nearest<'k>(wrong: &str, known: &[&'k str]) -> Option<&'k str> {
+    let wrong = wrong.to_lowercase().replace('-', "_");
+    let measured = known.iter().map(|word| (distance(&wrong, &word.replace('-', "_")), *word));
+    let (off, word) = measured.min_by_key(|(off, _)| *off)?;
+    (off <= (word.chars().count() / 3).max(1)).then_some(word)
+}
+
+/// Edits (insert, delete, replace, swap of neighbours) from one word to the other.
+pub(super) fn distance(a: &str, b: &str) -> usize {
+    // Nobody misspells a key by this much, and the walk is quadratic in what a stranger's file may hold.
+    if a.len().abs_diff(b.len()) > 8 {
+        return usize::MAX;
+    }
+    let b: Vec<char> = b.chars().collect();
+    let mut older: Vec<usize> = Vec::new();
+    let mut old: Vec<usize> = (0..=b.len()).collect();
+    let mut before = None;
+    for (i, x) in a.chars().enumerate() {
+        let mut row = vec![i + 1];
+        for (j, y) in b.iter().enumerate() {
+            let at = |row: &[usize], j: usize| row.get(j).copied().unwrap_or(usize::MAX / 2);
+            let replaced = at(&old, j) + usize::from(x != *y);
+            let mut best = replaced.min(at(&old, j + 1) + 1).min(at(&row, j) + 1);
+            let swapped = j > 0 && before == Some(*y) && b.get(j - 1) == Some(&x);
+            if swapped {
+                best = best.min(at(&older, j - 1) + 1);
+            }
+            row.push(best);
+        }
+        before = Some(x);
+        older = std::mem::replace(&mut old, row);
+    }
+    old.last().copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("0", Some(0)),
+            ("64MB", Some(64_000_000)),
+            ("64 mib", Some(64 << 20)),
+            ("2GiB", Some(2 << 30)),
+            ("12kB", Some(12_000)),
+            ("3KiB", Some(3072)),
+            ("1gb", Some(1_000_000_000)),
+            ("5b", Some(5)),
+            ("64M", None),
+            ("MB", None),
+            ("1.5MB", None),
+            ("-1", None),
+            ("99999999999999GB", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_size(text), bytes, "{text}");
+        }
+    }
+
+    #[test]
+    fn digits_in_threes() {
+        for (number, text) in [(0, "0"), (999, "999"), (1_000, "1_000"), (100_000_000, "100_000_000")] {
+            assert_eq!(digits(number), text);
+        }
+    }
+
+    #[test]
+    fn distances() {
+        for (a, b, edits) in [
+            ("workers", "workers", 0),
+            ("wokers", "workers", 1),
+            ("wrokers", "workers", 1),
+            ("worker", "workers", 1),
+            ("listen", "listener", 2),
+            ("", "abc", 3),
+            ("abc", "", 3),
+        ] {
+            assert_eq!(distance(a, b), edits, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn suggestions() {
+        assert_eq!(suggest("wokers", &["workers", "health"]), "did you mean `workers`?");
+        assert_eq!(suggest("Same-Site", &["same_site"]), "did you mean `same_site`?");
+        assert_eq!(suggest("balance", &["workers", "health"]), "there is `workers`, `health`");
+        assert_eq!(suggest("x", &[]), "there are none");
+    }
+}

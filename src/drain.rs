@@ -1,0 +1,78 @@
+//! How a data thread lives and stops: accept; then stop accepting, let requests finish, close tunnels with 1001, cut what
+//! is left at the deadline, and say how it ended (design.md §8).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+
+use crate::listener::{self, ListenerPart};
+use crate::server::Stop;
+use crate::state::Shared;
+use crate::thread::Thread;
+
+/// Requests under way have this long to finish.
+const REQUESTS: Duration = Duration::from_secs(2);
+
+/// Tunnels have this long to close, from the stop on: our Close, the client's echo, the worker's end (invariant 5).
+const TUNNELS: Duration = Duration::from_secs(5);
+
+/// After the cut, tasks only have to notice.
+const CUT: Duration = Duration::from_secs(1);
+
+/// How a stop ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// Connections and tunnels that had to be cut at the deadline.
+    pub cut: usize,
+    /// A thread did not end by itself.
+    pub panicked: bool,
+}
+
+impl Ended {
+    /// Adds another thread's end.
+    pub fn add(&mut self, other: Self) {
+        self.cut += other.cut;
+        self.panicked |= other.panicked;
+    }
+}
+
+/// One data thread's life.
+pub async fn run_thread(shared: Arc<Shared>, parts: Vec<(std::net::TcpListener, ListenerPart)>, stop: Stop) -> Ended {
+    let thread = Thread::new(shared);
+    for (socket, part) in parts {
+        match TcpListener::from_std(socket) {
+            Ok(socket) => {
+                let accepting = listener::accept(thread.clone(), part.build(), socket, stop.gently.clone());
+                thread.tasks.spawn_local(accepting);
+            }
+            Err(error) => tracing::error!(%error, "a data thread cannot listen"),
+        }
+    }
+    tokio::select! {
+        () = stop.gently.cancelled() => {}
+        () = thread.clone().tick() => {}
+    }
+    thread.tasks.close();
+    // Accept loops take what the kernel holds for us before the order to stop reaches what they accepted.
+    tokio::task::yield_now().await;
+    thread.stop();
+    let mut ended = Ended::default();
+    if !finished(&thread, REQUESTS, &stop).await {
+        ended.cut += thread.cut(false);
+        if !finished(&thread, TUNNELS.saturating_sub(REQUESTS), &stop).await {
+            ended.cut += thread.cut(true);
+            let _ = tokio::time::timeout(CUT, thread.tasks.wait()).await;
+        }
+    }
+    ended
+}
+
+/// Whether everything on the thread ended in time; a second word to stop ends the waiting.
+async fn finished(thread: &Thread, within: Duration, stop: &Stop) -> bool {
+    tokio::select! {
+        () = thread.tasks.wait() => true,
+        () = tokio::time::sleep(within) => false,
+        () = stop.now.cancelled() => false,
+    }
+}

@@ -1,0 +1,222 @@
+//! One client connection: TLS if the listener has it, then hyper, then — after a checked 101 — a tunnel.
+//!
+//! What stands here is what may be trusted of a connection: who the peer is and whether its word on others counts.
+//! Nothing about a worker is remembered (invariant 1).
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::header::HeaderValue;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use super::Listener;
+use crate::proxy;
+use crate::thread::{Order, Registered, Thread};
+use crate::tunnel::Plan;
+use crate::tunnel::relay::Relay;
+
+/// Seconds a client connection may sit without a whole request head: nginx's keep-alive default. It bounds the whole
+/// wait, not the time between two bytes.
+const IDLE_S: u32 = 75;
+
+/// For a TLS handshake, from accept to the last flight.
+const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// A request head's bytes and fields at most (threats §2); hyper answers 431 past either.
+const HEAD_BYTES: usize = 32 * 1024;
+const HEAD_FIELDS: usize = 100;
+
+/// One client connection.
+pub struct Conn {
+    /// The thread it lives on.
+    pub thread: Rc<Thread>,
+    /// Where it came in.
+    pub listener: Rc<Listener>,
+    /// The peer's address; an IPv4 one mapped into IPv6 is IPv4.
+    pub peer_ip: IpAddr,
+    /// The same as a field value, made once a connection.
+    pub peer_value: HeaderValue,
+    /// The peer is a trusted proxy: its `X-Forwarded-*` counts.
+    pub trusted: bool,
+    /// It is encrypted up to us.
+    pub tls: bool,
+    live: RefCell<Option<Registered>>,
+    plan: RefCell<Option<Plan>>,
+}
+
+/// The client's socket.
+pub enum ClientIo {
+    /// Plain.
+    Plain(TcpStream),
+    /// Encrypted; boxed, because a rustls connection is a kilobyte.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Serves a connection to its end.
+pub async fn serve(thread: Rc<Thread>, listener: Rc<Listener>, stream: TcpStream, peer: SocketAddr) {
+    let live = thread.register(IDLE_S);
+    let io = match &listener.tls {
+        None => ClientIo::Plain(stream),
+        Some(tls) => match handshake(&thread, tls, stream).await {
+            Ok(stream) => ClientIo::Tls(stream),
+            Err(error) => {
+                tracing::debug!(%peer, %error, "TLS handshake failed");
+                thread.shared.metrics.client_errors.with_label_values(&["tls"]).inc();
+                return;
+            }
+        },
+    };
+    let peer_ip = peer.ip().to_canonical();
+    let conn = Rc::new(Conn {
+        trusted: listener.trusts(peer_ip),
+        tls: matches!(io, ClientIo::Tls(_)),
+        peer_value: HeaderValue::from_str(&peer_ip.to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown")),
+        peer_ip,
+        thread,
+        listener,
+        live: RefCell::new(Some(live)),
+        plan: RefCell::default(),
+    });
+    serve_http(conn, io).await;
+}
+
+async fn handshake(
+    thread: &Thread,
+    tls: &tokio_rustls::TlsAcceptor,
+    stream: TcpStream,
+) -> io::Result<Box<TlsStream<TcpStream>>> {
+    // The semaphore is never closed.
+    let _turn = thread.handshakes.acquire().await.map_err(io::Error::other)?;
+    let stream = tokio::time::timeout(TLS_HANDSHAKE, tls.accept(stream)).await.map_err(io::Error::other)??;
+    Ok(Box::new(stream))
+}
+
+async fn serve_http(conn: Rc<Conn>, io: ClientIo) {
+    let service = {
+        let conn = conn.clone();
+        service_fn(move |request| {
+            let answer = proxy::handle(conn.clone(), request);
+            async move { Ok::<_, Infallible>(answer.await) }
+        })
+    };
+    let mut http = http1::Builder::new()
+        .max_headers(HEAD_FIELDS)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(TokioIo::new(io), service);
+    let ended = poll_fn(|cx| {
+        // Polled first, so that a request already in the socket is served even while we stop.
+        if let Poll::Ready(ended) = Pin::new(&mut http).poll(cx) {
+            return Poll::Ready(Some(ended));
+        }
+        match conn.order(cx) {
+            Order::GoOn => Poll::Pending,
+            Order::Cut => Poll::Ready(None),
+            Order::Stop | Order::Idle => {
+                Pin::new(&mut http).graceful_shutdown();
+                Pin::new(&mut http).poll(cx).map(Some)
+            }
+        }
+    })
+    .await;
+    if let Some(Err(error)) = &ended {
+        tracing::debug!(peer = %conn.peer_ip, %error, "client connection ended");
+        conn.thread.shared.metrics.client_errors.with_label_values(&["http"]).inc();
+    }
+    let (plan, live) = (conn.plan.take(), conn.live.take());
+    if let (Some(Ok(())), Some(plan), Some(live)) = (ended, plan, live) {
+        let parts = http.into_parts();
+        // A task of its own: this one is as large as hyper's dispatcher (data-plane study §0.3).
+        conn.thread.tasks.spawn_local(Relay::new(parts.io.into_inner(), parts.read_buf, plan, live));
+    }
+}
+
+impl Conn {
+    /// A request is under way.
+    pub fn busy(&self) {
+        if let Some(live) = &*self.live.borrow() {
+            live.limit(0);
+        }
+    }
+
+    /// A request is over.
+    pub fn idle(&self) {
+        if let Some(live) = &*self.live.borrow() {
+            live.touch(self.thread.now_s.get());
+            live.limit(IDLE_S);
+        }
+    }
+
+    /// Once hyper has written the 101, the connection becomes this tunnel.
+    pub fn upgrade_to(&self, plan: Plan) {
+        *self.plan.borrow_mut() = Some(plan);
+    }
+
+    fn order(&self, cx: &Context<'_>) -> Order {
+        self.live.borrow().as_ref().map_or(Order::Cut, |live| {
+            live.watch(cx.waker());
+            live.order()
+        })
+    }
+}
+
+impl AsyncRead for ClientIo {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for ClientIo {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Tls(io) => Pin::new(io).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(io) => io.is_write_vectored(),
+            Self::Tls(io) => io.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_flush(cx),
+            Self::Tls(io) => Pin::new(io).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Addresses we accept on: bound once so that "already in use" is an error, then once more per thread.
+//!
+//! Every data thread has a socket of its own on each address (SO_REUSEPORT), so the kernel spreads connections and no
+//! lock is shared. Options clients' sockets need are set on the listening socket: accepted ones inherit them, which saves
+//! a system call each (data-plane study §0.7).
+
+pub mod conn;
+mod tls;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::header::HeaderValue;
+use ipnet::IpNet;
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::config;
+use crate::thread::Thread;
+
+/// Connections the kernel holds for us; it cuts this to net.core.somaxconn.
+const BACKLOG: i32 = 4_096;
+
+/// A client whose kernel has not acknowledged our bytes for this long is gone (threats §2: vanished without FIN). The
+/// worker leg has none: a stopped worker's kernel still answers, and its full window must not end its tunnels.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A silent client is asked after 15 s, and given up after three unanswered questions: ≤ 30 s in all.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(3);
+
+/// After an accept that failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A listener as its connections see it, on one thread.
+pub struct Listener {
+    /// Terminates TLS.
+    pub tls: Option<TlsAcceptor>,
+    /// Its port as a field value.
+    pub port_value: HeaderValue,
+    trusted: Vec<IpNet>,
+}
+
+impl Listener {
+    /// Whether an address is a trusted proxy's.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted.iter().any(|net| net.contains(&address))
+    }
+}
+
+/// A listener with a bound socket for each thread.
+pub struct Bound {
+    /// Where, with the port the kernel gave for port 0.
+    pub address: SocketAddr,
+    sockets: Vec<std::net::TcpListener>,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    trusted: Vec<IpNet>,
+}
+
+/// Why a listener cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The operating system's answer.
+    #[error("cannot listen on {0}: {1}")]
+    Socket(SocketAddr, io::Error),
+    /// rustls does not take the certificate.
+    #[error("TLS on {0}: {1}")]
+    Tls(SocketAddr, rustls::Error),
+}
+
+/// Binds a listener's address for `threads` threads.
+///
+/// # Errors
+/// The address is in use or not ours; the certificate does not serve.
+pub fn bind(config: &config::Listener, threads: usize) -> Result<Bound, BindError> {
+    let failed = |error| BindError::Socket(config.address, error);
+    // Without SO_REUSEPORT first: with it, another process of the same user would silently share our clients.
+    let first = socket(config.address, false).map_err(failed)?;
+    let address = first.local_addr().map_err(failed)?.as_socket().unwrap_or(config.address);
+    drop(first);
+    let mut sockets = Vec::with_capacity(threads);
+    for _ in 0..threads {
+        let socket = socket(address, true).map_err(failed)?;
+        socket.listen(BACKLOG).map_err(failed)?;
+        sockets.push(socket.into());
+    }
+    let tls = config.tls.as_ref().map(tls::server_config).transpose();
+    let tls = tls.map_err(|error| BindError::Tls(config.address, error))?;
+    Ok(Bound { address, sockets, tls, trusted: config.trusted_proxies.clone() })
+}
+
+fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+        socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_keepalive(&KEEPALIVE)?;
+        socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+impl Bound {
+    /// One thread's part: its socket, and what its connections need.
+    pub fn take(&mut self) -> Option<(std::net::TcpListener, ListenerPart)> {
+        let part = ListenerPart { address: self.address, tls: self.tls.clone(), trusted: self.trusted.clone() };
+        Some((self.sockets.pop()?, part))
+    }
+}
+
+/// What a thread builds its [`Listener`] from; goes to the thread, the listener itself stays on it.
+pub struct ListenerPart {
+    address: SocketAddr,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    trusted: Vec<IpNet>,
+}
+
+impl ListenerPart {
+    /// The thread's own listener.
+    pub fn build(self) -> Rc<Listener> {
+        Rc::new(Listener {
+            tls: self.tls.map(TlsAcceptor::from),
+            port_value: HeaderValue::from(self.address.port()),
+            trusted: self.trusted,
+        })
+    }
+}
+
+/// Accepts until `stop`, then takes what the kernel already holds for us, and ends.
+pub async fn accept(thread: Rc<Thread>, listener: Rc<Listener>, socket: TcpListener, stop: CancellationToken) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = socket.accept() => accepted,
+            () = stop.cancelled() => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                thread.tasks.spawn_local(conn::serve(thread.clone(), listener.clone(), stream, peer));
+            }
+            Err(error) => refused(error).await,
+        }
+    }
+    // `biased` took the queue first; what came between is in it still.
+    let Ok(socket) = socket.into_std() else { return };
+    while let Ok((stream, peer)) = socket.accept() {
+        if stream.set_nonblocking(true).is_ok()
+            && let Ok(stream) = tokio::net::TcpStream::from_std(stream)
+        {
+            thread.tasks.spawn_local(conn::serve(thread.clone(), listener.clone(), stream, peer));
+        }
+    }
+}
+
+/// An accept that failed: the peer's own doing is passed over, want of descriptors is said and waited for. The loop never
+/// ends and never spins.
+async fn refused(error: io::Error) {
+    if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+        return;
+    }
+    crate::telemetry::say_full!("clients cannot be accepted: {error}");
+    tokio::time::sleep(ACCEPT_PAUSE).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::SockRef;
+
+    use super::*;
+
+    fn loopback() -> config::Listener {
+        config::Listener { address: ([127, 0, 0, 1], 0).into(), tls: None, trusted_proxies: Vec::new() }
+    }
+
+    #[test]
+    fn accepted_sockets_inherit_the_listeners_options() {
+        let mut bound = bind(&loopback(), 1).unwrap();
+        let (socket, _) = bound.take().unwrap();
+        socket.set_nonblocking(false).unwrap();
+        let _client = std::net::TcpStream::connect(bound.address).unwrap();
+        let (accepted, _) = socket.accept().unwrap();
+        let accepted = SockRef::from(&accepted);
+        assert!(accepted.tcp_nodelay().unwrap());
+        assert!(accepted.keepalive().unwrap());
+        assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
+    }
+
+    #[test]
+    fn an_address_in_use_is_an_error_even_for_the_same_user() {
+        let bound = bind(&loopback(), 2).unwrap();
+        let again = config::Listener { address: bound.address, ..loopback() };
+        assert!(matches!(bind(&again, 2), Err(BindError::Socket(..))));
+    }
+}

@@ -1,0 +1,459 @@
+//! Every series stickyd exports; no other file names one (invariant 11).
+//!
+//! Hot paths hold resolved counters ([`UpstreamSeries`], [`WorkerSeries`]), so a request costs an atomic add and no label
+//! lookup. Gauges that mirror live state are set when somebody scrapes. Cardinality is bounded by the config: labels are
+//! upstreams, workers and closed sets of words, never anything a client chooses.
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+use crate::state::Shared;
+use crate::upstream::worker::Worker;
+
+/// Why a request went to its worker; the `source` label and the access log's `why`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The request's sid is pinned.
+    Sid,
+    /// stickyd's cookie named the worker.
+    Cookie,
+    /// The hash of the client's address (or of the cookie's id, when its worker could not be used).
+    Address,
+    /// An unpinned sid, found by asking workers.
+    Discovered,
+    /// A new session, placed by the ring under bounded load.
+    New,
+    /// No affinity applies.
+    Any,
+}
+
+impl Source {
+    const ALL: [Self; 6] = [Self::Sid, Self::Cookie, Self::Address, Self::Discovered, Self::New, Self::Any];
+
+    /// The word for it in metrics and logs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Sid => "sid",
+            Self::Cookie => "cookie",
+            Self::Address => "address",
+            Self::Discovered => "discovered",
+            Self::New => "new",
+            Self::Any => "any",
+        }
+    }
+}
+
+/// How a discovery ended; the `result` label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Discovery {
+    /// A worker accepted the real request.
+    Found,
+    /// Found because all others refused and only this one did not answer.
+    Eliminated,
+    /// Every worker refused.
+    Unknown,
+    /// Answered from the memory of a miss less than a second ago.
+    Remembered,
+    /// The budget stayed empty for 5 s.
+    OverBudget,
+    /// Two or more workers stayed silent for 5 s.
+    Undecided,
+    /// An attempt failed for another reason than a refusal.
+    Failed,
+    /// No room to hold the body for replay.
+    NoRoom,
+}
+
+impl Discovery {
+    const ALL: [Self; 8] = [
+        Self::Found,
+        Self::Eliminated,
+        Self::Unknown,
+        Self::Remembered,
+        Self::OverBudget,
+        Self::Undecided,
+        Self::Failed,
+        Self::NoRoom,
+    ];
+
+    /// The word for it in metrics and logs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Found => "found",
+            Self::Eliminated => "eliminated",
+            Self::Unknown => "unknown",
+            Self::Remembered => "remembered",
+            Self::OverBudget => "over_budget",
+            Self::Undecided => "undecided",
+            Self::Failed => "failed",
+            Self::NoRoom => "no_room",
+        }
+    }
+}
+
+/// All series, registered once.
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    seconds: HistogramVec,
+    affinity: IntCounterVec,
+    refusals: IntCounterVec,
+    discoveries: IntCounterVec,
+    attempts: IntCounterVec,
+    learned: IntCounterVec,
+    upgrades: IntCounterVec,
+    bytes: IntCounterVec,
+    failures: IntCounterVec,
+    generations: IntGaugeVec,
+    sessions: IntGaugeVec,
+    tunnels: IntGaugeVec,
+    in_flight: IntGaugeVec,
+    states: IntGaugeVec,
+    admin_states: IntGaugeVec,
+    pins: IntGauge,
+    pins_limit: IntGauge,
+    replay: IntGauge,
+    clients: IntGauge,
+    /// Pins that made room for newer ones.
+    pub pins_evicted: IntCounter,
+    /// Pins not stored because the table or an address's quota was full.
+    pub pins_refused: IntCounter,
+    /// Requests no route fitted.
+    pub unrouted: IntCounter,
+    /// Client connections that ended with an HTTP or TLS error.
+    pub client_errors: IntCounterVec,
+    /// Reloads by result (`ok`, `failed`).
+    pub reloads: IntCounterVec,
+}
+
+/// The counters of one upstream.
+pub struct UpstreamSeries {
+    affinity: [IntCounter; 6],
+    discoveries: [IntCounter; 8],
+    /// Answers whole, tunnels and polls apart.
+    pub request_seconds: Histogram,
+    /// Long polls: mostly the worker's silence.
+    pub poll_seconds: Histogram,
+    /// Life times of tunnels.
+    pub tunnel_seconds: Histogram,
+    /// A worker's own "I do not know this session" that reached a client.
+    pub refusals_forwarded: IntCounter,
+    /// Refusals a client never saw because another worker was asked.
+    pub refusals_healed: IntCounter,
+    /// Refusals stickyd wrote because the session's worker is gone.
+    pub refusals_own: IntCounter,
+    /// `PUT` probes sent.
+    pub probes: IntCounter,
+    /// Real requests sent during discovery.
+    pub attempts: IntCounter,
+    /// Handshakes learned.
+    pub learned: IntCounter,
+    /// Handshakes released unlearned.
+    pub unlearned: IntCounter,
+    /// WebSocket upgrades clients asked for.
+    pub upgrades_asked: IntCounter,
+    /// WebSocket upgrades a worker granted.
+    pub upgrades_granted: IntCounter,
+    /// Body and tunnel bytes from clients.
+    pub bytes_up: IntCounter,
+    /// Body and tunnel bytes to clients.
+    pub bytes_down: IntCounter,
+}
+
+impl UpstreamSeries {
+    /// Counts an affinity decision.
+    pub fn decided(&self, source: Source) {
+        if let Some(counter) = self.affinity.get(source as usize) {
+            counter.inc();
+        }
+    }
+
+    /// Counts a discovery's end.
+    pub fn discovered(&self, result: Discovery) {
+        if let Some(counter) = self.discoveries.get(result as usize) {
+            counter.inc();
+        }
+    }
+}
+
+/// The counters of one worker.
+pub struct WorkerSeries {
+    classes: [IntCounter; 5],
+    /// Connects refused, timed out or failed.
+    pub connect_failures: IntCounter,
+    /// Connections that broke, timed out or sent rubbish before the answer's head was whole.
+    pub broken: IntCounter,
+    /// No answer within the response time-out.
+    pub timeouts: IntCounter,
+}
+
+impl WorkerSeries {
+    /// Counts an answer by its status.
+    pub fn answered(&self, status: u16) {
+        if let Some(counter) = self.classes.get(usize::from(status / 100).wrapping_sub(1)) {
+            counter.inc();
+        }
+    }
+}
+
+macro_rules! register {
+    ($registry:expr, $kind:ident, $name:literal, $help:literal $(, $labels:expr)?) => {{
+        // A name clash is a mistake in this file that every test meets at once; the series then counts unexported.
+        let series = register!(@new $kind, $name, $help $(, $labels)?);
+        if let Err(error) = $registry.register(Box::new(series.clone())) {
+            tracing::error!(%error, series = $name, "a metric could not be registered");
+        }
+        series
+    }};
+    (@new IntCounterVec, $name:literal, $help:literal, $labels:expr) => {
+        vec_or_empty(IntCounterVec::new(Opts::new($name, $help), $labels))
+    };
+    (@new IntGaugeVec, $name:literal, $help:literal, $labels:expr) => {
+        vec_or_empty(IntGaugeVec::new(Opts::new($name, $help), $labels))
+    };
+    (@new IntGauge, $name:literal, $help:literal) => {
+        vec_or_empty(IntGauge::new($name, $help))
+    };
+    (@new IntCounter, $name:literal, $help:literal) => {
+        vec_or_empty(IntCounter::new($name, $help))
+    };
+    (@new HistogramVec, $name:literal, $help:literal, $labels:expr) => {
+        vec_or_empty(HistogramVec::new(
+            HistogramOpts::new($name, $help)
+                .buckets(vec![0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 600.0, 3600.0, 86400.0]),
+            $labels,
+        ))
+    };
+}
+
+/// Names and help texts above are literals that prometheus accepts.
+#[allow(clippy::panic, reason = "reached only by a malformed literal in this file, at start, in every test")]
+fn vec_or_empty<T>(made: prometheus::Result<T>) -> T {
+    made.unwrap_or_else(|error| panic!("metric literal: {error}"))
+}
+
+impl Metrics {
+    /// Registers everything.
+    pub fn new() -> Self {
+        let r = Registry::new();
+        let build =
+            register!(r, IntGaugeVec, "stickyd_build_info", "Always 1; the version is the label.", &["version"]);
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let worker = &["upstream", "worker"];
+        Self {
+            requests: register!(
+                r,
+                IntCounterVec,
+                "stickyd_requests_total",
+                "Answers of workers by status class; refused attempts of discovery are not in it.",
+                &["upstream", "worker", "class"]
+            ),
+            seconds: register!(
+                r,
+                HistogramVec,
+                "stickyd_duration_seconds",
+                "From head to last byte: requests, long polls and tunnels apart.",
+                &["upstream", "kind"]
+            ),
+            affinity: register!(
+                r,
+                IntCounterVec,
+                "stickyd_affinity_total",
+                "Requests by what chose their worker.",
+                &["upstream", "source"]
+            ),
+            refusals: register!(
+                r,
+                IntCounterVec,
+                "stickyd_refusals_total",
+                "Session-unknown answers: forwarded (from the worker that owned it, or from all), healed (another worker was asked), own (the worker is gone).",
+                &["upstream", "fate"]
+            ),
+            discoveries: register!(
+                r,
+                IntCounterVec,
+                "stickyd_discoveries_total",
+                "Unpinned sids looked for, by result.",
+                &["upstream", "result"]
+            ),
+            attempts: register!(
+                r,
+                IntCounterVec,
+                "stickyd_discovery_attempts_total",
+                "What discovery sent to workers: real requests and PUT probes.",
+                &["upstream", "kind"]
+            ),
+            learned: register!(
+                r,
+                IntCounterVec,
+                "stickyd_handshakes_total",
+                "Engine.IO polling handshakes, learned or released unlearned.",
+                &["upstream", "result"]
+            ),
+            upgrades: register!(
+                r,
+                IntCounterVec,
+                "stickyd_upgrades_total",
+                "WebSocket upgrades asked for and granted.",
+                &["upstream", "step"]
+            ),
+            bytes: register!(
+                r,
+                IntCounterVec,
+                "stickyd_bytes_total",
+                "Body and tunnel bytes, up (from clients) and down (to clients).",
+                &["upstream", "direction"]
+            ),
+            failures: register!(
+                r,
+                IntCounterVec,
+                "stickyd_worker_failures_total",
+                "Attempts that got no answer, by kind.",
+                &["upstream", "worker", "kind"]
+            ),
+            generations: register!(
+                r,
+                IntGaugeVec,
+                "stickyd_worker_generation",
+                "Lives of the worker seen so far.",
+                worker
+            ),
+            sessions: register!(
+                r,
+                IntGaugeVec,
+                "stickyd_sessions",
+                "Live sessions: pins and WebSocket-first tunnels.",
+                worker
+            ),
+            tunnels: register!(r, IntGaugeVec, "stickyd_tunnels", "Live tunnels.", worker),
+            in_flight: register!(
+                r,
+                IntGaugeVec,
+                "stickyd_requests_in_flight",
+                "Requests sent and not fully answered, tunnels not counted.",
+                worker
+            ),
+            states: register!(
+                r,
+                IntGaugeVec,
+                "stickyd_worker_health",
+                "1 for the state the worker is in.",
+                &["upstream", "worker", "health"]
+            ),
+            admin_states: register!(
+                r,
+                IntGaugeVec,
+                "stickyd_worker_admin",
+                "1 for what the operator says of the worker.",
+                &["upstream", "worker", "admin"]
+            ),
+            pins: register!(r, IntGauge, "stickyd_pins", "Sessions pinned."),
+            pins_limit: register!(r, IntGauge, "stickyd_pins_limit", "Pins at most."),
+            replay: register!(r, IntGauge, "stickyd_replay_bytes", "Request bodies held for replay."),
+            clients: register!(r, IntGauge, "stickyd_client_connections", "Client connections open, tunnels included."),
+            pins_evicted: register!(
+                r,
+                IntCounter,
+                "stickyd_pins_evicted_total",
+                "Idle pins that made room for newer ones."
+            ),
+            pins_refused: register!(
+                r,
+                IntCounter,
+                "stickyd_pins_refused_total",
+                "Pins not stored because the table or an address's quota was full."
+            ),
+            unrouted: register!(r, IntCounter, "stickyd_unrouted_total", "Requests no route fitted."),
+            client_errors: register!(
+                r,
+                IntCounterVec,
+                "stickyd_client_errors_total",
+                "Client connections ended by an error, by kind.",
+                &["kind"]
+            ),
+            reloads: register!(r, IntCounterVec, "stickyd_reloads_total", "Reloads by result.", &["result"]),
+            registry: r,
+        }
+    }
+
+    /// Resolves the counters of an upstream.
+    pub fn upstream(&self, name: &str) -> UpstreamSeries {
+        let refusal = |fate| self.refusals.with_label_values(&[name, fate]);
+        let seconds = |kind| self.seconds.with_label_values(&[name, kind]);
+        UpstreamSeries {
+            affinity: Source::ALL.map(|s| self.affinity.with_label_values(&[name, s.word()])),
+            discoveries: Discovery::ALL.map(|d| self.discoveries.with_label_values(&[name, d.word()])),
+            request_seconds: seconds("request"),
+            poll_seconds: seconds("poll"),
+            tunnel_seconds: seconds("tunnel"),
+            refusals_forwarded: refusal("forwarded"),
+            refusals_healed: refusal("healed"),
+            refusals_own: refusal("own"),
+            probes: self.attempts.with_label_values(&[name, "probe"]),
+            attempts: self.attempts.with_label_values(&[name, "request"]),
+            learned: self.learned.with_label_values(&[name, "learned"]),
+            unlearned: self.learned.with_label_values(&[name, "unlearned"]),
+            upgrades_asked: self.upgrades.with_label_values(&[name, "asked"]),
+            upgrades_granted: self.upgrades.with_label_values(&[name, "granted"]),
+            bytes_up: self.bytes.with_label_values(&[name, "up"]),
+            bytes_down: self.bytes.with_label_values(&[name, "down"]),
+        }
+    }
+
+    /// Resolves the counters of a worker.
+    pub fn worker(&self, upstream: &str, worker: &str) -> WorkerSeries {
+        let failure = |kind| self.failures.with_label_values(&[upstream, worker, kind]);
+        WorkerSeries {
+            classes: ["1xx", "2xx", "3xx", "4xx", "5xx"]
+                .map(|class| self.requests.with_label_values(&[upstream, worker, class])),
+            connect_failures: failure("connect"),
+            broken: failure("broken"),
+            timeouts: failure("timeout"),
+        }
+    }
+
+    /// The exposition text of everything, with gauges read from live state now.
+    pub fn render(&self, shared: &Shared) -> Vec<u8> {
+        self.generations.reset();
+        for gauge in [&self.sessions, &self.tunnels, &self.in_flight, &self.states, &self.admin_states] {
+            gauge.reset();
+        }
+        for upstream in &shared.snapshot.load().upstreams {
+            for member in &upstream.members {
+                self.show_worker(&member.worker);
+            }
+        }
+        self.pins.set(gauge(shared.pins.len()));
+        self.pins_limit.set(gauge(shared.pins.capacity()));
+        self.replay.set(gauge(shared.replay.held()));
+        self.clients.set(gauge(shared.clients.load(std::sync::atomic::Ordering::Relaxed)));
+        let mut text = Vec::with_capacity(16 * 1024);
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "metrics could not be encoded");
+        }
+        text
+    }
+
+    fn show_worker(&self, worker: &Worker) {
+        let labels = &[&*worker.upstream, worker.name.as_str()];
+        self.generations.with_label_values(labels).set(i64::from(worker.generation()));
+        self.sessions.with_label_values(labels).set(i64::from(worker.sessions()));
+        self.tunnels.with_label_values(labels).set(i64::from(worker.tunnels()));
+        self.in_flight.with_label_values(labels).set(i64::from(worker.in_flight()));
+        let health = worker.health().word();
+        self.states.with_label_values(&[&*worker.upstream, &worker.name, health]).set(1);
+        self.admin_states.with_label_values(&[&*worker.upstream, &worker.name, worker.admin_word()]).set(1);
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

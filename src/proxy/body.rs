@@ -1,0 +1,212 @@
+//! The bodies that pass: from client to worker ([`Outgoing`]) and from worker to client ([`Reply`]). Streams, both ways,
+//! with the reader's pace; nothing is held but what discovery may have to send again and what learning has to see.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+
+use super::record::Record;
+use crate::thread::Thread;
+use crate::upstream::connect::Lease;
+
+/// A request's body on its way to a worker.
+pub enum Outgoing {
+    /// As it comes from the client.
+    Stream(Incoming),
+    /// Held whole, so that it can be sent again.
+    Held(Bytes),
+    /// Found too large to hold: what was read, then the stream.
+    Resumed(Bytes, Incoming),
+}
+
+impl Outgoing {
+    /// No body.
+    pub const EMPTY: Self = Self::Held(Bytes::new());
+
+    /// What was read of it, put back in front.
+    pub fn after(self, read: Bytes) -> Self {
+        match self {
+            Self::Stream(rest) => Self::Resumed(read, rest),
+            other @ (Self::Held(_) | Self::Resumed(..)) => other,
+        }
+    }
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Stream(body) => Pin::new(body).poll_frame(cx),
+            Self::Held(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Resumed(bytes, body) if bytes.is_empty() => Pin::new(body).poll_frame(cx),
+            Self::Held(bytes) | Self::Resumed(bytes, _) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Stream(body) => body.is_end_stream(),
+            Self::Held(bytes) => bytes.is_empty(),
+            Self::Resumed(bytes, body) => bytes.is_empty() && body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Stream(body) => body.size_hint(),
+            Self::Held(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Resumed(bytes, body) => add_held(body.size_hint(), bytes.len() as u64),
+        }
+    }
+}
+
+/// A worker's answer body, driving the connection it comes from.
+pub struct Answer {
+    incoming: Incoming,
+    lease: Option<Box<Lease>>,
+    thread: Rc<Thread>,
+}
+
+impl Answer {
+    /// The body of the answer that came over `lease`.
+    pub fn new(incoming: Incoming, lease: Box<Lease>, thread: Rc<Thread>) -> Self {
+        Self { incoming, lease: Some(lease), thread }
+    }
+
+    fn give_back(&mut self, cx: &mut Context<'_>) {
+        if let Some(lease) = self.lease.take() {
+            lease.give_back(&self.thread, cx);
+        }
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = self.get_mut();
+        if this.incoming.is_end_stream() {
+            this.give_back(cx);
+            return Poll::Ready(None);
+        }
+        // First what has arrived, then the connection, then what that brought.
+        for last in [false, true] {
+            match Pin::new(&mut this.incoming).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    if this.incoming.is_end_stream() {
+                        this.give_back(cx);
+                    }
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                Poll::Ready(None) => {
+                    this.give_back(cx);
+                    return Poll::Ready(None);
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    this.lease = None;
+                    return Poll::Ready(Some(Err(error)));
+                }
+                Poll::Pending if last => break,
+                Poll::Pending => {}
+            }
+            if let Some(lease) = &mut this.lease
+                && lease.poll_connection(cx).is_ready()
+            {
+                this.lease = None;
+            }
+        }
+        Poll::Pending
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+/// What a client gets.
+pub struct Reply {
+    /// Data read ahead (by learning or refusal matching), sent before the rest.
+    held: VecDeque<Frame<Bytes>>,
+    rest: Option<Answer>,
+    /// What ends with the answer: counts, an open poll, the log line.
+    record: Option<Box<Record>>,
+}
+
+impl Reply {
+    /// A whole body.
+    pub fn whole(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        let held = if bytes.is_empty() { VecDeque::new() } else { VecDeque::from([Frame::data(bytes)]) };
+        Self { held, rest: None, record: None }
+    }
+
+    /// A worker's answer, `held` having been read of it.
+    pub fn stream(held: VecDeque<Frame<Bytes>>, rest: Answer) -> Self {
+        Self { held, rest: Some(rest), record: None }
+    }
+
+    /// The same, with what shall end with it.
+    pub fn recorded(mut self, record: Box<Record>) -> Self {
+        self.record = Some(record);
+        self
+    }
+
+    fn passed(&mut self, frame: &Frame<Bytes>) {
+        if let (Some(record), Some(data)) = (&mut self.record, frame.data_ref()) {
+            record.bytes_down += data.len() as u64;
+        }
+    }
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = self.get_mut();
+        if let Some(frame) = this.held.pop_front() {
+            this.passed(&frame);
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        let Some(rest) = &mut this.rest else {
+            return Poll::Ready(None);
+        };
+        let polled = Pin::new(rest).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            this.passed(frame);
+        } else if let (Poll::Ready(Some(Err(_))), Some(record)) = (&polled, &mut this.record) {
+            record.cut_off();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.held.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let held: u64 = self.held.iter().filter_map(|frame| frame.data_ref()).map(|data| data.len() as u64).sum();
+        let rest = self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+        add_held(rest, held)
+    }
+}
+
+fn add_held(rest: SizeHint, held: u64) -> SizeHint {
+    let mut hint = SizeHint::new();
+    if let Some(upper) = rest.upper() {
+        hint.set_upper(upper + held);
+    }
+    hint.set_lower(rest.lower() + held);
+    hint
+}

@@ -1,0 +1,296 @@
+//! One request to one worker, and its answer back: attempts, what may be tried again, and what an answer teaches.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Frame, Incoming};
+use hyper::header::{self, HeaderValue};
+use hyper::http::response::Parts;
+use hyper::{Method, Request, Response, StatusCode};
+
+use super::Job;
+use super::ask::Kind;
+use super::body::{Answer, Outgoing, Reply};
+use super::headers;
+use super::record::Record;
+use super::respond::{self, Problem};
+use crate::affinity::session::{self, Handshake, OpenPacket};
+use crate::affinity::{self, Choice, Resolved, cookie};
+use crate::tunnel;
+use crate::upstream::connect::{self, ConnectError, Failure, Lease};
+use crate::upstream::worker::{Count, Worker};
+
+/// A request with a sid goes out only on a connection idle for less than this: it must not race the worker's close,
+/// because it cannot be sent twice (design.md §8).
+const SESSION_IDLE: Duration = Duration::from_secs(2);
+
+/// How long an answer's body may take to show what has to be read of it before it is released (design.md §3.3).
+const READ_AHEAD: Duration = Duration::from_secs(5);
+
+/// Why an attempt failed; the request comes back when nothing of it was sent.
+pub enum Missed {
+    /// No connection.
+    Connect(ConnectError, Request<Outgoing>),
+    /// The connection broke, or the answer was none. What was sent may have been acted upon.
+    Broken,
+    /// No answer in time.
+    TimedOut,
+}
+
+/// Sends the request to the chosen worker and answers with what it says. A worker that cannot be reached is passed over
+/// when the request has no session; nothing else is tried twice (invariant 4).
+pub async fn to(job: &Job, mut choice: Choice, mut request: Request<Outgoing>, record: &mut Record) -> Response<Reply> {
+    let mut tried = Vec::new();
+    loop {
+        record.decided(&choice.worker, choice.why);
+        match attempt(job, &choice.worker, request).await {
+            Ok((response, lease, in_flight)) => return deliver(job, choice, response, lease, in_flight, record).await,
+            Err(Missed::Connect(_, back)) if !matches!(job.ask.kind, Kind::Session { .. }) => {
+                request = back;
+                tried.push(choice.worker.serial);
+                let shared = &job.conn.thread.shared;
+                match affinity::resolve(shared, &job.upstream, &job.ask, job.client, &tried) {
+                    Resolved::Worker(next) => choice = next,
+                    Resolved::Unpinned(_) | Resolved::Ended | Resolved::Nobody => {
+                        return respond::problem(Problem::NoWorker);
+                    }
+                }
+            }
+            Err(missed) => return lost(job, &choice, &missed),
+        }
+    }
+}
+
+/// The answer to a request whose worker could not give one. A gone worker's session gets the refusal that makes its
+/// client start anew at once.
+fn lost(job: &Job, choice: &Choice, missed: &Missed) -> Response<Reply> {
+    if let (Kind::Session { key, .. }, true) = (job.ask.kind, choice.worker.gone()) {
+        affinity::forget(&job.conn.thread.shared, key);
+        job.upstream.series().refusals_own.inc();
+        return respond::session_unknown(&job.ask);
+    }
+    problem_of(missed)
+}
+
+/// The plain answer to a missed attempt.
+pub fn problem_of(missed: &Missed) -> Response<Reply> {
+    respond::problem(match missed {
+        Missed::Connect(ConnectError::TimedOut, _) | Missed::TimedOut => Problem::TimedOut,
+        Missed::Connect(ConnectError::Refused | ConnectError::Full, _) => Problem::NoWorker,
+        Missed::Connect(ConnectError::Io(_), _) | Missed::Broken => Problem::BadGateway,
+    })
+}
+
+/// One try at one worker. A request that hyper hands back unsent (its idle connection had just closed) goes again, on a
+/// new connection, to the same worker.
+pub async fn attempt(
+    job: &Job,
+    worker: &Arc<Worker>,
+    mut request: Request<Outgoing>,
+) -> Result<(Response<Incoming>, Box<Lease>, Count), Missed> {
+    let config = &job.upstream.config;
+    let session = matches!(job.ask.kind, Kind::Session { .. });
+    let mut max_idle = if session { SESSION_IDLE } else { Duration::MAX };
+    let patience =
+        if session { config.response_timeout.max(job.upstream.session_ttl()) } else { config.response_timeout };
+    loop {
+        let lease = match connect::lease(&job.conn.thread, worker, max_idle, config.connect_timeout).await {
+            Ok(lease) => lease,
+            Err(error) => {
+                tracing::debug!(worker = %worker.name, %error, "no connection");
+                return Err(Missed::Connect(error, request));
+            }
+        };
+        let in_flight = worker.request();
+        match lease.exchange(request, patience, job.ask.is_poll()).await {
+            Ok((response, lease)) => return Ok((response, lease, in_flight)),
+            Err(Failure::Unsent(back)) if !max_idle.is_zero() => {
+                request = *back;
+                max_idle = Duration::ZERO;
+            }
+            Err(Failure::Unsent(_)) => return Err(Missed::Broken),
+            Err(Failure::Broken(error)) => {
+                tracing::debug!(worker = %worker.name, %error, "no valid answer");
+                worker.series.broken.inc();
+                return Err(Missed::Broken);
+            }
+            Err(Failure::TimedOut) => {
+                worker.series.timeouts.inc();
+                return Err(Missed::TimedOut);
+            }
+        }
+    }
+}
+
+/// Turns a worker's answer into the client's: learns from it, drops what it ends, cleans its head.
+pub async fn deliver(
+    job: &Job,
+    mut choice: Choice,
+    response: Response<Incoming>,
+    lease: Box<Lease>,
+    in_flight: Count,
+    record: &mut Record,
+) -> Response<Reply> {
+    let status = response.status();
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        return tunnel::grant(job, choice, response, lease, record).await;
+    }
+    let (mut parts, incoming) = response.into_parts();
+    let ended = incoming.is_end_stream();
+    let mut answer = Answer::new(incoming, lease, job.conn.thread.clone());
+    let mut held = VecDeque::new();
+    if ended {
+        // hyper will not ask an ended body for its end, so the connection is given back here.
+        poll_fn(|cx| Poll::Ready(Pin::new(&mut answer).poll_frame(cx).is_ready())).await;
+    } else if let Err(problem) = read_ahead(job, &mut choice, &parts, &mut answer, &mut held).await {
+        return respond::problem(problem);
+    }
+    if job.goodbye
+        && status == StatusCode::OK
+        && let Kind::Session { key, .. } = job.ask.kind
+    {
+        affinity::forget(&job.conn.thread.shared, key);
+    }
+    set_cookie(job, &choice, &mut parts);
+    record.answered(&choice.worker, status, in_flight, choice.hold);
+    release(parts, held, answer)
+}
+
+/// Lets an answer go to the client: its head cleaned, what was read of its body first.
+pub fn release(mut parts: Parts, held: VecDeque<Frame<Bytes>>, answer: Answer) -> Response<Reply> {
+    headers::to_client(&mut parts.headers, false);
+    Response::from_parts(parts, Reply::stream(held, answer))
+}
+
+/// Sets the affinity cookie the choice brought, where no shared cache may store it.
+pub fn set_cookie(job: &Job, choice: &Choice, parts: &mut Parts) {
+    if let (Some(jar), Some(new)) = (&job.upstream.jar, &choice.cookie)
+        && cookie::may_set(&parts.headers)
+    {
+        parts.headers.append(header::SET_COOKIE, jar.write(new, job.client.secure));
+    }
+}
+
+/// Reads what must be known of a body before its first byte is released: a handshake's open packet, a refusal.
+async fn read_ahead(
+    job: &Job,
+    choice: &mut Choice,
+    parts: &Parts,
+    answer: &mut Answer,
+    held: &mut VecDeque<Frame<Bytes>>,
+) -> Result<(), Problem> {
+    match (job.ask.kind, parts.status) {
+        (Kind::Handshake, StatusCode::OK) => learn(job, choice, parts, answer, held).await,
+        (Kind::Session { key, .. }, StatusCode::BAD_REQUEST) => {
+            if refuses(parts.status, answer, held).await? {
+                affinity::refused_by_owner(&job.conn.thread.shared, key);
+                job.upstream.series().refusals_forwarded.inc();
+                choice.hold = None;
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Learns a polling handshake and pins it (invariant 3). What cannot be learned is released all the same, and counted.
+async fn learn(
+    job: &Job,
+    choice: &mut Choice,
+    parts: &Parts,
+    answer: &mut Answer,
+    held: &mut VecDeque<Frame<Bytes>>,
+) -> Result<(), Problem> {
+    let mut found = None;
+    read_while(answer, held, session::MAX_HANDSHAKE, |seen| match session::open_packet(seen) {
+        OpenPacket::NeedMore => true,
+        OpenPacket::NotOne => false,
+        OpenPacket::Open(handshake) => {
+            found = Some(handshake);
+            false
+        }
+    })
+    .await?;
+    let set_cookies = parts.headers.get_all(header::SET_COOKIE).iter().map(HeaderValue::as_bytes);
+    let (sid, ttl) = match found {
+        Some(Handshake { sid, ping_interval, ping_timeout, max_payload }) => {
+            (sid, job.upstream.learn(ping_interval, ping_timeout, max_payload))
+        }
+        None => match session::io_cookie(set_cookies) {
+            Some(sid) => (sid, job.upstream.session_ttl()),
+            None => {
+                job.upstream.series().unlearned.inc();
+                return Ok(());
+            }
+        },
+    };
+    if let Some(seat) = choice.seat.take() {
+        let shared = &job.conn.thread.shared;
+        let key = shared.keys.key(&job.upstream.config.name, sid.as_bytes());
+        affinity::pin(shared, key, job.client, seat, ttl);
+        affinity::watch_one_address(shared, &job.upstream, job.client);
+        job.upstream.series().learned.inc();
+    }
+    Ok(())
+}
+
+/// Whether an answer is a worker's explicit "I do not know this session"; reads at most what a refusal can be long.
+pub async fn refuses(
+    status: StatusCode,
+    answer: &mut Answer,
+    held: &mut VecDeque<Frame<Bytes>>,
+) -> Result<bool, Problem> {
+    let mut body = Vec::new();
+    read_while(answer, held, session::MAX_REFUSAL + 1, |seen| {
+        body.clear();
+        body.extend_from_slice(seen);
+        true
+    })
+    .await?;
+    Ok(session::is_refusal(status.as_u16(), &body))
+}
+
+/// Reads frames into `held` while `more` wants to see more, up to `limit` bytes and [`READ_AHEAD`].
+async fn read_while(
+    answer: &mut Answer,
+    held: &mut VecDeque<Frame<Bytes>>,
+    limit: usize,
+    mut more: impl FnMut(&[u8]) -> bool,
+) -> Result<(), Problem> {
+    let mut seen = Vec::new();
+    let read = async {
+        while let Some(frame) = answer.frame().await {
+            let Ok(frame) = frame else { return Err(Problem::BadGateway) };
+            let data = frame.data_ref().cloned();
+            held.push_back(frame);
+            let Some(data) = data else { continue };
+            seen.extend_from_slice(&data);
+            if !more(&seen) || seen.len() >= limit {
+                break;
+            }
+        }
+        Ok(())
+    };
+    // Slow is not wrong: past the time what has come is released as it is.
+    tokio::time::timeout(READ_AHEAD, read).await.unwrap_or(Ok(()))
+}
+
+/// A POST of a few bytes may be the client's goodbye (protocols §1.3): then its pin ends with the worker's answer, and
+/// the live sessions of a worker are exact.
+pub async fn watch_goodbye(job: &mut Job, request: Request<Outgoing>) -> Result<Request<Outgoing>, Problem> {
+    const LONGEST_GOODBYE: u64 = 8;
+    let small = request.body().size_hint().exact().is_some_and(|length| (1..=LONGEST_GOODBYE).contains(&length));
+    if !small || request.method() != Method::POST || !matches!(job.ask.kind, Kind::Session { .. }) {
+        return Ok(request);
+    }
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await.map_err(|_| Problem::BadRequest("the body broke off"))?.to_bytes();
+    job.goodbye = session::says_goodbye(&body);
+    Ok(Request::from_parts(parts, Outgoing::Held(body)))
+}

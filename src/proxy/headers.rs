@@ -1,0 +1,274 @@
+//! Heads written anew: what is stripped, what is added, and whose word is believed.
+//!
+//! Hop-by-hop fields and those `Connection` nominates stop here, both ways (RFC 9110 §7.6.1). Identity fields
+//! (`X-Forwarded-*`, `X-Real-IP`, `Forwarded`, `X-Request-Id`) are ours: kept from trusted proxies only, and added after
+//! stripping, so that a client's `Connection: x-forwarded-for` cannot remove them.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{Request, Uri, Version};
+
+use super::ask::{Ask, Kind};
+use super::respond::Problem;
+use crate::listener::conn::Conn;
+
+/// Fields that belong to one hop.
+const HOP: [HeaderName; 7] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Identity fields nobody but a trusted proxy may set.
+const IDENTITY: [HeaderName; 6] =
+    [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, FORWARDED_PORT, REAL_IP, header::FORWARDED];
+
+/// Who asks: the connection's peer, or what a trusted proxy says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Client {
+    /// The client's address.
+    pub address: IpAddr,
+    /// It came over TLS, to us or to the trusted proxy in front.
+    pub secure: bool,
+}
+
+impl Client {
+    /// Reads who asks from a head.
+    pub fn read(conn: &Conn, headers: &HeaderMap) -> Self {
+        let mut client = Self { address: conn.peer_ip, secure: conn.tls };
+        if conn.trusted {
+            client.address = right_most_untrusted(conn, headers);
+            if let Some(proto) = headers.get(FORWARDED_PROTO) {
+                client.secure = proto.as_bytes().eq_ignore_ascii_case(b"https");
+            }
+        }
+        client
+    }
+
+    /// What of the address counts as one client: IPv4 whole, IPv6 by /64 (one household).
+    pub fn key(&self) -> [u8; 16] {
+        match self.address {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).octets(),
+        }
+    }
+}
+
+/// The right-most hop of `X-Forwarded-For` that is no trusted proxy: everything left of it is hearsay.
+fn right_most_untrusted(conn: &Conn, headers: &HeaderMap) -> IpAddr {
+    let mut seen = conn.peer_ip;
+    for value in headers.get_all(FORWARDED_FOR).iter().rev() {
+        let Ok(value) = value.to_str() else { return seen };
+        for hop in value.rsplit(',') {
+            let Some(address) = parse_hop(hop.trim()) else { return seen };
+            seen = address;
+            if !conn.listener.trusts(address) {
+                return seen;
+            }
+        }
+    }
+    seen
+}
+
+/// `1.2.3.4`, `1.2.3.4:567`, `::1`, `[::1]:567`.
+fn parse_hop(hop: &str) -> Option<IpAddr> {
+    let address = hop
+        .parse::<IpAddr>()
+        .ok()
+        .or_else(|| hop.parse::<std::net::SocketAddr>().ok().map(|a| a.ip()))
+        .or_else(|| hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok())?;
+    Some(address.to_canonical())
+}
+
+/// The one host a request is for (RFC 9112 §3.2). An absolute-form target replaces the field; where we connect is never
+/// a client's to say.
+///
+/// # Errors
+/// No Host in HTTP/1.1, two of them, or one that is no host.
+pub fn host<B>(request: &Request<B>) -> Result<&str, Problem> {
+    if let Some(authority) = request.uri().authority() {
+        return Ok(authority.as_str());
+    }
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let (first, second) = (hosts.next(), hosts.next());
+    if second.is_some() {
+        return Err(Problem::BadRequest("more than one Host"));
+    }
+    match first {
+        None if request.version() < Version::HTTP_11 => Ok(""),
+        None => Err(Problem::BadRequest("no Host")),
+        Some(host) => host
+            .to_str()
+            .ok()
+            .filter(|host| host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+;=".contains(&b)))
+            .ok_or(Problem::BadRequest("Host is no host")),
+    }
+}
+
+/// Makes a client's request head fit for a worker.
+pub fn to_worker(conn: &Conn, client: Client, parts: &mut Parts, ask: &Ask) {
+    let headers = &mut parts.headers;
+    if let Some(authority) = parts.uri.authority() {
+        if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
+            headers.insert(header::HOST, host);
+        }
+        parts.uri = parts.uri.path_and_query().cloned().map_or_else(|| Uri::from_static("/"), Uri::from);
+    }
+    parts.version = Version::HTTP_11;
+    if ask.kind == Kind::Handshake {
+        // A compressed open packet cannot be learned, and 100 bytes gain nothing (protocols §1.2).
+        headers.remove(header::ACCEPT_ENCODING);
+    }
+    let te_trailers = headers.get(header::TE).is_some_and(|te| has_token(te.as_bytes(), b"trailers"));
+    strip_hop(headers);
+    headers.remove(header::TE);
+    if te_trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    let forwarded_for = chain(conn, client, headers);
+    if !conn.trusted {
+        for name in &IDENTITY {
+            headers.remove(name);
+        }
+        headers.remove(REQUEST_ID);
+    }
+    headers.insert(FORWARDED_FOR, forwarded_for);
+    if !headers.contains_key(FORWARDED_PROTO) {
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if client.secure { "https" } else { "http" }));
+    }
+    if !headers.contains_key(FORWARDED_HOST)
+        && let Some(host) = headers.get(header::HOST)
+    {
+        let host = host.clone();
+        headers.insert(FORWARDED_HOST, host);
+    }
+    if !headers.contains_key(FORWARDED_PORT) {
+        headers.insert(FORWARDED_PORT, conn.listener.port_value.clone());
+    }
+    if !headers.contains_key(REQUEST_ID) {
+        headers.insert(REQUEST_ID, request_id(conn.thread.request_id()));
+    }
+    if ask.upgrade.is_some() {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    }
+}
+
+/// The peer's address behind what a trusted proxy says; alone otherwise.
+fn chain(conn: &Conn, client: Client, headers: &HeaderMap) -> HeaderValue {
+    if !conn.trusted || client.address == conn.peer_ip {
+        return conn.peer_value.clone();
+    }
+    let mut text = Vec::with_capacity(64);
+    for value in headers.get_all(FORWARDED_FOR) {
+        text.extend_from_slice(value.as_bytes());
+        text.extend_from_slice(b", ");
+    }
+    text.extend_from_slice(conn.peer_value.as_bytes());
+    HeaderValue::from_bytes(&text).unwrap_or_else(|_| conn.peer_value.clone())
+}
+
+fn request_id(number: u64) -> HeaderValue {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [b'0'; 16];
+    for (place, digit) in text.iter_mut().rev().enumerate() {
+        *digit = *HEX.get(((number >> (place * 4)) & 0xf) as usize).unwrap_or(&b'0');
+    }
+    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("0"))
+}
+
+/// Makes a worker's answer head fit for a client. `upgrade`: a checked 101, which keeps its two fields.
+pub fn to_client(headers: &mut HeaderMap, upgrade: bool) {
+    strip_hop(headers);
+    if upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    }
+}
+
+fn strip_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        // Nothing to allocate for the usual `keep-alive` and `close`.
+        let nominated: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|&b| b == b','))
+            .map(<[u8]>::trim_ascii)
+            .filter(|name| !name.eq_ignore_ascii_case(b"keep-alive") && !name.eq_ignore_ascii_case(b"close"))
+            .filter_map(|name| HeaderName::from_bytes(name).ok())
+            // Framing and routing are never a hop's to take away (threats §2).
+            .filter(|name| name != header::CONTENT_LENGTH && name != header::HOST && name != header::TRAILER)
+            .collect();
+        for name in nominated {
+            headers.remove(name);
+        }
+    }
+    for name in &HOP {
+        headers.remove(name);
+    }
+}
+
+/// Whether a comma-separated field value has `token`, in any case.
+pub fn has_token(value: &[u8], token: &[u8]) -> bool {
+    value.split(|&b| b == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(token))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hops_are_read_in_every_form() {
+        for (text, expected) in [
+            ("1.2.3.4", Some("1.2.3.4")),
+            ("1.2.3.4:99", Some("1.2.3.4")),
+            ("::1", Some("::1")),
+            ("[::1]:99", Some("::1")),
+            ("[::1]", Some("::1")),
+            ("::ffff:1.2.3.4", Some("1.2.3.4")),
+            ("unknown", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_hop(text), expected.map(|e| e.parse().unwrap()), "{text}");
+        }
+    }
+
+    #[test]
+    fn nominated_fields_stop_here_but_never_framing() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "keep-alive, X-Secret , content-length,host"),
+            ("x-secret", "1"),
+            ("content-length", "5"),
+            ("host", "a"),
+            ("keep-alive", "timeout=5"),
+            ("upgrade", "h2c"),
+            ("accept", "*/*"),
+        ] {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        strip_hop(&mut headers);
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["accept", "content-length", "host"]);
+    }
+
+    #[test]
+    fn request_ids_are_sixteen_hex_digits() {
+        assert_eq!(request_id(0xdead_beef), "00000000deadbeef");
+        assert_eq!(request_id(u64::MAX), "ffffffffffffffff");
+    }
+}

@@ -1,0 +1,97 @@
+//! The story of a request, on one screen: read what it asks, find its upstream, decide its worker, forward, answer.
+
+pub mod ask;
+pub mod body;
+pub mod forward;
+pub mod headers;
+pub mod record;
+pub mod respond;
+mod route;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response};
+
+use crate::affinity::{self, Resolved, discover};
+use crate::listener::conn::Conn;
+use crate::upstream::Upstream;
+use ask::Ask;
+use body::{Outgoing, Reply};
+use headers::Client;
+use record::Record;
+use respond::Problem;
+
+/// One request on its way: what every step needs to know.
+pub struct Job {
+    /// The client's connection.
+    pub conn: Rc<Conn>,
+    /// Where it goes.
+    pub upstream: Arc<Upstream>,
+    /// What it asks.
+    pub ask: Ask,
+    /// Who asks.
+    pub client: Client,
+    /// A POST that ends its Engine.IO session.
+    pub goodbye: bool,
+}
+
+/// Answers one request. Every path out of here is an answer; nothing is remembered on the connection (invariant 1).
+pub async fn handle(conn: Rc<Conn>, request: Request<Incoming>) -> Response<Reply> {
+    let mut record = Record::begin(&conn, &request);
+    let response = match read(&conn, &request) {
+        Err(problem) => respond::problem(problem),
+        Ok(job) => {
+            let request = prepare(&job, request);
+            serve(job, request, &mut record).await
+        }
+    };
+    record.finish(response)
+}
+
+/// Decides the worker and forwards.
+async fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) -> Response<Reply> {
+    let shared = &job.conn.thread.shared;
+    record.concerns(&job.upstream, &job.ask);
+    let resolved = affinity::resolve(shared, &job.upstream, &job.ask, job.client, &[]);
+    match resolved {
+        Resolved::Worker(choice) => {
+            let request = match forward::watch_goodbye(&mut job, request).await {
+                Ok(request) => request,
+                Err(problem) => return respond::problem(problem),
+            };
+            forward::to(&job, choice, request, record).await
+        }
+        Resolved::Unpinned(key) => discover::find(&job, key, request, record).await,
+        Resolved::Ended => {
+            job.upstream.series().refusals_own.inc();
+            respond::session_unknown(&job.ask)
+        }
+        Resolved::Nobody => respond::problem(Problem::NoWorker),
+    }
+}
+
+/// Reads what a head says; a head that means nothing, or two things, is a problem.
+fn read(conn: &Rc<Conn>, request: &Request<Incoming>) -> Result<Job, Problem> {
+    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+        return Err(Problem::NotImplemented);
+    }
+    let host = headers::host(request)?;
+    let shared = &conn.thread.shared;
+    let snapshot = shared.snapshot.load();
+    let Some(upstream) = route::find(&snapshot, host, request.uri().path()) else {
+        shared.metrics.unrouted.inc();
+        return Err(Problem::NoRoute);
+    };
+    let ask = Ask::read(shared, upstream, request);
+    let client = Client::read(conn, request.headers());
+    Ok(Job { conn: conn.clone(), upstream: upstream.clone(), ask, client, goodbye: false })
+}
+
+/// The request as workers get it: its head written anew (invariant 7), its body a stream.
+fn prepare(job: &Job, request: Request<Incoming>) -> Request<Outgoing> {
+    let (mut parts, body) = request.into_parts();
+    headers::to_worker(&job.conn, job.client, &mut parts, &job.ask);
+    Request::from_parts(parts, Outgoing::Stream(body))
+}

@@ -1,0 +1,139 @@
+//! What is known of one request when it is over: its metrics, its access log line, and the guards that end with it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use hyper::body::{Body, Incoming};
+use hyper::{Method, Request, Response, StatusCode, Uri};
+
+use super::ask::{Ask, Kind};
+use super::body::Reply;
+use crate::affinity::Hold;
+use crate::listener::conn::Conn;
+use crate::metrics::Source;
+use crate::upstream::Upstream;
+use crate::upstream::worker::{Count, Worker};
+
+/// Follows a request to the last byte of its answer.
+pub struct Record {
+    conn: Rc<Conn>,
+    started: Instant,
+    upstream: Option<Arc<Upstream>>,
+    poll: bool,
+    status: StatusCode,
+    cut: bool,
+    tunnel: bool,
+    /// Body bytes sent to the client.
+    pub bytes_down: u64,
+    /// Body bytes the client announced; streams of unknown length are not in it.
+    bytes_up: u64,
+    in_flight: Option<Count>,
+    hold: Option<Hold>,
+    line: Option<Box<Line>>,
+}
+
+/// What only the access log wants.
+struct Line {
+    method: Method,
+    uri: Uri,
+    worker: Option<Arc<Worker>>,
+    why: Option<Source>,
+}
+
+impl Record {
+    /// A request's head has arrived.
+    pub fn begin(conn: &Rc<Conn>, request: &Request<Incoming>) -> Box<Self> {
+        conn.busy();
+        let line = conn.thread.shared.snapshot.load().access_log.then(|| {
+            Box::new(Line { method: request.method().clone(), uri: request.uri().clone(), worker: None, why: None })
+        });
+        Box::new(Self {
+            conn: conn.clone(),
+            started: Instant::now(),
+            upstream: None,
+            poll: false,
+            status: StatusCode::OK,
+            cut: false,
+            tunnel: false,
+            bytes_down: 0,
+            bytes_up: request.body().size_hint().exact().unwrap_or(0),
+            in_flight: None,
+            hold: None,
+            line,
+        })
+    }
+
+    /// It goes to this upstream.
+    pub fn concerns(&mut self, upstream: &Arc<Upstream>, ask: &Ask) {
+        self.upstream = Some(upstream.clone());
+        self.poll = matches!(ask.kind, Kind::Session { poll: true, .. });
+        if ask.upgrade.is_some() {
+            upstream.series().upgrades_asked.inc();
+        }
+    }
+
+    /// It was decided.
+    pub fn decided(&mut self, worker: &Arc<Worker>, why: Source) {
+        if let Some(upstream) = &self.upstream {
+            upstream.series().decided(why);
+        }
+        if let Some(line) = &mut self.line {
+            line.worker = Some(worker.clone());
+            line.why = Some(why);
+        }
+    }
+
+    /// A worker answered; these end with the answer's last byte.
+    pub fn answered(&mut self, worker: &Worker, status: StatusCode, in_flight: Count, hold: Option<Hold>) {
+        worker.series.answered(status.as_u16());
+        self.in_flight = Some(in_flight);
+        self.hold = hold;
+    }
+
+    /// It became a tunnel, which counts for itself.
+    pub fn became_tunnel(&mut self) {
+        self.tunnel = true;
+    }
+
+    /// The worker's answer broke off.
+    pub fn cut_off(&mut self) {
+        self.cut = true;
+    }
+
+    /// Attaches itself to the answer.
+    pub fn finish(mut self: Box<Self>, response: Response<Reply>) -> Response<Reply> {
+        self.status = response.status();
+        response.map(|body| body.recorded(self))
+    }
+
+    fn write_line(&self) {
+        let Some(line) = &self.line else { return };
+        tracing::info!(target: "access",
+            client = %self.conn.peer_ip,
+            method = %line.method,
+            uri = %line.uri,
+            status = self.status.as_u16(),
+            bytes = self.bytes_down,
+            ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            upstream = self.upstream.as_ref().map_or("-", |u| &u.config.name),
+            worker = line.worker.as_ref().map_or("-", |w| &w.name),
+            why = line.why.map_or("-", Source::word),
+            cut = self.cut,
+        );
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if let (Some(upstream), false) = (&self.upstream, self.tunnel) {
+            let series = upstream.series();
+            let seconds = if self.poll { &series.poll_seconds } else { &series.request_seconds };
+            seconds.observe(self.started.elapsed().as_secs_f64());
+            series.bytes_up.inc_by(self.bytes_up);
+            series.bytes_down.inc_by(self.bytes_down);
+        }
+        self.conn.idle();
+        self.write_line();
+    }
+}

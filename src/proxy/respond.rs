@@ -1,0 +1,81 @@
+//! Every answer stickyd writes itself (invariant 11); hyper's own bare 4xx on unparsable heads excepted.
+
+use hyper::header::{self, HeaderValue};
+use hyper::{Response, StatusCode};
+
+use super::ask::Ask;
+use super::body::Reply;
+
+/// Seconds a client is asked to wait where waiting helps.
+const RETRY_AFTER: &str = "1";
+
+/// What the client did wrong, or what went wrong behind us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Problem {
+    /// A head that means nothing or two things.
+    BadRequest(&'static str),
+    /// No route fits.
+    NoRoute,
+    /// No worker may take it.
+    NoWorker,
+    /// The worker's connection broke, or what it sent was no answer.
+    BadGateway,
+    /// The worker did not answer in time.
+    TimedOut,
+    /// stickyd is full here: the word says what.
+    Full(&'static str),
+    /// Two or more silent workers could own the session.
+    Undecided,
+    /// The method is none that is forwarded.
+    NotImplemented,
+}
+
+/// The plain-text answer to a problem. What cannot be told apart from an attack closes the connection.
+pub fn problem(problem: Problem) -> Response<Reply> {
+    let (status, text, close, retry) = match problem {
+        Problem::BadRequest(why) => (StatusCode::BAD_REQUEST, why, true, false),
+        Problem::NoRoute => (StatusCode::NOT_FOUND, "no route for this host and path", false, false),
+        Problem::NoWorker => (StatusCode::SERVICE_UNAVAILABLE, "no worker can take this request", false, true),
+        Problem::BadGateway => (StatusCode::BAD_GATEWAY, "the worker gave no valid answer", false, false),
+        Problem::TimedOut => (StatusCode::GATEWAY_TIMEOUT, "the worker did not answer in time", false, false),
+        Problem::Full(what) => (StatusCode::SERVICE_UNAVAILABLE, what, false, true),
+        Problem::Undecided => (StatusCode::SERVICE_UNAVAILABLE, "the session's worker is not known yet", false, true),
+        Problem::NotImplemented => (StatusCode::NOT_IMPLEMENTED, "this method is not forwarded", true, false),
+    };
+    let mut response = Response::new(Reply::whole(format!("{status}: {text}\n")));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if retry {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+    }
+    if close {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// Engine.IO's own refusal, in the form of the transport that asks (protocols §1.4): the client makes a new handshake
+/// in one round trip. A browser must be allowed to read it, so an `Origin` is echoed (design.md §3.1).
+pub fn session_unknown(ask: &Ask) -> Response<Reply> {
+    let (kind, body) = if ask.upgrade.is_some() {
+        ("text/html", "Session ID unknown")
+    } else {
+        ("application/json", r#"{"code":1,"message":"Session ID unknown"}"#)
+    };
+    let mut response = Response::new(Reply::whole(body));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(origin) = &ask.origin {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+    }
+    if ask.upgrade.is_some() {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}

@@ -1,0 +1,76 @@
+//! Host + path rule → upstream. First that fits wins; a host rule compares without port and case.
+
+use std::sync::Arc;
+
+use crate::config::Route;
+use crate::state::Snapshot;
+use crate::upstream::Upstream;
+
+/// The upstream for a request, `host` as the Host header has it.
+pub(super) fn find<'a>(snapshot: &'a Snapshot, host: &str, path: &str) -> Option<&'a Arc<Upstream>> {
+    if snapshot.routes.is_empty() {
+        return snapshot.upstreams.first();
+    }
+    let host = without_port(host);
+    let route = snapshot.routes.iter().find(|route| fits(route, host, path))?;
+    snapshot.upstreams.get(route.upstream)
+}
+
+fn fits(route: &Route, host: &str, path: &str) -> bool {
+    route.host.as_deref().is_none_or(|rule| fits_host(rule, host)) && fits_path(&route.path, path)
+}
+
+fn fits_host(rule: &str, host: &str) -> bool {
+    match rule.strip_prefix('*') {
+        Some(suffix) => {
+            host.len() > suffix.len()
+                && host.get(host.len() - suffix.len()..).is_some_and(|end| end.eq_ignore_ascii_case(suffix))
+        }
+        None => host.eq_ignore_ascii_case(rule),
+    }
+}
+
+/// A prefix on a segment boundary: `/chat` fits `/chat` and `/chat/x`, not `/chatter`.
+fn fits_path(rule: &str, path: &str) -> bool {
+    let rule = rule.strip_suffix('/').unwrap_or(rule);
+    path.strip_prefix(rule).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn without_port(host: &str) -> &str {
+    if host.starts_with('[') {
+        return host.find(']').and_then(|end| host.get(..=end)).unwrap_or(host);
+    }
+    host.split(':').next().unwrap_or(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_and_paths() {
+        for (rule, host, fit) in [
+            ("a.example", "A.example", true),
+            ("a.example", "b.example", false),
+            ("*.example", "a.example", true),
+            ("*.example", "example", false),
+            ("*.example", ".example", false),
+            ("*.example", "xexample", false),
+        ] {
+            assert_eq!(fits_host(rule, host), fit, "{rule} {host}");
+        }
+        for (rule, path, fit) in [
+            ("/", "/", true),
+            ("/", "/x", true),
+            ("/chat", "/chat", true),
+            ("/chat", "/chat/x", true),
+            ("/chat/", "/chat", true),
+            ("/chat", "/chatter", false),
+            ("/", "*", false),
+        ] {
+            assert_eq!(fits_path(rule, path), fit, "{rule} {path}");
+        }
+        assert_eq!(without_port("[::1]:80"), "[::1]");
+        assert_eq!(without_port("a:80"), "a");
+    }
+}

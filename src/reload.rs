@@ -1,0 +1,96 @@
+//! A reload: read the file, and replace the snapshot if it is good. A bad one changes nothing and says where (invariant 8).
+//!
+//! Lives on the control thread; SIGHUP and the admin listener ask it through a channel. What lives on carries over
+//! (`state::Snapshot::build`). What needs a restart is named, never silently ignored. Left out for now: watching the file,
+//! and changing listeners.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{self, Config};
+use crate::state::Shared;
+use crate::upstream::health;
+
+/// What became of a reload: what changed in the file but waits for a restart; or every mistake, with its place.
+pub type Outcome = Result<Vec<&'static str>, String>;
+
+/// Asks for a reload; the answer comes through the sender in it.
+pub type Ask = mpsc::Sender<oneshot::Sender<Outcome>>;
+
+/// Reloads one after the other, and runs the health checks of what is loaded.
+pub struct Reloader {
+    shared: Arc<Shared>,
+    running: Config,
+    file: Option<PathBuf>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Reloader {
+    /// Nothing is checked yet. `file`: what a reload reads; `None` when there is none.
+    pub fn new(
+        shared: Arc<Shared>,
+        running: Config,
+        file: Option<PathBuf>,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        Self { shared, running, file, tasks, stop }
+    }
+
+    /// Checks workers and answers asks until the server stops.
+    pub async fn run(mut self, mut asks: mpsc::Receiver<oneshot::Sender<Outcome>>) {
+        let mut checks = self.start_checks();
+        loop {
+            let ask = tokio::select! {
+                ask = asks.recv() => ask,
+                () = self.stop.cancelled() => None,
+            };
+            let Some(ask) = ask else { return };
+            let outcome = self.reload();
+            if outcome.is_ok() {
+                checks.cancel();
+                checks = self.start_checks();
+            }
+            // Who asked may have left.
+            let _ = ask.send(outcome);
+        }
+    }
+
+    fn start_checks(&self) -> CancellationToken {
+        let token = self.stop.child_token();
+        health::watch_all(&self.tasks, &self.shared.snapshot.load(), &token);
+        token
+    }
+
+    fn reload(&mut self) -> Outcome {
+        let Some(file) = &self.file else {
+            tracing::warn!("asked to reload, but stickyd was started without a file");
+            return Err("stickyd was started without a configuration file".to_owned());
+        };
+        match config::load_with_warnings(file) {
+            Ok((config, warnings)) => {
+                for warning in warnings {
+                    tracing::warn!("{}", warning.one_line());
+                }
+                let waiting = self.running.needs_restart(&config);
+                self.shared.replace(&config);
+                self.shared.metrics.reloads.with_label_values(&["ok"]).inc();
+                tracing::info!(file = %file.display(), "reloaded");
+                for what in &waiting {
+                    tracing::warn!("{what} changed in the file, but needs a restart");
+                }
+                Ok(waiting)
+            }
+            Err(errors) => {
+                self.shared.metrics.reloads.with_label_values(&["failed"]).inc();
+                tracing::error!("not reloaded, the old configuration stays:\n{errors}");
+                Err(errors.to_string())
+            }
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! The secret that signs cookies and keys the ring: from the config, from the state directory, or made up.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use crate::config::Config;
+
+/// Bytes of a secret stickyd makes itself.
+const LENGTH: usize = 32;
+
+/// The secret of this process.
+///
+/// # Errors
+/// The state directory cannot be made, or its secret neither read nor written.
+pub(crate) fn find(config: &Config) -> io::Result<Vec<u8>> {
+    if let Some(secret) = &config.secret {
+        return Ok(secret.0.clone());
+    }
+    let Some(directory) = &config.state_dir else {
+        tracing::warn!(
+            "no secret and no state_dir: cookies are signed with a secret in memory and are worth nothing after a restart"
+        );
+        return Ok(crate::random::bytes::<LENGTH>().to_vec());
+    };
+    fs::create_dir_all(directory)?;
+    let file = directory.join("secret");
+    match fs::read(&file) {
+        Ok(secret) if secret.len() >= 16 => Ok(secret),
+        Ok(_) => {
+            Err(io::Error::new(io::ErrorKind::InvalidData, format!("{} is shorter than 16 bytes", file.display())))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make(&file),
+        Err(error) => Err(error),
+    }
+}
+
+/// Written beside and linked into place, so that a crash leaves no half secret and two stickyds agree on one.
+fn make(file: &Path) -> io::Result<Vec<u8>> {
+    let secret = crate::random::bytes::<LENGTH>();
+    let draft = file.with_extension(format!("{}.new", std::process::id()));
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?.write_all(&secret)?;
+    let linked = fs::hard_link(&draft, file);
+    fs::remove_file(&draft)?;
+    match linked {
+        Ok(()) => Ok(secret.to_vec()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => fs::read(file),
+        Err(error) => Err(error),
+    }
+}

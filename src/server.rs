@@ -1,0 +1,185 @@
+//! A running stickyd: data threads, the control thread, and how they stop.
+//!
+//! Data threads (one per core) own listeners, connections, pools and tunnels. Health checks, sweeps, reload and the admin
+//! listener run on a thread of their own (design.md §8), so that a busy data thread makes nothing look sick.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::affinity::pins::{Keys, SHARDS};
+use crate::config::{AdminAddress, Config};
+use crate::drain::{self, Ended};
+use crate::listener::{self, BindError, ListenerPart};
+use crate::reload::{self, Reloader};
+use crate::state::Shared;
+use crate::{admin, secret};
+
+/// The whole pin table is swept once in this time.
+const SWEEP: Duration = Duration::from_secs(8);
+
+/// Why stickyd does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener's address or certificate.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The secret in the state directory.
+    #[error("the secret cannot be read or made: {0}")]
+    Secret(std::io::Error),
+    /// The admin listener's address.
+    #[error("cannot listen on the admin address {0}: {1}")]
+    Admin(String, std::io::Error),
+    /// Threads or runtimes.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+    /// No random bytes.
+    #[error("the operating system gives no random bytes")]
+    Random,
+}
+
+/// A running stickyd.
+pub struct Server {
+    shared: Arc<Shared>,
+    /// Where clients are accepted, in the order of the config; ports the kernel chose are filled in.
+    pub addresses: Vec<SocketAddr>,
+    /// Where the admin listener is.
+    pub admin: AdminAddress,
+    stop: Stop,
+    threads: Vec<JoinHandle<Ended>>,
+    control: JoinHandle<()>,
+    reload: reload::Ask,
+}
+
+/// The two words a stop knows; cloneable, and cheap to hold for whoever may say them.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    /// Finish what is under way, within the deadlines.
+    pub gently: CancellationToken,
+    /// End at once.
+    pub now: CancellationToken,
+    /// The control thread goes last.
+    control: CancellationToken,
+}
+
+impl Server {
+    /// Binds everything, then starts. `file` is what a reload reads.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing runs then.
+    pub fn start(config: Config, file: Option<PathBuf>) -> Result<Self, StartError> {
+        let secret = secret::find(&config).map_err(StartError::Secret)?;
+        let shared = Shared::new(&config, secret, Keys::random().map_err(|_| StartError::Random)?);
+        let mut bound = Vec::new();
+        for listener in &config.listeners {
+            bound.push(listener::bind(listener, config.threads)?);
+        }
+        let addresses = bound.iter().map(|b| b.address).collect();
+        let admin = admin::bind(&config.admin.address)
+            .map_err(|error| StartError::Admin(format!("{:?}", config.admin.address), error))?;
+        let admin_address = admin.address();
+        let stop = Stop::default();
+        let mut threads = Vec::new();
+        for index in 0..config.threads {
+            let parts = bound.iter_mut().filter_map(listener::Bound::take).collect();
+            let (shared, stop) = (shared.clone(), stop.clone());
+            let thread = std::thread::Builder::new().name(format!("data-{index}"));
+            threads.push(thread.spawn(move || data_thread(shared, parts, stop)).map_err(StartError::Thread)?);
+        }
+        let (reload, asks) = mpsc::channel(1);
+        let control = {
+            let (shared, stop) = (shared.clone(), stop.control.clone());
+            let settings = admin::Settings { token: config.admin.token.clone(), reload: reload.clone() };
+            let thread = std::thread::Builder::new().name("control".to_owned());
+            let run = move || control_thread(shared, admin, settings, Reload { config, file, asks }, stop);
+            thread.spawn(run).map_err(StartError::Thread)?
+        };
+        Ok(Self { shared, addresses, admin: admin_address, stop, threads, control, reload })
+    }
+
+    /// How to make it reload its file.
+    pub fn reload(&self) -> reload::Ask {
+        self.reload.clone()
+    }
+
+    /// How to stop it.
+    pub fn stop(&self) -> Stop {
+        self.stop.clone()
+    }
+
+    /// What all threads share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Waits until it has stopped, and says how that ended.
+    pub fn wait(self) -> Ended {
+        let mut ended = Ended::default();
+        for thread in self.threads {
+            ended.add(thread.join().unwrap_or(Ended { cut: 0, panicked: true }));
+        }
+        self.stop.control.cancel();
+        ended.panicked |= self.control.join().is_err();
+        ended
+    }
+}
+
+fn data_thread(shared: Arc<Shared>, parts: Vec<(std::net::TcpListener, ListenerPart)>, stop: Stop) -> Ended {
+    let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "a data thread has no runtime");
+            return Ended { cut: 0, panicked: true };
+        }
+    };
+    runtime.block_on(drain::run_thread(shared, parts, stop))
+}
+
+/// What the control thread needs to reload.
+struct Reload {
+    config: Config,
+    file: Option<PathBuf>,
+    asks: mpsc::Receiver<oneshot::Sender<reload::Outcome>>,
+}
+
+fn control_thread(
+    shared: Arc<Shared>,
+    admin: admin::Bound,
+    settings: admin::Settings,
+    reload: Reload,
+    stop: CancellationToken,
+) {
+    let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+        Ok(runtime) => runtime,
+        Err(error) => return tracing::error!(%error, "the control thread has no runtime"),
+    };
+    runtime.block_on(async {
+        let tasks = TaskTracker::new();
+        let reloader = Reloader::new(shared.clone(), reload.config, reload.file, tasks.clone(), stop.clone());
+        tasks.spawn_local(reloader.run(reload.asks));
+        tasks.spawn_local(stop.clone().run_until_cancelled_owned(sweep(shared.clone())));
+        tasks.spawn_local(admin::serve(admin, shared, settings, tasks.clone(), stop.clone()));
+        stop.cancelled().await;
+        tasks.close();
+        // What is left here answers an operator; it gets a moment, no more.
+        let _ = tokio::time::timeout(Duration::from_secs(1), tasks.wait()).await;
+    });
+}
+
+/// Takes expired pins out, one shard after the other.
+async fn sweep(shared: Arc<Shared>) {
+    let pause = SWEEP / u32::try_from(SHARDS).unwrap_or(64);
+    loop {
+        for shard in 0..SHARDS {
+            tokio::time::sleep(pause).await;
+            shared.pins.sweep(shard, Instant::now());
+        }
+    }
+}

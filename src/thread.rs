@@ -1,0 +1,220 @@
+//! A data thread: what its connections, pools and tunnels share without locks.
+//!
+//! One OS thread, one current-thread runtime, everything on it `!Send` (data-plane study §0.1). Threads share only
+//! [`Shared`]. Idle limits are kept by a tick over [`Live`] entries instead of a timer per connection: a timer costs an
+//! allocation and two wheel operations a request, the tick a few nanoseconds a connection a second.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use tokio_util::task::TaskTracker;
+
+use crate::clock;
+use crate::state::Shared;
+use crate::upstream::connect::Pool;
+
+/// How often idle limits and idle pools are looked at.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Bytes of the buffer all tunnels of a thread read into (data-plane study §2: 256 KiB beat 64 KiB by a sixth).
+const TUNNEL_BUFFER: usize = 256 * 1024;
+
+/// What the connections of one data thread share.
+pub struct Thread {
+    /// What all threads share.
+    pub shared: Arc<Shared>,
+    /// Idle connections by worker serial.
+    pub pools: RefCell<HashMap<u64, Pool>>,
+    /// Lent to one tunnel for one poll; never across an await.
+    pub buffer: RefCell<Box<[u8]>>,
+    /// Seconds, as of the last tick.
+    pub now_s: Cell<u32>,
+    /// Every task of this thread (invariant 10).
+    pub tasks: TaskTracker,
+    /// TLS handshakes under way: a storm of them holds its peak of memory (data-plane study §0.6).
+    pub handshakes: tokio::sync::Semaphore,
+    request_ids: Cell<u64>,
+    stopping: Cell<bool>,
+    live: RefCell<slab::Slab<Rc<Live>>>,
+}
+
+/// What a live connection or tunnel is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Nothing.
+    GoOn,
+    /// It was silent for longer than its limit.
+    Idle,
+    /// stickyd stops: finish what is under way, then close. A tunnel says 1001.
+    Stop,
+    /// The time to finish is over.
+    Cut,
+}
+
+/// The handle by which the thread reaches a live connection or tunnel.
+pub struct Live {
+    order: Cell<Order>,
+    waker: RefCell<Option<Waker>>,
+    /// Last activity, seconds.
+    since: Cell<u32>,
+    /// Seconds of silence allowed; 0: no limit now.
+    limit: Cell<u32>,
+    tunnel: Cell<bool>,
+}
+
+impl Live {
+    /// What it is told now.
+    pub fn order(&self) -> Order {
+        self.order.get()
+    }
+
+    /// Something moved.
+    pub fn touch(&self, now_s: u32) {
+        self.since.set(now_s);
+    }
+
+    /// Silence allowed from the last activity on, seconds; 0: no limit.
+    pub fn limit(&self, seconds: u32) {
+        self.limit.set(seconds);
+    }
+
+    /// From now on it is a tunnel, which has longer to end than a request, and its own limit of silence.
+    pub fn become_tunnel(&self, limit: u32) {
+        self.tunnel.set(true);
+        self.limit.set(limit);
+    }
+
+    /// Whom to wake when the order changes. Its task never changes, so once is enough.
+    pub fn watch(&self, waker: &Waker) {
+        let mut slot = self.waker.borrow_mut();
+        if slot.is_none() {
+            *slot = Some(waker.clone());
+        }
+    }
+
+    fn tell(&self, order: Order) {
+        if self.order.get() == Order::Cut {
+            return;
+        }
+        self.order.set(order);
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// A [`Live`] entry; dropping it takes it off the thread's list.
+pub struct Registered {
+    live: Rc<Live>,
+    thread: Rc<Thread>,
+    index: u32,
+}
+
+impl std::ops::Deref for Registered {
+    type Target = Live;
+
+    fn deref(&self) -> &Live {
+        &self.live
+    }
+}
+
+impl Registered {
+    /// The thread it lives on.
+    pub fn thread(&self) -> &Rc<Thread> {
+        &self.thread
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.thread.live.borrow_mut().try_remove(self.index as usize);
+        self.thread.shared.clients.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+impl Thread {
+    /// A thread with nothing on it. `index` only seeds request ids.
+    pub fn new(shared: Arc<Shared>) -> Rc<Self> {
+        let handshakes = tokio::sync::Semaphore::new(shared.limits.handshakes);
+        Rc::new(Self {
+            pools: RefCell::default(),
+            buffer: RefCell::new(vec![0; TUNNEL_BUFFER].into_boxed_slice()),
+            now_s: Cell::new(clock::now_s()),
+            tasks: TaskTracker::new(),
+            handshakes,
+            request_ids: Cell::new(crate::random::u64()),
+            live: RefCell::default(),
+            stopping: Cell::new(false),
+            shared,
+        })
+    }
+
+    /// Puts a client connection on the list, with `limit` seconds of silence allowed.
+    pub fn register(self: &Rc<Self>, limit: u32) -> Registered {
+        let live = Rc::new(Live {
+            order: Cell::new(if self.stopping.get() { Order::Stop } else { Order::GoOn }),
+            waker: RefCell::default(),
+            since: Cell::new(self.now_s.get()),
+            limit: Cell::new(limit),
+            tunnel: Cell::new(false),
+        });
+        let index = self.live.borrow_mut().insert(live.clone());
+        self.shared.clients.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        // A thread never holds 2³² sockets; if it did, the entry would only stay listed.
+        Registered { live, thread: self.clone(), index: u32::try_from(index).unwrap_or(u32::MAX) }
+    }
+
+    /// From now on everything live, and what still comes, is told to stop.
+    pub fn stop(&self) {
+        self.stopping.set(true);
+        for (_, live) in &*self.live.borrow() {
+            live.tell(Order::Stop);
+        }
+    }
+
+    /// Cuts what is left: requests, or all. Returns how many.
+    pub fn cut(&self, tunnels_too: bool) -> usize {
+        let live = self.live.borrow();
+        let cut = live.iter().filter(|(_, live)| tunnels_too || !live.tunnel.get());
+        cut.map(|(_, live)| live.tell(Order::Cut)).count()
+    }
+
+    /// Connections and tunnels on this thread.
+    pub fn live(&self) -> usize {
+        self.live.borrow().len()
+    }
+
+    /// A new request id: unique in this process, and not a count that tells a client how much others do.
+    pub fn request_id(&self) -> u64 {
+        let next = self.request_ids.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.request_ids.set(next);
+        crate::random::mix(next)
+    }
+
+    /// Keeps the clock, the idle limits and the pools; runs as long as the thread does.
+    pub async fn tick(self: Rc<Self>) {
+        let mut timer = tokio::time::interval(TICK);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        loop {
+            timer.tick().await;
+            let now = clock::now_s();
+            if now != self.now_s.replace(now) {
+                self.find_idle(now);
+            }
+            crate::upstream::connect::sweep(&self);
+        }
+    }
+
+    fn find_idle(&self, now: u32) {
+        for (_, live) in &*self.live.borrow() {
+            let limit = live.limit.get();
+            if limit != 0 && live.order.get() == Order::GoOn && now.saturating_sub(live.since.get()) > limit {
+                live.tell(Order::Idle);
+            }
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! Where the frames and messages of a tunnel begin and end, and the few frames stickyd says itself.
+//!
+//! Bytes pass a tunnel exactly as they were sent (invariant 5). To put a Ping or a Close of our own between them, to
+//! count messages and to know who said goodbye, it is enough to read the frame headers as they go by: [`Observer`] does
+//! that, one per direction, fed with every chunk however it is cut. It looks at 2 to 10 bytes of each frame and skips
+//! the rest.
+//!
+//! An observer that meets bytes that are no WebSocket (RFC 6455 §5) steps aside for good: it knows no boundary ever
+//! after, so nothing is put in, and the bytes go on as before. A worker may well write `HTTP/1.1 400 Bad Request`
+//! behind its 101.
+//!
+//! Left out on purpose: payloads (never kept, unmasked, inflated or checked as UTF-8), answers to protocol errors
+//! (those are between client and worker), masked frames of ours (we speak to clients only), our own data frames, and
+//! IO.
+
+#[cfg(test)]
+mod tests;
+
+/// The largest payload of a control frame (RFC 6455 §5.5).
+const CONTROL_MAX: usize = 125;
+
+/// The largest payload [`first_text_payload`] takes for a session's first message. Engine.IO's open packet has about
+/// 110 bytes.
+pub const FIRST_TEXT_MAX: usize = 1024;
+
+/// Who sends the bytes an [`Observer`] sees. Clients mask every frame, workers none (RFC 6455 §5.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// The bytes come from the client.
+    Client,
+    /// The bytes come from the worker.
+    Worker,
+}
+
+/// What one chunk held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Frames of any kind whose last byte was in the chunk.
+    pub frames: u32,
+    /// Control frames among them (RFC 6455 §5.5).
+    pub controls: u32,
+    /// Data messages whose last byte was in the chunk; a fragmented message counts once (RFC 6455 §5.4).
+    pub messages: u32,
+    /// The header of this direction's first Close was in the chunk (RFC 6455 §5.5.1); its body may still follow.
+    pub close: bool,
+}
+
+/// Follows one direction of a tunnel: where frames and messages end.
+#[derive(Clone, Debug)]
+pub struct Observer {
+    /// Bytes of the frame still to come, masking key included. While its length is being read: the length so far.
+    left: u64,
+    phase: Phase,
+    /// First header byte of the current or last frame: FIN, RSV1–3, opcode.
+    first: u8,
+    from: Sender,
+    /// A data message has begun and its FIN frame has not.
+    fragmented: bool,
+    close_seen: bool,
+}
+
+/// What the next byte of a direction is (RFC 6455 §5.2). The number is how many bytes of the length are still to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    First,
+    Second,
+    Length16(u8),
+    Length64(u8),
+    Body,
+    Aside,
+}
+
+impl Observer {
+    /// An observer of a direction that has not said anything yet.
+    pub fn new(from: Sender) -> Self {
+        Self { left: 0, phase: Phase::First, first: 0, from, fragmented: false, close_seen: false }
+    }
+
+    /// Takes note of the next bytes of the direction. Any cut will do, down to single bytes.
+    #[inline]
+    pub fn feed(&mut self, bytes: &[u8]) -> Seen {
+        let mut seen = Seen::default();
+        let closed_before = self.close_seen;
+        let mut rest = bytes;
+        while let Some(end) = self.advance(rest) {
+            // No sum can wrap: a frame has two bytes or more, and no chunk has 8 GiB.
+            seen.frames = seen.frames.wrapping_add(1);
+            seen.controls = seen.controls.wrapping_add(u32::from(is_control(self.first)));
+            seen.messages = seen.messages.wrapping_add(u32::from(is_fin(self.first) && !is_control(self.first)));
+            rest = rest.get(end..).unwrap_or_default();
+        }
+        seen.close = self.close_seen && !closed_before;
+        seen
+    }
+
+    /// Between two frames: a control frame of ours may go in here (RFC 6455 §5.4), unless
+    /// [`close_seen`](Self::close_seen): nothing may follow a Close (§5.5.1). True before the first byte.
+    #[inline]
+    pub fn at_frame_boundary(&self) -> bool {
+        self.phase == Phase::First
+    }
+
+    /// Between two messages: a frame boundary with no fragmented message open (RFC 6455 §5.4).
+    #[inline]
+    pub fn at_message_boundary(&self) -> bool {
+        self.at_frame_boundary() && !self.fragmented
+    }
+
+    /// How many of these next bytes still belong to the current frame, if it ends among them; 0 at a frame boundary.
+    /// `None`: it goes on behind them, or they are no WebSocket. Changes nothing: feed what was written afterwards.
+    pub fn next_boundary(&self, bytes: &[u8]) -> Option<usize> {
+        if self.at_frame_boundary() { Some(0) } else { self.clone().advance(bytes) }
+    }
+
+    /// False for good once the bytes were no WebSocket. Then no boundary is known any more.
+    #[inline]
+    pub fn is_websocket(&self) -> bool {
+        self.phase != Phase::Aside
+    }
+
+    /// This direction has begun a Close frame (RFC 6455 §5.5.1).
+    #[inline]
+    pub fn close_seen(&self) -> bool {
+        self.close_seen
+    }
+
+    /// Goes to the end of the current (or next) frame and says where that is, or to the end of the bytes.
+    #[inline]
+    fn advance(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut octets = bytes.iter();
+        while self.phase != Phase::Body {
+            self.phase = self.header(*octets.next()?);
+            if self.phase == Phase::Aside {
+                return None;
+            }
+        }
+        let here = octets.as_slice().len();
+        match usize::try_from(self.left) {
+            Ok(left) if left <= here => {
+                self.phase = Phase::First;
+                self.left = 0;
+                Some(bytes.len() - here + left)
+            }
+            _ => {
+                self.left -= here as u64;
+                None
+            }
+        }
+    }
+
+    /// Reads one byte of a frame header (RFC 6455 §5.2).
+    #[inline]
+    fn header(&mut self, octet: u8) -> Phase {
+        match self.phase {
+            Phase::First => self.header_first(octet),
+            Phase::Second => self.header_second(octet),
+            Phase::Length16(more) => self.header_length(octet, more, Phase::Length16, 126),
+            // The most significant bit must be 0 (§5.2); it also keeps `left` from overflowing.
+            Phase::Length64(8) if octet & 0x80 != 0 => Phase::Aside,
+            Phase::Length64(more) => self.header_length(octet, more, Phase::Length64, 0x1_0000),
+            end @ (Phase::Body | Phase::Aside) => end,
+        }
+    }
+
+    /// FIN, RSV1–3 and the opcode. RSV1 marks a compressed message on its first frame only (RFC 7692 §6); RSV2, RSV3
+    /// and the opcodes 3–7 and 11–15 have no meaning that anybody agreed on.
+    #[inline]
+    fn header_first(&mut self, octet: u8) -> Phase {
+        let fin = is_fin(octet);
+        let rsv1 = octet & 0x40 != 0;
+        let legal = match octet & 0x3f {
+            0x0 => self.fragmented && !rsv1,
+            0x1 | 0x2 => !self.fragmented,
+            0x8..=0xa => fin && !rsv1,
+            _ => false,
+        };
+        if !legal {
+            return Phase::Aside;
+        }
+        self.first = octet;
+        if !is_control(octet) {
+            self.fragmented = !fin;
+        }
+        Phase::Second
+    }
+
+    /// The mask bit, and the length or what follows in its place.
+    #[inline]
+    fn header_second(&mut self, octet: u8) -> Phase {
+        let masked = octet & 0x80 != 0;
+        let length = octet & 0x7f;
+        let too_long = is_control(self.first) && usize::from(length) > CONTROL_MAX;
+        if too_long || masked != (self.from == Sender::Client) {
+            return Phase::Aside;
+        }
+        self.close_seen |= self.first & 0x0f == 0x8;
+        match length {
+            126 => Phase::Length16(2),
+            127 => Phase::Length64(8),
+            _ => self.body(u64::from(length)),
+        }
+    }
+
+    /// One of the `more` bytes of an extended length. Its shortest form must have been used (§5.2), so `least` is the
+    /// smallest legal value.
+    #[inline]
+    fn header_length(&mut self, octet: u8, more: u8, same: fn(u8) -> Phase, least: u64) -> Phase {
+        self.left = self.left << 8 | u64::from(octet);
+        match more {
+            2.. => same(more - 1),
+            _ if self.left < least => Phase::Aside,
+            _ => self.body(self.left),
+        }
+    }
+
+    /// The masking key is skipped together with the payload: nothing here reads either.
+    #[inline]
+    fn body(&mut self, payload: u64) -> Phase {
+        let key = if self.from == Sender::Client { 4 } else { 0 };
+        self.left = payload + key;
+        Phase::Body
+    }
+}
+
+fn is_fin(first: u8) -> bool {
+    first & 0x80 != 0
+}
+
+fn is_control(first: u8) -> bool {
+    first & 0x08 != 0
+}
+
+/// What the first bytes a worker sent in a tunnel are, for learning a WebSocket-first session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirstText<'a> {
+    /// A text message in one frame: its payload, not checked as UTF-8.
+    Whole(&'a [u8]),
+    /// May become one: ask again with more bytes behind these. Never asked for more than `FIRST_TEXT_MAX + 4` in all.
+    NeedMore,
+    /// No such frame: another kind, fragmented, compressed, masked, longer than [`FIRST_TEXT_MAX`], or no WebSocket.
+    No,
+}
+
+/// Reads the first text frame of a worker (RFC 6455 §5.2, §5.6): FIN, RSV1–3 = 0, unmasked, at most [`FIRST_TEXT_MAX`]
+/// bytes.
+pub fn first_text_payload(bytes: &[u8]) -> FirstText<'_> {
+    const FIN_TEXT: u8 = 0x81;
+    let (length, rest) = match bytes {
+        [] | [FIN_TEXT] | [FIN_TEXT, 126] | [FIN_TEXT, 126, _] => return FirstText::NeedMore,
+        [FIN_TEXT, 126, high, low, rest @ ..] => match usize::from(u16::from_be_bytes([*high, *low])) {
+            length @ 126..=FIRST_TEXT_MAX => (length, rest),
+            _ => return FirstText::No,
+        },
+        [FIN_TEXT, length @ 0..=125, rest @ ..] => (usize::from(*length), rest),
+        _ => return FirstText::No,
+    };
+    rest.get(..length).map_or(FirstText::NeedMore, FirstText::Whole)
+}
+
+/// A control frame of ours, ready to be written to a client: FIN, RSV1–3 = 0, unmasked (RFC 6455 §5.1, §5.5).
+#[derive(Clone, Debug)]
+pub struct ControlFrame {
+    bytes: [u8; 2 + CONTROL_MAX],
+    /// How many of `bytes` are the frame.
+    length: u8,
+}
+
+impl ControlFrame {
+    /// A header with this opcode; the parts behind each other, cut at 125 bytes, are the payload.
+    fn new(opcode: u8, parts: [&[u8]; 2]) -> Self {
+        let mut bytes = [0; 2 + CONTROL_MAX];
+        let [first, second, body @ ..] = &mut bytes;
+        let mut length = 0;
+        for (slot, octet) in body.iter_mut().zip(parts.into_iter().flatten()) {
+            *slot = *octet;
+            length += 1;
+        }
+        *first = 0x80 | opcode;
+        *second = length;
+        Self { bytes, length: 2 + length }
+    }
+}
+
+impl AsRef<[u8]> for ControlFrame {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.length)).unwrap_or_default()
+    }
+}
+
+/// A Close frame for a client (RFC 6455 §5.5.1). The reason is cut at a character so that the frame keeps to 125 bytes.
+pub fn close_frame(code: CloseCode, reason: &str) -> ControlFrame {
+    let cut = reason.floor_char_boundary(CONTROL_MAX - 2);
+    ControlFrame::new(0x8, [&code.0.to_be_bytes(), reason.get(..cut).unwrap_or_default().as_bytes()])
+}
+
+/// A Ping frame for a client (RFC 6455 §5.5.2). A payload of more than 125 bytes does not compile. The client's Pong
+/// goes on to the worker, for whom an unasked Pong is legal (§5.5.3).
+pub fn ping_frame<const N: usize>(payload: &[u8; N]) -> ControlFrame {
+    const { assert!(N <= CONTROL_MAX, "a control frame carries at most 125 bytes") };
+    ControlFrame::new(0x9, [payload, &[]])
+}
+
+/// A status code that may stand in a Close frame (RFC 6455 §7.4 and the IANA registry it founded).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CloseCode(u16);
+
+impl CloseCode {
+    /// 1000: the purpose is fulfilled.
+    pub const NORMAL: Self = Self(1000);
+    /// 1001: the server goes down.
+    pub const GOING_AWAY: Self = Self(1001);
+    /// 1012: the service restarts; come again.
+    pub const SERVICE_RESTART: Self = Self(1012);
+    /// 1013: overloaded; come again later.
+    pub const TRY_AGAIN_LATER: Self = Self(1013);
+
+    /// Checks a code: 1000–1003, 1007–1014 and 3000–4999 may be sent. 1014 (bad gateway) is registered but young: some
+    /// clients (tungstenite 0.30) answer it with a protocol error.
+    pub const fn new(code: u16) -> Result<Self, CloseCodeError> {
+        match code {
+            1005 | 1006 | 1015 => Err(CloseCodeError::NeverSent(code)),
+            1004 | 1016..=2999 => Err(CloseCodeError::Reserved(code)),
+            1000..=4999 => Ok(Self(code)),
+            _ => Err(CloseCodeError::OutOfRange(code)),
+        }
+    }
+
+    /// The number.
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+}
+
+/// Why a number is no [`CloseCode`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CloseCodeError {
+    /// Below 1000 or above 4999 (RFC 6455 §7.4.2).
+    #[error("close code {0} is outside of 1000 to 4999")]
+    OutOfRange(u16),
+    /// 1005, 1006 and 1015 are what an API says when no code was received (RFC 6455 §7.4.1).
+    #[error("close code {0} must never be sent: it stands for a close without a code")]
+    NeverSent(u16),
+    /// 1004 and 1016–2999 are kept for later versions and extensions of the protocol (RFC 6455 §7.4.2).
+    #[error("close code {0} is reserved; applications may use 3000 to 4999")]
+    Reserved(u16),
+}

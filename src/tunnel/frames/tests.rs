@@ -1,0 +1,559 @@
+//! Every rule once in a table, then the observer against tungstenite on random traffic cut at random places.
+
+use std::io::{Cursor, Read, Write};
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode as LibraryCode, Control, Data, OpCode};
+use tokio_tungstenite::tungstenite::protocol::frame::{Frame, FrameHeader, FrameSocket};
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket};
+
+use super::*;
+
+/// Observes `bytes` in one chunk, then again one by one: the cut must not matter.
+fn observe(from: Sender, bytes: &[u8]) -> (Observer, Seen) {
+    let mut whole = Observer::new(from);
+    let seen = whole.feed(bytes);
+    let mut single = Observer::new(from);
+    let mut sum = Seen::default();
+    for octet in bytes.chunks(1) {
+        add(&mut sum, single.feed(octet));
+    }
+    assert_eq!(sum, seen, "{bytes:02x?}");
+    assert_eq!(format!("{single:?}"), format!("{whole:?}"), "{bytes:02x?}");
+    (whole, seen)
+}
+
+fn add(sum: &mut Seen, seen: Seen) {
+    sum.frames += seen.frames;
+    sum.controls += seen.controls;
+    sum.messages += seen.messages;
+    assert!(!(sum.close && seen.close), "the first Close is told once");
+    sum.close |= seen.close;
+}
+
+#[test]
+fn an_observer_is_sixteen_bytes() {
+    assert!(size_of::<Observer>() <= 16, "{}", size_of::<Observer>());
+}
+
+#[test]
+fn before_the_first_byte_everything_is_possible() {
+    let observer = Observer::new(Sender::Client);
+    assert!(observer.is_websocket() && observer.at_frame_boundary() && observer.at_message_boundary());
+    assert!(!observer.close_seen());
+    assert_eq!(observer.next_boundary(b""), Some(0));
+    assert_eq!(observe(Sender::Client, b"").1, Seen::default());
+}
+
+#[test]
+fn legal_bytes_and_where_they_leave_the_observer() {
+    use Sender::{Client, Worker};
+    // what, from, bytes, (frames, controls, messages, close), at a frame boundary, at a message boundary
+    type Row = (&'static str, Sender, &'static [u8], (u32, u32, u32, bool), bool, bool);
+    let table: &[Row] = &[
+        ("text", Worker, b"\x81\x022p", (1, 0, 1, false), true, true),
+        ("empty text", Worker, b"\x81\x00", (1, 0, 1, false), true, true),
+        ("binary", Worker, b"\x82\x01x", (1, 0, 1, false), true, true),
+        ("compressed text", Worker, b"\xc1\x01x", (1, 0, 1, false), true, true),
+        ("compressed, first fragment", Worker, b"\x41\x01x", (1, 0, 0, false), true, false),
+        ("compressed, last fragment", Worker, b"\x41\x01x\x80\x01y", (2, 0, 1, false), true, true),
+        ("masked text", Client, b"\x81\x81kkkkx", (1, 0, 1, false), true, true),
+        ("masked, empty", Client, b"\x81\x80kkkk", (1, 0, 1, false), true, true),
+        ("masked, empty, in the key", Client, b"\x81\x80kkk", (0, 0, 0, false), false, false),
+        ("one header byte", Worker, b"\x81", (0, 0, 0, false), false, false),
+        ("in the payload", Worker, b"\x81\x02x", (0, 0, 0, false), false, false),
+        ("in a 16-bit length", Worker, b"\x81\x7e\x00", (0, 0, 0, false), false, false),
+        ("in a 64-bit length", Worker, b"\x81\x7f\0\0\0\0\0", (0, 0, 0, false), false, false),
+        (
+            "largest length there is",
+            Client,
+            b"\x82\xff\x7f\xff\xff\xff\xff\xff\xff\xff",
+            (0, 0, 0, false),
+            false,
+            false,
+        ),
+        ("ping inside a message", Worker, b"\x01\x01x\x89\x00", (2, 1, 0, false), true, false),
+        ("pong inside, then its end", Worker, b"\x01\x01x\x8a\x00\x80\x00", (3, 1, 1, false), true, true),
+        ("three fragments", Worker, b"\x02\x00\x00\x01x\x80\x00", (3, 0, 1, false), true, true),
+        ("close without code", Worker, b"\x88\x00", (1, 1, 0, true), true, true),
+        ("close, header only", Worker, b"\x88\x02", (0, 0, 0, true), false, false),
+        ("close, masked, header only", Client, b"\x88\x82", (0, 0, 0, true), false, false),
+        ("close inside a message", Worker, b"\x01\x00\x88\x00", (2, 1, 0, true), true, false),
+        ("two frames and a half", Worker, b"\x81\x01x\x89\x01x\x81", (2, 1, 1, false), false, false),
+        ("bytes behind a close", Worker, b"\x88\x00\x81\x01x", (2, 1, 1, true), true, true),
+    ];
+    for (what, from, bytes, (frames, controls, messages, close), frame, message) in table {
+        let (observer, seen) = observe(*from, bytes);
+        assert_eq!(seen, Seen { frames: *frames, controls: *controls, messages: *messages, close: *close }, "{what}");
+        assert!(observer.is_websocket(), "{what}");
+        assert_eq!(observer.at_frame_boundary(), *frame, "{what}");
+        assert_eq!(observer.at_message_boundary(), *message, "{what}");
+        assert_eq!(observer.close_seen(), *close, "{what}");
+    }
+}
+
+#[test]
+fn steps_aside_at_the_byte_that_breaks_a_rule() {
+    use Sender::{Client, Worker};
+    // what, from, bytes: the last one is the one that breaks the rule
+    let table: &[(&str, Sender, &[u8])] = &[
+        ("HTTP/1.1 400 in the tunnel", Worker, b"H"),
+        ("GET from the client", Client, b"G"),
+        ("a TLS record", Worker, b"\x16"),
+        ("reserved data opcode 3", Worker, b"\x83"),
+        ("reserved data opcode 7", Worker, b"\x87"),
+        ("reserved control opcode 11", Worker, b"\x8b"),
+        ("reserved control opcode 15", Worker, b"\x8f"),
+        ("RSV2", Worker, b"\xa1"),
+        ("RSV3", Worker, b"\x91"),
+        ("RSV1 on a ping", Worker, b"\xc9"),
+        ("RSV1 on a close", Worker, b"\xc8"),
+        ("RSV1 on a continuation", Worker, b"\x41\x00\xc0"),
+        ("fragmented ping", Worker, b"\x09"),
+        ("fragmented close", Worker, b"\x08"),
+        ("ping of 126 bytes", Worker, b"\x89\x7e"),
+        ("masked ping of 126 bytes", Client, b"\x89\xfe"),
+        ("close with a 64-bit length", Worker, b"\x88\x7f"),
+        ("masked worker frame", Worker, b"\x81\x81"),
+        ("unmasked client frame", Client, b"\x81\x01"),
+        ("unmasked client close", Client, b"\x88\x00"),
+        ("continuation without a start", Worker, b"\x80"),
+        ("continuation after the end", Worker, b"\x01\x00\x80\x00\x80"),
+        ("text inside a message", Worker, b"\x01\x01x\x81"),
+        ("binary inside a message", Worker, b"\x01\x01x\x02"),
+        ("text inside, after a ping", Worker, b"\x01\x01x\x89\x00\x81"),
+        ("16-bit length of 125", Worker, b"\x81\x7e\x00\x7d"),
+        ("64-bit length of 65535", Worker, b"\x81\x7f\0\0\0\0\0\0\xff\xff"),
+        ("64-bit length, top bit", Worker, b"\x81\x7f\x80"),
+    ];
+    for (what, from, bytes) in table {
+        let (_, legal) = bytes.split_last().unwrap();
+        let (before, seen_before) = observe(*from, legal);
+        assert!(before.is_websocket(), "{what}: too early");
+        let (mut observer, seen) = observe(*from, bytes);
+        assert!(!observer.is_websocket(), "{what}");
+        assert_eq!(seen, seen_before, "{what}: a broken header is no frame");
+        assert_eq!(before.next_boundary(&bytes[legal.len()..]), before.at_frame_boundary().then_some(0), "{what}");
+
+        assert_eq!(observer.feed(b"\x81\x01x\x88\x00"), Seen::default(), "{what}: came back");
+        assert!(!observer.is_websocket() && !observer.at_frame_boundary() && !observer.at_message_boundary(), "{what}");
+        assert_eq!(observer.next_boundary(b"\x81\x01x"), None, "{what}");
+    }
+}
+
+#[test]
+fn what_was_seen_before_stepping_aside_still_counts() {
+    let (observer, seen) = observe(Sender::Worker, b"\x81\x01x\x88\x00HTTP");
+    assert_eq!(seen, Seen { frames: 2, controls: 1, messages: 1, close: true });
+    assert!(observer.close_seen() && !observer.is_websocket());
+}
+
+#[test]
+fn shortest_forms_of_the_extended_lengths_are_legal() {
+    for (header, payload) in [(&b"\x81\x7e\x00\x7e"[..], 126), (b"\x81\x7f\0\0\0\0\0\x01\0\0", 65536)] {
+        let bytes = [header, &vec![0; payload]].concat();
+        let (observer, seen) = observe(Sender::Worker, &bytes);
+        assert_eq!(seen.messages, 1);
+        assert!(observer.at_message_boundary());
+    }
+}
+
+#[test]
+fn next_boundary_says_where_to_put_a_frame_in() {
+    let mut observer = Observer::new(Sender::Worker);
+    observer.feed(b"\x81\x03a");
+    assert_eq!(observer.next_boundary(b""), None);
+    assert_eq!(observer.next_boundary(b"b"), None);
+    assert_eq!(observer.next_boundary(b"bc"), Some(2));
+    assert_eq!(observer.next_boundary(b"bc\x81\x01x"), Some(2));
+    assert!(!observer.at_frame_boundary(), "asking changes nothing");
+    observer.feed(b"bc\x81");
+    assert_eq!(observer.next_boundary(b"\x01x\x81"), Some(2));
+    assert_eq!(observer.next_boundary(b"\x81x\x81"), None, "masked: no WebSocket");
+}
+
+#[test]
+fn first_text_of_a_worker() {
+    use FirstText::{NeedMore, No, Whole};
+    let long = |length: u16| [&[0x81, 126][..], &length.to_be_bytes(), &vec![b'x'; length.into()]].concat();
+    let table: &[(&str, &[u8], FirstText<'_>)] = &[
+        ("nothing yet", b"", NeedMore),
+        ("one byte", b"\x81", NeedMore),
+        ("two bytes", b"\x81\x03", NeedMore),
+        ("not whole", b"\x81\x030{", NeedMore),
+        ("whole", b"\x81\x030{}", Whole(b"0{}")),
+        ("more behind it", b"\x81\x030{}\x81\x0240", Whole(b"0{}")),
+        ("empty", b"\x81\x00", Whole(b"")),
+        ("16-bit length, not whole", b"\x81\x7e\x00", NeedMore),
+        ("16-bit length, no shortest form", b"\x81\x7e\x00\x7d", No),
+        ("16-bit length, smallest", &long(126), Whole(&[b'x'; 126])),
+        ("largest", &long(1024), Whole(&[b'x'; 1024])),
+        ("largest, not whole", &long(1024)[..1027], NeedMore),
+        ("too long", b"\x81\x7e\x04\x01", No),
+        ("64-bit length", b"\x81\x7f", No),
+        ("masked", b"\x81\x83", No),
+        ("fragmented", b"\x01", No),
+        ("compressed", b"\xc1", No),
+        ("binary", b"\x82", No),
+        ("ping", b"\x89", No),
+        ("close", b"\x88\x00", No),
+        ("HTTP/1.1 400 in the tunnel", b"HTTP/1.1 400 Bad Request\r\n", No),
+    ];
+    for (what, bytes, expected) in table {
+        assert_eq!(first_text_payload(bytes), *expected, "{what}");
+    }
+}
+
+#[test]
+fn close_codes_that_may_be_sent() {
+    for code in 0..=u16::MAX {
+        let checked = CloseCode::new(code);
+        assert_eq!(checked.is_ok(), matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999), "{code}");
+        // tungstenite does not know 1014 (bad gateway), which IANA registered after the RFC.
+        let allowed = LibraryCode::from(code).is_allowed() || code == 1014;
+        assert_eq!(checked.is_ok(), allowed, "{code}: the library sees it otherwise");
+        assert!(checked.is_ok_and(|legal| legal.get() == code) || checked.is_err());
+    }
+    assert_eq!(CloseCode::new(999), Err(CloseCodeError::OutOfRange(999)));
+    assert_eq!(CloseCode::new(5000), Err(CloseCodeError::OutOfRange(5000)));
+    assert_eq!(CloseCode::new(1006), Err(CloseCodeError::NeverSent(1006)));
+    assert_eq!(CloseCode::new(1004), Err(CloseCodeError::Reserved(1004)));
+    assert_eq!(CloseCode::new(2999), Err(CloseCodeError::Reserved(2999)));
+    for named in [CloseCode::NORMAL, CloseCode::GOING_AWAY, CloseCode::SERVICE_RESTART, CloseCode::TRY_AGAIN_LATER] {
+        assert_eq!(CloseCode::new(named.get()), Ok(named));
+    }
+}
+
+#[test]
+fn frames_of_ours_byte_by_byte() {
+    assert_eq!(close_frame(CloseCode::SERVICE_RESTART, "").as_ref(), b"\x88\x02\x03\xf4");
+    assert_eq!(close_frame(CloseCode::GOING_AWAY, "bye").as_ref(), b"\x88\x05\x03\xe9bye");
+    assert_eq!(ping_frame(b"").as_ref(), b"\x89\x00");
+    assert_eq!(ping_frame(b"stickyd").as_ref(), b"\x89\x07stickyd");
+    assert_eq!(ping_frame(&[7; 125]).as_ref().len(), 127);
+    // 122 + 2 bytes: the last character would begin inside of the 123 and end behind them.
+    let reason = format!("{}é", "x".repeat(122));
+    assert_eq!(close_frame(CloseCode::NORMAL, &reason).as_ref().len(), 2 + 2 + 122);
+    assert_eq!(close_frame(CloseCode::NORMAL, &"x".repeat(500)).as_ref().len(), 2 + 125);
+}
+
+// ---- against the library ----
+
+/// One data message: how long each fragment is, and which control frames (opcode, length) go in front of each.
+#[derive(Clone, Debug)]
+struct Message {
+    text: bool,
+    compressed: bool,
+    fragments: Vec<(Vec<(Control, usize)>, usize)>,
+}
+
+/// How much of a protocol the traffic uses, and how much of it there is.
+#[derive(Clone, Copy)]
+struct Uses {
+    /// Compressed messages and Close frames, which end or puzzle a library that did not agree to them.
+    all: bool,
+    /// 64-bit lengths.
+    long: bool,
+    /// The fewest messages.
+    least: usize,
+}
+
+const EVERYTHING: Uses = Uses { all: true, long: true, least: 0 };
+
+fn lengths(long: bool) -> impl Strategy<Value = usize> {
+    prop_oneof![
+        8 => 0..20_usize,
+        4 => 0..300_usize,
+        2 => prop_oneof![Just(125), Just(126), Just(127)],
+        u32::from(long) => prop_oneof![Just(65_535), Just(65_536), 65_530..70_000_usize],
+    ]
+}
+
+fn controls(close: bool) -> impl Strategy<Value = Vec<(Control, usize)>> {
+    let kind =
+        prop_oneof![4 => Just(Control::Ping), 4 => Just(Control::Pong), u32::from(close) => Just(Control::Close)];
+    prop::collection::vec((kind, prop_oneof![0..10_usize, Just(125)]), 0..3)
+}
+
+fn traffic(uses: Uses) -> impl Strategy<Value = Vec<Message>> {
+    let fragments = prop::collection::vec((controls(uses.all), lengths(uses.long)), 1..4);
+    let message = (any::<bool>(), any::<bool>(), fragments).prop_map(move |(text, compressed, fragments)| Message {
+        text,
+        compressed: compressed && uses.all,
+        fragments,
+    });
+    prop::collection::vec(message, uses.least..8)
+}
+
+fn senders() -> impl Strategy<Value = Sender> {
+    prop_oneof![Just(Sender::Client), Just(Sender::Worker)]
+}
+
+/// The library writes the frames of the messages.
+fn written(from: Sender, messages: &[Message]) -> Vec<u8> {
+    let mask = (from == Sender::Client).then_some([0x81, 0x02, 0xff, 0x88]);
+    let mut bytes = Vec::new();
+    let mut write = |opcode, is_final, rsv1, length| {
+        let header = FrameHeader { is_final, rsv1, rsv2: false, rsv3: false, opcode, mask };
+        Frame::from_payload(header, vec![b'x'; length].into()).format(&mut bytes).unwrap();
+    };
+    for Message { text, compressed, fragments } in messages {
+        for (at, (controls, length)) in fragments.iter().enumerate() {
+            for (control, length) in controls {
+                write(OpCode::Control(*control), true, false, *length);
+            }
+            let opcode = OpCode::Data(match at {
+                0 if *text => Data::Text,
+                0 => Data::Binary,
+                _ => Data::Continue,
+            });
+            write(opcode, at + 1 == fragments.len(), at == 0 && *compressed, *length);
+        }
+    }
+    bytes
+}
+
+/// What the library's header parser and the rules of RFC 6455, written out a second time, make of a byte stream.
+#[derive(Debug, Default)]
+struct Judged {
+    /// Where each frame ends, and whether a message is still open there.
+    ends: Vec<(usize, bool)>,
+    seen: Seen,
+    /// A whole header broke a rule.
+    broken: bool,
+    /// The bytes end with the last frame.
+    complete: bool,
+}
+
+fn judge(from: Sender, bytes: &[u8]) -> Judged {
+    let mut judged = Judged::default();
+    let mut open = false;
+    let mut at = 0;
+    loop {
+        judged.complete = at == bytes.len();
+        let mut cursor = Cursor::new(&bytes[at..]);
+        let (header, length) = match FrameHeader::parse(&mut cursor) {
+            Ok(Some(parsed)) => parsed,
+            Ok(None) => return judged,
+            Err(_) => {
+                judged.broken = true;
+                return judged;
+            }
+        };
+        let control = matches!(header.opcode, OpCode::Control(_));
+        let start = matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary));
+        let header_length = usize::try_from(cursor.position()).unwrap();
+        judged.broken = header.rsv2
+            || header.rsv3
+            || (header.rsv1 && !start)
+            || (control && (!header.is_final || length > 125))
+            || (!control && start == open)
+            || header.mask.is_some() != (from == Sender::Client)
+            || length > u64::MAX / 2
+            || header_length != header.len(length);
+        if judged.broken {
+            return judged;
+        }
+        judged.seen.close |= header.opcode == OpCode::Control(Control::Close);
+        let Some(end) = usize::try_from(length).ok().and_then(|length| (at + header_length).checked_add(length)) else {
+            return judged;
+        };
+        if end > bytes.len() {
+            return judged;
+        }
+        at = end;
+        open = if control { open } else { !header.is_final };
+        judged.ends.push((at, open));
+        judged.seen.frames += 1;
+        judged.seen.controls += u32::from(control);
+        judged.seen.messages += u32::from(!control && header.is_final);
+    }
+}
+
+/// Cuts `bytes` at the given places, sorted.
+fn cut<'a>(bytes: &'a [u8], cuts: &[Index]) -> Vec<&'a [u8]> {
+    let mut places: Vec<usize> = cuts.iter().map(|index| index.index(bytes.len() + 1)).collect();
+    places.sort_unstable();
+    let mut chunks = Vec::new();
+    let mut from = 0;
+    for place in places.into_iter().chain([bytes.len()]) {
+        chunks.push(&bytes[from..place]);
+        from = place;
+    }
+    chunks
+}
+
+/// Feeds chunk by chunk and compares every stop with what was judged.
+fn follow(from: Sender, chunks: &[&[u8]], judged: &Judged) -> Result<(), TestCaseError> {
+    let mut observer = Observer::new(from);
+    let mut at = 0;
+    let mut sum = Seen::default();
+    for chunk in chunks {
+        let here = judged.ends.iter().find(|(end, _)| *end >= at && at > 0).map(|(end, _)| *end);
+        let ahead = if at == 0 { Some(0) } else { here }.filter(|end| *end <= at + chunk.len());
+        prop_assert_eq!(observer.next_boundary(chunk), ahead.map(|end| end - at));
+        add(&mut sum, observer.feed(chunk));
+        at += chunk.len();
+        let end = judged.ends.iter().find(|(end, _)| *end == at);
+        prop_assert_eq!(observer.at_frame_boundary(), end.is_some() || at == 0);
+        prop_assert_eq!(observer.at_message_boundary(), end.is_some_and(|(_, open)| !open) || at == 0);
+    }
+    prop_assert!(observer.is_websocket());
+    prop_assert_eq!(sum, judged.seen);
+    prop_assert_eq!(observer.close_seen(), judged.seen.close);
+    Ok(())
+}
+
+/// A stream that only answers with its end and swallows what the library says.
+struct Ended;
+
+impl Read for Ended {
+    fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+        Ok(0)
+    }
+}
+
+impl Write for Ended {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+proptest! {
+    #[test]
+    fn boundaries_are_the_librarys(
+        from in senders(), messages in traffic(EVERYTHING), cuts in prop::collection::vec(any::<Index>(), 0..40),
+    ) {
+        let bytes = written(from, &messages);
+        let judged = judge(from, &bytes);
+        prop_assert!(judged.complete && !judged.broken);
+        follow(from, &cut(&bytes, &cuts), &judged)?;
+    }
+
+    #[test]
+    fn boundaries_are_the_librarys_byte_by_byte(
+        // Long payloads say nothing new here, and the comparison is quadratic.
+        from in senders(), messages in traffic(Uses { long: false, ..EVERYTHING }),
+    ) {
+        let bytes = written(from, &messages);
+        follow(from, &bytes.chunks(1).collect::<Vec<_>>(), &judge(from, &bytes))?;
+    }
+
+    #[test]
+    fn the_whole_library_reads_as_many_messages(
+        from in senders(), messages in traffic(Uses { all: false, ..EVERYTHING }),
+    ) {
+        let bytes = written(from, &messages);
+        let seen = Observer::new(from).feed(&bytes);
+        let role = if from == Sender::Client { Role::Server } else { Role::Client };
+        let mut library = WebSocket::from_partially_read(Ended, bytes, role, None);
+        let mut read = Seen::default();
+        while let Ok(message) = library.read() {
+            read.messages += u32::from(message.is_text() || message.is_binary());
+            read.controls += u32::from(message.is_ping() || message.is_pong());
+        }
+        prop_assert_eq!((read.messages, read.controls), (seen.messages, seen.controls));
+    }
+
+    #[test]
+    fn a_damaged_byte_is_judged_alike(
+        from in senders(), messages in traffic(Uses { least: 1, ..EVERYTHING }), place in any::<Index>(),
+        head in any::<bool>(), octet: u8, cuts in prop::collection::vec(any::<Index>(), 0..6),
+    ) {
+        let mut bytes = written(from, &messages);
+        // Half of the hits go to the first bytes of a frame, where they matter.
+        let ends = judge(from, &bytes).ends;
+        let start = place.index(ends.len()).checked_sub(1).map_or(0, |frame| ends[frame].0);
+        let hit = if head { (start + usize::from(octet % 3)).min(bytes.len() - 1) } else { place.index(bytes.len()) };
+        bytes[hit] = octet;
+
+        let judged = judge(from, &bytes);
+        let mut observer = Observer::new(from);
+        let mut sum = Seen::default();
+        for chunk in cut(&bytes, &cuts) {
+            add(&mut sum, observer.feed(chunk));
+        }
+        prop_assert_eq!((sum.frames, sum.messages), (judged.seen.frames, judged.seen.messages));
+        // With half a header at the end the observer may know more already than the library does.
+        prop_assert!(!judged.broken || !observer.is_websocket());
+        prop_assert!(!judged.complete || judged.broken || observer.at_frame_boundary());
+    }
+
+    #[test]
+    fn garbage_never_panics_and_never_comes_back(
+        from in senders(), chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..20),
+    ) {
+        let mut observer = Observer::new(from);
+        let mut aside = false;
+        for chunk in &chunks {
+            let ahead = observer.next_boundary(chunk);
+            prop_assert!(ahead.is_none_or(|end| end <= chunk.len()));
+            let mut to_the_end = observer.clone();
+            if let Some(end) = ahead {
+                to_the_end.feed(&chunk[..end]);
+                prop_assert!(to_the_end.at_frame_boundary());
+            }
+            let seen = observer.feed(chunk);
+            prop_assert!(!aside || (!observer.is_websocket() && seen == Seen::default()));
+            aside = !observer.is_websocket();
+            prop_assert!(!aside || (!observer.at_frame_boundary() && !observer.at_message_boundary()));
+            prop_assert!(!observer.at_message_boundary() || observer.at_frame_boundary());
+        }
+    }
+
+    #[test]
+    fn first_text_agrees_with_the_library(bytes in prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..20),
+        (lengths(true), any::<Index>()).prop_map(|(length, end)| {
+            let message = Message { text: true, compressed: false, fragments: vec![(vec![], length)] };
+            let mut bytes = written(Sender::Worker, &[message]);
+            bytes.truncate(end.index(bytes.len() * 2));
+            bytes
+        }),
+    ]) {
+        let judged = judge(Sender::Worker, &bytes);
+        if let FirstText::Whole(payload) = first_text_payload(&bytes) {
+            let (end, open) = judged.ends[0];
+            prop_assert!(!open && payload.len() <= FIRST_TEXT_MAX);
+            prop_assert!(bytes[0] == 0x81 && bytes[..end].ends_with(payload));
+            prop_assert_eq!(judge(Sender::Worker, &bytes[..end]).seen.messages, 1);
+        } else if judged.ends.first().is_some_and(|(end, _)| *end <= FIRST_TEXT_MAX + 4) {
+            prop_assert!(bytes[0] != 0x81);
+        }
+        if first_text_payload(&bytes) == FirstText::NeedMore {
+            prop_assert!(bytes.len() < FIRST_TEXT_MAX + 4 && judged.ends.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_library_reads_our_close(
+        code in prop_oneof![1000..=1003_u16, 1007..=1013_u16, 3000..=4999_u16], reason in ".{0,80}",
+    ) {
+        let code = CloseCode::new(code).unwrap();
+        let frame = close_frame(code, &reason);
+        prop_assert!(frame.as_ref().len() <= 127);
+        let (observer, seen) = observe(Sender::Worker, frame.as_ref());
+        prop_assert!(observer.close_seen() && seen.close && seen.controls == 1 && observer.at_message_boundary());
+
+        let mut library = WebSocket::from_partially_read(Ended, frame.as_ref().to_vec(), Role::Client, None);
+        let read = library.read().unwrap();
+        let tokio_tungstenite::tungstenite::Message::Close(Some(close)) = read else { panic!("{read}") };
+        prop_assert_eq!(u16::from(close.code), code.get());
+        prop_assert!(reason.starts_with(close.reason.as_str()));
+        prop_assert!(close.reason.len() == reason.len() || close.reason.len() > 123 - 4);
+    }
+
+    #[test]
+    fn the_library_reads_our_ping(payload: [u8; 8]) {
+        let frame = ping_frame(&payload);
+        let (observer, seen) = observe(Sender::Worker, frame.as_ref());
+        prop_assert!(observer.at_message_boundary() && seen.controls == 1 && seen.frames == 1);
+        let read = FrameSocket::from_partially_read(Ended, frame.as_ref().to_vec()).read(None).unwrap().unwrap();
+        prop_assert_eq!(read, Frame::ping(payload.to_vec()));
+    }
+}

@@ -1,0 +1,61 @@
+//! The checked upgrade: what makes a 101 one that was asked for (RFC 6455 §4.2.2, invariant 6).
+
+use aws_lc_rs::digest;
+use hyper::header::{self, HeaderMap};
+
+use crate::proxy::headers::has_token;
+
+/// The `Sec-WebSocket-Accept` a worker must answer with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accept([u8; 28]);
+
+/// The accept for a client's key; `None` when the key is not 16 bytes in base64 (24 characters).
+pub fn accept_for(key: &[u8]) -> Option<Accept> {
+    let is_base64 = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'=');
+    if key.len() != 24 || !key.iter().all(is_base64) {
+        return None;
+    }
+    let mut context = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
+    context.update(key);
+    context.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    let mut accept = [b'='; 28];
+    base64(context.finish().as_ref(), &mut accept);
+    Some(Accept(accept))
+}
+
+/// Whether a 101's head is the upgrade that was asked for.
+pub fn grants(headers: &HeaderMap, accept: &Accept) -> bool {
+    headers.get(header::UPGRADE).is_some_and(|value| has_token(value.as_bytes(), b"websocket"))
+        && headers.get_all(header::CONNECTION).iter().any(|value| has_token(value.as_bytes(), b"upgrade"))
+        && headers.get(header::SEC_WEBSOCKET_ACCEPT).is_some_and(|value| value.as_bytes() == accept.0)
+}
+
+/// Base64 of `input` into `out`, which holds its padding already.
+fn base64(input: &[u8], out: &mut [u8]) {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for (three, four) in input.chunks(3).zip(out.chunks_mut(4)) {
+        let bits = three.iter().chain(&[0, 0]).take(3).fold(0u32, |bits, &byte| bits << 8 | u32::from(byte));
+        for (place, character) in four.iter_mut().enumerate().take(three.len() + 1) {
+            let index = (bits >> (18 - 6 * place)) & 63;
+            *character = ALPHABET.get(index as usize).copied().unwrap_or(b'=');
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rfc_6455_example() {
+        let accept = accept_for(b"dGhlIHNhbXBsZSBub25jZQ==").unwrap();
+        assert_eq!(&accept.0, b"s3pPLMBiTzuW+9zzsO2hKsXsxOk=".first_chunk::<28>().unwrap());
+    }
+
+    #[test]
+    fn keys_of_another_shape_are_no_upgrade() {
+        assert_eq!(accept_for(b""), None);
+        assert_eq!(accept_for(b"dGhlIHNhbXBsZSBub25jZQ="), None);
+        assert_eq!(accept_for(b"dGhlIHNhbXBsZSBub25jZ\r\n="), None);
+    }
+}

@@ -1,0 +1,352 @@
+//! Connections to workers: per thread, per worker, kept alive, each driven by the task that uses it.
+//!
+//! A [`Lease`] is one HTTP/1.1 connection, on loan to one request. There is no task per connection: whoever waits for the
+//! answer (and later, whoever reads its body) polls the connection, which saves two task switches a request and makes a
+//! client's disconnect cancel the attempt by itself: the lease is dropped, the worker sees the connection close. An idle
+//! connection is polled only when it is taken and when a sweep has a reason to look.
+//!
+//! Out of scope: retries, and which worker (that is `proxy::forward` and `affinity`).
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::HeaderMap;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::worker::{Count, SLOW_MS, Worker};
+use crate::clock;
+use crate::config::Address;
+use crate::proxy::body::Outgoing;
+use crate::thread::Thread;
+
+/// Idle connections kept per thread and worker; more are closed.
+const POOL_SIZE: usize = 128;
+
+/// How long an idle connection is used when the worker says nothing: Node closes at 5 s (protocols §4).
+const IDLE_MS: u64 = 4_000;
+
+/// A worker's answer head: bytes and fields hyper accepts at most.
+const HEAD_BYTES: usize = 64 * 1024;
+const HEAD_FIELDS: usize = 200;
+
+/// The socket to a worker.
+pub enum WorkerIo {
+    /// TCP.
+    Tcp(TcpStream),
+    /// Unix socket.
+    Unix(UnixStream),
+}
+
+/// Why there is no connection to a worker.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Nobody listens (ECONNREFUSED, or ENOENT of a unix socket).
+    #[error("connection refused")]
+    Refused,
+    /// The backlog of a unix socket is full (EAGAIN).
+    #[error("its backlog is full")]
+    Full,
+    /// No answer to the connect in time.
+    #[error("no answer to the connect in time")]
+    TimedOut,
+    /// Anything else.
+    #[error("{0}")]
+    Io(io::Error),
+}
+
+/// Why an attempt got no answer.
+pub enum Failure {
+    /// The connection had closed before the request was written; here it is again, untouched.
+    Unsent(Box<Request<Outgoing>>),
+    /// The connection broke, or what came was no HTTP answer.
+    Broken(hyper::Error),
+    /// No answer's head in time.
+    TimedOut,
+}
+
+type Connection = http1::Connection<TokioIo<WorkerIo>, Outgoing>;
+
+/// One connection to a worker, on loan.
+pub struct Lease {
+    connection: Connection,
+    sender: SendRequest<Outgoing>,
+    established: Count,
+    /// Idle time after which it is not used again.
+    idle_ms: u64,
+    idle_since_ms: u64,
+}
+
+/// Idle connections to one worker; the most recently used last.
+#[derive(Default)]
+pub struct Pool(Vec<Box<Lease>>);
+
+impl Lease {
+    /// Whom it leads to.
+    pub fn worker(&self) -> &Arc<Worker> {
+        self.established.worker()
+    }
+
+    /// Sends `request` and waits for the head of the answer.
+    ///
+    /// An open poll is silent by design; any other request that waits for longer than 2 s counts as slow meanwhile.
+    ///
+    /// # Errors
+    /// See [`Failure`]; the connection is closed then.
+    pub async fn exchange(
+        mut self: Box<Self>,
+        request: Request<Outgoing>,
+        patience: Duration,
+        is_poll: bool,
+    ) -> Result<(Response<Incoming>, Box<Self>), Failure> {
+        let first = if is_poll { patience } else { patience.min(Duration::from_millis(SLOW_MS)) };
+        let mut slow = None;
+        let mut timer = pin!(tokio::time::sleep(first));
+        let mut answer = pin!(self.sender.try_send_request(request));
+        let mut open = true;
+        let answered = poll_fn(|cx| {
+            if open && self.connection.poll_without_shutdown(cx).is_ready() {
+                open = false;
+            }
+            if let Poll::Ready(answered) = answer.as_mut().poll(cx) {
+                return Poll::Ready(Some(answered));
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if slow.is_some() || first >= patience {
+                return Poll::Ready(None);
+            }
+            slow = Some(self.established.worker().slow_request());
+            timer.as_mut().reset(tokio::time::Instant::now() + (patience - first));
+            timer.as_mut().poll(cx).map(|()| None)
+        })
+        .await;
+        match answered {
+            Some(Ok(response)) => {
+                self.worker().answered(clock::now_ms());
+                self.idle_ms = advertised_idle(response.headers());
+                Ok((response, self))
+            }
+            Some(Err(mut error)) => match error.take_message() {
+                Some(request) => Err(Failure::Unsent(Box::new(request))),
+                None => Err(Failure::Broken(error.into_error())),
+            },
+            None => Err(Failure::TimedOut),
+        }
+    }
+
+    /// After a 101: the bare socket, what the worker already sent behind its answer's head, and the guard that counts
+    /// the connection. `None`: the connection ended instead.
+    pub async fn into_tunnel(mut self: Box<Self>) -> Option<(WorkerIo, Bytes, Count)> {
+        poll_fn(|cx| self.connection.poll_without_shutdown(cx)).await.ok()?;
+        let lease = *self;
+        let parts = lease.connection.into_parts();
+        Some((parts.io.into_inner(), parts.read_buf, lease.established))
+    }
+
+    /// Goes on reading and writing while the answer's body is read; ready once the connection is over.
+    pub fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.connection.poll_without_shutdown(cx).map(|_| ())
+    }
+
+    /// Puts the connection back, if it is fit for another request.
+    pub fn give_back(mut self: Box<Self>, thread: &Thread, cx: &mut Context<'_>) {
+        // The poll lets hyper see the end of the answer, and anything odd behind it.
+        if self.poll_connection(cx).is_ready() || !self.sender.is_ready() || self.idle_ms == 0 {
+            return;
+        }
+        self.idle_since_ms = clock::now_ms();
+        let mut pools = thread.pools.borrow_mut();
+        let pool = pools.entry(self.worker().serial).or_default();
+        if pool.0.len() < POOL_SIZE {
+            pool.0.push(self);
+        }
+    }
+
+    fn alive(&mut self, cx: &mut Context<'_>) -> bool {
+        self.poll_connection(cx).is_pending()
+    }
+
+    fn idle_for(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.idle_since_ms)
+    }
+}
+
+/// The worker's `Keep-Alive: timeout=N` less one second, in ms; 0: not to be reused.
+fn advertised_idle(headers: &HeaderMap) -> u64 {
+    let Some(value) = headers.get("keep-alive") else { return IDLE_MS };
+    let timeout = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.split(',').find_map(|part| part.trim().strip_prefix("timeout=")?.parse::<u64>().ok()));
+    timeout.map_or(IDLE_MS, |seconds| seconds.saturating_sub(1).saturating_mul(1_000))
+}
+
+/// A connection to `worker`: an idle one (idle for at most `max_idle`), else a new one.
+///
+/// # Errors
+/// See [`ConnectError`]. A refused connect also looks through this thread's idle connections, so that *gone* is told from
+/// *leaving* at once.
+pub async fn lease(
+    thread: &Rc<Thread>,
+    worker: &Arc<Worker>,
+    max_idle: Duration,
+    timeout: Duration,
+) -> Result<Box<Lease>, ConnectError> {
+    let max_idle = u64::try_from(max_idle.as_millis()).unwrap_or(u64::MAX);
+    if let Some(lease) = poll_fn(|cx| Poll::Ready(take_idle(thread, worker, max_idle, cx))).await {
+        return Ok(lease);
+    }
+    match tokio::time::timeout(timeout, connect(worker)).await.unwrap_or(Err(ConnectError::TimedOut)) {
+        Ok(lease) => Ok(lease),
+        Err(error) => {
+            worker.series.connect_failures.inc();
+            if matches!(error, ConnectError::Refused) {
+                let mut pools = thread.pools.borrow_mut();
+                if let Some(pool) = pools.get_mut(&worker.serial) {
+                    pool.drop_dead();
+                }
+                drop(pools);
+                worker.connect_refused();
+            }
+            Err(error)
+        }
+    }
+}
+
+fn take_idle(thread: &Thread, worker: &Arc<Worker>, max_idle: u64, cx: &mut Context<'_>) -> Option<Box<Lease>> {
+    let now = clock::now_ms();
+    let mut pools = thread.pools.borrow_mut();
+    let pool = pools.get_mut(&worker.serial)?;
+    // The last one is the freshest: if it has been idle for too long, so have all.
+    while pool.0.last().is_some_and(|lease| lease.idle_for(now) < lease.idle_ms.min(max_idle)) {
+        let mut lease = pool.0.pop()?;
+        if lease.alive(cx) {
+            return Some(lease);
+        }
+    }
+    None
+}
+
+async fn connect(worker: &Arc<Worker>) -> Result<Box<Lease>, ConnectError> {
+    let io = open(&worker.address).await.map_err(classify)?;
+    worker.connected();
+    let established = worker.connection();
+    let (sender, connection) = http1::Builder::new()
+        .max_buf_size(HEAD_BYTES)
+        .max_headers(HEAD_FIELDS)
+        .handshake(TokioIo::new(io))
+        .await
+        .map_err(|error| ConnectError::Io(io::Error::other(error)))?;
+    Ok(Box::new(Lease { connection, sender, established, idle_ms: IDLE_MS, idle_since_ms: 0 }))
+}
+
+/// Opens a socket to `address`, with the options every worker connection has.
+///
+/// # Errors
+/// The operating system's.
+pub async fn open(address: &Address) -> io::Result<WorkerIo> {
+    match address {
+        Address::Tcp(address) => {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            let keepalive =
+                socket2::TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
+            socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+            Ok(WorkerIo::Tcp(stream))
+        }
+        Address::Unix(path) => Ok(WorkerIo::Unix(UnixStream::connect(path).await?)),
+    }
+}
+
+/// What a failed connect says of the worker.
+pub fn classify(error: io::Error) -> ConnectError {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => ConnectError::Refused,
+        io::ErrorKind::WouldBlock => ConnectError::Full,
+        io::ErrorKind::TimedOut => ConnectError::TimedOut,
+        _ => ConnectError::Io(error),
+    }
+}
+
+impl Pool {
+    fn drop_dead(&mut self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.0.retain_mut(|lease| lease.alive(&mut cx));
+    }
+
+    fn drop_old(&mut self, now_ms: u64) {
+        self.0.retain(|lease| lease.idle_for(now_ms) < lease.idle_ms);
+    }
+}
+
+/// Closes connections that were idle for too long, and the dead ones of workers that refuse connects: they must not keep
+/// a gone worker looking alive.
+pub fn sweep(thread: &Thread) {
+    let now = clock::now_ms();
+    thread.pools.borrow_mut().retain(|_, pool| {
+        pool.drop_old(now);
+        if pool.0.first().is_some_and(|lease| lease.worker().refuses_connects()) {
+            pool.drop_dead();
+        }
+        !pool.0.is_empty()
+    });
+}
+
+impl AsyncRead for WorkerIo {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Unix(io) => Pin::new(io).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for WorkerIo {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Unix(io) => Pin::new(io).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Unix(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(io) => Pin::new(io).poll_flush(cx),
+            Self::Unix(io) => Pin::new(io).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Unix(io) => Pin::new(io).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! One application process as stickyd sees it: what checks and connects say, what the operator says, what it carries.
+//!
+//! A [`Worker`] outlives reloads: it is carried over by (upstream, address), and pins and tunnels hold it. The three axes
+//! of design.md §7 meet in two questions, [`Worker::takes_new`] and [`Worker::serves`]; nothing else combines them.
+//! Counts go up and down only through guards ([`Count`]), never by hand.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use crate::affinity::cookie::WorkerId;
+use crate::affinity::ring::Recent;
+use crate::clock;
+use crate::config::{Address, AdminState};
+use crate::metrics::WorkerSeries;
+
+/// Requests unanswered for this long, three at once, with no answer to anybody meanwhile: the worker is hung.
+pub const SLOW_MS: u64 = 2_000;
+const SLOW_REQUESTS: u32 = 3;
+
+/// What checks and connects say of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// Passes its checks.
+    Up,
+    /// Accepts, but has not (yet) passed enough checks.
+    Starting,
+    /// Accepts and does not answer.
+    Hung,
+    /// Refuses connects while established connections to it live on.
+    Leaving,
+    /// Refuses connects and no established connection to it is left.
+    Gone,
+}
+
+impl Health {
+    /// The word for it in metrics and logs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Starting => "starting",
+            Self::Hung => "hung",
+            Self::Leaving => "leaving",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+/// What the last checks amount to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Checks {
+    /// `rise` passed in a row, or none was made yet.
+    Passing = 0,
+    /// `fall` failed in a row, or not enough passed since.
+    Failing = 1,
+    /// `fall` timed out in a row.
+    TimingOut = 2,
+}
+
+/// May a worker be asked with a `PUT` probe (protocols §1.5)?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Oracle {
+    /// Not tried yet.
+    Untried = 0,
+    /// It answered code 1 to a random sid.
+    Usable = 1,
+    /// It did not.
+    Useless = 2,
+}
+
+/// One application process.
+pub struct Worker {
+    /// Unlike any other worker's in this process, those of the past included.
+    pub serial: u64,
+    /// The upstream's name.
+    pub upstream: Box<str>,
+    /// Where it listens.
+    pub address: Address,
+    /// Shown to operators.
+    pub name: String,
+    /// What cookies call it.
+    pub id: WorkerId,
+    /// Counters, resolved.
+    pub series: WorkerSeries,
+    /// Sessions placed on it in the last 10 s.
+    pub recent: Recent,
+    admin: AtomicU8,
+    checks: AtomicU8,
+    oracle: AtomicU8,
+    refused: AtomicBool,
+    was_gone: AtomicBool,
+    generation: AtomicU32,
+    established: AtomicU32,
+    sessions: AtomicU32,
+    tunnels: AtomicU32,
+    in_flight: AtomicU32,
+    slow: AtomicU32,
+    last_answer_ms: AtomicU64,
+    fresh_refusals: AtomicU64,
+}
+
+/// A count that undoes itself.
+pub struct Count {
+    worker: Arc<Worker>,
+    which: fn(&Worker) -> &AtomicU32,
+}
+
+impl Count {
+    /// The worker counted.
+    pub fn worker(&self) -> &Arc<Worker> {
+        &self.worker
+    }
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        (self.which)(&self.worker).fetch_sub(1, Relaxed);
+    }
+}
+
+impl Worker {
+    /// A worker nobody has talked to yet; taken for up until a check or connect says otherwise.
+    pub fn new(upstream: &str, address: Address, name: String, id: WorkerId, series: WorkerSeries) -> Arc<Self> {
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
+        Arc::new(Self {
+            serial: SERIAL.fetch_add(1, Relaxed),
+            upstream: upstream.into(),
+            address,
+            name,
+            id,
+            series,
+            recent: Recent::default(),
+            admin: AtomicU8::new(0),
+            checks: AtomicU8::new(Checks::Passing as u8),
+            oracle: AtomicU8::new(Oracle::Untried as u8),
+            refused: AtomicBool::new(false),
+            was_gone: AtomicBool::new(false),
+            generation: AtomicU32::new(1),
+            established: AtomicU32::new(0),
+            sessions: AtomicU32::new(0),
+            tunnels: AtomicU32::new(0),
+            in_flight: AtomicU32::new(0),
+            slow: AtomicU32::new(0),
+            last_answer_ms: AtomicU64::new(0),
+            fresh_refusals: AtomicU64::new(0),
+        })
+    }
+
+    /// Takes new sessions: up ∧ ready.
+    pub fn takes_new(&self) -> bool {
+        self.admin() == AdminState::Ready && self.health() == Health::Up
+    }
+
+    /// Serves its own sessions: not gone ∧ not maint.
+    pub fn serves(&self) -> bool {
+        self.admin() != AdminState::Maint && !self.gone()
+    }
+
+    /// Connects are refused and no established connection to it is left.
+    pub fn gone(&self) -> bool {
+        self.refused.load(Relaxed) && self.established.load(Relaxed) == 0
+    }
+
+    /// The last connect was refused; idle connections to it need a look.
+    pub fn refuses_connects(&self) -> bool {
+        self.refused.load(Relaxed)
+    }
+
+    /// Accepts and does not answer.
+    pub fn hung(&self) -> bool {
+        self.checks() == Checks::TimingOut
+            || (self.slow.load(Relaxed) >= SLOW_REQUESTS
+                && clock::now_ms().saturating_sub(self.last_answer_ms.load(Relaxed)) >= SLOW_MS)
+    }
+
+    /// The health axis.
+    pub fn health(&self) -> Health {
+        if self.refused.load(Relaxed) {
+            return if self.gone() { Health::Gone } else { Health::Leaving };
+        }
+        if self.hung() {
+            return Health::Hung;
+        }
+        match self.checks() {
+            Checks::Passing => Health::Up,
+            Checks::Failing | Checks::TimingOut => Health::Starting,
+        }
+    }
+
+    fn checks(&self) -> Checks {
+        match self.checks.load(Relaxed) {
+            0 => Checks::Passing,
+            1 => Checks::Failing,
+            _ => Checks::TimingOut,
+        }
+    }
+
+    /// What the health task concluded.
+    pub fn set_checks(&self, checks: Checks) {
+        self.checks.store(checks as u8, Relaxed);
+    }
+
+    /// What the operator says.
+    pub fn admin(&self) -> AdminState {
+        match self.admin.load(Relaxed) {
+            0 => AdminState::Ready,
+            1 => AdminState::Drain,
+            _ => AdminState::Maint,
+        }
+    }
+
+    /// The word for what the operator says.
+    pub fn admin_word(&self) -> &'static str {
+        match self.admin() {
+            AdminState::Ready => "ready",
+            AdminState::Drain => "drain",
+            AdminState::Maint => "maint",
+        }
+    }
+
+    /// Takes over what the operator says.
+    pub fn set_admin(&self, admin: AdminState) {
+        let value = match admin {
+            AdminState::Ready => 0,
+            AdminState::Drain => 1,
+            AdminState::Maint => 2,
+        };
+        self.admin.store(value, Relaxed);
+    }
+
+    /// Whether probes may be used on it.
+    pub fn oracle(&self) -> Oracle {
+        match self.oracle.load(Relaxed) {
+            0 => Oracle::Untried,
+            1 => Oracle::Usable,
+            _ => Oracle::Useless,
+        }
+    }
+
+    /// Remembers what a probe with a random sid showed.
+    pub fn set_oracle(&self, oracle: Oracle) {
+        self.oracle.store(oracle as u8, Relaxed);
+    }
+
+    /// A connect succeeded. After *gone* that is a new life: another process may listen there now.
+    pub fn connected(&self) {
+        if self.refused.swap(false, Relaxed) {
+            tracing::info!(upstream = %self.upstream, worker = %self.name, "worker accepts connections again");
+        }
+        if self.was_gone.swap(false, Relaxed) {
+            let generation = self.generation.fetch_add(1, Relaxed).saturating_add(1);
+            self.set_oracle(Oracle::Untried);
+            tracing::info!(upstream = %self.upstream, worker = %self.name, generation, "worker was restarted");
+        }
+    }
+
+    /// A connect was refused (ECONNREFUSED, ENOENT).
+    pub fn connect_refused(&self) {
+        if !self.refused.swap(true, Relaxed) {
+            tracing::warn!(upstream = %self.upstream, worker = %self.name, address = %self.address,
+                state = self.health().word(), "worker refuses connections");
+        }
+        if self.gone() {
+            self.was_gone.store(true, Relaxed);
+        }
+    }
+
+    /// It answered somebody.
+    pub fn answered(&self, now_ms: u64) {
+        self.last_answer_ms.store(now_ms, Relaxed);
+    }
+
+    /// Whether it answered anybody at or after `ms`.
+    pub fn answered_since(&self, ms: u64) -> bool {
+        self.last_answer_ms.load(Relaxed) >= ms.max(1)
+    }
+
+    /// Lives seen so far.
+    pub fn generation(&self) -> u32 {
+        self.generation.load(Relaxed)
+    }
+
+    /// Live sessions: pins, WebSocket-first tunnels and placements under way.
+    pub fn sessions(&self) -> u32 {
+        self.sessions.load(Relaxed)
+    }
+
+    /// Live tunnels.
+    pub fn tunnels(&self) -> u32 {
+        self.tunnels.load(Relaxed)
+    }
+
+    /// Requests sent and not fully answered.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Relaxed)
+    }
+
+    /// Counts a session until the guard goes.
+    pub fn session(self: &Arc<Self>) -> Count {
+        self.count(|w| &w.sessions)
+    }
+
+    /// Counts a tunnel until the guard goes.
+    pub fn tunnel(self: &Arc<Self>) -> Count {
+        self.count(|w| &w.tunnels)
+    }
+
+    /// Counts a request until the guard goes.
+    pub fn request(self: &Arc<Self>) -> Count {
+        self.count(|w| &w.in_flight)
+    }
+
+    /// Counts an established connection until the guard goes.
+    pub fn connection(self: &Arc<Self>) -> Count {
+        self.count(|w| &w.established)
+    }
+
+    /// Counts a request that waits for longer than [`SLOW_MS`] until the guard goes.
+    pub fn slow_request(self: &Arc<Self>) -> Count {
+        self.count(|w| &w.slow)
+    }
+
+    fn count(self: &Arc<Self>, which: fn(&Self) -> &AtomicU32) -> Count {
+        which(self).fetch_add(1, Relaxed);
+        Count { worker: self.clone(), which }
+    }
+
+    /// A sid this worker made less than 10 s ago was refused by it. Three in ten seconds mean that several processes
+    /// share its address: says so, in words, at most once in ten seconds.
+    pub fn fresh_refusal(&self, now_ms: u64) {
+        const WINDOW_MS: u64 = 10_000;
+        // Packed: start of the window (ms) in the upper 56 bits, count in the lower 8.
+        let old = self.fresh_refusals.load(Relaxed);
+        let (start, count) = (old >> 8, old & 0xff);
+        let (start, count) =
+            if now_ms.saturating_sub(start) > WINDOW_MS { (now_ms, 1) } else { (start, (count + 1).min(255)) };
+        self.fresh_refusals.store(start << 8 | count, Relaxed);
+        if count == 3 {
+            tracing::warn!(upstream = %self.upstream, worker = %self.name, address = %self.address,
+                "this worker refuses sessions it made itself: several processes share this address. \
+                 Give each its own port (PM2: increment_var: 'PORT')");
+        }
+    }
+}

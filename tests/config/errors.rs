@@ -1,0 +1,340 @@
+//! What a wrong configuration is told: the exact text, place and hint of each mistake inside one table.
+
+use super::{HEAD, errors, errors_of};
+use insta::assert_snapshot;
+
+#[test]
+fn unknown_key_with_a_near_one() {
+    assert_snapshot!(errors("afinity = [\"cookie\"]"), @r#"
+    error: unknown key `afinity` in [upstream.app]
+     --> s.toml:5:1
+      |
+    5 | afinity = ["cookie"]
+      | ^^^^^^^
+      = help: did you mean `affinity`?
+    "#);
+}
+
+#[test]
+fn unknown_key_with_none_near_lists_all() {
+    assert_snapshot!(errors("[limits]\nmemory = 3"), @"
+    error: unknown key `memory` in `limits`
+     --> s.toml:6:1
+      |
+    6 | memory = 3
+      | ^^^^^^
+      = help: there is `pins`, `pins_per_address`, `discoveries_per_address`, `discoveries`, `replay_bytes`, `handshakes`
+    ");
+}
+
+#[test]
+fn unknown_keys_everywhere_at_once() {
+    assert_snapshot!(errors_of("treads = 2\n[[listener]]\naddress = \"0.0.0.0:80\"\nport = 80\n[upstream.app]\nworkers = [{ address = \"127.0.0.1:3000\", wieght = 2 }]\nhealth = { pth = \"/\" }\n[admin]\ntoken = \"x\"\n[log]\nacces = true"), @r#"
+    error: unknown key `treads` in the file
+     --> s.toml:1:1
+      |
+    1 | treads = 2
+      | ^^^^^^
+      = help: did you mean `threads`?
+
+    error: unknown key `port` in [[listener]]
+     --> s.toml:4:1
+      |
+    4 | port = 80
+      | ^^^^
+      = help: there is `address`, `tls`, `trusted_proxies`
+
+    error: unknown key `wieght` in a worker
+     --> s.toml:6:42
+      |
+    6 | workers = [{ address = "127.0.0.1:3000", wieght = 2 }]
+      |                                          ^^^^^^
+      = help: did you mean `weight`?
+
+    error: a health check of kind "http" needs `path`
+     --> s.toml:7:10
+      |
+    7 | health = { pth = "/" }
+      |          ^^^^^^^^^^^^^
+      = help: write path = "/health", or kind = "tcp" for a connect only
+
+    error: unknown key `pth` in `health`
+     --> s.toml:7:12
+      |
+    7 | health = { pth = "/" }
+      |            ^^^
+      = help: did you mean `path`?
+
+    error: unknown key `token` in `admin`
+     --> s.toml:9:1
+      |
+    9 | token = "x"
+      | ^^^^^
+      = help: there is `address`, `token_file`
+
+    error: unknown key `acces` in `log`
+      --> s.toml:11:1
+       |
+    11 | acces = true
+       | ^^^^^
+       = help: did you mean `access`?
+    "#);
+}
+
+#[test]
+fn several_mistakes_in_one_table() {
+    assert_snapshot!(errors("affinity = [\"cokie\"]\nconnect_timeout = 5\ncookie = { same_site = \"laxx\" }"), @r#"
+    error: unknown affinity `cokie`
+     --> s.toml:5:13
+      |
+    5 | affinity = ["cokie"]
+      |             ^^^^^^^
+      = help: did you mean `cookie`?
+
+    error: `connect_timeout` needs a unit
+     --> s.toml:6:19
+      |
+    6 | connect_timeout = 5
+      |                   ^
+      = help: write a duration such as "5s"
+
+    error: unknown same_site `laxx`
+     --> s.toml:7:24
+      |
+    7 | cookie = { same_site = "laxx" }
+      |                        ^^^^^^
+      = help: did you mean `lax`?
+    "#);
+}
+
+#[test]
+fn wrong_type() {
+    assert_snapshot!(errors_of(&format!("threads = \"four\"\n{HEAD}")), @r#"
+    error: `threads` must be an integer from 1 to 256, not a string
+     --> s.toml:1:11
+      |
+    1 | threads = "four"
+      |           ^^^^^^
+    "#);
+}
+
+#[test]
+fn integer_out_of_range() {
+    assert_snapshot!(errors("[limits]\npins = 10\nhandshakes = -1"), @"
+    error: `pins` must be an integer from 1_000 to 100_000_000
+     --> s.toml:6:8
+      |
+    6 | pins = 10
+      |        ^^
+
+    error: `handshakes` must be an integer from 1 to 100_000
+     --> s.toml:7:14
+      |
+    7 | handshakes = -1
+      |              ^^
+    ");
+}
+
+#[test]
+fn duration_without_unit_in_a_string() {
+    assert_snapshot!(errors("response_timeout = \"60\""), @r#"
+    error: `response_timeout` is no duration: time unit needed, for example 60sec or 60ms
+     --> s.toml:5:20
+      |
+    5 | response_timeout = "60"
+      |                    ^^^^
+      = help: write "500ms", "5s", "1m 30s"
+    "#);
+}
+
+#[test]
+fn duration_with_a_strange_unit_and_one_out_of_range() {
+    assert_snapshot!(errors("tunnel_idle = \"5 fortnights\"\nhealth = { kind = \"tcp\", interval = \"10ms\" }"), @r#"
+    error: `tunnel_idle` is no duration: unknown time unit "fortnights", supported units: ns, us/µs, ms, sec, min, hours, days, weeks, months, years (and few variations)
+     --> s.toml:5:15
+      |
+    5 | tunnel_idle = "5 fortnights"
+      |               ^^^^^^^^^^^^^^
+      = help: write "500ms", "5s", "1m 30s"
+
+    error: `interval` must be from 100ms to 1h
+     --> s.toml:6:37
+      |
+    6 | health = { kind = "tcp", interval = "10ms" }
+      |                                     ^^^^^^
+    "#);
+}
+
+#[test]
+fn size_of_no_kind() {
+    assert_snapshot!(errors("[limits]\nreplay_bytes = \"64M\""), @r#"
+    error: `replay_bytes` is no size
+     --> s.toml:6:16
+      |
+    6 | replay_bytes = "64M"
+      |                ^^^^^
+      = help: write bytes (65536), or a whole number with kB, MB, GB (1000) or KiB, MiB, GiB (1024)
+    "#);
+    assert_snapshot!(errors("[limits]\nreplay_bytes = \"1kB\""), @r#"
+    error: `replay_bytes` must be from 1_000_000 to 64_000_000_000 bytes
+     --> s.toml:6:16
+      |
+    6 | replay_bytes = "1kB"
+      |                ^^^^^
+    "#);
+}
+
+#[test]
+fn affinity_empty_and_twice() {
+    assert_snapshot!(errors("affinity = []"), @r#"
+    error: `affinity` is empty: nothing would choose a worker
+     --> s.toml:5:12
+      |
+    5 | affinity = []
+      |            ^^
+      = help: ["socket.io", "cookie", "address"] is the default; ["address"] alone is IP hash
+    "#);
+    assert_snapshot!(errors("affinity = [\"cookie\", \"cookie\"]"), @r#"
+    error: affinity `cookie` stands here twice
+     --> s.toml:5:23
+      |
+    5 | affinity = ["cookie", "cookie"]
+      |                       ^^^^^^^^
+    "#);
+}
+
+#[test]
+fn health_without_path_and_path_without_http() {
+    assert_snapshot!(errors("health = { rise = 1 }"), @r#"
+    error: a health check of kind "http" needs `path`
+     --> s.toml:5:10
+      |
+    5 | health = { rise = 1 }
+      |          ^^^^^^^^^^^^
+      = help: write path = "/health", or kind = "tcp" for a connect only
+    "#);
+    assert_snapshot!(errors("health = { kind = \"tcp\", path = \"/\" }"), @r#"
+    error: `path` belongs to a check of kind "http"
+     --> s.toml:5:33
+      |
+    5 | health = { kind = "tcp", path = "/" }
+      |                                 ^^^
+    "#);
+    assert_snapshot!(errors("[upstream.app.health]\nkind = \"https\"\npath = \"health\""), @r#"
+    error: unknown kind of health check `https`
+     --> s.toml:6:8
+      |
+    6 | kind = "https"
+      |        ^^^^^^^
+      = help: did you mean `http`?
+
+    error: the path of a health check is not one
+     --> s.toml:7:8
+      |
+    7 | path = "health"
+      |        ^^^^^^^^
+      = help: write "/health": it begins with / and is percent-encoded
+    "#);
+}
+
+#[test]
+fn network_that_is_none() {
+    assert_snapshot!(errors_of("[[listener]]\naddress = \"0.0.0.0:80\"\ntrusted_proxies = [\"10.0.0.0/33\", \"10.1.2.3\"]\n[upstream.app]\nworkers = [\"127.0.0.1:3000\"]"), @r#"
+    error: `10.0.0.0/33` is no network
+     --> s.toml:3:20
+      |
+    3 | trusted_proxies = ["10.0.0.0/33", "10.1.2.3"]
+      |                    ^^^^^^^^^^^^^
+      = help: write "10.0.0.0/8", "10.1.2.3" or "fd00::/8"
+    "#);
+}
+
+#[test]
+fn log_level_misspelt() {
+    assert_snapshot!(errors("[log]\nlevel = \"inof\""), @r#"
+    error: `inof` is no log level
+     --> s.toml:6:9
+      |
+    6 | level = "inof"
+      |         ^^^^^^
+      = help: did you mean `info`?
+    "#);
+    assert_snapshot!(errors("[log]\nlevel = \"info,stickyd=loud\""), @r#"
+    error: `level` is no log filter: error parsing level filter: expected one of "off", "error", "warn", "info", "debug", "trace", or a number 0-5
+     --> s.toml:6:9
+      |
+    6 | level = "info,stickyd=loud"
+      |         ^^^^^^^^^^^^^^^^^^^
+      = help: write "info", or directives such as "info,stickyd::affinity=debug"
+    "#);
+}
+
+#[test]
+fn secret_too_short_is_not_printed() {
+    assert_snapshot!(errors_of(&format!("secret = \"hunter2\"\n{HEAD}")), @"
+    error: `secret` has 7 bytes, it needs 16
+     --> s.toml:1:10
+      |
+    1 | secret = …
+      |          ^
+      = help: make one: openssl rand -hex 32
+    ");
+}
+
+#[test]
+fn upstream_name() {
+    assert_snapshot!(errors_of("[[listener]]\naddress = \"0.0.0.0:80\"\n[upstream.\"My App\"]\nworkers = [\"127.0.0.1:3000\"]"), @r#"
+    error: `My App` is no name for an upstream
+     --> s.toml:3:11
+      |
+    3 | [upstream."My App"]
+      |           ^^^^^^^^
+      = help: 1 to 32 of a-z, 0-9, `_` and `-`: it becomes part of the cookie's name
+    "#);
+}
+
+#[test]
+fn single_table_where_a_list_belongs() {
+    assert_snapshot!(errors_of("[listener]\naddress = \"0.0.0.0:80\"\n[upstream]\nworkers = [\"127.0.0.1:3000\"]"), @r#"
+    error: `listener` must be a list of tables, each headed [[listener]], not a table
+     --> s.toml:1:1
+      |
+    1 | [listener]
+      | ^^^^^^^^^^
+
+    error: `workers` stands in [upstream] itself, and upstreams have names
+     --> s.toml:4:1
+      |
+    4 | workers = ["127.0.0.1:3000"]
+      | ^^^^^^^
+      = help: write [upstream.app] above it
+    "#);
+}
+
+#[test]
+fn syntax() {
+    assert_snapshot!(errors_of("[[listener]\naddress = \"0.0.0.0:80\"\n\n[upstream.app]\nworkers = [\"127.0.0.1:3000\n"), @r#"
+    error: unclosed array table, expected `]`
+     --> s.toml:1:12
+      |
+    1 | [[listener]
+      |            ^
+
+    error: unclosed array, expected `]`
+     --> s.toml:5:27
+      |
+    5 | workers = ["127.0.0.1:3000
+      |                           ^
+    "#);
+}
+
+#[test]
+fn key_twice() {
+    assert_snapshot!(errors("connect_timeout = \"1s\"\nconnect_timeout = \"2s\""), @r#"
+    error: duplicate key
+     --> s.toml:6:1
+      |
+    6 | connect_timeout = "2s"
+      | ^^^^^^^^^^^^^^^
+    "#);
+}

@@ -1,0 +1,362 @@
+//! What a wrong configuration is told when it takes several tables, or files, to see the mistake; and the warnings.
+
+use super::{HEAD, TempDir, errors, errors_in, errors_of, errors_of_workers, warnings};
+use insta::assert_snapshot;
+
+#[test]
+fn empty_file() {
+    assert_snapshot!(errors_of(""), @r#"
+    error: there is no listener
+     --> s.toml
+      = help: write [[listener]] and below it address = "0.0.0.0:80"
+
+    error: there is no upstream
+     --> s.toml
+      = help: write [upstream.app] and below it workers = ["127.0.0.1:3001-3004"]
+    "#);
+}
+
+#[test]
+fn upstream_without_workers() {
+    assert_snapshot!(errors("[upstream.b]\n[upstream.c]\nworkers = []\n[[route]]\nupstream = \"b\""), @r#"
+    warning: no route leads to upstream `app`
+     --> s.toml:3:11
+      |
+    3 | [upstream.app]
+      |           ^^^
+      = help: its workers are checked, but get no request
+
+    error: [upstream.b] needs `workers`
+     --> s.toml:5:1
+      |
+    5 | [upstream.b]
+      | ^^^^^^^^^^^^
+      = help: write workers = ["127.0.0.1:3001-3004"]
+
+    warning: no route leads to upstream `c`
+     --> s.toml:6:11
+      |
+    6 | [upstream.c]
+      |           ^
+      = help: its workers are checked, but get no request
+
+    error: [upstream.c] has no worker
+     --> s.toml:7:11
+      |
+    7 | workers = []
+      |           ^^
+      = help: write workers = ["127.0.0.1:3001-3004"]
+    "#);
+}
+
+#[test]
+fn several_upstreams_and_no_route() {
+    assert_snapshot!(errors("[upstream.b]\nworkers = [\"127.0.0.1:4000\"]"), @r#"
+    error: there are several upstreams and no route
+     --> s.toml:5:11
+      |
+    5 | [upstream.b]
+      |           ^
+      = help: write [[route]] with path = "/" and upstream = "b"
+    "#);
+}
+
+#[test]
+fn route_to_an_unknown_upstream() {
+    assert_snapshot!(errors("[upstream.chat]\nworkers = [\"127.0.0.1:4000\"]\n[[route]]\nupstream = \"chta\"\n[[route]]\nupstream = \"web\""), @r#"
+    error: unknown upstream `chta`
+     --> s.toml:8:12
+      |
+    8 | upstream = "chta"
+      |            ^^^^^^
+      = help: did you mean `chat`?
+
+    error: unknown upstream `web`
+      --> s.toml:10:12
+       |
+    10 | upstream = "web"
+       |            ^^^^^
+       = help: there is `app`, `chat`
+    "#);
+}
+
+#[test]
+fn route_with_a_bad_host_and_path() {
+    assert_snapshot!(errors("[[route]]\nhost = \"chat.example.com:443\"\npath = \"api\"\nupstream = \"app\"\n[[route]]\nhost = \"a.*.com\"\n"), @r#"
+    error: `chat.example.com:443` is no host
+     --> s.toml:6:8
+      |
+    6 | host = "chat.example.com:443"
+      |        ^^^^^^^^^^^^^^^^^^^^^^
+      = help: write the host without a port or scheme
+
+    error: `api` is no path
+     --> s.toml:7:8
+      |
+    7 | path = "api"
+      |        ^^^^^
+      = help: write "/" or "/socket.io": it begins with / and fits everything below it
+
+    error: [[route]] needs `upstream`
+     --> s.toml:9:1
+      |
+    9 | [[route]]
+      | ^^^^^^^^^
+      = help: write upstream = "app"
+
+    error: `a.*.com` is no host
+      --> s.toml:10:8
+       |
+    10 | host = "a.*.com"
+       |        ^^^^^^^^^
+       = help: a `*` stands for the first label only: "*.example.com"
+    "#);
+}
+
+#[test]
+fn worker_twice() {
+    assert_snapshot!(errors_of_workers("[\n  \"127.0.0.1:3001-3004\",\n  \"localhost:3003-3009\",\n]"), @r#"
+    error: worker 127.0.0.1:3003 is already there, in line 5
+     --> s.toml:6:3
+      |
+    6 |   "localhost:3003-3009",
+      |   ^^^^^^^^^^^^^^^^^^^^^
+      = help: a worker stands in an upstream once; `weight` gives it more
+    "#);
+}
+
+#[test]
+fn worker_name_twice() {
+    assert_snapshot!(errors_of_workers("[\n  { address = \"127.0.0.1:3001\", name = \"a\" },\n  { address = \"127.0.0.1:3002\", name = \"a\" },\n]"), @r#"
+    error: a worker is already named `a`, in line 5
+     --> s.toml:6:40
+      |
+    6 |   { address = "127.0.0.1:3002", name = "a" },
+      |                                        ^^^
+    "#);
+}
+
+#[test]
+fn listener_twice() {
+    assert_snapshot!(errors("[[listener]]\naddress = \"0.0.0.0:80\""), @r#"
+    error: 0.0.0.0:80 has a listener already, in line 2
+     --> s.toml:6:11
+      |
+    6 | address = "0.0.0.0:80"
+      |           ^^^^^^^^^^^^
+    "#);
+    assert_snapshot!(errors("[admin]\naddress = \"127.0.0.1:81\"\n[[listener]]\naddress = \"127.0.0.1:81\""), @r#"
+    error: 127.0.0.1:81 is the admin listener's address already
+     --> s.toml:8:11
+      |
+    8 | address = "127.0.0.1:81"
+      |           ^^^^^^^^^^^^^^
+    "#);
+}
+
+#[test]
+fn worker_is_our_own_listener() {
+    assert_snapshot!(errors_of("[[listener]]\naddress = \"0.0.0.0:3000\"\n[upstream.app]\nworkers = [\"127.0.0.1:2999-3003\"]"), @r#"
+    error: worker 127.0.0.1:3000 is stickyd's own listener 0.0.0.0:3000
+     --> s.toml:4:12
+      |
+    4 | workers = ["127.0.0.1:2999-3003"]
+      |            ^^^^^^^^^^^^^^^^^^^^^
+      = help: give the application ports of its own
+    "#);
+}
+
+#[test]
+fn admin_open_to_the_network() {
+    assert_snapshot!(errors("[admin]\naddress = \"0.0.0.0:9145\""), @r#"
+    error: the admin listener would be open to the network, without a token
+     --> s.toml:6:11
+      |
+    6 | address = "0.0.0.0:9145"
+      |           ^^^^^^^^^^^^^^
+      = help: write token_file = "admin.token", or use 127.0.0.1
+    "#);
+}
+
+#[test]
+fn secret_twice_and_files_that_are_not_there() {
+    let dir = TempDir::new("absent");
+    let text = format!(
+        "secret = \"0123456789abcdef\"\nsecret_file = \"nope\"\n{HEAD}[admin]\ntoken_file = \"token\"\n[[listener]]\naddress = \"0.0.0.0:443\"\ntls = {{ certificate = \"c.pem\" }}"
+    );
+    assert_snapshot!(errors_in(&dir, &text), @r#"
+    error: `secret` and `secret_file` are both there
+     --> DIR/s.toml:2:1
+      |
+    2 | secret_file = "nope"
+      | ^^^^^^^^^^^
+      = help: remove one of the two
+
+    error: cannot read DIR/token: No such file or directory (os error 2)
+     --> DIR/s.toml:8:14
+      |
+    8 | token_file = "token"
+      |              ^^^^^^^
+
+    error: `tls` needs `key`
+      --> DIR/s.toml:11:7
+       |
+    11 | tls = { certificate = "c.pem" }
+       |       ^^^^^^^^^^^^^^^^^^^^^^^^^
+       = help: write key = "privkey.pem"
+
+    error: cannot read DIR/c.pem: No such file or directory (os error 2)
+      --> DIR/s.toml:11:23
+       |
+    11 | tls = { certificate = "c.pem" }
+       |                       ^^^^^^^
+    "#);
+}
+
+#[test]
+fn token_too_short() {
+    let dir = TempDir::new("token");
+    dir.write("token", "  hunter2  \n");
+    assert_snapshot!(errors_in(&dir, &format!("{HEAD}[admin]\ntoken_file = \"token\"")), @r#"
+    error: token holds 7 bytes, a secret needs 16
+     --> DIR/s.toml:6:14
+      |
+    6 | token_file = "token"
+      |              ^^^^^^^
+      = help: make one: openssl rand -hex 32
+    "#);
+}
+
+#[test]
+fn certificate_files_of_the_wrong_kind() {
+    let dir = TempDir::new("wrong-kind");
+    dir.write("c.pem", "not PEM at all");
+    dir.write("k.pem", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n");
+    let text =
+        format!("{HEAD}[[listener]]\naddress = \"0.0.0.0:443\"\ntls = {{ certificate = \"c.pem\", key = \"k.pem\" }}");
+    assert_snapshot!(errors_in(&dir, &text), @r#"
+    error: cannot use c.pem: no certificate in it
+     --> DIR/s.toml:7:23
+      |
+    7 | tls = { certificate = "c.pem", key = "k.pem" }
+      |                       ^^^^^^^
+      = help: the file begins -----BEGIN CERTIFICATE-----
+
+    error: cannot use k.pem: the key is encrypted
+     --> DIR/s.toml:7:38
+      |
+    7 | tls = { certificate = "c.pem", key = "k.pem" }
+      |                                      ^^^^^^^
+      = help: openssl pkey -in it -out plain.pem
+    "#);
+}
+
+#[test]
+fn key_of_another_certificate() {
+    let dir = TempDir::new("mismatch");
+    dir.certificate("a", 2000..4000);
+    dir.certificate("b", 2000..4000);
+    let text =
+        format!("{HEAD}[[listener]]\naddress = \"0.0.0.0:443\"\ntls = {{ certificate = \"a.crt\", key = \"b.key\" }}");
+    assert_snapshot!(errors_in(&dir, &text), @r#"
+    error: b.key is not the key of a.crt
+     --> DIR/s.toml:7:38
+      |
+    7 | tls = { certificate = "a.crt", key = "b.key" }
+      |                                      ^^^^^^^
+      = help: the chain begins with the server's own certificate
+    "#);
+}
+
+#[test]
+fn certificate_torn() {
+    let dir = TempDir::new("torn");
+    dir.certificate("a", 2000..4000);
+    dir.write("a.crt", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    dir.write("a.key", "-----BEGIN PRIVATE KEY-----\nAAAA\n");
+    let text =
+        format!("{HEAD}[[listener]]\naddress = \"0.0.0.0:443\"\ntls = {{ certificate = \"a.crt\", key = \"a.key\" }}");
+    assert_snapshot!(errors_in(&dir, &text), @r#"
+    error: cannot use a.crt: its first certificate is damaged
+     --> DIR/s.toml:7:23
+      |
+    7 | tls = { certificate = "a.crt", key = "a.key" }
+      |                       ^^^^^^^
+      = help: a PEM file with the whole chain, leaf first
+
+    error: cannot use a.key: its -----END line is missing: the file is cut off
+     --> DIR/s.toml:7:38
+      |
+    7 | tls = { certificate = "a.crt", key = "a.key" }
+      |                                      ^^^^^^^
+      = help: a PEM file with one unencrypted key
+    "#);
+}
+
+#[test]
+fn certificates_out_of_their_time_are_warned_of() {
+    let dir = TempDir::new("expired");
+    dir.certificate("old", 2000..2010);
+    dir.certificate("new", 4000..4090);
+    let text = format!(
+        "{HEAD}[[listener]]\naddress = \"0.0.0.0:443\"\ntls = {{ certificate = \"old.crt\", key = \"old.key\" }}\n[[listener]]\naddress = \"0.0.0.0:444\"\ntls = {{ certificate = \"new.crt\", key = \"new.key\" }}"
+    );
+    assert_snapshot!(warnings(&dir, &text), @r#"
+    warning: the certificate old.crt expired at 2010-01-01T00:00:00Z
+     --> DIR/s.toml:7:23
+      |
+    7 | tls = { certificate = "old.crt", key = "old.key" }
+      |                       ^^^^^^^^^
+      = help: clients will refuse it; renew it, then reload
+
+    warning: the certificate new.crt is not valid before 4000-01-01T00:00:00Z
+      --> DIR/s.toml:10:23
+       |
+    10 | tls = { certificate = "new.crt", key = "new.key" }
+       |                       ^^^^^^^^^
+       = help: clients will refuse it; renew it, then reload
+    "#);
+}
+
+#[test]
+fn same_site_none_without_tls_is_warned_of() {
+    let dir = TempDir::new("same-site");
+    assert_snapshot!(warnings(&dir, &format!("{HEAD}cookie = {{ same_site = \"none\" }}")), @r#"
+    warning: no listener has TLS, and browsers drop a SameSite=None cookie that came over plain HTTP
+     --> DIR/s.toml:5:24
+      |
+    5 | cookie = { same_site = "none" }
+      |                        ^^^^^^
+      = help: give a listener `tls`; or, if a proxy before stickyd does TLS, list it in `trusted_proxies`
+    "#);
+}
+
+#[test]
+fn same_site_none_behind_a_trusted_proxy_is_not() {
+    let dir = TempDir::new("same-site-proxy");
+    let trusting = HEAD.replace("[upstream", "trusted_proxies = [\"10.0.0.0/8\"]\n[upstream");
+    assert_eq!(warnings(&dir, &format!("{trusting}cookie = {{ same_site = \"none\" }}")), "");
+}
+
+#[test]
+fn routes_nobody_reaches_are_warned_of() {
+    let dir = TempDir::new("routes");
+    let text = format!(
+        "{HEAD}[upstream.b]\nworkers = [\"127.0.0.1:4000\"]\n[[route]]\nhost = \"*.example.com\"\npath = \"/api\"\nupstream = \"app\"\n[[route]]\nhost = \"a.example.com\"\npath = \"/api/v2\"\nupstream = \"app\"\n[[route]]\nhost = \"a.example.com\"\npath = \"/apis\"\nupstream = \"app\""
+    );
+    assert_snapshot!(warnings(&dir, &text), @"
+    warning: no route leads to upstream `b`
+     --> DIR/s.toml:5:11
+      |
+    5 | [upstream.b]
+      |           ^
+      = help: its workers are checked, but get no request
+
+    warning: this route is never reached: the one in line 7 fits everything it fits
+      --> DIR/s.toml:11:1
+       |
+    11 | [[route]]
+       | ^^^^^^^^^
+       = help: the first route that fits wins: put the narrower one first
+    ");
+}

@@ -1,0 +1,178 @@
+//! What a wrong address is told: the place is inside the string, at the part that is wrong.
+
+use super::{errors_of, errors_of_workers};
+use insta::assert_snapshot;
+
+#[test]
+fn port_range_backwards_points_into_the_string() {
+    assert_snapshot!(errors_of_workers("[\"127.0.0.1:3000\", \"127.0.0.1:3004-3001\"]"), @r#"
+    error: the range of ports ends before it begins
+     --> s.toml:4:41
+      |
+    4 | workers = ["127.0.0.1:3000", "127.0.0.1:3004-3001"]
+      |                                         ^^^^^^^^^
+      = help: write 3001-3004
+    "#);
+}
+
+#[test]
+fn port_that_is_none() {
+    assert_snapshot!(errors_of("[[listener]]\naddress = \"0.0.0.0:99999\"\n[upstream.app]\nworkers = [\"127.0.0.1:http\", \"10.0.0.1:0\"]"), @r#"
+    error: `99999` is no port (0 to 65535)
+     --> s.toml:2:20
+      |
+    2 | address = "0.0.0.0:99999"
+      |                    ^^^^^
+
+    error: `http` is no port
+     --> s.toml:4:23
+      |
+    4 | workers = ["127.0.0.1:http", "10.0.0.1:0"]
+      |                       ^^^^
+      = help: write a port, 3000, or a range, 3001-3004
+
+    error: nobody can be reached at port 0
+     --> s.toml:4:40
+      |
+    4 | workers = ["127.0.0.1:http", "10.0.0.1:0"]
+      |                                        ^
+      = help: write a port, 3000, or a range, 3001-3004
+    "#);
+}
+
+#[test]
+fn port_missing_and_url_instead_of_address() {
+    assert_snapshot!(errors_of("[[listener]]\naddress = \":80\"\n[upstream.app]\nworkers = [\"127.0.0.1\", \"http://127.0.0.1:3000\"]"), @r#"
+    error: the address needs a host
+     --> s.toml:2:11
+      |
+    2 | address = ":80"
+      |           ^^^^^
+      = help: write 127.0.0.1:3000, 0.0.0.0:443 or [::]:443
+
+    error: the address needs a port
+     --> s.toml:4:12
+      |
+    4 | workers = ["127.0.0.1", "http://127.0.0.1:3000"]
+      |            ^^^^^^^^^^^
+      = help: write 127.0.0.1:3000, [::1]:3000 or unix:/run/app.sock
+
+    error: an address is not a URL
+     --> s.toml:4:25
+      |
+    4 | workers = ["127.0.0.1", "http://127.0.0.1:3000"]
+      |                         ^^^^^^^^^^^^^^^^^^^^^^^
+      = help: write host:port, without http:// or a path
+    "#);
+}
+
+#[test]
+fn ipv6_without_brackets_and_ipv4_mistyped() {
+    assert_snapshot!(errors_of_workers("[\"::1:3000\", \"127.0.0:3000\"]"), @r#"
+    error: an IPv6 address stands in brackets
+     --> s.toml:4:12
+      |
+    4 | workers = ["::1:3000", "127.0.0:3000"]
+      |            ^^^^^^^^^^
+      = help: write [::1]:3000
+
+    error: `127.0.0` is no host
+     --> s.toml:4:25
+      |
+    4 | workers = ["::1:3000", "127.0.0:3000"]
+      |                         ^^^^^^^
+      = help: an IP (IPv6 in brackets), a DNS name, or unix:/path
+    "#);
+}
+
+#[test]
+fn range_too_wide() {
+    assert_snapshot!(errors_of_workers("[\"127.0.0.1:3000-30010\"]"), @r#"
+    error: this stands for 27011 workers, 1024 are the most
+     --> s.toml:4:23
+      |
+    4 | workers = ["127.0.0.1:3000-30010"]
+      |                       ^^^^^^^^^^
+    "#);
+}
+
+#[test]
+fn unix_path_missing_and_too_long() {
+    let long = format!("[\"unix:\", \"unix:/{}\"]", "x".repeat(107));
+    assert_snapshot!(errors_of_workers(&long), @r#"
+    error: the path of the unix socket is missing
+     --> s.toml:4:18
+      |
+    4 | workers = ["unix:", "unix:/xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"]
+      |                  ^
+      = help: write unix:/run/app/1.sock
+
+    error: the path of the unix socket is too long: Linux takes 107 bytes
+     --> s.toml:4:27
+      |
+    4 | workers = ["unix:", "unix:/xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"]
+      |                           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      = help: write unix:/run/app/1.sock
+    "#);
+}
+
+#[test]
+fn name_that_does_not_resolve() {
+    assert_snapshot!(errors_of_workers("[\"nobody.test:3000\", \"empty.test:3000\"]"), @r#"
+    error: cannot resolve `nobody.test`: no such name
+     --> s.toml:4:13
+      |
+    4 | workers = ["nobody.test:3000", "empty.test:3000"]
+      |             ^^^^^^^^^^^
+      = help: check the name: getent ahosts NAME
+
+    error: `empty.test` resolves to no address
+     --> s.toml:4:33
+      |
+    4 | workers = ["nobody.test:3000", "empty.test:3000"]
+      |                                 ^^^^^^^^^^
+    "#);
+}
+
+#[test]
+fn listener_on_a_name() {
+    assert_snapshot!(errors_of("[[listener]]\naddress = \"www.example.com:80\"\n[upstream.app]\nworkers = [\"127.0.0.1:3000\"]"), @r#"
+    error: `www.example.com` is no IP address
+     --> s.toml:2:12
+      |
+    2 | address = "www.example.com:80"
+      |            ^^^^^^^^^^^^^^^
+      = help: an IP address: 0.0.0.0 and [::] are every address of this host, 127.0.0.1 only itself
+    "#);
+}
+
+#[test]
+fn worker_table_without_address_and_with_wrong_words() {
+    assert_snapshot!(errors_of_workers("[\n  { name = \"a\" },\n  { address = \"127.0.0.1:1\", admin = \"drained\", weight = 0 },\n  7,\n]"), @r#"
+    error: a worker needs `address`
+     --> s.toml:5:3
+      |
+    5 |   { name = "a" },
+      |   ^^^^^^^^^^^^^^
+      = help: write address = "10.0.0.7:3000"
+
+    error: unknown admin state `drained`
+     --> s.toml:6:38
+      |
+    6 |   { address = "127.0.0.1:1", admin = "drained", weight = 0 },
+      |                                      ^^^^^^^^^
+      = help: there is `ready`, `drain`, `maint`
+
+    error: `weight` must be an integer from 1 to 256
+     --> s.toml:6:58
+      |
+    6 |   { address = "127.0.0.1:1", admin = "drained", weight = 0 },
+      |                                                          ^
+
+    error: a worker must be an address or a table such as { address = "10.0.0.7:3000", weight = 2 }, not an integer
+     --> s.toml:7:3
+      |
+    7 |   7,
+      |   ^
+    "#);
+}

@@ -1,0 +1,102 @@
+//! The files in `conf/`: each loads as it is, and the commented one tells the truth about every key.
+
+use std::path::{Path, PathBuf};
+
+use super::{TempDir, errors_of, resolve};
+use stickyd::config::{Config, Health, Limits, Log, Upstream, load_with_warnings, parse_with};
+
+fn conf() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("conf")
+}
+
+fn commented() -> String {
+    std::fs::read_to_string(conf().join("stickyd.toml")).unwrap()
+}
+
+/// All `*.toml` below a folder.
+fn tomls(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(tomls(&path));
+        } else if path.extension().is_some_and(|end| end == "toml") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn every_shipped_file_loads_without_a_warning() {
+    let files = tomls(&conf());
+    assert!(files.len() >= 5, "{files:?}");
+    for file in files {
+        let (_, warnings) = load_with_warnings(&file).unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(warnings, [], "{}", file.display());
+    }
+}
+
+#[test]
+fn minimal_is_minimal() {
+    let text = std::fs::read_to_string(conf().join("examples/minimal.toml")).unwrap();
+    assert!(text.lines().count() <= 8);
+}
+
+/// Un-comments `# key = value` and `# [table]`, one space deep; prose and deeper examples stay comments.
+fn uncommented(leave_out: &str) -> String {
+    let line = |line: &str| {
+        let Some(rest) = line.strip_prefix("# ").filter(|rest| !rest.starts_with(leave_out)) else {
+            return line.to_owned();
+        };
+        let key =
+            rest.split_once(" = ").is_some_and(|(key, _)| key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
+        if key || rest.starts_with('[') { rest.to_owned() } else { line.to_owned() }
+    };
+    commented().lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn load_uncommented(dir: &TempDir, leave_out: &str) -> Config {
+    let text = uncommented(leave_out);
+    parse_with(&text, &dir.0.join("stickyd.toml"), &resolve).unwrap_or_else(|errors| panic!("{errors}")).0
+}
+
+#[test]
+fn every_commented_line_is_right_and_shows_the_default() {
+    let dir = TempDir::new("commented");
+    dir.certificate("site", 2000..4000);
+    std::fs::rename(dir.0.join("site.crt"), dir.0.join("fullchain.pem")).unwrap();
+    std::fs::rename(dir.0.join("site.key"), dir.0.join("privkey.pem")).unwrap();
+    dir.write("secret", "0123456789abcdef0123456789abcdef");
+    dir.write("admin.token", "0123456789abcdef0123456789abcdef");
+    // The two stand for one another, so each has its turn.
+    assert!(load_uncommented(&dir, "secret = ").secret.is_some());
+    let config = load_uncommented(&dir, "secret_file = ");
+    assert!(config.secret.is_some() && config.listeners[0].tls.is_some() && config.admin.token.is_some());
+    assert_eq!(config.routes.len(), 1);
+    assert_eq!((&config.limits, &config.log), (&Limits::default(), &Log::default()));
+    let app = config.upstreams[0].clone();
+    assert_eq!(app.health, Health::default());
+    let defaults = Upstream { tunnel_idle: app.tunnel_idle, ..Upstream::new(app.name.clone(), app.workers.clone()) };
+    assert_eq!(app, defaults);
+    let (plain, _) = load_with_warnings(&conf().join("stickyd.toml")).unwrap();
+    assert_eq!(config.admin.address, plain.admin.address, "the default is what is shown");
+}
+
+#[test]
+fn no_key_is_left_out() {
+    // An unknown key is answered with the keys there are: ask in every table.
+    let text = "z = 1\n[[listener]]\nz = 1\ntls = { z = 1 }\n[upstream.a]\nz = 1\nworkers = [{ z = 1 }]\n\
+        health = { z = 1 }\ncookie = { z = 1 }\n[[route]]\nz = 1\n[admin]\nz = 1\n[limits]\nz = 1\n[log]\nz = 1\n"
+        .replace('z', "zzzzzzzzzzzz");
+    let errors = errors_of(&text);
+    let lists = errors.lines().filter_map(|line| line.trim().strip_prefix("= help: there is "));
+    assert_eq!(lists.clone().count(), 11, "{errors}");
+    let known: Vec<_> = lists.flat_map(|list| list.split(", ")).map(|key| key.trim_matches('`')).collect();
+    assert!(known.len() >= 40, "{known:?}");
+    let shown = commented();
+    for key in known {
+        let forms = [format!("{key} = "), format!("[{key}]"), format!("[{key}.")];
+        assert!(forms.iter().any(|form| shown.contains(form)), "conf/stickyd.toml does not show `{key}`");
+    }
+}
