@@ -7,4 +7,8 @@
     reason = "a test ends by panicking; clippy.toml allows it in #[test] functions only, not in their helpers"
 )]
 
+mod clients_selftest;
 mod config;
+mod sessions;
+#[allow(dead_code, reason = "a kit: not every test uses every part")]
+mod support;

@@ -21,6 +21,24 @@ pub(super) struct Budget {
     all: Bucket,
     total: f64,
     addresses: HashMap<u64, Bucket>,
+    cleaned: Cleaned,
+}
+
+/// When a full table was last cleaned. Cleaning looks at every entry, so that a flood must not make each newcomer do it.
+#[derive(Default)]
+struct Cleaned(Option<u64>);
+
+impl Cleaned {
+    /// Not more often than this.
+    const EVERY_MS: u64 = 250;
+
+    fn is_due(&mut self, now_ms: u64) -> bool {
+        let due = self.0.is_none_or(|last| now_ms.saturating_sub(last) >= Self::EVERY_MS);
+        if due {
+            self.0 = Some(now_ms);
+        }
+        due
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -43,7 +61,13 @@ impl Budget {
     /// Tokens a second for one address, and for all together.
     pub(super) fn new(per_address: u32, total: u32) -> Self {
         let (per_address, total) = (f64::from(per_address), f64::from(total));
-        Self { per_address, total, all: Bucket { tokens: total, at_ms: 0 }, addresses: HashMap::new() }
+        Self {
+            per_address,
+            total,
+            all: Bucket { tokens: total, at_ms: 0 },
+            addresses: HashMap::new(),
+            cleaned: Cleaned::default(),
+        }
     }
 
     /// Takes a token of `address`; `false` when it or all together have none.
@@ -73,46 +97,50 @@ impl Budget {
 
     fn bucket(&mut self, address: u64, now_ms: u64) -> &mut Bucket {
         let rate = self.per_address;
-        if self.addresses.len() >= ADDRESSES && !self.addresses.contains_key(&address) {
+        let known = self.addresses.contains_key(&address);
+        if self.addresses.len() >= ADDRESSES && !known && self.cleaned.is_due(now_ms) {
             self.addresses.retain(|_, bucket| {
                 bucket.refill(rate, now_ms);
                 bucket.tokens < rate
             });
         }
-        let shared = self.addresses.len() >= ADDRESSES && !self.addresses.contains_key(&address);
+        let shared = self.addresses.len() >= ADDRESSES && !known;
         let key = if shared { 0 } else { address };
         self.addresses.entry(key).or_insert(Bucket { tokens: rate, at_ms: now_ms })
     }
 }
 
 /// Sids every worker refused less than a second ago.
-pub(super) struct Misses<K>(HashMap<K, u64>);
+pub(super) struct Misses<K> {
+    until_ms: HashMap<K, u64>,
+    cleaned: Cleaned,
+}
 
 impl<K> Default for Misses<K> {
     fn default() -> Self {
-        Self(HashMap::new())
+        Self { until_ms: HashMap::new(), cleaned: Cleaned::default() }
     }
 }
 
 impl<K: std::hash::Hash + Eq> Misses<K> {
     /// Remembers a miss; `false` when there is no room, which costs a repeated search and nothing else.
     pub(super) fn remember(&mut self, key: K, now_ms: u64) -> bool {
-        if self.0.len() >= MISSES {
-            self.0.retain(|_, until| *until > now_ms);
+        if self.until_ms.len() >= MISSES && self.cleaned.is_due(now_ms) {
+            self.until_ms.retain(|_, until| *until > now_ms);
         }
-        let room = self.0.len() < MISSES;
+        let room = self.until_ms.len() < MISSES;
         if room {
-            self.0.insert(key, now_ms + MISS_MS);
+            self.until_ms.insert(key, now_ms + MISS_MS);
         }
         room
     }
 
     /// Whether a miss is remembered.
     pub(super) fn knows(&mut self, key: &K, now_ms: u64) -> bool {
-        match self.0.get(key) {
+        match self.until_ms.get(key) {
             Some(until) if *until > now_ms => true,
             Some(_) => {
-                self.0.remove(key);
+                self.until_ms.remove(key);
                 false
             }
             None => false,
@@ -177,7 +205,7 @@ mod tests {
         for key in 0..MISSES * 2 {
             misses.remember(key, 0);
         }
-        assert_eq!(misses.0.len(), MISSES);
+        assert_eq!(misses.until_ms.len(), MISSES);
         assert!(!misses.remember(MISSES * 3, 0), "full, and says so");
         assert!(misses.remember(MISSES * 3, 2_000), "the old ones made room");
     }

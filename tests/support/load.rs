@@ -1,0 +1,93 @@
+//! Real clients: one run of `tests/clients/load.js`.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::process::{PATIENCE, Process};
+
+/// A run under way. Drop ends it.
+pub(crate) struct Load {
+    process: Process,
+    /// Everything it said, for the message of a failed wait.
+    said: Vec<Value>,
+}
+
+impl Load {
+    /// Options: `tests/clients/README.md`. Events are always on.
+    pub(crate) fn start(mut options: Value) -> Self {
+        options["events"] = json!(true);
+        Self { process: Process::start("node", ["load.js", &options.to_string()]), said: Vec::new() }
+    }
+
+    /// A run to its own end: the result.
+    pub(crate) async fn run(options: Value) -> Value {
+        Self::start(options).finish().await
+    }
+
+    /// Waits for the next `name`: `all-connected`, `all-upgraded`, `all-echoed`, `all-held`, `all-disconnected`, `disconnect`, …
+    pub(crate) async fn event(&mut self, name: &str) -> Value {
+        self.event_within(name, PATIENCE).await
+    }
+
+    /// The same with another patience. Panics with what was said last, should it not come.
+    pub(crate) async fn event_within(&mut self, name: &str, patience: Duration) -> Value {
+        let found = timeout(patience, async {
+            while let Some(line) = self.process.line().await {
+                self.said.push(line.clone());
+                if line["event"] == name {
+                    return Some(line);
+                }
+            }
+            None
+        });
+        match found.await {
+            Ok(Some(event)) => event,
+            Ok(None) => panic!("the run ended without {name}; it said {}", self.last_words()),
+            Err(_) => panic!("no {name} within {patience:?}; it said {}", self.last_words()),
+        }
+    }
+
+    /// Everybody sends `count` more messages; returns when all of them have come back.
+    pub(crate) async fn echo(&mut self, count: usize) {
+        self.command(&format!("send {count}")).await;
+        self.event("all-echoed").await;
+    }
+
+    /// Everybody holds still, with no request open (kind `raw` only); `command("go")` goes on.
+    pub(crate) async fn hold(&mut self) {
+        self.command("hold").await;
+        self.event("all-held").await;
+    }
+
+    /// `send N`, `send endless`, `hold`, `go`, `stop`, `status`.
+    pub(crate) async fn command(&mut self, line: &str) {
+        self.process.command(line).await;
+    }
+
+    /// The result as it would be now.
+    pub(crate) async fn status(&mut self) -> Value {
+        self.command("status").await;
+        self.event("status").await
+    }
+
+    /// Waits until the run has ended by itself; → its result.
+    pub(crate) async fn finish(mut self) -> Value {
+        // Its own `timeout` option bounds it; this is for a process that is itself stuck.
+        let result = self.event_within("result", Duration::from_secs(150)).await;
+        assert_eq!(self.process.end().await, Some(0), "load.js failed");
+        result
+    }
+
+    /// Ends a run that keeps on; → its result.
+    pub(crate) async fn stop(mut self) -> Value {
+        self.command("stop").await;
+        self.finish().await
+    }
+
+    fn last_words(&self) -> String {
+        let words: Vec<_> = self.said.iter().rev().take(12).rev().map(Value::to_string).collect();
+        words.join("\n  ")
+    }
+}

@@ -1,0 +1,9 @@
+//! What the tests stand on: real workers and clients in their own processes, three lines from start to answer.
+//!
+//! Nothing here sleeps where an event can be awaited, and nothing outlives its test: every process ends with its stdin, and is killed when
+//! its value is dropped.
+
+pub(crate) mod load;
+pub(crate) mod node;
+mod process;
+pub(crate) mod proxy;

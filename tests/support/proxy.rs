@@ -1,0 +1,189 @@
+//! stickyd itself, in this process or as the real binary, in front of whatever workers a test has.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use stickyd::config;
+use stickyd::drain::Ended;
+use stickyd::server::Server;
+use stickyd::upstream::worker::Worker;
+
+/// A stickyd inside the test's process. Stops, and is waited for, when dropped.
+pub(crate) struct Proxy {
+    /// Where its first listener is.
+    pub(crate) address: SocketAddr,
+    server: Option<Server>,
+}
+
+impl Proxy {
+    /// In front of these workers, everything else as it is by default (two threads).
+    pub(crate) fn before(workers: &[SocketAddr]) -> Self {
+        Self::with(&format!("[upstream.app]\nworkers = {:?}", texts(workers)))
+    }
+
+    /// With this configuration; a listener on a free port of 127.0.0.1 is added where the text has none.
+    pub(crate) fn with(toml: &str) -> Self {
+        let directory = std::env::temp_dir();
+        Self::with_files(toml, &directory)
+    }
+
+    /// The same; relative paths in the text lead into `directory`.
+    pub(crate) fn with_files(toml: &str, directory: &Path) -> Self {
+        let config = config::parse(&complete(toml), &directory.join("stickyd.toml")).unwrap_or_else(|e| panic!("{e}"));
+        let server = Server::start(config, None).unwrap();
+        Self { address: server.addresses[0], server: Some(server) }
+    }
+
+    /// `http://address` + `path`.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// The running server.
+    pub(crate) fn server(&self) -> &Server {
+        self.server.as_ref().unwrap()
+    }
+
+    /// The value of one series, as `/metrics` shows it now; 0 when it is not there (yet). `series` with its labels, in
+    /// alphabetical order.
+    pub(crate) fn metric(&self, series: &str) -> f64 {
+        let shared = self.server().shared();
+        let text = String::from_utf8(shared.metrics.render(shared)).unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// A live worker by name.
+    pub(crate) fn worker(&self, name: &str) -> std::sync::Arc<Worker> {
+        let snapshot = self.server().shared().snapshot.load();
+        let members = snapshot.upstreams.iter().flat_map(|upstream| &upstream.members);
+        members.map(|member| &member.worker).find(|worker| worker.name == name).unwrap().clone()
+    }
+
+    /// As SIGTERM does; how it ended.
+    pub(crate) fn stop(mut self) -> Ended {
+        let server = self.server.take().unwrap();
+        server.stop().gently.cancel();
+        server.wait()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.stop().now.cancel();
+            server.stop().gently.cancel();
+            server.wait();
+        }
+    }
+}
+
+/// The real binary as a process of its own, killed when dropped.
+pub(crate) struct Binary {
+    /// Where its first listener is.
+    pub(crate) address: SocketAddr,
+    /// The directory with its `stickyd.toml`.
+    pub(crate) directory: PathBuf,
+    child: Child,
+}
+
+impl Binary {
+    /// Starts it with this configuration in a directory of its own (which is also its `state_dir` when the text says
+    /// `state_dir = "."`). The listener is on a free port, the same one after [`Binary::restart`].
+    pub(crate) fn with(toml: &str) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let directory = std::env::temp_dir().join(format!("stickyd-test-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let address = free_address();
+        let toml = complete(toml).replace("127.0.0.1:0", &address.to_string());
+        std::fs::write(directory.join("stickyd.toml"), toml).unwrap();
+        let child = Self::spawn(&directory);
+        Self { address, directory, child }
+    }
+
+    fn spawn(directory: &Path) -> Child {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_stickyd"))
+            .args(["run", "--config", "stickyd.toml"])
+            .current_dir(directory)
+            .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned()))
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Ready when it says so; after that its log goes on to the test's, by a thread that ends with it.
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut said = String::new();
+        loop {
+            let line = log.next().unwrap_or_else(|| panic!("stickyd ended: {said}")).unwrap();
+            said.push_str(&line);
+            said.push('\n');
+            if line.contains("ready") {
+                break;
+            }
+        }
+        std::thread::spawn(move || log.map_while(Result::ok).for_each(|line| eprintln!("{line}")));
+        child
+    }
+
+    /// `http://address` + `path`.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// SIGKILL, and waits for its end.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again, on the same address, after [`Binary::kill`] or [`Binary::terminate`].
+    pub(crate) fn start_again(&mut self) {
+        self.child = Self::spawn(&self.directory);
+    }
+
+    /// A signal by name (`TERM`, `HUP`, …).
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+    }
+
+    /// SIGTERM; its exit code and how long it took.
+    pub(crate) fn terminate(&mut self) -> (Option<i32>, Duration) {
+        let began = Instant::now();
+        self.signal("TERM");
+        (self.child.wait().unwrap().code(), began.elapsed())
+    }
+}
+
+impl Drop for Binary {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// A free port of 127.0.0.1, for what has to come back on the same one.
+pub(crate) fn free_address() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// Adds a listener and, for speed, two threads, where the text says nothing of them.
+fn complete(toml: &str) -> String {
+    let threads = if toml.contains("threads") { "" } else { "threads = 2\n" };
+    let listener = if toml.contains("[[listener]]") { "" } else { "[[listener]]\naddress = \"127.0.0.1:0\"\n" };
+    // Top-level keys first: TOML gives what follows a table header to that table.
+    let is_table = |line: &&str| line.starts_with('[');
+    let keys: Vec<&str> = toml.lines().take_while(|line| !is_table(line)).collect();
+    let tables: Vec<&str> = toml.lines().skip_while(|line| !is_table(line)).collect();
+    format!("{threads}{}\n{listener}{}\n", keys.join("\n"), tables.join("\n"))
+}
+
+fn texts(addresses: &[SocketAddr]) -> Vec<String> {
+    addresses.iter().map(ToString::to_string).collect()
+}
