@@ -18,7 +18,7 @@ use crate::state::Shared;
 use crate::upstream::connect::Pool;
 
 /// How often idle limits and idle pools are looked at.
-const TICK: Duration = Duration::from_millis(250);
+pub const TICK: Duration = Duration::from_millis(250);
 
 /// Bytes of the buffer all tunnels of a thread read into (data-plane study §2: 256 KiB beat 64 KiB by a sixth).
 const TUNNEL_BUFFER: usize = 256 * 1024;

@@ -12,10 +12,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::body::{Body as _, Frame};
+use hyper::body::{Body as _, Frame, Incoming};
 use hyper::http::{request, response};
 use hyper::{Method, Request, Response, StatusCode};
-use tokio::sync::OnceCell;
 
 use super::budget::{Budget, Misses};
 use super::pins::Key;
@@ -33,13 +32,17 @@ use crate::proxy::respond::{self, Problem};
 use crate::state::{Room, Shared};
 use crate::telemetry::say_full;
 use crate::tunnel;
-use crate::upstream::worker::{Count, Worker};
+use crate::upstream::connect::Lease;
+use crate::upstream::worker::{Count, Oracle, Worker};
 
 /// How long a request waits for the budget, or for silent workers to speak, before it gets a 503.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Between two looks while waiting.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// A worker that grants an upgrade of a session it does not know ends it within this time.
+const HANG_UP: Duration = Duration::from_millis(150);
 
 /// What discovery remembers, all threads together. Locked for a few operations per *discovery*, never for a pinned
 /// request.
@@ -49,11 +52,17 @@ pub struct Discoveries {
     searches: Mutex<HashMap<Key, Arc<Search>>>,
 }
 
+type Verdicts = Vec<(Arc<Worker>, Verdict)>;
+
+/// How long verdicts hold for requests that join a search. A search lasts as long as its slowest request, a poll for a
+/// whole pingInterval, and by then a worker that was silent may speak.
+const FRESH: Duration = Duration::from_secs(1);
+
 /// What requests of one sid share while they look for its owner.
 #[derive(Default)]
 struct Search {
-    /// What all workers said to the probe, asked once.
-    verdicts: OnceCell<Vec<(Arc<Worker>, Verdict)>>,
+    /// What all workers said to the probe, and when; asked once for all who come within [`FRESH`].
+    verdicts: tokio::sync::Mutex<Option<(Instant, Verdicts)>>,
     /// Serials of workers that refused the real sid.
     refused: Mutex<Vec<u64>>,
     /// Where a GET waits: the first guess of the POST that will wake it.
@@ -136,7 +145,7 @@ pub async fn find(job: &Job, key: Key, request: Request<Outgoing>, record: &mut 
         }
     };
     let joined = Joined::new(shared, key);
-    let mut hunt = Hunt { job, key, search: &joined.search, copies, last: None, eliminated: false };
+    let mut hunt = Hunt { job, key, search: &joined.search, copies, last: None, hung_up: false, eliminated: false };
     let (result, response) = hunt.run(record).await;
     token.found = matches!(result, Discovery::Found | Discovery::Failed | Discovery::Undecided);
     series.discovered(result);
@@ -165,6 +174,8 @@ struct Hunt<'a> {
     copies: Copies,
     /// The last refusal, to be forwarded when it stays the last.
     last: Option<(response::Parts, VecDeque<Frame<Bytes>>, Answer)>,
+    /// A worker refused without a word that could be forwarded: 101, then the end.
+    hung_up: bool,
     eliminated: bool,
 }
 
@@ -180,6 +191,7 @@ enum Step {
 
 impl Hunt<'_> {
     async fn run(&mut self, record: &mut Record) -> (Discovery, Response<Reply>) {
+        let deadline = Instant::now() + PATIENCE;
         let candidates = self.candidates();
         if let Some(guess) = self.open_guess()
             && let Step::Done(result, response) = self.attempt(&guess, record).await
@@ -192,8 +204,8 @@ impl Hunt<'_> {
         if let Some(done) = self.walk(asked, record).await {
             return done;
         }
-        silent.retain(|(worker, _)| worker.serves() && !self.has_refused(worker));
-        if let Some(done) = self.wait_for(silent.into_iter().map(|(worker, _)| worker).collect(), record).await {
+        let silent = silent.drain(..).map(|(worker, _)| worker).collect();
+        if let Some(done) = self.wait_for(silent, deadline, record).await {
             return done;
         }
         self.nobody(record).await
@@ -222,13 +234,21 @@ impl Hunt<'_> {
         lock(&self.search.silent).clone().filter(|worker| worker.serves())
     }
 
-    /// What the workers say to the probe; asked once for all requests of the sid.
-    async fn verdicts(&self, candidates: &[Arc<Worker>]) -> Vec<(Arc<Worker>, Verdict)> {
+    /// What the workers say to the probe; asked once for all requests of the sid that come together.
+    async fn verdicts(&self, candidates: &[Arc<Worker>]) -> Verdicts {
         if let [only] = candidates {
             return vec![(only.clone(), Verdict::Alive)];
         }
-        let ask = || probe::ask_all(self.job, &self.copies.head, candidates);
-        self.search.verdicts.get_or_init(ask).await.clone()
+        // Whoever comes second waits for the first one's answers, a second at most; if that one leaves, it asks itself.
+        let mut known = self.search.verdicts.lock().await;
+        if let Some((when, verdicts)) = &*known
+            && when.elapsed() < FRESH
+        {
+            return verdicts.clone();
+        }
+        let verdicts = probe::ask_all(self.job, &self.copies.head, candidates).await;
+        *known = Some((Instant::now(), verdicts.clone()));
+        verdicts
     }
 
     /// The real request, one worker after the other: the claimed owner, then those whose probes say nothing. Workers that
@@ -242,7 +262,7 @@ impl Hunt<'_> {
         for (worker, verdict) in &asked {
             if *verdict == Verdict::Refuses {
                 self.remember_refusal(worker);
-            } else if !self.has_refused(worker)
+            } else if (*verdict == Verdict::Owns || !self.has_refused(worker))
                 && let Step::Done(result, response) = self.attempt(worker, record).await
             {
                 return Some((result, response));
@@ -251,25 +271,31 @@ impl Hunt<'_> {
         None
     }
 
-    /// Silent workers: one is the owner by elimination; of several, those that begin to speak are asked.
+    /// Silent workers: one is the owner by elimination; several are asked again until all but one have spoken.
     async fn wait_for(
         &mut self,
         mut silent: Vec<Arc<Worker>>,
+        deadline: Instant,
         record: &mut Record,
     ) -> Option<(Discovery, Response<Reply>)> {
-        let deadline = Instant::now() + PATIENCE;
-        let since = clock::now_ms();
-        while silent.len() > 1 {
-            if Instant::now() >= deadline {
-                return Some((Discovery::Undecided, respond::problem(Problem::Undecided)));
+        loop {
+            silent.retain(|worker| worker.serves() && !self.has_refused(worker));
+            if silent.len() < 2 {
+                break;
             }
-            tokio::time::sleep(LOOK).await;
-            silent.retain(|worker| worker.serves());
-            if let Some(woke) = silent.iter().position(|worker| worker.answered_since(since)) {
-                let worker = silent.swap_remove(woke);
-                if let Step::Done(result, response) = self.attempt(&worker, record).await {
-                    return Some((result, response));
-                }
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                return Some((Discovery::Undecided, respond::problem(Problem::Undecided)));
+            };
+            let asked = probe::ask_all(self.job, &self.copies.head, &silent);
+            let Ok(verdicts) = tokio::time::timeout(left, asked).await else { continue };
+            let spoke: Vec<_> = verdicts.into_iter().filter(|(_, verdict)| *verdict != Verdict::Silent).collect();
+            if spoke.is_empty() {
+                // Those that cannot be reached are silent at once.
+                tokio::time::sleep(LOOK.min(left)).await;
+            }
+            silent.retain(|worker| !spoke.iter().any(|(known, _)| Arc::ptr_eq(known, worker)));
+            if let Some(done) = self.walk(spoke, record).await {
+                return Some(done);
             }
         }
         let owner = silent.pop()?;
@@ -287,7 +313,7 @@ impl Hunt<'_> {
 
     /// Everybody refused: the last refusal is the client's answer, and is remembered for a second.
     async fn nobody(&mut self, record: &mut Record) -> (Discovery, Response<Reply>) {
-        if self.last.is_none() {
+        if self.last.is_none() && !self.hung_up {
             // All refused the probe only; the client gets the words of the likeliest worker for its own request.
             if let Some(worker) = self.candidates().into_iter().find(|worker| self.has_refused(worker))
                 && let Step::Done(result, response) = self.attempt(&worker, record).await
@@ -327,8 +353,7 @@ impl Hunt<'_> {
             Err(missed) => return Step::Done(Discovery::Failed, forward::problem_of(&missed)),
         };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let choice = self.accepted(worker, record);
-            return Step::Done(self.result(), tunnel::grant(job, choice, response, lease, record).await);
+            return self.switch(worker, response, lease, record).await;
         }
         let (parts, incoming) = response.into_parts();
         let mut answer = Answer::new(incoming, lease, job.conn.thread.clone());
@@ -345,6 +370,28 @@ impl Hunt<'_> {
             }
         }
         Step::Done(self.result(), self.release(worker, parts, held, answer, in_flight, record))
+    }
+
+    /// A 101 is acceptance, with one exception: socketioxide grants every upgrade and hangs up on a sid it does not know.
+    /// Where probes cannot tell, a 101 counts only once the worker has spoken or stayed for a moment.
+    async fn switch(
+        &mut self,
+        worker: &Arc<Worker>,
+        response: Response<Incoming>,
+        lease: Box<Lease>,
+        record: &mut Record,
+    ) -> Step {
+        let Some(mut granted) = tunnel::check(self.job, response, lease).await else {
+            worker.series.broken.inc();
+            return Step::Done(Discovery::Failed, respond::problem(Problem::BadGateway));
+        };
+        if worker.oracle() != Oracle::Usable && granted.ends_within(HANG_UP).await {
+            self.remember_refusal(worker);
+            self.hung_up = true;
+            return Step::Refused;
+        }
+        let choice = self.accepted(worker, record);
+        Step::Done(self.result(), tunnel::open(self.job, choice, granted, record))
     }
 
     fn release(

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use stickyd::config;
@@ -89,6 +90,8 @@ pub(crate) struct Binary {
     /// The directory with its `stickyd.toml`.
     pub(crate) directory: PathBuf,
     child: Child,
+    /// What it has logged, all its lives together.
+    log: Arc<Mutex<String>>,
 }
 
 impl Binary {
@@ -102,11 +105,12 @@ impl Binary {
         let address = free_address();
         let toml = complete(toml).replace("127.0.0.1:0", &address.to_string());
         std::fs::write(directory.join("stickyd.toml"), toml).unwrap();
-        let child = Self::spawn(&directory);
-        Self { address, directory, child }
+        let log = Arc::default();
+        let child = Self::spawn(&directory, &log);
+        Self { address, directory, child, log }
     }
 
-    fn spawn(directory: &Path) -> Child {
+    fn spawn(directory: &Path, log: &Arc<Mutex<String>>) -> Child {
         let mut child = Command::new(env!("CARGO_BIN_EXE_stickyd"))
             .args(["run", "--config", "stickyd.toml"])
             .current_dir(directory)
@@ -116,17 +120,25 @@ impl Binary {
             .spawn()
             .unwrap();
         // Ready when it says so; after that its log goes on to the test's, by a thread that ends with it.
-        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut said = String::new();
         loop {
-            let line = log.next().unwrap_or_else(|| panic!("stickyd ended: {said}")).unwrap();
+            let line = lines.next().unwrap_or_else(|| panic!("stickyd ended: {said}")).unwrap();
             said.push_str(&line);
             said.push('\n');
             if line.contains("ready") {
                 break;
             }
         }
-        std::thread::spawn(move || log.map_while(Result::ok).for_each(|line| eprintln!("{line}")));
+        let log = log.clone();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                eprintln!("{line}");
+                let mut log = log.lock().unwrap();
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
         child
     }
 
@@ -143,7 +155,17 @@ impl Binary {
 
     /// Starts it again, on the same address, after [`Binary::kill`] or [`Binary::terminate`].
     pub(crate) fn start_again(&mut self) {
-        self.child = Self::spawn(&self.directory);
+        self.child = Self::spawn(&self.directory, &self.log);
+    }
+
+    /// What it has logged since it was ready, all its lives together.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// A signal by name (`TERM`, `HUP`, …).
