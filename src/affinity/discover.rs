@@ -33,7 +33,7 @@ use crate::state::{Room, Shared};
 use crate::telemetry::say_full;
 use crate::tunnel;
 use crate::upstream::connect::Lease;
-use crate::upstream::worker::{Count, Oracle, Worker};
+use crate::upstream::worker::{Count, Worker};
 
 /// How long a request waits for the budget, or for silent workers to speak, before it gets a 503.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -145,7 +145,16 @@ pub async fn find(job: &Job, key: Key, request: Request<Outgoing>, record: &mut 
         }
     };
     let joined = Joined::new(shared, key);
-    let mut hunt = Hunt { job, key, search: &joined.search, copies, last: None, hung_up: false, eliminated: false };
+    let mut hunt = Hunt {
+        job,
+        key,
+        search: &joined.search,
+        copies,
+        last: None,
+        hung_up: false,
+        claimed: false,
+        eliminated: false,
+    };
     let (result, response) = hunt.run(record).await;
     token.found = matches!(result, Discovery::Found | Discovery::Failed | Discovery::Undecided);
     series.discovered(result);
@@ -176,6 +185,8 @@ struct Hunt<'a> {
     last: Option<(response::Parts, VecDeque<Frame<Bytes>>, Answer)>,
     /// A worker refused without a word that could be forwarded: 101, then the end.
     hung_up: bool,
+    /// The worker being tried said to the probe that it knows the session.
+    claimed: bool,
     eliminated: bool,
 }
 
@@ -263,12 +274,20 @@ impl Hunt<'_> {
             if *verdict == Verdict::Refuses {
                 self.remember_refusal(worker);
             } else if (*verdict == Verdict::Owns || !self.has_refused(worker))
-                && let Step::Done(result, response) = self.attempt(worker, record).await
+                && let Step::Done(result, response) = self.attempt_as(worker, *verdict == Verdict::Owns, record).await
             {
                 return Some((result, response));
             }
         }
         None
+    }
+
+    /// An attempt at a worker whose probe did or did not claim the session.
+    async fn attempt_as(&mut self, worker: &Arc<Worker>, claimed: bool, record: &mut Record) -> Step {
+        self.claimed = claimed;
+        let step = self.attempt(worker, record).await;
+        self.claimed = false;
+        step
     }
 
     /// Silent workers: one is the owner by elimination; several are asked again until all but one have spoken.
@@ -373,7 +392,7 @@ impl Hunt<'_> {
     }
 
     /// A 101 is acceptance, with one exception: socketioxide grants every upgrade and hangs up on a sid it does not know.
-    /// Where probes cannot tell, a 101 counts only once the worker has spoken or stayed for a moment.
+    /// Where no probe claimed the session, a 101 counts only once the worker has spoken or stayed for a moment.
     async fn switch(
         &mut self,
         worker: &Arc<Worker>,
@@ -385,7 +404,7 @@ impl Hunt<'_> {
             worker.series.broken.inc();
             return Step::Done(Discovery::Failed, respond::problem(Problem::BadGateway));
         };
-        if worker.oracle() != Oracle::Usable && granted.ends_within(HANG_UP).await {
+        if !self.claimed && granted.ends_within(HANG_UP).await {
             self.remember_refusal(worker);
             self.hung_up = true;
             return Step::Refused;
