@@ -47,8 +47,12 @@ async fn made_up_sids_cost_the_workers_no_more_than_the_budget() {
         assert!(answer.took <= Duration::from_millis(6_500), "but not for ever: {answer:?}");
     }
     let asked = asked(&workers).await;
-    println!("300 made-up sids at once, budget 20/s: {} looked for in {seconds:.1} s, {} over budget, {asked} requests \
-        at 3 workers", looked_for.len(), over.len());
+    println!(
+        "300 made-up sids at once, budget 20/s: {} looked for in {seconds:.1} s, {} over budget, {asked} requests \
+        at 3 workers",
+        looked_for.len(),
+        over.len()
+    );
     assert!(looked_for.len() as f64 <= 20.0 + 20.0 * seconds, "{} in {seconds} s", looked_for.len());
     assert!(looked_for.len() >= 100, "what the budget allows is looked for: {}", looked_for.len());
     // Three probes and the words of one worker for each; and whether a worker may be probed at all, which each of the first
@@ -93,7 +97,8 @@ async fn a_miss_is_remembered_for_a_second() {
 async fn honest_clients_behind_a_floods_address_are_still_found() {
     let workers = NodeServer::start_many(3, &[]).await;
     let mut stickyd = Binary::with(&upstream(&workers));
-    let mut load = Load::start(json!({"urls": [stickyd.url("")], "n": 200, "kind": "raw", "messages": 2, "keep": true}));
+    let mut load =
+        Load::start(json!({"urls": [stickyd.url("")], "n": 200, "kind": "raw", "messages": 2, "keep": true}));
     load.event("all-echoed").await;
     load.hold().await;
     stickyd.kill();
@@ -148,8 +153,10 @@ async fn a_hundred_thousand_minted_sessions_keep_memory_bounded() {
     let pins = series(admin, "stickyd_pins").await;
     let evicted = series(admin, "stickyd_pins_evicted_total").await;
     let refused = series(admin, "stickyd_pins_refused_total").await;
-    println!("{SESSIONS} minted in {:?}: {pins} pins, {evicted} evicted, {refused} refused, {grown} KiB grown",
-        began.elapsed());
+    println!(
+        "{SESSIONS} minted in {:?}: {pins} pins, {evicted} evicted, {refused} refused, {grown} KiB grown",
+        began.elapsed()
+    );
     assert!(pins <= series(admin, "stickyd_pins_limit").await && pins > PINS * 0.9, "{pins}");
     assert!(series(admin, "stickyd_pins_limit").await <= PINS + 64.0);
     assert!(evicted + refused >= 90_000.0, "full, and says so");

@@ -5,5 +5,5 @@
 
 pub(crate) mod load;
 pub(crate) mod node;
-mod process;
+pub(crate) mod process;
 pub(crate) mod proxy;
