@@ -64,6 +64,8 @@ pub struct Live {
     /// Seconds of silence allowed; 0: no limit now.
     limit: Cell<u32>,
     tunnel: Cell<bool>,
+    /// No request has begun on it.
+    fresh: Cell<bool>,
 }
 
 impl Live {
@@ -75,6 +77,14 @@ impl Live {
     /// Something moved.
     pub fn touch(&self, now_s: u32) {
         self.since.set(now_s);
+    }
+
+    /// A request has begun.
+    pub fn begin(&self, stopping: bool) {
+        self.limit.set(0);
+        if self.fresh.replace(false) && stopping {
+            self.tell(Order::Stop);
+        }
     }
 
     /// Silence allowed from the last activity on, seconds; 0: no limit.
@@ -156,11 +166,12 @@ impl Thread {
     /// Puts a client connection on the list, with `limit` seconds of silence allowed.
     pub fn register(self: &Rc<Self>, limit: u32) -> Registered {
         let live = Rc::new(Live {
-            order: Cell::new(if self.stopping.get() { Order::Stop } else { Order::GoOn }),
+            order: Cell::new(Order::GoOn),
             waker: RefCell::default(),
             since: Cell::new(self.now_s.get()),
             limit: Cell::new(limit),
             tunnel: Cell::new(false),
+            fresh: Cell::new(true),
         });
         let index = self.live.borrow_mut().insert(live.clone());
         self.shared.clients.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -168,11 +179,14 @@ impl Thread {
         Registered { live, thread: self.clone(), index: u32::try_from(index).unwrap_or(u32::MAX) }
     }
 
-    /// From now on everything live, and what still comes, is told to stop.
-    pub fn stop(&self) {
+    /// From now on everything live is told to stop; connections without a request yet only `with_fresh`: their first
+    /// request may be on its way, and is still served.
+    pub fn stop(&self, with_fresh: bool) {
         self.stopping.set(true);
         for (_, live) in &*self.live.borrow() {
-            live.tell(Order::Stop);
+            if with_fresh || !live.fresh.get() {
+                live.tell(Order::Stop);
+            }
         }
     }
 
@@ -181,6 +195,11 @@ impl Thread {
         let live = self.live.borrow();
         let cut = live.iter().filter(|(_, live)| tunnels_too || !live.tunnel.get());
         cut.map(|(_, live)| live.tell(Order::Cut)).count()
+    }
+
+    /// Whether everything has been told to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.get()
     }
 
     /// Connections and tunnels on this thread.

@@ -146,7 +146,7 @@ impl Conn {
     /// A request is under way.
     pub fn busy(&self) {
         if let Some(live) = &*self.live.borrow() {
-            live.limit(0);
+            live.begin(self.thread.is_stopping());
         }
     }
 

@@ -184,7 +184,11 @@ mod tests {
         assert_eq!(states(&[TimedOut, TimedOut, TimedOut, Passed, Passed]), [P, P, T, F, P]);
         assert_eq!(states(&[TimedOut, Failed, TimedOut]), [P, P, F], "not answering at all is what hung means");
         assert_eq!(states(&[Refused, Passed, Passed]), [F, F, P]);
-        assert_eq!(states(&[TimedOut, TimedOut, TimedOut, Failed]), [P, P, T, F], "an answer, even a wrong one, is no hang");
+        assert_eq!(
+            states(&[TimedOut, TimedOut, TimedOut, Failed]),
+            [P, P, T, F],
+            "an answer, even a wrong one, is no hang"
+        );
     }
 
     #[test]
