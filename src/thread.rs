@@ -20,6 +20,9 @@ use crate::upstream::connect::Pool;
 /// How often idle limits and idle pools are looked at.
 const TICK: Duration = Duration::from_millis(250);
 
+/// Seconds a client connection that was silent for too long has to end by itself.
+const LINGER_S: u32 = 15;
+
 /// Bytes of the buffer all tunnels of a thread read into (data-plane study §2: 256 KiB beat 64 KiB by a sixth).
 const TUNNEL_BUFFER: usize = 256 * 1024;
 
@@ -231,8 +234,14 @@ impl Thread {
     fn find_idle(&self, now: u32) {
         for (_, live) in &*self.live.borrow() {
             let limit = live.limit.get();
-            if limit != 0 && live.order.get() == Order::GoOn && now.saturating_sub(live.since.get()) > limit {
-                live.tell(Order::Idle);
+            let silent = now.saturating_sub(live.since.get());
+            match live.order.get() {
+                Order::GoOn if limit != 0 && silent > limit => live.tell(Order::Idle),
+                // Half a head: hyper would wait for the rest of it for ever. A tunnel has a deadline of its own.
+                Order::Idle if limit != 0 && !live.tunnel.get() && silent > limit.saturating_add(LINGER_S) => {
+                    live.tell(Order::Cut);
+                }
+                Order::GoOn | Order::Idle | Order::Stop | Order::Cut => {}
             }
         }
     }

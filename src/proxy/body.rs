@@ -27,6 +27,11 @@ impl Outgoing {
     /// No body.
     pub const EMPTY: Self = Self::Held(Bytes::new());
 
+    /// Whether the client may still be sending it.
+    pub fn streams(&self) -> bool {
+        !matches!(self, Self::Held(_)) && !self.is_end_stream()
+    }
+
     /// What was read of it, put back in front.
     pub fn after(self, read: Bytes) -> Self {
         match self {

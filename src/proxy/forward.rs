@@ -34,6 +34,7 @@ const SESSION_IDLE: Duration = Duration::from_secs(2);
 const READ_AHEAD: Duration = Duration::from_secs(5);
 
 /// Why an attempt failed; the request comes back when nothing of it was sent.
+#[allow(clippy::large_enum_variant, reason = "moved once; rare but for its size, which nothing stores")]
 pub enum Missed {
     /// No connection.
     Connect(ConnectError, Request<Outgoing>),
@@ -114,7 +115,12 @@ pub async fn attempt(
                 request = *back;
                 max_idle = Duration::ZERO;
             }
-            Err(Failure::Unsent(_)) => return Err(Missed::Broken),
+            // A new connection that ends before it takes anything is none: something accepts in the worker's place.
+            Err(Failure::Unsent(back)) => {
+                worker.series.connect_failures.inc();
+                let error = ConnectError::Io(std::io::ErrorKind::ConnectionAborted.into());
+                return Err(Missed::Connect(error, *back));
+            }
             Err(Failure::Broken(error)) => {
                 tracing::debug!(worker = %worker.name, %error, "no valid answer");
                 worker.series.broken.inc();
@@ -285,12 +291,15 @@ async fn read_while(
 /// the live sessions of a worker are exact.
 pub async fn watch_goodbye(job: &mut Job, request: Request<Outgoing>) -> Result<Request<Outgoing>, Problem> {
     const LONGEST_GOODBYE: u64 = 8;
+    /// Its bytes follow the head at once, or the client is gone.
+    const GOODBYE: Duration = Duration::from_secs(10);
     let small = request.body().size_hint().exact().is_some_and(|length| (1..=LONGEST_GOODBYE).contains(&length));
     if !small || request.method() != Method::POST || !matches!(job.ask.kind, Kind::Session { .. }) {
         return Ok(request);
     }
     let (parts, body) = request.into_parts();
-    let body = body.collect().await.map_err(|_| Problem::BadRequest("the body broke off"))?.to_bytes();
+    let body = tokio::time::timeout(GOODBYE, body.collect()).await.map_err(|_| Problem::Slow)?;
+    let body = body.map_err(|_| Problem::BadRequest("the body broke off"))?.to_bytes();
     job.goodbye = session::says_goodbye(&body);
     Ok(Request::from_parts(parts, Outgoing::Held(body)))
 }

@@ -100,7 +100,8 @@ fn parse_hop(hop: &str) -> Option<IpAddr> {
 /// No Host in HTTP/1.1, two of them, or one that is no host.
 pub fn host<B>(request: &Request<B>) -> Result<&str, Problem> {
     if let Some(authority) = request.uri().authority() {
-        return Ok(authority.as_str());
+        let host = authority.as_str();
+        return is_host(host).then_some(host).ok_or(Problem::BadRequest("the target's host is no host"));
     }
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let (first, second) = (hosts.next(), hosts.next());
@@ -110,12 +111,12 @@ pub fn host<B>(request: &Request<B>) -> Result<&str, Problem> {
     match first {
         None if request.version() < Version::HTTP_11 => Ok(""),
         None => Err(Problem::BadRequest("no Host")),
-        Some(host) => host
-            .to_str()
-            .ok()
-            .filter(|host| host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+;=".contains(&b)))
-            .ok_or(Problem::BadRequest("Host is no host")),
+        Some(host) => host.to_str().ok().filter(|host| is_host(host)).ok_or(Problem::BadRequest("Host is no host")),
     }
+}
+
+fn is_host(host: &str) -> bool {
+    host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+;=".contains(&b))
 }
 
 /// Makes a client's request head fit for a worker.
@@ -244,6 +245,13 @@ mod tests {
         ] {
             assert_eq!(parse_hop(text), expected.map(|e| e.parse().unwrap()), "{text}");
         }
+    }
+
+    #[test]
+    fn the_targets_authority_is_no_better_than_a_host_field() {
+        let ask = |uri: &'static str| Request::builder().uri(uri).body(()).unwrap();
+        assert_eq!(host(&ask("http://a.example:80/")), Ok("a.example:80"));
+        assert!(host(&ask("http://user@a.example/")).is_err());
     }
 
     #[test]

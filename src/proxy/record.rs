@@ -112,7 +112,8 @@ impl Record {
         tracing::info!(target: "access",
             client = %self.conn.peer_ip,
             method = %line.method,
-            uri = %line.uri,
+            // Without its query: that is where sids and tokens travel (design.md §3).
+            path = %line.uri.path(),
             status = self.status.as_u16(),
             bytes = self.bytes_down,
             ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
