@@ -130,13 +130,13 @@ impl Relay {
     fn pump(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> bool {
         let mut moved = false;
         for _ in 0..TURNS {
+            self.settle();
             let unsent = (self.up.rest.len(), self.down.rest.len());
             let up = step(&mut self.client, &mut self.worker, &mut self.up, cx, buffer, false);
             self.after_up(up);
             let to_boundary = self.wanted.is_some();
             let down = step(&mut self.worker, &mut self.client, &mut self.down, cx, buffer, to_boundary);
             self.after_down(down, buffer);
-            self.settle();
             moved |= matches!(up, Step::Moved(_)) || matches!(down, Step::Moved(_));
             moved |= self.up.rest.len() < unsent.0 || self.down.rest.len() < unsent.1;
             // What the second changed for the first is seen to in another turn.
@@ -192,6 +192,9 @@ impl Relay {
 
     /// At a boundary of the worker's frames.
     fn say_close(&mut self) {
+        if !self.is_websocket() {
+            return;
+        }
         // The frame that was under way may have been the worker's own Close; nothing may follow that.
         if let Some(code) = self.wanted.take()
             && !self.down.observer.close_seen()
@@ -204,7 +207,7 @@ impl Relay {
     /// The worker's leg ended. Without a close frame before it the client is told 1012 (design.md §7): a bare end reads as
     /// 1006 and cannot be told from a broken network. Bytes that are no WebSocket keep their half-close.
     fn worker_left(&mut self) {
-        if self.down.sink == Sink::Open && self.is_websocket() && self.down.observer.at_frame_boundary() {
+        if self.down.sink == Sink::Open && self.down.observer.at_frame_boundary() {
             self.wanted = Some(CloseCode::SERVICE_RESTART);
             self.say_close();
         }
@@ -217,7 +220,7 @@ impl Relay {
         }
     }
 
-    /// What follows from both ways together.
+    /// What follows from both ways together. Before a turn, so that both ways see what it changes.
     fn settle(&mut self) {
         let leaving = self.down.sink == Sink::Muted || (self.down.source_ended && self.is_websocket());
         if leaving && self.up.has_said_all() {
@@ -231,9 +234,6 @@ impl Relay {
             self.wanted = None;
             self.up.finish();
             self.down.finish();
-        }
-        if self.up.sink == Sink::Gone && self.down.sink == Sink::Gone {
-            self.wait_at_most(ECHO);
         }
     }
 
@@ -275,6 +275,9 @@ impl Future for Relay {
             this.close(CloseCode::GOING_AWAY);
             this.wait_at_most(ECHO);
             this.pump(cx, &mut buffer);
+        }
+        if this.up.sink == Sink::Gone && this.down.sink == Sink::Gone {
+            this.wait_at_most(ECHO);
         }
         // Last, so that a deadline set above knows whom to wake.
         if this.over() || this.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
