@@ -44,7 +44,7 @@ async fn stream(far: &mut (impl tokio::io::AsyncWrite + Unpin), seed: u64) {
         let parts = 1 + random.below(4);
         for part in 0..parts {
             let size = [0, 100, 5_000, 70_000, 400_000][random.below(5)];
-            let first = u8::from(part == 0) * 2 | u8::from(part + 1 == parts) << 7;
+            let first = (u8::from(part == 0) * 2) | (u8::from(part + 1 == parts) << 7);
             if far.write_all(&frame(first, &random.bytes(size))).await.is_err()
                 || far.write_all(&frame(0x89, b"ping")).await.is_err()
             {
