@@ -6,9 +6,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
@@ -34,8 +35,6 @@ pub struct Thread {
     pub pools: RefCell<HashMap<u64, Pool>>,
     /// Lent to one tunnel for one poll; never across an await.
     pub buffer: RefCell<Box<[u8]>>,
-    /// Seconds, as of the last tick.
-    pub now_s: Cell<u32>,
     /// Every task of this thread (invariant 10).
     pub tasks: TaskTracker,
     /// TLS handshakes under way: a storm of them holds its peak of memory (data-plane study §0.6).
@@ -77,9 +76,13 @@ impl Live {
         self.order.get()
     }
 
-    /// Something moved.
-    pub fn touch(&self, now_s: u32) {
-        self.since.set(now_s);
+    /// Something moved: its silence begins anew, even if it was just found to be too long. Reads the clock itself: as of
+    /// the last tick would be up to a tick, and on a busy thread any time, too early.
+    pub fn touch(&self) {
+        self.since.set(clock::now_s());
+        if self.order.get() == Order::Idle {
+            self.order.set(Order::GoOn);
+        }
     }
 
     /// A request has begun.
@@ -99,14 +102,27 @@ impl Live {
     pub fn become_tunnel(&self, limit: u32) {
         self.tunnel.set(true);
         self.limit.set(limit);
+        self.touch();
     }
 
-    /// Whom to wake when the order changes. Its task never changes, so once is enough.
+    /// Whom to wake when the order changes. Not the same for life: a tunnel is another task than the connection it was.
     pub fn watch(&self, waker: &Waker) {
         let mut slot = self.waker.borrow_mut();
-        if slot.is_none() {
+        if !slot.as_ref().is_some_and(|known| known.will_wake(waker)) {
             *slot = Some(waker.clone());
         }
+    }
+
+    /// Ready once it is cut, or was silent for too long: for what has nothing to finish.
+    pub async fn given_up(&self) {
+        poll_fn(|cx| {
+            self.watch(cx.waker());
+            match self.order.get() {
+                Order::GoOn | Order::Stop => Poll::Pending,
+                Order::Idle | Order::Cut => Poll::Ready(()),
+            }
+        })
+        .await;
     }
 
     fn tell(&self, order: Order) {
@@ -156,7 +172,6 @@ impl Thread {
         Rc::new(Self {
             pools: RefCell::default(),
             buffer: RefCell::new(vec![0; TUNNEL_BUFFER].into_boxed_slice()),
-            now_s: Cell::new(clock::now_s()),
             tasks: TaskTracker::new(),
             handshakes,
             request_ids: Cell::new(crate::random::u64()),
@@ -171,7 +186,7 @@ impl Thread {
         let live = Rc::new(Live {
             order: Cell::new(Order::GoOn),
             waker: RefCell::default(),
-            since: Cell::new(self.now_s.get()),
+            since: Cell::new(clock::now_s()),
             limit: Cell::new(limit),
             tunnel: Cell::new(false),
             fresh: Cell::new(true),
@@ -193,11 +208,11 @@ impl Thread {
         }
     }
 
-    /// Cuts what is left: requests, or all. Returns how many.
+    /// Cuts what is left: requests, or all. Returns how many; none is counted twice.
     pub fn cut(&self, tunnels_too: bool) -> usize {
         let live = self.live.borrow();
-        let cut = live.iter().filter(|(_, live)| tunnels_too || !live.tunnel.get());
-        cut.map(|(_, live)| live.tell(Order::Cut)).count()
+        let left = live.iter().filter(|(_, live)| live.order() != Order::Cut && (tunnels_too || !live.tunnel.get()));
+        left.map(|(_, live)| live.tell(Order::Cut)).count()
     }
 
     /// Whether everything has been told to stop.
@@ -217,14 +232,15 @@ impl Thread {
         crate::random::mix(next)
     }
 
-    /// Keeps the clock, the idle limits and the pools; runs as long as the thread does.
+    /// Keeps the idle limits and the pools; runs as long as the thread does.
     pub async fn tick(self: Rc<Self>) {
         let mut timer = tokio::time::interval(TICK);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut last = 0;
         loop {
             timer.tick().await;
             let now = clock::now_s();
-            if now != self.now_s.replace(now) {
+            if now != std::mem::replace(&mut last, now) {
                 self.find_idle(now);
             }
             crate::upstream::connect::sweep(&self);

@@ -12,3 +12,4 @@ mod config;
 mod sessions;
 #[allow(dead_code, reason = "a kit: not every test uses every part")]
 mod support;
+mod tunnels;

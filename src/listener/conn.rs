@@ -23,7 +23,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::Listener;
 use crate::proxy;
-use crate::thread::{Order, Registered, Thread};
+use crate::thread::{Live, Order, Registered, Thread};
 use crate::tunnel::Plan;
 use crate::tunnel::relay::Relay;
 
@@ -69,7 +69,7 @@ pub async fn serve(thread: Rc<Thread>, listener: Rc<Listener>, stream: TcpStream
     let live = thread.register(IDLE_S);
     let io = match &listener.tls {
         None => ClientIo::Plain(stream),
-        Some(tls) => match handshake(&thread, tls, stream).await {
+        Some(tls) => match handshake(&thread, &live, tls, stream).await {
             Ok(stream) => ClientIo::Tls(stream),
             Err(error) => {
                 tracing::debug!(%peer, %error, "TLS handshake failed");
@@ -94,13 +94,19 @@ pub async fn serve(thread: Rc<Thread>, listener: Rc<Listener>, stream: TcpStream
 
 async fn handshake(
     thread: &Thread,
+    live: &Live,
     tls: &tokio_rustls::TlsAcceptor,
     stream: TcpStream,
 ) -> io::Result<Box<TlsStream<TcpStream>>> {
-    // The semaphore is never closed.
-    let _turn = thread.handshakes.acquire().await.map_err(io::Error::other)?;
-    let stream = tokio::time::timeout(TLS_HANDSHAKE, tls.accept(stream)).await.map_err(io::Error::other)??;
-    Ok(Box::new(stream))
+    let _turn = tokio::select! {
+        // The semaphore is never closed.
+        turn = thread.handshakes.acquire() => turn.map_err(io::Error::other)?,
+        () = live.given_up() => return Err(io::ErrorKind::ConnectionAborted.into()),
+    };
+    tokio::select! {
+        accepted = tokio::time::timeout(TLS_HANDSHAKE, tls.accept(stream)) => Ok(Box::new(accepted.map_err(io::Error::other)??)),
+        () = live.given_up() => Err(io::ErrorKind::ConnectionAborted.into()),
+    }
 }
 
 async fn serve_http(conn: Rc<Conn>, io: ClientIo) {
@@ -153,7 +159,7 @@ impl Conn {
     /// A request is over.
     pub fn idle(&self) {
         if let Some(live) = &*self.live.borrow() {
-            live.touch(self.thread.now_s.get());
+            live.touch();
             live.limit(IDLE_S);
         }
     }

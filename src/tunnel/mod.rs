@@ -8,7 +8,7 @@ pub mod relay;
 pub mod upgrade;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -88,7 +88,7 @@ pub async fn grant(
 fn terms(job: &Job, choice: &mut Choice, established: Count) -> Box<Terms> {
     let hold = choice.hold.take().map(Hold::of_tunnel);
     let known = hold.as_ref().map(|hold| hold.ttl_s);
-    let configured = job.upstream.config.tunnel_idle.map(|idle| u32::try_from(idle.as_secs()).unwrap_or(u32::MAX));
+    let configured = job.upstream.config.tunnel_idle.map(whole_seconds);
     Box::new(Terms {
         silence_s: configured.or(known).unwrap_or(SILENCE_UNKNOWN_S).max(1),
         learns_silence: configured.is_none() && known.is_none() && job.ask.kind == Kind::Handshake,
@@ -100,4 +100,9 @@ fn terms(job: &Job, choice: &mut Choice, established: Count) -> Box<Terms> {
         _established: established,
         _session: (hold, choice.seat.take()),
     })
+}
+
+/// Rounded up: a limit of silence must never be shorter than what the session was told.
+pub fn whole_seconds(time: Duration) -> u32 {
+    u32::try_from(time.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX)
 }
