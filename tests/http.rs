@@ -1,0 +1,8 @@
+//! The HTTP data plane, byte by byte: what reaches a worker, what comes back, and who gets shown the door.
+
+mod bad_clients;
+mod bad_workers;
+mod bodies;
+mod connections;
+mod forward;
+mod headers;
