@@ -98,11 +98,12 @@ impl Live {
         self.limit.set(limit);
     }
 
-    /// Whom to wake when the order changes. Its task never changes, so once is enough.
+    /// Whom to wake when the order changes. A connection that becomes a tunnel, or lingers, goes on in another task.
     pub fn watch(&self, waker: &Waker) {
         let mut slot = self.waker.borrow_mut();
-        if slot.is_none() {
-            *slot = Some(waker.clone());
+        match &mut *slot {
+            Some(known) => known.clone_from(waker),
+            None => *slot = Some(waker.clone()),
         }
     }
 

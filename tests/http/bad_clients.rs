@@ -9,6 +9,7 @@ fn refused(proxy: &Proxy, request: &str) -> u16 {
     // The proxy may have closed before all of it was written.
     let _ = client.try_send(format!("{request}GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"));
     let answer = client.answer();
+    assert!(answer.status() >= 400, "taken: {request:.80}");
     client.closed();
     answer.status()
 }
@@ -47,12 +48,25 @@ fn what_is_no_request_is_refused() {
         ("GET / HTTP/1.1\r\nHost: a\r\nX: \x7f\r\n\r\n", &[400]),
         (&format!("GET /{long} HTTP/1.1\r\nHost: a\r\n\r\n"), &[400, 414, 431]),
         (&format!("GET / HTTP/1.1\r\nHost: a\r\nX: {long}\r\n\r\n"), &[431]),
+        (&format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", &long[..33_000]), &[431]),
         (&format!("GET / HTTP/1.1\r\nHost: a\r\n{many}\r\n"), &[431]),
+        ("GET * HTTP/1.1\r\nHost: a\r\n\r\n", &[400]),
+        ("GET a:80 HTTP/1.1\r\nHost: a\r\n\r\n", &[400]),
     ] {
         let status = refused(&proxy, request);
         assert!(statuses.contains(&status), "{status} to {request:.60}");
     }
     assert_eq!(worker.connections(), 0, "{}", String::from_utf8_lossy(&worker.bytes()));
+}
+
+#[test]
+fn a_large_head_within_the_limit_passes() {
+    let mut worker = RawWorker::named("a");
+    let proxy = Proxy::before(&[worker.address]);
+    let cookie = "x".repeat(30_000);
+    let answer = Raw::connect(proxy.address).ask(&format!("GET / HTTP/1.1\r\nHost: a\r\nX: {cookie}\r\n\r\n"));
+    assert_eq!(answer.status(), 200);
+    assert_eq!(worker.request().1.header("x"), Some(cookie.as_str()));
 }
 
 #[test]

@@ -183,6 +183,7 @@ fn a_101_must_have_been_asked_for_and_be_right() {
         ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", switching(right)),
         ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", switching("")),
         (UPGRADE, switching("Connection: Upgrade\r\nUpgrade: websocket\r\n")),
+        (UPGRADE, switching(right).replace("HTTP/1.1", "HTTP/1.0")),
         (UPGRADE, switching(&right.replace("s3pPL", "S3pPL"))),
         (UPGRADE, switching(&right.replace("websocket", "h2c"))),
         (UPGRADE, switching(&right.replace("Connection: Upgrade\r\n", ""))),
