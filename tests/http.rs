@@ -4,5 +4,7 @@ mod bad_clients;
 mod bad_workers;
 mod bodies;
 mod connections;
+mod cookies;
 mod forward;
 mod headers;
+mod tls;

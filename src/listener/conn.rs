@@ -17,7 +17,7 @@ use hyper::header::HeaderValue;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
@@ -189,20 +189,26 @@ async fn has_unread(io: &mut ClientIo) -> bool {
 /// Reads what a client still sends after our last answer. A socket closed with unread bytes is reset, and the reset may
 /// take the answer with it before the client has read it (RFC 9112 §9.6).
 async fn linger(mut io: ClientIo, live: Registered) {
-    let read = poll_fn(|cx| {
+    let read = |io: &mut ClientIo, cx: &mut Context<'_>| {
+        live.watch(cx.waker());
         let mut buffer = live.thread().buffer.borrow_mut();
         while live.order() != Order::Cut {
             let mut buffer = ReadBuf::new(&mut buffer);
-            match Pin::new(&mut io).poll_read(cx, &mut buffer) {
+            match Pin::new(&mut *io).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
                 Poll::Ready(_) => break,
                 Poll::Pending => return Poll::Pending,
             }
         }
         Poll::Ready(())
-    });
+    };
+    // hyper has said its end, unless it refused to speak at all (to HTTP/2's preface).
+    let all = async {
+        let _ = io.shutdown().await;
+        poll_fn(|cx| read(&mut io, cx)).await;
+    };
     // The limit is the point.
-    let _ = tokio::time::timeout(LINGER, read).await;
+    let _ = tokio::time::timeout(LINGER, all).await;
 }
 
 impl Conn {
