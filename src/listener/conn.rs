@@ -107,8 +107,8 @@ async fn handshake(
     stream: TcpStream,
 ) -> io::Result<Box<TlsStream<TcpStream>>> {
     let accept = async {
-        // Who says nothing takes no turn.
-        stream.readable().await?;
+        // Who says nothing takes no turn. A look, because `readable` may say yes of a fresh socket.
+        stream.peek(&mut [0]).await?;
         // The semaphore is never closed.
         let turn = thread.handshakes.acquire().await.map_err(io::Error::other)?;
         let mut accept = pin!(tls.accept(stream));
