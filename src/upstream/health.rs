@@ -4,7 +4,10 @@
 //! counts at once: nobody listens, and no second look changes that. While a worker's state is unsure it is asked four
 //! times as often. Left out: ejection from live traffic.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http_body_util::Empty;
@@ -140,12 +143,17 @@ async fn get(io: TokioIo<connect::WorkerIo>, path: &str, host: HeaderValue) -> O
     request.headers_mut().insert(header::HOST, host);
     request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static("stickyd-health"));
     request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    let answer = sender.send_request(request);
-    tokio::select! {
-        biased;
-        answer = answer => answer.ok().map(|answer| answer.status()),
-        _ = connection => None,
-    }
+    let (mut answer, mut connection) = (pin!(sender.send_request(request)), pin!(connection));
+    // The connection first: when it ends with the answer, as it was asked to, the answer is there.
+    let answer = poll_fn(|cx| {
+        let ended = connection.as_mut().poll(cx).is_ready();
+        match answer.as_mut().poll(cx) {
+            Poll::Ready(answer) => Poll::Ready(answer.ok()),
+            Poll::Pending if ended => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    });
+    answer.await.map(|answer| answer.status())
 }
 
 fn host(address: &Address) -> HeaderValue {
