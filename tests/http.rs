@@ -7,4 +7,8 @@ mod connections;
 mod cookies;
 mod forward;
 mod headers;
+mod keys;
+mod operate;
+mod reload;
+mod stop;
 mod tls;

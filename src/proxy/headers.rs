@@ -122,9 +122,7 @@ pub fn host<B>(request: &Request<B>) -> Result<&str, Problem> {
     let host = match first {
         None if request.version() < Version::HTTP_11 => "",
         None => return Err(Problem::BadRequest("no Host")),
-        Some(host) => {
-            host.to_str().ok().filter(|host| is_host(host)).ok_or(Problem::BadRequest("Host is no host"))?
-        }
+        Some(host) => host.to_str().ok().filter(|host| is_host(host)).ok_or(Problem::BadRequest("Host is no host"))?,
     };
     match request.uri().authority() {
         Some(authority) if is_host(authority.as_str()) => Ok(authority.as_str()),

@@ -132,7 +132,14 @@ fn both_framings_become_one_and_the_connection_ends() {
 
 #[test]
 fn chunks_that_are_none_end_the_attempt() {
-    for body in ["zz\r\nabc\r\n0\r\n\r\n", "3\r\nabcd\r\n0\r\n\r\n", "ffffffffffffffffff\r\nabc", "3\nabc\n0\n\n", "-1\r\n\r\n", " 3\r\nabc\r\n0\r\n\r\n"] {
+    for body in [
+        "zz\r\nabc\r\n0\r\n\r\n",
+        "3\r\nabcd\r\n0\r\n\r\n",
+        "ffffffffffffffffff\r\nabc",
+        "3\nabc\n0\n\n",
+        "-1\r\n\r\n",
+        " 3\r\nabc\r\n0\r\n\r\n",
+    ] {
         let worker = RawWorker::named("a");
         let proxy = Proxy::before(&[worker.address]);
         let mut client = Raw::connect(proxy.address);

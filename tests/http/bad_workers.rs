@@ -193,7 +193,9 @@ fn a_101_must_have_been_asked_for_and_be_right() {
         let mut client = Raw::connect(proxy.address);
         assert_eq!(client.ask(request).status(), 502, "{answer}");
         worker.closed(0);
-        assert!(!client.try_send("GET /good HTTP/1.1\r\nHost: a\r\n\r\n").is_ok_and(|()| worker.bytes().ends_with(b"good")));
+        assert!(
+            !client.try_send("GET /good HTTP/1.1\r\nHost: a\r\n\r\n").is_ok_and(|()| worker.bytes().ends_with(b"good"))
+        );
     }
 }
 
@@ -216,13 +218,15 @@ fn a_worker_that_never_answers_is_a_504_at_the_limit() {
         leg.request();
         leg.until_closed();
     });
-    let proxy = Proxy::with(&format!("[upstream.app]\nworkers = [\"{}\"]\nresponse_timeout = \"300ms\"", worker.address));
+    let proxy =
+        Proxy::with(&format!("[upstream.app]\nworkers = [\"{}\"]\nresponse_timeout = \"300ms\"", worker.address));
     let began = std::time::Instant::now();
     let mut client = Raw::connect(proxy.address);
     assert_eq!(client.get("/").status(), 504);
     assert!(began.elapsed() >= std::time::Duration::from_millis(300));
     worker.closed(0);
-    let series = format!("stickyd_worker_failures_total{{kind=\"timeout\",upstream=\"app\",worker=\"{}\"}}", worker.address);
+    let series =
+        format!("stickyd_worker_failures_total{{kind=\"timeout\",upstream=\"app\",worker=\"{}\"}}", worker.address);
     assert!((proxy.metric(&series) - 1.0).abs() < f64::EPSILON);
 }
 
@@ -254,8 +258,7 @@ fn a_refused_connect_is_passed_to_the_next_even_of_a_post() {
     all.push(alive.address);
     let proxy = Proxy::before(&all);
     for _ in 0..8 {
-        let answer =
-            Raw::connect(proxy.address).ask("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody");
+        let answer = Raw::connect(proxy.address).ask("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody");
         assert_eq!((answer.status(), answer.text()), (200, "body"));
     }
 }

@@ -85,7 +85,8 @@ fn a_request_body_reaches_the_worker_piece_by_piece() {
 #[test]
 fn trailers_pass_both_ways() {
     let mut worker = RawWorker::answering(|_| {
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 7\r\n\r\n".to_owned()
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 7\r\n\r\n"
+            .to_owned()
     });
     let proxy = Proxy::before(&[worker.address]);
     let answer = Raw::connect(proxy.address).ask(

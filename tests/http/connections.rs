@@ -26,9 +26,8 @@ fn one_connection_serves_many_requests_of_many_clients() {
 
 #[test]
 fn a_connection_the_worker_closes_is_replaced() {
-    let mut worker = RawWorker::answering(|_| {
-        "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\na".to_owned()
-    });
+    let mut worker =
+        RawWorker::answering(|_| "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\na".to_owned());
     let proxy = before(&worker);
     let mut client = Raw::connect(proxy.address);
     for number in 0..3 {

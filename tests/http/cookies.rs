@@ -22,7 +22,9 @@ fn with_cookie(proxy: &Proxy, cookie: &str) -> Message {
 fn many(proxy: &Proxy, count: usize) -> Vec<Message> {
     let mut client = Raw::connect(proxy.address);
     (0..count)
-        .map(|n| client.ask(&format!("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.{}.{}\r\n\r\n", n / 250, n % 250)))
+        .map(|n| {
+            client.ask(&format!("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.{}.{}\r\n\r\n", n / 250, n % 250))
+        })
         .collect()
 }
 
@@ -71,7 +73,11 @@ fn forged_and_foreign_cookies_are_none() {
         let answer = with_cookie(&proxy, &cookie);
         assert!(answer.cookie("stickyd_app").is_some(), "taken: {cookie}");
     }
-    assert_eq!(with_cookie(&proxy, &format!("stickyd_app=zzz; {pair}")).header("set-cookie"), None, "the good one counts");
+    assert_eq!(
+        with_cookie(&proxy, &format!("stickyd_app=zzz; {pair}")).header("set-cookie"),
+        None,
+        "the good one counts"
+    );
 }
 
 #[test]
@@ -131,7 +137,10 @@ fn it_is_rewritten_when_its_worker_drains_and_a_session_is_placed_elsewhere() {
         .map(|number| {
             RawWorker::answering(move |request| {
                 if request.target().contains("EIO=4") {
-                    return ok(&format!("0{{\"sid\":\"s{number}-{}\",\"pingInterval\":25000,\"pingTimeout\":20000}}", request.target().len()));
+                    return ok(&format!(
+                        "0{{\"sid\":\"s{number}-{}\",\"pingInterval\":25000,\"pingTimeout\":20000}}",
+                        request.target().len()
+                    ));
                 }
                 ok(&number.to_string())
             })
@@ -171,7 +180,8 @@ fn it_is_rewritten_when_its_worker_drains_and_a_session_is_placed_elsewhere() {
 #[test]
 fn address_alone() {
     let workers = workers(3);
-    let proxy = Proxy::with(&format!("{TRUSTING}[upstream.app]\nworkers = {}\naffinity = [\"address\"]", list(&workers)));
+    let proxy =
+        Proxy::with(&format!("{TRUSTING}[upstream.app]\nworkers = {}\naffinity = [\"address\"]", list(&workers)));
     let (first, second) = (many(&proxy, 60), many(&proxy, 60));
     for (one, other) in first.iter().zip(&second) {
         assert_eq!(one.text(), other.text());

@@ -220,9 +220,8 @@ fn workers_on_a_unix_socket_and_on_ipv6() {
     };
     let mut unix = RawWorker::scripted_unix(&path, answering);
     let six = RawWorker::scripted_at("[::1]:0".parse().unwrap(), answering);
-    let config = |worker: &str| {
-        format!("[[listener]]\naddress = \"[::1]:0\"\n[upstream.app]\nworkers = [\"{worker}\"]\n")
-    };
+    let config =
+        |worker: &str| format!("[[listener]]\naddress = \"[::1]:0\"\n[upstream.app]\nworkers = [\"{worker}\"]\n");
     let proxy = Proxy::with(&config(&format!("unix:{}", path.display())));
     assert!(proxy.address.is_ipv6());
     let mut client = Raw::connect(proxy.address);

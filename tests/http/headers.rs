@@ -148,7 +148,9 @@ fn the_right_most_untrusted_hop_decides() {
     let plain = workers_of(&last);
     assert!(plain.iter().any(|worker| *worker != plain[0]), "addresses are told apart");
     // What a client says of itself, left of what the trusted proxies saw, changes nothing; nor do trusted hops.
-    for form in ["6.6.6.6, {}", "{}, 10.1.2.3", "6.6.6.6, {}, 10.0.0.1, 127.0.0.5", "{}:4711", "::ffff:{}", "nonsense, {}"] {
+    for form in
+        ["6.6.6.6, {}", "{}, 10.1.2.3", "6.6.6.6, {}, 10.0.0.1, 127.0.0.5", "{}:4711", "::ffff:{}", "nonsense, {}"]
+    {
         let dressed: Vec<String> = last.iter().map(|address| form.replace("{}", address)).collect();
         // The ring is keyed by a secret of each proxy's own, so plain and dressed go to one.
         let both = workers_of(&[last.clone(), dressed].concat());
@@ -232,7 +234,9 @@ fn one_valid_host_or_the_door() {
         client.closed();
     }
     assert_eq!(worker.connections(), 0);
-    for host in ["a", "a.example", "A.Example:80", "a.example.", "127.0.0.1:1", "[::1]", "[::1]:8080", "a_b", "xn--a", "a:"] {
+    for host in
+        ["a", "a.example", "A.Example:80", "a.example.", "127.0.0.1:1", "[::1]", "[::1]:8080", "a_b", "xn--a", "a:"]
+    {
         let answer = Raw::connect(proxy.address).ask(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
         assert_eq!(answer.status(), 200, "{host}");
     }

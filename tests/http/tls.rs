@@ -68,10 +68,9 @@ impl Secured {
 fn both_versions_speak_http_1_1() {
     let worker = RawWorker::named("a");
     let secured = secured(&worker, "");
-    for (version, protocol) in [
-        (&rustls::version::TLS12, ProtocolVersion::TLSv1_2),
-        (&rustls::version::TLS13, ProtocolVersion::TLSv1_3),
-    ] {
+    for (version, protocol) in
+        [(&rustls::version::TLS12, ProtocolVersion::TLSv1_2), (&rustls::version::TLS13, ProtocolVersion::TLSv1_3)]
+    {
         let mut connection = secured.connection(&[version], &[b"h2", b"http/1.1"]);
         let mut tcp = secured.tcp();
         while connection.is_handshaking() {
