@@ -135,3 +135,47 @@ fn a_client_that_leaves_mid_upload_never_makes_a_whole_request() {
 fn in_flight(worker: &RawWorker) -> String {
     format!("stickyd_requests_in_flight{{upstream=\"app\",worker=\"{}\"}}", worker.address)
 }
+
+#[test]
+fn a_worker_that_answers_without_reading_gets_nothing_of_the_next_request_on_that_connection() {
+    let mut worker = RawWorker::scripted(|leg| {
+        if leg.number > 0 {
+            leg.request();
+            leg.send(ok("second"));
+            return;
+        }
+        leg.raw.head();
+        leg.send(ok("early"));
+        leg.until_closed();
+    });
+    let proxy = before(&worker);
+    let mut client = Raw::connect(proxy.address);
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nabc");
+    assert_eq!(client.answer().text(), "early");
+    assert_eq!(Raw::connect(proxy.address).get("/").text(), "second");
+    drop(client);
+    worker.closed(0);
+    assert_eq!(worker.connections(), 2);
+}
+
+#[test]
+fn answers_go_to_who_asked() {
+    let worker = RawWorker::answering(|request| ok(&format!("{} {}", request.target(), request.text())));
+    let proxy = Proxy::before(&[worker.address]);
+    let address = proxy.address;
+    let client = move |number: usize| {
+        let mut client = Raw::connect(address);
+        for n in 0..100 {
+            let body = format!("{number}-{n}");
+            let request = format!("PUT /{body} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            assert_eq!(client.ask(&request).text(), format!("/{body} {body}"));
+            if n % 10 == 9 {
+                // Half an upload, and gone: its connection to the worker must not carry anything else.
+                client.send("PUT /gone HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf");
+                client = Raw::connect(address);
+            }
+        }
+    };
+    let clients: Vec<_> = (0..8).map(|number| std::thread::spawn(move || client(number))).collect();
+    clients.into_iter().for_each(|client| client.join().unwrap());
+}

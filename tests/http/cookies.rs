@@ -283,3 +283,25 @@ fn drain_takes_nobody_new_and_maint_nobody() {
     let answer = Raw::connect(all_out.address).get("/");
     assert_eq!((answer.status(), answer.header("retry-after")), (503, Some("1")));
 }
+
+#[test]
+fn its_attributes_follow_the_way_a_client_came_and_the_config() {
+    let worker = RawWorker::named("a");
+    let proxy = Proxy::with(&format!("{TRUSTING}[upstream.app]\nworkers = [\"{}\"]", worker.address));
+    let mut client = Raw::connect(proxy.address);
+    let mut ends = |proto: &str, with: &str| {
+        let answer = client.ask(&format!("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-Proto: {proto}\r\n\r\n"));
+        let cookie = answer.header("set-cookie").unwrap().to_owned();
+        assert!(cookie.ends_with(with), "{cookie}");
+    };
+    ends("https", "; SameSite=Lax; Secure");
+    ends("http", "; SameSite=Lax");
+    for (word, with) in [("strict", "; SameSite=Strict"), ("none", "; SameSite=None; Secure; Partitioned")] {
+        let proxy = Proxy::with(&format!(
+            "[upstream.app]\nworkers = [\"{}\"]\ncookie = {{ same_site = \"{word}\" }}",
+            worker.address
+        ));
+        let answer = Raw::connect(proxy.address).get("/");
+        assert!(answer.header("set-cookie").unwrap().ends_with(with), "{answer:?}");
+    }
+}

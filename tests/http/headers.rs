@@ -251,3 +251,17 @@ fn request_ids_differ_and_an_answer_carries_the_workers_own() {
     assert_ne!(first, id(arrives(&proxy, &mut worker, "")));
     assert!(first.bytes().all(|b| b.is_ascii_hexdigit()));
 }
+
+#[test]
+fn an_upgrade_is_one_hop_too() {
+    let mut worker = RawWorker::named("no");
+    let proxy = Proxy::before(&[worker.address]);
+    let answer = Raw::connect(proxy.address).ask(
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade, X-Hop\r\nX-Hop: 1\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n",
+    );
+    assert_eq!(answer.text(), "no");
+    let (_, request) = worker.request();
+    assert_eq!((request.header("connection"), request.header("upgrade")), (Some("Upgrade"), Some("websocket")));
+    assert_eq!((request.header("x-hop"), request.header("x-forwarded-for")), (None, Some("127.0.0.1")));
+}

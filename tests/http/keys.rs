@@ -113,3 +113,32 @@ fn every_thread_serves() {
         drop(clients);
     }
 }
+
+#[test]
+fn a_unix_socket_with_a_full_queue_is_full_and_one_that_is_missing_is_gone() {
+    let path = std::env::temp_dir().join(format!("stickyd-full-{}.sock", std::process::id()));
+    let socket = || socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    let at = socket2::SockAddr::unix(&path).unwrap();
+    let listener = socket();
+    listener.bind(&at).unwrap();
+    listener.listen(0).unwrap();
+    let mut held = Vec::new();
+    loop {
+        let filler = socket();
+        filler.set_nonblocking(true).unwrap();
+        if filler.connect(&at).is_err() {
+            break;
+        }
+        held.push(filler);
+    }
+    let proxy = Proxy::with(&format!(
+        "[upstream.app]\nworkers = [\"unix:{}\"]\nhealth = {{ kind = \"tcp\", interval = \"100ms\", fall = 2 }}",
+        path.display()
+    ));
+    let worker = proxy.worker(&format!("unix:{}", path.display()));
+    assert_eq!(Raw::connect(proxy.address).get("/").status(), 503);
+    eventually("it is hung", || worker.health().word() == "hung");
+    drop(listener);
+    std::fs::remove_file(&path).unwrap();
+    eventually("it is gone", || worker.health().word() == "gone");
+}
