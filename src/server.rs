@@ -91,7 +91,7 @@ impl Server {
         }
         let addresses = bound.iter().map(|b| b.address).collect();
         let admin = admin::bind(&config.admin.address)
-            .map_err(|error| StartError::Admin(format!("{:?}", config.admin.address), error))?;
+            .map_err(|error| StartError::Admin(config.admin.address.to_string(), error))?;
         let admin_address = admin.address();
         let stop = Stop::default();
         let mut threads = Vec::new();

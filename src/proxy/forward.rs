@@ -12,11 +12,12 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming};
 use hyper::header::{self, HeaderValue};
 use hyper::http::response::Parts;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Version};
 
 use super::Job;
 use super::ask::Kind;
 use super::body::{Answer, Outgoing, Reply};
+use super::framing;
 use super::headers;
 use super::record::Record;
 use super::respond::{self, Problem};
@@ -110,7 +111,12 @@ pub async fn attempt(
         };
         let in_flight = worker.request();
         match lease.exchange(request, patience, job.ask.is_poll()).await {
-            Ok((response, lease)) => return Ok((response, lease, in_flight)),
+            Ok((response, lease)) if framing::is_sound(&response) => return Ok((response, lease, in_flight)),
+            Ok(_) => {
+                tracing::debug!(worker = %worker.name, "an answer with two lengths");
+                worker.series.broken.inc();
+                return Err(Missed::Broken);
+            }
             Err(Failure::Unsent(back)) if !max_idle.is_zero() => {
                 request = *back;
                 max_idle = Duration::ZERO;
@@ -171,6 +177,8 @@ pub async fn deliver(
 /// Lets an answer go to the client: its head cleaned, what was read of its body first.
 pub fn release(mut parts: Parts, held: VecDeque<Frame<Bytes>>, answer: Answer) -> Response<Reply> {
     headers::to_client(&mut parts.headers, false);
+    // The worker's version is its hop's; hyper answers a 1.0 client in 1.0 by itself.
+    parts.version = Version::HTTP_11;
     Response::from_parts(parts, Reply::stream(held, answer))
 }
 

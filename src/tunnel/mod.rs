@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::{Response, StatusCode};
+use hyper::{Response, StatusCode, Version};
 
 use crate::affinity::{Choice, Hold};
 use crate::proxy::Job;
@@ -70,7 +70,8 @@ pub async fn grant(
     record: &mut Record,
 ) -> Response<Reply> {
     let (mut parts, _) = response.into_parts();
-    let granted = job.ask.upgrade.as_ref().is_some_and(|accept| upgrade::grants(&parts.headers, accept));
+    let granted = parts.version == Version::HTTP_11
+        && job.ask.upgrade.as_ref().is_some_and(|accept| upgrade::grants(&parts.headers, accept));
     let socket = if granted { lease.into_tunnel().await } else { None };
     let Some((io, first, established)) = socket else {
         choice.worker.series.broken.inc();

@@ -279,6 +279,7 @@ async fn connect(worker: &Arc<Worker>) -> Result<Box<Lease>, ConnectError> {
     let established = worker.connection();
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(HEAD_BYTES)
+        .max_header_size(HEAD_BYTES)
         .max_headers(HEAD_FIELDS)
         .handshake(TokioIo::new(io))
         .await

@@ -5,12 +5,15 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use stickyd::config;
 use stickyd::drain::Ended;
 use stickyd::server::Server;
 use stickyd::upstream::worker::Worker;
+
+use super::process::PATIENCE;
 
 /// A stickyd inside the test's process. Stops, and is waited for, when dropped.
 pub(crate) struct Proxy {
@@ -58,7 +61,7 @@ impl Proxy {
     }
 
     /// A live worker by name.
-    pub(crate) fn worker(&self, name: &str) -> std::sync::Arc<Worker> {
+    pub(crate) fn worker(&self, name: &str) -> Arc<Worker> {
         let snapshot = self.server().shared().snapshot.load();
         let members = snapshot.upstreams.iter().flat_map(|upstream| &upstream.members);
         members.map(|member| &member.worker).find(|worker| worker.name == name).unwrap().clone()
@@ -89,6 +92,7 @@ pub(crate) struct Binary {
     /// The directory with its `stickyd.toml`.
     pub(crate) directory: PathBuf,
     child: Child,
+    log: Arc<Mutex<String>>,
 }
 
 impl Binary {
@@ -102,11 +106,12 @@ impl Binary {
         let address = free_address();
         let toml = complete(toml).replace("127.0.0.1:0", &address.to_string());
         std::fs::write(directory.join("stickyd.toml"), toml).unwrap();
-        let child = Self::spawn(&directory);
-        Self { address, directory, child }
+        let log = Arc::default();
+        let child = Self::spawn(&directory, &log);
+        Self { address, directory, child, log }
     }
 
-    fn spawn(directory: &Path) -> Child {
+    fn spawn(directory: &Path, log: &Arc<Mutex<String>>) -> Child {
         let mut child = Command::new(env!("CARGO_BIN_EXE_stickyd"))
             .args(["run", "--config", "stickyd.toml"])
             .current_dir(directory)
@@ -116,18 +121,46 @@ impl Binary {
             .spawn()
             .unwrap();
         // Ready when it says so; after that its log goes on to the test's, by a thread that ends with it.
-        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut said = String::new();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let keep = |log: &Mutex<String>, line: &str| log.lock().unwrap().push_str(&format!("{line}\n"));
         loop {
-            let line = log.next().unwrap_or_else(|| panic!("stickyd ended: {said}")).unwrap();
-            said.push_str(&line);
-            said.push('\n');
-            if line.contains("ready") {
+            let line = lines.next().unwrap_or_else(|| panic!("stickyd ended: {}", log.lock().unwrap())).unwrap();
+            keep(log, &line);
+            if line.contains(": ready ") {
                 break;
             }
         }
-        std::thread::spawn(move || log.map_while(Result::ok).for_each(|line| eprintln!("{line}")));
+        let log = log.clone();
+        std::thread::spawn(move || {
+            lines.map_while(Result::ok).for_each(|line| {
+                keep(&log, &line);
+                eprintln!("{line}");
+            });
+        });
         child
+    }
+
+    /// Waits until its log has a line with all of these; returns the line.
+    pub(crate) fn says(&self, words: &[&str]) -> String {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let log = self.log.lock().unwrap().clone();
+            if let Some(line) = log.lines().find(|line| words.iter().all(|word| line.contains(word))) {
+                return line.to_owned();
+            }
+            assert!(Instant::now() < end, "{words:?} never said:\n{log}");
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+
+    /// Its admin socket, where the text says `state_dir = "."`.
+    pub(crate) fn admin(&self) -> PathBuf {
+        self.directory.join("admin.sock")
+    }
+
+    /// Waits for its end; its exit code, `None` for a signal.
+    pub(crate) fn wait(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
     }
 
     /// `http://address` + `path`.
@@ -143,7 +176,7 @@ impl Binary {
 
     /// Starts it again, on the same address, after [`Binary::kill`] or [`Binary::terminate`].
     pub(crate) fn start_again(&mut self) {
-        self.child = Self::spawn(&self.directory);
+        self.child = Self::spawn(&self.directory, &self.log);
     }
 
     /// A signal by name (`TERM`, `HUP`, …).
