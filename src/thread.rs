@@ -19,7 +19,7 @@ use crate::state::Shared;
 use crate::upstream::connect::Pool;
 
 /// How often idle limits and idle pools are looked at.
-const TICK: Duration = Duration::from_millis(250);
+pub const TICK: Duration = Duration::from_millis(250);
 
 /// Seconds a client connection that was silent for too long has to end by itself.
 const LINGER_S: u32 = 15;

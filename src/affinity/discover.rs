@@ -13,10 +13,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::body::{Body as _, Frame};
+use hyper::body::{Body as _, Frame, Incoming};
 use hyper::http::{request, response};
 use hyper::{Method, Request, Response, StatusCode};
-use tokio::sync::OnceCell;
 
 use super::budget::{Budget, Misses};
 use super::pins::Key;
@@ -34,8 +33,8 @@ use crate::proxy::respond::{self, Problem};
 use crate::state::{Room, Shared};
 use crate::telemetry::say_full;
 use crate::tunnel;
-use crate::upstream::connect::ConnectError;
-use crate::upstream::worker::{Count, Worker};
+use crate::upstream::connect::{ConnectError, Lease};
+use crate::upstream::worker::{Count, Oracle, Worker};
 
 /// How long a request waits for the budget, or for silent workers to speak, before it gets a 503.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -46,6 +45,13 @@ const HOLD: Duration = Duration::from_secs(30);
 /// Between two looks while waiting.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// A worker that grants an upgrade of a session it does not know ends it within this time.
+const HANG_UP: Duration = Duration::from_millis(150);
+
+/// How long verdicts hold for requests that join a search. A search lasts as long as its slowest request, a poll for a
+/// whole pingInterval, and by then a worker that was silent may speak.
+const FRESH: Duration = Duration::from_secs(1);
+
 /// What discovery remembers, all threads together. Locked for a few operations per *discovery*, never for a pinned
 /// request.
 pub struct Discoveries {
@@ -55,11 +61,13 @@ pub struct Discoveries {
     searches: Mutex<HashMap<Key, (usize, Arc<Search>)>>,
 }
 
+type Verdicts = Vec<(Arc<Worker>, Verdict)>;
+
 /// What requests of one sid share while they look for its owner.
 #[derive(Default)]
 struct Search {
-    /// What all workers said to the probe, asked once.
-    verdicts: OnceCell<Vec<(Arc<Worker>, Verdict)>>,
+    /// What all workers said to the probe, and when; asked once for all who come within [`FRESH`].
+    verdicts: tokio::sync::Mutex<Option<(Instant, Verdicts)>>,
     /// Serials of workers that refused the real sid.
     refused: Mutex<Vec<u64>>,
     /// Where a GET waits: the first guess of the POST that will wake it.
@@ -140,8 +148,7 @@ pub async fn find(job: &Job, key: Key, request: Request<Outgoing>, record: &mut 
     };
     let copies = Copies::of(job, request);
     let joined = Joined::new(shared, key);
-    let mut hunt =
-        Hunt { job, key, search: &joined.search, copies, last: None, eliminated: false, known: false, proven: false };
+    let mut hunt = Hunt::new(job, key, &joined.search, copies);
     let (result, response) = hunt.run(record).await;
     token.found = hunt.proven || result == Discovery::Undecided;
     series.discovered(result);
@@ -170,6 +177,8 @@ struct Hunt<'a> {
     copies: Copies,
     /// The last refusal, to be forwarded when it stays the last.
     last: Option<(response::Parts, VecDeque<Frame<Bytes>>, Answer)>,
+    /// A worker refused without a word that could be forwarded: 101, then the end.
+    hung_up: bool,
     eliminated: bool,
     /// Something says that a session is looked for at all: a worker's claim or refusal, or there is nobody to ask but one.
     known: bool,
@@ -190,8 +199,13 @@ enum Step {
     Closed,
 }
 
-impl Hunt<'_> {
+impl<'a> Hunt<'a> {
+    fn new(job: &'a Job, key: Key, search: &'a Search, copies: Copies) -> Self {
+        Self { job, key, search, copies, last: None, hung_up: false, eliminated: false, known: false, proven: false }
+    }
+
     async fn run(&mut self, record: &mut Record) -> (Discovery, Response<Reply>) {
+        let deadline = Instant::now() + PATIENCE;
         let candidates = self.candidates();
         self.known = candidates.len() == 1;
         if let Some(guess) = self.open_guess() {
@@ -204,11 +218,8 @@ impl Hunt<'_> {
             }
         }
         let verdicts = self.verdicts(&candidates).await;
-        for (worker, _) in verdicts.iter().filter(|(_, verdict)| *verdict == Verdict::Refuses) {
-            self.remember_refusal(worker);
-        }
-        self.known |= verdicts.iter().any(|(_, verdict)| matches!(verdict, Verdict::Owns | Verdict::Refuses));
-        let left = verdicts.into_iter().filter(|(worker, _)| !self.has_refused(worker));
+        self.heed(&verdicts);
+        let left = verdicts.into_iter().filter(|(worker, verdict)| self.is_worth_asking(worker, *verdict));
         let (asked, silent): (Vec<_>, Vec<_>) = left.partition(|(_, verdict)| *verdict != Verdict::Silent);
         // A body is held only where a second worker may have to get it: made-up sids do not fill the room of all.
         if asked.len() + silent.len() > 1
@@ -220,8 +231,7 @@ impl Hunt<'_> {
         if let Some(done) = self.walk(asked, &mut silent, record).await {
             return done;
         }
-        silent.retain(|worker| worker.serves() && !self.has_refused(worker));
-        if let Some(done) = self.wait_for(silent, record).await {
+        if let Some(done) = self.wait_for(silent, deadline, record).await {
             return done;
         }
         self.nobody(record).await
@@ -250,18 +260,40 @@ impl Hunt<'_> {
         lock(&self.search.silent).clone().filter(|worker| worker.serves())
     }
 
-    /// What the workers say to the probe; asked once for all requests of the sid.
-    async fn verdicts(&self, candidates: &[Arc<Worker>]) -> Vec<(Arc<Worker>, Verdict)> {
+    /// What the workers say to the probe; asked once for all requests of the sid that come together.
+    async fn verdicts(&self, candidates: &[Arc<Worker>]) -> Verdicts {
         if let [only] = candidates {
             return vec![(only.clone(), Verdict::Alive)];
         }
-        let ask = || probe::ask_all(self.job, &self.copies.head, candidates);
-        self.search.verdicts.get_or_init(ask).await.clone()
+        // Whoever comes second waits for the first one's answers, a second at most; if that one leaves, it asks itself.
+        let mut known = self.search.verdicts.lock().await;
+        if let Some((when, verdicts)) = &*known
+            && when.elapsed() < FRESH
+        {
+            return verdicts.clone();
+        }
+        let verdicts = probe::ask_all(self.job, &self.copies.head, candidates).await;
+        *known = Some((Instant::now(), verdicts.clone()));
+        verdicts
     }
 
-    /// The real request, one worker after the other: the claimed owner, then those whose probes say nothing. Workers that
-    /// refused the probe refused this sid in so many words and are not asked again; those that cannot be reached just now
-    /// have said nothing, and join the silent ones.
+    /// Remembers what probes showed.
+    fn heed(&mut self, verdicts: &[(Arc<Worker>, Verdict)]) {
+        for (worker, verdict) in verdicts {
+            if *verdict == Verdict::Refuses {
+                self.remember_refusal(worker);
+            }
+            self.known |= matches!(verdict, Verdict::Owns | Verdict::Refuses);
+        }
+    }
+
+    /// A worker that refused this sid in so many words is not asked again, unless it now claims it.
+    fn is_worth_asking(&self, worker: &Worker, verdict: Verdict) -> bool {
+        verdict == Verdict::Owns || !self.has_refused(worker)
+    }
+
+    /// The real request, one worker after the other: the claimed owner, then those whose probes say nothing. Those that
+    /// cannot be reached just now have said nothing, and join the silent ones.
     async fn walk(
         &mut self,
         mut asked: Vec<(Arc<Worker>, Verdict)>,
@@ -269,8 +301,8 @@ impl Hunt<'_> {
         record: &mut Record,
     ) -> Option<(Discovery, Response<Reply>)> {
         asked.sort_by_key(|(_, verdict)| *verdict != Verdict::Owns);
-        for (worker, _) in asked {
-            if self.has_refused(&worker) {
+        for (worker, verdict) in asked {
+            if !self.is_worth_asking(&worker, verdict) {
                 continue;
             }
             match self.attempt(&worker, record).await {
@@ -282,30 +314,32 @@ impl Hunt<'_> {
         None
     }
 
-    /// Silent workers: one is the owner by elimination; of several, those that begin to speak are asked.
+    /// Silent workers: one is the owner by elimination; several are asked again until all but one have spoken.
     async fn wait_for(
         &mut self,
         mut silent: Vec<Arc<Worker>>,
+        deadline: Instant,
         record: &mut Record,
     ) -> Option<(Discovery, Response<Reply>)> {
-        let deadline = Instant::now() + PATIENCE;
-        let mut since = clock::now_ms();
-        while silent.len() > 1 {
-            if Instant::now() >= deadline {
-                return Some((Discovery::Undecided, respond::problem(Problem::Undecided)));
+        loop {
+            silent.retain(|worker| worker.serves() && !self.has_refused(worker));
+            if silent.len() < 2 {
+                break;
             }
-            tokio::time::sleep(LOOK).await;
-            silent.retain(|worker| worker.serves());
-            if let Some(woke) = silent.iter().position(|worker| worker.answered_since(since)) {
-                let worker = silent.swap_remove(woke);
-                match self.attempt(&worker, record).await {
-                    Step::Done(result, response) => return Some((result, response)),
-                    Step::Unreached => {
-                        since = clock::now_ms();
-                        silent.push(worker);
-                    }
-                    Step::Refused | Step::Closed => {}
-                }
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                return Some((Discovery::Undecided, respond::problem(Problem::Undecided)));
+            };
+            let asked = probe::ask_all(self.job, &self.copies.head, &silent);
+            let Ok(verdicts) = tokio::time::timeout(left, asked).await else { continue };
+            let spoke: Verdicts = verdicts.into_iter().filter(|(_, verdict)| *verdict != Verdict::Silent).collect();
+            if spoke.is_empty() {
+                // Those that cannot be reached are silent at once.
+                tokio::time::sleep(LOOK.min(left)).await;
+            }
+            self.heed(&spoke);
+            silent.retain(|worker| !spoke.iter().any(|(known, _)| Arc::ptr_eq(known, worker)));
+            if let Some(done) = self.walk(spoke, &mut silent, record).await {
+                return Some(done);
             }
         }
         let owner = silent.pop()?;
@@ -327,7 +361,7 @@ impl Hunt<'_> {
 
     /// Everybody refused: the last refusal is the client's answer, and is remembered for a second.
     async fn nobody(&mut self, record: &mut Record) -> (Discovery, Response<Reply>) {
-        if self.last.is_none() {
+        if self.last.is_none() && !self.hung_up {
             // All refused the probe only; the client gets the words of the likeliest worker for its own request. Should
             // that be acceptance all the same, it proves nothing.
             self.known = false;
@@ -372,8 +406,7 @@ impl Hunt<'_> {
             Err(missed) => return Step::Done(Discovery::Failed, forward::problem_of(&missed)),
         };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let choice = self.accepted(worker, record);
-            return Step::Done(self.result(), tunnel::grant(job, choice, response, lease, record).await);
+            return self.switch(worker, response, lease, record).await;
         }
         let (parts, incoming) = response.into_parts();
         let mut answer = Answer::new(incoming, lease, job.conn.thread.clone());
@@ -390,6 +423,28 @@ impl Hunt<'_> {
             }
         }
         Step::Done(self.result(), self.release(worker, parts, held, answer, in_flight, record))
+    }
+
+    /// A 101 is acceptance, with one exception: socketioxide grants every upgrade and hangs up on a sid it does not know.
+    /// Where probes cannot tell, a 101 counts only once the worker has spoken or stayed for a moment.
+    async fn switch(
+        &mut self,
+        worker: &Arc<Worker>,
+        response: Response<Incoming>,
+        lease: Box<Lease>,
+        record: &mut Record,
+    ) -> Step {
+        let Some(mut granted) = tunnel::check(self.job, response, lease).await else {
+            worker.series.broken.inc();
+            return Step::Done(Discovery::Failed, respond::problem(Problem::BadGateway));
+        };
+        if worker.oracle() != Oracle::Usable && granted.ends_within(HANG_UP).await {
+            self.remember_refusal(worker);
+            self.hung_up = true;
+            return Step::Refused;
+        }
+        let choice = self.accepted(worker, record);
+        Step::Done(self.result(), tunnel::open(self.job, choice, granted, record))
     }
 
     fn release(

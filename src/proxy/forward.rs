@@ -34,6 +34,9 @@ const SESSION_IDLE: Duration = Duration::from_secs(2);
 /// How long an answer's body may take to show what has to be read of it before it is released (design.md §3.3).
 const READ_AHEAD: Duration = Duration::from_secs(5);
 
+/// Between two looks at a worker that may be gone.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// Why an attempt failed; the request comes back when nothing of it was sent.
 #[allow(clippy::large_enum_variant, reason = "moved once; rare but for its size, which nothing stores")]
 pub enum Missed {
@@ -64,14 +67,23 @@ pub async fn to(job: &Job, mut choice: Choice, mut request: Request<Outgoing>, r
                     }
                 }
             }
-            Err(missed) => return lost(job, &choice, &missed),
+            Err(missed) => return lost(job, &choice, &missed).await,
         }
     }
 }
 
 /// The answer to a request whose worker could not give one. A gone worker's session gets the refusal that makes its
 /// client start anew at once.
-fn lost(job: &Job, choice: &Choice, missed: &Missed) -> Response<Reply> {
+async fn lost(job: &Job, choice: &Choice, missed: &Missed) -> Response<Reply> {
+    if matches!(missed, Missed::Connect(ConnectError::Refused, _)) {
+        // Dead idle connections in the pools of other threads make a gone worker look as if it was only leaving.
+        let found_out = async {
+            while !choice.worker.gone() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let _ = tokio::time::timeout(connect::FINDS_DEAD, found_out).await;
+    }
     if let (Kind::Session { key, .. }, true) = (job.ask.kind, choice.worker.gone()) {
         affinity::forget(&job.conn.thread.shared, key);
         job.upstream.series().refusals_own.inc();

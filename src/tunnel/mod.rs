@@ -10,9 +10,11 @@ pub mod upgrade;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hyper::body::Incoming;
+use hyper::http::response::Parts;
 use hyper::{Response, StatusCode, Version};
+use tokio::io::AsyncReadExt;
 
 use crate::affinity::{Choice, Hold};
 use crate::proxy::Job;
@@ -61,22 +63,64 @@ impl Drop for Terms {
     }
 }
 
+/// A checked 101: the bare socket behind it, not yet a tunnel.
+pub struct Granted {
+    parts: Parts,
+    io: WorkerIo,
+    /// What the worker sent right behind its answer's head.
+    first: Bytes,
+    established: Count,
+}
+
+impl Granted {
+    /// Whether the worker ends the connection within `patience` and before it says anything; what it says is kept.
+    pub async fn ends_within(&mut self, patience: Duration) -> bool {
+        if !self.first.is_empty() {
+            return false;
+        }
+        let mut said = BytesMut::with_capacity(1024);
+        match tokio::time::timeout(patience, self.io.read_buf(&mut said)).await {
+            Ok(Ok(0) | Err(_)) => true,
+            Ok(Ok(_)) => {
+                self.first = said.freeze();
+                false
+            }
+            Err(_) => false,
+        }
+    }
+}
+
 /// Checks a 101 and turns it into the client's. An unasked or wrong one is rubbish: 502, and its connection is closed.
 pub async fn grant(
     job: &Job,
-    mut choice: Choice,
+    choice: Choice,
     response: Response<Incoming>,
     lease: Box<Lease>,
     record: &mut Record,
 ) -> Response<Reply> {
-    let (mut parts, _) = response.into_parts();
-    let granted = parts.version == Version::HTTP_11
-        && job.ask.upgrade.as_ref().is_some_and(|accept| upgrade::grants(&parts.headers, accept));
-    let socket = if granted { lease.into_tunnel().await } else { None };
-    let Some((io, first, established)) = socket else {
-        choice.worker.series.broken.inc();
-        return respond::problem(Problem::BadGateway);
-    };
+    match check(job, response, lease).await {
+        Some(granted) => open(job, choice, granted, record),
+        None => {
+            choice.worker.series.broken.inc();
+            respond::problem(Problem::BadGateway)
+        }
+    }
+}
+
+/// Whether this is the 101 that was asked for (invariant 6); otherwise its connection is closed.
+pub async fn check(job: &Job, response: Response<Incoming>, lease: Box<Lease>) -> Option<Granted> {
+    let (parts, _) = response.into_parts();
+    let asked = job.ask.upgrade.as_ref().is_some_and(|accept| upgrade::grants(&parts.headers, accept));
+    if parts.version != Version::HTTP_11 || !asked {
+        return None;
+    }
+    let (io, first, established) = lease.into_tunnel().await?;
+    Some(Granted { parts, io, first, established })
+}
+
+/// Gives the client its 101, and the connection its tunnel.
+pub fn open(job: &Job, mut choice: Choice, granted: Granted, record: &mut Record) -> Response<Reply> {
+    let Granted { mut parts, io, first, established } = granted;
     choice.worker.series.answered(StatusCode::SWITCHING_PROTOCOLS.as_u16());
     job.upstream.series().upgrades_granted.inc();
     record.became_tunnel();

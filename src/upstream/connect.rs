@@ -29,13 +29,16 @@ use super::worker::{Count, SLOW_MS, Worker};
 use crate::clock;
 use crate::config::Address;
 use crate::proxy::body::Outgoing;
-use crate::thread::Thread;
+use crate::thread::{TICK, Thread};
 
 /// Idle connections kept per thread and worker; more are closed.
 const POOL_SIZE: usize = 128;
 
 /// How long an idle connection is used when the worker says nothing: Node closes at 5 s (protocols §4).
 const IDLE_MS: u64 = 4_000;
+
+/// Within this time every thread's [`sweep`] has seen that a worker refuses connects, and closed the dead ones.
+pub const FINDS_DEAD: Duration = TICK.saturating_mul(2);
 
 /// A worker's answer head: bytes and fields hyper accepts at most.
 const HEAD_BYTES: usize = 64 * 1024;

@@ -277,11 +277,6 @@ impl Worker {
         self.last_answer_ms.store(now_ms, Relaxed);
     }
 
-    /// Whether it answered anybody at or after `ms`.
-    pub fn answered_since(&self, ms: u64) -> bool {
-        self.last_answer_ms.load(Relaxed) >= ms.max(1)
-    }
-
     /// Lives seen so far.
     pub fn generation(&self) -> u32 {
         self.generation.load(Relaxed)

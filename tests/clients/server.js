@@ -13,6 +13,7 @@ const { values: opt } = parseArgs({
     daemon: { type: 'boolean' }, // lives on without stdin: under PM2 or systemd
     name: { type: 'string', default: `w${process.pid}` },
     path: { type: 'string', default: '/socket.io/' },
+    'no-trailing-slash': { type: 'boolean' }, // 4.6+: the path as it is
     cors: { type: 'string' }, // origin[,credentials]
     'generate-id': { type: 'string' }, // custom | long | unicode
     'ping-interval': { type: 'string' },
@@ -33,6 +34,7 @@ const modern = Number(opt.version) >= 3;
 
 function ioOptions() {
   const o = { path: opt.path };
+  if (opt['no-trailing-slash']) o.addTrailingSlash = false;
   if (opt['ping-interval']) o.pingInterval = Number(opt['ping-interval']);
   if (opt['ping-timeout']) o.pingTimeout = Number(opt['ping-timeout']);
   if (opt['compress-handshake']) o.httpCompression = { threshold: 1 };

@@ -92,6 +92,7 @@ pub(crate) struct Binary {
     /// The directory with its `stickyd.toml`.
     pub(crate) directory: PathBuf,
     child: Child,
+    /// What it has logged, all its lives together.
     log: Arc<Mutex<String>>,
 }
 
@@ -122,20 +123,23 @@ impl Binary {
             .unwrap();
         // Ready when it says so; after that its log goes on to the test's, by a thread that ends with it.
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let keep = |log: &Mutex<String>, line: &str| log.lock().unwrap().push_str(&format!("{line}\n"));
+        let mut said = String::new();
         loop {
-            let line = lines.next().unwrap_or_else(|| panic!("stickyd ended: {}", log.lock().unwrap())).unwrap();
-            keep(log, &line);
-            if line.contains(": ready ") {
+            let line = lines.next().unwrap_or_else(|| panic!("stickyd ended: {said}")).unwrap();
+            said.push_str(&line);
+            said.push('\n');
+            if line.contains("ready") {
                 break;
             }
         }
         let log = log.clone();
         std::thread::spawn(move || {
-            lines.map_while(Result::ok).for_each(|line| {
-                keep(&log, &line);
+            for line in lines.map_while(Result::ok) {
                 eprintln!("{line}");
-            });
+                let mut log = log.lock().unwrap();
+                log.push_str(&line);
+                log.push('\n');
+            }
         });
         child
     }
@@ -177,6 +181,16 @@ impl Binary {
     /// Starts it again, on the same address, after [`Binary::kill`] or [`Binary::terminate`].
     pub(crate) fn start_again(&mut self) {
         self.child = Self::spawn(&self.directory, &self.log);
+    }
+
+    /// What it has logged since it was ready, all its lives together.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// A signal by name (`TERM`, `HUP`, …).
