@@ -14,6 +14,9 @@ use crate::thread::Thread;
 /// Requests under way have this long to finish.
 const REQUESTS: Duration = Duration::from_secs(2);
 
+/// A connection just accepted has this long to bring its first request.
+const FIRST_REQUEST: Duration = Duration::from_millis(250);
+
 /// Tunnels have this long to close, from the stop on: our Close, the client's echo, the worker's end (invariant 5).
 const TUNNELS: Duration = Duration::from_secs(5);
 
@@ -56,9 +59,13 @@ pub async fn run_thread(shared: Arc<Shared>, parts: Vec<(std::net::TcpListener, 
     thread.tasks.close();
     // Accept loops take what the kernel holds for us before the order to stop reaches what they accepted.
     tokio::task::yield_now().await;
-    thread.stop();
+    thread.stop(false);
     let mut ended = Ended::default();
-    if !finished(&thread, REQUESTS, &stop).await {
+    if finished(&thread, FIRST_REQUEST, &stop).await {
+        return ended;
+    }
+    thread.stop(true);
+    if !finished(&thread, REQUESTS.saturating_sub(FIRST_REQUEST), &stop).await {
         ended.cut += thread.cut(false);
         if !finished(&thread, TUNNELS.saturating_sub(REQUESTS), &stop).await {
             ended.cut += thread.cut(true);

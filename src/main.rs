@@ -45,7 +45,7 @@ fn run(run: &Run) -> ExitCode {
     for address in &server.addresses {
         tracing::info!(%address, "listening");
     }
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), admin = ?server.admin, "ready");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), admin = %server.admin, "ready");
     let (stop, asks) = (server.stop(), server.reload());
     if let Err(error) = watch_signals(stop.clone(), asks) {
         tracing::error!(%error, "signals cannot be watched");

@@ -43,7 +43,7 @@ impl Reloader {
     }
 
     /// Checks workers and answers asks until the server stops.
-    pub async fn run(mut self, mut asks: mpsc::Receiver<oneshot::Sender<Outcome>>) {
+    pub async fn run(self, mut asks: mpsc::Receiver<oneshot::Sender<Outcome>>) {
         let mut checks = self.start_checks();
         loop {
             let ask = tokio::select! {
@@ -67,7 +67,7 @@ impl Reloader {
         token
     }
 
-    fn reload(&mut self) -> Outcome {
+    fn reload(&self) -> Outcome {
         let Some(file) = &self.file else {
             tracing::warn!("asked to reload, but stickyd was started without a file");
             return Err("stickyd was started without a configuration file".to_owned());

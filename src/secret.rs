@@ -39,8 +39,9 @@ pub(crate) fn find(config: &Config) -> io::Result<Vec<u8>> {
 /// Written beside and linked into place, so that a crash leaves no half secret and two stickyds agree on one.
 fn make(file: &Path) -> io::Result<Vec<u8>> {
     let secret = crate::random::bytes::<LENGTH>();
-    let draft = file.with_extension(format!("{}.new", std::process::id()));
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?.write_all(&secret)?;
+    // Not the process id: two containers that share the directory may both be process 1.
+    let draft = file.with_extension(format!("{:016x}.new", crate::random::u64()));
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?.write_all(&secret)?;
     let linked = fs::hard_link(&draft, file);
     fs::remove_file(&draft)?;
     match linked {

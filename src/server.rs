@@ -69,6 +69,14 @@ pub struct Stop {
     control: CancellationToken,
 }
 
+impl Stop {
+    /// For a start that failed half-way: what runs already ends.
+    fn abandon(&self) {
+        self.now.cancel();
+        self.gently.cancel();
+    }
+}
+
 impl Server {
     /// Binds everything, then starts. `file` is what a reload reads.
     ///
@@ -83,23 +91,24 @@ impl Server {
         }
         let addresses = bound.iter().map(|b| b.address).collect();
         let admin = admin::bind(&config.admin.address)
-            .map_err(|error| StartError::Admin(format!("{:?}", config.admin.address), error))?;
+            .map_err(|error| StartError::Admin(config.admin.address.to_string(), error))?;
         let admin_address = admin.address();
         let stop = Stop::default();
         let mut threads = Vec::new();
         for index in 0..config.threads {
             let parts = bound.iter_mut().filter_map(listener::Bound::take).collect();
-            let (shared, stop) = (shared.clone(), stop.clone());
+            let (shared, all, stop) = (shared.clone(), &stop, stop.clone());
             let thread = std::thread::Builder::new().name(format!("data-{index}"));
-            threads.push(thread.spawn(move || data_thread(shared, parts, stop)).map_err(StartError::Thread)?);
+            let started = thread.spawn(move || data_thread(shared, parts, stop));
+            threads.push(started.inspect_err(|_| all.abandon()).map_err(StartError::Thread)?);
         }
         let (reload, asks) = mpsc::channel(1);
         let control = {
-            let (shared, stop) = (shared.clone(), stop.control.clone());
+            let (shared, all, stop) = (shared.clone(), &stop, stop.control.clone());
             let settings = admin::Settings { token: config.admin.token.clone(), reload: reload.clone() };
             let thread = std::thread::Builder::new().name("control".to_owned());
             let run = move || control_thread(shared, admin, settings, Reload { config, file, asks }, stop);
-            thread.spawn(run).map_err(StartError::Thread)?
+            thread.spawn(run).inspect_err(|_| all.abandon()).map_err(StartError::Thread)?
         };
         Ok(Self { shared, addresses, admin: admin_address, stop, threads, control, reload })
     }

@@ -1,5 +1,6 @@
 //! Logs: one subscriber, and how a full thing says so without flooding (invariant 14).
 
+use std::io::IsTerminal;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tracing_subscriber::EnvFilter;
@@ -11,7 +12,9 @@ pub fn start(level: &str) {
     let filter = EnvFilter::try_from_default_env().or_else(|_| EnvFilter::try_new(level));
     let filter = filter.unwrap_or_else(|_| EnvFilter::new("info"));
     // A second subscriber (tests start several servers in a process) is no error: the first one serves.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Colours are for people: in a journal or a file they are noise between a key and its value.
+    let _ = log.with_ansi(std::io::stderr().is_terminal()).try_init();
 }
 
 /// Lets something be said once in a while.

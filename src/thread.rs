@@ -6,9 +6,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
@@ -19,6 +20,9 @@ use crate::upstream::connect::Pool;
 
 /// How often idle limits and idle pools are looked at.
 pub const TICK: Duration = Duration::from_millis(250);
+
+/// Seconds a client connection that was silent for too long has to end by itself.
+const LINGER_S: u32 = 15;
 
 /// Bytes of the buffer all tunnels of a thread read into (data-plane study §2: 256 KiB beat 64 KiB by a sixth).
 const TUNNEL_BUFFER: usize = 256 * 1024;
@@ -31,8 +35,6 @@ pub struct Thread {
     pub pools: RefCell<HashMap<u64, Pool>>,
     /// Lent to one tunnel for one poll; never across an await.
     pub buffer: RefCell<Box<[u8]>>,
-    /// Seconds, as of the last tick.
-    pub now_s: Cell<u32>,
     /// Every task of this thread (invariant 10).
     pub tasks: TaskTracker,
     /// TLS handshakes under way: a storm of them holds its peak of memory (data-plane study §0.6).
@@ -64,6 +66,8 @@ pub struct Live {
     /// Seconds of silence allowed; 0: no limit now.
     limit: Cell<u32>,
     tunnel: Cell<bool>,
+    /// No request has begun on it.
+    fresh: Cell<bool>,
 }
 
 impl Live {
@@ -72,9 +76,21 @@ impl Live {
         self.order.get()
     }
 
-    /// Something moved.
-    pub fn touch(&self, now_s: u32) {
-        self.since.set(now_s);
+    /// Something moved: its silence begins anew, even if it was just found to be too long. Reads the clock itself: as of
+    /// the last tick would be up to a tick, and on a busy thread any time, too early.
+    pub fn touch(&self) {
+        self.since.set(clock::now_s());
+        if self.order.get() == Order::Idle {
+            self.order.set(Order::GoOn);
+        }
+    }
+
+    /// A request has begun.
+    pub fn begin(&self, stopping: bool) {
+        self.limit.set(0);
+        if self.fresh.replace(false) && stopping {
+            self.tell(Order::Stop);
+        }
     }
 
     /// Silence allowed from the last activity on, seconds; 0: no limit.
@@ -86,14 +102,27 @@ impl Live {
     pub fn become_tunnel(&self, limit: u32) {
         self.tunnel.set(true);
         self.limit.set(limit);
+        self.touch();
     }
 
-    /// Whom to wake when the order changes. Its task never changes, so once is enough.
+    /// Whom to wake when the order changes. Not the same for life: a tunnel is another task than the connection it was.
     pub fn watch(&self, waker: &Waker) {
         let mut slot = self.waker.borrow_mut();
-        if slot.is_none() {
+        if !slot.as_ref().is_some_and(|known| known.will_wake(waker)) {
             *slot = Some(waker.clone());
         }
+    }
+
+    /// Ready once it is cut, or was silent for too long: for what has nothing to finish.
+    pub async fn given_up(&self) {
+        poll_fn(|cx| {
+            self.watch(cx.waker());
+            match self.order.get() {
+                Order::GoOn | Order::Stop => Poll::Pending,
+                Order::Idle | Order::Cut => Poll::Ready(()),
+            }
+        })
+        .await;
     }
 
     fn tell(&self, order: Order) {
@@ -143,7 +172,6 @@ impl Thread {
         Rc::new(Self {
             pools: RefCell::default(),
             buffer: RefCell::new(vec![0; TUNNEL_BUFFER].into_boxed_slice()),
-            now_s: Cell::new(clock::now_s()),
             tasks: TaskTracker::new(),
             handshakes,
             request_ids: Cell::new(crate::random::u64()),
@@ -156,11 +184,12 @@ impl Thread {
     /// Puts a client connection on the list, with `limit` seconds of silence allowed.
     pub fn register(self: &Rc<Self>, limit: u32) -> Registered {
         let live = Rc::new(Live {
-            order: Cell::new(if self.stopping.get() { Order::Stop } else { Order::GoOn }),
+            order: Cell::new(Order::GoOn),
             waker: RefCell::default(),
-            since: Cell::new(self.now_s.get()),
+            since: Cell::new(clock::now_s()),
             limit: Cell::new(limit),
             tunnel: Cell::new(false),
+            fresh: Cell::new(true),
         });
         let index = self.live.borrow_mut().insert(live.clone());
         self.shared.clients.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -168,19 +197,27 @@ impl Thread {
         Registered { live, thread: self.clone(), index: u32::try_from(index).unwrap_or(u32::MAX) }
     }
 
-    /// From now on everything live, and what still comes, is told to stop.
-    pub fn stop(&self) {
+    /// From now on everything live is told to stop; connections without a request yet only `with_fresh`: their first
+    /// request may be on its way, and is still served.
+    pub fn stop(&self, with_fresh: bool) {
         self.stopping.set(true);
         for (_, live) in &*self.live.borrow() {
-            live.tell(Order::Stop);
+            if with_fresh || !live.fresh.get() {
+                live.tell(Order::Stop);
+            }
         }
     }
 
-    /// Cuts what is left: requests, or all. Returns how many.
+    /// Cuts what is left: requests, or all. Returns how many; none is counted twice.
     pub fn cut(&self, tunnels_too: bool) -> usize {
         let live = self.live.borrow();
-        let cut = live.iter().filter(|(_, live)| tunnels_too || !live.tunnel.get());
-        cut.map(|(_, live)| live.tell(Order::Cut)).count()
+        let left = live.iter().filter(|(_, live)| live.order() != Order::Cut && (tunnels_too || !live.tunnel.get()));
+        left.map(|(_, live)| live.tell(Order::Cut)).count()
+    }
+
+    /// Whether everything has been told to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.get()
     }
 
     /// Connections and tunnels on this thread.
@@ -195,14 +232,15 @@ impl Thread {
         crate::random::mix(next)
     }
 
-    /// Keeps the clock, the idle limits and the pools; runs as long as the thread does.
+    /// Keeps the idle limits and the pools; runs as long as the thread does.
     pub async fn tick(self: Rc<Self>) {
         let mut timer = tokio::time::interval(TICK);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut last = 0;
         loop {
             timer.tick().await;
             let now = clock::now_s();
-            if now != self.now_s.replace(now) {
+            if now != std::mem::replace(&mut last, now) {
                 self.find_idle(now);
             }
             crate::upstream::connect::sweep(&self);
@@ -212,8 +250,14 @@ impl Thread {
     fn find_idle(&self, now: u32) {
         for (_, live) in &*self.live.borrow() {
             let limit = live.limit.get();
-            if limit != 0 && live.order.get() == Order::GoOn && now.saturating_sub(live.since.get()) > limit {
-                live.tell(Order::Idle);
+            let silent = now.saturating_sub(live.since.get());
+            match live.order.get() {
+                Order::GoOn if limit != 0 && silent > limit => live.tell(Order::Idle),
+                // Half a head: hyper would wait for the rest of it for ever. A tunnel has a deadline of its own.
+                Order::Idle if limit != 0 && !live.tunnel.get() && silent > limit.saturating_add(LINGER_S) => {
+                    live.tell(Order::Cut);
+                }
+                Order::GoOn | Order::Idle | Order::Stop | Order::Cut => {}
             }
         }
     }

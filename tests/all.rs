@@ -9,6 +9,8 @@
 
 mod clients_selftest;
 mod config;
+mod http;
 mod sessions;
 #[allow(dead_code, reason = "a kit: not every test uses every part")]
 mod support;
+mod tunnels;

@@ -9,8 +9,8 @@ mod auth;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -89,18 +89,27 @@ pub fn bind(address: &AdminAddress) -> io::Result<Bound> {
             if let Some(directory) = path.parent() {
                 fs::create_dir_all(directory)?;
             }
-            if std::os::unix::net::UnixStream::connect(path).is_ok() {
-                return Err(io::ErrorKind::AddrInUse.into());
-            }
-            match fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            remove_dead(path)?;
             let listener = std::os::unix::net::UnixListener::bind(path)?;
             fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
             listener.set_nonblocking(true)?;
             Ok(Bound::Unix(listener, path.clone()))
         }
+    }
+}
+
+/// Removes a socket nobody answers on. Whatever else has that name stays, and so does a socket that only might be dead.
+fn remove_dead(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => {}
+        Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file, and it is no socket")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(_) | Err(_) => Err(io::ErrorKind::AddrInUse.into()),
     }
 }
 
@@ -250,5 +259,24 @@ async fn reload(State(api): State<Api>) -> impl IntoResponse {
         Ok(Ok(waiting)) if asked => (StatusCode::OK, Json(json!({ "reloaded": true, "needs_restart": waiting }))),
         Ok(Err(errors)) => (StatusCode::UNPROCESSABLE_ENTITY, Json(json!({ "reloaded": false, "error": errors }))),
         _ => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "reloaded": false, "error": "stickyd is stopping" }))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_dead_socket_makes_room() {
+        let directory = std::env::temp_dir().join(format!("stickyd-admin-{:016x}", crate::random::u64()));
+        let bind = |name: &str| bind(&AdminAddress::Unix(directory.join(name)));
+        let living = bind("admin").unwrap();
+        assert_eq!(bind("admin").err().map(|error| error.kind()), Some(io::ErrorKind::AddrInUse));
+        drop(living);
+        assert!(bind("admin").is_ok());
+        fs::write(directory.join("file"), "precious").unwrap();
+        assert!(bind("file").is_err());
+        assert_eq!(fs::read_to_string(directory.join("file")).unwrap(), "precious");
+        fs::remove_dir_all(directory).unwrap();
     }
 }

@@ -6,6 +6,7 @@
 //! a GET. Workers without proof of life are asked last; one that is left over when all others refused is the owner by
 //! elimination, two are waited for. Only what ends in "nobody knows it" costs the budget.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -32,11 +33,14 @@ use crate::proxy::respond::{self, Problem};
 use crate::state::{Room, Shared};
 use crate::telemetry::say_full;
 use crate::tunnel;
-use crate::upstream::connect::Lease;
+use crate::upstream::connect::{ConnectError, Lease};
 use crate::upstream::worker::{Count, Worker};
 
 /// How long a request waits for the budget, or for silent workers to speak, before it gets a 503.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A body that is held for replay must be whole within this: it takes room that all share.
+const HOLD: Duration = Duration::from_secs(30);
 
 /// Between two looks while waiting.
 const LOOK: Duration = Duration::from_millis(50);
@@ -44,19 +48,20 @@ const LOOK: Duration = Duration::from_millis(50);
 /// A worker that grants an upgrade of a session it does not know ends it within this time.
 const HANG_UP: Duration = Duration::from_millis(150);
 
+/// How long verdicts hold for requests that join a search. A search lasts as long as its slowest request, a poll for a
+/// whole pingInterval, and by then a worker that was silent may speak.
+const FRESH: Duration = Duration::from_secs(1);
+
 /// What discovery remembers, all threads together. Locked for a few operations per *discovery*, never for a pinned
 /// request.
 pub struct Discoveries {
     budget: Mutex<Budget>,
     misses: Mutex<Misses<Key>>,
-    searches: Mutex<HashMap<Key, Arc<Search>>>,
+    /// With how many requests take part in each.
+    searches: Mutex<HashMap<Key, (usize, Arc<Search>)>>,
 }
 
 type Verdicts = Vec<(Arc<Worker>, Verdict)>;
-
-/// How long verdicts hold for requests that join a search. A search lasts as long as its slowest request, a poll for a
-/// whole pingInterval, and by then a worker that was silent may speak.
-const FRESH: Duration = Duration::from_secs(1);
 
 /// What requests of one sid share while they look for its owner.
 #[derive(Default)]
@@ -109,17 +114,21 @@ struct Joined<'a> {
 
 impl<'a> Joined<'a> {
     fn new(shared: &'a Shared, key: Key) -> Self {
-        let search = lock(&shared.discoveries.searches).entry(key).or_default().clone();
-        Self { shared, key, search }
+        let mut searches = lock(&shared.discoveries.searches);
+        let (joined, search) = searches.entry(key).or_default();
+        *joined += 1;
+        Self { shared, key, search: search.clone() }
     }
 }
 
 impl Drop for Joined<'_> {
     fn drop(&mut self) {
         let mut searches = lock(&self.shared.discoveries.searches);
-        // The list's own and ours.
-        if Arc::strong_count(&self.search) <= 2 {
-            searches.remove(&self.key);
+        if let Entry::Occupied(mut entry) = searches.entry(self.key) {
+            entry.get_mut().0 -= 1;
+            if entry.get().0 == 0 {
+                entry.remove();
+            }
         }
     }
 }
@@ -137,26 +146,11 @@ pub async fn find(job: &Job, key: Key, request: Request<Outgoing>, record: &mut 
         series.discovered(Discovery::OverBudget);
         return respond::problem(Problem::Full("too many unknown sessions"));
     };
-    let copies = match Copies::of(job, request).await {
-        Ok(copies) => copies,
-        Err(problem) => {
-            series.discovered(Discovery::NoRoom);
-            return respond::problem(problem);
-        }
-    };
+    let copies = Copies::of(job, request);
     let joined = Joined::new(shared, key);
-    let mut hunt = Hunt {
-        job,
-        key,
-        search: &joined.search,
-        copies,
-        last: None,
-        hung_up: false,
-        claimed: false,
-        eliminated: false,
-    };
+    let mut hunt = Hunt::new(job, key, &joined.search, copies);
     let (result, response) = hunt.run(record).await;
-    token.found = matches!(result, Discovery::Found | Discovery::Failed | Discovery::Undecided);
+    token.found = hunt.proven || result == Discovery::Undecided;
     series.discovered(result);
     response
 }
@@ -185,9 +179,14 @@ struct Hunt<'a> {
     last: Option<(response::Parts, VecDeque<Frame<Bytes>>, Answer)>,
     /// A worker refused without a word that could be forwarded: 101, then the end.
     hung_up: bool,
-    /// The worker being tried said to the probe that it knows the session.
+    /// The worker asked next has said to the probe that it knows the session.
     claimed: bool,
     eliminated: bool,
+    /// Something says that a session is looked for at all: a worker's claim or refusal, or there is nobody to ask but one.
+    known: bool,
+    /// A worker accepted it, and it is `known`. Nothing less is free of charge, or a made-up sid on any page that answers
+    /// would be asked of all workers at no cost.
+    proven: bool,
 }
 
 /// What one attempt came to.
@@ -198,24 +197,53 @@ enum Step {
     Refused,
     /// It could not be reached; nothing was sent.
     Unreached,
+    /// Nobody listens there: whatever it knew, it cannot be asked any more.
+    Closed,
 }
 
-impl Hunt<'_> {
+impl<'a> Hunt<'a> {
+    fn new(job: &'a Job, key: Key, search: &'a Search, copies: Copies) -> Self {
+        Self {
+            job,
+            key,
+            search,
+            copies,
+            last: None,
+            hung_up: false,
+            claimed: false,
+            eliminated: false,
+            known: false,
+            proven: false,
+        }
+    }
+
     async fn run(&mut self, record: &mut Record) -> (Discovery, Response<Reply>) {
         let deadline = Instant::now() + PATIENCE;
         let candidates = self.candidates();
-        if let Some(guess) = self.open_guess()
-            && let Step::Done(result, response) = self.attempt(&guess, record).await
-        {
-            return (result, response);
+        self.known = candidates.len() == 1;
+        if let Some(guess) = self.open_guess() {
+            self.known = true;
+            if let Err(problem) = self.copies.hold(self.job).await {
+                return (Discovery::NoRoom, respond::problem(problem));
+            }
+            if let Step::Done(result, response) = self.attempt(&guess, record).await {
+                return (result, response);
+            }
         }
         let verdicts = self.verdicts(&candidates).await;
-        let (asked, mut silent): (Vec<_>, Vec<_>) =
-            verdicts.into_iter().partition(|(_, verdict)| *verdict != Verdict::Silent);
-        if let Some(done) = self.walk(asked, record).await {
+        self.heed(&verdicts);
+        let left = verdicts.into_iter().filter(|(worker, verdict)| self.is_worth_asking(worker, *verdict));
+        let (asked, silent): (Vec<_>, Vec<_>) = left.partition(|(_, verdict)| *verdict != Verdict::Silent);
+        // A body is held only where a second worker may have to get it: made-up sids do not fill the room of all.
+        if asked.len() + silent.len() > 1
+            && let Err(problem) = self.copies.hold(self.job).await
+        {
+            return (Discovery::NoRoom, respond::problem(problem));
+        }
+        let mut silent = silent.into_iter().map(|(worker, _)| worker).collect();
+        if let Some(done) = self.walk(asked, &mut silent, record).await {
             return done;
         }
-        let silent = silent.drain(..).map(|(worker, _)| worker).collect();
         if let Some(done) = self.wait_for(silent, deadline, record).await {
             return done;
         }
@@ -262,32 +290,42 @@ impl Hunt<'_> {
         verdicts
     }
 
-    /// The real request, one worker after the other: the claimed owner, then those whose probes say nothing. Workers that
-    /// refused the probe refused this sid in so many words and are not asked again.
+    /// Remembers what probes showed.
+    fn heed(&mut self, verdicts: &[(Arc<Worker>, Verdict)]) {
+        for (worker, verdict) in verdicts {
+            if *verdict == Verdict::Refuses {
+                self.remember_refusal(worker);
+            }
+            self.known |= matches!(verdict, Verdict::Owns | Verdict::Refuses);
+        }
+    }
+
+    /// A worker that refused this sid in so many words is not asked again, unless it now claims it.
+    fn is_worth_asking(&self, worker: &Worker, verdict: Verdict) -> bool {
+        verdict == Verdict::Owns || !self.has_refused(worker)
+    }
+
+    /// The real request, one worker after the other: the claimed owner, then those whose probes say nothing. Those that
+    /// cannot be reached just now have said nothing, and join the silent ones.
     async fn walk(
         &mut self,
         mut asked: Vec<(Arc<Worker>, Verdict)>,
+        silent: &mut Vec<Arc<Worker>>,
         record: &mut Record,
     ) -> Option<(Discovery, Response<Reply>)> {
         asked.sort_by_key(|(_, verdict)| *verdict != Verdict::Owns);
-        for (worker, verdict) in &asked {
-            if *verdict == Verdict::Refuses {
-                self.remember_refusal(worker);
-            } else if (*verdict == Verdict::Owns || !self.has_refused(worker))
-                && let Step::Done(result, response) = self.attempt_as(worker, *verdict == Verdict::Owns, record).await
-            {
-                return Some((result, response));
+        for (worker, verdict) in asked {
+            if !self.is_worth_asking(&worker, verdict) {
+                continue;
+            }
+            self.claimed = verdict == Verdict::Owns;
+            match self.attempt(&worker, record).await {
+                Step::Done(result, response) => return Some((result, response)),
+                Step::Unreached => silent.push(worker),
+                Step::Refused | Step::Closed => {}
             }
         }
         None
-    }
-
-    /// An attempt at a worker whose probe did or did not claim the session.
-    async fn attempt_as(&mut self, worker: &Arc<Worker>, claimed: bool, record: &mut Record) -> Step {
-        self.claimed = claimed;
-        let step = self.attempt(worker, record).await;
-        self.claimed = false;
-        step
     }
 
     /// Silent workers: one is the owner by elimination; several are asked again until all but one have spoken.
@@ -307,24 +345,29 @@ impl Hunt<'_> {
             };
             let asked = probe::ask_all(self.job, &self.copies.head, &silent);
             let Ok(verdicts) = tokio::time::timeout(left, asked).await else { continue };
-            let spoke: Vec<_> = verdicts.into_iter().filter(|(_, verdict)| *verdict != Verdict::Silent).collect();
+            let spoke: Verdicts = verdicts.into_iter().filter(|(_, verdict)| *verdict != Verdict::Silent).collect();
             if spoke.is_empty() {
                 // Those that cannot be reached are silent at once.
                 tokio::time::sleep(LOOK.min(left)).await;
             }
+            self.heed(&spoke);
             silent.retain(|worker| !spoke.iter().any(|(known, _)| Arc::ptr_eq(known, worker)));
-            if let Some(done) = self.walk(spoke, record).await {
+            if let Some(done) = self.walk(spoke, &mut silent, record).await {
                 return Some(done);
             }
         }
         let owner = silent.pop()?;
         // Pinned before it answers: it may stay silent for long, and the session's other requests belong there, too.
         self.eliminated = true;
-        self.pin(&owner);
+        let pinned_here = self.pin(&owner);
         match self.attempt(&owner, record).await {
             Step::Done(result, response) => Some((result, response)),
-            Step::Refused | Step::Unreached => {
-                forget(&self.job.conn.thread.shared, self.key);
+            // The pin stays: nobody else can be the owner.
+            Step::Unreached => Some((Discovery::Undecided, respond::problem(Problem::Undecided))),
+            Step::Refused | Step::Closed => {
+                if pinned_here {
+                    forget(&self.job.conn.thread.shared, self.key);
+                }
                 None
             }
         }
@@ -333,7 +376,9 @@ impl Hunt<'_> {
     /// Everybody refused: the last refusal is the client's answer, and is remembered for a second.
     async fn nobody(&mut self, record: &mut Record) -> (Discovery, Response<Reply>) {
         if self.last.is_none() && !self.hung_up {
-            // All refused the probe only; the client gets the words of the likeliest worker for its own request.
+            // All refused the probe only; the client gets the words of the likeliest worker for its own request. Should
+            // that be acceptance all the same, it proves nothing.
+            self.known = false;
             if let Some(worker) = self.candidates().into_iter().find(|worker| self.has_refused(worker))
                 && let Step::Done(result, response) = self.attempt(&worker, record).await
             {
@@ -356,6 +401,7 @@ impl Hunt<'_> {
     /// Sends the real request to one worker. Its acceptance pins the session there.
     async fn attempt(&mut self, worker: &Arc<Worker>, record: &mut Record) -> Step {
         let job = self.job;
+        let claimed = std::mem::take(&mut self.claimed);
         let Some(request) = self.copies.next() else {
             return Step::Done(
                 Discovery::Failed,
@@ -368,11 +414,14 @@ impl Hunt<'_> {
         drop(waiting);
         let (response, lease, in_flight) = match attempted {
             Ok(answered) => answered,
-            Err(Missed::Connect(..)) => return Step::Unreached,
+            Err(Missed::Connect(error, back)) => {
+                self.copies.take_back(back);
+                return if matches!(error, ConnectError::Refused) { Step::Closed } else { Step::Unreached };
+            }
             Err(missed) => return Step::Done(Discovery::Failed, forward::problem_of(&missed)),
         };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return self.switch(worker, response, lease, record).await;
+            return self.switch(worker, claimed, response, lease, record).await;
         }
         let (parts, incoming) = response.into_parts();
         let mut answer = Answer::new(incoming, lease, job.conn.thread.clone());
@@ -396,6 +445,7 @@ impl Hunt<'_> {
     async fn switch(
         &mut self,
         worker: &Arc<Worker>,
+        claimed: bool,
         response: Response<Incoming>,
         lease: Box<Lease>,
         record: &mut Record,
@@ -404,7 +454,7 @@ impl Hunt<'_> {
             worker.series.broken.inc();
             return Step::Done(Discovery::Failed, respond::problem(Problem::BadGateway));
         };
-        if !self.claimed && granted.ends_within(HANG_UP).await {
+        if !claimed && granted.ends_within(HANG_UP).await {
             self.remember_refusal(worker);
             self.hung_up = true;
             return Step::Refused;
@@ -433,7 +483,8 @@ impl Hunt<'_> {
         forward::release(parts, held, answer)
     }
 
-    fn accepted(&self, worker: &Arc<Worker>, record: &mut Record) -> Choice {
+    fn accepted(&mut self, worker: &Arc<Worker>, record: &mut Record) -> Choice {
+        self.proven = self.may_pin() && (self.known || self.last.is_some());
         record.decided(worker, Source::Discovered);
         let healed = lock(&self.search.refused).len() as u64;
         self.job.upstream.series().refusals_healed.inc_by(healed);
@@ -452,12 +503,10 @@ impl Hunt<'_> {
         matches!(self.job.ask.kind, Kind::Session { .. }) && (method == Method::GET || method == Method::POST)
     }
 
-    fn pin(&self, worker: &Arc<Worker>) {
-        if self.may_pin() {
-            let job = self.job;
-            let ttl = job.upstream.session_ttl();
-            pin(&job.conn.thread.shared, self.key, job.client, worker.session(), ttl);
-        }
+    /// `true`: it was not pinned before.
+    fn pin(&self, worker: &Arc<Worker>) -> bool {
+        let (job, ttl) = (self.job, self.job.upstream.session_ttl());
+        self.may_pin() && pin(&job.conn.thread.shared, self.key, job.client, worker.session(), ttl)
     }
 
     fn remember_refusal(&self, worker: &Worker) {
@@ -488,32 +537,44 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// A request that may be sent more than once: head and held body; or only once, when the body is too large to hold.
+/// A request that may be sent more than once, once its body is held; only once when that is not held, or too large.
 struct Copies {
     head: Request<Outgoing>,
     body: Body,
-    _room: Room,
+    room: Room,
 }
 
 enum Body {
     Held(Bytes),
     /// Streams to the first worker asked; gone after that.
     Once(Option<Outgoing>),
+    /// The same, because it is too large to be held.
+    TooLarge(Option<Outgoing>),
 }
 
 impl Copies {
-    /// Holds the body, up to the upstream's largest payload and within the room of all.
-    async fn of(job: &Job, request: Request<Outgoing>) -> Result<Self, Problem> {
-        let (parts, mut body) = request.into_parts();
-        let mut room = Room::none(&job.conn.thread.shared);
-        let limit = job.upstream.max_replay();
+    fn of(job: &Job, request: Request<Outgoing>) -> Self {
+        let (parts, body) = request.into_parts();
+        let body = if body.is_end_stream() { Body::Held(Bytes::new()) } else { Body::Once(Some(body)) };
+        let room = Room::none(&job.conn.thread.shared);
+        Self { head: Request::from_parts(parts, Outgoing::EMPTY), body, room }
+    }
+
+    /// Holds the body, up to the upstream's largest payload and within the room of all, unless it is on its way already.
+    async fn hold(&mut self, job: &Job) -> Result<(), Problem> {
+        let Body::Once(once) = &mut self.body else { return Ok(()) };
+        let Some(body) = once.take() else { return Ok(()) };
+        let held = Self::read(body, &mut self.room, job.upstream.max_replay());
+        self.body = tokio::time::timeout(HOLD, held).await.map_err(|_| Problem::Slow)??;
+        Ok(())
+    }
+
+    async fn read(mut body: Outgoing, room: &mut Room, limit: usize) -> Result<Body, Problem> {
         let mut held = Vec::new();
-        let mut once = None;
         while !body.is_end_stream() {
             let too_large = body.size_hint().lower().saturating_add(held.len() as u64) > limit as u64;
             if too_large || held.len() > limit {
-                once = Some(body.after(std::mem::take(&mut held).into()));
-                break;
+                return Ok(Body::TooLarge(Some(body.after(held.into()))));
             }
             let Some(frame) = body.frame().await else { break };
             let frame = frame.map_err(|_| Problem::BadRequest("the body broke off"))?;
@@ -524,14 +585,20 @@ impl Copies {
             }
             held.extend_from_slice(&data);
         }
-        let body = if once.is_some() { Body::Once(once) } else { Body::Held(held.into()) };
-        Ok(Self { head: Request::from_parts(parts, Outgoing::EMPTY), body, _room: room })
+        Ok(Body::Held(held.into()))
+    }
+
+    /// A request that was not sent.
+    fn take_back(&mut self, request: Request<Outgoing>) {
+        if let Body::Once(stream) | Body::TooLarge(stream) = &mut self.body {
+            *stream = Some(request.into_body());
+        }
     }
 
     fn next(&mut self) -> Option<Request<Outgoing>> {
         let body = match &mut self.body {
             Body::Held(bytes) => Outgoing::Held(bytes.clone()),
-            Body::Once(stream) => stream.take()?,
+            Body::Once(stream) | Body::TooLarge(stream) => stream.take()?,
         };
         Some(Request::from_parts(copy_head(&self.head), body))
     }

@@ -22,6 +22,7 @@ use crate::proxy::ask::{Ask, Kind};
 use crate::proxy::headers::Client;
 use crate::state::Shared;
 use crate::telemetry::{say_full, say_rarely};
+use crate::tunnel::whole_seconds;
 use crate::upstream::Upstream;
 use crate::upstream::worker::{Count, Worker};
 use cookie::Cookie;
@@ -187,19 +188,22 @@ pub fn first_guess(upstream: &Upstream, ask: &Ask, client: Client) -> Option<Arc
 }
 
 /// Pins a session to a worker: the one whose answer named it (invariant 3: before that answer is released), or the one
-/// that accepted its sid.
-pub fn pin(shared: &Shared, key: Key, client: Client, session: Count, ttl: Duration) {
-    let ttl_s = u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX);
+/// that accepted its sid. `true`: it was not pinned before.
+pub fn pin(shared: &Shared, key: Key, client: Client, session: Count, ttl: Duration) -> bool {
+    let ttl_s = whole_seconds(ttl);
     let pin = Pin { session, born_s: clock::now_s(), ttl_s };
     match shared.pins.insert(key, pin, shared.keys.address(client.key()), ttl, Instant::now()) {
-        Inserted::New { evicted: 0 } | Inserted::Kept(_) => {}
+        Inserted::New { evicted: 0 } => true,
+        Inserted::Kept(_) => false,
         Inserted::New { evicted } => {
             shared.metrics.pins_evicted.inc_by(evicted as u64);
             say_full!("the pin table is full: the oldest idle pin made room ([limits] pins)");
+            true
         }
         Inserted::Refused(..) => {
             shared.metrics.pins_refused.inc();
             say_full!("a session was not pinned: the table or its address's quota is full ([limits] pins)");
+            false
         }
     }
 }

@@ -2,27 +2,34 @@
 //! is refused by strangers with code 1 and by the owner with anything but.
 //!
 //! The answer is a guess, and proof of life. A worker is asked about a real sid only after it once answered code 1 to a
-//! random one; the first answer that is anything else makes its probes useless (python-engineio: 405 to everybody). What
-//! is sent carries path, `EIO`, `transport=polling`, `sid` and Host, nothing of the client's. Probes count in no error.
+//! random one; until then every search asks it the random one first (python-engineio answers 405 to everything). What is
+//! sent carries path, `EIO`, `transport=polling`, `sid` and Host, nothing of the client's. Probes count in no error.
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
-use hyper::{Method, Request, StatusCode, Uri};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use tokio::sync::mpsc;
 
 use super::session;
 use crate::proxy::Job;
 use crate::proxy::body::{Answer, Outgoing};
 use crate::thread::Thread;
-use crate::upstream::connect;
+use crate::upstream::connect::{self, Failure, Lease};
 use crate::upstream::worker::{Oracle, Worker};
 
 /// A worker that takes longer is asked last. Node answers a probe in a millisecond; this is for a busy one.
 const PATIENCE: Duration = Duration::from_millis(1_000);
+
+/// Idle connections older than this are too likely to end under a probe.
+const FRESH: Duration = Duration::from_secs(2);
+
+/// After a claim the others have this much longer: two claims count as none, and who has refused is not asked again.
+const SECOND_CLAIM: Duration = Duration::from_millis(20);
 
 /// What a worker said of a sid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +53,7 @@ struct Probe {
     host: Option<HeaderValue>,
 }
 
-/// Asks `workers` in parallel; ends when all have spoken, when one claims the session, or after a second.
+/// Asks `workers` in parallel; ends when all have spoken, soon after one claims the session, or after a second.
 pub(super) async fn ask_all(
     job: &Job,
     request: &Request<Outgoing>,
@@ -67,10 +74,16 @@ pub(super) async fn ask_all(
     }
     drop(sender);
     let mut heard = Vec::with_capacity(workers.len());
-    while let Some((worker, verdict)) = verdicts.recv().await {
+    let mut until = None;
+    loop {
+        let next = match until {
+            None => verdicts.recv().await,
+            Some(until) => tokio::time::timeout_at(until, verdicts.recv()).await.ok().flatten(),
+        };
+        let Some((worker, verdict)) = next else { break };
         heard.push((worker, verdict));
         if verdict == Verdict::Owns {
-            break;
+            until.get_or_insert_with(|| tokio::time::Instant::now() + SECOND_CLAIM);
         }
     }
     let owners = heard.iter().filter(|(_, verdict)| *verdict == Verdict::Owns).count();
@@ -92,22 +105,24 @@ async fn ask(thread: &Rc<Thread>, worker: &Arc<Worker>, probe: &Probe) -> Verdic
     if worker.oracle() == Oracle::Untried {
         match send(thread, worker, probe, &random_like(&probe.sid)).await {
             Some(Verdict::Refuses) => worker.set_oracle(Oracle::Usable),
-            Some(_) => worker.set_oracle(Oracle::Useless),
+            // Proof of life and no more. Nothing is remembered: anybody may ask on a path that is not Engine.IO's.
+            Some(_) => return Verdict::Alive,
             None => return Verdict::Silent,
         }
-    }
-    if worker.oracle() == Oracle::Useless {
-        // Only proof of life is wanted of it; a random sid gives that without naming the session.
-        return send(thread, worker, probe, &random_like(&probe.sid)).await.map_or(Verdict::Silent, |_| Verdict::Alive);
     }
     send(thread, worker, probe, &probe.sid).await.unwrap_or(Verdict::Silent)
 }
 
 /// One `PUT`; `None`: no answer.
 async fn send(thread: &Rc<Thread>, worker: &Arc<Worker>, probe: &Probe, sid: &str) -> Option<Verdict> {
-    let request = probe.request(sid)?;
-    let lease = connect::lease(thread, worker, Duration::MAX, PATIENCE).await.ok()?;
-    let (response, lease) = lease.exchange(request, PATIENCE, true).await.ok()?;
+    let (response, lease) = match exchange(thread, worker, probe.request(sid)?, FRESH).await {
+        Ok(answered) => answered,
+        Err(Failure::TimedOut) => return None,
+        // It met the end of an idle connection, which says nothing of the worker; and a probe may be sent twice.
+        Err(Failure::Unsent(_) | Failure::Broken(_)) => {
+            exchange(thread, worker, probe.request(sid)?, Duration::ZERO).await.ok()?
+        }
+    };
     let (parts, incoming) = response.into_parts();
     let answer = Answer::new(incoming, lease, thread.clone());
     let body = Limited::new(answer, session::MAX_REFUSAL).collect().await.map(|body| body.to_bytes()).ok();
@@ -119,6 +134,18 @@ async fn send(thread: &Rc<Thread>, worker: &Arc<Worker>, probe: &Probe, sid: &st
     } else {
         Verdict::Alive
     })
+}
+
+async fn exchange(
+    thread: &Rc<Thread>,
+    worker: &Arc<Worker>,
+    request: Request<Outgoing>,
+    max_idle: Duration,
+) -> Result<(Response<Incoming>, Box<Lease>), Failure> {
+    match connect::lease(thread, worker, max_idle, PATIENCE).await {
+        Ok(lease) => lease.exchange(request, PATIENCE, true).await,
+        Err(_) => Err(Failure::TimedOut),
+    }
 }
 
 /// Owned, but upgraded already (protocols §1.5).

@@ -271,6 +271,16 @@ pub enum AdminAddress {
     Unix(PathBuf),
 }
 
+impl fmt::Display for AdminAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
 /// Bounds; each says so in a metric and a log line when it is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {

@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use hyper::header::HeaderValue;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
@@ -33,6 +33,13 @@ const IDLE_S: u32 = 75;
 
 /// For a TLS handshake, from accept to the last flight.
 const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// How long a handshake may keep its turn from others: an honest one needs a round trip or two, and clients that stop in
+/// the middle must not keep everybody else out.
+const TLS_TURN: Duration = Duration::from_millis(500);
+
+/// How long a client that is still sending is read after our last answer (nginx's lingering_timeout).
+const LINGER: Duration = Duration::from_secs(5);
 
 /// A request head's bytes and fields at most (threats §2); hyper answers 431 past either.
 const HEAD_BYTES: usize = 32 * 1024;
@@ -69,7 +76,7 @@ pub async fn serve(thread: Rc<Thread>, listener: Rc<Listener>, stream: TcpStream
     let live = thread.register(IDLE_S);
     let io = match &listener.tls {
         None => ClientIo::Plain(stream),
-        Some(tls) => match handshake(&thread, tls, stream).await {
+        Some(tls) => match handshake(&thread, &live, tls, stream).await {
             Ok(stream) => ClientIo::Tls(stream),
             Err(error) => {
                 tracing::debug!(%peer, %error, "TLS handshake failed");
@@ -92,14 +99,34 @@ pub async fn serve(thread: Rc<Thread>, listener: Rc<Listener>, stream: TcpStream
     serve_http(conn, io).await;
 }
 
+/// A TLS handshake, in its turn and within its time; a stop cuts it like a request.
 async fn handshake(
     thread: &Thread,
+    live: &Registered,
     tls: &tokio_rustls::TlsAcceptor,
     stream: TcpStream,
 ) -> io::Result<Box<TlsStream<TcpStream>>> {
-    // The semaphore is never closed.
-    let _turn = thread.handshakes.acquire().await.map_err(io::Error::other)?;
-    let stream = tokio::time::timeout(TLS_HANDSHAKE, tls.accept(stream)).await.map_err(io::Error::other)??;
+    let accept = async {
+        // Who says nothing takes no turn. A look, because `readable` may say yes of a fresh socket.
+        stream.peek(&mut [0]).await?;
+        // The semaphore is never closed.
+        let turn = thread.handshakes.acquire().await.map_err(io::Error::other)?;
+        let mut accept = pin!(tls.accept(stream));
+        if let Ok(accepted) = tokio::time::timeout(TLS_TURN, &mut accept).await {
+            return accepted;
+        }
+        drop(turn);
+        accept.await
+    };
+    let mut accept = pin!(tokio::time::timeout(TLS_HANDSHAKE, accept));
+    let accepted = poll_fn(|cx| {
+        live.watch(cx.waker());
+        match live.order() {
+            Order::Cut => Poll::Ready(None),
+            Order::GoOn | Order::Stop | Order::Idle => accept.as_mut().poll(cx).map(Some),
+        }
+    });
+    let stream = accepted.await.ok_or(io::ErrorKind::Interrupted)?.map_err(io::Error::other)??;
     Ok(Box::new(stream))
 }
 
@@ -114,6 +141,7 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo) {
     let mut http = http1::Builder::new()
         .max_headers(HEAD_FIELDS)
         .max_buf_size(HEAD_BYTES)
+        .max_header_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(io), service);
     let ended = poll_fn(|cx| {
         // Polled first, so that a request already in the socket is served even while we stop.
@@ -134,26 +162,67 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo) {
         tracing::debug!(peer = %conn.peer_ip, %error, "client connection ended");
         conn.thread.shared.metrics.client_errors.with_label_values(&["http"]).inc();
     }
-    let (plan, live) = (conn.plan.take(), conn.live.take());
-    if let (Some(Ok(())), Some(plan), Some(live)) = (ended, plan, live) {
-        let parts = http.into_parts();
-        // A task of its own: this one is as large as hyper's dispatcher (data-plane study §0.3).
-        conn.thread.tasks.spawn_local(Relay::new(parts.io.into_inner(), parts.read_buf, plan, live));
+    let (Some(ended), Some(live)) = (ended, conn.live.take()) else { return };
+    let (plan, parts) = (conn.plan.take(), http.into_parts());
+    let mut io = parts.io.into_inner();
+    // Tasks of their own: this one is as large as hyper's dispatcher (data-plane study §0.3).
+    match (ended, plan) {
+        (Ok(()), Some(plan)) => {
+            conn.thread.tasks.spawn_local(Relay::new(io, parts.read_buf, plan, live));
+        }
+        (Err(error), _) if !error.is_parse() => {}
+        (ended, _) => {
+            if ended.is_err() || has_unread(&mut io).await {
+                conn.thread.tasks.spawn_local(linger(io, live));
+            }
+        }
     }
+}
+
+/// Whether bytes wait in the socket that nobody will read.
+async fn has_unread(io: &mut ClientIo) -> bool {
+    let mut byte = [0];
+    let mut byte = ReadBuf::new(&mut byte);
+    poll_fn(|cx| Poll::Ready(Pin::new(&mut *io).poll_read(cx, &mut byte).is_ready())).await && !byte.filled().is_empty()
+}
+
+/// Reads what a client still sends after our last answer. A socket closed with unread bytes is reset, and the reset may
+/// take the answer with it before the client has read it (RFC 9112 §9.6).
+async fn linger(mut io: ClientIo, live: Registered) {
+    let read = |io: &mut ClientIo, cx: &mut Context<'_>| {
+        live.watch(cx.waker());
+        let mut buffer = live.thread().buffer.borrow_mut();
+        while live.order() != Order::Cut {
+            let mut buffer = ReadBuf::new(&mut buffer);
+            match Pin::new(&mut *io).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                Poll::Ready(_) => break,
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(())
+    };
+    // hyper has said its end, unless it refused to speak at all (to HTTP/2's preface).
+    let all = async {
+        let _ = io.shutdown().await;
+        poll_fn(|cx| read(&mut io, cx)).await;
+    };
+    // The limit is the point.
+    let _ = tokio::time::timeout(LINGER, all).await;
 }
 
 impl Conn {
     /// A request is under way.
     pub fn busy(&self) {
         if let Some(live) = &*self.live.borrow() {
-            live.limit(0);
+            live.begin(self.thread.is_stopping());
         }
     }
 
     /// A request is over.
     pub fn idle(&self) {
         if let Some(live) = &*self.live.borrow() {
-            live.touch(self.thread.now_s.get());
+            live.touch();
             live.limit(IDLE_S);
         }
     }

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use super::headers;
 use super::record::Record;
 use crate::thread::Thread;
 use crate::upstream::connect::Lease;
@@ -27,6 +28,11 @@ impl Outgoing {
     /// No body.
     pub const EMPTY: Self = Self::Held(Bytes::new());
 
+    /// Whether the client may still be sending it.
+    pub fn streams(&self) -> bool {
+        !matches!(self, Self::Held(_)) && !self.is_end_stream()
+    }
+
     /// What was read of it, put back in front.
     pub fn after(self, read: Bytes) -> Self {
         match self {
@@ -42,9 +48,9 @@ impl Body for Outgoing {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
-            Self::Stream(body) => Pin::new(body).poll_frame(cx),
+            Self::Stream(body) => poll_client(body, cx),
             Self::Held(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Self::Resumed(bytes, body) if bytes.is_empty() => Pin::new(body).poll_frame(cx),
+            Self::Resumed(bytes, body) if bytes.is_empty() => poll_client(body, cx),
             Self::Held(bytes) | Self::Resumed(bytes, _) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
         }
     }
@@ -64,6 +70,18 @@ impl Body for Outgoing {
             Self::Resumed(bytes, body) => add_held(body.size_hint(), bytes.len() as u64),
         }
     }
+}
+
+/// The next frame of a client's body. Who somebody is belongs into heads, where it is checked: trailers say nothing of it.
+fn poll_client(body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    let checked = |frame: Frame<Bytes>| match frame.into_trailers() {
+        Ok(mut trailers) => {
+            headers::strip_identity(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(data) => data,
+    };
+    Pin::new(body).poll_frame(cx).map_ok(checked)
 }
 
 /// A worker's answer body, driving the connection it comes from.

@@ -12,11 +12,12 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming};
 use hyper::header::{self, HeaderValue};
 use hyper::http::response::Parts;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Version};
 
 use super::Job;
 use super::ask::Kind;
 use super::body::{Answer, Outgoing, Reply};
+use super::framing;
 use super::headers;
 use super::record::Record;
 use super::respond::{self, Problem};
@@ -37,6 +38,7 @@ const READ_AHEAD: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Why an attempt failed; the request comes back when nothing of it was sent.
+#[allow(clippy::large_enum_variant, reason = "moved once; rare but for its size, which nothing stores")]
 pub enum Missed {
     /// No connection.
     Connect(ConnectError, Request<Outgoing>),
@@ -121,12 +123,22 @@ pub async fn attempt(
         };
         let in_flight = worker.request();
         match lease.exchange(request, patience, job.ask.is_poll()).await {
-            Ok((response, lease)) => return Ok((response, lease, in_flight)),
+            Ok((response, lease)) if framing::is_sound(&response) => return Ok((response, lease, in_flight)),
+            Ok(_) => {
+                tracing::debug!(worker = %worker.name, "an answer with two lengths");
+                worker.series.broken.inc();
+                return Err(Missed::Broken);
+            }
             Err(Failure::Unsent(back)) if !max_idle.is_zero() => {
                 request = *back;
                 max_idle = Duration::ZERO;
             }
-            Err(Failure::Unsent(_)) => return Err(Missed::Broken),
+            // A new connection that ends before it takes anything is none: something accepts in the worker's place.
+            Err(Failure::Unsent(back)) => {
+                worker.series.connect_failures.inc();
+                let error = ConnectError::Io(std::io::ErrorKind::ConnectionAborted.into());
+                return Err(Missed::Connect(error, *back));
+            }
             Err(Failure::Broken(error)) => {
                 tracing::debug!(worker = %worker.name, %error, "no valid answer");
                 worker.series.broken.inc();
@@ -177,6 +189,8 @@ pub async fn deliver(
 /// Lets an answer go to the client: its head cleaned, what was read of its body first.
 pub fn release(mut parts: Parts, held: VecDeque<Frame<Bytes>>, answer: Answer) -> Response<Reply> {
     headers::to_client(&mut parts.headers, false);
+    // The worker's version is its hop's; hyper answers a 1.0 client in 1.0 by itself.
+    parts.version = Version::HTTP_11;
     Response::from_parts(parts, Reply::stream(held, answer))
 }
 
@@ -297,12 +311,15 @@ async fn read_while(
 /// the live sessions of a worker are exact.
 pub async fn watch_goodbye(job: &mut Job, request: Request<Outgoing>) -> Result<Request<Outgoing>, Problem> {
     const LONGEST_GOODBYE: u64 = 8;
+    /// Its bytes follow the head at once, or the client is gone.
+    const GOODBYE: Duration = Duration::from_secs(10);
     let small = request.body().size_hint().exact().is_some_and(|length| (1..=LONGEST_GOODBYE).contains(&length));
     if !small || request.method() != Method::POST || !matches!(job.ask.kind, Kind::Session { .. }) {
         return Ok(request);
     }
     let (parts, body) = request.into_parts();
-    let body = body.collect().await.map_err(|_| Problem::BadRequest("the body broke off"))?.to_bytes();
+    let body = tokio::time::timeout(GOODBYE, body.collect()).await.map_err(|_| Problem::Slow)?;
+    let body = body.map_err(|_| Problem::BadRequest("the body broke off"))?.to_bytes();
     job.goodbye = session::says_goodbye(&body);
     Ok(Request::from_parts(parts, Outgoing::Held(body)))
 }

@@ -32,9 +32,24 @@ const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Identity fields nobody but a trusted proxy may set.
-const IDENTITY: [HeaderName; 6] =
-    [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, FORWARDED_PORT, REAL_IP, header::FORWARDED];
+/// Identity fields nobody but a trusted proxy may set: ours, and what other proxies call theirs.
+const IDENTITY: [HeaderName; 15] = [
+    FORWARDED_FOR,
+    FORWARDED_PROTO,
+    FORWARDED_HOST,
+    FORWARDED_PORT,
+    HeaderName::from_static("x-forwarded-server"),
+    HeaderName::from_static("x-forwarded-prefix"),
+    REQUEST_ID,
+    REAL_IP,
+    header::FORWARDED,
+    HeaderName::from_static("true-client-ip"),
+    HeaderName::from_static("x-client-ip"),
+    HeaderName::from_static("x-cluster-client-ip"),
+    HeaderName::from_static("cf-connecting-ip"),
+    HeaderName::from_static("x-original-url"),
+    HeaderName::from_static("x-rewrite-url"),
+];
 
 /// Who asks: the connection's peer, or what a trusted proxy says of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,29 +108,42 @@ fn parse_hop(hop: &str) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-/// The one host a request is for (RFC 9112 §3.2). An absolute-form target replaces the field; where we connect is never
-/// a client's to say.
+/// The one host a request is for (RFC 9112 §3.2). An absolute-form target replaces the field, which must be a host all
+/// the same; where we connect is never a client's to say.
 ///
 /// # Errors
 /// No Host in HTTP/1.1, two of them, or one that is no host.
 pub fn host<B>(request: &Request<B>) -> Result<&str, Problem> {
-    if let Some(authority) = request.uri().authority() {
-        return Ok(authority.as_str());
-    }
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let (first, second) = (hosts.next(), hosts.next());
     if second.is_some() {
         return Err(Problem::BadRequest("more than one Host"));
     }
-    match first {
-        None if request.version() < Version::HTTP_11 => Ok(""),
-        None => Err(Problem::BadRequest("no Host")),
-        Some(host) => host
-            .to_str()
-            .ok()
-            .filter(|host| host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+;=".contains(&b)))
-            .ok_or(Problem::BadRequest("Host is no host")),
+    let host = match first {
+        None if request.version() < Version::HTTP_11 => "",
+        None => return Err(Problem::BadRequest("no Host")),
+        Some(host) => host.to_str().ok().filter(|host| is_host(host)).ok_or(Problem::BadRequest("Host is no host"))?,
+    };
+    match request.uri().authority() {
+        Some(authority) if is_host(authority.as_str()) => Ok(authority.as_str()),
+        Some(_) => Err(Problem::BadRequest("the target's host is no host")),
+        None => Ok(host),
     }
+}
+
+/// `name`, `name:port`, `1.2.3.4:port`, `[::1]:port`; no userinfo, and nothing that could be read as the end of a host.
+fn is_host(text: &str) -> bool {
+    let (name, port) = match text.split_once(']') {
+        Some((address, port)) => match address.strip_prefix('[').map(str::parse::<Ipv6Addr>) {
+            Some(Ok(_)) => ("v6", port),
+            _ => return false,
+        },
+        None => text.split_at(text.find(':').unwrap_or(text.len())),
+    };
+    let is_number = |port: &str| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    let is_port = |port: &str| port.strip_prefix(':').is_some_and(|port| port.is_empty() || is_number(port));
+    let is_name = |b: u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(&b);
+    (port.is_empty() || is_port(port)) && !name.is_empty() && name.bytes().all(is_name)
 }
 
 /// Makes a client's request head fit for a worker.
@@ -127,7 +155,11 @@ pub fn to_worker(conn: &Conn, client: Client, parts: &mut Parts, ask: &Ask) {
         }
         parts.uri = parts.uri.path_and_query().cloned().map_or_else(|| Uri::from_static("/"), Uri::from);
     }
-    parts.version = Version::HTTP_11;
+    if parts.version < Version::HTTP_11 {
+        // An old client may leave Host out; what we send may not (RFC 9112 §3.2: then it is empty).
+        headers.entry(header::HOST).or_insert(HeaderValue::from_static(""));
+        parts.version = Version::HTTP_11;
+    }
     if ask.kind == Kind::Handshake {
         // A compressed open packet cannot be learned, and 100 bytes gain nothing (protocols §1.2).
         headers.remove(header::ACCEPT_ENCODING);
@@ -140,10 +172,7 @@ pub fn to_worker(conn: &Conn, client: Client, parts: &mut Parts, ask: &Ask) {
     }
     let forwarded_for = chain(conn, client, headers);
     if !conn.trusted {
-        for name in &IDENTITY {
-            headers.remove(name);
-        }
-        headers.remove(REQUEST_ID);
+        strip_identity(headers);
     }
     headers.insert(FORWARDED_FOR, forwarded_for);
     if !headers.contains_key(FORWARDED_PROTO) {
@@ -151,6 +180,7 @@ pub fn to_worker(conn: &Conn, client: Client, parts: &mut Parts, ask: &Ask) {
     }
     if !headers.contains_key(FORWARDED_HOST)
         && let Some(host) = headers.get(header::HOST)
+        && !host.is_empty()
     {
         let host = host.clone();
         headers.insert(FORWARDED_HOST, host);
@@ -221,6 +251,23 @@ fn strip_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Takes out what only a trusted proxy may say, in a head or in trailers: workers that read fields the CGI way take
+/// `x_real_ip` for `x-real-ip`, so twins with underscores go, too.
+pub fn strip_identity(headers: &mut HeaderMap) {
+    for name in &IDENTITY {
+        headers.remove(name);
+    }
+    let is_twin = |name: &HeaderName| {
+        let hyphen = |b: u8| if b == b'_' { b'-' } else { b };
+        let plain = || name.as_str().bytes().map(hyphen);
+        name.as_str().contains('_') && IDENTITY.iter().any(|identity| plain().eq(identity.as_str().bytes()))
+    };
+    let twins: Vec<HeaderName> = headers.keys().filter(|name| is_twin(name)).cloned().collect();
+    for name in twins {
+        headers.remove(name);
+    }
+}
+
 /// Whether a comma-separated field value has `token`, in any case.
 pub fn has_token(value: &[u8], token: &[u8]) -> bool {
     value.split(|&b| b == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(token))
@@ -244,6 +291,13 @@ mod tests {
         ] {
             assert_eq!(parse_hop(text), expected.map(|e| e.parse().unwrap()), "{text}");
         }
+    }
+
+    #[test]
+    fn the_targets_authority_is_no_better_than_a_host_field() {
+        let ask = |uri: &'static str| Request::builder().uri(uri).body(()).unwrap();
+        assert_eq!(host(&ask("http://a.example:80/")), Ok("a.example:80"));
+        assert!(host(&ask("http://user@a.example/")).is_err());
     }
 
     #[test]

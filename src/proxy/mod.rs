@@ -3,6 +3,7 @@
 pub mod ask;
 pub mod body;
 pub mod forward;
+pub mod framing;
 pub mod headers;
 pub mod record;
 pub mod respond;
@@ -53,7 +54,7 @@ pub async fn handle(conn: Rc<Conn>, request: Request<Incoming>) -> Response<Repl
 /// Decides the worker and forwards.
 async fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) -> Response<Reply> {
     let shared = &job.conn.thread.shared;
-    record.concerns(&job.upstream, &job.ask);
+    record.concerns(&job.upstream, &job.ask, job.client);
     let resolved = affinity::resolve(shared, &job.upstream, &job.ask, job.client, &[]);
     match resolved {
         Resolved::Worker(choice) => {
@@ -77,6 +78,7 @@ fn read(conn: &Rc<Conn>, request: &Request<Incoming>) -> Result<Job, Problem> {
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         return Err(Problem::NotImplemented);
     }
+    framing::check_request(request)?;
     let host = headers::host(request)?;
     let shared = &conn.thread.shared;
     let snapshot = shared.snapshot.load();
@@ -93,5 +95,6 @@ fn read(conn: &Rc<Conn>, request: &Request<Incoming>) -> Result<Job, Problem> {
 fn prepare(job: &Job, request: Request<Incoming>) -> Request<Outgoing> {
     let (mut parts, body) = request.into_parts();
     headers::to_worker(&job.conn, job.client, &mut parts, &job.ask);
+    framing::declare(&mut parts.headers, &body);
     Request::from_parts(parts, Outgoing::Stream(body))
 }

@@ -1,5 +1,6 @@
 //! What is known of one request when it is over: its metrics, its access log line, and the guards that end with it.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,6 +10,7 @@ use hyper::{Method, Request, Response, StatusCode, Uri};
 
 use super::ask::{Ask, Kind};
 use super::body::Reply;
+use super::headers::Client;
 use crate::affinity::Hold;
 use crate::listener::conn::Conn;
 use crate::metrics::Source;
@@ -35,6 +37,7 @@ pub struct Record {
 
 /// What only the access log wants.
 struct Line {
+    client: IpAddr,
     method: Method,
     uri: Uri,
     worker: Option<Arc<Worker>>,
@@ -46,7 +49,13 @@ impl Record {
     pub fn begin(conn: &Rc<Conn>, request: &Request<Incoming>) -> Box<Self> {
         conn.busy();
         let line = conn.thread.shared.snapshot.load().access_log.then(|| {
-            Box::new(Line { method: request.method().clone(), uri: request.uri().clone(), worker: None, why: None })
+            Box::new(Line {
+                client: conn.peer_ip,
+                method: request.method().clone(),
+                uri: request.uri().clone(),
+                worker: None,
+                why: None,
+            })
         });
         Box::new(Self {
             conn: conn.clone(),
@@ -65,7 +74,10 @@ impl Record {
     }
 
     /// It goes to this upstream.
-    pub fn concerns(&mut self, upstream: &Arc<Upstream>, ask: &Ask) {
+    pub fn concerns(&mut self, upstream: &Arc<Upstream>, ask: &Ask, client: Client) {
+        if let Some(line) = &mut self.line {
+            line.client = client.address;
+        }
         self.upstream = Some(upstream.clone());
         self.poll = matches!(ask.kind, Kind::Session { poll: true, .. });
         if ask.upgrade.is_some() {
@@ -110,9 +122,10 @@ impl Record {
     fn write_line(&self) {
         let Some(line) = &self.line else { return };
         tracing::info!(target: "access",
-            client = %self.conn.peer_ip,
+            client = %line.client,
             method = %line.method,
-            uri = %line.uri,
+            // Without its query: that is where sids and tokens travel (design.md §3).
+            path = %line.uri.path(),
             status = self.status.as_u16(),
             bytes = self.bytes_down,
             ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),

@@ -24,6 +24,8 @@ pub enum Problem {
     TimedOut,
     /// stickyd is full here: the word says what.
     Full(&'static str),
+    /// A body that had to be whole first did not come in time.
+    Slow,
     /// Two or more silent workers could own the session.
     Undecided,
     /// The method is none that is forwarded.
@@ -39,6 +41,7 @@ pub fn problem(problem: Problem) -> Response<Reply> {
         Problem::BadGateway => (StatusCode::BAD_GATEWAY, "the worker gave no valid answer", false, false),
         Problem::TimedOut => (StatusCode::GATEWAY_TIMEOUT, "the worker did not answer in time", false, false),
         Problem::Full(what) => (StatusCode::SERVICE_UNAVAILABLE, what, false, true),
+        Problem::Slow => (StatusCode::REQUEST_TIMEOUT, "the body did not come in time", true, false),
         Problem::Undecided => (StatusCode::SERVICE_UNAVAILABLE, "the session's worker is not known yet", false, true),
         Problem::NotImplemented => (StatusCode::NOT_IMPLEMENTED, "this method is not forwarded", true, false),
     };

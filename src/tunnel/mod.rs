@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use hyper::body::Incoming;
 use hyper::http::response::Parts;
-use hyper::{Response, StatusCode};
+use hyper::{Response, StatusCode, Version};
 use tokio::io::AsyncReadExt;
 
 use crate::affinity::{Choice, Hold};
@@ -110,7 +110,8 @@ pub async fn grant(
 /// Whether this is the 101 that was asked for (invariant 6); otherwise its connection is closed.
 pub async fn check(job: &Job, response: Response<Incoming>, lease: Box<Lease>) -> Option<Granted> {
     let (parts, _) = response.into_parts();
-    if !job.ask.upgrade.as_ref().is_some_and(|accept| upgrade::grants(&parts.headers, accept)) {
+    let asked = job.ask.upgrade.as_ref().is_some_and(|accept| upgrade::grants(&parts.headers, accept));
+    if parts.version != Version::HTTP_11 || !asked {
         return None;
     }
     let (io, first, established) = lease.into_tunnel().await?;
@@ -132,7 +133,7 @@ pub fn open(job: &Job, mut choice: Choice, granted: Granted, record: &mut Record
 fn terms(job: &Job, choice: &mut Choice, established: Count) -> Box<Terms> {
     let hold = choice.hold.take().map(Hold::of_tunnel);
     let known = hold.as_ref().map(|hold| hold.ttl_s);
-    let configured = job.upstream.config.tunnel_idle.map(|idle| u32::try_from(idle.as_secs()).unwrap_or(u32::MAX));
+    let configured = job.upstream.config.tunnel_idle.map(whole_seconds);
     Box::new(Terms {
         silence_s: configured.or(known).unwrap_or(SILENCE_UNKNOWN_S).max(1),
         learns_silence: configured.is_none() && known.is_none() && job.ask.kind == Kind::Handshake,
@@ -144,4 +145,9 @@ fn terms(job: &Job, choice: &mut Choice, established: Count) -> Box<Terms> {
         _established: established,
         _session: (hold, choice.seat.take()),
     })
+}
+
+/// Rounded up: a limit of silence must never be shorter than what the session was told.
+pub fn whole_seconds(time: Duration) -> u32 {
+    u32::try_from(time.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX)
 }

@@ -4,6 +4,11 @@
 //! and while it is, nothing more is read (back-pressure). Bytes pass exactly as they were sent (invariant 5). What stickyd
 //! says itself — 1001 when it stops or the tunnel was silent for too long, 1012 when the worker's leg ended without a close
 //! frame — goes in where the observer knows a boundary, and nowhere else.
+//!
+//! A [`Way`] has a source and a sink that end apart (half-close). While its source still speaks and its sink is gone, what
+//! comes is read and thrown away: a socket that is dropped with unread bytes in it resets the connection, and a reset may
+//! take our Close, or the client's echo of it, from the peer that has not read it yet. The tunnel is over when both sources
+//! have ended and both sinks are gone; a deadline bounds every wait that a peer could draw out.
 
 use std::io;
 use std::pin::Pin;
@@ -14,37 +19,33 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::frames::{self, CloseCode, FirstText, Observer, Sender};
-use super::{Plan, Terms};
+use super::{Plan, Terms, whole_seconds};
 use crate::affinity::session;
 use crate::listener::conn::ClientIo;
 use crate::thread::{Order, Registered};
 use crate::upstream::connect::WorkerIo;
 
-/// Reads of one direction in a row before other tasks get their turn.
+/// Steps of both directions in a row before other tasks get their turn.
 const TURNS: usize = 16;
 
-/// After our Close, the client's echo has this long to pass to the worker (invariant 5).
+/// What has to be waited for at an end — the client's echo of our Close, the worker's answer to it, a peer's own FIN — has
+/// this long (invariant 5).
 const ECHO: Duration = Duration::from_secs(5);
 
 /// One tunnel, as a future that ends with it.
 pub struct Relay {
     client: ClientIo,
     worker: WorkerIo,
+    /// Client → worker.
     up: Way,
+    /// Worker → client.
     down: Way,
     live: Registered,
     terms: Box<Terms>,
-    /// Our own Close: none, to be said at the next boundary, or said.
-    closing: Closing,
-    /// The end of all waiting, once the tunnel is closing.
+    /// A Close of ours that waits for a boundary.
+    wanted: Option<CloseCode>,
+    /// The end of all waiting, once an end has begun that a peer could draw out.
     deadline: Option<Pin<Box<tokio::time::Sleep>>>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Closing {
-    No,
-    AtBoundary(CloseCode),
-    Said,
 }
 
 /// One direction.
@@ -54,163 +55,203 @@ struct Way {
     rest: Bytes,
     /// Written into a layer that may hold it (TLS) and not yet flushed.
     unflushed: bool,
-    state: State,
+    /// The sender says no more: FIN, a broken connection, or a Close after which nothing may come.
+    source_ended: bool,
+    sink: Sink,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Flowing,
-    /// Nothing more is read; once the rest is written the receiver is told the end.
-    Ending,
-    Ended,
+enum Sink {
+    Open,
+    /// Our Close was the last it gets; its end waits for the client's answer.
+    Muted,
+    /// Once the rest is written it is told the end.
+    Finishing,
+    /// It was told the end, or broke.
+    Gone,
 }
 
-/// Why a direction stopped moving.
-enum Stop {
-    /// Nothing to read, or the receiver is full.
+/// What one step of a direction came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Nothing to do until a socket is ready; whoever has to wake us knows.
     Blocked,
-    /// It had [`TURNS`] turns.
-    Turn,
-    /// The sender's end: closed, or broken.
-    SenderEnded,
-    SenderBroke,
-    ReceiverBroke,
+    /// This many bytes were passed on; they stand at the head of the buffer.
+    Moved(usize),
+    /// Something was read that nobody gets.
+    Discarded,
+    /// The source ended, for the first time.
+    Ended,
+    /// The source broke.
+    Broke,
+    /// The sink broke.
+    SinkBroke,
     /// At a frame boundary, as asked.
     Boundary,
-    /// Everything is written and the receiver was told the end.
-    Ended,
 }
 
 impl Relay {
     /// Joins a client's socket, with what it already sent behind its request, to a plan's worker.
     pub fn new(client: ClientIo, early: Bytes, plan: Plan, live: Registered) -> Self {
-        let Plan { io, first, terms } = plan;
+        let Plan { io, first, mut terms } = plan;
         live.become_tunnel(terms.silence_s);
+        terms.bytes_up += early.len() as u64;
+        terms.bytes_down += first.len() as u64;
         let mut relay = Self {
             client,
             worker: io,
             up: Way::new(Sender::Client, early),
-            down: Way::new(Sender::Worker, first),
+            down: Way::new(Sender::Worker, first.clone()),
             live,
             terms,
-            closing: Closing::No,
+            wanted: None,
             deadline: None,
         };
-        relay.terms.bytes_up += relay.up.rest.len() as u64;
-        relay.terms.bytes_down += relay.down.rest.len() as u64;
-        let first = relay.down.rest.clone();
-        relay.learn_silence(&first);
+        if !first.is_empty() {
+            relay.learn_silence(&first);
+        }
         relay
     }
 
     /// The first frame of a WebSocket-first session tells how long its silence may last. A frame that arrives in pieces is
     /// not put together for that: the default limit does for it.
     fn learn_silence(&mut self, bytes: &[u8]) {
-        if !self.terms.learns_silence || bytes.is_empty() {
+        if !std::mem::take(&mut self.terms.learns_silence) {
             return;
         }
-        self.terms.learns_silence = false;
         if let FirstText::Whole(payload) = frames::first_text_payload(bytes)
             && let Some(open) = session::websocket_open(payload)
         {
-            let seconds = (open.ping_interval + open.ping_timeout + Duration::from_secs(5)).as_secs();
-            self.live.limit(u32::try_from(seconds).unwrap_or(u32::MAX));
+            self.live.limit(whole_seconds(open.ping_interval + open.ping_timeout + Duration::from_secs(5)));
         }
     }
 
-    /// Client → worker. `true`: the tunnel is over.
-    fn poll_up(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> bool {
-        loop {
-            let (stop, moved) = pump(&mut self.client, &mut self.worker, &mut self.up, cx, buffer, false);
-            self.terms.bytes_up += moved as u64;
-            match stop {
-                Stop::Blocked | Stop::Boundary | Stop::Ended => return false,
-                Stop::Turn => {
-                    cx.waker().wake_by_ref();
-                    return false;
-                }
-                Stop::SenderEnded => self.up.end(),
-                Stop::SenderBroke => return true,
-                // The other direction will read why, and tell the client.
-                Stop::ReceiverBroke => {
-                    self.up.state = State::Ended;
-                    return false;
-                }
+    /// Moves bytes both ways until both are blocked; says whether any moved.
+    fn pump(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> bool {
+        let mut moved = false;
+        for _ in 0..TURNS {
+            self.settle();
+            let unsent = (self.up.rest.len(), self.down.rest.len());
+            let up = step(&mut self.client, &mut self.worker, &mut self.up, cx, buffer, false);
+            self.after_up(up);
+            let to_boundary = self.wanted.is_some();
+            let down = step(&mut self.worker, &mut self.client, &mut self.down, cx, buffer, to_boundary);
+            self.after_down(down, buffer);
+            moved |= matches!(up, Step::Moved(_)) || matches!(down, Step::Moved(_));
+            moved |= self.up.rest.len() < unsent.0 || self.down.rest.len() < unsent.1;
+            // What the second changed for the first is seen to in another turn.
+            if (up, down) == (Step::Blocked, Step::Blocked) {
+                return moved;
             }
+        }
+        cx.waker().wake_by_ref();
+        moved
+    }
+
+    fn after_up(&mut self, step: Step) {
+        match step {
+            Step::Blocked | Step::Discarded | Step::Boundary => {}
+            Step::Moved(bytes) => self.terms.bytes_up += bytes as u64,
+            Step::Ended => self.up.finish(),
+            // What it sent before it broke still goes to the worker; nothing goes to it.
+            Step::Broke => {
+                self.up.finish();
+                self.down.sink_is_gone();
+                self.wait_at_most(ECHO);
+            }
+            // The other direction will read why, and tell the client.
+            Step::SinkBroke => {}
         }
     }
 
-    /// Worker → client. `true`: the tunnel is over.
-    fn poll_down(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> bool {
-        loop {
-            let to_boundary = matches!(self.closing, Closing::AtBoundary(_));
-            let (stop, moved) = pump(&mut self.worker, &mut self.client, &mut self.down, cx, buffer, to_boundary);
-            self.terms.bytes_down += moved as u64;
-            if moved > 0 && self.terms.learns_silence {
-                // Almost always the one read there was; its bytes still stand at the head of the buffer.
-                let first = Bytes::copy_from_slice(buffer.get(..moved).unwrap_or_default());
-                self.learn_silence(&first);
+    fn after_down(&mut self, step: Step, buffer: &[u8]) {
+        match step {
+            Step::Blocked | Step::Discarded => {}
+            Step::Moved(bytes) => {
+                self.terms.bytes_down += bytes as u64;
+                self.learn_silence(buffer.get(..bytes).unwrap_or_default());
             }
-            match stop {
-                Stop::Blocked | Stop::Ended => return false,
-                Stop::Turn => {
-                    cx.waker().wake_by_ref();
-                    return false;
-                }
-                Stop::SenderEnded => self.worker_left(false),
-                Stop::SenderBroke => self.worker_left(true),
-                Stop::ReceiverBroke => return true,
-                Stop::Boundary => self.say_close(),
+            Step::Ended => self.worker_left(),
+            Step::Broke => {
+                self.up.sink_is_gone();
+                self.worker_left();
             }
+            // What the client sent before is still read, and passed on.
+            Step::SinkBroke => self.wait_at_most(ECHO),
+            Step::Boundary => self.say_close(),
         }
     }
 
-    /// stickyd wants this tunnel to end: our Close at the next boundary; bytes that are no WebSocket just end.
+    /// stickyd wants this tunnel to end: our Close at the next boundary. Where the worker has said Close, or has left, the
+    /// tunnel is ending by itself.
     fn close(&mut self, code: CloseCode) {
-        if self.closing != Closing::No {
+        if self.down.sink == Sink::Open && !self.down.source_ended && !self.down.observer.close_seen() {
+            self.wanted = Some(code);
+        }
+    }
+
+    /// At a boundary of the worker's frames.
+    fn say_close(&mut self) {
+        if !self.is_websocket() {
             return;
         }
-        self.deadline = Some(Box::pin(tokio::time::sleep(ECHO)));
-        if !self.down.observer.is_websocket() {
-            self.closing = Closing::Said;
-            self.down.end();
-            self.up.end();
-        } else if !self.down.observer.close_seen() {
-            self.closing = Closing::AtBoundary(code);
-        }
-    }
-
-    fn say_close(&mut self) {
-        if let Closing::AtBoundary(code) = self.closing {
-            self.closing = Closing::Said;
+        // The frame that was under way may have been the worker's own Close; nothing may follow that.
+        if let Some(code) = self.wanted.take()
+            && !self.down.observer.close_seen()
+        {
             self.down.rest = Bytes::copy_from_slice(frames::close_frame(code, "").as_ref());
-            self.down.end();
+            self.down.sink = Sink::Muted;
         }
     }
 
     /// The worker's leg ended. Without a close frame before it the client is told 1012 (design.md §7): a bare end reads as
     /// 1006 and cannot be told from a broken network. Bytes that are no WebSocket keep their half-close.
-    fn worker_left(&mut self, broke: bool) {
-        let observer = &self.down.observer;
-        let mute = self.closing == Closing::Said || observer.close_seen() || !observer.is_websocket();
-        if broke || !mute || observer.close_seen() {
-            self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(ECHO)));
-        }
-        if !mute && observer.at_frame_boundary() && self.down.rest.is_empty() {
-            self.closing = Closing::AtBoundary(CloseCode::SERVICE_RESTART);
+    fn worker_left(&mut self) {
+        if self.down.sink == Sink::Open && self.down.observer.at_frame_boundary() {
+            self.wanted = Some(CloseCode::SERVICE_RESTART);
             self.say_close();
         }
-        self.down.end();
-        if broke {
-            self.up.state = State::Ended;
+        self.wanted = None;
+        if self.down.sink == Sink::Open {
+            self.down.finish();
+        }
+        if self.is_websocket() || self.up.sink == Sink::Gone {
+            self.wait_at_most(ECHO);
         }
     }
 
-    /// After our Close and the client's echo, or once both directions ended, there is nothing to wait for.
+    /// What follows from both ways together. Before a turn, so that both ways see what it changes.
+    fn settle(&mut self) {
+        let leaving = self.down.sink == Sink::Muted || (self.down.source_ended && self.is_websocket());
+        if leaving && self.up.has_said_all() {
+            // Our Close or the worker's, and the client's: then the server's side closes first (RFC 6455 §7.1.1).
+            self.up.source_ended = true;
+            self.up.finish();
+            self.down.finish();
+        }
+        if self.wanted.is_some() && !self.is_websocket() {
+            // There will be no boundary.
+            self.wanted = None;
+            self.up.finish();
+            self.down.finish();
+        }
+    }
+
+    /// Both sides speak it so far: nothing of ours is put in where one of them speaks something else.
+    fn is_websocket(&self) -> bool {
+        self.up.observer.is_websocket() && self.down.observer.is_websocket()
+    }
+
+    /// Bounds an end. Not while stickyd stops: the thread's deadline bounds that, and counts who had to be cut.
+    fn wait_at_most(&mut self, time: Duration) {
+        if self.live.order() == Order::Stop {
+            return;
+        }
+        self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(time)));
+    }
+
     fn over(&self) -> bool {
-        let ended = self.down.state == State::Ended;
-        let echoed = self.closing == Closing::Said && self.up.observer.close_seen() && self.up.rest.is_empty();
-        ended && (self.up.state == State::Ended || echoed)
+        self.up.is_over() && self.down.is_over()
     }
 }
 
@@ -220,22 +261,27 @@ impl Future for Relay {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         this.live.watch(cx.waker());
-        match this.live.order() {
-            Order::GoOn => {}
-            Order::Stop | Order::Idle => this.close(CloseCode::GOING_AWAY),
+        let order = this.live.order();
+        match order {
+            Order::GoOn | Order::Idle => {}
+            Order::Stop => this.close(CloseCode::GOING_AWAY),
             Order::Cut => return Poll::Ready(()),
         }
-        if this.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
-            return Poll::Ready(());
-        }
-        let before = (this.terms.bytes_up, this.terms.bytes_down);
         let thread = this.live.thread().clone();
         let mut buffer = thread.buffer.borrow_mut();
-        if this.poll_up(cx, &mut buffer) || this.poll_down(cx, &mut buffer) || this.over() {
-            return Poll::Ready(());
+        if this.pump(cx, &mut buffer) {
+            this.live.touch();
+        } else if order == Order::Idle {
+            this.close(CloseCode::GOING_AWAY);
+            this.wait_at_most(ECHO);
+            this.pump(cx, &mut buffer);
         }
-        if before != (this.terms.bytes_up, this.terms.bytes_down) {
-            this.live.touch(thread.now_s.get());
+        if this.up.sink == Sink::Gone && this.down.sink == Sink::Gone {
+            this.wait_at_most(ECHO);
+        }
+        // Last, so that a deadline set above knows whom to wake.
+        if this.over() || this.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
+            return Poll::Ready(());
         }
         Poll::Pending
     }
@@ -245,17 +291,32 @@ impl Way {
     fn new(from: Sender, first: Bytes) -> Self {
         let mut observer = Observer::new(from);
         observer.feed(&first);
-        Self { observer, rest: first, unflushed: false, state: State::Flowing }
+        Self { observer, rest: first, unflushed: false, source_ended: false, sink: Sink::Open }
     }
 
-    fn end(&mut self) {
-        if self.state == State::Flowing {
-            self.state = State::Ending;
+    /// Nothing more is taken; the sink is told the end behind the rest.
+    fn finish(&mut self) {
+        if self.sink != Sink::Gone {
+            self.sink = Sink::Finishing;
         }
     }
 
-    /// Writes what was left, and flushes.
-    fn poll_rest(&mut self, to: &mut (impl AsyncWrite + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn sink_is_gone(&mut self) {
+        self.sink = Sink::Gone;
+        self.rest = Bytes::new();
+    }
+
+    /// Its source ended, or sent a whole Close, behind which nothing may come (RFC 6455 §5.5.1).
+    fn has_said_all(&self) -> bool {
+        self.source_ended || (self.observer.close_seen() && self.observer.at_frame_boundary())
+    }
+
+    fn is_over(&self) -> bool {
+        self.source_ended && self.sink == Sink::Gone
+    }
+
+    /// Writes what was left and flushes; then, if it is to end, tells the sink so. Ready: the sink waits for us.
+    fn poll_sink(&mut self, to: &mut (impl AsyncWrite + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.rest.is_empty() {
             let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.rest))?;
             if written == 0 {
@@ -267,75 +328,85 @@ impl Way {
         // An empty `Bytes` may still hold its whole allocation.
         self.rest = Bytes::new();
         if self.unflushed {
-            ready!(Pin::new(to).poll_flush(cx))?;
+            ready!(Pin::new(&mut *to).poll_flush(cx))?;
             self.unflushed = false;
+        }
+        if self.sink == Sink::Finishing {
+            ready!(Pin::new(to).poll_shutdown(cx))?;
+            self.sink = Sink::Gone;
         }
         Poll::Ready(Ok(()))
     }
 }
 
-/// Moves bytes one way until something stops it; also says how many it read. With `to_boundary` it stops at the first
-/// frame boundary and drops what the sender sent behind it.
-fn pump(
+/// One read and one write, or what keeps them from happening. With `to_boundary` it stops at the first frame boundary and
+/// drops what the sender sent behind it.
+fn step(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     way: &mut Way,
     cx: &mut Context<'_>,
     buffer: &mut [u8],
     to_boundary: bool,
-) -> (Stop, usize) {
-    let mut moved = 0;
-    for _ in 0..TURNS {
-        match way.poll_rest(to, cx) {
+) -> Step {
+    if way.sink != Sink::Gone {
+        match way.poll_sink(to, cx) {
             Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(_)) => return (Stop::ReceiverBroke, moved),
-            Poll::Pending => return (Stop::Blocked, moved),
-        }
-        if way.state != State::Flowing {
-            return (poll_end(to, way, cx), moved);
-        }
-        if to_boundary && way.observer.at_frame_boundary() {
-            return (Stop::Boundary, moved);
-        }
-        let mut read = ReadBuf::new(buffer);
-        match Pin::new(&mut *from).poll_read(cx, &mut read) {
-            Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(_)) => return (Stop::SenderBroke, moved),
-            Poll::Pending => return (Stop::Blocked, moved),
-        }
-        let mut bytes = read.filled();
-        if bytes.is_empty() {
-            return (Stop::SenderEnded, moved);
-        }
-        if to_boundary && let Some(end) = way.observer.next_boundary(bytes) {
-            bytes = bytes.get(..end).unwrap_or_default();
-        }
-        way.observer.feed(bytes);
-        moved += bytes.len();
-        match Pin::new(&mut *to).poll_write(cx, bytes) {
-            Poll::Ready(Ok(written)) => {
-                way.unflushed = true;
-                if let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
-                    way.rest = Bytes::copy_from_slice(rest);
-                }
+            Poll::Ready(Err(_)) => {
+                way.sink_is_gone();
+                return Step::SinkBroke;
             }
-            Poll::Ready(Err(_)) => return (Stop::ReceiverBroke, moved),
-            Poll::Pending => way.rest = Bytes::copy_from_slice(bytes),
+            Poll::Pending => return Step::Blocked,
         }
     }
-    (Stop::Turn, moved)
+    if way.source_ended {
+        return Step::Blocked;
+    }
+    let passing = way.sink == Sink::Open;
+    let to_boundary = to_boundary && passing;
+    if to_boundary && way.observer.at_frame_boundary() {
+        return Step::Boundary;
+    }
+    let mut read = ReadBuf::new(buffer);
+    match Pin::new(from).poll_read(cx, &mut read) {
+        Poll::Pending => return Step::Blocked,
+        Poll::Ready(Ok(())) if !read.filled().is_empty() => {}
+        Poll::Ready(ended) => {
+            way.source_ended = true;
+            return if ended.is_ok() { Step::Ended } else { Step::Broke };
+        }
+    }
+    let mut bytes = read.filled();
+    if to_boundary && let Some(end) = way.observer.next_boundary(bytes) {
+        bytes = bytes.get(..end).unwrap_or_default();
+    }
+    way.observer.feed(bytes);
+    if !passing {
+        return Step::Discarded;
+    }
+    let written = match Pin::new(to).poll_write(cx, bytes) {
+        Poll::Ready(Ok(written)) => written,
+        Poll::Ready(Err(_)) => {
+            way.sink_is_gone();
+            return Step::SinkBroke;
+        }
+        Poll::Pending => 0,
+    };
+    way.unflushed |= written > 0;
+    if let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
+        way.rest = Bytes::copy_from_slice(rest);
+    }
+    Step::Moved(bytes.len())
 }
 
-fn poll_end(to: &mut (impl AsyncWrite + Unpin), way: &mut Way, cx: &mut Context<'_>) -> Stop {
-    if way.state == State::Ended {
-        return Stop::Ended;
-    }
-    match Pin::new(to).poll_shutdown(cx) {
-        Poll::Ready(Ok(())) => {
-            way.state = State::Ended;
-            Stop::Ended
-        }
-        Poll::Ready(Err(_)) => Stop::ReceiverBroke,
-        Poll::Pending => Stop::Blocked,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tens of thousands of them live on one machine (data-plane study §0.3); the terms are one box more.
+    #[test]
+    fn a_relay_is_small() {
+        println!("Relay: {} bytes, terms: {} bytes", size_of::<Relay>(), size_of::<Terms>());
+        assert!(size_of::<Relay>() <= 250, "{} bytes", size_of::<Relay>());
     }
 }

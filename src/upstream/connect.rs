@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::HeaderMap;
 use hyper::{Request, Response};
@@ -80,6 +81,24 @@ pub enum Failure {
 
 type Connection = http1::Connection<TokioIo<WorkerIo>, Outgoing>;
 
+/// What an exchange came to.
+#[allow(clippy::large_enum_variant, reason = "moved once, within one function; a box would cost every request")]
+enum Heard {
+    /// hyper's word on it.
+    Answer(Result<Response<Incoming>, TrySendError<Request<Outgoing>>>),
+    /// The connection ended with the request still queued.
+    End,
+    /// No answer in time.
+    Nothing,
+}
+
+fn failure(mut error: TrySendError<Request<Outgoing>>) -> Failure {
+    match error.take_message() {
+        Some(request) => Failure::Unsent(Box::new(request)),
+        None => Failure::Broken(error.into_error()),
+    }
+}
+
 /// One connection to a worker, on loan.
 pub struct Lease {
     connection: Connection,
@@ -92,6 +111,7 @@ pub struct Lease {
 
 /// Idle connections to one worker; the most recently used last.
 #[derive(Default)]
+#[allow(clippy::vec_box, reason = "a lease is on loan in its box; out of it, every loan would move a kilobyte twice")]
 pub struct Pool(Vec<Box<Lease>>);
 
 impl Lease {
@@ -112,7 +132,9 @@ impl Lease {
         patience: Duration,
         is_poll: bool,
     ) -> Result<(Response<Incoming>, Box<Self>), Failure> {
-        let first = if is_poll { patience } else { patience.min(Duration::from_millis(SLOW_MS)) };
+        // While a client may still be sending its body, the silence is the client's, not the worker's.
+        let may_be_slow = !is_poll && !request.body().streams();
+        let first = if may_be_slow { patience.min(Duration::from_millis(SLOW_MS)) } else { patience };
         let mut slow = None;
         let mut timer = pin!(tokio::time::sleep(first));
         let mut answer = pin!(self.sender.try_send_request(request));
@@ -122,30 +144,42 @@ impl Lease {
                 open = false;
             }
             if let Poll::Ready(answered) = answer.as_mut().poll(cx) {
-                return Poll::Ready(Some(answered));
+                return Poll::Ready(Heard::Answer(answered));
+            }
+            if !open {
+                return Poll::Ready(Heard::End);
             }
             if timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
             if slow.is_some() || first >= patience {
-                return Poll::Ready(None);
+                return Poll::Ready(Heard::Nothing);
             }
             slow = Some(self.established.worker().slow_request());
             timer.as_mut().reset(tokio::time::Instant::now() + (patience - first));
-            timer.as_mut().poll(cx).map(|()| None)
+            timer.as_mut().poll(cx).map(|()| Heard::Nothing)
         })
         .await;
+        let answered = match answered {
+            Heard::Answer(answered) => answered,
+            Heard::Nothing => return Err(Failure::TimedOut),
+            Heard::End => {
+                // The worker closed before hyper took the request out of its queue; dropped, hyper hands it back.
+                let Self { connection, .. } = *self;
+                drop(connection);
+                return match answer.await {
+                    Err(error) => Err(failure(error)),
+                    Ok(_) => Err(Failure::TimedOut),
+                };
+            }
+        };
         match answered {
-            Some(Ok(response)) => {
+            Ok(response) => {
                 self.worker().answered(clock::now_ms());
                 self.idle_ms = advertised_idle(response.headers());
                 Ok((response, self))
             }
-            Some(Err(mut error)) => match error.take_message() {
-                Some(request) => Err(Failure::Unsent(Box::new(request))),
-                None => Err(Failure::Broken(error.into_error())),
-            },
-            None => Err(Failure::TimedOut),
+            Err(error) => Err(failure(error)),
         }
     }
 
@@ -248,6 +282,7 @@ async fn connect(worker: &Arc<Worker>) -> Result<Box<Lease>, ConnectError> {
     let established = worker.connection();
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(HEAD_BYTES)
+        .max_header_size(HEAD_BYTES)
         .max_headers(HEAD_FIELDS)
         .handshake(TokioIo::new(io))
         .await
@@ -351,5 +386,34 @@ impl AsyncWrite for WorkerIo {
             Self::Tcp(io) => Pin::new(io).poll_shutdown(cx),
             Self::Unix(io) => Pin::new(io).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::affinity::cookie::WorkerId;
+    use crate::metrics::Metrics;
+
+    #[tokio::test]
+    async fn a_request_queued_on_a_connection_that_ends_comes_back() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Address::Tcp(listener.local_addr().unwrap());
+        let worker = Worker::new("u", address, "w".to_owned(), WorkerId(1), Metrics::new().worker("u", "w"));
+        let lease = connect(&worker).await.unwrap();
+        let (mut accepted, _) = listener.accept().await.unwrap();
+        accepted.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        let patience = Duration::from_secs(30);
+        let Ok((_, lease)) = lease.exchange(Request::new(Outgoing::EMPTY), patience, false).await else { panic!() };
+        // Unread, it would make a reset of the end.
+        assert!(accepted.read(&mut [0; 1024]).await.unwrap() > 0);
+        drop(accepted);
+        // The end must be there before the request is: one look of the reactor.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let sent = lease.exchange(Request::new(Outgoing::EMPTY), patience, false);
+        let failed = tokio::time::timeout(Duration::from_secs(5), sent).await.expect("at once").err();
+        assert!(matches!(failed, Some(Failure::Unsent(_))));
     }
 }

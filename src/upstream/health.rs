@@ -4,6 +4,7 @@
 //! counts at once: nobody listens, and no second look changes that. While a worker's state is unsure it is asked four
 //! times as often. Left out: ejection from live traffic.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,8 +48,11 @@ pub struct Streak {
 }
 
 impl Streak {
-    /// A worker is taken for up until a check says otherwise.
-    pub const START: Self = Self { state: Checks::Passing, passed: 0, failed: 0, timed_out: 0 };
+    /// Goes on from a state. A worker nobody has checked is taken for up until a check says otherwise; one that was
+    /// checked before a reload stays what it was (invariant 8).
+    pub fn from(state: Checks) -> Self {
+        Self { state, passed: 0, failed: 0, timed_out: 0 }
+    }
 
     /// Adds an outcome; returns the state after it.
     pub fn add(&mut self, outcome: Outcome, rise: u32, fall: u32) -> Checks {
@@ -81,7 +85,7 @@ impl Streak {
 /// Starts the checks of a worker; they end with the task (the caller cancels it by dropping the runtime or the token the
 /// future is wrapped in).
 pub async fn watch(worker: Arc<Worker>, health: Health) {
-    let mut streak = Streak::START;
+    let mut streak = Streak::from(worker.checks());
     // Spread over the interval, so that a hundred workers are not asked in one millisecond.
     tokio::time::sleep(jitter(health.interval.min(Duration::from_secs(1)))).await;
     loop {
@@ -96,7 +100,8 @@ pub async fn watch(worker: Arc<Worker>, health: Health) {
                 check = ?outcome, "worker changed state");
         }
         let pause = if streak.is_unsure() { (health.interval / 4).max(SHORTEST) } else { health.interval };
-        tokio::time::sleep(pause.mul_f64(0.9) + jitter(pause / 5)).await;
+        // A refused connect of a request is a reason to look at once: nothing else would see the worker come back soon.
+        let _ = tokio::time::timeout(pause.mul_f64(0.9) + jitter(pause / 5), worker.refusal()).await;
     }
 }
 
@@ -141,11 +146,14 @@ async fn get(io: TokioIo<connect::WorkerIo>, path: &str, host: HeaderValue) -> O
     request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static("stickyd-health"));
     request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     let answer = sender.send_request(request);
+    let mut answer = pin!(answer);
     tokio::select! {
         biased;
-        answer = answer => answer.ok().map(|answer| answer.status()),
-        _ = connection => None,
+        answer = &mut answer => answer.ok(),
+        // An answer without a body and the end of its connection come in one poll.
+        _ = connection => answer.await.ok(),
     }
+    .map(|answer| answer.status())
 }
 
 fn host(address: &Address) -> HeaderValue {
@@ -168,10 +176,12 @@ pub fn watch_all(tasks: &TaskTracker, snapshot: &crate::state::Snapshot, stop: &
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     fn states(outcomes: &[Outcome]) -> Vec<Checks> {
-        let mut streak = Streak::START;
+        let mut streak = Streak::from(Checks::Passing);
         outcomes.iter().map(|&outcome| streak.add(outcome, 2, 3)).collect()
     }
 
@@ -189,6 +199,28 @@ mod tests {
             [P, P, T, F],
             "an answer, even a wrong one, is no hang"
         );
+    }
+
+    #[test]
+    fn a_reload_does_not_heal() {
+        let mut streak = Streak::from(Checks::TimingOut);
+        assert_eq!(streak.add(Outcome::TimedOut, 2, 3), Checks::TimingOut);
+    }
+
+    #[tokio::test]
+    async fn answers_without_a_body_count() {
+        for answer in ["HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"] {
+            let (near, mut far) = tokio::net::UnixStream::pair().unwrap();
+            let worker = async {
+                let mut head = [0; 1024];
+                assert!(far.read(&mut head).await.unwrap() > 0);
+                far.write_all(answer.as_bytes()).await.unwrap();
+                far
+            };
+            let asked = get(TokioIo::new(connect::WorkerIo::Unix(near)), "/", HeaderValue::from_static("a"));
+            let (status, _) = tokio::join!(asked, worker);
+            assert!(status.is_some_and(|status| status.is_success()), "{answer}");
+        }
     }
 
     #[test]

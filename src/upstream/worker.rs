@@ -61,12 +61,10 @@ pub enum Checks {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Oracle {
-    /// Not tried yet.
+    /// It never has, whatever it was asked: what it says on one path is nothing to go by on another.
     Untried = 0,
     /// It answered code 1 to a random sid.
     Usable = 1,
-    /// It did not.
-    Useless = 2,
 }
 
 /// One application process.
@@ -89,6 +87,7 @@ pub struct Worker {
     checks: AtomicU8,
     oracle: AtomicU8,
     refused: AtomicBool,
+    refusal: tokio::sync::Notify,
     was_gone: AtomicBool,
     generation: AtomicU32,
     established: AtomicU32,
@@ -135,6 +134,7 @@ impl Worker {
             checks: AtomicU8::new(Checks::Passing as u8),
             oracle: AtomicU8::new(Oracle::Untried as u8),
             refused: AtomicBool::new(false),
+            refusal: tokio::sync::Notify::new(),
             was_gone: AtomicBool::new(false),
             generation: AtomicU32::new(1),
             established: AtomicU32::new(0),
@@ -188,7 +188,8 @@ impl Worker {
         }
     }
 
-    fn checks(&self) -> Checks {
+    /// What the last checks amount to.
+    pub fn checks(&self) -> Checks {
         match self.checks.load(Relaxed) {
             0 => Checks::Passing,
             1 => Checks::Failing,
@@ -233,8 +234,7 @@ impl Worker {
     pub fn oracle(&self) -> Oracle {
         match self.oracle.load(Relaxed) {
             0 => Oracle::Untried,
-            1 => Oracle::Usable,
-            _ => Oracle::Useless,
+            _ => Oracle::Usable,
         }
     }
 
@@ -258,12 +258,18 @@ impl Worker {
     /// A connect was refused (ECONNREFUSED, ENOENT).
     pub fn connect_refused(&self) {
         if !self.refused.swap(true, Relaxed) {
+            self.refusal.notify_one();
             tracing::warn!(upstream = %self.upstream, worker = %self.name, address = %self.address,
                 state = self.health().word(), "worker refuses connections");
         }
         if self.gone() {
             self.was_gone.store(true, Relaxed);
         }
+    }
+
+    /// Waits for the next connect that is refused after one that was not.
+    pub async fn refusal(&self) {
+        self.refusal.notified().await;
     }
 
     /// It answered somebody.

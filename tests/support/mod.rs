@@ -7,3 +7,4 @@ pub(crate) mod load;
 pub(crate) mod node;
 pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod raw;

@@ -13,6 +13,8 @@ use stickyd::drain::Ended;
 use stickyd::server::Server;
 use stickyd::upstream::worker::Worker;
 
+use super::process::PATIENCE;
+
 /// A stickyd inside the test's process. Stops, and is waited for, when dropped.
 pub(crate) struct Proxy {
     /// Where its first listener is.
@@ -59,7 +61,7 @@ impl Proxy {
     }
 
     /// A live worker by name.
-    pub(crate) fn worker(&self, name: &str) -> std::sync::Arc<Worker> {
+    pub(crate) fn worker(&self, name: &str) -> Arc<Worker> {
         let snapshot = self.server().shared().snapshot.load();
         let members = snapshot.upstreams.iter().flat_map(|upstream| &upstream.members);
         members.map(|member| &member.worker).find(|worker| worker.name == name).unwrap().clone()
@@ -140,6 +142,29 @@ impl Binary {
             }
         });
         child
+    }
+
+    /// Waits until its log has a line with all of these; returns the line.
+    pub(crate) fn says(&self, words: &[&str]) -> String {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let log = self.log.lock().unwrap().clone();
+            if let Some(line) = log.lines().find(|line| words.iter().all(|word| line.contains(word))) {
+                return line.to_owned();
+            }
+            assert!(Instant::now() < end, "{words:?} never said:\n{log}");
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+
+    /// Its admin socket, where the text says `state_dir = "."`.
+    pub(crate) fn admin(&self) -> PathBuf {
+        self.directory.join("admin.sock")
+    }
+
+    /// Waits for its end; its exit code, `None` for a signal.
+    pub(crate) fn wait(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
     }
 
     /// `http://address` + `path`.

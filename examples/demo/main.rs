@@ -1,0 +1,89 @@
+//! The demo: real Socket.IO workers inside one process, stickyd in front, clients going through it, and a live table.
+//! Then, before your eyes: a worker is killed, stickyd is restarted, and the demo says what each cost.
+//!
+//! `cargo run --release --example demo` — needs nothing installed, uses loopback only, ends by itself after half a minute.
+
+mod client;
+mod screen;
+mod worker;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::Tally;
+use screen::Screen;
+use stickyd::config::{self, Config};
+use stickyd::server::Server;
+use worker::Worker;
+
+const WORKERS: usize = 4;
+const POLLING: usize = 60;
+const WEBSOCKET: usize = 30;
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> Result<()> {
+    let mut workers = (1..=WORKERS).map(|i| Worker::start(format!("w{i}"))).collect::<Result<Vec<_>>>()?;
+    let addresses: Vec<SocketAddr> = workers.iter().map(|worker| worker.address).collect();
+    let mut server = Server::start(config("127.0.0.1:0", &addresses)?, None)?;
+    let address = server.addresses.first().copied().ok_or("stickyd listens nowhere")?;
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let tally = Arc::new(Tally::default());
+    for i in 0..POLLING + WEBSOCKET {
+        let tally = tally.clone();
+        if i < POLLING {
+            runtime.spawn(client::poll_for_ever(address, tally));
+        } else {
+            runtime.spawn(client::websocket_for_ever(address, tally));
+        }
+    }
+
+    let mut screen = Screen::new(address);
+    screen.say("90 clients arrive: 60 poll, 30 speak WebSocket. No cookies, one address, four workers.");
+    screen.watch(&server, &tally, Duration::from_secs(6));
+
+    let before = tally.now();
+    screen.say("Now worker w2 is killed.");
+    if workers.len() > 1 {
+        workers.remove(1).kill();
+    }
+    screen.watch(&server, &tally, Duration::from_secs(6));
+    let killed = tally.now().since(&before);
+
+    let before = tally.now();
+    screen.say("Now stickyd is stopped and started again. It remembers nothing; the sessions' workers do.");
+    server.stop().gently.cancel();
+    let ended = server.wait();
+    server = Server::start(config(&address.to_string(), &addresses)?, None)?;
+    screen.watch(&server, &tally, Duration::from_secs(8));
+    let restarted = tally.now().since(&before);
+    let healed = screen::metric(&server, "stickyd_refusals_total{fate=\"healed\",upstream=\"app\"}");
+
+    screen.end();
+    println!("What it cost");
+    println!("  worker killed     {killed}");
+    println!("  stickyd restarted {restarted}");
+    println!(
+        "                    {healed:.0} refusals of workers were healed: the session was found elsewhere, unseen by its client"
+    );
+    println!("                    it stopped with {} connections cut at the deadline", ended.cut);
+    println!("  in all            {}", tally.now());
+    server.stop().now.cancel();
+    server.stop().gently.cancel();
+    server.wait();
+    Ok(())
+}
+
+/// The same secret before and after the restart, as a state directory would keep it.
+fn config(listen: &str, workers: &[SocketAddr]) -> Result<Config> {
+    let named = |(i, address)| format!("{{ address = \"{address}\", name = \"w{}\" }}", i + 1);
+    let workers: Vec<String> = workers.iter().enumerate().map(named).collect();
+    let workers = workers.join(", ");
+    let text = format!(
+        "secret = \"a demo has no secrets to keep\"\nthreads = 1\nlog.level = \"error\"\n\
+         [[listener]]\naddress = \"{listen}\"\n[upstream.app]\nworkers = [{workers}]\n"
+    );
+    Ok(config::parse(&text, "demo.toml".as_ref())?)
+}

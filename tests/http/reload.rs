@@ -1,0 +1,146 @@
+//! A reload by signal and by API: a good file changes what it says and nothing else, a bad one nothing.
+
+use serde_json::Value;
+
+use crate::support::proxy::Binary;
+use crate::support::raw::{Message, Raw, RawWorker, ok};
+
+const SID: &str = "AAAAAAAAAAAAAAAAAAAA";
+
+/// Answers handshakes with one sid, knows only it, and says its name to the rest.
+fn engine(name: &'static str) -> RawWorker {
+    RawWorker::answering(move |request| {
+        let target = request.target();
+        if target.contains(&format!("sid={SID}")) {
+            return ok(&format!("4session at {name}"));
+        }
+        if target.contains("EIO=4") {
+            return ok(&format!("0{{\"sid\":\"{SID}\",\"upgrades\":[],\"pingInterval\":25000,\"pingTimeout\":20000}}"));
+        }
+        ok(name)
+    })
+}
+
+fn text(workers: &[&RawWorker], more: &str) -> String {
+    let list: Vec<_> = workers.iter().map(|worker| worker.address.to_string()).collect();
+    format!("state_dir = \".\"\n[upstream.app]\nworkers = {list:?}\n{more}")
+}
+
+/// Writes the file anew, with the listener it had.
+fn write(binary: &Binary, text: &str) {
+    let listener = format!("[[listener]]\naddress = \"{}\"\n", binary.address);
+    let (keys, tables) = text.split_at(text.find('[').unwrap());
+    std::fs::write(binary.directory.join("stickyd.toml"), format!("threads = 2\n{keys}{listener}{tables}")).unwrap();
+}
+
+fn post_reload(binary: &Binary) -> (u16, Value) {
+    let request = "POST /api/v1/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
+    let answer = Raw::connect_unix(&binary.admin()).ask(request);
+    (answer.status(), serde_json::from_slice(&answer.body).unwrap())
+}
+
+fn metric(binary: &Binary, series: &str) -> f64 {
+    let answer = Raw::connect_unix(&binary.admin()).get("/metrics");
+    let line = answer.text().lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.map_or(0.0, |value| value.parse().unwrap())
+}
+
+fn workers(binary: &Binary) -> Vec<String> {
+    let answer = Raw::connect_unix(&binary.admin()).get("/api/v1/workers");
+    let all: Value = serde_json::from_slice(&answer.body).unwrap();
+    all["workers"].as_array().unwrap().iter().map(|w| w["address"].as_str().unwrap().to_owned()).collect()
+}
+
+fn poll(client: &mut Raw) -> Message {
+    client.get(&format!("/socket.io/?EIO=4&transport=polling&sid={SID}"))
+}
+
+#[test]
+fn a_good_file_adds_a_worker_and_keeps_sessions_cookies_and_counters() {
+    let (one, two) = (engine("one"), engine("two"));
+    let binary = Binary::with(&text(&[&one], ""));
+    let mut client = Raw::connect(binary.address);
+    client.get("/socket.io/?EIO=4&transport=polling");
+    let pair = client.get("/").cookie("stickyd_app").unwrap();
+    assert_eq!(poll(&mut client).text(), "4session at one");
+    let answered = format!("stickyd_requests_total{{class=\"2xx\",upstream=\"app\",worker=\"{}\"}}", one.address);
+    assert!((metric(&binary, &answered) - 3.0).abs() < f64::EPSILON);
+
+    write(&binary, &text(&[&one, &two], ""));
+    let (status, said) = post_reload(&binary);
+    assert_eq!((status, &said["reloaded"], &said["needs_restart"]), (200, &true.into(), &Value::Array(Vec::new())));
+    assert_eq!(workers(&binary), [one.address.to_string(), two.address.to_string()]);
+    assert!((metric(&binary, &answered) - 3.0).abs() < f64::EPSILON, "counters go on");
+    assert!((metric(&binary, "stickyd_pins") - 1.0).abs() < f64::EPSILON);
+    // The same client connection goes on, too.
+    assert_eq!(poll(&mut client).text(), "4session at one");
+    let answer = client.ask(&format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {pair}\r\n\r\n"));
+    assert_eq!((answer.text(), answer.header("set-cookie")), ("one", None));
+
+    // Without the session's worker: the pin does not move, and no other worker gets anything of it.
+    write(&binary, &text(&[&two], ""));
+    assert_eq!(post_reload(&binary).0, 200);
+    assert_eq!(poll(&mut client).text(), "4session at one");
+    assert_eq!(client.get("/").text(), "two");
+    assert!((metric(&binary, "stickyd_reloads_total{result=\"ok\"}") - 2.0).abs() < f64::EPSILON);
+}
+
+#[test]
+fn a_signal_reloads() {
+    let (one, two) = (engine("one"), engine("two"));
+    let binary = Binary::with(&text(&[&one], ""));
+    assert_eq!(Raw::connect(binary.address).get("/").text(), "one");
+    write(&binary, &text(&[&two], "[log]\naccess = true"));
+    binary.signal("HUP");
+    binary.says(&["reloaded", "stickyd.toml"]);
+    assert_eq!(Raw::connect(binary.address).get("/logged").text(), "two");
+    binary.says(&["uri=/logged"]);
+}
+
+#[test]
+fn a_bad_file_changes_nothing_and_says_where() {
+    let one = engine("one");
+    let binary = Binary::with(&text(&[&one], ""));
+    write(&binary, &text(&[&one], "affinty = [\"cookie\"]\nresponse_timeout = 5"));
+    let (status, said) = post_reload(&binary);
+    assert_eq!((status, &said["reloaded"]), (422, &false.into()));
+    let error = said["error"].as_str().unwrap();
+    assert!(error.contains("stickyd.toml:7:") && error.contains("affinty"), "{error}");
+    assert!(error.contains("stickyd.toml:8:") && error.contains("needs a unit"), "all at once: {error}");
+    binary.says(&["not reloaded, the old configuration stays"]);
+    binary.signal("HUP");
+    crate::support::raw::eventually("both are counted", || {
+        (metric(&binary, "stickyd_reloads_total{result=\"failed\"}") - 2.0).abs() < f64::EPSILON
+    });
+    assert_eq!(Raw::connect(binary.address).get("/").text(), "one");
+    assert_eq!(workers(&binary), [one.address.to_string()]);
+}
+
+#[test]
+fn what_needs_a_restart_is_named() {
+    let one = engine("one");
+    let binary = Binary::with(&text(&[&one], ""));
+    write(
+        &binary,
+        &text(&[&one], "[limits]\npins = 5000").replace("state_dir", "secret = \"0123456789abcdef\"\nstate_dir"),
+    );
+    let (status, said) = post_reload(&binary);
+    assert_eq!(status, 200);
+    assert_eq!(said["needs_restart"], serde_json::json!(["secret", "[limits]"]));
+    binary.says(&["[limits] changed in the file, but needs a restart"]);
+}
+
+#[test]
+fn routes_and_drains_are_reloaded() {
+    let (one, two) = (engine("one"), engine("two"));
+    let binary = Binary::with(&text(&[&one, &two], ""));
+    let drained = text(&[&two], "")
+        .replace("workers = [", &format!("workers = [{{ address = \"{}\", admin = \"drain\" }}, ", one.address));
+    write(&binary, &format!("{drained}[[route]]\npath = \"/only\"\nupstream = \"app\"\n"));
+    assert_eq!(post_reload(&binary).0, 200);
+    let mut client = Raw::connect(binary.address);
+    for n in 0..20 {
+        assert_eq!(client.get(&format!("/only/{n}")).text(), "two");
+    }
+    assert_eq!(client.get("/").status(), 404);
+}

@@ -1,0 +1,283 @@
+//! Bytes as they are: a client that sends what a test wrote and shows what came back, and workers that answer by script.
+//!
+//! Everything here blocks, with one patience for all: a test that waits longer has failed. No HTTP library is in it, so
+//! that nothing is put right on the way.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::process::PATIENCE;
+
+mod worker;
+
+pub(crate) use worker::{Leg, RawWorker, ok};
+
+/// What bytes come from and go to.
+pub(crate) trait Wire: Read + Write + Send {}
+impl<T: Read + Write + Send> Wire for T {}
+
+/// A request or an answer, whole.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Message {
+    /// Request or status line.
+    pub(crate) start: String,
+    /// Names in lower case, in the order they came.
+    pub(crate) headers: Vec<(String, String)>,
+    /// Without its chunk framing.
+    pub(crate) body: Vec<u8>,
+    /// Of a chunked body.
+    pub(crate) trailers: Vec<(String, String)>,
+}
+
+impl Message {
+    /// The status of an answer.
+    pub(crate) fn status(&self) -> u16 {
+        self.start.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
+    /// The one value of a field; a field given twice fails the test.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut values = self.all(name);
+        let first = values.next();
+        assert_eq!(values.next(), None, "{name} twice: {self:?}");
+        first
+    }
+
+    /// Every value of a field.
+    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.headers.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The body as text.
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    /// The target of a request.
+    pub(crate) fn target(&self) -> &str {
+        self.start.split(' ').nth(1).unwrap()
+    }
+
+    /// `name=value` of the cookies it sets, by name.
+    pub(crate) fn cookie(&self, name: &str) -> Option<String> {
+        let pairs = self.all("set-cookie").map(|value| value.split(';').next().unwrap());
+        pairs.filter(|pair| pair.split('=').next() == Some(name)).map(str::to_owned).next()
+    }
+}
+
+/// One end of a connection, and what was read of it but not used yet.
+pub(crate) struct Raw {
+    wire: Box<dyn Wire>,
+    buffer: Vec<u8>,
+    /// Every byte that ever came.
+    seen: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Raw {
+    /// On this stream, whose reads time out after [`PATIENCE`].
+    pub(crate) fn on(wire: impl Wire + 'static) -> Self {
+        Self { wire: Box::new(wire), buffer: Vec::new(), seen: Arc::default() }
+    }
+
+    /// A TCP connection.
+    pub(crate) fn connect(address: SocketAddr) -> Self {
+        Self::on(patient(TcpStream::connect(address).unwrap()))
+    }
+
+    /// A connection to a unix socket.
+    pub(crate) fn connect_unix(path: &Path) -> Self {
+        let stream = UnixStream::connect(path).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self::on(stream)
+    }
+
+    /// Sends all of it.
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
+        self.try_send(bytes).unwrap();
+        self
+    }
+
+    /// The same where the peer may have closed already.
+    pub(crate) fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
+        self.wire.write_all(bytes.as_ref())?;
+        self.wire.flush()
+    }
+
+    /// Sends a request without body and reads its answer.
+    pub(crate) fn get(&mut self, target: &str) -> Message {
+        self.ask(&format!("GET {target} HTTP/1.1\r\nHost: a.example\r\n\r\n"))
+    }
+
+    /// Sends a request and reads its answer.
+    pub(crate) fn ask(&mut self, request: &str) -> Message {
+        let head = request.starts_with("HEAD ");
+        self.send(request).answer_to(head)
+    }
+
+    /// A whole answer.
+    pub(crate) fn answer(&mut self) -> Message {
+        self.answer_to(false)
+    }
+
+    /// A whole answer, to HEAD or not; 1xx are answers, too.
+    pub(crate) fn answer_to(&mut self, head: bool) -> Message {
+        let mut message = self.head().unwrap_or_else(|| panic!("closed before an answer"));
+        let status = message.status();
+        if !(head || status < 200 || status == 204 || status == 304) {
+            let read = self.body(&mut message, true);
+            assert!(read, "the body broke off: {message:?}");
+        }
+        message
+    }
+
+    /// The head of the next message; `None` at the end.
+    pub(crate) fn head(&mut self) -> Option<Message> {
+        let end = loop {
+            if let Some(at) = find(&self.buffer, b"\r\n\r\n") {
+                break at + 4;
+            }
+            if !self.fill() {
+                return None;
+            }
+        };
+        let head = String::from_utf8(self.buffer.drain(..end).collect()).unwrap();
+        let (start, fields) = head.split_once("\r\n").unwrap();
+        Some(Message { start: start.to_owned(), headers: fields_of(fields), ..Message::default() })
+    }
+
+    /// The body of `message`, by its framing; `false` when it breaks off (what came is kept).
+    pub(crate) fn body(&mut self, message: &mut Message, until_close: bool) -> bool {
+        if message.header("transfer-encoding").is_some() {
+            assert_eq!(message.header("content-length"), None, "two lengths: {message:?}");
+            return self.chunks(message);
+        }
+        let Some(length) = message.header("content-length") else {
+            if until_close {
+                while self.fill() {}
+                message.body = std::mem::take(&mut self.buffer);
+            }
+            return true;
+        };
+        let length: usize = length.parse().unwrap();
+        while self.buffer.len() < length && self.fill() {}
+        let whole = self.buffer.len() >= length;
+        message.body = self.buffer.drain(..length.min(self.buffer.len())).collect();
+        whole
+    }
+
+    fn chunks(&mut self, message: &mut Message) -> bool {
+        loop {
+            let Some(size) = self.line() else { return false };
+            let size = usize::from_str_radix(size.split(';').next().unwrap(), 16).unwrap();
+            if size == 0 {
+                loop {
+                    match self.line() {
+                        None => return false,
+                        Some(line) if line.is_empty() => return true,
+                        Some(line) => message.trailers.extend(fields_of(&line)),
+                    }
+                }
+            }
+            while self.buffer.len() < size + 2 && self.fill() {}
+            let whole = self.buffer.len() >= size + 2;
+            message.body.extend(self.buffer.drain(..size.min(self.buffer.len())));
+            if !whole {
+                return false;
+            }
+            self.buffer.drain(..2);
+        }
+    }
+
+    fn line(&mut self) -> Option<String> {
+        loop {
+            if let Some(at) = find(&self.buffer, b"\r\n") {
+                let line = self.buffer.drain(..at + 2).take(at).collect();
+                return Some(String::from_utf8(line).unwrap());
+            }
+            if !self.fill() {
+                return None;
+            }
+        }
+    }
+
+    /// A whole request, at a worker; `None` when the connection ends before one.
+    pub(crate) fn request(&mut self) -> Option<Message> {
+        let mut message = self.head()?;
+        self.body(&mut message, false).then_some(message)
+    }
+
+    /// Exactly this many bytes.
+    pub(crate) fn exactly(&mut self, count: usize) -> Vec<u8> {
+        while self.buffer.len() < count {
+            assert!(self.fill(), "closed after {} of {count} bytes", self.buffer.len());
+        }
+        self.buffer.drain(..count).collect()
+    }
+
+    /// Everything up to the end of the connection, whether closed or reset.
+    pub(crate) fn rest(&mut self) -> Vec<u8> {
+        while self.fill() {}
+        std::mem::take(&mut self.buffer)
+    }
+
+    /// Waits for the end of the connection; anything before it fails the test.
+    pub(crate) fn closed(&mut self) {
+        let rest = self.rest();
+        assert!(rest.is_empty(), "more before the end: {}", String::from_utf8_lossy(&rest));
+    }
+
+    /// Reads once; `false` at the end. A peer that says nothing for [`PATIENCE`] fails the test.
+    fn fill(&mut self) -> bool {
+        let mut chunk = [0; 16 * 1024];
+        match self.wire.read(&mut chunk) {
+            Ok(0) => false,
+            Ok(n) => {
+                self.buffer.extend_from_slice(&chunk[..n]);
+                self.seen.lock().unwrap().extend_from_slice(&chunk[..n]);
+                true
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                panic!("nothing for {PATIENCE:?}, after: {}", String::from_utf8_lossy(&self.buffer))
+            }
+            // Reset, or TLS cut without a goodbye.
+            Err(_) => false,
+        }
+    }
+}
+
+/// Reads that give up after [`PATIENCE`].
+pub(crate) fn patient(stream: TcpStream) -> TcpStream {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+/// Bytes that end this connection with a reset instead of a close, once it is dropped.
+pub(crate) fn reset(stream: &TcpStream) {
+    socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).position(|window| window == what)
+}
+
+fn fields_of(lines: &str) -> Vec<(String, String)> {
+    let split = |line: &str| {
+        let (name, value) = line.split_once(':').unwrap();
+        (name.to_ascii_lowercase(), value.trim().to_owned())
+    };
+    lines.split("\r\n").filter(|line| !line.is_empty()).map(split).collect()
+}
+
+/// Waits until `what` holds.
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < end, "never: {what}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}

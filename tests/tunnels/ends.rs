@@ -1,0 +1,184 @@
+//! How a tunnel ends when one side just goes: who is told, and what still passes.
+
+use std::time::Duration;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_tungstenite::tungstenite::Message;
+
+use super::{
+    CLOSE_1012, RawWorker, Tls, closed, connect, dial, frame, join, masked, read, read_all, tunnel, until, within,
+};
+use crate::support::node::WsEcho;
+use crate::support::proxy::Proxy;
+
+/// Closes with a reset, whatever is unread or unsent.
+fn reset(stream: tokio::net::TcpStream) {
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+#[tokio::test]
+async fn a_killed_worker_is_said_1012_and_others_go_on() {
+    let (mut one, two) = (WsEcho::start(&[]).await, WsEcho::start(&[]).await);
+    let proxy = Proxy::with(&format!(
+        "[upstream.one]\nworkers = [\"{}\"]\n[upstream.two]\nworkers = [\"{}\"]\n\
+         [[route]]\npath = \"/one\"\nupstream = \"one\"\n[[route]]\nupstream = \"two\"",
+        one.address(),
+        two.address()
+    ));
+    let mut dying = Vec::new();
+    for _ in 0..10 {
+        dying.push(connect(proxy.address, "/one").await);
+    }
+    let mut living = connect(proxy.address, "/two").await;
+    one.kill().await;
+    for client in &mut dying {
+        assert_eq!(closed(client).await, Some((1012, String::new())));
+    }
+    living.send(Message::text("still here")).await.unwrap();
+    assert_eq!(within(living.next()).await.unwrap().unwrap(), Message::text("still here"));
+    let tunnels = |upstream: &str, worker: &WsEchoWorker| {
+        proxy.metric(&format!("stickyd_tunnels{{upstream=\"{upstream}\",worker=\"{}\"}}", worker.address()))
+    };
+    until("the dead worker's tunnels are over", || tunnels("one", &one) == 0.0).await;
+    assert_eq!(tunnels("two", &two), 1.0);
+}
+
+type WsEchoWorker = crate::support::node::Worker;
+
+#[tokio::test]
+async fn a_worker_that_ends_between_frames_is_said_1012_however_it_ends() {
+    let worker = RawWorker::start().await;
+    let proxy = Proxy::before(&[worker.address]);
+    let tls = Tls::before(&[worker.address], "ends");
+    // A whole message, and the first half of one: a control frame may stand between fragments.
+    for before in [frame(0x81, b"last words"), frame(0x01, b"half a message"), Vec::new()] {
+        for broken in [false, true] {
+            for encrypted in [false, true] {
+                let mut client = dial(&proxy, encrypted.then_some(&tls)).await;
+                let mut far = join(&mut client, &worker).await;
+                far.write_all(&before).await.unwrap();
+                assert_eq!(read(&mut client, before.len()).await, before);
+                if broken {
+                    reset(far);
+                } else {
+                    drop(far);
+                }
+                assert_eq!(read(&mut client, 4).await, CLOSE_1012);
+                // What the client still says meets no closed door: the Close was not taken back by a reset.
+                client.write_all(&masked(0x81, b"too late")).await.unwrap();
+                client.write_all(&masked(0x88, &[0x03, 0xf4])).await.unwrap();
+                client.flush().await.unwrap();
+                assert_eq!(read_all(&mut client).await, b"");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_end_in_mid_frame_stays_a_bare_end() {
+    let worker = RawWorker::start().await;
+    let proxy = Proxy::before(&[worker.address]);
+    for broken in [false, true] {
+        let (mut client, mut far) = tunnel(&proxy, &worker).await;
+        let cut = &frame(0x82, &[7; 1000])[..500];
+        far.write_all(cut).await.unwrap();
+        assert_eq!(read(&mut client, 500).await, cut);
+        if broken {
+            reset(far);
+        } else {
+            drop(far);
+        }
+        assert_eq!(read_all(&mut client).await, b"");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_put_into_what_is_no_websocket_or_behind_a_close() {
+    let worker = RawWorker::start().await;
+    let proxy = Proxy::before(&[worker.address]);
+    // The worker's bytes are none.
+    let (mut client, mut far) = tunnel(&proxy, &worker).await;
+    far.write_all(b"HTTP/1.1 400 Bad Request").await.unwrap();
+    drop(far);
+    assert_eq!(read_all(&mut client).await, b"HTTP/1.1 400 Bad Request");
+    // The client's are none, and the worker has not said a word.
+    let (mut client, mut far) = tunnel(&proxy, &worker).await;
+    client.write_all(b"\xffanother protocol").await.unwrap();
+    read(&mut far, 17).await;
+    drop(far);
+    assert_eq!(read_all(&mut client).await, b"");
+    // The worker has said Close, with a code and without one.
+    for close in [frame(0x88, b"\x11\x34no such room"), frame(0x88, b"")] {
+        let (mut client, mut far) = tunnel(&proxy, &worker).await;
+        far.write_all(&close).await.unwrap();
+        reset_after(&mut client, far, close.len()).await;
+        assert_eq!(read_all(&mut client).await, b"");
+    }
+}
+
+async fn reset_after(client: &mut tokio::net::TcpStream, far: tokio::net::TcpStream, bytes: usize) {
+    read(client, bytes).await;
+    reset(far);
+}
+
+#[tokio::test]
+async fn a_worker_that_leaves_by_the_book_ends_the_tunnel_at_once() {
+    let worker = RawWorker::start().await;
+    let proxy = Proxy::before(&[worker.address]);
+    let (mut client, mut far) = tunnel(&proxy, &worker).await;
+    far.write_all(&frame(0x88, &[0x03, 0xe8])).await.unwrap();
+    far.shutdown().await.unwrap();
+    read(&mut client, 4).await;
+    client.write_all(&masked(0x88, &[0x03, 0xe8])).await.unwrap();
+    assert_eq!(read_all(&mut far).await, masked(0x88, &[0x03, 0xe8]));
+    assert_eq!(read_all(&mut client).await, b"");
+    // The client's socket is still open: after both Closes nobody waits for it.
+    until("it is over", || proxy.server().shared().clients.load(std::sync::atomic::Ordering::Relaxed) == 0).await;
+}
+
+#[tokio::test]
+async fn a_vanished_client_closes_the_workers_leg() {
+    let worker = RawWorker::start().await;
+    let proxy = Proxy::before(&[worker.address]);
+    // In order, and with a reset; idle, and with words under way: the worker gets all of them and the end.
+    for (broken, words) in [(false, 0), (false, 3_000_000), (true, 0), (true, 3_000_000)] {
+        let (mut client, mut far) = tunnel(&proxy, &worker).await;
+        let said = frame(0x82, &vec![7; words]);
+        let mut got = vec![0; said.len()];
+        let (sent, read) = tokio::join!(within(client.write_all(&said)), within(far.read_exact(&mut got)));
+        sent.unwrap();
+        read.unwrap();
+        assert!(got == said);
+        if broken {
+            reset(client);
+        } else {
+            drop(client);
+        }
+        assert_eq!(read_all(&mut far).await, b"");
+    }
+    // The end reaches the worker behind the last words even where it is slow to read them.
+    let (mut client, mut far) = tunnel(&proxy, &worker).await;
+    let said = frame(0x82, &vec![7; 3_000_000]);
+    let say = async {
+        client.write_all(&said).await.unwrap();
+        drop(client);
+    };
+    let ((), got) = tokio::join!(within(say), read_all(&mut far));
+    assert!(got == said);
+    // A worker that goes on to speak all the same finds nobody, soon.
+    let speaks = async {
+        while far.write_all(&frame(0x89, b"anyone?")).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(speaks).await;
+    until("all are over", || proxy.server().shared().clients.load(std::sync::atomic::Ordering::Relaxed) == 0).await;
+    let real = WsEcho::start(&[]).await;
+    let proxy = Proxy::before(&[([127, 0, 0, 1], real.port).into()]);
+    let client = connect(proxy.address, "/").await;
+    drop(client);
+    let stats = real.stats_when(|stats| stats["open"] == 0).await;
+    assert_eq!(stats["closes"], serde_json::json!({"1006": 1}));
+}
