@@ -34,7 +34,7 @@ use crate::state::{Room, Shared};
 use crate::telemetry::say_full;
 use crate::tunnel;
 use crate::upstream::connect::{ConnectError, Lease};
-use crate::upstream::worker::{Count, Oracle, Worker};
+use crate::upstream::worker::{Count, Worker};
 
 /// How long a request waits for the budget, or for silent workers to speak, before it gets a 503.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -179,6 +179,8 @@ struct Hunt<'a> {
     last: Option<(response::Parts, VecDeque<Frame<Bytes>>, Answer)>,
     /// A worker refused without a word that could be forwarded: 101, then the end.
     hung_up: bool,
+    /// The worker asked next has said to the probe that it knows the session.
+    claimed: bool,
     eliminated: bool,
     /// Something says that a session is looked for at all: a worker's claim or refusal, or there is nobody to ask but one.
     known: bool,
@@ -201,7 +203,18 @@ enum Step {
 
 impl<'a> Hunt<'a> {
     fn new(job: &'a Job, key: Key, search: &'a Search, copies: Copies) -> Self {
-        Self { job, key, search, copies, last: None, hung_up: false, eliminated: false, known: false, proven: false }
+        Self {
+            job,
+            key,
+            search,
+            copies,
+            last: None,
+            hung_up: false,
+            claimed: false,
+            eliminated: false,
+            known: false,
+            proven: false,
+        }
     }
 
     async fn run(&mut self, record: &mut Record) -> (Discovery, Response<Reply>) {
@@ -305,6 +318,7 @@ impl<'a> Hunt<'a> {
             if !self.is_worth_asking(&worker, verdict) {
                 continue;
             }
+            self.claimed = verdict == Verdict::Owns;
             match self.attempt(&worker, record).await {
                 Step::Done(result, response) => return Some((result, response)),
                 Step::Unreached => silent.push(worker),
@@ -387,6 +401,7 @@ impl<'a> Hunt<'a> {
     /// Sends the real request to one worker. Its acceptance pins the session there.
     async fn attempt(&mut self, worker: &Arc<Worker>, record: &mut Record) -> Step {
         let job = self.job;
+        let claimed = std::mem::take(&mut self.claimed);
         let Some(request) = self.copies.next() else {
             return Step::Done(
                 Discovery::Failed,
@@ -406,7 +421,7 @@ impl<'a> Hunt<'a> {
             Err(missed) => return Step::Done(Discovery::Failed, forward::problem_of(&missed)),
         };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return self.switch(worker, response, lease, record).await;
+            return self.switch(worker, claimed, response, lease, record).await;
         }
         let (parts, incoming) = response.into_parts();
         let mut answer = Answer::new(incoming, lease, job.conn.thread.clone());
@@ -426,10 +441,11 @@ impl<'a> Hunt<'a> {
     }
 
     /// A 101 is acceptance, with one exception: socketioxide grants every upgrade and hangs up on a sid it does not know.
-    /// Where probes cannot tell, a 101 counts only once the worker has spoken or stayed for a moment.
+    /// Where no probe claimed the session, a 101 counts only once the worker has spoken or stayed for a moment.
     async fn switch(
         &mut self,
         worker: &Arc<Worker>,
+        claimed: bool,
         response: Response<Incoming>,
         lease: Box<Lease>,
         record: &mut Record,
@@ -438,7 +454,7 @@ impl<'a> Hunt<'a> {
             worker.series.broken.inc();
             return Step::Done(Discovery::Failed, respond::problem(Problem::BadGateway));
         };
-        if worker.oracle() != Oracle::Usable && granted.ends_within(HANG_UP).await {
+        if !claimed && granted.ends_within(HANG_UP).await {
             self.remember_refusal(worker);
             self.hung_up = true;
             return Step::Refused;

@@ -103,7 +103,7 @@ pub(super) async fn ask_all(
 
 async fn ask(thread: &Rc<Thread>, worker: &Arc<Worker>, probe: &Probe) -> Verdict {
     if worker.oracle() == Oracle::Untried {
-        match send(thread, worker, probe, &random_sid()).await {
+        match send(thread, worker, probe, &random_like(&probe.sid)).await {
             Some(Verdict::Refuses) => worker.set_oracle(Oracle::Usable),
             // Proof of life and no more. Nothing is remembered: anybody may ask on a path that is not Engine.IO's.
             Some(_) => return Verdict::Alive,
@@ -153,8 +153,31 @@ fn is_code_3(status: StatusCode, body: &[u8]) -> bool {
     status == StatusCode::BAD_REQUEST && body.starts_with(br#"{"code":3,"#)
 }
 
-fn random_sid() -> String {
-    format!("{:016x}{:04x}", crate::random::u64(), crate::random::u64() & 0xffff)
+/// A sid nobody has, of the same shape: socketioxide refuses one it cannot parse with code 1, too, and says nothing of one
+/// it can.
+fn random_like(sid: &str) -> String {
+    let mut escaped = 0_u8;
+    let random = |class: &[u8]| {
+        let index = crate::random::u64() % class.len().max(1) as u64;
+        usize::try_from(index).ok().and_then(|index| class.get(index)).map_or('0', |&byte| char::from(byte))
+    };
+    let other = |letter: char| {
+        if letter == '%' {
+            escaped = 2;
+            return letter;
+        }
+        if escaped > 0 {
+            escaped -= 1;
+            return letter;
+        }
+        match letter {
+            '0'..='9' | 'a'..='f' => random(b"0123456789abcdef"),
+            'g'..='z' => random(b"ghijklmnopqrstuvwxyz"),
+            'A'..='Z' => random(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
+            _ => letter,
+        }
+    };
+    sid.chars().map(other).collect()
 }
 
 impl Probe {
@@ -177,5 +200,22 @@ impl Probe {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         headers.insert(header::HOST, self.host.clone().unwrap_or_else(|| HeaderValue::from_static("localhost")));
         Some(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_random_sid_keeps_the_shape() {
+        for sid in ["rLiAov3TzDQLlepbAAAA", "3f2c9a40-7d1e-4b53-9c0f-2a6d8e51b7c4", "room%2F%CE%B1+b%2Bc%26d%3D17af"] {
+            let other = random_like(sid);
+            assert_ne!(other, sid);
+            assert_eq!(other.len(), sid.len());
+            let kept = sid.bytes().zip(other.bytes()).filter(|(a, _)| !a.is_ascii_alphanumeric());
+            assert!(kept.clone().all(|(a, b)| a == b), "{other}");
+        }
+        assert!(random_like("room%2F%CE%B1").contains("%2F%CE%B1"), "what is escaped stays what it is");
     }
 }

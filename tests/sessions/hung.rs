@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::by_hand::{Ask, Session, together};
-use super::upstream;
+use super::by_hand::{Ask, Session, eventually, together};
+use super::scripted::{Heard, Scripted, Then, answer, refusal};
+use super::{upstream, upstream_of};
 use crate::support::node::{NodeServer, PythonServer, Worker};
 use crate::support::proxy::Proxy;
 
@@ -31,7 +32,7 @@ async fn one_hung_worker_is_the_owner_by_elimination() {
     let answer = sessions[2].post("42[\"n\",7]");
     let woken = async {
         // It wakes once everybody else has refused and the request waits for it.
-        super::by_hand::eventually("pinned", Duration::from_secs(5), || {
+        eventually("pinned", Duration::from_secs(5), || {
             proxy.metric("stickyd_sessions{upstream=\"app\",worker=\"w3\"}") == 1.0
         })
         .await;
@@ -144,4 +145,44 @@ async fn a_post_finds_the_worker_at_which_its_poll_waits() {
 
 fn number(value: &serde_json::Value) -> u64 {
     value.as_u64().unwrap_or(0)
+}
+
+/// An owner with nothing to say: its poll goes to nobody else, however long it takes, and the POST goes there at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silence_never_decides_and_probes_carry_nothing_of_the_client() {
+    for place in 0..3 {
+        let mut workers = Vec::new();
+        for i in 0..3 {
+            let owner = i == place;
+            let script = move |heard: &Heard| match heard.line.split(' ').next().unwrap() {
+                // No probe tells anything.
+                "PUT" => Then::Say(answer("405 Method Not Allowed", "", "")),
+                "GET" if owner => Then::Silence,
+                "POST" if owner => Then::Say(answer("200 OK", "", "ok")),
+                _ => Then::Say(refusal()),
+            };
+            workers.push(Scripted::start(script).await);
+        }
+        let proxy = Proxy::with(&upstream_of(workers.iter().map(|worker| worker.address.to_string())));
+        let ask = Ask::new(proxy.address).with("cookie", "mine=1").with("authorization", "Bearer mine");
+        let session = Session::made_up(ask.with("x-mine", "mine"), "AAAAAAAAAAAAAAAAAAAA");
+        let polling = session.clone();
+        let poll = tokio::task::JoinSet::from_iter([async move { polling.get().await }]);
+        eventually("at its owner", Duration::from_secs(5), || workers[place].count("GET") == 1).await;
+        // Longer than any probe's patience, and than a second look at what the others said.
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        let posted = session.post("40").await;
+        assert_eq!((posted.status, posted.body.as_str()), (200, "ok"));
+        assert!(posted.took < Duration::from_millis(500), "{posted:?}");
+        for (i, worker) in workers.iter().enumerate() {
+            let (gets, posts) = (worker.count("GET"), worker.count("POST"));
+            assert!(if i == place { (gets, posts) == (1, 1) } else { gets <= 1 && posts == 0 }, "{i}: {gets}, {posts}");
+            for probe in worker.heard().iter().filter(|heard| heard.line.starts_with("PUT")) {
+                assert!(!probe.head.contains("mine"), "{}", probe.head);
+                let uri = probe.line.strip_prefix("PUT ").unwrap();
+                assert!(uri.starts_with("/socket.io/?EIO=4&transport=polling&sid="), "{uri}");
+            }
+        }
+        drop(poll);
+    }
 }

@@ -60,5 +60,9 @@ async fn of_a_gone_workers_session_any_answers() {
         assert_eq!(answer.status, 204, "{answer:?}");
         assert_eq!(answer.header("access-control-allow-origin"), "https://page.test");
     }
-    assert_eq!(proxy.metric("stickyd_pins"), 2.0, "the pin of the dead worker's session is not the preflight's to drop");
+    assert_eq!(
+        proxy.metric("stickyd_pins"),
+        2.0,
+        "the pin of the dead worker's session is not the preflight's to drop"
+    );
 }

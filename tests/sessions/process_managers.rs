@@ -1,1 +1,190 @@
-//! todo
+//! The examples of `conf/examples` as they are shipped, but for their ports: real PM2, and Node's cluster.
+
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use super::by_hand::{Ask, eventually};
+use super::{loopback, run_whole};
+use crate::support::process::clients_dir;
+use crate::support::proxy::Proxy;
+
+/// A directory of its own with an application, and whatever runs there; ends with the test.
+struct Place {
+    directory: PathBuf,
+    /// The first of 20 free ports.
+    base: u16,
+    /// Waits for the end of its stdin, then ends PM2's daemon: whatever becomes of the test, nothing of it is left.
+    reaper: Option<Child>,
+}
+
+impl Place {
+    /// `arguments`: JavaScript, what the application is started with.
+    fn new(arguments: &str) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Relaxed);
+        let directory = std::env::temp_dir().join(format!("stickyd-pm-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let server = clients_dir().join("server.js");
+        let app = format!("process.argv.push('--daemon', {arguments});\nrequire({:?});\n", server.to_str().unwrap());
+        let base = free_range();
+        std::fs::write(directory.join("app.js"), app.replace("3001", &base.to_string())).unwrap();
+        Self { directory, base, reaper: None }
+    }
+
+    /// Takes a shipped file here, its ports moved; → where.
+    fn ship(&self, example: &str) -> PathBuf {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/examples").join(example);
+        let text = std::fs::read_to_string(from).unwrap();
+        let moved = text
+            .replace("3001", &self.base.to_string())
+            .replace("3004", &(self.base + 3).to_string())
+            .replace("3020", &(self.base + 19).to_string())
+            .replace("0.0.0.0:80", "127.0.0.1:0")
+            .replace("/var/lib/stickyd", self.directory.to_str().unwrap());
+        let to = self.directory.join(Path::new(example).file_name().unwrap());
+        std::fs::write(&to, moved).unwrap();
+        to
+    }
+
+    /// stickyd as its shipped file says.
+    fn stickyd(&self, example: &str) -> Proxy {
+        Proxy::with(&std::fs::read_to_string(self.ship(example)).unwrap())
+    }
+
+    async fn listening(&self, count: u16) {
+        for port in self.base..self.base + count {
+            eventually("listens", Duration::from_secs(20), || TcpStream::connect(("127.0.0.1", port)).is_ok()).await;
+        }
+    }
+
+    fn pm2(&self) -> Command {
+        let mut command = Command::new("node");
+        // Its daemon lives there, and nothing of it anywhere else.
+        command.arg(pm2()).env("PM2_HOME", self.directory.join("pm2")).current_dir(&self.directory);
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        command
+    }
+
+    async fn start_pm2(&mut self, ecosystem: &Path) {
+        let reaper = std::process::Command::new("sh")
+            .args(["-c", "read _; exec node \"$0\" kill"])
+            .arg(pm2())
+            .env("PM2_HOME", self.directory.join("pm2"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            // Out of the reach of whoever ends the test's own group.
+            .process_group(0)
+            .spawn();
+        self.reaper = Some(reaper.unwrap());
+        let started = self.pm2().arg("start").arg(ecosystem).output().await.unwrap();
+        assert!(started.status.success(), "{}", String::from_utf8_lossy(&started.stderr));
+        self.listening(4).await;
+    }
+}
+
+fn pm2() -> PathBuf {
+    clients_dir().join("node_modules/pm2/bin/pm2")
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(mut reaper) = self.reaper.take() {
+            drop(reaper.stdin.take());
+            let reaped = reaper.wait();
+            assert!(reaped.is_ok_and(|status| status.success()) || std::thread::panicking(), "pm2 kill");
+        }
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// The first of 20 ports nobody listens on, below those the kernel gives out.
+fn free_range() -> u16 {
+    let first = 10_000 + u16::try_from(std::process::id() % 900).unwrap() * 20;
+    let free = |base: &u16| (*base..base + 20).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok());
+    (first..32_000).step_by(20).find(free).expect("20 free ports")
+}
+
+/// All kinds of clients, on four workers, none with a word of complaint.
+async fn serves(proxy: &Proxy, workers: usize) {
+    let result = run_whole(&proxy.url(""), 16, json!({})).await;
+    assert_eq!(result["upgraded"], 16, "{result}");
+    assert_eq!(result["workers"].as_object().unwrap().len(), workers, "{result}");
+    run_whole(&proxy.url(""), 16, json!({"transports": ["polling"]})).await;
+    run_whole(&proxy.url(""), 16, json!({"transports": ["websocket"]})).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pm2_with_increment_var() {
+    let mut place = Place::new("");
+    let ecosystem = place.ship("pm2/ecosystem.config.js");
+    place.start_pm2(&ecosystem).await;
+    let proxy = place.stickyd("pm2/stickyd.toml");
+    serves(&proxy, 4).await;
+    // Scaled up, the next ports come alive, and new sessions go there.
+    let scaled = place.pm2().args(["scale", "app", "6"]).output().await.unwrap();
+    assert!(scaled.status.success(), "{scaled:?}");
+    place.listening(6).await;
+    eventually("up", Duration::from_secs(10), || {
+        let up = |port| format!("stickyd_worker_health{{health=\"up\",upstream=\"app\",worker=\"127.0.0.1:{port}\"}}");
+        proxy.metric(&up(place.base + 4)) + proxy.metric(&up(place.base + 5)) == 2.0
+    })
+    .await;
+    serves(&proxy, 6).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pm2_with_a_hard_coded_port() {
+    let mut place = Place::new("'--port', '3001'");
+    place.ship("pm2/portshift.js");
+    let ecosystem = place.ship("pm2/ecosystem.portshift.config.js");
+    place.start_pm2(&ecosystem).await;
+    serves(&place.stickyd("pm2/stickyd.toml"), 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_cluster() {
+    let place = Place::new("");
+    let script = place.ship("cluster.js");
+    // The workers end with their primary, whose death they see on their channel to it.
+    let _primary = Command::new("node")
+        .arg(script)
+        .arg("./app.js")
+        .current_dir(&place.directory)
+        .env("PORT", place.base.to_string())
+        .env("WORKERS", "4")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    place.listening(4).await;
+    let proxy = place.stickyd("node-cluster.toml");
+    serves(&proxy, 4).await;
+
+    // One dies and comes back on its own port, as another process.
+    let worker = Ask::new(loopback(place.base + 1));
+    let pid = pid_of(&worker).await.unwrap();
+    assert!(Command::new("sh").args(["-c", &format!("kill -KILL {pid}")]).status().await.unwrap().success());
+    let mut again = None;
+    while again.is_none_or(|again| again == pid) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        again = pid_of(&worker).await;
+    }
+    let name = format!("127.0.0.1:{}", place.base + 1);
+    let up = format!("stickyd_worker_health{{health=\"up\",upstream=\"app\",worker=\"{name}\"}}");
+    eventually("up again", Duration::from_secs(10), || proxy.metric(&up) == 1.0).await;
+    serves(&proxy, 4).await;
+}
+
+async fn pid_of(worker: &Ask) -> Option<u64> {
+    let who = worker.try_send("GET", "/who", "").await?;
+    serde_json::from_str::<Value>(&who.body).ok()?["pid"].as_u64()
+}

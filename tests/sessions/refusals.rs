@@ -128,7 +128,11 @@ async fn the_owners_own_refusal_is_forwarded_and_its_pin_dropped() {
     assert_eq!(live(), 0.0, "the pin is dropped");
     assert_eq!(proxy.metric("stickyd_pins"), 0.0);
     assert_eq!(proxy.metric("stickyd_refusals_total{fate=\"forwarded\",upstream=\"app\"}"), 1.0);
-    assert_eq!(proxy.metric("stickyd_refusals_total{fate=\"healed\",upstream=\"app\"}"), 0.0, "nothing was tried elsewhere");
+    assert_eq!(
+        proxy.metric("stickyd_refusals_total{fate=\"healed\",upstream=\"app\"}"),
+        0.0,
+        "nothing was tried elsewhere"
+    );
     let mut asked = 0;
     for worker in &workers {
         asked += worker.stats().await["errors"]["1"].as_u64().unwrap_or(0);

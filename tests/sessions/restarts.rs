@@ -25,7 +25,11 @@ async fn between_polls(workers: &[Worker], mut client: Value) {
     load.command("go").await;
     load.echo(3).await;
     let result = load.stop().await;
-    assert_eq!(result["echoes"], json!({"sent": 180, "ok": 180, "lost": 0, "duplicated": 0, "reordered": 0}), "{result}");
+    assert_eq!(
+        result["echoes"],
+        json!({"sent": 180, "ok": 180, "lost": 0, "duplicated": 0, "reordered": 0}),
+        "{result}"
+    );
     assert_eq!(result["refusals"]["total"], 0, "{result}");
     for none in ["bad_answers", "connect_errors", "disconnects"] {
         assert_eq!(result[none], json!({}), "{none}: {result}");
@@ -96,14 +100,21 @@ async fn with_requests_in_flight_only_those_start_anew() {
         }
         all_upgraded(&mut tunnels, 10).await;
         assert_eq!(held_sids(&mut held).await, before);
-        for (name, load, cost) in [("held", held, 0), ("tunnels", tunnels, 10), ("polls", polls, 10), ("raw", raw, 10)] {
+        for (name, load, cost) in [("held", held, 0), ("tunnels", tunnels, 10), ("polls", polls, 10), ("raw", raw, 10)]
+        {
             let result = load.stop().await;
-            println!("version {version}, {name}: {} of 10 started anew, {} refusals, {} messages lost of {}",
-                result["reconnects"], result["refusals"]["total"], result["echoes"]["lost"], result["echoes"]["sent"]);
+            println!(
+                "version {version}, {name}: {} of 10 started anew, {} refusals, {} messages lost of {}",
+                result["reconnects"], result["refusals"]["total"], result["echoes"]["lost"], result["echoes"]["sent"]
+            );
             assert_eq!(result["reconnects"], cost, "{name}: {result}");
             assert_eq!(result["refusals"]["total"], 0, "{name}: {result}");
             assert_eq!(result["connected"], 10, "{name}: {result}");
-            assert_eq!((&result["echoes"]["duplicated"], &result["echoes"]["reordered"]), (&json!(0), &json!(0)), "{result}");
+            assert_eq!(
+                (&result["echoes"]["duplicated"], &result["echoes"]["reordered"]),
+                (&json!(0), &json!(0)),
+                "{result}"
+            );
         }
     }
 }

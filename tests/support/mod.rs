@@ -5,6 +5,6 @@
 
 pub(crate) mod load;
 pub(crate) mod node;
-mod process;
+pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod raw;
