@@ -67,7 +67,7 @@ pub async fn to(job: &Job, mut choice: Choice, mut request: Request<Outgoing>, r
                     }
                 }
             }
-            Err(missed) => return lost(job, &choice, &missed).await,
+            Err(missed) => return Box::pin(lost(job, &choice, &missed)).await,
         }
     }
 }
@@ -163,7 +163,7 @@ pub async fn deliver(
 ) -> Response<Reply> {
     let status = response.status();
     if status == StatusCode::SWITCHING_PROTOCOLS {
-        return tunnel::grant(job, choice, response, lease, record).await;
+        return Box::pin(tunnel::grant(job, choice, response, lease, record)).await;
     }
     let (mut parts, incoming) = response.into_parts();
     let ended = incoming.is_end_stream();
@@ -212,9 +212,9 @@ async fn read_ahead(
     held: &mut VecDeque<Frame<Bytes>>,
 ) -> Result<(), Problem> {
     match (job.ask.kind, parts.status) {
-        (Kind::Handshake, StatusCode::OK) => learn(job, choice, parts, answer, held).await,
+        (Kind::Handshake, StatusCode::OK) => Box::pin(learn(job, choice, parts, answer, held)).await,
         (Kind::Session { key, .. }, StatusCode::BAD_REQUEST) => {
-            if refuses(parts.status, answer, held).await? {
+            if Box::pin(refuses(parts.status, answer, held)).await? {
                 affinity::refused_by_owner(&job.conn.thread.shared, key);
                 job.upstream.series().refusals_forwarded.inc();
                 choice.hold = None;
@@ -307,17 +307,19 @@ async fn read_while(
     tokio::time::timeout(READ_AHEAD, read).await.unwrap_or(Ok(()))
 }
 
-/// A POST of a few bytes may be the client's goodbye (protocols §1.3): then its pin ends with the worker's answer, and
-/// the live sessions of a worker are exact.
-pub async fn watch_goodbye(job: &mut Job, request: Request<Outgoing>) -> Result<Request<Outgoing>, Problem> {
+/// A POST of a few bytes may be the client's goodbye (protocols §1.3).
+pub fn may_be_goodbye(job: &Job, request: &Request<Outgoing>) -> bool {
     const LONGEST_GOODBYE: u64 = 8;
+    request.method() == Method::POST
+        && matches!(job.ask.kind, Kind::Session { .. })
+        && request.body().size_hint().exact().is_some_and(|length| (1..=LONGEST_GOODBYE).contains(&length))
+}
+
+/// Looks whether it is one: then its pin ends with the worker's answer, and the live sessions of a worker are exact.
+pub async fn read_goodbye(job: &mut Job, request: Request<Outgoing>) -> Result<Request<Outgoing>, Problem> {
+    let (parts, body) = request.into_parts();
     /// Its bytes follow the head at once, or the client is gone.
     const GOODBYE: Duration = Duration::from_secs(10);
-    let small = request.body().size_hint().exact().is_some_and(|length| (1..=LONGEST_GOODBYE).contains(&length));
-    if !small || request.method() != Method::POST || !matches!(job.ask.kind, Kind::Session { .. }) {
-        return Ok(request);
-    }
-    let (parts, body) = request.into_parts();
     let body = tokio::time::timeout(GOODBYE, body.collect()).await.map_err(|_| Problem::Slow)?;
     let body = body.map_err(|_| Problem::BadRequest("the body broke off"))?.to_bytes();
     job.goodbye = session::says_goodbye(&body);

@@ -58,13 +58,18 @@ async fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) ->
     let resolved = affinity::resolve(shared, &job.upstream, &job.ask, job.client, &[]);
     match resolved {
         Resolved::Worker(choice) => {
-            let request = match forward::watch_goodbye(&mut job, request).await {
-                Ok(request) => request,
-                Err(problem) => return respond::problem(problem),
+            let request = if forward::may_be_goodbye(&job, &request) {
+                match Box::pin(forward::read_goodbye(&mut job, request)).await {
+                    Ok(request) => request,
+                    Err(problem) => return respond::problem(problem),
+                }
+            } else {
+                request
             };
             forward::to(&job, choice, request, record).await
         }
-        Resolved::Unpinned(key) => discover::find(&job, key, request, record).await,
+        // Boxed, as every branch few requests take: a future is as large as its largest, and each request moves it once.
+        Resolved::Unpinned(key) => Box::pin(discover::find(&job, key, request, record)).await,
         Resolved::Ended => {
             job.upstream.series().refusals_own.inc();
             respond::session_unknown(&job.ask)

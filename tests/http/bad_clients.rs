@@ -198,9 +198,9 @@ fn a_refused_client_that_is_still_sending_gets_its_answer() {
     let mut client = Raw::connect(proxy.address);
     let _ = client.try_send("GET / HTTP/1.1\r\nHost: a\r\nX: ");
     let chunk = vec![b'x'; 10_000];
-    // Writes until all is said or the proxy cuts it; a reset on the way would take the answer with it.
-    let sent = (0..400).take_while(|_| client.try_send(&chunk).is_ok()).count();
-    assert_eq!(sent, 400, "the proxy reads on for a while");
+    // More than all buffers on the way hold: without a reader it would end in a reset, which takes the answer with it.
+    let sent = (0..2_000).take_while(|_| client.try_send(&chunk).is_ok()).count();
+    assert_eq!(sent, 2_000, "the proxy reads on for a while");
     assert_eq!(client.answer().status(), 431);
     client.closed();
 }

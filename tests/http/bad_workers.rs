@@ -257,8 +257,7 @@ fn a_worker_that_does_not_take_the_connect_is_given_up_at_the_limit() {
 #[test]
 fn a_refused_connect_is_passed_to_the_next_even_of_a_post() {
     let alive = RawWorker::answering(|request| ok(request.text()));
-    let dead: Vec<_> = (0..4).map(|_| free_address()).collect();
-    let mut all = dead.clone();
+    let mut all: Vec<_> = (0..4).map(|_| free_address()).collect();
     all.push(alive.address);
     let proxy = Proxy::before(&all);
     for _ in 0..8 {

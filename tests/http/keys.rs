@@ -29,7 +29,7 @@ fn a_worker_that_fails_its_checks_takes_nobody_new_but_serves_its_own() {
     let ((one, first, checks), (two, ..)) = (switched("one"), switched("two"));
     let proxy = Proxy::with(&format!(
         "[upstream.app]\nworkers = [\"{}\", \"{}\"]\n\
-         health = {{ path = \"/check?deep=1\", interval = \"100ms\", rise = 2, fall = 3 }}\naffinity = [\"cookie\"]",
+         health = {{ path = \"/check?deep=1\", interval = \"100ms\", timeout = \"5s\", rise = 2, fall = 3 }}\naffinity = [\"cookie\"]",
         one.address, two.address
     ));
     let state = || proxy.worker(&one.address.to_string()).health().word();

@@ -214,7 +214,7 @@ fn the_access_log_says_the_worker_and_why() {
     binary.says(&[
         "client=192.0.2.9",
         "method=GET",
-        "uri=/first?q=1",
+        "path=/first",
         "status=200",
         "bytes=5",
         "upstream=\"app\"",
@@ -224,11 +224,11 @@ fn the_access_log_says_the_worker_and_why() {
     binary.says(&[
         "client=127.0.0.1",
         "method=POST",
-        "uri=/missing",
+        "path=/missing",
         "status=404",
         "bytes=4",
         "worker=\"w7\"",
         "why=\"cookie\"",
     ]);
-    binary.says(&["uri=/elsewhere", "status=404", "worker=\"-\"", "why=\"-\""]);
+    binary.says(&["path=/elsewhere", "status=404", "worker=\"-\"", "why=\"-\""]);
 }

@@ -94,7 +94,7 @@ fn a_signal_reloads() {
     binary.signal("HUP");
     binary.says(&["reloaded", "stickyd.toml"]);
     assert_eq!(Raw::connect(binary.address).get("/logged").text(), "two");
-    binary.says(&["uri=/logged"]);
+    binary.says(&["path=/logged"]);
 }
 
 #[test]

@@ -215,9 +215,13 @@ impl Drop for Binary {
     }
 }
 
-/// A free port of 127.0.0.1, for what has to come back on the same one.
+/// A loopback address nobody uses, for what has to come back on the same one or must not be there at all. Its IP is this
+/// process's own: a port the kernel gave and took back would soon be another test's.
 pub(crate) fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static PORTS: AtomicU32 = AtomicU32::new(20_000);
+    let [_, a, b, c] = std::process::id().to_be_bytes();
+    let port = PORTS.fetch_add(1, Ordering::Relaxed);
+    ([127, a | 0x40, b, c], u16::try_from(port).unwrap()).into()
 }
 
 /// Adds a listener and, for speed, two threads, where the text says nothing of them.

@@ -1,20 +1,22 @@
 //! How a tunnel ends when one side just goes: who is told, and what still passes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{
-    CLOSE_1012, RawWorker, Tls, closed, connect, dial, frame, join, masked, read, read_all, tunnel, until, within,
+    CLOSE_1012, Random, RawWorker, Tls, closed, connect, dial, frame, join, masked, read, read_all, tunnel, until,
+    within,
 };
 use crate::support::node::WsEcho;
 use crate::support::proxy::Proxy;
 
 /// Closes with a reset, whatever is unread or unsent.
-fn reset(stream: tokio::net::TcpStream) {
+fn reset(stream: TcpStream) {
     SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
@@ -118,7 +120,7 @@ async fn nothing_is_put_into_what_is_no_websocket_or_behind_a_close() {
     }
 }
 
-async fn reset_after(client: &mut tokio::net::TcpStream, far: tokio::net::TcpStream, bytes: usize) {
+async fn reset_after(client: &mut TcpStream, far: TcpStream, bytes: usize) {
     read(client, bytes).await;
     reset(far);
 }
@@ -181,4 +183,57 @@ async fn a_vanished_client_closes_the_workers_leg() {
     drop(client);
     let stats = real.stats_when(|stats| stats["open"] == 0).await;
     assert_eq!(stats["closes"], serde_json::json!({"1006": 1}));
+}
+
+/// One side's random doings: words, half words, garbage, a Close, silence — and then an end of some kind, or a while open.
+async fn whims(mut side: TcpStream, from_client: bool, seed: u64) -> Option<TcpStream> {
+    let mut random = Random(seed | 1);
+    let close = if from_client { masked(0x88, &[0x03, 0xe8]) } else { frame(0x88, &[0x03, 0xe8]) };
+    for _ in 0..random.below(6) {
+        let words = match random.below(8) {
+            0 => close.clone(),
+            1 => random.bytes(50),
+            2 => frame(0x82, &vec![1; 100_000])[..50_000].to_vec(),
+            3 | 4 => Vec::new(),
+            _ if from_client => masked(0x82, b"words"),
+            _ => frame(0x82, &vec![1; random.below(400_000)]),
+        };
+        let mut unread = vec![0; random.below(200_000)];
+        let _ = side.try_read(&mut unread);
+        // Nobody may be reading on the other side.
+        let _ = tokio::time::timeout(Duration::from_millis(20), side.write_all(&words)).await;
+        tokio::task::yield_now().await;
+    }
+    match random.below(4) {
+        0 => drop(side),
+        1 => reset(side),
+        2 => {
+            let _ = side.shutdown().await;
+            return Some(side);
+        }
+        _ => return Some(side),
+    }
+    None
+}
+
+#[tokio::test]
+async fn no_end_of_any_kind_leaves_anything_behind() {
+    let worker = RawWorker::start().await;
+    let proxy = Proxy::before(&[worker.address]);
+    let live = proxy.worker(&worker.address.to_string());
+    for round in 0..5 {
+        let mut sides = Vec::new();
+        for i in 0..60 {
+            let (client, far) = tunnel(&proxy, &worker).await;
+            let seed = 7_919 * (round * 100 + i) + 13;
+            sides.push(async move { tokio::join!(whims(client, true, seed), whims(far, false, seed * 31)) });
+        }
+        let left_open = within(futures_util::future::join_all(sides)).await;
+        drop(left_open);
+        until("all are over", || live.tunnels() == 0 && proxy.metric("stickyd_client_connections") == 0.0).await;
+    }
+    let began = Instant::now();
+    let ended = proxy.stop();
+    assert_eq!((ended.cut, ended.panicked), (0, false));
+    assert!(began.elapsed() < Duration::from_secs(1), "no task was left");
 }

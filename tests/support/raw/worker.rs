@@ -55,8 +55,11 @@ pub(crate) struct RawWorker {
     seen: mpsc::Receiver<Seen>,
     requests: Vec<(usize, Message)>,
     closed: Vec<usize>,
-    bytes: Arc<Mutex<Vec<Arc<Mutex<Vec<u8>>>>>>,
+    bytes: Arc<Mutex<Vec<Bytes>>>,
 }
+
+/// What has come on one connection so far.
+type Bytes = Arc<Mutex<Vec<u8>>>;
 
 /// `HTTP/1.1 200 OK` with this body.
 pub(crate) fn ok(body: &str) -> String {
