@@ -1,6 +1,6 @@
 //! Every kind of client of every version, before three and before sixteen workers.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{SECRET, all_upgraded, assert_whole, run_whole, spread, upstream};
 use crate::support::load::Load;
@@ -49,24 +49,9 @@ async fn every_kind_of_version_2_client() {
     assert_eq!(proxy.metric("stickyd_discoveries_total{result=\"found\",upstream=\"app\"}"), 0.0);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn servers_of_other_versions_and_odd_settings() {
-    for (args, client) in [
-        (&["--version", "4.5", "--permessage-deflate"][..], json!({})),
-        (&["--version", "3"], json!({})),
-        (&["--version", "1.7"], json!({"version": 2})),
-        (&["--version", "1.7"], json!({"version": 2, "kind": "raw", "binary": true})),
-        (&["--allow-eio3"], json!({"version": 2})),
-        // The Node clients' own polling cannot decompress; this one can.
-        (&["--compress-handshake"], json!({"kind": "raw", "extraHeaders": {"accept-encoding": "gzip"}})),
-        (&["--path", "/deep/io/"], json!({"path": "/deep/io/"})),
-        (&["--path", "/io", "--no-trailing-slash"], json!({"path": "/io", "io": {"addTrailingSlash": false}})),
-        (&["--generate-id", "custom"], json!({})),
-        (&["--generate-id", "long"], json!({})),
-        (&["--generate-id", "unicode"], json!({})),
-        (&["--version", "2", "--generate-id", "unicode"], json!({"version": 2})),
-        (&["--version", "2", "--no-cookie"], json!({"version": 2})),
-    ] {
+/// Two workers started with each of these, and six clients.
+async fn serves_with(settings: &[(&[&str], Value)]) {
+    for (args, client) in settings {
         let workers = NodeServer::start_many(2, args).await;
         let proxy = Proxy::with(&upstream(&workers));
         let result = run_whole(&proxy.url(""), 6, client.clone()).await;
@@ -75,6 +60,34 @@ async fn servers_of_other_versions_and_odd_settings() {
         assert_eq!(proxy.metric("stickyd_discoveries_total{result=\"found\",upstream=\"app\"}"), 0.0, "{args:?}");
         assert_eq!(proxy.metric("stickyd_handshakes_total{result=\"learned\",upstream=\"app\"}"), 6.0, "{args:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_of_other_versions() {
+    serves_with(&[
+        (&["--version", "4.5", "--permessage-deflate"], json!({})),
+        (&["--version", "3"], json!({})),
+        (&["--version", "1.7"], json!({"version": 2})),
+        (&["--version", "1.7"], json!({"version": 2, "kind": "raw", "binary": true})),
+        (&["--allow-eio3"], json!({"version": 2})),
+        (&["--version", "2", "--no-cookie"], json!({"version": 2})),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_with_odd_paths_ids_and_encodings() {
+    serves_with(&[
+        // The Node clients' own polling cannot decompress; this one can.
+        (&["--compress-handshake"], json!({"kind": "raw", "extraHeaders": {"accept-encoding": "gzip"}})),
+        (&["--path", "/deep/io/"], json!({"path": "/deep/io/"})),
+        (&["--path", "/io", "--no-trailing-slash"], json!({"path": "/io", "io": {"addTrailingSlash": false}})),
+        (&["--generate-id", "custom"], json!({})),
+        (&["--generate-id", "long"], json!({})),
+        (&["--generate-id", "unicode"], json!({})),
+        (&["--version", "2", "--generate-id", "unicode"], json!({"version": 2})),
+    ])
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

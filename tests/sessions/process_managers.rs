@@ -12,8 +12,9 @@ use tokio::process::Command;
 
 use super::by_hand::{Ask, eventually};
 use super::{loopback, run_whole};
+use crate::support::load::Load;
 use crate::support::process::clients_dir;
-use crate::support::proxy::Proxy;
+use crate::support::proxy::{Binary, Proxy};
 
 /// A directory of its own with an application, and whatever runs there; ends with the test.
 struct Place {
@@ -72,7 +73,7 @@ impl Place {
         command
     }
 
-    async fn start_pm2(&mut self, ecosystem: &Path) {
+    async fn start_pm2(&mut self, ecosystem: &Path, ports: u16) {
         let reaper = std::process::Command::new("sh")
             .args(["-c", "read _; exec node \"$0\" kill"])
             .arg(pm2())
@@ -86,7 +87,7 @@ impl Place {
         self.reaper = Some(reaper.unwrap());
         let started = self.pm2().arg("start").arg(ecosystem).output().await.unwrap();
         assert!(started.status.success(), "{}", String::from_utf8_lossy(&started.stderr));
-        self.listening(4).await;
+        self.listening(ports).await;
     }
 }
 
@@ -125,7 +126,7 @@ async fn serves(proxy: &Proxy) -> Vec<String> {
 async fn pm2_with_increment_var() {
     let mut place = Place::new("");
     let ecosystem = place.ship("pm2/ecosystem.config.js");
-    place.start_pm2(&ecosystem).await;
+    place.start_pm2(&ecosystem, 4).await;
     let proxy = place.stickyd("pm2/stickyd.toml");
     assert_eq!(serves(&proxy).await.len(), 4);
     // Scaled up, the next ports come alive, and new sessions go there.
@@ -150,8 +151,25 @@ async fn pm2_with_a_hard_coded_port() {
     let mut place = Place::new("'--port', '3001'");
     place.ship("pm2/portshift.js");
     let ecosystem = place.ship("pm2/ecosystem.portshift.config.js");
-    place.start_pm2(&ecosystem).await;
+    place.start_pm2(&ecosystem, 4).await;
     assert_eq!(serves(&place.stickyd("pm2/stickyd.toml")).await.len(), 4);
+}
+
+/// PM2's cluster mode without `increment_var`: four processes on one port, which cannot work, and is told in so many words.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pm2_with_one_port_for_all_is_told_what_to_do() {
+    let mut place = Place::new("");
+    let ecosystem = place.ship("pm2/ecosystem.config.js");
+    let shipped = std::fs::read_to_string(&ecosystem).unwrap();
+    let without = shipped.replace("increment_var: 'PORT',", "");
+    assert_ne!(without, shipped);
+    std::fs::write(&ecosystem, without).unwrap();
+    place.start_pm2(&ecosystem, 1).await;
+    let stickyd = Binary::with(&format!("[upstream.app]\nworkers = [\"127.0.0.1:{}\"]\n", place.base));
+    let mut load = Load::start(json!({"urls": [stickyd.url("")], "n": 10, "keep": true}));
+    let words = "several processes share this address. Give each its own port (PM2: increment_var: 'PORT')";
+    eventually("told", Duration::from_secs(20), || stickyd.log().contains(words)).await;
+    assert!(load.status().await["refusals"]["total"].as_u64().unwrap() >= 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
