@@ -45,6 +45,9 @@ const HOLD: Duration = Duration::from_secs(30);
 /// Between two looks while waiting.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// The longest pause between two looks at the same silent workers.
+const RARE_LOOK: Duration = Duration::from_millis(500);
+
 /// A worker that grants an upgrade of a session it does not know ends it within this time.
 const HANG_UP: Duration = Duration::from_millis(150);
 
@@ -137,8 +140,11 @@ impl Drop for Joined<'_> {
 pub async fn find(job: &Job, key: Key, request: Request<Outgoing>, record: &mut Record) -> Response<Reply> {
     let shared = &job.conn.thread.shared;
     let series = job.upstream.series();
-    if lock(&shared.discoveries.misses).knows(&key, clock::now_ms()) {
+    // A preflight is no request of the session: its answer has the worker's CORS headers, refusal or not.
+    let preflight = matches!(job.ask.kind, Kind::Preflight(_));
+    if !preflight && lock(&shared.discoveries.misses).knows(&key, clock::now_ms()) {
         series.discovered(Discovery::Remembered);
+        series.refusals_own.inc();
         return respond::session_unknown(&job.ask);
     }
     let Some(mut token) = take_token(shared, job).await else {
@@ -150,7 +156,7 @@ pub async fn find(job: &Job, key: Key, request: Request<Outgoing>, record: &mut 
     let joined = Joined::new(shared, key);
     let mut hunt = Hunt::new(job, key, &joined.search, copies);
     let (result, response) = hunt.run(record).await;
-    token.found = hunt.proven || result == Discovery::Undecided;
+    token.found = hunt.proven;
     series.discovered(result);
     response
 }
@@ -335,6 +341,7 @@ impl<'a> Hunt<'a> {
         deadline: Instant,
         record: &mut Record,
     ) -> Option<(Discovery, Response<Reply>)> {
+        let mut pause = LOOK;
         loop {
             silent.retain(|worker| worker.serves() && !self.has_refused(worker));
             if silent.len() < 2 {
@@ -347,8 +354,9 @@ impl<'a> Hunt<'a> {
             let Ok(verdicts) = tokio::time::timeout(left, asked).await else { continue };
             let spoke: Verdicts = verdicts.into_iter().filter(|(_, verdict)| *verdict != Verdict::Silent).collect();
             if spoke.is_empty() {
-                // Those that cannot be reached are silent at once.
-                tokio::time::sleep(LOOK.min(left)).await;
+                // Those that cannot be reached are silent at once; each look costs them a connect.
+                tokio::time::sleep(pause.min(left)).await;
+                pause = (pause * 2).min(RARE_LOOK);
             }
             self.heed(&spoke);
             silent.retain(|worker| !spoke.iter().any(|(known, _)| Arc::ptr_eq(known, worker)));
@@ -486,8 +494,9 @@ impl<'a> Hunt<'a> {
     fn accepted(&mut self, worker: &Arc<Worker>, record: &mut Record) -> Choice {
         self.proven = self.may_pin() && (self.known || self.last.is_some());
         record.decided(worker, Source::Discovered);
-        let healed = lock(&self.search.refused).len() as u64;
-        self.job.upstream.series().refusals_healed.inc_by(healed);
+        if !lock(&self.search.refused).is_empty() {
+            self.job.upstream.series().refusals_healed.inc();
+        }
         self.pin(worker);
         let hold = self.may_pin().then(|| hold(&self.job.conn.thread.shared, self.key)).flatten();
         Choice { worker: worker.clone(), why: Source::Discovered, seat: None, hold, cookie: None }
@@ -597,7 +606,7 @@ impl Copies {
 
     fn next(&mut self) -> Option<Request<Outgoing>> {
         let body = match &mut self.body {
-            Body::Held(bytes) => Outgoing::Held(bytes.clone()),
+            Body::Held(bytes) => Outgoing::held(bytes.clone()),
             Body::Once(stream) | Body::TooLarge(stream) => stream.take()?,
         };
         Some(Request::from_parts(copy_head(&self.head), body))
