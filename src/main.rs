@@ -78,6 +78,8 @@ fn watch_signals(stop: Stop, asks: reload::Ask) -> std::io::Result<()> {
                 }
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
+                // A thread ended by itself.
+                () = stop.gently.cancelled() => break,
             }
         }
     });

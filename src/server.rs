@@ -104,7 +104,7 @@ impl Server {
         }
         let (reload, asks) = mpsc::channel(1);
         let control = {
-            let (shared, all, stop) = (shared.clone(), &stop, stop.control.clone());
+            let (shared, all, stop) = (shared.clone(), &stop, stop.clone());
             let settings = admin::Settings { token: config.admin.token.clone(), reload: reload.clone() };
             let thread = std::thread::Builder::new().name("control".to_owned());
             let run = move || control_thread(shared, admin, settings, Reload { config, file, asks }, stop);
@@ -140,7 +140,21 @@ impl Server {
     }
 }
 
+/// On a thread: should it end before anybody said stop, everything stops. A stickyd that lacks a thread would lose that
+/// thread's clients without a word; whoever started it can start it again.
+struct Needed(Stop);
+
+impl Drop for Needed {
+    fn drop(&mut self) {
+        if !self.0.gently.is_cancelled() {
+            tracing::error!("a thread ended by itself: stopping");
+            self.0.gently.cancel();
+        }
+    }
+}
+
 fn data_thread(shared: Arc<Shared>, parts: Vec<(std::net::TcpListener, ListenerPart)>, stop: Stop) -> Ended {
+    let _needed = Needed(stop.clone());
     let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -158,13 +172,9 @@ struct Reload {
     asks: mpsc::Receiver<oneshot::Sender<reload::Outcome>>,
 }
 
-fn control_thread(
-    shared: Arc<Shared>,
-    admin: admin::Bound,
-    settings: admin::Settings,
-    reload: Reload,
-    stop: CancellationToken,
-) {
+fn control_thread(shared: Arc<Shared>, admin: admin::Bound, settings: admin::Settings, reload: Reload, all: Stop) {
+    let stop = all.control.clone();
+    let _needed = Needed(all);
     let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "the control thread has no runtime"),

@@ -262,3 +262,24 @@ impl Thread {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::affinity::pins::Keys;
+    use crate::config;
+
+    #[test]
+    fn half_a_head_is_cut_a_request_under_way_is_not() {
+        let config = config::for_command_line(&["127.0.0.1:8000".into()], &["127.0.0.1:8001".into()]).unwrap();
+        let thread = Thread::new(Shared::new(&config, vec![1; 32], Keys::random().unwrap()));
+        let (waiting, busy) = (thread.register(75), thread.register(0));
+        let began = waiting.since.get();
+        thread.find_idle(began + 76);
+        assert_eq!((waiting.order(), busy.order()), (Order::Idle, Order::GoOn));
+        thread.find_idle(began + 75 + LINGER_S);
+        assert_eq!(waiting.order(), Order::Idle);
+        thread.find_idle(began + 76 + LINGER_S);
+        assert_eq!((waiting.order(), busy.order()), (Order::Cut, Order::GoOn));
+    }
+}

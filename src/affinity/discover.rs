@@ -596,3 +596,26 @@ fn copy_head(request: &Request<Outgoing>) -> request::Parts {
     *copy.headers_mut() = request.headers().clone();
     copy.into_parts().0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::affinity::pins::Keys;
+    use crate::config;
+
+    #[test]
+    fn the_last_one_out_ends_a_search() {
+        let config = config::for_command_line(&["127.0.0.1:8000".into()], &["127.0.0.1:8001".into()]).unwrap();
+        let shared = Shared::new(&config, vec![1; 32], Keys::random().unwrap());
+        let key = shared.keys.key("app", b"sid");
+        let (one, two) = (Joined::new(&shared, key), Joined::new(&shared, key));
+        assert!(Arc::ptr_eq(&one.search, &two.search));
+        // As if another thread were between its count and its `Arc`.
+        let late = one.search.clone();
+        drop(one);
+        assert_eq!(lock(&shared.discoveries.searches).len(), 1);
+        drop(two);
+        assert!(lock(&shared.discoveries.searches).is_empty());
+        drop(late);
+    }
+}

@@ -294,7 +294,7 @@ pub struct Limits {
     pub discoveries: u32,
     /// Bytes of request bodies held for replay, all together; default 64 MB.
     pub replay_bytes: usize,
-    /// TLS handshakes and upgrades in flight per data thread; default 64 (data-plane study §0.6).
+    /// TLS handshakes in flight per data thread; default 64 (data-plane study §0.6).
     pub handshakes: usize,
 }
 

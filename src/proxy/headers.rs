@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     fn the_targets_authority_is_no_better_than_a_host_field() {
-        let ask = |uri: &'static str| Request::builder().uri(uri).header("host", "b").body(()).unwrap();
+        let ask = |uri: &'static str| Request::builder().uri(uri).header("host", "a").body(()).unwrap();
         assert_eq!(host(&ask("http://a.example:80/")), Ok("a.example:80"));
         assert!(host(&ask("http://user@a.example/")).is_err());
     }
