@@ -33,12 +33,7 @@ async fn every_kind_of_version_4_client() {
     let workers = NodeServer::start_many(3, &[]).await;
     let proxy = Proxy::with(&upstream(&workers));
     every_kind_of_client(&proxy.url(""), 4).await;
-    // A learned session is never looked for, and nobody was ever asked about a sid he did not make.
-    for worker in &workers {
-        let stats = worker.stats().await;
-        assert_eq!(stats["errors"], json!({}), "{stats}");
-        assert!(stats["handshakes"].as_u64().unwrap() > 10, "{stats}");
-    }
+    // A learned session is never looked for.
     assert_eq!(proxy.metric("stickyd_discoveries_total{result=\"found\",upstream=\"app\"}"), 0.0);
     assert_eq!(proxy.metric("stickyd_handshakes_total{result=\"unlearned\",upstream=\"app\"}"), 0.0);
     assert_eq!(proxy.metric("stickyd_handshakes_total{result=\"learned\",upstream=\"app\"}"), 72.0);

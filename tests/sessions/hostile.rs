@@ -72,24 +72,32 @@ async fn made_up_sids_cost_the_workers_no_more_than_the_budget() {
 async fn a_miss_is_remembered_for_a_second() {
     let workers = NodeServer::start_many(3, &[]).await;
     let proxy = Proxy::with(&upstream(&workers));
-    let session = Session::made_up(Ask::new(proxy.address), "AAAAAAAAAAAAAAAAAAAA");
-    let began = Instant::now();
-    let first = session.get().await;
-    assert_eq!((first.status, first.body.as_str()), (400, r#"{"code":1,"message":"Session ID unknown"}"#));
-    let before = asked(&workers).await;
-    assert!(before > 3, "three workers and one's own words: {before}");
-    for _ in 0..10 {
-        let again = session.get().await;
-        assert_eq!((again.status, again.body.as_str()), (400, first.body.as_str()));
+    // On a machine too busy for eleven requests a second, another try.
+    for round in 0..10 {
+        let session = Session::made_up(Ask::new(proxy.address), &format!("made-up-{round:012}"));
+        let began = Instant::now();
+        let first = session.get().await;
+        assert_eq!((first.status, first.body.as_str()), (400, r#"{"code":1,"message":"Session ID unknown"}"#));
+        let before = asked(&workers).await;
+        let remembered = proxy.metric(&discoveries("remembered"));
+        assert!(before > 3, "three workers and one's own words: {before}");
+        for _ in 0..10 {
+            let again = session.get().await;
+            assert_eq!((again.status, again.body.as_str()), (400, first.body.as_str()));
+        }
+        if began.elapsed() >= Duration::from_secs(1) {
+            continue;
+        }
+        assert_eq!(asked(&workers).await, before, "nobody was asked again");
+        assert_eq!(proxy.metric(&discoveries("remembered")), remembered + 10.0);
+        while asked(&workers).await == before {
+            assert_eq!(session.get().await.status, 400);
+            assert!(began.elapsed() < Duration::from_secs(5), "never looked for again");
+        }
+        assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
+        return;
     }
-    assert!(began.elapsed() < Duration::from_secs(1), "too slow a machine for this test: {:?}", began.elapsed());
-    assert_eq!(asked(&workers).await, before, "nobody was asked again");
-    assert_eq!(proxy.metric(&discoveries("remembered")), 10.0);
-    tokio::time::sleep(Duration::from_millis(1_050).saturating_sub(began.elapsed())).await;
-    while asked(&workers).await == before {
-        assert_eq!(session.get().await.status, 400);
-        assert!(began.elapsed() < Duration::from_secs(5), "never looked for again");
-    }
+    panic!("too slow a machine for this test");
 }
 
 /// 200 sessions between two polls, a restart, and a flood of made-up sids from their own address: all are found.

@@ -134,8 +134,12 @@ async fn with_one_worker_hung_the_others_are_found_at_once() {
     let named = together(sessions.into_iter().map(|session| async move { (session.echo().await, session) })).await;
     let (hung, others): (Vec<_>, Vec<_>) = named.into_iter().partition(|(worker, _)| worker == "w2");
     assert_eq!(hung.len(), 8, "bounded load");
+    let mut tunnels = Load::start(json!({"urls": [stickyd.url("")], "n": 12, "messages": 3, "keep": true}));
+    tunnels.event("all-echoed").await;
+    all_upgraded(&mut tunnels, 12).await;
     stickyd.kill();
     workers[1].stop().await;
+    tunnels.event("all-disconnected").await;
     stickyd.start_again();
 
     // A POST that the hung worker must take, and the poll beside it: neither is answered before it wakes.
@@ -165,7 +169,15 @@ async fn with_one_worker_hung_the_others_are_found_at_once() {
     for (_, session) in &hung {
         assert_eq!(session.echo().await, "w2");
     }
-    assert_eq!(workers[1].stats().await["broken_polls"], 0);
+    // Those whose tunnels were open start anew; whom the hung worker was to take waited for it, and nobody was refused.
+    all_upgraded(&mut tunnels, 12).await;
+    tunnels.echo(3).await;
+    let result = tunnels.stop().await;
+    println!("12 tunnels: {} started anew, {} refusals", result["reconnects"], result["refusals"]["total"]);
+    assert_eq!((&result["reconnects"], &result["refusals"]["total"]), (&json!(12), &json!(0)), "{result}");
+    for (worker, session) in &hung {
+        assert_eq!(session.echo().await, *worker);
+    }
 }
 
 /// A worker in a graceful `server.close()`: what it has open lives on, through stickyd's restart the others' sessions do, and
