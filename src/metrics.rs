@@ -140,9 +140,9 @@ pub struct UpstreamSeries {
     pub tunnel_seconds: Histogram,
     /// A worker's own "I do not know this session" that reached a client.
     pub refusals_forwarded: IntCounter,
-    /// Refusals a client never saw because another worker was asked.
+    /// Requests that a worker refused and whose session was found at another, unseen by the client.
     pub refusals_healed: IntCounter,
-    /// Refusals stickyd wrote because the session's worker is gone.
+    /// Refusals stickyd wrote: the session's worker is gone, or all refused it less than a second ago.
     pub refusals_own: IntCounter,
     /// `PUT` probes sent.
     pub probes: IntCounter,
@@ -268,7 +268,7 @@ impl Metrics {
                 r,
                 IntCounterVec,
                 "stickyd_refusals_total",
-                "Session-unknown answers: forwarded (from the worker that owned it, or from all), healed (another worker was asked), own (the worker is gone).",
+                "Session-unknown answers: forwarded (from the worker that owned it, or from all), healed (requests a worker refused whose session was found at another), own (the worker is gone, or nobody knew the session a moment ago).",
                 &["upstream", "fate"]
             ),
             discoveries: register!(

@@ -3,12 +3,10 @@
 //! [`resolve`] decides without asking anybody; what it cannot decide goes to [`discover`]. A pin never moves (invariant
 //! 2): nothing here overrides one but its worker's death.
 
-mod budget;
 pub mod cookie;
 mod derive;
 pub mod discover;
 pub mod pins;
-mod probe;
 pub mod ring;
 pub mod session;
 

@@ -1,6 +1,7 @@
 //! The bodies that pass: from client to worker ([`Outgoing`]) and from worker to client ([`Reply`]). Streams, both ways,
 //! with the reader's pace; nothing is held but what discovery may have to send again and what learning has to see.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -14,31 +15,37 @@ use super::record::Record;
 use crate::thread::Thread;
 use crate::upstream::connect::Lease;
 
-/// A request's body on its way to a worker.
-pub enum Outgoing {
-    /// As it comes from the client.
-    Stream(Incoming),
-    /// Held whole, so that it can be sent again.
-    Held(Bytes),
-    /// Found too large to hold: what was read, then the stream.
-    Resumed(Bytes, Incoming),
+/// A request's body on its way to a worker: what is held of it, then what still streams from the client.
+pub struct Outgoing {
+    held: Bytes,
+    stream: Option<Incoming>,
+    /// Frames the worker's connection has taken of the stream, for who waits for the answer.
+    taken: Option<Rc<Cell<u64>>>,
 }
 
 impl Outgoing {
     /// No body.
-    pub const EMPTY: Self = Self::Held(Bytes::new());
+    pub const EMPTY: Self = Self { held: Bytes::new(), stream: None, taken: None };
 
-    /// Whether the client may still be sending it.
-    pub fn streams(&self) -> bool {
-        !matches!(self, Self::Held(_)) && !self.is_end_stream()
+    /// As it comes from the client.
+    pub fn stream(body: Incoming) -> Self {
+        Self { stream: Some(body), ..Self::EMPTY }
+    }
+
+    /// Held whole, so that it can be sent again.
+    pub fn held(bytes: Bytes) -> Self {
+        Self { held: bytes, ..Self::EMPTY }
     }
 
     /// What was read of it, put back in front.
     pub fn after(self, read: Bytes) -> Self {
-        match self {
-            Self::Stream(rest) => Self::Resumed(read, rest),
-            other @ (Self::Held(_) | Self::Resumed(..)) => other,
-        }
+        Self { held: read, ..self }
+    }
+
+    /// How many frames the worker's connection has taken, while the client may still be sending.
+    pub fn watch(&mut self) -> Option<Rc<Cell<u64>>> {
+        self.stream.as_ref().filter(|stream| !stream.is_end_stream())?;
+        Some(self.taken.get_or_insert_default().clone())
     }
 }
 
@@ -47,28 +54,25 @@ impl Body for Outgoing {
     type Error = hyper::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match self.get_mut() {
-            Self::Stream(body) => poll_client(body, cx),
-            Self::Held(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Self::Resumed(bytes, body) if bytes.is_empty() => poll_client(body, cx),
-            Self::Held(bytes) | Self::Resumed(bytes, _) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+        let this = self.get_mut();
+        if !this.held.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.held)))));
         }
+        let Some(stream) = &mut this.stream else { return Poll::Ready(None) };
+        let polled = poll_client(stream, cx);
+        if let (true, Some(taken)) = (polled.is_ready(), &this.taken) {
+            taken.set(taken.get() + 1);
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Stream(body) => body.is_end_stream(),
-            Self::Held(bytes) => bytes.is_empty(),
-            Self::Resumed(bytes, body) => bytes.is_empty() && body.is_end_stream(),
-        }
+        self.held.is_empty() && self.stream.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Stream(body) => body.size_hint(),
-            Self::Held(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Resumed(bytes, body) => add_held(body.size_hint(), bytes.len() as u64),
-        }
+        let rest = self.stream.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+        add_held(rest, self.held.len() as u64)
     }
 }
 

@@ -118,6 +118,7 @@ pub async fn attempt(
             Ok(lease) => lease,
             Err(error) => {
                 tracing::debug!(worker = %worker.name, %error, "no connection");
+                worker.series.connect_failures.inc();
                 return Err(Missed::Connect(error, request));
             }
         };
@@ -323,5 +324,5 @@ pub async fn read_goodbye(job: &mut Job, request: Request<Outgoing>) -> Result<R
     let body = tokio::time::timeout(GOODBYE, body.collect()).await.map_err(|_| Problem::Slow)?;
     let body = body.map_err(|_| Problem::BadRequest("the body broke off"))?.to_bytes();
     job.goodbye = session::says_goodbye(&body);
-    Ok(Request::from_parts(parts, Outgoing::Held(body)))
+    Ok(Request::from_parts(parts, Outgoing::held(body)))
 }

@@ -101,5 +101,5 @@ fn prepare(job: &Job, request: Request<Incoming>) -> Request<Outgoing> {
     let (mut parts, body) = request.into_parts();
     headers::to_worker(&job.conn, job.client, &mut parts, &job.ask);
     framing::declare(&mut parts.headers, &body);
-    Request::from_parts(parts, Outgoing::Stream(body))
+    Request::from_parts(parts, Outgoing::stream(body))
 }

@@ -25,7 +25,8 @@ use crate::proxy::headers;
 use crate::proxy::record::Record;
 use crate::proxy::respond::{self, Problem};
 use crate::upstream::Carried;
-use crate::upstream::connect::{Lease, WorkerIo};
+use crate::upstream::connect::Lease;
+use crate::upstream::io::WorkerIo;
 use crate::upstream::worker::Count;
 
 /// Seconds a tunnel may be silent both ways when nothing is known of its session: an hour, as HAProxy users set it.

@@ -23,7 +23,7 @@ use super::{Plan, Terms, whole_seconds};
 use crate::affinity::session;
 use crate::listener::conn::ClientIo;
 use crate::thread::{Order, Registered};
-use crate::upstream::connect::WorkerIo;
+use crate::upstream::io::WorkerIo;
 
 /// Steps of both directions in a row before other tasks get their turn.
 const TURNS: usize = 16;

@@ -9,7 +9,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -22,9 +22,9 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::HeaderMap;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::io::WorkerIo;
 use super::worker::{Count, SLOW_MS, Worker};
 use crate::clock;
 use crate::config::Address;
@@ -43,14 +43,6 @@ pub const FINDS_DEAD: Duration = TICK.saturating_mul(2);
 /// A worker's answer head: bytes and fields hyper accepts at most.
 const HEAD_BYTES: usize = 64 * 1024;
 const HEAD_FIELDS: usize = 200;
-
-/// The socket to a worker.
-pub enum WorkerIo {
-    /// TCP.
-    Tcp(TcpStream),
-    /// Unix socket.
-    Unix(UnixStream),
-}
 
 /// Why there is no connection to a worker.
 #[derive(Debug, thiserror::Error)]
@@ -122,18 +114,21 @@ impl Lease {
 
     /// Sends `request` and waits for the head of the answer.
     ///
-    /// An open poll is silent by design; any other request that waits for longer than 2 s counts as slow meanwhile.
+    /// An open poll is silent by design; any other request that waits for longer than 2 s counts as slow meanwhile. An
+    /// upload has `patience` since its last byte.
     ///
     /// # Errors
     /// See [`Failure`]; the connection is closed then.
     pub async fn exchange(
         mut self: Box<Self>,
-        request: Request<Outgoing>,
+        mut request: Request<Outgoing>,
         patience: Duration,
         is_poll: bool,
     ) -> Result<(Response<Incoming>, Box<Self>), Failure> {
-        // While a client may still be sending its body, the silence is the client's, not the worker's.
-        let may_be_slow = !is_poll && !request.body().streams();
+        // While a client is still sending its body, the silence is the client's, not the worker's.
+        let upload = request.body_mut().watch();
+        let may_be_slow = !is_poll && upload.is_none();
+        let mut uploaded = 0;
         let first = if may_be_slow { patience.min(Duration::from_millis(SLOW_MS)) } else { patience };
         let mut slow = None;
         let mut timer = pin!(tokio::time::sleep(first));
@@ -151,6 +146,11 @@ impl Lease {
             }
             if timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
+            }
+            if let Some(now) = upload.as_ref().map(|upload| upload.get()).filter(|now| *now != uploaded) {
+                uploaded = now;
+                timer.as_mut().reset(tokio::time::Instant::now() + patience);
+                return timer.as_mut().poll(cx).map(|()| Heard::Nothing);
             }
             if slow.is_some() || first >= patience {
                 return Poll::Ready(Heard::Nothing);
@@ -248,7 +248,6 @@ pub async fn lease(
     match tokio::time::timeout(timeout, connect(worker)).await.unwrap_or(Err(ConnectError::TimedOut)) {
         Ok(lease) => Ok(lease),
         Err(error) => {
-            worker.series.connect_failures.inc();
             if matches!(error, ConnectError::Refused) {
                 let mut pools = thread.pools.borrow_mut();
                 if let Some(pool) = pools.get_mut(&worker.serial) {
@@ -340,53 +339,6 @@ pub fn sweep(thread: &Thread) {
         }
         !pool.0.is_empty()
     });
-}
-
-impl AsyncRead for WorkerIo {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(io) => Pin::new(io).poll_read(cx, buf),
-            Self::Unix(io) => Pin::new(io).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for WorkerIo {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(io) => Pin::new(io).poll_write(cx, buf),
-            Self::Unix(io) => Pin::new(io).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(io) => Pin::new(io).poll_write_vectored(cx, bufs),
-            Self::Unix(io) => Pin::new(io).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(io) => Pin::new(io).poll_flush(cx),
-            Self::Unix(io) => Pin::new(io).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(io) => Pin::new(io).poll_shutdown(cx),
-            Self::Unix(io) => Pin::new(io).poll_shutdown(cx),
-        }
-    }
 }
 
 #[cfg(test)]

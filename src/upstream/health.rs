@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use bytes::Bytes;
 
 use super::connect::{self, ConnectError};
+use super::io::WorkerIo;
 use super::worker::{Checks, Worker};
 use crate::clock;
 use crate::config::{Address, Health, HealthKind};
@@ -138,7 +139,7 @@ async fn check(worker: &Arc<Worker>, kind: &HealthKind) -> Outcome {
 }
 
 /// The status of `GET path`; the connection is closed with it.
-async fn get(io: TokioIo<connect::WorkerIo>, path: &str, host: HeaderValue) -> Option<StatusCode> {
+async fn get(io: TokioIo<WorkerIo>, path: &str, host: HeaderValue) -> Option<StatusCode> {
     let (mut sender, connection) = http1::handshake(io).await.ok()?;
     let mut request = Request::new(Empty::<Bytes>::new());
     *request.uri_mut() = path.parse::<Uri>().ok()?;
@@ -217,7 +218,7 @@ mod tests {
                 far.write_all(answer.as_bytes()).await.unwrap();
                 far
             };
-            let asked = get(TokioIo::new(connect::WorkerIo::Unix(near)), "/", HeaderValue::from_static("a"));
+            let asked = get(TokioIo::new(WorkerIo::Unix(near)), "/", HeaderValue::from_static("a"));
             let (status, _) = tokio::join!(asked, worker);
             assert!(status.is_some_and(|status| status.is_success()), "{answer}");
         }

@@ -2,6 +2,7 @@
 
 pub mod connect;
 pub mod health;
+pub mod io;
 pub mod worker;
 
 use std::collections::HashMap;
@@ -129,19 +130,24 @@ impl Upstream {
     pub fn place(&self, key: &[u8], tried: &[u64]) -> Option<Count> {
         let _seating = self.carried.seating.lock().unwrap_or_else(PoisonError::into_inner);
         let now_s = clock::now_s();
-        let seats: Vec<Seat> = self
-            .members
-            .iter()
-            .map(|member| Seat {
-                takes_new: member.worker.takes_new() && !tried.contains(&member.worker.serial),
-                weight: member.weight,
-                load: member.worker.sessions(),
-                recent: member.worker.recent.count(now_s),
-            })
-            .collect();
-        let member = self.members.get(ring::place(&self.ring, key, &seats)?)?;
-        member.worker.recent.note(now_s);
-        Some(member.worker.session())
+        let seat = |index| {
+            let worker = &self.members.get::<usize>(index)?.worker;
+            worker.recent.note(now_s);
+            Some(worker.session())
+        };
+        let seats = |takes_new: fn(&Worker) -> bool| -> Vec<Seat> {
+            let free = |worker: &Worker| takes_new(worker) && !tried.contains(&worker.serial);
+            let seat = |Member { worker, weight }: &Member| Seat {
+                takes_new: free(worker),
+                weight: *weight,
+                load: worker.sessions(),
+                recent: worker.recent.count(now_s),
+            };
+            self.members.iter().map(seat).collect()
+        };
+        ring::place(&self.ring, key, &seats(Worker::takes_new))
+            .or_else(|| ring::place(&self.ring, key, &seats(Worker::takes_new_at_worst)))
+            .and_then(seat)
     }
 
     /// The pure hash of `key` over workers that take new sessions, else over those that serve at all.

@@ -152,6 +152,12 @@ impl Worker {
         self.admin() == AdminState::Ready && self.health() == Health::Up
     }
 
+    /// The same, but for requests that wait for long: that may be the application's nature, and where all workers are slow
+    /// a new session is better off with one of them than with none.
+    pub fn takes_new_at_worst(&self) -> bool {
+        self.admin() == AdminState::Ready && self.checks() == Checks::Passing && !self.refuses_connects()
+    }
+
     /// Serves its own sessions: not gone ∧ not maint.
     pub fn serves(&self) -> bool {
         self.admin() != AdminState::Maint && !self.gone()

@@ -15,7 +15,7 @@ use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use tokio::sync::mpsc;
 
-use super::session;
+use crate::affinity::session;
 use crate::proxy::Job;
 use crate::proxy::body::{Answer, Outgoing};
 use crate::thread::Thread;
