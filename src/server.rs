@@ -23,7 +23,7 @@ use crate::state::Shared;
 use crate::{admin, secret};
 
 /// The whole pin table is swept once in this time.
-const SWEEP: Duration = Duration::from_secs(8);
+const SWEEP: Duration = Duration::from_secs(2);
 
 /// Why stickyd does not start.
 #[derive(Debug, thiserror::Error)]

@@ -39,6 +39,8 @@ pub struct Thread {
     pub tasks: TaskTracker,
     /// TLS handshakes under way: a storm of them holds its peak of memory (data-plane study §0.6).
     pub handshakes: tokio::sync::Semaphore,
+    /// Milliseconds, as of the last tick: for what may be a quarter of a second off.
+    now_ms: Cell<u64>,
     request_ids: Cell<u64>,
     stopping: Cell<bool>,
     live: RefCell<slab::Slab<Rc<Live>>>,
@@ -61,8 +63,9 @@ pub enum Order {
 pub struct Live {
     order: Cell<Order>,
     waker: RefCell<Option<Waker>>,
-    /// Last activity, seconds.
+    /// Last activity, seconds; as of the tick that saw `moved`.
     since: Cell<u32>,
+    moved: Cell<bool>,
     /// Seconds of silence allowed; 0: no limit now.
     limit: Cell<u32>,
     tunnel: Cell<bool>,
@@ -76,10 +79,10 @@ impl Live {
         self.order.get()
     }
 
-    /// Something moved: its silence begins anew, even if it was just found to be too long. Reads the clock itself: as of
-    /// the last tick would be up to a tick, and on a busy thread any time, too early.
+    /// Something moved: its silence begins anew, even if it was just found to be too long. The next tick reads the clock
+    /// for it: up to a second too late, never too early, and no clock read a message.
     pub fn touch(&self) {
-        self.since.set(clock::now_s());
+        self.moved.set(true);
         if self.order.get() == Order::Idle {
             self.order.set(Order::GoOn);
         }
@@ -176,6 +179,7 @@ impl Thread {
             handshakes,
             request_ids: Cell::new(crate::random::u64()),
             live: RefCell::default(),
+            now_ms: Cell::new(clock::now_ms()),
             stopping: Cell::new(false),
             shared,
         })
@@ -187,6 +191,7 @@ impl Thread {
             order: Cell::new(Order::GoOn),
             waker: RefCell::default(),
             since: Cell::new(clock::now_s()),
+            moved: Cell::new(false),
             limit: Cell::new(limit),
             tunnel: Cell::new(false),
             fresh: Cell::new(true),
@@ -225,6 +230,11 @@ impl Thread {
         self.live.borrow().len()
     }
 
+    /// Milliseconds on the clock of [`clock::now_ms`], at most a tick ago: three readings a request less.
+    pub fn now_ms(&self) -> u64 {
+        self.now_ms.get()
+    }
+
     /// A new request id: unique in this process, and not a count that tells a client how much others do.
     pub fn request_id(&self) -> u64 {
         let next = self.request_ids.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -239,6 +249,7 @@ impl Thread {
         let mut last = 0;
         loop {
             timer.tick().await;
+            self.now_ms.set(clock::now_ms());
             let now = clock::now_s();
             if now != std::mem::replace(&mut last, now) {
                 self.find_idle(now);
@@ -249,6 +260,9 @@ impl Thread {
 
     fn find_idle(&self, now: u32) {
         for (_, live) in &*self.live.borrow() {
+            if live.moved.replace(false) {
+                live.since.set(now);
+            }
             let limit = live.limit.get();
             let silent = now.saturating_sub(live.since.get());
             match live.order.get() {

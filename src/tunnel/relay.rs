@@ -129,20 +129,31 @@ impl Relay {
     /// Moves bytes both ways until both are blocked; says whether any moved.
     fn pump(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> bool {
         let mut moved = false;
+        let (mut ask_up, mut ask_down) = (true, true);
         for _ in 0..TURNS {
-            self.settle();
+            if self.settle() {
+                (ask_up, ask_down) = (true, true);
+            }
             let unsent = (self.up.rest.len(), self.down.rest.len());
-            let up = step(&mut self.client, &mut self.worker, &mut self.up, cx, buffer, false);
-            self.after_up(up);
-            let to_boundary = self.wanted.is_some();
-            let down = step(&mut self.worker, &mut self.client, &mut self.down, cx, buffer, to_boundary);
-            self.after_down(down, buffer);
+            let (mut up, mut down) = (Step::Blocked, Step::Blocked);
+            if ask_up {
+                up = step(&mut self.client, &mut self.worker, &mut self.up, cx, buffer, false);
+                self.after_up(up);
+            }
+            if ask_down {
+                let to_boundary = self.wanted.is_some();
+                down = step(&mut self.worker, &mut self.client, &mut self.down, cx, buffer, to_boundary);
+                self.after_down(down, buffer);
+            }
             moved |= matches!(up, Step::Moved(_)) || matches!(down, Step::Moved(_));
             moved |= self.up.rest.len() < unsent.0 || self.down.rest.len() < unsent.1;
-            // What the second changed for the first is seen to in another turn.
             if (up, down) == (Step::Blocked, Step::Blocked) {
                 return moved;
             }
+            // Bytes that moved one way change nothing for the other; whatever else happened may, and is seen to in
+            // another turn of both.
+            ask_up = up != Step::Blocked || !matches!(down, Step::Moved(_));
+            ask_down = down != Step::Blocked || !matches!(up, Step::Moved(_));
         }
         cx.waker().wake_by_ref();
         moved
@@ -220,21 +231,22 @@ impl Relay {
         }
     }
 
-    /// What follows from both ways together. Before a turn, so that both ways see what it changes.
-    fn settle(&mut self) {
+    /// What follows from both ways together; whether anything did. Before a turn, so that both ways see what it changes.
+    fn settle(&mut self) -> bool {
         let leaving = self.down.sink == Sink::Muted || (self.down.source_ended && self.is_websocket());
-        if leaving && self.up.has_said_all() {
-            // Our Close or the worker's, and the client's: then the server's side closes first (RFC 6455 §7.1.1).
-            self.up.source_ended = true;
-            self.up.finish();
-            self.down.finish();
-        }
-        if self.wanted.is_some() && !self.is_websocket() {
-            // There will be no boundary.
+        // Our Close or the worker's, and the client's: then the server's side closes first (RFC 6455 §7.1.1).
+        let parted = leaving && self.up.has_said_all();
+        // There will be no boundary.
+        let hopeless = self.wanted.is_some() && !self.is_websocket();
+        self.up.source_ended |= parted;
+        if hopeless {
             self.wanted = None;
+        }
+        if parted || hopeless {
             self.up.finish();
             self.down.finish();
         }
+        parted || hopeless
     }
 
     /// Both sides speak it so far: nothing of ours is put in where one of them speaks something else.

@@ -203,7 +203,7 @@ impl Lease {
         if self.poll_connection(cx).is_ready() || !self.sender.is_ready() || self.idle_ms == 0 {
             return;
         }
-        self.idle_since_ms = clock::now_ms();
+        self.idle_since_ms = thread.now_ms();
         let mut pools = thread.pools.borrow_mut();
         let pool = pools.entry(self.worker().serial).or_default();
         if pool.0.len() < POOL_SIZE {
@@ -262,7 +262,7 @@ pub async fn lease(
 }
 
 fn take_idle(thread: &Thread, worker: &Arc<Worker>, max_idle: u64, cx: &mut Context<'_>) -> Option<Box<Lease>> {
-    let now = clock::now_ms();
+    let now = thread.now_ms();
     let mut pools = thread.pools.borrow_mut();
     let pool = pools.get_mut(&worker.serial)?;
     // The last one is the freshest: if it has been idle for too long, so have all.
