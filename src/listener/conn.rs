@@ -26,6 +26,7 @@ use crate::proxy;
 use crate::thread::{Order, Registered, Thread};
 use crate::tunnel::Plan;
 use crate::tunnel::relay::Relay;
+use crate::upstream::io::poll_write_small;
 
 /// Seconds a client connection may sit without a whole request head: nginx's keep-alive default. It bounds the whole
 /// wait, not the time between two bytes.
@@ -263,7 +264,7 @@ impl AsyncWrite for ClientIo {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Plain(io) => poll_write_small(Pin::new(io), cx, bufs),
             Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
         }
     }

@@ -38,7 +38,7 @@ impl AsyncWrite for WorkerIo {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Tcp(io) => poll_write_small(Pin::new(io), cx, bufs),
             Self::Unix(io) => Pin::new(io).poll_write_vectored(cx, bufs),
         }
     }
@@ -60,4 +60,30 @@ impl AsyncWrite for WorkerIo {
             Self::Unix(io) => Pin::new(io).poll_shutdown(cx),
         }
     }
+}
+
+/// Parts that together fit here are copied and sent in one piece.
+const SMALL: usize = 2_048;
+
+/// Writes several parts, a head and a body mostly. `send` of one small piece costs the kernel less than `writev` of two,
+/// by more than copying them here costs us (http-1k 18.2 against 18.6 µs in one interleaved run); large bodies are not
+/// copied.
+pub(crate) fn poll_write_small(
+    io: Pin<&mut TcpStream>,
+    cx: &mut Context<'_>,
+    parts: &[io::IoSlice<'_>],
+) -> Poll<io::Result<usize>> {
+    if let [only] = parts {
+        return io.poll_write(cx, only);
+    }
+    let mut piece = [0; SMALL];
+    let mut filled = 0;
+    for part in parts {
+        let Some(room) = piece.get_mut(filled..filled + part.len()) else {
+            return io.poll_write_vectored(cx, parts);
+        };
+        room.copy_from_slice(part);
+        filled += part.len();
+    }
+    io.poll_write(cx, piece.get(..filled).unwrap_or_default())
 }
