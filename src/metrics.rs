@@ -4,94 +4,17 @@
 //! lookup. Gauges that mirror live state are set when somebody scrapes. Cardinality is bounded by the config: labels are
 //! upstreams, workers and closed sets of words, never anything a client chooses.
 
+mod words;
+
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
 
+pub use words::{Discovery, Source};
+
 use crate::state::Shared;
 use crate::upstream::worker::Worker;
-
-/// Why a request went to its worker; the `source` label and the access log's `why`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    /// The request's sid is pinned.
-    Sid,
-    /// stickyd's cookie named the worker.
-    Cookie,
-    /// The hash of the client's address (or of the cookie's id, when its worker could not be used).
-    Address,
-    /// An unpinned sid, found by asking workers.
-    Discovered,
-    /// A new session, placed by the ring under bounded load.
-    New,
-    /// No affinity applies.
-    Any,
-}
-
-impl Source {
-    const ALL: [Self; 6] = [Self::Sid, Self::Cookie, Self::Address, Self::Discovered, Self::New, Self::Any];
-
-    /// The word for it in metrics and logs.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Sid => "sid",
-            Self::Cookie => "cookie",
-            Self::Address => "address",
-            Self::Discovered => "discovered",
-            Self::New => "new",
-            Self::Any => "any",
-        }
-    }
-}
-
-/// How a discovery ended; the `result` label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Discovery {
-    /// A worker accepted the real request.
-    Found,
-    /// Found because all others refused and only this one did not answer.
-    Eliminated,
-    /// Every worker refused.
-    Unknown,
-    /// Answered from the memory of a miss less than a second ago.
-    Remembered,
-    /// The budget stayed empty for 5 s.
-    OverBudget,
-    /// Two or more workers stayed silent for 5 s.
-    Undecided,
-    /// An attempt failed for another reason than a refusal.
-    Failed,
-    /// No room to hold the body for replay.
-    NoRoom,
-}
-
-impl Discovery {
-    const ALL: [Self; 8] = [
-        Self::Found,
-        Self::Eliminated,
-        Self::Unknown,
-        Self::Remembered,
-        Self::OverBudget,
-        Self::Undecided,
-        Self::Failed,
-        Self::NoRoom,
-    ];
-
-    /// The word for it in metrics and logs.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Found => "found",
-            Self::Eliminated => "eliminated",
-            Self::Unknown => "unknown",
-            Self::Remembered => "remembered",
-            Self::OverBudget => "over_budget",
-            Self::Undecided => "undecided",
-            Self::Failed => "failed",
-            Self::NoRoom => "no_room",
-        }
-    }
-}
 
 /// All series, registered once.
 pub struct Metrics {
@@ -120,6 +43,8 @@ pub struct Metrics {
     pub pins_evicted: IntCounter,
     /// Pins not stored because the table or an address's quota was full.
     pub pins_refused: IntCounter,
+    /// Idle connections to workers closed for want of room.
+    pub pool_full: IntCounter,
     /// Requests no route fitted.
     pub unrouted: IntCounter,
     /// Client connections that ended with an HTTP or TLS error.
@@ -235,7 +160,8 @@ fn vec_or_empty<T>(made: prometheus::Result<T>) -> T {
 }
 
 impl Metrics {
-    /// Registers everything.
+    /// Registers everything; a table, one series a line.
+    #[rustfmt::skip]
     pub fn new() -> Self {
         let r = Registry::new();
         let build =
@@ -243,136 +169,31 @@ impl Metrics {
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let worker = &["upstream", "worker"];
         Self {
-            requests: register!(
-                r,
-                IntCounterVec,
-                "stickyd_requests_total",
-                "Answers of workers by status class; refused attempts of discovery are not in it.",
-                &["upstream", "worker", "class"]
-            ),
-            seconds: register!(
-                r,
-                HistogramVec,
-                "stickyd_duration_seconds",
-                "From head to last byte: requests, long polls and tunnels apart.",
-                &["upstream", "kind"]
-            ),
-            affinity: register!(
-                r,
-                IntCounterVec,
-                "stickyd_affinity_total",
-                "Requests by what chose their worker.",
-                &["upstream", "source"]
-            ),
-            refusals: register!(
-                r,
-                IntCounterVec,
-                "stickyd_refusals_total",
-                "Session-unknown answers: forwarded (from the worker that owned it, or from all), healed (requests a worker refused whose session was found at another), own (the worker is gone, or nobody knew the session a moment ago).",
-                &["upstream", "fate"]
-            ),
-            discoveries: register!(
-                r,
-                IntCounterVec,
-                "stickyd_discoveries_total",
-                "Unpinned sids looked for, by result.",
-                &["upstream", "result"]
-            ),
-            attempts: register!(
-                r,
-                IntCounterVec,
-                "stickyd_discovery_attempts_total",
-                "What discovery sent to workers: real requests and PUT probes.",
-                &["upstream", "kind"]
-            ),
-            learned: register!(
-                r,
-                IntCounterVec,
-                "stickyd_handshakes_total",
-                "Engine.IO polling handshakes, learned or released unlearned.",
-                &["upstream", "result"]
-            ),
-            upgrades: register!(
-                r,
-                IntCounterVec,
-                "stickyd_upgrades_total",
-                "WebSocket upgrades asked for and granted.",
-                &["upstream", "step"]
-            ),
-            bytes: register!(
-                r,
-                IntCounterVec,
-                "stickyd_bytes_total",
-                "Body and tunnel bytes, up (from clients) and down (to clients).",
-                &["upstream", "direction"]
-            ),
-            failures: register!(
-                r,
-                IntCounterVec,
-                "stickyd_worker_failures_total",
-                "Attempts that got no answer, by kind.",
-                &["upstream", "worker", "kind"]
-            ),
-            generations: register!(
-                r,
-                IntGaugeVec,
-                "stickyd_worker_generation",
-                "Lives of the worker seen so far.",
-                worker
-            ),
-            sessions: register!(
-                r,
-                IntGaugeVec,
-                "stickyd_sessions",
-                "Live sessions: pins and WebSocket-first tunnels.",
-                worker
-            ),
+            requests: register!(r, IntCounterVec, "stickyd_requests_total", "Answers of workers by status class; refused attempts of discovery are not in it.", &["upstream", "worker", "class"]),
+            seconds: register!(r, HistogramVec, "stickyd_duration_seconds", "From head to last byte: requests, long polls and tunnels apart.", &["upstream", "kind"]),
+            affinity: register!(r, IntCounterVec, "stickyd_affinity_total", "Requests by what chose their worker.", &["upstream", "source"]),
+            refusals: register!(r, IntCounterVec, "stickyd_refusals_total", "Session-unknown answers: forwarded (from the worker that owned it, or from all), healed (requests a worker refused whose session was found at another), own (the worker is gone, or nobody knew the session a moment ago).", &["upstream", "fate"]),
+            discoveries: register!(r, IntCounterVec, "stickyd_discoveries_total", "Unpinned sids looked for, by result.", &["upstream", "result"]),
+            attempts: register!(r, IntCounterVec, "stickyd_discovery_attempts_total", "What discovery sent to workers: real requests and PUT probes.", &["upstream", "kind"]),
+            learned: register!(r, IntCounterVec, "stickyd_handshakes_total", "Engine.IO polling handshakes, learned or released unlearned.", &["upstream", "result"]),
+            upgrades: register!(r, IntCounterVec, "stickyd_upgrades_total", "WebSocket upgrades asked for and granted.", &["upstream", "step"]),
+            bytes: register!(r, IntCounterVec, "stickyd_bytes_total", "Body and tunnel bytes, up (from clients) and down (to clients).", &["upstream", "direction"]),
+            failures: register!(r, IntCounterVec, "stickyd_worker_failures_total", "Attempts that got no answer, by kind.", &["upstream", "worker", "kind"]),
+            generations: register!(r, IntGaugeVec, "stickyd_worker_generation", "Lives of the worker seen so far.", worker),
+            sessions: register!(r, IntGaugeVec, "stickyd_sessions", "Live sessions: pins and WebSocket-first tunnels.", worker),
             tunnels: register!(r, IntGaugeVec, "stickyd_tunnels", "Live tunnels.", worker),
-            in_flight: register!(
-                r,
-                IntGaugeVec,
-                "stickyd_requests_in_flight",
-                "Requests sent and not fully answered, tunnels not counted.",
-                worker
-            ),
-            states: register!(
-                r,
-                IntGaugeVec,
-                "stickyd_worker_health",
-                "1 for the state the worker is in.",
-                &["upstream", "worker", "health"]
-            ),
-            admin_states: register!(
-                r,
-                IntGaugeVec,
-                "stickyd_worker_admin",
-                "1 for what the operator says of the worker.",
-                &["upstream", "worker", "admin"]
-            ),
+            in_flight: register!(r, IntGaugeVec, "stickyd_requests_in_flight", "Requests sent and not fully answered, tunnels not counted.", worker),
+            states: register!(r, IntGaugeVec, "stickyd_worker_health", "1 for the state the worker is in.", &["upstream", "worker", "health"]),
+            admin_states: register!(r, IntGaugeVec, "stickyd_worker_admin", "1 for what the operator says of the worker.", &["upstream", "worker", "admin"]),
             pins: register!(r, IntGauge, "stickyd_pins", "Sessions pinned."),
             pins_limit: register!(r, IntGauge, "stickyd_pins_limit", "Pins at most."),
             replay: register!(r, IntGauge, "stickyd_replay_bytes", "Request bodies held for replay."),
             clients: register!(r, IntGauge, "stickyd_client_connections", "Client connections open, tunnels included."),
-            pins_evicted: register!(
-                r,
-                IntCounter,
-                "stickyd_pins_evicted_total",
-                "Idle pins that made room for newer ones."
-            ),
-            pins_refused: register!(
-                r,
-                IntCounter,
-                "stickyd_pins_refused_total",
-                "Pins not stored because the table or an address's quota was full."
-            ),
+            pins_evicted: register!(r, IntCounter, "stickyd_pins_evicted_total", "Idle pins that made room for newer ones."),
+            pins_refused: register!(r, IntCounter, "stickyd_pins_refused_total", "Pins not stored because the table or an address's quota was full."),
+            pool_full: register!(r, IntCounter, "stickyd_worker_pool_full_total", "Idle worker connections closed because the pool had no room for them."),
             unrouted: register!(r, IntCounter, "stickyd_unrouted_total", "Requests no route fitted."),
-            client_errors: register!(
-                r,
-                IntCounterVec,
-                "stickyd_client_errors_total",
-                "Client connections ended by an error, by kind.",
-                &["kind"]
-            ),
+            client_errors: register!(r, IntCounterVec, "stickyd_client_errors_total", "Client connections ended by an error, by kind.", &["kind"]),
             reloads: register!(r, IntCounterVec, "stickyd_reloads_total", "Reloads by result.", &["result"]),
             registry: r,
         }

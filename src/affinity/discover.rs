@@ -107,7 +107,14 @@ async fn take_token<'a>(shared: &'a Shared, job: &Job) -> Option<Token<'a>> {
     let address = shared.keys.address(job.client.key());
     let deadline = Instant::now() + PATIENCE;
     loop {
-        if lock(&shared.discoveries.budget).take(address, clock::now_ms()) {
+        let (taken, crowded) = {
+            let mut budget = lock(&shared.discoveries.budget);
+            (budget.take(address, clock::now_ms()), budget.is_crowded())
+        };
+        if crowded {
+            say_full!("too many addresses ask for unknown sessions: newcomers share one budget");
+        }
+        if taken {
             return Some(Token { shared, address, found: false });
         }
         if Instant::now() >= deadline {

@@ -29,6 +29,7 @@ use super::worker::{Count, SLOW_MS, Worker};
 use crate::clock;
 use crate::config::Address;
 use crate::proxy::body::Outgoing;
+use crate::telemetry::say_full;
 use crate::thread::{TICK, Thread};
 
 /// Idle connections kept per thread and worker; more are closed.
@@ -208,6 +209,9 @@ impl Lease {
         let pool = pools.entry(self.worker().serial).or_default();
         if pool.0.len() < POOL_SIZE {
             pool.0.push(self);
+        } else {
+            thread.shared.metrics.pool_full.inc();
+            say_full!("more than {POOL_SIZE} idle connections to one worker on one thread: the others are closed");
         }
     }
 

@@ -87,6 +87,11 @@ impl Budget {
         true
     }
 
+    /// Every address has had to be given a bucket: newcomers share one.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.addresses.len() >= ADDRESSES
+    }
+
     /// Gives a token back: the session was found.
     pub(super) fn give_back(&mut self, address: u64, now_ms: u64) {
         self.all.tokens = (self.all.tokens + 1.0).min(self.total);
