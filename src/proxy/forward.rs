@@ -23,6 +23,7 @@ use super::record::Record;
 use super::respond::{self, Problem};
 use crate::affinity::session::{self, Handshake, OpenPacket};
 use crate::affinity::{self, Choice, Resolved, cookie};
+use crate::clock;
 use crate::tunnel;
 use crate::upstream::connect::{self, ConnectError, Failure, Lease};
 use crate::upstream::worker::{Count, Worker};
@@ -30,6 +31,11 @@ use crate::upstream::worker::{Count, Worker};
 /// A request with a sid goes out only on a connection idle for less than this: it must not race the worker's close,
 /// because it cannot be sent twice (design.md §8).
 const SESSION_IDLE: Duration = Duration::from_secs(2);
+
+/// And only while its worker has answered somebody within this. When a stalled Node process wakes, its timers run before it
+/// reads: connections that were idle when the stall began are closed at 5 s, with the request that waits in them. One
+/// made during the stall has no such timer. A worker with less to do than this pays a connect that it can afford.
+const LIVELY_MS: u64 = 100;
 
 /// How long an answer's body may take to show what has to be read of it before it is released (design.md §3.3).
 const READ_AHEAD: Duration = Duration::from_secs(5);
@@ -110,7 +116,11 @@ pub async fn attempt(
 ) -> Result<(Response<Incoming>, Box<Lease>, Count), Missed> {
     let config = &job.upstream.config;
     let session = matches!(job.ask.kind, Kind::Session { .. });
-    let mut max_idle = if session { SESSION_IDLE } else { Duration::MAX };
+    let mut max_idle = match session {
+        false => Duration::MAX,
+        true if worker.silent_for(clock::now_ms()) > LIVELY_MS => Duration::ZERO,
+        true => SESSION_IDLE,
+    };
     let patience =
         if session { config.response_timeout.max(job.upstream.session_ttl()) } else { config.response_timeout };
     loop {

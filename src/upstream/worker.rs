@@ -176,8 +176,7 @@ impl Worker {
     /// Accepts and does not answer.
     pub fn hung(&self) -> bool {
         self.checks() == Checks::TimingOut
-            || (self.slow.load(Relaxed) >= SLOW_REQUESTS
-                && clock::now_ms().saturating_sub(self.last_answer_ms.load(Relaxed)) >= SLOW_MS)
+            || (self.slow.load(Relaxed) >= SLOW_REQUESTS && self.silent_for(clock::now_ms()) >= SLOW_MS)
     }
 
     /// The health axis.
@@ -281,6 +280,11 @@ impl Worker {
     /// It answered somebody.
     pub fn answered(&self, now_ms: u64) {
         self.last_answer_ms.store(now_ms, Relaxed);
+    }
+
+    /// How long it has answered nobody.
+    pub fn silent_for(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.last_answer_ms.load(Relaxed))
     }
 
     /// Lives seen so far.

@@ -1,6 +1,7 @@
 //! Connections to workers: kept, given up when they should be, and ended with the client that waits.
 
 use std::sync::{Mutex, mpsc};
+use std::time::{Duration, Instant};
 
 use crate::support::proxy::Proxy;
 use crate::support::raw::{Raw, RawWorker, ok};
@@ -178,4 +179,25 @@ fn answers_go_to_who_asked() {
     };
     let clients: Vec<_> = (0..8).map(|number| std::thread::spawn(move || client(number))).collect();
     clients.into_iter().for_each(|client| client.join().unwrap());
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the silence is the point, and there is no runtime here")]
+fn a_request_of_a_session_takes_no_connection_that_a_stall_may_have_aged() {
+    // As a Node process that was stopped for longer than its keep-alive: what was idle before that ends unread.
+    let worker = RawWorker::scripted(|leg| {
+        leg.request();
+        leg.send(ok("0{\"sid\":\"abc\",\"upgrades\":[],\"pingInterval\":25000,\"pingTimeout\":20000}"));
+        let since = Instant::now();
+        while leg.request().is_some() && since.elapsed() < Duration::from_millis(300) {
+            leg.send(ok("ok"));
+        }
+    });
+    let proxy = before(&worker);
+    let mut client = Raw::connect(proxy.address);
+    assert_eq!(client.get("/socket.io/?EIO=4&transport=polling").status(), 200);
+    let post = "POST /socket.io/?EIO=4&transport=polling&sid=abc HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n40";
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(client.ask(post).status(), 200);
+    assert_eq!(worker.connections(), 2);
 }

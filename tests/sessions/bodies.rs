@@ -115,3 +115,17 @@ async fn all_held_bodies_together_are_bounded() {
     drop(slow);
     eventually("given back", Duration::from_secs(5), || proxy.metric("stickyd_replay_bytes") == 0.0).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_breaks_off_is_no_lack_of_room() {
+    let workers = [stranger().await, stranger().await];
+    let proxy = Proxy::with(&upstream_of(workers.iter().map(|worker| worker.address.to_string())));
+    let result = |word| proxy.metric(&format!("stickyd_discoveries_total{{result=\"{word}\",upstream=\"app\"}}"));
+    let mut client = Ask::new(proxy.address).connect().await.unwrap();
+    let path = "/socket.io/?EIO=4&transport=polling&sid=AAAAAAAAAAAAAAAAAAAA";
+    let begun = format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 800\r\n\r\nhalf");
+    client.write_all(begun.as_bytes()).await.unwrap();
+    client.shutdown().await.unwrap();
+    eventually("counted", Duration::from_secs(5), || result("failed") + result("no_room") == 1.0).await;
+    assert_eq!(result("no_room"), 0.0);
+}

@@ -66,6 +66,12 @@ enum Step {
     Closed,
 }
 
+/// The end of a search whose request has no whole body: mostly the client's doing, and no sign of want.
+fn unheld(problem: Problem) -> (Discovery, Response<Reply>) {
+    let result = if matches!(problem, Problem::Full(_)) { Discovery::NoRoom } else { Discovery::Failed };
+    (result, respond::problem(problem))
+}
+
 impl<'a> Hunt<'a> {
     pub(super) fn new(job: &'a Job, key: Key, search: &'a Search, copies: Copies) -> Self {
         Self {
@@ -89,7 +95,7 @@ impl<'a> Hunt<'a> {
         if let Some(guess) = self.open_guess() {
             self.known = true;
             if let Err(problem) = self.copies.hold(self.job).await {
-                return (Discovery::NoRoom, respond::problem(problem));
+                return unheld(problem);
             }
             if let Step::Done(result, response) = self.attempt(&guess, record).await {
                 return (result, response);
@@ -103,7 +109,7 @@ impl<'a> Hunt<'a> {
         if asked.len() + silent.len() > 1
             && let Err(problem) = self.copies.hold(self.job).await
         {
-            return (Discovery::NoRoom, respond::problem(problem));
+            return unheld(problem);
         }
         let mut silent = silent.into_iter().map(|(worker, _)| worker).collect();
         if let Some(done) = self.walk(asked, &mut silent, record).await {
