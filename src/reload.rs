@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{self, Config};
 use crate::state::Shared;
+use crate::systemd::Notify;
 use crate::upstream::health;
 
 /// What became of a reload: what changed in the file but waits for a restart; or every mistake, with its place.
@@ -28,6 +29,7 @@ pub struct Reloader {
     file: Option<PathBuf>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    notify: Notify,
 }
 
 impl Reloader {
@@ -38,8 +40,9 @@ impl Reloader {
         file: Option<PathBuf>,
         tasks: TaskTracker,
         stop: CancellationToken,
+        notify: Notify,
     ) -> Self {
-        Self { shared, running, file, tasks, stop }
+        Self { shared, running, file, tasks, stop, notify }
     }
 
     /// Checks workers and answers asks until the server stops.
@@ -51,11 +54,13 @@ impl Reloader {
                 () = self.stop.cancelled() => None,
             };
             let Some(ask) = ask else { return };
+            self.notify.reloading();
             let outcome = self.reload();
             if outcome.is_ok() {
                 checks.cancel();
                 checks = self.start_checks();
             }
+            self.notify.reloaded(outcome.as_ref().err().map(String::as_str), &self.shared);
             // Who asked may have left.
             let _ = ask.send(outcome);
         }

@@ -42,7 +42,7 @@ fn unknown_keys_everywhere_at_once() {
       |
     4 | port = 80
       | ^^^^
-      = help: there is `address`, `tls`, `trusted_proxies`
+      = help: there is `address`, `name`, `tls`, `trusted_proxies`
 
     error: unknown key `wieght` in a worker
      --> s.toml:6:42
