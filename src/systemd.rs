@@ -81,11 +81,12 @@ impl Parent {
 }
 
 fn inherit() -> Result<Vec<Inherited>, SocketError> {
-    // Also sets close-on-exec. Looks at LISTEN_PID, which `listenfd` does without.
-    let given: Vec<_> = sd_notify::listen_fds_with_names().map_err(SocketError::Unreadable)?.collect();
-    if given.is_empty() {
+    // Also sets close-on-exec. Looks at LISTEN_PID, which `listenfd` does without. First without names: those of sockets
+    // that are another process's would be "too many".
+    if sd_notify::listen_fds().map_err(SocketError::Unreadable)?.len() == 0 {
         return Ok(Vec::new());
     }
+    let given: Vec<_> = sd_notify::listen_fds_with_names().map_err(SocketError::Unreadable)?.collect();
     let mut descriptors = ListenFd::from_env();
     let take = |(index, (descriptor, name)): (usize, (i32, String))| {
         let no = |why: String| SocketError::NotTcp(descriptor, name.clone(), why);

@@ -1,10 +1,14 @@
 //! Sockets somebody else has bound: given by name, by address, and those nobody can use.
 
+use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use crate::support::proxy::{Binary, free_address};
-use crate::support::raw::{Raw, RawWorker};
+use crate::support::raw::{Raw, RawWorker, eventually};
 
 /// stickyd started with these sockets (`NAME=KIND:ADDRESS`, or `--pid N` before them).
 fn given(sockets: &[String]) -> Command {
@@ -26,8 +30,12 @@ fn upstream(worker: &RawWorker) -> String {
 /// New connections, so that the kernel has both threads accept.
 fn serves(address: SocketAddr) {
     for _ in 0..20 {
-        assert_eq!(Raw::connect(address).get("/").text(), "a", "{address}");
+        serves_once(address);
     }
+}
+
+fn serves_once(address: SocketAddr) {
+    assert_eq!(Raw::connect(address).get("/").text(), "a", "{address}");
 }
 
 /// Whether the process has a listening socket of its own making: with SO_REUSEPORT, another one could share its port.
@@ -61,6 +69,53 @@ fn by_address_whatever_its_name_is() {
     serves(binary.address);
     serves(other);
     assert!(!shares_its_port(binary.address) && !shares_its_port(other));
+}
+
+/// The process id it tells of itself; waits for one that is not `old`.
+fn pid(binary: &Binary, old: u64) -> u64 {
+    let mut now = old;
+    eventually("another process answers", || {
+        // Between two of them nobody is there.
+        let Ok(mut admin) = UnixStream::connect(binary.admin()) else { return false };
+        let mut answer = String::new();
+        let asked = admin.write_all(b"GET /api/v1/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let answered = asked.and_then(|()| admin.read_to_string(&mut answer));
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        let status = serde_json::from_str::<serde_json::Value>(body).unwrap_or_default();
+        now = status["pid"].as_u64().unwrap_or(old);
+        answered.is_ok() && now != old
+    });
+    now
+}
+
+#[test]
+fn no_connection_is_refused_while_it_restarts() {
+    let worker = RawWorker::named("a");
+    let toml = format!("state_dir = \".\"\n{}", upstream(&worker));
+    let start = |address| given(&["--again".to_owned(), format!("web=tcp:{address}")]);
+    let binary = Binary::started_by(&toml, start);
+    let (address, done, served) = (binary.address, Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+    let clients = {
+        let (done, served) = (done.clone(), served.clone());
+        std::thread::spawn(move || {
+            while !done.load(Relaxed) {
+                serves_once(address);
+                served.fetch_add(1, Relaxed);
+            }
+        })
+    };
+    let mut old = 0;
+    for life in 1..=4 {
+        old = pid(&binary, old);
+        // Each life has its share, the connections that waited for it first.
+        let before = served.load(Relaxed);
+        eventually("served", || served.load(Relaxed) >= before + 20 || clients.is_finished());
+        if life < 4 {
+            assert!(Command::new("kill").arg(old.to_string()).status().unwrap().success());
+        }
+    }
+    done.store(true, Relaxed);
+    clients.join().unwrap();
 }
 
 #[test]

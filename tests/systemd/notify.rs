@@ -178,11 +178,11 @@ fn the_watchdog_is_petted_while_all_data_threads_answer() {
     let (manager, worker) = (Manager::new(), RawWorker::named("a"));
     let mut binary = manager.start(&format!("[upstream.app]\nworkers = [\"{}\"]", worker.address), Some(LIMIT));
     manager.until("READY=1");
-    let mut last = Instant::now();
+    let began = Instant::now();
     for _ in 0..4 {
-        assert_eq!(manager.next_within(LIMIT).as_deref(), Some("WATCHDOG=1\n"), "after {:?}", last.elapsed());
-        last = Instant::now();
+        assert_eq!(manager.next_within(3 * LIMIT).as_deref(), Some("WATCHDOG=1\n"));
     }
+    assert!(began.elapsed() > LIMIT, "at half of the time, not all the time: {:?}", began.elapsed());
     if let Some(frozen) = Frozen::new(binary.pid(), "data-1") {
         binary.says(&["a data thread does not answer", "thread=1"]);
         // What was on its way before.
@@ -190,7 +190,7 @@ fn the_watchdog_is_petted_while_all_data_threads_answer() {
         // The other data thread and the control thread go on: it is not the whole process that is silent.
         assert_eq!(manager.next_within(2 * LIMIT), None);
         drop(frozen);
-        assert_eq!(manager.next_within(LIMIT).as_deref(), Some("WATCHDOG=1\n"));
+        assert_eq!(manager.next_within(3 * LIMIT).as_deref(), Some("WATCHDOG=1\n"));
     }
     assert_eq!(binary.terminate().0, Some(0));
 }

@@ -28,16 +28,18 @@ fn the_units_verify() {
     // The program is looked for, and not yet installed.
     let here = service().replace("/usr/bin/stickyd", env!("CARGO_BIN_EXE_stickyd"));
     let files = [directory.join("stickyd.service"), directory.join("stickyd.socket")];
-    std::fs::write(&files[0], here).unwrap();
+    std::fs::write(&files[0], &here).unwrap();
     std::fs::copy(units().join("stickyd.socket"), &files[1]).unwrap();
-    let verified = analyze(&["verify", "--man=no", "--recursive-errors=no"], &files);
+    let verify = || analyze(&["verify", "--man=no", "--recursive-errors=no"], &files);
+    let mut verified = verify();
+    // systemd before 253 stays with the line before it, but is not content.
+    if verified.as_ref().is_some_and(|(said, _)| said.contains("service type, ignoring: notify-reload")) {
+        std::fs::write(&files[0], here.replace("Type=notify-reload\n", "")).unwrap();
+        verified = verify();
+    }
     std::fs::remove_dir_all(directory).unwrap();
     let Some((said, good)) = verified else { return };
-    // systemd before 253; the line before it serves those.
-    let about_ours =
-        said.lines().filter(|line| !line.ends_with("Failed to parse service type, ignoring: notify-reload"));
-    let about_ours: Vec<_> = about_ours.filter(|line| line.contains("stickyd")).collect();
-    assert!(good && about_ours.is_empty(), "{said}");
+    assert!(good && !said.contains("stickyd"), "{said}");
 }
 
 #[test]
