@@ -93,11 +93,9 @@ impl Signals {
             loop {
                 tokio::select! {
                     _ = hangup.recv() => {
-                        let (sender, outcome) = oneshot::channel();
-                        if asks.send(sender).await.is_ok() {
-                            // The reloader has said everything in the log.
-                            let _ = outcome.await;
-                        }
+                        // The reloader says everything in the log, so nobody waits for it: SIGTERM may come meanwhile. A
+                        // full queue holds a reload that has not begun, and will see what this one would.
+                        let _ = asks.try_send(oneshot::channel().0);
                     }
                     _ = terminate.recv() => break,
                     _ = interrupt.recv() => break,

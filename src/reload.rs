@@ -55,7 +55,7 @@ impl Reloader {
             };
             let Some(ask) = ask else { return };
             self.notify.reloading();
-            let outcome = self.reload();
+            let Some(outcome) = self.stop.run_until_cancelled(self.reload()).await else { return };
             if outcome.is_ok() {
                 checks.cancel();
                 checks = self.start_checks();
@@ -72,12 +72,12 @@ impl Reloader {
         token
     }
 
-    fn reload(&self) -> Outcome {
+    async fn reload(&self) -> Outcome {
         let Some(file) = &self.file else {
             tracing::warn!("asked to reload, but stickyd was started without a file");
             return Err("stickyd was started without a configuration file".to_owned());
         };
-        match config::load_with_warnings(file) {
+        match load(file.clone()).await? {
             Ok((config, warnings)) => {
                 for warning in warnings {
                     tracing::warn!("{}", warning.one_line());
@@ -98,4 +98,15 @@ impl Reloader {
             }
         }
     }
+}
+
+/// Reads the file on a thread of its own: a name that is slow to look up must hold up neither health checks nor systemd's
+/// watchdog. Nobody waits for that thread when stickyd stops meanwhile.
+async fn load(file: PathBuf) -> Result<Result<(Config, Vec<config::Diagnostic>), config::Errors>, String> {
+    let (sender, loaded) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("reload".to_owned());
+    // Who asked may have left.
+    let started = thread.spawn(move || sender.send(config::load_with_warnings(&file)).is_ok());
+    started.map_err(|error| format!("the file cannot be read, there is no thread for it: {error}"))?;
+    loaded.await.map_err(|_| "reading the file ended in a panic".to_owned())
 }

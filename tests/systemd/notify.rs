@@ -140,6 +140,31 @@ fn the_status_follows_workers_and_sessions() {
     assert_eq!(manager.next(), ["STATUS=1 workers up of 2, 1 session"]);
 }
 
+#[test]
+fn a_slow_reload_holds_up_neither_the_watchdog_nor_a_stop() {
+    let (manager, worker) = (Manager::new(), RawWorker::named("a"));
+    let limit = Some(Duration::from_millis(600));
+    let mut binary = manager.start(&format!("[upstream.app]\nworkers = [\"{}\"]", worker.address), limit);
+    manager.until("READY=1");
+    // A pipe nobody writes to is as slow as a file can be; a name server that does not answer is no different.
+    let file = binary.directory.join("stickyd.toml");
+    let good = std::fs::read_to_string(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
+    binary.signal("HUP");
+    reload_time(&manager.until("RELOADING=1"));
+    for _ in 0..3 {
+        assert_eq!(manager.next_within(Duration::from_secs(3)).as_deref(), Some("WATCHDOG=1\n"));
+    }
+    std::fs::write(&file, good).unwrap();
+    assert_eq!(manager.until("READY=1"), ["READY=1"]);
+    binary.signal("HUP");
+    reload_time(&manager.until("RELOADING=1"));
+    let (code, took) = binary.terminate();
+    assert_eq!(code, Some(0));
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
 /// A thread of a process, by name, stopped until this is dropped.
 struct Frozen(Child);
 
