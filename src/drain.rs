@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use crate::listener::{self, ListenerPart};
 use crate::server::Stop;
 use crate::state::Shared;
-use crate::thread::Thread;
+use crate::thread::{Pulse, Thread};
 
 /// Requests under way have this long to finish.
 const REQUESTS: Duration = Duration::from_secs(2);
@@ -41,7 +41,12 @@ impl Ended {
 }
 
 /// One data thread's life.
-pub async fn run_thread(shared: Arc<Shared>, parts: Vec<(std::net::TcpListener, ListenerPart)>, stop: Stop) -> Ended {
+pub async fn run_thread(
+    shared: Arc<Shared>,
+    parts: Vec<(std::net::TcpListener, ListenerPart)>,
+    stop: Stop,
+    pulse: Pulse,
+) -> Ended {
     let thread = Thread::new(shared);
     for (socket, part) in parts {
         match TcpListener::from_std(socket) {
@@ -49,12 +54,16 @@ pub async fn run_thread(shared: Arc<Shared>, parts: Vec<(std::net::TcpListener, 
                 let accepting = listener::accept(thread.clone(), part.build(), socket, stop.gently.clone());
                 thread.tasks.spawn_local(accepting);
             }
-            Err(error) => tracing::error!(%error, "a data thread cannot listen"),
+            // Nobody would accept what the kernel queues for it: better not to be ready at all.
+            Err(error) => {
+                tracing::error!(%error, "a data thread cannot listen");
+                return Ended { cut: 0, panicked: true };
+            }
         }
     }
     tokio::select! {
         () = stop.gently.cancelled() => {}
-        () = thread.clone().tick() => {}
+        () = thread.clone().tick(&pulse) => {}
     }
     thread.tasks.close();
     // Accept loops take what the kernel holds for us before the order to stop reaches what they accepted.

@@ -23,6 +23,7 @@
 //! | [`tunnel`] | upgraded connections |
 //! | [`admin`], [`metrics`] | what an operator sees |
 //! | [`server`], [`drain`], [`reload`] | start, stop, change |
+//! | [`systemd`] | what systemd is told, and the sockets it gives |
 //!
 //! # Invariants
 //!
@@ -36,7 +37,8 @@
 //! 8. A reload touches only what changed; a bad one changes nothing and says where.
 //! 9. A tunnel holds its worker, never the snapshot. An idle tunnel owns no buffer.
 //! 10. Every task is counted; shutdown has a deadline and says how it ended.
-//! 11. Only `respond` writes our answers; only `metrics` names series; only `config` (and `secret`) reads files.
+//! 11. Only `respond` writes our answers; only `metrics` names series; only `config` (and `secret`) reads files;
+//!     only `systemd` knows systemd.
 //! 12. Pure parts (affinity's, ring, frames, streaks, budgets) take time and chance as arguments.
 //! 13. No lock across `.await`. No `unsafe`. No panic on anything a peer can send.
 //! 14. Every bounded thing says so when it is full: a metric, a log line once a second, and the right status.
@@ -55,6 +57,7 @@ pub mod reload;
 mod secret;
 pub mod server;
 pub mod state;
+pub mod systemd;
 pub mod telemetry;
 pub mod thread;
 pub mod tunnel;

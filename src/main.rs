@@ -6,8 +6,9 @@ use clap::Parser;
 use stickyd::cli::{Cli, Command, Run};
 use stickyd::drain::Ended;
 use stickyd::server::{Server, Stop};
+use stickyd::systemd::Parent;
 use stickyd::{reload, telemetry};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 /// jemalloc gives a reconnect storm's peak back (decay is set in .cargo/config.toml) and holds half of what mimalloc does
@@ -30,12 +31,28 @@ fn run(run: &Run) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    // Before there is another thread: it takes variables out of the environment.
+    let parent = match Parent::find() {
+        Ok(parent) => parent,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
     telemetry::start(&config.log.level);
     for warning in warnings {
         tracing::warn!("{}", warning.one_line());
     }
     raise_descriptor_limit();
-    let server = match Server::start(config, run.config.clone()) {
+    // Before systemd hears that we are ready: it may answer with SIGHUP at once.
+    let signals = match Signals::catch() {
+        Ok(signals) => signals,
+        Err(error) => {
+            tracing::error!(%error, "signals cannot be watched");
+            return ExitCode::FAILURE;
+        }
+    };
+    let server = match Server::start(config, run.config.clone(), parent) {
         Ok(server) => server,
         Err(error) => {
             tracing::error!("{error}");
@@ -46,55 +63,59 @@ fn run(run: &Run) -> ExitCode {
         tracing::info!(%address, "listening");
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), admin = %server.admin, "ready");
-    let (stop, asks) = (server.stop(), server.reload());
-    if let Err(error) = watch_signals(stop.clone(), asks) {
-        tracing::error!(%error, "signals cannot be watched");
-        stop.now.cancel();
-        stop.gently.cancel();
-    }
+    signals.watch(server.stop(), server.reload());
     report(server.wait())
 }
 
-/// Waits for the first SIGTERM or SIGINT on this thread, reloading meanwhile; the second one ends at once, from a thread
-/// that lives as long as the process.
-fn watch_signals(stop: Stop, asks: reload::Ask) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut hangup, mut terminate, mut interrupt) = runtime.block_on(async {
-        Ok::<_, std::io::Error>((
-            signal(SignalKind::hangup())?,
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::interrupt())?,
-        ))
-    })?;
-    runtime.block_on(async {
-        loop {
-            tokio::select! {
-                _ = hangup.recv() => {
-                    let (sender, outcome) = oneshot::channel();
-                    if asks.send(sender).await.is_ok() {
-                        // The reloader has said everything in the log.
-                        let _ = outcome.await;
-                    }
-                }
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
-                // A thread ended by itself.
-                () = stop.gently.cancelled() => break,
-            }
-        }
-    });
-    tracing::info!("stopping: requests may finish, tunnels are closed");
-    stop.gently.cancel();
-    std::thread::spawn(move || {
+/// The signals we know, caught; nothing happens on one before [`Signals::watch`].
+struct Signals {
+    runtime: tokio::runtime::Runtime,
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn catch() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let entered = runtime.enter();
+        let (hangup, terminate) = (signal(SignalKind::hangup())?, signal(SignalKind::terminate())?);
+        let interrupt = signal(SignalKind::interrupt())?;
+        drop(entered);
+        Ok(Self { runtime, hangup, terminate, interrupt })
+    }
+
+    /// Waits for the first SIGTERM or SIGINT on this thread, reloading meanwhile; the second one ends at once, from a
+    /// thread that lives as long as the process.
+    fn watch(self, stop: Stop, asks: reload::Ask) {
+        let Self { runtime, mut hangup, mut terminate, mut interrupt } = self;
         runtime.block_on(async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+            loop {
+                tokio::select! {
+                    _ = hangup.recv() => {
+                        // The reloader says everything in the log, so nobody waits for it: SIGTERM may come meanwhile. A
+                        // full queue holds a reload that has not begun, and will see what this one would.
+                        let _ = asks.try_send(oneshot::channel().0);
+                    }
+                    _ = terminate.recv() => break,
+                    _ = interrupt.recv() => break,
+                    // A thread ended by itself.
+                    () = stop.gently.cancelled() => break,
+                }
             }
         });
-        stop.now.cancel();
-    });
-    Ok(())
+        tracing::info!("stopping: requests may finish, tunnels are closed");
+        stop.gently.cancel();
+        std::thread::spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+            });
+            stop.now.cancel();
+        });
+    }
 }
 
 fn report(ended: Ended) -> ExitCode {

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{self, Config};
 use crate::state::Shared;
+use crate::systemd::Notify;
 use crate::upstream::health;
 
 /// What became of a reload: what changed in the file but waits for a restart; or every mistake, with its place.
@@ -28,6 +29,7 @@ pub struct Reloader {
     file: Option<PathBuf>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    notify: Notify,
 }
 
 impl Reloader {
@@ -38,8 +40,9 @@ impl Reloader {
         file: Option<PathBuf>,
         tasks: TaskTracker,
         stop: CancellationToken,
+        notify: Notify,
     ) -> Self {
-        Self { shared, running, file, tasks, stop }
+        Self { shared, running, file, tasks, stop, notify }
     }
 
     /// Checks workers and answers asks until the server stops.
@@ -51,11 +54,13 @@ impl Reloader {
                 () = self.stop.cancelled() => None,
             };
             let Some(ask) = ask else { return };
-            let outcome = self.reload();
+            self.notify.reloading();
+            let Some(outcome) = self.stop.run_until_cancelled(self.reload()).await else { return };
             if outcome.is_ok() {
                 checks.cancel();
                 checks = self.start_checks();
             }
+            self.notify.reloaded(outcome.as_ref().err().map(String::as_str), &self.shared);
             // Who asked may have left.
             let _ = ask.send(outcome);
         }
@@ -67,12 +72,12 @@ impl Reloader {
         token
     }
 
-    fn reload(&self) -> Outcome {
+    async fn reload(&self) -> Outcome {
         let Some(file) = &self.file else {
             tracing::warn!("asked to reload, but stickyd was started without a file");
             return Err("stickyd was started without a configuration file".to_owned());
         };
-        match config::load_with_warnings(file) {
+        match load(file.clone()).await? {
             Ok((config, warnings)) => {
                 for warning in warnings {
                     tracing::warn!("{}", warning.one_line());
@@ -93,4 +98,15 @@ impl Reloader {
             }
         }
     }
+}
+
+/// Reads the file on a thread of its own: a name that is slow to look up must hold up neither health checks nor systemd's
+/// watchdog. Nobody waits for that thread when stickyd stops meanwhile.
+async fn load(file: PathBuf) -> Result<Result<(Config, Vec<config::Diagnostic>), config::Errors>, String> {
+    let (sender, loaded) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("reload".to_owned());
+    // Who asked may have left.
+    let started = thread.spawn(move || sender.send(config::load_with_warnings(&file)).is_ok());
+    started.map_err(|error| format!("the file cannot be read, there is no thread for it: {error}"))?;
+    loaded.await.map_err(|_| "reading the file ended in a panic".to_owned())
 }

@@ -20,7 +20,9 @@ use crate::drain::{self, Ended};
 use crate::listener::{self, BindError, ListenerPart};
 use crate::reload::{self, Reloader};
 use crate::state::Shared;
-use crate::{admin, secret};
+use crate::systemd::{Notify, Parent};
+use crate::thread::Pulse;
+use crate::{admin, secret, systemd};
 
 /// The whole pin table is swept once in this time.
 const SWEEP: Duration = Duration::from_secs(2);
@@ -31,6 +33,9 @@ pub enum StartError {
     /// A listener's address or certificate.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// Sockets systemd gave us.
+    #[error(transparent)]
+    Inherited(#[from] systemd::SocketError),
     /// The secret in the state directory.
     #[error("the secret cannot be read or made: {0}")]
     Secret(std::io::Error),
@@ -78,28 +83,26 @@ impl Stop {
 }
 
 impl Server {
-    /// Binds everything, then starts. `file` is what a reload reads.
+    /// Binds everything, then starts. `file` is what a reload reads; `parent` is who started us, and gave us sockets.
     ///
     /// # Errors
     /// See [`StartError`]; nothing runs then.
-    pub fn start(config: Config, file: Option<PathBuf>) -> Result<Self, StartError> {
+    pub fn start(config: Config, file: Option<PathBuf>, parent: Parent) -> Result<Self, StartError> {
         let secret = secret::find(&config).map_err(StartError::Secret)?;
         let shared = Shared::new(&config, secret, Keys::random().map_err(|_| StartError::Random)?);
-        let mut bound = Vec::new();
-        for listener in &config.listeners {
-            bound.push(listener::bind(listener, config.threads)?);
-        }
+        let mut bound = listen(&config, parent.sockets)?;
         let addresses = bound.iter().map(|b| b.address).collect();
         let admin = admin::bind(&config.admin.address)
             .map_err(|error| StartError::Admin(config.admin.address.to_string(), error))?;
         let admin_address = admin.address();
         let stop = Stop::default();
         let mut threads = Vec::new();
-        for index in 0..config.threads {
+        let pulses: Vec<_> = (0..config.threads).map(|_| Pulse::default()).collect();
+        for (index, pulse) in pulses.iter().enumerate() {
             let parts = bound.iter_mut().filter_map(listener::Bound::take).collect();
-            let (shared, all, stop) = (shared.clone(), &stop, stop.clone());
+            let (shared, all, stop, pulse) = (shared.clone(), &stop, stop.clone(), pulse.clone());
             let thread = std::thread::Builder::new().name(format!("data-{index}"));
-            let started = thread.spawn(move || data_thread(shared, parts, stop));
+            let started = thread.spawn(move || data_thread(shared, parts, stop, pulse));
             threads.push(started.inspect_err(|_| all.abandon()).map_err(StartError::Thread)?);
         }
         let (reload, asks) = mpsc::channel(1);
@@ -107,7 +110,9 @@ impl Server {
             let (shared, all, stop) = (shared.clone(), &stop, stop.clone());
             let settings = admin::Settings { token: config.admin.token.clone(), reload: reload.clone() };
             let thread = std::thread::Builder::new().name("control".to_owned());
-            let run = move || control_thread(shared, admin, settings, Reload { config, file, asks }, stop);
+            let reload = Reload { config, file, asks };
+            let tell = Tell { notify: parent.notify, pulses };
+            let run = move || control_thread(shared, admin, settings, reload, tell, stop);
             thread.spawn(run).inspect_err(|_| all.abandon()).map_err(StartError::Thread)?
         };
         Ok(Self { shared, addresses, admin: admin_address, stop, threads, control, reload })
@@ -140,6 +145,16 @@ impl Server {
     }
 }
 
+/// A socket for every listener: the one we were given for it, or one of our own.
+fn listen(config: &Config, given: Vec<systemd::Inherited>) -> Result<Vec<listener::Bound>, StartError> {
+    let given = systemd::assign(&config.listeners, given)?;
+    let bound = config.listeners.iter().zip(given).map(|(listener, given)| match given {
+        Some(given) => listener::adopt(listener, &given.socket, config.threads),
+        None => listener::bind(listener, config.threads),
+    });
+    Ok(bound.collect::<Result<_, _>>()?)
+}
+
 /// On a thread: should it end before anybody said stop, everything stops. A stickyd that lacks a thread would lose that
 /// thread's clients without a word; whoever started it can start it again.
 struct Needed(Stop);
@@ -153,7 +168,12 @@ impl Drop for Needed {
     }
 }
 
-fn data_thread(shared: Arc<Shared>, parts: Vec<(std::net::TcpListener, ListenerPart)>, stop: Stop) -> Ended {
+fn data_thread(
+    shared: Arc<Shared>,
+    parts: Vec<(std::net::TcpListener, ListenerPart)>,
+    stop: Stop,
+    pulse: Pulse,
+) -> Ended {
     let _needed = Needed(stop.clone());
     let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
         Ok(runtime) => runtime,
@@ -162,7 +182,7 @@ fn data_thread(shared: Arc<Shared>, parts: Vec<(std::net::TcpListener, ListenerP
             return Ended { cut: 0, panicked: true };
         }
     };
-    runtime.block_on(drain::run_thread(shared, parts, stop))
+    runtime.block_on(drain::run_thread(shared, parts, stop, pulse))
 }
 
 /// What the control thread needs to reload.
@@ -172,8 +192,21 @@ struct Reload {
     asks: mpsc::Receiver<oneshot::Sender<reload::Outcome>>,
 }
 
-fn control_thread(shared: Arc<Shared>, admin: admin::Bound, settings: admin::Settings, reload: Reload, all: Stop) {
-    let stop = all.control.clone();
+/// What the control thread needs to tell the service manager.
+struct Tell {
+    notify: Notify,
+    pulses: Vec<Pulse>,
+}
+
+fn control_thread(
+    shared: Arc<Shared>,
+    admin: admin::Bound,
+    settings: admin::Settings,
+    reload: Reload,
+    tell: Tell,
+    all: Stop,
+) {
+    let (stop, gently) = (all.control.clone(), all.gently.clone());
     let _needed = Needed(all);
     let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
         Ok(runtime) => runtime,
@@ -181,9 +214,13 @@ fn control_thread(shared: Arc<Shared>, admin: admin::Bound, settings: admin::Set
     };
     runtime.block_on(async {
         let tasks = TaskTracker::new();
-        let reloader = Reloader::new(shared.clone(), reload.config, reload.file, tasks.clone(), stop.clone());
+        let Tell { notify, pulses } = tell;
+        let reloader =
+            Reloader::new(shared.clone(), reload.config, reload.file, tasks.clone(), stop.clone(), notify.clone());
         tasks.spawn_local(reloader.run(reload.asks));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(sweep(shared.clone())));
+        let tell = notify.run(shared.clone(), pulses, gently);
+        tasks.spawn_local(stop.clone().run_until_cancelled_owned(tell));
         tasks.spawn_local(admin::serve(admin, shared, settings, tasks.clone(), stop.clone()));
         stop.cancelled().await;
         tasks.close();

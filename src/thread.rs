@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -26,6 +27,22 @@ const LINGER_S: u32 = 15;
 
 /// Bytes of the buffer all tunnels of a thread read into (data-plane study §2: 256 KiB beat 64 KiB by a sixth).
 const TUNNEL_BUFFER: usize = 256 * 1024;
+
+/// Shows that a thread still answers: it beats with every tick, until the thread is told to stop. Cloned to whoever watches.
+#[derive(Debug, Clone, Default)]
+pub struct Pulse(Arc<AtomicU32>);
+
+impl Pulse {
+    /// Beats so far, wrapping; 0 is only before the first.
+    pub fn beats(&self) -> u32 {
+        self.0.load(Relaxed)
+    }
+
+    /// One beat more.
+    pub fn beat(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+}
 
 /// What the connections of one data thread share.
 pub struct Thread {
@@ -164,7 +181,7 @@ impl Registered {
 impl Drop for Registered {
     fn drop(&mut self) {
         self.thread.live.borrow_mut().try_remove(self.index as usize);
-        self.thread.shared.clients.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        self.thread.shared.clients.fetch_sub(1, Relaxed);
     }
 }
 
@@ -197,7 +214,7 @@ impl Thread {
             fresh: Cell::new(true),
         });
         let index = self.live.borrow_mut().insert(live.clone());
-        self.shared.clients.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.shared.clients.fetch_add(1, Relaxed);
         // A thread never holds 2³² sockets; if it did, the entry would only stay listed.
         Registered { live, thread: self.clone(), index: u32::try_from(index).unwrap_or(u32::MAX) }
     }
@@ -243,12 +260,13 @@ impl Thread {
     }
 
     /// Keeps the idle limits and the pools; runs as long as the thread does.
-    pub async fn tick(self: Rc<Self>) {
+    pub async fn tick(self: Rc<Self>, pulse: &Pulse) {
         let mut timer = tokio::time::interval(TICK);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut last = 0;
         loop {
             timer.tick().await;
+            pulse.beat();
             self.now_ms.set(clock::now_ms());
             let now = clock::now_s();
             if now != std::mem::replace(&mut last, now) {

@@ -13,4 +13,5 @@ mod http;
 mod sessions;
 #[allow(dead_code, reason = "a kit: not every test uses every part")]
 mod support;
+mod systemd;
 mod tunnels;

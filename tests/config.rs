@@ -107,8 +107,8 @@ fn two_tables_are_a_configuration_and_the_rest_has_defaults() {
     assert_eq!((config.admin.address, config.admin.token), (AdminAddress::None, None));
     let listener = &config.listeners[0];
     assert_eq!(
-        (listener.address, &listener.tls, listener.trusted_proxies.len()),
-        (([0, 0, 0, 0], 80).into(), &None, 0)
+        (listener.address, &listener.name, &listener.tls, listener.trusted_proxies.len()),
+        (([0, 0, 0, 0], 80).into(), &None, &None, 0)
     );
     let app = &config.upstreams[0];
     assert_eq!(app.affinity, [Affinity::SocketIo, Affinity::Cookie, Affinity::Address]);
@@ -124,6 +124,7 @@ state_dir = "state"
 threads = 3
 [[listener]]
 address = "[::]:443"
+name = "web"
 tls = { certificate = "site.crt", key = "site.key" }
 trusted_proxies = ["127.0.0.0/8", "10.1.2.3", "fd00::1/8"]
 [upstream.web]
@@ -177,7 +178,7 @@ fn check_every_key(dir: &TempDir, config: &Config) {
     assert_eq!(config.state_dir, Some(dir.0.join("state")));
     assert_eq!(config.threads, 3);
     let listener = &config.listeners[0];
-    assert_eq!(listener.address.to_string(), "[::]:443");
+    assert_eq!((listener.address.to_string().as_str(), listener.name.as_deref()), ("[::]:443", Some("web")));
     assert_eq!(listener.tls.as_ref().unwrap().chain.len(), 1);
     let proxies: Vec<_> = listener.trusted_proxies.iter().map(ToString::to_string).collect();
     assert_eq!(proxies, ["127.0.0.0/8", "10.1.2.3/32", "fd00::/8"]);

@@ -15,6 +15,7 @@ use client::Tally;
 use screen::Screen;
 use stickyd::config::{self, Config};
 use stickyd::server::Server;
+use stickyd::systemd::Parent;
 use worker::Worker;
 
 const WORKERS: usize = 4;
@@ -26,7 +27,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 fn main() -> Result<()> {
     let mut workers = (1..=WORKERS).map(|i| Worker::start(format!("w{i}"))).collect::<Result<Vec<_>>>()?;
     let addresses: Vec<SocketAddr> = workers.iter().map(|worker| worker.address).collect();
-    let mut server = Server::start(config("127.0.0.1:0", &addresses)?, None)?;
+    let mut server = Server::start(config("127.0.0.1:0", &addresses)?, None, Parent::default())?;
     let address = server.addresses.first().copied().ok_or("stickyd listens nowhere")?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
@@ -56,7 +57,7 @@ fn main() -> Result<()> {
     screen.say("Now stickyd is stopped and started again. It remembers nothing; the sessions' workers do.");
     server.stop().gently.cancel();
     let ended = server.wait();
-    server = Server::start(config(&address.to_string(), &addresses)?, None)?;
+    server = Server::start(config(&address.to_string(), &addresses)?, None, Parent::default())?;
     screen.watch(&server, &tally, Duration::from_secs(8));
     let restarted = tally.now().since(&before);
     let healed = screen::metric(&server, "stickyd_refusals_total{fate=\"healed\",upstream=\"app\"}");

@@ -4,6 +4,7 @@
 //! function here except upstreams, workers and routes, which have files of their own. Leaves out what only the running system
 //! can tell (an address in use, a worker that does not answer).
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::ops::RangeInclusive;
@@ -69,7 +70,7 @@ pub fn for_command_line(listen: &[String], workers: &[String]) -> Result<Config,
         .iter()
         .filter_map(|text| {
             let listener =
-                Listener { address: workers::socket(&context, text)?, tls: None, trusted_proxies: Vec::new() };
+                Listener { address: workers::socket(&context, text)?, name: None, tls: None, trusted_proxies: vec![] };
             Some((listener, text.span.clone()))
         })
         .collect();
@@ -175,20 +176,40 @@ fn listeners(context: &Context<'_>, root: &mut Section<'_>) -> Vec<(Listener, Sp
     if items.is_empty() {
         context.report.error_help(&at, "there is no listener", help);
     }
-    items.into_iter().filter_map(|item| listener(context, item)).collect()
+    let mut names = HashMap::new();
+    items.into_iter().filter_map(|item| listener(context, item, &mut names)).collect()
 }
 
-fn listener(context: &Context<'_>, item: Item<'_>) -> Option<(Listener, Span)> {
+fn listener(context: &Context<'_>, item: Item<'_>, names: &mut HashMap<String, Span>) -> Option<(Listener, Span)> {
     let mut section = item.section("[[listener]]", "a table")?;
     let text = section.required("address", "an address such as \"0.0.0.0:443\"", "\"0.0.0.0:80\"");
     let address = text.as_ref().and_then(|text| workers::socket(context, text));
+    let name = section.text("name", "a string such as \"web\"");
+    let name = name.and_then(|name| listener_name(context, name, names));
     let files = section.section("tls", "a table such as { certificate = \"fullchain.pem\", key = \"privkey.pem\" }");
     let tls = files.and_then(|files| files::tls(context, files));
     let proxies = section.take("trusted_proxies").and_then(|item| item.list("a list of networks", "a network"));
     let proxies = proxies.unwrap_or_default();
     let trusted_proxies = proxies.into_iter().filter_map(network).collect();
     section.finish();
-    Some((Listener { address: address?, tls, trusted_proxies }, text?.span))
+    Some((Listener { address: address?, name, tls, trusted_proxies }, text?.span))
+}
+
+/// What systemd.socket(5) takes as a FileDescriptorName, no two the same.
+fn listener_name(context: &Context<'_>, name: Text, names: &mut HashMap<String, Span>) -> Option<String> {
+    let fits = |b: u8| b.is_ascii_graphic() && b != b':';
+    if !(1..=255).contains(&name.value.len()) || !name.value.bytes().all(fits) {
+        let help = "1 to 255 of ASCII without spaces and `:`, as FileDescriptorName= in the socket unit";
+        context.report.error_help(&name.span, format!("`{}` is no name for a listener", name.value), help);
+        return None;
+    }
+    if let Some(first) = names.get(&name.value) {
+        let line = context.report.line_of(first);
+        context.report.error(&name.span, format!("a listener is already named `{}`, in line {line}", name.value));
+        return None;
+    }
+    names.insert(name.value.clone(), name.span);
+    Some(name.value)
 }
 
 /// `10.0.0.0/8` or one address.

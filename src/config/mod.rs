@@ -23,6 +23,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 pub use check::{Resolve, for_command_line, load, load_with_warnings, parse, parse_with};
 pub use error::{Diagnostic, Errors, Line, Place, Severity};
+pub(crate) use values::digits;
 
 /// A whole checked configuration.
 #[derive(Debug, PartialEq)]
@@ -79,6 +80,8 @@ impl fmt::Debug for Secret {
 pub struct Listener {
     /// IP and port; port 0 takes a free one.
     pub address: SocketAddr,
+    /// Which of systemd's sockets is this one (`FileDescriptorName=`); unique. `None`: the one bound to `address`.
+    pub name: Option<String>,
     /// Terminates TLS with this certificate; `None` is plain HTTP.
     pub tls: Option<Tls>,
     /// Peers whose `X-Forwarded-*` is believed. Empty: nobody's.

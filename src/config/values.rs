@@ -58,7 +58,7 @@ pub(super) fn size(item: Item<'_>, range: RangeInclusive<u64>) -> Option<u64> {
 }
 
 /// A number as TOML lets one write it: `100_000_000`.
-pub(super) fn digits(number: u64) -> String {
+pub(crate) fn digits(number: u64) -> String {
     let plain = number.to_string();
     let mut out = String::new();
     for (i, digit) in plain.chars().enumerate() {

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use hyper::header::HeaderValue;
 use ipnet::IpNet;
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -89,6 +89,30 @@ pub fn bind(config: &config::Listener, threads: usize) -> Result<Bound, BindErro
         socket.listen(BACKLOG).map_err(failed)?;
         sockets.push(socket.into());
     }
+    finish(config, address, sockets)
+}
+
+/// Takes a socket somebody else has bound and listens on: every thread accepts from the same queue, on a descriptor of
+/// its own.
+///
+/// # Errors
+/// The certificate does not serve; the socket takes none of the options ours have.
+pub fn adopt(config: &config::Listener, given: &std::net::TcpListener, threads: usize) -> Result<Bound, BindError> {
+    let failed = |error| BindError::Socket(config.address, error);
+    let address = given.local_addr().map_err(failed)?;
+    let socket = SockRef::from(given);
+    // All descriptors of a socket share this flag, too.
+    socket.set_nonblocking(true).map_err(failed)?;
+    options(&socket).map_err(failed)?;
+    let sockets = (0..threads).map(|_| given.try_clone()).collect::<io::Result<_>>().map_err(failed)?;
+    finish(config, address, sockets)
+}
+
+fn finish(
+    config: &config::Listener,
+    address: SocketAddr,
+    sockets: Vec<std::net::TcpListener>,
+) -> Result<Bound, BindError> {
     let tls = config.tls.as_ref().map(tls::server_config).transpose();
     let tls = tls.map_err(|error| BindError::Tls(config.address, error))?;
     Ok(Bound { address, sockets, tls, trusted: config.trusted_proxies.clone() })
@@ -100,12 +124,17 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     socket.set_reuse_address(true)?;
     if shared {
         socket.set_reuse_port(true)?;
-        socket.set_tcp_nodelay(true)?;
-        socket.set_tcp_keepalive(&KEEPALIVE)?;
-        socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+        options(&socket)?;
     }
     socket.bind(&address.into())?;
     Ok(socket)
+}
+
+/// What accepted sockets inherit.
+fn options(socket: &Socket) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&KEEPALIVE)?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
 }
 
 impl Bound {
@@ -172,17 +201,14 @@ async fn refused(error: io::Error) {
 
 #[cfg(test)]
 mod tests {
-    use socket2::SockRef;
-
     use super::*;
 
     fn loopback() -> config::Listener {
-        config::Listener { address: ([127, 0, 0, 1], 0).into(), tls: None, trusted_proxies: Vec::new() }
+        config::Listener { address: ([127, 0, 0, 1], 0).into(), name: None, tls: None, trusted_proxies: Vec::new() }
     }
 
-    #[test]
-    fn accepted_sockets_inherit_the_listeners_options() {
-        let mut bound = bind(&loopback(), 1).unwrap();
+    /// Of a connection accepted from it.
+    fn has_our_options(mut bound: Bound) {
         let (socket, _) = bound.take().unwrap();
         socket.set_nonblocking(false).unwrap();
         let _client = std::net::TcpStream::connect(bound.address).unwrap();
@@ -191,6 +217,19 @@ mod tests {
         assert!(accepted.tcp_nodelay().unwrap());
         assert!(accepted.keepalive().unwrap());
         assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
+    }
+
+    #[test]
+    fn accepted_sockets_inherit_the_listeners_options() {
+        has_our_options(bind(&loopback(), 1).unwrap());
+    }
+
+    #[test]
+    fn those_of_an_inherited_socket_get_them_too() {
+        let given = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let bound = adopt(&loopback(), &given, 3).unwrap();
+        assert_eq!((bound.sockets.len(), bound.address), (3, given.local_addr().unwrap()));
+        has_our_options(bound);
     }
 
     #[test]

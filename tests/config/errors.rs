@@ -42,7 +42,7 @@ fn unknown_keys_everywhere_at_once() {
       |
     4 | port = 80
       | ^^^^
-      = help: there is `address`, `tls`, `trusted_proxies`
+      = help: there is `address`, `name`, `tls`, `trusted_proxies`
 
     error: unknown key `wieght` in a worker
      --> s.toml:6:42
@@ -336,5 +336,25 @@ fn key_twice() {
       |
     6 | connect_timeout = "2s"
       | ^^^^^^^^^^^^^^^
+    "#);
+}
+
+#[test]
+fn listener_names_no_socket_unit_could_give() {
+    let one = |name: &str, port| format!("[[listener]]\naddress = \"0.0.0.0:{port}\"\nname = \"{name}\"\n");
+    let text = one("a:b", 80) + &one("web", 81) + &one("web", 82) + "[upstream.app]\nworkers = [\"127.0.0.1:3000\"]";
+    assert_snapshot!(errors_of(&text), @r#"
+    error: `a:b` is no name for a listener
+     --> s.toml:3:8
+      |
+    3 | name = "a:b"
+      |        ^^^^^
+      = help: 1 to 255 of ASCII without spaces and `:`, as FileDescriptorName= in the socket unit
+
+    error: a listener is already named `web`, in line 6
+     --> s.toml:9:8
+      |
+    9 | name = "web"
+      |        ^^^^^
     "#);
 }

@@ -72,7 +72,12 @@ fn every_commented_line_is_right_and_shows_the_default() {
     // The two stand for one another, so each has its turn.
     assert!(load_uncommented(&dir, "secret = ").secret.is_some());
     let config = load_uncommented(&dir, "secret_file = ");
-    assert!(config.secret.is_some() && config.listeners[0].tls.is_some() && config.admin.token.is_some());
+    assert!(
+        config.secret.is_some()
+            && config.listeners[0].tls.is_some()
+            && config.listeners[0].name.is_some()
+            && config.admin.token.is_some()
+    );
     assert_eq!(config.routes.len(), 1);
     assert_eq!((&config.limits, &config.log), (&Limits::default(), &Log::default()));
     let app = config.upstreams[0].clone();

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use stickyd::config;
 use stickyd::drain::Ended;
 use stickyd::server::Server;
+use stickyd::systemd::Parent;
 use stickyd::upstream::worker::Worker;
 
 use super::process::PATIENCE;
@@ -37,7 +38,7 @@ impl Proxy {
     /// The same; relative paths in the text lead into `directory`.
     pub(crate) fn with_files(toml: &str, directory: &Path) -> Self {
         let config = config::parse(&complete(toml), &directory.join("stickyd.toml")).unwrap_or_else(|e| panic!("{e}"));
-        let server = Server::start(config, None).unwrap();
+        let server = Server::start(config, None, Parent::default()).unwrap();
         Self { address: server.addresses[0], server: Some(server) }
     }
 
@@ -94,12 +95,28 @@ pub(crate) struct Binary {
     child: Child,
     /// What it has logged, all its lives together.
     log: Arc<Mutex<String>>,
+    start: Start,
 }
+
+/// How a [`Binary`] is started, given its first listener's address.
+type Start = Box<dyn Fn(SocketAddr) -> Command + Send + Sync>;
 
 impl Binary {
     /// Starts it with this configuration in a directory of its own (which is also its `state_dir` when the text says
     /// `state_dir = "."`). The listener is on a free port, the same one after [`Binary::restart`].
     pub(crate) fn with(toml: &str) -> Self {
+        Self::started_by(toml, |_| Self::command())
+    }
+
+    /// What starts it, in its directory.
+    pub(crate) fn command() -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_stickyd"));
+        command.args(["run", "--config", "stickyd.toml"]);
+        command
+    }
+
+    /// [`Binary::with`], started by another command.
+    pub(crate) fn started_by(toml: &str, start: impl Fn(SocketAddr) -> Command + Send + Sync + 'static) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("stickyd-test-{}-{number}", std::process::id()));
@@ -108,13 +125,12 @@ impl Binary {
         let toml = complete(toml).replace("127.0.0.1:0", &address.to_string());
         std::fs::write(directory.join("stickyd.toml"), toml).unwrap();
         let log = Arc::default();
-        let child = Self::spawn(&directory, &log);
-        Self { address, directory, child, log }
+        let child = Self::spawn(start(address), &directory, &log);
+        Self { address, directory, child, log, start: Box::new(start) }
     }
 
-    fn spawn(directory: &Path, log: &Arc<Mutex<String>>) -> Child {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_stickyd"))
-            .args(["run", "--config", "stickyd.toml"])
+    fn spawn(mut command: Command, directory: &Path, log: &Arc<Mutex<String>>) -> Child {
+        let mut child = command
             .current_dir(directory)
             .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned()))
             .stdin(Stdio::null())
@@ -180,7 +196,7 @@ impl Binary {
 
     /// Starts it again, on the same address, after [`Binary::kill`] or [`Binary::terminate`].
     pub(crate) fn start_again(&mut self) {
-        self.child = Self::spawn(&self.directory, &self.log);
+        self.child = Self::spawn((self.start)(self.address), &self.directory, &self.log);
     }
 
     /// What it has logged since it was ready, all its lives together.

@@ -1,0 +1,366 @@
+//! systemd: what it is told (readiness, reloads, a status line, the watchdog), and the sockets it hands over.
+//!
+//! The only file that knows systemd (invariant 11). Without `NOTIFY_SOCKET` nothing is told, without `LISTEN_FDS` nothing
+//! is inherited: sd_notify(3), sd_listen_fds(3). Descriptors are made into sockets by the crate `listenfd`, which checks
+//! each one, so that no `unsafe` is needed here. Left out: notify sockets in the abstract namespace or on vsock, the
+//! descriptor store, and the admin listener as an inherited socket.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use listenfd::ListenFd;
+use sd_notify::NotifyState;
+use socket2::SockRef;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Listener;
+use crate::state::Shared;
+use crate::telemetry::say_full;
+use crate::thread::{Pulse, TICK};
+use crate::upstream::worker::Health;
+
+/// The status is looked at this often, and told if it changed.
+const STATUS: Duration = Duration::from_secs(3);
+
+/// Characters of an error in the status.
+const MAX_ERROR: usize = 300;
+
+/// Who started us, as far as it matters. The default is nobody who wants to know anything.
+#[derive(Default)]
+pub struct Parent {
+    /// Sockets we were started with.
+    pub sockets: Vec<Inherited>,
+    /// Tells how we are.
+    pub notify: Notify,
+}
+
+/// A listening socket we were started with.
+pub struct Inherited {
+    /// `FileDescriptorName=` of the socket unit; systemd's default is the unit's own name.
+    pub name: String,
+    /// Bound, listening.
+    pub socket: TcpListener,
+    /// Where it is bound.
+    pub address: SocketAddr,
+}
+
+/// Why the sockets we were started with are of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// The variables contradict each other, or there is no such descriptor.
+    #[error("the sockets systemd gave cannot be taken (LISTEN_FDS, LISTEN_FDNAMES): {0}")]
+    Unreadable(io::Error),
+    /// A datagram or unix socket, or none at all.
+    #[error(
+        "descriptor {0} (`{1}`) that systemd gave is no listening TCP socket: {2}; stickyd needs ListenStream= with an IP and a port, and Accept=no"
+    )]
+    NotTcp(i32, String, String),
+    /// A socket no listener is meant by: its clients would wait in its queue for ever.
+    #[error(
+        "systemd gave a socket on {0} named `{1}`, and no [[listener]] has this name or address; write name = \"{1}\" in the [[listener]] it is for, or remove it from the socket unit"
+    )]
+    Unmatched(SocketAddr, String),
+    /// One name, several sockets.
+    #[error(
+        "systemd gave {0} sockets named `{1}`, and none of them is on {2}; a listener takes one: give each socket unit one ListenStream= and a FileDescriptorName= of its own"
+    )]
+    Several(usize, String, SocketAddr),
+}
+
+impl Parent {
+    /// Takes what is in the environment, out of it. To be called once, while there is one thread.
+    ///
+    /// # Errors
+    /// See [`SocketError`].
+    pub fn find() -> Result<Self, SocketError> {
+        let notify = std::env::var_os("NOTIFY_SOCKET").is_some_and(|path| !path.is_empty());
+        Ok(Self { sockets: inherit()?, notify: Notify(notify.then(Arc::default)) })
+    }
+}
+
+fn inherit() -> Result<Vec<Inherited>, SocketError> {
+    // Also sets close-on-exec. Looks at LISTEN_PID, which `listenfd` does without. First without names: those of sockets
+    // that are another process's would be "too many".
+    if sd_notify::listen_fds().map_err(SocketError::Unreadable)?.len() == 0 {
+        return Ok(Vec::new());
+    }
+    let given: Vec<_> = sd_notify::listen_fds_with_names().map_err(SocketError::Unreadable)?.collect();
+    let mut descriptors = ListenFd::from_env();
+    let take = |(index, (descriptor, name)): (usize, (i32, String))| {
+        let no = |why: String| SocketError::NotTcp(descriptor, name.clone(), why);
+        let socket = descriptors.take_tcp_listener(index).map_err(|error| no(error.to_string()))?;
+        let socket = socket.ok_or_else(|| no("it was not passed".to_owned()))?;
+        let listens = SockRef::from(&socket).is_listener().map_err(|error| no(error.to_string()))?;
+        if !listens {
+            return Err(no("it does not listen".to_owned()));
+        }
+        let address = socket.local_addr().map_err(|error| no(error.to_string()))?;
+        Ok(Inherited { name, socket, address })
+    };
+    given.into_iter().enumerate().map(take).collect()
+}
+
+/// Which listener gets which inherited socket, in the order of the listeners: by name, else by address. `None` binds one
+/// of its own.
+///
+/// # Errors
+/// A socket is left, or a name does not tell which.
+pub fn assign(listeners: &[Listener], mut given: Vec<Inherited>) -> Result<Vec<Option<Inherited>>, SocketError> {
+    let mut assigned: Vec<_> = listeners.iter().map(|_| None).collect();
+    // Names first: a named socket may be on an address that would fit another listener, too.
+    for (listener, slot) in listeners.iter().zip(&mut assigned) {
+        *slot = listener.name.as_ref().map_or(Ok(None), |name| by_name(listener, name, &mut given))?;
+    }
+    for (listener, slot) in listeners.iter().zip(&mut assigned).filter(|(_, slot)| slot.is_none()) {
+        *slot = by_address(listener, |_| true, &mut given);
+    }
+    match given.into_iter().next() {
+        Some(left) => Err(SocketError::Unmatched(left.address, left.name)),
+        None => Ok(assigned),
+    }
+}
+
+fn by_name(listener: &Listener, name: &str, given: &mut Vec<Inherited>) -> Result<Option<Inherited>, SocketError> {
+    let named = given.iter().filter(|one| one.name == name).count();
+    let found = match (named, given.iter().position(|one| one.name == name)) {
+        (1, Some(at)) => Some(given.swap_remove(at)),
+        _ => by_address(listener, |one| one.name == name, given),
+    };
+    match &found {
+        None if named > 1 => Err(SocketError::Several(named, name.to_owned(), listener.address)),
+        Some(one) if !covers(one, listener.address) => {
+            tracing::warn!(listener = name, given = %one.address, configured = %listener.address,
+                "this listener is where the socket unit says, not where its `address` says");
+            Ok(found)
+        }
+        _ => Ok(found),
+    }
+}
+
+fn by_address(
+    listener: &Listener,
+    wanted: impl Fn(&Inherited) -> bool,
+    given: &mut Vec<Inherited>,
+) -> Option<Inherited> {
+    let at = given.iter().position(|one| wanted(one) && covers(one, listener.address))?;
+    Some(given.swap_remove(at))
+}
+
+/// Whether a socket takes the clients of an address: the same one; or `ListenStream=80`, which is `[::]:80` and takes
+/// IPv4 as well, for 0.0.0.0:80.
+fn covers(one: &Inherited, address: SocketAddr) -> bool {
+    let (bound, wanted) = (one.address.ip(), address.ip());
+    let both = || !SockRef::from(&one.socket).only_v6().unwrap_or(true);
+    let every = bound.is_ipv6() && wanted.is_ipv4() && bound.is_unspecified() && wanted.is_unspecified();
+    one.address.port() == address.port() && (bound == wanted || (every && both()))
+}
+
+/// Tells the service manager how we are; does nothing where none listens. Clones tell the same one.
+#[derive(Clone, Default)]
+pub struct Notify(Option<Arc<Mutex<Told>>>);
+
+/// What the status is made of, besides what is counted.
+#[derive(Default)]
+struct Told {
+    status: String,
+    /// Of the last reload, if it failed.
+    failure: Option<String>,
+}
+
+impl Notify {
+    /// Ready when every data thread has begun to tick (its listeners are registered before), then the status and the
+    /// watchdog, and that we stop once `stopping` is said. Goes on for ever.
+    pub async fn run(self, shared: Arc<Shared>, pulses: Vec<Pulse>, stopping: CancellationToken) {
+        if self.0.is_none() {
+            return;
+        }
+        let began = async {
+            while pulses.iter().any(|pulse| pulse.beats() == 0) {
+                tokio::time::sleep(TICK / 10).await;
+            }
+        };
+        if stopping.run_until_cancelled(began).await.is_some() {
+            self.send_with_status(&[NotifyState::Ready], &shared);
+        }
+        tokio::join!(self.keep_status(&shared, &stopping), self.keep_watchdog(&pulses, &stopping));
+    }
+
+    /// A reload begins.
+    pub fn reloading(&self) {
+        if self.0.is_none() {
+            return;
+        }
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => self.send(&[NotifyState::Reloading, now]),
+            Err(error) => say_full!("there is no monotonic clock for systemd: {error}"),
+        }
+    }
+
+    /// It is over, and perhaps failed; the service is as ready as it was before.
+    pub fn reloaded(&self, failed: Option<&str>, shared: &Shared) {
+        let Some(told) = &self.0 else { return };
+        told.lock().unwrap_or_else(PoisonError::into_inner).failure = failed.map(first_line);
+        self.send_with_status(&[NotifyState::Ready], shared);
+    }
+
+    async fn keep_status(&self, shared: &Shared, stopping: &CancellationToken) {
+        let told = async {
+            loop {
+                tokio::time::sleep(STATUS).await;
+                self.send_with_status(&[], shared);
+            }
+        };
+        stopping.run_until_cancelled(told).await;
+        let what = "stopping: requests may finish, tunnels are closed";
+        self.send(&[NotifyState::Stopping, NotifyState::Status(what)]);
+    }
+
+    /// At half of the time systemd gives us, but not before every data thread has answered. Threads that stop end one by
+    /// one and no longer tick; that has deadlines of its own, so it is not looked at.
+    async fn keep_watchdog(&self, pulses: &[Pulse], stopping: &CancellationToken) {
+        let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()) else { return };
+        loop {
+            let seen: Vec<u32> = pulses.iter().map(Pulse::beats).collect();
+            self.send(&[NotifyState::Watchdog]);
+            tokio::time::sleep(limit / 2).await;
+            stopping.run_until_cancelled(all_beat(pulses, &seen)).await;
+        }
+    }
+
+    /// The status goes along if it changed.
+    fn send_with_status(&self, what: &[NotifyState<'_>], shared: &Shared) {
+        let Some(told) = &self.0 else { return };
+        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = status(shared, told.failure.as_deref());
+        let mut all = what.to_vec();
+        if now != told.status {
+            all.push(NotifyState::Status(&now));
+        }
+        self.send(&all);
+        told.status = now;
+    }
+
+    fn send(&self, what: &[NotifyState<'_>]) {
+        if self.0.is_none() || what.is_empty() {
+            return;
+        }
+        if let Err(error) = sd_notify::notify(what) {
+            say_full!("systemd cannot be told how stickyd is (NOTIFY_SOCKET): {error}");
+        }
+    }
+}
+
+/// Waits until every pulse has moved on from what was seen; says so if one takes more than a second.
+async fn all_beat(pulses: &[Pulse], seen: &[u32]) {
+    let (began, mut said) = (Instant::now(), false);
+    let silent = || pulses.iter().zip(seen).position(|(pulse, seen)| pulse.beats() == *seen);
+    while let Some(thread) = silent() {
+        if !said && began.elapsed() > Duration::from_secs(1) {
+            tracing::error!(thread, "a data thread does not answer: systemd's watchdog is not told that all is well");
+            said = true;
+        }
+        tokio::time::sleep(TICK / 5).await;
+    }
+}
+
+/// `4 workers up of 5, 1,203 sessions`, with a failed reload before it.
+fn status(shared: &Shared, failure: Option<&str>) -> String {
+    let (mut up, mut all, mut sessions) = (0_usize, 0_usize, 0_u64);
+    for member in shared.snapshot.load().upstreams.iter().flat_map(|upstream| &upstream.members) {
+        all += 1;
+        up += usize::from(member.worker.health() == Health::Up);
+        sessions += u64::from(member.worker.sessions());
+    }
+    let plural = if sessions == 1 { "" } else { "s" };
+    let counts = format!("{up} workers up of {all}, {} session{plural}", thousands(sessions));
+    failure.map_or_else(|| counts.clone(), |failure| format!("not reloaded: {failure}; {counts}"))
+}
+
+/// The first line of an error, with the place its second line names. One line: the protocol's lines are variables.
+fn first_line(error: &str) -> String {
+    let mut lines = error.lines();
+    let first = lines.next().unwrap_or_default();
+    let place = lines.next().and_then(|line| line.trim().strip_prefix("--> "));
+    let message = first.strip_prefix("error: ").unwrap_or(first);
+    let message = place.map_or_else(|| message.to_owned(), |place| format!("{message} ({place})"));
+    message.chars().filter(|c| !c.is_control()).take(MAX_ERROR).collect()
+}
+
+fn thousands(number: u64) -> String {
+    crate::config::digits(number).replace('_', ",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listener(address: &str, name: Option<&str>) -> Listener {
+        let name = name.map(str::to_owned);
+        Listener { address: address.parse().unwrap(), name, tls: None, trusted_proxies: Vec::new() }
+    }
+
+    fn inherited(address: &str, name: &str) -> Inherited {
+        let socket = TcpListener::bind(address).unwrap();
+        Inherited { name: name.to_owned(), address: socket.local_addr().unwrap(), socket }
+    }
+
+    fn names(assigned: &[Option<Inherited>]) -> Vec<Option<&str>> {
+        assigned.iter().map(|one| one.as_ref().map(|one| one.name.as_str())).collect()
+    }
+
+    #[test]
+    fn by_name_then_by_address_and_the_rest_is_bound() {
+        let (one, two) = (inherited("127.0.0.1:0", "a"), inherited("127.0.0.1:0", "unknown"));
+        let fits_both = listener(&one.address.to_string(), None);
+        let second = listener(&two.address.to_string(), None);
+        let listeners = [fits_both, listener("0.0.0.0:80", Some("b")), second, listener("127.0.0.1:1", Some("a"))];
+        let assigned = assign(&listeners, vec![two, one]).unwrap();
+        assert_eq!(names(&assigned), [None, None, Some("unknown"), Some("a")]);
+    }
+
+    #[test]
+    fn of_several_of_one_name_the_address_decides() {
+        let (one, two) = (inherited("127.0.0.1:0", "web"), inherited("127.0.0.1:0", "web"));
+        let at = two.address;
+        let listeners = [listener(&at.to_string(), Some("web")), listener(&one.address.to_string(), None)];
+        let assigned = assign(&listeners, vec![one, two]).unwrap();
+        assert_eq!(assigned[0].as_ref().unwrap().address, at);
+        let given = vec![inherited("127.0.0.1:0", "web"), inherited("127.0.0.1:0", "web")];
+        let error = assign(&[listener("127.0.0.1:1", Some("web"))], given).err().unwrap().to_string();
+        assert!(error.contains("2 sockets named `web`") && error.contains("127.0.0.1:1"), "{error}");
+    }
+
+    #[test]
+    fn a_socket_nobody_wants_is_an_error() {
+        let error = assign(&[listener("127.0.0.1:1", None)], vec![inherited("127.0.0.1:0", "x.socket")]);
+        let error = error.err().unwrap().to_string();
+        assert!(error.contains("name = \"x.socket\""), "{error}");
+    }
+
+    #[test]
+    fn every_ipv6_address_takes_ipv4_too() {
+        let given = inherited("[::]:0", "stickyd.socket");
+        let wanted = listener(&format!("0.0.0.0:{}", given.address.port()), None);
+        assert_eq!(names(&assign(&[wanted], vec![given]).unwrap()), [Some("stickyd.socket")]);
+    }
+
+    #[tokio::test]
+    async fn one_silent_thread_stops_the_petting() {
+        let pulses = [Pulse::default(), Pulse::default()];
+        pulses[0].beat();
+        let waiting = tokio::time::timeout(Duration::from_millis(150), all_beat(&pulses, &[0, 0]));
+        assert!(waiting.await.is_err());
+        pulses[1].beat();
+        all_beat(&pulses, &[0, 0]).await;
+    }
+
+    #[test]
+    fn an_error_is_one_line_in_the_status() {
+        let long = "error: unknown key `x`\n --> s.toml:3:1\n  |\n3 | x = 1";
+        assert_eq!(first_line(long), "unknown key `x` (s.toml:3:1)");
+        assert_eq!(first_line("cannot read s.toml: gone"), "cannot read s.toml: gone");
+        assert_eq!(thousands(1_203), "1,203");
+    }
+}

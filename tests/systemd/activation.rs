@@ -1,0 +1,155 @@
+//! Sockets somebody else has bound: given by name, by address, and those nobody can use.
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+
+use crate::support::proxy::{Binary, free_address};
+use crate::support::raw::{Raw, RawWorker, eventually};
+
+/// stickyd started with these sockets (`NAME=KIND:ADDRESS`, or `--pid N` before them).
+fn given(sockets: &[String]) -> Command {
+    let mut command = Command::new("python3");
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/systemd/activate.py")).args(sockets);
+    let stickyd = Binary::command();
+    command.arg("--").arg(stickyd.get_program()).args(stickyd.get_args());
+    command
+}
+
+fn listener(address: SocketAddr, more: &str) -> String {
+    format!("[[listener]]\naddress = \"{address}\"\n{more}\n")
+}
+
+fn upstream(worker: &RawWorker) -> String {
+    format!("[upstream.app]\nworkers = [\"{}\"]\n", worker.address)
+}
+
+/// New connections, so that the kernel has both threads accept.
+fn serves(address: SocketAddr) {
+    for _ in 0..20 {
+        serves_once(address);
+    }
+}
+
+fn serves_once(address: SocketAddr) {
+    assert_eq!(Raw::connect(address).get("/").text(), "a", "{address}");
+}
+
+/// Whether the process has a listening socket of its own making: with SO_REUSEPORT, another one could share its port.
+fn shares_its_port(address: SocketAddr) -> bool {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_reuse_port(true).unwrap();
+    socket.bind(&address.into()).is_ok()
+}
+
+#[test]
+fn by_name_wherever_it_is_bound_and_the_rest_is_bound_as_usual() {
+    let worker = RawWorker::named("a");
+    let (elsewhere, own) = (free_address(), free_address());
+    let toml = listener(elsewhere, "name = \"web\"") + &listener(own, "name = \"own\"") + &upstream(&worker);
+    let mut binary = Binary::started_by(&toml, |address| given(&[format!("web=tcp:{address}")]));
+    serves(binary.address);
+    serves(own);
+    assert!(!shares_its_port(binary.address) && shares_its_port(own));
+    assert!(std::net::TcpStream::connect(elsewhere).is_err(), "the socket unit decides");
+    assert_eq!(binary.terminate().0, Some(0));
+}
+
+#[test]
+fn by_address_whatever_its_name_is() {
+    let worker = RawWorker::named("a");
+    let other = free_address();
+    let toml = listener(([127, 0, 0, 1], 0).into(), "") + &listener(other, "") + &upstream(&worker);
+    let sockets =
+        move |address| given(&[format!("stickyd.socket=tcp:{other}"), format!("stickyd.socket=tcp:{address}")]);
+    let binary = Binary::started_by(&toml, sockets);
+    serves(binary.address);
+    serves(other);
+    assert!(!shares_its_port(binary.address) && !shares_its_port(other));
+}
+
+/// The process id it tells of itself; waits for one that is not `old`.
+fn pid(binary: &Binary, old: u64) -> u64 {
+    let mut now = old;
+    eventually("another process answers", || {
+        // Between two of them nobody is there.
+        let Ok(mut admin) = UnixStream::connect(binary.admin()) else { return false };
+        let mut answer = String::new();
+        let asked = admin.write_all(b"GET /api/v1/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let answered = asked.and_then(|()| admin.read_to_string(&mut answer));
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        let status = serde_json::from_str::<serde_json::Value>(body).unwrap_or_default();
+        now = status["pid"].as_u64().unwrap_or(old);
+        answered.is_ok() && now != old
+    });
+    now
+}
+
+#[test]
+fn no_connection_is_refused_while_it_restarts() {
+    let worker = RawWorker::named("a");
+    let toml = format!("state_dir = \".\"\n{}", upstream(&worker));
+    let start = |address| given(&["--again".to_owned(), format!("web=tcp:{address}")]);
+    let binary = Binary::started_by(&toml, start);
+    let (address, done, served) = (binary.address, Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+    let clients = {
+        let (done, served) = (done.clone(), served.clone());
+        std::thread::spawn(move || {
+            while !done.load(Relaxed) {
+                serves_once(address);
+                served.fetch_add(1, Relaxed);
+            }
+        })
+    };
+    let mut old = 0;
+    for life in 1..=4 {
+        old = pid(&binary, old);
+        // Each life has its share, the connections that waited for it first.
+        let before = served.load(Relaxed);
+        eventually("served", || served.load(Relaxed) >= before + 20 || clients.is_finished());
+        if life < 4 {
+            assert!(Command::new("kill").arg(old.to_string()).status().unwrap().success());
+        }
+    }
+    done.store(true, Relaxed);
+    clients.join().unwrap();
+}
+
+#[test]
+fn meant_for_another_process_they_are_not_ours() {
+    let worker = RawWorker::named("a");
+    let theirs = free_address();
+    let sockets = move |_| given(&["--pid".to_owned(), "1".to_owned(), format!("web=tcp:{theirs}")]);
+    let binary = Binary::started_by(&upstream(&worker), sockets);
+    serves(binary.address);
+    assert!(shares_its_port(binary.address));
+}
+
+/// What it says when it does not start.
+fn refusal(sockets: &[String]) -> String {
+    let directory =
+        std::env::temp_dir().join(format!("stickyd-refusal-{}-{}", std::process::id(), free_address().port()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let toml = listener(free_address(), "name = \"web\"") + "[upstream.app]\nworkers = [\"127.0.0.1:9\"]\n";
+    std::fs::write(directory.join("stickyd.toml"), toml).unwrap();
+    let output = given(sockets).current_dir(&directory).output().unwrap();
+    std::fs::remove_dir_all(directory).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn what_nobody_can_use_is_refused_in_words() {
+    let at = free_address();
+    let said = refusal(&[format!("wbe=tcp:{at}")]);
+    assert!(said.contains(&format!("a socket on {at} named `wbe`")) && said.contains("name = \"wbe\""), "{said}");
+    let said = refusal(&[format!("web=udp:{at}")]);
+    assert!(said.contains("descriptor 3 (`web`)") && said.contains("ListenStream="), "{said}");
+    let said = refusal(&[format!("web=bound:{at}")]);
+    assert!(said.contains("it does not listen") && said.contains("Accept=no"), "{said}");
+    let said = refusal(&[format!("web=tcp:{at}"), format!("web=tcp:{}", free_address())]);
+    assert!(said.contains("2 sockets named `web`"), "{said}");
+}
