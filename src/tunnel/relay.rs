@@ -5,7 +5,7 @@
 //! says itself — 1001 when it stops or the tunnel was silent for too long, 1012 when the worker's leg ended without a close
 //! frame — goes in where the observer knows a boundary, and nowhere else.
 //!
-//! A [`Way`] has a source and a sink that end apart (half-close). While its source still speaks and its sink is gone, what
+//! A `Way` has a source and a sink that end apart (half-close). While its source still speaks and its sink is gone, what
 //! comes is read and thrown away: a socket that is dropped with unread bytes in it resets the connection, and a reset may
 //! take our Close, or the client's echo of it, from the peer that has not read it yet. The tunnel is over when both sources
 //! have ended and both sinks are gone; a deadline bounds every wait that a peer could draw out.
