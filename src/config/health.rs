@@ -121,10 +121,7 @@ pub(super) fn read(mut section: Section<'_>) -> Health {
         let fast = duration(item, INTERVALS)?;
         if fast > health.interval {
             let interval = humantime::format_duration(health.interval);
-            report.error(
-                &at,
-                format!("`fast_interval` is longer than `interval` ({interval}): it is for unsure workers"),
-            );
+            report.error(&at, format!("`fast_interval` must not be longer than `interval` ({interval})"));
         }
         Some(fast)
     });
@@ -215,7 +212,7 @@ fn one_status(item: Item<'_>) -> Option<RangeInclusive<u16>> {
         return Some(one..=one);
     }
     let report = item.report;
-    let text = item.text("a status such as 200, a range such as \"200-399\", or a list of them")?;
+    let text = item.text("an integer such as 200 or a range such as \"200-399\"")?;
     let number = |part: &str| part.trim().parse::<u16>().ok().filter(|status| STATUS.contains(status));
     let (from, to) = text.value.split_once('-').unwrap_or((&text.value, &text.value));
     let range = number(from).zip(number(to)).filter(|(from, to)| from <= to);

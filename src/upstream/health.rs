@@ -10,31 +10,42 @@ mod client;
 mod streak;
 mod words;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::worker::{self, Worker};
 use crate::clock;
 use crate::config::Health;
+use crate::state::Snapshot;
 use checks::Memory;
 use client::Fault;
 use streak::{Hopeless, Outcome, Rules, Streak};
 use words::What;
 
-/// Checks a worker until it is dropped (the caller cancels it by the token the future is wrapped in).
-pub async fn watch(worker: Arc<Worker>, health: Health) {
+/// How long a check under way gets to end when checks are stopped: it may have a session to close.
+const LAST: Duration = Duration::from_millis(200);
+
+/// Checks a worker until `stop`.
+pub async fn watch(worker: Arc<Worker>, health: Health, stop: CancellationToken) {
     let mut watch = Watch::new(worker, health);
     // Spread over the interval, so that a hundred workers are not asked in one millisecond.
-    tokio::time::sleep(jitter(watch.health.interval.min(Duration::from_secs(1)))).await;
-    loop {
-        let checked = checks::check(&watch.worker, &watch.health, &mut watch.memory).await;
+    let first = tokio::time::sleep(jitter(watch.health.interval.min(Duration::from_secs(1))));
+    if stop.run_until_cancelled(first).await.is_none() {
+        return;
+    }
+    while let Some(checked) = watch.check(&stop).await {
         watch.note(checked);
         let Health { interval, fast_interval, .. } = watch.health;
         let pause = if watch.streak.is_unsure() { fast_interval } else { interval };
         // A refused connect of a request is a reason to look at once: nothing else would see the worker come back soon.
-        let _ = tokio::time::timeout(pause.mul_f64(0.9) + jitter(pause / 5), watch.worker.refusal()).await;
+        let pause = tokio::time::timeout(pause.mul_f64(0.9) + jitter(pause / 5), watch.worker.refusal());
+        if stop.run_until_cancelled(pause).await.is_none() {
+            return;
+        }
     }
 }
 
@@ -53,6 +64,18 @@ impl Watch {
     fn new(worker: Arc<Worker>, health: Health) -> Self {
         let streak = Streak::from(worker.checks());
         Self { worker, health, memory: Memory::new(), streak, hopeless: Hopeless::new(), unsaid: None }
+    }
+
+    /// One check; `None` once checks are to stop.
+    async fn check(&mut self, stop: &CancellationToken) -> Option<Result<(), Fault>> {
+        let mut check = pin!(checks::check(&self.worker, &self.health, &mut self.memory));
+        tokio::select! {
+            biased;
+            checked = &mut check => return Some(checked),
+            () = stop.cancelled() => {}
+        }
+        let _ = tokio::time::timeout(LAST, check).await;
+        None
     }
 
     fn note(&mut self, checked: Result<(), Fault>) {
@@ -115,11 +138,10 @@ fn jitter(span: Duration) -> Duration {
 }
 
 /// Checks every worker of a snapshot until `stop`; a reload stops the old watch and starts a new one.
-pub fn watch_all(tasks: &TaskTracker, snapshot: &crate::state::Snapshot, stop: &tokio_util::sync::CancellationToken) {
+pub fn watch_all(tasks: &TaskTracker, snapshot: &Snapshot, stop: &CancellationToken) {
     for upstream in &snapshot.upstreams {
         for member in &upstream.members {
-            let watched = watch(member.worker.clone(), upstream.config.health.clone());
-            tasks.spawn_local(stop.clone().run_until_cancelled_owned(watched));
+            tasks.spawn_local(watch(member.worker.clone(), upstream.config.health.clone(), stop.clone()));
         }
     }
 }
