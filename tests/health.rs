@@ -116,8 +116,9 @@ async fn a_websocket_check_closes_properly() {
         assert_eq!(proxy.worker("w").health().word(), "up");
         proxy.stop();
         let stats = worker.stats_when(|stats| stats["open"] == 0).await;
-        assert_eq!(stats["closes"]["1000"].as_u64().unwrap() + 1 >= stats["opened"].as_u64().unwrap(), true, "{stats}");
-        assert_eq!((&stats["messages"], stats["closes"].as_object().unwrap().len() <= 2), (&json!(0), true), "{stats}");
+        // But perhaps for the last one, which ended with the proxy.
+        assert!(stats["closes"]["1000"].as_u64().unwrap() + 1 >= stats["opened"].as_u64().unwrap(), "{stats}");
+        assert_eq!(stats["messages"], 0, "{stats}");
     }
     // As the check of an application that allows no polling.
     let worker = NodeServer::start(&[]).await;

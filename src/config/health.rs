@@ -144,6 +144,7 @@ fn kind(section: &mut Section<'_>) -> HealthKind {
     let kind = known.unwrap_or(Some(Kind::Http));
     let target = "\"http\", \"socket.io\" or \"websocket\"";
     let asks = kind != Some(Kind::Tcp);
+    let has_path = section.key("path").is_some();
     let path = belonging(section, "path", asks, target).and_then(|item| item.text("a path such as \"/health\""));
     let host = belonging(section, "host", asks, target).and_then(|item| item.text("a host such as \"example.com\""));
     // Of an unknown kind (reported already) nothing can be said of its keys.
@@ -156,7 +157,6 @@ fn kind(section: &mut Section<'_>) -> HealthKind {
     if let Some(host) = &host {
         check_host(section, host);
     }
-    let has_path = path.is_some() || section.key("path").is_some();
     let target = |default: &str| Target {
         path: path.map_or_else(|| default.to_owned(), |path| path.value),
         host: host.map(|host| host.value),

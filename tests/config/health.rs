@@ -70,6 +70,12 @@ fn without_path() {
 }
 
 #[test]
+fn a_path_of_the_wrong_type_is_one_mistake() {
+    let said = errors("health = { kind = \"websocket\", path = 5 }");
+    assert_eq!(said.matches("error:").count(), 1, "{said}");
+}
+
+#[test]
 fn keys_of_other_kinds() {
     assert_snapshot!(errors("health = { kind = \"tcp\", path = \"/\", host = \"a\" }"), @r#"
     error: `path` belongs to a check of kind "http", "socket.io" or "websocket"

@@ -56,44 +56,49 @@ pub(super) fn came(what: What, said: &str) -> String {
 
 /// What to change.
 pub(super) fn advice(kind: &HealthKind, what: What, said: &str) -> String {
-    let path = |Target { path, .. }: &Target| path.clone();
     match (kind, what) {
-        (_, What::NotHttp) => "the worker speaks no plain HTTP/1.1 on this address (TLS?); with kind = \"tcp\" a \
-             connect is enough"
-            .to_owned(),
-        (HealthKind::Http(target, _), What::Status(404)) => {
-            format!("the application has no {}: set `path` to one it has", path(target))
+        (_, What::NotHttp) => {
+            "the worker speaks no plain HTTP/1.1 here (TLS?); with kind = \"tcp\" a connect is enough".to_owned()
         }
-        (HealthKind::Http(..), What::Status(401 | 403)) => {
-            "let the check in without credentials, set another `path`, or add the status to `status`".to_owned()
+        (_, What::Status(500..)) => {
+            "the application itself says that it is not well: its log should say why; or set another `path`".to_owned()
         }
-        (HealthKind::Http(..), What::Status(400 | 421)) => {
-            "the application may want another Host: set `host`; or set another `path`".to_owned()
-        }
-        (HealthKind::Http(..), What::Body) => "set `body` to a text the page has, or set another `path`".to_owned(),
-        (HealthKind::Http(..), _) => "set another `path`, or add the status to `status`".to_owned(),
-        (HealthKind::SocketIo(_), What::Status(400)) if said.contains("Transport unknown") => {
-            "the application allows no polling: set kind = \"websocket\" and \
-             path = \"/socket.io/?EIO=4&transport=websocket\""
-                .to_owned()
-        }
-        (HealthKind::SocketIo(_), What::Status(400 | 401 | 403)) => "the application turns handshakes away \
-             (allowRequest, origins or a middleware; perhaps set `host`): let those of stickyd-health in, or set \
-             kind = \"http\" and a `path`"
-            .to_owned(),
-        (HealthKind::SocketIo(_), What::NotClosed(_)) => "the address may be shared by several processes, or a \
-             middleware stops the POST; each check leaves a session until its ping times out: set kind = \"http\" \
-             and a `path`, or kind = \"tcp\""
-            .to_owned(),
-        (HealthKind::SocketIo(target), _) => {
-            format!(
-                "there is no Socket.IO at {}: set `path` to the application's own, with its last slash",
-                path(target)
-            )
-        }
+        (HealthKind::Http(target, _), _) => http_advice(target, what),
+        (HealthKind::SocketIo(target), _) => socket_io_advice(target, what, said),
         (HealthKind::WebSocket(target), _) => {
-            format!("there is no WebSocket at {}: set `path` to one the application upgrades", path(target))
+            format!("there is no WebSocket at {}: set `path` to one the application upgrades", target.path)
         }
         (HealthKind::Tcp, _) => String::new(),
+    }
+}
+
+fn http_advice(target: &Target, what: What) -> String {
+    match what {
+        What::Status(404) => format!("the application has no {}: set `path` to one it has", target.path),
+        What::Status(401 | 403) => {
+            "let the check in without credentials, set another `path`, or add the status to `status`".to_owned()
+        }
+        What::Status(400 | 421) => {
+            "the application may want another Host: set `host`; or set another `path`".to_owned()
+        }
+        What::Body => "set `body` to a text the page has, or set another `path`".to_owned(),
+        _ => "set another `path`, or add the status to `status`".to_owned(),
+    }
+}
+
+fn socket_io_advice(target: &Target, what: What, said: &str) -> String {
+    match what {
+        What::Status(400) if said.contains("Transport unknown") => "the application allows no polling: set \
+            kind = \"websocket\" and path = \"/socket.io/?EIO=4&transport=websocket\""
+            .to_owned(),
+        What::Status(400 | 401 | 403) => "the application turns handshakes away (allowRequest, origins or a \
+            middleware; perhaps set `host`): let those of stickyd-health in, or set kind = \"http\" and a `path`"
+            .to_owned(),
+        What::NotClosed(_) => "several processes may share the address, or a middleware stops the POST; each check \
+            leaves a session until its ping times out: set kind = \"http\" and a `path`, or kind = \"tcp\""
+            .to_owned(),
+        _ => {
+            format!("there is no Socket.IO at {}: set `path` to the application's own, last slash and all", target.path)
+        }
     }
 }
