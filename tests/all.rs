@@ -9,6 +9,7 @@
 
 mod clients_selftest;
 mod config;
+mod health;
 mod http;
 mod sessions;
 #[allow(dead_code, reason = "a kit: not every test uses every part")]

@@ -9,6 +9,8 @@ mod errors_across;
 mod errors_in_a_table;
 #[path = "config/errors_of_addresses.rs"]
 mod errors_of_addresses;
+#[path = "config/health.rs"]
+mod health;
 #[path = "config/shipped.rs"]
 mod shipped;
 
@@ -20,8 +22,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use stickyd::config::{
-    AdminAddress, AdminState, Affinity, Config, Health, HealthKind, Limits, Log, SameSite, for_command_line, load,
-    parse_with,
+    AdminAddress, AdminState, Affinity, Config, Expected, Health, HealthKind, Limits, Log, SameSite, for_command_line,
+    load, parse_with,
 };
 
 /// A listener and an upstream: four lines that are right, to put the wrong one behind.
@@ -190,8 +192,12 @@ fn check_every_key(dir: &TempDir, config: &Config) {
     assert_eq!((worker.weight, worker.admin), (2, AdminState::Drain));
     assert_eq!(app.affinity, [Affinity::Address, Affinity::Cookie]);
     let second = Duration::from_secs(1);
-    let kind = HealthKind::Http { path: "/health".to_owned() };
-    assert_eq!(app.health, Health { kind, interval: 3 * second, timeout: second, rise: 4, fall: 5 });
+    let (kind, fast_interval) = (HealthKind::Http(health::at("/health"), Expected::default()), 750 * second / 1000);
+    let start_grace = Duration::ZERO;
+    assert_eq!(
+        app.health,
+        Health { kind, interval: 3 * second, fast_interval, timeout: second, rise: 4, fall: 5, start_grace }
+    );
     assert_eq!(app.cookie_same_site, SameSite::Strict);
     assert_eq!((app.connect_timeout, app.response_timeout), (second, 120 * second));
     assert_eq!(app.tunnel_idle, Some(3600 * second));
@@ -245,12 +251,7 @@ fn names_of_several_workers_say_what_differs() {
 }
 
 #[test]
-fn health_and_admin_in_their_shorter_forms() {
-    let kind = |text: &str| good(&format!("{HEAD}{text}")).upstreams[0].health.clone();
-    assert_eq!(kind("health = { path = \"/up\" }").kind, HealthKind::Http { path: "/up".to_owned() });
-    assert_eq!(kind("health = { kind = \"tcp\" }"), Health::default());
-    assert_eq!(kind("health = { kind = \"tcp\", interval = \"1s\" }").timeout, Duration::from_secs(1));
-    assert_eq!(kind("health = { kind = \"tcp\", interval = \"30s\" }").timeout, Duration::from_secs(5));
+fn admin_in_its_shorter_forms() {
     let admin = |text: &str| good(&format!("{text}\n{HEAD}")).admin.address;
     assert_eq!(admin("state_dir = \"/var/lib/s\""), AdminAddress::Unix("/var/lib/s/admin.sock".into()));
     assert_eq!(admin("admin.address = \"localhost:1\""), AdminAddress::Tcp(([127, 0, 0, 1], 1).into()));

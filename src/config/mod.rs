@@ -8,6 +8,7 @@ mod check;
 mod error;
 mod file;
 mod files;
+mod health;
 mod routes;
 mod upstream;
 mod values;
@@ -24,6 +25,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 pub use check::{Resolve, for_command_line, load, load_with_warnings, parse, parse_with};
 pub use error::{Diagnostic, Errors, Line, Place, Severity};
 pub(crate) use values::digits;
+pub use health::{Expected, Health, HealthKind, Target};
 
 /// A whole checked configuration.
 #[derive(Debug, PartialEq)]
@@ -188,47 +190,6 @@ pub enum Affinity {
     Cookie,
     /// The client's address (IPv6 by /64).
     Address,
-}
-
-/// How workers are checked.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Health {
-    /// What is done to a worker to see whether it lives.
-    pub kind: HealthKind,
-    /// Between two checks; default 2 s, at least 100 ms.
-    pub interval: Duration,
-    /// For one check; default: the interval, at most 5 s.
-    pub timeout: Duration,
-    /// Passed checks in a row that make a worker up; default 2.
-    pub rise: u32,
-    /// Failed checks in a row that make it not up; default 3.
-    pub fall: u32,
-}
-
-impl Health {
-    /// The time-out of a check nobody gave one.
-    pub fn default_timeout(interval: Duration) -> Duration {
-        interval.min(Duration::from_secs(5))
-    }
-}
-
-impl Default for Health {
-    fn default() -> Self {
-        let interval = Duration::from_secs(2);
-        Self { kind: HealthKind::Tcp, interval, timeout: Self::default_timeout(interval), rise: 2, fall: 3 }
-    }
-}
-
-/// The kind of check.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum HealthKind {
-    /// A TCP or unix connect; what an upstream without `health` gets.
-    Tcp,
-    /// `GET path`; a 2xx or 3xx passes.
-    Http {
-        /// Origin form, begins with `/`.
-        path: String,
-    },
 }
 
 /// `SameSite` of the affinity cookie.

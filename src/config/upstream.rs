@@ -10,7 +10,7 @@ use super::error::Span;
 use super::file::{Item, Section, Text};
 use super::values::{duration, word};
 use super::workers::{self, Entry};
-use super::{AdminState, Affinity, Health, HealthKind, SameSite, Upstream};
+use super::{AdminState, Affinity, SameSite, Upstream, health};
 
 /// An upstream with the places that later checks point at.
 pub(super) struct Read {
@@ -24,8 +24,6 @@ pub(super) struct Read {
 
 const TIMES: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * 3600);
 const TUNNEL_TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
-const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
-const CHECK_TIMES: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
 const AFFINITIES: [(&str, Affinity); 3] =
     [("socket.io", Affinity::SocketIo), ("cookie", Affinity::Cookie), ("address", Affinity::Address)];
 const SAME_SITES: [(&str, SameSite); 3] =
@@ -47,8 +45,8 @@ pub(super) fn read(context: &Context<'_>, name: Text, item: Item<'_>) -> Option<
     if let Some(affinity) = section.take("affinity").and_then(affinity) {
         upstream.affinity = affinity;
     }
-    if let Some(health) = section.section("health", "a table such as { path = \"/health\" }") {
-        upstream.health = read_health(health);
+    if let Some(table) = section.section("health", "a table such as { path = \"/health\" }") {
+        upstream.health = health::read(table);
     }
     let mut same_site = None;
     if let Some(mut cookie) = section.section("cookie", "a table such as { same_site = \"lax\" }") {
@@ -132,49 +130,4 @@ fn affinity(item: Item<'_>) -> Option<Vec<Affinity>> {
         chosen.push(one);
     }
     Some(chosen)
-}
-
-fn read_health(mut section: Section<'_>) -> Health {
-    let report = section.report;
-    let mut health = Health::default();
-    let kind = section.text("kind", "\"http\" or \"tcp\"");
-    let http =
-        kind.as_ref().and_then(|text| word(report, "kind of health check", text, &[("http", true), ("tcp", false)]));
-    let path = section.text("path", "a path such as \"/health\"");
-    health.kind = match (http, path) {
-        (Some(false), Some(path)) => {
-            report.error(&path.span, "`path` belongs to a check of kind \"http\"");
-            HealthKind::Tcp
-        }
-        (Some(false), None) => HealthKind::Tcp,
-        (_, Some(path)) => {
-            check_path(&section, &path);
-            HealthKind::Http { path: path.value }
-        }
-        // A wrong word for the kind is reported already.
-        (None, None) if kind.is_some() => HealthKind::Tcp,
-        (_, None) => {
-            let help = "write path = \"/health\", or kind = \"tcp\" for a connect only";
-            report.error_help(&section.span, "a health check of kind \"http\" needs `path`", help);
-            HealthKind::Tcp
-        }
-    };
-    if let Some(interval) = section.take("interval").and_then(|item| duration(item, INTERVALS)) {
-        health.interval = interval;
-    }
-    let timeout = section.take("timeout").and_then(|item| duration(item, CHECK_TIMES));
-    health.timeout = timeout.unwrap_or_else(|| Health::default_timeout(health.interval));
-    health.rise = section.integer("rise", 1..=100).unwrap_or(health.rise);
-    health.fall = section.integer("fall", 1..=100).unwrap_or(health.fall);
-    section.finish();
-    health
-}
-
-/// The path goes into a request line as it is.
-fn check_path(section: &Section<'_>, path: &Text) {
-    let visible = path.value.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
-    if !path.value.starts_with('/') || !visible || path.value.len() > 1024 {
-        let help = "write \"/health\": it begins with / and is percent-encoded";
-        section.report.error_help(&path.span, "the path of a health check is not one", help);
-    }
 }

@@ -23,6 +23,13 @@ pub fn accept_for(key: &[u8]) -> Option<Accept> {
     Some(Accept(accept))
 }
 
+/// A `Sec-WebSocket-Key` of our own.
+pub fn key(bytes: &[u8; 16]) -> [u8; 24] {
+    let mut key = [b'='; 24];
+    base64(bytes, &mut key);
+    key
+}
+
 /// Whether a 101's head is the upgrade that was asked for.
 pub fn grants(headers: &HeaderMap, accept: &Accept) -> bool {
     headers.get(header::UPGRADE).is_some_and(|value| has_token(value.as_bytes(), b"websocket"))
@@ -50,6 +57,11 @@ mod tests {
     fn rfc_6455_example() {
         let accept = accept_for(b"dGhlIHNhbXBsZSBub25jZQ==").unwrap();
         assert_eq!(&accept.0, b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=".first_chunk::<28>().unwrap());
+    }
+
+    #[test]
+    fn our_own_keys_are_keys() {
+        assert_eq!(&key(b"the sample nonce"), b"dGhlIHNhbXBsZSBub25jZQ==");
     }
 
     #[test]

@@ -89,6 +89,8 @@ pub struct Worker {
     refused: AtomicBool,
     refusal: tokio::sync::Notify,
     was_gone: AtomicBool,
+    /// When this life of it was first seen.
+    since_ms: AtomicU64,
     generation: AtomicU32,
     established: AtomicU32,
     sessions: AtomicU32,
@@ -136,6 +138,7 @@ impl Worker {
             refused: AtomicBool::new(false),
             refusal: tokio::sync::Notify::new(),
             was_gone: AtomicBool::new(false),
+            since_ms: AtomicU64::new(clock::now_ms()),
             generation: AtomicU32::new(1),
             established: AtomicU32::new(0),
             sessions: AtomicU32::new(0),
@@ -256,20 +259,34 @@ impl Worker {
         if self.was_gone.swap(false, Relaxed) {
             let generation = self.generation.fetch_add(1, Relaxed).saturating_add(1);
             self.set_oracle(Oracle::Untried);
+            self.since_ms.store(clock::now_ms(), Relaxed);
             tracing::info!(upstream = %self.upstream, worker = %self.name, generation, "worker was restarted");
         }
     }
 
     /// A connect was refused (ECONNREFUSED, ENOENT).
     pub fn connect_refused(&self) {
-        if !self.refused.swap(true, Relaxed) {
-            self.refusal.notify_one();
+        if self.note_refused() {
             tracing::warn!(upstream = %self.upstream, worker = %self.name, address = %self.address,
                 state = self.health().word(), "worker refuses connections");
+        }
+    }
+
+    /// The same, not logged: of a worker that is still starting. Whether the connect before was not refused.
+    pub fn note_refused(&self) -> bool {
+        let first = !self.refused.swap(true, Relaxed);
+        if first {
+            self.refusal.notify_one();
         }
         if self.gone() {
             self.was_gone.store(true, Relaxed);
         }
+        first
+    }
+
+    /// When its present life was first seen ([`clock::now_ms`]).
+    pub fn since_ms(&self) -> u64 {
+        self.since_ms.load(Relaxed)
     }
 
     /// Waits for the next connect that is refused after one that was not.

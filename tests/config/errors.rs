@@ -204,40 +204,6 @@ fn affinity_empty_and_twice() {
 }
 
 #[test]
-fn health_without_path_and_path_without_http() {
-    assert_snapshot!(errors("health = { rise = 1 }"), @r#"
-    error: a health check of kind "http" needs `path`
-     --> s.toml:5:10
-      |
-    5 | health = { rise = 1 }
-      |          ^^^^^^^^^^^^
-      = help: write path = "/health", or kind = "tcp" for a connect only
-    "#);
-    assert_snapshot!(errors("health = { kind = \"tcp\", path = \"/\" }"), @r#"
-    error: `path` belongs to a check of kind "http"
-     --> s.toml:5:33
-      |
-    5 | health = { kind = "tcp", path = "/" }
-      |                                 ^^^
-    "#);
-    assert_snapshot!(errors("[upstream.app.health]\nkind = \"https\"\npath = \"health\""), @r#"
-    error: unknown kind of health check `https`
-     --> s.toml:6:8
-      |
-    6 | kind = "https"
-      |        ^^^^^^^
-      = help: did you mean `http`?
-
-    error: the path of a health check is not one
-     --> s.toml:7:8
-      |
-    7 | path = "health"
-      |        ^^^^^^^^
-      = help: write "/health": it begins with / and is percent-encoded
-    "#);
-}
-
-#[test]
 fn network_that_is_none() {
     assert_snapshot!(errors_of("[[listener]]\naddress = \"0.0.0.0:80\"\ntrusted_proxies = [\"10.0.0.0/33\", \"10.1.2.3\"]\n[upstream.app]\nworkers = [\"127.0.0.1:3000\"]"), @r#"
     error: `10.0.0.0/33` is no network

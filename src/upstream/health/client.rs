@@ -1,0 +1,251 @@
+//! HTTP/1.1 to one worker, for checks: at most one connection, kept from one question to the next, everything bounded.
+//!
+//! A session made by one question is ended by the next, and where several processes share an address only the same
+//! connection leads to the same one. Time is bounded by the caller.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, Connection, SendRequest};
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+
+use crate::clock;
+use crate::config::Address;
+use crate::upstream::connect::{self, ConnectError};
+use crate::upstream::io::WorkerIo;
+use crate::upstream::worker::Worker;
+
+use super::words::What;
+
+/// Bytes of a body read at most.
+pub(super) const MAX_BODY: usize = 64 * 1024;
+/// A head: bytes and fields at most.
+const HEAD_BYTES: usize = 64 * 1024;
+const HEAD_FIELDS: usize = 200;
+
+/// Why a check did not pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Nobody listens.
+    Refused,
+    /// No answer in time, or a full backlog.
+    TimedOut,
+    /// The connection could not be made, for a reason of the network's.
+    Unreachable,
+    /// An answer, but the wrong one; with the beginning of what it said.
+    Wrong(What, String),
+}
+
+impl Fault {
+    /// A wrong answer without words.
+    pub(super) fn wrong(what: What) -> Self {
+        Self::Wrong(what, String::new())
+    }
+}
+
+/// An answer: its head and as much of its body as was wanted.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Vec<u8>,
+}
+
+impl Answer {
+    /// The wrong answer that this is.
+    pub(super) fn wrong(&self, what: What) -> Fault {
+        let text = String::from_utf8_lossy(&self.body);
+        Fault::Wrong(what, text.trim().chars().filter(|c| !c.is_control()).take(80).collect())
+    }
+
+    /// The status as a number.
+    pub(super) fn code(&self) -> u16 {
+        self.status.as_u16()
+    }
+}
+
+struct Open {
+    sender: SendRequest<Full<Bytes>>,
+    connection: Connection<TokioIo<WorkerIo>, Full<Bytes>>,
+    ended: bool,
+}
+
+/// Asks one worker.
+pub(super) struct Client<'a> {
+    worker: &'a Arc<Worker>,
+    host: HeaderValue,
+    open: Option<Open>,
+}
+
+impl<'a> Client<'a> {
+    /// Not connected yet. `host`: what the Host header says, if not the address.
+    pub(super) fn new(worker: &'a Arc<Worker>, host: Option<&str>) -> Self {
+        let host = host.and_then(|host| HeaderValue::from_str(host).ok()).unwrap_or_else(|| own_host(&worker.address));
+        Self { worker, host, open: None }
+    }
+
+    /// A request with the headers every check has. `None`: the path is none (the configuration has checked it).
+    pub(super) fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: &'static str,
+    ) -> Result<Request<Full<Bytes>>, Fault> {
+        let mut request = Request::new(Full::new(Bytes::from_static(body.as_bytes())));
+        *request.method_mut() = method;
+        *request.uri_mut() = path.parse().map_err(|_| Fault::Unreachable)?;
+        request.headers_mut().insert(header::HOST, self.host.clone());
+        request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static("stickyd-health"));
+        Ok(request)
+    }
+
+    /// Sends a request and reads its answer until `enough` of its body is there, or [`MAX_BODY`], or all.
+    pub(super) async fn ask(
+        &mut self,
+        request: Request<Full<Bytes>>,
+        enough: impl Fn(&[u8]) -> bool,
+    ) -> Result<Answer, Fault> {
+        let kept = self.open.take().filter(|open| !open.ended && !open.sender.is_closed());
+        let mut open = match kept {
+            Some(open) => open,
+            None => handshake(connect(self.worker).await?).await?,
+        };
+        let answer = open.exchange(request, enough).await?;
+        self.worker.answered(clock::now_ms());
+        self.open = Some(open);
+        Ok(answer)
+    }
+
+    /// After a 101: the bare socket.
+    pub(super) async fn into_socket(self) -> Option<WorkerIo> {
+        let mut open = self.open?;
+        if !open.ended {
+            poll_fn(|cx| open.connection.poll_without_shutdown(cx)).await.ok()?;
+        }
+        Some(open.connection.into_parts().io.into_inner())
+    }
+}
+
+/// A connection, and what it says of the worker.
+pub(super) async fn connect(worker: &Worker) -> Result<WorkerIo, Fault> {
+    match connect::open(&worker.address).await.map_err(connect::classify) {
+        Ok(io) => {
+            worker.connected();
+            Ok(io)
+        }
+        Err(ConnectError::Refused) => Err(Fault::Refused),
+        Err(ConnectError::TimedOut | ConnectError::Full) => Err(Fault::TimedOut),
+        Err(ConnectError::Io(_)) => Err(Fault::Unreachable),
+    }
+}
+
+async fn handshake(io: WorkerIo) -> Result<Open, Fault> {
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(HEAD_BYTES).max_header_size(HEAD_BYTES).max_headers(HEAD_FIELDS);
+    let made = builder.handshake(TokioIo::new(io)).await;
+    let (sender, connection) = made.map_err(|_| Fault::wrong(What::NotHttp))?;
+    Ok(Open { sender, connection, ended: false })
+}
+
+impl Open {
+    async fn exchange(
+        &mut self,
+        request: Request<Full<Bytes>>,
+        enough: impl Fn(&[u8]) -> bool,
+    ) -> Result<Answer, Fault> {
+        let Self { sender, connection, ended } = self;
+        let mut work = pin!(async {
+            match sender.send_request(request).await {
+                Ok(response) => read(response, enough).await,
+                Err(_) => Err(Fault::wrong(What::NotHttp)),
+            }
+        });
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(done);
+            }
+            if connection.poll_without_shutdown(cx).is_pending() {
+                return Poll::Pending;
+            }
+            // An answer without a body and the end of its connection come in one poll: nothing can come after it.
+            *ended = true;
+            match work.as_mut().poll(cx) {
+                Poll::Ready(done) => Poll::Ready(done),
+                Poll::Pending => Poll::Ready(Err(Fault::wrong(What::NotHttp))),
+            }
+        })
+        .await
+    }
+}
+
+async fn read(response: Response<Incoming>, enough: impl Fn(&[u8]) -> bool) -> Result<Answer, Fault> {
+    let (head, mut incoming) = response.into_parts();
+    let mut body = Vec::new();
+    while !enough(&body) && body.len() < MAX_BODY {
+        match incoming.frame().await {
+            Some(Ok(frame)) => {
+                let data = frame.into_data().unwrap_or_default();
+                body.extend(data.iter().take(MAX_BODY - body.len()));
+            }
+            Some(Err(_)) => return Err(Fault::wrong(What::NotHttp)),
+            None => break,
+        }
+    }
+    Ok(Answer { status: head.status, headers: head.headers, body })
+}
+
+fn own_host(address: &Address) -> HeaderValue {
+    match address {
+        Address::Tcp(address) => HeaderValue::from_str(&address.to_string()).ok(),
+        Address::Unix(_) => None,
+    }
+    .unwrap_or_else(|| HeaderValue::from_static("localhost"))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    async fn asked(answer: &str, enough: fn(&[u8]) -> bool) -> Result<Answer, Fault> {
+        let (near, mut far) = tokio::net::UnixStream::pair().unwrap();
+        let worker = async {
+            let mut head = [0; 1024];
+            assert!(far.read(&mut head).await.unwrap() > 0);
+            far.write_all(answer.as_bytes()).await.unwrap();
+            drop(far);
+        };
+        let mut open = handshake(WorkerIo::Unix(near)).await?;
+        let mut request = Request::new(Full::default());
+        request.headers_mut().insert(header::HOST, HeaderValue::from_static("a"));
+        tokio::join!(open.exchange(request, enough), worker).0
+    }
+
+    #[tokio::test]
+    async fn answers_without_a_body_count() {
+        for answer in ["HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"] {
+            assert!(asked(answer, |_| true).await.is_ok_and(|answer| answer.status.is_success()), "{answer}");
+            assert!(asked(answer, |_| false).await.is_ok_and(|answer| answer.body.is_empty()), "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn bodies_are_read_to_their_end_but_not_for_ever() {
+        let all = asked("HTTP/1.1 200 OK\r\n\r\nall of it", |_| false).await.ok().unwrap();
+        assert_eq!(all.body, b"all of it", "the end of the connection is the end of the body");
+        let long = format!("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n{}", "x".repeat(100_000));
+        assert_eq!(asked(&long, |_| false).await.ok().unwrap().body.len(), MAX_BODY);
+        let short = asked("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort", |_| false).await;
+        assert_eq!(short.err(), Some(Fault::wrong(What::NotHttp)));
+        for garbage in ["SSH-2.0-OpenSSH_9.2\r\n", ""] {
+            assert_eq!(asked(garbage, |_| false).await.err(), Some(Fault::wrong(What::NotHttp)), "{garbage}");
+        }
+    }
+}

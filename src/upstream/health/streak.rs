@@ -1,0 +1,253 @@
+//! What a row of outcomes amounts to: the state of a worker, and whether its check can pass at all. Pure: time comes as
+//! an argument (invariant 12).
+
+use crate::config::Health;
+use crate::upstream::worker::Checks;
+
+/// What one check showed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// As it should be.
+    Passed,
+    /// An answer, but the wrong one, or a broken connection.
+    Failed,
+    /// No answer in time.
+    TimedOut,
+    /// Nobody listens.
+    Refused,
+}
+
+/// Which outcomes count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rules {
+    /// Passed checks in a row that make a worker up.
+    pub(super) rise: u32,
+    /// Failed checks in a row that make it not up.
+    pub(super) fall: u32,
+    /// For this long of a worker's life, a failed check does not count against it.
+    pub(super) grace_ms: u64,
+}
+
+impl From<&Health> for Rules {
+    fn from(health: &Health) -> Self {
+        let grace_ms = u64::try_from(health.start_grace.as_millis()).unwrap_or(u64::MAX);
+        Self { rise: health.rise, fall: health.fall, grace_ms }
+    }
+}
+
+impl Rules {
+    /// Whether a life that began at `since_ms` is still in its start-up grace.
+    pub(super) fn in_grace(&self, now_ms: u64, since_ms: u64) -> bool {
+        now_ms.saturating_sub(since_ms) < self.grace_ms
+    }
+}
+
+/// Outcomes in a row, and the state they make.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Streak {
+    state: Checks,
+    passed: u32,
+    failed: u32,
+    timed_out: u32,
+    last_passed: bool,
+}
+
+impl Streak {
+    /// Goes on from a state. A worker nobody has checked is taken for up until a check says otherwise; one that was
+    /// checked before a reload stays what it was (invariant 8).
+    pub(super) fn from(state: Checks) -> Self {
+        Self { state, passed: 0, failed: 0, timed_out: 0, last_passed: true }
+    }
+
+    /// Adds an outcome at `now_ms` of a life that began at `since_ms`; returns the state after it.
+    ///
+    /// A grace forgives what a starting worker says, or does not say. It does not forgive a refused connect: whoever is
+    /// sent there would be refused as well.
+    pub(super) fn add(&mut self, outcome: Outcome, now_ms: u64, since_ms: u64, rules: &Rules) -> Checks {
+        self.last_passed = outcome == Outcome::Passed;
+        match outcome {
+            Outcome::Passed => self.pass(rules.rise),
+            Outcome::Failed | Outcome::TimedOut if rules.in_grace(now_ms, since_ms) => {}
+            Outcome::Failed | Outcome::TimedOut | Outcome::Refused => self.fail(outcome, rules.fall),
+        }
+        self.state
+    }
+
+    fn pass(&mut self, rise: u32) {
+        (self.passed, self.failed, self.timed_out) = (self.passed.saturating_add(1), 0, 0);
+        if self.passed >= rise {
+            self.state = Checks::Passing;
+        } else if self.state == Checks::TimingOut {
+            self.state = Checks::Failing;
+        }
+    }
+
+    fn fail(&mut self, outcome: Outcome, fall: u32) {
+        self.passed = 0;
+        self.failed = self.failed.saturating_add(1);
+        self.timed_out = if outcome == Outcome::TimedOut { self.timed_out.saturating_add(1) } else { 0 };
+        if self.timed_out >= fall {
+            self.state = Checks::TimingOut;
+        } else if self.failed >= fall || outcome == Outcome::Refused {
+            self.state = Checks::Failing;
+        }
+    }
+
+    /// Between two states, or in a bad one: look again soon.
+    pub(super) fn is_unsure(&self) -> bool {
+        self.state != Checks::Passing || self.failed > 0 || !self.last_passed
+    }
+}
+
+/// Looks for a check that can never pass: never once, and always the same wrong answer `W`. Silence and refused connects
+/// are no answers, and change nothing.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Hopeless<W> {
+    last: Option<W>,
+    count: u32,
+    over: bool,
+}
+
+impl<W: PartialEq> Hopeless<W> {
+    /// Nothing was answered yet.
+    pub(super) fn new() -> Self {
+        Self { last: None, count: 0, over: false }
+    }
+
+    /// It passed: it can.
+    pub(super) fn passed(&mut self) {
+        self.over = true;
+    }
+
+    /// Adds a wrong answer; true once, at the `fall` × 3rd same one.
+    pub(super) fn answered(&mut self, wrong: W, fall: u32) -> bool {
+        self.count = if self.last.as_ref() == Some(&wrong) { self.count.saturating_add(1) } else { 1 };
+        self.last = Some(wrong);
+        let now = !self.over && self.count >= fall.saturating_mul(3);
+        self.over |= now;
+        now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const RULES: Rules = Rules { rise: 2, fall: 3, grace_ms: 0 };
+
+    fn states(outcomes: &[Outcome]) -> Vec<Checks> {
+        let mut streak = Streak::from(Checks::Passing);
+        outcomes.iter().map(|&outcome| streak.add(outcome, 0, 0, &RULES)).collect()
+    }
+
+    #[test]
+    fn rise_and_fall() {
+        use Checks::{Failing as F, Passing as P, TimingOut as T};
+        use Outcome::{Failed, Passed, Refused, TimedOut};
+        assert_eq!(states(&[Failed, Failed, Passed, Failed, Failed, Failed]), [P, P, P, P, P, F]);
+        assert_eq!(states(&[Failed, Failed, Failed, Passed, Passed]), [P, P, F, F, P]);
+        assert_eq!(states(&[TimedOut, TimedOut, TimedOut, Passed, Passed]), [P, P, T, F, P]);
+        assert_eq!(states(&[TimedOut, Failed, TimedOut]), [P, P, F], "not answering at all is what hung means");
+        assert_eq!(states(&[Refused, Passed, Passed]), [F, F, P]);
+        assert_eq!(
+            states(&[TimedOut, TimedOut, TimedOut, Failed]),
+            [P, P, T, F],
+            "an answer, even a wrong one, is no hang"
+        );
+    }
+
+    #[test]
+    fn a_reload_does_not_heal() {
+        let mut streak = Streak::from(Checks::TimingOut);
+        assert_eq!(streak.add(Outcome::TimedOut, 0, 0, &RULES), Checks::TimingOut);
+        assert!(streak.is_unsure());
+    }
+
+    #[test]
+    fn hopeless_is_said_once_and_never_of_a_worker_that_passed() {
+        let mut never = Hopeless::new();
+        let said: Vec<_> = (0..10).map(|_| never.answered(404, 2)).collect();
+        assert_eq!(said.iter().position(|said| *said), Some(5), "fall × 3");
+        assert_eq!(said.iter().filter(|said| **said).count(), 1);
+        let mut mixed = Hopeless::new();
+        assert!((0..100).all(|i| !mixed.answered(i % 2, 1)), "not the same thing");
+        let mut passed = Hopeless::new();
+        passed.passed();
+        assert!((0..100).all(|_| !passed.answered(503, 1)));
+    }
+
+    fn outcome() -> impl Strategy<Value = Outcome> {
+        prop_oneof![
+            3 => Just(Outcome::Passed),
+            2 => Just(Outcome::Failed),
+            2 => Just(Outcome::TimedOut),
+            1 => Just(Outcome::Refused)
+        ]
+    }
+
+    fn state() -> impl Strategy<Value = Checks> {
+        prop_oneof![Just(Checks::Passing), Just(Checks::Failing), Just(Checks::TimingOut)]
+    }
+
+    /// The longest row of outcomes at the end that `is` holds for.
+    fn row(outcomes: &[Outcome], is: impl Fn(&Outcome) -> bool) -> usize {
+        outcomes.iter().rev().take_while(|outcome| is(outcome)).count()
+    }
+
+    proptest! {
+        /// A failure inside the grace is as if it had never been; everything else counts as without a grace.
+        #[test]
+        fn a_grace_forgives_failures_and_nothing_else(
+            start in state(), rise in 1u32..5, fall in 1u32..5, grace_ms in 0u64..3_000, since_ms in 0u64..2_000,
+            steps in prop::collection::vec((0u64..1_000, outcome()), 0..60),
+        ) {
+            let rules = Rules { rise, fall, grace_ms };
+            let (mut with, mut without) = (Streak::from(start), Streak::from(start));
+            let (mut now_ms, mut before) = (0, start);
+            for (pause, outcome) in steps {
+                now_ms += pause;
+                let after = with.add(outcome, now_ms, since_ms, &rules);
+                let forgiven = now_ms < since_ms + grace_ms && matches!(outcome, Outcome::Failed | Outcome::TimedOut);
+                if forgiven {
+                    prop_assert_eq!(after, before);
+                    prop_assert!(with.is_unsure(), "a starting worker is looked at often");
+                } else {
+                    let plain = Rules { grace_ms: 0, ..rules };
+                    prop_assert_eq!(after, without.add(outcome, now_ms, since_ms, &plain));
+                }
+                before = after;
+            }
+        }
+
+        /// The state as the rows at the end of the history say it.
+        #[test]
+        fn a_state_changes_only_by_a_row(
+            start in state(), rise in 1u32..5, fall in 1u32..5, outcomes in prop::collection::vec(outcome(), 1..60),
+        ) {
+            let rules = Rules { rise, fall, grace_ms: 0 };
+            let (mut streak, mut before) = (Streak::from(start), start);
+            for end in 1..=outcomes.len() {
+                let seen = &outcomes[..end];
+                let after = streak.add(seen[end - 1], 0, 0, &rules);
+                let passed = row(seen, |o| *o == Outcome::Passed);
+                let failed = row(seen, |o| *o != Outcome::Passed);
+                let silent = row(seen, |o| *o == Outcome::TimedOut);
+                let refused = seen[end - 1] == Outcome::Refused;
+                let expected = if passed >= rise as usize {
+                    Checks::Passing
+                } else if silent >= fall as usize {
+                    Checks::TimingOut
+                } else if failed >= fall as usize || refused || (passed > 0 && before == Checks::TimingOut) {
+                    Checks::Failing
+                } else {
+                    before
+                };
+                prop_assert_eq!(after, expected);
+                prop_assert_eq!(streak.is_unsure(), after != Checks::Passing || failed > 0);
+                before = after;
+            }
+        }
+    }
+}
