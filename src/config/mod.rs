@@ -24,8 +24,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 pub use check::{Resolve, for_command_line, load, load_with_warnings, parse, parse_with};
 pub use error::{Diagnostic, Errors, Line, Place, Severity};
-pub(crate) use values::digits;
 pub use health::{Expected, Health, HealthKind, Target};
+pub(crate) use values::digits;
 
 /// A whole checked configuration.
 #[derive(Debug, PartialEq)]

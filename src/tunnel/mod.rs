@@ -27,7 +27,7 @@ use crate::proxy::respond::{self, Problem};
 use crate::upstream::Carried;
 use crate::upstream::connect::Lease;
 use crate::upstream::io::WorkerIo;
-use crate::upstream::worker::Count;
+use crate::upstream::worker::{Count, Session};
 
 /// Seconds a tunnel may be silent both ways when nothing is known of its session: an hour, as HAProxy users set it.
 const SILENCE_UNKNOWN_S: u32 = 3_600;
@@ -52,7 +52,7 @@ struct Terms {
     bytes_down: u64,
     _tunnel: Count,
     _established: Count,
-    _session: (Option<Hold>, Option<Count>),
+    _session: (Option<Hold>, Option<Session>),
 }
 
 impl Drop for Terms {

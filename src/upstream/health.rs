@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::Upstream;
 use super::worker::{self, Worker};
 use crate::clock;
 use crate::config::Health;
@@ -130,6 +131,9 @@ fn outcome(checked: &Result<(), Fault>) -> Outcome {
     }
 }
 
+/// By then every worker was checked once, unless it hangs.
+const FIRST_CHECKS: Duration = Duration::from_secs(3);
+
 /// A random part of `span`.
 fn jitter(span: Duration) -> Duration {
     #[allow(clippy::cast_precision_loss, reason = "a random fraction needs no more than 53 bits")]
@@ -137,9 +141,21 @@ fn jitter(span: Duration) -> Duration {
     span.mul_f64(part)
 }
 
+/// After the first checks: one line on the addresses nobody listens on, instead of one for each empty port of a range.
+async fn say_deserted(upstream: Arc<Upstream>) {
+    tokio::time::sleep(FIRST_CHECKS).await;
+    let workers = || upstream.members.iter().map(|member| &member.worker);
+    let deserted: Vec<&str> = workers().filter(|worker| worker.gone()).map(|worker| worker.name.as_str()).collect();
+    if let [first, .., last] | [first @ last] = deserted.as_slice() {
+        tracing::warn!(upstream = %upstream.config.name, deserted = deserted.len(), of = upstream.members.len(), first, last,
+            "nobody listens on the addresses of some workers");
+    }
+}
+
 /// Checks every worker of a snapshot until `stop`; a reload stops the old watch and starts a new one.
 pub fn watch_all(tasks: &TaskTracker, snapshot: &Snapshot, stop: &CancellationToken) {
     for upstream in &snapshot.upstreams {
+        tasks.spawn_local(stop.clone().run_until_cancelled_owned(say_deserted(upstream.clone())));
         for member in &upstream.members {
             tasks.spawn_local(watch(member.worker.clone(), upstream.config.health.clone(), stop.clone()));
         }

@@ -15,7 +15,7 @@ use crate::affinity::ring::{self, Ring, Seat};
 use crate::clock;
 use crate::config::{self, Affinity};
 use crate::metrics::{Metrics, UpstreamSeries};
-use worker::{Count, Worker};
+use worker::{Session, Worker};
 
 /// Replay buffer where no worker has said its `maxPayload`: Engine.IO's own default (protocols §1.7).
 const DEFAULT_PAYLOAD: u64 = 1_000_000;
@@ -127,7 +127,7 @@ impl Upstream {
 
     /// Seats a new session: bounded load on the ring (design.md §3.2). The returned count is the session's, already in
     /// the worker's load.
-    pub fn place(&self, key: &[u8], tried: &[u64]) -> Option<Count> {
+    pub fn place(&self, key: &[u8], tried: &[u64]) -> Option<Session> {
         let _seating = self.carried.seating.lock().unwrap_or_else(PoisonError::into_inner);
         let now_s = clock::now_s();
         let seat = |index| {

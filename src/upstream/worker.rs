@@ -89,6 +89,8 @@ pub struct Worker {
     refused: AtomicBool,
     refusal: tokio::sync::Notify,
     was_gone: AtomicBool,
+    /// It accepted a connect at least once.
+    seen: AtomicBool,
     /// When this life of it was first seen.
     since_ms: AtomicU64,
     generation: AtomicU32,
@@ -120,6 +122,22 @@ impl Drop for Count {
     }
 }
 
+/// A session's place in its worker's count. A [`Count`] in half the room: the pin table holds a million of them.
+pub struct Session(Arc<Worker>);
+
+impl Session {
+    /// The worker counted.
+    pub fn worker(&self) -> &Arc<Worker> {
+        &self.0
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.0.sessions.fetch_sub(1, Relaxed);
+    }
+}
+
 impl Worker {
     /// A worker nobody has talked to yet; taken for up until a check or connect says otherwise.
     pub fn new(upstream: &str, address: Address, name: String, id: WorkerId, series: WorkerSeries) -> Arc<Self> {
@@ -138,6 +156,7 @@ impl Worker {
             refused: AtomicBool::new(false),
             refusal: tokio::sync::Notify::new(),
             was_gone: AtomicBool::new(false),
+            seen: AtomicBool::new(false),
             since_ms: AtomicU64::new(clock::now_ms()),
             generation: AtomicU32::new(1),
             established: AtomicU32::new(0),
@@ -253,20 +272,25 @@ impl Worker {
 
     /// A connect succeeded. After *gone* that is a new life: another process may listen there now.
     pub fn connected(&self) {
+        let seen = self.seen.swap(true, Relaxed);
         if self.refused.swap(false, Relaxed) {
-            tracing::info!(upstream = %self.upstream, worker = %self.name, "worker accepts connections again");
+            tracing::info!(upstream = %self.upstream, worker = %self.name, again = seen, "worker accepts connections");
         }
-        if self.was_gone.swap(false, Relaxed) {
+        if self.was_gone.load(Relaxed) {
+            self.since_ms.store(clock::now_ms(), Relaxed);
+        }
+        if self.was_gone.swap(false, Relaxed) && seen {
             let generation = self.generation.fetch_add(1, Relaxed).saturating_add(1);
             self.set_oracle(Oracle::Untried);
-            self.since_ms.store(clock::now_ms(), Relaxed);
             tracing::info!(upstream = %self.upstream, worker = %self.name, generation, "worker was restarted");
         }
     }
 
     /// A connect was refused (ECONNREFUSED, ENOENT).
     pub fn connect_refused(&self) {
-        if self.note_refused() {
+        let first = self.note_refused();
+        // Empty ports of a range are told of together, by the health checks.
+        if first && self.seen.load(Relaxed) {
             tracing::warn!(upstream = %self.upstream, worker = %self.name, address = %self.address,
                 state = self.health().word(), "worker refuses connections");
         }
@@ -325,8 +349,9 @@ impl Worker {
     }
 
     /// Counts a session until the guard goes.
-    pub fn session(self: &Arc<Self>) -> Count {
-        self.count(|w| &w.sessions)
+    pub fn session(self: &Arc<Self>) -> Session {
+        self.sessions.fetch_add(1, Relaxed);
+        Session(self.clone())
     }
 
     /// Counts a tunnel until the guard goes.

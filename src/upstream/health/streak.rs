@@ -49,14 +49,18 @@ pub(super) struct Streak {
     passed: u32,
     failed: u32,
     timed_out: u32,
+    refused: u32,
     last_passed: bool,
 }
+
+/// Refused connects in a row after which nobody is expected soon: an empty port of a range is no emergency.
+const DESERTED: u32 = 10;
 
 impl Streak {
     /// Goes on from a state. A worker nobody has checked is taken for up until a check says otherwise; one that was
     /// checked before a reload stays what it was (invariant 8).
     pub(super) fn from(state: Checks) -> Self {
-        Self { state, passed: 0, failed: 0, timed_out: 0, last_passed: true }
+        Self { state, passed: 0, failed: 0, timed_out: 0, refused: 0, last_passed: true }
     }
 
     /// Adds an outcome at `now_ms` of a life that began at `since_ms`; returns the state after it.
@@ -65,6 +69,7 @@ impl Streak {
     /// sent there would be refused as well.
     pub(super) fn add(&mut self, outcome: Outcome, now_ms: u64, since_ms: u64, rules: &Rules) -> Checks {
         self.last_passed = outcome == Outcome::Passed;
+        self.refused = if outcome == Outcome::Refused { self.refused.saturating_add(1) } else { 0 };
         match outcome {
             Outcome::Passed => self.pass(rules.rise),
             Outcome::Failed | Outcome::TimedOut if rules.in_grace(now_ms, since_ms) => {}
@@ -93,8 +98,11 @@ impl Streak {
         }
     }
 
-    /// Between two states, or in a bad one: look again soon.
+    /// Between two states, or in a bad one: look again soon. Not where nobody has listened for long.
     pub(super) fn is_unsure(&self) -> bool {
+        if self.refused >= DESERTED {
+            return false;
+        }
         self.state != Checks::Passing || self.failed > 0 || !self.last_passed
     }
 }
@@ -136,6 +144,18 @@ mod tests {
     use super::*;
 
     const RULES: Rules = Rules { rise: 2, fall: 3, grace_ms: 0 };
+
+    #[test]
+    fn an_empty_port_is_looked_at_less_often() {
+        let mut streak = Streak::from(Checks::Passing);
+        let mut unsure = |outcome| {
+            streak.add(outcome, 0, 0, &RULES);
+            streak.is_unsure()
+        };
+        assert!((1..DESERTED).all(|_| unsure(Outcome::Refused)));
+        assert!(!unsure(Outcome::Refused) && !unsure(Outcome::Refused));
+        assert!(unsure(Outcome::Passed), "somebody came: again at once");
+    }
 
     fn states(outcomes: &[Outcome]) -> Vec<Checks> {
         let mut streak = Streak::from(Checks::Passing);
