@@ -396,3 +396,29 @@ impl Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn a_life_ends_with_the_last_connection_and_begins_with_a_connect() {
+        let series = Metrics::new().worker("app", "w");
+        let worker = Worker::new("app", Address::Unix("/w".into()), "w".to_owned(), WorkerId(1), series);
+        worker.connect_refused();
+        worker.connected();
+        assert_eq!((worker.generation(), worker.health()), (1, Health::Up), "nobody had listened before");
+        let established = worker.connection();
+        worker.connect_refused();
+        assert_eq!(worker.health(), Health::Leaving);
+        worker.connected();
+        assert_eq!(worker.generation(), 1, "it had not gone");
+        worker.connect_refused();
+        drop(established);
+        worker.connect_refused();
+        assert_eq!(worker.health(), Health::Gone);
+        worker.connected();
+        assert_eq!((worker.generation(), worker.health()), (2, Health::Up));
+    }
+}

@@ -44,13 +44,13 @@ impl Place {
         let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/examples").join(example);
         let text = std::fs::read_to_string(from).unwrap();
         let moved = text
-            // Letters first: the digits of one port may hold those of another.
-            .replace("3001", "A")
-            .replace("3004", "B")
-            .replace("3020", "C")
-            .replace('A', &self.base.to_string())
-            .replace('B', &(self.base + 3).to_string())
-            .replace('C', &(self.base + 19).to_string())
+            // By way of characters no file has: the digits of one port may hold those of another.
+            .replace("3001", "\u{1}")
+            .replace("3004", "\u{2}")
+            .replace("3020", "\u{3}")
+            .replace('\u{1}', &self.base.to_string())
+            .replace('\u{2}', &(self.base + 3).to_string())
+            .replace('\u{3}', &(self.base + 19).to_string())
             .replace("0.0.0.0:80", "127.0.0.1:0")
             .replace("/var/lib/stickyd", self.directory.to_str().unwrap());
         let to = self.directory.join(Path::new(example).file_name().unwrap());
