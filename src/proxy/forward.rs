@@ -1,5 +1,6 @@
 //! One request to one worker, and its answer back: attempts, what may be tried again, and what an answer teaches.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -21,9 +22,11 @@ use super::framing;
 use super::headers;
 use super::record::Record;
 use super::respond::{self, Problem};
+use crate::affinity::pins::Key;
 use crate::affinity::session::{self, Handshake, OpenPacket};
 use crate::affinity::{self, Choice, Resolved, cookie};
 use crate::clock;
+use crate::state::Shared;
 use crate::tunnel;
 use crate::upstream::connect::{self, ConnectError, Failure, Lease};
 use crate::upstream::worker::{Count, Worker};
@@ -73,7 +76,10 @@ pub async fn to(job: &Job, mut choice: Choice, mut request: Request<Outgoing>, r
                     }
                 }
             }
-            Err(missed) => return Box::pin(lost(job, &choice, &missed)).await,
+            Err(missed) => {
+                stays(job);
+                return Box::pin(lost(job, &choice, &missed)).await;
+            }
         }
     }
 }
@@ -186,11 +192,8 @@ pub async fn deliver(
     } else if let Err(problem) = read_ahead(job, &mut choice, &parts, &mut answer, &mut held).await {
         return respond::problem(problem);
     }
-    if job.goodbye
-        && status == StatusCode::OK
-        && let Kind::Session { key, .. } = job.ask.kind
-    {
-        affinity::forget(&job.conn.thread.shared, key);
+    if status != StatusCode::OK {
+        stays(job);
     }
     set_cookie(job, &choice, &mut parts);
     record.answered(&choice.worker, status, in_flight, choice.hold);
@@ -318,6 +321,29 @@ async fn read_while(
     tokio::time::timeout(READ_AHEAD, read).await.unwrap_or(Ok(()))
 }
 
+/// A session's end, said by its client: the pin goes when the request is over, also when that client does not wait for the
+/// answer. Should the session live on all the same, its next request finds it.
+pub struct Farewell {
+    shared: Arc<Shared>,
+    key: Key,
+    ends: Cell<bool>,
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        if self.ends.get() {
+            affinity::forget(&self.shared, self.key);
+        }
+    }
+}
+
+/// The worker did not take the goodbye.
+fn stays(job: &Job) {
+    if let Some(farewell) = &job.goodbye {
+        farewell.ends.set(false);
+    }
+}
+
 /// A POST of a few bytes may be the client's goodbye (protocols §1.3).
 pub fn may_be_goodbye(job: &Job, request: &Request<Outgoing>) -> bool {
     const LONGEST_GOODBYE: u64 = 8;
@@ -333,6 +359,8 @@ pub async fn read_goodbye(job: &mut Job, request: Request<Outgoing>) -> Result<R
     const GOODBYE: Duration = Duration::from_secs(10);
     let body = tokio::time::timeout(GOODBYE, body.collect()).await.map_err(|_| Problem::Slow)?;
     let body = body.map_err(|_| Problem::BadRequest("the body broke off"))?.to_bytes();
-    job.goodbye = session::says_goodbye(&body);
+    if let (true, Kind::Session { key, .. }) = (session::says_goodbye(&body), job.ask.kind) {
+        job.goodbye = Some(Farewell { shared: job.conn.thread.shared.clone(), key, ends: Cell::new(true) });
+    }
     Ok(Request::from_parts(parts, Outgoing::held(body)))
 }

@@ -20,6 +20,7 @@ use crate::listener::conn::Conn;
 use crate::upstream::Upstream;
 use ask::Ask;
 use body::{Outgoing, Reply};
+use forward::Farewell;
 use headers::Client;
 use record::Record;
 use respond::Problem;
@@ -34,8 +35,8 @@ pub struct Job {
     pub ask: Ask,
     /// Who asks.
     pub client: Client,
-    /// A POST that ends its Engine.IO session.
-    pub goodbye: bool,
+    /// A POST that ends its Engine.IO session; ends its pin with itself.
+    pub goodbye: Option<Farewell>,
 }
 
 /// Answers one request. Every path out of here is an answer; nothing is remembered on the connection (invariant 1).
@@ -93,7 +94,7 @@ fn read(conn: &Rc<Conn>, request: &Request<Incoming>) -> Result<Job, Problem> {
     };
     let ask = Ask::read(shared, upstream, request);
     let client = Client::read(conn, request.headers());
-    Ok(Job { conn: conn.clone(), upstream: upstream.clone(), ask, client, goodbye: false })
+    Ok(Job { conn: conn.clone(), upstream: upstream.clone(), ask, client, goodbye: None })
 }
 
 /// The request as workers get it: its head written anew (invariant 7), its body a stream.
