@@ -237,7 +237,8 @@ fn sid_of(handshake: &str) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stopped_worker_is_hung_and_wakes_without_ghosts() {
     let worker = NodeServer::start(&[]).await;
-    let health = "kind = \"socket.io\", interval = \"100ms\", timeout = \"100ms\", rise = 2, fall = 2";
+    // A time-out that a busy machine does not reach: a check that times out on a live worker leaves a session, too.
+    let health = "kind = \"socket.io\", interval = \"100ms\", timeout = \"1s\", rise = 2, fall = 2";
     let proxy = proxy(&worker, health);
     becomes(&proxy, "up").await;
     let (status, handshake) = polled(&proxy, "");
@@ -245,7 +246,8 @@ async fn a_stopped_worker_is_hung_and_wakes_without_ghosts() {
     worker.stop().await;
     becomes(&proxy, "hung").await;
     assert!(!proxy.worker("w").takes_new() && proxy.worker("w").serves(), "it keeps its sessions");
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // As long as five more checks: each would leave a session that nobody closes.
+    tokio::time::sleep(Duration::from_secs(5)).await;
     worker.cont().await;
     becomes(&proxy, "up").await;
     let sid = sid_of(&handshake);
@@ -254,8 +256,8 @@ async fn a_stopped_worker_is_hung_and_wakes_without_ghosts() {
     let sent = client.ask(&format!("POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n40"));
     assert_eq!((sent.status(), sent.text()), (200, "ok"), "the session lives on");
     proxy.stop();
-    // The client's, and the one that was asked for when nobody knew yet that it hangs. Pings end it.
-    let stats = worker.stats_when(|stats| stats["live"].as_u64().unwrap() <= 2).await;
+    // The client's, and the one or two that were asked for when nobody knew yet that it hangs. Pings end them.
+    let stats = worker.stats_when(|stats| stats["live"].as_u64().unwrap() <= 3).await;
     assert!(stats["handshakes"].as_u64().unwrap() > 2, "{stats}");
 }
 
