@@ -28,7 +28,7 @@
 //! # Invariants
 //!
 //! 1. Route requests, not connections: nothing about a worker is remembered on a client connection.
-//! 2. A pin never moves. Only its worker's death ends it, or an operator's maint, close or deadline.
+//! 2. A pin never moves. Only its worker's death or refusal ends it, its session's own end, or an operator's maint.
 //! 3. The pin is stored before the first byte of the handshake's answer leaves.
 //! 4. Only an explicit refusal is tried elsewhere. A request that carried a sid and broke midway is never resent.
 //! 5. Bytes pass a tunnel exactly as they were sent; what stickyd says goes in at boundaries the observer knows.
@@ -37,8 +37,8 @@
 //! 8. A reload touches only what changed; a bad one changes nothing and says where.
 //! 9. A tunnel holds its worker, never the snapshot. An idle tunnel owns no buffer.
 //! 10. Every task is counted; shutdown has a deadline and says how it ended.
-//! 11. Only `respond` writes our answers; only `metrics` names series; only `config` (and `secret`) reads files;
-//!     only `systemd` knows systemd.
+//! 11. Only `respond` writes our answers to clients; only `metrics` names series; only `config` (and `secret`) reads files; only
+//!     `systemd` knows systemd.
 //! 12. Pure parts (affinity's, ring, frames, streaks, budgets) take time and chance as arguments.
 //! 13. No lock across `.await`. No `unsafe`. No panic on anything a peer can send.
 //! 14. Every bounded thing says so when it is full: a metric, a log line once a second, and the right status.
