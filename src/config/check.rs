@@ -15,6 +15,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::error::{Diagnostic, Errors, Report, Span};
 use super::file::{Item, Section, Text};
+use super::sources::{Noted, Sources};
 use super::upstream::Read;
 use super::workers::Entry;
 use super::{
@@ -31,6 +32,8 @@ pub(super) struct Context<'a> {
     /// Absolute; relative paths begin here.
     pub(super) base: PathBuf,
     pub(super) resolve: Resolve<'a>,
+    /// Every file that was looked for.
+    pub(super) noted: &'a Noted,
 }
 
 /// Reads and checks a file. Warnings go to the log.
@@ -40,11 +43,36 @@ pub fn load(path: &Path) -> Result<Config, Errors> {
 
 /// Reads and checks a file; for callers that print warnings themselves, or have no log yet.
 pub fn load_with_warnings(path: &Path) -> Result<(Config, Vec<Diagnostic>), Errors> {
+    load_noting(path).1
+}
+
+/// The same, and every file that was read for it, good or bad: what to watch.
+pub fn load_noting(path: &Path) -> (Sources, Result<(Config, Vec<Diagnostic>), Errors>) {
+    let noted = Noted::default();
+    let loaded = text_of(path, &noted).and_then(|text| parse_noting(&text, path, &lookup, &noted));
+    (noted.into_sources(path), loaded)
+}
+
+/// Where a running stickyd's admin listener is, and its token, by what its file says. The rest of the file may be wrong,
+/// and what it names unreadable to whoever asks.
+pub fn load_admin(path: &Path) -> Result<Admin, Errors> {
+    let noted = Noted::default();
+    let text = text_of(path, &noted)?;
+    let report = Report::new(path.display().to_string(), &text);
+    let context = Context { report: &report, base: base(path.parent()), resolve: &lookup, noted: &noted };
+    let found = file::root(&report).map(|mut root| {
+        let state_dir = state_dir(&context, &mut root);
+        admin(&context, &mut root, state_dir.as_deref())
+    });
+    report.finish()?;
+    Ok(found.unwrap_or(Admin { address: AdminAddress::None, token: None }))
+}
+
+fn text_of(path: &Path, noted: &Noted) -> Result<String, Errors> {
     let unread = |reason: String| Errors::of_file(format!("cannot read {}: {reason}", path.display()));
-    let bytes = files::read(path).map_err(unread)?;
-    let text = String::from_utf8(bytes)
-        .map_err(|error| unread(format!("it is not UTF-8 at byte {}", error.utf8_error().valid_up_to())))?;
-    parse_with(&text, path, &lookup)
+    let bytes = noted.read(path).map_err(unread)?;
+    String::from_utf8(bytes)
+        .map_err(|error| unread(format!("it is not UTF-8 at byte {}", error.utf8_error().valid_up_to())))
 }
 
 /// Checks the text of a configuration; `file` is its name in messages, and relative paths begin in its folder.
@@ -54,8 +82,17 @@ pub fn parse(text: &str, file: &Path) -> Result<Config, Errors> {
 
 /// [`parse`] with the warnings and with another resolver.
 pub fn parse_with(text: &str, file: &Path, resolve: Resolve<'_>) -> Result<(Config, Vec<Diagnostic>), Errors> {
+    parse_noting(text, file, resolve, &Noted::default())
+}
+
+fn parse_noting(
+    text: &str,
+    file: &Path,
+    resolve: Resolve<'_>,
+    noted: &Noted,
+) -> Result<(Config, Vec<Diagnostic>), Errors> {
     let report = Report::new(file.display().to_string(), text);
-    let context = Context { report: &report, base: base(file.parent()), resolve };
+    let context = Context { report: &report, base: base(file.parent()), resolve, noted };
     let config = file::root(&report).map(|root| read(&context, root));
     conclude(report, config)
 }
@@ -65,7 +102,7 @@ pub fn parse_with(text: &str, file: &Path, resolve: Resolve<'_>) -> Result<(Conf
 pub fn for_command_line(listen: &[String], workers: &[String]) -> Result<Config, Errors> {
     let (line, listen, workers) = written(listen, workers);
     let report = Report::new("command line".to_owned(), &line);
-    let context = Context { report: &report, base: base(None), resolve: &lookup };
+    let context = Context { report: &report, base: base(None), resolve: &lookup, noted: &Noted::default() };
     let listeners: Vec<_> = listen
         .iter()
         .filter_map(|text| {
@@ -90,6 +127,7 @@ pub fn for_command_line(listen: &[String], workers: &[String]) -> Result<Config,
     let config = Config {
         secret: None,
         state_dir: None,
+        watch: false,
         threads: cores(),
         listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
         upstreams: upstreams.into_iter().map(|read| read.upstream).collect(),
@@ -120,7 +158,8 @@ fn written(listen: &[String], workers: &[String]) -> (String, Vec<Text>, Vec<Tex
 
 fn read(context: &Context<'_>, mut root: Section<'_>) -> Config {
     let secret = secret(context, &mut root);
-    let state_dir = root.text("state_dir", "a path").map(|text| context.base.join(text.value));
+    let state_dir = state_dir(context, &mut root);
+    let watch = root.take("watch").and_then(Item::boolean).unwrap_or(true);
     let threads = root.integer("threads", 1..=256).unwrap_or_else(cores);
     let listeners = listeners(context, &mut root);
     let upstreams = upstreams(context, &mut root);
@@ -135,6 +174,7 @@ fn read(context: &Context<'_>, mut root: Section<'_>) -> Config {
     Config {
         secret,
         state_dir,
+        watch,
         threads,
         listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
         upstreams: upstreams.into_iter().map(|read| read.upstream).collect(),
@@ -143,6 +183,10 @@ fn read(context: &Context<'_>, mut root: Section<'_>) -> Config {
         limits,
         log,
     }
+}
+
+fn state_dir(context: &Context<'_>, root: &mut Section<'_>) -> Option<PathBuf> {
+    root.text("state_dir", "a path").map(|text| context.base.join(text.value))
 }
 
 fn secret(context: &Context<'_>, root: &mut Section<'_>) -> Option<Secret> {

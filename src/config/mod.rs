@@ -10,6 +10,7 @@ mod file;
 mod files;
 mod health;
 mod routes;
+mod sources;
 mod upstream;
 mod values;
 mod workers;
@@ -22,9 +23,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-pub use check::{Resolve, for_command_line, load, load_with_warnings, parse, parse_with};
+pub use check::{Resolve, for_command_line, load, load_admin, load_noting, load_with_warnings, parse, parse_with};
 pub use error::{Diagnostic, Errors, Line, Place, Severity};
+pub use files::token;
 pub use health::{Expected, Health, HealthKind, Target};
+pub use sources::{Look, Sources};
 pub(crate) use values::digits;
 
 /// A whole checked configuration.
@@ -35,9 +38,11 @@ pub struct Config {
     pub secret: Option<Secret>,
     /// Where stickyd keeps its secret and its admin socket. Needs a restart.
     pub state_dir: Option<PathBuf>,
+    /// Reload by itself when the file, or one it names, changes; default on. Reloaded.
+    pub watch: bool,
     /// Data threads, 1..=256. Default: one per core. Needs a restart.
     pub threads: usize,
-    /// Addresses to accept on; at least one. Needs a restart.
+    /// Addresses to accept on; at least one. Reloaded.
     pub listeners: Vec<Listener>,
     /// Pools of workers; at least one, names unique. Reloaded.
     pub upstreams: Vec<Upstream>,
@@ -47,7 +52,7 @@ pub struct Config {
     pub admin: Admin,
     /// Bounds. Needs a restart.
     pub limits: Limits,
-    /// Logging. `access` is reloaded.
+    /// Logging. Reloaded.
     pub log: Log,
 }
 
@@ -58,10 +63,8 @@ impl Config {
             ("secret", self.secret != new.secret),
             ("state_dir", self.state_dir != new.state_dir),
             ("threads", self.threads != new.threads),
-            ("[[listener]]", self.listeners != new.listeners),
             ("[admin]", self.admin != new.admin),
             ("[limits]", self.limits != new.limits),
-            ("[log] level", self.log.level != new.log.level),
         ];
         changed.into_iter().filter(|(_, changed)| *changed).map(|(what, _)| what).collect()
     }
@@ -104,7 +107,7 @@ pub struct Tls {
 pub struct Upstream {
     /// `[a-z0-9_-]{1,32}`; part of the cookie's name and of every metric.
     pub name: String,
-    /// At least one; addresses and names unique inside the upstream.
+    /// At least one, unless the file says that none is meant (`allow_empty`); addresses and names unique inside the upstream.
     pub workers: Vec<Worker>,
     /// Facts of a request that choose a worker, in order; never empty.
     pub affinity: Vec<Affinity>,
