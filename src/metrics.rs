@@ -39,6 +39,8 @@ pub struct Metrics {
     pins_limit: IntGauge,
     replay: IntGauge,
     clients: IntGauge,
+    config_ok: IntGauge,
+    config_loaded: IntGauge,
     /// Pins that made room for newer ones.
     pub pins_evicted: IntCounter,
     /// Pins not stored because the table or an address's quota was full.
@@ -194,6 +196,8 @@ impl Metrics {
             pool_full: register!(r, IntCounter, "stickyd_worker_pool_full_total", "Idle worker connections closed because the pool had no room for them."),
             unrouted: register!(r, IntCounter, "stickyd_unrouted_total", "Requests no route fitted."),
             client_errors: register!(r, IntCounterVec, "stickyd_client_errors_total", "Client connections ended by an error, by kind.", &["kind"]),
+            config_ok: register!(r, IntGauge, "stickyd_config_ok", "1: the configuration's file, as it was last looked at, is what runs; 0: it has a mistake or is gone."),
+            config_loaded: register!(r, IntGauge, "stickyd_config_loaded_timestamp_seconds", "When the configuration that runs was loaded, in Unix time."),
             reloads: register!(r, IntCounterVec, "stickyd_reloads_total", "Reloads by result.", &["result"]),
             registry: r,
         }
@@ -250,6 +254,10 @@ impl Metrics {
         self.pins_limit.set(gauge(shared.pins.capacity()));
         self.replay.set(gauge(shared.replay.held()));
         self.clients.set(gauge(shared.clients.load(std::sync::atomic::Ordering::Relaxed)));
+        let config = shared.config.now();
+        self.config_ok.set(i64::from(config.error.is_none()));
+        let loaded = config.loaded.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        self.config_loaded.set(i64::try_from(loaded.as_secs()).unwrap_or(i64::MAX));
         let mut text = Vec::with_capacity(16 * 1024);
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::error!(%error, "metrics could not be encoded");

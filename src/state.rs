@@ -15,6 +15,7 @@ use crate::affinity::discover::Discoveries;
 use crate::affinity::pins::{Keys, Pins};
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
+use crate::reload;
 use crate::upstream::Upstream;
 
 /// What all threads share.
@@ -37,6 +38,8 @@ pub struct Shared {
     pub clients: AtomicUsize,
     /// Signs cookies, keys the ring.
     pub secret: Vec<u8>,
+    /// What is known of the configuration's file.
+    pub config: reload::Status,
     /// When stickyd began to serve.
     pub started: Instant,
 }
@@ -66,6 +69,7 @@ impl Shared {
             discoveries: Discoveries::new(&config.limits),
             clients: AtomicUsize::new(0),
             secret,
+            config: reload::Status::default(),
             started: Instant::now(),
         })
     }

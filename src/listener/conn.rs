@@ -74,7 +74,7 @@ pub enum ClientIo {
 
 /// Serves a connection to its end.
 pub async fn serve(thread: Rc<Thread>, listener: Rc<Listener>, stream: TcpStream, peer: SocketAddr) {
-    let live = thread.register(IDLE_S);
+    let live = thread.register(IDLE_S, &listener.removed);
     let io = match &listener.tls {
         None => ClientIo::Plain(stream),
         Some(tls) => match handshake(&thread, &live, tls, stream).await {
@@ -124,7 +124,7 @@ async fn handshake(
         live.watch(cx.waker());
         match live.order() {
             Order::Cut => Poll::Ready(None),
-            Order::GoOn | Order::Stop | Order::Idle => accept.as_mut().poll(cx).map(Some),
+            Order::GoOn | Order::Stop | Order::Idle | Order::Leave => accept.as_mut().poll(cx).map(Some),
         }
     });
     let stream = accepted.await.ok_or(io::ErrorKind::Interrupted)?.map_err(io::Error::other)??;
@@ -152,7 +152,7 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo) {
         match conn.order(cx) {
             Order::GoOn => Poll::Pending,
             Order::Cut => Poll::Ready(None),
-            Order::Stop | Order::Idle => {
+            Order::Stop | Order::Idle | Order::Leave => {
                 Pin::new(&mut http).graceful_shutdown();
                 Pin::new(&mut http).poll(cx).map(Some)
             }

@@ -275,7 +275,7 @@ impl Future for Relay {
         this.live.watch(cx.waker());
         let order = this.live.order();
         match order {
-            Order::GoOn | Order::Idle => {}
+            Order::GoOn | Order::Idle | Order::Leave => {}
             Order::Stop => this.close(CloseCode::GOING_AWAY),
             Order::Cut => return Poll::Ready(()),
         }
