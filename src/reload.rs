@@ -9,12 +9,10 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::config::{self, Config};
 use crate::state::Shared;
 use crate::systemd::Notify;
-use crate::upstream::health;
 
 /// What became of a reload: what changed in the file but waits for a restart; or every mistake, with its place.
 pub type Outcome = Result<Vec<&'static str>, String>;
@@ -22,32 +20,29 @@ pub type Outcome = Result<Vec<&'static str>, String>;
 /// Asks for a reload; the answer comes through the sender in it.
 pub type Ask = mpsc::Sender<oneshot::Sender<Outcome>>;
 
-/// Reloads one after the other, and runs the health checks of what is loaded.
+/// Reloads one after the other.
 pub struct Reloader {
     shared: Arc<Shared>,
     running: Config,
     file: Option<PathBuf>,
-    tasks: TaskTracker,
     stop: CancellationToken,
     notify: Notify,
 }
 
 impl Reloader {
-    /// Nothing is checked yet. `file`: what a reload reads; `None` when there is none.
+    /// `file`: what a reload reads; `None` when there is none.
     pub fn new(
         shared: Arc<Shared>,
         running: Config,
         file: Option<PathBuf>,
-        tasks: TaskTracker,
         stop: CancellationToken,
         notify: Notify,
     ) -> Self {
-        Self { shared, running, file, tasks, stop, notify }
+        Self { shared, running, file, stop, notify }
     }
 
-    /// Checks workers and answers asks until the server stops.
+    /// Answers asks until the server stops.
     pub async fn run(self, mut asks: mpsc::Receiver<oneshot::Sender<Outcome>>) {
-        let mut checks = self.start_checks();
         loop {
             let ask = tokio::select! {
                 ask = asks.recv() => ask,
@@ -56,20 +51,10 @@ impl Reloader {
             let Some(ask) = ask else { return };
             self.notify.reloading();
             let Some(outcome) = self.stop.run_until_cancelled(self.reload()).await else { return };
-            if outcome.is_ok() {
-                checks.cancel();
-                checks = self.start_checks();
-            }
             self.notify.reloaded(outcome.as_ref().err().map(String::as_str), &self.shared);
             // Who asked may have left.
             let _ = ask.send(outcome);
         }
-    }
-
-    fn start_checks(&self) -> CancellationToken {
-        let token = self.stop.child_token();
-        health::watch_all(&self.tasks, &self.shared.snapshot.load(), &token);
-        token
     }
 
     async fn reload(&self) -> Outcome {

@@ -22,6 +22,7 @@ use crate::reload::{self, Reloader};
 use crate::state::Shared;
 use crate::systemd::{Notify, Parent};
 use crate::thread::Pulse;
+use crate::upstream::health;
 use crate::{admin, secret, systemd};
 
 /// The whole pin table is swept once in this time.
@@ -215,9 +216,9 @@ fn control_thread(
     runtime.block_on(async {
         let tasks = TaskTracker::new();
         let Tell { notify, pulses } = tell;
-        let reloader =
-            Reloader::new(shared.clone(), reload.config, reload.file, tasks.clone(), stop.clone(), notify.clone());
+        let reloader = Reloader::new(shared.clone(), reload.config, reload.file, stop.clone(), notify.clone());
         tasks.spawn_local(reloader.run(reload.asks));
+        tasks.spawn_local(health::keep(shared.clone(), tasks.clone(), stop.clone()));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(sweep(shared.clone())));
         let tell = notify.run(shared.clone(), pulses, gently);
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(tell));
@@ -229,7 +230,7 @@ fn control_thread(
     });
 }
 
-/// Takes expired pins out, one shard after the other.
+/// Takes expired pins out, one shard after the other, and then the removed workers that have no session left.
 async fn sweep(shared: Arc<Shared>) {
     let pause = SWEEP / u32::try_from(SHARDS).unwrap_or(64);
     loop {
@@ -237,5 +238,6 @@ async fn sweep(shared: Arc<Shared>) {
             tokio::time::sleep(pause).await;
             shared.pins.sweep(shard, Instant::now());
         }
+        shared.forget_unneeded();
     }
 }

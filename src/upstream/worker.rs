@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use super::admin::Admin;
 use crate::affinity::cookie::WorkerId;
 use crate::affinity::ring::Recent;
 use crate::clock;
@@ -83,7 +84,8 @@ pub struct Worker {
     pub series: WorkerSeries,
     /// Sessions placed on it in the last 10 s.
     pub recent: Recent,
-    admin: AtomicU8,
+    /// What the operator says, and where.
+    pub admin: Admin,
     checks: AtomicU8,
     oracle: AtomicU8,
     refused: AtomicBool,
@@ -150,7 +152,7 @@ impl Worker {
             id,
             series,
             recent: Recent::default(),
-            admin: AtomicU8::new(0),
+            admin: Admin::new(),
             checks: AtomicU8::new(Checks::Passing as u8),
             oracle: AtomicU8::new(Oracle::Untried as u8),
             refused: AtomicBool::new(false),
@@ -167,6 +169,11 @@ impl Worker {
             last_answer_ms: AtomicU64::new(0),
             fresh_refusals: AtomicU64::new(0),
         })
+    }
+
+    /// Whether it still has anything that must end before it may be forgotten: a session, a tunnel, a request.
+    pub fn is_needed(&self) -> bool {
+        self.sessions() > 0 || self.tunnels() > 0 || self.in_flight() > 0
     }
 
     /// Takes new sessions: up ∧ ready.
@@ -231,30 +238,7 @@ impl Worker {
 
     /// What the operator says.
     pub fn admin(&self) -> AdminState {
-        match self.admin.load(Relaxed) {
-            0 => AdminState::Ready,
-            1 => AdminState::Drain,
-            _ => AdminState::Maint,
-        }
-    }
-
-    /// The word for what the operator says.
-    pub fn admin_word(&self) -> &'static str {
-        match self.admin() {
-            AdminState::Ready => "ready",
-            AdminState::Drain => "drain",
-            AdminState::Maint => "maint",
-        }
-    }
-
-    /// Takes over what the operator says.
-    pub fn set_admin(&self, admin: AdminState) {
-        let value = match admin {
-            AdminState::Ready => 0,
-            AdminState::Drain => 1,
-            AdminState::Maint => 2,
-        };
-        self.admin.store(value, Relaxed);
+        self.admin.state()
     }
 
     /// Whether probes may be used on it.
