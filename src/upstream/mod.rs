@@ -4,6 +4,7 @@ pub mod admin;
 pub mod connect;
 pub mod health;
 pub mod io;
+pub mod life;
 pub mod worker;
 
 use std::collections::HashMap;
