@@ -16,6 +16,10 @@ pub use words::{Discovery, Source};
 use crate::state::Shared;
 use crate::upstream::worker::Worker;
 
+/// The `class` and `kind` labels of a worker's counters.
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+const FAILURES: [&str; 3] = ["connect", "broken", "timeout"];
+
 /// All series, registered once.
 pub struct Metrics {
     registry: Registry,
@@ -229,13 +233,24 @@ impl Metrics {
 
     /// Resolves the counters of a worker.
     pub fn worker(&self, upstream: &str, worker: &str) -> WorkerSeries {
-        let failure = |kind| self.failures.with_label_values(&[upstream, worker, kind]);
+        let [connect_failures, broken, timeouts] =
+            FAILURES.map(|kind| self.failures.with_label_values(&[upstream, worker, kind]));
         WorkerSeries {
-            classes: ["1xx", "2xx", "3xx", "4xx", "5xx"]
-                .map(|class| self.requests.with_label_values(&[upstream, worker, class])),
-            connect_failures: failure("connect"),
-            broken: failure("broken"),
-            timeouts: failure("timeout"),
+            classes: CLASSES.map(|class| self.requests.with_label_values(&[upstream, worker, class])),
+            connect_failures,
+            broken,
+            timeouts,
+        }
+    }
+
+    /// Takes a worker's counters out, which is no more: addresses that come and go must not fill the memory.
+    pub fn forget_worker(&self, worker: &Worker) {
+        // A counter that was never asked for is not there, which is no error.
+        for class in CLASSES {
+            let _ = self.requests.remove_label_values(&[&*worker.upstream, &worker.name, class]);
+        }
+        for kind in FAILURES {
+            let _ = self.failures.remove_label_values(&[&*worker.upstream, &worker.name, kind]);
         }
     }
 
@@ -245,10 +260,8 @@ impl Metrics {
         for gauge in [&self.sessions, &self.tunnels, &self.in_flight, &self.states, &self.admin_states] {
             gauge.reset();
         }
-        for upstream in &shared.snapshot.load().upstreams {
-            for member in &upstream.members {
-                self.show_worker(&member.worker);
-            }
+        for worker in shared.snapshot.load().workers() {
+            self.show_worker(worker);
         }
         self.pins.set(gauge(shared.pins.len()));
         self.pins_limit.set(gauge(shared.pins.capacity()));
@@ -273,7 +286,7 @@ impl Metrics {
         self.in_flight.with_label_values(labels).set(i64::from(worker.in_flight()));
         let health = worker.health().word();
         self.states.with_label_values(&[&*worker.upstream, &worker.name, health]).set(1);
-        self.admin_states.with_label_values(&[&*worker.upstream, &worker.name, worker.admin_word()]).set(1);
+        self.admin_states.with_label_values(&[&*worker.upstream, &worker.name, worker.admin.word()]).set(1);
     }
 }
 

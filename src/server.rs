@@ -21,6 +21,7 @@ use crate::reload::{self, Reloader, Running};
 use crate::state::Shared;
 use crate::systemd::{Notify, Parent};
 use crate::thread::Pulse;
+use crate::upstream::health;
 use crate::{admin, secret};
 
 /// The whole pin table is swept once in this time.
@@ -212,8 +213,9 @@ fn control_thread(
     runtime.block_on(async {
         let tasks = TaskTracker::new();
         let Tell { notify, pulses } = tell;
-        let reloader = Reloader::new(shared.clone(), reload.running, tasks.clone(), stop.clone(), notify.clone());
+        let reloader = Reloader::new(shared.clone(), reload.running, stop.clone(), notify.clone());
         tasks.spawn_local(reloader.run(reload.asks));
+        tasks.spawn_local(health::keep(shared.clone(), tasks.clone(), stop.clone()));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(sweep(shared.clone())));
         let tell = notify.run(shared.clone(), pulses, gently);
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(tell));
@@ -225,7 +227,7 @@ fn control_thread(
     });
 }
 
-/// Takes expired pins out, one shard after the other.
+/// Takes expired pins out, one shard after the other, and then the removed workers that have no session left.
 async fn sweep(shared: Arc<Shared>) {
     let pause = SWEEP / u32::try_from(SHARDS).unwrap_or(64);
     loop {
@@ -233,5 +235,6 @@ async fn sweep(shared: Arc<Shared>) {
             tokio::time::sleep(pause).await;
             shared.pins.sweep(shard, Instant::now());
         }
+        shared.forget_unneeded();
     }
 }

@@ -280,10 +280,12 @@ async fn all_beat(pulses: &[Pulse], seen: &[u32]) {
 /// `4 workers up of 5, 1,203 sessions`, with a failed reload before it.
 fn status(shared: &Shared, failure: Option<&str>) -> String {
     let (mut up, mut all, mut sessions) = (0_usize, 0_usize, 0_u64);
-    for member in shared.snapshot.load().upstreams.iter().flat_map(|upstream| &upstream.members) {
-        all += 1;
-        up += usize::from(member.worker.health() == Health::Up);
-        sessions += u64::from(member.worker.sessions());
+    for worker in shared.snapshot.load().workers() {
+        // A removed one is nobody's loss, but its sessions live.
+        let counts = !worker.admin.is_removed();
+        all += usize::from(counts);
+        up += usize::from(counts && worker.health() == Health::Up);
+        sessions += u64::from(worker.sessions());
     }
     let plural = if sessions == 1 { "" } else { "s" };
     let counts = format!("{up} workers up of {all}, {} session{plural}", thousands(sessions));

@@ -247,7 +247,7 @@ async fn workers(State(api): State<Api>) -> Json<Value> {
                 "address": worker.address.to_string(),
                 "weight": member.weight,
                 "health": worker.health().word(),
-                "admin": worker.admin_word(),
+                "admin": worker.admin.word(),
                 "takes_new": worker.takes_new(),
                 "serves": worker.serves(),
                 "generation": worker.generation(),

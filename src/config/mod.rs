@@ -184,6 +184,17 @@ pub enum AdminState {
     Maint,
 }
 
+impl AdminState {
+    /// The word for it in the file, metrics and logs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Drain => "drain",
+            Self::Maint => "maint",
+        }
+    }
+}
+
 /// A fact of a request that chooses a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Affinity {

@@ -92,17 +92,19 @@ fn poll_client(body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<Result<
 pub struct Answer {
     incoming: Incoming,
     lease: Option<Box<Lease>>,
+    /// The connection is over, and must not be polled again.
+    ended: bool,
     thread: Rc<Thread>,
 }
 
 impl Answer {
     /// The body of the answer that came over `lease`.
     pub fn new(incoming: Incoming, lease: Box<Lease>, thread: Rc<Thread>) -> Self {
-        Self { incoming, lease: Some(lease), thread }
+        Self { incoming, lease: Some(lease), ended: false, thread }
     }
 
     fn give_back(&mut self, cx: &mut Context<'_>) {
-        if let Some(lease) = self.lease.take() {
+        if let Some(lease) = self.lease.take().filter(|_| !self.ended) {
             lease.give_back(&self.thread, cx);
         }
     }
@@ -132,16 +134,17 @@ impl Body for Answer {
                     return Poll::Ready(None);
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    this.lease = None;
+                    if let Some(lease) = this.lease.take() {
+                        lease.lost();
+                    }
                     return Poll::Ready(Some(Err(error)));
                 }
                 Poll::Pending if last => break,
                 Poll::Pending => {}
             }
-            if let Some(lease) = &mut this.lease
-                && lease.poll_connection(cx).is_ready()
-            {
-                this.lease = None;
+            // With its end the rest of the body has come, or the next turn brings the error.
+            if let (Some(lease), false) = (&mut this.lease, this.ended) {
+                this.ended = lease.poll_connection(cx).is_ready();
             }
         }
         Poll::Pending

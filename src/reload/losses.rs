@@ -15,14 +15,15 @@ pub(super) fn all(old: &Snapshot, new: &Config) -> Vec<String> {
 
 fn of(old: &Upstream, new: Option<&config::Upstream>) -> Option<String> {
     let workers = || old.members.iter().map(|member| &member.worker);
+    let had: Vec<_> = workers().filter(|worker| !worker.admin.is_removed()).collect();
     let sessions: u64 = workers().map(|worker| u64::from(worker.sessions())).sum();
     let tunnels: u64 = workers().map(|worker| u64::from(worker.tunnels())).sum();
     let name = &old.config.name;
     let what = match new {
-        _ if sessions + tunnels == 0 => return None,
+        _ if had.is_empty() || sessions + tunnels == 0 => return None,
         None => format!("upstream `{name}` is no longer in the file"),
         Some(new) if new.workers.is_empty() => format!("upstream `{name}` has no worker any more"),
-        Some(new) if workers().any(|old| new.workers.iter().any(|new| new.address == old.address)) => return None,
+        Some(new) if had.iter().any(|old| new.workers.iter().any(|new| new.address == old.address)) => return None,
         Some(_) => format!("every worker of upstream `{name}` was replaced"),
     };
     Some(format!("{what}: the ones it had have {sessions} sessions and {tunnels} tunnels"))

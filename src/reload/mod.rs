@@ -15,14 +15,12 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::config::{self, Config, Look, Sources};
 use crate::listener::{self, Part};
 use crate::state::Shared;
 use crate::systemd::Notify;
 use crate::telemetry;
-use crate::upstream::health;
 use crate::watch::Watcher;
 
 pub use status::{State, Status};
@@ -57,7 +55,7 @@ pub struct Running {
     pub mailboxes: Vec<mpsc::Sender<Vec<Part>>>,
 }
 
-/// Reloads one after the other, and runs the health checks of what is loaded.
+/// Reloads one after the other.
 pub struct Reloader {
     shared: Arc<Shared>,
     running: Running,
@@ -66,27 +64,19 @@ pub struct Reloader {
     watch: bool,
     /// The file was not there when it was last looked at.
     gone: bool,
-    tasks: TaskTracker,
     stop: CancellationToken,
     notify: Notify,
 }
 
 impl Reloader {
-    /// Nothing is checked or watched yet.
-    pub fn new(
-        shared: Arc<Shared>,
-        running: Running,
-        tasks: TaskTracker,
-        stop: CancellationToken,
-        notify: Notify,
-    ) -> Self {
+    /// Nothing is watched yet.
+    pub fn new(shared: Arc<Shared>, running: Running, stop: CancellationToken, notify: Notify) -> Self {
         let (watcher, watch) = (Watcher::default(), running.config.watch);
-        Self { shared, running, watcher, watch, gone: false, tasks, stop, notify }
+        Self { shared, running, watcher, watch, gone: false, stop, notify }
     }
 
-    /// Checks workers, answers asks and watches files until the server stops.
+    /// Answers asks and watches files until the server stops.
     pub async fn run(mut self, mut asks: mpsc::Receiver<oneshot::Sender<Outcome>>) {
-        let mut checks = self.start_checks();
         self.follow(self.running.sources.as_ref().map(Sources::trail).unwrap_or_default());
         let stop = self.stop.clone();
         loop {
@@ -104,20 +94,10 @@ impl Reloader {
             };
             self.notify.reloading();
             let Some(outcome) = stop.run_until_cancelled(self.reload()).await else { return };
-            if outcome.is_ok() {
-                checks.cancel();
-                checks = self.start_checks();
-            }
             self.notify.reloaded(outcome.as_ref().err().map(String::as_str), &self.shared);
             // Who asked may have left.
             let _ = ask.map(|ask| ask.send(outcome));
         }
-    }
-
-    fn start_checks(&self) -> CancellationToken {
-        let token = self.stop.child_token();
-        health::watch_all(&self.tasks, &self.shared.snapshot.load(), &token);
-        token
     }
 
     fn follow(&mut self, trail: BTreeSet<PathBuf>) {

@@ -25,7 +25,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::io::WorkerIo;
-use super::worker::{Count, SLOW_MS, Worker};
+use super::worker::{Established, SLOW_MS, Worker};
 use crate::clock;
 use crate::config::Address;
 use crate::proxy::body::Outgoing;
@@ -37,6 +37,9 @@ const POOL_SIZE: usize = 128;
 
 /// How long an idle connection is used when the worker says nothing: Node closes at 5 s (protocols §4).
 const IDLE_MS: u64 = 4_000;
+
+/// An idle connection that ends so soon after its use was not ended by any worker's time-out for idle ones.
+const JUST_USED_MS: u64 = 1_000;
 
 /// Within this time every thread's [`sweep`] has seen that a worker refuses connects, and closed the dead ones.
 pub const FINDS_DEAD: Duration = TICK.saturating_mul(2);
@@ -96,7 +99,7 @@ fn failure(mut error: TrySendError<Request<Outgoing>>) -> Failure {
 pub struct Lease {
     connection: Connection,
     sender: SendRequest<Outgoing>,
-    established: Count,
+    established: Established,
     /// Idle time after which it is not used again.
     idle_ms: u64,
     idle_since_ms: u64,
@@ -180,13 +183,31 @@ impl Lease {
                 self.idle_ms = advertised_idle(response.headers());
                 Ok((response, self))
             }
-            Err(error) => Err(failure(error)),
+            Err(error) => {
+                let failure = failure(error);
+                if matches!(failure, Failure::Broken(_)) {
+                    self.lost();
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// The worker ended it in the middle of something.
+    pub fn lost(self: Box<Self>) {
+        self.established.lost();
+    }
+
+    /// It was found to have ended while it was idle.
+    fn found_dead(self: Box<Self>, now_ms: u64) {
+        if self.idle_for(now_ms) < JUST_USED_MS {
+            self.lost();
         }
     }
 
     /// After a 101: the bare socket, what the worker already sent behind its answer's head, and the guard that counts
     /// the connection. `None`: the connection ended instead.
-    pub async fn into_tunnel(mut self: Box<Self>) -> Option<(WorkerIo, Bytes, Count)> {
+    pub async fn into_tunnel(mut self: Box<Self>) -> Option<(WorkerIo, Bytes, Established)> {
         poll_fn(|cx| self.connection.poll_without_shutdown(cx)).await.ok()?;
         let lease = *self;
         let parts = lease.connection.into_parts();
@@ -255,7 +276,7 @@ pub async fn lease(
             if matches!(error, ConnectError::Refused) {
                 let mut pools = thread.pools.borrow_mut();
                 if let Some(pool) = pools.get_mut(&worker.serial) {
-                    pool.drop_dead();
+                    pool.drop_dead(thread.now_ms());
                 }
                 drop(pools);
                 worker.connect_refused();
@@ -275,6 +296,7 @@ fn take_idle(thread: &Thread, worker: &Arc<Worker>, max_idle: u64, cx: &mut Cont
         if lease.alive(cx) {
             return Some(lease);
         }
+        lease.found_dead(now);
     }
     None
 }
@@ -322,9 +344,16 @@ pub fn classify(error: io::Error) -> ConnectError {
 }
 
 impl Pool {
-    fn drop_dead(&mut self) {
+    fn drop_dead(&mut self, now_ms: u64) {
         let mut cx = Context::from_waker(Waker::noop());
-        self.0.retain_mut(|lease| lease.alive(&mut cx));
+        for dead in self.0.extract_if(.., |lease| !lease.alive(&mut cx)) {
+            dead.found_dead(now_ms);
+        }
+    }
+
+    /// Whether its longest idle connection has ended: a worker that died has ended them all.
+    fn begins_dead(&mut self) -> bool {
+        self.0.first_mut().is_some_and(|lease| !lease.alive(&mut Context::from_waker(Waker::noop())))
     }
 
     fn drop_old(&mut self, now_ms: u64) {
@@ -332,14 +361,15 @@ impl Pool {
     }
 }
 
-/// Closes connections that were idle for too long, and the dead ones of workers that refuse connects: they must not keep
-/// a gone worker looking alive.
+/// Closes connections that were idle for too long, and the dead ones of workers that may be gone or were restarted: they
+/// must not keep a gone worker looking alive. One look a pool and tick tells whether there is a reason for more.
 pub fn sweep(thread: &Thread) {
     let now = clock::now_ms();
     thread.pools.borrow_mut().retain(|_, pool| {
         pool.drop_old(now);
-        if pool.0.first().is_some_and(|lease| lease.worker().refuses_connects()) {
-            pool.drop_dead();
+        let has_reason = |worker: &Worker| worker.refuses_connects() || worker.has_losses(now);
+        if pool.0.first().is_some_and(|lease| has_reason(lease.worker())) || pool.begins_dead() {
+            pool.drop_dead(now);
         }
         !pool.0.is_empty()
     });

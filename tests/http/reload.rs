@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::support::proxy::Binary;
-use crate::support::raw::{Message, Raw, RawWorker, ok};
+use crate::support::raw::{Message, Raw, RawWorker, eventually, ok};
 
 const SID: &str = "AAAAAAAAAAAAAAAAAAAA";
 
@@ -51,6 +51,14 @@ fn workers(binary: &Binary) -> Vec<String> {
     all["workers"].as_array().unwrap().iter().map(|w| w["address"].as_str().unwrap().to_owned()).collect()
 }
 
+/// Of each worker the address, and what the operator says.
+fn states(binary: &Binary) -> Vec<(String, String)> {
+    let answer = Raw::connect_unix(&binary.admin()).get("/api/v1/workers");
+    let all: Value = serde_json::from_slice(&answer.body).unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    all["workers"].as_array().unwrap().iter().map(|w| (text(&w["address"]), text(&w["admin"]))).collect()
+}
+
 fn poll(client: &mut Raw) -> Message {
     client.get(&format!("/socket.io/?EIO=4&transport=polling&sid={SID}"))
 }
@@ -82,7 +90,55 @@ fn a_good_file_adds_a_worker_and_keeps_sessions_cookies_and_counters() {
     assert_eq!(post_reload(&binary).0, 200);
     assert_eq!(poll(&mut client).text(), "4session at one");
     assert_eq!(client.get("/").text(), "two");
+    assert_eq!(
+        states(&binary),
+        [(two.address.to_string(), "ready".into()), (one.address.to_string(), "removed".into())]
+    );
+    assert!((metric(&binary, &answered) - 6.0).abs() < f64::EPSILON, "it is still shown");
     assert!((metric(&binary, "stickyd_reloads_total{result=\"ok\"}") - 2.0).abs() < f64::EPSILON);
+}
+
+#[test]
+fn a_removed_worker_is_let_go_with_its_last_session_and_comes_back_as_what_it_was() {
+    let (one, two) = (engine("one"), engine("two"));
+    let binary = Binary::with(&text(&[&one], ""));
+    let mut client = Raw::connect(binary.address);
+    client.get("/socket.io/?EIO=4&transport=polling");
+    write(&binary, &text(&[&two], ""));
+    assert_eq!(post_reload(&binary).0, 200);
+    let generation = format!("stickyd_worker_generation{{upstream=\"app\",worker=\"{}\"}}", one.address);
+    assert!((metric(&binary, &generation) - 1.0).abs() < f64::EPSILON);
+    let goodbye =
+        format!("POST /socket.io/?EIO=4&transport=polling&sid={SID} HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n1");
+    assert_eq!(client.ask(&goodbye).status(), 200);
+    eventually("it is let go", || workers(&binary) == [two.address.to_string()]);
+    let answered = format!("stickyd_requests_total{{class=\"2xx\",upstream=\"app\",worker=\"{}\"}}", one.address);
+    assert!(!Raw::connect_unix(&binary.admin()).get("/metrics").text().contains(&answered), "its series go with it");
+    write(&binary, &text(&[&one, &two], ""));
+    assert_eq!(post_reload(&binary).0, 200);
+    assert_eq!(states(&binary).iter().filter(|(_, state)| state == "ready").count(), 2);
+}
+
+#[test]
+fn a_removed_upstream_goes_with_its_last_session() {
+    let (one, two) = (engine("one"), engine("two"));
+    let second = format!("[upstream.old]\nworkers = [\"{}\"]\n", one.address);
+    let routes = |first: &str| format!("[[route]]\nupstream = \"{first}\"\n");
+    let binary = Binary::with(&text(&[&two], &format!("{second}{}", routes("old"))));
+    let mut client = Raw::connect(binary.address);
+    client.get("/socket.io/?EIO=4&transport=polling");
+    write(&binary, &text(&[&two], ""));
+    assert_eq!(post_reload(&binary).0, 200);
+    assert_eq!(client.get("/").text(), "two");
+    assert_eq!(
+        states(&binary),
+        [(two.address.to_string(), "ready".into()), (one.address.to_string(), "removed".into())]
+    );
+    // Named again, it has its sessions.
+    write(&binary, &text(&[&two], &format!("{second}{}", routes("old"))));
+    assert_eq!(post_reload(&binary).0, 200);
+    assert_eq!(poll(&mut client).text(), "4session at one");
+    assert!(states(&binary).iter().all(|(_, state)| state == "ready"));
 }
 
 #[test]
@@ -109,7 +165,7 @@ fn a_bad_file_changes_nothing_and_says_where() {
     assert!(error.contains("stickyd.toml:8:") && error.contains("needs a unit"), "all at once: {error}");
     binary.says(&["not reloaded, the old configuration stays"]);
     binary.signal("HUP");
-    crate::support::raw::eventually("both are counted", || {
+    eventually("both are counted", || {
         (metric(&binary, "stickyd_reloads_total{result=\"failed\"}") - 2.0).abs() < f64::EPSILON
     });
     assert_eq!(Raw::connect(binary.address).get("/").text(), "one");
