@@ -1,6 +1,6 @@
 //! From text to [`Config`]: reads every table, then checks what needs several of them. All errors at once.
 //!
-//! Entry points: [`load`] (a file), [`parse`] (a text), [`for_command_line`] (no file at all). Each table has its
+//! Entry points: [`parse`] (a text), [`for_command_line`] (no file at all); for files see `load`. Each table has its
 //! function here except upstreams, workers and routes, which have files of their own. Leaves out what only the running system
 //! can tell (an address in use, a worker that does not answer).
 
@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::error::{Diagnostic, Errors, Report, Span};
 use super::file::{Item, Section, Text};
-use super::sources::{Noted, Sources};
+use super::sources::Noted;
 use super::upstream::Read;
 use super::workers::Entry;
 use super::{
@@ -36,45 +36,6 @@ pub(super) struct Context<'a> {
     pub(super) noted: &'a Noted,
 }
 
-/// Reads and checks a file. Warnings go to the log.
-pub fn load(path: &Path) -> Result<Config, Errors> {
-    load_with_warnings(path).map(log_warnings)
-}
-
-/// Reads and checks a file; for callers that print warnings themselves, or have no log yet.
-pub fn load_with_warnings(path: &Path) -> Result<(Config, Vec<Diagnostic>), Errors> {
-    load_noting(path).1
-}
-
-/// The same, and every file that was read for it, good or bad: what to watch.
-pub fn load_noting(path: &Path) -> (Sources, Result<(Config, Vec<Diagnostic>), Errors>) {
-    let noted = Noted::default();
-    let loaded = text_of(path, &noted).and_then(|text| parse_noting(&text, path, &lookup, &noted));
-    (noted.into_sources(path), loaded)
-}
-
-/// Where a running stickyd's admin listener is, and its token, by what its file says. The rest of the file may be wrong,
-/// and what it names unreadable to whoever asks.
-pub fn load_admin(path: &Path) -> Result<Admin, Errors> {
-    let noted = Noted::default();
-    let text = text_of(path, &noted)?;
-    let report = Report::new(path.display().to_string(), &text);
-    let context = Context { report: &report, base: base(path.parent()), resolve: &lookup, noted: &noted };
-    let found = file::root(&report).map(|mut root| {
-        let state_dir = state_dir(&context, &mut root);
-        admin(&context, &mut root, state_dir.as_deref())
-    });
-    report.finish()?;
-    Ok(found.unwrap_or(Admin { address: AdminAddress::None, token: None }))
-}
-
-fn text_of(path: &Path, noted: &Noted) -> Result<String, Errors> {
-    let unread = |reason: String| Errors::of_file(format!("cannot read {}: {reason}", path.display()));
-    let bytes = noted.read(path).map_err(unread)?;
-    String::from_utf8(bytes)
-        .map_err(|error| unread(format!("it is not UTF-8 at byte {}", error.utf8_error().valid_up_to())))
-}
-
 /// Checks the text of a configuration; `file` is its name in messages, and relative paths begin in its folder.
 pub fn parse(text: &str, file: &Path) -> Result<Config, Errors> {
     parse_with(text, file, &lookup).map(log_warnings)
@@ -85,7 +46,8 @@ pub fn parse_with(text: &str, file: &Path, resolve: Resolve<'_>) -> Result<(Conf
     parse_noting(text, file, resolve, &Noted::default())
 }
 
-fn parse_noting(
+/// The same; what it reads besides is noted.
+pub(super) fn parse_noting(
     text: &str,
     file: &Path,
     resolve: Resolve<'_>,
@@ -185,7 +147,7 @@ fn read(context: &Context<'_>, mut root: Section<'_>) -> Config {
     }
 }
 
-fn state_dir(context: &Context<'_>, root: &mut Section<'_>) -> Option<PathBuf> {
+pub(super) fn state_dir(context: &Context<'_>, root: &mut Section<'_>) -> Option<PathBuf> {
     root.text("state_dir", "a path").map(|text| context.base.join(text.value))
 }
 
@@ -285,7 +247,7 @@ fn upstreams(context: &Context<'_>, root: &mut Section<'_>) -> Vec<Read> {
     named.into_iter().filter_map(|(name, item)| upstream::read(context, name, item)).collect()
 }
 
-fn admin(context: &Context<'_>, root: &mut Section<'_>, state_dir: Option<&Path>) -> Admin {
+pub(super) fn admin(context: &Context<'_>, root: &mut Section<'_>, state_dir: Option<&Path>) -> Admin {
     let default = state_dir.map_or(AdminAddress::None, |dir| AdminAddress::Unix(dir.join("admin.sock")));
     let Some(mut section) = root.section("admin", "a table") else { return Admin { address: default, token: None } };
     let text = section.text("address", "an address such as \"127.0.0.1:9145\" or \"unix:/run/stickyd/admin.sock\"");
@@ -402,14 +364,14 @@ fn conclude(report: Report<'_>, config: Option<Config>) -> Result<(Config, Vec<D
     config.map(|config| (config, warnings)).ok_or_else(|| Errors::of_file("no configuration was read".to_owned()))
 }
 
-fn log_warnings((config, warnings): (Config, Vec<Diagnostic>)) -> Config {
+pub(super) fn log_warnings((config, warnings): (Config, Vec<Diagnostic>)) -> Config {
     for warning in warnings {
         tracing::warn!("{}", warning.one_line());
     }
     config
 }
 
-fn base(folder: Option<&Path>) -> PathBuf {
+pub(super) fn base(folder: Option<&Path>) -> PathBuf {
     let folder = folder.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned())
 }
@@ -419,6 +381,6 @@ fn cores() -> usize {
 }
 
 /// The system's resolver; blocks, which is why configurations are loaded on a thread of their own.
-fn lookup(name: &str) -> io::Result<Vec<IpAddr>> {
+pub(super) fn lookup(name: &str) -> io::Result<Vec<IpAddr>> {
     Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
 }

@@ -9,6 +9,7 @@ mod error;
 mod file;
 mod files;
 mod health;
+mod load;
 mod routes;
 mod sources;
 mod upstream;
@@ -23,10 +24,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-pub use check::{Resolve, for_command_line, load, load_admin, load_noting, load_with_warnings, parse, parse_with};
+pub use check::{Resolve, for_command_line, parse, parse_with};
 pub use error::{Diagnostic, Errors, Line, Place, Severity};
 pub use files::token;
 pub use health::{Expected, Health, HealthKind, Target};
+pub use load::{load, load_admin, load_noting, load_with_warnings};
 pub use sources::{Look, Sources};
 pub(crate) use values::digits;
 
