@@ -65,6 +65,8 @@ pub async fn run_thread(
             Some(parts) = added.recv() => parts.into_iter().for_each(|part| _ = accepts(&thread, part, &stop)),
         }
     }
+    // What came after the last look is closed unserved; a reload that would add more fails.
+    drop(added);
     thread.tasks.close();
     // Accept loops take what the kernel holds for us before the order to stop reaches what they accepted.
     tokio::task::yield_now().await;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Config, Diagnostic, Errors, Sources};
+use crate::config::{self, Config, Loaded, Sources};
 
 pub use reload::Reload;
 pub use remote::{Admin, Refusal, Remote};
@@ -54,7 +54,7 @@ pub struct Run {
 impl Run {
     /// The configuration meant, with its warnings, and what it was read from. The log is not set up before it (its level
     /// is in there), so the caller logs them.
-    pub fn load(&self) -> (Option<Sources>, Result<(Config, Vec<Diagnostic>), Errors>) {
+    pub fn load(&self) -> (Option<Sources>, Loaded) {
         let Some(file) = &self.config else {
             let config = config::for_command_line(&self.listen, &self.worker);
             return (None, config.map(|config| (config, Vec::new())));

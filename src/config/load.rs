@@ -7,18 +7,21 @@ use super::error::{Diagnostic, Errors, Report};
 use super::sources::{Noted, Sources};
 use super::{Admin, AdminAddress, Config, file};
 
+/// A configuration with its warnings, or every mistake.
+pub type Loaded = Result<(Config, Vec<Diagnostic>), Errors>;
+
 /// Reads and checks a file. Warnings go to the log.
 pub fn load(path: &Path) -> Result<Config, Errors> {
     load_with_warnings(path).map(log_warnings)
 }
 
 /// Reads and checks a file; for callers that print warnings themselves, or have no log yet.
-pub fn load_with_warnings(path: &Path) -> Result<(Config, Vec<Diagnostic>), Errors> {
+pub fn load_with_warnings(path: &Path) -> Loaded {
     load_noting(path).1
 }
 
 /// The same, and every file that was read for it, good or bad: what to watch.
-pub fn load_noting(path: &Path) -> (Sources, Result<(Config, Vec<Diagnostic>), Errors>) {
+pub fn load_noting(path: &Path) -> (Sources, Loaded) {
     let noted = Noted::default();
     let loaded = text_of(path, &noted).and_then(|text| parse_noting(&text, path, &lookup, &noted));
     (noted.into_sources(path), loaded)

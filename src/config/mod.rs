@@ -28,7 +28,7 @@ pub use check::{Resolve, for_command_line, parse, parse_with};
 pub use error::{Diagnostic, Errors, Line, Place, Severity};
 pub use files::token;
 pub use health::{Expected, Health, HealthKind, Target};
-pub use load::{load, load_admin, load_noting, load_with_warnings};
+pub use load::{Loaded, load, load_admin, load_noting, load_with_warnings};
 pub use sources::{Look, Sources};
 pub(crate) use values::digits;
 

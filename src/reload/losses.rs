@@ -26,5 +26,5 @@ fn of(old: &Upstream, new: Option<&config::Upstream>) -> Option<String> {
         Some(new) if had.iter().any(|old| new.workers.iter().any(|new| new.address == old.address)) => return None,
         Some(_) => format!("every worker of upstream `{name}` was replaced"),
     };
-    Some(format!("{what}: the ones it had have {sessions} sessions and {tunnels} tunnels"))
+    Some(format!("{what}, and there are still sessions: {sessions}, tunnels: {tunnels}"))
 }

@@ -219,7 +219,7 @@ fn an_upstream_is_emptied_only_when_that_is_meant() {
     write(&binary, &text(&[], "allow_empty = true"));
     let (status, said) = post_reload(&binary);
     assert_eq!(status, 200);
-    let lost = "upstream `app` has no worker any more: the ones it had have 1 sessions and 0 tunnels";
+    let lost = "upstream `app` has no worker any more, and there are still sessions: 1, tunnels: 0";
     assert_eq!(said["warnings"], serde_json::json!([lost]));
     binary.says(&[lost]);
     assert_eq!(client.get("/").status(), 503);
@@ -241,7 +241,7 @@ fn a_reload_that_replaces_every_worker_says_what_that_means() {
     assert_eq!(post_reload(&binary).1["warnings"], serde_json::json!([]));
     write(&binary, &text(&[&engine("three")], ""));
     let said = post_reload(&binary).1["warnings"][0].as_str().unwrap().to_owned();
-    assert!(said.starts_with("every worker of upstream `app` was replaced") && said.contains("1 sessions"), "{said}");
+    assert!(said.starts_with("every worker of upstream `app` was replaced") && said.contains("sessions: 1"), "{said}");
 }
 
 #[test]
