@@ -138,15 +138,12 @@ impl Lease {
         let mut slow = None;
         let mut timer = pin!(tokio::time::sleep(first));
         let mut answer = pin!(self.sender.try_send_request(request));
-        let mut open = true;
         let answered = poll_fn(|cx| {
-            if open && self.connection.poll_without_shutdown(cx).is_ready() {
-                open = false;
-            }
+            let over = self.poll_connection(cx).is_ready();
             if let Poll::Ready(answered) = answer.as_mut().poll(cx) {
                 return Poll::Ready(Heard::Answer(answered));
             }
-            if !open {
+            if over {
                 return Poll::Ready(Heard::End);
             }
             if timer.as_mut().poll(cx).is_pending() {
