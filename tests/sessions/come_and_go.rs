@@ -157,7 +157,7 @@ async fn a_graceful_close_ends_no_session_before_the_process_ends() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stopped_workers_sessions_live_on_when_it_wakes() {
-    let mut town = Town::start().await;
+    let town = Town::start().await;
     town.workers[1].stop().await;
     let worker = town.proxy.worker("w2");
     super::by_hand::eventually("hung", Duration::from_secs(10), || worker.health().word() == "hung").await;
