@@ -92,19 +92,17 @@ fn poll_client(body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<Result<
 pub struct Answer {
     incoming: Incoming,
     lease: Option<Box<Lease>>,
-    /// The connection is over, and must not be polled again.
-    ended: bool,
     thread: Rc<Thread>,
 }
 
 impl Answer {
     /// The body of the answer that came over `lease`.
     pub fn new(incoming: Incoming, lease: Box<Lease>, thread: Rc<Thread>) -> Self {
-        Self { incoming, lease: Some(lease), ended: false, thread }
+        Self { incoming, lease: Some(lease), thread }
     }
 
     fn give_back(&mut self, cx: &mut Context<'_>) {
-        if let Some(lease) = self.lease.take().filter(|_| !self.ended) {
+        if let Some(lease) = self.lease.take() {
             lease.give_back(&self.thread, cx);
         }
     }
@@ -142,9 +140,9 @@ impl Body for Answer {
                 Poll::Pending if last => break,
                 Poll::Pending => {}
             }
-            // With its end the rest of the body has come, or the next turn brings the error.
-            if let (Some(lease), false) = (&mut this.lease, this.ended) {
-                this.ended = lease.poll_connection(cx).is_ready();
+            // Its end brings the rest of the body, or the error that the next turn finds.
+            if let Some(lease) = &mut this.lease {
+                let _ = lease.poll_connection(cx);
             }
         }
         Poll::Pending

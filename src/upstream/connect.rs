@@ -103,6 +103,7 @@ pub struct Lease {
     /// Idle time after which it is not used again.
     idle_ms: u64,
     idle_since_ms: u64,
+    over: bool,
 }
 
 /// Idle connections to one worker; the most recently used last.
@@ -137,15 +138,12 @@ impl Lease {
         let mut slow = None;
         let mut timer = pin!(tokio::time::sleep(first));
         let mut answer = pin!(self.sender.try_send_request(request));
-        let mut open = true;
         let answered = poll_fn(|cx| {
-            if open && self.connection.poll_without_shutdown(cx).is_ready() {
-                open = false;
-            }
+            let over = self.poll_connection(cx).is_ready();
             if let Poll::Ready(answered) = answer.as_mut().poll(cx) {
                 return Poll::Ready(Heard::Answer(answered));
             }
-            if !open {
+            if over {
                 return Poll::Ready(Heard::End);
             }
             if timer.as_mut().poll(cx).is_pending() {
@@ -216,7 +214,9 @@ impl Lease {
 
     /// Goes on reading and writing while the answer's body is read; ready once the connection is over.
     pub fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.connection.poll_without_shutdown(cx).map(|_| ())
+        // hyper's must not be polled again after its end.
+        self.over = self.over || self.connection.poll_without_shutdown(cx).is_ready();
+        if self.over { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Puts the connection back, if it is fit for another request.
@@ -312,7 +312,7 @@ async fn connect(worker: &Arc<Worker>) -> Result<Box<Lease>, ConnectError> {
         .handshake(TokioIo::new(io))
         .await
         .map_err(|error| ConnectError::Io(io::Error::other(error)))?;
-    Ok(Box::new(Lease { connection, sender, established, idle_ms: IDLE_MS, idle_since_ms: 0 }))
+    Ok(Box::new(Lease { connection, sender, established, idle_ms: IDLE_MS, idle_since_ms: 0, over: false }))
 }
 
 /// Opens a socket to `address`, with the options every worker connection has.
