@@ -140,6 +140,24 @@ fn what_is_under_way_at_a_removed_listener_finishes() {
 }
 
 #[test]
+fn whoever_has_come_before_it_goes_is_served() {
+    let (worker, second) = (RawWorker::named("a"), free_address());
+    let binary = before(&worker);
+    for _ in 0..5 {
+        write(&binary, &worker, &[(binary.address, ""), (second, "")]);
+        reloads(&binary);
+        write(&binary, &worker, &[(binary.address, "")]);
+        // Connected means queued by the kernel: no thread need have seen it yet.
+        let mut waiting: Vec<_> = (0..40).map(|_| Raw::connect(second)).collect();
+        reloads(&binary);
+        for client in &mut waiting {
+            assert_eq!(client.get("/").text(), "a");
+            client.closed();
+        }
+    }
+}
+
+#[test]
 fn one_that_cannot_be_had_fails_the_whole_reload() {
     let (worker, other) = (RawWorker::named("a"), RawWorker::named("b"));
     let binary = before(&worker);
