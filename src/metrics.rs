@@ -55,6 +55,11 @@ pub struct Metrics {
     pub client_errors: IntCounterVec,
     /// Reloads by result (`ok`, `failed`).
     pub reloads: IntCounterVec,
+    /// Lookups of DNS names by upstream and result (`ok`, `empty`, `failed`, `timeout`).
+    pub dns_lookups: IntCounterVec,
+    /// How often the addresses of a name have changed, by upstream.
+    pub dns_changes: IntCounterVec,
+    dns_names: IntGaugeVec,
 }
 
 /// The counters of one upstream.
@@ -199,6 +204,9 @@ impl Metrics {
             unrouted: register!(r, IntCounter, "stickyd_unrouted_total", "Requests no route fitted."),
             client_errors: register!(r, IntCounterVec, "stickyd_client_errors_total", "Client connections ended by an error, by kind.", &["kind"]),
             reloads: register!(r, IntCounterVec, "stickyd_reloads_total", "Reloads by result.", &["result"]),
+            dns_lookups: register!(r, IntCounterVec, "stickyd_dns_lookups_total", "Lookups of DNS names among the workers, by result.", &["upstream", "result"]),
+            dns_changes: register!(r, IntCounterVec, "stickyd_dns_changes_total", "Lookups that showed other addresses than the one before.", &["upstream"]),
+            dns_names: register!(r, IntGaugeVec, "stickyd_dns_names", "DNS names by state: resolved, kept (the last lookup gave nothing, the addresses before stay), unresolved (it never had an address).", &["upstream", "state"]),
             registry: r,
         }
     }
@@ -253,6 +261,10 @@ impl Metrics {
     /// The exposition text of everything, with gauges read from live state now.
     pub fn render(&self, shared: &Shared) -> Vec<u8> {
         self.generations.reset();
+        self.dns_names.reset();
+        for name in shared.unresolved.names(&shared.snapshot.load()) {
+            self.dns_names.with_label_values(&[name.upstream.as_str(), name.state.word()]).inc();
+        }
         for gauge in [&self.sessions, &self.tunnels, &self.in_flight, &self.states, &self.admin_states] {
             gauge.reset();
         }

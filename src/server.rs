@@ -22,7 +22,7 @@ use crate::reload::{self, Reloader};
 use crate::state::Shared;
 use crate::systemd::{Notify, Parent};
 use crate::thread::Pulse;
-use crate::upstream::health;
+use crate::upstream::{addresses, health};
 use crate::{admin, secret, systemd};
 
 /// The whole pin table is swept once in this time.
@@ -216,9 +216,11 @@ fn control_thread(
     runtime.block_on(async {
         let tasks = TaskTracker::new();
         let Tell { notify, pulses } = tell;
+        let own = reload.config.listeners.iter().map(|listener| listener.address).collect();
         let reloader = Reloader::new(shared.clone(), reload.config, reload.file, stop.clone(), notify.clone());
         tasks.spawn_local(reloader.run(reload.asks));
         tasks.spawn_local(health::keep(shared.clone(), tasks.clone(), stop.clone()));
+        tasks.spawn_local(addresses::keep(shared.clone(), own, tasks.clone(), stop.clone()));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(sweep(shared.clone())));
         let tell = notify.run(shared.clone(), pulses, gently);
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(tell));

@@ -4,12 +4,13 @@
 //! upstream has learned are carried over from the snapshot before it, by name and address, so a reload forgets nothing
 //! (invariant 8).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 use crate::affinity::Pin;
 use crate::affinity::discover::Discoveries;
@@ -17,14 +18,17 @@ use crate::affinity::pins::{Keys, Pins};
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
 use crate::upstream::Upstream;
+use crate::upstream::addresses::Unresolved;
 use crate::upstream::worker::Worker;
 
 /// What all threads share.
 pub struct Shared {
     /// The live view of the config.
     pub snapshot: ArcSwap<Snapshot>,
-    /// Says that the snapshot was replaced, to the health checks.
-    pub changed: Notify,
+    /// Says that the snapshot was replaced, to whoever follows it: the health checks, the lookups of DNS names.
+    pub changed: watch::Sender<()>,
+    /// DNS names that do not resolve.
+    pub unresolved: Unresolved,
     /// Sessions and their workers.
     pub pins: Pins<Pin>,
     /// Turns sids and addresses into keys nobody outside can predict.
@@ -64,7 +68,8 @@ impl Shared {
         let snapshot = Snapshot::build(config.upstreams.iter(), routes, access_log, &secret, &metrics, None);
         Arc::new(Self {
             snapshot: ArcSwap::from_pointee(snapshot),
-            changed: Notify::new(),
+            changed: watch::Sender::new(()),
+            unresolved: Unresolved::default(),
             pins: Pins::new(config.limits.pins, config.limits.pins_per_address, Instant::now()),
             keys,
             metrics,
@@ -80,16 +85,21 @@ impl Shared {
     /// Replaces the snapshot by one built from `config`, carrying over what lives. As the two below, only called on the
     /// control thread, so that no change is lost to another.
     pub fn replace(&self, config: &Config) {
-        self.follow(config.upstreams.iter(), config.routes.clone(), config.log.access);
+        let old = self.snapshot.load_full();
+        let after = |new: &config::Upstream| match old.upstreams.iter().find(|one| one.config.name == new.name) {
+            Some(before) => new.after(&before.config),
+            None => new.clone(),
+        };
+        let upstreams: Vec<_> = config.upstreams.iter().map(after).collect();
+        self.follow(upstreams.iter(), config.routes.clone(), config.log.access);
     }
 
-    /// Replaces the workers of one upstream: what its addresses stand for has changed.
-    pub fn set_workers(&self, upstream: &str, workers: Vec<config::Worker>) {
+    /// The DNS name `host` has other addresses now (sorted, not none): the workers of one upstream change by difference.
+    pub fn set_addresses(&self, upstream: &str, host: &str, ips: Vec<IpAddr>) {
         let old = self.snapshot.load_full();
-        let Some(changed) = old.upstreams.iter().find(|one| !one.removed && one.config.name == upstream) else {
+        let Some(changed) = old.upstream(upstream).map(|changed| changed.config.with_addresses(host, ips)) else {
             return;
         };
-        let changed = config::Upstream { workers, ..changed.config.clone() };
         let all = old.named().map(|one| if one.name == upstream { &changed } else { one });
         self.follow(all, old.routes.clone(), old.access_log);
     }
@@ -116,7 +126,7 @@ impl Shared {
             self.metrics.forget_worker(gone);
         }
         self.snapshot.store(Arc::new(new));
-        self.changed.notify_one();
+        self.changed.send_replace(());
     }
 }
 
@@ -142,6 +152,11 @@ impl Snapshot {
     /// The upstreams the file names, in its order.
     fn named(&self) -> impl Iterator<Item = &config::Upstream> + Clone {
         self.upstreams.iter().filter(|upstream| !upstream.removed).map(|upstream| &upstream.config)
+    }
+
+    /// An upstream the file names.
+    pub fn upstream(&self, name: &str) -> Option<&Arc<Upstream>> {
+        self.upstreams.iter().find(|upstream| !upstream.removed && upstream.config.name == name)
     }
 
     /// Every worker, the removed ones that still have sessions included.

@@ -4,11 +4,14 @@
 //! function here except upstreams, workers and routes, which have files of their own. Leaves out what only the running system
 //! can tell (an address in use, a worker that does not answer).
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
@@ -44,12 +47,12 @@ pub fn load_with_warnings(path: &Path) -> Result<(Config, Vec<Diagnostic>), Erro
     let bytes = files::read(path).map_err(unread)?;
     let text = String::from_utf8(bytes)
         .map_err(|error| unread(format!("it is not UTF-8 at byte {}", error.utf8_error().valid_up_to())))?;
-    parse_with(&text, path, &lookup)
+    parse_with(&text, path, &patient())
 }
 
 /// Checks the text of a configuration; `file` is its name in messages, and relative paths begin in its folder.
 pub fn parse(text: &str, file: &Path) -> Result<Config, Errors> {
-    parse_with(text, file, &lookup).map(log_warnings)
+    parse_with(text, file, &patient()).map(log_warnings)
 }
 
 /// [`parse`] with the warnings and with another resolver.
@@ -65,7 +68,7 @@ pub fn parse_with(text: &str, file: &Path, resolve: Resolve<'_>) -> Result<(Conf
 pub fn for_command_line(listen: &[String], workers: &[String]) -> Result<Config, Errors> {
     let (line, listen, workers) = written(listen, workers);
     let report = Report::new("command line".to_owned(), &line);
-    let context = Context { report: &report, base: base(None), resolve: &lookup };
+    let context = Context { report: &report, base: base(None), resolve: &patient() };
     let listeners: Vec<_> = listen
         .iter()
         .filter_map(|text| {
@@ -78,12 +81,12 @@ pub fn for_command_line(listen: &[String], workers: &[String]) -> Result<Config,
         report.missing("there is no listener", "add --listen 0.0.0.0:80");
     }
     let entries: Vec<_> = workers.into_iter().map(Entry::plain).collect();
-    let (workers, spans) = workers::all(&context, &entries).into_iter().unzip();
+    let (groups, found, spans) = workers::all(&context, &entries);
     if entries.is_empty() {
         report.missing("there is no worker", "add --worker 127.0.0.1:3001-3004");
     }
-    let upstreams =
-        vec![Read { upstream: Upstream::new("app".to_owned(), workers), name: 0..0, same_site: None, entries: spans }];
+    let upstream = Upstream::new("app".to_owned(), groups, found);
+    let upstreams = vec![Read { upstream, name: 0..0, same_site: None, entries: spans }];
     let admin = Admin { address: AdminAddress::None, token: None };
     listeners_differ(&context, &listeners, &admin);
     no_loops(&context, &listeners, &upstreams);
@@ -335,7 +338,8 @@ fn no_loops(context: &Context<'_>, listeners: &[(Listener, Span)], upstreams: &[
     }
 }
 
-fn is_listener(worker: &super::Address, listener: SocketAddr) -> bool {
+/// Whether what is sent to this worker comes back to this listener.
+pub(crate) fn is_listener(worker: &super::Address, listener: SocketAddr) -> bool {
     let super::Address::Tcp(worker) = worker else { return false };
     let every = listener.ip().is_unspecified() && worker.ip().is_loopback();
     worker.port() == listener.port() && (worker.ip() == listener.ip() || every)
@@ -374,7 +378,23 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(256)
 }
 
-/// The system's resolver; blocks, which is why configurations are loaded on a thread of their own.
-fn lookup(name: &str) -> io::Result<Vec<IpAddr>> {
+/// The system's resolver, for the names of one configuration: a name server that does not answer costs a start or a reload
+/// some seconds, not some for each name. A lookup given up ends on its thread, unheard.
+fn patient() -> impl Fn(&str) -> io::Result<Vec<IpAddr>> {
+    const ALL: Duration = Duration::from_secs(10);
+    const EACH: Duration = Duration::from_secs(1);
+    let left = Cell::new(ALL);
+    move |name| {
+        let (began, name) = (Instant::now(), name.to_owned());
+        let (sender, answer) = mpsc::channel();
+        std::thread::Builder::new().name("dns".to_owned()).spawn(move || sender.send(look_up(&name)).is_ok())?;
+        let answer = answer.recv_timeout(left.get().max(EACH));
+        left.set(left.get().saturating_sub(began.elapsed()));
+        answer.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))?
+    }
+}
+
+/// The system's resolver (getaddrinfo); blocks, for as long as it likes.
+pub(crate) fn look_up(name: &str) -> io::Result<Vec<IpAddr>> {
     Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
 }

@@ -23,9 +23,12 @@ use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 pub use check::{Resolve, for_command_line, load, load_with_warnings, parse, parse_with};
+pub(crate) use check::{is_listener, look_up};
 pub use error::{Diagnostic, Errors, Line, Place, Severity};
 pub use health::{Expected, Health, HealthKind, Target};
 pub(crate) use values::digits;
+pub use workers::{At, Found, Group};
+pub(crate) use workers::{MAX_RANGE, tidy};
 
 /// A whole checked configuration.
 #[derive(Debug, PartialEq)]
@@ -104,8 +107,15 @@ pub struct Tls {
 pub struct Upstream {
     /// `[a-z0-9_-]{1,32}`; part of the cookie's name and of every metric.
     pub name: String,
-    /// At least one; addresses and names unique inside the upstream.
+    /// The entries of `workers`, at least one.
+    pub groups: Vec<Group>,
+    /// The addresses of the DNS names among them.
+    pub found: Found,
+    /// What `groups` stand for while names have the addresses `found`; addresses and names unique inside the upstream.
+    /// None, while no name has resolved.
     pub workers: Vec<Worker>,
+    /// DNS names among the workers are looked up this often; default 10 s.
+    pub dns_interval: Duration,
     /// Facts of a request that choose a worker, in order; never empty.
     pub affinity: Vec<Affinity>,
     /// How workers are checked.
@@ -124,10 +134,14 @@ pub struct Upstream {
 
 impl Upstream {
     /// An upstream with every default.
-    pub fn new(name: String, workers: Vec<Worker>) -> Self {
+    pub fn new(name: String, groups: Vec<Group>, found: Found) -> Self {
+        let workers = workers::expand(&groups, &found, &[]).workers.into_iter().map(|(worker, _)| worker).collect();
         Self {
             name,
+            groups,
+            found,
             workers,
+            dns_interval: Duration::from_secs(10),
             affinity: vec![Affinity::SocketIo, Affinity::Cookie, Affinity::Address],
             health: Health::default(),
             cookie_same_site: SameSite::default(),
