@@ -63,7 +63,7 @@ pub(super) fn all(context: &Context<'_>, entries: &[Entry]) -> (Vec<Group>, Foun
             again.tell(context, first, second, [again.first, again.second].iter().any(|&i| is_named(&groups, i)));
         }
     }
-    for (group, entry) in expanded.over.iter().filter_map(|&i| Some((groups.get(i)?, entries.get(i)?))) {
+    for entry in expanded.over.iter().filter_map(|&i| entries.get(i)) {
         let message = format!("`{}` stands for more than {MAX_RANGE} workers", entry.address.value);
         context.report.warn(&entry.address.span, message, format!("the first {MAX_RANGE} are used"));
     }

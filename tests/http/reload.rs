@@ -27,19 +27,19 @@ fn text(workers: &[&RawWorker], more: &str) -> String {
 }
 
 /// Writes the file anew, with the listener it had.
-fn write(binary: &Binary, text: &str) {
+pub(super) fn write(binary: &Binary, text: &str) {
     let listener = format!("[[listener]]\naddress = \"{}\"\n", binary.address);
     let (keys, tables) = text.split_at(text.find('[').unwrap());
     std::fs::write(binary.directory.join("stickyd.toml"), format!("threads = 2\n{keys}{listener}{tables}")).unwrap();
 }
 
-fn post_reload(binary: &Binary) -> (u16, Value) {
+pub(super) fn post_reload(binary: &Binary) -> (u16, Value) {
     let request = "POST /api/v1/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
     let answer = Raw::connect_unix(&binary.admin()).ask(request);
     (answer.status(), serde_json::from_slice(&answer.body).unwrap())
 }
 
-fn metric(binary: &Binary, series: &str) -> f64 {
+pub(super) fn metric(binary: &Binary, series: &str) -> f64 {
     let answer = Raw::connect_unix(&binary.admin()).get("/metrics");
     let line = answer.text().lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     line.map_or(0.0, |value| value.parse().unwrap())
@@ -52,7 +52,7 @@ fn workers(binary: &Binary) -> Vec<String> {
 }
 
 /// Of each worker the address, and what the operator says.
-fn states(binary: &Binary) -> Vec<(String, String)> {
+pub(super) fn states(binary: &Binary) -> Vec<(String, String)> {
     let answer = Raw::connect_unix(&binary.admin()).get("/api/v1/workers");
     let all: Value = serde_json::from_slice(&answer.body).unwrap();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
