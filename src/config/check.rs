@@ -4,20 +4,18 @@
 //! function here except upstreams, workers and routes, which have files of their own. Leaves out what only the running system
 //! can tell (an address in use, a worker that does not answer).
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
 use super::error::{Diagnostic, Errors, Report, Span};
 use super::file::{Item, Section, Text};
+use super::resolve::patient;
 use super::upstream::Read;
 use super::workers::Entry;
 use super::{
@@ -376,25 +374,4 @@ fn base(folder: Option<&Path>) -> PathBuf {
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(256)
-}
-
-/// The system's resolver, for the names of one configuration: a name server that does not answer costs a start or a reload
-/// some seconds, not some for each name. A lookup given up ends on its thread, unheard.
-fn patient() -> impl Fn(&str) -> io::Result<Vec<IpAddr>> {
-    const ALL: Duration = Duration::from_secs(10);
-    const EACH: Duration = Duration::from_secs(1);
-    let left = Cell::new(ALL);
-    move |name| {
-        let (began, name) = (Instant::now(), name.to_owned());
-        let (sender, answer) = mpsc::channel();
-        std::thread::Builder::new().name("dns".to_owned()).spawn(move || sender.send(look_up(&name)).is_ok())?;
-        let answer = answer.recv_timeout(left.get().max(EACH));
-        left.set(left.get().saturating_sub(began.elapsed()));
-        answer.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))?
-    }
-}
-
-/// The system's resolver (getaddrinfo); blocks, for as long as it likes.
-pub(crate) fn look_up(name: &str) -> io::Result<Vec<IpAddr>> {
-    Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
 }

@@ -14,7 +14,7 @@ use super::reload::{metric, post_reload, states, write};
 use crate::support::proxy::{Binary, free_address};
 use crate::support::raw::{Raw, RawWorker, eventually, ok};
 
-/// What `app.test` resolves to, for every process started with [`Names::around`].
+/// What `app.test` resolves to, for every process started with [`by`].
 struct Names {
     file: PathBuf,
     changes: Cell<u64>,
@@ -25,7 +25,7 @@ impl Names {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("stickyd-hosts-{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
         let names = Self { file: std::env::temp_dir().join(name), changes: Cell::new(0) };
-        let loads = names.around(Command::new("true")).output().unwrap();
+        let loads = by(&names.file, Command::new("true")).output().unwrap();
         assert!(loads.stderr.is_empty(), "libnss-wrapper is missing: tests/run installs it");
         names.set(ips);
         names
@@ -50,18 +50,18 @@ impl Names {
         std::fs::rename(next, &self.file).unwrap();
     }
 
-    fn around(&self, mut command: Command) -> Command {
-        command.env("LD_PRELOAD", "libnss_wrapper.so").env("NSS_WRAPPER_HOSTS", &self.file);
-        // Should a name that is not in the file be asked of a name server that does not answer.
-        command.env("RES_OPTIONS", "timeout:1 attempts:1");
-        command
-    }
-
     fn stickyd(&self, toml: &str) -> Binary {
         let file = self.file.clone();
-        let names = move || Self { file: file.clone(), changes: Cell::new(0) };
-        Binary::started_by(toml, move |_| std::mem::ManuallyDrop::new(names()).around(Binary::command()))
+        Binary::started_by(toml, move |_| by(&file, Binary::command()))
     }
+}
+
+/// Resolves names by this hosts file first.
+fn by(file: &Path, mut command: Command) -> Command {
+    command.env("LD_PRELOAD", "libnss_wrapper.so").env("NSS_WRAPPER_HOSTS", file);
+    // Should a name that is not in the file be asked of a name server that does not answer.
+    command.env("RES_OPTIONS", "timeout:1 attempts:1");
+    command
 }
 
 impl Drop for Names {
@@ -203,7 +203,7 @@ fn a_start_without_the_name_waits_for_its_workers() {
     let binary = names.stickyd(&text(&format!("{{ address = \"app.test:{port}\", name = \"w\" }}")));
     let mut check = Command::new(env!("CARGO_BIN_EXE_stickyd"));
     check.args(["check", "stickyd.toml"]).current_dir(&binary.directory);
-    let checked = names.around(check).output().unwrap();
+    let checked = by(&names.file, check).output().unwrap();
     let said = [checked.stdout, checked.stderr].concat();
     let said = String::from_utf8_lossy(&said);
     assert!(checked.status.success() && said.contains("warning: cannot resolve `app.test`"), "{said}");
