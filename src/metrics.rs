@@ -57,6 +57,11 @@ pub struct Metrics {
     pub client_errors: IntCounterVec,
     /// Reloads by result (`ok`, `failed`).
     pub reloads: IntCounterVec,
+    /// Lookups of DNS names by upstream and result (`ok`, `empty`, `failed`, `timeout`).
+    pub dns_lookups: IntCounterVec,
+    /// How often the addresses of a name have changed, by upstream.
+    pub dns_changes: IntCounterVec,
+    dns_names: IntGaugeVec,
 }
 
 /// The counters of one upstream.
@@ -203,6 +208,9 @@ impl Metrics {
             config_ok: register!(r, IntGauge, "stickyd_config_ok", "1: the configuration's file, as it was last looked at, is what runs; 0: it has a mistake or is gone."),
             config_loaded: register!(r, IntGauge, "stickyd_config_loaded_timestamp_seconds", "When the configuration that runs was loaded, in Unix time."),
             reloads: register!(r, IntCounterVec, "stickyd_reloads_total", "Reloads by result.", &["result"]),
+            dns_lookups: register!(r, IntCounterVec, "stickyd_dns_lookups_total", "Lookups of DNS names among the workers, by result.", &["upstream", "result"]),
+            dns_changes: register!(r, IntCounterVec, "stickyd_dns_changes_total", "Lookups that showed other addresses than the one before.", &["upstream"]),
+            dns_names: register!(r, IntGaugeVec, "stickyd_dns_names", "DNS names by state: resolved, kept (the last lookup gave nothing, the addresses before stay), unresolved (it never had an address).", &["upstream", "state"]),
             registry: r,
         }
     }
@@ -257,6 +265,10 @@ impl Metrics {
     /// The exposition text of everything, with gauges read from live state now.
     pub fn render(&self, shared: &Shared) -> Vec<u8> {
         self.generations.reset();
+        self.dns_names.reset();
+        for name in shared.unresolved.names(&shared.snapshot.load()) {
+            self.dns_names.with_label_values(&[name.upstream.as_str(), name.state.word()]).inc();
+        }
         for gauge in [&self.sessions, &self.tunnels, &self.in_flight, &self.states, &self.admin_states] {
             gauge.reset();
         }

@@ -33,6 +33,7 @@ use crate::config::{AdminAddress, Secret};
 use crate::reload;
 use crate::state::Shared;
 use crate::telemetry::say_full;
+use crate::upstream::addresses;
 
 /// Connections at once; an operator, a scraper and a script need three.
 const CONNECTIONS: usize = 64;
@@ -257,7 +258,19 @@ async fn workers(State(api): State<Api>) -> Json<Value> {
             })
         })
         .collect();
-    Json(json!({ "workers": list }))
+    let names: Vec<Value> = api.shared.unresolved.names(&snapshot).iter().map(name_of).collect();
+    Json(json!({ "workers": list, "names": names }))
+}
+
+/// A DNS name among the workers.
+fn name_of(name: &addresses::Name) -> Value {
+    json!({
+        "upstream": name.upstream,
+        "name": name.host,
+        "state": name.state.word(),
+        "addresses": name.ips,
+        "error": name.error,
+    })
 }
 
 async fn reload(State(api): State<Api>) -> impl IntoResponse {

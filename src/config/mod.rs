@@ -10,6 +10,7 @@ mod file;
 mod files;
 mod health;
 mod load;
+mod resolve;
 mod routes;
 mod sources;
 mod upstream;
@@ -24,13 +25,17 @@ use std::time::Duration;
 use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+pub(crate) use check::is_listener;
 pub use check::{Resolve, for_command_line, parse, parse_with};
 pub use error::{Diagnostic, Errors, Line, Place, Severity};
 pub use files::token;
 pub use health::{Expected, Health, HealthKind, Target};
 pub use load::{Loaded, load, load_admin, load_noting, load_with_warnings};
+pub(crate) use resolve::look_up;
 pub use sources::{Look, Sources};
 pub(crate) use values::digits;
+pub use workers::{At, Found, Group};
+pub(crate) use workers::{MAX_RANGE, tidy};
 
 /// A whole checked configuration.
 #[derive(Debug, PartialEq)]
@@ -109,8 +114,15 @@ pub struct Tls {
 pub struct Upstream {
     /// `[a-z0-9_-]{1,32}`; part of the cookie's name and of every metric.
     pub name: String,
-    /// At least one, unless the file says that none is meant (`allow_empty`); addresses and names unique inside the upstream.
+    /// The entries of `workers`; at least one, unless the file says that none is meant (`allow_empty`).
+    pub groups: Vec<Group>,
+    /// The addresses of the DNS names among them.
+    pub found: Found,
+    /// What `groups` stand for while names have the addresses `found`; addresses and names unique inside the upstream.
+    /// None, while no name has resolved.
     pub workers: Vec<Worker>,
+    /// DNS names among the workers are looked up this often; default 10 s.
+    pub dns_interval: Duration,
     /// Facts of a request that choose a worker, in order; never empty.
     pub affinity: Vec<Affinity>,
     /// How workers are checked.
@@ -129,10 +141,14 @@ pub struct Upstream {
 
 impl Upstream {
     /// An upstream with every default.
-    pub fn new(name: String, workers: Vec<Worker>) -> Self {
+    pub fn new(name: String, groups: Vec<Group>, found: Found) -> Self {
+        let workers = workers::expand(&groups, &found, &[]).workers.into_iter().map(|(worker, _)| worker).collect();
         Self {
             name,
+            groups,
+            found,
             workers,
+            dns_interval: Duration::from_secs(10),
             affinity: vec![Affinity::SocketIo, Affinity::Cookie, Affinity::Address],
             health: Health::default(),
             cookie_same_site: SameSite::default(),

@@ -24,6 +24,7 @@ pub(super) struct Read {
 
 const TIMES: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * 3600);
 const TUNNEL_TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
+const DNS_TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 const AFFINITIES: [(&str, Affinity); 3] =
     [("socket.io", Affinity::SocketIo), ("cookie", Affinity::Cookie), ("address", Affinity::Address)];
 const SAME_SITES: [(&str, SameSite); 3] =
@@ -40,8 +41,8 @@ pub(super) fn read(context: &Context<'_>, name: Text, item: Item<'_>) -> Option<
     }
     check_name(context, &name);
     let mut section = item.section(&format!("[upstream.{}]", name.value), "a table")?;
-    let (workers, entries) = workers::all(context, &entries(&mut section)).into_iter().unzip();
-    let mut upstream = Upstream::new(name.value, workers);
+    let (groups, found, entries) = workers::all(context, &entries(&mut section));
+    let mut upstream = Upstream::new(name.value, groups, found);
     if let Some(affinity) = section.take("affinity").and_then(affinity) {
         upstream.affinity = affinity;
     }
@@ -64,6 +65,9 @@ pub(super) fn read(context: &Context<'_>, name: Text, item: Item<'_>) -> Option<
         upstream.response_timeout = response;
     }
     upstream.tunnel_idle = time("tunnel_idle", TUNNEL_TIMES);
+    if let Some(interval) = time("dns_interval", DNS_TIMES) {
+        upstream.dns_interval = interval;
+    }
     section.finish();
     Some(Read { upstream, name: name.span, same_site, entries })
 }

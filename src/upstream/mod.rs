@@ -1,5 +1,6 @@
 //! A pool of workers: its members, its ring, and what it has learned.
 
+pub mod addresses;
 pub mod admin;
 pub mod connect;
 pub mod health;

@@ -82,7 +82,10 @@ fn every_commented_line_is_right_and_shows_the_default() {
     assert_eq!((&config.limits, &config.log), (&Limits::default(), &Log::default()));
     let app = config.upstreams[0].clone();
     assert_eq!(app.health, Health::default());
-    let defaults = Upstream { tunnel_idle: app.tunnel_idle, ..Upstream::new(app.name.clone(), app.workers.clone()) };
+    let defaults = Upstream {
+        tunnel_idle: app.tunnel_idle,
+        ..Upstream::new(app.name.clone(), app.groups.clone(), app.found.clone())
+    };
     assert_eq!(app, defaults);
     let (plain, _) = load_with_warnings(&conf().join("stickyd.toml")).unwrap();
     assert_eq!(config.admin.address, plain.admin.address, "the default is what is shown");

@@ -258,6 +258,10 @@ impl<'a> Hunt<'a> {
                 return (result, response);
             }
         }
+        if self.job.upstream.config.lacks_addresses() {
+            // Its worker may be one whose name does not resolve yet: no refusal while nobody can know.
+            return (Discovery::Undecided, respond::problem(Problem::Undecided));
+        }
         let shared = &self.job.conn.thread.shared;
         if !lock(&shared.discoveries.misses).remember(self.key, clock::now_ms()) {
             say_full!("too many unknown sessions to remember: each is looked for again");
