@@ -255,8 +255,8 @@ fn look_up(context: &Context<'_>, entry: &Entry, host: &str) -> Option<Vec<IpAdd
     let at = text.inside(context.report, 0..host.len());
     let help =
         "it is looked up again and again; until it resolves a start lacks its workers, a reload keeps those there were";
-    match (context.resolve)(host) {
-        Ok(ips) if !ips.is_empty() => Some(tidy(ips)),
+    match (context.resolve)(host).map(tidy) {
+        Ok(ips) if !ips.is_empty() => Some(ips),
         Ok(_) => {
             context.report.warn(&at, format!("`{host}` resolves to no address"), help);
             None
@@ -269,9 +269,12 @@ fn look_up(context: &Context<'_>, entry: &Entry, host: &str) -> Option<Vec<IpAdd
 }
 
 /// Resolvers turn their answers round and say things twice; the same addresses should be the same configuration each time.
+/// 0.0.0.0 is how filtering ones say "none", and would be this host. One more than may be, so that it shows.
 pub(crate) fn tidy(mut ips: Vec<IpAddr>) -> Vec<IpAddr> {
+    ips.retain(|ip| !ip.is_unspecified());
     ips.sort();
     ips.dedup();
+    ips.truncate(MAX_RANGE + 1);
     ips
 }
 
@@ -296,6 +299,15 @@ mod tests {
         for name in ["", ".", "a..b", "1.2.3", "1.2.3.4.5", "a b", "a/b", "[::1]", "ü", &"a".repeat(64)] {
             assert!(!is_name(name), "{name}");
         }
+    }
+
+    #[test]
+    fn answers_are_put_in_order() {
+        let ips = |texts: &[&str]| texts.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<IpAddr>>();
+        assert_eq!(
+            tidy(ips(&["::1", "::", "10.0.0.9", "0.0.0.0", "10.0.0.2", "::1"])),
+            ips(&["10.0.0.2", "10.0.0.9", "::1"])
+        );
     }
 
     #[test]

@@ -212,7 +212,7 @@ impl Watch {
 
     /// An answer; whether it holds any address.
     fn resolved(&self, ips: Vec<IpAddr>) -> bool {
-        let (ours, mut ips): (Vec<_>, Vec<_>) = config::tidy(ips).into_iter().partition(|ip| self.is_ours(*ip));
+        let (ours, ips): (Vec<_>, Vec<_>) = config::tidy(ips).into_iter().partition(|ip| self.is_ours(*ip));
         if !ours.is_empty() && !self.told.replace(true) {
             tracing::warn!(upstream = %self.key.0, name = %self.host(), addresses = ?ours,
                 "a name leads to stickyd's own listener: these addresses are left out");
@@ -221,8 +221,6 @@ impl Watch {
             return self.unresolved("empty", "it resolves to no address");
         }
         self.count("ok");
-        let workers = self.workers(ips.len());
-        ips.truncate(MAX_RANGE);
         let (upstream, name) = (&self.key.0, self.host());
         let had = self.config(|config| config.found.get(name).cloned()).flatten().unwrap_or_default();
         let again = self.shared.unresolved.remove(&self.key);
@@ -233,9 +231,10 @@ impl Watch {
             tracing::info!(%upstream, %name, came = ?not_in(&ips, &had), went = ?not_in(&had, &ips),
                 addresses = ips.len(), "the addresses of a name have changed");
             self.shared.metrics.dns_changes.with_label_values(&[upstream]).inc();
+            let over = self.workers(ips.len()) > MAX_RANGE;
             self.shared.set_addresses(upstream, name, ips);
-            if workers > MAX_RANGE {
-                tracing::warn!(%upstream, %name, workers, used = MAX_RANGE,
+            if over {
+                tracing::warn!(%upstream, %name, used = MAX_RANGE,
                     "a name stands for more workers than an entry may: the first ones are used");
             }
         } else if again {
