@@ -14,6 +14,7 @@ use prometheus::{
 pub use words::{Discovery, Source};
 
 use crate::state::Shared;
+use crate::upstream::eject::Outcome;
 use crate::upstream::worker::Worker;
 
 /// All series, registered once.
@@ -29,6 +30,12 @@ pub struct Metrics {
     upgrades: IntCounterVec,
     bytes: IntCounterVec,
     failures: IntCounterVec,
+    ejections: IntCounterVec,
+    spared: IntCounterVec,
+    retries: IntCounterVec,
+    queued: IntCounterVec,
+    ejected: IntGaugeVec,
+    waiting: IntGaugeVec,
     generations: IntGaugeVec,
     sessions: IntGaugeVec,
     tunnels: IntGaugeVec,
@@ -85,6 +92,12 @@ pub struct UpstreamSeries {
     pub bytes_up: IntCounter,
     /// Body and tunnel bytes to clients.
     pub bytes_down: IntCounter,
+    /// Requests passed to another worker because the first could not be reached.
+    pub passed_on: IntCounter,
+    /// Requests sent again because their kept connection broke before a byte of an answer.
+    pub resent: IntCounter,
+    /// Requests that failed because the retry budget was used up.
+    pub retries_over_budget: IntCounter,
 }
 
 impl UpstreamSeries {
@@ -112,6 +125,15 @@ pub struct WorkerSeries {
     pub broken: IntCounter,
     /// No answer within the response time-out.
     pub timeouts: IntCounter,
+    /// Ejections that `max_share` prevented.
+    pub spared: IntCounter,
+    /// Requests that got a connection after they had waited for one (`max_connections`).
+    pub queue_waited: IntCounter,
+    /// Requests that found the queue full.
+    pub queue_full: IntCounter,
+    /// Requests that waited in vain.
+    pub queue_timeouts: IntCounter,
+    ejections: [IntCounter; 4],
 }
 
 impl WorkerSeries {
@@ -121,7 +143,18 @@ impl WorkerSeries {
             counter.inc();
         }
     }
+
+    /// Counts an ejection by its reason.
+    pub fn ejected(&self, why: Outcome) {
+        let index = EJECTIONS.iter().position(|reason| reason.word() == why.word());
+        if let Some(counter) = index.and_then(|index| self.ejections.get(index)) {
+            counter.inc();
+        }
+    }
 }
+
+/// The reasons of an ejection; the `reason` label.
+const EJECTIONS: [Outcome; 4] = [Outcome::Connect, Outcome::Broken, Outcome::TimedOut, Outcome::ServerError];
 
 macro_rules! register {
     ($registry:expr, $kind:ident, $name:literal, $help:literal $(, $labels:expr)?) => {{
@@ -179,6 +212,12 @@ impl Metrics {
             upgrades: register!(r, IntCounterVec, "stickyd_upgrades_total", "WebSocket upgrades asked for and granted.", &["upstream", "step"]),
             bytes: register!(r, IntCounterVec, "stickyd_bytes_total", "Body and tunnel bytes, up (from clients) and down (to clients).", &["upstream", "direction"]),
             failures: register!(r, IntCounterVec, "stickyd_worker_failures_total", "Attempts that got no answer, by kind.", &["upstream", "worker", "kind"]),
+            ejections: register!(r, IntCounterVec, "stickyd_ejections_total", "Workers set aside after live failures, by reason: connect, broken, timeout (failures in a row), errors (share of the window).", &["upstream", "worker", "reason"]),
+            spared: register!(r, IntCounterVec, "stickyd_ejections_spared_total", "Ejections that max_share prevented.", worker),
+            retries: register!(r, IntCounterVec, "stickyd_retries_total", "Requests tried again: passed_on (to another worker, none was reached), resent (a kept connection broke before a byte of the answer), over_budget (not tried again, the budget was used up).", &["upstream", "kind"]),
+            queued: register!(r, IntCounterVec, "stickyd_queue_total", "Requests that found a worker at max_connections: waited (and got through), full (no room in the queue), timeout (waited in vain).", &["upstream", "worker", "result"]),
+            ejected: register!(r, IntGaugeVec, "stickyd_worker_ejected", "1 while the worker is ejected.", worker),
+            waiting: register!(r, IntGaugeVec, "stickyd_queue", "Requests that wait for a connection to the worker (max_connections).", worker),
             generations: register!(r, IntGaugeVec, "stickyd_worker_generation", "Lives of the worker seen so far.", worker),
             sessions: register!(r, IntGaugeVec, "stickyd_sessions", "Live sessions: pins and WebSocket-first tunnels.", worker),
             tunnels: register!(r, IntGaugeVec, "stickyd_tunnels", "Live tunnels.", worker),
@@ -203,6 +242,7 @@ impl Metrics {
     pub fn upstream(&self, name: &str) -> UpstreamSeries {
         let refusal = |fate| self.refusals.with_label_values(&[name, fate]);
         let seconds = |kind| self.seconds.with_label_values(&[name, kind]);
+        let retry = |kind| self.retries.with_label_values(&[name, kind]);
         UpstreamSeries {
             affinity: Source::ALL.map(|s| self.affinity.with_label_values(&[name, s.word()])),
             discoveries: Discovery::ALL.map(|d| self.discoveries.with_label_values(&[name, d.word()])),
@@ -220,25 +260,42 @@ impl Metrics {
             upgrades_granted: self.upgrades.with_label_values(&[name, "granted"]),
             bytes_up: self.bytes.with_label_values(&[name, "up"]),
             bytes_down: self.bytes.with_label_values(&[name, "down"]),
+            passed_on: retry("passed_on"),
+            resent: retry("resent"),
+            retries_over_budget: retry("over_budget"),
         }
     }
 
     /// Resolves the counters of a worker.
     pub fn worker(&self, upstream: &str, worker: &str) -> WorkerSeries {
         let failure = |kind| self.failures.with_label_values(&[upstream, worker, kind]);
+        let queued = |result| self.queued.with_label_values(&[upstream, worker, result]);
         WorkerSeries {
             classes: ["1xx", "2xx", "3xx", "4xx", "5xx"]
                 .map(|class| self.requests.with_label_values(&[upstream, worker, class])),
             connect_failures: failure("connect"),
             broken: failure("broken"),
             timeouts: failure("timeout"),
+            spared: self.spared.with_label_values(&[upstream, worker]),
+            queue_waited: queued("waited"),
+            queue_full: queued("full"),
+            queue_timeouts: queued("timeout"),
+            ejections: EJECTIONS.map(|why| self.ejections.with_label_values(&[upstream, worker, why.word()])),
         }
     }
 
     /// The exposition text of everything, with gauges read from live state now.
     pub fn render(&self, shared: &Shared) -> Vec<u8> {
         self.generations.reset();
-        for gauge in [&self.sessions, &self.tunnels, &self.in_flight, &self.states, &self.admin_states] {
+        for gauge in [
+            &self.ejected,
+            &self.waiting,
+            &self.sessions,
+            &self.tunnels,
+            &self.in_flight,
+            &self.states,
+            &self.admin_states,
+        ] {
             gauge.reset();
         }
         for upstream in &shared.snapshot.load().upstreams {
@@ -263,6 +320,8 @@ impl Metrics {
         self.sessions.with_label_values(labels).set(i64::from(worker.sessions()));
         self.tunnels.with_label_values(labels).set(i64::from(worker.tunnels()));
         self.in_flight.with_label_values(labels).set(i64::from(worker.in_flight()));
+        self.ejected.with_label_values(labels).set(i64::from(worker.ejected()));
+        self.waiting.with_label_values(labels).set(i64::from(worker.gate.waiting()));
         let health = worker.health().word();
         self.states.with_label_values(&[&*worker.upstream, &worker.name, health]).set(1);
         self.admin_states.with_label_values(&[&*worker.upstream, &worker.name, worker.admin_word()]).set(1);

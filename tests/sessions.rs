@@ -7,6 +7,7 @@ mod clients;
 mod foreign;
 mod hostile;
 mod hung;
+mod nobody;
 mod preflights;
 mod process_managers;
 mod refusals;

@@ -22,6 +22,7 @@ use super::framing;
 use super::headers;
 use super::record::Record;
 use super::respond::{self, Problem};
+use super::retry;
 use crate::affinity::pins::Key;
 use crate::affinity::session::{self, Handshake, OpenPacket};
 use crate::affinity::{self, Choice, Resolved, cookie};
@@ -29,6 +30,8 @@ use crate::clock;
 use crate::state::Shared;
 use crate::tunnel;
 use crate::upstream::connect::{self, ConnectError, Failure, Lease};
+use crate::upstream::eject::{self, Outcome};
+use crate::upstream::gate;
 use crate::upstream::worker::{Count, Worker};
 
 /// A request with a sid goes out only on a connection idle for less than this: it must not race the worker's close,
@@ -58,19 +61,22 @@ pub enum Missed {
 }
 
 /// Sends the request to the chosen worker and answers with what it says. A worker that cannot be reached is passed over
-/// when the request has no session; nothing else is tried twice (invariant 4).
+/// when the request has no session (`retry`); the one that failed is not asked again.
 pub async fn to(job: &Job, mut choice: Choice, mut request: Request<Outgoing>, record: &mut Record) -> Response<Reply> {
     let mut tried = Vec::new();
     loop {
         record.decided(&choice.worker, choice.why);
         match attempt(job, &choice.worker, request).await {
             Ok((response, lease, in_flight)) => return deliver(job, choice, response, lease, in_flight, record).await,
-            Err(Missed::Connect(_, back)) if !matches!(job.ask.kind, Kind::Session { .. }) => {
+            Err(Missed::Connect(error, back)) if retry::may_pass_on(job, &error, job.conn.thread.now_ms()) => {
                 request = back;
                 tried.push(choice.worker.serial);
                 let shared = &job.conn.thread.shared;
                 match affinity::resolve(shared, &job.upstream, &job.ask, job.client, &tried) {
-                    Resolved::Worker(next) => choice = next,
+                    Resolved::Worker(next) => {
+                        job.upstream.series().passed_on.inc();
+                        choice = next;
+                    }
                     Resolved::Unpinned(_) | Resolved::Ended | Resolved::Nobody => {
                         return respond::problem(Problem::NoWorker);
                     }
@@ -108,13 +114,15 @@ async fn lost(job: &Job, choice: &Choice, missed: &Missed) -> Response<Reply> {
 pub fn problem_of(missed: &Missed) -> Response<Reply> {
     respond::problem(match missed {
         Missed::Connect(ConnectError::TimedOut, _) | Missed::TimedOut => Problem::TimedOut,
-        Missed::Connect(ConnectError::Refused | ConnectError::Full, _) => Problem::NoWorker,
+        Missed::Connect(ConnectError::Refused, _) => Problem::NoWorker,
+        Missed::Connect(ConnectError::Full, _) => Problem::Full("the worker takes no more connections now"),
+        Missed::Connect(ConnectError::Busy(_), _) => Problem::Full("all connections to the worker are in use"),
         Missed::Connect(ConnectError::Io(_), _) | Missed::Broken => Problem::BadGateway,
     })
 }
 
 /// One try at one worker. A request that hyper hands back unsent (its idle connection had just closed) goes again, on a
-/// new connection, to the same worker.
+/// new connection, to the same worker; so does one that may be resent ([`retry`]). What it comes to is what ejection hears.
 pub async fn attempt(
     job: &Job,
     worker: &Arc<Worker>,
@@ -130,21 +138,20 @@ pub async fn attempt(
     let patience =
         if session { config.response_timeout.max(job.upstream.session_ttl()) } else { config.response_timeout };
     loop {
-        let lease = match connect::lease(&job.conn.thread, worker, max_idle, config.connect_timeout).await {
+        let lease = match reach(job, worker, max_idle).await {
             Ok(lease) => lease,
-            Err(error) => {
-                tracing::debug!(worker = %worker.name, %error, "no connection");
-                worker.series.connect_failures.inc();
-                return Err(Missed::Connect(error, request));
-            }
+            Err(error) => return Err(unreached(job, worker, error, request)),
         };
+        let copy = if lease.is_used() { retry::Copy::of(job, &request) } else { None };
         let in_flight = worker.request();
         match lease.exchange(request, patience, job.ask.is_poll()).await {
-            Ok((response, lease)) if framing::is_sound(&response) => return Ok((response, lease, in_flight)),
+            Ok((response, lease)) if framing::is_sound(&response) => {
+                came_to(job, worker, Outcome::of(response.status().as_u16()));
+                return Ok((response, lease, in_flight));
+            }
             Ok(_) => {
                 tracing::debug!(worker = %worker.name, "an answer with two lengths");
-                worker.series.broken.inc();
-                return Err(Missed::Broken);
+                return Err(broken(job, worker));
             }
             Err(Failure::Unsent(back)) if !max_idle.is_zero() => {
                 request = *back;
@@ -152,21 +159,86 @@ pub async fn attempt(
             }
             // A new connection that ends before it takes anything is none: something accepts in the worker's place.
             Err(Failure::Unsent(back)) => {
-                worker.series.connect_failures.inc();
                 let error = ConnectError::Io(std::io::ErrorKind::ConnectionAborted.into());
-                return Err(Missed::Connect(error, *back));
+                return Err(unreached(job, worker, error, *back));
             }
-            Err(Failure::Broken(error)) => {
-                tracing::debug!(worker = %worker.name, %error, "no valid answer");
-                worker.series.broken.inc();
-                return Err(Missed::Broken);
+            Err(Failure::Broken { error, heard }) => {
+                tracing::debug!(worker = %worker.name, %error, heard, "no valid answer");
+                let again = copy.filter(|_| !heard).and_then(|copy| copy.request());
+                if let Some(again) = again.filter(|_| retry::may_resend(job, clock::now_ms())) {
+                    // The new connection was not used before, so this happens once.
+                    request = again;
+                    max_idle = Duration::ZERO;
+                    continue;
+                }
+                // hyper's word for what the client's body did.
+                if error.is_user() {
+                    return Err(Missed::Broken);
+                }
+                return Err(broken(job, worker));
             }
-            Err(Failure::TimedOut) => {
+            Err(Failure::TimedOut { uploading }) => {
                 worker.series.timeouts.inc();
+                // An open poll is silent by nature, and a client that has not sent all may have only itself to wait for.
+                if !uploading && !job.ask.is_poll() {
+                    came_to(job, worker, Outcome::TimedOut);
+                }
                 return Err(Missed::TimedOut);
             }
         }
     }
+}
+
+/// A connection, once there is room for one. A session has no other worker: where the backlog of a unix socket is full, it
+/// waits as the kernel makes a connect over TCP wait.
+async fn reach(job: &Job, worker: &Arc<Worker>, max_idle: Duration) -> Result<Box<Lease>, ConnectError> {
+    let config = &job.upstream.config;
+    let slot = gate::enter(worker, config.queue, config.queue_timeout).await.map_err(ConnectError::Busy)?;
+    let leased = connect::lease(&job.conn.thread, worker, max_idle, config.connect_timeout).await;
+    let mut lease = match leased {
+        Err(ConnectError::Full) if matches!(job.ask.kind, Kind::Session { .. }) => {
+            Box::pin(reach_when_free(job, worker)).await?
+        }
+        leased => leased?,
+    };
+    lease.occupy(slot);
+    Ok(lease)
+}
+
+async fn reach_when_free(job: &Job, worker: &Arc<Worker>) -> Result<Box<Lease>, ConnectError> {
+    let connect_timeout = job.upstream.config.connect_timeout;
+    let free = async {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            match connect::lease(&job.conn.thread, worker, Duration::ZERO, connect_timeout).await {
+                Err(ConnectError::Full) => {}
+                leased => return leased,
+            }
+        }
+    };
+    tokio::time::timeout(connect_timeout, free).await.unwrap_or(Err(ConnectError::Full))
+}
+
+fn unreached(job: &Job, worker: &Worker, error: ConnectError, request: Request<Outgoing>) -> Missed {
+    tracing::debug!(worker = %worker.name, %error, "no connection");
+    // Being full is no failure.
+    if !matches!(error, ConnectError::Busy(_)) {
+        worker.series.connect_failures.inc();
+        came_to(job, worker, Outcome::Connect);
+    }
+    Missed::Connect(error, request)
+}
+
+fn broken(job: &Job, worker: &Worker) -> Missed {
+    worker.series.broken.inc();
+    came_to(job, worker, Outcome::Broken);
+    Missed::Broken
+}
+
+/// Tells ejection; the share of errors is of requests that could have gone elsewhere.
+fn came_to(job: &Job, worker: &Worker, outcome: Outcome) {
+    let in_window = !matches!(job.ask.kind, Kind::Session { .. });
+    eject::note(&job.upstream, worker, outcome, in_window, job.conn.thread.now_ms());
 }
 
 /// Turns a worker's answer into the client's: learns from it, drops what it ends, cleans its head.

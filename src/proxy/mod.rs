@@ -7,6 +7,7 @@ pub mod framing;
 pub mod headers;
 pub mod record;
 pub mod respond;
+pub mod retry;
 mod route;
 
 use std::rc::Rc;

@@ -25,7 +25,7 @@ use crate::proxy::headers;
 use crate::proxy::record::Record;
 use crate::proxy::respond::{self, Problem};
 use crate::upstream::Carried;
-use crate::upstream::connect::Lease;
+use crate::upstream::connect::{InUse, Lease};
 use crate::upstream::io::WorkerIo;
 use crate::upstream::worker::{Count, Session};
 
@@ -51,7 +51,7 @@ struct Terms {
     bytes_up: u64,
     bytes_down: u64,
     _tunnel: Count,
-    _established: Count,
+    _in_use: InUse,
     _session: (Option<Hold>, Option<Session>),
 }
 
@@ -70,7 +70,7 @@ pub struct Granted {
     io: WorkerIo,
     /// What the worker sent right behind its answer's head.
     first: Bytes,
-    established: Count,
+    in_use: InUse,
 }
 
 impl Granted {
@@ -115,23 +115,23 @@ pub async fn check(job: &Job, response: Response<Incoming>, lease: Box<Lease>) -
     if parts.version != Version::HTTP_11 || !asked {
         return None;
     }
-    let (io, first, established) = lease.into_tunnel().await?;
-    Some(Granted { parts, io, first, established })
+    let (io, first, in_use) = lease.into_tunnel().await?;
+    Some(Granted { parts, io, first, in_use })
 }
 
 /// Gives the client its 101, and the connection its tunnel.
 pub fn open(job: &Job, mut choice: Choice, granted: Granted, record: &mut Record) -> Response<Reply> {
-    let Granted { mut parts, io, first, established } = granted;
+    let Granted { mut parts, io, first, in_use } = granted;
     choice.worker.series.answered(StatusCode::SWITCHING_PROTOCOLS.as_u16());
     job.upstream.series().upgrades_granted.inc();
     record.became_tunnel();
     headers::to_client(&mut parts.headers, true);
     set_cookie(job, &choice, &mut parts);
-    job.conn.upgrade_to(Plan { io, first, terms: terms(job, &mut choice, established) });
+    job.conn.upgrade_to(Plan { io, first, terms: terms(job, &mut choice, in_use) });
     Response::from_parts(parts, Reply::whole(Bytes::new()))
 }
 
-fn terms(job: &Job, choice: &mut Choice, established: Count) -> Box<Terms> {
+fn terms(job: &Job, choice: &mut Choice, in_use: InUse) -> Box<Terms> {
     let hold = choice.hold.take().map(Hold::of_tunnel);
     let known = hold.as_ref().map(|hold| hold.ttl_s);
     let configured = job.upstream.config.tunnel_idle.map(whole_seconds);
@@ -143,7 +143,7 @@ fn terms(job: &Job, choice: &mut Choice, established: Count) -> Box<Terms> {
         bytes_up: 0,
         bytes_down: 0,
         _tunnel: choice.worker.tunnel(),
-        _established: established,
+        _in_use: in_use,
         _session: (hold, choice.seat.take()),
     })
 }
