@@ -1,4 +1,4 @@
-//! One request to one worker, and its answer back: attempts, what may be tried again, and what an answer teaches.
+//! A request to its worker, and the answer back: whom to try next, what an answer teaches, and what the client gets.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -17,8 +17,8 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 
 use super::Job;
 use super::ask::Kind;
+use super::attempt::{Missed, attempt};
 use super::body::{Answer, Outgoing, Reply};
-use super::framing;
 use super::headers;
 use super::record::Record;
 use super::respond::{self, Problem};
@@ -26,39 +26,16 @@ use super::retry;
 use crate::affinity::pins::Key;
 use crate::affinity::session::{self, Handshake, OpenPacket};
 use crate::affinity::{self, Choice, Resolved, cookie};
-use crate::clock;
 use crate::state::Shared;
 use crate::tunnel;
-use crate::upstream::connect::{self, ConnectError, Failure, Lease};
-use crate::upstream::eject::{self, Outcome};
-use crate::upstream::gate;
-use crate::upstream::worker::{Count, Worker};
-
-/// A request with a sid goes out only on a connection idle for less than this: it must not race the worker's close,
-/// because it cannot be sent twice (design.md §8).
-const SESSION_IDLE: Duration = Duration::from_secs(2);
-
-/// And only while its worker has answered somebody within this. When a stalled Node process wakes, its timers run before it
-/// reads: connections that were idle when the stall began are closed at 5 s, with the request that waits in them. One
-/// made during the stall has no such timer. A worker with less to do than this pays a connect that it can afford.
-const LIVELY_MS: u64 = 100;
+use crate::upstream::connect::{self, ConnectError, Lease};
+use crate::upstream::worker::Count;
 
 /// How long an answer's body may take to show what has to be read of it before it is released (design.md §3.3).
 const READ_AHEAD: Duration = Duration::from_secs(5);
 
 /// Between two looks at a worker that may be gone.
 const LOOK: Duration = Duration::from_millis(20);
-
-/// Why an attempt failed; the request comes back when nothing of it was sent.
-#[allow(clippy::large_enum_variant, reason = "moved once; rare but for its size, which nothing stores")]
-pub enum Missed {
-    /// No connection.
-    Connect(ConnectError, Request<Outgoing>),
-    /// The connection broke, or the answer was none. What was sent may have been acted upon.
-    Broken,
-    /// No answer in time.
-    TimedOut,
-}
 
 /// Sends the request to the chosen worker and answers with what it says. A worker that cannot be reached is passed over
 /// when the request has no session (`retry`); the one that failed is not asked again.
@@ -119,126 +96,6 @@ pub fn problem_of(missed: &Missed) -> Response<Reply> {
         Missed::Connect(ConnectError::Busy(_), _) => Problem::Full("all connections to the worker are in use"),
         Missed::Connect(ConnectError::Io(_), _) | Missed::Broken => Problem::BadGateway,
     })
-}
-
-/// One try at one worker. A request that hyper hands back unsent (its idle connection had just closed) goes again, on a
-/// new connection, to the same worker; so does one that may be resent ([`retry`]). What it comes to is what ejection hears.
-pub async fn attempt(
-    job: &Job,
-    worker: &Arc<Worker>,
-    mut request: Request<Outgoing>,
-) -> Result<(Response<Incoming>, Box<Lease>, Count), Missed> {
-    let config = &job.upstream.config;
-    let session = matches!(job.ask.kind, Kind::Session { .. });
-    let mut max_idle = match session {
-        false => Duration::MAX,
-        true if worker.silent_for(clock::now_ms()) > LIVELY_MS => Duration::ZERO,
-        true => SESSION_IDLE,
-    };
-    let patience =
-        if session { config.response_timeout.max(job.upstream.session_ttl()) } else { config.response_timeout };
-    loop {
-        let lease = match reach(job, worker, max_idle).await {
-            Ok(lease) => lease,
-            Err(error) => return Err(unreached(job, worker, error, request)),
-        };
-        let copy = if lease.is_used() { retry::Copy::of(job, &request) } else { None };
-        let in_flight = worker.request();
-        match lease.exchange(request, patience, job.ask.is_poll()).await {
-            Ok((response, lease)) if framing::is_sound(&response) => {
-                came_to(job, worker, Outcome::of(response.status().as_u16()));
-                return Ok((response, lease, in_flight));
-            }
-            Ok(_) => {
-                tracing::debug!(worker = %worker.name, "an answer with two lengths");
-                return Err(broken(job, worker));
-            }
-            Err(Failure::Unsent(back)) if !max_idle.is_zero() => {
-                request = *back;
-                max_idle = Duration::ZERO;
-            }
-            // A new connection that ends before it takes anything is none: something accepts in the worker's place.
-            Err(Failure::Unsent(back)) => {
-                let error = ConnectError::Io(std::io::ErrorKind::ConnectionAborted.into());
-                return Err(unreached(job, worker, error, *back));
-            }
-            Err(Failure::Broken { error, heard }) => {
-                tracing::debug!(worker = %worker.name, %error, heard, "no valid answer");
-                let again = copy.filter(|_| !heard).and_then(|copy| copy.request());
-                if let Some(again) = again.filter(|_| retry::may_resend(job, clock::now_ms())) {
-                    // The new connection was not used before, so this happens once.
-                    request = again;
-                    max_idle = Duration::ZERO;
-                    continue;
-                }
-                // hyper's word for what the client's body did.
-                if error.is_user() {
-                    return Err(Missed::Broken);
-                }
-                return Err(broken(job, worker));
-            }
-            Err(Failure::TimedOut { uploading }) => {
-                worker.series.timeouts.inc();
-                // An open poll is silent by nature, and a client that has not sent all may have only itself to wait for.
-                if !uploading && !job.ask.is_poll() {
-                    came_to(job, worker, Outcome::TimedOut);
-                }
-                return Err(Missed::TimedOut);
-            }
-        }
-    }
-}
-
-/// A connection, once there is room for one. A session has no other worker: where the backlog of a unix socket is full, it
-/// waits as the kernel makes a connect over TCP wait.
-async fn reach(job: &Job, worker: &Arc<Worker>, max_idle: Duration) -> Result<Box<Lease>, ConnectError> {
-    let config = &job.upstream.config;
-    let slot = gate::enter(worker, config.queue, config.queue_timeout).await.map_err(ConnectError::Busy)?;
-    let leased = connect::lease(&job.conn.thread, worker, max_idle, config.connect_timeout).await;
-    let mut lease = match leased {
-        Err(ConnectError::Full) if matches!(job.ask.kind, Kind::Session { .. }) => {
-            Box::pin(reach_when_free(job, worker)).await?
-        }
-        leased => leased?,
-    };
-    lease.occupy(slot);
-    Ok(lease)
-}
-
-async fn reach_when_free(job: &Job, worker: &Arc<Worker>) -> Result<Box<Lease>, ConnectError> {
-    let connect_timeout = job.upstream.config.connect_timeout;
-    let free = async {
-        loop {
-            tokio::time::sleep(LOOK).await;
-            match connect::lease(&job.conn.thread, worker, Duration::ZERO, connect_timeout).await {
-                Err(ConnectError::Full) => {}
-                leased => return leased,
-            }
-        }
-    };
-    tokio::time::timeout(connect_timeout, free).await.unwrap_or(Err(ConnectError::Full))
-}
-
-fn unreached(job: &Job, worker: &Worker, error: ConnectError, request: Request<Outgoing>) -> Missed {
-    tracing::debug!(worker = %worker.name, %error, "no connection");
-    // Being full is no failure.
-    if !matches!(error, ConnectError::Busy(_)) {
-        worker.series.connect_failures.inc();
-        came_to(job, worker, Outcome::Connect);
-    }
-    Missed::Connect(error, request)
-}
-
-fn broken(job: &Job, worker: &Worker) -> Missed {
-    worker.series.broken.inc();
-    came_to(job, worker, Outcome::Broken);
-    Missed::Broken
-}
-
-/// Tells ejection; the share of errors is of requests that could have gone elsewhere.
-fn came_to(job: &Job, worker: &Worker, outcome: Outcome) {
-    let in_window = !matches!(job.ask.kind, Kind::Session { .. });
-    eject::note(&job.upstream, worker, outcome, in_window, job.conn.thread.now_ms());
 }
 
 /// Turns a worker's answer into the client's: learns from it, drops what it ends, cleans its head.

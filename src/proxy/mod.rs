@@ -1,6 +1,7 @@
 //! The story of a request, on one screen: read what it asks, find its upstream, decide its worker, forward, answer.
 
 pub mod ask;
+pub mod attempt;
 pub mod body;
 pub mod forward;
 pub mod framing;

@@ -7,7 +7,7 @@ use crate::support::proxy::Proxy;
 use crate::support::raw::{Leg, Message, Raw, RawWorker, eventually, ok};
 
 /// Every client is somebody else: the cookie alone would keep it on its worker.
-const CHANCE: &str = "affinity = [\"cookie\"]\nhealth = { kind = \"tcp\", interval = \"1h\" }\n";
+const CHANCE: &str = "affinity = [\"socket.io\", \"cookie\"]\nhealth = { kind = \"tcp\", interval = \"1h\" }\n";
 
 /// `bad` and `good` behind one upstream; no client is known.
 fn proxy(bad: &RawWorker, good: &RawWorker, keys: &str) -> Proxy {
@@ -217,4 +217,24 @@ fn probes_and_health_checks_do_not_count() {
     let worker = proxy.worker(&bad.address.to_string());
     eventually("checked", || bad.connections() >= 5);
     assert!(!worker.ejected() && worker.eject.left_ms(0).is_none());
+}
+
+#[test]
+fn an_open_poll_that_gets_no_answer_is_no_failure() {
+    let open = "0{\"sid\":\"abc\",\"upgrades\":[],\"pingInterval\":10,\"pingTimeout\":10,\"maxPayload\":1000}";
+    let script = move |leg: &mut Leg| {
+        while let Some(request) = leg.request() {
+            if !request.target().contains("sid=") {
+                leg.send(ok(open));
+            }
+        }
+    };
+    let (bad, good) = (RawWorker::scripted(script), RawWorker::scripted(script));
+    let proxy = proxy(&bad, &good, "response_timeout = \"100ms\"\neject = { failures = 1 }");
+    let polling = "/socket.io/?EIO=4&transport=polling";
+    let mut client = Raw::connect(proxy.address);
+    assert_eq!(client.get(polling).text(), open);
+    // As long as a session lives, which is five seconds more than its pings.
+    assert_eq!(client.get(&format!("{polling}&sid=abc")).status(), 504);
+    assert!(!proxy.worker("bad").ejected() && !proxy.worker("good").ejected());
 }
