@@ -31,7 +31,7 @@
 //! 2. A pin never moves. Only its worker's death or refusal ends it, its session's own end, or an operator's maint.
 //! 3. The pin is stored before the first byte of the handshake's answer leaves.
 //! 4. A session is looked for elsewhere only after an explicit refusal. A request that carried a sid and broke midway is never
-//!    resent, nor is a POST; what reached nobody, and a safe request that met the end of a kept connection, may be (`proxy::retry`).
+//!    resent, nor is a POST; what reached nobody, and a safe request whose connection broke unanswered, may be (`proxy::retry`).
 //! 5. Bytes pass a tunnel exactly as they were sent; what stickyd says goes in at boundaries the observer knows.
 //! 6. Nothing is relayed before a checked 101.
 //! 7. Every forwarded head is written anew from parsed parts; nothing of a client's is trusted until `listener::conn` says so.

@@ -24,6 +24,10 @@ const SESSION_IDLE: Duration = Duration::from_secs(2);
 /// made during the stall has no such timer. A worker with less to do than this pays a connect that it can afford.
 const LIVELY_MS: u64 = 100;
 
+/// A killed process's connections end before its listener does, moments later: a request resent at once would be accepted by
+/// nobody, and lost.
+const DYING: Duration = Duration::from_millis(20);
+
 /// Between two looks at a unix socket whose backlog is full.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -34,6 +38,8 @@ pub enum Missed {
     Connect(ConnectError, Request<Outgoing>),
     /// The connection broke, or the answer was none. What was sent may have been acted upon.
     Broken,
+    /// A new connection broke before a byte of the answer: here is the request again, for another worker.
+    Lost(Request<Outgoing>),
     /// No answer in time.
     TimedOut,
 }
@@ -50,7 +56,7 @@ pub async fn attempt(job: &Job, worker: &Arc<Worker>, mut request: Request<Outgo
             Ok(lease) => lease,
             Err(error) => return Err(unreached(job, worker, error, request)),
         };
-        let copy = if lease.is_used() { retry::Copy::of(job, &request) } else { None };
+        let (kept, copy) = (lease.is_used(), retry::Copy::of(job, &request));
         let in_flight = worker.request();
         let failure = match lease.exchange(request, patience(job), job.ask.is_poll()).await {
             Ok((response, lease)) if framing::is_sound(&response) => {
@@ -63,8 +69,11 @@ pub async fn attempt(job: &Job, worker: &Arc<Worker>, mut request: Request<Outgo
             }
             Err(failure) => failure,
         };
-        // Only a connection that was used before leads to a second round, and the second takes a new one.
-        request = again(job, worker, failure, copy, max_idle)?;
+        request = again(job, worker, failure, (kept, copy), max_idle)?;
+        if job.resent.get() {
+            tokio::time::sleep(DYING).await;
+        }
+        // A second round is on a new connection, and leads to no third.
         max_idle = Duration::ZERO;
     }
 }
@@ -92,7 +101,7 @@ fn again(
     job: &Job,
     worker: &Worker,
     failure: Failure,
-    copy: Option<retry::Copy>,
+    (kept, copy): (bool, Option<retry::Copy>),
     max_idle: Duration,
 ) -> Result<Request<Outgoing>, Missed> {
     match failure {
@@ -105,11 +114,17 @@ fn again(
         Failure::Broken { error, heard } => {
             tracing::debug!(worker = %worker.name, %error, heard, "no valid answer");
             let again = copy.filter(|_| !heard).and_then(|copy| copy.request());
-            if let Some(again) = again.filter(|_| retry::may_resend(job, clock::now_ms())) {
-                return Ok(again);
+            match again.filter(|_| retry::may_resend(job, clock::now_ms())) {
+                // The end of a kept connection may be a race, and nobody's fault.
+                Some(again) if kept => Ok(again),
+                Some(again) => {
+                    broken(job, worker);
+                    Err(Missed::Lost(again))
+                }
+                // hyper's word for the client and its body.
+                None if error.is_user() => Err(Missed::Broken),
+                None => Err(broken(job, worker)),
             }
-            // hyper's word for what the client's body did.
-            Err(if error.is_user() { Missed::Broken } else { broken(job, worker) })
         }
         Failure::TimedOut { uploading } => {
             worker.series.timeouts.inc();

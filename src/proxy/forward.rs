@@ -46,24 +46,30 @@ pub async fn to(job: &Job, mut choice: Choice, mut request: Request<Outgoing>, r
         match attempt(job, &choice.worker, request).await {
             Ok((response, lease, in_flight)) => return deliver(job, choice, response, lease, in_flight, record).await,
             Err(Missed::Connect(error, back)) if retry::may_pass_on(job, &error, job.conn.thread.now_ms()) => {
-                request = back;
-                tried.push(choice.worker.serial);
-                let shared = &job.conn.thread.shared;
-                match affinity::resolve(shared, &job.upstream, &job.ask, job.client, &tried) {
-                    Resolved::Worker(next) => {
-                        job.upstream.series().passed_on.inc();
-                        choice = next;
-                    }
-                    Resolved::Unpinned(_) | Resolved::Ended | Resolved::Nobody => {
-                        return respond::problem(Problem::NoWorker);
-                    }
-                }
+                let Some(next) = another(job, &choice, &mut tried) else { return respond::problem(Problem::NoWorker) };
+                job.upstream.series().passed_on.inc();
+                (request, choice) = (back, next);
+            }
+            Err(Missed::Lost(back)) => {
+                let Some(next) = another(job, &choice, &mut tried) else {
+                    return respond::problem(Problem::BadGateway);
+                };
+                (request, choice) = (back, next);
             }
             Err(missed) => {
                 stays(job);
                 return Box::pin(lost(job, &choice, &missed)).await;
             }
         }
+    }
+}
+
+/// Another worker for a request that may have any; the one that failed is none.
+fn another(job: &Job, failed: &Choice, tried: &mut Vec<u64>) -> Option<Choice> {
+    tried.push(failed.worker.serial);
+    match affinity::resolve(&job.conn.thread.shared, &job.upstream, &job.ask, job.client, tried) {
+        Resolved::Worker(next) => Some(next),
+        Resolved::Unpinned(_) | Resolved::Ended | Resolved::Nobody => None,
     }
 }
 
@@ -94,7 +100,7 @@ pub fn problem_of(missed: &Missed) -> Response<Reply> {
         Missed::Connect(ConnectError::Refused, _) => Problem::NoWorker,
         Missed::Connect(ConnectError::Full, _) => Problem::Full("the worker takes no more connections now"),
         Missed::Connect(ConnectError::Busy(_), _) => Problem::Full("all connections to the worker are in use"),
-        Missed::Connect(ConnectError::Io(_), _) | Missed::Broken => Problem::BadGateway,
+        Missed::Connect(ConnectError::Io(_), _) | Missed::Broken | Missed::Lost(_) => Problem::BadGateway,
     })
 }
 

@@ -1,9 +1,10 @@
 //! Which request may go a second time, and its copy for that.
 //!
 //! Two kinds of retry. A request that reached nobody (no connect) is *passed on* to the next worker, whatever its method:
-//! nothing of it was sent. A request that was sent on a kept connection which broke before a byte of the answer came may
-//! have met the worker's close, or its death; it is *resent* once, on a new connection, if it is safe: a GET, HEAD or
-//! OPTIONS without a body and without a sid, no upgrade. PUT and DELETE are idempotent on paper only: what an application
+//! nothing of it was sent. A request whose connection broke before a byte of the answer came is *resent* once, if it is
+//! safe: a GET, HEAD or OPTIONS without a body and without a sid, no upgrade. On a kept connection it most likely met the
+//! worker's close, and goes to the same worker again, on a new one; where a new connection broke, or that one is refused, it
+//! is the worker that is ill, and another one gets it. PUT and DELETE are idempotent on paper only: what an application
 //! counts, mails or bills with one is not. A request with a sid never goes twice (invariant 4).
 //!
 //! Both draw on the upstream's budget, so that they cannot double the load of a pool that fails. A refused connect costs no
@@ -37,7 +38,7 @@ impl Copy {
             Kind::Session { .. } | Kind::UnknownSid | Kind::Preflight(Some(_)) => false,
         };
         let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-        if !free || !safe || !request.body().is_end_stream() || job.upstream.config.retry_budget == 0 {
+        if !free || !safe || !request.body().is_end_stream() || job.resent.get() {
             return None;
         }
         Self::write(request)
@@ -87,10 +88,11 @@ pub fn may_pass_on(job: &Job, error: &ConnectError, now_ms: u64) -> bool {
     }
 }
 
-/// Whether a request whose kept connection broke may be resent.
+/// Whether a request whose connection broke may be resent: once.
 pub fn may_resend(job: &Job, now_ms: u64) -> bool {
     let may = in_budget(job, now_ms);
     if may {
+        job.resent.set(true);
         job.upstream.series().resent.inc();
     }
     may
