@@ -97,6 +97,7 @@ fn patience(job: &Job) -> Duration {
 }
 
 /// The request for another round at the same worker, or what the failure is to `forward`.
+#[allow(clippy::result_large_err, reason = "moved once, and only where an attempt failed")]
 fn again(
     job: &Job,
     worker: &Worker,
