@@ -14,11 +14,15 @@ use prometheus::{
 pub use words::{Discovery, Source};
 
 use crate::state::Shared;
+use crate::upstream::eject::Outcome;
 use crate::upstream::worker::Worker;
 
 /// The `class` and `kind` labels of a worker's counters.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 const FAILURES: [&str; 3] = ["connect", "broken", "timeout"];
+
+/// The `result` label of a worker's queue.
+const QUEUED: [&str; 3] = ["waited", "full", "timeout"];
 
 /// All series, registered once.
 pub struct Metrics {
@@ -33,6 +37,12 @@ pub struct Metrics {
     upgrades: IntCounterVec,
     bytes: IntCounterVec,
     failures: IntCounterVec,
+    ejections: IntCounterVec,
+    spared: IntCounterVec,
+    retries: IntCounterVec,
+    queued: IntCounterVec,
+    ejected: IntGaugeVec,
+    waiting: IntGaugeVec,
     generations: IntGaugeVec,
     sessions: IntGaugeVec,
     tunnels: IntGaugeVec,
@@ -96,6 +106,12 @@ pub struct UpstreamSeries {
     pub bytes_up: IntCounter,
     /// Body and tunnel bytes to clients.
     pub bytes_down: IntCounter,
+    /// Requests passed to another worker because the first could not be reached.
+    pub passed_on: IntCounter,
+    /// Requests sent again because their kept connection broke before a byte of an answer.
+    pub resent: IntCounter,
+    /// Requests that failed because the retry budget was used up.
+    pub retries_over_budget: IntCounter,
 }
 
 impl UpstreamSeries {
@@ -123,6 +139,15 @@ pub struct WorkerSeries {
     pub broken: IntCounter,
     /// No answer within the response time-out.
     pub timeouts: IntCounter,
+    /// Ejections that `max_share` prevented.
+    pub spared: IntCounter,
+    /// Requests that got a connection after they had waited for one (`max_connections`).
+    pub queue_waited: IntCounter,
+    /// Requests that found the queue full.
+    pub queue_full: IntCounter,
+    /// Requests that waited in vain.
+    pub queue_timeouts: IntCounter,
+    ejections: [IntCounter; 4],
 }
 
 impl WorkerSeries {
@@ -132,7 +157,18 @@ impl WorkerSeries {
             counter.inc();
         }
     }
+
+    /// Counts an ejection by its reason.
+    pub fn ejected(&self, why: Outcome) {
+        let index = EJECTIONS.iter().position(|reason| reason.word() == why.word());
+        if let Some(counter) = index.and_then(|index| self.ejections.get(index)) {
+            counter.inc();
+        }
+    }
 }
+
+/// The reasons of an ejection; the `reason` label.
+const EJECTIONS: [Outcome; 4] = [Outcome::Connect, Outcome::Broken, Outcome::TimedOut, Outcome::ServerError];
 
 macro_rules! register {
     ($registry:expr, $kind:ident, $name:literal, $help:literal $(, $labels:expr)?) => {{
@@ -190,6 +226,12 @@ impl Metrics {
             upgrades: register!(r, IntCounterVec, "stickyd_upgrades_total", "WebSocket upgrades asked for and granted.", &["upstream", "step"]),
             bytes: register!(r, IntCounterVec, "stickyd_bytes_total", "Body and tunnel bytes, up (from clients) and down (to clients).", &["upstream", "direction"]),
             failures: register!(r, IntCounterVec, "stickyd_worker_failures_total", "Attempts that got no answer, by kind.", &["upstream", "worker", "kind"]),
+            ejections: register!(r, IntCounterVec, "stickyd_ejections_total", "Workers set aside after live failures, by reason: connect, broken, timeout (failures in a row), errors (share of the window).", &["upstream", "worker", "reason"]),
+            spared: register!(r, IntCounterVec, "stickyd_ejections_spared_total", "Ejections that max_share prevented.", worker),
+            retries: register!(r, IntCounterVec, "stickyd_retries_total", "Requests tried again: passed_on (to another worker, none was reached), resent (a kept connection broke before a byte of the answer), over_budget (not tried again, the budget was used up).", &["upstream", "kind"]),
+            queued: register!(r, IntCounterVec, "stickyd_queue_total", "Requests that found a worker at max_connections: waited (and got through), full (no room in the queue), timeout (waited in vain).", &["upstream", "worker", "result"]),
+            ejected: register!(r, IntGaugeVec, "stickyd_worker_ejected", "1 while the worker is ejected.", worker),
+            waiting: register!(r, IntGaugeVec, "stickyd_queue", "Requests that wait for a connection to the worker (max_connections).", worker),
             generations: register!(r, IntGaugeVec, "stickyd_worker_generation", "Lives of the worker seen so far.", worker),
             sessions: register!(r, IntGaugeVec, "stickyd_sessions", "Live sessions: pins and WebSocket-first tunnels.", worker),
             tunnels: register!(r, IntGaugeVec, "stickyd_tunnels", "Live tunnels.", worker),
@@ -219,6 +261,7 @@ impl Metrics {
     pub fn upstream(&self, name: &str) -> UpstreamSeries {
         let refusal = |fate| self.refusals.with_label_values(&[name, fate]);
         let seconds = |kind| self.seconds.with_label_values(&[name, kind]);
+        let retry = |kind| self.retries.with_label_values(&[name, kind]);
         UpstreamSeries {
             affinity: Source::ALL.map(|s| self.affinity.with_label_values(&[name, s.word()])),
             discoveries: Discovery::ALL.map(|d| self.discoveries.with_label_values(&[name, d.word()])),
@@ -236,6 +279,9 @@ impl Metrics {
             upgrades_granted: self.upgrades.with_label_values(&[name, "granted"]),
             bytes_up: self.bytes.with_label_values(&[name, "up"]),
             bytes_down: self.bytes.with_label_values(&[name, "down"]),
+            passed_on: retry("passed_on"),
+            resent: retry("resent"),
+            retries_over_budget: retry("over_budget"),
         }
     }
 
@@ -243,23 +289,31 @@ impl Metrics {
     pub fn worker(&self, upstream: &str, worker: &str) -> WorkerSeries {
         let [connect_failures, broken, timeouts] =
             FAILURES.map(|kind| self.failures.with_label_values(&[upstream, worker, kind]));
+        let [queue_waited, queue_full, queue_timeouts] =
+            QUEUED.map(|result| self.queued.with_label_values(&[upstream, worker, result]));
         WorkerSeries {
             classes: CLASSES.map(|class| self.requests.with_label_values(&[upstream, worker, class])),
             connect_failures,
             broken,
             timeouts,
+            spared: self.spared.with_label_values(&[upstream, worker]),
+            queue_waited,
+            queue_full,
+            queue_timeouts,
+            ejections: EJECTIONS.map(|why| self.ejections.with_label_values(&[upstream, worker, why.word()])),
         }
     }
 
     /// Takes a worker's counters out, which is no more: addresses that come and go must not fill the memory.
     pub fn forget_worker(&self, worker: &Worker) {
+        let by_worker = [(&self.requests, &CLASSES[..]), (&self.failures, &FAILURES), (&self.queued, &QUEUED)];
+        let by_worker = by_worker.into_iter().flat_map(|(series, words)| words.iter().map(move |word| (series, *word)));
+        let ejections = EJECTIONS.iter().map(|why| (&self.ejections, why.word()));
         // A counter that was never asked for is not there, which is no error.
-        for class in CLASSES {
-            let _ = self.requests.remove_label_values(&[&*worker.upstream, &worker.name, class]);
+        for (series, word) in by_worker.chain(ejections) {
+            let _ = series.remove_label_values(&[&*worker.upstream, &worker.name, word]);
         }
-        for kind in FAILURES {
-            let _ = self.failures.remove_label_values(&[&*worker.upstream, &worker.name, kind]);
-        }
+        let _ = self.spared.remove_label_values(&[&*worker.upstream, &worker.name]);
     }
 
     /// The exposition text of everything, with gauges read from live state now.
@@ -269,7 +323,15 @@ impl Metrics {
         for name in shared.unresolved.names(&shared.snapshot.load()) {
             self.dns_names.with_label_values(&[name.upstream.as_str(), name.state.word()]).inc();
         }
-        for gauge in [&self.sessions, &self.tunnels, &self.in_flight, &self.states, &self.admin_states] {
+        for gauge in [
+            &self.ejected,
+            &self.waiting,
+            &self.sessions,
+            &self.tunnels,
+            &self.in_flight,
+            &self.states,
+            &self.admin_states,
+        ] {
             gauge.reset();
         }
         for worker in shared.snapshot.load().workers() {
@@ -296,6 +358,8 @@ impl Metrics {
         self.sessions.with_label_values(labels).set(i64::from(worker.sessions()));
         self.tunnels.with_label_values(labels).set(i64::from(worker.tunnels()));
         self.in_flight.with_label_values(labels).set(i64::from(worker.in_flight()));
+        self.ejected.with_label_values(labels).set(i64::from(worker.ejected()));
+        self.waiting.with_label_values(labels).set(i64::from(worker.gate.waiting()));
         let health = worker.health().word();
         self.states.with_label_values(&[&*worker.upstream, &worker.name, health]).set(1);
         self.admin_states.with_label_values(&[&*worker.upstream, &worker.name, worker.admin.word()]).set(1);

@@ -8,6 +8,7 @@ mod come_and_go;
 mod foreign;
 mod hostile;
 mod hung;
+mod nobody;
 mod preflights;
 mod process_managers;
 mod refusals;

@@ -249,12 +249,16 @@ async fn workers(State(api): State<Api>) -> Json<Value> {
                 "weight": member.weight,
                 "health": worker.health().word(),
                 "admin": worker.admin.word(),
+                // Asked first: it also sees an ejection's end.
+                "ejected": worker.ejected(),
+                "ejected_for_ms": worker.eject.left_ms(crate::clock::now_ms()),
                 "takes_new": worker.takes_new(),
                 "serves": worker.serves(),
                 "generation": worker.generation(),
                 "sessions": worker.sessions(),
                 "tunnels": worker.tunnels(),
                 "in_flight": worker.in_flight(),
+                "waiting": worker.gate.waiting(),
             })
         })
         .collect();

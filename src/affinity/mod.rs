@@ -116,7 +116,7 @@ pub fn resolve(shared: &Arc<Shared>, upstream: &Upstream, ask: &Ask, client: Cli
     let placed = match ask.kind {
         Kind::UnknownSid => return Resolved::Ended,
         Kind::Session { key, .. } => return pinned(shared, key),
-        Kind::Preflight(Some(key)) => return preflight(shared, upstream, key, ask, client),
+        Kind::Preflight(Some(key)) => return preflight(shared, upstream, key, ask, client, tried),
         Kind::Preflight(None) | Kind::Ordinary => ordinary(upstream, ask, client, tried),
         Kind::Handshake => handshake(upstream, ask, client, tried),
     };
@@ -138,15 +138,22 @@ fn pinned(shared: &Arc<Shared>, key: Key) -> Resolved {
     Resolved::Worker(Choice { worker, why: Source::Sid, seat: None, hold: Some(hold), cookie: None })
 }
 
-/// Follows the session's pin without touching it; the pin of a gone worker leads to any.
-fn preflight(shared: &Arc<Shared>, upstream: &Upstream, key: Key, ask: &Ask, client: Client) -> Resolved {
+/// Follows the session's pin without touching it; the pin of a worker that is gone or was not reached leads to any.
+fn preflight(
+    shared: &Arc<Shared>,
+    upstream: &Upstream,
+    key: Key,
+    ask: &Ask,
+    client: Client,
+    tried: &[u64],
+) -> Resolved {
     let Some(worker) = shared.pins.peek(key, Instant::now(), |pin| pin.worker().clone()) else {
         return Resolved::Unpinned(key);
     };
-    if worker.serves() {
+    if worker.serves() && !tried.contains(&worker.serial) {
         return Resolved::Worker(Choice { worker, why: Source::Sid, seat: None, hold: None, cookie: None });
     }
-    ordinary(upstream, ask, client, &[]).map_or(Resolved::Nobody, Resolved::Worker)
+    ordinary(upstream, ask, client, tried).map_or(Resolved::Nobody, Resolved::Worker)
 }
 
 /// Our cookie's worker while it serves, else the hash.

@@ -5,6 +5,7 @@
 //! Each item says whether a reload applies it.
 
 mod check;
+mod eject;
 mod error;
 mod file;
 mod files;
@@ -27,6 +28,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 pub(crate) use check::is_listener;
 pub use check::{Resolve, for_command_line, parse, parse_with};
+pub use eject::Eject;
 pub use error::{Diagnostic, Errors, Line, Place, Severity};
 pub use files::token;
 pub use health::{Expected, Health, HealthKind, Target};
@@ -137,6 +139,19 @@ pub struct Upstream {
     /// A tunnel silent both ways for this long is closed. `None`: the session's own pingInterval + pingTimeout + 5 s, or
     /// one hour where no ping numbers are known.
     pub tunnel_idle: Option<Duration>,
+    /// When live failures eject a worker.
+    pub eject: Eject,
+    /// How long a worker that comes back (from an ejection, from not being up, from a restart) is eased in; default 10 s.
+    pub slow_start: Duration,
+    /// Percent of the requests of `eject.window` that may be sent a second time, besides three a second; default 20, 0:
+    /// none at all.
+    pub retry_budget: u32,
+    /// Connections in use to one worker at most: requests under way (open polls, too) and tunnels. `None`: no limit.
+    pub max_connections: Option<u32>,
+    /// Requests that wait for one of them, per worker; default 100.
+    pub queue: u32,
+    /// How long each waits at most; default 5 s.
+    pub queue_timeout: Duration,
 }
 
 impl Upstream {
@@ -155,6 +170,12 @@ impl Upstream {
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(60),
             tunnel_idle: None,
+            eject: Eject::default(),
+            slow_start: Duration::from_secs(10),
+            retry_budget: 20,
+            max_connections: None,
+            queue: 100,
+            queue_timeout: Duration::from_secs(5),
         }
     }
 }

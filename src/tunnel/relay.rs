@@ -239,7 +239,7 @@ impl Relay {
             || self.up.source_ended
             || self.up.observer.close_seen()
             || self.down.observer.close_seen();
-        match self.terms.established.take() {
+        match self.terms.in_use.take() {
             Some(connection) if !called_for => connection.lost(),
             _ => {}
         }

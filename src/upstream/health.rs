@@ -3,7 +3,7 @@
 //! A check (`checks`) says passed, failed, timed out or refused; `rise` and `fall` in a row make a state of it
 //! (`streak`). A refused connect counts at once: nobody listens, and no second look changes that. While a worker's
 //! state is unsure it is asked more often, and for `start_grace` of its life nothing it answers counts against it. A check
-//! that never passes is explained once (`words`). Left out: ejection from live traffic.
+//! that never passes is explained once (`words`). Left out: ejection from live traffic (`eject`).
 
 mod checks;
 mod client;

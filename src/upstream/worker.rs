@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use super::admin::Admin;
+use super::eject::{Eject, Look};
+use super::gate::Gate;
 use super::life::Life;
 use crate::affinity::cookie::WorkerId;
 use crate::affinity::ring::Recent;
@@ -87,6 +89,10 @@ pub struct Worker {
     pub recent: Recent,
     /// What the operator says, and where.
     pub admin: Admin,
+    /// What live requests say of it.
+    pub eject: Eject,
+    /// The limit of connections in use.
+    pub gate: Gate,
     checks: AtomicU8,
     oracle: AtomicU8,
     refused: AtomicBool,
@@ -174,6 +180,8 @@ impl Worker {
             series,
             recent: Recent::default(),
             admin: Admin::new(),
+            eject: Eject::default(),
+            gate: Gate::default(),
             checks: AtomicU8::new(Checks::Passing as u8),
             oracle: AtomicU8::new(Oracle::Untried as u8),
             refused: AtomicBool::new(false),
@@ -193,13 +201,22 @@ impl Worker {
         self.sessions() > 0 || self.tunnels() > 0 || self.in_flight() > 0
     }
 
-    /// Takes new sessions: up ∧ ready.
+    /// Takes new sessions: up ∧ ready ∧ not ejected ∧ below its limit.
     pub fn takes_new(&self) -> bool {
-        self.admin() == AdminState::Ready && self.health() == Health::Up
+        self.admin() == AdminState::Ready && self.health() == Health::Up && !self.ejected() && self.gate.is_open()
     }
 
-    /// The same, but for requests that wait for long: that may be the application's nature, and where all workers are slow
-    /// a new session is better off with one of them than with none.
+    /// Set aside after live failures. The first look after the time is over says so.
+    pub fn ejected(&self) -> bool {
+        let look = self.eject.look(clock::now_ms);
+        if look == Look::Back {
+            tracing::info!(upstream = %self.upstream, worker = %self.name, "worker is back from its ejection");
+        }
+        look == Look::Out
+    }
+
+    /// The same, but for requests that wait for long, and for the last two terms: slowness may be the application's nature,
+    /// and where all workers are slow, ejected or full a new session is better off with one of them than with none.
     pub fn takes_new_at_worst(&self) -> bool {
         self.admin() == AdminState::Ready && self.checks() == Checks::Passing && !self.refuses_connects()
     }
@@ -250,7 +267,10 @@ impl Worker {
 
     /// What the health task concluded.
     pub fn set_checks(&self, checks: Checks) {
-        self.checks.store(checks as u8, Relaxed);
+        let before = self.checks.swap(checks as u8, Relaxed);
+        if checks == Checks::Passing && before != Checks::Passing as u8 {
+            self.eject.ease_in(clock::now_ms());
+        }
     }
 
     /// What the operator says.
@@ -285,6 +305,7 @@ impl Worker {
     fn restarted(&self, generation: Option<u32>) {
         if let Some(generation) = generation {
             self.set_oracle(Oracle::Untried);
+            self.eject.new_life(clock::now_ms());
             tracing::info!(upstream = %self.upstream, worker = %self.name, generation, "worker was restarted");
         }
     }

@@ -146,11 +146,15 @@ async fn pm2_with_increment_var() {
         proxy.metric(&up(place.base + 4)) + proxy.metric(&up(place.base + 5)) == 2.0
     })
     .await;
-    // The first ones' pins may still be there: new sessions fill up the new workers first.
-    let used = serves(&proxy).await;
+    // The share of a worker that has just come grows (`slow_start`): within that time both have their first sessions.
+    let mut used = serves(&proxy).await;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     for port in [place.base + 4, place.base + 5] {
         let name = format!("w{}", pid_of(&Ask::new(loopback(port))).await.unwrap());
-        assert!(used.contains(&name), "{used:?}");
+        while !used.contains(&name) {
+            assert!(tokio::time::Instant::now() < deadline, "{used:?}");
+            used.extend(serves(&proxy).await);
+        }
     }
 }
 
