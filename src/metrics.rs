@@ -53,6 +53,8 @@ pub struct Metrics {
     pub unrouted: IntCounter,
     /// Client connections that ended with an HTTP or TLS error.
     pub client_errors: IntCounterVec,
+    drained: IntCounterVec,
+    drain_left: IntGaugeVec,
     /// Reloads by result (`ok`, `failed`).
     pub reloads: IntCounterVec,
 }
@@ -81,6 +83,10 @@ pub struct UpstreamSeries {
     pub learned: IntCounter,
     /// Handshakes released unlearned.
     pub unlearned: IntCounter,
+    /// Tunnels ended because an operator said so.
+    pub drained_tunnels: IntCounter,
+    /// The same of sessions without a tunnel.
+    pub drained_polling: IntCounter,
     /// WebSocket upgrades clients asked for.
     pub upgrades_asked: IntCounter,
     /// WebSocket upgrades a worker granted.
@@ -198,6 +204,8 @@ impl Metrics {
             pool_full: register!(r, IntCounter, "stickyd_worker_pool_full_total", "Idle worker connections closed because the pool had no room for them."),
             unrouted: register!(r, IntCounter, "stickyd_unrouted_total", "Requests no route fitted."),
             client_errors: register!(r, IntCounterVec, "stickyd_client_errors_total", "Client connections ended by an error, by kind.", &["kind"]),
+            drained: register!(r, IntCounterVec, "stickyd_drain_closed_total", "Sessions ended because their worker was drained, put to maint or removed: tunnels closed, polling sessions refused.", &["upstream", "kind"]),
+            drain_left: register!(r, IntGaugeVec, "stickyd_drain_sessions_left", "Live sessions of workers that are drained, in maint or removed.", worker),
             reloads: register!(r, IntCounterVec, "stickyd_reloads_total", "Reloads by result.", &["result"]),
             registry: r,
         }
@@ -220,6 +228,8 @@ impl Metrics {
             attempts: self.attempts.with_label_values(&[name, "request"]),
             learned: self.learned.with_label_values(&[name, "learned"]),
             unlearned: self.learned.with_label_values(&[name, "unlearned"]),
+            drained_tunnels: self.drained.with_label_values(&[name, "tunnel"]),
+            drained_polling: self.drained.with_label_values(&[name, "polling"]),
             upgrades_asked: self.upgrades.with_label_values(&[name, "asked"]),
             upgrades_granted: self.upgrades.with_label_values(&[name, "granted"]),
             bytes_up: self.bytes.with_label_values(&[name, "up"]),
@@ -253,7 +263,9 @@ impl Metrics {
     /// The exposition text of everything, with gauges read from live state now.
     pub fn render(&self, shared: &Shared) -> Vec<u8> {
         self.generations.reset();
-        for gauge in [&self.sessions, &self.tunnels, &self.in_flight, &self.states, &self.admin_states] {
+        for gauge in
+            [&self.sessions, &self.tunnels, &self.in_flight, &self.states, &self.admin_states, &self.drain_left]
+        {
             gauge.reset();
         }
         for worker in shared.snapshot.load().workers() {
@@ -276,6 +288,9 @@ impl Metrics {
         self.sessions.with_label_values(labels).set(i64::from(worker.sessions()));
         self.tunnels.with_label_values(labels).set(i64::from(worker.tunnels()));
         self.in_flight.with_label_values(labels).set(i64::from(worker.in_flight()));
+        if worker.admin.ending().is_some() {
+            self.drain_left.with_label_values(labels).set(i64::from(worker.sessions()));
+        }
         let health = worker.health().word();
         self.states.with_label_values(&[&*worker.upstream, &worker.name, health]).set(1);
         self.admin_states.with_label_values(&[&*worker.upstream, &worker.name, worker.admin.word()]).set(1);

@@ -5,6 +5,7 @@ mod bad_workers;
 mod bodies;
 mod connections;
 mod cookies;
+mod drains;
 mod forward;
 mod headers;
 mod keys;

@@ -5,6 +5,7 @@
 //! Each item says whether a reload applies it.
 
 mod check;
+mod drain;
 mod error;
 mod file;
 mod files;
@@ -23,6 +24,7 @@ use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 pub use check::{Resolve, for_command_line, load, load_with_warnings, parse, parse_with};
+pub use drain::{Drain, Farewell, LONGEST_GRACE, Removed};
 pub use error::{Diagnostic, Errors, Line, Place, Severity};
 pub use health::{Expected, Health, HealthKind, Target};
 pub(crate) use values::digits;
@@ -120,6 +122,10 @@ pub struct Upstream {
     /// A tunnel silent both ways for this long is closed. `None`: the session's own pingInterval + pingTimeout + 5 s, or
     /// one hour where no ping numbers are known.
     pub tunnel_idle: Option<Duration>,
+    /// How the sessions of a drained worker end. Applies to drains that begin later.
+    pub drain: Drain,
+    /// What becomes of the sessions of a worker that a reload removes.
+    pub removed: Removed,
 }
 
 impl Upstream {
@@ -134,6 +140,8 @@ impl Upstream {
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(60),
             tunnel_idle: None,
+            drain: Drain::default(),
+            removed: Removed::default(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use super::ask::Kind;
 use super::body::{Answer, Outgoing, Reply};
 use super::framing;
 use super::headers;
+use super::open_poll::OpenPoll;
 use super::record::Record;
 use super::respond::{self, Problem};
 use crate::affinity::pins::Key;
@@ -55,6 +56,8 @@ pub enum Missed {
     Broken,
     /// No answer in time.
     TimedOut,
+    /// An operator ended the session while its poll waited.
+    Ended,
 }
 
 /// Sends the request to the chosen worker and answers with what it says. A worker that cannot be reached is passed over
@@ -87,6 +90,10 @@ pub async fn to(job: &Job, mut choice: Choice, mut request: Request<Outgoing>, r
 /// The answer to a request whose worker could not give one. A gone worker's session gets the refusal that makes its
 /// client start anew at once.
 async fn lost(job: &Job, choice: &Choice, missed: &Missed) -> Response<Reply> {
+    if matches!(missed, Missed::Ended) {
+        job.upstream.series().refusals_own.inc();
+        return respond::session_unknown(&job.ask);
+    }
     if matches!(missed, Missed::Connect(ConnectError::Refused, _)) {
         // Dead idle connections in the pools of other threads make a gone worker look as if it was only leaving.
         let found_out = async {
@@ -108,7 +115,7 @@ async fn lost(job: &Job, choice: &Choice, missed: &Missed) -> Response<Reply> {
 pub fn problem_of(missed: &Missed) -> Response<Reply> {
     respond::problem(match missed {
         Missed::Connect(ConnectError::TimedOut, _) | Missed::TimedOut => Problem::TimedOut,
-        Missed::Connect(ConnectError::Refused | ConnectError::Full, _) => Problem::NoWorker,
+        Missed::Connect(ConnectError::Refused | ConnectError::Full, _) | Missed::Ended => Problem::NoWorker,
         Missed::Connect(ConnectError::Io(_), _) | Missed::Broken => Problem::BadGateway,
     })
 }
@@ -139,7 +146,9 @@ pub async fn attempt(
             }
         };
         let in_flight = worker.request();
-        match lease.exchange(request, patience, job.ask.is_poll()).await {
+        let exchange = pin!(lease.exchange(request, patience, job.ask.is_poll()));
+        let Some(answered) = OpenPoll::new(job, worker, exchange).await else { return Err(Missed::Ended) };
+        match answered {
             Ok((response, lease)) if framing::is_sound(&response) => return Ok((response, lease, in_flight)),
             Ok(_) => {
                 tracing::debug!(worker = %worker.name, "an answer with two lengths");

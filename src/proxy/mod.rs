@@ -5,6 +5,7 @@ pub mod body;
 pub mod forward;
 pub mod framing;
 pub mod headers;
+pub mod open_poll;
 pub mod record;
 pub mod respond;
 mod route;
