@@ -25,7 +25,7 @@ fn defaults_and_keys() {
 #[test]
 fn wrong_ones_are_told_all_at_once_and_where() {
     let said = errors(&format!(
-        "drain = {{ grace = \"500ms\", code = 1000, reason = \"{}\", graze = 1 }}\nremoved = \"kept\"",
+        "drain = {{ grace = \"500ms\", code = 1000, reason = \"{}\", graze = 1 }}\nremoved = \"kep\"",
         "x".repeat(124)
     ));
     for words in [
@@ -35,7 +35,7 @@ fn wrong_ones_are_told_all_at_once_and_where() {
         "a close frame has room for 123 bytes of reason",
         "unknown key `graze` in `drain`",
         "did you mean `grace`?",
-        "unknown policy `kept`",
+        "unknown policy `kep`",
         "did you mean `keep`?",
         "s.toml:5:19",
         "s.toml:6:11",

@@ -142,8 +142,8 @@ fn with_a_grace_polling_sessions_are_refused_in_their_slots() {
     let binary = Binary::with(&both);
     let sids = sessions_at(&binary, "one", 12);
     let others = sessions_at(&binary, "two", 1);
-    let at_start = worker(&binary, "one")["sessions"].as_u64().unwrap();
     let pair = cookie_of(&binary, "one");
+    let at_start = worker(&binary, "one")["sessions"].as_u64().unwrap();
     let mut open: Vec<Raw> = sids[..8].iter().map(|sid| opens_poll(&binary, sid)).collect();
     eventually("all polls are open", || worker(&binary, "one")["in_flight"] == 8);
     both = both.replace("name = \"one\"", "name = \"one\", admin = \"drain\"");
