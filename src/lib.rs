@@ -28,7 +28,8 @@
 //! # Invariants
 //!
 //! 1. Route requests, not connections: nothing about a worker is remembered on a client connection.
-//! 2. A pin never moves. Only its worker's death or refusal ends it, its session's own end, or an operator's maint.
+//! 2. A pin never moves. Only its worker's death or refusal ends it, its session's own end, or an operator's maint, close or
+//!    the deadline of his drain.
 //! 3. The pin is stored before the first byte of the handshake's answer leaves.
 //! 4. A session is looked for elsewhere only after an explicit refusal. A request that carried a sid and broke midway is never
 //!    resent, nor is a POST; what reached nobody, and a safe request whose connection broke unanswered, may be (`proxy::retry`).
@@ -40,7 +41,7 @@
 //! 10. Every task is counted; shutdown has a deadline and says how it ended.
 //! 11. Only `respond` writes our answers to clients; only `metrics` names series; only `config` (and `secret`) reads files; only
 //!     `systemd` knows systemd.
-//! 12. Pure parts (affinity's, ring, frames, streaks, ejection, budgets) take time and chance as arguments.
+//! 12. Pure parts (affinity's, ring, frames, streaks, ejection, budgets, endings, spread) take time and chance as arguments.
 //! 13. No lock across `.await`. No `unsafe`. No panic on anything a peer can send.
 //! 14. Every bounded thing says so when it is full: a metric, a log line once a second, and the right status.
 

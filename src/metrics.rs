@@ -65,6 +65,8 @@ pub struct Metrics {
     pub unrouted: IntCounter,
     /// Client connections that ended with an HTTP or TLS error.
     pub client_errors: IntCounterVec,
+    drained: IntCounterVec,
+    drain_left: IntGaugeVec,
     /// Reloads by result (`ok`, `failed`).
     pub reloads: IntCounterVec,
     /// Lookups of DNS names by upstream and result (`ok`, `empty`, `failed`, `timeout`).
@@ -98,6 +100,10 @@ pub struct UpstreamSeries {
     pub learned: IntCounter,
     /// Handshakes released unlearned.
     pub unlearned: IntCounter,
+    /// Tunnels ended because an operator said so.
+    pub drained_tunnels: IntCounter,
+    /// The same of sessions without a tunnel.
+    pub drained_polling: IntCounter,
     /// WebSocket upgrades clients asked for.
     pub upgrades_asked: IntCounter,
     /// WebSocket upgrades a worker granted.
@@ -249,6 +255,8 @@ impl Metrics {
             client_errors: register!(r, IntCounterVec, "stickyd_client_errors_total", "Client connections ended by an error, by kind.", &["kind"]),
             config_ok: register!(r, IntGauge, "stickyd_config_ok", "1: the configuration's file, as it was last looked at, is what runs; 0: it has a mistake or is gone."),
             config_loaded: register!(r, IntGauge, "stickyd_config_loaded_timestamp_seconds", "When the configuration that runs was loaded, in Unix time."),
+            drained: register!(r, IntCounterVec, "stickyd_drain_closed_total", "Sessions ended because their worker was drained, put to maint or removed: tunnels closed, polling sessions refused.", &["upstream", "kind"]),
+            drain_left: register!(r, IntGaugeVec, "stickyd_drain_sessions_left", "Live sessions of workers that are drained, in maint or removed.", worker),
             reloads: register!(r, IntCounterVec, "stickyd_reloads_total", "Reloads by result.", &["result"]),
             dns_lookups: register!(r, IntCounterVec, "stickyd_dns_lookups_total", "Lookups of DNS names among the workers, by result.", &["upstream", "result"]),
             dns_changes: register!(r, IntCounterVec, "stickyd_dns_changes_total", "Lookups that showed other addresses than the one before.", &["upstream"]),
@@ -275,6 +283,8 @@ impl Metrics {
             attempts: self.attempts.with_label_values(&[name, "request"]),
             learned: self.learned.with_label_values(&[name, "learned"]),
             unlearned: self.learned.with_label_values(&[name, "unlearned"]),
+            drained_tunnels: self.drained.with_label_values(&[name, "tunnel"]),
+            drained_polling: self.drained.with_label_values(&[name, "polling"]),
             upgrades_asked: self.upgrades.with_label_values(&[name, "asked"]),
             upgrades_granted: self.upgrades.with_label_values(&[name, "granted"]),
             bytes_up: self.bytes.with_label_values(&[name, "up"]),
@@ -331,6 +341,7 @@ impl Metrics {
             &self.in_flight,
             &self.states,
             &self.admin_states,
+            &self.drain_left,
         ] {
             gauge.reset();
         }
@@ -360,6 +371,9 @@ impl Metrics {
         self.in_flight.with_label_values(labels).set(i64::from(worker.in_flight()));
         self.ejected.with_label_values(labels).set(i64::from(worker.ejected()));
         self.waiting.with_label_values(labels).set(i64::from(worker.gate.waiting()));
+        if worker.admin.ending().is_some() {
+            self.drain_left.with_label_values(labels).set(i64::from(worker.sessions()));
+        }
         let health = worker.health().word();
         self.states.with_label_values(&[&*worker.upstream, &worker.name, health]).set(1);
         self.admin_states.with_label_values(&[&*worker.upstream, &worker.name, worker.admin.word()]).set(1);

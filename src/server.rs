@@ -215,6 +215,7 @@ fn control_thread(
         let Tell { notify, pulses } = tell;
         let reloader = Reloader::new(shared.clone(), reload.running, stop.clone(), notify.clone());
         tasks.spawn_local(reloader.run(reload.asks));
+        tasks.spawn_local(stop.clone().run_until_cancelled_owned(drain::sessions::keep(shared.clone())));
         tasks.spawn_local(health::keep(shared.clone(), tasks.clone(), stop.clone()));
         tasks.spawn_local(addresses::keep(shared.clone(), tasks.clone(), stop.clone()));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(sweep(shared.clone())));

@@ -3,6 +3,8 @@
 //! The texts of errors stand in `config/errors*.rs`, the shipped files in `config/shipped.rs`. No test asks a real
 //! resolver: [`resolve`] knows the few names that are used.
 
+#[path = "config/drain.rs"]
+mod drain;
 #[path = "config/eject.rs"]
 mod eject;
 #[path = "config/errors_across.rs"]

@@ -6,6 +6,7 @@ mod bodies;
 mod connections;
 mod cookies;
 mod dns;
+mod drains;
 mod eject;
 mod forward;
 mod headers;

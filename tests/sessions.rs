@@ -5,6 +5,7 @@ mod bodies;
 mod by_hand;
 mod clients;
 mod come_and_go;
+mod drains;
 mod foreign;
 mod hostile;
 mod hung;

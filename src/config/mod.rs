@@ -5,6 +5,7 @@
 //! Each item says whether a reload applies it.
 
 mod check;
+mod drain;
 mod eject;
 mod error;
 mod file;
@@ -28,6 +29,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 pub(crate) use check::is_listener;
 pub use check::{Resolve, for_command_line, parse, parse_with};
+pub use drain::{Drain, Farewell, LONGEST_GRACE, Removed};
 pub use eject::Eject;
 pub use error::{Diagnostic, Errors, Line, Place, Severity};
 pub use files::token;
@@ -152,6 +154,10 @@ pub struct Upstream {
     pub queue: u32,
     /// How long each waits at most; default 5 s.
     pub queue_timeout: Duration,
+    /// How the sessions of a drained worker end. Applies to drains that begin later.
+    pub drain: Drain,
+    /// What becomes of the sessions of a worker that a reload removes.
+    pub removed: Removed,
 }
 
 impl Upstream {
@@ -176,6 +182,8 @@ impl Upstream {
             max_connections: None,
             queue: 100,
             queue_timeout: Duration::from_secs(5),
+            drain: Drain::default(),
+            removed: Removed::default(),
         }
     }
 }

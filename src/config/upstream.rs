@@ -10,7 +10,7 @@ use super::error::Span;
 use super::file::{Item, Section, Text};
 use super::values::{duration, percent, word};
 use super::workers::{self, Entry};
-use super::{AdminState, Affinity, SameSite, Upstream, eject, health};
+use super::{AdminState, Affinity, SameSite, Upstream, drain, eject, health};
 
 /// An upstream with the places that later checks point at.
 pub(super) struct Read {
@@ -49,6 +49,12 @@ pub(super) fn read(context: &Context<'_>, name: Text, item: Item<'_>) -> Option<
     }
     if let Some(table) = section.section("health", "a table such as { path = \"/health\" }") {
         upstream.health = health::read(table);
+    }
+    if let Some(table) = section.section("drain", "a table such as { grace = \"60s\" }") {
+        upstream.drain = drain::read(table);
+    }
+    if let Some(policy) = drain::removed(&mut section) {
+        upstream.removed = policy;
     }
     let mut same_site = None;
     if let Some(mut cookie) = section.section("cookie", "a table such as { same_site = \"lax\" }") {

@@ -1,5 +1,6 @@
 //! One try at one worker: a connection, the exchange, what may go again at once, and what ejection hears of it.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use hyper::{Request, Response};
 
 use super::ask::Kind;
 use super::body::Outgoing;
+use super::open_poll::OpenPoll;
 use super::{Job, framing, retry};
 use crate::clock;
 use crate::upstream::connect::{self, ConnectError, Failure, Lease};
@@ -42,6 +44,8 @@ pub enum Missed {
     Lost(Request<Outgoing>),
     /// No answer in time.
     TimedOut,
+    /// An operator ended the session while its poll waited.
+    Ended,
 }
 
 /// What one try brought: the answer's head, the connection it came over, and the request's place in its worker's count.
@@ -58,7 +62,9 @@ pub async fn attempt(job: &Job, worker: &Arc<Worker>, mut request: Request<Outgo
         };
         let (kept, copy) = (lease.is_used(), retry::Copy::of(job, &request));
         let in_flight = worker.request();
-        let failure = match lease.exchange(request, patience(job), job.ask.is_poll()).await {
+        let exchange = pin!(lease.exchange(request, patience(job), job.ask.is_poll()));
+        let Some(answered) = OpenPoll::new(job, worker, exchange).await else { return Err(Missed::Ended) };
+        let failure = match answered {
             Ok((response, lease)) if framing::is_sound(&response) => {
                 came_to(job, worker, Outcome::of(response.status().as_u16()));
                 return Ok((response, lease, in_flight));

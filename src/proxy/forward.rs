@@ -76,6 +76,10 @@ fn another(job: &Job, failed: &Choice, tried: &mut Vec<u64>) -> Option<Choice> {
 /// The answer to a request whose worker could not give one. A gone worker's session gets the refusal that makes its
 /// client start anew at once.
 async fn lost(job: &Job, choice: &Choice, missed: &Missed) -> Response<Reply> {
+    if matches!(missed, Missed::Ended) {
+        job.upstream.series().refusals_own.inc();
+        return respond::session_unknown(&job.ask);
+    }
     if matches!(missed, Missed::Connect(ConnectError::Refused, _)) {
         // Dead idle connections in the pools of other threads make a gone worker look as if it was only leaving.
         let found_out = async {
@@ -97,7 +101,7 @@ async fn lost(job: &Job, choice: &Choice, missed: &Missed) -> Response<Reply> {
 pub fn problem_of(missed: &Missed) -> Response<Reply> {
     respond::problem(match missed {
         Missed::Connect(ConnectError::TimedOut, _) | Missed::TimedOut => Problem::TimedOut,
-        Missed::Connect(ConnectError::Refused, _) => Problem::NoWorker,
+        Missed::Connect(ConnectError::Refused, _) | Missed::Ended => Problem::NoWorker,
         Missed::Connect(ConnectError::Full, _) => Problem::Full("the worker takes no more connections now"),
         Missed::Connect(ConnectError::Busy(_), _) => Problem::Full("all connections to the worker are in use"),
         Missed::Connect(ConnectError::Io(_), _) | Missed::Broken | Missed::Lost(_) => Problem::BadGateway,

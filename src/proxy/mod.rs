@@ -6,6 +6,7 @@ pub mod body;
 pub mod forward;
 pub mod framing;
 pub mod headers;
+pub mod open_poll;
 pub mod record;
 pub mod respond;
 pub mod retry;

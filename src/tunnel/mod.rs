@@ -17,6 +17,7 @@ use hyper::{Response, StatusCode, Version};
 use tokio::io::AsyncReadExt;
 
 use crate::affinity::{Choice, Hold};
+use crate::config::Farewell;
 use crate::proxy::Job;
 use crate::proxy::ask::Kind;
 use crate::proxy::body::Reply;
@@ -50,10 +51,17 @@ struct Terms {
     upstream: Arc<Carried>,
     bytes_up: u64,
     bytes_down: u64,
-    _tunnel: Count,
+    tunnel: Count,
     /// Until the worker's leg has ended.
     in_use: Option<InUse>,
     _session: (Option<Hold>, Option<Session>),
+}
+
+impl Terms {
+    /// What an operator has this tunnel told; `None` when he has called it off.
+    fn farewell(&self) -> Option<Farewell> {
+        self.tunnel.worker().admin.ending().map(|ending| ending.farewell.clone())
+    }
 }
 
 impl Drop for Terms {
@@ -143,7 +151,7 @@ fn terms(job: &Job, choice: &mut Choice, in_use: InUse) -> Box<Terms> {
         upstream: job.upstream.carried.clone(),
         bytes_up: 0,
         bytes_down: 0,
-        _tunnel: choice.worker.tunnel(),
+        tunnel: choice.worker.tunnel(),
         in_use: Some(in_use),
         _session: (hold, choice.seat.take()),
     })

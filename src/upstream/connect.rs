@@ -123,6 +123,9 @@ pub struct Lease {
     idle_ms: u64,
     idle_since_ms: u64,
     over: bool,
+    /// It has brought an answer before.
+    answered: bool,
+    born_ms: u64,
 }
 
 /// What keeps count of a connection that became a tunnel.
@@ -222,17 +225,24 @@ impl Lease {
         match answered {
             Ok(response) => {
                 self.worker().answered(clock::now_ms());
+                self.answered = true;
                 self.idle_ms = advertised_idle(response.headers());
                 Ok((response, self))
             }
             Err(error) => {
                 let failure = failure(error, self.heard.get());
-                if matches!(failure, Failure::Broken { .. }) {
+                if matches!(failure, Failure::Broken { .. }) && self.is_proven() {
                     self.lost();
                 }
                 Err(failure)
             }
         }
+    }
+
+    /// It has brought an answer, or lived for a while. The end of another says that the worker is ill, and not that it is
+    /// another one now.
+    fn is_proven(&self) -> bool {
+        self.answered || clock::now_ms().saturating_sub(self.born_ms) >= JUST_USED_MS
     }
 
     /// The worker ended it in the middle of something.
@@ -370,6 +380,8 @@ async fn connect(worker: &Arc<Worker>) -> Result<Box<Lease>, ConnectError> {
         idle_ms: IDLE_MS,
         idle_since_ms: 0,
         over: false,
+        answered: false,
+        born_ms: clock::now_ms(),
     }))
 }
 

@@ -4,6 +4,7 @@ pub mod addresses;
 pub mod admin;
 pub mod connect;
 pub mod eject;
+pub mod ending;
 pub mod gate;
 pub mod health;
 pub mod io;
@@ -20,6 +21,7 @@ use crate::affinity::ring::{self, Ring, Seat};
 use crate::clock;
 use crate::config::{self, Affinity};
 use crate::metrics::{Metrics, UpstreamSeries};
+use admin::Change;
 use worker::{Session, Worker};
 
 /// Replay buffer where no worker has said its `maxPayload`: Engine.IO's own default (protocols §1.7).
@@ -81,22 +83,22 @@ impl Member {
             let series = metrics.worker(&upstream.name, &new.name);
             Worker::new(&upstream.name, new.address.clone(), new.name.clone(), id, series)
         });
-        worker.admin.set_file(new.admin);
         worker.gate.set_limit(upstream.max_connections);
+        worker.change(Change::File(new.admin), upstream);
         Self { worker, weight: new.weight }
     }
 }
 
 /// Workers of before that are not among `named`, as far as they have anything left to end.
-fn removed(named: &[Member], before: Option<&Upstream>) -> Vec<Member> {
+fn removed(named: &[Member], config: &config::Upstream, before: Option<&Upstream>) -> Vec<Member> {
     let is_named = |worker: &Worker| named.iter().any(|member| member.worker.serial == worker.serial);
     let left = before.iter().flat_map(|before| &before.members).map(|member| &member.worker);
     let left = left.filter(|worker| !is_named(worker) && worker.is_needed()).map(|worker| {
         if !worker.admin.is_removed() {
             tracing::info!(upstream = %worker.upstream, worker = %worker.name, sessions = worker.sessions(),
-                "worker removed: it is leaving, and serves the sessions it has");
+                policy = config.removed.word(), "worker removed: it is leaving, and serves the sessions it has");
         }
-        worker.admin.remove();
+        worker.change(Change::Remove, config);
         Member { worker: worker.clone(), weight: 0 }
     });
     left.collect()
@@ -141,7 +143,7 @@ impl Upstream {
         let mut members: Vec<Member> =
             config.workers.iter().map(|new| Member::named(new, config, secret, metrics, before)).collect();
         let ids: Vec<_> = members.iter().map(|m| (m.worker.id, m.weight)).collect();
-        members.extend(removed(&members, before));
+        members.extend(removed(&members, config, before));
         // In reverse: where a removed worker's name is another's now, cookies with it are the other's.
         let by_id = members.iter().enumerate().rev().map(|(index, m)| (m.worker.id, index)).collect();
         let has = |affinity| config.affinity.contains(&affinity);

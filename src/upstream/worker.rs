@@ -7,14 +7,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use super::admin::Admin;
+use super::admin::{Admin, Change};
 use super::eject::{Eject, Look};
 use super::gate::Gate;
 use super::life::Life;
 use crate::affinity::cookie::WorkerId;
 use crate::affinity::ring::Recent;
 use crate::clock;
-use crate::config::{Address, AdminState};
+use crate::config::{self, Address, AdminState};
 use crate::metrics::WorkerSeries;
 
 /// Requests unanswered for this long, three at once, with no answer to anybody meanwhile: the worker is hung.
@@ -170,7 +170,8 @@ impl Drop for Session {
 impl Worker {
     /// A worker nobody has talked to yet; taken for up until a check or connect says otherwise.
     pub fn new(upstream: &str, address: Address, name: String, id: WorkerId, series: WorkerSeries) -> Arc<Self> {
-        static SERIAL: AtomicU64 = AtomicU64::new(0);
+        // From 1: 0 is nobody.
+        static SERIAL: AtomicU64 = AtomicU64::new(1);
         Arc::new(Self {
             serial: SERIAL.fetch_add(1, Relaxed),
             upstream: upstream.into(),
@@ -221,9 +222,9 @@ impl Worker {
         self.admin() == AdminState::Ready && self.checks() == Checks::Passing && !self.refuses_connects()
     }
 
-    /// Serves its own sessions: not gone ∧ not maint.
+    /// Serves its own sessions: not gone ∧ not maint ∧ no grace of its drain over.
     pub fn serves(&self) -> bool {
-        self.admin() != AdminState::Maint && !self.gone()
+        self.admin() != AdminState::Maint && !self.gone() && !self.admin.is_over()
     }
 
     /// Connects are refused and no established connection to it is left.
@@ -271,6 +272,11 @@ impl Worker {
         if checks == Checks::Passing && before != Checks::Passing as u8 {
             self.eject.ease_in(clock::now_ms());
         }
+    }
+
+    /// An operator or the file has something to say of it. Only on the control thread.
+    pub fn change(&self, change: Change, config: &config::Upstream) {
+        self.admin.change(change, config, self.sessions(), clock::now_ms());
     }
 
     /// What the operator says.
