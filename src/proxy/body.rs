@@ -14,6 +14,7 @@ use super::headers;
 use super::record::Record;
 use crate::thread::Thread;
 use crate::upstream::connect::Lease;
+use crate::upstream::life::Loss;
 
 /// A request's body on its way to a worker: what is held of it, then what still streams from the client.
 pub struct Outgoing {
@@ -133,7 +134,7 @@ impl Body for Answer {
                 }
                 Poll::Ready(Some(Err(error))) => {
                     if let Some(lease) = this.lease.take() {
-                        lease.lost();
+                        lease.lost(Loss::Light);
                     }
                     return Poll::Ready(Some(Err(error)));
                 }

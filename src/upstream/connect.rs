@@ -27,6 +27,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::gate::{Full, Slot};
 use super::io::{Heeded, WorkerIo};
+use super::life::Loss;
 use super::worker::{Established, SLOW_MS, Worker};
 use crate::clock;
 use crate::config::Address;
@@ -42,6 +43,9 @@ const IDLE_MS: u64 = 4_000;
 
 /// An idle connection that ends so soon after its use was not ended by any worker's time-out for idle ones.
 const JUST_USED_MS: u64 = 1_000;
+
+/// An exchange that breaks after having waited for so long was not refused: its worker was at it.
+const LONG_WAIT: Duration = Duration::from_secs(1);
 
 /// Within this time every thread's [`sweep`] has seen that a worker refuses connects, and closed the dead ones.
 pub const FINDS_DEAD: Duration = TICK.saturating_mul(2);
@@ -123,9 +127,6 @@ pub struct Lease {
     idle_ms: u64,
     idle_since_ms: u64,
     over: bool,
-    /// It has brought an answer before.
-    answered: bool,
-    born_ms: u64,
 }
 
 /// What keeps count of a connection that became a tunnel.
@@ -137,7 +138,7 @@ pub struct InUse {
 impl InUse {
     /// It has ended, and nothing had called for that.
     pub fn lost(self) {
-        self.established.lost();
+        self.established.lost(Loss::Grave);
     }
 }
 
@@ -181,7 +182,8 @@ impl Lease {
         let mut uploaded = 0;
         let first = if may_be_slow { patience.min(Duration::from_millis(SLOW_MS)) } else { patience };
         let mut slow = None;
-        let mut timer = pin!(tokio::time::sleep(first));
+        let began = tokio::time::Instant::now();
+        let mut timer = pin!(tokio::time::sleep_until(began + first));
         self.heard.set(false);
         self.used = true;
         let mut answer = pin!(self.sender.try_send_request(request));
@@ -224,36 +226,29 @@ impl Lease {
         };
         match answered {
             Ok(response) => {
-                self.worker().answered(clock::now_ms());
-                self.answered = true;
+                self.established.spoke(clock::now_ms());
                 self.idle_ms = advertised_idle(response.headers());
                 Ok((response, self))
             }
             Err(error) => {
                 let failure = failure(error, self.heard.get());
-                if matches!(failure, Failure::Broken { .. }) && self.is_proven() {
-                    self.lost();
+                if matches!(failure, Failure::Broken { .. }) {
+                    self.lost(if began.elapsed() >= LONG_WAIT { Loss::Grave } else { Loss::Light });
                 }
                 Err(failure)
             }
         }
     }
 
-    /// It has brought an answer, or lived for a while. The end of another says that the worker is ill, and not that it is
-    /// another one now.
-    fn is_proven(&self) -> bool {
-        self.answered || clock::now_ms().saturating_sub(self.born_ms) >= JUST_USED_MS
-    }
-
     /// The worker ended it in the middle of something.
-    pub fn lost(self: Box<Self>) {
-        self.established.lost();
+    pub fn lost(self: Box<Self>, loss: Loss) {
+        self.established.lost(loss);
     }
 
     /// It was found to have ended while it was idle.
     fn found_dead(self: Box<Self>, now_ms: u64) {
         if self.idle_for(now_ms) < JUST_USED_MS {
-            self.lost();
+            self.lost(Loss::Light);
         }
     }
 
@@ -380,8 +375,6 @@ async fn connect(worker: &Arc<Worker>) -> Result<Box<Lease>, ConnectError> {
         idle_ms: IDLE_MS,
         idle_since_ms: 0,
         over: false,
-        answered: false,
-        born_ms: clock::now_ms(),
     }))
 }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Re
 use super::admin::{Admin, Change};
 use super::eject::{Eject, Look};
 use super::gate::Gate;
-use super::life::Life;
+use super::life::{Life, Loss};
 use crate::affinity::cookie::WorkerId;
 use crate::affinity::ring::Recent;
 use crate::clock;
@@ -129,7 +129,7 @@ impl Drop for Count {
 pub struct Established {
     worker: Arc<Worker>,
     number: u32,
-    lost: bool,
+    loss: Loss,
 }
 
 impl Established {
@@ -139,14 +139,20 @@ impl Established {
     }
 
     /// It has ended, and nothing had called for that: perhaps its worker has, too.
-    pub fn lost(mut self) {
-        self.lost = true;
+    pub fn lost(mut self, loss: Loss) {
+        self.loss = loss;
+    }
+
+    /// An answer came over it.
+    pub fn spoke(&self, now_ms: u64) {
+        self.worker.answered(now_ms);
+        self.worker.life.spoke(self.number, now_ms);
     }
 }
 
 impl Drop for Established {
     fn drop(&mut self) {
-        let begun = self.worker.life.ended(self.number, self.lost, clock::now_ms());
+        let begun = self.worker.life.ended(self.number, self.loss, clock::now_ms());
         self.worker.restarted(begun);
     }
 }
@@ -396,7 +402,7 @@ impl Worker {
 
     /// Counts an established connection until the guard goes.
     pub fn connection(self: &Arc<Self>) -> Established {
-        Established { number: self.life.opened(), worker: self.clone(), lost: false }
+        Established { number: self.life.opened(), worker: self.clone(), loss: Loss::None }
     }
 
     /// Connections to it were just lost: idle ones want a look.
