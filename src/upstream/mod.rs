@@ -3,6 +3,7 @@
 pub mod addresses;
 pub mod admin;
 pub mod connect;
+pub mod counts;
 pub mod eject;
 pub mod ending;
 pub mod gate;

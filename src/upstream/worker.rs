@@ -2,15 +2,16 @@
 //!
 //! A [`Worker`] outlives reloads: it is carried over by (upstream, address), and pins and tunnels hold it. The three axes
 //! of design.md §7 meet in two questions, [`Worker::takes_new`] and [`Worker::serves`]; nothing else combines them.
-//! Counts go up and down only through guards ([`Count`]), never by hand.
+//! Counts go up and down only through guards (`counts`), never by hand.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use super::admin::{Admin, Change};
+pub use super::counts::{Count, Established, Session};
 use super::eject::{Eject, Look};
 use super::gate::Gate;
-use super::life::{Life, Loss};
+use super::life::Life;
 use crate::affinity::cookie::WorkerId;
 use crate::affinity::ring::Recent;
 use crate::clock;
@@ -97,80 +98,13 @@ pub struct Worker {
     oracle: AtomicU8,
     refused: AtomicBool,
     refusal: tokio::sync::Notify,
-    life: Life,
-    sessions: AtomicU32,
-    tunnels: AtomicU32,
-    in_flight: AtomicU32,
-    slow: AtomicU32,
+    pub(super) life: Life,
+    pub(super) sessions: AtomicU32,
+    pub(super) tunnels: AtomicU32,
+    pub(super) in_flight: AtomicU32,
+    pub(super) slow: AtomicU32,
     last_answer_ms: AtomicU64,
     fresh_refusals: AtomicU64,
-}
-
-/// A count that undoes itself.
-pub struct Count {
-    worker: Arc<Worker>,
-    which: fn(&Worker) -> &AtomicU32,
-}
-
-impl Count {
-    /// The worker counted.
-    pub fn worker(&self) -> &Arc<Worker> {
-        &self.worker
-    }
-}
-
-impl Drop for Count {
-    fn drop(&mut self) {
-        (self.which)(&self.worker).fetch_sub(1, Relaxed);
-    }
-}
-
-/// An established connection's place in its worker's count.
-pub struct Established {
-    worker: Arc<Worker>,
-    number: u32,
-    loss: Loss,
-}
-
-impl Established {
-    /// The worker it leads to.
-    pub fn worker(&self) -> &Arc<Worker> {
-        &self.worker
-    }
-
-    /// It has ended, and nothing had called for that: perhaps its worker has, too.
-    pub fn lost(mut self, loss: Loss) {
-        self.loss = loss;
-    }
-
-    /// An answer came over it.
-    pub fn spoke(&self, now_ms: u64) {
-        self.worker.answered(now_ms);
-        self.worker.life.spoke(self.number, now_ms);
-    }
-}
-
-impl Drop for Established {
-    fn drop(&mut self) {
-        let begun = self.worker.life.ended(self.number, self.loss, clock::now_ms());
-        self.worker.restarted(begun);
-    }
-}
-
-/// A session's place in its worker's count. A [`Count`] in half the room: the pin table holds a million of them.
-pub struct Session(Arc<Worker>);
-
-impl Session {
-    /// The worker counted.
-    pub fn worker(&self) -> &Arc<Worker> {
-        &self.0
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.0.sessions.fetch_sub(1, Relaxed);
-    }
 }
 
 impl Worker {
@@ -314,7 +248,7 @@ impl Worker {
         self.restarted(connected.restarted);
     }
 
-    fn restarted(&self, generation: Option<u32>) {
+    pub(super) fn restarted(&self, generation: Option<u32>) {
         if let Some(generation) = generation {
             self.set_oracle(Oracle::Untried);
             self.eject.new_life(clock::now_ms());
@@ -384,40 +318,9 @@ impl Worker {
         self.in_flight.load(Relaxed)
     }
 
-    /// Counts a session until the guard goes.
-    pub fn session(self: &Arc<Self>) -> Session {
-        self.sessions.fetch_add(1, Relaxed);
-        Session(self.clone())
-    }
-
-    /// Counts a tunnel until the guard goes.
-    pub fn tunnel(self: &Arc<Self>) -> Count {
-        self.count(|w| &w.tunnels)
-    }
-
-    /// Counts a request until the guard goes.
-    pub fn request(self: &Arc<Self>) -> Count {
-        self.count(|w| &w.in_flight)
-    }
-
-    /// Counts an established connection until the guard goes.
-    pub fn connection(self: &Arc<Self>) -> Established {
-        Established { number: self.life.opened(), worker: self.clone(), loss: Loss::None }
-    }
-
     /// Connections to it were just lost: idle ones want a look.
     pub fn has_losses(&self, now_ms: u64) -> bool {
         self.life.has_losses(now_ms)
-    }
-
-    /// Counts a request that waits for longer than [`SLOW_MS`] until the guard goes.
-    pub fn slow_request(self: &Arc<Self>) -> Count {
-        self.count(|w| &w.slow)
-    }
-
-    fn count(self: &Arc<Self>, which: fn(&Self) -> &AtomicU32) -> Count {
-        which(self).fetch_add(1, Relaxed);
-        Count { worker: self.clone(), which }
     }
 
     /// A sid this worker made less than 10 s ago was refused by it. Three in ten seconds mean that several processes
