@@ -34,7 +34,8 @@ pub async fn keep(shared: Arc<Shared>) {
     }
 }
 
-fn look(shared: &Shared, now_ms: u64) {
+/// One look at all drains; also when something was said at run time, so that *maint* holds even if it is taken back at once.
+pub fn look(shared: &Shared, now_ms: u64) {
     let under = under(&shared.snapshot.load());
     if under.is_empty() {
         return;
