@@ -14,7 +14,9 @@ use tokio::sync::Notify;
 use crate::affinity::Pin;
 use crate::affinity::discover::Discoveries;
 use crate::affinity::pins::{Keys, Pins};
+use crate::clock;
 use crate::config::{self, Config};
+use crate::drain;
 use crate::metrics::Metrics;
 use crate::upstream::Upstream;
 use crate::upstream::worker::Worker;
@@ -116,6 +118,7 @@ impl Shared {
             self.metrics.forget_worker(gone);
         }
         self.snapshot.store(Arc::new(new));
+        drain::sessions::look(self, clock::now_ms());
         self.changed.notify_one();
     }
 }
