@@ -15,7 +15,9 @@ use tokio::sync::watch;
 use crate::affinity::Pin;
 use crate::affinity::discover::Discoveries;
 use crate::affinity::pins::{Keys, Pins};
+use crate::clock;
 use crate::config::{self, Config};
+use crate::drain;
 use crate::metrics::Metrics;
 use crate::reload;
 use crate::upstream::Upstream;
@@ -139,6 +141,7 @@ impl Shared {
             self.metrics.forget_worker(gone);
         }
         self.snapshot.store(Arc::new(new));
+        drain::sessions::look(self, clock::now_ms());
         self.changed.send_replace(());
     }
 }

@@ -390,6 +390,12 @@ mod tests {
     use crate::affinity::pins::Keys;
     use crate::config;
 
+    /// Every idle tunnel has one.
+    #[test]
+    fn an_entry_is_small() {
+        assert!(size_of::<Live>() <= 48, "{} bytes", size_of::<Live>());
+    }
+
     #[test]
     fn half_a_head_is_cut_a_request_under_way_is_not() {
         let config = config::for_command_line(&["127.0.0.1:8000".into()], &["127.0.0.1:8001".into()]).unwrap();

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::Api;
 use crate::clock;
 use crate::config::{AdminState, LONGEST_GRACE};
+use crate::drain::sessions;
 use crate::state::Snapshot;
 use crate::upstream::addresses;
 use crate::upstream::admin::Change;
@@ -68,6 +69,7 @@ pub(super) async fn say(
     }
     worker.change(Change::Say(state, grace), &upstream.config);
     tracing::info!(upstream = %worker.upstream, worker = %worker.name, admin = state.word(), "said at run time");
+    sessions::look(&api.shared, clock::now_ms());
     Ok(Json(describe(member)))
 }
 

@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use crate::clock;
+use crate::config::AdminState;
 use crate::metrics::Source;
 use crate::proxy::ask::{Ask, Kind};
 use crate::proxy::headers::Client;
@@ -144,9 +145,11 @@ fn preflight(
     ordinary(upstream, ask, client, tried).map_or(Resolved::Nobody, Resolved::Worker)
 }
 
-/// Our cookie's worker while it serves, else the hash.
+/// Our cookie's worker while it serves, else the hash. A WebSocket that is no Engine.IO session begins one all the same: none
+/// goes to a worker that is drained, least of all the one its drain has just closed.
 fn ordinary(upstream: &Upstream, ask: &Ask, client: Client, tried: &[u64]) -> Option<Choice> {
-    if let Some(worker) = cookie_worker(upstream, ask, tried).filter(|worker| worker.serves()) {
+    let may = |worker: &Worker| worker.serves() && (ask.upgrade.is_none() || worker.admin() == AdminState::Ready);
+    if let Some(worker) = cookie_worker(upstream, ask, tried).filter(|worker| may(worker)) {
         return Some(Choice { worker: worker.clone(), why: Source::Cookie, seat: None, hold: None, cookie: None });
     }
     let (key, why, id) = hash_key(upstream, ask, client);

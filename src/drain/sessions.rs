@@ -16,8 +16,8 @@ use crate::upstream::Upstream;
 use crate::upstream::ending::{Ending, Slot};
 use crate::upstream::worker::Worker;
 
-/// How often it looks. A slot of the shortest grace is shorter, but who asks in time is refused in time.
-const LOOK: Duration = Duration::from_millis(250);
+/// How often it looks by itself. Slots may be shorter: who asks is refused in time, only who does not ask is counted later.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A worker whose sessions are being ended.
 struct Under {
@@ -34,7 +34,9 @@ pub async fn keep(shared: Arc<Shared>) {
     }
 }
 
-fn look(shared: &Shared, now_ms: u64) {
+/// One look at all drains. Also right after anything was said, by whoever: drains begin with their slots given, and *maint*
+/// holds even if it is taken back at once.
+pub fn look(shared: &Shared, now_ms: u64) {
     let under = under(&shared.snapshot.load());
     if under.is_empty() {
         return;

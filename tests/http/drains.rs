@@ -106,6 +106,7 @@ fn without_a_grace_sessions_stay_and_new_ones_go_elsewhere() {
     let (one, two) = (engine("one"), engine("two"));
     let binary = Binary::with(&text(&[("one", &one), ("two", &two)], ""));
     let sids = sessions_at(&binary, "one", 2);
+    let pair = cookie_of(&binary, "one");
     let at_start = worker(&binary, "one")["sessions"].as_u64().unwrap();
     let (status, said) = post(&binary, "/api/v1/workers/app/one/drain", "");
     assert_eq!((status, &said["admin"], &said["said_at_run_time"]), (200, &json!("drain"), &json!(true)));
@@ -119,6 +120,16 @@ fn without_a_grace_sessions_stay_and_new_ones_go_elsewhere() {
         let answer = Raw::connect(binary.address).get("/socket.io/?EIO=4&transport=polling");
         assert!(answer.text().contains("two0"), "{answer:?}");
     }
+    let with_cookie = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {pair}\r\n\r\n");
+    let answer = Raw::connect(binary.address).ask(&with_cookie);
+    assert_eq!((answer.text(), answer.header("set-cookie")), ("one", None), "ordinary requests stay meanwhile");
+    let upgrade = format!(
+        "GET /ws HTTP/1.1\r\nHost: a\r\nCookie: {pair}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    let answer = Raw::connect(binary.address).ask(&upgrade);
+    assert_eq!(answer.text(), "two", "a new WebSocket does not");
+    assert!(answer.header("set-cookie").is_some());
     binary.says(&["draining: sessions stay until they end", "worker=one"]);
     // A reload that says nothing new of it changes nothing; the API takes it back.
     reload(&binary, &text(&[("one", &one), ("two", &two)], "response_timeout = \"59s\""));
@@ -151,8 +162,6 @@ fn with_a_grace_polling_sessions_are_refused_in_their_slots() {
     let drain = worker(&binary, "one")["drain"].clone();
     assert_eq!((&drain["grace_s"], &drain["sessions_at_start"]), (&json!(2), &json!(at_start)));
     let with_cookie = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {pair}\r\n\r\n");
-    let answer = Raw::connect(binary.address).ask(&with_cookie);
-    assert_eq!((answer.text(), answer.header("set-cookie")), ("one", None), "ordinary requests stay meanwhile");
     // A reload meanwhile neither begins it anew nor gives it another grace.
     reload(&binary, &both.replace("\"2s\"", "\"24h\""));
     assert_eq!(worker(&binary, "one")["drain"]["grace_s"], 2);
@@ -201,7 +210,8 @@ fn maint_ends_all_at_once_and_says_how_many() {
     let at_start = worker(&binary, "one")["sessions"].as_u64().unwrap();
     let mut open = opens_poll(&binary, &sids[0]);
     eventually("the poll is open", || worker(&binary, "one")["in_flight"] == 1);
-    assert_eq!(post(&binary, "/api/v1/workers/app/one/maint", "").0, 200);
+    let (status, said) = post(&binary, "/api/v1/workers/app/one/maint", "");
+    assert_eq!((status, &said["sessions"]), (200, &json!(0)), "at once");
     assert_eq!(message(&binary, &sids[1]).text(), REFUSAL, "at once");
     assert_eq!(open.answer().text(), REFUSAL);
     eventually("nothing is left", || worker(&binary, "one")["sessions"] == 0);
