@@ -62,3 +62,4 @@ pub mod telemetry;
 pub mod thread;
 pub mod tunnel;
 pub mod upstream;
+mod x509;

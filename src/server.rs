@@ -91,6 +91,7 @@ impl Server {
         let secret = secret::find(&config).map_err(StartError::Secret)?;
         let shared = Shared::new(&config, secret, Keys::random().map_err(|_| StartError::Random)?);
         let mut bound = listen(&config, parent.sockets)?;
+        shared.metrics.certificates_expire(bound.iter().flat_map(listener::Bound::expiries));
         let addresses = bound.iter().map(|b| b.address).collect();
         let admin = admin::bind(&config.admin.address)
             .map_err(|error| StartError::Admin(config.admin.address.to_string(), error))?;

@@ -9,7 +9,9 @@ mod error;
 mod file;
 mod files;
 mod health;
+mod listener;
 mod routes;
+mod tls;
 mod upstream;
 mod values;
 mod workers;
@@ -20,11 +22,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 pub use check::{Resolve, for_command_line, load, load_with_warnings, parse, parse_with};
 pub use error::{Diagnostic, Errors, Line, Place, Severity};
 pub use health::{Expected, Health, HealthKind, Target};
+pub use tls::{Certificate, ClientAuth, Tls};
 pub(crate) use values::digits;
 
 /// A whole checked configuration.
@@ -84,19 +86,30 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Which of systemd's sockets is this one (`FileDescriptorName=`); unique. `None`: the one bound to `address`.
     pub name: Option<String>,
-    /// Terminates TLS with this certificate; `None` is plain HTTP.
+    /// Terminates TLS; `None` is plain HTTP.
     pub tls: Option<Tls>,
+    /// Every connection begins with a PROXY protocol header, from a trusted proxy. `false`: none may.
+    pub proxy_protocol: bool,
+    /// Answers every request with a redirect to https instead of forwarding it.
+    pub redirect: Option<Redirect>,
     /// Peers whose `X-Forwarded-*` is believed. Empty: nobody's.
     pub trusted_proxies: Vec<IpNet>,
 }
 
-/// One certificate with its key, read and matched to each other.
-#[derive(Debug, PartialEq)]
-pub struct Tls {
-    /// Leaf first.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// PKCS#8, PKCS#1 or SEC1.
-    pub key: PrivateKeyDer<'static>,
+impl Listener {
+    /// Plain HTTP on an address, everything else as it is by default.
+    pub fn plain(address: SocketAddr) -> Self {
+        Self { address, name: None, tls: None, proxy_protocol: false, redirect: None, trusted_proxies: Vec::new() }
+    }
+}
+
+/// Where a redirecting listener sends its clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Redirect {
+    /// Of the https address; default 443, which is not written.
+    pub port: u16,
+    /// 301, 302, 307 or 308; default 308: the method stays what it was (RFC 9110 §15.4.9).
+    pub status: u16,
 }
 
 /// A named pool of workers.
@@ -260,6 +273,8 @@ pub struct Limits {
     pub replay_bytes: usize,
     /// TLS handshakes in flight per data thread; default 64 (data-plane study §0.6).
     pub handshakes: usize,
+    /// From accept to the end of the TLS handshake, a PROXY header before it included; default 10 s.
+    pub handshake_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -271,6 +286,7 @@ impl Default for Limits {
             discoveries: 2_000,
             replay_bytes: 64_000_000,
             handshakes: 64,
+            handshake_timeout: Duration::from_secs(10),
         }
     }
 }

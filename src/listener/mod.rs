@@ -4,8 +4,10 @@
 //! lock is shared. Options clients' sockets need are set on the listening socket: accepted ones inherit them, which saves
 //! a system call each (data-plane study §0.7).
 
+mod client_certificate;
 pub mod conn;
-mod tls;
+mod proxy_protocol;
+pub mod tls;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -17,11 +19,13 @@ use hyper::header::HeaderValue;
 use ipnet::IpNet;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::config;
+use crate::config::{self, Redirect};
 use crate::thread::Thread;
+
+pub use client_certificate::ClientCertificate;
+use tls::Terms;
 
 /// Connections the kernel holds for us; it cuts this to net.core.somaxconn.
 const BACKLOG: i32 = 4_096;
@@ -39,17 +43,50 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A listener as its connections see it, on one thread.
 pub struct Listener {
-    /// Terminates TLS.
-    pub tls: Option<TlsAcceptor>,
     /// Its port as a field value.
     pub port_value: HeaderValue,
-    trusted: Vec<IpNet>,
+    settings: Arc<Settings>,
 }
 
 impl Listener {
     /// Whether an address is a trusted proxy's.
     pub fn trusts(&self, address: IpAddr) -> bool {
-        self.trusted.iter().any(|net| net.contains(&address))
+        self.settings.trusted.iter().any(|net| net.contains(&address))
+    }
+
+    /// How it ends TLS, if it does.
+    pub fn tls(&self) -> Option<&Arc<Terms>> {
+        self.settings.tls.as_ref()
+    }
+
+    /// Where it sends its clients instead of forwarding what they ask.
+    pub fn redirect(&self) -> Option<Redirect> {
+        self.settings.redirect
+    }
+}
+
+/// What a reload may change of a listener without touching its sockets.
+struct Settings {
+    tls: Option<Arc<Terms>>,
+    proxy_protocol: bool,
+    redirect: Option<Redirect>,
+    trusted: Vec<IpNet>,
+    /// Its name in metrics: as configured, or its address.
+    label: String,
+}
+
+impl Settings {
+    /// `before`: those of the same listener until now; TLS clients go on resuming.
+    fn of(config: &config::Listener, before: Option<&Self>) -> Result<Self, BindError> {
+        let before = before.and_then(|before| before.tls.as_deref());
+        let tls = config.tls.as_ref().map(|tls| Terms::build(tls, before)).transpose();
+        Ok(Self {
+            tls: tls.map_err(|error| BindError::Tls(config.address, error))?,
+            proxy_protocol: config.proxy_protocol,
+            redirect: config.redirect,
+            trusted: config.trusted_proxies.clone(),
+            label: config.name.clone().unwrap_or_else(|| config.address.to_string()),
+        })
     }
 }
 
@@ -58,8 +95,7 @@ pub struct Bound {
     /// Where, with the port the kernel gave for port 0.
     pub address: SocketAddr,
     sockets: Vec<std::net::TcpListener>,
-    tls: Option<Arc<rustls::ServerConfig>>,
-    trusted: Vec<IpNet>,
+    settings: Arc<Settings>,
 }
 
 /// Why a listener cannot be had.
@@ -113,9 +149,7 @@ fn finish(
     address: SocketAddr,
     sockets: Vec<std::net::TcpListener>,
 ) -> Result<Bound, BindError> {
-    let tls = config.tls.as_ref().map(tls::server_config).transpose();
-    let tls = tls.map_err(|error| BindError::Tls(config.address, error))?;
-    Ok(Bound { address, sockets, tls, trusted: config.trusted_proxies.clone() })
+    Ok(Bound { address, sockets, settings: Arc::new(Settings::of(config, None)?) })
 }
 
 fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
@@ -140,26 +174,27 @@ fn options(socket: &Socket) -> io::Result<()> {
 impl Bound {
     /// One thread's part: its socket, and what its connections need.
     pub fn take(&mut self) -> Option<(std::net::TcpListener, ListenerPart)> {
-        let part = ListenerPart { address: self.address, tls: self.tls.clone(), trusted: self.trusted.clone() };
+        let part = ListenerPart { address: self.address, settings: self.settings.clone() };
         Some((self.sockets.pop()?, part))
+    }
+
+    /// Until when its certificates are valid, as metrics want it: listener, name, seconds since 1970.
+    pub fn expiries(&self) -> impl Iterator<Item = (&str, &str, u64)> {
+        let all = self.settings.tls.iter().flat_map(|tls| tls.expiries());
+        all.map(|(name, until)| (self.settings.label.as_str(), name.as_str(), *until))
     }
 }
 
 /// What a thread builds its [`Listener`] from; goes to the thread, the listener itself stays on it.
 pub struct ListenerPart {
     address: SocketAddr,
-    tls: Option<Arc<rustls::ServerConfig>>,
-    trusted: Vec<IpNet>,
+    settings: Arc<Settings>,
 }
 
 impl ListenerPart {
     /// The thread's own listener.
     pub fn build(self) -> Rc<Listener> {
-        Rc::new(Listener {
-            tls: self.tls.map(TlsAcceptor::from),
-            port_value: HeaderValue::from(self.address.port()),
-            trusted: self.trusted,
-        })
+        Rc::new(Listener { port_value: HeaderValue::from(self.address.port()), settings: self.settings })
     }
 }
 
@@ -204,7 +239,7 @@ mod tests {
     use super::*;
 
     fn loopback() -> config::Listener {
-        config::Listener { address: ([127, 0, 0, 1], 0).into(), name: None, tls: None, trusted_proxies: Vec::new() }
+        config::Listener::plain(([127, 0, 0, 1], 0).into())
     }
 
     /// Of a connection accepted from it.
