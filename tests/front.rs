@@ -1,4 +1,5 @@
-//! The side clients see: certificates by name, clients' own certificates, PROXY headers, the way to https.
+//! TLS both ways and what stands in front: certificates by name, clients' own certificates, PROXY headers, the way to
+//! https, workers that speak TLS.
 
 #[path = "front/certificates.rs"]
 mod certificates;
@@ -8,6 +9,8 @@ mod clients;
 mod proxy_protocol;
 #[path = "front/redirect.rs"]
 mod redirect;
+#[path = "front/workers.rs"]
+mod workers;
 #[path = "front/wss.rs"]
 mod wss;
 

@@ -14,11 +14,13 @@ mod routes;
 mod tls;
 mod upstream;
 mod values;
+mod worker_tls;
 mod workers;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -28,6 +30,7 @@ pub use error::{Diagnostic, Errors, Line, Place, Severity};
 pub use health::{Expected, Health, HealthKind, Target};
 pub use tls::{Certificate, ClientAuth, Tls};
 pub(crate) use values::digits;
+pub use worker_tls::WorkerTls;
 
 /// A whole checked configuration.
 #[derive(Debug, PartialEq)]
@@ -133,6 +136,8 @@ pub struct Upstream {
     /// A tunnel silent both ways for this long is closed. `None`: the session's own pingInterval + pingTimeout + 5 s, or
     /// one hour where no ping numbers are known.
     pub tunnel_idle: Option<Duration>,
+    /// How its workers are spoken to by TLS; `None`: in the clear.
+    pub tls: Option<Arc<WorkerTls>>,
 }
 
 impl Upstream {
@@ -147,6 +152,7 @@ impl Upstream {
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(60),
             tunnel_idle: None,
+            tls: None,
         }
     }
 }
@@ -156,6 +162,8 @@ impl Upstream {
 pub struct Worker {
     /// Where it listens.
     pub address: Address,
+    /// The DNS name its address was written by, which its certificate should bear; `None`: it was written as it is.
+    pub host: Option<String>,
     /// Shown in logs and metrics and hashed into the cookie; default: the address as text.
     pub name: String,
     /// Share of new sessions, 1..=256; default 1.

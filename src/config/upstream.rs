@@ -10,7 +10,7 @@ use super::error::Span;
 use super::file::{Item, Section, Text};
 use super::values::{duration, word};
 use super::workers::{self, Entry};
-use super::{AdminState, Affinity, SameSite, Upstream, health};
+use super::{AdminState, Affinity, SameSite, Upstream, health, worker_tls};
 
 /// An upstream with the places that later checks point at.
 pub(super) struct Read {
@@ -40,13 +40,16 @@ pub(super) fn read(context: &Context<'_>, name: Text, item: Item<'_>) -> Option<
     }
     check_name(context, &name);
     let mut section = item.section(&format!("[upstream.{}]", name.value), "a table")?;
-    let (workers, entries) = workers::all(context, &entries(&mut section)).into_iter().unzip();
+    let (workers, entries): (Vec<_>, Vec<_>) = workers::all(context, &entries(&mut section)).into_iter().unzip();
     let mut upstream = Upstream::new(name.value, workers);
     if let Some(affinity) = section.take("affinity").and_then(affinity) {
         upstream.affinity = affinity;
     }
     if let Some(table) = section.section("health", "a table such as { path = \"/health\" }") {
         upstream.health = health::read(table);
+    }
+    if let Some(table) = section.section("tls", "a table such as { ca = \"workers-ca.pem\" }") {
+        upstream.tls = worker_tls::read(context, table, &upstream.workers, &entries);
     }
     let mut same_site = None;
     if let Some(mut cookie) = section.section("cookie", "a table such as { same_site = \"lax\" }") {

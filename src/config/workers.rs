@@ -70,14 +70,14 @@ pub(super) fn all(context: &Context<'_>, entries: &[Entry]) -> Vec<(Worker, Span
 /// `NAME-IP` for a DNS name of several addresses, `NAME-IP-PORT` for both.
 fn expand(context: &Context<'_>, entry: &Entry) -> Vec<Worker> {
     let Some(places) = places(context, &entry.address) else { return Vec::new() };
-    let worker = |address: Address, suffix: &str| {
+    let worker = |address: Address, host: Option<&String>, suffix: &str| {
         let name = entry.name.as_ref().map(|name| format!("{}{suffix}", name.value));
         let name = name.unwrap_or_else(|| address.to_string());
-        Worker { address, name, weight: entry.weight, admin: entry.admin }
+        Worker { address, host: host.cloned(), name, weight: entry.weight, admin: entry.admin }
     };
     match places {
-        Places::Unix(path) => vec![worker(Address::Unix(path), "")],
-        Places::Tcp { ips, ports } => {
+        Places::Unix(path) => vec![worker(Address::Unix(path), None, "")],
+        Places::Tcp { host, ips, ports } => {
             let several_ports = ports.start() != ports.end();
             let mut workers = Vec::new();
             for ip in &ips {
@@ -85,7 +85,7 @@ fn expand(context: &Context<'_>, entry: &Entry) -> Vec<Worker> {
                     let ip_part = if ips.len() > 1 { format!("-{ip}") } else { String::new() };
                     let port_part = if several_ports { format!("-{port}") } else { String::new() };
                     let address = Address::Tcp(SocketAddr::new(*ip, port));
-                    workers.push(worker(address, &format!("{ip_part}{port_part}")));
+                    workers.push(worker(address, host.as_ref(), &format!("{ip_part}{port_part}")));
                 }
             }
             workers
@@ -96,7 +96,12 @@ fn expand(context: &Context<'_>, entry: &Entry) -> Vec<Worker> {
 /// What an address stands for.
 enum Places {
     Unix(PathBuf),
-    Tcp { ips: Vec<IpAddr>, ports: RangeInclusive<u16> },
+    Tcp {
+        /// As written, where it is a name and no IP.
+        host: Option<String>,
+        ips: Vec<IpAddr>,
+        ports: RangeInclusive<u16>,
+    },
 }
 
 fn places(context: &Context<'_>, text: &Text) -> Option<Places> {
@@ -114,7 +119,8 @@ fn places(context: &Context<'_>, text: &Text) -> Option<Places> {
         context.report.error(&port.span, message);
         return None;
     }
-    Some(Places::Tcp { ips, ports })
+    let is_ip = host.value.starts_with('[') || host.value.parse::<IpAddr>().is_ok();
+    Some(Places::Tcp { host: (!is_ip).then_some(host.value), ips, ports })
 }
 
 /// `unix:PATH`; a relative path begins at the configuration's folder.

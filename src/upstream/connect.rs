@@ -97,6 +97,8 @@ pub struct Lease {
     connection: Connection,
     sender: SendRequest<Outgoing>,
     established: Count,
+    /// By which of its worker's links it was made.
+    link: u32,
     /// Idle time after which it is not used again.
     idle_ms: u64,
     idle_since_ms: u64,
@@ -216,7 +218,7 @@ impl Lease {
     }
 
     fn alive(&mut self, cx: &mut Context<'_>) -> bool {
-        self.poll_connection(cx).is_pending()
+        self.link == self.worker().links() && self.poll_connection(cx).is_pending()
     }
 
     fn idle_for(&self, now_ms: u64) -> u64 {
@@ -280,7 +282,8 @@ fn take_idle(thread: &Thread, worker: &Arc<Worker>, max_idle: u64, cx: &mut Cont
 }
 
 async fn connect(worker: &Arc<Worker>) -> Result<Box<Lease>, ConnectError> {
-    let io = open(&worker.address).await.map_err(classify)?;
+    let link = worker.links();
+    let io = open(worker).await.map_err(classify)?;
     worker.connected();
     let established = worker.connection();
     let (sender, connection) = http1::Builder::new()
@@ -290,14 +293,20 @@ async fn connect(worker: &Arc<Worker>) -> Result<Box<Lease>, ConnectError> {
         .handshake(TokioIo::new(io))
         .await
         .map_err(|error| ConnectError::Io(io::Error::other(error)))?;
-    Ok(Box::new(Lease { connection, sender, established, idle_ms: IDLE_MS, idle_since_ms: 0 }))
+    Ok(Box::new(Lease { connection, sender, established, link, idle_ms: IDLE_MS, idle_since_ms: 0 }))
 }
 
-/// Opens a socket to `address`, with the options every worker connection has.
+/// Opens a connection to `worker`, TLS included.
 ///
 /// # Errors
-/// The operating system's.
-pub async fn open(address: &Address) -> io::Result<WorkerIo> {
+/// The operating system's, or the handshake's.
+pub async fn open(worker: &Worker) -> io::Result<WorkerIo> {
+    let io = socket(&worker.address).await?;
+    worker.link().secure(io, &worker.name).await
+}
+
+/// A socket to `address`, with the options every worker connection has.
+async fn socket(address: &Address) -> io::Result<WorkerIo> {
     match address {
         Address::Tcp(address) => {
             let stream = TcpStream::connect(address).await?;

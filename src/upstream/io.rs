@@ -1,4 +1,4 @@
-//! The socket to a worker, whichever kind its address is.
+//! The socket to a worker, whichever kind its address is, with or without TLS.
 
 use std::io;
 use std::pin::Pin;
@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::client::TlsStream;
 
 /// The socket to a worker.
 pub enum WorkerIo {
@@ -13,6 +14,8 @@ pub enum WorkerIo {
     Tcp(TcpStream),
     /// Unix socket.
     Unix(UnixStream),
+    /// TLS over one of the others; boxed, because a rustls connection is a kilobyte.
+    Tls(Box<TlsStream<Self>>),
 }
 
 impl AsyncRead for WorkerIo {
@@ -20,6 +23,7 @@ impl AsyncRead for WorkerIo {
         match self.get_mut() {
             Self::Tcp(io) => Pin::new(io).poll_read(cx, buf),
             Self::Unix(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
         }
     }
 }
@@ -29,6 +33,7 @@ impl AsyncWrite for WorkerIo {
         match self.get_mut() {
             Self::Tcp(io) => Pin::new(io).poll_write(cx, buf),
             Self::Unix(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Tls(io) => Pin::new(io).poll_write(cx, buf),
         }
     }
 
@@ -40,6 +45,7 @@ impl AsyncWrite for WorkerIo {
         match self.get_mut() {
             Self::Tcp(io) => poll_write_small(Pin::new(io), cx, bufs),
             Self::Unix(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -51,6 +57,7 @@ impl AsyncWrite for WorkerIo {
         match self.get_mut() {
             Self::Tcp(io) => Pin::new(io).poll_flush(cx),
             Self::Unix(io) => Pin::new(io).poll_flush(cx),
+            Self::Tls(io) => Pin::new(io).poll_flush(cx),
         }
     }
 
@@ -58,6 +65,7 @@ impl AsyncWrite for WorkerIo {
         match self.get_mut() {
             Self::Tcp(io) => Pin::new(io).poll_shutdown(cx),
             Self::Unix(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
         }
     }
 }

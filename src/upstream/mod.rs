@@ -3,6 +3,7 @@
 pub mod connect;
 pub mod health;
 pub mod io;
+pub mod tls;
 pub mod worker;
 
 use std::collections::HashMap;
@@ -82,6 +83,7 @@ impl Upstream {
             },
             |before| before.carried.clone(),
         );
+        let links = tls::links(config);
         let members: Vec<Member> = config
             .workers
             .iter()
@@ -98,6 +100,7 @@ impl Upstream {
                     |member| member.worker.clone(),
                 );
                 worker.set_admin(new.admin);
+                worker.set_link(tls::link(links.as_ref(), new));
                 Member { worker, weight: new.weight }
             })
             .collect();

@@ -4,9 +4,11 @@
 //! of design.md §7 meet in two questions, [`Worker::takes_new`] and [`Worker::serves`]; nothing else combines them.
 //! Counts go up and down only through guards ([`Count`]), never by hand.
 
+use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use super::tls::Link;
 use crate::affinity::cookie::WorkerId;
 use crate::affinity::ring::Recent;
 use crate::clock;
@@ -83,6 +85,9 @@ pub struct Worker {
     pub series: WorkerSeries,
     /// Sessions placed on it in the last 10 s.
     pub recent: Recent,
+    link: ArcSwap<Link>,
+    /// How often `link` has changed.
+    links: AtomicU32,
     admin: AtomicU8,
     checks: AtomicU8,
     oracle: AtomicU8,
@@ -150,6 +155,8 @@ impl Worker {
             id,
             series,
             recent: Recent::default(),
+            link: ArcSwap::from_pointee(Link::Plain),
+            links: AtomicU32::new(0),
             admin: AtomicU8::new(0),
             checks: AtomicU8::new(Checks::Passing as u8),
             oracle: AtomicU8::new(Oracle::Untried as u8),
@@ -245,6 +252,24 @@ impl Worker {
             AdminState::Drain => "drain",
             AdminState::Maint => "maint",
         }
+    }
+
+    /// How it is spoken to. One that does the same as the one before changes nothing: sessions can be resumed.
+    pub fn set_link(&self, link: Link) {
+        if !self.link.load().is_as(&link) {
+            self.link.store(Arc::new(link));
+            self.links.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// How it is spoken to now.
+    pub fn link(&self) -> Arc<Link> {
+        self.link.load_full()
+    }
+
+    /// Unlike the number of before once the link has changed: connections made by an older one take no more requests.
+    pub fn links(&self) -> u32 {
+        self.links.load(Relaxed)
     }
 
     /// Takes over what the operator says.

@@ -285,3 +285,90 @@ fn mistakes_about_redirects_and_proxy_headers() {
       = help: give the port for plain HTTP a listener of its own: redirect = "https"
     "#);
 }
+
+fn upstream(worker: &str, tls: &str) -> String {
+    format!("[[listener]]\naddress = \"0.0.0.0:80\"\n[upstream.app]\nworkers = [\"{worker}\"]\ntls = {tls}\n")
+}
+
+#[test]
+fn tls_to_workers_arrives() {
+    let dir = files("tls-workers");
+    let read = |worker: &str, tls: &str| {
+        let (config, warnings) = parse_with(&upstream(worker, tls), &dir.0.join("s.toml"), &resolve)
+            .unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(warnings, []);
+        (config.upstreams[0].tls.clone().unwrap(), config.upstreams[0].workers[0].host.clone())
+    };
+    let (systems, host) = read("one.test:443", "{}");
+    assert!(systems.authorities.as_ref().is_some_and(|all| all.len() > 10), "this machine's");
+    assert_eq!(
+        (systems.server_name.as_deref(), systems.identity.is_some(), host.as_deref()),
+        (None, false, Some("one.test"))
+    );
+    let all =
+        "{ ca = \"ca.crt\", server_name = \"app.internal\", certificate = \"localhost.crt\", key = \"localhost.key\" }";
+    let (own, host) = read("[::1]:443", all);
+    assert_eq!(own.authorities.as_ref().map(Vec::len), Some(1));
+    assert_eq!((own.server_name.as_deref(), own.identity.is_some(), host), (Some("app.internal"), true, None));
+    let (anybody, _) = read("10.0.0.1:443", "{ verify = false }");
+    assert_eq!(anybody.authorities, None);
+    let plain = good("[[listener]]\naddress = \"0.0.0.0:80\"\n[upstream.app]\nworkers = [\"127.0.0.1:1\"]\n");
+    assert_eq!(plain.upstreams[0].tls, None);
+}
+
+#[test]
+fn mistakes_about_tls_to_workers() {
+    let dir = files("tls-workers-wrong");
+    dir.certificate("other", 2000..4000);
+    let of = |worker: &str, tls: &str| errors_in(&dir, &upstream(worker, tls));
+    assert_snapshot!(of("unix:/run/a.sock", "{ ca = \"ca.crt\" }"), @r#"
+    error: a unix socket has no host to look for in a certificate
+     --> DIR/s.toml:4:12
+      |
+    4 | workers = ["unix:/run/a.sock"]
+      |            ^^^^^^^^^^^^^^^^^^
+      = help: write server_name = "app.internal": the name in its certificate
+    "#);
+    assert_snapshot!(of("127.0.0.1:1", "{ ca = \"ca.crt\", verify = false, server_name = \"a b\" }"), @r#"
+    error: `ca` says whom to believe, and verify = false believes everybody
+     --> DIR/s.toml:5:14
+      |
+    5 | tls = { ca = "ca.crt", verify = false, server_name = "a b" }
+      |              ^^^^^^^^
+
+    error: `a b` is no name a certificate could bear
+     --> DIR/s.toml:5:54
+      |
+    5 | tls = { ca = "ca.crt", verify = false, server_name = "a b" }
+      |                                                      ^^^^^
+      = help: write a host without a port: "app.internal"
+    "#);
+    assert_snapshot!(of("127.0.0.1:1", "{ ca = \"ca.crt\", key = \"localhost.key\" }"), @r#"
+    error: `certificate` and `key` belong together, and one of them is missing
+     --> DIR/s.toml:5:30
+      |
+    5 | tls = { ca = "ca.crt", key = "localhost.key" }
+      |                              ^^^^^^^^^^^^^^^
+    "#);
+    assert_snapshot!(of("127.0.0.1:1", "{ certificate = \"localhost.crt\", key = \"other.key\", verify = 1 }"), @r#"
+    error: other.key is not the key of localhost.crt
+     --> DIR/s.toml:5:46
+      |
+    5 | tls = { certificate = "localhost.crt", key = "other.key", verify = 1 }
+      |                                              ^^^^^^^^^^^
+      = help: the chain begins with the server's own certificate
+
+    error: `verify` must be true or false, not an integer
+     --> DIR/s.toml:5:68
+      |
+    5 | tls = { certificate = "localhost.crt", key = "other.key", verify = 1 }
+      |                                                                    ^
+    "#);
+    assert_snapshot!(of("127.0.0.1:1", "{ ca = \"gone.crt\" }"), @r#"
+    error: cannot read DIR/gone.crt: No such file or directory (os error 2)
+     --> DIR/s.toml:5:14
+      |
+    5 | tls = { ca = "gone.crt" }
+      |              ^^^^^^^^^^
+    "#);
+}

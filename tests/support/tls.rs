@@ -11,9 +11,10 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::WebPkiClientVerifier;
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, HandshakeKind, RootCertStore, SignatureScheme, StreamOwned,
-    SupportedProtocolVersion,
+    ClientConfig, ClientConnection, DigitallySignedStruct, HandshakeKind, RootCertStore, ServerConfig, SignatureScheme,
+    StreamOwned, SupportedProtocolVersion,
 };
 
 use super::raw::{Raw, patient};
@@ -71,6 +72,27 @@ impl Certificates {
         certificate.der().clone()
     }
 
+    /// A server that shows `NAME.pem` to clients that ask for one of its names, and asks for a certificate of the
+    /// authority where it is `strict`.
+    pub(crate) fn server(&self, name: &str, strict: bool) -> Arc<ServerConfig> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder =
+            ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(self.root.clone()).unwrap();
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+        let builder = if strict { builder.with_client_cert_verifier(verifier) } else { builder.with_no_client_auth() };
+        let (chain, key) = self.identity(name);
+        Arc::new(builder.with_single_cert(chain, key).unwrap())
+    }
+
+    /// `NAME.pem` and its key.
+    pub(crate) fn identity(&self, name: &str) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let chain = CertificateDer::pem_file_iter(self.directory.join(format!("{name}.pem"))).unwrap();
+        let key = PrivateKeyDer::from_pem_file(self.directory.join(format!("{name}.key"))).unwrap();
+        (chain.map(Result::unwrap).collect(), key)
+    }
+
     /// A client that trusts the authority.
     pub(crate) fn client(&self) -> Client {
         let mut roots = RootCertStore::empty();
@@ -86,9 +108,7 @@ impl Certificates {
 
     /// A client that shows `NAME.pem`.
     pub(crate) fn client_with(&self, name: &str) -> Client {
-        let chain = CertificateDer::pem_file_iter(self.directory.join(format!("{name}.pem"))).unwrap();
-        let key = PrivateKeyDer::from_pem_file(self.directory.join(format!("{name}.key"))).unwrap();
-        Client { identity: Some((chain.map(Result::unwrap).collect(), key)), ..self.client() }
+        Client { identity: Some(self.identity(name)), ..self.client() }
     }
 }
 
