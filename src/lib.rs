@@ -22,7 +22,7 @@
 //! | [`upstream`] | workers, their health, connections to them |
 //! | [`tunnel`] | upgraded connections |
 //! | [`admin`], [`metrics`] | what an operator sees |
-//! | [`server`], [`drain`], [`reload`] | start, stop, change |
+//! | [`server`], [`drain`], [`reload`], `watch` | start, stop, change |
 //! | [`systemd`] | what systemd is told, and the sockets it gives |
 //!
 //! # Invariants
@@ -62,4 +62,5 @@ pub mod telemetry;
 pub mod thread;
 pub mod tunnel;
 pub mod upstream;
+mod watch;
 mod x509;

@@ -16,6 +16,10 @@ pub use words::{Discovery, Source};
 use crate::state::Shared;
 use crate::upstream::worker::Worker;
 
+/// The `class` and `kind` labels of a worker's counters.
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+const FAILURES: [&str; 3] = ["connect", "broken", "timeout"];
+
 /// All series, registered once.
 pub struct Metrics {
     registry: Registry,
@@ -39,6 +43,8 @@ pub struct Metrics {
     pins_limit: IntGauge,
     replay: IntGauge,
     clients: IntGauge,
+    config_ok: IntGauge,
+    config_loaded: IntGauge,
     /// Pins that made room for newer ones.
     pub pins_evicted: IntCounter,
     /// Pins not stored because the table or an address's quota was full.
@@ -198,6 +204,8 @@ impl Metrics {
             client_errors: register!(r, IntCounterVec, "stickyd_client_errors_total", "Client connections ended by an error, by kind.", &["kind"]),
             tls_handshakes: register!(r, IntCounterVec, "stickyd_tls_handshakes_total", "TLS handshakes of clients, by version, result (ok, failed, timeout) and whether a session was resumed.", &["listener", "version", "result", "resumed"]),
             certificates: register!(r, IntGaugeVec, "stickyd_tls_certificate_expiry_timestamp_seconds", "Last second a certificate is valid in, since 1970; the name is the first it is for.", &["listener", "name"]),
+            config_ok: register!(r, IntGauge, "stickyd_config_ok", "1: the configuration's file, as it was last looked at, is what runs; 0: it has a mistake or is gone."),
+            config_loaded: register!(r, IntGauge, "stickyd_config_loaded_timestamp_seconds", "When the configuration that runs was loaded, in Unix time."),
             reloads: register!(r, IntCounterVec, "stickyd_reloads_total", "Reloads by result.", &["result"]),
             registry: r,
         }
@@ -246,13 +254,24 @@ impl Metrics {
 
     /// Resolves the counters of a worker.
     pub fn worker(&self, upstream: &str, worker: &str) -> WorkerSeries {
-        let failure = |kind| self.failures.with_label_values(&[upstream, worker, kind]);
+        let [connect_failures, broken, timeouts] =
+            FAILURES.map(|kind| self.failures.with_label_values(&[upstream, worker, kind]));
         WorkerSeries {
-            classes: ["1xx", "2xx", "3xx", "4xx", "5xx"]
-                .map(|class| self.requests.with_label_values(&[upstream, worker, class])),
-            connect_failures: failure("connect"),
-            broken: failure("broken"),
-            timeouts: failure("timeout"),
+            classes: CLASSES.map(|class| self.requests.with_label_values(&[upstream, worker, class])),
+            connect_failures,
+            broken,
+            timeouts,
+        }
+    }
+
+    /// Takes a worker's counters out, which is no more: addresses that come and go must not fill the memory.
+    pub fn forget_worker(&self, worker: &Worker) {
+        // A counter that was never asked for is not there, which is no error.
+        for class in CLASSES {
+            let _ = self.requests.remove_label_values(&[&*worker.upstream, &worker.name, class]);
+        }
+        for kind in FAILURES {
+            let _ = self.failures.remove_label_values(&[&*worker.upstream, &worker.name, kind]);
         }
     }
 
@@ -262,15 +281,17 @@ impl Metrics {
         for gauge in [&self.sessions, &self.tunnels, &self.in_flight, &self.states, &self.admin_states] {
             gauge.reset();
         }
-        for upstream in &shared.snapshot.load().upstreams {
-            for member in &upstream.members {
-                self.show_worker(&member.worker);
-            }
+        for worker in shared.snapshot.load().workers() {
+            self.show_worker(worker);
         }
         self.pins.set(gauge(shared.pins.len()));
         self.pins_limit.set(gauge(shared.pins.capacity()));
         self.replay.set(gauge(shared.replay.held()));
         self.clients.set(gauge(shared.clients.load(std::sync::atomic::Ordering::Relaxed)));
+        let config = shared.config.now();
+        self.config_ok.set(i64::from(config.error.is_none()));
+        let loaded = config.loaded.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        self.config_loaded.set(i64::try_from(loaded.as_secs()).unwrap_or(i64::MAX));
         let mut text = Vec::with_capacity(16 * 1024);
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::error!(%error, "metrics could not be encoded");
@@ -286,7 +307,7 @@ impl Metrics {
         self.in_flight.with_label_values(labels).set(i64::from(worker.in_flight()));
         let health = worker.health().word();
         self.states.with_label_values(&[&*worker.upstream, &worker.name, health]).set(1);
-        self.admin_states.with_label_values(&[&*worker.upstream, &worker.name, worker.admin_word()]).set(1);
+        self.admin_states.with_label_values(&[&*worker.upstream, &worker.name, worker.admin.word()]).set(1);
     }
 }
 

@@ -9,18 +9,23 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 
 use crate::affinity::Pin;
 use crate::affinity::discover::Discoveries;
 use crate::affinity::pins::{Keys, Pins};
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
+use crate::reload;
 use crate::upstream::Upstream;
+use crate::upstream::worker::Worker;
 
 /// What all threads share.
 pub struct Shared {
     /// The live view of the config.
     pub snapshot: ArcSwap<Snapshot>,
+    /// Says that the snapshot was replaced, to the health checks.
+    pub changed: Notify,
     /// Sessions and their workers.
     pub pins: Pins<Pin>,
     /// Turns sids and addresses into keys nobody outside can predict.
@@ -37,13 +42,16 @@ pub struct Shared {
     pub clients: AtomicUsize,
     /// Signs cookies, keys the ring.
     pub secret: Vec<u8>,
+    /// What is known of the configuration's file.
+    pub config: reload::Status,
     /// When stickyd began to serve.
     pub started: Instant,
 }
 
 /// The immutable live view of one config.
 pub struct Snapshot {
-    /// Pools of workers, in the order of the config.
+    /// Pools of workers, in the order of the config; behind them those the file no longer names, each until its last
+    /// session is over.
     pub upstreams: Vec<Arc<Upstream>>,
     /// Tried in order.
     pub routes: Vec<config::Route>,
@@ -55,9 +63,11 @@ impl Shared {
     /// The state a config starts with.
     pub fn new(config: &Config, secret: Vec<u8>, keys: Keys) -> Arc<Self> {
         let metrics = Metrics::new();
-        let snapshot = Snapshot::build(config, &secret, &metrics, None);
+        let (routes, access_log) = (config.routes.clone(), config.log.access);
+        let snapshot = Snapshot::build(config.upstreams.iter(), routes, access_log, &secret, &metrics, None);
         Arc::new(Self {
             snapshot: ArcSwap::from_pointee(snapshot),
+            changed: Notify::new(),
             pins: Pins::new(config.limits.pins, config.limits.pins_per_address, Instant::now()),
             keys,
             metrics,
@@ -66,28 +76,81 @@ impl Shared {
             discoveries: Discoveries::new(&config.limits),
             clients: AtomicUsize::new(0),
             secret,
+            config: reload::Status::default(),
             started: Instant::now(),
         })
     }
 
-    /// Replaces the snapshot by one built from `config`, carrying over what lives.
+    /// Replaces the snapshot by one built from `config`, carrying over what lives. As the two below, only called on the
+    /// control thread, so that no change is lost to another.
     pub fn replace(&self, config: &Config) {
+        self.follow(config.upstreams.iter(), config.routes.clone(), config.log.access);
+    }
+
+    /// Replaces the workers of one upstream: what its addresses stand for has changed.
+    pub fn set_workers(&self, upstream: &str, workers: Vec<config::Worker>) {
         let old = self.snapshot.load_full();
-        self.snapshot.store(Arc::new(Snapshot::build(config, &self.secret, &self.metrics, Some(&old))));
+        let Some(changed) = old.upstreams.iter().find(|one| !one.removed && one.config.name == upstream) else {
+            return;
+        };
+        let changed = config::Upstream { workers, ..changed.config.clone() };
+        let all = old.named().map(|one| if one.name == upstream { &changed } else { one });
+        self.follow(all, old.routes.clone(), old.access_log);
+    }
+
+    /// Lets go of removed workers whose last session is over.
+    pub fn forget_unneeded(&self) {
+        let old = self.snapshot.load_full();
+        if old.upstreams.iter().any(|upstream| upstream.has_unneeded()) {
+            self.follow(old.named(), old.routes.clone(), old.access_log);
+        }
+    }
+
+    fn follow<'a>(
+        &self,
+        upstreams: impl Iterator<Item = &'a config::Upstream> + Clone,
+        routes: Vec<config::Route>,
+        access_log: bool,
+    ) {
+        let old = self.snapshot.load_full();
+        let new = Snapshot::build(upstreams, routes, access_log, &self.secret, &self.metrics, Some(&old));
+        let stays =
+            |worker: &Worker| new.workers().any(|one| one.upstream == worker.upstream && one.name == worker.name);
+        for gone in old.workers().filter(|worker| !stays(worker)) {
+            self.metrics.forget_worker(gone);
+        }
+        self.snapshot.store(Arc::new(new));
+        self.changed.notify_one();
     }
 }
 
 impl Snapshot {
-    fn build(config: &Config, secret: &[u8], metrics: &Metrics, old: Option<&Self>) -> Self {
-        let upstreams = config
-            .upstreams
-            .iter()
-            .map(|new| {
-                let before = old.and_then(|old| old.upstreams.iter().find(|before| before.config.name == new.name));
-                Arc::new(Upstream::build(new, secret, metrics, before.map(|before| &**before)))
-            })
-            .collect();
-        Self { upstreams, routes: config.routes.clone(), access_log: config.log.access }
+    fn build<'a>(
+        upstreams: impl Iterator<Item = &'a config::Upstream> + Clone,
+        routes: Vec<config::Route>,
+        access_log: bool,
+        secret: &[u8],
+        metrics: &Metrics,
+        old: Option<&Self>,
+    ) -> Self {
+        let before: Vec<_> = old.iter().flat_map(|old| &old.upstreams).collect();
+        let known = |name: &str| before.iter().find(|one| one.config.name == name).copied();
+        let mut live: Vec<_> =
+            upstreams.clone().map(|new| Upstream::follow(new, secret, metrics, known(&new.name))).collect();
+        // Behind the others: routes point to those by their place in the file.
+        let dropped = before.iter().filter(|one| !upstreams.clone().any(|new| new.name == one.config.name));
+        live.extend(dropped.filter_map(|one| one.retire(secret, metrics)));
+        Self { upstreams: live, routes, access_log }
+    }
+
+    /// The upstreams the file names, in its order.
+    fn named(&self) -> impl Iterator<Item = &config::Upstream> + Clone {
+        self.upstreams.iter().filter(|upstream| !upstream.removed).map(|upstream| &upstream.config)
+    }
+
+    /// Every worker, the removed ones that still have sessions included.
+    pub fn workers(&self) -> impl Iterator<Item = &Arc<Worker>> {
+        self.upstreams.iter().flat_map(|upstream| &upstream.members).map(|member| &member.worker)
     }
 }
 

@@ -46,6 +46,21 @@ pub struct Inherited {
     pub address: SocketAddr,
 }
 
+impl Inherited {
+    /// The same socket, on a descriptor of its own.
+    ///
+    /// # Errors
+    /// There are no more descriptors.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { name: self.name.clone(), socket: self.socket.try_clone()?, address: self.address })
+    }
+
+    /// It, as a mistake: nobody would accept from it.
+    pub fn unmatched(&self) -> SocketError {
+        SocketError::Unmatched(self.address, self.name.clone())
+    }
+}
+
 /// Why the sockets we were started with are of no use.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
@@ -103,23 +118,20 @@ fn inherit() -> Result<Vec<Inherited>, SocketError> {
 }
 
 /// Which listener gets which inherited socket, in the order of the listeners: by name, else by address. `None` binds one
-/// of its own.
+/// of its own. What no listener is meant by stays in `given`.
 ///
 /// # Errors
-/// A socket is left, or a name does not tell which.
-pub fn assign(listeners: &[Listener], mut given: Vec<Inherited>) -> Result<Vec<Option<Inherited>>, SocketError> {
-    let mut assigned: Vec<_> = listeners.iter().map(|_| None).collect();
+/// A name does not tell which.
+pub fn choose(listeners: &[&Listener], given: &mut Vec<Inherited>) -> Result<Vec<Option<Inherited>>, SocketError> {
+    let mut chosen: Vec<_> = listeners.iter().map(|_| None).collect();
     // Names first: a named socket may be on an address that would fit another listener, too.
-    for (listener, slot) in listeners.iter().zip(&mut assigned) {
-        *slot = listener.name.as_ref().map_or(Ok(None), |name| by_name(listener, name, &mut given))?;
+    for (listener, slot) in listeners.iter().zip(&mut chosen) {
+        *slot = listener.name.as_ref().map_or(Ok(None), |name| by_name(listener, name, given))?;
     }
-    for (listener, slot) in listeners.iter().zip(&mut assigned).filter(|(_, slot)| slot.is_none()) {
-        *slot = by_address(listener, |_| true, &mut given);
+    for (listener, slot) in listeners.iter().zip(&mut chosen).filter(|(_, slot)| slot.is_none()) {
+        *slot = by_address(listener, |_| true, given);
     }
-    match given.into_iter().next() {
-        Some(left) => Err(SocketError::Unmatched(left.address, left.name)),
-        None => Ok(assigned),
-    }
+    Ok(chosen)
 }
 
 fn by_name(listener: &Listener, name: &str, given: &mut Vec<Inherited>) -> Result<Option<Inherited>, SocketError> {
@@ -268,10 +280,12 @@ async fn all_beat(pulses: &[Pulse], seen: &[u32]) {
 /// `4 workers up of 5, 1,203 sessions`, with a failed reload before it.
 fn status(shared: &Shared, failure: Option<&str>) -> String {
     let (mut up, mut all, mut sessions) = (0_usize, 0_usize, 0_u64);
-    for member in shared.snapshot.load().upstreams.iter().flat_map(|upstream| &upstream.members) {
-        all += 1;
-        up += usize::from(member.worker.health() == Health::Up);
-        sessions += u64::from(member.worker.sessions());
+    for worker in shared.snapshot.load().workers() {
+        // A removed one is nobody's loss, but its sessions live.
+        let counts = !worker.admin.is_removed();
+        all += usize::from(counts);
+        up += usize::from(counts && worker.health() == Health::Up);
+        sessions += u64::from(worker.sessions());
     }
     let plural = if sessions == 1 { "" } else { "s" };
     let counts = format!("{up} workers up of {all}, {} session{plural}", thousands(sessions));
@@ -304,6 +318,12 @@ mod tests {
     fn inherited(address: &str, name: &str) -> Inherited {
         let socket = TcpListener::bind(address).unwrap();
         Inherited { name: name.to_owned(), address: socket.local_addr().unwrap(), socket }
+    }
+
+    /// All of them chosen.
+    fn assign(listeners: &[Listener], mut given: Vec<Inherited>) -> Result<Vec<Option<Inherited>>, SocketError> {
+        let chosen = choose(&listeners.iter().collect::<Vec<_>>(), &mut given)?;
+        given.first().map_or(Ok(chosen), |left| Err(left.unmatched()))
     }
 
     fn names(assigned: &[Option<Inherited>]) -> Vec<Option<&str>> {

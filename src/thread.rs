@@ -70,6 +70,8 @@ pub enum Order {
     GoOn,
     /// It was silent for longer than its limit.
     Idle,
+    /// Its listener was removed: finish what is under way, then close. A tunnel is not told.
+    Leave,
     /// stickyd stops: finish what is under way, then close. A tunnel says 1001.
     Stop,
     /// The time to finish is over.
@@ -88,7 +90,11 @@ pub struct Live {
     tunnel: Cell<bool>,
     /// No request has begun on it.
     fresh: Cell<bool>,
+    listener_removed: Removed,
 }
+
+/// Set, for all connections of a listener on one thread, once a reload has removed it.
+pub type Removed = Rc<Cell<bool>>;
 
 impl Live {
     /// What it is told now.
@@ -108,8 +114,12 @@ impl Live {
     /// A request has begun.
     pub fn begin(&self, stopping: bool) {
         self.limit.set(0);
-        if self.fresh.replace(false) && stopping {
-            self.tell(Order::Stop);
+        if self.fresh.replace(false) {
+            if stopping {
+                self.tell(Order::Stop);
+            } else if self.listener_removed.get() {
+                self.tell(Order::Leave);
+            }
         }
     }
 
@@ -118,9 +128,13 @@ impl Live {
         self.limit.set(seconds);
     }
 
-    /// From now on it is a tunnel, which has longer to end than a request, and its own limit of silence.
+    /// From now on it is a tunnel, which has longer to end than a request, and its own limit of silence. It outlives its
+    /// listener.
     pub fn become_tunnel(&self, limit: u32) {
         self.tunnel.set(true);
+        if self.order.get() == Order::Leave {
+            self.order.set(Order::GoOn);
+        }
         self.limit.set(limit);
         self.touch();
     }
@@ -138,7 +152,7 @@ impl Live {
         poll_fn(|cx| {
             self.watch(cx.waker());
             match self.order.get() {
-                Order::GoOn | Order::Stop => Poll::Pending,
+                Order::GoOn | Order::Leave | Order::Stop => Poll::Pending,
                 Order::Idle | Order::Cut => Poll::Ready(()),
             }
         })
@@ -203,7 +217,7 @@ impl Thread {
     }
 
     /// Puts a client connection on the list, with `limit` seconds of silence allowed.
-    pub fn register(self: &Rc<Self>, limit: u32) -> Registered {
+    pub fn register(self: &Rc<Self>, limit: u32, listener_removed: &Removed) -> Registered {
         let live = Rc::new(Live {
             order: Cell::new(Order::GoOn),
             waker: RefCell::default(),
@@ -212,6 +226,7 @@ impl Thread {
             limit: Cell::new(limit),
             tunnel: Cell::new(false),
             fresh: Cell::new(true),
+            listener_removed: listener_removed.clone(),
         });
         let index = self.live.borrow_mut().insert(live.clone());
         self.shared.clients.fetch_add(1, Relaxed);
@@ -226,6 +241,16 @@ impl Thread {
         for (_, live) in &*self.live.borrow() {
             if with_fresh || !live.fresh.get() {
                 live.tell(Order::Stop);
+            }
+        }
+    }
+
+    /// Connections of removed listeners are told so; tunnels are not, and those without a request yet are with their first.
+    pub fn leave(&self) {
+        for (_, live) in &*self.live.borrow() {
+            let goes_on = matches!(live.order(), Order::GoOn | Order::Idle);
+            if goes_on && live.listener_removed.get() && !live.tunnel.get() && !live.fresh.get() {
+                live.tell(Order::Leave);
             }
         }
     }
@@ -286,10 +311,12 @@ impl Thread {
             match live.order.get() {
                 Order::GoOn if limit != 0 && silent > limit => live.tell(Order::Idle),
                 // Half a head: hyper would wait for the rest of it for ever. A tunnel has a deadline of its own.
-                Order::Idle if limit != 0 && !live.tunnel.get() && silent > limit.saturating_add(LINGER_S) => {
+                Order::Idle | Order::Leave
+                    if limit != 0 && !live.tunnel.get() && silent > limit.saturating_add(LINGER_S) =>
+                {
                     live.tell(Order::Cut);
                 }
-                Order::GoOn | Order::Idle | Order::Stop | Order::Cut => {}
+                Order::GoOn | Order::Idle | Order::Leave | Order::Stop | Order::Cut => {}
             }
         }
     }
@@ -305,7 +332,7 @@ mod tests {
     fn half_a_head_is_cut_a_request_under_way_is_not() {
         let config = config::for_command_line(&["127.0.0.1:8000".into()], &["127.0.0.1:8001".into()]).unwrap();
         let thread = Thread::new(Shared::new(&config, vec![1; 32], Keys::random().unwrap()));
-        let (waiting, busy) = (thread.register(75), thread.register(0));
+        let (waiting, busy) = (thread.register(75, &Removed::default()), thread.register(0, &Removed::default()));
         let began = waiting.since.get();
         thread.find_idle(began + 76);
         assert_eq!((waiting.order(), busy.order()), (Order::Idle, Order::GoOn));

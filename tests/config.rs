@@ -107,7 +107,7 @@ fn two_tables_are_a_configuration_and_the_rest_has_defaults() {
     let config = good(HEAD);
     assert_eq!((&config.secret, &config.state_dir, &config.routes), (&None, &None, &Vec::new()));
     assert!((1..=256).contains(&config.threads));
-    assert_eq!((config.limits, config.log), (Limits::default(), Log::default()));
+    assert_eq!((config.limits, config.log, config.watch), (Limits::default(), Log::default(), true));
     assert_eq!((config.admin.address, config.admin.token), (AdminAddress::None, None));
     let listener = &config.listeners[0];
     assert_eq!(

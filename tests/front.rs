@@ -9,6 +9,8 @@ mod clients;
 mod proxy_protocol;
 #[path = "front/redirect.rs"]
 mod redirect;
+#[path = "front/rotation.rs"]
+mod rotation;
 #[path = "front/workers.rs"]
 mod workers;
 #[path = "front/wss.rs"]

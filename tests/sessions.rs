@@ -4,6 +4,7 @@ mod affinity_cookie;
 mod bodies;
 mod by_hand;
 mod clients;
+mod come_and_go;
 mod foreign;
 mod hostile;
 mod hung;

@@ -17,6 +17,7 @@ mod bytes;
 mod counts;
 mod ends;
 mod idle;
+mod lives;
 mod stop;
 mod upgrade;
 

@@ -216,11 +216,19 @@ async fn metrics(State(api): State<Api>) -> impl IntoResponse {
 }
 
 async fn status(State(api): State<Api>) -> Json<Value> {
-    let shared = &api.shared;
+    let (shared, config) = (&api.shared, api.shared.config.now());
     Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
         "uptime_s": shared.started.elapsed().as_secs(),
+        "config": {
+            "file": config.file,
+            "loaded_at": humantime::format_rfc3339_millis(config.loaded).to_string(),
+            "generation": config.generation,
+            "error": config.error,
+            "needs_restart": config.needs_restart,
+        },
+        "listeners": config.listeners,
         "client_connections": shared.clients.load(std::sync::atomic::Ordering::Relaxed),
         "pins": { "held": shared.pins.len(), "limit": shared.pins.capacity() },
         "replay_bytes": { "held": shared.replay.held(), "limit": shared.limits.replay_bytes },
@@ -239,7 +247,7 @@ async fn workers(State(api): State<Api>) -> Json<Value> {
                 "address": worker.address.to_string(),
                 "weight": member.weight,
                 "health": worker.health().word(),
-                "admin": worker.admin_word(),
+                "admin": worker.admin.word(),
                 "takes_new": worker.takes_new(),
                 "serves": worker.serves(),
                 "generation": worker.generation(),
@@ -256,7 +264,10 @@ async fn reload(State(api): State<Api>) -> impl IntoResponse {
     let (sender, outcome) = oneshot::channel();
     let asked = api.reload.send(sender).await.is_ok();
     match outcome.await {
-        Ok(Ok(waiting)) if asked => (StatusCode::OK, Json(json!({ "reloaded": true, "needs_restart": waiting }))),
+        Ok(Ok(done)) if asked => {
+            let said = json!({ "reloaded": true, "needs_restart": done.needs_restart, "warnings": done.warnings });
+            (StatusCode::OK, Json(said))
+        }
         Ok(Err(errors)) => (StatusCode::UNPROCESSABLE_ENTITY, Json(json!({ "reloaded": false, "error": errors }))),
         _ => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "reloaded": false, "error": "stickyd is stopping" }))),
     }

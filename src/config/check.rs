@@ -1,6 +1,6 @@
 //! From text to [`Config`]: reads every table, then checks what needs several of them. All errors at once.
 //!
-//! Entry points: [`load`] (a file), [`parse`] (a text), [`for_command_line`] (no file at all). Each table has its
+//! Entry points: [`parse`] (a text), [`for_command_line`] (no file at all); for files see `load`. Each table has its
 //! function here except listeners, upstreams, workers and routes, which have files of their own. Leaves out what only the running system
 //! can tell (an address in use, a worker that does not answer).
 
@@ -14,6 +14,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::error::{Diagnostic, Errors, Report, Span};
 use super::file::{Item, Section, Text};
+use super::sources::Noted;
 use super::upstream::Read;
 use super::workers::Entry;
 use super::{
@@ -30,20 +31,8 @@ pub(super) struct Context<'a> {
     /// Absolute; relative paths begin here.
     pub(super) base: PathBuf,
     pub(super) resolve: Resolve<'a>,
-}
-
-/// Reads and checks a file. Warnings go to the log.
-pub fn load(path: &Path) -> Result<Config, Errors> {
-    load_with_warnings(path).map(log_warnings)
-}
-
-/// Reads and checks a file; for callers that print warnings themselves, or have no log yet.
-pub fn load_with_warnings(path: &Path) -> Result<(Config, Vec<Diagnostic>), Errors> {
-    let unread = |reason: String| Errors::of_file(format!("cannot read {}: {reason}", path.display()));
-    let bytes = files::read(path).map_err(unread)?;
-    let text = String::from_utf8(bytes)
-        .map_err(|error| unread(format!("it is not UTF-8 at byte {}", error.utf8_error().valid_up_to())))?;
-    parse_with(&text, path, &lookup)
+    /// Every file that was looked for.
+    pub(super) noted: &'a Noted,
 }
 
 /// Checks the text of a configuration; `file` is its name in messages, and relative paths begin in its folder.
@@ -53,8 +42,18 @@ pub fn parse(text: &str, file: &Path) -> Result<Config, Errors> {
 
 /// [`parse`] with the warnings and with another resolver.
 pub fn parse_with(text: &str, file: &Path, resolve: Resolve<'_>) -> Result<(Config, Vec<Diagnostic>), Errors> {
+    parse_noting(text, file, resolve, &Noted::default())
+}
+
+/// The same; what it reads besides is noted.
+pub(super) fn parse_noting(
+    text: &str,
+    file: &Path,
+    resolve: Resolve<'_>,
+    noted: &Noted,
+) -> Result<(Config, Vec<Diagnostic>), Errors> {
     let report = Report::new(file.display().to_string(), text);
-    let context = Context { report: &report, base: base(file.parent()), resolve };
+    let context = Context { report: &report, base: base(file.parent()), resolve, noted };
     let config = file::root(&report).map(|root| read(&context, root));
     conclude(report, config)
 }
@@ -64,7 +63,7 @@ pub fn parse_with(text: &str, file: &Path, resolve: Resolve<'_>) -> Result<(Conf
 pub fn for_command_line(listen: &[String], workers: &[String]) -> Result<Config, Errors> {
     let (line, listen, workers) = written(listen, workers);
     let report = Report::new("command line".to_owned(), &line);
-    let context = Context { report: &report, base: base(None), resolve: &lookup };
+    let context = Context { report: &report, base: base(None), resolve: &lookup, noted: &Noted::default() };
     let listeners: Vec<_> = listen
         .iter()
         .filter_map(|text| Some((Listener::plain(workers::socket(&context, text)?), text.span.clone())))
@@ -85,6 +84,7 @@ pub fn for_command_line(listen: &[String], workers: &[String]) -> Result<Config,
     let config = Config {
         secret: None,
         state_dir: None,
+        watch: false,
         threads: cores(),
         listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
         upstreams: upstreams.into_iter().map(|read| read.upstream).collect(),
@@ -115,7 +115,8 @@ fn written(listen: &[String], workers: &[String]) -> (String, Vec<Text>, Vec<Tex
 
 fn read(context: &Context<'_>, mut root: Section<'_>) -> Config {
     let secret = secret(context, &mut root);
-    let state_dir = root.text("state_dir", "a path").map(|text| context.base.join(text.value));
+    let state_dir = state_dir(context, &mut root);
+    let watch = root.take("watch").and_then(Item::boolean).unwrap_or(true);
     let threads = root.integer("threads", 1..=256).unwrap_or_else(cores);
     let listeners = listener::all(context, &mut root);
     let upstreams = upstreams(context, &mut root);
@@ -130,6 +131,7 @@ fn read(context: &Context<'_>, mut root: Section<'_>) -> Config {
     Config {
         secret,
         state_dir,
+        watch,
         threads,
         listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
         upstreams: upstreams.into_iter().map(|read| read.upstream).collect(),
@@ -138,6 +140,10 @@ fn read(context: &Context<'_>, mut root: Section<'_>) -> Config {
         limits,
         log,
     }
+}
+
+pub(super) fn state_dir(context: &Context<'_>, root: &mut Section<'_>) -> Option<PathBuf> {
+    root.text("state_dir", "a path").map(|text| context.base.join(text.value))
 }
 
 fn secret(context: &Context<'_>, root: &mut Section<'_>) -> Option<Secret> {
@@ -176,7 +182,7 @@ fn upstreams(context: &Context<'_>, root: &mut Section<'_>) -> Vec<Read> {
     named.into_iter().filter_map(|(name, item)| upstream::read(context, name, item)).collect()
 }
 
-fn admin(context: &Context<'_>, root: &mut Section<'_>, state_dir: Option<&Path>) -> Admin {
+pub(super) fn admin(context: &Context<'_>, root: &mut Section<'_>, state_dir: Option<&Path>) -> Admin {
     let default = state_dir.map_or(AdminAddress::None, |dir| AdminAddress::Unix(dir.join("admin.sock")));
     let Some(mut section) = root.section("admin", "a table") else { return Admin { address: default, token: None } };
     let text = section.text("address", "an address such as \"127.0.0.1:9145\" or \"unix:/run/stickyd/admin.sock\"");
@@ -296,14 +302,14 @@ fn conclude(report: Report<'_>, config: Option<Config>) -> Result<(Config, Vec<D
     config.map(|config| (config, warnings)).ok_or_else(|| Errors::of_file("no configuration was read".to_owned()))
 }
 
-fn log_warnings((config, warnings): (Config, Vec<Diagnostic>)) -> Config {
+pub(super) fn log_warnings((config, warnings): (Config, Vec<Diagnostic>)) -> Config {
     for warning in warnings {
         tracing::warn!("{}", warning.one_line());
     }
     config
 }
 
-fn base(folder: Option<&Path>) -> PathBuf {
+pub(super) fn base(folder: Option<&Path>) -> PathBuf {
     let folder = folder.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned())
 }
@@ -313,6 +319,6 @@ fn cores() -> usize {
 }
 
 /// The system's resolver; blocks, which is why configurations are loaded on a thread of their own.
-fn lookup(name: &str) -> io::Result<Vec<IpAddr>> {
+pub(super) fn lookup(name: &str) -> io::Result<Vec<IpAddr>> {
     Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
 }

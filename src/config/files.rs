@@ -33,6 +33,12 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     if bytes.len() as u64 > MAX_FILE { Err("it is larger than 1 MiB".to_owned()) } else { Ok(bytes) }
 }
 
+/// The admin listener's token in a file, for whoever has to bear it.
+pub fn token(path: &Path) -> Result<Secret, String> {
+    let bytes = read(path).map_err(|reason| format!("error: cannot read {}: {reason}", path.display()))?;
+    Ok(Secret(bytes.trim_ascii().to_vec()))
+}
+
 /// The secret in a file, without the white space around it (editors and `openssl rand` end it with a newline).
 pub(super) fn secret(context: &Context<'_>, path: &Text) -> Option<Secret> {
     let bytes = named(context, path)?;
@@ -127,7 +133,7 @@ pub(super) fn matched(
 
 fn named(context: &Context<'_>, path: &Text) -> Option<Vec<u8>> {
     let full = context.base.join(&path.value);
-    match read(&full) {
+    match context.noted.read(&full) {
         Ok(bytes) => Some(bytes),
         Err(reason) => {
             let message = format!("cannot read {}: {reason}", full.display());

@@ -10,7 +10,9 @@ mod file;
 mod files;
 mod health;
 mod listener;
+mod load;
 mod routes;
+mod sources;
 mod tls;
 mod upstream;
 mod values;
@@ -25,9 +27,12 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-pub use check::{Resolve, for_command_line, load, load_with_warnings, parse, parse_with};
+pub use check::{Resolve, for_command_line, parse, parse_with};
 pub use error::{Diagnostic, Errors, Line, Place, Severity};
+pub use files::token;
 pub use health::{Expected, Health, HealthKind, Target};
+pub use load::{Loaded, load, load_admin, load_noting, load_with_warnings};
+pub use sources::{Look, Sources};
 pub use tls::{Certificate, ClientAuth, Tls};
 pub(crate) use values::digits;
 pub use worker_tls::WorkerTls;
@@ -40,9 +45,11 @@ pub struct Config {
     pub secret: Option<Secret>,
     /// Where stickyd keeps its secret and its admin socket. Needs a restart.
     pub state_dir: Option<PathBuf>,
+    /// Reload by itself when the file, or one it names, changes; default on. Reloaded.
+    pub watch: bool,
     /// Data threads, 1..=256. Default: one per core. Needs a restart.
     pub threads: usize,
-    /// Addresses to accept on; at least one. Needs a restart.
+    /// Addresses to accept on; at least one. Reloaded.
     pub listeners: Vec<Listener>,
     /// Pools of workers; at least one, names unique. Reloaded.
     pub upstreams: Vec<Upstream>,
@@ -52,7 +59,7 @@ pub struct Config {
     pub admin: Admin,
     /// Bounds. Needs a restart.
     pub limits: Limits,
-    /// Logging. `access` is reloaded.
+    /// Logging. Reloaded.
     pub log: Log,
 }
 
@@ -63,10 +70,8 @@ impl Config {
             ("secret", self.secret != new.secret),
             ("state_dir", self.state_dir != new.state_dir),
             ("threads", self.threads != new.threads),
-            ("[[listener]]", self.listeners != new.listeners),
             ("[admin]", self.admin != new.admin),
             ("[limits]", self.limits != new.limits),
-            ("[log] level", self.log.level != new.log.level),
         ];
         changed.into_iter().filter(|(_, changed)| *changed).map(|(what, _)| what).collect()
     }
@@ -120,7 +125,7 @@ pub struct Redirect {
 pub struct Upstream {
     /// `[a-z0-9_-]{1,32}`; part of the cookie's name and of every metric.
     pub name: String,
-    /// At least one; addresses and names unique inside the upstream.
+    /// At least one, unless the file says that none is meant (`allow_empty`); addresses and names unique inside the upstream.
     pub workers: Vec<Worker>,
     /// Facts of a request that choose a worker, in order; never empty.
     pub affinity: Vec<Affinity>,
@@ -200,6 +205,17 @@ pub enum AdminState {
     Drain,
     /// Serves nothing.
     Maint,
+}
+
+impl AdminState {
+    /// The word for it in the file, metrics and logs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Drain => "drain",
+            Self::Maint => "maint",
+        }
+    }
 }
 
 /// A fact of a request that chooses a worker.

@@ -83,14 +83,17 @@ fn check_name(context: &Context<'_>, name: &Text) {
 fn entries(section: &mut Section<'_>) -> Vec<Entry> {
     let (report, at, label) = (section.report, section.span.clone(), section.label.clone());
     let example = "write workers = [\"127.0.0.1:3001-3004\"]";
+    // Without it, a template that went wrong would take the whole application off the net.
+    let allow_empty = section.take("allow_empty").and_then(Item::boolean).unwrap_or(false);
     let Some(item) = section.take("workers") else {
         report.error_help(&at, format!("{label} needs `workers`"), example);
         return Vec::new();
     };
     let at = item.span.clone();
     let Some(items) = item.list("a list such as [\"127.0.0.1:3001-3004\"]", "a worker") else { return Vec::new() };
-    if items.is_empty() {
-        report.error_help(&at, format!("{label} has no worker"), example);
+    if items.is_empty() && !allow_empty {
+        let help = "if that is meant, write allow_empty = true: all its requests are answered with 503";
+        report.error_help(&at, format!("{label} has no worker"), help);
     }
     items.into_iter().filter_map(entry).collect()
 }

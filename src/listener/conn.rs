@@ -85,7 +85,7 @@ pub struct Secured {
 
 /// Serves a connection to its end.
 pub async fn serve(thread: Rc<Thread>, listener: Rc<Listener>, mut stream: TcpStream, peer: SocketAddr) {
-    let live = thread.register(IDLE_S);
+    let live = thread.register(IDLE_S, &listener.removed);
     let peer_ip = peer.ip().to_canonical();
     let mut who = Peer { ip: peer_ip, trusted: listener.trusts(peer_ip) };
     let deadline = Instant::now() + thread.shared.limits.handshake_timeout;
@@ -193,7 +193,7 @@ async fn in_time<T>(live: &Registered, deadline: Instant, step: impl Future<Outp
         live.watch(cx.waker());
         match live.order() {
             Order::Cut => Poll::Ready(None),
-            Order::GoOn | Order::Stop | Order::Idle => step.as_mut().poll(cx).map(Some),
+            Order::GoOn | Order::Stop | Order::Idle | Order::Leave => step.as_mut().poll(cx).map(Some),
         }
     });
     done.await.ok_or(io::ErrorKind::Interrupted)?.map_err(|_| io::ErrorKind::TimedOut)?
@@ -241,7 +241,7 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo) {
         match conn.order(cx) {
             Order::GoOn => Poll::Pending,
             Order::Cut => Poll::Ready(None),
-            Order::Stop | Order::Idle => {
+            Order::Stop | Order::Idle | Order::Leave => {
                 Pin::new(&mut http).graceful_shutdown();
                 Pin::new(&mut http).poll(cx).map(Some)
             }

@@ -1,12 +1,13 @@
 //! Addresses we accept on: bound once so that "already in use" is an error, then once more per thread.
 //!
 //! Every data thread has a socket of its own on each address (SO_REUSEPORT), so the kernel spreads connections and no
-//! lock is shared. Options clients' sockets need are set on the listening socket: accepted ones inherit them, which saves
+//! lock is shared. A reload changes them by value: `set`. Options clients' sockets need are set on the listening socket: accepted ones inherit them, which saves
 //! a system call each (data-plane study §0.7).
 
 mod client_certificate;
 pub mod conn;
 mod proxy_protocol;
+mod set;
 pub mod tls;
 
 use std::io;
@@ -15,16 +16,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, Cache};
 use hyper::header::HeaderValue;
 use ipnet::IpNet;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::config::{self, Redirect};
-use crate::thread::Thread;
+use crate::thread::{Removed, Thread};
 
 pub use client_certificate::ClientCertificate;
+pub use set::{Going, Part, Plan, Set, SetError};
+
 use tls::Terms;
 
 /// Connections the kernel holds for us; it cuts this to net.core.somaxconn.
@@ -41,10 +47,12 @@ const KEEPALIVE: TcpKeepalive =
 /// After an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// A listener as its connections see it, on one thread.
+/// A listener as its connections see it, on one thread: with the settings it had when they were accepted.
 pub struct Listener {
     /// Its port as a field value.
     pub port_value: HeaderValue,
+    /// Set once a reload has removed it.
+    pub removed: Removed,
     settings: Arc<Settings>,
 }
 
@@ -65,7 +73,7 @@ impl Listener {
     }
 }
 
-/// What a reload may change of a listener without touching its sockets.
+/// What a reload changes of a listener without touching its sockets: connections accepted from then on have the new ones.
 struct Settings {
     tls: Option<Arc<Terms>>,
     proxy_protocol: bool,
@@ -88,6 +96,12 @@ impl Settings {
             label: config.name.clone().unwrap_or_else(|| config.address.to_string()),
         })
     }
+
+    /// Until when its certificates are valid, as metrics want it: listener, name, seconds since 1970.
+    fn expiries(&self) -> impl Iterator<Item = (&str, &str, u64)> {
+        let all = self.tls.iter().flat_map(|tls| tls.expiries());
+        all.map(|(name, until)| (self.label.as_str(), name.as_str(), *until))
+    }
 }
 
 /// A listener with a bound socket for each thread.
@@ -95,7 +109,10 @@ pub struct Bound {
     /// Where, with the port the kernel gave for port 0.
     pub address: SocketAddr,
     sockets: Vec<std::net::TcpListener>,
-    settings: Arc<Settings>,
+    settings: Arc<ArcSwap<Settings>>,
+    removed: CancellationToken,
+    /// The threads that still accept.
+    accepting: TaskTracker,
 }
 
 /// Why a listener cannot be had.
@@ -109,16 +126,19 @@ pub enum BindError {
     Tls(SocketAddr, rustls::Error),
 }
 
-/// Binds a listener's address for `threads` threads.
+/// Binds a listener's address for `threads` threads. `shared`: another listener of ours, which is about to go, may be in
+/// the way (0.0.0.0 of 127.0.0.1, on one port).
 ///
 /// # Errors
 /// The address is in use or not ours; the certificate does not serve.
-pub fn bind(config: &config::Listener, threads: usize) -> Result<Bound, BindError> {
+fn bind(config: &config::Listener, threads: usize, shared: bool) -> Result<Bound, BindError> {
     let failed = |error| BindError::Socket(config.address, error);
     // Without SO_REUSEPORT first: with it, another process of the same user would silently share our clients.
-    let first = socket(config.address, false).map_err(failed)?;
-    let address = first.local_addr().map_err(failed)?.as_socket().unwrap_or(config.address);
-    drop(first);
+    let address = match socket(config.address, false) {
+        Ok(first) => first.local_addr().map_err(failed)?.as_socket().unwrap_or(config.address),
+        Err(error) if shared && error.kind() == io::ErrorKind::AddrInUse => config.address,
+        Err(error) => return Err(failed(error)),
+    };
     let mut sockets = Vec::with_capacity(threads);
     for _ in 0..threads {
         let socket = socket(address, true).map_err(failed)?;
@@ -133,7 +153,7 @@ pub fn bind(config: &config::Listener, threads: usize) -> Result<Bound, BindErro
 ///
 /// # Errors
 /// The certificate does not serve; the socket takes none of the options ours have.
-pub fn adopt(config: &config::Listener, given: &std::net::TcpListener, threads: usize) -> Result<Bound, BindError> {
+fn adopt(config: &config::Listener, given: &std::net::TcpListener, threads: usize) -> Result<Bound, BindError> {
     let failed = |error| BindError::Socket(config.address, error);
     let address = given.local_addr().map_err(failed)?;
     let socket = SockRef::from(given);
@@ -149,7 +169,9 @@ fn finish(
     address: SocketAddr,
     sockets: Vec<std::net::TcpListener>,
 ) -> Result<Bound, BindError> {
-    Ok(Bound { address, sockets, settings: Arc::new(Settings::of(config, None)?) })
+    let settings = Arc::new(ArcSwap::from_pointee(Settings::of(config, None)?));
+    let (removed, accepting) = (CancellationToken::new(), TaskTracker::new());
+    Ok(Bound { address, sockets, settings, removed, accepting })
 }
 
 fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
@@ -173,43 +195,37 @@ fn options(socket: &Socket) -> io::Result<()> {
 
 impl Bound {
     /// One thread's part: its socket, and what its connections need.
-    pub fn take(&mut self) -> Option<(std::net::TcpListener, ListenerPart)> {
-        let part = ListenerPart { address: self.address, settings: self.settings.clone() };
+    fn take(&mut self) -> Option<(std::net::TcpListener, ListenerPart)> {
+        let part = ListenerPart {
+            address: self.address,
+            settings: self.settings.clone(),
+            removed: self.removed.clone(),
+            _accepting: self.accepting.token(),
+        };
         Some((self.sockets.pop()?, part))
     }
-
-    /// Until when its certificates are valid, as metrics want it: listener, name, seconds since 1970.
-    pub fn expiries(&self) -> impl Iterator<Item = (&str, &str, u64)> {
-        let all = self.settings.tls.iter().flat_map(|tls| tls.expiries());
-        all.map(|(name, until)| (self.settings.label.as_str(), name.as_str(), *until))
-    }
 }
 
-/// What a thread builds its [`Listener`] from; goes to the thread, the listener itself stays on it.
+/// What a thread accepts with; goes to the thread, the [`Listener`] it builds stays on it.
 pub struct ListenerPart {
     address: SocketAddr,
-    settings: Arc<Settings>,
+    settings: Arc<ArcSwap<Settings>>,
+    removed: CancellationToken,
+    _accepting: TaskTrackerToken,
 }
 
-impl ListenerPart {
-    /// The thread's own listener.
-    pub fn build(self) -> Rc<Listener> {
-        Rc::new(Listener { port_value: HeaderValue::from(self.address.port()), settings: self.settings })
-    }
-}
-
-/// Accepts until `stop`, then takes what the kernel already holds for us, and ends.
-pub async fn accept(thread: Rc<Thread>, listener: Rc<Listener>, socket: TcpListener, stop: CancellationToken) {
+/// Accepts until `stop` or until the listener is removed, then takes what the kernel already holds for us, and ends.
+pub async fn accept(thread: Rc<Thread>, part: ListenerPart, socket: TcpListener, stop: CancellationToken) {
+    let mut door = Door::new(thread, &part);
     loop {
         let accepted = tokio::select! {
             biased;
             accepted = socket.accept() => accepted,
             () = stop.cancelled() => break,
+            () = part.removed.cancelled() => break,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                thread.tasks.spawn_local(conn::serve(thread.clone(), listener.clone(), stream, peer));
-            }
+            Ok((stream, peer)) => door.welcome(stream, peer),
             Err(error) => refused(error).await,
         }
     }
@@ -219,7 +235,49 @@ pub async fn accept(thread: Rc<Thread>, listener: Rc<Listener>, socket: TcpListe
         if stream.set_nonblocking(true).is_ok()
             && let Ok(stream) = tokio::net::TcpStream::from_std(stream)
         {
-            thread.tasks.spawn_local(conn::serve(thread.clone(), listener.clone(), stream, peer));
+            door.welcome(stream, peer);
+        }
+    }
+    if part.removed.is_cancelled() {
+        door.removed.set(true);
+        door.thread.leave();
+    }
+}
+
+/// Where a thread's connections of one listener come in.
+struct Door {
+    thread: Rc<Thread>,
+    port_value: HeaderValue,
+    removed: Removed,
+    settings: Cache<Arc<ArcSwap<Settings>>, Arc<Settings>>,
+    /// As of the last settings.
+    listener: Option<Rc<Listener>>,
+}
+
+impl Door {
+    fn new(thread: Rc<Thread>, part: &ListenerPart) -> Self {
+        let (settings, port_value) = (Cache::new(part.settings.clone()), HeaderValue::from(part.address.port()));
+        Self { thread, port_value, removed: Removed::default(), settings, listener: None }
+    }
+
+    fn welcome(&mut self, stream: tokio::net::TcpStream, peer: SocketAddr) {
+        let listener = self.listener();
+        self.thread.tasks.spawn_local(conn::serve(self.thread.clone(), listener, stream, peer));
+    }
+
+    /// With the settings of now.
+    fn listener(&mut self) -> Rc<Listener> {
+        let settings = self.settings.load();
+        match &self.listener {
+            Some(listener) if Arc::ptr_eq(&listener.settings, settings) => listener.clone(),
+            _ => {
+                let listener = Rc::new(Listener {
+                    port_value: self.port_value.clone(),
+                    removed: self.removed.clone(),
+                    settings: settings.clone(),
+                });
+                self.listener.insert(listener).clone()
+            }
         }
     }
 }
@@ -256,7 +314,7 @@ mod tests {
 
     #[test]
     fn accepted_sockets_inherit_the_listeners_options() {
-        has_our_options(bind(&loopback(), 1).unwrap());
+        has_our_options(bind(&loopback(), 1, false).unwrap());
     }
 
     #[test]
@@ -269,8 +327,8 @@ mod tests {
 
     #[test]
     fn an_address_in_use_is_an_error_even_for_the_same_user() {
-        let bound = bind(&loopback(), 2).unwrap();
+        let bound = bind(&loopback(), 2, false).unwrap();
         let again = config::Listener { address: bound.address, ..loopback() };
-        assert!(matches!(bind(&again, 2), Err(BindError::Socket(..))));
+        assert!(matches!(bind(&again, 2, false), Err(BindError::Socket(..))));
     }
 }

@@ -132,16 +132,17 @@ impl Body for Answer {
                     return Poll::Ready(None);
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    this.lease = None;
+                    if let Some(lease) = this.lease.take() {
+                        lease.lost();
+                    }
                     return Poll::Ready(Some(Err(error)));
                 }
                 Poll::Pending if last => break,
                 Poll::Pending => {}
             }
-            if let Some(lease) = &mut this.lease
-                && lease.poll_connection(cx).is_ready()
-            {
-                this.lease = None;
+            // Its end brings the rest of the body, or the error that the next turn finds.
+            if let Some(lease) = &mut this.lease {
+                let _ = lease.poll_connection(cx);
             }
         }
         Poll::Pending

@@ -27,7 +27,7 @@ use crate::proxy::respond::{self, Problem};
 use crate::upstream::Carried;
 use crate::upstream::connect::Lease;
 use crate::upstream::io::WorkerIo;
-use crate::upstream::worker::{Count, Session};
+use crate::upstream::worker::{Count, Established, Session};
 
 /// Seconds a tunnel may be silent both ways when nothing is known of its session: an hour, as HAProxy users set it.
 const SILENCE_UNKNOWN_S: u32 = 3_600;
@@ -51,7 +51,8 @@ struct Terms {
     bytes_up: u64,
     bytes_down: u64,
     _tunnel: Count,
-    _established: Count,
+    /// Until the worker's leg has ended.
+    established: Option<Established>,
     _session: (Option<Hold>, Option<Session>),
 }
 
@@ -70,7 +71,7 @@ pub struct Granted {
     io: WorkerIo,
     /// What the worker sent right behind its answer's head.
     first: Bytes,
-    established: Count,
+    established: Established,
 }
 
 impl Granted {
@@ -131,7 +132,7 @@ pub fn open(job: &Job, mut choice: Choice, granted: Granted, record: &mut Record
     Response::from_parts(parts, Reply::whole(Bytes::new()))
 }
 
-fn terms(job: &Job, choice: &mut Choice, established: Count) -> Box<Terms> {
+fn terms(job: &Job, choice: &mut Choice, established: Established) -> Box<Terms> {
     let hold = choice.hold.take().map(Hold::of_tunnel);
     let known = hold.as_ref().map(|hold| hold.ttl_s);
     let configured = job.upstream.config.tunnel_idle.map(whole_seconds);
@@ -143,7 +144,7 @@ fn terms(job: &Job, choice: &mut Choice, established: Count) -> Box<Terms> {
         bytes_up: 0,
         bytes_down: 0,
         _tunnel: choice.worker.tunnel(),
-        _established: established,
+        established: Some(established),
         _session: (hold, choice.seat.take()),
     })
 }

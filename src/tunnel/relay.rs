@@ -218,6 +218,7 @@ impl Relay {
     /// The worker's leg ended. Without a close frame before it the client is told 1012 (design.md §7): a bare end reads as
     /// 1006 and cannot be told from a broken network. Bytes that are no WebSocket keep their half-close.
     fn worker_left(&mut self) {
+        self.forget_connection();
         if self.down.sink == Sink::Open && self.down.observer.at_frame_boundary() {
             self.wanted = Some(CloseCode::SERVICE_RESTART);
             self.say_close();
@@ -228,6 +229,19 @@ impl Relay {
         }
         if self.is_websocket() || self.up.sink == Sink::Gone {
             self.wait_at_most(ECHO);
+        }
+    }
+
+    /// The worker's leg is no connection any more, however long the client's takes to end. Nothing had called for that where
+    /// neither side had said Close or left, and we had not.
+    fn forget_connection(&mut self) {
+        let called_for = self.down.sink != Sink::Open
+            || self.up.source_ended
+            || self.up.observer.close_seen()
+            || self.down.observer.close_seen();
+        match self.terms.established.take() {
+            Some(connection) if !called_for => connection.lost(),
+            _ => {}
         }
     }
 
@@ -275,7 +289,7 @@ impl Future for Relay {
         this.live.watch(cx.waker());
         let order = this.live.order();
         match order {
-            Order::GoOn | Order::Idle => {}
+            Order::GoOn | Order::Idle | Order::Leave => {}
             Order::Stop => this.close(CloseCode::GOING_AWAY),
             Order::Cut => return Poll::Ready(()),
         }

@@ -25,7 +25,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::io::WorkerIo;
-use super::worker::{Count, SLOW_MS, Worker};
+use super::worker::{Established, SLOW_MS, Worker};
 use crate::clock;
 use crate::config::Address;
 use crate::proxy::body::Outgoing;
@@ -37,6 +37,9 @@ const POOL_SIZE: usize = 128;
 
 /// How long an idle connection is used when the worker says nothing: Node closes at 5 s (protocols §4).
 const IDLE_MS: u64 = 4_000;
+
+/// An idle connection that ends so soon after its use was not ended by any worker's time-out for idle ones.
+const JUST_USED_MS: u64 = 1_000;
 
 /// Within this time every thread's [`sweep`] has seen that a worker refuses connects, and closed the dead ones.
 pub const FINDS_DEAD: Duration = TICK.saturating_mul(2);
@@ -96,12 +99,13 @@ fn failure(mut error: TrySendError<Request<Outgoing>>) -> Failure {
 pub struct Lease {
     connection: Connection,
     sender: SendRequest<Outgoing>,
-    established: Count,
+    established: Established,
     /// By which of its worker's links it was made.
     link: u32,
     /// Idle time after which it is not used again.
     idle_ms: u64,
     idle_since_ms: u64,
+    over: bool,
 }
 
 /// Idle connections to one worker; the most recently used last.
@@ -136,15 +140,12 @@ impl Lease {
         let mut slow = None;
         let mut timer = pin!(tokio::time::sleep(first));
         let mut answer = pin!(self.sender.try_send_request(request));
-        let mut open = true;
         let answered = poll_fn(|cx| {
-            if open && self.connection.poll_without_shutdown(cx).is_ready() {
-                open = false;
-            }
+            let over = self.poll_connection(cx).is_ready();
             if let Poll::Ready(answered) = answer.as_mut().poll(cx) {
                 return Poll::Ready(Heard::Answer(answered));
             }
-            if !open {
+            if over {
                 return Poll::Ready(Heard::End);
             }
             if timer.as_mut().poll(cx).is_pending() {
@@ -182,13 +183,31 @@ impl Lease {
                 self.idle_ms = advertised_idle(response.headers());
                 Ok((response, self))
             }
-            Err(error) => Err(failure(error)),
+            Err(error) => {
+                let failure = failure(error);
+                if matches!(failure, Failure::Broken(_)) {
+                    self.lost();
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// The worker ended it in the middle of something.
+    pub fn lost(self: Box<Self>) {
+        self.established.lost();
+    }
+
+    /// It was found to have ended while it was idle.
+    fn found_dead(self: Box<Self>, now_ms: u64) {
+        if self.idle_for(now_ms) < JUST_USED_MS {
+            self.lost();
         }
     }
 
     /// After a 101: the bare socket, what the worker already sent behind its answer's head, and the guard that counts
     /// the connection. `None`: the connection ended instead.
-    pub async fn into_tunnel(mut self: Box<Self>) -> Option<(WorkerIo, Bytes, Count)> {
+    pub async fn into_tunnel(mut self: Box<Self>) -> Option<(WorkerIo, Bytes, Established)> {
         poll_fn(|cx| self.connection.poll_without_shutdown(cx)).await.ok()?;
         let lease = *self;
         let parts = lease.connection.into_parts();
@@ -197,7 +216,9 @@ impl Lease {
 
     /// Goes on reading and writing while the answer's body is read; ready once the connection is over.
     pub fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.connection.poll_without_shutdown(cx).map(|_| ())
+        // hyper's must not be polled again after its end.
+        self.over = self.over || self.connection.poll_without_shutdown(cx).is_ready();
+        if self.over { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Puts the connection back, if it is fit for another request.
@@ -257,7 +278,7 @@ pub async fn lease(
             if matches!(error, ConnectError::Refused) {
                 let mut pools = thread.pools.borrow_mut();
                 if let Some(pool) = pools.get_mut(&worker.serial) {
-                    pool.drop_dead();
+                    pool.drop_dead(thread.now_ms());
                 }
                 drop(pools);
                 worker.connect_refused();
@@ -277,6 +298,7 @@ fn take_idle(thread: &Thread, worker: &Arc<Worker>, max_idle: u64, cx: &mut Cont
         if lease.alive(cx) {
             return Some(lease);
         }
+        lease.found_dead(now);
     }
     None
 }
@@ -293,7 +315,7 @@ async fn connect(worker: &Arc<Worker>) -> Result<Box<Lease>, ConnectError> {
         .handshake(TokioIo::new(io))
         .await
         .map_err(|error| ConnectError::Io(io::Error::other(error)))?;
-    Ok(Box::new(Lease { connection, sender, established, link, idle_ms: IDLE_MS, idle_since_ms: 0 }))
+    Ok(Box::new(Lease { connection, sender, established, link, idle_ms: IDLE_MS, idle_since_ms: 0, over: false }))
 }
 
 /// Opens a connection to `worker`, TLS included.
@@ -331,9 +353,16 @@ pub fn classify(error: io::Error) -> ConnectError {
 }
 
 impl Pool {
-    fn drop_dead(&mut self) {
+    fn drop_dead(&mut self, now_ms: u64) {
         let mut cx = Context::from_waker(Waker::noop());
-        self.0.retain_mut(|lease| lease.alive(&mut cx));
+        for dead in self.0.extract_if(.., |lease| !lease.alive(&mut cx)) {
+            dead.found_dead(now_ms);
+        }
+    }
+
+    /// Whether its longest idle connection has ended: a worker that died has ended them all.
+    fn begins_dead(&mut self) -> bool {
+        self.0.first_mut().is_some_and(|lease| !lease.alive(&mut Context::from_waker(Waker::noop())))
     }
 
     fn drop_old(&mut self, now_ms: u64) {
@@ -341,14 +370,15 @@ impl Pool {
     }
 }
 
-/// Closes connections that were idle for too long, and the dead ones of workers that refuse connects: they must not keep
-/// a gone worker looking alive.
+/// Closes connections that were idle for too long, and the dead ones of workers that may be gone or were restarted: they
+/// must not keep a gone worker looking alive. One look a pool and tick tells whether there is a reason for more.
 pub fn sweep(thread: &Thread) {
     let now = clock::now_ms();
     thread.pools.borrow_mut().retain(|_, pool| {
         pool.drop_old(now);
-        if pool.0.first().is_some_and(|lease| lease.worker().refuses_connects()) {
-            pool.drop_dead();
+        let has_reason = |worker: &Worker| worker.refuses_connects() || worker.has_losses(now);
+        if pool.0.first().is_some_and(|lease| has_reason(lease.worker())) || pool.begins_dead() {
+            pool.drop_dead(now);
         }
         !pool.0.is_empty()
     });

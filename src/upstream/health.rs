@@ -10,6 +10,7 @@ mod client;
 mod streak;
 mod words;
 
+use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,11 +18,11 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Upstream;
+use super::Member;
 use super::worker::{self, Worker};
 use crate::clock;
 use crate::config::Health;
-use crate::state::Snapshot;
+use crate::state::{Shared, Snapshot};
 use checks::Memory;
 use client::Fault;
 use streak::{Hopeless, Outcome, Rules, Streak};
@@ -142,23 +143,64 @@ fn jitter(span: Duration) -> Duration {
 }
 
 /// After the first checks: one line on the addresses nobody listens on, instead of one for each empty port of a range.
-async fn say_deserted(upstream: Arc<Upstream>) {
+async fn say_deserted(workers: Vec<Arc<Worker>>) {
     tokio::time::sleep(FIRST_CHECKS).await;
-    let workers = || upstream.members.iter().map(|member| &member.worker);
-    let deserted: Vec<&str> = workers().filter(|worker| worker.gone()).map(|worker| worker.name.as_str()).collect();
-    if let [first, .., last] | [first @ last] = deserted.as_slice() {
-        tracing::warn!(upstream = %upstream.config.name, deserted = deserted.len(), of = upstream.members.len(), first, last,
+    let deserted: Vec<&str> =
+        workers.iter().filter(|worker| worker.gone()).map(|worker| worker.name.as_str()).collect();
+    if let ([first, .., last] | [first @ last], [worker, ..]) = (deserted.as_slice(), workers.as_slice()) {
+        tracing::warn!(upstream = %worker.upstream, deserted = deserted.len(), of = workers.len(), first, last,
             "nobody listens on the addresses of some workers");
     }
 }
 
-/// Checks every worker of a snapshot until `stop`; a reload stops the old watch and starts a new one.
-pub fn watch_all(tasks: &TaskTracker, snapshot: &Snapshot, stop: &CancellationToken) {
-    for upstream in &snapshot.upstreams {
-        tasks.spawn_local(stop.clone().run_until_cancelled_owned(say_deserted(upstream.clone())));
-        for member in &upstream.members {
-            tasks.spawn_local(watch(member.worker.clone(), upstream.config.health.clone(), stop.clone()));
+/// Keeps every worker of the snapshot checked until `stop`. A new snapshot touches only the checks of workers that come,
+/// go, or are to be checked in another way.
+pub async fn keep(shared: Arc<Shared>, tasks: TaskTracker, stop: CancellationToken) {
+    let mut watches = HashMap::new();
+    loop {
+        follow(&shared.snapshot.load(), &mut watches, &tasks, &stop);
+        if stop.run_until_cancelled(shared.changed.notified()).await.is_none() {
+            return;
         }
+    }
+}
+
+/// How a worker is checked, and what ends that.
+struct Watched {
+    health: Health,
+    stop: CancellationToken,
+}
+
+fn follow(snapshot: &Snapshot, watches: &mut HashMap<u64, Watched>, tasks: &TaskTracker, stop: &CancellationToken) {
+    let mut before = std::mem::take(watches);
+    for upstream in &snapshot.upstreams {
+        let mut new = Vec::new();
+        for Member { worker, .. } in &upstream.members {
+            let health = &upstream.config.health;
+            let same = match before.remove(&worker.serial) {
+                Some(watched) if watched.health == *health => Some(watched),
+                Some(watched) => {
+                    watched.stop.cancel();
+                    None
+                }
+                None => {
+                    new.push(worker.clone());
+                    None
+                }
+            };
+            let watched = same.unwrap_or_else(|| {
+                let stop = stop.child_token();
+                tasks.spawn_local(watch(worker.clone(), health.clone(), stop.clone()));
+                Watched { health: health.clone(), stop }
+            });
+            watches.insert(worker.serial, watched);
+        }
+        if !new.is_empty() {
+            tasks.spawn_local(stop.clone().run_until_cancelled_owned(say_deserted(new)));
+        }
+    }
+    for watched in before.into_values() {
+        watched.stop.cancel();
     }
 }
 

@@ -1,8 +1,10 @@
 //! A pool of workers: its members, its ring, and what it has learned.
 
+pub mod admin;
 pub mod connect;
 pub mod health;
 pub mod io;
+pub mod life;
 pub mod tls;
 pub mod worker;
 
@@ -31,8 +33,11 @@ const SLACK: Duration = Duration::from_secs(5);
 pub struct Upstream {
     /// As configured.
     pub config: config::Upstream,
-    /// Its workers, in the order of the config; the ring's indices point here.
+    /// Its workers, in the order of the config, which the ring's indices point to; behind them those the file no longer
+    /// names, each until its last session is over (design.md §7).
     pub members: Vec<Member>,
+    /// The file does not name it any more: no route leads here, and it goes with its last member.
+    pub removed: bool,
     /// Engine.IO sids decide.
     pub socket_io: bool,
     /// The signed cookie, when it is one of the sources.
@@ -49,8 +54,44 @@ pub struct Upstream {
 pub struct Member {
     /// The live worker.
     pub worker: Arc<Worker>,
-    /// Its share of new sessions.
+    /// Its share of new sessions; 0 of a removed one.
     pub weight: u32,
+}
+
+impl Member {
+    /// The member a file's worker is: the live one of the same name and address, also if it had been removed.
+    fn named(
+        new: &config::Worker,
+        upstream: &config::Upstream,
+        secret: &[u8],
+        metrics: &Metrics,
+        before: Option<&Upstream>,
+    ) -> Self {
+        let mut known = before.iter().flat_map(|before| &before.members).map(|member| &member.worker);
+        let known = known.find(|worker| worker.address == new.address && worker.name == new.name).cloned();
+        let worker = known.unwrap_or_else(|| {
+            let id = worker_id(secret, &upstream.name, &new.name);
+            let series = metrics.worker(&upstream.name, &new.name);
+            Worker::new(&upstream.name, new.address.clone(), new.name.clone(), id, series)
+        });
+        worker.admin.set_file(new.admin);
+        Self { worker, weight: new.weight }
+    }
+}
+
+/// Workers of before that are not among `named`, as far as they have anything left to end.
+fn removed(named: &[Member], before: Option<&Upstream>) -> Vec<Member> {
+    let is_named = |worker: &Worker| named.iter().any(|member| member.worker.serial == worker.serial);
+    let left = before.iter().flat_map(|before| &before.members).map(|member| &member.worker);
+    let left = left.filter(|worker| !is_named(worker) && worker.is_needed()).map(|worker| {
+        if !worker.admin.is_removed() {
+            tracing::info!(upstream = %worker.upstream, worker = %worker.name, sessions = worker.sessions(),
+                "worker removed: it is leaving, and serves the sessions it has");
+        }
+        worker.admin.remove();
+        Member { worker: worker.clone(), weight: 0 }
+    });
+    left.collect()
 }
 
 /// What an upstream keeps over a reload.
@@ -83,32 +124,21 @@ impl Upstream {
             },
             |before| before.carried.clone(),
         );
+        let mut members: Vec<Member> =
+            config.workers.iter().map(|new| Member::named(new, config, secret, metrics, before)).collect();
         let links = tls::links(config);
-        let members: Vec<Member> = config
-            .workers
-            .iter()
-            .map(|new| {
-                let known = before.and_then(|before| {
-                    before.members.iter().find(|m| m.worker.address == new.address && m.worker.name == new.name)
-                });
-                let worker = known.map_or_else(
-                    || {
-                        let id = worker_id(secret, &config.name, &new.name);
-                        let series = metrics.worker(&config.name, &new.name);
-                        Worker::new(&config.name, new.address.clone(), new.name.clone(), id, series)
-                    },
-                    |member| member.worker.clone(),
-                );
-                worker.set_admin(new.admin);
-                worker.set_link(tls::link(links.as_ref(), new));
-                Member { worker, weight: new.weight }
-            })
-            .collect();
+        for (member, new) in members.iter().zip(&config.workers) {
+            member.worker.set_link(tls::link(links.as_ref(), new));
+        }
         let ids: Vec<_> = members.iter().map(|m| (m.worker.id, m.weight)).collect();
+        members.extend(removed(&members, before));
+        // In reverse: where a removed worker's name is another's now, cookies with it are the other's.
+        let by_id = members.iter().enumerate().rev().map(|(index, m)| (m.worker.id, index)).collect();
         let has = |affinity| config.affinity.contains(&affinity);
         Self {
             ring: Ring::build(secret, &ids),
-            by_id: ids.iter().enumerate().map(|(index, (id, _))| (*id, index)).collect(),
+            by_id,
+            removed: false,
             socket_io: has(Affinity::SocketIo),
             jar: has(Affinity::Cookie).then(|| Jar::new(secret, &config.name, config.cookie_same_site)),
             by_address: has(Affinity::Address),
@@ -116,6 +146,34 @@ impl Upstream {
             carried,
             config: config.clone(),
         }
+    }
+
+    /// The live upstream after `before`: the same one where nothing has changed.
+    pub fn follow(
+        config: &config::Upstream,
+        secret: &[u8],
+        metrics: &Metrics,
+        before: Option<&Arc<Self>>,
+    ) -> Arc<Self> {
+        match before {
+            Some(before) if !before.removed && before.config == *config && !before.has_unneeded() => before.clone(),
+            before => Arc::new(Self::build(config, secret, metrics, before.map(|before| &**before))),
+        }
+    }
+
+    /// What is left of an upstream the file no longer names; `None` once it has no session.
+    pub fn retire(self: &Arc<Self>, secret: &[u8], metrics: &Metrics) -> Option<Arc<Self>> {
+        if self.removed && !self.has_unneeded() {
+            return Some(self.clone());
+        }
+        let nobody = config::Upstream { workers: Vec::new(), ..self.config.clone() };
+        let left = Self { removed: true, ..Self::build(&nobody, secret, metrics, Some(self)) };
+        (!left.members.is_empty()).then(|| Arc::new(left))
+    }
+
+    /// Whether a removed worker has nothing left to wait for.
+    pub fn has_unneeded(&self) -> bool {
+        self.members.iter().any(|m| m.worker.admin.is_removed() && !m.worker.is_needed())
     }
 
     /// Its counters.

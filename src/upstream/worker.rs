@@ -8,6 +8,8 @@ use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use super::admin::Admin;
+use super::life::Life;
 use super::tls::Link;
 use crate::affinity::cookie::WorkerId;
 use crate::affinity::ring::Recent;
@@ -88,18 +90,13 @@ pub struct Worker {
     link: ArcSwap<Link>,
     /// How often `link` has changed.
     links: AtomicU32,
-    admin: AtomicU8,
+    /// What the operator says, and where.
+    pub admin: Admin,
     checks: AtomicU8,
     oracle: AtomicU8,
     refused: AtomicBool,
     refusal: tokio::sync::Notify,
-    was_gone: AtomicBool,
-    /// It accepted a connect at least once.
-    seen: AtomicBool,
-    /// When this life of it was first seen.
-    since_ms: AtomicU64,
-    generation: AtomicU32,
-    established: AtomicU32,
+    life: Life,
     sessions: AtomicU32,
     tunnels: AtomicU32,
     in_flight: AtomicU32,
@@ -124,6 +121,32 @@ impl Count {
 impl Drop for Count {
     fn drop(&mut self) {
         (self.which)(&self.worker).fetch_sub(1, Relaxed);
+    }
+}
+
+/// An established connection's place in its worker's count.
+pub struct Established {
+    worker: Arc<Worker>,
+    number: u32,
+    lost: bool,
+}
+
+impl Established {
+    /// The worker it leads to.
+    pub fn worker(&self) -> &Arc<Worker> {
+        &self.worker
+    }
+
+    /// It has ended, and nothing had called for that: perhaps its worker has, too.
+    pub fn lost(mut self) {
+        self.lost = true;
+    }
+}
+
+impl Drop for Established {
+    fn drop(&mut self) {
+        let begun = self.worker.life.ended(self.number, self.lost, clock::now_ms());
+        self.worker.restarted(begun);
     }
 }
 
@@ -157,16 +180,12 @@ impl Worker {
             recent: Recent::default(),
             link: ArcSwap::from_pointee(Link::Plain),
             links: AtomicU32::new(0),
-            admin: AtomicU8::new(0),
+            admin: Admin::new(),
             checks: AtomicU8::new(Checks::Passing as u8),
             oracle: AtomicU8::new(Oracle::Untried as u8),
             refused: AtomicBool::new(false),
             refusal: tokio::sync::Notify::new(),
-            was_gone: AtomicBool::new(false),
-            seen: AtomicBool::new(false),
-            since_ms: AtomicU64::new(clock::now_ms()),
-            generation: AtomicU32::new(1),
-            established: AtomicU32::new(0),
+            life: Life::new(clock::now_ms()),
             sessions: AtomicU32::new(0),
             tunnels: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
@@ -174,6 +193,11 @@ impl Worker {
             last_answer_ms: AtomicU64::new(0),
             fresh_refusals: AtomicU64::new(0),
         })
+    }
+
+    /// Whether it still has anything that must end before it may be forgotten: a session, a tunnel, a request.
+    pub fn is_needed(&self) -> bool {
+        self.sessions() > 0 || self.tunnels() > 0 || self.in_flight() > 0
     }
 
     /// Takes new sessions: up ∧ ready.
@@ -194,7 +218,7 @@ impl Worker {
 
     /// Connects are refused and no established connection to it is left.
     pub fn gone(&self) -> bool {
-        self.refused.load(Relaxed) && self.established.load(Relaxed) == 0
+        self.refused.load(Relaxed) && self.life.established() == 0
     }
 
     /// The last connect was refused; idle connections to it need a look.
@@ -238,20 +262,7 @@ impl Worker {
 
     /// What the operator says.
     pub fn admin(&self) -> AdminState {
-        match self.admin.load(Relaxed) {
-            0 => AdminState::Ready,
-            1 => AdminState::Drain,
-            _ => AdminState::Maint,
-        }
-    }
-
-    /// The word for what the operator says.
-    pub fn admin_word(&self) -> &'static str {
-        match self.admin() {
-            AdminState::Ready => "ready",
-            AdminState::Drain => "drain",
-            AdminState::Maint => "maint",
-        }
+        self.admin.state()
     }
 
     /// How it is spoken to. One that does the same as the one before changes nothing: sessions can be resumed.
@@ -272,16 +283,6 @@ impl Worker {
         self.links.load(Relaxed)
     }
 
-    /// Takes over what the operator says.
-    pub fn set_admin(&self, admin: AdminState) {
-        let value = match admin {
-            AdminState::Ready => 0,
-            AdminState::Drain => 1,
-            AdminState::Maint => 2,
-        };
-        self.admin.store(value, Relaxed);
-    }
-
     /// Whether probes may be used on it.
     pub fn oracle(&self) -> Oracle {
         match self.oracle.load(Relaxed) {
@@ -295,17 +296,19 @@ impl Worker {
         self.oracle.store(oracle as u8, Relaxed);
     }
 
-    /// A connect succeeded. After *gone* that is a new life: another process may listen there now.
+    /// A connect succeeded. After the end of a life that is a new one: another process may listen there now.
     pub fn connected(&self) {
-        let seen = self.seen.swap(true, Relaxed);
-        if self.refused.swap(false, Relaxed) {
-            tracing::info!(upstream = %self.upstream, worker = %self.name, again = seen, "worker accepts connections");
+        let connected = self.life.connected(clock::now_ms());
+        // Read first: a store would have every connect take this line from the other threads.
+        if self.refused.load(Relaxed) && self.refused.swap(false, Relaxed) {
+            let again = connected.again;
+            tracing::info!(upstream = %self.upstream, worker = %self.name, again, "worker accepts connections");
         }
-        if self.was_gone.load(Relaxed) {
-            self.since_ms.store(clock::now_ms(), Relaxed);
-        }
-        if self.was_gone.swap(false, Relaxed) && seen {
-            let generation = self.generation.fetch_add(1, Relaxed).saturating_add(1);
+        self.restarted(connected.restarted);
+    }
+
+    fn restarted(&self, generation: Option<u32>) {
+        if let Some(generation) = generation {
             self.set_oracle(Oracle::Untried);
             tracing::info!(upstream = %self.upstream, worker = %self.name, generation, "worker was restarted");
         }
@@ -315,7 +318,7 @@ impl Worker {
     pub fn connect_refused(&self) {
         let first = self.note_refused();
         // Empty ports of a range are told of together, by the health checks.
-        if first && self.seen.load(Relaxed) {
+        if first && self.life.was_seen() {
             tracing::warn!(upstream = %self.upstream, worker = %self.name, address = %self.address,
                 state = self.health().word(), "worker refuses connections");
         }
@@ -328,14 +331,14 @@ impl Worker {
             self.refusal.notify_one();
         }
         if self.gone() {
-            self.was_gone.store(true, Relaxed);
+            self.life.gone();
         }
         first
     }
 
     /// When its present life was first seen ([`clock::now_ms`]).
     pub fn since_ms(&self) -> u64 {
-        self.since_ms.load(Relaxed)
+        self.life.since_ms()
     }
 
     /// Waits for the next connect that is refused after one that was not.
@@ -355,7 +358,7 @@ impl Worker {
 
     /// Lives seen so far.
     pub fn generation(&self) -> u32 {
-        self.generation.load(Relaxed)
+        self.life.generation()
     }
 
     /// Live sessions: pins, WebSocket-first tunnels and placements under way.
@@ -390,8 +393,13 @@ impl Worker {
     }
 
     /// Counts an established connection until the guard goes.
-    pub fn connection(self: &Arc<Self>) -> Count {
-        self.count(|w| &w.established)
+    pub fn connection(self: &Arc<Self>) -> Established {
+        Established { number: self.life.opened(), worker: self.clone(), lost: false }
+    }
+
+    /// Connections to it were just lost: idle ones want a look.
+    pub fn has_losses(&self, now_ms: u64) -> bool {
+        self.life.has_losses(now_ms)
     }
 
     /// Counts a request that waits for longer than [`SLOW_MS`] until the guard goes.

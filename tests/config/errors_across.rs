@@ -45,7 +45,7 @@ fn upstream_without_workers() {
       |
     7 | workers = []
       |           ^^
-      = help: write workers = ["127.0.0.1:3001-3004"]
+      = help: if that is meant, write allow_empty = true: all its requests are answered with 503
     "#);
 }
 

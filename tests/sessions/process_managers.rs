@@ -150,6 +150,49 @@ async fn pm2_with_increment_var() {
     }
 }
 
+/// Under PM2's cluster mode the master holds the port: an instance that crashes is back before a connect or a check is
+/// refused, and is noticed all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_under_pm2_is_a_new_generation_and_nobody_else_is_touched() {
+    let mut place = Place::new("");
+    let ecosystem = place.ship("pm2/ecosystem.config.js");
+    place.start_pm2(&ecosystem, 4).await;
+    let proxy = place.stickyd("pm2/stickyd.toml");
+    let options = |more: Value| {
+        let mut all = json!({"urls": [proxy.url("")], "n": 20, "messages": 3, "keep": true});
+        all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        all
+    };
+    let mut sockets = Load::start(options(json!({})));
+    sockets.event("all-echoed").await;
+    super::all_upgraded(&mut sockets, 20).await;
+    let mut polls = Load::start(options(json!({"transports": ["polling"]})));
+    polls.event("all-echoed").await;
+    let pid = pid_of(&Ask::new(loopback(place.base + 1))).await.unwrap();
+    let mut hit = Vec::new();
+    for load in [&mut sockets, &mut polls] {
+        hit.push(load.status().await["workers"][format!("w{pid}")].as_u64().unwrap());
+    }
+    assert!(Command::new("sh").args(["-c", &format!("kill -KILL {pid}")]).status().await.unwrap().success());
+    let worker = proxy.worker(&format!("127.0.0.1:{}", place.base + 1));
+    eventually("noticed", Duration::from_secs(20), || worker.generation() == 2).await;
+    for (load, hit) in [(&mut sockets, hit[0]), (&mut polls, hit[1])] {
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        loop {
+            let status = load.status().await;
+            if status["reconnects"] == hit && status["connected"] == 20 {
+                break;
+            }
+            assert!(std::time::Instant::now() < deadline, "{hit} hit: {status}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    for port in place.base..place.base + 4 {
+        let generation = proxy.worker(&format!("127.0.0.1:{port}")).generation();
+        assert_eq!(generation, if port == place.base + 1 { 2 } else { 1 }, "{port}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pm2_with_a_hard_coded_port() {
     let mut place = Place::new("'--port', '3001'");

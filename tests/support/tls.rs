@@ -57,6 +57,14 @@ impl Certificates {
         self.issue_with(name, KeyPair::try_from(der.as_ref()).unwrap(), params(hosts))
     }
 
+    /// The same, out of date since 2010.
+    pub(crate) fn issue_expired(&self, name: &str, hosts: &[&str]) -> CertificateDer<'static> {
+        let mut params = params(hosts);
+        params.not_before = rcgen::date_time_ymd(2000, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2010, 1, 1);
+        self.issue_with(name, KeyPair::generate().unwrap(), params)
+    }
+
     /// The same for a client of this name.
     pub(crate) fn issue_client(&self, name: &str, common_name: &str) -> CertificateDer<'static> {
         let mut params = params(&[]);

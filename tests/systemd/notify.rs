@@ -89,7 +89,7 @@ fn post_reload(binary: &Binary) -> u16 {
 #[test]
 fn ready_reloading_and_stopping() {
     let (manager, worker) = (Manager::new(), RawWorker::named("a"));
-    let text = format!("state_dir = \".\"\n[upstream.app]\nworkers = [\"{}\"]", worker.address);
+    let text = format!("state_dir = \".\"\nwatch = false\n[upstream.app]\nworkers = [\"{}\"]", worker.address);
     let mut binary = manager.start(&text, None);
     assert_eq!(manager.next(), ["READY=1", "STATUS=1 workers up of 1, 0 sessions"]);
     assert_eq!(Raw::connect(binary.address).get("/").text(), "a");
@@ -144,7 +144,8 @@ fn the_status_follows_workers_and_sessions() {
 fn a_slow_reload_holds_up_neither_the_watchdog_nor_a_stop() {
     let (manager, worker) = (Manager::new(), RawWorker::named("a"));
     let limit = Some(Duration::from_millis(600));
-    let mut binary = manager.start(&format!("[upstream.app]\nworkers = [\"{}\"]", worker.address), limit);
+    let mut binary =
+        manager.start(&format!("watch = false\n[upstream.app]\nworkers = [\"{}\"]", worker.address), limit);
     manager.until("READY=1");
     // A pipe nobody writes to is as slow as a file can be; a name server that does not answer is no different.
     let file = binary.directory.join("stickyd.toml");

@@ -35,7 +35,7 @@ class IoClient {
     });
     socket.on('n', (n, worker) => {
       this.worker = worker;
-      this.echoes.seen(n);
+      this.echoes.seen(n, worker);
       tally.check();
     });
   }
@@ -59,6 +59,7 @@ class IoClient {
   onConnect() {
     const again = this.ever;
     this.ever = this.up = true;
+    this.echoes.anew();
     const engine = this.engine;
     engine.on('upgrade', () => this.tally.emit('upgrade', { client: this.i }) || this.tally.check());
     engine.on('upgradeError', (e) => this.tally.upgradeError(this, e.message));

@@ -119,6 +119,7 @@ class RawClient {
     this.owed--;
     const again = this.ever;
     this.connected = this.ever = true;
+    this.echoes.anew();
     this.out.push('420["whoami"]');
     this.owed++;
     this.tally.connected(this, Date.now() - this.since, again);
@@ -132,7 +133,7 @@ class RawClient {
     } else {
       const [, n, worker] = JSON.parse(packet.slice(2));
       this.worker = worker;
-      this.echoes.seen(n);
+      this.echoes.seen(n, worker);
     }
     this.tally.check();
   }

@@ -4,6 +4,7 @@
 /** The messages of one client: which were sent, which came back, and in what order. */
 class Echoes {
   constructor() {
+    Object.assign(this, { moved: 0, worker: null });
     Object.assign(this, { sent: 0, ok: 0, duplicated: 0, reordered: 0, highest: -1, back: new Set(), batch: 0, missing: 0 });
   }
   /** → the number of the next message. */
@@ -11,7 +12,13 @@ class Echoes {
     this.missing++;
     return this.sent++;
   }
-  seen(i) {
+  /** A new session: any worker's. */
+  anew() {
+    this.worker = null;
+  }
+  seen(i, worker) {
+    if (this.worker && this.worker !== worker) this.moved++;
+    this.worker = worker;
     if (this.back.has(i)) return void this.duplicated++;
     this.back.add(i);
     this.ok++;
@@ -90,6 +97,7 @@ class Tally {
       transports: by('transport'),
       workers: by('worker'), // live sessions by the name their worker gave
       echoes: { sent, ok, lost: sent - ok, duplicated: sum('duplicated'), reordered: sum('reordered') },
+      moved: sum('moved'), // echoes from another worker than the one before, in one session
       reconnects: this.reconnects,
       connect_errors: this.connect_errors,
       upgrade_errors: this.upgrade_errors,
