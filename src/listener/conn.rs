@@ -1,4 +1,4 @@
-//! One client connection: a PROXY header and TLS where the listener has them, then hyper, then — after a checked 101 — a tunnel.
+//! One client connection: what its listener wants first (`opening`), then hyper, then — after a checked 101 — a tunnel.
 //!
 //! What stands here is what may be trusted of a connection: who the peer is and whether its word on others counts.
 //! Nothing about a worker is remembered (invariant 1).
@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -17,17 +17,12 @@ use hyper::header::HeaderValue;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::UnixTime;
-use rustls::{HandshakeKind, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
 use super::Listener;
-use super::client_certificate::ClientCertificate;
-use super::proxy_protocol::{self, Source};
-use super::tls::Terms;
+use super::opening::{self, Opened, Secured};
 use crate::proxy;
 use crate::thread::{Order, Registered, Thread};
 use crate::tunnel::Plan;
@@ -37,10 +32,6 @@ use crate::upstream::io::poll_write_small;
 /// Seconds a client connection may sit without a whole request head: nginx's keep-alive default. It bounds the whole
 /// wait, not the time between two bytes.
 const IDLE_S: u32 = 75;
-
-/// How long a handshake may keep its turn from others: an honest one needs a round trip or two, and clients that stop in
-/// the middle must not keep everybody else out.
-const TLS_TURN: Duration = Duration::from_millis(500);
 
 /// How long a client that is still sending is read after our last answer (nginx's lingering_timeout).
 const LINGER: Duration = Duration::from_secs(5);
@@ -75,149 +66,23 @@ pub enum ClientIo {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// What is known of an encrypted connection.
-pub struct Secured {
-    /// By which of its listener's policies it was made.
-    policy: usize,
-    /// What a worker is told of the client's certificate; `None`: it was not asked for one.
-    pub client: Option<Box<ClientCertificate>>,
-}
-
 /// Serves a connection to its end.
-pub async fn serve(thread: Rc<Thread>, listener: Rc<Listener>, mut stream: TcpStream, peer: SocketAddr) {
+pub async fn serve(thread: Rc<Thread>, listener: Rc<Listener>, stream: TcpStream, peer: SocketAddr) {
     let live = thread.register(IDLE_S, &listener.removed);
-    let peer_ip = peer.ip().to_canonical();
-    let mut who = Peer { ip: peer_ip, trusted: listener.trusts(peer_ip) };
-    let deadline = Instant::now() + thread.shared.limits.handshake_timeout;
-    // Boxed, both: a future is as large as its largest branch, and these are over before the first request.
-    if listener.settings.proxy_protocol {
-        match Box::pin(in_time(&live, deadline, proxy_header(&listener, &mut stream, who))).await {
-            Ok(named) => who = named,
-            Err(error) => return not_served(&thread, "proxy", peer_ip, &error),
-        }
-    }
-    let (io, tls) = match listener.tls() {
-        None => (ClientIo::Plain(stream), None),
-        Some(terms) => match Box::pin(secure(&thread, &live, &listener, terms, stream, deadline)).await {
-            Ok((stream, secured)) => (ClientIo::Tls(stream), Some(secured)),
-            Err(error) => return not_served(&thread, "tls", who.ip, &error),
-        },
+    let Some(Opened { io, ip, trusted, tls }) = opening::open(&thread, &live, &listener, stream, peer).await else {
+        return;
     };
     let conn = Rc::new(Conn {
-        trusted: who.trusted,
+        trusted,
         tls,
-        peer_value: HeaderValue::from_str(&who.ip.to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown")),
-        peer_ip: who.ip,
+        peer_value: HeaderValue::from_str(&ip.to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown")),
+        peer_ip: ip,
         thread,
         listener,
         live: RefCell::new(Some(live)),
         plan: RefCell::default(),
     });
     serve_http(conn, io).await;
-}
-
-/// Who a connection is from.
-#[derive(Clone, Copy)]
-struct Peer {
-    ip: IpAddr,
-    /// Its word on others counts.
-    trusted: bool,
-}
-
-/// A connection that ends before its first request.
-fn not_served(thread: &Thread, kind: &str, peer: IpAddr, error: &io::Error) {
-    tracing::debug!(%peer, %error, "client connection not served: {kind}");
-    thread.shared.metrics.client_errors.with_label_values(&[kind]).inc();
-}
-
-/// Who a PROXY header says the client is. That client is the peer from here on, so its own word on others counts only if
-/// it is a trusted proxy itself; an unknown client's never does, though the balancer's would.
-async fn proxy_header(listener: &Listener, stream: &mut TcpStream, sender: Peer) -> io::Result<Peer> {
-    if !sender.trusted {
-        return Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            "a PROXY header is due, and it is no trusted proxy",
-        ));
-    }
-    Ok(match proxy_protocol::read(stream).await? {
-        Source::Balancer => sender,
-        Source::Unknown => Peer { trusted: false, ..sender },
-        Source::Client(ip) => Peer { ip, trusted: listener.trusts(ip) },
-    })
-}
-
-/// A TLS handshake, counted by its end.
-async fn secure(
-    thread: &Thread,
-    live: &Registered,
-    listener: &Listener,
-    terms: &Terms,
-    stream: TcpStream,
-    deadline: Instant,
-) -> io::Result<(Box<TlsStream<TcpStream>>, Secured)> {
-    let count = |version, result, resumed| {
-        thread.shared.metrics.tls_handshake(&listener.settings.label, version, result, resumed);
-    };
-    let (stream, policy) = match in_time(live, deadline, handshake(thread, terms, stream)).await {
-        Ok(made) => made,
-        Err(error) => {
-            count("none", if error.kind() == io::ErrorKind::TimedOut { "timeout" } else { "failed" }, false);
-            return Err(error);
-        }
-    };
-    let (_, session) = stream.get_ref();
-    let version = match session.protocol_version() {
-        Some(ProtocolVersion::TLSv1_3) => "1.3",
-        Some(ProtocolVersion::TLSv1_2) => "1.2",
-        _ => "other",
-    };
-    let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
-    let client = match terms.asks(policy) {
-        false => None,
-        true => match ClientCertificate::of(session.peer_certificates(), UnixTime::now().as_secs()) {
-            Ok(client) => Some(Box::new(client)),
-            Err(why) => {
-                count(version, "failed", resumed);
-                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
-            }
-        },
-    };
-    count(version, "ok", resumed);
-    Ok((stream, Secured { policy, client }))
-}
-
-/// A step before the first request, within its time; a stop cuts it like a request.
-async fn in_time<T>(live: &Registered, deadline: Instant, step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    let mut step = pin!(tokio::time::timeout_at(deadline, step));
-    let done = poll_fn(|cx| {
-        live.watch(cx.waker());
-        match live.order() {
-            Order::Cut => Poll::Ready(None),
-            Order::GoOn | Order::Stop | Order::Idle | Order::Leave => step.as_mut().poll(cx).map(Some),
-        }
-    });
-    done.await.ok_or(io::ErrorKind::Interrupted)?.map_err(|_| io::ErrorKind::TimedOut)?
-}
-
-/// A TLS handshake in its turn.
-async fn handshake(
-    thread: &Thread,
-    terms: &Terms,
-    stream: TcpStream,
-) -> io::Result<(Box<TlsStream<TcpStream>>, usize)> {
-    // Who says nothing takes no turn. A look, because `readable` may say yes of a fresh socket.
-    stream.peek(&mut [0]).await?;
-    // The semaphore is never closed.
-    let turn = thread.handshakes.acquire().await.map_err(io::Error::other)?;
-    let mut accept = pin!(terms.accept(stream));
-    let accepted = match tokio::time::timeout(TLS_TURN, &mut accept).await {
-        Ok(accepted) => accepted,
-        Err(_) => {
-            drop(turn);
-            accept.await
-        }
-    };
-    accepted.map(|(stream, policy)| (Box::new(stream), policy))
 }
 
 async fn serve_http(conn: Rc<Conn>, io: ClientIo) {

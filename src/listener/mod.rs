@@ -6,6 +6,7 @@
 
 mod client_certificate;
 pub mod conn;
+mod opening;
 mod proxy_protocol;
 mod set;
 pub mod tls;
@@ -29,6 +30,7 @@ use crate::config::{self, Redirect};
 use crate::thread::{Removed, Thread};
 
 pub use client_certificate::ClientCertificate;
+pub use opening::Secured;
 pub use set::{Going, Part, Plan, Set, SetError};
 
 use tls::Terms;

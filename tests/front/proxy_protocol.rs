@@ -138,3 +138,23 @@ fn where_it_is_off_a_header_is_a_bad_request() {
     assert!(files.client().try_on(tcp, "a.example").is_err());
     assert_eq!(worker.connections(), 0);
 }
+
+#[test]
+fn who_leaves_without_a_word_is_no_error() {
+    let (worker, files) = (RawWorker::named("a"), Certificates::new());
+    files.issue("site", &["a.example"]);
+    let tls = "tls = { certificate = \"site.pem\", key = \"site.key\" }";
+    for (listener, kind) in [(REQUIRED, "proxy"), (tls, "tls")] {
+        let proxy = proxy(&files, &worker, listener, "");
+        for _ in 0..5 {
+            // A balancer's look whether somebody listens.
+            drop(std::net::TcpStream::connect(proxy.address).unwrap());
+        }
+        eventually("they are gone", || proxy.metric("stickyd_client_connections") < 0.5);
+        let counted = format!("stickyd_client_errors_total{{kind=\"{kind}\"}}");
+        assert!(proxy.metric(&counted) < 0.5, "{kind}");
+        // One that said something is.
+        Raw::connect(proxy.address).send("GET / HTTP/1.1\r\n\r\n").rest();
+        eventually("it is counted", || (proxy.metric(&counted) - 1.0).abs() < f64::EPSILON);
+    }
+}
