@@ -1,5 +1,9 @@
 //! How a data thread lives and stops: accept; then stop accepting, let requests finish, close tunnels with 1001, cut what
-//! is left at the deadline, and say how it ended (design.md §8).
+//! is left at the deadline, and say how it ended (design.md §8). Below it: how the sessions of a drained *worker* are ended.
+
+pub mod closing;
+pub mod sessions;
+pub mod spread;
 
 use std::pin::pin;
 use std::rc::Rc;

@@ -21,7 +21,7 @@ use crate::reload::{self, Reloader, Running};
 use crate::state::Shared;
 use crate::systemd::{Notify, Parent};
 use crate::thread::Pulse;
-use crate::upstream::health;
+use crate::upstream::{addresses, health};
 use crate::{admin, secret};
 
 /// The whole pin table is swept once in this time.
@@ -216,7 +216,9 @@ fn control_thread(
         let Tell { notify, pulses } = tell;
         let reloader = Reloader::new(shared.clone(), reload.running, stop.clone(), notify.clone());
         tasks.spawn_local(reloader.run(reload.asks));
+        tasks.spawn_local(stop.clone().run_until_cancelled_owned(drain::sessions::keep(shared.clone())));
         tasks.spawn_local(health::keep(shared.clone(), tasks.clone(), stop.clone()));
+        tasks.spawn_local(addresses::keep(shared.clone(), tasks.clone(), stop.clone()));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(sweep(shared.clone())));
         let tell = notify.run(shared.clone(), pulses, gently);
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(tell));

@@ -60,6 +60,8 @@ pub struct Thread {
     now_ms: Cell<u64>,
     request_ids: Cell<u64>,
     stopping: Cell<bool>,
+    /// A task closes tunnels of drained workers.
+    closing: Cell<bool>,
     live: RefCell<slab::Slab<Rc<Live>>>,
 }
 
@@ -88,6 +90,10 @@ pub struct Live {
     /// Seconds of silence allowed; 0: no limit now.
     limit: Cell<u32>,
     tunnel: Cell<bool>,
+    /// Of the worker a tunnel leads to, or a poll waits at; 0 for none.
+    worker: Cell<u64>,
+    /// A tunnel that is to say its worker's farewell, and end.
+    closing: Cell<bool>,
     /// No request has begun on it.
     fresh: Cell<bool>,
     listener_removed: Removed,
@@ -128,15 +134,26 @@ impl Live {
         self.limit.set(seconds);
     }
 
-    /// From now on it is a tunnel, which has longer to end than a request, and its own limit of silence. It outlives its
-    /// listener.
-    pub fn become_tunnel(&self, limit: u32) {
+    /// From now on it is a tunnel to the worker of this serial, which has longer to end than a request, and its own limit of
+    /// silence. It outlives its listener.
+    pub fn become_tunnel(&self, limit: u32, worker: u64) {
         self.tunnel.set(true);
+        self.worker.set(worker);
         if self.order.get() == Order::Leave {
             self.order.set(Order::GoOn);
         }
         self.limit.set(limit);
         self.touch();
+    }
+
+    /// A poll waits at the worker of this serial; 0 for none.
+    pub fn waits_at(&self, worker: u64) {
+        self.worker.set(worker);
+    }
+
+    /// Its worker is drained, and it is this tunnel's turn to end.
+    pub fn is_closing(&self) -> bool {
+        self.closing.get()
     }
 
     /// Whom to wake when the order changes. Not the same for life: a tunnel is another task than the connection it was.
@@ -164,6 +181,10 @@ impl Live {
             return;
         }
         self.order.set(order);
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }
@@ -212,6 +233,7 @@ impl Thread {
             live: RefCell::default(),
             now_ms: Cell::new(clock::now_ms()),
             stopping: Cell::new(false),
+            closing: Cell::new(false),
             shared,
         })
     }
@@ -225,6 +247,8 @@ impl Thread {
             moved: Cell::new(false),
             limit: Cell::new(limit),
             tunnel: Cell::new(false),
+            worker: Cell::new(0),
+            closing: Cell::new(false),
             fresh: Cell::new(true),
             listener_removed: listener_removed.clone(),
         });
@@ -260,6 +284,43 @@ impl Thread {
         let live = self.live.borrow();
         let left = live.iter().filter(|(_, live)| live.order() != Order::Cut && (tunnels_too || !live.tunnel.get()));
         left.map(|(_, live)| live.tell(Order::Cut)).count()
+    }
+
+    /// Places of the tunnels to a worker that are not closing yet.
+    pub fn tunnels_of(&self, worker: u64) -> Vec<usize> {
+        let live = self.live.borrow();
+        let fits = |live: &Live| live.worker.get() == worker && live.tunnel.get() && !live.closing.get();
+        live.iter().filter(|(_, live)| fits(live)).map(|(index, _)| index).collect()
+    }
+
+    /// Has the tunnel at this place end, if it still leads to this worker; whether it did.
+    pub fn close_tunnel(&self, index: usize, worker: u64) -> bool {
+        let live = self.live.borrow();
+        let Some(live) = live.get(index).filter(|live| live.worker.get() == worker && live.tunnel.get()) else {
+            return false;
+        };
+        let first = !live.closing.replace(true);
+        live.wake();
+        first
+    }
+
+    /// Wakes the polls that wait at a worker, so that each sees when its session is to end.
+    pub fn wake_polls_of(&self, worker: u64) {
+        for (_, live) in &*self.live.borrow() {
+            if live.worker.get() == worker && !live.tunnel.get() {
+                live.wake();
+            }
+        }
+    }
+
+    /// Whether nobody was closing tunnels of drained workers; from now on somebody is.
+    pub fn begin_closing(&self) -> bool {
+        !self.closing.replace(true)
+    }
+
+    /// Nobody is any more.
+    pub fn end_closing(&self) {
+        self.closing.set(false);
     }
 
     /// Whether everything has been told to stop.
@@ -298,6 +359,7 @@ impl Thread {
                 self.find_idle(now);
             }
             crate::upstream::connect::sweep(&self);
+            crate::drain::closing::start(&self);
         }
     }
 

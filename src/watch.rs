@@ -232,6 +232,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_cannot_be_watched_keeps_nobody_from_the_rest() {
+        let directory = Directory::new();
+        let file = directory.0.join("a");
+        std::fs::write(directory.0.join("no-directory"), "x").unwrap();
+        let names = [directory.0.join("no-directory/b"), file.clone()].into();
+        let mut watcher = Watcher::default();
+        watcher.follow(&names);
+        assert!(watcher.said);
+        watcher.settled().await;
+        std::fs::write(&file, "x").unwrap();
+        watcher.settled().await;
+    }
+
+    #[tokio::test]
     async fn a_directory_that_is_not_there_yet_is_waited_for() {
         let directory = Directory::new();
         let file = directory.0.join("certificates/live/a.pem");

@@ -5,7 +5,7 @@
 //! can tell (an address in use, a worker that does not answer).
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::error::{Diagnostic, Errors, Report, Span};
 use super::file::{Item, Section, Text};
+use super::resolve::patient;
 use super::sources::Noted;
 use super::upstream::Read;
 use super::workers::Entry;
@@ -37,7 +38,7 @@ pub(super) struct Context<'a> {
 
 /// Checks the text of a configuration; `file` is its name in messages, and relative paths begin in its folder.
 pub fn parse(text: &str, file: &Path) -> Result<Config, Errors> {
-    parse_with(text, file, &lookup).map(log_warnings)
+    parse_with(text, file, &patient()).map(log_warnings)
 }
 
 /// [`parse`] with the warnings and with another resolver.
@@ -63,7 +64,7 @@ pub(super) fn parse_noting(
 pub fn for_command_line(listen: &[String], workers: &[String]) -> Result<Config, Errors> {
     let (line, listen, workers) = written(listen, workers);
     let report = Report::new("command line".to_owned(), &line);
-    let context = Context { report: &report, base: base(None), resolve: &lookup, noted: &Noted::default() };
+    let context = Context { report: &report, base: base(None), resolve: &patient(), noted: &Noted::default() };
     let listeners: Vec<_> = listen
         .iter()
         .filter_map(|text| Some((Listener::plain(workers::socket(&context, text)?), text.span.clone())))
@@ -72,12 +73,12 @@ pub fn for_command_line(listen: &[String], workers: &[String]) -> Result<Config,
         report.missing("there is no listener", "add --listen 0.0.0.0:80");
     }
     let entries: Vec<_> = workers.into_iter().map(Entry::plain).collect();
-    let (workers, spans) = workers::all(&context, &entries).into_iter().unzip();
+    let (groups, found, spans) = workers::all(&context, &entries);
     if entries.is_empty() {
         report.missing("there is no worker", "add --worker 127.0.0.1:3001-3004");
     }
-    let upstreams =
-        vec![Read { upstream: Upstream::new("app".to_owned(), workers), name: 0..0, same_site: None, entries: spans }];
+    let upstream = Upstream::new("app".to_owned(), groups, found);
+    let upstreams = vec![Read { upstream, name: 0..0, same_site: None, entries: spans }];
     let admin = Admin { address: AdminAddress::None, token: None };
     listeners_differ(&context, &listeners, &admin);
     no_loops(&context, &listeners, &upstreams);
@@ -279,7 +280,8 @@ fn no_loops(context: &Context<'_>, listeners: &[(Listener, Span)], upstreams: &[
     }
 }
 
-fn is_listener(worker: &super::Address, listener: SocketAddr) -> bool {
+/// Whether what is sent to this worker comes back to this listener.
+pub(crate) fn is_listener(worker: &super::Address, listener: SocketAddr) -> bool {
     let super::Address::Tcp(worker) = worker else { return false };
     let every = listener.ip().is_unspecified() && worker.ip().is_loopback();
     worker.port() == listener.port() && (worker.ip() == listener.ip() || every)
@@ -316,9 +318,4 @@ pub(super) fn base(folder: Option<&Path>) -> PathBuf {
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(256)
-}
-
-/// The system's resolver; blocks, which is why configurations are loaded on a thread of their own.
-pub(super) fn lookup(name: &str) -> io::Result<Vec<IpAddr>> {
-    Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
 }

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use super::check::{Context, admin, base, log_warnings, lookup, parse_noting, state_dir};
+use super::check::{Context, admin, base, log_warnings, parse_noting, state_dir};
 use super::error::{Diagnostic, Errors, Report};
+use super::resolve::patient;
 use super::sources::{Noted, Sources};
 use super::{Admin, AdminAddress, Config, file};
 
@@ -23,7 +24,7 @@ pub fn load_with_warnings(path: &Path) -> Loaded {
 /// The same, and every file that was read for it, good or bad: what to watch.
 pub fn load_noting(path: &Path) -> (Sources, Loaded) {
     let noted = Noted::default();
-    let loaded = text_of(path, &noted).and_then(|text| parse_noting(&text, path, &lookup, &noted));
+    let loaded = text_of(path, &noted).and_then(|text| parse_noting(&text, path, &patient(), &noted));
     (noted.into_sources(path), loaded)
 }
 
@@ -33,7 +34,7 @@ pub fn load_admin(path: &Path) -> Result<Admin, Errors> {
     let noted = Noted::default();
     let text = text_of(path, &noted)?;
     let report = Report::new(path.display().to_string(), &text);
-    let context = Context { report: &report, base: base(path.parent()), resolve: &lookup, noted: &noted };
+    let context = Context { report: &report, base: base(path.parent()), resolve: &patient(), noted: &noted };
     let found = file::root(&report).map(|mut root| {
         let state_dir = state_dir(&context, &mut root);
         admin(&context, &mut root, state_dir.as_deref())

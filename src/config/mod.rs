@@ -5,12 +5,15 @@
 //! Each item says whether a reload applies it.
 
 mod check;
+mod drain;
+mod eject;
 mod error;
 mod file;
 mod files;
 mod health;
 mod listener;
 mod load;
+mod resolve;
 mod routes;
 mod sources;
 mod tls;
@@ -27,15 +30,21 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub(crate) use check::is_listener;
 pub use check::{Resolve, for_command_line, parse, parse_with};
+pub use drain::{Drain, Farewell, LONGEST_GRACE, Removed};
+pub use eject::Eject;
 pub use error::{Diagnostic, Errors, Line, Place, Severity};
 pub use files::token;
 pub use health::{Expected, Health, HealthKind, Target};
 pub use load::{Loaded, load, load_admin, load_noting, load_with_warnings};
+pub(crate) use resolve::look_up;
 pub use sources::{Look, Sources};
 pub use tls::{Certificate, ClientAuth, Tls};
 pub(crate) use values::digits;
 pub use worker_tls::WorkerTls;
+pub use workers::{At, Found, Group};
+pub(crate) use workers::{MAX_RANGE, tidy};
 
 /// A whole checked configuration.
 #[derive(Debug, PartialEq)]
@@ -125,8 +134,15 @@ pub struct Redirect {
 pub struct Upstream {
     /// `[a-z0-9_-]{1,32}`; part of the cookie's name and of every metric.
     pub name: String,
-    /// At least one, unless the file says that none is meant (`allow_empty`); addresses and names unique inside the upstream.
+    /// The entries of `workers`; at least one, unless the file says that none is meant (`allow_empty`).
+    pub groups: Vec<Group>,
+    /// The addresses of the DNS names among them.
+    pub found: Found,
+    /// What `groups` stand for while names have the addresses `found`; addresses and names unique inside the upstream.
+    /// None, while no name has resolved.
     pub workers: Vec<Worker>,
+    /// DNS names among the workers are looked up this often; default 10 s.
+    pub dns_interval: Duration,
     /// Facts of a request that choose a worker, in order; never empty.
     pub affinity: Vec<Affinity>,
     /// How workers are checked.
@@ -141,22 +157,51 @@ pub struct Upstream {
     /// A tunnel silent both ways for this long is closed. `None`: the session's own pingInterval + pingTimeout + 5 s, or
     /// one hour where no ping numbers are known.
     pub tunnel_idle: Option<Duration>,
+    /// When live failures eject a worker.
+    pub eject: Eject,
+    /// How long a worker that comes back (from an ejection, from not being up, from a restart) is eased in; default 10 s.
+    pub slow_start: Duration,
+    /// Percent of the requests of `eject.window` that may be sent a second time, besides three a second; default 20, 0:
+    /// none at all.
+    pub retry_budget: u32,
+    /// Connections in use to one worker at most: requests under way (open polls, too) and tunnels. `None`: no limit.
+    pub max_connections: Option<u32>,
+    /// Requests that wait for one of them, per worker; default 100.
+    pub queue: u32,
+    /// How long each waits at most; default 5 s.
+    pub queue_timeout: Duration,
+    /// How the sessions of a drained worker end. Applies to drains that begin later.
+    pub drain: Drain,
+    /// What becomes of the sessions of a worker that a reload removes.
+    pub removed: Removed,
     /// How its workers are spoken to by TLS; `None`: in the clear.
     pub tls: Option<Arc<WorkerTls>>,
 }
 
 impl Upstream {
     /// An upstream with every default.
-    pub fn new(name: String, workers: Vec<Worker>) -> Self {
+    pub fn new(name: String, groups: Vec<Group>, found: Found) -> Self {
+        let workers = workers::expand(&groups, &found, &[]).workers.into_iter().map(|(worker, _)| worker).collect();
         Self {
             name,
+            groups,
+            found,
             workers,
+            dns_interval: Duration::from_secs(10),
             affinity: vec![Affinity::SocketIo, Affinity::Cookie, Affinity::Address],
             health: Health::default(),
             cookie_same_site: SameSite::default(),
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(60),
             tunnel_idle: None,
+            eject: Eject::default(),
+            slow_start: Duration::from_secs(10),
+            retry_budget: 20,
+            max_connections: None,
+            queue: 100,
+            queue_timeout: Duration::from_secs(5),
+            drain: Drain::default(),
+            removed: Removed::default(),
             tls: None,
         }
     }

@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use super::check::Context;
 use super::error::Span;
 use super::file::{Item, Section};
-use super::{Address, Worker, files, tls};
+use super::{At, Group, files, tls};
 
 /// TLS to the workers of an upstream.
 #[derive(Debug, PartialEq)]
@@ -23,13 +23,8 @@ pub struct WorkerTls {
     pub identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
 }
 
-/// Reads `tls` of an upstream; `entries` are the places of its workers.
-pub(super) fn read(
-    context: &Context<'_>,
-    mut section: Section<'_>,
-    workers: &[Worker],
-    entries: &[Span],
-) -> Option<Arc<WorkerTls>> {
+/// Reads `tls` of an upstream with these workers.
+pub(super) fn read(context: &Context<'_>, mut section: Section<'_>, groups: &[Group]) -> Option<Arc<WorkerTls>> {
     let at = section.span.clone();
     let ca = section.text("ca", "a path");
     let server_name = section.text("server_name", "a name such as \"app.internal\"");
@@ -46,10 +41,9 @@ pub(super) fn read(
         let message = format!("`{}` is no name a certificate could bear", name.value);
         context.report.error_help(&name.span, message, "write a host without a port: \"app.internal\"");
     }
-    let unix = workers.iter().position(|worker| matches!(worker.address, Address::Unix(_)));
-    if let (None, Some(at)) = (&server_name, unix.and_then(|i| entries.get(i))) {
+    if server_name.is_none() && groups.iter().any(|group| matches!(group.at, At::Unix(_))) {
         let help = "write server_name = \"app.internal\": the name in its certificate";
-        context.report.error_help(at, "a unix socket has no host to look for in a certificate", help);
+        context.report.error_help(&at, "a unix socket has no host to look for in a certificate", help);
     }
     if let (Some(one), None) | (None, Some(one)) = (&certificate, &key) {
         context.report.error(&one.span, "`certificate` and `key` belong together, and one of them is missing");

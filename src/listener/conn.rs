@@ -191,6 +191,13 @@ impl Conn {
         }
     }
 
+    /// A poll waits at the worker of this serial, 0 for none: a drain of that worker wakes it.
+    pub fn waits_at(&self, serial: u64) {
+        if let Some(live) = &*self.live.borrow() {
+            live.waits_at(serial);
+        }
+    }
+
     /// Once hyper has written the 101, the connection becomes this tunnel.
     pub fn upgrade_to(&self, plan: Plan) {
         *self.plan.borrow_mut() = Some(plan);

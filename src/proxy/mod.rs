@@ -1,14 +1,18 @@
 //! The story of a request, on one screen: read what it asks, find its upstream, decide its worker, forward, answer.
 
 pub mod ask;
+pub mod attempt;
 pub mod body;
 pub mod forward;
 pub mod framing;
 pub mod headers;
+pub mod open_poll;
 pub mod record;
 pub mod respond;
+pub mod retry;
 mod route;
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -38,6 +42,8 @@ pub struct Job {
     pub client: Client,
     /// A POST that ends its Engine.IO session; ends its pin with itself.
     pub goodbye: Option<Farewell>,
+    /// It was sent a second time: never a third.
+    pub resent: Cell<bool>,
 }
 
 /// Answers one request. Every path out of here is an answer; nothing is remembered on the connection (invariant 1).
@@ -123,7 +129,7 @@ fn read(conn: &Rc<Conn>, request: &Request<Incoming>) -> Result<Job, Turned> {
     };
     let ask = Ask::read(shared, upstream, request);
     let client = Client::read(conn, request.headers());
-    Ok(Job { conn: conn.clone(), upstream: upstream.clone(), ask, client, goodbye: None })
+    Ok(Job { conn: conn.clone(), upstream: upstream.clone(), ask, client, goodbye: None, resent: Cell::new(false) })
 }
 
 /// The request as workers get it: its head written anew (invariant 7), its body a stream.

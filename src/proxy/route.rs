@@ -8,11 +8,11 @@ use crate::upstream::Upstream;
 
 /// The upstream for a request, `host` as the Host header has it.
 pub(super) fn find<'a>(snapshot: &'a Snapshot, host: &str, path: &str) -> Option<&'a Arc<Upstream>> {
-    if snapshot.routes.is_empty() {
+    if snapshot.rules.routes.is_empty() {
         return snapshot.upstreams.first();
     }
     let host = without_port(host);
-    let route = snapshot.routes.iter().find(|route| fits(route, host, path))?;
+    let route = snapshot.rules.routes.iter().find(|route| fits(route, host, path))?;
     snapshot.upstreams.get(route.upstream)
 }
 

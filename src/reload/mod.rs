@@ -178,7 +178,9 @@ impl Reloader {
     /// Everything or nothing.
     async fn become_new(&mut self, new: Config) -> Outcome {
         let running = &mut self.running;
-        let mut plan = running.listeners.plan(&new.listeners).map_err(|error| format!("error: {error}"))?;
+        let file = running.sources.as_ref().map(|sources| sources.file().display().to_string()).unwrap_or_default();
+        let mut plan =
+            running.listeners.plan(&new.listeners).map_err(|error| format!("error: {error}\n --> {file}"))?;
         let mut places = Vec::new();
         for mailbox in running.mailboxes.iter().filter(|_| plan.has_new()) {
             let place = tokio::time::timeout(THREADS, mailbox.reserve()).await;

@@ -8,13 +8,15 @@ use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use super::admin::Admin;
+use super::admin::{Admin, Change};
+use super::eject::{Eject, Look};
+use super::gate::Gate;
 use super::life::Life;
 use super::tls::Link;
 use crate::affinity::cookie::WorkerId;
 use crate::affinity::ring::Recent;
 use crate::clock;
-use crate::config::{Address, AdminState};
+use crate::config::{self, Address, AdminState};
 use crate::metrics::WorkerSeries;
 
 /// Requests unanswered for this long, three at once, with no answer to anybody meanwhile: the worker is hung.
@@ -92,6 +94,10 @@ pub struct Worker {
     links: AtomicU32,
     /// What the operator says, and where.
     pub admin: Admin,
+    /// What live requests say of it.
+    pub eject: Eject,
+    /// The limit of connections in use.
+    pub gate: Gate,
     checks: AtomicU8,
     oracle: AtomicU8,
     refused: AtomicBool,
@@ -169,7 +175,8 @@ impl Drop for Session {
 impl Worker {
     /// A worker nobody has talked to yet; taken for up until a check or connect says otherwise.
     pub fn new(upstream: &str, address: Address, name: String, id: WorkerId, series: WorkerSeries) -> Arc<Self> {
-        static SERIAL: AtomicU64 = AtomicU64::new(0);
+        // From 1: 0 is nobody.
+        static SERIAL: AtomicU64 = AtomicU64::new(1);
         Arc::new(Self {
             serial: SERIAL.fetch_add(1, Relaxed),
             upstream: upstream.into(),
@@ -181,6 +188,8 @@ impl Worker {
             link: ArcSwap::from_pointee(Link::Plain),
             links: AtomicU32::new(0),
             admin: Admin::new(),
+            eject: Eject::default(),
+            gate: Gate::default(),
             checks: AtomicU8::new(Checks::Passing as u8),
             oracle: AtomicU8::new(Oracle::Untried as u8),
             refused: AtomicBool::new(false),
@@ -200,20 +209,29 @@ impl Worker {
         self.sessions() > 0 || self.tunnels() > 0 || self.in_flight() > 0
     }
 
-    /// Takes new sessions: up ∧ ready.
+    /// Takes new sessions: up ∧ ready ∧ not ejected ∧ below its limit.
     pub fn takes_new(&self) -> bool {
-        self.admin() == AdminState::Ready && self.health() == Health::Up
+        self.admin() == AdminState::Ready && self.health() == Health::Up && !self.ejected() && self.gate.is_open()
     }
 
-    /// The same, but for requests that wait for long: that may be the application's nature, and where all workers are slow
-    /// a new session is better off with one of them than with none.
+    /// Set aside after live failures. The first look after the time is over says so.
+    pub fn ejected(&self) -> bool {
+        let look = self.eject.look(clock::now_ms);
+        if look == Look::Back {
+            tracing::info!(upstream = %self.upstream, worker = %self.name, "worker is back from its ejection");
+        }
+        look == Look::Out
+    }
+
+    /// The same, but for requests that wait for long, and for the last two terms: slowness may be the application's nature,
+    /// and where all workers are slow, ejected or full a new session is better off with one of them than with none.
     pub fn takes_new_at_worst(&self) -> bool {
         self.admin() == AdminState::Ready && self.checks() == Checks::Passing && !self.refuses_connects()
     }
 
-    /// Serves its own sessions: not gone ∧ not maint.
+    /// Serves its own sessions: not gone ∧ not maint ∧ no grace of its drain over.
     pub fn serves(&self) -> bool {
-        self.admin() != AdminState::Maint && !self.gone()
+        self.admin() != AdminState::Maint && !self.gone() && !self.admin.is_over()
     }
 
     /// Connects are refused and no established connection to it is left.
@@ -257,7 +275,15 @@ impl Worker {
 
     /// What the health task concluded.
     pub fn set_checks(&self, checks: Checks) {
-        self.checks.store(checks as u8, Relaxed);
+        let before = self.checks.swap(checks as u8, Relaxed);
+        if checks == Checks::Passing && before != Checks::Passing as u8 {
+            self.eject.ease_in(clock::now_ms());
+        }
+    }
+
+    /// An operator or the file has something to say of it. Only on the control thread.
+    pub fn change(&self, change: Change, config: &config::Upstream) {
+        self.admin.change(change, config, self.sessions(), clock::now_ms());
     }
 
     /// What the operator says.
@@ -310,6 +336,7 @@ impl Worker {
     fn restarted(&self, generation: Option<u32>) {
         if let Some(generation) = generation {
             self.set_oracle(Oracle::Untried);
+            self.eject.new_life(clock::now_ms());
             tracing::info!(upstream = %self.upstream, worker = %self.name, generation, "worker was restarted");
         }
     }

@@ -323,10 +323,10 @@ fn mistakes_about_tls_to_workers() {
     let of = |worker: &str, tls: &str| errors_in(&dir, &upstream(worker, tls));
     assert_snapshot!(of("unix:/run/a.sock", "{ ca = \"ca.crt\" }"), @r#"
     error: a unix socket has no host to look for in a certificate
-     --> DIR/s.toml:4:12
+     --> DIR/s.toml:5:7
       |
-    4 | workers = ["unix:/run/a.sock"]
-      |            ^^^^^^^^^^^^^^^^^^
+    5 | tls = { ca = "ca.crt" }
+      |       ^^^^^^^^^^^^^^^^^
       = help: write server_name = "app.internal": the name in its certificate
     "#);
     assert_snapshot!(of("127.0.0.1:1", "{ ca = \"ca.crt\", verify = false, server_name = \"a b\" }"), @r#"

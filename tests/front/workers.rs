@@ -60,16 +60,6 @@ fn a_worker_must_be_who_it_should_be() {
 }
 
 #[test]
-fn a_name_in_the_address_is_the_name_in_the_certificate() {
-    let files = Certificates::new();
-    files.issue("local", &["localhost"]);
-    let worker = RawWorker::secured(files.server("local", false), named("a"));
-    let by_name = format!("localhost:{}", worker.address.port());
-    assert!(served(&proxy(&files, &by_name, "tls = { ca = \"ca.pem\" }")));
-    assert!(!served(&proxy(&files, &worker.address.to_string(), "tls = { ca = \"ca.pem\" }")));
-}
-
-#[test]
 fn sni_is_asked_for() {
     let files = Certificates::new();
     for name in ["a", "b"] {
@@ -164,9 +154,10 @@ async fn real_clients_on_workers_with_tls() {
     files.issue("worker", &["localhost"]);
     let tls = ["worker.pem", "worker.key"].map(|name| files.directory.join(name).display().to_string()).join(",");
     let workers = NodeServer::start_many(2, &["--tls", &tls]).await;
-    let list: Vec<_> = workers.iter().map(|worker| format!("localhost:{}", worker.port)).collect();
+    let list: Vec<_> = workers.iter().map(|worker| worker.address()).collect();
     let toml = format!(
-        "[upstream.app]\nworkers = {list:?}\nhealth = {{ kind = \"socket.io\" }}\ntls = {{ ca = \"ca.pem\" }}\n"
+        "[upstream.app]\nworkers = {list:?}\nhealth = {{ kind = \"socket.io\" }}\n\
+         tls = {{ ca = \"ca.pem\", server_name = \"localhost\" }}\n"
     );
     let proxy = Proxy::with_files(&toml, &files.directory);
     let result = Load::run(json!({ "urls": [proxy.url("")], "n": 10, "messages": 30 })).await;

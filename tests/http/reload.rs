@@ -52,7 +52,7 @@ pub(super) fn workers(binary: &Binary) -> Vec<String> {
 }
 
 /// Of each worker the address, and what the operator says.
-fn states(binary: &Binary) -> Vec<(String, String)> {
+pub(super) fn states(binary: &Binary) -> Vec<(String, String)> {
     let answer = Raw::connect_unix(&binary.admin()).get("/api/v1/workers");
     let all: Value = serde_json::from_slice(&answer.body).unwrap();
     let text = |value: &Value| value.as_str().unwrap().to_owned();

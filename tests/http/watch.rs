@@ -111,8 +111,8 @@ fn a_kubernetes_volume_is_swapped() {
         symlink(version, binary.directory.join("..data_tmp")).unwrap();
         let old = std::fs::read_link(binary.directory.join("..data")).unwrap();
         std::fs::rename(binary.directory.join("..data_tmp"), binary.directory.join("..data")).unwrap();
-        std::fs::remove_dir_all(binary.directory.join(old)).unwrap();
         becomes(&binary, name);
+        std::fs::remove_dir_all(binary.directory.join(old)).unwrap();
     }
     assert!(reloads(&binary, "failed").abs() < f64::EPSILON);
 }

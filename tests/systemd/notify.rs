@@ -123,6 +123,23 @@ fn ready_reloading_and_stopping() {
 }
 
 #[test]
+fn an_edit_is_a_reload_like_any_other() {
+    let (manager, worker) = (Manager::new(), RawWorker::named("a"));
+    let binary = manager.start(&format!("[upstream.app]\nworkers = [\"{}\"]", worker.address), None);
+    manager.until("READY=1");
+    let file = binary.directory.join("stickyd.toml");
+    let good = std::fs::read_to_string(&file).unwrap();
+    for (text, status) in
+        [(format!("{good}\naffinty = 1\n"), "STATUS=not reloaded: unknown key"), (good, "STATUS=1 workers")]
+    {
+        std::fs::write(&file, text).unwrap();
+        reload_time(&manager.until("RELOADING=1"));
+        let message = manager.next();
+        assert!(message[0] == "READY=1" && message[1].starts_with(status), "{message:?}");
+    }
+}
+
+#[test]
 fn the_status_follows_workers_and_sessions() {
     let manager = Manager::new();
     let handshake = "0{\"sid\":\"AAAAAAAAAAAAAAAAAAAA\",\"upgrades\":[],\"pingInterval\":25000,\"pingTimeout\":20000}";

@@ -141,7 +141,8 @@ pub(super) async fn connect(worker: &Worker) -> Result<WorkerIo, Fault> {
         }
         Err(ConnectError::Refused) => Err(Fault::Refused),
         Err(ConnectError::TimedOut | ConnectError::Full) => Err(Fault::TimedOut),
-        Err(ConnectError::Io(_)) => Err(Fault::Unreachable),
+        // Checks do not queue.
+        Err(ConnectError::Io(_) | ConnectError::Busy(_)) => Err(Fault::Unreachable),
     }
 }
 
