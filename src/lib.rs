@@ -16,10 +16,10 @@
 //! |---|---|
 //! | [`config`] | the file, checked, explained when it is wrong |
 //! | [`state`] | what threads share: the snapshot, the pins, the budgets |
-//! | [`listener`] | accept, TLS, one client connection |
+//! | [`listener`] | accept, PROXY header, TLS, one client connection |
 //! | [`proxy`] | the story of one request |
 //! | [`affinity`] | which worker: sid, cookie, address, discovery |
-//! | [`upstream`] | workers, their health and ejection, their limits, connections to them |
+//! | [`upstream`] | workers, their health and ejection, their limits, connections to them, TLS included |
 //! | [`tunnel`] | upgraded connections |
 //! | [`admin`], [`metrics`] | what an operator sees |
 //! | [`server`], [`drain`], [`reload`], `watch` | start, stop, change |
@@ -65,3 +65,4 @@ pub mod thread;
 pub mod tunnel;
 pub mod upstream;
 mod watch;
+mod x509;

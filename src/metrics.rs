@@ -63,7 +63,9 @@ pub struct Metrics {
     pub pool_full: IntCounter,
     /// Requests no route fitted.
     pub unrouted: IntCounter,
-    /// Client connections that ended with an HTTP or TLS error.
+    tls_handshakes: IntCounterVec,
+    certificates: IntGaugeVec,
+    /// Client connections that ended with an HTTP, TLS or PROXY protocol error.
     pub client_errors: IntCounterVec,
     drained: IntCounterVec,
     drain_left: IntGaugeVec,
@@ -253,6 +255,8 @@ impl Metrics {
             pool_full: register!(r, IntCounter, "stickyd_worker_pool_full_total", "Idle worker connections closed because the pool had no room for them."),
             unrouted: register!(r, IntCounter, "stickyd_unrouted_total", "Requests no route fitted."),
             client_errors: register!(r, IntCounterVec, "stickyd_client_errors_total", "Client connections ended by an error, by kind.", &["kind"]),
+            tls_handshakes: register!(r, IntCounterVec, "stickyd_tls_handshakes_total", "TLS handshakes of clients, by version, result (ok, failed, timeout) and whether a session was resumed.", &["listener", "version", "result", "resumed"]),
+            certificates: register!(r, IntGaugeVec, "stickyd_tls_certificate_expiry_timestamp_seconds", "Last second a certificate is valid in, since 1970; the name is the first it is for.", &["listener", "name"]),
             config_ok: register!(r, IntGauge, "stickyd_config_ok", "1: the configuration's file, as it was last looked at, is what runs; 0: it has a mistake or is gone."),
             config_loaded: register!(r, IntGauge, "stickyd_config_loaded_timestamp_seconds", "When the configuration that runs was loaded, in Unix time."),
             drained: register!(r, IntCounterVec, "stickyd_drain_closed_total", "Sessions ended because their worker was drained, put to maint or removed: tunnels closed, polling sessions refused.", &["upstream", "kind"]),
@@ -292,6 +296,23 @@ impl Metrics {
             passed_on: retry("passed_on"),
             resent: retry("resent"),
             retries_over_budget: retry("over_budget"),
+        }
+    }
+
+    /// Counts a client's TLS handshake; `version` is `none` where it came to none.
+    pub fn tls_handshake(&self, listener: &str, version: &str, result: &str, resumed: bool) {
+        let resumed = if resumed { "yes" } else { "no" };
+        self.tls_handshakes.with_label_values(&[listener, version, result, resumed]).inc();
+    }
+
+    /// Shows until when certificates are valid: of all listeners, each with the name and the second. Those of before are
+    /// gone. Of several under one name (ECDSA and RSA) the earliest date counts.
+    pub fn certificates_expire<'a>(&self, all: impl Iterator<Item = (&'a str, &'a str, u64)>) {
+        self.certificates.reset();
+        for (listener, name, until) in all {
+            let gauge = self.certificates.with_label_values(&[listener, name]);
+            let until = i64::try_from(until).unwrap_or(i64::MAX);
+            gauge.set(if gauge.get() == 0 { until } else { gauge.get().min(until) });
         }
     }
 

@@ -111,6 +111,7 @@ impl Server {
             threads.push(started.inspect_err(|_| all.abandon()).map_err(StartError::Thread)?);
         }
         listeners.apply(wanted, plan);
+        listeners.show(&shared.metrics);
         let addresses = listeners.addresses();
         shared.config.begin(sources.as_ref().map(|sources| sources.file().to_owned()), addresses.clone());
         let (reload, asks) = mpsc::channel(1);

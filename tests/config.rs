@@ -17,6 +17,8 @@ mod errors_of_addresses;
 mod health;
 #[path = "config/shipped.rs"]
 mod shipped;
+#[path = "config/tls.rs"]
+mod tls;
 
 use std::io;
 use std::net::IpAddr;
@@ -165,6 +167,7 @@ discoveries_per_address = 2
 discoveries = 3
 replay_bytes = "4MiB"
 handshakes = 5
+handshake_timeout = "3s"
 [log]
 level = "warn,stickyd::affinity=debug"
 access = true
@@ -192,7 +195,7 @@ fn check_every_key(dir: &TempDir, config: &Config) {
     assert_eq!(config.threads, 3);
     let listener = &config.listeners[0];
     assert_eq!((listener.address.to_string().as_str(), listener.name.as_deref()), ("[::]:443", Some("web")));
-    assert_eq!(listener.tls.as_ref().unwrap().chain.len(), 1);
+    assert_eq!(listener.tls.as_ref().unwrap().certificates[0].chain.len(), 1);
     let proxies: Vec<_> = listener.trusted_proxies.iter().map(ToString::to_string).collect();
     assert_eq!(proxies, ["127.0.0.0/8", "10.1.2.3/32", "fd00::/8"]);
     let names: Vec<_> = config.upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
@@ -223,6 +226,7 @@ fn check_every_key(dir: &TempDir, config: &Config) {
         discoveries: 3,
         replay_bytes: 4 << 20,
         handshakes: 5,
+        handshake_timeout: 3 * second,
     };
     assert_eq!(config.limits, limits);
     assert_eq!(config.log, Log { level: "warn,stickyd::affinity=debug".to_owned(), access: true });

@@ -1,16 +1,15 @@
 //! From text to [`Config`]: reads every table, then checks what needs several of them. All errors at once.
 //!
 //! Entry points: [`parse`] (a text), [`for_command_line`] (no file at all); for files see `load`. Each table has its
-//! function here except upstreams, workers and routes, which have files of their own. Leaves out what only the running system
+//! function here except listeners, upstreams, workers and routes, which have files of their own. Leaves out what only the running system
 //! can tell (an address in use, a worker that does not answer).
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
 use super::error::{Diagnostic, Errors, Report, Span};
@@ -20,8 +19,8 @@ use super::sources::Noted;
 use super::upstream::Read;
 use super::workers::Entry;
 use super::{
-    Admin, AdminAddress, Config, Limits, Listener, Log, SameSite, Secret, Upstream, file, files, routes, upstream,
-    values, workers,
+    Admin, AdminAddress, Config, Limits, Listener, Log, SameSite, Secret, Upstream, file, files, listener, routes,
+    upstream, values, workers,
 };
 
 /// Looks up a DNS name; an argument so that tests need no network.
@@ -68,11 +67,7 @@ pub fn for_command_line(listen: &[String], workers: &[String]) -> Result<Config,
     let context = Context { report: &report, base: base(None), resolve: &patient(), noted: &Noted::default() };
     let listeners: Vec<_> = listen
         .iter()
-        .filter_map(|text| {
-            let listener =
-                Listener { address: workers::socket(&context, text)?, name: None, tls: None, trusted_proxies: vec![] };
-            Some((listener, text.span.clone()))
-        })
+        .filter_map(|text| Some((Listener::plain(workers::socket(&context, text)?), text.span.clone())))
         .collect();
     if listen.is_empty() {
         report.missing("there is no listener", "add --listen 0.0.0.0:80");
@@ -124,7 +119,7 @@ fn read(context: &Context<'_>, mut root: Section<'_>) -> Config {
     let state_dir = state_dir(context, &mut root);
     let watch = root.take("watch").and_then(Item::boolean).unwrap_or(true);
     let threads = root.integer("threads", 1..=256).unwrap_or_else(cores);
-    let listeners = listeners(context, &mut root);
+    let listeners = listener::all(context, &mut root);
     let upstreams = upstreams(context, &mut root);
     let routes = routes::read(context, &mut root, &upstreams);
     let admin = admin(context, &mut root, state_dir.as_deref());
@@ -172,66 +167,6 @@ fn secret(context: &Context<'_>, root: &mut Section<'_>) -> Option<Secret> {
     }
 }
 
-fn listeners(context: &Context<'_>, root: &mut Section<'_>) -> Vec<(Listener, Span)> {
-    let help = "write [[listener]] and below it address = \"0.0.0.0:80\"";
-    let Some(item) = root.take("listener") else {
-        context.report.missing("there is no listener", help);
-        return Vec::new();
-    };
-    let at = item.span.clone();
-    let Some(items) = item.list("a list of tables, each headed [[listener]]", "a listener") else { return Vec::new() };
-    if items.is_empty() {
-        context.report.error_help(&at, "there is no listener", help);
-    }
-    let mut names = HashMap::new();
-    items.into_iter().filter_map(|item| listener(context, item, &mut names)).collect()
-}
-
-fn listener(context: &Context<'_>, item: Item<'_>, names: &mut HashMap<String, Span>) -> Option<(Listener, Span)> {
-    let mut section = item.section("[[listener]]", "a table")?;
-    let text = section.required("address", "an address such as \"0.0.0.0:443\"", "\"0.0.0.0:80\"");
-    let address = text.as_ref().and_then(|text| workers::socket(context, text));
-    let name = section.text("name", "a string such as \"web\"");
-    let name = name.and_then(|name| listener_name(context, name, names));
-    let files = section.section("tls", "a table such as { certificate = \"fullchain.pem\", key = \"privkey.pem\" }");
-    let tls = files.and_then(|files| files::tls(context, files));
-    let proxies = section.take("trusted_proxies").and_then(|item| item.list("a list of networks", "a network"));
-    let proxies = proxies.unwrap_or_default();
-    let trusted_proxies = proxies.into_iter().filter_map(network).collect();
-    section.finish();
-    Some((Listener { address: address?, name, tls, trusted_proxies }, text?.span))
-}
-
-/// What systemd.socket(5) takes as a FileDescriptorName, no two the same.
-fn listener_name(context: &Context<'_>, name: Text, names: &mut HashMap<String, Span>) -> Option<String> {
-    let fits = |b: u8| b.is_ascii_graphic() && b != b':';
-    if !(1..=255).contains(&name.value.len()) || !name.value.bytes().all(fits) {
-        let help = "1 to 255 of ASCII without spaces and `:`, as FileDescriptorName= in the socket unit";
-        context.report.error_help(&name.span, format!("`{}` is no name for a listener", name.value), help);
-        return None;
-    }
-    if let Some(first) = names.get(&name.value) {
-        let line = context.report.line_of(first);
-        context.report.error(&name.span, format!("a listener is already named `{}`, in line {line}", name.value));
-        return None;
-    }
-    names.insert(name.value.clone(), name.span);
-    Some(name.value)
-}
-
-/// `10.0.0.0/8` or one address.
-fn network(item: Item<'_>) -> Option<IpNet> {
-    let report = item.report;
-    let text = item.text("a string such as \"10.0.0.0/8\"")?;
-    let parsed = text.value.parse::<IpNet>().map(|net| net.trunc());
-    let network = parsed.ok().or_else(|| text.value.parse::<IpAddr>().ok().map(IpNet::from));
-    if network.is_none() {
-        let message = format!("`{}` is no network", text.value);
-        report.error_help(&text.span, message, "write \"10.0.0.0/8\", \"10.1.2.3\" or \"fd00::/8\"");
-    }
-    network
-}
-
 fn upstreams(context: &Context<'_>, root: &mut Section<'_>) -> Vec<Read> {
     let help = "write [upstream.app] and below it workers = [\"127.0.0.1:3001-3004\"]";
     let Some(item) = root.take("upstream") else {
@@ -272,6 +207,7 @@ fn limits(root: &mut Section<'_>) -> Limits {
     const PINS: RangeInclusive<u64> = 1_000..=100_000_000;
     // One body may be 1 MB (the usual maxPayload); more than 64 GB is a typing mistake.
     const REPLAY: RangeInclusive<u64> = 1_000_000..=64_000_000_000;
+    const HANDSHAKE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(120);
     let mut limits = Limits::default();
     let Some(mut section) = root.section("limits", "a table") else { return limits };
     limits.pins = section.integer("pins", PINS).unwrap_or(limits.pins);
@@ -282,6 +218,8 @@ fn limits(root: &mut Section<'_>) -> Limits {
     let replay = section.take("replay_bytes").and_then(|item| values::size(item, REPLAY));
     limits.replay_bytes = replay.and_then(|bytes| bytes.try_into().ok()).unwrap_or(limits.replay_bytes);
     limits.handshakes = section.integer("handshakes", 1..=100_000).unwrap_or(limits.handshakes);
+    let handshake = section.take("handshake_timeout").and_then(|item| values::duration(item, HANDSHAKE));
+    limits.handshake_timeout = handshake.unwrap_or(limits.handshake_timeout);
     section.finish();
     limits
 }

@@ -11,21 +11,24 @@ mod error;
 mod file;
 mod files;
 mod health;
+mod listener;
 mod load;
 mod resolve;
 mod routes;
 mod sources;
+mod tls;
 mod upstream;
 mod values;
+mod worker_tls;
 mod workers;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 pub(crate) use check::is_listener;
 pub use check::{Resolve, for_command_line, parse, parse_with};
@@ -37,7 +40,9 @@ pub use health::{Expected, Health, HealthKind, Target};
 pub use load::{Loaded, load, load_admin, load_noting, load_with_warnings};
 pub(crate) use resolve::look_up;
 pub use sources::{Look, Sources};
+pub use tls::{Certificate, ClientAuth, Tls};
 pub(crate) use values::digits;
+pub use worker_tls::WorkerTls;
 pub use workers::{At, Found, Group};
 pub(crate) use workers::{MAX_RANGE, tidy};
 
@@ -98,19 +103,30 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Which of systemd's sockets is this one (`FileDescriptorName=`); unique. `None`: the one bound to `address`.
     pub name: Option<String>,
-    /// Terminates TLS with this certificate; `None` is plain HTTP.
+    /// Terminates TLS; `None` is plain HTTP.
     pub tls: Option<Tls>,
+    /// Every connection begins with a PROXY protocol header, from a trusted proxy. `false`: none may.
+    pub proxy_protocol: bool,
+    /// Answers every request with a redirect to https instead of forwarding it.
+    pub redirect: Option<Redirect>,
     /// Peers whose `X-Forwarded-*` is believed. Empty: nobody's.
     pub trusted_proxies: Vec<IpNet>,
 }
 
-/// One certificate with its key, read and matched to each other.
-#[derive(Debug, PartialEq)]
-pub struct Tls {
-    /// Leaf first.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// PKCS#8, PKCS#1 or SEC1.
-    pub key: PrivateKeyDer<'static>,
+impl Listener {
+    /// Plain HTTP on an address, everything else as it is by default.
+    pub fn plain(address: SocketAddr) -> Self {
+        Self { address, name: None, tls: None, proxy_protocol: false, redirect: None, trusted_proxies: Vec::new() }
+    }
+}
+
+/// Where a redirecting listener sends its clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Redirect {
+    /// Of the https address; default 443, which is not written.
+    pub port: u16,
+    /// 301, 302, 307 or 308; default 308: the method stays what it was (RFC 9110 §15.4.9).
+    pub status: u16,
 }
 
 /// A named pool of workers.
@@ -158,6 +174,8 @@ pub struct Upstream {
     pub drain: Drain,
     /// What becomes of the sessions of a worker that a reload removes.
     pub removed: Removed,
+    /// How its workers are spoken to by TLS; `None`: in the clear.
+    pub tls: Option<Arc<WorkerTls>>,
 }
 
 impl Upstream {
@@ -184,6 +202,7 @@ impl Upstream {
             queue_timeout: Duration::from_secs(5),
             drain: Drain::default(),
             removed: Removed::default(),
+            tls: None,
         }
     }
 }
@@ -193,6 +212,8 @@ impl Upstream {
 pub struct Worker {
     /// Where it listens.
     pub address: Address,
+    /// The DNS name its address was written by, which its certificate should bear; `None`: it was written as it is.
+    pub host: Option<String>,
     /// Shown in logs and metrics and hashed into the cookie; default: the address as text.
     pub name: String,
     /// Share of new sessions, 1..=256; default 1.
@@ -321,6 +342,8 @@ pub struct Limits {
     pub replay_bytes: usize,
     /// TLS handshakes in flight per data thread; default 64 (data-plane study §0.6).
     pub handshakes: usize,
+    /// From accept to the end of the TLS handshake, a PROXY header before it included; default 10 s.
+    pub handshake_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -332,6 +355,7 @@ impl Default for Limits {
             discoveries: 2_000,
             replay_bytes: 64_000_000,
             handshakes: 64,
+            handshake_timeout: Duration::from_secs(10),
         }
     }
 }

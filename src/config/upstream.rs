@@ -10,7 +10,7 @@ use super::error::Span;
 use super::file::{Item, Section, Text};
 use super::values::{duration, percent, word};
 use super::workers::{self, Entry};
-use super::{AdminState, Affinity, SameSite, Upstream, drain, eject, health};
+use super::{AdminState, Affinity, SameSite, Upstream, drain, eject, health, worker_tls};
 
 /// An upstream with the places that later checks point at.
 pub(super) struct Read {
@@ -49,6 +49,9 @@ pub(super) fn read(context: &Context<'_>, name: Text, item: Item<'_>) -> Option<
     }
     if let Some(table) = section.section("health", "a table such as { path = \"/health\" }") {
         upstream.health = health::read(table);
+    }
+    if let Some(table) = section.section("tls", "a table such as { ca = \"workers-ca.pem\" }") {
+        upstream.tls = worker_tls::read(context, table, &upstream.groups);
     }
     if let Some(table) = section.section("drain", "a table such as { grace = \"60s\" }") {
         upstream.drain = drain::read(table);

@@ -4,9 +4,12 @@
 //! lock is shared. A reload changes them by value: `set`. Options clients' sockets need are set on the listening socket: accepted ones inherit them, which saves
 //! a system call each (data-plane study §0.7).
 
+mod client_certificate;
 pub mod conn;
+mod opening;
+mod proxy_protocol;
 mod set;
-mod tls;
+pub mod tls;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -19,15 +22,18 @@ use hyper::header::HeaderValue;
 use ipnet::IpNet;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use crate::config;
+use crate::config::{self, Redirect};
 use crate::thread::{Removed, Thread};
 
+pub use client_certificate::ClientCertificate;
+pub use opening::Secured;
 pub use set::{Going, Part, Plan, Set, SetError};
+
+use tls::Terms;
 
 /// Connections the kernel holds for us; it cuts this to net.core.somaxconn.
 const BACKLOG: i32 = 4_096;
@@ -45,8 +51,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A listener as its connections see it, on one thread: with the settings it had when they were accepted.
 pub struct Listener {
-    /// Terminates TLS.
-    pub tls: Option<TlsAcceptor>,
     /// Its port as a field value.
     pub port_value: HeaderValue,
     /// Set once a reload has removed it.
@@ -59,19 +63,46 @@ impl Listener {
     pub fn trusts(&self, address: IpAddr) -> bool {
         self.settings.trusted.iter().any(|net| net.contains(&address))
     }
+
+    /// How it ends TLS, if it does.
+    pub fn tls(&self) -> Option<&Arc<Terms>> {
+        self.settings.tls.as_ref()
+    }
+
+    /// Where it sends its clients instead of forwarding what they ask.
+    pub fn redirect(&self) -> Option<Redirect> {
+        self.settings.redirect
+    }
 }
 
 /// What a reload changes of a listener without touching its sockets: connections accepted from then on have the new ones.
 struct Settings {
-    tls: Option<Arc<rustls::ServerConfig>>,
+    tls: Option<Arc<Terms>>,
+    proxy_protocol: bool,
+    redirect: Option<Redirect>,
     trusted: Vec<IpNet>,
+    /// Its name in metrics: as configured, or its address.
+    label: String,
 }
 
 impl Settings {
-    fn of(config: &config::Listener) -> Result<Self, BindError> {
-        let tls = config.tls.as_ref().map(tls::server_config).transpose();
-        let tls = tls.map_err(|error| BindError::Tls(config.address, error))?;
-        Ok(Self { tls, trusted: config.trusted_proxies.clone() })
+    /// `before`: those of the same listener until now; TLS clients go on resuming.
+    fn of(config: &config::Listener, before: Option<&Self>) -> Result<Self, BindError> {
+        let before = before.and_then(|before| before.tls.as_deref());
+        let tls = config.tls.as_ref().map(|tls| Terms::build(tls, before)).transpose();
+        Ok(Self {
+            tls: tls.map_err(|error| BindError::Tls(config.address, error))?,
+            proxy_protocol: config.proxy_protocol,
+            redirect: config.redirect,
+            trusted: config.trusted_proxies.clone(),
+            label: config.name.clone().unwrap_or_else(|| config.address.to_string()),
+        })
+    }
+
+    /// Until when its certificates are valid, as metrics want it: listener, name, seconds since 1970.
+    fn expiries(&self) -> impl Iterator<Item = (&str, &str, u64)> {
+        let all = self.tls.iter().flat_map(|tls| tls.expiries());
+        all.map(|(name, until)| (self.label.as_str(), name.as_str(), *until))
     }
 }
 
@@ -140,7 +171,7 @@ fn finish(
     address: SocketAddr,
     sockets: Vec<std::net::TcpListener>,
 ) -> Result<Bound, BindError> {
-    let settings = Arc::new(ArcSwap::from_pointee(Settings::of(config)?));
+    let settings = Arc::new(ArcSwap::from_pointee(Settings::of(config, None)?));
     let (removed, accepting) = (CancellationToken::new(), TaskTracker::new());
     Ok(Bound { address, sockets, settings, removed, accepting })
 }
@@ -243,7 +274,6 @@ impl Door {
             Some(listener) if Arc::ptr_eq(&listener.settings, settings) => listener.clone(),
             _ => {
                 let listener = Rc::new(Listener {
-                    tls: settings.tls.clone().map(TlsAcceptor::from),
                     port_value: self.port_value.clone(),
                     removed: self.removed.clone(),
                     settings: settings.clone(),
@@ -269,7 +299,7 @@ mod tests {
     use super::*;
 
     fn loopback() -> config::Listener {
-        config::Listener { address: ([127, 0, 0, 1], 0).into(), name: None, tls: None, trusted_proxies: Vec::new() }
+        config::Listener::plain(([127, 0, 0, 1], 0).into())
     }
 
     /// Of a connection accepted from it.

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{BindError, Bound, ListenerPart, Settings, adopt, bind};
 use crate::config;
+use crate::metrics::Metrics;
 use crate::systemd::{self, Inherited};
 
 /// What one thread gets of one listener.
@@ -92,6 +93,12 @@ impl Set {
         self.open.iter().map(|open| open.bound.address).collect()
     }
 
+    /// Shows until when their certificates are valid.
+    pub fn show(&self, metrics: &Metrics) {
+        let settings: Vec<_> = self.open.iter().map(|open| open.bound.settings.load_full()).collect();
+        metrics.certificates_expire(settings.iter().flat_map(|settings| settings.expiries()));
+    }
+
     /// Binds and tries what `wanted` needs besides what there is.
     ///
     /// # Errors
@@ -144,10 +151,10 @@ impl Set {
     }
 
     fn changed(&self, index: usize, new: &config::Listener) -> Result<Option<Settings>, BindError> {
-        let same = |old: &config::Listener| old.tls == new.tls && old.trusted_proxies == new.trusted_proxies;
         match self.open.get(index) {
-            Some(open) if same(&open.config) => Ok(None),
-            _ => Settings::of(new).map(Some),
+            Some(open) if open.config == *new => Ok(None),
+            Some(open) => Settings::of(new, Some(&open.bound.settings.load())).map(Some),
+            None => Settings::of(new, None).map(Some),
         }
     }
 
@@ -206,8 +213,7 @@ mod tests {
     use super::*;
 
     fn listener(address: &str, name: Option<&str>) -> config::Listener {
-        let name = name.map(str::to_owned);
-        config::Listener { address: address.parse().unwrap(), name, tls: None, trusted_proxies: Vec::new() }
+        config::Listener { name: name.map(str::to_owned), ..config::Listener::plain(address.parse().unwrap()) }
     }
 
     /// What was removed.

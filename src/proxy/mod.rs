@@ -20,6 +20,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 
 use crate::affinity::{self, Resolved, discover};
+use crate::config::Redirect;
 use crate::listener::conn::Conn;
 use crate::upstream::Upstream;
 use ask::Ask;
@@ -48,13 +49,17 @@ pub struct Job {
 /// Answers one request. Every path out of here is an answer; nothing is remembered on the connection (invariant 1).
 pub async fn handle(conn: Rc<Conn>, request: Request<Incoming>) -> Response<Reply> {
     let mut record = Record::begin(&conn, &request);
-    let response = match read(&conn, &request) {
-        Err(problem) => respond::problem(problem),
+    let mut response = match read(&conn, &request) {
+        Err(Turned::Problem(problem)) => respond::problem(problem),
+        Err(Turned::Away(redirect, host)) => respond::redirect(redirect, &host, request.uri()),
         Ok(job) => {
             let request = prepare(&job, request);
             serve(job, request, &mut record).await
         }
     };
+    if let Some(hsts) = conn.listener.tls().and_then(|tls| tls.hsts.as_ref()) {
+        respond::strictly(hsts, &mut response);
+    }
     record.finish(response)
 }
 
@@ -85,18 +90,42 @@ async fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) ->
     }
 }
 
+/// Why a request goes to no worker.
+enum Turned {
+    /// For this.
+    Problem(Problem),
+    /// To https, at this host.
+    Away(Redirect, String),
+}
+
+impl From<Problem> for Turned {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
 /// Reads what a head says; a head that means nothing, or two things, is a problem.
-fn read(conn: &Rc<Conn>, request: &Request<Incoming>) -> Result<Job, Problem> {
+fn read(conn: &Rc<Conn>, request: &Request<Incoming>) -> Result<Job, Turned> {
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-        return Err(Problem::NotImplemented);
+        return Err(Problem::NotImplemented.into());
     }
     framing::check_request(request)?;
     let host = headers::host(request)?;
+    if let Some(redirect) = conn.listener.redirect() {
+        // Without a host there is nowhere to send an old client.
+        return Err(match host {
+            "" => Problem::BadRequest("no Host").into(),
+            host => Turned::Away(redirect, host.to_owned()),
+        });
+    }
+    if !conn.serves(route::without_port(host)) {
+        return Err(Problem::Misdirected.into());
+    }
     let shared = &conn.thread.shared;
     let snapshot = shared.snapshot.load();
     let Some(upstream) = route::find(&snapshot, host, request.uri().path()) else {
         shared.metrics.unrouted.inc();
-        return Err(Problem::NoRoute);
+        return Err(Problem::NoRoute.into());
     };
     let ask = Ask::read(shared, upstream, request);
     let client = Client::read(conn, request.headers());

@@ -36,7 +36,8 @@ fn fits_path(rule: &str, path: &str) -> bool {
     path.strip_prefix(rule).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-fn without_port(host: &str) -> &str {
+/// A host without its port; an IPv6 address keeps its brackets.
+pub(super) fn without_port(host: &str) -> &str {
     if host.starts_with('[') {
         return host.find(']').and_then(|end| host.get(..=end)).unwrap_or(host);
     }

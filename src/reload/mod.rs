@@ -195,6 +195,7 @@ impl Reloader {
             place.send(plan.parts());
         }
         let going = running.listeners.apply(new.listeners, plan);
+        running.listeners.show(&self.shared.metrics);
         for address in &going.waiting {
             warnings.push(format!(
                 "no listener is on {address} any more, but systemd keeps its socket: clients get in and wait; stop the socket unit"

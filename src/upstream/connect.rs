@@ -117,6 +117,8 @@ pub struct Lease {
     connection: Connection,
     sender: SendRequest<Outgoing>,
     established: Established,
+    /// By which of its worker's links it was made.
+    link: u32,
     /// While it is in use, and where that is limited.
     slot: Option<Slot>,
     /// Something came over it since the last request began.
@@ -288,7 +290,7 @@ impl Lease {
     }
 
     fn alive(&mut self, cx: &mut Context<'_>) -> bool {
-        self.poll_connection(cx).is_pending()
+        self.link == self.worker().links() && self.poll_connection(cx).is_pending()
     }
 
     fn idle_for(&self, now_ms: u64) -> u64 {
@@ -353,7 +355,8 @@ fn take_idle(thread: &Thread, worker: &Arc<Worker>, max_idle: u64, cx: &mut Cont
 }
 
 async fn connect(worker: &Arc<Worker>) -> Result<Box<Lease>, ConnectError> {
-    let io = open(&worker.address).await.map_err(classify)?;
+    let link = worker.links();
+    let io = open(worker).await.map_err(classify)?;
     worker.connected();
     let established = worker.connection();
     let heard = Rc::new(Cell::new(false));
@@ -369,6 +372,7 @@ async fn connect(worker: &Arc<Worker>) -> Result<Box<Lease>, ConnectError> {
         connection,
         sender,
         established,
+        link,
         slot: None,
         heard,
         used: false,
@@ -378,11 +382,17 @@ async fn connect(worker: &Arc<Worker>) -> Result<Box<Lease>, ConnectError> {
     }))
 }
 
-/// Opens a socket to `address`, with the options every worker connection has.
+/// Opens a connection to `worker`, TLS included.
 ///
 /// # Errors
-/// The operating system's.
-pub async fn open(address: &Address) -> io::Result<WorkerIo> {
+/// The operating system's, or the handshake's.
+pub async fn open(worker: &Worker) -> io::Result<WorkerIo> {
+    let io = socket(&worker.address).await?;
+    worker.link().secure(io, &worker.name).await
+}
+
+/// A socket to `address`, with the options every worker connection has.
+async fn socket(address: &Address) -> io::Result<WorkerIo> {
     match address {
         Address::Tcp(address) => {
             let stream = TcpStream::connect(address).await?;

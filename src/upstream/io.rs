@@ -1,4 +1,4 @@
-//! The socket to a worker, whichever kind its address is.
+//! The socket to a worker, whichever kind its address is, with or without TLS.
 
 use std::cell::Cell;
 use std::io;
@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::client::TlsStream;
 
 /// The socket to a worker.
 pub enum WorkerIo {
@@ -15,6 +16,8 @@ pub enum WorkerIo {
     Tcp(TcpStream),
     /// Unix socket.
     Unix(UnixStream),
+    /// TLS over one of the others; boxed, because a rustls connection is a kilobyte.
+    Tls(Box<TlsStream<Self>>),
 }
 
 impl AsyncRead for WorkerIo {
@@ -22,6 +25,7 @@ impl AsyncRead for WorkerIo {
         match self.get_mut() {
             Self::Tcp(io) => Pin::new(io).poll_read(cx, buf),
             Self::Unix(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
         }
     }
 }
@@ -31,6 +35,7 @@ impl AsyncWrite for WorkerIo {
         match self.get_mut() {
             Self::Tcp(io) => Pin::new(io).poll_write(cx, buf),
             Self::Unix(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Tls(io) => Pin::new(io).poll_write(cx, buf),
         }
     }
 
@@ -42,6 +47,7 @@ impl AsyncWrite for WorkerIo {
         match self.get_mut() {
             Self::Tcp(io) => poll_write_small(Pin::new(io), cx, bufs),
             Self::Unix(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -53,6 +59,7 @@ impl AsyncWrite for WorkerIo {
         match self.get_mut() {
             Self::Tcp(io) => Pin::new(io).poll_flush(cx),
             Self::Unix(io) => Pin::new(io).poll_flush(cx),
+            Self::Tls(io) => Pin::new(io).poll_flush(cx),
         }
     }
 
@@ -60,6 +67,7 @@ impl AsyncWrite for WorkerIo {
         match self.get_mut() {
             Self::Tcp(io) => Pin::new(io).poll_shutdown(cx),
             Self::Unix(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod gate;
 pub mod health;
 pub mod io;
 pub mod life;
+pub mod tls;
 pub mod worker;
 
 use std::collections::HashMap;
@@ -143,6 +144,10 @@ impl Upstream {
         );
         let mut members: Vec<Member> =
             config.workers.iter().map(|new| Member::named(new, config, secret, metrics, before)).collect();
+        let links = tls::links(config);
+        for (member, new) in members.iter().zip(&config.workers) {
+            member.worker.set_link(tls::link(links.as_ref(), new));
+        }
         let ids: Vec<_> = members.iter().map(|m| (m.worker.id, m.weight)).collect();
         members.extend(removed(&members, config, before));
         // In reverse: where a removed worker's name is another's now, cookies with it are the other's.

@@ -4,6 +4,7 @@
 //! of design.md §7 meet in two questions, [`Worker::takes_new`] and [`Worker::serves`]; nothing else combines them.
 //! Counts go up and down only through guards (`counts`), never by hand.
 
+use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -12,6 +13,7 @@ pub use super::counts::{Count, Established, Session};
 use super::eject::{Eject, Look};
 use super::gate::Gate;
 use super::life::Life;
+use super::tls::Link;
 use crate::affinity::cookie::WorkerId;
 use crate::affinity::ring::Recent;
 use crate::clock;
@@ -88,6 +90,9 @@ pub struct Worker {
     pub series: WorkerSeries,
     /// Sessions placed on it in the last 10 s.
     pub recent: Recent,
+    link: ArcSwap<Link>,
+    /// How often `link` has changed.
+    links: AtomicU32,
     /// What the operator says, and where.
     pub admin: Admin,
     /// What live requests say of it.
@@ -120,6 +125,8 @@ impl Worker {
             id,
             series,
             recent: Recent::default(),
+            link: ArcSwap::from_pointee(Link::Plain),
+            links: AtomicU32::new(0),
             admin: Admin::new(),
             eject: Eject::default(),
             gate: Gate::default(),
@@ -222,6 +229,24 @@ impl Worker {
     /// What the operator says.
     pub fn admin(&self) -> AdminState {
         self.admin.state()
+    }
+
+    /// How it is spoken to. One that does the same as the one before changes nothing: sessions can be resumed.
+    pub fn set_link(&self, link: Link) {
+        if !self.link.load().is_as(&link) {
+            self.link.store(Arc::new(link));
+            self.links.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// How it is spoken to now.
+    pub fn link(&self) -> Arc<Link> {
+        self.link.load_full()
+    }
+
+    /// Unlike the number of before once the link has changed: connections made by an older one take no more requests.
+    pub fn links(&self) -> u32 {
+        self.links.load(Relaxed)
     }
 
     /// Whether probes may be used on it.

@@ -107,7 +107,7 @@ impl Group {
             At::Unix(path) => {
                 let address = Address::Unix(path.clone());
                 let name = self.name.clone().unwrap_or_else(|| address.to_string());
-                return vec![Worker { address, name, weight: self.weight, admin: self.admin }];
+                return vec![Worker { address, host: None, name, weight: self.weight, admin: self.admin }];
             }
             At::Ip(ip, ports) => (std::slice::from_ref(ip), ports),
             At::Name(host, ports) => (found.get(host).map_or(&[][..], Vec::as_slice), ports),
@@ -115,7 +115,8 @@ impl Group {
         let all = ips.iter().flat_map(|ip| ports.clone().map(|port| SocketAddr::new(*ip, port)));
         let worker = |at| {
             let name = self.name_of(at, ips.len() == 1, ports.start() != ports.end(), before);
-            Worker { address: Address::Tcp(at), name, weight: self.weight, admin: self.admin }
+            let host = self.at.host().map(str::to_owned);
+            Worker { address: Address::Tcp(at), host, name, weight: self.weight, admin: self.admin }
         };
         // One more than may be, so that it shows.
         all.take(MAX_RANGE + 1).map(worker).collect()

@@ -134,7 +134,7 @@ impl<'a> Client<'a> {
 
 /// A connection, and what it says of the worker.
 pub(super) async fn connect(worker: &Worker) -> Result<WorkerIo, Fault> {
-    match connect::open(&worker.address).await.map_err(connect::classify) {
+    match connect::open(worker).await.map_err(connect::classify) {
         Ok(io) => {
             worker.connected();
             Ok(io)
