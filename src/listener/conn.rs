@@ -3,7 +3,7 @@
 //! What stands here is what may be trusted of a connection: who the peer is and whether its word on others counts.
 //! Nothing about a worker is remembered (invariant 1).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
@@ -56,6 +56,8 @@ pub struct Conn {
     pub tls: Option<Secured>,
     live: RefCell<Option<Registered>>,
     plan: RefCell<Option<Plan>>,
+    /// The last request's body was not read to its end.
+    unread: Cell<bool>,
 }
 
 /// The client's socket.
@@ -81,6 +83,7 @@ pub async fn serve(thread: Rc<Thread>, listener: Rc<Listener>, stream: TcpStream
         listener,
         live: RefCell::new(Some(live)),
         plan: RefCell::default(),
+        unread: Cell::new(false),
     });
     serve_http(conn, io).await;
 }
@@ -127,7 +130,7 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo) {
         }
         (Err(error), _) if !error.is_parse() => {}
         (ended, _) => {
-            if ended.is_err() || has_unread(&mut io).await {
+            if ended.is_err() || conn.unread.get() || has_unread(&mut io).await {
                 conn.thread.tasks.spawn_local(linger(io, live));
             }
         }
@@ -196,6 +199,16 @@ impl Conn {
         if let Some(live) = &*self.live.borrow() {
             live.waits_at(serial);
         }
+    }
+
+    /// A request begins: what is noted of the one before is past.
+    pub fn begins(&self) {
+        self.unread.set(false);
+    }
+
+    /// Its body was not read to the end: should the connection end with its answer, the client is read on for a while.
+    pub fn may_still_send(&self) {
+        self.unread.set(true);
     }
 
     /// Once hyper has written the 101, the connection becomes this tunnel.

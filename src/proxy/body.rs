@@ -12,6 +12,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::headers;
 use super::record::Record;
+use crate::listener::conn::Conn;
 use crate::thread::Thread;
 use crate::upstream::connect::Lease;
 use crate::upstream::life::Loss;
@@ -19,7 +20,7 @@ use crate::upstream::life::Loss;
 /// A request's body on its way to a worker: what is held of it, then what still streams from the client.
 pub struct Outgoing {
     held: Bytes,
-    stream: Option<Incoming>,
+    stream: Option<Upload>,
     /// Frames the worker's connection has taken of the stream, for who waits for the answer.
     taken: Option<Rc<Cell<u64>>>,
 }
@@ -28,9 +29,11 @@ impl Outgoing {
     /// No body.
     pub const EMPTY: Self = Self { held: Bytes::new(), stream: None, taken: None };
 
-    /// As it comes from the client.
-    pub fn stream(body: Incoming) -> Self {
-        Self { stream: Some(body), ..Self::EMPTY }
+    /// As it comes from the client of `conn`.
+    pub fn stream(body: Incoming, conn: &Rc<Conn>) -> Self {
+        // Most requests have none, and nothing to note.
+        let upload = |body| Upload { body, conn: conn.clone(), over: false };
+        Self { stream: (!body.is_end_stream()).then_some(body).map(upload), ..Self::EMPTY }
     }
 
     /// Held whole, so that it can be sent again.
@@ -45,7 +48,7 @@ impl Outgoing {
 
     /// How many frames the worker's connection has taken, while the client may still be sending.
     pub fn watch(&mut self) -> Option<Rc<Cell<u64>>> {
-        self.stream.as_ref().filter(|stream| !stream.is_end_stream())?;
+        self.stream.as_ref().filter(|stream| !stream.body.is_end_stream())?;
         Some(self.taken.get_or_insert_default().clone())
     }
 }
@@ -60,7 +63,7 @@ impl Body for Outgoing {
             return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.held)))));
         }
         let Some(stream) = &mut this.stream else { return Poll::Ready(None) };
-        let polled = poll_client(stream, cx);
+        let polled = stream.poll(cx);
         if let (true, Some(taken)) = (polled.is_ready(), &this.taken) {
             taken.set(taken.get() + 1);
         }
@@ -68,25 +71,50 @@ impl Body for Outgoing {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.held.is_empty() && self.stream.as_ref().is_none_or(Body::is_end_stream)
+        self.held.is_empty() && self.stream.as_ref().is_none_or(|stream| stream.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        let rest = self.stream.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+        let rest = self.stream.as_ref().map_or_else(|| SizeHint::with_exact(0), |stream| stream.body.size_hint());
         add_held(rest, self.held.len() as u64)
     }
 }
 
-/// The next frame of a client's body. Who somebody is belongs into heads, where it is checked: trailers say nothing of it.
-fn poll_client(body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-    let checked = |frame: Frame<Bytes>| match frame.into_trailers() {
+/// A client's body; dropped before its end, its client may be sending still.
+struct Upload {
+    body: Incoming,
+    conn: Rc<Conn>,
+    /// Its end was seen.
+    over: bool,
+}
+
+impl Upload {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx).map_ok(checked);
+        if matches!(&polled, Poll::Ready(None)) {
+            self.over = true;
+        }
+        polled
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if !self.over && !self.body.is_end_stream() {
+            self.conn.may_still_send();
+        }
+    }
+}
+
+/// A frame as it may pass, either way.
+fn checked(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
         Ok(mut trailers) => {
-            headers::strip_identity(&mut trailers);
+            headers::clean_trailers(&mut trailers);
             Frame::trailers(trailers)
         }
         Err(data) => data,
-    };
-    Pin::new(body).poll_frame(cx).map_ok(checked)
+    }
 }
 
 /// A worker's answer body, driving the connection it comes from.
@@ -126,7 +154,7 @@ impl Body for Answer {
                     if this.incoming.is_end_stream() {
                         this.give_back(cx);
                     }
-                    return Poll::Ready(Some(Ok(frame)));
+                    return Poll::Ready(Some(Ok(checked(frame))));
                 }
                 Poll::Ready(None) => {
                     this.give_back(cx);
@@ -163,6 +191,8 @@ pub struct Reply {
     /// Data read ahead (by learning or refusal matching), sent before the rest.
     held: VecDeque<Frame<Bytes>>,
     rest: Option<Answer>,
+    /// Why the rest broke off, until what came before has left.
+    broken: Option<hyper::Error>,
     /// What ends with the answer: counts, an open poll, the log line.
     record: Option<Box<Record>>,
 }
@@ -172,12 +202,12 @@ impl Reply {
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         let held = if bytes.is_empty() { VecDeque::new() } else { VecDeque::from([Frame::data(bytes)]) };
-        Self { held, rest: None, record: None }
+        Self { held, rest: None, broken: None, record: None }
     }
 
     /// A worker's answer, `held` having been read of it.
     pub fn stream(held: VecDeque<Frame<Bytes>>, rest: Answer) -> Self {
-        Self { held, rest: Some(rest), record: None }
+        Self { held, rest: Some(rest), broken: None, record: None }
     }
 
     /// The same, with what shall end with it.
@@ -203,16 +233,30 @@ impl Body for Reply {
             this.passed(&frame);
             return Poll::Ready(Some(Ok(frame)));
         }
+        if let Some(error) = this.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let Some(rest) = &mut this.rest else {
             return Poll::Ready(None);
         };
-        let polled = Pin::new(rest).poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &polled {
-            this.passed(frame);
-        } else if let (Poll::Ready(Some(Err(_))), Some(record)) = (&polled, &mut this.record) {
-            record.cut_off();
+        match Pin::new(rest).poll_frame(cx) {
+            Poll::Ready(Some(Err(error))) => {
+                if let Some(record) = &mut this.record {
+                    record.cut_off();
+                }
+                // hyper drops what it has not flushed yet, the answer's head perhaps; a client that sees its kept connection
+                // end without a byte sends its request again, a POST, too. While this waits, hyper flushes.
+                this.broken = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            polled => {
+                if let Poll::Ready(Some(Ok(frame))) = &polled {
+                    this.passed(frame);
+                }
+                polled
+            }
         }
-        polled
     }
 
     fn is_end_stream(&self) -> bool {

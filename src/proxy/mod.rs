@@ -16,7 +16,8 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
+use hyper::header;
 use hyper::{Method, Request, Response};
 
 use crate::affinity::{self, Resolved, discover};
@@ -49,6 +50,9 @@ pub struct Job {
 /// Answers one request. Every path out of here is an answer; nothing is remembered on the connection (invariant 1).
 pub async fn handle(conn: Rc<Conn>, request: Request<Incoming>) -> Response<Reply> {
     let mut record = Record::begin(&conn, &request);
+    let odd = framing::names_two_hosts(&request);
+    let uploads = !request.body().is_end_stream();
+    conn.begins();
     let mut response = match read(&conn, &request) {
         Err(Turned::Problem(problem)) => respond::problem(problem),
         Err(Turned::Away(redirect, host)) => respond::redirect(redirect, &host, request.uri()),
@@ -57,6 +61,13 @@ pub async fn handle(conn: Rc<Conn>, request: Request<Incoming>) -> Response<Repl
             serve(job, request, &mut record).await
         }
     };
+    if odd {
+        respond::last(&mut response);
+    }
+    // An answer of ours that came before its body had a reader.
+    if uploads && response.headers().contains_key(header::CONNECTION) {
+        conn.may_still_send();
+    }
     if let Some(hsts) = conn.listener.tls().and_then(|tls| tls.hsts.as_ref()) {
         respond::strictly(hsts, &mut response);
     }
@@ -106,7 +117,8 @@ impl From<Problem> for Turned {
 
 /// Reads what a head says; a head that means nothing, or two things, is a problem.
 fn read(conn: &Rc<Conn>, request: &Request<Incoming>) -> Result<Job, Turned> {
-    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+    // PRI is HTTP/2's preface, "never used by an actual client" (RFC 9113 §11.7).
+    if matches!(*request.method(), Method::CONNECT | Method::TRACE) || request.method().as_str() == "PRI" {
         return Err(Problem::NotImplemented.into());
     }
     framing::check_request(request)?;
@@ -137,5 +149,5 @@ fn prepare(job: &Job, request: Request<Incoming>) -> Request<Outgoing> {
     let (mut parts, body) = request.into_parts();
     headers::to_worker(&job.conn, job.client, &mut parts, &job.ask);
     framing::declare(&mut parts.headers, &body);
-    Request::from_parts(parts, Outgoing::stream(body))
+    Request::from_parts(parts, Outgoing::stream(body, &job.conn))
 }
