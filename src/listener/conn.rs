@@ -36,6 +36,13 @@ const IDLE_S: u32 = 75;
 /// How long a client that is still sending is read after our last answer (nginx's lingering_timeout).
 const LINGER: Duration = Duration::from_secs(5);
 
+// What hyper leaves to its caller (threats §1), here or where it is said:
+// - a head's bytes and fields: below. hyper bounds its read buffer, not the head, and takes 100 fields unless told;
+// - a timer for the head and for idle clients: `IDLE_S`, by the thread's one sweep, without a timer for each connection;
+// - what is unread when it closes: `linger`;
+// - odd targets, codings, expectations and answers: `proxy::framing`; fields of one hop, identity, trailers:
+//   `proxy::headers`; raw bytes before a 101: `tunnel::grant`.
+
 /// A request head's bytes and fields at most (threats §2); hyper answers 431 past either.
 const HEAD_BYTES: usize = 32 * 1024;
 const HEAD_FIELDS: usize = 100;

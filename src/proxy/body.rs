@@ -186,13 +186,21 @@ impl Body for Answer {
     }
 }
 
+/// What follows what is held.
+enum Rest {
+    /// Nothing.
+    Nothing,
+    /// A worker's answer.
+    Answer(Answer),
+    /// It broke off; said once what came before has left.
+    Broken(hyper::Error),
+}
+
 /// What a client gets.
 pub struct Reply {
     /// Data read ahead (by learning or refusal matching), sent before the rest.
     held: VecDeque<Frame<Bytes>>,
-    rest: Option<Answer>,
-    /// Why the rest broke off, until what came before has left.
-    broken: Option<hyper::Error>,
+    rest: Rest,
     /// What ends with the answer: counts, an open poll, the log line.
     record: Option<Box<Record>>,
 }
@@ -202,12 +210,12 @@ impl Reply {
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         let held = if bytes.is_empty() { VecDeque::new() } else { VecDeque::from([Frame::data(bytes)]) };
-        Self { held, rest: None, broken: None, record: None }
+        Self { held, rest: Rest::Nothing, record: None }
     }
 
     /// A worker's answer, `held` having been read of it.
     pub fn stream(held: VecDeque<Frame<Bytes>>, rest: Answer) -> Self {
-        Self { held, rest: Some(rest), broken: None, record: None }
+        Self { held, rest: Rest::Answer(rest), record: None }
     }
 
     /// The same, with what shall end with it.
@@ -233,11 +241,13 @@ impl Body for Reply {
             this.passed(&frame);
             return Poll::Ready(Some(Ok(frame)));
         }
-        if let Some(error) = this.broken.take() {
-            return Poll::Ready(Some(Err(error)));
-        }
-        let Some(rest) = &mut this.rest else {
-            return Poll::Ready(None);
+        let rest = match &mut this.rest {
+            Rest::Answer(answer) => answer,
+            Rest::Nothing => return Poll::Ready(None),
+            Rest::Broken(_) => {
+                let rest = std::mem::replace(&mut this.rest, Rest::Nothing);
+                return Poll::Ready(if let Rest::Broken(error) = rest { Some(Err(error)) } else { None });
+            }
         };
         match Pin::new(rest).poll_frame(cx) {
             Poll::Ready(Some(Err(error))) => {
@@ -246,7 +256,7 @@ impl Body for Reply {
                 }
                 // hyper drops what it has not flushed yet, the answer's head perhaps; a client that sees its kept connection
                 // end without a byte sends its request again, a POST, too. While this waits, hyper flushes.
-                this.broken = Some(error);
+                this.rest = Rest::Broken(error);
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
@@ -260,12 +270,21 @@ impl Body for Reply {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.held.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+        self.held.is_empty()
+            && match &self.rest {
+                Rest::Nothing => true,
+                Rest::Answer(answer) => answer.is_end_stream(),
+                Rest::Broken(_) => false,
+            }
     }
 
     fn size_hint(&self) -> SizeHint {
         let held: u64 = self.held.iter().filter_map(|frame| frame.data_ref()).map(|data| data.len() as u64).sum();
-        let rest = self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+        let rest = match &self.rest {
+            Rest::Nothing => SizeHint::with_exact(0),
+            Rest::Answer(answer) => answer.size_hint(),
+            Rest::Broken(_) => SizeHint::default(),
+        };
         add_held(rest, held)
     }
 }

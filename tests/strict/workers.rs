@@ -51,7 +51,7 @@ fn finish(leg: &mut Leg, end: &str, bytes: &[u8]) {
         "reset" => {
             leg.send(bytes);
             // What was sent is to arrive; the reset would overtake it.
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::park_timeout(Duration::from_millis(50));
             leg.reset();
         }
         "close" => {
@@ -76,7 +76,7 @@ fn drip<'a>(leg: &mut Leg, bytes: impl Iterator<Item = &'a u8>) {
         if !leg.send([*byte]) {
             return;
         }
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::park_timeout(Duration::from_millis(5));
     }
 }
 
