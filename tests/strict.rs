@@ -6,4 +6,5 @@ mod judge;
 mod recorder;
 mod requests;
 mod table;
+mod trusted;
 mod workers;

@@ -10,8 +10,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use super::headers;
 use super::record::Record;
+use super::trailers;
 use crate::listener::conn::Conn;
 use crate::thread::Thread;
 use crate::upstream::connect::Lease;
@@ -91,9 +91,11 @@ struct Upload {
 impl Upload {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx).map_ok(checked);
-        if matches!(&polled, Poll::Ready(None)) {
-            self.over = true;
-        }
+        self.over = match &polled {
+            Poll::Ready(None) => true,
+            Poll::Ready(Some(Ok(frame))) => frame.is_trailers(),
+            _ => false,
+        };
         polled
     }
 }
@@ -109,9 +111,9 @@ impl Drop for Upload {
 /// A frame as it may pass, either way.
 fn checked(frame: Frame<Bytes>) -> Frame<Bytes> {
     match frame.into_trailers() {
-        Ok(mut trailers) => {
-            headers::clean_trailers(&mut trailers);
-            Frame::trailers(trailers)
+        Ok(mut fields) => {
+            trailers::clean(&mut fields);
+            Frame::trailers(fields)
         }
         Err(data) => data,
     }

@@ -147,7 +147,7 @@ pub fn to_worker(conn: &Conn, client: Client, parts: &mut Parts, ask: &Ask) {
     }
     let forwarded_for = chain(conn, client, headers);
     if conn.trusted {
-        remove_where(headers, is_ours);
+        remove_where(headers, is_no_proxys);
     } else {
         strip_identity(headers);
     }
@@ -237,7 +237,7 @@ fn strip_hop(headers: &mut HeaderMap, doomed: fn(&str) -> bool, kept: fn(&str) -
 
 /// Takes out the fields whose names `doomed` knows: one pass over the names there are, because most heads have none of
 /// those there could be, and a look-up for each cost more than the rest of the rewriting.
-fn remove_where(headers: &mut HeaderMap, doomed: fn(&str) -> bool) {
+pub(super) fn remove_where(headers: &mut HeaderMap, doomed: fn(&str) -> bool) {
     let found: Vec<HeaderName> = headers.keys().filter(|name| doomed(name.as_str())).cloned().collect();
     for name in found {
         headers.remove(name);
@@ -260,14 +260,14 @@ fn is_hop(name: &str) -> bool {
 
 /// Fields of a request that stop here: `Proxy` is what CGI makes `HTTP_PROXY` of (CVE-2016-5385), `Expect` was met by us, as
 /// hyper sends the 100, and what workers of the CGI kind would take for framing is not passed on either.
-fn is_requests_hop(name: &str) -> bool {
+pub(super) fn is_requests_hop(name: &str) -> bool {
     is_hop(name)
         || matches!(name, "proxy" | "http2-settings" | "expect")
         || name.starts_with("proxy-")
         || (name.contains('_') && is_hops_twin(&name.replace('_', "-")))
 }
 
-fn is_hops_twin(name: &str) -> bool {
+pub(super) fn is_hops_twin(name: &str) -> bool {
     matches!(name, "content-length" | "te" | "trailer") || is_requests_hop(name)
 }
 
@@ -283,9 +283,15 @@ fn is_ours(name: &str) -> bool {
         || (name.contains('_') && is_ours(&name.replace('_', "-")))
 }
 
+/// What not even a trusted proxy says: our own, and twins with underscores, which it passes on from its client. Only for what
+/// is known of certificates are they common as names of their own (Apache's `SSL_CLIENT_S_DN`).
+fn is_no_proxys(name: &str) -> bool {
+    is_ours(name) || (name.contains('_') && !name.starts_with("ssl_client") && is_identity(name))
+}
+
 /// Identity fields nobody but a trusted proxy may set: ours, and what other proxies call theirs. Workers that read fields
 /// the CGI way take `x_real_ip` for `x-real-ip`, so twins with underscores count, too.
-fn is_identity(name: &str) -> bool {
+pub(super) fn is_identity(name: &str) -> bool {
     matches!(
         name,
         "x-request-id"
@@ -320,20 +326,6 @@ fn is_identity(name: &str) -> bool {
 /// Takes out what only a trusted proxy may say.
 fn strip_identity(headers: &mut HeaderMap) {
     remove_where(headers, is_identity);
-}
-
-/// Trailers come when everything has been decided: they say nothing of who asks, what for, or where a message ends
-/// (RFC 9110 §6.5.1). hyper keeps back some of these, and all that `Trailer` did not announce.
-pub fn clean_trailers(trailers: &mut HeaderMap) {
-    let doomed = |name: &str| {
-        is_identity(name)
-            || is_requests_hop(name)
-            || is_hops_twin(name)
-            || matches!(name, "host" | "cookie" | "set-cookie" | "set-cookie2" | "authorization" | "origin")
-            || name.starts_with("sec-")
-            || name.starts_with("access-control-")
-    };
-    remove_where(trailers, doomed);
 }
 
 /// Whether a comma-separated field value has `token`, in any case.

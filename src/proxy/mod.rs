@@ -11,6 +11,7 @@ pub mod record;
 pub mod respond;
 pub mod retry;
 mod route;
+mod trailers;
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 
 use hyper::body::{Body, Incoming};
 use hyper::header;
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, StatusCode};
 
 use crate::affinity::{self, Resolved, discover};
 use crate::config::Redirect;
@@ -61,7 +62,8 @@ pub async fn handle(conn: Rc<Conn>, request: Request<Incoming>) -> Response<Repl
             serve(job, request, &mut record).await
         }
     };
-    if odd {
+    // A tunnel is its connection's last word anyway.
+    if odd && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         respond::last(&mut response);
     }
     // An answer of ours that came before its body had a reader.
