@@ -300,7 +300,7 @@ mod tests {
 
     fn listener(address: &str, name: Option<&str>) -> Listener {
         let name = name.map(str::to_owned);
-        Listener { address: address.parse().unwrap(), name, tls: None, trusted_proxies: Vec::new() }
+        Listener { name, ..Listener::new(address.parse().unwrap()) }
     }
 
     fn inherited(address: &str, name: &str) -> Inherited {

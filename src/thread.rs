@@ -60,6 +60,7 @@ pub struct Thread {
     now_ms: Cell<u64>,
     request_ids: Cell<u64>,
     stopping: Cell<bool>,
+    requests_cut: Cell<bool>,
     live: RefCell<slab::Slab<Rc<Live>>>,
 }
 
@@ -86,6 +87,8 @@ pub struct Live {
     /// Seconds of silence allowed; 0: no limit now.
     limit: Cell<u32>,
     tunnel: Cell<bool>,
+    /// It carries tunnels, so its time to end is theirs.
+    carries: Cell<bool>,
     /// No request has begun on it.
     fresh: Cell<bool>,
 }
@@ -123,6 +126,11 @@ impl Live {
         self.tunnel.set(true);
         self.limit.set(limit);
         self.touch();
+    }
+
+    /// Whether tunnels go on over it (HTTP/2); they have longer to end than requests.
+    pub fn carries_tunnels(&self, carries: bool) {
+        self.carries.set(carries);
     }
 
     /// Whom to wake when the order changes. Not the same for life: a tunnel is another task than the connection it was.
@@ -198,6 +206,7 @@ impl Thread {
             live: RefCell::default(),
             now_ms: Cell::new(clock::now_ms()),
             stopping: Cell::new(false),
+            requests_cut: Cell::new(false),
             shared,
         })
     }
@@ -211,6 +220,7 @@ impl Thread {
             moved: Cell::new(false),
             limit: Cell::new(limit),
             tunnel: Cell::new(false),
+            carries: Cell::new(false),
             fresh: Cell::new(true),
         });
         let index = self.live.borrow_mut().insert(live.clone());
@@ -232,14 +242,21 @@ impl Thread {
 
     /// Cuts what is left: requests, or all. Returns how many; none is counted twice.
     pub fn cut(&self, tunnels_too: bool) -> usize {
+        self.requests_cut.set(true);
         let live = self.live.borrow();
-        let left = live.iter().filter(|(_, live)| live.order() != Order::Cut && (tunnels_too || !live.tunnel.get()));
+        let spared = |live: &Live| !tunnels_too && (live.tunnel.get() || live.carries.get());
+        let left = live.iter().filter(|(_, live)| live.order() != Order::Cut && !spared(live));
         left.map(|(_, live)| live.tell(Order::Cut)).count()
     }
 
     /// Whether everything has been told to stop.
     pub fn is_stopping(&self) -> bool {
         self.stopping.get()
+    }
+
+    /// Whether the time of requests to finish is over.
+    pub fn are_requests_cut(&self) -> bool {
+        self.requests_cut.get()
     }
 
     /// Connections and tunnels on this thread.

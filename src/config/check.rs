@@ -69,9 +69,7 @@ pub fn for_command_line(listen: &[String], workers: &[String]) -> Result<Config,
     let listeners: Vec<_> = listen
         .iter()
         .filter_map(|text| {
-            let listener =
-                Listener { address: workers::socket(&context, text)?, name: None, tls: None, trusted_proxies: vec![] };
-            Some((listener, text.span.clone()))
+            Some((Listener::new(workers::socket(&context, text)?), text.span.clone()))
         })
         .collect();
     if listen.is_empty() {
@@ -187,12 +185,33 @@ fn listener(context: &Context<'_>, item: Item<'_>, names: &mut HashMap<String, S
     let name = section.text("name", "a string such as \"web\"");
     let name = name.and_then(|name| listener_name(context, name, names));
     let files = section.section("tls", "a table such as { certificate = \"fullchain.pem\", key = \"privkey.pem\" }");
+    let (http2, websocket_over_http2) = http2(&mut section, files.is_some());
     let tls = files.and_then(|files| files::tls(context, files));
     let proxies = section.take("trusted_proxies").and_then(|item| item.list("a list of networks", "a network"));
     let proxies = proxies.unwrap_or_default();
     let trusted_proxies = proxies.into_iter().filter_map(network).collect();
     section.finish();
-    Some((Listener { address: address?, name, tls, trusted_proxies }, text?.span))
+    let listener = Listener { address: address?, name, tls, http2, websocket_over_http2, trusted_proxies };
+    Some((listener, text?.span))
+}
+
+/// `http2` and `websocket_over_http2`: both where there is TLS, unless told otherwise.
+fn http2(section: &mut Section<'_>, tls: bool) -> (bool, bool) {
+    let help = "give the listener `tls`, or remove this";
+    let http2 = asked(section, "http2", tls, "clients choose HTTP/2 in the TLS handshake only", help);
+    let help = "let `http2` be true, or remove this";
+    (http2, asked(section, "websocket_over_http2", http2, "there is no HTTP/2 here", help))
+}
+
+/// A switch that is on where it can be, and an error where it cannot and is asked for.
+fn asked(section: &mut Section<'_>, key: &'static str, can: bool, why_not: &str, help: &str) -> bool {
+    let Some(item) = section.take(key) else { return can };
+    let (report, at) = (item.report, item.span.clone());
+    let on = item.boolean().unwrap_or(can);
+    if on && !can {
+        report.error_help(&at, format!("`{key}` cannot be true: {why_not}"), help);
+    }
+    on && can
 }
 
 /// What systemd.socket(5) takes as a FileDescriptorName, no two the same.
@@ -275,6 +294,7 @@ fn limits(root: &mut Section<'_>) -> Limits {
     let replay = section.take("replay_bytes").and_then(|item| values::size(item, REPLAY));
     limits.replay_bytes = replay.and_then(|bytes| bytes.try_into().ok()).unwrap_or(limits.replay_bytes);
     limits.handshakes = section.integer("handshakes", 1..=100_000).unwrap_or(limits.handshakes);
+    limits.http2_streams = section.integer("http2_streams", 1..=10_000).unwrap_or(limits.http2_streams);
     section.finish();
     limits
 }

@@ -86,8 +86,19 @@ pub struct Listener {
     pub name: Option<String>,
     /// Terminates TLS with this certificate; `None` is plain HTTP.
     pub tls: Option<Tls>,
+    /// Offers HTTP/2 by ALPN; only with `tls`.
+    pub http2: bool,
+    /// Tells HTTP/2 clients that they may open WebSockets over it (RFC 8441); only with `http2`.
+    pub websocket_over_http2: bool,
     /// Peers whose `X-Forwarded-*` is believed. Empty: nobody's.
     pub trusted_proxies: Vec<IpNet>,
+}
+
+impl Listener {
+    /// A plain listener with every default.
+    pub fn new(address: SocketAddr) -> Self {
+        Self { address, name: None, tls: None, http2: false, websocket_over_http2: false, trusted_proxies: Vec::new() }
+    }
 }
 
 /// One certificate with its key, read and matched to each other.
@@ -271,6 +282,8 @@ pub struct Limits {
     pub replay_bytes: usize,
     /// TLS handshakes in flight per data thread; default 64 (data-plane study §0.6).
     pub handshakes: usize,
+    /// Streams a client may have open on one HTTP/2 connection, 1..=10,000; default 128, as nginx.
+    pub http2_streams: u32,
 }
 
 impl Default for Limits {
@@ -282,6 +295,7 @@ impl Default for Limits {
             discoveries: 2_000,
             replay_bytes: 64_000_000,
             handshakes: 64,
+            http2_streams: 128,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! a system call each (data-plane study §0.7).
 
 pub mod conn;
+pub mod h2;
 mod tls;
 
 use std::io;
@@ -34,6 +35,10 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(3);
 
+/// A request head's bytes and fields at most (threats §2); hyper answers 431 past either, and so do we over HTTP/2.
+const HEAD_BYTES: usize = 32 * 1024;
+const HEAD_FIELDS: usize = 100;
+
 /// After an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -43,6 +48,8 @@ pub struct Listener {
     pub tls: Option<TlsAcceptor>,
     /// Its port as a field value.
     pub port_value: HeaderValue,
+    /// Tells HTTP/2 clients that they may open WebSockets on it (RFC 8441).
+    pub websocket_over_http2: bool,
     trusted: Vec<IpNet>,
 }
 
@@ -59,6 +66,7 @@ pub struct Bound {
     pub address: SocketAddr,
     sockets: Vec<std::net::TcpListener>,
     tls: Option<Arc<rustls::ServerConfig>>,
+    websocket_over_http2: bool,
     trusted: Vec<IpNet>,
 }
 
@@ -113,9 +121,10 @@ fn finish(
     address: SocketAddr,
     sockets: Vec<std::net::TcpListener>,
 ) -> Result<Bound, BindError> {
-    let tls = config.tls.as_ref().map(tls::server_config).transpose();
+    let tls = config.tls.as_ref().map(|tls| tls::server_config(tls, config.http2)).transpose();
     let tls = tls.map_err(|error| BindError::Tls(config.address, error))?;
-    Ok(Bound { address, sockets, tls, trusted: config.trusted_proxies.clone() })
+    let (websocket_over_http2, trusted) = (config.websocket_over_http2, config.trusted_proxies.clone());
+    Ok(Bound { address, sockets, tls, websocket_over_http2, trusted })
 }
 
 fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
@@ -140,7 +149,12 @@ fn options(socket: &Socket) -> io::Result<()> {
 impl Bound {
     /// One thread's part: its socket, and what its connections need.
     pub fn take(&mut self) -> Option<(std::net::TcpListener, ListenerPart)> {
-        let part = ListenerPart { address: self.address, tls: self.tls.clone(), trusted: self.trusted.clone() };
+        let part = ListenerPart {
+            address: self.address,
+            tls: self.tls.clone(),
+            websocket_over_http2: self.websocket_over_http2,
+            trusted: self.trusted.clone(),
+        };
         Some((self.sockets.pop()?, part))
     }
 }
@@ -149,6 +163,7 @@ impl Bound {
 pub struct ListenerPart {
     address: SocketAddr,
     tls: Option<Arc<rustls::ServerConfig>>,
+    websocket_over_http2: bool,
     trusted: Vec<IpNet>,
 }
 
@@ -158,6 +173,7 @@ impl ListenerPart {
         Rc::new(Listener {
             tls: self.tls.map(TlsAcceptor::from),
             port_value: HeaderValue::from(self.address.port()),
+            websocket_over_http2: self.websocket_over_http2,
             trusted: self.trusted,
         })
     }
@@ -204,7 +220,7 @@ mod tests {
     use super::*;
 
     fn loopback() -> config::Listener {
-        config::Listener { address: ([127, 0, 0, 1], 0).into(), name: None, tls: None, trusted_proxies: Vec::new() }
+        config::Listener::new(([127, 0, 0, 1], 0).into())
     }
 
     /// Of a connection accepted from it.

@@ -12,14 +12,14 @@ mod route;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use hyper::body::Incoming;
+use hyper::body::Body;
 use hyper::{Method, Request, Response};
 
 use crate::affinity::{self, Resolved, discover};
 use crate::listener::conn::Conn;
 use crate::upstream::Upstream;
 use ask::Ask;
-use body::{Outgoing, Reply};
+use body::{ClientBody, Outgoing, Reply};
 use forward::Farewell;
 use headers::Client;
 use record::Record;
@@ -39,10 +39,14 @@ pub struct Job {
     pub goodbye: Option<Farewell>,
 }
 
-/// Answers one request. Every path out of here is an answer; nothing is remembered on the connection (invariant 1).
-pub async fn handle(conn: Rc<Conn>, request: Request<Incoming>) -> Response<Reply> {
+/// Answers one request; `fits` is what its protocol found wrong with it. Every path out of here is an answer; nothing is
+/// remembered on the connection (invariant 1).
+pub async fn handle<B>(conn: Rc<Conn>, request: Request<B>, fits: Result<(), Problem>) -> Response<Reply>
+where
+    B: Body + Into<ClientBody>,
+{
     let mut record = Record::begin(&conn, &request);
-    let response = match read(&conn, &request) {
+    let response = match fits.and_then(|()| read(&conn, &request)) {
         Err(problem) => respond::problem(problem),
         Ok(job) => {
             let request = prepare(&job, request);
@@ -80,7 +84,7 @@ async fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) ->
 }
 
 /// Reads what a head says; a head that means nothing, or two things, is a problem.
-fn read(conn: &Rc<Conn>, request: &Request<Incoming>) -> Result<Job, Problem> {
+fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Problem> {
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         return Err(Problem::NotImplemented);
     }
@@ -98,7 +102,7 @@ fn read(conn: &Rc<Conn>, request: &Request<Incoming>) -> Result<Job, Problem> {
 }
 
 /// The request as workers get it: its head written anew (invariant 7), its body a stream.
-fn prepare(job: &Job, request: Request<Incoming>) -> Request<Outgoing> {
+fn prepare<B: Body + Into<ClientBody>>(job: &Job, request: Request<B>) -> Request<Outgoing> {
     let (mut parts, body) = request.into_parts();
     headers::to_worker(&job.conn, job.client, &mut parts, &job.ask);
     framing::declare(&mut parts.headers, &body);
