@@ -155,6 +155,7 @@ discoveries_per_address = 2
 discoveries = 3
 replay_bytes = "4MiB"
 handshakes = 5
+http2_streams = 6
 [log]
 level = "warn,stickyd::affinity=debug"
 access = true
@@ -212,6 +213,7 @@ fn check_every_key(dir: &TempDir, config: &Config) {
         discoveries: 3,
         replay_bytes: 4 << 20,
         handshakes: 5,
+        http2_streams: 6,
     };
     assert_eq!(config.limits, limits);
     assert_eq!(config.log, Log { level: "warn,stickyd::affinity=debug".to_owned(), access: true });

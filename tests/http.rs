@@ -6,6 +6,8 @@ mod bodies;
 mod connections;
 mod cookies;
 mod forward;
+mod h2;
+mod h2_floods;
 mod headers;
 mod keys;
 mod operate;

@@ -6,6 +6,7 @@ mod by_hand;
 mod clients;
 mod come_and_go;
 mod foreign;
+mod h2;
 mod hostile;
 mod hung;
 mod preflights;

@@ -16,6 +16,7 @@ use crate::support::proxy::Proxy;
 mod bytes;
 mod counts;
 mod ends;
+mod h2;
 mod idle;
 mod lives;
 mod stop;

@@ -68,9 +68,7 @@ pub fn for_command_line(listen: &[String], workers: &[String]) -> Result<Config,
     let context = Context { report: &report, base: base(None), resolve: &lookup };
     let listeners: Vec<_> = listen
         .iter()
-        .filter_map(|text| {
-            Some((Listener::new(workers::socket(&context, text)?), text.span.clone()))
-        })
+        .filter_map(|text| Some((Listener::new(workers::socket(&context, text)?), text.span.clone())))
         .collect();
     if listen.is_empty() {
         report.missing("there is no listener", "add --listen 0.0.0.0:80");

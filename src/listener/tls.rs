@@ -19,7 +19,8 @@ pub(super) fn server_config(tls: &config::Tls, http2: bool) -> Result<Arc<Server
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(tls.chain.clone(), tls.key.clone_key())?;
-    config.alpn_protocols = [&b"h2"[..], b"http/1.1"].iter().skip(usize::from(!http2)).map(|name| name.to_vec()).collect();
+    config.alpn_protocols =
+        [&b"h2"[..], b"http/1.1"].iter().skip(usize::from(!http2)).map(|name| name.to_vec()).collect();
     config.ticketer = aws_lc_rs::Ticketer::new()?;
     // One ticket is enough to resume with; rustls's default of two costs a write more a handshake.
     config.send_tls13_tickets = 1;

@@ -45,9 +45,7 @@ pub fn problem(problem: Problem) -> Response<Reply> {
         Problem::Full(what) => (StatusCode::SERVICE_UNAVAILABLE, what, false, true),
         Problem::Slow => (StatusCode::REQUEST_TIMEOUT, "the body did not come in time", true, false),
         Problem::Undecided => (StatusCode::SERVICE_UNAVAILABLE, "the session's worker is not known yet", false, true),
-        Problem::TooManyFields => {
-            (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header fields", true, false)
-        }
+        Problem::TooManyFields => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header fields", true, false),
         Problem::NotImplemented => (StatusCode::NOT_IMPLEMENTED, "this method is not forwarded", true, false),
     };
     let mut response = Response::new(Reply::whole(format!("{status}: {text}\n")));

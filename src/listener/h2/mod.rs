@@ -156,7 +156,8 @@ pub(super) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
     let ended = match h2 {
         Ok(mut h2) => {
             let pings = h2.ping_pong();
-            let mut serving = Serving { conn: conn.clone(), streams, h2, pings, asked: false, leaving: false, cut: false };
+            let mut serving =
+                Serving { conn: conn.clone(), streams, h2, pings, asked: false, leaving: false, cut: false };
             poll_fn(|cx| serving.poll(cx)).await
         }
         Err(error) => Err(error),

@@ -39,7 +39,10 @@ pub(super) fn request(request: Request<RecvStream>) -> Asked {
         return Asked { request, tunnel: Some(stream), expects: false, fits: Ok(()) };
     }
     let expects = !stream.is_end_stream()
-        && parts.headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        && parts
+            .headers
+            .get(header::EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     let request = Request::from_parts(parts, ClientBody::Http2(StreamBody::new(stream, length)));
     Asked { request, tunnel: None, expects, fits: fits.map(|_| ()) }
@@ -167,7 +170,8 @@ mod tests {
 
     #[test]
     fn crumbs_are_one_cookie() {
-        let mut crumbs = parts("GET", "https://a/", &[("cookie", "a=1"), ("x", "y"), ("cookie", "b=2"), ("cookie", "c")]);
+        let mut crumbs =
+            parts("GET", "https://a/", &[("cookie", "a=1"), ("x", "y"), ("cookie", "b=2"), ("cookie", "c")]);
         head(&mut crumbs).unwrap();
         let cookies: Vec<_> = crumbs.headers.get_all("cookie").iter().collect();
         assert_eq!(cookies, ["a=1; b=2; c"]);
