@@ -220,11 +220,26 @@ impl Body for Answer {
 pub struct Reply {
     /// Data read ahead (by learning or refusal matching), sent before the rest.
     held: VecDeque<Frame<Bytes>>,
-    rest: Option<Answer>,
+    rest: Rest,
     /// What ends with the answer: counts, an open poll, the log line.
     record: Option<Box<Record>>,
+}
+
+/// What comes behind the held data.
+enum Rest {
+    Nothing,
+    Answer(Answer),
     /// Over HTTP/2: what the stream becomes once this answer's head is sent.
-    plan: Option<Box<Plan>>,
+    Tunnel(Box<Plan>),
+}
+
+impl Rest {
+    fn answer(&self) -> Option<&Answer> {
+        match self {
+            Self::Answer(answer) => Some(answer),
+            Self::Nothing | Self::Tunnel(_) => None,
+        }
+    }
 }
 
 impl Reply {
@@ -232,27 +247,33 @@ impl Reply {
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         let held = if bytes.is_empty() { VecDeque::new() } else { VecDeque::from([Frame::data(bytes)]) };
-        Self { held, rest: None, record: None, plan: None }
+        Self { held, rest: Rest::Nothing, record: None }
     }
 
     /// A worker's answer, `held` having been read of it.
     pub fn stream(held: VecDeque<Frame<Bytes>>, rest: Answer) -> Self {
-        Self { held, rest: Some(rest), record: None, plan: None }
+        Self { held, rest: Rest::Answer(rest), record: None }
     }
 
     /// No body: the stream it is sent on becomes a tunnel.
     pub fn tunnel(plan: Plan) -> Self {
-        Self { plan: Some(Box::new(plan)), ..Self::whole(Bytes::new()) }
+        Self { held: VecDeque::new(), rest: Rest::Tunnel(Box::new(plan)), record: None }
     }
 
     /// The stream becomes a tunnel.
     pub fn is_tunnel(&self) -> bool {
-        self.plan.is_some()
+        matches!(self.rest, Rest::Tunnel(_))
     }
 
     /// What the stream becomes.
     pub fn take_plan(&mut self) -> Option<Box<Plan>> {
-        self.plan.take()
+        match std::mem::replace(&mut self.rest, Rest::Nothing) {
+            Rest::Tunnel(plan) => Some(plan),
+            rest => {
+                self.rest = rest;
+                None
+            }
+        }
     }
 
     /// Another answer in this one's place, with what was to end with this one.
@@ -286,7 +307,7 @@ impl Body for Reply {
             this.passed(&frame);
             return Poll::Ready(Some(Ok(frame)));
         }
-        let Some(rest) = &mut this.rest else {
+        let Rest::Answer(rest) = &mut this.rest else {
             return Poll::Ready(None);
         };
         let polled = Pin::new(rest).poll_frame(cx);
@@ -299,12 +320,12 @@ impl Body for Reply {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.held.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+        self.held.is_empty() && self.rest.answer().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
         let held: u64 = self.held.iter().filter_map(|frame| frame.data_ref()).map(|data| data.len() as u64).sum();
-        let rest = self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+        let rest = self.rest.answer().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
         add_held(rest, held)
     }
 }

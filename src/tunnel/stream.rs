@@ -14,25 +14,42 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// Bytes a tunnel reads of its worker at once for a stream: what the client's window does not take of them waits with us.
 pub const APPETITE: usize = 16 * 1024;
 
-/// The client's half. `G` ends with it.
-pub struct StreamIo<G> {
+/// What a stream shares with the others of its connection: the room there is for what they send.
+pub trait Carrier {
+    /// Ready when bytes may be handed over.
+    fn poll_room(&self, cx: &Context<'_>) -> Poll<()>;
+    /// This many were.
+    fn queued(&self, bytes: usize);
+}
+
+/// There is always room.
+impl Carrier for () {
+    fn poll_room(&self, _: &Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+
+    fn queued(&self, _: usize) {}
+}
+
+/// The client's half. `C` ends with it.
+pub struct StreamIo<C> {
     send: SendStream<Bytes>,
     receive: RecvStream,
     /// Received and not yet read; still counted in the window.
     rest: Bytes,
     /// END_STREAM was sent.
     ended: bool,
-    _guard: G,
+    carrier: C,
 }
 
-impl<G> StreamIo<G> {
+impl<C> StreamIo<C> {
     /// Of an answered extended CONNECT.
-    pub fn new(send: SendStream<Bytes>, receive: RecvStream, guard: G) -> Self {
-        Self { send, receive, rest: Bytes::new(), ended: false, _guard: guard }
+    pub fn new(send: SendStream<Bytes>, receive: RecvStream, carrier: C) -> Self {
+        Self { send, receive, rest: Bytes::new(), ended: false, carrier }
     }
 }
 
-impl<G: Unpin> AsyncRead for StreamIo<G> {
+impl<C: Unpin> AsyncRead for StreamIo<C> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         while this.rest.is_empty() {
@@ -55,12 +72,13 @@ impl<G: Unpin> AsyncRead for StreamIo<G> {
     }
 }
 
-impl<G: Unpin> AsyncWrite for StreamIo<G> {
+impl<C: Carrier + Unpin> AsyncWrite for StreamIo<C> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.ended {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
+        ready!(this.carrier.poll_room(cx));
         // Never while there is nothing to send: what one stream has reserved, no other gets.
         this.send.reserve_capacity(buf.len());
         let room = match this.send.capacity() {
@@ -73,6 +91,7 @@ impl<G: Unpin> AsyncWrite for StreamIo<G> {
         };
         let taken = buf.get(..room).unwrap_or(buf);
         this.send.send_data(Bytes::copy_from_slice(taken), false).map_err(|error| broken(&error))?;
+        this.carrier.queued(taken.len());
         Poll::Ready(Ok(taken.len()))
     }
 

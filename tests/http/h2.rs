@@ -22,7 +22,7 @@ async fn a_request_reaches_the_worker_as_http_1() {
             .to_owned()
     });
     let stickyd = Secured::before(&[worker.address], "");
-    let mut client = stickyd.client().await;
+    let client = stickyd.client().await;
     let mut request = ask("GET", "/a?b=c");
     for (name, value) in [("cookie", "a=1"), ("cookie", "b=2"), ("te", "trailers"), ("x-forwarded-for", "6.6.6.6")] {
         request.headers_mut().append(name, value.parse().unwrap());
@@ -61,7 +61,7 @@ async fn bodies_and_trailers_pass_both_ways() {
         )
     });
     let stickyd = Secured::before(&[worker.address], "");
-    let mut client = stickyd.client().await;
+    let client = stickyd.client().await;
     let mut request = ask("POST", "/");
     request.headers_mut().insert("trailer", "x-check, x-real-ip".parse().unwrap());
     let (answer, mut send) = client.begin(request).await;
@@ -94,7 +94,7 @@ async fn answers_without_a_body_have_none() {
         _ => "HTTP/1.1 200 OK\r\nContent-Length: 77\r\n\r\n".to_owned(),
     });
     let stickyd = Secured::before(&[worker.address], "");
-    let mut client = stickyd.client().await;
+    let client = stickyd.client().await;
     let head = client.exchange(ask("HEAD", "/")).await.unwrap();
     assert_eq!((field(&head, "content-length"), head.body.len()), (Some("77"), 0));
     for (path, status) in [("/204", 204), ("/304", 304)] {
@@ -116,7 +116,7 @@ async fn early_hints_are_dropped_and_the_answer_is_not() {
 async fn a_client_that_waits_for_100_is_told_to_go_on() {
     let worker = RawWorker::answering(|request| ok(request.text()));
     let stickyd = Secured::before(&[worker.address], "");
-    let mut client = stickyd.client().await;
+    let client = stickyd.client().await;
     let mut request = ask("POST", "/");
     request.headers_mut().insert("expect", "100-continue".parse().unwrap());
     let (mut answer, mut send) = client.begin(request).await;
@@ -135,7 +135,7 @@ async fn our_own_answers_are_answers_of_their_stream() {
         worker.address
     );
     let stickyd = Secured::with("", &tables);
-    let mut client = stickyd.client().await;
+    let client = stickyd.client().await;
     for (path, status) in [("/", 404), ("/none", 503)] {
         let answer = client.get(path).await;
         assert_eq!(answer.status.as_u16(), status);
@@ -168,7 +168,7 @@ async fn a_worker_that_breaks_midway_is_seen_and_ends_only_its_stream() {
         }
     });
     let stickyd = Secured::before(&[worker.address], "");
-    let mut client = stickyd.client().await;
+    let client = stickyd.client().await;
     let error = client.exchange(ask("GET", "/breaks")).await.unwrap_err();
     assert_eq!(error.reason(), Some(h2::Reason::INTERNAL_ERROR));
     assert_eq!(client.get("/").await.text(), "whole");
@@ -184,7 +184,7 @@ async fn a_request_taken_back_leaves_its_worker() {
         leg.until_closed();
     });
     let stickyd = Secured::before(&[worker.address], "");
-    let mut client = stickyd.client().await;
+    let client = stickyd.client().await;
     let (answer, mut send) = client.send.clone().ready().await.unwrap().send_request(ask("GET", "/"), true).unwrap();
     tokio::task::block_in_place(|| asked.recv_timeout(Duration::from_secs(10))).unwrap();
     send.send_reset(h2::Reason::CANCEL);
@@ -291,7 +291,7 @@ async fn a_stop_says_goaway_and_lets_requests_finish() {
         }
     });
     let mut stickyd = Secured::before(&[worker.address], "");
-    let (mut client, idle) = (stickyd.client().await, stickyd.client().await);
+    let (client, idle) = (stickyd.client().await, stickyd.client().await);
     let (answer, _send) = {
         let mut ready = client.send.clone().ready().await.unwrap();
         ready.send_request(ask("GET", "/"), true).unwrap()

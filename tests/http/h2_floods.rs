@@ -140,7 +140,7 @@ async fn a_client_that_does_not_read_holds_the_worker_back() {
     let taken = Arc::<AtomicUsize>::default();
     let worker = endless(taken.clone());
     let stickyd = Secured::before(&[worker.address], "");
-    let mut client = stickyd.client().await;
+    let client = stickyd.client().await;
     let mut slow = Vec::new();
     for _ in 0..4 {
         let (answer, _) =
@@ -170,7 +170,7 @@ async fn a_worker_that_does_not_read_holds_its_client_back_and_no_other() {
         }
     });
     let stickyd = Secured::before(&[worker.address], "");
-    let mut client = stickyd.client().await;
+    let client = stickyd.client().await;
     let (_answer, mut send) = client.begin(ask("POST", "/")).await;
     let mut sent = 0;
     // Until no window opens for a second.

@@ -38,7 +38,7 @@ async fn an_unknown_sid_is_refused_on_its_stream() {
     let workers = NodeServer::start_many(2, &[]).await;
     let addresses: Vec<_> = workers.iter().map(|worker| worker.address().parse().unwrap()).collect();
     let stickyd = Secured::before(&addresses, "");
-    let mut client = stickyd.client().await;
+    let client = stickyd.client().await;
     let answer = client.get("/socket.io/?EIO=4&transport=polling&sid=nobody").await;
     assert_eq!(answer.status.as_u16(), 400);
     assert!(answer.text().contains("\"code\":1"), "{answer:?}");

@@ -143,25 +143,25 @@ pub(crate) fn connect(protocol: &'static str, path: &str) -> Request<()> {
 
 impl Client {
     /// Sends a head, and leaves the stream open.
-    pub(crate) async fn begin(&mut self, request: Request<()>) -> (ResponseFuture, SendStream<Bytes>) {
+    pub(crate) async fn begin(&self, request: Request<()>) -> (ResponseFuture, SendStream<Bytes>) {
         let mut ready = within(self.send.clone().ready()).await.unwrap();
         ready.send_request(request, false).unwrap()
     }
 
     /// A request without a body.
-    pub(crate) async fn exchange(&mut self, request: Request<()>) -> Result<Answer, h2::Error> {
+    pub(crate) async fn exchange(&self, request: Request<()>) -> Result<Answer, h2::Error> {
         let mut ready = within(self.send.clone().ready()).await?;
         let (answer, _) = ready.send_request(request, true)?;
         whole(answer).await
     }
 
     /// GET.
-    pub(crate) async fn get(&mut self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.exchange(ask("GET", path)).await.unwrap()
     }
 
     /// Opens a tunnel: its socket, or the answer of who refused.
-    pub(crate) async fn tunnel(&mut self, request: Request<()>) -> Result<(StreamIo<()>, HeaderMap), Answer> {
+    pub(crate) async fn tunnel(&self, request: Request<()>) -> Result<(StreamIo<()>, HeaderMap), Answer> {
         let (answer, send) = self.begin(request).await;
         let (parts, body) = within(answer).await.unwrap().into_parts();
         if parts.status == StatusCode::OK {

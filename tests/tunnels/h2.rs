@@ -29,7 +29,7 @@ async fn granted(worker: &RawWorker, more: &str) -> (TcpStream, String) {
 }
 
 /// A tunnel's two ends.
-async fn tunnel(client: &mut Client, worker: &RawWorker) -> (StreamIo<()>, TcpStream) {
+async fn tunnel(client: &Client, worker: &RawWorker) -> (StreamIo<()>, TcpStream) {
     let (opened, (far, _)) = tokio::join!(client.tunnel(connect("websocket", "/chat")), granted(worker, ""));
     (opened.unwrap_or_else(|refused| panic!("{refused:?}")).0, far)
 }
@@ -38,7 +38,7 @@ async fn tunnel(client: &mut Client, worker: &RawWorker) -> (StreamIo<()>, TcpSt
 async fn an_extended_connect_is_an_upgrade_at_the_worker() {
     let worker = RawWorker::start().await;
     let stickyd = Secured::before(&[worker.address], "");
-    let mut client = stickyd.client().await;
+    let client = stickyd.client().await;
     let announced = || client.send.is_extended_connect_protocol_enabled();
     until("it is announced", announced).await;
     let mut request = connect("websocket", "/chat?x=1");
@@ -84,7 +84,7 @@ async fn an_extended_connect_is_an_upgrade_at_the_worker() {
 async fn only_a_worker_s_own_101_opens_it() {
     let worker = RawWorker::start().await;
     let stickyd = Secured::before(&[worker.address], "");
-    let mut client = stickyd.client().await;
+    let client = stickyd.client().await;
     let refused = "HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\nX-Why: 1\r\n\r\nno, ";
     let two_hundred = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine";
     let wrong = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -105,14 +105,14 @@ async fn only_a_worker_s_own_101_opens_it() {
         assert_eq!(refused.status.as_u16(), 501);
     }
     // And the connection serves on.
-    let (_near, _far) = tunnel(&mut client, &worker).await;
+    let (_near, _far) = tunnel(&client, &worker).await;
 }
 
 #[tokio::test]
 async fn where_it_is_left_out_it_is_not_announced_and_not_served() {
     let worker = RawWorker::start().await;
     let stickyd = Secured::before(&[worker.address], "websocket_over_http2 = false");
-    let mut client = stickyd.client().await;
+    let client = stickyd.client().await;
     // With an answer its SETTINGS are there, too.
     assert_eq!(client.exchange(ask("TRACE", "/")).await.unwrap().status.as_u16(), 501);
     assert!(!client.send.is_extended_connect_protocol_enabled());
@@ -130,8 +130,8 @@ async fn where_it_is_left_out_it_is_not_announced_and_not_served() {
 async fn random_bytes_pass_both_ways() {
     let worker = RawWorker::start().await;
     let stickyd = Secured::before(&[worker.address], "");
-    let mut client = stickyd.client().await;
-    let (near, mut far) = tunnel(&mut client, &worker).await;
+    let client = stickyd.client().await;
+    let (near, mut far) = tunnel(&client, &worker).await;
     let up = [&[0xff][..], &Random(21).bytes(3_000_000)].concat();
     let down = [&[0xff][..], &Random(22).bytes(3_000_000)].concat();
     let (mut near_read, mut near_write) = tokio::io::split(near);
@@ -154,7 +154,7 @@ async fn random_bytes_pass_both_ways() {
 async fn fifty_real_sockets_share_a_connection_and_are_counted() {
     let worker = WsEcho::start(&[]).await;
     let stickyd = Secured::before(&[worker.address().parse().unwrap()], "");
-    let mut client = stickyd.client().await;
+    let client = stickyd.client().await;
     let mut sockets = Vec::new();
     for _ in 0..50 {
         let Ok((io, _)) = client.tunnel(connect("websocket", "/")).await else { panic!("refused") };
@@ -186,9 +186,9 @@ async fn fifty_real_sockets_share_a_connection_and_are_counted() {
 async fn a_stop_closes_each_with_1001_and_ends_in_time() {
     let worker = RawWorker::start().await;
     let mut stickyd = Secured::before(&[worker.address], "");
-    let mut client = stickyd.client().await;
-    let (mut one, mut far_one) = tunnel(&mut client, &worker).await;
-    let (mut two, mut far_two) = tunnel(&mut client, &worker).await;
+    let client = stickyd.client().await;
+    let (mut one, mut far_one) = tunnel(&client, &worker).await;
+    let (mut two, mut far_two) = tunnel(&client, &worker).await;
     let proxy = stickyd.proxy.take().unwrap();
     let stopped = tokio::task::spawn_blocking(move || proxy.stop());
     for (near, far) in [(&mut one, &mut far_one), (&mut two, &mut far_two)] {
@@ -208,11 +208,11 @@ async fn a_stop_closes_each_with_1001_and_ends_in_time() {
 async fn a_worker_that_vanishes_is_told_as_1012_and_a_reset_is_the_client_s_end() {
     let worker = RawWorker::start().await;
     let stickyd = Secured::before(&[worker.address], "");
-    let mut client = stickyd.client().await;
-    let (mut near, far) = tunnel(&mut client, &worker).await;
+    let client = stickyd.client().await;
+    let (mut near, far) = tunnel(&client, &worker).await;
     drop(far);
     assert_eq!(read(&mut near, 4).await, CLOSE_1012);
-    let (near, mut far) = tunnel(&mut client, &worker).await;
+    let (near, mut far) = tunnel(&client, &worker).await;
     drop(near);
     let mut rest = Vec::new();
     let _ = within(far.read_to_end(&mut rest)).await;
@@ -226,9 +226,9 @@ async fn a_worker_that_vanishes_is_told_as_1012_and_a_reset_is_the_client_s_end(
 async fn a_connection_s_end_is_the_end_of_its_tunnels() {
     let worker = RawWorker::start().await;
     let stickyd = Secured::before(&[worker.address], "");
-    let mut client = stickyd.client().await;
-    let (_one, mut far_one) = tunnel(&mut client, &worker).await;
-    let (_two, mut far_two) = tunnel(&mut client, &worker).await;
+    let client = stickyd.client().await;
+    let (_one, mut far_one) = tunnel(&client, &worker).await;
+    let (_two, mut far_two) = tunnel(&client, &worker).await;
     client.connection.abort();
     for far in [&mut far_one, &mut far_two] {
         let mut rest = Vec::new();
@@ -242,15 +242,15 @@ async fn a_tunnel_whose_client_does_not_read_holds_its_worker_back_and_no_other(
     let worker = RawWorker::start().await;
     let stickyd = Secured::before(&[worker.address], "");
     // More for the connection than for a stream, as browsers have it.
-    let mut client = stickyd.client_with(h2::client::Builder::new().initial_connection_window_size(1 << 20)).await;
-    let (_near, mut far) = tunnel(&mut client, &worker).await;
+    let client = stickyd.client_with(h2::client::Builder::new().initial_connection_window_size(1 << 20)).await;
+    let (_near, mut far) = tunnel(&client, &worker).await;
     let noise = frame(0x82, &[7; 60_000]);
     let mut taken = 0;
     while tokio::time::timeout(Duration::from_secs(1), far.write_all(&noise)).await.is_ok() {
         taken += noise.len();
         assert!(taken < 32_000_000, "{taken} bytes for a client that reads none");
     }
-    let (mut other, mut far) = tunnel(&mut client, &worker).await;
+    let (mut other, mut far) = tunnel(&client, &worker).await;
     far.write_all(&frame(0x81, b"through")).await.unwrap();
     assert_eq!(read(&mut other, 9).await, frame(0x81, b"through"));
 }

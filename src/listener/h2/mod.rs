@@ -11,11 +11,13 @@
 //! | `stream` | one request, its answer, its tunnel |
 //! | `body` | a request's body |
 //! | `meter` | floods |
+//! | `pace` | slow readers |
 //!
 //! Left out: server push (no browser takes it any more), priorities (read and ignored), h2 without TLS.
 
 pub mod body;
 mod meter;
+mod pace;
 mod stream;
 mod translate;
 
@@ -29,10 +31,12 @@ use h2::server::{Builder, Connection};
 use h2::{Ping, PingPong, Reason};
 
 use self::meter::{Metered, TooMuch};
+use self::pace::Pace;
 use super::HEAD_BYTES;
 use super::conn::{ClientIo, Conn, IDLE_S};
 use crate::telemetry::say_full;
 use crate::thread::{Order, Registered};
+use crate::tunnel::stream::Carrier;
 
 /// Bytes a client may send on one stream before the worker has taken any: nginx's preread, and the least RFC 9113 begins
 /// with, so that no SETTINGS takes back what a client already sent.
@@ -67,6 +71,7 @@ pub(super) struct Streams {
     tunnels: Cell<u32>,
     /// The meter's last word.
     too_much: Cell<Option<TooMuch>>,
+    pace: Pace,
 }
 
 impl Streams {
@@ -113,6 +118,16 @@ impl Open {
     }
 }
 
+impl Carrier for Open {
+    fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
+        self.streams.pace.poll_room(cx)
+    }
+
+    fn queued(&self, bytes: usize) {
+        self.streams.pace.queued(bytes);
+    }
+}
+
 impl Drop for Open {
     fn drop(&mut self) {
         let Streams { live, open, tunnels, .. } = &*self.streams;
@@ -145,7 +160,13 @@ struct Serving {
 
 /// Serves a connection to its end.
 pub(super) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
-    let streams = Rc::new(Streams { live, open: Cell::new(0), tunnels: Cell::new(0), too_much: Cell::new(None) });
+    let streams = Rc::new(Streams {
+        live,
+        open: Cell::new(0),
+        tunnels: Cell::new(0),
+        too_much: Cell::new(None),
+        pace: Pace::default(),
+    });
     let handshake = builder(&conn).handshake(Metered::new(io, streams.clone()));
     // Nothing but the client's preface; the silence allowed is an idle connection's.
     let h2 = tokio::select! {
@@ -208,7 +229,10 @@ impl Serving {
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
                 Poll::Pending if self.streams.too_much.get().is_some() && !self.cut => {}
-                Poll::Pending => return self.over_time(),
+                Poll::Pending => {
+                    self.streams.pace.settle();
+                    return self.over_time();
+                }
             }
         }
     }

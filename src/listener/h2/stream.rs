@@ -20,7 +20,7 @@ use crate::proxy::headers;
 use crate::proxy::respond::{self, Problem};
 use crate::tunnel::Plan;
 use crate::tunnel::relay::Relay;
-use crate::tunnel::stream::StreamIo;
+use crate::tunnel::stream::{Carrier, StreamIo};
 
 /// Serves a stream to the end of its answer; a tunnel goes on in a task of its own.
 pub(super) async fn serve(conn: Rc<Conn>, open: Open, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
@@ -59,7 +59,7 @@ pub(super) async fn serve(conn: Rc<Conn>, open: Open, request: Request<RecvStrea
             begin_tunnel(&conn, open, send, receive, *plan);
         }
         _ if ended => {}
-        _ => send_body(send, reply).await,
+        _ => send_body(&open, send, reply).await,
     }
 }
 
@@ -98,7 +98,7 @@ fn begin_tunnel(conn: &Rc<Conn>, open: Open, send: SendStream<Bytes>, receive: R
 }
 
 /// Sends a body at the client's pace: no frame is asked of the worker before the one before it has found room.
-async fn send_body(mut send: SendStream<Bytes>, mut body: Reply) {
+async fn send_body(open: &Open, mut send: SendStream<Bytes>, mut body: Reply) {
     loop {
         let frame = poll_fn(|cx| match Pin::new(&mut body).poll_frame(cx) {
             Poll::Ready(frame) => Poll::Ready(Some(frame)),
@@ -113,7 +113,7 @@ async fn send_body(mut send: SendStream<Bytes>, mut body: Reply) {
             }
             Some(Some(Err(_))) => return send.send_reset(Reason::INTERNAL_ERROR),
             Some(Some(Ok(frame))) => match frame.into_data() {
-                Ok(data) => send_all(&mut send, data, body.is_end_stream()).await,
+                Ok(data) => send_all(open, &mut send, data, body.is_end_stream()).await,
                 Err(frame) => {
                     if let Ok(mut trailers) = frame.into_trailers() {
                         headers::to_client(&mut trailers, false);
@@ -131,8 +131,10 @@ async fn send_body(mut send: SendStream<Bytes>, mut body: Reply) {
 }
 
 /// Sends `data` as its windows open; whether the stream still stands.
-async fn send_all(send: &mut SendStream<Bytes>, mut data: Bytes, last: bool) -> bool {
+async fn send_all(open: &Open, send: &mut SendStream<Bytes>, mut data: Bytes, last: bool) -> bool {
     while !data.is_empty() {
+        // A stream that is reset meanwhile is found out below.
+        poll_fn(|cx| open.poll_room(cx)).await;
         send.reserve_capacity(data.len());
         let room = match send.capacity() {
             0 => match poll_fn(|cx| send.poll_capacity(cx)).await {
@@ -142,6 +144,7 @@ async fn send_all(send: &mut SendStream<Bytes>, mut data: Bytes, last: bool) -> 
             room => room,
         };
         let piece = data.split_to(room.min(data.len()));
+        open.queued(piece.len());
         if send.send_data(piece, last && data.is_empty()).is_err() {
             return false;
         }
