@@ -194,6 +194,32 @@ async fn a_request_taken_back_leaves_its_worker() {
     assert_eq!(stickyd.proxy().metric("stickyd_http2_streams"), 0.0);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_hangs_up_takes_all_its_requests_back() {
+    let (told, asked) = mpsc::channel();
+    let told = Mutex::new(told);
+    let mut worker = RawWorker::scripted(move |leg| {
+        leg.request();
+        told.lock().unwrap().send(()).unwrap();
+        leg.until_closed();
+    });
+    let stickyd = Secured::before(&[worker.address], "");
+    let client = stickyd.client().await;
+    let mut answers = Vec::new();
+    for _ in 0..3 {
+        let (answer, _) = client.send.clone().ready().await.unwrap().send_request(ask("GET", "/"), true).unwrap();
+        answers.push(answer);
+    }
+    for _ in 0..3 {
+        tokio::task::block_in_place(|| asked.recv_timeout(Duration::from_secs(10))).unwrap();
+    }
+    client.connection.abort();
+    for number in 0..3 {
+        tokio::task::block_in_place(|| worker.closed(number));
+    }
+    eventually("nothing of it is left", || stickyd.proxy().metric("stickyd_client_connections") == 0.0);
+}
+
 /// The status of stream 1, or `Err` with the code of its reset, or of the connection's end.
 async fn fate(frames: &mut Frames) -> Result<u8, u32> {
     loop {

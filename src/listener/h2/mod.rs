@@ -168,11 +168,15 @@ pub(super) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
         pace: Pace::default(),
     });
     let handshake = builder(&conn).handshake(Metered::new(io, streams.clone()));
-    // Nothing but the client's preface; the silence allowed is an idle connection's.
+    // Nothing but the client's preface: whatever the connection is told meanwhile, it has nothing to finish.
+    let told = poll_fn(|cx| {
+        streams.live.watch(cx.waker());
+        if streams.live.order() == Order::GoOn { Poll::Pending } else { Poll::Ready(()) }
+    });
     let h2 = tokio::select! {
         biased;
         h2 = handshake => h2,
-        () = streams.live.given_up() => return,
+        () = told => return,
     };
     let ended = match h2 {
         Ok(mut h2) => {
