@@ -5,17 +5,6 @@
 //! (threats §2). Leaves out what h2 bounds itself: CONTINUATION, empty and tiny DATA, header lists, streams reset before
 //! they were looked at, resets it had to send.
 
-use std::io;
-use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll};
-
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-use super::Streams;
-use crate::clock;
-use crate::listener::conn::ClientIo;
-
 /// Counts begin anew after this many seconds.
 const PERIOD_S: u32 = 30;
 
@@ -117,80 +106,6 @@ impl Meter {
             WINDOW_UPDATE if self.credit >= PAYS_WINDOW_UPDATE => self.credit -= PAYS_WINDOW_UPDATE,
             _ => self.useless += 1,
         }
-    }
-}
-
-/// A client's socket with a meter on it.
-pub(super) struct Metered {
-    io: ClientIo,
-    meter: Meter,
-    streams: Rc<Streams>,
-}
-
-impl Metered {
-    pub(super) fn new(io: ClientIo, streams: Rc<Streams>) -> Self {
-        Self { io, meter: Meter::new(clock::now_s()), streams }
-    }
-
-    fn wrote(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        let bytes = if let Poll::Ready(Ok(bytes)) = &written { *bytes } else { 0 };
-        self.meter.wrote(bytes);
-        self.streams.pace.written(bytes);
-        written
-    }
-}
-
-impl AsyncRead for Metered {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.streams.too_much.get().is_some() {
-            // Nothing more is read of it. The connection's task sees to that when h2 lets it: now.
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut this.io).poll_read(cx, buf);
-        let bytes = buf.filled().get(before..).unwrap_or_default();
-        if !bytes.is_empty() {
-            let (resets, too_much) = this.meter.read(bytes, clock::now_s());
-            this.streams.heard(resets, too_much);
-        }
-        polled
-    }
-}
-
-impl AsyncWrite for Metered {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.io).poll_write(cx, buf);
-        this.wrote(written)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
-        this.wrote(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let flushed = Pin::new(&mut this.io).poll_flush(cx);
-        if flushed.is_ready() {
-            this.streams.pace.flushed();
-        }
-        flushed
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
     }
 }
 

@@ -12,12 +12,14 @@
 //! | `body` | a request's body |
 //! | `meter` | floods |
 //! | `pace` | slow readers |
+//! | `socket` | bytes, in as few pieces as there can be |
 //!
 //! Left out: server push (no browser takes it any more), priorities (read and ignored), h2 without TLS.
 
 pub mod body;
 mod meter;
 mod pace;
+mod socket;
 mod stream;
 mod translate;
 
@@ -30,8 +32,9 @@ use bytes::Bytes;
 use h2::server::{Builder, Connection};
 use h2::{Ping, PingPong, Reason};
 
-use self::meter::{Metered, TooMuch};
+use self::meter::TooMuch;
 use self::pace::Pace;
+use self::socket::Socket;
 use super::HEAD_BYTES;
 use super::conn::{ClientIo, Conn, IDLE_S};
 use crate::telemetry::say_full;
@@ -148,7 +151,8 @@ impl Drop for Open {
 struct Serving {
     conn: Rc<Conn>,
     streams: Rc<Streams>,
-    h2: Connection<Metered, Bytes>,
+    h2: Connection<Socket, Bytes>,
+    socket: Socket,
     pings: Option<PingPong>,
     /// A PING of ours waits for its answer.
     asked: bool,
@@ -167,7 +171,8 @@ pub(super) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
         too_much: Cell::new(None),
         pace: Pace::default(),
     });
-    let handshake = builder(&conn).handshake(Metered::new(io, streams.clone()));
+    let socket = Socket::new(io, streams.clone());
+    let handshake = builder(&conn).handshake(socket.clone());
     // Nothing but the client's preface: whatever the connection is told meanwhile, it has nothing to finish.
     let told = poll_fn(|cx| {
         streams.live.watch(cx.waker());
@@ -181,8 +186,9 @@ pub(super) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
     let ended = match h2 {
         Ok(mut h2) => {
             let pings = h2.ping_pong();
+            socket.gather();
             let mut serving =
-                Serving { conn: conn.clone(), streams, h2, pings, asked: false, leaving: false, cut: false };
+                Serving { conn: conn.clone(), streams, h2, socket, pings, asked: false, leaving: false, cut: false };
             poll_fn(|cx| serving.poll(cx)).await
         }
         Err(error) => Err(error),
@@ -233,10 +239,19 @@ impl Serving {
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
                 Poll::Pending if self.streams.too_much.get().is_some() && !self.cut => {}
-                Poll::Pending => {
-                    self.streams.pace.settle();
-                    return self.over_time();
-                }
+                Poll::Pending => match self.socket.poll_send(cx) {
+                    // h2 waits for a socket that has become free meanwhile.
+                    Poll::Ready(Ok(false)) => {}
+                    Poll::Ready(Ok(true)) => {
+                        self.streams.pace.settle();
+                        return self.over_time();
+                    }
+                    Poll::Ready(Err(error)) => {
+                        tracing::debug!(peer = %self.conn.peer_ip, %error, "HTTP/2 connection broke");
+                        return Poll::Ready(Ok(()));
+                    }
+                    Poll::Pending => return self.over_time(),
+                },
             }
         }
     }

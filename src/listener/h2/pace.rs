@@ -14,8 +14,6 @@ const MOST: usize = 128 * 1024;
 pub(super) struct Pace {
     queued: Cell<usize>,
     waiting: RefCell<Vec<Waker>>,
-    /// The last the socket was asked for was to flush, and it did.
-    clean: Cell<bool>,
 }
 
 impl Pace {
@@ -36,24 +34,17 @@ impl Pace {
         self.queued.set(self.queued.get().saturating_add(bytes));
     }
 
-    /// The socket was asked to take bytes; it took this many, frame heads included.
+    /// The socket took this many, frame heads included.
     pub(super) fn written(&self, bytes: usize) {
-        self.clean.set(false);
         self.queued.set(self.queued.get().saturating_sub(bytes));
         if self.queued.get() < MOST / 2 {
             self.wake();
         }
     }
 
-    /// The socket has flushed.
-    pub(super) fn flushed(&self) {
-        self.clean.set(true);
-    }
-
-    /// h2 has done all it can. If it ended with a flush, nothing waits any more: what is still counted was handed over by
-    /// streams that were reset.
+    /// h2 has done all it can, and the socket has it all: what is still counted was handed over by streams that were reset.
     pub(super) fn settle(&self) {
-        if self.clean.get() && self.queued.get() > 0 {
+        if self.queued.get() > 0 {
             self.queued.set(0);
             self.wake();
         }
@@ -100,11 +91,6 @@ mod tests {
         assert_eq!(woken.0.load(Ordering::SeqCst), 1);
         pace.queued(MOST);
         assert_eq!(pace.poll_room(&cx), Poll::Pending);
-        pace.flushed();
-        pace.written(0);
-        pace.settle();
-        assert_eq!(pace.poll_room(&cx), Poll::Pending, "more was written behind the flush, more may wait");
-        pace.flushed();
         pace.settle();
         assert_eq!((woken.0.load(Ordering::SeqCst), pace.poll_room(&cx)), (2, Poll::Ready(())));
     }
