@@ -233,7 +233,8 @@ impl Serving {
             match self.h2.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     let open = self.streams.open();
-                    let stream = stream::serve(self.conn.clone(), open, request, respond);
+                    // Boxed before it is moved into its task, three times otherwise: it is as large as a request's story.
+                    let stream = Box::pin(stream::serve(self.conn.clone(), open, request, respond));
                     self.conn.thread.tasks.spawn_local(stream);
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
