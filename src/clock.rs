@@ -12,6 +12,11 @@ pub fn now_ms() -> u64 {
     u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Microseconds since the first call in this process.
+pub fn now_us() -> u64 {
+    u64::try_from(START.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
 /// Seconds since the first call in this process; wraps after 136 years.
 pub fn now_s() -> u32 {
     u32::try_from(START.elapsed().as_secs()).unwrap_or(u32::MAX)

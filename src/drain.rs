@@ -1,12 +1,19 @@
 //! How a data thread lives and stops: accept; then stop accepting, let requests finish, close tunnels with 1001, cut what
-//! is left at the deadline, and say how it ended (design.md §8).
+//! is left at the deadline, and say how it ended (design.md §8). Below it: how the sessions of a drained *worker* are ended.
 
+pub mod closing;
+pub mod sessions;
+pub mod spread;
+
+use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 
-use crate::listener::{self, ListenerPart};
+use crate::listener::{self, Part};
 use crate::server::Stop;
 use crate::state::Shared;
 use crate::thread::{Pulse, Thread};
@@ -40,31 +47,30 @@ impl Ended {
     }
 }
 
-/// One data thread's life.
+/// One data thread's life. `added`: listeners that come by a reload.
 pub async fn run_thread(
     shared: Arc<Shared>,
-    parts: Vec<(std::net::TcpListener, ListenerPart)>,
+    parts: Vec<Part>,
+    mut added: mpsc::Receiver<Vec<Part>>,
     stop: Stop,
     pulse: Pulse,
 ) -> Ended {
     let thread = Thread::new(shared);
-    for (socket, part) in parts {
-        match TcpListener::from_std(socket) {
-            Ok(socket) => {
-                let accepting = listener::accept(thread.clone(), part.build(), socket, stop.gently.clone());
-                thread.tasks.spawn_local(accepting);
-            }
-            // Nobody would accept what the kernel queues for it: better not to be ready at all.
-            Err(error) => {
-                tracing::error!(%error, "a data thread cannot listen");
-                return Ended { cut: 0, panicked: true };
-            }
+    // Nobody would accept what the kernel queues for it: better not to be ready at all.
+    if !parts.into_iter().all(|part| accepts(&thread, part, &stop)) {
+        return Ended { cut: 0, panicked: true };
+    }
+    let mut ticking = pin!(thread.clone().tick(&pulse));
+    loop {
+        tokio::select! {
+            () = stop.gently.cancelled() => break,
+            () = &mut ticking => break,
+            // One that cannot be had has said so; its socket is closed, and the other threads' take its clients.
+            Some(parts) = added.recv() => parts.into_iter().for_each(|part| _ = accepts(&thread, part, &stop)),
         }
     }
-    tokio::select! {
-        () = stop.gently.cancelled() => {}
-        () = thread.clone().tick(&pulse) => {}
-    }
+    // What came after the last look is closed unserved; a reload that would add more fails.
+    drop(added);
     thread.tasks.close();
     // Accept loops take what the kernel holds for us before the order to stop reaches what they accepted.
     tokio::task::yield_now().await;
@@ -82,6 +88,21 @@ pub async fn run_thread(
         }
     }
     ended
+}
+
+/// Accepts from a listener, from now on; or says why not.
+fn accepts(thread: &Rc<Thread>, (socket, part): Part, stop: &Stop) -> bool {
+    match TcpListener::from_std(socket) {
+        Ok(socket) => {
+            let accepting = listener::accept(thread.clone(), part, socket, stop.gently.clone());
+            thread.tasks.spawn_local(accepting);
+            true
+        }
+        Err(error) => {
+            tracing::error!(%error, "a data thread cannot listen");
+            false
+        }
+    }
 }
 
 /// Whether everything on the thread ended in time; a second word to stop ends the waiting.

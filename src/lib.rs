@@ -16,21 +16,23 @@
 //! |---|---|
 //! | [`config`] | the file, checked, explained when it is wrong |
 //! | [`state`] | what threads share: the snapshot, the pins, the budgets |
-//! | [`listener`] | accept, TLS, one client connection |
+//! | [`listener`] | accept, PROXY header, TLS, one client connection |
 //! | [`proxy`] | the story of one request |
 //! | [`affinity`] | which worker: sid, cookie, address, discovery |
-//! | [`upstream`] | workers, their health, connections to them |
+//! | [`upstream`] | workers, their health and ejection, their limits, connections to them, TLS included |
 //! | [`tunnel`] | upgraded connections |
 //! | [`admin`], [`metrics`] | what an operator sees |
-//! | [`server`], [`drain`], [`reload`] | start, stop, change |
+//! | [`server`], [`drain`], [`reload`], `watch` | start, stop, change |
 //! | [`systemd`] | what systemd is told, and the sockets it gives |
 //!
 //! # Invariants
 //!
 //! 1. Route requests, not connections: nothing about a worker is remembered on a client connection.
-//! 2. A pin never moves. Only its worker's death or refusal ends it, its session's own end, or an operator's maint.
+//! 2. A pin never moves. Only its worker's death or refusal ends it, its session's own end, or an operator's maint, close or
+//!    the deadline of his drain.
 //! 3. The pin is stored before the first byte of the handshake's answer leaves.
-//! 4. Only an explicit refusal is tried elsewhere. A request that carried a sid and broke midway is never resent.
+//! 4. A session is looked for elsewhere only after an explicit refusal. A request that carried a sid and broke midway is never
+//!    resent, nor is a POST; what reached nobody, and a safe request whose connection broke unanswered, may be (`proxy::retry`).
 //! 5. Bytes pass a tunnel exactly as they were sent; what stickyd says goes in at boundaries the observer knows.
 //! 6. Nothing is relayed before a checked 101.
 //! 7. Every forwarded head is written anew from parsed parts; nothing of a client's is trusted until `listener::conn` says so.
@@ -39,7 +41,7 @@
 //! 10. Every task is counted; shutdown has a deadline and says how it ended.
 //! 11. Only `respond` writes our answers to clients; only `metrics` names series; only `config` (and `secret`) reads files; only
 //!     `systemd` knows systemd.
-//! 12. Pure parts (affinity's, ring, frames, streaks, budgets) take time and chance as arguments.
+//! 12. Pure parts (affinity's, ring, frames, streaks, ejection, budgets, endings, spread) take time and chance as arguments.
 //! 13. No lock across `.await`. No `unsafe`. No panic on anything a peer can send.
 //! 14. Every bounded thing says so when it is full: a metric, a log line once a second, and the right status.
 
@@ -62,3 +64,5 @@ pub mod telemetry;
 pub mod thread;
 pub mod tunnel;
 pub mod upstream;
+mod watch;
+mod x509;

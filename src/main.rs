@@ -20,11 +20,13 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Check(check) => ExitCode::from(check.run()),
         Command::Run(run) => self::run(&run),
+        Command::Reload(reload) => ExitCode::from(reload.run()),
     }
 }
 
 fn run(run: &Run) -> ExitCode {
-    let (config, warnings) = match run.load() {
+    let (sources, loaded) = run.load();
+    let (config, warnings) = match loaded {
         Ok(loaded) => loaded,
         Err(errors) => {
             eprintln!("{errors}");
@@ -52,7 +54,7 @@ fn run(run: &Run) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let server = match Server::start(config, run.config.clone(), parent) {
+    let server = match Server::start(config, sources, parent) {
         Ok(server) => server,
         Err(error) => {
             tracing::error!("{error}");

@@ -14,11 +14,15 @@ use prometheus::{
 pub use words::{Discovery, Source};
 
 use crate::state::Shared;
+use crate::upstream::eject::Outcome;
 use crate::upstream::worker::Worker;
 
 /// The `class` and `kind` labels of a worker's counters.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 const FAILURES: [&str; 3] = ["connect", "broken", "timeout"];
+
+/// The `result` label of a worker's queue.
+const QUEUED: [&str; 3] = ["waited", "full", "timeout"];
 
 /// All series, registered once.
 pub struct Metrics {
@@ -33,6 +37,12 @@ pub struct Metrics {
     upgrades: IntCounterVec,
     bytes: IntCounterVec,
     failures: IntCounterVec,
+    ejections: IntCounterVec,
+    spared: IntCounterVec,
+    retries: IntCounterVec,
+    queued: IntCounterVec,
+    ejected: IntGaugeVec,
+    waiting: IntGaugeVec,
     generations: IntGaugeVec,
     sessions: IntGaugeVec,
     tunnels: IntGaugeVec,
@@ -43,6 +53,8 @@ pub struct Metrics {
     pins_limit: IntGauge,
     replay: IntGauge,
     clients: IntGauge,
+    config_ok: IntGauge,
+    config_loaded: IntGauge,
     /// Pins that made room for newer ones.
     pub pins_evicted: IntCounter,
     /// Pins not stored because the table or an address's quota was full.
@@ -51,7 +63,9 @@ pub struct Metrics {
     pub pool_full: IntCounter,
     /// Requests no route fitted.
     pub unrouted: IntCounter,
-    /// Client connections that ended with an HTTP or TLS error.
+    tls_handshakes: IntCounterVec,
+    certificates: IntGaugeVec,
+    /// Client connections that ended with an HTTP, TLS or PROXY protocol error.
     pub client_errors: IntCounterVec,
     /// HTTP/2 streams open, tunnels included.
     pub http2_streams: IntGauge,
@@ -61,8 +75,15 @@ pub struct Metrics {
     pub http2_resets: IntCounter,
     /// HTTP/2 connections closed for what their clients sent too much of (`resets`, `useless`).
     pub http2_floods: IntCounterVec,
+    drained: IntCounterVec,
+    drain_left: IntGaugeVec,
     /// Reloads by result (`ok`, `failed`).
     pub reloads: IntCounterVec,
+    /// Lookups of DNS names by upstream and result (`ok`, `empty`, `failed`, `timeout`).
+    pub dns_lookups: IntCounterVec,
+    /// How often the addresses of a name have changed, by upstream.
+    pub dns_changes: IntCounterVec,
+    dns_names: IntGaugeVec,
 }
 
 /// The counters of one upstream.
@@ -89,6 +110,10 @@ pub struct UpstreamSeries {
     pub learned: IntCounter,
     /// Handshakes released unlearned.
     pub unlearned: IntCounter,
+    /// Tunnels ended because an operator said so.
+    pub drained_tunnels: IntCounter,
+    /// The same of sessions without a tunnel.
+    pub drained_polling: IntCounter,
     /// WebSocket upgrades clients asked for.
     pub upgrades_asked: IntCounter,
     /// WebSocket upgrades a worker granted.
@@ -97,6 +122,12 @@ pub struct UpstreamSeries {
     pub bytes_up: IntCounter,
     /// Body and tunnel bytes to clients.
     pub bytes_down: IntCounter,
+    /// Requests passed to another worker because the first could not be reached.
+    pub passed_on: IntCounter,
+    /// Requests sent again because their kept connection broke before a byte of an answer.
+    pub resent: IntCounter,
+    /// Requests that failed because the retry budget was used up.
+    pub retries_over_budget: IntCounter,
 }
 
 impl UpstreamSeries {
@@ -124,6 +155,15 @@ pub struct WorkerSeries {
     pub broken: IntCounter,
     /// No answer within the response time-out.
     pub timeouts: IntCounter,
+    /// Ejections that `max_share` prevented.
+    pub spared: IntCounter,
+    /// Requests that got a connection after they had waited for one (`max_connections`).
+    pub queue_waited: IntCounter,
+    /// Requests that found the queue full.
+    pub queue_full: IntCounter,
+    /// Requests that waited in vain.
+    pub queue_timeouts: IntCounter,
+    ejections: [IntCounter; 4],
 }
 
 impl WorkerSeries {
@@ -133,7 +173,18 @@ impl WorkerSeries {
             counter.inc();
         }
     }
+
+    /// Counts an ejection by its reason.
+    pub fn ejected(&self, why: Outcome) {
+        let index = EJECTIONS.iter().position(|reason| reason.word() == why.word());
+        if let Some(counter) = index.and_then(|index| self.ejections.get(index)) {
+            counter.inc();
+        }
+    }
 }
+
+/// The reasons of an ejection; the `reason` label.
+const EJECTIONS: [Outcome; 4] = [Outcome::Connect, Outcome::Broken, Outcome::TimedOut, Outcome::ServerError];
 
 macro_rules! register {
     ($registry:expr, $kind:ident, $name:literal, $help:literal $(, $labels:expr)?) => {{
@@ -191,6 +242,12 @@ impl Metrics {
             upgrades: register!(r, IntCounterVec, "stickyd_upgrades_total", "WebSocket upgrades asked for and granted.", &["upstream", "step"]),
             bytes: register!(r, IntCounterVec, "stickyd_bytes_total", "Body and tunnel bytes, up (from clients) and down (to clients).", &["upstream", "direction"]),
             failures: register!(r, IntCounterVec, "stickyd_worker_failures_total", "Attempts that got no answer, by kind.", &["upstream", "worker", "kind"]),
+            ejections: register!(r, IntCounterVec, "stickyd_ejections_total", "Workers set aside after live failures, by reason: connect, broken, timeout (failures in a row), errors (share of the window).", &["upstream", "worker", "reason"]),
+            spared: register!(r, IntCounterVec, "stickyd_ejections_spared_total", "Ejections that max_share prevented.", worker),
+            retries: register!(r, IntCounterVec, "stickyd_retries_total", "Requests tried again: passed_on (to another worker, none was reached), resent (a kept connection broke before a byte of the answer), over_budget (not tried again, the budget was used up).", &["upstream", "kind"]),
+            queued: register!(r, IntCounterVec, "stickyd_queue_total", "Requests that found a worker at max_connections: waited (and got through), full (no room in the queue), timeout (waited in vain).", &["upstream", "worker", "result"]),
+            ejected: register!(r, IntGaugeVec, "stickyd_worker_ejected", "1 while the worker is ejected.", worker),
+            waiting: register!(r, IntGaugeVec, "stickyd_queue", "Requests that wait for a connection to the worker (max_connections).", worker),
             generations: register!(r, IntGaugeVec, "stickyd_worker_generation", "Lives of the worker seen so far.", worker),
             sessions: register!(r, IntGaugeVec, "stickyd_sessions", "Live sessions: pins and WebSocket-first tunnels.", worker),
             tunnels: register!(r, IntGaugeVec, "stickyd_tunnels", "Live tunnels.", worker),
@@ -210,7 +267,16 @@ impl Metrics {
             http2_streams_total: register!(r, IntCounter, "stickyd_http2_streams_total", "HTTP/2 streams clients opened: requests and tunnels."),
             http2_resets: register!(r, IntCounter, "stickyd_http2_resets_total", "HTTP/2 streams clients took back."),
             http2_floods: register!(r, IntCounterVec, "stickyd_http2_floods_total", "HTTP/2 connections closed because their clients sent too many resets, or frames of no use.", &["frames"]),
+            tls_handshakes: register!(r, IntCounterVec, "stickyd_tls_handshakes_total", "TLS handshakes of clients, by version, result (ok, failed, timeout) and whether a session was resumed.", &["listener", "version", "result", "resumed"]),
+            certificates: register!(r, IntGaugeVec, "stickyd_tls_certificate_expiry_timestamp_seconds", "Last second a certificate is valid in, since 1970; the name is the first it is for.", &["listener", "name"]),
+            config_ok: register!(r, IntGauge, "stickyd_config_ok", "1: the configuration's file, as it was last looked at, is what runs; 0: it has a mistake or is gone."),
+            config_loaded: register!(r, IntGauge, "stickyd_config_loaded_timestamp_seconds", "When the configuration that runs was loaded, in Unix time."),
+            drained: register!(r, IntCounterVec, "stickyd_drain_closed_total", "Sessions ended because their worker was drained, put to maint or removed: tunnels closed, polling sessions refused.", &["upstream", "kind"]),
+            drain_left: register!(r, IntGaugeVec, "stickyd_drain_sessions_left", "Live sessions of workers that are drained, in maint or removed.", worker),
             reloads: register!(r, IntCounterVec, "stickyd_reloads_total", "Reloads by result.", &["result"]),
+            dns_lookups: register!(r, IntCounterVec, "stickyd_dns_lookups_total", "Lookups of DNS names among the workers, by result.", &["upstream", "result"]),
+            dns_changes: register!(r, IntCounterVec, "stickyd_dns_changes_total", "Lookups that showed other addresses than the one before.", &["upstream"]),
+            dns_names: register!(r, IntGaugeVec, "stickyd_dns_names", "DNS names by state: resolved, kept (the last lookup gave nothing, the addresses before stay), unresolved (it never had an address).", &["upstream", "state"]),
             registry: r,
         }
     }
@@ -219,6 +285,7 @@ impl Metrics {
     pub fn upstream(&self, name: &str) -> UpstreamSeries {
         let refusal = |fate| self.refusals.with_label_values(&[name, fate]);
         let seconds = |kind| self.seconds.with_label_values(&[name, kind]);
+        let retry = |kind| self.retries.with_label_values(&[name, kind]);
         UpstreamSeries {
             affinity: Source::ALL.map(|s| self.affinity.with_label_values(&[name, s.word()])),
             discoveries: Discovery::ALL.map(|d| self.discoveries.with_label_values(&[name, d.word()])),
@@ -232,10 +299,32 @@ impl Metrics {
             attempts: self.attempts.with_label_values(&[name, "request"]),
             learned: self.learned.with_label_values(&[name, "learned"]),
             unlearned: self.learned.with_label_values(&[name, "unlearned"]),
+            drained_tunnels: self.drained.with_label_values(&[name, "tunnel"]),
+            drained_polling: self.drained.with_label_values(&[name, "polling"]),
             upgrades_asked: self.upgrades.with_label_values(&[name, "asked"]),
             upgrades_granted: self.upgrades.with_label_values(&[name, "granted"]),
             bytes_up: self.bytes.with_label_values(&[name, "up"]),
             bytes_down: self.bytes.with_label_values(&[name, "down"]),
+            passed_on: retry("passed_on"),
+            resent: retry("resent"),
+            retries_over_budget: retry("over_budget"),
+        }
+    }
+
+    /// Counts a client's TLS handshake; `version` is `none` where it came to none.
+    pub fn tls_handshake(&self, listener: &str, version: &str, result: &str, resumed: bool) {
+        let resumed = if resumed { "yes" } else { "no" };
+        self.tls_handshakes.with_label_values(&[listener, version, result, resumed]).inc();
+    }
+
+    /// Shows until when certificates are valid: of all listeners, each with the name and the second. Those of before are
+    /// gone. Of several under one name (ECDSA and RSA) the earliest date counts.
+    pub fn certificates_expire<'a>(&self, all: impl Iterator<Item = (&'a str, &'a str, u64)>) {
+        self.certificates.reset();
+        for (listener, name, until) in all {
+            let gauge = self.certificates.with_label_values(&[listener, name]);
+            let until = i64::try_from(until).unwrap_or(i64::MAX);
+            gauge.set(if gauge.get() == 0 { until } else { gauge.get().min(until) });
         }
     }
 
@@ -243,29 +332,50 @@ impl Metrics {
     pub fn worker(&self, upstream: &str, worker: &str) -> WorkerSeries {
         let [connect_failures, broken, timeouts] =
             FAILURES.map(|kind| self.failures.with_label_values(&[upstream, worker, kind]));
+        let [queue_waited, queue_full, queue_timeouts] =
+            QUEUED.map(|result| self.queued.with_label_values(&[upstream, worker, result]));
         WorkerSeries {
             classes: CLASSES.map(|class| self.requests.with_label_values(&[upstream, worker, class])),
             connect_failures,
             broken,
             timeouts,
+            spared: self.spared.with_label_values(&[upstream, worker]),
+            queue_waited,
+            queue_full,
+            queue_timeouts,
+            ejections: EJECTIONS.map(|why| self.ejections.with_label_values(&[upstream, worker, why.word()])),
         }
     }
 
     /// Takes a worker's counters out, which is no more: addresses that come and go must not fill the memory.
     pub fn forget_worker(&self, worker: &Worker) {
+        let by_worker = [(&self.requests, &CLASSES[..]), (&self.failures, &FAILURES), (&self.queued, &QUEUED)];
+        let by_worker = by_worker.into_iter().flat_map(|(series, words)| words.iter().map(move |word| (series, *word)));
+        let ejections = EJECTIONS.iter().map(|why| (&self.ejections, why.word()));
         // A counter that was never asked for is not there, which is no error.
-        for class in CLASSES {
-            let _ = self.requests.remove_label_values(&[&*worker.upstream, &worker.name, class]);
+        for (series, word) in by_worker.chain(ejections) {
+            let _ = series.remove_label_values(&[&*worker.upstream, &worker.name, word]);
         }
-        for kind in FAILURES {
-            let _ = self.failures.remove_label_values(&[&*worker.upstream, &worker.name, kind]);
-        }
+        let _ = self.spared.remove_label_values(&[&*worker.upstream, &worker.name]);
     }
 
     /// The exposition text of everything, with gauges read from live state now.
     pub fn render(&self, shared: &Shared) -> Vec<u8> {
         self.generations.reset();
-        for gauge in [&self.sessions, &self.tunnels, &self.in_flight, &self.states, &self.admin_states] {
+        self.dns_names.reset();
+        for name in shared.unresolved.names(&shared.snapshot.load()) {
+            self.dns_names.with_label_values(&[name.upstream.as_str(), name.state.word()]).inc();
+        }
+        for gauge in [
+            &self.ejected,
+            &self.waiting,
+            &self.sessions,
+            &self.tunnels,
+            &self.in_flight,
+            &self.states,
+            &self.admin_states,
+            &self.drain_left,
+        ] {
             gauge.reset();
         }
         for worker in shared.snapshot.load().workers() {
@@ -275,6 +385,10 @@ impl Metrics {
         self.pins_limit.set(gauge(shared.pins.capacity()));
         self.replay.set(gauge(shared.replay.held()));
         self.clients.set(gauge(shared.clients.load(std::sync::atomic::Ordering::Relaxed)));
+        let config = shared.config.now();
+        self.config_ok.set(i64::from(config.error.is_none()));
+        let loaded = config.loaded.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        self.config_loaded.set(i64::try_from(loaded.as_secs()).unwrap_or(i64::MAX));
         let mut text = Vec::with_capacity(16 * 1024);
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::error!(%error, "metrics could not be encoded");
@@ -288,6 +402,11 @@ impl Metrics {
         self.sessions.with_label_values(labels).set(i64::from(worker.sessions()));
         self.tunnels.with_label_values(labels).set(i64::from(worker.tunnels()));
         self.in_flight.with_label_values(labels).set(i64::from(worker.in_flight()));
+        self.ejected.with_label_values(labels).set(i64::from(worker.ejected()));
+        self.waiting.with_label_values(labels).set(i64::from(worker.gate.waiting()));
+        if worker.admin.ending().is_some() {
+            self.drain_left.with_label_values(labels).set(i64::from(worker.sessions()));
+        }
         let health = worker.health().word();
         self.states.with_label_values(&[&*worker.upstream, &worker.name, health]).set(1);
         self.admin_states.with_label_values(&[&*worker.upstream, &worker.name, worker.admin.word()]).set(1);

@@ -4,7 +4,6 @@
 //! listener run on a thread of their own (design.md §8), so that a busy data thread makes nothing look sick.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -15,15 +14,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::affinity::pins::{Keys, SHARDS};
-use crate::config::{AdminAddress, Config};
+use crate::config::{AdminAddress, Config, Sources};
 use crate::drain::{self, Ended};
-use crate::listener::{self, BindError, ListenerPart};
-use crate::reload::{self, Reloader};
+use crate::listener::{self, Part, SetError};
+use crate::reload::{self, Reloader, Running};
 use crate::state::Shared;
 use crate::systemd::{Notify, Parent};
 use crate::thread::Pulse;
-use crate::upstream::health;
-use crate::{admin, secret, systemd};
+use crate::upstream::{addresses, health};
+use crate::{admin, secret};
 
 /// The whole pin table is swept once in this time.
 const SWEEP: Duration = Duration::from_secs(2);
@@ -31,12 +30,9 @@ const SWEEP: Duration = Duration::from_secs(2);
 /// Why stickyd does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A listener's address or certificate.
+    /// A listener's address or certificate, or a socket systemd gave us.
     #[error(transparent)]
-    Bind(#[from] BindError),
-    /// Sockets systemd gave us.
-    #[error(transparent)]
-    Inherited(#[from] systemd::SocketError),
+    Listen(#[from] SetError),
     /// The secret in the state directory.
     #[error("the secret cannot be read or made: {0}")]
     Secret(std::io::Error),
@@ -54,7 +50,7 @@ pub enum StartError {
 /// A running stickyd.
 pub struct Server {
     shared: Arc<Shared>,
-    /// Where clients are accepted, in the order of the config; ports the kernel chose are filled in.
+    /// Where clients were accepted at the start, in the order of the config; ports the kernel chose are filled in.
     pub addresses: Vec<SocketAddr>,
     /// Where the admin listener is.
     pub admin: AdminAddress,
@@ -84,34 +80,46 @@ impl Stop {
 }
 
 impl Server {
-    /// Binds everything, then starts. `file` is what a reload reads; `parent` is who started us, and gave us sockets.
+    /// Binds everything, then starts. `sources` is what the config was read from, and a reload reads again; `parent` is who started us, and gave us sockets.
     ///
     /// # Errors
     /// See [`StartError`]; nothing runs then.
-    pub fn start(config: Config, file: Option<PathBuf>, parent: Parent) -> Result<Self, StartError> {
+    pub fn start(mut config: Config, sources: Option<Sources>, parent: Parent) -> Result<Self, StartError> {
         let secret = secret::find(&config).map_err(StartError::Secret)?;
         let shared = Shared::new(&config, secret, Keys::random().map_err(|_| StartError::Random)?);
-        let mut bound = listen(&config, parent.sockets)?;
-        let addresses = bound.iter().map(|b| b.address).collect();
+        // They are the set's from now on: it knows what each one was made of.
+        let wanted = std::mem::take(&mut config.listeners);
+        let mut listeners = listener::Set::new(parent.sockets, config.threads);
+        let mut plan = listeners.plan(&wanted)?;
+        if let Some(left) = plan.left() {
+            return Err(SetError::from(left.unmatched()).into());
+        }
         let admin = admin::bind(&config.admin.address)
             .map_err(|error| StartError::Admin(config.admin.address.to_string(), error))?;
         let admin_address = admin.address();
         let stop = Stop::default();
-        let mut threads = Vec::new();
+        let (mut threads, mut mailboxes) = (Vec::new(), Vec::new());
         let pulses: Vec<_> = (0..config.threads).map(|_| Pulse::default()).collect();
         for (index, pulse) in pulses.iter().enumerate() {
-            let parts = bound.iter_mut().filter_map(listener::Bound::take).collect();
+            let parts = plan.parts();
+            // One reload at a time.
+            let (mailbox, added) = mpsc::channel(1);
+            mailboxes.push(mailbox);
             let (shared, all, stop, pulse) = (shared.clone(), &stop, stop.clone(), pulse.clone());
             let thread = std::thread::Builder::new().name(format!("data-{index}"));
-            let started = thread.spawn(move || data_thread(shared, parts, stop, pulse));
+            let started = thread.spawn(move || data_thread(shared, parts, added, stop, pulse));
             threads.push(started.inspect_err(|_| all.abandon()).map_err(StartError::Thread)?);
         }
+        listeners.apply(wanted, plan);
+        listeners.show(&shared.metrics);
+        let addresses = listeners.addresses();
+        shared.config.begin(sources.as_ref().map(|sources| sources.file().to_owned()), addresses.clone());
         let (reload, asks) = mpsc::channel(1);
         let control = {
             let (shared, all, stop) = (shared.clone(), &stop, stop.clone());
             let settings = admin::Settings { token: config.admin.token.clone(), reload: reload.clone() };
             let thread = std::thread::Builder::new().name("control".to_owned());
-            let reload = Reload { config, file, asks };
+            let reload = Reload { running: Running { config, sources, listeners, mailboxes }, asks };
             let tell = Tell { notify: parent.notify, pulses };
             let run = move || control_thread(shared, admin, settings, reload, tell, stop);
             thread.spawn(run).inspect_err(|_| all.abandon()).map_err(StartError::Thread)?
@@ -146,16 +154,6 @@ impl Server {
     }
 }
 
-/// A socket for every listener: the one we were given for it, or one of our own.
-fn listen(config: &Config, given: Vec<systemd::Inherited>) -> Result<Vec<listener::Bound>, StartError> {
-    let given = systemd::assign(&config.listeners, given)?;
-    let bound = config.listeners.iter().zip(given).map(|(listener, given)| match given {
-        Some(given) => listener::adopt(listener, &given.socket, config.threads),
-        None => listener::bind(listener, config.threads),
-    });
-    Ok(bound.collect::<Result<_, _>>()?)
-}
-
 /// On a thread: should it end before anybody said stop, everything stops. A stickyd that lacks a thread would lose that
 /// thread's clients without a word; whoever started it can start it again.
 struct Needed(Stop);
@@ -171,7 +169,8 @@ impl Drop for Needed {
 
 fn data_thread(
     shared: Arc<Shared>,
-    parts: Vec<(std::net::TcpListener, ListenerPart)>,
+    parts: Vec<Part>,
+    added: mpsc::Receiver<Vec<Part>>,
     stop: Stop,
     pulse: Pulse,
 ) -> Ended {
@@ -183,13 +182,12 @@ fn data_thread(
             return Ended { cut: 0, panicked: true };
         }
     };
-    runtime.block_on(drain::run_thread(shared, parts, stop, pulse))
+    runtime.block_on(drain::run_thread(shared, parts, added, stop, pulse))
 }
 
 /// What the control thread needs to reload.
 struct Reload {
-    config: Config,
-    file: Option<PathBuf>,
+    running: Running,
     asks: mpsc::Receiver<oneshot::Sender<reload::Outcome>>,
 }
 
@@ -216,9 +214,11 @@ fn control_thread(
     runtime.block_on(async {
         let tasks = TaskTracker::new();
         let Tell { notify, pulses } = tell;
-        let reloader = Reloader::new(shared.clone(), reload.config, reload.file, stop.clone(), notify.clone());
+        let reloader = Reloader::new(shared.clone(), reload.running, stop.clone(), notify.clone());
         tasks.spawn_local(reloader.run(reload.asks));
+        tasks.spawn_local(stop.clone().run_until_cancelled_owned(drain::sessions::keep(shared.clone())));
         tasks.spawn_local(health::keep(shared.clone(), tasks.clone(), stop.clone()));
+        tasks.spawn_local(addresses::keep(shared.clone(), tasks.clone(), stop.clone()));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(sweep(shared.clone())));
         let tell = notify.run(shared.clone(), pulses, gently);
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(tell));

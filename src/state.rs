@@ -4,27 +4,34 @@
 //! upstream has learned are carried over from the snapshot before it, by name and address, so a reload forgets nothing
 //! (invariant 8).
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 use crate::affinity::Pin;
 use crate::affinity::discover::Discoveries;
 use crate::affinity::pins::{Keys, Pins};
+use crate::clock;
 use crate::config::{self, Config};
+use crate::drain;
 use crate::metrics::Metrics;
+use crate::reload;
 use crate::upstream::Upstream;
+use crate::upstream::addresses::Unresolved;
 use crate::upstream::worker::Worker;
 
 /// What all threads share.
 pub struct Shared {
     /// The live view of the config.
     pub snapshot: ArcSwap<Snapshot>,
-    /// Says that the snapshot was replaced, to the health checks.
-    pub changed: Notify,
+    /// Says that the snapshot was replaced, to whoever follows it: the health checks, the lookups of DNS names.
+    pub changed: watch::Sender<()>,
+    /// DNS names that do not resolve.
+    pub unresolved: Unresolved,
     /// Sessions and their workers.
     pub pins: Pins<Pin>,
     /// Turns sids and addresses into keys nobody outside can predict.
@@ -41,6 +48,8 @@ pub struct Shared {
     pub clients: AtomicUsize,
     /// Signs cookies, keys the ring.
     pub secret: Vec<u8>,
+    /// What is known of the configuration's file.
+    pub config: reload::Status,
     /// When stickyd began to serve.
     pub started: Instant,
 }
@@ -50,21 +59,36 @@ pub struct Snapshot {
     /// Pools of workers, in the order of the config; behind them those the file no longer names, each until its last
     /// session is over.
     pub upstreams: Vec<Arc<Upstream>>,
+    /// What else the config says.
+    pub rules: Arc<Rules>,
+}
+
+/// What a config says besides its upstreams, as far as a reload changes it.
+pub struct Rules {
     /// Tried in order.
     pub routes: Vec<config::Route>,
     /// One log line a request.
     pub access_log: bool,
+    /// Where clients are accepted: never workers.
+    pub listeners: Vec<SocketAddr>,
+}
+
+impl Rules {
+    fn of(config: &Config) -> Arc<Self> {
+        let listeners = config.listeners.iter().map(|listener| listener.address).collect();
+        Arc::new(Self { routes: config.routes.clone(), access_log: config.log.access, listeners })
+    }
 }
 
 impl Shared {
     /// The state a config starts with.
     pub fn new(config: &Config, secret: Vec<u8>, keys: Keys) -> Arc<Self> {
         let metrics = Metrics::new();
-        let (routes, access_log) = (config.routes.clone(), config.log.access);
-        let snapshot = Snapshot::build(config.upstreams.iter(), routes, access_log, &secret, &metrics, None);
+        let snapshot = Snapshot::build(config.upstreams.iter(), Rules::of(config), &secret, &metrics, None);
         Arc::new(Self {
             snapshot: ArcSwap::from_pointee(snapshot),
-            changed: Notify::new(),
+            changed: watch::Sender::new(()),
+            unresolved: Unresolved::default(),
             pins: Pins::new(config.limits.pins, config.limits.pins_per_address, Instant::now()),
             keys,
             metrics,
@@ -73,6 +97,7 @@ impl Shared {
             discoveries: Discoveries::new(&config.limits),
             clients: AtomicUsize::new(0),
             secret,
+            config: reload::Status::default(),
             started: Instant::now(),
         })
     }
@@ -80,51 +105,51 @@ impl Shared {
     /// Replaces the snapshot by one built from `config`, carrying over what lives. As the two below, only called on the
     /// control thread, so that no change is lost to another.
     pub fn replace(&self, config: &Config) {
-        self.follow(config.upstreams.iter(), config.routes.clone(), config.log.access);
+        let old = self.snapshot.load_full();
+        let after = |new: &config::Upstream| match old.upstreams.iter().find(|one| one.config.name == new.name) {
+            Some(before) => new.after(&before.config),
+            None => new.clone(),
+        };
+        let upstreams: Vec<_> = config.upstreams.iter().map(after).collect();
+        self.follow(upstreams.iter(), Rules::of(config));
     }
 
-    /// Replaces the workers of one upstream: what its addresses stand for has changed.
-    pub fn set_workers(&self, upstream: &str, workers: Vec<config::Worker>) {
+    /// The DNS name `host` has other addresses now (sorted, not none): the workers of one upstream change by difference.
+    pub fn set_addresses(&self, upstream: &str, host: &str, ips: Vec<IpAddr>) {
         let old = self.snapshot.load_full();
-        let Some(changed) = old.upstreams.iter().find(|one| !one.removed && one.config.name == upstream) else {
+        let Some(changed) = old.upstream(upstream).map(|changed| changed.config.with_addresses(host, ips)) else {
             return;
         };
-        let changed = config::Upstream { workers, ..changed.config.clone() };
         let all = old.named().map(|one| if one.name == upstream { &changed } else { one });
-        self.follow(all, old.routes.clone(), old.access_log);
+        self.follow(all, old.rules.clone());
     }
 
     /// Lets go of removed workers whose last session is over.
     pub fn forget_unneeded(&self) {
         let old = self.snapshot.load_full();
         if old.upstreams.iter().any(|upstream| upstream.has_unneeded()) {
-            self.follow(old.named(), old.routes.clone(), old.access_log);
+            self.follow(old.named(), old.rules.clone());
         }
     }
 
-    fn follow<'a>(
-        &self,
-        upstreams: impl Iterator<Item = &'a config::Upstream> + Clone,
-        routes: Vec<config::Route>,
-        access_log: bool,
-    ) {
+    fn follow<'a>(&self, upstreams: impl Iterator<Item = &'a config::Upstream> + Clone, rules: Arc<Rules>) {
         let old = self.snapshot.load_full();
-        let new = Snapshot::build(upstreams, routes, access_log, &self.secret, &self.metrics, Some(&old));
+        let new = Snapshot::build(upstreams, rules, &self.secret, &self.metrics, Some(&old));
         let stays =
             |worker: &Worker| new.workers().any(|one| one.upstream == worker.upstream && one.name == worker.name);
         for gone in old.workers().filter(|worker| !stays(worker)) {
             self.metrics.forget_worker(gone);
         }
         self.snapshot.store(Arc::new(new));
-        self.changed.notify_one();
+        drain::sessions::look(self, clock::now_ms());
+        self.changed.send_replace(());
     }
 }
 
 impl Snapshot {
     fn build<'a>(
         upstreams: impl Iterator<Item = &'a config::Upstream> + Clone,
-        routes: Vec<config::Route>,
-        access_log: bool,
+        rules: Arc<Rules>,
         secret: &[u8],
         metrics: &Metrics,
         old: Option<&Self>,
@@ -136,12 +161,17 @@ impl Snapshot {
         // Behind the others: routes point to those by their place in the file.
         let dropped = before.iter().filter(|one| !upstreams.clone().any(|new| new.name == one.config.name));
         live.extend(dropped.filter_map(|one| one.retire(secret, metrics)));
-        Self { upstreams: live, routes, access_log }
+        Self { upstreams: live, rules }
     }
 
     /// The upstreams the file names, in its order.
     fn named(&self) -> impl Iterator<Item = &config::Upstream> + Clone {
         self.upstreams.iter().filter(|upstream| !upstream.removed).map(|upstream| &upstream.config)
+    }
+
+    /// An upstream the file names.
+    pub fn upstream(&self, name: &str) -> Option<&Arc<Upstream>> {
+        self.upstreams.iter().find(|upstream| !upstream.removed && upstream.config.name == name)
     }
 
     /// Every worker, the removed ones that still have sessions included.

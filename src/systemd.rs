@@ -46,6 +46,21 @@ pub struct Inherited {
     pub address: SocketAddr,
 }
 
+impl Inherited {
+    /// The same socket, on a descriptor of its own.
+    ///
+    /// # Errors
+    /// There are no more descriptors.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { name: self.name.clone(), socket: self.socket.try_clone()?, address: self.address })
+    }
+
+    /// It, as a mistake: nobody would accept from it.
+    pub fn unmatched(&self) -> SocketError {
+        SocketError::Unmatched(self.address, self.name.clone())
+    }
+}
+
 /// Why the sockets we were started with are of no use.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
@@ -103,23 +118,20 @@ fn inherit() -> Result<Vec<Inherited>, SocketError> {
 }
 
 /// Which listener gets which inherited socket, in the order of the listeners: by name, else by address. `None` binds one
-/// of its own.
+/// of its own. What no listener is meant by stays in `given`.
 ///
 /// # Errors
-/// A socket is left, or a name does not tell which.
-pub fn assign(listeners: &[Listener], mut given: Vec<Inherited>) -> Result<Vec<Option<Inherited>>, SocketError> {
-    let mut assigned: Vec<_> = listeners.iter().map(|_| None).collect();
+/// A name does not tell which.
+pub fn choose(listeners: &[&Listener], given: &mut Vec<Inherited>) -> Result<Vec<Option<Inherited>>, SocketError> {
+    let mut chosen: Vec<_> = listeners.iter().map(|_| None).collect();
     // Names first: a named socket may be on an address that would fit another listener, too.
-    for (listener, slot) in listeners.iter().zip(&mut assigned) {
-        *slot = listener.name.as_ref().map_or(Ok(None), |name| by_name(listener, name, &mut given))?;
+    for (listener, slot) in listeners.iter().zip(&mut chosen) {
+        *slot = listener.name.as_ref().map_or(Ok(None), |name| by_name(listener, name, given))?;
     }
-    for (listener, slot) in listeners.iter().zip(&mut assigned).filter(|(_, slot)| slot.is_none()) {
-        *slot = by_address(listener, |_| true, &mut given);
+    for (listener, slot) in listeners.iter().zip(&mut chosen).filter(|(_, slot)| slot.is_none()) {
+        *slot = by_address(listener, |_| true, given);
     }
-    match given.into_iter().next() {
-        Some(left) => Err(SocketError::Unmatched(left.address, left.name)),
-        None => Ok(assigned),
-    }
+    Ok(chosen)
 }
 
 fn by_name(listener: &Listener, name: &str, given: &mut Vec<Inherited>) -> Result<Option<Inherited>, SocketError> {
@@ -300,12 +312,18 @@ mod tests {
 
     fn listener(address: &str, name: Option<&str>) -> Listener {
         let name = name.map(str::to_owned);
-        Listener { name, ..Listener::new(address.parse().unwrap()) }
+        Listener { name, ..Listener::plain(address.parse().unwrap()) }
     }
 
     fn inherited(address: &str, name: &str) -> Inherited {
         let socket = TcpListener::bind(address).unwrap();
         Inherited { name: name.to_owned(), address: socket.local_addr().unwrap(), socket }
+    }
+
+    /// All of them chosen.
+    fn assign(listeners: &[Listener], mut given: Vec<Inherited>) -> Result<Vec<Option<Inherited>>, SocketError> {
+        let chosen = choose(&listeners.iter().collect::<Vec<_>>(), &mut given)?;
+        given.first().map_or(Ok(chosen), |left| Err(left.unmatched()))
     }
 
     fn names(assigned: &[Option<Inherited>]) -> Vec<Option<&str>> {

@@ -1,6 +1,7 @@
 //! Logs: one subscriber, and how a full thing says so without flooding (invariant 14).
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tracing_subscriber::EnvFilter;
@@ -9,12 +10,27 @@ use crate::clock;
 
 /// Sends logs to standard error, in the format systemd and people read. `RUST_LOG` beats `level`.
 pub fn start(level: &str) {
-    let filter = EnvFilter::try_from_default_env().or_else(|_| EnvFilter::try_new(level));
-    let filter = filter.unwrap_or_else(|_| EnvFilter::new("info"));
+    let from_environment = EnvFilter::try_from_default_env();
+    let fixed = from_environment.is_ok();
+    let filter = from_environment.or_else(|_| EnvFilter::try_new(level)).unwrap_or_else(|_| EnvFilter::new("info"));
     // A second subscriber (tests start several servers in a process) is no error: the first one serves.
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // Colours are for people: in a journal or a file they are noise between a key and its value.
-    let _ = log.with_ansi(std::io::stderr().is_terminal()).try_init();
+    let log = log.with_ansi(std::io::stderr().is_terminal()).with_filter_reloading();
+    let handle = log.reload_handle();
+    if log.try_init().is_ok() && !fixed {
+        let _ = SET_FILTER.set(Box::new(move |filter| _ = handle.reload(filter)));
+    }
+}
+
+/// Changes the filter of the one subscriber; the handle's own type names all of its layers.
+static SET_FILTER: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
+
+/// From now on logs at another level, unless `RUST_LOG` has said which.
+pub fn set_level(level: &str) {
+    if let (Some(set), Ok(filter)) = (SET_FILTER.get(), EnvFilter::try_new(level)) {
+        set(filter);
+    }
 }
 
 /// Lets something be said once in a while.

@@ -61,6 +61,8 @@ pub struct Thread {
     request_ids: Cell<u64>,
     stopping: Cell<bool>,
     requests_cut: Cell<bool>,
+    /// A task closes tunnels of drained workers.
+    closing: Cell<bool>,
     live: RefCell<slab::Slab<Rc<Live>>>,
 }
 
@@ -71,10 +73,23 @@ pub enum Order {
     GoOn,
     /// It was silent for longer than its limit.
     Idle,
+    /// Its listener was removed: finish what is under way, then close. A tunnel is not told.
+    Leave,
     /// stickyd stops: finish what is under way, then close. A tunnel says 1001.
     Stop,
     /// The time to finish is over.
     Cut,
+}
+
+/// What an entry is of a connection that has many streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Share {
+    /// All of it; or it has none.
+    Whole,
+    /// All of it, and it carries tunnels: its time to end is theirs.
+    Carrier,
+    /// One poll, only there to be woken.
+    Poll,
 }
 
 /// The handle by which the thread reaches a live connection or tunnel.
@@ -87,11 +102,18 @@ pub struct Live {
     /// Seconds of silence allowed; 0: no limit now.
     limit: Cell<u32>,
     tunnel: Cell<bool>,
-    /// It carries tunnels, so its time to end is theirs.
-    carries: Cell<bool>,
+    share: Cell<Share>,
+    /// Of the worker a tunnel leads to, or a poll waits at; 0 for none.
+    worker: Cell<u64>,
+    /// A tunnel that is to say its worker's farewell, and end.
+    closing: Cell<bool>,
     /// No request has begun on it.
     fresh: Cell<bool>,
+    listener_removed: Removed,
 }
+
+/// Set, for all connections of a listener on one thread, once a reload has removed it.
+pub type Removed = Rc<Cell<bool>>;
 
 impl Live {
     /// What it is told now.
@@ -111,8 +133,12 @@ impl Live {
     /// A request has begun.
     pub fn begin(&self, stopping: bool) {
         self.limit.set(0);
-        if self.fresh.replace(false) && stopping {
-            self.tell(Order::Stop);
+        if self.fresh.replace(false) {
+            if stopping {
+                self.tell(Order::Stop);
+            } else if self.listener_removed.get() {
+                self.tell(Order::Leave);
+            }
         }
     }
 
@@ -121,16 +147,31 @@ impl Live {
         self.limit.set(seconds);
     }
 
-    /// From now on it is a tunnel, which has longer to end than a request, and its own limit of silence.
-    pub fn become_tunnel(&self, limit: u32) {
+    /// From now on it is a tunnel to the worker of this serial, which has longer to end than a request, and its own limit of
+    /// silence. It outlives its listener.
+    pub fn become_tunnel(&self, limit: u32, worker: u64) {
         self.tunnel.set(true);
+        self.worker.set(worker);
+        if self.order.get() == Order::Leave {
+            self.order.set(Order::GoOn);
+        }
         self.limit.set(limit);
         self.touch();
     }
 
     /// Whether tunnels go on over it (HTTP/2); they have longer to end than requests.
     pub fn carries_tunnels(&self, carries: bool) {
-        self.carries.set(carries);
+        self.share.set(if carries { Share::Carrier } else { Share::Whole });
+    }
+
+    /// A poll waits at the worker of this serial; 0 for none.
+    pub fn waits_at(&self, worker: u64) {
+        self.worker.set(worker);
+    }
+
+    /// Its worker is drained, and it is this tunnel's turn to end.
+    pub fn is_closing(&self) -> bool {
+        self.closing.get()
     }
 
     /// Whom to wake when the order changes. Not the same for life: a tunnel is another task than the connection it was.
@@ -146,7 +187,7 @@ impl Live {
         poll_fn(|cx| {
             self.watch(cx.waker());
             match self.order.get() {
-                Order::GoOn | Order::Stop => Poll::Pending,
+                Order::GoOn | Order::Leave | Order::Stop => Poll::Pending,
                 Order::Idle | Order::Cut => Poll::Ready(()),
             }
         })
@@ -158,6 +199,10 @@ impl Live {
             return;
         }
         self.order.set(order);
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }
@@ -189,7 +234,9 @@ impl Registered {
 impl Drop for Registered {
     fn drop(&mut self) {
         self.thread.live.borrow_mut().try_remove(self.index as usize);
-        self.thread.shared.clients.fetch_sub(1, Relaxed);
+        if self.live.share.get() != Share::Poll {
+            self.thread.shared.clients.fetch_sub(1, Relaxed);
+        }
     }
 }
 
@@ -207,12 +254,13 @@ impl Thread {
             now_ms: Cell::new(clock::now_ms()),
             stopping: Cell::new(false),
             requests_cut: Cell::new(false),
+            closing: Cell::new(false),
             shared,
         })
     }
 
     /// Puts a client connection on the list, with `limit` seconds of silence allowed.
-    pub fn register(self: &Rc<Self>, limit: u32) -> Registered {
+    pub fn register(self: &Rc<Self>, limit: u32, listener_removed: &Removed) -> Registered {
         let live = Rc::new(Live {
             order: Cell::new(Order::GoOn),
             waker: RefCell::default(),
@@ -220,13 +268,25 @@ impl Thread {
             moved: Cell::new(false),
             limit: Cell::new(limit),
             tunnel: Cell::new(false),
-            carries: Cell::new(false),
+            share: Cell::new(Share::Whole),
+            worker: Cell::new(0),
+            closing: Cell::new(false),
             fresh: Cell::new(true),
+            listener_removed: listener_removed.clone(),
         });
         let index = self.live.borrow_mut().insert(live.clone());
         self.shared.clients.fetch_add(1, Relaxed);
         // A thread never holds 2³² sockets; if it did, the entry would only stay listed.
         Registered { live, thread: self.clone(), index: u32::try_from(index).unwrap_or(u32::MAX) }
+    }
+
+    /// Puts one request of an HTTP/2 connection on the list, which waits at the worker of this serial: so that it can be woken.
+    pub fn register_poll(self: &Rc<Self>, worker: u64) -> Registered {
+        let entry = self.register(0, &Removed::default());
+        entry.share.set(Share::Poll);
+        entry.waits_at(worker);
+        self.shared.clients.fetch_sub(1, Relaxed);
+        entry
     }
 
     /// From now on everything live is told to stop; connections without a request yet only `with_fresh`: their first
@@ -240,13 +300,62 @@ impl Thread {
         }
     }
 
+    /// Connections of removed listeners are told so; tunnels are not, and those without a request yet are with their first.
+    pub fn leave(&self) {
+        for (_, live) in &*self.live.borrow() {
+            let goes_on = matches!(live.order(), Order::GoOn | Order::Idle);
+            if goes_on && live.listener_removed.get() && !live.tunnel.get() && !live.fresh.get() {
+                live.tell(Order::Leave);
+            }
+        }
+    }
+
     /// Cuts what is left: requests, or all. Returns how many; none is counted twice.
     pub fn cut(&self, tunnels_too: bool) -> usize {
         self.requests_cut.set(true);
         let live = self.live.borrow();
-        let spared = |live: &Live| !tunnels_too && (live.tunnel.get() || live.carries.get());
-        let left = live.iter().filter(|(_, live)| live.order() != Order::Cut && !spared(live));
+        let spared = |live: &Live| !tunnels_too && (live.tunnel.get() || live.share.get() == Share::Carrier);
+        let left = live
+            .iter()
+            .filter(|(_, live)| live.order() != Order::Cut && live.share.get() != Share::Poll && !spared(live));
         left.map(|(_, live)| live.tell(Order::Cut)).count()
+    }
+
+    /// Places of the tunnels to a worker that are not closing yet.
+    pub fn tunnels_of(&self, worker: u64) -> Vec<usize> {
+        let live = self.live.borrow();
+        let fits = |live: &Live| live.worker.get() == worker && live.tunnel.get() && !live.closing.get();
+        live.iter().filter(|(_, live)| fits(live)).map(|(index, _)| index).collect()
+    }
+
+    /// Has the tunnel at this place end, if it still leads to this worker; whether it did.
+    pub fn close_tunnel(&self, index: usize, worker: u64) -> bool {
+        let live = self.live.borrow();
+        let Some(live) = live.get(index).filter(|live| live.worker.get() == worker && live.tunnel.get()) else {
+            return false;
+        };
+        let first = !live.closing.replace(true);
+        live.wake();
+        first
+    }
+
+    /// Wakes the polls that wait at a worker, so that each sees when its session is to end.
+    pub fn wake_polls_of(&self, worker: u64) {
+        for (_, live) in &*self.live.borrow() {
+            if live.worker.get() == worker && !live.tunnel.get() {
+                live.wake();
+            }
+        }
+    }
+
+    /// Whether nobody was closing tunnels of drained workers; from now on somebody is.
+    pub fn begin_closing(&self) -> bool {
+        !self.closing.replace(true)
+    }
+
+    /// Nobody is any more.
+    pub fn end_closing(&self) {
+        self.closing.set(false);
     }
 
     /// Whether everything has been told to stop.
@@ -290,6 +399,7 @@ impl Thread {
                 self.find_idle(now);
             }
             crate::upstream::connect::sweep(&self);
+            crate::drain::closing::start(&self);
         }
     }
 
@@ -303,10 +413,12 @@ impl Thread {
             match live.order.get() {
                 Order::GoOn if limit != 0 && silent > limit => live.tell(Order::Idle),
                 // Half a head: hyper would wait for the rest of it for ever. A tunnel has a deadline of its own.
-                Order::Idle if limit != 0 && !live.tunnel.get() && silent > limit.saturating_add(LINGER_S) => {
+                Order::Idle | Order::Leave
+                    if limit != 0 && !live.tunnel.get() && silent > limit.saturating_add(LINGER_S) =>
+                {
                     live.tell(Order::Cut);
                 }
-                Order::GoOn | Order::Idle | Order::Stop | Order::Cut => {}
+                Order::GoOn | Order::Idle | Order::Leave | Order::Stop | Order::Cut => {}
             }
         }
     }
@@ -318,11 +430,17 @@ mod tests {
     use crate::affinity::pins::Keys;
     use crate::config;
 
+    /// Every idle tunnel has one.
+    #[test]
+    fn an_entry_is_small() {
+        assert!(size_of::<Live>() <= 48, "{} bytes", size_of::<Live>());
+    }
+
     #[test]
     fn half_a_head_is_cut_a_request_under_way_is_not() {
         let config = config::for_command_line(&["127.0.0.1:8000".into()], &["127.0.0.1:8001".into()]).unwrap();
         let thread = Thread::new(Shared::new(&config, vec![1; 32], Keys::random().unwrap()));
-        let (waiting, busy) = (thread.register(75), thread.register(0));
+        let (waiting, busy) = (thread.register(75, &Removed::default()), thread.register(0, &Removed::default()));
         let began = waiting.since.get();
         thread.find_idle(began + 76);
         assert_eq!((waiting.order(), busy.order()), (Order::Idle, Order::GoOn));

@@ -9,6 +9,7 @@
 
 mod clients_selftest;
 mod config;
+mod front;
 mod health;
 mod http;
 mod sessions;

@@ -15,6 +15,7 @@ use crate::support::proxy::Proxy;
 
 mod bytes;
 mod counts;
+mod drain;
 mod ends;
 mod h2;
 mod idle;

@@ -1,10 +1,11 @@
-//! The admin listener: metrics, status, workers, reload. On the control thread, away from traffic.
+//! The admin listener: metrics, status, workers and what is said of them, reload. On the control thread, away from traffic.
 //!
 //! A unix socket of mode 0600 in the state directory by default: whoever may open it may write. Over TCP, reading needs a
 //! Host that no foreign page can name (DNS rebinding), writing a bearer token besides; no CORS header is ever sent. Left
-//! out for now: single sockets, drains, the page.
+//! out for now: single sockets, the page.
 
 mod auth;
+mod workers;
 
 use std::fs;
 use std::io;
@@ -204,7 +205,8 @@ fn router(shared: Arc<Shared>, settings: Settings, tcp: bool) -> Router {
         .route("/metrics", get(metrics))
         .route("/api/v1/health", get(|| async { "ok\n" }))
         .route("/api/v1/status", get(status))
-        .route("/api/v1/workers", get(workers))
+        .route("/api/v1/workers", get(workers::list))
+        .route("/api/v1/workers/{upstream}/{worker}/{word}", post(workers::say))
         .route("/api/v1/reload", post(reload))
         .layer(DefaultBodyLimit::max(BODY))
         .layer(middleware::from_fn_with_state(Arc::new(guard), auth::check))
@@ -216,47 +218,33 @@ async fn metrics(State(api): State<Api>) -> impl IntoResponse {
 }
 
 async fn status(State(api): State<Api>) -> Json<Value> {
-    let shared = &api.shared;
+    let (shared, config) = (&api.shared, api.shared.config.now());
     Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
         "uptime_s": shared.started.elapsed().as_secs(),
+        "config": {
+            "file": config.file,
+            "loaded_at": humantime::format_rfc3339_millis(config.loaded).to_string(),
+            "generation": config.generation,
+            "error": config.error,
+            "needs_restart": config.needs_restart,
+        },
+        "listeners": config.listeners,
         "client_connections": shared.clients.load(std::sync::atomic::Ordering::Relaxed),
         "pins": { "held": shared.pins.len(), "limit": shared.pins.capacity() },
         "replay_bytes": { "held": shared.replay.held(), "limit": shared.limits.replay_bytes },
     }))
 }
 
-async fn workers(State(api): State<Api>) -> Json<Value> {
-    let snapshot = api.shared.snapshot.load();
-    let members = snapshot.upstreams.iter().flat_map(|upstream| &upstream.members);
-    let list: Vec<Value> = members
-        .map(|member| {
-            let worker = &member.worker;
-            json!({
-                "upstream": worker.upstream,
-                "worker": worker.name,
-                "address": worker.address.to_string(),
-                "weight": member.weight,
-                "health": worker.health().word(),
-                "admin": worker.admin.word(),
-                "takes_new": worker.takes_new(),
-                "serves": worker.serves(),
-                "generation": worker.generation(),
-                "sessions": worker.sessions(),
-                "tunnels": worker.tunnels(),
-                "in_flight": worker.in_flight(),
-            })
-        })
-        .collect();
-    Json(json!({ "workers": list }))
-}
-
 async fn reload(State(api): State<Api>) -> impl IntoResponse {
     let (sender, outcome) = oneshot::channel();
     let asked = api.reload.send(sender).await.is_ok();
     match outcome.await {
-        Ok(Ok(waiting)) if asked => (StatusCode::OK, Json(json!({ "reloaded": true, "needs_restart": waiting }))),
+        Ok(Ok(done)) if asked => {
+            let said = json!({ "reloaded": true, "needs_restart": done.needs_restart, "warnings": done.warnings });
+            (StatusCode::OK, Json(said))
+        }
         Ok(Err(errors)) => (StatusCode::UNPROCESSABLE_ENTITY, Json(json!({ "reloaded": false, "error": errors }))),
         _ => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "reloaded": false, "error": "stickyd is stopping" }))),
     }

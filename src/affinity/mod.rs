@@ -1,20 +1,22 @@
 //! Which worker a request belongs to: the sources of that knowledge, in order (design.md §3).
 //!
 //! [`resolve`] decides without asking anybody; what it cannot decide goes to [`discover`]. A pin never moves (invariant
-//! 2): nothing here overrides one but its worker's death.
+//! 2): nothing here overrides one but its worker's death, or an operator's word.
 
 pub mod cookie;
 mod derive;
 pub mod discover;
+mod pin;
 pub mod pins;
 pub mod ring;
 pub mod session;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use crate::clock;
+use crate::config::AdminState;
 use crate::metrics::Source;
 use crate::proxy::ask::{Ask, Kind};
 use crate::proxy::headers::Client;
@@ -22,43 +24,12 @@ use crate::state::Shared;
 use crate::telemetry::{say_full, say_rarely};
 use crate::tunnel::whole_seconds;
 use crate::upstream::Upstream;
+use crate::upstream::ending::Slot;
 use crate::upstream::worker::{Session, Worker};
 use cookie::Cookie;
+pub use pin::Pin;
+use pin::Used;
 use pins::{Inserted, Key};
-
-/// What the pin table holds of a session; dropping it takes the session off its worker's count.
-pub struct Pin {
-    session: Session,
-    /// Seconds, for the warning about workers that refuse what they just made.
-    born_s: u32,
-    /// Seconds a tunnel of this session may be silent; 18 hours at most.
-    ttl_s: u16,
-    /// Requests that found it, up to 255.
-    uses: AtomicU8,
-}
-
-/// A session refused within its first requests and seconds was never known where it went: later its worker may have
-/// ended it.
-const FRESH_REQUESTS: u8 = 3;
-const FRESH_SECONDS: u32 = 10;
-
-impl Pin {
-    /// Its worker, for one more request.
-    fn used(&self) -> &Arc<Worker> {
-        // Only ever under the table's lock.
-        self.uses.store(self.uses.load(Relaxed).saturating_add(1), Relaxed);
-        self.worker()
-    }
-
-    fn is_fresh(&self) -> bool {
-        self.uses.load(Relaxed) <= FRESH_REQUESTS && clock::now_s().saturating_sub(self.born_s) < FRESH_SECONDS
-    }
-
-    /// The session's worker.
-    pub fn worker(&self) -> &Arc<Worker> {
-        self.session.worker()
-    }
-}
 
 /// Keeps a pin alive while a poll or tunnel is open.
 pub struct Hold {
@@ -75,12 +46,21 @@ impl Hold {
     /// only for as long as a failed upgrade needs to be noticed by the client's next poll.
     pub fn of_tunnel(mut self) -> Self {
         self.shorten = Some(Duration::from_secs(5));
+        self.shared.pins.update(self.key, Instant::now(), |pin| pin.set_tunnel(true));
         self
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
+        if self.shorten.is_some() {
+            // Dropped outside of the table's lock.
+            let _ended = self.shared.pins.update(self.key, Instant::now(), |pin| {
+                pin.set_tunnel(false);
+                // On a drained worker the session ends with its tunnel.
+                if pin.worker().is_some_and(|worker| worker.admin.ends()) { pin.end() } else { None }
+            });
+        }
         self.shared.pins.close(self.key, self.open, Instant::now(), self.shorten);
     }
 }
@@ -105,7 +85,7 @@ pub enum Resolved {
     Worker(Choice),
     /// Nobody has pinned this session.
     Unpinned(Key),
-    /// The session's worker is gone (its pin is dropped), or the sid was refused by all a moment ago.
+    /// The session's worker is gone (its pin is dropped), or an operator ended it, or no worker can have made this sid.
     Ended,
     /// No worker may take it.
     Nobody,
@@ -115,8 +95,8 @@ pub enum Resolved {
 pub fn resolve(shared: &Arc<Shared>, upstream: &Upstream, ask: &Ask, client: Client, tried: &[u64]) -> Resolved {
     let placed = match ask.kind {
         Kind::UnknownSid => return Resolved::Ended,
-        Kind::Session { key, .. } => return pinned(shared, key),
-        Kind::Preflight(Some(key)) => return preflight(shared, upstream, key, ask, client),
+        Kind::Session { key, .. } => return pinned(shared, upstream, key),
+        Kind::Preflight(Some(key)) => return preflight(shared, upstream, key, ask, client, tried),
         Kind::Preflight(None) | Kind::Ordinary => ordinary(upstream, ask, client, tried),
         Kind::Handshake => handshake(upstream, ask, client, tried),
     };
@@ -124,34 +104,52 @@ pub fn resolve(shared: &Arc<Shared>, upstream: &Upstream, ask: &Ask, client: Cli
 }
 
 /// The pinned worker, whatever it is; its death ends the pin.
-fn pinned(shared: &Arc<Shared>, key: Key) -> Resolved {
-    let now = Instant::now();
-    let Some((open, (worker, ttl_s))) = shared.pins.open(key, now, |pin| (pin.used().clone(), pin.ttl_s.into())) else {
+fn pinned(shared: &Arc<Shared>, upstream: &Upstream, key: Key) -> Resolved {
+    let Some((open, used)) = shared.pins.open(key, Instant::now(), Pin::used) else {
         return Resolved::Unpinned(key);
     };
+    let Used { worker, ttl_s, slot, has_tunnel } = used;
     let hold = Hold { shared: shared.clone(), key, open, shorten: None, ttl_s };
-    if !worker.serves() {
+    let Some(worker) = worker else { return Resolved::Ended };
+    if worker.gone() {
         drop(hold);
         forget(shared, key);
+        return Resolved::Ended;
+    }
+    // A session with a tunnel ends with that.
+    let is_due = || !has_tunnel && due_at(&worker, slot, key).is_some_and(|due| due <= clock::now_ms());
+    if !worker.serves() || (worker.admin.ends() && is_due()) {
+        drop(hold);
+        end(shared, upstream, key);
         return Resolved::Ended;
     }
     Resolved::Worker(Choice { worker, why: Source::Sid, seat: None, hold: Some(hold), cookie: None })
 }
 
-/// Follows the session's pin without touching it; the pin of a gone worker leads to any.
-fn preflight(shared: &Arc<Shared>, upstream: &Upstream, key: Key, ask: &Ask, client: Client) -> Resolved {
-    let Some(worker) = shared.pins.peek(key, Instant::now(), |pin| pin.worker().clone()) else {
+/// Follows the session's pin without touching it; the pin of a worker that is gone or was not reached, or of an ended
+/// session, leads to any.
+fn preflight(
+    shared: &Arc<Shared>,
+    upstream: &Upstream,
+    key: Key,
+    ask: &Ask,
+    client: Client,
+    tried: &[u64],
+) -> Resolved {
+    let Some(worker) = shared.pins.peek(key, Instant::now(), |pin| pin.worker().cloned()) else {
         return Resolved::Unpinned(key);
     };
-    if worker.serves() {
+    if let Some(worker) = worker.filter(|worker| worker.serves() && !tried.contains(&worker.serial)) {
         return Resolved::Worker(Choice { worker, why: Source::Sid, seat: None, hold: None, cookie: None });
     }
-    ordinary(upstream, ask, client, &[]).map_or(Resolved::Nobody, Resolved::Worker)
+    ordinary(upstream, ask, client, tried).map_or(Resolved::Nobody, Resolved::Worker)
 }
 
-/// Our cookie's worker while it serves, else the hash.
+/// Our cookie's worker while it serves, else the hash. A WebSocket that is no Engine.IO session begins one all the same: none
+/// goes to a worker that is drained, least of all the one its drain has just closed.
 fn ordinary(upstream: &Upstream, ask: &Ask, client: Client, tried: &[u64]) -> Option<Choice> {
-    if let Some(worker) = cookie_worker(upstream, ask, tried).filter(|worker| worker.serves()) {
+    let may = |worker: &Worker| worker.serves() && (ask.upgrade.is_none() || worker.admin() == AdminState::Ready);
+    if let Some(worker) = cookie_worker(upstream, ask, tried).filter(|worker| may(worker)) {
         return Some(Choice { worker: worker.clone(), why: Source::Cookie, seat: None, hold: None, cookie: None });
     }
     let (key, why, id) = hash_key(upstream, ask, client);
@@ -207,7 +205,10 @@ pub fn first_guess(upstream: &Upstream, ask: &Ask, client: Client) -> Option<Arc
 /// that accepted its sid. `true`: it was not pinned before.
 pub fn pin(shared: &Shared, key: Key, client: Client, session: Session, ttl: Duration) -> bool {
     let ttl_s = u16::try_from(whole_seconds(ttl)).unwrap_or(u16::MAX);
-    let pin = Pin { session, born_s: clock::now_s(), ttl_s, uses: AtomicU8::new(0) };
+    // Known while its worker is drained: it gets a place in the time left.
+    let ending = if session.worker().admin.ends() { session.worker().admin.ending() } else { None };
+    let slot = ending.map_or(Slot::NONE, |ending| ending.late_slot(clock::now_ms(), key.chance()));
+    let pin = Pin::new(session, ttl_s, slot);
     match shared.pins.insert(key, pin, shared.keys.address(client.key()), ttl, Instant::now()) {
         Inserted::New { evicted: 0 } => true,
         Inserted::Kept(_) => false,
@@ -243,6 +244,32 @@ pub fn hold(shared: &Arc<Shared>, key: Key) -> Option<Hold> {
     Some(Hold { shared: shared.clone(), key, open, shorten: None, ttl_s })
 }
 
+/// Ends a session because an operator says so; its pin stays as the end's memory.
+pub fn end(shared: &Shared, upstream: &Upstream, key: Key) {
+    let end = |pin: &mut Pin| (pin.has_tunnel(), pin.end());
+    // Tunnels are counted where they are closed. The session is dropped outside of the table's lock.
+    if let Some((false, Some(_ended))) = shared.pins.update(key, Instant::now(), end) {
+        upstream.series().drained_polling.inc();
+    }
+}
+
+/// When the drain of `worker` ends the session that polls there ([`clock::now_ms`]): at once if it has been ended; `None`
+/// while nothing ends it but its tunnel or itself.
+pub fn ends_at(shared: &Shared, key: Key, worker: &Worker) -> Option<u64> {
+    let found = shared.pins.peek(key, Instant::now(), |pin| (pin.worker().is_some(), pin.has_tunnel(), pin.slot));
+    match found {
+        Some((false, ..)) => Some(0),
+        Some((true, true, _)) => None,
+        Some((true, false, slot)) => due_at(worker, slot, key),
+        // Being discovered.
+        None => due_at(worker, Slot::NONE, key),
+    }
+}
+
+fn due_at(worker: &Worker, slot: Slot, key: Key) -> Option<u64> {
+    worker.admin.ending()?.due_ms(slot, key.jitter())
+}
+
 /// Ends a pin: its worker died, or lost the session and says so.
 pub fn forget(shared: &Shared, key: Key) {
     drop(shared.pins.remove(key));
@@ -252,18 +279,8 @@ pub fn forget(shared: &Shared, key: Key) {
 pub fn refused_by_owner(shared: &Shared, key: Key) {
     if let Some(pin) = shared.pins.remove(key)
         && pin.is_fresh()
+        && let Some(worker) = pin.worker()
     {
-        pin.worker().fresh_refusal(clock::now_ms());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The table's own 86 bytes a pin (its header) are with an owner of 8: with this one a pin stays below 100.
-    #[test]
-    fn a_pin_is_small() {
-        assert_eq!(size_of::<Pin>(), 16);
+        worker.fresh_refusal(clock::now_ms());
     }
 }

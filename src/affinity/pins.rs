@@ -39,6 +39,18 @@ const QUOTA_WALK: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key(u64, u64);
 
+impl Key {
+    /// A part of 2³² that is always the same for this session, and as random as the key.
+    pub fn jitter(self) -> u32 {
+        u32::try_from(self.0 >> 32).unwrap_or(0)
+    }
+
+    /// Another one.
+    pub fn chance(self) -> u32 {
+        u32::try_from(self.1 >> 32).unwrap_or(0)
+    }
+}
+
 /// Makes [`Key`]s: SipHash-2-4-128 under a random key of this process.
 pub struct Keys([u8; 16]);
 
@@ -201,6 +213,18 @@ impl<E> Pins<E> {
             let hold = shard.open(index)?;
             Some((hold, shard.owner(index).map(f)?))
         })
+    }
+
+    /// As [`Pins::peek`], to change what is bound.
+    pub fn update<R>(&self, key: Key, now: Instant, f: impl FnOnce(&mut E) -> R) -> Option<R> {
+        self.live(key, now, |shard, index, _| shard.owner_mut(index).map(f))
+    }
+
+    /// All pins of one shard, of `0..SHARDS`; expired but not yet swept ones included. Its lock is held meanwhile.
+    pub fn each(&self, shard: usize, f: impl FnMut(Key, &mut E)) {
+        if let Some(shard) = self.shards.get(shard) {
+            lock(shard).each(f);
+        }
     }
 
     /// Undoes one [`Pins::open`]. After the last one the idle clock starts, at the pin's own time to live or at `shorten`

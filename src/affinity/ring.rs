@@ -59,6 +59,12 @@ impl Ring {
         self.points.get(&Lookup { key, attempt }).map(|point| point.index as usize)
     }
 
+    /// A number below `parts` that belongs to this pair of worker and key for good.
+    pub fn draw(&self, worker: WorkerId, key: &[u8], parts: u32) -> u32 {
+        let top = self.rendezvous(worker, key) >> 32;
+        u32::try_from((top * u64::from(parts)) >> 32).unwrap_or(0)
+    }
+
     fn rendezvous(&self, worker: WorkerId, key: &[u8]) -> u64 {
         let mut hasher = self.keyed.build_hasher();
         hasher.write(b"both");

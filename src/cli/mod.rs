@@ -1,15 +1,21 @@
-//! The command line: what may be typed, and the commands that need no running stickyd.
+//! The command line: what may be typed. Commands that talk to a running stickyd have files of their own, over `remote`.
 //!
 //! `run` and `check` name their file differently on purpose: `--config` may be left out for `run` (then `--listen` and
 //! `--worker` say it all), a check without a file is nothing. Leaves out starting anything: `main` does that with the
 //! [`Config`] from [`Run::load`]. Commands end with a `u8`, because only `main` decides how the process ends.
+
+mod reload;
+mod remote;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Config, Diagnostic, Errors};
+use crate::config::{self, Config, Loaded, Sources};
+
+pub use reload::Reload;
+pub use remote::{Admin, Refusal, Remote};
 
 /// Reverse proxy that keeps every Socket.IO and WebSocket session on the worker that owns it.
 #[derive(Debug, Parser)]
@@ -27,6 +33,8 @@ pub enum Command {
     Run(Run),
     /// Check a configuration file: 0 and a summary, or 1 and every error in it
     Check(Check),
+    /// Make a running stickyd read its file again: 0, or 1 and why not
+    Reload(Reload),
 }
 
 /// `stickyd run`.
@@ -44,12 +52,15 @@ pub struct Run {
 }
 
 impl Run {
-    /// The configuration meant, with its warnings. The log is not set up before it (its level is in there), so the caller logs them.
-    pub fn load(&self) -> Result<(Config, Vec<Diagnostic>), Errors> {
-        match &self.config {
-            Some(file) => config::load_with_warnings(file),
-            None => config::for_command_line(&self.listen, &self.worker).map(|config| (config, Vec::new())),
-        }
+    /// The configuration meant, with its warnings, and what it was read from. The log is not set up before it (its level
+    /// is in there), so the caller logs them.
+    pub fn load(&self) -> (Option<Sources>, Loaded) {
+        let Some(file) = &self.config else {
+            let config = config::for_command_line(&self.listen, &self.worker);
+            return (None, config.map(|config| (config, Vec::new())));
+        };
+        let (sources, loaded) = config::load_noting(file);
+        (Some(sources), loaded)
     }
 }
 
@@ -101,7 +112,7 @@ mod tests {
         let line = ["stickyd", "run"].iter().chain(args);
         match Cli::try_parse_from(line).map_err(|error| error.to_string())?.command {
             Command::Run(run) => Ok(run),
-            Command::Check(_) => Err("check".to_owned()),
+            Command::Check(_) | Command::Reload(_) => Err("no run".to_owned()),
         }
     }
 
@@ -115,7 +126,7 @@ mod tests {
         assert_eq!(run(&["--config", "a.toml"]).unwrap().config, Some("a.toml".into()));
         let quick =
             run(&["--listen", "127.0.0.1:0", "--worker", "127.0.0.1:3001-3002", "--worker", "unix:/run/a"]).unwrap();
-        let (config, warnings) = quick.load().unwrap();
+        let (config, warnings) = quick.load().1.unwrap();
         assert_eq!(summary(&config), "1 listener, 1 upstream, 3 workers");
         assert!(warnings.is_empty());
         assert!(run(&[]).is_err());

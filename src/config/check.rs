@@ -1,25 +1,26 @@
 //! From text to [`Config`]: reads every table, then checks what needs several of them. All errors at once.
 //!
-//! Entry points: [`load`] (a file), [`parse`] (a text), [`for_command_line`] (no file at all). Each table has its
-//! function here except upstreams, workers and routes, which have files of their own. Leaves out what only the running system
+//! Entry points: [`parse`] (a text), [`for_command_line`] (no file at all); for files see `load`. Each table has its
+//! function here except listeners, upstreams, workers and routes, which have files of their own. Leaves out what only the running system
 //! can tell (an address in use, a worker that does not answer).
 
-use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
 use super::error::{Diagnostic, Errors, Report, Span};
 use super::file::{Item, Section, Text};
+use super::resolve::patient;
+use super::sources::Noted;
 use super::upstream::Read;
 use super::workers::Entry;
 use super::{
-    Admin, AdminAddress, Config, Limits, Listener, Log, SameSite, Secret, Upstream, file, files, routes, upstream,
-    values, workers,
+    Admin, AdminAddress, Config, Limits, Listener, Log, SameSite, Secret, Upstream, file, files, listener, routes,
+    upstream, values, workers,
 };
 
 /// Looks up a DNS name; an argument so that tests need no network.
@@ -31,31 +32,29 @@ pub(super) struct Context<'a> {
     /// Absolute; relative paths begin here.
     pub(super) base: PathBuf,
     pub(super) resolve: Resolve<'a>,
-}
-
-/// Reads and checks a file. Warnings go to the log.
-pub fn load(path: &Path) -> Result<Config, Errors> {
-    load_with_warnings(path).map(log_warnings)
-}
-
-/// Reads and checks a file; for callers that print warnings themselves, or have no log yet.
-pub fn load_with_warnings(path: &Path) -> Result<(Config, Vec<Diagnostic>), Errors> {
-    let unread = |reason: String| Errors::of_file(format!("cannot read {}: {reason}", path.display()));
-    let bytes = files::read(path).map_err(unread)?;
-    let text = String::from_utf8(bytes)
-        .map_err(|error| unread(format!("it is not UTF-8 at byte {}", error.utf8_error().valid_up_to())))?;
-    parse_with(&text, path, &lookup)
+    /// Every file that was looked for.
+    pub(super) noted: &'a Noted,
 }
 
 /// Checks the text of a configuration; `file` is its name in messages, and relative paths begin in its folder.
 pub fn parse(text: &str, file: &Path) -> Result<Config, Errors> {
-    parse_with(text, file, &lookup).map(log_warnings)
+    parse_with(text, file, &patient()).map(log_warnings)
 }
 
 /// [`parse`] with the warnings and with another resolver.
 pub fn parse_with(text: &str, file: &Path, resolve: Resolve<'_>) -> Result<(Config, Vec<Diagnostic>), Errors> {
+    parse_noting(text, file, resolve, &Noted::default())
+}
+
+/// The same; what it reads besides is noted.
+pub(super) fn parse_noting(
+    text: &str,
+    file: &Path,
+    resolve: Resolve<'_>,
+    noted: &Noted,
+) -> Result<(Config, Vec<Diagnostic>), Errors> {
     let report = Report::new(file.display().to_string(), text);
-    let context = Context { report: &report, base: base(file.parent()), resolve };
+    let context = Context { report: &report, base: base(file.parent()), resolve, noted };
     let config = file::root(&report).map(|root| read(&context, root));
     conclude(report, config)
 }
@@ -65,27 +64,28 @@ pub fn parse_with(text: &str, file: &Path, resolve: Resolve<'_>) -> Result<(Conf
 pub fn for_command_line(listen: &[String], workers: &[String]) -> Result<Config, Errors> {
     let (line, listen, workers) = written(listen, workers);
     let report = Report::new("command line".to_owned(), &line);
-    let context = Context { report: &report, base: base(None), resolve: &lookup };
+    let context = Context { report: &report, base: base(None), resolve: &patient(), noted: &Noted::default() };
     let listeners: Vec<_> = listen
         .iter()
-        .filter_map(|text| Some((Listener::new(workers::socket(&context, text)?), text.span.clone())))
+        .filter_map(|text| Some((Listener::plain(workers::socket(&context, text)?), text.span.clone())))
         .collect();
     if listen.is_empty() {
         report.missing("there is no listener", "add --listen 0.0.0.0:80");
     }
     let entries: Vec<_> = workers.into_iter().map(Entry::plain).collect();
-    let (workers, spans) = workers::all(&context, &entries).into_iter().unzip();
+    let (groups, found, spans) = workers::all(&context, &entries);
     if entries.is_empty() {
         report.missing("there is no worker", "add --worker 127.0.0.1:3001-3004");
     }
-    let upstreams =
-        vec![Read { upstream: Upstream::new("app".to_owned(), workers), name: 0..0, same_site: None, entries: spans }];
+    let upstream = Upstream::new("app".to_owned(), groups, found);
+    let upstreams = vec![Read { upstream, name: 0..0, same_site: None, entries: spans }];
     let admin = Admin { address: AdminAddress::None, token: None };
     listeners_differ(&context, &listeners, &admin);
     no_loops(&context, &listeners, &upstreams);
     let config = Config {
         secret: None,
         state_dir: None,
+        watch: false,
         threads: cores(),
         listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
         upstreams: upstreams.into_iter().map(|read| read.upstream).collect(),
@@ -116,9 +116,10 @@ fn written(listen: &[String], workers: &[String]) -> (String, Vec<Text>, Vec<Tex
 
 fn read(context: &Context<'_>, mut root: Section<'_>) -> Config {
     let secret = secret(context, &mut root);
-    let state_dir = root.text("state_dir", "a path").map(|text| context.base.join(text.value));
+    let state_dir = state_dir(context, &mut root);
+    let watch = root.take("watch").and_then(Item::boolean).unwrap_or(true);
     let threads = root.integer("threads", 1..=256).unwrap_or_else(cores);
-    let listeners = listeners(context, &mut root);
+    let listeners = listener::all(context, &mut root);
     let upstreams = upstreams(context, &mut root);
     let routes = routes::read(context, &mut root, &upstreams);
     let admin = admin(context, &mut root, state_dir.as_deref());
@@ -131,6 +132,7 @@ fn read(context: &Context<'_>, mut root: Section<'_>) -> Config {
     Config {
         secret,
         state_dir,
+        watch,
         threads,
         listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
         upstreams: upstreams.into_iter().map(|read| read.upstream).collect(),
@@ -139,6 +141,10 @@ fn read(context: &Context<'_>, mut root: Section<'_>) -> Config {
         limits,
         log,
     }
+}
+
+pub(super) fn state_dir(context: &Context<'_>, root: &mut Section<'_>) -> Option<PathBuf> {
+    root.text("state_dir", "a path").map(|text| context.base.join(text.value))
 }
 
 fn secret(context: &Context<'_>, root: &mut Section<'_>) -> Option<Secret> {
@@ -161,87 +167,6 @@ fn secret(context: &Context<'_>, root: &mut Section<'_>) -> Option<Secret> {
     }
 }
 
-fn listeners(context: &Context<'_>, root: &mut Section<'_>) -> Vec<(Listener, Span)> {
-    let help = "write [[listener]] and below it address = \"0.0.0.0:80\"";
-    let Some(item) = root.take("listener") else {
-        context.report.missing("there is no listener", help);
-        return Vec::new();
-    };
-    let at = item.span.clone();
-    let Some(items) = item.list("a list of tables, each headed [[listener]]", "a listener") else { return Vec::new() };
-    if items.is_empty() {
-        context.report.error_help(&at, "there is no listener", help);
-    }
-    let mut names = HashMap::new();
-    items.into_iter().filter_map(|item| listener(context, item, &mut names)).collect()
-}
-
-fn listener(context: &Context<'_>, item: Item<'_>, names: &mut HashMap<String, Span>) -> Option<(Listener, Span)> {
-    let mut section = item.section("[[listener]]", "a table")?;
-    let text = section.required("address", "an address such as \"0.0.0.0:443\"", "\"0.0.0.0:80\"");
-    let address = text.as_ref().and_then(|text| workers::socket(context, text));
-    let name = section.text("name", "a string such as \"web\"");
-    let name = name.and_then(|name| listener_name(context, name, names));
-    let files = section.section("tls", "a table such as { certificate = \"fullchain.pem\", key = \"privkey.pem\" }");
-    let (http2, websocket_over_http2) = http2(&mut section, files.is_some());
-    let tls = files.and_then(|files| files::tls(context, files));
-    let proxies = section.take("trusted_proxies").and_then(|item| item.list("a list of networks", "a network"));
-    let proxies = proxies.unwrap_or_default();
-    let trusted_proxies = proxies.into_iter().filter_map(network).collect();
-    section.finish();
-    let listener = Listener { address: address?, name, tls, http2, websocket_over_http2, trusted_proxies };
-    Some((listener, text?.span))
-}
-
-/// `http2` and `websocket_over_http2`: both where there is TLS, unless told otherwise.
-fn http2(section: &mut Section<'_>, tls: bool) -> (bool, bool) {
-    let help = "give the listener `tls`, or remove this";
-    let http2 = asked(section, "http2", tls, "clients choose HTTP/2 in the TLS handshake only", help);
-    let help = "let `http2` be true, or remove this";
-    (http2, asked(section, "websocket_over_http2", http2, "there is no HTTP/2 here", help))
-}
-
-/// A switch that is on where it can be, and an error where it cannot and is asked for.
-fn asked(section: &mut Section<'_>, key: &'static str, can: bool, why_not: &str, help: &str) -> bool {
-    let Some(item) = section.take(key) else { return can };
-    let (report, at) = (item.report, item.span.clone());
-    let on = item.boolean().unwrap_or(can);
-    if on && !can {
-        report.error_help(&at, format!("`{key}` cannot be true: {why_not}"), help);
-    }
-    on && can
-}
-
-/// What systemd.socket(5) takes as a FileDescriptorName, no two the same.
-fn listener_name(context: &Context<'_>, name: Text, names: &mut HashMap<String, Span>) -> Option<String> {
-    let fits = |b: u8| b.is_ascii_graphic() && b != b':';
-    if !(1..=255).contains(&name.value.len()) || !name.value.bytes().all(fits) {
-        let help = "1 to 255 of ASCII without spaces and `:`, as FileDescriptorName= in the socket unit";
-        context.report.error_help(&name.span, format!("`{}` is no name for a listener", name.value), help);
-        return None;
-    }
-    if let Some(first) = names.get(&name.value) {
-        let line = context.report.line_of(first);
-        context.report.error(&name.span, format!("a listener is already named `{}`, in line {line}", name.value));
-        return None;
-    }
-    names.insert(name.value.clone(), name.span);
-    Some(name.value)
-}
-
-/// `10.0.0.0/8` or one address.
-fn network(item: Item<'_>) -> Option<IpNet> {
-    let report = item.report;
-    let text = item.text("a string such as \"10.0.0.0/8\"")?;
-    let parsed = text.value.parse::<IpNet>().map(|net| net.trunc());
-    let network = parsed.ok().or_else(|| text.value.parse::<IpAddr>().ok().map(IpNet::from));
-    if network.is_none() {
-        let message = format!("`{}` is no network", text.value);
-        report.error_help(&text.span, message, "write \"10.0.0.0/8\", \"10.1.2.3\" or \"fd00::/8\"");
-    }
-    network
-}
-
 fn upstreams(context: &Context<'_>, root: &mut Section<'_>) -> Vec<Read> {
     let help = "write [upstream.app] and below it workers = [\"127.0.0.1:3001-3004\"]";
     let Some(item) = root.take("upstream") else {
@@ -258,7 +183,7 @@ fn upstreams(context: &Context<'_>, root: &mut Section<'_>) -> Vec<Read> {
     named.into_iter().filter_map(|(name, item)| upstream::read(context, name, item)).collect()
 }
 
-fn admin(context: &Context<'_>, root: &mut Section<'_>, state_dir: Option<&Path>) -> Admin {
+pub(super) fn admin(context: &Context<'_>, root: &mut Section<'_>, state_dir: Option<&Path>) -> Admin {
     let default = state_dir.map_or(AdminAddress::None, |dir| AdminAddress::Unix(dir.join("admin.sock")));
     let Some(mut section) = root.section("admin", "a table") else { return Admin { address: default, token: None } };
     let text = section.text("address", "an address such as \"127.0.0.1:9145\" or \"unix:/run/stickyd/admin.sock\"");
@@ -282,6 +207,7 @@ fn limits(root: &mut Section<'_>) -> Limits {
     const PINS: RangeInclusive<u64> = 1_000..=100_000_000;
     // One body may be 1 MB (the usual maxPayload); more than 64 GB is a typing mistake.
     const REPLAY: RangeInclusive<u64> = 1_000_000..=64_000_000_000;
+    const HANDSHAKE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(120);
     let mut limits = Limits::default();
     let Some(mut section) = root.section("limits", "a table") else { return limits };
     limits.pins = section.integer("pins", PINS).unwrap_or(limits.pins);
@@ -293,6 +219,8 @@ fn limits(root: &mut Section<'_>) -> Limits {
     limits.replay_bytes = replay.and_then(|bytes| bytes.try_into().ok()).unwrap_or(limits.replay_bytes);
     limits.handshakes = section.integer("handshakes", 1..=100_000).unwrap_or(limits.handshakes);
     limits.http2_streams = section.integer("http2_streams", 1..=10_000).unwrap_or(limits.http2_streams);
+    let handshake = section.take("handshake_timeout").and_then(|item| values::duration(item, HANDSHAKE));
+    limits.handshake_timeout = handshake.unwrap_or(limits.handshake_timeout);
     section.finish();
     limits
 }
@@ -353,7 +281,8 @@ fn no_loops(context: &Context<'_>, listeners: &[(Listener, Span)], upstreams: &[
     }
 }
 
-fn is_listener(worker: &super::Address, listener: SocketAddr) -> bool {
+/// Whether what is sent to this worker comes back to this listener.
+pub(crate) fn is_listener(worker: &super::Address, listener: SocketAddr) -> bool {
     let super::Address::Tcp(worker) = worker else { return false };
     let every = listener.ip().is_unspecified() && worker.ip().is_loopback();
     worker.port() == listener.port() && (worker.ip() == listener.ip() || every)
@@ -376,23 +305,18 @@ fn conclude(report: Report<'_>, config: Option<Config>) -> Result<(Config, Vec<D
     config.map(|config| (config, warnings)).ok_or_else(|| Errors::of_file("no configuration was read".to_owned()))
 }
 
-fn log_warnings((config, warnings): (Config, Vec<Diagnostic>)) -> Config {
+pub(super) fn log_warnings((config, warnings): (Config, Vec<Diagnostic>)) -> Config {
     for warning in warnings {
         tracing::warn!("{}", warning.one_line());
     }
     config
 }
 
-fn base(folder: Option<&Path>) -> PathBuf {
+pub(super) fn base(folder: Option<&Path>) -> PathBuf {
     let folder = folder.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned())
 }
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(256)
-}
-
-/// The system's resolver; blocks, which is why configurations are loaded on a thread of their own.
-fn lookup(name: &str) -> io::Result<Vec<IpAddr>> {
-    Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
 }

@@ -1,23 +1,23 @@
 //! Reads what a configuration names: the secret, the admin token, certificates with their keys.
 //!
 //! Everything is read and tried here, so that a file that is missing, torn or of the wrong kind is an error with a place
-//! before anything is bound or swapped. Leaves out trust: a certificate's names and issuers are its owner's business.
+//! before anything is bound or swapped. What a listener's `tls` table makes of them is
+//! `tls`. Leaves out trust: who signed a certificate is its owner's business.
 
 use std::io::Read;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
 
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
-use rustls::{CertificateError, InconsistentKeys, RootCertStore};
+use rustls::{InconsistentKeys, SignatureAlgorithm};
 
 use super::check::Context;
-use super::file::{Section, Text};
-use super::{Secret, Tls};
+use super::file::Text;
+use super::{Secret, tls};
+use crate::x509;
 
 /// Bytes of a configuration, chain, key or secret at most: a path that names a device must not fill the memory.
 const MAX_FILE: u64 = 1 << 20;
@@ -33,6 +33,12 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     if bytes.len() as u64 > MAX_FILE { Err("it is larger than 1 MiB".to_owned()) } else { Ok(bytes) }
 }
 
+/// The admin listener's token in a file, for whoever has to bear it.
+pub fn token(path: &Path) -> Result<Secret, String> {
+    let bytes = read(path).map_err(|reason| format!("error: cannot read {}: {reason}", path.display()))?;
+    Ok(Secret(bytes.trim_ascii().to_vec()))
+}
+
 /// The secret in a file, without the white space around it (editors and `openssl rand` end it with a newline).
 pub(super) fn secret(context: &Context<'_>, path: &Text) -> Option<Secret> {
     let bytes = named(context, path)?;
@@ -45,34 +51,35 @@ pub(super) fn secret(context: &Context<'_>, path: &Text) -> Option<Secret> {
     Some(Secret(trimmed.to_vec()))
 }
 
-/// `tls = { certificate, key }`, the two matched to each other.
-pub(super) fn tls(context: &Context<'_>, mut section: Section<'_>) -> Option<Tls> {
-    let certificate = section.required("certificate", "a path", "\"fullchain.pem\"");
-    let key = section.required("key", "a path", "\"privkey.pem\"");
-    section.finish();
-    let chain = certificate.as_ref().and_then(|path| chain(context, path));
-    let key_der = key.as_ref().and_then(|path| private_key(context, path));
-    let (certificate, key) = (certificate?, key?);
-    let tls = Tls { chain: chain?, key: key_der? };
-    matched(context, &certificate, &key, &tls).then_some(tls)
+/// A certificate chain, with its leaf parsed. Dates are judged, too.
+pub(super) fn chain(context: &Context<'_>, path: &Text) -> Option<(Vec<CertificateDer<'static>>, x509::Certificate)> {
+    const HELP: &str = "a PEM file with the whole chain, leaf first";
+    let chain = certificates(context, path, HELP)?;
+    let mut parsed = Vec::new();
+    for (i, certificate) in chain.iter().enumerate() {
+        let sound = ParsedCertificate::try_from(certificate).is_ok();
+        let Some(one) = x509::Certificate::parse(certificate).filter(|_| sound) else {
+            let which = if i == 0 { "first certificate".to_owned() } else { format!("certificate {}", i + 1) };
+            return unusable(context, path, &format!("its {which} is damaged"), HELP);
+        };
+        parsed.push(one);
+    }
+    tls::dates(context, path, &parsed, UnixTime::now().as_secs());
+    let leaf = parsed.into_iter().next()?;
+    Some((chain, leaf))
 }
 
-fn chain(context: &Context<'_>, path: &Text) -> Option<Vec<CertificateDer<'static>>> {
-    const HELP: &str = "a PEM file with the whole chain, leaf first";
+/// Every certificate in a PEM file; at least one.
+pub(super) fn certificates(context: &Context<'_>, path: &Text, help: &str) -> Option<Vec<CertificateDer<'static>>> {
     let bytes = named(context, path)?;
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
-    let chain = match all {
-        Ok(chain) => chain,
-        Err(error) => return unusable(context, path, &reason(&error), HELP),
-    };
-    let Some(leaf) = chain.first() else {
-        return unusable(context, path, "no certificate in it", "the file begins -----BEGIN CERTIFICATE-----");
-    };
-    match ParsedCertificate::try_from(leaf) {
-        Ok(leaf) => validity(context, path, &leaf),
-        Err(_) => return unusable(context, path, "its first certificate is damaged", HELP),
+    match all {
+        Ok(all) if all.is_empty() => {
+            unusable(context, path, "no certificate in it", "the file begins -----BEGIN CERTIFICATE-----")
+        }
+        Ok(all) => Some(all),
+        Err(error) => unusable(context, path, &reason(&error), help),
     }
-    Some(chain)
 }
 
 /// pki-types prints the markers it misses as lists of bytes.
@@ -84,7 +91,8 @@ fn reason(error: &pem::Error) -> String {
     }
 }
 
-fn private_key(context: &Context<'_>, path: &Text) -> Option<PrivateKeyDer<'static>> {
+/// A private key, unencrypted.
+pub(super) fn private_key(context: &Context<'_>, path: &Text) -> Option<PrivateKeyDer<'static>> {
     let bytes = named(context, path)?;
     match PrivateKeyDer::from_pem_slice(&bytes) {
         Ok(key) => Some(key),
@@ -98,55 +106,34 @@ fn private_key(context: &Context<'_>, path: &Text) -> Option<PrivateKeyDer<'stat
     }
 }
 
-/// Warns outside the leaf's lifetime. Not an error: a restart at night must not turn a browser's warning into a dead
-/// port, nor an old certificate keep a reload from draining a worker.
-fn validity(context: &Context<'_>, path: &Text, leaf: &ParsedCertificate<'_>) {
-    let algorithms = default_provider().signature_verification_algorithms.all;
-    // rustls looks at the dates before it looks for an issuer, so no roots are needed to be told of them.
-    let roots = RootCertStore::empty();
-    let verdict = verify_server_cert_signed_by_trust_anchor(leaf, &roots, &[], UnixTime::now(), algorithms);
-    let date = |time: UnixTime| humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + bounded(time));
-    let said = match verdict {
-        Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
-            format!("the certificate {} expired at {}", path.value, date(not_after))
-        }
-        Err(rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. })) => {
-            format!("the certificate {} is not valid before {}", path.value, date(not_before))
-        }
-        _ => return,
+/// Whether the key is the chain's, and of which kind it is.
+pub(super) fn matched(
+    context: &Context<'_>,
+    certificate: &Text,
+    key: &Text,
+    chain: &[CertificateDer<'static>],
+    key_der: &PrivateKeyDer<'static>,
+) -> Option<SignatureAlgorithm> {
+    const KINDS: &str = "RSA of 2048 bits or more, ECDSA or Ed25519";
+    let Ok(signer) = default_provider().key_provider.load_private_key(key_der.clone_key()) else {
+        return unusable(context, key, "no key of a kind TLS knows", KINDS);
     };
-    context.report.warn(&path.span, said, "clients will refuse it; renew it, then reload");
-}
-
-/// A time `format_rfc3339` can print (it panics past the year 9999, a date that X.509 can hold).
-fn bounded(time: UnixTime) -> Duration {
-    Duration::from_secs(time.as_secs().min(253_402_300_799))
-}
-
-fn matched(context: &Context<'_>, certificate: &Text, key: &Text, tls: &Tls) -> bool {
-    let loaded = default_provider().key_provider.load_private_key(tls.key.clone_key());
-    let Ok(signer) = loaded else {
-        unusable::<()>(context, key, "no key of a kind TLS knows", "RSA of 2048 bits or more, ECDSA or Ed25519");
-        return false;
-    };
-    match CertifiedKey::new(tls.chain.clone(), signer).keys_match() {
-        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => true,
+    let kind = signer.algorithm();
+    match CertifiedKey::new(chain.to_vec(), signer).keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Some(kind),
         Err(rustls::Error::InconsistentKeys(_)) => {
             let message = format!("{} is not the key of {}", key.value, certificate.value);
             let help = "the chain begins with the server's own certificate";
             context.report.error_help(&key.span, message, help);
-            false
+            None
         }
-        Err(error) => {
-            unusable::<()>(context, certificate, &error.to_string(), "RSA of 2048 bits or more, ECDSA or Ed25519");
-            false
-        }
+        Err(error) => unusable(context, certificate, &error.to_string(), KINDS),
     }
 }
 
 fn named(context: &Context<'_>, path: &Text) -> Option<Vec<u8>> {
     let full = context.base.join(&path.value);
-    match read(&full) {
+    match context.noted.read(&full) {
         Ok(bytes) => Some(bytes),
         Err(reason) => {
             let message = format!("cannot read {}: {reason}", full.display());
@@ -156,7 +143,8 @@ fn named(context: &Context<'_>, path: &Text) -> Option<Vec<u8>> {
     }
 }
 
-fn unusable<T>(context: &Context<'_>, path: &Text, reason: &str, help: &str) -> Option<T> {
+/// Reports a file that was read but does not serve.
+pub(super) fn unusable<T>(context: &Context<'_>, path: &Text, reason: &str, help: &str) -> Option<T> {
     context.report.error_help(&path.span, format!("cannot use {}: {reason}", path.value), help);
     None
 }

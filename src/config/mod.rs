@@ -5,27 +5,46 @@
 //! Each item says whether a reload applies it.
 
 mod check;
+mod drain;
+mod eject;
 mod error;
 mod file;
 mod files;
 mod health;
+mod listener;
+mod load;
+mod resolve;
 mod routes;
+mod sources;
+mod tls;
 mod upstream;
 mod values;
+mod worker_tls;
 mod workers;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-pub use check::{Resolve, for_command_line, load, load_with_warnings, parse, parse_with};
+pub(crate) use check::is_listener;
+pub use check::{Resolve, for_command_line, parse, parse_with};
+pub use drain::{Drain, Farewell, LONGEST_GRACE, Removed};
+pub use eject::Eject;
 pub use error::{Diagnostic, Errors, Line, Place, Severity};
+pub use files::token;
 pub use health::{Expected, Health, HealthKind, Target};
+pub use load::{Loaded, load, load_admin, load_noting, load_with_warnings};
+pub(crate) use resolve::look_up;
+pub use sources::{Look, Sources};
+pub use tls::{Certificate, ClientAuth, Tls};
 pub(crate) use values::digits;
+pub use worker_tls::WorkerTls;
+pub use workers::{At, Found, Group};
+pub(crate) use workers::{MAX_RANGE, tidy};
 
 /// A whole checked configuration.
 #[derive(Debug, PartialEq)]
@@ -35,9 +54,11 @@ pub struct Config {
     pub secret: Option<Secret>,
     /// Where stickyd keeps its secret and its admin socket. Needs a restart.
     pub state_dir: Option<PathBuf>,
+    /// Reload by itself when the file, or one it names, changes; default on. Reloaded.
+    pub watch: bool,
     /// Data threads, 1..=256. Default: one per core. Needs a restart.
     pub threads: usize,
-    /// Addresses to accept on; at least one. Needs a restart.
+    /// Addresses to accept on; at least one. Reloaded.
     pub listeners: Vec<Listener>,
     /// Pools of workers; at least one, names unique. Reloaded.
     pub upstreams: Vec<Upstream>,
@@ -47,7 +68,7 @@ pub struct Config {
     pub admin: Admin,
     /// Bounds. Needs a restart.
     pub limits: Limits,
-    /// Logging. `access` is reloaded.
+    /// Logging. Reloaded.
     pub log: Log,
 }
 
@@ -58,10 +79,8 @@ impl Config {
             ("secret", self.secret != new.secret),
             ("state_dir", self.state_dir != new.state_dir),
             ("threads", self.threads != new.threads),
-            ("[[listener]]", self.listeners != new.listeners),
             ("[admin]", self.admin != new.admin),
             ("[limits]", self.limits != new.limits),
-            ("[log] level", self.log.level != new.log.level),
         ];
         changed.into_iter().filter(|(_, changed)| *changed).map(|(what, _)| what).collect()
     }
@@ -84,30 +103,43 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Which of systemd's sockets is this one (`FileDescriptorName=`); unique. `None`: the one bound to `address`.
     pub name: Option<String>,
-    /// Terminates TLS with this certificate; `None` is plain HTTP.
+    /// Terminates TLS; `None` is plain HTTP.
     pub tls: Option<Tls>,
     /// Offers HTTP/2 by ALPN; only with `tls`.
     pub http2: bool,
     /// Tells HTTP/2 clients that they may open WebSockets over it (RFC 8441); only with `http2`.
     pub websocket_over_http2: bool,
+    /// Every connection begins with a PROXY protocol header, from a trusted proxy. `false`: none may.
+    pub proxy_protocol: bool,
+    /// Answers every request with a redirect to https instead of forwarding it.
+    pub redirect: Option<Redirect>,
     /// Peers whose `X-Forwarded-*` is believed. Empty: nobody's.
     pub trusted_proxies: Vec<IpNet>,
 }
 
 impl Listener {
-    /// A plain listener with every default.
-    pub fn new(address: SocketAddr) -> Self {
-        Self { address, name: None, tls: None, http2: false, websocket_over_http2: false, trusted_proxies: Vec::new() }
+    /// Plain HTTP on an address, everything else as it is by default.
+    pub fn plain(address: SocketAddr) -> Self {
+        Self {
+            address,
+            name: None,
+            tls: None,
+            http2: false,
+            websocket_over_http2: false,
+            proxy_protocol: false,
+            redirect: None,
+            trusted_proxies: Vec::new(),
+        }
     }
 }
 
-/// One certificate with its key, read and matched to each other.
-#[derive(Debug, PartialEq)]
-pub struct Tls {
-    /// Leaf first.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// PKCS#8, PKCS#1 or SEC1.
-    pub key: PrivateKeyDer<'static>,
+/// Where a redirecting listener sends its clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Redirect {
+    /// Of the https address; default 443, which is not written.
+    pub port: u16,
+    /// 301, 302, 307 or 308; default 308: the method stays what it was (RFC 9110 §15.4.9).
+    pub status: u16,
 }
 
 /// A named pool of workers.
@@ -115,8 +147,15 @@ pub struct Tls {
 pub struct Upstream {
     /// `[a-z0-9_-]{1,32}`; part of the cookie's name and of every metric.
     pub name: String,
-    /// At least one; addresses and names unique inside the upstream.
+    /// The entries of `workers`; at least one, unless the file says that none is meant (`allow_empty`).
+    pub groups: Vec<Group>,
+    /// The addresses of the DNS names among them.
+    pub found: Found,
+    /// What `groups` stand for while names have the addresses `found`; addresses and names unique inside the upstream.
+    /// None, while no name has resolved.
     pub workers: Vec<Worker>,
+    /// DNS names among the workers are looked up this often; default 10 s.
+    pub dns_interval: Duration,
     /// Facts of a request that choose a worker, in order; never empty.
     pub affinity: Vec<Affinity>,
     /// How workers are checked.
@@ -131,20 +170,52 @@ pub struct Upstream {
     /// A tunnel silent both ways for this long is closed. `None`: the session's own pingInterval + pingTimeout + 5 s, or
     /// one hour where no ping numbers are known.
     pub tunnel_idle: Option<Duration>,
+    /// When live failures eject a worker.
+    pub eject: Eject,
+    /// How long a worker that comes back (from an ejection, from not being up, from a restart) is eased in; default 10 s.
+    pub slow_start: Duration,
+    /// Percent of the requests of `eject.window` that may be sent a second time, besides three a second; default 20, 0:
+    /// none at all.
+    pub retry_budget: u32,
+    /// Connections in use to one worker at most: requests under way (open polls, too) and tunnels. `None`: no limit.
+    pub max_connections: Option<u32>,
+    /// Requests that wait for one of them, per worker; default 100.
+    pub queue: u32,
+    /// How long each waits at most; default 5 s.
+    pub queue_timeout: Duration,
+    /// How the sessions of a drained worker end. Applies to drains that begin later.
+    pub drain: Drain,
+    /// What becomes of the sessions of a worker that a reload removes.
+    pub removed: Removed,
+    /// How its workers are spoken to by TLS; `None`: in the clear.
+    pub tls: Option<Arc<WorkerTls>>,
 }
 
 impl Upstream {
     /// An upstream with every default.
-    pub fn new(name: String, workers: Vec<Worker>) -> Self {
+    pub fn new(name: String, groups: Vec<Group>, found: Found) -> Self {
+        let workers = workers::expand(&groups, &found, &[]).workers.into_iter().map(|(worker, _)| worker).collect();
         Self {
             name,
+            groups,
+            found,
             workers,
+            dns_interval: Duration::from_secs(10),
             affinity: vec![Affinity::SocketIo, Affinity::Cookie, Affinity::Address],
             health: Health::default(),
             cookie_same_site: SameSite::default(),
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(60),
             tunnel_idle: None,
+            eject: Eject::default(),
+            slow_start: Duration::from_secs(10),
+            retry_budget: 20,
+            max_connections: None,
+            queue: 100,
+            queue_timeout: Duration::from_secs(5),
+            drain: Drain::default(),
+            removed: Removed::default(),
+            tls: None,
         }
     }
 }
@@ -154,6 +225,8 @@ impl Upstream {
 pub struct Worker {
     /// Where it listens.
     pub address: Address,
+    /// The DNS name its address was written by, which its certificate should bear; `None`: it was written as it is.
+    pub host: Option<String>,
     /// Shown in logs and metrics and hashed into the cookie; default: the address as text.
     pub name: String,
     /// Share of new sessions, 1..=256; default 1.
@@ -284,6 +357,8 @@ pub struct Limits {
     pub handshakes: usize,
     /// Streams a client may have open on one HTTP/2 connection, 1..=10,000; default 128, as nginx.
     pub http2_streams: u32,
+    /// From accept to the end of the TLS handshake, a PROXY header before it included; default 10 s.
+    pub handshake_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -296,6 +371,7 @@ impl Default for Limits {
             replay_bytes: 64_000_000,
             handshakes: 64,
             http2_streams: 128,
+            handshake_timeout: Duration::from_secs(10),
         }
     }
 }

@@ -71,7 +71,7 @@ fn find(context: &Context<'_>, name: &Text, upstreams: &[Read]) -> Option<usize>
 }
 
 /// In lower case; a host without a port, or `*.` and one.
-fn check_host(context: &Context<'_>, host: &Text) -> String {
+pub(super) fn check_host(context: &Context<'_>, host: &Text) -> String {
     let lower = host.value.to_ascii_lowercase();
     let name = lower.strip_prefix("*.").unwrap_or(&lower);
     let help = if !lower.is_ascii() {

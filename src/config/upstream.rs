@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::check::Context;
 use super::error::Span;
 use super::file::{Item, Section, Text};
-use super::values::{duration, word};
+use super::values::{duration, percent, word};
 use super::workers::{self, Entry};
-use super::{AdminState, Affinity, SameSite, Upstream, health};
+use super::{AdminState, Affinity, SameSite, Upstream, drain, eject, health, worker_tls};
 
 /// An upstream with the places that later checks point at.
 pub(super) struct Read {
@@ -24,6 +24,8 @@ pub(super) struct Read {
 
 const TIMES: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * 3600);
 const TUNNEL_TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
+const DNS_TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+const SLOW_STARTS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
 const AFFINITIES: [(&str, Affinity); 3] =
     [("socket.io", Affinity::SocketIo), ("cookie", Affinity::Cookie), ("address", Affinity::Address)];
 const SAME_SITES: [(&str, SameSite); 3] =
@@ -40,13 +42,22 @@ pub(super) fn read(context: &Context<'_>, name: Text, item: Item<'_>) -> Option<
     }
     check_name(context, &name);
     let mut section = item.section(&format!("[upstream.{}]", name.value), "a table")?;
-    let (workers, entries) = workers::all(context, &entries(&mut section)).into_iter().unzip();
-    let mut upstream = Upstream::new(name.value, workers);
+    let (groups, found, entries) = workers::all(context, &entries(&mut section));
+    let mut upstream = Upstream::new(name.value, groups, found);
     if let Some(affinity) = section.take("affinity").and_then(affinity) {
         upstream.affinity = affinity;
     }
     if let Some(table) = section.section("health", "a table such as { path = \"/health\" }") {
         upstream.health = health::read(table);
+    }
+    if let Some(table) = section.section("tls", "a table such as { ca = \"workers-ca.pem\" }") {
+        upstream.tls = worker_tls::read(context, table, &upstream.groups);
+    }
+    if let Some(table) = section.section("drain", "a table such as { grace = \"60s\" }") {
+        upstream.drain = drain::read(table);
+    }
+    if let Some(policy) = drain::removed(&mut section) {
+        upstream.removed = policy;
     }
     let mut same_site = None;
     if let Some(mut cookie) = section.section("cookie", "a table such as { same_site = \"lax\" }") {
@@ -64,8 +75,30 @@ pub(super) fn read(context: &Context<'_>, name: Text, item: Item<'_>) -> Option<
         upstream.response_timeout = response;
     }
     upstream.tunnel_idle = time("tunnel_idle", TUNNEL_TIMES);
+    if let Some(interval) = time("dns_interval", DNS_TIMES) {
+        upstream.dns_interval = interval;
+    }
+    bounds(&mut section, &mut upstream);
     section.finish();
     Some(Read { upstream, name: name.span, same_site, entries })
+}
+
+/// What becomes of failing and of full workers.
+fn bounds(section: &mut Section<'_>, upstream: &mut Upstream) {
+    if let Some(item) = section.take("eject") {
+        upstream.eject = eject::read(item);
+    }
+    if let Some(time) = section.take("slow_start").and_then(|item| duration(item, SLOW_STARTS)) {
+        upstream.slow_start = time;
+    }
+    if let Some(budget) = section.take("retry_budget").and_then(|item| percent(item, 0..=100)) {
+        upstream.retry_budget = budget;
+    }
+    upstream.max_connections = section.integer("max_connections", 1..=1_000_000);
+    upstream.queue = section.integer("queue", 0..=1_000_000).unwrap_or(upstream.queue);
+    if let Some(time) = section.take("queue_timeout").and_then(|item| duration(item, TIMES)) {
+        upstream.queue_timeout = time;
+    }
 }
 
 /// The name is part of a cookie's name and of every metric.
@@ -80,14 +113,17 @@ fn check_name(context: &Context<'_>, name: &Text) {
 fn entries(section: &mut Section<'_>) -> Vec<Entry> {
     let (report, at, label) = (section.report, section.span.clone(), section.label.clone());
     let example = "write workers = [\"127.0.0.1:3001-3004\"]";
+    // Without it, a template that went wrong would take the whole application off the net.
+    let allow_empty = section.take("allow_empty").and_then(Item::boolean).unwrap_or(false);
     let Some(item) = section.take("workers") else {
         report.error_help(&at, format!("{label} needs `workers`"), example);
         return Vec::new();
     };
     let at = item.span.clone();
     let Some(items) = item.list("a list such as [\"127.0.0.1:3001-3004\"]", "a worker") else { return Vec::new() };
-    if items.is_empty() {
-        report.error_help(&at, format!("{label} has no worker"), example);
+    if items.is_empty() && !allow_empty {
+        let help = "if that is meant, write allow_empty = true: all its requests are answered with 503";
+        report.error_help(&at, format!("{label} has no worker"), help);
     }
     items.into_iter().filter_map(entry).collect()
 }

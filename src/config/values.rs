@@ -35,6 +35,22 @@ pub(super) fn duration(item: Item<'_>, range: RangeInclusive<Duration>) -> Optio
     }
 }
 
+/// `"50%"`, in `range`. A bare number is refused: 0.5 or 50 is another such mistake.
+pub(super) fn percent(item: Item<'_>, range: RangeInclusive<u32>) -> Option<u32> {
+    let (report, label, at) = (item.report, item.label.clone(), item.span.clone());
+    if item.is_integer() {
+        report.error_help(&at, format!("{label} needs a `%`"), "write \"50%\"");
+        return None;
+    }
+    let text = item.text("a share such as \"50%\"")?;
+    let number = text.value.trim().strip_suffix('%').and_then(|number| number.trim_end().parse().ok());
+    if let Some(percent) = number.filter(|percent| range.contains(percent)) {
+        return Some(percent);
+    }
+    report.error(&text.span, format!("{label} must be from \"{}%\" to \"{}%\"", range.start(), range.end()));
+    None
+}
+
 /// An integer of bytes or `"64MB"`, in `range`.
 pub(super) fn size(item: Item<'_>, range: RangeInclusive<u64>) -> Option<u64> {
     let (report, label, span) = (item.report, item.label.clone(), item.span.clone());

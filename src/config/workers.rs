@@ -1,8 +1,11 @@
 //! The language of worker addresses: `127.0.0.1:3001-3004`, `[::1]:3000`, `unix:/run/app/5.sock`, `app.internal:3000`.
 //!
-//! One entry may stand for several workers: every port of a range, every address of a DNS name. Names are looked up once,
-//! when the configuration is loaded. Shared by the file and the command line, and (its single-address part) by
-//! `listener.address` and `admin.address`.
+//! One entry, a [`Group`], may stand for several workers: every port of a range, every address of a DNS name. Names are
+//! looked up when the configuration is loaded, and by the running system again and again (`upstream::addresses`); what they
+//! stand for is worked out here both times ([`expand`]). Shared by the file and the command line, and (its single-address
+//! part) by `listener.address` and `admin.address`.
+
+mod groups;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -12,10 +15,10 @@ use std::path::PathBuf;
 use super::check::Context;
 use super::error::Span;
 use super::file::Text;
-use super::{Address, AdminState, Worker};
-
-/// Workers one entry may stand for: a range typed wrong (`3000-30010`) should say so, not start 27,000 health checks.
-const MAX_RANGE: usize = 1024;
+use super::{AdminState, Worker};
+use groups::Double;
+pub use groups::{At, Found, Group};
+pub(crate) use groups::{MAX_RANGE, expand};
 
 /// Bytes of a unix socket's path (`sun_path` on Linux, less its final NUL).
 const MAX_UNIX: usize = 107;
@@ -35,86 +38,113 @@ impl Entry {
     }
 }
 
-/// All workers of an upstream, each with the place of its entry; the second of two equal ones is an error.
-pub(super) fn all(context: &Context<'_>, entries: &[Entry]) -> Vec<(Worker, Span)> {
-    let mut addresses: HashMap<Address, &Span> = HashMap::new();
-    let mut names: HashMap<String, &Span> = HashMap::new();
-    let mut workers = Vec::new();
-    for entry in entries {
-        let expanded = expand(context, entry);
+/// All entries of an upstream: understood, their names looked up, and of each worker (in [`expand`]'s order) the place of
+/// its entry. The second of two equal workers is an error, unless a DNS name leads there: that is nothing a file can know.
+pub(super) fn all(context: &Context<'_>, entries: &[Entry]) -> (Vec<Group>, Found, Vec<Span>) {
+    let understood = entries.iter().filter_map(|entry| Some((group(context, entry)?, entry)));
+    let (groups, entries): (Vec<_>, Vec<_>) = understood.unzip();
+    let mut found = Found::new();
+    for (group, entry) in groups.iter().zip(&entries) {
+        if let At::Name(host, _) = &group.at
+            && !found.contains_key(host)
+            && let Some(ips) = look_up(context, entry, host)
+        {
+            found.insert(host.clone(), ips);
+        }
+    }
+    namesakes(context, &groups, &entries);
+    let expanded = expand(&groups, &found, &[]);
+    let mut said = None;
+    for again in &expanded.doubles {
+        let (Some(first), Some(second)) = (entries.get(again.first), entries.get(again.second)) else { continue };
         // One message an entry: two overlapping ranges of a hundred ports are one mistake.
-        let twice = expanded.iter().find_map(|worker| addresses.get(&worker.address).map(|at| (worker, *at)));
-        let namesake = expanded.iter().find_map(|worker| names.get(&worker.name).map(|at| (worker, *at)));
-        let report = context.report;
-        if let Some((worker, first)) = twice {
-            let message = format!("worker {} is already there, in line {}", worker.address, report.line_of(first));
-            report.error_help(
-                &entry.address.span,
-                message,
-                "a worker stands in an upstream once; `weight` gives it more",
-            );
-        } else if let Some((worker, first)) = namesake {
-            let at = entry.name.as_ref().map_or(&entry.address.span, |name| &name.span);
-            report.error(at, format!("a worker is already named `{}`, in line {}", worker.name, report.line_of(first)));
-        }
-        for worker in expanded {
-            addresses.entry(worker.address.clone()).or_insert(&entry.address.span);
-            names.entry(worker.name.clone()).or_insert(&entry.address.span);
-            workers.push((worker, entry.address.span.clone()));
+        if said != Some(again.second) {
+            said = Some(again.second);
+            again.tell(context, first, second, [again.first, again.second].iter().any(|&i| is_named(&groups, i)));
         }
     }
-    workers
+    for entry in expanded.over.iter().filter_map(|&i| entries.get(i)) {
+        let message = format!("`{}` stands for more than {MAX_RANGE} workers", entry.address.value);
+        context.report.warn(&entry.address.span, message, format!("the first {MAX_RANGE} are used"));
+    }
+    let span = |&(_, group): &(Worker, usize)| entries.get(group).map_or(0..0, |entry| entry.address.span.clone());
+    let spans = expanded.workers.iter().map(span).collect();
+    (groups, found, spans)
 }
 
-/// The workers of one entry. A name given to an entry of several gets what tells them apart: `NAME-PORT` for a range,
-/// `NAME-IP` for a DNS name of several addresses, `NAME-IP-PORT` for both.
-fn expand(context: &Context<'_>, entry: &Entry) -> Vec<Worker> {
-    let Some(places) = places(context, &entry.address) else { return Vec::new() };
-    let worker = |address: Address, suffix: &str| {
-        let name = entry.name.as_ref().map(|name| format!("{}{suffix}", name.value));
-        let name = name.unwrap_or_else(|| address.to_string());
-        Worker { address, name, weight: entry.weight, admin: entry.admin }
-    };
-    match places {
-        Places::Unix(path) => vec![worker(Address::Unix(path), "")],
-        Places::Tcp { ips, ports } => {
-            let several_ports = ports.start() != ports.end();
-            let mut workers = Vec::new();
-            for ip in &ips {
-                for port in ports.clone() {
-                    let ip_part = if ips.len() > 1 { format!("-{ip}") } else { String::new() };
-                    let port_part = if several_ports { format!("-{port}") } else { String::new() };
-                    let address = Address::Tcp(SocketAddr::new(*ip, port));
-                    workers.push(worker(address, &format!("{ip_part}{port_part}")));
-                }
+/// Two entries of one name, one of them a DNS name: how many addresses that has must not decide whether it is a mistake.
+fn namesakes(context: &Context<'_>, groups: &[Group], entries: &[&Entry]) {
+    let mut names: HashMap<&str, (&Span, bool)> = HashMap::new();
+    for (group, entry) in groups.iter().zip(entries) {
+        let Some(name) = &entry.name else { continue };
+        let dns = group.at.host().is_some();
+        match names.get(name.value.as_str()) {
+            Some((first, other)) if dns || *other => {
+                let message =
+                    format!("a worker is already named `{}`, in line {}", name.value, context.report.line_of(first));
+                context.report.error(&name.span, message);
             }
-            workers
+            Some(_) => {}
+            None => drop(names.insert(&name.value, (&name.span, dns))),
         }
     }
 }
 
-/// What an address stands for.
-enum Places {
-    Unix(PathBuf),
-    Tcp { ips: Vec<IpAddr>, ports: RangeInclusive<u16> },
+fn is_named(groups: &[Group], index: usize) -> bool {
+    groups.get(index).is_some_and(|group| group.at.host().is_some())
 }
 
-fn places(context: &Context<'_>, text: &Text) -> Option<Places> {
+impl Double {
+    fn tell(&self, context: &Context<'_>, first: &Entry, second: &Entry, by_dns: bool) {
+        let report = context.report;
+        let (line, at) = (report.line_of(&first.address.span), &second.address.span);
+        let message = format!("worker {} is already there, in line {line}", self.worker.address);
+        match (self.address, by_dns) {
+            (true, false) => {
+                report.error_help(at, message, "a worker stands in an upstream once; `weight` gives it more")
+            }
+            (true, true) => report.warn(at, message, "it stays one worker, as the first of the two entries says"),
+            (false, false) => {
+                let at = second.name.as_ref().map_or(at, |name| &name.span);
+                report.error(at, format!("a worker is already named `{}`, in line {line}", self.worker.name));
+            }
+            // It is called by its address.
+            (false, true) => {}
+        }
+    }
+}
+
+/// What one entry says.
+fn group(context: &Context<'_>, entry: &Entry) -> Option<Group> {
+    let at = at(context, &entry.address)?;
+    let name = entry.name.as_ref().map(|name| name.value.clone());
+    Some(Group { at, name, weight: entry.weight, admin: entry.admin })
+}
+
+fn at(context: &Context<'_>, text: &Text) -> Option<At> {
     if text.value.starts_with("unix:") {
-        return unix(context, text).map(Places::Unix);
+        return unix(context, text).map(At::Unix);
     }
     let (host, port) = split(context, text)?;
     // Both parts are looked at, so that both are reported.
     let ports = ports(context, &port);
-    let ips = ips(context, &host);
-    let (ips, ports) = (ips?, ports?);
-    let count = ips.len() * usize::from(ports.end() - ports.start()).saturating_add(1);
+    let ip = literal(&host.value);
+    if ip.is_none() && !is_name(&host.value) {
+        let help = "an IP (IPv6 in brackets), a DNS name, or unix:/path";
+        context.report.error_help(&host.span, format!("`{}` is no host", host.value), help);
+        return None;
+    }
+    let ports = ports?;
+    let count = usize::from(ports.end() - ports.start()).saturating_add(1);
     if count > MAX_RANGE {
         let message = format!("this stands for {count} workers, {MAX_RANGE} are the most");
         context.report.error(&port.span, message);
         return None;
     }
-    Some(Places::Tcp { ips, ports })
+    Some(match ip {
+        Some(ip) => At::Ip(ip, ports),
+        None => At::Name(host.value.to_ascii_lowercase(), ports),
+    })
 }
 
 /// `unix:PATH`; a relative path begins at the configuration's folder.
@@ -218,33 +248,34 @@ fn literal(host: &str) -> Option<IpAddr> {
     }
 }
 
-fn ips(context: &Context<'_>, host: &Text) -> Option<Vec<IpAddr>> {
-    if let Some(ip) = literal(&host.value) {
-        return Some(vec![ip]);
-    }
-    let report = context.report;
-    if !is_name(&host.value) {
-        let help = "an IP (IPv6 in brackets), a DNS name, or unix:/path";
-        report.error_help(&host.span, format!("`{}` is no host", host.value), help);
-        return None;
-    }
-    match (context.resolve)(&host.value) {
-        Ok(mut ips) if !ips.is_empty() => {
-            // Resolvers turn their answers round; the same name should be the same configuration each time.
-            ips.sort();
-            ips.dedup();
-            Some(ips)
-        }
+/// The addresses of a name. A name that does not resolve now is no mistake of the file's: the name server may be late, or
+/// the workers; nobody's boot should hang on that.
+fn look_up(context: &Context<'_>, entry: &Entry, host: &str) -> Option<Vec<IpAddr>> {
+    let text = &entry.address;
+    let at = text.inside(context.report, 0..host.len());
+    let help =
+        "it is looked up again and again; until it resolves a start lacks its workers, a reload keeps those there were";
+    match (context.resolve)(host).map(tidy) {
+        Ok(ips) if !ips.is_empty() => Some(ips),
         Ok(_) => {
-            report.error(&host.span, format!("`{}` resolves to no address", host.value));
+            context.report.warn(&at, format!("`{host}` resolves to no address"), help);
             None
         }
         Err(error) => {
-            let help = "check the name: getent ahosts NAME";
-            report.error_help(&host.span, format!("cannot resolve `{}`: {error}", host.value), help);
+            context.report.warn(&at, format!("cannot resolve `{host}`: {error}"), help);
             None
         }
     }
+}
+
+/// Resolvers turn their answers round and say things twice; the same addresses should be the same configuration each time.
+/// 0.0.0.0 is how filtering ones say "none", and would be this host. One more than may be, so that it shows.
+pub(crate) fn tidy(mut ips: Vec<IpAddr>) -> Vec<IpAddr> {
+    ips.retain(|ip| !ip.is_unspecified());
+    ips.sort();
+    ips.dedup();
+    ips.truncate(MAX_RANGE + 1);
+    ips
 }
 
 /// Whether a text can be a DNS name. One with digits and dots only is a mistyped IPv4 address.
@@ -268,6 +299,15 @@ mod tests {
         for name in ["", ".", "a..b", "1.2.3", "1.2.3.4.5", "a b", "a/b", "[::1]", "ü", &"a".repeat(64)] {
             assert!(!is_name(name), "{name}");
         }
+    }
+
+    #[test]
+    fn answers_are_put_in_order() {
+        let ips = |texts: &[&str]| texts.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<IpAddr>>();
+        assert_eq!(
+            tidy(ips(&["::1", "::", "10.0.0.9", "0.0.0.0", "10.0.0.2", "::1"])),
+            ips(&["10.0.0.2", "10.0.0.9", "::1"])
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! One client connection: TLS if the listener has it, then hyper, then — after a checked 101 — a tunnel.
+//! One client connection: what its listener wants first (`opening`), then hyper, then — after a checked 101 — a tunnel.
 //!
 //! What stands here is what may be trusted of a connection: who the peer is and whether its word on others counts.
 //! Nothing about a worker is remembered (invariant 1).
@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use super::opening::{self, Opened, Secured};
 use super::{HEAD_BYTES, HEAD_FIELDS, Listener, h2};
 use crate::proxy;
 use crate::thread::{Order, Registered, Thread};
@@ -32,13 +33,6 @@ use crate::upstream::io::poll_write_small;
 /// Seconds a client connection may sit without a whole request head: nginx's keep-alive default. It bounds the whole
 /// wait, not the time between two bytes.
 pub(super) const IDLE_S: u32 = 75;
-
-/// For a TLS handshake, from accept to the last flight.
-const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
-
-/// How long a handshake may keep its turn from others: an honest one needs a round trip or two, and clients that stop in
-/// the middle must not keep everybody else out.
-const TLS_TURN: Duration = Duration::from_millis(500);
 
 /// How long a client that is still sending is read after our last answer (nginx's lingering_timeout).
 const LINGER: Duration = Duration::from_secs(5);
@@ -55,8 +49,8 @@ pub struct Conn {
     pub peer_value: HeaderValue,
     /// The peer is a trusted proxy: its `X-Forwarded-*` counts.
     pub trusted: bool,
-    /// It is encrypted up to us.
-    pub tls: bool,
+    /// What the TLS handshake agreed on; `None`: it is not encrypted up to us.
+    pub tls: Option<Secured>,
     /// It speaks HTTP/2: each stream is a request, or a tunnel, of its own.
     pub http2: bool,
     /// None over HTTP/2, whose streams see to it.
@@ -76,26 +70,17 @@ pub enum ClientIo {
 
 /// Serves a connection to its end.
 pub async fn serve(thread: Rc<Thread>, listener: Rc<Listener>, stream: TcpStream, peer: SocketAddr) {
-    let live = thread.register(IDLE_S);
-    let io = match &listener.tls {
-        None => ClientIo::Plain(stream),
-        Some(tls) => match handshake(&thread, &live, tls, stream).await {
-            Ok(stream) => ClientIo::Tls(stream),
-            Err(error) => {
-                tracing::debug!(%peer, %error, "TLS handshake failed");
-                thread.shared.metrics.client_errors.with_label_values(&["tls"]).inc();
-                return;
-            }
-        },
+    let live = thread.register(IDLE_S, &listener.removed);
+    let Some(Opened { io, ip, trusted, tls }) = opening::open(&thread, &live, &listener, stream, peer).await else {
+        return;
     };
-    let peer_ip = peer.ip().to_canonical();
     let http2 = io.speaks_http2();
     let (live, of_streams) = if http2 { (None, Some(live)) } else { (Some(live), None) };
     let conn = Rc::new(Conn {
-        trusted: listener.trusts(peer_ip),
-        tls: matches!(io, ClientIo::Tls(_)),
-        peer_value: HeaderValue::from_str(&peer_ip.to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown")),
-        peer_ip,
+        trusted,
+        tls,
+        peer_value: HeaderValue::from_str(&ip.to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown")),
+        peer_ip: ip,
         thread,
         listener,
         http2,
@@ -107,37 +92,6 @@ pub async fn serve(thread: Rc<Thread>, listener: Rc<Listener>, stream: TcpStream
         Some(live) => Box::pin(h2::serve(conn, live, io)).await,
         None => serve_http(conn, io).await,
     }
-}
-
-/// A TLS handshake, in its turn and within its time; a stop cuts it like a request.
-async fn handshake(
-    thread: &Thread,
-    live: &Registered,
-    tls: &tokio_rustls::TlsAcceptor,
-    stream: TcpStream,
-) -> io::Result<Box<TlsStream<TcpStream>>> {
-    let accept = async {
-        // Who says nothing takes no turn. A look, because `readable` may say yes of a fresh socket.
-        stream.peek(&mut [0]).await?;
-        // The semaphore is never closed.
-        let turn = thread.handshakes.acquire().await.map_err(io::Error::other)?;
-        let mut accept = pin!(tls.accept(stream));
-        if let Ok(accepted) = tokio::time::timeout(TLS_TURN, &mut accept).await {
-            return accepted;
-        }
-        drop(turn);
-        accept.await
-    };
-    let mut accept = pin!(tokio::time::timeout(TLS_HANDSHAKE, accept));
-    let accepted = poll_fn(|cx| {
-        live.watch(cx.waker());
-        match live.order() {
-            Order::Cut => Poll::Ready(None),
-            Order::GoOn | Order::Stop | Order::Idle => accept.as_mut().poll(cx).map(Some),
-        }
-    });
-    let stream = accepted.await.ok_or(io::ErrorKind::Interrupted)?.map_err(io::Error::other)??;
-    Ok(Box::new(stream))
 }
 
 async fn serve_http(conn: Rc<Conn>, io: ClientIo) {
@@ -161,7 +115,7 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo) {
         match conn.order(cx) {
             Order::GoOn => Poll::Pending,
             Order::Cut => Poll::Ready(None),
-            Order::Stop | Order::Idle => {
+            Order::Stop | Order::Idle | Order::Leave => {
                 Pin::new(&mut http).graceful_shutdown();
                 Pin::new(&mut http).poll(cx).map(Some)
             }
@@ -222,6 +176,15 @@ async fn linger(mut io: ClientIo, live: Registered) {
 }
 
 impl Conn {
+    /// Whether a request for `host` may come over this connection: the certificate it was made with, and what the client
+    /// had to show, are those of that host (RFC 9110 §7.4).
+    pub fn serves(&self, host: &str) -> bool {
+        match (&self.tls, self.listener.tls()) {
+            (Some(secured), Some(terms)) => terms.is_for(secured.policy, host),
+            _ => true,
+        }
+    }
+
     /// A request is under way.
     pub fn busy(&self) {
         if let Some(live) = &*self.live.borrow() {
@@ -234,6 +197,13 @@ impl Conn {
         if let Some(live) = &*self.live.borrow() {
             live.touch();
             live.limit(IDLE_S);
+        }
+    }
+
+    /// A poll waits at the worker of this serial, 0 for none: a drain of that worker wakes it.
+    pub fn waits_at(&self, serial: u64) {
+        if let Some(live) = &*self.live.borrow() {
+            live.waits_at(serial);
         }
     }
 

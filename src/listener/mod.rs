@@ -1,12 +1,16 @@
 //! Addresses we accept on: bound once so that "already in use" is an error, then once more per thread.
 //!
 //! Every data thread has a socket of its own on each address (SO_REUSEPORT), so the kernel spreads connections and no
-//! lock is shared. Options clients' sockets need are set on the listening socket: accepted ones inherit them, which saves
+//! lock is shared. A reload changes them by value: `set`. Options clients' sockets need are set on the listening socket: accepted ones inherit them, which saves
 //! a system call each (data-plane study §0.7).
 
+mod client_certificate;
 pub mod conn;
 pub mod h2;
-mod tls;
+mod opening;
+mod proxy_protocol;
+mod set;
+pub mod tls;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -14,15 +18,23 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, Cache};
 use hyper::header::HeaderValue;
 use ipnet::IpNet;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use crate::config;
-use crate::thread::Thread;
+use crate::config::{self, Redirect};
+use crate::thread::{Removed, Thread};
+
+pub use client_certificate::ClientCertificate;
+pub use opening::Secured;
+pub use set::{Going, Part, Plan, Set, SetError};
+
+use tls::Terms;
 
 /// Connections the kernel holds for us; it cuts this to net.core.somaxconn.
 const BACKLOG: i32 = 4_096;
@@ -42,21 +54,68 @@ const HEAD_FIELDS: usize = 100;
 /// After an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// A listener as its connections see it, on one thread.
+/// A listener as its connections see it, on one thread: with the settings it had when they were accepted.
 pub struct Listener {
-    /// Terminates TLS.
-    pub tls: Option<TlsAcceptor>,
     /// Its port as a field value.
     pub port_value: HeaderValue,
-    /// Tells HTTP/2 clients that they may open WebSockets on it (RFC 8441).
-    pub websocket_over_http2: bool,
-    trusted: Vec<IpNet>,
+    /// Set once a reload has removed it.
+    pub removed: Removed,
+    settings: Arc<Settings>,
 }
 
 impl Listener {
     /// Whether an address is a trusted proxy's.
     pub fn trusts(&self, address: IpAddr) -> bool {
-        self.trusted.iter().any(|net| net.contains(&address))
+        self.settings.trusted.iter().any(|net| net.contains(&address))
+    }
+
+    /// How it ends TLS, if it does.
+    pub fn tls(&self) -> Option<&Arc<Terms>> {
+        self.settings.tls.as_ref()
+    }
+
+    /// Tells HTTP/2 clients that they may open WebSockets on it (RFC 8441).
+    pub fn websocket_over_http2(&self) -> bool {
+        self.settings.websocket_over_http2
+    }
+
+    /// Where it sends its clients instead of forwarding what they ask.
+    pub fn redirect(&self) -> Option<Redirect> {
+        self.settings.redirect
+    }
+}
+
+/// What a reload changes of a listener without touching its sockets: connections accepted from then on have the new ones.
+struct Settings {
+    tls: Option<Arc<Terms>>,
+    /// Tells HTTP/2 clients that they may open WebSockets on it (RFC 8441).
+    websocket_over_http2: bool,
+    proxy_protocol: bool,
+    redirect: Option<Redirect>,
+    trusted: Vec<IpNet>,
+    /// Its name in metrics: as configured, or its address.
+    label: String,
+}
+
+impl Settings {
+    /// `before`: those of the same listener until now; TLS clients go on resuming.
+    fn of(config: &config::Listener, before: Option<&Self>) -> Result<Self, BindError> {
+        let before = before.and_then(|before| before.tls.as_deref());
+        let tls = config.tls.as_ref().map(|tls| Terms::build(tls, before)).transpose();
+        Ok(Self {
+            tls: tls.map_err(|error| BindError::Tls(config.address, error))?,
+            websocket_over_http2: config.websocket_over_http2,
+            proxy_protocol: config.proxy_protocol,
+            redirect: config.redirect,
+            trusted: config.trusted_proxies.clone(),
+            label: config.name.clone().unwrap_or_else(|| config.address.to_string()),
+        })
+    }
+
+    /// Until when its certificates are valid, as metrics want it: listener, name, seconds since 1970.
+    fn expiries(&self) -> impl Iterator<Item = (&str, &str, u64)> {
+        let all = self.tls.iter().flat_map(|tls| tls.expiries());
+        all.map(|(name, until)| (self.label.as_str(), name.as_str(), *until))
     }
 }
 
@@ -65,9 +124,10 @@ pub struct Bound {
     /// Where, with the port the kernel gave for port 0.
     pub address: SocketAddr,
     sockets: Vec<std::net::TcpListener>,
-    tls: Option<Arc<rustls::ServerConfig>>,
-    websocket_over_http2: bool,
-    trusted: Vec<IpNet>,
+    settings: Arc<ArcSwap<Settings>>,
+    removed: CancellationToken,
+    /// The threads that still accept.
+    accepting: TaskTracker,
 }
 
 /// Why a listener cannot be had.
@@ -81,16 +141,19 @@ pub enum BindError {
     Tls(SocketAddr, rustls::Error),
 }
 
-/// Binds a listener's address for `threads` threads.
+/// Binds a listener's address for `threads` threads. `shared`: another listener of ours, which is about to go, may be in
+/// the way (0.0.0.0 of 127.0.0.1, on one port).
 ///
 /// # Errors
 /// The address is in use or not ours; the certificate does not serve.
-pub fn bind(config: &config::Listener, threads: usize) -> Result<Bound, BindError> {
+fn bind(config: &config::Listener, threads: usize, shared: bool) -> Result<Bound, BindError> {
     let failed = |error| BindError::Socket(config.address, error);
     // Without SO_REUSEPORT first: with it, another process of the same user would silently share our clients.
-    let first = socket(config.address, false).map_err(failed)?;
-    let address = first.local_addr().map_err(failed)?.as_socket().unwrap_or(config.address);
-    drop(first);
+    let address = match socket(config.address, false) {
+        Ok(first) => first.local_addr().map_err(failed)?.as_socket().unwrap_or(config.address),
+        Err(error) if shared && error.kind() == io::ErrorKind::AddrInUse => config.address,
+        Err(error) => return Err(failed(error)),
+    };
     let mut sockets = Vec::with_capacity(threads);
     for _ in 0..threads {
         let socket = socket(address, true).map_err(failed)?;
@@ -105,7 +168,7 @@ pub fn bind(config: &config::Listener, threads: usize) -> Result<Bound, BindErro
 ///
 /// # Errors
 /// The certificate does not serve; the socket takes none of the options ours have.
-pub fn adopt(config: &config::Listener, given: &std::net::TcpListener, threads: usize) -> Result<Bound, BindError> {
+fn adopt(config: &config::Listener, given: &std::net::TcpListener, threads: usize) -> Result<Bound, BindError> {
     let failed = |error| BindError::Socket(config.address, error);
     let address = given.local_addr().map_err(failed)?;
     let socket = SockRef::from(given);
@@ -121,10 +184,9 @@ fn finish(
     address: SocketAddr,
     sockets: Vec<std::net::TcpListener>,
 ) -> Result<Bound, BindError> {
-    let tls = config.tls.as_ref().map(|tls| tls::server_config(tls, config.http2)).transpose();
-    let tls = tls.map_err(|error| BindError::Tls(config.address, error))?;
-    let (websocket_over_http2, trusted) = (config.websocket_over_http2, config.trusted_proxies.clone());
-    Ok(Bound { address, sockets, tls, websocket_over_http2, trusted })
+    let settings = Arc::new(ArcSwap::from_pointee(Settings::of(config, None)?));
+    let (removed, accepting) = (CancellationToken::new(), TaskTracker::new());
+    Ok(Bound { address, sockets, settings, removed, accepting })
 }
 
 fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
@@ -148,49 +210,37 @@ fn options(socket: &Socket) -> io::Result<()> {
 
 impl Bound {
     /// One thread's part: its socket, and what its connections need.
-    pub fn take(&mut self) -> Option<(std::net::TcpListener, ListenerPart)> {
+    fn take(&mut self) -> Option<(std::net::TcpListener, ListenerPart)> {
         let part = ListenerPart {
             address: self.address,
-            tls: self.tls.clone(),
-            websocket_over_http2: self.websocket_over_http2,
-            trusted: self.trusted.clone(),
+            settings: self.settings.clone(),
+            removed: self.removed.clone(),
+            _accepting: self.accepting.token(),
         };
         Some((self.sockets.pop()?, part))
     }
 }
 
-/// What a thread builds its [`Listener`] from; goes to the thread, the listener itself stays on it.
+/// What a thread accepts with; goes to the thread, the [`Listener`] it builds stays on it.
 pub struct ListenerPart {
     address: SocketAddr,
-    tls: Option<Arc<rustls::ServerConfig>>,
-    websocket_over_http2: bool,
-    trusted: Vec<IpNet>,
+    settings: Arc<ArcSwap<Settings>>,
+    removed: CancellationToken,
+    _accepting: TaskTrackerToken,
 }
 
-impl ListenerPart {
-    /// The thread's own listener.
-    pub fn build(self) -> Rc<Listener> {
-        Rc::new(Listener {
-            tls: self.tls.map(TlsAcceptor::from),
-            port_value: HeaderValue::from(self.address.port()),
-            websocket_over_http2: self.websocket_over_http2,
-            trusted: self.trusted,
-        })
-    }
-}
-
-/// Accepts until `stop`, then takes what the kernel already holds for us, and ends.
-pub async fn accept(thread: Rc<Thread>, listener: Rc<Listener>, socket: TcpListener, stop: CancellationToken) {
+/// Accepts until `stop` or until the listener is removed, then takes what the kernel already holds for us, and ends.
+pub async fn accept(thread: Rc<Thread>, part: ListenerPart, socket: TcpListener, stop: CancellationToken) {
+    let mut door = Door::new(thread, &part);
     loop {
         let accepted = tokio::select! {
             biased;
             accepted = socket.accept() => accepted,
             () = stop.cancelled() => break,
+            () = part.removed.cancelled() => break,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                thread.tasks.spawn_local(conn::serve(thread.clone(), listener.clone(), stream, peer));
-            }
+            Ok((stream, peer)) => door.welcome(stream, peer),
             Err(error) => refused(error).await,
         }
     }
@@ -200,7 +250,49 @@ pub async fn accept(thread: Rc<Thread>, listener: Rc<Listener>, socket: TcpListe
         if stream.set_nonblocking(true).is_ok()
             && let Ok(stream) = tokio::net::TcpStream::from_std(stream)
         {
-            thread.tasks.spawn_local(conn::serve(thread.clone(), listener.clone(), stream, peer));
+            door.welcome(stream, peer);
+        }
+    }
+    if part.removed.is_cancelled() {
+        door.removed.set(true);
+        door.thread.leave();
+    }
+}
+
+/// Where a thread's connections of one listener come in.
+struct Door {
+    thread: Rc<Thread>,
+    port_value: HeaderValue,
+    removed: Removed,
+    settings: Cache<Arc<ArcSwap<Settings>>, Arc<Settings>>,
+    /// As of the last settings.
+    listener: Option<Rc<Listener>>,
+}
+
+impl Door {
+    fn new(thread: Rc<Thread>, part: &ListenerPart) -> Self {
+        let (settings, port_value) = (Cache::new(part.settings.clone()), HeaderValue::from(part.address.port()));
+        Self { thread, port_value, removed: Removed::default(), settings, listener: None }
+    }
+
+    fn welcome(&mut self, stream: tokio::net::TcpStream, peer: SocketAddr) {
+        let listener = self.listener();
+        self.thread.tasks.spawn_local(conn::serve(self.thread.clone(), listener, stream, peer));
+    }
+
+    /// With the settings of now.
+    fn listener(&mut self) -> Rc<Listener> {
+        let settings = self.settings.load();
+        match &self.listener {
+            Some(listener) if Arc::ptr_eq(&listener.settings, settings) => listener.clone(),
+            _ => {
+                let listener = Rc::new(Listener {
+                    port_value: self.port_value.clone(),
+                    removed: self.removed.clone(),
+                    settings: settings.clone(),
+                });
+                self.listener.insert(listener).clone()
+            }
         }
     }
 }
@@ -220,7 +312,7 @@ mod tests {
     use super::*;
 
     fn loopback() -> config::Listener {
-        config::Listener::new(([127, 0, 0, 1], 0).into())
+        config::Listener::plain(([127, 0, 0, 1], 0).into())
     }
 
     /// Of a connection accepted from it.
@@ -237,7 +329,7 @@ mod tests {
 
     #[test]
     fn accepted_sockets_inherit_the_listeners_options() {
-        has_our_options(bind(&loopback(), 1).unwrap());
+        has_our_options(bind(&loopback(), 1, false).unwrap());
     }
 
     #[test]
@@ -250,8 +342,8 @@ mod tests {
 
     #[test]
     fn an_address_in_use_is_an_error_even_for_the_same_user() {
-        let bound = bind(&loopback(), 2).unwrap();
+        let bound = bind(&loopback(), 2, false).unwrap();
         let again = config::Listener { address: bound.address, ..loopback() };
-        assert!(matches!(bind(&again, 2), Err(BindError::Socket(..))));
+        assert!(matches!(bind(&again, 2, false), Err(BindError::Socket(..))));
     }
 }

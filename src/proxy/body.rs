@@ -17,6 +17,7 @@ use crate::listener::h2::body::StreamBody;
 use crate::thread::Thread;
 use crate::tunnel::Plan;
 use crate::upstream::connect::Lease;
+use crate::upstream::life::Loss;
 
 /// A request's body as its client sends it.
 pub enum ClientBody {
@@ -192,7 +193,7 @@ impl Body for Answer {
                 }
                 Poll::Ready(Some(Err(error))) => {
                     if let Some(lease) = this.lease.take() {
-                        lease.lost();
+                        lease.lost(Loss::Light);
                     }
                     return Poll::Ready(Some(Err(error)));
                 }

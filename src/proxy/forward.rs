@@ -1,4 +1,4 @@
-//! One request to one worker, and its answer back: attempts, what may be tried again, and what an answer teaches.
+//! A request to its worker, and the answer back: whom to try next, what an answer teaches, and what the client gets.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -17,28 +17,19 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 
 use super::Job;
 use super::ask::Kind;
+use super::attempt::{Missed, attempt};
 use super::body::{Answer, Outgoing, Reply};
-use super::framing;
 use super::headers;
 use super::record::Record;
 use super::respond::{self, Problem};
+use super::retry;
 use crate::affinity::pins::Key;
 use crate::affinity::session::{self, Handshake, OpenPacket};
 use crate::affinity::{self, Choice, Resolved, cookie};
-use crate::clock;
 use crate::state::Shared;
 use crate::tunnel;
-use crate::upstream::connect::{self, ConnectError, Failure, Lease};
-use crate::upstream::worker::{Count, Worker};
-
-/// A request with a sid goes out only on a connection idle for less than this: it must not race the worker's close,
-/// because it cannot be sent twice (design.md §8).
-const SESSION_IDLE: Duration = Duration::from_secs(2);
-
-/// And only while its worker has answered somebody within this. When a stalled Node process wakes, its timers run before it
-/// reads: connections that were idle when the stall began are closed at 5 s, with the request that waits in them. One
-/// made during the stall has no such timer. A worker with less to do than this pays a connect that it can afford.
-const LIVELY_MS: u64 = 100;
+use crate::upstream::connect::{self, ConnectError, Lease};
+use crate::upstream::worker::Count;
 
 /// How long an answer's body may take to show what has to be read of it before it is released (design.md §3.3).
 const READ_AHEAD: Duration = Duration::from_secs(5);
@@ -46,35 +37,24 @@ const READ_AHEAD: Duration = Duration::from_secs(5);
 /// Between two looks at a worker that may be gone.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Why an attempt failed; the request comes back when nothing of it was sent.
-#[allow(clippy::large_enum_variant, reason = "moved once; rare but for its size, which nothing stores")]
-pub enum Missed {
-    /// No connection.
-    Connect(ConnectError, Request<Outgoing>),
-    /// The connection broke, or the answer was none. What was sent may have been acted upon.
-    Broken,
-    /// No answer in time.
-    TimedOut,
-}
-
 /// Sends the request to the chosen worker and answers with what it says. A worker that cannot be reached is passed over
-/// when the request has no session; nothing else is tried twice (invariant 4).
+/// when the request has no session (`retry`); the one that failed is not asked again.
 pub async fn to(job: &Job, mut choice: Choice, mut request: Request<Outgoing>, record: &mut Record) -> Response<Reply> {
     let mut tried = Vec::new();
     loop {
         record.decided(&choice.worker, choice.why);
         match attempt(job, &choice.worker, request).await {
             Ok((response, lease, in_flight)) => return deliver(job, choice, response, lease, in_flight, record).await,
-            Err(Missed::Connect(_, back)) if !matches!(job.ask.kind, Kind::Session { .. }) => {
-                request = back;
-                tried.push(choice.worker.serial);
-                let shared = &job.conn.thread.shared;
-                match affinity::resolve(shared, &job.upstream, &job.ask, job.client, &tried) {
-                    Resolved::Worker(next) => choice = next,
-                    Resolved::Unpinned(_) | Resolved::Ended | Resolved::Nobody => {
-                        return respond::problem(Problem::NoWorker);
-                    }
-                }
+            Err(Missed::Connect(error, back)) if retry::may_pass_on(job, &error, job.conn.thread.now_ms()) => {
+                let Some(next) = another(job, &choice, &mut tried) else { return respond::problem(Problem::NoWorker) };
+                job.upstream.series().passed_on.inc();
+                (request, choice) = (back, next);
+            }
+            Err(Missed::Lost(back)) => {
+                let Some(next) = another(job, &choice, &mut tried) else {
+                    return respond::problem(Problem::BadGateway);
+                };
+                (request, choice) = (back, next);
             }
             Err(missed) => {
                 stays(job);
@@ -84,9 +64,22 @@ pub async fn to(job: &Job, mut choice: Choice, mut request: Request<Outgoing>, r
     }
 }
 
+/// Another worker for a request that may have any; the one that failed is none.
+fn another(job: &Job, failed: &Choice, tried: &mut Vec<u64>) -> Option<Choice> {
+    tried.push(failed.worker.serial);
+    match affinity::resolve(&job.conn.thread.shared, &job.upstream, &job.ask, job.client, tried) {
+        Resolved::Worker(next) => Some(next),
+        Resolved::Unpinned(_) | Resolved::Ended | Resolved::Nobody => None,
+    }
+}
+
 /// The answer to a request whose worker could not give one. A gone worker's session gets the refusal that makes its
 /// client start anew at once.
 async fn lost(job: &Job, choice: &Choice, missed: &Missed) -> Response<Reply> {
+    if matches!(missed, Missed::Ended) {
+        job.upstream.series().refusals_own.inc();
+        return respond::session_unknown(&job.ask);
+    }
     if matches!(missed, Missed::Connect(ConnectError::Refused, _)) {
         // Dead idle connections in the pools of other threads make a gone worker look as if it was only leaving.
         let found_out = async {
@@ -108,65 +101,11 @@ async fn lost(job: &Job, choice: &Choice, missed: &Missed) -> Response<Reply> {
 pub fn problem_of(missed: &Missed) -> Response<Reply> {
     respond::problem(match missed {
         Missed::Connect(ConnectError::TimedOut, _) | Missed::TimedOut => Problem::TimedOut,
-        Missed::Connect(ConnectError::Refused | ConnectError::Full, _) => Problem::NoWorker,
-        Missed::Connect(ConnectError::Io(_), _) | Missed::Broken => Problem::BadGateway,
+        Missed::Connect(ConnectError::Refused, _) | Missed::Ended => Problem::NoWorker,
+        Missed::Connect(ConnectError::Full, _) => Problem::Full("the worker takes no more connections now"),
+        Missed::Connect(ConnectError::Busy(_), _) => Problem::Full("all connections to the worker are in use"),
+        Missed::Connect(ConnectError::Io(_), _) | Missed::Broken | Missed::Lost(_) => Problem::BadGateway,
     })
-}
-
-/// One try at one worker. A request that hyper hands back unsent (its idle connection had just closed) goes again, on a
-/// new connection, to the same worker.
-pub async fn attempt(
-    job: &Job,
-    worker: &Arc<Worker>,
-    mut request: Request<Outgoing>,
-) -> Result<(Response<Incoming>, Box<Lease>, Count), Missed> {
-    let config = &job.upstream.config;
-    let session = matches!(job.ask.kind, Kind::Session { .. });
-    let mut max_idle = match session {
-        false => Duration::MAX,
-        true if worker.silent_for(clock::now_ms()) > LIVELY_MS => Duration::ZERO,
-        true => SESSION_IDLE,
-    };
-    let patience =
-        if session { config.response_timeout.max(job.upstream.session_ttl()) } else { config.response_timeout };
-    loop {
-        let lease = match connect::lease(&job.conn.thread, worker, max_idle, config.connect_timeout).await {
-            Ok(lease) => lease,
-            Err(error) => {
-                tracing::debug!(worker = %worker.name, %error, "no connection");
-                worker.series.connect_failures.inc();
-                return Err(Missed::Connect(error, request));
-            }
-        };
-        let in_flight = worker.request();
-        match lease.exchange(request, patience, job.ask.is_poll()).await {
-            Ok((response, lease)) if framing::is_sound(&response) => return Ok((response, lease, in_flight)),
-            Ok(_) => {
-                tracing::debug!(worker = %worker.name, "an answer with two lengths");
-                worker.series.broken.inc();
-                return Err(Missed::Broken);
-            }
-            Err(Failure::Unsent(back)) if !max_idle.is_zero() => {
-                request = *back;
-                max_idle = Duration::ZERO;
-            }
-            // A new connection that ends before it takes anything is none: something accepts in the worker's place.
-            Err(Failure::Unsent(back)) => {
-                worker.series.connect_failures.inc();
-                let error = ConnectError::Io(std::io::ErrorKind::ConnectionAborted.into());
-                return Err(Missed::Connect(error, *back));
-            }
-            Err(Failure::Broken(error)) => {
-                tracing::debug!(worker = %worker.name, %error, "no valid answer");
-                worker.series.broken.inc();
-                return Err(Missed::Broken);
-            }
-            Err(Failure::TimedOut) => {
-                worker.series.timeouts.inc();
-                return Err(Missed::TimedOut);
-            }
-        }
-    }
 }
 
 /// Turns a worker's answer into the client's: learns from it, drops what it ends, cleans its head.

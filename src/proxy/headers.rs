@@ -2,7 +2,8 @@
 //!
 //! Hop-by-hop fields and those `Connection` nominates stop here, both ways (RFC 9110 §7.6.1). Identity fields
 //! (`X-Forwarded-*`, `X-Real-IP`, `Forwarded`, `X-Request-Id`) are ours: kept from trusted proxies only, and added after
-//! stripping, so that a client's `Connection: x-forwarded-for` cannot remove them.
+//! stripping, so that a client's `Connection: x-forwarded-for` cannot remove them. What is said of a client's certificate
+//! (`X-Client-*`) is ours alone.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -12,6 +13,7 @@ use hyper::{Request, Uri, Version};
 
 use super::ask::{Ask, Kind};
 use super::respond::Problem;
+use crate::listener::ClientCertificate;
 use crate::listener::conn::Conn;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -19,6 +21,9 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const CLIENT_VERIFY: HeaderName = HeaderName::from_static("x-client-verify");
+const CLIENT_SUBJECT: HeaderName = HeaderName::from_static("x-client-subject");
+const CLIENT_FINGERPRINT: HeaderName = HeaderName::from_static("x-client-fingerprint");
 
 /// Who asks: the connection's peer, or what a trusted proxy says of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +37,7 @@ pub struct Client {
 impl Client {
     /// Reads who asks from a head.
     pub fn read(conn: &Conn, headers: &HeaderMap) -> Self {
-        let mut client = Self { address: conn.peer_ip, secure: conn.tls };
+        let mut client = Self { address: conn.peer_ip, secure: conn.tls.is_some() };
         if conn.trusted {
             client.address = right_most_untrusted(conn, headers);
             if let Some(proto) = headers.get(FORWARDED_PROTO) {
@@ -134,15 +139,18 @@ pub fn to_worker(conn: &Conn, client: Client, parts: &mut Parts, ask: &Ask) {
         headers.remove(header::ACCEPT_ENCODING);
     }
     let te_trailers = headers.get(header::TE).is_some_and(|te| has_token(te.as_bytes(), b"trailers"));
-    strip_hop(headers);
+    strip_hop(headers, is_hop);
     headers.remove(header::TE);
     if te_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     let forwarded_for = chain(conn, client, headers);
-    if !conn.trusted {
+    if conn.trusted {
+        remove_where(headers, is_ours);
+    } else {
         strip_identity(headers);
     }
+    tell_certificate(conn, headers);
     headers.insert(FORWARDED_FOR, forwarded_for);
     let proto = HeaderValue::from_static(if client.secure { "https" } else { "http" });
     headers.entry(FORWARDED_PROTO).or_insert(proto);
@@ -154,6 +162,21 @@ pub fn to_worker(conn: &Conn, client: Client, parts: &mut Parts, ask: &Ask) {
     if ask.upgrade.is_some() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    }
+}
+
+/// What the client has shown, where it was asked.
+fn tell_certificate(conn: &Conn, headers: &mut HeaderMap) {
+    match conn.tls.as_ref().and_then(|tls| tls.client.as_deref()) {
+        None => {}
+        Some(ClientCertificate::None) => {
+            headers.insert(CLIENT_VERIFY, HeaderValue::from_static("NONE"));
+        }
+        Some(ClientCertificate::Valid { subject, fingerprint }) => {
+            headers.insert(CLIENT_VERIFY, HeaderValue::from_static("SUCCESS"));
+            headers.insert(CLIENT_SUBJECT, subject.clone());
+            headers.insert(CLIENT_FINGERPRINT, fingerprint.clone());
+        }
     }
 }
 
@@ -182,14 +205,15 @@ fn request_id(number: u64) -> HeaderValue {
 
 /// Makes a worker's answer head fit for a client. `upgrade`: a checked 101, which keeps its two fields.
 pub fn to_client(headers: &mut HeaderMap, upgrade: bool) {
-    strip_hop(headers);
+    strip_hop(headers, is_no_clients);
     if upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
 }
 
-fn strip_hop(headers: &mut HeaderMap) {
+/// Takes out what `Connection` nominates, and the fields `doomed` knows.
+fn strip_hop(headers: &mut HeaderMap, doomed: fn(&str) -> bool) {
     if headers.contains_key(header::CONNECTION) {
         // Nothing to allocate for the usual `keep-alive` and `close`.
         let nominated: Vec<HeaderName> = headers
@@ -206,7 +230,7 @@ fn strip_hop(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
-    remove_where(headers, is_hop);
+    remove_where(headers, doomed);
 }
 
 /// Takes out the fields whose names `doomed` knows: one pass over the names there are, because most heads have none of
@@ -232,6 +256,18 @@ fn is_hop(name: &str) -> bool {
     )
 }
 
+/// Fields of an answer that stop here: a worker's `Alt-Svc` tells of its own side of us (RFC 7838), where no client may go
+/// around us to.
+fn is_no_clients(name: &str) -> bool {
+    is_hop(name) || name == "alt-svc"
+}
+
+/// What only stickyd itself says, whoever asks.
+fn is_ours(name: &str) -> bool {
+    matches!(name, "x-client-verify" | "x-client-subject" | "x-client-fingerprint")
+        || (name.contains('_') && is_ours(&name.replace('_', "-")))
+}
+
 /// Identity fields nobody but a trusted proxy may set: ours, and what other proxies call theirs. Workers that read fields
 /// the CGI way take `x_real_ip` for `x-real-ip`, so twins with underscores count, too.
 fn is_identity(name: &str) -> bool {
@@ -252,7 +288,13 @@ fn is_identity(name: &str) -> bool {
             | "cf-connecting-ip"
             | "x-original-url"
             | "x-rewrite-url"
-    ) || (name.contains('_') && is_identity(&name.replace('_', "-")))
+            | "x-forwarded-client-cert"
+            | "client-cert"
+            | "client-cert-chain"
+    ) || name.starts_with("x-ssl-")
+        || name.starts_with("ssl-client-")
+        || is_ours(name)
+        || (name.contains('_') && is_identity(&name.replace('_', "-")))
 }
 
 /// Takes out what only a trusted proxy may say, in a head or in trailers.
@@ -306,7 +348,7 @@ mod tests {
         ] {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        strip_hop(&mut headers);
+        strip_hop(&mut headers, is_hop);
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["accept", "content-length", "host"]);

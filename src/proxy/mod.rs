@@ -1,14 +1,18 @@
 //! The story of a request, on one screen: read what it asks, find its upstream, decide its worker, forward, answer.
 
 pub mod ask;
+pub mod attempt;
 pub mod body;
 pub mod forward;
 pub mod framing;
 pub mod headers;
+pub mod open_poll;
 pub mod record;
 pub mod respond;
+pub mod retry;
 mod route;
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -16,6 +20,7 @@ use hyper::body::Body;
 use hyper::{Method, Request, Response};
 
 use crate::affinity::{self, Resolved, discover};
+use crate::config::Redirect;
 use crate::listener::conn::Conn;
 use crate::upstream::Upstream;
 use ask::Ask;
@@ -37,6 +42,8 @@ pub struct Job {
     pub client: Client,
     /// A POST that ends its Engine.IO session; ends its pin with itself.
     pub goodbye: Option<Farewell>,
+    /// It was sent a second time: never a third.
+    pub resent: Cell<bool>,
 }
 
 /// Answers one request; `fits` is what its protocol found wrong with it. Every path out of here is an answer; nothing is
@@ -46,13 +53,17 @@ where
     B: Body + Into<ClientBody>,
 {
     let mut record = Record::begin(&conn, &request);
-    let response = match fits.and_then(|()| read(&conn, &request)) {
-        Err(problem) => respond::problem(problem),
+    let mut response = match fits.map_err(Turned::from).and_then(|()| read(&conn, &request)) {
+        Err(Turned::Problem(problem)) => respond::problem(problem),
+        Err(Turned::Away(redirect, host)) => respond::redirect(redirect, &host, request.uri()),
         Ok(job) => {
             let request = prepare(&job, request);
             serve(job, request, &mut record).await
         }
     };
+    if let Some(hsts) = conn.listener.tls().and_then(|tls| tls.hsts.as_ref()) {
+        respond::strictly(hsts, &mut response);
+    }
     record.finish(response)
 }
 
@@ -83,22 +94,46 @@ async fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) ->
     }
 }
 
+/// Why a request goes to no worker.
+enum Turned {
+    /// For this.
+    Problem(Problem),
+    /// To https, at this host.
+    Away(Redirect, String),
+}
+
+impl From<Problem> for Turned {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
 /// Reads what a head says; a head that means nothing, or two things, is a problem.
-fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Problem> {
+fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-        return Err(Problem::NotImplemented);
+        return Err(Problem::NotImplemented.into());
     }
     framing::check_request(request)?;
     let host = headers::host(request)?;
+    if let Some(redirect) = conn.listener.redirect() {
+        // Without a host there is nowhere to send an old client.
+        return Err(match host {
+            "" => Problem::BadRequest("no Host").into(),
+            host => Turned::Away(redirect, host.to_owned()),
+        });
+    }
+    if !conn.serves(route::without_port(host)) {
+        return Err(Problem::Misdirected.into());
+    }
     let shared = &conn.thread.shared;
     let snapshot = shared.snapshot.load();
     let Some(upstream) = route::find(&snapshot, host, request.uri().path()) else {
         shared.metrics.unrouted.inc();
-        return Err(Problem::NoRoute);
+        return Err(Problem::NoRoute.into());
     };
     let ask = Ask::read(shared, upstream, request);
     let client = Client::read(conn, request.headers());
-    Ok(Job { conn: conn.clone(), upstream: upstream.clone(), ask, client, goodbye: None })
+    Ok(Job { conn: conn.clone(), upstream: upstream.clone(), ask, client, goodbye: None, resent: Cell::new(false) })
 }
 
 /// The request as workers get it: its head written anew (invariant 7), its body a stream.

@@ -48,7 +48,7 @@ impl Record {
     /// A request's head has arrived.
     pub fn begin<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Box<Self> {
         conn.busy();
-        let line = conn.thread.shared.snapshot.load().access_log.then(|| {
+        let line = conn.thread.shared.snapshot.load().rules.access_log.then(|| {
             Box::new(Line {
                 client: conn.peer_ip,
                 method: request.method().clone(),

@@ -1,10 +1,11 @@
 //! Every answer stickyd writes itself (invariant 11); hyper's own bare 4xx on unparsable heads excepted.
 
 use hyper::header::{self, HeaderValue};
-use hyper::{Response, StatusCode};
+use hyper::{Response, StatusCode, Uri};
 
 use super::ask::Ask;
 use super::body::Reply;
+use crate::config::Redirect;
 
 /// Seconds a client is asked to wait where waiting helps.
 const RETRY_AFTER: &str = "1";
@@ -32,6 +33,8 @@ pub enum Problem {
     TooManyFields,
     /// The method is none that is forwarded.
     NotImplemented,
+    /// The host asks clients for another certificate than the one this connection was made for.
+    Misdirected,
 }
 
 /// The plain-text answer to a problem. What cannot be told apart from an attack closes the connection.
@@ -46,6 +49,10 @@ pub fn problem(problem: Problem) -> Response<Reply> {
         Problem::Slow => (StatusCode::REQUEST_TIMEOUT, "the body did not come in time", true, false),
         Problem::Undecided => (StatusCode::SERVICE_UNAVAILABLE, "the session's worker is not known yet", false, true),
         Problem::TooManyFields => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header fields", true, false),
+        // Closed, so that the client makes a connection for this host (RFC 9110 §15.5.20).
+        Problem::Misdirected => {
+            (StatusCode::MISDIRECTED_REQUEST, "this connection was made for another host", true, false)
+        }
         Problem::NotImplemented => (StatusCode::NOT_IMPLEMENTED, "this method is not forwarded", true, false),
     };
     let mut response = Response::new(Reply::whole(format!("{status}: {text}\n")));
@@ -60,6 +67,33 @@ pub fn problem(problem: Problem) -> Response<Reply> {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// To the same place over https. `host` has been checked: a name or an address, perhaps with a port.
+pub fn redirect(redirect: Redirect, host: &str, uri: &Uri) -> Response<Reply> {
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    // `OPTIONS *` names no place.
+    let target = if target.starts_with('/') { target } else { "/" };
+    let host = super::route::without_port(host);
+    let location = match redirect.port {
+        443 => format!("https://{host}{target}"),
+        port => format!("https://{host}:{port}{target}"),
+    };
+    let Ok(location) = HeaderValue::try_from(location) else {
+        return problem(Problem::BadRequest("the target is no place to go to"));
+    };
+    let status = StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::PERMANENT_REDIRECT);
+    let mut response = Response::new(Reply::whole(format!("{status}\n")));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::LOCATION, location);
+    response
+}
+
+/// What every answer over TLS has, where the listener says so. A worker's own word would be one of two.
+pub fn strictly(hsts: &HeaderValue, response: &mut Response<Reply>) {
+    response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
 }
 
 /// Engine.IO's own refusal, in the form of the transport that asks (protocols §1.4): the client makes a new handshake

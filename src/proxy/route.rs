@@ -8,11 +8,11 @@ use crate::upstream::Upstream;
 
 /// The upstream for a request, `host` as the Host header has it.
 pub(super) fn find<'a>(snapshot: &'a Snapshot, host: &str, path: &str) -> Option<&'a Arc<Upstream>> {
-    if snapshot.routes.is_empty() {
+    if snapshot.rules.routes.is_empty() {
         return snapshot.upstreams.first();
     }
     let host = without_port(host);
-    let route = snapshot.routes.iter().find(|route| fits(route, host, path))?;
+    let route = snapshot.rules.routes.iter().find(|route| fits(route, host, path))?;
     snapshot.upstreams.get(route.upstream)
 }
 
@@ -36,7 +36,8 @@ fn fits_path(rule: &str, path: &str) -> bool {
     path.strip_prefix(rule).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-fn without_port(host: &str) -> &str {
+/// A host without its port; an IPv6 address keeps its brackets.
+pub(super) fn without_port(host: &str) -> &str {
     if host.starts_with('[') {
         return host.find(']').and_then(|end| host.get(..=end)).unwrap_or(host);
     }

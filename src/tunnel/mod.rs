@@ -19,6 +19,7 @@ use hyper::{Response, StatusCode, Version};
 use tokio::io::AsyncReadExt;
 
 use crate::affinity::{Choice, Hold};
+use crate::config::Farewell;
 use crate::proxy::Job;
 use crate::proxy::ask::Kind;
 use crate::proxy::body::Reply;
@@ -27,9 +28,9 @@ use crate::proxy::headers;
 use crate::proxy::record::Record;
 use crate::proxy::respond::{self, Problem};
 use crate::upstream::Carried;
-use crate::upstream::connect::Lease;
+use crate::upstream::connect::{InUse, Lease};
 use crate::upstream::io::WorkerIo;
-use crate::upstream::worker::{Count, Established, Session};
+use crate::upstream::worker::{Count, Session};
 
 /// Seconds a tunnel may be silent both ways when nothing is known of its session: an hour, as HAProxy users set it.
 const SILENCE_UNKNOWN_S: u32 = 3_600;
@@ -52,10 +53,17 @@ struct Terms {
     upstream: Arc<Carried>,
     bytes_up: u64,
     bytes_down: u64,
-    _tunnel: Count,
+    tunnel: Count,
     /// Until the worker's leg has ended.
-    established: Option<Established>,
+    in_use: Option<InUse>,
     _session: (Option<Hold>, Option<Session>),
+}
+
+impl Terms {
+    /// What an operator has this tunnel told; `None` when he has called it off.
+    fn farewell(&self) -> Option<Farewell> {
+        self.tunnel.worker().admin.ending().map(|ending| ending.farewell.clone())
+    }
 }
 
 impl Drop for Terms {
@@ -73,7 +81,7 @@ pub struct Granted {
     io: WorkerIo,
     /// What the worker sent right behind its answer's head.
     first: Bytes,
-    established: Established,
+    in_use: InUse,
 }
 
 impl Granted {
@@ -118,19 +126,19 @@ pub async fn check(job: &Job, response: Response<Incoming>, lease: Box<Lease>) -
     if parts.version != Version::HTTP_11 || !asked {
         return None;
     }
-    let (io, first, established) = lease.into_tunnel().await?;
-    Some(Granted { parts, io, first, established })
+    let (io, first, in_use) = lease.into_tunnel().await?;
+    Some(Granted { parts, io, first, in_use })
 }
 
 /// Gives the client its 101, and the connection its tunnel; over HTTP/2 a 200, and the stream.
 pub fn open(job: &Job, mut choice: Choice, granted: Granted, record: &mut Record) -> Response<Reply> {
-    let Granted { mut parts, io, first, established } = granted;
+    let Granted { mut parts, io, first, in_use } = granted;
     choice.worker.series.answered(StatusCode::SWITCHING_PROTOCOLS.as_u16());
     job.upstream.series().upgrades_granted.inc();
     record.became_tunnel();
     headers::to_client(&mut parts.headers, !job.conn.http2);
     set_cookie(job, &choice, &mut parts);
-    let plan = Plan { io, first, terms: terms(job, &mut choice, established) };
+    let plan = Plan { io, first, terms: terms(job, &mut choice, in_use) };
     if job.conn.http2 {
         // Opened by any 2xx (RFC 8441 §5); the key, and so the accept, were ours.
         parts.status = StatusCode::OK;
@@ -141,7 +149,7 @@ pub fn open(job: &Job, mut choice: Choice, granted: Granted, record: &mut Record
     Response::from_parts(parts, Reply::whole(Bytes::new()))
 }
 
-fn terms(job: &Job, choice: &mut Choice, established: Established) -> Box<Terms> {
+fn terms(job: &Job, choice: &mut Choice, in_use: InUse) -> Box<Terms> {
     let hold = choice.hold.take().map(Hold::of_tunnel);
     let known = hold.as_ref().map(|hold| hold.ttl_s);
     let configured = job.upstream.config.tunnel_idle.map(whole_seconds);
@@ -152,8 +160,8 @@ fn terms(job: &Job, choice: &mut Choice, established: Established) -> Box<Terms>
         upstream: job.upstream.carried.clone(),
         bytes_up: 0,
         bytes_down: 0,
-        _tunnel: choice.worker.tunnel(),
-        established: Some(established),
+        tunnel: choice.worker.tunnel(),
+        in_use: Some(in_use),
         _session: (hold, choice.seat.take()),
     })
 }

@@ -3,7 +3,7 @@
 //! Each direction reads into the thread's one buffer and writes at once; only what the receiver would not take is kept,
 //! and while it is, nothing more is read (back-pressure). Bytes pass exactly as they were sent (invariant 5). What stickyd
 //! says itself — 1001 when it stops or the tunnel was silent for too long, 1012 when the worker's leg ended without a close
-//! frame — goes in where the observer knows a boundary, and nowhere else.
+//! frame, the farewell of a worker that is drained — goes in where the observer knows a boundary, and nowhere else.
 //!
 //! A `Way` has a source and a sink that end apart (half-close). While its source still speaks and its sink is gone, what
 //! comes is read and thrown away: a socket that is dropped with unread bytes in it resets the connection, and a reset may
@@ -94,7 +94,7 @@ impl Relay {
     /// Joins a client's socket, with what it already sent behind its request, to a plan's worker.
     pub fn new(client: ClientIo, early: Bytes, plan: Plan, live: Registered) -> Self {
         let Plan { io, first, mut terms } = plan;
-        live.become_tunnel(terms.silence_s);
+        live.become_tunnel(terms.silence_s, terms.tunnel.worker().serial);
         terms.bytes_up += early.len() as u64;
         terms.bytes_down += first.len() as u64;
         let mut relay = Self {
@@ -212,7 +212,9 @@ impl Relay {
         if let Some(code) = self.wanted.take()
             && !self.down.observer.close_seen()
         {
-            self.down.rest = Bytes::copy_from_slice(frames::close_frame(code, "").as_ref());
+            let farewell = if self.live.is_closing() { self.terms.farewell() } else { None };
+            let reason = farewell.as_ref().map_or("", |farewell| &farewell.reason);
+            self.down.rest = Bytes::copy_from_slice(frames::close_frame(code, reason).as_ref());
             self.down.sink = Sink::Muted;
         }
     }
@@ -241,7 +243,7 @@ impl Relay {
             || self.up.source_ended
             || self.up.observer.close_seen()
             || self.down.observer.close_seen();
-        match self.terms.established.take() {
+        match self.terms.in_use.take() {
             Some(connection) if !called_for => connection.lost(),
             _ => {}
         }
@@ -291,9 +293,14 @@ impl Future for Relay {
         this.live.watch(cx.waker());
         let order = this.live.order();
         match order {
-            Order::GoOn | Order::Idle => {}
+            Order::GoOn | Order::Idle | Order::Leave => {}
             Order::Stop => this.close(CloseCode::GOING_AWAY),
             Order::Cut => return Poll::Ready(()),
+        }
+        if order != Order::Stop && this.live.is_closing() {
+            this.close(this.terms.farewell().unwrap_or_default().code);
+            // The hard deadline of a drain: who has not parted by then is cut.
+            this.wait_at_most(ECHO);
         }
         let thread = this.live.thread().clone();
         let mut buffer = thread.buffer.borrow_mut();

@@ -7,6 +7,7 @@
 //!
 //! Out of scope: retries, and which worker (that is `proxy::forward` and `affinity`).
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
@@ -24,7 +25,9 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
 
-use super::io::WorkerIo;
+use super::gate::{Full, Slot};
+use super::io::{Heeded, WorkerIo};
+use super::life::Loss;
 use super::worker::{Established, SLOW_MS, Worker};
 use crate::clock;
 use crate::config::Address;
@@ -40,6 +43,9 @@ const IDLE_MS: u64 = 4_000;
 
 /// An idle connection that ends so soon after its use was not ended by any worker's time-out for idle ones.
 const JUST_USED_MS: u64 = 1_000;
+
+/// An exchange that breaks after having waited for so long was not refused: its worker was at it.
+const LONG_WAIT: Duration = Duration::from_secs(1);
 
 /// Within this time every thread's [`sweep`] has seen that a worker refuses connects, and closed the dead ones.
 pub const FINDS_DEAD: Duration = TICK.saturating_mul(2);
@@ -60,6 +66,9 @@ pub enum ConnectError {
     /// No answer to the connect in time.
     #[error("no answer to the connect in time")]
     TimedOut,
+    /// All connections that may be in use are (`max_connections`), and none got free.
+    #[error("all its connections are in use")]
+    Busy(Full),
     /// Anything else.
     #[error("{0}")]
     Io(io::Error),
@@ -70,12 +79,20 @@ pub enum Failure {
     /// The connection had closed before the request was written; here it is again, untouched.
     Unsent(Box<Request<Outgoing>>),
     /// The connection broke, or what came was no HTTP answer.
-    Broken(hyper::Error),
+    Broken {
+        /// In hyper's words.
+        error: hyper::Error,
+        /// At least a byte of an answer had come.
+        heard: bool,
+    },
     /// No answer's head in time.
-    TimedOut,
+    TimedOut {
+        /// The client had not sent all of its body when this began: the silence may be its own.
+        uploading: bool,
+    },
 }
 
-type Connection = http1::Connection<TokioIo<WorkerIo>, Outgoing>;
+type Connection = http1::Connection<TokioIo<Heeded>, Outgoing>;
 
 /// What an exchange came to.
 #[allow(clippy::large_enum_variant, reason = "moved once, within one function; a box would cost every request")]
@@ -88,10 +105,10 @@ enum Heard {
     Nothing,
 }
 
-fn failure(mut error: TrySendError<Request<Outgoing>>) -> Failure {
+fn failure(mut error: TrySendError<Request<Outgoing>>, heard: bool) -> Failure {
     match error.take_message() {
         Some(request) => Failure::Unsent(Box::new(request)),
-        None => Failure::Broken(error.into_error()),
+        None => Failure::Broken { error: error.into_error(), heard },
     }
 }
 
@@ -100,10 +117,31 @@ pub struct Lease {
     connection: Connection,
     sender: SendRequest<Outgoing>,
     established: Established,
+    /// By which of its worker's links it was made.
+    link: u32,
+    /// While it is in use, and where that is limited.
+    slot: Option<Slot>,
+    /// Something came over it since the last request began.
+    heard: Rc<Cell<bool>>,
+    /// It has carried a request before.
+    used: bool,
     /// Idle time after which it is not used again.
     idle_ms: u64,
     idle_since_ms: u64,
     over: bool,
+}
+
+/// What keeps count of a connection that became a tunnel.
+pub struct InUse {
+    established: Established,
+    _slot: Option<Slot>,
+}
+
+impl InUse {
+    /// It has ended, and nothing had called for that.
+    pub fn lost(self) {
+        self.established.lost(Loss::Grave);
+    }
 }
 
 /// Idle connections to one worker; the most recently used last.
@@ -115,6 +153,16 @@ impl Lease {
     /// Whom it leads to.
     pub fn worker(&self) -> &Arc<Worker> {
         self.established.worker()
+    }
+
+    /// It is in use from now on, until it is given back or ends.
+    pub fn occupy(&mut self, slot: Slot) {
+        self.slot = Some(slot);
+    }
+
+    /// It has carried a request before: the worker may be closing it just now.
+    pub fn is_used(&self) -> bool {
+        self.used
     }
 
     /// Sends `request` and waits for the head of the answer.
@@ -136,7 +184,10 @@ impl Lease {
         let mut uploaded = 0;
         let first = if may_be_slow { patience.min(Duration::from_millis(SLOW_MS)) } else { patience };
         let mut slow = None;
-        let mut timer = pin!(tokio::time::sleep(first));
+        let began = tokio::time::Instant::now();
+        let mut timer = pin!(tokio::time::sleep_until(began + first));
+        self.heard.set(false);
+        self.used = true;
         let mut answer = pin!(self.sender.try_send_request(request));
         let answered = poll_fn(|cx| {
             let over = self.poll_connection(cx).is_ready();
@@ -164,27 +215,27 @@ impl Lease {
         .await;
         let answered = match answered {
             Heard::Answer(answered) => answered,
-            Heard::Nothing => return Err(Failure::TimedOut),
+            Heard::Nothing => return Err(Failure::TimedOut { uploading: upload.is_some() }),
             Heard::End => {
                 // The worker closed before hyper took the request out of its queue; dropped, hyper hands it back.
-                let Self { connection, .. } = *self;
+                let Self { connection, heard, .. } = *self;
                 drop(connection);
                 return match answer.await {
-                    Err(error) => Err(failure(error)),
-                    Ok(_) => Err(Failure::TimedOut),
+                    Err(error) => Err(failure(error, heard.get())),
+                    Ok(_) => Err(Failure::TimedOut { uploading: true }),
                 };
             }
         };
         match answered {
             Ok(response) => {
-                self.worker().answered(clock::now_ms());
+                self.established.spoke(clock::now_ms());
                 self.idle_ms = advertised_idle(response.headers());
                 Ok((response, self))
             }
             Err(error) => {
-                let failure = failure(error);
-                if matches!(failure, Failure::Broken(_)) {
-                    self.lost();
+                let failure = failure(error, self.heard.get());
+                if matches!(failure, Failure::Broken { .. }) {
+                    self.lost(if began.elapsed() >= LONG_WAIT { Loss::Grave } else { Loss::Light });
                 }
                 Err(failure)
             }
@@ -192,24 +243,25 @@ impl Lease {
     }
 
     /// The worker ended it in the middle of something.
-    pub fn lost(self: Box<Self>) {
-        self.established.lost();
+    pub fn lost(self: Box<Self>, loss: Loss) {
+        self.established.lost(loss);
     }
 
     /// It was found to have ended while it was idle.
     fn found_dead(self: Box<Self>, now_ms: u64) {
         if self.idle_for(now_ms) < JUST_USED_MS {
-            self.lost();
+            self.lost(Loss::Light);
         }
     }
 
-    /// After a 101: the bare socket, what the worker already sent behind its answer's head, and the guard that counts
+    /// After a 101: the bare socket, what the worker already sent behind its answer's head, and the guards that count
     /// the connection. `None`: the connection ended instead.
-    pub async fn into_tunnel(mut self: Box<Self>) -> Option<(WorkerIo, Bytes, Established)> {
+    pub async fn into_tunnel(mut self: Box<Self>) -> Option<(WorkerIo, Bytes, InUse)> {
         poll_fn(|cx| self.connection.poll_without_shutdown(cx)).await.ok()?;
         let lease = *self;
         let parts = lease.connection.into_parts();
-        Some((parts.io.into_inner(), parts.read_buf, lease.established))
+        let in_use = InUse { established: lease.established, _slot: lease.slot };
+        Some((parts.io.into_inner().io, parts.read_buf, in_use))
     }
 
     /// Goes on reading and writing while the answer's body is read; ready once the connection is over.
@@ -225,6 +277,7 @@ impl Lease {
         if self.poll_connection(cx).is_ready() || !self.sender.is_ready() || self.idle_ms == 0 {
             return;
         }
+        self.slot = None;
         self.idle_since_ms = thread.now_ms();
         let mut pools = thread.pools.borrow_mut();
         let pool = pools.entry(self.worker().serial).or_default();
@@ -237,7 +290,7 @@ impl Lease {
     }
 
     fn alive(&mut self, cx: &mut Context<'_>) -> bool {
-        self.poll_connection(cx).is_pending()
+        self.link == self.worker().links() && self.poll_connection(cx).is_pending()
     }
 
     fn idle_for(&self, now_ms: u64) -> u64 {
@@ -302,9 +355,12 @@ fn take_idle(thread: &Thread, worker: &Arc<Worker>, max_idle: u64, cx: &mut Cont
 }
 
 async fn connect(worker: &Arc<Worker>) -> Result<Box<Lease>, ConnectError> {
-    let io = open(&worker.address).await.map_err(classify)?;
+    let link = worker.links();
+    let io = open(worker).await.map_err(classify)?;
     worker.connected();
     let established = worker.connection();
+    let heard = Rc::new(Cell::new(false));
+    let io = Heeded { io, heard: heard.clone() };
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(HEAD_BYTES)
         .max_header_size(HEAD_BYTES)
@@ -312,14 +368,31 @@ async fn connect(worker: &Arc<Worker>) -> Result<Box<Lease>, ConnectError> {
         .handshake(TokioIo::new(io))
         .await
         .map_err(|error| ConnectError::Io(io::Error::other(error)))?;
-    Ok(Box::new(Lease { connection, sender, established, idle_ms: IDLE_MS, idle_since_ms: 0, over: false }))
+    Ok(Box::new(Lease {
+        connection,
+        sender,
+        established,
+        link,
+        slot: None,
+        heard,
+        used: false,
+        idle_ms: IDLE_MS,
+        idle_since_ms: 0,
+        over: false,
+    }))
 }
 
-/// Opens a socket to `address`, with the options every worker connection has.
+/// Opens a connection to `worker`, TLS included.
 ///
 /// # Errors
-/// The operating system's.
-pub async fn open(address: &Address) -> io::Result<WorkerIo> {
+/// The operating system's, or the handshake's.
+pub async fn open(worker: &Worker) -> io::Result<WorkerIo> {
+    let io = socket(&worker.address).await?;
+    worker.link().secure(io, &worker.name).await
+}
+
+/// A socket to `address`, with the options every worker connection has.
+async fn socket(address: &Address) -> io::Result<WorkerIo> {
     match address {
         Address::Tcp(address) => {
             let stream = TcpStream::connect(address).await?;

@@ -3,7 +3,7 @@
 //! A check (`checks`) says passed, failed, timed out or refused; `rise` and `fall` in a row make a state of it
 //! (`streak`). A refused connect counts at once: nobody listens, and no second look changes that. While a worker's
 //! state is unsure it is asked more often, and for `start_grace` of its life nothing it answers counts against it. A check
-//! that never passes is explained once (`words`). Left out: ejection from live traffic.
+//! that never passes is explained once (`words`). Left out: ejection from live traffic (`eject`).
 
 mod checks;
 mod client;
@@ -136,7 +136,7 @@ fn outcome(checked: &Result<(), Fault>) -> Outcome {
 const FIRST_CHECKS: Duration = Duration::from_secs(3);
 
 /// A random part of `span`.
-fn jitter(span: Duration) -> Duration {
+pub(super) fn jitter(span: Duration) -> Duration {
     #[allow(clippy::cast_precision_loss, reason = "a random fraction needs no more than 53 bits")]
     let part = (crate::random::u64() >> 11) as f64 / (1u64 << 53) as f64;
     span.mul_f64(part)
@@ -157,9 +157,10 @@ async fn say_deserted(workers: Vec<Arc<Worker>>) {
 /// go, or are to be checked in another way.
 pub async fn keep(shared: Arc<Shared>, tasks: TaskTracker, stop: CancellationToken) {
     let mut watches = HashMap::new();
+    let mut changed = shared.changed.subscribe();
     loop {
         follow(&shared.snapshot.load(), &mut watches, &tasks, &stop);
-        if stop.run_until_cancelled(shared.changed.notified()).await.is_none() {
+        if !matches!(stop.run_until_cancelled(changed.changed()).await, Some(Ok(()))) {
             return;
         }
     }

@@ -1,11 +1,14 @@
-//! The socket to a worker, whichever kind its address is.
+//! The socket to a worker, whichever kind its address is, with or without TLS.
 
+use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::client::TlsStream;
 
 /// The socket to a worker.
 pub enum WorkerIo {
@@ -13,6 +16,8 @@ pub enum WorkerIo {
     Tcp(TcpStream),
     /// Unix socket.
     Unix(UnixStream),
+    /// TLS over one of the others; boxed, because a rustls connection is a kilobyte.
+    Tls(Box<TlsStream<Self>>),
 }
 
 impl AsyncRead for WorkerIo {
@@ -20,6 +25,7 @@ impl AsyncRead for WorkerIo {
         match self.get_mut() {
             Self::Tcp(io) => Pin::new(io).poll_read(cx, buf),
             Self::Unix(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
         }
     }
 }
@@ -29,6 +35,7 @@ impl AsyncWrite for WorkerIo {
         match self.get_mut() {
             Self::Tcp(io) => Pin::new(io).poll_write(cx, buf),
             Self::Unix(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Tls(io) => Pin::new(io).poll_write(cx, buf),
         }
     }
 
@@ -40,6 +47,7 @@ impl AsyncWrite for WorkerIo {
         match self.get_mut() {
             Self::Tcp(io) => poll_write_small(Pin::new(io), cx, bufs),
             Self::Unix(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -51,6 +59,7 @@ impl AsyncWrite for WorkerIo {
         match self.get_mut() {
             Self::Tcp(io) => Pin::new(io).poll_flush(cx),
             Self::Unix(io) => Pin::new(io).poll_flush(cx),
+            Self::Tls(io) => Pin::new(io).poll_flush(cx),
         }
     }
 
@@ -58,7 +67,54 @@ impl AsyncWrite for WorkerIo {
         match self.get_mut() {
             Self::Tcp(io) => Pin::new(io).poll_shutdown(cx),
             Self::Unix(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
         }
+    }
+}
+
+/// A socket that remembers whether anything came over it: a request may go again only while nothing has.
+pub struct Heeded {
+    /// The socket.
+    pub io: WorkerIo,
+    /// Something was read since this was last set to `false`.
+    pub heard: Rc<Cell<bool>>,
+}
+
+impl AsyncRead for Heeded {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut this.io).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            this.heard.set(true);
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Heeded {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
     }
 }
 

@@ -1,10 +1,16 @@
 //! A pool of workers: its members, its ring, and what it has learned.
 
+pub mod addresses;
 pub mod admin;
 pub mod connect;
+pub mod counts;
+pub mod eject;
+pub mod ending;
+pub mod gate;
 pub mod health;
 pub mod io;
 pub mod life;
+pub mod tls;
 pub mod worker;
 
 use std::collections::HashMap;
@@ -17,6 +23,7 @@ use crate::affinity::ring::{self, Ring, Seat};
 use crate::clock;
 use crate::config::{self, Affinity};
 use crate::metrics::{Metrics, UpstreamSeries};
+use admin::Change;
 use worker::{Session, Worker};
 
 /// Replay buffer where no worker has said its `maxPayload`: Engine.IO's own default (protocols §1.7).
@@ -27,6 +34,9 @@ const DEFAULT_SESSION: Duration = Duration::from_secs(25 + 60);
 
 /// Added to pingInterval + pingTimeout (protocols §1.7).
 const SLACK: Duration = Duration::from_secs(5);
+
+/// Retries a second that need no traffic to justify them.
+const RETRIES_ALWAYS: u64 = 3;
 
 /// A pool of workers.
 pub struct Upstream {
@@ -43,6 +53,8 @@ pub struct Upstream {
     pub jar: Option<Jar>,
     /// The client's address is one of the sources.
     pub by_address: bool,
+    /// When its workers are ejected.
+    pub eject: eject::Rules,
     /// What outlives a reload.
     pub carried: Arc<Carried>,
     ring: Ring,
@@ -73,21 +85,22 @@ impl Member {
             let series = metrics.worker(&upstream.name, &new.name);
             Worker::new(&upstream.name, new.address.clone(), new.name.clone(), id, series)
         });
-        worker.admin.set_file(new.admin);
+        worker.gate.set_limit(upstream.max_connections);
+        worker.change(Change::File(new.admin), upstream);
         Self { worker, weight: new.weight }
     }
 }
 
 /// Workers of before that are not among `named`, as far as they have anything left to end.
-fn removed(named: &[Member], before: Option<&Upstream>) -> Vec<Member> {
+fn removed(named: &[Member], config: &config::Upstream, before: Option<&Upstream>) -> Vec<Member> {
     let is_named = |worker: &Worker| named.iter().any(|member| member.worker.serial == worker.serial);
     let left = before.iter().flat_map(|before| &before.members).map(|member| &member.worker);
     let left = left.filter(|worker| !is_named(worker) && worker.is_needed()).map(|worker| {
         if !worker.admin.is_removed() {
             tracing::info!(upstream = %worker.upstream, worker = %worker.name, sessions = worker.sessions(),
-                "worker removed: it is leaving, and serves the sessions it has");
+                policy = config.removed.word(), "worker removed: it is leaving, and serves the sessions it has");
         }
-        worker.admin.remove();
+        worker.change(Change::Remove, config);
         Member { worker: worker.clone(), weight: 0 }
     });
     left.collect()
@@ -100,6 +113,10 @@ pub struct Carried {
     /// Locked while a *new session* is seated, so that two threads cannot both take the last seat of the bounded load;
     /// never for other requests.
     seating: Mutex<()>,
+    /// Locked while a worker is ejected, so that not more are than may be.
+    ejecting: Mutex<()>,
+    /// Requests sent a second time.
+    pub retries: eject::Window,
     /// Largest pingInterval + pingTimeout learned, ms.
     session_ms: AtomicU64,
     /// Largest maxPayload learned, bytes.
@@ -116,6 +133,8 @@ impl Upstream {
                 Arc::new(Carried {
                     series: metrics.upstream(&config.name),
                     seating: Mutex::default(),
+                    ejecting: Mutex::default(),
+                    retries: eject::Window::default(),
                     session_ms: AtomicU64::new(0),
                     payload: AtomicU64::new(0),
                     learned: AtomicU32::new(0),
@@ -125,8 +144,12 @@ impl Upstream {
         );
         let mut members: Vec<Member> =
             config.workers.iter().map(|new| Member::named(new, config, secret, metrics, before)).collect();
+        let links = tls::links(config);
+        for (member, new) in members.iter().zip(&config.workers) {
+            member.worker.set_link(tls::link(links.as_ref(), new));
+        }
         let ids: Vec<_> = members.iter().map(|m| (m.worker.id, m.weight)).collect();
-        members.extend(removed(&members, before));
+        members.extend(removed(&members, config, before));
         // In reverse: where a removed worker's name is another's now, cookies with it are the other's.
         let by_id = members.iter().enumerate().rev().map(|(index, m)| (m.worker.id, index)).collect();
         let has = |affinity| config.affinity.contains(&affinity);
@@ -137,6 +160,7 @@ impl Upstream {
             socket_io: has(Affinity::SocketIo),
             jar: has(Affinity::Cookie).then(|| Jar::new(secret, &config.name, config.cookie_same_site)),
             by_address: has(Affinity::Address),
+            eject: eject::Rules::of(config),
             members,
             carried,
             config: config.clone(),
@@ -191,11 +215,12 @@ impl Upstream {
             worker.recent.note(now_s);
             Some(worker.session())
         };
+        let best = self.most_eased_in();
         let seats = |takes_new: fn(&Worker) -> bool| -> Vec<Seat> {
             let free = |worker: &Worker| takes_new(worker) && !tried.contains(&worker.serial);
             let seat = |Member { worker, weight }: &Member| Seat {
                 takes_new: free(worker),
-                weight: *weight,
+                weight: weight * self.part(worker, best),
                 load: worker.sessions(),
                 recent: worker.recent.count(now_s),
             };
@@ -206,13 +231,52 @@ impl Upstream {
             .and_then(seat)
     }
 
-    /// The pure hash of `key` over workers that take new sessions, else over those that serve at all.
+    /// The pure hash of `key` over workers that take new sessions, else over those that would at worst, else over those that
+    /// serve at all. A worker that is eased in gets a growing part of its keys, each key once and for good.
     pub fn hash(&self, key: &[u8], tried: &[u64]) -> Option<&Arc<Worker>> {
         let untried = |index: usize| self.members.get(index).filter(|m| !tried.contains(&m.worker.serial));
-        ring::hash(&self.ring, key, |index| untried(index).is_some_and(|m| m.worker.takes_new()))
-            .or_else(|| ring::hash(&self.ring, key, |index| untried(index).is_some_and(|m| m.worker.serves())))
-            .and_then(|index| self.members.get(index))
-            .map(|member| &member.worker)
+        ring::hash(&self.ring, key, |index| {
+            untried(index).is_some_and(|m| m.worker.takes_new() && self.may_have(&m.worker, key))
+        })
+        .or_else(|| ring::hash(&self.ring, key, |index| untried(index).is_some_and(|m| m.worker.takes_new())))
+        .or_else(|| ring::hash(&self.ring, key, |index| untried(index).is_some_and(|m| m.worker.takes_new_at_worst())))
+        .or_else(|| ring::hash(&self.ring, key, |index| untried(index).is_some_and(|m| m.worker.serves())))
+        .and_then(|index| self.members.get(index))
+        .map(|member| &member.worker)
+    }
+
+    /// The largest part of its share that a worker which takes new sessions may have: where all have just come, none of
+    /// them stands back for the others.
+    fn most_eased_in(&self) -> u32 {
+        let takers = self.members.iter().filter(|member| member.worker.takes_new());
+        takers.map(|member| member.worker.eject.part(clock::now_ms, &self.eject)).max().unwrap_or(eject::WHOLE)
+    }
+
+    /// Parts of [`eject::WHOLE`], in comparison with the `best`.
+    fn part(&self, worker: &Worker, best: u32) -> u32 {
+        let part = worker.eject.part(clock::now_ms, &self.eject);
+        (part * eject::WHOLE).checked_div(best).unwrap_or(eject::WHOLE).min(eject::WHOLE)
+    }
+
+    fn may_have(&self, worker: &Worker, key: &[u8]) -> bool {
+        // Outside of a slow start this is a load, and nothing else is asked.
+        if worker.eject.part(clock::now_ms, &self.eject) == eject::WHOLE {
+            return true;
+        }
+        self.ring.draw(worker.id, key, eject::WHOLE) < self.part(worker, self.most_eased_in())
+    }
+
+    /// Whether one more request may be sent a second time; counts it. Requests of all workers are what ejection counted.
+    pub fn may_retry(&self, now_ms: u64) -> bool {
+        let slot = self.eject.slot(now_ms);
+        let requests: u64 = self.members.iter().map(|m| m.worker.eject.requests(now_ms, &self.eject)).sum();
+        let budget = u64::from(self.config.retry_budget);
+        let always = (RETRIES_ALWAYS * self.eject.cell_ms * u64::from(eject::CELLS)).div_ceil(1_000);
+        let may = budget > 0 && self.carried.retries.count(slot) < always + requests * budget / 100;
+        if may {
+            self.carried.retries.note(slot);
+        }
+        may
     }
 
     /// Remembers the numbers of a learned session; returns how long its pin lives without activity.

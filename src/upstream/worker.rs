@@ -2,17 +2,22 @@
 //!
 //! A [`Worker`] outlives reloads: it is carried over by (upstream, address), and pins and tunnels hold it. The three axes
 //! of design.md §7 meet in two questions, [`Worker::takes_new`] and [`Worker::serves`]; nothing else combines them.
-//! Counts go up and down only through guards ([`Count`]), never by hand.
+//! Counts go up and down only through guards (`counts`), never by hand.
 
+use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use super::admin::Admin;
+use super::admin::{Admin, Change};
+pub use super::counts::{Count, Established, Session};
+use super::eject::{Eject, Look};
+use super::gate::Gate;
 use super::life::Life;
+use super::tls::Link;
 use crate::affinity::cookie::WorkerId;
 use crate::affinity::ring::Recent;
 use crate::clock;
-use crate::config::{Address, AdminState};
+use crate::config::{self, Address, AdminState};
 use crate::metrics::WorkerSeries;
 
 /// Requests unanswered for this long, three at once, with no answer to anybody meanwhile: the worker is hung.
@@ -85,86 +90,33 @@ pub struct Worker {
     pub series: WorkerSeries,
     /// Sessions placed on it in the last 10 s.
     pub recent: Recent,
+    link: ArcSwap<Link>,
+    /// How often `link` has changed.
+    links: AtomicU32,
     /// What the operator says, and where.
     pub admin: Admin,
+    /// What live requests say of it.
+    pub eject: Eject,
+    /// The limit of connections in use.
+    pub gate: Gate,
     checks: AtomicU8,
     oracle: AtomicU8,
     refused: AtomicBool,
     refusal: tokio::sync::Notify,
-    life: Life,
-    sessions: AtomicU32,
-    tunnels: AtomicU32,
-    in_flight: AtomicU32,
-    slow: AtomicU32,
+    pub(super) life: Life,
+    pub(super) sessions: AtomicU32,
+    pub(super) tunnels: AtomicU32,
+    pub(super) in_flight: AtomicU32,
+    pub(super) slow: AtomicU32,
     last_answer_ms: AtomicU64,
     fresh_refusals: AtomicU64,
-}
-
-/// A count that undoes itself.
-pub struct Count {
-    worker: Arc<Worker>,
-    which: fn(&Worker) -> &AtomicU32,
-}
-
-impl Count {
-    /// The worker counted.
-    pub fn worker(&self) -> &Arc<Worker> {
-        &self.worker
-    }
-}
-
-impl Drop for Count {
-    fn drop(&mut self) {
-        (self.which)(&self.worker).fetch_sub(1, Relaxed);
-    }
-}
-
-/// An established connection's place in its worker's count.
-pub struct Established {
-    worker: Arc<Worker>,
-    number: u32,
-    lost: bool,
-}
-
-impl Established {
-    /// The worker it leads to.
-    pub fn worker(&self) -> &Arc<Worker> {
-        &self.worker
-    }
-
-    /// It has ended, and nothing had called for that: perhaps its worker has, too.
-    pub fn lost(mut self) {
-        self.lost = true;
-    }
-}
-
-impl Drop for Established {
-    fn drop(&mut self) {
-        let begun = self.worker.life.ended(self.number, self.lost, clock::now_ms());
-        self.worker.restarted(begun);
-    }
-}
-
-/// A session's place in its worker's count. A [`Count`] in half the room: the pin table holds a million of them.
-pub struct Session(Arc<Worker>);
-
-impl Session {
-    /// The worker counted.
-    pub fn worker(&self) -> &Arc<Worker> {
-        &self.0
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.0.sessions.fetch_sub(1, Relaxed);
-    }
 }
 
 impl Worker {
     /// A worker nobody has talked to yet; taken for up until a check or connect says otherwise.
     pub fn new(upstream: &str, address: Address, name: String, id: WorkerId, series: WorkerSeries) -> Arc<Self> {
-        static SERIAL: AtomicU64 = AtomicU64::new(0);
+        // From 1: 0 is nobody.
+        static SERIAL: AtomicU64 = AtomicU64::new(1);
         Arc::new(Self {
             serial: SERIAL.fetch_add(1, Relaxed),
             upstream: upstream.into(),
@@ -173,7 +125,11 @@ impl Worker {
             id,
             series,
             recent: Recent::default(),
+            link: ArcSwap::from_pointee(Link::Plain),
+            links: AtomicU32::new(0),
             admin: Admin::new(),
+            eject: Eject::default(),
+            gate: Gate::default(),
             checks: AtomicU8::new(Checks::Passing as u8),
             oracle: AtomicU8::new(Oracle::Untried as u8),
             refused: AtomicBool::new(false),
@@ -193,20 +149,29 @@ impl Worker {
         self.sessions() > 0 || self.tunnels() > 0 || self.in_flight() > 0
     }
 
-    /// Takes new sessions: up ∧ ready.
+    /// Takes new sessions: up ∧ ready ∧ not ejected ∧ below its limit.
     pub fn takes_new(&self) -> bool {
-        self.admin() == AdminState::Ready && self.health() == Health::Up
+        self.admin() == AdminState::Ready && self.health() == Health::Up && !self.ejected() && self.gate.is_open()
     }
 
-    /// The same, but for requests that wait for long: that may be the application's nature, and where all workers are slow
-    /// a new session is better off with one of them than with none.
+    /// Set aside after live failures. The first look after the time is over says so.
+    pub fn ejected(&self) -> bool {
+        let look = self.eject.look(clock::now_ms);
+        if look == Look::Back {
+            tracing::info!(upstream = %self.upstream, worker = %self.name, "worker is back from its ejection");
+        }
+        look == Look::Out
+    }
+
+    /// The same, but for requests that wait for long, and for the last two terms: slowness may be the application's nature,
+    /// and where all workers are slow, ejected or full a new session is better off with one of them than with none.
     pub fn takes_new_at_worst(&self) -> bool {
         self.admin() == AdminState::Ready && self.checks() == Checks::Passing && !self.refuses_connects()
     }
 
-    /// Serves its own sessions: not gone ∧ not maint.
+    /// Serves its own sessions: not gone ∧ not maint ∧ no grace of its drain over.
     pub fn serves(&self) -> bool {
-        self.admin() != AdminState::Maint && !self.gone()
+        self.admin() != AdminState::Maint && !self.gone() && !self.admin.is_over()
     }
 
     /// Connects are refused and no established connection to it is left.
@@ -250,12 +215,38 @@ impl Worker {
 
     /// What the health task concluded.
     pub fn set_checks(&self, checks: Checks) {
-        self.checks.store(checks as u8, Relaxed);
+        let before = self.checks.swap(checks as u8, Relaxed);
+        if checks == Checks::Passing && before != Checks::Passing as u8 {
+            self.eject.ease_in(clock::now_ms());
+        }
+    }
+
+    /// An operator or the file has something to say of it. Only on the control thread.
+    pub fn change(&self, change: Change, config: &config::Upstream) {
+        self.admin.change(change, config, self.sessions(), clock::now_ms());
     }
 
     /// What the operator says.
     pub fn admin(&self) -> AdminState {
         self.admin.state()
+    }
+
+    /// How it is spoken to. One that does the same as the one before changes nothing: sessions can be resumed.
+    pub fn set_link(&self, link: Link) {
+        if !self.link.load().is_as(&link) {
+            self.link.store(Arc::new(link));
+            self.links.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// How it is spoken to now.
+    pub fn link(&self) -> Arc<Link> {
+        self.link.load_full()
+    }
+
+    /// Unlike the number of before once the link has changed: connections made by an older one take no more requests.
+    pub fn links(&self) -> u32 {
+        self.links.load(Relaxed)
     }
 
     /// Whether probes may be used on it.
@@ -282,9 +273,10 @@ impl Worker {
         self.restarted(connected.restarted);
     }
 
-    fn restarted(&self, generation: Option<u32>) {
+    pub(super) fn restarted(&self, generation: Option<u32>) {
         if let Some(generation) = generation {
             self.set_oracle(Oracle::Untried);
+            self.eject.new_life(clock::now_ms());
             tracing::info!(upstream = %self.upstream, worker = %self.name, generation, "worker was restarted");
         }
     }
@@ -351,40 +343,9 @@ impl Worker {
         self.in_flight.load(Relaxed)
     }
 
-    /// Counts a session until the guard goes.
-    pub fn session(self: &Arc<Self>) -> Session {
-        self.sessions.fetch_add(1, Relaxed);
-        Session(self.clone())
-    }
-
-    /// Counts a tunnel until the guard goes.
-    pub fn tunnel(self: &Arc<Self>) -> Count {
-        self.count(|w| &w.tunnels)
-    }
-
-    /// Counts a request until the guard goes.
-    pub fn request(self: &Arc<Self>) -> Count {
-        self.count(|w| &w.in_flight)
-    }
-
-    /// Counts an established connection until the guard goes.
-    pub fn connection(self: &Arc<Self>) -> Established {
-        Established { number: self.life.opened(), worker: self.clone(), lost: false }
-    }
-
     /// Connections to it were just lost: idle ones want a look.
     pub fn has_losses(&self, now_ms: u64) -> bool {
         self.life.has_losses(now_ms)
-    }
-
-    /// Counts a request that waits for longer than [`SLOW_MS`] until the guard goes.
-    pub fn slow_request(self: &Arc<Self>) -> Count {
-        self.count(|w| &w.slow)
-    }
-
-    fn count(self: &Arc<Self>, which: fn(&Self) -> &AtomicU32) -> Count {
-        which(self).fetch_add(1, Relaxed);
-        Count { worker: self.clone(), which }
     }
 
     /// A sid this worker made less than 10 s ago was refused by it. Three in ten seconds mean that several processes

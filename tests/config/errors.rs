@@ -23,7 +23,7 @@ fn unknown_key_with_none_near_lists_all() {
       |
     6 | memory = 3
       | ^^^^^^
-      = help: there is `pins`, `pins_per_address`, `discoveries_per_address`, `discoveries`, `replay_bytes`, `handshakes`, `http2_streams`
+      = help: there is `pins`, `pins_per_address`, `discoveries_per_address`, `discoveries`, `replay_bytes`, `handshakes`, `http2_streams`, `handshake_timeout`
     ");
 }
 
@@ -42,7 +42,7 @@ fn unknown_keys_everywhere_at_once() {
       |
     4 | port = 80
       | ^^^^
-      = help: there is `address`, `name`, `tls`, `http2`, `websocket_over_http2`, `trusted_proxies`
+      = help: there is `address`, `name`, `tls`, `http2`, `websocket_over_http2`, `redirect`, `trusted_proxies`, `proxy_protocol`
 
     error: unknown key `wieght` in a worker
      --> s.toml:6:42

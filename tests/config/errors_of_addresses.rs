@@ -1,7 +1,10 @@
 //! What a wrong address is told: the place is inside the string, at the part that is wrong.
 
-use super::{errors_of, errors_of_workers};
+use std::path::Path;
+
+use super::{TempDir, errors, errors_of, errors_of_workers, resolve, text_of_workers, warnings};
 use insta::assert_snapshot;
+use stickyd::config::parse_with;
 
 #[test]
 fn port_range_backwards_points_into_the_string() {
@@ -117,20 +120,86 @@ fn unix_path_missing_and_too_long() {
 }
 
 #[test]
-fn name_that_does_not_resolve() {
-    assert_snapshot!(errors_of_workers("[\"nobody.test:3000\", \"empty.test:3000\"]"), @r#"
-    error: cannot resolve `nobody.test`: no such name
-     --> s.toml:4:13
+fn name_that_does_not_resolve_is_a_warning() {
+    let dir = TempDir::new("unresolved");
+    assert_snapshot!(warnings(&dir, &text_of_workers("[\"nobody.test:3000\", { address = \"empty.test:3000\", name = \"e\" }]")), @r#"
+    warning: cannot resolve `nobody.test`: no such name
+     --> DIR/s.toml:4:13
       |
-    4 | workers = ["nobody.test:3000", "empty.test:3000"]
+    4 | workers = ["nobody.test:3000", { address = "empty.test:3000", name = "e" }]
       |             ^^^^^^^^^^^
-      = help: check the name: getent ahosts NAME
+      = help: it is looked up again and again; until it resolves a start lacks its workers, a reload keeps those there were
 
-    error: `empty.test` resolves to no address
-     --> s.toml:4:33
+    warning: `empty.test` resolves to no address
+     --> DIR/s.toml:4:45
       |
-    4 | workers = ["nobody.test:3000", "empty.test:3000"]
-      |                                 ^^^^^^^^^^
+    4 | workers = ["nobody.test:3000", { address = "empty.test:3000", name = "e" }]
+      |                                             ^^^^^^^^^^
+      = help: it is looked up again and again; until it resolves a start lacks its workers, a reload keeps those there were
+    "#);
+}
+
+#[test]
+fn two_ways_to_one_address_are_one_worker_where_dns_knows() {
+    let dir = TempDir::new("twice");
+    let list = "[\n  { address = \"one.test:80\", weight = 2 },\n  \"10.0.0.1:80-81\",\n  \"ONE.test:80\",\n]";
+    assert_snapshot!(warnings(&dir, &text_of_workers(list)), @r#"
+    warning: worker 10.0.0.1:80 is already there, in line 5
+     --> DIR/s.toml:6:3
+      |
+    6 |   "10.0.0.1:80-81",
+      |   ^^^^^^^^^^^^^^^^
+      = help: it stays one worker, as the first of the two entries says
+
+    warning: worker 10.0.0.1:80 is already there, in line 5
+     --> DIR/s.toml:7:3
+      |
+    7 |   "ONE.test:80",
+      |   ^^^^^^^^^^^^^
+      = help: it stays one worker, as the first of the two entries says
+    "#);
+    let config = parse_with(&text_of_workers(list), Path::new("s.toml"), &resolve).unwrap().0;
+    let workers: Vec<_> = config.upstreams[0].workers.iter().map(|w| (w.name.as_str(), w.weight)).collect();
+    assert_eq!(workers, [("10.0.0.1:80", 2), ("10.0.0.1:81", 1)]);
+}
+
+/// How many addresses a name has today must not decide whether the file is right.
+#[test]
+fn two_entries_of_one_name_are_a_mistake_whatever_dns_says() {
+    for name in ["one.test:80", "two.test:80", "nobody.test:80"] {
+        let list = format!(
+            "[\n  {{ address = \"10.9.9.9:1\", name = \"a\" }},\n  {{ address = \"{name}\", name = \"a\" }},\n]"
+        );
+        let said = errors_of_workers(&list);
+        assert!(said.contains("error: a worker is already named `a`, in line 5\n --> s.toml:6:"), "{said}");
+        assert_eq!(said.matches("error: ").count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn a_name_of_too_many_addresses_is_cut_and_said() {
+    let many = |_: &str| Ok((0..700).map(|i: u16| [10, 0, i.to_be_bytes()[0], i.to_be_bytes()[1]].into()).collect());
+    let text = text_of_workers("[\"many.test:1-2\"]");
+    let (config, warnings) = parse_with(&text, Path::new("s.toml"), &many).unwrap();
+    assert_eq!(config.upstreams[0].workers.len(), 1024);
+    assert_snapshot!(warnings[0].to_string(), @r#"
+    warning: `many.test:1-2` stands for more than 1024 workers
+     --> s.toml:4:12
+      |
+    4 | workers = ["many.test:1-2"]
+      |            ^^^^^^^^^^^^^^^
+      = help: the first 1024 are used
+    "#);
+}
+
+#[test]
+fn dns_interval_out_of_range() {
+    assert_snapshot!(errors("dns_interval = \"500ms\""), @r#"
+    error: `dns_interval` must be from 1s to 1day
+     --> s.toml:5:16
+      |
+    5 | dns_interval = "500ms"
+      |                ^^^^^^^
     "#);
 }
 

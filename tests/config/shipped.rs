@@ -30,11 +30,47 @@ fn tomls(folder: &Path) -> Vec<PathBuf> {
 #[test]
 fn every_shipped_file_loads_without_a_warning() {
     let files = tomls(&conf());
-    assert!(files.len() >= 5, "{files:?}");
-    for file in files {
-        let (_, warnings) = load_with_warnings(&file).unwrap_or_else(|errors| panic!("{errors}"));
+    assert!(files.len() >= 10, "{files:?}");
+    for (i, file) in files.iter().enumerate() {
+        // The certificates of whoever uses it are not there: in a folder that has some it must load as it is.
+        let dir = TempDir::new(&format!("shipped-{i}"));
+        let text = std::fs::read_to_string(file).unwrap();
+        provide(&dir, &text);
+        dir.write("s.toml", &text);
+        let (_, warnings) = load_with_warnings(&dir.0.join("s.toml")).unwrap_or_else(|errors| panic!("{errors}"));
         assert_eq!(warnings, [], "{}", file.display());
     }
+}
+
+/// Makes every certificate, key and authority that a text names, for the name before its ending.
+fn provide(dir: &TempDir, text: &str) {
+    let named = |line: &str, key: &str| -> Vec<String> {
+        let begin = format!("{key} = \"");
+        let values = line.split(&begin).skip(1);
+        values.map(|value| value.split('"').next().unwrap().to_owned()).collect()
+    };
+    for line in text.lines().filter(|line| !line.trim_start().starts_with('#')) {
+        for (certificate, file) in named(line, "certificate").iter().zip(named(line, "key")) {
+            let (name, key) = match certificate.trim_end_matches(".pem").strip_suffix("-rsa") {
+                Some(name) => (name, rsa()),
+                None => (certificate.trim_end_matches(".pem"), rcgen::KeyPair::generate().unwrap()),
+            };
+            let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+            dir.write(certificate, &params.self_signed(&key).unwrap().pem());
+            dir.write(&file, &key.serialize_pem());
+        }
+        for authority in named(line, "ca") {
+            let mut params = rcgen::CertificateParams::default();
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            dir.write(&authority, &params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem());
+        }
+    }
+}
+
+fn rsa() -> rcgen::KeyPair {
+    let key = aws_lc_rs::rsa::KeyPair::generate(aws_lc_rs::rsa::KeySize::Rsa2048).unwrap();
+    let der: aws_lc_rs::encoding::Pkcs8V1Der<'_> = aws_lc_rs::encoding::AsDer::as_der(&key).unwrap();
+    rcgen::KeyPair::try_from(der.as_ref()).unwrap()
 }
 
 #[test]
@@ -82,7 +118,12 @@ fn every_commented_line_is_right_and_shows_the_default() {
     assert_eq!((&config.limits, &config.log), (&Limits::default(), &Log::default()));
     let app = config.upstreams[0].clone();
     assert_eq!(app.health, Health::default());
-    let defaults = Upstream { tunnel_idle: app.tunnel_idle, ..Upstream::new(app.name.clone(), app.workers.clone()) };
+    let defaults = Upstream {
+        tunnel_idle: app.tunnel_idle,
+        max_connections: app.max_connections,
+        ..Upstream::new(app.name.clone(), app.groups.clone(), app.found.clone())
+    };
+    assert_eq!(app.max_connections, Some(1000));
     assert_eq!(app, defaults);
     let (plain, _) = load_with_warnings(&conf().join("stickyd.toml")).unwrap();
     assert_eq!(config.admin.address, plain.admin.address, "the default is what is shown");
@@ -91,12 +132,13 @@ fn every_commented_line_is_right_and_shows_the_default() {
 #[test]
 fn no_key_is_left_out() {
     // An unknown key is answered with the keys there are: ask in every table.
-    let text = "z = 1\n[[listener]]\nz = 1\ntls = { z = 1 }\n[upstream.a]\nz = 1\nworkers = [{ z = 1 }]\n\
-        health = { z = 1 }\ncookie = { z = 1 }\n[[route]]\nz = 1\n[admin]\nz = 1\n[limits]\nz = 1\n[log]\nz = 1\n"
+    let text = "z = 1\n[[listener]]\nz = 1\nredirect = { z = 1 }\n[[listener]]\ntls = { z = 1, hsts = { z = 1 } }\n\
+        [[listener]]\ntls = { certificates = [{ z = 1, client_auth = { z = 1 } }] }\n[upstream.a]\nz = 1\nworkers = [{ z = 1 }]\n\
+        health = { z = 1 }\ncookie = { z = 1 }\ndrain = { z = 1 }\neject = { z = 1 }\ntls = { z = 1 }\n[[route]]\nz = 1\n[admin]\nz = 1\n[limits]\nz = 1\n[log]\nz = 1\n"
         .replace('z', "zzzzzzzzzzzz");
     let errors = errors_of(&text);
     let lists = errors.lines().filter_map(|line| line.trim().strip_prefix("= help: there is "));
-    assert_eq!(lists.clone().count(), 11, "{errors}");
+    assert_eq!(lists.clone().count(), 18, "{errors}");
     let known: Vec<_> = lists.flat_map(|list| list.split(", ")).map(|key| key.trim_matches('`')).collect();
     assert!(known.len() >= 40, "{known:?}");
     let shown = commented();

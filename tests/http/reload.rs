@@ -5,10 +5,10 @@ use serde_json::Value;
 use crate::support::proxy::Binary;
 use crate::support::raw::{Message, Raw, RawWorker, eventually, ok};
 
-const SID: &str = "AAAAAAAAAAAAAAAAAAAA";
+pub(super) const SID: &str = "AAAAAAAAAAAAAAAAAAAA";
 
 /// Answers handshakes with one sid, knows only it, and says its name to the rest.
-fn engine(name: &'static str) -> RawWorker {
+pub(super) fn engine(name: &'static str) -> RawWorker {
     RawWorker::answering(move |request| {
         let target = request.target();
         if target.contains(&format!("sid={SID}")) {
@@ -21,38 +21,38 @@ fn engine(name: &'static str) -> RawWorker {
     })
 }
 
-fn text(workers: &[&RawWorker], more: &str) -> String {
+pub(super) fn text(workers: &[&RawWorker], more: &str) -> String {
     let list: Vec<_> = workers.iter().map(|worker| worker.address.to_string()).collect();
-    format!("state_dir = \".\"\n[upstream.app]\nworkers = {list:?}\n{more}")
+    format!("state_dir = \".\"\nwatch = false\n[upstream.app]\nworkers = {list:?}\n{more}")
 }
 
 /// Writes the file anew, with the listener it had.
-fn write(binary: &Binary, text: &str) {
+pub(super) fn write(binary: &Binary, text: &str) {
     let listener = format!("[[listener]]\naddress = \"{}\"\n", binary.address);
     let (keys, tables) = text.split_at(text.find('[').unwrap());
     std::fs::write(binary.directory.join("stickyd.toml"), format!("threads = 2\n{keys}{listener}{tables}")).unwrap();
 }
 
-fn post_reload(binary: &Binary) -> (u16, Value) {
+pub(super) fn post_reload(binary: &Binary) -> (u16, Value) {
     let request = "POST /api/v1/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
     let answer = Raw::connect_unix(&binary.admin()).ask(request);
     (answer.status(), serde_json::from_slice(&answer.body).unwrap())
 }
 
-fn metric(binary: &Binary, series: &str) -> f64 {
+pub(super) fn metric(binary: &Binary, series: &str) -> f64 {
     let answer = Raw::connect_unix(&binary.admin()).get("/metrics");
     let line = answer.text().lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     line.map_or(0.0, |value| value.parse().unwrap())
 }
 
-fn workers(binary: &Binary) -> Vec<String> {
+pub(super) fn workers(binary: &Binary) -> Vec<String> {
     let answer = Raw::connect_unix(&binary.admin()).get("/api/v1/workers");
     let all: Value = serde_json::from_slice(&answer.body).unwrap();
     all["workers"].as_array().unwrap().iter().map(|w| w["address"].as_str().unwrap().to_owned()).collect()
 }
 
 /// Of each worker the address, and what the operator says.
-fn states(binary: &Binary) -> Vec<(String, String)> {
+pub(super) fn states(binary: &Binary) -> Vec<(String, String)> {
     let answer = Raw::connect_unix(&binary.admin()).get("/api/v1/workers");
     let all: Value = serde_json::from_slice(&answer.body).unwrap();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -161,8 +161,8 @@ fn a_bad_file_changes_nothing_and_says_where() {
     let (status, said) = post_reload(&binary);
     assert_eq!((status, &said["reloaded"]), (422, &false.into()));
     let error = said["error"].as_str().unwrap();
-    assert!(error.contains("stickyd.toml:7:") && error.contains("affinty"), "{error}");
-    assert!(error.contains("stickyd.toml:8:") && error.contains("needs a unit"), "all at once: {error}");
+    assert!(error.contains("stickyd.toml:8:") && error.contains("affinty"), "{error}");
+    assert!(error.contains("stickyd.toml:9:") && error.contains("needs a unit"), "all at once: {error}");
     binary.says(&["not reloaded, the old configuration stays"]);
     binary.signal("HUP");
     eventually("both are counted", || {
@@ -199,4 +199,96 @@ fn routes_and_drains_are_reloaded() {
         assert_eq!(client.get(&format!("/only/{n}")).text(), "two");
     }
     assert_eq!(client.get("/").status(), 404);
+}
+
+#[test]
+fn an_upstream_is_emptied_only_when_that_is_meant() {
+    let one = engine("one");
+    let binary = Binary::with(&text(&[&one], ""));
+    let mut client = Raw::connect(binary.address);
+    client.get("/socket.io/?EIO=4&transport=polling");
+    write(&binary, &text(&[], ""));
+    let (status, said) = post_reload(&binary);
+    let error = said["error"].as_str().unwrap();
+    assert!(
+        status == 422 && error.contains("[upstream.app] has no worker") && error.contains("allow_empty"),
+        "{error}"
+    );
+    assert_eq!(client.get("/").text(), "one");
+
+    write(&binary, &text(&[], "allow_empty = true"));
+    let (status, said) = post_reload(&binary);
+    assert_eq!(status, 200);
+    let lost = "upstream `app` has no worker any more, and there are still sessions: 1, tunnels: 0";
+    assert_eq!(said["warnings"], serde_json::json!([lost]));
+    binary.says(&[lost]);
+    assert_eq!(client.get("/").status(), 503);
+    assert_eq!(poll(&mut client).text(), "4session at one", "its sessions live");
+    write(&binary, &text(&[&one], "allow_empty = true"));
+    assert_eq!(post_reload(&binary).1["warnings"], serde_json::json!([]));
+    assert_eq!(client.get("/").text(), "one");
+}
+
+#[test]
+fn a_reload_that_replaces_every_worker_says_what_that_means() {
+    let (one, two) = (engine("one"), engine("two"));
+    let binary = Binary::with(&text(&[&one], ""));
+    // Nobody's session: nothing to say.
+    write(&binary, &text(&[&two], ""));
+    assert_eq!(post_reload(&binary).1["warnings"], serde_json::json!([]));
+    Raw::connect(binary.address).get("/socket.io/?EIO=4&transport=polling");
+    write(&binary, &text(&[&one, &two], ""));
+    assert_eq!(post_reload(&binary).1["warnings"], serde_json::json!([]));
+    write(&binary, &text(&[&engine("three")], ""));
+    let said = post_reload(&binary).1["warnings"][0].as_str().unwrap().to_owned();
+    assert!(said.starts_with("every worker of upstream `app` was replaced") && said.contains("sessions: 1"), "{said}");
+}
+
+#[test]
+fn what_runs_and_what_is_wrong_with_the_file_are_shown() {
+    let one = engine("one");
+    let binary = Binary::with(&text(&[&one], ""));
+    let config = || {
+        let status = Raw::connect_unix(&binary.admin()).get("/api/v1/status");
+        serde_json::from_slice::<Value>(&status.body).unwrap()["config"].clone()
+    };
+    let first = config();
+    assert_eq!((&first["file"], &first["generation"]), (&"stickyd.toml".into(), &1.into()));
+    assert_eq!((&first["error"], &first["needs_restart"]), (&Value::Null, &serde_json::json!([])));
+    let loaded = metric(&binary, "stickyd_config_loaded_timestamp_seconds");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    assert!(loaded > now - 600.0 && loaded <= now, "{loaded}, now {now}");
+    write(&binary, &text(&[&one], "affinty = 1"));
+    post_reload(&binary);
+    let bad = config();
+    assert!(bad["error"].as_str().unwrap().contains("affinty"), "{bad}");
+    assert_eq!((&bad["loaded_at"], &bad["generation"]), (&first["loaded_at"], &1.into()));
+    assert!(metric(&binary, "stickyd_config_ok").abs() < f64::EPSILON);
+    write(&binary, &text(&[&one], "[limits]\npins = 5000"));
+    post_reload(&binary);
+    let good = config();
+    assert_eq!((&good["error"], &good["generation"]), (&Value::Null, &2.into()));
+    assert_eq!(good["needs_restart"], serde_json::json!(["[limits]"]));
+    assert_ne!(good["loaded_at"], first["loaded_at"]);
+    assert!((metric(&binary, "stickyd_config_ok") - 1.0).abs() < f64::EPSILON);
+}
+
+#[test]
+fn the_log_level_is_reloaded() {
+    let one = engine("one");
+    // The kit sets RUST_LOG, which beats the file.
+    let binary = Binary::started_by(&text(&[&one], "[log]\naccess = true"), |_| {
+        let stickyd = Binary::command();
+        let mut command = std::process::Command::new("env");
+        command.args(["-u", "RUST_LOG"]).arg(stickyd.get_program()).args(stickyd.get_args());
+        command
+    });
+    let mut client = Raw::connect(binary.address);
+    for (level, path) in [("error", "/silent"), ("info", "/heard")] {
+        write(&binary, &text(&[&one], &format!("[log]\naccess = true\nlevel = \"{level}\"")));
+        assert_eq!(post_reload(&binary).1["needs_restart"], serde_json::json!([]));
+        client.get(path);
+    }
+    binary.says(&["path=/heard"]);
+    assert!(!binary.log().contains("path=/silent"));
 }

@@ -183,7 +183,7 @@ async fn a_worker_that_comes_late_gets_sessions_once_it_is_there() {
     super::by_hand::eventually("up", Duration::from_secs(10), || worker.takes_new()).await;
     assert_eq!(worker.generation(), 1, "its first life");
     let late = super::run_whole(&proxy.url(""), 24, json!({})).await;
-    assert!(late["workers"]["w3"].as_u64() >= Some(6), "{late}");
+    assert!(late["workers"]["w3"].as_u64() > Some(0), "eased in: {late}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -66,3 +66,28 @@ async fn of_a_gone_workers_session_any_answers() {
         "the pin of the dead worker's session is not the preflight's to drop"
     );
 }
+
+/// It refuses connects while what it has open lives on: its session stays, and a preflight is anybody's to answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_leaving_workers_session_any_answers() {
+    let mut workers = NodeServer::start_many(2, &["--cors", "https://page.test,credentials"]).await;
+    let proxy = Proxy::with(&upstream(&workers));
+    let sessions = Session::open_many(2, &Ask::new(proxy.address)).await;
+    let mut of_first = None;
+    for session in sessions {
+        if session.echo().await == "w1" {
+            of_first = Some(session);
+        }
+    }
+    let session = of_first.unwrap();
+    let polling = session.clone();
+    let before = workers[0].stats().await["requests"]["GET"].as_u64();
+    let _poll = tokio::task::JoinSet::from_iter([async move { polling.get().await }]);
+    workers[0].stats_when(|now| now["requests"]["GET"].as_u64() > before).await;
+    workers[0].close().await;
+    for _ in 0..3 {
+        let answer = preflight(&session, &session.url("polling")).await;
+        assert_eq!(answer.status, 204, "{answer:?}");
+    }
+    assert!(proxy.metric("stickyd_pins") >= 1.0);
+}

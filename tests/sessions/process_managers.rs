@@ -5,13 +5,13 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::process::Command;
 
 use super::by_hand::{Ask, eventually};
-use super::{loopback, run_whole};
+use super::{all_upgraded, loopback, run_whole};
 use crate::support::load::Load;
 use crate::support::process::clients_dir;
 use crate::support::proxy::{Binary, Proxy};
@@ -77,6 +77,11 @@ impl Place {
         command
     }
 
+    async fn scale(&self, count: u16) {
+        let scaled = self.pm2().args(["scale", "app", &count.to_string()]).output().await.unwrap();
+        assert!(scaled.status.success(), "{scaled:?}");
+    }
+
     async fn start_pm2(&mut self, ecosystem: &Path, ports: u16) {
         let reaper = std::process::Command::new("sh")
             .args(["-c", "read _; exec node \"$0\" kill"])
@@ -134,19 +139,22 @@ async fn pm2_with_increment_var() {
     let proxy = place.stickyd("pm2/stickyd.toml");
     assert_eq!(serves(&proxy).await.len(), 4);
     // Scaled up, the next ports come alive, and new sessions go there.
-    let scaled = place.pm2().args(["scale", "app", "6"]).output().await.unwrap();
-    assert!(scaled.status.success(), "{scaled:?}");
+    place.scale(6).await;
     place.listening(6).await;
     eventually("up", Duration::from_secs(10), || {
         let up = |port| format!("stickyd_worker_health{{health=\"up\",upstream=\"app\",worker=\"127.0.0.1:{port}\"}}");
         proxy.metric(&up(place.base + 4)) + proxy.metric(&up(place.base + 5)) == 2.0
     })
     .await;
-    // The first ones' pins may still be there: new sessions fill up the new workers first.
-    let used = serves(&proxy).await;
+    // The share of a worker that has just come grows (`slow_start`): within that time both have their first sessions.
+    let mut used = serves(&proxy).await;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     for port in [place.base + 4, place.base + 5] {
         let name = format!("w{}", pid_of(&Ask::new(loopback(port))).await.unwrap());
-        assert!(used.contains(&name), "{used:?}");
+        while !used.contains(&name) {
+            assert!(tokio::time::Instant::now() < deadline, "{used:?}");
+            used.extend(serves(&proxy).await);
+        }
     }
 }
 
@@ -165,7 +173,7 @@ async fn a_crash_under_pm2_is_a_new_generation_and_nobody_else_is_touched() {
     };
     let mut sockets = Load::start(options(json!({})));
     sockets.event("all-echoed").await;
-    super::all_upgraded(&mut sockets, 20).await;
+    all_upgraded(&mut sockets, 20).await;
     let mut polls = Load::start(options(json!({"transports": ["polling"]})));
     polls.event("all-echoed").await;
     let pid = pid_of(&Ask::new(loopback(place.base + 1))).await.unwrap();
@@ -177,13 +185,13 @@ async fn a_crash_under_pm2_is_a_new_generation_and_nobody_else_is_touched() {
     let worker = proxy.worker(&format!("127.0.0.1:{}", place.base + 1));
     eventually("noticed", Duration::from_secs(20), || worker.generation() == 2).await;
     for (load, hit) in [(&mut sockets, hit[0]), (&mut polls, hit[1])] {
-        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             let status = load.status().await;
             if status["reconnects"] == hit && status["connected"] == 20 {
                 break;
             }
-            assert!(std::time::Instant::now() < deadline, "{hit} hit: {status}");
+            assert!(Instant::now() < deadline, "{hit} hit: {status}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -191,6 +199,100 @@ async fn a_crash_under_pm2_is_a_new_generation_and_nobody_else_is_touched() {
         let generation = proxy.worker(&format!("127.0.0.1:{port}")).generation();
         assert_eq!(generation, if port == place.base + 1 { 2 } else { 1 }, "{port}");
     }
+}
+
+/// PM2 scales down from its oldest instances, those of the lowest ports, and up to ports it has never had: both within the
+/// range, so nobody reloads, and only the sessions of processes that ended begin anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pm2_scaled_down_and_up_drifts_through_the_range() {
+    let mut place = Place::new("");
+    let ecosystem = place.ship("pm2/ecosystem.config.js");
+    place.start_pm2(&ecosystem, 4).await;
+    let proxy = place.stickyd("pm2/stickyd.toml");
+    let mut load = Load::start(json!({"urls": [proxy.url("")], "n": 24, "keep": true}));
+    all_upgraded(&mut load, 24).await;
+    // One at a time: two at once end one after the other, and whoever went from the first to the second would go twice.
+    let mut ended = 0;
+    for (port, left) in [(place.base, 3), (place.base + 1, 2)] {
+        let name = format!("w{}", pid_of(&Ask::new(loopback(port))).await.unwrap());
+        let hit = load.status().await["workers"][&name].as_u64().unwrap();
+        assert!(hit > 0, "{name} has none");
+        ended += hit;
+        place.scale(left).await;
+        eventually("ends", Duration::from_secs(20), || TcpStream::connect(("127.0.0.1", port)).is_err()).await;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let status = load.status().await;
+            if status["reconnects"] == ended && status["upgraded"] == 24 {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{ended} of 24 should have come back: {status}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    // Two more: not the two ports that are free again, but the next ones.
+    place.scale(4).await;
+    for port in [place.base + 4, place.base + 5] {
+        eventually("listens", Duration::from_secs(20), || TcpStream::connect(("127.0.0.1", port)).is_ok()).await;
+        let name = format!("stickyd_worker_health{{health=\"up\",upstream=\"app\",worker=\"127.0.0.1:{port}\"}}");
+        eventually("up", Duration::from_secs(10), || proxy.metric(&name) == 1.0).await;
+    }
+    let new = run_whole(&proxy.url(""), 16, json!({})).await;
+    for port in [place.base + 4, place.base + 5] {
+        let name = format!("w{}", pid_of(&Ask::new(loopback(port))).await.unwrap());
+        assert!(new["workers"].get(&name).is_some(), "{new}");
+    }
+    let result = load.stop().await;
+    assert_eq!(result["reconnects"], ended, "only the sessions of the two that ended: {result}");
+}
+
+/// `pm2 reload`: each instance is replaced by a new process on its port, one after the other. A session ends with its own
+/// process and begins anew; one that came to a process still to be replaced does so again, and that is all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pm2_reloaded_under_clients() {
+    let mut place = Place::new("");
+    let ecosystem = place.ship("pm2/ecosystem.config.js");
+    place.start_pm2(&ecosystem, 4).await;
+    let proxy = place.stickyd("pm2/stickyd.toml");
+    let mut loads = Vec::new();
+    for transports in [json!(["polling", "websocket"]), json!(["polling"])] {
+        let mut load = Load::start(json!({"urls": [proxy.url("")], "n": 16, "messages": "endless", "interval": 20,
+            "transports": transports, "timeout": 120_000}));
+        load.event("all-connected").await;
+        loads.push(load);
+    }
+    all_upgraded(&mut loads[0], 16).await;
+    let reloaded = place.pm2().args(["reload", "app"]).output().await.unwrap();
+    assert!(reloaded.status.success(), "{reloaded:?}");
+    for (mut load, kind) in loads.into_iter().zip(["sockets", "polls"]) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let status = load.status().await;
+            if status["reconnects"].as_u64() >= Some(16) && status["connected"] == 16 {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{status}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        load.echo(3).await;
+        let result = load.stop().await;
+        println!(
+            "pm2 reload, {kind}: {} anew of 16, {}, moved {}, refusals {}, disconnects {}, errors {}",
+            result["reconnects"],
+            result["echoes"],
+            result["moved"],
+            result["refusals"],
+            result["disconnects"],
+            result["connect_errors"]
+        );
+        assert!(result["reconnects"].as_u64() <= Some(4 * 16), "{result}");
+        assert_eq!((&result["moved"], &result["echoes"]["duplicated"]), (&json!(0), &json!(0)), "{result}");
+    }
+    let generations: Vec<_> =
+        (0..4).map(|i| proxy.worker(&format!("127.0.0.1:{}", place.base + i)).generation()).collect();
+    println!("generations: {generations:?}");
+    assert!(generations.iter().all(|generation| *generation <= 2), "{generations:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

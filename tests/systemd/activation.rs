@@ -71,6 +71,34 @@ fn by_address_whatever_its_name_is() {
     assert!(!shares_its_port(binary.address) && !shares_its_port(other));
 }
 
+/// The file anew, with these listeners; what the reload warns of.
+fn reloaded(binary: &Binary, listeners: &str, worker: &RawWorker) -> String {
+    let text = format!("state_dir = \".\"\nwatch = false\n{listeners}{}", upstream(worker));
+    std::fs::write(binary.directory.join("stickyd.toml"), text).unwrap();
+    let ask = "POST /api/v1/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
+    let answer = Raw::connect_unix(&binary.admin()).ask(ask);
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    answer.text().to_owned()
+}
+
+#[test]
+fn a_listener_that_comes_back_finds_its_socket_and_whoever_waits_there() {
+    let worker = RawWorker::named("a");
+    let (web, own) = (listener(free_address(), "name = \"web\""), listener(free_address(), ""));
+    let toml = format!("state_dir = \".\"\nwatch = false\n{web}{}", upstream(&worker));
+    let binary = Binary::started_by(&toml, |address| given(&[format!("web=tcp:{address}")]));
+    serves(binary.address);
+    let warned = reloaded(&binary, &own, &worker);
+    assert!(warned.contains(&format!("no listener is on {} any more", binary.address)), "{warned}");
+    // The socket is systemd's: it goes on taking clients.
+    let mut waiting = Raw::connect(binary.address);
+    waiting.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(reloaded(&binary, &format!("{web}{own}"), &worker).contains("\"warnings\":[]"));
+    assert_eq!(waiting.answer().text(), "a");
+    serves(binary.address);
+    assert!(!shares_its_port(binary.address), "the same socket");
+}
+
 /// The process id it tells of itself; waits for one that is not `old`.
 fn pid(binary: &Binary, old: u64) -> u64 {
     let mut now = old;

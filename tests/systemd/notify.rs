@@ -89,7 +89,7 @@ fn post_reload(binary: &Binary) -> u16 {
 #[test]
 fn ready_reloading_and_stopping() {
     let (manager, worker) = (Manager::new(), RawWorker::named("a"));
-    let text = format!("state_dir = \".\"\n[upstream.app]\nworkers = [\"{}\"]", worker.address);
+    let text = format!("state_dir = \".\"\nwatch = false\n[upstream.app]\nworkers = [\"{}\"]", worker.address);
     let mut binary = manager.start(&text, None);
     assert_eq!(manager.next(), ["READY=1", "STATUS=1 workers up of 1, 0 sessions"]);
     assert_eq!(Raw::connect(binary.address).get("/").text(), "a");
@@ -123,6 +123,23 @@ fn ready_reloading_and_stopping() {
 }
 
 #[test]
+fn an_edit_is_a_reload_like_any_other() {
+    let (manager, worker) = (Manager::new(), RawWorker::named("a"));
+    let binary = manager.start(&format!("[upstream.app]\nworkers = [\"{}\"]", worker.address), None);
+    manager.until("READY=1");
+    let file = binary.directory.join("stickyd.toml");
+    let good = std::fs::read_to_string(&file).unwrap();
+    for (text, status) in
+        [(format!("{good}\naffinty = 1\n"), "STATUS=not reloaded: unknown key"), (good, "STATUS=1 workers")]
+    {
+        std::fs::write(&file, text).unwrap();
+        reload_time(&manager.until("RELOADING=1"));
+        let message = manager.next();
+        assert!(message[0] == "READY=1" && message[1].starts_with(status), "{message:?}");
+    }
+}
+
+#[test]
 fn the_status_follows_workers_and_sessions() {
     let manager = Manager::new();
     let handshake = "0{\"sid\":\"AAAAAAAAAAAAAAAAAAAA\",\"upgrades\":[],\"pingInterval\":25000,\"pingTimeout\":20000}";
@@ -144,7 +161,8 @@ fn the_status_follows_workers_and_sessions() {
 fn a_slow_reload_holds_up_neither_the_watchdog_nor_a_stop() {
     let (manager, worker) = (Manager::new(), RawWorker::named("a"));
     let limit = Some(Duration::from_millis(600));
-    let mut binary = manager.start(&format!("[upstream.app]\nworkers = [\"{}\"]", worker.address), limit);
+    let mut binary =
+        manager.start(&format!("watch = false\n[upstream.app]\nworkers = [\"{}\"]", worker.address), limit);
     manager.until("READY=1");
     // A pipe nobody writes to is as slow as a file can be; a name server that does not answer is no different.
     let file = binary.directory.join("stickyd.toml");

@@ -19,8 +19,9 @@ use crate::clock;
 use crate::metrics::{Discovery, Source};
 use crate::proxy::Job;
 use crate::proxy::ask::Kind;
+use crate::proxy::attempt::{self, Missed};
 use crate::proxy::body::{Answer, Reply};
-use crate::proxy::forward::{self, Missed};
+use crate::proxy::forward;
 use crate::proxy::record::Record;
 use crate::proxy::respond::{self, Problem};
 use crate::telemetry::say_full;
@@ -258,6 +259,10 @@ impl<'a> Hunt<'a> {
                 return (result, response);
             }
         }
+        if self.job.upstream.config.lacks_addresses() {
+            // Its worker may be one whose name does not resolve yet: no refusal while nobody can know.
+            return (Discovery::Undecided, respond::problem(Problem::Undecided));
+        }
         let shared = &self.job.conn.thread.shared;
         if !lock(&shared.discoveries.misses).remember(self.key, clock::now_ms()) {
             say_full!("too many unknown sessions to remember: each is looked for again");
@@ -283,7 +288,7 @@ impl<'a> Hunt<'a> {
         };
         job.upstream.series().attempts.inc();
         let waiting = job.ask.is_poll().then(|| Waiting::at(self.search, worker));
-        let attempted = forward::attempt(job, worker, request).await;
+        let attempted = attempt::attempt(job, worker, request).await;
         drop(waiting);
         let (response, lease, in_flight) = match attempted {
             Ok(answered) => answered,

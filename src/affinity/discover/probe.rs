@@ -117,9 +117,9 @@ async fn ask(thread: &Rc<Thread>, worker: &Arc<Worker>, probe: &Probe) -> Verdic
 async fn send(thread: &Rc<Thread>, worker: &Arc<Worker>, probe: &Probe, sid: &str) -> Option<Verdict> {
     let (response, lease) = match exchange(thread, worker, probe.request(sid)?, FRESH).await {
         Ok(answered) => answered,
-        Err(Failure::TimedOut) => return None,
+        Err(Failure::TimedOut { .. }) => return None,
         // It met the end of an idle connection, which says nothing of the worker; and a probe may be sent twice.
-        Err(Failure::Unsent(_) | Failure::Broken(_)) => {
+        Err(Failure::Unsent(_) | Failure::Broken { .. }) => {
             exchange(thread, worker, probe.request(sid)?, Duration::ZERO).await.ok()?
         }
     };
@@ -144,7 +144,7 @@ async fn exchange(
 ) -> Result<(Response<Incoming>, Box<Lease>), Failure> {
     match connect::lease(thread, worker, max_idle, PATIENCE).await {
         Ok(lease) => lease.exchange(request, PATIENCE, true).await,
-        Err(_) => Err(Failure::TimedOut),
+        Err(_) => Err(Failure::TimedOut { uploading: false }),
     }
 }
 

@@ -89,6 +89,18 @@ impl<E> Shard<E> {
         self.slots.get(index as usize)?.owner.as_ref()
     }
 
+    pub(super) fn owner_mut(&mut self, index: u32) -> Option<&mut E> {
+        self.slots.get_mut(index as usize)?.owner.as_mut()
+    }
+
+    pub(super) fn each(&mut self, mut f: impl FnMut(Key, &mut E)) {
+        for Slot { owner, pin } in &mut self.slots {
+            if let Some(owner) = owner {
+                f(pin.key, owner);
+            }
+        }
+    }
+
     /// Activity: the full time to live again, and the newest of the idle.
     pub(super) fn refresh(&mut self, index: u32, now: u32) {
         let Some(pin) = self.pin_mut(index) else { return };

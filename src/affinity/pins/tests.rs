@@ -78,6 +78,23 @@ fn a_pin_never_moves() {
 }
 
 #[test]
+fn what_is_bound_may_change_and_its_times_do_not() {
+    let (pins, t) = pins(1000, 1000);
+    for n in 0..3 {
+        assert_eq!(pins.insert(key(1, n), "a", 1, SECOND, t), NEW);
+    }
+    assert_eq!(pins.insert(key(2, 0), "other shard", 1, SECOND, t), NEW);
+    assert_eq!(pins.update(key(1, 1), t + SECOND / 2, |owner| std::mem::replace(owner, "b")), Some("a"));
+    let mut seen = Vec::new();
+    pins.each(1, |key, owner| seen.push((key, *owner)));
+    assert_eq!(seen, [(key(1, 0), "a"), (key(1, 1), "b"), (key(1, 2), "a")]);
+    pins.each(1, |_, owner| *owner = "c");
+    pins.each(SHARDS, |_, _| panic!("there is no such shard"));
+    assert_eq!(pins.peek(key(1, 0), t, own), Some("c"));
+    assert_eq!(pins.update(key(1, 1), t + 2 * SECOND, |owner| *owner), None, "neither is activity");
+}
+
+#[test]
 fn held_open_it_lives_on() {
     let (pins, t) = pins(64, 1000);
     let k = key(1, 1);

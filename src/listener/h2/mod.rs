@@ -214,7 +214,7 @@ fn builder(conn: &Conn) -> Builder {
         .max_pending_accept_reset_streams(RESET_UNSEEN)
         .max_local_error_reset_streams(Some(RESETS_FORCED))
         .max_send_buffer_size(SEND_BUFFER);
-    if conn.listener.websocket_over_http2 {
+    if conn.listener.websocket_over_http2() {
         builder.enable_connect_protocol();
     }
     builder
@@ -261,6 +261,13 @@ impl Serving {
         let idle = self.streams.open.get() == 0;
         match self.streams.live.order() {
             Order::Stop => self.leave(),
+            Order::Leave => {
+                self.leave();
+                if !idle {
+                    // Its streams, tunnels above all, have their own time.
+                    self.streams.live.limit(0);
+                }
+            }
             Order::Idle if idle => self.leave(),
             Order::Idle if !self.asked => {
                 let ask = |pings: &mut PingPong| pings.send_ping(Ping::opaque()).is_ok();

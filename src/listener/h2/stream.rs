@@ -91,7 +91,7 @@ fn refuse_success(response: Response<Reply>) -> Response<Reply> {
 /// A tunnel like any other, with an entry of its own on the thread's list.
 fn begin_tunnel(conn: &Rc<Conn>, open: Open, send: SendStream<Bytes>, receive: RecvStream, plan: Plan) {
     let thread = &conn.thread;
-    let live = thread.register(0);
+    let live = thread.register(0, &conn.listener.removed);
     live.begin(thread.is_stopping());
     let io = ClientIo::Stream(Box::new(StreamIo::new(send, receive, open.becomes_tunnel())));
     thread.tasks.spawn_local(Relay::new(io, Bytes::new(), plan, live));

@@ -134,14 +134,15 @@ impl<'a> Client<'a> {
 
 /// A connection, and what it says of the worker.
 pub(super) async fn connect(worker: &Worker) -> Result<WorkerIo, Fault> {
-    match connect::open(&worker.address).await.map_err(connect::classify) {
+    match connect::open(worker).await.map_err(connect::classify) {
         Ok(io) => {
             worker.connected();
             Ok(io)
         }
         Err(ConnectError::Refused) => Err(Fault::Refused),
         Err(ConnectError::TimedOut | ConnectError::Full) => Err(Fault::TimedOut),
-        Err(ConnectError::Io(_)) => Err(Fault::Unreachable),
+        // Checks do not queue.
+        Err(ConnectError::Io(_) | ConnectError::Busy(_)) => Err(Fault::Unreachable),
     }
 }
 

@@ -6,6 +6,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
 use super::super::process::PATIENCE;
 use super::{Message, Raw, reset};
 
@@ -96,6 +98,18 @@ impl RawWorker {
         let accept = move || {
             let stream = patient_forever(listener.accept().ok()?.0);
             Some((Raw::on(stream.try_clone().unwrap()), Some(stream)))
+        };
+        Self::accepting(address, accept, script)
+    }
+
+    /// The same over TLS; a handshake that fails is a connection that brought nothing.
+    pub(crate) fn secured(config: Arc<ServerConfig>, script: impl Fn(&mut Leg) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let accept = move || {
+            let stream = patient_forever(listener.accept().ok()?.0);
+            let connection = ServerConnection::new(config.clone()).unwrap();
+            Some((Raw::on(StreamOwned::new(connection, stream.try_clone().unwrap())), Some(stream)))
         };
         Self::accepting(address, accept, script)
     }

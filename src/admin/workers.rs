@@ -1,0 +1,172 @@
+//! `/api/v1/workers`: every worker as it is now, and what an operator says of one: drain, maint, ready.
+//!
+//! A worker is named as in the list, percent-encoded where its name has a `/`
+//! (`/api/v1/workers/app/unix:%2Frun%2Fapp%2F5.sock/drain`); its address does as well.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+
+use super::Api;
+use crate::clock;
+use crate::config::{AdminState, LONGEST_GRACE};
+use crate::drain::sessions;
+use crate::state::Snapshot;
+use crate::upstream::addresses;
+use crate::upstream::admin::Change;
+use crate::upstream::ending::Ending;
+use crate::upstream::worker::Worker;
+use crate::upstream::{Member, Upstream};
+
+/// What was wrong with a request, in words.
+type Refusal = (StatusCode, Json<Value>);
+
+/// Every worker, those the file no longer names included.
+pub(super) async fn list(State(api): State<Api>) -> Json<Value> {
+    let snapshot = api.shared.snapshot.load();
+    let members = snapshot.upstreams.iter().flat_map(|upstream| &upstream.members);
+    let names = api.shared.unresolved.names(&snapshot);
+    Json(json!({
+        "workers": members.map(describe).collect::<Vec<_>>(),
+        "names": names.iter().map(name_of).collect::<Vec<_>>(),
+    }))
+}
+
+/// A DNS name among the workers.
+fn name_of(name: &addresses::Name) -> Value {
+    json!({
+        "upstream": name.upstream,
+        "name": name.host,
+        "state": name.state.word(),
+        "addresses": name.ips,
+        "error": name.error,
+    })
+}
+
+/// `POST …/{upstream}/{worker}/{word}`.
+pub(super) async fn say(
+    State(api): State<Api>,
+    Path((upstream, worker, word)): Path<(String, String, String)>,
+    body: Bytes,
+) -> Result<Json<Value>, Refusal> {
+    let states = [AdminState::Ready, AdminState::Drain, AdminState::Maint];
+    let state = states.into_iter().find(|state| state.word() == word);
+    let state = state.ok_or_else(|| {
+        refuse(StatusCode::NOT_FOUND, format!("`{word}` is nothing a worker can be told: drain, maint or ready"))
+    })?;
+    let grace = grace(&body, state).map_err(|why| refuse(StatusCode::UNPROCESSABLE_ENTITY, why))?;
+    let snapshot = api.shared.snapshot.load_full();
+    let (upstream, member) = find(&snapshot, &upstream, &worker)?;
+    let worker = &member.worker;
+    if state == AdminState::Ready && worker.admin.is_removed() {
+        let why = "the file does not name this worker any more: write it into the file again, and reload";
+        return Err(refuse(StatusCode::CONFLICT, why.to_owned()));
+    }
+    worker.change(Change::Say(state, grace), &upstream.config);
+    tracing::info!(upstream = %worker.upstream, worker = %worker.name, admin = state.word(), "said at run time");
+    sessions::look(&api.shared, clock::now_ms());
+    Ok(Json(describe(member)))
+}
+
+fn find<'a>(snapshot: &'a Snapshot, upstream: &str, worker: &str) -> Result<(&'a Arc<Upstream>, &'a Member), Refusal> {
+    let known = snapshot.upstreams.iter().find(|one| one.config.name == upstream);
+    let known = known.ok_or_else(|| refuse(StatusCode::NOT_FOUND, format!("there is no upstream `{upstream}`")))?;
+    let named = known.members.iter().find(|member| member.worker.name == worker);
+    let found = named.or_else(|| known.members.iter().find(|member| member.worker.address.to_string() == worker));
+    let none = || {
+        let why =
+            format!("upstream `{upstream}` has no worker `{worker}`: /api/v1/workers lists them; a / in a name is %2F");
+        refuse(StatusCode::NOT_FOUND, why)
+    };
+    Ok((known, found.ok_or_else(none)?))
+}
+
+/// The grace a body gives: `{"grace": "60s"}`, or none.
+fn grace(body: &[u8], state: AdminState) -> Result<Option<Duration>, String> {
+    const HELP: &str = "the body is empty, or JSON such as {\"grace\": \"60s\"}";
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Ok(None);
+    }
+    let Ok(Value::Object(mut fields)) = serde_json::from_slice(body) else { return Err(HELP.to_owned()) };
+    let given = fields.remove("grace");
+    if let Some(unknown) = fields.keys().next() {
+        return Err(format!("unknown field `{unknown}`: {HELP}"));
+    }
+    let Some(given) = given else { return Ok(None) };
+    if state != AdminState::Drain {
+        return Err("only a drain has a grace".to_owned());
+    }
+    let given = given.as_str().ok_or_else(|| format!("`grace` needs a unit: {HELP}"))?;
+    let grace = humantime::parse_duration(given.trim()).map_err(|error| format!("`grace` is no duration: {error}"))?;
+    if grace > LONGEST_GRACE {
+        return Err("`grace` must be from 0s to 24h".to_owned());
+    }
+    Ok(Some(grace))
+}
+
+fn refuse(status: StatusCode, why: String) -> Refusal {
+    (status, Json(json!({ "error": why })))
+}
+
+fn describe(member: &Member) -> Value {
+    let worker = &member.worker;
+    json!({
+        "upstream": worker.upstream,
+        "worker": worker.name,
+        "address": worker.address.to_string(),
+        "weight": member.weight,
+        "health": worker.health().word(),
+        "admin": worker.admin.word(),
+        "said_at_run_time": worker.admin.is_said(),
+        // Asked first: it also sees an ejection's end.
+        "ejected": worker.ejected(),
+        "ejected_for_ms": worker.eject.left_ms(clock::now_ms()),
+        "takes_new": worker.takes_new(),
+        "serves": worker.serves(),
+        "generation": worker.generation(),
+        "sessions": worker.sessions(),
+        "tunnels": worker.tunnels(),
+        "in_flight": worker.in_flight(),
+        "waiting": worker.gate.waiting(),
+        "drain": worker.admin.ending().map(|ending| progress(worker, &ending)),
+    })
+}
+
+/// How far a drain is; also of maint, and of a removed worker.
+fn progress(worker: &Worker, ending: &Ending) -> Value {
+    let now = clock::now_ms();
+    let seconds = |ms: u64| ms.div_ceil(1_000);
+    json!({
+        "since_s": now.saturating_sub(ending.since_ms) / 1_000,
+        "grace_s": ending.until_ms.map(|until| seconds(until.saturating_sub(ending.since_ms))),
+        "ends_in_s": ending.until_ms.map(|until| seconds(until.saturating_sub(now))),
+        "sessions_at_start": ending.sessions_at_start,
+        "sessions_left": worker.sessions(),
+        "tunnels_left": worker.tunnels(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn graces() {
+        let read = |body: &str| grace(body.as_bytes(), AdminState::Drain);
+        assert_eq!(read(""), Ok(None));
+        assert_eq!(read(" {} "), Ok(None));
+        assert_eq!(read("{\"grace\": \"0s\"}"), Ok(Some(Duration::ZERO)));
+        assert_eq!(read("{\"grace\": \"1m 30s\"}"), Ok(Some(Duration::from_secs(90))));
+        for wrong in
+            ["60s", "[]", "{\"grace\": 60}", "{\"grace\": \"60\"}", "{\"grace\": \"25h\"}", "{\"grase\": \"1s\"}"]
+        {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+        assert!(grace(b"{\"grace\": \"1s\"}", AdminState::Maint).is_err());
+    }
+}

@@ -1,0 +1,185 @@
+//! Talks to a running stickyd through its admin listener: one request, one answer, words for when nobody is there.
+//!
+//! Where it is stands in the configuration's file, of which nothing else has to be right or readable; or it is given. For
+//! every command that asks or tells a running stickyd something.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Args;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper::header::{self, HeaderValue};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::config::{self, AdminAddress, Secret};
+
+/// Where the package puts it.
+const FILE: &str = "/etc/stickyd/stickyd.toml";
+
+/// For an answer: a reload may wait for names to be looked up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Bytes of an answer at most; a list of ten thousand workers is three million.
+const ANSWER: usize = 64 << 20;
+
+/// Which running stickyd is meant.
+#[derive(Debug, Args)]
+pub struct Remote {
+    /// Its configuration file, which says where its admin listener is [default: /etc/stickyd/stickyd.toml]
+    #[arg(short, long, value_name = "FILE", conflicts_with = "admin")]
+    pub config: Option<PathBuf>,
+    /// Its admin listener: unix:/var/lib/stickyd/admin.sock, or 127.0.0.1:9145
+    #[arg(short, long, value_name = "ADDRESS", value_parser = address)]
+    pub admin: Option<AdminAddress>,
+    /// A file with the token that writes over TCP need; with --config it is the one named there
+    #[arg(long, value_name = "FILE", requires = "admin")]
+    pub token_file: Option<PathBuf>,
+}
+
+fn address(text: &str) -> Result<AdminAddress, String> {
+    match text.strip_prefix("unix:") {
+        Some(path) if path.starts_with('/') => Ok(AdminAddress::Unix(path.into())),
+        Some(_) => Err("a socket's path begins with /".to_owned()),
+        None => text.parse().map(AdminAddress::Tcp).map_err(|_| "write unix:/PATH or IP:PORT".to_owned()),
+    }
+}
+
+/// A found admin listener.
+pub struct Admin {
+    address: AdminAddress,
+    token: Option<Secret>,
+}
+
+/// Why there is no answer; `Display` says it to whoever typed the command.
+#[derive(Debug)]
+pub struct Refusal(String);
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Remote {
+    /// Finds it.
+    ///
+    /// # Errors
+    /// The file cannot be read, or says nothing of an admin listener.
+    pub fn find(&self) -> Result<Admin, Refusal> {
+        if let Some(address) = &self.admin {
+            let token = self.token_file.as_ref().map(|file| config::token(file).map_err(Refusal)).transpose()?;
+            return Ok(Admin { address: address.clone(), token });
+        }
+        let file = self.config.clone().unwrap_or_else(|| FILE.into());
+        let config::Admin { address, token } =
+            config::load_admin(&file).map_err(|errors| Refusal(errors.to_string()))?;
+        if address == AdminAddress::None {
+            let no = "has neither state_dir nor [admin] address, so its stickyd has no admin listener; use kill -HUP";
+            return Err(Refusal(format!("error: {} {no}", file.display())));
+        }
+        Ok(Admin { address, token })
+    }
+}
+
+impl Admin {
+    /// Sends a request without a body; the status, and the JSON that came.
+    ///
+    /// # Errors
+    /// Nobody answers there, or not in stickyd's words.
+    pub fn ask(&self, method: Method, path: &str) -> Result<(StatusCode, Value), Refusal> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| Refusal(format!("error: {error}")))?;
+        let request = self.request(method, path).map_err(|error| Refusal(format!("error: {error}")))?;
+        runtime.block_on(async {
+            match tokio::time::timeout(PATIENCE, self.exchange(request)).await {
+                Ok(answer) => answer,
+                Err(_) => Err(self.silent(&format!("no answer in {} s", PATIENCE.as_secs()))),
+            }
+        })
+    }
+
+    fn request(&self, method: Method, path: &str) -> Result<Request<Full<Bytes>>, String> {
+        let mut request = Request::new(Full::default());
+        *request.method_mut() = method;
+        *request.uri_mut() = path.parse().map_err(|_| format!("`{path}` is no path"))?;
+        let host = match &self.address {
+            AdminAddress::Tcp(address) => HeaderValue::from_str(&address.to_string()).ok(),
+            AdminAddress::Unix(_) | AdminAddress::None => None,
+        };
+        request.headers_mut().insert(header::HOST, host.unwrap_or_else(|| HeaderValue::from_static("localhost")));
+        if let Some(token) = &self.token {
+            let mut value = HeaderValue::from_bytes(&[b"Bearer ", &*token.0].concat())
+                .map_err(|_| "the token cannot be sent: it has control characters".to_owned())?;
+            value.set_sensitive(true);
+            request.headers_mut().insert(header::AUTHORIZATION, value);
+        }
+        Ok(request)
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Value), Refusal> {
+        let answered = match &self.address {
+            AdminAddress::Tcp(address) => match tokio::net::TcpStream::connect(address).await {
+                Ok(stream) => over(stream, request).await,
+                Err(error) => return Err(self.unreachable(&error)),
+            },
+            AdminAddress::Unix(path) => match tokio::net::UnixStream::connect(path).await {
+                Ok(stream) => over(stream, request).await,
+                Err(error) => return Err(self.unreachable(&error)),
+            },
+            AdminAddress::None => return Err(self.silent("there is none")),
+        };
+        let (status, body) = answered.map_err(|error| self.silent(&error))?;
+        match serde_json::from_slice(&body) {
+            Ok(json) => Ok((status, json)),
+            // The guard of the listener speaks in plain text.
+            Err(_) => {
+                let said = String::from_utf8_lossy(&body);
+                let said: String = said.trim().chars().filter(|c| !c.is_control()).take(200).collect();
+                Err(Refusal(format!("error: {} says {status}: {said}", self.address)))
+            }
+        }
+    }
+
+    fn unreachable(&self, error: &io::Error) -> Refusal {
+        let at = &self.address;
+        Refusal(match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                format!("error: no stickyd answers at {at}: is it running? ({error})")
+            }
+            io::ErrorKind::PermissionDenied => {
+                format!("error: {at} may be opened by root and by stickyd's own user only ({error})")
+            }
+            _ => format!("error: cannot connect to {at}: {error}"),
+        })
+    }
+
+    fn silent(&self, why: &str) -> Refusal {
+        Refusal(format!("error: no answer from the admin listener {}: {why}", self.address))
+    }
+}
+
+async fn over(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    request: Request<Full<Bytes>>,
+) -> Result<(StatusCode, Bytes), String> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    let exchange = async {
+        let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), ANSWER).collect().await.map_err(|error| error.to_string())?;
+        Ok((status, body.to_bytes()))
+    };
+    tokio::pin!(exchange, connection);
+    tokio::select! {
+        answer = &mut exchange => answer,
+        // Its end may have brought the rest of the answer.
+        _ = &mut connection => exchange.await,
+    }
+}

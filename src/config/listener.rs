@@ -1,0 +1,147 @@
+//! `[[listener]]`: where clients are accepted, what ends TLS there, and who is believed.
+//!
+//! Leaves out what needs other tables to judge (two listeners on one address, a worker that is one): that is `check`.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::check::Context;
+use super::error::Span;
+use super::file::{Item, Section, Text};
+use super::values::word;
+use super::{Listener, Redirect, tls, workers};
+
+/// Reads all listeners, each with the place of its address.
+pub(super) fn all(context: &Context<'_>, root: &mut Section<'_>) -> Vec<(Listener, Span)> {
+    let help = "write [[listener]] and below it address = \"0.0.0.0:80\"";
+    let Some(item) = root.take("listener") else {
+        context.report.missing("there is no listener", help);
+        return Vec::new();
+    };
+    let at = item.span.clone();
+    let Some(items) = item.list("a list of tables, each headed [[listener]]", "a listener") else { return Vec::new() };
+    if items.is_empty() {
+        context.report.error_help(&at, "there is no listener", help);
+    }
+    let mut names = HashMap::new();
+    items.into_iter().filter_map(|item| listener(context, item, &mut names)).collect()
+}
+
+fn listener(context: &Context<'_>, item: Item<'_>, names: &mut HashMap<String, Span>) -> Option<(Listener, Span)> {
+    let mut section = item.section("[[listener]]", "a table")?;
+    let text = section.required("address", "an address such as \"0.0.0.0:443\"", "\"0.0.0.0:80\"");
+    let address = text.as_ref().and_then(|text| workers::socket(context, text));
+    let name = section.text("name", "a string such as \"web\"");
+    let name = name.and_then(|name| listener_name(context, name, names));
+    let tls_at = section.key("tls");
+    let tls = section.section("tls", "a table such as { certificate = \"fullchain.pem\", key = \"privkey.pem\" }");
+    let (http2, websocket_over_http2) = http2(&mut section, tls.is_some());
+    let tls = tls.and_then(|section| tls::read(context, section, http2));
+    let redirect = section.take("redirect").and_then(redirect);
+    if let (Some(_), Some(at)) = (redirect, &tls_at) {
+        let help = "give the port for plain HTTP a listener of its own: redirect = \"https\"";
+        context.report.error_help(at, "this listener redirects to https, and has `tls` itself", help);
+    }
+    let proxies = section.take("trusted_proxies").and_then(|item| item.list("a list of networks", "a network"));
+    let proxies = proxies.unwrap_or_default();
+    let trusted_proxies: Vec<_> = proxies.into_iter().filter_map(network).collect();
+    let proxy_protocol = section.text("proxy_protocol", "\"off\" or \"required\"");
+    let proxy_protocol = proxy_protocol.is_some_and(|text| proxy_protocol_of(context, &text, &trusted_proxies));
+    section.finish();
+    let listener = Listener {
+        address: address?,
+        name,
+        tls,
+        http2,
+        websocket_over_http2,
+        proxy_protocol,
+        redirect,
+        trusted_proxies,
+    };
+    Some((listener, text?.span))
+}
+
+/// `http2` and `websocket_over_http2`: both where there is TLS, unless told otherwise.
+fn http2(section: &mut Section<'_>, tls: bool) -> (bool, bool) {
+    let help = "give the listener `tls`, or remove this";
+    let http2 = asked(section, "http2", tls, "clients choose HTTP/2 in the TLS handshake only", help);
+    let help = "let `http2` be true, or remove this";
+    (http2, asked(section, "websocket_over_http2", http2, "there is no HTTP/2 here", help))
+}
+
+/// A switch that is on where it can be, and an error where it cannot and is asked for.
+fn asked(section: &mut Section<'_>, key: &'static str, can: bool, why_not: &str, help: &str) -> bool {
+    let Some(item) = section.take(key) else { return can };
+    let (report, at) = (item.report, item.span.clone());
+    let on = item.boolean().unwrap_or(can);
+    if on && !can {
+        report.error_help(&at, format!("`{key}` cannot be true: {why_not}"), help);
+    }
+    on && can
+}
+
+/// Whether a PROXY header is required. From whom must be said: whoever may send one chooses who he is.
+fn proxy_protocol_of(context: &Context<'_>, text: &Text, trusted: &[IpNet]) -> bool {
+    const WORDS: [(&str, bool); 2] = [("off", false), ("required", true)];
+    let required = word(context.report, "proxy_protocol", text, &WORDS).unwrap_or(false);
+    if required && trusted.is_empty() {
+        let help = "write trusted_proxies = [\"10.0.0.0/8\"] with the balancer's addresses";
+        context.report.error_help(&text.span, "a PROXY header is required, but nobody may send one", help);
+    }
+    required
+}
+
+/// `"https"`, or `{ port = 8443, status = 301 }`.
+fn redirect(item: Item<'_>) -> Option<Redirect> {
+    const EXPECTED: &str = "\"https\" or a table such as { port = 8443 }";
+    const STATUSES: [u16; 4] = [301, 302, 307, 308];
+    let mut redirect = Redirect { port: 443, status: 308 };
+    let report = item.report;
+    if !item.is_table() {
+        let text = item.text(EXPECTED)?;
+        return word(report, "redirect", &text, &[("https", redirect)]);
+    }
+    let mut section = item.section("`redirect`", EXPECTED)?;
+    redirect.port = section.integer("port", 1..=65_535).unwrap_or(redirect.port);
+    if let Some(item) = section.take("status") {
+        let at = item.span.clone();
+        redirect.status = item.integer(300..=399).unwrap_or(redirect.status);
+        if !STATUSES.contains(&redirect.status) {
+            report.error(&at, "`status` must be 301, 302, 307 or 308");
+        }
+    }
+    section.finish();
+    Some(redirect)
+}
+
+/// What systemd.socket(5) takes as a FileDescriptorName, no two the same.
+fn listener_name(context: &Context<'_>, name: Text, names: &mut HashMap<String, Span>) -> Option<String> {
+    let fits = |b: u8| b.is_ascii_graphic() && b != b':';
+    if !(1..=255).contains(&name.value.len()) || !name.value.bytes().all(fits) {
+        let help = "1 to 255 of ASCII without spaces and `:`, as FileDescriptorName= in the socket unit";
+        context.report.error_help(&name.span, format!("`{}` is no name for a listener", name.value), help);
+        return None;
+    }
+    if let Some(first) = names.get(&name.value) {
+        let line = context.report.line_of(first);
+        context.report.error(&name.span, format!("a listener is already named `{}`, in line {line}", name.value));
+        return None;
+    }
+    names.insert(name.value.clone(), name.span);
+    Some(name.value)
+}
+
+/// `10.0.0.0/8` or one address.
+fn network(item: Item<'_>) -> Option<IpNet> {
+    let report = item.report;
+    let text = item.text("a string such as \"10.0.0.0/8\"")?;
+    let parsed = text.value.parse::<IpNet>().map(|net| net.trunc());
+    let network = parsed.ok().or_else(|| text.value.parse::<IpAddr>().ok().map(IpNet::from));
+    if network.is_none() {
+        let message = format!("`{}` is no network", text.value);
+        report.error_help(&text.span, message, "write \"10.0.0.0/8\", \"10.1.2.3\" or \"fd00::/8\"");
+    }
+    network
+}

@@ -1,0 +1,51 @@
+//! From files to what they say: the whole configuration, or only where its stickyd can be reached.
+
+use std::path::Path;
+
+use super::check::{Context, admin, base, log_warnings, parse_noting, state_dir};
+use super::error::{Diagnostic, Errors, Report};
+use super::resolve::patient;
+use super::sources::{Noted, Sources};
+use super::{Admin, AdminAddress, Config, file};
+
+/// A configuration with its warnings, or every mistake.
+pub type Loaded = Result<(Config, Vec<Diagnostic>), Errors>;
+
+/// Reads and checks a file. Warnings go to the log.
+pub fn load(path: &Path) -> Result<Config, Errors> {
+    load_with_warnings(path).map(log_warnings)
+}
+
+/// Reads and checks a file; for callers that print warnings themselves, or have no log yet.
+pub fn load_with_warnings(path: &Path) -> Loaded {
+    load_noting(path).1
+}
+
+/// The same, and every file that was read for it, good or bad: what to watch.
+pub fn load_noting(path: &Path) -> (Sources, Loaded) {
+    let noted = Noted::default();
+    let loaded = text_of(path, &noted).and_then(|text| parse_noting(&text, path, &patient(), &noted));
+    (noted.into_sources(path), loaded)
+}
+
+/// Where a running stickyd's admin listener is, and its token, by what its file says. The rest of the file may be wrong,
+/// and what it names unreadable to whoever asks.
+pub fn load_admin(path: &Path) -> Result<Admin, Errors> {
+    let noted = Noted::default();
+    let text = text_of(path, &noted)?;
+    let report = Report::new(path.display().to_string(), &text);
+    let context = Context { report: &report, base: base(path.parent()), resolve: &patient(), noted: &noted };
+    let found = file::root(&report).map(|mut root| {
+        let state_dir = state_dir(&context, &mut root);
+        admin(&context, &mut root, state_dir.as_deref())
+    });
+    report.finish()?;
+    Ok(found.unwrap_or(Admin { address: AdminAddress::None, token: None }))
+}
+
+fn text_of(path: &Path, noted: &Noted) -> Result<String, Errors> {
+    let unread = |reason: String| Errors::of_file(format!("cannot read {}: {reason}", path.display()));
+    let bytes = noted.read(path).map_err(unread)?;
+    String::from_utf8(bytes)
+        .map_err(|error| unread(format!("it is not UTF-8 at byte {}", error.utf8_error().valid_up_to())))
+}

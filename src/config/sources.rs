@@ -1,0 +1,166 @@
+//! Which files a configuration was read from, and whether they are still what they were.
+//!
+//! Everything the loader opens is noted with a print of its bytes, good or bad, missing or there: a watcher asks whether a
+//! reload would see anything new, and which names on disk it depends on. Leaves out waiting for changes: that is `watch`.
+
+use std::cell::RefCell;
+use std::collections::{BTreeSet, VecDeque};
+use std::hash::{DefaultHasher, Hasher};
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+use super::files;
+
+/// Symbolic links followed at most, as the kernel does (path_resolution(7)).
+const MAX_LINKS: usize = 40;
+
+/// What a load reads; filled while it runs.
+#[derive(Default)]
+pub(super) struct Noted(RefCell<Vec<Source>>);
+
+impl Noted {
+    /// [`files::read`], noted.
+    pub(super) fn read(&self, path: &Path) -> Result<Vec<u8>, String> {
+        let read = files::read(path);
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        self.0.borrow_mut().push(Source { path, print: read.as_ref().ok().map(|bytes| print(bytes)) });
+        read
+    }
+
+    /// `file`: what was loaded, as it was named.
+    pub(super) fn into_sources(self, file: &Path) -> Sources {
+        Sources { file: file.to_owned(), all: self.0.into_inner() }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Source {
+    path: PathBuf,
+    /// `None`: it could not be read.
+    print: Option<u64>,
+}
+
+/// The configuration's file, and every file it names, as they were when they were read.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    file: PathBuf,
+    /// The configuration first.
+    all: Vec<Source>,
+}
+
+/// What a second look at [`Sources`] finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// The same bytes.
+    Same,
+    /// A reload would read something else.
+    Changed,
+    /// The configuration itself is not there.
+    Gone,
+}
+
+impl Sources {
+    /// The configuration's file, as it was named.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Reads them again. Blocks as long as a disk does; what is no file (a pipe that would block for ever) is passed over.
+    pub fn look(&self) -> Look {
+        let mut found = Look::Same;
+        for (index, source) in self.all.iter().enumerate() {
+            match std::fs::metadata(&source.path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => match source.print {
+                    _ if index == 0 => return Look::Gone,
+                    Some(_) => found = Look::Changed,
+                    None => {}
+                },
+                // It can no more be read now than it could then, or it can and is new.
+                Ok(is) if !is.is_file() => {}
+                _ if files::read(&source.path).ok().map(|bytes| print(&bytes)) != source.print => found = Look::Changed,
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// Every name whose change may change what is read: the files, and the symbolic links on the way to them.
+    pub fn trail(&self) -> BTreeSet<PathBuf> {
+        let mut names = BTreeSet::new();
+        for source in &self.all {
+            follow(&source.path, &mut names);
+        }
+        names
+    }
+}
+
+fn print(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
+}
+
+/// As the kernel walks an absolute path.
+fn follow(path: &Path, names: &mut BTreeSet<PathBuf>) {
+    let parts = |path: &Path| -> Vec<_> { path.components().map(|part| part.as_os_str().to_owned()).collect() };
+    let mut rest: VecDeque<_> = parts(path).into();
+    let (mut at, mut links) = (PathBuf::new(), 0);
+    while let Some(part) = rest.pop_front() {
+        match Path::new(&part).components().next() {
+            Some(Component::ParentDir) => _ = at.pop(),
+            Some(Component::Normal(_)) => {
+                let next = at.join(&part);
+                match std::fs::read_link(&next) {
+                    Ok(target) if links < MAX_LINKS => {
+                        links += 1;
+                        names.insert(next);
+                        parts(&target).into_iter().rev().for_each(|part| rest.push_front(part));
+                    }
+                    _ => at = next,
+                }
+            }
+            // The root begins anew.
+            Some(Component::RootDir | Component::Prefix(_)) => at = PathBuf::from("/"),
+            Some(Component::CurDir) | None => {}
+        }
+    }
+    names.insert(at);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn the_trail_of_a_kubernetes_volume_has_its_links() {
+        let directory = std::env::temp_dir().join(format!("stickyd-trail-{:016x}", crate::random::u64()));
+        let directory = std::path::absolute(directory).unwrap();
+        std::fs::create_dir_all(directory.join("..one")).unwrap();
+        let file = directory.join("stickyd.toml");
+        std::fs::write(directory.join("..one/stickyd.toml"), "[upstream.a]").unwrap();
+        symlink("..one", directory.join("..data")).unwrap();
+        symlink("..data/stickyd.toml", &file).unwrap();
+        let (sources, loaded) = crate::config::load_noting(&file);
+        assert!(loaded.is_err(), "a bad one is watched, too");
+        let names: Vec<_> = sources.trail().into_iter().collect();
+        let wanted = ["..data", "..one/stickyd.toml", "stickyd.toml"];
+        assert_eq!(names, wanted.map(|name| directory.join(name)));
+        assert_eq!(sources.look(), Look::Same);
+
+        std::fs::create_dir_all(directory.join("..two")).unwrap();
+        std::fs::write(directory.join("..two/stickyd.toml"), "[upstream.a]").unwrap();
+        symlink("..two", directory.join("..new")).unwrap();
+        std::fs::rename(directory.join("..new"), directory.join("..data")).unwrap();
+        assert_eq!(sources.look(), Look::Same, "other files, the same words");
+        assert!(sources.trail().contains(&directory.join("..two/stickyd.toml")));
+        std::fs::write(&file, "[upstream.b]").unwrap();
+        assert_eq!(sources.look(), Look::Changed);
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(sources.look(), Look::Gone);
+        symlink("stickyd.toml", &file).unwrap();
+        assert!(sources.trail().contains(&file), "a link to itself ends");
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+}

@@ -1,0 +1,245 @@
+//! What entries of `workers` stand for: each port of a range, each address of a DNS name, and what each worker is called.
+//!
+//! One function for the configuration as it is loaded and for the running system whose names have new addresses:
+//! [`expand`]. Left out: asking for the addresses (`upstream::addresses`), and how entries are written (the parent).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use super::super::{Address, AdminState, Upstream, Worker};
+
+/// Workers one entry may stand for: a range typed wrong (`3000-30010`) should say so, not start 27,000 health checks.
+pub(crate) const MAX_RANGE: usize = 1024;
+
+/// An entry of `workers`, understood: where its workers are and what they have in common.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Group {
+    /// Where they are.
+    pub at: At,
+    /// The name given to it; several workers get what tells them apart besides.
+    pub name: Option<String>,
+    /// Of each worker.
+    pub weight: u32,
+    /// Of each worker.
+    pub admin: AdminState,
+}
+
+/// Where the workers of an entry are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum At {
+    /// A unix socket's absolute path.
+    Unix(PathBuf),
+    /// One worker at each port.
+    Ip(IpAddr, RangeInclusive<u16>),
+    /// A DNS name in lower case: one worker at each port of each of its addresses.
+    Name(String, RangeInclusive<u16>),
+}
+
+/// The addresses of each DNS name, sorted, without doubles, never none; a name that has never resolved is not in it.
+pub type Found = BTreeMap<String, Vec<IpAddr>>;
+
+impl At {
+    /// The DNS name, if it is one.
+    pub(crate) fn host(&self) -> Option<&str> {
+        match self {
+            Self::Name(host, _) => Some(host),
+            Self::Unix(_) | Self::Ip(..) => None,
+        }
+    }
+}
+
+/// What the entries of an upstream stand for.
+pub(crate) struct Expanded {
+    /// Each with the index of its entry; addresses and names unique.
+    pub(crate) workers: Vec<(Worker, usize)>,
+    pub(super) doubles: Vec<Double>,
+    /// Entries that would be more than [`MAX_RANGE`] workers.
+    pub(crate) over: Vec<usize>,
+}
+
+/// An entry has a worker that an entry before it has.
+pub(super) struct Double {
+    pub(super) worker: Worker,
+    /// The same address, or only the same name.
+    pub(super) address: bool,
+    pub(super) first: usize,
+    pub(super) second: usize,
+}
+
+/// The workers that `groups` stand for while names have the addresses `found`. Where two entries lead to one address the
+/// first has it; a worker whose name is taken is called by its address. `before`: the workers of a moment ago, which keep
+/// their names (see [`Group::name_of`]).
+pub(crate) fn expand(groups: &[Group], found: &Found, before: &[Worker]) -> Expanded {
+    let mut addresses: HashMap<Address, usize> = HashMap::new();
+    let mut names: HashMap<String, usize> = HashMap::new();
+    let mut expanded = Expanded { workers: Vec::new(), doubles: Vec::new(), over: Vec::new() };
+    for (second, group) in groups.iter().enumerate() {
+        let mut members = group.members(found, before);
+        if members.len() > MAX_RANGE {
+            members.truncate(MAX_RANGE);
+            expanded.over.push(second);
+        }
+        for mut worker in members {
+            if let Some(&first) = addresses.get(&worker.address) {
+                expanded.doubles.push(Double { worker, address: true, first, second });
+                continue;
+            }
+            if let Some(&first) = names.get(&worker.name) {
+                expanded.doubles.push(Double { worker: worker.clone(), address: false, first, second });
+                worker.name = worker.address.to_string();
+                if names.contains_key(&worker.name) {
+                    continue;
+                }
+            }
+            addresses.insert(worker.address.clone(), second);
+            names.insert(worker.name.clone(), second);
+            expanded.workers.push((worker, second));
+        }
+    }
+    expanded
+}
+
+impl Group {
+    fn members(&self, found: &Found, before: &[Worker]) -> Vec<Worker> {
+        let (ips, ports) = match &self.at {
+            At::Unix(path) => {
+                let address = Address::Unix(path.clone());
+                let name = self.name.clone().unwrap_or_else(|| address.to_string());
+                return vec![Worker { address, host: None, name, weight: self.weight, admin: self.admin }];
+            }
+            At::Ip(ip, ports) => (std::slice::from_ref(ip), ports),
+            At::Name(host, ports) => (found.get(host).map_or(&[][..], Vec::as_slice), ports),
+        };
+        let all = ips.iter().flat_map(|ip| ports.clone().map(|port| SocketAddr::new(*ip, port)));
+        let worker = |at| {
+            let name = self.name_of(at, ips.len() == 1, ports.start() != ports.end(), before);
+            let host = self.at.host().map(str::to_owned);
+            Worker { address: Address::Tcp(at), host, name, weight: self.weight, admin: self.admin }
+        };
+        // One more than may be, so that it shows.
+        all.take(MAX_RANGE + 1).map(worker).collect()
+    }
+
+    /// A name given to an entry of several gets what tells them apart: `NAME-PORT` for a range, `NAME-IP` for a DNS name
+    /// of several addresses, `NAME-IP-PORT` for both.
+    ///
+    /// A worker keeps the name it has for as long as its address stays: it is one worker by name and address, cookies
+    /// know it by its name, and another one beside it is no reason for it to become somebody else. So a name that goes
+    /// from one address to two has NAME and NAME-IP, and goes back to either. (Two proxies of a fleet may then call one
+    /// worker differently until they are restarted; a cookie of the other's leads to the ring, sids are not concerned.)
+    fn name_of(&self, at: SocketAddr, only_ip: bool, several_ports: bool, before: &[Worker]) -> String {
+        let Some(name) = &self.name else { return at.to_string() };
+        let port = if several_ports { format!("-{}", at.port()) } else { String::new() };
+        let (alone, among) = (format!("{name}{port}"), format!("{name}-{}{port}", at.ip()));
+        let had = |worker: &&Worker| {
+            worker.address == Address::Tcp(at)
+                && (worker.name == alone || worker.name == among)
+                && self.at.host().is_some()
+        };
+        match before.iter().find(had) {
+            Some(worker) => worker.name.clone(),
+            None if only_ip => alone,
+            None => among,
+        }
+    }
+}
+
+impl Upstream {
+    /// Every name among its workers, once.
+    pub fn hosts(&self) -> BTreeSet<&str> {
+        self.groups.iter().filter_map(|group| group.at.host()).collect()
+    }
+
+    /// A name has never resolved: there may be workers that nobody knows of.
+    pub fn lacks_addresses(&self) -> bool {
+        self.groups.iter().filter_map(|group| group.at.host()).any(|host| !self.found.contains_key(host))
+    }
+
+    /// The same, now that `host` has these addresses ([`super::tidy`], not none).
+    pub(crate) fn with_addresses(&self, host: &str, ips: Vec<IpAddr>) -> Self {
+        let mut found = self.found.clone();
+        found.insert(host.to_owned(), ips);
+        self.expanded(found, &self.workers)
+    }
+
+    /// The same, in place of `before`: names that do not resolve now keep the addresses they had, workers their names.
+    pub(crate) fn after(&self, before: &Self) -> Self {
+        let mut found = self.found.clone();
+        for host in self.hosts() {
+            if let (false, Some(ips)) = (found.contains_key(host), before.found.get(host)) {
+                found.insert(host.to_owned(), ips.clone());
+            }
+        }
+        self.expanded(found, &before.workers)
+    }
+
+    fn expanded(&self, found: Found, before: &[Worker]) -> Self {
+        let workers = expand(&self.groups, &found, before).workers.into_iter().map(|(worker, _)| worker).collect();
+        Self { found, workers, ..self.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn upstream(name: Option<&str>, ports: RangeInclusive<u16>) -> Upstream {
+        let at = At::Name("app.test".to_owned(), ports);
+        let group = Group { at, name: name.map(str::to_owned), weight: 1, admin: AdminState::Ready };
+        Upstream::new("app".to_owned(), vec![group], Found::new())
+    }
+
+    fn at(upstream: &Upstream, last: &[u8]) -> Upstream {
+        upstream.with_addresses("app.test", last.iter().map(|&last| [10, 0, 0, last].into()).collect())
+    }
+
+    fn names(upstream: &Upstream) -> Vec<String> {
+        upstream.workers.iter().map(|worker| format!("{}={}", worker.name, worker.address)).collect()
+    }
+
+    #[test]
+    fn a_worker_keeps_its_name_while_its_address_stays() {
+        let none = upstream(Some("w"), 1..=1);
+        assert!(none.workers.is_empty() && none.lacks_addresses());
+        let one = at(&none, &[1]);
+        assert_eq!(names(&one), ["w=10.0.0.1:1"]);
+        let two = at(&one, &[1, 2]);
+        assert_eq!(names(&two), ["w=10.0.0.1:1", "w-10.0.0.2=10.0.0.2:1"]);
+        assert_eq!(names(&at(&two, &[2])), ["w-10.0.0.2=10.0.0.2:1"]);
+        assert_eq!(names(&at(&two, &[2, 3])), ["w-10.0.0.2=10.0.0.2:1", "w-10.0.0.3=10.0.0.3:1"]);
+        assert_eq!(names(&at(&one, &[2])), ["w=10.0.0.2:1"], "the one worker of a name may move");
+        assert_eq!(names(&at(&none, &[1, 2]))[0], "w-10.0.0.1=10.0.0.1:1");
+        let range = at(&at(&upstream(Some("w"), 1..=2), &[1]), &[1, 2]);
+        assert_eq!(
+            names(&range),
+            ["w-1=10.0.0.1:1", "w-2=10.0.0.1:2", "w-10.0.0.2-1=10.0.0.2:1", "w-10.0.0.2-2=10.0.0.2:2"]
+        );
+    }
+
+    #[test]
+    fn a_reload_that_cannot_resolve_keeps_addresses_and_names() {
+        let two = at(&at(&upstream(Some("w"), 1..=1), &[1]), &[1, 2]);
+        assert_eq!(names(&upstream(Some("w"), 1..=1).after(&two)), names(&two));
+        // What resolves anew counts, and a new name of the entry.
+        assert_eq!(names(&at(&upstream(Some("w"), 1..=1), &[1]).after(&two)), ["w=10.0.0.1:1"]);
+        assert_eq!(names(&upstream(Some("x"), 1..=1).after(&two))[0], "x-10.0.0.1=10.0.0.1:1");
+    }
+
+    #[test]
+    fn a_taken_name_or_address_is_no_error() {
+        let mut app = upstream(Some("w"), 1..=1);
+        let entry = |ip: [u8; 4], name: &str| Group {
+            at: At::Ip(ip.into(), 1..=1),
+            name: Some(name.to_owned()),
+            weight: 1,
+            admin: AdminState::Ready,
+        };
+        app.groups.insert(0, entry([10, 0, 0, 1], "first"));
+        app.groups.insert(0, entry([10, 9, 9, 9], "w-10.0.0.3"));
+        let names = names(&at(&app, &[1, 2, 3]));
+        let expected = ["w-10.0.0.3=10.9.9.9:1", "first=10.0.0.1:1", "w-10.0.0.2=10.0.0.2:1", "10.0.0.3:1=10.0.0.3:1"];
+        assert_eq!(names, expected);
+    }
+}

@@ -1,0 +1,125 @@
+//! The control thread's part in a drain: it gives the polling sessions of a worker their slots, ends those nobody asks for
+//! when they are due, and says how drains begin and end.
+//!
+//! An ended session keeps its pin, without a worker, until the time the session could have lived on is over: asked for, it
+//! is refused in Engine.IO's own words. Were the pin gone, discovery would find the session still alive at its worker. Open
+//! polls are ended where they wait (`proxy::open_poll`), tunnels by their threads (`super::closing`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::affinity::pins::SHARDS;
+use crate::clock;
+use crate::config::AdminState;
+use crate::state::{Shared, Snapshot};
+use crate::upstream::Upstream;
+use crate::upstream::ending::{Ending, Slot};
+use crate::upstream::worker::Worker;
+
+/// How often it looks by itself. Slots may be shorter: who asks is refused in time, only who does not ask is counted later.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A worker whose sessions are being ended.
+struct Under {
+    upstream: Arc<Upstream>,
+    worker: Arc<Worker>,
+    ending: Arc<Ending>,
+}
+
+/// Looks after drains, for as long as the control thread lives.
+pub async fn keep(shared: Arc<Shared>) {
+    loop {
+        look(&shared, clock::now_ms());
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// One look at all drains. Also right after anything was said, by whoever: drains begin with their slots given, and *maint*
+/// holds even if it is taken back at once.
+pub fn look(shared: &Shared, now_ms: u64) {
+    let under = under(&shared.snapshot.load());
+    if under.is_empty() {
+        return;
+    }
+    for one in &under {
+        if one.ending.take_unnumbered() {
+            number(shared, &one.worker);
+        }
+    }
+    end_due(shared, &under, now_ms);
+    for one in under {
+        say(&one, now_ms);
+    }
+}
+
+fn under(snapshot: &Snapshot) -> Vec<Under> {
+    let mut under = Vec::new();
+    for upstream in &snapshot.upstreams {
+        for member in &upstream.members {
+            if let Some(ending) = member.worker.admin.ending() {
+                under.push(Under { upstream: upstream.clone(), worker: member.worker.clone(), ending });
+            }
+        }
+    }
+    under
+}
+
+/// Slots for all polling sessions of a worker, evenly. One shard's lock at a time, for as long as a sweep takes.
+fn number(shared: &Shared, worker: &Arc<Worker>) {
+    let mut count = 0;
+    for shard in 0..SHARDS {
+        shared.pins.each(shard, |_, pin| {
+            if pin.is_polling_at(worker) {
+                pin.slot = Slot::of(count);
+                count = count.wrapping_add(1);
+            }
+        });
+    }
+}
+
+/// Ends the polling sessions whose time has come.
+fn end_due(shared: &Shared, under: &[Under], now_ms: u64) {
+    let live = |one: &&Under| one.worker.admin.ends() && one.worker.sessions() > 0;
+    let under: Vec<_> = under.iter().filter(live).map(|one| (one, 0)).collect();
+    if under.is_empty() {
+        return;
+    }
+    let mut under = under;
+    for shard in 0..SHARDS {
+        // Outside of the lock: the last session of a worker may take that with it.
+        let mut ended = Vec::new();
+        shared.pins.each(shard, |key, pin| {
+            let Some((one, count)) = under.iter_mut().find(|(one, _)| pin.is_polling_at(&one.worker)) else { return };
+            if one.ending.due_ms(pin.slot, key.jitter()).is_some_and(|due| due <= now_ms) {
+                ended.extend(pin.end());
+                *count += 1;
+            }
+        });
+    }
+    for (one, count) in under {
+        one.upstream.series().drained_polling.inc_by(count);
+    }
+}
+
+/// One line when a drain begins (the first look), one when nothing is left.
+fn say(Under { worker, ending, .. }: &Under, now_ms: u64) {
+    let (sessions, tunnels) = (worker.sessions(), worker.tunnels());
+    if ending.take_unannounced() {
+        let (sessions, upstream, name) = (ending.sessions_at_start, &worker.upstream, &worker.name);
+        match ending.until_ms {
+            _ if worker.admin() == AdminState::Maint => {
+                tracing::warn!(%upstream, worker = %name, sessions, "worker is in maint: its sessions are ended at once");
+            }
+            None => tracing::info!(%upstream, worker = %name, sessions, "draining: sessions stay until they end"),
+            Some(until) => {
+                let grace_s = until.saturating_sub(ending.since_ms) / 1_000;
+                tracing::info!(%upstream, worker = %name, sessions, grace_s, "draining: sessions are ended over the grace");
+            }
+        }
+    }
+    if sessions == 0 && tunnels == 0 && ending.take_unsaid() {
+        let after_s = now_ms.saturating_sub(ending.since_ms) / 1_000;
+        tracing::info!(upstream = %worker.upstream, worker = %worker.name, after_s, admin = worker.admin.word(),
+            "drained: no session is left on this worker");
+    }
+}

@@ -1,0 +1,151 @@
+//! When one thread closes the next of the tunnels it has left to close: evenly over the time left, at a random moment of each
+//! slot.
+//!
+//! A slot is the time left divided by what is left, taken anew at the start of every slot, so that tunnels which end by
+//! themselves or come meanwhile are taken in. Each thread spreads its own; as every thread is even, so are all together.
+//! Pure: time and chance are arguments (invariant 12). Left out: which tunnel, and closing it.
+
+/// The slots of one thread and one worker. Times in µs: at thousands of closes a second milliseconds are too coarse.
+#[derive(Debug)]
+pub struct Spread {
+    until_us: u64,
+    /// When the present slot ends.
+    slot_ends_us: u64,
+    /// When, inside it, the next one is closed.
+    next_us: u64,
+    left: usize,
+}
+
+impl Spread {
+    /// Begins now, with `left` to close by `until_us`. `chance`: from 0 to 1, for the moment inside the first slot.
+    pub fn new(now_us: u64, until_us: u64, left: usize, chance: f64) -> Self {
+        let mut spread = Self { until_us, slot_ends_us: now_us, next_us: now_us, left };
+        spread.begin(now_us, chance);
+        spread
+    }
+
+    /// When the next one is to be closed; `None` while there is none left.
+    pub fn next_us(&self) -> Option<u64> {
+        (self.left > 0).then_some(self.next_us)
+    }
+
+    /// One was closed: the next slot begins.
+    pub fn closed(&mut self, chance: f64) {
+        self.left = self.left.saturating_sub(1);
+        self.begin(self.slot_ends_us, chance);
+    }
+
+    /// How many are left was counted anew. More than was known makes the present slot too long: it begins again.
+    pub fn recount(&mut self, now_us: u64, left: usize, chance: f64) {
+        let grew = left > self.left;
+        self.left = left;
+        if grew {
+            self.begin(now_us, chance);
+        }
+    }
+
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a random moment of a slot: microseconds of a day have 37 bits, and none is negative"
+    )]
+    fn begin(&mut self, from_us: u64, chance: f64) {
+        let length = self.until_us.saturating_sub(from_us) / u64::try_from(self.left).unwrap_or(u64::MAX).max(1);
+        self.slot_ends_us = from_us.saturating_add(length);
+        self.next_us = from_us.saturating_add((length as f64 * chance.clamp(0.0, 1.0)) as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Numbers from 0 to 1 of a seed.
+    fn chances(seed: u64) -> impl FnMut() -> f64 {
+        let mut state = seed;
+        move || {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            (crate::random::mix(state) >> 11) as f64 / (1u64 << 53) as f64
+        }
+    }
+
+    /// All moments one thread closes at, from 0 on.
+    fn moments(count: usize, until_us: u64, chance: &mut impl FnMut() -> f64) -> Vec<u64> {
+        let mut spread = Spread::new(0, until_us, count, chance());
+        let mut all = Vec::new();
+        while let Some(next) = spread.next_us() {
+            all.push(next);
+            spread.closed(chance());
+        }
+        all
+    }
+
+    const SECOND: u64 = 1_000_000;
+
+    /// The most of these, in order, that fall into any second, wherever it begins.
+    fn busiest_second(all: &[u64]) -> usize {
+        let in_second_from = |(i, from): (usize, &u64)| all[i..].partition_point(|at| *at < from + SECOND);
+        all.iter().enumerate().map(in_second_from).max().unwrap_or(0)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        /// 9,000 tunnels over 60 s, on 1 to 16 threads, unevenly shared: 150 a second on average, never more than 180.
+        #[test]
+        fn nine_thousand_over_a_minute(seed in any::<u64>(), threads in 1usize..=16, share in 0usize..100) {
+            let mut chance = chances(seed);
+            let mut all = Vec::new();
+            let mut left = 9_000;
+            for thread in 1..=threads {
+                let mine = if thread == threads { left } else { left * share / 100 };
+                left -= mine;
+                all.extend(moments(mine, 60 * SECOND, &mut chance));
+            }
+            all.sort_unstable();
+            prop_assert_eq!(all.len(), 9_000);
+            prop_assert!(all.last().is_some_and(|last| *last <= 60 * SECOND));
+            let busiest = busiest_second(&all);
+            prop_assert!(busiest <= 180, "{busiest}");
+        }
+
+        /// Half of them leave by themselves in the middle, or as many come: what is left is spread over what is left.
+        #[test]
+        fn who_comes_and_goes_is_taken_in(seed in any::<u64>(), tenths in prop::sample::select(vec![1, 5, 20, 50])) {
+            let mut chance = chances(seed);
+            let mut spread = Spread::new(0, 60 * SECOND, 2_000, chance());
+            let (mut all, mut left, mut changed) = (Vec::new(), 2_000usize, false);
+            while let Some(next) = spread.next_us() {
+                if next > 30 * SECOND && !changed {
+                    changed = true;
+                    left = left * tenths / 10;
+                    spread.recount(30 * SECOND, left, chance());
+                    continue;
+                }
+                all.push(next);
+                left -= 1;
+                spread.closed(chance());
+            }
+            prop_assert_eq!(left, 0);
+            let late: Vec<u64> = all.into_iter().filter(|at| *at >= 31 * SECOND).collect();
+            let mean = late.len() as f64 / 29.0;
+            let busiest = busiest_second(&late);
+            prop_assert!((busiest as f64) <= mean * 1.2 + 2.0, "{busiest} of {mean}");
+            prop_assert!(late.last().is_some_and(|last| *last <= 60 * SECOND));
+        }
+    }
+
+    #[test]
+    fn none_left_and_then_one() {
+        let mut spread = Spread::new(0, SECOND, 0, 0.5);
+        assert_eq!(spread.next_us(), None);
+        spread.recount(SECOND / 2, 1, 0.5);
+        assert_eq!(spread.next_us(), Some(SECOND * 3 / 4));
+        spread.closed(0.5);
+        spread.recount(2 * SECOND, 3, 0.5);
+        assert_eq!(spread.next_us(), Some(2 * SECOND), "past the end: at once");
+    }
+}

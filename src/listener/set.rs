@@ -1,0 +1,274 @@
+//! All listeners of a running stickyd, and how a reload changes them: by value, everything or nothing.
+//!
+//! [`Set::plan`] binds what is new and tries what is changed; only when all of that was possible, [`Set::apply`] lets go of
+//! what is no longer wanted. A listener that stays keeps its sockets and their queues. Sockets that systemd gave are kept
+//! for as long as stickyd lives, so that a listener that was removed can come back to its own. Leaves out the threads: they
+//! get their [`Part`]s from `reload`.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio_util::task::TaskTracker;
+
+use super::{BindError, Bound, ListenerPart, Settings, adopt, bind};
+use crate::config;
+use crate::metrics::Metrics;
+use crate::systemd::{self, Inherited};
+
+/// What one thread gets of one listener.
+pub type Part = (std::net::TcpListener, ListenerPart);
+
+/// Why listeners cannot be as they should.
+#[derive(Debug, thiserror::Error)]
+pub enum SetError {
+    /// An address or a certificate.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// Sockets systemd gave us.
+    #[error(transparent)]
+    Inherited(#[from] systemd::SocketError),
+    /// Another descriptor of one of them.
+    #[error("a socket that systemd gave cannot be used again: {0}")]
+    Clone(io::Error),
+}
+
+/// The listeners there are.
+pub struct Set {
+    open: Vec<Open>,
+    /// Every socket systemd gave.
+    given: Vec<Inherited>,
+    threads: usize,
+}
+
+struct Open {
+    config: config::Listener,
+    bound: Bound,
+    /// The socket is systemd's.
+    adopted: bool,
+}
+
+/// How a [`Set`] becomes another one. Nothing is changed before it is applied; what it has bound goes when it is dropped.
+pub struct Plan {
+    /// One for each listener of the new configuration.
+    slots: Vec<Slot>,
+    left: Vec<Inherited>,
+}
+
+enum Slot {
+    /// The old one at this index, perhaps with other settings.
+    Kept(usize, Option<Settings>),
+    New(Bound, bool),
+}
+
+impl Plan {
+    /// Whether threads get anything.
+    pub fn has_new(&self) -> bool {
+        self.slots.iter().any(|slot| matches!(slot, Slot::New(..)))
+    }
+
+    /// One thread's part of what is new; as often as there are threads.
+    pub fn parts(&mut self) -> Vec<Part> {
+        let bound = self.slots.iter_mut().filter_map(|slot| match slot {
+            Slot::New(bound, _) => Some(bound),
+            Slot::Kept(..) => None,
+        });
+        bound.filter_map(Bound::take).collect()
+    }
+
+    /// A socket of systemd's that no listener is meant by.
+    pub fn left(&self) -> Option<&Inherited> {
+        self.left.first()
+    }
+}
+
+impl Set {
+    /// No listener yet. `given`: what systemd gave.
+    pub fn new(given: Vec<Inherited>, threads: usize) -> Self {
+        Self { open: Vec::new(), given, threads }
+    }
+
+    /// Where they are, in the order of the configuration.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.open.iter().map(|open| open.bound.address).collect()
+    }
+
+    /// Shows until when their certificates are valid.
+    pub fn show(&self, metrics: &Metrics) {
+        let settings: Vec<_> = self.open.iter().map(|open| open.bound.settings.load_full()).collect();
+        metrics.certificates_expire(settings.iter().flat_map(|settings| settings.expiries()));
+    }
+
+    /// Binds and tries what `wanted` needs besides what there is.
+    ///
+    /// # Errors
+    /// The first listener that cannot be had; nothing is changed then.
+    pub fn plan(&self, wanted: &[config::Listener]) -> Result<Plan, SetError> {
+        let kept = self.keep(wanted);
+        let going: Vec<&Open> =
+            (0..).zip(&self.open).filter(|(i, _)| !kept.contains(&Some(*i))).map(|(_, o)| o).collect();
+        let stays = |one: &&Inherited| {
+            let mut kept = kept.iter().flatten().filter_map(|index| self.open.get(*index));
+            kept.any(|open| open.adopted && open.bound.address == one.address)
+        };
+        let free = self.given.iter().filter(|one| !stays(one));
+        let mut left = free.map(Inherited::try_clone).collect::<Result<Vec<_>, _>>().map_err(SetError::Clone)?;
+        let fresh: Vec<_> = wanted.iter().zip(&kept).filter(|(_, kept)| kept.is_none()).map(|(one, _)| one).collect();
+        let mut given = systemd::choose(&fresh, &mut left)?.into_iter();
+        let slot = |(config, kept): (&config::Listener, &Option<usize>)| match *kept {
+            Some(index) => Ok(Slot::Kept(index, self.changed(index, config)?)),
+            None => match given.next().flatten() {
+                Some(given) => Ok(Slot::New(adopt(config, &given.socket, self.threads)?, true)),
+                None => {
+                    let port = config.address.port();
+                    let ours = going.iter().any(|open| !open.adopted && port != 0 && open.bound.address.port() == port);
+                    Ok(Slot::New(bind(config, self.threads, ours)?, false))
+                }
+            },
+        };
+        let slots = wanted.iter().zip(&kept).map(slot).collect::<Result<_, SetError>>()?;
+        Ok(Plan { slots, left })
+    }
+
+    /// Which of the old listeners each new one is. By the address as written (of several on port 0, by their order) and
+    /// the name; a socket of our own does not care what its listener is called.
+    fn keep(&self, wanted: &[config::Listener]) -> Vec<Option<usize>> {
+        let mut kept = vec![None; wanted.len()];
+        for by_name in [true, false] {
+            for at in 0..wanted.len() {
+                let Some((one, None)) = wanted.get(at).zip(kept.get(at).copied()) else { continue };
+                let same = |open: &Open| {
+                    let same_name = open.config.name == one.name;
+                    open.config.address == one.address && if by_name { same_name } else { !open.adopted }
+                };
+                let found = (0..).zip(&self.open).find(|(i, open)| same(open) && !kept.contains(&Some(*i)));
+                if let (Some(slot), Some((index, _))) = (kept.get_mut(at), found) {
+                    *slot = Some(index);
+                }
+            }
+        }
+        kept
+    }
+
+    fn changed(&self, index: usize, new: &config::Listener) -> Result<Option<Settings>, BindError> {
+        match self.open.get(index) {
+            Some(open) if open.config == *new => Ok(None),
+            Some(open) => Settings::of(new, Some(&open.bound.settings.load())).map(Some),
+            None => Settings::of(new, None).map(Some),
+        }
+    }
+
+    /// Makes it so. `wanted` is what the plan was made of.
+    pub fn apply(&mut self, wanted: Vec<config::Listener>, plan: Plan) -> Going {
+        let mut old: Vec<Option<Open>> = std::mem::take(&mut self.open).into_iter().map(Some).collect();
+        for (config, slot) in wanted.into_iter().zip(plan.slots) {
+            match slot {
+                Slot::New(bound, adopted) => self.open.push(Open { config, bound, adopted }),
+                Slot::Kept(index, settings) => {
+                    // `keep` names each of the old ones once.
+                    let Some(open) = old.get_mut(index).and_then(Option::take) else { continue };
+                    if let Some(settings) = settings {
+                        open.bound.settings.store(Arc::new(settings));
+                    }
+                    self.open.push(Open { config, ..open });
+                }
+            }
+        }
+        let mut going = Going::default();
+        for open in old.into_iter().flatten() {
+            open.bound.removed.cancel();
+            open.bound.accepting.close();
+            going.threads.push(open.bound.accepting);
+            let again = self.open.iter().any(|one| one.bound.address == open.bound.address);
+            if open.adopted && !again {
+                going.waiting.push(open.bound.address);
+            }
+            going.addresses.push(open.bound.address);
+        }
+        going
+    }
+}
+
+/// Listeners that were removed, and whose sockets the threads are about to close.
+#[derive(Default)]
+pub struct Going {
+    threads: Vec<TaskTracker>,
+    /// Where they were.
+    pub addresses: Vec<SocketAddr>,
+    /// Of these, the ones systemd holds open: clients are still let in, and nobody answers them.
+    pub waiting: Vec<SocketAddr>,
+}
+
+impl Going {
+    /// Waits until no thread accepts from them any more.
+    pub async fn closed(&self) {
+        for thread in &self.threads {
+            thread.wait().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listener(address: &str, name: Option<&str>) -> config::Listener {
+        config::Listener { name: name.map(str::to_owned), ..config::Listener::plain(address.parse().unwrap()) }
+    }
+
+    /// What was removed.
+    fn becomes(set: &mut Set, wanted: Vec<config::Listener>) -> Vec<SocketAddr> {
+        let plan = set.plan(&wanted).unwrap();
+        set.apply(wanted, plan).addresses
+    }
+
+    #[test]
+    fn of_several_on_port_0_the_order_decides_and_what_stays_keeps_its_port() {
+        let mut set = Set::new(Vec::new(), 1);
+        let any = || listener("127.0.0.1:0", None);
+        becomes(&mut set, vec![any(), any(), any()]);
+        let first = set.addresses();
+        assert!(becomes(&mut set, vec![any(), any(), any()]).is_empty());
+        assert_eq!(set.addresses(), first);
+        // One that has a name now is the same socket; the last one goes.
+        assert_eq!(becomes(&mut set, vec![any(), listener("127.0.0.1:0", Some("web"))]), first[2..]);
+        assert_eq!(set.addresses(), first[..2]);
+        // By name, wherever it stands now.
+        assert!(becomes(&mut set, vec![listener("127.0.0.1:0", Some("web")), any()]).is_empty());
+        assert_eq!(set.addresses(), [first[1], first[0]]);
+    }
+
+    #[test]
+    fn a_wider_address_on_the_same_port_replaces_a_narrower_one() {
+        let mut set = Set::new(Vec::new(), 2);
+        becomes(&mut set, vec![listener("127.0.0.1:0", None)]);
+        let narrow = set.addresses();
+        let wide = format!("0.0.0.0:{}", narrow[0].port());
+        // With both wanted it is a mistake as it always was.
+        assert!(set.plan(&[listener("127.0.0.1:0", None), listener(&wide, None)]).is_err());
+        assert_eq!(becomes(&mut set, vec![listener(&wide, None)]), narrow);
+        assert_eq!(set.addresses(), [wide.parse().unwrap()]);
+    }
+
+    #[test]
+    fn what_systemd_gave_is_there_when_its_listener_comes_back() {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let mut set = Set::new(vec![Inherited { name: "web".to_owned(), address, socket }], 1);
+        let web = || listener("127.0.0.1:1", Some("web"));
+        becomes(&mut set, vec![web()]);
+        assert_eq!(set.addresses(), [address]);
+        let other = || listener("127.0.0.1:0", None);
+        let wanted = vec![other()];
+        let plan = set.plan(&wanted).unwrap();
+        assert_eq!(plan.left().map(|left| left.address), Some(address));
+        assert_eq!(set.apply(wanted, plan).waiting, [address]);
+        assert!(becomes(&mut set, vec![other(), web()]).is_empty());
+        assert_eq!(set.addresses()[1], address);
+        // Meant by its address from now on: the same socket, and nobody waits at it.
+        let wanted = vec![listener(&address.to_string(), None)];
+        let plan = set.plan(&wanted).unwrap();
+        assert!(set.apply(wanted, plan).waiting.is_empty());
+        assert_eq!(set.addresses(), [address]);
+    }
+}

@@ -1,0 +1,113 @@
+//! A poll that waits at its worker, while an operator may end its session.
+//!
+//! The client's connection says at which worker it waits ([`crate::listener::conn::Conn::waits_at`]), so that its thread can
+//! wake it when a drain begins; from then on it looks by itself when its session is due. Without a drain that costs a poll
+//! two stores and a flag. Dropping the exchange closes the connection to the worker, whose Engine.IO takes that for the end
+//! of the session: the application sees its disconnect at once.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::Job;
+use super::ask::Kind;
+use crate::affinity;
+use crate::affinity::pins::Key;
+use crate::clock;
+use crate::thread::Registered;
+use crate::upstream::worker::Worker;
+
+/// The longest time between two looks: a drain may be called off, or given another grace.
+const LOOK_MS: u64 = 1_000;
+
+/// An exchange, and what may end it. Ready with `None` when its session was ended.
+pub struct OpenPoll<'a, F> {
+    exchange: Pin<&'a mut F>,
+    waits: Option<Waits<'a>>,
+}
+
+/// A poll of a session, at a worker.
+struct Waits<'a> {
+    job: &'a Job,
+    worker: &'a Arc<Worker>,
+    key: Key,
+    /// Over HTTP/2, where a connection has many polls, each is woken by itself.
+    entry: Option<Registered>,
+    /// Made only during a drain.
+    look: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl<'a, F: Future> OpenPoll<'a, F> {
+    /// `exchange` for `job` at `worker`; anything but a poll is only passed through.
+    pub fn new(job: &'a Job, worker: &'a Arc<Worker>, exchange: Pin<&'a mut F>) -> Self {
+        let waits = match job.ask.kind {
+            Kind::Session { key, poll: true } => {
+                let entry = job.conn.http2.then(|| job.conn.thread.register_poll(worker.serial));
+                job.conn.waits_at(worker.serial);
+                Some(Waits { job, worker, key, entry, look: None })
+            }
+            _ => None,
+        };
+        Self { exchange, waits }
+    }
+}
+
+impl<F: Future> Future for OpenPoll<'_, F> {
+    type Output = Option<F::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Poll::Ready(answered) = self.exchange.as_mut().poll(cx) {
+            return Poll::Ready(Some(answered));
+        }
+        if let Some(Waits { entry: Some(entry), .. }) = &self.waits {
+            entry.watch(cx.waker());
+        }
+        match &mut self.waits {
+            Some(waits) if waits.worker.admin.ends() => waits.poll_end(cx).map(|()| None),
+            Some(waits) if waits.look.is_some() => {
+                // Called off.
+                waits.look = None;
+                waits.waits_at(waits.worker.serial);
+                Poll::Pending
+            }
+            _ => Poll::Pending,
+        }
+    }
+}
+
+impl Waits<'_> {
+    fn waits_at(&self, serial: u64) {
+        match &self.entry {
+            Some(entry) => entry.waits_at(serial),
+            None => self.job.conn.waits_at(serial),
+        }
+    }
+
+    /// Ready once the session is due, and ended.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let shared = &self.job.conn.thread.shared;
+        loop {
+            if self.look.as_mut().is_some_and(|look| look.as_mut().poll(cx).is_pending()) {
+                return Poll::Pending;
+            }
+            let left = match affinity::ends_at(shared, self.key, self.worker) {
+                Some(due) => due.saturating_sub(clock::now_ms()),
+                None => LOOK_MS,
+            };
+            if left == 0 {
+                affinity::end(shared, &self.job.upstream, self.key);
+                return Poll::Ready(());
+            }
+            // From now on it wakes itself.
+            self.waits_at(0);
+            self.look = Some(Box::pin(tokio::time::sleep(Duration::from_millis(left.min(LOOK_MS)))));
+        }
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.job.conn.waits_at(0);
+    }
+}

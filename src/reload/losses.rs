@@ -1,0 +1,30 @@
+//! What a reload would take from live sessions: said in words, never refused. An upstream that is emptied is the
+//! configuration's business (`allow_empty`).
+
+use crate::config::{self, Config};
+use crate::state::Snapshot;
+use crate::upstream::Upstream;
+
+/// A sentence for each upstream that loses all the workers it had, while they have sessions.
+pub(super) fn all(old: &Snapshot, new: &Config) -> Vec<String> {
+    old.upstreams
+        .iter()
+        .filter_map(|old| of(old, new.upstreams.iter().find(|new| new.name == old.config.name)))
+        .collect()
+}
+
+fn of(old: &Upstream, new: Option<&config::Upstream>) -> Option<String> {
+    let workers = || old.members.iter().map(|member| &member.worker);
+    let had: Vec<_> = workers().filter(|worker| !worker.admin.is_removed()).collect();
+    let sessions: u64 = workers().map(|worker| u64::from(worker.sessions())).sum();
+    let tunnels: u64 = workers().map(|worker| u64::from(worker.tunnels())).sum();
+    let name = &old.config.name;
+    let what = match new {
+        _ if had.is_empty() || sessions + tunnels == 0 => return None,
+        None => format!("upstream `{name}` is no longer in the file"),
+        Some(new) if new.workers.is_empty() => format!("upstream `{name}` has no worker any more"),
+        Some(new) if had.iter().any(|old| new.workers.iter().any(|new| new.address == old.address)) => return None,
+        Some(_) => format!("every worker of upstream `{name}` was replaced"),
+    };
+    Some(format!("{what}, and there are still sessions: {sessions}, tunnels: {tunnels}"))
+}

@@ -1,0 +1,197 @@
+//! Ejection against models that say the same in another way.
+
+use std::collections::VecDeque;
+
+use proptest::prelude::*;
+
+use super::Outcome::{Answer, Broken, Connect, ServerError, TimedOut};
+use super::*;
+
+const RULES: Rules = Rules {
+    failures: 3,
+    errors: 50,
+    volume: 10,
+    cell_ms: 1_000,
+    time_ms: 1_000,
+    max_time_ms: 8_000,
+    max_share: 50,
+    slow_start_ms: 10_000,
+};
+
+/// What these came to, one after the other, 1 ms apart.
+fn verdicts(outcomes: &[Outcome]) -> Vec<Option<Outcome>> {
+    let eject = Eject::default();
+    (50_000..).zip(outcomes).map(|(now_ms, outcome)| eject.note(*outcome, true, now_ms, &RULES)).collect()
+}
+
+#[test]
+fn failures_in_a_row_eject_and_an_answer_ends_the_row() {
+    assert_eq!(verdicts(&[Connect, Broken, TimedOut]), [None, None, Some(TimedOut)]);
+    assert_eq!(verdicts(&[Broken, Broken, Answer, Broken, Broken, Broken])[4..], [None, Some(Broken)]);
+    assert_eq!(verdicts(&[Broken, Broken, ServerError, Broken, Broken]), [None; 5], "an answer, if a bad one");
+    assert_eq!(verdicts(&[Broken; 7]).iter().flatten().count(), 2, "the evidence is used up by a verdict");
+    let eject = Eject::default();
+    let slowly = [0, 10_000, 20_001, 30_001, 40_001].map(|now_ms| eject.note(Broken, true, now_ms, &RULES));
+    assert_eq!(slowly[..4], [None; 4], "a whole window without a failure ends the row, too");
+    assert_eq!(slowly[4], Some(Broken));
+}
+
+#[test]
+fn a_share_needs_its_volume() {
+    assert_eq!(verdicts(&[ServerError; 10])[8..], [None, Some(ServerError)]);
+    let half = [[Answer, ServerError]; 5].concat();
+    assert_eq!(verdicts(&half)[9], Some(ServerError));
+    let below = [vec![Answer; 11], vec![ServerError; 10]].concat();
+    assert_eq!(verdicts(&below), [None; 21]);
+}
+
+#[test]
+fn requests_of_sessions_count_for_the_row_only() {
+    let eject = Eject::default();
+    assert!((0..100).all(|_| eject.note(ServerError, false, 50_000, &RULES).is_none()));
+    let row = [Broken, Broken, Broken].map(|outcome| eject.note(outcome, false, 50_000, &RULES));
+    assert_eq!(row, [None, None, Some(Broken)]);
+}
+
+#[test]
+fn off_is_off() {
+    let rules = Rules { failures: 0, errors: 0, ..RULES };
+    let eject = Eject::default();
+    for outcome in [ServerError, Connect, Broken, TimedOut] {
+        assert!((0..100).all(|_| eject.note(outcome, true, 50_000, &rules).is_none()), "{outcome:?}");
+    }
+}
+
+#[test]
+fn never_more_of_the_pool_than_its_share() {
+    let out_at_most = |pool, max_share| {
+        let rules = Rules { max_share, ..RULES };
+        (0..pool).take_while(|out| rules.leaves_enough(pool, *out)).count()
+    };
+    assert_eq!([1, 2, 3, 4, 10].map(|pool| out_at_most(pool, 50)), [0, 1, 1, 2, 5]);
+    assert_eq!([1, 2, 9, 10].map(|pool| out_at_most(pool, 10)), [0, 0, 0, 1]);
+    assert_eq!(out_at_most(3, 100), 3);
+}
+
+#[test]
+fn an_end_is_said_once_and_followed_by_a_slow_start() {
+    let eject = Eject::default();
+    assert_eq!(eject.look(|| unreachable!("a worker that is not out asks no clock")), Look::In);
+    assert_eq!(eject.part(|| unreachable!(), &RULES), WHOLE);
+    assert_eq!(eject.begin(5_000, &RULES), 1_000);
+    assert_eq!((eject.look(|| 5_999), eject.left_ms(5_999)), (Look::Out, Some(1)));
+    assert_eq!([6_000, 6_001].map(|now_ms| eject.look(|| now_ms)), [Look::Back, Look::In]);
+    let parts = [6_000, 7_000, 8_000, 11_000, 15_999].map(|now_ms| eject.part(|| now_ms, &RULES));
+    assert_eq!(parts, [100, 100, 200, 500, 999]);
+    assert_eq!(eject.part(|| 16_000, &RULES), WHOLE);
+    assert_eq!(eject.part(|| unreachable!("it is over"), &RULES), WHOLE);
+    eject.ease_in(20_000);
+    assert_eq!(eject.part(|| 20_000, &Rules { slow_start_ms: 0, ..RULES }), WHOLE);
+}
+
+#[test]
+fn a_new_life_is_free_unless_the_one_before_was_ejected_too() {
+    let eject = Eject::default();
+    eject.begin(10_000, &RULES);
+    eject.new_life(10_100);
+    assert_eq!(eject.look(|| 10_100), Look::In);
+    assert!(eject.part(|| 10_100, &RULES) < WHOLE);
+    assert_eq!(eject.begin(11_000, &RULES), 2_000);
+    eject.new_life(11_100);
+    assert_eq!(eject.look(|| 11_100), Look::Out, "flapping");
+}
+
+proptest! {
+    /// Twice as long each time without a pause, up to the limit; each stretch of well-being forgives a step.
+    #[test]
+    fn ejections_grow_and_are_forgiven(pauses in prop::collection::vec(0u64..200_000, 1..30)) {
+        let eject = Eject::default();
+        let (mut now_ms, mut last, mut steps) = (1_000, 0, 0_u64);
+        for pause in pauses {
+            now_ms += last + pause;
+            let forgiven = if last == 0 { 0 } else { pause / (FORGIVES * last) };
+            steps = steps.saturating_sub(forgiven);
+            let ms = eject.begin(now_ms, &RULES);
+            prop_assert_eq!(ms, (1_000 << steps.min(20)).min(8_000));
+            prop_assert_eq!(eject.left_ms(now_ms), Some(ms));
+            (last, steps) = (ms, (steps + 1).min(40));
+        }
+    }
+
+    /// The verdict is what the rows and shares of the whole history say.
+    #[test]
+    fn verdicts_are_those_of_a_list(
+        steps in prop::collection::vec(
+            (0u64..3_000, prop_oneof![4 => Just(Answer), 2 => Just(ServerError), 1 => Just(Connect), 1 => Just(Broken),
+                1 => Just(TimedOut)], prop::bool::ANY), 1..200),
+        failures in 0u32..6, errors in 0u32..=100, volume in 1u32..20,
+    ) {
+        let rules = Rules { failures, errors, volume, ..RULES };
+        let eject = Eject::default();
+        let mut now_ms = 100_000;
+        let mut seen: VecDeque<(u64, Outcome, bool)> = VecDeque::new();
+        for (pause, outcome, in_window) in steps {
+            now_ms += pause;
+            seen.push_back((now_ms, outcome, in_window));
+            let slot = now_ms / rules.cell_ms;
+            let failed = |o: &Outcome| matches!(o, Connect | Broken | TimedOut);
+            let mut row = 0;
+            let mut next = now_ms;
+            for (at, o, _) in seen.iter().rev() {
+                if !failed(o) || next - at > 10_000 { break }
+                (row, next) = (row + 1, *at);
+            }
+            let window: Vec<_> = seen.iter().filter(|(at, _, counts)| *counts && at / rules.cell_ms + 10 > slot).collect();
+            let bad = window.iter().filter(|(_, o, _)| *o != Answer).count() as u64;
+            let by_row = failures > 0 && failed(&outcome) && row >= failures;
+            let by_share = in_window && outcome != Answer && errors > 0 && window.len() as u64 >= u64::from(volume)
+                && bad * 100 >= window.len() as u64 * u64::from(errors);
+            let expected = if by_row { Some(outcome) } else if by_share { Some(ServerError) } else { None };
+            prop_assert_eq!(eject.note(outcome, in_window, now_ms, &rules), expected);
+            if expected.is_some() {
+                seen.clear();
+            }
+        }
+    }
+
+    /// Never above the whole, never below the first part, and never back.
+    #[test]
+    fn a_part_only_grows(start in 0u64..1_000_000, slow_start_ms in 0u64..100_000, steps in prop::collection::vec(0u64..5_000, 1..40)) {
+        let rules = Rules { slow_start_ms, ..RULES };
+        let eject = Eject::default();
+        eject.ease_in(start);
+        let (mut now_ms, mut last) = (start, FIRST);
+        for step in steps {
+            now_ms += step;
+            let part = eject.part(|| now_ms, &rules);
+            prop_assert!((last..=WHOLE).contains(&part));
+            prop_assert_eq!(part == WHOLE, now_ms.max(1) - start.max(1) >= slow_start_ms || part >= WHOLE);
+            last = part;
+        }
+    }
+
+    /// As a list of moments would count, also after the length of a cell has changed.
+    #[test]
+    fn a_window_counts_what_is_in_it(before in prop::collection::vec(0u32..10_000, 0..20), steps in prop::collection::vec(0u32..4, 1..100)) {
+        let window = Window::default();
+        for slot in before {
+            window.note(slot);
+        }
+        let mut slot = 20_000;
+        let mut all = Vec::new();
+        for step in steps {
+            slot += step;
+            window.note(slot);
+            all.push(slot);
+            prop_assert_eq!(window.count(slot), all.iter().filter(|at| **at + CELLS > slot).count() as u64);
+        }
+    }
+}
+
+#[test]
+fn a_window_of_longer_cells_starts_anew() {
+    let window = Window::default();
+    (0..5).for_each(|_| window.note(600_000));
+    (0..3).for_each(|_| window.note(6_000));
+    assert_eq!(window.count(6_000), 3, "6,000 and 600,000 share a cell");
+}

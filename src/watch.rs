@@ -1,0 +1,265 @@
+//! Notices that files change on disk, by inotify(7), and waits until they are quiet.
+//!
+//! Directories are watched, not files: editors write beside and rename, Kubernetes swaps the link `..data`, and a watch of
+//! the file itself would stay with what nobody reads any more. The queue is the kernel's, bounded by it (an overflow counts
+//! as a change). Leaves out what a change means: whoever waits looks at the files' bytes. Opening and reading is not asked
+//! for, or each look would cause the next.
+
+use std::collections::{BTreeSet, HashMap};
+use std::future::pending;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
+use tokio::io::unix::AsyncFd;
+use tokio::time::{Instant, sleep_until};
+
+/// Changes are over when nothing happened for so long: an editor's write and rename are one edit, a half-written file is
+/// none.
+const QUIET: Duration = Duration::from_millis(300);
+
+/// Somebody who never stops writing is looked at after this long all the same.
+const LONGEST: Duration = Duration::from_secs(3);
+
+/// Bytes of events read at once: some dozens with names.
+const BUFFER: usize = 4096;
+
+/// Watches names on disk. Nothing at first.
+#[derive(Default)]
+pub(crate) struct Watcher {
+    inotify: Option<AsyncFd<Inotify>>,
+    directories: HashMap<WatchDescriptor, PathBuf>,
+    names: BTreeSet<PathBuf>,
+    change: Option<Change>,
+    /// It has been said that there is no watch.
+    said: bool,
+}
+
+/// A change that may not be over.
+#[derive(Clone, Copy)]
+struct Change {
+    first: Instant,
+    last: Instant,
+}
+
+impl Watcher {
+    /// From now on watches these names, which need not be there, and nothing else. What cannot be watched is said once.
+    pub(crate) fn follow(&mut self, names: &BTreeSet<PathBuf>) {
+        if names.is_empty() {
+            *self = Self { said: self.said, ..Self::default() };
+            return;
+        }
+        if let Err(error) = self.try_follow(names)
+            && !std::mem::replace(&mut self.said, true)
+        {
+            tracing::warn!(
+                "edits of the configuration may go unnoticed, it cannot be watched: {error}; SIGHUP and `stickyd reload` work"
+            );
+        }
+    }
+
+    fn try_follow(&mut self, names: &BTreeSet<PathBuf>) -> io::Result<()> {
+        let inotify = match self.inotify.take() {
+            Some(inotify) => inotify,
+            None => registered()?,
+        };
+        let mut watches = inotify.get_ref().watches();
+        self.inotify = Some(inotify);
+        let mut directories = HashMap::new();
+        let mut failed = Ok(());
+        self.names = names.clone();
+        for name in names {
+            let mut name = name.as_path();
+            // Where there is no directory, the nearest there is will tell of it.
+            while let Some(directory) = name.parent() {
+                match watches.add(directory, mask()) {
+                    Ok(watch) => {
+                        directories.insert(watch, directory.to_owned());
+                        break;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        self.names.insert(directory.to_owned());
+                        name = directory;
+                    }
+                    Err(error) => {
+                        let said = format!("{}: {error}", directory.display());
+                        failed = Err(io::Error::new(error.kind(), said));
+                        break;
+                    }
+                }
+            }
+        }
+        // What happened between reading a file and watching its directory was not seen: it is looked at again.
+        if directories.keys().any(|watch| !self.directories.contains_key(watch)) {
+            self.changed();
+        }
+        for watch in std::mem::take(&mut self.directories).into_keys().filter(|old| !directories.contains_key(old)) {
+            // The directory may be gone, and its watch with it.
+            let _ = watches.remove(watch);
+        }
+        self.directories = directories;
+        failed
+    }
+
+    /// Ready when something has changed and is quiet again. May be dropped and asked anew at any time.
+    pub(crate) async fn settled(&mut self) {
+        loop {
+            let due = self.change.map(|change| (change.last + QUIET).min(change.first + LONGEST));
+            let quiet = async {
+                match due {
+                    Some(due) => sleep_until(due).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                () = quiet => {
+                    self.change = None;
+                    return;
+                }
+                seen = read(&mut self.inotify, &self.directories, &self.names) => match seen {
+                    Ok(true) => self.changed(),
+                    Ok(false) => {}
+                    Err(error) => {
+                        tracing::warn!(%error, "edits of the configuration go unnoticed from now on");
+                        self.inotify = None;
+                    }
+                },
+            }
+        }
+    }
+
+    fn changed(&mut self) {
+        let now = Instant::now();
+        self.change = Some(Change { first: self.change.map_or(now, |change| change.first), last: now });
+    }
+}
+
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe, for types that may lose their descriptor: Inotify owns its own"
+)]
+fn registered() -> io::Result<AsyncFd<Inotify>> {
+    AsyncFd::new(Inotify::init()?)
+}
+
+fn mask() -> WatchMask {
+    WatchMask::CREATE
+        | WatchMask::MODIFY
+        | WatchMask::CLOSE_WRITE
+        | WatchMask::ATTRIB
+        | WatchMask::MOVE
+        | WatchMask::DELETE
+        | WatchMask::DELETE_SELF
+        | WatchMask::MOVE_SELF
+        | WatchMask::ONLYDIR
+}
+
+/// The next events; whether one of them matters.
+async fn read(
+    inotify: &mut Option<AsyncFd<Inotify>>,
+    directories: &HashMap<WatchDescriptor, PathBuf>,
+    names: &BTreeSet<PathBuf>,
+) -> io::Result<bool> {
+    let Some(inotify) = inotify else { return pending().await };
+    loop {
+        let mut ready = inotify.readable_mut().await?;
+        let mut buffer = [0; BUFFER];
+        let matters = ready.try_io(|inotify| {
+            let events = inotify.get_mut().read_events(&mut buffer)?;
+            Ok(events.fold(false, |matters, event| {
+                let directory = directories.get(&event.wd);
+                let named = || event.name.zip(directory).map(|(name, directory)| directory.join(Path::new(name)));
+                // One without a name is about the directory itself, or about lost events.
+                let itself = event.name.is_none() && !event.mask.contains(EventMask::IGNORED);
+                matters || itself || named().is_some_and(|name| names.contains(&name))
+            }))
+        });
+        if let Ok(read) = matters {
+            return read;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new() -> Self {
+            let path = std::env::temp_dir().join(format!("stickyd-watch-{:016x}", crate::random::u64()));
+            std::fs::create_dir_all(&path).unwrap();
+            Self(std::fs::canonicalize(path).unwrap())
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// Nothing it was told of is left.
+    async fn is_calm(watcher: &mut Watcher) {
+        assert!(tokio::time::timeout(2 * QUIET, watcher.settled()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn changes_of_the_names_only_and_once_for_many() {
+        let directory = Directory::new();
+        let (file, other) = (directory.0.join("a"), directory.0.join("b"));
+        let mut watcher = Watcher::default();
+        watcher.follow(&[file.clone()].into());
+        // What was missed before the watch.
+        watcher.settled().await;
+        watcher.follow(&[file.clone()].into());
+        std::fs::write(&other, "x").unwrap();
+        is_calm(&mut watcher).await;
+        for text in ["x", "y", "z"] {
+            std::fs::write(&file, text).unwrap();
+        }
+        watcher.settled().await;
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "z");
+        // Reading is no change.
+        is_calm(&mut watcher).await;
+        std::fs::rename(&other, &file).unwrap();
+        watcher.settled().await;
+        watcher.follow(&BTreeSet::new());
+        std::fs::write(&file, "x").unwrap();
+        is_calm(&mut watcher).await;
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_watched_keeps_nobody_from_the_rest() {
+        let directory = Directory::new();
+        let file = directory.0.join("a");
+        std::fs::write(directory.0.join("no-directory"), "x").unwrap();
+        let names = [directory.0.join("no-directory/b"), file.clone()].into();
+        let mut watcher = Watcher::default();
+        watcher.follow(&names);
+        assert!(watcher.said);
+        watcher.settled().await;
+        std::fs::write(&file, "x").unwrap();
+        watcher.settled().await;
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_is_not_there_yet_is_waited_for() {
+        let directory = Directory::new();
+        let file = directory.0.join("certificates/live/a.pem");
+        let names = [file.clone()].into();
+        let mut watcher = Watcher::default();
+        for make in ["certificates", "certificates/live"] {
+            watcher.follow(&names);
+            watcher.settled().await;
+            is_calm(&mut watcher).await;
+            std::fs::create_dir(directory.0.join(make)).unwrap();
+            watcher.settled().await;
+        }
+        watcher.follow(&names);
+        std::fs::write(&file, "x").unwrap();
+        watcher.settled().await;
+    }
+}

@@ -1,0 +1,95 @@
+//! What a certificate says of itself: its names, its subject as text, its dates.
+//!
+//! Reading only: who may be believed is rustls's business. A thin layer over `x509-cert`, with its raw profile, because a
+//! certificate that rustls takes must not fail here for a serial number of odd length.
+
+use std::fmt::Write;
+
+use x509_cert::certificate::{CertificateInner, Raw};
+use x509_cert::der::Decode;
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
+
+/// A parsed certificate.
+pub(crate) struct Certificate(CertificateInner<Raw>);
+
+impl Certificate {
+    /// `None`: it cannot be parsed.
+    pub(crate) fn parse(der: &[u8]) -> Option<Self> {
+        CertificateInner::from_der(der).ok().map(Self)
+    }
+
+    /// The DNS names it is for (RFC 5280 §4.2.1.6), in lower case. The common name is none: no client looks there any more
+    /// (RFC 9525 §2).
+    pub(crate) fn dns_names(&self) -> Vec<String> {
+        let Ok(Some((_, SubjectAltName(names)))) = self.0.tbs_certificate().get_extension::<SubjectAltName>() else {
+            return Vec::new();
+        };
+        let dns = |name: &GeneralName| match name {
+            GeneralName::DnsName(name) => Some(name.as_str().to_ascii_lowercase()),
+            _ => None,
+        };
+        names.iter().filter_map(dns).collect()
+    }
+
+    /// Its subject as RFC 2253 and RFC 4514 write it, last part first, in ASCII: other bytes as `\XX` (RFC 4514 §2.4),
+    /// so that it can be a field value.
+    pub(crate) fn subject(&self) -> String {
+        let text = self.0.tbs_certificate().subject().to_string();
+        let mut ascii = String::with_capacity(text.len());
+        for byte in text.bytes() {
+            if byte.is_ascii_graphic() || byte == b' ' {
+                ascii.push(char::from(byte));
+            } else {
+                // Writing to a String does not fail.
+                let _ = write!(ascii, "\\{byte:02X}");
+            }
+        }
+        ascii
+    }
+
+    /// The second from which on it is valid, since 1970; what lies before is 0.
+    pub(crate) fn not_before(&self) -> u64 {
+        self.0.tbs_certificate().validity().not_before.to_unix_duration().as_secs()
+    }
+
+    /// The last second it is valid in, since 1970.
+    pub(crate) fn not_after(&self) -> u64 {
+        self.0.tbs_certificate().validity().not_after.to_unix_duration().as_secs()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_subject(parts: &[(rcgen::DnType, &str)]) -> Certificate {
+        let mut params = rcgen::CertificateParams::new(vec!["A.example".to_owned(), "10.0.0.1".to_owned()]).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        for (kind, value) in parts {
+            params.distinguished_name.push(kind.clone(), *value);
+        }
+        params.not_before = rcgen::date_time_ymd(2001, 9, 9);
+        params.not_after = rcgen::date_time_ymd(4000, 1, 1);
+        let key = rcgen::KeyPair::generate().unwrap();
+        Certificate::parse(params.self_signed(&key).unwrap().der()).unwrap()
+    }
+
+    #[test]
+    fn subjects_are_ascii_and_cannot_pretend() {
+        use rcgen::DnType::{CommonName, OrganizationName};
+        let subject =
+            with_subject(&[(OrganizationName, "Écho, Ltd."), (CommonName, "bob,O=admin\r\nX-Admin: 1")]).subject();
+        assert_eq!(subject, r"CN=bob\,O\=admin\0d\0aX-Admin: 1,O=\C3\89cho\, Ltd.".replace(r"\=", "="));
+    }
+
+    #[test]
+    fn names_and_dates() {
+        let certificate = with_subject(&[]);
+        assert_eq!(certificate.dns_names(), ["a.example"]);
+        assert_eq!(certificate.not_before(), 999_993_600);
+        assert_eq!(certificate.not_after(), 64_060_588_800);
+        assert_eq!(certificate.subject(), "");
+        assert!(Certificate::parse(b"no certificate").is_none());
+    }
+}
