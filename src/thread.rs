@@ -433,7 +433,7 @@ mod tests {
     /// Every idle tunnel has one.
     #[test]
     fn an_entry_is_small() {
-        assert!(size_of::<Live>() <= 48, "{} bytes", size_of::<Live>());
+        assert!(size_of::<Live>() <= 56, "{} bytes", size_of::<Live>());
     }
 
     #[test]
