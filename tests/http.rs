@@ -9,6 +9,8 @@ mod dns;
 mod drains;
 mod eject;
 mod forward;
+mod h2;
+mod h2_floods;
 mod headers;
 mod keys;
 mod listeners;

@@ -7,6 +7,7 @@ mod clients;
 mod come_and_go;
 mod drains;
 mod foreign;
+mod h2;
 mod hostile;
 mod hung;
 mod nobody;

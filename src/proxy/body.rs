@@ -8,14 +8,73 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use hyper::Response;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::record::Record;
 use super::trailers;
 use crate::listener::conn::Conn;
+use crate::listener::h2::body::StreamBody;
 use crate::thread::Thread;
+use crate::tunnel::Plan;
 use crate::upstream::connect::Lease;
 use crate::upstream::life::Loss;
+
+/// A request's body as its client sends it.
+pub enum ClientBody {
+    /// There is none.
+    Empty,
+    /// HTTP/1.
+    Http1(Incoming),
+    /// An HTTP/2 stream.
+    Http2(StreamBody),
+}
+
+/// Why a client's body broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// As hyper says.
+    #[error(transparent)]
+    Http1(#[from] hyper::Error),
+    /// As h2 says.
+    #[error(transparent)]
+    Http2(#[from] h2::Error),
+}
+
+impl From<Incoming> for ClientBody {
+    fn from(body: Incoming) -> Self {
+        Self::Http1(body)
+    }
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::from),
+            Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::from),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+        }
+    }
+}
 
 /// A request's body on its way to a worker: what is held of it, then what still streams from the client.
 pub struct Outgoing {
@@ -30,10 +89,10 @@ impl Outgoing {
     pub const EMPTY: Self = Self { held: Bytes::new(), stream: None, taken: None };
 
     /// As it comes from the client of `conn`.
-    pub fn stream(body: Incoming, conn: &Rc<Conn>) -> Self {
+    pub fn stream(body: impl Body + Into<ClientBody>, conn: &Rc<Conn>) -> Self {
         // Most requests have none, and nothing to note.
-        let upload = |body| Upload { body, conn: conn.clone(), over: false };
-        Self { stream: (!body.is_end_stream()).then_some(body).map(upload), ..Self::EMPTY }
+        let upload = (!body.is_end_stream()).then(|| Upload { body: body.into(), conn: conn.clone(), over: false });
+        Self { stream: upload, ..Self::EMPTY }
     }
 
     /// Held whole, so that it can be sent again.
@@ -55,9 +114,9 @@ impl Outgoing {
 
 impl Body for Outgoing {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         if !this.held.is_empty() {
             return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.held)))));
@@ -82,14 +141,14 @@ impl Body for Outgoing {
 
 /// A client's body; dropped before its end, its client may be sending still.
 struct Upload {
-    body: Incoming,
+    body: ClientBody,
     conn: Rc<Conn>,
     /// Its end was seen.
     over: bool,
 }
 
 impl Upload {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx).map_ok(checked);
         self.over = match &polled {
             Poll::Ready(None) => true,
@@ -188,16 +247,6 @@ impl Body for Answer {
     }
 }
 
-/// What follows what is held.
-enum Rest {
-    /// Nothing.
-    Nothing,
-    /// A worker's answer.
-    Answer(Answer),
-    /// It broke off; said once what came before has left.
-    Broken(hyper::Error),
-}
-
 /// What a client gets.
 pub struct Reply {
     /// Data read ahead (by learning or refusal matching), sent before the rest.
@@ -205,6 +254,16 @@ pub struct Reply {
     rest: Rest,
     /// What ends with the answer: counts, an open poll, the log line.
     record: Option<Box<Record>>,
+}
+
+/// What comes behind the held data.
+enum Rest {
+    Nothing,
+    Answer(Answer),
+    /// Over HTTP/2: what the stream becomes once this answer's head is sent.
+    Tunnel(Box<Plan>),
+    /// The answer broke off; said once what came before has left.
+    Broken(hyper::Error),
 }
 
 impl Reply {
@@ -218,6 +277,35 @@ impl Reply {
     /// A worker's answer, `held` having been read of it.
     pub fn stream(held: VecDeque<Frame<Bytes>>, rest: Answer) -> Self {
         Self { held, rest: Rest::Answer(rest), record: None }
+    }
+
+    /// No body: the stream it is sent on becomes a tunnel.
+    pub fn tunnel(plan: Plan) -> Self {
+        Self { held: VecDeque::new(), rest: Rest::Tunnel(Box::new(plan)), record: None }
+    }
+
+    /// The stream becomes a tunnel.
+    pub fn is_tunnel(&self) -> bool {
+        matches!(self.rest, Rest::Tunnel(_))
+    }
+
+    /// What the stream becomes.
+    pub fn take_plan(&mut self) -> Option<Box<Plan>> {
+        match std::mem::replace(&mut self.rest, Rest::Nothing) {
+            Rest::Tunnel(plan) => Some(plan),
+            rest => {
+                self.rest = rest;
+                None
+            }
+        }
+    }
+
+    /// Another answer in this one's place, with what was to end with this one.
+    pub fn replaced_by(mut self, other: Response<Self>) -> Response<Self> {
+        match self.record.take() {
+            Some(record) => record.finish(other),
+            None => other,
+        }
     }
 
     /// The same, with what shall end with it.
@@ -245,7 +333,7 @@ impl Body for Reply {
         }
         let rest = match &mut this.rest {
             Rest::Answer(answer) => answer,
-            Rest::Nothing => return Poll::Ready(None),
+            Rest::Nothing | Rest::Tunnel(_) => return Poll::Ready(None),
             Rest::Broken(_) => {
                 let rest = std::mem::replace(&mut this.rest, Rest::Nothing);
                 return Poll::Ready(if let Rest::Broken(error) = rest { Some(Err(error)) } else { None });
@@ -274,7 +362,7 @@ impl Body for Reply {
     fn is_end_stream(&self) -> bool {
         self.held.is_empty()
             && match &self.rest {
-                Rest::Nothing => true,
+                Rest::Nothing | Rest::Tunnel(_) => true,
                 Rest::Answer(answer) => answer.is_end_stream(),
                 Rest::Broken(_) => false,
             }
@@ -283,7 +371,7 @@ impl Body for Reply {
     fn size_hint(&self) -> SizeHint {
         let held: u64 = self.held.iter().filter_map(|frame| frame.data_ref()).map(|data| data.len() as u64).sum();
         let rest = match &self.rest {
-            Rest::Nothing => SizeHint::with_exact(0),
+            Rest::Nothing | Rest::Tunnel(_) => SizeHint::with_exact(0),
             Rest::Answer(answer) => answer.size_hint(),
             Rest::Broken(_) => SizeHint::default(),
         };
