@@ -1,10 +1,12 @@
 //! The admin listener: metrics, status, workers and what is said of them, reload. On the control thread, away from traffic.
 //!
-//! A unix socket of mode 0600 in the state directory by default: whoever may open it may write. Over TCP, reading needs a
-//! Host that no foreign page can name (DNS rebinding), writing a bearer token besides; no CORS header is ever sent. Left
+//! A unix socket of mode 0600 in the state directory by default: whoever may open it may write, and no browser can. Over
+//! TCP, reading needs a Host that no foreign page can name (DNS rebinding), and a bearer token where the address is not
+//! loopback; writing needs the token, JSON's content type and a field of our own. No CORS header is ever sent, and no
+//! worker is ever this listener (`config` and the lookups of names see to it). Left
 //! out for now: single sockets, the page.
 
-mod auth;
+pub(crate) mod auth;
 mod workers;
 
 use std::fs;
@@ -24,6 +26,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde_json::{Value, json};
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, oneshot};
@@ -91,12 +94,20 @@ pub fn bind(address: &AdminAddress) -> io::Result<Bound> {
                 fs::create_dir_all(directory)?;
             }
             remove_dead(path)?;
-            let listener = std::os::unix::net::UnixListener::bind(path)?;
-            fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-            listener.set_nonblocking(true)?;
-            Ok(Bound::Unix(listener, path.clone()))
+            Ok(Bound::Unix(bind_private(path)?, path.clone()))
         }
     }
+}
+
+/// A socket that is the owner's alone from the first connect on: until it listens, all connects are refused, and it only
+/// listens once its mode is 0600. (A umask would be the whole process's.)
+fn bind_private(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    socket.listen(128)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
 }
 
 /// Removes a socket nobody answers on. Whatever else has that name stays, and so does a socket that only might be dead.
@@ -118,9 +129,12 @@ fn remove_dead(path: &Path) -> io::Result<()> {
 pub async fn serve(bound: Bound, shared: Arc<Shared>, settings: Settings, tasks: TaskTracker, stop: CancellationToken) {
     let served = match bound {
         Bound::None => return,
-        Bound::Tcp(listener, _) => accept_tcp(listener, router(shared, settings, true), tasks, &stop).await,
+        Bound::Tcp(listener, address) => {
+            let reach = if address.ip().is_loopback() { auth::Reach::Loopback } else { auth::Reach::Network };
+            accept_tcp(listener, router(shared, settings, reach), tasks, &stop).await
+        }
         Bound::Unix(listener, path) => {
-            let served = accept_unix(listener, router(shared, settings, false), tasks, &stop).await;
+            let served = accept_unix(listener, router(shared, settings, auth::Reach::Unix), tasks, &stop).await;
             let _ = fs::remove_file(path);
             served
         }
@@ -199,8 +213,8 @@ struct Api {
     reload: reload::Ask,
 }
 
-fn router(shared: Arc<Shared>, settings: Settings, tcp: bool) -> Router {
-    let guard = auth::Guard::new(tcp, settings.token);
+fn router(shared: Arc<Shared>, settings: Settings, reach: auth::Reach) -> Router {
+    let guard = auth::Guard::new(reach, settings.token);
     Router::new()
         .route("/metrics", get(metrics))
         .route("/api/v1/health", get(|| async { "ok\n" }))
