@@ -17,9 +17,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, State};
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use hyper::server::conn::http1;
@@ -41,7 +43,7 @@ use crate::telemetry::say_full;
 /// Connections at once; an operator, a scraper and a script need three.
 const CONNECTIONS: usize = 64;
 
-/// For a request's head to arrive.
+/// For a request's head to arrive, and for its body.
 const HEAD: Duration = Duration::from_secs(10);
 
 /// Bytes of a request body at most.
@@ -222,9 +224,24 @@ fn router(shared: Arc<Shared>, settings: Settings, reach: auth::Reach) -> Router
         .route("/api/v1/workers", get(workers::list))
         .route("/api/v1/workers/{upstream}/{worker}/{word}", post(workers::say))
         .route("/api/v1/reload", post(reload))
-        .layer(DefaultBodyLimit::max(BODY))
+        .layer(middleware::from_fn(whole))
         .layer(middleware::from_fn_with_state(Arc::new(guard), auth::check))
         .with_state(Api { shared, reload: settings.reload })
+}
+
+/// Hands requests on once they are whole: nobody holds one of the few connections by a body that does not end, and one
+/// that is announced as too long is not waited for.
+async fn whole(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > BODY as u64) {
+        return (StatusCode::PAYLOAD_TOO_LARGE, "the body is too large\n").into_response();
+    }
+    match tokio::time::timeout(HEAD, to_bytes(body, BODY)).await {
+        Ok(Ok(body)) => next.run(Request::from_parts(parts, Body::from(body))).await,
+        Ok(Err(_)) => (StatusCode::PAYLOAD_TOO_LARGE, "the body is too large, or broke off\n").into_response(),
+        Err(_) => (StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n").into_response(),
+    }
 }
 
 async fn metrics(State(api): State<Api>) -> impl IntoResponse {
