@@ -68,6 +68,14 @@ pub struct Metrics {
     certificates: IntGaugeVec,
     /// Client connections that ended with an HTTP, TLS or PROXY protocol error.
     pub client_errors: IntCounterVec,
+    /// HTTP/2 streams open, tunnels included.
+    pub http2_streams: IntGauge,
+    /// HTTP/2 streams clients opened.
+    pub http2_streams_total: IntCounter,
+    /// HTTP/2 streams clients took back.
+    pub http2_resets: IntCounter,
+    /// HTTP/2 connections closed for what their clients sent too much of (`resets`, `useless`).
+    pub http2_floods: IntCounterVec,
     drained: IntCounterVec,
     drain_left: IntGaugeVec,
     /// Reloads by result (`ok`, `failed`).
@@ -259,12 +267,16 @@ impl Metrics {
             pins: register!(r, IntGauge, "stickyd_pins", "Sessions pinned."),
             pins_limit: register!(r, IntGauge, "stickyd_pins_limit", "Pins at most."),
             replay: register!(r, IntGauge, "stickyd_replay_bytes", "Request bodies held for replay."),
-            clients: register!(r, IntGauge, "stickyd_client_connections", "Client connections open, tunnels included."),
+            clients: register!(r, IntGauge, "stickyd_client_connections", "Client connections open, tunnels included; each tunnel over HTTP/2 counts beside its connection."),
             pins_evicted: register!(r, IntCounter, "stickyd_pins_evicted_total", "Idle pins that made room for newer ones."),
             pins_refused: register!(r, IntCounter, "stickyd_pins_refused_total", "Pins not stored because the table or an address's quota was full."),
             pool_full: register!(r, IntCounter, "stickyd_worker_pool_full_total", "Idle worker connections closed because the pool had no room for them."),
             unrouted: register!(r, IntCounter, "stickyd_unrouted_total", "Requests no route fitted."),
             client_errors: register!(r, IntCounterVec, "stickyd_client_errors_total", "Client connections ended by an error, by kind.", &["kind"]),
+            http2_streams: register!(r, IntGauge, "stickyd_http2_streams", "HTTP/2 streams open: requests and tunnels."),
+            http2_streams_total: register!(r, IntCounter, "stickyd_http2_streams_total", "HTTP/2 streams clients opened: requests and tunnels."),
+            http2_resets: register!(r, IntCounter, "stickyd_http2_resets_total", "HTTP/2 streams clients took back."),
+            http2_floods: register!(r, IntCounterVec, "stickyd_http2_floods_total", "HTTP/2 connections closed because their clients sent too many resets, or frames of no use.", &["frames"]),
             tls_handshakes: register!(r, IntCounterVec, "stickyd_tls_handshakes_total", "TLS handshakes of clients, by version, result (ok, failed, timeout) and whether a session was resumed.", &["listener", "version", "result", "resumed"]),
             certificates: register!(r, IntGaugeVec, "stickyd_tls_certificate_expiry_timestamp_seconds", "Last second a certificate is valid in, since 1970; the name is the first it is for.", &["listener", "name"]),
             config_ok: register!(r, IntGauge, "stickyd_config_ok", "1: the configuration's file, as it was last looked at, is what runs; 0: it has a mistake or is gone."),

@@ -11,6 +11,8 @@ mod drains;
 mod eject;
 mod forward;
 mod guards;
+mod h2;
+mod h2_floods;
 mod headers;
 mod keys;
 mod listeners;

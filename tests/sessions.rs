@@ -9,6 +9,7 @@ mod come_and_go;
 mod drains;
 mod foreign;
 mod guards;
+mod h2;
 mod hostile;
 mod hung;
 mod nobody;

@@ -219,6 +219,7 @@ fn limits(root: &mut Section<'_>) -> Limits {
     let replay = section.take("replay_bytes").and_then(|item| values::size(item, REPLAY));
     limits.replay_bytes = replay.and_then(|bytes| bytes.try_into().ok()).unwrap_or(limits.replay_bytes);
     limits.handshakes = section.integer("handshakes", 1..=100_000).unwrap_or(limits.handshakes);
+    limits.http2_streams = section.integer("http2_streams", 1..=10_000).unwrap_or(limits.http2_streams);
     let handshake = section.take("handshake_timeout").and_then(|item| values::duration(item, HANDSHAKE));
     limits.handshake_timeout = handshake.unwrap_or(limits.handshake_timeout);
     section.finish();

@@ -21,24 +21,21 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::Listener;
 use super::opening::{self, Opened, Secured};
+use super::{HEAD_BYTES, HEAD_FIELDS, Listener, h2};
 use crate::proxy;
 use crate::thread::{Order, Registered, Thread};
 use crate::tunnel::Plan;
 use crate::tunnel::relay::Relay;
+use crate::tunnel::stream::{APPETITE, StreamIo};
 use crate::upstream::io::poll_write_small;
 
 /// Seconds a client connection may sit without a whole request head: nginx's keep-alive default. It bounds the whole
 /// wait, not the time between two bytes.
-const IDLE_S: u32 = 75;
+pub(super) const IDLE_S: u32 = 75;
 
 /// How long a client that is still sending is read after our last answer (nginx's lingering_timeout).
 const LINGER: Duration = Duration::from_secs(5);
-
-/// A request head's bytes and fields at most (threats §2); hyper answers 431 past either.
-const HEAD_BYTES: usize = 32 * 1024;
-const HEAD_FIELDS: usize = 100;
 
 /// One client connection.
 pub struct Conn {
@@ -54,6 +51,9 @@ pub struct Conn {
     pub trusted: bool,
     /// What the TLS handshake agreed on; `None`: it is not encrypted up to us.
     pub tls: Option<Secured>,
+    /// It speaks HTTP/2: each stream is a request, or a tunnel, of its own.
+    pub http2: bool,
+    /// None over HTTP/2, whose streams see to it.
     live: RefCell<Option<Registered>>,
     plan: RefCell<Option<Plan>>,
 }
@@ -64,6 +64,8 @@ pub enum ClientIo {
     Plain(TcpStream),
     /// Encrypted; boxed, because a rustls connection is a kilobyte.
     Tls(Box<TlsStream<TcpStream>>),
+    /// One stream of an HTTP/2 connection, once it is a tunnel.
+    Stream(Box<StreamIo<h2::Open>>),
 }
 
 /// Serves a connection to its end.
@@ -72,6 +74,8 @@ pub async fn serve(thread: Rc<Thread>, listener: Rc<Listener>, stream: TcpStream
     let Some(Opened { io, ip, trusted, tls }) = opening::open(&thread, &live, &listener, stream, peer).await else {
         return;
     };
+    let http2 = io.speaks_http2();
+    let (live, of_streams) = if http2 { (None, Some(live)) } else { (Some(live), None) };
     let conn = Rc::new(Conn {
         trusted,
         tls,
@@ -79,17 +83,22 @@ pub async fn serve(thread: Rc<Thread>, listener: Rc<Listener>, stream: TcpStream
         peer_ip: ip,
         thread,
         listener,
-        live: RefCell::new(Some(live)),
+        http2,
+        live: RefCell::new(live),
         plan: RefCell::default(),
     });
-    serve_http(conn, io).await;
+    match of_streams {
+        // Boxed: connections that speak HTTP/1 must not be as large.
+        Some(live) => Box::pin(h2::serve(conn, live, io)).await,
+        None => serve_http(conn, io).await,
+    }
 }
 
 async fn serve_http(conn: Rc<Conn>, io: ClientIo) {
     let service = {
         let conn = conn.clone();
         service_fn(move |request| {
-            let answer = proxy::handle(conn.clone(), request);
+            let answer = proxy::handle(conn.clone(), request, Ok(()));
             async move { Ok::<_, Infallible>(answer.await) }
         })
     };
@@ -211,11 +220,27 @@ impl Conn {
     }
 }
 
+impl ClientIo {
+    /// ALPN's choice.
+    fn speaks_http2(&self) -> bool {
+        matches!(self, Self::Tls(io) if io.get_ref().1.alpn_protocol() == Some(b"h2"))
+    }
+
+    /// Bytes it makes sense to read for it at once: what it does not take has to be kept.
+    pub fn appetite(&self) -> usize {
+        match self {
+            Self::Plain(_) | Self::Tls(_) => usize::MAX,
+            Self::Stream(_) => APPETITE,
+        }
+    }
+}
+
 impl AsyncRead for ClientIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
             Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Stream(io) => Pin::new(io).poll_read(cx, buf),
         }
     }
 }
@@ -225,6 +250,7 @@ impl AsyncWrite for ClientIo {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_write(cx, buf),
             Self::Tls(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Stream(io) => Pin::new(io).poll_write(cx, buf),
         }
     }
 
@@ -236,6 +262,7 @@ impl AsyncWrite for ClientIo {
         match self.get_mut() {
             Self::Plain(io) => poll_write_small(Pin::new(io), cx, bufs),
             Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Stream(io) => Pin::new(io).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -243,6 +270,7 @@ impl AsyncWrite for ClientIo {
         match self {
             Self::Plain(io) => io.is_write_vectored(),
             Self::Tls(io) => io.is_write_vectored(),
+            Self::Stream(_) => false,
         }
     }
 
@@ -250,6 +278,7 @@ impl AsyncWrite for ClientIo {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_flush(cx),
             Self::Tls(io) => Pin::new(io).poll_flush(cx),
+            Self::Stream(io) => Pin::new(io).poll_flush(cx),
         }
     }
 
@@ -257,6 +286,7 @@ impl AsyncWrite for ClientIo {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_shutdown(cx),
             Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Stream(io) => Pin::new(io).poll_shutdown(cx),
         }
     }
 }

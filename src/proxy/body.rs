@@ -8,18 +8,77 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use hyper::Response;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::headers;
 use super::record::Record;
+use crate::listener::h2::body::StreamBody;
 use crate::thread::Thread;
+use crate::tunnel::Plan;
 use crate::upstream::connect::Lease;
 use crate::upstream::life::Loss;
+
+/// A request's body as its client sends it.
+pub enum ClientBody {
+    /// There is none.
+    Empty,
+    /// HTTP/1.
+    Http1(Incoming),
+    /// An HTTP/2 stream.
+    Http2(StreamBody),
+}
+
+/// Why a client's body broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// As hyper says.
+    #[error(transparent)]
+    Http1(#[from] hyper::Error),
+    /// As h2 says.
+    #[error(transparent)]
+    Http2(#[from] h2::Error),
+}
+
+impl From<Incoming> for ClientBody {
+    fn from(body: Incoming) -> Self {
+        Self::Http1(body)
+    }
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::from),
+            Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::from),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+        }
+    }
+}
 
 /// A request's body on its way to a worker: what is held of it, then what still streams from the client.
 pub struct Outgoing {
     held: Bytes,
-    stream: Option<Incoming>,
+    stream: Option<ClientBody>,
     /// Frames the worker's connection has taken of the stream, for who waits for the answer.
     taken: Option<Rc<Cell<u64>>>,
 }
@@ -29,8 +88,8 @@ impl Outgoing {
     pub const EMPTY: Self = Self { held: Bytes::new(), stream: None, taken: None };
 
     /// As it comes from the client.
-    pub fn stream(body: Incoming) -> Self {
-        Self { stream: Some(body), ..Self::EMPTY }
+    pub fn stream(body: impl Into<ClientBody>) -> Self {
+        Self { stream: Some(body.into()), ..Self::EMPTY }
     }
 
     /// Held whole, so that it can be sent again.
@@ -52,9 +111,9 @@ impl Outgoing {
 
 impl Body for Outgoing {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         if !this.held.is_empty() {
             return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.held)))));
@@ -78,7 +137,7 @@ impl Body for Outgoing {
 }
 
 /// The next frame of a client's body. Who somebody is belongs into heads, where it is checked: trailers say nothing of it.
-fn poll_client(body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+fn poll_client(body: &mut ClientBody, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
     let checked = |frame: Frame<Bytes>| match frame.into_trailers() {
         Ok(mut trailers) => {
             headers::strip_identity(&mut trailers);
@@ -162,9 +221,26 @@ impl Body for Answer {
 pub struct Reply {
     /// Data read ahead (by learning or refusal matching), sent before the rest.
     held: VecDeque<Frame<Bytes>>,
-    rest: Option<Answer>,
+    rest: Rest,
     /// What ends with the answer: counts, an open poll, the log line.
     record: Option<Box<Record>>,
+}
+
+/// What comes behind the held data.
+enum Rest {
+    Nothing,
+    Answer(Answer),
+    /// Over HTTP/2: what the stream becomes once this answer's head is sent.
+    Tunnel(Box<Plan>),
+}
+
+impl Rest {
+    fn answer(&self) -> Option<&Answer> {
+        match self {
+            Self::Answer(answer) => Some(answer),
+            Self::Nothing | Self::Tunnel(_) => None,
+        }
+    }
 }
 
 impl Reply {
@@ -172,12 +248,41 @@ impl Reply {
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         let held = if bytes.is_empty() { VecDeque::new() } else { VecDeque::from([Frame::data(bytes)]) };
-        Self { held, rest: None, record: None }
+        Self { held, rest: Rest::Nothing, record: None }
     }
 
     /// A worker's answer, `held` having been read of it.
     pub fn stream(held: VecDeque<Frame<Bytes>>, rest: Answer) -> Self {
-        Self { held, rest: Some(rest), record: None }
+        Self { held, rest: Rest::Answer(rest), record: None }
+    }
+
+    /// No body: the stream it is sent on becomes a tunnel.
+    pub fn tunnel(plan: Plan) -> Self {
+        Self { held: VecDeque::new(), rest: Rest::Tunnel(Box::new(plan)), record: None }
+    }
+
+    /// The stream becomes a tunnel.
+    pub fn is_tunnel(&self) -> bool {
+        matches!(self.rest, Rest::Tunnel(_))
+    }
+
+    /// What the stream becomes.
+    pub fn take_plan(&mut self) -> Option<Box<Plan>> {
+        match std::mem::replace(&mut self.rest, Rest::Nothing) {
+            Rest::Tunnel(plan) => Some(plan),
+            rest => {
+                self.rest = rest;
+                None
+            }
+        }
+    }
+
+    /// Another answer in this one's place, with what was to end with this one.
+    pub fn replaced_by(mut self, other: Response<Self>) -> Response<Self> {
+        match self.record.take() {
+            Some(record) => record.finish(other),
+            None => other,
+        }
     }
 
     /// The same, with what shall end with it.
@@ -203,7 +308,7 @@ impl Body for Reply {
             this.passed(&frame);
             return Poll::Ready(Some(Ok(frame)));
         }
-        let Some(rest) = &mut this.rest else {
+        let Rest::Answer(rest) = &mut this.rest else {
             return Poll::Ready(None);
         };
         let polled = Pin::new(rest).poll_frame(cx);
@@ -216,12 +321,12 @@ impl Body for Reply {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.held.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+        self.held.is_empty() && self.rest.answer().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
         let held: u64 = self.held.iter().filter_map(|frame| frame.data_ref()).map(|data| data.len() as u64).sum();
-        let rest = self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+        let rest = self.rest.answer().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
         add_held(rest, held)
     }
 }

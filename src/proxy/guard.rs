@@ -203,7 +203,7 @@ fn is_session<B>(request: &Request<B>, ask: &Ask) -> bool {
     };
     let of_engine =
         matches!(ask.kind, Kind::Handshake | Kind::Session { .. } | Kind::UnknownSid | Kind::Preflight(Some(_)));
-    of_engine || upgrade() || session::may_be_engine_io(request.uri().query())
+    of_engine || ask.upgrade.is_some() || upgrade() || session::may_be_engine_io(request.uri().query())
 }
 
 /// Whether whoever asks may: the page's origin is in the list, or no page asks.

@@ -31,6 +31,8 @@ pub enum Problem {
     Slow,
     /// Two or more silent workers could own the session.
     Undecided,
+    /// More header fields than anybody needs.
+    TooManyFields,
     /// The method is none that is forwarded.
     NotImplemented,
     /// The host asks clients for another certificate than the one this connection was made for.
@@ -48,6 +50,7 @@ pub fn problem(problem: Problem) -> Response<Reply> {
         Problem::Full(what) => (StatusCode::SERVICE_UNAVAILABLE, what, false, true),
         Problem::Slow => (StatusCode::REQUEST_TIMEOUT, "the body did not come in time", true, false),
         Problem::Undecided => (StatusCode::SERVICE_UNAVAILABLE, "the session's worker is not known yet", false, true),
+        Problem::TooManyFields => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header fields", true, false),
         // Closed, so that the client makes a connection for this host (RFC 9110 §15.5.20).
         Problem::Misdirected => {
             (StatusCode::MISDIRECTED_REQUEST, "this connection was made for another host", true, false)
