@@ -40,7 +40,7 @@ pub enum Turned {
 /// The live guard of a route.
 pub struct Watch {
     guards: Guards,
-    limits: Limits,
+    limits: Arc<Limits>,
 }
 
 /// The live limits of a route (by address) or of an upstream (all as one).
@@ -62,8 +62,10 @@ impl Watch {
         if let Some(before) = before.filter(|before| before.guards == *guards) {
             return Some(before.clone());
         }
-        // With another rate, or another list beside the same one, everybody begins with a full bucket.
-        Some(Arc::new(Self { guards: guards.clone(), limits: Limits::new(guards.rate, SHARDS, ADDRESSES) }))
+        // With another rate everybody begins with a full bucket.
+        let limits = before.filter(|before| before.guards.rate == guards.rate).map(|before| before.limits.clone());
+        let limits = limits.unwrap_or_else(|| Arc::new(Limits::new(guards.rate, SHARDS, ADDRESSES)));
+        Some(Arc::new(Self { guards: guards.clone(), limits }))
     }
 
     fn judge<B>(&self, request: &Request<B>, ask: &Ask, client: Client, host: &str) -> Result<(), Guard> {
@@ -162,7 +164,7 @@ pub fn check<B>(
         })?;
     }
     let handshake = opens(request, asked.ask);
-    let of_route = watch.map(|watch| (&watch.limits, asked.key, [Guard::RateRequests, Guard::RateHandshakes]));
+    let of_route = watch.map(|watch| (&*watch.limits, asked.key, [Guard::RateRequests, Guard::RateHandshakes]));
     let of_all = upstream.limits.as_ref();
     let of_all = of_all.map(|limits| (&**limits, 0, [Guard::UpstreamRequests, Guard::UpstreamHandshakes]));
     // An address over its own limit takes nothing from the others.

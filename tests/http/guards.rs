@@ -1,6 +1,7 @@
 //! Guards of routes and upstreams, byte by byte: who is turned away, in which words, and that no worker hears of it.
 
 use super::reload::{metric, post_reload, write};
+use crate::support::h2::{Secured, ask as ask_h2, connect};
 use crate::support::proxy::{Binary, Proxy};
 use crate::support::raw::{Message, Raw, RawWorker, ok};
 
@@ -232,6 +233,8 @@ fn a_reload_changes_them_and_forgets_no_count() {
     assert_eq!([get("Origin: https://evil.example\r\n"), get(""), get("")], [200, 200, 429]);
     reloads("rate = { requests = \"2/h\" }\n[log]\naccess = true");
     assert_eq!(get(""), 429, "the count is carried over");
+    reloads("rate = { requests = \"2/h\" }\norigins = [\"same\"]\n[log]\naccess = true");
+    assert_eq!((get(""), get("Origin: https://evil.example\r\n")), (429, 403), "nor by another list beside it");
     binary.says(&["path=/socket.io/", "status=429", "client=127.0.0.1"]);
     reloads("deny = [\"127.0.0.0/8\"]");
     assert_eq!(get(""), 403);
@@ -239,4 +242,28 @@ fn a_reload_changes_them_and_forgets_no_count() {
     assert_eq!(get(""), 200);
     assert!((metric(&binary, "stickyd_guarded_total{guard=\"network\",upstream=\"app\"}") - 1.0).abs() < 0.1);
     binary.says(&["a rate limit is reached", "limit=\"rate_requests\""]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_http_2_as_well() {
+    let worker = worker();
+    let stickyd = Secured::with("", &route(&worker, "origins = [\"same\"]\nrate = { handshakes = \"2/h\" }"));
+    let client = stickyd.client().await;
+    let from = |mut request: hyper::Request<()>, origin: &'static str| {
+        request.headers_mut().insert("origin", hyper::header::HeaderValue::from_static(origin));
+        request
+    };
+    let evil = from(connect("websocket", "/chat"), "https://evil.example");
+    let Err(answer) = client.tunnel(evil).await else { panic!("opened") };
+    assert_eq!((answer.status.as_u16(), answer.text()), (403, "Forbidden"));
+    let poll = |origin| client.exchange(from(ask_h2("GET", POLL), origin));
+    let answer = poll("https://evil.example").await.unwrap();
+    assert_eq!((answer.status.as_u16(), answer.text()), (403, r#"{"code":4,"message":"Forbidden"}"#));
+    assert_eq!(worker.connections(), 0);
+    for status in [200, 200, 429] {
+        assert_eq!(poll("https://localhost").await.unwrap().status.as_u16(), status);
+    }
+    let Err(answer) = client.tunnel(connect("websocket", "/chat")).await else { panic!("opened") };
+    assert_eq!((answer.status.as_u16(), answer.text()), (429, "Too many requests"));
+    assert!(answer.headers.contains_key("retry-after") && !answer.headers.contains_key("connection"));
 }
