@@ -4,12 +4,14 @@ pub mod addresses;
 pub mod admin;
 pub mod connect;
 pub mod counts;
+pub mod dial;
 pub mod eject;
 pub mod ending;
 pub mod gate;
 pub mod health;
 pub mod io;
 pub mod life;
+pub mod pool;
 pub mod tls;
 pub mod worker;
 
