@@ -24,7 +24,7 @@ async fn cross_site_hijacking_ends_before_the_worker() {
                 "extraHeaders": from("https://evil.example"), "timeout": 60_000, "duration": 1_500});
             let result = Load::run(options).await;
             assert_eq!(result["ever_connected"], 0, "{result}");
-            assert!(result["connect_errors"].as_object().unwrap().len() > 0, "{result}");
+            assert!(!result["connect_errors"].as_object().unwrap().is_empty(), "{result}");
         }
         for worker in &workers {
             assert_eq!(worker.stats().await["handshakes"], 0, "the worker has heard of nobody");
