@@ -241,7 +241,7 @@ impl Upstream {
     }
 
     /// Whether a cookie may still bring this worker a new session: up to half more than its share of the sessions of all
-    /// workers that take new ones, and [`RETURNS_ALWAYS`]. Cookies are signed, but whoever has one may give it to thousands,
+    /// workers that take new ones, and fifty. Cookies are signed, but whoever has one may give it to thousands,
     /// or collect those that name one worker; past this, bounded load places them as it does those without.
     pub fn may_return(&self, worker: &Worker) -> bool {
         let (mut total, mut weights, mut own) = (0_u64, 0_u64, 0_u64);
