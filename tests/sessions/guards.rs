@@ -59,7 +59,7 @@ async fn clients_over_the_limit_come_back() {
     }
 }
 
-/// A script element shows a page no status: JSONP clients of version 2 come back as well.
+/// A script element shows a page no status: JSONP and raw clients are only told, here; whether they come back is their affair.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jsonp_and_raw_clients_are_told_in_engine_ios_words() {
     let workers = NodeServer::start_many(2, &["--version", "2"]).await;
