@@ -12,13 +12,15 @@ pub mod record;
 pub mod respond;
 pub mod retry;
 pub mod route;
+mod trailers;
 
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use hyper::body::Body;
-use hyper::{Method, Request, Response};
+use hyper::header;
+use hyper::{Method, Request, Response, StatusCode};
 
 use crate::affinity::{self, Resolved, discover};
 use crate::clock;
@@ -55,6 +57,9 @@ where
     B: Body + Into<ClientBody>,
 {
     let mut record = Record::begin(&conn, &request);
+    let odd = !conn.http2 && framing::names_two_hosts(&request);
+    let uploads = !request.body().is_end_stream();
+    conn.begins();
     let mut response = match fits.map_err(Turned::from).and_then(|()| read(&conn, &request)) {
         Err(Turned::Problem(problem)) => respond::problem(problem),
         Err(Turned::Guarded(turned, upgrade, client)) => {
@@ -67,6 +72,14 @@ where
             serve(job, request, &mut record).await
         }
     };
+    // A tunnel is its connection's last word anyway.
+    if odd && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        respond::last(&mut response);
+    }
+    // An answer of ours that came before its body had a reader.
+    if uploads && response.headers().contains_key(header::CONNECTION) {
+        conn.may_still_send();
+    }
     if let Some(hsts) = conn.listener.tls().and_then(|tls| tls.hsts.as_ref()) {
         respond::strictly(hsts, &mut response);
     }
@@ -118,7 +131,8 @@ impl From<Problem> for Turned {
 
 /// Reads what a head says; a head that means nothing, or two things, is a problem.
 fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
-    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+    // PRI is HTTP/2's preface, "never used by an actual client" (RFC 9113 §11.7).
+    if matches!(*request.method(), Method::CONNECT | Method::TRACE) || request.method().as_str() == "PRI" {
         return Err(Problem::NotImplemented.into());
     }
     framing::check_request(request)?;
@@ -155,5 +169,5 @@ fn prepare<B: Body + Into<ClientBody>>(job: &Job, request: Request<B>) -> Reques
     let (mut parts, body) = request.into_parts();
     headers::to_worker(&job.conn, job.client, &mut parts, &job.ask);
     framing::declare(&mut parts.headers, &body);
-    Request::from_parts(parts, Outgoing::stream(body))
+    Request::from_parts(parts, Outgoing::stream(body, &job.conn))
 }

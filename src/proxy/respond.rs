@@ -31,6 +31,8 @@ pub enum Problem {
     Slow,
     /// Two or more silent workers could own the session.
     Undecided,
+    /// An expectation nobody here meets.
+    Expectation,
     /// More header fields than anybody needs.
     TooManyFields,
     /// The method is none that is forwarded.
@@ -55,6 +57,7 @@ pub fn problem(problem: Problem) -> Response<Reply> {
         Problem::Misdirected => {
             (StatusCode::MISDIRECTED_REQUEST, "this connection was made for another host", true, false)
         }
+        Problem::Expectation => (StatusCode::EXPECTATION_FAILED, "an expectation other than 100-continue", true, false),
         Problem::NotImplemented => (StatusCode::NOT_IMPLEMENTED, "this method is not forwarded", true, false),
     };
     let mut response = Response::new(Reply::whole(format!("{status}: {text}\n")));
@@ -91,6 +94,11 @@ pub fn redirect(redirect: Redirect, host: &str, uri: &Uri) -> Response<Reply> {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(header::LOCATION, location);
     response
+}
+
+/// The last answer of its connection.
+pub fn last(response: &mut Response<Reply>) {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
 /// What every answer over TLS has, where the listener says so. A worker's own word would be one of two.
