@@ -10,6 +10,7 @@ mod eject;
 mod error;
 mod file;
 mod files;
+pub mod guards;
 mod health;
 mod listener;
 mod load;
@@ -187,6 +188,8 @@ pub struct Upstream {
     pub drain: Drain,
     /// What becomes of the sessions of a worker that a reload removes.
     pub removed: Removed,
+    /// How much all clients together may ask.
+    pub rate: guards::Rates,
     /// How its workers are spoken to by TLS; `None`: in the clear.
     pub tls: Option<Arc<WorkerTls>>,
 }
@@ -215,6 +218,7 @@ impl Upstream {
             queue_timeout: Duration::from_secs(5),
             drain: Drain::default(),
             removed: Removed::default(),
+            rate: guards::Rates::default(),
             tls: None,
         }
     }
@@ -308,6 +312,8 @@ pub struct Route {
     pub path: String,
     /// Index into [`Config::upstreams`].
     pub upstream: usize,
+    /// Who is turned away.
+    pub guards: guards::Guards,
 }
 
 /// The admin listener.

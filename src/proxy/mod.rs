@@ -5,12 +5,13 @@ pub mod attempt;
 pub mod body;
 pub mod forward;
 pub mod framing;
+pub mod guard;
 pub mod headers;
 pub mod open_poll;
 pub mod record;
 pub mod respond;
 pub mod retry;
-mod route;
+pub mod route;
 mod trailers;
 
 use std::cell::Cell;
@@ -22,6 +23,7 @@ use hyper::header;
 use hyper::{Method, Request, Response, StatusCode};
 
 use crate::affinity::{self, Resolved, discover};
+use crate::clock;
 use crate::config::Redirect;
 use crate::listener::conn::Conn;
 use crate::upstream::Upstream;
@@ -60,6 +62,10 @@ where
     conn.begins();
     let mut response = match fits.map_err(Turned::from).and_then(|()| read(&conn, &request)) {
         Err(Turned::Problem(problem)) => respond::problem(problem),
+        Err(Turned::Guarded(turned, upgrade, client)) => {
+            record.comes_from(client);
+            respond::turned_away(turned, upgrade, &request)
+        }
         Err(Turned::Away(redirect, host)) => respond::redirect(redirect, &host, request.uri()),
         Ok(job) => {
             let request = prepare(&job, request);
@@ -113,6 +119,8 @@ enum Turned {
     Problem(Problem),
     /// To https, at this host.
     Away(Redirect, String),
+    /// By a guard; whether it asked for an upgrade, and who it was.
+    Guarded(guard::Turned, bool, Client),
 }
 
 impl From<Problem> for Turned {
@@ -141,12 +149,18 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
     }
     let shared = &conn.thread.shared;
     let snapshot = shared.snapshot.load();
-    let Some(upstream) = route::find(&snapshot, host, request.uri().path()) else {
+    let Some((upstream, watch)) = route::find(&snapshot, host, request.uri().path()) else {
         shared.metrics.unrouted.inc();
         return Err(Problem::NoRoute.into());
     };
     let ask = Ask::read(shared, upstream, request);
     let client = Client::read(conn, request.headers());
+    if watch.is_some() || upstream.limits.is_some() {
+        let key = shared.keys.address(client.key());
+        let asked = guard::Asked { ask: &ask, client, host, key, now_ms: clock::now_ms() };
+        let passed = guard::check(watch, upstream, request, &asked);
+        passed.map_err(|turned| Turned::Guarded(turned, ask.upgrade.is_some(), client))?;
+    }
     Ok(Job { conn: conn.clone(), upstream: upstream.clone(), ask, client, goodbye: None, resent: Cell::new(false) })
 }
 
