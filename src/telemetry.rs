@@ -10,9 +10,10 @@ use crate::clock;
 
 /// Sends logs to standard error, in the format systemd and people read. `RUST_LOG` beats `level`.
 pub fn start(level: &str) {
-    let from_environment = EnvFilter::try_from_default_env();
-    let fixed = from_environment.is_ok();
-    let filter = from_environment.or_else(|_| EnvFilter::try_new(level)).unwrap_or_else(|_| EnvFilter::new("info"));
+    let from_environment =
+        std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|text| !text.is_empty()).and_then(|text| filter(&text).ok());
+    let fixed = from_environment.is_some();
+    let filter = from_environment.or_else(|| filter(level).ok()).unwrap_or_else(|| EnvFilter::new("info"));
     // A second subscriber (tests start several servers in a process) is no error: the first one serves.
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // Colours are for people: in a journal or a file they are noise between a key and its value.
@@ -23,12 +24,18 @@ pub fn start(level: &str) {
     }
 }
 
+/// The filter a text means. h2 and rustls warn of what clients do, a line a frame (a PONG nobody asked for): a log is not
+/// theirs to fill, and the metrics count them. A text that names these two has its way.
+fn filter(text: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
+    EnvFilter::try_new(format!("h2=off,rustls=off,{text}"))
+}
+
 /// Changes the filter of the one subscriber; the handle's own type names all of its layers.
 static SET_FILTER: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
 
 /// From now on logs at another level, unless `RUST_LOG` has said which.
 pub fn set_level(level: &str) {
-    if let (Some(set), Ok(filter)) = (SET_FILTER.get(), EnvFilter::try_new(level)) {
+    if let (Some(set), Ok(filter)) = (SET_FILTER.get(), filter(level)) {
         set(filter);
     }
 }
@@ -77,3 +84,23 @@ macro_rules! say_rarely {
 }
 
 pub(crate) use {say_full, say_rarely};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_cannot_make_libraries_talk() {
+        for (text, has) in [
+            ("info", &["h2=off", "rustls=off", "info"][..]),
+            ("h2=trace,info", &["h2=trace", "rustls=off", "info"]),
+            ("stickyd::affinity=debug", &["h2=off", "stickyd::affinity=debug"]),
+        ] {
+            let filter = filter(text).unwrap().to_string();
+            let said: Vec<_> = filter.split(',').collect();
+            assert!(has.iter().all(|one| said.contains(one)), "{text}: {filter}");
+            assert_eq!(said.iter().filter(|one| one.starts_with("h2=")).count(), 1, "{text}: {filter}");
+        }
+        assert!(filter("=nonsense=").is_err());
+    }
+}
