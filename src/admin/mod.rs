@@ -1,10 +1,16 @@
 //! The admin listener: metrics, status, workers and what is said of them, reload. On the control thread, away from traffic.
 //!
 //! A unix socket of mode 0600 in the state directory by default: whoever may open it may write. Over TCP, reading needs a
-//! Host that no foreign page can name (DNS rebinding), writing a bearer token besides; no CORS header is ever sent. Left
-//! out for now: single sockets, the page.
+//! Host that no foreign page can name (DNS rebinding), writing a bearer token besides; no CORS header is ever sent. What
+//! each answer says stands in `conf/openapi.json`, which is served, too, and which the tests hold every answer against.
+//! Left out for now: single sockets, the page.
 
 mod auth;
+mod log;
+mod processes;
+mod sessions;
+mod stats;
+mod status;
 mod workers;
 
 use std::fs;
@@ -18,7 +24,7 @@ use std::time::Duration;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router, middleware};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -34,6 +40,8 @@ use crate::config::{AdminAddress, Secret};
 use crate::reload;
 use crate::state::Shared;
 use crate::telemetry::say_full;
+use processes::{Look, Processes};
+use stats::History;
 
 /// Connections at once; an operator, a scraper and a script need three.
 const CONNECTIONS: usize = 64;
@@ -50,6 +58,8 @@ pub struct Settings {
     pub token: Option<Secret>,
     /// Where reloads happen.
     pub reload: reload::Ask,
+    /// Said once stickyd finishes what is under way.
+    pub stopping: CancellationToken,
 }
 
 /// A bound admin listener.
@@ -116,11 +126,18 @@ fn remove_dead(path: &Path) -> io::Result<()> {
 
 /// Serves until `stop`.
 pub async fn serve(bound: Bound, shared: Arc<Shared>, settings: Settings, tasks: TaskTracker, stop: CancellationToken) {
+    let Settings { token, reload, stopping } = settings;
+    let (processes, history) = (Arc::default(), Arc::<History>::default());
+    if !matches!(bound, Bound::None) {
+        let samples = history.clone().keep(shared.clone());
+        tasks.spawn_local(stop.clone().run_until_cancelled_owned(samples));
+    }
+    let api = Api { shared, reload, stopping, processes, history };
     let served = match bound {
         Bound::None => return,
-        Bound::Tcp(listener, _) => accept_tcp(listener, router(shared, settings, true), tasks, &stop).await,
+        Bound::Tcp(listener, _) => accept_tcp(listener, router(api, token, true), tasks, &stop).await,
         Bound::Unix(listener, path) => {
-            let served = accept_unix(listener, router(shared, settings, false), tasks, &stop).await;
+            let served = accept_unix(listener, router(api, token, false), tasks, &stop).await;
             let _ = fs::remove_file(path);
             served
         }
@@ -197,44 +214,75 @@ fn spawn<S: AsyncRead + AsyncWrite + Unpin + 'static>(
 struct Api {
     shared: Arc<Shared>,
     reload: reload::Ask,
+    stopping: CancellationToken,
+    processes: Arc<Processes>,
+    history: Arc<History>,
 }
 
-fn router(shared: Arc<Shared>, settings: Settings, tcp: bool) -> Router {
-    let guard = auth::Guard::new(tcp, settings.token);
-    Router::new()
-        .route("/metrics", get(metrics))
-        .route("/api/v1/health", get(|| async { "ok\n" }))
-        .route("/api/v1/status", get(status))
-        .route("/api/v1/workers", get(workers::list))
-        .route("/api/v1/workers/{upstream}/{worker}/{word}", post(workers::say))
-        .route("/api/v1/reload", post(reload))
+impl Api {
+    /// The processes of the workers there are now.
+    async fn look(&self) -> Arc<Look> {
+        let addresses = self.shared.snapshot.load().workers().map(|worker| worker.address.clone()).collect();
+        self.processes.look(addresses).await
+    }
+}
+
+/// What was wrong with a request, in words.
+type Refusal = (StatusCode, Json<Value>);
+
+fn refuse(status: StatusCode, why: impl Into<String>) -> Refusal {
+    (status, Json(json!({ "error": why.into() })))
+}
+
+/// What may be asked, besides `/metrics`: each path with its methods, as `conf/openapi.json` has them.
+pub const PATHS: [(&str, &[&str]); 11] = [
+    ("/api/v1/explain", &["get"]),
+    ("/api/v1/health", &["get"]),
+    ("/api/v1/log", &["get", "put"]),
+    ("/api/v1/openapi.json", &["get"]),
+    ("/api/v1/pins", &["get"]),
+    ("/api/v1/reload", &["post"]),
+    ("/api/v1/stats", &["get"]),
+    ("/api/v1/status", &["get"]),
+    ("/api/v1/workers", &["get"]),
+    ("/api/v1/workers/{upstream}/{worker}/{word}", &["post"]),
+    ("/metrics", &["get"]),
+];
+
+/// The handlers of a path of [`PATHS`].
+fn handlers(path: &str) -> MethodRouter<Api> {
+    match path {
+        "/api/v1/explain" => get(sessions::explain),
+        "/api/v1/health" => get(status::health),
+        "/api/v1/log" => get(log::show).put(log::set),
+        "/api/v1/openapi.json" => get(openapi),
+        "/api/v1/pins" => get(sessions::pin),
+        "/api/v1/reload" => post(reload),
+        "/api/v1/stats" => get(stats::show),
+        "/api/v1/status" => get(status::show),
+        "/api/v1/workers" => get(workers::list),
+        "/api/v1/workers/{upstream}/{worker}/{word}" => post(workers::say),
+        "/metrics" => get(metrics),
+        _ => MethodRouter::new(),
+    }
+}
+
+fn router(api: Api, token: Option<Secret>, tcp: bool) -> Router {
+    let guard = auth::Guard::new(tcp, token);
+    PATHS
+        .iter()
+        .fold(Router::new(), |router, (path, _)| router.route(path, handlers(path)))
         .layer(DefaultBodyLimit::max(BODY))
         .layer(middleware::from_fn_with_state(Arc::new(guard), auth::check))
-        .with_state(Api { shared, reload: settings.reload })
+        .with_state(api)
 }
 
 async fn metrics(State(api): State<Api>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], api.shared.metrics.render(&api.shared))
 }
 
-async fn status(State(api): State<Api>) -> Json<Value> {
-    let (shared, config) = (&api.shared, api.shared.config.now());
-    Json(json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "pid": std::process::id(),
-        "uptime_s": shared.started.elapsed().as_secs(),
-        "config": {
-            "file": config.file,
-            "loaded_at": humantime::format_rfc3339_millis(config.loaded).to_string(),
-            "generation": config.generation,
-            "error": config.error,
-            "needs_restart": config.needs_restart,
-        },
-        "listeners": config.listeners,
-        "client_connections": shared.clients.load(std::sync::atomic::Ordering::Relaxed),
-        "pins": { "held": shared.pins.len(), "limit": shared.pins.capacity() },
-        "replay_bytes": { "held": shared.replay.held(), "limit": shared.limits.replay_bytes },
-    }))
+async fn openapi() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], include_str!("../../conf/openapi.json"))
 }
 
 async fn reload(State(api): State<Api>) -> impl IntoResponse {

@@ -19,8 +19,8 @@ use super::sources::Noted;
 use super::upstream::Read;
 use super::workers::Entry;
 use super::{
-    Admin, AdminAddress, Config, Limits, Listener, Log, SameSite, Secret, Upstream, file, files, listener, routes,
-    upstream, values, workers,
+    Admin, AdminAddress, Config, Limits, Listener, Log, LogFormat, SameSite, Secret, Upstream, file, files, listener,
+    routes, upstream, values, workers,
 };
 
 /// Looks up a DNS name; an argument so that tests need no network.
@@ -229,26 +229,42 @@ fn log(root: &mut Section<'_>) -> Log {
     let mut log = Log::default();
     let Some(mut section) = root.section("log", "a table") else { return log };
     if let Some(text) = section.text("level", "a string such as \"info\"") {
-        check_level(section.report, &text);
+        if let Err((message, help)) = level_fault(&text.value) {
+            section.report.error_help(&text.span, message, help);
+        }
         log.level = text.value;
+    }
+    if let Some(text) = section.text("format", "\"text\" or \"json\"") {
+        log.format = values::word(section.report, "log format", &text, &LOG_FORMATS).unwrap_or(log.format);
     }
     log.access = section.take("access").and_then(Item::boolean).unwrap_or(log.access);
     section.finish();
     log
 }
 
+const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+
+/// A level said at run time: the same words as in the file.
+///
+/// # Errors
+/// What is wrong with it, and what to write instead.
+pub fn check_level(level: &str) -> Result<(), String> {
+    level_fault(level).map_err(|(message, help)| format!("{message}: {help}"))
+}
+
 /// A bare word that is no level is a valid directive to tracing (the target of that name, at every level): `inof` would
 /// silence everything, so bare words must be levels here.
-fn check_level(report: &Report<'_>, text: &Text) {
+fn level_fault(level: &str) -> Result<(), (String, String)> {
     const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
-    let bare = text.value.split(',').map(str::trim).find(|part| !part.contains(['=', '[']) && !LEVELS.contains(part));
-    let directives = text.value.contains('[');
+    let bare = level.split(',').map(str::trim).find(|part| !part.contains(['=', '[']) && !LEVELS.contains(part));
+    let directives = level.contains('[');
     if let Some(word) = bare.filter(|_| !directives) {
-        report.error_help(&text.span, format!("`{word}` is no log level"), values::suggest(word, &LEVELS));
-    } else if let Err(error) = EnvFilter::builder().parse(&text.value) {
-        let help = "write \"info\", or directives such as \"info,stickyd::affinity=debug\"";
-        report.error_help(&text.span, format!("`level` is no log filter: {error}"), help);
+        return Err((format!("`{word}` is no log level"), values::suggest(word, &LEVELS)));
     }
+    EnvFilter::builder().parse(level).map(|_| ()).map_err(|error| {
+        let help = "write \"info\", or directives such as \"info,stickyd::affinity=debug\"";
+        (format!("`level` is no log filter: {error}"), help.to_owned())
+    })
 }
 
 /// No address twice, the admin listener's included.

@@ -31,7 +31,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub(crate) use check::is_listener;
-pub use check::{Resolve, for_command_line, parse, parse_with};
+pub use check::{Resolve, check_level, for_command_line, parse, parse_with};
 pub use drain::{Drain, Farewell, LONGEST_GRACE, Removed};
 pub use eject::Eject;
 pub use error::{Diagnostic, Errors, Line, Place, Severity};
@@ -68,7 +68,7 @@ pub struct Config {
     pub admin: Admin,
     /// Bounds. Needs a restart.
     pub limits: Limits,
-    /// Logging. Reloaded.
+    /// Logging. Reloaded, but for its format.
     pub log: Log,
 }
 
@@ -81,6 +81,7 @@ impl Config {
             ("threads", self.threads != new.threads),
             ("[admin]", self.admin != new.admin),
             ("[limits]", self.limits != new.limits),
+            ("[log] format", self.log.format != new.log.format),
         ];
         changed.into_iter().filter(|(_, changed)| *changed).map(|(what, _)| what).collect()
     }
@@ -187,6 +188,10 @@ pub struct Upstream {
     pub drain: Drain,
     /// What becomes of the sessions of a worker that a reload removes.
     pub removed: Removed,
+    /// Its workers are told `Forwarded` (RFC 7239) besides `X-Forwarded-*`.
+    pub forwarded: bool,
+    /// Its answers tell clients which worker was chosen, and why.
+    pub debug_header: bool,
     /// How its workers are spoken to by TLS; `None`: in the clear.
     pub tls: Option<Arc<WorkerTls>>,
 }
@@ -215,6 +220,8 @@ impl Upstream {
             queue_timeout: Duration::from_secs(5),
             drain: Drain::default(),
             removed: Removed::default(),
+            forwarded: false,
+            debug_header: false,
             tls: None,
         }
     }
@@ -379,6 +386,8 @@ impl Default for Limits {
 /// Logging.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
+    /// How a line looks. Needs a restart.
+    pub format: LogFormat,
     /// `error`, `warn`, `info` (default), `debug`, `trace`, or a tracing filter directive.
     pub level: String,
     /// One line a request; default off.
@@ -387,6 +396,15 @@ pub struct Log {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: "info".to_owned(), access: false }
+        Self { format: LogFormat::Text, level: "info".to_owned(), access: false }
     }
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people and the journal; the default.
+    Text,
+    /// One JSON object a line, for collectors.
+    Json,
 }
