@@ -10,8 +10,6 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tracing_subscriber::EnvFilter;
-
 use super::error::{Diagnostic, Errors, Report, Span};
 use super::file::{Item, Section, Text};
 use super::resolve::patient;
@@ -19,8 +17,8 @@ use super::sources::Noted;
 use super::upstream::Read;
 use super::workers::Entry;
 use super::{
-    Admin, AdminAddress, Config, Limits, Listener, Log, LogFormat, SameSite, Secret, Upstream, file, files, listener,
-    routes, upstream, values, workers,
+    Admin, AdminAddress, Config, Limits, Listener, Log, SameSite, Secret, Upstream, file, files, listener, routes,
+    upstream, values, workers,
 };
 
 /// Looks up a DNS name; an argument so that tests need no network.
@@ -124,7 +122,7 @@ fn read(context: &Context<'_>, mut root: Section<'_>) -> Config {
     let routes = routes::read(context, &mut root, &upstreams);
     let admin = admin(context, &mut root, state_dir.as_deref());
     let limits = limits(&mut root);
-    let log = log(&mut root);
+    let log = log::read(&mut root);
     root.finish();
     listeners_differ(context, &listeners, &admin);
     no_loops(context, &listeners, &upstreams);
@@ -223,48 +221,6 @@ fn limits(root: &mut Section<'_>) -> Limits {
     limits.handshake_timeout = handshake.unwrap_or(limits.handshake_timeout);
     section.finish();
     limits
-}
-
-fn log(root: &mut Section<'_>) -> Log {
-    let mut log = Log::default();
-    let Some(mut section) = root.section("log", "a table") else { return log };
-    if let Some(text) = section.text("level", "a string such as \"info\"") {
-        if let Err((message, help)) = level_fault(&text.value) {
-            section.report.error_help(&text.span, message, help);
-        }
-        log.level = text.value;
-    }
-    if let Some(text) = section.text("format", "\"text\" or \"json\"") {
-        log.format = values::word(section.report, "log format", &text, &LOG_FORMATS).unwrap_or(log.format);
-    }
-    log.access = section.take("access").and_then(Item::boolean).unwrap_or(log.access);
-    section.finish();
-    log
-}
-
-const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
-
-/// A level said at run time: the same words as in the file.
-///
-/// # Errors
-/// What is wrong with it, and what to write instead.
-pub fn check_level(level: &str) -> Result<(), String> {
-    level_fault(level).map_err(|(message, help)| format!("{message}: {help}"))
-}
-
-/// A bare word that is no level is a valid directive to tracing (the target of that name, at every level): `inof` would
-/// silence everything, so bare words must be levels here.
-fn level_fault(level: &str) -> Result<(), (String, String)> {
-    const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
-    let bare = level.split(',').map(str::trim).find(|part| !part.contains(['=', '[']) && !LEVELS.contains(part));
-    let directives = level.contains('[');
-    if let Some(word) = bare.filter(|_| !directives) {
-        return Err((format!("`{word}` is no log level"), values::suggest(word, &LEVELS)));
-    }
-    EnvFilter::builder().parse(level).map(|_| ()).map_err(|error| {
-        let help = "write \"info\", or directives such as \"info,stickyd::affinity=debug\"";
-        (format!("`level` is no log filter: {error}"), help.to_owned())
-    })
 }
 
 /// No address twice, the admin listener's included.

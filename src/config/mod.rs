@@ -13,6 +13,7 @@ mod files;
 mod health;
 mod listener;
 mod load;
+mod log;
 mod resolve;
 mod routes;
 mod sources;
@@ -31,13 +32,14 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub(crate) use check::is_listener;
-pub use check::{Resolve, check_level, for_command_line, parse, parse_with};
+pub use check::{Resolve, for_command_line, parse, parse_with};
 pub use drain::{Drain, Farewell, LONGEST_GRACE, Removed};
 pub use eject::Eject;
 pub use error::{Diagnostic, Errors, Line, Place, Severity};
 pub use files::token;
 pub use health::{Expected, Health, HealthKind, Target};
 pub use load::{Loaded, load, load_admin, load_noting, load_with_warnings};
+pub use log::{Log, LogFormat, check_level};
 pub(crate) use resolve::look_up;
 pub use sources::{Look, Sources};
 pub use tls::{Certificate, ClientAuth, Tls};
@@ -381,30 +383,4 @@ impl Default for Limits {
             handshake_timeout: Duration::from_secs(10),
         }
     }
-}
-
-/// Logging.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Log {
-    /// How a line looks. Needs a restart.
-    pub format: LogFormat,
-    /// `error`, `warn`, `info` (default), `debug`, `trace`, or a tracing filter directive.
-    pub level: String,
-    /// One line a request; default off.
-    pub access: bool,
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { format: LogFormat::Text, level: "info".to_owned(), access: false }
-    }
-}
-
-/// How a log line looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people and the journal; the default.
-    Text,
-    /// One JSON object a line, for collectors.
-    Json,
 }
