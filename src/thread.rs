@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock;
 use crate::state::Shared;
-use crate::upstream::connect::Pool;
+use crate::upstream::pool::{self, Pool};
 
 /// How often idle limits and idle pools are looked at.
 pub const TICK: Duration = Duration::from_millis(250);
@@ -398,7 +398,7 @@ impl Thread {
             if now != std::mem::replace(&mut last, now) {
                 self.find_idle(now);
             }
-            crate::upstream::connect::sweep(&self);
+            pool::sweep(&self);
             crate::drain::closing::start(&self);
         }
     }
