@@ -19,6 +19,8 @@ mod health;
 mod shipped;
 #[path = "config/tls.rs"]
 mod tls;
+#[path = "config/told.rs"]
+mod told;
 
 use std::io;
 use std::net::IpAddr;

@@ -112,7 +112,7 @@ pub(super) async fn show(State(api): State<Api>) -> Json<Value> {
     let workers: Vec<&Worker> = snapshot.workers().map(|worker| &**worker).collect();
     let (totals, earlier) = (totals.unwrap_or_default(), earlier.unwrap_or_default());
     Json(json!({
-        "rates_over_s": span.round(),
+        "rates_over_s": Duration::from_secs_f64(span).as_millis().div_ceil(1_000),
         "totals": object(totals),
         "rates": rates(totals, earlier, span),
         "live": live(&workers, &ages),
