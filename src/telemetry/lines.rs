@@ -26,12 +26,12 @@ const BATCH: usize = 64 * 1024;
 /// How long the last lines get at the end.
 const LAST: Duration = Duration::from_secs(1);
 
-static DROPPED: AtomicU64 = AtomicU64::new(0);
+static COUNTS: Counts = Counts { bytes: AtomicUsize::new(0), dropped: AtomicU64::new(0) };
 static QUEUE: OnceLock<Queue> = OnceLock::new();
 
 /// Lines dropped since the start.
 pub(crate) fn dropped() -> u64 {
-    DROPPED.load(Relaxed)
+    COUNTS.dropped.load(Relaxed)
 }
 
 /// Waits for what was logged until now, but not for ever.
@@ -49,11 +49,20 @@ enum Item {
     Flush(SyncSender<()>),
 }
 
+/// Of one queue.
+#[derive(Default)]
+struct Counts {
+    /// Of the lines that wait.
+    bytes: AtomicUsize,
+    /// Lines.
+    dropped: AtomicU64,
+}
+
 /// Where lines wait.
 #[derive(Clone)]
 pub(super) struct Queue {
     sender: SyncSender<Item>,
-    bytes: &'static AtomicUsize,
+    counts: &'static Counts,
 }
 
 /// Starts the thread that writes to standard error.
@@ -61,29 +70,29 @@ pub(super) struct Queue {
 /// # Errors
 /// There is no thread to be had.
 pub(super) fn start() -> io::Result<Queue> {
-    static BYTES_WAITING: AtomicUsize = AtomicUsize::new(0);
-    let (queue, items) = queue(&BYTES_WAITING);
-    std::thread::Builder::new().name("log".to_owned()).spawn(move || write(&items, &BYTES_WAITING, io::stderr()))?;
+    let (queue, items) = queue(&COUNTS);
+    std::thread::Builder::new().name("log".to_owned()).spawn(move || write(&items, &COUNTS, io::stderr()))?;
     Ok(QUEUE.get_or_init(|| queue).clone())
 }
 
-fn queue(bytes: &'static AtomicUsize) -> (Queue, Receiver<Item>) {
+fn queue(counts: &'static Counts) -> (Queue, Receiver<Item>) {
     let (sender, items) = sync_channel(LINES);
-    (Queue { sender, bytes }, items)
+    (Queue { sender, counts }, items)
 }
 
 impl Queue {
     fn push(&self, line: &[u8]) {
-        if self.bytes.fetch_add(line.len(), Relaxed).saturating_add(line.len()) > BYTES {
-            self.bytes.fetch_sub(line.len(), Relaxed);
-            DROPPED.fetch_add(1, Relaxed);
+        let Counts { bytes, dropped } = self.counts;
+        if bytes.fetch_add(line.len(), Relaxed).saturating_add(line.len()) > BYTES {
+            bytes.fetch_sub(line.len(), Relaxed);
+            dropped.fetch_add(1, Relaxed);
             return;
         }
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
             self.sender.try_send(Item::Line(line.to_vec()))
         {
-            self.bytes.fetch_sub(line.len(), Relaxed);
-            DROPPED.fetch_add(1, Relaxed);
+            bytes.fetch_sub(line.len(), Relaxed);
+            dropped.fetch_add(1, Relaxed);
         }
     }
 }
@@ -109,14 +118,14 @@ impl Write for &Queue {
 }
 
 /// Writes until nobody can log any more, which for the process's own queue is never.
-fn write(items: &Receiver<Item>, waiting: &AtomicUsize, mut out: impl Write) {
+fn write(items: &Receiver<Item>, counts: &Counts, mut out: impl Write) {
     let (mut batch, mut said, every) = (Vec::new(), 0, Rarely::new());
     while let Ok(first) = items.recv() {
         let (mut lines, mut next, mut flushed) = (0, Some(first), None);
         while let Some(item) = next {
             match item {
                 Item::Line(line) => {
-                    waiting.fetch_sub(line.len(), Relaxed);
+                    counts.bytes.fetch_sub(line.len(), Relaxed);
                     batch.extend_from_slice(&line);
                     lines += 1;
                 }
@@ -126,14 +135,14 @@ fn write(items: &Receiver<Item>, waiting: &AtomicUsize, mut out: impl Write) {
         }
         // A full disk or a closed pipe: the next lines may fare better.
         if out.write_all(&batch).and_then(|()| out.flush()).is_err() {
-            DROPPED.fetch_add(lines, Relaxed);
+            counts.dropped.fetch_add(lines, Relaxed);
         }
         batch.clear();
         batch.shrink_to(BATCH);
         if let Some(sender) = flushed {
             let _ = sender.try_send(());
         }
-        let dropped = dropped();
+        let dropped = counts.dropped.load(Relaxed);
         if dropped > said && every.may(1_000) {
             tracing::warn!(lines = dropped - said, "log lines were dropped: standard error did not take them in time");
             said = dropped;
@@ -147,12 +156,12 @@ mod tests {
 
     use super::*;
 
-    fn waiting() -> &'static AtomicUsize {
+    fn counts() -> &'static Counts {
         Box::leak(Box::default())
     }
 
     /// One that takes a write only when it is let.
-    struct Gate(std::sync::mpsc::Receiver<()>, std::sync::mpsc::Sender<Vec<u8>>);
+    struct Gate(Receiver<()>, std::sync::mpsc::Sender<Vec<u8>>);
 
     impl Write for Gate {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -168,16 +177,15 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_a_reader_that_sleeps_and_what_is_dropped_is_counted() {
-        let bytes = waiting();
-        let (queue, items) = queue(bytes);
+        let counts = counts();
+        let (queue, items) = queue(counts);
         let ((open, gate), (tell, told)) = (channel(), channel());
-        let writer = std::thread::spawn(move || write(&items, bytes, Gate(gate, tell)));
-        let before = dropped();
+        let writer = std::thread::spawn(move || write(&items, counts, Gate(gate, tell)));
         let all = LINES * 3;
         for number in 0..all {
             (&queue).write_all(format!("{number:06}\n").as_bytes()).unwrap();
         }
-        let lost = usize::try_from(dropped() - before).unwrap();
+        let lost = usize::try_from(counts.dropped.load(Relaxed)).unwrap();
         assert!(lost >= all - LINES - BATCH, "{lost}");
         drop(open);
         drop(queue);
@@ -186,16 +194,16 @@ mod tests {
         let lines: Vec<u32> = std::str::from_utf8(&text).unwrap().lines().map(|line| line.parse().unwrap()).collect();
         assert_eq!(lines.len() + lost, all, "each is written or counted");
         assert!(lines.is_sorted());
-        assert_eq!(bytes.load(Relaxed), 0);
+        assert_eq!(counts.bytes.load(Relaxed), 0);
     }
 
     #[test]
     fn long_lines_fill_it_too() {
-        let (queue, _items) = queue(waiting());
-        let before = dropped();
+        let counts = counts();
+        let (queue, _items) = queue(counts);
         for _ in 0..5 {
             (&queue).write_all(&vec![b'x'; 1 << 20]).unwrap();
         }
-        assert!(dropped() > before);
+        assert_eq!(counts.dropped.load(Relaxed), 1);
     }
 }

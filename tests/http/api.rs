@@ -74,7 +74,7 @@ fn every_answer_is_as_the_document_says() {
     let (one, two) = (engine("one"), engine("two"));
     let nobody = free_address();
     let both = text(&[("one", &one), ("two", &two)], "debug_header = true");
-    let all = both.replace("]\n", &format!(", {{ address = \"{nobody}\", name = \"nobody\" }}]\n"));
+    let all = both.replace("}]\n", &format!("}}, {{ address = \"{nobody}\", name = \"nobody\" }}]\n"));
     let binary = Binary::with(&all);
     let mut api = Checked { binary: &binary, document: document(), seen: BTreeSet::new() };
     assert_eq!(api.get("/api/v1/openapi.json").1, api.document);
