@@ -11,7 +11,7 @@ use prometheus::{
     TextEncoder,
 };
 
-pub use words::{Discovery, Source};
+pub use words::{Discovery, Guard, Source};
 
 use crate::state::Shared;
 use crate::upstream::eject::Outcome;
@@ -32,6 +32,7 @@ pub struct Metrics {
     affinity: IntCounterVec,
     refusals: IntCounterVec,
     discoveries: IntCounterVec,
+    guarded: IntCounterVec,
     attempts: IntCounterVec,
     learned: IntCounterVec,
     upgrades: IntCounterVec,
@@ -91,6 +92,7 @@ pub struct Metrics {
 pub struct UpstreamSeries {
     affinity: [IntCounter; 6],
     discoveries: [IntCounter; 8],
+    guarded: [IntCounter; 6],
     /// Answers whole, tunnels and polls apart.
     pub request_seconds: Histogram,
     /// Long polls: mostly the worker's silence.
@@ -135,6 +137,13 @@ impl UpstreamSeries {
     /// Counts an affinity decision.
     pub fn decided(&self, source: Source) {
         if let Some(counter) = self.affinity.get(source as usize) {
+            counter.inc();
+        }
+    }
+
+    /// Counts a request that was turned away.
+    pub fn turned(&self, by: Guard) {
+        if let Some(counter) = self.guarded.get(by as usize) {
             counter.inc();
         }
     }
@@ -248,6 +257,7 @@ impl Metrics {
             affinity: register!(r, IntCounterVec, "stickyd_affinity_total", "Requests by what chose their worker.", &["upstream", "source"]),
             refusals: register!(r, IntCounterVec, "stickyd_refusals_total", "Session-unknown answers: forwarded (from the worker that owned it, or from all), healed (requests a worker refused whose session was found at another), own (the worker is gone, or nobody knew the session a moment ago).", &["upstream", "fate"]),
             discoveries: register!(r, IntCounterVec, "stickyd_discoveries_total", "Unpinned sids looked for, by result.", &["upstream", "result"]),
+            guarded: register!(r, IntCounterVec, "stickyd_guarded_total", "Requests turned away before any worker heard of them: origin, network (403), rate_… (of one address on a route) and upstream_… (of all) requests and handshakes (429).", &["upstream", "guard"]),
             attempts: register!(r, IntCounterVec, "stickyd_discovery_attempts_total", "What discovery sent to workers: real requests and PUT probes.", &["upstream", "kind"]),
             learned: register!(r, IntCounterVec, "stickyd_handshakes_total", "Engine.IO polling handshakes, learned or released unlearned.", &["upstream", "result"]),
             upgrades: register!(r, IntCounterVec, "stickyd_upgrades_total", "WebSocket upgrades asked for and granted.", &["upstream", "step"]),
@@ -300,6 +310,7 @@ impl Metrics {
         let retry = |kind| self.retries.with_label_values(&[name, kind]);
         UpstreamSeries {
             affinity: Source::ALL.map(|s| self.affinity.with_label_values(&[name, s.word()])),
+            guarded: Guard::ALL.map(|g| self.guarded.with_label_values(&[name, g.word()])),
             discoveries: Discovery::ALL.map(|d| self.discoveries.with_label_values(&[name, d.word()])),
             request_seconds: seconds("request"),
             poll_seconds: seconds("poll"),

@@ -13,6 +13,8 @@ mod errors_across;
 mod errors_in_a_table;
 #[path = "config/errors_of_addresses.rs"]
 mod errors_of_addresses;
+#[path = "config/guards.rs"]
+mod guards;
 #[path = "config/health.rs"]
 mod health;
 #[path = "config/shipped.rs"]

@@ -1,5 +1,6 @@
 //! The HTTP data plane, byte by byte: what reaches a worker, what comes back, and who gets shown the door.
 
+mod admin;
 mod api;
 mod bad_clients;
 mod bad_workers;
@@ -11,6 +12,7 @@ mod dns;
 mod drains;
 mod eject;
 mod forward;
+mod guards;
 mod h2;
 mod h2_floods;
 mod headers;

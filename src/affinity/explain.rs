@@ -138,7 +138,8 @@ fn first_guess(upstream: &Upstream, question: Question<'_>) -> Option<Arc<Worker
 
 fn without_sid(upstream: &Upstream, question: Question<'_>, tried: &[u64]) -> Answer {
     let session = upstream.socket_io && !question.ordinary;
-    let may = |worker: &Worker| if session { worker.takes_new() } else { worker.serves() };
+    let may =
+        |worker: &Worker| if session { worker.takes_new() && upstream.may_return(worker) } else { worker.serves() };
     let by_cookie = question.cookie.and_then(|cookie| upstream.worker(cookie.worker));
     if let Some(worker) = by_cookie.filter(|worker| !tried.contains(&worker.serial) && may(worker)) {
         return (Some(worker.clone()), Why::Cookie);

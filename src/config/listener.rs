@@ -134,7 +134,7 @@ fn listener_name(context: &Context<'_>, name: Text, names: &mut HashMap<String, 
 }
 
 /// `10.0.0.0/8` or one address.
-fn network(item: Item<'_>) -> Option<IpNet> {
+pub(super) fn network(item: Item<'_>) -> Option<IpNet> {
     let report = item.report;
     let text = item.text("a string such as \"10.0.0.0/8\"")?;
     let parsed = text.value.parse::<IpNet>().map(|net| net.trunc());

@@ -10,6 +10,7 @@ mod eject;
 mod error;
 mod file;
 mod files;
+pub mod guards;
 mod health;
 mod listener;
 mod load;
@@ -194,6 +195,8 @@ pub struct Upstream {
     pub forwarded: bool,
     /// Its answers tell clients which worker was chosen, and why.
     pub debug_header: bool,
+    /// How much all clients together may ask.
+    pub rate: guards::Rates,
     /// How its workers are spoken to by TLS; `None`: in the clear.
     pub tls: Option<Arc<WorkerTls>>,
 }
@@ -224,6 +227,7 @@ impl Upstream {
             removed: Removed::default(),
             forwarded: false,
             debug_header: false,
+            rate: guards::Rates::default(),
             tls: None,
         }
     }
@@ -317,6 +321,8 @@ pub struct Route {
     pub path: String,
     /// Index into [`Config::upstreams`].
     pub upstream: usize,
+    /// Who is turned away.
+    pub guards: guards::Guards,
 }
 
 /// The admin listener.

@@ -3,7 +3,7 @@
 //! What stands here is what may be trusted of a connection: who the peer is and whether its word on others counts.
 //! Nothing about a worker is remembered (invariant 1).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
@@ -37,6 +37,13 @@ pub(super) const IDLE_S: u32 = 75;
 /// How long a client that is still sending is read after our last answer (nginx's lingering_timeout).
 const LINGER: Duration = Duration::from_secs(5);
 
+// What hyper leaves to its caller (threats §1), here or where it is said:
+// - a head's bytes and fields: `HEAD_BYTES`, `HEAD_FIELDS`; hyper bounds its read buffer, not the head;
+// - a timer for the head and for idle clients: `IDLE_S`, by the thread's one sweep, without a timer for each connection;
+// - what is unread when it closes: `linger`;
+// - odd targets, codings, expectations and answers: `proxy::framing`; fields of one hop and identity: `proxy::headers`;
+//   trailers: `proxy::trailers`; raw bytes before a 101: `tunnel::grant`.
+
 /// One client connection.
 pub struct Conn {
     /// The thread it lives on.
@@ -56,6 +63,8 @@ pub struct Conn {
     /// None over HTTP/2, whose streams see to it.
     live: RefCell<Option<Registered>>,
     plan: RefCell<Option<Plan>>,
+    /// The last request's body was not read to its end.
+    unread: Cell<bool>,
 }
 
 /// The client's socket.
@@ -86,6 +95,7 @@ pub async fn serve(thread: Rc<Thread>, listener: Rc<Listener>, stream: TcpStream
         http2,
         live: RefCell::new(live),
         plan: RefCell::default(),
+        unread: Cell::new(false),
     });
     match of_streams {
         // Boxed: connections that speak HTTP/1 must not be as large.
@@ -136,7 +146,7 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo) {
         }
         (Err(error), _) if !error.is_parse() => {}
         (ended, _) => {
-            if ended.is_err() || has_unread(&mut io).await {
+            if ended.is_err() || conn.unread.get() || has_unread(&mut io).await {
                 conn.thread.tasks.spawn_local(linger(io, live));
             }
         }
@@ -205,6 +215,16 @@ impl Conn {
         if let Some(live) = &*self.live.borrow() {
             live.waits_at(serial);
         }
+    }
+
+    /// A request begins: what is noted of the one before is past.
+    pub fn begins(&self) {
+        self.unread.set(false);
+    }
+
+    /// Its body was not read to the end: should the connection end with its answer, the client is read on for a while.
+    pub fn may_still_send(&self) {
+        self.unread.set(true);
     }
 
     /// Once hyper has written the 101, the connection becomes this tunnel.

@@ -103,5 +103,8 @@ fn asks_upgrade<B: Body>(request: &Request<B>) -> Option<Accept> {
     {
         return None;
     }
-    upgrade::accept_for(headers.get(header::SEC_WEBSOCKET_KEY)?.as_bytes())
+    let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
+    let accept = upgrade::accept_for(keys.next()?.as_bytes());
+    // Of two keys a worker might answer the other.
+    accept.filter(|_| keys.next().is_none())
 }

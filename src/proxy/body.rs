@@ -11,8 +11,9 @@ use bytes::Bytes;
 use hyper::Response;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use super::headers;
 use super::record::Record;
+use super::trailers;
+use crate::listener::conn::Conn;
 use crate::listener::h2::body::StreamBody;
 use crate::thread::Thread;
 use crate::tunnel::Plan;
@@ -78,7 +79,7 @@ impl Body for ClientBody {
 /// A request's body on its way to a worker: what is held of it, then what still streams from the client.
 pub struct Outgoing {
     held: Bytes,
-    stream: Option<ClientBody>,
+    stream: Option<Upload>,
     /// Frames the worker's connection has taken of the stream, for who waits for the answer.
     taken: Option<Rc<Cell<u64>>>,
 }
@@ -87,9 +88,11 @@ impl Outgoing {
     /// No body.
     pub const EMPTY: Self = Self { held: Bytes::new(), stream: None, taken: None };
 
-    /// As it comes from the client.
-    pub fn stream(body: impl Into<ClientBody>) -> Self {
-        Self { stream: Some(body.into()), ..Self::EMPTY }
+    /// As it comes from the client of `conn`.
+    pub fn stream(body: impl Body + Into<ClientBody>, conn: &Rc<Conn>) -> Self {
+        // Most requests have none, and nothing to note.
+        let upload = (!body.is_end_stream()).then(|| Upload { body: body.into(), conn: conn.clone(), over: false });
+        Self { stream: upload, ..Self::EMPTY }
     }
 
     /// Held whole, so that it can be sent again.
@@ -104,7 +107,7 @@ impl Outgoing {
 
     /// How many frames the worker's connection has taken, while the client may still be sending.
     pub fn watch(&mut self) -> Option<Rc<Cell<u64>>> {
-        self.stream.as_ref().filter(|stream| !stream.is_end_stream())?;
+        self.stream.as_ref().filter(|stream| !stream.body.is_end_stream())?;
         Some(self.taken.get_or_insert_default().clone())
     }
 }
@@ -119,7 +122,7 @@ impl Body for Outgoing {
             return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.held)))));
         }
         let Some(stream) = &mut this.stream else { return Poll::Ready(None) };
-        let polled = poll_client(stream, cx);
+        let polled = stream.poll(cx);
         if let (true, Some(taken)) = (polled.is_ready(), &this.taken) {
             taken.set(taken.get() + 1);
         }
@@ -127,25 +130,52 @@ impl Body for Outgoing {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.held.is_empty() && self.stream.as_ref().is_none_or(Body::is_end_stream)
+        self.held.is_empty() && self.stream.as_ref().is_none_or(|stream| stream.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        let rest = self.stream.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+        let rest = self.stream.as_ref().map_or_else(|| SizeHint::with_exact(0), |stream| stream.body.size_hint());
         add_held(rest, self.held.len() as u64)
     }
 }
 
-/// The next frame of a client's body. Who somebody is belongs into heads, where it is checked: trailers say nothing of it.
-fn poll_client(body: &mut ClientBody, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-    let checked = |frame: Frame<Bytes>| match frame.into_trailers() {
-        Ok(mut trailers) => {
-            headers::strip_identity(&mut trailers);
-            Frame::trailers(trailers)
+/// A client's body; dropped before its end, its client may be sending still.
+struct Upload {
+    body: ClientBody,
+    conn: Rc<Conn>,
+    /// Its end was seen.
+    over: bool,
+}
+
+impl Upload {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx).map_ok(checked);
+        self.over = match &polled {
+            Poll::Ready(None) => true,
+            Poll::Ready(Some(Ok(frame))) => frame.is_trailers(),
+            _ => false,
+        };
+        polled
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if !self.over && !self.body.is_end_stream() {
+            self.conn.may_still_send();
+        }
+    }
+}
+
+/// A frame as it may pass, either way.
+fn checked(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut fields) => {
+            trailers::clean(&mut fields);
+            Frame::trailers(fields)
         }
         Err(data) => data,
-    };
-    Pin::new(body).poll_frame(cx).map_ok(checked)
+    }
 }
 
 /// A worker's answer body, driving the connection it comes from.
@@ -185,7 +215,7 @@ impl Body for Answer {
                     if this.incoming.is_end_stream() {
                         this.give_back(cx);
                     }
-                    return Poll::Ready(Some(Ok(frame)));
+                    return Poll::Ready(Some(Ok(checked(frame))));
                 }
                 Poll::Ready(None) => {
                     this.give_back(cx);
@@ -232,15 +262,8 @@ enum Rest {
     Answer(Answer),
     /// Over HTTP/2: what the stream becomes once this answer's head is sent.
     Tunnel(Box<Plan>),
-}
-
-impl Rest {
-    fn answer(&self) -> Option<&Answer> {
-        match self {
-            Self::Answer(answer) => Some(answer),
-            Self::Nothing | Self::Tunnel(_) => None,
-        }
-    }
+    /// The answer broke off; said once what came before has left.
+    Broken(hyper::Error),
 }
 
 impl Reply {
@@ -308,25 +331,50 @@ impl Body for Reply {
             this.passed(&frame);
             return Poll::Ready(Some(Ok(frame)));
         }
-        let Rest::Answer(rest) = &mut this.rest else {
-            return Poll::Ready(None);
+        let rest = match &mut this.rest {
+            Rest::Answer(answer) => answer,
+            Rest::Nothing | Rest::Tunnel(_) => return Poll::Ready(None),
+            Rest::Broken(_) => {
+                let rest = std::mem::replace(&mut this.rest, Rest::Nothing);
+                return Poll::Ready(if let Rest::Broken(error) = rest { Some(Err(error)) } else { None });
+            }
         };
-        let polled = Pin::new(rest).poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &polled {
-            this.passed(frame);
-        } else if let (Poll::Ready(Some(Err(_))), Some(record)) = (&polled, &mut this.record) {
-            record.cut_off();
+        match Pin::new(rest).poll_frame(cx) {
+            Poll::Ready(Some(Err(error))) => {
+                if let Some(record) = &mut this.record {
+                    record.cut_off();
+                }
+                // hyper drops what it has not flushed yet, the answer's head perhaps; a client that sees its kept connection
+                // end without a byte sends its request again, a POST, too. While this waits, hyper flushes.
+                this.rest = Rest::Broken(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            polled => {
+                if let Poll::Ready(Some(Ok(frame))) = &polled {
+                    this.passed(frame);
+                }
+                polled
+            }
         }
-        polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.held.is_empty() && self.rest.answer().is_none_or(Body::is_end_stream)
+        self.held.is_empty()
+            && match &self.rest {
+                Rest::Nothing | Rest::Tunnel(_) => true,
+                Rest::Answer(answer) => answer.is_end_stream(),
+                Rest::Broken(_) => false,
+            }
     }
 
     fn size_hint(&self) -> SizeHint {
         let held: u64 = self.held.iter().filter_map(|frame| frame.data_ref()).map(|data| data.len() as u64).sum();
-        let rest = self.rest.answer().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+        let rest = match &self.rest {
+            Rest::Nothing | Rest::Tunnel(_) => SizeHint::with_exact(0),
+            Rest::Answer(answer) => answer.size_hint(),
+            Rest::Broken(_) => SizeHint::default(),
+        };
         add_held(rest, held)
     }
 }

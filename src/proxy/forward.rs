@@ -102,6 +102,7 @@ async fn lost(job: &Job, choice: &Choice, missed: &Missed) -> Response<Reply> {
 /// The plain answer to a missed attempt.
 pub fn problem_of(missed: &Missed) -> Response<Reply> {
     respond::problem(match missed {
+        Missed::BadBody => Problem::BadRequest("the body broke off or is no body"),
         Missed::Connect(ConnectError::TimedOut, _) | Missed::TimedOut => Problem::TimedOut,
         Missed::Connect(ConnectError::Refused, _) | Missed::Ended => Problem::NoWorker,
         Missed::Connect(ConnectError::Full, _) => Problem::Full("the worker takes no more connections now"),

@@ -89,6 +89,13 @@ impl Record {
         }
     }
 
+    /// This client sent it; it goes nowhere.
+    pub fn comes_from(&mut self, client: Client) {
+        if let Some(line) = &mut self.line {
+            line.client = client.address;
+        }
+    }
+
     /// It was decided.
     pub fn decided(&mut self, worker: &Arc<Worker>, why: Source) {
         if let Some(upstream) = &self.upstream {

@@ -127,6 +127,11 @@ impl Lease {
         self.slot = Some(slot);
     }
 
+    /// It is not used again after this answer.
+    pub fn retire(&mut self) {
+        self.idle_ms = 0;
+    }
+
     /// It has carried a request before: the worker may be closing it just now.
     pub fn is_used(&self) -> bool {
         self.used
