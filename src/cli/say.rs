@@ -1,5 +1,7 @@
 //! Commands that tell a running stickyd something: drain, maint, ready, log.
 
+#![allow(clippy::indexing_slicing, reason = "a field that a JSON value lacks is null: nothing panics")]
+
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -196,7 +198,7 @@ impl Progress {
 
 /// `[##########--------------------]`
 fn bar(done: u64, all: u64) -> String {
-    let full = if all == 0 { BAR } else { done.min(all) * BAR / all };
+    let full = (done.min(all) * BAR).checked_div(all).unwrap_or(BAR);
     let repeat = |what: &str, count| what.repeat(usize::try_from(count).unwrap_or(0));
     format!("[{}{}]", repeat("#", full), repeat("-", BAR - full))
 }

@@ -1,5 +1,7 @@
 //! Commands that only look: status, workers, stats, pin, explain.
 
+#![allow(clippy::indexing_slicing, reason = "a field that a JSON value lacks is null: nothing panics")]
+
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
@@ -85,7 +87,7 @@ fn workers(said: &Value, only: Option<&str>) -> String {
     let all: Vec<&Value> = said["workers"].as_array().into_iter().flatten().filter(wanted).collect();
     let row = |one: &&Value| {
         let process = &one["process"];
-        let cpu = process["cpu_percent"].as_f64().map_or("-".to_owned(), |percent| format!("{percent}%"));
+        let cpu = process["cpu_percent"].as_f64().map_or_else(|| "-".to_owned(), |percent| format!("{percent}%"));
         let plain = ["upstream", "worker"].map(|key| cell(&one[key])).into_iter().chain([state(one)]);
         let counts = ["sessions", "tunnels", "in_flight", "restarts"].map(|key| cell(&one[key]));
         plain.chain(counts).chain([cell(&process["pid"]), cpu, bytes(&process["memory_bytes"])]).collect::<Vec<_>>()

@@ -186,7 +186,8 @@ mod tests {
             (&queue).write_all(format!("{number:06}\n").as_bytes()).unwrap();
         }
         let lost = usize::try_from(counts.dropped.load(Relaxed)).unwrap();
-        assert!(lost >= all - LINES - BATCH, "{lost}");
+        // The writer holds one batch of them, 7 bytes each.
+        assert!(lost >= all - LINES - BATCH / 7 - 1, "{lost}");
         drop(open);
         drop(queue);
         writer.join().unwrap();

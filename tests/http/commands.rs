@@ -58,9 +58,10 @@ fn looking() {
     assert!(fails(&binary, "pin nobodys", 1).starts_with("error: this stickyd has not pinned that session"));
 
     let explained = says(&binary, &format!("explain --sid {sid} --address 192.0.2.1"));
+    let lines: Vec<&str> = explained.lines().collect();
+    assert_eq!(lines[..2], ["upstream    app", "worker      one (up, ready)"]);
     assert!(
-        explained.contains("worker     one (up, ready)\n") && explained.contains("if it died  two (up, ready)\n")
-            || explained.contains("if it died"),
+        lines[2].starts_with("why         the sid is pinned") && lines[3] == "if it died  two (up, ready)",
         "{explained}"
     );
     assert_eq!(json(&says(&binary, "explain --kind request --address 192.0.2.1 --json"))["now"]["why"], "hash");
