@@ -10,8 +10,6 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tracing_subscriber::EnvFilter;
-
 use super::error::{Diagnostic, Errors, Report, Span};
 use super::file::{Item, Section, Text};
 use super::resolve::patient;
@@ -19,7 +17,7 @@ use super::sources::Noted;
 use super::upstream::Read;
 use super::workers::Entry;
 use super::{
-    Admin, AdminAddress, Config, Limits, Listener, Log, SameSite, Secret, Upstream, file, files, listener, routes,
+    Admin, AdminAddress, Config, Limits, Listener, Log, SameSite, Secret, Upstream, file, files, listener, log, routes,
     upstream, values, workers,
 };
 
@@ -124,7 +122,7 @@ fn read(context: &Context<'_>, mut root: Section<'_>) -> Config {
     let routes = routes::read(context, &mut root, &upstreams);
     let admin = admin(context, &mut root, state_dir.as_deref());
     let limits = limits(&mut root);
-    let log = log(&mut root);
+    let log = log::read(&mut root);
     root.finish();
     listeners_differ(context, &listeners, &admin);
     no_loops(context, &listeners, &upstreams);
@@ -224,32 +222,6 @@ fn limits(root: &mut Section<'_>) -> Limits {
     limits.handshake_timeout = handshake.unwrap_or(limits.handshake_timeout);
     section.finish();
     limits
-}
-
-fn log(root: &mut Section<'_>) -> Log {
-    let mut log = Log::default();
-    let Some(mut section) = root.section("log", "a table") else { return log };
-    if let Some(text) = section.text("level", "a string such as \"info\"") {
-        check_level(section.report, &text);
-        log.level = text.value;
-    }
-    log.access = section.take("access").and_then(Item::boolean).unwrap_or(log.access);
-    section.finish();
-    log
-}
-
-/// A bare word that is no level is a valid directive to tracing (the target of that name, at every level): `inof` would
-/// silence everything, so bare words must be levels here.
-fn check_level(report: &Report<'_>, text: &Text) {
-    const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
-    let bare = text.value.split(',').map(str::trim).find(|part| !part.contains(['=', '[']) && !LEVELS.contains(part));
-    let directives = text.value.contains('[');
-    if let Some(word) = bare.filter(|_| !directives) {
-        report.error_help(&text.span, format!("`{word}` is no log level"), values::suggest(word, &LEVELS));
-    } else if let Err(error) = EnvFilter::builder().parse(&text.value) {
-        let help = "write \"info\", or directives such as \"info,stickyd::affinity=debug\"";
-        report.error_help(&text.span, format!("`level` is no log filter: {error}"), help);
-    }
 }
 
 /// No address twice, the admin listener's included.

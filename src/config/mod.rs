@@ -14,6 +14,7 @@ pub mod guards;
 mod health;
 mod listener;
 mod load;
+mod log;
 mod resolve;
 mod routes;
 mod sources;
@@ -39,6 +40,7 @@ pub use error::{Diagnostic, Errors, Line, Place, Severity};
 pub use files::token;
 pub use health::{Expected, Health, HealthKind, Target};
 pub use load::{Loaded, load, load_admin, load_noting, load_with_warnings};
+pub use log::{Log, LogFormat, check_level};
 pub(crate) use resolve::look_up;
 pub use sources::{Look, Sources};
 pub use tls::{Certificate, ClientAuth, Tls};
@@ -69,7 +71,7 @@ pub struct Config {
     pub admin: Admin,
     /// Bounds. Needs a restart.
     pub limits: Limits,
-    /// Logging. Reloaded.
+    /// Logging. Reloaded, but for its format.
     pub log: Log,
 }
 
@@ -82,6 +84,7 @@ impl Config {
             ("threads", self.threads != new.threads),
             ("[admin]", self.admin != new.admin),
             ("[limits]", self.limits != new.limits),
+            ("[log] format", self.log.format != new.log.format),
         ];
         changed.into_iter().filter(|(_, changed)| *changed).map(|(what, _)| what).collect()
     }
@@ -188,6 +191,10 @@ pub struct Upstream {
     pub drain: Drain,
     /// What becomes of the sessions of a worker that a reload removes.
     pub removed: Removed,
+    /// Its workers are told `Forwarded` (RFC 7239) besides `X-Forwarded-*`.
+    pub forwarded: bool,
+    /// Its answers tell clients which worker was chosen, and why.
+    pub debug_header: bool,
     /// How much all clients together may ask.
     pub rate: guards::Rates,
     /// How its workers are spoken to by TLS; `None`: in the clear.
@@ -218,6 +225,8 @@ impl Upstream {
             queue_timeout: Duration::from_secs(5),
             drain: Drain::default(),
             removed: Removed::default(),
+            forwarded: false,
+            debug_header: false,
             rate: guards::Rates::default(),
             tls: None,
         }
@@ -379,20 +388,5 @@ impl Default for Limits {
             http2_streams: 128,
             handshake_timeout: Duration::from_secs(10),
         }
-    }
-}
-
-/// Logging.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Log {
-    /// `error`, `warn`, `info` (default), `debug`, `trace`, or a tracing filter directive.
-    pub level: String,
-    /// One line a request; default off.
-    pub access: bool,
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { level: "info".to_owned(), access: false }
     }
 }

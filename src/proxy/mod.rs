@@ -4,6 +4,7 @@ pub mod ask;
 pub mod attempt;
 pub mod body;
 pub mod forward;
+mod forwarded;
 pub mod framing;
 pub mod guard;
 pub mod headers;
@@ -168,6 +169,9 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
 fn prepare<B: Body + Into<ClientBody>>(job: &Job, request: Request<B>) -> Request<Outgoing> {
     let (mut parts, body) = request.into_parts();
     headers::to_worker(&job.conn, job.client, &mut parts, &job.ask);
+    if job.upstream.config.forwarded {
+        forwarded::add(&mut parts.headers, job.conn.peer_ip, job.conn.tls.is_some());
+    }
     framing::declare(&mut parts.headers, &body);
     Request::from_parts(parts, Outgoing::stream(body, &job.conn))
 }
