@@ -5,6 +5,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 
 use crate::config;
 
@@ -44,7 +45,7 @@ impl Said {
     }
 
     fn apply(&self) {
-        if let (Some(set), Ok(filter)) = (&self.set, EnvFilter::try_new(self.now().level)) {
+        if let (Some(set), Ok(filter)) = (&self.set, filter(&self.now().level)) {
             set(filter);
         }
     }
@@ -55,12 +56,19 @@ fn said() -> MutexGuard<'static, Option<Said>> {
     SAID.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The filter a text means. h2 and rustls warn of what clients do, a line a frame (a PONG nobody asked for): a log is not
+/// theirs to fill, and the metrics count them. A text that names these two has its way.
+fn filter(text: &str) -> Result<EnvFilter, ParseError> {
+    EnvFilter::try_new(format!("h2=off,rustls=off,{text}"))
+}
+
 /// The file says `level`; `RUST_LOG` may say another. The filter to begin with.
 pub(super) fn begin(level: &str) -> EnvFilter {
-    let environment = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|text| EnvFilter::try_new(text).is_ok());
+    let environment = std::env::var(EnvFilter::DEFAULT_ENV).ok();
+    let environment = environment.filter(|text| !text.is_empty() && filter(text).is_ok());
     let mut said = said();
     let said = said.insert(Said { file: level.to_owned(), environment, ..Said::default() });
-    EnvFilter::try_new(said.now().level).unwrap_or_else(|_| EnvFilter::new("info"))
+    filter(&said.now().level).unwrap_or_else(|_| EnvFilter::new("info"))
 }
 
 /// How the level is changed from now on.
@@ -103,6 +111,21 @@ pub fn say_level(level: Option<&str>) -> Result<Level, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clients_cannot_make_libraries_talk() {
+        for (text, has) in [
+            ("info", &["h2=off", "rustls=off", "info"][..]),
+            ("h2=trace,info", &["h2=trace", "rustls=off", "info"]),
+            ("stickyd::affinity=debug", &["h2=off", "stickyd::affinity=debug"]),
+        ] {
+            let filter = filter(text).unwrap().to_string();
+            let said: Vec<_> = filter.split(',').collect();
+            assert!(has.iter().all(|one| said.contains(one)), "{text}: {filter}");
+            assert_eq!(said.iter().filter(|one| one.starts_with("h2=")).count(), 1, "{text}: {filter}");
+        }
+        assert!(filter("=nonsense=").is_err());
+    }
 
     #[test]
     fn the_last_word_is_the_operators_until_the_file_says_a_new_one() {
