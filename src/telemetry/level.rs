@@ -5,6 +5,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 
 use crate::config;
 
@@ -61,6 +62,12 @@ fn said() -> MutexGuard<'static, Option<Said>> {
     SAID.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The filter a text means. h2 and rustls warn of what clients do, a line a frame (a PONG nobody asked for): a log is not
+/// theirs to fill, and the metrics count them. A text that names these two has its way.
+fn filter(text: &str) -> Result<EnvFilter, ParseError> {
+    EnvFilter::try_new(format!("h2=off,rustls=off,{text}"))
+}
+
 /// The file says `level`; `RUST_LOG` may say another. The filter to begin with.
 pub(super) fn begin(level: &str) -> EnvFilter {
     let environment =
@@ -110,6 +117,21 @@ pub fn say_level(level: Option<&str>) -> Result<Level, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clients_cannot_make_libraries_talk() {
+        for (text, has) in [
+            ("info", &["h2=off", "rustls=off", "info"][..]),
+            ("h2=trace,info", &["h2=trace", "rustls=off", "info"]),
+            ("stickyd::affinity=debug", &["h2=off", "stickyd::affinity=debug"]),
+        ] {
+            let filter = filter(text).unwrap().to_string();
+            let said: Vec<_> = filter.split(',').collect();
+            assert!(has.iter().all(|one| said.contains(one)), "{text}: {filter}");
+            assert_eq!(said.iter().filter(|one| one.starts_with("h2=")).count(), 1, "{text}: {filter}");
+        }
+        assert!(filter("=nonsense=").is_err());
+    }
 
     #[test]
     fn the_last_word_is_the_operators_until_the_file_says_a_new_one() {
