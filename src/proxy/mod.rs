@@ -5,6 +5,8 @@ pub mod attempt;
 pub mod body;
 pub mod forward;
 pub mod framing;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod headers;
 pub mod open_poll;
 pub mod record;
