@@ -31,23 +31,14 @@ use super::{proxied, still};
 /// More than any pipe here has to hold.
 const ROOM: usize = 1 << 20;
 
-/// What became of each request hyper read, in order: the bytes a worker got, or none.
+/// What became of each request, as it goes.
 type Sent = Rc<RefCell<Vec<Option<Vec<u8>>>>>;
 
 /// Checks what is forwarded.
 pub fn check(data: &[u8]) {
-    let mut choices = Choices(data);
-    let switches = choices.byte();
-    let cut = choices.below(1 << 16);
-    let input = &choices.0[..choices.0.len().min(ROOM / 2)];
-    let trusted = switches & 1 != 0;
-    let peer = if trusted { proxied::TRUSTED } else { proxied::STRANGER };
-    let conn = proxied::conn(peer.parse().expect("an address"), switches & 2 != 0);
-    let sent = Sent::default();
-    exchange(&conn, input, cut % (input.len() + 1), switches & 4 != 0, &sent);
-
-    let mut asked = Some(input);
-    for forwarded in &*sent.borrow() {
+    let Input { bytes, trusted, peer, .. } = Input::of(data);
+    let mut asked = Some(bytes);
+    for forwarded in &sent(data) {
         // As long as the client's bytes have one meaning, they are compared as well.
         let request = asked.map(strict::read);
         asked = match (&request, asked) {
@@ -67,6 +58,41 @@ pub fn check(data: &[u8]) {
             compare(&request, &got);
         }
     }
+}
+
+/// What the fuzzer's bytes say.
+struct Input<'a> {
+    /// What the client sends.
+    bytes: &'a [u8],
+    /// Where it is cut in two.
+    cut: usize,
+    trusted: bool,
+    peer: &'static str,
+    secure: bool,
+    /// The client ends the connection behind it.
+    ends: bool,
+}
+
+impl<'a> Input<'a> {
+    fn of(data: &'a [u8]) -> Self {
+        let mut choices = Choices(data);
+        let switches = choices.byte();
+        let cut = choices.below(1 << 16);
+        let bytes = &choices.0[..choices.0.len().min(ROOM / 2)];
+        let trusted = switches & 1 != 0;
+        let peer = if trusted { proxied::TRUSTED } else { proxied::STRANGER };
+        let cut = cut % (bytes.len() + 1);
+        Self { bytes, cut, trusted, peer, secure: switches & 2 != 0, ends: switches & 4 != 0 }
+    }
+}
+
+/// What became of each request hyper read, in order: the bytes a worker got, or none.
+pub fn sent(data: &[u8]) -> Vec<Option<Vec<u8>>> {
+    let input = Input::of(data);
+    let conn = proxied::conn(input.peer.parse().expect("an address"), input.secure);
+    let sent = Sent::default();
+    exchange(&conn, &input, &sent);
+    sent.take()
 }
 
 /// Names of fields that belong to one hop.
@@ -176,14 +202,15 @@ fn compare(asked: &Message, got: &Message) {
 }
 
 /// Serves what the client sends as a connection would, until all stands still.
-fn exchange(conn: &Rc<Conn>, input: &[u8], cut: usize, ends: bool, sent: &Sent) {
+fn exchange(conn: &Rc<Conn>, input: &Input<'_>, sent: &Sent) {
     let (mut client, io) = tokio::io::duplex(ROOM);
     let service = service_fn(|request| {
         let answer = Box::pin(forward(conn.clone(), request, sent.clone()));
         async move { Ok::<_, Infallible>(answer.await) }
     });
     let mut server = pin!(fuzzing::http1().serve_connection(TokioIo::new(io), service));
-    for piece in [&input[..cut], &input[cut..]] {
+    let (first, second) = input.bytes.split_at(input.cut);
+    for piece in [first, second] {
         let mut write = pin!(client.write_all(piece));
         if still::run(write.as_mut()).is_none_or(|written| written.is_err()) {
             return;
@@ -193,7 +220,7 @@ fn exchange(conn: &Rc<Conn>, input: &[u8], cut: usize, ends: bool, sent: &Sent) 
             return;
         }
     }
-    if ends {
+    if input.ends {
         drop(client);
         still::run(server.as_mut());
     }
