@@ -63,6 +63,7 @@ fn heads_arrive_and_what_means_two_things_does_not() {
     assert_eq!(two.len(), 2);
     assert!(text(&two[0]).ends_with("\r\n\r\nhello") && text(&two[1]).starts_with("GET /second "), "{two:?}");
     assert!(text(&sent("chunked")[0]).contains("\r\n5\r\nhello\r\n3\r\nabc\r\n0\r\n"));
+    assert!(text(&sent("no_path_but_fragment")[0]).starts_with("GET / HTTP/1.1\r\n"));
     assert!(!text(&sent("spoofed")[0]).contains("cheme"), "X-Forwarded-Scheme");
     for seed in ["te_list", "hosts", "userinfo", "authority", "connect"] {
         assert_eq!(sent(seed).first().cloned().flatten(), None, "{seed}");

@@ -95,6 +95,8 @@ async fn line(stream: &mut impl Look, header: &mut Vec<u8>) -> io::Result<()> {
 }
 
 fn parse_v1(header: &[u8]) -> Option<Source> {
+    // ppp passes over what stands behind UNKNOWN, the line's proper end included.
+    header.strip_suffix(b"\r\n").filter(|line| !line.contains(&b'\r'))?;
     Some(match v1::Header::try_from(header).ok()?.addresses {
         v1::Addresses::Tcp4(addresses) => client(addresses.source_address.into()),
         v1::Addresses::Tcp6(addresses) => client(addresses.source_address.into()),
@@ -193,6 +195,8 @@ mod tests {
             b"PROXY TCP4 192.0.2.7 10.0.0.1 4711\r\n".to_vec(),
             b"PROXY TCP4 192.0.2.7 10.0.0.1 4711 443\n".to_vec(),
             b"PROXY TCP4 2001:db8::7 ::1 4711 443\r\n".to_vec(),
+            b"PROXY UNKNOWN ffff::1\n".to_vec(),
+            b"PROXY UNKNOWN \rffff::1\r\n".to_vec(),
             b"PROXY TCP4 a b 4711 443\r\n".to_vec(),
             b"PROXY TCP4 192.0.2.7 10.0.0.1 70000 443\r\n".to_vec(),
             b"proxy TCP4 192.0.2.7 10.0.0.1 4711 443\r\n".to_vec(),

@@ -127,7 +127,11 @@ pub fn to_worker(conn: &Conn, client: Client, parts: &mut Parts, ask: &Ask) {
         if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
             headers.insert(header::HOST, host);
         }
-        parts.uri = parts.uri.path_and_query().cloned().map_or_else(|| Uri::from_static("/"), Uri::from);
+        // Of `http://a#b` the http crate keeps a path that reads as "/" and is written as nothing.
+        parts.uri = match parts.uri.path_and_query() {
+            Some(target) if target.as_str() != "/" => Uri::from(target.clone()),
+            _ => Uri::from_static("/"),
+        };
     }
     if parts.version < Version::HTTP_11 {
         // An old client may leave Host out; what we send may not (RFC 9112 §3.2: then it is empty).
