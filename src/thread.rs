@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock;
 use crate::state::Shared;
-use crate::upstream::connect::Pool;
+use crate::upstream::pool::{self, Pool};
 
 /// How often idle limits and idle pools are looked at.
 pub const TICK: Duration = Duration::from_millis(250);
@@ -60,6 +60,7 @@ pub struct Thread {
     now_ms: Cell<u64>,
     request_ids: Cell<u64>,
     stopping: Cell<bool>,
+    requests_cut: Cell<bool>,
     /// A task closes tunnels of drained workers.
     closing: Cell<bool>,
     live: RefCell<slab::Slab<Rc<Live>>>,
@@ -80,6 +81,17 @@ pub enum Order {
     Cut,
 }
 
+/// What an entry is of a connection that has many streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Share {
+    /// All of it; or it has none.
+    Whole,
+    /// All of it, and it carries tunnels: its time to end is theirs.
+    Carrier,
+    /// One poll, only there to be woken.
+    Poll,
+}
+
 /// The handle by which the thread reaches a live connection or tunnel.
 pub struct Live {
     order: Cell<Order>,
@@ -90,6 +102,7 @@ pub struct Live {
     /// Seconds of silence allowed; 0: no limit now.
     limit: Cell<u32>,
     tunnel: Cell<bool>,
+    share: Cell<Share>,
     /// Of the worker a tunnel leads to, or a poll waits at; 0 for none.
     worker: Cell<u64>,
     /// A tunnel that is to say its worker's farewell, and end.
@@ -144,6 +157,11 @@ impl Live {
         }
         self.limit.set(limit);
         self.touch();
+    }
+
+    /// Whether tunnels go on over it (HTTP/2); they have longer to end than requests.
+    pub fn carries_tunnels(&self, carries: bool) {
+        self.share.set(if carries { Share::Carrier } else { Share::Whole });
     }
 
     /// A poll waits at the worker of this serial; 0 for none.
@@ -216,7 +234,9 @@ impl Registered {
 impl Drop for Registered {
     fn drop(&mut self) {
         self.thread.live.borrow_mut().try_remove(self.index as usize);
-        self.thread.shared.clients.fetch_sub(1, Relaxed);
+        if self.live.share.get() != Share::Poll {
+            self.thread.shared.clients.fetch_sub(1, Relaxed);
+        }
     }
 }
 
@@ -233,6 +253,7 @@ impl Thread {
             live: RefCell::default(),
             now_ms: Cell::new(clock::now_ms()),
             stopping: Cell::new(false),
+            requests_cut: Cell::new(false),
             closing: Cell::new(false),
             shared,
         })
@@ -247,6 +268,7 @@ impl Thread {
             moved: Cell::new(false),
             limit: Cell::new(limit),
             tunnel: Cell::new(false),
+            share: Cell::new(Share::Whole),
             worker: Cell::new(0),
             closing: Cell::new(false),
             fresh: Cell::new(true),
@@ -256,6 +278,15 @@ impl Thread {
         self.shared.clients.fetch_add(1, Relaxed);
         // A thread never holds 2³² sockets; if it did, the entry would only stay listed.
         Registered { live, thread: self.clone(), index: u32::try_from(index).unwrap_or(u32::MAX) }
+    }
+
+    /// Puts one request of an HTTP/2 connection on the list, which waits at the worker of this serial: so that it can be woken.
+    pub fn register_poll(self: &Rc<Self>, worker: u64) -> Registered {
+        let entry = self.register(0, &Removed::default());
+        entry.share.set(Share::Poll);
+        entry.waits_at(worker);
+        self.shared.clients.fetch_sub(1, Relaxed);
+        entry
     }
 
     /// From now on everything live is told to stop; connections without a request yet only `with_fresh`: their first
@@ -281,8 +312,12 @@ impl Thread {
 
     /// Cuts what is left: requests, or all. Returns how many; none is counted twice.
     pub fn cut(&self, tunnels_too: bool) -> usize {
+        self.requests_cut.set(true);
         let live = self.live.borrow();
-        let left = live.iter().filter(|(_, live)| live.order() != Order::Cut && (tunnels_too || !live.tunnel.get()));
+        let spared = |live: &Live| !tunnels_too && (live.tunnel.get() || live.share.get() == Share::Carrier);
+        let left = live
+            .iter()
+            .filter(|(_, live)| live.order() != Order::Cut && live.share.get() != Share::Poll && !spared(live));
         left.map(|(_, live)| live.tell(Order::Cut)).count()
     }
 
@@ -328,6 +363,11 @@ impl Thread {
         self.stopping.get()
     }
 
+    /// Whether the time of requests to finish is over.
+    pub fn are_requests_cut(&self) -> bool {
+        self.requests_cut.get()
+    }
+
     /// Connections and tunnels on this thread.
     pub fn live(&self) -> usize {
         self.live.borrow().len()
@@ -358,7 +398,7 @@ impl Thread {
             if now != std::mem::replace(&mut last, now) {
                 self.find_idle(now);
             }
-            crate::upstream::connect::sweep(&self);
+            pool::sweep(&self);
             crate::drain::closing::start(&self);
         }
     }
@@ -393,7 +433,7 @@ mod tests {
     /// Every idle tunnel has one.
     #[test]
     fn an_entry_is_small() {
-        assert!(size_of::<Live>() <= 48, "{} bytes", size_of::<Live>());
+        assert!(size_of::<Live>() <= 56, "{} bytes", size_of::<Live>());
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod eject;
 mod error;
 mod file;
 mod files;
+pub mod guards;
 mod health;
 mod listener;
 mod load;
@@ -105,6 +106,10 @@ pub struct Listener {
     pub name: Option<String>,
     /// Terminates TLS; `None` is plain HTTP.
     pub tls: Option<Tls>,
+    /// Offers HTTP/2 by ALPN; only with `tls`.
+    pub http2: bool,
+    /// Tells HTTP/2 clients that they may open WebSockets over it (RFC 8441); only with `http2`.
+    pub websocket_over_http2: bool,
     /// Every connection begins with a PROXY protocol header, from a trusted proxy. `false`: none may.
     pub proxy_protocol: bool,
     /// Answers every request with a redirect to https instead of forwarding it.
@@ -116,7 +121,16 @@ pub struct Listener {
 impl Listener {
     /// Plain HTTP on an address, everything else as it is by default.
     pub fn plain(address: SocketAddr) -> Self {
-        Self { address, name: None, tls: None, proxy_protocol: false, redirect: None, trusted_proxies: Vec::new() }
+        Self {
+            address,
+            name: None,
+            tls: None,
+            http2: false,
+            websocket_over_http2: false,
+            proxy_protocol: false,
+            redirect: None,
+            trusted_proxies: Vec::new(),
+        }
     }
 }
 
@@ -174,6 +188,8 @@ pub struct Upstream {
     pub drain: Drain,
     /// What becomes of the sessions of a worker that a reload removes.
     pub removed: Removed,
+    /// How much all clients together may ask.
+    pub rate: guards::Rates,
     /// How its workers are spoken to by TLS; `None`: in the clear.
     pub tls: Option<Arc<WorkerTls>>,
 }
@@ -202,6 +218,7 @@ impl Upstream {
             queue_timeout: Duration::from_secs(5),
             drain: Drain::default(),
             removed: Removed::default(),
+            rate: guards::Rates::default(),
             tls: None,
         }
     }
@@ -295,6 +312,8 @@ pub struct Route {
     pub path: String,
     /// Index into [`Config::upstreams`].
     pub upstream: usize,
+    /// Who is turned away.
+    pub guards: guards::Guards,
 }
 
 /// The admin listener.
@@ -342,6 +361,8 @@ pub struct Limits {
     pub replay_bytes: usize,
     /// TLS handshakes in flight per data thread; default 64 (data-plane study §0.6).
     pub handshakes: usize,
+    /// Streams a client may have open on one HTTP/2 connection, 1..=10,000; default 128, as nginx.
+    pub http2_streams: u32,
     /// From accept to the end of the TLS handshake, a PROXY header before it included; default 10 s.
     pub handshake_timeout: Duration,
 }
@@ -355,6 +376,7 @@ impl Default for Limits {
             discoveries: 2_000,
             replay_bytes: 64_000_000,
             handshakes: 64,
+            http2_streams: 128,
             handshake_timeout: Duration::from_secs(10),
         }
     }

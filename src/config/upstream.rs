@@ -10,7 +10,7 @@ use super::error::Span;
 use super::file::{Item, Section, Text};
 use super::values::{duration, percent, word};
 use super::workers::{self, Entry};
-use super::{AdminState, Affinity, SameSite, Upstream, drain, eject, health, worker_tls};
+use super::{AdminState, Affinity, SameSite, Upstream, drain, eject, guards, health, worker_tls};
 
 /// An upstream with the places that later checks point at.
 pub(super) struct Read {
@@ -94,6 +94,7 @@ fn bounds(section: &mut Section<'_>, upstream: &mut Upstream) {
     if let Some(budget) = section.take("retry_budget").and_then(|item| percent(item, 0..=100)) {
         upstream.retry_budget = budget;
     }
+    upstream.rate = guards::rates(section);
     upstream.max_connections = section.integer("max_connections", 1..=1_000_000);
     upstream.queue = section.integer("queue", 0..=1_000_000).unwrap_or(upstream.queue);
     if let Some(time) = section.take("queue_timeout").and_then(|item| duration(item, TIMES)) {

@@ -6,7 +6,7 @@
 #[doc(hidden)]
 pub mod fuzzing;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
@@ -24,24 +24,28 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::Listener;
 use super::opening::{self, Opened, Secured};
+use super::{HEAD_BYTES, HEAD_FIELDS, Listener, h2};
 use crate::proxy;
 use crate::thread::{Order, Registered, Thread};
 use crate::tunnel::Plan;
 use crate::tunnel::relay::Relay;
+use crate::tunnel::stream::{APPETITE, StreamIo};
 use crate::upstream::io::poll_write_small;
 
 /// Seconds a client connection may sit without a whole request head: nginx's keep-alive default. It bounds the whole
 /// wait, not the time between two bytes.
-const IDLE_S: u32 = 75;
+pub(super) const IDLE_S: u32 = 75;
 
 /// How long a client that is still sending is read after our last answer (nginx's lingering_timeout).
 const LINGER: Duration = Duration::from_secs(5);
 
-/// A request head's bytes and fields at most (threats §2); hyper answers 431 past either.
-const HEAD_BYTES: usize = 32 * 1024;
-const HEAD_FIELDS: usize = 100;
+// What hyper leaves to its caller (threats §1), here or where it is said:
+// - a head's bytes and fields: `HEAD_BYTES`, `HEAD_FIELDS`; hyper bounds its read buffer, not the head;
+// - a timer for the head and for idle clients: `IDLE_S`, by the thread's one sweep, without a timer for each connection;
+// - what is unread when it closes: `linger`;
+// - odd targets, codings, expectations and answers: `proxy::framing`; fields of one hop and identity: `proxy::headers`;
+//   trailers: `proxy::trailers`; raw bytes before a 101: `tunnel::grant`.
 
 /// One client connection.
 pub struct Conn {
@@ -57,8 +61,13 @@ pub struct Conn {
     pub trusted: bool,
     /// What the TLS handshake agreed on; `None`: it is not encrypted up to us.
     pub tls: Option<Secured>,
+    /// It speaks HTTP/2: each stream is a request, or a tunnel, of its own.
+    pub http2: bool,
+    /// None over HTTP/2, whose streams see to it.
     live: RefCell<Option<Registered>>,
     plan: RefCell<Option<Plan>>,
+    /// The last request's body was not read to its end.
+    unread: Cell<bool>,
 }
 
 /// The client's socket.
@@ -67,6 +76,8 @@ pub enum ClientIo {
     Plain(TcpStream),
     /// Encrypted; boxed, because a rustls connection is a kilobyte.
     Tls(Box<TlsStream<TcpStream>>),
+    /// One stream of an HTTP/2 connection, once it is a tunnel.
+    Stream(Box<StreamIo<h2::Open>>),
 }
 
 /// Serves a connection to its end.
@@ -75,6 +86,8 @@ pub async fn serve(thread: Rc<Thread>, listener: Rc<Listener>, stream: TcpStream
     let Some(Opened { io, ip, trusted, tls }) = opening::open(&thread, &live, &listener, stream, peer).await else {
         return;
     };
+    let http2 = io.speaks_http2();
+    let (live, of_streams) = if http2 { (None, Some(live)) } else { (Some(live), None) };
     let conn = Rc::new(Conn {
         trusted,
         tls,
@@ -82,17 +95,23 @@ pub async fn serve(thread: Rc<Thread>, listener: Rc<Listener>, stream: TcpStream
         peer_ip: ip,
         thread,
         listener,
-        live: RefCell::new(Some(live)),
+        http2,
+        live: RefCell::new(live),
         plan: RefCell::default(),
+        unread: Cell::new(false),
     });
-    serve_http(conn, io).await;
+    match of_streams {
+        // Boxed: connections that speak HTTP/1 must not be as large.
+        Some(live) => Box::pin(h2::serve(conn, live, io)).await,
+        None => serve_http(conn, io).await,
+    }
 }
 
 async fn serve_http(conn: Rc<Conn>, io: ClientIo) {
     let service = {
         let conn = conn.clone();
         service_fn(move |request| {
-            let answer = proxy::handle(conn.clone(), request);
+            let answer = proxy::handle(conn.clone(), request, Ok(()));
             async move { Ok::<_, Infallible>(answer.await) }
         })
     };
@@ -130,7 +149,7 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo) {
         }
         (Err(error), _) if !error.is_parse() => {}
         (ended, _) => {
-            if ended.is_err() || has_unread(&mut io).await {
+            if ended.is_err() || conn.unread.get() || has_unread(&mut io).await {
                 conn.thread.tasks.spawn_local(linger(io, live));
             }
         }
@@ -201,6 +220,16 @@ impl Conn {
         }
     }
 
+    /// A request begins: what is noted of the one before is past.
+    pub fn begins(&self) {
+        self.unread.set(false);
+    }
+
+    /// Its body was not read to the end: should the connection end with its answer, the client is read on for a while.
+    pub fn may_still_send(&self) {
+        self.unread.set(true);
+    }
+
     /// Once hyper has written the 101, the connection becomes this tunnel.
     pub fn upgrade_to(&self, plan: Plan) {
         *self.plan.borrow_mut() = Some(plan);
@@ -214,11 +243,27 @@ impl Conn {
     }
 }
 
+impl ClientIo {
+    /// ALPN's choice.
+    fn speaks_http2(&self) -> bool {
+        matches!(self, Self::Tls(io) if io.get_ref().1.alpn_protocol() == Some(b"h2"))
+    }
+
+    /// Bytes it makes sense to read for it at once: what it does not take has to be kept.
+    pub fn appetite(&self) -> usize {
+        match self {
+            Self::Plain(_) | Self::Tls(_) => usize::MAX,
+            Self::Stream(_) => APPETITE,
+        }
+    }
+}
+
 impl AsyncRead for ClientIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
             Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Stream(io) => Pin::new(io).poll_read(cx, buf),
         }
     }
 }
@@ -228,6 +273,7 @@ impl AsyncWrite for ClientIo {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_write(cx, buf),
             Self::Tls(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Stream(io) => Pin::new(io).poll_write(cx, buf),
         }
     }
 
@@ -239,6 +285,7 @@ impl AsyncWrite for ClientIo {
         match self.get_mut() {
             Self::Plain(io) => poll_write_small(Pin::new(io), cx, bufs),
             Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Stream(io) => Pin::new(io).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -246,6 +293,7 @@ impl AsyncWrite for ClientIo {
         match self {
             Self::Plain(io) => io.is_write_vectored(),
             Self::Tls(io) => io.is_write_vectored(),
+            Self::Stream(_) => false,
         }
     }
 
@@ -253,6 +301,7 @@ impl AsyncWrite for ClientIo {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_flush(cx),
             Self::Tls(io) => Pin::new(io).poll_flush(cx),
+            Self::Stream(io) => Pin::new(io).poll_flush(cx),
         }
     }
 
@@ -260,6 +309,7 @@ impl AsyncWrite for ClientIo {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_shutdown(cx),
             Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Stream(io) => Pin::new(io).poll_shutdown(cx),
         }
     }
 }

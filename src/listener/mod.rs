@@ -6,6 +6,7 @@
 
 mod client_certificate;
 pub mod conn;
+pub mod h2;
 mod opening;
 mod proxy_protocol;
 mod set;
@@ -46,6 +47,10 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(3);
 
+/// A request head's bytes and fields at most (threats §2); hyper answers 431 past either, and so do we over HTTP/2.
+const HEAD_BYTES: usize = 32 * 1024;
+const HEAD_FIELDS: usize = 100;
+
 /// After an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -69,6 +74,11 @@ impl Listener {
         self.settings.tls.as_ref()
     }
 
+    /// Tells HTTP/2 clients that they may open WebSockets on it (RFC 8441).
+    pub fn websocket_over_http2(&self) -> bool {
+        self.settings.websocket_over_http2
+    }
+
     /// Where it sends its clients instead of forwarding what they ask.
     pub fn redirect(&self) -> Option<Redirect> {
         self.settings.redirect
@@ -78,6 +88,8 @@ impl Listener {
 /// What a reload changes of a listener without touching its sockets: connections accepted from then on have the new ones.
 struct Settings {
     tls: Option<Arc<Terms>>,
+    /// Tells HTTP/2 clients that they may open WebSockets on it (RFC 8441).
+    websocket_over_http2: bool,
     proxy_protocol: bool,
     redirect: Option<Redirect>,
     trusted: Vec<IpNet>,
@@ -92,6 +104,7 @@ impl Settings {
         let tls = config.tls.as_ref().map(|tls| Terms::build(tls, before)).transpose();
         Ok(Self {
             tls: tls.map_err(|error| BindError::Tls(config.address, error))?,
+            websocket_over_http2: config.websocket_over_http2,
             proxy_protocol: config.proxy_protocol,
             redirect: config.redirect,
             trusted: config.trusted_proxies.clone(),

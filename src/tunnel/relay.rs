@@ -142,7 +142,9 @@ impl Relay {
             }
             if ask_down {
                 let to_boundary = self.wanted.is_some();
-                down = step(&mut self.worker, &mut self.client, &mut self.down, cx, buffer, to_boundary);
+                let most = self.client.appetite().min(buffer.len());
+                let lent = buffer.get_mut(..most).unwrap_or_default();
+                down = step(&mut self.worker, &mut self.client, &mut self.down, cx, lent, to_boundary);
                 self.after_down(down, buffer);
             }
             moved |= matches!(up, Step::Moved(_)) || matches!(down, Step::Moved(_));

@@ -99,27 +99,36 @@ pub fn sent(data: &[u8]) -> Vec<Option<Vec<u8>>> {
 const HOP: [&str; 7] =
     ["connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "upgrade"];
 
-/// What only trusted proxies and we may say, besides `x-forwarded-*`.
-const IDENTITY: [&str; 14] = [
+/// What only trusted proxies and we may say, besides families of names.
+const IDENTITY: [&str; 22] = [
     "x-request-id",
-    "x-real-ip",
     "forwarded",
     "true-client-ip",
     "x-client-ip",
     "x-cluster-client-ip",
+    "x-originating-ip",
+    "x-remote-ip",
+    "x-remote-addr",
     "cf-connecting-ip",
-    "x-original-url",
+    "cf-connecting-ipv6",
+    "fastly-client-ip",
+    "fly-client-ip",
+    "x-envoy-external-address",
+    "x-host",
+    "x-http-host-override",
+    "x-url-scheme",
     "x-rewrite-url",
+    "front-end-https",
     "client-cert",
     "client-cert-chain",
     "x-client-verify",
     "x-client-subject",
-    "x-client-fingerprint",
 ];
 
 fn is_identity(name: &str) -> bool {
     let name = name.replace('_', "-");
-    IDENTITY.contains(&&*name) || name.starts_with("x-forwarded-")
+    let families = ["x-forwarded", "x-original-", "x-real-", "x-ssl-", "ssl-client-", "x-client-fingerprint"];
+    IDENTITY.contains(&&*name) || families.iter().any(|family| name.starts_with(family))
 }
 
 /// Whether one forwarded request is what any may be.
@@ -187,10 +196,8 @@ fn compare(asked: &Message, got: &Message) {
         kept.contains(&name)
             || HOP.contains(&name)
             || is_identity(name)
-            || name.starts_with("x-ssl-")
-            || name.starts_with("ssl-client-")
             || name.contains('_')
-            || name == "accept-encoding"
+            || matches!(name, "accept-encoding" | "expect")
             || nominated.iter().any(|one| one == name)
     };
     let mut names: Vec<&str> = asked.fields.iter().chain(&got.fields).map(|(name, _)| &**name).collect();
