@@ -96,8 +96,18 @@ pub fn sent(data: &[u8]) -> Vec<Option<Vec<u8>>> {
 }
 
 /// Names of fields that belong to one hop.
-const HOP: [&str; 7] =
-    ["connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "upgrade"];
+const HOP: [&str; 10] = [
+    "connection",
+    "keep-alive",
+    "proxy",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "upgrade",
+    "http2-settings",
+    "expect",
+];
 
 /// What only trusted proxies and we may say, besides families of names.
 const IDENTITY: [&str; 22] = [
@@ -195,9 +205,10 @@ fn compare(asked: &Message, got: &Message) {
     let changes = |name: &str| {
         kept.contains(&name)
             || HOP.contains(&name)
+            || name.starts_with("proxy-")
             || is_identity(name)
             || name.contains('_')
-            || matches!(name, "accept-encoding" | "expect")
+            || name == "accept-encoding"
             || nominated.iter().any(|one| one == name)
     };
     let mut names: Vec<&str> = asked.fields.iter().chain(&got.fields).map(|(name, _)| &**name).collect();
