@@ -59,13 +59,13 @@ fn goodbye(choices: &mut Choices<'_>) {
     };
     let says = says_goodbye(&body);
     // EIO4's packets may look like a counted payload as a whole: a wrong yes costs a discovery. A wrong no costs a count.
-    let looks_counted = kind % 3 == 0 && !ends && body.first().is_some_and(u8::is_ascii_digit);
+    let looks_counted = kind.is_multiple_of(3) && !ends && body.first().is_some_and(u8::is_ascii_digit);
     assert!(says == ends || looks_counted || begins_binary(kind, &body), "{:?}", String::from_utf8_lossy(&body));
 }
 
 /// An EIO4 body that begins with a byte of EIO3's binary is taken as that.
 fn begins_binary(kind: u8, body: &[u8]) -> bool {
-    kind % 3 == 0 && matches!(body.first(), Some(0 | 1))
+    kind.is_multiple_of(3) && matches!(body.first(), Some(0 | 1))
 }
 
 /// EIO3's binary: a kind, the length in bytes as one digit a byte, 255, the packet.
