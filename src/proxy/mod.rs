@@ -6,6 +6,8 @@ pub mod body;
 pub mod forward;
 mod forwarded;
 pub mod framing;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod guard;
 pub mod headers;
 pub mod open_poll;
