@@ -51,12 +51,6 @@ impl Said {
     }
 }
 
-/// The filter a text means. h2 and rustls warn of what clients do, a line a frame (a PONG nobody asked for): a log is not
-/// theirs to fill, and the metrics count them. A text that names these two has its way.
-fn filter(text: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
-    EnvFilter::try_new(format!("h2=off,rustls=off,{text}"))
-}
-
 /// Whether a panic came between does not matter: each word is whole.
 fn said() -> MutexGuard<'static, Option<Said>> {
     SAID.lock().unwrap_or_else(PoisonError::into_inner)
@@ -70,8 +64,8 @@ fn filter(text: &str) -> Result<EnvFilter, ParseError> {
 
 /// The file says `level`; `RUST_LOG` may say another. The filter to begin with.
 pub(super) fn begin(level: &str) -> EnvFilter {
-    let environment =
-        std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|text| !text.is_empty() && filter(text).is_ok());
+    let environment = std::env::var(EnvFilter::DEFAULT_ENV).ok();
+    let environment = environment.filter(|text| !text.is_empty() && filter(text).is_ok());
     let mut said = said();
     let said = said.insert(Said { file: level.to_owned(), environment, ..Said::default() });
     filter(&said.now().level).unwrap_or_else(|_| EnvFilter::new("info"))
@@ -148,20 +142,5 @@ mod tests {
         set_level("warn");
         assert_eq!((level().level.as_str(), level().from), ("warn", "file"));
         assert!(say_level(Some("inof")).unwrap_err().contains("no log level"));
-    }
-
-    #[test]
-    fn clients_cannot_make_libraries_talk() {
-        for (text, has) in [
-            ("info", &["h2=off", "rustls=off", "info"][..]),
-            ("h2=trace,info", &["h2=trace", "rustls=off", "info"]),
-            ("stickyd::affinity=debug", &["h2=off", "stickyd::affinity=debug"]),
-        ] {
-            let filter = filter(text).unwrap().to_string();
-            let said: Vec<_> = filter.split(',').collect();
-            assert!(has.iter().all(|one| said.contains(one)), "{text}: {filter}");
-            assert_eq!(said.iter().filter(|one| one.starts_with("h2=")).count(), 1, "{text}: {filter}");
-        }
-        assert!(filter("=nonsense=").is_err());
     }
 }
