@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
 use crate::clock;
+use crate::pace::Paces;
 use crate::state::Shared;
 use crate::upstream::connect::Pool;
 
@@ -24,6 +25,9 @@ pub const TICK: Duration = Duration::from_millis(250);
 
 /// Seconds a client connection that was silent for too long has to end by itself.
 const LINGER_S: u32 = 15;
+
+/// Seconds after which a connection without a request is still.
+const STILL_S: u32 = 2;
 
 /// Bytes of the buffer all tunnels of a thread read into (data-plane study §2: 256 KiB beat 64 KiB by a sixth).
 const TUNNEL_BUFFER: usize = 256 * 1024;
@@ -56,6 +60,10 @@ pub struct Thread {
     pub tasks: TaskTracker,
     /// TLS handshakes under way: a storm of them holds its peak of memory (data-plane study §0.6).
     pub handshakes: tokio::sync::Semaphore,
+    /// Transfers that have a minimum rate.
+    pub paces: Paces,
+    /// Seconds a client connection may be idle.
+    pub idle_s: u32,
     /// Milliseconds, as of the last tick: for what may be a quarter of a second off.
     now_ms: Cell<u64>,
     request_ids: Cell<u64>,
@@ -96,6 +104,8 @@ pub struct Live {
     closing: Cell<bool>,
     /// No request has begun on it.
     fresh: Cell<bool>,
+    /// Nothing has happened on it for a second or two: it may give its buffers back.
+    still: Cell<bool>,
     listener_removed: Removed,
 }
 
@@ -120,6 +130,7 @@ impl Live {
     /// A request has begun.
     pub fn begin(&self, stopping: bool) {
         self.limit.set(0);
+        self.still.set(false);
         if self.fresh.replace(false) {
             if stopping {
                 self.tell(Order::Stop);
@@ -127,6 +138,33 @@ impl Live {
                 self.tell(Order::Leave);
             }
         }
+    }
+
+    /// No more requests: what is under way is the last.
+    pub fn last(&self) {
+        if matches!(self.order.get(), Order::GoOn | Order::Idle) {
+            self.tell(Order::Leave);
+        }
+    }
+
+    /// Ends at once.
+    pub fn cut(&self) {
+        self.tell(Order::Cut);
+    }
+
+    /// No request has begun on it.
+    pub fn is_fresh(&self) -> bool {
+        self.fresh.get()
+    }
+
+    /// Whether nothing has happened for a second or two.
+    pub fn is_still(&self) -> bool {
+        self.still.get()
+    }
+
+    /// It was heeded; said again after the next silent second.
+    pub fn stirs(&self) {
+        self.still.set(false);
     }
 
     /// Silence allowed from the last activity on, seconds; 0: no limit.
@@ -196,6 +234,8 @@ pub struct Registered {
     live: Rc<Live>,
     thread: Rc<Thread>,
     index: u32,
+    /// The key of the address it is counted for; 0 for none.
+    address: Cell<u64>,
 }
 
 impl std::ops::Deref for Registered {
@@ -211,12 +251,20 @@ impl Registered {
     pub fn thread(&self) -> &Rc<Thread> {
         &self.thread
     }
+
+    /// It is one of this address's connections, until it is dropped.
+    pub fn counted_for(&self, address: u64) {
+        self.address.set(address);
+    }
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
         self.thread.live.borrow_mut().try_remove(self.index as usize);
         self.thread.shared.clients.fetch_sub(1, Relaxed);
+        if self.address.get() != 0 {
+            self.thread.shared.caps.connection_over(self.address.get());
+        }
     }
 }
 
@@ -229,6 +277,8 @@ impl Thread {
             buffer: RefCell::new(vec![0; TUNNEL_BUFFER].into_boxed_slice()),
             tasks: TaskTracker::new(),
             handshakes,
+            idle_s: crate::tunnel::whole_seconds(shared.limits.idle_timeout),
+            paces: Paces::new(shared.limits.min_rate, shared.limits.min_rate_grace),
             request_ids: Cell::new(crate::random::u64()),
             live: RefCell::default(),
             now_ms: Cell::new(clock::now_ms()),
@@ -250,12 +300,18 @@ impl Thread {
             worker: Cell::new(0),
             closing: Cell::new(false),
             fresh: Cell::new(true),
+            still: Cell::new(false),
             listener_removed: listener_removed.clone(),
         });
         let index = self.live.borrow_mut().insert(live.clone());
         self.shared.clients.fetch_add(1, Relaxed);
         // A thread never holds 2³² sockets; if it did, the entry would only stay listed.
-        Registered { live, thread: self.clone(), index: u32::try_from(index).unwrap_or(u32::MAX) }
+        Registered {
+            live,
+            thread: self.clone(),
+            index: u32::try_from(index).unwrap_or(u32::MAX),
+            address: Cell::new(0),
+        }
     }
 
     /// From now on everything live is told to stop; connections without a request yet only `with_fresh`: their first
@@ -357,6 +413,7 @@ impl Thread {
             let now = clock::now_s();
             if now != std::mem::replace(&mut last, now) {
                 self.find_idle(now);
+                self.paces.second();
             }
             crate::upstream::connect::sweep(&self);
             crate::drain::closing::start(&self);
@@ -370,6 +427,9 @@ impl Thread {
             }
             let limit = live.limit.get();
             let silent = now.saturating_sub(live.since.get());
+            if limit != 0 && silent >= STILL_S && !live.tunnel.get() && !live.still.replace(true) {
+                live.wake();
+            }
             match live.order.get() {
                 Order::GoOn if limit != 0 && silent > limit => live.tell(Order::Idle),
                 // Half a head: hyper would wait for the rest of it for ever. A tunnel has a deadline of its own.
@@ -393,7 +453,7 @@ mod tests {
     /// Every idle tunnel has one.
     #[test]
     fn an_entry_is_small() {
-        assert!(size_of::<Live>() <= 48, "{} bytes", size_of::<Live>());
+        assert!(size_of::<Live>() <= 56, "{} bytes", size_of::<Live>());
     }
 
     #[test]

@@ -227,6 +227,7 @@ fn check_every_key(dir: &TempDir, config: &Config) {
         replay_bytes: 4 << 20,
         handshakes: 5,
         handshake_timeout: 3 * second,
+        ..Limits::default()
     };
     assert_eq!(config.limits, limits);
     assert_eq!(config.log, Log { level: "warn,stickyd::affinity=debug".to_owned(), access: true });

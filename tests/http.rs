@@ -11,6 +11,7 @@ mod eject;
 mod forward;
 mod headers;
 mod keys;
+mod limits;
 mod listeners;
 mod operate;
 mod queue;

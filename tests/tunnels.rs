@@ -18,6 +18,7 @@ mod counts;
 mod drain;
 mod ends;
 mod idle;
+mod limits;
 mod lives;
 mod stop;
 mod upgrade;

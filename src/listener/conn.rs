@@ -3,7 +3,7 @@
 //! What stands here is what may be trusted of a connection: who the peer is and whether its word on others counts.
 //! Nothing about a worker is remembered (invariant 1).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::header::HeaderValue;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -23,22 +24,17 @@ use tokio_rustls::server::TlsStream;
 
 use super::Listener;
 use super::opening::{self, Opened, Secured};
+use super::rest;
+use super::wire::{Traffic, Wire};
+use crate::metrics::Limit;
 use crate::proxy;
 use crate::thread::{Order, Registered, Thread};
-use crate::tunnel::Plan;
 use crate::tunnel::relay::Relay;
+use crate::tunnel::{Plan, whole_seconds};
 use crate::upstream::io::poll_write_small;
-
-/// Seconds a client connection may sit without a whole request head: nginx's keep-alive default. It bounds the whole
-/// wait, not the time between two bytes.
-const IDLE_S: u32 = 75;
 
 /// How long a client that is still sending is read after our last answer (nginx's lingering_timeout).
 const LINGER: Duration = Duration::from_secs(5);
-
-/// A request head's bytes and fields at most (threats §2); hyper answers 431 past either.
-const HEAD_BYTES: usize = 32 * 1024;
-const HEAD_FIELDS: usize = 100;
 
 /// One client connection.
 pub struct Conn {
@@ -56,6 +52,14 @@ pub struct Conn {
     pub tls: Option<Secured>,
     live: RefCell<Option<Registered>>,
     plan: RefCell<Option<Plan>>,
+    pub(super) traffic: Traffic,
+    requests: Cell<u32>,
+    under_way: Cell<u32>,
+    /// Bodies that are still coming.
+    pub uploads: Cell<u32>,
+    /// An answer has begun while its request's body was still coming.
+    pub answering: Cell<bool>,
+    head_began: Cell<bool>,
 }
 
 /// The client's socket.
@@ -66,9 +70,19 @@ pub enum ClientIo {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+impl ClientIo {
+    /// The socket itself.
+    pub(super) fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(io) => io,
+            Self::Tls(io) => io.get_ref().0,
+        }
+    }
+}
+
 /// Serves a connection to its end.
-pub async fn serve(thread: Rc<Thread>, listener: Rc<Listener>, stream: TcpStream, peer: SocketAddr) {
-    let live = thread.register(IDLE_S, &listener.removed);
+pub async fn serve(live: Registered, listener: Rc<Listener>, stream: TcpStream, peer: SocketAddr) {
+    let thread = live.thread().clone();
     let Some(Opened { io, ip, trusted, tls }) = opening::open(&thread, &live, &listener, stream, peer).await else {
         return;
     };
@@ -81,11 +95,26 @@ pub async fn serve(thread: Rc<Thread>, listener: Rc<Listener>, stream: TcpStream
         listener,
         live: RefCell::new(Some(live)),
         plan: RefCell::default(),
+        traffic: Traffic::default(),
+        requests: Cell::new(0),
+        under_way: Cell::new(0),
+        uploads: Cell::new(0),
+        answering: Cell::new(false),
+        head_began: Cell::new(false),
     });
-    serve_http(conn, io).await;
+    let (mut io, mut ahead) = (io, Bytes::new());
+    // TLS may hold a first request that came with the handshake's end, of which the socket knows nothing.
+    let mut rests = conn.tls.is_none();
+    while !rests || rest::rest(&conn, &mut io, !ahead.is_empty()).await {
+        // Boxed: a connection that rests gives it back.
+        let Some(rested) = Box::pin(serve_http(conn.clone(), io, ahead)).await else { return };
+        (io, ahead) = rested;
+        rests = true;
+    }
 }
 
-async fn serve_http(conn: Rc<Conn>, io: ClientIo) {
+/// Serves requests until the connection ends, or rests: then it is given back, with what of a head had come.
+async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Bytes) -> Option<(ClientIo, Bytes)> {
     let service = {
         let conn = conn.clone();
         service_fn(move |request| {
@@ -93,17 +122,24 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo) {
             async move { Ok::<_, Infallible>(answer.await) }
         })
     };
+    conn.stirs();
+    let limits = &conn.thread.shared.limits;
     let mut http = http1::Builder::new()
-        .max_headers(HEAD_FIELDS)
-        .max_buf_size(HEAD_BYTES)
-        .max_header_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(io), service);
+        .max_headers(limits.head_fields)
+        .max_buf_size(limits.head_bytes)
+        .max_header_size(limits.head_bytes)
+        .serve_connection(TokioIo::new(Wire::new(io, ahead, conn.clone())), service);
+    let mut rests = false;
     let ended = poll_fn(|cx| {
         // Polled first, so that a request already in the socket is served even while we stop.
         if let Poll::Ready(ended) = Pin::new(&mut http).poll(cx) {
             return Poll::Ready(Some(ended));
         }
         match conn.order(cx) {
+            Order::GoOn | Order::Idle if conn.may_rest() => {
+                rests = true;
+                Poll::Ready(None)
+            }
             Order::GoOn => Poll::Pending,
             Order::Cut => Poll::Ready(None),
             Order::Stop | Order::Idle | Order::Leave => {
@@ -113,13 +149,18 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo) {
         }
     })
     .await;
+    if rests {
+        let parts = http.into_parts();
+        // Exactly what came: hyper's buffer has room for 8 KiB.
+        return Some((parts.io.into_inner().io, Bytes::copy_from_slice(&parts.read_buf)));
+    }
     if let Some(Err(error)) = &ended {
         tracing::debug!(peer = %conn.peer_ip, %error, "client connection ended");
         conn.thread.shared.metrics.client_errors.with_label_values(&["http"]).inc();
     }
-    let (Some(ended), Some(live)) = (ended, conn.live.take()) else { return };
+    let (Some(ended), Some(live)) = (ended, conn.live.take()) else { return None };
     let (plan, parts) = (conn.plan.take(), http.into_parts());
-    let mut io = parts.io.into_inner();
+    let mut io = parts.io.into_inner().io;
     // Tasks of their own: this one is as large as hyper's dispatcher (data-plane study §0.3).
     match (ended, plan) {
         (Ok(()), Some(plan)) => {
@@ -132,6 +173,7 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo) {
             }
         }
     }
+    None
 }
 
 /// Whether bytes wait in the socket that nobody will read.
@@ -180,6 +222,14 @@ impl Conn {
     pub fn busy(&self) {
         if let Some(live) = &*self.live.borrow() {
             live.begin(self.thread.is_stopping());
+            self.under_way.set(self.under_way.get() + 1);
+            self.head_began.set(false);
+            self.answering.set(false);
+            self.requests.set(self.requests.get().saturating_add(1));
+            if self.requests.get() == self.thread.shared.limits.requests_per_connection {
+                self.thread.shared.metrics.limits.reached(Limit::RequestsPerConnection);
+                live.last();
+            }
         }
     }
 
@@ -187,7 +237,44 @@ impl Conn {
     pub fn idle(&self) {
         if let Some(live) = &*self.live.borrow() {
             live.touch();
-            live.limit(IDLE_S);
+            live.limit(self.thread.idle_s);
+            self.under_way.set(self.under_way.get().saturating_sub(1));
+        }
+    }
+
+    /// Nothing is under way, and has not been for a second or two.
+    fn may_rest(&self) -> bool {
+        self.under_way.get() == 0
+            && self.uploads.get() == 0
+            && self.traffic.is_still()
+            && self.plan.borrow().is_none()
+            && self.live.borrow().as_ref().is_some_and(|live| live.is_still())
+    }
+
+    /// Its second of silence begins anew.
+    fn stirs(&self) {
+        if let Some(live) = &*self.live.borrow() {
+            live.stirs();
+        }
+    }
+
+    /// Half a head is there: the rest of it has its own time, once.
+    pub(super) fn head_has_begun(&self) {
+        if let (false, Some(live)) = (self.head_began.replace(true), &*self.live.borrow()) {
+            live.touch();
+            live.limit(whole_seconds(self.thread.shared.limits.head_timeout));
+        }
+    }
+
+    /// No request has come over it yet.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.live.borrow().as_ref().is_none_or(|live| live.is_fresh())
+    }
+
+    /// An answer that has begun cannot be followed by another word: the connection ends.
+    pub fn cut_if_answering(&self) {
+        if let (true, Some(live)) = (self.answering.get(), &*self.live.borrow()) {
+            live.cut();
         }
     }
 
@@ -203,7 +290,7 @@ impl Conn {
         *self.plan.borrow_mut() = Some(plan);
     }
 
-    fn order(&self, cx: &Context<'_>) -> Order {
+    pub(super) fn order(&self, cx: &Context<'_>) -> Order {
         self.live.borrow().as_ref().map_or(Order::Cut, |live| {
             live.watch(cx.waker());
             live.order()

@@ -12,6 +12,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::headers;
 use super::record::Record;
+use super::upload::Upload;
 use crate::thread::Thread;
 use crate::upstream::connect::Lease;
 use crate::upstream::life::Loss;
@@ -22,15 +23,17 @@ pub struct Outgoing {
     stream: Option<Incoming>,
     /// Frames the worker's connection has taken of the stream, for who waits for the answer.
     taken: Option<Rc<Cell<u64>>>,
+    /// While it streams.
+    upload: Option<Box<Upload>>,
 }
 
 impl Outgoing {
     /// No body.
-    pub const EMPTY: Self = Self { held: Bytes::new(), stream: None, taken: None };
+    pub const EMPTY: Self = Self { held: Bytes::new(), stream: None, taken: None, upload: None };
 
     /// As it comes from the client.
-    pub fn stream(body: Incoming) -> Self {
-        Self { stream: Some(body), ..Self::EMPTY }
+    pub fn stream(body: Incoming, upload: Option<Box<Upload>>) -> Self {
+        Self { stream: Some(body), upload, ..Self::EMPTY }
     }
 
     /// Held whole, so that it can be sent again.
@@ -61,6 +64,17 @@ impl Body for Outgoing {
         }
         let Some(stream) = &mut this.stream else { return Poll::Ready(None) };
         let polled = poll_client(stream, cx);
+        match (&polled, &mut this.upload) {
+            (Poll::Pending, Some(upload)) => upload.waits(cx),
+            (Poll::Ready(Some(Ok(frame))), Some(upload)) => {
+                if !upload.brought(frame.data_ref().map_or(0, Bytes::len), cx) {
+                    // Whoever answers is told, and drops this.
+                    return Poll::Pending;
+                }
+            }
+            (Poll::Ready(_), _) => this.upload = None,
+            (Poll::Pending, None) => {}
+        }
         if let (true, Some(taken)) = (polled.is_ready(), &this.taken) {
             taken.set(taken.get() + 1);
         }

@@ -11,17 +11,21 @@ pub mod record;
 pub mod respond;
 pub mod retry;
 mod route;
+mod upload;
 
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::{Method, Request, Response};
 
 use crate::affinity::{self, Resolved, discover};
 use crate::config::Redirect;
 use crate::listener::conn::Conn;
+use crate::listener::may_tunnel;
+use crate::metrics::Limit;
+use crate::pace::Pace;
 use crate::upstream::Upstream;
 use ask::Ask;
 use body::{Outgoing, Reply};
@@ -29,6 +33,7 @@ use forward::Farewell;
 use headers::Client;
 use record::Record;
 use respond::Problem;
+use upload::Upload;
 
 /// One request on its way: what every step needs to know.
 pub struct Job {
@@ -53,8 +58,8 @@ pub async fn handle(conn: Rc<Conn>, request: Request<Incoming>) -> Response<Repl
         Err(Turned::Problem(problem)) => respond::problem(problem),
         Err(Turned::Away(redirect, host)) => respond::redirect(redirect, &host, request.uri()),
         Ok(job) => {
-            let request = prepare(&job, request);
-            serve(job, request, &mut record).await
+            let (request, pace) = prepare(&job, request);
+            upload::unless_given_up(&conn, pace, serve(job, request, &mut record)).await
         }
     };
     if let Some(hsts) = conn.listener.tls().and_then(|tls| tls.hsts.as_ref()) {
@@ -110,6 +115,11 @@ fn read(conn: &Rc<Conn>, request: &Request<Incoming>) -> Result<Job, Turned> {
         return Err(Problem::NotImplemented.into());
     }
     framing::check_request(request)?;
+    let shared = &conn.thread.shared;
+    if request.uri().path_and_query().map_or(0, |target| target.as_str().len()) > shared.limits.target_bytes {
+        shared.metrics.limits.reached(Limit::TargetBytes);
+        return Err(Problem::TooLong.into());
+    }
     let host = headers::host(request)?;
     if let Some(redirect) = conn.listener.redirect() {
         // Without a host there is nowhere to send an old client.
@@ -121,21 +131,29 @@ fn read(conn: &Rc<Conn>, request: &Request<Incoming>) -> Result<Job, Turned> {
     if !conn.serves(route::without_port(host)) {
         return Err(Problem::Misdirected.into());
     }
-    let shared = &conn.thread.shared;
     let snapshot = shared.snapshot.load();
     let Some(upstream) = route::find(&snapshot, host, request.uri().path()) else {
         shared.metrics.unrouted.inc();
         return Err(Problem::NoRoute.into());
     };
+    if upstream.config.max_body.is_some_and(|most| request.body().size_hint().lower() > most) {
+        shared.metrics.limits.reached(Limit::MaxBody);
+        return Err(Problem::TooLarge.into());
+    }
     let ask = Ask::read(shared, upstream, request);
     let client = Client::read(conn, request.headers());
+    if ask.upgrade.is_some() && !conn.listener.trusts(client.address) && !may_tunnel(shared, client.address) {
+        return Err(Problem::Full("this address has as many WebSockets as it may").into());
+    }
     Ok(Job { conn: conn.clone(), upstream: upstream.clone(), ask, client, goodbye: None, resent: Cell::new(false) })
 }
 
 /// The request as workers get it: its head written anew (invariant 7), its body a stream.
-fn prepare(job: &Job, request: Request<Incoming>) -> Request<Outgoing> {
+fn prepare(job: &Job, request: Request<Incoming>) -> (Request<Outgoing>, Option<Rc<Pace>>) {
     let (mut parts, body) = request.into_parts();
     headers::to_worker(&job.conn, job.client, &mut parts, &job.ask);
     framing::declare(&mut parts.headers, &body);
-    Request::from_parts(parts, Outgoing::stream(body))
+    let upload = Upload::of(&job.conn, &body, job.upstream.config.max_body);
+    let pace = upload.as_ref().map(|upload| upload.pace());
+    (Request::from_parts(parts, Outgoing::stream(body, upload)), pace)
 }
