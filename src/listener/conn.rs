@@ -13,7 +13,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use hyper::header::HeaderValue;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -102,19 +101,16 @@ pub async fn serve(live: Registered, listener: Rc<Listener>, stream: TcpStream, 
         answering: Cell::new(false),
         head_began: Cell::new(false),
     });
-    let (mut io, mut ahead) = (io, Bytes::new());
-    // TLS may hold a first request that came with the handshake's end, of which the socket knows nothing.
-    let mut rests = conn.tls.is_none();
-    while !rests || rest::rest(&conn, &mut io, !ahead.is_empty()).await {
+    let (mut io, mut ahead) = (io, Vec::new());
+    while rest::rest(&conn, &mut io, &mut ahead).await {
         // Boxed: a connection that rests gives it back.
         let Some(rested) = Box::pin(serve_http(conn.clone(), io, ahead)).await else { return };
         (io, ahead) = rested;
-        rests = true;
     }
 }
 
 /// Serves requests until the connection ends, or rests: then it is given back, with what of a head had come.
-async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Bytes) -> Option<(ClientIo, Bytes)> {
+async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(ClientIo, Vec<u8>)> {
     let service = {
         let conn = conn.clone();
         service_fn(move |request| {
@@ -128,7 +124,7 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Bytes) -> Option<(Clien
         .max_headers(limits.head_fields)
         .max_buf_size(limits.head_bytes)
         .max_header_size(limits.head_bytes)
-        .serve_connection(TokioIo::new(Wire::new(io, ahead, conn.clone())), service);
+        .serve_connection(TokioIo::new(Wire::new(io, ahead.into(), conn.clone())), service);
     let mut rests = false;
     let ended = poll_fn(|cx| {
         // Polled first, so that a request already in the socket is served even while we stop.
@@ -152,7 +148,8 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Bytes) -> Option<(Clien
     if rests {
         let parts = http.into_parts();
         // Exactly what came: hyper's buffer has room for 8 KiB.
-        return Some((parts.io.into_inner().io, Bytes::copy_from_slice(&parts.read_buf)));
+        let (io, ahead) = parts.io.into_inner().take(parts.read_buf);
+        return Some((io, ahead.to_vec()));
     }
     if let Some(Err(error)) = &ended {
         tracing::debug!(peer = %conn.peer_ip, %error, "client connection ended");
@@ -160,11 +157,11 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Bytes) -> Option<(Clien
     }
     let (Some(ended), Some(live)) = (ended, conn.live.take()) else { return None };
     let (plan, parts) = (conn.plan.take(), http.into_parts());
-    let mut io = parts.io.into_inner().io;
+    let (mut io, early) = parts.io.into_inner().take(parts.read_buf);
     // Tasks of their own: this one is as large as hyper's dispatcher (data-plane study §0.3).
     match (ended, plan) {
         (Ok(()), Some(plan)) => {
-            conn.thread.tasks.spawn_local(Relay::new(io, parts.read_buf, plan, live));
+            conn.thread.tasks.spawn_local(Relay::new(io, early, plan, live));
         }
         (Err(error), _) if !error.is_parse() => {}
         (ended, _) => {

@@ -34,7 +34,7 @@ impl Traffic {
 
 /// The socket.
 pub(super) struct Wire {
-    pub(super) io: ClientIo,
+    io: ClientIo,
     /// Read before, not yet seen by hyper.
     ahead: Bytes,
     conn: Rc<Conn>,
@@ -46,6 +46,12 @@ impl Wire {
     pub(super) fn new(io: ClientIo, ahead: Bytes, conn: Rc<Conn>) -> Self {
         conn.traffic.dry.set(false);
         Self { io, ahead, conn, pace: None }
+    }
+
+    /// The socket, and what came of which nothing is done yet: what hyper had `read`, then what it had not.
+    pub(super) fn take(self, read: Bytes) -> (ClientIo, Bytes) {
+        let rest = if self.ahead.is_empty() { read } else { [read, self.ahead].concat().into() };
+        (self.io, rest)
     }
 
     /// Whether the client takes our bytes too slowly. What the kernel holds goes with it: a reset frees it at once.
