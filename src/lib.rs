@@ -17,7 +17,8 @@
 //! | [`config`] | the file, checked, explained when it is wrong |
 //! | [`state`] | what threads share: the snapshot, the pins, the budgets |
 //! | [`listener`] | accept, PROXY header, TLS, one client connection |
-//! | [`proxy`] | the story of one request |
+//! | [`proxy`] | the story of one request, and who is turned away before it begins |
+//! | [`bucket`] | token buckets by key, bounded |
 //! | [`affinity`] | which worker: sid, cookie, address, discovery |
 //! | [`upstream`] | workers, their health and ejection, their limits, connections to them, TLS included |
 //! | [`tunnel`] | upgraded connections |
@@ -47,6 +48,7 @@
 
 pub mod admin;
 pub mod affinity;
+pub mod bucket;
 pub mod cli;
 pub mod clock;
 pub mod config;

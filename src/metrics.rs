@@ -15,7 +15,7 @@ use prometheus::{
 };
 
 pub use limits::{Limit, LimitSeries};
-pub use words::{Discovery, Source};
+pub use words::{Discovery, Guard, Source};
 
 use crate::state::Shared;
 use crate::upstream::eject::Outcome;
@@ -38,6 +38,7 @@ pub struct Metrics {
     affinity: IntCounterVec,
     refusals: IntCounterVec,
     discoveries: IntCounterVec,
+    guarded: IntCounterVec,
     attempts: IntCounterVec,
     learned: IntCounterVec,
     upgrades: IntCounterVec,
@@ -73,6 +74,14 @@ pub struct Metrics {
     certificates: IntGaugeVec,
     /// Client connections that ended with an HTTP, TLS or PROXY protocol error.
     pub client_errors: IntCounterVec,
+    /// HTTP/2 streams open, tunnels included.
+    pub http2_streams: IntGauge,
+    /// HTTP/2 streams clients opened.
+    pub http2_streams_total: IntCounter,
+    /// HTTP/2 streams clients took back.
+    pub http2_resets: IntCounter,
+    /// HTTP/2 connections closed for what their clients sent too much of (`resets`, `useless`).
+    pub http2_floods: IntCounterVec,
     drained: IntCounterVec,
     drain_left: IntGaugeVec,
     /// Reloads by result (`ok`, `failed`).
@@ -88,6 +97,7 @@ pub struct Metrics {
 pub struct UpstreamSeries {
     affinity: [IntCounter; 6],
     discoveries: [IntCounter; 8],
+    guarded: [IntCounter; 6],
     /// Answers whole, tunnels and polls apart.
     pub request_seconds: Histogram,
     /// Long polls: mostly the worker's silence.
@@ -132,6 +142,13 @@ impl UpstreamSeries {
     /// Counts an affinity decision.
     pub fn decided(&self, source: Source) {
         if let Some(counter) = self.affinity.get(source as usize) {
+            counter.inc();
+        }
+    }
+
+    /// Counts a request that was turned away.
+    pub fn turned(&self, by: Guard) {
+        if let Some(counter) = self.guarded.get(by as usize) {
             counter.inc();
         }
     }
@@ -205,6 +222,7 @@ impl Metrics {
             affinity: register!(r, IntCounterVec, "stickyd_affinity_total", "Requests by what chose their worker.", &["upstream", "source"]),
             refusals: register!(r, IntCounterVec, "stickyd_refusals_total", "Session-unknown answers: forwarded (from the worker that owned it, or from all), healed (requests a worker refused whose session was found at another), own (the worker is gone, or nobody knew the session a moment ago).", &["upstream", "fate"]),
             discoveries: register!(r, IntCounterVec, "stickyd_discoveries_total", "Unpinned sids looked for, by result.", &["upstream", "result"]),
+            guarded: register!(r, IntCounterVec, "stickyd_guarded_total", "Requests turned away before any worker heard of them: origin, network (403), rate_… (of one address on a route) and upstream_… (of all) requests and handshakes (429).", &["upstream", "guard"]),
             attempts: register!(r, IntCounterVec, "stickyd_discovery_attempts_total", "What discovery sent to workers: real requests and PUT probes.", &["upstream", "kind"]),
             learned: register!(r, IntCounterVec, "stickyd_handshakes_total", "Engine.IO polling handshakes, learned or released unlearned.", &["upstream", "result"]),
             upgrades: register!(r, IntCounterVec, "stickyd_upgrades_total", "WebSocket upgrades asked for and granted.", &["upstream", "step"]),
@@ -225,12 +243,16 @@ impl Metrics {
             pins: register!(r, IntGauge, "stickyd_pins", "Sessions pinned."),
             pins_limit: register!(r, IntGauge, "stickyd_pins_limit", "Pins at most."),
             replay: register!(r, IntGauge, "stickyd_replay_bytes", "Request bodies held for replay."),
-            clients: register!(r, IntGauge, "stickyd_client_connections", "Client connections open, tunnels included."),
+            clients: register!(r, IntGauge, "stickyd_client_connections", "Client connections open, tunnels included; each tunnel over HTTP/2 counts beside its connection."),
             pins_evicted: register!(r, IntCounter, "stickyd_pins_evicted_total", "Idle pins that made room for newer ones."),
             pins_refused: register!(r, IntCounter, "stickyd_pins_refused_total", "Pins not stored because the table or an address's quota was full."),
             pool_full: register!(r, IntCounter, "stickyd_worker_pool_full_total", "Idle worker connections closed because the pool had no room for them."),
             unrouted: register!(r, IntCounter, "stickyd_unrouted_total", "Requests no route fitted."),
             client_errors: register!(r, IntCounterVec, "stickyd_client_errors_total", "Client connections ended by an error, by kind.", &["kind"]),
+            http2_streams: register!(r, IntGauge, "stickyd_http2_streams", "HTTP/2 streams open: requests and tunnels."),
+            http2_streams_total: register!(r, IntCounter, "stickyd_http2_streams_total", "HTTP/2 streams clients opened: requests and tunnels."),
+            http2_resets: register!(r, IntCounter, "stickyd_http2_resets_total", "HTTP/2 streams clients took back."),
+            http2_floods: register!(r, IntCounterVec, "stickyd_http2_floods_total", "HTTP/2 connections closed because their clients sent too many resets, or frames of no use.", &["frames"]),
             tls_handshakes: register!(r, IntCounterVec, "stickyd_tls_handshakes_total", "TLS handshakes of clients, by version, result (ok, failed, timeout) and whether a session was resumed.", &["listener", "version", "result", "resumed"]),
             certificates: register!(r, IntGaugeVec, "stickyd_tls_certificate_expiry_timestamp_seconds", "Last second a certificate is valid in, since 1970; the name is the first it is for.", &["listener", "name"]),
             config_ok: register!(r, IntGauge, "stickyd_config_ok", "1: the configuration's file, as it was last looked at, is what runs; 0: it has a mistake or is gone."),
@@ -253,6 +275,7 @@ impl Metrics {
         let retry = |kind| self.retries.with_label_values(&[name, kind]);
         UpstreamSeries {
             affinity: Source::ALL.map(|s| self.affinity.with_label_values(&[name, s.word()])),
+            guarded: Guard::ALL.map(|g| self.guarded.with_label_values(&[name, g.word()])),
             discoveries: Discovery::ALL.map(|d| self.discoveries.with_label_values(&[name, d.word()])),
             request_seconds: seconds("request"),
             poll_seconds: seconds("poll"),

@@ -35,6 +35,8 @@ pub struct Pace {
     /// Bytes it is ahead of the minimum.
     ahead: Cell<i64>,
     verdict: Cell<Option<Verdict>>,
+    /// The answer to what is sent has begun.
+    answering: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -57,6 +59,16 @@ impl Pace {
     /// What has become of it.
     pub fn verdict(&self) -> Option<Verdict> {
         self.verdict.get()
+    }
+
+    /// The answer begins, and cannot be another any more.
+    pub fn answers(&self) {
+        self.answering.set(true);
+    }
+
+    /// Whether it has begun.
+    pub fn is_answering(&self) -> bool {
+        self.answering.get()
     }
 
     /// It is given up.
@@ -106,7 +118,8 @@ impl Paces {
 pub struct Paced {
     pace: Rc<Pace>,
     thread: Rc<Thread>,
-    index: usize,
+    /// None: it has no minimum.
+    index: Option<usize>,
 }
 
 impl Paced {
@@ -114,7 +127,12 @@ impl Paced {
     pub fn begin(thread: &Rc<Thread>) -> Self {
         let pace = Rc::new(Pace { ahead: Cell::new(thread.paces.grace), ..Pace::default() });
         let index = thread.paces.all.borrow_mut().insert(pace.clone());
-        Self { pace, thread: thread.clone(), index }
+        Self { pace, thread: thread.clone(), index: Some(index) }
+    }
+
+    /// A transfer that may be as slow as it likes.
+    pub fn unhurried(thread: &Rc<Thread>) -> Self {
+        Self { pace: Rc::default(), thread: thread.clone(), index: None }
     }
 
     /// For who waits for the verdict.
@@ -133,7 +151,9 @@ impl std::ops::Deref for Paced {
 
 impl Drop for Paced {
     fn drop(&mut self) {
-        self.thread.paces.all.borrow_mut().try_remove(self.index);
+        if let Some(index) = self.index {
+            self.thread.paces.all.borrow_mut().try_remove(index);
+        }
     }
 }
 

@@ -16,11 +16,13 @@ use crate::affinity::Pin;
 use crate::affinity::discover::Discoveries;
 use crate::affinity::pins::{Keys, Pins};
 use crate::clock;
-use crate::config::{self, Config};
+use crate::config::{self, AdminAddress, Config};
 use crate::descriptors;
 use crate::drain;
 use crate::listener::Caps;
 use crate::metrics::Metrics;
+use crate::proxy::guard::Watch;
+use crate::proxy::route::Guarded;
 use crate::reload;
 use crate::upstream::Upstream;
 use crate::upstream::addresses::Unresolved;
@@ -70,17 +72,29 @@ pub struct Snapshot {
 /// What a config says besides its upstreams, as far as a reload changes it.
 pub struct Rules {
     /// Tried in order.
-    pub routes: Vec<config::Route>,
+    pub routes: Vec<Guarded>,
     /// One log line a request.
     pub access_log: bool,
-    /// Where clients are accepted: never workers.
+    /// Where clients are accepted, and the admin listener: never workers.
     pub listeners: Vec<SocketAddr>,
 }
 
 impl Rules {
-    fn of(config: &Config) -> Arc<Self> {
-        let listeners = config.listeners.iter().map(|listener| listener.address).collect();
-        Arc::new(Self { routes: config.routes.clone(), access_log: config.log.access, listeners })
+    /// What of the guards counts is carried over by a route's host and path.
+    fn of(config: &Config, before: Option<&Self>) -> Arc<Self> {
+        let admin = match config.admin.address {
+            AdminAddress::Tcp(address) => Some(address),
+            AdminAddress::Unix(_) | AdminAddress::None => None,
+        };
+        let listeners = config.listeners.iter().map(|listener| listener.address).chain(admin).collect();
+        let known: Vec<_> = before.iter().flat_map(|before| &before.routes).collect();
+        let guarded = |route: &config::Route| {
+            let same = |old: &&&Guarded| old.route.host == route.host && old.route.path == route.path;
+            let old = known.iter().find(same).and_then(|old| old.watch.as_ref());
+            Guarded { route: route.clone(), watch: Watch::follow(&route.guards, old) }
+        };
+        let routes = config.routes.iter().map(guarded).collect();
+        Arc::new(Self { routes, access_log: config.log.access, listeners })
     }
 }
 
@@ -88,7 +102,7 @@ impl Shared {
     /// The state a config starts with.
     pub fn new(config: &Config, secret: Vec<u8>, keys: Keys) -> Arc<Self> {
         let metrics = Metrics::new();
-        let snapshot = Snapshot::build(config.upstreams.iter(), Rules::of(config), &secret, &metrics, None);
+        let snapshot = Snapshot::build(config.upstreams.iter(), Rules::of(config, None), &secret, &metrics, None);
         Arc::new(Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             changed: watch::Sender::new(()),
@@ -116,7 +130,7 @@ impl Shared {
             None => new.clone(),
         };
         let upstreams: Vec<_> = config.upstreams.iter().map(after).collect();
-        self.follow(upstreams.iter(), Rules::of(config));
+        self.follow(upstreams.iter(), Rules::of(config, Some(&old.rules)));
     }
 
     /// The DNS name `host` has other addresses now (sorted, not none): the workers of one upstream change by difference.

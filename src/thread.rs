@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock;
 use crate::pace::Paces;
 use crate::state::Shared;
-use crate::upstream::connect::Pool;
+use crate::upstream::pool::{self, Pool};
 
 /// How often idle limits and idle pools are looked at.
 pub const TICK: Duration = Duration::from_millis(250);
@@ -68,9 +68,10 @@ pub struct Thread {
     now_ms: Cell<u64>,
     request_ids: Cell<u64>,
     stopping: Cell<bool>,
+    requests_cut: Cell<bool>,
     /// A task closes tunnels of drained workers.
     closing: Cell<bool>,
-    live: RefCell<slab::Slab<Rc<Live>>>,
+    live: RefCell<slab::Slab<Entry>>,
 }
 
 /// What a live connection or tunnel is told.
@@ -88,6 +89,17 @@ pub enum Order {
     Cut,
 }
 
+/// What an entry is of a connection that has many streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Share {
+    /// All of it; or it has none.
+    Whole,
+    /// All of it, and it carries tunnels: its time to end is theirs.
+    Carrier,
+    /// One poll, only there to be woken.
+    Poll,
+}
+
 /// The handle by which the thread reaches a live connection or tunnel.
 pub struct Live {
     order: Cell<Order>,
@@ -98,6 +110,7 @@ pub struct Live {
     /// Seconds of silence allowed; 0: no limit now.
     limit: Cell<u32>,
     tunnel: Cell<bool>,
+    share: Cell<Share>,
     /// Of the worker a tunnel leads to, or a poll waits at; 0 for none.
     worker: Cell<u64>,
     /// A tunnel that is to say its worker's farewell, and end.
@@ -184,6 +197,11 @@ impl Live {
         self.touch();
     }
 
+    /// Whether tunnels go on over it (HTTP/2); they have longer to end than requests.
+    pub fn carries_tunnels(&self, carries: bool) {
+        self.share.set(if carries { Share::Carrier } else { Share::Whole });
+    }
+
     /// A poll waits at the worker of this serial; 0 for none.
     pub fn waits_at(&self, worker: u64) {
         self.worker.set(worker);
@@ -234,8 +252,6 @@ pub struct Registered {
     live: Rc<Live>,
     thread: Rc<Thread>,
     index: u32,
-    /// The key of the address it is counted for; 0 for none.
-    address: Cell<u64>,
 }
 
 impl std::ops::Deref for Registered {
@@ -254,17 +270,37 @@ impl Registered {
 
     /// It is one of this address's connections, until it is dropped.
     pub fn counted_for(&self, address: u64) {
-        self.address.set(address);
+        if let Some(entry) = self.thread.live.borrow_mut().get_mut(self.index as usize) {
+            entry.address = address;
+        }
     }
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.thread.live.borrow_mut().try_remove(self.index as usize);
-        self.thread.shared.clients.fetch_sub(1, Relaxed);
-        if self.address.get() != 0 {
-            self.thread.shared.caps.connection_over(self.address.get());
+        let entry = self.thread.live.borrow_mut().try_remove(self.index as usize);
+        if self.live.share.get() != Share::Poll {
+            self.thread.shared.clients.fetch_sub(1, Relaxed);
         }
+        if let Some(address) = entry.map(|entry| entry.address).filter(|address| *address != 0) {
+            self.thread.shared.caps.connection_over(address);
+        }
+    }
+}
+
+/// A place on a thread's list.
+struct Entry {
+    live: Rc<Live>,
+    /// The key of the address it is counted for; 0 for none. Here, because the list has room for it, and a tunnel's task
+    /// must stay small.
+    address: u64,
+}
+
+impl std::ops::Deref for Entry {
+    type Target = Live;
+
+    fn deref(&self) -> &Live {
+        &self.live
     }
 }
 
@@ -283,6 +319,7 @@ impl Thread {
             live: RefCell::default(),
             now_ms: Cell::new(clock::now_ms()),
             stopping: Cell::new(false),
+            requests_cut: Cell::new(false),
             closing: Cell::new(false),
             shared,
         })
@@ -290,6 +327,11 @@ impl Thread {
 
     /// Puts a client connection on the list, with `limit` seconds of silence allowed.
     pub fn register(self: &Rc<Self>, limit: u32, listener_removed: &Removed) -> Registered {
+        self.shared.clients.fetch_add(1, Relaxed);
+        self.enter(limit, listener_removed, Share::Whole)
+    }
+
+    fn enter(self: &Rc<Self>, limit: u32, listener_removed: &Removed, share: Share) -> Registered {
         let live = Rc::new(Live {
             order: Cell::new(Order::GoOn),
             waker: RefCell::default(),
@@ -297,21 +339,24 @@ impl Thread {
             moved: Cell::new(false),
             limit: Cell::new(limit),
             tunnel: Cell::new(false),
+            share: Cell::new(share),
             worker: Cell::new(0),
             closing: Cell::new(false),
             fresh: Cell::new(true),
             still: Cell::new(false),
             listener_removed: listener_removed.clone(),
         });
-        let index = self.live.borrow_mut().insert(live.clone());
-        self.shared.clients.fetch_add(1, Relaxed);
+        let index = self.live.borrow_mut().insert(Entry { live: live.clone(), address: 0 });
         // A thread never holds 2³² sockets; if it did, the entry would only stay listed.
-        Registered {
-            live,
-            thread: self.clone(),
-            index: u32::try_from(index).unwrap_or(u32::MAX),
-            address: Cell::new(0),
-        }
+        Registered { live, thread: self.clone(), index: u32::try_from(index).unwrap_or(u32::MAX) }
+    }
+
+    /// Puts one request of an HTTP/2 connection on the list, which waits at the worker of this serial: so that it can be woken.
+    pub fn register_poll(self: &Rc<Self>, worker: u64) -> Registered {
+        // Not even for a moment a client: others are turned away where there are too many.
+        let entry = self.enter(0, &Removed::default(), Share::Poll);
+        entry.waits_at(worker);
+        entry
     }
 
     /// From now on everything live is told to stop; connections without a request yet only `with_fresh`: their first
@@ -337,8 +382,12 @@ impl Thread {
 
     /// Cuts what is left: requests, or all. Returns how many; none is counted twice.
     pub fn cut(&self, tunnels_too: bool) -> usize {
+        self.requests_cut.set(true);
         let live = self.live.borrow();
-        let left = live.iter().filter(|(_, live)| live.order() != Order::Cut && (tunnels_too || !live.tunnel.get()));
+        let spared = |live: &Live| !tunnels_too && (live.tunnel.get() || live.share.get() == Share::Carrier);
+        let left = live
+            .iter()
+            .filter(|(_, live)| live.order() != Order::Cut && live.share.get() != Share::Poll && !spared(live));
         left.map(|(_, live)| live.tell(Order::Cut)).count()
     }
 
@@ -384,6 +433,11 @@ impl Thread {
         self.stopping.get()
     }
 
+    /// Whether the time of requests to finish is over.
+    pub fn are_requests_cut(&self) -> bool {
+        self.requests_cut.get()
+    }
+
     /// Connections and tunnels on this thread.
     pub fn live(&self) -> usize {
         self.live.borrow().len()
@@ -415,7 +469,7 @@ impl Thread {
                 self.find_idle(now);
                 self.paces.second();
             }
-            crate::upstream::connect::sweep(&self);
+            pool::sweep(&self);
             crate::drain::closing::start(&self);
         }
     }

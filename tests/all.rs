@@ -13,6 +13,7 @@ mod front;
 mod health;
 mod http;
 mod sessions;
+mod strict;
 #[allow(dead_code, reason = "a kit: not every test uses every part")]
 mod support;
 mod systemd;

@@ -13,6 +13,8 @@ mod errors_across;
 mod errors_in_a_table;
 #[path = "config/errors_of_addresses.rs"]
 mod errors_of_addresses;
+#[path = "config/guards.rs"]
+mod guards;
 #[path = "config/health.rs"]
 mod health;
 #[path = "config/shipped.rs"]
@@ -167,6 +169,7 @@ discoveries_per_address = 2
 discoveries = 3
 replay_bytes = "4MiB"
 handshakes = 5
+http2_streams = 6
 handshake_timeout = "3s"
 [log]
 level = "warn,stickyd::affinity=debug"
@@ -226,6 +229,7 @@ fn check_every_key(dir: &TempDir, config: &Config) {
         discoveries: 3,
         replay_bytes: 4 << 20,
         handshakes: 5,
+        http2_streams: 6,
         handshake_timeout: 3 * second,
         ..Limits::default()
     };

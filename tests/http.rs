@@ -1,5 +1,6 @@
 //! The HTTP data plane, byte by byte: what reaches a worker, what comes back, and who gets shown the door.
 
+mod admin;
 mod bad_clients;
 mod bad_workers;
 mod bodies;
@@ -9,6 +10,10 @@ mod dns;
 mod drains;
 mod eject;
 mod forward;
+mod guards;
+mod h2;
+mod h2_floods;
+mod h2_limits;
 mod headers;
 mod keys;
 mod limits;

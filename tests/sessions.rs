@@ -1,5 +1,6 @@
 //! The main job: an unmodified Socket.IO cluster behind stickyd behaves as one server.
 
+mod abuse;
 mod affinity_cookie;
 mod bodies;
 mod by_hand;
@@ -7,6 +8,8 @@ mod clients;
 mod come_and_go;
 mod drains;
 mod foreign;
+mod guards;
+mod h2;
 mod hostile;
 mod hung;
 mod nobody;

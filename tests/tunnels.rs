@@ -17,6 +17,7 @@ mod bytes;
 mod counts;
 mod drain;
 mod ends;
+mod h2;
 mod idle;
 mod limits;
 mod lives;

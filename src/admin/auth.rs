@@ -5,31 +5,53 @@ use std::sync::Arc;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::config::Secret;
 
+/// The field every write over TCP has.
+pub(crate) const OWN_FIELD: &str = "x-stickyd";
+
 /// The rules of one admin listener.
 pub(super) struct Guard {
-    tcp: bool,
+    reach: Reach,
     token: Option<Secret>,
 }
 
+/// Who can connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Whoever may open the socket's file: no browser can, so nothing a page could do is asked for.
+    Unix,
+    /// Every process of this machine, browsers among them.
+    Loopback,
+    /// The network: reading needs the token, too.
+    Network,
+}
+
+type Refusal = (StatusCode, &'static str);
+
 impl Guard {
-    pub(super) fn new(tcp: bool, token: Option<Secret>) -> Self {
-        Self { tcp, token }
+    pub(super) fn new(reach: Reach, token: Option<Secret>) -> Self {
+        Self { reach, token }
     }
 
-    fn refuses(&self, method: &Method, headers: &HeaderMap) -> Option<(StatusCode, &'static str)> {
-        if !self.tcp {
+    fn refuses(&self, method: &Method, headers: &HeaderMap) -> Option<Refusal> {
+        if self.reach == Reach::Unix {
             return None;
         }
-        if !headers.get(header::HOST).and_then(|host| host.to_str().ok()).is_some_and(is_own_host) {
+        let mut hosts = headers.get_all(header::HOST).iter();
+        let own = hosts.next().and_then(|host| host.to_str().ok()).is_some_and(is_own_host);
+        if !own || hosts.next().is_some() {
             return Some((StatusCode::FORBIDDEN, "Host must be an IP address or localhost\n"));
         }
-        if method == Method::GET || method == Method::HEAD {
+        if is_of_another_site(headers) {
+            return Some((StatusCode::FORBIDDEN, "no page of another site may ask\n"));
+        }
+        let reads = method == Method::GET || method == Method::HEAD;
+        if reads && self.reach == Reach::Loopback {
             return None;
         }
         match &self.token {
@@ -37,9 +59,31 @@ impl Guard {
             Some(token) if !bears(headers, token) => {
                 Some((StatusCode::UNAUTHORIZED, "wrong or missing bearer token\n"))
             }
-            Some(_) => None,
+            Some(_) if reads => None,
+            Some(_) => refuses_write(headers),
         }
     }
+}
+
+/// What a form of another site cannot send: another type than a form's, and a field of its own (either makes browsers ask
+/// first, by a preflight that nobody here answers).
+fn refuses_write(headers: &HeaderMap) -> Option<Refusal> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if !kind.eq_ignore_ascii_case("application/json") {
+        let why = "writes over TCP need Content-Type: application/json\n";
+        return Some((StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
+    }
+    let own = headers.get(OWN_FIELD).is_some_and(|value| value == "1");
+    (!own).then_some((StatusCode::FORBIDDEN, "writes over TCP need the field X-Stickyd: 1\n"))
+}
+
+/// A browser says that a page of another origin asks.
+fn is_of_another_site(headers: &HeaderMap) -> bool {
+    let host = headers.get(header::HOST).map_or(&b""[..], HeaderValue::as_bytes);
+    let foreign = |origin: &HeaderValue| origin.as_bytes().strip_prefix(b"http://") != Some(host);
+    headers.get_all(header::ORIGIN).iter().any(foreign)
+        || headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site" || site == "same-site")
 }
 
 /// Refuses what the rules do not allow, before any handler sees it.

@@ -1,10 +1,12 @@
 //! The admin listener: metrics, status, workers and what is said of them, reload. On the control thread, away from traffic.
 //!
-//! A unix socket of mode 0600 in the state directory by default: whoever may open it may write. Over TCP, reading needs a
-//! Host that no foreign page can name (DNS rebinding), writing a bearer token besides; no CORS header is ever sent. Left
+//! A unix socket of mode 0600 in the state directory by default: whoever may open it may write, and no browser can. Over
+//! TCP, reading needs a Host that no foreign page can name (DNS rebinding), and a bearer token where the address is not
+//! loopback; writing needs the token, JSON's content type and a field of our own. No CORS header is ever sent, and no
+//! worker is ever this listener (`config` and the lookups of names see to it). Left
 //! out for now: single sockets, the page.
 
-mod auth;
+pub(crate) mod auth;
 mod workers;
 
 use std::fs;
@@ -15,15 +17,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, State};
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde_json::{Value, json};
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, oneshot};
@@ -38,7 +43,7 @@ use crate::telemetry::say_full;
 /// Connections at once; an operator, a scraper and a script need three.
 const CONNECTIONS: usize = 64;
 
-/// For a request's head to arrive.
+/// For a request's head to arrive, and for its body.
 const HEAD: Duration = Duration::from_secs(10);
 
 /// Bytes of a request body at most.
@@ -91,12 +96,20 @@ pub fn bind(address: &AdminAddress) -> io::Result<Bound> {
                 fs::create_dir_all(directory)?;
             }
             remove_dead(path)?;
-            let listener = std::os::unix::net::UnixListener::bind(path)?;
-            fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-            listener.set_nonblocking(true)?;
-            Ok(Bound::Unix(listener, path.clone()))
+            Ok(Bound::Unix(bind_private(path)?, path.clone()))
         }
     }
+}
+
+/// A socket that is the owner's alone from the first connect on: until it listens, all connects are refused, and it only
+/// listens once its mode is 0600. (A umask would be the whole process's.)
+fn bind_private(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    socket.listen(128)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
 }
 
 /// Removes a socket nobody answers on. Whatever else has that name stays, and so does a socket that only might be dead.
@@ -118,9 +131,12 @@ fn remove_dead(path: &Path) -> io::Result<()> {
 pub async fn serve(bound: Bound, shared: Arc<Shared>, settings: Settings, tasks: TaskTracker, stop: CancellationToken) {
     let served = match bound {
         Bound::None => return,
-        Bound::Tcp(listener, _) => accept_tcp(listener, router(shared, settings, true), tasks, &stop).await,
+        Bound::Tcp(listener, address) => {
+            let reach = if address.ip().is_loopback() { auth::Reach::Loopback } else { auth::Reach::Network };
+            accept_tcp(listener, router(shared, settings, reach), tasks, &stop).await
+        }
         Bound::Unix(listener, path) => {
-            let served = accept_unix(listener, router(shared, settings, false), tasks, &stop).await;
+            let served = accept_unix(listener, router(shared, settings, auth::Reach::Unix), tasks, &stop).await;
             let _ = fs::remove_file(path);
             served
         }
@@ -199,8 +215,8 @@ struct Api {
     reload: reload::Ask,
 }
 
-fn router(shared: Arc<Shared>, settings: Settings, tcp: bool) -> Router {
-    let guard = auth::Guard::new(tcp, settings.token);
+fn router(shared: Arc<Shared>, settings: Settings, reach: auth::Reach) -> Router {
+    let guard = auth::Guard::new(reach, settings.token);
     Router::new()
         .route("/metrics", get(metrics))
         .route("/api/v1/health", get(|| async { "ok\n" }))
@@ -208,9 +224,24 @@ fn router(shared: Arc<Shared>, settings: Settings, tcp: bool) -> Router {
         .route("/api/v1/workers", get(workers::list))
         .route("/api/v1/workers/{upstream}/{worker}/{word}", post(workers::say))
         .route("/api/v1/reload", post(reload))
-        .layer(DefaultBodyLimit::max(BODY))
+        .layer(middleware::from_fn(whole))
         .layer(middleware::from_fn_with_state(Arc::new(guard), auth::check))
         .with_state(Api { shared, reload: settings.reload })
+}
+
+/// Hands requests on once they are whole: nobody holds one of the few connections by a body that does not end, and one
+/// that is announced as too long is not waited for.
+async fn whole(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > BODY as u64) {
+        return (StatusCode::PAYLOAD_TOO_LARGE, "the body is too large\n").into_response();
+    }
+    match tokio::time::timeout(HEAD, to_bytes(body, BODY)).await {
+        Ok(Ok(body)) => next.run(Request::from_parts(parts, Body::from(body))).await,
+        Ok(Err(_)) => (StatusCode::PAYLOAD_TOO_LARGE, "the body is too large, or broke off\n").into_response(),
+        Err(_) => (StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n").into_response(),
+    }
 }
 
 async fn metrics(State(api): State<Api>) -> impl IntoResponse {

@@ -28,7 +28,7 @@ use crate::proxy::record::Record;
 use crate::proxy::respond::{self, Problem};
 use crate::state::Shared;
 use crate::telemetry::say_full;
-use budget::{Budget, Misses};
+use budget::{Budget, Misses, Taken};
 use copies::Copies;
 use hunt::Hunt;
 use search::{Joined, Searches};
@@ -73,7 +73,7 @@ struct Token<'a> {
 impl Drop for Token<'_> {
     fn drop(&mut self) {
         if self.found {
-            lock(&self.shared.discoveries.budget).give_back(self.address, clock::now_ms());
+            lock(&self.shared.discoveries.budget).give_back(self.address);
         }
     }
 }
@@ -107,12 +107,9 @@ async fn take_token<'a>(shared: &'a Shared, job: &Job) -> Option<Token<'a>> {
     let address = shared.keys.address(job.client.key());
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let (taken, crowded) = {
-            let mut budget = lock(&shared.discoveries.budget);
-            (budget.take(address, clock::now_ms()), budget.is_crowded())
-        };
+        let Taken { taken, crowded } = lock(&shared.discoveries.budget).take(address, clock::now_ms());
         if crowded {
-            say_full!("too many addresses ask for unknown sessions: newcomers share one budget");
+            say_full!("too many addresses ask for unknown sessions: some that had spent their budget are forgotten");
         }
         if taken {
             return Some(Token { shared, address, found: false });

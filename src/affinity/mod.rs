@@ -157,9 +157,11 @@ fn ordinary(upstream: &Upstream, ask: &Ask, client: Client, tried: &[u64]) -> Op
     Some(Choice { cookie: cookie_for(upstream, ask, id, &worker), worker, why, seat: None, hold: None })
 }
 
-/// Our cookie's worker while it takes new sessions, else bounded load on the ring.
+/// Our cookie's worker while it takes new sessions and cookies have not brought it too many, else bounded load on the ring.
 fn handshake(upstream: &Upstream, ask: &Ask, client: Client, tried: &[u64]) -> Option<Choice> {
-    if let Some(worker) = cookie_worker(upstream, ask, tried).filter(|worker| worker.takes_new()) {
+    if let Some(worker) =
+        cookie_worker(upstream, ask, tried).filter(|worker| worker.takes_new() && upstream.may_return(worker))
+    {
         let seat = Some(worker.session());
         return Some(Choice { worker: worker.clone(), why: Source::Cookie, seat, hold: None, cookie: None });
     }

@@ -89,6 +89,15 @@ pub fn recognise(query: Option<&str>) -> Option<EngineIo<'_>> {
     Some(EngineIo { sid: sid.map_or(Sid::None, decode_sid), transport: decode_transport(transport) })
 }
 
+/// Whether some worker might take a query for Engine.IO's: servers that allow EIO3 need no `EIO`, and name the keys in any
+/// order. Wider than [`recognise`], for guards.
+pub fn may_be_engine_io(query: Option<&str>) -> bool {
+    query.unwrap_or_default().as_bytes().split(|&b| b == b'&').any(|pair| {
+        let (key, _) = split_at_byte(pair, b'=');
+        decoded_is(key, b"transport") || decoded_is(key, b"EIO") || decoded_is(key, b"sid")
+    })
+}
+
 /// The `EIO` and `sid` of a query as the client spelled them, for a question about the same session (protocols §1.5).
 pub fn raw_eio_and_sid(query: &str) -> Option<(&str, &str)> {
     let (mut eio, mut sid) = (None, None);

@@ -18,6 +18,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::admin::auth::OWN_FIELD;
 use crate::config::{self, AdminAddress, Secret};
 
 /// Where the package puts it.
@@ -107,6 +108,7 @@ impl Admin {
 
     fn request(&self, method: Method, path: &str) -> Result<Request<Full<Bytes>>, String> {
         let mut request = Request::new(Full::default());
+        let writes = method != Method::GET;
         *request.method_mut() = method;
         *request.uri_mut() = path.parse().map_err(|_| format!("`{path}` is no path"))?;
         let host = match &self.address {
@@ -114,6 +116,10 @@ impl Admin {
             AdminAddress::Unix(_) | AdminAddress::None => None,
         };
         request.headers_mut().insert(header::HOST, host.unwrap_or_else(|| HeaderValue::from_static("localhost")));
+        if writes {
+            request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            request.headers_mut().insert(OWN_FIELD, HeaderValue::from_static("1"));
+        }
         if let Some(token) = &self.token {
             let mut value = HeaderValue::from_bytes(&[b"Bearer ", &*token.0].concat())
                 .map_err(|_| "the token cannot be sent: it has control characters".to_owned())?;

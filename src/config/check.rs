@@ -126,6 +126,7 @@ fn read(context: &Context<'_>, mut root: Section<'_>) -> Config {
     root.finish();
     listeners_differ(context, &listeners, &admin);
     no_loops(context, &listeners, &upstreams);
+    no_way_to_admin(context, &admin, &upstreams);
     cookies_need_tls(context, &listeners, &upstreams);
     Config {
         secret,
@@ -254,6 +255,29 @@ fn no_loops(context: &Context<'_>, listeners: &[(Listener, Span)], upstreams: &[
                 context.report.error_help(at, message, "give the application ports of its own");
             }
         }
+    }
+}
+
+/// No worker is the admin listener: clients would reach it through a route, from an address of our own.
+fn no_way_to_admin(context: &Context<'_>, admin: &Admin, upstreams: &[Read]) {
+    for read in upstreams {
+        let entries = read.upstream.workers.iter().zip(&read.entries);
+        for (worker, at) in entries.filter(|(worker, _)| is_admin(&worker.address, &admin.address)) {
+            let message = format!("worker {} is stickyd's own admin listener", worker.address);
+            context.report.error_help(
+                at,
+                message,
+                "clients would reach it: give the application an address of its own",
+            );
+        }
+    }
+}
+
+fn is_admin(worker: &super::Address, admin: &AdminAddress) -> bool {
+    match (worker, admin) {
+        (worker, AdminAddress::Tcp(admin)) => is_listener(worker, *admin),
+        (super::Address::Unix(worker), AdminAddress::Unix(admin)) => worker == admin,
+        (_, AdminAddress::Unix(_) | AdminAddress::None) => false,
     }
 }
 

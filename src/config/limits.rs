@@ -23,6 +23,8 @@ pub struct Limits {
     pub replay_bytes: usize,
     /// TLS handshakes in flight per data thread; default 64 (data-plane study §0.6).
     pub handshakes: usize,
+    /// Streams a client may have open on one HTTP/2 connection, 1..=10,000; default 128, as nginx.
+    pub http2_streams: u32,
     /// From accept to the end of the TLS handshake, a PROXY header before it included; default 10 s.
     pub handshake_timeout: Duration,
     /// Client connections at most, tunnels included; 0 (default): half of the descriptors that are not reserved, so that
@@ -61,6 +63,7 @@ impl Default for Limits {
             discoveries: 2_000,
             replay_bytes: 64_000_000,
             handshakes: 64,
+            http2_streams: 128,
             handshake_timeout: Duration::from_secs(10),
             connections: 0,
             connections_per_address: 0,
@@ -94,6 +97,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Limits {
     let replay = section.take("replay_bytes").and_then(|item| values::size(item, REPLAY));
     limits.replay_bytes = replay.and_then(|bytes| bytes.try_into().ok()).unwrap_or(limits.replay_bytes);
     limits.handshakes = section.integer("handshakes", 1..=100_000).unwrap_or(limits.handshakes);
+    limits.http2_streams = section.integer("http2_streams", 1..=10_000).unwrap_or(limits.http2_streams);
     let handshake = section.take("handshake_timeout").and_then(|item| values::duration(item, HANDSHAKE));
     limits.handshake_timeout = handshake.unwrap_or(limits.handshake_timeout);
     connections(&mut section, &mut limits);

@@ -37,7 +37,8 @@ fn listener(context: &Context<'_>, item: Item<'_>, names: &mut HashMap<String, S
     let name = name.and_then(|name| listener_name(context, name, names));
     let tls_at = section.key("tls");
     let tls = section.section("tls", "a table such as { certificate = \"fullchain.pem\", key = \"privkey.pem\" }");
-    let tls = tls.and_then(|section| tls::read(context, section));
+    let (http2, websocket_over_http2) = http2(&mut section, tls.is_some());
+    let tls = tls.and_then(|section| tls::read(context, section, http2));
     let redirect = section.take("redirect").and_then(redirect);
     if let (Some(_), Some(at)) = (redirect, &tls_at) {
         let help = "give the port for plain HTTP a listener of its own: redirect = \"https\"";
@@ -49,8 +50,36 @@ fn listener(context: &Context<'_>, item: Item<'_>, names: &mut HashMap<String, S
     let proxy_protocol = section.text("proxy_protocol", "\"off\" or \"required\"");
     let proxy_protocol = proxy_protocol.is_some_and(|text| proxy_protocol_of(context, &text, &trusted_proxies));
     section.finish();
-    let listener = Listener { address: address?, name, tls, proxy_protocol, redirect, trusted_proxies };
+    let listener = Listener {
+        address: address?,
+        name,
+        tls,
+        http2,
+        websocket_over_http2,
+        proxy_protocol,
+        redirect,
+        trusted_proxies,
+    };
     Some((listener, text?.span))
+}
+
+/// `http2` and `websocket_over_http2`: both where there is TLS, unless told otherwise.
+fn http2(section: &mut Section<'_>, tls: bool) -> (bool, bool) {
+    let help = "give the listener `tls`, or remove this";
+    let http2 = asked(section, "http2", tls, "clients choose HTTP/2 in the TLS handshake only", help);
+    let help = "let `http2` be true, or remove this";
+    (http2, asked(section, "websocket_over_http2", http2, "there is no HTTP/2 here", help))
+}
+
+/// A switch that is on where it can be, and an error where it cannot and is asked for.
+fn asked(section: &mut Section<'_>, key: &'static str, can: bool, why_not: &str, help: &str) -> bool {
+    let Some(item) = section.take(key) else { return can };
+    let (report, at) = (item.report, item.span.clone());
+    let on = item.boolean().unwrap_or(can);
+    if on && !can {
+        report.error_help(&at, format!("`{key}` cannot be true: {why_not}"), help);
+    }
+    on && can
 }
 
 /// Whether a PROXY header is required. From whom must be said: whoever may send one chooses who he is.
@@ -105,7 +134,7 @@ fn listener_name(context: &Context<'_>, name: Text, names: &mut HashMap<String, 
 }
 
 /// `10.0.0.0/8` or one address.
-fn network(item: Item<'_>) -> Option<IpNet> {
+pub(super) fn network(item: Item<'_>) -> Option<IpNet> {
     let report = item.report;
     let text = item.text("a string such as \"10.0.0.0/8\"")?;
     let parsed = text.value.parse::<IpNet>().map(|net| net.trunc());

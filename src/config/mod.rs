@@ -10,6 +10,7 @@ mod eject;
 mod error;
 mod file;
 mod files;
+pub mod guards;
 mod health;
 mod limits;
 mod listener;
@@ -107,6 +108,10 @@ pub struct Listener {
     pub name: Option<String>,
     /// Terminates TLS; `None` is plain HTTP.
     pub tls: Option<Tls>,
+    /// Offers HTTP/2 by ALPN; only with `tls`.
+    pub http2: bool,
+    /// Tells HTTP/2 clients that they may open WebSockets over it (RFC 8441); only with `http2`.
+    pub websocket_over_http2: bool,
     /// Every connection begins with a PROXY protocol header, from a trusted proxy. `false`: none may.
     pub proxy_protocol: bool,
     /// Answers every request with a redirect to https instead of forwarding it.
@@ -118,7 +123,16 @@ pub struct Listener {
 impl Listener {
     /// Plain HTTP on an address, everything else as it is by default.
     pub fn plain(address: SocketAddr) -> Self {
-        Self { address, name: None, tls: None, proxy_protocol: false, redirect: None, trusted_proxies: Vec::new() }
+        Self {
+            address,
+            name: None,
+            tls: None,
+            http2: false,
+            websocket_over_http2: false,
+            proxy_protocol: false,
+            redirect: None,
+            trusted_proxies: Vec::new(),
+        }
     }
 }
 
@@ -180,6 +194,8 @@ pub struct Upstream {
     pub drain: Drain,
     /// What becomes of the sessions of a worker that a reload removes.
     pub removed: Removed,
+    /// How much all clients together may ask.
+    pub rate: guards::Rates,
     /// How its workers are spoken to by TLS; `None`: in the clear.
     pub tls: Option<Arc<WorkerTls>>,
 }
@@ -210,6 +226,7 @@ impl Upstream {
             max_body: None,
             drain: Drain::default(),
             removed: Removed::default(),
+            rate: guards::Rates::default(),
             tls: None,
         }
     }
@@ -303,6 +320,8 @@ pub struct Route {
     pub path: String,
     /// Index into [`Config::upstreams`].
     pub upstream: usize,
+    /// Who is turned away.
+    pub guards: guards::Guards,
 }
 
 /// The admin listener.

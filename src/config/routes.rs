@@ -6,6 +6,7 @@ use super::Route;
 use super::check::Context;
 use super::error::Span;
 use super::file::{Item, Section, Text};
+use super::guards;
 use super::upstream::Read;
 use super::values::suggest;
 use super::workers::is_name;
@@ -47,6 +48,7 @@ fn route(context: &Context<'_>, item: Item<'_>, upstreams: &[Read]) -> Option<(R
     let path = section.text("path", "a path such as \"/\"");
     let example = upstreams.first().map_or("app", |read| read.upstream.name.as_str());
     let upstream = section.required("upstream", "the name of an upstream", &format!("\"{example}\""));
+    let guards = guards::read(context, &mut section);
     section.finish();
     if let Some(path) = &path {
         check_path(context, path);
@@ -54,7 +56,7 @@ fn route(context: &Context<'_>, item: Item<'_>, upstreams: &[Read]) -> Option<(R
     let host = host.map(|host| check_host(context, &host));
     let path = path.map_or_else(|| "/".to_owned(), |path| path.value);
     let upstream = find(context, &upstream?, upstreams)?;
-    Some((Route { host, path, upstream }, at))
+    Some((Route { host, path, upstream, guards }, at))
 }
 
 fn find(context: &Context<'_>, name: &Text, upstreams: &[Read]) -> Option<usize> {
@@ -135,6 +137,7 @@ mod tests {
             host: (!host.is_empty()).then(|| host.to_owned()),
             path: path.to_owned(),
             upstream: 0,
+            guards: guards::Guards::default(),
         };
         for (earlier, later, expected) in [
             (("", "/"), ("a.b.com", "/x"), true),

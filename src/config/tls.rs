@@ -70,7 +70,7 @@ const MAX_AGES: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(
 const PRELOAD_AGE: Duration = Duration::from_secs(365 * 86_400);
 
 /// Reads `tls = { certificate, key }` or `tls = { certificates = [{…}, …] }`.
-pub(super) fn read(context: &Context<'_>, mut section: Section<'_>) -> Option<Tls> {
+pub(super) fn read(context: &Context<'_>, mut section: Section<'_>, http2: bool) -> Option<Tls> {
     let several = section.key("certificates");
     let list = section.take("certificates");
     let single = ["certificate", "key", "hosts"].into_iter().find_map(|key| Some((key, section.key(key)?)));
@@ -97,7 +97,8 @@ pub(super) fn read(context: &Context<'_>, mut section: Section<'_>) -> Option<Tl
     };
     names_differ(context, &read);
     let certificates = read.into_iter().map(|(certificate, _)| certificate).collect();
-    Some(Tls { certificates, alpn: vec![b"http/1.1".to_vec()], hsts })
+    let alpn = [&b"h2"[..], b"http/1.1"].iter().skip(usize::from(!http2)).map(|name| name.to_vec()).collect();
+    Some(Tls { certificates, alpn, hsts })
 }
 
 /// A certificate with its place and the kind of its key.

@@ -10,7 +10,7 @@ use super::error::Span;
 use super::file::{Item, Section, Text};
 use super::values::{duration, percent, size, word};
 use super::workers::{self, Entry};
-use super::{AdminState, Affinity, SameSite, Upstream, drain, eject, health, worker_tls};
+use super::{AdminState, Affinity, SameSite, Upstream, drain, eject, guards, health, worker_tls};
 
 /// An upstream with the places that later checks point at.
 pub(super) struct Read {
@@ -96,6 +96,7 @@ fn bounds(section: &mut Section<'_>, upstream: &mut Upstream) {
     if let Some(budget) = section.take("retry_budget").and_then(|item| percent(item, 0..=100)) {
         upstream.retry_budget = budget;
     }
+    upstream.rate = guards::rates(section);
     upstream.max_connections = section.integer("max_connections", 1..=1_000_000);
     upstream.max_tunnels = section.integer("max_tunnels", 1..=10_000_000);
     upstream.max_body = section.take("max_body").and_then(|item| size(item, BODIES));

@@ -1,7 +1,7 @@
 //! A data thread's part in a drain: it closes its tunnels to the workers that are drained, evenly over the time left, and
 //! wakes the polls that wait there, each to see when its session is due.
 //!
-//! Runs only while there is something to end: [`start`] looks with every tick. The thread's list is walked every [`LOOK`];
+//! Runs only while there is something to end: [`start`] looks with every tick. The thread's list is walked every `LOOK`;
 //! in between, tunnels are closed at the moments [`Spread`] gives, in any order. Left out: what a tunnel says
 //! (`tunnel::relay`), polling sessions (`super::sessions`).
 

@@ -21,19 +21,26 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::Listener;
 use super::opening::{self, Opened, Secured};
-use super::rest;
 use super::wire::{Traffic, Wire};
+use super::{Listener, h2, rest};
 use crate::metrics::Limit;
 use crate::proxy;
 use crate::thread::{Order, Registered, Thread};
 use crate::tunnel::relay::Relay;
+use crate::tunnel::stream::{APPETITE, StreamIo};
 use crate::tunnel::{Plan, whole_seconds};
 use crate::upstream::io::poll_write_small;
 
 /// How long a client that is still sending is read after our last answer (nginx's lingering_timeout).
 const LINGER: Duration = Duration::from_secs(5);
+
+// What hyper leaves to its caller (threats §1), here or where it is said:
+// - a head's bytes and fields: `[limits] head_bytes`, `head_fields`; hyper bounds its read buffer, not the head;
+// - a timer for the head and for idle clients: `rest`, by the thread's one sweep, without a timer for each connection;
+// - what is unread when it closes: `linger`;
+// - odd targets, codings, expectations and answers: `proxy::framing`; fields of one hop and identity: `proxy::headers`;
+//   trailers: `proxy::trailers`; raw bytes before a 101: `tunnel::grant`.
 
 /// One client connection.
 pub struct Conn {
@@ -49,6 +56,9 @@ pub struct Conn {
     pub trusted: bool,
     /// What the TLS handshake agreed on; `None`: it is not encrypted up to us.
     pub tls: Option<Secured>,
+    /// It speaks HTTP/2: each stream is a request, or a tunnel, of its own.
+    pub http2: bool,
+    /// None over HTTP/2, whose streams see to it.
     live: RefCell<Option<Registered>>,
     plan: RefCell<Option<Plan>>,
     pub(super) traffic: Traffic,
@@ -56,9 +66,9 @@ pub struct Conn {
     under_way: Cell<u32>,
     /// Bodies that are still coming.
     pub uploads: Cell<u32>,
-    /// An answer has begun while its request's body was still coming.
-    pub answering: Cell<bool>,
     head_began: Cell<bool>,
+    /// The last request's body was not read to its end.
+    unread: Cell<bool>,
 }
 
 /// The client's socket.
@@ -67,14 +77,17 @@ pub enum ClientIo {
     Plain(TcpStream),
     /// Encrypted; boxed, because a rustls connection is a kilobyte.
     Tls(Box<TlsStream<TcpStream>>),
+    /// One stream of an HTTP/2 connection, once it is a tunnel.
+    Stream(Box<StreamIo<h2::Open>>),
 }
 
 impl ClientIo {
-    /// The socket itself.
-    pub(super) fn tcp(&self) -> &TcpStream {
+    /// The socket itself; a stream has none of its own.
+    pub(super) fn tcp(&self) -> Option<&TcpStream> {
         match self {
-            Self::Plain(io) => io,
-            Self::Tls(io) => io.get_ref().0,
+            Self::Plain(io) => Some(io),
+            Self::Tls(io) => Some(io.get_ref().0),
+            Self::Stream(_) => None,
         }
     }
 }
@@ -85,6 +98,8 @@ pub async fn serve(live: Registered, listener: Rc<Listener>, stream: TcpStream, 
     let Some(Opened { io, ip, trusted, tls }) = opening::open(&thread, &live, &listener, stream, peer).await else {
         return;
     };
+    let http2 = io.speaks_http2();
+    let (live, of_streams) = if http2 { (None, Some(live)) } else { (Some(live), None) };
     let conn = Rc::new(Conn {
         trusted,
         tls,
@@ -92,18 +107,22 @@ pub async fn serve(live: Registered, listener: Rc<Listener>, stream: TcpStream, 
         peer_ip: ip,
         thread,
         listener,
-        live: RefCell::new(Some(live)),
+        http2,
+        live: RefCell::new(live),
         plan: RefCell::default(),
         traffic: Traffic::default(),
         requests: Cell::new(0),
         under_way: Cell::new(0),
         uploads: Cell::new(0),
-        answering: Cell::new(false),
         head_began: Cell::new(false),
+        unread: Cell::new(false),
     });
+    // Boxed, both: a connection that rests gives HTTP/1's back, and has no room for HTTP/2's.
+    if let Some(live) = of_streams {
+        return Box::pin(h2::serve(conn, live, io)).await;
+    }
     let (mut io, mut ahead) = (io, Vec::new());
     while rest::rest(&conn, &mut io, &mut ahead).await {
-        // Boxed: a connection that rests gives it back.
         let Some(rested) = Box::pin(serve_http(conn.clone(), io, ahead)).await else { return };
         (io, ahead) = rested;
     }
@@ -114,7 +133,7 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(Cli
     let service = {
         let conn = conn.clone();
         service_fn(move |request| {
-            let answer = proxy::handle(conn.clone(), request);
+            let answer = proxy::handle(conn.clone(), request, Ok(()));
             async move { Ok::<_, Infallible>(answer.await) }
         })
     };
@@ -165,7 +184,7 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(Cli
         }
         (Err(error), _) if !error.is_parse() => {}
         (ended, _) => {
-            if ended.is_err() || has_unread(&mut io).await {
+            if ended.is_err() || conn.unread.get() || has_unread(&mut io).await {
                 conn.thread.tasks.spawn_local(linger(io, live));
             }
         }
@@ -221,7 +240,6 @@ impl Conn {
             live.begin(self.thread.is_stopping());
             self.under_way.set(self.under_way.get() + 1);
             self.head_began.set(false);
-            self.answering.set(false);
             self.requests.set(self.requests.get().saturating_add(1));
             if self.requests.get() == self.thread.shared.limits.requests_per_connection {
                 self.thread.shared.metrics.limits.reached(Limit::RequestsPerConnection);
@@ -268,9 +286,9 @@ impl Conn {
         self.live.borrow().as_ref().is_none_or(|live| live.is_fresh())
     }
 
-    /// An answer that has begun cannot be followed by another word: the connection ends.
-    pub fn cut_if_answering(&self) {
-        if let (true, Some(live)) = (self.answering.get(), &*self.live.borrow()) {
+    /// It ends at once; HTTP/1 only.
+    pub fn cut(&self) {
+        if let Some(live) = &*self.live.borrow() {
             live.cut();
         }
     }
@@ -280,6 +298,16 @@ impl Conn {
         if let Some(live) = &*self.live.borrow() {
             live.waits_at(serial);
         }
+    }
+
+    /// A request begins: what is noted of the one before is past.
+    pub fn begins(&self) {
+        self.unread.set(false);
+    }
+
+    /// Its body was not read to the end: should the connection end with its answer, the client is read on for a while.
+    pub fn may_still_send(&self) {
+        self.unread.set(true);
     }
 
     /// Once hyper has written the 101, the connection becomes this tunnel.
@@ -295,11 +323,27 @@ impl Conn {
     }
 }
 
+impl ClientIo {
+    /// ALPN's choice.
+    fn speaks_http2(&self) -> bool {
+        matches!(self, Self::Tls(io) if io.get_ref().1.alpn_protocol() == Some(b"h2"))
+    }
+
+    /// Bytes it makes sense to read for it at once: what it does not take has to be kept.
+    pub fn appetite(&self) -> usize {
+        match self {
+            Self::Plain(_) | Self::Tls(_) => usize::MAX,
+            Self::Stream(_) => APPETITE,
+        }
+    }
+}
+
 impl AsyncRead for ClientIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
             Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Stream(io) => Pin::new(io).poll_read(cx, buf),
         }
     }
 }
@@ -309,6 +353,7 @@ impl AsyncWrite for ClientIo {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_write(cx, buf),
             Self::Tls(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Stream(io) => Pin::new(io).poll_write(cx, buf),
         }
     }
 
@@ -320,6 +365,7 @@ impl AsyncWrite for ClientIo {
         match self.get_mut() {
             Self::Plain(io) => poll_write_small(Pin::new(io), cx, bufs),
             Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Stream(io) => Pin::new(io).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -327,6 +373,7 @@ impl AsyncWrite for ClientIo {
         match self {
             Self::Plain(io) => io.is_write_vectored(),
             Self::Tls(io) => io.is_write_vectored(),
+            Self::Stream(_) => false,
         }
     }
 
@@ -334,6 +381,7 @@ impl AsyncWrite for ClientIo {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_flush(cx),
             Self::Tls(io) => Pin::new(io).poll_flush(cx),
+            Self::Stream(io) => Pin::new(io).poll_flush(cx),
         }
     }
 
@@ -341,6 +389,7 @@ impl AsyncWrite for ClientIo {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_shutdown(cx),
             Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Stream(io) => Pin::new(io).poll_shutdown(cx),
         }
     }
 }

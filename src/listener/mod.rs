@@ -7,6 +7,7 @@
 mod caps;
 mod client_certificate;
 pub mod conn;
+pub mod h2;
 mod opening;
 mod proxy_protocol;
 mod rest;
@@ -75,6 +76,11 @@ impl Listener {
         self.settings.tls.as_ref()
     }
 
+    /// Tells HTTP/2 clients that they may open WebSockets on it (RFC 8441).
+    pub fn websocket_over_http2(&self) -> bool {
+        self.settings.websocket_over_http2
+    }
+
     /// Where it sends its clients instead of forwarding what they ask.
     pub fn redirect(&self) -> Option<Redirect> {
         self.settings.redirect
@@ -84,6 +90,8 @@ impl Listener {
 /// What a reload changes of a listener without touching its sockets: connections accepted from then on have the new ones.
 struct Settings {
     tls: Option<Arc<Terms>>,
+    /// Tells HTTP/2 clients that they may open WebSockets on it (RFC 8441).
+    websocket_over_http2: bool,
     proxy_protocol: bool,
     redirect: Option<Redirect>,
     trusted: Vec<IpNet>,
@@ -98,6 +106,7 @@ impl Settings {
         let tls = config.tls.as_ref().map(|tls| Terms::build(tls, before)).transpose();
         Ok(Self {
             tls: tls.map_err(|error| BindError::Tls(config.address, error))?,
+            websocket_over_http2: config.websocket_over_http2,
             proxy_protocol: config.proxy_protocol,
             redirect: config.redirect,
             trusted: config.trusted_proxies.clone(),

@@ -60,7 +60,9 @@ impl Wire {
             return Ok(());
         }
         self.conn.thread.shared.metrics.limits.reached(Limit::SlowReader);
-        let _ = SockRef::from(self.io.tcp()).set_linger(Some(Duration::ZERO));
+        if let Some(socket) = self.io.tcp() {
+            let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+        }
         Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes its answer too slowly (min_rate)"))
     }
 

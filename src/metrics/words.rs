@@ -33,6 +33,46 @@ impl Source {
     }
 }
 
+/// What turned a request away; the `guard` label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guard {
+    /// A page of an origin that is not in the route's list.
+    Origin,
+    /// A client's address.
+    Network,
+    /// A client address over its requests on a route.
+    RateRequests,
+    /// The same of its handshakes.
+    RateHandshakes,
+    /// All clients together, over the upstream's requests.
+    UpstreamRequests,
+    /// The same of handshakes.
+    UpstreamHandshakes,
+}
+
+impl Guard {
+    pub(super) const ALL: [Self; 6] = [
+        Self::Origin,
+        Self::Network,
+        Self::RateRequests,
+        Self::RateHandshakes,
+        Self::UpstreamRequests,
+        Self::UpstreamHandshakes,
+    ];
+
+    /// The word for it in metrics and logs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Origin => "origin",
+            Self::Network => "network",
+            Self::RateRequests => "rate_requests",
+            Self::RateHandshakes => "rate_handshakes",
+            Self::UpstreamRequests => "upstream_requests",
+            Self::UpstreamHandshakes => "upstream_handshakes",
+        }
+    }
+}
+
 /// How a discovery ended; the `result` label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Discovery {

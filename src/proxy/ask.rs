@@ -1,6 +1,6 @@
 //! What a request asks for, as far as it decides the worker: read once from the head, before the head is rewritten.
 
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Version};
 
@@ -46,7 +46,7 @@ pub enum Kind {
 
 impl Ask {
     /// Reads a head. The upstream says which sources count.
-    pub fn read(shared: &Shared, upstream: &Upstream, request: &Request<Incoming>) -> Self {
+    pub fn read<B: Body>(shared: &Shared, upstream: &Upstream, request: &Request<B>) -> Self {
         let headers = request.headers();
         let cookie = upstream
             .jar
@@ -68,7 +68,7 @@ impl Ask {
     }
 }
 
-fn read_kind(shared: &Shared, upstream: &Upstream, request: &Request<Incoming>, upgrade: bool) -> Kind {
+fn read_kind<B>(shared: &Shared, upstream: &Upstream, request: &Request<B>, upgrade: bool) -> Kind {
     let method = request.method();
     let preflight = method == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
     let Some(engine) = session::recognise(request.uri().query()) else {
@@ -92,7 +92,7 @@ fn read_kind(shared: &Shared, upstream: &Upstream, request: &Request<Incoming>, 
 
 /// A WebSocket upgrade that may become a tunnel: GET, HTTP/1.1, no body, the fields RFC 6455 §4.1 asks for. Anything less
 /// is forwarded as an ordinary request without its `Upgrade` (invariant 6).
-fn asks_upgrade(request: &Request<Incoming>) -> Option<Accept> {
+fn asks_upgrade<B: Body>(request: &Request<B>) -> Option<Accept> {
     let headers = request.headers();
     let wanted = headers.get(header::UPGRADE)?;
     if !has_token(wanted.as_bytes(), b"websocket")
@@ -103,5 +103,8 @@ fn asks_upgrade(request: &Request<Incoming>) -> Option<Accept> {
     {
         return None;
     }
-    upgrade::accept_for(headers.get(header::SEC_WEBSOCKET_KEY)?.as_bytes())
+    let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
+    let accept = upgrade::accept_for(keys.next()?.as_bytes());
+    // Of two keys a worker might answer the other.
+    accept.filter(|_| keys.next().is_none())
 }

@@ -14,7 +14,8 @@ use super::{Job, framing, retry};
 use crate::clock;
 use crate::metrics::Limit;
 use crate::telemetry::say_full;
-use crate::upstream::connect::{self, ConnectError, Failure, Lease};
+use crate::upstream::connect::{self, Failure, Lease};
+use crate::upstream::dial::ConnectError;
 use crate::upstream::eject::{self, Outcome};
 use crate::upstream::gate::{self, Full};
 use crate::upstream::worker::{Count, Worker};
@@ -44,6 +45,8 @@ pub enum Missed {
     Broken,
     /// A new connection broke before a byte of the answer: here is the request again, for another worker.
     Lost(Request<Outgoing>),
+    /// What the client sent as its body was none.
+    BadBody,
     /// No answer in time.
     TimedOut,
     /// An operator ended the session while its poll waited.
@@ -67,7 +70,11 @@ pub async fn attempt(job: &Job, worker: &Arc<Worker>, mut request: Request<Outgo
         let exchange = pin!(lease.exchange(request, patience(job), job.ask.is_poll()));
         let Some(answered) = OpenPoll::new(job, worker, exchange).await else { return Err(Missed::Ended) };
         let failure = match answered {
-            Ok((response, lease)) if framing::is_sound(&response) => {
+            Ok((mut response, mut lease)) if framing::is_sound(&response) => {
+                if framing::is_odd(&response) {
+                    framing::straighten(&mut response);
+                    lease.retire();
+                }
                 came_to(job, worker, Outcome::of(response.status().as_u16()));
                 return Ok((response, lease, in_flight));
             }
@@ -131,7 +138,7 @@ fn again(
                     Err(Missed::Lost(again))
                 }
                 // hyper's word for the client and its body.
-                None if error.is_user() => Err(Missed::Broken),
+                None if error.is_user() => Err(Missed::BadBody),
                 None => Err(broken(job, worker)),
             }
         }

@@ -8,32 +8,90 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use hyper::Response;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use super::headers;
 use super::record::Record;
+use super::trailers;
 use super::upload::Upload;
+use crate::listener::h2::body::StreamBody;
 use crate::thread::Thread;
+use crate::tunnel::Plan;
 use crate::upstream::connect::Lease;
 use crate::upstream::life::Loss;
+
+/// A request's body as its client sends it.
+pub enum ClientBody {
+    /// There is none.
+    Empty,
+    /// HTTP/1.
+    Http1(Incoming),
+    /// An HTTP/2 stream.
+    Http2(StreamBody),
+}
+
+/// Why a client's body broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// As hyper says.
+    #[error(transparent)]
+    Http1(#[from] hyper::Error),
+    /// As h2 says.
+    #[error(transparent)]
+    Http2(#[from] h2::Error),
+}
+
+impl From<Incoming> for ClientBody {
+    fn from(body: Incoming) -> Self {
+        Self::Http1(body)
+    }
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::from),
+            Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::from),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+        }
+    }
+}
 
 /// A request's body on its way to a worker: what is held of it, then what still streams from the client.
 pub struct Outgoing {
     held: Bytes,
-    stream: Option<Incoming>,
+    /// Boxed: most requests have none. Gone with its end.
+    stream: Option<Box<Upload>>,
     /// Frames the worker's connection has taken of the stream, for who waits for the answer.
     taken: Option<Rc<Cell<u64>>>,
-    /// While it streams.
-    upload: Option<Box<Upload>>,
 }
 
 impl Outgoing {
     /// No body.
-    pub const EMPTY: Self = Self { held: Bytes::new(), stream: None, taken: None, upload: None };
+    pub const EMPTY: Self = Self { held: Bytes::new(), stream: None, taken: None };
 
-    /// As it comes from the client.
-    pub fn stream(body: Incoming, upload: Option<Box<Upload>>) -> Self {
-        Self { stream: Some(body), upload, ..Self::EMPTY }
+    /// As it comes from the client; `None`: there is none.
+    pub fn stream(upload: Option<Box<Upload>>) -> Self {
+        Self { stream: upload, ..Self::EMPTY }
     }
 
     /// Held whole, so that it can be sent again.
@@ -55,52 +113,43 @@ impl Outgoing {
 
 impl Body for Outgoing {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         if !this.held.is_empty() {
             return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.held)))));
         }
         let Some(stream) = &mut this.stream else { return Poll::Ready(None) };
-        let polled = poll_client(stream, cx);
-        match (&polled, &mut this.upload) {
-            (Poll::Pending, Some(upload)) => upload.waits(cx),
-            (Poll::Ready(Some(Ok(frame))), Some(upload)) => {
-                if !upload.brought(frame.data_ref().map_or(0, Bytes::len), cx) {
-                    // Whoever answers is told, and drops this.
-                    return Poll::Pending;
-                }
-            }
-            (Poll::Ready(_), _) => this.upload = None,
-            (Poll::Pending, None) => {}
-        }
+        let polled = stream.poll(cx);
         if let (true, Some(taken)) = (polled.is_ready(), &this.taken) {
             taken.set(taken.get() + 1);
+        }
+        if stream.has_ended(&polled) {
+            this.stream = None;
         }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.held.is_empty() && self.stream.as_ref().is_none_or(Body::is_end_stream)
+        self.held.is_empty() && self.stream.as_ref().is_none_or(|stream| stream.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        let rest = self.stream.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+        let rest = self.stream.as_ref().map_or_else(|| SizeHint::with_exact(0), |stream| stream.size_hint());
         add_held(rest, self.held.len() as u64)
     }
 }
 
-/// The next frame of a client's body. Who somebody is belongs into heads, where it is checked: trailers say nothing of it.
-fn poll_client(body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-    let checked = |frame: Frame<Bytes>| match frame.into_trailers() {
-        Ok(mut trailers) => {
-            headers::strip_identity(&mut trailers);
-            Frame::trailers(trailers)
+/// A frame as it may pass, either way.
+pub(super) fn checked(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut fields) => {
+            trailers::clean(&mut fields);
+            Frame::trailers(fields)
         }
         Err(data) => data,
-    };
-    Pin::new(body).poll_frame(cx).map_ok(checked)
+    }
 }
 
 /// A worker's answer body, driving the connection it comes from.
@@ -140,7 +189,7 @@ impl Body for Answer {
                     if this.incoming.is_end_stream() {
                         this.give_back(cx);
                     }
-                    return Poll::Ready(Some(Ok(frame)));
+                    return Poll::Ready(Some(Ok(checked(frame))));
                 }
                 Poll::Ready(None) => {
                     this.give_back(cx);
@@ -176,9 +225,19 @@ impl Body for Answer {
 pub struct Reply {
     /// Data read ahead (by learning or refusal matching), sent before the rest.
     held: VecDeque<Frame<Bytes>>,
-    rest: Option<Answer>,
+    rest: Rest,
     /// What ends with the answer: counts, an open poll, the log line.
     record: Option<Box<Record>>,
+}
+
+/// What comes behind the held data.
+enum Rest {
+    Nothing,
+    Answer(Answer),
+    /// Over HTTP/2: what the stream becomes once this answer's head is sent.
+    Tunnel(Box<Plan>),
+    /// The answer broke off; said once what came before has left.
+    Broken(hyper::Error),
 }
 
 impl Reply {
@@ -186,12 +245,41 @@ impl Reply {
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         let held = if bytes.is_empty() { VecDeque::new() } else { VecDeque::from([Frame::data(bytes)]) };
-        Self { held, rest: None, record: None }
+        Self { held, rest: Rest::Nothing, record: None }
     }
 
     /// A worker's answer, `held` having been read of it.
     pub fn stream(held: VecDeque<Frame<Bytes>>, rest: Answer) -> Self {
-        Self { held, rest: Some(rest), record: None }
+        Self { held, rest: Rest::Answer(rest), record: None }
+    }
+
+    /// No body: the stream it is sent on becomes a tunnel.
+    pub fn tunnel(plan: Plan) -> Self {
+        Self { held: VecDeque::new(), rest: Rest::Tunnel(Box::new(plan)), record: None }
+    }
+
+    /// The stream becomes a tunnel.
+    pub fn is_tunnel(&self) -> bool {
+        matches!(self.rest, Rest::Tunnel(_))
+    }
+
+    /// What the stream becomes.
+    pub fn take_plan(&mut self) -> Option<Box<Plan>> {
+        match std::mem::replace(&mut self.rest, Rest::Nothing) {
+            Rest::Tunnel(plan) => Some(plan),
+            rest => {
+                self.rest = rest;
+                None
+            }
+        }
+    }
+
+    /// Another answer in this one's place, with what was to end with this one.
+    pub fn replaced_by(mut self, other: Response<Self>) -> Response<Self> {
+        match self.record.take() {
+            Some(record) => record.finish(other),
+            None => other,
+        }
     }
 
     /// The same, with what shall end with it.
@@ -217,25 +305,50 @@ impl Body for Reply {
             this.passed(&frame);
             return Poll::Ready(Some(Ok(frame)));
         }
-        let Some(rest) = &mut this.rest else {
-            return Poll::Ready(None);
+        let rest = match &mut this.rest {
+            Rest::Answer(answer) => answer,
+            Rest::Nothing | Rest::Tunnel(_) => return Poll::Ready(None),
+            Rest::Broken(_) => {
+                let rest = std::mem::replace(&mut this.rest, Rest::Nothing);
+                return Poll::Ready(if let Rest::Broken(error) = rest { Some(Err(error)) } else { None });
+            }
         };
-        let polled = Pin::new(rest).poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &polled {
-            this.passed(frame);
-        } else if let (Poll::Ready(Some(Err(_))), Some(record)) = (&polled, &mut this.record) {
-            record.cut_off();
+        match Pin::new(rest).poll_frame(cx) {
+            Poll::Ready(Some(Err(error))) => {
+                if let Some(record) = &mut this.record {
+                    record.cut_off();
+                }
+                // hyper drops what it has not flushed yet, the answer's head perhaps; a client that sees its kept connection
+                // end without a byte sends its request again, a POST, too. While this waits, hyper flushes.
+                this.rest = Rest::Broken(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            polled => {
+                if let Poll::Ready(Some(Ok(frame))) = &polled {
+                    this.passed(frame);
+                }
+                polled
+            }
         }
-        polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.held.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+        self.held.is_empty()
+            && match &self.rest {
+                Rest::Nothing | Rest::Tunnel(_) => true,
+                Rest::Answer(answer) => answer.is_end_stream(),
+                Rest::Broken(_) => false,
+            }
     }
 
     fn size_hint(&self) -> SizeHint {
         let held: u64 = self.held.iter().filter_map(|frame| frame.data_ref()).map(|data| data.len() as u64).sum();
-        let rest = self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+        let rest = match &self.rest {
+            Rest::Nothing | Rest::Tunnel(_) => SizeHint::with_exact(0),
+            Rest::Answer(answer) => answer.size_hint(),
+            Rest::Broken(_) => SizeHint::default(),
+        };
         add_held(rest, held)
     }
 }

@@ -28,7 +28,9 @@ use crate::affinity::session::{self, Handshake, OpenPacket};
 use crate::affinity::{self, Choice, Resolved, cookie};
 use crate::state::Shared;
 use crate::tunnel;
-use crate::upstream::connect::{self, ConnectError, Lease};
+use crate::upstream::connect::Lease;
+use crate::upstream::dial::ConnectError;
+use crate::upstream::pool;
 use crate::upstream::worker::Count;
 
 /// How long an answer's body may take to show what has to be read of it before it is released (design.md §3.3).
@@ -87,7 +89,7 @@ async fn lost(job: &Job, choice: &Choice, missed: &Missed) -> Response<Reply> {
                 tokio::time::sleep(LOOK).await;
             }
         };
-        let _ = tokio::time::timeout(connect::FINDS_DEAD, found_out).await;
+        let _ = tokio::time::timeout(pool::FINDS_DEAD, found_out).await;
     }
     if let (Kind::Session { key, .. }, true) = (job.ask.kind, choice.worker.gone()) {
         affinity::forget(&job.conn.thread.shared, key);
@@ -100,6 +102,7 @@ async fn lost(job: &Job, choice: &Choice, missed: &Missed) -> Response<Reply> {
 /// The plain answer to a missed attempt.
 pub fn problem_of(missed: &Missed) -> Response<Reply> {
     respond::problem(match missed {
+        Missed::BadBody => Problem::BadRequest("the body broke off or is no body"),
         Missed::Connect(ConnectError::TimedOut, _) | Missed::TimedOut => Problem::TimedOut,
         Missed::Connect(ConnectError::Refused, _) | Missed::Ended => Problem::NoWorker,
         Missed::Connect(ConnectError::Full, _) => Problem::Full("the worker takes no more connections now"),

@@ -144,14 +144,15 @@ pub fn to_worker(conn: &Conn, client: Client, parts: &mut Parts, ask: &Ask) {
         headers.remove(header::ACCEPT_ENCODING);
     }
     let te_trailers = headers.get(header::TE).is_some_and(|te| has_token(te.as_bytes(), b"trailers"));
-    strip_hop(headers, is_hop);
+    // Identity is not a client's `Connection` to take away either: below, trust alone decides on it.
+    strip_hop(headers, is_requests_hop, is_identity);
     headers.remove(header::TE);
     if te_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     let forwarded_for = chain(conn, client, headers);
     if conn.trusted {
-        remove_where(headers, is_ours);
+        remove_where(headers, is_no_proxys);
     } else {
         strip_identity(headers);
     }
@@ -210,15 +211,15 @@ fn request_id(number: u64) -> HeaderValue {
 
 /// Makes a worker's answer head fit for a client. `upgrade`: a checked 101, which keeps its two fields.
 pub fn to_client(headers: &mut HeaderMap, upgrade: bool) {
-    strip_hop(headers, is_no_clients);
+    strip_hop(headers, is_no_clients, |_| false);
     if upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
 }
 
-/// Takes out what `Connection` nominates, and the fields `doomed` knows.
-fn strip_hop(headers: &mut HeaderMap, doomed: fn(&str) -> bool) {
+/// Takes out what `Connection` nominates, except what `kept` knows, and the fields `doomed` knows.
+fn strip_hop(headers: &mut HeaderMap, doomed: fn(&str) -> bool, kept: fn(&str) -> bool) {
     if headers.contains_key(header::CONNECTION) {
         // Nothing to allocate for the usual `keep-alive` and `close`.
         let nominated: Vec<HeaderName> = headers
@@ -230,6 +231,7 @@ fn strip_hop(headers: &mut HeaderMap, doomed: fn(&str) -> bool) {
             .filter_map(|name| HeaderName::from_bytes(name).ok())
             // Framing and routing are never a hop's to take away (threats §2).
             .filter(|name| name != header::CONTENT_LENGTH && name != header::HOST && name != header::TRAILER)
+            .filter(|name| !kept(name.as_str()))
             .collect();
         for name in nominated {
             headers.remove(name);
@@ -240,7 +242,7 @@ fn strip_hop(headers: &mut HeaderMap, doomed: fn(&str) -> bool) {
 
 /// Takes out the fields whose names `doomed` knows: one pass over the names there are, because most heads have none of
 /// those there could be, and a look-up for each cost more than the rest of the rewriting.
-fn remove_where(headers: &mut HeaderMap, doomed: fn(&str) -> bool) {
+pub(super) fn remove_where(headers: &mut HeaderMap, doomed: fn(&str) -> bool) {
     let found: Vec<HeaderName> = headers.keys().filter(|name| doomed(name.as_str())).cloned().collect();
     for name in found {
         headers.remove(name);
@@ -261,6 +263,19 @@ fn is_hop(name: &str) -> bool {
     )
 }
 
+/// Fields of a request that stop here: `Proxy` is what CGI makes `HTTP_PROXY` of (CVE-2016-5385), `Expect` was met by us, as
+/// hyper sends the 100, and what workers of the CGI kind would take for framing is not passed on either.
+pub(super) fn is_requests_hop(name: &str) -> bool {
+    is_hop(name)
+        || matches!(name, "proxy" | "http2-settings" | "expect")
+        || name.starts_with("proxy-")
+        || (name.contains('_') && is_hops_twin(&name.replace('_', "-")))
+}
+
+pub(super) fn is_hops_twin(name: &str) -> bool {
+    matches!(name, "content-length" | "te" | "trailer") || is_requests_hop(name)
+}
+
 /// Fields of an answer that stop here: a worker's `Alt-Svc` tells of its own side of us (RFC 7838), where no client may go
 /// around us to.
 fn is_no_clients(name: &str) -> bool {
@@ -273,37 +288,48 @@ fn is_ours(name: &str) -> bool {
         || (name.contains('_') && is_ours(&name.replace('_', "-")))
 }
 
+/// What not even a trusted proxy says: our own, and twins with underscores, which it passes on from its client. Only for what
+/// is known of certificates are they common as names of their own (Apache's `SSL_CLIENT_S_DN`).
+fn is_no_proxys(name: &str) -> bool {
+    is_ours(name) || (name.contains('_') && !name.starts_with("ssl_client") && is_identity(name))
+}
+
 /// Identity fields nobody but a trusted proxy may set: ours, and what other proxies call theirs. Workers that read fields
 /// the CGI way take `x_real_ip` for `x-real-ip`, so twins with underscores count, too.
-fn is_identity(name: &str) -> bool {
+pub(super) fn is_identity(name: &str) -> bool {
     matches!(
         name,
-        "x-forwarded-for"
-            | "x-forwarded-proto"
-            | "x-forwarded-host"
-            | "x-forwarded-port"
-            | "x-forwarded-server"
-            | "x-forwarded-prefix"
-            | "x-request-id"
-            | "x-real-ip"
+        "x-request-id"
             | "forwarded"
             | "true-client-ip"
             | "x-client-ip"
             | "x-cluster-client-ip"
+            | "x-originating-ip"
+            | "x-remote-ip"
+            | "x-remote-addr"
             | "cf-connecting-ip"
-            | "x-original-url"
+            | "cf-connecting-ipv6"
+            | "fastly-client-ip"
+            | "fly-client-ip"
+            | "x-envoy-external-address"
+            | "x-host"
+            | "x-http-host-override"
+            | "x-url-scheme"
             | "x-rewrite-url"
-            | "x-forwarded-client-cert"
+            | "front-end-https"
             | "client-cert"
             | "client-cert-chain"
-    ) || name.starts_with("x-ssl-")
+    ) || name.starts_with("x-forwarded")
+        || name.starts_with("x-original-")
+        || name.starts_with("x-real-")
+        || name.starts_with("x-ssl-")
         || name.starts_with("ssl-client-")
         || is_ours(name)
         || (name.contains('_') && is_identity(&name.replace('_', "-")))
 }
 
-/// Takes out what only a trusted proxy may say, in a head or in trailers.
-pub fn strip_identity(headers: &mut HeaderMap) {
+/// Takes out what only a trusted proxy may say.
+fn strip_identity(headers: &mut HeaderMap) {
     remove_where(headers, is_identity);
 }
 
@@ -353,7 +379,7 @@ mod tests {
         ] {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        strip_hop(&mut headers, is_hop);
+        strip_hop(&mut headers, is_hop, |_| false);
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["accept", "content-length", "host"]);

@@ -5,22 +5,26 @@ pub mod attempt;
 pub mod body;
 pub mod forward;
 pub mod framing;
+pub mod guard;
 pub mod headers;
 pub mod open_poll;
 pub mod record;
 pub mod respond;
 pub mod retry;
-mod route;
+pub mod route;
+mod trailers;
 mod upload;
 
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use hyper::body::{Body, Incoming};
-use hyper::{Method, Request, Response};
+use hyper::body::Body;
+use hyper::header;
+use hyper::{Method, Request, Response, StatusCode};
 
 use crate::affinity::{self, Resolved, discover};
+use crate::clock;
 use crate::config::Redirect;
 use crate::listener::conn::Conn;
 use crate::listener::may_tunnel;
@@ -28,7 +32,7 @@ use crate::metrics::Limit;
 use crate::pace::Pace;
 use crate::upstream::Upstream;
 use ask::Ask;
-use body::{Outgoing, Reply};
+use body::{ClientBody, Outgoing, Reply};
 use forward::Farewell;
 use headers::Client;
 use record::Record;
@@ -51,17 +55,36 @@ pub struct Job {
     pub resent: Cell<bool>,
 }
 
-/// Answers one request. Every path out of here is an answer; nothing is remembered on the connection (invariant 1).
-pub async fn handle(conn: Rc<Conn>, request: Request<Incoming>) -> Response<Reply> {
+/// Answers one request; `fits` is what its protocol found wrong with it. Every path out of here is an answer; nothing is
+/// remembered on the connection (invariant 1).
+pub async fn handle<B>(conn: Rc<Conn>, request: Request<B>, fits: Result<(), Problem>) -> Response<Reply>
+where
+    B: Body + Into<ClientBody>,
+{
     let mut record = Record::begin(&conn, &request);
-    let mut response = match read(&conn, &request) {
+    let odd = !conn.http2 && framing::names_two_hosts(&request);
+    let uploads = !request.body().is_end_stream();
+    conn.begins();
+    let mut response = match fits.map_err(Turned::from).and_then(|()| read(&conn, &request)) {
         Err(Turned::Problem(problem)) => respond::problem(problem),
+        Err(Turned::Guarded(turned, upgrade, client)) => {
+            record.comes_from(client);
+            respond::turned_away(turned, upgrade, &request)
+        }
         Err(Turned::Away(redirect, host)) => respond::redirect(redirect, &host, request.uri()),
         Ok(job) => {
             let (request, pace) = prepare(&job, request);
             upload::unless_given_up(&conn, pace, serve(job, request, &mut record)).await
         }
     };
+    // A tunnel is its connection's last word anyway.
+    if odd && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        respond::last(&mut response);
+    }
+    // An answer of ours that came before its body had a reader.
+    if uploads && response.headers().contains_key(header::CONNECTION) {
+        conn.may_still_send();
+    }
     if let Some(hsts) = conn.listener.tls().and_then(|tls| tls.hsts.as_ref()) {
         respond::strictly(hsts, &mut response);
     }
@@ -101,6 +124,8 @@ enum Turned {
     Problem(Problem),
     /// To https, at this host.
     Away(Redirect, String),
+    /// By a guard; whether it asked for an upgrade, and who it was.
+    Guarded(guard::Turned, bool, Client),
 }
 
 impl From<Problem> for Turned {
@@ -110,8 +135,9 @@ impl From<Problem> for Turned {
 }
 
 /// Reads what a head says; a head that means nothing, or two things, is a problem.
-fn read(conn: &Rc<Conn>, request: &Request<Incoming>) -> Result<Job, Turned> {
-    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
+    // PRI is HTTP/2's preface, "never used by an actual client" (RFC 9113 §11.7).
+    if matches!(*request.method(), Method::CONNECT | Method::TRACE) || request.method().as_str() == "PRI" {
         return Err(Problem::NotImplemented.into());
     }
     framing::check_request(request)?;
@@ -132,16 +158,22 @@ fn read(conn: &Rc<Conn>, request: &Request<Incoming>) -> Result<Job, Turned> {
         return Err(Problem::Misdirected.into());
     }
     let snapshot = shared.snapshot.load();
-    let Some(upstream) = route::find(&snapshot, host, request.uri().path()) else {
+    let Some((upstream, watch)) = route::find(&snapshot, host, request.uri().path()) else {
         shared.metrics.unrouted.inc();
         return Err(Problem::NoRoute.into());
     };
+    let ask = Ask::read(shared, upstream, request);
+    let client = Client::read(conn, request.headers());
+    if watch.is_some() || upstream.limits.is_some() {
+        let key = shared.keys.address(client.key());
+        let asked = guard::Asked { ask: &ask, client, host, key, now_ms: clock::now_ms() };
+        let passed = guard::check(watch, upstream, request, &asked);
+        passed.map_err(|turned| Turned::Guarded(turned, ask.upgrade.is_some(), client))?;
+    }
     if upstream.config.max_body.is_some_and(|most| request.body().size_hint().lower() > most) {
         shared.metrics.limits.reached(Limit::MaxBody);
         return Err(Problem::TooLarge.into());
     }
-    let ask = Ask::read(shared, upstream, request);
-    let client = Client::read(conn, request.headers());
     if ask.upgrade.is_some() && !conn.listener.trusts(client.address) && !may_tunnel(shared, client.address) {
         return Err(Problem::Full("this address has as many WebSockets as it may").into());
     }
@@ -149,11 +181,11 @@ fn read(conn: &Rc<Conn>, request: &Request<Incoming>) -> Result<Job, Turned> {
 }
 
 /// The request as workers get it: its head written anew (invariant 7), its body a stream.
-fn prepare(job: &Job, request: Request<Incoming>) -> (Request<Outgoing>, Option<Rc<Pace>>) {
+fn prepare<B: Body + Into<ClientBody>>(job: &Job, request: Request<B>) -> (Request<Outgoing>, Option<Rc<Pace>>) {
     let (mut parts, body) = request.into_parts();
     headers::to_worker(&job.conn, job.client, &mut parts, &job.ask);
     framing::declare(&mut parts.headers, &body);
-    let upload = Upload::of(&job.conn, &body, job.upstream.config.max_body);
+    let upload = Upload::of(&job.conn, body, job.upstream.config.max_body);
     let pace = upload.as_ref().map(|upload| upload.pace());
-    (Request::from_parts(parts, Outgoing::stream(body, upload)), pace)
+    (Request::from_parts(parts, Outgoing::stream(upload)), pace)
 }

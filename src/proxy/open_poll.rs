@@ -15,6 +15,7 @@ use super::ask::Kind;
 use crate::affinity;
 use crate::affinity::pins::Key;
 use crate::clock;
+use crate::thread::Registered;
 use crate::upstream::worker::Worker;
 
 /// The longest time between two looks: a drain may be called off, or given another grace.
@@ -31,6 +32,8 @@ struct Waits<'a> {
     job: &'a Job,
     worker: &'a Arc<Worker>,
     key: Key,
+    /// Over HTTP/2, where a connection has many polls, each is woken by itself.
+    entry: Option<Registered>,
     /// Made only during a drain.
     look: Option<Pin<Box<tokio::time::Sleep>>>,
 }
@@ -40,8 +43,9 @@ impl<'a, F: Future> OpenPoll<'a, F> {
     pub fn new(job: &'a Job, worker: &'a Arc<Worker>, exchange: Pin<&'a mut F>) -> Self {
         let waits = match job.ask.kind {
             Kind::Session { key, poll: true } => {
+                let entry = job.conn.http2.then(|| job.conn.thread.register_poll(worker.serial));
                 job.conn.waits_at(worker.serial);
-                Some(Waits { job, worker, key, look: None })
+                Some(Waits { job, worker, key, entry, look: None })
             }
             _ => None,
         };
@@ -56,12 +60,15 @@ impl<F: Future> Future for OpenPoll<'_, F> {
         if let Poll::Ready(answered) = self.exchange.as_mut().poll(cx) {
             return Poll::Ready(Some(answered));
         }
+        if let Some(Waits { entry: Some(entry), .. }) = &self.waits {
+            entry.watch(cx.waker());
+        }
         match &mut self.waits {
             Some(waits) if waits.worker.admin.ends() => waits.poll_end(cx).map(|()| None),
-            Some(Waits { look: look @ Some(_), job, worker, .. }) => {
+            Some(waits) if waits.look.is_some() => {
                 // Called off.
-                *look = None;
-                job.conn.waits_at(worker.serial);
+                waits.look = None;
+                waits.waits_at(waits.worker.serial);
                 Poll::Pending
             }
             _ => Poll::Pending,
@@ -70,6 +77,13 @@ impl<F: Future> Future for OpenPoll<'_, F> {
 }
 
 impl Waits<'_> {
+    fn waits_at(&self, serial: u64) {
+        match &self.entry {
+            Some(entry) => entry.waits_at(serial),
+            None => self.job.conn.waits_at(serial),
+        }
+    }
+
     /// Ready once the session is due, and ended.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let shared = &self.job.conn.thread.shared;
@@ -86,7 +100,7 @@ impl Waits<'_> {
                 return Poll::Ready(());
             }
             // From now on it wakes itself.
-            self.job.conn.waits_at(0);
+            self.waits_at(0);
             self.look = Some(Box::pin(tokio::time::sleep(Duration::from_millis(left.min(LOOK_MS)))));
         }
     }

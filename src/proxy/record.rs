@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 
 use super::ask::{Ask, Kind};
@@ -46,7 +46,7 @@ struct Line {
 
 impl Record {
     /// A request's head has arrived.
-    pub fn begin(conn: &Rc<Conn>, request: &Request<Incoming>) -> Box<Self> {
+    pub fn begin<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Box<Self> {
         conn.busy();
         let line = conn.thread.shared.snapshot.load().rules.access_log.then(|| {
             Box::new(Line {
@@ -82,6 +82,13 @@ impl Record {
         self.poll = matches!(ask.kind, Kind::Session { poll: true, .. });
         if ask.upgrade.is_some() {
             upstream.series().upgrades_asked.inc();
+        }
+    }
+
+    /// This client sent it; it goes nowhere.
+    pub fn comes_from(&mut self, client: Client) {
+        if let Some(line) = &mut self.line {
+            line.client = client.address;
         }
     }
 
@@ -123,6 +130,7 @@ impl Record {
         let Some(line) = &self.line else { return };
         tracing::info!(target: "access",
             client = %line.client,
+            http = if self.conn.http2 { 2 } else { 1 },
             method = %line.method,
             // Without its query: that is where sids and tokens travel (design.md §3).
             path = %line.uri.path(),

@@ -1,10 +1,12 @@
 //! Every answer stickyd writes itself (invariant 11); hyper's own bare 4xx on unparsable heads excepted.
 
-use hyper::header::{self, HeaderValue};
-use hyper::{Response, StatusCode, Uri};
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::{Request, Response, StatusCode, Uri};
 
 use super::ask::Ask;
 use super::body::Reply;
+use super::guard::Turned;
+use crate::affinity::session;
 use crate::config::Redirect;
 
 /// Seconds a client is asked to wait where waiting helps.
@@ -33,6 +35,10 @@ pub enum Problem {
     TooLong,
     /// Two or more silent workers could own the session.
     Undecided,
+    /// An expectation nobody here meets.
+    Expectation,
+    /// More header fields than anybody needs.
+    TooManyFields,
     /// The method is none that is forwarded.
     NotImplemented,
     /// The host asks clients for another certificate than the one this connection was made for.
@@ -52,10 +58,12 @@ pub fn problem(problem: Problem) -> Response<Reply> {
         Problem::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than it may be", true, false),
         Problem::TooLong => (StatusCode::URI_TOO_LONG, "the target is longer than it may be", true, false),
         Problem::Undecided => (StatusCode::SERVICE_UNAVAILABLE, "the session's worker is not known yet", false, true),
+        Problem::TooManyFields => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header fields", true, false),
         // Closed, so that the client makes a connection for this host (RFC 9110 §15.5.20).
         Problem::Misdirected => {
             (StatusCode::MISDIRECTED_REQUEST, "this connection was made for another host", true, false)
         }
+        Problem::Expectation => (StatusCode::EXPECTATION_FAILED, "an expectation other than 100-continue", true, false),
         Problem::NotImplemented => (StatusCode::NOT_IMPLEMENTED, "this method is not forwarded", true, false),
     };
     let mut response = Response::new(Reply::whole(format!("{status}: {text}\n")));
@@ -94,6 +102,11 @@ pub fn redirect(redirect: Redirect, host: &str, uri: &Uri) -> Response<Reply> {
     response
 }
 
+/// The last answer of its connection.
+pub fn last(response: &mut Response<Reply>) {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+}
+
 /// What every answer over TLS has, where the listener says so. A worker's own word would be one of two.
 pub fn strictly(hsts: &HeaderValue, response: &mut Response<Reply>) {
     response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
@@ -113,11 +126,49 @@ pub fn session_unknown(ask: &Ask) -> Response<Reply> {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Some(origin) = &ask.origin {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-        headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
-        headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+        let_read(origin, headers);
     }
     if ask.upgrade.is_some() {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// A browser's page may read the answer.
+fn let_read(origin: &HeaderValue, headers: &mut HeaderMap) {
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+    headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+    headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+}
+
+/// A guard's answer in the form of the transport that asks (protocols §1.4): Engine.IO's JSON for polling (JSONP's script
+/// fails by the status), one word for an upgrade, plain text for all else. What came too often may be read by its page;
+/// a page that may not ask may not read either.
+pub fn turned_away<B>(turned: Turned, upgrade: bool, request: &Request<B>) -> Response<Reply> {
+    let (status, message) = match turned {
+        Turned::Forbidden => (StatusCode::FORBIDDEN, "Forbidden"),
+        Turned::TooOften(_) => (StatusCode::TOO_MANY_REQUESTS, "Too many requests"),
+    };
+    let (kind, body) = if upgrade {
+        ("text/html", message.to_owned())
+    } else if session::may_be_engine_io(request.uri().query()) {
+        ("application/json", format!(r#"{{"code":4,"message":"{message}"}}"#))
+    } else {
+        ("text/plain; charset=utf-8", format!("{status}\n"))
+    };
+    let mut response = Response::new(Reply::whole(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Turned::TooOften(wait) = turned {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        if let Some(origin) = request.headers().get(header::ORIGIN) {
+            let_read(origin, headers);
+        }
+    }
+    if upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response

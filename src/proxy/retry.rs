@@ -18,7 +18,7 @@ use super::Job;
 use super::ask::Kind;
 use super::body::Outgoing;
 use crate::telemetry::say_full;
-use crate::upstream::connect::ConnectError;
+use crate::upstream::dial::ConnectError;
 use crate::upstream::gate::Full;
 
 /// The head of a request without body as text, so that it can be made again: hyper keeps nothing of a head it has written.

@@ -2,18 +2,31 @@
 
 use std::sync::Arc;
 
+use super::guard::Watch;
 use crate::config::Route;
 use crate::state::Snapshot;
 use crate::upstream::Upstream;
 
-/// The upstream for a request, `host` as the Host header has it.
-pub(super) fn find<'a>(snapshot: &'a Snapshot, host: &str, path: &str) -> Option<&'a Arc<Upstream>> {
+/// A route and its live guard.
+pub struct Guarded {
+    /// As configured.
+    pub route: Route,
+    /// Who is turned away; `None`: nobody.
+    pub watch: Option<Arc<Watch>>,
+}
+
+/// The upstream for a request and the guard before it, `host` as the Host header has it.
+pub(super) fn find<'a>(
+    snapshot: &'a Snapshot,
+    host: &str,
+    path: &str,
+) -> Option<(&'a Arc<Upstream>, Option<&'a Watch>)> {
     if snapshot.rules.routes.is_empty() {
-        return snapshot.upstreams.first();
+        return snapshot.upstreams.first().map(|upstream| (upstream, None));
     }
     let host = without_port(host);
-    let route = snapshot.rules.routes.iter().find(|route| fits(route, host, path))?;
-    snapshot.upstreams.get(route.upstream)
+    let found = snapshot.rules.routes.iter().find(|guarded| fits(&guarded.route, host, path))?;
+    snapshot.upstreams.get(found.route.upstream).map(|upstream| (upstream, found.watch.as_deref()))
 }
 
 fn fits(route: &Route, host: &str, path: &str) -> bool {

@@ -5,6 +5,7 @@
 
 pub mod frames;
 pub mod relay;
+pub mod stream;
 pub mod upgrade;
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use hyper::body::Incoming;
+use hyper::header;
 use hyper::http::response::Parts;
 use hyper::{Response, StatusCode, Version};
 use tokio::io::AsyncReadExt;
@@ -130,15 +132,22 @@ pub async fn check(job: &Job, response: Response<Incoming>, lease: Box<Lease>) -
     Some(Granted { parts, io, first, in_use })
 }
 
-/// Gives the client its 101, and the connection its tunnel.
+/// Gives the client its 101, and the connection its tunnel; over HTTP/2 a 200, and the stream.
 pub fn open(job: &Job, mut choice: Choice, granted: Granted, record: &mut Record) -> Response<Reply> {
     let Granted { mut parts, io, first, in_use } = granted;
     choice.worker.series.answered(StatusCode::SWITCHING_PROTOCOLS.as_u16());
     job.upstream.series().upgrades_granted.inc();
     record.became_tunnel();
-    headers::to_client(&mut parts.headers, true);
+    headers::to_client(&mut parts.headers, !job.conn.http2);
     set_cookie(job, &choice, &mut parts);
-    job.conn.upgrade_to(Plan { io, first, terms: terms(job, &mut choice, in_use) });
+    let plan = Plan { io, first, terms: terms(job, &mut choice, in_use) };
+    if job.conn.http2 {
+        // Opened by any 2xx (RFC 8441 §5); the key, and so the accept, were ours.
+        parts.status = StatusCode::OK;
+        parts.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
+        return Response::from_parts(parts, Reply::tunnel(plan));
+    }
+    job.conn.upgrade_to(plan);
     Response::from_parts(parts, Reply::whole(Bytes::new()))
 }
 

@@ -30,11 +30,13 @@ pub fn key(bytes: &[u8; 16]) -> [u8; 24] {
     key
 }
 
-/// Whether a 101's head is the upgrade that was asked for.
+/// Whether a 101's head is the upgrade that was asked for. Of two accepts a client might check the other.
 pub fn grants(headers: &HeaderMap, accept: &Accept) -> bool {
-    headers.get(header::UPGRADE).is_some_and(|value| has_token(value.as_bytes(), b"websocket"))
+    let mut accepts = headers.get_all(header::SEC_WEBSOCKET_ACCEPT).iter();
+    let accepted = accepts.next().is_some_and(|value| value.as_bytes() == accept.0) && accepts.next().is_none();
+    accepted
+        && headers.get(header::UPGRADE).is_some_and(|value| has_token(value.as_bytes(), b"websocket"))
         && headers.get_all(header::CONNECTION).iter().any(|value| has_token(value.as_bytes(), b"upgrade"))
-        && headers.get(header::SEC_WEBSOCKET_ACCEPT).is_some_and(|value| value.as_bytes() == accept.0)
 }
 
 /// Base64 of `input` into `out`, which holds its padding already.

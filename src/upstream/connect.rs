@@ -2,10 +2,10 @@
 //!
 //! A [`Lease`] is one HTTP/1.1 connection, on loan to one request. There is no task per connection: whoever waits for the
 //! answer (and later, whoever reads its body) polls the connection, which saves two task switches a request and makes a
-//! client's disconnect cancel the attempt by itself: the lease is dropped, the worker sees the connection close. An idle
-//! connection is polled only when it is taken and when a sweep has a reason to look.
+//! client's disconnect cancel the attempt by itself: the lease is dropped, the worker sees the connection close.
 //!
-//! Out of scope: retries, and which worker (that is `proxy::forward` and `affinity`).
+//! Out of scope: idle ones (`pool`), the socket below (`dial`), retries, and which worker (that is `proxy::attempt` and
+//! `affinity`).
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -13,7 +13,7 @@ use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,20 +23,15 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::HeaderMap;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpStream, UnixStream};
 
-use super::gate::{Full, Slot};
+use super::dial::{ConnectError, classify, open};
+use super::gate::Slot;
 use super::io::{Heeded, WorkerIo};
 use super::life::Loss;
 use super::worker::{Established, SLOW_MS, Worker};
 use crate::clock;
-use crate::config::Address;
 use crate::proxy::body::Outgoing;
-use crate::telemetry::say_full;
-use crate::thread::{TICK, Thread};
-
-/// Idle connections kept per thread and worker; more are closed.
-const POOL_SIZE: usize = 128;
+use crate::thread::Thread;
 
 /// How long an idle connection is used when the worker says nothing: Node closes at 5 s (protocols §4).
 const IDLE_MS: u64 = 4_000;
@@ -47,32 +42,9 @@ const JUST_USED_MS: u64 = 1_000;
 /// An exchange that breaks after having waited for so long was not refused: its worker was at it.
 const LONG_WAIT: Duration = Duration::from_secs(1);
 
-/// Within this time every thread's [`sweep`] has seen that a worker refuses connects, and closed the dead ones.
-pub const FINDS_DEAD: Duration = TICK.saturating_mul(2);
-
 /// A worker's answer head: bytes and fields hyper accepts at most.
 const HEAD_BYTES: usize = 64 * 1024;
 const HEAD_FIELDS: usize = 200;
-
-/// Why there is no connection to a worker.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// Nobody listens (ECONNREFUSED, or ENOENT of a unix socket).
-    #[error("connection refused")]
-    Refused,
-    /// The backlog of a unix socket is full (EAGAIN).
-    #[error("its backlog is full")]
-    Full,
-    /// No answer to the connect in time.
-    #[error("no answer to the connect in time")]
-    TimedOut,
-    /// All connections that may be in use are (`max_connections`), and none got free.
-    #[error("all its connections are in use")]
-    Busy(Full),
-    /// Anything else.
-    #[error("{0}")]
-    Io(io::Error),
-}
 
 /// Why an attempt got no answer.
 pub enum Failure {
@@ -144,11 +116,6 @@ impl InUse {
     }
 }
 
-/// Idle connections to one worker; the most recently used last.
-#[derive(Default)]
-#[allow(clippy::vec_box, reason = "a lease is on loan in its box; out of it, every loan would move a kilobyte twice")]
-pub struct Pool(Vec<Box<Lease>>);
-
 impl Lease {
     /// Whom it leads to.
     pub fn worker(&self) -> &Arc<Worker> {
@@ -158,6 +125,11 @@ impl Lease {
     /// It is in use from now on, until it is given back or ends.
     pub fn occupy(&mut self, slot: Slot) {
         self.slot = Some(slot);
+    }
+
+    /// It is not used again after this answer.
+    pub fn retire(&mut self) {
+        self.idle_ms = 0;
     }
 
     /// It has carried a request before: the worker may be closing it just now.
@@ -248,7 +220,7 @@ impl Lease {
     }
 
     /// It was found to have ended while it was idle.
-    fn found_dead(self: Box<Self>, now_ms: u64) {
+    pub(super) fn found_dead(self: Box<Self>, now_ms: u64) {
         if self.idle_for(now_ms) < JUST_USED_MS {
             self.lost(Loss::Light);
         }
@@ -279,22 +251,22 @@ impl Lease {
         }
         self.slot = None;
         self.idle_since_ms = thread.now_ms();
-        let mut pools = thread.pools.borrow_mut();
-        let pool = pools.entry(self.worker().serial).or_default();
-        if pool.0.len() < POOL_SIZE {
-            pool.0.push(self);
-        } else {
-            thread.shared.metrics.pool_full.inc();
-            say_full!("more than {POOL_SIZE} idle connections to one worker on one thread: the others are closed");
-        }
+        thread.pools.borrow_mut().entry(self.worker().serial).or_default().put(self, thread);
     }
 
-    fn alive(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Whether it can carry another request, as far as anybody can see.
+    pub(super) fn alive(&mut self, cx: &mut Context<'_>) -> bool {
         self.link == self.worker().links() && self.poll_connection(cx).is_pending()
     }
 
-    fn idle_for(&self, now_ms: u64) -> u64 {
+    /// How long nothing has used it.
+    pub(super) fn idle_for(&self, now_ms: u64) -> u64 {
         now_ms.saturating_sub(self.idle_since_ms)
+    }
+
+    /// How long nothing may use it.
+    pub(super) fn idle_limit_ms(&self) -> u64 {
+        self.idle_ms
     }
 }
 
@@ -320,7 +292,11 @@ pub async fn lease(
     timeout: Duration,
 ) -> Result<Box<Lease>, ConnectError> {
     let max_idle = u64::try_from(max_idle.as_millis()).unwrap_or(u64::MAX);
-    if let Some(lease) = poll_fn(|cx| Poll::Ready(take_idle(thread, worker, max_idle, cx))).await {
+    let idle = poll_fn(|cx| {
+        let mut pools = thread.pools.borrow_mut();
+        Poll::Ready(pools.get_mut(&worker.serial).and_then(|pool| pool.take(max_idle, thread.now_ms(), cx)))
+    });
+    if let Some(lease) = idle.await {
         return Ok(lease);
     }
     match tokio::time::timeout(timeout, connect(worker)).await.unwrap_or(Err(ConnectError::TimedOut)) {
@@ -337,21 +313,6 @@ pub async fn lease(
             Err(error)
         }
     }
-}
-
-fn take_idle(thread: &Thread, worker: &Arc<Worker>, max_idle: u64, cx: &mut Context<'_>) -> Option<Box<Lease>> {
-    let now = thread.now_ms();
-    let mut pools = thread.pools.borrow_mut();
-    let pool = pools.get_mut(&worker.serial)?;
-    // The last one is the freshest: if it has been idle for too long, so have all.
-    while pool.0.last().is_some_and(|lease| lease.idle_for(now) < lease.idle_ms.min(max_idle)) {
-        let mut lease = pool.0.pop()?;
-        if lease.alive(cx) {
-            return Some(lease);
-        }
-        lease.found_dead(now);
-    }
-    None
 }
 
 async fn connect(worker: &Arc<Worker>) -> Result<Box<Lease>, ConnectError> {
@@ -382,78 +343,13 @@ async fn connect(worker: &Arc<Worker>) -> Result<Box<Lease>, ConnectError> {
     }))
 }
 
-/// Opens a connection to `worker`, TLS included.
-///
-/// # Errors
-/// The operating system's, or the handshake's.
-pub async fn open(worker: &Worker) -> io::Result<WorkerIo> {
-    let io = socket(&worker.address).await?;
-    worker.link().secure(io, &worker.name).await
-}
-
-/// A socket to `address`, with the options every worker connection has.
-async fn socket(address: &Address) -> io::Result<WorkerIo> {
-    match address {
-        Address::Tcp(address) => {
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            let keepalive =
-                socket2::TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
-            socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-            Ok(WorkerIo::Tcp(stream))
-        }
-        Address::Unix(path) => Ok(WorkerIo::Unix(UnixStream::connect(path).await?)),
-    }
-}
-
-/// What a failed connect says of the worker.
-pub fn classify(error: io::Error) -> ConnectError {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => ConnectError::Refused,
-        io::ErrorKind::WouldBlock => ConnectError::Full,
-        io::ErrorKind::TimedOut => ConnectError::TimedOut,
-        _ => ConnectError::Io(error),
-    }
-}
-
-impl Pool {
-    fn drop_dead(&mut self, now_ms: u64) {
-        let mut cx = Context::from_waker(Waker::noop());
-        for dead in self.0.extract_if(.., |lease| !lease.alive(&mut cx)) {
-            dead.found_dead(now_ms);
-        }
-    }
-
-    /// Whether its longest idle connection has ended: a worker that died has ended them all.
-    fn begins_dead(&mut self) -> bool {
-        self.0.first_mut().is_some_and(|lease| !lease.alive(&mut Context::from_waker(Waker::noop())))
-    }
-
-    fn drop_old(&mut self, now_ms: u64) {
-        self.0.retain(|lease| lease.idle_for(now_ms) < lease.idle_ms);
-    }
-}
-
-/// Closes connections that were idle for too long, and the dead ones of workers that may be gone or were restarted: they
-/// must not keep a gone worker looking alive. One look a pool and tick tells whether there is a reason for more.
-pub fn sweep(thread: &Thread) {
-    let now = clock::now_ms();
-    thread.pools.borrow_mut().retain(|_, pool| {
-        pool.drop_old(now);
-        let has_reason = |worker: &Worker| worker.refuses_connects() || worker.has_losses(now);
-        if pool.0.first().is_some_and(|lease| has_reason(lease.worker())) || pool.begins_dead() {
-            pool.drop_dead(now);
-        }
-        !pool.0.is_empty()
-    });
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
     use crate::affinity::cookie::WorkerId;
+    use crate::config::Address;
     use crate::metrics::Metrics;
 
     #[tokio::test]

@@ -96,7 +96,7 @@ impl Worker {
         Established { number: self.life.opened(), worker: self.clone(), loss: Loss::None }
     }
 
-    /// Counts a request that waits for longer than [`SLOW_MS`] until the guard goes.
+    /// Counts a request that waits for longer than [`super::worker::SLOW_MS`] until the guard goes.
     pub fn slow_request(self: &Arc<Self>) -> Count {
         self.count(|w| &w.slow)
     }

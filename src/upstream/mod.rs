@@ -4,12 +4,14 @@ pub mod addresses;
 pub mod admin;
 pub mod connect;
 pub mod counts;
+pub mod dial;
 pub mod eject;
 pub mod ending;
 pub mod gate;
 pub mod health;
 pub mod io;
 pub mod life;
+pub mod pool;
 pub mod tls;
 pub mod worker;
 
@@ -23,6 +25,7 @@ use crate::affinity::ring::{self, Ring, Seat};
 use crate::clock;
 use crate::config::{self, Affinity};
 use crate::metrics::{Metrics, UpstreamSeries};
+use crate::proxy::guard::Limits;
 use admin::Change;
 use worker::{Session, Worker};
 
@@ -37,6 +40,9 @@ const SLACK: Duration = Duration::from_secs(5);
 
 /// Retries a second that need no traffic to justify them.
 const RETRIES_ALWAYS: u64 = 3;
+
+/// New sessions that cookies may bring a worker over its share, however few there are: where few are, no worker is full.
+const RETURNS_ALWAYS: u64 = 50;
 
 /// A pool of workers.
 pub struct Upstream {
@@ -53,6 +59,8 @@ pub struct Upstream {
     pub jar: Option<Jar>,
     /// The client's address is one of the sources.
     pub by_address: bool,
+    /// How much all clients together may ask.
+    pub limits: Option<Arc<Limits>>,
     /// When its workers are ejected.
     pub eject: eject::Rules,
     /// What outlives a reload.
@@ -160,6 +168,7 @@ impl Upstream {
             socket_io: has(Affinity::SocketIo),
             jar: has(Affinity::Cookie).then(|| Jar::new(secret, &config.name, config.cookie_same_site)),
             by_address: has(Affinity::Address),
+            limits: Limits::follow(config.rate, before.and_then(|before| before.limits.as_ref())),
             eject: eject::Rules::of(config),
             members,
             carried,
@@ -229,6 +238,22 @@ impl Upstream {
         ring::place(&self.ring, key, &seats(Worker::takes_new))
             .or_else(|| ring::place(&self.ring, key, &seats(Worker::takes_new_at_worst)))
             .and_then(seat)
+    }
+
+    /// Whether a cookie may still bring this worker a new session: up to half more than its share of the sessions of all
+    /// workers that take new ones, and fifty. Cookies are signed, but whoever has one may give it to thousands,
+    /// or collect those that name one worker; past this, bounded load places them as it does those without.
+    pub fn may_return(&self, worker: &Worker) -> bool {
+        let (mut total, mut weights, mut own) = (0_u64, 0_u64, 0_u64);
+        for Member { worker: one, weight } in self.members.iter().filter(|member| member.worker.takes_new()) {
+            total += u64::from(one.sessions());
+            weights += u64::from(*weight);
+            if one.serial == worker.serial {
+                own = u64::from(*weight);
+            }
+        }
+        let share = (total + 1).saturating_mul(own).div_ceil(weights.max(1));
+        u64::from(worker.sessions()) < share + share / 2 + RETURNS_ALWAYS
     }
 
     /// The pure hash of `key` over workers that take new sessions, else over those that would at worst, else over those that

@@ -23,7 +23,7 @@ fn unknown_key_with_none_near_lists_all() {
       |
     6 | memory = 3
       | ^^^^^^
-      = help: there is `pins`, `pins_per_address`, `discoveries_per_address`, `discoveries`, `replay_bytes`, `handshakes`, `handshake_timeout`, `connections`, `connections_per_address`, `tunnels_per_address`, `requests_per_connection`, `reserved_descriptors`, `min_rate`, `min_rate_grace`, `head_bytes`, `head_fields`, `target_bytes`, `head_timeout`, `idle_timeout`
+      = help: there is `pins`, `pins_per_address`, `discoveries_per_address`, `discoveries`, `replay_bytes`, `handshakes`, `http2_streams`, `handshake_timeout`, `connections`, `connections_per_address`, `tunnels_per_address`, `requests_per_connection`, `reserved_descriptors`, `min_rate`, `min_rate_grace`, `head_bytes`, `head_fields`, `target_bytes`, `head_timeout`, `idle_timeout`
     ");
 }
 
@@ -42,7 +42,7 @@ fn unknown_keys_everywhere_at_once() {
       |
     4 | port = 80
       | ^^^^
-      = help: there is `address`, `name`, `tls`, `redirect`, `trusted_proxies`, `proxy_protocol`
+      = help: there is `address`, `name`, `tls`, `http2`, `websocket_over_http2`, `redirect`, `trusted_proxies`, `proxy_protocol`
 
     error: unknown key `wieght` in a worker
      --> s.toml:6:42
@@ -323,4 +323,30 @@ fn listener_names_no_socket_unit_could_give() {
     9 | name = "web"
       |        ^^^^^
     "#);
+}
+
+#[test]
+fn http2_where_it_cannot_be() {
+    assert_snapshot!(errors_of("[[listener]]\naddress = \"0.0.0.0:80\"\nhttp2 = true\n[upstream.app]\nworkers = [\"127.0.0.1:3000\"]\n[limits]\nhttp2_streams = 0"), @"
+    error: `http2` cannot be true: clients choose HTTP/2 in the TLS handshake only
+     --> s.toml:3:9
+      |
+    3 | http2 = true
+      |         ^^^^
+      = help: give the listener `tls`, or remove this
+
+    error: `http2_streams` must be an integer from 1 to 10_000
+     --> s.toml:7:17
+      |
+    7 | http2_streams = 0
+      |                 ^
+    ");
+    assert_snapshot!(errors_of("[[listener]]\naddress = \"0.0.0.0:80\"\nhttp2 = false\nwebsocket_over_http2 = true\n[upstream.app]\nworkers = [\"127.0.0.1:3000\"]"), @"
+    error: `websocket_over_http2` cannot be true: there is no HTTP/2 here
+     --> s.toml:4:24
+      |
+    4 | websocket_over_http2 = true
+      |                        ^^^^
+      = help: let `http2` be true, or remove this
+    ");
 }

@@ -40,7 +40,7 @@ fn names_policies_and_hsts_arrive() {
     assert_eq!(one.certificates[0].hosts, ["*.example.com", "b.test"]);
     assert_eq!((one.hsts, &one.certificates[0].client_auth), (None, &ClientAuth::Off));
     assert_eq!(one.certificates[0].not_after, 64_060_588_800, "the year 4000");
-    assert_eq!(one.alpn, [b"http/1.1"]);
+    assert_eq!(one.alpn, [&b"h2"[..], b"http/1.1"]);
     let several = read(
         &dir,
         "{ certificates = [{ certificate = \"localhost.crt\", key = \"localhost.key\" }, \

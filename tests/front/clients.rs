@@ -138,6 +138,32 @@ fn a_connection_serves_the_hosts_of_its_own_policy() {
     assert_eq!(worker.connections(), 1, "nothing of those reached it");
 }
 
+/// The same over HTTP/2, where one connection is meant for many hosts: by curl, as everybody has it.
+#[test]
+fn a_stream_is_served_by_its_connections_policy() {
+    let (worker, files) = (RawWorker::named("a"), Certificates::new());
+    let proxy = three_policies(&files, &worker);
+    let port = proxy.address.port();
+    let curl = |version: &str, host: &str| {
+        let mut curl = std::process::Command::new("curl");
+        curl.args(["--silent", "--show-error", "--insecure", version, "--header", &format!("Host: {host}")]);
+        curl.args([
+            "--resolve",
+            &format!("a.example:{port}:127.0.0.1"),
+            "--write-out",
+            " %{http_version} %{http_code}",
+        ]);
+        let asked = curl.arg(format!("https://a.example:{port}/")).output().unwrap();
+        assert!(asked.status.success(), "{asked:?}");
+        String::from_utf8(asked.stdout).unwrap()
+    };
+    for (flag, version) in [("--http1.1", "1.1"), ("--http2", "2")] {
+        assert_eq!(curl(flag, "a.example"), format!("a {version} 200"));
+        assert_eq!(curl(flag, "nobody.example"), format!("a {version} 200"));
+        assert!(curl(flag, "b.example").ends_with(&format!(" {version} 421")));
+    }
+}
+
 #[test]
 fn a_session_opens_no_other_host() {
     let (worker, files) = (RawWorker::named("a"), Certificates::new());

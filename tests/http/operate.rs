@@ -95,7 +95,10 @@ fn tcp_writes_need_the_token() {
     let worker = RawWorker::named("a");
     let (_proxy, admin) = over_tcp(&worker, true);
     let post = |fields: &str| {
-        let request = format!("POST /api/v1/reload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n{fields}\r\n");
+        let request = format!(
+            "POST /api/v1/reload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\
+            Content-Type: application/json\r\nX-Stickyd: 1\r\n{fields}\r\n"
+        );
         Raw::connect(admin).ask(&request).status()
     };
     for fields in [

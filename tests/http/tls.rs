@@ -65,13 +65,13 @@ impl Secured {
 }
 
 #[test]
-fn both_versions_speak_http_1_1() {
+fn both_versions_are_spoken() {
     let worker = RawWorker::named("a");
     let secured = secured(&worker, "");
     for (version, protocol) in
         [(&rustls::version::TLS12, ProtocolVersion::TLSv1_2), (&rustls::version::TLS13, ProtocolVersion::TLSv1_3)]
     {
-        let mut connection = secured.connection(&[version], &[b"h2", b"http/1.1"]);
+        let mut connection = secured.connection(&[version], &[b"spdy/1", b"http/1.1"]);
         let mut tcp = secured.tcp();
         while connection.is_handshaking() {
             connection.complete_io(&mut tcp).unwrap();
@@ -89,7 +89,7 @@ fn both_versions_speak_http_1_1() {
 fn a_client_without_a_common_protocol_is_refused() {
     let worker = RawWorker::named("a");
     let secured = secured(&worker, "");
-    let mut connection = secured.connection(rustls::ALL_VERSIONS, &[b"h2"]);
+    let mut connection = secured.connection(rustls::ALL_VERSIONS, &[b"spdy/1"]);
     let mut tcp = secured.tcp();
     let ended = loop {
         match connection.complete_io(&mut tcp) {

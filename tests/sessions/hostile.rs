@@ -174,6 +174,29 @@ async fn a_hundred_thousand_minted_sessions_keep_memory_bounded() {
     assert!(grown < 20 * 1024, "{grown} KiB");
 }
 
+/// 20,000 sids minted by one address, none of them used: what they cost while they live.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_thousand_minted_sessions_cost_four_megabytes_at_most() {
+    const SESSIONS: u64 = 20_000;
+    let minted = AtomicU64::new(0);
+    let worker = Scripted::start(move |heard| match heard.sid() {
+        None => Then::Say(open(&format!("minted-{:013}", minted.fetch_add(1, Relaxed)), 3_600_000)),
+        Some(_) => Then::Say(refusal()),
+    })
+    .await;
+    let admin = free_address();
+    let config = upstream_of([worker.address.to_string()]);
+    let stickyd = Binary::with(&format!("{config}[admin]\naddress = \"{admin}\"\n"));
+    mint(stickyd.address, 10, 500).await;
+    let before = resident_kib(stickyd.pid());
+    mint(stickyd.address, 11, SESSIONS).await;
+    let grown = resident_kib(stickyd.pid()).saturating_sub(before);
+    let pins = series(admin, "stickyd_pins").await;
+    println!("{SESSIONS} minted: {pins} pins, {grown} KiB grown");
+    assert_eq!(pins, SESSIONS as f64 + 500.0);
+    assert!(grown <= 4_000, "{grown} KiB");
+}
+
 /// `count` handshakes, one after the other, on one connection from 127.0.0.`last`.
 async fn mint(to: SocketAddr, last: u8, count: u64) {
     let mut stream = Ask::new(to).from([127, 0, 0, last]).connect().await.unwrap();

@@ -247,6 +247,54 @@ async fn pm2_scaled_down_and_up_drifts_through_the_range() {
     assert_eq!(result["reconnects"], ended, "only the sessions of the two that ended: {result}");
 }
 
+/// `pm2 reload`: each instance is replaced by a new process on its port, one after the other. A session ends with its own
+/// process and begins anew; one that came to a process still to be replaced does so again, and that is all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pm2_reloaded_under_clients() {
+    let mut place = Place::new("");
+    let ecosystem = place.ship("pm2/ecosystem.config.js");
+    place.start_pm2(&ecosystem, 4).await;
+    let proxy = place.stickyd("pm2/stickyd.toml");
+    let mut loads = Vec::new();
+    for transports in [json!(["polling", "websocket"]), json!(["polling"])] {
+        let mut load = Load::start(json!({"urls": [proxy.url("")], "n": 16, "messages": "endless", "interval": 20,
+            "transports": transports, "timeout": 120_000}));
+        load.event("all-connected").await;
+        loads.push(load);
+    }
+    all_upgraded(&mut loads[0], 16).await;
+    let reloaded = place.pm2().args(["reload", "app"]).output().await.unwrap();
+    assert!(reloaded.status.success(), "{reloaded:?}");
+    for (mut load, kind) in loads.into_iter().zip(["sockets", "polls"]) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let status = load.status().await;
+            if status["reconnects"].as_u64() >= Some(16) && status["connected"] == 16 {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{status}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        load.echo(3).await;
+        let result = load.stop().await;
+        println!(
+            "pm2 reload, {kind}: {} anew of 16, {}, moved {}, refusals {}, disconnects {}, errors {}",
+            result["reconnects"],
+            result["echoes"],
+            result["moved"],
+            result["refusals"],
+            result["disconnects"],
+            result["connect_errors"]
+        );
+        assert!(result["reconnects"].as_u64() <= Some(4 * 16), "{result}");
+        assert_eq!((&result["moved"], &result["echoes"]["duplicated"]), (&json!(0), &json!(0)), "{result}");
+    }
+    let generations: Vec<_> =
+        (0..4).map(|i| proxy.worker(&format!("127.0.0.1:{}", place.base + i)).generation()).collect();
+    println!("generations: {generations:?}");
+    assert!(generations.iter().all(|generation| *generation <= 2), "{generations:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pm2_with_a_hard_coded_port() {
     let mut place = Place::new("'--port', '3001'");

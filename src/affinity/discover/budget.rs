@@ -6,7 +6,9 @@
 
 use std::collections::HashMap;
 
-/// Addresses with a bucket of their own; past that, those that come share one.
+use crate::bucket::{Bucket, Buckets, Rate};
+
+/// Addresses with a bucket; past that, the fullest is forgotten for one that comes.
 const ADDRESSES: usize = 16_384;
 
 /// Misses remembered at once.
@@ -17,11 +19,9 @@ const MISS_MS: u64 = 1_000;
 
 /// Tokens for discoveries.
 pub(super) struct Budget {
-    per_address: f64,
     all: Bucket,
-    total: f64,
-    addresses: HashMap<u64, Bucket>,
-    cleaned: Cleaned,
+    total: Rate,
+    addresses: Buckets,
 }
 
 /// When a full table was last cleaned. Cleaning looks at every entry, so that a flood must not make each newcomer do it.
@@ -41,78 +41,39 @@ impl Cleaned {
     }
 }
 
-#[derive(Clone, Copy)]
-struct Bucket {
-    tokens: f64,
-    at_ms: u64,
-}
-
-impl Bucket {
-    /// Holds at most one second's worth.
-    fn refill(&mut self, rate: f64, now_ms: u64) {
-        #[allow(clippy::cast_precision_loss, reason = "milliseconds since start stay far below 2^52")]
-        let passed = now_ms.saturating_sub(self.at_ms) as f64 / 1_000.0;
-        self.tokens = (self.tokens + passed * rate).min(rate);
-        self.at_ms = now_ms;
-    }
-}
-
 impl Budget {
-    /// Tokens a second for one address, and for all together.
+    /// Tokens a second for one address, and for all together; one second's worth is kept.
     pub(super) fn new(per_address: u32, total: u32) -> Self {
-        let (per_address, total) = (f64::from(per_address), f64::from(total));
         Self {
-            per_address,
-            total,
-            all: Bucket { tokens: total, at_ms: 0 },
-            addresses: HashMap::new(),
-            cleaned: Cleaned::default(),
+            all: Bucket::default(),
+            total: Rate::per_second(total),
+            addresses: Buckets::new(Rate::per_second(per_address), ADDRESSES),
         }
     }
 
-    /// Takes a token of `address`; `false` when it or all together have none.
-    pub(super) fn take(&mut self, address: u64, now_ms: u64) -> bool {
-        let rate = self.per_address;
-        self.all.refill(self.total, now_ms);
-        let bucket = self.bucket(address, now_ms);
-        bucket.refill(rate, now_ms);
-        if bucket.tokens < 1.0 {
-            return false;
+    /// Takes a token of `address`; not `taken` when it or all together have none.
+    pub(super) fn take(&mut self, address: u64, now_ms: u64) -> Taken {
+        if self.all.wait(self.total, now_ms).is_some() {
+            return Taken { taken: false, crowded: false };
         }
-        if self.all.tokens < 1.0 {
-            return false;
-        }
-        self.all.tokens -= 1.0;
-        self.bucket(address, now_ms).tokens -= 1.0;
-        true
-    }
-
-    /// Every address has had to be given a bucket: newcomers share one.
-    pub(super) fn is_crowded(&self) -> bool {
-        self.addresses.len() >= ADDRESSES
+        let own = self.addresses.take(address, now_ms);
+        let taken = own.wait.is_none() && self.all.take(self.total, now_ms).is_ok();
+        Taken { taken, crowded: own.crowded }
     }
 
     /// Gives a token back: the session was found.
-    pub(super) fn give_back(&mut self, address: u64, now_ms: u64) {
-        self.all.tokens = (self.all.tokens + 1.0).min(self.total);
-        let rate = self.per_address;
-        let bucket = self.bucket(address, now_ms);
-        bucket.tokens = (bucket.tokens + 1.0).min(rate);
+    pub(super) fn give_back(&mut self, address: u64) {
+        self.all.give_back(self.total);
+        self.addresses.give_back(address);
     }
+}
 
-    fn bucket(&mut self, address: u64, now_ms: u64) -> &mut Bucket {
-        let rate = self.per_address;
-        let known = self.addresses.contains_key(&address);
-        if self.addresses.len() >= ADDRESSES && !known && self.cleaned.is_due(now_ms) {
-            self.addresses.retain(|_, bucket| {
-                bucket.refill(rate, now_ms);
-                bucket.tokens < rate
-            });
-        }
-        let shared = self.addresses.len() >= ADDRESSES && !known;
-        let key = if shared { 0 } else { address };
-        self.addresses.entry(key).or_insert(Bucket { tokens: rate, at_ms: now_ms })
-    }
+/// What came of asking for a token.
+#[derive(Clone, Copy)]
+pub(super) struct Taken {
+    pub(super) taken: bool,
+    /// An address that had spent tokens was forgotten for this one.
+    pub(super) crowded: bool,
 }
 
 /// Sids every worker refused less than a second ago.
@@ -157,12 +118,18 @@ impl<K: std::hash::Hash + Eq> Misses<K> {
 mod tests {
     use super::*;
 
+    impl Budget {
+        fn gives(&mut self, address: u64, now_ms: u64) -> bool {
+            self.take(address, now_ms).taken
+        }
+    }
+
     #[test]
     fn a_burst_then_the_rate() {
         let mut budget = Budget::new(10, 1_000);
-        let taken = (0..50).filter(|_| budget.take(7, 0)).count();
+        let taken = (0..50).filter(|_| budget.gives(7, 0)).count();
         assert_eq!(taken, 10, "one second's worth at once");
-        let over_a_second = (1..=1_000).filter(|&ms| budget.take(7, ms)).count();
+        let over_a_second = (1..=1_000).filter(|&ms| budget.gives(7, ms)).count();
         assert!((9..=10).contains(&over_a_second), "{over_a_second}");
     }
 
@@ -170,35 +137,23 @@ mod tests {
     fn found_sessions_cost_nothing() {
         let mut budget = Budget::new(10, 20);
         for _ in 0..1_000 {
-            assert!(budget.take(7, 0));
-            budget.give_back(7, 0);
+            assert!(budget.gives(7, 0));
+            budget.give_back(7);
         }
     }
 
     #[test]
     fn one_address_cannot_spend_anothers() {
         let mut budget = Budget::new(10, 1_000);
-        while budget.take(1, 0) {}
-        assert!(budget.take(2, 0));
+        while budget.gives(1, 0) {}
+        assert!(budget.gives(2, 0));
     }
 
     #[test]
     fn all_together_are_bounded() {
         let mut budget = Budget::new(10, 25);
-        let taken = (0..100).filter(|&address| budget.take(address, 0)).count();
+        let taken = (0..100).filter(|&address| budget.gives(address, 0)).count();
         assert_eq!(taken, 25);
-    }
-
-    #[test]
-    fn the_table_of_addresses_is_bounded() {
-        let mut budget = Budget::new(2, u32::MAX);
-        for address in 0..(ADDRESSES as u64 * 2) {
-            budget.take(address, 0);
-        }
-        assert!(budget.addresses.len() <= ADDRESSES + 1);
-        // Full buckets make room again.
-        budget.take(u64::MAX, 10_000);
-        assert!(budget.addresses.len() < 3);
     }
 
     #[test]

@@ -26,7 +26,8 @@ use crate::proxy::record::Record;
 use crate::proxy::respond::{self, Problem};
 use crate::telemetry::say_full;
 use crate::tunnel;
-use crate::upstream::connect::{ConnectError, Lease};
+use crate::upstream::connect::Lease;
+use crate::upstream::dial::ConnectError;
 use crate::upstream::worker::{Count, Worker};
 
 /// The longest pause between two looks at the same silent workers.

@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 
 use crate::clock;
 use crate::config::Address;
-use crate::upstream::connect::{self, ConnectError};
+use crate::upstream::dial::{self, ConnectError};
 use crate::upstream::io::WorkerIo;
 use crate::upstream::worker::Worker;
 
@@ -134,7 +134,7 @@ impl<'a> Client<'a> {
 
 /// A connection, and what it says of the worker.
 pub(super) async fn connect(worker: &Worker) -> Result<WorkerIo, Fault> {
-    match connect::open(worker).await.map_err(connect::classify) {
+    match dial::open(worker).await.map_err(dial::classify) {
         Ok(io) => {
             worker.connected();
             Ok(io)

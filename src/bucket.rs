@@ -1,0 +1,220 @@
+//! Token buckets, and a bounded table of them by key. Pure: time is an argument.
+//!
+//! A bucket is one number, the moment at which it is full again: taking a token moves that moment on by what one token
+//! takes to come back (the generic cell rate algorithm, ATM Forum TM 4.0). A full bucket is no knowledge, so it may go.
+//!
+//! The table is eight-way associative: a key, which its maker hashes under a secret, belongs to one set of eight. Whoever
+//! comes new to a full set takes the place of its fullest bucket. That is the one which forgets least: nobody who has
+//! spent his tokens gets them back by making others come, and nobody is refused because others came. Fixed memory (16
+//! bytes a bucket), no walk over the whole.
+
+use std::time::Duration;
+
+/// Buckets of a set.
+const WAYS: usize = 8;
+
+/// How fast tokens come, and how many there are at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    every_ns: u64,
+    burst: u64,
+}
+
+impl Rate {
+    /// `count` tokens in each `per`, of which `burst` are kept. Zeros count as one.
+    pub fn new(count: u32, per: Duration, burst: u32) -> Self {
+        let per_ns = u64::try_from(per.as_nanos()).unwrap_or(u64::MAX);
+        Self { every_ns: (per_ns / u64::from(count.max(1))).max(1), burst: u64::from(burst.max(1)) }
+    }
+
+    /// `count` a second, of which one second's worth is kept.
+    pub fn per_second(count: u32) -> Self {
+        Self::new(count, Duration::from_secs(1), count)
+    }
+}
+
+/// One bucket; by default a full one.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Bucket {
+    full_at_ns: u64,
+}
+
+impl Bucket {
+    /// How long until there is a token; `None`: there is one.
+    pub fn wait(&self, rate: Rate, now_ms: u64) -> Option<Duration> {
+        let now = nanoseconds(now_ms);
+        let then = self.full_at_ns.max(now).saturating_add(rate.every_ns);
+        let latest = now.saturating_add(rate.every_ns.saturating_mul(rate.burst));
+        (then > latest).then(|| Duration::from_nanos(then - latest))
+    }
+
+    /// Takes a token, if there is one; else how long until there is.
+    ///
+    /// # Errors
+    /// The wait.
+    pub fn take(&mut self, rate: Rate, now_ms: u64) -> Result<(), Duration> {
+        match self.wait(rate, now_ms) {
+            Some(wait) => Err(wait),
+            None => {
+                self.full_at_ns = self.full_at_ns.max(nanoseconds(now_ms)).saturating_add(rate.every_ns);
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts a token back.
+    pub fn give_back(&mut self, rate: Rate) {
+        self.full_at_ns = self.full_at_ns.saturating_sub(rate.every_ns);
+    }
+}
+
+fn nanoseconds(ms: u64) -> u64 {
+    ms.saturating_mul(1_000_000)
+}
+
+/// A bucket and whose it is. That of nobody is full.
+#[derive(Clone, Copy, Default)]
+struct Slot {
+    key: u64,
+    bucket: Bucket,
+}
+
+/// A bounded table of buckets that share a rate.
+pub struct Buckets {
+    rate: Rate,
+    slots: Vec<Slot>,
+}
+
+/// What came of asking for a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// None was there; one will be after this time.
+    pub wait: Option<Duration>,
+    /// Somebody's bucket that was not full had to go: the table is too small for those who come.
+    pub crowded: bool,
+}
+
+impl Buckets {
+    /// All full; `count` of them, rounded up to whole sets.
+    pub fn new(rate: Rate, count: usize) -> Self {
+        Self { rate, slots: vec![Slot::default(); count.max(1).next_multiple_of(WAYS)] }
+    }
+
+    /// The rate of every bucket.
+    pub fn rate(&self) -> Rate {
+        self.rate
+    }
+
+    /// Takes a token of `key`, a hash nobody outside can predict.
+    pub fn take(&mut self, key: u64, now_ms: u64) -> Taken {
+        let rate = self.rate;
+        let now = nanoseconds(now_ms);
+        let set = self.set(key);
+        if let Some(slot) = set.iter_mut().find(|slot| slot.key == key) {
+            return Taken { wait: slot.bucket.take(rate, now_ms).err(), crowded: false };
+        }
+        let Some(slot) = set.iter_mut().min_by_key(|slot| slot.bucket.full_at_ns) else {
+            return Taken { wait: None, crowded: true };
+        };
+        let crowded = slot.bucket.full_at_ns > now;
+        *slot = Slot { key, bucket: Bucket::default() };
+        Taken { wait: slot.bucket.take(rate, now_ms).err(), crowded }
+    }
+
+    /// Puts a token of `key` back; one whose bucket has gone has a full one.
+    pub fn give_back(&mut self, key: u64) {
+        let rate = self.rate;
+        if let Some(slot) = self.set(key).iter_mut().find(|slot| slot.key == key) {
+            slot.bucket.give_back(rate);
+        }
+    }
+
+    fn set(&mut self, key: u64) -> &mut [Slot] {
+        let sets = (self.slots.len() / WAYS) as u64;
+        // The upper half of the hash: callers may shard by the lower one.
+        let set = usize::try_from(((key >> 32) * sets) >> 32).unwrap_or(0);
+        self.slots.chunks_exact_mut(WAYS).nth(set).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Spread as the hashes of real keys are.
+    fn hash(n: u64) -> u64 {
+        (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+    }
+
+    proptest! {
+        /// Of any window no more than the burst and what comes back in it; and who has waited as told gets one.
+        #[test]
+        fn never_more_than_the_rate(
+            count in 1_u32..2_000, per_s in 1_u64..100, burst in 1_u32..300,
+            steps in prop::collection::vec(0_u64..400, 1..400),
+        ) {
+            let rate = Rate::new(count, Duration::from_secs(per_s), burst);
+            let mut buckets = Buckets::new(rate, 8);
+            let (mut now, mut taken) = (1_000, Vec::new());
+            for step in steps {
+                now += step;
+                match buckets.take(hash(1), now).wait {
+                    None => taken.push(now),
+                    Some(wait) => {
+                        prop_assert!(wait > Duration::ZERO && wait <= Duration::from_secs(per_s));
+                        let after = now + u64::try_from(wait.as_millis()).unwrap() + 1;
+                        let set = buckets.set(hash(1));
+                        let slot = *set.iter().find(|slot| slot.key == hash(1)).unwrap();
+                        prop_assert_eq!(slot.bucket.wait(rate, after), None);
+                    }
+                }
+            }
+            for (i, first) in taken.iter().enumerate() {
+                for (more, last) in taken.iter().enumerate().skip(i) {
+                    // Rounded down, a token comes back at most 1 ns early.
+                    let back = (last - first) as f64 / 1_000.0 * f64::from(count) / per_s as f64 * 1.001;
+                    prop_assert!((more - i + 1) as f64 <= f64::from(burst) + back + 1e-6);
+                }
+            }
+        }
+
+        /// Whoever has spent his tokens stays known, however many others come with a token spent each.
+        #[test]
+        fn others_do_not_wash_a_spent_bucket_away(others in prop::collection::vec(any::<u64>(), 0..4_000)) {
+            let mut buckets = Buckets::new(Rate::new(5, Duration::from_secs(60), 5), 64);
+            while buckets.take(hash(0), 10).wait.is_none() {}
+            for other in others {
+                buckets.take(hash(other >> 1 | 2), 20);
+            }
+            prop_assert!(buckets.take(hash(0), 20).wait.is_some());
+        }
+    }
+
+    #[test]
+    fn nobody_is_refused_because_others_came() {
+        let mut buckets = Buckets::new(Rate::new(2, Duration::from_secs(60), 2), 64);
+        let crowded = (0..10_000).filter(|n| {
+            let taken = buckets.take(hash(*n), 0);
+            assert_eq!(taken.wait, None, "{n}");
+            taken.crowded
+        });
+        assert!(crowded.count() >= 9_000, "and it says so");
+        assert_eq!(buckets.slots.len(), 64);
+    }
+
+    #[test]
+    fn a_token_put_back_is_there_and_never_more_than_the_burst() {
+        let mut buckets = Buckets::new(Rate::per_second(3), 8);
+        for _ in 0..3 {
+            assert_eq!(buckets.take(7, 0).wait, None);
+        }
+        assert_eq!(buckets.take(7, 0).wait, Some(Duration::from_nanos(333_333_333)));
+        buckets.give_back(7);
+        assert_eq!(buckets.take(7, 0).wait, None);
+        for _ in 0..50 {
+            buckets.give_back(7);
+        }
+        assert_eq!((0..50).filter(|_| buckets.take(7, 5_000).wait.is_none()).count(), 3);
+    }
+}

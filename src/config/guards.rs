@@ -1,0 +1,212 @@
+//! Who is turned away before any worker hears of it: `origins`, `allow`, `deny` and `rate` of a `[[route]]`, and `rate` of
+//! an `[upstream.NAME]`.
+//!
+//! Here they are read and made comparable; who is judged how stands in `proxy::guard`.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::check::Context;
+use super::file::{Item, Section, Text};
+use super::listener;
+use super::routes::check_host;
+
+/// What a route lets in. By default, everybody.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Guards {
+    /// Origins whose pages may open WebSockets and Engine.IO sessions. `None`: all.
+    pub origins: Option<Vec<Origin>>,
+    /// Networks clients may come from. Empty: all.
+    pub allow: Vec<IpNet>,
+    /// Networks clients may not come from, allowed or not.
+    pub deny: Vec<IpNet>,
+    /// How much one client address (IPv6 by /64) may ask.
+    pub rate: Rates,
+}
+
+/// An entry of `origins`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The host the request itself is for.
+    Same,
+    /// `null`: sandboxed frames and files.
+    Null,
+    /// `https://example.com`, `https://*.example.com:8443`.
+    Site {
+        /// In lower case.
+        scheme: String,
+        /// In lower case; of `*.example.com`, `.example.com`.
+        host: String,
+        /// Every name below `host`, itself not.
+        below: bool,
+        /// As written, else the scheme's own; `None`: it has none.
+        port: Option<u16>,
+    },
+}
+
+/// The port a scheme means when none is written.
+pub fn default_port(scheme: &str) -> Option<u16> {
+    match scheme {
+        "https" | "wss" => Some(443),
+        "http" | "ws" => Some(80),
+        _ => None,
+    }
+}
+
+/// How much may be asked. `None`: there is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rates {
+    /// Requests of every kind, handshakes among them.
+    pub requests: Option<Rate>,
+    /// Engine.IO sessions and WebSockets opened.
+    pub handshakes: Option<Rate>,
+}
+
+/// So many in so long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// 1..=1,000,000.
+    pub count: u32,
+    /// A second, a minute or an hour.
+    pub per: Duration,
+    /// At once, after a pause; 1..=1,000,000, by default `count`.
+    pub burst: u32,
+}
+
+const COUNTS: RangeInclusive<u64> = 1..=1_000_000;
+
+/// Reads the guards of a route.
+pub(super) fn read(context: &Context<'_>, section: &mut Section<'_>) -> Guards {
+    Guards {
+        origins: section.take("origins").and_then(|item| origins(context, item)),
+        allow: networks(section, "allow"),
+        deny: networks(section, "deny"),
+        rate: rates(section),
+    }
+}
+
+fn networks(section: &mut Section<'_>, key: &'static str) -> Vec<IpNet> {
+    let list = section.take(key).and_then(|item| item.list("a list such as [\"10.0.0.0/8\"]", "a network"));
+    list.unwrap_or_default().into_iter().filter_map(listener::network).collect()
+}
+
+/// Reads `rate = { requests = "100/s", handshakes = "10/s" }`.
+pub(super) fn rates(section: &mut Section<'_>) -> Rates {
+    let mut rates = Rates::default();
+    let Some(mut table) = section.section("rate", "a table such as { handshakes = \"10/s\" }") else { return rates };
+    let mut one = |key, burst_key| {
+        let rate = table.take(key).and_then(rate);
+        let at = table.key(burst_key);
+        let burst = table.integer(burst_key, COUNTS);
+        if let (None, Some(at)) = (rate, at) {
+            let help = format!("write {key} = \"100/s\" beside it");
+            table.report.error_help(&at, format!("`{burst_key}` says nothing without `{key}`"), help);
+        }
+        rate.map(|rate| Rate { burst: burst.unwrap_or(rate.burst), ..rate })
+    };
+    rates.requests = one("requests", "requests_burst");
+    rates.handshakes = one("handshakes", "handshakes_burst");
+    table.finish();
+    rates
+}
+
+/// `"100/s"`.
+fn rate(item: Item<'_>) -> Option<Rate> {
+    const HELP: &str = "write \"100/s\", \"30/m\" or \"500/h\": from 1 to 1_000_000 in a second, a minute or an hour";
+    let (report, label) = (item.report, item.label.clone());
+    let text = item.text("a rate such as \"100/s\"")?;
+    let read = parse_rate(&text.value);
+    if read.is_none() {
+        report.error_help(&text.span, format!("{label} is no rate: `{}`", text.value), HELP);
+    }
+    read
+}
+
+fn parse_rate(text: &str) -> Option<Rate> {
+    let (count, unit) = text.split_once('/')?;
+    let seconds = match unit.trim() {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        _ => return None,
+    };
+    let count = count.trim().parse::<u32>().ok().filter(|count| COUNTS.contains(&u64::from(*count)))?;
+    Some(Rate { count, per: Duration::from_secs(seconds), burst: count })
+}
+
+fn origins(context: &Context<'_>, item: Item<'_>) -> Option<Vec<Origin>> {
+    let items = item.list("a list such as [\"same\", \"https://example.com\"]", "an origin")?;
+    Some(items.into_iter().filter_map(|item| origin(context, &item.text("a string")?)).collect())
+}
+
+fn origin(context: &Context<'_>, text: &Text) -> Option<Origin> {
+    const HELP: &str = "write \"https://example.com\", \"https://*.example.com\", \"same\" or \"null\"";
+    match text.value.as_str() {
+        "same" => return Some(Origin::Same),
+        "null" => return Some(Origin::Null),
+        _ => {}
+    }
+    let wrong = |help: &str| {
+        context.report.error_help(&text.span, format!("`{}` is no origin", text.value), help);
+        None
+    };
+    if text.value == "*" {
+        return wrong("without `origins` every page may connect: leave the key out");
+    }
+    let Some((scheme, rest)) = text.value.split_once("://") else { return wrong(HELP) };
+    let is_scheme = |b: u8| b.is_ascii_alphanumeric() || b"+-.".contains(&b);
+    if scheme.is_empty() || !scheme.bytes().all(is_scheme) {
+        return wrong(HELP);
+    }
+    if rest.contains(['/', '?', '#', '@']) {
+        return wrong("an origin ends with its host and port: no path, not even a /");
+    }
+    let scheme = scheme.to_ascii_lowercase();
+    let (host, port) = split_port(rest);
+    let port = match port.map(str::parse) {
+        None => default_port(&scheme),
+        Some(Ok(port)) => Some(port),
+        Some(Err(_)) => return wrong(HELP),
+    };
+    let start = text.value.len() - rest.len();
+    let host = Text { value: host.to_owned(), span: text.inside(context.report, start..start + host.len()) };
+    let host = check_host(context, &host);
+    let below = host.starts_with("*.");
+    Some(Origin::Site { scheme, host: host.trim_start_matches('*').to_owned(), below, port })
+}
+
+/// A host and its port, an IPv6 address in its brackets.
+pub fn split_port(authority: &str) -> (&str, Option<&str>) {
+    let end = authority.rfind(']').map_or(0, |end| end + 1);
+    match authority.get(end..).and_then(|rest| rest.find(':')) {
+        Some(colon) => (authority.get(..end + colon).unwrap_or_default(), authority.get(end + colon + 1..)),
+        None => (authority, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_as_written() {
+        let read = |text: &str| parse_rate(text).map(|rate| (rate.count, rate.per.as_secs(), rate.burst));
+        assert_eq!(read("100/s"), Some((100, 1, 100)));
+        assert_eq!(read(" 30 / m "), Some((30, 60, 30)));
+        assert_eq!(read("1000000/h"), Some((1_000_000, 3_600, 1_000_000)));
+        for wrong in ["", "100", "/s", "0/s", "-1/s", "1.5/s", "1000001/s", "100/d", "100/s/s", "100/2s"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn ports() {
+        assert_eq!(split_port("a.example"), ("a.example", None));
+        assert_eq!(split_port("a.example:1"), ("a.example", Some("1")));
+        assert_eq!(split_port("[::1]"), ("[::1]", None));
+        assert_eq!(split_port("[::1]:80"), ("[::1]", Some("80")));
+        assert_eq!(split_port("a:"), ("a", Some("")));
+    }
+}

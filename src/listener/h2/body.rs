@@ -1,0 +1,61 @@
+//! The body of one request over HTTP/2, as the rest of stickyd reads bodies.
+//!
+//! Its window opens only as fast as the worker's connection takes what came, so a worker that does not read holds its
+//! client back, and nothing but the window's bytes is held here. h2 itself resets a stream whose bytes are not as many as
+//! its `content-length` says (RFC 9113 §8.1.1).
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::RecvStream;
+use hyper::body::{Body, Frame, SizeHint};
+
+/// A stream's body.
+pub struct StreamBody {
+    stream: RecvStream,
+    /// Bytes to come, where the head says how many.
+    left: Option<u64>,
+    /// Trailers are next.
+    data_done: bool,
+}
+
+impl StreamBody {
+    /// The rest of `stream`; `length` as its head says.
+    pub(super) fn new(stream: RecvStream, length: Option<u64>) -> Self {
+        let left = if stream.is_end_stream() { Some(0) } else { length };
+        Self { stream, left, data_done: false }
+    }
+}
+
+impl Body for StreamBody {
+    type Data = Bytes;
+    type Error = h2::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        let this = self.get_mut();
+        while !this.data_done {
+            match ready!(this.stream.poll_data(cx)) {
+                Some(Ok(data)) if data.is_empty() => {}
+                Some(Ok(data)) => {
+                    // Fails only for more than was received.
+                    let _ = this.stream.flow_control().release_capacity(data.len());
+                    this.left = this.left.map(|left| left.saturating_sub(data.len() as u64));
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => this.data_done = true,
+            }
+        }
+        let trailers = ready!(this.stream.poll_trailers(cx)).transpose();
+        Poll::Ready(trailers.map(|trailers| trailers.map(Frame::trailers)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.stream.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}

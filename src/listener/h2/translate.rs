@@ -1,0 +1,207 @@
+//! A request over HTTP/2 as the request over HTTP/1.1 that it means (RFC 9113 §8), and an answer the other way: the rest of
+//! stickyd knows one kind of request.
+//!
+//! h2 has checked names, values and pseudo fields and reset what is malformed (RFC 9113 §8.1.1, §8.2); what it leaves open
+//! is decided here.
+
+use std::time::SystemTime;
+
+use h2::RecvStream;
+use hyper::body::Body;
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::http::{request, response};
+use hyper::{Method, Request, StatusCode, Uri, Version};
+
+use super::body::StreamBody;
+use crate::proxy::body::{ClientBody, Reply};
+use crate::proxy::headers;
+use crate::proxy::respond::Problem;
+use crate::random;
+use crate::tunnel::upgrade;
+
+/// A request, translated.
+pub(super) struct Asked {
+    pub(super) request: Request<ClientBody>,
+    /// It asks for a tunnel: what will carry the client's bytes.
+    pub(super) tunnel: Option<RecvStream>,
+    /// It waits for a 100 before it sends its body.
+    pub(super) expects: bool,
+    pub(super) fits: Result<(), Problem>,
+}
+
+/// Translates a request.
+pub(super) fn request(request: Request<RecvStream>, most_fields: usize) -> Asked {
+    let (mut parts, stream) = request.into_parts();
+    let fits = head(&mut parts, most_fields);
+    if matches!(fits, Ok(Means::Tunnel)) {
+        let request = Request::from_parts(parts, ClientBody::Empty);
+        return Asked { request, tunnel: Some(stream), expects: false, fits: Ok(()) };
+    }
+    let expects = !stream.is_end_stream()
+        && parts
+            .headers
+            .get(header::EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let request = Request::from_parts(parts, ClientBody::Http2(StreamBody::new(stream, length)));
+    Asked { request, tunnel: None, expects, fits: fits.map(|_| ()) }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Means {
+    Request,
+    Tunnel,
+}
+
+fn head(parts: &mut request::Parts, most_fields: usize) -> Result<Means, Problem> {
+    let protocol = parts.extensions.remove::<h2::ext::Protocol>();
+    parts.version = Version::HTTP_11;
+    if parts.method == Method::CONNECT && protocol.as_ref().is_none_or(|protocol| protocol.as_str() != "websocket") {
+        return Err(Problem::NotImplemented);
+    }
+    let star = parts.uri.path() == "*" && parts.method == Method::OPTIONS;
+    if !star && !parts.uri.path().starts_with('/') {
+        return Err(Problem::BadRequest("the target is no path"));
+    }
+    one_host(parts)?;
+    join_cookies(&mut parts.headers);
+    if parts.headers.len() > most_fields {
+        return Err(Problem::TooManyFields);
+    }
+    if protocol.is_some() {
+        become_upgrade(parts)?;
+        return Ok(Means::Tunnel);
+    }
+    Ok(Means::Request)
+}
+
+/// `:authority` is the Host, whichever of the two there is (RFC 9113 §8.3.1); the scheme is the connection's to say.
+fn one_host(parts: &mut request::Parts) -> Result<(), Problem> {
+    let Some(authority) = parts.uri.authority() else { return Ok(()) };
+    let is_same = |host: &HeaderValue| host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes());
+    if !parts.headers.get_all(header::HOST).iter().all(is_same) {
+        return Err(Problem::BadRequest(":authority and Host differ"));
+    }
+    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Problem::BadRequest("Host is no host"))?;
+    parts.headers.insert(header::HOST, host);
+    parts.uri = parts.uri.path_and_query().cloned().map_or_else(|| Uri::from_static("/"), Uri::from);
+    Ok(())
+}
+
+/// A cookie may come in pieces, one a field; HTTP/1 knows one field (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(header::COOKIE).iter();
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else { return };
+    let mut cookie = first.as_bytes().to_vec();
+    for crumb in std::iter::once(second).chain(crumbs) {
+        cookie.extend_from_slice(b"; ");
+        cookie.extend_from_slice(crumb.as_bytes());
+    }
+    // Made of values and a separator, all of them legal.
+    if let Ok(cookie) = HeaderValue::from_bytes(&cookie) {
+        headers.insert(header::COOKIE, cookie);
+    }
+}
+
+/// An extended CONNECT for a WebSocket as the upgrade it means (RFC 8441 §5). There is no key in it: stickyd makes one and
+/// checks the accept itself.
+fn become_upgrade(parts: &mut request::Parts) -> Result<(), Problem> {
+    if parts.headers.contains_key(header::CONTENT_LENGTH) {
+        return Err(Problem::BadRequest("CONNECT with a content-length"));
+    }
+    parts.method = Method::GET;
+    let key = upgrade::key(&random::bytes());
+    let key = HeaderValue::from_bytes(&key).map_err(|_| Problem::BadRequest("no key"))?;
+    let headers = &mut parts.headers;
+    headers.insert(header::SEC_WEBSOCKET_KEY, key);
+    headers.entry(header::SEC_WEBSOCKET_VERSION).or_insert(HeaderValue::from_static("13"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    Ok(())
+}
+
+/// Makes an answer's head fit for a stream: without what belongs to a connection (RFC 9113 §8.2.2), with what hyper adds for
+/// HTTP/1. `to_head`: it answers a HEAD.
+pub(super) fn answer(parts: &mut response::Parts, body: &Reply, to_head: bool) {
+    headers::to_client(&mut parts.headers, false);
+    parts.headers.remove(header::TE);
+    let bodiless = matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if let Some(length) = body.size_hint().exact()
+        && !bodiless
+        && !(to_head && length == 0)
+    {
+        parts.headers.entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from(length));
+    }
+    dated(&mut parts.headers);
+}
+
+/// RFC 9110 §6.6.1; workers nearly always say it themselves.
+pub(super) fn dated(headers: &mut HeaderMap) {
+    if !headers.contains_key(header::DATE)
+        && let Ok(date) = HeaderValue::from_str(&httpdate::fmt_http_date(SystemTime::now()))
+    {
+        headers.insert(header::DATE, date);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(method: &str, uri: &str, fields: &[(&'static str, &'static str)]) -> request::Parts {
+        let mut request = Request::builder().method(method).uri(uri).version(Version::HTTP_2);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn the_authority_is_the_host() {
+        let mut bare = parts("GET", "https://a.example:8443/x?y", &[]);
+        assert_eq!(head(&mut bare, 100), Ok(Means::Request));
+        assert_eq!((bare.headers["host"].to_str().unwrap(), bare.uri.to_string()), ("a.example:8443", "/x?y".into()));
+        assert!(head(&mut parts("GET", "https://a/x", &[("host", "A")]), 100).is_ok());
+        for twice in [&[("host", "b")][..], &[("host", "a"), ("host", "b")]] {
+            assert!(
+                matches!(head(&mut parts("GET", "https://a/x", twice), 100), Err(Problem::BadRequest(_))),
+                "{twice:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn crumbs_are_one_cookie() {
+        let mut crumbs =
+            parts("GET", "https://a/", &[("cookie", "a=1"), ("x", "y"), ("cookie", "b=2"), ("cookie", "c")]);
+        head(&mut crumbs, 100).unwrap();
+        let cookies: Vec<_> = crumbs.headers.get_all("cookie").iter().collect();
+        assert_eq!(cookies, ["a=1; b=2; c"]);
+    }
+
+    #[test]
+    fn fields_are_counted_crumbs_are_not() {
+        let names: Vec<String> = (0..=100).map(|n| format!("x-{n}")).collect();
+        let mut many = parts("GET", "https://a/", &[]);
+        let mut crumbs = parts("GET", "https://a/", &[("cookie", "a=1"); 300]);
+        for name in names {
+            many.headers.insert(header::HeaderName::try_from(name).unwrap(), HeaderValue::from_static("1"));
+        }
+        assert_eq!(head(&mut many, 100), Err(Problem::TooManyFields));
+        assert_eq!(head(&mut crumbs, 100), Ok(Means::Request));
+    }
+
+    #[test]
+    fn a_websocket_connect_is_an_upgrade_and_no_other_is() {
+        let mut connect = parts("CONNECT", "https://a/chat?sid=1", &[("sec-websocket-protocol", "x")]);
+        connect.extensions.insert(h2::ext::Protocol::from_static("websocket"));
+        assert_eq!(head(&mut connect, 100), Ok(Means::Tunnel));
+        assert_eq!((connect.method, connect.version), (Method::GET, Version::HTTP_11));
+        assert_eq!(connect.headers["upgrade"], "websocket");
+        assert!(upgrade::accept_for(connect.headers["sec-websocket-key"].as_bytes()).is_some());
+        let mut other = parts("CONNECT", "https://a/", &[]);
+        other.extensions.insert(h2::ext::Protocol::from_static("connect-udp"));
+        assert_eq!(head(&mut other, 100), Err(Problem::NotImplemented));
+        assert_eq!(head(&mut parts("CONNECT", "a:443", &[]), 100), Err(Problem::NotImplemented));
+    }
+}

@@ -1,0 +1,348 @@
+//! Who is turned away before any worker hears of it: by network, by the page that asks (Origin), by how often.
+//!
+//! A browser sends its user's cookies to whatever host a page names, and WebSockets know no same-origin policy; so a
+//! page's origin is judged here, for every WebSocket and Engine.IO request, preflights included. A request without an
+//! Origin comes from no page's script, with one exception: a `<script src>` (JSONP), of which browsers say
+//! `Sec-Fetch-Site`; then the Referer's origin counts. Rates are counted per client address (IPv6 by /64) on a route, and
+//! for an upstream in all. Nothing of this costs anything where it is not configured. Left out: what an application
+//! itself decides (`allowRequest`, `cors`), which goes on as before.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::header::{self, HeaderMap, HeaderValue};
+
+use super::ask::{Ask, Kind};
+use super::headers::{Client, has_token};
+use crate::affinity::session;
+use crate::bucket::{Buckets, Rate, Taken};
+use crate::config::guards::{self, Guards, Origin, Rates, default_port, split_port};
+use crate::metrics::Guard;
+use crate::telemetry::say_full;
+use crate::upstream::Upstream;
+
+/// Client addresses a limit knows at once; past that, those who asked least are forgotten. 16 bytes each.
+const ADDRESSES: usize = 16_384;
+
+/// Locks of a table, so that threads seldom wait for each other.
+const SHARDS: usize = 16;
+
+/// Why a request is turned away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turned {
+    /// Not from there.
+    Forbidden,
+    /// Not so often; again after this time.
+    TooOften(Duration),
+}
+
+/// The live guard of a route.
+pub struct Watch {
+    guards: Guards,
+    limits: Arc<Limits>,
+}
+
+/// The live limits of a route (by address) or of an upstream (all as one).
+pub struct Limits {
+    rates: Rates,
+    requests: Option<Limit>,
+    handshakes: Option<Limit>,
+}
+
+/// One limit: buckets behind locks. Never locked across an await.
+struct Limit(Box<[Mutex<Buckets>]>);
+
+impl Watch {
+    /// The guard of a route, with the counts of the one before it where the rates are the same; `None`: it has none.
+    pub fn follow(guards: &Guards, before: Option<&Arc<Self>>) -> Option<Arc<Self>> {
+        if *guards == Guards::default() {
+            return None;
+        }
+        if let Some(before) = before.filter(|before| before.guards == *guards) {
+            return Some(before.clone());
+        }
+        // With another rate everybody begins with a full bucket.
+        let limits = before.filter(|before| before.guards.rate == guards.rate).map(|before| before.limits.clone());
+        let limits = limits.unwrap_or_else(|| Arc::new(Limits::new(guards.rate, SHARDS, ADDRESSES)));
+        Some(Arc::new(Self { guards: guards.clone(), limits }))
+    }
+
+    fn judge<B>(&self, request: &Request<B>, ask: &Ask, client: Client, host: &str) -> Result<(), Guard> {
+        let within = |networks: &[ipnet::IpNet]| networks.iter().any(|network| network.contains(&client.address));
+        if within(&self.guards.deny) || (!self.guards.allow.is_empty() && !within(&self.guards.allow)) {
+            return Err(Guard::Network);
+        }
+        match &self.guards.origins {
+            Some(origins) if is_session(request, ask) && !may(origins, request.headers(), client, host) => {
+                Err(Guard::Origin)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Limits {
+    /// The limits of an upstream in all, with the counts of those before them where nothing changed; `None`: it has none.
+    pub fn follow(rates: Rates, before: Option<&Arc<Self>>) -> Option<Arc<Self>> {
+        let same = before.filter(|before| before.rates == rates).cloned();
+        same.or_else(|| (rates != Rates::default()).then(|| Arc::new(Self::new(rates, 1, 1))))
+    }
+
+    fn new(rates: Rates, shards: usize, buckets: usize) -> Self {
+        let limit = |rate: guards::Rate| {
+            let rate = Rate::new(rate.count, rate.per, rate.burst);
+            Limit((0..shards).map(|_| Mutex::new(Buckets::new(rate, buckets / shards))).collect())
+        };
+        Self { rates, requests: rates.requests.map(limit), handshakes: rates.handshakes.map(limit) }
+    }
+
+    /// Takes what the request costs, the handshake's token first: it is the scarcer one.
+    fn take(&self, key: u64, handshake: bool, now_ms: u64) -> Result<(), (What, Duration)> {
+        let limits = [
+            (What::Handshakes, self.handshakes.as_ref().filter(|_| handshake)),
+            (What::Requests, self.requests.as_ref()),
+        ];
+        for (what, limit) in limits {
+            if let Some(wait) = limit.and_then(|limit| limit.take(key, now_ms)) {
+                return Err((what, wait));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which of two limits.
+#[derive(Clone, Copy)]
+enum What {
+    Requests,
+    Handshakes,
+}
+
+impl Limit {
+    fn take(&self, key: u64, now_ms: u64) -> Option<Duration> {
+        let shard = usize::try_from(key % self.0.len().max(1) as u64).unwrap_or(0);
+        let mut buckets = self.0.get(shard)?.lock().unwrap_or_else(PoisonError::into_inner);
+        let Taken { wait, crowded } = buckets.take(key, now_ms);
+        drop(buckets);
+        if crowded {
+            say_full!("more than {ADDRESSES} addresses are under a rate limit: those who asked least are forgotten");
+        }
+        wait
+    }
+}
+
+/// What a guard needs to know of a request besides the request.
+pub struct Asked<'a> {
+    /// What it asks.
+    pub ask: &'a Ask,
+    /// Who.
+    pub client: Client,
+    /// The host it is for.
+    pub host: &'a str,
+    /// The client's address, hashed ([`crate::affinity::pins::Keys::address`]).
+    pub key: u64,
+    /// Now.
+    pub now_ms: u64,
+}
+
+/// Lets a request pass, or says why not; counts those it turns away.
+///
+/// # Errors
+/// Why not.
+pub fn check<B>(
+    watch: Option<&Watch>,
+    upstream: &Upstream,
+    request: &Request<B>,
+    asked: &Asked<'_>,
+) -> Result<(), Turned> {
+    let turn = |why: Guard| upstream.series().turned(why);
+    if let Some(watch) = watch {
+        watch.judge(request, asked.ask, asked.client, asked.host).map_err(|why| {
+            turn(why);
+            Turned::Forbidden
+        })?;
+    }
+    let handshake = opens(request, asked.ask);
+    let of_route = watch.map(|watch| (&*watch.limits, asked.key, [Guard::RateRequests, Guard::RateHandshakes]));
+    let of_all = upstream.limits.as_ref();
+    let of_all = of_all.map(|limits| (&**limits, 0, [Guard::UpstreamRequests, Guard::UpstreamHandshakes]));
+    // An address over its own limit takes nothing from the others.
+    for (limits, key, [requests, handshakes]) in of_route.into_iter().chain(of_all) {
+        limits.take(key, handshake, asked.now_ms).map_err(|(what, wait)| {
+            let why = match what {
+                What::Requests => requests,
+                What::Handshakes => handshakes,
+            };
+            turn(why);
+            say_full!(upstream = %upstream.config.name, limit = why.word(), client = %asked.client.address,
+                "a rate limit is reached: requests are answered with 429");
+            Turned::TooOften(wait)
+        })?;
+    }
+    Ok(())
+}
+
+/// It opens an Engine.IO session, or a WebSocket that is no such session's.
+fn opens<B>(request: &Request<B>, ask: &Ask) -> bool {
+    match ask.kind {
+        Kind::Handshake => true,
+        // Where sids are no affinity, `ask` does not look for them.
+        Kind::Ordinary => {
+            let engine = session::recognise(request.uri().query());
+            let with_sid = engine.as_ref().is_some_and(|engine| !matches!(engine.sid, session::Sid::None));
+            !with_sid && (ask.upgrade.is_some() || (engine.is_some() && request.method() == hyper::Method::GET))
+        }
+        Kind::Session { .. } | Kind::UnknownSid | Kind::Preflight(_) => false,
+    }
+}
+
+/// Whether a page's origin matters: anything that a worker could take for Engine.IO or for an upgrade.
+fn is_session<B>(request: &Request<B>, ask: &Ask) -> bool {
+    let upgrade = || {
+        let values = request.headers().get_all(header::UPGRADE);
+        values.iter().any(|value| has_token(value.as_bytes(), b"websocket"))
+    };
+    let of_engine =
+        matches!(ask.kind, Kind::Handshake | Kind::Session { .. } | Kind::UnknownSid | Kind::Preflight(Some(_)));
+    of_engine || ask.upgrade.is_some() || upgrade() || session::may_be_engine_io(request.uri().query())
+}
+
+/// Whether whoever asks may: the page's origin is in the list, or no page asks.
+fn may(origins: &[Origin], headers: &HeaderMap, client: Client, host: &str) -> bool {
+    let mut given = headers.get_all(header::ORIGIN).iter();
+    let fits = |origin: &str| origins.iter().any(|rule| fits(rule, origin, client.secure, host));
+    match (given.next().map(HeaderValue::to_str), given.next()) {
+        (Some(Ok(origin)), None) => fits(origin),
+        // Two of them, or one that is no text.
+        (Some(_), _) => false,
+        (None, _) => match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
+            Some(b"cross-site" | b"same-site") => {
+                let referer = headers.get(header::REFERER).and_then(|value| value.to_str().ok());
+                referer.and_then(origin_of).is_some_and(fits)
+            }
+            _ => true,
+        },
+    }
+}
+
+/// The origin of a URL.
+fn origin_of(url: &str) -> Option<&str> {
+    let start = url.find("://")? + 3;
+    let end = url.get(start..)?.find(['/', '?', '#']).map_or(url.len(), |end| start + end);
+    url.get(..end)
+}
+
+/// Whether an origin as a browser writes it (RFC 6454 §6.1) is what a rule means.
+fn fits(rule: &Origin, origin: &str, secure: bool, own_host: &str) -> bool {
+    if *rule == Origin::Null {
+        return origin == "null";
+    }
+    let Some((scheme, authority)) = origin.split_once("://") else { return false };
+    let (host, port) = split_port(authority);
+    let scheme = scheme.to_ascii_lowercase();
+    // `None`: it is no port.
+    let number = |port: Option<&str>| match port {
+        None => Some(default_port(&scheme)),
+        Some(port) => port.parse().ok().map(Some),
+    };
+    let Some(given) = number(port) else { return false };
+    match rule {
+        Origin::Null => false,
+        Origin::Same => {
+            let (own, own_port) = split_port(own_host);
+            // A page that came in the clear may be anybody's; where TLS ends before us, the scheme is not known.
+            let safe = !secure || scheme == "https";
+            safe && !own.is_empty() && host.eq_ignore_ascii_case(own) && number(own_port) == Some(given)
+        }
+        Origin::Site { scheme: wanted, host: rule, below, port } => {
+            let end = host.len().checked_sub(rule.len()).filter(|start| (*start > 0) == *below);
+            let named = end.and_then(|start| host.get(start..)).is_some_and(|end| end.eq_ignore_ascii_case(rule));
+            scheme == *wanted && named && given == *port
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site(scheme: &str, host: &str, port: Option<u16>) -> Origin {
+        let below = host.starts_with('.');
+        Origin::Site { scheme: scheme.to_owned(), host: host.to_owned(), below, port }
+    }
+
+    #[test]
+    fn origins_and_rules() {
+        let (plain, below) = (site("https", "a.example", Some(443)), site("https", ".a.example", Some(443)));
+        let odd = site("https", "a.example", Some(8443));
+        let app = site("capacitor", "localhost", None);
+        for (rule, origin, expected) in [
+            (&plain, "https://a.example", true),
+            (&plain, "HTTPS://A.Example", true),
+            (&plain, "https://a.example:443", true),
+            (&plain, "https://a.example:8443", false),
+            (&plain, "http://a.example", false),
+            (&plain, "https://b.a.example", false),
+            (&plain, "https://a.example.evil.example", false),
+            (&plain, "https://evil-a.example", false),
+            (&plain, "https://a.example@evil.example", false),
+            (&plain, "null", false),
+            (&plain, "", false),
+            (&below, "https://b.a.example", true),
+            (&below, "https://c.b.a.example", true),
+            (&below, "https://a.example", false),
+            (&below, "https://.a.example", false),
+            (&below, "https://ba.example", false),
+            (&odd, "https://a.example:8443", true),
+            (&odd, "https://a.example", false),
+            (&odd, "https://a.example:x", false),
+            (&app, "capacitor://localhost", true),
+            (&app, "capacitor://localhost:1", false),
+            (&Origin::Null, "null", true),
+            (&Origin::Null, "https://a.example", false),
+        ] {
+            assert_eq!(fits(rule, origin, true, "own.example"), expected, "{rule:?} {origin}");
+        }
+    }
+
+    #[test]
+    fn the_same_host() {
+        for (origin, secure, host, expected) in [
+            ("https://a.example", true, "a.example", true),
+            ("https://a.example", true, "A.example:443", true),
+            ("http://a.example", true, "a.example", false),
+            ("http://a.example", false, "a.example", true),
+            ("https://a.example", false, "a.example", true),
+            ("http://a.example:8080", false, "a.example:8080", true),
+            ("http://a.example:8080", false, "a.example", false),
+            ("http://a.example", false, "a.example:8080", false),
+            ("https://[::1]:1", true, "[::1]:1", true),
+            ("https://b.example", true, "a.example", false),
+            ("https://", true, "", false),
+            ("null", true, "null", false),
+        ] {
+            assert_eq!(fits(&Origin::Same, origin, secure, host), expected, "{origin} {secure} {host}");
+        }
+    }
+
+    #[test]
+    fn scripts_without_an_origin_are_judged_by_their_page() {
+        let rules = [site("https", "a.example", Some(443))];
+        let client = Client { address: [127, 0, 0, 1].into(), secure: true };
+        let asks = |fields: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            may(&rules, &headers, client, "own.example")
+        };
+        assert!(asks(&[]), "no browser");
+        assert!(asks(&[("sec-fetch-site", "same-origin")]) && asks(&[("sec-fetch-site", "none")]));
+        assert!(!asks(&[("sec-fetch-site", "cross-site")]));
+        assert!(!asks(&[("sec-fetch-site", "cross-site"), ("referer", "https://evil.example/x?https://a.example")]));
+        assert!(asks(&[("sec-fetch-site", "cross-site"), ("referer", "https://a.example/page?x")]));
+        assert!(!asks(&[("origin", "https://a.example"), ("origin", "https://evil.example")]));
+        assert!(!asks(&[("origin", "https://evil.example"), ("sec-fetch-site", "same-origin")]));
+    }
+}

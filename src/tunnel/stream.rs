@@ -1,0 +1,117 @@
+//! One HTTP/2 stream as a socket: the client's half of a tunnel over RFC 8441.
+//!
+//! Bytes are written as the stream's and the connection's windows allow, and read as the worker takes them: a side that
+//! does not read holds the other back. END_STREAM is a FIN, RST_STREAM a reset (RFC 8441 §5); dropping it resets the stream.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Bytes a tunnel reads of its worker at once for a stream: what the client's window does not take of them waits with us.
+pub const APPETITE: usize = 16 * 1024;
+
+/// What a stream shares with the others of its connection: the room there is for what they send.
+pub trait Carrier {
+    /// Ready when bytes may be handed over.
+    fn poll_room(&self, cx: &Context<'_>) -> Poll<()>;
+    /// This many were.
+    fn queued(&self, bytes: usize);
+}
+
+/// There is always room.
+impl Carrier for () {
+    fn poll_room(&self, _: &Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+
+    fn queued(&self, _: usize) {}
+}
+
+/// The client's half. `C` ends with it.
+pub struct StreamIo<C> {
+    send: SendStream<Bytes>,
+    receive: RecvStream,
+    /// Received and not yet read; still counted in the window.
+    rest: Bytes,
+    /// END_STREAM was sent.
+    ended: bool,
+    carrier: C,
+}
+
+impl<C> StreamIo<C> {
+    /// Of an answered extended CONNECT.
+    pub fn new(send: SendStream<Bytes>, receive: RecvStream, carrier: C) -> Self {
+        Self { send, receive, rest: Bytes::new(), ended: false, carrier }
+    }
+}
+
+impl<C: Unpin> AsyncRead for StreamIo<C> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        while this.rest.is_empty() {
+            match ready!(this.receive.poll_data(cx)) {
+                Some(Ok(data)) => this.rest = data,
+                Some(Err(error)) => return Poll::Ready(Err(broken(&error))),
+                // Trailers mean nothing here.
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let some = this.rest.split_to(this.rest.len().min(buf.remaining()));
+        buf.put_slice(&some);
+        if this.rest.is_empty() {
+            // An empty `Bytes` may still hold its whole allocation.
+            this.rest = Bytes::new();
+        }
+        // Fails only for more than was received.
+        let _ = this.receive.flow_control().release_capacity(some.len());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<C: Carrier + Unpin> AsyncWrite for StreamIo<C> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.ended {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        ready!(this.carrier.poll_room(cx));
+        // Never while there is nothing to send: what one stream has reserved, no other gets.
+        this.send.reserve_capacity(buf.len());
+        let room = match this.send.capacity() {
+            0 => match ready!(this.send.poll_capacity(cx)) {
+                Some(Ok(room)) => room,
+                Some(Err(error)) => return Poll::Ready(Err(broken(&error))),
+                None => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            },
+            room => room,
+        };
+        let taken = buf.get(..room).unwrap_or(buf);
+        this.send.send_data(Bytes::copy_from_slice(taken), false).map_err(|error| broken(&error))?;
+        this.carrier.queued(taken.len());
+        Poll::Ready(Ok(taken.len()))
+    }
+
+    /// The connection's task writes what it was given.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !std::mem::replace(&mut this.ended, true) {
+            this.send.send_data(Bytes::new(), true).map_err(|error| broken(&error))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn broken(error: &h2::Error) -> io::Error {
+    match error.reason() {
+        Some(Reason::NO_ERROR | Reason::CANCEL) => io::ErrorKind::ConnectionReset.into(),
+        _ => io::Error::other(error.to_string()),
+    }
+}

@@ -1,0 +1,67 @@
+//! Guards of routes and upstreams as they are written, and what wrong ones are told.
+
+use std::time::Duration;
+
+use stickyd::config::guards::{Origin, Rate};
+
+use super::{HEAD, errors, good};
+
+fn route(keys: &str) -> String {
+    format!("{HEAD}[[route]]\nupstream = \"app\"\n{keys}")
+}
+
+#[test]
+fn every_key_arrives() {
+    let config = good(&route(
+        "origins = [\"same\", \"null\", \"HTTPS://*.Example.com\", \"http://[::1]:3000\", \"capacitor://localhost\"]\n\
+         allow = [\"10.1.2.3/8\", \"::1\"]\ndeny = [\"10.0.0.7\"]\n\
+         rate = { requests = \"100/m\", handshakes = \"5/s\", handshakes_burst = 20 }",
+    ));
+    let guards = &config.routes[0].guards;
+    let site = |scheme: &str, host: &str, below, port| Origin::Site {
+        scheme: scheme.to_owned(),
+        host: host.to_owned(),
+        below,
+        port,
+    };
+    let origins = [
+        Origin::Same,
+        Origin::Null,
+        site("https", ".example.com", true, Some(443)),
+        site("http", "[::1]", false, Some(3000)),
+        site("capacitor", "localhost", false, None),
+    ];
+    assert_eq!(guards.origins.as_deref(), Some(&origins[..]));
+    assert_eq!(format!("{:?} {:?}", guards.allow, guards.deny), "[10.0.0.0/8, ::1/128] [10.0.0.7/32]");
+    let rate = |count, seconds, burst| Some(Rate { count, per: Duration::from_secs(seconds), burst });
+    assert_eq!((guards.rate.requests, guards.rate.handshakes), (rate(100, 60, 100), rate(5, 1, 20)));
+    let config = good(&format!("{HEAD}rate = {{ requests = \"7/h\" }}"));
+    assert_eq!((config.upstreams[0].rate.requests, config.upstreams[0].rate.handshakes), (rate(7, 3_600, 7), None));
+    assert_eq!(good(&route("")).routes[0].guards, stickyd::config::guards::Guards::default());
+}
+
+#[test]
+fn every_mistake_is_told_with_its_place() {
+    for (keys, message, help) in [
+        ("origins = \"same\"", "`origins` must be a list such as", ""),
+        ("origins = [\"*\"]", "`*` is no origin", "leave the key out"),
+        ("origins = [\"example.com\"]", "`example.com` is no origin", "write \"https://example.com\""),
+        ("origins = [\"https://a.example/\"]", "is no origin", "no path, not even a /"),
+        ("origins = [\"https://a.example:x\"]", "is no origin", "write \"https://"),
+        ("origins = [\"https://a*.example\"]", "`a*.example` is no host", "stands for the first label only"),
+        ("origins = [\"https://\"]", "is no host", ""),
+        ("allow = [\"10.0.0.0/33\"]", "`10.0.0.0/33` is no network", "write \"10.0.0.0/8\""),
+        ("deny = [7]", "a network must be a string", ""),
+        ("rate = \"10/s\"", "`rate` must be a table such as", ""),
+        ("rate = { requests = 10 }", "`requests` must be a rate such as", ""),
+        ("rate = { requests = \"10\" }", "`requests` is no rate: `10`", "in a second, a minute or an hour"),
+        ("rate = { handshakes_burst = 5 }", "says nothing without `handshakes`", "write handshakes = "),
+        ("rate = { requests = \"1/s\", requests_burst = 0 }", "must be an integer from 1 to 1_000_000", ""),
+        ("rate = { request = \"1/s\" }", "unknown key `request`", "did you mean `requests`?"),
+        ("orgins = []", "unknown key `orgins`", "did you mean `origins`?"),
+    ] {
+        let said = errors(&format!("[[route]]\nupstream = \"app\"\n{keys}"));
+        assert!(said.contains(message) && said.contains(help) && said.contains("s.toml:7:"), "{keys}: {said}");
+        assert_eq!(said.matches("error:").count(), 1, "{said}");
+    }
+}

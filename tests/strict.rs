@@ -1,0 +1,10 @@
+//! Threats §2 for HTTP/1 as tables: raw bytes in, raw bytes out, and a judge that believes nobody.
+
+mod broken;
+mod client;
+mod judge;
+mod recorder;
+mod requests;
+mod table;
+mod trusted;
+mod workers;

@@ -1,0 +1,108 @@
+//! A worker that writes down every byte and answers what reads as a request.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+use super::judge::{self, Seen};
+use crate::support::raw::eventually;
+
+#[derive(Default)]
+struct Leg {
+    bytes: Vec<u8>,
+    /// What of it was judged.
+    judged: usize,
+    answered: usize,
+    over: bool,
+}
+
+/// The worker.
+pub(super) struct Recorder {
+    pub(super) address: SocketAddr,
+    legs: Arc<Mutex<Vec<Arc<Mutex<Leg>>>>>,
+}
+
+impl Recorder {
+    pub(super) fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let legs: Arc<Mutex<Vec<Arc<Mutex<Leg>>>>> = Arc::default();
+        let all = legs.clone();
+        // Ends with the test's process.
+        std::thread::spawn(move || {
+            while let Ok((stream, _)) = listener.accept() {
+                let leg = Arc::<Mutex<Leg>>::default();
+                all.lock().unwrap().push(leg.clone());
+                std::thread::spawn(move || serve(stream, &leg));
+            }
+        });
+        Self { address, legs }
+    }
+
+    /// What arrived since the last look, once every connection is at rest: whole requests, or what is dangerous in it.
+    pub(super) fn since(&self) -> Result<Vec<Seen>, String> {
+        eventually("the worker is at rest", || {
+            let legs = self.legs.lock().unwrap();
+            legs.iter().all(|leg| {
+                let leg = leg.lock().unwrap();
+                leg.over || leg.answered == leg.bytes.len()
+            })
+        });
+        let mut seen = Vec::new();
+        let mut danger = None;
+        for leg in &*self.legs.lock().unwrap() {
+            let mut leg = leg.lock().unwrap();
+            loop {
+                match judge::request(&leg.bytes[leg.judged..]) {
+                    Ok(Some((request, length))) => {
+                        seen.push(request);
+                        leg.judged += length;
+                    }
+                    Ok(None) => break,
+                    Err(why) => {
+                        danger = Some(why);
+                        break;
+                    }
+                }
+            }
+            leg.judged = leg.bytes.len();
+        }
+        danger.map_or(Ok(seen), Err)
+    }
+}
+
+fn serve(mut stream: TcpStream, leg: &Mutex<Leg>) {
+    let mut chunk = [0; 16 * 1024];
+    while let Ok(count @ 1..) = stream.read(&mut chunk) {
+        let mut leg = leg.lock().unwrap();
+        leg.bytes.extend_from_slice(&chunk[..count]);
+        loop {
+            match judge::request(&leg.bytes[leg.answered..]) {
+                Ok(Some((request, length))) => {
+                    leg.answered += length;
+                    let body = if request.method == "HEAD" { "" } else { "ok" };
+                    let _ = stream.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{body}").as_bytes());
+                }
+                Ok(None) => break,
+                Err(_) => {
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+                    let _ = stream.shutdown(std::net::Shutdown::Write);
+                    leg.answered = usize::MAX;
+                    break;
+                }
+            }
+            if leg.answered >= leg.bytes.len() {
+                break;
+            }
+        }
+        if leg.answered == usize::MAX {
+            break;
+        }
+    }
+    // What still comes is evidence, too.
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+    let mut leg = leg.lock().unwrap();
+    leg.bytes.append(&mut rest);
+    leg.over = true;
+}
