@@ -1,7 +1,7 @@
 //! Minimum rates: a client that owes body bytes, or does not take an answer that waits for it, has to be this fast.
 //!
 //! Nothing of it is on the clock of a request: a [`Pace`] counts bytes, and the thread's tick charges those that wait for
-//! their client one second's worth each. What a client moved beyond the rate is kept for it (for as long as [`CREDIT_S`]),
+//! their client one second's worth each. What a client moved beyond the rate is kept for it (for as long as `CREDIT_S`),
 //! so that a train in a tunnel is no slow client. Waiting for a worker, in either direction, costs nothing.
 //!
 //! An answer is judged by what the kernel takes from us, which it does in lumps of up to a third of its send buffer: a reader
