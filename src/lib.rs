@@ -22,7 +22,8 @@
 //! | [`affinity`] | which worker: sid, cookie, address, discovery |
 //! | [`upstream`] | workers, their health and ejection, their limits, connections to them, TLS included |
 //! | [`tunnel`] | upgraded connections |
-//! | [`admin`], [`metrics`] | what an operator sees |
+//! | [`admin`], [`metrics`], [`telemetry`] | what an operator sees |
+//! | [`cli`] | what an operator types |
 //! | [`server`], [`drain`], [`reload`], `watch` | start, stop, change |
 //! | [`systemd`] | what systemd is told, and the sockets it gives |
 //!
@@ -40,7 +41,8 @@
 //! 8. A reload touches only what changed; a bad one changes nothing and says where.
 //! 9. A tunnel holds its worker, never the snapshot. An idle tunnel owns no buffer.
 //! 10. Every task is counted; shutdown has a deadline and says how it ended.
-//! 11. Only `respond` writes our answers to clients; only `metrics` names series; only `config` (and `secret`) reads files; only
+//! 11. Only `respond` writes our answers to clients; only `metrics` names series; only `config` (and `secret`) reads files, and
+//!     `admin::processes` /proc; only
 //!     `systemd` knows systemd.
 //! 12. Pure parts (affinity's, ring, frames, streaks, ejection, budgets, endings, spread) take time and chance as arguments.
 //! 13. No lock across `.await`. No `unsafe`. No panic on anything a peer can send.

@@ -19,8 +19,22 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Check(check) => ExitCode::from(check.run()),
-        Command::Run(run) => self::run(&run),
+        Command::Run(run) => {
+            let code = self::run(&run);
+            telemetry::flush();
+            code
+        }
         Command::Reload(reload) => ExitCode::from(reload.run()),
+        Command::Status(status) => ExitCode::from(status.run()),
+        Command::Workers(workers) => ExitCode::from(workers.run()),
+        Command::Stats(stats) => ExitCode::from(stats.run()),
+        Command::Pin(pin) => ExitCode::from(pin.run()),
+        Command::Explain(explain) => ExitCode::from(explain.run()),
+        Command::Drain(drain) => ExitCode::from(drain.run()),
+        Command::Maint(maint) => ExitCode::from(maint.run()),
+        Command::Ready(ready) => ExitCode::from(ready.run()),
+        Command::Log(log) => ExitCode::from(log.run()),
+        Command::Completions(completions) => ExitCode::from(completions.run()),
     }
 }
 
@@ -41,7 +55,7 @@ fn run(run: &Run) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    telemetry::start(&config.log.level);
+    telemetry::start(&config.log);
     for warning in warnings {
         tracing::warn!("{}", warning.one_line());
     }

@@ -61,6 +61,7 @@ pub struct Metrics {
     replay: IntGauge,
     clients: IntGauge,
     config_ok: IntGauge,
+    log_dropped: IntCounter,
     config_loaded: IntGauge,
     /// Pins that made room for newer ones.
     pub pins_evicted: IntCounter,
@@ -189,6 +190,16 @@ impl WorkerSeries {
         }
     }
 
+    /// Answers so far.
+    pub fn requests(&self) -> u64 {
+        self.classes.iter().map(IntCounter::get).sum()
+    }
+
+    /// Attempts so far that got no answer.
+    pub fn failures(&self) -> u64 {
+        self.connect_failures.get() + self.broken.get() + self.timeouts.get()
+    }
+
     /// Counts an ejection by its reason.
     pub fn ejected(&self, why: Outcome) {
         let index = EJECTIONS.iter().position(|reason| reason.word() == why.word());
@@ -257,6 +268,7 @@ impl Metrics {
             certificates: register!(r, IntGaugeVec, "stickyd_tls_certificate_expiry_timestamp_seconds", "Last second a certificate is valid in, since 1970; the name is the first it is for.", &["listener", "name"]),
             config_ok: register!(r, IntGauge, "stickyd_config_ok", "1: the configuration's file, as it was last looked at, is what runs; 0: it has a mistake or is gone."),
             config_loaded: register!(r, IntGauge, "stickyd_config_loaded_timestamp_seconds", "When the configuration that runs was loaded, in Unix time."),
+            log_dropped: register!(r, IntCounter, "stickyd_log_lines_dropped_total", "Log lines dropped because standard error did not take them in time."),
             drained: register!(r, IntCounterVec, "stickyd_drain_closed_total", "Sessions ended because their worker was drained, put to maint or removed: tunnels closed, polling sessions refused.", &["upstream", "kind"]),
             drain_left: register!(r, IntGaugeVec, "stickyd_drain_sessions_left", "Live sessions of workers that are drained, in maint or removed.", worker),
             reloads: register!(r, IntCounterVec, "stickyd_reloads_total", "Reloads by result.", &["result"]),
@@ -375,6 +387,8 @@ impl Metrics {
         self.clients.set(gauge(shared.clients.load(std::sync::atomic::Ordering::Relaxed)));
         self.limits.show(shared);
         let config = shared.config.now();
+        let dropped = crate::telemetry::dropped();
+        self.log_dropped.inc_by(dropped.saturating_sub(self.log_dropped.get()));
         self.config_ok.set(i64::from(config.error.is_none()));
         let loaded = config.loaded.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         self.config_loaded.set(i64::try_from(loaded.as_secs()).unwrap_or(i64::MAX));

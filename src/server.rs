@@ -117,7 +117,8 @@ impl Server {
         let (reload, asks) = mpsc::channel(1);
         let control = {
             let (shared, all, stop) = (shared.clone(), &stop, stop.clone());
-            let settings = admin::Settings { token: config.admin.token.clone(), reload: reload.clone() };
+            let (token, stopping) = (config.admin.token.clone(), stop.gently.clone());
+            let settings = admin::Settings { token, reload: reload.clone(), stopping };
             let thread = std::thread::Builder::new().name("control".to_owned());
             let reload = Reload { running: Running { config, sources, listeners, mailboxes }, asks };
             let tell = Tell { notify: parent.notify, pulses };

@@ -1,36 +1,48 @@
 //! Logs: one subscriber, and how a full thing says so without flooding (invariant 14).
 
+mod level;
+mod lines;
+
 use std::io::IsTerminal;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::clock;
+use crate::config::{Log, LogFormat};
 
-/// Sends logs to standard error, in the format systemd and people read. `RUST_LOG` beats `level`.
-pub fn start(level: &str) {
-    let from_environment = EnvFilter::try_from_default_env();
-    let fixed = from_environment.is_ok();
-    let filter = from_environment.or_else(|_| EnvFilter::try_new(level)).unwrap_or_else(|_| EnvFilter::new("info"));
-    // A second subscriber (tests start several servers in a process) is no error: the first one serves.
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // Colours are for people: in a journal or a file they are noise between a key and its value.
-    let log = log.with_ansi(std::io::stderr().is_terminal()).with_filter_reloading();
-    let handle = log.reload_handle();
-    if log.try_init().is_ok() && !fixed {
-        let _ = SET_FILTER.set(Box::new(move |filter| _ = handle.reload(filter)));
+pub use level::{Level, level, say_level, set_level};
+pub(crate) use lines::dropped;
+
+/// Sends logs to standard error, in the format systemd and people read, or as one JSON object a line. `RUST_LOG` beats the
+/// level. A second subscriber (tests start several servers in a process) is no error: the first one serves.
+pub fn start(config: &Log) {
+    let log = tracing_subscriber::fmt().with_env_filter(level::begin(&config.level));
+    // Without a thread for it a slow reader of the log would hold up clients; better that than no log.
+    let out = lines::start().map_or_else(|_| BoxMakeWriter::new(std::io::stderr), BoxMakeWriter::new);
+    match config.format {
+        LogFormat::Text => {
+            // Colours are for people: in a journal or a file they are noise between a key and its value.
+            let log = log.with_writer(out).with_ansi(std::io::stderr().is_terminal()).with_filter_reloading();
+            let handle = log.reload_handle();
+            if log.try_init().is_ok() {
+                level::changes_by(move |filter| _ = handle.reload(filter));
+            }
+        }
+        LogFormat::Json => {
+            let log = log.json().flatten_event(true).with_current_span(false).with_span_list(false);
+            let log = log.with_writer(out).with_filter_reloading();
+            let handle = log.reload_handle();
+            if log.try_init().is_ok() {
+                level::changes_by(move |filter| _ = handle.reload(filter));
+            }
+        }
     }
 }
 
-/// Changes the filter of the one subscriber; the handle's own type names all of its layers.
-static SET_FILTER: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
-
-/// From now on logs at another level, unless `RUST_LOG` has said which.
-pub fn set_level(level: &str) {
-    if let (Some(set), Ok(filter)) = (SET_FILTER.get(), EnvFilter::try_new(level)) {
-        set(filter);
-    }
+/// Before the process ends: what was logged gets a second to be written.
+pub fn flush() {
+    lines::flush();
 }
 
 /// Lets something be said once in a while.

@@ -9,6 +9,8 @@
 
 mod clients_selftest;
 mod config;
+mod corpus;
+mod dependencies;
 mod front;
 mod health;
 mod http;

@@ -21,6 +21,8 @@ mod health;
 mod shipped;
 #[path = "config/tls.rs"]
 mod tls;
+#[path = "config/told.rs"]
+mod told;
 
 use std::io;
 use std::net::IpAddr;
@@ -234,7 +236,7 @@ fn check_every_key(dir: &TempDir, config: &Config) {
         ..Limits::default()
     };
     assert_eq!(config.limits, limits);
-    assert_eq!(config.log, Log { level: "warn,stickyd::affinity=debug".to_owned(), access: true });
+    assert_eq!(config.log, Log { level: "warn,stickyd::affinity=debug".to_owned(), access: true, ..Log::default() });
 }
 
 /// `NAME=ADDRESS` of each worker.

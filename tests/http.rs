@@ -1,9 +1,11 @@
 //! The HTTP data plane, byte by byte: what reaches a worker, what comes back, and who gets shown the door.
 
 mod admin;
+mod api;
 mod bad_clients;
 mod bad_workers;
 mod bodies;
+mod commands;
 mod connections;
 mod cookies;
 mod dns;
@@ -18,6 +20,7 @@ mod headers;
 mod keys;
 mod limits;
 mod listeners;
+mod logs;
 mod operate;
 mod queue;
 mod reload;

@@ -1,7 +1,8 @@
-//! Threats §2 for HTTP/1 as tables: raw bytes in, raw bytes out, and a judge that believes nobody.
+//! Threats §2 for HTTP/1 and HTTP/2 as tables: raw bytes in, raw bytes out, and a judge that believes nobody.
 
 mod broken;
 mod client;
+mod h2;
 mod judge;
 mod recorder;
 mod requests;

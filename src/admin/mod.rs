@@ -3,10 +3,16 @@
 //! A unix socket of mode 0600 in the state directory by default: whoever may open it may write, and no browser can. Over
 //! TCP, reading needs a Host that no foreign page can name (DNS rebinding), and a bearer token where the address is not
 //! loopback; writing needs the token, JSON's content type and a field of our own. No CORS header is ever sent, and no
-//! worker is ever this listener (`config` and the lookups of names see to it). Left
-//! out for now: single sockets, the page.
+//! worker is ever this listener (`config` and the lookups of names see to it). What each answer says stands in
+//! `conf/openapi.json`, which is served, too, and which the tests hold every answer against. Left out for now: single
+//! sockets, the page.
 
 pub(crate) mod auth;
+mod log;
+mod processes;
+mod sessions;
+mod stats;
+mod status;
 mod workers;
 
 use std::fs;
@@ -22,7 +28,7 @@ use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router, middleware};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -39,6 +45,8 @@ use crate::config::{AdminAddress, Secret};
 use crate::reload;
 use crate::state::Shared;
 use crate::telemetry::say_full;
+use processes::{Look, Processes};
+use stats::History;
 
 /// Connections at once; an operator, a scraper and a script need three.
 const CONNECTIONS: usize = 64;
@@ -55,6 +63,8 @@ pub struct Settings {
     pub token: Option<Secret>,
     /// Where reloads happen.
     pub reload: reload::Ask,
+    /// Said once stickyd finishes what is under way.
+    pub stopping: CancellationToken,
 }
 
 /// A bound admin listener.
@@ -129,14 +139,21 @@ fn remove_dead(path: &Path) -> io::Result<()> {
 
 /// Serves until `stop`.
 pub async fn serve(bound: Bound, shared: Arc<Shared>, settings: Settings, tasks: TaskTracker, stop: CancellationToken) {
+    let Settings { token, reload, stopping } = settings;
+    let (processes, history) = (Arc::default(), Arc::<History>::default());
+    if !matches!(bound, Bound::None) {
+        let samples = history.clone().keep(shared.clone());
+        tasks.spawn_local(stop.clone().run_until_cancelled_owned(samples));
+    }
+    let api = Api { shared, reload, stopping, processes, history };
     let served = match bound {
         Bound::None => return,
         Bound::Tcp(listener, address) => {
             let reach = if address.ip().is_loopback() { auth::Reach::Loopback } else { auth::Reach::Network };
-            accept_tcp(listener, router(shared, settings, reach), tasks, &stop).await
+            accept_tcp(listener, router(api, token, reach), tasks, &stop).await
         }
         Bound::Unix(listener, path) => {
-            let served = accept_unix(listener, router(shared, settings, auth::Reach::Unix), tasks, &stop).await;
+            let served = accept_unix(listener, router(api, token, auth::Reach::Unix), tasks, &stop).await;
             let _ = fs::remove_file(path);
             served
         }
@@ -213,20 +230,67 @@ fn spawn<S: AsyncRead + AsyncWrite + Unpin + 'static>(
 struct Api {
     shared: Arc<Shared>,
     reload: reload::Ask,
+    stopping: CancellationToken,
+    processes: Arc<Processes>,
+    history: Arc<History>,
 }
 
-fn router(shared: Arc<Shared>, settings: Settings, reach: auth::Reach) -> Router {
-    let guard = auth::Guard::new(reach, settings.token);
-    Router::new()
-        .route("/metrics", get(metrics))
-        .route("/api/v1/health", get(|| async { "ok\n" }))
-        .route("/api/v1/status", get(status))
-        .route("/api/v1/workers", get(workers::list))
-        .route("/api/v1/workers/{upstream}/{worker}/{word}", post(workers::say))
-        .route("/api/v1/reload", post(reload))
+impl Api {
+    /// The processes of the workers there are now.
+    async fn look(&self) -> Arc<Look> {
+        let addresses = self.shared.snapshot.load().workers().map(|worker| worker.address.clone()).collect();
+        self.processes.look(addresses).await
+    }
+}
+
+/// What was wrong with a request, in words.
+type Refusal = (StatusCode, Json<Value>);
+
+fn refuse(status: StatusCode, why: impl Into<String>) -> Refusal {
+    (status, Json(json!({ "error": why.into() })))
+}
+
+/// What may be asked, besides `/metrics`: each path with its methods, as `conf/openapi.json` has them.
+pub const PATHS: [(&str, &[&str]); 11] = [
+    ("/api/v1/explain", &["get"]),
+    ("/api/v1/health", &["get"]),
+    ("/api/v1/log", &["get", "put"]),
+    ("/api/v1/openapi.json", &["get"]),
+    ("/api/v1/pins", &["get"]),
+    ("/api/v1/reload", &["post"]),
+    ("/api/v1/stats", &["get"]),
+    ("/api/v1/status", &["get"]),
+    ("/api/v1/workers", &["get"]),
+    ("/api/v1/workers/{upstream}/{worker}/{word}", &["post"]),
+    ("/metrics", &["get"]),
+];
+
+/// The handlers of a path of [`PATHS`].
+fn handlers(path: &str) -> MethodRouter<Api> {
+    match path {
+        "/api/v1/explain" => get(sessions::explain),
+        "/api/v1/health" => get(status::health),
+        "/api/v1/log" => get(log::show).put(log::set),
+        "/api/v1/openapi.json" => get(openapi),
+        "/api/v1/pins" => get(sessions::pin),
+        "/api/v1/reload" => post(reload),
+        "/api/v1/stats" => get(stats::show),
+        "/api/v1/status" => get(status::show),
+        "/api/v1/workers" => get(workers::list),
+        "/api/v1/workers/{upstream}/{worker}/{word}" => post(workers::say),
+        "/metrics" => get(metrics),
+        _ => MethodRouter::new(),
+    }
+}
+
+fn router(api: Api, token: Option<Secret>, reach: auth::Reach) -> Router {
+    let guard = auth::Guard::new(reach, token);
+    PATHS
+        .iter()
+        .fold(Router::new(), |router, (path, _)| router.route(path, handlers(path)))
         .layer(middleware::from_fn(whole))
         .layer(middleware::from_fn_with_state(Arc::new(guard), auth::check))
-        .with_state(Api { shared, reload: settings.reload })
+        .with_state(api)
 }
 
 /// Hands requests on once they are whole: nobody holds one of the few connections by a body that does not end, and one
@@ -248,24 +312,8 @@ async fn metrics(State(api): State<Api>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], api.shared.metrics.render(&api.shared))
 }
 
-async fn status(State(api): State<Api>) -> Json<Value> {
-    let (shared, config) = (&api.shared, api.shared.config.now());
-    Json(json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "pid": std::process::id(),
-        "uptime_s": shared.started.elapsed().as_secs(),
-        "config": {
-            "file": config.file,
-            "loaded_at": humantime::format_rfc3339_millis(config.loaded).to_string(),
-            "generation": config.generation,
-            "error": config.error,
-            "needs_restart": config.needs_restart,
-        },
-        "listeners": config.listeners,
-        "client_connections": shared.clients.load(std::sync::atomic::Ordering::Relaxed),
-        "pins": { "held": shared.pins.len(), "limit": shared.pins.capacity() },
-        "replay_bytes": { "held": shared.replay.held(), "limit": shared.limits.replay_bytes },
-    }))
+async fn openapi() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], include_str!("../../conf/openapi.json"))
 }
 
 async fn reload(State(api): State<Api>) -> impl IntoResponse {

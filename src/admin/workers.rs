@@ -12,7 +12,8 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-use super::Api;
+use super::processes::{Look, Process};
+use super::{Api, Refusal, refuse};
 use crate::clock;
 use crate::config::{AdminState, LONGEST_GRACE};
 use crate::drain::sessions;
@@ -20,19 +21,19 @@ use crate::state::Snapshot;
 use crate::upstream::addresses;
 use crate::upstream::admin::Change;
 use crate::upstream::ending::Ending;
+use crate::upstream::notes::Check;
+use crate::upstream::why;
 use crate::upstream::worker::Worker;
 use crate::upstream::{Member, Upstream};
 
-/// What was wrong with a request, in words.
-type Refusal = (StatusCode, Json<Value>);
-
 /// Every worker, those the file no longer names included.
 pub(super) async fn list(State(api): State<Api>) -> Json<Value> {
-    let snapshot = api.shared.snapshot.load();
+    let snapshot = api.shared.snapshot.load_full();
+    let look = api.look().await;
     let members = snapshot.upstreams.iter().flat_map(|upstream| &upstream.members);
     let names = api.shared.unresolved.names(&snapshot);
     Json(json!({
-        "workers": members.map(describe).collect::<Vec<_>>(),
+        "workers": members.map(|member| describe(member, &look)).collect::<Vec<_>>(),
         "names": names.iter().map(name_of).collect::<Vec<_>>(),
     }))
 }
@@ -70,7 +71,8 @@ pub(super) async fn say(
     worker.change(Change::Say(state, grace), &upstream.config);
     tracing::info!(upstream = %worker.upstream, worker = %worker.name, admin = state.word(), "said at run time");
     sessions::look(&api.shared, clock::now_ms());
-    Ok(Json(describe(member)))
+    let look = api.look().await;
+    Ok(Json(describe(member, &look)))
 }
 
 fn find<'a>(snapshot: &'a Snapshot, upstream: &str, worker: &str) -> Result<(&'a Arc<Upstream>, &'a Member), Refusal> {
@@ -109,12 +111,10 @@ fn grace(body: &[u8], state: AdminState) -> Result<Option<Duration>, String> {
     Ok(Some(grace))
 }
 
-fn refuse(status: StatusCode, why: String) -> Refusal {
-    (status, Json(json!({ "error": why })))
-}
-
-fn describe(member: &Member) -> Value {
-    let worker = &member.worker;
+fn describe(member: &Member, look: &Look) -> Value {
+    let (worker, now) = (&member.worker, clock::now_ms());
+    // Asked first: it also sees an ejection's end.
+    let ejected = worker.ejected();
     json!({
         "upstream": worker.upstream,
         "worker": worker.name,
@@ -123,17 +123,52 @@ fn describe(member: &Member) -> Value {
         "health": worker.health().word(),
         "admin": worker.admin.word(),
         "said_at_run_time": worker.admin.is_said(),
-        // Asked first: it also sees an ejection's end.
-        "ejected": worker.ejected(),
-        "ejected_for_ms": worker.eject.left_ms(clock::now_ms()),
+        "ejected": ejected,
+        "ejected_for_ms": worker.eject.left_ms(now),
+        "why": {
+            "health": why::health(worker),
+            "admin": why::admin(worker),
+            "ejection": why::ejection(worker, now),
+        },
         "takes_new": worker.takes_new(),
         "serves": worker.serves(),
         "generation": worker.generation(),
+        "restarts": worker.generation().saturating_sub(1),
+        "seen_for_s": now.saturating_sub(worker.since_ms()) / 1_000,
         "sessions": worker.sessions(),
         "tunnels": worker.tunnels(),
         "in_flight": worker.in_flight(),
         "waiting": worker.gate.waiting(),
+        "check": worker.notes.check().map(|check| check_of(&check, now)),
+        "last_ejection": worker.notes.ejection().map(|last| json!({
+            "reason": last.why,
+            "ago_s": now.saturating_sub(last.at_ms) / 1_000,
+            "for_s": last.for_ms.div_ceil(1_000),
+        })),
         "drain": worker.admin.ending().map(|ending| progress(worker, &ending)),
+        "process": look.workers.get(&worker.address).map(process),
+    })
+}
+
+fn check_of(check: &Check, now_ms: u64) -> Value {
+    json!({
+        "outcome": check.outcome,
+        "detail": check.detail,
+        "ago_ms": now_ms.saturating_sub(check.at_ms),
+        "passed_in_a_row": check.rows.passed,
+        "failed_in_a_row": check.rows.failed,
+    })
+}
+
+/// A process, of a worker or our own.
+pub(super) fn process(process: &Process) -> Value {
+    json!({
+        "pid": process.pid,
+        "command": process.command,
+        "cpu_s": process.cpu_s,
+        "cpu_percent": process.cpu_percent,
+        "memory_bytes": process.memory_bytes,
+        "threads": process.threads,
     })
 }
 

@@ -6,6 +6,7 @@
 pub mod cookie;
 mod derive;
 pub mod discover;
+pub mod explain;
 mod pin;
 pub mod pins;
 pub mod ring;

@@ -67,6 +67,11 @@ impl Pin {
         self.session.as_ref().map(Session::worker)
     }
 
+    /// Seconds since the session was pinned here.
+    pub fn age_s(&self, now_s: u32) -> u32 {
+        now_s.saturating_sub(self.born_s)
+    }
+
     /// Whether it is a live session of this worker, and no tunnel ends it.
     pub fn is_polling_at(&self, worker: &Arc<Worker>) -> bool {
         !self.has_tunnel() && self.worker().is_some_and(|own| Arc::ptr_eq(own, worker))
@@ -77,7 +82,8 @@ impl Pin {
         self.session.take()
     }
 
-    pub(super) fn has_tunnel(&self) -> bool {
+    /// A tunnel of the session is open.
+    pub fn has_tunnel(&self) -> bool {
         self.uses.load(Relaxed) & TUNNEL != 0
     }
 

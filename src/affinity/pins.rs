@@ -112,6 +112,17 @@ pub enum Full {
 #[must_use]
 pub struct Hold(u16);
 
+/// A pin as the table sees it, for an operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct View {
+    /// Polls and tunnels that hold it open.
+    pub holds: u16,
+    /// How long it lives after the last activity.
+    pub ttl: Duration,
+    /// How long it still lives if nothing happens; `None` while it is held.
+    pub left: Option<Duration>,
+}
+
 /// The table. `E` is what a pin binds to, e.g. a guard that counts in its worker; it is dropped when the pin goes.
 pub struct Pins<E> {
     shards: Vec<Mutex<Shard<E>>>,
@@ -204,6 +215,11 @@ impl<E> Pins<E> {
     /// As [`Pins::touch`], but not as activity: for CORS preflights (design §3.4) and the admin.
     pub fn peek<R>(&self, key: Key, now: Instant, f: impl FnOnce(&E) -> R) -> Option<R> {
         self.live(key, now, |shard, index, _| shard.owner(index).map(f))
+    }
+
+    /// As [`Pins::peek`], with what the table itself knows of the pin.
+    pub fn inspect<R>(&self, key: Key, now: Instant, f: impl FnOnce(&E) -> R) -> Option<(View, R)> {
+        self.live(key, now, |shard, index, now| Some((shard.view(index, now)?, shard.owner(index).map(f)?)))
     }
 
     /// As [`Pins::touch`], and holds the pin open for a poll or tunnel: it neither expires nor is evicted until as many

@@ -6,20 +6,28 @@
 
 mod reload;
 mod remote;
+mod say;
+mod show;
+mod table;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Config, Loaded, Sources};
 
 pub use reload::Reload;
-pub use remote::{Admin, Refusal, Remote};
+pub use remote::{Admin, Asking, Refusal, Remote};
+pub use say::{Drain, Log, Maint, Ready, Target};
+pub use show::{Explain, Kind, Pin, Stats, Status, Workers};
+
+/// Below the help of everything.
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 not done, standard error says why; 2 wrong command line.";
 
 /// Reverse proxy that keeps every Socket.IO and WebSocket session on the worker that owns it.
 #[derive(Debug, Parser)]
-#[command(name = "stickyd", version, arg_required_else_help = true)]
+#[command(name = "stickyd", version, arg_required_else_help = true, after_help = EXIT_CODES)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -35,6 +43,43 @@ pub enum Command {
     Check(Check),
     /// Make a running stickyd read its file again: 0, or 1 and why not
     Reload(Reload),
+    /// Show a running stickyd: version, configuration, and how near its limits it is
+    Status(Status),
+    /// Show every worker: state and why, sessions, restarts, its process
+    Workers(Workers),
+    /// Show counters, and rates over the last minute
+    Stats(Stats),
+    /// Show which worker a session is pinned to
+    Pin(Pin),
+    /// Say which worker would get a request, why, and who if that one died; changes nothing
+    Explain(Explain),
+    /// Give a worker no new sessions; end the ones it has over a grace, if one is given
+    Drain(Drain),
+    /// End all sessions of a worker at once, and give it nothing
+    Maint(Maint),
+    /// Take drain or maint back
+    Ready(Ready),
+    /// Show or change what is logged, until a restart or until the file says something new
+    Log(Log),
+    /// Print a completion script: stickyd completions bash > /etc/bash_completion.d/stickyd
+    Completions(Completions),
+}
+
+/// `stickyd completions`.
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// For which shell
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+impl Completions {
+    /// Prints it.
+    pub fn run(&self) -> u8 {
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Cli::command(), "stickyd", &mut script);
+        u8::from(std::io::stdout().write_all(&script).is_err())
+    }
 }
 
 /// `stickyd run`.
@@ -112,13 +157,13 @@ mod tests {
         let line = ["stickyd", "run"].iter().chain(args);
         match Cli::try_parse_from(line).map_err(|error| error.to_string())?.command {
             Command::Run(run) => Ok(run),
-            Command::Check(_) | Command::Reload(_) => Err("no run".to_owned()),
+            _ => Err("no run".to_owned()),
         }
     }
 
     #[test]
     fn the_definition_is_sound() {
-        <Cli as clap::CommandFactory>::command().debug_assert();
+        <Cli as CommandFactory>::command().debug_assert();
     }
 
     #[test]

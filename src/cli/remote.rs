@@ -4,7 +4,7 @@
 //! every command that asks or tells a running stickyd something.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -52,6 +52,41 @@ fn address(text: &str) -> Result<AdminAddress, String> {
     }
 }
 
+/// Which running stickyd is asked, and how its answer is shown.
+#[derive(Debug, Args)]
+pub struct Asking {
+    /// Which one.
+    #[command(flatten)]
+    pub remote: Remote,
+    /// Print the API's answer as it is
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Asking {
+    /// Gets what is at `path` and prints it; the exit code.
+    pub(super) fn show(&self, path: &str, words: impl FnOnce(&Value) -> String) -> u8 {
+        let said = self.remote.find().and_then(|admin| admin.done(Method::GET, path, None));
+        self.finish(said, words)
+    }
+
+    /// Prints what was said; 0, or 1 if there is nothing to print but why not.
+    pub(super) fn finish(&self, said: Result<Value, Refusal>, words: impl FnOnce(&Value) -> String) -> u8 {
+        match said {
+            Ok(said) => {
+                let text = if self.json { format!("{said:#}\n") } else { words(&said) };
+                // A closed output changes nothing about what was said.
+                let _ = io::stdout().write_all(text.as_bytes());
+                0
+            }
+            Err(refusal) => {
+                let _ = writeln!(io::stderr(), "{refusal}");
+                1
+            }
+        }
+    }
+}
+
 /// A found admin listener.
 pub struct Admin {
     address: AdminAddress,
@@ -65,6 +100,12 @@ pub struct Refusal(String);
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl Refusal {
+    pub(super) fn new(why: &str) -> Self {
+        Self(format!("error: {why}"))
     }
 }
 
@@ -95,9 +136,23 @@ impl Admin {
     /// # Errors
     /// Nobody answers there, or not in stickyd's words.
     pub fn ask(&self, method: Method, path: &str) -> Result<(StatusCode, Value), Refusal> {
+        self.ask_with(method, path, None)
+    }
+
+    /// The same, with a body; only an answer that says yes is one.
+    pub(super) fn done(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Refusal> {
+        let (status, said) = self.ask_with(method, path, body)?;
+        if status.is_success() {
+            return Ok(said);
+        }
+        let why = said.get("error").and_then(Value::as_str);
+        Err(Refusal(format!("error: {}", why.map_or_else(|| format!("stickyd says {status}"), str::to_owned))))
+    }
+
+    fn ask_with(&self, method: Method, path: &str, body: Option<&Value>) -> Result<(StatusCode, Value), Refusal> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Refusal(format!("error: {error}")))?;
-        let request = self.request(method, path).map_err(|error| Refusal(format!("error: {error}")))?;
+        let request = self.request(method, path, body).map_err(|error| Refusal(format!("error: {error}")))?;
         runtime.block_on(async {
             match tokio::time::timeout(PATIENCE, self.exchange(request)).await {
                 Ok(answer) => answer,
@@ -106,8 +161,8 @@ impl Admin {
         })
     }
 
-    fn request(&self, method: Method, path: &str) -> Result<Request<Full<Bytes>>, String> {
-        let mut request = Request::new(Full::default());
+    fn request(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Request<Full<Bytes>>, String> {
+        let mut request = Request::new(Full::from(body.map(Value::to_string).unwrap_or_default()));
         let writes = method != Method::GET;
         *request.method_mut() = method;
         *request.uri_mut() = path.parse().map_err(|_| format!("`{path}` is no path"))?;
@@ -169,6 +224,12 @@ impl Admin {
     fn silent(&self, why: &str) -> Refusal {
         Refusal(format!("error: no answer from the admin listener {}: {why}", self.address))
     }
+}
+
+/// A part of a path or of a query, percent-encoded but for RFC 3986's unreserved characters.
+pub(super) fn encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 async fn over(

@@ -8,8 +8,6 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use tracing_subscriber::EnvFilter;
-
 use super::error::{Diagnostic, Errors, Report, Span};
 use super::file::{Item, Section, Text};
 use super::resolve::patient;
@@ -17,8 +15,8 @@ use super::sources::Noted;
 use super::upstream::Read;
 use super::workers::Entry;
 use super::{
-    Admin, AdminAddress, Config, Limits, Listener, Log, SameSite, Secret, Upstream, file, files, limits, listener,
-    routes, upstream, values, workers,
+    Admin, AdminAddress, Config, Limits, Listener, Log, SameSite, Secret, Upstream, file, files, limits, listener, log,
+    routes, upstream, workers,
 };
 
 /// Looks up a DNS name; an argument so that tests need no network.
@@ -122,7 +120,7 @@ fn read(context: &Context<'_>, mut root: Section<'_>) -> Config {
     let routes = routes::read(context, &mut root, &upstreams);
     let admin = admin(context, &mut root, state_dir.as_deref());
     let limits = limits::read(&mut root);
-    let log = log(&mut root);
+    let log = log::read(&mut root);
     root.finish();
     listeners_differ(context, &listeners, &admin);
     no_loops(context, &listeners, &upstreams);
@@ -200,32 +198,6 @@ pub(super) fn admin(context: &Context<'_>, root: &mut Section<'_>, state_dir: Op
     }
     let token = path.and_then(|path| files::secret(context, &path));
     Admin { address: address.unwrap_or(default), token }
-}
-
-fn log(root: &mut Section<'_>) -> Log {
-    let mut log = Log::default();
-    let Some(mut section) = root.section("log", "a table") else { return log };
-    if let Some(text) = section.text("level", "a string such as \"info\"") {
-        check_level(section.report, &text);
-        log.level = text.value;
-    }
-    log.access = section.take("access").and_then(Item::boolean).unwrap_or(log.access);
-    section.finish();
-    log
-}
-
-/// A bare word that is no level is a valid directive to tracing (the target of that name, at every level): `inof` would
-/// silence everything, so bare words must be levels here.
-fn check_level(report: &Report<'_>, text: &Text) {
-    const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
-    let bare = text.value.split(',').map(str::trim).find(|part| !part.contains(['=', '[']) && !LEVELS.contains(part));
-    let directives = text.value.contains('[');
-    if let Some(word) = bare.filter(|_| !directives) {
-        report.error_help(&text.span, format!("`{word}` is no log level"), values::suggest(word, &LEVELS));
-    } else if let Err(error) = EnvFilter::builder().parse(&text.value) {
-        let help = "write \"info\", or directives such as \"info,stickyd::affinity=debug\"";
-        report.error_help(&text.span, format!("`level` is no log filter: {error}"), help);
-    }
 }
 
 /// No address twice, the admin listener's included.

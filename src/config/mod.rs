@@ -15,6 +15,7 @@ mod health;
 mod limits;
 mod listener;
 mod load;
+mod log;
 mod resolve;
 mod routes;
 mod sources;
@@ -41,6 +42,7 @@ pub use files::token;
 pub use health::{Expected, Health, HealthKind, Target};
 pub use limits::Limits;
 pub use load::{Loaded, load, load_admin, load_noting, load_with_warnings};
+pub use log::{Log, LogFormat, check_level};
 pub(crate) use resolve::look_up;
 pub use sources::{Look, Sources};
 pub use tls::{Certificate, ClientAuth, Tls};
@@ -71,7 +73,7 @@ pub struct Config {
     pub admin: Admin,
     /// Bounds. Needs a restart.
     pub limits: Limits,
-    /// Logging. Reloaded.
+    /// Logging. Reloaded, but for its format.
     pub log: Log,
 }
 
@@ -84,6 +86,7 @@ impl Config {
             ("threads", self.threads != new.threads),
             ("[admin]", self.admin != new.admin),
             ("[limits]", self.limits != new.limits),
+            ("[log] format", self.log.format != new.log.format),
         ];
         changed.into_iter().filter(|(_, changed)| *changed).map(|(what, _)| what).collect()
     }
@@ -194,6 +197,10 @@ pub struct Upstream {
     pub drain: Drain,
     /// What becomes of the sessions of a worker that a reload removes.
     pub removed: Removed,
+    /// Its workers are told `Forwarded` (RFC 7239) besides `X-Forwarded-*`.
+    pub forwarded: bool,
+    /// Its answers tell clients which worker was chosen, and why.
+    pub debug_header: bool,
     /// How much all clients together may ask.
     pub rate: guards::Rates,
     /// How its workers are spoken to by TLS; `None`: in the clear.
@@ -226,6 +233,8 @@ impl Upstream {
             max_body: None,
             drain: Drain::default(),
             removed: Removed::default(),
+            forwarded: false,
+            debug_header: false,
             rate: guards::Rates::default(),
             tls: None,
         }
@@ -351,20 +360,5 @@ impl fmt::Display for AdminAddress {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
-    }
-}
-
-/// Logging.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Log {
-    /// `error`, `warn`, `info` (default), `debug`, `trace`, or a tracing filter directive.
-    pub level: String,
-    /// One line a request; default off.
-    pub access: bool,
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { level: "info".to_owned(), access: false }
     }
 }

@@ -61,6 +61,9 @@ pub(super) fn read(context: &Context<'_>, name: Text, item: Item<'_>) -> Option<
     if let Some(policy) = drain::removed(&mut section) {
         upstream.removed = policy;
     }
+    for (key, on) in [("forwarded", &mut upstream.forwarded), ("debug_header", &mut upstream.debug_header)] {
+        *on = section.take(key).and_then(Item::boolean).unwrap_or(*on);
+    }
     let mut same_site = None;
     if let Some(mut cookie) = section.section("cookie", "a table such as { same_site = \"lax\" }") {
         if let Some(text) = cookie.text("same_site", "\"lax\", \"strict\" or \"none\"") {

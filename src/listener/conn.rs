@@ -3,6 +3,9 @@
 //! What stands here is what may be trusted of a connection: who the peer is and whether its word on others counts.
 //! Nothing about a worker is remembered (invariant 1).
 
+#[doc(hidden)]
+pub mod fuzzing;
+
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::poll_fn;

@@ -8,7 +8,7 @@ use std::io;
 use std::net::IpAddr;
 
 use ppp::{v1, v2};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 
 /// Bytes of a version 2 header behind its fixed part at most: addresses of 216, and TLVs. The length field could say 64 KiB.
@@ -22,7 +22,7 @@ const SHORTEST: usize = 15;
 
 /// Whom a header names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Source {
+pub enum Source {
     /// The balancer itself: LOCAL, its own health checks.
     Balancer,
     /// A client whose address is none of the internet's, or not told.
@@ -31,11 +31,23 @@ pub(super) enum Source {
     Client(IpAddr),
 }
 
+/// A stream whose next bytes can be looked at and left where they are: a socket, or a fuzz target's.
+pub trait Look: AsyncRead + Unpin {
+    /// Waits for bytes and copies those there are, none at the end; they are read again.
+    fn look(&self, room: &mut [u8]) -> impl Future<Output = io::Result<usize>>;
+}
+
+impl Look for TcpStream {
+    fn look(&self, room: &mut [u8]) -> impl Future<Output = io::Result<usize>> {
+        self.peek(room)
+    }
+}
+
 /// Reads a header.
 ///
 /// # Errors
 /// The connection ended, or began with something else.
-pub(super) async fn read(stream: &mut TcpStream) -> io::Result<Source> {
+pub(super) async fn read(stream: &mut impl Look) -> io::Result<Source> {
     let mut header = vec![0; SHORTEST];
     stream.read_exact(&mut header).await?;
     if header.starts_with(b"PROXY ") {
@@ -62,14 +74,14 @@ pub(super) async fn read(stream: &mut TcpStream) -> io::Result<Source> {
 
 /// Reads up to the end of the line and no further: looks first, then takes. Every round takes what it saw, so a client that
 /// sends byte by byte costs rounds, never a spin.
-async fn line(stream: &mut TcpStream, header: &mut Vec<u8>) -> io::Result<()> {
+async fn line(stream: &mut impl Look, header: &mut Vec<u8>) -> io::Result<()> {
     while !header.ends_with(b"\n") {
         let mut seen = [0; MAX_LINE];
         let room = seen.get_mut(..MAX_LINE.saturating_sub(header.len())).unwrap_or_default();
         if room.is_empty() {
             return Err(no_header());
         }
-        let count = stream.peek(room).await?;
+        let count = stream.look(room).await?;
         if count == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -83,6 +95,8 @@ async fn line(stream: &mut TcpStream, header: &mut Vec<u8>) -> io::Result<()> {
 }
 
 fn parse_v1(header: &[u8]) -> Option<Source> {
+    // ppp passes over what stands behind UNKNOWN, the line's proper end included.
+    header.strip_suffix(b"\r\n").filter(|line| !line.contains(&b'\r'))?;
     Some(match v1::Header::try_from(header).ok()?.addresses {
         v1::Addresses::Tcp4(addresses) => client(addresses.source_address.into()),
         v1::Addresses::Tcp6(addresses) => client(addresses.source_address.into()),
@@ -181,6 +195,8 @@ mod tests {
             b"PROXY TCP4 192.0.2.7 10.0.0.1 4711\r\n".to_vec(),
             b"PROXY TCP4 192.0.2.7 10.0.0.1 4711 443\n".to_vec(),
             b"PROXY TCP4 2001:db8::7 ::1 4711 443\r\n".to_vec(),
+            b"PROXY UNKNOWN ffff::1\n".to_vec(),
+            b"PROXY UNKNOWN \rffff::1\r\n".to_vec(),
             b"PROXY TCP4 a b 4711 443\r\n".to_vec(),
             b"PROXY TCP4 192.0.2.7 10.0.0.1 70000 443\r\n".to_vec(),
             b"proxy TCP4 192.0.2.7 10.0.0.1 4711 443\r\n".to_vec(),

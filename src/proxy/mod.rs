@@ -4,7 +4,10 @@ pub mod ask;
 pub mod attempt;
 pub mod body;
 pub mod forward;
+mod forwarded;
 pub mod framing;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod guard;
 pub mod headers;
 pub mod open_poll;
@@ -184,6 +187,9 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
 fn prepare<B: Body + Into<ClientBody>>(job: &Job, request: Request<B>) -> (Request<Outgoing>, Option<Rc<Pace>>) {
     let (mut parts, body) = request.into_parts();
     headers::to_worker(&job.conn, job.client, &mut parts, &job.ask);
+    if job.upstream.config.forwarded {
+        forwarded::add(&mut parts.headers, job.conn.peer_ip, job.conn.tls.is_some());
+    }
     framing::declare(&mut parts.headers, &body);
     let upload = Upload::of(&job.conn, body, job.upstream.config.max_body);
     let pace = upload.as_ref().map(|upload| upload.pace());

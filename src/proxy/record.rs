@@ -11,6 +11,7 @@ use hyper::{Method, Request, Response, StatusCode, Uri};
 use super::ask::{Ask, Kind};
 use super::body::Reply;
 use super::headers::Client;
+use super::respond;
 use crate::affinity::Hold;
 use crate::listener::conn::Conn;
 use crate::metrics::Source;
@@ -33,6 +34,8 @@ pub struct Record {
     in_flight: Option<Count>,
     hold: Option<Hold>,
     line: Option<Box<Line>>,
+    /// The last decision, where answers are to tell it.
+    decision: Option<(Arc<Worker>, Source)>,
 }
 
 /// What only the access log wants.
@@ -70,6 +73,7 @@ impl Record {
             in_flight: None,
             hold: None,
             line,
+            decision: None,
         })
     }
 
@@ -96,6 +100,9 @@ impl Record {
     pub fn decided(&mut self, worker: &Arc<Worker>, why: Source) {
         if let Some(upstream) = &self.upstream {
             upstream.series().decided(why);
+            if upstream.config.debug_header {
+                self.decision = Some((worker.clone(), why));
+            }
         }
         if let Some(line) = &mut self.line {
             line.worker = Some(worker.clone());
@@ -123,6 +130,11 @@ impl Record {
     /// Attaches itself to the answer.
     pub fn finish(mut self: Box<Self>, response: Response<Reply>) -> Response<Reply> {
         self.status = response.status();
+        let mut response = response;
+        if self.upstream.as_ref().is_some_and(|upstream| upstream.config.debug_header) {
+            let decision = self.decision.as_ref().map(|(worker, why)| (worker.name.as_str(), why.word()));
+            respond::explain(decision, &mut response);
+        }
         response.map(|body| body.recorded(self))
     }
 

@@ -1,6 +1,6 @@
 //! Every answer stickyd writes itself (invariant 11); hyper's own bare 4xx on unparsable heads excepted.
 
-use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode, Uri};
 
 use super::ask::Ask;
@@ -110,6 +110,22 @@ pub fn last(response: &mut Response<Reply>) {
 /// What every answer over TLS has, where the listener says so. A worker's own word would be one of two.
 pub fn strictly(hsts: &HeaderValue, response: &mut Response<Reply>) {
     response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
+}
+
+/// Tells who was chosen and why, where an upstream asks for it; of several tries the last.
+pub fn explain(decision: Option<(&str, &str)>, response: &mut Response<Reply>) {
+    const DECISION: HeaderName = HeaderName::from_static("x-stickyd-decision");
+    let (worker, why) = decision.unwrap_or(("-", "-"));
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~:[]/".contains(&b);
+    let worker = match worker.bytes().all(plain) {
+        true => worker.to_owned(),
+        // A quoted string (RFC 9110 §5.6.4).
+        false => format!("\"{}\"", worker.replace('\\', "\\\\").replace('"', "\\\"")),
+    };
+    // No name has control characters (`config`), so it fits.
+    if let Ok(value) = HeaderValue::try_from(format!("worker={worker}; why={why}")) {
+        response.headers_mut().insert(DECISION, value);
+    }
 }
 
 /// Engine.IO's own refusal, in the form of the transport that asks (protocols §1.4): the client makes a new handshake

@@ -349,6 +349,7 @@ fn eject(upstream: &Upstream, worker: &Worker, why: Outcome, now_ms: u64) {
     }
     let ms = worker.eject.begin(now_ms, &upstream.eject);
     worker.series.ejected(why);
+    worker.notes.ejected(why.word(), now_ms, ms);
     tracing::warn!(upstream = %worker.upstream, worker = %worker.name, why = why.word(), seconds = ms.div_ceil(1_000),
         "worker ejected: it keeps its sessions and gets no new ones");
 }

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Member;
+use super::notes;
 use super::worker::{self, Worker};
 use crate::clock;
 use crate::config::Health;
@@ -95,6 +96,13 @@ impl Watch {
             }
         }
         worker.set_checks(self.streak.add(outcome, now, since, &rules));
+        worker.notes.checked(notes::Check {
+            at_ms: now,
+            outcome: outcome.word(),
+            detail: checked.as_ref().err().and_then(detail),
+            rows: self.streak.rows(),
+            rise: self.health.rise,
+        });
         let after = worker.health();
         if quiet {
             self.unsaid.get_or_insert(before);
@@ -120,6 +128,15 @@ impl Watch {
             }
             Err(_) => {}
         }
+    }
+}
+
+/// What came instead of what was expected, where the outcome does not say it all.
+fn detail(fault: &Fault) -> Option<String> {
+    match fault {
+        Fault::Wrong(what, said) => Some(words::came(*what, said)),
+        Fault::Unreachable => Some("the network gave no connection".to_owned()),
+        Fault::Refused | Fault::TimedOut => None,
     }
 }
 

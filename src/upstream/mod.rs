@@ -11,8 +11,10 @@ pub mod gate;
 pub mod health;
 pub mod io;
 pub mod life;
+pub mod notes;
 pub mod pool;
 pub mod tls;
+pub mod why;
 pub mod worker;
 
 use std::collections::HashMap;
@@ -219,11 +221,13 @@ impl Upstream {
     pub fn place(&self, key: &[u8], tried: &[u64]) -> Option<Session> {
         let _seating = self.carried.seating.lock().unwrap_or_else(PoisonError::into_inner);
         let now_s = clock::now_s();
-        let seat = |index| {
-            let worker = &self.members.get::<usize>(index)?.worker;
-            worker.recent.note(now_s);
-            Some(worker.session())
-        };
+        let worker = self.would_place(key, tried, now_s)?;
+        worker.recent.note(now_s);
+        Some(worker.session())
+    }
+
+    /// Where a new session would be seated at this second; nothing is.
+    pub fn would_place(&self, key: &[u8], tried: &[u64], now_s: u32) -> Option<&Arc<Worker>> {
         let best = self.most_eased_in();
         let seats = |takes_new: fn(&Worker) -> bool| -> Vec<Seat> {
             let free = |worker: &Worker| takes_new(worker) && !tried.contains(&worker.serial);
@@ -237,7 +241,8 @@ impl Upstream {
         };
         ring::place(&self.ring, key, &seats(Worker::takes_new))
             .or_else(|| ring::place(&self.ring, key, &seats(Worker::takes_new_at_worst)))
-            .and_then(seat)
+            .and_then(|index| self.members.get(index))
+            .map(|member| &member.worker)
     }
 
     /// Whether a cookie may still bring this worker a new session: up to half more than its share of the sessions of all

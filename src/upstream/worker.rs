@@ -13,6 +13,7 @@ pub use super::counts::{Count, Established, Session};
 use super::eject::{Eject, Look};
 use super::gate::Gate;
 use super::life::Life;
+use super::notes::Notes;
 use super::tls::Link;
 use crate::affinity::cookie::WorkerId;
 use crate::affinity::ring::Recent;
@@ -99,6 +100,8 @@ pub struct Worker {
     pub eject: Eject,
     /// The limit of connections in use.
     pub gate: Gate,
+    /// What an operator is told of it.
+    pub notes: Notes,
     checks: AtomicU8,
     oracle: AtomicU8,
     refused: AtomicBool,
@@ -130,6 +133,7 @@ impl Worker {
             admin: Admin::new(),
             eject: Eject::default(),
             gate: Gate::default(),
+            notes: Notes::default(),
             checks: AtomicU8::new(Checks::Passing as u8),
             oracle: AtomicU8::new(Oracle::Untried as u8),
             refused: AtomicBool::new(false),

@@ -12,7 +12,7 @@ const REFUSAL: &str = r#"{"code":1,"message":"Session ID unknown"}"#;
 
 /// Makes sessions, each with a sid of its own and this name in it; answers POSTs and ordinary requests, and lets polls wait
 /// unless their sid ends in `!`.
-fn engine(name: &'static str) -> RawWorker {
+pub(super) fn engine(name: &'static str) -> RawWorker {
     let made = Arc::new(AtomicU32::new(0));
     RawWorker::scripted(move |leg: &mut Leg| {
         while let Some(request) = leg.request() {
@@ -35,7 +35,7 @@ fn engine(name: &'static str) -> RawWorker {
     })
 }
 
-fn text(workers: &[(&str, &RawWorker)], more: &str) -> String {
+pub(super) fn text(workers: &[(&str, &RawWorker)], more: &str) -> String {
     let one =
         |(name, worker): &(&str, &RawWorker)| format!("{{ address = \"{}\", name = \"{name}\" }}", worker.address);
     let list: Vec<_> = workers.iter().map(one).collect();
@@ -43,7 +43,7 @@ fn text(workers: &[(&str, &RawWorker)], more: &str) -> String {
 }
 
 /// Writes the file anew, with the listener it had, and reloads.
-fn reload(binary: &Binary, text: &str) {
+pub(super) fn reload(binary: &Binary, text: &str) {
     let listener = format!("[[listener]]\naddress = \"{}\"\n", binary.address);
     let (keys, tables) = text.split_at(text.find('[').unwrap());
     std::fs::write(binary.directory.join("stickyd.toml"), format!("threads = 2\n{keys}{listener}{tables}")).unwrap();
@@ -51,14 +51,14 @@ fn reload(binary: &Binary, text: &str) {
     assert_eq!(answer.0, 200, "{answer:?}");
 }
 
-fn post(binary: &Binary, path: &str, body: &str) -> (u16, Value) {
+pub(super) fn post(binary: &Binary, path: &str, body: &str) -> (u16, Value) {
     let length = body.len();
     let request = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}");
     let answer = Raw::connect_unix(&binary.admin()).ask(&request);
     (answer.status(), serde_json::from_slice(&answer.body).unwrap_or_default())
 }
 
-fn worker(binary: &Binary, name: &str) -> Value {
+pub(super) fn worker(binary: &Binary, name: &str) -> Value {
     let answer = Raw::connect_unix(&binary.admin()).get("/api/v1/workers");
     let all: Value = serde_json::from_slice(&answer.body).unwrap();
     all["workers"].as_array().unwrap().iter().find(|w| w["worker"] == name).cloned().unwrap_or_default()
@@ -70,7 +70,7 @@ fn metric(binary: &Binary, series: &str) -> Option<String> {
 }
 
 /// Opens sessions until `count` of them are at `name`; their sids.
-fn sessions_at(binary: &Binary, name: &str, count: usize) -> Vec<String> {
+pub(super) fn sessions_at(binary: &Binary, name: &str, count: usize) -> Vec<String> {
     let mut found = Vec::new();
     for _ in 0..200 {
         if found.len() == count {
@@ -86,7 +86,7 @@ fn sessions_at(binary: &Binary, name: &str, count: usize) -> Vec<String> {
     panic!("never {count} sessions at {name}");
 }
 
-fn path(sid: &str) -> String {
+pub(super) fn path(sid: &str) -> String {
     format!("/socket.io/?EIO=4&transport=polling&sid={sid}")
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::support::h2::{GET, Secured, ask, frame, within};
+use crate::support::h2::{Frames, GET, Secured, ask, frame, within};
 use crate::support::raw::{RawWorker, eventually, ok};
 
 /// ENHANCE_YOUR_CALM (RFC 9113 §7).
@@ -53,12 +53,70 @@ async fn patient_resets_are_counted_and_cut() {
     assert_eq!(metric("stickyd_http2_floods_total{frames=\"resets\"}"), 1.0);
 }
 
+/// How many streams we took back before the connection ended, and what its GOAWAY said, if that arrived.
+async fn resets_until_the_end(frames: &mut Frames) -> (usize, Option<u32>) {
+    let mut resets = 0;
+    while let Some((kind, _, _, payload)) = frames.next().await {
+        match kind {
+            3 => resets += 1,
+            7 => return (resets, Some(u32::from_be_bytes(*payload[4..].first_chunk().unwrap()))),
+            _ => {}
+        }
+    }
+    (resets, None)
+}
+
+/// Makes us take back what it opens: a window over the top, bytes after all that were said, a name in capitals.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn resets_we_are_made_to_send_are_cut() {
+    const POST: &[u8] = b"\x83\x87\x84\x41\x09localhost";
+    let worker = RawWorker::named("w");
+    let stickyd = Secured::before(&[worker.address], "");
+    for (what, more, mistake) in [
+        ("window", &b""[..], (8, 0, &[0x7f, 0xff, 0xff, 0xff][..])),
+        ("length", b"\x0f\x0d\x011", (0, 0, b"xyz")),
+        ("name", b"\x00\x01X\x011", (0xfa, 0, b"")),
+    ] {
+        let mut frames = stickyd.frames().await;
+        let mut flood = Vec::new();
+        for stream in (1..2_000).step_by(2) {
+            flood.extend(frame(1, 4, stream, &[POST, more].concat()));
+            flood.extend(frame(mistake.0, mistake.1, stream, mistake.2));
+        }
+        frames.send(&flood).await;
+        let (resets, _) = resets_until_the_end(&mut frames).await;
+        assert!(resets <= 1_000, "{what}: {resets}");
+    }
+    assert!(worker.connections() <= 100, "{} requests reached the worker", worker.connections());
+    assert_eq!(stickyd.client().await.get("/").await.text(), "w", "others are served");
+}
+
+/// Opens more streams than it may, and goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_refused_without_end_are_cut() {
+    let worker = RawWorker::scripted(|leg| {
+        leg.request();
+        leg.until_closed();
+    });
+    let tables = format!("[upstream.app]\nworkers = [\"{}\"]\n[limits]\nhttp2_streams = 3", worker.address);
+    let stickyd = Secured::with("", &tables);
+    let mut frames = stickyd.frames().await;
+    let flood: Vec<u8> = (1..10_000).step_by(2).flat_map(|stream| frame(1, 5, stream, GET)).collect();
+    frames.send(&flood).await;
+    let (refused, code) = resets_until_the_end(&mut frames).await;
+    assert!(refused <= 1_000 && matches!(code, CALM | None), "{refused}: {code:?}");
+    drop(frames);
+    eventually("nothing of it is left", || stickyd.proxy().metric("stickyd_client_connections") == 0.0);
+    assert!(worker.connections() <= 3, "{} requests reached the worker", worker.connections());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn frames_of_no_use_are_cut() {
     let worker = RawWorker::named("w");
     let stickyd = Secured::before(&[worker.address], "");
     for (what, useless) in [
         ("PING", frame(6, 0, 0, b"pingping")),
+        ("PONG", frame(6, 1, 0, b"pingping")),
         ("SETTINGS", frame(4, 0, 0, b"")),
         ("PRIORITY", frame(2, 0, 1, &[0, 0, 0, 0, 1])),
         ("WINDOW_UPDATE", frame(8, 0, 0, &[0, 0, 0, 1])),

@@ -1,7 +1,9 @@
 //! What an operator sees and may do: the admin listener, metrics, the access log, the files in the state directory.
 
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
@@ -191,6 +193,32 @@ fn metrics_parse_and_have_every_series() {
     ] {
         assert!(answer.text().lines().any(|line| line == series), "{series} is not in\n{}", answer.text());
     }
+}
+
+#[test]
+fn promtool_finds_nothing_to_say_of_the_metrics() {
+    let worker = RawWorker::named("a");
+    let (proxy, _) = over_tcp(&worker, false);
+    Raw::connect(proxy.address).get("/");
+    let shared = proxy.server().shared();
+    // As if somebody had failed a handshake: series whose labels come with their first event are looked at, too.
+    shared.metrics.tls_handshake("l", "1.3", "ok", false);
+    shared.metrics.certificates_expire([("l", "a.example", 1)].into_iter());
+    for (series, label) in [(&shared.metrics.client_errors, "tls"), (&shared.metrics.http2_floods, "resets")] {
+        series.with_label_values(&[label]).inc();
+    }
+    shared.metrics.reloads.with_label_values(&["ok"]).inc();
+    shared.metrics.dns_lookups.with_label_values(&["app", "ok"]).inc();
+    shared.metrics.dns_changes.with_label_values(&["app"]).inc();
+    let local = crate::support::process::clients_dir().join(".prometheus/promtool");
+    let tool = if local.exists() { local } else { "promtool".into() };
+    let mut check = Command::new(tool);
+    check.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut check = check.spawn().unwrap_or_else(|error| panic!("promtool: {error}; tests/run installs it"));
+    check.stdin.take().unwrap().write_all(&shared.metrics.render(shared)).unwrap();
+    let output = check.wait_with_output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.is_empty(), "{said}");
 }
 
 #[test]

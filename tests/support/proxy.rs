@@ -144,7 +144,7 @@ impl Binary {
             let line = lines.next().unwrap_or_else(|| panic!("stickyd ended: {said}")).unwrap();
             said.push_str(&line);
             said.push('\n');
-            if line.contains(": ready ") {
+            if line.contains(": ready ") || line.contains("\"message\":\"ready\"") {
                 break;
             }
         }

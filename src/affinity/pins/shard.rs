@@ -6,7 +6,7 @@
 
 use hashbrown::HashTable;
 
-use super::{Hold, Key};
+use super::{Hold, Key, TICK, View};
 
 /// No slot: the end of a list. A vector is never that long.
 const NIL: u32 = u32::MAX;
@@ -91,6 +91,12 @@ impl<E> Shard<E> {
 
     pub(super) fn owner_mut(&mut self, index: u32) -> Option<&mut E> {
         self.slots.get_mut(index as usize)?.owner.as_mut()
+    }
+
+    pub(super) fn view(&self, index: u32, now: u32) -> Option<View> {
+        let pin = self.pin(index)?;
+        let left = (pin.open == 0).then(|| TICK * pin.deadline.saturating_sub(now));
+        Some(View { holds: pin.open, ttl: TICK * pin.ttl, left })
     }
 
     pub(super) fn each(&mut self, mut f: impl FnMut(Key, &mut E)) {

@@ -64,6 +64,8 @@ fn head(parts: &mut request::Parts, most_fields: usize) -> Result<Means, Problem
         return Err(Problem::BadRequest("the target is no path"));
     }
     one_host(parts)?;
+    plain_names(&parts.headers)?;
+    one_length(&parts.headers)?;
     join_cookies(&mut parts.headers);
     if parts.headers.len() > most_fields {
         return Err(Problem::TooManyFields);
@@ -86,6 +88,20 @@ fn one_host(parts: &mut request::Parts) -> Result<(), Problem> {
     parts.headers.insert(header::HOST, host);
     parts.uri = parts.uri.path_and_query().cloned().map_or_else(|| Uri::from_static("/"), Uri::from);
     Ok(())
+}
+
+/// The http crate takes a quote for a part of a name, as HTTP/1 does not (RFC 9110 §5.6.2): a worker would refuse it, or
+/// read another field.
+fn plain_names(headers: &HeaderMap) -> Result<(), Problem> {
+    let odd = headers.keys().any(|name| name.as_str().contains('"'));
+    if odd { Err(Problem::BadRequest("a field's name is no token")) } else { Ok(()) }
+}
+
+/// h2 counts DATA by the first length and passes all of them on; a worker might take two, even equal ones, for two things.
+/// hyper has refused or joined them for HTTP/1.
+fn one_length(headers: &HeaderMap) -> Result<(), Problem> {
+    let more = headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some();
+    if more { Err(Problem::BadRequest("more than one content-length")) } else { Ok(()) }
 }
 
 /// A cookie may come in pieces, one a field; HTTP/1 knows one field (RFC 9113 §8.2.3).
@@ -167,6 +183,18 @@ mod tests {
                 matches!(head(&mut parts("GET", "https://a/x", twice), 100), Err(Problem::BadRequest(_))),
                 "{twice:?}"
             );
+        }
+    }
+
+    #[test]
+    fn what_http_1_reads_otherwise_is_refused() {
+        let two = head(&mut parts("POST", "https://a/", &[("content-length", "5"), ("content-length", "5")]), 100);
+        // As h2 reads names.
+        let quoted = header::HeaderName::from_lowercase(b"x\"a").unwrap();
+        let mut odd = parts("GET", "https://a/", &[]);
+        odd.headers.insert(quoted, HeaderValue::from_static("1"));
+        for got in [two, head(&mut odd, 100)] {
+            assert!(matches!(got, Err(Problem::BadRequest(_))), "{got:?}");
         }
     }
 

@@ -2,6 +2,7 @@
 //! an argument (invariant 12).
 
 use crate::config::Health;
+use crate::upstream::notes::Rows;
 use crate::upstream::worker::Checks;
 
 /// What one check showed.
@@ -15,6 +16,18 @@ pub(super) enum Outcome {
     TimedOut,
     /// Nobody listens.
     Refused,
+}
+
+impl Outcome {
+    /// The word for it.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Failed => "failed",
+            Self::TimedOut => "timed out",
+            Self::Refused => "refused",
+        }
+    }
 }
 
 /// Which outcomes count.
@@ -96,6 +109,11 @@ impl Streak {
         } else if self.failed >= fall || outcome == Outcome::Refused {
             self.state = Checks::Failing;
         }
+    }
+
+    /// Checks in a row that passed, that did not, and of these the last that timed out.
+    pub(super) fn rows(&self) -> Rows {
+        Rows { passed: self.passed, failed: self.failed, timed_out: self.timed_out }
     }
 
     /// Between two states, or in a bad one: look again soon. Not where nobody has listened for long.

@@ -1,0 +1,297 @@
+//! The processes behind workers on this machine, and stickyd's own: pid, CPU, memory, descriptors, from /proc.
+//!
+//! No configuration is read here, which is what "only `config` reads files" is about (invariant 11). It is done when
+//! somebody asks, on a thread of its own (a walk over /proc may take long), at most once in [`FRESH`], within bounds. A
+//! worker's process is the one that holds its listening socket; where several do (a master and its children), the one with
+//! the lowest pid. Left out: sockets on `0.0.0.0` for a worker that is not written as loopback (they may be another
+//! machine's), processes of other users where stickyd may not look, other network namespaces: these have no process.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use crate::config::Address;
+
+/// For so long a look is good enough.
+const FRESH: Duration = Duration::from_secs(3);
+
+/// A look ends here with what it has.
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// Descriptors looked at, of all processes together.
+const DESCRIPTORS: usize = 200_000;
+
+/// Of times in /proc: what Linux shows to user space on every machine we build for.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// One process.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Process {
+    pub(super) pid: u32,
+    pub(super) command: String,
+    /// Since its start, user and system.
+    pub(super) cpu_s: f64,
+    /// Since the look before, of one core; `None` at first sight.
+    pub(super) cpu_percent: Option<f64>,
+    pub(super) memory_bytes: u64,
+    pub(super) threads: u32,
+}
+
+/// What was seen.
+#[derive(Debug, Default)]
+pub(super) struct Look {
+    at: Option<Instant>,
+    pub(super) workers: HashMap<Address, Process>,
+    /// stickyd.
+    pub(super) own: Option<Process>,
+    /// Its open descriptors.
+    pub(super) descriptors: Option<u64>,
+}
+
+/// Looks, and remembers the last look.
+#[derive(Default)]
+pub(super) struct Processes {
+    last: Mutex<Arc<Look>>,
+    busy: AtomicBool,
+}
+
+impl Processes {
+    fn last(&self) -> Arc<Look> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A look not older than [`FRESH`] that knows of all of these; the one before if another is under way or takes too long.
+    pub(super) async fn look(self: &Arc<Self>, addresses: Vec<Address>) -> Arc<Look> {
+        let last = self.last();
+        if last.at.is_some_and(|at| at.elapsed() < FRESH) || self.busy.swap(true, Relaxed) {
+            return last;
+        }
+        let (done, waits) = oneshot::channel();
+        let all = self.clone();
+        let thread = std::thread::Builder::new().name("processes".to_owned());
+        let started = thread.spawn(move || {
+            let before = all.last();
+            *all.last.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(look(&addresses, &before));
+            all.busy.store(false, Relaxed);
+            // Who asked may have left.
+            let _ = done.send(());
+        });
+        if started.is_err() {
+            self.busy.store(false, Relaxed);
+        }
+        let _ = tokio::time::timeout(LONGEST * 2, waits).await;
+        self.last()
+    }
+}
+
+fn look(addresses: &[Address], before: &Look) -> Look {
+    let (at, until) = (Instant::now(), Instant::now() + LONGEST);
+    let wanted = inodes(addresses);
+    let mut workers = HashMap::new();
+    for (inode, pid) in holders(wanted.keys().copied().collect(), until) {
+        let Some(mut process) = read(&pid.to_string()) else { continue };
+        for address in wanted.get(&inode).into_iter().flatten() {
+            process.cpu_percent = before.at.and_then(|then| share(before.workers.get(*address)?, &process, then, at));
+            workers.insert((*address).clone(), process.clone());
+        }
+    }
+    let mut own = read("self");
+    if let (Some(now), Some(then), Some(old)) = (&mut own, before.at, &before.own) {
+        now.cpu_percent = share(old, now, then, at);
+    }
+    Look { at: Some(at), workers, own, descriptors: descriptors() }
+}
+
+/// Percent of one core.
+fn share(old: &Process, new: &Process, then: Instant, now: Instant) -> Option<f64> {
+    let span = now.saturating_duration_since(then).as_secs_f64();
+    let percent = (new.cpu_s - old.cpu_s) / span * 100.0;
+    (old.pid == new.pid && span > 0.0).then(|| (percent.max(0.0) * 10.0).round() / 10.0)
+}
+
+/// Of listening sockets, the workers each is.
+fn inodes(addresses: &[Address]) -> HashMap<u64, Vec<&Address>> {
+    let mut found: HashMap<u64, Vec<&Address>> = HashMap::new();
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        for (socket, inode) in lines(table).skip(1).map_while(|line| listening(&line)) {
+            let fits = |address: &&Address| matches!(address, Address::Tcp(worker) if covers(socket, *worker));
+            found.entry(inode).or_default().extend(addresses.iter().filter(fits));
+        }
+    }
+    if addresses.iter().any(|address| matches!(address, Address::Unix(_))) {
+        for (path, inode) in lines("/proc/net/unix").skip(1).filter_map(|line| listening_unix(&line)) {
+            let fits =
+                |address: &&Address| matches!(address, Address::Unix(worker) if worker.as_os_str() == path.as_str());
+            found.entry(inode).or_default().extend(addresses.iter().filter(fits));
+        }
+    }
+    found.retain(|_, workers| !workers.is_empty());
+    found
+}
+
+fn lines(path: &str) -> impl Iterator<Item = String> {
+    let file = fs::File::open(path).ok().map(|file| BufReader::new(file).lines().map_while(Result::ok));
+    file.into_iter().flatten()
+}
+
+/// Whether what is sent to this worker arrives at this socket.
+fn covers(socket: SocketAddr, worker: SocketAddr) -> bool {
+    let same = socket.ip().to_canonical() == worker.ip().to_canonical();
+    socket.port() == worker.port() && (same || (socket.ip().is_unspecified() && worker.ip().is_loopback()))
+}
+
+/// `0: 0100007F:0BB9 00000000:0000 0A … inode …`; `None` behind the listening ones, which come first (a table may have a
+/// line for each of a million connections).
+fn listening(line: &str) -> Option<(SocketAddr, u64)> {
+    let mut fields = line.split_ascii_whitespace();
+    let local = fields.nth(1)?;
+    if fields.nth(1)? != "0A" {
+        return None;
+    }
+    let inode = fields.nth(5)?.parse().ok()?;
+    let (ip, port) = local.split_once(':')?;
+    Some((SocketAddr::new(address(ip)?, u16::from_str_radix(port, 16).ok()?), inode))
+}
+
+/// Words of 32 bits as this machine holds them.
+fn address(hex: &str) -> Option<IpAddr> {
+    let word = |at: usize| u32::from_str_radix(hex.get(at..at + 8)?, 16).ok().map(u32::to_ne_bytes);
+    match hex.len() {
+        8 => Some(Ipv4Addr::from(word(0)?).into()),
+        32 => {
+            let words = [word(0)?, word(8)?, word(16)?, word(24)?];
+            let mut bytes = [0; 16];
+            for (to, from) in bytes.iter_mut().zip(words.as_flattened()) {
+                *to = *from;
+            }
+            Some(Ipv6Addr::from(bytes).into())
+        }
+        _ => None,
+    }
+}
+
+/// `0000…: 00000002 00000000 00010000 0001 01 INODE /path`
+fn listening_unix(line: &str) -> Option<(String, u64)> {
+    let (mut rest, mut fields) = (line, [""; 7]);
+    for field in &mut fields {
+        (*field, rest) = rest.trim_start().split_once(' ')?;
+    }
+    let [.., flags, _, _, inode] = fields;
+    (flags == "00010000").then(|| Some((rest.to_owned(), inode.parse().ok()?)))?
+}
+
+/// Of sockets, the process with the lowest pid that holds each. stickyd's own descriptors are many, and no worker's.
+fn holders(mut wanted: Vec<u64>, until: Instant) -> Vec<(u64, u32)> {
+    let (mut found, mut seen) = (Vec::new(), 0);
+    let mut pids: Vec<u32> = fs::read_dir("/proc").into_iter().flatten().filter_map(number).collect();
+    pids.sort_unstable();
+    for pid in pids.into_iter().filter(|pid| *pid != std::process::id()) {
+        for descriptor in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
+            seen += 1;
+            if wanted.is_empty() || seen > DESCRIPTORS || Instant::now() > until {
+                return found;
+            }
+            let Ok(link) = fs::read_link(descriptor.path()) else { continue };
+            let inode = link.to_str().and_then(|link| link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
+            if let Some(at) = inode.and_then(|inode: u64| wanted.iter().position(|one| *one == inode)) {
+                found.push((wanted.swap_remove(at), pid));
+            }
+        }
+    }
+    found
+}
+
+fn number(entry: std::io::Result<fs::DirEntry>) -> Option<u32> {
+    entry.ok()?.file_name().to_str()?.parse().ok()
+}
+
+fn read(pid: &str) -> Option<Process> {
+    process(
+        &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?,
+        &fs::read_to_string(format!("/proc/{pid}/status")).ok()?,
+    )
+}
+
+/// Of `/proc/PID/stat` and `/proc/PID/status` (proc(5)); the command may hold anything, `)` included.
+fn process(stat: &str, status: &str) -> Option<Process> {
+    let (before, after) = stat.rsplit_once(") ")?;
+    let (pid, command) = before.split_once(" (")?;
+    let fields: Vec<&str> = after.split_ascii_whitespace().collect();
+    let ticks = |index: usize| fields.get(index)?.parse::<f64>().ok();
+    let said = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)?.split_ascii_whitespace().next());
+    Some(Process {
+        pid: pid.parse().ok()?,
+        command: command.chars().filter(|c| !c.is_control()).collect(),
+        // utime and stime are fields 14 and 15; the first behind the command is 3.
+        cpu_s: (ticks(11)? + ticks(12)?) / TICKS_PER_SECOND,
+        cpu_percent: None,
+        memory_bytes: said("VmRSS:").and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) * 1024,
+        threads: said("Threads:").and_then(|count| count.parse().ok()).unwrap_or(1),
+    })
+}
+
+/// The size of the directory says how many there are, since Linux 6.2; before that they are counted.
+fn descriptors() -> Option<u64> {
+    let size = fs::metadata("/proc/self/fd").ok()?.len();
+    if size > 0 {
+        return Some(size);
+    }
+    // One of them is the directory itself.
+    u64::try_from(fs::read_dir("/proc/self/fd").ok()?.count()).ok()?.checked_sub(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_proc() {
+        let line =
+            "   0: 0100007F:0BB9 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 4242 1 0";
+        if cfg!(target_endian = "little") {
+            assert_eq!(listening(line), Some(("127.0.0.1:3001".parse().unwrap(), 4242)));
+            let six = line.replace("0100007F", "00000000000000000000000001000000");
+            assert_eq!(listening(&six), Some(("[::1]:3001".parse().unwrap(), 4242)));
+        }
+        assert_eq!(listening(&line.replace(" 0A ", " 01 ")), None);
+        assert_eq!(listening("rubbish"), None);
+        let unix = "ffff8880: 00000002 00000000 00010000 0001 01 777 /run/app/my 5.sock";
+        assert_eq!(listening_unix(unix), Some(("/run/app/my 5.sock".to_owned(), 777)));
+        let padded = "ffff8880: 00000002 00000000 00010000 0001 01   777 /run/a.sock";
+        assert_eq!(listening_unix(padded), Some(("/run/a.sock".to_owned(), 777)));
+        assert_eq!(listening_unix(&unix.replace("00010000", "00000000")), None);
+        assert_eq!(listening_unix("ffff8880: 00000002 00000000 00010000 0001 01 777"), None);
+    }
+
+    #[test]
+    fn a_process_is_read_whatever_its_command() {
+        let stat = "12 (a) (b c)) S 1 12 12 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 4 0 100 1 1";
+        let read = process(stat, "Name:\ta\nVmRSS:\t  2048 kB\nThreads:\t4\n").unwrap();
+        assert_eq!((read.pid, read.command.as_str(), read.cpu_s), (12, "a) (b c)", 2.0));
+        assert_eq!((read.memory_bytes, read.threads), (2 << 20, 4));
+        assert_eq!(process("", ""), None);
+    }
+
+    #[test]
+    fn only_loopback_workers_are_behind_a_socket_on_every_address() {
+        let covers = |socket: &str, worker: &str| covers(socket.parse().unwrap(), worker.parse().unwrap());
+        assert!(
+            covers("127.0.0.1:1", "127.0.0.1:1") && covers("0.0.0.0:1", "127.0.0.1:1") && covers("[::]:1", "[::1]:1")
+        );
+        assert!(covers("[::ffff:10.0.0.7]:1", "10.0.0.7:1"));
+        assert!(!covers("0.0.0.0:1", "10.0.0.7:1") && !covers("127.0.0.1:1", "127.0.0.1:2"));
+    }
+
+    #[test]
+    fn our_own_process_is_seen() {
+        let own = read("self").unwrap();
+        assert!(own.pid == std::process::id() && own.memory_bytes > 0 && own.threads > 0);
+        assert!(descriptors().unwrap() >= 3);
+    }
+}

@@ -1,0 +1,135 @@
+//! `/api/v1/pins` and `/api/v1/explain`: where one session is, and where a request would go. Neither changes anything: a
+//! pin that is asked for lives no longer for it.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+
+use super::{Api, Refusal, refuse};
+use crate::affinity::cookie::Cookie;
+use crate::affinity::explain::{Answer, Question, explain as decide};
+use crate::clock;
+use crate::proxy::headers::Client;
+use crate::state::Snapshot;
+use crate::upstream::Upstream;
+use crate::upstream::worker::Worker;
+
+/// What is asked, by name; of a name given twice the last.
+type Asked = Query<HashMap<String, String>>;
+
+/// A misspelt name must not be a question about something else.
+pub(super) fn known(query: &HashMap<String, String>, names: &[&str]) -> Result<(), Refusal> {
+    match query.keys().find(|name| !names.contains(&name.as_str())) {
+        None => Ok(()),
+        Some(unknown) => {
+            let why = format!("unknown parameter `{unknown}`: there is {}", names.join(", "));
+            Err(refuse(StatusCode::UNPROCESSABLE_ENTITY, why))
+        }
+    }
+}
+
+/// The upstream meant; the only one needs no name.
+fn upstream<'a>(snapshot: &'a Snapshot, query: &HashMap<String, String>) -> Result<&'a Arc<Upstream>, Refusal> {
+    let Some(name) = query.get("upstream") else {
+        let mut named = snapshot.upstreams.iter().filter(|upstream| !upstream.removed);
+        return match (named.next(), named.next()) {
+            (Some(only), None) => Ok(only),
+            _ => Err(refuse(StatusCode::UNPROCESSABLE_ENTITY, "there are several upstreams: name one with upstream=")),
+        };
+    };
+    let known = snapshot.upstreams.iter().find(|upstream| upstream.config.name == *name);
+    known.ok_or_else(|| refuse(StatusCode::NOT_FOUND, format!("there is no upstream `{name}`")))
+}
+
+/// `GET /api/v1/pins?upstream=app&sid=…`.
+pub(super) async fn pin(State(api): State<Api>, Query(query): Asked) -> Result<Json<Value>, Refusal> {
+    known(&query, &["upstream", "sid"])?;
+    let snapshot = api.shared.snapshot.load();
+    let upstream = upstream(&snapshot, &query)?;
+    let sid = query.get("sid").filter(|sid| !sid.is_empty());
+    let sid = sid.ok_or_else(|| refuse(StatusCode::UNPROCESSABLE_ENTITY, "which session? give its sid="))?;
+    let shared = &api.shared;
+    let key = shared.keys.key(&upstream.config.name, sid.as_bytes());
+    let seen = shared.pins.inspect(key, Instant::now(), |pin| {
+        (pin.worker().cloned(), pin.age_s(clock::now_s()), pin.has_tunnel(), pin.slot)
+    });
+    let Some((view, (worker, age_s, has_tunnel, slot))) = seen else {
+        let why = "this stickyd has not pinned that session (its worker may know it all the same)";
+        return Err(refuse(StatusCode::NOT_FOUND, why));
+    };
+    let ending = worker.as_ref().and_then(|worker| worker.admin.ending());
+    let due = ending.filter(|_| !has_tunnel).and_then(|ending| ending.due_ms(slot, key.jitter()));
+    Ok(Json(json!({
+        "upstream": upstream.config.name,
+        "worker": worker.as_ref().map(|worker| &worker.name),
+        "ended": worker.is_none(),
+        "age_s": age_s,
+        "holds": view.holds,
+        "tunnel": has_tunnel,
+        "ttl_s": view.ttl.as_secs(),
+        "idle_s": view.left.map(|left| view.ttl.saturating_sub(left).as_secs()),
+        "expires_in_s": view.left.map(|left| left.as_secs()),
+        "drain_ends_in_s": due.map(|due| due.saturating_sub(clock::now_ms()).div_ceil(1_000)),
+    })))
+}
+
+/// `GET /api/v1/explain?upstream=app&sid=…&cookie=…&address=…&kind=session`.
+pub(super) async fn explain(State(api): State<Api>, Query(query): Asked) -> Result<Json<Value>, Refusal> {
+    known(&query, &["upstream", "sid", "cookie", "address", "kind"])?;
+    let wrong = |why: String| refuse(StatusCode::UNPROCESSABLE_ENTITY, why);
+    let snapshot = api.shared.snapshot.load();
+    let upstream = upstream(&snapshot, &query)?;
+    let address = query.get("address").map(|text| text.parse::<IpAddr>());
+    let address = address.transpose().map_err(|_| wrong("`address` is no IP address".to_owned()))?;
+    let ordinary = match query.get("kind").map(String::as_str) {
+        None | Some("session") => false,
+        Some("request") => true,
+        Some(other) => return Err(wrong(format!("`kind` is session or request, not `{other}`"))),
+    };
+    let cookie = query.get("cookie").filter(|text| !text.is_empty()).map(|text| read_cookie(upstream, text));
+    let asked = Question {
+        sid: query.get("sid").filter(|sid| !sid.is_empty()).map(String::as_bytes),
+        cookie: cookie.flatten(),
+        client: address.map(|address| Client { address: address.to_canonical(), secure: false }),
+        ordinary,
+    };
+    let found = decide(&api.shared, upstream, asked);
+    Ok(Json(json!({
+        "upstream": upstream.config.name,
+        "cookie": match cookie { None => "none", Some(None) => "not ours", Some(Some(_)) => "valid" },
+        "now": describe(&found.now),
+        "if_it_died": found.then.as_ref().map(describe),
+    })))
+}
+
+/// A cookie's value, alone or behind its name.
+fn read_cookie(upstream: &Upstream, text: &str) -> Option<Cookie> {
+    let jar = upstream.jar.as_ref()?;
+    let named = format!("{}={}", jar.name(), text.trim());
+    jar.read([text.as_bytes(), named.as_bytes()].into_iter())
+}
+
+fn describe((worker, why): &Answer) -> Value {
+    json!({
+        "worker": worker.as_ref().map(|worker| &worker.name),
+        "why": why.word(),
+        "words": why.words(),
+        "state": worker.as_deref().map(state),
+    })
+}
+
+fn state(worker: &Worker) -> Value {
+    json!({
+        "health": worker.health().word(),
+        "admin": worker.admin.word(),
+        "ejected": worker.ejected(),
+        "takes_new": worker.takes_new(),
+        "serves": worker.serves(),
+    })
+}

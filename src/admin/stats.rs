@@ -1,0 +1,202 @@
+//! `/api/v1/stats`: what the counters say, in all and as rates over the last minute, for people without a Prometheus.
+//!
+//! A sample every five seconds, twelve of them kept; their size follows the number of workers. Left out: anything older,
+//! and percentiles: that is what `/metrics` is for.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Map, Value, json};
+
+use super::Api;
+use crate::affinity::pins::SHARDS;
+use crate::clock;
+use crate::state::{Shared, Snapshot};
+use crate::upstream::Upstream;
+use crate::upstream::worker::Worker;
+
+/// Between two samples.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// Samples kept: a minute.
+const SAMPLES: usize = 12;
+
+/// Workers of a process's life beyond which ages are no longer told: their table is as long as the largest serial.
+const SERIALS: usize = 1 << 16;
+
+/// What an upstream's counters are called, and what they say.
+type Counts = [(&'static str, u64); 11];
+
+/// The counters of one moment.
+struct Sample {
+    at: Instant,
+    upstreams: HashMap<String, Counts>,
+    /// Requests, by serial.
+    workers: HashMap<u64, u64>,
+}
+
+/// The samples of the last minute.
+#[derive(Default)]
+pub(super) struct History(Mutex<VecDeque<Sample>>);
+
+impl History {
+    /// Takes samples for as long as the control thread lives.
+    pub(super) async fn keep(self: Arc<Self>, shared: Arc<Shared>) {
+        loop {
+            {
+                let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                samples.truncate(SAMPLES - 1);
+                samples.push_front(Sample::take(&shared.snapshot.load()));
+            }
+            tokio::time::sleep(EVERY).await;
+        }
+    }
+}
+
+impl Sample {
+    fn take(snapshot: &Snapshot) -> Self {
+        Self {
+            at: Instant::now(),
+            upstreams: snapshot.upstreams.iter().map(|one| (one.config.name.clone(), counts(one))).collect(),
+            workers: snapshot.workers().map(|worker| (worker.serial, worker.series.requests())).collect(),
+        }
+    }
+}
+
+fn counts(upstream: &Upstream) -> Counts {
+    let series = upstream.series();
+    [
+        ("requests", upstream.members.iter().map(|member| member.worker.series.requests()).sum()),
+        ("failures", upstream.members.iter().map(|member| member.worker.series.failures()).sum()),
+        ("handshakes", series.learned.get()),
+        ("upgrades", series.upgrades_granted.get()),
+        ("refusals_forwarded", series.refusals_forwarded.get()),
+        ("refusals_healed", series.refusals_healed.get()),
+        ("refusals_own", series.refusals_own.get()),
+        ("retries", series.passed_on.get() + series.resent.get()),
+        ("drained", series.drained_tunnels.get() + series.drained_polling.get()),
+        ("bytes_up", series.bytes_up.get()),
+        ("bytes_down", series.bytes_down.get()),
+    ]
+}
+
+/// `GET /api/v1/stats`.
+pub(super) async fn show(State(api): State<Api>) -> Json<Value> {
+    let snapshot = api.shared.snapshot.load_full();
+    let ages = Ages::of(&api.shared, &snapshot);
+    let now = Sample::take(&snapshot);
+    let samples = api.history.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = samples.back();
+    let span = before.map_or(0.0, |before| now.at.saturating_duration_since(before.at).as_secs_f64());
+    let mut totals: Option<Counts> = None;
+    let mut earlier: Option<Counts> = None;
+    let mut upstreams = Vec::new();
+    for upstream in &snapshot.upstreams {
+        let counted = counts(upstream);
+        // One that has just come began from nothing.
+        let old = before.and_then(|before| before.upstreams.get(&upstream.config.name).copied());
+        let old = old.unwrap_or_else(|| counted.map(|(name, _)| (name, 0)));
+        totals = Some(add(totals, counted));
+        earlier = Some(add(earlier, old));
+        let workers: Vec<&Worker> = upstream.members.iter().map(|member| &*member.worker).collect();
+        upstreams.push(json!({
+            "upstream": upstream.config.name,
+            "totals": object(counted),
+            "rates": rates(counted, old, span),
+            "live": live(&workers, &ages),
+        }));
+    }
+    let workers: Vec<&Worker> = snapshot.workers().map(|worker| &**worker).collect();
+    let (totals, earlier) = (totals.unwrap_or_default(), earlier.unwrap_or_default());
+    Json(json!({
+        "rates_over_s": Duration::from_secs_f64(span).as_millis().div_ceil(1_000),
+        "totals": object(totals),
+        "rates": rates(totals, earlier, span),
+        "live": live(&workers, &ages),
+        "upstreams": upstreams,
+        "workers": workers.iter().map(|one| worker(one, before, span, &ages)).collect::<Vec<_>>(),
+    }))
+}
+
+fn worker(worker: &Worker, before: Option<&Sample>, span: f64, ages: &Ages) -> Value {
+    let requests = worker.series.requests();
+    let old = before.and_then(|before| before.workers.get(&worker.serial)).copied().unwrap_or(0);
+    json!({
+        "upstream": worker.upstream,
+        "worker": worker.name,
+        "requests": requests,
+        "requests_per_s": rate(requests, old, span),
+        "failures": worker.series.failures(),
+        "live": live(&[worker], ages),
+    })
+}
+
+fn live(workers: &[&Worker], ages: &Ages) -> Value {
+    let sum = |of: fn(&Worker) -> u32| workers.iter().map(|worker| u64::from(of(worker))).sum::<u64>();
+    json!({
+        "sessions": sum(Worker::sessions),
+        "tunnels": sum(Worker::tunnels),
+        "in_flight": sum(Worker::in_flight),
+        "average_age_s": ages.average(workers),
+    })
+}
+
+fn add(sum: Option<Counts>, more: Counts) -> Counts {
+    let mut sum = sum.unwrap_or_else(|| more.map(|(name, _)| (name, 0)));
+    for ((_, all), (_, one)) in sum.iter_mut().zip(more) {
+        *all += one;
+    }
+    sum
+}
+
+fn object(counts: Counts) -> Value {
+    Value::Object(
+        counts.into_iter().filter(|(name, _)| !name.is_empty()).map(|(n, c)| (n.to_owned(), c.into())).collect(),
+    )
+}
+
+fn rates(now: Counts, before: Counts, span: f64) -> Value {
+    let mut all = Map::new();
+    for ((name, now), (_, before)) in now.into_iter().zip(before).filter(|((name, _), _)| !name.is_empty()) {
+        all.insert(format!("{name}_per_s"), rate(now, before, span));
+    }
+    Value::Object(all)
+}
+
+/// To two places; `null` while there is nothing to compare with. A worker that left took its counts along: no rate is below 0.
+fn rate(now: u64, before: u64, span: f64) -> Value {
+    #[allow(clippy::cast_precision_loss, reason = "two places of a rate need no more than 53 bits")]
+    let grown = now.saturating_sub(before) as f64;
+    if span < 0.5 { Value::Null } else { ((grown / span * 100.0).round() / 100.0).into() }
+}
+
+/// How old the pinned sessions of each worker are.
+struct Ages(Vec<(u64, u64)>);
+
+impl Ages {
+    /// One walk over all pins: 10 ns each, one shard's lock at a time.
+    fn of(shared: &Shared, snapshot: &Snapshot) -> Self {
+        let serial = |worker: &Worker| usize::try_from(worker.serial).ok().filter(|serial| *serial < SERIALS);
+        let most = snapshot.workers().filter_map(|worker| serial(worker)).max().unwrap_or(0);
+        let (mut sums, now_s) = (vec![(0, 0); most + 1], clock::now_s());
+        for shard in 0..SHARDS {
+            shared.pins.each(shard, |_, pin| {
+                if let Some((count, sum)) = pin.worker().and_then(|worker| sums.get_mut(serial(worker)?)) {
+                    *count += 1;
+                    *sum += u64::from(pin.age_s(now_s));
+                }
+            });
+        }
+        Self(sums)
+    }
+
+    /// `null` where there is no pinned session.
+    fn average(&self, workers: &[&Worker]) -> Option<u64> {
+        let of = |worker: &&Worker| self.0.get(usize::try_from(worker.serial).ok()?).copied();
+        let (count, sum) = workers.iter().filter_map(of).fold((0, 0), |(c, s), (count, sum)| (c + count, s + sum));
+        sum.checked_div(count)
+    }
+}

@@ -1,0 +1,64 @@
+//! `/api/v1/status`: stickyd itself, and how near its limits it is. `/api/v1/health`: for load balancers before it.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering::Relaxed;
+
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use rlimit::Resource;
+use serde_json::{Value, json};
+
+use super::workers::process;
+use super::{Api, sessions};
+
+/// `GET /api/v1/status`.
+pub(super) async fn show(State(api): State<Api>) -> Json<Value> {
+    let (shared, config) = (&api.shared, api.shared.config.now());
+    let look = api.look().await;
+    let descriptors = Resource::NOFILE.get_soft().ok();
+    Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "pid": std::process::id(),
+        "uptime_s": shared.started.elapsed().as_secs(),
+        "stopping": api.stopping.is_cancelled(),
+        "config": {
+            "file": config.file,
+            "loaded_at": humantime::format_rfc3339_millis(config.loaded).to_string(),
+            "generation": config.generation,
+            "error": config.error,
+            "needs_restart": config.needs_restart,
+        },
+        "listeners": config.listeners,
+        "client_connections": shared.clients.load(Relaxed),
+        "pins": { "held": shared.pins.len(), "limit": shared.pins.capacity() },
+        "replay_bytes": { "held": shared.replay.held(), "limit": shared.limits.replay_bytes },
+        "descriptors": { "held": look.descriptors, "limit": descriptors },
+        "process": look.own.as_ref().map(process),
+        "log_lines_dropped": crate::telemetry::dropped(),
+    }))
+}
+
+/// `GET /api/v1/health`: 200 while stickyd serves; 503 once it stops, so that whoever stands before it looks elsewhere.
+/// `?upstream=app`: besides, that upstream has a worker which takes new sessions.
+pub(super) async fn health(State(api): State<Api>, Query(query): Query<HashMap<String, String>>) -> Response {
+    let text = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
+    let is_ill = |why: String| (StatusCode::SERVICE_UNAVAILABLE, text.clone(), why).into_response();
+    if let Err(refusal) = sessions::known(&query, &["upstream"]) {
+        return refusal.into_response();
+    }
+    if api.stopping.is_cancelled() {
+        return is_ill("stopping\n".to_owned());
+    }
+    if let Some(name) = query.get("upstream") {
+        let snapshot = api.shared.snapshot.load();
+        let Some(upstream) = snapshot.upstream(name) else {
+            return (StatusCode::NOT_FOUND, text, format!("there is no upstream `{name}`\n")).into_response();
+        };
+        if !upstream.members.iter().any(|member| member.worker.takes_new()) {
+            return is_ill(format!("no worker of `{name}` takes new sessions\n"));
+        }
+    }
+    (text, "ok\n").into_response()
+}

@@ -1,0 +1,253 @@
+//! Commands that tell a running stickyd something: drain, maint, ready, log.
+
+#![allow(clippy::indexing_slicing, reason = "a field that a JSON value lacks is null: nothing panics")]
+
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use hyper::Method;
+use serde_json::{Value, json};
+
+use super::remote::{Admin, Asking, Refusal, encoded};
+use super::table::{cell, list, span};
+
+/// Between two looks at a drain.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Characters of a progress bar.
+const BAR: u64 = 30;
+
+/// Which worker.
+#[derive(Debug, Args)]
+pub struct Target {
+    /// UPSTREAM/WORKER, as `stickyd workers` shows them: app/w7, app/127.0.0.1:3001
+    #[arg(value_name = "UPSTREAM/WORKER", value_parser = worker)]
+    pub worker: (String, String),
+    /// Whom, and how.
+    #[command(flatten)]
+    pub asking: Asking,
+}
+
+/// No upstream has a `/` in its name.
+fn worker(text: &str) -> Result<(String, String), String> {
+    match text.split_once('/') {
+        Some((upstream, worker)) if !upstream.is_empty() && !worker.is_empty() => {
+            Ok((upstream.to_owned(), worker.to_owned()))
+        }
+        _ => Err("write UPSTREAM/WORKER, such as app/127.0.0.1:3001; `stickyd workers` lists them".to_owned()),
+    }
+}
+
+impl Target {
+    fn say(&self, admin: &Admin, word: &str, body: Option<&Value>) -> Result<Value, Refusal> {
+        let (upstream, worker) = (encoded(&self.worker.0), encoded(&self.worker.1));
+        admin.done(Method::POST, &format!("/api/v1/workers/{upstream}/{worker}/{word}"), body)
+    }
+
+    fn tell(&self, word: &str) -> u8 {
+        let said = self.asking.remote.find().and_then(|admin| self.say(&admin, word, None));
+        self.asking.finish(said, told)
+    }
+}
+
+fn told(said: &Value) -> String {
+    let drain = &said["drain"];
+    let name = format!("{}/{}", cell(&said["upstream"]), cell(&said["worker"]));
+    let at = format!("{name} is in {}", cell(&said["admin"]));
+    match drain["ends_in_s"].as_u64() {
+        _ if drain.is_null() => format!("{name} is {}\n", cell(&said["admin"])),
+        Some(0) => format!("{at}: {} sessions end at once\n", cell(&drain["sessions_left"])),
+        None => format!("{at}: {} sessions stay until they end by themselves\n", cell(&drain["sessions_left"])),
+        Some(_) => {
+            format!("{at}: {} sessions end within {}\n", cell(&drain["sessions_left"]), span(&drain["ends_in_s"]))
+        }
+    }
+}
+
+/// `stickyd ready`.
+#[derive(Debug, Args)]
+pub struct Ready {
+    /// Which worker.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+impl Ready {
+    /// Tells it; the exit code.
+    pub fn run(&self) -> u8 {
+        self.target.tell("ready")
+    }
+}
+
+/// `stickyd maint`.
+#[derive(Debug, Args)]
+pub struct Maint {
+    /// Which worker.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+impl Maint {
+    /// Tells it; the exit code.
+    pub fn run(&self) -> u8 {
+        self.target.tell("maint")
+    }
+}
+
+/// `stickyd drain`.
+#[derive(Debug, Args)]
+pub struct Drain {
+    /// Which worker.
+    #[command(flatten)]
+    pub target: Target,
+    /// End its sessions evenly over this time (60s, 5m; at most 24h) [default: what the file says; else they stay until they end]
+    #[arg(short, long, value_name = "TIME")]
+    pub grace: Option<String>,
+    /// Wait until no session is left, and show how far it is
+    #[arg(short, long)]
+    pub wait: bool,
+    /// Give up waiting after this time, with exit code 1; the drain goes on
+    #[arg(short, long, value_name = "TIME", requires = "wait", value_parser = humantime::parse_duration)]
+    pub timeout: Option<Duration>,
+}
+
+impl Drain {
+    /// Tells it, and waits if asked to; the exit code.
+    pub fn run(&self) -> u8 {
+        let asking = &self.target.asking;
+        let body = self.grace.as_ref().map(|grace| json!({ "grace": grace }));
+        let said = asking.remote.find().and_then(|admin| {
+            let said = self.target.say(&admin, "drain", body.as_ref())?;
+            if self.wait { self.follow(&admin, said) } else { Ok(said) }
+        });
+        asking.finish(said, |said| if self.wait { "drained: no session is left\n".to_owned() } else { told(said) })
+    }
+
+    /// Until nothing is left: what was last said of the worker.
+    fn follow(&self, admin: &Admin, mut said: Value) -> Result<Value, Refusal> {
+        let (began, mut out) = (Instant::now(), Progress::new());
+        loop {
+            let drain = &said["drain"];
+            if drain.is_null() {
+                return Err(Refusal::new("the drain was called off: the worker is ready again"));
+            }
+            out.show(drain);
+            if drain["sessions_left"] == 0 && drain["tunnels_left"] == 0 {
+                out.end();
+                return Ok(said);
+            }
+            if self.timeout.is_some_and(|timeout| began.elapsed() > timeout) {
+                out.end();
+                return Err(Refusal::new("there are still sessions; the drain goes on"));
+            }
+            // Nothing else runs on this thread.
+            std::thread::park_timeout(LOOK);
+            let all = admin.done(Method::GET, "/api/v1/workers", None)?;
+            let (upstream, worker) = &self.target.worker;
+            let is_it =
+                |one: &&Value| one["upstream"] == *upstream && (one["worker"] == *worker || one["address"] == *worker);
+            match all["workers"].as_array().into_iter().flatten().find(is_it) {
+                Some(found) => said = found.clone(),
+                // A worker the file no longer names goes with its last session.
+                None => {
+                    out.end();
+                    return Ok(said);
+                }
+            }
+        }
+    }
+}
+
+/// How far a drain is: a bar that is drawn over on a terminal, lines elsewhere. On standard error: the outcome is on the other.
+struct Progress {
+    terminal: bool,
+    last: String,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self { terminal: std::io::stderr().is_terminal(), last: String::new() }
+    }
+
+    fn show(&mut self, drain: &Value) {
+        let left = drain["sessions_left"].as_u64().unwrap_or(0);
+        let start = drain["sessions_at_start"].as_u64().unwrap_or(0).max(left);
+        let ends = drain["ends_in_s"].as_u64().filter(|_| self.terminal);
+        let ends = ends.map_or(String::new(), |_| format!(", all end within {}", span(&drain["ends_in_s"])));
+        let text = format!("{left} of {start} sessions left, {} tunnels{ends}", cell(&drain["tunnels_left"]));
+        if text == self.last {
+            return;
+        }
+        let mut out = std::io::stderr();
+        // A closed output changes nothing about the drain.
+        let _ = if self.terminal {
+            write!(out, "\r\x1b[K{} {text}", bar(start - left, start)).and_then(|()| out.flush())
+        } else {
+            writeln!(out, "{text}")
+        };
+        self.last = text;
+    }
+
+    fn end(&self) {
+        if self.terminal {
+            eprintln!();
+        }
+    }
+}
+
+/// `[##########--------------------]`
+fn bar(done: u64, all: u64) -> String {
+    let full = (done.min(all) * BAR).checked_div(all).unwrap_or(BAR);
+    let repeat = |what: &str, count| what.repeat(usize::try_from(count).unwrap_or(0));
+    format!("[{}{}]", repeat("#", full), repeat("-", BAR - full))
+}
+
+/// `stickyd log`.
+#[derive(Debug, Args)]
+pub struct Log {
+    /// From now on: error, warn, info, debug, trace, off, or directives such as info,stickyd::affinity=debug
+    #[arg(value_name = "LEVEL", conflicts_with = "reset")]
+    pub level: Option<String>,
+    /// Back to what the file, or RUST_LOG, says
+    #[arg(long)]
+    pub reset: bool,
+    /// Whom, and how.
+    #[command(flatten)]
+    pub asking: Asking,
+}
+
+impl Log {
+    /// Asks or tells; the exit code.
+    pub fn run(&self) -> u8 {
+        let said = self.asking.remote.find().and_then(|admin| match (&self.level, self.reset) {
+            (None, false) => admin.done(Method::GET, "/api/v1/log", None),
+            (level, _) => admin.done(Method::PUT, "/api/v1/log", Some(&json!({ "level": level }))),
+        });
+        self.asking.finish(said, |said| {
+            list(&[
+                ("level", format!("{} (from {})", cell(&said["level"]), cell(&said["from"]))),
+                ("file", cell(&said["file"])),
+            ])
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_are_named_by_upstream_and_name() {
+        assert_eq!(worker("app/w7"), Ok(("app".to_owned(), "w7".to_owned())));
+        assert_eq!(worker("app/unix:/run/5.sock").unwrap().1, "unix:/run/5.sock");
+        assert!(worker("w7").is_err() && worker("/w7").is_err() && worker("app/").is_err());
+    }
+
+    #[test]
+    fn bars() {
+        assert_eq!(bar(0, 0), format!("[{}]", "#".repeat(30)));
+        assert_eq!(bar(1, 3), format!("[{}{}]", "#".repeat(10), "-".repeat(20)));
+        assert_eq!(bar(9, 3), format!("[{}]", "#".repeat(30)));
+    }
+}

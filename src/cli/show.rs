@@ -1,0 +1,324 @@
+//! Commands that only look: status, workers, stats, pin, explain.
+
+#![allow(clippy::indexing_slicing, reason = "a field that a JSON value lacks is null: nothing panics")]
+
+use clap::{Args, ValueEnum};
+use serde_json::Value;
+
+use super::remote::{Asking, encoded};
+use super::table::{bytes, cell, list, span, table};
+
+/// `stickyd status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Whom, and how.
+    #[command(flatten)]
+    pub asking: Asking,
+}
+
+impl Status {
+    /// Asks and prints; the exit code.
+    pub fn run(&self) -> u8 {
+        self.asking.show("/api/v1/status", status)
+    }
+}
+
+fn status(said: &Value) -> String {
+    let (config, process) = (&said["config"], &said["process"]);
+    let held = |of: &Value| format!("{} of {}", cell(&of["held"]), cell(&of["limit"]));
+    let texts = |of: &Value| of.as_array().into_iter().flatten().map(cell).collect::<Vec<_>>().join(", ");
+    let stopping = if said["stopping"] == true { ", stopping" } else { "" };
+    let replay = &said["replay_bytes"];
+    let mut rows = vec![
+        (
+            "version",
+            format!("{}, pid {}, up {}{stopping}", cell(&said["version"]), cell(&said["pid"]), span(&said["uptime_s"])),
+        ),
+        ("listeners", texts(&said["listeners"])),
+        (
+            "configuration",
+            format!(
+                "{}, loaded {} (number {})",
+                cell(&config["file"]),
+                cell(&config["loaded_at"]),
+                cell(&config["generation"])
+            ),
+        ),
+        ("clients", cell(&said["client_connections"])),
+        ("pins", held(&said["pins"])),
+        ("descriptors", held(&said["descriptors"])),
+        ("replay", format!("{} of {}", bytes(&replay["held"]), bytes(&replay["limit"]))),
+        ("memory, CPU", format!("{}, {} s", bytes(&process["memory_bytes"]), cell(&process["cpu_s"]))),
+    ];
+    if !texts(&config["needs_restart"]).is_empty() {
+        rows.push(("needs a restart", texts(&config["needs_restart"])));
+    }
+    if !config["error"].is_null() {
+        rows.push(("NOT LOADED", format!("the file does not run: {}", cell(&config["error"]))));
+    }
+    if said["log_lines_dropped"].as_u64().is_some_and(|lines| lines > 0) {
+        rows.push(("log lines lost", cell(&said["log_lines_dropped"])));
+    }
+    list(&rows)
+}
+
+/// `stickyd workers`.
+#[derive(Debug, Args)]
+pub struct Workers {
+    /// Only those of this upstream
+    #[arg(value_name = "UPSTREAM")]
+    pub upstream: Option<String>,
+    /// Whom, and how.
+    #[command(flatten)]
+    pub asking: Asking,
+}
+
+impl Workers {
+    /// Asks and prints; the exit code.
+    pub fn run(&self) -> u8 {
+        self.asking.show("/api/v1/workers", |said| workers(said, self.upstream.as_deref()))
+    }
+}
+
+fn workers(said: &Value, only: Option<&str>) -> String {
+    const HEAD: [&str; 10] =
+        ["UPSTREAM", "WORKER", "STATE", "SESSIONS", "TUNNELS", "IN FLIGHT", "RESTARTS", "PID", "CPU", "MEMORY"];
+    let wanted = |one: &&Value| only.is_none_or(|only| one["upstream"] == only);
+    let all: Vec<&Value> = said["workers"].as_array().into_iter().flatten().filter(wanted).collect();
+    let row = |one: &&Value| {
+        let process = &one["process"];
+        let cpu = process["cpu_percent"].as_f64().map_or_else(|| "-".to_owned(), |percent| format!("{percent}%"));
+        let plain = ["upstream", "worker"].map(|key| cell(&one[key])).into_iter().chain([state(one)]);
+        let counts = ["sessions", "tunnels", "in_flight", "restarts"].map(|key| cell(&one[key]));
+        plain.chain(counts).chain([cell(&process["pid"]), cpu, bytes(&process["memory_bytes"])]).collect::<Vec<_>>()
+    };
+    let mut text = table(&HEAD, &all.iter().map(row).collect::<Vec<_>>());
+    let mut notes = all.iter().flat_map(|one| reasons(one)).collect::<Vec<_>>();
+    let names = said["names"].as_array().into_iter().flatten().filter(wanted);
+    notes.extend(names.filter(|name| name["state"] != "resolved").map(|name| {
+        format!(
+            "{}: the DNS name {} is {}: {}",
+            cell(&name["upstream"]),
+            cell(&name["name"]),
+            cell(&name["state"]),
+            cell(&name["error"])
+        )
+    }));
+    if !notes.is_empty() {
+        text.push_str(&format!("\n{}\n", notes.join("\n")));
+    }
+    text
+}
+
+fn state(worker: &Value) -> String {
+    let ejected = if worker["ejected"] == true { ", ejected" } else { "" };
+    format!("{}, {}{ejected}", cell(&worker["health"]), cell(&worker["admin"]))
+}
+
+/// Why a worker is not as one would like it.
+fn reasons(worker: &Value) -> Vec<String> {
+    let (why, at) = (&worker["why"], format!("{}/{}", cell(&worker["upstream"]), cell(&worker["worker"])));
+    let mut all = Vec::new();
+    if worker["health"] != "up" || worker["check"]["failed_in_a_row"].as_u64().is_some_and(|row| row > 0) {
+        all.push(format!("{at} is {}: {}", cell(&worker["health"]), cell(&why["health"])));
+    }
+    if worker["admin"] != "ready" {
+        all.push(format!("{at} is in {}: {}", cell(&worker["admin"]), cell(&why["admin"])));
+    }
+    if worker["ejected"] == true {
+        all.push(format!("{at} is ejected: {}", cell(&why["ejection"])));
+    }
+    all
+}
+
+/// `stickyd stats`.
+#[derive(Debug, Args)]
+pub struct Stats {
+    /// Whom, and how.
+    #[command(flatten)]
+    pub asking: Asking,
+}
+
+impl Stats {
+    /// Asks and prints; the exit code.
+    pub fn run(&self) -> u8 {
+        self.asking.show("/api/v1/stats", stats)
+    }
+}
+
+fn stats(said: &Value) -> String {
+    const HEAD: [&str; 8] = ["UPSTREAM", "WORKER", "REQUESTS", "A SECOND", "FAILURES", "SESSIONS", "TUNNELS", "AGE"];
+    let workers = said["workers"].as_array().into_iter().flatten();
+    let row = |one: &Value| {
+        let keys = ["upstream", "worker", "requests", "requests_per_s", "failures"].map(|key| cell(&one[key]));
+        let live = &one["live"];
+        let live = [cell(&live["sessions"]), cell(&live["tunnels"]), span(&live["average_age_s"])];
+        keys.into_iter().chain(live).collect::<Vec<_>>()
+    };
+    let mut text = table(&HEAD, &workers.map(row).collect::<Vec<_>>());
+    let counts = said["totals"].as_object().into_iter().flatten().map(|(name, count)| {
+        let amount = if name.starts_with("bytes") { bytes(count) } else { cell(count) };
+        vec![name.clone(), amount, cell(&said["rates"][format!("{name}_per_s")])]
+    });
+    text.push('\n');
+    text.push_str(&table(&["ALL WORKERS", "TOTAL", "A SECOND"], &counts.collect::<Vec<_>>()));
+    text.push_str(&format!("\nrates are over the last {} s\n", cell(&said["rates_over_s"])));
+    text
+}
+
+/// `stickyd pin`.
+#[derive(Debug, Args)]
+pub struct Pin {
+    /// The session's id, as it stands in the query of its requests
+    #[arg(value_name = "SID")]
+    pub sid: String,
+    /// The upstream; may be left out where there is only one
+    #[arg(short, long, value_name = "NAME")]
+    pub upstream: Option<String>,
+    /// Whom, and how.
+    #[command(flatten)]
+    pub asking: Asking,
+}
+
+impl Pin {
+    /// Asks and prints; the exit code.
+    pub fn run(&self) -> u8 {
+        let path = query("/api/v1/pins", &[("sid", Some(&self.sid)), ("upstream", self.upstream.as_ref())]);
+        self.asking.show(&path, |said| {
+            let ends = &said["drain_ends_in_s"];
+            let mut rows = vec![
+                (
+                    "worker",
+                    if said["ended"] == true {
+                        "none: an operator ended the session".to_owned()
+                    } else {
+                        cell(&said["worker"])
+                    },
+                ),
+                ("pinned for", span(&said["age_s"])),
+                (
+                    "held by",
+                    format!(
+                        "{} polls and tunnels{}",
+                        cell(&said["holds"]),
+                        if said["tunnel"] == true { ", a tunnel among them" } else { "" }
+                    ),
+                ),
+                ("idle for", span(&said["idle_s"])),
+                ("expires in", span(&said["expires_in_s"])),
+            ];
+            if !ends.is_null() {
+                rows.push(("its drain ends it in", span(ends)));
+            }
+            list(&rows)
+        })
+    }
+}
+
+/// What kind of request, without a sid.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Kind {
+    /// A new Socket.IO session
+    Session,
+    /// An ordinary request
+    Request,
+}
+
+/// `stickyd explain`.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// The upstream; may be left out where there is only one
+    #[arg(short, long, value_name = "NAME")]
+    pub upstream: Option<String>,
+    /// The session's id
+    #[arg(short, long)]
+    pub sid: Option<String>,
+    /// stickyd's affinity cookie: its value, or name=value
+    #[arg(long, value_name = "COOKIE")]
+    pub cookie: Option<String>,
+    /// The client's address
+    #[arg(long, value_name = "IP")]
+    pub address: Option<String>,
+    /// Without a sid: what is asked for [default: session]
+    #[arg(short, long)]
+    pub kind: Option<Kind>,
+    /// Whom, and how.
+    #[command(flatten)]
+    pub asking: Asking,
+}
+
+impl Explain {
+    /// Asks and prints; the exit code.
+    pub fn run(&self) -> u8 {
+        let kind = self.kind.map(|kind| match kind {
+            Kind::Session => "session".to_owned(),
+            Kind::Request => "request".to_owned(),
+        });
+        let given = [
+            ("upstream", self.upstream.as_ref()),
+            ("sid", self.sid.as_ref()),
+            ("cookie", self.cookie.as_ref()),
+            ("address", self.address.as_ref()),
+            ("kind", kind.as_ref()),
+        ];
+        self.asking.show(&query("/api/v1/explain", &given), explain)
+    }
+}
+
+fn explain(said: &Value) -> String {
+    let worker = |answer: &Value| match answer["state"].is_null() {
+        true => "none".to_owned(),
+        false => format!("{} ({})", cell(&answer["worker"]), state(&answer["state"])),
+    };
+    let (now, then) = (&said["now"], &said["if_it_died"]);
+    let mut rows = vec![("upstream", cell(&said["upstream"])), ("worker", worker(now)), ("why", cell(&now["words"]))];
+    if said["cookie"] == "not ours" {
+        rows.push(("cookie", "not ours, or forged: treated as absent".to_owned()));
+    }
+    if !then.is_null() {
+        let title = if now["worker"].is_null() { "its next session" } else { "if it died" };
+        rows.extend([(title, worker(then)), ("why", cell(&then["words"]))]);
+    }
+    list(&rows)
+}
+
+/// A path with the parameters that are given.
+fn query(path: &str, parameters: &[(&str, Option<&String>)]) -> String {
+    let given = parameters.iter().filter_map(|(name, value)| Some(format!("{name}={}", encoded(value.as_ref()?))));
+    let given = given.collect::<Vec<_>>().join("&");
+    if given.is_empty() { path.to_owned() } else { format!("{path}?{given}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn workers_as_a_table_with_reasons_below() {
+        let worker = |name: &str, health: &str, why: &str| {
+            json!({"upstream": "app", "worker": name, "health": health, "admin": "ready", "ejected": false, "sessions": 12,
+                "tunnels": 3, "in_flight": 0, "restarts": 1, "why": {"health": why},
+                "process": {"pid": 4242, "cpu_percent": 1.5, "memory_bytes": 80_000_000}})
+        };
+        let said = json!({"workers": [worker("w1", "up", "-"), worker("w2", "starting", "3 checks in a row did not pass")],
+            "names": [{"upstream": "app", "name": "x.test", "state": "unresolved", "error": "no such name"}]});
+        insta::assert_snapshot!(workers(&said, None), @r"
+        UPSTREAM  WORKER  STATE            SESSIONS  TUNNELS  IN FLIGHT  RESTARTS   PID   CPU  MEMORY
+        app       w1      up, ready              12        3          0         1  4242  1.5%   80 MB
+        app       w2      starting, ready        12        3          0         1  4242  1.5%   80 MB
+
+        app/w2 is starting: 3 checks in a row did not pass
+        app: the DNS name x.test is unresolved: no such name
+        ");
+        assert_eq!(workers(&said, Some("other")).lines().count(), 1);
+    }
+
+    #[test]
+    fn parameters_are_encoded() {
+        let (sid, none) = ("a b&c".to_owned(), None);
+        assert_eq!(query("/p", &[("sid", Some(&sid)), ("upstream", none)]), "/p?sid=a%20b%26c");
+        assert_eq!(query("/p", &[]), "/p");
+    }
+}

@@ -1,0 +1,62 @@
+//! What the fuzz targets (`tests/fuzz`) need of a connection without having a socket: a [`Conn`] that nobody is behind, the
+//! HTTP/1 settings of a real one, and the reader of PROXY headers. No part of stickyd uses it.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use hyper::header::HeaderValue;
+use hyper::server::conn::http1;
+
+use super::super::opening::Secured;
+use super::super::proxy_protocol;
+use super::super::{Listener, Settings};
+use super::{Conn, Traffic};
+use crate::config;
+use crate::thread::Thread;
+
+pub use super::super::proxy_protocol::{Look, Source};
+
+/// A connection from `peer` to a listener of these settings, which must be without TLS; `secure`: as if it had it.
+pub fn conn(thread: &Rc<Thread>, config: &config::Listener, peer: IpAddr, secure: bool) -> Option<Rc<Conn>> {
+    let listener = Rc::new(Listener {
+        port_value: HeaderValue::from(config.address.port()),
+        removed: Rc::default(),
+        settings: Arc::new(Settings::of(config, None).ok()?),
+    });
+    Some(Rc::new(Conn {
+        trusted: listener.trusts(peer),
+        tls: secure.then_some(Secured { policy: 0, client: None }),
+        peer_value: HeaderValue::from_str(&peer.to_string()).ok()?,
+        peer_ip: peer,
+        thread: thread.clone(),
+        listener,
+        http2: false,
+        live: RefCell::default(),
+        plan: RefCell::default(),
+        traffic: Traffic::default(),
+        requests: Cell::new(0),
+        under_way: Cell::new(0),
+        uploads: Cell::new(0),
+        head_began: Cell::new(false),
+        unread: Cell::new(false),
+    }))
+}
+
+/// How a real connection is served, by default.
+pub fn http1() -> http1::Builder {
+    let config::Limits { head_bytes, head_fields, .. } = config::Limits::default();
+    let mut http = http1::Builder::new();
+    http.max_headers(head_fields).max_buf_size(head_bytes).max_header_size(head_bytes);
+    http
+}
+
+/// Reads a PROXY header.
+///
+/// # Errors
+/// The stream ended, or began with something else.
+pub async fn proxy_header(stream: &mut impl Look) -> io::Result<Source> {
+    proxy_protocol::read(stream).await
+}

@@ -1,0 +1,110 @@
+//! `Forwarded` (RFC 7239) besides `X-Forwarded-*`, for workers that read it; off unless an upstream asks for it.
+//!
+//! Written after the head was made fit for a worker, so what stands there is ours or a trusted proxy's. Such a proxy's own
+//! `Forwarded` is gone on with; where it speaks only `X-Forwarded-For`, that is said again in these words. `by` is left out:
+//! it would tell of our own addresses.
+
+use std::net::{IpAddr, SocketAddr};
+
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// Adds the field, or our part to it. `peer`: who connected to us; `secure`: by TLS.
+pub(super) fn add(headers: &mut HeaderMap, peer: IpAddr, secure: bool) {
+    let host = headers.get(header::HOST).map_or(&b""[..], HeaderValue::as_bytes);
+    let mut text = Vec::with_capacity(96);
+    if headers.contains_key(header::FORWARDED) {
+        for value in headers.get_all(header::FORWARDED) {
+            text.extend_from_slice(value.as_bytes());
+            text.extend_from_slice(b", ");
+        }
+        element(&mut text, Some(peer));
+        about(&mut text, host, if secure { b"https" } else { b"http" });
+    } else {
+        let chain = headers.get(FORWARDED_FOR).map_or(&b""[..], HeaderValue::as_bytes);
+        for (place, hop) in chain.split(|&b| b == b',').enumerate() {
+            text.extend_from_slice(if place == 0 { b"" } else { b", " });
+            element(&mut text, std::str::from_utf8(hop).ok().and_then(address));
+            // Of the client's own request, which is what workers ask for.
+            if place == 0 {
+                let proto =
+                    headers.get(FORWARDED_PROTO).is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"));
+                about(&mut text, host, if proto { b"https" } else { b"http" });
+            }
+        }
+    }
+    if let Ok(value) = HeaderValue::from_bytes(&text) {
+        headers.insert(header::FORWARDED, value);
+    }
+}
+
+/// `for=192.0.2.1`, `for="[2001:db8::1]"` (§6), `for=unknown` for what is no address (§6.2).
+fn element(text: &mut Vec<u8>, address: Option<IpAddr>) {
+    let node = match address {
+        Some(IpAddr::V4(v4)) => format!("for={v4}"),
+        Some(IpAddr::V6(v6)) => format!("for=\"[{v6}]\""),
+        None => "for=unknown".to_owned(),
+    };
+    text.extend_from_slice(node.as_bytes());
+}
+
+/// A host that was let in has neither `"` nor `\`, so quoting it is enough (RFC 9110 §5.6.4).
+fn about(text: &mut Vec<u8>, host: &[u8], proto: &[u8]) {
+    if !host.is_empty() {
+        text.extend_from_slice(b";host=\"");
+        text.extend_from_slice(host);
+        text.push(b'"');
+    }
+    text.extend_from_slice(b";proto=");
+    text.extend_from_slice(proto);
+}
+
+/// `1.2.3.4`, `1.2.3.4:567`, `::1`, `[::1]:567`.
+fn address(hop: &str) -> Option<IpAddr> {
+    let hop = hop.trim();
+    let bare = || hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    let with_port = || hop.parse::<SocketAddr>().ok().map(|address| address.ip());
+    hop.parse::<IpAddr>().ok().or_else(with_port).or_else(bare).map(|address| address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(fields: &[(&'static str, &'static str)], peer: &str, secure: bool) -> String {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        add(&mut headers, peer.parse().unwrap(), secure);
+        assert_eq!(headers.get_all(header::FORWARDED).iter().count(), 1);
+        headers[header::FORWARDED].to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_clients() {
+        let fields = [("x-forwarded-for", "192.0.2.9"), ("x-forwarded-proto", "https"), ("host", "a.example:81")];
+        assert_eq!(after(&fields, "192.0.2.9", true), "for=192.0.2.9;host=\"a.example:81\";proto=https");
+        let fields = [("x-forwarded-for", "2001:db8::1"), ("x-forwarded-proto", "http"), ("host", "")];
+        assert_eq!(after(&fields, "2001:db8::1", false), "for=\"[2001:db8::1]\";proto=http");
+    }
+
+    #[test]
+    fn behind_trusted_proxies() {
+        let chain =
+            [("x-forwarded-for", "192.0.2.9:55, junk, ::ffff:10.0.0.1"), ("x-forwarded-proto", "https"), ("host", "a")];
+        assert_eq!(after(&chain, "10.0.0.1", false), "for=192.0.2.9;host=\"a\";proto=https, for=unknown, for=10.0.0.1");
+        let told = [
+            ("forwarded", "for=192.0.2.9;proto=https"),
+            ("forwarded", "for=\"_x\""),
+            ("x-forwarded-for", "192.0.2.9, 10.0.0.1"),
+            ("host", "a"),
+        ];
+        assert_eq!(
+            after(&told, "10.0.0.1", false),
+            "for=192.0.2.9;proto=https, for=\"_x\", for=10.0.0.1;host=\"a\";proto=http"
+        );
+    }
+}

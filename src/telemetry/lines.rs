@@ -1,0 +1,210 @@
+//! Log lines on their way out: a bounded queue, and one thread that writes them.
+//!
+//! A full disk or a reader that sleeps makes `write` wait, and no data thread may wait for a log (threats: "disk full"):
+//! what the queue has no room for is dropped and counted, and said once there is room again. Left out: what a line looks
+//! like (`super`).
+
+use std::io::{self, Write};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::Rarely;
+
+/// Lines that wait at most; a slot costs 32 bytes.
+const LINES: usize = 8_192;
+
+/// Bytes of lines that wait at most: a line may hold a path as long as a request's head may be.
+const BYTES: usize = 4 << 20;
+
+/// Bytes written at once: many lines a call where many wait.
+const BATCH: usize = 64 * 1024;
+
+/// How long the last lines get at the end.
+const LAST: Duration = Duration::from_secs(1);
+
+static COUNTS: Counts = Counts { bytes: AtomicUsize::new(0), dropped: AtomicU64::new(0) };
+static QUEUE: OnceLock<Queue> = OnceLock::new();
+
+/// Lines dropped since the start.
+pub(crate) fn dropped() -> u64 {
+    COUNTS.dropped.load(Relaxed)
+}
+
+/// Waits for what was logged until now, but not for ever.
+pub(super) fn flush() {
+    let Some(queue) = QUEUE.get() else { return };
+    let (sender, written) = sync_channel(1);
+    if queue.sender.try_send(Item::Flush(sender)).is_ok() {
+        let _ = written.recv_timeout(LAST);
+    }
+}
+
+enum Item {
+    Line(Vec<u8>),
+    /// Answered once all before it is written.
+    Flush(SyncSender<()>),
+}
+
+/// Of one queue.
+#[derive(Default)]
+struct Counts {
+    /// Of the lines that wait.
+    bytes: AtomicUsize,
+    /// Lines.
+    dropped: AtomicU64,
+}
+
+/// Where lines wait.
+#[derive(Clone)]
+pub(super) struct Queue {
+    sender: SyncSender<Item>,
+    counts: &'static Counts,
+}
+
+/// Starts the thread that writes to standard error.
+///
+/// # Errors
+/// There is no thread to be had.
+pub(super) fn start() -> io::Result<Queue> {
+    let (queue, items) = queue(&COUNTS);
+    std::thread::Builder::new().name("log".to_owned()).spawn(move || write(&items, &COUNTS, io::stderr()))?;
+    Ok(QUEUE.get_or_init(|| queue).clone())
+}
+
+fn queue(counts: &'static Counts) -> (Queue, Receiver<Item>) {
+    let (sender, items) = sync_channel(LINES);
+    (Queue { sender, counts }, items)
+}
+
+impl Queue {
+    fn push(&self, line: &[u8]) {
+        let Counts { bytes, dropped } = self.counts;
+        if bytes.fetch_add(line.len(), Relaxed).saturating_add(line.len()) > BYTES {
+            bytes.fetch_sub(line.len(), Relaxed);
+            dropped.fetch_add(1, Relaxed);
+            return;
+        }
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
+            self.sender.try_send(Item::Line(line.to_vec()))
+        {
+            bytes.fetch_sub(line.len(), Relaxed);
+            dropped.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+impl<'a> MakeWriter<'a> for Queue {
+    type Writer = &'a Self;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        self
+    }
+}
+
+/// The subscriber writes each event with one call.
+impl Write for &Queue {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes until nobody can log any more, which for the process's own queue is never.
+fn write(items: &Receiver<Item>, counts: &Counts, mut out: impl Write) {
+    let (mut batch, mut said, every) = (Vec::new(), 0, Rarely::new());
+    while let Ok(first) = items.recv() {
+        let (mut lines, mut next, mut flushed) = (0, Some(first), None);
+        while let Some(item) = next {
+            match item {
+                Item::Line(line) => {
+                    counts.bytes.fetch_sub(line.len(), Relaxed);
+                    batch.extend_from_slice(&line);
+                    lines += 1;
+                }
+                Item::Flush(sender) => flushed = Some(sender),
+            }
+            next = if batch.len() < BATCH && flushed.is_none() { items.try_recv().ok() } else { None };
+        }
+        // A full disk or a closed pipe: the next lines may fare better.
+        if out.write_all(&batch).and_then(|()| out.flush()).is_err() {
+            counts.dropped.fetch_add(lines, Relaxed);
+        }
+        batch.clear();
+        batch.shrink_to(BATCH);
+        if let Some(sender) = flushed {
+            let _ = sender.try_send(());
+        }
+        let dropped = counts.dropped.load(Relaxed);
+        if dropped > said && every.may(1_000) {
+            tracing::warn!(lines = dropped - said, "log lines were dropped: standard error did not take them in time");
+            said = dropped;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    fn counts() -> &'static Counts {
+        Box::leak(Box::default())
+    }
+
+    /// One that takes a write only when it is let.
+    struct Gate(Receiver<()>, std::sync::mpsc::Sender<Vec<u8>>);
+
+    impl Write for Gate {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            let _ = self.1.send(bytes.to_vec());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_a_reader_that_sleeps_and_what_is_dropped_is_counted() {
+        let counts = counts();
+        let (queue, items) = queue(counts);
+        let ((open, gate), (tell, told)) = (channel(), channel());
+        let writer = std::thread::spawn(move || write(&items, counts, Gate(gate, tell)));
+        let all = LINES * 3;
+        for number in 0..all {
+            (&queue).write_all(format!("{number:06}\n").as_bytes()).unwrap();
+        }
+        let lost = usize::try_from(counts.dropped.load(Relaxed)).unwrap();
+        // The writer holds one batch of them, 7 bytes each.
+        assert!(lost >= all - LINES - BATCH / 7 - 1, "{lost}");
+        drop(open);
+        drop(queue);
+        writer.join().unwrap();
+        let text: Vec<u8> = told.iter().flatten().collect();
+        let lines: Vec<u32> = std::str::from_utf8(&text).unwrap().lines().map(|line| line.parse().unwrap()).collect();
+        assert_eq!(lines.len() + lost, all, "each is written or counted");
+        assert!(lines.is_sorted());
+        assert_eq!(counts.bytes.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn long_lines_fill_it_too() {
+        let counts = counts();
+        let (queue, _items) = queue(counts);
+        for _ in 0..5 {
+            (&queue).write_all(&vec![b'x'; 1 << 20]).unwrap();
+        }
+        assert_eq!(counts.dropped.load(Relaxed), 1);
+    }
+}

@@ -1,0 +1,43 @@
+//! What is told to whom: `[log] format`, `forwarded` and `debug_header` of an upstream.
+
+use insta::assert_snapshot;
+use stickyd::config::{LogFormat, check_level};
+
+use super::{HEAD, errors, good};
+
+#[test]
+fn every_key_arrives() {
+    let config = good(&format!("{HEAD}forwarded = true\ndebug_header = true\n[log]\nformat = \"json\""));
+    assert!(config.upstreams[0].forwarded && config.upstreams[0].debug_header);
+    assert_eq!(config.log.format, LogFormat::Json);
+    let plain = good(HEAD);
+    assert!(!plain.upstreams[0].forwarded && !plain.upstreams[0].debug_header);
+    assert_eq!(plain.needs_restart(&good(&format!("{HEAD}[log]\nformat = \"json\""))), ["[log] format"]);
+    assert!(plain.needs_restart(&good(&format!("{HEAD}debug_header = true\n[log]\nlevel = \"warn\""))).is_empty());
+}
+
+#[test]
+fn wrong_ones() {
+    assert_snapshot!(errors("[log]\nformat = \"jsno\""), @r#"
+    error: unknown log format `jsno`
+     --> s.toml:6:10
+      |
+    6 | format = "jsno"
+      |          ^^^^^^
+      = help: did you mean `json`?
+    "#);
+    assert_snapshot!(errors("forwarded = \"yes\""), @r#"
+    error: `forwarded` must be true or false, not a string
+     --> s.toml:5:13
+      |
+    5 | forwarded = "yes"
+      |             ^^^^^
+    "#);
+}
+
+#[test]
+fn levels_said_at_run_time() {
+    assert_eq!(check_level("info,stickyd::affinity=debug"), Ok(()));
+    assert_eq!(check_level("inof"), Err("`inof` is no log level: did you mean `info`?".to_owned()));
+    assert!(check_level("info,a=b=c").unwrap_err().contains("`level` is no log filter"));
+}

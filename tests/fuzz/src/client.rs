@@ -1,0 +1,114 @@
+//! Who asks: forwarding headers and whose word on them counts.
+//!
+//! Input: choices for a peer, then for hops of `X-Forwarded-For`: addresses of both kinds in every spelling, trusted and
+//! not, and any text; then for `X-Forwarded-Proto`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use hyper::header::{HeaderMap, HeaderValue};
+use stickyd::proxy::headers::Client;
+
+use super::bytes::Choices;
+use super::proxied;
+
+/// A hop as it is written, and the address it names.
+struct Hop {
+    text: Vec<u8>,
+    names: Option<IpAddr>,
+}
+
+/// Checks who is taken for the client.
+pub fn check(data: &[u8]) {
+    let mut choices = Choices(data);
+    let secure = choices.byte() & 1 != 0;
+    let peer = address(&mut choices).to_canonical();
+    let (mut headers, mut lists) = (HeaderMap::new(), Vec::new());
+    for _ in 0..choices.byte() % 4 {
+        let hops: Vec<Hop> = (0..=choices.byte() % 4).map(|_| hop(&mut choices)).collect();
+        let text =
+            hops.iter().map(|hop| &hop.text[..]).collect::<Vec<_>>().join(choices.of(&[&b","[..], b", ", b" ,\t"]));
+        // What hyper hands over is a field value.
+        let Ok(value) = HeaderValue::from_bytes(&text) else { return };
+        let is_text = value.to_str().is_ok();
+        headers.append("x-forwarded-for", value);
+        lists.push((hops, is_text));
+    }
+    let proto = choices.of(&[None, Some("https"), Some("HTTPS"), Some("http"), Some("https, http"), Some("")]);
+    if let Some(proto) = proto {
+        headers.insert("x-forwarded-proto", HeaderValue::from_static(proto));
+    }
+    let client = Client::read(&proxied::conn(peer, secure), &headers);
+
+    let mut expected = peer;
+    'hops: for (hops, is_text) in lists.iter().rev() {
+        for hop in hops.iter().rev() {
+            // Only as far as those go who are believed.
+            if !proxied::is_trusted(expected) || !is_text {
+                break 'hops;
+            }
+            let Some(address) = hop.names else { break 'hops };
+            expected = address;
+        }
+    }
+    assert_eq!(client.address, expected, "peer {peer}, {headers:?}");
+    let told = proxied::is_trusted(peer).then_some(proto).flatten();
+    assert_eq!(client.secure, told.map_or(secure, |told| told.eq_ignore_ascii_case("https")), "{headers:?}");
+    check_key(&client);
+}
+
+/// What counts as one client: every address of an IPv6 /64 together, no two IPv4 addresses, no IPv4 with IPv6.
+fn check_key(client: &Client) {
+    let key = client.key();
+    match client.address {
+        IpAddr::V4(v4) => {
+            assert_eq!((&key[..12], &key[12..]), (&b"\0\0\0\0\0\0\0\0\0\0\xff\xff"[..], &v4.octets()[..]))
+        }
+        IpAddr::V6(v6) => assert_eq!((&key[..8], &key[8..]), (&v6.octets()[..8], &[0; 8][..])),
+    }
+}
+
+/// Trusted in about half of the cases, or chains would be short.
+fn address(choices: &mut Choices<'_>) -> IpAddr {
+    let (kind, last) = (choices.byte(), choices.byte());
+    match kind % 6 {
+        0 | 1 => Ipv4Addr::new(10, 0, kind, last).into(),
+        2 => Ipv6Addr::new(0x2001, 0xdb8, u16::from(kind), 0, 0, 0, 0, u16::from(last)).into(),
+        3 => Ipv4Addr::new(192, 0, 2, last).into(),
+        4 => Ipv6Addr::new(0x2001, 0xdb9, 0, 0, 0, 0, 0, u16::from(last)).into(),
+        _ => Ipv4Addr::new(kind, last, 0, 1).to_ipv6_mapped().into(),
+    }
+}
+
+fn hop(choices: &mut Choices<'_>) -> Hop {
+    let form = choices.byte() % 8;
+    if form < 2 {
+        let text = choices.some(24).to_vec();
+        // A comma makes two hops of it; the scope of an address is nobody's to tell (the standard library reads it).
+        if text.iter().any(|b| b",%".contains(b)) {
+            return Hop { text: b"unknown".to_vec(), names: None };
+        }
+        return Hop { names: plain_address(&text), text };
+    }
+    let address = address(choices);
+    let text = match (form, address) {
+        (2, IpAddr::V4(v4)) => format!("{v4}:65535"),
+        (2 | 3, IpAddr::V6(v6)) => format!("[{v6}]:443"),
+        (4, IpAddr::V6(v6)) => format!("[{v6}]"),
+        _ => address.to_string(),
+    };
+    Hop { text: text.into_bytes(), names: Some(address.to_canonical()) }
+}
+
+/// An address, with brackets and a port or without: taken apart here, so that the standard library reads only addresses.
+fn plain_address(text: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(text).ok()?.trim();
+    let (bare, rest) = match text.strip_prefix('[') {
+        Some(inner) => inner.split_once(']')?,
+        None if text.matches(':').count() == 1 => text.split_at(text.find(':')?),
+        None => (text, ""),
+    };
+    let port = rest.is_empty() || rest.strip_prefix(':')?.bytes().all(|b| b.is_ascii_digit());
+    let number = rest.get(1..).is_none_or(|digits| digits.parse::<u16>().is_ok());
+    let address: IpAddr = bare.parse().ok().filter(|_| port && number)?;
+    (rest.is_empty() || text.starts_with('[') == address.is_ipv6()).then(|| address.to_canonical())
+}

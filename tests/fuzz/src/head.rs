@@ -1,0 +1,299 @@
+//! A request's head, and the bytes we would send to a worker for it.
+//!
+//! hyper's server reads the input as on a real connection, stickyd's own code judges and rewrites every head, hyper's client
+//! writes it: all of the way but sockets and the choice of a worker. What comes out must be one request for the strictest
+//! of readers, with nothing behind it; it must say of the client only what we know, keep no field of another hop, and leave
+//! the rest as it was.
+//!
+//! Input: a byte of switches, two that say where the bytes are cut in two, and what the client sends.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::Poll;
+
+use ::bytes::Bytes;
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use stickyd::listener::conn::{Conn, fuzzing};
+use stickyd::proxy::fuzzing::forwardable;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+use super::bytes::Choices;
+use super::strict::{self, Message, Read};
+use super::{proxied, still};
+
+/// More than any pipe here has to hold.
+const ROOM: usize = 1 << 20;
+
+/// What became of each request, as it goes.
+type Sent = Rc<RefCell<Vec<Option<Vec<u8>>>>>;
+
+/// Checks what is forwarded.
+pub fn check(data: &[u8]) {
+    let Input { bytes, trusted, peer, .. } = Input::of(data);
+    let mut asked = Some(bytes);
+    for forwarded in &sent(data) {
+        // As long as the client's bytes have one meaning, they are compared as well.
+        let request = asked.map(strict::read);
+        asked = match (&request, asked) {
+            (Some(Read::Whole(request)), Some(bytes)) => Some(&bytes[request.length..]),
+            _ => None,
+        };
+        let Some(bytes) = forwarded else { continue };
+        let got = match strict::read(bytes) {
+            Read::Whole(got) => got,
+            // The client has not sent all of it.
+            Read::Partial => continue,
+            Read::Wrong(why) => panic!("{why}: {:?}", String::from_utf8_lossy(bytes)),
+        };
+        assert_eq!(got.length, bytes.len(), "more than one request: {:?}", String::from_utf8_lossy(bytes));
+        judge(&got, trusted, peer);
+        if let Some(Read::Whole(request)) = request {
+            compare(&request, &got);
+        }
+    }
+}
+
+/// What the fuzzer's bytes say.
+struct Input<'a> {
+    /// What the client sends.
+    bytes: &'a [u8],
+    /// Where it is cut in two.
+    cut: usize,
+    trusted: bool,
+    peer: &'static str,
+    secure: bool,
+    /// The client ends the connection behind it.
+    ends: bool,
+}
+
+impl<'a> Input<'a> {
+    fn of(data: &'a [u8]) -> Self {
+        let mut choices = Choices(data);
+        let switches = choices.byte();
+        let cut = choices.below(1 << 16);
+        let bytes = &choices.0[..choices.0.len().min(ROOM / 2)];
+        let trusted = switches & 1 != 0;
+        let peer = if trusted { proxied::TRUSTED } else { proxied::STRANGER };
+        let cut = cut % (bytes.len() + 1);
+        Self { bytes, cut, trusted, peer, secure: switches & 2 != 0, ends: switches & 4 != 0 }
+    }
+}
+
+/// What became of each request hyper read, in order: the bytes a worker got, or none.
+pub fn sent(data: &[u8]) -> Vec<Option<Vec<u8>>> {
+    let input = Input::of(data);
+    let conn = proxied::conn(input.peer.parse().expect("an address"), input.secure);
+    let sent = Sent::default();
+    exchange(&conn, &input, &sent);
+    sent.take()
+}
+
+/// Names of fields that belong to one hop.
+const HOP: [&str; 10] = [
+    "connection",
+    "keep-alive",
+    "proxy",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "upgrade",
+    "http2-settings",
+    "expect",
+];
+
+/// What only trusted proxies and we may say, besides families of names.
+const IDENTITY: [&str; 22] = [
+    "x-request-id",
+    "forwarded",
+    "true-client-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-originating-ip",
+    "x-remote-ip",
+    "x-remote-addr",
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "fastly-client-ip",
+    "fly-client-ip",
+    "x-envoy-external-address",
+    "x-host",
+    "x-http-host-override",
+    "x-url-scheme",
+    "x-rewrite-url",
+    "front-end-https",
+    "client-cert",
+    "client-cert-chain",
+    "x-client-verify",
+    "x-client-subject",
+];
+
+fn is_identity(name: &str) -> bool {
+    let name = name.replace('_', "-");
+    let families = ["x-forwarded", "x-original-", "x-real-", "x-ssl-", "ssl-client-", "x-client-fingerprint"];
+    IDENTITY.contains(&&*name) || families.iter().any(|family| name.starts_with(family))
+}
+
+/// Whether one forwarded request is what any may be.
+fn judge(got: &Message, trusted: bool, peer: &str) {
+    assert_eq!(got.version, "1.1");
+    assert!(!matches!(&*got.method, "CONNECT" | "TRACE"), "{got:?}");
+    assert!(got.target.starts_with(b"/") || (got.target == b"*" && got.method == "OPTIONS"), "target: {got:?}");
+    let host = got.one("host").expect("a host");
+    assert!(!host.iter().any(|b| b"@/,?#\\ \"<>".contains(b)), "host: {got:?}");
+
+    let upgrade = got.one("connection").map(|value| {
+        assert_eq!(value, b"Upgrade", "{got:?}");
+        assert_eq!(got.one("upgrade"), Some(&b"websocket"[..]), "{got:?}");
+        assert!(got.method == "GET" && got.body.is_empty() && got.one("transfer-encoding").is_none(), "{got:?}");
+        assert!(got.all("sec-websocket-key").next().is_some_and(|key| key.len() == 24), "{got:?}");
+    });
+    for name in HOP {
+        let stays = matches!((name, upgrade), ("connection" | "upgrade", Some(())));
+        let is_te = name == "te" && got.one("te") == Some(b"trailers");
+        assert!(stays || is_te || got.one(name).is_none(), "{name} in {got:?}");
+    }
+
+    for name in ["x-client-verify", "x-client-subject", "x-client-fingerprint"] {
+        assert!(!got.fields.iter().any(|(one, _)| one.replace('_', "-") == name), "{name} in {got:?}");
+    }
+    let hops = got.one("x-forwarded-for").expect("who asked");
+    assert!(hops.ends_with(peer.as_bytes()), "{got:?}");
+    if !trusted {
+        assert_eq!(hops, peer.as_bytes(), "{got:?}");
+        const OURS: [&str; 5] =
+            ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-request-id"];
+        for (name, _) in &got.fields {
+            assert!(!is_identity(name) || OURS.contains(&&**name), "{name} in {got:?}");
+        }
+        assert!(matches!(got.one("x-forwarded-proto"), Some(b"http" | b"https")), "{got:?}");
+        assert_eq!(got.one("x-forwarded-port"), Some(&b"8080"[..]), "{got:?}");
+        assert_eq!(got.one("x-forwarded-host").unwrap_or_default(), host, "{got:?}");
+        assert_eq!(got.one("x-request-id").map(<[u8]>::len), Some(16), "{got:?}");
+    }
+    for (name, _) in &got.trailers {
+        let framing = matches!(&**name, "content-length" | "transfer-encoding" | "host" | "trailer");
+        assert!(!framing && !is_identity(name), "trailer {name} in {got:?}");
+    }
+}
+
+/// Whether a request that has one meaning has kept it.
+fn compare(asked: &Message, got: &Message) {
+    assert_eq!(asked.method, got.method);
+    assert_eq!(asked.body, got.body, "{asked:?} {got:?}");
+    if asked.target.starts_with(b"/") {
+        assert_eq!(asked.target, got.target);
+        assert_eq!(asked.one("host").unwrap_or_default(), got.one("host").expect("judged"), "{asked:?}");
+    }
+    let nominated: Vec<String> = asked
+        .all("connection")
+        .flat_map(|value| value.split(|&b| b == b','))
+        .map(|name| String::from_utf8_lossy(name.trim_ascii()).to_ascii_lowercase())
+        .collect();
+    let kept = ["content-length", "host", "trailer", "connection", "upgrade", "te", "transfer-encoding"];
+    for name in &nominated {
+        let gone = !got.fields.iter().any(|(one, _)| one == name);
+        assert!(gone || kept.contains(&&**name) || is_identity(name), "{name} was nominated: {got:?}");
+    }
+    let changes = |name: &str| {
+        kept.contains(&name)
+            || HOP.contains(&name)
+            || name.starts_with("proxy-")
+            || is_identity(name)
+            || name.contains('_')
+            || name == "accept-encoding"
+            || nominated.iter().any(|one| one == name)
+    };
+    let mut names: Vec<&str> = asked.fields.iter().chain(&got.fields).map(|(name, _)| &**name).collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in names.into_iter().filter(|name| !changes(name)) {
+        assert!(asked.all(name).eq(got.all(name)), "{name} changed: {asked:?} {got:?}");
+    }
+}
+
+/// Serves what the client sends as a connection would, until all stands still.
+fn exchange(conn: &Rc<Conn>, input: &Input<'_>, sent: &Sent) {
+    let (mut client, io) = tokio::io::duplex(ROOM);
+    let service = service_fn(|request| {
+        let answer = Box::pin(forward(conn.clone(), request, sent.clone()));
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let mut server = pin!(fuzzing::http1().serve_connection(TokioIo::new(io), service));
+    let (first, second) = input.bytes.split_at(input.cut);
+    for piece in [first, second] {
+        let mut write = pin!(client.write_all(piece));
+        if still::run(write.as_mut()).is_none_or(|written| written.is_err()) {
+            return;
+        }
+        // Ended: it takes no more.
+        if still::run(server.as_mut()).is_some() {
+            return;
+        }
+    }
+    if input.ends {
+        drop(client);
+        still::run(server.as_mut());
+    }
+}
+
+/// stickyd's part, then a worker that answers when it has all of a request.
+async fn forward(conn: Rc<Conn>, request: Request<Incoming>, sent: Sent) -> Response<Empty<Bytes>> {
+    let mut response = Response::new(Empty::new());
+    let Some(request) = forwardable(&conn, request) else {
+        sent.borrow_mut().push(None);
+        *response.status_mut() = StatusCode::BAD_REQUEST;
+        return response;
+    };
+    let place = {
+        let mut sent = sent.borrow_mut();
+        sent.push(Some(Vec::new()));
+        sent.len() - 1
+    };
+    let (io, worker) = tokio::io::duplex(ROOM);
+    let Ok((mut sender, connection)) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await else {
+        return response;
+    };
+    let exchange = async move {
+        // Dropped with its answer, which ends the connection, and with it the worker.
+        let _ = sender.send_request(request).await;
+    };
+    let connection = async move {
+        let _ = connection.await;
+    };
+    let mut all: [Option<Pin<Box<dyn Future<Output = ()>>>>; 3] =
+        [Some(Box::pin(exchange)), Some(Box::pin(connection)), Some(Box::pin(record(worker, sent, place)))];
+    poll_fn(|cx| {
+        for one in &mut all {
+            if one.as_mut().is_some_and(|future| future.as_mut().poll(cx).is_ready()) {
+                *one = None;
+            }
+        }
+        if all.iter().all(Option::is_none) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    response
+}
+
+async fn record(mut io: DuplexStream, sent: Sent, place: usize) {
+    let (mut answered, mut buffer) = (false, vec![0; 4096]);
+    while let Ok(count @ 1..) = io.read(&mut buffer).await {
+        let whole = {
+            let mut sent = sent.borrow_mut();
+            let bytes = sent[place].get_or_insert_default();
+            bytes.extend_from_slice(&buffer[..count]);
+            matches!(strict::read(bytes), Read::Whole(_))
+        };
+        if whole && !answered {
+            answered = true;
+            let _ = io.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! What each fuzz target checks, as plain functions: `fuzz_targets/` gives them libFuzzer's bytes, `tests/corpus.rs` the
+//! inputs that were worth keeping. A check panics on what must not be; each has an oracle of its own, written apart from
+//! what it judges.
+
+mod bytes;
+pub mod client;
+pub mod config;
+pub mod cookie;
+pub mod frames;
+pub mod handshake;
+pub mod head;
+mod proxied;
+pub mod proxy_protocol;
+pub mod refusal;
+pub mod sid;
+mod still;
+mod strict;
+
+/// One target's check.
+pub type Check = fn(&[u8]);
+
+/// Every target by name, as `corpus/` has it.
+pub const ALL: [(&str, Check); 9] = [
+    ("head", head::check),
+    ("cookie", cookie::check),
+    ("client", client::check),
+    ("proxy_protocol", proxy_protocol::check),
+    ("config", config::check),
+    ("sid", sid::check),
+    ("handshake", handshake::check),
+    ("refusal", refusal::check),
+    ("frames", frames::check),
+];

@@ -1,0 +1,67 @@
+//! Which session a query names. Input: the query.
+
+use std::borrow::Cow;
+
+use stickyd::affinity::session::{MAX_SID, Sid, Transport, io_cookie, raw_eio_and_sid, recognise};
+
+/// Checks the one pass of the hot path against reading the query in the simplest way.
+pub fn check(data: &[u8]) {
+    cookie(data);
+    // A target's bytes are text to hyper.
+    let Ok(query) = std::str::from_utf8(data) else { return };
+    let pairs: Vec<_> = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, ""))).collect();
+    let last = |name: &[u8]| pairs.iter().rev().find(|(key, _)| decode(key, b' ') == name).map(|(_, value)| *value);
+    let (eio, transport, sid) = (last(b"EIO"), last(b"transport"), last(b"sid"));
+
+    let found = recognise(Some(query));
+    assert_eq!(found.is_some(), eio.is_some() && transport.is_some(), "{query:?}");
+    assert_eq!(raw_eio_and_sid(query), eio.zip(sid), "{query:?}");
+    let (Some(found), Some(transport)) = (found, transport) else { return };
+    assert_eq!(
+        found.transport,
+        match &decode(transport, b' ')[..] {
+            b"polling" => Transport::Polling,
+            b"websocket" => Transport::WebSocket,
+            _ => Transport::Other,
+        }
+    );
+    let sid = decode(sid.unwrap_or_default(), b' ');
+    let expected = match sid.len() {
+        0 => Sid::None,
+        1..=MAX_SID => Sid::Given(Cow::Owned(sid)),
+        _ => Sid::TooLong,
+    };
+    assert_eq!(found.sid, expected, "{query:?}");
+}
+
+/// The second source of a sid: the last `io` of a worker's cookies.
+fn cookie(data: &[u8]) {
+    let values: Vec<&[u8]> = data.split(|&b| b == b'\n').collect();
+    let named = values.iter().rev().find_map(|value| {
+        let pair = value.split(|&b| b == b';').next().unwrap_or_default();
+        let at = pair.iter().position(|&b| b == b'=').unwrap_or(pair.len());
+        let (name, rest) = pair.split_at(at);
+        (name.trim_ascii() == b"io").then(|| rest.strip_prefix(b"=").unwrap_or_default().trim_ascii())
+    });
+    let expected = named
+        .map(|raw| decode_bytes(raw, b'+'))
+        .filter(|sid| (1..=MAX_SID).contains(&sid.len()))
+        .and_then(|sid| String::from_utf8(sid).ok());
+    assert_eq!(io_cookie(values.iter().copied()), expected, "{:?}", String::from_utf8_lossy(data));
+}
+
+fn decode(text: &str, plus: u8) -> Vec<u8> {
+    decode_bytes(text.as_bytes(), plus)
+}
+
+/// Percent-decoding by the book: `%` and two hex digits are a byte, everything else is itself.
+fn decode_bytes(mut text: &[u8], plus: u8) -> Vec<u8> {
+    let mut out = Vec::new();
+    while let Some(&first) = text.first() {
+        let digits = text.get(1..3).filter(|two| first == b'%' && two.iter().all(u8::is_ascii_hexdigit));
+        let byte = digits.and_then(|two| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok());
+        out.push(byte.unwrap_or(if first == b'+' { plus } else { first }));
+        text = &text[if byte.is_some() { 3 } else { 1 }..];
+    }
+    out
+}

@@ -1,0 +1,149 @@
+//! A client that sends a case's bytes and writes down what each stream was told.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+use super::text::Case;
+use crate::support::h2::frame;
+use crate::support::process::PATIENCE;
+
+/// The request behind every case.
+const LAST: u32 = 1001;
+
+/// How a stream ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    Status(u16),
+    Reset,
+}
+
+/// What a client was told.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    pub(super) fates: BTreeMap<u32, Fate>,
+    /// `/last` was answered.
+    pub(super) last: bool,
+    /// The code of a GOAWAY.
+    pub(super) goaway: Option<u32>,
+    /// Neither an end nor all that had to come.
+    pub(super) hung: bool,
+}
+
+pub(super) trait Io: AsyncRead + AsyncWrite + Send {}
+impl<T: AsyncRead + AsyncWrite + Send> Io for T {}
+
+/// A connection.
+pub(super) struct Wire(Pin<Box<dyn Io>>);
+
+impl Wire {
+    pub(super) fn over(io: impl Io + 'static) -> Self {
+        Self(Box::pin(io))
+    }
+
+    /// Sends a case and reads until all its streams have their fate, or the connection ends. `half`: says first
+    /// that nothing more will come.
+    pub(super) async fn exchange(self, case: &Case, half: bool) -> Told {
+        let (mut read, mut write) = tokio::io::split(self.0);
+        let mut bytes = case.bytes.clone();
+        if !case.has("alone") {
+            let block = b"\x82\x87\x41\x01a\x04\x05/last";
+            bytes.extend(frame(1, 5, LAST, block));
+        }
+        let writing = async {
+            // Fails on a connection that was ended.
+            let _ = (write.write_all(&bytes).await, write.flush().await);
+            if half {
+                let _ = write.shutdown().await;
+            }
+        };
+        let mut told = Told::default();
+        let reading = async {
+            let mut ended = Vec::new();
+            while let Some((kind, flags, stream, payload)) = next(&mut read).await {
+                match kind {
+                    1 => {
+                        let Some(status) = status(&payload) else { continue };
+                        if stream == LAST {
+                            told.last = status == 200;
+                        } else if status >= 200 {
+                            told.fates.entry(stream).or_insert(Fate::Status(status));
+                        }
+                    }
+                    // Behind a whole answer, it says that no more of the body is wanted.
+                    3 => {
+                        told.fates.entry(stream).or_insert(Fate::Reset);
+                    }
+                    7 => told.goaway = payload[4..].first_chunk().map(|code| u32::from_be_bytes(*code)),
+                    _ => {}
+                }
+                if kind == 3 || (kind < 2 && flags & 1 == 1) {
+                    ended.push(stream);
+                }
+                let last = case.has("alone") || ended.contains(&LAST);
+                if last && case.streams.iter().all(|stream| ended.contains(stream)) {
+                    break;
+                }
+            }
+        };
+        let both = async { tokio::join!(writing, reading) };
+        let in_time = tokio::time::timeout(PATIENCE, both).await;
+        told.hung = in_time.is_err();
+        told
+    }
+}
+
+/// Kind, flags, stream, payload; `None` at the end, of whatever kind.
+async fn next(read: &mut (impl AsyncRead + Unpin)) -> Option<(u8, u8, u32, Vec<u8>)> {
+    let mut head = [0; 9];
+    read.read_exact(&mut head).await.ok()?;
+    let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+    read.read_exact(&mut payload).await.ok()?;
+    Some((head[3], head[4], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload))
+}
+
+/// `:status` comes first, from the static table or with a literal value; `None`: trailers.
+fn status(mut block: &[u8]) -> Option<u16> {
+    // Changes of the table's size.
+    while let [first, rest @ ..] = block
+        && first >> 5 == 1
+    {
+        block = rest;
+    }
+    match block {
+        [indexed @ 0x88..=0x8e, ..] => Some([200, 204, 206, 304, 400, 404, 500][usize::from(indexed - 0x88)]),
+        [0x08 | 0x18 | 0x48, 3, a, b, c, ..] => std::str::from_utf8(&[*a, *b, *c]).ok()?.parse().ok(),
+        [0x08 | 0x18 | 0x48, length, rest @ ..] if length & 0x80 != 0 => huffman(&rest[..usize::from(length & 0x7f)]),
+        _ => None,
+    }
+}
+
+/// Three digits (RFC 7541 appendix B): five bits for 0 to 2, six for the others.
+fn huffman(bytes: &[u8]) -> Option<u16> {
+    let mut bits = bytes.iter().flat_map(|byte| (0..8).rev().map(move |at| u16::from(byte >> at & 1)));
+    let mut status = 0;
+    for _ in 0..3 {
+        let mut code = 0;
+        for _ in 0..5 {
+            code = code * 2 + bits.next()?;
+        }
+        let digit = if code < 3 { code } else { code * 2 + bits.next()? - 0x19 + 3 };
+        status = status * 10 + digit;
+    }
+    Some(status)
+}
+
+#[test]
+fn a_status_is_read_in_each_of_its_forms() {
+    for (block, expected) in [
+        (&b"\x88"[..], 200),
+        (b"\x48\x03431", 431),
+        (b"\x20\x3f\xe1", 0),
+        // 302 and 501, as in RFC 7541 appendix C.6 and by hand.
+        (b"\x48\x82\x64\x02", 302),
+        (b"\x48\x82\x6c\x01", 501),
+    ] {
+        assert_eq!(status(block).unwrap_or(0), expected, "{block:x?}");
+    }
+}
