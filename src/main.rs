@@ -7,7 +7,7 @@ use stickyd::cli::{Cli, Command, Run};
 use stickyd::drain::Ended;
 use stickyd::server::{Server, Stop};
 use stickyd::systemd::Parent;
-use stickyd::{reload, telemetry};
+use stickyd::{descriptors, reload, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -59,7 +59,7 @@ fn run(run: &Run) -> ExitCode {
     for warning in warnings {
         tracing::warn!("{}", warning.one_line());
     }
-    raise_descriptor_limit();
+    descriptors::raise_limit();
     // Before systemd hears that we are ready: it may answer with SIGHUP at once.
     let signals = match Signals::catch() {
         Ok(signals) => signals,
@@ -148,12 +148,5 @@ fn report(ended: Ended) -> ExitCode {
             tracing::info!(cut, "stopped: what had not ended at the deadline was cut");
             ExitCode::SUCCESS
         }
-    }
-}
-
-fn raise_descriptor_limit() {
-    match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(limit) => tracing::debug!(limit, "descriptor limit"),
-        Err(error) => tracing::warn!(%error, "the descriptor limit could not be raised"),
     }
 }

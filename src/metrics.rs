@@ -4,6 +4,9 @@
 //! lookup. Gauges that mirror live state are set when somebody scrapes. Cardinality is bounded by the config: labels are
 //! upstreams, workers and closed sets of words, never anything a client chooses.
 
+#[macro_use]
+mod macros;
+mod limits;
 mod words;
 
 use prometheus::{
@@ -11,6 +14,7 @@ use prometheus::{
     TextEncoder,
 };
 
+pub use limits::{Limit, LimitSeries};
 pub use words::{Discovery, Guard, Source};
 
 use crate::state::Shared;
@@ -27,6 +31,8 @@ const QUEUED: [&str; 3] = ["waited", "full", "timeout"];
 /// All series, registered once.
 pub struct Metrics {
     registry: Registry,
+    /// What limits did.
+    pub limits: LimitSeries,
     requests: IntCounterVec,
     seconds: HistogramVec,
     affinity: IntCounterVec,
@@ -206,37 +212,7 @@ impl WorkerSeries {
 /// The reasons of an ejection; the `reason` label.
 const EJECTIONS: [Outcome; 4] = [Outcome::Connect, Outcome::Broken, Outcome::TimedOut, Outcome::ServerError];
 
-macro_rules! register {
-    ($registry:expr, $kind:ident, $name:literal, $help:literal $(, $labels:expr)?) => {{
-        // A name clash is a mistake in this file that every test meets at once; the series then counts unexported.
-        let series = register!(@new $kind, $name, $help $(, $labels)?);
-        if let Err(error) = $registry.register(Box::new(series.clone())) {
-            tracing::error!(%error, series = $name, "a metric could not be registered");
-        }
-        series
-    }};
-    (@new IntCounterVec, $name:literal, $help:literal, $labels:expr) => {
-        vec_or_empty(IntCounterVec::new(Opts::new($name, $help), $labels))
-    };
-    (@new IntGaugeVec, $name:literal, $help:literal, $labels:expr) => {
-        vec_or_empty(IntGaugeVec::new(Opts::new($name, $help), $labels))
-    };
-    (@new IntGauge, $name:literal, $help:literal) => {
-        vec_or_empty(IntGauge::new($name, $help))
-    };
-    (@new IntCounter, $name:literal, $help:literal) => {
-        vec_or_empty(IntCounter::new($name, $help))
-    };
-    (@new HistogramVec, $name:literal, $help:literal, $labels:expr) => {
-        vec_or_empty(HistogramVec::new(
-            HistogramOpts::new($name, $help)
-                .buckets(vec![0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 600.0, 3600.0, 86400.0]),
-            $labels,
-        ))
-    };
-}
-
-/// Names and help texts above are literals that prometheus accepts.
+/// Names and help texts here are literals that prometheus accepts.
 #[allow(clippy::panic, reason = "reached only by a malformed literal in this file, at start, in every test")]
 fn vec_or_empty<T>(made: prometheus::Result<T>) -> T {
     made.unwrap_or_else(|error| panic!("metric literal: {error}"))
@@ -299,6 +275,7 @@ impl Metrics {
             dns_lookups: register!(r, IntCounterVec, "stickyd_dns_lookups_total", "Lookups of DNS names among the workers, by result.", &["upstream", "result"]),
             dns_changes: register!(r, IntCounterVec, "stickyd_dns_changes_total", "Lookups that showed other addresses than the one before.", &["upstream"]),
             dns_names: register!(r, IntGaugeVec, "stickyd_dns_names", "DNS names by state: resolved, kept (the last lookup gave nothing, the addresses before stay), unresolved (it never had an address).", &["upstream", "state"]),
+            limits: LimitSeries::new(&r),
             registry: r,
         }
     }
@@ -408,6 +385,7 @@ impl Metrics {
         self.pins_limit.set(gauge(shared.pins.capacity()));
         self.replay.set(gauge(shared.replay.held()));
         self.clients.set(gauge(shared.clients.load(std::sync::atomic::Ordering::Relaxed)));
+        self.limits.show(shared);
         let config = shared.config.now();
         let dropped = crate::telemetry::dropped();
         self.log_dropped.inc_by(dropped.saturating_sub(self.log_dropped.get()));

@@ -17,7 +17,9 @@ use crate::affinity::discover::Discoveries;
 use crate::affinity::pins::{Keys, Pins};
 use crate::clock;
 use crate::config::{self, AdminAddress, Config};
+use crate::descriptors;
 use crate::drain;
+use crate::listener::Caps;
 use crate::metrics::Metrics;
 use crate::proxy::guard::Watch;
 use crate::proxy::route::Guarded;
@@ -46,6 +48,8 @@ pub struct Shared {
     pub replay: Replay,
     /// Budgets and memory of discovery.
     pub discoveries: Discoveries,
+    /// How many clients there may be, and how many each address has.
+    pub caps: Caps,
     /// Client connections open.
     pub clients: AtomicUsize,
     /// Signs cookies, keys the ring.
@@ -109,6 +113,7 @@ impl Shared {
             limits: config.limits.clone(),
             replay: Replay { held: AtomicUsize::new(0), limit: config.limits.replay_bytes },
             discoveries: Discoveries::new(&config.limits),
+            caps: Caps::new(&config.limits, descriptors::limit()),
             clients: AtomicUsize::new(0),
             secret,
             config: reload::Status::default(),

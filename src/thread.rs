@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
 use crate::clock;
+use crate::pace::Paces;
 use crate::state::Shared;
 use crate::upstream::pool::{self, Pool};
 
@@ -24,6 +25,9 @@ pub const TICK: Duration = Duration::from_millis(250);
 
 /// Seconds a client connection that was silent for too long has to end by itself.
 const LINGER_S: u32 = 15;
+
+/// Seconds after which a connection without a request is still.
+const STILL_S: u32 = 2;
 
 /// Bytes of the buffer all tunnels of a thread read into (data-plane study §2: 256 KiB beat 64 KiB by a sixth).
 const TUNNEL_BUFFER: usize = 256 * 1024;
@@ -56,6 +60,10 @@ pub struct Thread {
     pub tasks: TaskTracker,
     /// TLS handshakes under way: a storm of them holds its peak of memory (data-plane study §0.6).
     pub handshakes: tokio::sync::Semaphore,
+    /// Transfers that have a minimum rate.
+    pub paces: Paces,
+    /// Seconds a client connection may be idle.
+    pub idle_s: u32,
     /// Milliseconds, as of the last tick: for what may be a quarter of a second off.
     now_ms: Cell<u64>,
     request_ids: Cell<u64>,
@@ -63,7 +71,7 @@ pub struct Thread {
     requests_cut: Cell<bool>,
     /// A task closes tunnels of drained workers.
     closing: Cell<bool>,
-    live: RefCell<slab::Slab<Rc<Live>>>,
+    live: RefCell<slab::Slab<Entry>>,
 }
 
 /// What a live connection or tunnel is told.
@@ -109,6 +117,8 @@ pub struct Live {
     closing: Cell<bool>,
     /// No request has begun on it.
     fresh: Cell<bool>,
+    /// Nothing has happened on it for a second or two: it may give its buffers back.
+    still: Cell<bool>,
     listener_removed: Removed,
 }
 
@@ -133,6 +143,7 @@ impl Live {
     /// A request has begun.
     pub fn begin(&self, stopping: bool) {
         self.limit.set(0);
+        self.still.set(false);
         if self.fresh.replace(false) {
             if stopping {
                 self.tell(Order::Stop);
@@ -140,6 +151,33 @@ impl Live {
                 self.tell(Order::Leave);
             }
         }
+    }
+
+    /// No more requests: what is under way is the last.
+    pub fn last(&self) {
+        if matches!(self.order.get(), Order::GoOn | Order::Idle) {
+            self.tell(Order::Leave);
+        }
+    }
+
+    /// Ends at once.
+    pub fn cut(&self) {
+        self.tell(Order::Cut);
+    }
+
+    /// No request has begun on it.
+    pub fn is_fresh(&self) -> bool {
+        self.fresh.get()
+    }
+
+    /// Whether nothing has happened for a second or two.
+    pub fn is_still(&self) -> bool {
+        self.still.get()
+    }
+
+    /// It was heeded; said again after the next silent second.
+    pub fn stirs(&self) {
+        self.still.set(false);
     }
 
     /// Silence allowed from the last activity on, seconds; 0: no limit.
@@ -229,14 +267,40 @@ impl Registered {
     pub fn thread(&self) -> &Rc<Thread> {
         &self.thread
     }
+
+    /// It is one of this address's connections, until it is dropped.
+    pub fn counted_for(&self, address: u64) {
+        if let Some(entry) = self.thread.live.borrow_mut().get_mut(self.index as usize) {
+            entry.address = address;
+        }
+    }
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.thread.live.borrow_mut().try_remove(self.index as usize);
+        let entry = self.thread.live.borrow_mut().try_remove(self.index as usize);
         if self.live.share.get() != Share::Poll {
             self.thread.shared.clients.fetch_sub(1, Relaxed);
         }
+        if let Some(address) = entry.map(|entry| entry.address).filter(|address| *address != 0) {
+            self.thread.shared.caps.connection_over(address);
+        }
+    }
+}
+
+/// A place on a thread's list.
+struct Entry {
+    live: Rc<Live>,
+    /// The key of the address it is counted for; 0 for none. Here, because the list has room for it, and a tunnel's task
+    /// must stay small.
+    address: u64,
+}
+
+impl std::ops::Deref for Entry {
+    type Target = Live;
+
+    fn deref(&self) -> &Live {
+        &self.live
     }
 }
 
@@ -249,6 +313,8 @@ impl Thread {
             buffer: RefCell::new(vec![0; TUNNEL_BUFFER].into_boxed_slice()),
             tasks: TaskTracker::new(),
             handshakes,
+            idle_s: crate::tunnel::whole_seconds(shared.limits.idle_timeout),
+            paces: Paces::new(shared.limits.min_rate, shared.limits.min_rate_grace),
             request_ids: Cell::new(crate::random::u64()),
             live: RefCell::default(),
             now_ms: Cell::new(clock::now_ms()),
@@ -261,6 +327,11 @@ impl Thread {
 
     /// Puts a client connection on the list, with `limit` seconds of silence allowed.
     pub fn register(self: &Rc<Self>, limit: u32, listener_removed: &Removed) -> Registered {
+        self.shared.clients.fetch_add(1, Relaxed);
+        self.enter(limit, listener_removed, Share::Whole)
+    }
+
+    fn enter(self: &Rc<Self>, limit: u32, listener_removed: &Removed, share: Share) -> Registered {
         let live = Rc::new(Live {
             order: Cell::new(Order::GoOn),
             waker: RefCell::default(),
@@ -268,24 +339,23 @@ impl Thread {
             moved: Cell::new(false),
             limit: Cell::new(limit),
             tunnel: Cell::new(false),
-            share: Cell::new(Share::Whole),
+            share: Cell::new(share),
             worker: Cell::new(0),
             closing: Cell::new(false),
             fresh: Cell::new(true),
+            still: Cell::new(false),
             listener_removed: listener_removed.clone(),
         });
-        let index = self.live.borrow_mut().insert(live.clone());
-        self.shared.clients.fetch_add(1, Relaxed);
+        let index = self.live.borrow_mut().insert(Entry { live: live.clone(), address: 0 });
         // A thread never holds 2³² sockets; if it did, the entry would only stay listed.
         Registered { live, thread: self.clone(), index: u32::try_from(index).unwrap_or(u32::MAX) }
     }
 
     /// Puts one request of an HTTP/2 connection on the list, which waits at the worker of this serial: so that it can be woken.
     pub fn register_poll(self: &Rc<Self>, worker: u64) -> Registered {
-        let entry = self.register(0, &Removed::default());
-        entry.share.set(Share::Poll);
+        // Not even for a moment a client: others are turned away where there are too many.
+        let entry = self.enter(0, &Removed::default(), Share::Poll);
         entry.waits_at(worker);
-        self.shared.clients.fetch_sub(1, Relaxed);
         entry
     }
 
@@ -397,6 +467,7 @@ impl Thread {
             let now = clock::now_s();
             if now != std::mem::replace(&mut last, now) {
                 self.find_idle(now);
+                self.paces.second();
             }
             pool::sweep(&self);
             crate::drain::closing::start(&self);
@@ -410,6 +481,9 @@ impl Thread {
             }
             let limit = live.limit.get();
             let silent = now.saturating_sub(live.since.get());
+            if limit != 0 && silent >= STILL_S && !live.tunnel.get() && !live.still.replace(true) {
+                live.wake();
+            }
             match live.order.get() {
                 Order::GoOn if limit != 0 && silent > limit => live.tell(Order::Idle),
                 // Half a head: hyper would wait for the rest of it for ever. A tunnel has a deadline of its own.

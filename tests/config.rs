@@ -233,6 +233,7 @@ fn check_every_key(dir: &TempDir, config: &Config) {
         handshakes: 5,
         http2_streams: 6,
         handshake_timeout: 3 * second,
+        ..Limits::default()
     };
     assert_eq!(config.limits, limits);
     assert_eq!(config.log, Log { level: "warn,stickyd::affinity=debug".to_owned(), access: true, ..Log::default() });

@@ -19,6 +19,7 @@ mod drain;
 mod ends;
 mod h2;
 mod idle;
+mod limits;
 mod lives;
 mod stop;
 mod upgrade;

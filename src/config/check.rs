@@ -6,9 +6,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::error::{Diagnostic, Errors, Report, Span};
 use super::file::{Item, Section, Text};
@@ -17,8 +15,8 @@ use super::sources::Noted;
 use super::upstream::Read;
 use super::workers::Entry;
 use super::{
-    Admin, AdminAddress, Config, Limits, Listener, Log, SameSite, Secret, Upstream, file, files, listener, log, routes,
-    upstream, values, workers,
+    Admin, AdminAddress, Config, Limits, Listener, Log, SameSite, Secret, Upstream, file, files, limits, listener, log,
+    routes, upstream, workers,
 };
 
 /// Looks up a DNS name; an argument so that tests need no network.
@@ -121,7 +119,7 @@ fn read(context: &Context<'_>, mut root: Section<'_>) -> Config {
     let upstreams = upstreams(context, &mut root);
     let routes = routes::read(context, &mut root, &upstreams);
     let admin = admin(context, &mut root, state_dir.as_deref());
-    let limits = limits(&mut root);
+    let limits = limits::read(&mut root);
     let log = log::read(&mut root);
     root.finish();
     listeners_differ(context, &listeners, &admin);
@@ -200,28 +198,6 @@ pub(super) fn admin(context: &Context<'_>, root: &mut Section<'_>, state_dir: Op
     }
     let token = path.and_then(|path| files::secret(context, &path));
     Admin { address: address.unwrap_or(default), token }
-}
-
-fn limits(root: &mut Section<'_>) -> Limits {
-    const PINS: RangeInclusive<u64> = 1_000..=100_000_000;
-    // One body may be 1 MB (the usual maxPayload); more than 64 GB is a typing mistake.
-    const REPLAY: RangeInclusive<u64> = 1_000_000..=64_000_000_000;
-    const HANDSHAKE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(120);
-    let mut limits = Limits::default();
-    let Some(mut section) = root.section("limits", "a table") else { return limits };
-    limits.pins = section.integer("pins", PINS).unwrap_or(limits.pins);
-    limits.pins_per_address = section.integer("pins_per_address", 1..=100_000_000).unwrap_or(limits.pins_per_address);
-    let per_address = section.integer("discoveries_per_address", 1..=1_000_000);
-    limits.discoveries_per_address = per_address.unwrap_or(limits.discoveries_per_address);
-    limits.discoveries = section.integer("discoveries", 1..=1_000_000).unwrap_or(limits.discoveries);
-    let replay = section.take("replay_bytes").and_then(|item| values::size(item, REPLAY));
-    limits.replay_bytes = replay.and_then(|bytes| bytes.try_into().ok()).unwrap_or(limits.replay_bytes);
-    limits.handshakes = section.integer("handshakes", 1..=100_000).unwrap_or(limits.handshakes);
-    limits.http2_streams = section.integer("http2_streams", 1..=10_000).unwrap_or(limits.http2_streams);
-    let handshake = section.take("handshake_timeout").and_then(|item| values::duration(item, HANDSHAKE));
-    limits.handshake_timeout = handshake.unwrap_or(limits.handshake_timeout);
-    section.finish();
-    limits
 }
 
 /// No address twice, the admin listener's included.

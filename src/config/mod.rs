@@ -12,6 +12,7 @@ mod file;
 mod files;
 pub mod guards;
 mod health;
+mod limits;
 mod listener;
 mod load;
 mod log;
@@ -39,6 +40,7 @@ pub use eject::Eject;
 pub use error::{Diagnostic, Errors, Line, Place, Severity};
 pub use files::token;
 pub use health::{Expected, Health, HealthKind, Target};
+pub use limits::Limits;
 pub use load::{Loaded, load, load_admin, load_noting, load_with_warnings};
 pub use log::{Log, LogFormat, check_level};
 pub(crate) use resolve::look_up;
@@ -187,6 +189,10 @@ pub struct Upstream {
     pub queue: u32,
     /// How long each waits at most; default 5 s.
     pub queue_timeout: Duration,
+    /// Tunnels to one worker at most; `None`: no limit but `max_connections`.
+    pub max_tunnels: Option<u32>,
+    /// Bytes of a request's body at most; `None`: no limit.
+    pub max_body: Option<u64>,
     /// How the sessions of a drained worker end. Applies to drains that begin later.
     pub drain: Drain,
     /// What becomes of the sessions of a worker that a reload removes.
@@ -223,6 +229,8 @@ impl Upstream {
             max_connections: None,
             queue: 100,
             queue_timeout: Duration::from_secs(5),
+            max_tunnels: None,
+            max_body: None,
             drain: Drain::default(),
             removed: Removed::default(),
             forwarded: false,
@@ -351,42 +359,6 @@ impl fmt::Display for AdminAddress {
             Self::None => f.write_str("none"),
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-/// Bounds; each says so in a metric and a log line when it is reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// Pins at most, 1,000..=100,000,000; default 1,000,000 (≤ 100 bytes each).
-    pub pins: usize,
-    /// Pins of one client address (IPv6 by /64) while the table is over half full; default 10,000.
-    pub pins_per_address: usize,
-    /// Discoveries a second that may end in "nobody knows it", per client address; default 200.
-    pub discoveries_per_address: u32,
-    /// The same for all clients together; default 2,000.
-    pub discoveries: u32,
-    /// Bytes of request bodies held for replay, all together; default 64 MB.
-    pub replay_bytes: usize,
-    /// TLS handshakes in flight per data thread; default 64 (data-plane study §0.6).
-    pub handshakes: usize,
-    /// Streams a client may have open on one HTTP/2 connection, 1..=10,000; default 128, as nginx.
-    pub http2_streams: u32,
-    /// From accept to the end of the TLS handshake, a PROXY header before it included; default 10 s.
-    pub handshake_timeout: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            pins: 1_000_000,
-            pins_per_address: 10_000,
-            discoveries_per_address: 200,
-            discoveries: 2_000,
-            replay_bytes: 64_000_000,
-            handshakes: 64,
-            http2_streams: 128,
-            handshake_timeout: Duration::from_secs(10),
         }
     }
 }

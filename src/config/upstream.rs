@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::check::Context;
 use super::error::Span;
 use super::file::{Item, Section, Text};
-use super::values::{duration, percent, word};
+use super::values::{duration, percent, size, word};
 use super::workers::{self, Entry};
 use super::{AdminState, Affinity, SameSite, Upstream, drain, eject, guards, health, worker_tls};
 
@@ -26,6 +26,8 @@ const TIMES: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::fro
 const TUNNEL_TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
 const DNS_TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 const SLOW_STARTS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+/// A terabyte is none's.
+const BODIES: RangeInclusive<u64> = 1..=1_000_000_000_000;
 const AFFINITIES: [(&str, Affinity); 3] =
     [("socket.io", Affinity::SocketIo), ("cookie", Affinity::Cookie), ("address", Affinity::Address)];
 const SAME_SITES: [(&str, SameSite); 3] =
@@ -99,6 +101,8 @@ fn bounds(section: &mut Section<'_>, upstream: &mut Upstream) {
     }
     upstream.rate = guards::rates(section);
     upstream.max_connections = section.integer("max_connections", 1..=1_000_000);
+    upstream.max_tunnels = section.integer("max_tunnels", 1..=10_000_000);
+    upstream.max_body = section.take("max_body").and_then(|item| size(item, BODIES));
     upstream.queue = section.integer("queue", 0..=1_000_000).unwrap_or(upstream.queue);
     if let Some(time) = section.take("queue_timeout").and_then(|item| duration(item, TIMES)) {
         upstream.queue_timeout = time;

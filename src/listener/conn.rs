@@ -25,24 +25,22 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::opening::{self, Opened, Secured};
-use super::{HEAD_BYTES, HEAD_FIELDS, Listener, h2};
+use super::wire::{Traffic, Wire};
+use super::{Listener, h2, rest};
+use crate::metrics::Limit;
 use crate::proxy;
 use crate::thread::{Order, Registered, Thread};
-use crate::tunnel::Plan;
 use crate::tunnel::relay::Relay;
 use crate::tunnel::stream::{APPETITE, StreamIo};
+use crate::tunnel::{Plan, whole_seconds};
 use crate::upstream::io::poll_write_small;
-
-/// Seconds a client connection may sit without a whole request head: nginx's keep-alive default. It bounds the whole
-/// wait, not the time between two bytes.
-pub(super) const IDLE_S: u32 = 75;
 
 /// How long a client that is still sending is read after our last answer (nginx's lingering_timeout).
 const LINGER: Duration = Duration::from_secs(5);
 
 // What hyper leaves to its caller (threats §1), here or where it is said:
-// - a head's bytes and fields: `HEAD_BYTES`, `HEAD_FIELDS`; hyper bounds its read buffer, not the head;
-// - a timer for the head and for idle clients: `IDLE_S`, by the thread's one sweep, without a timer for each connection;
+// - a head's bytes and fields: `[limits] head_bytes`, `head_fields`; hyper bounds its read buffer, not the head;
+// - a timer for the head and for idle clients: `rest`, by the thread's one sweep, without a timer for each connection;
 // - what is unread when it closes: `linger`;
 // - odd targets, codings, expectations and answers: `proxy::framing`; fields of one hop and identity: `proxy::headers`;
 //   trailers: `proxy::trailers`; raw bytes before a 101: `tunnel::grant`.
@@ -66,6 +64,12 @@ pub struct Conn {
     /// None over HTTP/2, whose streams see to it.
     live: RefCell<Option<Registered>>,
     plan: RefCell<Option<Plan>>,
+    pub(super) traffic: Traffic,
+    requests: Cell<u32>,
+    under_way: Cell<u32>,
+    /// Bodies that are still coming.
+    pub uploads: Cell<u32>,
+    head_began: Cell<bool>,
     /// The last request's body was not read to its end.
     unread: Cell<bool>,
 }
@@ -80,9 +84,20 @@ pub enum ClientIo {
     Stream(Box<StreamIo<h2::Open>>),
 }
 
+impl ClientIo {
+    /// The socket itself; a stream has none of its own.
+    pub(super) fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(io) => Some(io),
+            Self::Tls(io) => Some(io.get_ref().0),
+            Self::Stream(_) => None,
+        }
+    }
+}
+
 /// Serves a connection to its end.
-pub async fn serve(thread: Rc<Thread>, listener: Rc<Listener>, stream: TcpStream, peer: SocketAddr) {
-    let live = thread.register(IDLE_S, &listener.removed);
+pub async fn serve(live: Registered, listener: Rc<Listener>, stream: TcpStream, peer: SocketAddr) {
+    let thread = live.thread().clone();
     let Some(Opened { io, ip, trusted, tls }) = opening::open(&thread, &live, &listener, stream, peer).await else {
         return;
     };
@@ -98,16 +113,26 @@ pub async fn serve(thread: Rc<Thread>, listener: Rc<Listener>, stream: TcpStream
         http2,
         live: RefCell::new(live),
         plan: RefCell::default(),
+        traffic: Traffic::default(),
+        requests: Cell::new(0),
+        under_way: Cell::new(0),
+        uploads: Cell::new(0),
+        head_began: Cell::new(false),
         unread: Cell::new(false),
     });
-    match of_streams {
-        // Boxed: connections that speak HTTP/1 must not be as large.
-        Some(live) => Box::pin(h2::serve(conn, live, io)).await,
-        None => serve_http(conn, io).await,
+    // Boxed, both: a connection that rests gives HTTP/1's back, and has no room for HTTP/2's.
+    if let Some(live) = of_streams {
+        return Box::pin(h2::serve(conn, live, io)).await;
+    }
+    let (mut io, mut ahead) = (io, Vec::new());
+    while rest::rest(&conn, &mut io, &mut ahead).await {
+        let Some(rested) = Box::pin(serve_http(conn.clone(), io, ahead)).await else { return };
+        (io, ahead) = rested;
     }
 }
 
-async fn serve_http(conn: Rc<Conn>, io: ClientIo) {
+/// Serves requests until the connection ends, or rests: then it is given back, with what of a head had come.
+async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(ClientIo, Vec<u8>)> {
     let service = {
         let conn = conn.clone();
         service_fn(move |request| {
@@ -115,17 +140,24 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo) {
             async move { Ok::<_, Infallible>(answer.await) }
         })
     };
+    conn.stirs();
+    let limits = &conn.thread.shared.limits;
     let mut http = http1::Builder::new()
-        .max_headers(HEAD_FIELDS)
-        .max_buf_size(HEAD_BYTES)
-        .max_header_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(io), service);
+        .max_headers(limits.head_fields)
+        .max_buf_size(limits.head_bytes)
+        .max_header_size(limits.head_bytes)
+        .serve_connection(TokioIo::new(Wire::new(io, ahead.into(), conn.clone())), service);
+    let mut rests = false;
     let ended = poll_fn(|cx| {
         // Polled first, so that a request already in the socket is served even while we stop.
         if let Poll::Ready(ended) = Pin::new(&mut http).poll(cx) {
             return Poll::Ready(Some(ended));
         }
         match conn.order(cx) {
+            Order::GoOn | Order::Idle if conn.may_rest() => {
+                rests = true;
+                Poll::Ready(None)
+            }
             Order::GoOn => Poll::Pending,
             Order::Cut => Poll::Ready(None),
             Order::Stop | Order::Idle | Order::Leave => {
@@ -135,17 +167,23 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo) {
         }
     })
     .await;
+    if rests {
+        let parts = http.into_parts();
+        // Exactly what came: hyper's buffer has room for 8 KiB.
+        let (io, ahead) = parts.io.into_inner().take(parts.read_buf);
+        return Some((io, ahead.to_vec()));
+    }
     if let Some(Err(error)) = &ended {
         tracing::debug!(peer = %conn.peer_ip, %error, "client connection ended");
         conn.thread.shared.metrics.client_errors.with_label_values(&["http"]).inc();
     }
-    let (Some(ended), Some(live)) = (ended, conn.live.take()) else { return };
+    let (Some(ended), Some(live)) = (ended, conn.live.take()) else { return None };
     let (plan, parts) = (conn.plan.take(), http.into_parts());
-    let mut io = parts.io.into_inner();
+    let (mut io, early) = parts.io.into_inner().take(parts.read_buf);
     // Tasks of their own: this one is as large as hyper's dispatcher (data-plane study §0.3).
     match (ended, plan) {
         (Ok(()), Some(plan)) => {
-            conn.thread.tasks.spawn_local(Relay::new(io, parts.read_buf, plan, live));
+            conn.thread.tasks.spawn_local(Relay::new(io, early, plan, live));
         }
         (Err(error), _) if !error.is_parse() => {}
         (ended, _) => {
@@ -154,6 +192,7 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo) {
             }
         }
     }
+    None
 }
 
 /// Whether bytes wait in the socket that nobody will read.
@@ -202,6 +241,13 @@ impl Conn {
     pub fn busy(&self) {
         if let Some(live) = &*self.live.borrow() {
             live.begin(self.thread.is_stopping());
+            self.under_way.set(self.under_way.get() + 1);
+            self.head_began.set(false);
+            self.requests.set(self.requests.get().saturating_add(1));
+            if self.requests.get() == self.thread.shared.limits.requests_per_connection {
+                self.thread.shared.metrics.limits.reached(Limit::RequestsPerConnection);
+                live.last();
+            }
         }
     }
 
@@ -209,7 +255,44 @@ impl Conn {
     pub fn idle(&self) {
         if let Some(live) = &*self.live.borrow() {
             live.touch();
-            live.limit(IDLE_S);
+            live.limit(self.thread.idle_s);
+            self.under_way.set(self.under_way.get().saturating_sub(1));
+        }
+    }
+
+    /// Nothing is under way, and has not been for a second or two.
+    fn may_rest(&self) -> bool {
+        self.under_way.get() == 0
+            && self.uploads.get() == 0
+            && self.traffic.is_still()
+            && self.plan.borrow().is_none()
+            && self.live.borrow().as_ref().is_some_and(|live| live.is_still())
+    }
+
+    /// Its second of silence begins anew.
+    fn stirs(&self) {
+        if let Some(live) = &*self.live.borrow() {
+            live.stirs();
+        }
+    }
+
+    /// Half a head is there: the rest of it has its own time, once.
+    pub(super) fn head_has_begun(&self) {
+        if let (false, Some(live)) = (self.head_began.replace(true), &*self.live.borrow()) {
+            live.touch();
+            live.limit(whole_seconds(self.thread.shared.limits.head_timeout));
+        }
+    }
+
+    /// No request has come over it yet.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.live.borrow().as_ref().is_none_or(|live| live.is_fresh())
+    }
+
+    /// It ends at once; HTTP/1 only.
+    pub fn cut(&self) {
+        if let Some(live) = &*self.live.borrow() {
+            live.cut();
         }
     }
 
@@ -235,7 +318,7 @@ impl Conn {
         *self.plan.borrow_mut() = Some(plan);
     }
 
-    fn order(&self, cx: &Context<'_>) -> Order {
+    pub(super) fn order(&self, cx: &Context<'_>) -> Order {
         self.live.borrow().as_ref().map_or(Order::Cut, |live| {
             live.watch(cx.waker());
             live.order()

@@ -4,16 +4,20 @@
 //! lock is shared. A reload changes them by value: `set`. Options clients' sockets need are set on the listening socket: accepted ones inherit them, which saves
 //! a system call each (data-plane study §0.7).
 
+mod caps;
 mod client_certificate;
 pub mod conn;
 pub mod h2;
 mod opening;
 mod proxy_protocol;
+mod rest;
 mod set;
 pub mod tls;
+mod wire;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +34,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::config::{self, Redirect};
 use crate::thread::{Removed, Thread};
 
+pub use caps::{Caps, TunnelOf, may_tunnel, tunnel_of};
 pub use client_certificate::ClientCertificate;
 pub use opening::Secured;
 pub use set::{Going, Part, Plan, Set, SetError};
@@ -39,17 +44,14 @@ use tls::Terms;
 /// Connections the kernel holds for us; it cuts this to net.core.somaxconn.
 const BACKLOG: i32 = 4_096;
 
-/// A client whose kernel has not acknowledged our bytes for this long is gone (threats §2: vanished without FIN). The
+/// A client whose kernel has not acknowledged our bytes for this long is gone (threats §2: vanished without FIN). So is one
+/// whose window has been shut for as long: the kernel cannot be told to spare it, and it takes less than `min_rate`. The
 /// worker leg has none: a stopped worker's kernel still answers, and its full window must not end its tunnels.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A silent client is asked after 15 s, and given up after three unanswered questions: ≤ 30 s in all.
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(3);
-
-/// A request head's bytes and fields at most (threats §2); hyper answers 431 past either, and so do we over HTTP/2.
-const HEAD_BYTES: usize = 32 * 1024;
-const HEAD_FIELDS: usize = 100;
 
 /// After an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -277,7 +279,12 @@ impl Door {
 
     fn welcome(&mut self, stream: tokio::net::TcpStream, peer: SocketAddr) {
         let listener = self.listener();
-        self.thread.tasks.spawn_local(conn::serve(self.thread.clone(), listener, stream, peer));
+        let live = self.thread.register(self.thread.idle_s, &listener.removed);
+        // Dropped, both, where there are too many.
+        if !caps::admits(&live, &listener, stream.as_raw_fd(), peer.ip().to_canonical()) {
+            return;
+        }
+        self.thread.tasks.spawn_local(conn::serve(live, listener, stream, peer));
     }
 
     /// With the settings of now.

@@ -16,11 +16,11 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
-use super::Listener;
 use super::client_certificate::ClientCertificate;
 use super::conn::ClientIo;
 use super::proxy_protocol::{self, Source};
 use super::tls::Terms;
+use super::{Listener, caps};
 use crate::thread::{Order, Registered, Thread};
 
 /// How long a handshake may keep its turn from others: an honest one needs a round trip or two, and clients that stop in
@@ -62,6 +62,9 @@ pub(super) async fn open(
         let header = proxy_header(listener, &mut stream, who);
         let named = Box::pin(in_time(live, deadline, header)).await;
         who = named.map_err(|error| not_served(thread, "proxy", peer_ip, &error)).ok()?;
+        if who.ip != peer_ip && !listener.trusts(who.ip) && !caps::admits_address(live, who.ip) {
+            return None;
+        }
     }
     let (io, tls) = match listener.tls() {
         None => (ClientIo::Plain(stream), None),

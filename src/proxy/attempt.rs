@@ -12,10 +12,12 @@ use super::body::Outgoing;
 use super::open_poll::OpenPoll;
 use super::{Job, framing, retry};
 use crate::clock;
+use crate::metrics::Limit;
+use crate::telemetry::say_full;
 use crate::upstream::connect::{self, Failure, Lease};
 use crate::upstream::dial::ConnectError;
 use crate::upstream::eject::{self, Outcome};
-use crate::upstream::gate;
+use crate::upstream::gate::{self, Full};
 use crate::upstream::worker::{Count, Worker};
 
 /// A request with a sid goes out only on a connection idle for less than this: it must not race the worker's close,
@@ -155,6 +157,11 @@ fn again(
 /// waits as the kernel makes a connect over TCP wait.
 async fn reach(job: &Job, worker: &Arc<Worker>, max_idle: Duration) -> Result<Box<Lease>, ConnectError> {
     let config = &job.upstream.config;
+    if job.ask.upgrade.is_some() && config.max_tunnels.is_some_and(|most| worker.tunnels() >= most) {
+        job.conn.thread.shared.metrics.limits.reached(Limit::MaxTunnels);
+        say_full!("worker {} has as many WebSockets as it may (max_tunnels)", worker.name);
+        return Err(ConnectError::Busy(Full::Queue));
+    }
     let slot = gate::enter(worker, config.queue, config.queue_timeout).await.map_err(ConnectError::Busy)?;
     let leased = connect::lease(&job.conn.thread, worker, max_idle, config.connect_timeout).await;
     let mut lease = match leased {
@@ -184,11 +191,19 @@ async fn reach_when_free(job: &Job, worker: &Arc<Worker>) -> Result<Box<Lease>, 
 fn unreached(job: &Job, worker: &Worker, error: ConnectError, request: Request<Outgoing>) -> Missed {
     tracing::debug!(worker = %worker.name, %error, "no connection");
     // Being full is no failure.
-    if !matches!(error, ConnectError::Busy(_)) {
+    if matches!(&error, ConnectError::Io(error) if is_ours(error)) {
+        say_full!("a worker cannot be reached, and it is not its fault: {error}");
+    } else if !matches!(error, ConnectError::Busy(_)) {
         worker.series.connect_failures.inc();
         came_to(job, worker, Outcome::Connect);
     }
     Missed::Connect(error, request)
+}
+
+/// No descriptor, or no local port: says nothing of the worker, and must not eject it.
+fn is_ours(error: &std::io::Error) -> bool {
+    const EMFILE_ENFILE_EADDRNOTAVAIL: [i32; 3] = [24, 23, 99];
+    error.raw_os_error().is_some_and(|code| EMFILE_ENFILE_EADDRNOTAVAIL.contains(&code))
 }
 
 fn broken(job: &Job, worker: &Worker) -> Missed {

@@ -13,7 +13,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::record::Record;
 use super::trailers;
-use crate::listener::conn::Conn;
+use super::upload::Upload;
 use crate::listener::h2::body::StreamBody;
 use crate::thread::Thread;
 use crate::tunnel::Plan;
@@ -79,7 +79,8 @@ impl Body for ClientBody {
 /// A request's body on its way to a worker: what is held of it, then what still streams from the client.
 pub struct Outgoing {
     held: Bytes,
-    stream: Option<Upload>,
+    /// Boxed: most requests have none. Gone with its end.
+    stream: Option<Box<Upload>>,
     /// Frames the worker's connection has taken of the stream, for who waits for the answer.
     taken: Option<Rc<Cell<u64>>>,
 }
@@ -88,10 +89,8 @@ impl Outgoing {
     /// No body.
     pub const EMPTY: Self = Self { held: Bytes::new(), stream: None, taken: None };
 
-    /// As it comes from the client of `conn`.
-    pub fn stream(body: impl Body + Into<ClientBody>, conn: &Rc<Conn>) -> Self {
-        // Most requests have none, and nothing to note.
-        let upload = (!body.is_end_stream()).then(|| Upload { body: body.into(), conn: conn.clone(), over: false });
+    /// As it comes from the client; `None`: there is none.
+    pub fn stream(upload: Option<Box<Upload>>) -> Self {
         Self { stream: upload, ..Self::EMPTY }
     }
 
@@ -107,7 +106,7 @@ impl Outgoing {
 
     /// How many frames the worker's connection has taken, while the client may still be sending.
     pub fn watch(&mut self) -> Option<Rc<Cell<u64>>> {
-        self.stream.as_ref().filter(|stream| !stream.body.is_end_stream())?;
+        self.stream.as_ref().filter(|stream| !stream.is_end_stream())?;
         Some(self.taken.get_or_insert_default().clone())
     }
 }
@@ -126,49 +125,24 @@ impl Body for Outgoing {
         if let (true, Some(taken)) = (polled.is_ready(), &this.taken) {
             taken.set(taken.get() + 1);
         }
+        if stream.has_ended(&polled) {
+            this.stream = None;
+        }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.held.is_empty() && self.stream.as_ref().is_none_or(|stream| stream.body.is_end_stream())
+        self.held.is_empty() && self.stream.as_ref().is_none_or(|stream| stream.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        let rest = self.stream.as_ref().map_or_else(|| SizeHint::with_exact(0), |stream| stream.body.size_hint());
+        let rest = self.stream.as_ref().map_or_else(|| SizeHint::with_exact(0), |stream| stream.size_hint());
         add_held(rest, self.held.len() as u64)
     }
 }
 
-/// A client's body; dropped before its end, its client may be sending still.
-struct Upload {
-    body: ClientBody,
-    conn: Rc<Conn>,
-    /// Its end was seen.
-    over: bool,
-}
-
-impl Upload {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx).map_ok(checked);
-        self.over = match &polled {
-            Poll::Ready(None) => true,
-            Poll::Ready(Some(Ok(frame))) => frame.is_trailers(),
-            _ => false,
-        };
-        polled
-    }
-}
-
-impl Drop for Upload {
-    fn drop(&mut self) {
-        if !self.over && !self.body.is_end_stream() {
-            self.conn.may_still_send();
-        }
-    }
-}
-
 /// A frame as it may pass, either way.
-fn checked(frame: Frame<Bytes>) -> Frame<Bytes> {
+pub(super) fn checked(frame: Frame<Bytes>) -> Frame<Bytes> {
     match frame.into_trailers() {
         Ok(mut fields) => {
             trailers::clean(&mut fields);

@@ -12,5 +12,5 @@ use super::{Conn, prepare, read};
 /// The request as a worker would get it; `None` where stickyd answers it itself.
 pub fn forwardable(conn: &Rc<Conn>, request: Request<Incoming>) -> Option<Request<Outgoing>> {
     let job = read(conn, &request).ok()?;
-    Some(prepare(&job, request))
+    Some(prepare(&job, request).0)
 }

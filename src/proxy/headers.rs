@@ -49,10 +49,15 @@ impl Client {
 
     /// What of the address counts as one client: IPv4 whole, IPv6 by /64 (one household).
     pub fn key(&self) -> [u8; 16] {
-        match self.address {
-            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).octets(),
-        }
+        address_key(self.address)
+    }
+}
+
+/// What of an address counts as one client: IPv4 whole, IPv6 by /64.
+pub fn address_key(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).octets(),
     }
 }
 

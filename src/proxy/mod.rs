@@ -16,6 +16,7 @@ pub mod respond;
 pub mod retry;
 pub mod route;
 mod trailers;
+mod upload;
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -29,6 +30,9 @@ use crate::affinity::{self, Resolved, discover};
 use crate::clock;
 use crate::config::Redirect;
 use crate::listener::conn::Conn;
+use crate::listener::may_tunnel;
+use crate::metrics::Limit;
+use crate::pace::Pace;
 use crate::upstream::Upstream;
 use ask::Ask;
 use body::{ClientBody, Outgoing, Reply};
@@ -36,6 +40,7 @@ use forward::Farewell;
 use headers::Client;
 use record::Record;
 use respond::Problem;
+use upload::Upload;
 
 /// One request on its way: what every step needs to know.
 pub struct Job {
@@ -71,8 +76,8 @@ where
         }
         Err(Turned::Away(redirect, host)) => respond::redirect(redirect, &host, request.uri()),
         Ok(job) => {
-            let request = prepare(&job, request);
-            serve(job, request, &mut record).await
+            let (request, pace) = prepare(&job, request);
+            upload::unless_given_up(&conn, pace, serve(job, request, &mut record)).await
         }
     };
     // A tunnel is its connection's last word anyway.
@@ -139,6 +144,11 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
         return Err(Problem::NotImplemented.into());
     }
     framing::check_request(request)?;
+    let shared = &conn.thread.shared;
+    if request.uri().path_and_query().map_or(0, |target| target.as_str().len()) > shared.limits.target_bytes {
+        shared.metrics.limits.reached(Limit::TargetBytes);
+        return Err(Problem::TooLong.into());
+    }
     let host = headers::host(request)?;
     if let Some(redirect) = conn.listener.redirect() {
         // Without a host there is nowhere to send an old client.
@@ -150,7 +160,6 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
     if !conn.serves(route::without_port(host)) {
         return Err(Problem::Misdirected.into());
     }
-    let shared = &conn.thread.shared;
     let snapshot = shared.snapshot.load();
     let Some((upstream, watch)) = route::find(&snapshot, host, request.uri().path()) else {
         shared.metrics.unrouted.inc();
@@ -164,16 +173,25 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
         let passed = guard::check(watch, upstream, request, &asked);
         passed.map_err(|turned| Turned::Guarded(turned, ask.upgrade.is_some(), client))?;
     }
+    if upstream.config.max_body.is_some_and(|most| request.body().size_hint().lower() > most) {
+        shared.metrics.limits.reached(Limit::MaxBody);
+        return Err(Problem::TooLarge.into());
+    }
+    if ask.upgrade.is_some() && !conn.listener.trusts(client.address) && !may_tunnel(shared, client.address) {
+        return Err(Problem::Full("this address has as many WebSockets as it may").into());
+    }
     Ok(Job { conn: conn.clone(), upstream: upstream.clone(), ask, client, goodbye: None, resent: Cell::new(false) })
 }
 
 /// The request as workers get it: its head written anew (invariant 7), its body a stream.
-fn prepare<B: Body + Into<ClientBody>>(job: &Job, request: Request<B>) -> Request<Outgoing> {
+fn prepare<B: Body + Into<ClientBody>>(job: &Job, request: Request<B>) -> (Request<Outgoing>, Option<Rc<Pace>>) {
     let (mut parts, body) = request.into_parts();
     headers::to_worker(&job.conn, job.client, &mut parts, &job.ask);
     if job.upstream.config.forwarded {
         forwarded::add(&mut parts.headers, job.conn.peer_ip, job.conn.tls.is_some());
     }
     framing::declare(&mut parts.headers, &body);
-    Request::from_parts(parts, Outgoing::stream(body, &job.conn))
+    let upload = Upload::of(&job.conn, body, job.upstream.config.max_body);
+    let pace = upload.as_ref().map(|upload| upload.pace());
+    (Request::from_parts(parts, Outgoing::stream(upload)), pace)
 }

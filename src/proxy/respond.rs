@@ -29,6 +29,10 @@ pub enum Problem {
     Full(&'static str),
     /// A body that had to be whole first did not come in time.
     Slow,
+    /// A body over `max_body`.
+    TooLarge,
+    /// A target over `target_bytes`.
+    TooLong,
     /// Two or more silent workers could own the session.
     Undecided,
     /// An expectation nobody here meets.
@@ -51,6 +55,8 @@ pub fn problem(problem: Problem) -> Response<Reply> {
         Problem::TimedOut => (StatusCode::GATEWAY_TIMEOUT, "the worker did not answer in time", false, false),
         Problem::Full(what) => (StatusCode::SERVICE_UNAVAILABLE, what, false, true),
         Problem::Slow => (StatusCode::REQUEST_TIMEOUT, "the body did not come in time", true, false),
+        Problem::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than it may be", true, false),
+        Problem::TooLong => (StatusCode::URI_TOO_LONG, "the target is longer than it may be", true, false),
         Problem::Undecided => (StatusCode::SERVICE_UNAVAILABLE, "the session's worker is not known yet", false, true),
         Problem::TooManyFields => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header fields", true, false),
         // Closed, so that the client makes a connection for this host (RFC 9110 §15.5.20).

@@ -20,6 +20,7 @@ use tokio::io::AsyncReadExt;
 
 use crate::affinity::{Choice, Hold};
 use crate::config::Farewell;
+use crate::listener::{TunnelOf, tunnel_of};
 use crate::proxy::Job;
 use crate::proxy::ask::Kind;
 use crate::proxy::body::Reply;
@@ -57,6 +58,7 @@ struct Terms {
     /// Until the worker's leg has ended.
     in_use: Option<InUse>,
     _session: (Option<Hold>, Option<Session>),
+    _of_address: Option<TunnelOf>,
 }
 
 impl Terms {
@@ -163,6 +165,10 @@ fn terms(job: &Job, choice: &mut Choice, in_use: InUse) -> Box<Terms> {
         tunnel: choice.worker.tunnel(),
         in_use: Some(in_use),
         _session: (hold, choice.seat.take()),
+        _of_address: match job.conn.listener.trusts(job.client.address) {
+            true => None,
+            false => tunnel_of(&job.conn.thread.shared, job.client.address),
+        },
     })
 }
 

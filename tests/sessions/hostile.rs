@@ -152,7 +152,7 @@ async fn a_hundred_thousand_minted_sessions_keep_memory_bounded() {
     .await;
     let admin = free_address();
     let config = upstream_of([worker.address.to_string()]);
-    let stickyd = Binary::with(&format!("{config}[limits]\npins = 5_000\n[admin]\naddress = \"{admin}\"\n"));
+    let stickyd = Binary::with(&format!("{config}{MANY}pins = 5_000\n[admin]\naddress = \"{admin}\"\n"));
     // Warm: what a connection and a pool cost is not what a session costs.
     mint(stickyd.address, 10, 500).await;
     let before = resident_kib(stickyd.pid());
@@ -186,7 +186,7 @@ async fn twenty_thousand_minted_sessions_cost_four_megabytes_at_most() {
     .await;
     let admin = free_address();
     let config = upstream_of([worker.address.to_string()]);
-    let stickyd = Binary::with(&format!("{config}[admin]\naddress = \"{admin}\"\n"));
+    let stickyd = Binary::with(&format!("{config}{MANY}[admin]\naddress = \"{admin}\"\n"));
     mint(stickyd.address, 10, 500).await;
     let before = resident_kib(stickyd.pid());
     mint(stickyd.address, 11, SESSIONS).await;
@@ -196,6 +196,9 @@ async fn twenty_thousand_minted_sessions_cost_four_megabytes_at_most() {
     assert_eq!(pins, SESSIONS as f64 + 500.0);
     assert!(grown <= 4_000, "{grown} KiB");
 }
+
+/// For [`mint`]: past the default, a connection ends.
+const MANY: &str = "[limits]\nrequests_per_connection = 1_000_000\n";
 
 /// `count` handshakes, one after the other, on one connection from 127.0.0.`last`.
 async fn mint(to: SocketAddr, last: u8, count: u64) {

@@ -254,3 +254,18 @@ async fn a_tunnel_whose_client_does_not_read_holds_its_worker_back_and_no_other(
     far.write_all(&frame(0x81, b"through")).await.unwrap();
     assert_eq!(read(&mut other, 9).await, frame(0x81, b"through"));
 }
+
+#[tokio::test]
+async fn they_count_among_those_of_their_address() {
+    let worker = RawWorker::start().await;
+    let tables = format!("[upstream.app]\nworkers = [\"{}\"]\n[limits]\ntunnels_per_address = 1", worker.address);
+    let stickyd = Secured::with("", &tables);
+    let client = stickyd.client().await;
+    let (near, far) = tunnel(&client, &worker).await;
+    let Err(refused) = client.tunnel(connect("websocket", "/chat")).await else { panic!("one too many") };
+    assert_eq!(refused.status, 503);
+    drop((near, far));
+    let gauge = format!("stickyd_tunnels{{upstream=\"app\",worker=\"{}\"}}", worker.address);
+    until("it is over", || stickyd.proxy().metric(&gauge) < 0.5).await;
+    tunnel(&client, &worker).await;
+}

@@ -13,7 +13,7 @@ use hyper::server::conn::http1;
 use super::super::opening::Secured;
 use super::super::proxy_protocol;
 use super::super::{Listener, Settings};
-use super::{Conn, HEAD_BYTES, HEAD_FIELDS};
+use super::{Conn, Traffic};
 use crate::config;
 use crate::thread::Thread;
 
@@ -36,14 +36,20 @@ pub fn conn(thread: &Rc<Thread>, config: &config::Listener, peer: IpAddr, secure
         http2: false,
         live: RefCell::default(),
         plan: RefCell::default(),
+        traffic: Traffic::default(),
+        requests: Cell::new(0),
+        under_way: Cell::new(0),
+        uploads: Cell::new(0),
+        head_began: Cell::new(false),
         unread: Cell::new(false),
     }))
 }
 
-/// How a real connection is served.
+/// How a real connection is served, by default.
 pub fn http1() -> http1::Builder {
+    let config::Limits { head_bytes, head_fields, .. } = config::Limits::default();
     let mut http = http1::Builder::new();
-    http.max_headers(HEAD_FIELDS).max_buf_size(HEAD_BYTES).max_header_size(HEAD_BYTES);
+    http.max_headers(head_fields).max_buf_size(head_bytes).max_header_size(head_bytes);
     http
 }
 

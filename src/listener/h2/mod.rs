@@ -35,8 +35,8 @@ use h2::{Ping, PingPong, Reason};
 use self::meter::TooMuch;
 use self::pace::Pace;
 use self::socket::Socket;
-use super::HEAD_BYTES;
-use super::conn::{ClientIo, Conn, IDLE_S};
+use super::conn::{ClientIo, Conn};
+use crate::metrics::Limit;
 use crate::telemetry::say_full;
 use crate::thread::{Order, Registered};
 use crate::tunnel::stream::Carrier;
@@ -70,7 +70,9 @@ pub(super) struct Streams {
     live: Registered,
     /// Streams open.
     open: Cell<u32>,
-    /// Tunnels among them.
+    /// Streams there have been.
+    requests: Cell<u32>,
+    /// Tunnels among those that are open.
     tunnels: Cell<u32>,
     /// The meter's last word.
     too_much: Cell<Option<TooMuch>>,
@@ -87,6 +89,11 @@ impl Streams {
         let metrics = &thread.shared.metrics;
         metrics.http2_streams.inc();
         metrics.http2_streams_total.inc();
+        self.requests.set(self.requests.get().saturating_add(1));
+        if self.requests.get() == thread.shared.limits.requests_per_connection {
+            metrics.limits.reached(Limit::RequestsPerConnection);
+            self.live.last();
+        }
         Open { streams: self.clone(), is_tunnel: false }
     }
 
@@ -138,7 +145,7 @@ impl Drop for Open {
         open.set(open.get().saturating_sub(1));
         if open.get() == 0 {
             live.touch();
-            live.limit(IDLE_S);
+            live.limit(live.thread().idle_s);
         }
         if self.is_tunnel {
             tunnels.set(tunnels.get().saturating_sub(1));
@@ -167,6 +174,7 @@ pub(super) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
     let streams = Rc::new(Streams {
         live,
         open: Cell::new(0),
+        requests: Cell::new(0),
         tunnels: Cell::new(0),
         too_much: Cell::new(None),
         pace: Pace::default(),
@@ -209,7 +217,7 @@ fn builder(conn: &Conn) -> Builder {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
         // h2 closes the connection past four times this, and answers 431 past this.
-        .max_header_list_size(u32::try_from(HEAD_BYTES).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(conn.thread.shared.limits.head_bytes).unwrap_or(u32::MAX))
         .max_concurrent_streams(conn.thread.shared.limits.http2_streams)
         .max_pending_accept_reset_streams(RESET_UNSEEN)
         .max_local_error_reset_streams(Some(RESETS_FORCED))

@@ -24,7 +24,7 @@ use crate::tunnel::stream::{Carrier, StreamIo};
 
 /// Serves a stream to the end of its answer; a tunnel goes on in a task of its own.
 pub(super) async fn serve(conn: Rc<Conn>, open: Open, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
-    let Asked { request, tunnel, expects, fits } = translate::request(request);
+    let Asked { request, tunnel, expects, fits } = translate::request(request, conn.thread.shared.limits.head_fields);
     if expects && fits.is_ok() {
         // As hyper does for HTTP/1; a worker's own goes no further than its connection.
         let mut go_on = Response::new(());

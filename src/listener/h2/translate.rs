@@ -13,7 +13,6 @@ use hyper::http::{request, response};
 use hyper::{Method, Request, StatusCode, Uri, Version};
 
 use super::body::StreamBody;
-use crate::listener::HEAD_FIELDS;
 use crate::proxy::body::{ClientBody, Reply};
 use crate::proxy::headers;
 use crate::proxy::respond::Problem;
@@ -31,9 +30,9 @@ pub(super) struct Asked {
 }
 
 /// Translates a request.
-pub(super) fn request(request: Request<RecvStream>) -> Asked {
+pub(super) fn request(request: Request<RecvStream>, most_fields: usize) -> Asked {
     let (mut parts, stream) = request.into_parts();
-    let fits = head(&mut parts);
+    let fits = head(&mut parts, most_fields);
     if matches!(fits, Ok(Means::Tunnel)) {
         let request = Request::from_parts(parts, ClientBody::Empty);
         return Asked { request, tunnel: Some(stream), expects: false, fits: Ok(()) };
@@ -54,7 +53,7 @@ enum Means {
     Tunnel,
 }
 
-fn head(parts: &mut request::Parts) -> Result<Means, Problem> {
+fn head(parts: &mut request::Parts, most_fields: usize) -> Result<Means, Problem> {
     let protocol = parts.extensions.remove::<h2::ext::Protocol>();
     parts.version = Version::HTTP_11;
     if parts.method == Method::CONNECT && protocol.as_ref().is_none_or(|protocol| protocol.as_str() != "websocket") {
@@ -68,7 +67,7 @@ fn head(parts: &mut request::Parts) -> Result<Means, Problem> {
     plain_names(&parts.headers)?;
     one_length(&parts.headers)?;
     join_cookies(&mut parts.headers);
-    if parts.headers.len() > HEAD_FIELDS {
+    if parts.headers.len() > most_fields {
         return Err(Problem::TooManyFields);
     }
     if protocol.is_some() {
@@ -176,22 +175,25 @@ mod tests {
     #[test]
     fn the_authority_is_the_host() {
         let mut bare = parts("GET", "https://a.example:8443/x?y", &[]);
-        assert_eq!(head(&mut bare), Ok(Means::Request));
+        assert_eq!(head(&mut bare, 100), Ok(Means::Request));
         assert_eq!((bare.headers["host"].to_str().unwrap(), bare.uri.to_string()), ("a.example:8443", "/x?y".into()));
-        assert!(head(&mut parts("GET", "https://a/x", &[("host", "A")])).is_ok());
+        assert!(head(&mut parts("GET", "https://a/x", &[("host", "A")]), 100).is_ok());
         for twice in [&[("host", "b")][..], &[("host", "a"), ("host", "b")]] {
-            assert!(matches!(head(&mut parts("GET", "https://a/x", twice)), Err(Problem::BadRequest(_))), "{twice:?}");
+            assert!(
+                matches!(head(&mut parts("GET", "https://a/x", twice), 100), Err(Problem::BadRequest(_))),
+                "{twice:?}"
+            );
         }
     }
 
     #[test]
     fn what_http_1_reads_otherwise_is_refused() {
-        let two = head(&mut parts("POST", "https://a/", &[("content-length", "5"), ("content-length", "5")]));
+        let two = head(&mut parts("POST", "https://a/", &[("content-length", "5"), ("content-length", "5")]), 100);
         // As h2 reads names.
         let quoted = header::HeaderName::from_lowercase(b"x\"a").unwrap();
         let mut odd = parts("GET", "https://a/", &[]);
         odd.headers.insert(quoted, HeaderValue::from_static("1"));
-        for got in [two, head(&mut odd)] {
+        for got in [two, head(&mut odd, 100)] {
             assert!(matches!(got, Err(Problem::BadRequest(_))), "{got:?}");
         }
     }
@@ -200,34 +202,34 @@ mod tests {
     fn crumbs_are_one_cookie() {
         let mut crumbs =
             parts("GET", "https://a/", &[("cookie", "a=1"), ("x", "y"), ("cookie", "b=2"), ("cookie", "c")]);
-        head(&mut crumbs).unwrap();
+        head(&mut crumbs, 100).unwrap();
         let cookies: Vec<_> = crumbs.headers.get_all("cookie").iter().collect();
         assert_eq!(cookies, ["a=1; b=2; c"]);
     }
 
     #[test]
     fn fields_are_counted_crumbs_are_not() {
-        let names: Vec<String> = (0..=HEAD_FIELDS).map(|n| format!("x-{n}")).collect();
+        let names: Vec<String> = (0..=100).map(|n| format!("x-{n}")).collect();
         let mut many = parts("GET", "https://a/", &[]);
         let mut crumbs = parts("GET", "https://a/", &[("cookie", "a=1"); 300]);
         for name in names {
             many.headers.insert(header::HeaderName::try_from(name).unwrap(), HeaderValue::from_static("1"));
         }
-        assert_eq!(head(&mut many), Err(Problem::TooManyFields));
-        assert_eq!(head(&mut crumbs), Ok(Means::Request));
+        assert_eq!(head(&mut many, 100), Err(Problem::TooManyFields));
+        assert_eq!(head(&mut crumbs, 100), Ok(Means::Request));
     }
 
     #[test]
     fn a_websocket_connect_is_an_upgrade_and_no_other_is() {
         let mut connect = parts("CONNECT", "https://a/chat?sid=1", &[("sec-websocket-protocol", "x")]);
         connect.extensions.insert(h2::ext::Protocol::from_static("websocket"));
-        assert_eq!(head(&mut connect), Ok(Means::Tunnel));
+        assert_eq!(head(&mut connect, 100), Ok(Means::Tunnel));
         assert_eq!((connect.method, connect.version), (Method::GET, Version::HTTP_11));
         assert_eq!(connect.headers["upgrade"], "websocket");
         assert!(upgrade::accept_for(connect.headers["sec-websocket-key"].as_bytes()).is_some());
         let mut other = parts("CONNECT", "https://a/", &[]);
         other.extensions.insert(h2::ext::Protocol::from_static("connect-udp"));
-        assert_eq!(head(&mut other), Err(Problem::NotImplemented));
-        assert_eq!(head(&mut parts("CONNECT", "a:443", &[])), Err(Problem::NotImplemented));
+        assert_eq!(head(&mut other, 100), Err(Problem::NotImplemented));
+        assert_eq!(head(&mut parts("CONNECT", "a:443", &[]), 100), Err(Problem::NotImplemented));
     }
 }

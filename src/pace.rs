@@ -1,0 +1,210 @@
+//! Minimum rates: a client that owes body bytes, or does not take an answer that waits for it, has to be this fast.
+//!
+//! Nothing of it is on the clock of a request: a [`Pace`] counts bytes, and the thread's tick charges those that wait for
+//! their client one second's worth each. What a client moved beyond the rate is kept for it (for as long as `CREDIT_S`),
+//! so that a train in a tunnel is no slow client. Waiting for a worker, in either direction, costs nothing.
+//!
+//! An answer is judged by what the kernel takes from us, which it does in lumps of up to a third of its send buffer: a reader
+//! of a few hundred bytes a second, for which a lump lasts longer than the credit, may be cut though it is at the minimum.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::Waker;
+use std::time::Duration;
+
+use crate::thread::Thread;
+
+/// Seconds of nothing that earlier speed can pay for at most.
+const CREDIT_S: i64 = 60;
+
+/// Why a transfer is given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Below the minimum rate.
+    Slow,
+    /// A body over the upstream's `max_body`.
+    TooLarge,
+}
+
+/// One transfer between a client and us.
+#[derive(Default)]
+pub struct Pace {
+    waiting: Cell<bool>,
+    /// Moved since the last tick.
+    bytes: Cell<u64>,
+    /// Bytes it is ahead of the minimum.
+    ahead: Cell<i64>,
+    verdict: Cell<Option<Verdict>>,
+    /// The answer to what is sent has begun.
+    answering: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Pace {
+    /// The client has to move now; `waker` is told of a verdict.
+    pub fn waits(&self, waker: &Waker) {
+        self.waiting.set(true);
+        let mut slot = self.waker.borrow_mut();
+        if !slot.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *slot = Some(waker.clone());
+        }
+    }
+
+    /// The client moved so many bytes; it is not waited for any more.
+    pub fn moved(&self, bytes: usize) {
+        self.waiting.set(false);
+        self.bytes.set(self.bytes.get().saturating_add(bytes as u64));
+    }
+
+    /// What has become of it.
+    pub fn verdict(&self) -> Option<Verdict> {
+        self.verdict.get()
+    }
+
+    /// The answer begins, and cannot be another any more.
+    pub fn answers(&self) {
+        self.answering.set(true);
+    }
+
+    /// Whether it has begun.
+    pub fn is_answering(&self) -> bool {
+        self.answering.get()
+    }
+
+    /// It is given up.
+    pub fn give_up(&self, verdict: Verdict) {
+        self.verdict.set(Some(verdict));
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// A second has passed; `rate` is not 0.
+    fn second(&self, rate: i64) {
+        let moved = i64::try_from(self.bytes.take()).unwrap_or(i64::MAX);
+        let charge = if self.waiting.get() { rate } else { 0 };
+        let ahead = self.ahead.get().saturating_add(moved).saturating_sub(charge);
+        self.ahead.set(ahead.min(rate.saturating_mul(CREDIT_S)));
+        if ahead < 0 && self.verdict.get().is_none() {
+            self.give_up(Verdict::Slow);
+        }
+    }
+}
+
+/// The transfers of a thread.
+pub struct Paces {
+    rate: i64,
+    grace: i64,
+    all: RefCell<slab::Slab<Rc<Pace>>>,
+}
+
+impl Paces {
+    /// `rate` in bytes a second, 0 for none; `grace`: what each transfer begins with.
+    pub fn new(rate: u32, grace: Duration) -> Self {
+        let rate = i64::from(rate);
+        let grace = rate.saturating_mul(i64::try_from(grace.as_secs()).unwrap_or(i64::MAX));
+        Self { rate, grace, all: RefCell::default() }
+    }
+
+    /// Charges what waits for its client; once a second. A thread that was too busy for a tick charges less, never more.
+    pub fn second(&self) {
+        if self.rate != 0 {
+            self.all.borrow().iter().for_each(|(_, pace)| pace.second(self.rate));
+        }
+    }
+}
+
+/// A transfer on its thread's list, until it is dropped.
+pub struct Paced {
+    pace: Rc<Pace>,
+    thread: Rc<Thread>,
+    /// None: it has no minimum.
+    index: Option<usize>,
+}
+
+impl Paced {
+    /// A transfer begins.
+    pub fn begin(thread: &Rc<Thread>) -> Self {
+        let pace = Rc::new(Pace { ahead: Cell::new(thread.paces.grace), ..Pace::default() });
+        let index = thread.paces.all.borrow_mut().insert(pace.clone());
+        Self { pace, thread: thread.clone(), index: Some(index) }
+    }
+
+    /// A transfer that may be as slow as it likes.
+    pub fn unhurried(thread: &Rc<Thread>) -> Self {
+        Self { pace: Rc::default(), thread: thread.clone(), index: None }
+    }
+
+    /// For who waits for the verdict.
+    pub fn pace(&self) -> &Rc<Pace> {
+        &self.pace
+    }
+}
+
+impl std::ops::Deref for Paced {
+    type Target = Pace;
+
+    fn deref(&self) -> &Pace {
+        &self.pace
+    }
+}
+
+impl Drop for Paced {
+    fn drop(&mut self) {
+        if let Some(index) = self.index {
+            self.thread.paces.all.borrow_mut().try_remove(index);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const RATE: i64 = 240;
+
+    fn begun() -> Pace {
+        Pace { ahead: Cell::new(5 * RATE), ..Pace::default() }
+    }
+
+    #[test]
+    fn one_byte_a_second_lasts_for_the_grace() {
+        let pace = begun();
+        let seconds = (1..).find(|_| {
+            pace.moved(1);
+            pace.waits(Waker::noop());
+            pace.second(RATE);
+            pace.verdict().is_some()
+        });
+        assert_eq!((seconds, pace.verdict()), (Some(6), Some(Verdict::Slow)));
+    }
+
+    #[test]
+    fn who_was_fast_may_stop_for_a_minute_and_no_longer() {
+        let pace = begun();
+        pace.moved(100_000_000);
+        pace.second(RATE);
+        pace.waits(Waker::noop());
+        (0..CREDIT_S).for_each(|_| pace.second(RATE));
+        assert_eq!(pace.verdict(), None);
+        pace.second(RATE);
+        assert_eq!(pace.verdict(), Some(Verdict::Slow));
+    }
+
+    proptest! {
+        #[test]
+        fn at_the_minimum_or_while_nobody_waits_none_is_cut(seconds in prop::collection::vec((240_usize..10_000, any::<bool>()), 0..200)) {
+            let pace = begun();
+            for (bytes, owes) in seconds {
+                // Who is not waited for owes nothing, even if it moves nothing.
+                pace.moved(if owes { bytes } else { 0 });
+                if owes {
+                    pace.waits(Waker::noop());
+                }
+                pace.second(RATE);
+                prop_assert_eq!(pace.verdict(), None);
+            }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! A request's body while it comes from its client: how fast, and how much of it.
+//!
+//! Leaves out how fast over HTTP/2: there a stream may be silent because the connection's window is taken by others whose
+//! workers do not read, which is not its client's fault.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::Response;
+use hyper::body::{Body, Frame, SizeHint};
+
+use super::body::{self, BodyError, ClientBody, Reply};
+use super::respond::{self, Problem};
+use crate::listener::conn::Conn;
+use crate::metrics::Limit;
+use crate::pace::{Pace, Paced, Verdict};
+
+/// A next frame, or the end.
+type Polled = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
+
+/// A client's body; dropped before its end, its client may be sending still.
+pub struct Upload {
+    body: ClientBody,
+    conn: Rc<Conn>,
+    /// Its end was seen.
+    over: bool,
+    paced: Paced,
+    /// What it may still bring.
+    left: u64,
+}
+
+impl Upload {
+    /// A body that may have this many bytes; `None` for one that is over already, as most are.
+    pub fn of(conn: &Rc<Conn>, body: impl Body + Into<ClientBody>, most: Option<u64>) -> Option<Box<Self>> {
+        if body.is_end_stream() {
+            return None;
+        }
+        conn.uploads.set(conn.uploads.get() + 1);
+        let paced = if conn.http2 { Paced::unhurried(&conn.thread) } else { Paced::begin(&conn.thread) };
+        let left = most.unwrap_or(u64::MAX);
+        Some(Box::new(Self { body: body.into(), conn: conn.clone(), over: false, paced, left }))
+    }
+
+    /// For who answers.
+    pub fn pace(&self) -> Rc<Pace> {
+        self.paced.pace().clone()
+    }
+
+    /// The next frame, as it may pass.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Polled {
+        if self.paced.verdict().is_some() {
+            return self.given_up();
+        }
+        let polled = Pin::new(&mut self.body).poll_frame(cx).map_ok(body::checked);
+        match &polled {
+            Poll::Pending => self.paced.waits(cx.waker()),
+            Poll::Ready(Some(Ok(frame))) => {
+                self.over = frame.is_trailers();
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                self.paced.moved(bytes);
+                match self.left.checked_sub(bytes as u64) {
+                    Some(left) => self.left = left,
+                    None => return self.is_too_much(cx),
+                }
+            }
+            Poll::Ready(Some(Err(_))) => {}
+            Poll::Ready(None) => self.over = true,
+        }
+        polled
+    }
+
+    /// Whether nothing comes behind this.
+    pub(super) fn has_ended(&self, polled: &Polled) -> bool {
+        self.over || matches!(polled, Poll::Ready(None | Some(Err(_))))
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+
+    /// What was just read goes nowhere.
+    fn is_too_much(&self, cx: &Context<'_>) -> Polled {
+        self.paced.waits(cx.waker());
+        self.paced.give_up(Verdict::TooLarge);
+        self.given_up()
+    }
+
+    /// Whoever answers is told, and drops this. An answer that has begun cannot say why it ends: over HTTP/1 the connection
+    /// is cut; over HTTP/2 the request breaks off, and its stream with it.
+    fn given_up(&self) -> Polled {
+        if !self.paced.is_answering() {
+            return Poll::Pending;
+        }
+        if self.conn.http2 {
+            return Poll::Ready(Some(Err(h2::Error::from(h2::Reason::CANCEL).into())));
+        }
+        self.conn.cut();
+        Poll::Pending
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.conn.uploads.set(self.conn.uploads.get().saturating_sub(1));
+        if !self.over && !self.body.is_end_stream() {
+            self.conn.may_still_send();
+        }
+    }
+}
+
+/// The answer, or — once its body is given up — the word for that; whatever was under way is dropped then.
+pub(super) async fn unless_given_up(
+    conn: &Conn,
+    pace: Option<Rc<Pace>>,
+    answer: impl Future<Output = Response<Reply>>,
+) -> Response<Reply> {
+    let Some(pace) = pace else { return answer.await };
+    let mut answer = pin!(answer);
+    let answered = poll_fn(|cx| match pace.verdict() {
+        Some(verdict) => Poll::Ready(Err(verdict)),
+        None => answer.as_mut().poll(cx).map(Ok),
+    });
+    let (limit, problem) = match answered.await {
+        Ok(answer) => {
+            pace.answers();
+            return answer;
+        }
+        Err(Verdict::Slow) => (Limit::SlowBody, Problem::Slow),
+        Err(Verdict::TooLarge) => (Limit::MaxBody, Problem::TooLarge),
+    };
+    conn.thread.shared.metrics.limits.reached(limit);
+    respond::problem(problem)
+}
