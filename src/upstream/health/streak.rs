@@ -243,7 +243,8 @@ mod tests {
         ) {
             let rules = Rules { rise, fall, grace_ms };
             let (mut with, mut without) = (Streak::from(start), Streak::from(start));
-            let (mut now_ms, mut before) = (0, start);
+            // Nothing is checked before its life began.
+            let (mut now_ms, mut before) = (since_ms, start);
             for (pause, outcome) in steps {
                 now_ms += pause;
                 let after = with.add(outcome, now_ms, since_ms, &rules);
