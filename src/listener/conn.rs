@@ -6,7 +6,7 @@
 #[doc(hidden)]
 pub mod fuzzing;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
@@ -61,6 +61,8 @@ pub struct Conn {
     pub tls: Option<Secured>,
     /// It speaks HTTP/2: each stream is a request, or a tunnel, of its own.
     pub http2: bool,
+    /// What its streams may hold of its window; only over HTTP/2.
+    pub inflow: OnceCell<Rc<h2::Inflow>>,
     /// None over HTTP/2, whose streams see to it.
     live: RefCell<Option<Registered>>,
     plan: RefCell<Option<Plan>>,
@@ -111,6 +113,7 @@ pub async fn serve(live: Registered, listener: Rc<Listener>, stream: TcpStream, 
         thread,
         listener,
         http2,
+        inflow: OnceCell::new(),
         live: RefCell::new(live),
         plan: RefCell::default(),
         traffic: Traffic::default(),

@@ -1,7 +1,7 @@
 //! What the fuzz targets (`tests/fuzz`) need of a connection without having a socket: a [`Conn`] that nobody is behind, the
 //! HTTP/1 settings of a real one, and the reader of PROXY headers. No part of stickyd uses it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -34,6 +34,7 @@ pub fn conn(thread: &Rc<Thread>, config: &config::Listener, peer: IpAddr, secure
         thread: thread.clone(),
         listener,
         http2: false,
+        inflow: OnceCell::new(),
         live: RefCell::default(),
         plan: RefCell::default(),
         traffic: Traffic::default(),

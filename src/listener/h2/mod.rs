@@ -11,14 +11,18 @@
 //! | `stream` | one request, its answer, its tunnel |
 //! | `body` | a request's body |
 //! | `meter` | floods |
-//! | `pace` | slow readers |
+//! | `send` | an answer's body |
+//! | `inflow` | whose bodies fill the connection's window |
+//! | `pace` | what all streams have on its way to the socket |
 //! | `socket` | bytes, in as few pieces as there can be |
 //!
 //! Left out: server push (no browser takes it any more), priorities (read and ignored), h2 without TLS.
 
 pub mod body;
+mod inflow;
 mod meter;
 mod pace;
+mod send;
 mod socket;
 mod stream;
 mod translate;
@@ -32,7 +36,9 @@ use bytes::Bytes;
 use h2::server::{Builder, Connection};
 use h2::{Ping, PingPong, Reason};
 
-use self::meter::TooMuch;
+use self::inflow::Holding;
+pub use self::inflow::Inflow;
+use self::meter::{Heard, TooMuch};
 use self::pace::Pace;
 use self::socket::Socket;
 use super::conn::{ClientIo, Conn};
@@ -94,11 +100,12 @@ impl Streams {
             metrics.limits.reached(Limit::RequestsPerConnection);
             self.live.last();
         }
-        Open { streams: self.clone(), is_tunnel: false }
+        Open { streams: self.clone(), holding: None }
     }
 
     /// The client said something.
-    fn heard(&self, resets: u32, too_much: Option<TooMuch>) {
+    fn heard(&self, Heard { resets, window, too_much }: Heard) {
+        self.pace.opened(window);
         if self.open.get() > 0 {
             self.live.touch();
         }
@@ -114,13 +121,14 @@ impl Streams {
 /// A stream is open; it is over when this is dropped.
 pub struct Open {
     streams: Rc<Streams>,
-    is_tunnel: bool,
+    /// Of a tunnel.
+    holding: Option<Holding>,
 }
 
 impl Open {
     /// The time of a tunnel to end is a tunnel's, also for the connection that carries it.
-    fn becomes_tunnel(mut self) -> Self {
-        self.is_tunnel = true;
+    fn becomes_tunnel(mut self, holding: Holding) -> Self {
+        self.holding = Some(holding);
         let tunnels = &self.streams.tunnels;
         tunnels.set(tunnels.get() + 1);
         self.streams.live.carries_tunnels(true);
@@ -136,6 +144,12 @@ impl Carrier for Open {
     fn queued(&self, bytes: usize) {
         self.streams.pace.queued(bytes);
     }
+
+    fn holds(&self, some: bool) {
+        if let Some(holding) = &self.holding {
+            holding.holds(some);
+        }
+    }
 }
 
 impl Drop for Open {
@@ -147,7 +161,7 @@ impl Drop for Open {
             live.touch();
             live.limit(live.thread().idle_s);
         }
-        if self.is_tunnel {
+        if self.holding.is_some() {
             tunnels.set(tunnels.get().saturating_sub(1));
             live.carries_tunnels(tunnels.get() > 0);
         }
@@ -171,6 +185,7 @@ struct Serving {
 
 /// Serves a connection to its end.
 pub(super) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
+    let _ = conn.inflow.set(Rc::default());
     let streams = Rc::new(Streams {
         live,
         open: Cell::new(0),
