@@ -16,6 +16,7 @@ mod guards;
 mod h2;
 mod h2_floods;
 mod h2_limits;
+mod h2_rates;
 mod headers;
 mod keys;
 mod limits;
