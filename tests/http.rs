@@ -27,6 +27,7 @@ mod queue;
 mod reload;
 mod reload_command;
 mod reload_under_load;
+mod request_timeout;
 mod retries;
 mod stop;
 mod tls;

@@ -173,6 +173,9 @@ pub struct Upstream {
     /// How long a worker may take to begin its answer; default 60 s. Polls of a learned session get at least its
     /// pingInterval + pingTimeout (protocols §1.8).
     pub response_timeout: Duration,
+    /// From a request's head to the last byte of its answer; not of long polls, event streams and tunnels. `None`: for as
+    /// long as it goes on.
+    pub request_timeout: Option<Duration>,
     /// A tunnel silent both ways for this long is closed. `None`: the session's own pingInterval + pingTimeout + 5 s, or
     /// one hour where no ping numbers are known.
     pub tunnel_idle: Option<Duration>,
@@ -222,6 +225,7 @@ impl Upstream {
             cookie_same_site: SameSite::default(),
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(60),
+            request_timeout: None,
             tunnel_idle: None,
             eject: Eject::default(),
             slow_start: Duration::from_secs(10),

@@ -19,6 +19,7 @@ pub enum Limit {
     TargetBytes,
     HeadTimeout,
     RequestsPerConnection,
+    RequestTimeout,
     /// `min_rate`, of a body.
     SlowBody,
     /// `min_rate`, of an answer.
@@ -26,7 +27,7 @@ pub enum Limit {
 }
 
 impl Limit {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Connections,
         Self::ConnectionsPerAddress,
         Self::Descriptors,
@@ -36,6 +37,7 @@ impl Limit {
         Self::TargetBytes,
         Self::HeadTimeout,
         Self::RequestsPerConnection,
+        Self::RequestTimeout,
         Self::SlowBody,
         Self::SlowReader,
     ];
@@ -51,6 +53,7 @@ impl Limit {
             Self::TargetBytes => "target_bytes",
             Self::HeadTimeout => "head_timeout",
             Self::RequestsPerConnection => "requests_per_connection",
+            Self::RequestTimeout => "request_timeout",
             Self::SlowBody => "min_rate_body",
             Self::SlowReader => "min_rate_answer",
         }
@@ -59,7 +62,7 @@ impl Limit {
 
 /// The series of limits.
 pub struct LimitSeries {
-    reached: [IntCounter; 11],
+    reached: [IntCounter; 12],
     connections: IntGauge,
     descriptors: IntGauge,
     descriptors_limit: IntGauge,

@@ -11,6 +11,7 @@ pub mod fuzzing;
 pub mod guard;
 pub mod headers;
 pub mod open_poll;
+pub mod overdue;
 pub mod record;
 pub mod respond;
 pub mod retry;
@@ -77,7 +78,16 @@ where
         Err(Turned::Away(redirect, host)) => respond::redirect(redirect, &host, request.uri()),
         Ok(job) => {
             let (request, pace) = prepare(&job, request);
-            upload::unless_given_up(&conn, pace, serve(job, request, &mut record)).await
+            let limit = overdue::limit(&job);
+            let answer = upload::unless_given_up(&conn, pace, serve(job, request, &mut record));
+            match limit {
+                None => answer.await,
+                Some(limit) => {
+                    let (answer, overdue) = Box::pin(overdue::within(conn.clone(), limit, answer)).await;
+                    record.overdue = overdue;
+                    answer
+                }
+            }
         }
     };
     // A tunnel is its connection's last word anyway.

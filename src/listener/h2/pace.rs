@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use crate::pace::Held;
 
 /// Bytes of all streams that wait for the socket (threats §2: a slow reader).
-const MOST: usize = 64 * 1024;
+const MOST: usize = 32 * 1024;
 
 /// The window every connection begins with (RFC 9113 §6.9.2); no SETTINGS changes it.
 const WINDOW: i64 = 65_535;

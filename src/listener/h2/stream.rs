@@ -18,6 +18,7 @@ use super::translate::{self, Asked};
 use crate::listener::conn::{ClientIo, Conn};
 use crate::proxy;
 use crate::proxy::body::Reply;
+use crate::proxy::overdue;
 use crate::proxy::respond::{self, Problem};
 use crate::tunnel::Plan;
 use crate::tunnel::relay::Relay;
@@ -62,7 +63,16 @@ pub(super) async fn serve(conn: Rc<Conn>, open: Open, request: Request<RecvStrea
             begin_tunnel(&conn, open.becomes_tunnel(holding()), send, receive, *plan);
         }
         _ if ended => {}
-        _ => Sending::new(&open, &mut send).body(reply).await,
+        _ => match reply.overdue_at() {
+            None => Sending::new(&open, &mut send).body(reply).await,
+            Some(at) => {
+                let sending = Box::pin(Sending::new(&open, &mut send).body(reply));
+                if tokio::time::timeout_at(at, sending).await.is_err() {
+                    overdue::reached(&conn);
+                    send.send_reset(Reason::CANCEL);
+                }
+            }
+        },
     }
 }
 
