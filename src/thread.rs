@@ -5,6 +5,7 @@
 //! allocation and two wheel operations a request, the tick a few nanoseconds a connection a second.
 
 mod live;
+mod spare;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -22,6 +23,7 @@ use crate::upstream::pool::{self, Pool};
 
 use live::{Entry, Share};
 pub use live::{Live, Order, Registered, Removed};
+use spare::Spare;
 
 /// How often idle limits and idle pools are looked at.
 pub const TICK: Duration = Duration::from_millis(250);
@@ -75,6 +77,7 @@ pub struct Thread {
     /// A task closes tunnels of drained workers.
     closing: Cell<bool>,
     live: RefCell<slab::Slab<Entry>>,
+    spare: Spare,
 }
 
 impl Thread {
@@ -90,6 +93,7 @@ impl Thread {
             paces: Paces::new(shared.limits.min_rate, shared.limits.min_rate_grace),
             request_ids: Cell::new(crate::random::u64()),
             live: RefCell::default(),
+            spare: Spare::default(),
             now_ms: Cell::new(clock::now_ms()),
             stopping: Cell::new(false),
             requests_cut: Cell::new(false),
@@ -117,6 +121,7 @@ impl Thread {
             closing: Cell::new(false),
             fresh: Cell::new(true),
             still: Cell::new(false),
+            spare: Cell::new(share == Share::Whole),
             listener_removed: listener_removed.clone(),
         });
         let index = self.live.borrow_mut().insert(Entry { live: live.clone(), address: 0 });

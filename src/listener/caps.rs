@@ -148,12 +148,25 @@ pub(super) fn admits(live: &Registered, listener: &Listener, descriptor: i32, pe
         say_full!("clients are turned away: the descriptors that are left are reserved (reserved_descriptors)");
         return false;
     }
-    if shared.clients.load(Relaxed) > shared.caps.connections {
+    // The new one is more likely to want something than who has been silent for longest: as nginx's reusable connections.
+    if shared.clients.load(Relaxed) > shared.caps.connections && !made_room(live) {
         shared.metrics.limits.reached(Limit::Connections);
         say_full!("clients are turned away: there are {} (connections)", shared.caps.connections);
         return false;
     }
     listener.trusts(peer) || admits_address(live, peer)
+}
+
+fn made_room(live: &Registered) -> bool {
+    let made = live.thread().make_room();
+    if made {
+        live.thread().shared.metrics.limits.reached(Limit::IdleConnections);
+        say_full!(
+            "idle clients are closed to make room for new ones: there are {} (connections)",
+            live.thread().shared.caps.connections
+        );
+    }
+    made
 }
 
 /// Whether a connection may stay as one of this address: its peer's, or the one that a PROXY header names.

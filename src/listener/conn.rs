@@ -258,7 +258,7 @@ impl Conn {
     pub fn idle(&self) {
         if let Some(live) = &*self.live.borrow() {
             live.touch();
-            live.limit(self.thread.idle_s);
+            live.waits_for_request(self.thread.idle_s);
             self.under_way.set(self.under_way.get().saturating_sub(1));
         }
     }
@@ -282,8 +282,7 @@ impl Conn {
     /// Half a head is there: the rest of it has its own time, once.
     pub(super) fn head_has_begun(&self) {
         if let (false, Some(live)) = (self.head_began.replace(true), &*self.live.borrow()) {
-            live.touch();
-            live.limit(whole_seconds(self.thread.shared.limits.head_timeout));
+            live.head_begins(whole_seconds(self.thread.shared.limits.head_timeout));
         }
     }
 

@@ -11,6 +11,8 @@ use crate::state::Shared;
 #[allow(missing_docs, reason = "each is the key of its name")]
 pub enum Limit {
     Connections,
+    /// `connections`; who was idle made room.
+    IdleConnections,
     ConnectionsPerAddress,
     Descriptors,
     TunnelsPerAddress,
@@ -27,8 +29,9 @@ pub enum Limit {
 }
 
 impl Limit {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Connections,
+        Self::IdleConnections,
         Self::ConnectionsPerAddress,
         Self::Descriptors,
         Self::TunnelsPerAddress,
@@ -45,6 +48,7 @@ impl Limit {
     fn word(self) -> &'static str {
         match self {
             Self::Connections => "connections",
+            Self::IdleConnections => "idle_connections",
             Self::ConnectionsPerAddress => "connections_per_address",
             Self::Descriptors => "reserved_descriptors",
             Self::TunnelsPerAddress => "tunnels_per_address",
@@ -62,7 +66,7 @@ impl Limit {
 
 /// The series of limits.
 pub struct LimitSeries {
-    reached: [IntCounter; 12],
+    reached: [IntCounter; 13],
     connections: IntGauge,
     descriptors: IntGauge,
     descriptors_limit: IntGauge,

@@ -159,7 +159,7 @@ impl Drop for Open {
         open.set(open.get().saturating_sub(1));
         if open.get() == 0 {
             live.touch();
-            live.limit(live.thread().idle_s);
+            live.waits_for_request(live.thread().idle_s);
         }
         if self.holding.is_some() {
             tunnels.set(tunnels.get().saturating_sub(1));
