@@ -117,23 +117,31 @@ impl Pace {
 
 /// The transfers of a thread.
 pub struct Paces {
-    rate: i64,
-    grace: i64,
+    rate: Cell<i64>,
+    grace: Cell<i64>,
     all: RefCell<slab::Slab<Rc<Pace>>>,
 }
 
 impl Paces {
     /// `rate` in bytes a second, 0 for none; `grace`: what each transfer begins with.
     pub fn new(rate: u32, grace: Duration) -> Self {
+        let new = Self { rate: Cell::default(), grace: Cell::default(), all: RefCell::default() };
+        new.set(rate, grace);
+        new
+    }
+
+    /// The same from now on: the rate for all there are, the grace for those that begin.
+    pub fn set(&self, rate: u32, grace: Duration) {
         let rate = i64::from(rate);
-        let grace = rate.saturating_mul(i64::try_from(grace.as_secs()).unwrap_or(i64::MAX));
-        Self { rate, grace, all: RefCell::default() }
+        self.rate.set(rate);
+        self.grace.set(rate.saturating_mul(i64::try_from(grace.as_secs()).unwrap_or(i64::MAX)));
     }
 
     /// Charges what waits for its client; once a second. A thread that was too busy for a tick charges less, never more.
     pub fn second(&self) {
-        if self.rate != 0 {
-            self.all.borrow().iter().for_each(|(_, pace)| pace.second(self.rate));
+        let rate = self.rate.get();
+        if rate != 0 {
+            self.all.borrow().iter().for_each(|(_, pace)| pace.second(rate));
         }
     }
 }
@@ -149,8 +157,12 @@ impl Paced {
     /// A transfer begins; `lane`: what it shares with others.
     pub fn begin(thread: &Rc<Thread>, lane: Option<Rc<dyn Lane>>) -> Self {
         let over_lane = lane.as_ref().map_or(0, |lane| lane.state().1);
-        let pace =
-            Pace { ahead: Cell::new(thread.paces.grace), lane, over_lane: Cell::new(over_lane), ..Pace::default() };
+        let pace = Pace {
+            ahead: Cell::new(thread.paces.grace.get()),
+            lane,
+            over_lane: Cell::new(over_lane),
+            ..Pace::default()
+        };
         let pace = Rc::new(pace);
         let index = thread.paces.all.borrow_mut().insert(pace.clone());
         Self { pace, thread: thread.clone(), index }

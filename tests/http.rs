@@ -26,6 +26,7 @@ mod operate;
 mod queue;
 mod reload;
 mod reload_command;
+mod reload_limits;
 mod reload_under_load;
 mod request_timeout;
 mod retries;

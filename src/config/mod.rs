@@ -85,7 +85,9 @@ impl Config {
             ("state_dir", self.state_dir != new.state_dir),
             ("threads", self.threads != new.threads),
             ("[admin]", self.admin != new.admin),
-            ("[limits]", self.limits != new.limits),
+            ("[limits] pins", self.limits.pins != new.limits.pins),
+            ("[limits] handshakes", self.limits.handshakes != new.limits.handshakes),
+            ("[limits] reserved_descriptors", self.limits.reserved_descriptors != new.limits.reserved_descriptors),
             ("[log] format", self.log.format != new.log.format),
         ];
         changed.into_iter().filter(|(_, changed)| *changed).map(|(what, _)| what).collect()

@@ -144,7 +144,7 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(Cli
         })
     };
     conn.stirs();
-    let limits = &conn.thread.shared.limits;
+    let limits = conn.thread.limits();
     let mut http = http1::Builder::new()
         .max_headers(limits.head_fields)
         .max_buf_size(limits.head_bytes)
@@ -247,9 +247,8 @@ impl Conn {
             self.under_way.set(self.under_way.get() + 1);
             self.head_began.set(false);
             self.requests.set(self.requests.get().saturating_add(1));
-            if self.requests.get() == self.thread.shared.limits.requests_per_connection {
+            if self.requests.get() >= self.thread.limits().requests_per_connection && live.last() {
                 self.thread.shared.metrics.limits.reached(Limit::RequestsPerConnection);
-                live.last();
             }
         }
     }
@@ -258,7 +257,7 @@ impl Conn {
     pub fn idle(&self) {
         if let Some(live) = &*self.live.borrow() {
             live.touch();
-            live.waits_for_request(self.thread.idle_s);
+            live.waits_for_request(self.thread.idle_s());
             self.under_way.set(self.under_way.get().saturating_sub(1));
         }
     }
@@ -282,7 +281,7 @@ impl Conn {
     /// Half a head is there: the rest of it has its own time, once.
     pub(super) fn head_has_begun(&self) {
         if let (false, Some(live)) = (self.head_began.replace(true), &*self.live.borrow()) {
-            live.head_begins(whole_seconds(self.thread.shared.limits.head_timeout));
+            live.head_begins(whole_seconds(self.thread.limits().head_timeout));
         }
     }
 

@@ -284,7 +284,7 @@ impl Door {
 
     fn welcome(&mut self, stream: tokio::net::TcpStream, peer: SocketAddr) {
         let listener = self.listener();
-        let live = self.thread.register(self.thread.idle_s, &listener.removed);
+        let live = self.thread.register(self.thread.idle_s(), &listener.removed);
         // Dropped, both, where there are too many.
         if !caps::admits(&live, &listener, stream.as_raw_fd(), peer.ip().to_canonical()) {
             return;

@@ -92,7 +92,7 @@ impl LimitSeries {
     }
 
     pub(super) fn show(&self, shared: &Shared) {
-        self.connections.set(gauge(shared.caps.connections));
+        self.connections.set(gauge(shared.caps.connections()));
         self.descriptors.set(gauge(descriptors::open()));
         self.descriptors_limit.set(i64::try_from(descriptors::limit()).unwrap_or(i64::MAX));
     }

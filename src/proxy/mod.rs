@@ -155,7 +155,7 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
     }
     framing::check_request(request)?;
     let shared = &conn.thread.shared;
-    if request.uri().path_and_query().map_or(0, |target| target.as_str().len()) > shared.limits.target_bytes {
+    if request.uri().path_and_query().map_or(0, |target| target.as_str().len()) > conn.thread.limits().target_bytes {
         shared.metrics.limits.reached(Limit::TargetBytes);
         return Err(Problem::TooLong.into());
     }

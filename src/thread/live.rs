@@ -93,11 +93,13 @@ impl Live {
         }
     }
 
-    /// No more requests: what is under way is the last.
-    pub fn last(&self) {
-        if matches!(self.order.get(), Order::GoOn | Order::Idle) {
+    /// No more requests: what is under way is the last. Whether that is news.
+    pub fn last(&self) -> bool {
+        let goes_on = matches!(self.order.get(), Order::GoOn | Order::Idle);
+        if goes_on {
             self.tell(Order::Leave);
         }
+        goes_on
     }
 
     /// Ends at once.

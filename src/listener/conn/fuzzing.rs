@@ -19,8 +19,15 @@ use crate::thread::Thread;
 
 pub use super::super::proxy_protocol::{Look, Source};
 
-/// A connection from `peer` to a listener of these settings, which must be without TLS; `secure`: as if it had it.
-pub fn conn(thread: &Rc<Thread>, config: &config::Listener, peer: IpAddr, secure: bool) -> Option<Rc<Conn>> {
+/// A connection from `peer` to a listener of these settings, which must be without TLS; `secure`: as if it had it; `http2`: as
+/// if that had been chosen.
+pub fn conn(
+    thread: &Rc<Thread>,
+    config: &config::Listener,
+    peer: IpAddr,
+    secure: bool,
+    http2: bool,
+) -> Option<Rc<Conn>> {
     let listener = Rc::new(Listener {
         port_value: HeaderValue::from(config.address.port()),
         removed: Rc::default(),
@@ -33,7 +40,7 @@ pub fn conn(thread: &Rc<Thread>, config: &config::Listener, peer: IpAddr, secure
         peer_ip: peer,
         thread: thread.clone(),
         listener,
-        http2: false,
+        http2,
         inflow: OnceCell::new(),
         live: RefCell::default(),
         plan: RefCell::default(),

@@ -19,6 +19,8 @@
 //! Left out: server push (no browser takes it any more), priorities (read and ignored), h2 without TLS.
 
 pub mod body;
+#[doc(hidden)]
+pub mod fuzzing;
 mod inflow;
 mod meter;
 mod pace;
@@ -96,9 +98,8 @@ impl Streams {
         metrics.http2_streams.inc();
         metrics.http2_streams_total.inc();
         self.requests.set(self.requests.get().saturating_add(1));
-        if self.requests.get() == thread.shared.limits.requests_per_connection {
+        if self.requests.get() >= thread.limits().requests_per_connection && self.live.last() {
             metrics.limits.reached(Limit::RequestsPerConnection);
-            self.live.last();
         }
         Open { streams: self.clone(), holding: None }
     }
@@ -159,7 +160,7 @@ impl Drop for Open {
         open.set(open.get().saturating_sub(1));
         if open.get() == 0 {
             live.touch();
-            live.waits_for_request(live.thread().idle_s);
+            live.waits_for_request(live.thread().idle_s());
         }
         if self.holding.is_some() {
             tunnels.set(tunnels.get().saturating_sub(1));
@@ -226,14 +227,14 @@ pub(super) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
 
 /// Every limit said; a default may change with a version.
 fn builder(conn: &Conn) -> Builder {
-    let mut builder = Builder::new();
+    let (mut builder, limits) = (Builder::new(), conn.thread.limits());
     builder
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
         // h2 closes the connection past four times this, and answers 431 past this.
-        .max_header_list_size(u32::try_from(conn.thread.shared.limits.head_bytes).unwrap_or(u32::MAX))
-        .max_concurrent_streams(conn.thread.shared.limits.http2_streams)
+        .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+        .max_concurrent_streams(limits.http2_streams)
         .max_pending_accept_reset_streams(RESET_UNSEEN)
         .max_local_error_reset_streams(Some(RESETS_FORCED))
         .max_send_buffer_size(SEND_BUFFER);

@@ -28,7 +28,7 @@ use crate::tunnel::stream::StreamIo;
 pub(super) async fn serve(conn: Rc<Conn>, open: Open, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
     let holding = || Holding::new(conn.inflow.get().cloned().unwrap_or_default());
     let Asked { request, tunnel, expects, fits } =
-        translate::request(request, conn.thread.shared.limits.head_fields, holding());
+        translate::request(request, conn.thread.limits().head_fields, holding());
     if expects && fits.is_ok() {
         // As hyper does for HTTP/1; a worker's own goes no further than its connection.
         let mut go_on = Response::new(());
