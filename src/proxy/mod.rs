@@ -3,6 +3,7 @@
 pub mod ask;
 pub mod attempt;
 pub mod body;
+mod fields;
 pub mod forward;
 mod forwarded;
 pub mod framing;
@@ -165,7 +166,7 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
         shared.metrics.unrouted.inc();
         return Err(Problem::NoRoute.into());
     };
-    let ask = Ask::read(shared, upstream, request);
+    let ask = Ask::read(shared, upstream, request, &conn.cookie);
     let client = Client::read(conn, request.headers());
     if watch.is_some() || upstream.limits.is_some() {
         let key = shared.keys.address(client.key());

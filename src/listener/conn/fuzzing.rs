@@ -34,6 +34,7 @@ pub fn conn(thread: &Rc<Thread>, config: &config::Listener, peer: IpAddr, secure
         thread: thread.clone(),
         listener,
         http2: false,
+        cookie: Default::default(),
         live: RefCell::default(),
         plan: RefCell::default(),
         traffic: Traffic::default(),
