@@ -27,6 +27,7 @@ use tokio_rustls::server::TlsStream;
 use super::opening::{self, Opened, Secured};
 use super::wire::{Traffic, Wire};
 use super::{Listener, h2, rest};
+use crate::affinity::cookie::Seen;
 use crate::metrics::Limit;
 use crate::proxy;
 use crate::thread::{Order, Registered, Thread};
@@ -61,6 +62,8 @@ pub struct Conn {
     pub tls: Option<Secured>,
     /// It speaks HTTP/2: each stream is a request, or a tunnel, of its own.
     pub http2: bool,
+    /// Our cookie, as it came last.
+    pub cookie: Seen,
     /// What its streams may hold of its window; only over HTTP/2.
     pub inflow: OnceCell<Rc<h2::Inflow>>,
     /// None over HTTP/2, whose streams see to it.
@@ -113,6 +116,7 @@ pub async fn serve(live: Registered, listener: Rc<Listener>, stream: TcpStream, 
         thread,
         listener,
         http2,
+        cookie: Seen::default(),
         inflow: OnceCell::new(),
         live: RefCell::new(live),
         plan: RefCell::default(),

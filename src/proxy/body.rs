@@ -13,6 +13,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Instant;
 
 use super::record::Record;
+use super::stream::Stream;
 use super::trailers;
 use super::upload::Upload;
 use crate::listener::h2::body::StreamBody;
@@ -227,6 +228,8 @@ pub struct Reply {
     /// Data read ahead (by learning or refusal matching), sent before the rest.
     held: VecDeque<Frame<Bytes>>,
     rest: Rest,
+    /// Of an answer that lasts: what may end it.
+    stream: Option<Box<Stream>>,
     /// What ends with the answer: counts, an open poll, the log line.
     record: Option<Box<Record>>,
 }
@@ -246,17 +249,17 @@ impl Reply {
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         let held = if bytes.is_empty() { VecDeque::new() } else { VecDeque::from([Frame::data(bytes)]) };
-        Self { held, rest: Rest::Nothing, record: None }
+        Self { held, rest: Rest::Nothing, stream: None, record: None }
     }
 
     /// A worker's answer, `held` having been read of it.
     pub fn stream(held: VecDeque<Frame<Bytes>>, rest: Answer) -> Self {
-        Self { held, rest: Rest::Answer(rest), record: None }
+        Self { held, rest: Rest::Answer(rest), stream: None, record: None }
     }
 
     /// No body: the stream it is sent on becomes a tunnel.
     pub fn tunnel(plan: Plan) -> Self {
-        Self { held: VecDeque::new(), rest: Rest::Tunnel(Box::new(plan)), record: None }
+        Self { held: VecDeque::new(), rest: Rest::Tunnel(Box::new(plan)), stream: None, record: None }
     }
 
     /// The stream becomes a tunnel.
@@ -288,6 +291,12 @@ impl Reply {
         }
     }
 
+    /// The same, which lasts, and may be ended.
+    pub fn ended_by(mut self, stream: Option<Box<Stream>>) -> Self {
+        self.stream = stream;
+        self
+    }
+
     /// The same, with what shall end with it.
     pub fn recorded(mut self, record: Box<Record>) -> Self {
         self.record = Some(record);
@@ -297,6 +306,9 @@ impl Reply {
     fn passed(&mut self, frame: &Frame<Bytes>) {
         if let (Some(record), Some(data)) = (&mut self.record, frame.data_ref()) {
             record.bytes_down += data.len() as u64;
+        }
+        if let Some(stream) = &mut self.stream {
+            stream.passes(frame);
         }
     }
 }
@@ -310,6 +322,12 @@ impl Body for Reply {
         if let Some(frame) = this.held.pop_front() {
             this.passed(&frame);
             return Poll::Ready(Some(Ok(frame)));
+        }
+        if let Some(stream) = &mut this.stream
+            && stream.poll_end(cx).is_ready()
+        {
+            // The worker sees its connection end, and the client a whole answer.
+            (this.stream, this.rest) = (None, Rest::Nothing);
         }
         let rest = match &mut this.rest {
             Rest::Answer(answer) => answer,

@@ -40,6 +40,7 @@ pub fn conn(
         peer_ip: peer,
         thread: thread.clone(),
         listener,
+        cookie: Default::default(),
         http2,
         inflow: OnceCell::new(),
         live: RefCell::default(),
