@@ -57,6 +57,11 @@ impl Discoveries {
             searches: Mutex::default(),
         }
     }
+
+    /// What a reload has changed of the budget.
+    pub fn set(&self, limits: &Limits) {
+        lock(&self.budget).set(limits.discoveries_per_address, limits.discoveries);
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
