@@ -83,7 +83,7 @@ fn heads_of_streams_arrive_and_what_means_two_things_does_not() {
     assert!(text("post").ends_with("\r\n5\r\nhello\r\n0\r\nx-sum: 7\r\n\r\n"), "{}", text("post"));
     assert!(text("websocket").contains("upgrade: websocket\r\n"));
     assert!(!text("spoofed").contains("6.6.6.6"));
-    for seed in ["split", "quoted", "hosts", "lengths", "connect", "star", "upper"] {
+    for seed in ["split", "quoted", "hosts", "lengths", "connect", "star", "upper", "empty_length"] {
         assert_eq!(sent(seed), None, "{seed}");
     }
 }
