@@ -19,6 +19,7 @@ use crate::clock;
 use crate::pace::Paces;
 use crate::state::Shared;
 use crate::upstream::pool::{self, Pool};
+use crate::upstream::waits::Waits;
 
 /// How often idle limits and idle pools are looked at.
 pub const TICK: Duration = Duration::from_millis(250);
@@ -54,6 +55,8 @@ pub struct Thread {
     pub shared: Arc<Shared>,
     /// Idle connections by worker serial.
     pub pools: RefCell<HashMap<u64, Pool>>,
+    /// Who waits for a worker's answer.
+    pub waits: Rc<Waits>,
     /// Lent to one tunnel for one poll; never across an await.
     pub buffer: RefCell<Box<[u8]>>,
     /// Every task of this thread (invariant 10).
@@ -310,6 +313,7 @@ impl Thread {
         let handshakes = tokio::sync::Semaphore::new(shared.limits.handshakes);
         Rc::new(Self {
             pools: RefCell::default(),
+            waits: Waits::new(),
             buffer: RefCell::new(vec![0; TUNNEL_BUFFER].into_boxed_slice()),
             tasks: TaskTracker::new(),
             handshakes,

@@ -2,6 +2,7 @@
 //! inputs that were worth keeping. A check panics on what must not be; each has an oracle of its own, written apart from
 //! what it judges.
 
+pub mod answer;
 mod bytes;
 pub mod client;
 pub mod config;
@@ -20,7 +21,7 @@ mod strict;
 pub type Check = fn(&[u8]);
 
 /// Every target by name, as `corpus/` has it.
-pub const ALL: [(&str, Check); 9] = [
+pub const ALL: [(&str, Check); 10] = [
     ("head", head::check),
     ("cookie", cookie::check),
     ("client", client::check),
@@ -30,4 +31,5 @@ pub const ALL: [(&str, Check); 9] = [
     ("handshake", handshake::check),
     ("refusal", refusal::check),
     ("frames", frames::check),
+    ("answer", answer::check),
 ];
