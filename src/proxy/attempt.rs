@@ -69,8 +69,10 @@ pub async fn attempt(job: &Job, worker: &Arc<Worker>, mut request: Request<Outgo
         let keep = retry::is_resendable(job, &request);
         let terms = Terms { patience: patience(job), is_poll: job.ask.is_poll(), keep };
         let in_flight = worker.request();
-        let exchange = pin!(lease.exchange(request, terms));
-        let Some(answered) = OpenPoll::new(job, worker, exchange).await else { return Err(Missed::Ended) };
+        let answered = match lease.begin(request, terms) {
+            Ok(exchange) => OpenPoll::new(job, worker, pin!(exchange)).await.ok_or(Missed::Ended)?,
+            Err(failure) => Err(failure),
+        };
         let failure = match answered {
             Ok((response, lease)) => {
                 came_to(job, worker, Outcome::of(response.status().as_u16()));

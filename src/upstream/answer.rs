@@ -326,7 +326,10 @@ mod tests {
         ] {
             let (head, rest) = read(text).unwrap();
             assert_eq!((head.length, head.idle_ms, rest.len()), (length, idle_ms, 0), "{text}");
-            assert!(!head.fields.contains_key("keep-alive") && !head.fields.contains_key("transfer-encoding"), "{text}");
+            assert!(
+                !head.fields.contains_key("keep-alive") && !head.fields.contains_key("transfer-encoding"),
+                "{text}"
+            );
         }
         let (head, _) = read("HTTP/1.1 200 OK\r\nContent-Length: 007, 7\r\nContent-Length: 7\r\n\r\n").unwrap();
         assert_eq!(head.fields.get_all("content-length").iter().collect::<Vec<_>>(), ["7"]);

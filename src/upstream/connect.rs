@@ -81,7 +81,7 @@ impl Lease {
     }
 
     /// The worker ended it in the middle of something.
-    pub fn lost(self: Box<Self>, loss: Loss) {
+    pub fn lost(self, loss: Loss) {
         self.established.lost(loss);
     }
 
@@ -94,9 +94,8 @@ impl Lease {
 
     /// After a 101: the bare socket, what the worker already sent behind its answer's head, and the guards that count
     /// the connection.
-    pub fn into_tunnel(self: Box<Self>, behind: Unread) -> (WorkerIo, Bytes, InUse) {
-        let lease = *self;
-        (lease.io, behind.into_rest(), InUse { established: lease.established, _slot: lease.slot })
+    pub fn into_tunnel(self, behind: Unread) -> (WorkerIo, Bytes, InUse) {
+        (self.io, behind.into_rest(), InUse { established: self.established, _slot: self.slot })
     }
 
     /// Puts the connection back, if it is fit for another request; `unread` is what came of its last answer.

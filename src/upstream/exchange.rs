@@ -4,9 +4,8 @@
 //! Both directions go on at the same time: a worker may answer an upload before it has come, and a client may still be
 //! sending while its answer is read. Left out: which connection (`connect`), and whether to try again (`proxy::attempt`).
 
-use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -63,28 +62,41 @@ pub struct Terms {
     pub keep: bool,
 }
 
-/// An exchange under way.
-struct Exchange {
-    lease: Box<Lease>,
+/// An exchange under way: a connection waiting for the head of an answer. It holds nothing of its request, and is small:
+/// futures are moved into one another.
+pub struct Exchange {
+    /// Gone with the answer.
+    lease: Option<Box<Lease>>,
     coming: Coming,
     /// The request's own, emptied: nearly always as large as the answer's has to be.
     fields: HeaderMap,
+    /// The request's head as text, where it is kept.
+    head: Option<Vec<u8>>,
+    /// The client had not sent all of its body when this began.
+    uploading: bool,
     heard: bool,
     slow: Option<Count>,
 }
 
+/// An answer, and the connection its body comes over.
+pub type Answered = (Response<Unread>, Box<Lease>);
+
 impl Lease {
-    /// Sends `request` and waits for the head of the answer.
-    ///
-    /// An open poll is silent by design; any other request that waits for longer than 2 s counts as slow meanwhile.
+    /// Sends `request` and waits for the head of the answer, as [`Self::begin`] has it.
     ///
     /// # Errors
     /// See [`Failure`]; the connection is closed then.
-    pub async fn exchange(
-        mut self: Box<Self>,
-        mut request: Request<Outgoing>,
-        terms: Terms,
-    ) -> Result<(Response<Unread>, Box<Self>), Failure> {
+    pub async fn exchange(self: Box<Self>, request: Request<Outgoing>, terms: Terms) -> Result<Answered, Failure> {
+        self.begin(request, terms)?.await
+    }
+
+    /// Sends of `request` what can be sent at once; the rest goes with the wait for the head of the answer, which is what
+    /// comes back. An open poll is silent by design; any other request that waits for longer than 2 s counts as slow
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// See [`Failure`]; the connection is closed then.
+    pub fn begin(mut self: Box<Self>, mut request: Request<Outgoing>, terms: Terms) -> Result<Exchange, Failure> {
         if !self.is_quiet() {
             return Err(Failure::Unsent(Box::new(request)));
         }
@@ -93,27 +105,19 @@ impl Lease {
         let uploading = request.body().is_uploading();
         self.wait.begin(terms.patience, !terms.is_poll && !uploading);
         let mut head = None;
-        if let Err(error) = poll_fn(|cx| Poll::Ready(self.begin(cx, &mut request, terms.keep.then_some(&mut head)))).await {
-            return match error {
-                None => Err(Failure::Unsent(Box::new(request))),
-                Some(error) => Err(self.broke(error, false, head)),
-            };
+        match self.write(&mut request, terms.keep.then_some(&mut head)) {
+            Ok(()) => {}
+            Err(None) => return Err(Failure::Unsent(Box::new(request))),
+            Err(Some(error)) => return Err(self.broke(error, false, head)),
         }
         let mut fields = std::mem::take(request.headers_mut());
         fields.clear();
-        drop(request);
-        let mut exchange = Exchange { lease: self, coming, fields, heard: false, slow: None };
-        match poll_fn(|cx| exchange.poll(cx)).await {
-            Ok(Some((head, rest))) => Ok(exchange.lease.answered(head, rest)),
-            Ok(None) => Err(Failure::TimedOut { uploading }),
-            Err(error) => Err(exchange.lease.broke(error, exchange.heard, head)),
-        }
+        Ok(Exchange { lease: Some(self), coming, fields, head, uploading, heard: false, slow: None })
     }
 
     /// Writes what of a request can be written at once; `None` as the error: nothing was, and its connection has ended.
-    fn begin(
+    fn write(
         &mut self,
-        cx: &mut Context<'_>,
         request: &mut Request<Outgoing>,
         keep: Option<&mut Option<Vec<u8>>>,
     ) -> Result<(), Option<BrokeOff>> {
@@ -125,13 +129,14 @@ impl Lease {
             *keep = Some(text.to_vec());
         }
         let mut sending = Sending::new(std::mem::replace(request.body_mut(), Outgoing::EMPTY), declared);
-        match sending.poll_first(cx, &mut self.io, &mut text) {
+        // Whatever is not ready is asked again by who waits for the answer.
+        match sending.poll_first(&mut Context::from_waker(Waker::noop()), &mut self.io, &mut text) {
             Poll::Ready(Ok(())) => Ok(()),
             Poll::Pending => {
                 self.sending = Some(Box::new(sending));
                 Ok(())
             }
-            Poll::Ready(Err(_)) if sending.is_untouched() => {
+            Poll::Ready(Err(BrokeOff::Io(_))) if sending.is_untouched() => {
                 *request.body_mut() = sending.into_body();
                 Err(None)
             }
@@ -144,7 +149,7 @@ impl Lease {
         }
     }
 
-    fn answered(mut self: Box<Self>, head: Head, rest: Bytes) -> (Response<Unread>, Box<Self>) {
+    fn answered(mut self: Box<Self>, head: Head, rest: Bytes) -> Answered {
         self.wait.end();
         self.established.spoke(clock::now_ms());
         self.idle_ms = head.idle_ms;
@@ -156,7 +161,7 @@ impl Lease {
         (response, self)
     }
 
-    fn broke(self: Box<Self>, error: BrokeOff, heard: bool, head: Option<Vec<u8>>) -> Failure {
+    fn broke(self, error: BrokeOff, heard: bool, head: Option<Vec<u8>>) -> Failure {
         let long = self.wait.lasted_ms(clock::now_ms()) >= LONG_WAIT_MS;
         self.lost(if long { Loss::Grave } else { Loss::Light });
         Failure::Broken { error, heard, head }
@@ -210,35 +215,57 @@ fn trimmed(read: BytesMut) -> Bytes {
     if read.len() < read.capacity() / 2 { Bytes::copy_from_slice(&read) } else { read.freeze() }
 }
 
-impl Exchange {
-    /// The head, and what came behind it; `None`: not in time.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<(Head, Bytes)>, BrokeOff>> {
-        self.lease.go_on_sending(cx)?;
-        if let Poll::Ready(read) = self.poll_head(cx) {
-            return Poll::Ready(read.map(Some));
-        }
-        match self.lease.wait.stage(cx.waker()) {
-            Stage::Early => {}
-            Stage::Slow => {
-                self.slow.get_or_insert_with(|| self.lease.worker().slow_request());
-            }
-            Stage::Over => return Poll::Ready(Ok(None)),
-        }
-        Poll::Pending
-    }
+impl Future for Exchange {
+    type Output = Result<Answered, Failure>;
 
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Head, Bytes), BrokeOff>> {
-        let waits = self.lease.wait.waits();
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let over = || Poll::Ready(Err(Failure::TimedOut { uploading: this.uploading }));
+        let Some(lease) = &mut this.lease else { return over() };
+        let polled = match lease.go_on_sending(cx) {
+            Ok(()) => lease.poll_head(cx, &mut this.coming, &mut this.fields, &mut this.heard),
+            Err(error) => Poll::Ready(Err(error)),
+        };
+        match (polled, this.lease.take()) {
+            (Poll::Pending, Some(lease)) => {
+                match lease.wait.stage(cx.waker()) {
+                    Stage::Early => {}
+                    Stage::Slow => {
+                        this.slow.get_or_insert_with(|| lease.worker().slow_request());
+                    }
+                    Stage::Over => return over(),
+                }
+                this.lease = Some(lease);
+                Poll::Pending
+            }
+            (Poll::Ready(Ok((head, rest))), Some(lease)) => Poll::Ready(Ok(lease.answered(head, rest))),
+            (Poll::Ready(Err(error)), Some(lease)) => {
+                Poll::Ready(Err(lease.broke(error, this.heard, this.head.take())))
+            }
+            (_, None) => over(),
+        }
+    }
+}
+
+impl Lease {
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        coming: &mut Coming,
+        fields: &mut HeaderMap,
+        heard: &mut bool,
+    ) -> Poll<Result<(Head, Bytes), BrokeOff>> {
+        let waits = self.wait.waits();
         let mut piece = waits.reading.borrow_mut();
         loop {
             let mut read = ReadBuf::new(&mut piece);
-            ready!(Pin::new(&mut self.lease.io).poll_read(cx, &mut read))?;
+            ready!(Pin::new(&mut self.io).poll_read(cx, &mut read))?;
             if read.filled().is_empty() {
                 return Poll::Ready(Err(BrokeOff::Ended));
             }
-            self.heard = true;
-            self.lease.fast = read.remaining() == 0;
-            if let Some(whole) = self.coming.feed(read.filled(), &mut self.fields)? {
+            *heard = true;
+            self.fast = read.remaining() == 0;
+            if let Some(whole) = coming.feed(read.filled(), fields)? {
                 return Poll::Ready(Ok(whole));
             }
         }

@@ -49,7 +49,9 @@ pub struct Sending {
 pub fn head(request: &mut Request<Outgoing>, text: &mut Vec<u8>) -> Declared {
     let declared = Declared(declare(request));
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-    for part in [request.method().as_str(), " ", target, " HTTP/1.1\r\n"] {
+    // A path may be empty to the http crate.
+    let root = if target.starts_with('?') { "/" } else { "" };
+    for part in [request.method().as_str(), " ", root, target, " HTTP/1.1\r\n"] {
         text.extend_from_slice(part.as_bytes());
     }
     fields(request.headers(), text);
@@ -129,7 +131,12 @@ impl Sending {
     ///
     /// # Errors
     /// The socket's, or the client's who sends the body.
-    pub fn poll_first(&mut self, cx: &mut Context<'_>, io: &mut (impl AsyncWrite + Unpin), text: &mut Vec<u8>) -> Poll<Result<(), BrokeOff>> {
+    pub fn poll_first(
+        &mut self,
+        cx: &mut Context<'_>,
+        io: &mut (impl AsyncWrite + Unpin),
+        text: &mut Vec<u8>,
+    ) -> Poll<Result<(), BrokeOff>> {
         self.fill(cx, text)?;
         ready!(self.poll_write(cx, io, text))?;
         self.poll(cx, io, text)
@@ -139,7 +146,12 @@ impl Sending {
     ///
     /// # Errors
     /// As of [`Self::poll_first`].
-    pub fn poll(&mut self, cx: &mut Context<'_>, io: &mut (impl AsyncWrite + Unpin), text: &mut Vec<u8>) -> Poll<Result<(), BrokeOff>> {
+    pub fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        io: &mut (impl AsyncWrite + Unpin),
+        text: &mut Vec<u8>,
+    ) -> Poll<Result<(), BrokeOff>> {
         loop {
             text.clear();
             if self.has_leftovers() {
@@ -241,7 +253,12 @@ impl Sending {
     }
 
     /// Offers the socket `text`, or what it has not taken of an earlier one, and the large piece behind it.
-    fn poll_write(&mut self, cx: &mut Context<'_>, io: &mut (impl AsyncWrite + Unpin), text: &[u8]) -> Poll<Result<(), BrokeOff>> {
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        io: &mut (impl AsyncWrite + Unpin),
+        text: &[u8],
+    ) -> Poll<Result<(), BrokeOff>> {
         let first = if text.is_empty() { &self.small } else { text };
         let written = match (first, self.large.is_empty() && self.tail.is_empty()) {
             (only, true) => Pin::new(io).poll_write(cx, only),

@@ -73,9 +73,13 @@ impl Unread {
         }
     }
 
-    /// It ended, and nothing came behind it.
+    /// It ended, and nothing came behind it, nor trailers: what is said in those may be said once more where it counts.
     pub fn is_clean(&self) -> bool {
-        self.is_end_stream() && self.rest.is_empty()
+        let is_bare = match &self.left {
+            Left::Chunks(chunks) => chunks.fields == 0,
+            Left::Exactly(_) | Left::UntilClose => true,
+        };
+        is_bare && self.is_end_stream() && self.rest.is_empty()
     }
 
     /// As much of its length as is known.

@@ -58,6 +58,7 @@ pub(super) struct Hunt<'a> {
 }
 
 /// What one attempt came to.
+#[allow(clippy::large_enum_variant, reason = "moved once; a search is rare")]
 enum Step {
     /// The request is answered.
     Done(Discovery, Response<Reply>),

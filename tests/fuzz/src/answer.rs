@@ -107,7 +107,7 @@ fn plain(mut fields: HeaderMap) -> HeaderMap {
 fn hypers(bytes: &[u8], to_head: bool) -> Read {
     let (io, mut worker) = tokio::io::duplex(bytes.len() + 4096);
     let mut read = Read::default();
-    let mut exchange = pin!(async {
+    let exchange = async {
         let mut builder = hyper::client::conn::http1::Builder::new();
         builder.max_buf_size(HEAD_BYTES).max_header_size(HEAD_BYTES).max_headers(HEAD_FIELDS);
         let Ok((mut sender, connection)) = builder.handshake(TokioIo::new(io)).await else { return };
@@ -136,8 +136,8 @@ fn hypers(bytes: &[u8], to_head: bool) -> Read {
             let _ = connection.await;
         };
         all(asked, answered, connection).await;
-    });
-    still::run(exchange.as_mut());
+    };
+    still::run(pin!(exchange).as_mut());
     read
 }
 
