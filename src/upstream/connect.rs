@@ -86,7 +86,7 @@ impl Lease {
     }
 
     /// It was found to have ended while it was idle.
-    pub(super) fn found_dead(self: Box<Self>, now_ms: u64) {
+    pub(super) fn found_dead(self, now_ms: u64) {
         if self.idle_for(now_ms) < JUST_USED_MS {
             self.lost(Loss::Light);
         }
