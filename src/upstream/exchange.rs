@@ -28,8 +28,9 @@ use crate::proxy::body::Outgoing;
 /// of a thread are off by taken off a second.
 const LONG_WAIT_MS: u64 = 750;
 
-/// A body is read in pieces of up to this size, if its worker sends as fast: it is all that is held of one.
-const LARGE_PIECE: usize = 64 * 1024;
+/// A body is read in pieces of up to this size, if its worker sends as fast: with what hyper holds of it for a client that
+/// takes nothing (`[limits] head_bytes`) 64 KiB a request.
+const LARGE_PIECE: usize = 32 * 1024;
 
 /// Why an attempt got no answer.
 pub enum Failure {
