@@ -129,8 +129,13 @@ impl Lease {
         if let Some(keep) = keep {
             *keep = Some(text.to_vec());
         }
-        let mut sending = Sending::new(std::mem::replace(request.body_mut(), Outgoing::EMPTY), declared);
-        // Whatever is not ready is asked again by who waits for the answer.
+        let body = std::mem::replace(request.body_mut(), Outgoing::EMPTY);
+        if body.is_uploading() {
+            // Its client is waited for by who waits for the answer, and by nobody else.
+            self.sending = Some(Box::new(Sending::behind(&text, body, declared)));
+            return Ok(());
+        }
+        let mut sending = Sending::new(body, declared);
         match sending.poll_first(&mut Context::from_waker(Waker::noop()), &mut self.io, &mut text) {
             Poll::Ready(Ok(())) => Ok(()),
             Poll::Pending => {

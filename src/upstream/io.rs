@@ -89,23 +89,15 @@ impl WorkerIo {
 
     /// Reads up to `most` bytes into a buffer of their own, made when there is something to read; empty at the end.
     pub(super) fn poll_read_large(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<BytesMut>> {
-        loop {
-            match self {
-                Self::Tcp(io) => ready!(io.poll_read_ready(cx))?,
-                Self::Unix(io) => ready!(io.poll_read_ready(cx))?,
-                Self::Tls(_) => {}
-            }
-            let mut read = BytesMut::with_capacity(most);
-            let done = match self {
-                Self::Tcp(io) => io.try_read_buf(&mut read),
-                Self::Unix(io) => io.try_read_buf(&mut read),
-                Self::Tls(io) => ready!(pin!(io.read_buf(&mut read)).poll(cx)),
-            };
-            match done {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done.map(|_| read)),
-            }
+        match self {
+            Self::Tcp(io) => ready!(io.poll_read_ready(cx))?,
+            Self::Unix(io) => ready!(io.poll_read_ready(cx))?,
+            Self::Tls(_) => {}
         }
+        let mut read = BytesMut::with_capacity(most);
+        // Not `try_read_buf`: that does not take a read that fills not all for the last there is for now.
+        ready!(pin!(self.read_buf(&mut read)).poll(cx))?;
+        Poll::Ready(Ok(read))
     }
 }
 

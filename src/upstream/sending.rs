@@ -122,6 +122,11 @@ impl Sending {
         Self { body, framing: declared.0, over, small, large, tail: b"", begun: false, frames: 0 }
     }
 
+    /// The same, all of it still to be written: `head` leaves with the first of the body.
+    pub fn behind(head: &[u8], body: Outgoing, declared: Declared) -> Self {
+        Self { small: Bytes::copy_from_slice(head), ..Self::new(body, declared) }
+    }
+
     /// The body, of something untouched.
     pub fn into_body(self) -> Outgoing {
         self.body
@@ -154,6 +159,9 @@ impl Sending {
     ) -> Poll<Result<(), BrokeOff>> {
         loop {
             text.clear();
+            if !self.begun && self.frames == 0 && !self.over {
+                text.extend_from_slice(&std::mem::take(&mut self.small));
+            }
             if self.has_leftovers() {
                 ready!(self.poll_write(cx, io, text))?;
                 continue;
