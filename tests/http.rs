@@ -17,6 +17,7 @@ mod h2;
 mod h2_floods;
 mod h2_limits;
 mod h2_rates;
+mod h2_vanished;
 mod headers;
 mod keys;
 mod limits;
