@@ -6,7 +6,7 @@
     reason = "a crate of its own to the fuzz targets, where oracles count small things and what is pub is reached"
 )]
 #[path = "fuzz/src/lib.rs"]
-mod checks;
+pub(crate) mod checks;
 
 use std::path::Path;
 
@@ -106,4 +106,4 @@ macro_rules! targets {
     };
 }
 
-targets!(head h2_head cookie client proxy_protocol config sid handshake refusal frames);
+targets!(head h2_head cookie client proxy_protocol config sid handshake refusal frames answer);
