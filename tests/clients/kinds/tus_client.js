@@ -1,0 +1,38 @@
+// Real tus-js-clients. A session is an upload; asking for its worker pauses it after another piece: the next one resumes it (HEAD, PATCH).
+'use strict';
+const tus = require('tus-js-client');
+const { Session, run } = require('../lib/kind');
+
+const PIECE = 1000;
+
+class TusSession extends Session {
+  constructor(...args) {
+    super(...args);
+    let created = 0;
+    this.upload = new tus.Upload(Buffer.alloc(PIECE * 1000, 'x'), {
+      endpoint: `${this.url}/files`,
+      chunkSize: PIECE,
+      retryDelays: null,
+      // An upload that its server does not know any more, the library begins anew: it is lost all the same.
+      onBeforeRequest: (req) => req.getMethod() === 'POST' && created++ && this.ended('created anew'),
+      onAfterResponse: (_, res) => (this.from = res.getHeader('x-worker')),
+      onError: (error) => this.ended(error.originalResponse ? `${error.originalRequest.getMethod()} ${error.originalResponse.getStatus()}` : error.message),
+      // At once: the next piece would be on its way.
+      onChunkComplete: () => this.upload.abort().then(() => this.stored()),
+    });
+  }
+  open() {
+    return this.ask();
+  }
+  async ask() {
+    const stored = new Promise((resolve) => (this.stored = resolve));
+    this.upload.start();
+    await stored;
+    return this.from;
+  }
+  close() {
+    return this.upload.abort(true); // DELETE
+  }
+}
+
+run(TusSession);
