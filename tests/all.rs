@@ -14,6 +14,7 @@ mod dependencies;
 mod front;
 mod health;
 mod http;
+mod learn;
 mod sessions;
 mod strict;
 #[allow(dead_code, reason = "a kit: not every test uses every part")]

@@ -1,0 +1,24 @@
+//! Phoenix' long polling: the id is a token in the answer to the first poll. A poll with a token a node does not know begins anew.
+
+use serde_json::json;
+
+use super::Trial;
+
+fn phoenix() -> Trial {
+    Trial::new("phoenix", &[], json!({}), "affinity = [\"phoenix\"]")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_break_without_the_preset() {
+    phoenix().breaks_without().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_through_two_stickyds() {
+    phoenix().is_found_by_two().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_live_on() {
+    phoenix().lives_on().await;
+}

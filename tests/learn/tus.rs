@@ -1,0 +1,25 @@
+//! tus: `Location` of the answer to the creating POST is the upload's own URL.
+
+use serde_json::json;
+
+use super::Trial;
+
+fn tus(args: &'static [&'static str]) -> Trial {
+    Trial::new("tus", args, json!({}), "affinity = [\"tus\"]")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_break_without_the_preset() {
+    tus(&[]).breaks_without().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_through_two_stickyds() {
+    tus(&[]).is_found_by_two().await;
+    tus(&["--relative"]).is_found_by_two().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_live_on() {
+    tus(&[]).lives_on().await;
+}
