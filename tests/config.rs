@@ -17,6 +17,8 @@ mod errors_of_addresses;
 mod guards;
 #[path = "config/health.rs"]
 mod health;
+#[path = "config/rules.rs"]
+mod rules;
 #[path = "config/shipped.rs"]
 mod shipped;
 #[path = "config/tls.rs"]
@@ -127,7 +129,7 @@ fn two_tables_are_a_configuration_and_the_rest_has_defaults() {
         (([0, 0, 0, 0], 80).into(), &None, &None, 0)
     );
     let app = &config.upstreams[0];
-    assert_eq!(app.affinity, [Affinity::SocketIo, Affinity::Cookie, Affinity::Address]);
+    assert_eq!(app.affinity, [Affinity::socket_io(), Affinity::Cookie, Affinity::Address]);
     assert_eq!(app.health, Health::default());
     assert_eq!((app.cookie_same_site, app.tunnel_idle), (SameSite::Lax, None));
     assert_eq!((app.connect_timeout, app.response_timeout), (Duration::from_secs(5), Duration::from_secs(60)));

@@ -16,8 +16,10 @@ mod limits;
 mod listener;
 mod load;
 mod log;
+pub mod pattern;
 mod resolve;
 mod routes;
+pub mod rules;
 mod sources;
 mod tls;
 mod upstream;
@@ -44,6 +46,7 @@ pub use limits::Limits;
 pub use load::{Loaded, load, load_admin, load_noting, load_with_warnings};
 pub use log::{Log, LogFormat, check_level};
 pub(crate) use resolve::look_up;
+pub use rules::Affinity;
 pub use sources::{Look, Sources};
 pub use tls::{Certificate, ClientAuth, Tls};
 pub(crate) use values::digits;
@@ -164,6 +167,8 @@ pub struct Upstream {
     pub dns_interval: Duration,
     /// Facts of a request that choose a worker, in order; never empty.
     pub affinity: Vec<Affinity>,
+    /// Headers and queries where ordinary requests name a Socket.IO session, whose worker they go to then. Reloaded.
+    pub follow: Vec<rules::Spot>,
     /// How workers are checked.
     pub health: Health,
     /// `SameSite` of the affinity cookie.
@@ -217,7 +222,8 @@ impl Upstream {
             found,
             workers,
             dns_interval: Duration::from_secs(10),
-            affinity: vec![Affinity::SocketIo, Affinity::Cookie, Affinity::Address],
+            affinity: vec![Affinity::socket_io(), Affinity::Cookie, Affinity::Address],
+            follow: Vec::new(),
             health: Health::default(),
             cookie_same_site: SameSite::default(),
             connect_timeout: Duration::from_secs(5),
@@ -295,17 +301,6 @@ impl AdminState {
             Self::Maint => "maint",
         }
     }
-}
-
-/// A fact of a request that chooses a worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Affinity {
-    /// The Engine.IO sid, learned from the worker's answer.
-    SocketIo,
-    /// stickyd's own signed cookie.
-    Cookie,
-    /// The client's address (IPv6 by /64).
-    Address,
 }
 
 /// `SameSite` of the affinity cookie.

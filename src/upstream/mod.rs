@@ -25,6 +25,7 @@ use std::time::Duration;
 use crate::affinity::cookie::{Jar, WorkerId, worker_id};
 use crate::affinity::ring::{self, Ring, Seat};
 use crate::clock;
+use crate::config::rules::Protocol;
 use crate::config::{self, Affinity};
 use crate::metrics::{Metrics, UpstreamSeries};
 use crate::proxy::guard::Limits;
@@ -162,14 +163,18 @@ impl Upstream {
         members.extend(removed(&members, config, before));
         // In reverse: where a removed worker's name is another's now, cookies with it are the other's.
         let by_id = members.iter().enumerate().rev().map(|(index, m)| (m.worker.id, index)).collect();
-        let has = |affinity| config.affinity.contains(&affinity);
+        let has = |affinity| config.affinity.contains(affinity);
+        let rules = config.affinity.iter().filter_map(|affinity| match affinity {
+            Affinity::Rule(rule) => Some(rule),
+            Affinity::Cookie | Affinity::Address => None,
+        });
         Self {
             ring: Ring::build(secret, &ids),
             by_id,
             removed: false,
-            socket_io: has(Affinity::SocketIo),
-            jar: has(Affinity::Cookie).then(|| Jar::new(secret, &config.name, config.cookie_same_site)),
-            by_address: has(Affinity::Address),
+            socket_io: rules.clone().any(|rule| rule.protocol == Protocol::SocketIo),
+            jar: has(&Affinity::Cookie).then(|| Jar::new(secret, &config.name, config.cookie_same_site)),
+            by_address: has(&Affinity::Address),
             limits: Limits::follow(config.rate, before.and_then(|before| before.limits.as_ref())),
             eject: eject::Rules::of(config),
             members,
