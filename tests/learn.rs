@@ -1,6 +1,7 @@
 //! Other protocols than Socket.IO, by the same engine: real servers and clients of each, three workers, no cookies of stickyd's.
 
 mod cometd;
+mod examples;
 mod follow;
 mod hostile;
 mod mcp;

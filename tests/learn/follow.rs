@@ -4,16 +4,13 @@ use serde_json::{Value, json};
 
 use super::{Server, Trial};
 
-/// A poll ends every half second, so that there is a time between two.
-const PINGS: &[&str] = &["--ping-interval", "500"];
-
 fn sockets(server: Server, client: Value) -> Trial {
     Trial {
         server,
         without: "affinity = [\"socket.io\"]",
         ..Trial::new(
             "socket",
-            PINGS,
+            &[],
             client,
             "affinity = [\"socket.io\"]\nfollow = [\"header:x-socket-id\", \"query:socketId\"]",
         )
@@ -49,9 +46,10 @@ async fn by_the_own_id_of_a_python_socket() {
     }
 }
 
-/// Engine.IO's sid can be looked for: it lives through a restart and before two stickyds.
+/// Engine.IO's sid is known as long as its session is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn by_the_sid() {
-    sockets(Server::SocketIo, json!({"id": "engine"})).is_found_by_two().await;
-    sockets(Server::SocketIo, json!({"id": "engine", "where": "query"})).lives_on().await;
+    for client in [json!({"id": "engine"}), json!({"id": "engine", "where": "query", "transports": ["websocket"]})] {
+        sockets(Server::SocketIo, client).is_kept_by_one().await;
+    }
 }

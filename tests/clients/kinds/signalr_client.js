@@ -7,7 +7,7 @@ class SignalRSession extends Session {
   open() {
     const transport = HttpTransportType[this.options.transport || 'LongPolling'];
     const options = { transport, skipNegotiation: Boolean(this.options.skipNegotiation) };
-    this.hub = new HubConnectionBuilder().withUrl(`${this.url}/hub`, options).configureLogging(LogLevel.None).build();
+    this.hub = new HubConnectionBuilder().withUrl(this.url + (this.options.hub || '/hub'), options).configureLogging(LogLevel.None).build();
     this.hub.serverTimeoutInMilliseconds = 60000;
     this.hub.onclose((error) => this.ended(`closed: ${error?.message}`));
     this.hub.on('pushed', (worker) => this.pushed?.(worker));

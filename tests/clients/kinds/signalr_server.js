@@ -108,15 +108,15 @@ function events(connection, res) {
   connection.flush();
 }
 
-const server = createWorker({ name: opt.name, stats, skip: (req) => req.url.startsWith('/hub') });
+const server = createWorker({ name: opt.name, stats, skip: (req) => /^\/(hubs\/)?hub\b/.test(req.url) });
 server.on('request', (req, res) => {
-  if (!req.url.startsWith('/hub')) return;
+  if (!/^\/(hubs\/)?hub\b/.test(req.url)) return;
   res.setHeader('x-worker', opt.name);
   const { pathname, searchParams } = new URL(req.url, 'http://worker');
   const body = [];
   req.on('data', (piece) => body.push(piece));
   req.on('end', () => {
-    if (pathname === '/hub/negotiate') return req.method === 'POST' ? negotiate(res, searchParams) : refuse(res, 405, '');
+    if (pathname.endsWith('/negotiate')) return req.method === 'POST' ? negotiate(res, searchParams) : refuse(res, 405, '');
     const token = searchParams.get('id');
     if (!token) return refuse(res, 400, 'Connection ID required');
     const connection = connections.get(token);
