@@ -157,6 +157,25 @@ impl Trial {
         self.say("one restarted, a worker added", &end, &workers).await;
     }
 
+    /// A worker dies: its sessions end, at once and in words their clients understand, and nobody else's.
+    async fn only_the_dead_are_lost(&self) {
+        let mut workers = self.workers(1..=3).await;
+        let proxy = Proxy::with(&config(&workers, self.rules));
+        let mut clients = self.clients(&[proxy.url("")]);
+        clients.open(SESSIONS).await;
+        let before = clients.ask().await;
+        self.assert_whole(&before, SESSIONS, 3);
+        workers[1].kill().await;
+        let after = clients.ask().await;
+        let dead = before["workers"]["w2"].as_u64().unwrap();
+        println!("{}, one of three killed: {dead} were on it; {}", self.kind, after["lost"]);
+        assert_eq!(after["held"].as_u64().unwrap() + dead, SESSIONS as u64, "{after}");
+        assert_eq!((&after["moved"], after["lost"].get("no answer")), (&json!(0), None), "{after}");
+        clients.open(12).await;
+        let anew = clients.ask().await;
+        assert_eq!(anew["held"].as_u64().unwrap() + dead, SESSIONS as u64 + 12, "{anew}");
+    }
+
     fn assert_whole(&self, state: &Value, sessions: usize, workers: usize) {
         let kind = self.kind;
         assert_eq!((&state["sessions"], &state["held"]), (&json!(sessions), &json!(sessions)), "{kind}: {state}");

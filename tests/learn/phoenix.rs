@@ -22,3 +22,8 @@ async fn sessions_through_two_stickyds() {
 async fn sessions_live_on() {
     phoenix().lives_on().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_dead_are_lost() {
+    phoenix().only_the_dead_are_lost().await;
+}

@@ -24,3 +24,8 @@ async fn every_transport_through_two_stickyds() {
 async fn polls_live_on() {
     sockjs("xhr-polling").lives_on().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_dead_are_lost() {
+    sockjs("xhr-polling").only_the_dead_are_lost().await;
+}

@@ -23,3 +23,8 @@ async fn uploads_through_two_stickyds() {
 async fn uploads_live_on() {
     tus(&[]).lives_on().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_dead_are_lost() {
+    tus(&[]).only_the_dead_are_lost().await;
+}
