@@ -1,6 +1,6 @@
 // One SignalR worker, by the specification (aspnetcore: TransportProtocols.md, HubProtocol.md): negotiate versions 0 and 1, WebSockets, server-sent
 // events and long polling, JSON hub protocol. The hub's methods are `whoami` and `push` (an invocation of the client's `pushed`).
-// Refusals are ASP.NET Core's own: 404 "No Connection with that ID", 400 "Connection ID required", 409 for a second poll.
+// Refusals are ASP.NET Core's own: 404 "No Connection with that ID", 400 "Connection ID required".
 'use strict';
 const { parseArgs } = require('util');
 const { randomBytes } = require('crypto');
@@ -76,7 +76,8 @@ function negotiate(res, query) {
 }
 
 function poll(connection, res) {
-  if (connection.poll) return refuse(res, 409, '');
+  // A newer poll ends the older one, with what a client takes for the end: one that was doubled on the way shows.
+  if (connection.poll) connection.end();
   // The first poll is answered at once and empty: the client knows by it that it is connected.
   if (!connection.polled) {
     connection.polled = true;
