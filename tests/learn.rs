@@ -84,7 +84,12 @@ impl Trial {
 
     /// Clients whose every request comes from another address, and goes to the next of these proxies.
     fn clients(&self, urls: &[String]) -> Kind {
-        let mut options = json!({"urls": urls, "addresses": 32});
+        self.clients_of(urls, 32)
+    }
+
+    /// The same from so many addresses; 0: from 127.0.0.1 only.
+    fn clients_of(&self, urls: &[String], addresses: usize) -> Kind {
+        let mut options = json!({"urls": urls, "addresses": addresses});
         options.as_object_mut().unwrap().extend(self.client.as_object().unwrap().clone());
         Kind::start(self.kind, &options)
     }
@@ -113,6 +118,21 @@ impl Trial {
         let end = clients.stop().await;
         self.assert_whole(&end, SESSIONS, 3);
         self.say("one", &end, &workers).await;
+    }
+
+    /// Everybody behind one address: no worker gets more than its share and a little.
+    async fn spreads_from_one_address(&self) {
+        let workers = self.workers(1..=3).await;
+        let proxy = Proxy::with(&config(&workers, self.rules));
+        let mut clients = self.clients_of(&[proxy.url("")], 0);
+        for _ in 0..3 {
+            clients.open(10).await;
+        }
+        let state = clients.ask().await;
+        self.assert_whole(&state, 30, 3);
+        let most = state["workers"].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).max();
+        println!("{}, 30 from one address: {}", self.kind, state["workers"]);
+        assert!(most <= Some(13), "{state}");
     }
 
     /// Two stickyds in turn for every request; nobody is lost, nobody moves, all workers are used.

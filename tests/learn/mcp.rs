@@ -59,3 +59,8 @@ async fn without_sessions() {
     assert_eq!((&end["held"], &end["set_cookies"]), (&json!(12), &json!(0)), "{end}");
     assert_eq!(proxy.metric("stickyd_pins"), 0.0, "nothing to remember");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_behind_one_address() {
+    mcp(&[], json!({})).spreads_from_one_address().await;
+}

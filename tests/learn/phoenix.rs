@@ -27,3 +27,8 @@ async fn sessions_live_on() {
 async fn only_the_dead_are_lost() {
     phoenix().only_the_dead_are_lost().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_behind_one_address() {
+    phoenix().spreads_from_one_address().await;
+}

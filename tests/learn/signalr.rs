@@ -63,3 +63,8 @@ async fn the_public_id_is_not_learned() {
     assert_eq!((public.status(), public.text()), (404, "No Connection with that ID"));
     assert_eq!(proxy.metric("stickyd_pins"), 1.0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_behind_one_address() {
+    signalr(&[], json!({})).spreads_from_one_address().await;
+}

@@ -28,3 +28,8 @@ async fn uploads_live_on() {
 async fn only_the_dead_are_lost() {
     tus(&[]).only_the_dead_are_lost().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_behind_one_address() {
+    tus(&[]).spreads_from_one_address().await;
+}
