@@ -7,6 +7,7 @@
 #[macro_use]
 mod macros;
 mod limits;
+mod rules;
 mod words;
 
 use prometheus::{
@@ -15,6 +16,7 @@ use prometheus::{
 };
 
 pub use limits::{Limit, LimitSeries};
+pub use rules::RuleSeries;
 pub use words::{Discovery, Guard, Source};
 
 use crate::state::Shared;
@@ -33,6 +35,7 @@ pub struct Metrics {
     registry: Registry,
     /// What limits did.
     pub limits: LimitSeries,
+    rules: rules::RuleMetrics,
     requests: IntCounterVec,
     seconds: HistogramVec,
     affinity: IntCounterVec,
@@ -96,7 +99,7 @@ pub struct Metrics {
 
 /// The counters of one upstream.
 pub struct UpstreamSeries {
-    affinity: [IntCounter; 6],
+    affinity: [IntCounter; 7],
     discoveries: [IntCounter; 8],
     guarded: [IntCounter; 6],
     /// Answers whole, tunnels and polls apart.
@@ -276,6 +279,7 @@ impl Metrics {
             dns_changes: register!(r, IntCounterVec, "stickyd_dns_changes_total", "Lookups that showed other addresses than the one before.", &["upstream"]),
             dns_names: register!(r, IntGaugeVec, "stickyd_dns_names", "DNS names by state: resolved, kept (the last lookup gave nothing, the addresses before stay), unresolved (it never had an address).", &["upstream", "state"]),
             limits: LimitSeries::new(&r),
+            rules: rules::RuleMetrics::new(&r),
             registry: r,
         }
     }
@@ -309,6 +313,11 @@ impl Metrics {
             resent: retry("resent"),
             retries_over_budget: retry("over_budget"),
         }
+    }
+
+    /// Resolves the counters of an affinity rule.
+    pub fn rule(&self, upstream: &str, rule: &str) -> RuleSeries {
+        self.rules.of(upstream, rule)
     }
 
     /// Counts a client's TLS handshake; `version` is `none` where it came to none.

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::affinity::Pin;
 use crate::affinity::discover::Discoveries;
-use crate::affinity::pins::{Keys, Pins};
+use crate::affinity::pins::{Key, Keys, Pins};
 use crate::clock;
 use crate::config::{self, AdminAddress, Config};
 use crate::descriptors;
@@ -38,6 +38,8 @@ pub struct Shared {
     pub unresolved: Unresolved,
     /// Sessions and their workers.
     pub pins: Pins<Pin>,
+    /// Socket.IO's own ids, of upstreams that `follow` them, and the session each belongs to; as many as pins at most.
+    pub aliases: Pins<Key>,
     /// Turns sids and addresses into keys nobody outside can predict.
     pub keys: Keys,
     /// Every series.
@@ -108,6 +110,7 @@ impl Shared {
             changed: watch::Sender::new(()),
             unresolved: Unresolved::default(),
             pins: Pins::new(config.limits.pins, config.limits.pins_per_address, Instant::now()),
+            aliases: Pins::new(config.limits.pins, config.limits.pins_per_address, Instant::now()),
             keys,
             metrics,
             limits: config.limits.clone(),

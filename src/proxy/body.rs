@@ -12,6 +12,7 @@ use hyper::Response;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::record::Record;
+use super::stream::Stream;
 use super::trailers;
 use super::upload::Upload;
 use crate::listener::h2::body::StreamBody;
@@ -226,6 +227,8 @@ pub struct Reply {
     /// Data read ahead (by learning or refusal matching), sent before the rest.
     held: VecDeque<Frame<Bytes>>,
     rest: Rest,
+    /// Of an answer that lasts: what may end it.
+    stream: Option<Box<Stream>>,
     /// What ends with the answer: counts, an open poll, the log line.
     record: Option<Box<Record>>,
 }
@@ -245,17 +248,17 @@ impl Reply {
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         let held = if bytes.is_empty() { VecDeque::new() } else { VecDeque::from([Frame::data(bytes)]) };
-        Self { held, rest: Rest::Nothing, record: None }
+        Self { held, rest: Rest::Nothing, stream: None, record: None }
     }
 
     /// A worker's answer, `held` having been read of it.
     pub fn stream(held: VecDeque<Frame<Bytes>>, rest: Answer) -> Self {
-        Self { held, rest: Rest::Answer(rest), record: None }
+        Self { held, rest: Rest::Answer(rest), stream: None, record: None }
     }
 
     /// No body: the stream it is sent on becomes a tunnel.
     pub fn tunnel(plan: Plan) -> Self {
-        Self { held: VecDeque::new(), rest: Rest::Tunnel(Box::new(plan)), record: None }
+        Self { held: VecDeque::new(), rest: Rest::Tunnel(Box::new(plan)), stream: None, record: None }
     }
 
     /// The stream becomes a tunnel.
@@ -282,6 +285,12 @@ impl Reply {
         }
     }
 
+    /// The same, which lasts, and may be ended.
+    pub fn ended_by(mut self, stream: Option<Box<Stream>>) -> Self {
+        self.stream = stream;
+        self
+    }
+
     /// The same, with what shall end with it.
     pub fn recorded(mut self, record: Box<Record>) -> Self {
         self.record = Some(record);
@@ -291,6 +300,9 @@ impl Reply {
     fn passed(&mut self, frame: &Frame<Bytes>) {
         if let (Some(record), Some(data)) = (&mut self.record, frame.data_ref()) {
             record.bytes_down += data.len() as u64;
+        }
+        if let Some(stream) = &mut self.stream {
+            stream.passes(frame);
         }
     }
 }
@@ -304,6 +316,12 @@ impl Body for Reply {
         if let Some(frame) = this.held.pop_front() {
             this.passed(&frame);
             return Poll::Ready(Some(Ok(frame)));
+        }
+        if let Some(stream) = &mut this.stream
+            && stream.poll_end(cx).is_ready()
+        {
+            // The worker sees its connection end, and the client a whole answer.
+            (this.stream, this.rest) = (None, Rest::Nothing);
         }
         let rest = match &mut this.rest {
             Rest::Answer(answer) => answer,

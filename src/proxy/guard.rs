@@ -188,7 +188,7 @@ fn opens<B>(request: &Request<B>, ask: &Ask) -> bool {
     match ask.kind {
         Kind::Handshake => true,
         // Where sids are no affinity, `ask` does not look for them.
-        Kind::Ordinary => {
+        Kind::Ordinary | Kind::Birth => {
             let engine = session::recognise(request.uri().query());
             let with_sid = engine.as_ref().is_some_and(|engine| !matches!(engine.sid, session::Sid::None));
             !with_sid && (ask.upgrade.is_some() || (engine.is_some() && request.method() == hyper::Method::GET))

@@ -10,11 +10,13 @@ pub mod framing;
 pub mod fuzzing;
 pub mod guard;
 pub mod headers;
+pub mod learn;
 pub mod open_poll;
 pub mod record;
 pub mod respond;
 pub mod retry;
 pub mod route;
+pub mod stream;
 mod trailers;
 mod upload;
 
@@ -113,9 +115,13 @@ async fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) ->
         }
         // Boxed, as every branch few requests take: a future is as large as its largest, and each request moves it once.
         Resolved::Unpinned(key) => Box::pin(discover::find(&job, key, request, record)).await,
+        Resolved::Made(choice) => {
+            let choice = Box::pin(discover::claimed(&job, &request, choice)).await;
+            forward::to(&job, choice, request, record).await
+        }
         Resolved::Ended => {
             job.upstream.series().refusals_own.inc();
-            respond::session_unknown(&job.ask)
+            respond::refused(&job)
         }
         Resolved::Nobody => respond::problem(Problem::NoWorker),
     }

@@ -4,6 +4,7 @@
 //! worker, never the snapshot (invariant 9).
 
 pub mod frames;
+pub mod names;
 pub mod relay;
 pub mod stream;
 pub mod upgrade;
@@ -32,6 +33,7 @@ use crate::upstream::Carried;
 use crate::upstream::connect::{InUse, Lease};
 use crate::upstream::io::WorkerIo;
 use crate::upstream::worker::{Count, Session};
+use names::Names;
 
 /// Seconds a tunnel may be silent both ways when nothing is known of its session: an hour, as HAProxy users set it.
 const SILENCE_UNKNOWN_S: u32 = 3_600;
@@ -57,11 +59,23 @@ struct Terms {
     tunnel: Count,
     /// Until the worker's leg has ended.
     in_use: Option<InUse>,
-    _session: (Option<Hold>, Option<Session>),
+    hold: Option<Hold>,
+    seat: Option<Session>,
+    /// Where ordinary requests follow sockets.
+    names: Option<Box<Names>>,
     _of_address: Option<TunnelOf>,
 }
 
 impl Terms {
+    /// Looks at what the worker says first.
+    fn name(&mut self, bytes: &[u8]) {
+        if let Some(names) = &mut self.names
+            && !names.look(bytes, &mut self.seat, &mut self.hold)
+        {
+            self.names = None;
+        }
+    }
+
     /// What an operator has this tunnel told; `None` when he has called it off.
     fn farewell(&self) -> Option<Farewell> {
         self.tunnel.worker().admin.ending().map(|ending| ending.farewell.clone())
@@ -152,8 +166,9 @@ pub fn open(job: &Job, mut choice: Choice, granted: Granted, record: &mut Record
 }
 
 fn terms(job: &Job, choice: &mut Choice, in_use: InUse) -> Box<Terms> {
-    let hold = choice.hold.take().map(Hold::of_tunnel);
-    let known = hold.as_ref().map(|hold| hold.ttl_s);
+    let ends = job.ask.is_engine_io(&job.upstream);
+    let hold = choice.hold.take().map(|hold| hold.of_tunnel(ends));
+    let known = hold.as_ref().map(|hold| hold.ttl_s).filter(|seconds| *seconds > 0);
     let configured = job.upstream.config.tunnel_idle.map(whole_seconds);
     Box::new(Terms {
         silence_s: configured.or(known).unwrap_or(SILENCE_UNKNOWN_S).max(1),
@@ -164,7 +179,9 @@ fn terms(job: &Job, choice: &mut Choice, in_use: InUse) -> Box<Terms> {
         bytes_down: 0,
         tunnel: choice.worker.tunnel(),
         in_use: Some(in_use),
-        _session: (hold, choice.seat.take()),
+        hold,
+        seat: choice.seat.take(),
+        names: Names::of(job, &choice.worker),
         _of_address: match job.conn.listener.trusts(job.client.address) {
             true => None,
             false => tunnel_of(&job.conn.thread.shared, job.client.address),

@@ -116,6 +116,7 @@ impl Relay {
     /// The first frame of a WebSocket-first session tells how long its silence may last. A frame that arrives in pieces is
     /// not put together for that: the default limit does for it.
     fn learn_silence(&mut self, bytes: &[u8]) {
+        self.terms.name(bytes);
         if !std::mem::take(&mut self.terms.learns_silence) {
             return;
         }
