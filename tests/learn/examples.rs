@@ -40,7 +40,7 @@ async fn all_live(kind: &'static str, proxies: &[Proxy], more: Value) {
     for _ in 0..2 {
         clients.ask().await;
     }
-    trial.assert_whole(&clients.stop().await, super::SESSIONS, 3);
+    trial.assert_live(&clients.stop().await, super::SESSIONS, 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

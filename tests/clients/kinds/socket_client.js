@@ -1,5 +1,5 @@
 // Real socket.io-clients whose application also asks by HTTP, saying which socket is its own, and has to reach that socket's worker.
-// `id`: "socket" (Socket.IO's own) or "engine" (Engine.IO's sid); `where`: "header" or "query"; `namespace`; `transports`.
+// Nothing is compressed: what is, no proxy reads in passing. `id`: "socket" (Socket.IO's own) or "engine" (Engine.IO's sid); `where`: "header" or "query"; `namespace`; `transports`.
 'use strict';
 const { io } = require('socket.io-client');
 const { Session, run } = require('../lib/kind');
@@ -7,7 +7,7 @@ const { Session, run } = require('../lib/kind');
 class SocketSession extends Session {
   open() {
     const { namespace = '/', transports = ['polling'] } = this.options;
-    const socket = (this.socket = io(this.url + namespace, { transports, forceNew: true, reconnection: false }));
+    const socket = (this.socket = io(this.url + namespace, { transports, forceNew: true, reconnection: false, perMessageDeflate: false }));
     socket.on('disconnect', (reason) => this.ended(reason));
     return new Promise((resolve, reject) => {
       socket.on('connect', resolve);

@@ -14,7 +14,8 @@ class Session {
   }
   /** The library has lost it; the first reason counts. */
   ended(reason) {
-    if (!this.closing) this.lost ??= String(reason);
+    if (this.closing) return;
+    this.lost ??= String(reason);
     this.onEnd?.();
   }
   /** A promise that fails when the session does. */
@@ -29,6 +30,7 @@ class Session {
 }
 
 function run(Kind) {
+  console.log = console.error; // libraries, too: stdout is JSON
   const options = JSON.parse(process.argv[2]);
   const sessions = [];
   const way = createSwitch(options);
@@ -76,6 +78,7 @@ function run(Kind) {
       const still = sessions.filter((session) => !session.lost);
       await each(still, async (session) => {
         const worker = await session.ask();
+        if (session.lost) return; // it was another session that was answered
         session.asked++;
         if (session.worker && session.worker !== worker) session.moved = (session.moved || 0) + 1;
         session.worker = worker;
