@@ -15,6 +15,7 @@ mod front;
 mod health;
 mod http;
 mod learn;
+mod rules;
 mod sessions;
 mod strict;
 #[allow(dead_code, reason = "a kit: not every test uses every part")]

@@ -46,7 +46,8 @@ impl Pool {
     /// `[upstream.app]` with these workers, telling its decisions.
     fn upstream(&self, affinity: &str) -> String {
         let workers = self.workers.iter().enumerate();
-        let workers = workers.map(|(i, worker)| format!("{{ address = \"{}\", name = \"w{}\" }}", worker.address, i + 1));
+        let workers =
+            workers.map(|(i, worker)| format!("{{ address = \"{}\", name = \"w{}\" }}", worker.address, i + 1));
         let workers = workers.collect::<Vec<_>>().join(", ");
         format!("[upstream.app]\ndebug_header = true\nworkers = [{workers}]\naffinity = {affinity}\n")
     }
@@ -60,7 +61,8 @@ impl Pool {
 
 /// One request on a connection of its own.
 fn ask(proxy: &Proxy, method: &str, target: &str, fields: &str, body: &str) -> Message {
-    let length = if body.is_empty() && method != "POST" { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    let length =
+        if body.is_empty() && method != "POST" { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
     let request = format!("{method} {target} HTTP/1.1\r\nHost: a\r\n{fields}{length}Connection: close\r\n\r\n{body}");
     Raw::connect(proxy.address).ask(&request)
 }

@@ -15,7 +15,9 @@ fn a_body_that_never_ends_is_not_buffered() {
     // Sends JSON without end, and goes on only when it has been taken.
     let pool = Pool::scripted(1, |_, _, leg| {
         let Some(_) = leg.request() else { return };
-        leg.send("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"a\":\r\n");
+        leg.send(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"a\":\r\n",
+        );
         let junk = format!("1000\r\n{}\r\n", "[".repeat(0x1000));
         while leg.send(&junk) {}
     });
@@ -32,7 +34,9 @@ fn a_body_that_never_ends_is_not_buffered() {
 #[test]
 fn depth_and_size_are_bounded() {
     let pool = Pool::of(1, |_, _, request| match request.target() {
-        "/deep" => answer("200 OK", "", &format!("{{\"a\":{}{},\"id\":\"deep\"}}", "[".repeat(6_000), "]".repeat(6_000))),
+        "/deep" => {
+            answer("200 OK", "", &format!("{{\"a\":{}{},\"id\":\"deep\"}}", "[".repeat(6_000), "]".repeat(6_000)))
+        }
         "/large" => answer("200 OK", "", &format!("{{\"a\":\"{}\",\"id\":\"large\"}}", "x".repeat(20_000))),
         "/long" => answer("200 OK", "", &format!("{{\"id\":\"{}\"}}", "x".repeat(257))),
         "/zip" => answer("200 OK", "Content-Encoding: gzip\r\n", "{\"id\":\"zip\"}"),
