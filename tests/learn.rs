@@ -6,6 +6,7 @@ mod follow;
 mod hostile;
 mod mcp;
 mod phoenix;
+mod refusals;
 mod signalr;
 mod sockjs;
 mod streams;

@@ -64,3 +64,21 @@ async fn without_sessions() {
 async fn many_behind_one_address() {
     mcp(&[], json!({})).spreads_from_one_address().await;
 }
+
+/// A process that came back on its address knows nobody: it says so itself, and its clients initialize anew, wherever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_workers_sessions_begin_anew() {
+    let trial = mcp(&[], json!({"renew": true}));
+    let mut workers = trial.workers(1..=3).await;
+    let proxy = Proxy::with(&config(&workers, trial.rules));
+    let mut clients = trial.clients(&[proxy.url("")]);
+    clients.open(12).await;
+    let before = clients.ask().await;
+    // As a restart does it, but for the port, which stays: everything is forgotten.
+    workers[1].command("forget").await;
+    workers[1].stats_when(|stats| stats["live"] == 0).await;
+    let after = clients.ask().await;
+    assert_eq!(after["held"], 12, "{after}");
+    assert!(after["moved"].as_u64() <= before["workers"]["w2"].as_u64(), "nobody else: {after}");
+    assert_eq!(clients.ask().await["moved"], after["moved"], "and they stay");
+}
