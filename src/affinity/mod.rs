@@ -99,7 +99,7 @@ pub struct Choice {
 pub enum Resolved {
     /// This worker.
     Worker(Choice),
-    /// This worker, if none of them has the session: its client made the id, and the request makes a session of any.
+    /// This worker, if none of them says that it has the session: the request makes a session of any id.
     Made(Choice),
     /// Nobody has pinned this session.
     Unpinned(Key),
@@ -141,7 +141,7 @@ fn session(shared: &Arc<Shared>, upstream: &Upstream, key: Key, ask: &Ask, clien
         }
         Resolved::Unpinned(_) if live.is_none_or(|live| live.discovers(facts)) => Resolved::Unpinned(key),
         Resolved::Unpinned(_) if client_made => made(upstream, facts, tried),
-        Resolved::Unpinned(_) => ordinary(upstream, ask, client, tried).map_or(Resolved::Nobody, Resolved::Worker),
+        Resolved::Unpinned(_) => ordinary(upstream, ask, client, tried).map_or(Resolved::Nobody, Resolved::Made),
         decided => decided,
     }
 }

@@ -10,7 +10,7 @@ pub mod extract;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::header::{self, HeaderMap};
 use hyper::{Method, Request};
 
 use super::pins::Key;
@@ -21,9 +21,6 @@ use crate::metrics::{Metrics, RuleSeries};
 use crate::proxy::ask::Kind;
 use crate::state::Shared;
 use crate::upstream::Upstream;
-
-/// Births of one upstream at most: a request keeps a bit for each.
-pub const MAX_BIRTHS: usize = 64;
 
 /// A rule of an upstream.
 pub struct Live {
@@ -89,7 +86,8 @@ impl Live {
     /// Whether an answer of this status ends the session.
     pub fn ends(&self, facts: &Facts, status: u16) -> bool {
         let all = self.rule.ends.iter().enumerate().filter(|(i, _)| facts.ends & bit(*i) != 0);
-        all.into_iter().any(|(_, end)| end.status.map_or((200..300).contains(&status), |wanted| wanted == status))
+        all.into_iter()
+            .any(|(_, end)| end.status.map_or_else(|| (200..300).contains(&status), |wanted| wanted == status))
     }
 
     /// Whether workers are asked for a session that nobody has pinned.
@@ -296,8 +294,3 @@ fn followed<B>(shared: &Shared, upstream: &Upstream, request: &Request<B>) -> Op
 
 /// Sets Socket.IO's own ids apart from those of rules; no rule can have this name.
 pub const FOLLOW: &str = "socket.io/follow";
-
-/// Whether a header lists a word (`Accept`, `Content-Type`) anywhere.
-pub fn says(headers: &HeaderMap, name: header::HeaderName, word: &str) -> bool {
-    headers.get_all(name).iter().map(HeaderValue::as_bytes).any(|value| contains(value, word.as_bytes()))
-}

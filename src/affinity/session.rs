@@ -118,7 +118,7 @@ pub fn raw_eio_and_sid(query: &str) -> Option<(&str, &str)> {
 pub(crate) fn parameter<'q>(query: &'q str, name: &str) -> Option<&'q [u8]> {
     let pairs = query.as_bytes().split(|&b| b == b'&').map(|pair| split_at_byte(pair, b'='));
     let named = |key: &[u8]| key == name.as_bytes() || (key.contains(&b'%') && decoded_is(key, name.as_bytes()));
-    pairs.filter(|(key, _)| named(key)).map(|(_, value)| value).last()
+    pairs.rev().find(|(key, _)| named(key)).map(|(_, value)| value)
 }
 
 /// What a percent-encoded id stands for, `+` being `plus`; `None` unless it has 1..=[`MAX_SID`] bytes.

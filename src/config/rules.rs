@@ -21,6 +21,9 @@ use super::pattern::{JsonPath, PathPattern, Template};
 /// Affinities of one upstream at most: a request keeps a bit for each.
 pub const MAX_AFFINITIES: usize = 16;
 
+/// Places of birth of one upstream at most, and ends of one rule: the same.
+pub const MAX_BITS: usize = 64;
+
 /// A rule.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rule {

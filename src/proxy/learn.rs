@@ -25,6 +25,7 @@ use crate::affinity::session::{self, Handshake, OpenPacket};
 use crate::affinity::{self, Choice};
 use crate::config::pattern::Seen;
 use crate::config::rules::{Learn, Place, Protocol};
+use crate::metrics::Source;
 
 /// How long an answer's body may take to show what has to be read of it before it is released (design.md §3.3).
 const READ_AHEAD: Duration = Duration::from_secs(5);
@@ -144,7 +145,7 @@ async fn handshake(job: &Job, choice: &mut Choice, parts: &Parts, ahead: &mut Ah
 
 /// Whether an answer of this status may bear the id.
 fn bears(learn: &Learn, status: StatusCode) -> bool {
-    learn.status.map_or(status.is_success(), |wanted| wanted == status.as_u16())
+    learn.status.map_or_else(|| status.is_success(), |wanted| wanted == status.as_u16())
 }
 
 /// Learns the first id there is of one rule, and pins it; whether there was one.
@@ -241,10 +242,10 @@ fn pin(job: &Job, choice: &mut Choice, live: &Live, born: &Born) {
     }
 }
 
-/// A session whose id its client made is pinned where it was taken.
+/// A session whose id its client made, or that a worker claimed, is pinned where it was taken.
 pub fn made(job: &Job, choice: &mut Choice, status: StatusCode) {
     let (Kind::Session { key, .. }, Some(live)) = (job.ask.kind, job.ask.rule(&job.upstream)) else { return };
-    if live.rule.client_made
+    if (live.rule.client_made || choice.why == Source::Discovered)
         && status.is_success()
         && let Some(seat) = choice.seat.take()
     {

@@ -1,5 +1,7 @@
 //! Rules of a user's own: every place an id can be born in and come back by.
 
+use std::time::{Duration, Instant};
+
 use super::{Known, Pool, answer, ask, decision};
 use crate::support::proxy::Proxy;
 use crate::support::raw::Message;
@@ -7,7 +9,7 @@ use crate::support::raw::Message;
 /// An application with jobs in memory: `POST /new/KIND` makes one and names it in the place KIND says; whatever names it
 /// later gets its owner, or a 404.
 fn jobs(number: usize, known: &Known, request: &Message) -> String {
-    let (path, query) = request.target().split_once('?').unwrap_or((request.target(), ""));
+    let (path, query) = request.target().split_once('?').unwrap_or_else(|| (request.target(), ""));
     if let Some(kind) = path.strip_prefix("/new/") {
         let id = format!("job {number}.{}", known.lock().unwrap().len());
         known.lock().unwrap().push(id.clone());
@@ -15,7 +17,7 @@ fn jobs(number: usize, known: &Known, request: &Message) -> String {
         return match kind {
             "header" => answer("201 Created", &format!("X-Job-Id: {id}\r\n"), ""),
             "cookie" => answer("200 OK", &format!("Set-Cookie: job={escaped}; Path=/\r\n"), "x"),
-            "json" => answer("200 OK", "", &format!(r#"{{"a":[0,{{"id":"{id}"}}],"ttl":3}}"#)),
+            "json" => answer("200 OK", "", &format!(r#"{{"a":[0,{{"id":"{id}"}}],"ttl":3000}}"#)),
             "prefix" => answer("200 OK", "", &format!("job: {escaped}\nmore")),
             "location" => answer("201 Created", &format!("Location: http://a/jobs/{escaped}?x=/y\r\n"), ""),
             _ => answer("400 Bad Request", "", ""),
@@ -98,8 +100,25 @@ fn learned_from_every_place_and_found_by_every_way() {
         assert_eq!(owners.iter().filter(|one| *one == owner).count(), 5, "spread as sessions are: {owners:?}");
     }
     let learned = "stickyd_rule_total{event=\"learned\",rule=\"jobs\",upstream=\"app\"}";
-    assert_eq!(proxy.metric(learned) as u32, 15);
-    assert_eq!(proxy.metric("stickyd_discoveries_total{result=\"found\",upstream=\"app\"}") as u32, 0);
+    assert_eq!(proxy.metric(learned), 15.0);
+    assert_eq!(proxy.metric("stickyd_discoveries_total{result=\"found\",upstream=\"app\"}"), 0.0);
+}
+
+#[test]
+fn an_answer_says_how_long_its_session_lives() {
+    let pool = Pool::of(2, jobs);
+    let proxy = Proxy::with(&config(&pool));
+    let shared = proxy.server().shared();
+    for (kind, seconds) in [("json", 3_000), ("header", 600)] {
+        let (id, _) = new(&proxy, kind);
+        let key = shared.keys.of_rule("app", "jobs", id.as_bytes());
+        let (view, ()) = shared.pins.inspect(key, Instant::now(), |_| ()).unwrap();
+        let rounded = Duration::from_millis(200);
+        assert!(
+            (Duration::from_secs(seconds)..=Duration::from_secs(seconds) + rounded).contains(&view.ttl),
+            "{view:?}"
+        );
+    }
 }
 
 #[test]
@@ -126,8 +145,8 @@ fn nobody_knows_it_and_the_last_refusal_is_forwarded() {
     let proxy = Proxy::with(&config(&pool));
     let none = ask(&proxy, "GET", "/any?job=made-up", "", "");
     assert_eq!((none.status(), none.text()), (404, "no such job"));
-    assert_eq!(proxy.metric("stickyd_discoveries_total{result=\"unknown\",upstream=\"app\"}") as u32, 1);
-    assert_eq!(proxy.metric("stickyd_discovery_attempts_total{kind=\"request\",upstream=\"app\"}") as u32, 3);
+    assert_eq!(proxy.metric("stickyd_discoveries_total{result=\"unknown\",upstream=\"app\"}"), 1.0);
+    assert_eq!(proxy.metric("stickyd_discovery_attempts_total{kind=\"request\",upstream=\"app\"}"), 3.0);
 }
 
 #[test]
@@ -138,7 +157,7 @@ fn an_end_ends_the_pin_and_so_does_a_refusal() {
     let gone = ask(&proxy, "DELETE", "/any", &format!("X-Job-Id: {id}\r\n"), "");
     assert_eq!((gone.status(), decision(&gone).0), (200, owner));
     assert_eq!(proxy.server().shared().pins.len(), 0);
-    assert_eq!(proxy.metric("stickyd_rule_total{event=\"ended\",rule=\"jobs\",upstream=\"app\"}") as u32, 1);
+    assert_eq!(proxy.metric("stickyd_rule_total{event=\"ended\",rule=\"jobs\",upstream=\"app\"}"), 1.0);
 }
 
 #[test]
@@ -150,8 +169,8 @@ fn an_id_is_one_upstreams_own() {
     let (id, _) = new(&proxy, "header");
     let foreign = format!("GET /any HTTP/1.1\r\nHost: two\r\nX-Job-Id: {id}\r\nConnection: close\r\n\r\n");
     let asked = crate::support::raw::Raw::connect(proxy.address).ask(&foreign);
-    // Both made a first job of that name, or none did: what matters is that it was looked for, and not known.
-    assert_ne!(decision(&asked).1, "sid");
+    assert_eq!(asked.status(), 404, "{asked:?}");
+    assert_eq!(proxy.server().shared().pins.len(), 1);
 }
 
 #[test]
@@ -181,5 +200,5 @@ fn a_gone_worker_is_a_404_and_the_request_that_may_create_one_is_not_discovered(
     let proxy = Proxy::with(&format!("{}{creates}", config(&pool)));
     let put = ask(&proxy, "PUT", "/any", "X-Job-Id: nobody\r\n", "x");
     assert_eq!(put.status(), 404);
-    assert_eq!(proxy.metric("stickyd_discovery_attempts_total{kind=\"request\",upstream=\"app\"}") as u32, 0);
+    assert_eq!(proxy.metric("stickyd_discovery_attempts_total{kind=\"request\",upstream=\"app\"}"), 0.0);
 }

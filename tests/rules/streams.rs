@@ -71,7 +71,9 @@ fn a_stream_is_a_live_session_and_a_drain_ends_it_whole() {
     drop(left);
     eventually("counted no more", || proxy.worker(&owner).sessions() == 1);
     say(&proxy, &owner, AdminState::Drain, None);
-    std::thread::sleep(Duration::from_millis(50));
+    for _ in 0..3 {
+        assert_eq!(ask(&proxy, "GET", "/", "", "").status(), 200);
+    }
     assert_eq!(proxy.worker(&owner).sessions(), 1, "without a grace it stays");
     say(&proxy, &owner, AdminState::Drain, Some(Duration::from_secs(1)));
     let mut client = client;
@@ -80,10 +82,29 @@ fn a_stream_is_a_live_session_and_a_drain_ends_it_whole() {
         end.extend(client.exactly(1));
     }
     eventually("nothing is left", || proxy.worker(&owner).sessions() == 0);
-    assert_eq!(proxy.metric("stickyd_drain_closed_total{kind=\"polling\",upstream=\"app\"}") as u32, 1);
+    assert_eq!(proxy.metric("stickyd_drain_closed_total{kind=\"polling\",upstream=\"app\"}"), 1.0);
     // The client comes again, and goes elsewhere.
     let (_again, other) = open(&proxy, "/events", "data: 1");
     assert_ne!(other, owner);
+}
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "the worker's own thread, silent for longer than every time-out")]
+fn no_time_out_cuts_a_silent_stream() {
+    let pool = Pool::scripted(1, |_, _, leg| {
+        let Some(_) = leg.request() else { return };
+        leg.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n");
+        std::thread::sleep(Duration::from_secs(4));
+        leg.send("9\r\ndata: 2\n\n\r\n");
+        leg.until_closed();
+    });
+    let times = "response_timeout = \"1s\"\ntunnel_idle = \"1s\"\n[limits]\nidle_timeout = \"1s\"\nhead_timeout = \"1s\"\nmin_rate_grace = \"1s\"\n";
+    let proxy = Proxy::with(&format!("{}{times}", pool.upstream("[\"address\"]")));
+    let (mut client, _) = open(&proxy, "/events", "data: 1");
+    let mut seen = Vec::new();
+    while !String::from_utf8_lossy(&seen).contains("data: 2") {
+        seen.extend(client.exactly(1));
+    }
 }
 
 #[test]

@@ -59,6 +59,7 @@ pub(super) struct Hunt<'a> {
 }
 
 /// What one attempt came to.
+#[allow(clippy::large_enum_variant, reason = "moved once an attempt, and never stored")]
 enum Step {
     /// The request is answered.
     Done(Discovery, Response<Reply>),

@@ -1,7 +1,8 @@
 //! Asking all workers at once who owns a session, without touching it. Engine.IO (protocols §1.5): a `PUT` of the session's
 //! URL is refused by strangers with code 1 and by the owner with anything but. SockJS: an `xhr_send` of no message is a
-//! 204 of the owner and a 404 of strangers. tus: a `HEAD` of the upload tells its offset, or 404. Of other protocols
-//! nothing is known to ask.
+//! 204 of the owner and a 404 of strangers. tus: a `HEAD` of the upload tells its offset, or 404. Phoenix: a heartbeat is
+//! taken by the owner, whose answer to it no client waits for, and refused by strangers; a POST of the client's own is
+//! refused as well, and needs none. Of other protocols nothing is known to ask.
 //!
 //! The answer is a guess, and proof of life. A worker is asked about a real sid of Engine.IO only after it once answered
 //! code 1 to a random one; until then every search asks it the random one first (python-engineio answers 405 to everything).
@@ -66,6 +67,8 @@ enum Question {
     SockJs(String),
     /// The path of the upload.
     Tus(String),
+    /// The target of the long poll, and a heartbeat in its serializer's form.
+    Phoenix(String, &'static str),
 }
 
 /// Whether there is a question for this request's session.
@@ -170,6 +173,15 @@ fn is_code_3(status: StatusCode, body: &[u8]) -> bool {
     status == StatusCode::BAD_REQUEST && body.starts_with(br#"{"code":3,"#)
 }
 
+/// Phoenix's two serializers of its own; of another one nothing is known.
+fn heartbeat(query: &str) -> Option<&'static str> {
+    match session::parameter(query, "vsn")?.first()? {
+        b'2' => Some(r#"[null,"stickyd","phoenix","heartbeat",{}]"#),
+        b'1' => Some(r#"{"topic":"phoenix","event":"heartbeat","payload":{},"ref":"stickyd"}"#),
+        _ => None,
+    }
+}
+
 /// A sid nobody has, of the same shape: socketioxide refuses one it cannot parse with code 1, too, and says nothing of one
 /// it can.
 fn random_like(sid: &str) -> String {
@@ -208,7 +220,11 @@ impl Probe {
             }
             Protocol::SockJs => Question::SockJs(format!("{}/xhr_send", path.rsplit_once('/')?.0)),
             Protocol::Tus => Question::Tus(path.to_owned()),
-            Protocol::SignalR | Protocol::Mcp | Protocol::Phoenix | Protocol::CometD | Protocol::Custom => return None,
+            Protocol::Phoenix => {
+                let query = request.uri().query().filter(|_| request.method() == Method::GET)?;
+                Question::Phoenix(format!("{path}?{query}"), heartbeat(query)?)
+            }
+            Protocol::SignalR | Protocol::Mcp | Protocol::CometD | Protocol::Custom => return None,
         };
         Some(Self { question, host: request.headers().get(header::HOST).cloned() })
     }
@@ -221,6 +237,10 @@ impl Probe {
             Question::SockJs(path) => {
                 let plain = (header::CONTENT_TYPE, HeaderValue::from_static("text/plain;charset=UTF-8"));
                 (Method::POST, path.clone(), "[]", Some(plain))
+            }
+            Question::Phoenix(target, heartbeat) => {
+                let json = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                (Method::POST, target.clone(), *heartbeat, Some(json))
             }
             Question::Tus(path) => {
                 let version = (HeaderName::from_static("tus-resumable"), HeaderValue::from_static("1.0.0"));
@@ -249,6 +269,10 @@ impl Probe {
                 session::is_refusal(status.as_u16(), body),
             ),
             Question::SockJs(_) => (status == StatusCode::NO_CONTENT, status == StatusCode::NOT_FOUND),
+            Question::Phoenix(..) => {
+                let says = |text: &[u8]| status == StatusCode::OK && body.windows(text.len()).any(|part| part == text);
+                (says(br#""status":200"#), says(br#""status":410"#))
+            }
             Question::Tus(_) => (
                 status.is_success() && parts.headers.contains_key("upload-offset"),
                 matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE),

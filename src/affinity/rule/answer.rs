@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use hyper::header::{self, HeaderMap};
 
-use super::{contains, says};
+use super::contains;
 use crate::affinity::session::{self, MAX_REFUSAL};
 use crate::config::rules::{Refusal, Rule};
 
@@ -59,7 +59,9 @@ pub fn is_text(headers: &HeaderMap) -> bool {
 
 /// A stream of events (text/event-stream) lasts.
 pub fn is_events(headers: &HeaderMap) -> bool {
-    says(headers, header::CONTENT_TYPE, "text/event-stream")
+    const EVENTS: &[u8] = b"text/event-stream";
+    let kind = headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes().get(..EVENTS.len()).unwrap_or_default());
+    kind.is_some_and(|kind| kind.eq_ignore_ascii_case(EVENTS))
 }
 
 /// Whether a body is a refusal of a status that fits: what is longer than [`MAX_REFUSAL`] is judged by its beginning.

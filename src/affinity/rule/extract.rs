@@ -29,8 +29,8 @@ fn set_cookie(headers: &HeaderMap, name: &str) -> Option<Vec<u8>> {
         let value = value.as_bytes();
         value.split(|b| *b == b';').next().unwrap_or_default().trim_ascii()
     });
-    let values = pairs.filter_map(|pair| pair.strip_prefix(name.as_bytes())?.trim_ascii_start().strip_prefix(b"="));
-    session::decode(values.last()?.trim_ascii(), b'+').map(Into::into)
+    let mut values = pairs.filter_map(|pair| pair.strip_prefix(name.as_bytes())?.trim_ascii_start().strip_prefix(b"="));
+    session::decode(values.next_back()?.trim_ascii(), b'+').map(Into::into)
 }
 
 /// The last segment of a `Location`, absolute or not, decoded.

@@ -1,6 +1,6 @@
 //! What is wrong between the rules of one upstream, and between them and the routes that lead there.
 
-use super::{Affinity, Lookup, Rule, Spot};
+use super::{Affinity, Lookup, MAX_BITS, Rule, Spot};
 use crate::config::Route;
 use crate::config::check::Context;
 use crate::config::error::Span;
@@ -18,6 +18,7 @@ pub(in crate::config) fn check(context: &Context<'_>, upstreams: &[Read], routes
                 context.report.error_help(at, message, help);
             }
         }
+        bounded(context, &rules);
         let paths: Vec<_> = routes.iter().filter(|route| route.upstream == index).map(|route| &*route.path).collect();
         for (rule, at) in rules.iter().filter(|_| !paths.is_empty()) {
             never_there(context, rule, at, &paths);
@@ -30,6 +31,19 @@ fn rule(affinity: &Affinity) -> Option<&Rule> {
     match affinity {
         Affinity::Rule(rule) => Some(rule),
         Affinity::Cookie | Affinity::Address => None,
+    }
+}
+
+/// What a request keeps bits for.
+fn bounded(context: &Context<'_>, rules: &[(&Rule, &Span)]) {
+    let mut births = 0;
+    for (rule, at) in rules {
+        births += rule.learn.len();
+        if births > MAX_BITS || rule.ends.len() > MAX_BITS {
+            let message = format!("with `{}` there are more than {MAX_BITS} entries of `learn` or `ends`", rule.name);
+            context.report.error(at, message);
+            return;
+        }
     }
 }
 

@@ -8,8 +8,11 @@ use hyper::header::{self, HeaderName};
 use super::{End, Learn, Lookup, On, Place, Protocol, Refusal, Rule, Spot};
 use crate::config::pattern::{JsonPath, PathPattern, Template};
 
+/// Makes a preset.
+type Make = fn() -> Rule;
+
 /// Every preset by its word.
-pub(super) const PRESETS: [(&str, fn() -> Rule); 7] = [
+pub(super) const PRESETS: [(&str, Make); 7] = [
     ("socket.io", socket_io),
     ("sockjs", sockjs),
     ("signalr", signalr),
