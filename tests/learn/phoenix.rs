@@ -5,7 +5,11 @@ use serde_json::json;
 use super::Trial;
 
 fn phoenix() -> Trial {
-    Trial::new("phoenix", &[], json!({}), "affinity = [\"phoenix\"]")
+    patient(&[])
+}
+
+fn patient(args: &'static [&'static str]) -> Trial {
+    Trial::new("phoenix", args, json!({}), "affinity = [\"phoenix\"]")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -16,6 +20,8 @@ async fn sessions_break_without_the_preset() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_through_two_stickyds() {
     phoenix().is_found_by_two().await;
+    // Nodes of one secret ask each other before they say that a session is nobody's.
+    patient(&["--stranger", "2000"]).is_found_by_two().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,6 +8,13 @@ fn tus(args: &'static [&'static str]) -> Trial {
     Trial::new("tus", args, json!({}), "affinity = [\"tus\"]")
 }
 
+/// Pieces larger than any body that is held for a second worker.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_pieces_through_two_stickyds() {
+    let trial = Trial { client: json!({"piece": 3_000_000}), ..tus(&[]) };
+    trial.is_found_by_two().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn uploads_break_without_the_preset() {
     tus(&[]).breaks_without().await;

@@ -101,8 +101,7 @@ fn mcp() -> Rule {
     }
 }
 
-/// Phoenix's long poll. An unknown token is refused with 200 and status 410 in the body. To a GET a new session is given at the
-/// same time, which nobody comes back to and which ends by itself (Phoenix's `window_ms`, 10 s): cheaper than the one looked for.
+/// Phoenix's long poll. A GET of an unknown token makes a session; a POST is refused with 200 and status 410 in the body.
 fn phoenix() -> Rule {
     let longpoll = |method: Method| On { methods: vec![method], path: Some(path("/**/longpoll")), header: None };
     let gone = JsonPath::parse("status").map(|status| (status, "410")).ok();
@@ -113,6 +112,7 @@ fn phoenix() -> Rule {
             ..at(Spot::Query("token".to_owned()))
         }],
         refusal: vec![answer(200, "\"status\":410")],
+        creates: vec![longpoll(Method::GET)],
         ..named("phoenix", Protocol::Phoenix, Duration::from_secs(60))
     }
 }

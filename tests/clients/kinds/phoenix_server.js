@@ -10,6 +10,7 @@ const { values: opt } = parseArgs({
   options: {
     name: { type: 'string', default: `w${process.pid}` },
     port: { type: 'string', default: '0' },
+    stranger: { type: 'string', default: '0' }, // ms until a POST it does not know is refused; Phoenix: 2 s, where the token's signature is its own
     window: { type: 'string', default: '300' }, // ms until an empty poll is answered; Phoenix: 10 s
   },
 });
@@ -78,7 +79,7 @@ server.on('request', (req, res) => {
     const node = sessions.get(token);
     if (!node) {
       stats.refused++;
-      return answer(res, { status: 410 });
+      return setTimeout(answer, Number(opt.stranger), res, { status: 410 });
     }
     for (const line of Buffer.concat(body).toString().split('\n')) node.receive(line);
     answer(res, { status: 200 });

@@ -1,17 +1,16 @@
-// Real tus-js-clients. A session is an upload; asking for its worker pauses it after another piece: the next one resumes it (HEAD, PATCH).
+// Real tus-js-clients; `piece`: bytes of a PATCH. A session is an upload; asking for its worker pauses it after another piece: the next one resumes it (HEAD, PATCH).
 'use strict';
 const tus = require('tus-js-client');
 const { Session, run } = require('../lib/kind');
 
-const PIECE = 1000;
-
 class TusSession extends Session {
   constructor(...args) {
     super(...args);
+    const { piece = 1000 } = this.options;
     let created = 0;
-    this.upload = new tus.Upload(Buffer.alloc(PIECE * 1000, 'x'), {
+    this.upload = new tus.Upload(Buffer.alloc(piece * 50, 'x'), {
       endpoint: `${this.url}/files`,
-      chunkSize: PIECE,
+      chunkSize: piece,
       retryDelays: null,
       // An upload that its server does not know any more, the library begins anew: it is lost all the same.
       onBeforeRequest: (req) => req.getMethod() === 'POST' && created++ && this.ended('created anew'),
