@@ -44,8 +44,8 @@ pub struct Shared {
     pub keys: Keys,
     /// Every series.
     pub metrics: Metrics,
-    /// Bounds, from the config at start.
-    pub limits: config::Limits,
+    /// Bounds, as the config says them.
+    pub limits: ArcSwap<config::Limits>,
     /// Request bodies held for replay.
     pub replay: Replay,
     /// Budgets and memory of discovery.
@@ -113,8 +113,8 @@ impl Shared {
             aliases: Pins::new(config.limits.pins, config.limits.pins_per_address, Instant::now()),
             keys,
             metrics,
-            limits: config.limits.clone(),
-            replay: Replay { held: AtomicUsize::new(0), limit: config.limits.replay_bytes },
+            limits: ArcSwap::from_pointee(config.limits.clone()),
+            replay: Replay { held: AtomicUsize::new(0), limit: AtomicUsize::new(config.limits.replay_bytes) },
             discoveries: Discoveries::new(&config.limits),
             caps: Caps::new(&config.limits, descriptors::limit()),
             clients: AtomicUsize::new(0),
@@ -133,7 +133,24 @@ impl Shared {
             None => new.clone(),
         };
         let upstreams: Vec<_> = config.upstreams.iter().map(after).collect();
+        self.set_limits(&config.limits);
         self.follow(upstreams.iter(), Rules::of(config, Some(&old.rules)));
+    }
+
+    /// Bounds change for what comes from now on; threads see theirs at their next second. Those that need a restart
+    /// (`Config::needs_restart`) were read once, at start.
+    fn set_limits(&self, new: &config::Limits) {
+        let old = self.limits.load_full();
+        if *old == *new {
+            return;
+        }
+        self.caps.set(new);
+        self.pins.set_per_address(new.pins_per_address);
+        self.replay.limit.store(new.replay_bytes, Relaxed);
+        if (old.discoveries, old.discoveries_per_address) != (new.discoveries, new.discoveries_per_address) {
+            self.discoveries.set(new);
+        }
+        self.limits.store(Arc::new(new.clone()));
     }
 
     /// The DNS name `host` has other addresses now (sorted, not none): the workers of one upstream change by difference.
@@ -205,7 +222,7 @@ impl Snapshot {
 /// Counts bytes of request bodies held for replay, all threads together.
 pub struct Replay {
     held: AtomicUsize,
-    limit: usize,
+    limit: AtomicUsize,
 }
 
 /// Room for a body; gives it back when dropped.
@@ -230,7 +247,7 @@ impl Room {
     /// Takes `more` bytes; `false` when all bodies together would be over the limit.
     pub fn grow(&mut self, more: usize) -> bool {
         let replay = &self.shared.replay;
-        if replay.held.fetch_add(more, Relaxed).saturating_add(more) > replay.limit {
+        if replay.held.fetch_add(more, Relaxed).saturating_add(more) > replay.limit.load(Relaxed) {
             replay.held.fetch_sub(more, Relaxed);
             return false;
         }

@@ -131,7 +131,7 @@ fn two_tables_are_a_configuration_and_the_rest_has_defaults() {
     let app = &config.upstreams[0];
     assert_eq!(app.affinity, [Affinity::socket_io(), Affinity::Cookie, Affinity::Address]);
     assert_eq!(app.health, Health::default());
-    assert_eq!((app.cookie_same_site, app.tunnel_idle), (SameSite::Lax, None));
+    assert_eq!((app.cookie_same_site, app.tunnel_idle, app.request_timeout), (SameSite::Lax, None, None));
     assert_eq!((app.connect_timeout, app.response_timeout), (Duration::from_secs(5), Duration::from_secs(60)));
     assert_eq!(app.dns_interval, Duration::from_secs(10));
 }
@@ -155,6 +155,7 @@ health = { kind = "http", path = "/health", interval = "3s", timeout = "1s", ris
 cookie = { same_site = "strict" }
 connect_timeout = "1s"
 response_timeout = "2m"
+request_timeout = "5m"
 tunnel_idle = "1h"
 dns_interval = "1m"
 [[route]]
@@ -221,6 +222,7 @@ fn check_every_key(dir: &TempDir, config: &Config) {
     );
     assert_eq!(app.cookie_same_site, SameSite::Strict);
     assert_eq!((app.connect_timeout, app.response_timeout), (second, 120 * second));
+    assert_eq!(app.request_timeout, Some(300 * second));
     assert_eq!((app.tunnel_idle, app.dns_interval), (Some(3600 * second), 60 * second));
     let routes: Vec<_> = config.routes.iter().map(|r| (r.host.as_deref(), r.path.as_str(), r.upstream)).collect();
     assert_eq!(routes, [(Some("chat.example.com"), "/app", 1), (None, "/", 0)]);

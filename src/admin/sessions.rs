@@ -12,7 +12,7 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{Api, Refusal, refuse};
-use crate::affinity::cookie::Cookie;
+use crate::affinity::cookie::{Cookie, Seen};
 use crate::affinity::explain::{Answer, Question, default_rule, explain as decide};
 use crate::affinity::rule::Live;
 use crate::clock;
@@ -130,7 +130,7 @@ pub(super) async fn explain(State(api): State<Api>, Query(query): Asked) -> Resu
 fn read_cookie(upstream: &Upstream, text: &str) -> Option<Cookie> {
     let jar = upstream.jar.as_ref()?;
     let named = format!("{}={}", jar.name(), text.trim());
-    jar.read([text.as_bytes(), named.as_bytes()].into_iter())
+    jar.read([text.as_bytes(), named.as_bytes()].into_iter(), &Seen::default())
 }
 
 fn describe((worker, why): &Answer) -> Value {

@@ -15,7 +15,7 @@ mod search;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hyper::{Request, Response};
+use hyper::{Request, Response, header};
 
 use super::Choice;
 use super::pins::Key;
@@ -57,6 +57,11 @@ impl Discoveries {
             searches: Mutex::default(),
         }
     }
+
+    /// What a reload has changed of the budget.
+    pub fn set(&self, limits: &Limits) {
+        lock(&self.budget).set(limits.discoveries_per_address, limits.discoveries);
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -80,7 +85,7 @@ impl Drop for Token<'_> {
 }
 
 /// Finds the session's owner with this very request, and answers it.
-pub async fn find(job: &Job, key: Key, request: Request<Outgoing>, record: &mut Record) -> Response<Reply> {
+pub async fn find(job: &Job, key: Key, mut request: Request<Outgoing>, record: &mut Record) -> Response<Reply> {
     let shared = &job.conn.thread.shared;
     let series = job.upstream.series();
     // A preflight is no request of the session: its answer has the worker's CORS headers, refusal or not.
@@ -95,6 +100,10 @@ pub async fn find(job: &Job, key: Key, request: Request<Outgoing>, record: &mut 
         series.discovered(Discovery::OverBudget);
         return respond::problem(Problem::Full("too many unknown sessions"));
     };
+    if job.ask.rule(&job.upstream).is_some_and(|live| live.refuses_in_body()) {
+        // Compressed words are none; Engine.IO's refusals are too short to be.
+        request.headers_mut().remove(header::ACCEPT_ENCODING);
+    }
     let copies = Copies::of(job, request);
     let joined = Joined::new(shared, key);
     let mut hunt = Hunt::new(job, key, &joined.search, copies);

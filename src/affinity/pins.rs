@@ -155,7 +155,7 @@ pub struct Pins<E> {
     /// Live and not yet swept pins in all shards.
     len: AtomicUsize,
     per_shard: usize,
-    per_address: usize,
+    per_address: AtomicUsize,
     /// Time zero of the shards' clocks.
     base: Instant,
 }
@@ -169,9 +169,14 @@ impl<E> Pins<E> {
             addresses: Addresses::new(),
             len: AtomicUsize::new(0),
             per_shard: cap.div_ceil(SHARDS),
-            per_address,
+            per_address: AtomicUsize::new(per_address),
             base: now,
         }
+    }
+
+    /// Pins of one client address from now on.
+    pub fn set_per_address(&self, per_address: usize) {
+        self.per_address.store(per_address, Ordering::Relaxed);
     }
 
     /// Pins in the table, expired but not yet swept ones included.
@@ -209,7 +214,8 @@ impl<E> Pins<E> {
             Found::Absent => {}
         }
         let before = gone.len();
-        if self.len() * 2 > self.capacity() && self.addresses.count(address) >= self.per_address {
+        if self.len() * 2 > self.capacity() && self.addresses.count(address) >= self.per_address.load(Ordering::Relaxed)
+        {
             let Some(own) = shard.oldest_of(address, QUOTA_WALK) else {
                 return Inserted::Refused(owner, Full::Address);
             };

@@ -102,6 +102,11 @@ impl Live {
         self.rule.refusal.iter().any(by_status)
     }
 
+    /// Whether words in a body may be one.
+    pub fn refuses_in_body(&self) -> bool {
+        self.rule.refusal.iter().any(|refusal| matches!(refusal, Refusal::Answer { body, .. } if !body.is_empty()))
+    }
+
     fn is_socket_io(&self) -> bool {
         self.rule.protocol == Protocol::SocketIo
     }

@@ -280,7 +280,7 @@ fn explain(said: &Value) -> String {
     };
     let (now, then) = (&said["now"], &said["if_it_died"]);
     let mut rows = vec![("upstream", cell(&said["upstream"])), ("worker", worker(now)), ("why", cell(&now["words"]))];
-    if !said["rule"].is_null() {
+    if !said["rule"].is_null() && said["rule"] != "socket.io" {
         rows.push(("rule", cell(&said["rule"])));
     }
     if said["cookie"] == "not ours" {

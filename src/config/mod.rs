@@ -88,7 +88,9 @@ impl Config {
             ("state_dir", self.state_dir != new.state_dir),
             ("threads", self.threads != new.threads),
             ("[admin]", self.admin != new.admin),
-            ("[limits]", self.limits != new.limits),
+            ("[limits] pins", self.limits.pins != new.limits.pins),
+            ("[limits] handshakes", self.limits.handshakes != new.limits.handshakes),
+            ("[limits] reserved_descriptors", self.limits.reserved_descriptors != new.limits.reserved_descriptors),
             ("[log] format", self.log.format != new.log.format),
         ];
         changed.into_iter().filter(|(_, changed)| *changed).map(|(what, _)| what).collect()
@@ -178,6 +180,9 @@ pub struct Upstream {
     /// How long a worker may take to begin its answer; default 60 s. Polls of a learned session get at least its
     /// pingInterval + pingTimeout (protocols §1.8).
     pub response_timeout: Duration,
+    /// From a request's head to the last byte of its answer; not of long polls, event streams and tunnels. `None`: for as
+    /// long as it goes on.
+    pub request_timeout: Option<Duration>,
     /// A tunnel silent both ways for this long is closed. `None`: the session's own pingInterval + pingTimeout + 5 s, or
     /// one hour where no ping numbers are known.
     pub tunnel_idle: Option<Duration>,
@@ -228,6 +233,7 @@ impl Upstream {
             cookie_same_site: SameSite::default(),
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(60),
+            request_timeout: None,
             tunnel_idle: None,
             eject: Eject::default(),
             slow_start: Duration::from_secs(10),

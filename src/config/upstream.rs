@@ -85,6 +85,7 @@ pub(super) fn read(context: &Context<'_>, customs: &Customs, name: Text, item: I
     if let Some(response) = time("response_timeout", TIMES) {
         upstream.response_timeout = response;
     }
+    upstream.request_timeout = time("request_timeout", TUNNEL_TIMES);
     upstream.tunnel_idle = time("tunnel_idle", TUNNEL_TIMES);
     if let Some(interval) = time("dns_interval", DNS_TIMES) {
         upstream.dns_interval = interval;

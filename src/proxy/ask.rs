@@ -5,7 +5,7 @@ use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Version};
 
 use super::headers::has_token;
-use crate::affinity::cookie::Cookie;
+use crate::affinity::cookie::{Cookie, Seen};
 use crate::affinity::pins::Key;
 use crate::affinity::rule::{self, Facts, Live};
 use crate::config::rules::Protocol;
@@ -52,13 +52,13 @@ pub enum Kind {
 }
 
 impl Ask {
-    /// Reads a head. The upstream says which sources count.
-    pub fn read<B: Body>(shared: &Shared, upstream: &Upstream, request: &Request<B>) -> Self {
+    /// Reads a head. The upstream says which sources count; `seen` is the connection's.
+    pub fn read<B: Body>(shared: &Shared, upstream: &Upstream, request: &Request<B>, seen: &Seen) -> Self {
         let headers = request.headers();
         let cookie = upstream
             .jar
             .as_ref()
-            .and_then(|jar| jar.read(headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes)));
+            .and_then(|jar| jar.read(headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes), seen));
         let upgrade = asks_upgrade(request);
         let (kind, facts) = rule::read(shared, upstream, request, upgrade.is_some());
         let origin = match kind {

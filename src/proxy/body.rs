@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::Response;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::Instant;
 
 use super::record::Record;
 use super::stream::Stream;
@@ -275,6 +276,11 @@ impl Reply {
                 None
             }
         }
+    }
+
+    /// Until when it may go on.
+    pub fn overdue_at(&self) -> Option<Instant> {
+        self.record.as_ref().and_then(|record| record.overdue.as_ref()).map(|overdue| overdue.at)
     }
 
     /// Another answer in this one's place, with what was to end with this one.

@@ -3,6 +3,7 @@
 pub mod ask;
 pub mod attempt;
 pub mod body;
+mod fields;
 pub mod forward;
 mod forwarded;
 pub mod framing;
@@ -12,6 +13,7 @@ pub mod guard;
 pub mod headers;
 pub mod learn;
 pub mod open_poll;
+pub mod overdue;
 pub mod record;
 pub mod respond;
 pub mod retry;
@@ -79,7 +81,16 @@ where
         Err(Turned::Away(redirect, host)) => respond::redirect(redirect, &host, request.uri()),
         Ok(job) => {
             let (request, pace) = prepare(&job, request);
-            upload::unless_given_up(&conn, pace, serve(job, request, &mut record)).await
+            let limit = overdue::limit(&job);
+            let answer = upload::unless_given_up(&conn, pace, serve(job, request, &mut record));
+            match limit {
+                None => answer.await,
+                Some(limit) => {
+                    let (answer, overdue) = Box::pin(overdue::within(conn.clone(), limit, answer)).await;
+                    record.overdue = overdue;
+                    answer
+                }
+            }
         }
     };
     // A tunnel is its connection's last word anyway.
@@ -151,7 +162,7 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
     }
     framing::check_request(request)?;
     let shared = &conn.thread.shared;
-    if request.uri().path_and_query().map_or(0, |target| target.as_str().len()) > shared.limits.target_bytes {
+    if request.uri().path_and_query().map_or(0, |target| target.as_str().len()) > conn.thread.limits().target_bytes {
         shared.metrics.limits.reached(Limit::TargetBytes);
         return Err(Problem::TooLong.into());
     }
@@ -171,7 +182,7 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
         shared.metrics.unrouted.inc();
         return Err(Problem::NoRoute.into());
     };
-    let ask = Ask::read(shared, upstream, request);
+    let ask = Ask::read(shared, upstream, request, &conn.cookie);
     let client = Client::read(conn, request.headers());
     if watch.is_some() || upstream.limits.is_some() {
         let key = shared.keys.address(client.key());

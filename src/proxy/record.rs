@@ -11,6 +11,7 @@ use hyper::{Method, Request, Response, StatusCode, Uri};
 use super::ask::{Ask, Kind};
 use super::body::Reply;
 use super::headers::Client;
+use super::overdue::Overdue;
 use super::respond;
 use crate::affinity::Hold;
 use crate::listener::conn::Conn;
@@ -34,6 +35,8 @@ pub struct Record {
     in_flight: Option<Count>,
     hold: Option<Hold>,
     line: Option<Box<Line>>,
+    /// Until when its answer may go on, where there is a limit.
+    pub overdue: Option<Box<Overdue>>,
     /// The last decision, where answers are to tell it.
     decision: Option<(Arc<Worker>, Source)>,
     /// The place of the rule that named the session, where that is not `socket.io`'s.
@@ -75,6 +78,7 @@ impl Record {
             in_flight: None,
             hold: None,
             line,
+            overdue: None,
             decision: None,
             rule: None,
         })

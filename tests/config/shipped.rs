@@ -119,6 +119,7 @@ fn every_commented_line_is_right_and_shows_the_default() {
     let app = config.upstreams[0].clone();
     assert_eq!(app.health, Health::default());
     let defaults = Upstream {
+        request_timeout: app.request_timeout,
         tunnel_idle: app.tunnel_idle,
         max_connections: app.max_connections,
         max_tunnels: app.max_tunnels,

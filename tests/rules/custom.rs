@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::{Known, Pool, answer, ask, decision};
-use crate::support::proxy::Proxy;
-use crate::support::raw::Message;
+use crate::support::proxy::{Binary, Proxy};
+use crate::support::raw::{Message, Raw};
 
 /// An application with jobs in memory: `POST /new/KIND` makes one and names it in the place KIND says; whatever names it
 /// later gets its owner, or a 404.
@@ -168,7 +168,7 @@ fn an_id_is_one_upstreams_own() {
     let proxy = Proxy::with(&format!("{}{second}{routes}{RULE}", one.upstream("[\"jobs\"]")));
     let (id, _) = new(&proxy, "header");
     let foreign = format!("GET /any HTTP/1.1\r\nHost: two\r\nX-Job-Id: {id}\r\nConnection: close\r\n\r\n");
-    let asked = crate::support::raw::Raw::connect(proxy.address).ask(&foreign);
+    let asked = Raw::connect(proxy.address).ask(&foreign);
     assert_eq!(asked.status(), 404, "{asked:?}");
     assert_eq!(proxy.server().shared().pins.len(), 1);
 }
@@ -201,4 +201,37 @@ fn a_gone_worker_is_a_404_and_the_request_that_may_create_one_is_not_discovered(
     let put = ask(&proxy, "PUT", "/any", "X-Job-Id: nobody\r\n", "x");
     assert_eq!(put.status(), 404);
     assert_eq!(proxy.metric("stickyd_discovery_attempts_total{kind=\"request\",upstream=\"app\"}"), 0.0);
+}
+
+#[test]
+fn what_is_looked_for_is_asked_for_uncompressed() {
+    let zipped = |_: usize, _: &Known, request: &Message| {
+        let encoding = request.header("accept-encoding").map_or("", |_| "Content-Encoding: gzip\r\n");
+        answer("404 Not Found", encoding, "no such job")
+    };
+    let pool = Pool::of(3, zipped);
+    let proxy = Proxy::with(&config(&pool));
+    let none = ask(&proxy, "GET", "/any?job=made-up", "Accept-Encoding: gzip\r\n", "");
+    assert_eq!((none.status(), none.header("content-encoding")), (404, None));
+    assert_eq!(proxy.metric("stickyd_discoveries_total{result=\"unknown\",upstream=\"app\"}"), 1.0);
+}
+
+#[test]
+fn an_operator_who_asks_is_told_the_rule() {
+    let pool = Pool::of(2, jobs);
+    let binary = Binary::with(&format!("state_dir = \".\"\n{}", config(&pool)));
+    let made = format!("POST /new/header HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+    let made = Raw::connect(binary.address).ask(&made);
+    let (id, owner) = (made.header("x-job-id").unwrap().replace(' ', "%20"), decision(&made).0);
+    let asked = |path: &str| -> serde_json::Value {
+        let answer = Raw::connect_unix(&binary.admin()).get(path);
+        serde_json::from_slice(&answer.body).unwrap()
+    };
+    for rule in ["", "&rule=jobs"] {
+        let pin = asked(&format!("/api/v1/pins?sid={id}{rule}"));
+        assert_eq!((&pin["rule"], &pin["worker"]), (&"jobs".into(), &owner.as_str().into()), "{pin}");
+        let explained = asked(&format!("/api/v1/explain?sid={id}{rule}"));
+        assert_eq!((&explained["rule"], &explained["now"]["why"]), (&"jobs".into(), &"pinned".into()), "{explained}");
+    }
+    assert!(asked(&format!("/api/v1/pins?sid={id}&rule=mcp"))["error"].as_str().unwrap().contains("`mcp` is no rule"));
 }
