@@ -24,8 +24,8 @@ use crate::support::raw::eventually;
 /// The same secret makes several stickyds one fleet: nothing else is shared.
 const SECRET: &str = "secret = \"0123456789abcdef0123456789abcdef\"\n";
 
-/// Enough that a worker without any is no accident: three workers by a hash, one in ten million.
-const SESSIONS: usize = 40;
+/// Enough that a worker without any is no accident: three workers by a hash, one in fifty thousand.
+const SESSIONS: usize = 30;
 
 /// `[upstream.app]` with these workers under their own names, and the lines that are tried.
 fn config(workers: &[Worker], rules: &str) -> String {
@@ -58,11 +58,21 @@ struct Trial {
     rules: &'static str,
     /// What is not enough.
     without: &'static str,
+    /// How many.
+    sessions: usize,
 }
 
 impl Trial {
     fn new(kind: &'static str, args: &'static [&'static str], client: Value, rules: &'static str) -> Self {
-        Self { kind, server: Server::Kind, args, client, rules, without: "affinity = [\"address\"]" }
+        Self {
+            kind,
+            server: Server::Kind,
+            args,
+            client,
+            rules,
+            without: "affinity = [\"address\"]",
+            sessions: SESSIONS,
+        }
     }
 
     async fn workers(&self, numbers: RangeInclusive<usize>) -> Vec<Worker> {
@@ -112,12 +122,12 @@ impl Trial {
         let workers = self.workers(1..=3).await;
         let proxy = Proxy::with(&config(&workers, self.rules));
         let mut clients = self.clients(&[proxy.url("")]);
-        clients.open(SESSIONS).await;
+        clients.open(self.sessions).await;
         for _ in 0..3 {
             clients.ask().await;
         }
         let end = clients.stop().await;
-        self.assert_whole(&end, SESSIONS, 3);
+        self.assert_whole(&end, self.sessions, 3);
         self.say("one", &end, &workers).await;
     }
 
@@ -141,12 +151,12 @@ impl Trial {
         let workers = self.workers(1..=3).await;
         let proxies = [0, 1].map(|_| Proxy::with(&config(&workers, self.rules)));
         let mut clients = self.clients(&proxies.each_ref().map(|proxy| proxy.url("")));
-        clients.open(SESSIONS).await;
+        clients.open(self.sessions).await;
         for _ in 0..3 {
             clients.ask().await;
         }
         let end = clients.stop().await;
-        self.assert_whole(&end, SESSIONS, 3);
+        self.assert_whole(&end, self.sessions, 3);
         self.say("two in turn", &end, &workers).await;
     }
 
@@ -155,26 +165,26 @@ impl Trial {
         let mut workers = self.workers(1..=3).await;
         let mut stickyds = [0, 1].map(|_| Binary::with(&config(&workers, self.rules)));
         let mut clients = self.clients(&stickyds.each_ref().map(|stickyd| stickyd.url("")));
-        clients.open(SESSIONS).await;
-        self.assert_whole(&clients.ask().await, SESSIONS, 3);
+        clients.open(self.sessions).await;
+        self.assert_whole(&clients.ask().await, self.sessions, 3);
 
         clients.hold().await;
         stickyds[0].kill();
         stickyds[0].start_again();
         clients.go().await;
         clients.ask().await;
-        self.assert_whole(&clients.ask().await, SESSIONS, 3);
+        self.assert_whole(&clients.ask().await, self.sessions, 3);
 
         workers.extend(self.workers(4..=4).await);
         for stickyd in &stickyds {
             edit(stickyd, &config(&workers, self.rules));
         }
         clients.ask().await;
-        self.assert_whole(&clients.ask().await, SESSIONS, 3);
-        clients.open(SESSIONS).await;
+        self.assert_whole(&clients.ask().await, self.sessions, 3);
+        clients.open(self.sessions).await;
         clients.ask().await;
         let end = clients.stop().await;
-        self.assert_whole(&end, 2 * SESSIONS, 4);
+        self.assert_whole(&end, 2 * self.sessions, 4);
         self.say("one restarted, a worker added", &end, &workers).await;
     }
 
@@ -183,18 +193,18 @@ impl Trial {
         let mut workers = self.workers(1..=3).await;
         let proxy = Proxy::with(&config(&workers, self.rules));
         let mut clients = self.clients(&[proxy.url("")]);
-        clients.open(SESSIONS).await;
+        clients.open(self.sessions).await;
         let before = clients.ask().await;
-        self.assert_whole(&before, SESSIONS, 3);
+        self.assert_whole(&before, self.sessions, 3);
         workers[1].kill().await;
         let after = clients.ask().await;
         let dead = before["workers"]["w2"].as_u64().unwrap();
         println!("{}, one of three killed: {dead} were on it; {}", self.kind, after["lost"]);
-        assert_eq!(after["held"].as_u64().unwrap() + dead, SESSIONS as u64, "{after}");
+        assert_eq!(after["held"].as_u64().unwrap() + dead, self.sessions as u64, "{after}");
         assert_eq!((&after["moved"], after["lost"].get("no answer")), (&json!(0), None), "{after}");
         clients.open(12).await;
         let anew = clients.ask().await;
-        assert_eq!(anew["held"].as_u64().unwrap() + dead, SESSIONS as u64 + 12, "{anew}");
+        assert_eq!(anew["held"].as_u64().unwrap() + dead, self.sessions as u64 + 12, "{anew}");
     }
 
     fn assert_whole(&self, state: &Value, sessions: usize, workers: usize) {

@@ -21,6 +21,12 @@ async fn streamable_http_through_two_stickyds() {
     mcp(&["--json"], json!({})).is_found_by_two().await;
 }
 
+/// The specification allows a JWT as an id: some hundred bytes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ids_that_are_tokens() {
+    mcp(&["--jwt"], json!({})).is_found_by_two().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http_and_sse_through_two_stickyds() {
     mcp(&[], json!({"transport": "sse", "push": true})).is_found_by_two().await;

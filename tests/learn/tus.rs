@@ -11,7 +11,7 @@ fn tus(args: &'static [&'static str]) -> Trial {
 /// Pieces larger than any body that is held for a second worker.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_pieces_through_two_stickyds() {
-    let trial = Trial { client: json!({"piece": 3_000_000}), ..tus(&[]) };
+    let trial = Trial { client: json!({"piece": 3_000_000}), sessions: 10, ..tus(&[]) };
     trial.is_found_by_two().await;
 }
 

@@ -162,7 +162,10 @@ impl<'a> Hunt<'a> {
             return verdicts.clone();
         }
         let verdicts = probe::ask_all(self.job, &self.copies.head, candidates).await;
-        *known = Some((Instant::now(), verdicts.clone()));
+        // Of a request that nothing is asked for, nothing is known that would do for another one: Phoenix' POST beside its poll.
+        if probe::asks(self.job, &self.copies.head) {
+            *known = Some((Instant::now(), verdicts.clone()));
+        }
         verdicts
     }
 

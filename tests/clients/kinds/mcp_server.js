@@ -2,7 +2,7 @@
 // Tool `whoami`; tool `push` says it by a notification on the session's own stream.
 'use strict';
 const { parseArgs } = require('util');
-const { randomUUID } = require('crypto');
+const { randomBytes, randomUUID } = require('crypto');
 const { McpServer } = require('@modelcontextprotocol/sdk/server/mcp.js');
 const { StreamableHTTPServerTransport } = require('@modelcontextprotocol/sdk/server/streamableHttp.js');
 const { SSEServerTransport } = require('@modelcontextprotocol/sdk/server/sse.js');
@@ -13,6 +13,7 @@ const { values: opt } = parseArgs({
     name: { type: 'string', default: `w${process.pid}` },
     port: { type: 'string', default: '0' },
     json: { type: 'boolean' }, // answers POSTs with JSON, not with an event stream
+    jwt: { type: 'boolean' }, // ids as long as a token's, which the specification allows
     stateless: { type: 'boolean' }, // no sessions at all: no Mcp-Session-Id
   },
 });
@@ -45,7 +46,7 @@ async function streamable(req, res) {
   const id = req.headers['mcp-session-id'];
   if (!id) {
     const transport = new StreamableHTTPServerTransport({
-      sessionIdGenerator: randomUUID,
+      sessionIdGenerator: () => randomUUID() + (opt.jwt ? `.${randomBytes(450).toString('base64url')}` : ''),
       enableJsonResponse: Boolean(opt.json),
       onsessioninitialized: (made) => {
         sessions.set(made, transport);

@@ -3,12 +3,15 @@
 const tus = require('tus-js-client');
 const { Session, run } = require('../lib/kind');
 
+let bytes; // the same for all: of large pieces they would fill the memory
+
 class TusSession extends Session {
   constructor(...args) {
     super(...args);
     const { piece = 1000 } = this.options;
     let created = 0;
-    this.upload = new tus.Upload(Buffer.alloc(piece * 50, 'x'), {
+    bytes ||= Buffer.alloc(piece * 20, 'x');
+    this.upload = new tus.Upload(bytes, {
       endpoint: `${this.url}/files`,
       chunkSize: piece,
       retryDelays: null,
