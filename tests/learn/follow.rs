@@ -8,6 +8,8 @@ fn sockets(server: Server, client: Value) -> Trial {
     Trial {
         server,
         without: "affinity = [\"socket.io\"]",
+        // Placed by bounded load: few are enough for all workers.
+        sessions: 12,
         ..Trial::new(
             "socket",
             &[],
