@@ -5,6 +5,7 @@
 
 pub mod frames;
 pub mod relay;
+pub mod round_trip;
 pub mod stream;
 pub mod upgrade;
 mod way;
