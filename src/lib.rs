@@ -50,6 +50,7 @@
 
 pub mod admin;
 pub mod affinity;
+pub mod broadcast;
 pub mod bucket;
 pub mod cli;
 pub mod clock;

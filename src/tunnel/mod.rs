@@ -4,6 +4,7 @@
 //! worker, never the snapshot (invariant 9).
 
 pub mod frames;
+mod insert;
 pub mod relay;
 pub mod round_trip;
 pub mod stream;

@@ -92,14 +92,14 @@ impl Relay {
             let unsent = (self.up.rest.len(), self.down.rest.len());
             let (mut up, mut down) = (Step::Blocked, Step::Blocked);
             if ask_up {
-                up = step(&mut self.client, &mut self.worker, &mut self.up, cx, buffer, false);
+                up = step(&mut self.client, &mut self.worker, &mut self.up, cx, buffer, false, |_| {});
                 self.after_up(up);
             }
             if ask_down {
                 let to_boundary = self.wanted.is_some();
                 let most = self.client.appetite().min(buffer.len());
                 let lent = buffer.get_mut(..most).unwrap_or_default();
-                down = step(&mut self.worker, &mut self.client, &mut self.down, cx, lent, to_boundary);
+                down = step(&mut self.worker, &mut self.client, &mut self.down, cx, lent, to_boundary, |_| {});
                 self.after_down(down, buffer);
             }
             moved |= matches!(up, Step::Moved(_)) || matches!(down, Step::Moved(_));
@@ -118,7 +118,7 @@ impl Relay {
 
     fn after_up(&mut self, step: Step) {
         match step {
-            Step::Blocked | Step::Discarded | Step::Boundary => {}
+            Step::Blocked | Step::Discarded | Step::Boundary | Step::Inserted => {}
             Step::Moved(bytes) => self.terms.bytes_up += bytes as u64,
             Step::Ended => self.up.finish(),
             // What it sent before it broke still goes to the worker; nothing goes to it.
@@ -134,7 +134,7 @@ impl Relay {
 
     fn after_down(&mut self, step: Step, buffer: &[u8]) {
         match step {
-            Step::Blocked | Step::Discarded => {}
+            Step::Blocked | Step::Discarded | Step::Inserted => {}
             Step::Moved(bytes) => {
                 self.terms.bytes_down += bytes as u64;
                 self.learn_silence(buffer.get(..bytes).unwrap_or_default());

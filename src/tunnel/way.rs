@@ -12,7 +12,8 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::frames::{Observer, Sender};
+use super::frames::{Observer, Sender, Signal};
+use super::insert::Insert;
 
 /// One direction.
 pub(super) struct Way {
@@ -24,6 +25,8 @@ pub(super) struct Way {
     /// The sender says no more: FIN, a broken connection, or a Close after which nothing may come.
     pub(super) source_ended: bool,
     pub(super) sink: Sink,
+    /// Something of ours that waits for its place, or is on its way behind what was sent before it.
+    pub(super) insert: Option<Box<Insert>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,13 +57,15 @@ pub(super) enum Step {
     SinkBroke,
     /// At a frame boundary, as asked.
     Boundary,
+    /// Something of ours has found its place; it is written next.
+    Inserted,
 }
 
 impl Way {
     pub(super) fn new(from: Sender, first: Bytes) -> Self {
         let mut observer = Observer::new(from);
         observer.feed(&first);
-        Self { observer, rest: first, unflushed: false, source_ended: false, sink: Sink::Open }
+        Self { observer, rest: first, unflushed: false, source_ended: false, sink: Sink::Open, insert: None }
     }
 
     /// Nothing more is taken; the sink is told the end behind the rest.
@@ -73,6 +78,7 @@ impl Way {
     pub(super) fn sink_is_gone(&mut self) {
         self.sink = Sink::Gone;
         self.rest = Bytes::new();
+        self.insert = None;
     }
 
     /// Its source ended, or sent a whole Close, behind which nothing may come (RFC 6455 §5.5.1).
@@ -108,6 +114,37 @@ impl Way {
     }
 }
 
+impl Way {
+    /// Between two frames, or messages, with nothing left to write: what waits goes in here.
+    fn insert_here(&mut self) -> bool {
+        match self.insert.take_if(|insert| insert.is_over() || self.observer.close_seen()) {
+            Some(_) => false,
+            None => self.place_in(&[]).is_some(),
+        }
+    }
+
+    /// What waits goes in among these bytes, which were read and are about to be sent; they, and it, are what is to be
+    /// written then.
+    fn place_in(&mut self, bytes: &[u8]) -> Option<()> {
+        let insert = self.insert.as_mut().filter(|insert| insert.waits())?;
+        let at = self.observer.next_place(bytes, insert.is_message())?;
+        let frame = insert.take();
+        self.rest = match bytes.split_at_checked(at) {
+            Some((before, behind)) if !bytes.is_empty() => [before, &frame, behind].concat().into(),
+            // Shared with all others that are told the same.
+            _ => frame,
+        };
+        Some(())
+    }
+
+    /// All that was to be written was.
+    fn wrote_all(&mut self) {
+        if let Some(insert) = self.insert.take_if(|insert| !insert.waits()) {
+            insert.arrived();
+        }
+    }
+}
+
 /// One read and one write, or what keeps them from happening. With `to_boundary` it stops at the first frame boundary and
 /// drops what the sender sent behind it.
 pub(super) fn step(
@@ -117,10 +154,11 @@ pub(super) fn step(
     cx: &mut Context<'_>,
     buffer: &mut [u8],
     to_boundary: bool,
+    heed: impl FnMut(Signal),
 ) -> Step {
     if way.sink != Sink::Gone {
         match way.poll_sink(to, cx) {
-            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Ok(())) => way.wrote_all(),
             Poll::Ready(Err(_)) => {
                 way.sink_is_gone();
                 return Step::SinkBroke;
@@ -136,6 +174,10 @@ pub(super) fn step(
     if to_boundary && way.observer.at_frame_boundary() {
         return Step::Boundary;
     }
+    let inserts = way.insert.is_some() && passing && !to_boundary;
+    if inserts && way.insert_here() {
+        return Step::Inserted;
+    }
     let mut read = ReadBuf::new(buffer);
     match Pin::new(from).poll_read(cx, &mut read) {
         Poll::Pending => return Step::Blocked,
@@ -149,7 +191,11 @@ pub(super) fn step(
     if to_boundary && let Some(end) = way.observer.next_boundary(bytes) {
         bytes = bytes.get(..end).unwrap_or_default();
     }
-    way.observer.feed(bytes);
+    let placed = inserts && way.place_in(bytes).is_some();
+    way.observer.feed_heeding(bytes, heed);
+    if placed {
+        return Step::Moved(bytes.len());
+    }
     if !passing {
         return Step::Discarded;
     }
