@@ -7,6 +7,7 @@ pub mod frames;
 pub mod relay;
 pub mod stream;
 pub mod upgrade;
+mod way;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
