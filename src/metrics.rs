@@ -7,7 +7,10 @@
 #[macro_use]
 mod macros;
 mod limits;
+mod sockets;
 mod words;
+
+use std::sync::Arc;
 
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -15,6 +18,7 @@ use prometheus::{
 };
 
 pub use limits::{Limit, LimitSeries};
+pub use sockets::SocketSeries;
 pub use words::{Discovery, Guard, Source};
 
 use crate::state::Shared;
@@ -33,6 +37,7 @@ pub struct Metrics {
     registry: Registry,
     /// What limits did.
     pub limits: LimitSeries,
+    sockets: sockets::SocketsSeries,
     requests: IntCounterVec,
     seconds: HistogramVec,
     affinity: IntCounterVec,
@@ -164,6 +169,8 @@ impl UpstreamSeries {
 
 /// The counters of one worker.
 pub struct WorkerSeries {
+    /// Of all sockets of its upstream.
+    pub sockets: Arc<SocketSeries>,
     classes: [IntCounter; 5],
     /// Connects refused, timed out or failed.
     pub connect_failures: IntCounter,
@@ -276,6 +283,7 @@ impl Metrics {
             dns_changes: register!(r, IntCounterVec, "stickyd_dns_changes_total", "Lookups that showed other addresses than the one before.", &["upstream"]),
             dns_names: register!(r, IntGaugeVec, "stickyd_dns_names", "DNS names by state: resolved, kept (the last lookup gave nothing, the addresses before stay), unresolved (it never had an address).", &["upstream", "state"]),
             limits: LimitSeries::new(&r),
+            sockets: sockets::SocketsSeries::new(&r),
             registry: r,
         }
     }
@@ -335,6 +343,7 @@ impl Metrics {
         let [queue_waited, queue_full, queue_timeouts] =
             QUEUED.map(|result| self.queued.with_label_values(&[upstream, worker, result]));
         WorkerSeries {
+            sockets: self.sockets.upstream(upstream),
             classes: CLASSES.map(|class| self.requests.with_label_values(&[upstream, worker, class])),
             connect_failures,
             broken,
@@ -386,6 +395,7 @@ impl Metrics {
         self.replay.set(gauge(shared.replay.held()));
         self.clients.set(gauge(shared.clients.load(std::sync::atomic::Ordering::Relaxed)));
         self.limits.show(shared);
+        self.sockets.show(&shared.sockets);
         let config = shared.config.now();
         let dropped = crate::telemetry::dropped();
         self.log_dropped.inc_by(dropped.saturating_sub(self.log_dropped.get()));

@@ -18,7 +18,9 @@ use super::frames::{self, CloseCode, FirstText, Sender};
 use super::way::{Sink, Step, Way, step};
 use super::{Plan, Terms, whole_seconds};
 use crate::affinity::session;
+use crate::clock;
 use crate::listener::conn::ClientIo;
+use crate::sockets::End;
 use crate::thread::{Order, Registered};
 use crate::upstream::io::WorkerIo;
 
@@ -50,34 +52,39 @@ impl Relay {
     pub fn new(client: ClientIo, early: Bytes, plan: Plan, live: Registered) -> Self {
         let Plan { io, first, mut terms } = plan;
         live.become_tunnel(terms.silence_s, terms.tunnel.worker().serial);
-        terms.bytes_up += early.len() as u64;
-        terms.bytes_down += first.len() as u64;
+        let (early_bytes, now_s) = (early.len(), clock::now_s());
+        let (mut up, mut down) = (Way::new(Sender::Client, early), Way::new(Sender::Worker, first.clone()));
+        terms.went_up(early_bytes, std::mem::take(&mut up.messages), now_s);
+        terms.went_down(first.len(), std::mem::take(&mut down.messages), now_s);
         let mut relay = Self {
             client,
             worker: io,
-            up: Way::new(Sender::Client, early),
-            down: Way::new(Sender::Worker, first.clone()),
+            up,
+            down,
             live,
             terms,
             wanted: None,
             deadline: None,
         };
         if !first.is_empty() {
-            relay.learn_silence(&first);
+            relay.learn(&first);
         }
         relay
     }
 
-    /// The first frame of a WebSocket-first session tells how long its silence may last. A frame that arrives in pieces is
-    /// not put together for that: the default limit does for it.
-    fn learn_silence(&mut self, bytes: &[u8]) {
-        if !std::mem::take(&mut self.terms.learns_silence) {
+    /// The first frame of a WebSocket-first session tells its name, and how long its silence may last. A frame that arrives
+    /// in pieces is not put together for that: the default limit does for it, and it stays without a name.
+    fn learn(&mut self, bytes: &[u8]) {
+        if !std::mem::take(&mut self.terms.learns) {
             return;
         }
         if let FirstText::Whole(payload) = frames::first_text_payload(bytes)
             && let Some(open) = session::websocket_open(payload)
         {
-            self.live.limit(whole_seconds(open.ping_interval + open.ping_timeout + Duration::from_secs(5)));
+            self.terms.socket.learn_sid(open.sid.as_bytes());
+            if self.terms.learns_silence {
+                self.live.limit(whole_seconds(open.ping_interval + open.ping_timeout + Duration::from_secs(5)));
+            }
         }
     }
 
@@ -119,10 +126,20 @@ impl Relay {
     fn after_up(&mut self, step: Step) {
         match step {
             Step::Blocked | Step::Discarded | Step::Boundary => {}
-            Step::Moved(bytes) => self.terms.bytes_up += bytes as u64,
-            Step::Ended => self.up.finish(),
+            Step::Moved(bytes) => {
+                let messages = std::mem::take(&mut self.up.messages);
+                self.terms.went_up(bytes, messages, self.now_s());
+                if self.up.observer.close_seen() {
+                    self.parts(End::Client);
+                }
+            }
+            Step::Ended => {
+                self.terms.socket.ends(End::ClientGone);
+                self.up.finish();
+            }
             // What it sent before it broke still goes to the worker; nothing goes to it.
             Step::Broke => {
+                self.terms.socket.ends(End::ClientGone);
                 self.up.finish();
                 self.down.sink_is_gone();
                 self.wait_at_most(ECHO);
@@ -136,8 +153,12 @@ impl Relay {
         match step {
             Step::Blocked | Step::Discarded => {}
             Step::Moved(bytes) => {
-                self.terms.bytes_down += bytes as u64;
-                self.learn_silence(buffer.get(..bytes).unwrap_or_default());
+                let messages = std::mem::take(&mut self.down.messages);
+                self.terms.went_down(bytes, messages, self.now_s());
+                self.learn(buffer.get(..bytes).unwrap_or_default());
+                if self.down.observer.close_seen() {
+                    self.parts(End::Worker);
+                }
             }
             Step::Ended => self.worker_left(),
             Step::Broke => {
@@ -148,6 +169,17 @@ impl Relay {
             Step::SinkBroke => self.wait_at_most(ECHO),
             Step::Boundary => self.say_close(),
         }
+    }
+
+    /// At most a tick late, and no clock read a message.
+    fn now_s(&self) -> u32 {
+        u32::try_from(self.live.thread().now_ms() / 1_000).unwrap_or(u32::MAX)
+    }
+
+    /// This side has said Close, or the other before it.
+    fn parts(&self, side: End) {
+        self.terms.socket.ends(side);
+        self.terms.socket.parts();
     }
 
     /// stickyd wants this tunnel to end: our Close at the next boundary. Where the worker has said Close, or has left, the
@@ -167,7 +199,8 @@ impl Relay {
         if let Some(code) = self.wanted.take()
             && !self.down.observer.close_seen()
         {
-            let farewell = if self.live.is_closing() { self.terms.farewell() } else { None };
+            let told = self.live.is_closing() || self.terms.socket.is_ordered();
+            let farewell = if told { self.terms.farewell() } else { None };
             let reason = farewell.as_ref().map_or("", |farewell| &farewell.reason);
             self.down.rest = Bytes::copy_from_slice(frames::close_frame(code, reason).as_ref());
             self.down.sink = Sink::Muted;
@@ -178,6 +211,7 @@ impl Relay {
     /// 1006 and cannot be told from a broken network. Bytes that are no WebSocket keep their half-close.
     fn worker_left(&mut self) {
         self.forget_connection();
+        self.terms.socket.ends(End::WorkerGone);
         if self.down.sink == Sink::Open && self.down.observer.at_frame_boundary() {
             self.wanted = Some(CloseCode::SERVICE_RESTART);
             self.say_close();
@@ -245,14 +279,21 @@ impl Future for Relay {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        this.live.watch(cx.waker());
+        if this.live.watch(cx.waker()) {
+            this.terms.socket.woken_by(cx.waker());
+        }
         let order = this.live.order();
         match order {
             Order::GoOn | Order::Idle | Order::Leave => {}
-            Order::Stop => this.close(CloseCode::GOING_AWAY),
+            Order::Stop => {
+                this.terms.socket.ends(End::Stopped);
+                this.close(CloseCode::GOING_AWAY);
+            }
             Order::Cut => return Poll::Ready(()),
         }
-        if order != Order::Stop && this.live.is_closing() {
+        if order != Order::Stop && (this.live.is_closing() || this.terms.socket.is_ordered()) {
+            this.terms.socket.ends(End::Drained);
+            this.terms.socket.parts();
             this.close(this.terms.farewell().unwrap_or_default().code);
             // The hard deadline of a drain: who has not parted by then is cut.
             this.wait_at_most(ECHO);
@@ -262,6 +303,7 @@ impl Future for Relay {
         if this.pump(cx, &mut buffer) {
             this.live.touch();
         } else if order == Order::Idle {
+            this.terms.socket.ends(End::Idle);
             this.close(CloseCode::GOING_AWAY);
             this.wait_at_most(ECHO);
             this.pump(cx, &mut buffer);

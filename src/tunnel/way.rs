@@ -24,6 +24,8 @@ pub(super) struct Way {
     /// The sender says no more: FIN, a broken connection, or a Close after which nothing may come.
     pub(super) source_ended: bool,
     pub(super) sink: Sink,
+    /// Messages whose end was read since somebody asked.
+    pub(super) messages: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,8 +61,8 @@ pub(super) enum Step {
 impl Way {
     pub(super) fn new(from: Sender, first: Bytes) -> Self {
         let mut observer = Observer::new(from);
-        observer.feed(&first);
-        Self { observer, rest: first, unflushed: false, source_ended: false, sink: Sink::Open }
+        let messages = observer.feed(&first).messages;
+        Self { observer, rest: first, unflushed: false, source_ended: false, sink: Sink::Open, messages }
     }
 
     /// Nothing more is taken; the sink is told the end behind the rest.
@@ -149,7 +151,7 @@ pub(super) fn step(
     if to_boundary && let Some(end) = way.observer.next_boundary(bytes) {
         bytes = bytes.get(..end).unwrap_or_default();
     }
-    way.observer.feed(bytes);
+    way.messages = way.messages.wrapping_add(way.observer.feed(bytes).messages);
     if !passing {
         return Step::Discarded;
     }
