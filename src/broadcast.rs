@@ -75,6 +75,14 @@ struct Tally {
     over: bool,
 }
 
+impl Tally {
+    fn count(&mut self, fate: Fate, sockets: u32) {
+        if let Some(count) = self.counts.get_mut(fate as usize) {
+            *count += sockets;
+        }
+    }
+}
+
 impl Broadcast {
     /// `text` for plain WebSockets, `event` as [`event`] makes it for Socket.IO ones.
     pub fn new(text: Option<&str>, event: Option<&str>) -> Arc<Self> {
@@ -96,7 +104,7 @@ impl Broadcast {
 
     /// A socket that is handed nothing.
     pub fn count(&self, fate: Fate) {
-        self.tally().counts[fate as usize] += 1;
+        self.tally().count(fate, 1);
     }
 
     /// Ready once every socket that was handed it is decided. One waiter.
@@ -110,7 +118,8 @@ impl Broadcast {
     pub fn finish(&self) -> Counts {
         let mut tally = self.tally();
         if !std::mem::replace(&mut tally.over, true) {
-            tally.counts[Fate::Slow as usize] += tally.waiting;
+            let waiting = tally.waiting;
+            tally.count(Fate::Slow, waiting);
         }
         tally.counts
     }
@@ -119,7 +128,7 @@ impl Broadcast {
         let mut tally = self.tally();
         tally.waiting -= 1;
         if !tally.over {
-            tally.counts[fate as usize] += 1;
+            tally.count(fate, 1);
             if tally.waiting == 0 {
                 self.done.notify_one();
             }

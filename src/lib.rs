@@ -22,6 +22,7 @@
 //! | [`affinity`] | which worker: sid, cookie, address, discovery |
 //! | [`upstream`] | workers, their health and ejection, their limits, connections to them, TLS included |
 //! | [`tunnel`] | upgraded connections |
+//! | [`sockets`] | every live socket: tunnels and polling sessions, to be listed, filtered, closed |
 //! | [`admin`], [`metrics`], [`telemetry`] | what an operator sees |
 //! | [`cli`] | what an operator types |
 //! | [`server`], [`drain`], [`reload`], `watch` | start, stop, change |
@@ -65,11 +66,13 @@ mod random;
 pub mod reload;
 mod secret;
 pub mod server;
+pub mod sockets;
 pub mod state;
 pub mod systemd;
 pub mod telemetry;
 pub mod thread;
 pub mod tunnel;
 pub mod upstream;
+mod vigil;
 mod watch;
 mod x509;

@@ -12,6 +12,7 @@ mod file;
 mod files;
 pub mod guards;
 mod health;
+mod labels;
 mod limits;
 mod listener;
 mod load;
@@ -33,6 +34,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+
+use crate::sockets::Labels;
 
 pub(crate) use check::is_listener;
 pub use check::{Resolve, for_command_line, parse, parse_with};
@@ -207,6 +210,8 @@ pub struct Upstream {
     pub debug_header: bool,
     /// How much all clients together may ask.
     pub rate: guards::Rates,
+    /// What is told of its sockets besides, by rule: at most 8, names unique. Applies to sockets that begin later.
+    pub labels: Arc<Labels>,
     /// How its workers are spoken to by TLS; `None`: in the clear.
     pub tls: Option<Arc<WorkerTls>>,
 }
@@ -241,6 +246,7 @@ impl Upstream {
             forwarded: false,
             debug_header: false,
             rate: guards::Rates::default(),
+            labels: Arc::default(),
             tls: None,
         }
     }

@@ -10,7 +10,7 @@ use super::error::Span;
 use super::file::{Item, Section, Text};
 use super::values::{duration, percent, size, word};
 use super::workers::{self, Entry};
-use super::{AdminState, Affinity, SameSite, Upstream, drain, eject, guards, health, tunnels, worker_tls};
+use super::{AdminState, Affinity, SameSite, Upstream, drain, eject, guards, health, labels, tunnels, worker_tls};
 
 /// An upstream with the places that later checks point at.
 pub(super) struct Read {
@@ -58,6 +58,7 @@ pub(super) fn read(context: &Context<'_>, name: Text, item: Item<'_>) -> Option<
     if let Some(table) = section.section("drain", "a table such as { grace = \"60s\" }") {
         upstream.drain = drain::read(table);
     }
+    upstream.labels = labels::read(&mut section, &upstream.name);
     if let Some(policy) = drain::removed(&mut section) {
         upstream.removed = policy;
     }

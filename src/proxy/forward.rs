@@ -26,6 +26,7 @@ use super::retry;
 use crate::affinity::pins::Key;
 use crate::affinity::session::{self, Handshake, OpenPacket};
 use crate::affinity::{self, Choice, Resolved, cookie};
+use crate::sockets::End;
 use crate::state::Shared;
 use crate::tunnel;
 use crate::upstream::connect::Lease;
@@ -92,7 +93,7 @@ async fn lost(job: &Job, choice: &Choice, missed: &Missed) -> Response<Reply> {
         let _ = tokio::time::timeout(pool::FINDS_DEAD, found_out).await;
     }
     if let (Kind::Session { key, .. }, true) = (job.ask.kind, choice.worker.gone()) {
-        affinity::forget(&job.conn.thread.shared, key);
+        affinity::forget(&job.conn.thread.shared, key, End::WorkerGone);
         job.upstream.series().refusals_own.inc();
         return respond::session_unknown(&job.ask);
     }
@@ -215,7 +216,8 @@ async fn learn(
     if let Some(seat) = choice.seat.take() {
         let shared = &job.conn.thread.shared;
         let key = shared.keys.key(&job.upstream.config.name, sid.as_bytes());
-        affinity::pin(shared, key, job.client, seat, ttl);
+        let worker = choice.worker.clone();
+        affinity::pin(shared, key, job.client, job.session(&worker, seat, sid.as_bytes()), ttl);
         affinity::watch_one_address(shared, &job.upstream, job.client);
         job.upstream.series().learned.inc();
     }
@@ -274,7 +276,7 @@ pub struct Farewell {
 impl Drop for Farewell {
     fn drop(&mut self) {
         if self.ends.get() {
-            affinity::forget(&self.shared, self.key);
+            affinity::forget(&self.shared, self.key, End::Client);
         }
     }
 }

@@ -6,30 +6,39 @@
 
 use bytes::Bytes;
 
+use super::frames::{Mark, Signal, ping_frame};
 use crate::broadcast::Posted;
+use crate::sockets::Asking;
+
+/// What stickyd's Pings carry: whose they are, for whoever looks at the wire.
+const PING: [u8; 8] = *b"stickyd?";
 
 /// One thing of ours.
 pub(super) struct Insert {
     /// Empty once it has its place.
     frame: Bytes,
-    /// Who wants to know whether it was sent; only messages are anybody's.
-    post: Option<Posted>,
+    what: What,
+}
+
+enum What {
+    Ping(Asking),
+    Message(Posted),
 }
 
 impl Insert {
-    /// A control frame; not empty.
-    pub(super) fn control(frame: Bytes) -> Box<Self> {
-        Box::new(Self { frame, post: None })
+    /// A Ping.
+    pub(super) fn ping(asking: Asking) -> Box<Self> {
+        Box::new(Self { frame: Bytes::copy_from_slice(ping_frame(&PING).as_ref()), what: What::Ping(asking) })
     }
 
-    /// A text frame; not empty.
-    pub(super) fn message(post: Posted) -> Box<Self> {
-        Box::new(Self { frame: post.frame(), post: Some(post) })
+    /// A text message.
+    pub(super) fn message(posted: Posted) -> Box<Self> {
+        Box::new(Self { frame: posted.frame(), what: What::Message(posted) })
     }
 
     /// It goes between messages, else between frames.
     pub(super) fn is_message(&self) -> bool {
-        self.post.is_some()
+        matches!(self.what, What::Message(_))
     }
 
     /// It has no place yet.
@@ -37,9 +46,18 @@ impl Insert {
         !self.frame.is_empty()
     }
 
-    /// Nobody waits for it any more: it would come too late.
+    /// It has no place yet, and another may take its turn: it would come too late, or comes again.
+    pub(super) fn gives_way(&self) -> bool {
+        self.waits()
+            && match &self.what {
+                What::Ping(_) => true,
+                What::Message(posted) => posted.is_over(),
+            }
+    }
+
+    /// It has no place yet, and nobody waits for it any more.
     pub(super) fn is_over(&self) -> bool {
-        self.waits() && self.post.as_ref().is_some_and(Posted::is_over)
+        self.is_message() && self.gives_way()
     }
 
     pub(super) fn take(&mut self) -> Bytes {
@@ -48,8 +66,9 @@ impl Insert {
 
     /// The client's kernel, or its stream, has taken all of it.
     pub(super) fn arrived(self) {
-        if let Some(post) = self.post {
-            post.reached();
+        match self.what {
+            What::Ping(asking) => asking.left(Signal::Ping(Mark::of(&PING))),
+            What::Message(posted) => posted.reached(),
         }
     }
 }

@@ -21,7 +21,11 @@ use hyper::http::response::Parts;
 use hyper::{Response, StatusCode, Version};
 use tokio::io::AsyncReadExt;
 
+use frames::Signal;
+use round_trip::{Half, RoundTrips};
+
 use crate::affinity::{Choice, Hold};
+use crate::clock;
 use crate::config::Farewell;
 use crate::listener::{TunnelOf, tunnel_of};
 use crate::proxy::Job;
@@ -31,10 +35,15 @@ use crate::proxy::forward::set_cookie;
 use crate::proxy::headers;
 use crate::proxy::record::Record;
 use crate::proxy::respond::{self, Problem};
+use crate::sockets::{self, Listed, Transport, Tunnelled};
 use crate::upstream::Carried;
 use crate::upstream::connect::{InUse, Lease};
 use crate::upstream::io::WorkerIo;
-use crate::upstream::worker::{Count, Session};
+use crate::upstream::worker::Count;
+
+/// Engine.IO's way from polling to a WebSocket: the client's `2probe`, and after the worker's answer its `5` (protocols
+/// §1.3). Until then the session polls, and a tunnel that ends was only a try.
+const TRIAL: u32 = 2;
 
 /// Seconds a tunnel may be silent both ways when nothing is known of its session: an hour, as HAProxy users set it.
 const SILENCE_UNKNOWN_S: u32 = 3_600;
@@ -51,23 +60,64 @@ pub struct Plan {
 struct Terms {
     /// Seconds of silence allowed.
     silence_s: u32,
-    /// A WebSocket-first Engine.IO session tells its ping numbers in its first frame.
+    /// A WebSocket-first Engine.IO session tells its name and its ping numbers in its first frame.
+    learns: bool,
+    /// Nobody has configured another silence than the session's own.
     learns_silence: bool,
+    /// Messages its client still has to send until the session has moved here from polling.
+    trial: u32,
+    transport: Transport,
     started: Instant,
+    socket: Tunnelled,
     upstream: Arc<Carried>,
     bytes_up: u64,
     bytes_down: u64,
     tunnel: Count,
     /// Until the worker's leg has ended.
     in_use: Option<InUse>,
-    _session: (Option<Hold>, Option<Session>),
+    _session: (Option<Hold>, Option<Listed>),
     _of_address: Option<TunnelOf>,
 }
 
 impl Terms {
-    /// What an operator has this tunnel told; `None` when he has called it off.
+    /// What an operator has this tunnel told, by itself or with its worker's drain; `None` when he has called it off.
     fn farewell(&self) -> Option<Farewell> {
+        if self.socket.is_ordered() {
+            return self.socket.ordered().map(|order| Farewell::clone(&order));
+        }
         self.tunnel.worker().admin.ending().map(|ending| ending.farewell.clone())
+    }
+
+    /// What a small frame said, and over which half it came.
+    fn heed(&self, from: Half, signal: Signal) {
+        let socket = &*self.socket;
+        if let Signal::Close(code) = signal {
+            let way = if from == Half::Client { &socket.up } else { &socket.down };
+            // As RFC 6455 §7.4.1 calls a Close without one.
+            way.close_said(code.unwrap_or(1005));
+        } else if RoundTrips::is_about(signal, socket.kind() == sockets::Kind::EngineIo)
+            && let Some((half, took)) = socket.pinged(from, signal, clock::now_tenths())
+        {
+            self.upstream.series.round_trip(half).observe(took.as_secs_f64());
+        }
+    }
+
+    /// Bytes went to the worker.
+    fn went_up(&mut self, bytes: usize, messages: u32, now_s: u32) {
+        self.bytes_up += bytes as u64;
+        self.socket.up.moved(bytes as u64, messages, now_s);
+        if self.trial > 0 {
+            self.trial = self.trial.saturating_sub(messages);
+            if self.trial == 0 {
+                self.socket.upgraded(self.transport);
+            }
+        }
+    }
+
+    /// Bytes went to the client.
+    fn went_down(&mut self, bytes: usize, messages: u32, now_s: u32) {
+        self.bytes_down += bytes as u64;
+        self.socket.down.moved(bytes as u64, messages, now_s);
     }
 }
 
@@ -155,22 +205,37 @@ pub fn open(job: &Job, mut choice: Choice, granted: Granted, record: &mut Record
 }
 
 fn terms(job: &Job, choice: &mut Choice, in_use: InUse) -> Box<Terms> {
-    let hold = choice.hold.take().map(Hold::of_tunnel);
+    let shared = &job.conn.thread.shared;
+    let (hold, socket) = choice.hold.take().map(Hold::of_tunnel).unzip();
     let known = hold.as_ref().map(|hold| hold.ttl_s);
+    let new = job.tunnel(&choice.worker, choice.seat.take());
+    let transport = new.transport;
+    let (socket, trial, listed) = match socket.flatten() {
+        Some(socket) => (socket, TRIAL, None),
+        None => {
+            let listed = shared.sockets.open(new);
+            listed.socket().begins();
+            (Tunnelled::new(listed.socket().clone()), 0, Some(listed))
+        }
+    };
     let configured = job.upstream.config.tunnel_idle.map(whole_seconds);
     Box::new(Terms {
         silence_s: configured.or(known).unwrap_or(SILENCE_UNKNOWN_S).max(1),
-        learns_silence: configured.is_none() && known.is_none() && job.ask.kind == Kind::Handshake,
+        learns: known.is_none() && job.ask.kind == Kind::Handshake,
+        learns_silence: configured.is_none(),
+        trial,
+        transport,
+        socket,
         started: Instant::now(),
         upstream: job.upstream.carried.clone(),
         bytes_up: 0,
         bytes_down: 0,
         tunnel: choice.worker.tunnel(),
         in_use: Some(in_use),
-        _session: (hold, choice.seat.take()),
+        _session: (hold, listed),
         _of_address: match job.conn.listener.trusts(job.client.address) {
             true => None,
-            false => tunnel_of(&job.conn.thread.shared, job.client.address),
+            false => tunnel_of(shared, job.client.address),
         },
     })
 }

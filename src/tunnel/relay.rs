@@ -8,6 +8,7 @@
 //! Each direction is a [`Way`]. The tunnel is over when both sources have ended and both sinks are gone; a deadline bounds
 //! every wait that a peer could draw out.
 
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -15,10 +16,15 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::frames::{self, CloseCode, FirstText, Sender};
+use super::insert::Insert;
+use super::round_trip::Half;
 use super::way::{Sink, Step, Way, step};
 use super::{Plan, Terms, whole_seconds};
 use crate::affinity::session;
+use crate::broadcast::Fate;
+use crate::clock;
 use crate::listener::conn::ClientIo;
+use crate::sockets::End;
 use crate::thread::{Order, Registered};
 use crate::upstream::io::WorkerIo;
 
@@ -50,34 +56,30 @@ impl Relay {
     pub fn new(client: ClientIo, early: Bytes, plan: Plan, live: Registered) -> Self {
         let Plan { io, first, mut terms } = plan;
         live.become_tunnel(terms.silence_s, terms.tunnel.worker().serial);
-        terms.bytes_up += early.len() as u64;
-        terms.bytes_down += first.len() as u64;
-        let mut relay = Self {
-            client,
-            worker: io,
-            up: Way::new(Sender::Client, early),
-            down: Way::new(Sender::Worker, first.clone()),
-            live,
-            terms,
-            wanted: None,
-            deadline: None,
-        };
+        let (early_bytes, now_s) = (early.len(), clock::now_s());
+        let (mut up, mut down) = (Way::new(Sender::Client, early), Way::new(Sender::Worker, first.clone()));
+        terms.went_up(early_bytes, std::mem::take(&mut up.messages), now_s);
+        terms.went_down(first.len(), std::mem::take(&mut down.messages), now_s);
+        let mut relay = Self { client, worker: io, up, down, live, terms, wanted: None, deadline: None };
         if !first.is_empty() {
-            relay.learn_silence(&first);
+            relay.learn(&first);
         }
         relay
     }
 
-    /// The first frame of a WebSocket-first session tells how long its silence may last. A frame that arrives in pieces is
-    /// not put together for that: the default limit does for it.
-    fn learn_silence(&mut self, bytes: &[u8]) {
-        if !std::mem::take(&mut self.terms.learns_silence) {
+    /// The first frame of a WebSocket-first session tells its name, and how long its silence may last. A frame that arrives
+    /// in pieces is not put together for that: the default limit does for it, and it stays without a name.
+    fn learn(&mut self, bytes: &[u8]) {
+        if !std::mem::take(&mut self.terms.learns) {
             return;
         }
         if let FirstText::Whole(payload) = frames::first_text_payload(bytes)
             && let Some(open) = session::websocket_open(payload)
         {
-            self.live.limit(whole_seconds(open.ping_interval + open.ping_timeout + Duration::from_secs(5)));
+            self.terms.socket.learn_sid(open.sid.as_bytes());
+            if self.terms.learns_silence {
+                self.live.limit(whole_seconds(open.ping_interval + open.ping_timeout + Duration::from_secs(5)));
+            }
         }
     }
 
@@ -89,21 +91,27 @@ impl Relay {
             if self.settle() {
                 (ask_up, ask_down) = (true, true);
             }
+            // What is ours is no sign of life.
+            let own = self.down.insert.is_some();
             let unsent = (self.up.rest.len(), self.down.rest.len());
             let (mut up, mut down) = (Step::Blocked, Step::Blocked);
             if ask_up {
-                up = step(&mut self.client, &mut self.worker, &mut self.up, cx, buffer, false, |_| {});
+                up = step(&mut self.client, &mut self.worker, &mut self.up, cx, buffer, false, |signal| {
+                    self.terms.heed(Half::Client, signal);
+                });
                 self.after_up(up);
             }
             if ask_down {
                 let to_boundary = self.wanted.is_some();
                 let most = self.client.appetite().min(buffer.len());
                 let lent = buffer.get_mut(..most).unwrap_or_default();
-                down = step(&mut self.worker, &mut self.client, &mut self.down, cx, lent, to_boundary, |_| {});
+                down = step(&mut self.worker, &mut self.client, &mut self.down, cx, lent, to_boundary, |signal| {
+                    self.terms.heed(Half::Worker, signal);
+                });
                 self.after_down(down, buffer);
             }
             moved |= matches!(up, Step::Moved(_)) || matches!(down, Step::Moved(_));
-            moved |= self.up.rest.len() < unsent.0 || self.down.rest.len() < unsent.1;
+            moved |= self.up.rest.len() < unsent.0 || (self.down.rest.len() < unsent.1 && !own);
             if (up, down) == (Step::Blocked, Step::Blocked) {
                 return moved;
             }
@@ -119,16 +127,26 @@ impl Relay {
     fn after_up(&mut self, step: Step) {
         match step {
             Step::Blocked | Step::Discarded | Step::Boundary | Step::Inserted => {}
-            Step::Moved(bytes) => self.terms.bytes_up += bytes as u64,
-            Step::Ended => self.up.finish(),
+            Step::Moved(bytes) => {
+                let messages = std::mem::take(&mut self.up.messages);
+                self.terms.went_up(bytes, messages, self.now_s());
+                if self.up.observer.close_seen() {
+                    self.parts(End::Client);
+                }
+            }
+            Step::Ended => {
+                self.terms.socket.ends(End::ClientGone);
+                self.up.finish();
+            }
             // What it sent before it broke still goes to the worker; nothing goes to it.
-            Step::Broke => {
+            Step::Broke(how) => {
+                self.client_broke(how);
                 self.up.finish();
                 self.down.sink_is_gone();
                 self.wait_at_most(ECHO);
             }
             // The other direction will read why, and tell the client.
-            Step::SinkBroke => {}
+            Step::SinkBroke(_) => {}
         }
     }
 
@@ -136,18 +154,43 @@ impl Relay {
         match step {
             Step::Blocked | Step::Discarded | Step::Inserted => {}
             Step::Moved(bytes) => {
-                self.terms.bytes_down += bytes as u64;
-                self.learn_silence(buffer.get(..bytes).unwrap_or_default());
+                let messages = std::mem::take(&mut self.down.messages);
+                self.terms.went_down(bytes, messages, self.now_s());
+                self.learn(buffer.get(..bytes).unwrap_or_default());
+                if self.down.observer.close_seen() {
+                    self.parts(End::Worker);
+                }
             }
             Step::Ended => self.worker_left(),
-            Step::Broke => {
+            Step::Broke(_) => {
                 self.up.sink_is_gone();
                 self.worker_left();
             }
             // What the client sent before is still read, and passed on.
-            Step::SinkBroke => self.wait_at_most(ECHO),
+            Step::SinkBroke(how) => {
+                if how == ErrorKind::TimedOut {
+                    self.client_broke(how);
+                }
+                self.wait_at_most(ECHO);
+            }
             Step::Boundary => self.say_close(),
         }
+    }
+
+    /// A time-out is its kernel's silence; whatever else, somebody said.
+    fn client_broke(&mut self, how: ErrorKind) {
+        self.terms.socket.ends(if how == ErrorKind::TimedOut { End::Dead } else { End::ClientGone });
+    }
+
+    /// At most a tick late, and no clock read a message.
+    fn now_s(&self) -> u32 {
+        u32::try_from(self.live.thread().now_ms() / 1_000).unwrap_or(u32::MAX)
+    }
+
+    /// This side has said Close, or the other before it.
+    fn parts(&self, side: End) {
+        self.terms.socket.ends(side);
+        self.terms.socket.parts();
     }
 
     /// stickyd wants this tunnel to end: our Close at the next boundary. Where the worker has said Close, or has left, the
@@ -155,7 +198,43 @@ impl Relay {
     fn close(&mut self, code: CloseCode) {
         if self.down.sink == Sink::Open && !self.down.source_ended && !self.down.observer.close_seen() {
             self.wanted = Some(code);
+            self.down.insert.take_if(|insert| insert.waits());
         }
+    }
+
+    /// Somebody has something for the client. Where the tunnel parts, or is no WebSocket, it is too late for that.
+    fn answer_call(&mut self) {
+        let socket = &*self.terms.socket;
+        let parts = self.wanted.is_some()
+            || self.down.sink != Sink::Open
+            || self.up.observer.close_seen()
+            || self.down.observer.close_seen()
+            || !self.is_websocket();
+        self.down.insert.take_if(|insert| insert.gives_way());
+        match socket.posted() {
+            None => {}
+            Some(posted) if parts => posted.missed(Fate::Closing),
+            Some(posted) if self.down.insert.is_some() => posted.missed(Fate::Slow),
+            Some(posted) => self.down.insert = Some(Insert::message(posted)),
+        }
+        if socket.is_asked() && !parts && self.down.insert.is_none() {
+            self.down.insert = Some(Insert::ping(self.terms.socket.asking()));
+        }
+    }
+
+    /// Whether it was given up, and nothing of its client's has been read meanwhile or waits for the worker.
+    fn is_dead(&self, bytes_up: u64) -> bool {
+        let socket = &self.terms.socket;
+        if !socket.is_called() || !socket.is_given_up() {
+            return false;
+        }
+        let lives = self.terms.bytes_up != bytes_up || !self.up.rest.is_empty();
+        if lives {
+            socket.lives();
+        } else {
+            socket.ends(End::Dead);
+        }
+        !lives
     }
 
     /// At a boundary of the worker's frames.
@@ -167,7 +246,8 @@ impl Relay {
         if let Some(code) = self.wanted.take()
             && !self.down.observer.close_seen()
         {
-            let farewell = if self.live.is_closing() { self.terms.farewell() } else { None };
+            let told = self.live.is_closing() || self.terms.socket.is_ordered();
+            let farewell = if told { self.terms.farewell() } else { None };
             let reason = farewell.as_ref().map_or("", |farewell| &farewell.reason);
             self.down.rest = Bytes::copy_from_slice(frames::close_frame(code, reason).as_ref());
             self.down.sink = Sink::Muted;
@@ -178,6 +258,7 @@ impl Relay {
     /// 1006 and cannot be told from a broken network. Bytes that are no WebSocket keep their half-close.
     fn worker_left(&mut self) {
         self.forget_connection();
+        self.terms.socket.ends(End::WorkerGone);
         if self.down.sink == Sink::Open && self.down.observer.at_frame_boundary() {
             self.wanted = Some(CloseCode::SERVICE_RESTART);
             self.say_close();
@@ -245,29 +326,44 @@ impl Future for Relay {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        this.live.watch(cx.waker());
+        if this.live.watch(cx.waker()) {
+            this.terms.socket.woken_by(cx.waker());
+        }
         let order = this.live.order();
         match order {
             Order::GoOn | Order::Idle | Order::Leave => {}
-            Order::Stop => this.close(CloseCode::GOING_AWAY),
+            Order::Stop => {
+                this.terms.socket.ends(End::Stopped);
+                this.close(CloseCode::GOING_AWAY);
+            }
             Order::Cut => return Poll::Ready(()),
         }
-        if order != Order::Stop && this.live.is_closing() {
+        if order != Order::Stop && (this.live.is_closing() || this.terms.socket.is_ordered()) {
+            this.terms.socket.ends(End::Drained);
+            this.terms.socket.parts();
             this.close(this.terms.farewell().unwrap_or_default().code);
             // The hard deadline of a drain: who has not parted by then is cut.
             this.wait_at_most(ECHO);
         }
+        if this.terms.socket.is_called() {
+            this.answer_call();
+        }
+        let bytes_up = this.terms.bytes_up;
         let thread = this.live.thread().clone();
         let mut buffer = thread.buffer.borrow_mut();
         if this.pump(cx, &mut buffer) {
             this.live.touch();
         } else if order == Order::Idle {
+            this.terms.socket.ends(End::Idle);
             this.close(CloseCode::GOING_AWAY);
             this.wait_at_most(ECHO);
             this.pump(cx, &mut buffer);
         }
         if this.up.sink == Sink::Gone && this.down.sink == Sink::Gone {
             this.wait_at_most(ECHO);
+        }
+        if this.is_dead(bytes_up) {
+            return Poll::Ready(());
         }
         // Last, so that a deadline set above knows whom to wake.
         if this.over() || this.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {

@@ -5,7 +5,7 @@
 //! take our Close, or the client's echo of it, from the peer that has not read it yet. Left out: what follows for the other
 //! direction, and for the tunnel (`super::relay`).
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -25,6 +25,8 @@ pub(super) struct Way {
     /// The sender says no more: FIN, a broken connection, or a Close after which nothing may come.
     pub(super) source_ended: bool,
     pub(super) sink: Sink,
+    /// Messages whose end was read since somebody asked.
+    pub(super) messages: u32,
     /// Something of ours that waits for its place, or is on its way behind what was sent before it.
     pub(super) insert: Option<Box<Insert>>,
 }
@@ -51,10 +53,10 @@ pub(super) enum Step {
     Discarded,
     /// The source ended, for the first time.
     Ended,
-    /// The source broke.
-    Broke,
-    /// The sink broke.
-    SinkBroke,
+    /// The source broke; how.
+    Broke(ErrorKind),
+    /// The sink broke; how.
+    SinkBroke(ErrorKind),
     /// At a frame boundary, as asked.
     Boundary,
     /// Something of ours has found its place; it is written next.
@@ -64,8 +66,8 @@ pub(super) enum Step {
 impl Way {
     pub(super) fn new(from: Sender, first: Bytes) -> Self {
         let mut observer = Observer::new(from);
-        observer.feed(&first);
-        Self { observer, rest: first, unflushed: false, source_ended: false, sink: Sink::Open, insert: None }
+        let messages = observer.feed(&first).messages;
+        Self { observer, rest: first, unflushed: false, source_ended: false, sink: Sink::Open, messages, insert: None }
     }
 
     /// Nothing more is taken; the sink is told the end behind the rest.
@@ -95,7 +97,7 @@ impl Way {
         while !self.rest.is_empty() {
             let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.rest))?;
             if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                return Poll::Ready(Err(ErrorKind::WriteZero.into()));
             }
             self.unflushed = true;
             drop(self.rest.split_to(written));
@@ -159,9 +161,9 @@ pub(super) fn step(
     if way.sink != Sink::Gone {
         match way.poll_sink(to, cx) {
             Poll::Ready(Ok(())) => way.wrote_all(),
-            Poll::Ready(Err(_)) => {
+            Poll::Ready(Err(error)) => {
                 way.sink_is_gone();
-                return Step::SinkBroke;
+                return Step::SinkBroke(error.kind());
             }
             Poll::Pending => return Step::Blocked,
         }
@@ -184,7 +186,7 @@ pub(super) fn step(
         Poll::Ready(Ok(())) if !read.filled().is_empty() => {}
         Poll::Ready(ended) => {
             way.source_ended = true;
-            return if ended.is_ok() { Step::Ended } else { Step::Broke };
+            return ended.map_or_else(|error| Step::Broke(error.kind()), |()| Step::Ended);
         }
     }
     let mut bytes = read.filled();
@@ -192,7 +194,7 @@ pub(super) fn step(
         bytes = bytes.get(..end).unwrap_or_default();
     }
     let placed = inserts && way.place_in(bytes).is_some();
-    way.observer.feed_heeding(bytes, heed);
+    way.messages = way.messages.wrapping_add(way.observer.feed_heeding(bytes, heed).messages);
     if placed {
         return Step::Moved(bytes.len());
     }
@@ -201,9 +203,9 @@ pub(super) fn step(
     }
     let written = match Pin::new(to).poll_write(cx, bytes) {
         Poll::Ready(Ok(written)) => written,
-        Poll::Ready(Err(_)) => {
+        Poll::Ready(Err(error)) => {
             way.sink_is_gone();
-            return Step::SinkBroke;
+            return Step::SinkBroke(error.kind());
         }
         Poll::Pending => 0,
     };

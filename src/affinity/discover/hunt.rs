@@ -14,6 +14,7 @@ use super::probe::{self, Verdict};
 use super::search::{FRESH, Search, Verdicts, Waiting};
 use super::{LOOK, PATIENCE, lock};
 use crate::affinity::pins::Key;
+use crate::affinity::session::{self, EngineIo, Sid};
 use crate::affinity::{Choice, first_guess, forget, hold, pin};
 use crate::clock;
 use crate::metrics::{Discovery, Source};
@@ -24,6 +25,7 @@ use crate::proxy::body::{Answer, Reply};
 use crate::proxy::forward;
 use crate::proxy::record::Record;
 use crate::proxy::respond::{self, Problem};
+use crate::sockets::End;
 use crate::telemetry::say_full;
 use crate::tunnel;
 use crate::upstream::connect::Lease;
@@ -241,7 +243,7 @@ impl<'a> Hunt<'a> {
             Step::Unreached => Some((Discovery::Undecided, respond::problem(Problem::Undecided))),
             Step::Refused | Step::Closed => {
                 if pinned_here {
-                    forget(&self.job.conn.thread.shared, self.key);
+                    forget(&self.job.conn.thread.shared, self.key, End::Refused);
                 }
                 None
             }
@@ -385,8 +387,13 @@ impl<'a> Hunt<'a> {
 
     /// `true`: it was not pinned before.
     fn pin(&self, worker: &Arc<Worker>) -> bool {
+        if !self.may_pin() {
+            return false;
+        }
         let (job, ttl) = (self.job, self.job.upstream.session_ttl());
-        self.may_pin() && pin(&job.conn.thread.shared, self.key, job.client, worker.session(), ttl)
+        let engine = session::recognise(self.copies.head.uri().query());
+        let Some(EngineIo { sid: Sid::Given(sid), .. }) = engine else { return false };
+        pin(&job.conn.thread.shared, self.key, job.client, job.session(worker, worker.session(), &sid), ttl)
     }
 
     fn remember_refusal(&self, worker: &Worker) {
