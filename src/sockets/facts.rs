@@ -54,6 +54,7 @@ pub struct Facts {
     pub(super) labels: Box<[u8]>,
     pub(super) address: IpAddr,
     pub(super) tls: bool,
+    engine_io: bool,
 }
 
 impl Facts {
@@ -75,7 +76,13 @@ impl Facts {
             labels: packed.into_boxed_slice(),
             address: client.address,
             tls: client.secure,
+            engine_io: session::recognise(query).is_some(),
         }
+    }
+
+    /// Whether its query is Engine.IO's, also where its upstream does not look at sessions.
+    pub fn engine_io(&self) -> bool {
+        self.engine_io
     }
 }
 
