@@ -4,13 +4,14 @@
 //! TCP, reading needs a Host that no foreign page can name (DNS rebinding), and a bearer token where the address is not
 //! loopback; writing needs the token, JSON's content type and a field of our own. No CORS header is ever sent, and no
 //! worker is ever this listener (`config` and the lookups of names see to it). What each answer says stands in
-//! `conf/openapi.json`, which is served, too, and which the tests hold every answer against. Left out for now: single
-//! sockets, the page.
+//! `conf/openapi.json`, which is served, too, and which the tests hold every answer against. Left out for now:
+//! the page.
 
 pub(crate) mod auth;
 mod log;
 mod processes;
 mod sessions;
+mod sockets;
 mod stats;
 mod status;
 mod workers;
@@ -42,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{AdminAddress, Secret};
+use crate::drain::ordered::Closings;
 use crate::reload;
 use crate::state::Shared;
 use crate::telemetry::say_full;
@@ -145,7 +147,8 @@ pub async fn serve(bound: Bound, shared: Arc<Shared>, settings: Settings, tasks:
         let samples = history.clone().keep(shared.clone());
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(samples));
     }
-    let api = Api { shared, reload, stopping, processes, history };
+    let closings = Arc::default();
+    let api = Api { shared, reload, stopping, processes, history, closings, tasks: tasks.clone(), stop: stop.clone() };
     let served = match bound {
         Bound::None => return,
         Bound::Tcp(listener, address) => {
@@ -233,9 +236,17 @@ struct Api {
     stopping: CancellationToken,
     processes: Arc<Processes>,
     history: Arc<History>,
+    closings: Arc<Closings>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
 }
 
 impl Api {
+    /// What goes on behind an answer, until stickyd ends.
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.tasks.spawn_local(self.stop.clone().run_until_cancelled_owned(task));
+    }
+
     /// The processes of the workers there are now.
     async fn look(&self) -> Arc<Look> {
         let addresses = self.shared.snapshot.load().workers().map(|worker| worker.address.clone()).collect();
@@ -251,13 +262,17 @@ fn refuse(status: StatusCode, why: impl Into<String>) -> Refusal {
 }
 
 /// What may be asked, besides `/metrics`: each path with its methods, as `conf/openapi.json` has them.
-pub const PATHS: [(&str, &[&str]); 11] = [
+pub const PATHS: [(&str, &[&str]); 15] = [
     ("/api/v1/explain", &["get"]),
     ("/api/v1/health", &["get"]),
     ("/api/v1/log", &["get", "put"]),
     ("/api/v1/openapi.json", &["get"]),
     ("/api/v1/pins", &["get"]),
     ("/api/v1/reload", &["post"]),
+    ("/api/v1/sockets", &["get"]),
+    ("/api/v1/sockets/close", &["get", "post"]),
+    ("/api/v1/sockets/{id}", &["get"]),
+    ("/api/v1/sockets/{id}/close", &["post"]),
     ("/api/v1/stats", &["get"]),
     ("/api/v1/status", &["get"]),
     ("/api/v1/workers", &["get"]),
@@ -274,6 +289,10 @@ fn handlers(path: &str) -> MethodRouter<Api> {
         "/api/v1/openapi.json" => get(openapi),
         "/api/v1/pins" => get(sessions::pin),
         "/api/v1/reload" => post(reload),
+        "/api/v1/sockets" => get(sockets::list),
+        "/api/v1/sockets/close" => get(sockets::close::progress).post(sockets::close::many),
+        "/api/v1/sockets/{id}" => get(sockets::one),
+        "/api/v1/sockets/{id}/close" => post(sockets::close::one),
         "/api/v1/stats" => get(stats::show),
         "/api/v1/status" => get(status::show),
         "/api/v1/workers" => get(workers::list),

@@ -21,7 +21,9 @@ pub(super) fn read(section: &mut Section<'_>, upstream: &str) -> Arc<Labels> {
     let (report, at) = (table.report, table.span.clone());
     let mut labels = Labels::new();
     for (name, item) in table.named() {
-        let Some(text) = item.text("a place such as \"query:storeId\", \"cookie:uid\" or \"header:x-tenant\"") else { continue };
+        let Some(text) = item.text("a place such as \"query:storeId\", \"cookie:uid\" or \"header:x-tenant\"") else {
+            continue;
+        };
         check_name(report, &name);
         if let Some(from) = place(report, &text, upstream) {
             labels.push(Label { name: name.value, from });

@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 
 use super::{gauge, vec_or_empty};
 use crate::sockets::{End, SHARDS, Socket, Sockets, Transport, Way};
@@ -171,7 +173,8 @@ impl SocketsSeries {
         let known = self.by_upstream.lock().unwrap_or_else(PoisonError::into_inner);
         // By worker's serial: names are looked up once a worker, not once a socket.
         let mut counts: HashMap<(u64, Transport), (Arc<Socket>, i64)> = HashMap::new();
-        let mut carried: HashMap<&str, [(u64, u64); 2]> = known.keys().map(|name| (name.as_str(), Default::default())).collect();
+        let mut carried: HashMap<&str, [(u64, u64); 2]> =
+            known.keys().map(|name| (name.as_str(), Default::default())).collect();
         for socket in (0..SHARDS).flat_map(|shard| sockets.shard(shard)) {
             if let Some([up, down]) = carried.get_mut(&*socket.worker().upstream) {
                 let add = |sum: &mut (u64, u64), way: &Way| *sum = (sum.0 + way.messages(), sum.1 + way.bytes());
@@ -196,7 +199,9 @@ mod tests {
 
     #[test]
     fn codes_have_few_words() {
-        for (code, word) in [(1000, "1000"), (1006, "other"), (1015, "other"), (3001, "3xxx"), (4999, "4xxx"), (65_535, "other")] {
+        for (code, word) in
+            [(1000, "1000"), (1006, "other"), (1015, "other"), (3001, "3xxx"), (4999, "4xxx"), (65_535, "other")]
+        {
             assert_eq!(CODES[place_of(code)], word);
         }
     }

@@ -107,5 +107,6 @@ pub(super) fn printable(bytes: &[u8], most: usize) -> String {
 
 /// Control characters, and those that turn the direction of what is shown, are nothing for a terminal.
 fn is_odd(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }

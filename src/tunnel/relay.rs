@@ -56,16 +56,7 @@ impl Relay {
         let (mut up, mut down) = (Way::new(Sender::Client, early), Way::new(Sender::Worker, first.clone()));
         terms.went_up(early_bytes, std::mem::take(&mut up.messages), now_s);
         terms.went_down(first.len(), std::mem::take(&mut down.messages), now_s);
-        let mut relay = Self {
-            client,
-            worker: io,
-            up,
-            down,
-            live,
-            terms,
-            wanted: None,
-            deadline: None,
-        };
+        let mut relay = Self { client, worker: io, up, down, live, terms, wanted: None, deadline: None };
         if !first.is_empty() {
             relay.learn(&first);
         }

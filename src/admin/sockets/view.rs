@@ -1,0 +1,47 @@
+//! What is told of one socket.
+
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Map, Value, json};
+
+use crate::sockets::{Socket, Way};
+
+/// As it is at this second.
+pub(in crate::admin) fn describe(socket: &Socket, now_s: u32) -> Value {
+    let worker = socket.worker();
+    let age_s = now_s.saturating_sub(socket.since_s());
+    let connected = SystemTime::now().checked_sub(Duration::from_secs(age_s.into()));
+    let (sid, labels) = socket.with_texts(|sid, labels| {
+        let sid = (!sid.is_empty()).then(|| String::from_utf8_lossy(sid).into_owned());
+        let label = |(name, value): &(&str, Option<&str>)| Some(((*name).to_owned(), Value::from((*value)?)));
+        (sid, labels.iter().filter_map(label).collect::<Map<_, _>>())
+    });
+    json!({
+        "id": socket.id().to_string(),
+        "sid": sid,
+        "upstream": worker.upstream,
+        "worker": worker.name,
+        "generation": socket.generation(),
+        "route": socket.route(),
+        "address": socket.address().to_string(),
+        "user_agent": Some(socket.agent()).filter(|agent| !agent.is_empty()),
+        "labels": labels,
+        "protocol": socket.kind().word(),
+        "transport": socket.transport().word(),
+        "tls": socket.tls(),
+        "state": socket.state(now_s).word(),
+        "connected_at": connected.map(|at| humantime::format_rfc3339_seconds(at).to_string()),
+        "age_s": age_s,
+        "up": way(&socket.up, now_s),
+        "down": way(&socket.down, now_s),
+    })
+}
+
+fn way(way: &Way, now_s: u32) -> Value {
+    json!({
+        "messages": way.messages(),
+        "bytes": way.bytes(),
+        "idle_s": way.last_s().map(|last| now_s.saturating_sub(last)),
+        "close_code": way.code(),
+    })
+}
