@@ -123,6 +123,7 @@ impl Found {
         }
         if let Some(measured) = trips.client.measured() {
             let quality = self.rules.round_trip.quality(measured.smoothed);
+            socket.set_quality(quality);
             if let Some(count) = self.qualities.get_mut(quality as usize) {
                 *count += 1;
             }

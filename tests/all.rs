@@ -15,6 +15,7 @@ mod front;
 mod health;
 mod http;
 mod sessions;
+mod sockets;
 mod strict;
 #[allow(dead_code, reason = "a kit: not every test uses every part")]
 mod support;

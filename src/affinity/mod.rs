@@ -21,7 +21,7 @@ use crate::config::AdminState;
 use crate::metrics::Source;
 use crate::proxy::ask::{Ask, Kind};
 use crate::proxy::headers::Client;
-use crate::sockets::{End, New, Socket, Tunnelled};
+use crate::sockets::{End, New, Socket, Transport, Tunnelled};
 use crate::state::Shared;
 use crate::telemetry::{say_full, say_rarely};
 use crate::tunnel::whole_seconds;
@@ -304,6 +304,23 @@ pub fn ends_at(shared: &Shared, key: Key, worker: &Worker) -> Option<u64> {
         // Being discovered.
         None => due_at(worker, Slot::NONE, key),
     }
+}
+
+/// Ends the polling session of a socket because an operator says so; `false`: it has none, or it is over.
+pub fn close(shared: &Shared, socket: &Arc<Socket>) -> bool {
+    if socket.transport() != Transport::Polling {
+        return false;
+    }
+    let key = socket.with_texts(|sid, _| shared.keys.key(&socket.worker().upstream, sid));
+    // Dropped outside of the table's lock.
+    let ended = shared.pins.update(key, Instant::now(), |pin| {
+        let is_its = pin.listed().is_some_and(|listed| Arc::ptr_eq(listed.socket(), socket));
+        is_its.then(|| {
+            socket.ends(End::Operator);
+            pin.end()
+        })
+    });
+    ended.flatten().flatten().is_some()
 }
 
 fn due_at(worker: &Worker, slot: Slot, key: Key) -> Option<u64> {

@@ -39,7 +39,7 @@ use crate::sockets::Labels;
 
 pub(crate) use check::is_listener;
 pub use check::{Resolve, for_command_line, parse, parse_with};
-pub use drain::{Drain, Farewell, LONGEST_GRACE, Removed};
+pub use drain::{Drain, Farewell, LONGEST_GRACE, LONGEST_REASON, Removed};
 pub use eject::Eject;
 pub use error::{Diagnostic, Errors, Line, Place, Severity};
 pub use files::token;

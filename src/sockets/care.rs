@@ -3,6 +3,7 @@
 //! Other threads leave a call on it and wake its tunnel's task; the tunnel sees one flag. Left out: when it is called
 //! (`crate::vigil`, `admin::broadcast`), and what a tunnel makes of it (`tunnel::relay`).
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -11,12 +12,16 @@ use super::socket::{ASKED, GIVEN_UP, POSTED, Socket, TUNNEL};
 use super::{Kind, Transport, lock};
 use crate::broadcast::{Fate, Posted};
 use crate::tunnel::frames::Signal;
-use crate::tunnel::round_trip::{Half, RoundTrips, Tenths};
+use crate::tunnel::round_trip::{Half, Quality, RoundTrips, Tenths};
 
 /// What is not touched on the way of a message, a ping or a pong excepted.
 #[derive(Default)]
 pub(super) struct Care {
     trips: RoundTrips,
+    /// When a Ping of ours left last ([`crate::clock::now_s`]); `None`: none that is unanswered.
+    asked_s: Option<NonZeroU32>,
+    /// As of the last walk of the vigil; `None`: its client's leg was not measured.
+    quality: Option<Quality>,
     /// Waits for the tunnel to take it; one at a time.
     post: Option<Box<Posted>>,
 }
@@ -24,12 +29,26 @@ pub(super) struct Care {
 impl Socket {
     /// A ping or a pong passed; which half that measured, and how long it took.
     pub fn pinged(&self, from: Half, signal: Signal, now: Tenths) -> Option<(Half, Duration)> {
-        lock(&self.cold).care.trips.pass(from, signal, now)
+        self.with_care(|care| care.trips.pass(from, signal, now))
     }
 
     /// What was measured so far.
     pub fn round_trips(&self) -> RoundTrips {
-        lock(&self.cold).care.trips.clone()
+        lock(&self.cold).care.as_ref().map(|care| care.trips.clone()).unwrap_or_default()
+    }
+
+    /// How good its client's connection is, if that was measured.
+    pub fn quality(&self) -> Option<Quality> {
+        lock(&self.cold).care.as_ref().and_then(|care| care.quality)
+    }
+
+    /// Remembers how good it is.
+    pub fn set_quality(&self, quality: Quality) {
+        self.with_care(|care| care.quality = Some(quality));
+    }
+
+    fn with_care<R>(&self, f: impl FnOnce(&mut Care) -> R) -> R {
+        f(lock(&self.cold).care.get_or_insert_default())
     }
 
     /// Whether a tunnel carries it, or tries to.
@@ -64,12 +83,12 @@ impl Socket {
 
     /// A Ping of ours has left at this second ([`crate::clock::now_s`]).
     pub fn asked_at(&self, now_s: u32) {
-        self.asked_s.store(now_s, Relaxed);
+        self.with_care(|care| care.asked_s = NonZeroU32::new(now_s));
     }
 
     /// When a Ping of ours left last.
     pub fn asked_s(&self) -> Option<u32> {
-        Some(self.asked_s.load(Relaxed)).filter(|second| *second != 0)
+        lock(&self.cold).care.as_ref().and_then(|care| care.asked_s).map(NonZeroU32::get)
     }
 
     /// Its client is dead, unless its tunnel has something of it yet unread.
@@ -84,7 +103,7 @@ impl Socket {
 
     /// Its client is heard of after all.
     pub fn lives(&self) {
-        self.asked_s.store(0, Relaxed);
+        self.with_care(|care| care.asked_s = None);
     }
 
     /// Whether a message can be sent to it; `Ok`: it speaks Socket.IO. A session has to be one a client knows as open: its
@@ -106,7 +125,8 @@ impl Socket {
 
     /// Hands its tunnel a message.
     pub fn post(&self, posted: Posted) {
-        let before = lock(&self.cold).care.post.replace(Box::new(posted));
+        let posted = Box::new(posted);
+        let before = self.with_care(|care| care.post.replace(posted));
         if let Some(before) = before {
             before.missed(Fate::Slow);
         }
@@ -118,7 +138,8 @@ impl Socket {
         if !self.heeds(POSTED) {
             return None;
         }
-        lock(&self.cold).care.post.take().map(|posted| *posted)
+        let posted = self.with_care(|care| care.post.take());
+        posted.map(|posted| *posted)
     }
 }
 

@@ -90,7 +90,13 @@ impl Facts {
     /// Of a socket whose request was not looked at.
     pub(super) fn nothing() -> Self {
         let common = Key { route: None, agent: Box::default(), labels: Arc::default() };
-        Self { common, labels: Box::default(), address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), tls: false }
+        Self {
+            common,
+            labels: Box::default(),
+            address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            tls: false,
+            engine_io: false,
+        }
     }
 }
 

@@ -7,16 +7,19 @@
 //!
 //! The list is cut into [`SHARDS`], each a `std` mutex over a slab, locked where an entry comes or goes and while a list of
 //! its entries is copied: a few microseconds with ten thousand sockets. Full means: the socket lives, is counted, and is not
-//! listed. Left out: what is shown of an entry (`admin::sockets`), and how one is told to close (`order`).
+//! listed. Left out: what is shown of an entry (`admin::sockets`), and when one is told to close
+//! (`drain::ordered`).
 
 mod care;
 mod common;
 mod facts;
-mod order;
+mod filter;
 mod socket;
 #[cfg(test)]
 mod tests;
 mod text;
+mod way;
+mod words;
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -24,14 +27,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use slab::Slab;
 
 use crate::clock;
+use crate::config::Farewell;
 use crate::telemetry::say_full;
 use crate::upstream::worker::{Session, Worker};
 use common::Commons;
 
 pub use care::Asking;
 pub use facts::{Facts, From, LONGEST_LABEL, Label, Labels};
-pub use order::Order;
-pub use socket::{End, Kind, Listed, Socket, State, Transport, Tunnelled, Way};
+pub use filter::Filter;
+pub use socket::{Listed, Socket, Tunnelled};
+pub use way::Way;
+pub use words::{End, Kind, State, Transport};
+
+/// What a tunnel is told to say, and to end with. One for all that are closed together.
+pub type Order = Arc<Farewell>;
 
 /// Parts of the list; [`Sockets::shard`] takes `0..SHARDS`.
 pub const SHARDS: usize = 64;
@@ -72,7 +81,7 @@ struct Shard {
 }
 
 /// Where an entry is, and which of those that were there: never 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id(u64);
 
 impl Id {

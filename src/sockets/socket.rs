@@ -1,7 +1,7 @@
 //! One live socket: what it is, what it has carried, who holds it.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
@@ -10,199 +10,11 @@ use Ordering::{AcqRel, Relaxed};
 use super::care::{Asking, Care};
 use super::common::Common;
 use super::text::Texts;
+use super::way::Way;
+use super::words::{End, Kind, QUIET_S, State, Transport};
 use super::{Facts, Id, Labels, New, Order, lock};
 use crate::clock;
 use crate::upstream::worker::{Session, Worker};
-
-/// How a socket's bytes travel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
-pub enum Transport {
-    /// One request after the other.
-    Polling = 0,
-    /// A tunnel over a connection of its own.
-    WebSocket = 1,
-    /// A tunnel over a stream of HTTP/2 (RFC 8441).
-    WebSocketH2 = 2,
-}
-
-impl Transport {
-    /// All, in the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::Polling, Self::WebSocket, Self::WebSocketH2];
-
-    /// The word for it in answers and metrics.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Polling => "polling",
-            Self::WebSocket => "websocket",
-            Self::WebSocketH2 => "websocket-h2",
-        }
-    }
-}
-
-/// What speaks on a socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// An Engine.IO session.
-    EngineIo,
-    /// Whatever a WebSocket may carry.
-    Plain,
-}
-
-impl Kind {
-    /// The word for it in answers.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::EngineIo => "engine.io",
-            Self::Plain => "plain",
-        }
-    }
-}
-
-/// What a socket is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    /// It was heard of a moment ago.
-    Open,
-    /// Nothing either way for [`QUIET_S`].
-    Quiet,
-    /// Its client owes an answer.
-    Suspect,
-    /// Its worker is drained, in maint or removed.
-    Draining,
-    /// One side has said Close, or it was told to.
-    Closing,
-}
-
-/// Seconds of silence after which a socket is quiet: longer than Engine.IO's 25 s between two pings.
-pub(super) const QUIET_S: u32 = 30;
-
-impl State {
-    /// All of them.
-    pub const ALL: [Self; 5] = [Self::Open, Self::Quiet, Self::Suspect, Self::Draining, Self::Closing];
-
-    /// The word for it in answers.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::Quiet => "quiet",
-            Self::Suspect => "suspect",
-            Self::Draining => "draining",
-            Self::Closing => "closing",
-        }
-    }
-}
-
-/// Why a socket is no more; the `reason` label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum End {
-    /// The client said goodbye: a Close frame, or Engine.IO's close packet.
-    Client = 1,
-    /// The worker said Close.
-    Worker = 2,
-    /// The client's connection ended without a word.
-    ClientGone = 3,
-    /// The worker's connection ended without a word, or the worker is gone.
-    WorkerGone = 4,
-    /// The worker refused its own session.
-    Refused = 5,
-    /// A polling session nobody asked for any more, or whose pin made room.
-    Expired = 6,
-    /// It was silent for too long.
-    Idle = 7,
-    /// Its worker was drained, put to maint or removed.
-    Drained = 8,
-    /// An operator closed it.
-    Operator = 9,
-    /// stickyd stopped.
-    Stopped = 10,
-    /// Its client vanished: its kernel answers no more, or it left a Ping of ours unanswered.
-    Dead = 11,
-}
-
-impl End {
-    /// All, in the order of their numbers.
-    pub const ALL: [Self; 11] = [
-        Self::Client,
-        Self::Worker,
-        Self::ClientGone,
-        Self::WorkerGone,
-        Self::Refused,
-        Self::Expired,
-        Self::Idle,
-        Self::Drained,
-        Self::Operator,
-        Self::Stopped,
-        Self::Dead,
-    ];
-
-    /// The word for it in metrics.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Worker => "worker",
-            Self::ClientGone => "client_gone",
-            Self::WorkerGone => "worker_gone",
-            Self::Refused => "refused",
-            Self::Expired => "expired",
-            Self::Idle => "idle",
-            Self::Drained => "drained",
-            Self::Operator => "operator",
-            Self::Stopped => "stopped",
-            Self::Dead => "dead",
-        }
-    }
-}
-
-/// What went one way. One writer at a time: a tunnel's own thread, or whoever has the lock of the session's pin. Then a
-/// relaxed load and store do; where an upgrade begins while a poll is still open, a count may be lost, and nothing else.
-#[derive(Debug, Default)]
-pub struct Way {
-    bytes: AtomicU64,
-    messages: AtomicU64,
-    /// Seconds ([`clock::now_s`]) of the last of it; 0: none yet.
-    last_s: AtomicU32,
-    /// Of the Close frame; 0: none yet.
-    code: AtomicU16,
-}
-
-impl Way {
-    /// More went this way. The second is never 0: a process has no session in its first.
-    #[inline]
-    pub fn moved(&self, bytes: u64, messages: u32, now_s: u32) {
-        self.bytes.store(self.bytes.load(Relaxed).wrapping_add(bytes), Relaxed);
-        if messages > 0 {
-            self.messages.store(self.messages.load(Relaxed).wrapping_add(messages.into()), Relaxed);
-        }
-        self.last_s.store(now_s, Relaxed);
-    }
-
-    /// A Close frame went this way; 1005: one without a code.
-    pub fn close_said(&self, code: u16) {
-        self.code.store(code, Relaxed);
-    }
-
-    /// Bytes so far: of a tunnel all, of requests and answers their bodies.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load(Relaxed)
-    }
-
-    /// Data messages so far; of a polling session bodies.
-    pub fn messages(&self) -> u64 {
-        self.messages.load(Relaxed)
-    }
-
-    /// Seconds ([`clock::now_s`]) of the last of it.
-    pub fn last_s(&self) -> Option<u32> {
-        Some(self.last_s.load(Relaxed)).filter(|second| *second != 0)
-    }
-
-    /// The code of its Close frame.
-    pub fn code(&self) -> Option<u16> {
-        Some(self.code.load(Relaxed)).filter(|code| *code != 0)
-    }
-}
 
 /// In `holders`: the session's owner, the tunnel; whether it is listed, and whether it was counted in.
 const OWNER: u8 = 1;
@@ -233,8 +45,6 @@ pub struct Socket {
     pub up: Way,
     /// To the client.
     pub down: Way,
-    /// When a Ping of ours left last, seconds ([`clock::now_s`]); 0: none that is unanswered.
-    pub(super) asked_s: AtomicU32,
     transport: AtomicU8,
     pub(super) flags: AtomicU8,
     pub(super) holders: AtomicU8,
@@ -251,7 +61,8 @@ pub(super) struct Cold {
     order: Option<Order>,
     /// The tunnel's task.
     waker: Option<Waker>,
-    pub(super) care: Care,
+    /// Made when there is something to care for: most plain WebSockets never have any.
+    pub(super) care: Option<Box<Care>>,
 }
 
 impl Socket {
@@ -260,19 +71,12 @@ impl Socket {
         Self {
             worker: new.worker.clone(),
             common,
-            cold: Mutex::new(Cold {
-                texts,
-                session: new.session.take(),
-                order: None,
-                waker: None,
-                care: Care::default(),
-            }),
+            cold: Mutex::new(Cold { texts, session: new.session.take(), order: None, waker: None, care: None }),
             id: Id::NONE,
             since_s: now_s,
             generation: new.worker.generation(),
             up: Way::default(),
             down: Way::default(),
-            asked_s: AtomicU32::new(0),
             transport: AtomicU8::new(new.transport as u8),
             flags: AtomicU8::new(0),
             holders: AtomicU8::new(OWNER | LIVE),
