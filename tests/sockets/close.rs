@@ -81,7 +81,10 @@ async fn many_by_a_filter_now_and_over_a_time() {
     assert_eq!((status, &said["matched"], &said["closing"]), (200, &json!(12), &Value::Null), "{said}");
     assert_eq!(watched.count(""), 24, "nothing was done");
     let (status, said) = close(json!({"label.room": "red"}));
-    assert_eq!((status, &said["matched"], &said["tunnels"], &said["closing"]["told"]), (200, &json!(12), &json!(12), &json!(12)));
+    assert_eq!(
+        (status, &said["matched"], &said["tunnels"], &said["closing"]["told"]),
+        (200, &json!(12), &json!(12), &json!(12))
+    );
     for client in &mut red {
         assert_eq!(u16::from(told(client).await.code), 1012);
     }

@@ -70,7 +70,10 @@ async fn every_column_and_filter() {
         assert!(["open", "quiet"].contains(&one["state"].as_str().unwrap()), "{one}");
         let labels = &one["labels"];
         let store = labels["store"].as_str().unwrap();
-        assert_eq!((&labels["user"], &labels["tenant"]), (&json!(format!("u-{store}").split(';').next()), &json!("acme")));
+        assert_eq!(
+            (&labels["user"], &labels["tenant"]),
+            (&json!(format!("u-{store}").split(';').next()), &json!("acme"))
+        );
         let transport = if store == "eight 8" { "polling" } else { "websocket" };
         assert_eq!(one["transport"], transport, "{one}");
         for way in ["up", "down"] {
@@ -148,7 +151,9 @@ async fn every_column_and_filter() {
     // Metrics say the same.
     let metric = |series: &str| watched.proxy.metric(series);
     for (worker, count) in &by_worker {
-        let of = |transport| metric(&format!("stickyd_sockets{{transport=\"{transport}\",upstream=\"app\",worker=\"{worker}\"}}"));
+        let of = |transport| {
+            metric(&format!("stickyd_sockets{{transport=\"{transport}\",upstream=\"app\",worker=\"{worker}\"}}"))
+        };
         assert_eq!((of("polling") + of("websocket")) as usize, *count);
     }
     assert_eq!(metric("stickyd_sockets_opened_total{transport=\"polling\",upstream=\"app\"}"), 10.0);
@@ -168,7 +173,10 @@ async fn every_column_and_filter() {
         workers.iter().map(left).sum::<u32>() == 0
     })
     .await;
-    assert_eq!(reasons.iter().sum::<f64>(), ["client", "worker", "client_gone", "worker_gone", "expired"].map(closed).iter().sum::<f64>());
+    assert_eq!(
+        reasons.iter().sum::<f64>(),
+        ["client", "worker", "client_gone", "worker_gone", "expired"].map(closed).iter().sum::<f64>()
+    );
     assert_eq!(metric("stickyd_socket_lifetime_seconds_count{transport=\"websocket\",upstream=\"app\"}"), 11.0);
     assert_eq!(metric("stickyd_socket_lifetime_seconds_count{transport=\"polling\",upstream=\"app\"}"), 4.0);
 }
@@ -191,7 +199,10 @@ async fn plain_ones_and_their_messages() {
     within(client.next()).await.unwrap().unwrap();
     let one = watched.sockets("protocol=plain&route=/chat").remove(0);
     assert_eq!((&one["sid"], &one["labels"], &one["user_agent"]), (&Value::Null, &json!({}), &Value::Null));
-    assert_eq!((&one["route"], &one["transport"], &one["upstream"]), (&json!("/chat"), &json!("websocket"), &json!("ws")));
+    assert_eq!(
+        (&one["route"], &one["transport"], &one["upstream"]),
+        (&json!("/chat"), &json!("websocket"), &json!("ws"))
+    );
     // A ping is no message; its bytes are bytes: 2 of head and 4 of mask each.
     assert_eq!((&one["up"]["messages"], &one["up"]["bytes"]), (&json!(3), &json!(6 * 4 + 3 * 2 + 1)));
     assert_eq!((&one["down"]["messages"], &one["down"]["bytes"]), (&json!(3), &json!(2 * 4 + 3 * 2 + 1)));
@@ -219,7 +230,10 @@ async fn over_http2() {
     let all = || (0..stickyd::sockets::SHARDS).flat_map(|shard| sockets.shard(shard)).collect::<Vec<_>>();
     until("its session is known by name", || all().iter().any(|one| one.with_texts(|sid, _| !sid.is_empty()))).await;
     let one = all().remove(0);
-    assert_eq!((one.transport().word(), one.tls(), one.agent(), one.kind().word()), ("websocket-h2", true, "Two/2", "engine.io"));
+    assert_eq!(
+        (one.transport().word(), one.tls(), one.agent(), one.kind().word()),
+        ("websocket-h2", true, "Two/2", "engine.io")
+    );
     one.with_texts(|_, labels| assert_eq!(labels, [("store", Some("h2")), ("user", None), ("tenant", None)]));
     drop((io, client, one));
     until("it is gone", || sockets.is_empty()).await;
