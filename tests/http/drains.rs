@@ -12,7 +12,7 @@ const REFUSAL: &str = r#"{"code":1,"message":"Session ID unknown"}"#;
 
 /// Makes sessions, each with a sid of its own and this name in it; answers POSTs and ordinary requests, and lets polls wait
 /// unless their sid ends in `!`.
-pub(super) fn engine(name: &'static str) -> RawWorker {
+pub(crate) fn engine(name: &'static str) -> RawWorker {
     let made = Arc::new(AtomicU32::new(0));
     RawWorker::scripted(move |leg: &mut Leg| {
         while let Some(request) = leg.request() {
@@ -86,7 +86,7 @@ pub(super) fn sessions_at(binary: &Binary, name: &str, count: usize) -> Vec<Stri
     panic!("never {count} sessions at {name}");
 }
 
-pub(super) fn path(sid: &str) -> String {
+pub(crate) fn path(sid: &str) -> String {
     format!("/socket.io/?EIO=4&transport=polling&sid={sid}")
 }
 
