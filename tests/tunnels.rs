@@ -15,6 +15,7 @@ use crate::support::proxy::Proxy;
 
 mod bytes;
 mod counts;
+mod dead;
 mod drain;
 mod ends;
 mod h2;
@@ -22,6 +23,7 @@ mod idle;
 mod limits;
 mod lives;
 mod stop;
+mod trips;
 mod upgrade;
 
 /// Longer than anything here takes on two busy cores.
