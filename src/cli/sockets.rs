@@ -161,13 +161,9 @@ fn labels(one: &Value) -> String {
 
 fn one(said: &Value) -> String {
     let way = |way: &Value| {
+        let last = way["idle_s"].as_u64().map_or(String::new(), |_| format!(", last {} ago", span(&way["idle_s"])));
         let code = way["close_code"].as_u64().map_or(String::new(), |code| format!(", close code {code}"));
-        format!(
-            "{} messages, {}, last {} ago{code}",
-            cell(&way["messages"]),
-            bytes(&way["bytes"]),
-            span(&way["idle_s"])
-        )
+        format!("{} messages, {}{last}{code}", cell(&way["messages"]), bytes(&way["bytes"]))
     };
     list(&[
         ("id", cell(&said["id"])),
@@ -209,13 +205,25 @@ mod tests {
         let said =
             json!({"live": 9, "total": 2, "sockets": [socket("a1", &json!({"store": "7"})), socket("b", &json!({}))]});
         insta::assert_snapshot!(sockets(&said), @r"
-        ID  UPSTREAM  WORKER  TRANSPORT  STATE  ADDRESS       AGE  IDLE  UP  DOWN  BYTES UP  BYTES DOWN  LABELS
+        ID  UPSTREAM  WORKER  TRANSPORT  STATE  ADDRESS      AGE  IDLE  UP  DOWN  BYTES UP  BYTES DOWN  LABELS
         a1  app       w1      websocket  open   192.0.2.1  1m 5s    4s   3    40    1.5 kB       80 MB  store=7
         b   app       w1      websocket  open   192.0.2.1  1m 5s    4s   3    40    1.5 kB       80 MB
 
         2 of 9 live sockets
         ");
-        insta::assert_snapshot!(one(&said["sockets"][0]), @"");
+        insta::assert_snapshot!(one(&said["sockets"][0]), @r"
+        id           a1
+        session      abc
+        worker       app/w1, generation 1
+        route        -
+        client       192.0.2.1, Test/1
+        labels       store=7
+        transport    websocket, TLS: yes, protocol engine.io
+        state        open
+        connected    2026-11-20T11:00:00Z (1m 5s ago)
+        from client  3 messages, 1.5 kB, last 4s ago
+        to client    40 messages, 80 MB, close code 1001
+        ");
     }
 
     #[test]
