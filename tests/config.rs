@@ -17,6 +17,8 @@ mod errors_of_addresses;
 mod guards;
 #[path = "config/health.rs"]
 mod health;
+#[path = "config/labels.rs"]
+mod labels;
 #[path = "config/shipped.rs"]
 mod shipped;
 #[path = "config/tls.rs"]

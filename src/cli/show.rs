@@ -46,6 +46,7 @@ fn status(said: &Value) -> String {
         ),
         ("clients", cell(&said["client_connections"])),
         ("pins", held(&said["pins"])),
+        ("sockets", held(&said["sockets"])),
         ("descriptors", held(&said["descriptors"])),
         ("replay", format!("{} of {}", bytes(&replay["held"]), bytes(&replay["limit"]))),
         ("memory, CPU", format!("{}, {} s", bytes(&process["memory_bytes"]), cell(&process["cpu_s"]))),

@@ -125,9 +125,11 @@ fn every_commented_line_is_right_and_shows_the_default() {
         max_tunnels: app.max_tunnels,
         max_body: app.max_body,
         rate: app.rate,
+        labels: app.labels.clone(),
         ..Upstream::new(app.name.clone(), app.groups.clone(), app.found.clone())
     };
     assert_eq!((app.max_connections, app.max_tunnels, app.max_body), (Some(1000), Some(900), Some(10_000_000)));
+    assert_eq!(app.labels.len(), 3);
     assert!(
         app.rate.requests.is_some() && app.tunnels.ping.is_some() && config.routes[0].guards.rate.handshakes.is_some()
     );
