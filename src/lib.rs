@@ -51,6 +51,7 @@
 
 pub mod admin;
 pub mod affinity;
+pub mod broadcast;
 pub mod bucket;
 pub mod cli;
 pub mod clock;
@@ -72,5 +73,6 @@ pub mod telemetry;
 pub mod thread;
 pub mod tunnel;
 pub mod upstream;
+mod vigil;
 mod watch;
 mod x509;

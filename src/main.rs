@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         Command::Workers(workers) => ExitCode::from(workers.run()),
         Command::Sockets(sockets) => ExitCode::from(sockets.run()),
         Command::Top(top) => ExitCode::from(top.run()),
+        Command::Broadcast(broadcast) => ExitCode::from(broadcast.run()),
         Command::Close(close) => ExitCode::from(close.run()),
         Command::Stats(stats) => ExitCode::from(stats.run()),
         Command::Pin(pin) => ExitCode::from(pin.run()),

@@ -6,6 +6,7 @@
 
 #[macro_use]
 mod macros;
+mod care;
 mod limits;
 mod sockets;
 mod words;
@@ -22,6 +23,7 @@ pub use sockets::SocketSeries;
 pub use words::{Discovery, Guard, Source};
 
 use crate::state::Shared;
+use crate::tunnel::round_trip::Half;
 use crate::upstream::eject::Outcome;
 use crate::upstream::worker::Worker;
 
@@ -38,6 +40,8 @@ pub struct Metrics {
     /// What limits did.
     pub limits: LimitSeries,
     sockets: sockets::SocketsSeries,
+    /// Of connections as they live: round-trips, suspects, what was said to many.
+    pub care: care::CareSeries,
     requests: IntCounterVec,
     seconds: HistogramVec,
     affinity: IntCounterVec,
@@ -142,9 +146,17 @@ pub struct UpstreamSeries {
     pub resent: IntCounter,
     /// Requests that failed because the retry budget was used up.
     pub retries_over_budget: IntCounter,
+    /// Of tunnels' legs: the client's, the worker's.
+    round_trips: [Histogram; 2],
 }
 
 impl UpstreamSeries {
+    /// Of one leg of its tunnels.
+    pub fn round_trip(&self, half: Half) -> &Histogram {
+        let [client, worker] = &self.round_trips;
+        if half == Half::Client { client } else { worker }
+    }
+
     /// Counts an affinity decision.
     pub fn decided(&self, source: Source) {
         if let Some(counter) = self.affinity.get(source as usize) {
@@ -284,6 +296,7 @@ impl Metrics {
             dns_names: register!(r, IntGaugeVec, "stickyd_dns_names", "DNS names by state: resolved, kept (the last lookup gave nothing, the addresses before stay), unresolved (it never had an address).", &["upstream", "state"]),
             limits: LimitSeries::new(&r),
             sockets: sockets::SocketsSeries::new(&r),
+            care: care::CareSeries::new(&r),
             registry: r,
         }
     }
@@ -316,6 +329,7 @@ impl Metrics {
             passed_on: retry("passed_on"),
             resent: retry("resent"),
             retries_over_budget: retry("over_budget"),
+            round_trips: self.care.round_trips(name),
         }
     }
 

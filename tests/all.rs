@@ -7,6 +7,7 @@
     reason = "a test ends by panicking; clippy.toml allows it in #[test] functions only, not in their helpers"
 )]
 
+mod broadcast;
 mod clients_selftest;
 mod config;
 mod corpus;

@@ -8,6 +8,7 @@
 //! the page.
 
 pub(crate) mod auth;
+mod broadcast;
 mod log;
 mod processes;
 mod sessions;
@@ -56,8 +57,8 @@ const CONNECTIONS: usize = 64;
 /// For a request's head to arrive, and for its body.
 const HEAD: Duration = Duration::from_secs(10);
 
-/// Bytes of a request body at most.
-const BODY: usize = 64 * 1024;
+/// Bytes of a request body at most: a broadcast of 64 KiB, however its JSON spells it.
+const BODY: usize = 512 * 1024;
 
 /// Who may write, and how a reload is asked for.
 pub struct Settings {
@@ -148,7 +149,19 @@ pub async fn serve(bound: Bound, shared: Arc<Shared>, settings: Settings, tasks:
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(samples));
     }
     let closings = Arc::default();
-    let api = Api { shared, reload, stopping, processes, history, closings, tasks: tasks.clone(), stop: stop.clone() };
+    let broadcasting = Arc::default();
+    let (tasks_of_api, stop_of_api) = (tasks.clone(), stop.clone());
+    let api = Api {
+        shared,
+        reload,
+        stopping,
+        processes,
+        history,
+        closings,
+        broadcasting,
+        tasks: tasks_of_api,
+        stop: stop_of_api,
+    };
     let served = match bound {
         Bound::None => return,
         Bound::Tcp(listener, address) => {
@@ -237,6 +250,8 @@ struct Api {
     processes: Arc<Processes>,
     history: Arc<History>,
     closings: Arc<Closings>,
+    /// Locked while a broadcast is under way.
+    broadcasting: Arc<tokio::sync::Mutex<()>>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -262,7 +277,8 @@ fn refuse(status: StatusCode, why: impl Into<String>) -> Refusal {
 }
 
 /// What may be asked, besides `/metrics`: each path with its methods, as `conf/openapi.json` has them.
-pub const PATHS: [(&str, &[&str]); 15] = [
+pub const PATHS: [(&str, &[&str]); 16] = [
+    ("/api/v1/broadcast", &["post"]),
     ("/api/v1/explain", &["get"]),
     ("/api/v1/health", &["get"]),
     ("/api/v1/log", &["get", "put"]),
@@ -283,6 +299,7 @@ pub const PATHS: [(&str, &[&str]); 15] = [
 /// The handlers of a path of [`PATHS`].
 fn handlers(path: &str) -> MethodRouter<Api> {
     match path {
+        "/api/v1/broadcast" => post(broadcast::send),
         "/api/v1/explain" => get(sessions::explain),
         "/api/v1/health" => get(status::health),
         "/api/v1/log" => get(log::show).put(log::set),

@@ -4,6 +4,7 @@
 //! `--worker` say it all), a check without a file is nothing. Leaves out starting anything: `main` does that with the
 //! [`Config`] from [`Run::load`]. Commands end with a `u8`, because only `main` decides how the process ends.
 
+mod broadcast;
 mod close;
 mod progress;
 mod reload;
@@ -21,6 +22,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Config, Loaded, Sources};
 
+pub use broadcast::Broadcast;
 pub use close::Close;
 pub use reload::Reload;
 pub use remote::{Admin, Asking, Refusal, Remote};
@@ -58,6 +60,8 @@ pub enum Command {
     Sockets(Sockets),
     /// Show workers and the busiest sockets, again and again
     Top(Top),
+    /// Send a text, or a Socket.IO event, to WebSockets' clients
+    Broadcast(Broadcast),
     /// Close sockets: by id, or all that fit a filter, at once or over a time
     Close(Close),
     /// Show counters, and rates over the last minute

@@ -21,6 +21,7 @@ mod resolve;
 mod routes;
 mod sources;
 mod tls;
+mod tunnels;
 mod upstream;
 mod values;
 mod worker_tls;
@@ -49,6 +50,7 @@ pub use log::{Log, LogFormat, check_level};
 pub(crate) use resolve::look_up;
 pub use sources::{Look, Sources};
 pub use tls::{Certificate, ClientAuth, Tls};
+pub use tunnels::Tunnels;
 pub(crate) use values::digits;
 pub use worker_tls::WorkerTls;
 pub use workers::{At, Found, Group};
@@ -179,6 +181,8 @@ pub struct Upstream {
     /// A tunnel silent both ways for this long is closed. `None`: the session's own pingInterval + pingTimeout + 5 s, or
     /// one hour where no ping numbers are known.
     pub tunnel_idle: Option<Duration>,
+    /// What is made of its tunnels' pings, and what may be said on them.
+    pub tunnels: Tunnels,
     /// When live failures eject a worker.
     pub eject: Eject,
     /// How long a worker that comes back (from an ejection, from not being up, from a restart) is eased in; default 10 s.
@@ -228,6 +232,7 @@ impl Upstream {
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(60),
             tunnel_idle: None,
+            tunnels: Tunnels::default(),
             eject: Eject::default(),
             slow_start: Duration::from_secs(10),
             retry_budget: 20,

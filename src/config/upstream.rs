@@ -10,7 +10,7 @@ use super::error::Span;
 use super::file::{Item, Section, Text};
 use super::values::{duration, percent, size, word};
 use super::workers::{self, Entry};
-use super::{AdminState, Affinity, SameSite, Upstream, drain, eject, guards, health, labels, worker_tls};
+use super::{AdminState, Affinity, SameSite, Upstream, drain, eject, guards, health, labels, tunnels, worker_tls};
 
 /// An upstream with the places that later checks point at.
 pub(super) struct Read {
@@ -84,6 +84,7 @@ pub(super) fn read(context: &Context<'_>, name: Text, item: Item<'_>) -> Option<
     if let Some(interval) = time("dns_interval", DNS_TIMES) {
         upstream.dns_interval = interval;
     }
+    upstream.tunnels = tunnels::read(&mut section);
     bounds(&mut section, &mut upstream);
     section.finish();
     Some(Read { upstream, name: name.span, same_site, entries })

@@ -49,7 +49,7 @@ pub struct SocketSeries {
     pub upgraded: IntCounter,
     /// Sockets the list had no room for.
     pub unlisted: IntCounter,
-    closed: [IntCounter; 10],
+    closed: [IntCounter; End::ALL.len()],
     codes: [[IntCounter; CODES.len()]; 2],
     lives: [Histogram; 3],
     /// Of sockets that ended: messages and bytes, up and down.
@@ -135,7 +135,7 @@ impl SocketsSeries {
             opened: register!(r, IntCounterVec, "stickyd_sockets_opened_total", "Sockets that began, by the transport they began with.", &["upstream", "transport"]),
             upgraded: register!(r, IntCounterVec, "stickyd_sockets_upgraded_total", "Polling sessions that moved to a WebSocket.", &["upstream"]),
             unlisted: register!(r, IntCounterVec, "stickyd_sockets_unlisted_total", "Sockets the list had no room for.", &["upstream"]),
-            closed: register!(r, IntCounterVec, "stickyd_sockets_closed_total", "Sockets that ended, by reason: client, worker (said so), client_gone, worker_gone (without a word), refused (its worker lost it), expired (nobody asked for it any more), idle, drained, operator, stopped.", &["upstream", "reason"]),
+            closed: register!(r, IntCounterVec, "stickyd_sockets_closed_total", "Sockets that ended, by reason: client, worker (said so), client_gone, worker_gone (without a word), refused (its worker lost it), expired (nobody asked for it any more), idle, drained, operator, stopped, dead (the client vanished).", &["upstream", "reason"]),
             codes: register!(r, IntCounterVec, "stickyd_close_codes_total", "Close frames of sockets that ended, up (from clients) and down (to clients), by code; 1005: none in it.", &["upstream", "direction", "code"]),
             lives,
             messages: register!(r, IntCounterVec, "stickyd_socket_messages_total", "Messages of sockets, up (from clients) and down (to clients); of polling sessions bodies.", &["upstream", "direction"]),

@@ -75,7 +75,11 @@ impl Job {
     pub fn tunnel<'a>(&'a self, worker: &'a Arc<Worker>, seat: Option<Session>) -> New<'a> {
         let transport = if self.conn.http2 { Transport::WebSocketH2 } else { Transport::WebSocket };
         let engine = matches!(self.ask.kind, Kind::Handshake | Kind::Session { .. });
-        let kind = if engine { sockets::Kind::EngineIo } else { sockets::Kind::Plain };
+        let kind = if engine || self.facts.as_deref().is_some_and(Facts::engine_io) {
+            sockets::Kind::EngineIo
+        } else {
+            sockets::Kind::Plain
+        };
         New { worker, session: seat, transport, kind, sid: &[], facts: self.facts.as_deref() }
     }
 

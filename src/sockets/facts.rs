@@ -54,6 +54,7 @@ pub struct Facts {
     pub(super) labels: Box<[u8]>,
     pub(super) address: IpAddr,
     pub(super) tls: bool,
+    engine_io: bool,
 }
 
 impl Facts {
@@ -75,7 +76,13 @@ impl Facts {
             labels: packed.into_boxed_slice(),
             address: client.address,
             tls: client.secure,
+            engine_io: session::recognise(query).is_some(),
         }
+    }
+
+    /// Whether its query is Engine.IO's, also where its upstream does not look at sessions.
+    pub fn engine_io(&self) -> bool {
+        self.engine_io
     }
 }
 
@@ -83,7 +90,13 @@ impl Facts {
     /// Of a socket whose request was not looked at.
     pub(super) fn nothing() -> Self {
         let common = Key { route: None, agent: Box::default(), labels: Arc::default() };
-        Self { common, labels: Box::default(), address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), tls: false }
+        Self {
+            common,
+            labels: Box::default(),
+            address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            tls: false,
+            engine_io: false,
+        }
     }
 }
 

@@ -10,6 +10,7 @@
 //! listed. Left out: what is shown of an entry (`admin::sockets`), and when one is told to close
 //! (`drain::ordered`).
 
+mod care;
 mod common;
 mod facts;
 mod filter;
@@ -31,6 +32,7 @@ use crate::telemetry::say_full;
 use crate::upstream::worker::{Session, Worker};
 use common::Commons;
 
+pub use care::Asking;
 pub use facts::{Facts, From, LONGEST_LABEL, Label, Labels};
 pub use filter::Filter;
 pub use socket::{Listed, Socket, Tunnelled};

@@ -7,6 +7,7 @@ use std::task::Waker;
 
 use Ordering::{AcqRel, Relaxed};
 
+use super::care::{Asking, Care};
 use super::common::Common;
 use super::text::Texts;
 use super::way::Way;
@@ -17,20 +18,24 @@ use crate::upstream::worker::{Session, Worker};
 
 /// In `holders`: the session's owner, the tunnel; whether it is listed, and whether it was counted in.
 const OWNER: u8 = 1;
-const TUNNEL: u8 = 2;
+pub(super) const TUNNEL: u8 = 2;
 const LIVE: u8 = 4;
 const COUNTED: u8 = 8;
 
-/// In `flags`: an operator wants it closed; its client owes an answer; one side has said Close.
+/// In `flags`: an operator wants it closed; its client owes an answer; one side has said Close; it is called to say a
+/// message, to ask by a Ping, or to end.
 const ORDERED: u8 = 1;
 const SUSPECT: u8 = 2;
 const PARTING: u8 = 4;
+pub(super) const POSTED: u8 = 8;
+pub(super) const ASKED: u8 = 16;
+pub(super) const GIVEN_UP: u8 = 32;
 
 /// One live socket.
 pub struct Socket {
     worker: Arc<Worker>,
     common: Arc<Common>,
-    cold: Mutex<Cold>,
+    pub(super) cold: Mutex<Cold>,
     id: Id,
     /// Seconds ([`clock::now_s`]).
     since_s: u32,
@@ -41,21 +46,23 @@ pub struct Socket {
     /// To the client.
     pub down: Way,
     transport: AtomicU8,
-    flags: AtomicU8,
-    holders: AtomicU8,
+    pub(super) flags: AtomicU8,
+    pub(super) holders: AtomicU8,
     end: AtomicU8,
     kind: Kind,
     tls: bool,
 }
 
 /// What is not touched on the way of a message.
-struct Cold {
+pub(super) struct Cold {
     texts: Texts,
     /// In its worker's count for as long as somebody owns the session.
     session: Option<Session>,
     order: Option<Order>,
     /// The tunnel's task.
     waker: Option<Waker>,
+    /// Made when there is something to care for: most plain WebSockets never have any.
+    pub(super) care: Option<Box<Care>>,
 }
 
 impl Socket {
@@ -64,7 +71,7 @@ impl Socket {
         Self {
             worker: new.worker.clone(),
             common,
-            cold: Mutex::new(Cold { texts, session: new.session.take(), order: None, waker: None }),
+            cold: Mutex::new(Cold { texts, session: new.session.take(), order: None, waker: None, care: None }),
             id: Id::NONE,
             since_s: now_s,
             generation: new.worker.generation(),
@@ -186,6 +193,11 @@ impl Socket {
         }
     }
 
+    /// Whether one side has said Close.
+    pub fn has_parted(&self) -> bool {
+        self.flags.load(Relaxed) & PARTING != 0
+    }
+
     /// Why it ends, if nobody has said so before.
     pub fn ends(&self, why: End) {
         let _ = self.end.compare_exchange(0, why as u8, Relaxed, Relaxed);
@@ -293,6 +305,11 @@ impl Tunnelled {
     pub fn new(socket: Arc<Socket>) -> Self {
         socket.holders.fetch_or(TUNNEL, AcqRel);
         Self(socket)
+    }
+
+    /// For a Ping to its client.
+    pub fn asking(&self) -> Asking {
+        Asking::new(&self.0)
     }
 
     /// The session has moved to the tunnel: it ends with it.

@@ -103,11 +103,13 @@ pub enum End {
     Operator = 9,
     /// stickyd stopped.
     Stopped = 10,
+    /// Its client vanished: its kernel answers no more, or it left a Ping of ours unanswered.
+    Dead = 11,
 }
 
 impl End {
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Client,
         Self::Worker,
         Self::ClientGone,
@@ -118,6 +120,7 @@ impl End {
         Self::Drained,
         Self::Operator,
         Self::Stopped,
+        Self::Dead,
     ];
 
     /// The word for it in metrics.
@@ -133,6 +136,7 @@ impl End {
             Self::Drained => "drained",
             Self::Operator => "operator",
             Self::Stopped => "stopped",
+            Self::Dead => "dead",
         }
     }
 }

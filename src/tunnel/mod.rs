@@ -4,7 +4,9 @@
 //! worker, never the snapshot (invariant 9).
 
 pub mod frames;
+mod insert;
 pub mod relay;
+pub mod round_trip;
 pub mod stream;
 pub mod upgrade;
 mod way;
@@ -19,7 +21,11 @@ use hyper::http::response::Parts;
 use hyper::{Response, StatusCode, Version};
 use tokio::io::AsyncReadExt;
 
+use frames::Signal;
+use round_trip::{Half, RoundTrips};
+
 use crate::affinity::{Choice, Hold};
+use crate::clock;
 use crate::config::Farewell;
 use crate::listener::{TunnelOf, tunnel_of};
 use crate::proxy::Job;
@@ -29,7 +35,7 @@ use crate::proxy::forward::set_cookie;
 use crate::proxy::headers;
 use crate::proxy::record::Record;
 use crate::proxy::respond::{self, Problem};
-use crate::sockets::{Listed, Transport, Tunnelled};
+use crate::sockets::{self, Listed, Transport, Tunnelled};
 use crate::upstream::Carried;
 use crate::upstream::connect::{InUse, Lease};
 use crate::upstream::io::WorkerIo;
@@ -80,6 +86,20 @@ impl Terms {
             return self.socket.ordered().map(|order| Farewell::clone(&order));
         }
         self.tunnel.worker().admin.ending().map(|ending| ending.farewell.clone())
+    }
+
+    /// What a small frame said, and over which half it came.
+    fn heed(&self, from: Half, signal: Signal) {
+        let socket = &*self.socket;
+        if let Signal::Close(code) = signal {
+            let way = if from == Half::Client { &socket.up } else { &socket.down };
+            // As RFC 6455 §7.4.1 calls a Close without one.
+            way.close_said(code.unwrap_or(1005));
+        } else if RoundTrips::is_about(signal, socket.kind() == sockets::Kind::EngineIo)
+            && let Some((half, took)) = socket.pinged(from, signal, clock::now_tenths())
+        {
+            self.upstream.series.round_trip(half).observe(took.as_secs_f64());
+        }
     }
 
     /// Bytes went to the worker.

@@ -8,6 +8,7 @@
 //! Each direction is a [`Way`]. The tunnel is over when both sources have ended and both sinks are gone; a deadline bounds
 //! every wait that a peer could draw out.
 
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -15,9 +16,12 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::frames::{self, CloseCode, FirstText, Sender};
+use super::insert::Insert;
+use super::round_trip::Half;
 use super::way::{Sink, Step, Way, step};
 use super::{Plan, Terms, whole_seconds};
 use crate::affinity::session;
+use crate::broadcast::Fate;
 use crate::clock;
 use crate::listener::conn::ClientIo;
 use crate::sockets::End;
@@ -87,21 +91,27 @@ impl Relay {
             if self.settle() {
                 (ask_up, ask_down) = (true, true);
             }
+            // What is ours is no sign of life.
+            let own = self.down.insert.is_some();
             let unsent = (self.up.rest.len(), self.down.rest.len());
             let (mut up, mut down) = (Step::Blocked, Step::Blocked);
             if ask_up {
-                up = step(&mut self.client, &mut self.worker, &mut self.up, cx, buffer, false);
+                up = step(&mut self.client, &mut self.worker, &mut self.up, cx, buffer, false, |signal| {
+                    self.terms.heed(Half::Client, signal);
+                });
                 self.after_up(up);
             }
             if ask_down {
                 let to_boundary = self.wanted.is_some();
                 let most = self.client.appetite().min(buffer.len());
                 let lent = buffer.get_mut(..most).unwrap_or_default();
-                down = step(&mut self.worker, &mut self.client, &mut self.down, cx, lent, to_boundary);
+                down = step(&mut self.worker, &mut self.client, &mut self.down, cx, lent, to_boundary, |signal| {
+                    self.terms.heed(Half::Worker, signal);
+                });
                 self.after_down(down, buffer);
             }
             moved |= matches!(up, Step::Moved(_)) || matches!(down, Step::Moved(_));
-            moved |= self.up.rest.len() < unsent.0 || self.down.rest.len() < unsent.1;
+            moved |= self.up.rest.len() < unsent.0 || (self.down.rest.len() < unsent.1 && !own);
             if (up, down) == (Step::Blocked, Step::Blocked) {
                 return moved;
             }
@@ -116,7 +126,7 @@ impl Relay {
 
     fn after_up(&mut self, step: Step) {
         match step {
-            Step::Blocked | Step::Discarded | Step::Boundary => {}
+            Step::Blocked | Step::Discarded | Step::Boundary | Step::Inserted => {}
             Step::Moved(bytes) => {
                 let messages = std::mem::take(&mut self.up.messages);
                 self.terms.went_up(bytes, messages, self.now_s());
@@ -129,20 +139,20 @@ impl Relay {
                 self.up.finish();
             }
             // What it sent before it broke still goes to the worker; nothing goes to it.
-            Step::Broke => {
-                self.terms.socket.ends(End::ClientGone);
+            Step::Broke(how) => {
+                self.client_broke(how);
                 self.up.finish();
                 self.down.sink_is_gone();
                 self.wait_at_most(ECHO);
             }
             // The other direction will read why, and tell the client.
-            Step::SinkBroke => {}
+            Step::SinkBroke(_) => {}
         }
     }
 
     fn after_down(&mut self, step: Step, buffer: &[u8]) {
         match step {
-            Step::Blocked | Step::Discarded => {}
+            Step::Blocked | Step::Discarded | Step::Inserted => {}
             Step::Moved(bytes) => {
                 let messages = std::mem::take(&mut self.down.messages);
                 self.terms.went_down(bytes, messages, self.now_s());
@@ -152,14 +162,24 @@ impl Relay {
                 }
             }
             Step::Ended => self.worker_left(),
-            Step::Broke => {
+            Step::Broke(_) => {
                 self.up.sink_is_gone();
                 self.worker_left();
             }
             // What the client sent before is still read, and passed on.
-            Step::SinkBroke => self.wait_at_most(ECHO),
+            Step::SinkBroke(how) => {
+                if how == ErrorKind::TimedOut {
+                    self.client_broke(how);
+                }
+                self.wait_at_most(ECHO);
+            }
             Step::Boundary => self.say_close(),
         }
+    }
+
+    /// A time-out is its kernel's silence; whatever else, somebody said.
+    fn client_broke(&mut self, how: ErrorKind) {
+        self.terms.socket.ends(if how == ErrorKind::TimedOut { End::Dead } else { End::ClientGone });
     }
 
     /// At most a tick late, and no clock read a message.
@@ -178,7 +198,43 @@ impl Relay {
     fn close(&mut self, code: CloseCode) {
         if self.down.sink == Sink::Open && !self.down.source_ended && !self.down.observer.close_seen() {
             self.wanted = Some(code);
+            self.down.insert.take_if(|insert| insert.waits());
         }
+    }
+
+    /// Somebody has something for the client. Where the tunnel parts, or is no WebSocket, it is too late for that.
+    fn answer_call(&mut self) {
+        let socket = &*self.terms.socket;
+        let parts = self.wanted.is_some()
+            || self.down.sink != Sink::Open
+            || self.up.observer.close_seen()
+            || self.down.observer.close_seen()
+            || !self.is_websocket();
+        self.down.insert.take_if(|insert| insert.gives_way());
+        match socket.posted() {
+            None => {}
+            Some(posted) if parts => posted.missed(Fate::Closing),
+            Some(posted) if self.down.insert.is_some() => posted.missed(Fate::Slow),
+            Some(posted) => self.down.insert = Some(Insert::message(posted)),
+        }
+        if socket.is_asked() && !parts && self.down.insert.is_none() {
+            self.down.insert = Some(Insert::ping(self.terms.socket.asking()));
+        }
+    }
+
+    /// Whether it was given up, and nothing of its client's has been read meanwhile or waits for the worker.
+    fn is_dead(&self, bytes_up: u64) -> bool {
+        let socket = &self.terms.socket;
+        if !socket.is_called() || !socket.is_given_up() {
+            return false;
+        }
+        let lives = self.terms.bytes_up != bytes_up || !self.up.rest.is_empty();
+        if lives {
+            socket.lives();
+        } else {
+            socket.ends(End::Dead);
+        }
+        !lives
     }
 
     /// At a boundary of the worker's frames.
@@ -289,6 +345,10 @@ impl Future for Relay {
             // The hard deadline of a drain: who has not parted by then is cut.
             this.wait_at_most(ECHO);
         }
+        if this.terms.socket.is_called() {
+            this.answer_call();
+        }
+        let bytes_up = this.terms.bytes_up;
         let thread = this.live.thread().clone();
         let mut buffer = thread.buffer.borrow_mut();
         if this.pump(cx, &mut buffer) {
@@ -301,6 +361,9 @@ impl Future for Relay {
         }
         if this.up.sink == Sink::Gone && this.down.sink == Sink::Gone {
             this.wait_at_most(ECHO);
+        }
+        if this.is_dead(bytes_up) {
+            return Poll::Ready(());
         }
         // Last, so that a deadline set above knows whom to wake.
         if this.over() || this.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {

@@ -5,14 +5,15 @@
 //! take our Close, or the client's echo of it, from the peer that has not read it yet. Left out: what follows for the other
 //! direction, and for the tunnel (`super::relay`).
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::frames::{Observer, Sender};
+use super::frames::{Observer, Sender, Signal};
+use super::insert::Insert;
 
 /// One direction.
 pub(super) struct Way {
@@ -26,6 +27,8 @@ pub(super) struct Way {
     pub(super) sink: Sink,
     /// Messages whose end was read since somebody asked.
     pub(super) messages: u32,
+    /// Something of ours that waits for its place, or is on its way behind what was sent before it.
+    pub(super) insert: Option<Box<Insert>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,19 +53,21 @@ pub(super) enum Step {
     Discarded,
     /// The source ended, for the first time.
     Ended,
-    /// The source broke.
-    Broke,
-    /// The sink broke.
-    SinkBroke,
+    /// The source broke; how.
+    Broke(ErrorKind),
+    /// The sink broke; how.
+    SinkBroke(ErrorKind),
     /// At a frame boundary, as asked.
     Boundary,
+    /// Something of ours has found its place; it is written next.
+    Inserted,
 }
 
 impl Way {
     pub(super) fn new(from: Sender, first: Bytes) -> Self {
         let mut observer = Observer::new(from);
         let messages = observer.feed(&first).messages;
-        Self { observer, rest: first, unflushed: false, source_ended: false, sink: Sink::Open, messages }
+        Self { observer, rest: first, unflushed: false, source_ended: false, sink: Sink::Open, messages, insert: None }
     }
 
     /// Nothing more is taken; the sink is told the end behind the rest.
@@ -75,6 +80,7 @@ impl Way {
     pub(super) fn sink_is_gone(&mut self) {
         self.sink = Sink::Gone;
         self.rest = Bytes::new();
+        self.insert = None;
     }
 
     /// Its source ended, or sent a whole Close, behind which nothing may come (RFC 6455 §5.5.1).
@@ -91,7 +97,7 @@ impl Way {
         while !self.rest.is_empty() {
             let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.rest))?;
             if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                return Poll::Ready(Err(ErrorKind::WriteZero.into()));
             }
             self.unflushed = true;
             drop(self.rest.split_to(written));
@@ -110,6 +116,37 @@ impl Way {
     }
 }
 
+impl Way {
+    /// Between two frames, or messages, with nothing left to write: what waits goes in here.
+    fn insert_here(&mut self) -> bool {
+        match self.insert.take_if(|insert| insert.is_over() || self.observer.close_seen()) {
+            Some(_) => false,
+            None => self.place_in(&[]).is_some(),
+        }
+    }
+
+    /// What waits goes in among these bytes, which were read and are about to be sent; they, and it, are what is to be
+    /// written then.
+    fn place_in(&mut self, bytes: &[u8]) -> Option<()> {
+        let insert = self.insert.as_mut().filter(|insert| insert.waits())?;
+        let at = self.observer.next_place(bytes, insert.is_message())?;
+        let frame = insert.take();
+        self.rest = match bytes.split_at_checked(at) {
+            Some((before, behind)) if !bytes.is_empty() => [before, &frame, behind].concat().into(),
+            // Shared with all others that are told the same.
+            _ => frame,
+        };
+        Some(())
+    }
+
+    /// All that was to be written was.
+    fn wrote_all(&mut self) {
+        if let Some(insert) = self.insert.take_if(|insert| !insert.waits()) {
+            insert.arrived();
+        }
+    }
+}
+
 /// One read and one write, or what keeps them from happening. With `to_boundary` it stops at the first frame boundary and
 /// drops what the sender sent behind it.
 pub(super) fn step(
@@ -119,13 +156,14 @@ pub(super) fn step(
     cx: &mut Context<'_>,
     buffer: &mut [u8],
     to_boundary: bool,
+    heed: impl FnMut(Signal),
 ) -> Step {
     if way.sink != Sink::Gone {
         match way.poll_sink(to, cx) {
-            Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(_)) => {
+            Poll::Ready(Ok(())) => way.wrote_all(),
+            Poll::Ready(Err(error)) => {
                 way.sink_is_gone();
-                return Step::SinkBroke;
+                return Step::SinkBroke(error.kind());
             }
             Poll::Pending => return Step::Blocked,
         }
@@ -138,28 +176,36 @@ pub(super) fn step(
     if to_boundary && way.observer.at_frame_boundary() {
         return Step::Boundary;
     }
+    let inserts = way.insert.is_some() && passing && !to_boundary;
+    if inserts && way.insert_here() {
+        return Step::Inserted;
+    }
     let mut read = ReadBuf::new(buffer);
     match Pin::new(from).poll_read(cx, &mut read) {
         Poll::Pending => return Step::Blocked,
         Poll::Ready(Ok(())) if !read.filled().is_empty() => {}
         Poll::Ready(ended) => {
             way.source_ended = true;
-            return if ended.is_ok() { Step::Ended } else { Step::Broke };
+            return ended.map_or_else(|error| Step::Broke(error.kind()), |()| Step::Ended);
         }
     }
     let mut bytes = read.filled();
     if to_boundary && let Some(end) = way.observer.next_boundary(bytes) {
         bytes = bytes.get(..end).unwrap_or_default();
     }
-    way.messages = way.messages.wrapping_add(way.observer.feed(bytes).messages);
+    let placed = inserts && way.place_in(bytes).is_some();
+    way.messages = way.messages.wrapping_add(way.observer.feed_heeding(bytes, heed).messages);
+    if placed {
+        return Step::Moved(bytes.len());
+    }
     if !passing {
         return Step::Discarded;
     }
     let written = match Pin::new(to).poll_write(cx, bytes) {
         Poll::Ready(Ok(written)) => written,
-        Poll::Ready(Err(_)) => {
+        Poll::Ready(Err(error)) => {
             way.sink_is_gone();
-            return Step::SinkBroke;
+            return Step::SinkBroke(error.kind());
         }
         Poll::Pending => 0,
     };

@@ -116,11 +116,11 @@ fn describe(closing: &Closing) -> Value {
     })
 }
 
-fn wrong(why: impl Into<String>) -> Refusal {
+pub(in crate::admin) fn wrong(why: impl Into<String>) -> Refusal {
     refuse(StatusCode::UNPROCESSABLE_ENTITY, why)
 }
 
-fn object(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
+pub(in crate::admin) fn object(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(Map::new());
     }
@@ -159,7 +159,7 @@ fn spread(fields: &mut Map<String, Value>) -> Result<Duration, Refusal> {
     Ok(spread)
 }
 
-fn boolean(fields: &mut Map<String, Value>, name: &str) -> Result<bool, Refusal> {
+pub(in crate::admin) fn boolean(fields: &mut Map<String, Value>, name: &str) -> Result<bool, Refusal> {
     match fields.remove(name) {
         None => Ok(false),
         Some(Value::Bool(is)) => Ok(is),
@@ -168,7 +168,7 @@ fn boolean(fields: &mut Map<String, Value>, name: &str) -> Result<bool, Refusal>
 }
 
 /// What is left are texts; a number stands for itself.
-fn texts(fields: &mut Map<String, Value>) -> Result<HashMap<String, String>, Refusal> {
+pub(in crate::admin) fn texts(fields: &mut Map<String, Value>) -> Result<HashMap<String, String>, Refusal> {
     let text = |(name, value): (String, Value)| match value {
         Value::String(text) => Ok((name, text)),
         Value::Number(number) => Ok((name, number.to_string())),

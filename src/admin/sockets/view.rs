@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Map, Value, json};
 
 use crate::sockets::{Socket, Way};
+use crate::tunnel::round_trip::{Leg, Quality};
 
 /// As it is at this second.
 pub(in crate::admin) fn describe(socket: &Socket, now_s: u32) -> Value {
@@ -16,6 +17,7 @@ pub(in crate::admin) fn describe(socket: &Socket, now_s: u32) -> Value {
         let label = |(name, value): &(&str, Option<&str>)| Some(((*name).to_owned(), Value::from((*value)?)));
         (sid, labels.iter().filter_map(label).collect::<Map<_, _>>())
     });
+    let (trips, quality) = (socket.round_trips(), socket.quality());
     json!({
         "id": socket.id().to_string(),
         "sid": sid,
@@ -34,7 +36,18 @@ pub(in crate::admin) fn describe(socket: &Socket, now_s: u32) -> Value {
         "age_s": age_s,
         "up": way(&socket.up, now_s),
         "down": way(&socket.down, now_s),
+        "round_trip": { "client": leg(&trips.client), "worker": leg(&trips.worker) },
+        "quality": quality.map(Quality::word),
     })
+}
+
+/// What pings that passed have measured of one leg; null: none did.
+fn leg(leg: &Leg) -> Option<Value> {
+    let ms = |time: Duration| time.as_secs_f64() * 1_000.0;
+    let measured = leg.measured()?;
+    Some(
+        json!({ "last_ms": ms(measured.last), "smoothed_ms": ms(measured.smoothed), "longest_ms": ms(measured.longest) }),
+    )
 }
 
 fn way(way: &Way, now_s: u32) -> Value {
