@@ -30,7 +30,9 @@ impl Said {
         let length = body.len();
         let request = format!("POST /api/v1/broadcast HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}");
         let answer = Raw::connect_unix(&self.0).ask(&request);
-        (answer.status(), serde_json::from_slice(&answer.body).unwrap_or_else(|_| answer.text().into()))
+        let said = serde_json::from_slice(&answer.body).unwrap_or_else(|_| panic!("{}", answer.text()));
+        is_as_described(answer.status(), &said);
+        (answer.status(), said)
     }
 
     /// The same away from the test's own runtime, which has to read meanwhile.
@@ -38,6 +40,18 @@ impl Said {
         let said = Self(self.0.clone());
         tokio::task::spawn_blocking(move || said.broadcast(&body)).await.unwrap()
     }
+}
+
+/// Every answer is held against the document.
+fn is_as_described(status: u16, said: &Value) {
+    let document: Value = serde_json::from_str(include_str!("../conf/openapi.json")).unwrap();
+    let described = &document["paths"]["/api/v1/broadcast"]["post"]["responses"][status.to_string()];
+    let mut schema = described["content"]["application/json"]["schema"].clone();
+    assert!(schema.is_object(), "{status} is not described: {said}");
+    schema["components"] = document["components"].clone();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let errors: Vec<_> = validator.iter_errors(said).map(|error| error.to_string()).collect();
+    assert!(errors.is_empty(), "{errors:#?}\n{said:#}");
 }
 
 /// An upstream of these workers that allows it, with its admin listener.

@@ -183,7 +183,21 @@ fn one(said: &Value) -> String {
         ("connected", format!("{} ({} ago)", cell(&said["connected_at"]), span(&said["age_s"]))),
         ("from client", way(&said["up"])),
         ("to client", way(&said["down"])),
+        ("round-trips", trips(said)),
     ])
+}
+
+/// What was measured, leg by leg.
+fn trips(one: &Value) -> String {
+    let leg = |name: &str| {
+        let leg = &one["round_trip"][name];
+        let ms = |key: &str| leg[key].as_f64().map(|ms| format!("{ms:.1} ms"));
+        let (last, smoothed, longest) = (ms("last_ms")?, ms("smoothed_ms")?, ms("longest_ms")?);
+        Some(format!("{name} {smoothed} (last {last}, longest {longest})"))
+    };
+    let legs: Vec<_> = ["client", "worker"].into_iter().filter_map(leg).collect();
+    let quality = one["quality"].as_str().map(|quality| format!(": {quality}")).unwrap_or_default();
+    if legs.is_empty() { "-".to_owned() } else { format!("{}{quality}", legs.join(", ")) }
 }
 
 #[cfg(test)]
@@ -197,7 +211,8 @@ mod tests {
             "user_agent": "Test/1", "labels": labels, "protocol": "engine.io", "transport": "websocket", "tls": true,
             "state": "open", "connected_at": "2026-11-20T11:00:00Z", "age_s": 65,
             "up": {"messages": 3, "bytes": 1500, "idle_s": 4, "close_code": null},
-            "down": {"messages": 40, "bytes": 80_000_000, "idle_s": null, "close_code": 1001}})
+            "down": {"messages": 40, "bytes": 80_000_000, "idle_s": null, "close_code": 1001}, "quality": "good",
+            "round_trip": {"client": {"last_ms": 90.1, "smoothed_ms": 100.25, "longest_ms": 400.0}, "worker": null}})
     }
 
     #[test]
@@ -223,6 +238,7 @@ mod tests {
         connected    2026-11-20T11:00:00Z (1m 5s ago)
         from client  3 messages, 1.5 kB, last 4s ago
         to client    40 messages, 80 MB, close code 1001
+        round-trips  client 100.2 ms (last 90.1 ms, longest 400.0 ms): good
         ");
     }
 

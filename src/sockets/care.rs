@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::socket::{ASKED, GIVEN_UP, POSTED, Socket, TUNNEL};
-use super::{Kind, Transport, lock};
+use super::{Kind, Order, Transport, lock};
 use crate::broadcast::{Fate, Posted};
 use crate::tunnel::frames::Signal;
 use crate::tunnel::round_trip::{Half, Quality, RoundTrips, Tenths};
@@ -22,8 +22,18 @@ pub(super) struct Care {
     asked_s: Option<NonZeroU32>,
     /// As of the last walk of the vigil; `None`: its client's leg was not measured.
     quality: Option<Quality>,
+    /// What an operator has its tunnel say, and end with.
+    pub(super) order: Option<Order>,
     /// Waits for the tunnel to take it; one at a time.
     post: Option<Box<Posted>>,
+}
+
+impl Care {
+    /// Its tunnel is no more; the message that tunnel did not take.
+    pub(super) fn leave(&mut self) -> Option<Box<Posted>> {
+        (self.order, self.asked_s) = (None, None);
+        self.post.take()
+    }
 }
 
 impl Socket {

@@ -58,7 +58,6 @@ pub(super) struct Cold {
     texts: Texts,
     /// In its worker's count for as long as somebody owns the session.
     session: Option<Session>,
-    order: Option<Order>,
     /// The tunnel's task.
     waker: Option<Waker>,
     /// Made when there is something to care for: most plain WebSockets never have any.
@@ -71,7 +70,7 @@ impl Socket {
         Self {
             worker: new.worker.clone(),
             common,
-            cold: Mutex::new(Cold { texts, session: new.session.take(), order: None, waker: None, care: None }),
+            cold: Mutex::new(Cold { texts, session: new.session.take(), waker: None, care: None }),
             id: Id::NONE,
             since_s: now_s,
             generation: new.worker.generation(),
@@ -213,10 +212,11 @@ impl Socket {
     pub fn order(&self, order: &Order) -> bool {
         let waker = {
             let mut cold = lock(&self.cold);
-            if cold.order.is_some() || self.holders.load(Relaxed) & TUNNEL == 0 {
+            let told = cold.care.as_ref().is_some_and(|care| care.order.is_some());
+            if told || self.holders.load(Relaxed) & TUNNEL == 0 {
                 return false;
             }
-            cold.order = Some(order.clone());
+            cold.care.get_or_insert_default().order = Some(order.clone());
             cold.waker.clone()
         };
         self.ends(End::Operator);
@@ -235,7 +235,7 @@ impl Socket {
 
     /// What its tunnel is to say.
     pub fn ordered(&self) -> Option<Order> {
-        lock(&self.cold).order.clone()
+        lock(&self.cold).care.as_ref().and_then(|care| care.order.clone())
     }
 
     /// Its tunnel's task, once: it stays the same for the tunnel's life.
@@ -329,10 +329,11 @@ impl std::ops::Deref for Tunnelled {
 
 impl Drop for Tunnelled {
     fn drop(&mut self) {
-        {
+        let _posted = {
             let mut cold = lock(&self.0.cold);
-            (cold.waker, cold.order) = (None, None);
-        }
+            cold.waker = None;
+            cold.care.as_mut().and_then(|care| care.leave())
+        };
         if self.0.transport() == Transport::Polling {
             // It was only tried: the session goes on polling.
             self.0.flags.fetch_and(!PARTING, Relaxed);

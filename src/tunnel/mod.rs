@@ -22,12 +22,14 @@ use hyper::{Response, StatusCode, Version};
 use tokio::io::AsyncReadExt;
 
 use frames::Signal;
+use insert::Insert;
 use round_trip::{Half, RoundTrips};
 
 use crate::affinity::{Choice, Hold};
 use crate::clock;
 use crate::config::Farewell;
 use crate::listener::{TunnelOf, tunnel_of};
+use crate::metrics::UpstreamSeries;
 use crate::proxy::Job;
 use crate::proxy::ask::Kind;
 use crate::proxy::body::Reply;
@@ -75,6 +77,8 @@ struct Terms {
     tunnel: Count,
     /// Until the worker's leg has ended.
     in_use: Option<InUse>,
+    /// Something of ours for the client that waits for its place, or is on its way.
+    insert: Option<Box<Insert>>,
     _session: (Option<Hold>, Option<Listed>),
     _of_address: Option<TunnelOf>,
 }
@@ -86,20 +90,6 @@ impl Terms {
             return self.socket.ordered().map(|order| Farewell::clone(&order));
         }
         self.tunnel.worker().admin.ending().map(|ending| ending.farewell.clone())
-    }
-
-    /// What a small frame said, and over which half it came.
-    fn heed(&self, from: Half, signal: Signal) {
-        let socket = &*self.socket;
-        if let Signal::Close(code) = signal {
-            let way = if from == Half::Client { &socket.up } else { &socket.down };
-            // As RFC 6455 §7.4.1 calls a Close without one.
-            way.close_said(code.unwrap_or(1005));
-        } else if RoundTrips::is_about(signal, socket.kind() == sockets::Kind::EngineIo)
-            && let Some((half, took)) = socket.pinged(from, signal, clock::now_tenths())
-        {
-            self.upstream.series.round_trip(half).observe(took.as_secs_f64());
-        }
     }
 
     /// Bytes went to the worker.
@@ -118,6 +108,19 @@ impl Terms {
     fn went_down(&mut self, bytes: usize, messages: u32, now_s: u32) {
         self.bytes_down += bytes as u64;
         self.socket.down.moved(bytes as u64, messages, now_s);
+    }
+}
+
+/// What a small frame said, and over which half it came.
+fn heed(socket: &sockets::Socket, series: &UpstreamSeries, from: Half, signal: Signal) {
+    if let Signal::Close(code) = signal {
+        let way = if from == Half::Client { &socket.up } else { &socket.down };
+        // As RFC 6455 §7.4.1 calls a Close without one.
+        way.close_said(code.unwrap_or(1005));
+    } else if RoundTrips::is_about(signal, socket.kind() == sockets::Kind::EngineIo)
+        && let Some((half, took)) = socket.pinged(from, signal, clock::now_tenths())
+    {
+        series.round_trip(half).observe(took.as_secs_f64());
     }
 }
 
@@ -232,6 +235,7 @@ fn terms(job: &Job, choice: &mut Choice, in_use: InUse) -> Box<Terms> {
         bytes_down: 0,
         tunnel: choice.worker.tunnel(),
         in_use: Some(in_use),
+        insert: None,
         _session: (hold, listed),
         _of_address: match job.conn.listener.trusts(job.client.address) {
             true => None,

@@ -18,8 +18,8 @@ use bytes::Bytes;
 use super::frames::{self, CloseCode, FirstText, Sender};
 use super::insert::Insert;
 use super::round_trip::Half;
-use super::way::{Sink, Step, Way, step};
-use super::{Plan, Terms, whole_seconds};
+use super::way::{Ours, Sink, Step, Way, step};
+use super::{Plan, Terms, heed, whole_seconds};
 use crate::affinity::session;
 use crate::broadcast::Fate;
 use crate::clock;
@@ -92,22 +92,23 @@ impl Relay {
                 (ask_up, ask_down) = (true, true);
             }
             // What is ours is no sign of life.
-            let own = self.down.insert.is_some();
+            let own = self.terms.insert.is_some();
             let unsent = (self.up.rest.len(), self.down.rest.len());
             let (mut up, mut down) = (Step::Blocked, Step::Blocked);
             if ask_up {
-                up = step(&mut self.client, &mut self.worker, &mut self.up, cx, buffer, false, |signal| {
-                    self.terms.heed(Half::Client, signal);
-                });
+                let terms = &*self.terms;
+                let heed = |signal| heed(&terms.socket, &terms.upstream.series, Half::Client, signal);
+                let ours = Ours { to_boundary: false, insert: &mut None, heed };
+                up = step(&mut self.client, &mut self.worker, &mut self.up, cx, buffer, ours);
                 self.after_up(up);
             }
             if ask_down {
-                let to_boundary = self.wanted.is_some();
                 let most = self.client.appetite().min(buffer.len());
                 let lent = buffer.get_mut(..most).unwrap_or_default();
-                down = step(&mut self.worker, &mut self.client, &mut self.down, cx, lent, to_boundary, |signal| {
-                    self.terms.heed(Half::Worker, signal);
-                });
+                let Terms { socket, upstream, insert, .. } = &mut *self.terms;
+                let heed = |signal| heed(socket, &upstream.series, Half::Worker, signal);
+                let ours = Ours { to_boundary: self.wanted.is_some(), insert, heed };
+                down = step(&mut self.worker, &mut self.client, &mut self.down, cx, lent, ours);
                 self.after_down(down, buffer);
             }
             moved |= matches!(up, Step::Moved(_)) || matches!(down, Step::Moved(_));
@@ -143,6 +144,7 @@ impl Relay {
                 self.client_broke(how);
                 self.up.finish();
                 self.down.sink_is_gone();
+                self.terms.insert = None;
                 self.wait_at_most(ECHO);
             }
             // The other direction will read why, and tell the client.
@@ -168,6 +170,7 @@ impl Relay {
             }
             // What the client sent before is still read, and passed on.
             Step::SinkBroke(how) => {
+                self.terms.insert = None;
                 if how == ErrorKind::TimedOut {
                     self.client_broke(how);
                 }
@@ -198,27 +201,27 @@ impl Relay {
     fn close(&mut self, code: CloseCode) {
         if self.down.sink == Sink::Open && !self.down.source_ended && !self.down.observer.close_seen() {
             self.wanted = Some(code);
-            self.down.insert.take_if(|insert| insert.waits());
+            self.terms.insert.take_if(|insert| insert.waits());
         }
     }
 
     /// Somebody has something for the client. Where the tunnel parts, or is no WebSocket, it is too late for that.
     fn answer_call(&mut self) {
-        let socket = &*self.terms.socket;
         let parts = self.wanted.is_some()
             || self.down.sink != Sink::Open
             || self.up.observer.close_seen()
             || self.down.observer.close_seen()
             || !self.is_websocket();
-        self.down.insert.take_if(|insert| insert.gives_way());
+        let Terms { socket, insert, .. } = &mut *self.terms;
+        insert.take_if(|insert| insert.gives_way());
         match socket.posted() {
             None => {}
             Some(posted) if parts => posted.missed(Fate::Closing),
-            Some(posted) if self.down.insert.is_some() => posted.missed(Fate::Slow),
-            Some(posted) => self.down.insert = Some(Insert::message(posted)),
+            Some(posted) if insert.is_some() => posted.missed(Fate::Slow),
+            Some(posted) => *insert = Some(Insert::message(posted)),
         }
-        if socket.is_asked() && !parts && self.down.insert.is_none() {
-            self.down.insert = Some(Insert::ping(self.terms.socket.asking()));
+        if socket.is_asked() && !parts && insert.is_none() {
+            *insert = Some(Insert::ping(socket.asking()));
         }
     }
 

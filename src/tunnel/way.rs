@@ -27,8 +27,6 @@ pub(super) struct Way {
     pub(super) sink: Sink,
     /// Messages whose end was read since somebody asked.
     pub(super) messages: u32,
-    /// Something of ours that waits for its place, or is on its way behind what was sent before it.
-    pub(super) insert: Option<Box<Insert>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +65,7 @@ impl Way {
     pub(super) fn new(from: Sender, first: Bytes) -> Self {
         let mut observer = Observer::new(from);
         let messages = observer.feed(&first).messages;
-        Self { observer, rest: first, unflushed: false, source_ended: false, sink: Sink::Open, messages, insert: None }
+        Self { observer, rest: first, unflushed: false, source_ended: false, sink: Sink::Open, messages }
     }
 
     /// Nothing more is taken; the sink is told the end behind the rest.
@@ -80,7 +78,6 @@ impl Way {
     pub(super) fn sink_is_gone(&mut self) {
         self.sink = Sink::Gone;
         self.rest = Bytes::new();
-        self.insert = None;
     }
 
     /// Its source ended, or sent a whole Close, behind which nothing may come (RFC 6455 §5.5.1).
@@ -116,27 +113,37 @@ impl Way {
     }
 }
 
-impl Way {
+/// What stickyd does with a direction besides moving it.
+pub(super) struct Ours<'a, F> {
+    /// It stops at the first frame boundary, and drops what the sender sent behind it.
+    pub(super) to_boundary: bool,
+    /// Something of ours that waits for its place, or is on its way behind what was sent before it.
+    pub(super) insert: &'a mut Option<Box<Insert>>,
+    /// Told what small frames say.
+    pub(super) heed: F,
+}
+
+impl<F> Ours<'_, F> {
     /// Between two frames, or messages, with nothing left to write: what waits goes in here.
-    fn insert_here(&mut self) -> bool {
-        match self.insert.take_if(|insert| insert.is_over() || self.observer.close_seen()) {
+    fn insert_here(&mut self, way: &mut Way) -> bool {
+        match self.insert.take_if(|insert| insert.is_over() || way.observer.close_seen()) {
             Some(_) => false,
-            None => self.place_in(&[]).is_some(),
+            None => self.place_in(way, &[]),
         }
     }
 
-    /// What waits goes in among these bytes, which were read and are about to be sent; they, and it, are what is to be
-    /// written then.
-    fn place_in(&mut self, bytes: &[u8]) -> Option<()> {
-        let insert = self.insert.as_mut().filter(|insert| insert.waits())?;
-        let at = self.observer.next_place(bytes, insert.is_message())?;
+    /// What waits goes in among these bytes, which were read and are about to be sent, if there is a place; they, and it,
+    /// are what is to be written then.
+    fn place_in(&mut self, way: &mut Way, bytes: &[u8]) -> bool {
+        let Some(insert) = self.insert.as_mut().filter(|insert| insert.waits()) else { return false };
+        let Some(at) = way.observer.next_place(bytes, insert.is_message()) else { return false };
         let frame = insert.take();
-        self.rest = match bytes.split_at_checked(at) {
+        way.rest = match bytes.split_at_checked(at) {
             Some((before, behind)) if !bytes.is_empty() => [before, &frame, behind].concat().into(),
             // Shared with all others that are told the same.
             _ => frame,
         };
-        Some(())
+        true
     }
 
     /// All that was to be written was.
@@ -147,20 +154,18 @@ impl Way {
     }
 }
 
-/// One read and one write, or what keeps them from happening. With `to_boundary` it stops at the first frame boundary and
-/// drops what the sender sent behind it.
+/// One read and one write, or what keeps them from happening.
 pub(super) fn step(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     way: &mut Way,
     cx: &mut Context<'_>,
     buffer: &mut [u8],
-    to_boundary: bool,
-    heed: impl FnMut(Signal),
+    mut ours: Ours<'_, impl FnMut(Signal)>,
 ) -> Step {
     if way.sink != Sink::Gone {
         match way.poll_sink(to, cx) {
-            Poll::Ready(Ok(())) => way.wrote_all(),
+            Poll::Ready(Ok(())) => ours.wrote_all(),
             Poll::Ready(Err(error)) => {
                 way.sink_is_gone();
                 return Step::SinkBroke(error.kind());
@@ -172,12 +177,12 @@ pub(super) fn step(
         return Step::Blocked;
     }
     let passing = way.sink == Sink::Open;
-    let to_boundary = to_boundary && passing;
+    let to_boundary = ours.to_boundary && passing;
     if to_boundary && way.observer.at_frame_boundary() {
         return Step::Boundary;
     }
-    let inserts = way.insert.is_some() && passing && !to_boundary;
-    if inserts && way.insert_here() {
+    let inserts = ours.insert.is_some() && passing && !to_boundary;
+    if inserts && ours.insert_here(way) {
         return Step::Inserted;
     }
     let mut read = ReadBuf::new(buffer);
@@ -193,8 +198,8 @@ pub(super) fn step(
     if to_boundary && let Some(end) = way.observer.next_boundary(bytes) {
         bytes = bytes.get(..end).unwrap_or_default();
     }
-    let placed = inserts && way.place_in(bytes).is_some();
-    way.messages = way.messages.wrapping_add(way.observer.feed_heeding(bytes, heed).messages);
+    let placed = inserts && ours.place_in(way, bytes);
+    way.messages = way.messages.wrapping_add(way.observer.feed_heeding(bytes, ours.heed).messages);
     if placed {
         return Step::Moved(bytes.len());
     }

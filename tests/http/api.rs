@@ -236,7 +236,9 @@ fn every_answer_is_as_the_document_says() {
         };
         methods.as_object().unwrap().iter().flat_map(answers).collect::<Vec<_>>()
     });
-    let unseen: Vec<String> = described.filter(|answer| !api.seen.contains(answer)).collect();
+    // Broadcasts are held against it in `broadcast`.
+    let here = described.filter(|answer| !answer.starts_with("post /api/v1/broadcast "));
+    let unseen: Vec<String> = here.filter(|answer| !api.seen.contains(answer)).collect();
     assert_eq!(unseen, ["post /api/v1/reload 503"], "only while stickyd stops");
 }
 
