@@ -170,7 +170,7 @@ impl Order {
     fn number(by: &str, socket: &Socket, now_s: u32) -> u64 {
         let (up, down) = (&socket.up, &socket.down);
         match by {
-            "idle" => now_s.saturating_sub(up.last_s().max(down.last_s()).unwrap_or(socket.since_s())).into(),
+            "idle" => now_s.saturating_sub(up.last_s().max(down.last_s()).unwrap_or_else(|| socket.since_s())).into(),
             "messages" => up.messages() + down.messages(),
             "messages_up" => up.messages(),
             "messages_down" => down.messages(),

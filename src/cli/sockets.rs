@@ -96,7 +96,7 @@ impl Sockets {
     pub fn run(&self) -> u8 {
         match &self.id {
             Some(id) => self.asking.show(&format!("/api/v1/sockets/{}", encoded(id)), one),
-            None => self.asking.show(&self.path(), |said| sockets(said)),
+            None => self.asking.show(&self.path(), sockets),
         }
     }
 

@@ -135,25 +135,27 @@ impl Sockets {
         let facts = new.facts.unwrap_or(&nothing);
         let common = self.commons.get(&self.own, facts);
         let socket = Socket::new(&mut new, facts, common, clock::now_s());
-        let listed = if self.len.fetch_add(1, Relaxed) < self.cap { self.list(socket) } else { Err(socket) };
-        Listed::new(listed.unwrap_or_else(|socket| {
-            self.len.fetch_sub(1, Relaxed);
-            new.worker.series.sockets.unlisted.inc();
-            say_full!("the list of sockets is full: one more lives unlisted ([limits] sockets)");
-            Arc::new(socket)
-        }))
+        Listed::new(self.list(socket))
     }
 
-    /// Puts it on the list; back where a shard has no number left for it.
-    fn list(&self, mut socket: Socket) -> Result<Arc<Socket>, Socket> {
+    /// Puts it on the list, if there is room.
+    fn list(&self, mut socket: Socket) -> Arc<Socket> {
         let number = self.opened.fetch_add(1, Relaxed) % SHARDS;
-        let Some(mut shard) = self.shards.get(number).map(lock) else { return Err(socket) };
-        shard.lives = shard.lives.wrapping_add(1).max(1);
-        let Some(id) = Id::new(shard.lives, shard.entries.vacant_key(), number) else { return Err(socket) };
-        socket.set_id(id);
-        let socket = Arc::new(socket);
-        shard.entries.insert(socket.clone());
-        Ok(socket)
+        if self.len.fetch_add(1, Relaxed) < self.cap
+            && let Some(mut shard) = self.shards.get(number).map(lock)
+        {
+            shard.lives = shard.lives.wrapping_add(1).max(1);
+            if let Some(id) = Id::new(shard.lives, shard.entries.vacant_key(), number) {
+                socket.set_id(id);
+                let socket = Arc::new(socket);
+                shard.entries.insert(socket.clone());
+                return socket;
+            }
+        }
+        self.len.fetch_sub(1, Relaxed);
+        socket.worker().series.sockets.unlisted.inc();
+        say_full!("the list of sockets is full: one more lives unlisted ([limits] sockets)");
+        Arc::new(socket)
     }
 
     /// Takes it off the list.

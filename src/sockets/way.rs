@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
 pub struct Way {
     bytes: AtomicU64,
     messages: AtomicU64,
-    /// Seconds ([`clock::now_s`]) of the last of it; 0: none yet.
+    /// The second behind the last of it ([`crate::clock::now_s`]); 0: none yet.
     last_s: AtomicU32,
     /// Of the Close frame; 0: none yet.
     code: AtomicU16,
@@ -23,7 +23,7 @@ impl Way {
         if messages > 0 {
             self.messages.store(self.messages.load(Relaxed).wrapping_add(messages.into()), Relaxed);
         }
-        self.last_s.store(now_s, Relaxed);
+        self.last_s.store(now_s.saturating_add(1), Relaxed);
     }
 
     /// A Close frame went this way; 1005: one without a code.
@@ -43,7 +43,7 @@ impl Way {
 
     /// Seconds ([`clock::now_s`]) of the last of it.
     pub fn last_s(&self) -> Option<u32> {
-        Some(self.last_s.load(Relaxed)).filter(|second| *second != 0)
+        self.last_s.load(Relaxed).checked_sub(1)
     }
 
     /// The code of its Close frame.
