@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 
 use super::{RawWorker, frame, masked, read, read_all, tunnel, until, within};
+use crate::support::h2::Secured;
 use crate::support::proxy::Proxy;
 
 /// A Ping of stickyd's.
@@ -124,11 +125,12 @@ async fn inside_a_network_of_its_own() {
     ip("addr add 10.99.0.2/32 dev lo");
     let worker = RawWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
-    let from = async |address: [u8; 4]| {
+    let to = async |proxy: &Proxy, address: [u8; 4]| {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.bind((address, 0).into()).unwrap();
         socket.connect(proxy.address).await.unwrap()
     };
+    let from = async |address| to(&proxy, address).await;
     let gone_at = [10, 99, 0, 2];
     // Silent tunnels, on both addresses; one with bytes under way; an open poll; a connection that rests.
     let (mut silent, mut living, mut busy) = (from(gone_at).await, from([127, 0, 0, 1]).await, from(gone_at).await);
@@ -142,6 +144,11 @@ async fn inside_a_network_of_its_own() {
     let (mut once_far, _) = worker.accept().await;
     once_far.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
     super::head_of(&mut resting).await.unwrap();
+    // And a connection of HTTP/2 with a tunnel on it.
+    let secured = Secured::before(&[worker.address], "");
+    let http2 = to(secured.proxy(), gone_at).await;
+    let http2 = secured.client_on(http2, &h2::client::Builder::new()).await;
+    let (_stream, mut stream_far) = super::h2::tunnel(&http2, &worker).await;
     until("all are counted", || proxy.metric("stickyd_client_connections") == 5.0).await;
 
     // From here on nothing reaches it, and nothing comes from it.
@@ -160,12 +167,17 @@ async fn inside_a_network_of_its_own() {
         assert!(nothing.is_empty());
         took
     };
-    let took = tokio::join!(end("silent", &mut silent_far), end("busy", &mut busy_far), end("poll", &mut poll_far));
+    let took = tokio::join!(
+        end("silent", &mut silent_far),
+        end("busy", &mut busy_far),
+        end("poll", &mut poll_far),
+        end("stream", &mut stream_far)
+    );
     let rests =
         tokio::time::timeout(patience, until("it is gone", || proxy.metric("stickyd_client_connections") == 1.0));
     rests.await.unwrap();
     println!("resting: {:?}", began.elapsed());
-    for took in [took.0, took.1, took.2] {
+    for took in [took.0, took.1, took.2, took.3] {
         assert!(took < Duration::from_secs(32), "{took:?}");
         assert!(took > Duration::from_secs(20), "{took:?}: too soon for a client in a tunnel");
     }
