@@ -24,6 +24,7 @@
 //! | [`tunnel`] | upgraded connections |
 //! | [`sockets`] | every live socket: tunnels and polling sessions, to be listed, filtered, closed |
 //! | [`admin`], [`metrics`], [`telemetry`] | what an operator sees |
+//! | [`broadcast`], `vigil` | what is said to many sockets; who owes an answer, and who is dead |
 //! | [`cli`] | what an operator types |
 //! | [`server`], [`drain`], [`reload`], `watch` | start, stop, change |
 //! | [`systemd`] | what systemd is told, and the sockets it gives |

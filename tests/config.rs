@@ -25,6 +25,8 @@ mod shipped;
 mod tls;
 #[path = "config/told.rs"]
 mod told;
+#[path = "config/tunnels.rs"]
+mod tunnels;
 
 use std::io;
 use std::net::IpAddr;

@@ -126,7 +126,7 @@ fn describe(matched: usize, counts: &Counts, took: Duration) -> Value {
     let mut fates: Map<String, Value> =
         Fate::ALL.iter().zip(counts).map(|(fate, count)| (fate.word().to_owned(), (*count).into())).collect();
     let reached = fates.remove(Fate::Reached.word());
-    json!({ "matched": matched, "reached": reached, "not_reached": fates, "took_ms": took.as_millis() as u64 })
+    json!({ "matched": matched, "reached": reached, "not_reached": fates, "took_ms": u64::try_from(took.as_millis()).ok() })
 }
 
 /// What is to be sent.

@@ -181,7 +181,7 @@ impl Relay {
     }
 
     /// A time-out is its kernel's silence; whatever else, somebody said.
-    fn client_broke(&mut self, how: ErrorKind) {
+    fn client_broke(&self, how: ErrorKind) {
         self.terms.socket.ends(if how == ErrorKind::TimedOut { End::Dead } else { End::ClientGone });
     }
 

@@ -302,11 +302,12 @@ mod tests {
             for (leg, naive) in [(&trips.client, &client), (&trips.worker, &worker)] {
                 let (last, longest) = (naive.took.last(), naive.took.iter().max());
                 let told = leg.measured();
-                prop_assert_eq!(told.map(|told| told.last.as_micros() as u64 / 100), last.copied());
-                prop_assert_eq!(told.map(|told| told.longest.as_micros() as u64 / 100), longest.copied());
+                let count = |time: Duration| u64::try_from(time.as_micros() / 100).unwrap();
+                prop_assert_eq!(told.map(|told| count(told.last)), last.copied());
+                prop_assert_eq!(told.map(|told| count(told.longest)), longest.copied());
                 // The smoothed one never leaves the range of what was measured.
                 let least = naive.took.iter().min();
-                let smoothed = told.map(|told| told.smoothed.as_micros() as u64 / 100);
+                let smoothed = told.map(|told| count(told.smoothed));
                 prop_assert!(smoothed >= least.copied() && smoothed <= longest.copied(), "{:?}", smoothed);
             }
         }

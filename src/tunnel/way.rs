@@ -220,3 +220,6 @@ pub(super) fn step(
     }
     Step::Moved(bytes.len())
 }
+
+#[cfg(test)]
+mod tests;

@@ -125,3 +125,52 @@ async fn plain_clients_hear_a_text_once() {
     assert_eq!((status, fates(&answer)), (200, json!({"reached": 20})), "{answer}");
     assert_eq!(told, [1; 20]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_says_who_was_reached() {
+    let worker = WsEcho::start(&[]).await;
+    let (proxy, said) = allowing(&[worker.address()]);
+    let url = format!("ws://{}/ws", proxy.address);
+    let (mut client, _) = within(tokio_tungstenite::connect_async(url)).await.unwrap();
+    client.send(Message::text("x")).await.unwrap();
+    within(client.next()).await.unwrap().unwrap();
+    let run = |arguments: &[&str]| {
+        let admin = format!("unix:{}", said.0.display());
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_stickyd"));
+        let done = command.arg("broadcast").args(arguments).args(["--admin", &admin]).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (done.status.code(), text(&done.stdout), text(&done.stderr))
+    };
+    let (code, out, err) = run(&["--text", "to all", "--all"]);
+    assert_eq!((code, out.as_str(), err.as_str()), (Some(0), "1 of 1 sockets were reached\n", ""));
+    assert_eq!(within(client.next()).await.unwrap().unwrap(), Message::text("to all"));
+    let (_, out, _) =
+        run(&["--event", "news", "--arg", "7", "--arg", "{\"a\": 1}", "--arg", "plain words", "--upstream", "app"]);
+    assert!(out.starts_with("0 of 1 sockets were reached\n1 of the other kind"), "{out}");
+    let (code, _, err) = run(&["--text", "to nobody", "--address", "10.0.0.0/8"]);
+    assert_eq!((code, err.trim()), (Some(1), "error: no live socket fits: nothing was sent"));
+    assert_eq!(run(&["--text", "to whom"]).0, Some(1));
+    assert_eq!(run(&["--all"]).0, Some(2), "nothing to send");
+}
+
+/// What is allowed is what the file says now, also for the clients there are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_allows_it() {
+    let worker = WsEcho::start(&[]).await;
+    let toml = format!("state_dir = \".\"\n[upstream.app]\nworkers = [{:?}]\n", worker.address());
+    let binary = tokio::task::block_in_place(|| crate::support::proxy::Binary::with(&toml));
+    let said = Said(binary.admin());
+    let url = format!("ws://{}/ws", binary.address);
+    let (mut client, _) = within(tokio_tungstenite::connect_async(url)).await.unwrap();
+    client.send(Message::text("x")).await.unwrap();
+    within(client.next()).await.unwrap().unwrap();
+    let hello = json!({"text": "hello", "all": true});
+    assert_eq!(said.broadcasting(hello.clone()).await.0, 403);
+    let file = binary.directory.join("stickyd.toml");
+    let text = std::fs::read_to_string(&file).unwrap() + "broadcast = true\n";
+    std::fs::write(&file, text).unwrap();
+    tokio::task::block_in_place(|| binary.says(&["reloaded"]));
+    let (status, answer) = said.broadcasting(hello).await;
+    assert_eq!((status, fates(&answer)), (200, json!({"reached": 1})), "{answer}");
+    assert_eq!(within(client.next()).await.unwrap().unwrap(), Message::text("hello"));
+}
