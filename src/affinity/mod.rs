@@ -320,7 +320,11 @@ pub fn close(shared: &Shared, socket: &Arc<Socket>) -> bool {
             pin.end()
         })
     });
-    ended.flatten().flatten().is_some()
+    let ended = ended.flatten().flatten().is_some();
+    if ended {
+        shared.sockets.one_ended();
+    }
+    ended
 }
 
 fn due_at(worker: &Worker, slot: Slot, key: Key) -> Option<u64> {

@@ -21,7 +21,7 @@ mod text;
 mod way;
 mod words;
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use slab::Slab;
@@ -69,6 +69,8 @@ pub struct Sockets {
     /// Sockets that came so far; chooses the shard.
     opened: AtomicUsize,
     cap: usize,
+    /// Polling sessions closed so far.
+    ended: AtomicU32,
     /// Itself, for entries that go.
     own: Weak<Self>,
 }
@@ -110,6 +112,7 @@ impl Sockets {
             len: AtomicUsize::new(0),
             opened: AtomicUsize::new(0),
             cap,
+            ended: AtomicU32::new(0),
             own: own.clone(),
         })
     }
@@ -127,6 +130,16 @@ impl Sockets {
     /// Entries at most.
     pub fn capacity(&self) -> usize {
         self.cap
+    }
+
+    /// An operator has ended a polling session: the poll it waits with has to be told.
+    pub fn one_ended(&self) {
+        self.ended.fetch_add(1, Relaxed);
+    }
+
+    /// Unlike the number of before once polling sessions were ended; wraps.
+    pub fn ended(&self) -> u32 {
+        self.ended.load(Relaxed)
     }
 
     /// A socket, on the list until the guard goes, and every tunnel on it. It counts once it [`begins`](Socket::begins).

@@ -12,13 +12,14 @@ use crate::support::raw::{Leg, Message, Raw, RawWorker, eventually, ok};
 const REFUSAL: &str = r#"{"code":1,"message":"Session ID unknown"}"#;
 
 /// Makes sessions, each with a sid of its own and this name in it; answers POSTs and ordinary requests, lets polls wait
-/// unless their sid ends in `!`, and grants WebSockets, to say nothing on them.
+/// unless their sid ends in `!`, and grants WebSockets at
+/// `/ws`, to say nothing on them.
 pub(crate) fn engine(name: &'static str) -> RawWorker {
     let made = Arc::new(AtomicU32::new(0));
     RawWorker::scripted(move |leg: &mut Leg| {
         while let Some(request) = leg.request() {
             let target = request.target();
-            let answer = if let Some(key) = request.header("sec-websocket-key") {
+            let answer = if let Some(key) = request.header("sec-websocket-key").filter(|_| target.starts_with("/ws")) {
                 let accept = derive_accept_key(key.as_bytes());
                 let grant = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: ";
                 leg.send(format!("{grant}{accept}\r\n\r\n"));

@@ -13,7 +13,7 @@ use super::Watched;
 use crate::http::drains::{engine, path};
 use crate::support::h2::within;
 use crate::support::node::{Worker, WsEcho};
-use crate::support::raw::Raw;
+use crate::support::raw::{Raw, eventually};
 
 type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -156,10 +156,21 @@ fn a_polling_session() {
     let sockets = watched.sockets("transport=polling");
     assert_eq!(sockets.len(), 3);
     let sid = sockets[0]["sid"].as_str().unwrap();
+    // Its worker has nothing to say to this one.
+    let mut open = Raw::connect(watched.proxy.address);
+    open.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", path(sid)));
+    let held = format!("sid={sid}");
+    eventually("its poll is open", || !watched.sockets(&held)[0]["up"]["idle_s"].is_null());
     let id = sockets[0]["id"].as_str().unwrap();
     let (status, said) = watched.close(&format!("/api/v1/sockets/{id}/close"), &json!({}));
     assert_eq!((status, &said["transport"]), (200, &json!("polling")), "{said}");
     assert_eq!(watched.count(""), 2);
+    let ended = open.answer();
+    assert_eq!(
+        (ended.status(), ended.text().contains("Session ID unknown")),
+        (400, true),
+        "the poll that waits is told"
+    );
     let refused = Raw::connect(watched.proxy.address).get(&path(sid));
     assert_eq!(refused.status(), 400);
     assert!(refused.text().contains("Session ID unknown"), "{}", refused.text());
