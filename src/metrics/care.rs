@@ -1,6 +1,6 @@
 //! Connections as they live: how quick they are, who owes an answer, what operators said to many.
 
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 use super::vec_or_empty;
 use crate::broadcast::{Counts, Fate};
@@ -14,7 +14,7 @@ pub struct CareSeries {
     trips: HistogramVec,
     suspects: IntGaugeVec,
     qualities: IntGaugeVec,
-    broadcast: IntCounterVec,
+    broadcast: [IntCounter; Fate::ALL.len()],
 }
 
 impl CareSeries {
@@ -25,11 +25,12 @@ impl CareSeries {
         if let Err(error) = r.register(Box::new(trips.clone())) {
             tracing::error!(%error, "a metric could not be registered");
         }
+        let broadcast = register!(r, IntCounterVec, "stickyd_broadcast_sockets_total", "Sockets broadcasts were for: reached, or why not: denied (broadcast is not allowed), polling, not_ready, other_kind (no text or no event for it), closing, slow.", &["result"]);
         Self {
             trips,
             suspects: register!(r, IntGaugeVec, "stickyd_sockets_suspect", "WebSockets whose client owes an answer: to a Ping of stickyd's, to one of its worker's, or Engine.IO's own.", &["upstream"]),
             qualities: register!(r, IntGaugeVec, "stickyd_sockets_quality", "WebSockets whose client's leg was measured, by quality (round_trip): excellent, good, poor.", &["upstream", "quality"]),
-            broadcast: register!(r, IntCounterVec, "stickyd_broadcast_sockets_total", "Sockets broadcasts were for: reached, or why not: denied (broadcast is not allowed), polling, not_ready, other_kind (no text or no event for it), closing, slow.", &["result"]),
+            broadcast: Fate::ALL.map(|fate| broadcast.with_label_values(&[fate.word()])),
         }
     }
 
@@ -52,8 +53,8 @@ impl CareSeries {
 
     /// Counts a broadcast that is over.
     pub fn broadcast(&self, counts: &Counts) {
-        for (fate, count) in Fate::ALL.into_iter().zip(counts) {
-            self.broadcast.with_label_values(&[fate.word()]).inc_by(u64::from(*count));
+        for (counter, count) in self.broadcast.iter().zip(counts) {
+            counter.inc_by(u64::from(*count));
         }
     }
 }

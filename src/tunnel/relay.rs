@@ -196,6 +196,23 @@ impl Relay {
         self.terms.socket.parts();
     }
 
+    /// What the thread, an operator or the vigil wants of it, before it moves.
+    fn obey(&mut self, order: Order) {
+        if order == Order::Stop {
+            self.terms.socket.ends(End::Stopped);
+            self.close(CloseCode::GOING_AWAY);
+        } else if self.live.is_closing() || self.terms.socket.is_ordered() {
+            self.terms.socket.ends(End::Drained);
+            self.terms.socket.parts();
+            self.close(self.terms.farewell().unwrap_or_default().code);
+            // The hard deadline of a drain: who has not parted by then is cut.
+            self.wait_at_most(ECHO);
+        }
+        if self.terms.socket.is_called() {
+            self.answer_call();
+        }
+    }
+
     /// stickyd wants this tunnel to end: our Close at the next boundary. Where the worker has said Close, or has left, the
     /// tunnel is ending by itself.
     fn close(&mut self, code: CloseCode) {
@@ -333,24 +350,10 @@ impl Future for Relay {
             this.terms.socket.woken_by(cx.waker());
         }
         let order = this.live.order();
-        match order {
-            Order::GoOn | Order::Idle | Order::Leave => {}
-            Order::Stop => {
-                this.terms.socket.ends(End::Stopped);
-                this.close(CloseCode::GOING_AWAY);
-            }
-            Order::Cut => return Poll::Ready(()),
+        if order == Order::Cut {
+            return Poll::Ready(());
         }
-        if order != Order::Stop && (this.live.is_closing() || this.terms.socket.is_ordered()) {
-            this.terms.socket.ends(End::Drained);
-            this.terms.socket.parts();
-            this.close(this.terms.farewell().unwrap_or_default().code);
-            // The hard deadline of a drain: who has not parted by then is cut.
-            this.wait_at_most(ECHO);
-        }
-        if this.terms.socket.is_called() {
-            this.answer_call();
-        }
+        this.obey(order);
         let bytes_up = this.terms.bytes_up;
         let thread = this.live.thread().clone();
         let mut buffer = thread.buffer.borrow_mut();

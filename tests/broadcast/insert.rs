@@ -171,3 +171,24 @@ async fn one_at_a_time() {
     far.write_all(&[0x02, b'o', b'k', 0x89, 0x00]).await.unwrap();
     assert_eq!(read(&mut client, 5).await, [0x02, b'o', b'k', 0x89, 0x00]);
 }
+
+/// A text would end an Engine.IO session: it is none of its packets. Also where nobody looks at sessions.
+#[tokio::test]
+async fn a_text_never_goes_to_engine_io() {
+    let worker = RawWorker::start().await;
+    let (said, admin) = Said::new();
+    let proxy = Proxy::with(&format!(
+        "[upstream.app]\nworkers = [\"{}\"]\naffinity = [\"address\"]\nbroadcast = true{admin}",
+        worker.address
+    ));
+    let mut client = TcpStream::connect(proxy.address).await.unwrap();
+    let ask = ASK.replace("/chat", "/socket.io/?EIO=4&transport=websocket");
+    client.write_all(ask.as_bytes()).await.unwrap();
+    let (mut far, _) = worker.accept().await;
+    far.write_all(GRANT.as_bytes()).await.unwrap();
+    head_of(&mut client).await.unwrap();
+    let (status, answer) = said.broadcasting(hello()).await;
+    assert_eq!((status, fates(&answer)), (200, json!({"reached": 0, "not_ready": 1})), "{answer}");
+    far.write_all(&frame(0x81, b"2")).await.unwrap();
+    assert_eq!(read(&mut client, 3).await, frame(0x81, b"2"));
+}
