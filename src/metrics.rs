@@ -8,6 +8,7 @@
 mod macros;
 mod care;
 mod limits;
+mod rules;
 mod sockets;
 mod words;
 
@@ -19,6 +20,7 @@ use prometheus::{
 };
 
 pub use limits::{Limit, LimitSeries};
+pub use rules::RuleSeries;
 pub use sockets::SocketSeries;
 pub use words::{Discovery, Guard, Source};
 
@@ -42,6 +44,7 @@ pub struct Metrics {
     sockets: sockets::SocketsSeries,
     /// Of connections as they live: round-trips, suspects, what was said to many.
     pub care: care::CareSeries,
+    rules: rules::RuleMetrics,
     requests: IntCounterVec,
     seconds: HistogramVec,
     affinity: IntCounterVec,
@@ -105,7 +108,7 @@ pub struct Metrics {
 
 /// The counters of one upstream.
 pub struct UpstreamSeries {
-    affinity: [IntCounter; 6],
+    affinity: [IntCounter; 7],
     discoveries: [IntCounter; 8],
     guarded: [IntCounter; 6],
     /// Answers whole, tunnels and polls apart.
@@ -297,6 +300,7 @@ impl Metrics {
             limits: LimitSeries::new(&r),
             sockets: sockets::SocketsSeries::new(&r),
             care: care::CareSeries::new(&r),
+            rules: rules::RuleMetrics::new(&r),
             registry: r,
         }
     }
@@ -331,6 +335,11 @@ impl Metrics {
             retries_over_budget: retry("over_budget"),
             round_trips: self.care.round_trips(name),
         }
+    }
+
+    /// Resolves the counters of an affinity rule.
+    pub fn rule(&self, upstream: &str, rule: &str) -> RuleSeries {
+        self.rules.of(upstream, rule)
     }
 
     /// Counts a client's TLS handshake; `version` is `none` where it came to none.

@@ -239,6 +239,7 @@ async fn sweep(shared: Arc<Shared>) {
         for shard in 0..SHARDS {
             tokio::time::sleep(pause).await;
             shared.pins.sweep(shard, Instant::now());
+            shared.aliases.sweep(shard, Instant::now());
         }
         shared.forget_unneeded();
     }

@@ -5,6 +5,7 @@
 //! allocation and two wheel operations a request, the tick a few nanoseconds a connection a second.
 
 mod live;
+mod spare;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -16,12 +17,14 @@ use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
 use crate::clock;
+use crate::config::Limits;
 use crate::pace::Paces;
 use crate::state::Shared;
 use crate::upstream::pool::{self, Pool};
 
 use live::{Entry, Share};
 pub use live::{Live, Order, Registered, Removed};
+use spare::Spare;
 
 /// How often idle limits and idle pools are looked at.
 pub const TICK: Duration = Duration::from_millis(250);
@@ -65,8 +68,8 @@ pub struct Thread {
     pub handshakes: tokio::sync::Semaphore,
     /// Transfers that have a minimum rate.
     pub paces: Paces,
-    /// Seconds a client connection may be idle.
-    pub idle_s: u32,
+    /// As of the last tick: reading them costs a request no lock, and no count that threads share.
+    limits: RefCell<Rc<Limits>>,
     /// Milliseconds, as of the last tick: for what may be a quarter of a second off.
     now_ms: Cell<u64>,
     request_ids: Cell<u64>,
@@ -77,21 +80,24 @@ pub struct Thread {
     /// Sessions closed by name, when polls were last woken for that.
     ended: Cell<u32>,
     live: RefCell<slab::Slab<Entry>>,
+    spare: Spare,
 }
 
 impl Thread {
     /// A thread with nothing on it. `index` only seeds request ids.
     pub fn new(shared: Arc<Shared>) -> Rc<Self> {
-        let handshakes = tokio::sync::Semaphore::new(shared.limits.handshakes);
+        let handshakes = tokio::sync::Semaphore::new(shared.limits.load().handshakes);
+        let limits = Rc::new(Limits::clone(&shared.limits.load()));
         Rc::new(Self {
             pools: RefCell::default(),
             buffer: RefCell::new(vec![0; TUNNEL_BUFFER].into_boxed_slice()),
             tasks: TaskTracker::new(),
             handshakes,
-            idle_s: crate::tunnel::whole_seconds(shared.limits.idle_timeout),
-            paces: Paces::new(shared.limits.min_rate, shared.limits.min_rate_grace),
+            paces: Paces::new(limits.min_rate, limits.min_rate_grace),
+            limits: RefCell::new(limits),
             request_ids: Cell::new(crate::random::u64()),
             live: RefCell::default(),
+            spare: Spare::default(),
             now_ms: Cell::new(clock::now_ms()),
             stopping: Cell::new(false),
             requests_cut: Cell::new(false),
@@ -99,6 +105,25 @@ impl Thread {
             ended: Cell::new(shared.sockets.ended()),
             shared,
         })
+    }
+
+    /// The bounds of clients, as the config says them now.
+    pub fn limits(&self) -> Rc<Limits> {
+        self.limits.borrow().clone()
+    }
+
+    /// Seconds a client connection may be idle.
+    pub fn idle_s(&self) -> u32 {
+        crate::tunnel::whole_seconds(self.limits.borrow().idle_timeout)
+    }
+
+    /// Takes over what a reload has changed of them.
+    fn follow_limits(&self) {
+        let now = self.shared.limits.load();
+        if **self.limits.borrow() != **now {
+            self.paces.set(now.min_rate, now.min_rate_grace);
+            *self.limits.borrow_mut() = Rc::new(Limits::clone(&now));
+        }
     }
 
     /// Puts a client connection on the list, with `limit` seconds of silence allowed.
@@ -120,6 +145,7 @@ impl Thread {
             closing: Cell::new(false),
             fresh: Cell::new(true),
             still: Cell::new(false),
+            spare: Cell::new(share == Share::Whole),
             listener_removed: listener_removed.clone(),
         });
         let index = self.live.borrow_mut().insert(Entry { live: live.clone(), address: 0 });
@@ -254,6 +280,7 @@ impl Thread {
             self.now_ms.set(clock::now_ms());
             let now = clock::now_s();
             if now != std::mem::replace(&mut last, now) {
+                self.follow_limits();
                 self.find_idle(now);
                 self.paces.second();
             }

@@ -19,6 +19,8 @@ mod guards;
 mod health;
 #[path = "config/labels.rs"]
 mod labels;
+#[path = "config/rules.rs"]
+mod rules;
 #[path = "config/shipped.rs"]
 mod shipped;
 #[path = "config/tls.rs"]
@@ -132,9 +134,9 @@ fn two_tables_are_a_configuration_and_the_rest_has_defaults() {
         (([0, 0, 0, 0], 80).into(), &None, &None, 0)
     );
     let app = &config.upstreams[0];
-    assert_eq!(app.affinity, [Affinity::SocketIo, Affinity::Cookie, Affinity::Address]);
+    assert_eq!(app.affinity, [Affinity::socket_io(), Affinity::Cookie, Affinity::Address]);
     assert_eq!(app.health, Health::default());
-    assert_eq!((app.cookie_same_site, app.tunnel_idle), (SameSite::Lax, None));
+    assert_eq!((app.cookie_same_site, app.tunnel_idle, app.request_timeout), (SameSite::Lax, None, None));
     assert_eq!((app.connect_timeout, app.response_timeout), (Duration::from_secs(5), Duration::from_secs(60)));
     assert_eq!(app.dns_interval, Duration::from_secs(10));
     assert_eq!((app.tunnels.ping, app.tunnels.broadcast), (None, false));
@@ -159,6 +161,7 @@ health = { kind = "http", path = "/health", interval = "3s", timeout = "1s", ris
 cookie = { same_site = "strict" }
 connect_timeout = "1s"
 response_timeout = "2m"
+request_timeout = "5m"
 tunnel_idle = "1h"
 tunnel_ping = "20s"
 tunnel_ping_timeout = "5s"
@@ -229,6 +232,7 @@ fn check_every_key(dir: &TempDir, config: &Config) {
     );
     assert_eq!(app.cookie_same_site, SameSite::Strict);
     assert_eq!((app.connect_timeout, app.response_timeout), (second, 120 * second));
+    assert_eq!(app.request_timeout, Some(300 * second));
     assert_eq!((app.tunnel_idle, app.dns_interval), (Some(3600 * second), 60 * second));
     let round_trip = Thresholds { excellent: Duration::from_millis(50), good: second };
     let tunnels = Tunnels { round_trip, ping: Some(20 * second), ping_timeout: 5 * second, broadcast: true };

@@ -9,6 +9,10 @@
 //! right when the config's order changes. Left out: expiry (it is a session cookie and a wrong worker costs nothing but a
 //! ring lookup) and encryption (there is nothing to hide in it). When to read and when to rewrite it is the caller's.
 
+mod seen;
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use aws_lc_rs::{constant_time, hmac};
 use hyper::HeaderMap;
 use hyper::header::{CACHE_CONTROL, EXPIRES};
@@ -16,6 +20,7 @@ use hyper::http::HeaderValue;
 
 use super::derive::{derive, first};
 use crate::config::SameSite;
+pub use seen::Seen;
 
 #[cfg(test)]
 mod tests;
@@ -24,6 +29,8 @@ const CLIENT: usize = 12;
 const MAC: usize = 16;
 /// Client, worker, MAC. A multiple of 3, so base64 has no spare bits: one cookie has one spelling.
 const LENGTH: usize = CLIENT + 8 + MAC;
+/// The same in letters.
+const TEXT: usize = LENGTH / 3 * 4;
 
 /// A worker as a cookie and the ring name it: the same in a whole fleet, whatever the order of the config.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -45,6 +52,8 @@ pub struct Cookie {
 
 /// Reads and writes the cookie of one upstream.
 pub struct Jar {
+    /// Never another jar's, so that what one has opened is not taken for another's.
+    serial: u64,
     name: String,
     key: hmac::Key,
     same_site: SameSite,
@@ -54,7 +63,8 @@ impl Jar {
     /// `secret` is the fleet's; `upstream` is `[a-z0-9_-]{1,32}` (checked by `config`).
     pub fn new(secret: &[u8], upstream: &str, same_site: SameSite) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &derive(secret, "cookie", &[upstream]));
-        Self { name: format!("stickyd_{upstream}"), key, same_site }
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        Self { serial: MADE.fetch_add(1, Relaxed), name: format!("stickyd_{upstream}"), key, same_site }
     }
 
     /// The cookie's name.
@@ -62,14 +72,18 @@ impl Jar {
         &self.name
     }
 
-    /// The first cookie that is ours, of the values of all `Cookie` headers. Forged, cut or another upstream's: none.
-    pub fn read<'a>(&self, cookie_headers: impl Iterator<Item = &'a [u8]>) -> Option<Cookie> {
+    /// The first cookie that is ours, of the values of all `Cookie` headers. Forged, cut or another upstream's: none. `seen`
+    /// is the connection's.
+    pub fn read<'a>(&self, cookie_headers: impl Iterator<Item = &'a [u8]>, seen: &Seen) -> Option<Cookie> {
         cookie_headers
             .flat_map(|header| header.split(|&b| b == b';'))
             .filter_map(|pair| pair.trim_ascii().strip_prefix(self.name.as_bytes())?.strip_prefix(b"="))
             // Several are legitimate (one a path or a domain); a header full of forgeries must not cost a MAC each.
             .take(4)
-            .find_map(|value| self.open(value))
+            .find_map(|value| {
+                let known = seen.get(self.serial, value);
+                known.or_else(|| self.open(value).inspect(|cookie| seen.set(self.serial, value, *cookie)))
+            })
     }
 
     /// Whether a value is a cookie's that we signed.
@@ -149,7 +163,7 @@ fn to_base64(bytes: &[u8]) -> String {
 
 /// Back to [`LENGTH`] bytes; anything but exactly that much base64url is none.
 fn from_base64(text: &[u8]) -> Option<[u8; LENGTH]> {
-    if text.len() != LENGTH / 3 * 4 {
+    if text.len() != TEXT {
         return None;
     }
     let mut bytes = [0; LENGTH];

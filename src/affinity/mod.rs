@@ -10,6 +10,7 @@ pub mod explain;
 mod pin;
 pub mod pins;
 pub mod ring;
+pub mod rule;
 pub mod session;
 
 use std::sync::Arc;
@@ -18,10 +19,11 @@ use std::time::{Duration, Instant};
 
 use crate::clock;
 use crate::config::AdminState;
+use crate::config::rules::Protocol;
 use crate::metrics::Source;
 use crate::proxy::ask::{Ask, Kind};
 use crate::proxy::headers::Client;
-use crate::sockets::{End, New, Socket, Transport, Tunnelled};
+use crate::sockets::{End, Listed, New, Socket, Transport, Tunnelled};
 use crate::state::Shared;
 use crate::telemetry::{say_full, say_rarely};
 use crate::tunnel::whole_seconds;
@@ -32,30 +34,52 @@ use cookie::Cookie;
 pub use pin::Pin;
 use pin::Used;
 use pins::{Inserted, Key};
+use rule::Facts;
+
+/// How long a socket's id is remembered that no request names. It leads nowhere once its session is over.
+const ALIAS: Duration = Duration::from_secs(24 * 3_600);
 
 /// Keeps a pin alive while a poll or tunnel is open.
 pub struct Hold {
     shared: Arc<Shared>,
     key: Key,
     open: pins::Hold,
+    tunnel: bool,
     shorten: Option<Duration>,
     /// Body bytes of the request that holds it, and of its answer.
     moved: (u64, u64),
-    /// Silence a tunnel of this session is allowed, seconds.
+    /// Silence a tunnel of this session is allowed, seconds; 0: not known.
     pub ttl_s: u32,
 }
 
 impl Hold {
+    /// The session it keeps.
+    pub fn key(&self) -> Key {
+        self.key
+    }
+
     /// This hold is a tunnel's: when it ends, the session most likely has ended too (protocols §5.9), so its pin is kept
     /// only for as long as a failed upgrade needs to be noticed by the client's next poll.
-    /// `None` for the session's socket: an operator has just ended it.
-    pub fn of_tunnel(mut self) -> (Self, Option<Tunnelled>) {
-        self.shorten = Some(Duration::from_secs(5));
+    /// `None` for the session's socket: an operator has just ended it. `ends`: so it is in its protocol.
+    pub fn of_tunnel(mut self, ends: bool) -> (Self, Option<Tunnelled>) {
+        let socket = self.becomes_tunnel(ends);
+        (self, socket.map(Tunnelled::new))
+    }
+
+    /// The same of a tunnel that has its socket.
+    pub fn of_known_tunnel(mut self, ends: bool) -> Self {
+        self.becomes_tunnel(ends);
+        self
+    }
+
+    fn becomes_tunnel(&mut self, ends: bool) -> Option<Arc<Socket>> {
+        self.tunnel = true;
+        self.shorten = ends.then_some(Duration::from_secs(5));
         let socket = self.shared.pins.update(self.key, Instant::now(), |pin| {
             pin.set_tunnel(true);
             pin.listed().map(|listed| listed.socket().clone())
         });
-        (self, socket.flatten().map(Tunnelled::new))
+        socket.flatten()
     }
 
     /// What the request carried that holds it, and its answer: bytes of their bodies.
@@ -66,7 +90,7 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        if self.shorten.is_some() {
+        if self.tunnel {
             // Dropped outside of the table's lock.
             let _ended = self.shared.pins.update(self.key, Instant::now(), |pin| {
                 pin.set_tunnel(false);
@@ -74,7 +98,7 @@ impl Drop for Hold {
                 if pin.worker().is_some_and(|worker| worker.admin.ends()) { pin.end() } else { None }
             });
         }
-        let (moved, is_request) = (self.moved, self.shorten.is_none());
+        let (moved, is_request) = (self.moved, !self.tunnel);
         self.shared.pins.close_with(self.key, self.open, Instant::now(), self.shorten, |pin| {
             if let Some(listed) = pin.listed().filter(|_| is_request) {
                 carried(listed.socket(), moved);
@@ -110,6 +134,8 @@ pub struct Choice {
 pub enum Resolved {
     /// This worker.
     Worker(Choice),
+    /// This worker, if none of them says that it has the session: the request makes a session of any id.
+    Made(Choice),
     /// Nobody has pinned this session.
     Unpinned(Key),
     /// The session's worker is gone (its pin is dropped), or an operator ended it, or no worker can have made this sid.
@@ -122,12 +148,54 @@ pub enum Resolved {
 pub fn resolve(shared: &Arc<Shared>, upstream: &Upstream, ask: &Ask, client: Client, tried: &[u64]) -> Resolved {
     let placed = match ask.kind {
         Kind::UnknownSid => return Resolved::Ended,
-        Kind::Session { key, .. } => return pinned(shared, upstream, key),
+        Kind::Session { key, .. } => return session(shared, upstream, key, ask, client, tried),
         Kind::Preflight(Some(key)) => return preflight(shared, upstream, key, ask, client, tried),
+        Kind::Ordinary | Kind::Birth if ask.follows().is_some() => followed(shared, upstream, ask, client, tried),
         Kind::Preflight(None) | Kind::Ordinary => ordinary(upstream, ask, client, tried),
-        Kind::Handshake => handshake(upstream, ask, client, tried),
+        Kind::Handshake | Kind::Birth => handshake(upstream, ask, client, tried),
     };
     placed.map_or(Resolved::Nobody, Resolved::Worker)
+}
+
+/// The session's pin; without one its rule says who may have it.
+fn session(shared: &Arc<Shared>, upstream: &Upstream, key: Key, ask: &Ask, client: Client, tried: &[u64]) -> Resolved {
+    let (live, facts) = (ask.rule(upstream), ask.facts.as_deref());
+    let client_made = live.is_some_and(|live| live.rule.client_made);
+    match pinned(shared, upstream, key) {
+        // Its words fit a message that stickyd does not read, and its id outlives a session: another worker has them.
+        Resolved::Ended if live.is_some_and(|live| live.rule.protocol == Protocol::CometD) => {
+            forget(shared, key, End::WorkerGone);
+            Resolved::Unpinned(key)
+        }
+        // What an operator ended stays ended; of a gone worker no pin is left.
+        Resolved::Ended if client_made && facts.is_some_and(|facts| facts.creates) => {
+            match shared.pins.peek(key, Instant::now(), |_| ()) {
+                Some(()) => Resolved::Ended,
+                None => made(upstream, facts, tried),
+            }
+        }
+        Resolved::Unpinned(_) if live.is_none_or(|live| live.discovers(facts)) => Resolved::Unpinned(key),
+        Resolved::Unpinned(_) if client_made => made(upstream, facts, tried),
+        Resolved::Unpinned(_) => ordinary(upstream, ask, client, tried).map_or(Resolved::Nobody, Resolved::Made),
+        decided => decided,
+    }
+}
+
+/// The id's own hash: the same worker in every stickyd that sees the same workers.
+fn made(upstream: &Upstream, facts: Option<&Facts>, tried: &[u64]) -> Resolved {
+    let hash = facts.and_then(|facts| facts.hash).unwrap_or_default();
+    let Some(worker) = upstream.hash(&hash, tried).cloned() else { return Resolved::Nobody };
+    let seat = Some(worker.session());
+    Resolved::Made(Choice { worker, why: Source::New, seat, hold: None, cookie: None })
+}
+
+/// The worker of the Socket.IO session that an ordinary request names, while it serves; its pin is not touched.
+fn followed(shared: &Shared, upstream: &Upstream, ask: &Ask, client: Client, tried: &[u64]) -> Option<Choice> {
+    let worker = ask.follows().and_then(|key| shared.pins.peek(key, Instant::now(), |pin| pin.worker().cloned()));
+    match worker.flatten().filter(|worker| worker.serves() && !tried.contains(&worker.serial)) {
+        Some(worker) => Some(Choice { worker, why: Source::Follow, seat: None, hold: None, cookie: None }),
+        None => ordinary(upstream, ask, client, tried),
+    }
 }
 
 /// The pinned worker, whatever it is; its death ends the pin.
@@ -136,7 +204,7 @@ fn pinned(shared: &Arc<Shared>, upstream: &Upstream, key: Key) -> Resolved {
         return Resolved::Unpinned(key);
     };
     let Used { worker, ttl_s, slot, has_tunnel } = used;
-    let hold = Hold { shared: shared.clone(), key, open, shorten: None, moved: (0, 0), ttl_s };
+    let hold = Hold { shared: shared.clone(), key, open, tunnel: false, shorten: None, moved: (0, 0), ttl_s };
     let Some(worker) = worker else { return Resolved::Ended };
     if worker.gone() {
         drop(hold);
@@ -210,6 +278,10 @@ fn cookie_worker<'a>(upstream: &'a Upstream, ask: &Ask, tried: &[u64]) -> Option
 
 /// The ring's key: the cookie's id, else the client's address, else chance; and the id a new cookie would get.
 fn hash_key(upstream: &Upstream, ask: &Ask, client: Client) -> ([u8; 16], Source, [u8; 12]) {
+    // Looked for where it would have been placed.
+    if let Some(hash) = ask.facts.as_ref().and_then(|facts| facts.hash) {
+        return (hash, Source::Any, [0; 12]);
+    }
     let from_id = |id: &[u8; 12]| derive::first(id);
     if let Some(cookie) = &ask.cookie {
         return (from_id(&cookie.client), Source::Address, cookie.client);
@@ -232,18 +304,24 @@ pub fn first_guess(upstream: &Upstream, ask: &Ask, client: Client) -> Option<Arc
 
 /// Pins a session to a worker: the one whose answer named it (invariant 3: before that answer is released), or the one
 /// that accepted its sid. `true`: it was not pinned before.
-pub fn pin(shared: &Shared, key: Key, client: Client, new: New<'_>, ttl: Duration) -> bool {
+///
+/// `paced`: the session has said how long it may be silent, its tunnels included.
+pub fn pin(shared: &Shared, key: Key, client: Client, new: New<'_>, ttl: Duration, paced: bool) -> bool {
     // Known already: nothing new begins.
     if shared.pins.touch(key, Instant::now(), |_| ()).is_some() {
         return false;
     }
-    let worker = new.worker;
-    let ttl_s = u16::try_from(whole_seconds(ttl)).unwrap_or(u16::MAX);
+    pin_listed(shared, key, client, shared.sockets.open(new), ttl, paced)
+}
+
+/// The same of a session that is on the list of sockets.
+pub fn pin_listed(shared: &Shared, key: Key, client: Client, listed: Listed, ttl: Duration, paced: bool) -> bool {
+    let socket = listed.socket().clone();
+    let worker = socket.worker();
+    let ttl_s = if paced { u16::try_from(whole_seconds(ttl)).unwrap_or(u16::MAX) } else { 0 };
     // Known while its worker is drained: it gets a place in the time left.
     let ending = if worker.admin.ends() { worker.admin.ending() } else { None };
     let slot = ending.map_or(Slot::NONE, |ending| ending.late_slot(clock::now_ms(), key.chance()));
-    let listed = shared.sockets.open(new);
-    let socket = listed.socket().clone();
     let pin = Pin::new(listed, ttl_s, slot);
     match shared.pins.insert(key, pin, shared.keys.address(client.key()), ttl, Instant::now()) {
         Inserted::New { evicted: 0 } => {
@@ -281,7 +359,7 @@ pub fn watch_one_address(shared: &Shared, upstream: &Upstream, client: Client) {
 /// Opens a session just pinned, for the request that found it.
 pub fn hold(shared: &Arc<Shared>, key: Key) -> Option<Hold> {
     let (open, ttl_s) = shared.pins.open(key, Instant::now(), |pin| pin.ttl_s.into())?;
-    Some(Hold { shared: shared.clone(), key, open, shorten: None, moved: (0, 0), ttl_s })
+    Some(Hold { shared: shared.clone(), key, open, tunnel: false, shorten: None, moved: (0, 0), ttl_s })
 }
 
 /// Ends a session because an operator says so; its pin stays as the end's memory.
@@ -329,6 +407,25 @@ pub fn close(shared: &Shared, socket: &Arc<Socket>) -> bool {
 
 fn due_at(worker: &Worker, slot: Slot, key: Key) -> Option<u64> {
     worker.admin.ending()?.due_ms(slot, key.jitter())
+}
+
+/// Remembers that an id of Socket.IO's own is a name of this session, for requests that `follow` it.
+pub fn alias(shared: &Shared, upstream: &str, id: &[u8], key: Key, client: Client) {
+    let name = shared.keys.of_rule(upstream, rule::FOLLOW, id);
+    let address = shared.keys.address(client.key());
+    let now = Instant::now();
+    // A socket that was recovered has its id in another session.
+    if shared.aliases.update(name, now, |session| *session = key).is_some() {
+        return;
+    }
+    match shared.aliases.insert(name, key, address, ALIAS, now) {
+        Inserted::New { evicted: 0 } | Inserted::Kept(_) => {}
+        Inserted::New { .. } => shared.metrics.pins_evicted.inc(),
+        Inserted::Refused(..) => {
+            shared.metrics.pins_refused.inc();
+            say_full!("a socket's id was not remembered: the table or its address's quota is full ([limits] pins)");
+        }
+    }
 }
 
 /// Ends a pin: its worker died, or lost the session and says so, or its client said goodbye.

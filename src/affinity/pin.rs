@@ -17,7 +17,7 @@ pub struct Pin {
     session: Option<Listed>,
     /// Seconds, for the warning about workers that refuse what they just made.
     born_s: u32,
-    /// Seconds a tunnel of this session may be silent; 18 hours at most.
+    /// Seconds a tunnel of this session may be silent; 18 hours at most, 0: not known.
     pub(super) ttl_s: u16,
     /// Requests that found it, up to 127; and whether it has a tunnel.
     uses: AtomicU8,

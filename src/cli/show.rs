@@ -176,6 +176,9 @@ pub struct Pin {
     /// The upstream; may be left out where there is only one
     #[arg(short, long, value_name = "NAME")]
     pub upstream: Option<String>,
+    /// Whose id that is: an entry of the upstream's affinity [default: socket.io, or the first rule]
+    #[arg(short, long, value_name = "NAME")]
+    pub rule: Option<String>,
     /// Whom, and how.
     #[command(flatten)]
     pub asking: Asking,
@@ -184,7 +187,8 @@ pub struct Pin {
 impl Pin {
     /// Asks and prints; the exit code.
     pub fn run(&self) -> u8 {
-        let path = query("/api/v1/pins", &[("sid", Some(&self.sid)), ("upstream", self.upstream.as_ref())]);
+        let given = [("sid", Some(&self.sid)), ("upstream", self.upstream.as_ref()), ("rule", self.rule.as_ref())];
+        let path = query("/api/v1/pins", &given);
         self.asking.show(&path, |said| {
             let ends = &said["drain_ends_in_s"];
             let mut rows = vec![
@@ -234,6 +238,9 @@ pub struct Explain {
     /// The session's id
     #[arg(short, long)]
     pub sid: Option<String>,
+    /// Whose id that is: an entry of the upstream's affinity [default: socket.io, or the first rule]
+    #[arg(short, long, value_name = "NAME")]
+    pub rule: Option<String>,
     /// stickyd's affinity cookie: its value, or name=value
     #[arg(long, value_name = "COOKIE")]
     pub cookie: Option<String>,
@@ -258,6 +265,7 @@ impl Explain {
         let given = [
             ("upstream", self.upstream.as_ref()),
             ("sid", self.sid.as_ref()),
+            ("rule", self.rule.as_ref()),
             ("cookie", self.cookie.as_ref()),
             ("address", self.address.as_ref()),
             ("kind", kind.as_ref()),
@@ -273,6 +281,9 @@ fn explain(said: &Value) -> String {
     };
     let (now, then) = (&said["now"], &said["if_it_died"]);
     let mut rows = vec![("upstream", cell(&said["upstream"])), ("worker", worker(now)), ("why", cell(&now["words"]))];
+    if !said["rule"].is_null() && said["rule"] != "socket.io" {
+        rows.push(("rule", cell(&said["rule"])));
+    }
     if said["cookie"] == "not ours" {
         rows.push(("cookie", "not ours, or forged: treated as absent".to_owned()));
     }

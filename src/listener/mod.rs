@@ -55,6 +55,10 @@ const USER_TIMEOUT: Duration = Duration::from_secs(25);
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(4)).with_retries(4);
 
+/// Bytes the kernel takes from us beyond what the client's window and the way to it allow. Without it the send buffer grows
+/// to megabytes (net.ipv4.tcp_wmem) for a client that reads nothing, and copying those is most of what such a client costs.
+const UNSENT: u32 = 128 * 1024;
+
 /// After an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -209,6 +213,7 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
 fn options(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&KEEPALIVE)?;
+    socket.set_tcp_notsent_lowat(UNSENT)?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
 }
 
@@ -281,7 +286,7 @@ impl Door {
 
     fn welcome(&mut self, stream: tokio::net::TcpStream, peer: SocketAddr) {
         let listener = self.listener();
-        let live = self.thread.register(self.thread.idle_s, &listener.removed);
+        let live = self.thread.register(self.thread.idle_s(), &listener.removed);
         // Dropped, both, where there are too many.
         if !caps::admits(&live, &listener, stream.as_raw_fd(), peer.ip().to_canonical()) {
             return;
@@ -334,6 +339,7 @@ mod tests {
         assert!(accepted.tcp_nodelay().unwrap());
         assert!(accepted.keepalive().unwrap());
         assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
+        assert_eq!(accepted.tcp_notsent_lowat().unwrap(), UNSENT);
     }
 
     #[test]

@@ -27,6 +27,10 @@ use crate::thread::{Order, Registered, Thread};
 /// the middle must not keep everybody else out.
 const TLS_TURN: Duration = Duration::from_millis(500);
 
+/// Bytes of plaintext that rustls holds, encrypted, for a socket that does not take them: two records. Its own 64 KiB would
+/// be half of what a connection may hold in all (threats §2: a slow reader).
+const TLS_BUFFER: usize = 32 * 1024;
+
 /// What is known of an encrypted connection.
 pub struct Secured {
     /// By which of its listener's policies it was made.
@@ -56,7 +60,7 @@ pub(super) async fn open(
 ) -> Option<Opened> {
     let peer_ip = peer.ip().to_canonical();
     let mut who = Peer { ip: peer_ip, trusted: listener.trusts(peer_ip) };
-    let deadline = Instant::now() + thread.shared.limits.handshake_timeout;
+    let deadline = Instant::now() + thread.limits().handshake_timeout;
     // Boxed, both: a future is as large as its largest branch, and these are over before the first request.
     if listener.settings.proxy_protocol {
         let header = proxy_header(listener, &mut stream, who);
@@ -199,5 +203,9 @@ async fn handshake(
             accept.await
         }
     };
-    accepted.map(|(stream, policy)| (Box::new(stream), policy))
+    accepted.map(|(stream, policy)| {
+        let mut stream = Box::new(stream);
+        stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
+        (stream, policy)
+    })
 }

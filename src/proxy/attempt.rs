@@ -98,7 +98,7 @@ fn max_idle(job: &Job, worker: &Worker) -> Duration {
     match job.ask.kind {
         Kind::Session { .. } if worker.silent_for(clock::now_ms()) > LIVELY_MS => Duration::ZERO,
         Kind::Session { .. } => SESSION_IDLE,
-        Kind::Ordinary | Kind::Handshake | Kind::UnknownSid | Kind::Preflight(_) => Duration::MAX,
+        Kind::Ordinary | Kind::Handshake | Kind::Birth | Kind::UnknownSid | Kind::Preflight(_) => Duration::MAX,
     }
 }
 
@@ -107,7 +107,9 @@ fn patience(job: &Job) -> Duration {
     let config = &job.upstream.config;
     match job.ask.kind {
         Kind::Session { .. } => config.response_timeout.max(job.upstream.session_ttl()),
-        Kind::Ordinary | Kind::Handshake | Kind::UnknownSid | Kind::Preflight(_) => config.response_timeout,
+        Kind::Ordinary | Kind::Handshake | Kind::Birth | Kind::UnknownSid | Kind::Preflight(_) => {
+            config.response_timeout
+        }
     }
 }
 

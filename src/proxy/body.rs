@@ -10,8 +10,10 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::Response;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::Instant;
 
 use super::record::Record;
+use super::stream::Stream;
 use super::trailers;
 use super::upload::Upload;
 use crate::listener::h2::body::StreamBody;
@@ -226,6 +228,8 @@ pub struct Reply {
     /// Data read ahead (by learning or refusal matching), sent before the rest.
     held: VecDeque<Frame<Bytes>>,
     rest: Rest,
+    /// Of an answer that lasts: what may end it.
+    stream: Option<Box<Stream>>,
     /// What ends with the answer: counts, an open poll, the log line.
     record: Option<Box<Record>>,
 }
@@ -245,17 +249,17 @@ impl Reply {
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         let held = if bytes.is_empty() { VecDeque::new() } else { VecDeque::from([Frame::data(bytes)]) };
-        Self { held, rest: Rest::Nothing, record: None }
+        Self { held, rest: Rest::Nothing, stream: None, record: None }
     }
 
     /// A worker's answer, `held` having been read of it.
     pub fn stream(held: VecDeque<Frame<Bytes>>, rest: Answer) -> Self {
-        Self { held, rest: Rest::Answer(rest), record: None }
+        Self { held, rest: Rest::Answer(rest), stream: None, record: None }
     }
 
     /// No body: the stream it is sent on becomes a tunnel.
     pub fn tunnel(plan: Plan) -> Self {
-        Self { held: VecDeque::new(), rest: Rest::Tunnel(Box::new(plan)), record: None }
+        Self { held: VecDeque::new(), rest: Rest::Tunnel(Box::new(plan)), stream: None, record: None }
     }
 
     /// The stream becomes a tunnel.
@@ -274,12 +278,23 @@ impl Reply {
         }
     }
 
+    /// Until when it may go on.
+    pub fn overdue_at(&self) -> Option<Instant> {
+        self.record.as_ref().and_then(|record| record.overdue.as_ref()).map(|overdue| overdue.at)
+    }
+
     /// Another answer in this one's place, with what was to end with this one.
     pub fn replaced_by(mut self, other: Response<Self>) -> Response<Self> {
         match self.record.take() {
             Some(record) => record.finish(other),
             None => other,
         }
+    }
+
+    /// The same, which lasts, and may be ended.
+    pub fn ended_by(mut self, stream: Option<Box<Stream>>) -> Self {
+        self.stream = stream;
+        self
     }
 
     /// The same, with what shall end with it.
@@ -291,6 +306,9 @@ impl Reply {
     fn passed(&mut self, frame: &Frame<Bytes>) {
         if let (Some(record), Some(data)) = (&mut self.record, frame.data_ref()) {
             record.bytes_down += data.len() as u64;
+        }
+        if let Some(stream) = &mut self.stream {
+            stream.passes(frame);
         }
     }
 }
@@ -304,6 +322,12 @@ impl Body for Reply {
         if let Some(frame) = this.held.pop_front() {
             this.passed(&frame);
             return Poll::Ready(Some(Ok(frame)));
+        }
+        if let Some(stream) = &mut this.stream
+            && stream.poll_end(cx).is_ready()
+        {
+            // The worker sees its connection end, and the client a whole answer.
+            (this.stream, this.rest) = (None, Rest::Nothing);
         }
         let rest = match &mut this.rest {
             Rest::Answer(answer) => answer,

@@ -12,6 +12,7 @@ use hyper::http::request::Parts;
 use hyper::{Request, Uri, Version};
 
 use super::ask::{Ask, Kind};
+use super::fields::{self, remove_where};
 use super::respond::Problem;
 use crate::listener::ClientCertificate;
 use crate::listener::conn::Conn;
@@ -143,22 +144,17 @@ pub fn to_worker(conn: &Conn, client: Client, parts: &mut Parts, ask: &Ask) {
         headers.entry(header::HOST).or_insert(HeaderValue::from_static(""));
         parts.version = Version::HTTP_11;
     }
-    if ask.kind == Kind::Handshake {
-        // A compressed open packet cannot be learned, and 100 bytes gain nothing (protocols §1.2).
+    if ask.kind == Kind::Handshake || ask.facts.as_ref().is_some_and(|facts| facts.plain) {
+        // What is compressed cannot be learned, and 100 bytes gain nothing (protocols §1.2).
         headers.remove(header::ACCEPT_ENCODING);
     }
     let te_trailers = headers.get(header::TE).is_some_and(|te| has_token(te.as_bytes(), b"trailers"));
-    // Identity is not a client's `Connection` to take away either: below, trust alone decides on it.
-    strip_hop(headers, is_requests_hop, is_identity);
-    headers.remove(header::TE);
+    // Identity is not a client's `Connection` to take away: trust alone decides on it.
+    strip_nominated(headers, fields::is_identity);
+    let forwarded_for = chain(conn, client, headers);
+    remove_where(headers, if conn.trusted { fields::stops_from_proxy } else { fields::stops_from_client });
     if te_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    }
-    let forwarded_for = chain(conn, client, headers);
-    if conn.trusted {
-        remove_where(headers, is_no_proxys);
-    } else {
-        strip_identity(headers);
     }
     tell_certificate(conn, headers);
     headers.insert(FORWARDED_FOR, forwarded_for);
@@ -215,126 +211,34 @@ fn request_id(number: u64) -> HeaderValue {
 
 /// Makes a worker's answer head fit for a client. `upgrade`: a checked 101, which keeps its two fields.
 pub fn to_client(headers: &mut HeaderMap, upgrade: bool) {
-    strip_hop(headers, is_no_clients, |_| false);
+    strip_nominated(headers, |_| false);
+    remove_where(headers, fields::stops_from_worker);
     if upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
 }
 
-/// Takes out what `Connection` nominates, except what `kept` knows, and the fields `doomed` knows.
-fn strip_hop(headers: &mut HeaderMap, doomed: fn(&str) -> bool, kept: fn(&str) -> bool) {
-    if headers.contains_key(header::CONNECTION) {
-        // Nothing to allocate for the usual `keep-alive` and `close`.
-        let nominated: Vec<HeaderName> = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .flat_map(|value| value.as_bytes().split(|&b| b == b','))
-            .map(<[u8]>::trim_ascii)
-            .filter(|name| !name.eq_ignore_ascii_case(b"keep-alive") && !name.eq_ignore_ascii_case(b"close"))
-            .filter_map(|name| HeaderName::from_bytes(name).ok())
-            // Framing and routing are never a hop's to take away (threats §2).
-            .filter(|name| name != header::CONTENT_LENGTH && name != header::HOST && name != header::TRAILER)
-            .filter(|name| !kept(name.as_str()))
-            .collect();
-        for name in nominated {
-            headers.remove(name);
-        }
+/// Takes out what `Connection` nominates, except what `kept` knows.
+fn strip_nominated(headers: &mut HeaderMap, kept: fn(&str) -> bool) {
+    if !headers.contains_key(header::CONNECTION) {
+        return;
     }
-    remove_where(headers, doomed);
-}
-
-/// Takes out the fields whose names `doomed` knows: one pass over the names there are, because most heads have none of
-/// those there could be, and a look-up for each cost more than the rest of the rewriting.
-pub(super) fn remove_where(headers: &mut HeaderMap, doomed: fn(&str) -> bool) {
-    let found: Vec<HeaderName> = headers.keys().filter(|name| doomed(name.as_str())).cloned().collect();
-    for name in found {
+    // Nothing to allocate for the usual `keep-alive` and `close`.
+    let nominated: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|&b| b == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(|name| !name.eq_ignore_ascii_case(b"keep-alive") && !name.eq_ignore_ascii_case(b"close"))
+        .filter_map(|name| HeaderName::from_bytes(name).ok())
+        // Framing and routing are never a hop's to take away (threats §2).
+        .filter(|name| name != header::CONTENT_LENGTH && name != header::HOST && name != header::TRAILER)
+        .filter(|name| !kept(name.as_str()))
+        .collect();
+    for name in nominated {
         headers.remove(name);
     }
-}
-
-/// Fields that belong to one hop.
-fn is_hop(name: &str) -> bool {
-    matches!(
-        name,
-        "connection"
-            | "keep-alive"
-            | "proxy-connection"
-            | "proxy-authenticate"
-            | "proxy-authorization"
-            | "transfer-encoding"
-            | "upgrade"
-    )
-}
-
-/// Fields of a request that stop here: `Proxy` is what CGI makes `HTTP_PROXY` of (CVE-2016-5385), `Expect` was met by us, as
-/// hyper sends the 100, and what workers of the CGI kind would take for framing is not passed on either.
-pub(super) fn is_requests_hop(name: &str) -> bool {
-    is_hop(name)
-        || matches!(name, "proxy" | "http2-settings" | "expect")
-        || name.starts_with("proxy-")
-        || (name.contains('_') && is_hops_twin(&name.replace('_', "-")))
-}
-
-pub(super) fn is_hops_twin(name: &str) -> bool {
-    matches!(name, "content-length" | "te" | "trailer") || is_requests_hop(name)
-}
-
-/// Fields of an answer that stop here: a worker's `Alt-Svc` tells of its own side of us (RFC 7838), where no client may go
-/// around us to.
-fn is_no_clients(name: &str) -> bool {
-    is_hop(name) || name == "alt-svc"
-}
-
-/// What only stickyd itself says, whoever asks.
-fn is_ours(name: &str) -> bool {
-    matches!(name, "x-client-verify" | "x-client-subject" | "x-client-fingerprint")
-        || (name.contains('_') && is_ours(&name.replace('_', "-")))
-}
-
-/// What not even a trusted proxy says: our own, and twins with underscores, which it passes on from its client. Only for what
-/// is known of certificates are they common as names of their own (Apache's `SSL_CLIENT_S_DN`).
-fn is_no_proxys(name: &str) -> bool {
-    is_ours(name) || (name.contains('_') && !name.starts_with("ssl_client") && is_identity(name))
-}
-
-/// Identity fields nobody but a trusted proxy may set: ours, and what other proxies call theirs. Workers that read fields
-/// the CGI way take `x_real_ip` for `x-real-ip`, so twins with underscores count, too.
-pub(super) fn is_identity(name: &str) -> bool {
-    matches!(
-        name,
-        "x-request-id"
-            | "forwarded"
-            | "true-client-ip"
-            | "x-client-ip"
-            | "x-cluster-client-ip"
-            | "x-originating-ip"
-            | "x-remote-ip"
-            | "x-remote-addr"
-            | "cf-connecting-ip"
-            | "cf-connecting-ipv6"
-            | "fastly-client-ip"
-            | "fly-client-ip"
-            | "x-envoy-external-address"
-            | "x-host"
-            | "x-http-host-override"
-            | "x-url-scheme"
-            | "x-rewrite-url"
-            | "front-end-https"
-            | "client-cert"
-            | "client-cert-chain"
-    ) || name.starts_with("x-forwarded")
-        || name.starts_with("x-original-")
-        || name.starts_with("x-real-")
-        || name.starts_with("x-ssl-")
-        || name.starts_with("ssl-client-")
-        || is_ours(name)
-        || (name.contains('_') && is_identity(&name.replace('_', "-")))
-}
-
-/// Takes out what only a trusted proxy may say.
-fn strip_identity(headers: &mut HeaderMap) {
-    remove_where(headers, is_identity);
 }
 
 /// Whether a comma-separated field value has `token`, in any case.
@@ -383,19 +287,11 @@ mod tests {
         ] {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        strip_hop(&mut headers, is_hop, |_| false);
+        strip_nominated(&mut headers, |_| false);
+        remove_where(&mut headers, fields::stops_from_worker);
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["accept", "content-length", "host"]);
-    }
-
-    /// Seen when the fuzz target `head` got its oracle: Rack reads `X-Forwarded-Scheme` and `X-Forwarded-Ssl`, others have more.
-    #[test]
-    fn every_x_forwarded_field_is_about_identity() {
-        for name in ["x-forwarded-for", "x-forwarded-scheme", "x-forwarded-ssl", "x_forwarded_by", "x-real_ip"] {
-            assert!(is_identity(name), "{name}");
-        }
-        assert!(!is_identity("x-forwarding") && !is_identity("forwarded-to"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod ask;
 pub mod attempt;
 pub mod body;
+mod fields;
 pub mod forward;
 mod forwarded;
 pub mod framing;
@@ -10,11 +11,14 @@ pub mod framing;
 pub mod fuzzing;
 pub mod guard;
 pub mod headers;
+pub mod learn;
 pub mod open_poll;
+pub mod overdue;
 pub mod record;
 pub mod respond;
 pub mod retry;
 pub mod route;
+pub mod stream;
 mod trailers;
 mod upload;
 
@@ -67,14 +71,18 @@ pub struct Job {
 impl Job {
     /// The polling session it begins, or belongs to.
     pub fn session<'a>(&'a self, worker: &'a Arc<Worker>, seat: Session, sid: &'a [u8]) -> New<'a> {
-        let (transport, kind) = (Transport::Polling, sockets::Kind::EngineIo);
+        let engine =
+            matches!(self.ask.kind, Kind::Handshake | Kind::Session { .. }) && self.ask.is_engine_io(&self.upstream);
+        let kind = if engine { sockets::Kind::EngineIo } else { sockets::Kind::Plain };
+        let transport = Transport::Polling;
         New { worker, session: Some(seat), transport, kind, sid, facts: self.facts.as_deref() }
     }
 
     /// The tunnel it begins, which is no session's that polled before.
     pub fn tunnel<'a>(&'a self, worker: &'a Arc<Worker>, seat: Option<Session>) -> New<'a> {
         let transport = if self.conn.http2 { Transport::WebSocketH2 } else { Transport::WebSocket };
-        let engine = matches!(self.ask.kind, Kind::Handshake | Kind::Session { .. });
+        let engine =
+            matches!(self.ask.kind, Kind::Handshake | Kind::Session { .. }) && self.ask.is_engine_io(&self.upstream);
         let kind = if engine || self.facts.as_deref().is_some_and(Facts::engine_io) {
             sockets::Kind::EngineIo
         } else {
@@ -112,7 +120,16 @@ where
         Err(Turned::Away(redirect, host)) => respond::redirect(redirect, &host, request.uri()),
         Ok(job) => {
             let (request, pace) = prepare(&job, request);
-            upload::unless_given_up(&conn, pace, serve(job, request, &mut record)).await
+            let limit = overdue::limit(&job);
+            let answer = upload::unless_given_up(&conn, pace, serve(job, request, &mut record));
+            match limit {
+                None => answer.await,
+                Some(limit) => {
+                    let (answer, overdue) = Box::pin(overdue::within(conn.clone(), limit, answer)).await;
+                    record.overdue = overdue;
+                    answer
+                }
+            }
         }
     };
     // A tunnel is its connection's last word anyway.
@@ -151,9 +168,13 @@ async fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) ->
         }
         // Boxed, as every branch few requests take: a future is as large as its largest, and each request moves it once.
         Resolved::Unpinned(key) => Box::pin(discover::find(&job, key, request, record)).await,
+        Resolved::Made(choice) => {
+            let choice = Box::pin(discover::claimed(&job, &request, choice)).await;
+            forward::to(&job, choice, request, record).await
+        }
         Resolved::Ended => {
             job.upstream.series().refusals_own.inc();
-            respond::session_unknown(&job.ask)
+            respond::refused(&job)
         }
         Resolved::Nobody => respond::problem(Problem::NoWorker),
     }
@@ -183,7 +204,7 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
     }
     framing::check_request(request)?;
     let shared = &conn.thread.shared;
-    if request.uri().path_and_query().map_or(0, |target| target.as_str().len()) > shared.limits.target_bytes {
+    if request.uri().path_and_query().map_or(0, |target| target.as_str().len()) > conn.thread.limits().target_bytes {
         shared.metrics.limits.reached(Limit::TargetBytes);
         return Err(Problem::TooLong.into());
     }
@@ -203,7 +224,7 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
         shared.metrics.unrouted.inc();
         return Err(Problem::NoRoute.into());
     };
-    let ask = Ask::read(shared, upstream, request);
+    let ask = Ask::read(shared, upstream, request, &conn.cookie);
     let client = Client::read(conn, request.headers());
     if watch.is_some() || upstream.limits.is_some() {
         let key = shared.keys.address(client.key());

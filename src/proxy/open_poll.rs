@@ -44,7 +44,7 @@ impl<'a, F: Future> OpenPoll<'a, F> {
     /// `exchange` for `job` at `worker`; anything but a poll is only passed through.
     pub fn new(job: &'a Job, worker: &'a Arc<Worker>, exchange: Pin<&'a mut F>) -> Self {
         let waits = match job.ask.kind {
-            Kind::Session { key, poll: true } => {
+            Kind::Session { key, poll: true, .. } => {
                 let entry = job.conn.http2.then(|| job.conn.thread.register_poll(worker.serial));
                 job.conn.waits_at(worker.serial);
                 let ended = job.conn.thread.shared.sockets.ended();

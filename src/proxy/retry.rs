@@ -17,6 +17,8 @@ use hyper::{Method, Request, Uri};
 use super::Job;
 use super::ask::Kind;
 use super::body::Outgoing;
+use crate::affinity::Choice;
+use crate::metrics::Source;
 use crate::telemetry::say_full;
 use crate::upstream::dial::ConnectError;
 use crate::upstream::gate::Full;
@@ -31,7 +33,7 @@ impl Copy {
     /// `None`: this request goes once.
     pub fn of(job: &Job, request: &Request<Outgoing>) -> Option<Self> {
         let free = match job.ask.kind {
-            Kind::Ordinary | Kind::Handshake | Kind::Preflight(None) => job.ask.upgrade.is_none(),
+            Kind::Ordinary | Kind::Handshake | Kind::Birth | Kind::Preflight(None) => job.ask.upgrade.is_none(),
             Kind::Session { .. } | Kind::UnknownSid | Kind::Preflight(Some(_)) => false,
         };
         let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
@@ -79,9 +81,10 @@ impl Copy {
 
 /// Whether a request that reached nobody may be passed on. Only where it has no session, and only once it has not waited
 /// already: the next queue would be as long.
-pub fn may_pass_on(job: &Job, error: &ConnectError, now_ms: u64) -> bool {
+pub fn may_pass_on(job: &Job, choice: &Choice, error: &ConnectError, now_ms: u64) -> bool {
     match error {
-        _ if matches!(job.ask.kind, Kind::Session { .. }) => false,
+        // A session that nobody knows yet may begin anywhere.
+        _ if matches!(job.ask.kind, Kind::Session { .. }) && choice.why == Source::Sid => false,
         ConnectError::Busy(Full::TimedOut) => false,
         ConnectError::Refused | ConnectError::Busy(Full::Queue) => true,
         ConnectError::Full | ConnectError::TimedOut | ConnectError::Io(_) => in_budget(job, now_ms),

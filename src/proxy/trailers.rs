@@ -5,7 +5,7 @@
 
 use hyper::header::HeaderMap;
 
-use super::headers::{is_hops_twin, is_identity, is_requests_hop, remove_where};
+use super::fields::{is_hops_twin, is_identity, is_requests_hop, remove_where};
 
 /// Takes out what belongs into a head, where it is checked.
 pub(super) fn clean(trailers: &mut HeaderMap) {

@@ -56,6 +56,8 @@ pub struct Live {
     pub(super) fresh: Cell<bool>,
     /// Nothing has happened on it for a second or two: it may give its buffers back.
     pub(super) still: Cell<bool>,
+    /// No request is under way on it, nor the head of one: it may make room for another.
+    pub(super) spare: Cell<bool>,
     pub(super) listener_removed: Removed,
 }
 
@@ -81,6 +83,7 @@ impl Live {
     pub fn begin(&self, stopping: bool) {
         self.limit.set(0);
         self.still.set(false);
+        self.spare.set(false);
         if self.fresh.replace(false) {
             if stopping {
                 self.tell(Order::Stop);
@@ -90,11 +93,13 @@ impl Live {
         }
     }
 
-    /// No more requests: what is under way is the last.
-    pub fn last(&self) {
-        if matches!(self.order.get(), Order::GoOn | Order::Idle) {
+    /// No more requests: what is under way is the last. Whether that is news.
+    pub fn last(&self) -> bool {
+        let goes_on = matches!(self.order.get(), Order::GoOn | Order::Idle);
+        if goes_on {
             self.tell(Order::Leave);
         }
+        goes_on
     }
 
     /// Ends at once.
@@ -122,6 +127,24 @@ impl Live {
         self.limit.set(seconds);
     }
 
+    /// It waits for a request, for so many seconds.
+    pub fn waits_for_request(&self, seconds: u32) {
+        self.limit.set(seconds);
+        self.spare.set(true);
+    }
+
+    /// A request's head has begun to come; the rest may take so many seconds.
+    pub fn head_begins(&self, seconds: u32) {
+        self.touch();
+        self.limit.set(seconds);
+        self.spare.set(false);
+    }
+
+    /// It waits for a request, and has done nothing for a second or two.
+    pub(super) fn is_spare(&self) -> bool {
+        self.spare.get() && self.still.get() && !self.moved.get() && self.order.get() != Order::Cut
+    }
+
     /// From now on it is a tunnel to the worker of this serial, which has longer to end than a request, and its own limit of
     /// silence. It outlives its listener.
     pub fn become_tunnel(&self, limit: u32, worker: u64) {
@@ -131,6 +154,7 @@ impl Live {
             self.order.set(Order::GoOn);
         }
         self.limit.set(limit);
+        self.spare.set(false);
         self.touch();
     }
 

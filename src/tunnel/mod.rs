@@ -5,6 +5,7 @@
 
 pub mod frames;
 mod insert;
+pub mod names;
 pub mod relay;
 pub mod round_trip;
 pub mod stream;
@@ -42,6 +43,7 @@ use crate::upstream::Carried;
 use crate::upstream::connect::{InUse, Lease};
 use crate::upstream::io::WorkerIo;
 use crate::upstream::worker::Count;
+use names::Names;
 
 /// Engine.IO's way from polling to a WebSocket: the client's `2probe`, and after the worker's answer its `5` (protocols
 /// §1.3). Until then the session polls, and a tunnel that ends was only a try.
@@ -79,11 +81,24 @@ struct Terms {
     in_use: Option<InUse>,
     /// Something of ours for the client that waits for its place, or is on its way.
     insert: Option<Box<Insert>>,
-    _session: (Option<Hold>, Option<Listed>),
+    hold: Option<Hold>,
+    /// Of a session without a pin.
+    listed: Option<Listed>,
+    /// Where ordinary requests follow sockets.
+    names: Option<Box<Names>>,
     _of_address: Option<TunnelOf>,
 }
 
 impl Terms {
+    /// Looks at what the worker says first.
+    fn name(&mut self, bytes: &[u8]) {
+        if let Some(names) = &mut self.names
+            && !names.look(bytes, &mut self.listed, &mut self.hold)
+        {
+            self.names = None;
+        }
+    }
+
     /// What an operator has this tunnel told, by itself or with its worker's drain; `None` when he has called it off.
     fn farewell(&self) -> Option<Farewell> {
         if self.socket.is_ordered() {
@@ -209,12 +224,18 @@ pub fn open(job: &Job, mut choice: Choice, granted: Granted, record: &mut Record
 
 fn terms(job: &Job, choice: &mut Choice, in_use: InUse) -> Box<Terms> {
     let shared = &job.conn.thread.shared;
-    let (hold, socket) = choice.hold.take().map(Hold::of_tunnel).unzip();
-    let known = hold.as_ref().map(|hold| hold.ttl_s);
+    let ends = job.ask.is_engine_io(&job.upstream);
+    let (hold, socket) = choice.hold.take().map(|hold| hold.of_tunnel(ends)).unzip();
+    let known = hold.as_ref().map(|hold| hold.ttl_s).filter(|seconds| *seconds > 0);
     let new = job.tunnel(&choice.worker, choice.seat.take());
     let transport = new.transport;
     let (socket, trial, listed) = match socket.flatten() {
-        Some(socket) => (socket, TRIAL, None),
+        Some(socket) if ends => (socket, TRIAL, None),
+        // Of other protocols nobody tries one first.
+        Some(socket) => {
+            socket.upgraded(transport);
+            (socket, 0, None)
+        }
         None => {
             let listed = shared.sockets.open(new);
             listed.socket().begins();
@@ -236,7 +257,9 @@ fn terms(job: &Job, choice: &mut Choice, in_use: InUse) -> Box<Terms> {
         tunnel: choice.worker.tunnel(),
         in_use: Some(in_use),
         insert: None,
-        _session: (hold, listed),
+        hold,
+        listed,
+        names: Names::of(job),
         _of_address: match job.conn.listener.trusts(job.client.address) {
             true => None,
             false => tunnel_of(shared, job.client.address),

@@ -70,6 +70,7 @@ impl Relay {
     /// The first frame of a WebSocket-first session tells its name, and how long its silence may last. A frame that arrives
     /// in pieces is not put together for that: the default limit does for it, and it stays without a name.
     fn learn(&mut self, bytes: &[u8]) {
+        self.terms.name(bytes);
         if !std::mem::take(&mut self.terms.learns) {
             return;
         }

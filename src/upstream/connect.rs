@@ -233,7 +233,7 @@ impl Lease {
         let lease = *self;
         let parts = lease.connection.into_parts();
         let in_use = InUse { established: lease.established, _slot: lease.slot };
-        Some((parts.io.into_inner().io, parts.read_buf, in_use))
+        Some((parts.io.into_inner().into_inner(), parts.read_buf, in_use))
     }
 
     /// Goes on reading and writing while the answer's body is read; ready once the connection is over.
@@ -321,7 +321,7 @@ async fn connect(worker: &Arc<Worker>) -> Result<Box<Lease>, ConnectError> {
     worker.connected();
     let established = worker.connection();
     let heard = Rc::new(Cell::new(false));
-    let io = Heeded { io, heard: heard.clone() };
+    let io = Heeded::new(io, heard.clone());
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(HEAD_BYTES)
         .max_header_size(HEAD_BYTES)

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
@@ -72,17 +72,34 @@ impl AsyncWrite for WorkerIo {
     }
 }
 
+/// Bytes read at once, at most: what a client does not take is held in pieces of this size. One byte less than a power of
+/// two, past which hyper would reserve twice as much for the next piece.
+const PIECE: u64 = 16 * 1024 - 1;
+
 /// A socket that remembers whether anything came over it: a request may go again only while nothing has.
 pub struct Heeded {
     /// The socket.
-    pub io: WorkerIo,
+    io: Take<WorkerIo>,
     /// Something was read since this was last set to `false`.
-    pub heard: Rc<Cell<bool>>,
+    heard: Rc<Cell<bool>>,
+}
+
+impl Heeded {
+    /// `heard` is told of what comes.
+    pub fn new(io: WorkerIo, heard: Rc<Cell<bool>>) -> Self {
+        Self { io: io.take(PIECE), heard }
+    }
+
+    /// The socket.
+    pub fn into_inner(self) -> WorkerIo {
+        self.io.into_inner()
+    }
 }
 
 impl AsyncRead for Heeded {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        this.io.set_limit(PIECE);
         let before = buf.filled().len();
         let polled = Pin::new(&mut this.io).poll_read(cx, buf);
         if buf.filled().len() > before {
@@ -94,7 +111,7 @@ impl AsyncRead for Heeded {
 
 impl AsyncWrite for Heeded {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
+        Pin::new(self.get_mut().io.get_mut()).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -102,19 +119,19 @@ impl AsyncWrite for Heeded {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
+        Pin::new(self.get_mut().io.get_mut()).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        self.io.get_ref().is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+        Pin::new(self.get_mut().io.get_mut()).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+        Pin::new(self.get_mut().io.get_mut()).poll_shutdown(cx)
     }
 }
 

@@ -16,7 +16,7 @@ fn value(cookie: &Cookie) -> String {
 }
 
 fn read(jar: &Jar, headers: &[&str]) -> Option<Cookie> {
-    jar.read(headers.iter().map(|h| h.as_bytes()))
+    jar.read(headers.iter().map(|h| h.as_bytes()), &Seen::default())
 }
 
 fn cookie() -> Cookie {
@@ -33,7 +33,7 @@ proptest! {
 
     #[test]
     fn garbage_is_nothing(header in prop::collection::vec(any::<u8>(), 0..200), text in "[A-Za-z0-9_-]{48}") {
-        prop_assert_eq!(jar().read([&header[..]].into_iter()), None);
+        prop_assert_eq!(jar().read([&header[..]].into_iter(), &Seen::default()), None);
         prop_assert_eq!(read(&jar(), &[&format!("stickyd_app={text}")]), None);
     }
 }
@@ -160,4 +160,24 @@ fn never_on_what_a_shared_cache_may_store() {
     two.append(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     two.append(CACHE_CONTROL, HeaderValue::from_static("max-age=5"));
     assert!(!may_set(&two));
+}
+
+/// What a connection has seen opened helps nobody to open anything else: not a changed text, nor at another jar.
+#[test]
+fn what_was_seen_is_that_and_nothing_else() {
+    let (ours, others, seen) = (jar(), Jar::new(b"another secret !", "app", SameSite::Lax), Seen::default());
+    let mut text = format!("stickyd_app={}", value(&cookie())).into_bytes();
+    let read = |jar: &Jar, text: &[u8]| jar.read([text].into_iter(), &seen);
+    for _ in 0..2 {
+        assert_eq!(read(&ours, &text), Some(cookie()));
+        assert_eq!(read(&others, &text), None);
+        assert_eq!(read(&ours, &text[..text.len() - 1]), None);
+        let last = text.len() - 1;
+        text[last] ^= 1;
+        assert_eq!(read(&ours, &text), None);
+        text[last] ^= 1;
+    }
+    let another = Cookie { client: *b"other client", ..cookie() };
+    assert_eq!(read(&ours, format!("stickyd_app={}", value(&another)).as_bytes()), Some(another));
+    assert_eq!(read(&ours, &text), Some(cookie()));
 }

@@ -13,6 +13,7 @@ use hyper::http::{request, response};
 use hyper::{Method, Request, StatusCode, Uri, Version};
 
 use super::body::StreamBody;
+use super::inflow::Holding;
 use crate::proxy::body::{ClientBody, Reply};
 use crate::proxy::headers;
 use crate::proxy::respond::Problem;
@@ -30,7 +31,7 @@ pub(super) struct Asked {
 }
 
 /// Translates a request.
-pub(super) fn request(request: Request<RecvStream>, most_fields: usize) -> Asked {
+pub(super) fn request(request: Request<RecvStream>, most_fields: usize, holding: Holding) -> Asked {
     let (mut parts, stream) = request.into_parts();
     let fits = head(&mut parts, most_fields);
     if matches!(fits, Ok(Means::Tunnel)) {
@@ -43,7 +44,7 @@ pub(super) fn request(request: Request<RecvStream>, most_fields: usize) -> Asked
             .get(header::EXPECT)
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    let request = Request::from_parts(parts, ClientBody::Http2(StreamBody::new(stream, length)));
+    let request = Request::from_parts(parts, ClientBody::Http2(StreamBody::new(stream, length, holding)));
     Asked { request, tunnel: None, expects, fits: fits.map(|_| ()) }
 }
 

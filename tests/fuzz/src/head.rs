@@ -21,6 +21,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use stickyd::listener::conn::{Conn, fuzzing};
+use stickyd::proxy::body::Outgoing;
 use stickyd::proxy::fuzzing::forwardable;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
@@ -29,10 +30,10 @@ use super::strict::{self, Message, Read};
 use super::{proxied, still};
 
 /// More than any pipe here has to hold.
-const ROOM: usize = 1 << 20;
+pub(super) const ROOM: usize = 1 << 20;
 
 /// What became of each request, as it goes.
-type Sent = Rc<RefCell<Vec<Option<Vec<u8>>>>>;
+pub(super) type Sent = Rc<RefCell<Vec<Option<Vec<u8>>>>>;
 
 /// Checks what is forwarded.
 pub fn check(data: &[u8]) {
@@ -89,7 +90,7 @@ impl<'a> Input<'a> {
 /// What became of each request hyper read, in order: the bytes a worker got, or none.
 pub fn sent(data: &[u8]) -> Vec<Option<Vec<u8>>> {
     let input = Input::of(data);
-    let conn = proxied::conn(input.peer.parse().expect("an address"), input.secure);
+    let conn = proxied::conn(input.peer.parse().expect("an address"), input.secure, false);
     let sent = Sent::default();
     exchange(&conn, &input, &sent);
     sent.take()
@@ -142,7 +143,7 @@ fn is_identity(name: &str) -> bool {
 }
 
 /// Whether one forwarded request is what any may be.
-fn judge(got: &Message, trusted: bool, peer: &str) {
+pub(super) fn judge(got: &Message, trusted: bool, peer: &str) {
     assert_eq!(got.version, "1.1");
     assert!(!matches!(&*got.method, "CONNECT" | "TRACE"), "{got:?}");
     assert!(got.target.starts_with(b"/") || (got.target == b"*" && got.method == "OPTIONS"), "target: {got:?}");
@@ -185,7 +186,7 @@ fn judge(got: &Message, trusted: bool, peer: &str) {
 }
 
 /// Whether a request that has one meaning has kept it.
-fn compare(asked: &Message, got: &Message) {
+pub(super) fn compare(asked: &Message, got: &Message) {
     assert_eq!(asked.method, got.method);
     assert_eq!(asked.body, got.body, "{asked:?} {got:?}");
     if asked.target.starts_with(b"/") {
@@ -244,13 +245,20 @@ fn exchange(conn: &Rc<Conn>, input: &Input<'_>, sent: &Sent) {
     }
 }
 
-/// stickyd's part, then a worker that answers when it has all of a request.
+/// stickyd's part, then the worker.
 async fn forward(conn: Rc<Conn>, request: Request<Incoming>, sent: Sent) -> Response<Empty<Bytes>> {
     let mut response = Response::new(Empty::new());
-    let Some(request) = forwardable(&conn, request) else {
-        sent.borrow_mut().push(None);
+    if !to_worker(forwardable(&conn, request), sent).await {
         *response.status_mut() = StatusCode::BAD_REQUEST;
-        return response;
+    }
+    response
+}
+
+/// A worker that answers when it has all of a request; whether there was one.
+pub(super) async fn to_worker(request: Option<Request<Outgoing>>, sent: Sent) -> bool {
+    let Some(request) = request else {
+        sent.borrow_mut().push(None);
+        return false;
     };
     let place = {
         let mut sent = sent.borrow_mut();
@@ -259,7 +267,7 @@ async fn forward(conn: Rc<Conn>, request: Request<Incoming>, sent: Sent) -> Resp
     };
     let (io, worker) = tokio::io::duplex(ROOM);
     let Ok((mut sender, connection)) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await else {
-        return response;
+        return true;
     };
     let exchange = async move {
         // Dropped with its answer, which ends the connection, and with it the worker.
@@ -279,7 +287,7 @@ async fn forward(conn: Rc<Conn>, request: Request<Incoming>, sent: Sent) -> Resp
         if all.iter().all(Option::is_none) { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
-    response
+    true
 }
 
 async fn record(mut io: DuplexStream, sent: Sent, place: usize) {

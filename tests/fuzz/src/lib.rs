@@ -7,6 +7,7 @@ pub mod client;
 pub mod config;
 pub mod cookie;
 pub mod frames;
+pub mod h2_head;
 pub mod handshake;
 pub mod head;
 mod proxied;
@@ -20,8 +21,9 @@ mod strict;
 pub type Check = fn(&[u8]);
 
 /// Every target by name, as `corpus/` has it.
-pub const ALL: [(&str, Check); 9] = [
+pub const ALL: [(&str, Check); 10] = [
     ("head", head::check),
+    ("h2_head", h2_head::check),
     ("cookie", cookie::check),
     ("client", client::check),
     ("proxy_protocol", proxy_protocol::check),
