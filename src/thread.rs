@@ -80,6 +80,8 @@ pub struct Thread {
     requests_cut: Cell<bool>,
     /// A task closes tunnels of drained workers.
     closing: Cell<bool>,
+    /// Sessions closed by name, when polls were last woken for that.
+    ended: Cell<u32>,
     live: RefCell<slab::Slab<Entry>>,
     spare: Spare,
 }
@@ -104,6 +106,7 @@ impl Thread {
             stopping: Cell::new(false),
             requests_cut: Cell::new(false),
             closing: Cell::new(false),
+            ended: Cell::new(shared.sockets.ended()),
             shared,
         })
     }
@@ -221,6 +224,18 @@ impl Thread {
         }
     }
 
+    /// Where sessions were closed by name, every poll looks whether it was its own.
+    fn wake_polls_of_closed(&self) {
+        let ended = self.shared.sockets.ended();
+        if self.ended.replace(ended) != ended {
+            for (_, live) in &*self.live.borrow() {
+                if live.worker.get() != 0 && !live.tunnel.get() {
+                    live.wake();
+                }
+            }
+        }
+    }
+
     /// Whether nobody was closing tunnels of drained workers; from now on somebody is.
     pub fn begin_closing(&self) -> bool {
         !self.closing.replace(true)
@@ -273,6 +288,7 @@ impl Thread {
                 self.find_idle(now);
                 self.paces.second();
             }
+            self.wake_polls_of_closed();
             pool::sweep(&self);
             crate::drain::closing::start(&self);
         }

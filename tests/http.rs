@@ -9,7 +9,7 @@ mod commands;
 mod connections;
 mod cookies;
 mod dns;
-mod drains;
+pub(crate) mod drains;
 mod eject;
 mod forward;
 mod guards;

@@ -28,6 +28,7 @@ use super::stream::Stream;
 use crate::affinity::pins::Key;
 use crate::affinity::session;
 use crate::affinity::{self, Choice, Resolved, cookie};
+use crate::sockets::End;
 use crate::state::Shared;
 use crate::tunnel;
 use crate::upstream::connect::Lease;
@@ -92,7 +93,7 @@ async fn lost(job: &Job, choice: &Choice, missed: &Missed) -> Response<Reply> {
         let _ = tokio::time::timeout(pool::FINDS_DEAD, found_out).await;
     }
     if let (Kind::Session { key, .. }, true) = (job.ask.kind, choice.worker.gone()) {
-        affinity::forget(&job.conn.thread.shared, key);
+        affinity::forget(&job.conn.thread.shared, key, End::WorkerGone);
         job.upstream.series().refusals_own.inc();
         return respond::refused(job);
     }
@@ -188,7 +189,7 @@ pub struct Farewell {
 impl Drop for Farewell {
     fn drop(&mut self) {
         if self.ends.get() {
-            affinity::forget(&self.shared, self.key);
+            affinity::forget(&self.shared, self.key, End::Client);
         }
     }
 }
