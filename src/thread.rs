@@ -21,6 +21,7 @@ use crate::config::Limits;
 use crate::pace::Paces;
 use crate::state::Shared;
 use crate::upstream::pool::{self, Pool};
+use crate::upstream::waits::Waits;
 
 use live::{Entry, Share};
 pub use live::{Live, Order, Registered, Removed};
@@ -60,6 +61,8 @@ pub struct Thread {
     pub shared: Arc<Shared>,
     /// Idle connections by worker serial.
     pub pools: RefCell<HashMap<u64, Pool>>,
+    /// Who waits for a worker's answer.
+    pub waits: Rc<Waits>,
     /// Lent to one tunnel for one poll; never across an await.
     pub buffer: RefCell<Box<[u8]>>,
     /// Every task of this thread (invariant 10).
@@ -90,6 +93,7 @@ impl Thread {
         let limits = Rc::new(Limits::clone(&shared.limits.load()));
         Rc::new(Self {
             pools: RefCell::default(),
+            waits: Waits::new(),
             buffer: RefCell::new(vec![0; TUNNEL_BUFFER].into_boxed_slice()),
             tasks: TaskTracker::new(),
             handshakes,

@@ -15,6 +15,7 @@ mod dependencies;
 mod front;
 mod health;
 mod http;
+mod learn;
 mod rules;
 mod sessions;
 mod sockets;

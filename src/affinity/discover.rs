@@ -113,12 +113,9 @@ pub async fn find(job: &Job, key: Key, mut request: Request<Outgoing>, record: &
     response
 }
 
-/// How long the workers may take to say whose a session is that its client named: a new one waits for that.
-const CLAIM: Duration = Duration::from_millis(500);
-
 /// Who has a session already that this request would make: its worker may be another than the one its id leads to, since
 /// workers came or went. Only where its protocol has a question that touches nothing, and as far as the budget goes; else,
-/// and where nobody claims it, the choice is as it was.
+/// and where nobody claims it (within a second, as of all probes), the choice is as it was.
 pub async fn claimed(job: &Job, request: &Request<Outgoing>, choice: Choice) -> Choice {
     let shared = &job.conn.thread.shared;
     let members = job.upstream.members.iter().map(|member| &member.worker);
@@ -131,7 +128,7 @@ pub async fn claimed(job: &Job, request: &Request<Outgoing>, choice: Choice) -> 
         return choice;
     }
     let mut token = Token { shared, address, found: false };
-    let asked = tokio::time::timeout(CLAIM, probe::ask_all(job, request, &workers)).await.unwrap_or_default();
+    let asked = probe::ask_all(job, request, &workers).await;
     let Some((owner, _)) = asked.into_iter().find(|(_, verdict)| *verdict == probe::Verdict::Owns) else {
         return choice;
     };

@@ -10,8 +10,9 @@ use super::cookie::Cookie;
 use super::derive;
 use super::pins::plain_hash;
 use super::rule::Live;
-use super::session::MAX_SID;
+use super::session::{MAX_ID, MAX_SID};
 use crate::clock;
+use crate::config::rules::Protocol;
 use crate::proxy::headers::Client;
 use crate::state::Shared;
 use crate::upstream::Upstream;
@@ -124,7 +125,8 @@ pub fn explain(shared: &Shared, upstream: &Upstream, question: Question<'_>) -> 
 fn decide(shared: &Shared, upstream: &Upstream, question: Question<'_>) -> Answer {
     let live = question.rule.or_else(|| default_rule(upstream));
     let (Some(sid), Some(live)) = (question.sid, live) else { return without_sid(upstream, question, &[]) };
-    if sid.len() > MAX_SID {
+    let longest = if live.rule.protocol == Protocol::SocketIo { MAX_SID } else { MAX_ID };
+    if sid.len() > longest {
         return (None, Why::TooLong);
     }
     let key = live.key(shared, &upstream.config.name, sid);

@@ -262,7 +262,7 @@ fn at<'r, B>(spot: &Spot, request: &'r Request<B>) -> Option<Cow<'r, [u8]>> {
     match spot {
         Spot::Header(name) => {
             let value = request.headers().get(name)?.as_bytes().trim_ascii();
-            (1..=session::MAX_SID).contains(&value.len()).then_some(Cow::Borrowed(value))
+            (1..=session::MAX_ID).contains(&value.len()).then_some(Cow::Borrowed(value))
         }
         Spot::Query(name) => session::decode(session::parameter(request.uri().query()?, name)?, b' '),
         Spot::Cookie(name) => session::decode(cookie(request.headers(), name)?, b'+'),

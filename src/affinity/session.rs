@@ -19,6 +19,9 @@ pub use sockets::{may_name_sockets, socket_id, socket_ids};
 /// Longest sid in bytes, decoded. Engine.IO's own has 20; `generateId` may return anything (protocols §1.6).
 pub const MAX_SID: usize = 256;
 
+/// Longest id of a rule of another protocol in bytes, decoded: a token (JWT) may be one. Pins hold a hash of it.
+pub const MAX_ID: usize = 2_048;
+
 /// Longest body in bytes that can be a refusal; the longest known one is Python's with the sid in it (protocols §1.4).
 pub const MAX_REFUSAL: usize = 512;
 
@@ -121,14 +124,14 @@ pub(crate) fn parameter<'q>(query: &'q str, name: &str) -> Option<&'q [u8]> {
     pairs.rev().find(|(key, _)| named(key)).map(|(_, value)| value)
 }
 
-/// What a percent-encoded id stands for, `+` being `plus`; `None` unless it has 1..=[`MAX_SID`] bytes.
+/// What a percent-encoded id stands for, `+` being `plus`; `None` unless it has 1..=[`MAX_ID`] bytes.
 pub(crate) fn decode(raw: &[u8], plus: u8) -> Option<Cow<'_, [u8]>> {
     let decoded = if raw.iter().any(|b| matches!(b, b'%' | b'+')) {
-        Cow::Owned(Decoded { rest: raw, plus }.take(MAX_SID + 1).collect())
+        Cow::Owned(Decoded { rest: raw, plus }.take(MAX_ID + 1).collect())
     } else {
         Cow::Borrowed(raw)
     };
-    (1..=MAX_SID).contains(&decoded.len()).then_some(decoded)
+    (1..=MAX_ID).contains(&decoded.len()).then_some(decoded)
 }
 
 fn decode_transport(value: &[u8]) -> Transport {

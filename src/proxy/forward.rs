@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::body::{Body, Frame, Incoming};
+use hyper::body::{Body, Frame};
 use hyper::header;
 use hyper::http::response::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
@@ -34,6 +34,7 @@ use crate::tunnel;
 use crate::upstream::connect::Lease;
 use crate::upstream::dial::ConnectError;
 use crate::upstream::pool;
+use crate::upstream::unread::Unread;
 use crate::upstream::worker::Count;
 
 /// Between two looks at a worker that may be gone.
@@ -115,7 +116,7 @@ pub fn problem_of(missed: &Missed) -> Response<Reply> {
 pub async fn deliver(
     job: &Job,
     mut choice: Choice,
-    response: Response<Incoming>,
+    response: Response<Unread>,
     lease: Box<Lease>,
     in_flight: Count,
     record: &mut Record,
@@ -124,9 +125,9 @@ pub async fn deliver(
     if status == StatusCode::SWITCHING_PROTOCOLS {
         return Box::pin(tunnel::grant(job, choice, response, lease, record)).await;
     }
-    let (mut parts, incoming) = response.into_parts();
-    let ended = incoming.is_end_stream();
-    let mut answer = Answer::new(incoming, lease, job.conn.thread.clone());
+    let (mut parts, unread) = response.into_parts();
+    let ended = unread.is_end_stream();
+    let mut answer = Answer::new(unread, lease, job.conn.thread.clone());
     let mut held = VecDeque::new();
     if ended {
         // hyper will not ask an ended body for its end, so the connection is given back here.

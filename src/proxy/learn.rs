@@ -1,6 +1,6 @@
 //! What an answer teaches before it is released: the id of a new session (invariant 3), a refusal, other names of a socket.
 //!
-//! A body is held back only where a rule has to look into it, no longer than [`READ_AHEAD`] and no further than
+//! A body is held back only where a rule has to look into it, no longer than 5 s and no further than
 //! [`session::MAX_HANDSHAKE`]; past that it is released unlearned. A stream of events is never held: what is born in one is
 //! learned as it passes ([`super::stream`]).
 

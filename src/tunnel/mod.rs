@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use hyper::body::Incoming;
 use hyper::header;
 use hyper::http::response::Parts;
 use hyper::{Response, StatusCode, Version};
@@ -42,6 +41,7 @@ use crate::sockets::{self, Listed, Transport, Tunnelled};
 use crate::upstream::Carried;
 use crate::upstream::connect::{InUse, Lease};
 use crate::upstream::io::WorkerIo;
+use crate::upstream::unread::Unread;
 use crate::upstream::worker::Count;
 use names::Names;
 
@@ -179,7 +179,7 @@ impl Granted {
 pub async fn grant(
     job: &Job,
     choice: Choice,
-    response: Response<Incoming>,
+    response: Response<Unread>,
     lease: Box<Lease>,
     record: &mut Record,
 ) -> Response<Reply> {
@@ -193,13 +193,13 @@ pub async fn grant(
 }
 
 /// Whether this is the 101 that was asked for (invariant 6); otherwise its connection is closed.
-pub async fn check(job: &Job, response: Response<Incoming>, lease: Box<Lease>) -> Option<Granted> {
-    let (parts, _) = response.into_parts();
+pub async fn check(job: &Job, response: Response<Unread>, lease: Box<Lease>) -> Option<Granted> {
+    let (parts, unread) = response.into_parts();
     let asked = job.ask.upgrade.as_ref().is_some_and(|accept| upgrade::grants(&parts.headers, accept));
     if parts.version != Version::HTTP_11 || !asked {
         return None;
     }
-    let (io, first, in_use) = lease.into_tunnel().await?;
+    let (io, first, in_use) = lease.into_tunnel(unread);
     Some(Granted { parts, io, first, in_use })
 }
 

@@ -1,7 +1,7 @@
 //! What a Socket.IO session is called, in the first frames of its tunnel: only for upstreams whose ordinary requests `follow`
 //! sockets. A WebSocket-first session is pinned for them, too.
 //!
-//! Bounded: the worker's first [`FRAMES`] frames and [`BYTES`] bytes, and text frames of up to [`LONGEST`] bytes that are not
+//! Bounded: the worker's first 32 frames and 16 KiB, and text frames of up to 2 KiB that are not
 //! compressed; a namespace that is connected later is not seen. The bytes pass as they are (invariant 5); a frame's own
 //! bytes may be on their way to the client when its id is learned, before the client can have used it.
 

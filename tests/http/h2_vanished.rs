@@ -41,9 +41,8 @@ async fn a_client_that_does_not_answer_a_ping_is_gone_and_one_that_does_stays() 
     eventually("one is gone", || stickyd.proxy().metric("stickyd_client_connections") < 1.5);
     there.send(&frame(PING, 0, 0, b"stillyou")).await;
     let answer = loop {
-        match there.next().await.expect("it stands") {
-            (PING, ACK, _, payload) => break payload,
-            _ => {}
+        if let (PING, ACK, _, payload) = there.next().await.expect("it stands") {
+            break payload;
         }
     };
     assert_eq!(answer, b"stillyou");

@@ -38,7 +38,7 @@ fn depth_and_size_are_bounded() {
             answer("200 OK", "", &format!("{{\"a\":{}{},\"id\":\"deep\"}}", "[".repeat(6_000), "]".repeat(6_000)))
         }
         "/large" => answer("200 OK", "", &format!("{{\"a\":\"{}\",\"id\":\"large\"}}", "x".repeat(20_000))),
-        "/long" => answer("200 OK", "", &format!("{{\"id\":\"{}\"}}", "x".repeat(257))),
+        "/long" => answer("200 OK", "", &format!("{{\"id\":\"{}\"}}", "x".repeat(2_049))),
         "/zip" => answer("200 OK", "Content-Encoding: gzip\r\n", "{\"id\":\"zip\"}"),
         _ => answer("200 OK", "", "{\"id\":\"good\"}"),
     });

@@ -220,8 +220,7 @@ fn what_is_looked_for_is_asked_for_uncompressed() {
 fn an_operator_who_asks_is_told_the_rule() {
     let pool = Pool::of(2, jobs);
     let binary = Binary::with(&format!("state_dir = \".\"\n{}", config(&pool)));
-    let made = format!("POST /new/header HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
-    let made = Raw::connect(binary.address).ask(&made);
+    let made = Raw::connect(binary.address).ask("POST /new/header HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
     let (id, owner) = (made.header("x-job-id").unwrap().replace(' ', "%20"), decision(&made).0);
     let asked = |path: &str| -> serde_json::Value {
         let answer = Raw::connect_unix(&binary.admin()).get(path);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hyper::body::{Body as _, Frame, Incoming};
+use hyper::body::{Body as _, Frame};
 use hyper::http::response;
 use hyper::{Method, Response, StatusCode};
 
@@ -32,6 +32,7 @@ use crate::telemetry::say_full;
 use crate::tunnel;
 use crate::upstream::connect::Lease;
 use crate::upstream::dial::ConnectError;
+use crate::upstream::unread::Unread;
 use crate::upstream::worker::{Count, Worker};
 
 /// The longest pause between two looks at the same silent workers.
@@ -164,7 +165,10 @@ impl<'a> Hunt<'a> {
             return verdicts.clone();
         }
         let verdicts = probe::ask_all(self.job, &self.copies.head, candidates).await;
-        *known = Some((Instant::now(), verdicts.clone()));
+        // Of a request that nothing is asked for, nothing is known that would do for another one: Phoenix' POST beside its poll.
+        if probe::asks(self.job, &self.copies.head) {
+            *known = Some((Instant::now(), verdicts.clone()));
+        }
         verdicts
     }
 
@@ -309,8 +313,8 @@ impl<'a> Hunt<'a> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return self.switch(worker, claimed, response, lease, record).await;
         }
-        let (parts, incoming) = response.into_parts();
-        let mut answer = Answer::new(incoming, lease, job.conn.thread.clone());
+        let (parts, unread) = response.into_parts();
+        let mut answer = Answer::new(unread, lease, job.conn.thread.clone());
         let mut held = VecDeque::new();
         match self.refuses(&parts, &mut answer, &mut held).await {
             Err(problem) => return Step::Done(Discovery::Failed, respond::problem(problem)),
@@ -343,7 +347,7 @@ impl<'a> Hunt<'a> {
         &mut self,
         worker: &Arc<Worker>,
         claimed: bool,
-        response: Response<Incoming>,
+        response: Response<Unread>,
         lease: Box<Lease>,
         record: &mut Record,
     ) -> Step {

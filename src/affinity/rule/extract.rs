@@ -6,7 +6,7 @@ use std::fmt;
 use hyper::header::{self, HeaderMap};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::affinity::session::{self, MAX_SID};
+use crate::affinity::session::{self, MAX_ID};
 use crate::config::pattern::{JsonPath, Seen, Template};
 use crate::config::rules::Place;
 
@@ -15,7 +15,7 @@ pub fn in_head(place: &Place, headers: &HeaderMap) -> Option<Vec<u8>> {
     match place {
         Place::Header(name) => {
             let value = headers.get(name)?.as_bytes().trim_ascii();
-            (1..=MAX_SID).contains(&value.len()).then(|| value.to_vec())
+            (1..=MAX_ID).contains(&value.len()).then(|| value.to_vec())
         }
         Place::SetCookie(name) => set_cookie(headers, name),
         Place::Location => location(headers.get(header::LOCATION)?.as_bytes()),
@@ -136,7 +136,7 @@ impl<'de> Visitor<'de> for Field<'_> {
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
-        Ok((self.steps.is_empty() && (1..=MAX_SID).contains(&text.len())).then(|| text.to_owned()))
+        Ok((self.steps.is_empty() && (1..=MAX_ID).contains(&text.len())).then(|| text.to_owned()))
     }
 
     fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Self::Value, E> {
@@ -202,7 +202,7 @@ mod tests {
         ] {
             assert_eq!(location(value.as_bytes()).as_deref(), id.map(str::as_bytes), "{value}");
         }
-        let long = "x".repeat(MAX_SID + 1);
+        let long = "x".repeat(MAX_ID + 1);
         assert_eq!(in_head(&Place::Header(HeaderName::from_static("x-a")), &headers(&[("x-a", &long)])), None);
         assert_eq!(in_head(&Place::SetCookie("a".to_owned()), &headers(&[("set-cookie", "a=; Max-Age=0")])), None);
     }
@@ -228,7 +228,7 @@ mod tests {
         for more in ["", "{", r#"{"id":"a"#, r#"{"id":"a""#, r#"{"a":[[["#] {
             assert_eq!(field("id", more), Seen::NeedMore, "{more}");
         }
-        assert_eq!(field("id", &format!(r#"{{"id":"{}"}}"#, "x".repeat(MAX_SID + 1))), Seen::Never);
+        assert_eq!(field("id", &format!(r#"{{"id":"{}"}}"#, "x".repeat(MAX_ID + 1))), Seen::Never);
     }
 
     #[test]
@@ -252,7 +252,7 @@ mod tests {
         fn any_bytes_have_an_answer(body in proptest::collection::vec(any::<u8>(), 0..200), path in "[a-c0-2]{1,2}(\\.[a-c0-2]{1,2}){0,3}") {
             let path = JsonPath::parse(&path).unwrap();
             if let Seen::Found(id) = json(&path, &body) {
-                prop_assert!((1..=MAX_SID).contains(&id.len()));
+                prop_assert!((1..=MAX_ID).contains(&id.len()));
             }
         }
 
