@@ -24,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::proxy::guard::Watch;
 use crate::proxy::route::Guarded;
 use crate::reload;
+use crate::sockets::Sockets;
 use crate::upstream::Upstream;
 use crate::upstream::addresses::Unresolved;
 use crate::upstream::worker::Worker;
@@ -38,6 +39,8 @@ pub struct Shared {
     pub unresolved: Unresolved,
     /// Sessions and their workers.
     pub pins: Pins<Pin>,
+    /// Every live socket.
+    pub sockets: Arc<Sockets>,
     /// Socket.IO's own ids, of upstreams that `follow` them, and the session each belongs to; as many as pins at most.
     pub aliases: Pins<Key>,
     /// Turns sids and addresses into keys nobody outside can predict.
@@ -93,7 +96,8 @@ impl Rules {
         let guarded = |route: &config::Route| {
             let same = |old: &&&Guarded| old.route.host == route.host && old.route.path == route.path;
             let old = known.iter().find(same).and_then(|old| old.watch.as_ref());
-            Guarded { route: route.clone(), watch: Watch::follow(&route.guards, old) }
+            let name = format!("{}{}", route.host.as_deref().unwrap_or_default(), route.path).into();
+            Guarded { route: route.clone(), name, watch: Watch::follow(&route.guards, old) }
         };
         let routes = config.routes.iter().map(guarded).collect();
         Arc::new(Self { routes, access_log: config.log.access, listeners })
@@ -110,6 +114,7 @@ impl Shared {
             changed: watch::Sender::new(()),
             unresolved: Unresolved::default(),
             pins: Pins::new(config.limits.pins, config.limits.pins_per_address, Instant::now()),
+            sockets: Sockets::new(config.limits.sockets),
             aliases: Pins::new(config.limits.pins, config.limits.pins_per_address, Instant::now()),
             keys,
             metrics,

@@ -21,6 +21,7 @@ use crate::config::Limits;
 use crate::pace::Paces;
 use crate::state::Shared;
 use crate::upstream::pool::{self, Pool};
+use crate::upstream::waits::Waits;
 
 use live::{Entry, Share};
 pub use live::{Live, Order, Registered, Removed};
@@ -60,6 +61,8 @@ pub struct Thread {
     pub shared: Arc<Shared>,
     /// Idle connections by worker serial.
     pub pools: RefCell<HashMap<u64, Pool>>,
+    /// Who waits for a worker's answer.
+    pub waits: Rc<Waits>,
     /// Lent to one tunnel for one poll; never across an await.
     pub buffer: RefCell<Box<[u8]>>,
     /// Every task of this thread (invariant 10).
@@ -77,6 +80,8 @@ pub struct Thread {
     requests_cut: Cell<bool>,
     /// A task closes tunnels of drained workers.
     closing: Cell<bool>,
+    /// Sessions closed by name, when polls were last woken for that.
+    ended: Cell<u32>,
     live: RefCell<slab::Slab<Entry>>,
     spare: Spare,
 }
@@ -88,6 +93,7 @@ impl Thread {
         let limits = Rc::new(Limits::clone(&shared.limits.load()));
         Rc::new(Self {
             pools: RefCell::default(),
+            waits: Waits::new(),
             buffer: RefCell::new(vec![0; TUNNEL_BUFFER].into_boxed_slice()),
             tasks: TaskTracker::new(),
             handshakes,
@@ -100,6 +106,7 @@ impl Thread {
             stopping: Cell::new(false),
             requests_cut: Cell::new(false),
             closing: Cell::new(false),
+            ended: Cell::new(shared.sockets.ended()),
             shared,
         })
     }
@@ -217,6 +224,18 @@ impl Thread {
         }
     }
 
+    /// Where sessions were closed by name, every poll looks whether it was its own.
+    fn wake_polls_of_closed(&self) {
+        let ended = self.shared.sockets.ended();
+        if self.ended.replace(ended) != ended {
+            for (_, live) in &*self.live.borrow() {
+                if live.worker.get() != 0 && !live.tunnel.get() {
+                    live.wake();
+                }
+            }
+        }
+    }
+
     /// Whether nobody was closing tunnels of drained workers; from now on somebody is.
     pub fn begin_closing(&self) -> bool {
         !self.closing.replace(true)
@@ -269,6 +288,7 @@ impl Thread {
                 self.find_idle(now);
                 self.paces.second();
             }
+            self.wake_polls_of_closed();
             pool::sweep(&self);
             crate::drain::closing::start(&self);
         }

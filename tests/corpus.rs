@@ -6,7 +6,7 @@
     reason = "a crate of its own to the fuzz targets, where oracles count small things and what is pub is reached"
 )]
 #[path = "fuzz/src/lib.rs"]
-mod checks;
+pub(crate) mod checks;
 
 use std::path::Path;
 
@@ -83,7 +83,7 @@ fn heads_of_streams_arrive_and_what_means_two_things_does_not() {
     assert!(text("post").ends_with("\r\n5\r\nhello\r\n0\r\nx-sum: 7\r\n\r\n"), "{}", text("post"));
     assert!(text("websocket").contains("upgrade: websocket\r\n"));
     assert!(!text("spoofed").contains("6.6.6.6"));
-    for seed in ["split", "quoted", "hosts", "lengths", "connect", "star", "upper"] {
+    for seed in ["split", "quoted", "hosts", "lengths", "connect", "star", "upper", "empty_length"] {
         assert_eq!(sent(seed), None, "{seed}");
     }
 }
@@ -106,4 +106,4 @@ macro_rules! targets {
     };
 }
 
-targets!(head h2_head cookie client proxy_protocol config sid handshake refusal frames);
+targets!(head h2_head cookie client proxy_protocol config sid handshake refusal frames answer);

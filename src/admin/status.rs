@@ -33,6 +33,7 @@ pub(super) async fn show(State(api): State<Api>) -> Json<Value> {
         "listeners": config.listeners,
         "client_connections": shared.clients.load(Relaxed),
         "pins": { "held": shared.pins.len(), "limit": shared.pins.capacity() },
+        "sockets": { "held": shared.sockets.len(), "limit": shared.sockets.capacity() },
         "replay_bytes": { "held": shared.replay.held(), "limit": shared.limits.load().replay_bytes },
         "descriptors": { "held": look.descriptors, "limit": descriptors },
         "process": look.own.as_ref().map(process),

@@ -23,6 +23,7 @@ use crate::config::rules::Protocol;
 use crate::metrics::Source;
 use crate::proxy::ask::{Ask, Kind};
 use crate::proxy::headers::Client;
+use crate::sockets::{End, Listed, New, Socket, Transport, Tunnelled};
 use crate::state::Shared;
 use crate::telemetry::{say_full, say_rarely};
 use crate::tunnel::whole_seconds;
@@ -45,6 +46,8 @@ pub struct Hold {
     open: pins::Hold,
     tunnel: bool,
     shorten: Option<Duration>,
+    /// Body bytes of the request that holds it, and of its answer.
+    moved: (u64, u64),
     /// Silence a tunnel of this session is allowed, seconds; 0: not known.
     pub ttl_s: u32,
 }
@@ -57,13 +60,31 @@ impl Hold {
 
     /// This hold is a tunnel's: when it ends, the session most likely has ended too (protocols §5.9), so its pin is kept
     /// only for as long as a failed upgrade needs to be noticed by the client's next poll.
-    ///
-    /// `ends`: so it is in its protocol.
-    pub fn of_tunnel(mut self, ends: bool) -> Self {
+    /// `None` for the session's socket: an operator has just ended it. `ends`: so it is in its protocol.
+    pub fn of_tunnel(mut self, ends: bool) -> (Self, Option<Tunnelled>) {
+        let socket = self.becomes_tunnel(ends);
+        (self, socket.map(Tunnelled::new))
+    }
+
+    /// The same of a tunnel that has its socket.
+    pub fn of_known_tunnel(mut self, ends: bool) -> Self {
+        self.becomes_tunnel(ends);
+        self
+    }
+
+    fn becomes_tunnel(&mut self, ends: bool) -> Option<Arc<Socket>> {
         self.tunnel = true;
         self.shorten = ends.then_some(Duration::from_secs(5));
-        self.shared.pins.update(self.key, Instant::now(), |pin| pin.set_tunnel(true));
-        self
+        let socket = self.shared.pins.update(self.key, Instant::now(), |pin| {
+            pin.set_tunnel(true);
+            pin.listed().map(|listed| listed.socket().clone())
+        });
+        socket.flatten()
+    }
+
+    /// What the request carried that holds it, and its answer: bytes of their bodies.
+    pub fn moved(&mut self, up: u64, down: u64) {
+        self.moved = (up, down);
     }
 }
 
@@ -77,8 +98,22 @@ impl Drop for Hold {
                 if pin.worker().is_some_and(|worker| worker.admin.ends()) { pin.end() } else { None }
             });
         }
-        self.shared.pins.close(self.key, self.open, Instant::now(), self.shorten);
+        let (moved, is_request) = (self.moved, !self.tunnel);
+        self.shared.pins.close_with(self.key, self.open, Instant::now(), self.shorten, |pin| {
+            if let Some(listed) = pin.listed().filter(|_| is_request) {
+                carried(listed.socket(), moved);
+            }
+        });
     }
+}
+
+/// A request of a session is over. A body is a message, whatever number of packets is in it.
+fn carried(socket: &Socket, (up, down): (u64, u64)) {
+    let now_s = clock::now_s();
+    if up > 0 {
+        socket.up.moved(up, 1, now_s);
+    }
+    socket.down.moved(down, u32::from(down > 0), now_s);
 }
 
 /// A decision.
@@ -129,7 +164,7 @@ fn session(shared: &Arc<Shared>, upstream: &Upstream, key: Key, ask: &Ask, clien
     match pinned(shared, upstream, key) {
         // Its words fit a message that stickyd does not read, and its id outlives a session: another worker has them.
         Resolved::Ended if live.is_some_and(|live| live.rule.protocol == Protocol::CometD) => {
-            forget(shared, key);
+            forget(shared, key, End::WorkerGone);
             Resolved::Unpinned(key)
         }
         // What an operator ended stays ended; of a gone worker no pin is left.
@@ -165,15 +200,15 @@ fn followed(shared: &Shared, upstream: &Upstream, ask: &Ask, client: Client, tri
 
 /// The pinned worker, whatever it is; its death ends the pin.
 fn pinned(shared: &Arc<Shared>, upstream: &Upstream, key: Key) -> Resolved {
-    let Some((open, used)) = shared.pins.open(key, Instant::now(), Pin::used) else {
+    let Some((open, used)) = shared.pins.open(key, Instant::now(), |pin| pin.used(clock::now_s())) else {
         return Resolved::Unpinned(key);
     };
     let Used { worker, ttl_s, slot, has_tunnel } = used;
-    let hold = Hold { shared: shared.clone(), key, open, tunnel: false, shorten: None, ttl_s };
+    let hold = Hold { shared: shared.clone(), key, open, tunnel: false, shorten: None, moved: (0, 0), ttl_s };
     let Some(worker) = worker else { return Resolved::Ended };
     if worker.gone() {
         drop(hold);
-        forget(shared, key);
+        forget(shared, key, End::WorkerGone);
         return Resolved::Ended;
     }
     // A session with a tunnel ends with that.
@@ -271,16 +306,31 @@ pub fn first_guess(upstream: &Upstream, ask: &Ask, client: Client) -> Option<Arc
 /// that accepted its sid. `true`: it was not pinned before.
 ///
 /// `paced`: the session has said how long it may be silent, its tunnels included.
-pub fn pin(shared: &Shared, key: Key, client: Client, session: Session, ttl: Duration, paced: bool) -> bool {
+pub fn pin(shared: &Shared, key: Key, client: Client, new: New<'_>, ttl: Duration, paced: bool) -> bool {
+    // Known already: nothing new begins.
+    if shared.pins.touch(key, Instant::now(), |_| ()).is_some() {
+        return false;
+    }
+    pin_listed(shared, key, client, shared.sockets.open(new), ttl, paced)
+}
+
+/// The same of a session that is on the list of sockets.
+pub fn pin_listed(shared: &Shared, key: Key, client: Client, listed: Listed, ttl: Duration, paced: bool) -> bool {
+    let socket = listed.socket().clone();
+    let worker = socket.worker();
     let ttl_s = if paced { u16::try_from(whole_seconds(ttl)).unwrap_or(u16::MAX) } else { 0 };
     // Known while its worker is drained: it gets a place in the time left.
-    let ending = if session.worker().admin.ends() { session.worker().admin.ending() } else { None };
+    let ending = if worker.admin.ends() { worker.admin.ending() } else { None };
     let slot = ending.map_or(Slot::NONE, |ending| ending.late_slot(clock::now_ms(), key.chance()));
-    let pin = Pin::new(session, ttl_s, slot);
+    let pin = Pin::new(listed, ttl_s, slot);
     match shared.pins.insert(key, pin, shared.keys.address(client.key()), ttl, Instant::now()) {
-        Inserted::New { evicted: 0 } => true,
+        Inserted::New { evicted: 0 } => {
+            socket.begins();
+            true
+        }
         Inserted::Kept(_) => false,
         Inserted::New { evicted } => {
+            socket.begins();
             shared.metrics.pins_evicted.inc_by(evicted as u64);
             say_full!("the pin table is full: the oldest idle pin made room ([limits] pins)");
             true
@@ -309,7 +359,7 @@ pub fn watch_one_address(shared: &Shared, upstream: &Upstream, client: Client) {
 /// Opens a session just pinned, for the request that found it.
 pub fn hold(shared: &Arc<Shared>, key: Key) -> Option<Hold> {
     let (open, ttl_s) = shared.pins.open(key, Instant::now(), |pin| pin.ttl_s.into())?;
-    Some(Hold { shared: shared.clone(), key, open, tunnel: false, shorten: None, ttl_s })
+    Some(Hold { shared: shared.clone(), key, open, tunnel: false, shorten: None, moved: (0, 0), ttl_s })
 }
 
 /// Ends a session because an operator says so; its pin stays as the end's memory.
@@ -332,6 +382,27 @@ pub fn ends_at(shared: &Shared, key: Key, worker: &Worker) -> Option<u64> {
         // Being discovered.
         None => due_at(worker, Slot::NONE, key),
     }
+}
+
+/// Ends the polling session of a socket because an operator says so; `false`: it has none, or it is over.
+pub fn close(shared: &Shared, socket: &Arc<Socket>) -> bool {
+    if socket.transport() != Transport::Polling {
+        return false;
+    }
+    let key = socket.with_texts(|sid, _| shared.keys.key(&socket.worker().upstream, sid));
+    // Dropped outside of the table's lock.
+    let ended = shared.pins.update(key, Instant::now(), |pin| {
+        let is_its = pin.listed().is_some_and(|listed| Arc::ptr_eq(listed.socket(), socket));
+        is_its.then(|| {
+            socket.ends(End::Operator);
+            pin.end()
+        })
+    });
+    let ended = ended.flatten().flatten().is_some();
+    if ended {
+        shared.sockets.one_ended();
+    }
+    ended
 }
 
 fn due_at(worker: &Worker, slot: Slot, key: Key) -> Option<u64> {
@@ -357,15 +428,22 @@ pub fn alias(shared: &Shared, upstream: &str, id: &[u8], key: Key, client: Clien
     }
 }
 
-/// Ends a pin: its worker died, or lost the session and says so.
-pub fn forget(shared: &Shared, key: Key) {
-    drop(shared.pins.remove(key));
+/// Ends a pin: its worker died, or lost the session and says so, or its client said goodbye.
+pub fn forget(shared: &Shared, key: Key, why: End) {
+    if let Some(pin) = shared.pins.remove(key)
+        && let Some(listed) = pin.listed()
+    {
+        listed.socket().ends(why);
+    }
 }
 
 /// The pin's worker refused its own session: the pin goes, and fresh refusals are counted against shared addresses.
 pub fn refused_by_owner(shared: &Shared, key: Key) {
-    if let Some(pin) = shared.pins.remove(key)
-        && pin.is_fresh()
+    let Some(pin) = shared.pins.remove(key) else { return };
+    if let Some(listed) = pin.listed() {
+        listed.socket().ends(End::Refused);
+    }
+    if pin.is_fresh()
         && let Some(worker) = pin.worker()
     {
         worker.fresh_refusal(clock::now_ms());

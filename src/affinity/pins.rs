@@ -278,8 +278,16 @@ impl<E> Pins<E> {
     /// if that is less: a tunnel's end is the session's, but its pin may still explain a late request. Activity after
     /// that gives the pin its full time again. Nothing happens if the pin is gone.
     pub fn close(&self, key: Key, hold: Hold, now: Instant, shorten: Option<Duration>) {
+        self.close_with(key, hold, now, shorten, |_| ());
+    }
+
+    /// As [`Pins::close`]; `f` gets what is bound, before.
+    pub fn close_with(&self, key: Key, hold: Hold, now: Instant, shorten: Option<Duration>, f: impl FnOnce(&E)) {
         let now = self.tick(now);
         let Some(mut shard) = self.lock(key) else { return };
+        if let Some(owner) = shard.index(key).and_then(|index| shard.owner(index)) {
+            f(owner);
+        }
         shard.close(key, hold, now, shorten.map(ticks));
     }
 

@@ -184,6 +184,13 @@ impl Iterator for Decoded<'_> {
     }
 }
 
+/// The value of a key of a query, percent-decoded, `+` a space, at most `most` bytes of it; of several the last.
+pub fn query_value(query: &str, name: &[u8], most: usize) -> Option<Vec<u8>> {
+    let mut pairs = query.as_bytes().rsplit(|&b| b == b'&').map(|pair| split_at_byte(pair, b'='));
+    let (_, value) = pairs.find(|(key, _)| decoded_is(key, name))?;
+    Some(Decoded { rest: value, plus: b' ' }.take(most).collect())
+}
+
 fn hex(digit: u8) -> Option<u8> {
     match digit {
         b'0'..=b'9' => Some(digit - b'0'),

@@ -46,6 +46,7 @@ fn status(said: &Value) -> String {
         ),
         ("clients", cell(&said["client_connections"])),
         ("pins", held(&said["pins"])),
+        ("sockets", held(&said["sockets"])),
         ("descriptors", held(&said["descriptors"])),
         ("replay", format!("{} of {}", bytes(&replay["held"]), bytes(&replay["limit"]))),
         ("memory, CPU", format!("{}, {} s", bytes(&process["memory_bytes"]), cell(&process["cpu_s"]))),
@@ -80,7 +81,7 @@ impl Workers {
     }
 }
 
-fn workers(said: &Value, only: Option<&str>) -> String {
+pub(super) fn workers(said: &Value, only: Option<&str>) -> String {
     const HEAD: [&str; 10] =
         ["UPSTREAM", "WORKER", "STATE", "SESSIONS", "TUNNELS", "IN FLIGHT", "RESTARTS", "PID", "CPU", "MEMORY"];
     let wanted = |one: &&Value| only.is_none_or(|only| one["upstream"] == only);

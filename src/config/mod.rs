@@ -12,6 +12,7 @@ mod file;
 mod files;
 pub mod guards;
 mod health;
+mod labels;
 mod limits;
 mod listener;
 mod load;
@@ -22,6 +23,7 @@ mod routes;
 pub mod rules;
 mod sources;
 mod tls;
+mod tunnels;
 mod upstream;
 mod values;
 mod worker_tls;
@@ -35,9 +37,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::sockets::Labels;
+
 pub(crate) use check::is_listener;
 pub use check::{Resolve, for_command_line, parse, parse_with};
-pub use drain::{Drain, Farewell, LONGEST_GRACE, Removed};
+pub use drain::{Drain, Farewell, LONGEST_GRACE, LONGEST_REASON, Removed};
 pub use eject::Eject;
 pub use error::{Diagnostic, Errors, Line, Place, Severity};
 pub use files::token;
@@ -49,6 +53,7 @@ pub(crate) use resolve::look_up;
 pub use rules::Affinity;
 pub use sources::{Look, Sources};
 pub use tls::{Certificate, ClientAuth, Tls};
+pub use tunnels::Tunnels;
 pub(crate) use values::digits;
 pub use worker_tls::WorkerTls;
 pub use workers::{At, Found, Group};
@@ -186,6 +191,8 @@ pub struct Upstream {
     /// A tunnel silent both ways for this long is closed. `None`: the session's own pingInterval + pingTimeout + 5 s, or
     /// one hour where no ping numbers are known.
     pub tunnel_idle: Option<Duration>,
+    /// What is made of its tunnels' pings, and what may be said on them.
+    pub tunnels: Tunnels,
     /// When live failures eject a worker.
     pub eject: Eject,
     /// How long a worker that comes back (from an ejection, from not being up, from a restart) is eased in; default 10 s.
@@ -213,6 +220,8 @@ pub struct Upstream {
     pub debug_header: bool,
     /// How much all clients together may ask.
     pub rate: guards::Rates,
+    /// What is told of its sockets besides, by rule: at most 8, names unique. Applies to sockets that begin later.
+    pub labels: Arc<Labels>,
     /// How its workers are spoken to by TLS; `None`: in the clear.
     pub tls: Option<Arc<WorkerTls>>,
 }
@@ -235,6 +244,7 @@ impl Upstream {
             response_timeout: Duration::from_secs(60),
             request_timeout: None,
             tunnel_idle: None,
+            tunnels: Tunnels::default(),
             eject: Eject::default(),
             slow_start: Duration::from_secs(10),
             retry_budget: 20,
@@ -248,6 +258,7 @@ impl Upstream {
             forwarded: false,
             debug_header: false,
             rate: guards::Rates::default(),
+            labels: Arc::default(),
             tls: None,
         }
     }

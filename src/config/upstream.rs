@@ -11,7 +11,7 @@ use super::file::{Item, Section, Text};
 use super::rules::{self, Customs};
 use super::values::{duration, percent, size, word};
 use super::workers::{self, Entry};
-use super::{AdminState, Affinity, SameSite, Upstream, drain, eject, guards, health, worker_tls};
+use super::{AdminState, Affinity, SameSite, Upstream, drain, eject, guards, health, labels, tunnels, worker_tls};
 
 /// An upstream with the places that later checks point at.
 pub(super) struct Read {
@@ -64,6 +64,7 @@ pub(super) fn read(context: &Context<'_>, customs: &Customs, name: Text, item: I
     if let Some(table) = section.section("drain", "a table such as { grace = \"60s\" }") {
         upstream.drain = drain::read(table);
     }
+    upstream.labels = labels::read(&mut section, &upstream.name);
     if let Some(policy) = drain::removed(&mut section) {
         upstream.removed = policy;
     }
@@ -90,6 +91,7 @@ pub(super) fn read(context: &Context<'_>, customs: &Customs, name: Text, item: I
     if let Some(interval) = time("dns_interval", DNS_TIMES) {
         upstream.dns_interval = interval;
     }
+    upstream.tunnels = tunnels::read(&mut section);
     bounds(&mut section, &mut upstream);
     section.finish();
     Some(Read { upstream, name: name.span, same_site, affinity, follow, entries })

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::body::{Body, Frame, Incoming};
+use hyper::body::{Body, Frame};
 use hyper::header;
 use hyper::http::response::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
@@ -28,11 +28,13 @@ use super::stream::Stream;
 use crate::affinity::pins::Key;
 use crate::affinity::session;
 use crate::affinity::{self, Choice, Resolved, cookie};
+use crate::sockets::End;
 use crate::state::Shared;
 use crate::tunnel;
 use crate::upstream::connect::Lease;
 use crate::upstream::dial::ConnectError;
 use crate::upstream::pool;
+use crate::upstream::unread::Unread;
 use crate::upstream::worker::Count;
 
 /// Between two looks at a worker that may be gone.
@@ -91,7 +93,7 @@ async fn lost(job: &Job, choice: &Choice, missed: &Missed) -> Response<Reply> {
         let _ = tokio::time::timeout(pool::FINDS_DEAD, found_out).await;
     }
     if let (Kind::Session { key, .. }, true) = (job.ask.kind, choice.worker.gone()) {
-        affinity::forget(&job.conn.thread.shared, key);
+        affinity::forget(&job.conn.thread.shared, key, End::WorkerGone);
         job.upstream.series().refusals_own.inc();
         return respond::refused(job);
     }
@@ -114,7 +116,7 @@ pub fn problem_of(missed: &Missed) -> Response<Reply> {
 pub async fn deliver(
     job: &Job,
     mut choice: Choice,
-    response: Response<Incoming>,
+    response: Response<Unread>,
     lease: Box<Lease>,
     in_flight: Count,
     record: &mut Record,
@@ -123,9 +125,9 @@ pub async fn deliver(
     if status == StatusCode::SWITCHING_PROTOCOLS {
         return Box::pin(tunnel::grant(job, choice, response, lease, record)).await;
     }
-    let (mut parts, incoming) = response.into_parts();
-    let ended = incoming.is_end_stream();
-    let mut answer = Answer::new(incoming, lease, job.conn.thread.clone());
+    let (mut parts, unread) = response.into_parts();
+    let ended = unread.is_end_stream();
+    let mut answer = Answer::new(unread, lease, job.conn.thread.clone());
     let mut held = VecDeque::new();
     if ended {
         // hyper will not ask an ended body for its end, so the connection is given back here.
@@ -187,7 +189,7 @@ pub struct Farewell {
 impl Drop for Farewell {
     fn drop(&mut self) {
         if self.ends.get() {
-            affinity::forget(&self.shared, self.key);
+            affinity::forget(&self.shared, self.key, End::Client);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What an answer teaches before it is released: the id of a new session (invariant 3), a refusal, other names of a socket.
 //!
-//! A body is held back only where a rule has to look into it, no longer than [`READ_AHEAD`] and no further than
+//! A body is held back only where a rule has to look into it, no longer than 5 s and no further than
 //! [`session::MAX_HANDSHAKE`]; past that it is released unlearned. A stream of events is never held: what is born in one is
 //! learned as it passes ([`super::stream`]).
 
@@ -26,6 +26,7 @@ use crate::affinity::{self, Choice};
 use crate::config::pattern::Seen;
 use crate::config::rules::{Learn, Place, Protocol};
 use crate::metrics::Source;
+use crate::sockets::End;
 
 /// How long an answer's body may take to show what has to be read of it before it is released (design.md §3.3).
 const READ_AHEAD: Duration = Duration::from_secs(5);
@@ -123,7 +124,7 @@ pub async fn read(job: &Job, choice: &mut Choice, parts: &Parts, ahead: Ahead<'_
 fn refused(job: &Job, live: &Live, key: affinity::pins::Key) {
     let shared = &job.conn.thread.shared;
     if live.rule.client_made {
-        affinity::forget(shared, key);
+        affinity::forget(shared, key, End::Refused);
     } else {
         affinity::refused_by_owner(shared, key);
     }
@@ -234,7 +235,8 @@ fn pin(job: &Job, choice: &mut Choice, live: &Live, born: &Born) {
     let shared = &job.conn.thread.shared;
     let key = live.key(shared, &job.upstream.config.name, &born.id);
     let seat = choice.seat.take().unwrap_or_else(|| choice.worker.session());
-    affinity::pin(shared, key, job.client, seat, born.ttl, born.paced);
+    let worker = choice.worker.clone();
+    affinity::pin(shared, key, job.client, job.session(&worker, seat, &born.id), born.ttl, born.paced);
     live.series.learned.inc();
     // The answer to a handshake of Engine.IO is over at once.
     if choice.hold.is_none() && live.rule.protocol != Protocol::SocketIo {
@@ -250,7 +252,8 @@ pub fn made(job: &Job, choice: &mut Choice, status: StatusCode) {
         && let Some(seat) = choice.seat.take()
     {
         let shared = &job.conn.thread.shared;
-        affinity::pin(shared, key, job.client, seat, live.rule.ttl, false);
+        let worker = choice.worker.clone();
+        affinity::pin(shared, key, job.client, job.session(&worker, seat, &[]), live.rule.ttl, false);
         live.series.learned.inc();
         choice.hold = affinity::hold(shared, key);
     }
@@ -260,7 +263,7 @@ pub fn made(job: &Job, choice: &mut Choice, status: StatusCode) {
 pub fn ended(job: &Job, choice: &mut Choice, status: StatusCode) {
     let (Kind::Session { key, .. }, Some(live)) = (job.ask.kind, job.ask.rule(&job.upstream)) else { return };
     if job.ask.facts.as_ref().is_some_and(|facts| live.ends(facts, status.as_u16())) {
-        affinity::forget(&job.conn.thread.shared, key);
+        affinity::forget(&job.conn.thread.shared, key, End::Client);
         live.series.ended.inc();
         choice.hold = None;
     }

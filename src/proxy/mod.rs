@@ -37,8 +37,10 @@ use crate::listener::conn::Conn;
 use crate::listener::may_tunnel;
 use crate::metrics::Limit;
 use crate::pace::Pace;
+use crate::sockets::{self, Facts, New, Transport};
 use crate::upstream::Upstream;
-use ask::Ask;
+use crate::upstream::worker::{Session, Worker};
+use ask::{Ask, Kind};
 use body::{ClientBody, Outgoing, Reply};
 use forward::Farewell;
 use headers::Client;
@@ -60,6 +62,43 @@ pub struct Job {
     pub goodbye: Option<Farewell>,
     /// It was sent a second time: never a third.
     pub resent: Cell<bool>,
+    /// The place of the rule that led here.
+    route: Option<usize>,
+    /// What is told of the socket it may begin; of others nothing is read.
+    facts: Option<Box<Facts>>,
+}
+
+impl Job {
+    /// The polling session it begins, or belongs to.
+    pub fn session<'a>(&'a self, worker: &'a Arc<Worker>, seat: Session, sid: &'a [u8]) -> New<'a> {
+        let engine =
+            matches!(self.ask.kind, Kind::Handshake | Kind::Session { .. }) && self.ask.is_engine_io(&self.upstream);
+        let kind = if engine { sockets::Kind::EngineIo } else { sockets::Kind::Plain };
+        let transport = Transport::Polling;
+        New { worker, session: Some(seat), transport, kind, sid, facts: self.facts.as_deref() }
+    }
+
+    /// The tunnel it begins, which is no session's that polled before.
+    pub fn tunnel<'a>(&'a self, worker: &'a Arc<Worker>, seat: Option<Session>) -> New<'a> {
+        let transport = if self.conn.http2 { Transport::WebSocketH2 } else { Transport::WebSocket };
+        let engine =
+            matches!(self.ask.kind, Kind::Handshake | Kind::Session { .. }) && self.ask.is_engine_io(&self.upstream);
+        let kind = if engine || self.facts.as_deref().is_some_and(Facts::engine_io) {
+            sockets::Kind::EngineIo
+        } else {
+            sockets::Kind::Plain
+        };
+        New { worker, session: seat, transport, kind, sid: &[], facts: self.facts.as_deref() }
+    }
+
+    /// Reads what is told of a socket.
+    fn look(&mut self, request: &Request<Outgoing>) {
+        let snapshot = self.conn.thread.shared.snapshot.load();
+        let route = self.route.and_then(|place| snapshot.rules.routes.get(place)).map(|guarded| guarded.name.clone());
+        let rules = (&self.upstream.config.labels, self.upstream.jar.as_ref());
+        let head = (request.headers(), request.uri().query());
+        self.facts = Some(Box::new(Facts::read(head, self.client, route, rules)));
+    }
 }
 
 /// Answers one request; `fits` is what its protocol found wrong with it. Every path out of here is an answer; nothing is
@@ -112,6 +151,9 @@ async fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) ->
     let shared = &job.conn.thread.shared;
     record.concerns(&job.upstream, &job.ask, job.client);
     let resolved = affinity::resolve(shared, &job.upstream, &job.ask, job.client, &[]);
+    if job.ask.kind == Kind::Handshake || job.ask.upgrade.is_some() || matches!(resolved, Resolved::Unpinned(_)) {
+        job.look(&request);
+    }
     match resolved {
         Resolved::Worker(choice) => {
             let request = if forward::may_be_goodbye(&job, &request) {
@@ -178,7 +220,7 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
         return Err(Problem::Misdirected.into());
     }
     let snapshot = shared.snapshot.load();
-    let Some((upstream, watch)) = route::find(&snapshot, host, request.uri().path()) else {
+    let Some((upstream, watch, route)) = route::find(&snapshot, host, request.uri().path()) else {
         shared.metrics.unrouted.inc();
         return Err(Problem::NoRoute.into());
     };
@@ -197,7 +239,16 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
     if ask.upgrade.is_some() && !conn.listener.trusts(client.address) && !may_tunnel(shared, client.address) {
         return Err(Problem::Full("this address has as many WebSockets as it may").into());
     }
-    Ok(Job { conn: conn.clone(), upstream: upstream.clone(), ask, client, goodbye: None, resent: Cell::new(false) })
+    Ok(Job {
+        conn: conn.clone(),
+        upstream: upstream.clone(),
+        ask,
+        client,
+        goodbye: None,
+        resent: Cell::new(false),
+        route,
+        facts: None,
+    })
 }
 
 /// The request as workers get it: its head written anew (invariant 7), its body a stream.

@@ -180,6 +180,9 @@ impl Drop for Record {
             let series = upstream.series();
             let seconds = if self.poll { &series.poll_seconds } else { &series.request_seconds };
             seconds.observe(self.started.elapsed().as_secs_f64());
+            if let Some(hold) = &mut self.hold {
+                hold.moved(self.bytes_up, self.bytes_down);
+            }
             series.bytes_up.inc_by(self.bytes_up);
             series.bytes_down.inc_by(self.bytes_down);
         }

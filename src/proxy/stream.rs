@@ -29,6 +29,7 @@ use crate::affinity::{self, Choice, Hold};
 use crate::clock;
 use crate::config::pattern::{Seen, Template};
 use crate::config::rules::{Learn, Place, Protocol};
+use crate::sockets::{self, New, Transport};
 use crate::state::Shared;
 use crate::thread::{Order, Registered};
 use crate::upstream::Upstream;
@@ -116,7 +117,10 @@ impl Stream {
         let (Some(newborn), Some(live)) = (self.newborn.take(), self.upstream.rules.get(rule)) else { return };
         let key = live.key(&self.shared, &self.upstream.config.name, id);
         let seat = self.seat.take().unwrap_or_else(|| self.worker.session());
-        affinity::pin(&self.shared, key, newborn.client, seat, live.rule.ttl, false);
+        // What its request said of itself is not kept for a stream's length.
+        let (transport, kind) = (Transport::Polling, sockets::Kind::Plain);
+        let new = New { worker: &self.worker, session: Some(seat), transport, kind, sid: id, facts: None };
+        affinity::pin(&self.shared, key, newborn.client, new, live.rule.ttl, false);
         live.series.learned.inc();
         self.hold = affinity::hold(&self.shared, key);
         self.key = Some(key);

@@ -173,12 +173,15 @@ impl Live {
         self.closing.get()
     }
 
-    /// Whom to wake when the order changes. Not the same for life: a tunnel is another task than the connection it was.
-    pub fn watch(&self, waker: &Waker) {
+    /// Whom to wake when the order changes; `true`: it is another one. Not the same for life: a tunnel is another task than
+    /// the connection it was.
+    pub fn watch(&self, waker: &Waker) -> bool {
         let mut slot = self.waker.borrow_mut();
-        if !slot.as_ref().is_some_and(|known| known.will_wake(waker)) {
+        let is_new = !slot.as_ref().is_some_and(|known| known.will_wake(waker));
+        if is_new {
             *slot = Some(waker.clone());
         }
+        is_new
     }
 
     /// Ready once it is cut, or was silent for too long: for what has nothing to finish.

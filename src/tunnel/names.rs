@@ -1,7 +1,7 @@
 //! What a Socket.IO session is called, in the first frames of its tunnel: only for upstreams whose ordinary requests `follow`
 //! sockets. A WebSocket-first session is pinned for them, too.
 //!
-//! Bounded: the worker's first [`FRAMES`] frames and [`BYTES`] bytes, and text frames of up to [`LONGEST`] bytes that are not
+//! Bounded: the worker's first 32 frames and 16 KiB, and text frames of up to 2 KiB that are not
 //! compressed; a namespace that is connected later is not seen. The bytes pass as they are (invariant 5); a frame's own
 //! bytes may be on their way to the client when its id is learned, before the client can have used it.
 
@@ -12,9 +12,9 @@ use crate::affinity::{self, Hold, session};
 use crate::proxy::Job;
 use crate::proxy::ask::Kind;
 use crate::proxy::headers::Client;
+use crate::sockets::Listed;
 use crate::state::Shared;
 use crate::upstream::Upstream;
-use crate::upstream::worker::{Session, Worker};
 
 /// Frames looked at: the open packet, the upgrade's probe, a few namespaces, and what comes between.
 const FRAMES: u8 = 32;
@@ -29,7 +29,6 @@ const LONGEST: usize = 2_048;
 pub struct Names {
     shared: Arc<Shared>,
     upstream: Arc<Upstream>,
-    worker: Arc<Worker>,
     client: Client,
     /// The session, once it is known.
     key: Option<Key>,
@@ -43,7 +42,7 @@ pub struct Names {
 
 impl Names {
     /// `None`: nobody follows sockets here, or this is none of Socket.IO's.
-    pub fn of(job: &Job, worker: &Arc<Worker>) -> Option<Box<Self>> {
+    pub fn of(job: &Job) -> Option<Box<Self>> {
         if job.upstream.config.follow.is_empty() {
             return None;
         }
@@ -55,7 +54,6 @@ impl Names {
         Some(Box::new(Self {
             shared: job.conn.thread.shared.clone(),
             upstream: job.upstream.clone(),
-            worker: worker.clone(),
             client: job.client,
             key,
             begun: Vec::new(),
@@ -65,8 +63,9 @@ impl Names {
         }))
     }
 
-    /// Looks at bytes of the worker's; `false`: it has seen enough. A WebSocket-first session gets its pin from its seat.
-    pub fn look(&mut self, bytes: &[u8], seat: &mut Option<Session>, hold: &mut Option<Hold>) -> bool {
+    /// Looks at bytes of the worker's; `false`: it has seen enough. A WebSocket-first session's place on
+    /// the list of sockets goes to its pin.
+    pub fn look(&mut self, bytes: &[u8], listed: &mut Option<Listed>, hold: &mut Option<Hold>) -> bool {
         let bytes = bytes.get(..self.bytes).unwrap_or(bytes);
         self.bytes -= bytes.len();
         self.begun.extend_from_slice(bytes);
@@ -79,7 +78,7 @@ impl Names {
                 Taken::Skip(length) => self.skip = length,
                 Taken::Text { start, end } => {
                     let text = self.begun.get(start..end).unwrap_or_default().to_vec();
-                    self.hear(&text, seat, hold);
+                    self.hear(&text, listed, hold);
                     self.skip = end as u64;
                 }
                 Taken::No => return false,
@@ -96,15 +95,16 @@ impl Names {
         self.bytes > 0
     }
 
-    fn hear(&mut self, text: &[u8], seat: &mut Option<Session>, hold: &mut Option<Hold>) {
+    fn hear(&mut self, text: &[u8], listed: &mut Option<Listed>, hold: &mut Option<Hold>) {
         let name = &self.upstream.config.name;
         match (self.key, session::websocket_open(text)) {
             (None, Some(open)) => {
                 let key = self.shared.keys.key(name, open.sid.as_bytes());
                 let ttl = self.upstream.learn(open.ping_interval, open.ping_timeout, open.max_payload);
-                let seat = seat.take().unwrap_or_else(|| self.worker.session());
-                affinity::pin(&self.shared, key, self.client, seat, ttl, true);
-                *hold = affinity::hold(&self.shared, key).map(|hold| hold.of_tunnel(true));
+                if let Some(listed) = listed.take() {
+                    affinity::pin_listed(&self.shared, key, self.client, listed, ttl, true);
+                    *hold = affinity::hold(&self.shared, key).map(|hold| hold.of_known_tunnel(true));
+                }
                 self.key = Some(key);
             }
             (Some(key), None) => {

@@ -2,18 +2,24 @@
 
 pub mod addresses;
 pub mod admin;
+pub mod answer;
+pub mod broke_off;
 pub mod connect;
 pub mod counts;
 pub mod dial;
 pub mod eject;
 pub mod ending;
+pub mod exchange;
 pub mod gate;
 pub mod health;
 pub mod io;
 pub mod life;
 pub mod notes;
 pub mod pool;
+pub mod sending;
 pub mod tls;
+pub mod unread;
+pub mod waits;
 pub mod why;
 pub mod worker;
 

@@ -5,8 +5,11 @@ Starts stickyd (one thread) before the bench backend (built by ./bench) and a wo
 opens `count` (400) clients of one kind, and says what each costs in anonymous memory at the end and at the worst, and how long an innocent
 client's requests take meanwhile, beside those before. Kinds:
 
-    silent, head (a byte a second), idle (after a request), body (a byte a second of an upload), unread (a 4 MB answer that
+    silent, head (a byte a second), idle (after a request), body (a byte a second of an upload), unread (a 2 MB answer that
     nobody reads); the same with -tls; over HTTP/2: h2-silent, h2-body, h2-unread, h2-shut (its windows stay shut)
+
+and floods, each one client that comes again whenever it is cut: toggle (SETTINGS that open and shut the windows of 120 answers),
+updates (WINDOW_UPDATE for them). Their memory is in all, and their CPU a hundred thousand frames.
 """
 
 import os
@@ -23,10 +26,11 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PORT, TLS, BACKEND, SINK = 28180, 28181, 28190, 28191
+PORT, TLS, BACKEND, SINK, CALM = 28180, 28181, 28190, 28191, 28192
 FOR = 6.0
 H1 = ["silent", "head", "idle", "body", "unread"]
-KINDS = H1 + [kind + "-tls" for kind in H1] + ["h2-silent", "h2-body", "h2-unread", "h2-shut"]
+FLOODS = ["toggle", "updates"]
+KINDS = H1 + [kind + "-tls" for kind in H1] + ["h2-silent", "h2-body", "h2-unread", "h2-shut"] + FLOODS
 CONFIG = """
 threads = 1
 state_dir = "."
@@ -39,12 +43,17 @@ tls = { certificate = "cert.pem", key = "key.pem" }
 workers = ["127.0.0.1:%d"]
 [upstream.sink]
 workers = ["127.0.0.1:%d"]
+[upstream.calm]
+workers = ["127.0.0.1:%d"]
 [[route]]
 path = "/sink"
 upstream = "sink"
 [[route]]
+path = "/1k"
+upstream = "calm"
+[[route]]
 upstream = "app"
-""" % (PORT, TLS, BACKEND, SINK)
+""" % (PORT, TLS, BACKEND, SINK, CALM)
 
 
 def sink():
@@ -72,11 +81,11 @@ def frame(kind, flags, stream, payload=b""):
     return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
 
 
-def ask_h2(method, path, end):
+def ask_h2(method, path, end, stream=1):
     """Literal fields, none of them indexed (RFC 7541 §6.2.2)."""
     fields = [(b":method", method), (b":scheme", b"https"), (b":authority", b"a"), (b":path", path)]
     block = b"".join(b"\0" + bytes([len(n)]) + n + bytes([len(v)]) + v for n, v in fields)
-    return frame(1, 5 if end else 4, 1, block)
+    return frame(1, 5 if end else 4, stream, block)
 
 
 def connect(kind):
@@ -92,13 +101,13 @@ def connect(kind):
         client = context.wrap_socket(client)
     drip, what = b"", kind.removesuffix("-tls").removeprefix("h2-")
     if kind.startswith("h2-"):
-        window = {"unread": 2**31 - 1, "shut": 0}.get(what, 65535)
+        window = {"unread": 2**31 - 1, "shut": 0, "flood": 0}.get(what, 65535)
         settings = frame(4, 0, 0, b"\0\x04" + window.to_bytes(4, "big"))
         client.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings)
         if what == "unread":
             client.sendall(frame(8, 0, 0, (2**31 - 1 - 65535).to_bytes(4, "big")))
         if what in ("unread", "shut"):
-            client.sendall(ask_h2(b"GET", b"/4m", True))
+            client.sendall(ask_h2(b"GET", b"/2m", True))
         if what == "body":
             client.sendall(ask_h2(b"POST", b"/sink", False))
             drip = frame(0, 0, 1, b"x")
@@ -112,8 +121,36 @@ def connect(kind):
         client.sendall(b"POST /sink HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nx")
         drip = b"x"
     elif what == "unread":
-        client.sendall(b"GET /4m HTTP/1.1\r\nHost: a\r\n\r\n")
+        client.sendall(b"GET /2m HTTP/1.1\r\nHost: a\r\n\r\n")
     return client, drip
+
+
+def flood(kind, until):
+    """One connection's frames; how many."""
+    client, _ = connect("h2-flood")
+    client.settimeout(0.5)
+    client.sendall(b"".join(ask_h2(b"GET", b"/2m", True, stream) for stream in range(1, 241, 2)))
+    time.sleep(0.5)
+    if kind == "toggle":
+        some = b"".join(frame(4, 0, 0, b"\0\x04" + window.to_bytes(4, "big")) for window in (1, 0)) * 50
+    else:
+        some = b"".join(frame(8, 0, stream, (1).to_bytes(4, "big")) for stream in range(1, 201, 2))
+    sent = 0
+    try:
+        while time.monotonic() < until:
+            client.sendall(some)
+            sent += 100
+            client.setblocking(False)
+            try:
+                while client.recv(65536):
+                    pass
+            except (BlockingIOError, ssl.SSLWantReadError):
+                pass
+            client.settimeout(0.5)
+    except OSError:
+        pass
+    client.close()
+    return sent
 
 
 def anonymous(pid):
@@ -149,6 +186,16 @@ def measure(binary, kind, count):
             alone = innocent(lambda: None)
             base, held, clients, spent = anonymous(stickyd.pid), [], [], cpu(stickyd.pid)
 
+            def floods():
+                end, done = time.monotonic() + FOR, 0
+                watch = threading.Thread(target=lambda: [held.append(anonymous(stickyd.pid) - base) or time.sleep(0.1) for _ in range(int(FOR * 10))])
+                watch.start()
+                while time.monotonic() < end:
+                    done += flood(kind, end)
+                watch.join()
+                used = cpu(stickyd.pid) - spent
+                print(f"{kind}: {done} frames, {used * 1e5 / done:.3f} s CPU a hundred thousand (an innocent client's in it)")
+
             def slow():
                 end = time.monotonic() + FOR
                 while time.monotonic() < end:
@@ -164,9 +211,10 @@ def measure(binary, kind, count):
                         time.sleep(0.1)
                         held.append(anonymous(stickyd.pid) - base)
 
-            times = innocent(slow)
+            each = 1 if kind in FLOODS else count
+            times = innocent(floods if kind in FLOODS else slow)
             print(
-                f"{kind:12} {held[-1] / count / 1024:6.1f} KiB each, {max(held) / count / 1024:6.1f} at worst   p50 {statistics.median(times):6.2f} ms  "
+                f"{kind:12} {held[-1] / each / 1024:6.1f} KiB each, {max(held) / each / 1024:6.1f} at worst   p50 {statistics.median(times):6.2f} ms  "
                 f"p99 {percentile(times, 0.99):7.2f} ms  max {times[-1]:7.2f} ms   (alone: p99 {percentile(alone, 0.99):.2f} ms)  "
                 f"CPU {cpu(stickyd.pid) - spent:.2f} s",
                 flush=True,
@@ -183,14 +231,16 @@ def main():
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     binary, kinds, count = (sys.argv[1:] + ["all", "400"][len(sys.argv) - 2 :])[:3]
     backend = Path(os.environ.get("BENCH_BACKEND", HERE / "target/release/bench-backend"))
-    backend = subprocess.Popen([backend, "--port", str(BACKEND), "--workers", "1"])
+    # The innocent client's worker is another one: what a worker does for slow clients is not the proxy's doing.
+    backends = [subprocess.Popen([backend, "--port", str(port), "--workers", "1"]) for port in (BACKEND, CALM)]
     threading.Thread(target=sink, daemon=True).start()
     try:
         for kind in KINDS if kinds == "all" else kinds.split(","):
             measure(binary, kind, int(count))
     finally:
-        backend.kill()
-        backend.wait()
+        for backend in backends:
+            backend.kill()
+            backend.wait()
 
 
 main()

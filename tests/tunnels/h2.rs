@@ -29,7 +29,7 @@ async fn granted(worker: &RawWorker, more: &str) -> (TcpStream, String) {
 }
 
 /// A tunnel's two ends.
-async fn tunnel(client: &Client, worker: &RawWorker) -> (StreamIo<()>, TcpStream) {
+pub(super) async fn tunnel(client: &Client, worker: &RawWorker) -> (StreamIo<()>, TcpStream) {
     let (opened, (far, _)) = tokio::join!(client.tunnel(connect("websocket", "/chat")), granted(worker, ""));
     (opened.unwrap_or_else(|refused| panic!("{refused:?}")).0, far)
 }

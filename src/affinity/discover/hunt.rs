@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hyper::body::{Body as _, Frame, Incoming};
+use hyper::body::{Body as _, Frame};
 use hyper::http::response;
 use hyper::{Method, Response, StatusCode};
 
@@ -14,6 +14,7 @@ use super::probe::{self, Verdict};
 use super::search::{FRESH, Search, Verdicts, Waiting};
 use super::{LOOK, PATIENCE, lock};
 use crate::affinity::pins::Key;
+use crate::affinity::session::{self, EngineIo, Sid};
 use crate::affinity::{Choice, first_guess, forget, hold, pin};
 use crate::clock;
 use crate::config::rules::Protocol;
@@ -26,10 +27,12 @@ use crate::proxy::forward;
 use crate::proxy::learn::{self, Ahead};
 use crate::proxy::record::Record;
 use crate::proxy::respond::{self, Problem};
+use crate::sockets::End;
 use crate::telemetry::say_full;
 use crate::tunnel;
 use crate::upstream::connect::Lease;
 use crate::upstream::dial::ConnectError;
+use crate::upstream::unread::Unread;
 use crate::upstream::worker::{Count, Worker};
 
 /// The longest pause between two looks at the same silent workers.
@@ -247,7 +250,7 @@ impl<'a> Hunt<'a> {
             Step::Unreached => Some((Discovery::Undecided, respond::problem(Problem::Undecided))),
             Step::Refused | Step::Closed => {
                 if pinned_here {
-                    forget(&self.job.conn.thread.shared, self.key);
+                    forget(&self.job.conn.thread.shared, self.key, End::Refused);
                 }
                 None
             }
@@ -310,8 +313,8 @@ impl<'a> Hunt<'a> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return self.switch(worker, claimed, response, lease, record).await;
         }
-        let (parts, incoming) = response.into_parts();
-        let mut answer = Answer::new(incoming, lease, job.conn.thread.clone());
+        let (parts, unread) = response.into_parts();
+        let mut answer = Answer::new(unread, lease, job.conn.thread.clone());
         let mut held = VecDeque::new();
         match self.refuses(&parts, &mut answer, &mut held).await {
             Err(problem) => return Step::Done(Discovery::Failed, respond::problem(problem)),
@@ -344,7 +347,7 @@ impl<'a> Hunt<'a> {
         &mut self,
         worker: &Arc<Worker>,
         claimed: bool,
-        response: Response<Incoming>,
+        response: Response<Unread>,
         lease: Box<Lease>,
         record: &mut Record,
     ) -> Step {
@@ -411,12 +414,22 @@ impl<'a> Hunt<'a> {
 
     /// `true`: it was not pinned before.
     fn pin(&self, worker: &Arc<Worker>) -> bool {
+        if !self.may_pin() {
+            return false;
+        }
         let job = self.job;
         let (ttl, paced) = match job.ask.rule(&job.upstream) {
             Some(live) if live.rule.protocol != Protocol::SocketIo => (live.rule.ttl, false),
             _ => (job.upstream.session_ttl(), true),
         };
-        self.may_pin() && pin(&job.conn.thread.shared, self.key, job.client, worker.session(), ttl, paced)
+        let engine = session::recognise(self.copies.head.uri().query());
+        // Other protocols' ids stay where they are.
+        let sid = match &engine {
+            Some(EngineIo { sid: Sid::Given(sid), .. }) => &**sid,
+            _ => &[],
+        };
+        let new = job.session(worker, worker.session(), sid);
+        pin(&job.conn.thread.shared, self.key, job.client, new, ttl, paced)
     }
 
     fn remember_refusal(&self, worker: &Worker) {

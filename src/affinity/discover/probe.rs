@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::response::Parts;
 use hyper::{Method, Request, Response, StatusCode, Uri};
@@ -25,11 +24,15 @@ use crate::config::rules::Protocol;
 use crate::proxy::Job;
 use crate::proxy::body::{Answer, Outgoing};
 use crate::thread::Thread;
-use crate::upstream::connect::{self, Failure, Lease};
+use crate::upstream::connect::{self, Failure, Lease, Terms};
+use crate::upstream::unread::Unread;
 use crate::upstream::worker::{Oracle, Worker};
 
 /// A worker that takes longer is asked last. Node answers a probe in a millisecond; this is for a busy one.
 const PATIENCE: Duration = Duration::from_millis(1_000);
+
+/// Its silence is nobody's fault yet, and it may be sent twice by whoever asks.
+const TERMS: Terms = Terms { patience: PATIENCE, is_poll: true, keep: false };
 
 /// Idle connections older than this are too likely to end under a probe.
 const FRESH: Duration = Duration::from_secs(2);
@@ -149,8 +152,8 @@ async fn send(thread: &Rc<Thread>, worker: &Arc<Worker>, probe: &Probe, sid: &st
             exchange(thread, worker, probe.request(sid)?, Duration::ZERO).await.ok()?
         }
     };
-    let (parts, incoming) = response.into_parts();
-    let answer = Answer::new(incoming, lease, thread.clone());
+    let (parts, unread) = response.into_parts();
+    let answer = Answer::new(unread, lease, thread.clone());
     let body = Limited::new(answer, session::MAX_REFUSAL).collect().await.map(|body| body.to_bytes()).ok();
     let body = body.unwrap_or_default();
     Some(probe.judge(&parts, &body))
@@ -161,9 +164,9 @@ async fn exchange(
     worker: &Arc<Worker>,
     request: Request<Outgoing>,
     max_idle: Duration,
-) -> Result<(Response<Incoming>, Box<Lease>), Failure> {
+) -> Result<(Response<Unread>, Box<Lease>), Failure> {
     match connect::lease(thread, worker, max_idle, PATIENCE).await {
-        Ok(lease) => lease.exchange(request, PATIENCE, true).await,
+        Ok(lease) => lease.exchange(request, TERMS).await,
         Err(_) => Err(Failure::TimedOut { uploading: false }),
     }
 }

@@ -70,8 +70,9 @@ const RESET_UNSEEN: usize = 20;
 const RESETS_FORCED: usize = 100;
 
 /// Seconds of silence, while streams are open, after which a client is asked by PING whether it is there. It has 15 more to
-/// answer (the thread's tick cuts it then). Its kernel is asked, too; this finds the client that only its kernel outlived.
-const ASK_AFTER_S: u32 = 30;
+/// answer (the thread's tick cuts it then), 30 with the ticks' (threats §2). Its kernel is asked, too; this finds the client
+/// that only its kernel, or a balancer in front, has outlived.
+const ASK_AFTER_S: u32 = 13;
 
 /// What the streams of a connection share with it.
 pub(super) struct Streams {

@@ -122,7 +122,12 @@ impl<'a> Input<'a> {
                 !name.is_empty() && name.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-');
             lower && !is_odd(name) && value.trim_ascii() == *value
         };
-        if method == b"CONNECT" || !target.starts_with(b"/") || !plain.iter().all(|field| is_plain(&field)) {
+        // A fragment is no part of a target, and does not go on.
+        if method == b"CONNECT"
+            || !target.starts_with(b"/")
+            || target.contains(&b'#')
+            || !plain.iter().all(|field| is_plain(&field))
+        {
             return None;
         }
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

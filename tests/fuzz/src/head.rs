@@ -1,7 +1,7 @@
 //! A request's head, and the bytes we would send to a worker for it.
 //!
-//! hyper's server reads the input as on a real connection, stickyd's own code judges and rewrites every head, hyper's client
-//! writes it: all of the way but sockets and the choice of a worker. What comes out must be one request for the strictest
+//! hyper's server reads the input as on a real connection, stickyd's own code judges, rewrites and writes every head: all of
+//! the way but sockets and the choice of a worker. What comes out must be one request for the strictest
 //! of readers, with nothing behind it; it must say of the client only what we know, keep no field of another hop, and leave
 //! the rest as it was.
 //!
@@ -23,6 +23,7 @@ use hyper_util::rt::TokioIo;
 use stickyd::listener::conn::{Conn, fuzzing};
 use stickyd::proxy::body::Outgoing;
 use stickyd::proxy::fuzzing::forwardable;
+use stickyd::upstream::sending::{self, Sending};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::bytes::Choices;
@@ -265,19 +266,23 @@ pub(super) async fn to_worker(request: Option<Request<Outgoing>>, sent: Sent) ->
         sent.push(Some(Vec::new()));
         sent.len() - 1
     };
-    let (io, worker) = tokio::io::duplex(ROOM);
-    let Ok((mut sender, connection)) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await else {
-        return true;
-    };
+    let (mut io, worker) = tokio::io::duplex(ROOM);
+    let (mut request, mut text) = (request, Vec::new());
+    let declared = sending::head(&mut request, &mut text);
+    let mut sending = Sending::new(request.into_body(), declared);
     let exchange = async move {
-        // Dropped with its answer, which ends the connection, and with it the worker.
-        let _ = sender.send_request(request).await;
+        let mut begun = false;
+        let sent = poll_fn(|cx| match std::mem::replace(&mut begun, true) {
+            false => sending.poll_first(cx, &mut io, &mut text),
+            true => sending.poll(cx, &mut io, &mut text),
+        });
+        if sent.await.is_ok() {
+            // Dropped with its answer, which ends the connection, and with it the worker.
+            let _ = io.read(&mut [0; 64]).await;
+        }
     };
-    let connection = async move {
-        let _ = connection.await;
-    };
-    let mut all: [Option<Pin<Box<dyn Future<Output = ()>>>>; 3] =
-        [Some(Box::pin(exchange)), Some(Box::pin(connection)), Some(Box::pin(record(worker, sent, place)))];
+    let mut all: [Option<Pin<Box<dyn Future<Output = ()>>>>; 2] =
+        [Some(Box::pin(exchange)), Some(Box::pin(record(worker, sent, place)))];
     poll_fn(|cx| {
         for one in &mut all {
             if one.as_mut().is_some_and(|future| future.as_mut().poll(cx).is_ready()) {

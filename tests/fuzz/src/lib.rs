@@ -2,6 +2,7 @@
 //! inputs that were worth keeping. A check panics on what must not be; each has an oracle of its own, written apart from
 //! what it judges.
 
+pub mod answer;
 mod bytes;
 pub mod client;
 pub mod config;
@@ -21,7 +22,7 @@ mod strict;
 pub type Check = fn(&[u8]);
 
 /// Every target by name, as `corpus/` has it.
-pub const ALL: [(&str, Check); 10] = [
+pub const ALL: [(&str, Check); 11] = [
     ("head", head::check),
     ("h2_head", h2_head::check),
     ("cookie", cookie::check),
@@ -32,4 +33,5 @@ pub const ALL: [(&str, Check); 10] = [
     ("handshake", handshake::check),
     ("refusal", refusal::check),
     ("frames", frames::check),
+    ("answer", answer::check),
 ];
