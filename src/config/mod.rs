@@ -45,7 +45,7 @@ pub use load::{Loaded, load, load_admin, load_noting, load_with_warnings};
 pub use log::{Log, LogFormat, check_level};
 pub(crate) use resolve::look_up;
 pub use sources::{Look, Sources};
-pub use tls::{Certificate, ClientAuth, Tls};
+pub use tls::{Buffers, Certificate, ClientAuth, Tls};
 pub(crate) use values::digits;
 pub use worker_tls::WorkerTls;
 pub use workers::{At, Found, Group};

@@ -31,7 +31,7 @@ impl Authority {
             not_after: 0,
             client_auth,
         };
-        config::Tls { certificates: vec![certificate], alpn: vec![b"http/1.1".to_vec()], hsts: None }
+        config::Tls { certificates: vec![certificate], alpn: vec![b"http/1.1".to_vec()], hsts: None, buffers: Buffers::default() }
     }
 
     fn client(&self) -> Arc<ClientConfig> {
@@ -52,7 +52,7 @@ async fn shaken(terms: &Terms, client: &Arc<ClientConfig>) -> (CertificateDer<'s
     let serve = async {
         let (mut stream, _) = terms.accept(listener.accept().await.unwrap().0).await.unwrap();
         stream.write_all(b"x").await.unwrap();
-        let resumed = stream.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+        let resumed = stream.session().handshake_kind() == Some(rustls::HandshakeKind::Resumed);
         let _ = stream.read(&mut [0]).await;
         resumed
     };
