@@ -250,7 +250,13 @@ fn mistakes_about_buffers() {
       |                                                                         ^^^^^^^
       = help: did you mean `shared`?
     "#);
-    assert_snapshot!(errors_in(&dir, &of("4096")), @"");
+    assert_snapshot!(errors_in(&dir, &of("4096")), @r#"
+    error: `buffers` must be "shared" or "own", not an integer
+     --> DIR/s.toml:3:73
+      |
+    3 | tls = { certificate = "localhost.crt", key = "localhost.key", buffers = 4096 }
+      |                                                                         ^^^^
+    "#);
 }
 
 #[test]

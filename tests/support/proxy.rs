@@ -253,7 +253,7 @@ fn complete(toml: &str) -> String {
 }
 
 /// With `STICKYD_TEST_TLS_BUFFERS=own` every listener's TLS has buffers of its own: all tests over the other kind of
-/// connection (tests/run does so with those of TLS).
+/// connection, by hand.
 fn buffered(toml: &str) -> String {
     let Ok(kind) = std::env::var("STICKYD_TEST_TLS_BUFFERS") else { return toml.to_owned() };
     let mut table = "";

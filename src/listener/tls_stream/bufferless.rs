@@ -339,7 +339,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Bufferless<S> {
             return Poll::Ready(Ok(()));
         }
         let mut read = Poll::Ready(Ok(()));
-        while buf.filled().len() == before && buf.remaining() > 0 && !this.ended && matches!(read, Poll::Ready(Ok(()))) {
+        while buf.filled().len() == before && buf.remaining() > 0 && !this.ended && matches!(read, Poll::Ready(Ok(())))
+        {
             read = this.poll_records(cx, Some(buf));
         }
         // What rustls says to that, an alert mostly, goes out though nobody writes; that it cannot is the writer's business.
