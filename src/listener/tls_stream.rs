@@ -1,7 +1,7 @@
 //! A client's encrypted connection, in either of two kinds: over buffers its thread shares, or over buffers of its own.
 //!
-//! [`Bufferless`] is what costs less where many connections are silent; rustls's own way is there should it ever fail
-//! somebody, and for the day its interface is gone (see there). What both have in common, and all that others need of them,
+//! The first (`bufferless`) is what costs less where many connections are silent, 5.6 KB an idle WebSocket against 9.7 KB;
+//! rustls's own way is there should the first ever fail somebody, and for the day its interface is gone (see there). What both have in common, and all that others need of them,
 //! is here. Leaves out which certificate is shown: that is `listener::tls`.
 
 mod bufferless;

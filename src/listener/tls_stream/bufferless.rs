@@ -15,7 +15,8 @@
 //! A client's request for new keys (KeyUpdate, RFC 8446 §4.6.3) is answered as rustls does: before the next record of ours.
 //!
 //! rustls 0.24 has no unbuffered interface. Then this file goes, and with it its half of `tls_stream` and the key
-//! `tls = { buffers }`: every connection has buffers of its own again, FIGURE a silent tunnel.
+//! `tls = { buffers }`: every connection has buffers of its own again, and a silent tunnel costs 9.7 KB instead of 5.6
+//! (tests/bench `idle-tls`).
 //!
 //! Leaves out 0-RTT, which no configuration of ours accepts.
 

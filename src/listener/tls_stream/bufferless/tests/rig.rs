@@ -265,7 +265,7 @@ impl Rig {
     /// The next bytes of a stream that shows where each belongs.
     fn more(stream: &mut Vec<u8>, count: usize) -> std::ops::Range<usize> {
         let from = stream.len();
-        stream.extend((from..from + count).map(|i| ((i * 7 + i / 251) % 256) as u8));
+        stream.extend((from..from + count).map(|i| (i * 7 + i / 251).to_le_bytes()[0]));
         from..from + count
     }
 
