@@ -17,6 +17,12 @@ pub fn now_us() -> u64 {
     u64::try_from(START.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
+/// Tenths of a millisecond since the first call in this process, wrapping: what [`crate::tunnel::round_trip`] counts in.
+pub fn now_tenths() -> u32 {
+    let [.., a, b, c, d] = (now_us() / 100).to_be_bytes();
+    u32::from_be_bytes([a, b, c, d])
+}
+
 /// Seconds since the first call in this process; wraps after 136 years.
 pub fn now_s() -> u32 {
     u32::try_from(START.elapsed().as_secs()).unwrap_or(u32::MAX)

@@ -2,6 +2,7 @@
 //! is left at the deadline, and say how it ended (design.md §8). Below it: how the sessions of a drained *worker* are ended.
 
 pub mod closing;
+pub mod ordered;
 pub mod sessions;
 pub mod spread;
 

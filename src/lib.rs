@@ -22,7 +22,9 @@
 //! | [`affinity`] | which worker: sid, cookie, address, discovery |
 //! | [`upstream`] | workers, their health and ejection, their limits, connections to them, TLS included |
 //! | [`tunnel`] | upgraded connections |
+//! | [`sockets`] | every live socket: tunnels and polling sessions, to be listed, filtered, closed |
 //! | [`admin`], [`metrics`], [`telemetry`] | what an operator sees |
+//! | [`broadcast`], `vigil` | what is said to many sockets; who owes an answer, and who is dead |
 //! | [`cli`] | what an operator types |
 //! | [`server`], [`drain`], [`reload`], `watch` | start, stop, change |
 //! | [`systemd`] | what systemd is told, and the sockets it gives |
@@ -50,6 +52,7 @@
 
 pub mod admin;
 pub mod affinity;
+pub mod broadcast;
 pub mod bucket;
 pub mod cli;
 pub mod clock;
@@ -64,11 +67,13 @@ mod random;
 pub mod reload;
 mod secret;
 pub mod server;
+pub mod sockets;
 pub mod state;
 pub mod systemd;
 pub mod telemetry;
 pub mod thread;
 pub mod tunnel;
 pub mod upstream;
+mod vigil;
 mod watch;
 mod x509;

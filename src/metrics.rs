@@ -6,8 +6,13 @@
 
 #[macro_use]
 mod macros;
+mod care;
 mod limits;
+mod rules;
+mod sockets;
 mod words;
+
+use std::sync::Arc;
 
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -15,9 +20,12 @@ use prometheus::{
 };
 
 pub use limits::{Limit, LimitSeries};
+pub use rules::RuleSeries;
+pub use sockets::SocketSeries;
 pub use words::{Discovery, Guard, Source};
 
 use crate::state::Shared;
+use crate::tunnel::round_trip::Half;
 use crate::upstream::eject::Outcome;
 use crate::upstream::worker::Worker;
 
@@ -33,6 +41,10 @@ pub struct Metrics {
     registry: Registry,
     /// What limits did.
     pub limits: LimitSeries,
+    sockets: sockets::SocketsSeries,
+    /// Of connections as they live: round-trips, suspects, what was said to many.
+    pub care: care::CareSeries,
+    rules: rules::RuleMetrics,
     requests: IntCounterVec,
     seconds: HistogramVec,
     affinity: IntCounterVec,
@@ -96,7 +108,7 @@ pub struct Metrics {
 
 /// The counters of one upstream.
 pub struct UpstreamSeries {
-    affinity: [IntCounter; 6],
+    affinity: [IntCounter; 7],
     discoveries: [IntCounter; 8],
     guarded: [IntCounter; 6],
     /// Answers whole, tunnels and polls apart.
@@ -137,9 +149,17 @@ pub struct UpstreamSeries {
     pub resent: IntCounter,
     /// Requests that failed because the retry budget was used up.
     pub retries_over_budget: IntCounter,
+    /// Of tunnels' legs: the client's, the worker's.
+    round_trips: [Histogram; 2],
 }
 
 impl UpstreamSeries {
+    /// Of one leg of its tunnels.
+    pub fn round_trip(&self, half: Half) -> &Histogram {
+        let [client, worker] = &self.round_trips;
+        if half == Half::Client { client } else { worker }
+    }
+
     /// Counts an affinity decision.
     pub fn decided(&self, source: Source) {
         if let Some(counter) = self.affinity.get(source as usize) {
@@ -164,6 +184,8 @@ impl UpstreamSeries {
 
 /// The counters of one worker.
 pub struct WorkerSeries {
+    /// Of all sockets of its upstream.
+    pub sockets: Arc<SocketSeries>,
     classes: [IntCounter; 5],
     /// Connects refused, timed out or failed.
     pub connect_failures: IntCounter,
@@ -276,6 +298,9 @@ impl Metrics {
             dns_changes: register!(r, IntCounterVec, "stickyd_dns_changes_total", "Lookups that showed other addresses than the one before.", &["upstream"]),
             dns_names: register!(r, IntGaugeVec, "stickyd_dns_names", "DNS names by state: resolved, kept (the last lookup gave nothing, the addresses before stay), unresolved (it never had an address).", &["upstream", "state"]),
             limits: LimitSeries::new(&r),
+            sockets: sockets::SocketsSeries::new(&r),
+            care: care::CareSeries::new(&r),
+            rules: rules::RuleMetrics::new(&r),
             registry: r,
         }
     }
@@ -308,7 +333,13 @@ impl Metrics {
             passed_on: retry("passed_on"),
             resent: retry("resent"),
             retries_over_budget: retry("over_budget"),
+            round_trips: self.care.round_trips(name),
         }
+    }
+
+    /// Resolves the counters of an affinity rule.
+    pub fn rule(&self, upstream: &str, rule: &str) -> RuleSeries {
+        self.rules.of(upstream, rule)
     }
 
     /// Counts a client's TLS handshake; `version` is `none` where it came to none.
@@ -335,6 +366,7 @@ impl Metrics {
         let [queue_waited, queue_full, queue_timeouts] =
             QUEUED.map(|result| self.queued.with_label_values(&[upstream, worker, result]));
         WorkerSeries {
+            sockets: self.sockets.upstream(upstream),
             classes: CLASSES.map(|class| self.requests.with_label_values(&[upstream, worker, class])),
             connect_failures,
             broken,
@@ -386,6 +418,7 @@ impl Metrics {
         self.replay.set(gauge(shared.replay.held()));
         self.clients.set(gauge(shared.clients.load(std::sync::atomic::Ordering::Relaxed)));
         self.limits.show(shared);
+        self.sockets.show(&shared.sockets);
         let config = shared.config.now();
         let dropped = crate::telemetry::dropped();
         self.log_dropped.inc_by(dropped.saturating_sub(self.log_dropped.get()));

@@ -26,9 +26,29 @@ pub enum Verdict {
     TooLarge,
 }
 
+/// What a transfer shares with others of its connection (HTTP/2), and whether that is what holds it up.
+pub trait Lane {
+    /// As of now.
+    fn state(&self) -> (Held, u64);
+}
+
+/// By what a transfer is held up; beside it, the bytes the client moved over what is shared, ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// By itself: its own bytes count.
+    Alone,
+    /// By what all of them share and their client has to move: each of their bytes counts for all.
+    Together,
+    /// By others, which wait for their workers: it is not the client's turn.
+    Excused,
+}
+
 /// One transfer between a client and us.
 #[derive(Default)]
 pub struct Pace {
+    lane: Option<Rc<dyn Lane>>,
+    /// Moved over the lane up to the last tick.
+    over_lane: Cell<u64>,
     waiting: Cell<bool>,
     /// Moved since the last tick.
     bytes: Cell<u64>,
@@ -81,8 +101,12 @@ impl Pace {
 
     /// A second has passed; `rate` is not 0.
     fn second(&self, rate: i64) {
-        let moved = i64::try_from(self.bytes.take()).unwrap_or(i64::MAX);
-        let charge = if self.waiting.get() { rate } else { 0 };
+        let (held, all) = self.lane.as_ref().map_or((Held::Alone, 0), |lane| lane.state());
+        let others = all.saturating_sub(self.over_lane.replace(all));
+        let own = self.bytes.take();
+        let moved = if held == Held::Together { own.max(others) } else { own };
+        let moved = i64::try_from(moved).unwrap_or(i64::MAX);
+        let charge = if self.waiting.get() && held != Held::Excused { rate } else { 0 };
         let ahead = self.ahead.get().saturating_add(moved).saturating_sub(charge);
         self.ahead.set(ahead.min(rate.saturating_mul(CREDIT_S)));
         if ahead < 0 && self.verdict.get().is_none() {
@@ -93,23 +117,31 @@ impl Pace {
 
 /// The transfers of a thread.
 pub struct Paces {
-    rate: i64,
-    grace: i64,
+    rate: Cell<i64>,
+    grace: Cell<i64>,
     all: RefCell<slab::Slab<Rc<Pace>>>,
 }
 
 impl Paces {
     /// `rate` in bytes a second, 0 for none; `grace`: what each transfer begins with.
     pub fn new(rate: u32, grace: Duration) -> Self {
+        let new = Self { rate: Cell::default(), grace: Cell::default(), all: RefCell::default() };
+        new.set(rate, grace);
+        new
+    }
+
+    /// The same from now on: the rate for all there are, the grace for those that begin.
+    pub fn set(&self, rate: u32, grace: Duration) {
         let rate = i64::from(rate);
-        let grace = rate.saturating_mul(i64::try_from(grace.as_secs()).unwrap_or(i64::MAX));
-        Self { rate, grace, all: RefCell::default() }
+        self.rate.set(rate);
+        self.grace.set(rate.saturating_mul(i64::try_from(grace.as_secs()).unwrap_or(i64::MAX)));
     }
 
     /// Charges what waits for its client; once a second. A thread that was too busy for a tick charges less, never more.
     pub fn second(&self) {
-        if self.rate != 0 {
-            self.all.borrow().iter().for_each(|(_, pace)| pace.second(self.rate));
+        let rate = self.rate.get();
+        if rate != 0 {
+            self.all.borrow().iter().for_each(|(_, pace)| pace.second(rate));
         }
     }
 }
@@ -118,21 +150,22 @@ impl Paces {
 pub struct Paced {
     pace: Rc<Pace>,
     thread: Rc<Thread>,
-    /// None: it has no minimum.
-    index: Option<usize>,
+    index: usize,
 }
 
 impl Paced {
-    /// A transfer begins.
-    pub fn begin(thread: &Rc<Thread>) -> Self {
-        let pace = Rc::new(Pace { ahead: Cell::new(thread.paces.grace), ..Pace::default() });
+    /// A transfer begins; `lane`: what it shares with others.
+    pub fn begin(thread: &Rc<Thread>, lane: Option<Rc<dyn Lane>>) -> Self {
+        let over_lane = lane.as_ref().map_or(0, |lane| lane.state().1);
+        let pace = Pace {
+            ahead: Cell::new(thread.paces.grace.get()),
+            lane,
+            over_lane: Cell::new(over_lane),
+            ..Pace::default()
+        };
+        let pace = Rc::new(pace);
         let index = thread.paces.all.borrow_mut().insert(pace.clone());
-        Self { pace, thread: thread.clone(), index: Some(index) }
-    }
-
-    /// A transfer that may be as slow as it likes.
-    pub fn unhurried(thread: &Rc<Thread>) -> Self {
-        Self { pace: Rc::default(), thread: thread.clone(), index: None }
+        Self { pace, thread: thread.clone(), index }
     }
 
     /// For who waits for the verdict.
@@ -151,9 +184,7 @@ impl std::ops::Deref for Paced {
 
 impl Drop for Paced {
     fn drop(&mut self) {
-        if let Some(index) = self.index {
-            self.thread.paces.all.borrow_mut().try_remove(index);
-        }
+        self.thread.paces.all.borrow_mut().try_remove(self.index);
     }
 }
 
@@ -188,6 +219,52 @@ mod tests {
         pace.waits(Waker::noop());
         (0..CREDIT_S).for_each(|_| pace.second(RATE));
         assert_eq!(pace.verdict(), None);
+        pace.second(RATE);
+        assert_eq!(pace.verdict(), Some(Verdict::Slow));
+    }
+
+    /// A lane in this state.
+    struct Shared(Cell<(Held, u64)>);
+
+    impl Lane for Shared {
+        fn state(&self) -> (Held, u64) {
+            self.0.get()
+        }
+    }
+
+    fn sharing(held: Held) -> (Rc<Shared>, Pace) {
+        let lane = Rc::new(Shared(Cell::new((held, 0))));
+        let pace = Pace { lane: Some(lane.clone()), ..begun() };
+        pace.waits(Waker::noop());
+        (lane, pace)
+    }
+
+    #[test]
+    fn what_all_move_counts_for_each_only_while_what_they_share_holds_them_up() {
+        for (held, bytes, is_cut) in [
+            (Held::Together, 240, false),
+            (Held::Together, 0, true),
+            (Held::Alone, 1_000_000, true),
+            (Held::Excused, 0, false),
+        ] {
+            let (lane, pace) = sharing(held);
+            for _ in 0..100 {
+                lane.0.set((held, lane.0.get().1 + bytes));
+                pace.second(RATE);
+            }
+            assert_eq!(pace.verdict().is_some(), is_cut, "{held:?} {bytes}");
+        }
+    }
+
+    #[test]
+    fn what_others_moved_before_is_no_credit() {
+        let (lane, pace) = sharing(Held::Alone);
+        (0..5).for_each(|_| {
+            lane.0.set((Held::Alone, lane.0.get().1 + 1_000_000));
+            pace.second(RATE);
+        });
+        assert_eq!(pace.verdict(), None);
+        lane.0.set((Held::Together, lane.0.get().1));
         pace.second(RATE);
         assert_eq!(pace.verdict(), Some(Verdict::Slow));
     }

@@ -22,7 +22,7 @@ use crate::state::Shared;
 use crate::systemd::{Notify, Parent};
 use crate::thread::Pulse;
 use crate::upstream::{addresses, health};
-use crate::{admin, secret};
+use crate::{admin, secret, vigil};
 
 /// The whole pin table is swept once in this time.
 const SWEEP: Duration = Duration::from_secs(2);
@@ -218,6 +218,7 @@ fn control_thread(
         let reloader = Reloader::new(shared.clone(), reload.running, stop.clone(), notify.clone());
         tasks.spawn_local(reloader.run(reload.asks));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(drain::sessions::keep(shared.clone())));
+        tasks.spawn_local(stop.clone().run_until_cancelled_owned(vigil::keep(shared.clone())));
         tasks.spawn_local(health::keep(shared.clone(), tasks.clone(), stop.clone()));
         tasks.spawn_local(addresses::keep(shared.clone(), tasks.clone(), stop.clone()));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(sweep(shared.clone())));
@@ -238,6 +239,7 @@ async fn sweep(shared: Arc<Shared>) {
         for shard in 0..SHARDS {
             tokio::time::sleep(pause).await;
             shared.pins.sweep(shard, Instant::now());
+            shared.aliases.sweep(shard, Instant::now());
         }
         shared.forget_unneeded();
     }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::affinity::Pin;
 use crate::affinity::discover::Discoveries;
-use crate::affinity::pins::{Keys, Pins};
+use crate::affinity::pins::{Key, Keys, Pins};
 use crate::clock;
 use crate::config::{self, AdminAddress, Config};
 use crate::descriptors;
@@ -24,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::proxy::guard::Watch;
 use crate::proxy::route::Guarded;
 use crate::reload;
+use crate::sockets::Sockets;
 use crate::upstream::Upstream;
 use crate::upstream::addresses::Unresolved;
 use crate::upstream::worker::Worker;
@@ -38,12 +39,16 @@ pub struct Shared {
     pub unresolved: Unresolved,
     /// Sessions and their workers.
     pub pins: Pins<Pin>,
+    /// Every live socket.
+    pub sockets: Arc<Sockets>,
+    /// Socket.IO's own ids, of upstreams that `follow` them, and the session each belongs to; as many as pins at most.
+    pub aliases: Pins<Key>,
     /// Turns sids and addresses into keys nobody outside can predict.
     pub keys: Keys,
     /// Every series.
     pub metrics: Metrics,
-    /// Bounds, from the config at start.
-    pub limits: config::Limits,
+    /// Bounds, as the config says them.
+    pub limits: ArcSwap<config::Limits>,
     /// Request bodies held for replay.
     pub replay: Replay,
     /// Budgets and memory of discovery.
@@ -91,7 +96,8 @@ impl Rules {
         let guarded = |route: &config::Route| {
             let same = |old: &&&Guarded| old.route.host == route.host && old.route.path == route.path;
             let old = known.iter().find(same).and_then(|old| old.watch.as_ref());
-            Guarded { route: route.clone(), watch: Watch::follow(&route.guards, old) }
+            let name = format!("{}{}", route.host.as_deref().unwrap_or_default(), route.path).into();
+            Guarded { route: route.clone(), name, watch: Watch::follow(&route.guards, old) }
         };
         let routes = config.routes.iter().map(guarded).collect();
         Arc::new(Self { routes, access_log: config.log.access, listeners })
@@ -108,10 +114,12 @@ impl Shared {
             changed: watch::Sender::new(()),
             unresolved: Unresolved::default(),
             pins: Pins::new(config.limits.pins, config.limits.pins_per_address, Instant::now()),
+            sockets: Sockets::new(config.limits.sockets),
+            aliases: Pins::new(config.limits.pins, config.limits.pins_per_address, Instant::now()),
             keys,
             metrics,
-            limits: config.limits.clone(),
-            replay: Replay { held: AtomicUsize::new(0), limit: config.limits.replay_bytes },
+            limits: ArcSwap::from_pointee(config.limits.clone()),
+            replay: Replay { held: AtomicUsize::new(0), limit: AtomicUsize::new(config.limits.replay_bytes) },
             discoveries: Discoveries::new(&config.limits),
             caps: Caps::new(&config.limits, descriptors::limit()),
             clients: AtomicUsize::new(0),
@@ -130,7 +138,24 @@ impl Shared {
             None => new.clone(),
         };
         let upstreams: Vec<_> = config.upstreams.iter().map(after).collect();
+        self.set_limits(&config.limits);
         self.follow(upstreams.iter(), Rules::of(config, Some(&old.rules)));
+    }
+
+    /// Bounds change for what comes from now on; threads see theirs at their next second. Those that need a restart
+    /// (`Config::needs_restart`) were read once, at start.
+    fn set_limits(&self, new: &config::Limits) {
+        let old = self.limits.load_full();
+        if *old == *new {
+            return;
+        }
+        self.caps.set(new);
+        self.pins.set_per_address(new.pins_per_address);
+        self.replay.limit.store(new.replay_bytes, Relaxed);
+        if (old.discoveries, old.discoveries_per_address) != (new.discoveries, new.discoveries_per_address) {
+            self.discoveries.set(new);
+        }
+        self.limits.store(Arc::new(new.clone()));
     }
 
     /// The DNS name `host` has other addresses now (sorted, not none): the workers of one upstream change by difference.
@@ -202,7 +227,7 @@ impl Snapshot {
 /// Counts bytes of request bodies held for replay, all threads together.
 pub struct Replay {
     held: AtomicUsize,
-    limit: usize,
+    limit: AtomicUsize,
 }
 
 /// Room for a body; gives it back when dropped.
@@ -227,7 +252,7 @@ impl Room {
     /// Takes `more` bytes; `false` when all bodies together would be over the limit.
     pub fn grow(&mut self, more: usize) -> bool {
         let replay = &self.shared.replay;
-        if replay.held.fetch_add(more, Relaxed).saturating_add(more) > replay.limit {
+        if replay.held.fetch_add(more, Relaxed).saturating_add(more) > replay.limit.load(Relaxed) {
             replay.held.fetch_sub(more, Relaxed);
             return false;
         }

@@ -4,21 +4,28 @@
 //! [`Shared`]. Idle limits are kept by a tick over [`Live`] entries instead of a timer per connection: a timer costs an
 //! allocation and two wheel operations a request, the tick a few nanoseconds a connection a second.
 
+mod live;
+mod spare;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 
 use crate::clock;
+use crate::config::Limits;
 use crate::pace::Paces;
 use crate::state::Shared;
 use crate::upstream::pool::{self, Pool};
+use crate::upstream::waits::Waits;
+
+use live::{Entry, Share};
+pub use live::{Live, Order, Registered, Removed};
+use spare::Spare;
 
 /// How often idle limits and idle pools are looked at.
 pub const TICK: Duration = Duration::from_millis(250);
@@ -54,6 +61,8 @@ pub struct Thread {
     pub shared: Arc<Shared>,
     /// Idle connections by worker serial.
     pub pools: RefCell<HashMap<u64, Pool>>,
+    /// Who waits for a worker's answer.
+    pub waits: Rc<Waits>,
     /// Lent to one tunnel for one poll; never across an await.
     pub buffer: RefCell<Box<[u8]>>,
     /// Every task of this thread (invariant 10).
@@ -62,8 +71,8 @@ pub struct Thread {
     pub handshakes: tokio::sync::Semaphore,
     /// Transfers that have a minimum rate.
     pub paces: Paces,
-    /// Seconds a client connection may be idle.
-    pub idle_s: u32,
+    /// As of the last tick: reading them costs a request no lock, and no count that threads share.
+    limits: RefCell<Rc<Limits>>,
     /// Milliseconds, as of the last tick: for what may be a quarter of a second off.
     now_ms: Cell<u64>,
     request_ids: Cell<u64>,
@@ -71,258 +80,54 @@ pub struct Thread {
     requests_cut: Cell<bool>,
     /// A task closes tunnels of drained workers.
     closing: Cell<bool>,
+    /// Sessions closed by name, when polls were last woken for that.
+    ended: Cell<u32>,
     live: RefCell<slab::Slab<Entry>>,
-}
-
-/// What a live connection or tunnel is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// Nothing.
-    GoOn,
-    /// It was silent for longer than its limit.
-    Idle,
-    /// Its listener was removed: finish what is under way, then close. A tunnel is not told.
-    Leave,
-    /// stickyd stops: finish what is under way, then close. A tunnel says 1001.
-    Stop,
-    /// The time to finish is over.
-    Cut,
-}
-
-/// What an entry is of a connection that has many streams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Share {
-    /// All of it; or it has none.
-    Whole,
-    /// All of it, and it carries tunnels: its time to end is theirs.
-    Carrier,
-    /// One poll, only there to be woken.
-    Poll,
-}
-
-/// The handle by which the thread reaches a live connection or tunnel.
-pub struct Live {
-    order: Cell<Order>,
-    waker: RefCell<Option<Waker>>,
-    /// Last activity, seconds; as of the tick that saw `moved`.
-    since: Cell<u32>,
-    moved: Cell<bool>,
-    /// Seconds of silence allowed; 0: no limit now.
-    limit: Cell<u32>,
-    tunnel: Cell<bool>,
-    share: Cell<Share>,
-    /// Of the worker a tunnel leads to, or a poll waits at; 0 for none.
-    worker: Cell<u64>,
-    /// A tunnel that is to say its worker's farewell, and end.
-    closing: Cell<bool>,
-    /// No request has begun on it.
-    fresh: Cell<bool>,
-    /// Nothing has happened on it for a second or two: it may give its buffers back.
-    still: Cell<bool>,
-    listener_removed: Removed,
-}
-
-/// Set, for all connections of a listener on one thread, once a reload has removed it.
-pub type Removed = Rc<Cell<bool>>;
-
-impl Live {
-    /// What it is told now.
-    pub fn order(&self) -> Order {
-        self.order.get()
-    }
-
-    /// Something moved: its silence begins anew, even if it was just found to be too long. The next tick reads the clock
-    /// for it: up to a second too late, never too early, and no clock read a message.
-    pub fn touch(&self) {
-        self.moved.set(true);
-        if self.order.get() == Order::Idle {
-            self.order.set(Order::GoOn);
-        }
-    }
-
-    /// A request has begun.
-    pub fn begin(&self, stopping: bool) {
-        self.limit.set(0);
-        self.still.set(false);
-        if self.fresh.replace(false) {
-            if stopping {
-                self.tell(Order::Stop);
-            } else if self.listener_removed.get() {
-                self.tell(Order::Leave);
-            }
-        }
-    }
-
-    /// No more requests: what is under way is the last.
-    pub fn last(&self) {
-        if matches!(self.order.get(), Order::GoOn | Order::Idle) {
-            self.tell(Order::Leave);
-        }
-    }
-
-    /// Ends at once.
-    pub fn cut(&self) {
-        self.tell(Order::Cut);
-    }
-
-    /// No request has begun on it.
-    pub fn is_fresh(&self) -> bool {
-        self.fresh.get()
-    }
-
-    /// Whether nothing has happened for a second or two.
-    pub fn is_still(&self) -> bool {
-        self.still.get()
-    }
-
-    /// It was heeded; said again after the next silent second.
-    pub fn stirs(&self) {
-        self.still.set(false);
-    }
-
-    /// Silence allowed from the last activity on, seconds; 0: no limit.
-    pub fn limit(&self, seconds: u32) {
-        self.limit.set(seconds);
-    }
-
-    /// From now on it is a tunnel to the worker of this serial, which has longer to end than a request, and its own limit of
-    /// silence. It outlives its listener.
-    pub fn become_tunnel(&self, limit: u32, worker: u64) {
-        self.tunnel.set(true);
-        self.worker.set(worker);
-        if self.order.get() == Order::Leave {
-            self.order.set(Order::GoOn);
-        }
-        self.limit.set(limit);
-        self.touch();
-    }
-
-    /// Whether tunnels go on over it (HTTP/2); they have longer to end than requests.
-    pub fn carries_tunnels(&self, carries: bool) {
-        self.share.set(if carries { Share::Carrier } else { Share::Whole });
-    }
-
-    /// A poll waits at the worker of this serial; 0 for none.
-    pub fn waits_at(&self, worker: u64) {
-        self.worker.set(worker);
-    }
-
-    /// Its worker is drained, and it is this tunnel's turn to end.
-    pub fn is_closing(&self) -> bool {
-        self.closing.get()
-    }
-
-    /// Whom to wake when the order changes. Not the same for life: a tunnel is another task than the connection it was.
-    pub fn watch(&self, waker: &Waker) {
-        let mut slot = self.waker.borrow_mut();
-        if !slot.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            *slot = Some(waker.clone());
-        }
-    }
-
-    /// Ready once it is cut, or was silent for too long: for what has nothing to finish.
-    pub async fn given_up(&self) {
-        poll_fn(|cx| {
-            self.watch(cx.waker());
-            match self.order.get() {
-                Order::GoOn | Order::Leave | Order::Stop => Poll::Pending,
-                Order::Idle | Order::Cut => Poll::Ready(()),
-            }
-        })
-        .await;
-    }
-
-    fn tell(&self, order: Order) {
-        if self.order.get() == Order::Cut {
-            return;
-        }
-        self.order.set(order);
-        self.wake();
-    }
-
-    fn wake(&self) {
-        if let Some(waker) = &*self.waker.borrow() {
-            waker.wake_by_ref();
-        }
-    }
-}
-
-/// A [`Live`] entry; dropping it takes it off the thread's list.
-pub struct Registered {
-    live: Rc<Live>,
-    thread: Rc<Thread>,
-    index: u32,
-}
-
-impl std::ops::Deref for Registered {
-    type Target = Live;
-
-    fn deref(&self) -> &Live {
-        &self.live
-    }
-}
-
-impl Registered {
-    /// The thread it lives on.
-    pub fn thread(&self) -> &Rc<Thread> {
-        &self.thread
-    }
-
-    /// It is one of this address's connections, until it is dropped.
-    pub fn counted_for(&self, address: u64) {
-        if let Some(entry) = self.thread.live.borrow_mut().get_mut(self.index as usize) {
-            entry.address = address;
-        }
-    }
-}
-
-impl Drop for Registered {
-    fn drop(&mut self) {
-        let entry = self.thread.live.borrow_mut().try_remove(self.index as usize);
-        if self.live.share.get() != Share::Poll {
-            self.thread.shared.clients.fetch_sub(1, Relaxed);
-        }
-        if let Some(address) = entry.map(|entry| entry.address).filter(|address| *address != 0) {
-            self.thread.shared.caps.connection_over(address);
-        }
-    }
-}
-
-/// A place on a thread's list.
-struct Entry {
-    live: Rc<Live>,
-    /// The key of the address it is counted for; 0 for none. Here, because the list has room for it, and a tunnel's task
-    /// must stay small.
-    address: u64,
-}
-
-impl std::ops::Deref for Entry {
-    type Target = Live;
-
-    fn deref(&self) -> &Live {
-        &self.live
-    }
+    spare: Spare,
 }
 
 impl Thread {
     /// A thread with nothing on it. `index` only seeds request ids.
     pub fn new(shared: Arc<Shared>) -> Rc<Self> {
-        let handshakes = tokio::sync::Semaphore::new(shared.limits.handshakes);
+        let handshakes = tokio::sync::Semaphore::new(shared.limits.load().handshakes);
+        let limits = Rc::new(Limits::clone(&shared.limits.load()));
         Rc::new(Self {
             pools: RefCell::default(),
+            waits: Waits::new(),
             buffer: RefCell::new(vec![0; TUNNEL_BUFFER].into_boxed_slice()),
             tasks: TaskTracker::new(),
             handshakes,
-            idle_s: crate::tunnel::whole_seconds(shared.limits.idle_timeout),
-            paces: Paces::new(shared.limits.min_rate, shared.limits.min_rate_grace),
+            paces: Paces::new(limits.min_rate, limits.min_rate_grace),
+            limits: RefCell::new(limits),
             request_ids: Cell::new(crate::random::u64()),
             live: RefCell::default(),
+            spare: Spare::default(),
             now_ms: Cell::new(clock::now_ms()),
             stopping: Cell::new(false),
             requests_cut: Cell::new(false),
             closing: Cell::new(false),
+            ended: Cell::new(shared.sockets.ended()),
             shared,
         })
+    }
+
+    /// The bounds of clients, as the config says them now.
+    pub fn limits(&self) -> Rc<Limits> {
+        self.limits.borrow().clone()
+    }
+
+    /// Seconds a client connection may be idle.
+    pub fn idle_s(&self) -> u32 {
+        crate::tunnel::whole_seconds(self.limits.borrow().idle_timeout)
+    }
+
+    /// Takes over what a reload has changed of them.
+    fn follow_limits(&self) {
+        let now = self.shared.limits.load();
+        if **self.limits.borrow() != **now {
+            self.paces.set(now.min_rate, now.min_rate_grace);
+            *self.limits.borrow_mut() = Rc::new(Limits::clone(&now));
+        }
     }
 
     /// Puts a client connection on the list, with `limit` seconds of silence allowed.
@@ -344,6 +149,7 @@ impl Thread {
             closing: Cell::new(false),
             fresh: Cell::new(true),
             still: Cell::new(false),
+            spare: Cell::new(share == Share::Whole),
             listener_removed: listener_removed.clone(),
         });
         let index = self.live.borrow_mut().insert(Entry { live: live.clone(), address: 0 });
@@ -418,6 +224,18 @@ impl Thread {
         }
     }
 
+    /// Where sessions were closed by name, every poll looks whether it was its own.
+    fn wake_polls_of_closed(&self) {
+        let ended = self.shared.sockets.ended();
+        if self.ended.replace(ended) != ended {
+            for (_, live) in &*self.live.borrow() {
+                if live.worker.get() != 0 && !live.tunnel.get() {
+                    live.wake();
+                }
+            }
+        }
+    }
+
     /// Whether nobody was closing tunnels of drained workers; from now on somebody is.
     pub fn begin_closing(&self) -> bool {
         !self.closing.replace(true)
@@ -466,9 +284,11 @@ impl Thread {
             self.now_ms.set(clock::now_ms());
             let now = clock::now_s();
             if now != std::mem::replace(&mut last, now) {
+                self.follow_limits();
                 self.find_idle(now);
                 self.paces.second();
             }
+            self.wake_polls_of_closed();
             pool::sweep(&self);
             crate::drain::closing::start(&self);
         }
@@ -503,12 +323,6 @@ mod tests {
     use super::*;
     use crate::affinity::pins::Keys;
     use crate::config;
-
-    /// Every idle tunnel has one.
-    #[test]
-    fn an_entry_is_small() {
-        assert!(size_of::<Live>() <= 56, "{} bytes", size_of::<Live>());
-    }
 
     #[test]
     fn half_a_head_is_cut_a_request_under_way_is_not() {

@@ -7,6 +7,7 @@
     reason = "a test ends by panicking; clippy.toml allows it in #[test] functions only, not in their helpers"
 )]
 
+mod broadcast;
 mod clients_selftest;
 mod config;
 mod corpus;
@@ -14,7 +15,10 @@ mod dependencies;
 mod front;
 mod health;
 mod http;
+mod learn;
+mod rules;
 mod sessions;
+mod sockets;
 mod strict;
 #[allow(dead_code, reason = "a kit: not every test uses every part")]
 mod support;

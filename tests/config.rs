@@ -17,12 +17,18 @@ mod errors_of_addresses;
 mod guards;
 #[path = "config/health.rs"]
 mod health;
+#[path = "config/labels.rs"]
+mod labels;
+#[path = "config/rules.rs"]
+mod rules;
 #[path = "config/shipped.rs"]
 mod shipped;
 #[path = "config/tls.rs"]
 mod tls;
 #[path = "config/told.rs"]
 mod told;
+#[path = "config/tunnels.rs"]
+mod tunnels;
 
 use std::io;
 use std::net::IpAddr;
@@ -32,9 +38,10 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use stickyd::config::{
-    AdminAddress, AdminState, Affinity, Config, Expected, Health, HealthKind, Limits, Log, SameSite, for_command_line,
-    load, parse_with,
+    AdminAddress, AdminState, Affinity, Config, Expected, Health, HealthKind, Limits, Log, SameSite, Tunnels,
+    for_command_line, load, parse_with,
 };
+use stickyd::tunnel::round_trip::Thresholds;
 
 /// A listener and an upstream: four lines that are right, to put the wrong one behind.
 const HEAD: &str = "[[listener]]\naddress = \"0.0.0.0:80\"\n[upstream.app]\nworkers = [\"127.0.0.1:3001-3004\"]\n";
@@ -127,11 +134,12 @@ fn two_tables_are_a_configuration_and_the_rest_has_defaults() {
         (([0, 0, 0, 0], 80).into(), &None, &None, 0)
     );
     let app = &config.upstreams[0];
-    assert_eq!(app.affinity, [Affinity::SocketIo, Affinity::Cookie, Affinity::Address]);
+    assert_eq!(app.affinity, [Affinity::socket_io(), Affinity::Cookie, Affinity::Address]);
     assert_eq!(app.health, Health::default());
-    assert_eq!((app.cookie_same_site, app.tunnel_idle), (SameSite::Lax, None));
+    assert_eq!((app.cookie_same_site, app.tunnel_idle, app.request_timeout), (SameSite::Lax, None, None));
     assert_eq!((app.connect_timeout, app.response_timeout), (Duration::from_secs(5), Duration::from_secs(60)));
     assert_eq!(app.dns_interval, Duration::from_secs(10));
+    assert_eq!((app.tunnels.ping, app.tunnels.broadcast), (None, false));
 }
 
 /// Every key, none at its default.
@@ -153,7 +161,12 @@ health = { kind = "http", path = "/health", interval = "3s", timeout = "1s", ris
 cookie = { same_site = "strict" }
 connect_timeout = "1s"
 response_timeout = "2m"
+request_timeout = "5m"
 tunnel_idle = "1h"
+tunnel_ping = "20s"
+tunnel_ping_timeout = "5s"
+round_trip = { excellent = "50ms", good = "1s" }
+broadcast = true
 dns_interval = "1m"
 [[route]]
 host = "Chat.Example.com"
@@ -219,7 +232,11 @@ fn check_every_key(dir: &TempDir, config: &Config) {
     );
     assert_eq!(app.cookie_same_site, SameSite::Strict);
     assert_eq!((app.connect_timeout, app.response_timeout), (second, 120 * second));
+    assert_eq!(app.request_timeout, Some(300 * second));
     assert_eq!((app.tunnel_idle, app.dns_interval), (Some(3600 * second), 60 * second));
+    let round_trip = Thresholds { excellent: Duration::from_millis(50), good: second };
+    let tunnels = Tunnels { round_trip, ping: Some(20 * second), ping_timeout: 5 * second, broadcast: true };
+    assert_eq!(app.tunnels, tunnels);
     let routes: Vec<_> = config.routes.iter().map(|r| (r.host.as_deref(), r.path.as_str(), r.upstream)).collect();
     assert_eq!(routes, [(Some("chat.example.com"), "/app", 1), (None, "/", 0)]);
     assert_eq!(config.admin.address, AdminAddress::Tcp(([0, 0, 0, 0], 9145).into()));

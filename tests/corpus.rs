@@ -6,7 +6,7 @@
     reason = "a crate of its own to the fuzz targets, where oracles count small things and what is pub is reached"
 )]
 #[path = "fuzz/src/lib.rs"]
-mod checks;
+pub(crate) mod checks;
 
 use std::path::Path;
 
@@ -70,6 +70,24 @@ fn heads_arrive_and_what_means_two_things_does_not() {
     }
 }
 
+/// The same over HTTP/2.
+#[test]
+fn heads_of_streams_arrive_and_what_means_two_things_does_not() {
+    let sent = |seed: &str| {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus/h2_head");
+        checks::h2_head::sent(&std::fs::read(folder.join(seed)).unwrap())
+    };
+    let text = |seed: &str| String::from_utf8_lossy(&sent(seed).unwrap()).into_owned();
+    let get = text("get");
+    assert!(get.starts_with("GET /a?b=c HTTP/1.1\r\n") && get.contains("cookie: a=1; b=2\r\n"), "{get}");
+    assert!(text("post").ends_with("\r\n5\r\nhello\r\n0\r\nx-sum: 7\r\n\r\n"), "{}", text("post"));
+    assert!(text("websocket").contains("upgrade: websocket\r\n"));
+    assert!(!text("spoofed").contains("6.6.6.6"));
+    for seed in ["split", "quoted", "hosts", "lengths", "connect", "star", "upper", "empty_length"] {
+        assert_eq!(sent(seed), None, "{seed}");
+    }
+}
+
 macro_rules! targets {
     ($($name:ident)*) => {
         $(#[test]
@@ -88,4 +106,4 @@ macro_rules! targets {
     };
 }
 
-targets!(head cookie client proxy_protocol config sid handshake refusal frames);
+targets!(head h2_head cookie client proxy_protocol config sid handshake refusal frames answer);

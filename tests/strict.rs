@@ -1,5 +1,6 @@
 //! Threats §2 for HTTP/1 and HTTP/2 as tables: raw bytes in, raw bytes out, and a judge that believes nobody.
 
+mod answers;
 mod broken;
 mod client;
 mod h2;

@@ -15,6 +15,7 @@ use crate::support::proxy::Proxy;
 
 mod bytes;
 mod counts;
+mod dead;
 mod drain;
 mod ends;
 mod h2;
@@ -22,17 +23,18 @@ mod idle;
 mod limits;
 mod lives;
 mod stop;
+mod trips;
 mod upgrade;
 
 /// Longer than anything here takes on two busy cores.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An upgrade as RFC 6455 §1.3 shows it.
-const ASK: &str = "GET /chat HTTP/1.1\r\nHost: app\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+pub(crate) const ASK: &str = "GET /chat HTTP/1.1\r\nHost: app\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 /// The one right answer to it.
-const GRANT: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+pub(crate) const GRANT: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
 /// A Close frame of a client: 1001, masked with zeros.
@@ -49,19 +51,19 @@ trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 /// A worker of this process whose every byte the test writes.
-struct RawWorker {
+pub(crate) struct RawWorker {
     listener: TcpListener,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl RawWorker {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         Self { address: listener.local_addr().unwrap(), listener }
     }
 
     /// The next connection that says something, and its request's head. Health checks say nothing.
-    async fn accept(&self) -> (TcpStream, String) {
+    pub(crate) async fn accept(&self) -> (TcpStream, String) {
         loop {
             let (mut stream, _) = within(self.listener.accept()).await.unwrap();
             if let Some(head) = head_of(&mut stream).await {
@@ -72,7 +74,7 @@ impl RawWorker {
 }
 
 /// The bytes up to the empty line, and not one more; `None` at an end before them.
-async fn head_of(io: &mut (impl AsyncRead + Unpin)) -> Option<String> {
+pub(crate) async fn head_of(io: &mut (impl AsyncRead + Unpin)) -> Option<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match within(io.read_u8()).await {
@@ -84,7 +86,7 @@ async fn head_of(io: &mut (impl AsyncRead + Unpin)) -> Option<String> {
 }
 
 /// A checked tunnel: the client's end and the worker's.
-async fn tunnel(proxy: &Proxy, worker: &RawWorker) -> (TcpStream, TcpStream) {
+pub(crate) async fn tunnel(proxy: &Proxy, worker: &RawWorker) -> (TcpStream, TcpStream) {
     let mut client = TcpStream::connect(proxy.address).await.unwrap();
     let far = join(&mut client, worker).await;
     (client, far)
@@ -133,7 +135,7 @@ async fn read_all(io: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
 }
 
 /// Exactly `count` bytes.
-async fn read(io: &mut (impl AsyncRead + Unpin), count: usize) -> Vec<u8> {
+pub(crate) async fn read(io: &mut (impl AsyncRead + Unpin), count: usize) -> Vec<u8> {
     let mut bytes = vec![0; count];
     within(io.read_exact(&mut bytes)).await.unwrap();
     bytes
@@ -153,7 +155,7 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
 }
 
 /// One frame of a server.
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first];
     match payload.len() {
         short @ 0..=125 => bytes.push(u8::try_from(short).unwrap()),
@@ -177,7 +179,7 @@ fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A server's frames, read by the book: (first byte, payload) of each whole one, and the bytes of one cut short.
-fn frames(mut bytes: &[u8]) -> (Vec<(u8, &[u8])>, &[u8]) {
+pub(crate) fn frames(mut bytes: &[u8]) -> (Vec<(u8, &[u8])>, &[u8]) {
     let mut frames = Vec::new();
     loop {
         let (length, head) = match bytes {

@@ -4,13 +4,15 @@
 //! TCP, reading needs a Host that no foreign page can name (DNS rebinding), and a bearer token where the address is not
 //! loopback; writing needs the token, JSON's content type and a field of our own. No CORS header is ever sent, and no
 //! worker is ever this listener (`config` and the lookups of names see to it). What each answer says stands in
-//! `conf/openapi.json`, which is served, too, and which the tests hold every answer against. Left out for now: single
-//! sockets, the page.
+//! `conf/openapi.json`, which is served, too, and which the tests hold every answer against. Left out for now:
+//! the page.
 
 pub(crate) mod auth;
+mod broadcast;
 mod log;
 mod processes;
 mod sessions;
+mod sockets;
 mod stats;
 mod status;
 mod workers;
@@ -42,6 +44,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{AdminAddress, Secret};
+use crate::drain::ordered::Closings;
 use crate::reload;
 use crate::state::Shared;
 use crate::telemetry::say_full;
@@ -54,8 +57,8 @@ const CONNECTIONS: usize = 64;
 /// For a request's head to arrive, and for its body.
 const HEAD: Duration = Duration::from_secs(10);
 
-/// Bytes of a request body at most.
-const BODY: usize = 64 * 1024;
+/// Bytes of a request body at most: a broadcast of 64 KiB, however its JSON spells it.
+const BODY: usize = 512 * 1024;
 
 /// Who may write, and how a reload is asked for.
 pub struct Settings {
@@ -145,7 +148,20 @@ pub async fn serve(bound: Bound, shared: Arc<Shared>, settings: Settings, tasks:
         let samples = history.clone().keep(shared.clone());
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(samples));
     }
-    let api = Api { shared, reload, stopping, processes, history };
+    let closings = Arc::default();
+    let broadcasting = Arc::default();
+    let (tasks_of_api, stop_of_api) = (tasks.clone(), stop.clone());
+    let api = Api {
+        shared,
+        reload,
+        stopping,
+        processes,
+        history,
+        closings,
+        broadcasting,
+        tasks: tasks_of_api,
+        stop: stop_of_api,
+    };
     let served = match bound {
         Bound::None => return,
         Bound::Tcp(listener, address) => {
@@ -233,9 +249,19 @@ struct Api {
     stopping: CancellationToken,
     processes: Arc<Processes>,
     history: Arc<History>,
+    closings: Arc<Closings>,
+    /// Locked while a broadcast is under way.
+    broadcasting: Arc<tokio::sync::Mutex<()>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
 }
 
 impl Api {
+    /// What goes on behind an answer, until stickyd ends.
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.tasks.spawn_local(self.stop.clone().run_until_cancelled_owned(task));
+    }
+
     /// The processes of the workers there are now.
     async fn look(&self) -> Arc<Look> {
         let addresses = self.shared.snapshot.load().workers().map(|worker| worker.address.clone()).collect();
@@ -251,13 +277,18 @@ fn refuse(status: StatusCode, why: impl Into<String>) -> Refusal {
 }
 
 /// What may be asked, besides `/metrics`: each path with its methods, as `conf/openapi.json` has them.
-pub const PATHS: [(&str, &[&str]); 11] = [
+pub const PATHS: [(&str, &[&str]); 16] = [
+    ("/api/v1/broadcast", &["post"]),
     ("/api/v1/explain", &["get"]),
     ("/api/v1/health", &["get"]),
     ("/api/v1/log", &["get", "put"]),
     ("/api/v1/openapi.json", &["get"]),
     ("/api/v1/pins", &["get"]),
     ("/api/v1/reload", &["post"]),
+    ("/api/v1/sockets", &["get"]),
+    ("/api/v1/sockets/close", &["get", "post"]),
+    ("/api/v1/sockets/{id}", &["get"]),
+    ("/api/v1/sockets/{id}/close", &["post"]),
     ("/api/v1/stats", &["get"]),
     ("/api/v1/status", &["get"]),
     ("/api/v1/workers", &["get"]),
@@ -268,12 +299,17 @@ pub const PATHS: [(&str, &[&str]); 11] = [
 /// The handlers of a path of [`PATHS`].
 fn handlers(path: &str) -> MethodRouter<Api> {
     match path {
+        "/api/v1/broadcast" => post(broadcast::send),
         "/api/v1/explain" => get(sessions::explain),
         "/api/v1/health" => get(status::health),
         "/api/v1/log" => get(log::show).put(log::set),
         "/api/v1/openapi.json" => get(openapi),
         "/api/v1/pins" => get(sessions::pin),
         "/api/v1/reload" => post(reload),
+        "/api/v1/sockets" => get(sockets::list),
+        "/api/v1/sockets/close" => get(sockets::close::progress).post(sockets::close::many),
+        "/api/v1/sockets/{id}" => get(sockets::one),
+        "/api/v1/sockets/{id}/close" => post(sockets::close::one),
         "/api/v1/stats" => get(stats::show),
         "/api/v1/status" => get(status::show),
         "/api/v1/workers" => get(workers::list),

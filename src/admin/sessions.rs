@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 
 use super::{Api, Refusal, refuse};
 use crate::affinity::cookie::{Cookie, Seen};
-use crate::affinity::explain::{Answer, Question, explain as decide};
+use crate::affinity::explain::{Answer, Question, default_rule, explain as decide};
+use crate::affinity::rule::Live;
 use crate::clock;
 use crate::proxy::headers::Client;
 use crate::state::Snapshot;
@@ -47,15 +48,28 @@ fn upstream<'a>(snapshot: &'a Snapshot, query: &HashMap<String, String>) -> Resu
     known.ok_or_else(|| refuse(StatusCode::NOT_FOUND, format!("there is no upstream `{name}`")))
 }
 
-/// `GET /api/v1/pins?upstream=app&sid=…`.
+/// The rule whose id is meant; without its name `socket.io`, or the first there is.
+fn rule<'a>(upstream: &'a Upstream, query: &HashMap<String, String>) -> Result<Option<&'a Live>, Refusal> {
+    let Some(name) = query.get("rule") else { return Ok(default_rule(upstream)) };
+    match upstream.rules.iter().find(|live| live.rule.name == *name) {
+        Some(live) => Ok(Some(live)),
+        None => Err(refuse(StatusCode::NOT_FOUND, format!("`{name}` is no rule in the upstream's affinity"))),
+    }
+}
+
+/// `GET /api/v1/pins?upstream=app&sid=…&rule=…`.
 pub(super) async fn pin(State(api): State<Api>, Query(query): Asked) -> Result<Json<Value>, Refusal> {
-    known(&query, &["upstream", "sid"])?;
+    known(&query, &["upstream", "sid", "rule"])?;
     let snapshot = api.shared.snapshot.load();
     let upstream = upstream(&snapshot, &query)?;
     let sid = query.get("sid").filter(|sid| !sid.is_empty());
     let sid = sid.ok_or_else(|| refuse(StatusCode::UNPROCESSABLE_ENTITY, "which session? give its sid="))?;
     let shared = &api.shared;
-    let key = shared.keys.key(&upstream.config.name, sid.as_bytes());
+    let rule = rule(upstream, &query)?;
+    let key = match rule {
+        Some(live) => live.key(shared, &upstream.config.name, sid.as_bytes()),
+        None => shared.keys.key(&upstream.config.name, sid.as_bytes()),
+    };
     let seen = shared.pins.inspect(key, Instant::now(), |pin| {
         (pin.worker().cloned(), pin.age_s(clock::now_s()), pin.has_tunnel(), pin.slot)
     });
@@ -67,6 +81,7 @@ pub(super) async fn pin(State(api): State<Api>, Query(query): Asked) -> Result<J
     let due = ending.filter(|_| !has_tunnel).and_then(|ending| ending.due_ms(slot, key.jitter()));
     Ok(Json(json!({
         "upstream": upstream.config.name,
+        "rule": rule.map(|live| &live.rule.name),
         "worker": worker.as_ref().map(|worker| &worker.name),
         "ended": worker.is_none(),
         "age_s": age_s,
@@ -81,7 +96,7 @@ pub(super) async fn pin(State(api): State<Api>, Query(query): Asked) -> Result<J
 
 /// `GET /api/v1/explain?upstream=app&sid=…&cookie=…&address=…&kind=session`.
 pub(super) async fn explain(State(api): State<Api>, Query(query): Asked) -> Result<Json<Value>, Refusal> {
-    known(&query, &["upstream", "sid", "cookie", "address", "kind"])?;
+    known(&query, &["upstream", "sid", "rule", "cookie", "address", "kind"])?;
     let wrong = |why: String| refuse(StatusCode::UNPROCESSABLE_ENTITY, why);
     let snapshot = api.shared.snapshot.load();
     let upstream = upstream(&snapshot, &query)?;
@@ -93,7 +108,9 @@ pub(super) async fn explain(State(api): State<Api>, Query(query): Asked) -> Resu
         Some(other) => return Err(wrong(format!("`kind` is session or request, not `{other}`"))),
     };
     let cookie = query.get("cookie").filter(|text| !text.is_empty()).map(|text| read_cookie(upstream, text));
+    let rule = rule(upstream, &query)?;
     let asked = Question {
+        rule,
         sid: query.get("sid").filter(|sid| !sid.is_empty()).map(String::as_bytes),
         cookie: cookie.flatten(),
         client: address.map(|address| Client { address: address.to_canonical(), secure: false }),
@@ -102,6 +119,7 @@ pub(super) async fn explain(State(api): State<Api>, Query(query): Asked) -> Resu
     let found = decide(&api.shared, upstream, asked);
     Ok(Json(json!({
         "upstream": upstream.config.name,
+        "rule": asked.sid.and(rule).map(|live| &live.rule.name),
         "cookie": match cookie { None => "none", Some(None) => "not ours", Some(Some(_)) => "valid" },
         "now": describe(&found.now),
         "if_it_died": found.then.as_ref().map(describe),

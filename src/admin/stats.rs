@@ -3,6 +3,8 @@
 //! A sample every five seconds, twelve of them kept; their size follows the number of workers. Left out: anything older,
 //! and percentiles: that is what `/metrics` is for.
 
+mod live;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,6 +19,7 @@ use crate::clock;
 use crate::state::{Shared, Snapshot};
 use crate::upstream::Upstream;
 use crate::upstream::worker::Worker;
+use live::Live;
 
 /// Between two samples.
 const EVERY: Duration = Duration::from_secs(5);
@@ -28,7 +31,7 @@ const SAMPLES: usize = 12;
 const SERIALS: usize = 1 << 16;
 
 /// What an upstream's counters are called, and what they say.
-type Counts = [(&'static str, u64); 11];
+type Counts = [(&'static str, u64); 13];
 
 /// The counters of one moment.
 struct Sample {
@@ -68,6 +71,8 @@ impl Sample {
 
 fn counts(upstream: &Upstream) -> Counts {
     let series = upstream.series();
+    let sockets = upstream.members.first().map(|member| member.worker.series.sockets.turnover());
+    let (opened, closed) = sockets.unwrap_or_default();
     [
         ("requests", upstream.members.iter().map(|member| member.worker.series.requests()).sum()),
         ("failures", upstream.members.iter().map(|member| member.worker.series.failures()).sum()),
@@ -78,6 +83,8 @@ fn counts(upstream: &Upstream) -> Counts {
         ("refusals_own", series.refusals_own.get()),
         ("retries", series.passed_on.get() + series.resent.get()),
         ("drained", series.drained_tunnels.get() + series.drained_polling.get()),
+        ("sockets_opened", opened),
+        ("sockets_closed", closed),
         ("bytes_up", series.bytes_up.get()),
         ("bytes_down", series.bytes_down.get()),
     ]
@@ -87,6 +94,7 @@ fn counts(upstream: &Upstream) -> Counts {
 pub(super) async fn show(State(api): State<Api>) -> Json<Value> {
     let snapshot = api.shared.snapshot.load_full();
     let ages = Ages::of(&api.shared, &snapshot);
+    let sockets = Live::of(&api.shared.sockets).await;
     let now = Sample::take(&snapshot);
     let samples = api.history.0.lock().unwrap_or_else(PoisonError::into_inner);
     let before = samples.back();
@@ -107,6 +115,8 @@ pub(super) async fn show(State(api): State<Api>) -> Json<Value> {
             "totals": object(counted),
             "rates": rates(counted, old, span),
             "live": live(&workers, &ages),
+            "sockets": sockets.sum(&workers).describe(),
+            "labels": sockets.labels(&upstream.config.name),
         }));
     }
     let workers: Vec<&Worker> = snapshot.workers().map(|worker| &**worker).collect();
@@ -116,12 +126,13 @@ pub(super) async fn show(State(api): State<Api>) -> Json<Value> {
         "totals": object(totals),
         "rates": rates(totals, earlier, span),
         "live": live(&workers, &ages),
+        "sockets": sockets.sum(&workers).describe(),
         "upstreams": upstreams,
-        "workers": workers.iter().map(|one| worker(one, before, span, &ages)).collect::<Vec<_>>(),
+        "workers": workers.iter().map(|one| worker(one, before, span, (&ages, &sockets))).collect::<Vec<_>>(),
     }))
 }
 
-fn worker(worker: &Worker, before: Option<&Sample>, span: f64, ages: &Ages) -> Value {
+fn worker(worker: &Worker, before: Option<&Sample>, span: f64, (ages, sockets): (&Ages, &Live)) -> Value {
     let requests = worker.series.requests();
     let old = before.and_then(|before| before.workers.get(&worker.serial)).copied().unwrap_or(0);
     json!({
@@ -131,6 +142,7 @@ fn worker(worker: &Worker, before: Option<&Sample>, span: f64, ages: &Ages) -> V
         "requests_per_s": rate(requests, old, span),
         "failures": worker.series.failures(),
         "live": live(&[worker], ages),
+        "sockets": sockets.sum(&[worker]).describe(),
     })
 }
 

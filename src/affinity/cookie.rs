@@ -86,6 +86,11 @@ impl Jar {
             })
     }
 
+    /// Whether a value is a cookie's that we signed.
+    pub fn signed(&self, value: &[u8]) -> bool {
+        self.open(value).is_some()
+    }
+
     /// A `Set-Cookie` value. `secure`: the client came over TLS; `SameSite=None` is always `Secure`, or browsers refuse it.
     pub fn write(&self, cookie: &Cookie, secure: bool) -> HeaderValue {
         let same_site = match self.same_site {

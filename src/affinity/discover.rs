@@ -15,12 +15,13 @@ mod search;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hyper::{Request, Response};
+use hyper::{Request, Response, header};
 
+use super::Choice;
 use super::pins::Key;
 use crate::clock;
 use crate::config::Limits;
-use crate::metrics::Discovery;
+use crate::metrics::{Discovery, Source};
 use crate::proxy::Job;
 use crate::proxy::ask::Kind;
 use crate::proxy::body::{Outgoing, Reply};
@@ -56,6 +57,11 @@ impl Discoveries {
             searches: Mutex::default(),
         }
     }
+
+    /// What a reload has changed of the budget.
+    pub fn set(&self, limits: &Limits) {
+        lock(&self.budget).set(limits.discoveries_per_address, limits.discoveries);
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -79,7 +85,7 @@ impl Drop for Token<'_> {
 }
 
 /// Finds the session's owner with this very request, and answers it.
-pub async fn find(job: &Job, key: Key, request: Request<Outgoing>, record: &mut Record) -> Response<Reply> {
+pub async fn find(job: &Job, key: Key, mut request: Request<Outgoing>, record: &mut Record) -> Response<Reply> {
     let shared = &job.conn.thread.shared;
     let series = job.upstream.series();
     // A preflight is no request of the session: its answer has the worker's CORS headers, refusal or not.
@@ -87,13 +93,17 @@ pub async fn find(job: &Job, key: Key, request: Request<Outgoing>, record: &mut 
     if !preflight && lock(&shared.discoveries.misses).knows(&key, clock::now_ms()) {
         series.discovered(Discovery::Remembered);
         series.refusals_own.inc();
-        return respond::session_unknown(&job.ask);
+        return respond::refused(job);
     }
     let Some(mut token) = take_token(shared, job).await else {
         say_full!("the discovery budget is spent: sessions nobody knows come too fast ([limits] discoveries)");
         series.discovered(Discovery::OverBudget);
         return respond::problem(Problem::Full("too many unknown sessions"));
     };
+    if job.ask.rule(&job.upstream).is_some_and(|live| live.refuses_in_body()) {
+        // Compressed words are none; Engine.IO's refusals are too short to be.
+        request.headers_mut().remove(header::ACCEPT_ENCODING);
+    }
     let copies = Copies::of(job, request);
     let joined = Joined::new(shared, key);
     let mut hunt = Hunt::new(job, key, &joined.search, copies);
@@ -101,6 +111,31 @@ pub async fn find(job: &Job, key: Key, request: Request<Outgoing>, record: &mut 
     token.found = hunt.proven;
     series.discovered(result);
     response
+}
+
+/// Who has a session already that this request would make: its worker may be another than the one its id leads to, since
+/// workers came or went. Only where its protocol has a question that touches nothing, and as far as the budget goes; else,
+/// and where nobody claims it (within a second, as of all probes), the choice is as it was.
+pub async fn claimed(job: &Job, request: &Request<Outgoing>, choice: Choice) -> Choice {
+    let shared = &job.conn.thread.shared;
+    let members = job.upstream.members.iter().map(|member| &member.worker);
+    let workers: Vec<_> = members.filter(|worker| worker.serves()).cloned().collect();
+    if workers.len() < 2 || job.ask.upgrade.is_some() || !probe::asks(job, request) {
+        return choice;
+    }
+    let address = shared.keys.address(job.client.key());
+    if !lock(&shared.discoveries.budget).take(address, clock::now_ms()).taken {
+        return choice;
+    }
+    let mut token = Token { shared, address, found: false };
+    let asked = probe::ask_all(job, request, &workers).await;
+    let Some((owner, _)) = asked.into_iter().find(|(_, verdict)| *verdict == probe::Verdict::Owns) else {
+        return choice;
+    };
+    token.found = true;
+    let seat = Some(owner.session());
+    job.upstream.series().discovered(Discovery::Found);
+    Choice { worker: owner, why: Source::Discovered, seat, ..choice }
 }
 
 async fn take_token<'a>(shared: &'a Shared, job: &Job) -> Option<Token<'a>> {

@@ -8,18 +8,23 @@ use std::time::Instant;
 
 use super::cookie::Cookie;
 use super::derive;
-use super::session::MAX_SID;
+use super::pins::plain_hash;
+use super::rule::Live;
+use super::session::{MAX_ID, MAX_SID};
 use crate::clock;
+use crate::config::rules::Protocol;
 use crate::proxy::headers::Client;
 use crate::state::Shared;
 use crate::upstream::Upstream;
 use crate::upstream::worker::Worker;
 
 /// What a request would carry.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Clone, Copy, Default)]
 pub struct Question<'a> {
     /// Decoded.
     pub sid: Option<&'a [u8]>,
+    /// Whose id that is; `None`: of `socket.io`, or of the only rule there is.
+    pub rule: Option<&'a Live>,
     /// Verified.
     pub cookie: Option<Cookie>,
     /// Who would ask.
@@ -41,6 +46,8 @@ pub enum Why {
     Gone,
     /// No worker can have made such a sid.
     TooLong,
+    /// Its client made the id: its hash.
+    Made,
     /// Our cookie names the worker.
     Cookie,
     /// A new session, by bounded load on the ring.
@@ -62,6 +69,7 @@ impl Why {
             Self::Ended => "ended",
             Self::Gone => "gone",
             Self::TooLong => "too_long",
+            Self::Made => "made",
             Self::Cookie => "cookie",
             Self::Placed => "placed",
             Self::Hash => "hash",
@@ -80,6 +88,7 @@ impl Why {
             Self::Ended => "an operator ended this session: the client is refused, and makes a new one",
             Self::Gone => "the worker of this session is gone: the client is refused, and makes a new one",
             Self::TooLong => "no worker can have made so long a sid: the client is refused",
+            Self::Made => "nobody here has pinned this id; its client made it, and its hash leads here",
             Self::Cookie => "the cookie names this worker",
             Self::Placed => "a new session: the ring, with bounded load; other sessions may shift it",
             Self::Hash => "the hash of the cookie's id, or of the client's address where there is no cookie",
@@ -114,12 +123,19 @@ pub fn explain(shared: &Shared, upstream: &Upstream, question: Question<'_>) -> 
 }
 
 fn decide(shared: &Shared, upstream: &Upstream, question: Question<'_>) -> Answer {
-    let Some(sid) = question.sid.filter(|_| upstream.socket_io) else { return without_sid(upstream, question, &[]) };
-    if sid.len() > MAX_SID {
+    let live = question.rule.or_else(|| default_rule(upstream));
+    let (Some(sid), Some(live)) = (question.sid, live) else { return without_sid(upstream, question, &[]) };
+    let longest = if live.rule.protocol == Protocol::SocketIo { MAX_SID } else { MAX_ID };
+    if sid.len() > longest {
         return (None, Why::TooLong);
     }
-    let key = shared.keys.key(&upstream.config.name, sid);
+    let key = live.key(shared, &upstream.config.name, sid);
     match shared.pins.peek(key, Instant::now(), |pin| pin.worker().cloned()) {
+        None if live.rule.client_made => match upstream.hash(&plain_hash(sid), &[]) {
+            Some(worker) => (Some(worker.clone()), Why::Made),
+            None => (None, Why::Nobody),
+        },
+        None if live.rule.refusal.is_empty() => without_sid(upstream, Question { ordinary: true, ..question }, &[]),
         None => match first_guess(upstream, question) {
             Some(worker) => (Some(worker), Why::Unpinned),
             None => (None, Why::Unpinned),
@@ -131,13 +147,18 @@ fn decide(shared: &Shared, upstream: &Upstream, question: Question<'_>) -> Answe
     }
 }
 
+/// The rule that a bare id is meant for.
+pub fn default_rule(upstream: &Upstream) -> Option<&Live> {
+    upstream.socket_io().or_else(|| upstream.rules.first())
+}
+
 fn first_guess(upstream: &Upstream, question: Question<'_>) -> Option<Arc<Worker>> {
     let by_cookie = question.cookie.and_then(|cookie| upstream.worker(cookie.worker));
     by_cookie.or_else(|| upstream.hash(&key(upstream, question)?, &[])).cloned()
 }
 
 fn without_sid(upstream: &Upstream, question: Question<'_>, tried: &[u64]) -> Answer {
-    let session = upstream.socket_io && !question.ordinary;
+    let session = !upstream.rules.is_empty() && !question.ordinary;
     let may =
         |worker: &Worker| if session { worker.takes_new() && upstream.may_return(worker) } else { worker.serves() };
     let by_cookie = question.cookie.and_then(|cookie| upstream.worker(cookie.worker));

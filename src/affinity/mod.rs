@@ -10,6 +10,7 @@ pub mod explain;
 mod pin;
 pub mod pins;
 pub mod ring;
+pub mod rule;
 pub mod session;
 
 use std::sync::Arc;
@@ -18,9 +19,11 @@ use std::time::{Duration, Instant};
 
 use crate::clock;
 use crate::config::AdminState;
+use crate::config::rules::Protocol;
 use crate::metrics::Source;
 use crate::proxy::ask::{Ask, Kind};
 use crate::proxy::headers::Client;
+use crate::sockets::{End, Listed, New, Socket, Transport, Tunnelled};
 use crate::state::Shared;
 use crate::telemetry::{say_full, say_rarely};
 use crate::tunnel::whole_seconds;
@@ -31,30 +34,63 @@ use cookie::Cookie;
 pub use pin::Pin;
 use pin::Used;
 use pins::{Inserted, Key};
+use rule::Facts;
+
+/// How long a socket's id is remembered that no request names. It leads nowhere once its session is over.
+const ALIAS: Duration = Duration::from_secs(24 * 3_600);
 
 /// Keeps a pin alive while a poll or tunnel is open.
 pub struct Hold {
     shared: Arc<Shared>,
     key: Key,
     open: pins::Hold,
+    tunnel: bool,
     shorten: Option<Duration>,
-    /// Silence a tunnel of this session is allowed, seconds.
+    /// Body bytes of the request that holds it, and of its answer.
+    moved: (u64, u64),
+    /// Silence a tunnel of this session is allowed, seconds; 0: not known.
     pub ttl_s: u32,
 }
 
 impl Hold {
+    /// The session it keeps.
+    pub fn key(&self) -> Key {
+        self.key
+    }
+
     /// This hold is a tunnel's: when it ends, the session most likely has ended too (protocols §5.9), so its pin is kept
     /// only for as long as a failed upgrade needs to be noticed by the client's next poll.
-    pub fn of_tunnel(mut self) -> Self {
-        self.shorten = Some(Duration::from_secs(5));
-        self.shared.pins.update(self.key, Instant::now(), |pin| pin.set_tunnel(true));
+    /// `None` for the session's socket: an operator has just ended it. `ends`: so it is in its protocol.
+    pub fn of_tunnel(mut self, ends: bool) -> (Self, Option<Tunnelled>) {
+        let socket = self.becomes_tunnel(ends);
+        (self, socket.map(Tunnelled::new))
+    }
+
+    /// The same of a tunnel that has its socket.
+    pub fn of_known_tunnel(mut self, ends: bool) -> Self {
+        self.becomes_tunnel(ends);
         self
+    }
+
+    fn becomes_tunnel(&mut self, ends: bool) -> Option<Arc<Socket>> {
+        self.tunnel = true;
+        self.shorten = ends.then_some(Duration::from_secs(5));
+        let socket = self.shared.pins.update(self.key, Instant::now(), |pin| {
+            pin.set_tunnel(true);
+            pin.listed().map(|listed| listed.socket().clone())
+        });
+        socket.flatten()
+    }
+
+    /// What the request carried that holds it, and its answer: bytes of their bodies.
+    pub fn moved(&mut self, up: u64, down: u64) {
+        self.moved = (up, down);
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        if self.shorten.is_some() {
+        if self.tunnel {
             // Dropped outside of the table's lock.
             let _ended = self.shared.pins.update(self.key, Instant::now(), |pin| {
                 pin.set_tunnel(false);
@@ -62,8 +98,22 @@ impl Drop for Hold {
                 if pin.worker().is_some_and(|worker| worker.admin.ends()) { pin.end() } else { None }
             });
         }
-        self.shared.pins.close(self.key, self.open, Instant::now(), self.shorten);
+        let (moved, is_request) = (self.moved, !self.tunnel);
+        self.shared.pins.close_with(self.key, self.open, Instant::now(), self.shorten, |pin| {
+            if let Some(listed) = pin.listed().filter(|_| is_request) {
+                carried(listed.socket(), moved);
+            }
+        });
     }
+}
+
+/// A request of a session is over. A body is a message, whatever number of packets is in it.
+fn carried(socket: &Socket, (up, down): (u64, u64)) {
+    let now_s = clock::now_s();
+    if up > 0 {
+        socket.up.moved(up, 1, now_s);
+    }
+    socket.down.moved(down, u32::from(down > 0), now_s);
 }
 
 /// A decision.
@@ -84,6 +134,8 @@ pub struct Choice {
 pub enum Resolved {
     /// This worker.
     Worker(Choice),
+    /// This worker, if none of them says that it has the session: the request makes a session of any id.
+    Made(Choice),
     /// Nobody has pinned this session.
     Unpinned(Key),
     /// The session's worker is gone (its pin is dropped), or an operator ended it, or no worker can have made this sid.
@@ -96,25 +148,67 @@ pub enum Resolved {
 pub fn resolve(shared: &Arc<Shared>, upstream: &Upstream, ask: &Ask, client: Client, tried: &[u64]) -> Resolved {
     let placed = match ask.kind {
         Kind::UnknownSid => return Resolved::Ended,
-        Kind::Session { key, .. } => return pinned(shared, upstream, key),
+        Kind::Session { key, .. } => return session(shared, upstream, key, ask, client, tried),
         Kind::Preflight(Some(key)) => return preflight(shared, upstream, key, ask, client, tried),
+        Kind::Ordinary | Kind::Birth if ask.follows().is_some() => followed(shared, upstream, ask, client, tried),
         Kind::Preflight(None) | Kind::Ordinary => ordinary(upstream, ask, client, tried),
-        Kind::Handshake => handshake(upstream, ask, client, tried),
+        Kind::Handshake | Kind::Birth => handshake(upstream, ask, client, tried),
     };
     placed.map_or(Resolved::Nobody, Resolved::Worker)
 }
 
+/// The session's pin; without one its rule says who may have it.
+fn session(shared: &Arc<Shared>, upstream: &Upstream, key: Key, ask: &Ask, client: Client, tried: &[u64]) -> Resolved {
+    let (live, facts) = (ask.rule(upstream), ask.facts.as_deref());
+    let client_made = live.is_some_and(|live| live.rule.client_made);
+    match pinned(shared, upstream, key) {
+        // Its words fit a message that stickyd does not read, and its id outlives a session: another worker has them.
+        Resolved::Ended if live.is_some_and(|live| live.rule.protocol == Protocol::CometD) => {
+            forget(shared, key, End::WorkerGone);
+            Resolved::Unpinned(key)
+        }
+        // What an operator ended stays ended; of a gone worker no pin is left.
+        Resolved::Ended if client_made && facts.is_some_and(|facts| facts.creates) => {
+            match shared.pins.peek(key, Instant::now(), |_| ()) {
+                Some(()) => Resolved::Ended,
+                None => made(upstream, facts, tried),
+            }
+        }
+        Resolved::Unpinned(_) if live.is_none_or(|live| live.discovers(facts)) => Resolved::Unpinned(key),
+        Resolved::Unpinned(_) if client_made => made(upstream, facts, tried),
+        Resolved::Unpinned(_) => ordinary(upstream, ask, client, tried).map_or(Resolved::Nobody, Resolved::Made),
+        decided => decided,
+    }
+}
+
+/// The id's own hash: the same worker in every stickyd that sees the same workers.
+fn made(upstream: &Upstream, facts: Option<&Facts>, tried: &[u64]) -> Resolved {
+    let hash = facts.and_then(|facts| facts.hash).unwrap_or_default();
+    let Some(worker) = upstream.hash(&hash, tried).cloned() else { return Resolved::Nobody };
+    let seat = Some(worker.session());
+    Resolved::Made(Choice { worker, why: Source::New, seat, hold: None, cookie: None })
+}
+
+/// The worker of the Socket.IO session that an ordinary request names, while it serves; its pin is not touched.
+fn followed(shared: &Shared, upstream: &Upstream, ask: &Ask, client: Client, tried: &[u64]) -> Option<Choice> {
+    let worker = ask.follows().and_then(|key| shared.pins.peek(key, Instant::now(), |pin| pin.worker().cloned()));
+    match worker.flatten().filter(|worker| worker.serves() && !tried.contains(&worker.serial)) {
+        Some(worker) => Some(Choice { worker, why: Source::Follow, seat: None, hold: None, cookie: None }),
+        None => ordinary(upstream, ask, client, tried),
+    }
+}
+
 /// The pinned worker, whatever it is; its death ends the pin.
 fn pinned(shared: &Arc<Shared>, upstream: &Upstream, key: Key) -> Resolved {
-    let Some((open, used)) = shared.pins.open(key, Instant::now(), Pin::used) else {
+    let Some((open, used)) = shared.pins.open(key, Instant::now(), |pin| pin.used(clock::now_s())) else {
         return Resolved::Unpinned(key);
     };
     let Used { worker, ttl_s, slot, has_tunnel } = used;
-    let hold = Hold { shared: shared.clone(), key, open, shorten: None, ttl_s };
+    let hold = Hold { shared: shared.clone(), key, open, tunnel: false, shorten: None, moved: (0, 0), ttl_s };
     let Some(worker) = worker else { return Resolved::Ended };
     if worker.gone() {
         drop(hold);
-        forget(shared, key);
+        forget(shared, key, End::WorkerGone);
         return Resolved::Ended;
     }
     // A session with a tunnel ends with that.
@@ -184,6 +278,10 @@ fn cookie_worker<'a>(upstream: &'a Upstream, ask: &Ask, tried: &[u64]) -> Option
 
 /// The ring's key: the cookie's id, else the client's address, else chance; and the id a new cookie would get.
 fn hash_key(upstream: &Upstream, ask: &Ask, client: Client) -> ([u8; 16], Source, [u8; 12]) {
+    // Looked for where it would have been placed.
+    if let Some(hash) = ask.facts.as_ref().and_then(|facts| facts.hash) {
+        return (hash, Source::Any, [0; 12]);
+    }
     let from_id = |id: &[u8; 12]| derive::first(id);
     if let Some(cookie) = &ask.cookie {
         return (from_id(&cookie.client), Source::Address, cookie.client);
@@ -206,16 +304,33 @@ pub fn first_guess(upstream: &Upstream, ask: &Ask, client: Client) -> Option<Arc
 
 /// Pins a session to a worker: the one whose answer named it (invariant 3: before that answer is released), or the one
 /// that accepted its sid. `true`: it was not pinned before.
-pub fn pin(shared: &Shared, key: Key, client: Client, session: Session, ttl: Duration) -> bool {
-    let ttl_s = u16::try_from(whole_seconds(ttl)).unwrap_or(u16::MAX);
+///
+/// `paced`: the session has said how long it may be silent, its tunnels included.
+pub fn pin(shared: &Shared, key: Key, client: Client, new: New<'_>, ttl: Duration, paced: bool) -> bool {
+    // Known already: nothing new begins.
+    if shared.pins.touch(key, Instant::now(), |_| ()).is_some() {
+        return false;
+    }
+    pin_listed(shared, key, client, shared.sockets.open(new), ttl, paced)
+}
+
+/// The same of a session that is on the list of sockets.
+pub fn pin_listed(shared: &Shared, key: Key, client: Client, listed: Listed, ttl: Duration, paced: bool) -> bool {
+    let socket = listed.socket().clone();
+    let worker = socket.worker();
+    let ttl_s = if paced { u16::try_from(whole_seconds(ttl)).unwrap_or(u16::MAX) } else { 0 };
     // Known while its worker is drained: it gets a place in the time left.
-    let ending = if session.worker().admin.ends() { session.worker().admin.ending() } else { None };
+    let ending = if worker.admin.ends() { worker.admin.ending() } else { None };
     let slot = ending.map_or(Slot::NONE, |ending| ending.late_slot(clock::now_ms(), key.chance()));
-    let pin = Pin::new(session, ttl_s, slot);
+    let pin = Pin::new(listed, ttl_s, slot);
     match shared.pins.insert(key, pin, shared.keys.address(client.key()), ttl, Instant::now()) {
-        Inserted::New { evicted: 0 } => true,
+        Inserted::New { evicted: 0 } => {
+            socket.begins();
+            true
+        }
         Inserted::Kept(_) => false,
         Inserted::New { evicted } => {
+            socket.begins();
             shared.metrics.pins_evicted.inc_by(evicted as u64);
             say_full!("the pin table is full: the oldest idle pin made room ([limits] pins)");
             true
@@ -244,7 +359,7 @@ pub fn watch_one_address(shared: &Shared, upstream: &Upstream, client: Client) {
 /// Opens a session just pinned, for the request that found it.
 pub fn hold(shared: &Arc<Shared>, key: Key) -> Option<Hold> {
     let (open, ttl_s) = shared.pins.open(key, Instant::now(), |pin| pin.ttl_s.into())?;
-    Some(Hold { shared: shared.clone(), key, open, shorten: None, ttl_s })
+    Some(Hold { shared: shared.clone(), key, open, tunnel: false, shorten: None, moved: (0, 0), ttl_s })
 }
 
 /// Ends a session because an operator says so; its pin stays as the end's memory.
@@ -269,19 +384,66 @@ pub fn ends_at(shared: &Shared, key: Key, worker: &Worker) -> Option<u64> {
     }
 }
 
+/// Ends the polling session of a socket because an operator says so; `false`: it has none, or it is over.
+pub fn close(shared: &Shared, socket: &Arc<Socket>) -> bool {
+    if socket.transport() != Transport::Polling {
+        return false;
+    }
+    let key = socket.with_texts(|sid, _| shared.keys.key(&socket.worker().upstream, sid));
+    // Dropped outside of the table's lock.
+    let ended = shared.pins.update(key, Instant::now(), |pin| {
+        let is_its = pin.listed().is_some_and(|listed| Arc::ptr_eq(listed.socket(), socket));
+        is_its.then(|| {
+            socket.ends(End::Operator);
+            pin.end()
+        })
+    });
+    let ended = ended.flatten().flatten().is_some();
+    if ended {
+        shared.sockets.one_ended();
+    }
+    ended
+}
+
 fn due_at(worker: &Worker, slot: Slot, key: Key) -> Option<u64> {
     worker.admin.ending()?.due_ms(slot, key.jitter())
 }
 
-/// Ends a pin: its worker died, or lost the session and says so.
-pub fn forget(shared: &Shared, key: Key) {
-    drop(shared.pins.remove(key));
+/// Remembers that an id of Socket.IO's own is a name of this session, for requests that `follow` it.
+pub fn alias(shared: &Shared, upstream: &str, id: &[u8], key: Key, client: Client) {
+    let name = shared.keys.of_rule(upstream, rule::FOLLOW, id);
+    let address = shared.keys.address(client.key());
+    let now = Instant::now();
+    // A socket that was recovered has its id in another session.
+    if shared.aliases.update(name, now, |session| *session = key).is_some() {
+        return;
+    }
+    match shared.aliases.insert(name, key, address, ALIAS, now) {
+        Inserted::New { evicted: 0 } | Inserted::Kept(_) => {}
+        Inserted::New { .. } => shared.metrics.pins_evicted.inc(),
+        Inserted::Refused(..) => {
+            shared.metrics.pins_refused.inc();
+            say_full!("a socket's id was not remembered: the table or its address's quota is full ([limits] pins)");
+        }
+    }
+}
+
+/// Ends a pin: its worker died, or lost the session and says so, or its client said goodbye.
+pub fn forget(shared: &Shared, key: Key, why: End) {
+    if let Some(pin) = shared.pins.remove(key)
+        && let Some(listed) = pin.listed()
+    {
+        listed.socket().ends(why);
+    }
 }
 
 /// The pin's worker refused its own session: the pin goes, and fresh refusals are counted against shared addresses.
 pub fn refused_by_owner(shared: &Shared, key: Key) {
-    if let Some(pin) = shared.pins.remove(key)
-        && pin.is_fresh()
+    let Some(pin) = shared.pins.remove(key) else { return };
+    if let Some(listed) = pin.listed() {
+        listed.socket().ends(End::Refused);
+    }
+    if pin.is_fresh()
         && let Some(worker) = pin.worker()
     {
         worker.fresh_refusal(clock::now_ms());

@@ -7,16 +7,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use crate::clock;
+use crate::sockets::{End, Listed};
 use crate::upstream::ending::Slot;
-use crate::upstream::worker::{Session, Worker};
+use crate::upstream::worker::Worker;
 
-/// What the pin table holds of a session; dropping it takes the session off its worker's count.
+/// What the pin table holds of a session; dropping it takes the session off its worker's count, and off the list of sockets.
 pub struct Pin {
     /// `None`: an operator ended it.
-    session: Option<Session>,
+    session: Option<Listed>,
     /// Seconds, for the warning about workers that refuse what they just made.
     born_s: u32,
-    /// Seconds a tunnel of this session may be silent; 18 hours at most.
+    /// Seconds a tunnel of this session may be silent; 18 hours at most, 0: not known.
     pub(super) ttl_s: u16,
     /// Requests that found it, up to 127; and whether it has a tunnel.
     uses: AtomicU8,
@@ -42,12 +43,15 @@ pub(super) struct Used {
 }
 
 impl Pin {
-    pub(super) fn new(session: Session, ttl_s: u16, slot: Slot) -> Self {
+    pub(super) fn new(session: Listed, ttl_s: u16, slot: Slot) -> Self {
         Self { session: Some(session), born_s: clock::now_s(), ttl_s, uses: AtomicU8::new(0), slot }
     }
 
     /// For one more request.
-    pub(super) fn used(&self) -> Used {
+    pub(super) fn used(&self, now_s: u32) -> Used {
+        if let Some(session) = &self.session {
+            session.socket().up.moved(0, 0, now_s);
+        }
         // Only ever under the table's lock.
         let uses = self.uses.load(Relaxed);
         if uses & !TUNNEL != !TUNNEL {
@@ -64,7 +68,7 @@ impl Pin {
 
     /// The session's worker; `None` once an operator has ended it.
     pub fn worker(&self) -> Option<&Arc<Worker>> {
-        self.session.as_ref().map(Session::worker)
+        self.session.as_ref().map(|session| session.socket().worker())
     }
 
     /// Seconds since the session was pinned here.
@@ -77,9 +81,18 @@ impl Pin {
         !self.has_tunnel() && self.worker().is_some_and(|own| Arc::ptr_eq(own, worker))
     }
 
+    /// Its place on the list of sockets; `None` once an operator has ended it.
+    pub fn listed(&self) -> Option<&Listed> {
+        self.session.as_ref()
+    }
+
     /// Ends it, for good. What it gives back takes it off its worker's count.
-    pub fn end(&mut self) -> Option<Session> {
-        self.session.take()
+    pub fn end(&mut self) -> Option<Listed> {
+        let ended = self.session.take();
+        if let Some(ended) = &ended {
+            ended.socket().ends(End::Drained);
+        }
+        ended
     }
 
     /// A tunnel of the session is open.

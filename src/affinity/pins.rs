@@ -74,12 +74,37 @@ impl Keys {
 }
 
 impl Keys {
+    /// The key of an id that a rule has found: of another rule, it is another one.
+    pub fn of_rule(&self, upstream: &str, rule: &str, id: &[u8]) -> Key {
+        let mut hasher = SipHasher24::new_with_key(&self.0);
+        // No upstream's name is as long as this says, so that no sid of `key` can be played against it.
+        hasher.write(&(u64::MAX - upstream.len() as u64).to_le_bytes());
+        hasher.write(upstream.as_bytes());
+        hasher.write(&(rule.len() as u64).to_le_bytes());
+        hasher.write(rule.as_bytes());
+        hasher.write(id);
+        let (a, b) = hasher.finish128().as_u64();
+        Key(a, b)
+    }
+
     /// The hash of a client's address ([`crate::proxy::headers::Client::key`]) that quotas and budgets count by.
     pub fn address(&self, client: [u8; 16]) -> u64 {
         let mut hasher = SipHasher24::new_with_key(&self.0);
         hasher.write(&client);
         hasher.finish128().as_u64().0
     }
+}
+
+/// A hash of an id its client made, the same in every stickyd: the ring mixes the fleet's secret in.
+pub fn plain_hash(id: &[u8]) -> [u8; 16] {
+    let mut hasher = SipHasher24::new();
+    hasher.write(id);
+    let (a, b) = hasher.finish128().as_u64();
+    let mut out = [0; 16];
+    for (to, from) in out.iter_mut().zip(a.to_le_bytes().into_iter().chain(b.to_le_bytes())) {
+        *to = from;
+    }
+    out
 }
 
 /// What became of a new pin.
@@ -130,7 +155,7 @@ pub struct Pins<E> {
     /// Live and not yet swept pins in all shards.
     len: AtomicUsize,
     per_shard: usize,
-    per_address: usize,
+    per_address: AtomicUsize,
     /// Time zero of the shards' clocks.
     base: Instant,
 }
@@ -144,9 +169,14 @@ impl<E> Pins<E> {
             addresses: Addresses::new(),
             len: AtomicUsize::new(0),
             per_shard: cap.div_ceil(SHARDS),
-            per_address,
+            per_address: AtomicUsize::new(per_address),
             base: now,
         }
+    }
+
+    /// Pins of one client address from now on.
+    pub fn set_per_address(&self, per_address: usize) {
+        self.per_address.store(per_address, Ordering::Relaxed);
     }
 
     /// Pins in the table, expired but not yet swept ones included.
@@ -184,7 +214,8 @@ impl<E> Pins<E> {
             Found::Absent => {}
         }
         let before = gone.len();
-        if self.len() * 2 > self.capacity() && self.addresses.count(address) >= self.per_address {
+        if self.len() * 2 > self.capacity() && self.addresses.count(address) >= self.per_address.load(Ordering::Relaxed)
+        {
             let Some(own) = shard.oldest_of(address, QUOTA_WALK) else {
                 return Inserted::Refused(owner, Full::Address);
             };
@@ -247,8 +278,16 @@ impl<E> Pins<E> {
     /// if that is less: a tunnel's end is the session's, but its pin may still explain a late request. Activity after
     /// that gives the pin its full time again. Nothing happens if the pin is gone.
     pub fn close(&self, key: Key, hold: Hold, now: Instant, shorten: Option<Duration>) {
+        self.close_with(key, hold, now, shorten, |_| ());
+    }
+
+    /// As [`Pins::close`]; `f` gets what is bound, before.
+    pub fn close_with(&self, key: Key, hold: Hold, now: Instant, shorten: Option<Duration>, f: impl FnOnce(&E)) {
         let now = self.tick(now);
         let Some(mut shard) = self.lock(key) else { return };
+        if let Some(owner) = shard.index(key).and_then(|index| shard.owner(index)) {
+            f(owner);
+        }
         shard.close(key, hold, now, shorten.map(ticks));
     }
 

@@ -2,20 +2,25 @@
 //! worker's handshake says, which answers mean "I do not know this session", which bodies end one.
 //!
 //! Facts and their captures: protocols §1. All functions are pure and total: any bytes a peer can send give an answer,
-//! none a panic. Left out: Socket.IO above it (namespaces, the second sid in `40{…}`), WebTransport, and every packet that
+//! none a panic. Left out: Socket.IO above it (but for the ids of its sockets, where they are followed), WebTransport, and every packet that
 //! does not make or end a session. A tunnel's bytes are never read here beyond its first frame.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 mod handshake;
+mod sockets;
 #[cfg(test)]
 mod tests;
 
 pub use handshake::{MAX_HANDSHAKE, OpenPacket, open_packet, websocket_open};
+pub use sockets::{may_name_sockets, socket_id, socket_ids};
 
 /// Longest sid in bytes, decoded. Engine.IO's own has 20; `generateId` may return anything (protocols §1.6).
 pub const MAX_SID: usize = 256;
+
+/// Longest id of a rule of another protocol in bytes, decoded: a token (JWT) may be one. Pins hold a hash of it.
+pub const MAX_ID: usize = 2_048;
 
 /// Longest body in bytes that can be a refusal; the longest known one is Python's with the sid in it (protocols §1.4).
 pub const MAX_REFUSAL: usize = 512;
@@ -112,6 +117,23 @@ pub fn raw_eio_and_sid(query: &str) -> Option<(&str, &str)> {
     Some((eio?, sid?))
 }
 
+/// The raw value of a query's parameter; of several the last, as everywhere here.
+pub(crate) fn parameter<'q>(query: &'q str, name: &str) -> Option<&'q [u8]> {
+    let pairs = query.as_bytes().split(|&b| b == b'&').map(|pair| split_at_byte(pair, b'='));
+    let named = |key: &[u8]| key == name.as_bytes() || (key.contains(&b'%') && decoded_is(key, name.as_bytes()));
+    pairs.rev().find(|(key, _)| named(key)).map(|(_, value)| value)
+}
+
+/// What a percent-encoded id stands for, `+` being `plus`; `None` unless it has 1..=[`MAX_ID`] bytes.
+pub(crate) fn decode(raw: &[u8], plus: u8) -> Option<Cow<'_, [u8]>> {
+    let decoded = if raw.iter().any(|b| matches!(b, b'%' | b'+')) {
+        Cow::Owned(Decoded { rest: raw, plus }.take(MAX_ID + 1).collect())
+    } else {
+        Cow::Borrowed(raw)
+    };
+    (1..=MAX_ID).contains(&decoded.len()).then_some(decoded)
+}
+
 fn decode_transport(value: &[u8]) -> Transport {
     if decoded_is(value, b"polling") {
         Transport::Polling
@@ -160,6 +182,13 @@ impl Iterator for Decoded<'_> {
         self.rest = rest;
         Some(decoded)
     }
+}
+
+/// The value of a key of a query, percent-decoded, `+` a space, at most `most` bytes of it; of several the last.
+pub fn query_value(query: &str, name: &[u8], most: usize) -> Option<Vec<u8>> {
+    let mut pairs = query.as_bytes().rsplit(|&b| b == b'&').map(|pair| split_at_byte(pair, b'='));
+    let (_, value) = pairs.find(|(key, _)| decoded_is(key, name))?;
+    Some(Decoded { rest: value, plus: b' ' }.take(most).collect())
 }
 
 fn hex(digit: u8) -> Option<u8> {

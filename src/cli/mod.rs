@@ -4,11 +4,16 @@
 //! `--worker` say it all), a check without a file is nothing. Leaves out starting anything: `main` does that with the
 //! [`Config`] from [`Run::load`]. Commands end with a `u8`, because only `main` decides how the process ends.
 
+mod broadcast;
+mod close;
+mod progress;
 mod reload;
 mod remote;
 mod say;
 mod show;
+mod sockets;
 mod table;
+mod top;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -17,10 +22,14 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Config, Loaded, Sources};
 
+pub use broadcast::Broadcast;
+pub use close::Close;
 pub use reload::Reload;
 pub use remote::{Admin, Asking, Refusal, Remote};
 pub use say::{Drain, Log, Maint, Ready, Target};
 pub use show::{Explain, Kind, Pin, Stats, Status, Workers};
+pub use sockets::{Filters, Sockets};
+pub use top::Top;
 
 /// Below the help of everything.
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 not done, standard error says why; 2 wrong command line.";
@@ -47,6 +56,14 @@ pub enum Command {
     Status(Status),
     /// Show every worker: state and why, sessions, restarts, its process
     Workers(Workers),
+    /// Show live sockets, filtered and sorted; or all that is known of one
+    Sockets(Sockets),
+    /// Show workers and the busiest sockets, again and again
+    Top(Top),
+    /// Send a text, or a Socket.IO event, to WebSockets' clients
+    Broadcast(Broadcast),
+    /// Close sockets: by id, or all that fit a filter, at once or over a time
+    Close(Close),
     /// Show counters, and rates over the last minute
     Stats(Stats),
     /// Show which worker a session is pinned to

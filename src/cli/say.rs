@@ -2,21 +2,18 @@
 
 #![allow(clippy::indexing_slicing, reason = "a field that a JSON value lacks is null: nothing panics")]
 
-use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use hyper::Method;
 use serde_json::{Value, json};
 
+use super::progress::Progress;
 use super::remote::{Admin, Asking, Refusal, encoded};
 use super::table::{cell, list, span};
 
 /// Between two looks at a drain.
 const LOOK: Duration = Duration::from_millis(500);
-
-/// Characters of a progress bar.
-const BAR: u64 = 30;
 
 /// Which worker.
 #[derive(Debug, Args)]
@@ -132,7 +129,7 @@ impl Drain {
             if drain.is_null() {
                 return Err(Refusal::new("the drain was called off: the worker is ready again"));
             }
-            out.show(drain);
+            show(&mut out, drain);
             if drain["sessions_left"] == 0 && drain["tunnels_left"] == 0 {
                 out.end();
                 return Ok(said);
@@ -159,48 +156,13 @@ impl Drain {
     }
 }
 
-/// How far a drain is: a bar that is drawn over on a terminal, lines elsewhere. On standard error: the outcome is on the other.
-struct Progress {
-    terminal: bool,
-    last: String,
-}
-
-impl Progress {
-    fn new() -> Self {
-        Self { terminal: std::io::stderr().is_terminal(), last: String::new() }
-    }
-
-    fn show(&mut self, drain: &Value) {
-        let left = drain["sessions_left"].as_u64().unwrap_or(0);
-        let start = drain["sessions_at_start"].as_u64().unwrap_or(0).max(left);
-        let ends = drain["ends_in_s"].as_u64().filter(|_| self.terminal);
-        let ends = ends.map_or(String::new(), |_| format!(", all end within {}", span(&drain["ends_in_s"])));
-        let text = format!("{left} of {start} sessions left, {} tunnels{ends}", cell(&drain["tunnels_left"]));
-        if text == self.last {
-            return;
-        }
-        let mut out = std::io::stderr();
-        // A closed output changes nothing about the drain.
-        let _ = if self.terminal {
-            write!(out, "\r\x1b[K{} {text}", bar(start - left, start)).and_then(|()| out.flush())
-        } else {
-            writeln!(out, "{text}")
-        };
-        self.last = text;
-    }
-
-    fn end(&self) {
-        if self.terminal {
-            eprintln!();
-        }
-    }
-}
-
-/// `[##########--------------------]`
-fn bar(done: u64, all: u64) -> String {
-    let full = (done.min(all) * BAR).checked_div(all).unwrap_or(BAR);
-    let repeat = |what: &str, count| what.repeat(usize::try_from(count).unwrap_or(0));
-    format!("[{}{}]", repeat("#", full), repeat("-", BAR - full))
+fn show(out: &mut Progress, drain: &Value) {
+    let left = drain["sessions_left"].as_u64().unwrap_or(0);
+    let start = drain["sessions_at_start"].as_u64().unwrap_or(0).max(left);
+    let ends = drain["ends_in_s"].as_u64().filter(|_| out.is_terminal());
+    let ends = ends.map_or(String::new(), |_| format!(", all end within {}", span(&drain["ends_in_s"])));
+    let text = format!("{left} of {start} sessions left, {} tunnels{ends}", cell(&drain["tunnels_left"]));
+    out.show(start - left, start, text);
 }
 
 /// `stickyd log`.
@@ -242,12 +204,5 @@ mod tests {
         assert_eq!(worker("app/w7"), Ok(("app".to_owned(), "w7".to_owned())));
         assert_eq!(worker("app/unix:/run/5.sock").unwrap().1, "unix:/run/5.sock");
         assert!(worker("w7").is_err() && worker("/w7").is_err() && worker("app/").is_err());
-    }
-
-    #[test]
-    fn bars() {
-        assert_eq!(bar(0, 0), format!("[{}]", "#".repeat(30)));
-        assert_eq!(bar(1, 3), format!("[{}{}]", "#".repeat(10), "-".repeat(20)));
-        assert_eq!(bar(9, 3), format!("[{}]", "#".repeat(30)));
     }
 }

@@ -46,6 +46,7 @@ fn status(said: &Value) -> String {
         ),
         ("clients", cell(&said["client_connections"])),
         ("pins", held(&said["pins"])),
+        ("sockets", held(&said["sockets"])),
         ("descriptors", held(&said["descriptors"])),
         ("replay", format!("{} of {}", bytes(&replay["held"]), bytes(&replay["limit"]))),
         ("memory, CPU", format!("{}, {} s", bytes(&process["memory_bytes"]), cell(&process["cpu_s"]))),
@@ -80,7 +81,7 @@ impl Workers {
     }
 }
 
-fn workers(said: &Value, only: Option<&str>) -> String {
+pub(super) fn workers(said: &Value, only: Option<&str>) -> String {
     const HEAD: [&str; 10] =
         ["UPSTREAM", "WORKER", "STATE", "SESSIONS", "TUNNELS", "IN FLIGHT", "RESTARTS", "PID", "CPU", "MEMORY"];
     let wanted = |one: &&Value| only.is_none_or(|only| one["upstream"] == only);
@@ -175,6 +176,9 @@ pub struct Pin {
     /// The upstream; may be left out where there is only one
     #[arg(short, long, value_name = "NAME")]
     pub upstream: Option<String>,
+    /// Whose id that is: an entry of the upstream's affinity [default: socket.io, or the first rule]
+    #[arg(short, long, value_name = "NAME")]
+    pub rule: Option<String>,
     /// Whom, and how.
     #[command(flatten)]
     pub asking: Asking,
@@ -183,7 +187,8 @@ pub struct Pin {
 impl Pin {
     /// Asks and prints; the exit code.
     pub fn run(&self) -> u8 {
-        let path = query("/api/v1/pins", &[("sid", Some(&self.sid)), ("upstream", self.upstream.as_ref())]);
+        let given = [("sid", Some(&self.sid)), ("upstream", self.upstream.as_ref()), ("rule", self.rule.as_ref())];
+        let path = query("/api/v1/pins", &given);
         self.asking.show(&path, |said| {
             let ends = &said["drain_ends_in_s"];
             let mut rows = vec![
@@ -233,6 +238,9 @@ pub struct Explain {
     /// The session's id
     #[arg(short, long)]
     pub sid: Option<String>,
+    /// Whose id that is: an entry of the upstream's affinity [default: socket.io, or the first rule]
+    #[arg(short, long, value_name = "NAME")]
+    pub rule: Option<String>,
     /// stickyd's affinity cookie: its value, or name=value
     #[arg(long, value_name = "COOKIE")]
     pub cookie: Option<String>,
@@ -257,6 +265,7 @@ impl Explain {
         let given = [
             ("upstream", self.upstream.as_ref()),
             ("sid", self.sid.as_ref()),
+            ("rule", self.rule.as_ref()),
             ("cookie", self.cookie.as_ref()),
             ("address", self.address.as_ref()),
             ("kind", kind.as_ref()),
@@ -272,6 +281,9 @@ fn explain(said: &Value) -> String {
     };
     let (now, then) = (&said["now"], &said["if_it_died"]);
     let mut rows = vec![("upstream", cell(&said["upstream"])), ("worker", worker(now)), ("why", cell(&now["words"]))];
+    if !said["rule"].is_null() && said["rule"] != "socket.io" {
+        rows.push(("rule", cell(&said["rule"])));
+    }
     if said["cookie"] == "not ours" {
         rows.push(("cookie", "not ours, or forged: treated as absent".to_owned()));
     }

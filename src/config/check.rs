@@ -16,7 +16,7 @@ use super::upstream::Read;
 use super::workers::Entry;
 use super::{
     Admin, AdminAddress, Config, Limits, Listener, Log, SameSite, Secret, Upstream, file, files, limits, listener, log,
-    routes, upstream, workers,
+    routes, rules, upstream, workers,
 };
 
 /// Looks up a DNS name; an argument so that tests need no network.
@@ -74,7 +74,8 @@ pub fn for_command_line(listen: &[String], workers: &[String]) -> Result<Config,
         report.missing("there is no worker", "add --worker 127.0.0.1:3001-3004");
     }
     let upstream = Upstream::new("app".to_owned(), groups, found);
-    let upstreams = vec![Read { upstream, name: 0..0, same_site: None, entries: spans }];
+    let upstreams =
+        vec![Read { upstream, name: 0..0, same_site: None, affinity: Vec::new(), follow: None, entries: spans }];
     let admin = Admin { address: AdminAddress::None, token: None };
     listeners_differ(&context, &listeners, &admin);
     no_loops(&context, &listeners, &upstreams);
@@ -116,8 +117,11 @@ fn read(context: &Context<'_>, mut root: Section<'_>) -> Config {
     let watch = root.take("watch").and_then(Item::boolean).unwrap_or(true);
     let threads = root.integer("threads", 1..=256).unwrap_or_else(cores);
     let listeners = listener::all(context, &mut root);
-    let upstreams = upstreams(context, &mut root);
+    let customs = rules::customs(context, &mut root);
+    let upstreams = upstreams(context, &customs, &mut root);
+    customs.finish(context);
     let routes = routes::read(context, &mut root, &upstreams);
+    rules::check_across(context, &upstreams, &routes);
     let admin = admin(context, &mut root, state_dir.as_deref());
     let limits = limits::read(&mut root);
     let log = log::read(&mut root);
@@ -164,7 +168,7 @@ fn secret(context: &Context<'_>, root: &mut Section<'_>) -> Option<Secret> {
     }
 }
 
-fn upstreams(context: &Context<'_>, root: &mut Section<'_>) -> Vec<Read> {
+fn upstreams(context: &Context<'_>, customs: &rules::Customs, root: &mut Section<'_>) -> Vec<Read> {
     let help = "write [upstream.app] and below it workers = [\"127.0.0.1:3001-3004\"]";
     let Some(item) = root.take("upstream") else {
         context.report.missing("there is no upstream", help);
@@ -177,7 +181,7 @@ fn upstreams(context: &Context<'_>, root: &mut Section<'_>) -> Vec<Read> {
     if named.is_empty() {
         context.report.error_help(&at, "there is no upstream", help);
     }
-    named.into_iter().filter_map(|(name, item)| upstream::read(context, name, item)).collect()
+    named.into_iter().filter_map(|(name, item)| upstream::read(context, customs, name, item)).collect()
 }
 
 pub(super) fn admin(context: &Context<'_>, root: &mut Section<'_>, state_dir: Option<&Path>) -> Admin {

@@ -16,8 +16,8 @@ const POLICIES: [(&str, Removed); 3] = [("keep", Removed::Keep), ("drain", Remov
 /// The longest grace of a drain.
 pub const LONGEST_GRACE: Duration = Duration::from_secs(24 * 3600);
 
-/// Bytes of a Close frame's payload that are left for a reason (RFC 6455 §5.5).
-const LONGEST_REASON: usize = 123;
+/// Bytes of a Close frame's reason at most (RFC 6455 §5.5: 125, and the code before it).
+pub const LONGEST_REASON: usize = 123;
 
 /// How sessions of a drained worker end.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -13,6 +13,8 @@ use super::values;
 pub struct Limits {
     /// Pins at most, 1,000..=100,000,000; default 1,000,000 (≤ 100 bytes each).
     pub pins: usize,
+    /// Live sockets listed at most, 1,000..=100,000,000; default 250,000 (≤ 250 bytes each). Others live unlisted.
+    pub sockets: usize,
     /// Pins of one client address (IPv6 by /64) while the table is over half full; default 10,000.
     pub pins_per_address: usize,
     /// Discoveries a second that may end in "nobody knows it", per client address; default 200.
@@ -58,6 +60,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             pins: 1_000_000,
+            sockets: 250_000,
             pins_per_address: 10_000,
             discoveries_per_address: 200,
             discoveries: 2_000,
@@ -90,6 +93,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Limits {
     let mut limits = Limits::default();
     let Some(mut section) = root.section("limits", "a table") else { return limits };
     limits.pins = section.integer("pins", PINS).unwrap_or(limits.pins);
+    limits.sockets = section.integer("sockets", PINS).unwrap_or(limits.sockets);
     limits.pins_per_address = section.integer("pins_per_address", 1..=100_000_000).unwrap_or(limits.pins_per_address);
     let per_address = section.integer("discoveries_per_address", 1..=1_000_000);
     limits.discoveries_per_address = per_address.unwrap_or(limits.discoveries_per_address);

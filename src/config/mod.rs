@@ -12,14 +12,18 @@ mod file;
 mod files;
 pub mod guards;
 mod health;
+mod labels;
 mod limits;
 mod listener;
 mod load;
 mod log;
+pub mod pattern;
 mod resolve;
 mod routes;
+pub mod rules;
 mod sources;
 mod tls;
+mod tunnels;
 mod upstream;
 mod values;
 mod worker_tls;
@@ -33,9 +37,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::sockets::Labels;
+
 pub(crate) use check::is_listener;
 pub use check::{Resolve, for_command_line, parse, parse_with};
-pub use drain::{Drain, Farewell, LONGEST_GRACE, Removed};
+pub use drain::{Drain, Farewell, LONGEST_GRACE, LONGEST_REASON, Removed};
 pub use eject::Eject;
 pub use error::{Diagnostic, Errors, Line, Place, Severity};
 pub use files::token;
@@ -44,8 +50,10 @@ pub use limits::Limits;
 pub use load::{Loaded, load, load_admin, load_noting, load_with_warnings};
 pub use log::{Log, LogFormat, check_level};
 pub(crate) use resolve::look_up;
+pub use rules::Affinity;
 pub use sources::{Look, Sources};
 pub use tls::{Buffers, Certificate, ClientAuth, Tls};
+pub use tunnels::Tunnels;
 pub(crate) use values::digits;
 pub use worker_tls::WorkerTls;
 pub use workers::{At, Found, Group};
@@ -85,7 +93,9 @@ impl Config {
             ("state_dir", self.state_dir != new.state_dir),
             ("threads", self.threads != new.threads),
             ("[admin]", self.admin != new.admin),
-            ("[limits]", self.limits != new.limits),
+            ("[limits] pins", self.limits.pins != new.limits.pins),
+            ("[limits] handshakes", self.limits.handshakes != new.limits.handshakes),
+            ("[limits] reserved_descriptors", self.limits.reserved_descriptors != new.limits.reserved_descriptors),
             ("[log] format", self.log.format != new.log.format),
         ];
         changed.into_iter().filter(|(_, changed)| *changed).map(|(what, _)| what).collect()
@@ -164,6 +174,8 @@ pub struct Upstream {
     pub dns_interval: Duration,
     /// Facts of a request that choose a worker, in order; never empty.
     pub affinity: Vec<Affinity>,
+    /// Headers and queries where ordinary requests name a Socket.IO session, whose worker they go to then. Reloaded.
+    pub follow: Vec<rules::Spot>,
     /// How workers are checked.
     pub health: Health,
     /// `SameSite` of the affinity cookie.
@@ -173,9 +185,14 @@ pub struct Upstream {
     /// How long a worker may take to begin its answer; default 60 s. Polls of a learned session get at least its
     /// pingInterval + pingTimeout (protocols §1.8).
     pub response_timeout: Duration,
+    /// From a request's head to the last byte of its answer; not of long polls, event streams and tunnels. `None`: for as
+    /// long as it goes on.
+    pub request_timeout: Option<Duration>,
     /// A tunnel silent both ways for this long is closed. `None`: the session's own pingInterval + pingTimeout + 5 s, or
     /// one hour where no ping numbers are known.
     pub tunnel_idle: Option<Duration>,
+    /// What is made of its tunnels' pings, and what may be said on them.
+    pub tunnels: Tunnels,
     /// When live failures eject a worker.
     pub eject: Eject,
     /// How long a worker that comes back (from an ejection, from not being up, from a restart) is eased in; default 10 s.
@@ -203,6 +220,8 @@ pub struct Upstream {
     pub debug_header: bool,
     /// How much all clients together may ask.
     pub rate: guards::Rates,
+    /// What is told of its sockets besides, by rule: at most 8, names unique. Applies to sockets that begin later.
+    pub labels: Arc<Labels>,
     /// How its workers are spoken to by TLS; `None`: in the clear.
     pub tls: Option<Arc<WorkerTls>>,
 }
@@ -217,12 +236,15 @@ impl Upstream {
             found,
             workers,
             dns_interval: Duration::from_secs(10),
-            affinity: vec![Affinity::SocketIo, Affinity::Cookie, Affinity::Address],
+            affinity: vec![Affinity::socket_io(), Affinity::Cookie, Affinity::Address],
+            follow: Vec::new(),
             health: Health::default(),
             cookie_same_site: SameSite::default(),
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(60),
+            request_timeout: None,
             tunnel_idle: None,
+            tunnels: Tunnels::default(),
             eject: Eject::default(),
             slow_start: Duration::from_secs(10),
             retry_budget: 20,
@@ -236,6 +258,7 @@ impl Upstream {
             forwarded: false,
             debug_header: false,
             rate: guards::Rates::default(),
+            labels: Arc::default(),
             tls: None,
         }
     }
@@ -295,17 +318,6 @@ impl AdminState {
             Self::Maint => "maint",
         }
     }
-}
-
-/// A fact of a request that chooses a worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Affinity {
-    /// The Engine.IO sid, learned from the worker's answer.
-    SocketIo,
-    /// stickyd's own signed cookie.
-    Cookie,
-    /// The client's address (IPv6 by /64).
-    Address,
 }
 
 /// `SameSite` of the affinity cookie.

@@ -8,9 +8,10 @@ use std::time::Duration;
 use super::check::Context;
 use super::error::Span;
 use super::file::{Item, Section, Text};
+use super::rules::{self, Customs};
 use super::values::{duration, percent, size, word};
 use super::workers::{self, Entry};
-use super::{AdminState, Affinity, SameSite, Upstream, drain, eject, guards, health, worker_tls};
+use super::{AdminState, Affinity, SameSite, Upstream, drain, eject, guards, health, labels, tunnels, worker_tls};
 
 /// An upstream with the places that later checks point at.
 pub(super) struct Read {
@@ -18,6 +19,10 @@ pub(super) struct Read {
     pub(super) name: Span,
     /// Of `same_site`'s value, where one is given.
     pub(super) same_site: Option<Span>,
+    /// Of `affinity`, what it names; empty where it is left out.
+    pub(super) affinity: Vec<(Affinity, Span)>,
+    /// Of `follow`.
+    pub(super) follow: Option<Span>,
     /// Of each worker its entry.
     pub(super) entries: Vec<Span>,
 }
@@ -28,15 +33,13 @@ const DNS_TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::f
 const SLOW_STARTS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
 /// A terabyte is none's.
 const BODIES: RangeInclusive<u64> = 1..=1_000_000_000_000;
-const AFFINITIES: [(&str, Affinity); 3] =
-    [("socket.io", Affinity::SocketIo), ("cookie", Affinity::Cookie), ("address", Affinity::Address)];
 const SAME_SITES: [(&str, SameSite); 3] =
     [("lax", SameSite::Lax), ("strict", SameSite::Strict), ("none", SameSite::None)];
 const ADMIN_STATES: [(&str, AdminState); 3] =
     [("ready", AdminState::Ready), ("drain", AdminState::Drain), ("maint", AdminState::Maint)];
 
 /// Reads `[upstream.NAME]`.
-pub(super) fn read(context: &Context<'_>, name: Text, item: Item<'_>) -> Option<Read> {
+pub(super) fn read(context: &Context<'_>, customs: &Customs, name: Text, item: Item<'_>) -> Option<Read> {
     if !item.is_table() {
         let message = format!("`{}` stands in [upstream] itself, and upstreams have names", name.value);
         context.report.error_help(&name.span, message, "write [upstream.app] above it");
@@ -46,9 +49,12 @@ pub(super) fn read(context: &Context<'_>, name: Text, item: Item<'_>) -> Option<
     let mut section = item.section(&format!("[upstream.{}]", name.value), "a table")?;
     let (groups, found, entries) = workers::all(context, &entries(&mut section));
     let mut upstream = Upstream::new(name.value, groups, found);
-    if let Some(affinity) = section.take("affinity").and_then(affinity) {
-        upstream.affinity = affinity;
+    let affinity = section.take("affinity").and_then(|item| customs.affinity(item)).unwrap_or_default();
+    if !affinity.is_empty() {
+        upstream.affinity = affinity.iter().map(|(one, _)| one.clone()).collect();
     }
+    let follow = section.key("follow");
+    upstream.follow = rules::follow(&mut section);
     if let Some(table) = section.section("health", "a table such as { path = \"/health\" }") {
         upstream.health = health::read(table);
     }
@@ -58,6 +64,7 @@ pub(super) fn read(context: &Context<'_>, name: Text, item: Item<'_>) -> Option<
     if let Some(table) = section.section("drain", "a table such as { grace = \"60s\" }") {
         upstream.drain = drain::read(table);
     }
+    upstream.labels = labels::read(&mut section, &upstream.name);
     if let Some(policy) = drain::removed(&mut section) {
         upstream.removed = policy;
     }
@@ -79,13 +86,15 @@ pub(super) fn read(context: &Context<'_>, name: Text, item: Item<'_>) -> Option<
     if let Some(response) = time("response_timeout", TIMES) {
         upstream.response_timeout = response;
     }
+    upstream.request_timeout = time("request_timeout", TUNNEL_TIMES);
     upstream.tunnel_idle = time("tunnel_idle", TUNNEL_TIMES);
     if let Some(interval) = time("dns_interval", DNS_TIMES) {
         upstream.dns_interval = interval;
     }
+    upstream.tunnels = tunnels::read(&mut section);
     bounds(&mut section, &mut upstream);
     section.finish();
-    Some(Read { upstream, name: name.span, same_site, entries })
+    Some(Read { upstream, name: name.span, same_site, affinity, follow, entries })
 }
 
 /// What becomes of failing and of full workers.
@@ -155,23 +164,4 @@ fn entry(item: Item<'_>) -> Option<Entry> {
     }
     section.finish();
     Some(Entry { address: address?, name, weight: weight.unwrap_or(1), admin: admin.unwrap_or_default() })
-}
-
-fn affinity(item: Item<'_>) -> Option<Vec<Affinity>> {
-    let (report, at) = (item.report, item.span.clone());
-    let items = item.list("a list such as [\"socket.io\", \"cookie\", \"address\"]", "an affinity")?;
-    if items.is_empty() {
-        let help = "[\"socket.io\", \"cookie\", \"address\"] is the default; [\"address\"] alone is IP hash";
-        report.error_help(&at, "`affinity` is empty: nothing would choose a worker", help);
-    }
-    let mut chosen = Vec::new();
-    for item in items {
-        let Some(text) = item.text("a string") else { continue };
-        let Some(one) = word(report, "affinity", &text, &AFFINITIES) else { continue };
-        if chosen.contains(&one) {
-            report.error(&text.span, format!("affinity `{}` stands here twice", text.value));
-        }
-        chosen.push(one);
-    }
-    Some(chosen)
 }

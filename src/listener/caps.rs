@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Listener;
@@ -31,9 +31,9 @@ struct Held {
 /// The bounds, and who holds what.
 pub struct Caps {
     /// Client connections at most.
-    pub connections: usize,
-    per_address: u32,
-    tunnels_per_address: u32,
+    connections: AtomicUsize,
+    per_address: AtomicU32,
+    tunnels_per_address: AtomicU32,
     descriptors: Room,
     held: [Mutex<HashMap<u64, Held>>; SHARDS],
 }
@@ -60,18 +60,31 @@ impl Drop for TunnelOf {
 impl Caps {
     /// From the config and the process's limit of descriptors.
     pub fn new(limits: &Limits, descriptors: u64) -> Self {
-        let descriptors = Room::new(descriptors, limits.reserved_descriptors);
+        let new = Self {
+            connections: AtomicUsize::default(),
+            per_address: AtomicU32::default(),
+            tunnels_per_address: AtomicU32::default(),
+            descriptors: Room::new(descriptors, limits.reserved_descriptors),
+            held: std::array::from_fn(|_| Mutex::default()),
+        };
+        new.set(limits);
+        new
+    }
+
+    /// The same bounds anew, but for the descriptors that are reserved: who is in stays, also where there are too many now.
+    pub fn set(&self, limits: &Limits) {
         let or =
             |count: u32, default: usize| if count == 0 { u32::try_from(default).unwrap_or(u32::MAX) } else { count };
-        let half = usize::try_from(descriptors.size() / 2).unwrap_or(usize::MAX);
+        let half = usize::try_from(self.descriptors.size() / 2).unwrap_or(usize::MAX);
         let connections = if limits.connections == 0 { half } else { limits.connections };
-        Self {
-            connections,
-            per_address: or(limits.connections_per_address, connections.div_ceil(2)),
-            tunnels_per_address: or(limits.tunnels_per_address, connections.div_ceil(2)),
-            descriptors,
-            held: std::array::from_fn(|_| Mutex::default()),
-        }
+        self.connections.store(connections, Relaxed);
+        self.per_address.store(or(limits.connections_per_address, connections.div_ceil(2)), Relaxed);
+        self.tunnels_per_address.store(or(limits.tunnels_per_address, connections.div_ceil(2)), Relaxed);
+    }
+
+    /// Client connections at most.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Relaxed)
     }
 
     fn shard(&self, address: u64) -> MutexGuard<'_, HashMap<u64, Held>> {
@@ -85,8 +98,8 @@ impl Caps {
         let mut held = self.shard(address);
         let entry = held.entry(address).or_default();
         let (count, most) = match kind {
-            Kind::Connection => (&mut entry.connections, self.per_address),
-            Kind::Tunnel => (&mut entry.tunnels, self.tunnels_per_address),
+            Kind::Connection => (&mut entry.connections, self.per_address.load(Relaxed)),
+            Kind::Tunnel => (&mut entry.tunnels, self.tunnels_per_address.load(Relaxed)),
         };
         let room = *count < most;
         if room {
@@ -120,7 +133,7 @@ impl Caps {
 
     /// Whether an address may open one more tunnel.
     pub fn has_tunnel_room(&self, address: u64) -> bool {
-        self.shard(address).get(&address).is_none_or(|held| held.tunnels < self.tunnels_per_address)
+        self.shard(address).get(&address).is_none_or(|held| held.tunnels < self.tunnels_per_address.load(Relaxed))
     }
 }
 
@@ -148,12 +161,25 @@ pub(super) fn admits(live: &Registered, listener: &Listener, descriptor: i32, pe
         say_full!("clients are turned away: the descriptors that are left are reserved (reserved_descriptors)");
         return false;
     }
-    if shared.clients.load(Relaxed) > shared.caps.connections {
+    // The new one is more likely to want something than who has been silent for longest: as nginx's reusable connections.
+    if shared.clients.load(Relaxed) > shared.caps.connections() && !made_room(live) {
         shared.metrics.limits.reached(Limit::Connections);
-        say_full!("clients are turned away: there are {} (connections)", shared.caps.connections);
+        say_full!("clients are turned away: there are {} (connections)", shared.caps.connections());
         return false;
     }
     listener.trusts(peer) || admits_address(live, peer)
+}
+
+fn made_room(live: &Registered) -> bool {
+    let made = live.thread().make_room();
+    if made {
+        live.thread().shared.metrics.limits.reached(Limit::IdleConnections);
+        say_full!(
+            "idle clients are closed to make room for new ones: there are {} (connections)",
+            live.thread().shared.caps.connections()
+        );
+    }
+    made
 }
 
 /// Whether a connection may stay as one of this address: its peer's, or the one that a PROXY header names.
@@ -181,7 +207,10 @@ mod tests {
     #[test]
     fn the_defaults_follow_the_descriptors() {
         let caps = Caps::new(&Limits::default(), 20_000);
-        assert_eq!((caps.connections, caps.per_address, caps.tunnels_per_address), (9_500, 4_750, 4_750));
+        assert_eq!(
+            (caps.connections(), caps.per_address.load(Relaxed), caps.tunnels_per_address.load(Relaxed)),
+            (9_500, 4_750, 4_750)
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@
 #[doc(hidden)]
 pub mod fuzzing;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
@@ -64,6 +64,8 @@ pub struct Conn {
     pub http2: bool,
     /// Our cookie, as it came last.
     pub cookie: Seen,
+    /// What its streams may hold of its window; only over HTTP/2.
+    pub inflow: OnceCell<Rc<h2::Inflow>>,
     /// None over HTTP/2, whose streams see to it.
     live: RefCell<Option<Registered>>,
     plan: RefCell<Option<Plan>>,
@@ -115,6 +117,7 @@ pub async fn serve(live: Registered, listener: Rc<Listener>, stream: TcpStream, 
         listener,
         http2,
         cookie: Seen::default(),
+        inflow: OnceCell::new(),
         live: RefCell::new(live),
         plan: RefCell::default(),
         traffic: Traffic::default(),
@@ -145,7 +148,7 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(Cli
         })
     };
     conn.stirs();
-    let limits = &conn.thread.shared.limits;
+    let limits = conn.thread.limits();
     let mut http = http1::Builder::new()
         .max_headers(limits.head_fields)
         .max_buf_size(limits.head_bytes)
@@ -248,9 +251,8 @@ impl Conn {
             self.under_way.set(self.under_way.get() + 1);
             self.head_began.set(false);
             self.requests.set(self.requests.get().saturating_add(1));
-            if self.requests.get() == self.thread.shared.limits.requests_per_connection {
+            if self.requests.get() >= self.thread.limits().requests_per_connection && live.last() {
                 self.thread.shared.metrics.limits.reached(Limit::RequestsPerConnection);
-                live.last();
             }
         }
     }
@@ -259,7 +261,7 @@ impl Conn {
     pub fn idle(&self) {
         if let Some(live) = &*self.live.borrow() {
             live.touch();
-            live.limit(self.thread.idle_s);
+            live.waits_for_request(self.thread.idle_s());
             self.under_way.set(self.under_way.get().saturating_sub(1));
         }
     }
@@ -283,8 +285,7 @@ impl Conn {
     /// Half a head is there: the rest of it has its own time, once.
     pub(super) fn head_has_begun(&self) {
         if let (false, Some(live)) = (self.head_began.replace(true), &*self.live.borrow()) {
-            live.touch();
-            live.limit(whole_seconds(self.thread.shared.limits.head_timeout));
+            live.head_begins(whole_seconds(self.thread.limits().head_timeout));
         }
     }
 

@@ -56,7 +56,7 @@ pub(super) async fn open(
 ) -> Option<Opened> {
     let peer_ip = peer.ip().to_canonical();
     let mut who = Peer { ip: peer_ip, trusted: listener.trusts(peer_ip) };
-    let deadline = Instant::now() + thread.shared.limits.handshake_timeout;
+    let deadline = Instant::now() + thread.limits().handshake_timeout;
     // Boxed, both: a future is as large as its largest branch, and these are over before the first request.
     if listener.settings.proxy_protocol {
         let header = proxy_header(listener, &mut stream, who);

@@ -67,7 +67,7 @@ fn read(conn: &Conn, io: &mut ClientIo, ahead: &mut Vec<u8>, cx: &mut Context<'_
         // Three bytes of an end may have come before.
         let new = ahead.len().saturating_sub(3);
         ahead.extend_from_slice(piece.filled());
-        if ahead.len() >= conn.thread.shared.limits.head_bytes || is_for_hyper(ahead, new) {
+        if ahead.len() >= conn.thread.limits().head_bytes || is_for_hyper(ahead, new) {
             return Poll::Ready(true);
         }
     }

@@ -42,7 +42,7 @@ impl TlsStream {
     pub(super) async fn accept(buffers: Buffers, socket: TcpStream, config: Arc<ServerConfig>) -> io::Result<Self> {
         Ok(match buffers {
             Buffers::Shared => Self::Shared(Bufferless::accept(socket, config, Vec::new()).await?),
-            Buffers::Own => Self::Own(Box::new(TlsAcceptor::from(config).accept(socket).await?)),
+            Buffers::Own => Self::own(TlsAcceptor::from(config).accept(socket).await?),
         })
     }
 
@@ -66,9 +66,15 @@ impl TlsStream {
             Buffers::Own => {
                 let start = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
                 let config = choose(start.client_hello())?;
-                Self::Own(Box::new(start.into_stream(config).await?))
+                Self::own(start.into_stream(config).await?)
             }
         })
+    }
+
+    fn own(mut stream: server::TlsStream<TcpStream>) -> Self {
+        // As much as the other kind holds for a socket that takes nothing.
+        stream.get_mut().1.set_buffer_limit(Some(records::STEP));
+        Self::Own(Box::new(stream))
     }
 
     /// What the handshake agreed on.

@@ -72,7 +72,7 @@ impl Wire {
             (Poll::Pending, pace) => {
                 let conn = &self.conn;
                 pace.get_or_insert_with(|| {
-                    let begun = Paced::begin(&conn.thread);
+                    let begun = Paced::begin(&conn.thread, None);
                     // The kernel has just taken a buffer full, at least a lump of which must get through first.
                     begun.moved(usize::from(u16::MAX));
                     begun

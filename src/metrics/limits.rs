@@ -11,6 +11,8 @@ use crate::state::Shared;
 #[allow(missing_docs, reason = "each is the key of its name")]
 pub enum Limit {
     Connections,
+    /// `connections`; who was idle made room.
+    IdleConnections,
     ConnectionsPerAddress,
     Descriptors,
     TunnelsPerAddress,
@@ -19,6 +21,7 @@ pub enum Limit {
     TargetBytes,
     HeadTimeout,
     RequestsPerConnection,
+    RequestTimeout,
     /// `min_rate`, of a body.
     SlowBody,
     /// `min_rate`, of an answer.
@@ -26,8 +29,9 @@ pub enum Limit {
 }
 
 impl Limit {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 13] = [
         Self::Connections,
+        Self::IdleConnections,
         Self::ConnectionsPerAddress,
         Self::Descriptors,
         Self::TunnelsPerAddress,
@@ -36,6 +40,7 @@ impl Limit {
         Self::TargetBytes,
         Self::HeadTimeout,
         Self::RequestsPerConnection,
+        Self::RequestTimeout,
         Self::SlowBody,
         Self::SlowReader,
     ];
@@ -43,6 +48,7 @@ impl Limit {
     fn word(self) -> &'static str {
         match self {
             Self::Connections => "connections",
+            Self::IdleConnections => "idle_connections",
             Self::ConnectionsPerAddress => "connections_per_address",
             Self::Descriptors => "reserved_descriptors",
             Self::TunnelsPerAddress => "tunnels_per_address",
@@ -51,6 +57,7 @@ impl Limit {
             Self::TargetBytes => "target_bytes",
             Self::HeadTimeout => "head_timeout",
             Self::RequestsPerConnection => "requests_per_connection",
+            Self::RequestTimeout => "request_timeout",
             Self::SlowBody => "min_rate_body",
             Self::SlowReader => "min_rate_answer",
         }
@@ -59,7 +66,7 @@ impl Limit {
 
 /// The series of limits.
 pub struct LimitSeries {
-    reached: [IntCounter; 11],
+    reached: [IntCounter; 13],
     connections: IntGauge,
     descriptors: IntGauge,
     descriptors_limit: IntGauge,
@@ -85,7 +92,7 @@ impl LimitSeries {
     }
 
     pub(super) fn show(&self, shared: &Shared) {
-        self.connections.set(gauge(shared.caps.connections));
+        self.connections.set(gauge(shared.caps.connections()));
         self.descriptors.set(gauge(descriptors::open()));
         self.descriptors_limit.set(i64::try_from(descriptors::limit()).unwrap_or(i64::MAX));
     }

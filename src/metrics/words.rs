@@ -15,10 +15,13 @@ pub enum Source {
     New,
     /// No affinity applies.
     Any,
+    /// An ordinary request that names a Socket.IO session (`follow`).
+    Follow,
 }
 
 impl Source {
-    pub(super) const ALL: [Self; 6] = [Self::Sid, Self::Cookie, Self::Address, Self::Discovered, Self::New, Self::Any];
+    pub(super) const ALL: [Self; 7] =
+        [Self::Sid, Self::Cookie, Self::Address, Self::Discovered, Self::New, Self::Any, Self::Follow];
 
     /// The word for it in metrics and logs.
     pub fn word(self) -> &'static str {
@@ -29,6 +32,7 @@ impl Source {
             Self::Discovered => "discovered",
             Self::New => "new",
             Self::Any => "any",
+            Self::Follow => "follow",
         }
     }
 }

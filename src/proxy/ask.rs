@@ -7,7 +7,8 @@ use hyper::{Method, Request, Version};
 use super::headers::has_token;
 use crate::affinity::cookie::{Cookie, Seen};
 use crate::affinity::pins::Key;
-use crate::affinity::session::{self, Sid, Transport};
+use crate::affinity::rule::{self, Facts, Live};
+use crate::config::rules::Protocol;
 use crate::state::Shared;
 use crate::tunnel::upgrade::{self, Accept};
 use crate::upstream::Upstream;
@@ -16,6 +17,8 @@ use crate::upstream::Upstream;
 pub struct Ask {
     /// Its place in the life of a session.
     pub kind: Kind,
+    /// What rules other than `socket.io` see in it; mostly nothing.
+    pub facts: Option<Box<Facts>>,
     /// A WebSocket upgrade, and the accept its worker must give.
     pub upgrade: Option<Accept>,
     /// For the CORS of our own refusal.
@@ -31,12 +34,16 @@ pub enum Kind {
     Ordinary,
     /// Opens an Engine.IO session: a polling GET, or a WebSocket-first upgrade, without a sid.
     Handshake,
-    /// Carries the sid behind this key. `poll`: a GET the worker answers when it has something to say.
+    /// May begin a session of another protocol: its answer tells.
+    Birth,
+    /// Carries the id behind this key. `poll`: a request the worker answers when it has something to say.
     Session {
-        /// Of (upstream, sid).
+        /// Of (upstream, rule, id).
         key: Key,
         /// Silence is normal.
         poll: bool,
+        /// Which of the upstream's rules named it.
+        rule: u8,
     },
     /// Carries a sid no worker can have told us.
     UnknownSid,
@@ -53,40 +60,35 @@ impl Ask {
             .as_ref()
             .and_then(|jar| jar.read(headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes), seen));
         let upgrade = asks_upgrade(request);
-        let kind =
-            if upstream.socket_io { read_kind(shared, upstream, request, upgrade.is_some()) } else { Kind::Ordinary };
+        let (kind, facts) = rule::read(shared, upstream, request, upgrade.is_some());
         let origin = match kind {
             Kind::Session { .. } | Kind::UnknownSid => headers.get(header::ORIGIN).cloned(),
-            Kind::Ordinary | Kind::Handshake | Kind::Preflight(_) => None,
+            Kind::Ordinary | Kind::Handshake | Kind::Birth | Kind::Preflight(_) => None,
         };
-        Self { kind, upgrade, origin, cookie }
+        Self { kind, facts, upgrade, origin, cookie }
     }
 
     /// A poll a worker may leave unanswered for a pingInterval.
     pub fn is_poll(&self) -> bool {
         matches!(self.kind, Kind::Session { poll: true, .. })
     }
-}
 
-fn read_kind<B>(shared: &Shared, upstream: &Upstream, request: &Request<B>, upgrade: bool) -> Kind {
-    let method = request.method();
-    let preflight = method == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-    let Some(engine) = session::recognise(request.uri().query()) else {
-        return if preflight { Kind::Preflight(None) } else { Kind::Ordinary };
-    };
-    let key = match &engine.sid {
-        Sid::Given(sid) => Some(shared.keys.key(&upstream.config.name, sid)),
-        Sid::None => None,
-        Sid::TooLong => return Kind::UnknownSid,
-    };
-    if preflight {
-        return Kind::Preflight(key);
+    /// The rule that named its session.
+    pub fn rule<'u>(&self, upstream: &'u Upstream) -> Option<&'u Live> {
+        match self.kind {
+            Kind::Session { rule, .. } => upstream.rules.get(usize::from(rule)),
+            Kind::Ordinary | Kind::Handshake | Kind::Birth | Kind::UnknownSid | Kind::Preflight(_) => None,
+        }
     }
-    match (key, engine.transport) {
-        (Some(key), _) => Kind::Session { key, poll: method == Method::GET && !upgrade },
-        (None, Transport::Polling) if method == Method::GET && !upgrade => Kind::Handshake,
-        (None, Transport::WebSocket) if upgrade => Kind::Handshake,
-        (None, _) => Kind::Ordinary,
+
+    /// The Socket.IO session an ordinary request names.
+    pub fn follows(&self) -> Option<Key> {
+        self.facts.as_ref()?.follows
+    }
+
+    /// Whether its session, if it has one, is Engine.IO's.
+    pub fn is_engine_io(&self, upstream: &Upstream) -> bool {
+        self.rule(upstream).is_none_or(|live| live.rule.protocol == Protocol::SocketIo)
     }
 }
 

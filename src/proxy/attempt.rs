@@ -4,20 +4,20 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::Incoming;
 use hyper::{Request, Response};
 
 use super::ask::Kind;
 use super::body::Outgoing;
 use super::open_poll::OpenPoll;
-use super::{Job, framing, retry};
+use super::{Job, retry};
 use crate::clock;
 use crate::metrics::Limit;
 use crate::telemetry::say_full;
-use crate::upstream::connect::{self, Failure, Lease};
+use crate::upstream::connect::{self, Failure, Lease, Terms};
 use crate::upstream::dial::ConnectError;
 use crate::upstream::eject::{self, Outcome};
 use crate::upstream::gate::{self, Full};
+use crate::upstream::unread::Unread;
 use crate::upstream::worker::{Count, Worker};
 
 /// A request with a sid goes out only on a connection idle for less than this: it must not race the worker's close,
@@ -54,9 +54,9 @@ pub enum Missed {
 }
 
 /// What one try brought: the answer's head, the connection it came over, and the request's place in its worker's count.
-pub type Answered = (Response<Incoming>, Box<Lease>, Count);
+pub type Answered = (Response<Unread>, Box<Lease>, Count);
 
-/// One try at one worker. A request that hyper hands back unsent (its idle connection had just closed) goes again, on a
+/// One try at one worker. A request that comes back unsent (its idle connection had just closed) goes again, on a
 /// new connection, to the same worker; so does one that may be resent ([`retry`]). What it comes to is what ejection hears.
 pub async fn attempt(job: &Job, worker: &Arc<Worker>, mut request: Request<Outgoing>) -> Result<Answered, Missed> {
     let mut max_idle = max_idle(job, worker);
@@ -65,26 +65,22 @@ pub async fn attempt(job: &Job, worker: &Arc<Worker>, mut request: Request<Outgo
             Ok(lease) => lease,
             Err(error) => return Err(unreached(job, worker, error, request)),
         };
-        let (kept, copy) = (lease.is_used(), retry::Copy::of(job, &request));
+        let kept = lease.is_used();
+        let keep = retry::is_resendable(job, &request);
+        let terms = Terms { patience: patience(job), is_poll: job.ask.is_poll(), keep };
         let in_flight = worker.request();
-        let exchange = pin!(lease.exchange(request, patience(job), job.ask.is_poll()));
-        let Some(answered) = OpenPoll::new(job, worker, exchange).await else { return Err(Missed::Ended) };
+        let answered = match lease.begin(request, terms) {
+            Ok(exchange) => OpenPoll::new(job, worker, pin!(exchange)).await.ok_or(Missed::Ended)?,
+            Err(failure) => Err(failure),
+        };
         let failure = match answered {
-            Ok((mut response, mut lease)) if framing::is_sound(&response) => {
-                if framing::is_odd(&response) {
-                    framing::straighten(&mut response);
-                    lease.retire();
-                }
+            Ok((response, lease)) => {
                 came_to(job, worker, Outcome::of(response.status().as_u16()));
                 return Ok((response, lease, in_flight));
             }
-            Ok(_) => {
-                tracing::debug!(worker = %worker.name, "an answer with two lengths");
-                return Err(broken(job, worker));
-            }
             Err(failure) => failure,
         };
-        request = again(job, worker, failure, (kept, copy), max_idle)?;
+        request = again(job, worker, failure, kept, max_idle)?;
         if job.resent.get() {
             tokio::time::sleep(DYING).await;
         }
@@ -98,7 +94,7 @@ fn max_idle(job: &Job, worker: &Worker) -> Duration {
     match job.ask.kind {
         Kind::Session { .. } if worker.silent_for(clock::now_ms()) > LIVELY_MS => Duration::ZERO,
         Kind::Session { .. } => SESSION_IDLE,
-        Kind::Ordinary | Kind::Handshake | Kind::UnknownSid | Kind::Preflight(_) => Duration::MAX,
+        Kind::Ordinary | Kind::Handshake | Kind::Birth | Kind::UnknownSid | Kind::Preflight(_) => Duration::MAX,
     }
 }
 
@@ -107,7 +103,9 @@ fn patience(job: &Job) -> Duration {
     let config = &job.upstream.config;
     match job.ask.kind {
         Kind::Session { .. } => config.response_timeout.max(job.upstream.session_ttl()),
-        Kind::Ordinary | Kind::Handshake | Kind::UnknownSid | Kind::Preflight(_) => config.response_timeout,
+        Kind::Ordinary | Kind::Handshake | Kind::Birth | Kind::UnknownSid | Kind::Preflight(_) => {
+            config.response_timeout
+        }
     }
 }
 
@@ -117,7 +115,7 @@ fn again(
     job: &Job,
     worker: &Worker,
     failure: Failure,
-    (kept, copy): (bool, Option<retry::Copy>),
+    kept: bool,
     max_idle: Duration,
 ) -> Result<Request<Outgoing>, Missed> {
     match failure {
@@ -127,9 +125,9 @@ fn again(
             let error = ConnectError::Io(std::io::ErrorKind::ConnectionAborted.into());
             Err(unreached(job, worker, error, *back))
         }
-        Failure::Broken { error, heard } => {
+        Failure::Broken { error, heard, head } => {
             tracing::debug!(worker = %worker.name, %error, heard, "no valid answer");
-            let again = copy.filter(|_| !heard).and_then(|copy| copy.request());
+            let again = head.filter(|_| !heard).and_then(|head| retry::request(&head));
             match again.filter(|_| retry::may_resend(job, clock::now_ms())) {
                 // The end of a kept connection may be a race, and nobody's fault.
                 Some(again) if kept => Ok(again),
@@ -137,8 +135,7 @@ fn again(
                     broken(job, worker);
                     Err(Missed::Lost(again))
                 }
-                // hyper's word for the client and its body.
-                None if error.is_user() => Err(Missed::BadBody),
+                None if error.is_clients() => Err(Missed::BadBody),
                 None => Err(broken(job, worker)),
             }
         }

@@ -1,24 +1,27 @@
 //! The bodies that pass: from client to worker ([`Outgoing`]) and from worker to client ([`Reply`]). Streams, both ways,
 //! with the reader's pace; nothing is held but what discovery may have to send again and what learning has to see.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::Response;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::Instant;
 
 use super::record::Record;
+use super::stream::Stream;
 use super::trailers;
 use super::upload::Upload;
 use crate::listener::h2::body::StreamBody;
 use crate::thread::Thread;
 use crate::tunnel::Plan;
+use crate::upstream::broke_off::BrokeOff;
 use crate::upstream::connect::Lease;
 use crate::upstream::life::Loss;
+use crate::upstream::unread::{Next, Unread};
 
 /// A request's body as its client sends it.
 pub enum ClientBody {
@@ -81,13 +84,11 @@ pub struct Outgoing {
     held: Bytes,
     /// Boxed: most requests have none. Gone with its end.
     stream: Option<Box<Upload>>,
-    /// Frames the worker's connection has taken of the stream, for who waits for the answer.
-    taken: Option<Rc<Cell<u64>>>,
 }
 
 impl Outgoing {
     /// No body.
-    pub const EMPTY: Self = Self { held: Bytes::new(), stream: None, taken: None };
+    pub const EMPTY: Self = Self { held: Bytes::new(), stream: None };
 
     /// As it comes from the client; `None`: there is none.
     pub fn stream(upload: Option<Box<Upload>>) -> Self {
@@ -104,10 +105,9 @@ impl Outgoing {
         Self { held: read, ..self }
     }
 
-    /// How many frames the worker's connection has taken, while the client may still be sending.
-    pub fn watch(&mut self) -> Option<Rc<Cell<u64>>> {
-        self.stream.as_ref().filter(|stream| !stream.is_end_stream())?;
-        Some(self.taken.get_or_insert_default().clone())
+    /// The client may still be sending.
+    pub fn is_uploading(&self) -> bool {
+        self.stream.as_ref().is_some_and(|stream| !stream.is_end_stream())
     }
 }
 
@@ -122,9 +122,6 @@ impl Body for Outgoing {
         }
         let Some(stream) = &mut this.stream else { return Poll::Ready(None) };
         let polled = stream.poll(cx);
-        if let (true, Some(taken)) = (polled.is_ready(), &this.taken) {
-            taken.set(taken.get() + 1);
-        }
         if stream.has_ended(&polled) {
             this.stream = None;
         }
@@ -154,70 +151,66 @@ pub(super) fn checked(frame: Frame<Bytes>) -> Frame<Bytes> {
 
 /// A worker's answer body, driving the connection it comes from.
 pub struct Answer {
-    incoming: Incoming,
+    unread: Unread,
     lease: Option<Box<Lease>>,
     thread: Rc<Thread>,
 }
 
 impl Answer {
     /// The body of the answer that came over `lease`.
-    pub fn new(incoming: Incoming, lease: Box<Lease>, thread: Rc<Thread>) -> Self {
-        Self { incoming, lease: Some(lease), thread }
+    pub fn new(unread: Unread, lease: Box<Lease>, thread: Rc<Thread>) -> Self {
+        Self { unread, lease: Some(lease), thread }
     }
 
-    fn give_back(&mut self, cx: &mut Context<'_>) {
+    /// There is no body, or no more of it.
+    fn ends(&mut self) {
         if let Some(lease) = self.lease.take() {
-            lease.give_back(&self.thread, cx);
+            lease.give_back(&self.unread, &self.thread);
+        }
+    }
+
+    /// The next frame; what the request still has to send goes on beside it.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, BrokeOff>> {
+        if let Some(lease) = &mut self.lease {
+            lease.go_on_sending(cx)?;
+        }
+        loop {
+            match (self.unread.advance()?, &mut self.lease) {
+                (Next::Frame(frame), _) => return Poll::Ready(Ok(Some(frame))),
+                (Next::End, _) => return Poll::Ready(Ok(None)),
+                (Next::More, None) => return Poll::Ready(Err(BrokeOff::Ended)),
+                (Next::More, Some(lease)) => {
+                    let more = ready!(lease.poll_more(cx, self.unread.expected()))?;
+                    if more.is_empty() { self.unread.closed()? } else { self.unread.came(more) }
+                }
+            }
         }
     }
 }
 
 impl Body for Answer {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BrokeOff;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
         let this = self.get_mut();
-        if this.incoming.is_end_stream() {
-            this.give_back(cx);
-            return Poll::Ready(None);
+        let read = ready!(this.poll(cx));
+        if read.is_err()
+            && let Some(lease) = this.lease.take()
+        {
+            lease.lost(Loss::Light);
+        } else if this.unread.is_end_stream() {
+            this.ends();
         }
-        // First what has arrived, then the connection, then what that brought.
-        for last in [false, true] {
-            match Pin::new(&mut this.incoming).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    if this.incoming.is_end_stream() {
-                        this.give_back(cx);
-                    }
-                    return Poll::Ready(Some(Ok(checked(frame))));
-                }
-                Poll::Ready(None) => {
-                    this.give_back(cx);
-                    return Poll::Ready(None);
-                }
-                Poll::Ready(Some(Err(error))) => {
-                    if let Some(lease) = this.lease.take() {
-                        lease.lost(Loss::Light);
-                    }
-                    return Poll::Ready(Some(Err(error)));
-                }
-                Poll::Pending if last => break,
-                Poll::Pending => {}
-            }
-            // Its end brings the rest of the body, or the error that the next turn finds.
-            if let Some(lease) = &mut this.lease {
-                let _ = lease.poll_connection(cx);
-            }
-        }
-        Poll::Pending
+        Poll::Ready(read.transpose().map(|frame| frame.map(checked)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.unread.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.unread.size_hint()
     }
 }
 
@@ -226,6 +219,8 @@ pub struct Reply {
     /// Data read ahead (by learning or refusal matching), sent before the rest.
     held: VecDeque<Frame<Bytes>>,
     rest: Rest,
+    /// Of an answer that lasts: what may end it.
+    stream: Option<Box<Stream>>,
     /// What ends with the answer: counts, an open poll, the log line.
     record: Option<Box<Record>>,
 }
@@ -237,7 +232,7 @@ enum Rest {
     /// Over HTTP/2: what the stream becomes once this answer's head is sent.
     Tunnel(Box<Plan>),
     /// The answer broke off; said once what came before has left.
-    Broken(hyper::Error),
+    Broken(BrokeOff),
 }
 
 impl Reply {
@@ -245,17 +240,17 @@ impl Reply {
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         let held = if bytes.is_empty() { VecDeque::new() } else { VecDeque::from([Frame::data(bytes)]) };
-        Self { held, rest: Rest::Nothing, record: None }
+        Self { held, rest: Rest::Nothing, stream: None, record: None }
     }
 
     /// A worker's answer, `held` having been read of it.
     pub fn stream(held: VecDeque<Frame<Bytes>>, rest: Answer) -> Self {
-        Self { held, rest: Rest::Answer(rest), record: None }
+        Self { held, rest: Rest::Answer(rest), stream: None, record: None }
     }
 
     /// No body: the stream it is sent on becomes a tunnel.
     pub fn tunnel(plan: Plan) -> Self {
-        Self { held: VecDeque::new(), rest: Rest::Tunnel(Box::new(plan)), record: None }
+        Self { held: VecDeque::new(), rest: Rest::Tunnel(Box::new(plan)), stream: None, record: None }
     }
 
     /// The stream becomes a tunnel.
@@ -274,12 +269,23 @@ impl Reply {
         }
     }
 
+    /// Until when it may go on.
+    pub fn overdue_at(&self) -> Option<Instant> {
+        self.record.as_ref().and_then(|record| record.overdue.as_ref()).map(|overdue| overdue.at)
+    }
+
     /// Another answer in this one's place, with what was to end with this one.
     pub fn replaced_by(mut self, other: Response<Self>) -> Response<Self> {
         match self.record.take() {
             Some(record) => record.finish(other),
             None => other,
         }
+    }
+
+    /// The same, which lasts, and may be ended.
+    pub fn ended_by(mut self, stream: Option<Box<Stream>>) -> Self {
+        self.stream = stream;
+        self
     }
 
     /// The same, with what shall end with it.
@@ -292,18 +298,27 @@ impl Reply {
         if let (Some(record), Some(data)) = (&mut self.record, frame.data_ref()) {
             record.bytes_down += data.len() as u64;
         }
+        if let Some(stream) = &mut self.stream {
+            stream.passes(frame);
+        }
     }
 }
 
 impl Body for Reply {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BrokeOff;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
         let this = self.get_mut();
         if let Some(frame) = this.held.pop_front() {
             this.passed(&frame);
             return Poll::Ready(Some(Ok(frame)));
+        }
+        if let Some(stream) = &mut this.stream
+            && stream.poll_end(cx).is_ready()
+        {
+            // The worker sees its connection end, and the client a whole answer.
+            (this.stream, this.rest) = (None, Rest::Nothing);
         }
         let rest = match &mut this.rest {
             Rest::Answer(answer) => answer,

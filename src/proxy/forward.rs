@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::body::{Body, Frame, Incoming};
-use hyper::header::{self, HeaderValue};
+use hyper::body::{Body, Frame};
+use hyper::header;
 use hyper::http::response::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
 
@@ -20,21 +20,22 @@ use super::ask::Kind;
 use super::attempt::{Missed, attempt};
 use super::body::{Answer, Outgoing, Reply};
 use super::headers;
+use super::learn::{self, Ahead};
 use super::record::Record;
 use super::respond::{self, Problem};
 use super::retry;
+use super::stream::Stream;
 use crate::affinity::pins::Key;
-use crate::affinity::session::{self, Handshake, OpenPacket};
+use crate::affinity::session;
 use crate::affinity::{self, Choice, Resolved, cookie};
+use crate::sockets::End;
 use crate::state::Shared;
 use crate::tunnel;
 use crate::upstream::connect::Lease;
 use crate::upstream::dial::ConnectError;
 use crate::upstream::pool;
+use crate::upstream::unread::Unread;
 use crate::upstream::worker::Count;
-
-/// How long an answer's body may take to show what has to be read of it before it is released (design.md §3.3).
-const READ_AHEAD: Duration = Duration::from_secs(5);
 
 /// Between two looks at a worker that may be gone.
 const LOOK: Duration = Duration::from_millis(20);
@@ -47,7 +48,7 @@ pub async fn to(job: &Job, mut choice: Choice, mut request: Request<Outgoing>, r
         record.decided(&choice.worker, choice.why);
         match attempt(job, &choice.worker, request).await {
             Ok((response, lease, in_flight)) => return deliver(job, choice, response, lease, in_flight, record).await,
-            Err(Missed::Connect(error, back)) if retry::may_pass_on(job, &error, job.conn.thread.now_ms()) => {
+            Err(Missed::Connect(error, back)) if retry::may_pass_on(job, &choice, &error, job.conn.thread.now_ms()) => {
                 let Some(next) = another(job, &choice, &mut tried) else { return respond::problem(Problem::NoWorker) };
                 job.upstream.series().passed_on.inc();
                 (request, choice) = (back, next);
@@ -70,7 +71,7 @@ pub async fn to(job: &Job, mut choice: Choice, mut request: Request<Outgoing>, r
 fn another(job: &Job, failed: &Choice, tried: &mut Vec<u64>) -> Option<Choice> {
     tried.push(failed.worker.serial);
     match affinity::resolve(&job.conn.thread.shared, &job.upstream, &job.ask, job.client, tried) {
-        Resolved::Worker(next) => Some(next),
+        Resolved::Worker(next) | Resolved::Made(next) => Some(next),
         Resolved::Unpinned(_) | Resolved::Ended | Resolved::Nobody => None,
     }
 }
@@ -80,7 +81,7 @@ fn another(job: &Job, failed: &Choice, tried: &mut Vec<u64>) -> Option<Choice> {
 async fn lost(job: &Job, choice: &Choice, missed: &Missed) -> Response<Reply> {
     if matches!(missed, Missed::Ended) {
         job.upstream.series().refusals_own.inc();
-        return respond::session_unknown(&job.ask);
+        return respond::refused(job);
     }
     if matches!(missed, Missed::Connect(ConnectError::Refused, _)) {
         // Dead idle connections in the pools of other threads make a gone worker look as if it was only leaving.
@@ -92,9 +93,9 @@ async fn lost(job: &Job, choice: &Choice, missed: &Missed) -> Response<Reply> {
         let _ = tokio::time::timeout(pool::FINDS_DEAD, found_out).await;
     }
     if let (Kind::Session { key, .. }, true) = (job.ask.kind, choice.worker.gone()) {
-        affinity::forget(&job.conn.thread.shared, key);
+        affinity::forget(&job.conn.thread.shared, key, End::WorkerGone);
         job.upstream.series().refusals_own.inc();
-        return respond::session_unknown(&job.ask);
+        return respond::refused(job);
     }
     problem_of(missed)
 }
@@ -115,7 +116,7 @@ pub fn problem_of(missed: &Missed) -> Response<Reply> {
 pub async fn deliver(
     job: &Job,
     mut choice: Choice,
-    response: Response<Incoming>,
+    response: Response<Unread>,
     lease: Box<Lease>,
     in_flight: Count,
     record: &mut Record,
@@ -124,30 +125,48 @@ pub async fn deliver(
     if status == StatusCode::SWITCHING_PROTOCOLS {
         return Box::pin(tunnel::grant(job, choice, response, lease, record)).await;
     }
-    let (mut parts, incoming) = response.into_parts();
-    let ended = incoming.is_end_stream();
-    let mut answer = Answer::new(incoming, lease, job.conn.thread.clone());
+    let (mut parts, unread) = response.into_parts();
+    let ended = unread.is_end_stream();
+    let mut answer = Answer::new(unread, lease, job.conn.thread.clone());
     let mut held = VecDeque::new();
     if ended {
         // hyper will not ask an ended body for its end, so the connection is given back here.
         poll_fn(|cx| Poll::Ready(Pin::new(&mut answer).poll_frame(cx).is_ready())).await;
-    } else if let Err(problem) = read_ahead(job, &mut choice, &parts, &mut answer, &mut held).await {
+    }
+    if learn::looks(job)
+        && let Err(problem) = learn::read(job, &mut choice, &parts, Ahead::new(&mut answer, &mut held, ended)).await
+    {
         return respond::problem(problem);
     }
     if status != StatusCode::OK {
         stays(job);
     }
     set_cookie(job, &choice, &mut parts);
+    let stream = settle(job, &mut choice, &parts).filter(|_| !ended);
     record.answered(&choice.worker, status, in_flight, choice.hold);
-    release(parts, held, answer)
+    release(parts, held, answer, stream)
+}
+
+/// What an answer is to its session once it is known whole or lasts: a pin, an end, a stream that a drain may end.
+pub fn settle(job: &Job, choice: &mut Choice, parts: &Parts) -> Option<Box<Stream>> {
+    if job.ask.facts.is_some() {
+        learn::made(job, choice, parts.status);
+        learn::ended(job, choice, parts.status);
+    }
+    Stream::of(job, choice, parts)
 }
 
 /// Lets an answer go to the client: its head cleaned, what was read of its body first.
-pub fn release(mut parts: Parts, held: VecDeque<Frame<Bytes>>, answer: Answer) -> Response<Reply> {
+pub fn release(
+    mut parts: Parts,
+    held: VecDeque<Frame<Bytes>>,
+    answer: Answer,
+    stream: Option<Box<Stream>>,
+) -> Response<Reply> {
     headers::to_client(&mut parts.headers, false);
     // The worker's version is its hop's; hyper answers a 1.0 client in 1.0 by itself.
     parts.version = Version::HTTP_11;
-    Response::from_parts(parts, Reply::stream(held, answer))
+    Response::from_parts(parts, Reply::stream(held, answer).ended_by(stream))
 }
 
 /// Sets the affinity cookie the choice brought, where no shared cache may store it.
@@ -157,110 +176,6 @@ pub fn set_cookie(job: &Job, choice: &Choice, parts: &mut Parts) {
     {
         parts.headers.append(header::SET_COOKIE, jar.write(new, job.client.secure));
     }
-}
-
-/// Reads what must be known of a body before its first byte is released: a handshake's open packet, a refusal.
-async fn read_ahead(
-    job: &Job,
-    choice: &mut Choice,
-    parts: &Parts,
-    answer: &mut Answer,
-    held: &mut VecDeque<Frame<Bytes>>,
-) -> Result<(), Problem> {
-    match (job.ask.kind, parts.status) {
-        (Kind::Handshake, StatusCode::OK) => Box::pin(learn(job, choice, parts, answer, held)).await,
-        (Kind::Session { key, .. }, StatusCode::BAD_REQUEST) => {
-            if Box::pin(refuses(parts.status, answer, held)).await? {
-                affinity::refused_by_owner(&job.conn.thread.shared, key);
-                job.upstream.series().refusals_forwarded.inc();
-                choice.hold = None;
-            }
-            Ok(())
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Learns a polling handshake and pins it (invariant 3). What cannot be learned is released all the same, and counted.
-async fn learn(
-    job: &Job,
-    choice: &mut Choice,
-    parts: &Parts,
-    answer: &mut Answer,
-    held: &mut VecDeque<Frame<Bytes>>,
-) -> Result<(), Problem> {
-    let mut found = None;
-    read_while(answer, held, session::MAX_HANDSHAKE, |seen| match session::open_packet(seen) {
-        OpenPacket::NeedMore => true,
-        OpenPacket::NotOne => false,
-        OpenPacket::Open(handshake) => {
-            found = Some(handshake);
-            false
-        }
-    })
-    .await?;
-    let set_cookies = parts.headers.get_all(header::SET_COOKIE).iter().map(HeaderValue::as_bytes);
-    let (sid, ttl) = match found {
-        Some(Handshake { sid, ping_interval, ping_timeout, max_payload }) => {
-            (sid, job.upstream.learn(ping_interval, ping_timeout, max_payload))
-        }
-        None => match session::io_cookie(set_cookies) {
-            Some(sid) => (sid, job.upstream.session_ttl()),
-            None => {
-                job.upstream.series().unlearned.inc();
-                return Ok(());
-            }
-        },
-    };
-    if let Some(seat) = choice.seat.take() {
-        let shared = &job.conn.thread.shared;
-        let key = shared.keys.key(&job.upstream.config.name, sid.as_bytes());
-        affinity::pin(shared, key, job.client, seat, ttl);
-        affinity::watch_one_address(shared, &job.upstream, job.client);
-        job.upstream.series().learned.inc();
-    }
-    Ok(())
-}
-
-/// Whether an answer is a worker's explicit "I do not know this session"; reads at most what a refusal can be long.
-pub async fn refuses(
-    status: StatusCode,
-    answer: &mut Answer,
-    held: &mut VecDeque<Frame<Bytes>>,
-) -> Result<bool, Problem> {
-    let mut body = Vec::new();
-    read_while(answer, held, session::MAX_REFUSAL + 1, |seen| {
-        body.clear();
-        body.extend_from_slice(seen);
-        true
-    })
-    .await?;
-    Ok(session::is_refusal(status.as_u16(), &body))
-}
-
-/// Reads frames into `held` while `more` wants to see more, up to `limit` bytes and [`READ_AHEAD`].
-async fn read_while(
-    answer: &mut Answer,
-    held: &mut VecDeque<Frame<Bytes>>,
-    limit: usize,
-    mut more: impl FnMut(&[u8]) -> bool,
-) -> Result<(), Problem> {
-    let mut seen = Vec::new();
-    let read = async {
-        while let Some(frame) = answer.frame().await {
-            let Ok(frame) = frame else { return Err(Problem::BadGateway) };
-            let data = frame.data_ref().cloned();
-            held.push_back(frame);
-            let Some(data) = data else { continue };
-            seen.extend_from_slice(&data);
-            if !more(&seen) || seen.len() >= limit {
-                break;
-            }
-        }
-        Ok(())
-    };
-    // Slow is not wrong: past the time what has come is released as it is.
-    tokio::time::timeout(READ_AHEAD, read).await.unwrap_or(Ok(()))
 }
 
 /// A session's end, said by its client: the pin goes when the request is over, also when that client does not wait for the
@@ -274,7 +189,7 @@ pub struct Farewell {
 impl Drop for Farewell {
     fn drop(&mut self) {
         if self.ends.get() {
-            affinity::forget(&self.shared, self.key);
+            affinity::forget(&self.shared, self.key, End::Client);
         }
     }
 }
@@ -291,6 +206,7 @@ pub fn may_be_goodbye(job: &Job, request: &Request<Outgoing>) -> bool {
     const LONGEST_GOODBYE: u64 = 8;
     request.method() == Method::POST
         && matches!(job.ask.kind, Kind::Session { .. })
+        && job.ask.is_engine_io(&job.upstream)
         && request.body().size_hint().exact().is_some_and(|length| (1..=LONGEST_GOODBYE).contains(&length))
 }
 

@@ -1,13 +1,12 @@
-//! Where a message ends, as far as hyper leaves that open: it takes any list of codings that ends in `chunked`, and of an
-//! answer with two lengths the chunks. Whoever reads such a message otherwise finds another message behind it (threats
-//! §2), so neither kind passes.
+//! Where a request ends, as far as hyper leaves that open: it takes any list of codings that ends in `chunked`. Whoever reads
+//! such a message otherwise finds another message behind it (threats §2), so it does not pass.
 //!
-//! Leaves out what hyper gives one meaning before anybody can see it: equal lengths made one, bare LF for CRLF, a fragment
+//! Leaves out answers (`upstream::answer`), and what hyper gives one meaning before anybody can see it: equal lengths made one, bare LF for CRLF, a fragment
 //! cut off a target. A second parser in front would be one more opinion, not one less.
 
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::header::{self, HeaderMap, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request};
 
 use super::respond::Problem;
 
@@ -48,43 +47,6 @@ pub fn names_two_hosts<B>(request: &Request<B>) -> bool {
         let host = request.headers().get(header::HOST);
         host.is_some_and(|host| !authority.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes()))
     })
-}
-
-/// Whether an answer's body has one length.
-pub fn is_sound(answer: &Response<Incoming>) -> bool {
-    let headers = answer.headers();
-    answer.body().is_end_stream()
-        || !headers.contains_key(header::TRANSFER_ENCODING)
-        || (only_chunked(headers) && !headers.contains_key(header::CONTENT_LENGTH))
-}
-
-/// Whether an answer hyper gives one meaning was odd all the same: a length said twice or with zeros in front, a length or
-/// chunks where no body may be. Who writes such a head may write more than it says; its connection carries nothing else.
-pub fn is_odd(answer: &Response<Incoming>) -> bool {
-    let headers = answer.headers();
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    let odd = |length: &HeaderValue| !length.as_bytes().iter().all(u8::is_ascii_digit) || is_padded(length);
-    let length = lengths.next();
-    lengths.next().is_some()
-        || length.is_some_and(odd)
-        || (headers.contains_key(header::TRANSFER_ENCODING) && (length.is_some() || has_no_body(answer.status())))
-        || (answer.status() == StatusCode::NO_CONTENT && length.is_some_and(|length| length != "0"))
-}
-
-fn has_no_body(status: StatusCode) -> bool {
-    matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-}
-
-/// Makes the odd framing of an answer ([`is_odd`]) plain, before a client reads it.
-pub fn straighten(answer: &mut Response<Incoming>) {
-    let headers = answer.headers();
-    let two = headers.contains_key(header::TRANSFER_ENCODING) || has_no_body(answer.status());
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-    let length = length.and_then(|text| text.split(',').next()?.trim().parse::<u64>().ok());
-    match length.filter(|_| !two) {
-        Some(length) => answer.headers_mut().insert(header::CONTENT_LENGTH, length.into()),
-        None => answer.headers_mut().remove(header::CONTENT_LENGTH),
-    };
 }
 
 /// Says the framing where hyper would not (it takes a GET of unknown length for one without a body), or would as the client

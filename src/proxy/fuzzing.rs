@@ -4,13 +4,13 @@
 use std::rc::Rc;
 
 use hyper::Request;
-use hyper::body::Incoming;
+use hyper::body::Body;
 
-use super::body::Outgoing;
+use super::body::{ClientBody, Outgoing};
 use super::{Conn, prepare, read};
 
 /// The request as a worker would get it; `None` where stickyd answers it itself.
-pub fn forwardable(conn: &Rc<Conn>, request: Request<Incoming>) -> Option<Request<Outgoing>> {
+pub fn forwardable<B: Body + Into<ClientBody>>(conn: &Rc<Conn>, request: Request<B>) -> Option<Request<Outgoing>> {
     let job = read(conn, &request).ok()?;
     Some(prepare(&job, request).0)
 }

@@ -163,7 +163,7 @@ pub fn check<B>(
             Turned::Forbidden
         })?;
     }
-    let handshake = opens(request, asked.ask);
+    let handshake = opens(upstream, request, asked.ask);
     let of_route = watch.map(|watch| (&*watch.limits, asked.key, [Guard::RateRequests, Guard::RateHandshakes]));
     let of_all = upstream.limits.as_ref();
     let of_all = of_all.map(|limits| (&**limits, 0, [Guard::UpstreamRequests, Guard::UpstreamHandshakes]));
@@ -184,16 +184,18 @@ pub fn check<B>(
 }
 
 /// It opens an Engine.IO session, or a WebSocket that is no such session's.
-fn opens<B>(request: &Request<B>, ask: &Ask) -> bool {
+fn opens<B>(upstream: &Upstream, request: &Request<B>, ask: &Ask) -> bool {
     match ask.kind {
         Kind::Handshake => true,
         // Where sids are no affinity, `ask` does not look for them.
-        Kind::Ordinary => {
+        Kind::Ordinary | Kind::Birth => {
             let engine = session::recognise(request.uri().query());
             let with_sid = engine.as_ref().is_some_and(|engine| !matches!(engine.sid, session::Sid::None));
             !with_sid && (ask.upgrade.is_some() || (engine.is_some() && request.method() == hyper::Method::GET))
         }
-        Kind::Session { .. } | Kind::UnknownSid | Kind::Preflight(_) => false,
+        // What another protocol's id is, anybody may say; of Engine.IO's, a worker decides before it opens anything.
+        Kind::Session { .. } => ask.upgrade.is_some() && !ask.is_engine_io(upstream),
+        Kind::UnknownSid | Kind::Preflight(_) => false,
     }
 }
 

@@ -144,8 +144,8 @@ pub fn to_worker(conn: &Conn, client: Client, parts: &mut Parts, ask: &Ask) {
         headers.entry(header::HOST).or_insert(HeaderValue::from_static(""));
         parts.version = Version::HTTP_11;
     }
-    if ask.kind == Kind::Handshake {
-        // A compressed open packet cannot be learned, and 100 bytes gain nothing (protocols §1.2).
+    if ask.kind == Kind::Handshake || ask.facts.as_ref().is_some_and(|facts| facts.plain) {
+        // What is compressed cannot be learned, and 100 bytes gain nothing (protocols §1.2).
         headers.remove(header::ACCEPT_ENCODING);
     }
     let te_trailers = headers.get(header::TE).is_some_and(|te| has_token(te.as_bytes(), b"trailers"));

@@ -11,11 +11,14 @@ pub mod framing;
 pub mod fuzzing;
 pub mod guard;
 pub mod headers;
+pub mod learn;
 pub mod open_poll;
+pub mod overdue;
 pub mod record;
 pub mod respond;
 pub mod retry;
 pub mod route;
+pub mod stream;
 mod trailers;
 mod upload;
 
@@ -34,8 +37,10 @@ use crate::listener::conn::Conn;
 use crate::listener::may_tunnel;
 use crate::metrics::Limit;
 use crate::pace::Pace;
+use crate::sockets::{self, Facts, New, Transport};
 use crate::upstream::Upstream;
-use ask::Ask;
+use crate::upstream::worker::{Session, Worker};
+use ask::{Ask, Kind};
 use body::{ClientBody, Outgoing, Reply};
 use forward::Farewell;
 use headers::Client;
@@ -57,6 +62,43 @@ pub struct Job {
     pub goodbye: Option<Farewell>,
     /// It was sent a second time: never a third.
     pub resent: Cell<bool>,
+    /// The place of the rule that led here.
+    route: Option<usize>,
+    /// What is told of the socket it may begin; of others nothing is read.
+    facts: Option<Box<Facts>>,
+}
+
+impl Job {
+    /// The polling session it begins, or belongs to.
+    pub fn session<'a>(&'a self, worker: &'a Arc<Worker>, seat: Session, sid: &'a [u8]) -> New<'a> {
+        let engine =
+            matches!(self.ask.kind, Kind::Handshake | Kind::Session { .. }) && self.ask.is_engine_io(&self.upstream);
+        let kind = if engine { sockets::Kind::EngineIo } else { sockets::Kind::Plain };
+        let transport = Transport::Polling;
+        New { worker, session: Some(seat), transport, kind, sid, facts: self.facts.as_deref() }
+    }
+
+    /// The tunnel it begins, which is no session's that polled before.
+    pub fn tunnel<'a>(&'a self, worker: &'a Arc<Worker>, seat: Option<Session>) -> New<'a> {
+        let transport = if self.conn.http2 { Transport::WebSocketH2 } else { Transport::WebSocket };
+        let engine =
+            matches!(self.ask.kind, Kind::Handshake | Kind::Session { .. }) && self.ask.is_engine_io(&self.upstream);
+        let kind = if engine || self.facts.as_deref().is_some_and(Facts::engine_io) {
+            sockets::Kind::EngineIo
+        } else {
+            sockets::Kind::Plain
+        };
+        New { worker, session: seat, transport, kind, sid: &[], facts: self.facts.as_deref() }
+    }
+
+    /// Reads what is told of a socket.
+    fn look(&mut self, request: &Request<Outgoing>) {
+        let snapshot = self.conn.thread.shared.snapshot.load();
+        let route = self.route.and_then(|place| snapshot.rules.routes.get(place)).map(|guarded| guarded.name.clone());
+        let rules = (&self.upstream.config.labels, self.upstream.jar.as_ref());
+        let head = (request.headers(), request.uri().query());
+        self.facts = Some(Box::new(Facts::read(head, self.client, route, rules)));
+    }
 }
 
 /// Answers one request; `fits` is what its protocol found wrong with it. Every path out of here is an answer; nothing is
@@ -78,7 +120,16 @@ where
         Err(Turned::Away(redirect, host)) => respond::redirect(redirect, &host, request.uri()),
         Ok(job) => {
             let (request, pace) = prepare(&job, request);
-            upload::unless_given_up(&conn, pace, serve(job, request, &mut record)).await
+            let limit = overdue::limit(&job);
+            let answer = upload::unless_given_up(&conn, pace, serve(job, request, &mut record));
+            match limit {
+                None => answer.await,
+                Some(limit) => {
+                    let (answer, overdue) = Box::pin(overdue::within(conn.clone(), limit, answer)).await;
+                    record.overdue = overdue;
+                    answer
+                }
+            }
         }
     };
     // A tunnel is its connection's last word anyway.
@@ -100,6 +151,9 @@ async fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) ->
     let shared = &job.conn.thread.shared;
     record.concerns(&job.upstream, &job.ask, job.client);
     let resolved = affinity::resolve(shared, &job.upstream, &job.ask, job.client, &[]);
+    if job.ask.kind == Kind::Handshake || job.ask.upgrade.is_some() || matches!(resolved, Resolved::Unpinned(_)) {
+        job.look(&request);
+    }
     match resolved {
         Resolved::Worker(choice) => {
             let request = if forward::may_be_goodbye(&job, &request) {
@@ -114,9 +168,13 @@ async fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) ->
         }
         // Boxed, as every branch few requests take: a future is as large as its largest, and each request moves it once.
         Resolved::Unpinned(key) => Box::pin(discover::find(&job, key, request, record)).await,
+        Resolved::Made(choice) => {
+            let choice = Box::pin(discover::claimed(&job, &request, choice)).await;
+            forward::to(&job, choice, request, record).await
+        }
         Resolved::Ended => {
             job.upstream.series().refusals_own.inc();
-            respond::session_unknown(&job.ask)
+            respond::refused(&job)
         }
         Resolved::Nobody => respond::problem(Problem::NoWorker),
     }
@@ -146,7 +204,7 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
     }
     framing::check_request(request)?;
     let shared = &conn.thread.shared;
-    if request.uri().path_and_query().map_or(0, |target| target.as_str().len()) > shared.limits.target_bytes {
+    if request.uri().path_and_query().map_or(0, |target| target.as_str().len()) > conn.thread.limits().target_bytes {
         shared.metrics.limits.reached(Limit::TargetBytes);
         return Err(Problem::TooLong.into());
     }
@@ -162,7 +220,7 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
         return Err(Problem::Misdirected.into());
     }
     let snapshot = shared.snapshot.load();
-    let Some((upstream, watch)) = route::find(&snapshot, host, request.uri().path()) else {
+    let Some((upstream, watch, route)) = route::find(&snapshot, host, request.uri().path()) else {
         shared.metrics.unrouted.inc();
         return Err(Problem::NoRoute.into());
     };
@@ -181,7 +239,16 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
     if ask.upgrade.is_some() && !conn.listener.trusts(client.address) && !may_tunnel(shared, client.address) {
         return Err(Problem::Full("this address has as many WebSockets as it may").into());
     }
-    Ok(Job { conn: conn.clone(), upstream: upstream.clone(), ask, client, goodbye: None, resent: Cell::new(false) })
+    Ok(Job {
+        conn: conn.clone(),
+        upstream: upstream.clone(),
+        ask,
+        client,
+        goodbye: None,
+        resent: Cell::new(false),
+        route,
+        facts: None,
+    })
 }
 
 /// The request as workers get it: its head written anew (invariant 7), its body a stream.

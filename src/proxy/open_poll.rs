@@ -1,4 +1,4 @@
-//! A poll that waits at its worker, while an operator may end its session.
+//! A poll that waits at its worker, while an operator may end its session, by its worker's drain or by name.
 //!
 //! The client's connection says at which worker it waits ([`crate::listener::conn::Conn::waits_at`]), so that its thread can
 //! wake it when a drain begins; from then on it looks by itself when its session is due. Without a drain that costs a poll
@@ -34,6 +34,8 @@ struct Waits<'a> {
     key: Key,
     /// Over HTTP/2, where a connection has many polls, each is woken by itself.
     entry: Option<Registered>,
+    /// Sessions ended by an operator when it last looked.
+    ended: u32,
     /// Made only during a drain.
     look: Option<Pin<Box<tokio::time::Sleep>>>,
 }
@@ -42,10 +44,11 @@ impl<'a, F: Future> OpenPoll<'a, F> {
     /// `exchange` for `job` at `worker`; anything but a poll is only passed through.
     pub fn new(job: &'a Job, worker: &'a Arc<Worker>, exchange: Pin<&'a mut F>) -> Self {
         let waits = match job.ask.kind {
-            Kind::Session { key, poll: true } => {
+            Kind::Session { key, poll: true, .. } => {
                 let entry = job.conn.http2.then(|| job.conn.thread.register_poll(worker.serial));
                 job.conn.waits_at(worker.serial);
-                Some(Waits { job, worker, key, entry, look: None })
+                let ended = job.conn.thread.shared.sockets.ended();
+                Some(Waits { job, worker, key, entry, ended, look: None })
             }
             _ => None,
         };
@@ -71,7 +74,11 @@ impl<F: Future> Future for OpenPoll<'_, F> {
                 waits.waits_at(waits.worker.serial);
                 Poll::Pending
             }
-            _ => Poll::Pending,
+            Some(waits) => match waits.has_ended() {
+                true => Poll::Ready(None),
+                false => Poll::Pending,
+            },
+            None => Poll::Pending,
         }
     }
 }
@@ -82,6 +89,14 @@ impl Waits<'_> {
             Some(entry) => entry.waits_at(serial),
             None => self.job.conn.waits_at(serial),
         }
+    }
+
+    /// Whether its session was closed since it last looked: one load, unless some session was.
+    fn has_ended(&mut self) -> bool {
+        let shared = &self.job.conn.thread.shared;
+        let ended = shared.sockets.ended();
+        std::mem::replace(&mut self.ended, ended) != ended
+            && affinity::ends_at(shared, self.key, self.worker) == Some(0)
     }
 
     /// Ready once the session is due, and ended.

@@ -11,6 +11,7 @@ use hyper::{Method, Request, Response, StatusCode, Uri};
 use super::ask::{Ask, Kind};
 use super::body::Reply;
 use super::headers::Client;
+use super::overdue::Overdue;
 use super::respond;
 use crate::affinity::Hold;
 use crate::listener::conn::Conn;
@@ -34,8 +35,12 @@ pub struct Record {
     in_flight: Option<Count>,
     hold: Option<Hold>,
     line: Option<Box<Line>>,
+    /// Until when its answer may go on, where there is a limit.
+    pub overdue: Option<Box<Overdue>>,
     /// The last decision, where answers are to tell it.
     decision: Option<(Arc<Worker>, Source)>,
+    /// The place of the rule that named the session, where that is not `socket.io`'s.
+    rule: Option<u8>,
 }
 
 /// What only the access log wants.
@@ -73,7 +78,9 @@ impl Record {
             in_flight: None,
             hold: None,
             line,
+            overdue: None,
             decision: None,
+            rule: None,
         })
     }
 
@@ -84,6 +91,10 @@ impl Record {
         }
         self.upstream = Some(upstream.clone());
         self.poll = matches!(ask.kind, Kind::Session { poll: true, .. });
+        self.rule = match ask.kind {
+            Kind::Session { rule, .. } if !ask.is_engine_io(upstream) => Some(rule),
+            _ => None,
+        };
         if ask.upgrade.is_some() {
             upstream.series().upgrades_asked.inc();
         }
@@ -132,10 +143,16 @@ impl Record {
         self.status = response.status();
         let mut response = response;
         if self.upstream.as_ref().is_some_and(|upstream| upstream.config.debug_header) {
-            let decision = self.decision.as_ref().map(|(worker, why)| (worker.name.as_str(), why.word()));
+            let decision = self.decision.as_ref().map(|(worker, why)| (worker.name.as_str(), why.word(), self.rule()));
             respond::explain(decision, &mut response);
         }
         response.map(|body| body.recorded(self))
+    }
+
+    /// The rule that named the session, by its name.
+    fn rule(&self) -> Option<&str> {
+        let live = self.upstream.as_ref()?.rules.get(usize::from(self.rule?))?;
+        Some(&live.rule.name)
     }
 
     fn write_line(&self) {
@@ -163,6 +180,9 @@ impl Drop for Record {
             let series = upstream.series();
             let seconds = if self.poll { &series.poll_seconds } else { &series.request_seconds };
             seconds.observe(self.started.elapsed().as_secs_f64());
+            if let Some(hold) = &mut self.hold {
+                hold.moved(self.bytes_up, self.bytes_down);
+            }
             series.bytes_up.inc_by(self.bytes_up);
             series.bytes_down.inc_by(self.bytes_down);
         }

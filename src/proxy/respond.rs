@@ -3,6 +3,10 @@
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode, Uri};
 
+mod refused;
+
+pub use refused::refused;
+
 use super::ask::Ask;
 use super::body::Reply;
 use super::guard::Turned;
@@ -113,9 +117,9 @@ pub fn strictly(hsts: &HeaderValue, response: &mut Response<Reply>) {
 }
 
 /// Tells who was chosen and why, where an upstream asks for it; of several tries the last.
-pub fn explain(decision: Option<(&str, &str)>, response: &mut Response<Reply>) {
+pub fn explain(decision: Option<(&str, &str, Option<&str>)>, response: &mut Response<Reply>) {
     const DECISION: HeaderName = HeaderName::from_static("x-stickyd-decision");
-    let (worker, why) = decision.unwrap_or(("-", "-"));
+    let (worker, why, rule) = decision.unwrap_or(("-", "-", None));
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~:[]/".contains(&b);
     let worker = match worker.bytes().all(plain) {
         true => worker.to_owned(),
@@ -123,14 +127,15 @@ pub fn explain(decision: Option<(&str, &str)>, response: &mut Response<Reply>) {
         false => format!("\"{}\"", worker.replace('\\', "\\\\").replace('"', "\\\"")),
     };
     // No name has control characters (`config`), so it fits.
-    if let Ok(value) = HeaderValue::try_from(format!("worker={worker}; why={why}")) {
+    let rule = rule.map(|rule| format!("; rule={rule}")).unwrap_or_default();
+    if let Ok(value) = HeaderValue::try_from(format!("worker={worker}; why={why}{rule}")) {
         response.headers_mut().insert(DECISION, value);
     }
 }
 
 /// Engine.IO's own refusal, in the form of the transport that asks (protocols §1.4): the client makes a new handshake
 /// in one round trip. A browser must be allowed to read it, so an `Origin` is echoed (design.md §3.1).
-pub fn session_unknown(ask: &Ask) -> Response<Reply> {
+fn session_unknown(ask: &Ask) -> Response<Reply> {
     let (kind, body) = if ask.upgrade.is_some() {
         ("text/html", "Session ID unknown")
     } else {

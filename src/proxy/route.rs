@@ -11,22 +11,25 @@ use crate::upstream::Upstream;
 pub struct Guarded {
     /// As configured.
     pub route: Route,
+    /// Its host and path, as operators are shown it.
+    pub name: Arc<str>,
     /// Who is turned away; `None`: nobody.
     pub watch: Option<Arc<Watch>>,
 }
 
-/// The upstream for a request and the guard before it, `host` as the Host header has it.
+/// The upstream for a request, the guard before it and the rule's place, `host` as the Host header has it.
 pub(super) fn find<'a>(
     snapshot: &'a Snapshot,
     host: &str,
     path: &str,
-) -> Option<(&'a Arc<Upstream>, Option<&'a Watch>)> {
+) -> Option<(&'a Arc<Upstream>, Option<&'a Watch>, Option<usize>)> {
     if snapshot.rules.routes.is_empty() {
-        return snapshot.upstreams.first().map(|upstream| (upstream, None));
+        return snapshot.upstreams.first().map(|upstream| (upstream, None, None));
     }
     let host = without_port(host);
-    let found = snapshot.rules.routes.iter().find(|guarded| fits(&guarded.route, host, path))?;
-    snapshot.upstreams.get(found.route.upstream).map(|upstream| (upstream, found.watch.as_deref()))
+    let mut routes = snapshot.rules.routes.iter().enumerate();
+    let (place, found) = routes.find(|(_, guarded)| fits(&guarded.route, host, path))?;
+    snapshot.upstreams.get(found.route.upstream).map(|upstream| (upstream, found.watch.as_deref(), Some(place)))
 }
 
 fn fits(route: &Route, host: &str, path: &str) -> bool {

@@ -1,7 +1,7 @@
 //! A request's body while it comes from its client: how fast, and how much of it.
 //!
-//! Leaves out how fast over HTTP/2: there a stream may be silent because the connection's window is taken by others whose
-//! workers do not read, which is not its client's fault.
+//! Over HTTP/2 a stream may be silent because the connection's window is taken by others whose workers do not read, which is
+//! not its client's fault: `listener::h2::inflow` knows.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -16,7 +16,7 @@ use super::body::{self, BodyError, ClientBody, Reply};
 use super::respond::{self, Problem};
 use crate::listener::conn::Conn;
 use crate::metrics::Limit;
-use crate::pace::{Pace, Paced, Verdict};
+use crate::pace::{Lane, Pace, Paced, Verdict};
 
 /// A next frame, or the end.
 type Polled = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
@@ -39,7 +39,7 @@ impl Upload {
             return None;
         }
         conn.uploads.set(conn.uploads.get() + 1);
-        let paced = if conn.http2 { Paced::unhurried(&conn.thread) } else { Paced::begin(&conn.thread) };
+        let paced = Paced::begin(&conn.thread, conn.inflow.get().map(|inflow| inflow.clone() as Rc<dyn Lane>));
         let left = most.unwrap_or(u64::MAX);
         Some(Box::new(Self { body: body.into(), conn: conn.clone(), over: false, paced, left }))
     }

@@ -3,21 +3,27 @@
 //! Bytes pass a tunnel exactly as they were sent (invariant 5). To put a Ping or a Close of our own between them, to
 //! count messages and to know who said goodbye, it is enough to read the frame headers as they go by: [`Observer`] does
 //! that, one per direction, fed with every chunk however it is cut. It looks at 2 to 10 bytes of each frame and skips
-//! the rest.
+//! the rest, but for the payloads that tell a [`Signal`].
 //!
 //! An observer that meets bytes that are no WebSocket (RFC 6455 §5) steps aside for good: it knows no boundary ever
 //! after, so nothing is put in, and the bytes go on as before. A worker may well write `HTTP/1.1 400 Bad Request`
 //! behind its 101.
 //!
-//! Left out on purpose: payloads (never kept, unmasked, inflated or checked as UTF-8), answers to protocol errors
-//! (those are between client and worker), masked frames of ours (we speak to clients only), our own data frames, and
-//! IO.
+//! Left out on purpose: payloads (never kept, inflated or checked as UTF-8; unmasked only where they are read), answers to
+//! protocol errors (those are between client and worker), masked frames of ours (we speak to clients only), and IO.
 
+mod ours;
+mod signal;
 #[cfg(test)]
 mod tests;
 
-/// The largest payload of a control frame (RFC 6455 §5.5).
-const CONTROL_MAX: usize = 125;
+use ours::CONTROL_MAX;
+pub use ours::{CloseCode, CloseCodeError, ControlFrame, close_frame, ping_frame, text_frame};
+use signal::Digest;
+pub use signal::{Mark, Signal};
+
+/// A whole text message, not compressed.
+const FIN_TEXT: u8 = 0x81;
 
 /// The largest payload [`first_text_payload`] takes for a session's first message. Engine.IO's open packet has about
 /// 110 bytes.
@@ -48,7 +54,9 @@ pub struct Seen {
 /// Follows one direction of a tunnel: where frames and messages end.
 #[derive(Clone, Debug)]
 pub struct Observer {
-    /// Bytes of the frame still to come, masking key included. While its length is being read: the length so far.
+    /// Bytes of the frame still to come, masking key included. While its length is being read: the length so far. Of a
+    /// frame whose payload is read, up to the next frame: its masking key, then 32 bits of what is kept of the payload (of
+    /// its length, while the key is still to come).
     left: u64,
     phase: Phase,
     /// First header byte of the current or last frame: FIN, RSV1–3, opcode.
@@ -66,6 +74,10 @@ enum Phase {
     Second,
     Length16(u8),
     Length64(u8),
+    /// Of a frame whose payload is read: its masking key.
+    Key(u8),
+    /// A payload that is read.
+    Read(u8),
     Body,
     Aside,
 }
@@ -79,6 +91,12 @@ impl Observer {
     /// Takes note of the next bytes of the direction. Any cut will do, down to single bytes.
     #[inline]
     pub fn feed(&mut self, bytes: &[u8]) -> Seen {
+        self.feed_heeding(bytes, |_| {})
+    }
+
+    /// The same; `heed` is told what small frames said, each once its last byte was here, in their order.
+    #[inline]
+    pub fn feed_heeding(&mut self, bytes: &[u8], mut heed: impl FnMut(Signal)) -> Seen {
         let mut seen = Seen::default();
         let closed_before = self.close_seen;
         let mut rest = bytes;
@@ -87,6 +105,11 @@ impl Observer {
             seen.frames = seen.frames.wrapping_add(1);
             seen.controls = seen.controls.wrapping_add(u32::from(is_control(self.first)));
             seen.messages = seen.messages.wrapping_add(u32::from(is_fin(self.first) && !is_control(self.first)));
+            if self.left != 0
+                && let Some(signal) = self.digest().signal(self.first & 0x0f)
+            {
+                heed(signal);
+            }
             rest = rest.get(end..).unwrap_or_default();
         }
         seen.close = self.close_seen && !closed_before;
@@ -112,6 +135,20 @@ impl Observer {
         if self.at_frame_boundary() { Some(0) } else { self.clone().advance(bytes) }
     }
 
+    /// How many of these next bytes come before a place for a frame of ours: a data frame's with `message`, else a control
+    /// frame's (RFC 6455 §5.4). `None`: there is none among them, and none behind a Close. Changes nothing.
+    pub fn next_place(&self, bytes: &[u8], message: bool) -> Option<usize> {
+        let mut ahead = self.clone();
+        let mut at = 0;
+        while !ahead.close_seen {
+            if ahead.at_frame_boundary() && !(message && ahead.fragmented) {
+                return Some(at);
+            }
+            at += ahead.advance(bytes.get(at..).unwrap_or_default())?;
+        }
+        None
+    }
+
     /// False for good once the bytes were no WebSocket. Then no boundary is known any more.
     #[inline]
     pub fn is_websocket(&self) -> bool {
@@ -130,8 +167,11 @@ impl Observer {
         let mut octets = bytes.iter();
         while self.phase != Phase::Body {
             self.phase = self.header(*octets.next()?);
-            if self.phase == Phase::Aside {
-                return None;
+            match self.phase {
+                Phase::Aside => return None,
+                // A payload that was read has ended.
+                Phase::First => return Some(bytes.len() - octets.as_slice().len()),
+                _ => {}
             }
         }
         let here = octets.as_slice().len();
@@ -148,7 +188,7 @@ impl Observer {
         }
     }
 
-    /// Reads one byte of a frame header (RFC 6455 §5.2).
+    /// Reads one byte of a frame header (RFC 6455 §5.2), or of a payload that is read.
     #[inline]
     fn header(&mut self, octet: u8) -> Phase {
         match self.phase {
@@ -158,6 +198,8 @@ impl Observer {
             // The most significant bit must be 0 (§5.2); it also keeps `left` from overflowing.
             Phase::Length64(8) if octet & 0x80 != 0 => Phase::Aside,
             Phase::Length64(more) => self.header_length(octet, more, Phase::Length64, 0x1_0000),
+            Phase::Key(more) => self.key(octet, more),
+            Phase::Read(more) => self.read(octet, more),
             end @ (Phase::Body | Phase::Aside) => end,
         }
     }
@@ -178,6 +220,7 @@ impl Observer {
             return Phase::Aside;
         }
         self.first = octet;
+        self.left = 0;
         if !is_control(octet) {
             self.fragmented = !fin;
         }
@@ -194,6 +237,9 @@ impl Observer {
             return Phase::Aside;
         }
         self.close_seen |= self.first & 0x0f == 0x8;
+        if is_control(self.first) || (self.first == FIN_TEXT && length == 1) {
+            return self.small(length);
+        }
         match length {
             126 => Phase::Length16(2),
             127 => Phase::Length64(8),
@@ -213,7 +259,46 @@ impl Observer {
         }
     }
 
-    /// The masking key is skipped together with the payload: nothing here reads either.
+    /// A frame whose payload is read begins.
+    fn small(&mut self, payload: u8) -> Phase {
+        if self.from == Sender::Client {
+            self.left = u64::from(payload);
+            return Phase::Key(4);
+        }
+        self.read_from(0, payload)
+    }
+
+    fn read_from(&mut self, key: u32, payload: u8) -> Phase {
+        self.left = u64::from(key) << 32 | u64::from(Digest::of_opcode(self.first & 0x0f).0);
+        if payload == 0 { Phase::First } else { Phase::Read(payload) }
+    }
+
+    /// The last 32 bits are the payload's length.
+    fn key(&mut self, octet: u8, more: u8) -> Phase {
+        let [_, a, b, c, .., payload] = self.left.to_be_bytes();
+        let key = u32::from_be_bytes([a, b, c, octet]);
+        if more > 1 {
+            self.left = u64::from(key) << 32 | u64::from(payload);
+            return Phase::Key(more - 1);
+        }
+        self.read_from(key, payload)
+    }
+
+    /// A worker's key is 0: what is not masked stays as it is.
+    fn read(&mut self, octet: u8, more: u8) -> Phase {
+        let [mask, a, b, c, ..] = self.left.to_be_bytes();
+        let digest = self.digest().with(self.first & 0x0f, octet ^ mask);
+        self.left = u64::from(u32::from_be_bytes([a, b, c, mask])) << 32 | u64::from(digest.0);
+        if more > 1 { Phase::Read(more - 1) } else { Phase::First }
+    }
+
+    /// Of the frame whose payload is, or was, read.
+    fn digest(&self) -> Digest {
+        let [.., a, b, c, d] = self.left.to_be_bytes();
+        Digest(u32::from_be_bytes([a, b, c, d]))
+    }
+
+    /// The masking key is skipped together with the payload: nothing reads either.
     #[inline]
     fn body(&mut self, payload: u64) -> Phase {
         let key = if self.from == Sender::Client { 4 } else { 0 };
@@ -244,7 +329,6 @@ pub enum FirstText<'a> {
 /// Reads the first text frame of a worker (RFC 6455 §5.2, §5.6): FIN, RSV1–3 = 0, unmasked, at most [`FIRST_TEXT_MAX`]
 /// bytes.
 pub fn first_text_payload(bytes: &[u8]) -> FirstText<'_> {
-    const FIN_TEXT: u8 = 0x81;
     let (length, rest) = match bytes {
         [] | [FIN_TEXT] | [FIN_TEXT, 126] | [FIN_TEXT, 126, _] => return FirstText::NeedMore,
         [FIN_TEXT, 126, high, low, rest @ ..] => match usize::from(u16::from_be_bytes([*high, *low])) {
@@ -255,92 +339,4 @@ pub fn first_text_payload(bytes: &[u8]) -> FirstText<'_> {
         _ => return FirstText::No,
     };
     rest.get(..length).map_or(FirstText::NeedMore, FirstText::Whole)
-}
-
-/// A control frame of ours, ready to be written to a client: FIN, RSV1–3 = 0, unmasked (RFC 6455 §5.1, §5.5).
-#[derive(Clone, Debug)]
-pub struct ControlFrame {
-    bytes: [u8; 2 + CONTROL_MAX],
-    /// How many of `bytes` are the frame.
-    length: u8,
-}
-
-impl ControlFrame {
-    /// A header with this opcode; the parts behind each other, cut at 125 bytes, are the payload.
-    fn new(opcode: u8, parts: [&[u8]; 2]) -> Self {
-        let mut bytes = [0; 2 + CONTROL_MAX];
-        let [first, second, body @ ..] = &mut bytes;
-        let mut length = 0;
-        for (slot, octet) in body.iter_mut().zip(parts.into_iter().flatten()) {
-            *slot = *octet;
-            length += 1;
-        }
-        *first = 0x80 | opcode;
-        *second = length;
-        Self { bytes, length: 2 + length }
-    }
-}
-
-impl AsRef<[u8]> for ControlFrame {
-    fn as_ref(&self) -> &[u8] {
-        self.bytes.get(..usize::from(self.length)).unwrap_or_default()
-    }
-}
-
-/// A Close frame for a client (RFC 6455 §5.5.1). The reason is cut at a character so that the frame keeps to 125 bytes.
-pub fn close_frame(code: CloseCode, reason: &str) -> ControlFrame {
-    let cut = reason.floor_char_boundary(CONTROL_MAX - 2);
-    ControlFrame::new(0x8, [&code.0.to_be_bytes(), reason.get(..cut).unwrap_or_default().as_bytes()])
-}
-
-/// A Ping frame for a client (RFC 6455 §5.5.2). A payload of more than 125 bytes does not compile. The client's Pong
-/// goes on to the worker, for whom an unasked Pong is legal (§5.5.3).
-pub fn ping_frame<const N: usize>(payload: &[u8; N]) -> ControlFrame {
-    const { assert!(N <= CONTROL_MAX, "a control frame carries at most 125 bytes") };
-    ControlFrame::new(0x9, [payload, &[]])
-}
-
-/// A status code that may stand in a Close frame (RFC 6455 §7.4 and the IANA registry it founded).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CloseCode(u16);
-
-impl CloseCode {
-    /// 1000: the purpose is fulfilled.
-    pub const NORMAL: Self = Self(1000);
-    /// 1001: the server goes down.
-    pub const GOING_AWAY: Self = Self(1001);
-    /// 1012: the service restarts; come again.
-    pub const SERVICE_RESTART: Self = Self(1012);
-    /// 1013: overloaded; come again later.
-    pub const TRY_AGAIN_LATER: Self = Self(1013);
-
-    /// Checks a code: 1000–1003, 1007–1014 and 3000–4999 may be sent. 1014 (bad gateway) is registered but young: some
-    /// clients (tungstenite 0.30) answer it with a protocol error.
-    pub const fn new(code: u16) -> Result<Self, CloseCodeError> {
-        match code {
-            1005 | 1006 | 1015 => Err(CloseCodeError::NeverSent(code)),
-            1004 | 1016..=2999 => Err(CloseCodeError::Reserved(code)),
-            1000..=4999 => Ok(Self(code)),
-            _ => Err(CloseCodeError::OutOfRange(code)),
-        }
-    }
-
-    /// The number.
-    pub const fn get(self) -> u16 {
-        self.0
-    }
-}
-
-/// Why a number is no [`CloseCode`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CloseCodeError {
-    /// Below 1000 or above 4999 (RFC 6455 §7.4.2).
-    #[error("close code {0} is outside of 1000 to 4999")]
-    OutOfRange(u16),
-    /// 1005, 1006 and 1015 are what an API says when no code was received (RFC 6455 §7.4.1).
-    #[error("close code {0} must never be sent: it stands for a close without a code")]
-    NeverSent(u16),
-    /// 1004 and 1016–2999 are kept for later versions and extensions of the protocol (RFC 6455 §7.4.2).
-    #[error("close code {0} is reserved; applications may use 3000 to 4999")]
-    Reserved(u16),
 }

@@ -5,23 +5,26 @@
 //! says itself — 1001 when it stops or the tunnel was silent for too long, 1012 when the worker's leg ended without a close
 //! frame, the farewell of a worker that is drained — goes in where the observer knows a boundary, and nowhere else.
 //!
-//! A `Way` has a source and a sink that end apart (half-close). While its source still speaks and its sink is gone, what
-//! comes is read and thrown away: a socket that is dropped with unread bytes in it resets the connection, and a reset may
-//! take our Close, or the client's echo of it, from the peer that has not read it yet. The tunnel is over when both sources
-//! have ended and both sinks are gone; a deadline bounds every wait that a peer could draw out.
+//! Each direction is a [`Way`]. The tunnel is over when both sources have ended and both sinks are gone; a deadline bounds
+//! every wait that a peer could draw out.
 
-use std::io;
+use std::io::ErrorKind;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::frames::{self, CloseCode, FirstText, Observer, Sender};
-use super::{Plan, Terms, whole_seconds};
+use super::frames::{self, CloseCode, FirstText, Sender};
+use super::insert::Insert;
+use super::round_trip::Half;
+use super::way::{Ours, Sink, Step, Way, step};
+use super::{Plan, Terms, heed, whole_seconds};
 use crate::affinity::session;
+use crate::broadcast::Fate;
+use crate::clock;
 use crate::listener::conn::ClientIo;
+use crate::sockets::End;
 use crate::thread::{Order, Registered};
 use crate::upstream::io::WorkerIo;
 
@@ -48,81 +51,36 @@ pub struct Relay {
     deadline: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
-/// One direction.
-struct Way {
-    observer: Observer,
-    /// Read and not yet taken by the receiver.
-    rest: Bytes,
-    /// Written into a layer that may hold it (TLS) and not yet flushed.
-    unflushed: bool,
-    /// The sender says no more: FIN, a broken connection, or a Close after which nothing may come.
-    source_ended: bool,
-    sink: Sink,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sink {
-    Open,
-    /// Our Close was the last it gets; its end waits for the client's answer.
-    Muted,
-    /// Once the rest is written it is told the end.
-    Finishing,
-    /// It was told the end, or broke.
-    Gone,
-}
-
-/// What one step of a direction came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    /// Nothing to do until a socket is ready; whoever has to wake us knows.
-    Blocked,
-    /// This many bytes were passed on; they stand at the head of the buffer.
-    Moved(usize),
-    /// Something was read that nobody gets.
-    Discarded,
-    /// The source ended, for the first time.
-    Ended,
-    /// The source broke.
-    Broke,
-    /// The sink broke.
-    SinkBroke,
-    /// At a frame boundary, as asked.
-    Boundary,
-}
-
 impl Relay {
     /// Joins a client's socket, with what it already sent behind its request, to a plan's worker.
     pub fn new(client: ClientIo, early: Bytes, plan: Plan, live: Registered) -> Self {
         let Plan { io, first, mut terms } = plan;
         live.become_tunnel(terms.silence_s, terms.tunnel.worker().serial);
-        terms.bytes_up += early.len() as u64;
-        terms.bytes_down += first.len() as u64;
-        let mut relay = Self {
-            client,
-            worker: io,
-            up: Way::new(Sender::Client, early),
-            down: Way::new(Sender::Worker, first.clone()),
-            live,
-            terms,
-            wanted: None,
-            deadline: None,
-        };
+        let (early_bytes, now_s) = (early.len(), clock::now_s());
+        let (mut up, mut down) = (Way::new(Sender::Client, early), Way::new(Sender::Worker, first.clone()));
+        terms.went_up(early_bytes, std::mem::take(&mut up.messages), now_s);
+        terms.went_down(first.len(), std::mem::take(&mut down.messages), now_s);
+        let mut relay = Self { client, worker: io, up, down, live, terms, wanted: None, deadline: None };
         if !first.is_empty() {
-            relay.learn_silence(&first);
+            relay.learn(&first);
         }
         relay
     }
 
-    /// The first frame of a WebSocket-first session tells how long its silence may last. A frame that arrives in pieces is
-    /// not put together for that: the default limit does for it.
-    fn learn_silence(&mut self, bytes: &[u8]) {
-        if !std::mem::take(&mut self.terms.learns_silence) {
+    /// The first frame of a WebSocket-first session tells its name, and how long its silence may last. A frame that arrives
+    /// in pieces is not put together for that: the default limit does for it, and it stays without a name.
+    fn learn(&mut self, bytes: &[u8]) {
+        self.terms.name(bytes);
+        if !std::mem::take(&mut self.terms.learns) {
             return;
         }
         if let FirstText::Whole(payload) = frames::first_text_payload(bytes)
             && let Some(open) = session::websocket_open(payload)
         {
-            self.live.limit(whole_seconds(open.ping_interval + open.ping_timeout + Duration::from_secs(5)));
+            self.terms.socket.learn_sid(open.sid.as_bytes());
+            if self.terms.learns_silence {
+                self.live.limit(whole_seconds(open.ping_interval + open.ping_timeout + Duration::from_secs(5)));
+            }
         }
     }
 
@@ -134,21 +92,28 @@ impl Relay {
             if self.settle() {
                 (ask_up, ask_down) = (true, true);
             }
+            // What is ours is no sign of life.
+            let own = self.terms.insert.is_some();
             let unsent = (self.up.rest.len(), self.down.rest.len());
             let (mut up, mut down) = (Step::Blocked, Step::Blocked);
             if ask_up {
-                up = step(&mut self.client, &mut self.worker, &mut self.up, cx, buffer, false);
+                let terms = &*self.terms;
+                let heed = |signal| heed(&terms.socket, &terms.upstream.series, Half::Client, signal);
+                let ours = Ours { to_boundary: false, insert: &mut None, heed };
+                up = step(&mut self.client, &mut self.worker, &mut self.up, cx, buffer, ours);
                 self.after_up(up);
             }
             if ask_down {
-                let to_boundary = self.wanted.is_some();
                 let most = self.client.appetite().min(buffer.len());
                 let lent = buffer.get_mut(..most).unwrap_or_default();
-                down = step(&mut self.worker, &mut self.client, &mut self.down, cx, lent, to_boundary);
+                let Terms { socket, upstream, insert, .. } = &mut *self.terms;
+                let heed = |signal| heed(socket, &upstream.series, Half::Worker, signal);
+                let ours = Ours { to_boundary: self.wanted.is_some(), insert, heed };
+                down = step(&mut self.worker, &mut self.client, &mut self.down, cx, lent, ours);
                 self.after_down(down, buffer);
             }
             moved |= matches!(up, Step::Moved(_)) || matches!(down, Step::Moved(_));
-            moved |= self.up.rest.len() < unsent.0 || self.down.rest.len() < unsent.1;
+            moved |= self.up.rest.len() < unsent.0 || (self.down.rest.len() < unsent.1 && !own);
             if (up, down) == (Step::Blocked, Step::Blocked) {
                 return moved;
             }
@@ -163,35 +128,89 @@ impl Relay {
 
     fn after_up(&mut self, step: Step) {
         match step {
-            Step::Blocked | Step::Discarded | Step::Boundary => {}
-            Step::Moved(bytes) => self.terms.bytes_up += bytes as u64,
-            Step::Ended => self.up.finish(),
+            Step::Blocked | Step::Discarded | Step::Boundary | Step::Inserted => {}
+            Step::Moved(bytes) => {
+                let messages = std::mem::take(&mut self.up.messages);
+                self.terms.went_up(bytes, messages, self.now_s());
+                if self.up.observer.close_seen() {
+                    self.parts(End::Client);
+                }
+            }
+            Step::Ended => {
+                self.terms.socket.ends(End::ClientGone);
+                self.up.finish();
+            }
             // What it sent before it broke still goes to the worker; nothing goes to it.
-            Step::Broke => {
+            Step::Broke(how) => {
+                self.client_broke(how);
                 self.up.finish();
                 self.down.sink_is_gone();
+                self.terms.insert = None;
                 self.wait_at_most(ECHO);
             }
             // The other direction will read why, and tell the client.
-            Step::SinkBroke => {}
+            Step::SinkBroke(_) => {}
         }
     }
 
     fn after_down(&mut self, step: Step, buffer: &[u8]) {
         match step {
-            Step::Blocked | Step::Discarded => {}
+            Step::Blocked | Step::Discarded | Step::Inserted => {}
             Step::Moved(bytes) => {
-                self.terms.bytes_down += bytes as u64;
-                self.learn_silence(buffer.get(..bytes).unwrap_or_default());
+                let messages = std::mem::take(&mut self.down.messages);
+                self.terms.went_down(bytes, messages, self.now_s());
+                self.learn(buffer.get(..bytes).unwrap_or_default());
+                if self.down.observer.close_seen() {
+                    self.parts(End::Worker);
+                }
             }
             Step::Ended => self.worker_left(),
-            Step::Broke => {
+            Step::Broke(_) => {
                 self.up.sink_is_gone();
                 self.worker_left();
             }
             // What the client sent before is still read, and passed on.
-            Step::SinkBroke => self.wait_at_most(ECHO),
+            Step::SinkBroke(how) => {
+                self.terms.insert = None;
+                if how == ErrorKind::TimedOut {
+                    self.client_broke(how);
+                }
+                self.wait_at_most(ECHO);
+            }
             Step::Boundary => self.say_close(),
+        }
+    }
+
+    /// A time-out is its kernel's silence; whatever else, somebody said.
+    fn client_broke(&self, how: ErrorKind) {
+        self.terms.socket.ends(if how == ErrorKind::TimedOut { End::Dead } else { End::ClientGone });
+    }
+
+    /// At most a tick late, and no clock read a message.
+    fn now_s(&self) -> u32 {
+        u32::try_from(self.live.thread().now_ms() / 1_000).unwrap_or(u32::MAX)
+    }
+
+    /// This side has said Close, or the other before it.
+    fn parts(&self, side: End) {
+        self.terms.socket.ends(side);
+        self.terms.socket.parts();
+    }
+
+    /// What the thread, an operator or the vigil wants of it, before it moves.
+    fn obey(&mut self, order: Order) {
+        if order == Order::Stop {
+            self.terms.socket.ends(End::Stopped);
+            self.close(CloseCode::GOING_AWAY);
+        } else if self.live.is_closing() || self.terms.socket.is_ordered() {
+            self.terms.socket.ends(End::Drained);
+            self.terms.socket.parts();
+            self.close(self.terms.farewell().unwrap_or_default().code);
+            // The hard deadline of a drain: who has not parted by then is cut.
+            self.wait_at_most(ECHO);
+        }
+        if self.terms.socket.is_called() {
+            self.answer_call();
         }
     }
 
@@ -200,7 +219,43 @@ impl Relay {
     fn close(&mut self, code: CloseCode) {
         if self.down.sink == Sink::Open && !self.down.source_ended && !self.down.observer.close_seen() {
             self.wanted = Some(code);
+            self.terms.insert.take_if(|insert| insert.waits());
         }
+    }
+
+    /// Somebody has something for the client. Where the tunnel parts, or is no WebSocket, it is too late for that.
+    fn answer_call(&mut self) {
+        let parts = self.wanted.is_some()
+            || self.down.sink != Sink::Open
+            || self.up.observer.close_seen()
+            || self.down.observer.close_seen()
+            || !self.is_websocket();
+        let Terms { socket, insert, .. } = &mut *self.terms;
+        insert.take_if(|insert| insert.gives_way());
+        match socket.posted() {
+            None => {}
+            Some(posted) if parts => posted.missed(Fate::Closing),
+            Some(posted) if insert.is_some() => posted.missed(Fate::Slow),
+            Some(posted) => *insert = Some(Insert::message(posted)),
+        }
+        if socket.is_asked() && !parts && insert.is_none() {
+            *insert = Some(Insert::ping(socket.asking()));
+        }
+    }
+
+    /// Whether it was given up, and nothing of its client's has been read meanwhile or waits for the worker.
+    fn is_dead(&self, bytes_up: u64) -> bool {
+        let socket = &self.terms.socket;
+        if !socket.is_called() || !socket.is_given_up() {
+            return false;
+        }
+        let lives = self.terms.bytes_up != bytes_up || !self.up.rest.is_empty();
+        if lives {
+            socket.lives();
+        } else {
+            socket.ends(End::Dead);
+        }
+        !lives
     }
 
     /// At a boundary of the worker's frames.
@@ -212,7 +267,8 @@ impl Relay {
         if let Some(code) = self.wanted.take()
             && !self.down.observer.close_seen()
         {
-            let farewell = if self.live.is_closing() { self.terms.farewell() } else { None };
+            let told = self.live.is_closing() || self.terms.socket.is_ordered();
+            let farewell = if told { self.terms.farewell() } else { None };
             let reason = farewell.as_ref().map_or("", |farewell| &farewell.reason);
             self.down.rest = Bytes::copy_from_slice(frames::close_frame(code, reason).as_ref());
             self.down.sink = Sink::Muted;
@@ -223,6 +279,7 @@ impl Relay {
     /// 1006 and cannot be told from a broken network. Bytes that are no WebSocket keep their half-close.
     fn worker_left(&mut self) {
         self.forget_connection();
+        self.terms.socket.ends(End::WorkerGone);
         if self.down.sink == Sink::Open && self.down.observer.at_frame_boundary() {
             self.wanted = Some(CloseCode::SERVICE_RESTART);
             self.say_close();
@@ -290,23 +347,21 @@ impl Future for Relay {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        this.live.watch(cx.waker());
+        if this.live.watch(cx.waker()) {
+            this.terms.socket.woken_by(cx.waker());
+        }
         let order = this.live.order();
-        match order {
-            Order::GoOn | Order::Idle | Order::Leave => {}
-            Order::Stop => this.close(CloseCode::GOING_AWAY),
-            Order::Cut => return Poll::Ready(()),
+        if order == Order::Cut {
+            return Poll::Ready(());
         }
-        if order != Order::Stop && this.live.is_closing() {
-            this.close(this.terms.farewell().unwrap_or_default().code);
-            // The hard deadline of a drain: who has not parted by then is cut.
-            this.wait_at_most(ECHO);
-        }
+        this.obey(order);
+        let bytes_up = this.terms.bytes_up;
         let thread = this.live.thread().clone();
         let mut buffer = thread.buffer.borrow_mut();
         if this.pump(cx, &mut buffer) {
             this.live.touch();
         } else if order == Order::Idle {
+            this.terms.socket.ends(End::Idle);
             this.close(CloseCode::GOING_AWAY);
             this.wait_at_most(ECHO);
             this.pump(cx, &mut buffer);
@@ -314,124 +369,15 @@ impl Future for Relay {
         if this.up.sink == Sink::Gone && this.down.sink == Sink::Gone {
             this.wait_at_most(ECHO);
         }
+        if this.is_dead(bytes_up) {
+            return Poll::Ready(());
+        }
         // Last, so that a deadline set above knows whom to wake.
         if this.over() || this.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
             return Poll::Ready(());
         }
         Poll::Pending
     }
-}
-
-impl Way {
-    fn new(from: Sender, first: Bytes) -> Self {
-        let mut observer = Observer::new(from);
-        observer.feed(&first);
-        Self { observer, rest: first, unflushed: false, source_ended: false, sink: Sink::Open }
-    }
-
-    /// Nothing more is taken; the sink is told the end behind the rest.
-    fn finish(&mut self) {
-        if self.sink != Sink::Gone {
-            self.sink = Sink::Finishing;
-        }
-    }
-
-    fn sink_is_gone(&mut self) {
-        self.sink = Sink::Gone;
-        self.rest = Bytes::new();
-    }
-
-    /// Its source ended, or sent a whole Close, behind which nothing may come (RFC 6455 §5.5.1).
-    fn has_said_all(&self) -> bool {
-        self.source_ended || (self.observer.close_seen() && self.observer.at_frame_boundary())
-    }
-
-    fn is_over(&self) -> bool {
-        self.source_ended && self.sink == Sink::Gone
-    }
-
-    /// Writes what was left and flushes; then, if it is to end, tells the sink so. Ready: the sink waits for us.
-    fn poll_sink(&mut self, to: &mut (impl AsyncWrite + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.rest.is_empty() {
-            let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.rest))?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.unflushed = true;
-            drop(self.rest.split_to(written));
-        }
-        // An empty `Bytes` may still hold its whole allocation.
-        self.rest = Bytes::new();
-        if self.unflushed {
-            ready!(Pin::new(&mut *to).poll_flush(cx))?;
-            self.unflushed = false;
-        }
-        if self.sink == Sink::Finishing {
-            ready!(Pin::new(to).poll_shutdown(cx))?;
-            self.sink = Sink::Gone;
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-/// One read and one write, or what keeps them from happening. With `to_boundary` it stops at the first frame boundary and
-/// drops what the sender sent behind it.
-fn step(
-    from: &mut (impl AsyncRead + Unpin),
-    to: &mut (impl AsyncWrite + Unpin),
-    way: &mut Way,
-    cx: &mut Context<'_>,
-    buffer: &mut [u8],
-    to_boundary: bool,
-) -> Step {
-    if way.sink != Sink::Gone {
-        match way.poll_sink(to, cx) {
-            Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(_)) => {
-                way.sink_is_gone();
-                return Step::SinkBroke;
-            }
-            Poll::Pending => return Step::Blocked,
-        }
-    }
-    if way.source_ended {
-        return Step::Blocked;
-    }
-    let passing = way.sink == Sink::Open;
-    let to_boundary = to_boundary && passing;
-    if to_boundary && way.observer.at_frame_boundary() {
-        return Step::Boundary;
-    }
-    let mut read = ReadBuf::new(buffer);
-    match Pin::new(from).poll_read(cx, &mut read) {
-        Poll::Pending => return Step::Blocked,
-        Poll::Ready(Ok(())) if !read.filled().is_empty() => {}
-        Poll::Ready(ended) => {
-            way.source_ended = true;
-            return if ended.is_ok() { Step::Ended } else { Step::Broke };
-        }
-    }
-    let mut bytes = read.filled();
-    if to_boundary && let Some(end) = way.observer.next_boundary(bytes) {
-        bytes = bytes.get(..end).unwrap_or_default();
-    }
-    way.observer.feed(bytes);
-    if !passing {
-        return Step::Discarded;
-    }
-    let written = match Pin::new(to).poll_write(cx, bytes) {
-        Poll::Ready(Ok(written)) => written,
-        Poll::Ready(Err(_)) => {
-            way.sink_is_gone();
-            return Step::SinkBroke;
-        }
-        Poll::Pending => 0,
-    };
-    way.unflushed |= written > 0;
-    if let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
-        way.rest = Bytes::copy_from_slice(rest);
-    }
-    Step::Moved(bytes.len())
 }
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ pub trait Carrier {
     fn poll_room(&self, cx: &Context<'_>) -> Poll<()>;
     /// This many were.
     fn queued(&self, bytes: usize);
+    /// Whether what came of the peer may fill a part of the window.
+    fn holds(&self, _some: bool) {}
 }
 
 /// There is always room.
@@ -49,11 +51,13 @@ impl<C> StreamIo<C> {
     }
 }
 
-impl<C: Unpin> AsyncRead for StreamIo<C> {
+impl<C: Carrier + Unpin> AsyncRead for StreamIo<C> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         while this.rest.is_empty() {
-            match ready!(this.receive.poll_data(cx)) {
+            let data = this.receive.poll_data(cx);
+            this.carrier.holds(data.is_ready());
+            match ready!(data) {
                 Some(Ok(data)) => this.rest = data,
                 Some(Err(error)) => return Poll::Ready(Err(broken(&error))),
                 // Trailers mean nothing here.

@@ -3,12 +3,18 @@
 use std::io;
 use std::time::Duration;
 
+use socket2::TcpKeepalive;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::gate::Full;
 use super::io::WorkerIo;
 use super::worker::Worker;
 use crate::config::Address;
+
+/// A silent worker's kernel is asked after 15 s, and the worker's machine is gone after three unanswered questions: 30 s. Where
+/// bytes wait to be acknowledged, Linux asks nothing and takes its own time.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(3);
 
 /// Why there is no connection to a worker.
 #[derive(Debug, thiserror::Error)]
@@ -45,9 +51,7 @@ async fn socket(address: &Address) -> io::Result<WorkerIo> {
         Address::Tcp(address) => {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
-            let keepalive =
-                socket2::TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
-            socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+            socket2::SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE)?;
             Ok(WorkerIo::Tcp(stream))
         }
         Address::Unix(path) => Ok(WorkerIo::Unix(UnixStream::connect(path).await?)),

@@ -1,12 +1,11 @@
 //! The socket to a worker, whichever kind its address is, with or without TLS.
 
-use std::cell::Cell;
 use std::io;
-use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
@@ -72,49 +71,33 @@ impl AsyncWrite for WorkerIo {
     }
 }
 
-/// A socket that remembers whether anything came over it: a request may go again only while nothing has.
-pub struct Heeded {
-    /// The socket.
-    pub io: WorkerIo,
-    /// Something was read since this was last set to `false`.
-    pub heard: Rc<Cell<bool>>,
-}
+impl WorkerIo {
+    /// Neither has it ended nor has anything come, as far as the reactor has seen. What comes here is lost.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        let read = match self {
+            // No call to the kernel unless there is something, and no waker left behind.
+            Self::Tcp(io) => io.try_read(&mut [0]),
+            Self::Unix(io) => io.try_read(&mut [0]),
+            // TLS has messages of its own, which are neither.
+            Self::Tls(io) => {
+                let (mut cx, mut byte) = (Context::from_waker(Waker::noop()), [0]);
+                return Pin::new(io).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending();
+            }
+        };
+        read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
 
-impl AsyncRead for Heeded {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut this.io).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            this.heard.set(true);
+    /// Reads up to `most` bytes into a buffer of their own, made when there is something to read; empty at the end.
+    pub(super) fn poll_read_large(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<BytesMut>> {
+        match self {
+            Self::Tcp(io) => ready!(io.poll_read_ready(cx))?,
+            Self::Unix(io) => ready!(io.poll_read_ready(cx))?,
+            Self::Tls(_) => {}
         }
-        polled
-    }
-}
-
-impl AsyncWrite for Heeded {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+        let mut read = BytesMut::with_capacity(most);
+        // Not `try_read_buf`: that does not take a read that fills not all for the last there is for now.
+        ready!(pin!(self.read_buf(&mut read)).poll(cx))?;
+        Poll::Ready(Ok(read))
     }
 }
 

@@ -2,18 +2,24 @@
 
 pub mod addresses;
 pub mod admin;
+pub mod answer;
+pub mod broke_off;
 pub mod connect;
 pub mod counts;
 pub mod dial;
 pub mod eject;
 pub mod ending;
+pub mod exchange;
 pub mod gate;
 pub mod health;
 pub mod io;
 pub mod life;
 pub mod notes;
 pub mod pool;
+pub mod sending;
 pub mod tls;
+pub mod unread;
+pub mod waits;
 pub mod why;
 pub mod worker;
 
@@ -24,7 +30,9 @@ use std::time::Duration;
 
 use crate::affinity::cookie::{Jar, WorkerId, worker_id};
 use crate::affinity::ring::{self, Ring, Seat};
+use crate::affinity::rule::{self, Live};
 use crate::clock;
+use crate::config::rules::Protocol;
 use crate::config::{self, Affinity};
 use crate::metrics::{Metrics, UpstreamSeries};
 use crate::proxy::guard::Limits;
@@ -55,8 +63,8 @@ pub struct Upstream {
     pub members: Vec<Member>,
     /// The file does not name it any more: no route leads here, and it goes with its last member.
     pub removed: bool,
-    /// Engine.IO sids decide.
-    pub socket_io: bool,
+    /// What names a session, in order.
+    pub rules: Vec<Live>,
     /// The signed cookie, when it is one of the sources.
     pub jar: Option<Jar>,
     /// The client's address is one of the sources.
@@ -162,14 +170,14 @@ impl Upstream {
         members.extend(removed(&members, config, before));
         // In reverse: where a removed worker's name is another's now, cookies with it are the other's.
         let by_id = members.iter().enumerate().rev().map(|(index, m)| (m.worker.id, index)).collect();
-        let has = |affinity| config.affinity.contains(&affinity);
+        let has = |affinity| config.affinity.contains(affinity);
         Self {
             ring: Ring::build(secret, &ids),
             by_id,
             removed: false,
-            socket_io: has(Affinity::SocketIo),
-            jar: has(Affinity::Cookie).then(|| Jar::new(secret, &config.name, config.cookie_same_site)),
-            by_address: has(Affinity::Address),
+            rules: rule::live(config, metrics),
+            jar: has(&Affinity::Cookie).then(|| Jar::new(secret, &config.name, config.cookie_same_site)),
+            by_address: has(&Affinity::Address),
             limits: Limits::follow(config.rate, before.and_then(|before| before.limits.as_ref())),
             eject: eject::Rules::of(config),
             members,
@@ -204,6 +212,11 @@ impl Upstream {
     /// Whether a removed worker has nothing left to wait for.
     pub fn has_unneeded(&self) -> bool {
         self.members.iter().any(|m| m.worker.admin.is_removed() && !m.worker.is_needed())
+    }
+
+    /// Its rule for Engine.IO, where that is one of its affinities.
+    pub fn socket_io(&self) -> Option<&Live> {
+        self.rules.iter().find(|live| live.rule.protocol == Protocol::SocketIo)
     }
 
     /// Its counters.

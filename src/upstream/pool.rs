@@ -3,7 +3,6 @@
 //! Nobody polls them: they are looked at when one is taken, and by a [`sweep`] with every tick of the thread. Left out: how
 //! one is made, and what it carries (`connect`).
 
-use std::task::{Context, Waker};
 use std::time::Duration;
 
 use super::connect::Lease;
@@ -25,11 +24,11 @@ pub struct Pool(Vec<Box<Lease>>);
 
 impl Pool {
     /// One that lives and has been idle for less than `max_idle_ms`: the freshest.
-    pub(super) fn take(&mut self, max_idle_ms: u64, now_ms: u64, cx: &mut Context<'_>) -> Option<Box<Lease>> {
+    pub(super) fn take(&mut self, max_idle_ms: u64, now_ms: u64) -> Option<Box<Lease>> {
         // The last one is the freshest: if it has been idle for too long, so have all.
         while self.0.last().is_some_and(|lease| lease.idle_for(now_ms) < lease.idle_limit_ms().min(max_idle_ms)) {
             let mut lease = self.0.pop()?;
-            if lease.alive(cx) {
+            if lease.alive() {
                 return Some(lease);
             }
             lease.found_dead(now_ms);
@@ -49,15 +48,14 @@ impl Pool {
 
     /// Closes those that have ended.
     pub(super) fn drop_dead(&mut self, now_ms: u64) {
-        let mut cx = Context::from_waker(Waker::noop());
-        for dead in self.0.extract_if(.., |lease| !lease.alive(&mut cx)) {
+        for dead in self.0.extract_if(.., |lease| !lease.alive()) {
             dead.found_dead(now_ms);
         }
     }
 
     /// Whether its longest idle connection has ended: a worker that died has ended them all.
     fn begins_dead(&mut self) -> bool {
-        self.0.first_mut().is_some_and(|lease| !lease.alive(&mut Context::from_waker(Waker::noop())))
+        self.0.first_mut().is_some_and(|lease| !lease.alive())
     }
 
     fn drop_old(&mut self, now_ms: u64) {
@@ -69,6 +67,7 @@ impl Pool {
 /// must not keep a gone worker looking alive. One look a pool and tick tells whether there is a reason for more.
 pub fn sweep(thread: &Thread) {
     let now = clock::now_ms();
+    thread.waits.tick(now);
     thread.pools.borrow_mut().retain(|_, pool| {
         pool.drop_old(now);
         let has_reason = |worker: &Worker| worker.refuses_connects() || worker.has_losses(now);

@@ -75,6 +75,13 @@ def build(opt):
     async def read_stats(_):
         return web.json_response({**stats, "live": sum(not s.closed for s in sio.eio.sockets.values())})
 
+    async def follow(request):
+        sid = request.headers.get("x-socket-id") or request.query.get("socketId")
+        spaces = list(sio.manager.get_namespaces())
+        has = sid in sio.eio.sockets or any(sio.manager.is_connected(sid, space) for space in spaces)
+        return web.json_response({"worker": opt.name, "has": has}, status=200 if has else 404)
+
+    app.router.add_route("*", "/socket", follow)
     app.router.add_get("/health", health)
     app.router.add_get("/stats", read_stats)
     return app

@@ -58,7 +58,7 @@ const ID_MAKERS = {
 };
 
 const stats = {};
-const server = createWorker({ name: opt.name, stats, tls: opt.tls, skip: (req) => req.url.startsWith(opt.path) });
+const server = createWorker({ name: opt.name, stats, tls: opt.tls, skip: (req) => req.url.startsWith(opt.path), more: { '/socket': follow } });
 const library = require(PACKAGES[opt.version]);
 const io = modern ? new library.Server(server, ioOptions()) : library(server, ioOptions());
 if (opt['generate-id']) io.engine.generateId = ID_MAKERS[opt['generate-id']];
@@ -66,6 +66,7 @@ if (opt['generate-id']) io.engine.generateId = ID_MAKERS[opt['generate-id']];
 countEngine({ server, io, stats, path: opt.path });
 if (opt.handshake) spoilHandshake(server, opt.handshake);
 
+if (modern) io.of('/other').on('connection', (socket) => socket.on('whoami', (ack) => ack(opt.name)));
 io.on('connection', (socket) => {
   // `echo` acknowledges; `n` comes back as an event with the worker's name: lost, doubled and reordered messages show.
   socket.on('echo', (value, ack) => typeof ack === 'function' && ack(value));
@@ -85,6 +86,15 @@ announce(server, {
     'disconnect-all': () => Object.values(socketsOf(io)).forEach((socket) => socket.disconnect(true)),
   },
 });
+
+// An ordinary request that says whose it is (x-socket-id, or ?socketId=): Engine.IO's sid, or Socket.IO's own id in any namespace.
+function follow({ req, res, query }) {
+  const id = req.headers['x-socket-id'] || query.get('socketId');
+  const spaces = modern ? [...io._nsps.values()] : Object.values(io.nsps);
+  const has = spaces.some(({ sockets }) => (sockets instanceof Map ? sockets.has(id) : id in sockets)) || id in io.engine.clients;
+  if (!has) stats.strangers = (stats.strangers || 0) + 1;
+  res.writeHead(has ? 200 : 404, { 'content-type': 'application/json', 'x-worker': opt.name }).end(JSON.stringify({ worker: opt.name, has }));
+}
 
 function socketsOf(io) {
   const sockets = io.of('/').sockets; // a Map since v3, an object before

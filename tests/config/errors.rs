@@ -23,7 +23,7 @@ fn unknown_key_with_none_near_lists_all() {
       |
     6 | memory = 3
       | ^^^^^^
-      = help: there is `pins`, `pins_per_address`, `discoveries_per_address`, `discoveries`, `replay_bytes`, `handshakes`, `http2_streams`, `handshake_timeout`, `connections`, `connections_per_address`, `tunnels_per_address`, `requests_per_connection`, `reserved_descriptors`, `min_rate`, `min_rate_grace`, `head_bytes`, `head_fields`, `target_bytes`, `head_timeout`, `idle_timeout`
+      = help: there is `pins`, `sockets`, `pins_per_address`, `discoveries_per_address`, `discoveries`, `replay_bytes`, `handshakes`, `http2_streams`, `handshake_timeout`, `connections`, `connections_per_address`, `tunnels_per_address`, `requests_per_connection`, `reserved_descriptors`, `min_rate`, `min_rate_grace`, `head_bytes`, `head_fields`, `target_bytes`, `head_timeout`, `idle_timeout`
     ");
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{TempDir, errors_of, resolve};
-use stickyd::config::{Config, Health, Limits, Log, Upstream, load_with_warnings, parse_with};
+use stickyd::config::{Config, Health, Limits, Log, Tunnels, Upstream, load_with_warnings, parse_with};
 
 fn conf() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("conf")
@@ -119,15 +119,22 @@ fn every_commented_line_is_right_and_shows_the_default() {
     let app = config.upstreams[0].clone();
     assert_eq!(app.health, Health::default());
     let defaults = Upstream {
+        request_timeout: app.request_timeout,
         tunnel_idle: app.tunnel_idle,
+        tunnels: Tunnels { ping: app.tunnels.ping, ..Tunnels::default() },
         max_connections: app.max_connections,
         max_tunnels: app.max_tunnels,
         max_body: app.max_body,
         rate: app.rate,
+        labels: app.labels.clone(),
+        follow: app.follow.clone(),
         ..Upstream::new(app.name.clone(), app.groups.clone(), app.found.clone())
     };
     assert_eq!((app.max_connections, app.max_tunnels, app.max_body), (Some(1000), Some(900), Some(10_000_000)));
-    assert!(app.rate.requests.is_some() && config.routes[0].guards.rate.handshakes.is_some());
+    assert_eq!(app.labels.len(), 3);
+    assert!(
+        app.rate.requests.is_some() && app.tunnels.ping.is_some() && config.routes[0].guards.rate.handshakes.is_some()
+    );
     assert_eq!(app, defaults);
     let (plain, _) = load_with_warnings(&conf().join("stickyd.toml")).unwrap();
     assert_eq!(config.admin.address, plain.admin.address, "the default is what is shown");
@@ -138,11 +145,12 @@ fn no_key_is_left_out() {
     // An unknown key is answered with the keys there are: ask in every table.
     let text = "z = 1\n[[listener]]\nz = 1\nredirect = { z = 1 }\n[[listener]]\ntls = { z = 1, hsts = { z = 1 } }\n\
         [[listener]]\ntls = { certificates = [{ z = 1, client_auth = { z = 1 } }] }\n[upstream.a]\nz = 1\nworkers = [{ z = 1 }]\n\
-        health = { z = 1 }\ncookie = { z = 1 }\ndrain = { z = 1 }\neject = { z = 1 }\ntls = { z = 1 }\nrate = { z = 1 }\n[[route]]\nz = 1\nrate = { z = 1 }\n[admin]\nz = 1\n[limits]\nz = 1\n[log]\nz = 1\n"
+        health = { z = 1 }\ncookie = { z = 1 }\ndrain = { z = 1 }\neject = { z = 1 }\ntls = { z = 1 }\nrate = { z = 1 }\nround_trip = { z = 1 }\n[[route]]\nz = 1\nrate = { z = 1 }\n[admin]\nz = 1\n[limits]\nz = 1\n[log]\nz = 1\n\
+        [affinity.b]\nz = 1\nlookup = [\"query:a\"]\nlearn = [{ z = 1 }]\nrefusal = [{ z = 1 }]\ncreates = [{ z = 1 }]\nends = [{ z = 1 }]\n"
         .replace('z', "zzzzzzzzzzzz");
     let errors = errors_of(&text);
     let lists = errors.lines().filter_map(|line| line.trim().strip_prefix("= help: there is "));
-    assert_eq!(lists.clone().count(), 20, "{errors}");
+    assert_eq!(lists.clone().count(), 26, "{errors}");
     let known: Vec<_> = lists.flat_map(|list| list.split(", ")).map(|key| key.trim_matches('`')).collect();
     assert!(known.len() >= 40, "{known:?}");
     let shown = commented();

@@ -109,9 +109,69 @@ fn telling() {
 }
 
 #[test]
+fn sockets_are_shown_and_closed() {
+    let (one, two) = (engine("one"), engine("two"));
+    let binary = Binary::with(&text(&[("one", &one), ("two", &two)], "labels = { room = \"query:room\" }"));
+    for room in ["red", "red", "blue"] {
+        let handshake = format!("/socket.io/?EIO=4&transport=polling&room={room}");
+        assert_eq!(Raw::connect(binary.address).get(&handshake).status(), 200);
+    }
+    let all = says(&binary, "sockets");
+    let lines: Vec<&str> = all.lines().collect();
+    assert!(lines[0].trim_start().starts_with("ID  UPSTREAM") && lines[0].ends_with("LABELS"), "{all}");
+    assert_eq!((lines.len(), lines[5]), (6, "3 of 3 live sockets"), "{all}");
+    assert_eq!(lines.iter().filter(|line| line.ends_with("room=red")).count(), 2, "{all}");
+    let red = json(&says(&binary, "sockets --label room=red --transport polling --sort -id --json"));
+    assert_eq!(red["total"], 2);
+    let id = red["sockets"][0]["id"].as_str().unwrap();
+    assert!(says(&binary, "sockets --limit 1").ends_with("1 shown of 3 that fit (--limit, --offset), 3 live\n"));
+    let one = says(&binary, &format!("sockets {id}"));
+    assert!(one.starts_with(&format!("id           {id}\n")) && one.contains("\nlabels       room=red\n"), "{one}");
+    assert!(fails(&binary, "sockets nobody", 1).starts_with("error: there is no live socket `nobody`"));
+    assert!(fails(&binary, "sockets --state dead", 1).contains("open, quiet, suspect, draining, closing"));
+    assert!(fails(&binary, "sockets --label red", 2).contains("write NAME=VALUE"));
+
+    let top = says(&binary, "top --once --rows 2");
+    assert!(
+        top.contains("\n3 live sockets, 3 that fit; the busiest of them:\n") && top.contains("UPSTREAM  WORKER"),
+        "{top}"
+    );
+    assert_eq!(top.matches("polling").count(), 2, "{top}");
+
+    // Nothing without a word that it is meant.
+    assert!(fails(&binary, "close", 1).contains("which sockets?"));
+    assert!(fails(&binary, "close --all --label room=red", 1).contains("exclude each other"));
+    assert_eq!(fails(&binary, "close --label room=red", 1), "error: 2 sockets would be closed: add --yes\n");
+    assert!(fails(&binary, "close --label room=green --yes", 1).contains("no live socket fits"));
+    assert!(fails(&binary, &format!("close {id} --code 1006"), 1).contains("must never be sent"));
+    assert_eq!(
+        says(&binary, "close --label room=red --dry-run"),
+        "2 sockets would be told to close: 0 tunnels, 2 polling sessions\n"
+    );
+    assert_eq!(json(&says(&binary, "sockets --json"))["total"], 3);
+
+    assert_eq!(says(&binary, &format!("close {id}")), format!("{id} is told to close\n"));
+    let output = stickyd(&binary, "close --all --spread 1s --yes");
+    let (said, progress) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert_eq!(output.status.code(), Some(0), "{progress}");
+    assert_eq!(said, "2 sockets are told to close (0 tunnels, 2 polling sessions); 0 had gone before\n");
+    assert_eq!(progress.lines().last(), Some("0 of 2 sockets left"), "{progress}");
+    assert_eq!(says(&binary, "sockets").lines().last(), Some("0 of 0 live sockets"));
+}
+
+#[test]
 fn where_nobody_answers_and_how_to_be_helped() {
     let run = |line: &[&str]| Command::new(env!("CARGO_BIN_EXE_stickyd")).args(line).output().unwrap();
-    for command in [&["status"][..], &["workers"], &["drain", "app/w"], &["log", "debug"], &["explain"]] {
+    for command in [
+        &["status"][..],
+        &["workers"],
+        &["sockets"],
+        &["top"],
+        &["close", "--all", "--yes"],
+        &["drain", "app/w"],
+        &["log", "debug"],
+        &["explain"],
+    ] {
         let output = run(&[command, &["--admin", "unix:/nonexistent/admin.sock"]].concat());
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{command:?}");
@@ -124,6 +184,9 @@ fn where_nobody_answers_and_how_to_be_helped() {
     assert!(String::from_utf8(help.stdout).unwrap().contains("Exit codes: 0 done; 1 not done"));
     for shell in ["bash", "zsh", "fish"] {
         let script = String::from_utf8(run(&["completions", shell]).stdout).unwrap();
-        assert!(["drain", "explain", "completions"].iter().all(|word| script.contains(word)), "{shell}");
+        assert!(
+            ["drain", "explain", "completions", "sockets", "close", "top"].iter().all(|word| script.contains(word)),
+            "{shell}"
+        );
     }
 }

@@ -4,20 +4,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::support::proxy::Binary;
 use crate::support::raw::{Leg, Message, Raw, RawWorker, eventually, ok};
 
 const REFUSAL: &str = r#"{"code":1,"message":"Session ID unknown"}"#;
 
-/// Makes sessions, each with a sid of its own and this name in it; answers POSTs and ordinary requests, and lets polls wait
-/// unless their sid ends in `!`.
-pub(super) fn engine(name: &'static str) -> RawWorker {
+/// Makes sessions, each with a sid of its own and this name in it; answers POSTs and ordinary requests, lets polls wait
+/// unless their sid ends in `!`, and grants WebSockets at
+/// `/ws`, to say nothing on them.
+pub(crate) fn engine(name: &'static str) -> RawWorker {
     let made = Arc::new(AtomicU32::new(0));
     RawWorker::scripted(move |leg: &mut Leg| {
         while let Some(request) = leg.request() {
             let target = request.target();
-            let answer = if target.contains("sid=") && request.start.starts_with("GET") {
+            let answer = if let Some(key) = request.header("sec-websocket-key").filter(|_| target.starts_with("/ws")) {
+                let accept = derive_accept_key(key.as_bytes());
+                let grant = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: ";
+                leg.send(format!("{grant}{accept}\r\n\r\n"));
+                leg.until_closed();
+                return;
+            } else if target.contains("sid=") && request.start.starts_with("GET") {
                 leg.until_closed();
                 return;
             } else if target.contains("sid=") {
@@ -86,7 +94,7 @@ pub(super) fn sessions_at(binary: &Binary, name: &str, count: usize) -> Vec<Stri
     panic!("never {count} sessions at {name}");
 }
 
-pub(super) fn path(sid: &str) -> String {
+pub(crate) fn path(sid: &str) -> String {
     format!("/socket.io/?EIO=4&transport=polling&sid={sid}")
 }
 

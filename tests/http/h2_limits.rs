@@ -1,7 +1,6 @@
 //! `[limits]` of clients that speak HTTP/2: those of a request hold for a stream, those of a connection for all of it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::StatusCode;
@@ -89,18 +88,4 @@ async fn a_body_that_grows_too_large_behind_its_answers_head_ends_its_stream_onl
     send.send_data(Bytes::from(vec![b'x'; 10]), false).unwrap();
     assert!(within(body.data()).await.unwrap().is_err());
     assert_eq!(client.get("/").await.text(), "other");
-}
-
-/// Streams wait for each other, so silence says nothing of one.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_body_is_waited_for() {
-    let worker = RawWorker::answering(|request| ok(request.text()));
-    let limits = "min_rate = 1_000_000\nmin_rate_grace = \"1s\"";
-    let stickyd = Secured::with("", &format!("[upstream.app]\nworkers = [\"{}\"]\n[limits]\n{limits}", worker.address));
-    let client = stickyd.client().await;
-    let (answer, mut send) = client.begin(ask("POST", "/")).await;
-    send.send_data(Bytes::from_static(b"sl"), false).unwrap();
-    tokio::time::sleep(Duration::from_secs(4)).await;
-    send.send_data(Bytes::from_static(b"ow"), true).unwrap();
-    assert_eq!(whole(answer).await.unwrap().text(), "slow");
 }

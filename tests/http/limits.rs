@@ -40,6 +40,47 @@ fn past_all_connections_a_client_is_closed_and_one_that_leaves_makes_room() {
     assert_eq!(second.get("/").status(), 200);
 }
 
+/// A keep-alive connection that nobody uses is worth less than a client that has just come.
+#[test]
+fn past_all_connections_who_was_idle_for_longest_makes_room_and_nobody_who_waits() {
+    let worker = RawWorker::scripted(|leg| {
+        while let Some(request) = leg.request() {
+            if request.target() == "/wait" {
+                return leg.until_closed();
+            }
+            leg.send(ok("a"));
+        }
+    });
+    let proxy = with(&worker, "connections = 4\nconnections_per_address = 9");
+    let (mut waiting, mut half) = (Raw::connect(proxy.address), Raw::connect(proxy.address));
+    waiting.send("GET /wait HTTP/1.1\r\nHost: a\r\n\r\n");
+    half.send("GET / HTTP/1.1\r\nHo");
+    let (mut older, mut younger) = (Raw::connect(proxy.address), Raw::connect(proxy.address));
+    assert_eq!(older.get("/").status(), 200);
+    std::thread::park_timeout(Duration::from_secs(2));
+    assert_eq!(younger.get("/").status(), 200);
+    // Idle for less than a second or two, nobody is; the others are busy.
+    let come = |mut client: Raw| {
+        let served = client.try_send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").is_ok() && client.head().is_some();
+        served.then_some(client)
+    };
+    let mut first = None;
+    eventually("there is room", || {
+        first = come(Raw::connect(proxy.address));
+        first.is_some()
+    });
+    older.closed();
+    let mut second = None;
+    eventually("there is room once more", || {
+        second = come(Raw::connect(proxy.address));
+        second.is_some()
+    });
+    younger.closed();
+    assert_eq!(limited(&proxy, "idle_connections"), 2.0);
+    assert_eq!(half.ask("st: a\r\n\r\n").text(), "a");
+    assert!(waiting.try_send("").is_ok() && proxy.metric("stickyd_client_connections") < 4.5);
+}
+
 #[test]
 fn an_address_has_its_share_and_takes_nobody_elses() {
     let worker = RawWorker::named("a");

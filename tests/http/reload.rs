@@ -182,8 +182,8 @@ fn what_needs_a_restart_is_named() {
     );
     let (status, said) = post_reload(&binary);
     assert_eq!(status, 200);
-    assert_eq!(said["needs_restart"], serde_json::json!(["secret", "[limits]"]));
-    binary.says(&["[limits] changed in the file, but needs a restart"]);
+    assert_eq!(said["needs_restart"], serde_json::json!(["secret", "[limits] pins"]));
+    binary.says(&["[limits] pins changed in the file, but needs a restart"]);
 }
 
 #[test]
@@ -268,7 +268,7 @@ fn what_runs_and_what_is_wrong_with_the_file_are_shown() {
     post_reload(&binary);
     let good = config();
     assert_eq!((&good["error"], &good["generation"]), (&Value::Null, &2.into()));
-    assert_eq!(good["needs_restart"], serde_json::json!(["[limits]"]));
+    assert_eq!(good["needs_restart"], serde_json::json!(["[limits] pins"]));
     assert_ne!(good["loaded_at"], first["loaded_at"]);
     assert!((metric(&binary, "stickyd_config_ok") - 1.0).abs() < f64::EPSILON);
 }

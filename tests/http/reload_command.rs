@@ -25,7 +25,7 @@ fn by_the_file_good_and_bad() {
     let binary = Binary::with(&text(&[&one], ""));
     write(&binary, &text(&[&two], "[limits]\npins = 5000"));
     let output = reload(&binary, BY_FILE);
-    assert_eq!(said(&output), (0, "reloaded\n[limits] changed in the file, but needs a restart\n", ""));
+    assert_eq!(said(&output), (0, "reloaded\n[limits] pins changed in the file, but needs a restart\n", ""));
     assert_eq!(Raw::connect(binary.address).get("/").text(), "two");
 
     write(&binary, &text(&[&one], "affinty = 1"));

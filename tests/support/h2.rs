@@ -71,13 +71,16 @@ impl Secured {
 
     /// A TLS connection whose client offers these protocols.
     pub(crate) async fn offering(&self, alpn: &[&[u8]]) -> TlsStream<TcpStream> {
+        self.offering_on(TcpStream::connect(self.proxy().address).await.unwrap(), alpn).await
+    }
+
+    async fn offering_on(&self, stream: TcpStream, alpn: &[&[u8]]) -> TlsStream<TcpStream> {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
         let mut config = builder.with_root_certificates(roots).with_no_client_auth();
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-        let stream = TcpStream::connect(self.proxy().address).await.unwrap();
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         within(connector.connect(ServerName::try_from("localhost").unwrap(), stream)).await.unwrap()
     }
@@ -89,7 +92,13 @@ impl Secured {
 
     /// The same, with settings of its own.
     pub(crate) async fn client_with(&self, builder: &h2::client::Builder) -> Client {
-        let io = self.offering(&[b"h2"]).await;
+        let stream = TcpStream::connect(self.proxy().address).await.unwrap();
+        self.client_on(stream, builder).await
+    }
+
+    /// The same, on a connection there is.
+    pub(crate) async fn client_on(&self, stream: TcpStream, builder: &h2::client::Builder) -> Client {
+        let io = self.offering_on(stream, &[b"h2"]).await;
         let (send, connection) = within(builder.handshake(io)).await.unwrap();
         let send = within(send.ready()).await.unwrap();
         #[expect(clippy::disallowed_methods, reason = "a test's connection: ends with its client")]

@@ -86,6 +86,11 @@ impl Load {
         self.finish().await
     }
 
+    /// Every event of this name so far.
+    pub(crate) fn said(&self, name: &str) -> Vec<&Value> {
+        self.said.iter().filter(|line| line["event"] == name).collect()
+    }
+
     fn last_words(&self) -> String {
         let words: Vec<_> = self.said.iter().rev().take(12).rev().map(Value::to_string).collect();
         words.join("\n  ")

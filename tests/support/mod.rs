@@ -4,6 +4,7 @@
 //! its value is dropped.
 
 pub(crate) mod h2;
+pub(crate) mod kind;
 pub(crate) mod load;
 pub(crate) mod node;
 pub(crate) mod process;

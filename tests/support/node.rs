@@ -1,5 +1,6 @@
 //! Real workers: Socket.IO from npm, `ws`, python-socketio, socketioxide.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -38,17 +39,31 @@ impl NodeServer {
 
     /// `count` workers of the same arguments, named w1, w2, …; started together, for node needs its time.
     pub(crate) async fn start_many(count: usize, args: &[&str]) -> Vec<Worker> {
-        let mut starting = Vec::new();
-        for i in 1..=count {
-            let name = format!("w{i}");
-            starting.push(Process::start("node", [&["server.js", "--name", &name], args].concat()));
-        }
-        let mut workers = Vec::new();
-        for process in starting {
-            workers.push(Worker::listening(process).await);
-        }
-        workers
+        start_many("server.js", 1..=count, args).await
     }
+}
+
+/// `tests/clients/kinds/KIND_server.js`: a worker of another protocol.
+pub(crate) struct KindServer;
+
+impl KindServer {
+    /// Named by their numbers: w1, w2, …
+    pub(crate) async fn start_many(kind: &str, numbers: RangeInclusive<usize>, args: &[&str]) -> Vec<Worker> {
+        start_many(&format!("kinds/{kind}_server.js"), numbers, args).await
+    }
+}
+
+async fn start_many(script: &str, numbers: RangeInclusive<usize>, args: &[&str]) -> Vec<Worker> {
+    let mut starting = Vec::new();
+    for i in numbers {
+        let name = format!("w{i}");
+        starting.push(Process::start("node", [&[script, "--name", &name], args].concat()));
+    }
+    let mut workers = Vec::new();
+    for process in starting {
+        workers.push(Worker::listening(process).await);
+    }
+    workers
 }
 
 impl WsEcho {

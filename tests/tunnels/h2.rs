@@ -29,7 +29,7 @@ async fn granted(worker: &RawWorker, more: &str) -> (TcpStream, String) {
 }
 
 /// A tunnel's two ends.
-async fn tunnel(client: &Client, worker: &RawWorker) -> (StreamIo<()>, TcpStream) {
+pub(super) async fn tunnel(client: &Client, worker: &RawWorker) -> (StreamIo<()>, TcpStream) {
     let (opened, (far, _)) = tokio::join!(client.tunnel(connect("websocket", "/chat")), granted(worker, ""));
     (opened.unwrap_or_else(|refused| panic!("{refused:?}")).0, far)
 }
@@ -268,4 +268,20 @@ async fn they_count_among_those_of_their_address() {
     let gauge = format!("stickyd_tunnels{{upstream=\"app\",worker=\"{}\"}}", worker.address);
     until("it is over", || stickyd.proxy().metric(&gauge) < 0.5).await;
     tunnel(&client, &worker).await;
+}
+
+/// A tunnel is as slow as its client likes, also where requests have a minimum rate.
+#[tokio::test]
+async fn a_tunnel_whose_client_makes_no_room_is_waited_for() {
+    let worker = RawWorker::start().await;
+    let limits = "min_rate = 1_000_000\nmin_rate_grace = \"1s\"";
+    let stickyd = Secured::with("", &format!("[upstream.app]\nworkers = [\"{}\"]\n[limits]\n{limits}", worker.address));
+    let client = stickyd.client().await;
+    let (mut near, mut far) = tunnel(&client, &worker).await;
+    let message = frame(0x82, &vec![7; 60_000]);
+    let all = message.repeat(5);
+    let (sent, ()) = tokio::join!(far.write_all(&all), tokio::time::sleep(Duration::from_secs(5)));
+    sent.unwrap();
+    assert_eq!(read(&mut near, all.len()).await, all);
+    assert_eq!(stickyd.proxy().metric("stickyd_limited_total{limit=\"min_rate_answer\"}"), 0.0);
 }

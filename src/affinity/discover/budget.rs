@@ -51,6 +51,12 @@ impl Budget {
         }
     }
 
+    /// Another budget from now on; what each address has spent is forgotten where its own has changed.
+    pub(super) fn set(&mut self, per_address: u32, total: u32) {
+        self.total = Rate::per_second(total);
+        self.addresses = Buckets::new(Rate::per_second(per_address), ADDRESSES);
+    }
+
     /// Takes a token of `address`; not `taken` when it or all together have none.
     pub(super) fn take(&mut self, address: u64, now_ms: u64) -> Taken {
         if self.all.wait(self.total, now_ms).is_some() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hyper::body::{Frame, Incoming};
+use hyper::body::{Body as _, Frame};
 use hyper::http::response;
 use hyper::{Method, Response, StatusCode};
 
@@ -14,20 +14,25 @@ use super::probe::{self, Verdict};
 use super::search::{FRESH, Search, Verdicts, Waiting};
 use super::{LOOK, PATIENCE, lock};
 use crate::affinity::pins::Key;
+use crate::affinity::session::{self, EngineIo, Sid};
 use crate::affinity::{Choice, first_guess, forget, hold, pin};
 use crate::clock;
+use crate::config::rules::Protocol;
 use crate::metrics::{Discovery, Source};
 use crate::proxy::Job;
 use crate::proxy::ask::Kind;
 use crate::proxy::attempt::{self, Missed};
 use crate::proxy::body::{Answer, Reply};
 use crate::proxy::forward;
+use crate::proxy::learn::{self, Ahead};
 use crate::proxy::record::Record;
 use crate::proxy::respond::{self, Problem};
+use crate::sockets::End;
 use crate::telemetry::say_full;
 use crate::tunnel;
 use crate::upstream::connect::Lease;
 use crate::upstream::dial::ConnectError;
+use crate::upstream::unread::Unread;
 use crate::upstream::worker::{Count, Worker};
 
 /// The longest pause between two looks at the same silent workers.
@@ -57,6 +62,7 @@ pub(super) struct Hunt<'a> {
 }
 
 /// What one attempt came to.
+#[allow(clippy::large_enum_variant, reason = "moved once an attempt, and never stored")]
 enum Step {
     /// The request is answered.
     Done(Discovery, Response<Reply>),
@@ -159,7 +165,10 @@ impl<'a> Hunt<'a> {
             return verdicts.clone();
         }
         let verdicts = probe::ask_all(self.job, &self.copies.head, candidates).await;
-        *known = Some((Instant::now(), verdicts.clone()));
+        // Of a request that nothing is asked for, nothing is known that would do for another one: Phoenix' POST beside its poll.
+        if probe::asks(self.job, &self.copies.head) {
+            *known = Some((Instant::now(), verdicts.clone()));
+        }
         verdicts
     }
 
@@ -241,7 +250,7 @@ impl<'a> Hunt<'a> {
             Step::Unreached => Some((Discovery::Undecided, respond::problem(Problem::Undecided))),
             Step::Refused | Step::Closed => {
                 if pinned_here {
-                    forget(&self.job.conn.thread.shared, self.key);
+                    forget(&self.job.conn.thread.shared, self.key, End::Refused);
                 }
                 None
             }
@@ -265,16 +274,18 @@ impl<'a> Hunt<'a> {
             return (Discovery::Undecided, respond::problem(Problem::Undecided));
         }
         let shared = &self.job.conn.thread.shared;
-        if !lock(&shared.discoveries.misses).remember(self.key, clock::now_ms()) {
+        // A browser's cookie is that of its next session, too.
+        let lasts = self.job.ask.rule(&self.job.upstream).is_some_and(|live| live.rule.protocol == Protocol::CometD);
+        if !lasts && !lock(&shared.discoveries.misses).remember(self.key, clock::now_ms()) {
             say_full!("too many unknown sessions to remember: each is looked for again");
         }
         let series = self.job.upstream.series();
         let Some((parts, held, answer)) = self.last.take() else {
             series.refusals_own.inc();
-            return (Discovery::Unknown, respond::session_unknown(&self.job.ask));
+            return (Discovery::Unknown, respond::refused(self.job));
         };
         series.refusals_forwarded.inc();
-        (Discovery::Unknown, forward::release(parts, held, answer))
+        (Discovery::Unknown, forward::release(parts, held, answer, None))
     }
 
     /// Sends the real request to one worker. Its acceptance pins the session there.
@@ -302,21 +313,32 @@ impl<'a> Hunt<'a> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return self.switch(worker, claimed, response, lease, record).await;
         }
-        let (parts, incoming) = response.into_parts();
-        let mut answer = Answer::new(incoming, lease, job.conn.thread.clone());
+        let (parts, unread) = response.into_parts();
+        let mut answer = Answer::new(unread, lease, job.conn.thread.clone());
         let mut held = VecDeque::new();
-        if parts.status == StatusCode::BAD_REQUEST {
-            match forward::refuses(parts.status, &mut answer, &mut held).await {
-                Err(problem) => return Step::Done(Discovery::Failed, respond::problem(problem)),
-                Ok(false) => {}
-                Ok(true) => {
-                    self.remember_refusal(worker);
-                    self.last = Some((parts, held, answer));
-                    return Step::Refused;
-                }
+        match self.refuses(&parts, &mut answer, &mut held).await {
+            Err(problem) => return Step::Done(Discovery::Failed, respond::problem(problem)),
+            Ok(false) => {}
+            Ok(true) => {
+                self.remember_refusal(worker);
+                self.last = Some((parts, held, answer));
+                return Step::Refused;
             }
         }
         Step::Done(self.result(), self.release(worker, parts, held, answer, in_flight, record))
+    }
+
+    /// Whether the answer is a refusal by the session's rule; of a preflight, by Engine.IO's.
+    async fn refuses(
+        &self,
+        parts: &response::Parts,
+        answer: &mut Answer,
+        held: &mut VecDeque<Frame<Bytes>>,
+    ) -> Result<bool, Problem> {
+        let upstream = &self.job.upstream;
+        let Some(live) = self.job.ask.rule(upstream).or_else(|| upstream.socket_io()) else { return Ok(false) };
+        let whole = answer.is_end_stream();
+        learn::refuses(live, parts, &mut Ahead::new(answer, held, whole)).await
     }
 
     /// A 101 is acceptance, with one exception: socketioxide grants every upgrade and hangs up on a sid it does not know.
@@ -325,7 +347,7 @@ impl<'a> Hunt<'a> {
         &mut self,
         worker: &Arc<Worker>,
         claimed: bool,
-        response: Response<Incoming>,
+        response: Response<Unread>,
         lease: Box<Lease>,
         record: &mut Record,
     ) -> Step {
@@ -333,7 +355,7 @@ impl<'a> Hunt<'a> {
             worker.series.broken.inc();
             return Step::Done(Discovery::Failed, respond::problem(Problem::BadGateway));
         };
-        if !claimed && granted.ends_within(HANG_UP).await {
+        if !claimed && self.job.ask.is_engine_io(&self.job.upstream) && granted.ends_within(HANG_UP).await {
             self.remember_refusal(worker);
             self.hung_up = true;
             return Step::Refused;
@@ -352,14 +374,15 @@ impl<'a> Hunt<'a> {
         record: &mut Record,
     ) -> Response<Reply> {
         // Only success proves ownership: a middleware of a stranger may answer 403 or 429 before it looks at the sid.
-        let choice = if parts.status.is_success() {
+        let mut choice = if parts.status.is_success() {
             self.accepted(worker, record)
         } else {
             record.decided(worker, Source::Discovered);
             Choice { worker: worker.clone(), why: Source::Discovered, seat: None, hold: None, cookie: None }
         };
+        let stream = forward::settle(self.job, &mut choice, &parts);
         record.answered(worker, parts.status, in_flight, choice.hold);
-        forward::release(parts, held, answer)
+        forward::release(parts, held, answer, stream)
     }
 
     fn accepted(&mut self, worker: &Arc<Worker>, record: &mut Record) -> Choice {
@@ -377,16 +400,36 @@ impl<'a> Hunt<'a> {
         if self.eliminated { Discovery::Eliminated } else { Discovery::Found }
     }
 
-    /// A preflight never creates a pin, and the answer to a HEAD or OPTIONS shows no refusal to go by.
+    /// A preflight never creates a pin, and the answer to a HEAD or OPTIONS shows no refusal to go by, unless its status is one.
     fn may_pin(&self) -> bool {
         let method = self.copies.head.method();
-        matches!(self.job.ask.kind, Kind::Session { .. }) && (method == Method::GET || method == Method::POST)
+        let shows = || match self.job.ask.rule(&self.job.upstream) {
+            Some(live) if live.rule.protocol != Protocol::SocketIo => {
+                *method != Method::OPTIONS && (*method != Method::HEAD || live.refuses_by_status())
+            }
+            _ => method == Method::GET || method == Method::POST,
+        };
+        matches!(self.job.ask.kind, Kind::Session { .. }) && shows()
     }
 
     /// `true`: it was not pinned before.
     fn pin(&self, worker: &Arc<Worker>) -> bool {
-        let (job, ttl) = (self.job, self.job.upstream.session_ttl());
-        self.may_pin() && pin(&job.conn.thread.shared, self.key, job.client, worker.session(), ttl)
+        if !self.may_pin() {
+            return false;
+        }
+        let job = self.job;
+        let (ttl, paced) = match job.ask.rule(&job.upstream) {
+            Some(live) if live.rule.protocol != Protocol::SocketIo => (live.rule.ttl, false),
+            _ => (job.upstream.session_ttl(), true),
+        };
+        let engine = session::recognise(self.copies.head.uri().query());
+        // Other protocols' ids stay where they are.
+        let sid = match &engine {
+            Some(EngineIo { sid: Sid::Given(sid), .. }) => &**sid,
+            _ => &[],
+        };
+        let new = job.session(worker, worker.session(), sid);
+        pin(&job.conn.thread.shared, self.key, job.client, new, ttl, paced)
     }
 
     fn remember_refusal(&self, worker: &Worker) {

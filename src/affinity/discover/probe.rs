@@ -1,29 +1,38 @@
-//! Asking all workers at once who owns a sid, without touching the session (protocols §1.5): a `PUT` of the session's URL
-//! is refused by strangers with code 1 and by the owner with anything but.
+//! Asking all workers at once who owns a session, without touching it. Engine.IO (protocols §1.5): a `PUT` of the session's
+//! URL is refused by strangers with code 1 and by the owner with anything but. SockJS: an `xhr_send` of no message is a
+//! 204 of the owner and a 404 of strangers. tus: a `HEAD` of the upload tells its offset, or 404. Phoenix: a heartbeat is
+//! taken by the owner, whose answer to it no client waits for, and refused by strangers; a POST of the client's own is
+//! refused as well, and needs none. Of other protocols nothing is known to ask.
 //!
-//! The answer is a guess, and proof of life. A worker is asked about a real sid only after it once answered code 1 to a
-//! random one; until then every search asks it the random one first (python-engineio answers 405 to everything). What is
-//! sent carries path, `EIO`, `transport=polling`, `sid` and Host, nothing of the client's. Probes count in no error.
+//! The answer is a guess, and proof of life. A worker is asked about a real sid of Engine.IO only after it once answered
+//! code 1 to a random one; until then every search asks it the random one first (python-engineio answers 405 to everything).
+//! What is sent carries the session's name and Host, nothing of the client's. Probes count in no error.
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
-use hyper::header::{self, HeaderValue};
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::http::response::Parts;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use tokio::sync::mpsc;
 
 use crate::affinity::session;
+use crate::config::rules::Protocol;
 use crate::proxy::Job;
 use crate::proxy::body::{Answer, Outgoing};
 use crate::thread::Thread;
-use crate::upstream::connect::{self, Failure, Lease};
+use crate::upstream::connect::{self, Failure, Lease, Terms};
+use crate::upstream::unread::Unread;
 use crate::upstream::worker::{Oracle, Worker};
 
 /// A worker that takes longer is asked last. Node answers a probe in a millisecond; this is for a busy one.
 const PATIENCE: Duration = Duration::from_millis(1_000);
+
+/// Its silence is nobody's fault yet, and it may be sent twice by whoever asks.
+const TERMS: Terms = Terms { patience: PATIENCE, is_poll: true, keep: false };
 
 /// Idle connections older than this are too likely to end under a probe.
 const FRESH: Duration = Duration::from_secs(2);
@@ -46,11 +55,28 @@ pub(super) enum Verdict {
 
 /// What is sent to every worker.
 struct Probe {
-    path: String,
-    /// Raw, as the client spelled them.
-    eio: String,
-    sid: String,
+    question: Question,
     host: Option<HeaderValue>,
+}
+
+enum Question {
+    EngineIo {
+        path: String,
+        /// Raw, as the client spelled them.
+        eio: String,
+        sid: String,
+    },
+    /// The path of its `xhr_send`.
+    SockJs(String),
+    /// The path of the upload.
+    Tus(String),
+    /// The target of the long poll, and a heartbeat in its serializer's form.
+    Phoenix(String, &'static str),
+}
+
+/// Whether there is a question for this request's session.
+pub(super) fn asks(job: &Job, request: &Request<Outgoing>) -> bool {
+    Probe::of(job, request).is_some()
 }
 
 /// Asks `workers` in parallel; ends when all have spoken, soon after one claims the session, or after a second.
@@ -60,7 +86,7 @@ pub(super) async fn ask_all(
     workers: &[Arc<Worker>],
 ) -> Vec<(Arc<Worker>, Verdict)> {
     let (sender, mut verdicts) = mpsc::channel(workers.len().max(1));
-    let Some(probe) = Probe::of(request).map(Rc::new) else {
+    let Some(probe) = Probe::of(job, request).map(Rc::new) else {
         return workers.iter().map(|worker| (worker.clone(), Verdict::Alive)).collect();
     };
     for worker in workers {
@@ -102,18 +128,21 @@ pub(super) async fn ask_all(
 }
 
 async fn ask(thread: &Rc<Thread>, worker: &Arc<Worker>, probe: &Probe) -> Verdict {
+    let Question::EngineIo { sid, .. } = &probe.question else {
+        return send(thread, worker, probe, "").await.unwrap_or(Verdict::Silent);
+    };
     if worker.oracle() == Oracle::Untried {
-        match send(thread, worker, probe, &random_like(&probe.sid)).await {
+        match send(thread, worker, probe, &random_like(sid)).await {
             Some(Verdict::Refuses) => worker.set_oracle(Oracle::Usable),
             // Proof of life and no more. Nothing is remembered: anybody may ask on a path that is not Engine.IO's.
             Some(_) => return Verdict::Alive,
             None => return Verdict::Silent,
         }
     }
-    send(thread, worker, probe, &probe.sid).await.unwrap_or(Verdict::Silent)
+    send(thread, worker, probe, sid).await.unwrap_or(Verdict::Silent)
 }
 
-/// One `PUT`; `None`: no answer.
+/// One question; `None`: no answer. `sid`: of Engine.IO's.
 async fn send(thread: &Rc<Thread>, worker: &Arc<Worker>, probe: &Probe, sid: &str) -> Option<Verdict> {
     let (response, lease) = match exchange(thread, worker, probe.request(sid)?, FRESH).await {
         Ok(answered) => answered,
@@ -123,17 +152,11 @@ async fn send(thread: &Rc<Thread>, worker: &Arc<Worker>, probe: &Probe, sid: &st
             exchange(thread, worker, probe.request(sid)?, Duration::ZERO).await.ok()?
         }
     };
-    let (parts, incoming) = response.into_parts();
-    let answer = Answer::new(incoming, lease, thread.clone());
+    let (parts, unread) = response.into_parts();
+    let answer = Answer::new(unread, lease, thread.clone());
     let body = Limited::new(answer, session::MAX_REFUSAL).collect().await.map(|body| body.to_bytes()).ok();
     let body = body.unwrap_or_default();
-    Some(if session::is_refusal(parts.status.as_u16(), &body) {
-        Verdict::Refuses
-    } else if parts.status == StatusCode::INTERNAL_SERVER_ERROR || is_code_3(parts.status, &body) {
-        Verdict::Owns
-    } else {
-        Verdict::Alive
-    })
+    Some(probe.judge(&parts, &body))
 }
 
 async fn exchange(
@@ -141,9 +164,9 @@ async fn exchange(
     worker: &Arc<Worker>,
     request: Request<Outgoing>,
     max_idle: Duration,
-) -> Result<(Response<Incoming>, Box<Lease>), Failure> {
+) -> Result<(Response<Unread>, Box<Lease>), Failure> {
     match connect::lease(thread, worker, max_idle, PATIENCE).await {
-        Ok(lease) => lease.exchange(request, PATIENCE, true).await,
+        Ok(lease) => lease.exchange(request, TERMS).await,
         Err(_) => Err(Failure::TimedOut { uploading: false }),
     }
 }
@@ -151,6 +174,15 @@ async fn exchange(
 /// Owned, but upgraded already (protocols §1.5).
 fn is_code_3(status: StatusCode, body: &[u8]) -> bool {
     status == StatusCode::BAD_REQUEST && body.starts_with(br#"{"code":3,"#)
+}
+
+/// Phoenix's two serializers of its own; of another one nothing is known.
+fn heartbeat(query: &str) -> Option<&'static str> {
+    match session::parameter(query, "vsn")?.first()? {
+        b'2' => Some(r#"[null,"stickyd","phoenix","heartbeat",{}]"#),
+        b'1' => Some(r#"{"topic":"phoenix","event":"heartbeat","payload":{},"ref":"stickyd"}"#),
+        _ => None,
+    }
 }
 
 /// A sid nobody has, of the same shape: socketioxide refuses one it cannot parse with code 1, too, and says nothing of one
@@ -181,25 +213,79 @@ fn random_like(sid: &str) -> String {
 }
 
 impl Probe {
-    fn of(request: &Request<Outgoing>) -> Option<Self> {
-        let (eio, sid) = session::raw_eio_and_sid(request.uri().query()?)?;
-        Some(Self {
-            path: request.uri().path().to_owned(),
-            eio: eio.to_owned(),
-            sid: sid.to_owned(),
-            host: request.headers().get(header::HOST).cloned(),
-        })
+    fn of(job: &Job, request: &Request<Outgoing>) -> Option<Self> {
+        let path = request.uri().path();
+        let protocol = job.ask.rule(&job.upstream).map_or(Protocol::SocketIo, |live| live.rule.protocol);
+        let question = match protocol {
+            Protocol::SocketIo => {
+                let (eio, sid) = session::raw_eio_and_sid(request.uri().query()?)?;
+                Question::EngineIo { path: path.to_owned(), eio: eio.to_owned(), sid: sid.to_owned() }
+            }
+            Protocol::SockJs => Question::SockJs(format!("{}/xhr_send", path.rsplit_once('/')?.0)),
+            Protocol::Tus => Question::Tus(path.to_owned()),
+            Protocol::Phoenix => {
+                let query = request.uri().query().filter(|_| request.method() == Method::GET)?;
+                Question::Phoenix(format!("{path}?{query}"), heartbeat(query)?)
+            }
+            Protocol::SignalR | Protocol::Mcp | Protocol::CometD | Protocol::Custom => return None,
+        };
+        Some(Self { question, host: request.headers().get(header::HOST).cloned() })
     }
 
     fn request(&self, sid: &str) -> Option<Request<Outgoing>> {
-        let uri = format!("{}?EIO={}&transport=polling&sid={sid}", self.path, self.eio).parse::<Uri>().ok()?;
-        let mut request = Request::new(Outgoing::EMPTY);
-        *request.method_mut() = Method::PUT;
-        *request.uri_mut() = uri;
+        let (method, uri, body, named) = match &self.question {
+            Question::EngineIo { path, eio, .. } => {
+                (Method::PUT, format!("{path}?EIO={eio}&transport=polling&sid={sid}"), "", None)
+            }
+            Question::SockJs(path) => {
+                let plain = (header::CONTENT_TYPE, HeaderValue::from_static("text/plain;charset=UTF-8"));
+                (Method::POST, path.clone(), "[]", Some(plain))
+            }
+            Question::Phoenix(target, heartbeat) => {
+                let json = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                (Method::POST, target.clone(), *heartbeat, Some(json))
+            }
+            Question::Tus(path) => {
+                let version = (HeaderName::from_static("tus-resumable"), HeaderValue::from_static("1.0.0"));
+                (Method::HEAD, path.clone(), "", Some(version))
+            }
+        };
+        let mut request = Request::new(Outgoing::held(Bytes::from_static(body.as_bytes())));
+        let head = method == Method::HEAD;
+        *request.method_mut() = method;
+        *request.uri_mut() = uri.parse::<Uri>().ok()?;
         let headers = request.headers_mut();
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        if !head {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        }
         headers.insert(header::HOST, self.host.clone().unwrap_or_else(|| HeaderValue::from_static("localhost")));
+        headers.extend(named);
         Some(request)
+    }
+
+    /// What an answer says; anything unexpected says no more than that the worker lives.
+    fn judge(&self, parts: &Parts, body: &[u8]) -> Verdict {
+        let status = parts.status;
+        let (owns, refuses) = match &self.question {
+            Question::EngineIo { .. } => (
+                status == StatusCode::INTERNAL_SERVER_ERROR || is_code_3(status, body),
+                session::is_refusal(status.as_u16(), body),
+            ),
+            Question::SockJs(_) => (status == StatusCode::NO_CONTENT, status == StatusCode::NOT_FOUND),
+            Question::Phoenix(..) => {
+                let says = |text: &[u8]| status == StatusCode::OK && body.windows(text.len()).any(|part| part == text);
+                (says(br#""status":200"#), says(br#""status":410"#))
+            }
+            Question::Tus(_) => (
+                status.is_success() && parts.headers.contains_key("upload-offset"),
+                matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE),
+            ),
+        };
+        match (refuses, owns) {
+            (true, _) => Verdict::Refuses,
+            (false, true) => Verdict::Owns,
+            (false, false) => Verdict::Alive,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the fuzz targets (`tests/fuzz`) need of a connection without having a socket: a [`Conn`] that nobody is behind, the
 //! HTTP/1 settings of a real one, and the reader of PROXY headers. No part of stickyd uses it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -19,8 +19,15 @@ use crate::thread::Thread;
 
 pub use super::super::proxy_protocol::{Look, Source};
 
-/// A connection from `peer` to a listener of these settings, which must be without TLS; `secure`: as if it had it.
-pub fn conn(thread: &Rc<Thread>, config: &config::Listener, peer: IpAddr, secure: bool) -> Option<Rc<Conn>> {
+/// A connection from `peer` to a listener of these settings, which must be without TLS; `secure`: as if it had it; `http2`: as
+/// if that had been chosen.
+pub fn conn(
+    thread: &Rc<Thread>,
+    config: &config::Listener,
+    peer: IpAddr,
+    secure: bool,
+    http2: bool,
+) -> Option<Rc<Conn>> {
     let listener = Rc::new(Listener {
         port_value: HeaderValue::from(config.address.port()),
         removed: Rc::default(),
@@ -33,8 +40,9 @@ pub fn conn(thread: &Rc<Thread>, config: &config::Listener, peer: IpAddr, secure
         peer_ip: peer,
         thread: thread.clone(),
         listener,
-        http2: false,
         cookie: Default::default(),
+        http2,
+        inflow: OnceCell::new(),
         live: RefCell::default(),
         plan: RefCell::default(),
         traffic: Traffic::default(),

@@ -11,6 +11,8 @@ use bytes::Bytes;
 use h2::RecvStream;
 use hyper::body::{Body, Frame, SizeHint};
 
+use super::inflow::Holding;
+
 /// A stream's body.
 pub struct StreamBody {
     stream: RecvStream,
@@ -18,13 +20,15 @@ pub struct StreamBody {
     left: Option<u64>,
     /// Trailers are next.
     data_done: bool,
+    holding: Holding,
 }
 
 impl StreamBody {
     /// The rest of `stream`; `length` as its head says.
-    pub(super) fn new(stream: RecvStream, length: Option<u64>) -> Self {
+    pub(super) fn new(stream: RecvStream, length: Option<u64>, holding: Holding) -> Self {
+        holding.holds(!stream.is_end_stream());
         let left = if stream.is_end_stream() { Some(0) } else { length };
-        Self { stream, left, data_done: false }
+        Self { stream, left, data_done: false, holding }
     }
 }
 
@@ -35,7 +39,9 @@ impl Body for StreamBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         let this = self.get_mut();
         while !this.data_done {
-            match ready!(this.stream.poll_data(cx)) {
+            let data = this.stream.poll_data(cx);
+            this.holding.holds(data.is_ready());
+            match ready!(data) {
                 Some(Ok(data)) if data.is_empty() => {}
                 Some(Ok(data)) => {
                     // Fails only for more than was received.
@@ -44,7 +50,10 @@ impl Body for StreamBody {
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                None => this.data_done = true,
+                None => {
+                    this.holding.holds(false);
+                    this.data_done = true;
+                }
             }
         }
         let trailers = ready!(this.stream.poll_trailers(cx)).transpose();

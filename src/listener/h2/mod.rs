@@ -11,14 +11,20 @@
 //! | `stream` | one request, its answer, its tunnel |
 //! | `body` | a request's body |
 //! | `meter` | floods |
-//! | `pace` | slow readers |
+//! | `send` | an answer's body |
+//! | `inflow` | whose bodies fill the connection's window |
+//! | `pace` | what all streams have on its way to the socket |
 //! | `socket` | bytes, in as few pieces as there can be |
 //!
 //! Left out: server push (no browser takes it any more), priorities (read and ignored), h2 without TLS.
 
 pub mod body;
+#[doc(hidden)]
+pub mod fuzzing;
+mod inflow;
 mod meter;
 mod pace;
+mod send;
 mod socket;
 mod stream;
 mod translate;
@@ -32,7 +38,9 @@ use bytes::Bytes;
 use h2::server::{Builder, Connection};
 use h2::{Ping, PingPong, Reason};
 
-use self::meter::TooMuch;
+use self::inflow::Holding;
+pub use self::inflow::Inflow;
+use self::meter::{Heard, TooMuch};
 use self::pace::Pace;
 use self::socket::Socket;
 use super::conn::{ClientIo, Conn};
@@ -62,8 +70,9 @@ const RESET_UNSEEN: usize = 20;
 const RESETS_FORCED: usize = 100;
 
 /// Seconds of silence, while streams are open, after which a client is asked by PING whether it is there. It has 15 more to
-/// answer (the thread's tick cuts it then). Its kernel is asked, too; this finds the client that only its kernel outlived.
-const ASK_AFTER_S: u32 = 30;
+/// answer (the thread's tick cuts it then), 30 with the ticks' (threats §2). Its kernel is asked, too; this finds the client
+/// that only its kernel, or a balancer in front, has outlived.
+const ASK_AFTER_S: u32 = 13;
 
 /// What the streams of a connection share with it.
 pub(super) struct Streams {
@@ -90,15 +99,15 @@ impl Streams {
         metrics.http2_streams.inc();
         metrics.http2_streams_total.inc();
         self.requests.set(self.requests.get().saturating_add(1));
-        if self.requests.get() == thread.shared.limits.requests_per_connection {
+        if self.requests.get() >= thread.limits().requests_per_connection && self.live.last() {
             metrics.limits.reached(Limit::RequestsPerConnection);
-            self.live.last();
         }
-        Open { streams: self.clone(), is_tunnel: false }
+        Open { streams: self.clone(), holding: None }
     }
 
     /// The client said something.
-    fn heard(&self, resets: u32, too_much: Option<TooMuch>) {
+    fn heard(&self, Heard { resets, window, too_much }: Heard) {
+        self.pace.opened(window);
         if self.open.get() > 0 {
             self.live.touch();
         }
@@ -114,13 +123,14 @@ impl Streams {
 /// A stream is open; it is over when this is dropped.
 pub struct Open {
     streams: Rc<Streams>,
-    is_tunnel: bool,
+    /// Of a tunnel.
+    holding: Option<Holding>,
 }
 
 impl Open {
     /// The time of a tunnel to end is a tunnel's, also for the connection that carries it.
-    fn becomes_tunnel(mut self) -> Self {
-        self.is_tunnel = true;
+    fn becomes_tunnel(mut self, holding: Holding) -> Self {
+        self.holding = Some(holding);
         let tunnels = &self.streams.tunnels;
         tunnels.set(tunnels.get() + 1);
         self.streams.live.carries_tunnels(true);
@@ -136,6 +146,12 @@ impl Carrier for Open {
     fn queued(&self, bytes: usize) {
         self.streams.pace.queued(bytes);
     }
+
+    fn holds(&self, some: bool) {
+        if let Some(holding) = &self.holding {
+            holding.holds(some);
+        }
+    }
 }
 
 impl Drop for Open {
@@ -145,9 +161,9 @@ impl Drop for Open {
         open.set(open.get().saturating_sub(1));
         if open.get() == 0 {
             live.touch();
-            live.limit(live.thread().idle_s);
+            live.waits_for_request(live.thread().idle_s());
         }
-        if self.is_tunnel {
+        if self.holding.is_some() {
             tunnels.set(tunnels.get().saturating_sub(1));
             live.carries_tunnels(tunnels.get() > 0);
         }
@@ -171,6 +187,7 @@ struct Serving {
 
 /// Serves a connection to its end.
 pub(super) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
+    let _ = conn.inflow.set(Rc::default());
     let streams = Rc::new(Streams {
         live,
         open: Cell::new(0),
@@ -211,14 +228,14 @@ pub(super) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
 
 /// Every limit said; a default may change with a version.
 fn builder(conn: &Conn) -> Builder {
-    let mut builder = Builder::new();
+    let (mut builder, limits) = (Builder::new(), conn.thread.limits());
     builder
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
         // h2 closes the connection past four times this, and answers 431 past this.
-        .max_header_list_size(u32::try_from(conn.thread.shared.limits.head_bytes).unwrap_or(u32::MAX))
-        .max_concurrent_streams(conn.thread.shared.limits.http2_streams)
+        .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+        .max_concurrent_streams(limits.http2_streams)
         .max_pending_accept_reset_streams(RESET_UNSEEN)
         .max_local_error_reset_streams(Some(RESETS_FORCED))
         .max_send_buffer_size(SEND_BUFFER);

@@ -142,8 +142,7 @@ impl AsyncRead for Socket {
         let polled = Pin::new(&mut inner.io).poll_read(cx, buf);
         let bytes = buf.filled().get(before..).unwrap_or_default();
         if !bytes.is_empty() {
-            let (resets, too_much) = inner.meter.read(bytes, clock::now_s());
-            streams.heard(resets, too_much);
+            streams.heard(inner.meter.read(bytes, clock::now_s()));
         }
         polled
     }

@@ -3,8 +3,8 @@
 //!
 //! rustls's own connection keeps an input buffer of at least 4 KiB for as long as it lives; this one keeps what it must: the
 //! part of a record whose rest has not come, plaintext its reader had no room for, and records that the socket did not take.
-//! All three are bounded: by a read ([`STEP`]) and a record or a handshake message, by the plaintext of that, and by the
-//! records of one write, since nothing more is taken while some of them wait.
+//! All three are bounded: by a read ([`READ`]) and a record or a handshake message, by the plaintext of that, and by the
+//! records of one step ([`records::STEP`]), since nothing more is taken while some of them wait.
 //!
 //! Three properties of rustls's interface hold it together:
 //! - What it was shown and did not discard it must be shown again, from the same byte on, in every call, be that for writing:
@@ -32,8 +32,8 @@ use rustls::unbuffered::{
 use rustls::{CommonState, Error, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::records::{self, RECORD};
-use super::scratch::{BESIDE, Rest, STEP, Scratch};
+use super::records::{self, Parts, RECORD, SEALED};
+use super::scratch::{BESIDE, READ, Rest, Scratch, hand_over};
 
 /// A record on the wire is never longer: its header, and what TLS 1.2 lets a full one grow by (RFC 5246 §6.2.3).
 const WIRE: usize = 5 + RECORD + 2048;
@@ -122,7 +122,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Bufferless<S> {
         if self.look {
             self.turn_kept(buf, |_| {});
         } else {
-            let most = buf.as_deref_mut().map_or(0, |buf| buf.remaining()).clamp(WIRE, STEP);
+            let most = buf.as_deref_mut().map_or(0, |buf| buf.remaining()).clamp(WIRE, READ);
             ready!(self.poll_more(cx, most, buf))?;
         }
         // A reader that still waits for a whole record must not make us hold any number of them.
@@ -269,15 +269,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Bufferless<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Seals as much as one step takes, and writes it; what the socket does not take is kept.
+    /// Takes all that the socket takes, and a step more.
     fn poll_send(&mut self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         self.check()?;
         if self.parted {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        ready!(self.poll_drain(cx))?;
+        let (mut parts, mut taken) = (Parts::of(parts), 0);
+        loop {
+            match self.poll_drain(cx)? {
+                Poll::Pending if taken == 0 => return Poll::Pending,
+                Poll::Pending => return Poll::Ready(Ok(taken)),
+                Poll::Ready(()) => {}
+            }
+            match self.send_step(cx, &mut parts)? {
+                0 => return Poll::Ready(Ok(taken)),
+                more => taken += more,
+            }
+        }
+    }
+
+    /// Seals a step and writes it; what the socket does not take is kept. How many bytes of plaintext, 0 when there are none.
+    fn send_step(&mut self, cx: &mut Context<'_>, parts: &mut Parts<'_>) -> io::Result<usize> {
         let mut scratch = Scratch::lend();
-        let (sealed, piece) = scratch.split_at_mut(STEP + BESIDE - RECORD);
+        let (sealed, piece) = scratch.split_at_mut(SEALED);
+        let piece = piece.get_mut(..RECORD).unwrap_or_default();
         // Of the plaintext and of the records.
         let mut done = Ok((0, 0));
         self.turn_kept(None, |traffic| {
@@ -287,37 +303,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Bufferless<S> {
         self.check()?;
         let (taken, length) = done.map_err(|error: EncryptError| io::Error::other(error.to_string()))?;
         let sealed = sealed.get(..length).unwrap_or_default();
-        if sealed.is_empty() {
-            return Poll::Ready(Ok(taken));
-        }
-        if !self.output.is_empty() {
-            self.output.append(sealed);
-            // Taken it is, written or not.
-            let _ = self.poll_drain(cx)?;
-            return Poll::Ready(Ok(taken));
-        }
-        let written = match Pin::new(&mut self.socket).poll_write(cx, sealed)? {
-            Poll::Ready(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-            Poll::Ready(written) => written,
-            Poll::Pending => 0,
+        // rustls's own words go first, if it had some.
+        let written = match self.output.is_empty() && length > 0 {
+            true => Pin::new(&mut self.socket).poll_write(cx, sealed)?,
+            false => Poll::Pending,
         };
-        self.output.append(sealed.get(written..).unwrap_or_default());
-        Poll::Ready(Ok(taken))
-    }
-}
-
-/// Plaintext to whoever reads, and what he has no room for to `plain`.
-fn hand_over(payload: &[u8], buf: Option<&mut ReadBuf<'_>>, plain: &mut Rest) {
-    let mut rest = payload;
-    if let Some(buf) = buf
-        && plain.is_empty()
-    {
-        let (fits, more) = payload.split_at(payload.len().min(buf.remaining()));
-        buf.put_slice(fits);
-        rest = more;
-    }
-    if !rest.is_empty() {
-        plain.append(rest);
+        match written {
+            Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Poll::Ready(written) => self.output.append(sealed.get(written..).unwrap_or_default()),
+            Poll::Pending => self.output.append(sealed),
+        }
+        Ok(taken)
     }
 }
 

@@ -4,23 +4,27 @@
 
 use std::io::IoSlice;
 
-use super::scratch::STEP;
-
 /// Plaintext in a full record (RFC 8446 §5.1).
 pub(super) const RECORD: usize = 16 * 1024;
+
+/// Bytes of plaintext sealed, and then held for a socket that does not take them, at once: two records. rustls's own 64 KiB
+/// would be half of what a connection may hold in all (threats §2: a slow reader).
+pub(super) const STEP: usize = 2 * RECORD;
+
+/// Bytes that [`STEP`] of plaintext has as records, and rustls's own words before them: a key update.
+pub(super) const SEALED: usize = STEP + 1024;
 
 /// Cuts not more than [`STEP`] of plaintext, and has it encrypted piece by piece to the front of `sealed`. Only what comes
 /// in small parts is copied, into `piece`, which has room for a record. How many bytes of plaintext, and of records.
 ///
 /// # Errors
 /// The first of `encrypt`.
-pub(super) fn seal<'a, E>(
-    parts: &'a [IoSlice<'a>],
+pub(super) fn seal<E>(
+    parts: &mut Parts<'_>,
     sealed: &mut [u8],
     piece: &mut [u8],
     mut encrypt: impl FnMut(&[u8], &mut [u8]) -> Result<usize, E>,
 ) -> Result<(usize, usize), E> {
-    let mut parts = Parts { parts, at: 0 };
     let (mut taken, mut length) = (0, 0);
     while taken < STEP {
         let (part, is_last) = parts.first();
@@ -42,13 +46,17 @@ pub(super) fn seal<'a, E>(
 }
 
 /// What is left of a write.
-struct Parts<'a> {
+pub(super) struct Parts<'a> {
     parts: &'a [IoSlice<'a>],
     /// Bytes of the first that are taken already.
     at: usize,
 }
 
 impl<'a> Parts<'a> {
+    pub(super) fn of(parts: &'a [IoSlice<'a>]) -> Self {
+        Self { parts, at: 0 }
+    }
+
     /// What is left of the first part that has something left, and whether it is the last.
     fn first(&mut self) -> (&'a [u8], bool) {
         while let Some((part, others)) = self.parts.split_first() {

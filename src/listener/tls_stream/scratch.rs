@@ -6,25 +6,27 @@
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
 
-/// Bytes read from a socket, or of plaintext sealed, in one step: as many as rustls's own connections buffer, and enough
-/// that a system call more does not show (data-plane study §2: bytes per call decide).
-pub(super) const STEP: usize = 64 * 1024;
+use tokio::io::ReadBuf;
 
-/// Bytes beside a step: what came before and goes in front of it, what sealing adds to it, and a record being put together.
+/// Bytes read from a socket at once: enough that a system call more does not show (data-plane study §2: bytes per call
+/// decide).
+pub(super) const READ: usize = 64 * 1024;
+
+/// Bytes beside that: what came before, and goes in front of it.
 pub(super) const BESIDE: usize = 32 * 1024;
 
 thread_local! {
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// The thread's scratch, [`STEP`] + [`BESIDE`] bytes, for one poll: never held across one. Whoever finds it lent (nobody
+/// The thread's scratch, [`READ`] + [`BESIDE`] bytes, for one poll: never held across one. Whoever finds it lent (nobody
 /// does: no poll of a socket comes back to us) gets a piece of its own, so that nothing here can fail.
 pub(super) struct Scratch(Vec<u8>);
 
 impl Scratch {
     pub(super) fn lend() -> Self {
         let mut bytes = SCRATCH.try_with(Cell::take).unwrap_or_default();
-        bytes.resize(STEP + BESIDE, 0);
+        bytes.resize(READ + BESIDE, 0);
         Self(bytes)
     }
 }
@@ -95,5 +97,20 @@ impl Rest {
         if self.gone >= self.bytes.len() {
             *self = Self::default();
         }
+    }
+}
+
+/// Plaintext to whoever reads, and what he has no room for to `plain`.
+pub(super) fn hand_over(payload: &[u8], buf: Option<&mut ReadBuf<'_>>, plain: &mut Rest) {
+    let mut rest = payload;
+    if let Some(buf) = buf
+        && plain.is_empty()
+    {
+        let (fits, more) = payload.split_at(payload.len().min(buf.remaining()));
+        buf.put_slice(fits);
+        rest = more;
+    }
+    if !rest.is_empty() {
+        plain.append(rest);
     }
 }

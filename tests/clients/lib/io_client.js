@@ -33,6 +33,7 @@ class IoClient {
       const status = e.context?.status ?? e.description?.status ?? e.description;
       tally.connectError(this, typeof status === 'number' ? `${e.message} ${status}` : e.message);
     });
+    if (options.listen) socket.on(options.listen, (...args) => tally.emit('heard', { client: i, args }));
     socket.on('n', (n, worker) => {
       this.worker = worker;
       this.echoes.seen(n, worker);

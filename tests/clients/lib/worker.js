@@ -6,12 +6,12 @@ const http = require('http');
 const https = require('https');
 const readline = require('readline');
 
-/** An http server with the plain routes; the caller attaches its protocol, then calls `announce`. */
-function createWorker({ name, stats, tls, skip = () => false }) {
+/** An http server with the plain routes and `more`; the caller attaches its protocol, then calls `announce`. */
+function createWorker({ name, stats, tls, skip = () => false, more = {} }) {
   const serve = (req, res) => {
     if (skip(req)) return; // belongs to the protocol's own listener
     const url = new URL(req.url, 'http://worker');
-    const route = ROUTES[url.pathname];
+    const route = ROUTES[url.pathname] || more[url.pathname];
     if (route) return route({ req, res, query: url.searchParams, name, stats });
     res.writeHead(404, { 'content-type': 'text/plain', 'x-worker': name }).end('no such route\n');
   };

@@ -37,7 +37,7 @@ pub fn check(data: &[u8]) {
     if let Some(proto) = proto {
         headers.insert("x-forwarded-proto", HeaderValue::from_static(proto));
     }
-    let client = Client::read(&proxied::conn(peer, secure), &headers);
+    let client = Client::read(&proxied::conn(peer, secure, false), &headers);
 
     let mut expected = peer;
     'hops: for (hops, is_text) in lists.iter().rev() {

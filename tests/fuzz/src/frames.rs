@@ -3,7 +3,7 @@
 //! Input: who sends, how the bytes are cut, and what they are: frames that are written here from choices, with or without
 //! a mistake, or any bytes.
 
-use stickyd::tunnel::frames::{CloseCode, FIRST_TEXT_MAX, FirstText, Observer, Seen, Sender};
+use stickyd::tunnel::frames::{CloseCode, FIRST_TEXT_MAX, FirstText, Mark, Observer, Seen, Sender, Signal};
 use stickyd::tunnel::frames::{close_frame, first_text_payload, ping_frame};
 
 use super::bytes::Choices;
@@ -24,6 +24,8 @@ pub fn check(data: &[u8]) {
 /// What a reader of the whole knows.
 #[derive(Default)]
 struct Known {
+    /// What the small frames say, in their order.
+    signals: Vec<Signal>,
     /// Where each frame ends, whether it is a control frame, whether it ends a message, whether one is still open.
     frames: Vec<(usize, bool, bool, bool)>,
     /// Behind the header of the first Close.
@@ -83,15 +85,32 @@ fn read(from: Sender, bytes: &[u8]) -> Known {
         if end > bytes.len() as u64 {
             return known;
         }
+        let key = if masked { bytes[header as usize - 4..header as usize].to_vec() } else { vec![0] };
+        let payload = bytes[header as usize..end as usize].iter().zip(key.iter().cycle());
+        let payload: Vec<u8> = payload.map(|(octet, mask)| octet ^ mask).collect();
+        known.signals.extend(signal(first, &payload));
         at = end as usize;
         known.frames.push((at, control, fin && !control, open));
     }
     known
 }
 
+/// What a whole small frame says.
+fn signal(first: u8, payload: &[u8]) -> Option<Signal> {
+    match (first, payload) {
+        (0x81, [only]) => Some(Signal::Text(*only)),
+        (0x88, [high, low, ..]) => Some(Signal::Close(Some(u16::from_be_bytes([*high, *low])))),
+        (0x88, _) => Some(Signal::Close(None)),
+        (0x89, payload) => Some(Signal::Ping(Mark::of(payload))),
+        (0x8a, payload) => Some(Signal::Pong(Mark::of(payload))),
+        _ => None,
+    }
+}
+
 /// Feeds the bytes in pieces, and asks everything before and after each.
 fn observe(from: Sender, bytes: &[u8], cuts: [u8; 2], known: &Known) {
     let (mut observer, mut at, mut turn) = (Observer::new(from), 0, 0);
+    let mut signals = Vec::new();
     while at < bytes.len() {
         let piece = usize::from(cuts[turn % 2]) % 64 + 1;
         let end = (at + piece).min(bytes.len());
@@ -106,7 +125,18 @@ fn observe(from: Sender, bytes: &[u8], cuts: [u8; 2], known: &Known) {
         };
         assert_eq!(observer.next_boundary(&bytes[at..end]), expected, "at {at} of {bytes:02x?}");
 
-        let seen = observer.feed(&bytes[at..end]);
+        for message in [false, true] {
+            // A place is a boundary, and nothing of ours goes behind a Close.
+            let open = |open: &bool| message && *open;
+            let place = observer.next_place(&bytes[at..end], message).map(|place| at + place);
+            let known_place = std::iter::once((0, false))
+                .chain(known.frames.iter().map(|(end, _, _, open)| (*end, *open)))
+                .find(|(end, is_open)| *end >= at && !open(is_open))
+                .map(|(place, _)| place)
+                .filter(|place| *place <= end && !gone && known.close_at.is_none_or(|close| close > *place));
+            assert_eq!(place, known_place, "message {message}, at {at} of {bytes:02x?}");
+        }
+        let seen = observer.feed_heeding(&bytes[at..end], |signal| signals.push(signal));
         let here: Vec<_> = known.frames.iter().filter(|(frame, ..)| (at + 1..=end).contains(frame)).collect();
         let expected = Seen {
             frames: here.len() as u32,
@@ -124,6 +154,7 @@ fn observe(from: Sender, bytes: &[u8], cuts: [u8; 2], known: &Known) {
         assert_eq!(observer.at_message_boundary(), last.is_some_and(|(.., open)| !open), "{bytes:02x?}");
         assert_eq!(observer.close_seen(), known.close_at.is_some_and(|close| close <= at), "{bytes:02x?}");
     }
+    assert_eq!(signals, known.signals, "{bytes:02x?}");
 }
 
 /// The first text of a worker, which comes in any pieces: known once it is whole.

@@ -1,7 +1,7 @@
 //! A request's head, and the bytes we would send to a worker for it.
 //!
-//! hyper's server reads the input as on a real connection, stickyd's own code judges and rewrites every head, hyper's client
-//! writes it: all of the way but sockets and the choice of a worker. What comes out must be one request for the strictest
+//! hyper's server reads the input as on a real connection, stickyd's own code judges, rewrites and writes every head: all of
+//! the way but sockets and the choice of a worker. What comes out must be one request for the strictest
 //! of readers, with nothing behind it; it must say of the client only what we know, keep no field of another hop, and leave
 //! the rest as it was.
 //!
@@ -21,7 +21,9 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use stickyd::listener::conn::{Conn, fuzzing};
+use stickyd::proxy::body::Outgoing;
 use stickyd::proxy::fuzzing::forwardable;
+use stickyd::upstream::sending::{self, Sending};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::bytes::Choices;
@@ -29,10 +31,10 @@ use super::strict::{self, Message, Read};
 use super::{proxied, still};
 
 /// More than any pipe here has to hold.
-const ROOM: usize = 1 << 20;
+pub(super) const ROOM: usize = 1 << 20;
 
 /// What became of each request, as it goes.
-type Sent = Rc<RefCell<Vec<Option<Vec<u8>>>>>;
+pub(super) type Sent = Rc<RefCell<Vec<Option<Vec<u8>>>>>;
 
 /// Checks what is forwarded.
 pub fn check(data: &[u8]) {
@@ -89,7 +91,7 @@ impl<'a> Input<'a> {
 /// What became of each request hyper read, in order: the bytes a worker got, or none.
 pub fn sent(data: &[u8]) -> Vec<Option<Vec<u8>>> {
     let input = Input::of(data);
-    let conn = proxied::conn(input.peer.parse().expect("an address"), input.secure);
+    let conn = proxied::conn(input.peer.parse().expect("an address"), input.secure, false);
     let sent = Sent::default();
     exchange(&conn, &input, &sent);
     sent.take()
@@ -142,7 +144,7 @@ fn is_identity(name: &str) -> bool {
 }
 
 /// Whether one forwarded request is what any may be.
-fn judge(got: &Message, trusted: bool, peer: &str) {
+pub(super) fn judge(got: &Message, trusted: bool, peer: &str) {
     assert_eq!(got.version, "1.1");
     assert!(!matches!(&*got.method, "CONNECT" | "TRACE"), "{got:?}");
     assert!(got.target.starts_with(b"/") || (got.target == b"*" && got.method == "OPTIONS"), "target: {got:?}");
@@ -185,7 +187,7 @@ fn judge(got: &Message, trusted: bool, peer: &str) {
 }
 
 /// Whether a request that has one meaning has kept it.
-fn compare(asked: &Message, got: &Message) {
+pub(super) fn compare(asked: &Message, got: &Message) {
     assert_eq!(asked.method, got.method);
     assert_eq!(asked.body, got.body, "{asked:?} {got:?}");
     if asked.target.starts_with(b"/") {
@@ -244,32 +246,43 @@ fn exchange(conn: &Rc<Conn>, input: &Input<'_>, sent: &Sent) {
     }
 }
 
-/// stickyd's part, then a worker that answers when it has all of a request.
+/// stickyd's part, then the worker.
 async fn forward(conn: Rc<Conn>, request: Request<Incoming>, sent: Sent) -> Response<Empty<Bytes>> {
     let mut response = Response::new(Empty::new());
-    let Some(request) = forwardable(&conn, request) else {
-        sent.borrow_mut().push(None);
+    if !to_worker(forwardable(&conn, request), sent).await {
         *response.status_mut() = StatusCode::BAD_REQUEST;
-        return response;
+    }
+    response
+}
+
+/// A worker that answers when it has all of a request; whether there was one.
+pub(super) async fn to_worker(request: Option<Request<Outgoing>>, sent: Sent) -> bool {
+    let Some(request) = request else {
+        sent.borrow_mut().push(None);
+        return false;
     };
     let place = {
         let mut sent = sent.borrow_mut();
         sent.push(Some(Vec::new()));
         sent.len() - 1
     };
-    let (io, worker) = tokio::io::duplex(ROOM);
-    let Ok((mut sender, connection)) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await else {
-        return response;
-    };
+    let (mut io, worker) = tokio::io::duplex(ROOM);
+    let (mut request, mut text) = (request, Vec::new());
+    let declared = sending::head(&mut request, &mut text);
+    let mut sending = Sending::new(request.into_body(), declared);
     let exchange = async move {
-        // Dropped with its answer, which ends the connection, and with it the worker.
-        let _ = sender.send_request(request).await;
+        let mut begun = false;
+        let sent = poll_fn(|cx| match std::mem::replace(&mut begun, true) {
+            false => sending.poll_first(cx, &mut io, &mut text),
+            true => sending.poll(cx, &mut io, &mut text),
+        });
+        if sent.await.is_ok() {
+            // Dropped with its answer, which ends the connection, and with it the worker.
+            let _ = io.read(&mut [0; 64]).await;
+        }
     };
-    let connection = async move {
-        let _ = connection.await;
-    };
-    let mut all: [Option<Pin<Box<dyn Future<Output = ()>>>>; 3] =
-        [Some(Box::pin(exchange)), Some(Box::pin(connection)), Some(Box::pin(record(worker, sent, place)))];
+    let mut all: [Option<Pin<Box<dyn Future<Output = ()>>>>; 2] =
+        [Some(Box::pin(exchange)), Some(Box::pin(record(worker, sent, place)))];
     poll_fn(|cx| {
         for one in &mut all {
             if one.as_mut().is_some_and(|future| future.as_mut().poll(cx).is_ready()) {
@@ -279,7 +292,7 @@ async fn forward(conn: Rc<Conn>, request: Request<Incoming>, sent: Sent) -> Resp
         if all.iter().all(Option::is_none) { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
-    response
+    true
 }
 
 async fn record(mut io: DuplexStream, sent: Sent, place: usize) {

@@ -2,11 +2,13 @@
 //! inputs that were worth keeping. A check panics on what must not be; each has an oracle of its own, written apart from
 //! what it judges.
 
+pub mod answer;
 mod bytes;
 pub mod client;
 pub mod config;
 pub mod cookie;
 pub mod frames;
+pub mod h2_head;
 pub mod handshake;
 pub mod head;
 mod proxied;
@@ -20,8 +22,9 @@ mod strict;
 pub type Check = fn(&[u8]);
 
 /// Every target by name, as `corpus/` has it.
-pub const ALL: [(&str, Check); 9] = [
+pub const ALL: [(&str, Check); 11] = [
     ("head", head::check),
+    ("h2_head", h2_head::check),
     ("cookie", cookie::check),
     ("client", client::check),
     ("proxy_protocol", proxy_protocol::check),
@@ -30,4 +33,5 @@ pub const ALL: [(&str, Check); 9] = [
     ("handshake", handshake::check),
     ("refusal", refusal::check),
     ("frames", frames::check),
+    ("answer", answer::check),
 ];

@@ -55,6 +55,6 @@ impl Stickyd {
 }
 
 /// A connection from `peer`; `secure`: over TLS.
-pub fn conn(peer: IpAddr, secure: bool) -> Rc<Conn> {
-    STICKYD.with(|stickyd| fuzzing::conn(&stickyd.thread, &stickyd.listener, peer, secure).expect("without TLS"))
+pub fn conn(peer: IpAddr, secure: bool, http2: bool) -> Rc<Conn> {
+    STICKYD.with(|stickyd| fuzzing::conn(&stickyd.thread, &stickyd.listener, peer, secure, http2).expect("without TLS"))
 }

@@ -12,6 +12,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
 
+use super::super::super::records::STEP;
 use super::super::*;
 
 /// Turns without an end in sight: something waits for what nobody will do.
@@ -346,7 +347,10 @@ impl Rig {
                     written = self.write(parts)?;
                 }
                 let all: usize = parts.iter().sum();
-                assert_eq!(written, Some(all.min(STEP)), "of {all}");
+                assert!(
+                    written.is_some_and(|written| (all.min(STEP)..=all).contains(&written)),
+                    "{written:?} of {all}"
+                );
             }
             Step::Read(room) => drop(self.read(*room)?),
         }

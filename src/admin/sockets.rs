@@ -1,0 +1,183 @@
+//! `/api/v1/sockets`: every live socket, filtered, sorted, page by page; one of them; and what is told to close.
+//!
+//! A list is gathered shard by shard, with a pause for the control thread's other work after each; traffic's threads only
+//! ever wait for one shard to be copied. What is listed may have gone when it is read.
+
+pub(super) mod close;
+mod view;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+
+use super::{Api, Refusal, refuse};
+use crate::clock;
+use crate::sockets::{Filter, Id, SHARDS, Socket, Sockets};
+use crate::state::Snapshot;
+pub(super) use view::describe;
+
+/// Sockets of one answer, if no other number is asked for; and at most.
+const USUAL: usize = 100;
+const MOST: usize = 10_000;
+
+/// What lists can be sorted by; with a `-` before it the other way round.
+const SORTS: [&str; 10] = [
+    "connected",
+    "idle",
+    "worker",
+    "id",
+    "messages",
+    "messages_up",
+    "messages_down",
+    "bytes",
+    "bytes_up",
+    "bytes_down",
+];
+
+/// `GET /api/v1/sockets`.
+pub(super) async fn list(
+    State(api): State<Api>,
+    Query(mut query): Query<HashMap<String, String>>,
+) -> Result<Json<Value>, Refusal> {
+    let wrong = |why: String| refuse(StatusCode::UNPROCESSABLE_ENTITY, why);
+    let filter = take_filter(&api, &mut query)?;
+    let sort = query.remove("sort");
+    let limit = number(&mut query, "limit", 1..=MOST)?.unwrap_or(USUAL);
+    let offset = number(&mut query, "offset", 0..=usize::MAX)?.unwrap_or(0);
+    if let Some(unknown) = query.keys().min() {
+        return Err(wrong(format!("unknown parameter `{unknown}`: there are {}", names().join(", "))));
+    }
+    let order = Order::parse(sort.as_deref().unwrap_or("connected"))
+        .ok_or_else(|| wrong(format!("`sort` is one of {}, or one of them behind a `-`", SORTS.join(", "))))?;
+    let now_s = clock::now_s();
+    let mut fitting = gather(&api.shared.sockets, &filter, now_s).await;
+    let total = fitting.len();
+    order.sort(&mut fitting, now_s);
+    let page: Vec<_> = fitting.iter().skip(offset).take(limit).map(|socket| describe(socket, now_s)).collect();
+    let next = offset.saturating_add(page.len());
+    Ok(Json(json!({
+        "live": api.shared.sockets.len(),
+        "total": total,
+        "offset": offset,
+        "next_offset": (next < total && !page.is_empty()).then_some(next),
+        "sockets": page,
+    })))
+}
+
+/// `GET /api/v1/sockets/{id}`.
+pub(super) async fn one(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<Value>, Refusal> {
+    find(&api.shared.sockets, &id).map(|socket| Json(describe(&socket, clock::now_s())))
+}
+
+/// A live socket by the id an operator types.
+fn find(sockets: &Sockets, id: &str) -> Result<Arc<Socket>, Refusal> {
+    let known = id.parse::<Id>().ok().and_then(|id| sockets.get(id));
+    known
+        .ok_or_else(|| refuse(StatusCode::NOT_FOUND, format!("there is no live socket `{id}`: it may have just ended")))
+}
+
+fn names() -> Vec<&'static str> {
+    Filter::NAMES.into_iter().chain(["label.NAME", "sort", "limit", "offset"]).collect()
+}
+
+fn number(
+    query: &mut HashMap<String, String>,
+    name: &str,
+    range: std::ops::RangeInclusive<usize>,
+) -> Result<Option<usize>, Refusal> {
+    let Some(text) = query.remove(name) else { return Ok(None) };
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    let why = || match *range.end() {
+        usize::MAX => format!("`{name}` is a number, not `{text}`"),
+        end => format!("`{name}` is a number from {} to {end}, not `{text}`", range.start()),
+    };
+    number.map(Some).ok_or_else(|| refuse(StatusCode::UNPROCESSABLE_ENTITY, why()))
+}
+
+/// A filter whose names mean something here.
+pub(super) fn take_filter(api: &Api, given: &mut HashMap<String, String>) -> Result<Filter, Refusal> {
+    let filter = Filter::take(given).map_err(|why| refuse(StatusCode::UNPROCESSABLE_ENTITY, why))?;
+    exists(&filter, &api.shared.snapshot.load())?;
+    Ok(filter)
+}
+
+/// A misspelt name must not read as "there is none".
+fn exists(filter: &Filter, snapshot: &Snapshot) -> Result<(), Refusal> {
+    let missing = |why: String| Err(refuse(StatusCode::NOT_FOUND, why));
+    let upstreams = || {
+        let named = |name: &str| filter.upstream.as_deref().is_none_or(|wanted| wanted == name);
+        snapshot.upstreams.iter().filter(move |upstream| named(&upstream.config.name))
+    };
+    if let (Some(name), None) = (&filter.upstream, upstreams().next()) {
+        return missing(format!("there is no upstream `{name}`"));
+    }
+    if let Some(name) = &filter.worker {
+        let mut workers = upstreams().flat_map(|upstream| &upstream.members).map(|member| &member.worker);
+        if !workers.any(|worker| worker.name == *name || worker.address.to_string() == *name) {
+            return missing(format!("there is no worker `{name}`: /api/v1/workers lists them"));
+        }
+    }
+    for (name, _) in &filter.labels {
+        if !upstreams().any(|upstream| upstream.config.labels.iter().any(|label| label.name == *name)) {
+            return missing(format!("no upstream has a label `{name}` ([upstream.NAME] labels)"));
+        }
+    }
+    Ok(())
+}
+
+/// All that fit.
+pub(super) async fn gather(sockets: &Sockets, filter: &Filter, now_s: u32) -> Vec<Arc<Socket>> {
+    let mut fitting = Vec::new();
+    for shard in 0..SHARDS {
+        fitting.extend(sockets.shard(shard).into_iter().filter(|socket| filter.fits(socket, now_s)));
+        // Checks of workers and other operators have their turn.
+        tokio::task::yield_now().await;
+    }
+    fitting
+}
+
+/// What a list is sorted by.
+struct Order {
+    by: &'static str,
+    reverse: bool,
+}
+
+impl Order {
+    fn parse(text: &str) -> Option<Self> {
+        let (name, reverse) = text.strip_prefix('-').map_or((text, false), |name| (name, true));
+        SORTS.into_iter().find(|by| *by == name).map(|by| Self { by, reverse })
+    }
+
+    /// Smallest first; what is equal by id, so that pages do not overlap.
+    fn sort(&self, sockets: &mut [Arc<Socket>], now_s: u32) {
+        match self.by {
+            "worker" => sockets.sort_by(|a, b| {
+                let key = |s: &Socket| (s.worker().upstream.clone(), s.worker().name.clone(), s.id());
+                key(a).cmp(&key(b))
+            }),
+            "id" => sockets.sort_by_key(|socket| socket.id()),
+            by => sockets.sort_by_cached_key(|socket| (Self::number(by, socket, now_s), socket.id())),
+        }
+        if self.reverse {
+            sockets.reverse();
+        }
+    }
+
+    fn number(by: &str, socket: &Socket, now_s: u32) -> u64 {
+        let (up, down) = (&socket.up, &socket.down);
+        match by {
+            "idle" => now_s.saturating_sub(up.last_s().max(down.last_s()).unwrap_or_else(|| socket.since_s())).into(),
+            "messages" => up.messages() + down.messages(),
+            "messages_up" => up.messages(),
+            "messages_down" => down.messages(),
+            "bytes" => up.bytes() + down.bytes(),
+            "bytes_up" => up.bytes(),
+            "bytes_down" => down.bytes(),
+            _ => socket.since_s().into(),
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! `stickyd close`: one socket, or all that fit, at once or over a time, with how far that is.
+
+#![allow(clippy::indexing_slicing, reason = "a field that a JSON value lacks is null: nothing panics")]
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::time::Duration;
+
+use clap::Args;
+use hyper::Method;
+use serde_json::{Map, Value, json};
+
+use super::progress::Progress;
+use super::remote::{Admin, Asking, Refusal, encoded};
+use super::sockets::Filters;
+use super::table::{cell, span};
+
+/// Between two looks at how far it is.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// `stickyd close`.
+#[derive(Debug, Args)]
+pub struct Close {
+    /// These sockets, as `stickyd sockets` shows them
+    #[arg(value_name = "ID")]
+    pub ids: Vec<String>,
+    /// Which.
+    #[command(flatten)]
+    pub filters: Filters,
+    /// All there are
+    #[arg(long)]
+    pub all: bool,
+    /// Of the Close frame [default: 1012, the client comes again]
+    #[arg(long, value_name = "CODE")]
+    pub code: Option<u16>,
+    /// Of the Close frame, up to 123 bytes
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// One after the other, evenly over this time: 60s, 5m; at most 24h
+    #[arg(long, value_name = "TIME")]
+    pub spread: Option<String>,
+    /// Do not wait for the end of a spread
+    #[arg(long, requires = "spread")]
+    pub no_wait: bool,
+    /// Only say how many it would be
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask first
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Whom, and how.
+    #[command(flatten)]
+    pub asking: Asking,
+}
+
+impl Close {
+    /// Tells it, and shows how far it is; the exit code.
+    pub fn run(&self) -> u8 {
+        let said = self.check().and_then(|()| self.asking.remote.find()).and_then(|admin| match self.ids.is_empty() {
+            true => self.many(&admin),
+            false => self.each(&admin),
+        });
+        self.asking.finish(said, told)
+    }
+
+    fn check(&self) -> Result<(), Refusal> {
+        let some = !self.filters.given().is_empty();
+        match (self.ids.is_empty(), some, self.all) {
+            (true, false, false) => {
+                Err(Refusal::new("which sockets? give IDs, a filter such as --label store=7, or --all"))
+            }
+            (true, true, false) | (true, false, true) => Ok(()),
+            (false, false, false) if self.spread.is_none() && !self.dry_run => Ok(()),
+            (false, false, false) => Err(Refusal::new("--spread and --dry-run are for a filter or --all")),
+            _ => Err(Refusal::new("IDs, a filter and --all exclude each other")),
+        }
+    }
+
+    /// What the sockets are to say.
+    fn words(&self) -> Map<String, Value> {
+        let mut body = Map::new();
+        body.extend(self.code.map(|code| ("code".to_owned(), code.into())));
+        body.extend(self.reason.as_ref().map(|reason| ("reason".to_owned(), reason.clone().into())));
+        body
+    }
+
+    fn each(&self, admin: &Admin) -> Result<Value, Refusal> {
+        let body = Value::Object(self.words());
+        let close =
+            |id: &String| admin.done(Method::POST, &format!("/api/v1/sockets/{}/close", encoded(id)), Some(&body));
+        let closed = self.ids.iter().map(close).collect::<Result<Vec<_>, _>>()?;
+        Ok(json!({ "closed": closed }))
+    }
+
+    fn many(&self, admin: &Admin) -> Result<Value, Refusal> {
+        let mut body = self.words();
+        body.extend(self.filters.given().into_iter().map(|(name, value)| (name, Value::from(value))));
+        body.extend(self.spread.as_ref().map(|spread| ("spread".to_owned(), spread.clone().into())));
+        body.extend(self.all.then(|| ("all".to_owned(), true.into())));
+        let ask = |body: &Map<String, Value>| {
+            admin.done(Method::POST, "/api/v1/sockets/close", Some(&Value::Object(body.clone())))
+        };
+        if self.dry_run || !self.yes {
+            let mut dry = body.clone();
+            dry.insert("dry_run".to_owned(), true.into());
+            let would = ask(&dry)?;
+            if self.dry_run {
+                return Ok(would);
+            }
+            confirm(&cell(&would["matched"]))?;
+        }
+        let said = ask(&body)?;
+        if self.spread.is_some() && !self.no_wait { follow(admin, said) } else { Ok(said) }
+    }
+}
+
+/// A slip of the keyboard ends thousands of sessions: whoever is there is asked, whoever is not must have said so.
+fn confirm(matched: &str) -> Result<(), Refusal> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Refusal::new(&format!("{matched} sockets would be closed: add --yes")));
+    }
+    let mut err = std::io::stderr();
+    let _ = write!(err, "close {matched} sockets? [y/N] ").and_then(|()| err.flush());
+    let mut answer = String::new();
+    let _ = std::io::stdin().lock().read_line(&mut answer);
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(Refusal::new("nothing was closed")),
+    }
+}
+
+/// Until nobody's turn is left.
+fn follow(admin: &Admin, mut said: Value) -> Result<Value, Refusal> {
+    let mut out = Progress::new();
+    loop {
+        let closing = &said["closing"];
+        let of = |key: &str| closing[key].as_u64().unwrap_or(0);
+        let ends = if out.is_terminal() {
+            format!(", the last within {}", span(&closing["ends_in_s"]))
+        } else {
+            String::new()
+        };
+        out.show(
+            of("matched") - of("left"),
+            of("matched"),
+            format!("{} of {} sockets left{ends}", of("left"), of("matched")),
+        );
+        if of("left") == 0 {
+            out.end();
+            return Ok(said);
+        }
+        // Nothing else runs on this thread.
+        std::thread::park_timeout(LOOK);
+        let all = admin.done(Method::GET, "/api/v1/sockets/close", None)?;
+        let found = all["closings"].as_array().into_iter().flatten().find(|one| one["number"] == closing["number"]);
+        let Some(found) = found.cloned() else {
+            out.end();
+            return Err(Refusal::new(
+                "that closing is not known any more: stickyd was restarted, or many came after it",
+            ));
+        };
+        said["closing"] = found;
+    }
+}
+
+fn told(said: &Value) -> String {
+    if let Some(closed) = said["closed"].as_array() {
+        let line = |one: &Value| format!("{} is told to close\n", cell(&one["id"]));
+        return closed.iter().map(line).collect();
+    }
+    let what = format!("{} tunnels, {} polling sessions", cell(&said["tunnels"]), cell(&said["polling"]));
+    let closing = &said["closing"];
+    match closing["left"].as_u64() {
+        _ if said["dry_run"] == true => format!("{} sockets would be told to close: {what}\n", cell(&said["matched"])),
+        Some(left) if left > 0 => format!(
+            "{} of {} sockets are told to close ({what}), the last within {}\n",
+            cell(&closing["told"]),
+            cell(&said["matched"]),
+            span(&closing["ends_in_s"])
+        ),
+        _ => format!(
+            "{} sockets are told to close ({what}); {} had gone before\n",
+            cell(&closing["told"]),
+            cell(&closing["gone"])
+        ),
+    }
+}

@@ -1,0 +1,73 @@
+//! `[upstream.NAME] labels`: what is told of a socket besides what stickyd knows, by rule.
+
+use std::sync::Arc;
+
+use hyper::header::HeaderName;
+
+use super::error::Report;
+use super::file::{Section, Text};
+use crate::sockets::{From, Label, Labels};
+
+/// Each costs its bytes in every socket.
+const MOST: usize = 8;
+
+/// Fields that carry what must not be shown.
+const SECRETS: [&str; 5] = ["authorization", "cookie", "proxy-authorization", "sec-websocket-key", "set-cookie"];
+
+/// Reads `labels`; `upstream` names the affinity cookie.
+pub(super) fn read(section: &mut Section<'_>, upstream: &str) -> Arc<Labels> {
+    let expected = "a table such as { store = \"query:storeId\" }";
+    let Some(table) = section.section("labels", expected) else { return Arc::default() };
+    let (report, at) = (table.report, table.span.clone());
+    let mut labels = Labels::new();
+    for (name, item) in table.named() {
+        let Some(text) = item.text("a place such as \"query:storeId\", \"cookie:uid\" or \"header:x-tenant\"") else {
+            continue;
+        };
+        check_name(report, &name);
+        if let Some(from) = place(report, &text, upstream) {
+            labels.push(Label { name: name.value, from });
+        }
+    }
+    if labels.len() > MOST {
+        report.error(&at, format!("{} labels, and {MOST} are the most", labels.len()));
+    }
+    Arc::new(labels)
+}
+
+/// It becomes a key in answers and in filters.
+fn check_name(report: &Report<'_>, name: &Text) {
+    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    if !(1..=32).contains(&name.value.len()) || !name.value.bytes().all(fits) {
+        let help = "1 to 32 of a-z, 0-9 and `_`: filters are written label.NAME=…";
+        report.error_help(&name.span, format!("`{}` is no name for a label", name.value), help);
+    }
+}
+
+fn place(report: &Report<'_>, text: &Text, upstream: &str) -> Option<From> {
+    let help = "write \"query:KEY\", \"cookie:NAME\" or \"header:NAME\"";
+    let (kind, key) = text.value.split_once(':').unwrap_or((&text.value, ""));
+    let key = key.trim();
+    let wrong = |message: String, help: &str| {
+        report.error_help(&text.span, message, help);
+        None
+    };
+    if key.is_empty() || key.len() > 128 || key.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return wrong(format!("`{}` is no place a label can be read from", text.value), help);
+    }
+    match kind.trim() {
+        "query" => Some(From::Query(key.to_owned())),
+        "cookie" if key.eq_ignore_ascii_case(&format!("stickyd_{upstream}")) => {
+            wrong("the affinity cookie is a secret of its client, and no label".to_owned(), "name another cookie")
+        }
+        "cookie" => Some(From::Cookie(key.to_owned())),
+        "header" if SECRETS.iter().any(|secret| secret.eq_ignore_ascii_case(key)) => {
+            wrong(format!("the field `{key}` carries secrets, and is no label"), "name another field, or a cookie:NAME")
+        }
+        "header" => match HeaderName::try_from(key) {
+            Ok(name) => Some(From::Header(name)),
+            Err(_) => wrong(format!("`{key}` is no name of a field"), help),
+        },
+        _ => wrong(format!("`{}` is no place a label can be read from", text.value), help),
+    }
+}

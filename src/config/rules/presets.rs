@@ -1,0 +1,206 @@
+//! The rules stickyd brings along: one word each in `affinity`. Facts and their captures: protocols §1 and §3.
+
+use std::time::Duration;
+
+use hyper::Method;
+use hyper::header::{self, HeaderName};
+
+use super::{End, Learn, Lookup, On, Place, Protocol, Refusal, Rule, Spot};
+use crate::config::pattern::{JsonPath, PathPattern, Template};
+
+/// Makes a preset.
+type Make = fn() -> Rule;
+
+/// Every preset by its word.
+pub(super) const PRESETS: [(&str, Make); 7] = [
+    ("socket.io", socket_io),
+    ("sockjs", sockjs),
+    ("signalr", signalr),
+    ("mcp", mcp),
+    ("phoenix", phoenix),
+    ("cometd", cometd),
+    ("tus", tus),
+];
+
+const MCP_SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
+const TUS: HeaderName = HeaderName::from_static("tus-resumable");
+
+/// Engine.IO, 3 and 4. Its numbers come with the open packet; `ttl` is not used.
+pub(super) fn socket_io() -> Rule {
+    let open = Learn { from: Place::OpenPacket, on: On::default(), status: Some(200), only: None };
+    let cookie = Learn { from: Place::SetCookie("io".to_owned()), ..open.clone() };
+    Rule {
+        lookup: vec![at(Spot::EngineIo)],
+        learn: vec![open, cookie],
+        refusal: vec![Refusal::EngineIo],
+        ..named("socket.io", Protocol::SocketIo, Duration::from_secs(90))
+    }
+}
+
+/// `/{prefix}/{server}/{session}/{transport}`, the session made by the client. What receives makes a session of an id
+/// nobody knows; what sends does not.
+fn sockjs() -> Rule {
+    let receivers = "/**/*/{id}/xhr|xhr_streaming|eventsource|jsonp|htmlfile|websocket";
+    Rule {
+        lookup: vec![at(Spot::Path(path(receivers))), at(Spot::Path(path("/**/*/{id}/xhr_send|jsonp_send")))],
+        refusal: vec![answer(404, "")],
+        creates: vec![On { path: Some(path(receivers)), ..On::default() }],
+        client_made: true,
+        // A session ends 5 s after its last receiver (disconnect_delay; a server may give it more).
+        ..named("sockjs", Protocol::SockJs, Duration::from_secs(60))
+    }
+}
+
+/// ASP.NET Core SignalR and Blazor: negotiate, version 0 (`connectionId`) and 1 (`connectionToken`; the id is public then).
+/// A redirect has neither. Ids are 16 random bytes in base64url, 22 letters.
+fn signalr() -> Rule {
+    let negotiate = On { methods: vec![Method::POST], path: Some(path("/**/negotiate")), header: None };
+    let token = Learn { from: json("connectionToken"), on: negotiate, status: Some(200), only: None };
+    Rule {
+        learn: vec![token.clone(), Learn { from: json("connectionId"), ..token }],
+        lookup: vec![Lookup { min: 16, ..at(Spot::Query("id".to_owned())) }],
+        refusal: vec![answer(404, "No Connection with that ID")],
+        ends: vec![End { on: On { methods: vec![Method::DELETE], ..On::default() }, status: None }],
+        ..named("signalr", Protocol::SignalR, Duration::from_secs(120))
+    }
+}
+
+/// Streamable HTTP up to 2025-11-25; what has no `Mcp-Session-Id` has no session (2026-07-28 knows none). The older
+/// HTTP+SSE: the first event of its stream names the endpoint, with `sessionId=` or `session_id=` in its query.
+fn mcp() -> Rule {
+    let streamable = Learn {
+        from: Place::Header(MCP_SESSION),
+        // A client's POST accepts both kinds of answers, always.
+        on: On { methods: vec![Method::POST], path: None, header: Some((header::ACCEPT, "text/event-stream")) },
+        status: None,
+        only: None,
+    };
+    let sse = |name: &str| Learn {
+        from: Place::Prefix(template(&format!("event: endpoint\ndata: *{name}={{id}}"))),
+        on: On { methods: vec![Method::GET], path: None, header: Some((header::ACCEPT, "text/event-stream")) },
+        status: Some(200),
+        only: None,
+    };
+    let posted = |name: &str| Lookup {
+        at: Spot::Query(name.to_owned()),
+        on: On { methods: vec![Method::POST], ..On::default() },
+        min: 16,
+    };
+    Rule {
+        learn: vec![streamable, sse("sessionId"), sse("session_id")],
+        lookup: vec![at(Spot::Header(MCP_SESSION)), posted("sessionId"), posted("session_id")],
+        // 404 by the specification; 400 are the words of the SDKs' examples.
+        refusal: vec![
+            answer(404, ""),
+            answer(400, "valid session ID"),
+            answer(400, "missing session ID"),
+            answer(400, "No transport found for sessionId"),
+        ],
+        ends: vec![End { on: On { methods: vec![Method::DELETE], ..On::default() }, status: None }],
+        ..named("mcp", Protocol::Mcp, Duration::from_secs(3_600))
+    }
+}
+
+/// Phoenix's long poll. A GET of an unknown token makes a session; a POST is refused with 200 and status 410 in the body.
+fn phoenix() -> Rule {
+    let longpoll = |method: Method| On { methods: vec![method], path: Some(path("/**/longpoll")), header: None };
+    let gone = JsonPath::parse("status").map(|status| (status, "410")).ok();
+    Rule {
+        learn: vec![Learn { from: json("token"), on: longpoll(Method::GET), status: Some(200), only: gone }],
+        lookup: vec![Lookup {
+            on: On { path: Some(path("/**/longpoll")), ..On::default() },
+            ..at(Spot::Query("token".to_owned()))
+        }],
+        refusal: vec![answer(200, "\"status\":410")],
+        creates: vec![longpoll(Method::GET)],
+        ..named("phoenix", Protocol::Phoenix, Duration::from_secs(60))
+    }
+}
+
+/// CometD by the cookie it gives each browser at the handshake.
+fn cometd() -> Rule {
+    let name = "BAYEUX_BROWSER";
+    let cookie = Place::SetCookie(name.to_owned());
+    Rule {
+        learn: vec![Learn { from: cookie, on: On::default(), status: None, only: None }],
+        lookup: vec![at(Spot::Cookie(name.to_owned()))],
+        refusal: vec![answer(200, "402::"), answer(200, "401::")],
+        // Longer than maxInterval (10 s) and a poll (30 s).
+        ..named("cometd", Protocol::CometD, Duration::from_secs(120))
+    }
+}
+
+/// tus 1.0: an upload is named by the last segment of the `Location` its creation was answered with.
+fn tus() -> Rule {
+    let with = |method: Method| On { methods: vec![method], path: None, header: Some((TUS, "")) };
+    let upload = On { methods: vec![Method::HEAD, Method::PATCH, Method::DELETE], ..with(Method::HEAD) };
+    Rule {
+        learn: vec![Learn { from: Place::Location, on: with(Method::POST), status: Some(201), only: None }],
+        lookup: vec![Lookup { on: upload, ..at(Spot::Path(path("/**/{id}"))) }],
+        refusal: vec![answer(404, ""), answer(410, "")],
+        ends: vec![End { on: with(Method::DELETE), status: None }],
+        ..named("tus", Protocol::Tus, Duration::from_secs(24 * 3_600))
+    }
+}
+
+fn named(name: &str, protocol: Protocol, ttl: Duration) -> Rule {
+    Rule {
+        name: name.to_owned(),
+        protocol,
+        learn: Vec::new(),
+        lookup: Vec::new(),
+        refusal: Vec::new(),
+        creates: Vec::new(),
+        ttl,
+        ttl_from: None,
+        ends: Vec::new(),
+        client_made: false,
+    }
+}
+
+fn at(at: Spot) -> Lookup {
+    Lookup { at, on: On::default(), min: 1 }
+}
+
+fn answer(status: u16, body: &str) -> Refusal {
+    Refusal::Answer { status, body: body.to_owned(), header: None }
+}
+
+// What is written here parses, or the test below fails.
+
+fn path(text: &'static str) -> PathPattern {
+    PathPattern::parse(text).unwrap_or_else(|_| PathPattern::none())
+}
+
+fn json(text: &'static str) -> Place {
+    JsonPath::parse(text).map_or(Place::Location, Place::Json)
+}
+
+fn template(text: &str) -> Template {
+    Template::parse(text).unwrap_or_else(|_| Template::none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_presets_are_written_with_parses() {
+        for (word, preset) in PRESETS {
+            let rule = preset();
+            assert_eq!(rule.name, word);
+            for lookup in &rule.lookup {
+                assert!(!matches!(&lookup.at, Spot::Path(path) if !path.has_id()), "{word}");
+            }
+            let ons =
+                rule.learn.iter().map(|learn| &learn.on).chain(&rule.creates).chain(rule.ends.iter().map(|e| &e.on));
+            for on in ons {
+                assert!(on.path.as_ref().is_none_or(|path| *path != PathPattern::none()), "{word}");
+            }
+            for learn in &rule.learn {
+                assert!(word == "tus" || learn.from != Place::Location, "{word}");
+                assert!(!matches!(&learn.from, Place::Prefix(template) if *template == Template::none()), "{word}");
+            }
+        }
+    }
+}

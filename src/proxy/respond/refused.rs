@@ -1,0 +1,46 @@
+//! Our own "I do not know this session", in the words of the protocol that asks: the session's worker is gone, an operator
+//! ended it, or nobody knew it a moment ago. Each makes its protocol's client begin anew (protocols §1.4, §3).
+
+use hyper::header::{self, HeaderValue};
+use hyper::{Response, StatusCode};
+
+use super::{let_read, session_unknown};
+use crate::config::rules::Protocol;
+use crate::proxy::Job;
+use crate::proxy::body::Reply;
+
+/// The refusal of a session by its rule; of no rule, Engine.IO's.
+pub fn refused(job: &Job) -> Response<Reply> {
+    const JSON: &str = "application/json";
+    const TEXT: &str = "text/plain; charset=utf-8";
+    let protocol = job.ask.rule(&job.upstream).map_or(Protocol::SocketIo, |live| live.rule.protocol);
+    let (status, kind, body) = match protocol {
+        Protocol::SocketIo => return session_unknown(&job.ask),
+        // The code of the SDKs; without the request's id, which is in its body (JSON-RPC 2.0 §5: null).
+        Protocol::Mcp => {
+            let body = r#"{"jsonrpc":"2.0","error":{"code":-32001,"message":"Session not found"},"id":null}"#;
+            (StatusCode::NOT_FOUND, JSON, body)
+        }
+        Protocol::SignalR => (StatusCode::NOT_FOUND, TEXT, "No Connection with that ID"),
+        Protocol::Phoenix => (StatusCode::OK, JSON, r#"{"status":410}"#),
+        Protocol::CometD => {
+            let body = r#"[{"channel":"/meta/connect","successful":false,"error":"402::Unknown client","advice":{"reconnect":"handshake","interval":0}}]"#;
+            (StatusCode::OK, JSON, body)
+        }
+        Protocol::SockJs | Protocol::Tus | Protocol::Custom => {
+            (StatusCode::NOT_FOUND, TEXT, "404 Not Found: no such session\n")
+        }
+    };
+    let mut response = Response::new(Reply::whole(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(origin) = &job.ask.origin {
+        let_read(origin, headers);
+    }
+    if job.ask.upgrade.is_some() {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}

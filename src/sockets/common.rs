@@ -1,0 +1,95 @@
+//! What many sockets have in common, kept once: route, user agent, the rules of their labels.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, Weak};
+
+use super::facts::{Facts, Labels};
+use super::{Sockets, lock};
+use crate::clock;
+use crate::telemetry::say_full;
+
+/// Different ones at most. Browsers have some hundred names; whoever makes up more gets none.
+const MOST: usize = 4_096;
+
+/// Shared by all sockets of one route, user agent and set of labels.
+pub(super) struct Common {
+    /// The list they are on.
+    pub(super) sockets: Weak<Sockets>,
+    pub(super) key: Key,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    /// Host and path of the rule; `None`: there are no routes.
+    pub(super) route: Option<Arc<str>>,
+    /// Shortened; empty: none said, or too many are known.
+    pub(super) agent: Box<str>,
+    pub(super) labels: Arc<Labels>,
+}
+
+/// In a set by its key alone.
+struct Kept(Arc<Common>);
+
+impl PartialEq for Kept {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key == other.0.key
+    }
+}
+
+impl Eq for Kept {}
+
+impl std::hash::Hash for Kept {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.0.key.hash(state);
+    }
+}
+
+impl std::borrow::Borrow<Key> for Kept {
+    fn borrow(&self) -> &Key {
+        &self.0.key
+    }
+}
+
+/// All that are in use.
+#[derive(Default)]
+pub(super) struct Commons(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    all: HashSet<Kept>,
+    /// When it was found full of what is in use: looked through again a second later.
+    full_s: Option<u32>,
+}
+
+impl Commons {
+    pub(super) fn get(&self, sockets: &Weak<Sockets>, facts: &Facts) -> Arc<Common> {
+        let mut key = facts.common.clone();
+        let mut known = lock(&self.0);
+        if let Some(Kept(common)) = known.all.get(&key) {
+            return common.clone();
+        }
+        if known.all.len() >= MOST && !known.makes_room(clock::now_s()) {
+            say_full!("too many different user agents: those of new sockets are not kept");
+            key.agent = Box::default();
+            if let Some(Kept(common)) = known.all.get(&key) {
+                return common.clone();
+            }
+        }
+        let common = Arc::new(Common { sockets: sockets.clone(), key });
+        known.all.insert(Kept(common.clone()));
+        common
+    }
+}
+
+impl Known {
+    /// Lets go of what nobody uses; whether there is room then.
+    fn makes_room(&mut self, now_s: u32) -> bool {
+        if self.full_s.is_some_and(|full| full == now_s) {
+            return false;
+        }
+        self.all.retain(|kept| Arc::strong_count(&kept.0) > 1);
+        let full = self.all.len() >= MOST;
+        self.full_s = full.then_some(now_s);
+        !full
+    }
+}

@@ -1,0 +1,129 @@
+//! Which sockets are meant: the filter of lists, of closing, of whatever else is done to many.
+//!
+//! Made from named texts, as they stand in a query or in a JSON object: everything given must fit. Left out: whether the
+//! upstream or label named exists at all, which the caller knows.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::socket::Socket;
+use super::words::{Kind, State, Transport};
+
+/// All of it must fit; nothing given fits every socket.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// The upstream's name.
+    pub upstream: Option<String>,
+    /// The worker's name or address.
+    pub worker: Option<String>,
+    /// The client's address, or its network.
+    pub address: Option<IpNet>,
+    /// What it is doing.
+    pub state: Option<State>,
+    /// How its bytes travel.
+    pub transport: Option<Transport>,
+    /// What speaks on it.
+    pub kind: Option<Kind>,
+    /// The session's name.
+    pub sid: Option<String>,
+    /// The rule that led to its upstream.
+    pub route: Option<String>,
+    /// Seconds it has lived at least.
+    pub min_age_s: u32,
+    /// Values of labels, by name.
+    pub labels: Vec<(String, String)>,
+}
+
+impl Filter {
+    /// What it is made of, besides `label.NAME`.
+    pub const NAMES: [&str; 9] =
+        ["upstream", "worker", "address", "state", "transport", "protocol", "sid", "route", "min_age"];
+
+    /// Takes what belongs to a filter out of `given`.
+    ///
+    /// # Errors
+    /// What is wrong with a value, in words.
+    pub fn take(given: &mut HashMap<String, String>) -> Result<Self, String> {
+        let mut names: Vec<String> = given.keys().filter(|name| name.starts_with("label.")).cloned().collect();
+        names.sort_unstable();
+        let label = |name: String| {
+            let value = given.remove(&name)?;
+            Some((name.strip_prefix("label.")?.to_owned(), value))
+        };
+        let labels = names.into_iter().filter_map(label).collect();
+        let mut text = |name: &str| given.remove(name);
+        Ok(Self {
+            upstream: text("upstream"),
+            worker: text("worker"),
+            address: text("address").map(|text| network(&text)).transpose()?,
+            state: text("state").map(|text| one_of("state", &text, &State::ALL, State::word)).transpose()?,
+            transport: text("transport")
+                .map(|text| one_of("transport", &text, &Transport::ALL, Transport::word))
+                .transpose()?,
+            kind: text("protocol")
+                .map(|text| one_of("protocol", &text, &[Kind::EngineIo, Kind::Plain], Kind::word))
+                .transpose()?,
+            sid: text("sid"),
+            route: text("route"),
+            min_age_s: text("min_age").map(|text| age(&text)).transpose()?.unwrap_or(0),
+            labels,
+        })
+    }
+
+    /// Whether it fits every socket.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether a socket is meant, at this second.
+    pub fn fits(&self, socket: &Socket, now_s: u32) -> bool {
+        let worker = socket.worker();
+        let is = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|wanted| wanted == is);
+        is(&self.upstream, &worker.upstream)
+            && self.worker.as_ref().is_none_or(|name| *name == worker.name || *name == worker.address.to_string())
+            && self.transport.is_none_or(|transport| transport == socket.transport())
+            && self.kind.is_none_or(|kind| kind == socket.kind())
+            && is(&self.route, socket.route().unwrap_or_default())
+            && now_s.saturating_sub(socket.since_s()) >= self.min_age_s
+            && self.state.is_none_or(|state| state == socket.state(now_s))
+            && self.address.is_none_or(|network| network.contains(&socket.address()))
+            && self.fits_texts(socket)
+    }
+
+    /// What needs the socket's texts, which are behind a lock.
+    fn fits_texts(&self, socket: &Socket) -> bool {
+        if self.sid.is_none() && self.labels.is_empty() {
+            return true;
+        }
+        socket.with_texts(|sid, labels| {
+            let has = |(name, value): &(String, String)| labels.contains(&(name, Some(value)));
+            self.sid.as_ref().is_none_or(|wanted| wanted.as_bytes() == sid) && self.labels.iter().all(has)
+        })
+    }
+}
+
+/// An address, or a network such as 10.0.0.0/8.
+fn network(text: &str) -> Result<IpNet, String> {
+    let address = || text.parse::<IpAddr>().ok().map(|address| IpNet::from(address.to_canonical()));
+    let wrong = || format!("`address` is an IP address or a network such as 10.0.0.0/8, not `{text}`");
+    text.parse().ok().or_else(address).ok_or_else(wrong)
+}
+
+fn one_of<T: Copy>(name: &str, text: &str, all: &[T], word: fn(T) -> &'static str) -> Result<T, String> {
+    let words = || all.iter().map(|one| word(*one)).collect::<Vec<_>>().join(", ");
+    all.iter()
+        .find(|one| word(**one) == text)
+        .copied()
+        .ok_or_else(|| format!("`{name}` is one of {}, not `{text}`", words()))
+}
+
+/// `90s`, `2h`, or a number of seconds.
+fn age(text: &str) -> Result<u32, String> {
+    let seconds = || text.parse().ok().map(Duration::from_secs);
+    let age = seconds().or_else(|| humantime::parse_duration(text).ok());
+    age.and_then(|age| u32::try_from(age.as_secs()).ok())
+        .ok_or_else(|| format!("`min_age` is a duration such as 90s or 2h, not `{text}`"))
+}

@@ -1,0 +1,346 @@
+//! One live socket: what it is, what it has carried, who holds it.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::Waker;
+
+use Ordering::{AcqRel, Relaxed};
+
+use super::care::{Asking, Care};
+use super::common::Common;
+use super::text::Texts;
+use super::way::Way;
+use super::words::{End, Kind, QUIET_S, State, Transport};
+use super::{Facts, Id, Labels, New, Order, lock};
+use crate::clock;
+use crate::upstream::worker::{Session, Worker};
+
+/// In `holders`: the session's owner, the tunnel; whether it is listed, and whether it was counted in.
+const OWNER: u8 = 1;
+pub(super) const TUNNEL: u8 = 2;
+const LIVE: u8 = 4;
+const COUNTED: u8 = 8;
+
+/// In `flags`: an operator wants it closed; its client owes an answer; one side has said Close; it is called to say a
+/// message, to ask by a Ping, or to end.
+const ORDERED: u8 = 1;
+const SUSPECT: u8 = 2;
+const PARTING: u8 = 4;
+pub(super) const POSTED: u8 = 8;
+pub(super) const ASKED: u8 = 16;
+pub(super) const GIVEN_UP: u8 = 32;
+
+/// One live socket.
+pub struct Socket {
+    worker: Arc<Worker>,
+    common: Arc<Common>,
+    pub(super) cold: Mutex<Cold>,
+    id: Id,
+    /// Seconds ([`clock::now_s`]).
+    since_s: u32,
+    /// The worker's, when it began.
+    generation: u32,
+    /// From the client.
+    pub up: Way,
+    /// To the client.
+    pub down: Way,
+    transport: AtomicU8,
+    pub(super) flags: AtomicU8,
+    pub(super) holders: AtomicU8,
+    end: AtomicU8,
+    kind: Kind,
+    tls: bool,
+}
+
+/// What is not touched on the way of a message.
+pub(super) struct Cold {
+    texts: Texts,
+    /// In its worker's count for as long as somebody owns the session.
+    session: Option<Session>,
+    /// The tunnel's task.
+    waker: Option<Waker>,
+    /// Made when there is something to care for: most plain WebSockets never have any.
+    pub(super) care: Option<Box<Care>>,
+}
+
+impl Socket {
+    pub(super) fn new(new: &mut New<'_>, facts: &Facts, common: Arc<Common>, now_s: u32) -> Self {
+        let texts = Texts::new(facts.address, new.sid, &facts.labels);
+        Self {
+            worker: new.worker.clone(),
+            common,
+            cold: Mutex::new(Cold { texts, session: new.session.take(), waker: None, care: None }),
+            id: Id::NONE,
+            since_s: now_s,
+            generation: new.worker.generation(),
+            up: Way::default(),
+            down: Way::default(),
+            transport: AtomicU8::new(new.transport as u8),
+            flags: AtomicU8::new(0),
+            holders: AtomicU8::new(OWNER | LIVE),
+            end: AtomicU8::new(0),
+            kind: new.kind,
+            tls: facts.tls,
+        }
+    }
+
+    pub(super) fn set_id(&mut self, id: Id) {
+        self.id = id;
+    }
+
+    /// Its name on the list; unlisted ones all have the same.
+    pub fn id(&self) -> Id {
+        self.id
+    }
+
+    /// Where it leads.
+    pub fn worker(&self) -> &Arc<Worker> {
+        &self.worker
+    }
+
+    /// Of its worker, when it began.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// The rule that led to its upstream; `None`: there are no routes.
+    pub fn route(&self) -> Option<&str> {
+        self.common.key.route.as_deref()
+    }
+
+    /// What the client calls itself, shortened; empty: nothing.
+    pub fn agent(&self) -> &str {
+        &self.common.key.agent
+    }
+
+    /// What speaks on it.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// It came over TLS, to us or to a trusted proxy.
+    pub fn tls(&self) -> bool {
+        self.tls
+    }
+
+    /// Seconds ([`clock::now_s`]) it began at.
+    pub fn since_s(&self) -> u32 {
+        self.since_s
+    }
+
+    /// How its bytes travel now.
+    pub fn transport(&self) -> Transport {
+        let now = self.transport.load(Relaxed);
+        Transport::ALL.into_iter().find(|one| *one as u8 == now).unwrap_or(Transport::Polling)
+    }
+
+    /// Its client's address.
+    pub fn address(&self) -> IpAddr {
+        lock(&self.cold).texts.address()
+    }
+
+    /// Calls `f` with the sid (empty: none) and the labels by name.
+    pub fn with_texts<R>(&self, f: impl FnOnce(&[u8], &[(&str, Option<&str>)]) -> R) -> R {
+        let cold = lock(&self.cold);
+        let rules: &Labels = &self.common.key.labels;
+        let labels: Vec<_> = rules.iter().map(|rule| rule.name.as_str()).zip(cold.texts.labels()).collect();
+        f(cold.texts.sid(), &labels)
+    }
+
+    /// A WebSocket-first session has told its name.
+    pub fn learn_sid(&self, sid: &[u8]) {
+        let mut cold = lock(&self.cold);
+        cold.texts = cold.texts.with_sid(sid);
+    }
+
+    /// What it is doing at this second.
+    pub fn state(&self, now_s: u32) -> State {
+        let flags = self.flags.load(Relaxed);
+        let last = self.up.last_s().max(self.down.last_s()).unwrap_or(self.since_s);
+        if flags & (ORDERED | PARTING) != 0 {
+            State::Closing
+        } else if self.worker.admin.ending().is_some() {
+            State::Draining
+        } else if flags & SUSPECT != 0 {
+            State::Suspect
+        } else if now_s.saturating_sub(last) >= QUIET_S {
+            State::Quiet
+        } else {
+            State::Open
+        }
+    }
+
+    /// Its client owes an answer, or has given it.
+    pub fn set_suspect(&self, suspect: bool) {
+        if suspect {
+            self.flags.fetch_or(SUSPECT, Relaxed);
+        } else if self.flags.load(Relaxed) & SUSPECT != 0 {
+            self.flags.fetch_and(!SUSPECT, Relaxed);
+        }
+    }
+
+    /// One side has said Close.
+    pub fn parts(&self) {
+        self.flags.fetch_or(PARTING, Relaxed);
+    }
+
+    /// It lives: counted, and counted out again when it is over.
+    pub fn begins(&self) {
+        if self.holders.fetch_or(COUNTED, AcqRel) & COUNTED == 0 {
+            self.worker.series.sockets.opened(self.transport());
+        }
+    }
+
+    /// Whether one side has said Close.
+    pub fn has_parted(&self) -> bool {
+        self.flags.load(Relaxed) & PARTING != 0
+    }
+
+    /// Why it ends, if nobody has said so before.
+    pub fn ends(&self, why: End) {
+        let _ = self.end.compare_exchange(0, why as u8, Relaxed, Relaxed);
+    }
+
+    /// Why it ends, if that has been said.
+    pub fn end(&self) -> Option<End> {
+        let end = self.end.load(Relaxed);
+        End::ALL.into_iter().find(|one| *one as u8 == end)
+    }
+
+    /// An operator has it closed: its tunnel says this, and ends. `false`: there is no tunnel, or it was told before.
+    pub fn order(&self, order: &Order) -> bool {
+        let waker = {
+            let mut cold = lock(&self.cold);
+            let told = cold.care.as_ref().is_some_and(|care| care.order.is_some());
+            if told || self.holders.load(Relaxed) & TUNNEL == 0 {
+                return false;
+            }
+            cold.care.get_or_insert_default().order = Some(order.clone());
+            cold.waker.clone()
+        };
+        self.ends(End::Operator);
+        self.flags.fetch_or(ORDERED, AcqRel);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        true
+    }
+
+    /// Whether an operator wants it closed: one load, for every poll of its tunnel.
+    #[inline]
+    pub fn is_ordered(&self) -> bool {
+        self.flags.load(Relaxed) & ORDERED != 0
+    }
+
+    /// What its tunnel is to say.
+    pub fn ordered(&self) -> Option<Order> {
+        lock(&self.cold).care.as_ref().and_then(|care| care.order.clone())
+    }
+
+    /// Its tunnel's task, once: it stays the same for the tunnel's life.
+    pub fn woken_by(&self, waker: &Waker) {
+        lock(&self.cold).waker = Some(waker.clone());
+    }
+
+    /// Wakes its tunnel's task, from whatever thread.
+    pub fn wake(&self) {
+        let waker = lock(&self.cold).waker.clone();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn let_go(&self, holder: u8) {
+        if self.holders.fetch_and(!holder, AcqRel) & (OWNER | TUNNEL) == holder {
+            self.is_over();
+        }
+    }
+
+    /// Counts it out and takes it off the list, the first time.
+    fn is_over(&self) {
+        let before = self.holders.fetch_and(!(LIVE | COUNTED), AcqRel);
+        if before & LIVE == 0 {
+            return;
+        }
+        let age_s = clock::now_s().saturating_sub(self.since_s);
+        let default = if self.transport() == Transport::Polling { End::Expired } else { End::ClientGone };
+        if before & COUNTED != 0 {
+            self.worker.series.sockets.closed(self, self.end().unwrap_or(default), age_s);
+        }
+        if let Some(sockets) = self.common.sockets.upgrade() {
+            sockets.remove(self);
+        }
+    }
+}
+
+/// A socket's place on the list, and its session's in its worker's count: held by the pin, or by the tunnel of what has none.
+/// Eight bytes: the pin table holds a million of them.
+pub struct Listed(Arc<Socket>);
+
+impl Listed {
+    pub(super) fn new(socket: Arc<Socket>) -> Self {
+        Self(socket)
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &Arc<Socket> {
+        &self.0
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        drop(lock(&self.0.cold).session.take());
+        self.0.let_go(OWNER);
+    }
+}
+
+/// A tunnel's hold on its socket.
+pub struct Tunnelled(Arc<Socket>);
+
+impl Tunnelled {
+    /// A tunnel has opened. It is the socket's transport from now on, unless it may still turn out to be none
+    /// ([`Tunnelled::upgraded`]): an Engine.IO session that polls tries it first.
+    pub fn new(socket: Arc<Socket>) -> Self {
+        socket.holders.fetch_or(TUNNEL, AcqRel);
+        Self(socket)
+    }
+
+    /// For a Ping to its client.
+    pub fn asking(&self) -> Asking {
+        Asking::new(&self.0)
+    }
+
+    /// The session has moved to the tunnel: it ends with it.
+    pub fn upgraded(&self, transport: Transport) {
+        self.0.transport.store(transport as u8, Relaxed);
+        self.0.worker.series.sockets.upgraded.inc();
+    }
+}
+
+impl std::ops::Deref for Tunnelled {
+    type Target = Socket;
+
+    fn deref(&self) -> &Socket {
+        &self.0
+    }
+}
+
+impl Drop for Tunnelled {
+    fn drop(&mut self) {
+        let _posted = {
+            let mut cold = lock(&self.0.cold);
+            cold.waker = None;
+            cold.care.as_mut().and_then(|care| care.leave())
+        };
+        if self.0.transport() == Transport::Polling {
+            // It was only tried: the session goes on polling.
+            self.0.flags.fetch_and(!PARTING, Relaxed);
+            self.0.let_go(TUNNEL);
+        } else {
+            self.0.holders.fetch_and(!TUNNEL, AcqRel);
+            self.0.is_over();
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! An id as people read and type it, and the texts of an entry in one piece of memory.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::str::FromStr;
+
+use super::Id;
+
+/// What ids are written with: no letter that is taken for a number, and none twice in another case.
+const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = (u64::BITS - self.0.leading_zeros()).div_ceil(5).max(1);
+        for place in (0..digits).rev() {
+            let digit = usize::try_from(self.0 >> (place * 5) & 31).unwrap_or(0);
+            write!(f, "{}", char::from(DIGITS.get(digit).copied().unwrap_or(b'0')))?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Id {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        if text.is_empty() || text.len() > 13 {
+            return Err(());
+        }
+        let mut id: u64 = 0;
+        for byte in text.bytes() {
+            let digit = DIGITS.iter().position(|digit| *digit == byte.to_ascii_lowercase()).ok_or(())?;
+            let digit = u64::try_from(digit).map_err(|_| ())?;
+            id = id.checked_mul(32).ok_or(())? | digit;
+        }
+        if id == 0 { Err(()) } else { Ok(Self(id)) }
+    }
+}
+
+/// The texts of an entry: the client's address (16 bytes), the sid behind its length (2), each label behind its own (1; 0:
+/// the request had none). One allocation instead of one a text.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Texts(Box<[u8]>);
+
+impl Texts {
+    /// `labels` as [`pack_label`] has them.
+    pub(super) fn new(address: IpAddr, sid: &[u8], labels: &[u8]) -> Self {
+        let address = match address {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => v6,
+        };
+        let sid = sid.get(..sid.len().min(super::facts::LONGEST_SID)).unwrap_or_default();
+        let length = u16::try_from(sid.len()).unwrap_or(0).to_be_bytes();
+        Self([&address.octets()[..], &length, sid, labels].concat().into_boxed_slice())
+    }
+
+    /// The same with another sid.
+    pub(super) fn with_sid(&self, sid: &[u8]) -> Self {
+        Self::new(self.address(), sid, self.parts().1)
+    }
+
+    pub(super) fn address(&self) -> IpAddr {
+        let octets = self.0.first_chunk::<16>().copied().unwrap_or_default();
+        IpAddr::V6(Ipv6Addr::from(octets)).to_canonical()
+    }
+
+    pub(super) fn sid(&self) -> &[u8] {
+        self.parts().0
+    }
+
+    /// Each label in the order of its rules; `None`: the request had none.
+    pub(super) fn labels(&self) -> impl Iterator<Item = Option<&str>> {
+        let mut rest = self.parts().1;
+        std::iter::from_fn(move || {
+            let (length, text) = rest.split_first()?;
+            let text_length = usize::from(*length).saturating_sub(1);
+            let (text, behind) = text.split_at_checked(text_length)?;
+            rest = behind;
+            Some(if *length == 0 { None } else { std::str::from_utf8(text).ok() })
+        })
+    }
+
+    /// The sid, and the labels as they are packed.
+    fn parts(&self) -> (&[u8], &[u8]) {
+        let Some((length, rest)) = self.0.get(16..).and_then(|rest| rest.split_first_chunk::<2>()) else {
+            return (&[], &[]);
+        };
+        rest.split_at_checked(usize::from(u16::from_be_bytes(*length))).unwrap_or_default()
+    }
+}
+
+/// Puts a label behind the others.
+pub(super) fn pack_label(packed: &mut Vec<u8>, value: Option<&str>) {
+    let Some(value) = value else { return packed.push(0) };
+    let value = value.get(..value.floor_char_boundary(usize::from(u8::MAX) - 1)).unwrap_or_default();
+    // Cut above: it fits.
+    packed.push(u8::try_from(value.len() + 1).unwrap_or(1));
+    packed.extend_from_slice(value.as_bytes());
+}
+
+/// What may be shown of bytes a client chose: at most `most` bytes, no control characters.
+pub(super) fn printable(bytes: &[u8], most: usize) -> String {
+    let text = String::from_utf8_lossy(bytes.get(..bytes.len().min(most)).unwrap_or_default());
+    let text: String = text.chars().map(|c| if is_odd(c) { '?' } else { c }).collect();
+    text.get(..text.floor_char_boundary(most)).unwrap_or_default().to_owned()
+}
+
+/// Control characters, and those that turn the direction of what is shown, are nothing for a terminal.
+fn is_odd(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}

@@ -1,0 +1,203 @@
+//! What the exchanges of a thread share: who of them waits for an answer, and for how long; and the two buffers they use in
+//! turn, so that an idle connection owns none.
+//!
+//! A timer of its own would cost each request an entry in tokio's wheel and a reading of the clock. Instead the thread's
+//! tick looks at all of them, and time counts from the first tick that sees one: never too early, however busy the thread
+//! is, and at most two ticks late.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::Waker;
+use std::time::Duration;
+
+use super::worker::SLOW_MS;
+
+/// Read at once; what is longer has a buffer of its own.
+pub(super) const PIECE: usize = 16 * 1024;
+
+/// What the exchanges of a thread share.
+pub struct Waits {
+    all: RefCell<slab::Slab<Rc<Wait>>>,
+    /// Read into by one exchange for one poll; never across an await.
+    pub(super) reading: RefCell<Box<[u8]>>,
+    /// Written from, likewise.
+    pub(super) writing: RefCell<Vec<u8>>,
+}
+
+/// One connection's wait for an answer, while there is one.
+#[derive(Default)]
+pub struct Wait {
+    /// In ms; 0: nobody waits.
+    patience_ms: Cell<u64>,
+    /// When the first tick saw it; 0: none has.
+    seen_ms: Cell<u64>,
+    may_be_slow: Cell<bool>,
+    stage: Cell<Stage>,
+    waker: Cell<Option<Waker>>,
+}
+
+/// How far a wait has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Stage {
+    /// Not far.
+    #[default]
+    Early,
+    /// Longer than a request should take.
+    Slow,
+    /// Longer than anybody waits.
+    Over,
+}
+
+impl Waits {
+    /// Nobody waits.
+    pub fn new() -> Rc<Self> {
+        let reading = RefCell::new(vec![0; PIECE].into_boxed_slice());
+        Rc::new(Self { all: RefCell::default(), reading, writing: RefCell::default() })
+    }
+
+    /// Looks at all of them, with every tick of the thread.
+    pub fn tick(&self, now_ms: u64) {
+        self.all.borrow().iter().for_each(|(_, wait)| wait.tick(now_ms));
+    }
+}
+
+impl Wait {
+    /// A wait begins; `may_be_slow`: it is worth a word when it takes longer than [`SLOW_MS`].
+    pub fn begin(&self, patience: Duration, may_be_slow: bool) {
+        self.patience_ms.set(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX).max(1));
+        self.seen_ms.set(0);
+        self.may_be_slow.set(may_be_slow);
+        self.stage.set(Stage::Early);
+    }
+
+    /// It begins anew.
+    pub fn again(&self) {
+        self.seen_ms.set(0);
+        self.stage.set(Stage::Early);
+    }
+
+    /// Nobody waits any more.
+    pub fn end(&self) {
+        self.patience_ms.set(0);
+        self.waker.set(None);
+    }
+
+    /// How far it has come; `waker` is told when that changes.
+    pub fn stage(&self, waker: &Waker) -> Stage {
+        let known = self.waker.take().filter(|known| known.will_wake(waker));
+        self.waker.set(Some(known.unwrap_or_else(|| waker.clone())));
+        self.stage.get()
+    }
+
+    /// For how long it has lasted, less the time to the tick that saw it first.
+    pub fn lasted_ms(&self, now_ms: u64) -> u64 {
+        match self.seen_ms.get() {
+            0 => 0,
+            seen => now_ms.saturating_sub(seen),
+        }
+    }
+
+    fn tick(&self, now_ms: u64) {
+        let patience = self.patience_ms.get();
+        if patience == 0 {
+            return;
+        }
+        if self.seen_ms.get() == 0 {
+            // 0 is for what no tick has seen.
+            return self.seen_ms.set(now_ms.max(1));
+        }
+        let lasted = self.lasted_ms(now_ms);
+        let stage = match () {
+            () if lasted >= patience => Stage::Over,
+            () if lasted >= SLOW_MS && self.may_be_slow.get() => Stage::Slow,
+            () => Stage::Early,
+        };
+        if stage != self.stage.replace(stage)
+            && let Some(waker) = self.waker.take()
+        {
+            waker.wake();
+        }
+    }
+}
+
+/// A connection's place among the waits of its thread, until it is dropped.
+pub struct Watched {
+    wait: Rc<Wait>,
+    waits: Rc<Waits>,
+    index: usize,
+}
+
+impl Watched {
+    /// A connection that waits for nothing yet.
+    pub fn new(waits: &Rc<Waits>) -> Self {
+        let wait = Rc::new(Wait::default());
+        let index = waits.all.borrow_mut().insert(wait.clone());
+        Self { wait, waits: waits.clone(), index }
+    }
+
+    /// What its thread's exchanges share.
+    pub fn waits(&self) -> &Rc<Waits> {
+        &self.waits
+    }
+}
+
+impl std::ops::Deref for Watched {
+    type Target = Wait;
+
+    fn deref(&self) -> &Wait {
+        &self.wait
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.waits.all.borrow_mut().try_remove(self.index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_wait_is_slow_and_then_over_and_begins_anew() {
+        let waits = Waits::new();
+        let wait = Watched::new(&waits);
+        wait.begin(Duration::from_secs(30), true);
+        let after = |now_ms| {
+            waits.tick(now_ms);
+            wait.stage(Waker::noop())
+        };
+        assert_eq!([1_000, 2_999, 3_000].map(after), [Stage::Early, Stage::Early, Stage::Slow]);
+        wait.again();
+        assert_eq!([20_000, 49_999, 50_000].map(after), [Stage::Early, Stage::Slow, Stage::Over]);
+        wait.begin(Duration::from_secs(1), true);
+        assert_eq!([0, 999, 1_001].map(after), [Stage::Early, Stage::Early, Stage::Over], "never slow");
+        wait.end();
+        waits.tick(90_000);
+        drop(wait);
+        assert!(waits.all.borrow().is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn no_wait_is_over_too_early_or_much_too_late(patience in 1_u64..100_000, began in 0_u64..1_000, pauses in prop::collection::vec(1_u64..5_000, 1..200)) {
+            let (waits, mut now) = (Waits::new(), began);
+            let wait = Watched::new(&waits);
+            wait.begin(Duration::from_millis(patience), false);
+            let mut before = [began, began];
+            for pause in pauses {
+                now += pause;
+                waits.tick(now);
+                if wait.stage(Waker::noop()) == Stage::Over {
+                    prop_assert!(now - began >= patience, "early");
+                    break;
+                }
+                before = [before[1], now];
+                // Not over at this tick: it has lasted less than its patience since the first one.
+                prop_assert!(wait.lasted_ms(now) < patience, "late");
+            }
+        }
+    }
+}

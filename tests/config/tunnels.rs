@@ -1,0 +1,47 @@
+//! `round_trip`, `tunnel_ping`, `tunnel_ping_timeout` and `broadcast`: what is wrong with them, and that a reload applies them.
+
+use super::errors;
+use insta::assert_snapshot;
+
+#[test]
+fn an_excellent_round_trip_is_the_shorter_one() {
+    assert_snapshot!(errors("round_trip = { excellent = \"300ms\" }"), @r#"
+    error: an excellent round-trip is shorter than one that is only good
+     --> s.toml:5:14
+      |
+    5 | round_trip = { excellent = "300ms" }
+      |              ^^^^^^^^^^^^^^^^^^^^^^^
+      = help: the defaults are { excellent = "80ms", good = "250ms" }
+    "#);
+}
+
+#[test]
+fn a_ping_has_a_range_and_its_timeout_needs_it() {
+    assert_snapshot!(errors("tunnel_ping = \"500ms\"\nround_trip = { good = \"7s\" }\nbroadcast = \"yes\""), @r#"
+    error: `tunnel_ping` must be from 1s to 1day
+     --> s.toml:5:15
+      |
+    5 | tunnel_ping = "500ms"
+      |               ^^^^^^^
+
+    error: `good` must be from 1ms to 6s
+     --> s.toml:6:23
+      |
+    6 | round_trip = { good = "7s" }
+      |                       ^^^^
+
+    error: `broadcast` must be true or false, not a string
+     --> s.toml:7:13
+      |
+    7 | broadcast = "yes"
+      |             ^^^^^
+    "#);
+    assert_snapshot!(errors("tunnel_ping_timeout = \"5s\""), @r#"
+    error: `tunnel_ping_timeout` without `tunnel_ping`: nobody is pinged
+     --> s.toml:5:23
+      |
+    5 | tunnel_ping_timeout = "5s"
+      |                       ^^^^
+      = help: write tunnel_ping = "20s", too, or leave this out
+    "#);
+}

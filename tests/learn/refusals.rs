@@ -1,0 +1,165 @@
+//! Looking for a session: refusals as networks and frameworks deliver them, and strangers that make them up.
+
+use std::sync::{Arc, Mutex};
+
+use crate::support::proxy::Proxy;
+use crate::support::raw::{Leg, Message, Raw, RawWorker, ok};
+
+const RULE: &str = "[affinity.jobs]\nlearn = [{ from = \"header:x-job-id\", method = \"POST\" }]\nlookup = [\"query:job\"]\n\
+    refusal = [{ status = 404, body = \"no such job\" }]\n";
+
+/// Three workers that know nothing but `job=w1`, `job=w2`, `job=w3`, their own; what they do otherwise is `refuse`.
+struct Town {
+    workers: Vec<RawWorker>,
+    limits: &'static str,
+}
+
+impl Town {
+    fn new(refuse: impl Fn(&mut Leg, &Message) + Send + Sync + 'static) -> Self {
+        let refuse = Arc::new(refuse);
+        let worker = |number: usize| {
+            let (refuse, name) = (refuse.clone(), format!("w{number}"));
+            RawWorker::scripted(move |leg| {
+                while let Some(request) = leg.request() {
+                    if request.target().contains(&format!("job={name}")) {
+                        leg.send(ok(&format!("{name}:{}", request.body.len())));
+                    } else {
+                        refuse(leg, &request);
+                    }
+                }
+            })
+        };
+        Self { workers: (1..=3).map(worker).collect(), limits: "" }
+    }
+
+    /// A stickyd that has never heard of any session.
+    fn proxy(&self) -> Proxy {
+        let named =
+            |(i, worker): (usize, &RawWorker)| format!("{{ address = \"{}\", name = \"w{}\" }}", worker.address, i + 1);
+        let workers: Vec<_> = self.workers.iter().enumerate().map(named).collect();
+        let workers = workers.join(", ");
+        Proxy::with(&format!("[upstream.app]\nworkers = [{workers}]\naffinity = [\"jobs\"]\n{RULE}{}", self.limits))
+    }
+
+    /// Each of the three sessions is found, whatever the request brings along.
+    fn all_are_found(&self, fields: &str, body: &str) -> Vec<Message> {
+        let proxy = self.proxy();
+        let ask = |name: &str| {
+            let length = body.len();
+            let request =
+                format!("POST /?job={name} HTTP/1.1\r\nHost: a\r\n{fields}Content-Length: {length}\r\n\r\n{body}");
+            let answer = Raw::connect(proxy.address).ask(&request);
+            assert_eq!((answer.status(), answer.text()), (200, format!("{name}:{length}").as_str()), "{answer:?}");
+            answer
+        };
+        ["w1", "w2", "w3"].map(ask).into()
+    }
+}
+
+const REFUSAL: &str = "HTTP/1.1 404 Not Found\r\nContent-Length: 11\r\n\r\nno such job";
+
+#[test]
+fn byte_by_byte() {
+    let town = Town::new(|leg, _| {
+        for byte in REFUSAL.bytes() {
+            leg.send([byte]);
+            std::thread::yield_now();
+        }
+    });
+    town.all_are_found("", "body");
+}
+
+#[test]
+fn chunked_with_trailers() {
+    let town = Town::new(|leg, _| {
+        leg.send("HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nno \r\n8;x=y\r\nsuch job\r\n0\r\nX-T: 1\r\n\r\n");
+    });
+    town.all_are_found("", "body");
+}
+
+/// A framework that compresses whatever it may: it is not asked to, where the answer has to be read.
+#[test]
+fn to_a_client_that_takes_compressed_answers() {
+    let town = Town::new(|leg, request| {
+        if request.header("accept-encoding").is_some() {
+            leg.send("HTTP/1.1 404 Not Found\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x08\x02\x03");
+        } else {
+            leg.send(REFUSAL);
+        }
+    });
+    town.all_are_found("Accept-Encoding: gzip, br\r\n", "body");
+}
+
+/// Nothing of what a stranger says reaches the client: cookies above all.
+#[test]
+fn what_strangers_say_is_dropped() {
+    let town = Town::new(|leg, _| {
+        leg.send("HTTP/1.1 404 Not Found\r\nSet-Cookie: stranger=1\r\nX-Stranger: 1\r\nContent-Length: 11\r\n\r\nno such job");
+    });
+    for answer in town.all_are_found("", "body") {
+        assert_eq!((answer.header("set-cookie"), answer.header("x-stranger")), (None, None), "{answer:?}");
+    }
+}
+
+/// Bodies are held so that they can be sent again; one that is too large goes to one worker only, and no client is told
+/// that its session is unknown because of that.
+#[test]
+fn bodies_are_sent_again() {
+    let town = Town::new(|leg, _| {
+        leg.send(REFUSAL);
+    });
+    town.all_are_found("", &"x".repeat(900_000));
+    let proxy = town.proxy();
+    let mut found = 0;
+    for name in ["w1", "w2", "w3"] {
+        let body = "x".repeat(3_000_000);
+        let request = format!("POST /?job={name} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        let answer = Raw::connect(proxy.address).ask(&request);
+        match answer.status() {
+            200 => assert_eq!(answer.text(), format!("{name}:3000000")),
+            status => assert_eq!((status, answer.header("retry-after")), (503, Some("1")), "{answer:?}"),
+        }
+        found += usize::from(answer.status() == 200);
+    }
+    println!("3 MB bodies of sessions nobody has pinned: {found} of 3 went right at once");
+}
+
+/// Made-up ids cost those who make them up; who comes back with a real one is found at once, from wherever.
+#[test]
+fn a_flood_of_made_up_ids() {
+    let mut town = Town::new(|leg, _| {
+        leg.send(REFUSAL);
+    });
+    town.limits = "[limits]\ndiscoveries_per_address = 10\ndiscoveries = 1000\n";
+    let proxy = town.proxy();
+    let statuses = Arc::new(Mutex::new(Vec::new()));
+    let flood: Vec<_> = (0..8)
+        .map(|thread| {
+            let (statuses, address) = (statuses.clone(), proxy.address);
+            std::thread::spawn(move || {
+                let mut raw = Raw::connect(address);
+                for number in 0..20 {
+                    let status = raw.get(&format!("/?job=nobody-{thread}-{number}")).status();
+                    statuses.lock().unwrap().push(status);
+                }
+            })
+        })
+        .collect();
+    // From another address, in the middle of it: its own budget, and found anyhow.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&"127.0.3.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    socket.connect(&proxy.address.into()).unwrap();
+    let mut raw = Raw::on(crate::support::raw::patient(socket.into()));
+    for name in ["w1", "w2", "w3"] {
+        assert_eq!(raw.get(&format!("/?job={name}")).text(), format!("{name}:0"));
+    }
+    for thread in flood {
+        thread.join().unwrap();
+    }
+    let statuses = statuses.lock().unwrap();
+    let count = |status: u16| statuses.iter().filter(|one| **one == status).count();
+    println!("160 made-up ids: {} times 404, {} times 503", count(404), count(503));
+    assert_eq!(count(404) + count(503), 160);
+    let over = proxy.metric("stickyd_discoveries_total{result=\"over_budget\",upstream=\"app\"}");
+    assert!(over > 0.0 || count(503) == 0);
+}
