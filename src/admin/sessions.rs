@@ -71,7 +71,7 @@ pub(super) async fn pin(State(api): State<Api>, Query(query): Asked) -> Result<J
         None => shared.keys.key(&upstream.config.name, sid.as_bytes()),
     };
     let seen = shared.pins.inspect(key, Instant::now(), |pin| {
-        (pin.worker().cloned(), pin.age_s(clock::now_s()), pin.has_tunnel(), pin.slot)
+        (pin.worker().cloned(), pin.age_s(clock::now_s()), pin.has_tunnel(), pin.slot())
     });
     let Some((view, (worker, age_s, has_tunnel, slot))) = seen else {
         let why = "this stickyd has not pinned that session (its worker may know it all the same)";

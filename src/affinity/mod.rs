@@ -46,6 +46,8 @@ pub struct Hold {
     open: pins::Hold,
     tunnel: bool,
     shorten: Option<Duration>,
+    /// The session is not on the list of sockets yet.
+    is_fresh: bool,
     /// Body bytes of the request that holds it, and of its answer.
     moved: (u64, u64),
     /// Silence a tunnel of this session is allowed, seconds; 0: not known.
@@ -53,6 +55,11 @@ pub struct Hold {
 }
 
 impl Hold {
+    fn new(shared: &Arc<Shared>, key: Key, open: pins::Hold, ttl_s: u32) -> Self {
+        let shared = shared.clone();
+        Self { shared, key, open, tunnel: false, shorten: None, is_fresh: false, moved: (0, 0), ttl_s }
+    }
+
     /// The session it keeps.
     pub fn key(&self) -> Key {
         self.key
@@ -80,6 +87,11 @@ impl Hold {
             pin.listed().map(|listed| listed.socket().clone())
         });
         socket.flatten()
+    }
+
+    /// Whether the session has to be put on the list of sockets ([`enlist`]).
+    pub fn is_fresh(&self) -> bool {
+        self.is_fresh
     }
 
     /// What the request carried that holds it, and its answer: bytes of their bodies.
@@ -203,8 +215,9 @@ fn pinned(shared: &Arc<Shared>, upstream: &Upstream, key: Key) -> Resolved {
     let Some((open, used)) = shared.pins.open(key, Instant::now(), |pin| pin.used(clock::now_s())) else {
         return Resolved::Unpinned(key);
     };
-    let Used { worker, ttl_s, slot, has_tunnel } = used;
-    let hold = Hold { shared: shared.clone(), key, open, tunnel: false, shorten: None, moved: (0, 0), ttl_s };
+    let Used { worker, ttl_s, slot, has_tunnel, is_fresh } = used;
+    let mut hold = Hold::new(shared, key, open, ttl_s);
+    hold.is_fresh = is_fresh;
     let Some(worker) = worker else { return Resolved::Ended };
     if worker.gone() {
         drop(hold);
@@ -317,20 +330,44 @@ pub fn pin(shared: &Shared, key: Key, client: Client, new: New<'_>, ttl: Duratio
 /// The same of a session that is on the list of sockets.
 pub fn pin_listed(shared: &Shared, key: Key, client: Client, listed: Listed, ttl: Duration, paced: bool) -> bool {
     let socket = listed.socket().clone();
-    let worker = socket.worker();
+    let (ttl_s, slot) = marks(key, socket.worker(), ttl, paced);
+    let is_new = insert(shared, key, client, Pin::new(listed, ttl_s, slot), ttl);
+    if is_new {
+        socket.begins();
+    }
+    is_new
+}
+
+/// The same of a session that was just made: it comes on the list with its first request ([`enlist`]).
+pub fn pin_fresh(shared: &Shared, key: Key, client: Client, session: Session, ttl: Duration, paced: bool) -> bool {
+    let (ttl_s, slot) = marks(key, session.worker(), ttl, paced);
+    insert(shared, key, client, Pin::fresh(session, ttl_s, slot), ttl)
+}
+
+/// A session's first request behind its handshake: it is on the list of sockets from now on.
+pub fn enlist<'n>(shared: &Shared, key: Key, new: impl FnOnce(Session) -> New<'n>) {
+    shared.pins.update(key, Instant::now(), |pin| {
+        pin.enlist(|session| {
+            let listed = shared.sockets.open(new(session));
+            listed.socket().begins();
+            listed
+        });
+    });
+}
+
+/// The silence its tunnels are allowed, and its place in what is left of a drain.
+fn marks(key: Key, worker: &Worker, ttl: Duration, paced: bool) -> (u16, Slot) {
     let ttl_s = if paced { u16::try_from(whole_seconds(ttl)).unwrap_or(u16::MAX) } else { 0 };
     // Known while its worker is drained: it gets a place in the time left.
     let ending = if worker.admin.ends() { worker.admin.ending() } else { None };
-    let slot = ending.map_or(Slot::NONE, |ending| ending.late_slot(clock::now_ms(), key.chance()));
-    let pin = Pin::new(listed, ttl_s, slot);
+    (ttl_s, ending.map_or(Slot::NONE, |ending| ending.late_slot(clock::now_ms(), key.chance())))
+}
+
+fn insert(shared: &Shared, key: Key, client: Client, pin: Pin, ttl: Duration) -> bool {
     match shared.pins.insert(key, pin, shared.keys.address(client.key()), ttl, Instant::now()) {
-        Inserted::New { evicted: 0 } => {
-            socket.begins();
-            true
-        }
+        Inserted::New { evicted: 0 } => true,
         Inserted::Kept(_) => false,
         Inserted::New { evicted } => {
-            socket.begins();
             shared.metrics.pins_evicted.inc_by(evicted as u64);
             say_full!("the pin table is full: the oldest idle pin made room ([limits] pins)");
             true
@@ -358,8 +395,8 @@ pub fn watch_one_address(shared: &Shared, upstream: &Upstream, client: Client) {
 
 /// Opens a session just pinned, for the request that found it.
 pub fn hold(shared: &Arc<Shared>, key: Key) -> Option<Hold> {
-    let (open, ttl_s) = shared.pins.open(key, Instant::now(), |pin| pin.ttl_s.into())?;
-    Some(Hold { shared: shared.clone(), key, open, tunnel: false, shorten: None, moved: (0, 0), ttl_s })
+    let (open, ttl_s) = shared.pins.open(key, Instant::now(), Pin::ttl_s)?;
+    Some(Hold::new(shared, key, open, ttl_s))
 }
 
 /// Ends a session because an operator says so; its pin stays as the end's memory.
@@ -374,7 +411,7 @@ pub fn end(shared: &Shared, upstream: &Upstream, key: Key) {
 /// When the drain of `worker` ends the session that polls there ([`clock::now_ms`]): at once if it has been ended; `None`
 /// while nothing ends it but its tunnel or itself.
 pub fn ends_at(shared: &Shared, key: Key, worker: &Worker) -> Option<u64> {
-    let found = shared.pins.peek(key, Instant::now(), |pin| (pin.worker().is_some(), pin.has_tunnel(), pin.slot));
+    let found = shared.pins.peek(key, Instant::now(), |pin| (pin.worker().is_some(), pin.has_tunnel(), pin.slot()));
     match found {
         Some((false, ..)) => Some(0),
         Some((true, true, _)) => None,
@@ -391,18 +428,33 @@ pub fn close(shared: &Shared, socket: &Arc<Socket>) -> bool {
     }
     let key = socket.with_texts(|sid, _| shared.keys.key(&socket.worker().upstream, sid));
     // Dropped outside of the table's lock.
-    let ended = shared.pins.update(key, Instant::now(), |pin| {
-        let is_its = pin.listed().is_some_and(|listed| Arc::ptr_eq(listed.socket(), socket));
-        is_its.then(|| {
-            socket.ends(End::Operator);
-            pin.end()
-        })
-    });
-    let ended = ended.flatten().flatten().is_some();
+    let ended = close_pin(shared, key, socket).or_else(|| close_pin(shared, find(shared, socket)?, socket)).is_some();
     if ended {
         shared.sockets.one_ended();
     }
     ended
+}
+
+fn close_pin(shared: &Shared, key: Key, socket: &Arc<Socket>) -> Option<Pin> {
+    let end = |pin: &mut Pin| {
+        pin.listed().filter(|listed| Arc::ptr_eq(listed.socket(), socket))?;
+        socket.ends(End::Operator);
+        pin.end()
+    };
+    shared.pins.update(key, Instant::now(), end)?
+}
+
+/// The pin of a session whose id its socket does not tell, as those of other protocols than Socket.IO: by looking at all.
+fn find(shared: &Shared, socket: &Arc<Socket>) -> Option<Key> {
+    (0..pins::SHARDS).find_map(|shard| {
+        let mut found = None;
+        shared.pins.each(shard, |key, pin| {
+            if pin.listed().is_some_and(|listed| Arc::ptr_eq(listed.socket(), socket)) {
+                found = Some(key);
+            }
+        });
+        found
+    })
 }
 
 fn due_at(worker: &Worker, slot: Slot, key: Key) -> Option<u64> {

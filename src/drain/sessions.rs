@@ -70,7 +70,7 @@ fn number(shared: &Shared, worker: &Arc<Worker>) {
     for shard in 0..SHARDS {
         shared.pins.each(shard, |_, pin| {
             if pin.is_polling_at(worker) {
-                pin.slot = Slot::of(count);
+                pin.set_slot(Slot::of(count));
                 count = count.wrapping_add(1);
             }
         });
@@ -90,7 +90,7 @@ fn end_due(shared: &Shared, under: &[Under], now_ms: u64) {
         let mut ended = Vec::new();
         shared.pins.each(shard, |key, pin| {
             let Some((one, count)) = under.iter_mut().find(|(one, _)| pin.is_polling_at(&one.worker)) else { return };
-            if one.ending.due_ms(pin.slot, key.jitter()).is_some_and(|due| due <= now_ms) {
+            if one.ending.due_ms(pin.slot(), key.jitter()).is_some_and(|due| due <= now_ms) {
                 ended.extend(pin.end());
                 *count += 1;
             }

@@ -245,11 +245,15 @@ fn pin(job: &Job, choice: &mut Choice, live: &Live, born: &Born) {
     let shared = &job.conn.thread.shared;
     let key = live.key(shared, &job.upstream.config.name, &born.id);
     let seat = choice.seat.take().unwrap_or_else(|| choice.worker.session());
-    let worker = choice.worker.clone();
-    affinity::pin(shared, key, job.client, job.session(&worker, seat, &born.id), born.ttl, born.paced);
     live.series.learned.inc();
     // The answer to a handshake of Engine.IO is over at once.
-    if choice.hold.is_none() && live.rule.protocol != Protocol::SocketIo {
+    if live.rule.protocol == Protocol::SocketIo {
+        affinity::pin_fresh(shared, key, job.client, seat, born.ttl, born.paced);
+        return;
+    }
+    let worker = choice.worker.clone();
+    affinity::pin(shared, key, job.client, job.session(&worker, seat, &born.id), born.ttl, born.paced);
+    if choice.hold.is_none() {
         choice.hold = affinity::hold(shared, key);
     }
 }

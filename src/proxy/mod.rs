@@ -30,7 +30,8 @@ use hyper::body::Body;
 use hyper::header;
 use hyper::{Method, Request, Response, StatusCode};
 
-use crate::affinity::{self, Resolved, discover};
+use crate::affinity::session::{self, EngineIo, Sid};
+use crate::affinity::{self, Choice, Resolved, discover};
 use crate::clock;
 use crate::config::Redirect;
 use crate::listener::conn::Conn;
@@ -89,6 +90,19 @@ impl Job {
             sockets::Kind::Plain
         };
         New { worker, session: seat, transport, kind, sid: &[], facts: self.facts.as_deref() }
+    }
+
+    /// The first request of a session behind its handshake puts it on the list of sockets.
+    fn enlist(&mut self, choice: &Choice, request: &Request<Outgoing>) {
+        let Some(hold) = choice.hold.as_ref().filter(|hold| hold.is_fresh()) else { return };
+        if self.facts.is_none() {
+            self.look(request);
+        }
+        let engine = session::recognise(request.uri().query());
+        if let Some(EngineIo { sid: Sid::Given(sid), .. }) = &engine {
+            let new = |seat| self.session(&choice.worker, seat, sid);
+            affinity::enlist(&self.conn.thread.shared, hold.key(), new);
+        }
     }
 
     /// Reads what is told of a socket.
@@ -156,6 +170,7 @@ async fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) ->
     }
     match resolved {
         Resolved::Worker(choice) => {
+            job.enlist(&choice, &request);
             let request = if forward::may_be_goodbye(&job, &request) {
                 match Box::pin(forward::read_goodbye(&mut job, request)).await {
                     Ok(request) => request,

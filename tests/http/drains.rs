@@ -132,7 +132,7 @@ fn without_a_grace_sessions_stay_and_new_ones_go_elsewhere() {
     let answer = Raw::connect(binary.address).ask(&with_cookie);
     assert_eq!((answer.text(), answer.header("set-cookie")), ("one", None), "ordinary requests stay meanwhile");
     let upgrade = format!(
-        "GET /ws HTTP/1.1\r\nHost: a\r\nCookie: {pair}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        "GET /elsewhere HTTP/1.1\r\nHost: a\r\nCookie: {pair}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     );
     let answer = Raw::connect(binary.address).ask(&upgrade);
