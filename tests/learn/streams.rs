@@ -3,8 +3,11 @@
 use std::sync::{Mutex, mpsc};
 
 use serde_json::json;
+use stickyd::config::AdminState;
+use stickyd::upstream::admin::Change;
 
 use super::{Trial, config, edit};
+use crate::support::h2::{Secured, ask, within};
 use crate::support::proxy::{Binary, Proxy};
 use crate::support::raw::{Raw, RawWorker, eventually};
 
@@ -49,6 +52,7 @@ fn a_stream_outlives_every_time_out() {
     assert_eq!(stream.head().unwrap().status(), 200);
     say.send("data: 1\n\n").unwrap();
     assert_eq!(stream.exactly(14), b"9\r\ndata: 1\n\n\r\n", "as it comes");
+    assert_eq!(proxy.worker(&worker.address.to_string()).sessions(), 1, "the session and its stream are one");
     // Connections that come after it, and are as silent, die of the time-outs: one after the other, four of them.
     for _ in 0..4 {
         Raw::connect(proxy.address).closed();
@@ -83,6 +87,36 @@ async fn streams_of_a_drained_worker_end_and_begin_elsewhere() {
     let others: u64 = ["w1", "w3"].iter().map(|name| after["workers"][name].as_u64().unwrap()).sum();
     assert_eq!(others, 12, "{after}");
     assert_eq!(after["moved"], before["workers"]["w2"], "nobody else: {after}");
+}
+
+/// Over HTTP/2, beside other requests on the same connection: as it comes, and a whole end when its worker is taken out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_over_http2() {
+    let (worker, say) = streaming();
+    let name = worker.address.to_string();
+    let secured = Secured::with("", &format!("[upstream.app]\naffinity = [\"mcp\"]\nworkers = [{name:?}]\n"));
+    let client = secured.client().await;
+    let mut request = ask("GET", "/mcp");
+    request.headers_mut().insert("accept", "text/event-stream".parse().unwrap());
+    let (answer, mut send) = client.begin(request).await;
+    send.send_data(bytes::Bytes::new(), true).unwrap();
+    let (parts, mut body) = within(answer).await.unwrap().into_parts();
+    assert_eq!(parts.status, 200);
+    for event in ["data: 1\n\n", "data: 2\n\n"] {
+        say.send(event).unwrap();
+        let data = within(body.data()).await.unwrap().unwrap();
+        assert_eq!(data, event.as_bytes(), "as it comes");
+        body.flow_control().release_capacity(data.len()).unwrap();
+        assert_eq!(client.get("/other").await.status, 200);
+    }
+    let live = secured.proxy().worker(&name);
+    assert_eq!(live.sessions(), 1);
+    let config = secured.proxy().server().shared().snapshot.load().upstreams[0].config.clone();
+    live.change(Change::Say(AdminState::Maint, None), &config);
+    while let Some(data) = within(body.data()).await {
+        assert!(data.expect("a whole end").is_empty(), "and nothing before it");
+    }
+    eventually("nothing is left", || live.sessions() == 0);
 }
 
 /// An event source without any session: it is not held back, either, and stickyd's own end is its end.
