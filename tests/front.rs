@@ -1,6 +1,8 @@
 //! TLS both ways and what stands in front: certificates by name, clients' own certificates, PROXY headers, the way to
 //! https, workers that speak TLS.
 
+#[path = "front/buffers.rs"]
+mod buffers;
 #[path = "front/certificates.rs"]
 mod certificates;
 #[path = "front/clients.rs"]

@@ -135,6 +135,12 @@ pub fn read<B>(
 ) -> (Kind, Option<Box<Facts>>) {
     let preflight =
         *request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    // Nothing to compare, and nothing to note.
+    if let ([live], true) = (&*upstream.rules, upstream.config.follow.is_empty())
+        && live.is_socket_io()
+    {
+        return (engine_io(shared, upstream, request, upgrade, preflight, 0), None);
+    }
     let mut kind = if preflight { Kind::Preflight(None) } else { Kind::Ordinary };
     let mut facts = Facts::default();
     for (index, live) in upstream.rules.iter().enumerate() {

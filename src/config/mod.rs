@@ -52,7 +52,7 @@ pub use log::{Log, LogFormat, check_level};
 pub(crate) use resolve::look_up;
 pub use rules::Affinity;
 pub use sources::{Look, Sources};
-pub use tls::{Certificate, ClientAuth, Tls};
+pub use tls::{Buffers, Certificate, ClientAuth, Tls};
 pub use tunnels::Tunnels;
 pub(crate) use values::digits;
 pub use worker_tls::WorkerTls;

@@ -26,7 +26,21 @@ pub struct Tls {
     pub alpn: Vec<Vec<u8>>,
     /// `Strict-Transport-Security` of every answer (RFC 6797 §6.1). `None`: the workers' business.
     pub hsts: Option<String>,
+    /// Whose memory records are taken apart in.
+    pub buffers: Buffers,
 }
+
+/// Whose memory a connection's records are taken apart and put together in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Buffers {
+    /// Its thread's: a connection that is silent owns none.
+    #[default]
+    Shared,
+    /// Its own, 4 KiB or more for as long as it lives.
+    Own,
+}
+
+const BUFFERS: [(&str, Buffers); 2] = [("shared", Buffers::Shared), ("own", Buffers::Own)];
 
 /// One certificate with its key, read and matched to each other.
 #[derive(Debug, PartialEq)]
@@ -80,6 +94,8 @@ pub(super) fn read(context: &Context<'_>, mut section: Section<'_>, http2: bool)
     }
     let auth = section.take("client_auth").and_then(|item| client_auth(context, item)).unwrap_or_default();
     let hsts = section.section("hsts", "a table such as { max_age = \"365d\" }").and_then(hsts);
+    let buffers = section.text("buffers", "\"shared\" or \"own\"");
+    let buffers = buffers.and_then(|text| word(context.report, "buffers", &text, &BUFFERS)).unwrap_or_default();
     let read = match list {
         Some(list) => {
             // Not unknown here, only one too many.
@@ -98,7 +114,7 @@ pub(super) fn read(context: &Context<'_>, mut section: Section<'_>, http2: bool)
     names_differ(context, &read);
     let certificates = read.into_iter().map(|(certificate, _)| certificate).collect();
     let alpn = [&b"h2"[..], b"http/1.1"].iter().skip(usize::from(!http2)).map(|name| name.to_vec()).collect();
-    Some(Tls { certificates, alpn, hsts })
+    Some(Tls { certificates, alpn, hsts, buffers })
 }
 
 /// A certificate with its place and the kind of its key.

@@ -75,7 +75,7 @@ pub struct Closings {
 }
 
 impl Closings {
-    /// A new order over so long a time; `None`: [`KEPT`] others are under way.
+    /// A new order over so long a time; `None`: sixteen others are under way.
     pub fn begin(&self, matched: usize, over: Duration) -> Option<Arc<Closing>> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= KEPT {

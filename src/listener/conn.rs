@@ -22,9 +22,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
 
 use super::opening::{self, Opened, Secured};
+use super::tls_stream::TlsStream;
 use super::wire::{Traffic, Wire};
 use super::{Listener, h2, rest};
 use crate::affinity::cookie::Seen;
@@ -83,8 +83,8 @@ pub struct Conn {
 pub enum ClientIo {
     /// Plain.
     Plain(TcpStream),
-    /// Encrypted; boxed, because a rustls connection is a kilobyte.
-    Tls(Box<TlsStream<TcpStream>>),
+    /// Encrypted.
+    Tls(TlsStream),
     /// One stream of an HTTP/2 connection, once it is a tunnel.
     Stream(Box<StreamIo<h2::Open>>),
 }
@@ -94,7 +94,7 @@ impl ClientIo {
     pub(super) fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Plain(io) => Some(io),
-            Self::Tls(io) => Some(io.get_ref().0),
+            Self::Tls(io) => Some(io.tcp()),
             Self::Stream(_) => None,
         }
     }
@@ -334,7 +334,7 @@ impl Conn {
 impl ClientIo {
     /// ALPN's choice.
     fn speaks_http2(&self) -> bool {
-        matches!(self, Self::Tls(io) if io.get_ref().1.alpn_protocol() == Some(b"h2"))
+        matches!(self, Self::Tls(io) if io.session().alpn_protocol() == Some(b"h2"))
     }
 
     /// Bytes it makes sense to read for it at once: what it does not take has to be kept.

@@ -13,6 +13,7 @@ mod proxy_protocol;
 mod rest;
 mod set;
 pub mod tls;
+pub mod tls_stream;
 mod wire;
 
 use std::io;

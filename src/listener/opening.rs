@@ -14,22 +14,18 @@ use rustls::pki_types::UnixTime;
 use rustls::{HandshakeKind, ProtocolVersion};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_rustls::server::TlsStream;
 
 use super::client_certificate::ClientCertificate;
 use super::conn::ClientIo;
 use super::proxy_protocol::{self, Source};
 use super::tls::Terms;
+use super::tls_stream::TlsStream;
 use super::{Listener, caps};
 use crate::thread::{Order, Registered, Thread};
 
 /// How long a handshake may keep its turn from others: an honest one needs a round trip or two, and clients that stop in
 /// the middle must not keep everybody else out.
 const TLS_TURN: Duration = Duration::from_millis(500);
-
-/// Bytes of plaintext that rustls holds, encrypted, for a socket that does not take them: two records. Its own 64 KiB would
-/// be half of what a connection may hold in all (threats §2: a slow reader).
-const TLS_BUFFER: usize = 32 * 1024;
 
 /// What is known of an encrypted connection.
 pub struct Secured {
@@ -137,7 +133,7 @@ async fn secure(
     terms: &Terms,
     stream: TcpStream,
     deadline: Instant,
-) -> io::Result<(Box<TlsStream<TcpStream>>, Secured)> {
+) -> io::Result<(TlsStream, Secured)> {
     let count = |version, result, resumed| {
         thread.shared.metrics.tls_handshake(&listener.settings.label, version, result, resumed);
     };
@@ -151,7 +147,7 @@ async fn secure(
             return Err(error);
         }
     };
-    let (_, session) = stream.get_ref();
+    let session = stream.session();
     let version = match session.protocol_version() {
         Some(ProtocolVersion::TLSv1_3) => "1.3",
         Some(ProtocolVersion::TLSv1_2) => "1.2",
@@ -186,26 +182,17 @@ async fn in_time<T>(live: &Registered, deadline: Instant, step: impl Future<Outp
 }
 
 /// A TLS handshake in its turn.
-async fn handshake(
-    thread: &Thread,
-    terms: &Terms,
-    stream: TcpStream,
-) -> io::Result<(Box<TlsStream<TcpStream>>, usize)> {
+async fn handshake(thread: &Thread, terms: &Terms, stream: TcpStream) -> io::Result<(TlsStream, usize)> {
     // Who says nothing takes no turn. A look, because `readable` may say yes of a fresh socket.
     first_byte(&stream).await?;
     // The semaphore is never closed.
     let turn = thread.handshakes.acquire().await.map_err(io::Error::other)?;
     let mut accept = pin!(terms.accept(stream));
-    let accepted = match tokio::time::timeout(TLS_TURN, &mut accept).await {
+    match tokio::time::timeout(TLS_TURN, &mut accept).await {
         Ok(accepted) => accepted,
         Err(_) => {
             drop(turn);
             accept.await
         }
-    };
-    accepted.map(|(stream, policy)| {
-        let mut stream = Box::new(stream);
-        stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
-        (stream, policy)
-    })
+    }
 }

@@ -12,23 +12,23 @@ use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::CertificateDer;
-use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
+use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::server::{WebPkiClientVerifier, danger::ClientCertVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig, SignatureAlgorithm};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
-use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
 use hyper::header::HeaderValue;
 
-use crate::config::{self, ClientAuth};
+use super::tls_stream::TlsStream;
+use crate::config::{self, Buffers, ClientAuth};
 
 /// How a listener ends TLS, as of one configuration.
 pub struct Terms {
     /// By index, which [`Sites`] name.
     policies: Vec<Policy>,
     sites: Arc<Sites>,
+    buffers: Buffers,
     /// `Strict-Transport-Security` of every answer.
     pub hsts: Option<HeaderValue>,
     /// Of each certificate its first name and the last second it is valid in, since 1970.
@@ -86,22 +86,25 @@ impl Terms {
         Ok(Arc::new(Self {
             policies,
             sites,
+            buffers: tls.buffers,
             hsts: tls.hsts.as_deref().and_then(|hsts| HeaderValue::from_str(hsts).ok()),
             expiries: tls.certificates.iter().map(name).collect(),
         }))
     }
 
     /// A handshake; also says by which policy it was made.
-    pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, usize)> {
+    pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<(TlsStream, usize)> {
         // Looking into the ClientHello first costs a parse more: only where there is something to choose.
         if let [only] = self.policies.as_slice() {
-            let stream = TlsAcceptor::from(only.config.clone()).accept(stream).await?;
-            return Ok((stream, 0));
+            return Ok((TlsStream::accept(self.buffers, stream, only.config.clone()).await?, 0));
         }
-        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
-        let chosen = self.sites.find(start.client_hello().server_name().unwrap_or_default()).policy;
-        let policy = self.policies.get(chosen).ok_or_else(|| io::Error::other("a site without a policy"))?;
-        let stream = start.into_stream(policy.config.clone()).await?;
+        let mut chosen = 0;
+        let choose = |hello: ClientHello<'_>| {
+            chosen = self.sites.find(hello.server_name().unwrap_or_default()).policy;
+            let policy = self.policies.get(chosen).ok_or_else(|| io::Error::other("a site without a policy"))?;
+            Ok(policy.config.clone())
+        };
+        let stream = TlsStream::accept_chosen(self.buffers, stream, choose).await?;
         Ok((stream, chosen))
     }
 

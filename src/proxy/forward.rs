@@ -133,27 +133,29 @@ pub async fn deliver(
         // hyper will not ask an ended body for its end, so the connection is given back here.
         poll_fn(|cx| Poll::Ready(Pin::new(&mut answer).poll_frame(cx).is_ready())).await;
     }
-    if learn::looks(job)
-        && let Err(problem) = learn::read(job, &mut choice, &parts, Ahead::new(&mut answer, &mut held, ended)).await
-    {
-        return respond::problem(problem);
+    if learn::looks(job, &parts) {
+        let ahead = Ahead::new(&mut answer, &mut held, ended);
+        if let Err(problem) = Box::pin(learn::read(job, &mut choice, &parts, ahead)).await {
+            return respond::problem(problem);
+        }
     }
     if status != StatusCode::OK {
         stays(job);
     }
     set_cookie(job, &choice, &mut parts);
-    let stream = settle(job, &mut choice, &parts).filter(|_| !ended);
+    let stream = settle(job, &mut choice, &parts, &answer);
     record.answered(&choice.worker, status, in_flight, choice.hold);
     release(parts, held, answer, stream)
 }
 
 /// What an answer is to its session once it is known whole or lasts: a pin, an end, a stream that a drain may end.
-pub fn settle(job: &Job, choice: &mut Choice, parts: &Parts) -> Option<Box<Stream>> {
+pub fn settle(job: &Job, choice: &mut Choice, parts: &Parts, answer: &Answer) -> Option<Box<Stream>> {
     if job.ask.facts.is_some() {
         learn::made(job, choice, parts.status);
         learn::ended(job, choice, parts.status);
     }
-    Stream::of(job, choice, parts)
+    // What has a length is over with it: most answers cost no more than this look.
+    if answer.size_hint().exact().is_some() { None } else { Stream::of(job, choice, parts) }
 }
 
 /// Lets an answer go to the client: its head cleaned, what was read of its body first.

@@ -89,10 +89,20 @@ struct Born {
     paced: bool,
 }
 
-/// Whether anything has to be read: of most requests nothing.
-pub fn looks(job: &Job) -> bool {
-    matches!(job.ask.kind, Kind::Handshake | Kind::Session { .. })
-        || job.ask.facts.as_ref().is_some_and(|facts| facts.bears())
+/// Whether anything has to be read: of most answers nothing, a poll's among them.
+pub fn looks(job: &Job, parts: &Parts) -> bool {
+    let refuses = |live: &Live| answer::head_refuses(&live.rule, parts.status, &parts.headers) != Verdict::No;
+    let of_kind = match job.ask.kind {
+        Kind::Handshake => parts.status == StatusCode::OK,
+        Kind::Session { .. } => job.ask.rule(&job.upstream).is_some_and(refuses) || names_sockets(job, parts),
+        Kind::Ordinary | Kind::Birth | Kind::UnknownSid | Kind::Preflight(_) => false,
+    };
+    of_kind || job.ask.facts.as_ref().is_some_and(|facts| facts.bears())
+}
+
+/// Whether a poll brings what ordinary requests may follow.
+fn names_sockets(job: &Job, parts: &Parts) -> bool {
+    !job.upstream.config.follow.is_empty() && job.ask.is_poll() && parts.status == StatusCode::OK
 }
 
 /// Reads what must be known of an answer before its first byte is released.
@@ -113,7 +123,7 @@ pub async fn read(job: &Job, choice: &mut Choice, parts: &Parts, ahead: Ahead<'_
         {
             refused(job, live, key);
             choice.hold = None;
-        } else if job.ask.is_poll() && parts.status == StatusCode::OK && !job.upstream.config.follow.is_empty() {
+        } else if names_sockets(job, parts) {
             Box::pin(names(job, key, parts, ahead)).await?;
         }
     }

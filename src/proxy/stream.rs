@@ -16,7 +16,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::body::Frame;
-use hyper::header;
 use hyper::http::response::Parts;
 
 use super::Job;
@@ -68,7 +67,7 @@ struct Newborn {
 }
 
 impl Stream {
-    /// `None`: the answer is over soon.
+    /// Of an answer of unknown length; `None`: it is over soon.
     pub fn of(job: &Job, choice: &mut Choice, parts: &Parts) -> Option<Box<Self>> {
         if !parts.status.is_success() {
             return None;
@@ -76,7 +75,7 @@ impl Stream {
         let (events, live) = (answer::is_events(&parts.headers), job.ask.rule(&job.upstream));
         // SockJS's other streams are as good as events: lines, and an end that means "ask again".
         let frames = live.is_some_and(|live| live.rule.protocol == Protocol::SockJs) && job.ask.is_poll();
-        if !(events || (frames && !parts.headers.contains_key(header::CONTENT_LENGTH))) {
+        if !(events || frames) {
             return None;
         }
         let key = match job.ask.kind {

@@ -2,7 +2,7 @@
 //!
 //! An entry is made where a session or tunnel begins ([`Sockets::open`]) and is held from two sides: by what owns the session
 //! (its pin, or the tunnel itself where there is no pin) and by the tunnel. It leaves the list once, when the last of them
-//! lets go ([`socket`]). On the way of a message nothing is locked and nothing is read-modify-written: the tunnel's own thread
+//! lets go (`socket`). On the way of a message nothing is locked and nothing is read-modify-written: the tunnel's own thread
 //! is the only writer of its numbers, and stores them relaxed; whoever lists may see them a moment old.
 //!
 //! The list is cut into [`SHARDS`], each a `std` mutex over a slab, locked where an entry comes or goes and while a list of

@@ -113,7 +113,7 @@ proptest! {
             let owned = lives.iter().filter(|life| life.owner.is_some()).count();
             prop_assert_eq!(worker.sessions() as usize, owned);
             let (opened, closed) = worker.series.sockets.turnover();
-            prop_assert_eq!((opened as usize, (opened - closed) as usize), (lives.len(), expected.len()));
+            prop_assert_eq!((opened, opened - closed), (lives.len() as u64, expected.len() as u64));
         }
         drop(lives);
         prop_assert!(sockets.is_empty() && listed(&sockets).is_empty());

@@ -41,7 +41,7 @@ impl Way {
         self.messages.load(Relaxed)
     }
 
-    /// Seconds ([`clock::now_s`]) of the last of it.
+    /// Seconds ([`crate::clock::now_s`]) of the last of it.
     pub fn last_s(&self) -> Option<u32> {
         self.last_s.load(Relaxed).checked_sub(1)
     }

@@ -50,7 +50,7 @@ impl Kind {
 pub enum State {
     /// It was heard of a moment ago.
     Open,
-    /// Nothing either way for [`QUIET_S`].
+    /// Nothing either way for `QUIET_S`.
     Quiet,
     /// Its client owes an answer.
     Suspect,

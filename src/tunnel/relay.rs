@@ -5,7 +5,7 @@
 //! says itself — 1001 when it stops or the tunnel was silent for too long, 1012 when the worker's leg ended without a close
 //! frame, the farewell of a worker that is drained — goes in where the observer knows a boundary, and nowhere else.
 //!
-//! Each direction is a [`Way`]. The tunnel is over when both sources have ended and both sinks are gone; a deadline bounds
+//! Each direction is a `Way`. The tunnel is over when both sources have ended and both sinks are gone; a deadline bounds
 //! every wait that a peer could draw out.
 
 use std::io::ErrorKind;

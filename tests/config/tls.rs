@@ -1,7 +1,7 @@
 //! `tls`, `redirect` and `proxy_protocol` of a listener: what they become, and every mistake in them.
 
 use insta::assert_snapshot;
-use stickyd::config::{ClientAuth, Redirect, Tls, parse_with};
+use stickyd::config::{Buffers, ClientAuth, Redirect, Tls, parse_with};
 
 use super::{TempDir, errors, errors_in, good, resolve, warnings};
 
@@ -39,18 +39,20 @@ fn names_policies_and_hsts_arrive() {
     );
     assert_eq!(one.certificates[0].hosts, ["*.example.com", "b.test"]);
     assert_eq!((one.hsts, &one.certificates[0].client_auth), (None, &ClientAuth::Off));
+    assert_eq!(one.buffers, Buffers::Shared);
     assert_eq!(one.certificates[0].not_after, 64_060_588_800, "the year 4000");
     assert_eq!(one.alpn, [&b"h2"[..], b"http/1.1"]);
     let several = read(
         &dir,
         "{ certificates = [{ certificate = \"localhost.crt\", key = \"localhost.key\" }, \
          { certificate = \"localhost.crt\", key = \"localhost.key\", hosts = [\"c.test\"], client_auth = { mode = \"off\" } }], \
-         client_auth = { mode = \"required\", ca = \"ca.crt\" }, hsts = { max_age = \"2y\", include_subdomains = true, preload = true } }",
+         client_auth = { mode = \"required\", ca = \"ca.crt\" }, buffers = \"own\", hsts = { max_age = \"2y\", include_subdomains = true, preload = true } }",
     );
     assert_eq!(several.certificates[0].hosts, ["localhost"], "its own names");
     assert!(matches!(&several.certificates[0].client_auth, ClientAuth::Required(roots) if roots.len() == 1));
     assert_eq!(several.certificates[1].client_auth, ClientAuth::Off);
     assert_eq!(several.hsts.as_deref(), Some("max-age=63115200; includeSubDomains; preload"));
+    assert_eq!(several.buffers, Buffers::Own);
     let optional = read(
         &dir,
         "{ certificate = \"localhost.crt\", key = \"localhost.key\", client_auth = { mode = \"optional\", ca = \"ca.crt\" }, \
@@ -231,6 +233,29 @@ fn mistakes_about_hsts() {
     3 | tls = { certificate = "localhost.crt", key = "localhost.key", hsts = { max_age = "30d", preload = true } }
       |                                                                      ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
       = help: the browsers' lists ask for include_subdomains = true and max_age = "365d" or more
+    "#);
+}
+
+#[test]
+fn mistakes_about_buffers() {
+    let dir = files("tls-buffers");
+    let of = |buffers: &str| {
+        listener(&format!("{{ certificate = \"localhost.crt\", key = \"localhost.key\", buffers = {buffers} }}"))
+    };
+    assert_snapshot!(errors_in(&dir, &of("\"shard\"")), @r#"
+    error: unknown buffers `shard`
+     --> DIR/s.toml:3:73
+      |
+    3 | tls = { certificate = "localhost.crt", key = "localhost.key", buffers = "shard" }
+      |                                                                         ^^^^^^^
+      = help: did you mean `shared`?
+    "#);
+    assert_snapshot!(errors_in(&dir, &of("4096")), @r#"
+    error: `buffers` must be "shared" or "own", not an integer
+     --> DIR/s.toml:3:73
+      |
+    3 | tls = { certificate = "localhost.crt", key = "localhost.key", buffers = 4096 }
+      |                                                                         ^^^^
     "#);
 }
 

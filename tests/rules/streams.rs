@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use stickyd::config::AdminState;
 use stickyd::upstream::admin::Change;
 
 use super::{Pool, answer, ask, decision};
+use crate::support::h2::{Secured, ask as request, within};
 use crate::support::proxy::Proxy;
 use crate::support::raw::{Leg, Raw, eventually};
 
@@ -143,4 +145,20 @@ fn the_older_mcp_is_learned_as_its_stream_passes() {
     }
     let refused = ask(&here, "POST", &format!("/messages?sessionId=0123456789abcdef-{owner}"), "", "{}");
     assert_eq!((refused.status(), refused.text().contains("-32001")), (404, true), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_http_2_a_stream_ends_whole_and_its_neighbours_go_on() {
+    let pool = pool();
+    let stickyd = Secured::with("", &pool.upstream("[\"address\"]"));
+    let client = stickyd.client().await;
+    let (answer, mut upload) = client.begin(request("GET", "/events")).await;
+    upload.send_data(Bytes::new(), true).unwrap();
+    let mut body = within(answer).await.unwrap().into_body();
+    assert_eq!(within(body.data()).await.unwrap().unwrap(), "data: 1\n\n");
+    let proxy = stickyd.proxy();
+    let owner = (1..=3).map(|number| format!("w{number}")).find(|name| proxy.worker(name).sessions() == 1).unwrap();
+    say(proxy, &owner, AdminState::Maint, None);
+    assert!(within(body.data()).await.is_none(), "an end, and no reset");
+    assert_ne!(client.get("/page").await.text(), owner);
 }

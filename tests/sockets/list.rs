@@ -154,7 +154,7 @@ async fn every_column_and_filter() {
         let of = |transport| {
             metric(&format!("stickyd_sockets{{transport=\"{transport}\",upstream=\"app\",worker=\"{worker}\"}}"))
         };
-        assert_eq!((of("polling") + of("websocket")) as usize, *count);
+        assert_eq!(of("polling") + of("websocket"), f64::from(u32::try_from(*count).unwrap()));
     }
     assert_eq!(metric("stickyd_sockets_opened_total{transport=\"polling\",upstream=\"app\"}"), 10.0);
     assert_eq!(metric("stickyd_sockets_opened_total{transport=\"websocket\",upstream=\"app\"}"), 5.0);

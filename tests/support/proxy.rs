@@ -242,6 +242,7 @@ pub(crate) fn free_address() -> SocketAddr {
 
 /// Adds a listener and, for speed, two threads, where the text says nothing of them.
 fn complete(toml: &str) -> String {
+    let toml = &buffered(toml);
     let threads = if toml.contains("threads") { "" } else { "threads = 2\n" };
     let listener = if toml.contains("[[listener]]") { "" } else { "[[listener]]\naddress = \"127.0.0.1:0\"\n" };
     // Top-level keys first: TOML gives what follows a table header to that table.
@@ -249,6 +250,19 @@ fn complete(toml: &str) -> String {
     let keys: Vec<&str> = toml.lines().take_while(|line| !is_table(line)).collect();
     let tables: Vec<&str> = toml.lines().skip_while(|line| !is_table(line)).collect();
     format!("{threads}{}\n{listener}{}\n", keys.join("\n"), tables.join("\n"))
+}
+
+/// With `STICKYD_TEST_TLS_BUFFERS=own` every listener's TLS has buffers of its own: all tests over the other kind of
+/// connection, by hand.
+fn buffered(toml: &str) -> String {
+    let Ok(kind) = std::env::var("STICKYD_TEST_TLS_BUFFERS") else { return toml.to_owned() };
+    let mut table = "";
+    let line = |line| {
+        table = if str::starts_with(line, '[') { line } else { table };
+        let is_tls = table == "[[listener]]" && line.starts_with("tls = {") && !line.contains("buffers");
+        if is_tls { line.replacen('{', &format!("{{ buffers = {kind:?},"), 1) } else { line.to_owned() }
+    };
+    toml.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
 fn texts(addresses: &[SocketAddr]) -> Vec<String> {

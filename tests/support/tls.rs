@@ -1,5 +1,6 @@
 //! Certificates made on the spot, and TLS clients that show what they agreed on. Nothing is checked in, so nothing expires.
 
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use rustls::{
     StreamOwned, SupportedProtocolVersion,
 };
 
-use super::raw::{Raw, patient};
+use super::raw::{Raw, Wire, patient};
 
 /// A folder with the files of one test, removed at its end, and an authority that signs into it.
 pub(crate) struct Certificates {
@@ -198,7 +199,11 @@ impl Client {
     }
 
     /// The same on a stream that may have sent something before.
-    pub(crate) fn try_on(&mut self, mut tcp: TcpStream, host: &str) -> Result<Made, std::io::Error> {
+    pub(crate) fn try_on<S>(&mut self, mut tcp: S, host: &str) -> Result<Made, std::io::Error>
+    where
+        S: Read + Write,
+        StreamOwned<ClientConnection, S>: Wire + 'static,
+    {
         let name = ServerName::try_from(host.to_owned()).unwrap();
         let mut connection = ClientConnection::new(self.config(), name).unwrap();
         while connection.is_handshaking() {
@@ -269,7 +274,6 @@ impl ServerCertVerifier for Picky {
 
 /// `openssl` with these arguments, in `directory`, with `input` to say: what it printed, both streams together.
 pub(crate) fn openssl(directory: &Path, arguments: &str, input: &str) -> String {
-    use std::io::Write as _;
     let mut child = std::process::Command::new("openssl")
         .args(arguments.split(' '))
         .current_dir(directory)

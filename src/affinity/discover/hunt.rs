@@ -380,7 +380,7 @@ impl<'a> Hunt<'a> {
             record.decided(worker, Source::Discovered);
             Choice { worker: worker.clone(), why: Source::Discovered, seat: None, hold: None, cookie: None }
         };
-        let stream = forward::settle(self.job, &mut choice, &parts);
+        let stream = forward::settle(self.job, &mut choice, &parts, &answer);
         record.answered(worker, parts.status, in_flight, choice.hold);
         forward::release(parts, held, answer, stream)
     }
