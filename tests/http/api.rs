@@ -117,7 +117,7 @@ fn every_answer_is_as_the_document_says() {
     assert_eq!(api.get("/api/v1/pins?upstream=app").0, 422);
     assert_eq!(api.get("/api/v1/pins?upstream=none&sid=x").0, 404);
 
-    Raw::connect(binary.address).get("/socket.io/?EIO=4&transport=polling&app=x+y");
+    super::drains::begin(binary.address, "&app=x+y");
 
     // What would be decided.
     let explained = api.get(&format!("/api/v1/explain?upstream=app&sid={sid}")).1;

@@ -4,7 +4,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use super::drains::{engine, sessions_at, text, worker};
+use super::drains::{begin, engine, sessions_at, text, worker};
 use crate::support::proxy::Binary;
 use crate::support::raw::Raw;
 
@@ -113,8 +113,7 @@ fn sockets_are_shown_and_closed() {
     let (one, two) = (engine("one"), engine("two"));
     let binary = Binary::with(&text(&[("one", &one), ("two", &two)], "labels = { room = \"query:room\" }"));
     for room in ["red", "red", "blue"] {
-        let handshake = format!("/socket.io/?EIO=4&transport=polling&room={room}");
-        assert_eq!(Raw::connect(binary.address).get(&handshake).status(), 200);
+        begin(binary.address, &format!("&room={room}"));
     }
     let all = says(&binary, "sockets");
     let lines: Vec<&str> = all.lines().collect();

@@ -1,5 +1,6 @@
 //! Drains as an operator says them: by file, over the admin listener, over reloads; and what polling sessions see of it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -99,8 +100,21 @@ pub(crate) fn path(sid: &str) -> String {
 }
 
 fn message(binary: &Binary, sid: &str) -> Message {
-    let request = format!("POST {} HTTP/1.1\r\nHost: a\r\nOrigin: http://o\r\nContent-Length: 2\r\n\r\n4x", path(sid));
-    Raw::connect(binary.address).ask(&request)
+    say(binary.address, &path(sid))
+}
+
+fn say(address: SocketAddr, path: &str) -> Message {
+    let request = format!("POST {path} HTTP/1.1\r\nHost: a\r\nOrigin: http://o\r\nContent-Length: 2\r\n\r\n4x");
+    Raw::connect(address).ask(&request)
+}
+
+/// A session, with `query` in its requests; it has said something, so that it is on the list of sockets.
+pub(crate) fn begin(address: SocketAddr, query: &str) -> String {
+    let answer = Raw::connect(address).get(&format!("/socket.io/?EIO=4&transport=polling{query}"));
+    let open: Value = serde_json::from_str(&answer.text()[1..]).unwrap();
+    let sid = open["sid"].as_str().unwrap();
+    assert_eq!(say(address, &format!("{}{query}", path(sid))).status(), 200);
+    sid.to_owned()
 }
 
 fn opens_poll(binary: &Binary, sid: &str) -> Raw {

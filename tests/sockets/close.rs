@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::Watched;
-use crate::http::drains::{engine, path};
+use crate::http::drains::{begin, engine, path};
 use crate::support::h2::within;
 use crate::support::node::{Worker, WsEcho};
 use crate::support::raw::{Raw, eventually};
@@ -150,17 +150,19 @@ async fn what_is_wrong_does_nothing() {
 fn a_polling_session() {
     let worker = engine("one");
     let watched = Watched::with(&format!("[upstream.app]\nworkers = [{:?}]\n", worker.address.to_string()));
-    let shake = |_| Raw::connect(watched.proxy.address).get("/socket.io/?EIO=4&transport=polling").text().to_owned();
-    let all: Vec<_> = (0..3).map(shake).collect();
-    assert!(all.iter().all(|body| body.starts_with('0')), "{all:?}");
+    // A handshake alone is no socket yet.
+    assert_eq!(Raw::connect(watched.proxy.address).get("/socket.io/?EIO=4&transport=polling").status(), 200);
+    for _ in 0..3 {
+        begin(watched.proxy.address, "");
+    }
     let sockets = watched.sockets("transport=polling");
     assert_eq!(sockets.len(), 3);
     let sid = sockets[0]["sid"].as_str().unwrap();
     // Its worker has nothing to say to this one.
     let mut open = Raw::connect(watched.proxy.address);
     open.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", path(sid)));
-    let held = format!("sid={sid}");
-    eventually("its poll is open", || !watched.sockets(&held)[0]["up"]["idle_s"].is_null());
+    let held = format!("/api/v1/pins?sid={sid}");
+    eventually("its poll is open", || watched.ask("GET", &held, "").1["holds"] == 1);
     let id = sockets[0]["id"].as_str().unwrap();
     let (status, said) = watched.close(&format!("/api/v1/sockets/{id}/close"), &json!({}));
     assert_eq!((status, &said["transport"]), (200, &json!("polling")), "{said}");
@@ -179,5 +181,5 @@ fn a_polling_session() {
     assert_eq!((status, &said["polling"], &said["closing"]["told"]), (200, &json!(2), &json!(2)), "{said}");
     assert_eq!(watched.count(""), 0);
     assert_eq!(watched.proxy.metric("stickyd_sockets_closed_total{reason=\"operator\",upstream=\"app\"}"), 3.0);
-    assert_eq!(watched.proxy.worker(&worker.address.to_string()).sessions(), 0);
+    assert_eq!(watched.proxy.worker(&worker.address.to_string()).sessions(), 1, "the handshake");
 }
