@@ -143,8 +143,9 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(Cli
     let service = {
         let conn = conn.clone();
         service_fn(move |request| {
-            let answer = proxy::handle(conn.clone(), request, Ok(()));
-            async move { Ok::<_, Infallible>(answer.await) }
+            let conn = conn.clone();
+            // Made when it is polled, where it stays: made here, it would be moved into this one.
+            async move { Ok::<_, Infallible>(proxy::handle(conn, request, Ok(())).await) }
         })
     };
     conn.stirs();

@@ -58,34 +58,44 @@ pub type Answered = (Response<Unread>, Box<Lease>, Count);
 
 /// One try at one worker. A request that comes back unsent (its idle connection had just closed) goes again, on a
 /// new connection, to the same worker; so does one that may be resent ([`retry`]). What it comes to is what ejection hears.
-pub async fn attempt(job: &Job, worker: &Arc<Worker>, mut request: Request<Outgoing>) -> Result<Answered, Missed> {
-    let mut max_idle = max_idle(job, worker);
-    loop {
-        let lease = match reach(job, worker, max_idle).await {
-            Ok(lease) => lease,
-            Err(error) => return Err(unreached(job, worker, error, request)),
-        };
-        let kept = lease.is_used();
-        let keep = retry::is_resendable(job, &request);
-        let terms = Terms { patience: patience(job), is_poll: job.ask.is_poll(), keep };
-        let in_flight = worker.request();
-        let answered = match lease.begin(request, terms) {
-            Ok(exchange) => OpenPoll::new(job, worker, pin!(exchange)).await.ok_or(Missed::Ended)?,
-            Err(failure) => Err(failure),
-        };
-        let failure = match answered {
-            Ok((response, lease)) => {
-                came_to(job, worker, Outcome::of(response.status().as_u16()));
-                return Ok((response, lease, in_flight));
+#[allow(
+    clippy::manual_async_fn,
+    reason = "an async fn keeps what it is given twice, and all of it is moved once a request"
+)]
+pub fn attempt(
+    job: &Job,
+    worker: &Arc<Worker>,
+    mut request: Request<Outgoing>,
+) -> impl Future<Output = Result<Answered, Missed>> {
+    async move {
+        let mut max_idle = max_idle(job, worker);
+        loop {
+            let lease = match reach(job, worker, max_idle).await {
+                Ok(lease) => lease,
+                Err(error) => return Err(unreached(job, worker, error, request)),
+            };
+            let kept = lease.is_used();
+            let keep = retry::is_resendable(job, &request);
+            let terms = Terms { patience: patience(job), is_poll: job.ask.is_poll(), keep };
+            let in_flight = worker.request();
+            let answered = match lease.begin(request, terms) {
+                Ok(exchange) => OpenPoll::new(job, worker, pin!(exchange)).await.ok_or(Missed::Ended)?,
+                Err(failure) => Err(failure),
+            };
+            let failure = match answered {
+                Ok((response, lease)) => {
+                    came_to(job, worker, Outcome::of(response.status().as_u16()));
+                    return Ok((response, lease, in_flight));
+                }
+                Err(failure) => failure,
+            };
+            request = again(job, worker, failure, kept, max_idle)?;
+            if job.resent.get() {
+                tokio::time::sleep(DYING).await;
             }
-            Err(failure) => failure,
-        };
-        request = again(job, worker, failure, kept, max_idle)?;
-        if job.resent.get() {
-            tokio::time::sleep(DYING).await;
+            // A second round is on a new connection, and leads to no third.
+            max_idle = Duration::ZERO;
         }
-        // A second round is on a new connection, and leads to no third.
-        max_idle = Duration::ZERO;
     }
 }
 

@@ -42,26 +42,43 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// Sends the request to the chosen worker and answers with what it says. A worker that cannot be reached is passed over
 /// when the request has no session (`retry`); the one that failed is not asked again.
-pub async fn to(job: &Job, mut choice: Choice, mut request: Request<Outgoing>, record: &mut Record) -> Response<Reply> {
-    let mut tried = Vec::new();
-    loop {
-        record.decided(&choice.worker, choice.why);
-        match attempt(job, &choice.worker, request).await {
-            Ok((response, lease, in_flight)) => return deliver(job, choice, response, lease, in_flight, record).await,
-            Err(Missed::Connect(error, back)) if retry::may_pass_on(job, &choice, &error, job.conn.thread.now_ms()) => {
-                let Some(next) = another(job, &choice, &mut tried) else { return respond::problem(Problem::NoWorker) };
-                job.upstream.series().passed_on.inc();
-                (request, choice) = (back, next);
-            }
-            Err(Missed::Lost(back)) => {
-                let Some(next) = another(job, &choice, &mut tried) else {
-                    return respond::problem(Problem::BadGateway);
-                };
-                (request, choice) = (back, next);
-            }
-            Err(missed) => {
-                stays(job);
-                return Box::pin(lost(job, &choice, &missed)).await;
+#[allow(
+    clippy::manual_async_fn,
+    reason = "an async fn keeps what it is given twice, and all of it is moved once a request"
+)]
+pub fn to(
+    job: &Job,
+    mut choice: Choice,
+    mut request: Request<Outgoing>,
+    record: &mut Record,
+) -> impl Future<Output = Response<Reply>> {
+    async move {
+        let mut tried = Vec::new();
+        loop {
+            record.decided(&choice.worker, choice.why);
+            match attempt(job, &choice.worker, request).await {
+                Ok((response, lease, in_flight)) => {
+                    return deliver(job, choice, response, lease, in_flight, record).await;
+                }
+                Err(Missed::Connect(error, back))
+                    if retry::may_pass_on(job, &choice, &error, job.conn.thread.now_ms()) =>
+                {
+                    let Some(next) = another(job, &choice, &mut tried) else {
+                        return respond::problem(Problem::NoWorker);
+                    };
+                    job.upstream.series().passed_on.inc();
+                    (request, choice) = (back, next);
+                }
+                Err(Missed::Lost(back)) => {
+                    let Some(next) = another(job, &choice, &mut tried) else {
+                        return respond::problem(Problem::BadGateway);
+                    };
+                    (request, choice) = (back, next);
+                }
+                Err(missed) => {
+                    stays(job);
+                    return Box::pin(lost(job, &choice, &missed)).await;
+                }
             }
         }
     }

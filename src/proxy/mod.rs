@@ -23,6 +23,7 @@ mod trailers;
 mod upload;
 
 use std::cell::Cell;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -135,15 +136,17 @@ where
         Ok(job) => {
             let (request, pace) = prepare(&job, request);
             let limit = overdue::limit(&job);
-            let answer = upload::unless_given_up(&conn, pace, serve(job, request, &mut record));
-            match limit {
-                None => answer.await,
-                Some(limit) => {
-                    let (answer, overdue) = Box::pin(overdue::within(conn.clone(), limit, answer)).await;
-                    record.overdue = overdue;
-                    answer
+            let (answer, overdue) = {
+                // Pinned where it stays: as an argument it would be in this future twice, all of which is moved once a request.
+                let served = pin!(serve(job, request, &mut record));
+                let answer = upload::unless_given_up(&conn, pace, served);
+                match limit {
+                    None => (answer.await, None),
+                    Some(limit) => Box::pin(overdue::within(conn.clone(), limit, answer)).await,
                 }
-            }
+            };
+            record.overdue = overdue;
+            answer
         }
     };
     // A tunnel is its connection's last word anyway.
@@ -161,37 +164,43 @@ where
 }
 
 /// Decides the worker and forwards.
-async fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) -> Response<Reply> {
-    let shared = &job.conn.thread.shared;
-    record.concerns(&job.upstream, &job.ask, job.client);
-    let resolved = affinity::resolve(shared, &job.upstream, &job.ask, job.client, &[]);
-    if job.ask.kind == Kind::Handshake || job.ask.upgrade.is_some() || matches!(resolved, Resolved::Unpinned(_)) {
-        job.look(&request);
-    }
-    match resolved {
-        Resolved::Worker(choice) => {
-            job.enlist(&choice, &request);
-            let request = if forward::may_be_goodbye(&job, &request) {
-                match Box::pin(forward::read_goodbye(&mut job, request)).await {
-                    Ok(request) => request,
-                    Err(problem) => return respond::problem(problem),
-                }
-            } else {
-                request
-            };
-            forward::to(&job, choice, request, record).await
+#[allow(
+    clippy::manual_async_fn,
+    reason = "an async fn keeps what it is given twice, and all of it is moved once a request"
+)]
+fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) -> impl Future<Output = Response<Reply>> {
+    async move {
+        let shared = &job.conn.thread.shared;
+        record.concerns(&job.upstream, &job.ask, job.client);
+        let resolved = affinity::resolve(shared, &job.upstream, &job.ask, job.client, &[]);
+        if job.ask.kind == Kind::Handshake || job.ask.upgrade.is_some() || matches!(resolved, Resolved::Unpinned(_)) {
+            job.look(&request);
         }
-        // Boxed, as every branch few requests take: a future is as large as its largest, and each request moves it once.
-        Resolved::Unpinned(key) => Box::pin(discover::find(&job, key, request, record)).await,
-        Resolved::Made(choice) => {
-            let choice = Box::pin(discover::claimed(&job, &request, choice)).await;
-            forward::to(&job, choice, request, record).await
+        match resolved {
+            Resolved::Worker(choice) => {
+                job.enlist(&choice, &request);
+                let request = if forward::may_be_goodbye(&job, &request) {
+                    match Box::pin(forward::read_goodbye(&mut job, request)).await {
+                        Ok(request) => request,
+                        Err(problem) => return respond::problem(problem),
+                    }
+                } else {
+                    request
+                };
+                forward::to(&job, choice, request, record).await
+            }
+            // Boxed, as every branch few requests take: a future is as large as its largest, and each request moves it once.
+            Resolved::Unpinned(key) => Box::pin(discover::find(&job, key, request, record)).await,
+            Resolved::Made(choice) => {
+                let choice = Box::pin(discover::claimed(&job, &request, choice)).await;
+                forward::to(&job, choice, request, record).await
+            }
+            Resolved::Ended => {
+                job.upstream.series().refusals_own.inc();
+                respond::refused(&job)
+            }
+            Resolved::Nobody => respond::problem(Problem::NoWorker),
         }
-        Resolved::Ended => {
-            job.upstream.series().refusals_own.inc();
-            respond::refused(&job)
-        }
-        Resolved::Nobody => respond::problem(Problem::NoWorker),
     }
 }
 

@@ -4,7 +4,7 @@
 //! not its client's fault: `listener::h2::inflow` knows.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -119,10 +119,9 @@ impl Drop for Upload {
 pub(super) async fn unless_given_up(
     conn: &Conn,
     pace: Option<Rc<Pace>>,
-    answer: impl Future<Output = Response<Reply>>,
+    mut answer: Pin<&mut impl Future<Output = Response<Reply>>>,
 ) -> Response<Reply> {
     let Some(pace) = pace else { return answer.await };
-    let mut answer = pin!(answer);
     let answered = poll_fn(|cx| match pace.verdict() {
         Some(verdict) => Poll::Ready(Err(verdict)),
         None => answer.as_mut().poll(cx).map(Ok),

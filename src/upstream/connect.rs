@@ -146,7 +146,9 @@ pub async fn lease(
     if let Some(lease) = idle {
         return Ok(lease);
     }
-    match tokio::time::timeout(timeout, connect(&thread.waits, worker)).await.unwrap_or(Err(ConnectError::TimedOut)) {
+    // Boxed: few requests connect, and a future is as large as its largest branch.
+    let connected = Box::pin(tokio::time::timeout(timeout, connect(&thread.waits, worker))).await;
+    match connected.unwrap_or(Err(ConnectError::TimedOut)) {
         Ok(lease) => Ok(lease),
         Err(error) => {
             if matches!(error, ConnectError::Refused) {
