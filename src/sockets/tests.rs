@@ -1,3 +1,5 @@
+//! The list against a model of random lives: what is listed lives, what lives is listed, and each is counted in and out once.
+
 use std::collections::HashSet;
 
 use proptest::prelude::*;
