@@ -197,7 +197,10 @@ async fn plain_ones_and_their_messages() {
     }
     client.send(Message::Ping(vec![1].into())).await.unwrap();
     within(client.next()).await.unwrap().unwrap();
-    let one = watched.sockets("protocol=plain&route=/chat").remove(0);
+    // What has just passed may be counted a moment later.
+    let mine = || watched.sockets("protocol=plain&route=/chat").remove(0);
+    until("all of it is counted", || mine()["down"]["bytes"] == json!(2 * 4 + 3 * 2 + 1)).await;
+    let one = mine();
     assert_eq!((&one["sid"], &one["labels"], &one["user_agent"]), (&Value::Null, &json!({}), &Value::Null));
     assert_eq!(
         (&one["route"], &one["transport"], &one["upstream"]),
