@@ -9,7 +9,7 @@ use super::pin::Pin;
 use super::pins::{self, Inserted, Key};
 use crate::clock;
 use crate::proxy::headers::Client;
-use crate::sockets::{End, Listed, New, Socket, Transport, Tunnelled};
+use crate::sockets::{End, Kind, Listed, New, Socket, Transport, Tunnelled};
 use crate::state::Shared;
 use crate::telemetry::say_full;
 use crate::tunnel::whole_seconds;
@@ -206,7 +206,11 @@ pub fn close(shared: &Shared, socket: &Arc<Socket>) -> bool {
     }
     let key = socket.with_texts(|sid, _| shared.keys.key(&socket.worker().upstream, sid));
     // Dropped outside of the table's lock.
-    let ended = close_pin(shared, key, socket).or_else(|| close_pin(shared, find(shared, socket)?, socket)).is_some();
+    let mut ended = close_pin(shared, key, socket).is_some();
+    // All pins are looked at only for those whose sid does not lead to theirs.
+    if !ended && socket.kind() == Kind::Plain {
+        ended = find(shared, socket).and_then(|key| close_pin(shared, key, socket)).is_some();
+    }
     if ended {
         shared.sockets.one_ended();
     }
