@@ -15,6 +15,7 @@ mod forward;
 mod guards;
 mod h2;
 mod h2_floods;
+mod h2_goodbye;
 mod h2_limits;
 mod h2_rates;
 mod h2_vanished;

@@ -44,6 +44,7 @@ use self::meter::{Heard, TooMuch};
 use self::pace::Pace;
 use self::socket::Socket;
 use super::conn::{ClientIo, Conn};
+use super::linger;
 use crate::metrics::Limit;
 use crate::telemetry::say_full;
 use crate::thread::{Order, Registered};
@@ -73,6 +74,10 @@ const RESETS_FORCED: usize = 100;
 /// answer (the thread's tick cuts it then), 30 with the ticks' (threats §2). Its kernel is asked, too; this finds the client
 /// that only its kernel, or a balancer in front, has outlived.
 const ASK_AFTER_S: u32 = 13;
+
+/// Bytes of a client that are read and dropped behind our goodbye: what its windows allow it to have sent, and as much again
+/// for what else frames hold.
+const GOODBYE: u64 = 2 * CONNECTION_WINDOW as u64;
 
 /// What the streams of a connection share with it.
 pub(super) struct Streams {
@@ -170,6 +175,15 @@ impl Drop for Open {
     }
 }
 
+/// How a connection ended that broke no rule.
+#[derive(PartialEq, Eq)]
+enum Ended {
+    /// All was said, the goodbye too.
+    Whole,
+    /// In the middle.
+    Cut,
+}
+
 /// A connection, polled by one task.
 struct Serving {
     conn: Rc<Conn>,
@@ -212,12 +226,26 @@ pub(super) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
         Ok(mut h2) => {
             let pings = h2.ping_pong();
             socket.gather();
-            let mut serving =
-                Serving { conn: conn.clone(), streams, h2, socket, pings, asked: false, leaving: false, cut: false };
+            let mut serving = Serving {
+                conn: conn.clone(),
+                streams: streams.clone(),
+                h2,
+                socket: socket.clone(),
+                pings,
+                asked: false,
+                leaving: false,
+                cut: false,
+            };
             poll_fn(|cx| serving.poll(cx)).await
         }
         Err(error) => Err(error),
     };
+    // h2 is gone, and has said goodbye, unless there was nobody to hear it. The client's own may still be on its way.
+    if ended.as_ref().is_ok_and(|ended| *ended == Ended::Whole) || ended.as_ref().is_err_and(|error| !error.is_io()) {
+        if let Some(io) = socket.into_open() {
+            conn.thread.tasks.spawn_local(async move { linger::linger(io, &streams.live, GOODBYE).await });
+        }
+    }
     if let Err(error) = ended {
         tracing::debug!(peer = %conn.peer_ip, %error, "HTTP/2 connection ended");
         if !error.is_io() {
@@ -246,11 +274,11 @@ fn builder(conn: &Conn) -> Builder {
 }
 
 impl Serving {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Ended, h2::Error>> {
         loop {
             self.streams.live.watch(cx.waker());
             if self.streams.live.order() == Order::Cut {
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(Ok(Ended::Cut));
             }
             self.obey();
             self.hear_pong(cx);
@@ -263,7 +291,7 @@ impl Serving {
                     self.conn.thread.tasks.spawn_local(stream);
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
-                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Ready(None) => return Poll::Ready(Ok(Ended::Whole)),
                 Poll::Pending if self.streams.too_much.get().is_some() && !self.cut => {}
                 Poll::Pending => match self.socket.poll_send(cx) {
                     // h2 waits for a socket that has become free meanwhile.
@@ -274,7 +302,7 @@ impl Serving {
                     }
                     Poll::Ready(Err(error)) => {
                         tracing::debug!(peer = %self.conn.peer_ip, %error, "HTTP/2 connection broke");
-                        return Poll::Ready(Ok(()));
+                        return Poll::Ready(Ok(Ended::Cut));
                     }
                     Poll::Pending => return self.over_time(),
                 },
@@ -328,8 +356,8 @@ impl Serving {
     }
 
     /// When requests were cut, a connection was spared for its tunnels only.
-    fn over_time(&self) -> Poll<Result<(), h2::Error>> {
+    fn over_time(&self) -> Poll<Result<Ended, h2::Error>> {
         let spared = self.streams.tunnels.get() > 0;
-        if self.conn.thread.are_requests_cut() && !spared { Poll::Ready(Ok(())) } else { Poll::Pending }
+        if self.conn.thread.are_requests_cut() && !spared { Poll::Ready(Ok(Ended::Cut)) } else { Poll::Pending }
     }
 }
