@@ -33,6 +33,7 @@ use crate::thread::{Order, Registered, Thread};
 use crate::tunnel::relay::Relay;
 use crate::tunnel::stream::{APPETITE, StreamIo};
 use crate::tunnel::{Plan, whole_seconds};
+use crate::upstream::held::Held;
 use crate::upstream::io::poll_write_small;
 
 // What hyper leaves to its caller (threats §1), here or where it is said:
@@ -62,6 +63,8 @@ pub struct Conn {
     pub cookie: Seen,
     /// What its streams may hold of its window; only over HTTP/2.
     pub inflow: OnceCell<Rc<h2::Inflow>>,
+    /// What is held of its answers; only over HTTP/2.
+    pub held: OnceCell<Rc<Held>>,
     /// None over HTTP/2, whose streams see to it.
     live: RefCell<Option<Registered>>,
     plan: RefCell<Option<Plan>>,
@@ -114,6 +117,7 @@ pub async fn serve(live: Registered, listener: Rc<Listener>, stream: TcpStream, 
         http2,
         cookie: Seen::default(),
         inflow: OnceCell::new(),
+        held: OnceCell::new(),
         live: RefCell::new(live),
         plan: RefCell::default(),
         traffic: Traffic::default(),

@@ -177,7 +177,7 @@ async fn reach(job: &Job, worker: &Arc<Worker>, max_idle: Duration) -> Result<Bo
         }
         leased => leased?,
     };
-    lease.occupy(slot);
+    lease.occupy(slot, job.conn.held.get().cloned());
     Ok(lease)
 }
 

@@ -49,6 +49,7 @@ use crate::metrics::Limit;
 use crate::telemetry::say_full;
 use crate::thread::{Order, Registered};
 use crate::tunnel::stream::Carrier;
+use crate::upstream::held::Held;
 
 /// Bytes a client may send on one stream before the worker has taken any: nginx's preread, and the least RFC 9113 begins
 /// with, so that no SETTINGS takes back what a client already sent.
@@ -91,6 +92,8 @@ pub(super) struct Streams {
     /// The meter's last word.
     too_much: Cell<Option<TooMuch>>,
     pace: Pace,
+    /// Read of workers, and not handed over yet.
+    held: Rc<Held>,
 }
 
 impl Streams {
@@ -201,7 +204,8 @@ struct Serving {
 
 /// Serves a connection to its end.
 pub(super) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
-    let _ = conn.inflow.set(Rc::default());
+    let held = Rc::<Held>::default();
+    let _ = (conn.inflow.set(Rc::default()), conn.held.set(held.clone()));
     let streams = Rc::new(Streams {
         live,
         open: Cell::new(0),
@@ -209,6 +213,7 @@ pub(super) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
         tunnels: Cell::new(0),
         too_much: Cell::new(None),
         pace: Pace::default(),
+        held,
     });
     let socket = Socket::new(io, streams.clone());
     let handshake = builder(&conn).handshake(socket.clone());

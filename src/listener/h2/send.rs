@@ -41,12 +41,14 @@ pub(super) struct Sending<'a> {
     pace: Option<Paced>,
     /// Some of it has left.
     begun: bool,
+    /// Bytes of the piece under way that are still here.
+    held: usize,
 }
 
 impl<'a> Sending<'a> {
     /// Nothing was sent of it.
     pub(super) fn new(open: &'a Open, stream: &'a mut SendStream<Bytes>) -> Self {
-        Self { open, stream, pace: None, begun: false }
+        Self { open, stream, pace: None, begun: false, held: 0 }
     }
 
     /// Sends all of it; or resets the stream.
@@ -90,6 +92,7 @@ impl<'a> Sending<'a> {
 
     /// Sends `data` as its windows open; whether the stream still stands.
     async fn all(&mut self, mut data: Bytes, last: bool) -> bool {
+        self.holds(data.len());
         while !data.is_empty() {
             let room = match self.turn(data.len()).await {
                 Turn::Room(room) => room,
@@ -100,6 +103,7 @@ impl<'a> Sending<'a> {
                 }
             };
             let piece = data.split_to(room.min(data.len()));
+            self.holds(data.len());
             self.begun = true;
             self.open.queued(piece.len());
             if let Some(pace) = &self.pace {
@@ -110,6 +114,13 @@ impl<'a> Sending<'a> {
             }
         }
         true
+    }
+
+    /// So many bytes of a piece are still here.
+    fn holds(&mut self, bytes: usize) {
+        let held = &self.open.streams.held;
+        held.more(bytes);
+        held.less(std::mem::replace(&mut self.held, bytes));
     }
 
     fn too_slow(&mut self) {
@@ -162,5 +173,11 @@ impl<'a> Sending<'a> {
                 room => return Poll::Ready(Turn::Room(room)),
             }
         }
+    }
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        self.holds(0);
     }
 }
