@@ -32,6 +32,7 @@ mod reload_limits;
 mod reload_under_load;
 mod request_timeout;
 mod retries;
+mod slow_readers;
 mod stop;
 mod tls;
 mod watch;
