@@ -246,10 +246,9 @@ pub(super) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
         Err(error) => Err(error),
     };
     // h2 is gone, and has said goodbye, unless there was nobody to hear it. The client's own may still be on its way.
-    if ended.as_ref().is_ok_and(|ended| *ended == Ended::Whole) || ended.as_ref().is_err_and(|error| !error.is_io()) {
-        if let Some(io) = socket.into_open() {
-            conn.thread.tasks.spawn_local(async move { linger::linger(io, &streams.live, GOODBYE).await });
-        }
+    let said = ended.as_ref().map_or_else(|error| !error.is_io(), |ended| *ended == Ended::Whole);
+    if said && let Some(io) = socket.into_open() {
+        conn.thread.tasks.spawn_local(async move { linger::linger(io, &streams.live, GOODBYE).await });
     }
     if let Err(error) = ended {
         tracing::debug!(peer = %conn.peer_ip, %error, "HTTP/2 connection ended");
