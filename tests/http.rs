@@ -14,6 +14,7 @@ mod eject;
 mod forward;
 mod guards;
 mod h2;
+mod h2_descriptors;
 mod h2_floods;
 mod h2_goodbye;
 mod h2_limits;

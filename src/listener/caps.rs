@@ -126,6 +126,11 @@ impl Caps {
         }
     }
 
+    /// Whether a connection to a worker may have the descriptor of this number.
+    pub fn has_descriptor_for_worker(&self, descriptor: i32) -> bool {
+        self.descriptors.has_for_worker(descriptor)
+    }
+
     /// A connection that was counted for an address is over.
     pub fn connection_over(&self, address: u64) {
         self.leave(address, Kind::Connection);

@@ -24,6 +24,8 @@ use super::sending::Sending;
 use super::unread::Unread;
 use super::waits::{Waits, Watched};
 use super::worker::{Established, Worker};
+use crate::metrics::Limit;
+use crate::telemetry::say_full;
 use crate::thread::Thread;
 
 /// An idle connection that ends so soon after its use was not ended by any worker's time-out for idle ones.
@@ -153,6 +155,13 @@ pub async fn lease(
     // Boxed: few requests connect, and a future is as large as its largest branch.
     let connected = Box::pin(tokio::time::timeout(timeout, connect(&thread.waits, worker))).await;
     match connected.unwrap_or(Err(ConnectError::TimedOut)) {
+        Ok(lease) if !thread.shared.caps.has_descriptor_for_worker(lease.io.descriptor()) => {
+            thread.shared.metrics.limits.reached(Limit::Descriptors);
+            say_full!(
+                "requests are turned away: the descriptors that are left are for checks and admin (reserved_descriptors)"
+            );
+            Err(ConnectError::Reserved)
+        }
         Ok(lease) => Ok(lease),
         Err(error) => {
             if matches!(error, ConnectError::Refused) {

@@ -1,6 +1,7 @@
 //! The socket to a worker, whichever kind its address is, with or without TLS.
 
 use std::io;
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
@@ -72,6 +73,15 @@ impl AsyncWrite for WorkerIo {
 }
 
 impl WorkerIo {
+    /// Its number.
+    pub(super) fn descriptor(&self) -> RawFd {
+        match self {
+            Self::Tcp(io) => io.as_raw_fd(),
+            Self::Unix(io) => io.as_raw_fd(),
+            Self::Tls(io) => io.get_ref().0.descriptor(),
+        }
+    }
+
     /// Neither has it ended nor has anything come, as far as the reactor has seen. What comes here is lost.
     pub(super) fn is_quiet(&mut self) -> bool {
         let read = match self {
