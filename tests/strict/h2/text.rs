@@ -72,7 +72,8 @@ fn add(case: &mut Case, item: &str) {
         let (kind, flags) = (u8::try_from(kind).unwrap(), u8::try_from(flags).unwrap());
         // A head as it was never meant may get no answer; one that is to pass gets one, which is waited for.
         if kind == 1 && case.has("pass") {
-            case.streams.push(stream);
+            // Without its reserved bit.
+            case.streams.push(stream & 0x7fff_ffff);
         }
         return case.bytes.extend(frame(kind, flags, stream, &unescaped(rest)));
     }
