@@ -24,6 +24,8 @@ pub(super) struct Traffic {
     dry: Cell<bool>,
     /// The client did not take all of what was written at once, and has not taken it since.
     blocked: Cell<bool>,
+    /// The client says no more: nothing it sent is left in the socket.
+    ended: Cell<bool>,
 }
 
 impl Traffic {
@@ -36,6 +38,11 @@ impl Traffic {
     /// What hyper has waits for the client: no more of an answer should be read for it.
     pub(super) fn is_blocked(&self) -> bool {
         self.blocked.get()
+    }
+
+    /// The client's end was read, or its connection is broken.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.get()
     }
 }
 
@@ -102,8 +109,10 @@ impl AsyncRead for Wire {
             this.ahead.advance(count);
             return Poll::Ready(Ok(()));
         }
+        let before = buf.filled().len();
         let read = Pin::new(&mut this.io).poll_read(cx, buf);
         this.conn.traffic.dry.set(read.is_pending());
+        this.conn.traffic.ended.set(read.is_ready() && buf.filled().len() == before);
         read
     }
 }
@@ -150,7 +159,12 @@ impl AsyncWrite for Wire {
         Poll::Ready(Ok(()))
     }
 
+    /// hyper's last word: the socket is closed behind it, which says the same to a client that has ended.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+        let this = self.get_mut();
+        match &this.io {
+            ClientIo::Plain(_) if this.conn.traffic.has_ended() => Poll::Ready(Ok(())),
+            _ => Pin::new(&mut this.io).poll_shutdown(cx),
+        }
     }
 }

@@ -37,7 +37,7 @@ class IoClient {
     this.stays = false; // on the transport it has
     socket.io.on('open', () => {
       const offered = this.engine._upgrades ?? this.engine.upgrades ?? [];
-      this.stays = offered.length === 0 || this.engine.opts.upgrade === false;
+      this.stays = offered.length === 0 || (this.engine.opts?.upgrade ?? this.engine.upgrade) === false;
       this.engine.on('upgrade', () => this.tally.emit('upgrade', { client: this.i }) || this.tally.check());
       this.engine.on('upgradeError', (e) => {
         this.stays = true;
