@@ -22,7 +22,7 @@ async fn streams_leave_descriptors_for_checks_and_admin() {
     let toml = format!(
         "threads = 1\nstate_dir = \".\"\n[[listener]]\naddress = \"127.0.0.1:0\"\n\
          tls = {{ certificate = \"{0}/cert.pem\", key = \"{0}/key.pem\" }}\n\
-         [upstream.app]\nworkers = [\"{1}\"]\n[limits]\nreserved_descriptors = 60",
+         [upstream.app]\nworkers = [\"{1}\"]\n[limits]\nreserved_descriptors = 60\nconnections_per_address = 1000",
         secured.directory.display(),
         worker.address
     );

@@ -1,6 +1,5 @@
 //! Readers that stop and go on: while they take nothing, no more is read for them; and nothing is lost of it.
 
-use std::thread::sleep;
 use std::time::Duration;
 
 use crate::support::proxy::Proxy;
@@ -46,7 +45,7 @@ fn takes_all(mut client: Raw, way: &str) {
     for target in ["/length", "/chunks", "/close"] {
         client.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
         for _ in 0..8 {
-            sleep(Duration::from_millis(30));
+            std::thread::park_timeout(Duration::from_millis(30));
             client.fill();
         }
         let answer = client.answer();

@@ -43,6 +43,7 @@ pub use self::inflow::Inflow;
 use self::meter::{Heard, TooMuch};
 use self::pace::Pace;
 use self::socket::Socket;
+use super::caps::StreamsOf;
 use super::conn::{ClientIo, Conn};
 use super::linger;
 use crate::metrics::Limit;
@@ -94,6 +95,7 @@ pub(super) struct Streams {
     pace: Pace,
     /// Read of workers, and not handed over yet.
     held: Rc<Held>,
+    counted: StreamsOf,
 }
 
 impl Streams {
@@ -110,7 +112,7 @@ impl Streams {
         if self.requests.get() >= thread.limits().requests_per_connection && self.live.last() {
             metrics.limits.reached(Limit::RequestsPerConnection);
         }
-        Open { streams: self.clone(), holding: None }
+        Open { streams: self.clone(), admitted: self.counted.may_be(self.open.get()), holding: None }
     }
 
     /// The client said something.
@@ -131,6 +133,8 @@ impl Streams {
 /// A stream is open; it is over when this is dropped.
 pub struct Open {
     streams: Rc<Streams>,
+    /// Its client may have as many.
+    admitted: bool,
     /// Of a tunnel.
     holding: Option<Holding>,
 }
@@ -164,10 +168,11 @@ impl Carrier for Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let Streams { live, open, tunnels, .. } = &*self.streams;
+        let Streams { live, open, tunnels, counted, .. } = &*self.streams;
         live.thread().shared.metrics.http2_streams.dec();
         open.set(open.get().saturating_sub(1));
         if open.get() == 0 {
+            counted.rest();
             live.touch();
             live.waits_for_request(live.thread().idle_s());
         }
@@ -214,6 +219,7 @@ pub(super) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
         too_much: Cell::new(None),
         pace: Pace::default(),
         held,
+        counted: StreamsOf::new(&conn.thread.shared, conn.peer_ip, conn.trusted),
     });
     let socket = Socket::new(io, streams.clone());
     let handshake = builder(&conn).handshake(socket.clone());
