@@ -152,7 +152,7 @@ impl Caps {
 }
 
 /// The streams of one HTTP/2 connection, which count as connections of its address: each has one to a worker. The first is
-/// the connection's own; the others are counted some at a time, and given back when none is open.
+/// the connection's own; the others are counted some at a time, and given back so.
 pub(super) struct StreamsOf {
     shared: Arc<Shared>,
     /// `None`: a trusted proxy's, which is many clients.
@@ -161,8 +161,8 @@ pub(super) struct StreamsOf {
     counted: Cell<u32>,
 }
 
-/// Streams counted at once: a page asks for several.
-const SOME_STREAMS: u32 = 8;
+/// Streams counted at once: a page asks for several. Never are twice as many counted beyond those that are open.
+const SOME_STREAMS: u32 = 4;
 
 impl StreamsOf {
     pub(super) fn new(shared: &Arc<Shared>, ip: IpAddr, trusted: bool) -> Self {
@@ -173,9 +173,10 @@ impl StreamsOf {
     /// Whether as many may be open.
     pub(super) fn may_be(&self, open: u32) -> bool {
         let Some(address) = self.address else { return true };
-        if open > self.counted.get() {
-            let more = self.shared.caps.enter_some(address, Kind::Connection, SOME_STREAMS);
-            self.counted.set(self.counted.get() + more);
+        let missing = open.saturating_sub(self.counted.get());
+        if missing > 0 {
+            let most = missing.saturating_add(SOME_STREAMS - 1);
+            self.counted.set(self.counted.get() + self.shared.caps.enter_some(address, Kind::Connection, most));
         }
         let may = open <= self.counted.get();
         if !may {
@@ -185,18 +186,24 @@ impl StreamsOf {
         may
     }
 
-    /// None is open.
-    pub(super) fn rest(&self) {
-        let more = self.counted.replace(1) - 1;
-        if let Some(address) = self.address.filter(|_| more > 0) {
-            self.shared.caps.leave_some(address, Kind::Connection, more);
+    /// No more than so many are open now.
+    pub(super) fn are(&self, open: u32) {
+        let counted = self.counted.get();
+        let kept = match open {
+            0 => 1,
+            some if counted < some.saturating_add(2 * SOME_STREAMS) => return,
+            some => some + SOME_STREAMS,
+        };
+        if let Some(address) = self.address.filter(|_| kept < counted) {
+            self.counted.set(kept);
+            self.shared.caps.leave_some(address, Kind::Connection, counted - kept);
         }
     }
 }
 
 impl Drop for StreamsOf {
     fn drop(&mut self) {
-        self.rest();
+        self.are(0);
     }
 }
 
@@ -292,6 +299,28 @@ mod tests {
         assert_eq!([8, 8, 8].map(|some| caps.enter_some(1, Kind::Connection, some)), [8, 2, 0]);
         caps.leave_some(1, Kind::Connection, 10);
         assert!(caps.shard(1).is_empty());
+    }
+
+    #[test]
+    fn streams_are_counted_as_they_are_open_or_a_few_more() {
+        let config = crate::config::for_command_line(&["127.0.0.1:8000".into()], &["127.0.0.1:8001".into()]).unwrap();
+        let shared = Shared::new(&config, vec![1; 32], crate::affinity::pins::Keys::random().unwrap());
+        let streams = StreamsOf::new(&shared, IpAddr::from([192, 0, 2, 1]), false);
+        let address = streams.address.unwrap();
+        let counted = || shared.caps.shard(address).get(&address).map_or(0, |held| held.connections) + 1;
+        for open in 1..=100 {
+            assert!(streams.may_be(open) && (open..open + SOME_STREAMS).contains(&counted()), "{open}: {}", counted());
+        }
+        for open in (0..100).rev() {
+            streams.are(open);
+            assert!((open..open + 2 * SOME_STREAMS).contains(&counted()), "{open}: {}", counted());
+        }
+        assert_eq!(counted(), 1);
+        assert!(streams.may_be(9));
+        drop(streams);
+        assert_eq!(counted(), 1);
+        let proxys = StreamsOf::new(&shared, IpAddr::from([192, 0, 2, 1]), true);
+        assert!(proxys.may_be(u32::MAX) && counted() == 1, "a trusted proxy's");
     }
 
     #[test]

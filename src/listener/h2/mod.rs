@@ -171,8 +171,8 @@ impl Drop for Open {
         let Streams { live, open, tunnels, counted, .. } = &*self.streams;
         live.thread().shared.metrics.http2_streams.dec();
         open.set(open.get().saturating_sub(1));
+        counted.are(open.get());
         if open.get() == 0 {
-            counted.rest();
             live.touch();
             live.waits_for_request(live.thread().idle_s());
         }
