@@ -149,6 +149,11 @@ impl Record {
         response.map(|body| body.recorded(self))
     }
 
+    /// Its client has not taken what of the answer was written already.
+    pub fn is_blocked(&self) -> bool {
+        self.conn.is_blocked()
+    }
+
     /// The rule that named the session, by its name.
     fn rule(&self) -> Option<&str> {
         let live = self.upstream.as_ref()?.rules.get(usize::from(self.rule?))?;
