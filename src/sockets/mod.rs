@@ -18,6 +18,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 mod text;
+mod told;
 mod way;
 mod words;
 
@@ -36,6 +37,7 @@ pub use care::Asking;
 pub use facts::{Facts, From, LONGEST_LABEL, Label, Labels};
 pub use filter::Filter;
 pub use socket::{Listed, Socket, Tunnelled};
+pub use told::Told;
 pub use way::Way;
 pub use words::{End, Kind, State, Transport};
 

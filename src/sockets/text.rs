@@ -60,8 +60,7 @@ impl Texts {
     }
 
     pub(super) fn address(&self) -> IpAddr {
-        let octets = self.0.first_chunk::<16>().copied().unwrap_or_default();
-        IpAddr::V6(Ipv6Addr::from(octets)).to_canonical()
+        address(&self.0)
     }
 
     pub(super) fn sid(&self) -> &[u8] {
@@ -70,23 +69,43 @@ impl Texts {
 
     /// Each label in the order of its rules; `None`: the request had none.
     pub(super) fn labels(&self) -> impl Iterator<Item = Option<&str>> {
-        let mut rest = self.parts().1;
-        std::iter::from_fn(move || {
-            let (length, text) = rest.split_first()?;
-            let text_length = usize::from(*length).saturating_sub(1);
-            let (text, behind) = text.split_at_checked(text_length)?;
-            rest = behind;
-            Some(if *length == 0 { None } else { std::str::from_utf8(text).ok() })
-        })
+        labels(&self.0)
     }
 
-    /// The sid, and the labels as they are packed.
-    fn parts(&self) -> (&[u8], &[u8]) {
-        let Some((length, rest)) = self.0.get(16..).and_then(|rest| rest.split_first_chunk::<2>()) else {
-            return (&[], &[]);
-        };
-        rest.split_at_checked(usize::from(u16::from_be_bytes(*length))).unwrap_or_default()
+    /// All of them, as [`address`], [`parts`] and [`labels`] read them.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
     }
+
+    fn parts(&self) -> (&[u8], &[u8]) {
+        parts(&self.0)
+    }
+}
+
+/// The address of an entry's texts.
+pub(super) fn address(texts: &[u8]) -> IpAddr {
+    let octets = texts.first_chunk::<16>().copied().unwrap_or_default();
+    IpAddr::V6(Ipv6Addr::from(octets)).to_canonical()
+}
+
+/// The labels of an entry's texts, in the order of their rules; `None`: the request had none.
+pub(super) fn labels(texts: &[u8]) -> impl Iterator<Item = Option<&str>> {
+    let mut rest = parts(texts).1;
+    std::iter::from_fn(move || {
+        let (length, text) = rest.split_first()?;
+        let text_length = usize::from(*length).saturating_sub(1);
+        let (text, behind) = text.split_at_checked(text_length)?;
+        rest = behind;
+        Some(if *length == 0 { None } else { std::str::from_utf8(text).ok() })
+    })
+}
+
+/// The sid of an entry's texts, and the labels as they are packed.
+pub(super) fn parts(texts: &[u8]) -> (&[u8], &[u8]) {
+    let Some((length, rest)) = texts.get(16..).and_then(|rest| rest.split_first_chunk::<2>()) else {
+        return (&[], &[]);
+    };
+    rest.split_at_checked(usize::from(u16::from_be_bytes(*length))).unwrap_or_default()
 }
 
 /// Puts a label behind the others.
