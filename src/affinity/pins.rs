@@ -49,6 +49,17 @@ impl Key {
     pub fn chance(self) -> u32 {
         u32::try_from(self.1 >> 32).unwrap_or(0)
     }
+
+    /// To be kept elsewhere, for [`Key::from_bytes`].
+    pub fn to_bytes(self) -> [u8; 16] {
+        (u128::from(self.0) << 64 | u128::from(self.1)).to_be_bytes()
+    }
+
+    /// What [`Key::to_bytes`] gave.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
+        Self(u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes([i, j, k, l, m, n, o, p]))
+    }
 }
 
 /// Makes [`Key`]s: SipHash-2-4-128 under a random key of this process.

@@ -13,6 +13,7 @@ use super::text::Texts;
 use super::way::Way;
 use super::words::{End, Kind, QUIET_S, State, Transport};
 use super::{Facts, Id, Labels, New, Order, lock};
+use crate::affinity::pins::Key;
 use crate::clock;
 use crate::tunnel::round_trip::{Quality, RoundTrips};
 use crate::upstream::worker::{Session, Worker};
@@ -171,6 +172,17 @@ impl Socket {
         cold.texts = cold.texts.with_sid(sid);
     }
 
+    /// Keeps the key of its pin, where its sid does not lead there: 16 bytes.
+    pub fn keep_key(&self, key: Key) {
+        let mut cold = lock(&self.cold);
+        cold.texts = cold.texts.with_key(key.to_bytes());
+    }
+
+    /// The key that was kept.
+    pub fn key(&self) -> Option<Key> {
+        lock(&self.cold).texts.key().map(Key::from_bytes)
+    }
+
     /// What it is doing at this second.
     pub fn state(&self, now_s: u32) -> State {
         let flags = self.flags.load(Relaxed);
@@ -207,6 +219,11 @@ impl Socket {
         if self.holders.fetch_or(COUNTED, AcqRel) & COUNTED == 0 {
             self.worker.series.sockets.opened(self.transport());
         }
+    }
+
+    /// Whether it is one to be shown: of two that are made at once for one session, only one begins.
+    pub fn has_begun(&self) -> bool {
+        self.holders.load(Relaxed) & COUNTED != 0
     }
 
     /// Whether one side has said Close.

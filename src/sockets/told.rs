@@ -27,7 +27,7 @@ impl Told {
 
     /// The session's name; empty: none, or not known yet.
     pub fn sid(&self) -> &[u8] {
-        text::parts(&self.texts).0
+        text::parts(&self.texts).sid
     }
 
     /// The labels its request had, each with the name of its rule in `socket`, whose texts these are.

@@ -45,3 +45,19 @@ fn a_ping_has_a_range_and_its_timeout_needs_it() {
       = help: write tunnel_ping = "20s", too, or leave this out
     "#);
 }
+
+/// A route may have its own word on broadcasts; none is another thing than no.
+#[test]
+fn a_route_says_whether_it_hears_broadcasts() {
+    for (line, said) in [("", None), ("broadcast = true", Some(true)), ("broadcast = false", Some(false))] {
+        let config = good(&format!("{HEAD}[[route]]\nupstream = \"app\"\n{line}"));
+        assert_eq!(config.routes[0].broadcast, said, "{line}");
+    }
+    assert_snapshot!(errors("[[route]]\nupstream = \"app\"\nbroadcast = 1"), @r#"
+    error: `broadcast` must be true or false, not a number
+     --> s.toml:7:13
+      |
+    7 | broadcast = 1
+      |             ^
+    "#);
+}
