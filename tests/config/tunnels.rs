@@ -1,6 +1,6 @@
 //! `round_trip`, `tunnel_ping`, `tunnel_ping_timeout` and `broadcast`: what is wrong with them, and that a reload applies them.
 
-use super::errors;
+use super::{HEAD, errors, good};
 use insta::assert_snapshot;
 
 #[test]
@@ -54,7 +54,7 @@ fn a_route_says_whether_it_hears_broadcasts() {
         assert_eq!(config.routes[0].broadcast, said, "{line}");
     }
     assert_snapshot!(errors("[[route]]\nupstream = \"app\"\nbroadcast = 1"), @r#"
-    error: `broadcast` must be true or false, not a number
+    error: `broadcast` must be true or false, not an integer
      --> s.toml:7:13
       |
     7 | broadcast = 1

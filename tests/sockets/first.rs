@@ -1,5 +1,7 @@
 //! A WebSocket-first session's name, however its worker's first message arrives.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -20,6 +22,15 @@ async fn first(watched: &Watched, worker: &RawWorker, grant: &[u8]) -> (TcpStrea
 
 fn sids(watched: &Watched) -> Vec<Value> {
     watched.sockets("").iter().map(|one| one["sid"].clone()).collect()
+}
+
+/// The last byte is with the client a moment before its tunnel has looked at it.
+async fn has(watched: &Watched, sid: &str) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while sids(watched) != [json!(sid)] {
+        assert!(Instant::now() < end, "{:?}", sids(watched));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 fn open(sid: &str) -> String {
@@ -45,7 +56,7 @@ async fn a_name_that_comes_byte_by_byte() {
     drip(&mut client, &mut far, before).await;
     assert_eq!(sids(&watched), [Value::Null]);
     drip(&mut client, &mut far, last).await;
-    assert_eq!(sids(&watched), [json!("byte-by-byte")]);
+    has(&watched, "byte-by-byte").await;
     // What comes behind it is nobody's name, in pieces or not.
     drip(&mut client, &mut far, &frame(0x81, open("another").as_bytes())).await;
     assert_eq!(sids(&watched), [json!("byte-by-byte")]);
@@ -65,7 +76,7 @@ async fn a_name_in_fragments_that_began_with_the_101() {
     assert_eq!(read(&mut client, begun.len()).await, begun);
     assert_eq!(sids(&watched), [Value::Null]);
     drip(&mut client, &mut far, rest).await;
-    assert_eq!(sids(&watched), [json!("fragments")]);
+    has(&watched, "fragments").await;
 }
 
 /// A message that says no name in as many bytes as are looked at: it has none, and passes as it is.
@@ -77,6 +88,49 @@ async fn what_is_too_long_for_a_name_only_passes() {
     let long = frame(0x01, open(&"x".repeat(100)).as_bytes());
     let pings = frame(0x89, &[b'?'; 125]).repeat(9);
     drip(&mut client, &mut far, &[&long[..], &pings].concat()).await;
-    drip(&mut client, &mut far, &frame(0x80, b"")).await;
+    // Behind the second of these the first has been looked at.
+    drip(&mut client, &mut far, &[frame(0x80, b""), frame(0x81, b"2")].concat()).await;
     assert_eq!(sids(&watched), [Value::Null]);
+}
+
+/// An upgrade whose session is still looked for when the answer to the handshake, held up until then, names it: the tunnel
+/// and the polls of that session are one entry.
+#[tokio::test]
+async fn a_session_learned_while_its_upgrade_was_discovered_is_one_entry() {
+    let worker = RawWorker::start().await;
+    let watched = Watched::with(&format!("[upstream.app]\nworkers = [\"{}\"]", worker.address));
+    let get = |query: &str| format!("GET /socket.io/?EIO=4&transport=polling{query} HTTP/1.1\r\nHost: app\r\n\r\n");
+    let mut polling = TcpStream::connect(watched.proxy.address).await.unwrap();
+    polling.write_all(get("").as_bytes()).await.unwrap();
+    let (mut handshake, _) = worker.accept().await;
+    let mut upgrading = TcpStream::connect(watched.proxy.address).await.unwrap();
+    let ask = ASK.replace("/chat", "/socket.io/?EIO=4&transport=websocket&sid=known-twice");
+    upgrading.write_all(ask.as_bytes()).await.unwrap();
+    let (mut tunnel, asked) = worker.accept().await;
+    assert!(asked.contains("sid=known-twice"), "{asked}");
+
+    let packet = open("known-twice");
+    let answer = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{packet}", packet.len());
+    handshake.write_all(answer.as_bytes()).await.unwrap();
+    head_of(&mut polling).await.unwrap();
+    assert_eq!(read(&mut polling, packet.len()).await, packet.as_bytes());
+    tunnel.write_all(GRANT.as_bytes()).await.unwrap();
+    head_of(&mut upgrading).await.unwrap();
+    assert_eq!(sids(&watched), [json!("known-twice")], "by its upgrade");
+    polling.write_all(get("&sid=known-twice").as_bytes()).await.unwrap();
+    let (_poll, asked) = worker.accept().await;
+    assert!(asked.contains("sid=known-twice"), "{asked}");
+    assert_eq!(sids(&watched), [json!("known-twice")], "and by its poll");
+    // And it moves there as any other does.
+    for packet in [b"2probe".as_slice(), b"5"] {
+        let masked = [&[0x81, 0x80 | u8::try_from(packet.len()).unwrap(), 0, 0, 0, 0][..], packet].concat();
+        upgrading.write_all(&masked).await.unwrap();
+        assert_eq!(read(&mut tunnel, masked.len()).await, masked);
+    }
+    let end = Instant::now() + Duration::from_secs(60);
+    while watched.count("transport=websocket") == 0 {
+        assert!(Instant::now() < end, "{:?}", watched.sockets(""));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(sids(&watched), [json!("known-twice")]);
 }

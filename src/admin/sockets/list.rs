@@ -62,9 +62,7 @@ impl Lister {
     pub(in crate::admin) fn start(sockets: Arc<Sockets>) -> io::Result<Self> {
         let (jobs, mut asked) = mpsc::channel::<Job>(WAITING);
         std::thread::Builder::new().name("lists".to_owned()).spawn(move || {
-            if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-                tracing::debug!(%error, "lists are written with the priority of everything else");
-            }
+            give_way();
             while let Some(job) = asked.blocking_recv() {
                 // Whoever asked may have left meanwhile.
                 if !job.done.is_closed() {
@@ -75,7 +73,7 @@ impl Lister {
         Ok(Self(jobs))
     }
 
-    /// The answer to who asked.
+    /// The answer to who asked, once the list is written.
     pub(super) async fn list(&self, wanted: Wanted) -> Result<Response, Refusal> {
         let (done, pieces) = oneshot::channel();
         let asked = self.0.send(Job { wanted, done }).await.is_ok();
@@ -86,6 +84,15 @@ impl Lister {
             }
             _ => Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "stickyd is stopping")),
         }
+    }
+}
+
+/// Makes this thread, and no other, give way. Linux takes "this process" for the thread that asks (setpriority(2)).
+fn give_way() {
+    let lowered = rustix::process::getpriority_process(None)
+        .and_then(|now| rustix::process::setpriority_process(None, now.saturating_add(NICE).min(19)));
+    if let Err(error) = lowered {
+        tracing::debug!(%error, "lists are written with the priority of everything else");
     }
 }
 
