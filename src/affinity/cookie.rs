@@ -99,7 +99,7 @@ impl Jar {
             SameSite::None => "; SameSite=None; Secure; Partitioned",
         };
         let secure = if secure && self.same_site != SameSite::None { "; Secure" } else { "" };
-        let text = format!("{}={}; Path=/; HttpOnly{same_site}{secure}", self.name, self.seal(cookie));
+        let text = [&self.name, "=", &self.seal(cookie), "; Path=/; HttpOnly", same_site, secure].concat();
         // Cannot fail for the names `config` lets through, which are ASCII; an empty Set-Cookie sets nothing.
         HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
     }

@@ -29,7 +29,7 @@ use super::wire::{Traffic, Wire};
 use super::{Listener, h2, rest};
 use crate::affinity::cookie::Seen;
 use crate::metrics::Limit;
-use crate::proxy;
+use crate::proxy::{self, headers};
 use crate::thread::{Order, Registered, Thread};
 use crate::tunnel::relay::Relay;
 use crate::tunnel::stream::{APPETITE, StreamIo};
@@ -111,7 +111,7 @@ pub async fn serve(live: Registered, listener: Rc<Listener>, stream: TcpStream, 
     let conn = Rc::new(Conn {
         trusted,
         tls,
-        peer_value: HeaderValue::from_str(&ip.to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown")),
+        peer_value: headers::address_value(ip),
         peer_ip: ip,
         thread,
         listener,
@@ -195,7 +195,8 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(Cli
         }
         (Err(error), _) if !error.is_parse() => {}
         (ended, _) => {
-            if ended.is_err() || conn.unread.get() || has_unread(&mut io).await {
+            let over = conn.traffic.has_ended();
+            if ended.is_err() || (!over && (conn.unread.get() || has_unread(&mut io).await)) {
                 conn.thread.tasks.spawn_local(linger(io, live));
             }
         }

@@ -76,6 +76,10 @@ fn read(conn: &Conn, io: &mut ClientIo, ahead: &mut Vec<u8>, cx: &mut Context<'_
 /// Whether a head ends in `bytes` (behind `new`), or what came begins none: hyper says why.
 fn is_for_hyper(bytes: &[u8], new: usize) -> bool {
     let tail = bytes.get(new..).unwrap_or_default();
+    // A request without a body, as most are, ends with its head: nothing has to be looked for.
+    if tail.ends_with(b"\n\r\n") {
+        return true;
+    }
     if tail.windows(3).any(|end| end == b"\n\r\n") || tail.windows(2).any(|end| end == b"\n\n") {
         return true;
     }

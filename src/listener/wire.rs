@@ -22,6 +22,8 @@ pub(super) struct Traffic {
     unflushed: Cell<bool>,
     /// The last read found nothing.
     dry: Cell<bool>,
+    /// The client says no more: nothing it sent is left in the socket.
+    ended: Cell<bool>,
 }
 
 impl Traffic {
@@ -29,6 +31,11 @@ impl Traffic {
     /// that between two requests its buffers are empty but for half a head, which it gives back.
     pub(super) fn is_still(&self) -> bool {
         !self.unflushed.get() && self.dry.get()
+    }
+
+    /// The client's end was read, or its connection is broken.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.get()
     }
 }
 
@@ -94,8 +101,10 @@ impl AsyncRead for Wire {
             this.ahead.advance(count);
             return Poll::Ready(Ok(()));
         }
+        let before = buf.filled().len();
         let read = Pin::new(&mut this.io).poll_read(cx, buf);
         this.conn.traffic.dry.set(read.is_pending());
+        this.conn.traffic.ended.set(read.is_ready() && buf.filled().len() == before);
         read
     }
 }
@@ -141,7 +150,12 @@ impl AsyncWrite for Wire {
         Poll::Ready(Ok(()))
     }
 
+    /// hyper's last word: the socket is closed behind it, which says the same to a client that has ended.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+        let this = self.get_mut();
+        match &this.io {
+            ClientIo::Plain(_) if this.conn.traffic.has_ended() => Poll::Ready(Ok(())),
+            _ => Pin::new(&mut this.io).poll_shutdown(cx),
+        }
     }
 }

@@ -147,6 +147,13 @@ pub(super) fn pack_label(packed: &mut Vec<u8>, value: Option<&str>) {
 
 /// What may be shown of bytes a client chose: at most `most` bytes, no control characters.
 pub(super) fn printable(bytes: &[u8], most: usize) -> String {
+    let plain = bytes.get(..bytes.len().min(most)).unwrap_or_default();
+    // As nearly every user agent is: copied once.
+    if plain.iter().all(|byte| matches!(byte, b' '..=b'~'))
+        && let Ok(text) = std::str::from_utf8(plain)
+    {
+        return text.to_owned();
+    }
     let text = String::from_utf8_lossy(bytes.get(..bytes.len().min(most)).unwrap_or_default());
     let text: String = text.chars().map(|c| if is_odd(c) { '?' } else { c }).collect();
     text.get(..text.floor_char_boundary(most)).unwrap_or_default().to_owned()

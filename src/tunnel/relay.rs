@@ -140,6 +140,11 @@ impl Relay {
                 self.down.sink_is_gone();
                 self.terms.insert = None;
                 self.wait_at_most(ECHO);
+                // Nobody hears what the worker still says, and closing its socket tells it all there is to tell.
+                if self.worker.is_bare() && self.up.has_sent_all() {
+                    self.up.sink_is_gone();
+                    self.down.source_ended = true;
+                }
             }
             // The other direction will read why, and tell the client.
             Step::SinkBroke(_) => {}

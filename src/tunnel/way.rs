@@ -85,6 +85,11 @@ impl Way {
         self.source_ended || (self.observer.close_seen() && self.observer.at_frame_boundary())
     }
 
+    /// Nothing it has read waits for the sink.
+    pub(super) fn has_sent_all(&self) -> bool {
+        self.rest.is_empty() && !self.unflushed
+    }
+
     pub(super) fn is_over(&self) -> bool {
         self.source_ended && self.sink == Sink::Gone
     }

@@ -72,6 +72,11 @@ impl AsyncWrite for WorkerIo {
 }
 
 impl WorkerIo {
+    /// Nothing of ours is between what is written and its socket: that its end is said needs no more than to close it.
+    pub fn is_bare(&self) -> bool {
+        !matches!(self, Self::Tls(_))
+    }
+
     /// Neither has it ended nor has anything come, as far as the reactor has seen. What comes here is lost.
     pub(super) fn is_quiet(&mut self) -> bool {
         let read = match self {
