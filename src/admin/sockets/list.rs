@@ -50,7 +50,7 @@ struct Job {
     done: oneshot::Sender<VecDeque<Bytes>>,
 }
 
-/// The thread that writes lists, for as long as somebody may ask for one.
+/// The thread that writes lists. It ends by itself once nobody can ask for one any more; the list it is at then is short work.
 #[derive(Clone)]
 pub(in crate::admin) struct Lister(mpsc::Sender<Job>);
 
