@@ -21,7 +21,7 @@ pub const LONGEST: usize = 64 * 1024;
 pub enum Fate {
     /// It was sent: the client's kernel, or its HTTP/2 stream, has taken all of it.
     Reached,
-    /// Its upstream does not allow it.
+    /// Neither its route nor its upstream allows it.
     Denied,
     /// It polls.
     Polling,

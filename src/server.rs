@@ -1,7 +1,8 @@
 //! A running stickyd: data threads, the control thread, and how they stop.
 //!
 //! Data threads (one per core) own listeners, connections, pools and tunnels. Health checks, sweeps, reload and the admin
-//! listener run on a thread of their own (design.md §8), so that a busy data thread makes nothing look sick.
+//! listener run on a thread of their own (design.md §8), so that a busy data thread makes nothing look sick. Long lists are
+//! written on a third kind (`admin::sockets`), which gives way to both.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -2,6 +2,7 @@
 
 mod insert;
 mod real;
+mod routes;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,6 +1,7 @@
 //! The list of live sockets: every column and filter with real clients, what is told to close, and that nothing is left.
 
 mod close;
+mod first;
 mod list;
 
 use std::path::PathBuf;

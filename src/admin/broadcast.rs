@@ -4,7 +4,7 @@
 //! has its turn in between, and have [`PATIENCE`] to take it. One broadcast at a time. Left out: what a socket makes of it
 //! (`crate::broadcast`, `tunnel::insert`).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use super::sockets::{gather, take_filter};
 use super::{Api, Refusal, refuse};
 use crate::broadcast::{Broadcast, Counts, Fate, LONGEST, event};
 use crate::clock;
+use crate::proxy::route::Guarded;
 use crate::sockets::Socket;
 use crate::state::Shared;
 use crate::telemetry::say_full;
@@ -63,9 +64,9 @@ pub(super) async fn send(State(api): State<Api>, body: Bytes) -> Result<Json<Val
     if sockets.is_empty() {
         return Err(refuse(StatusCode::NOT_FOUND, "no live socket fits: nothing was sent"));
     }
-    let allowed = allowed(&api.shared);
-    if !sockets.iter().any(|socket| allowed.contains(&*socket.worker().upstream)) {
-        let why = "no upstream of these sockets has `broadcast = true` in the file: nothing was sent";
+    let allowed = Allowed::now(&api.shared);
+    if !sockets.iter().any(|socket| allowed.allows(socket)) {
+        let why = "no route or upstream of these sockets has `broadcast = true` in the file: nothing was sent";
         return Err(refuse(StatusCode::FORBIDDEN, why));
     }
     let (matched, began) = (sockets.len(), Instant::now());
@@ -79,11 +80,37 @@ pub(super) async fn send(State(api): State<Api>, body: Bytes) -> Result<Json<Val
     Ok(Json(describe(matched, &counts, began.elapsed())))
 }
 
-/// Upstreams that allow it.
-fn allowed(shared: &Shared) -> HashSet<String> {
-    let snapshot = shared.snapshot.load();
-    let allowing = snapshot.upstreams.iter().filter(|upstream| upstream.config.tunnels.broadcast);
-    allowing.map(|upstream| upstream.config.name.clone()).collect()
+/// Which sockets may be told something, as the file says now.
+struct Allowed {
+    /// By name.
+    upstreams: HashSet<String>,
+    /// By name: what routes say themselves, and the upstream each leads to.
+    routes: HashMap<Arc<str>, (Option<bool>, String)>,
+}
+
+impl Allowed {
+    fn now(shared: &Shared) -> Self {
+        let snapshot = shared.snapshot.load();
+        let allowing = snapshot.upstreams.iter().filter(|upstream| upstream.config.tunnels.broadcast);
+        let upstreams = allowing.map(|upstream| upstream.config.name.clone()).collect();
+        let said = |one: &Guarded| {
+            let upstream = snapshot.upstreams.get(one.route.upstream)?.config.name.clone();
+            Some((one.name.clone(), (one.route.broadcast, upstream)))
+        };
+        // Of two of the same name the first: the other is never reached.
+        let routes = snapshot.rules.routes.iter().rev().filter_map(said).collect();
+        Self { upstreams, routes }
+    }
+
+    /// A route's word goes before its upstream's; its yes only where it still leads.
+    fn allows(&self, socket: &Socket) -> bool {
+        let upstream = &*socket.worker().upstream;
+        match socket.route().and_then(|route| self.routes.get(route)) {
+            Some((Some(false), _)) => false,
+            Some((Some(true), leads)) if leads == upstream => true,
+            Some(_) | None => self.upstreams.contains(upstream),
+        }
+    }
 }
 
 async fn run(
@@ -91,7 +118,7 @@ async fn run(
     _alone: OwnedMutexGuard<()>,
     broadcast: Arc<Broadcast>,
     sockets: Vec<Arc<Socket>>,
-    allowed: HashSet<String>,
+    allowed: Allowed,
     done: oneshot::Sender<Counts>,
 ) {
     for slice in sockets.chunks(SLICE) {
@@ -108,8 +135,8 @@ async fn run(
     let _ = done.send(counts);
 }
 
-fn hand(broadcast: &Arc<Broadcast>, socket: &Socket, allowed: &HashSet<String>) {
-    if !allowed.contains(&*socket.worker().upstream) {
+fn hand(broadcast: &Arc<Broadcast>, socket: &Socket, allowed: &Allowed) {
+    if !allowed.allows(socket) {
         return broadcast.count(Fate::Denied);
     }
     match socket.takes_messages() {

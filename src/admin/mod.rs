@@ -1,4 +1,5 @@
-//! The admin listener: metrics, status, workers and what is said of them, reload. On the control thread, away from traffic.
+//! The admin listener: metrics, status, workers and what is said of them, reload. On the control thread, away from
+//! traffic; long lists are written on one of their own.
 //!
 //! A unix socket of mode 0600 in the state directory by default: whoever may open it may write, and no browser can. Over
 //! TCP, reading needs a Host that no foreign page can name (DNS rebinding), and a bearer token where the address is not
@@ -148,6 +149,10 @@ pub async fn serve(bound: Bound, shared: Arc<Shared>, settings: Settings, tasks:
         let samples = history.clone().keep(shared.clone());
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(samples));
     }
+    let lister = match sockets::list::Lister::start(shared.sockets.clone()) {
+        Ok(lister) => lister,
+        Err(error) => return tracing::error!(%error, "the admin listener has no thread for its lists"),
+    };
     let closings = Arc::default();
     let broadcasting = Arc::default();
     let (tasks_of_api, stop_of_api) = (tasks.clone(), stop.clone());
@@ -158,6 +163,7 @@ pub async fn serve(bound: Bound, shared: Arc<Shared>, settings: Settings, tasks:
         processes,
         history,
         closings,
+        lister,
         broadcasting,
         tasks: tasks_of_api,
         stop: stop_of_api,
@@ -250,6 +256,7 @@ struct Api {
     processes: Arc<Processes>,
     history: Arc<History>,
     closings: Arc<Closings>,
+    lister: sockets::list::Lister,
     /// Locked while a broadcast is under way.
     broadcasting: Arc<tokio::sync::Mutex<()>>,
     tasks: TaskTracker,

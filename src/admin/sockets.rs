@@ -1,9 +1,11 @@
 //! `/api/v1/sockets`: every live socket, filtered, sorted, page by page; one of them; and what is told to close.
 //!
-//! A list is gathered shard by shard, with a pause for the control thread's other work after each; traffic's threads only
-//! ever wait for one shard to be copied. What is listed may have gone when it is read.
+//! What is to be closed or told something is gathered shard by shard, with a pause for the control thread's other work after
+//! each; lists are written elsewhere ([`list`]). Traffic's threads only ever wait for one shard to be copied. What is listed
+//! may have gone when it is read.
 
 pub(super) mod close;
+pub(super) mod list;
 mod view;
 
 use std::collections::HashMap;
@@ -12,13 +14,15 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use serde_json::{Value, json};
+use axum::response::Response;
+use serde_json::Value;
 
 use super::{Api, Refusal, refuse};
 use crate::clock;
 use crate::sockets::{Filter, Id, SHARDS, Socket, Sockets};
 use crate::state::Snapshot;
-pub(super) use view::describe;
+use list::Wanted;
+use view::describe;
 
 /// Sockets of one answer, if no other number is asked for; and at most.
 const USUAL: usize = 100;
@@ -42,7 +46,7 @@ const SORTS: [&str; 10] = [
 pub(super) async fn list(
     State(api): State<Api>,
     Query(mut query): Query<HashMap<String, String>>,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Response, Refusal> {
     let wrong = |why: String| refuse(StatusCode::UNPROCESSABLE_ENTITY, why);
     let filter = take_filter(&api, &mut query)?;
     let sort = query.remove("sort");
@@ -53,19 +57,7 @@ pub(super) async fn list(
     }
     let order = Order::parse(sort.as_deref().unwrap_or("connected"))
         .ok_or_else(|| wrong(format!("`sort` is one of {}, or one of them behind a `-`", SORTS.join(", "))))?;
-    let now_s = clock::now_s();
-    let mut fitting = gather(&api.shared.sockets, &filter, now_s).await;
-    let total = fitting.len();
-    order.sort(&mut fitting, now_s);
-    let page: Vec<_> = fitting.iter().skip(offset).take(limit).map(|socket| describe(socket, now_s)).collect();
-    let next = offset.saturating_add(page.len());
-    Ok(Json(json!({
-        "live": api.shared.sockets.len(),
-        "total": total,
-        "offset": offset,
-        "next_offset": (next < total && !page.is_empty()).then_some(next),
-        "sockets": page,
-    })))
+    api.lister.list(Wanted { filter, order, offset, limit }).await
 }
 
 /// `GET /api/v1/sockets/{id}`.
@@ -156,8 +148,8 @@ impl Order {
     fn sort(&self, sockets: &mut [Arc<Socket>], now_s: u32) {
         match self.by {
             "worker" => sockets.sort_by(|a, b| {
-                let key = |s: &Socket| (s.worker().upstream.clone(), s.worker().name.clone(), s.id());
-                key(a).cmp(&key(b))
+                let (one, other) = (a.worker(), b.worker());
+                (&one.upstream, &one.name, a.id()).cmp(&(&other.upstream, &other.name, b.id()))
             }),
             "id" => sockets.sort_by_key(|socket| socket.id()),
             by => sockets.sort_by_cached_key(|socket| (Self::number(by, socket, now_s), socket.id())),

@@ -110,9 +110,15 @@ fn carried(socket: &Socket, (up, down): (u64, u64), now_s: u32) {
 /// that accepted its sid. `true`: it was not pinned before.
 ///
 /// `paced`: the session has said how long it may be silent, its tunnels included.
-pub fn pin(shared: &Shared, key: Key, client: Client, new: New<'_>, ttl: Duration, paced: bool) -> bool {
-    // Known already: nothing new begins.
-    if shared.pins.touch(key, Instant::now(), |_| ()).is_some() {
+pub fn pin(shared: &Shared, key: Key, client: Client, mut new: New<'_>, ttl: Duration, paced: bool) -> bool {
+    // Known already: nothing new begins. But a session just learned is on the list from this request on: where it is a
+    // WebSocket's, its tunnel would make an entry of its own.
+    let is_here = |pin: &Pin| pin.listed().is_none() && pin.worker().is_some_and(|own| Arc::ptr_eq(own, new.worker));
+    if let Some(enlists) = shared.pins.touch(key, Instant::now(), is_here) {
+        drop(new.session.take());
+        if enlists {
+            enlist(shared, key, |session| New { session: Some(session), ..new });
+        }
         return false;
     }
     pin_listed(shared, key, client, shared.sockets.open(new), ttl, paced)
@@ -121,6 +127,10 @@ pub fn pin(shared: &Shared, key: Key, client: Client, new: New<'_>, ttl: Duratio
 /// The same of a session that is on the list of sockets.
 pub fn pin_listed(shared: &Shared, key: Key, client: Client, listed: Listed, ttl: Duration, paced: bool) -> bool {
     let socket = listed.socket().clone();
+    if socket.kind() == Kind::Plain {
+        // Of another protocol: the sid it shows, if any, makes another key.
+        socket.keep_key(key);
+    }
     let (ttl_s, slot) = marks(key, socket.worker(), ttl, paced);
     let is_new = insert(shared, key, client, Pin::new(listed, ttl_s, slot), ttl);
     if is_new {
@@ -204,39 +214,19 @@ pub fn close(shared: &Shared, socket: &Arc<Socket>) -> bool {
     if socket.transport() != Transport::Polling {
         return false;
     }
-    let key = socket.with_texts(|sid, _| shared.keys.key(&socket.worker().upstream, sid));
-    // Dropped outside of the table's lock.
-    let mut ended = close_pin(shared, key, socket).is_some();
-    // All pins are looked at only for those whose sid does not lead to theirs.
-    if !ended && socket.kind() == Kind::Plain {
-        ended = find(shared, socket).and_then(|key| close_pin(shared, key, socket)).is_some();
-    }
-    if ended {
-        shared.sockets.one_ended();
-    }
-    ended
-}
-
-fn close_pin(shared: &Shared, key: Key, socket: &Arc<Socket>) -> Option<Pin> {
+    let of_sid = || socket.with_texts(|sid, _| shared.keys.key(&socket.worker().upstream, sid));
+    let key = socket.key().unwrap_or_else(of_sid);
     let end = |pin: &mut Pin| {
         pin.listed().filter(|listed| Arc::ptr_eq(listed.socket(), socket))?;
         socket.ends(End::Operator);
         pin.end()
     };
-    shared.pins.update(key, Instant::now(), end)?
-}
-
-/// The pin of a session whose id its socket does not tell, as those of other protocols than Socket.IO: by looking at all.
-fn find(shared: &Shared, socket: &Arc<Socket>) -> Option<Key> {
-    (0..pins::SHARDS).find_map(|shard| {
-        let mut found = None;
-        shared.pins.each(shard, |key, pin| {
-            if pin.listed().is_some_and(|listed| Arc::ptr_eq(listed.socket(), socket)) {
-                found = Some(key);
-            }
-        });
-        found
-    })
+    // Dropped outside of the table's lock.
+    let ended = shared.pins.update(key, Instant::now(), end).flatten();
+    if ended.is_some() {
+        shared.sockets.one_ended();
+    }
+    ended.is_some()
 }
 
 pub(super) fn due_at(worker: &Worker, slot: Slot, key: Key) -> Option<u64> {
@@ -264,3 +254,6 @@ pub fn refused_by_owner(shared: &Shared, key: Key) {
         worker.fresh_refusal(clock::now_ms());
     }
 }
+
+#[cfg(test)]
+mod tests;

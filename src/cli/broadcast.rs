@@ -71,7 +71,7 @@ impl Broadcast {
 fn told(said: &Value) -> String {
     let mut text = format!("{} of {} sockets were reached\n", cell(&said["reached"]), cell(&said["matched"]));
     let why = [
-        ("denied", "of upstreams without `broadcast = true`"),
+        ("denied", "of routes and upstreams without `broadcast = true`"),
         ("polling", "polling"),
         ("not_ready", "before the end of their upgrade"),
         ("other_kind", "of the other kind: --text is for plain WebSockets, --event for Socket.IO"),

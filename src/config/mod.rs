@@ -343,6 +343,9 @@ pub struct Route {
     pub upstream: usize,
     /// Who is turned away.
     pub guards: guards::Guards,
+    /// Operators may send texts and events to the sockets of this route, or may not; `None`: as its upstream has it. Applies
+    /// at once, also to sockets there are.
+    pub broadcast: Option<bool>,
 }
 
 /// The admin listener.

@@ -49,6 +49,7 @@ fn route(context: &Context<'_>, item: Item<'_>, upstreams: &[Read]) -> Option<(R
     let example = upstreams.first().map_or("app", |read| read.upstream.name.as_str());
     let upstream = section.required("upstream", "the name of an upstream", &format!("\"{example}\""));
     let guards = guards::read(context, &mut section);
+    let broadcast = section.take("broadcast").and_then(Item::boolean);
     section.finish();
     if let Some(path) = &path {
         check_path(context, path);
@@ -56,7 +57,7 @@ fn route(context: &Context<'_>, item: Item<'_>, upstreams: &[Read]) -> Option<(R
     let host = host.map(|host| check_host(context, &host));
     let path = path.map_or_else(|| "/".to_owned(), |path| path.value);
     let upstream = find(context, &upstream?, upstreams)?;
-    Some((Route { host, path, upstream, guards }, at))
+    Some((Route { host, path, upstream, guards, broadcast }, at))
 }
 
 fn find(context: &Context<'_>, name: &Text, upstreams: &[Read]) -> Option<usize> {
@@ -138,6 +139,7 @@ mod tests {
             path: path.to_owned(),
             upstream: 0,
             guards: guards::Guards::default(),
+            broadcast: None,
         };
         for (earlier, later, expected) in [
             (("", "/"), ("a.b.com", "/x"), true),

@@ -21,7 +21,7 @@ pub struct Tunnels {
     pub ping: Option<Duration>,
     /// How long it has then to say anything; 1 s to 1 h, default 10 s.
     pub ping_timeout: Duration,
-    /// Operators may send texts and events to its clients; default: they may not.
+    /// Operators may send texts and events to its clients, where the route says nothing else; default: they may not.
     pub broadcast: bool,
 }
 

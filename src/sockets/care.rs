@@ -29,6 +29,11 @@ pub(super) struct Care {
 }
 
 impl Care {
+    /// The round-trips so far, and what they came to.
+    pub(super) fn measured(&self) -> (RoundTrips, Option<Quality>) {
+        (self.trips.clone(), self.quality)
+    }
+
     /// Its tunnel is no more; the message that tunnel did not take.
     pub(super) fn leave(&mut self) -> Option<Box<Posted>> {
         (self.order, self.asked_s) = (None, None);
@@ -45,11 +50,6 @@ impl Socket {
     /// What was measured so far.
     pub fn round_trips(&self) -> RoundTrips {
         lock(&self.cold).care.as_ref().map(|care| care.trips.clone()).unwrap_or_default()
-    }
-
-    /// How good its client's connection is, if that was measured.
-    pub fn quality(&self) -> Option<Quality> {
-        lock(&self.cold).care.as_ref().and_then(|care| care.quality)
     }
 
     /// Remembers how good it is.

@@ -82,7 +82,8 @@ impl Filter {
     pub fn fits(&self, socket: &Socket, now_s: u32) -> bool {
         let worker = socket.worker();
         let is = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|wanted| wanted == is);
-        is(&self.upstream, &worker.upstream)
+        socket.has_begun()
+            && is(&self.upstream, &worker.upstream)
             && self.worker.as_ref().is_none_or(|name| *name == worker.name || *name == worker.address.to_string())
             && self.transport.is_none_or(|transport| transport == socket.transport())
             && self.kind.is_none_or(|kind| kind == socket.kind())

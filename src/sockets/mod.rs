@@ -18,6 +18,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 mod text;
+mod told;
 mod way;
 mod words;
 
@@ -36,6 +37,7 @@ pub use care::Asking;
 pub use facts::{Facts, From, LONGEST_LABEL, Label, Labels};
 pub use filter::Filter;
 pub use socket::{Listed, Socket, Tunnelled};
+pub use told::Told;
 pub use way::Way;
 pub use words::{End, Kind, State, Transport};
 
@@ -44,6 +46,9 @@ pub type Order = Arc<Farewell>;
 
 /// Parts of the list; [`Sockets::shard`] takes `0..SHARDS`.
 pub const SHARDS: usize = 64;
+
+/// Sockets are listed, and what they carry is noted. Not in one build of the bench, which measures what that costs.
+pub(crate) const KEPT: bool = !cfg!(feature = "bench-no-registry");
 
 /// A new socket, as it is known where it begins.
 pub struct New<'a> {
@@ -155,6 +160,7 @@ impl Sockets {
     fn list(&self, mut socket: Socket) -> Arc<Socket> {
         let number = self.opened.fetch_add(1, Relaxed) % SHARDS;
         if self.len.fetch_add(1, Relaxed) < self.cap
+            && KEPT
             && let Some(mut shard) = self.shards.get(number).map(lock)
         {
             shard.lives = shard.lives.wrapping_add(1).max(1);

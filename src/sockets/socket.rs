@@ -13,7 +13,9 @@ use super::text::Texts;
 use super::way::Way;
 use super::words::{End, Kind, QUIET_S, State, Transport};
 use super::{Facts, Id, Labels, New, Order, lock};
+use crate::affinity::pins::Key;
 use crate::clock;
+use crate::tunnel::round_trip::{Quality, RoundTrips};
 use crate::upstream::worker::{Session, Worker};
 
 /// In `holders`: the session's owner, the tunnel; whether it is listed, and whether it was counted in.
@@ -62,6 +64,18 @@ pub(super) struct Cold {
     waker: Option<Waker>,
     /// Made when there is something to care for: most plain WebSockets never have any.
     pub(super) care: Option<Box<Care>>,
+}
+
+impl Cold {
+    /// The texts in one piece.
+    pub(super) fn texts(&self) -> &[u8] {
+        self.texts.bytes()
+    }
+
+    /// What pings that passed have measured.
+    pub(super) fn measured(&self) -> (RoundTrips, Option<Quality>) {
+        self.care.as_ref().map(|care| care.measured()).unwrap_or_default()
+    }
 }
 
 impl Socket {
@@ -114,6 +128,11 @@ impl Socket {
         &self.common.key.agent
     }
 
+    /// The rules of its labels.
+    pub(super) fn labels(&self) -> &Labels {
+        &self.common.key.labels
+    }
+
     /// What speaks on it.
     pub fn kind(&self) -> Kind {
         self.kind
@@ -143,8 +162,7 @@ impl Socket {
     /// Calls `f` with the sid (empty: none) and the labels by name.
     pub fn with_texts<R>(&self, f: impl FnOnce(&[u8], &[(&str, Option<&str>)]) -> R) -> R {
         let cold = lock(&self.cold);
-        let rules: &Labels = &self.common.key.labels;
-        let labels: Vec<_> = rules.iter().map(|rule| rule.name.as_str()).zip(cold.texts.labels()).collect();
+        let labels: Vec<_> = self.labels().iter().map(|rule| rule.name.as_str()).zip(cold.texts.labels()).collect();
         f(cold.texts.sid(), &labels)
     }
 
@@ -152,6 +170,17 @@ impl Socket {
     pub fn learn_sid(&self, sid: &[u8]) {
         let mut cold = lock(&self.cold);
         cold.texts = cold.texts.with_sid(sid);
+    }
+
+    /// Keeps the key of its pin, where its sid does not lead there: 16 bytes.
+    pub fn keep_key(&self, key: Key) {
+        let mut cold = lock(&self.cold);
+        cold.texts = cold.texts.with_key(key.to_bytes());
+    }
+
+    /// The key that was kept.
+    pub fn key(&self) -> Option<Key> {
+        lock(&self.cold).texts.key().map(Key::from_bytes)
     }
 
     /// What it is doing at this second.
@@ -190,6 +219,11 @@ impl Socket {
         if self.holders.fetch_or(COUNTED, AcqRel) & COUNTED == 0 {
             self.worker.series.sockets.opened(self.transport());
         }
+    }
+
+    /// Whether it is one to be shown: of two that are made at once for one session, only one begins.
+    pub fn has_begun(&self) -> bool {
+        self.holders.load(Relaxed) & COUNTED != 0
     }
 
     /// Whether one side has said Close.

@@ -140,6 +140,10 @@ proptest! {
         let cut = |text: &String| text[..text.floor_char_boundary(254)].to_owned();
         let all: Vec<_> = texts.labels().map(|label| label.map(str::to_owned)).collect();
         prop_assert_eq!(&all, &labels.iter().map(|label| label.as_ref().map(cut)).collect::<Vec<_>>());
+        let keyed = texts.with_key([7; 16]);
+        prop_assert_eq!((texts.key(), keyed.key()), (None, Some([7; 16])));
+        prop_assert_eq!((keyed.address(), keyed.sid()), (texts.address(), texts.sid()));
+        prop_assert_eq!(keyed.labels().collect::<Vec<_>>(), texts.labels().collect::<Vec<_>>());
         let renamed = texts.with_sid(b"other");
         prop_assert_eq!((renamed.address(), renamed.sid()), (address, &b"other"[..]));
         prop_assert_eq!(renamed.labels().collect::<Vec<_>>(), texts.labels().collect::<Vec<_>>());

@@ -37,8 +37,11 @@ impl FromStr for Id {
     }
 }
 
-/// The texts of an entry: the client's address (16 bytes), the sid behind its length (2), each label behind its own (1; 0:
-/// the request had none). One allocation instead of one a text.
+/// In a sid's length: its pin's key stands behind it, for sessions whose sid does not lead there.
+const KEYED: u16 = 0x8000;
+
+/// The texts of an entry: the client's address (16 bytes), the sid behind its length (2), the pin's key (16) where [`KEYED`],
+/// each label behind its own length (1; 0: the request had none). One allocation instead of one a text.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Texts(Box<[u8]>);
 
@@ -56,37 +59,81 @@ impl Texts {
 
     /// The same with another sid.
     pub(super) fn with_sid(&self, sid: &[u8]) -> Self {
-        Self::new(self.address(), sid, self.parts().1)
+        Self::new(self.address(), sid, parts(&self.0).labels)
+    }
+
+    /// The same with its pin's key.
+    pub(super) fn with_key(&self, key: [u8; 16]) -> Self {
+        let Parts { sid, labels, .. } = parts(&self.0);
+        let address = self.0.first_chunk::<16>().copied().unwrap_or_default();
+        let length = (u16::try_from(sid.len()).unwrap_or(0) | KEYED).to_be_bytes();
+        Self([&address[..], &length, sid, &key, labels].concat().into_boxed_slice())
+    }
+
+    /// Its pin's key, where it was kept.
+    pub(super) fn key(&self) -> Option<[u8; 16]> {
+        parts(&self.0).key
     }
 
     pub(super) fn address(&self) -> IpAddr {
-        let octets = self.0.first_chunk::<16>().copied().unwrap_or_default();
-        IpAddr::V6(Ipv6Addr::from(octets)).to_canonical()
+        address(&self.0)
     }
 
     pub(super) fn sid(&self) -> &[u8] {
-        self.parts().0
+        parts(&self.0).sid
     }
 
     /// Each label in the order of its rules; `None`: the request had none.
     pub(super) fn labels(&self) -> impl Iterator<Item = Option<&str>> {
-        let mut rest = self.parts().1;
-        std::iter::from_fn(move || {
-            let (length, text) = rest.split_first()?;
-            let text_length = usize::from(*length).saturating_sub(1);
-            let (text, behind) = text.split_at_checked(text_length)?;
-            rest = behind;
-            Some(if *length == 0 { None } else { std::str::from_utf8(text).ok() })
-        })
+        labels(&self.0)
     }
 
-    /// The sid, and the labels as they are packed.
-    fn parts(&self) -> (&[u8], &[u8]) {
-        let Some((length, rest)) = self.0.get(16..).and_then(|rest| rest.split_first_chunk::<2>()) else {
-            return (&[], &[]);
-        };
-        rest.split_at_checked(usize::from(u16::from_be_bytes(*length))).unwrap_or_default()
+    /// All of them, as [`address`], [`parts`] and [`labels`] read them.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
     }
+}
+
+/// The address of an entry's texts.
+pub(super) fn address(texts: &[u8]) -> IpAddr {
+    let octets = texts.first_chunk::<16>().copied().unwrap_or_default();
+    IpAddr::V6(Ipv6Addr::from(octets)).to_canonical()
+}
+
+/// The labels of an entry's texts, in the order of their rules; `None`: the request had none.
+pub(super) fn labels(texts: &[u8]) -> impl Iterator<Item = Option<&str>> {
+    let mut rest = parts(texts).labels;
+    std::iter::from_fn(move || {
+        let (length, text) = rest.split_first()?;
+        let text_length = usize::from(*length).saturating_sub(1);
+        let (text, behind) = text.split_at_checked(text_length)?;
+        rest = behind;
+        Some(if *length == 0 { None } else { std::str::from_utf8(text).ok() })
+    })
+}
+
+/// Behind an entry's address.
+#[derive(Default)]
+pub(super) struct Parts<'a> {
+    pub(super) sid: &'a [u8],
+    key: Option<[u8; 16]>,
+    /// As [`pack_label`] has them.
+    labels: &'a [u8],
+}
+
+/// The parts of an entry's texts; those of no entry are empty.
+pub(super) fn parts(texts: &[u8]) -> Parts<'_> {
+    let read = || {
+        let (length, rest) = texts.get(16..)?.split_first_chunk::<2>()?;
+        let length = u16::from_be_bytes(*length);
+        let (sid, rest) = rest.split_at_checked(usize::from(length & !KEYED))?;
+        if length & KEYED == 0 {
+            return Some(Parts { sid, key: None, labels: rest });
+        }
+        let (key, labels) = rest.split_first_chunk::<16>()?;
+        Some(Parts { sid, key: Some(*key), labels })
+    };
+    read().unwrap_or_default()
 }
 
 /// Puts a label behind the others.

@@ -19,6 +19,9 @@ impl Way {
     /// More went this way. The second is never 0: a process has no session in its first.
     #[inline]
     pub fn moved(&self, bytes: u64, messages: u32, now_s: u32) {
+        if !super::KEPT {
+            return;
+        }
         self.bytes.store(self.bytes.load(Relaxed).wrapping_add(bytes), Relaxed);
         if messages > 0 {
             self.messages.store(self.messages.load(Relaxed).wrapping_add(messages.into()), Relaxed);

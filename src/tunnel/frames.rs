@@ -12,11 +12,13 @@
 //! Left out on purpose: payloads (never kept, inflated or checked as UTF-8; unmasked only where they are read), answers to
 //! protocol errors (those are between client and worker), masked frames of ours (we speak to clients only), and IO.
 
+mod first;
 mod ours;
 mod signal;
 #[cfg(test)]
 mod tests;
 
+pub use first::{FIRST_BYTES_MAX, FIRST_TEXT_MAX, FirstText, first_text};
 use ours::CONTROL_MAX;
 pub use ours::{CloseCode, CloseCodeError, ControlFrame, close_frame, ping_frame, text_frame};
 use signal::Digest;
@@ -24,10 +26,6 @@ pub use signal::{Mark, Signal};
 
 /// A whole text message, not compressed.
 const FIN_TEXT: u8 = 0x81;
-
-/// The largest payload [`first_text_payload`] takes for a session's first message. Engine.IO's open packet has about
-/// 110 bytes.
-pub const FIRST_TEXT_MAX: usize = 1024;
 
 /// Who sends the bytes an [`Observer`] sees. Clients mask every frame, workers none (RFC 6455 §5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -313,30 +311,4 @@ fn is_fin(first: u8) -> bool {
 
 fn is_control(first: u8) -> bool {
     first & 0x08 != 0
-}
-
-/// What the first bytes a worker sent in a tunnel are, for learning a WebSocket-first session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FirstText<'a> {
-    /// A text message in one frame: its payload, not checked as UTF-8.
-    Whole(&'a [u8]),
-    /// May become one: ask again with more bytes behind these. Never asked for more than `FIRST_TEXT_MAX + 4` in all.
-    NeedMore,
-    /// No such frame: another kind, fragmented, compressed, masked, longer than [`FIRST_TEXT_MAX`], or no WebSocket.
-    No,
-}
-
-/// Reads the first text frame of a worker (RFC 6455 §5.2, §5.6): FIN, RSV1–3 = 0, unmasked, at most [`FIRST_TEXT_MAX`]
-/// bytes.
-pub fn first_text_payload(bytes: &[u8]) -> FirstText<'_> {
-    let (length, rest) = match bytes {
-        [] | [FIN_TEXT] | [FIN_TEXT, 126] | [FIN_TEXT, 126, _] => return FirstText::NeedMore,
-        [FIN_TEXT, 126, high, low, rest @ ..] => match usize::from(u16::from_be_bytes([*high, *low])) {
-            length @ 126..=FIRST_TEXT_MAX => (length, rest),
-            _ => return FirstText::No,
-        },
-        [FIN_TEXT, length @ 0..=125, rest @ ..] => (usize::from(*length), rest),
-        _ => return FirstText::No,
-    };
-    rest.get(..length).map_or(FirstText::NeedMore, FirstText::Whole)
 }

@@ -12,6 +12,7 @@ pub mod stream;
 pub mod upgrade;
 mod way;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,10 +22,11 @@ use hyper::http::response::Parts;
 use hyper::{Response, StatusCode, Version};
 use tokio::io::AsyncReadExt;
 
-use frames::Signal;
+use frames::{FirstText, Signal, first_text};
 use insert::Insert;
 use round_trip::{Half, RoundTrips};
 
+use crate::affinity::session::{self, Handshake};
 use crate::affinity::{Choice, Hold};
 use crate::clock;
 use crate::config::Farewell;
@@ -64,8 +66,10 @@ pub struct Plan {
 struct Terms {
     /// Seconds of silence allowed.
     silence_s: u32,
-    /// A WebSocket-first Engine.IO session tells its name and its ping numbers in its first frame.
+    /// A WebSocket-first Engine.IO session tells its name and its ping numbers in its first message.
     learns: bool,
+    /// What has come of that message, while it is not whole: `FIRST_BYTES_MAX` bytes at most.
+    begun: Box<[u8]>,
     /// Nobody has configured another silence than the session's own.
     learns_silence: bool,
     /// Messages its client still has to send until the session has moved here from polling.
@@ -99,6 +103,29 @@ impl Terms {
         }
     }
 
+    /// What a session's first message tells, once it is whole. Nothing is kept where it comes in one piece, nor behind it.
+    fn learn(&mut self, bytes: &[u8]) -> Option<Handshake> {
+        if !self.learns {
+            return None;
+        }
+        let begun = std::mem::take(&mut self.begun);
+        let all = if begun.is_empty() { Cow::Borrowed(bytes) } else { Cow::Owned([&begun, bytes].concat()) };
+        match first_text(&all) {
+            FirstText::Whole(text) => {
+                self.learns = false;
+                session::websocket_open(&text)
+            }
+            FirstText::NeedMore => {
+                self.begun = all.into();
+                None
+            }
+            FirstText::No => {
+                self.learns = false;
+                None
+            }
+        }
+    }
+
     /// What an operator has this tunnel told, by itself or with its worker's drain; `None` when he has called it off.
     fn farewell(&self) -> Option<Farewell> {
         if self.socket.is_ordered() {
@@ -128,6 +155,9 @@ impl Terms {
 
 /// What a small frame said, and over which half it came.
 fn heed(socket: &sockets::Socket, series: &UpstreamSeries, from: Half, signal: Signal) {
+    if !sockets::KEPT {
+        return;
+    }
     if let Signal::Close(code) = signal {
         let way = if from == Half::Client { &socket.up } else { &socket.down };
         // As RFC 6455 §7.4.1 calls a Close without one.
@@ -246,6 +276,7 @@ fn terms(job: &Job, choice: &mut Choice, in_use: InUse) -> Box<Terms> {
     Box::new(Terms {
         silence_s: configured.or(known).unwrap_or(SILENCE_UNKNOWN_S).max(1),
         learns: known.is_none() && job.ask.kind == Kind::Handshake,
+        begun: Box::default(),
         learns_silence: configured.is_none(),
         trial,
         transport,

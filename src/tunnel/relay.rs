@@ -15,12 +15,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::frames::{self, CloseCode, FirstText, Sender};
+use super::frames::{self, CloseCode, Sender};
 use super::insert::Insert;
 use super::round_trip::Half;
 use super::way::{Ours, Sink, Step, Way, step};
 use super::{Plan, Terms, heed, whole_seconds};
-use crate::affinity::session;
 use crate::broadcast::Fate;
 use crate::clock;
 use crate::listener::conn::ClientIo;
@@ -67,16 +66,10 @@ impl Relay {
         relay
     }
 
-    /// The first frame of a WebSocket-first session tells its name, and how long its silence may last. A frame that arrives
-    /// in pieces is not put together for that: the default limit does for it, and it stays without a name.
+    /// The first message of a WebSocket-first session tells its name, and how long its silence may last.
     fn learn(&mut self, bytes: &[u8]) {
         self.terms.name(bytes);
-        if !std::mem::take(&mut self.terms.learns) {
-            return;
-        }
-        if let FirstText::Whole(payload) = frames::first_text_payload(bytes)
-            && let Some(open) = session::websocket_open(payload)
-        {
+        if let Some(open) = self.terms.learn(bytes) {
             self.terms.socket.learn_sid(open.sid.as_bytes());
             if self.terms.learns_silence {
                 self.live.limit(whole_seconds(open.ping_interval + open.ping_timeout + Duration::from_secs(5)));

@@ -1,6 +1,6 @@
 //! `round_trip`, `tunnel_ping`, `tunnel_ping_timeout` and `broadcast`: what is wrong with them, and that a reload applies them.
 
-use super::errors;
+use super::{HEAD, errors, good};
 use insta::assert_snapshot;
 
 #[test]
@@ -43,5 +43,21 @@ fn a_ping_has_a_range_and_its_timeout_needs_it() {
     5 | tunnel_ping_timeout = "5s"
       |                       ^^^^
       = help: write tunnel_ping = "20s", too, or leave this out
+    "#);
+}
+
+/// A route may have its own word on broadcasts; none is another thing than no.
+#[test]
+fn a_route_says_whether_it_hears_broadcasts() {
+    for (line, said) in [("", None), ("broadcast = true", Some(true)), ("broadcast = false", Some(false))] {
+        let config = good(&format!("{HEAD}[[route]]\nupstream = \"app\"\n{line}"));
+        assert_eq!(config.routes[0].broadcast, said, "{line}");
+    }
+    assert_snapshot!(errors("[[route]]\nupstream = \"app\"\nbroadcast = 1"), @r#"
+    error: `broadcast` must be true or false, not an integer
+     --> s.toml:7:13
+      |
+    7 | broadcast = 1
+      |             ^
     "#);
 }

@@ -1,60 +1,143 @@
-//! What is told of one socket.
+//! What is told of one socket, and of many: rows that are written as they are read, without a tree of values between.
 
+use std::cell::RefCell;
+use std::fmt::Display;
 use std::time::{Duration, SystemTime};
 
-use serde_json::{Map, Value, json};
+use serde::ser::{SerializeMap, SerializeStruct};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 
-use crate::sockets::{Socket, Way};
-use crate::tunnel::round_trip::{Leg, Quality};
+use crate::sockets::{Socket, Told, Way};
+use crate::tunnel::round_trip::{Leg, Measured, Quality};
 
-/// As it is at this second.
+/// One socket, as it is at this second.
 pub(in crate::admin) fn describe(socket: &Socket, now_s: u32) -> Value {
-    let worker = socket.worker();
-    let age_s = now_s.saturating_sub(socket.since_s());
-    let connected = SystemTime::now().checked_sub(Duration::from_secs(age_s.into()));
-    let (sid, labels) = socket.with_texts(|sid, labels| {
-        let sid = (!sid.is_empty()).then(|| String::from_utf8_lossy(sid).into_owned());
-        let label = |(name, value): &(&str, Option<&str>)| Some(((*name).to_owned(), Value::from((*value)?)));
-        (sid, labels.iter().filter_map(label).collect::<Map<_, _>>())
-    });
-    let (trips, quality) = (socket.round_trips(), socket.quality());
-    json!({
-        "id": socket.id().to_string(),
-        "sid": sid,
-        "upstream": worker.upstream,
-        "worker": worker.name,
-        "generation": socket.generation(),
-        "route": socket.route(),
-        "address": socket.address().to_string(),
-        "user_agent": Some(socket.agent()).filter(|agent| !agent.is_empty()),
-        "labels": labels,
-        "protocol": socket.kind().word(),
-        "transport": socket.transport().word(),
-        "tls": socket.tls(),
-        "state": socket.state(now_s).word(),
-        "connected_at": connected.map(|at| humantime::format_rfc3339_seconds(at).to_string()),
-        "age_s": age_s,
-        "up": way(&socket.up, now_s),
-        "down": way(&socket.down, now_s),
-        "round_trip": { "client": leg(&trips.client), "worker": leg(&trips.worker) },
-        "quality": quality.map(Quality::word),
-    })
+    let shown = RefCell::new(Shown::new(now_s));
+    // Nothing in it can fail: all keys are texts, and no number is infinite.
+    serde_json::to_value(Row { socket, shown: &shown }).unwrap_or_default()
 }
 
-/// What pings that passed have measured of one leg; null: none did.
-fn leg(leg: &Leg) -> Option<Value> {
-    let ms = |time: Duration| time.as_secs_f64() * 1_000.0;
-    let measured = leg.measured()?;
-    Some(
-        json!({ "last_ms": ms(measured.last), "smoothed_ms": ms(measured.smoothed), "longest_ms": ms(measured.longest) }),
-    )
+/// What rows have in common, and the memory they use one after the other.
+pub(super) struct Shown {
+    now_s: u32,
+    /// The same second by the calendar.
+    now: SystemTime,
+    told: Told,
+    /// The last second that was written, and how: sockets come in storms, and lists are sorted by it.
+    connected: (u32, String),
 }
 
-fn way(way: &Way, now_s: u32) -> Value {
-    json!({
-        "messages": way.messages(),
-        "bytes": way.bytes(),
-        "idle_s": way.last_s().map(|last| now_s.saturating_sub(last)),
-        "close_code": way.code(),
-    })
+impl Shown {
+    /// Of one answer at this second ([`crate::clock::now_s`]).
+    pub(super) fn new(now_s: u32) -> Self {
+        Self { now_s, now: SystemTime::now(), told: Told::default(), connected: (u32::MAX, String::new()) }
+    }
+
+    fn connected(&mut self, since_s: u32) {
+        if self.connected.0 == since_s && !self.connected.1.is_empty() {
+            return;
+        }
+        let age = Duration::from_secs(self.now_s.saturating_sub(since_s).into());
+        let at = self.now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
+        self.connected = (since_s, humantime::format_rfc3339_seconds(at).to_string());
+    }
+}
+
+/// One socket.
+pub(super) struct Row<'a> {
+    pub(super) socket: &'a Socket,
+    /// Borrowed for one row at a time.
+    pub(super) shown: &'a RefCell<Shown>,
+}
+
+impl Serialize for Row<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (socket, shown) = (self.socket, &mut *self.shown.borrow_mut());
+        socket.tell(&mut shown.told);
+        shown.connected(socket.since_s());
+        let (now_s, told, worker) = (shown.now_s, &shown.told, socket.worker());
+        let (sid, trips) = (told.sid(), &told.round_trips);
+        let mut row = serializer.serialize_struct("Socket", 19)?;
+        row.serialize_field("id", &Text(socket.id()))?;
+        row.serialize_field("sid", &Some(String::from_utf8_lossy(sid)).filter(|sid| !sid.is_empty()))?;
+        row.serialize_field("upstream", &*worker.upstream)?;
+        row.serialize_field("worker", &*worker.name)?;
+        row.serialize_field("generation", &socket.generation())?;
+        row.serialize_field("route", &socket.route())?;
+        row.serialize_field("address", &Text(told.address()))?;
+        row.serialize_field("user_agent", &Some(socket.agent()).filter(|agent| !agent.is_empty()))?;
+        row.serialize_field("labels", &Labels(socket, told))?;
+        row.serialize_field("protocol", socket.kind().word())?;
+        row.serialize_field("transport", socket.transport().word())?;
+        row.serialize_field("tls", &socket.tls())?;
+        row.serialize_field("state", socket.state(now_s).word())?;
+        row.serialize_field("connected_at", &shown.connected.1)?;
+        row.serialize_field("age_s", &now_s.saturating_sub(socket.since_s()))?;
+        row.serialize_field("up", &OneWay::of(&socket.up, now_s))?;
+        row.serialize_field("down", &OneWay::of(&socket.down, now_s))?;
+        let round_trip = RoundTrip { client: Trip::of(&trips.client), worker: Trip::of(&trips.worker) };
+        row.serialize_field("round_trip", &round_trip)?;
+        row.serialize_field("quality", &told.quality.map(Quality::word))?;
+        row.end()
+    }
+}
+
+/// Written as people read it.
+struct Text<T>(T);
+
+impl<T: Display> Serialize for Text<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+struct Labels<'a>(&'a Socket, &'a Told);
+
+impl Serialize for Labels<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut labels = serializer.serialize_map(None)?;
+        for (name, value) in self.1.labels(self.0) {
+            labels.serialize_entry(name, value)?;
+        }
+        labels.end()
+    }
+}
+
+#[derive(Serialize)]
+struct OneWay {
+    messages: u64,
+    bytes: u64,
+    idle_s: Option<u32>,
+    close_code: Option<u16>,
+}
+
+impl OneWay {
+    fn of(way: &Way, now_s: u32) -> Self {
+        let idle_s = way.last_s().map(|last| now_s.saturating_sub(last));
+        Self { messages: way.messages(), bytes: way.bytes(), idle_s, close_code: way.code() }
+    }
+}
+
+#[derive(Serialize)]
+struct RoundTrip {
+    client: Option<Trip>,
+    worker: Option<Trip>,
+}
+
+/// What pings that passed have measured of one leg.
+#[derive(Serialize)]
+struct Trip {
+    last_ms: f64,
+    smoothed_ms: f64,
+    longest_ms: f64,
+}
+
+impl Trip {
+    /// `None`: no ping did.
+    fn of(leg: &Leg) -> Option<Self> {
+        let ms = |time: Duration| time.as_secs_f64() * 1_000.0;
+        let Measured { last, smoothed, longest } = leg.measured()?;
+        Some(Self { last_ms: ms(last), smoothed_ms: ms(smoothed), longest_ms: ms(longest) })
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde_json::{Map, Value, json};
 
 use crate::clock;
-use crate::sockets::{SHARDS, Socket, Sockets, Transport};
+use crate::sockets::{SHARDS, Socket, Sockets, Told, Transport};
 use crate::upstream::worker::Worker;
 
 /// Different values of labels that are counted; sockets with others are counted together.
@@ -54,28 +54,27 @@ pub(super) struct Live {
 impl Live {
     /// As it is now; lets other tasks have their turn in between.
     pub(super) async fn of(sockets: &Sockets) -> Self {
-        let (mut live, now_s) = (Self::default(), clock::now_s());
+        let (mut live, mut told, now_s) = (Self::default(), Told::default(), clock::now_s());
         for shard in 0..SHARDS {
             for socket in sockets.shard(shard) {
-                live.count(&socket, now_s);
+                live.count(&socket, &mut told, now_s);
             }
             tokio::task::yield_now().await;
         }
         live
     }
 
-    fn count(&mut self, socket: &Socket, now_s: u32) {
+    fn count(&mut self, socket: &Socket, told: &mut Told, now_s: u32) {
         let mut transports = [0; 3];
         if let Some(count) = transports.get_mut(socket.transport() as usize) {
             *count = 1;
         }
         let age_s = now_s.saturating_sub(socket.since_s()).into();
         self.workers.entry(socket.worker().serial).or_default().add(Sum { transports, age_s });
-        socket.with_texts(|_, labels| {
-            for (name, value) in labels.iter().filter_map(|(name, value)| Some((*name, (*value)?))) {
-                self.count_label(&socket.worker().upstream, name, value);
-            }
-        });
+        socket.tell(told);
+        for (name, value) in told.labels(socket) {
+            self.count_label(&socket.worker().upstream, name, value);
+        }
     }
 
     fn count_label(&mut self, upstream: &str, name: &str, value: &str) {

@@ -3,8 +3,8 @@
 //! Input: who sends, how the bytes are cut, and what they are: frames that are written here from choices, with or without
 //! a mistake, or any bytes.
 
-use stickyd::tunnel::frames::{CloseCode, FIRST_TEXT_MAX, FirstText, Mark, Observer, Seen, Sender, Signal};
-use stickyd::tunnel::frames::{close_frame, first_text_payload, ping_frame};
+use stickyd::tunnel::frames::{CloseCode, FIRST_BYTES_MAX, FirstText, Mark, Observer, Seen, Sender, Signal};
+use stickyd::tunnel::frames::{close_frame, first_text as first_of, ping_frame};
 
 use super::bytes::Choices;
 
@@ -160,23 +160,32 @@ fn observe(from: Sender, bytes: &[u8], cuts: [u8; 2], known: &Known) {
 /// The first text of a worker, which comes in any pieces: known once it is whole.
 fn first_text(bytes: &[u8]) {
     let known = read(Sender::Worker, bytes);
-    let whole = match (bytes, known.frames.first()) {
-        ([0x81, second, rest @ ..], Some((end, ..))) => {
-            let payload = if *second < 126 { rest.get(..end - 2) } else { bytes.get(4..*end) };
-            payload.filter(|payload| payload.len() <= FIRST_TEXT_MAX)
+    let (mut text, mut start, mut whole) = (None::<Vec<u8>>, 0, None);
+    for (end, ..) in known.frames.iter().take_while(|(end, ..)| *end <= FIRST_BYTES_MAX) {
+        let header = if bytes[start + 1] < 126 { 2 } else { 4 };
+        let payload = &bytes[start + header..*end];
+        match (bytes[start], &mut text) {
+            (0x89 | 0x8a, _) => {}
+            (0x01 | 0x81, None) => text = Some(payload.to_vec()),
+            (0x00 | 0x80, Some(text)) => text.extend_from_slice(payload),
+            _ => break,
         }
-        _ => None,
-    };
-    match (first_text_payload(bytes), whole) {
-        (FirstText::Whole(text), Some(whole)) => assert_eq!(text, whole),
+        if matches!(bytes[start], 0x80 | 0x81) {
+            whole = text;
+            break;
+        }
+        start = *end;
+    }
+    match (first_of(bytes), whole) {
+        (FirstText::Whole(text), Some(whole)) => assert_eq!(*text, *whole),
         (FirstText::NeedMore | FirstText::No, None) => {}
         (said, whole) => panic!("{said:?} of {whole:?} in {bytes:02x?}"),
     }
     let mut before = FirstText::NeedMore;
-    for end in 0..=bytes.len().min(FIRST_TEXT_MAX + 4) {
-        let now = first_text_payload(&bytes[..end]);
+    for end in 0..=bytes.len().min(FIRST_BYTES_MAX) {
+        let now = first_of(&bytes[..end]);
         assert!(before == FirstText::NeedMore || before == now, "{before:?}, then {now:?}");
-        assert!(end < FIRST_TEXT_MAX + 4 || now != FirstText::NeedMore, "asks for more than there may be");
+        assert!(end < FIRST_BYTES_MAX || now != FirstText::NeedMore, "asks for more than there may be");
         before = now;
     }
 }

@@ -1,0 +1,91 @@
+//! The first message of a worker's in a tunnel, for learning a WebSocket-first session's name.
+//!
+//! It may arrive in pieces, may be sent in fragments (RFC 6455 §5.4: some servers write what they have), and control frames
+//! may come before and between. Left out: compressed messages, binary ones, and what comes behind the first.
+
+use std::borrow::Cow;
+
+use super::ours::CONTROL_MAX;
+use super::{is_control, is_fin};
+
+/// The largest payload [`first_text`] takes for a session's first message. Engine.IO's open packet has about 110 bytes.
+pub const FIRST_TEXT_MAX: usize = 1024;
+
+/// As many bytes as [`first_text`] asks for at most: headers, fragments and control frames included.
+pub const FIRST_BYTES_MAX: usize = FIRST_TEXT_MAX + 4;
+
+/// What the first bytes a worker sent in a tunnel are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FirstText<'a> {
+    /// A text message: its payload, not checked as UTF-8; copied where it came in fragments.
+    Whole(Cow<'a, [u8]>),
+    /// May become one: ask again with more bytes behind these. Never said of [`FIRST_BYTES_MAX`] bytes or more.
+    NeedMore,
+    /// No such message: another kind, compressed, masked, not whole in
+    /// [`FIRST_BYTES_MAX`] bytes, or no WebSocket.
+    No,
+}
+
+/// Reads the first message of a worker (RFC 6455 §5.2, §5.4, §5.6): RSV1–3 = 0, unmasked, a text.
+pub fn first_text(bytes: &[u8]) -> FirstText<'_> {
+    let mut text: Option<Cow<'_, [u8]>> = None;
+    let mut rest = bytes;
+    loop {
+        // Where the frame could not end within the bound, it is not waited for.
+        let room = FIRST_BYTES_MAX - (bytes.len() - rest.len()).min(FIRST_BYTES_MAX);
+        if rest.first().is_some_and(|first| !may_follow(*first, text.is_some())) {
+            return FirstText::No;
+        }
+        let (first, payload, behind) = match frame(rest, room) {
+            Frame::Whole(first, payload, behind) => (first, payload, behind),
+            Frame::NeedMore => return FirstText::NeedMore,
+            Frame::No => return FirstText::No,
+        };
+        if !is_control(first) {
+            match &mut text {
+                Some(text) => text.to_mut().extend_from_slice(payload),
+                None => text = Some(Cow::Borrowed(payload)),
+            }
+            if is_fin(first)
+                && let Some(text) = text
+            {
+                return FirstText::Whole(text);
+            }
+        }
+        rest = behind;
+    }
+}
+
+/// Whether a frame that begins so belongs to a first text message, or may come before its end. A Close does not.
+fn may_follow(first: u8, begun: bool) -> bool {
+    match first {
+        0x89 | 0x8a => true,
+        0x01 | 0x81 => !begun,
+        0x00 | 0x80 => begun,
+        _ => false,
+    }
+}
+
+enum Frame<'a> {
+    /// Its first byte, its payload, and what is behind it.
+    Whole(u8, &'a [u8], &'a [u8]),
+    NeedMore,
+    No,
+}
+
+/// One unmasked frame whose lengths are in their shortest form, of at most `room` bytes.
+fn frame(bytes: &[u8], room: usize) -> Frame<'_> {
+    let more = if bytes.len() < room { Frame::NeedMore } else { Frame::No };
+    let (first, header, length) = match bytes {
+        [] | [_] | [_, 126] | [_, 126, _] => return more,
+        [first, length @ 0..=125, ..] => (*first, 2, usize::from(*length)),
+        [first, 126, high, low, ..] => (*first, 4, usize::from(u16::from_be_bytes([*high, *low]))),
+        _ => return Frame::No,
+    };
+    let shortest = header == 2 || (length > CONTROL_MAX && !is_control(first));
+    if !shortest || header + length > room {
+        return Frame::No;
+    }
+    let Some((frame, behind)) = bytes.split_at_checked(header + length) else { return more };
+    Frame::Whole(first, frame.get(header..).unwrap_or_default(), behind)
+}
