@@ -12,6 +12,16 @@ pub fn now_ms() -> u64 {
     u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The same of a time that was read before, without reading it again; 0 for what came before the first call.
+pub fn ms_at(time: Instant) -> u64 {
+    u64::try_from(time.saturating_duration_since(*START).as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Seconds, like [`ms_at`].
+pub fn s_at(time: Instant) -> u32 {
+    u32::try_from(time.saturating_duration_since(*START).as_secs()).unwrap_or(u32::MAX)
+}
+
 /// Microseconds since the first call in this process.
 pub fn now_us() -> u64 {
     u64::try_from(START.elapsed().as_micros()).unwrap_or(u64::MAX)

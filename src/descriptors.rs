@@ -31,6 +31,8 @@ pub fn open() -> usize {
 pub struct Room {
     /// The first number that is reserved.
     end: u64,
+    /// The first that no connection to a worker may have either.
+    last: u64,
     /// From this number on (four fifths, or where the reserve begins) it is said that they run short.
     warn: u64,
     warned: AtomicBool,
@@ -41,8 +43,9 @@ impl Room {
     /// `reserved`: how many clients leave; 0: a twentieth, at least 64. At most half is.
     pub fn new(limit: u64, reserved: u64) -> Self {
         let reserved = if reserved == 0 { (limit / 20).max(64) } else { reserved };
-        let end = limit.saturating_sub(reserved.min(limit / 2));
-        Self { end, warn: (limit / 5 * 4).min(end), warned: AtomicBool::new(false), limit }
+        let reserved = reserved.min(limit / 2);
+        let (end, last) = (limit.saturating_sub(reserved), limit.saturating_sub(reserved / 2));
+        Self { end, last, warn: (limit / 5 * 4).min(end), warned: AtomicBool::new(false), limit }
     }
 
     /// For clients and the connections to workers that they need.
@@ -63,6 +66,12 @@ impl Room {
         }
         number < self.end
     }
+
+    /// Whether a connection to a worker may have it: half of the reserve is for checks and admin alone. A client of HTTP/2 may
+    /// want more of these connections than it has itself.
+    pub fn has_for_worker(&self, descriptor: i32) -> bool {
+        u64::try_from(descriptor).unwrap_or(0) < self.last
+    }
 }
 
 #[cfg(test)]
@@ -78,5 +87,6 @@ mod tests {
         }
         let room = Room::new(1_000, 200);
         assert!(room.has(799) && !room.has(800));
+        assert!(room.has_for_worker(899) && !room.has_for_worker(900));
     }
 }

@@ -124,7 +124,8 @@ fn followed(shared: &Shared, upstream: &Upstream, ask: &Ask, client: Client, tri
 
 /// The pinned worker, whatever it is; its death ends the pin.
 fn pinned(shared: &Arc<Shared>, upstream: &Upstream, key: Key) -> Resolved {
-    let Some((open, used)) = shared.pins.open(key, Instant::now(), |pin| pin.used(clock::now_s())) else {
+    let now = Instant::now();
+    let Some((open, used)) = shared.pins.open(key, now, |pin| pin.used(clock::s_at(now))) else {
         return Resolved::Unpinned(key);
     };
     let Used { worker, ttl_s, slot, has_tunnel, is_fresh } = used;
@@ -136,7 +137,7 @@ fn pinned(shared: &Arc<Shared>, upstream: &Upstream, key: Key) -> Resolved {
         return Resolved::Ended;
     }
     // A session with a tunnel ends with that.
-    let is_due = || !has_tunnel && due_at(&worker, slot, key).is_some_and(|due| due <= clock::now_ms());
+    let is_due = || !has_tunnel && due_at(&worker, slot, key).is_some_and(|due| due <= clock::ms_at(now));
     if !worker.serves() || (worker.admin.ends() && is_due()) {
         drop(hold);
         end(shared, upstream, key);

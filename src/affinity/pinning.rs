@@ -26,8 +26,8 @@ pub struct Hold {
     shorten: Option<Duration>,
     /// The session is not on the list of sockets yet.
     is_fresh: bool,
-    /// Body bytes of the request that holds it, and of its answer.
-    moved: (u64, u64),
+    /// Body bytes of the request that holds it, and of its answer; and when that was over.
+    moved: Option<(u64, u64, Instant)>,
     /// Silence a tunnel of this session is allowed, seconds; 0: not known.
     pub ttl_s: u32,
 }
@@ -35,7 +35,7 @@ pub struct Hold {
 impl Hold {
     pub(super) fn new(shared: &Arc<Shared>, key: Key, open: pins::Hold, ttl_s: u32, is_fresh: bool) -> Self {
         let shared = shared.clone();
-        Self { shared, key, open, tunnel: false, shorten: None, is_fresh, moved: (0, 0), ttl_s }
+        Self { shared, key, open, tunnel: false, shorten: None, is_fresh, moved: None, ttl_s }
     }
 
     /// The session it keeps.
@@ -72,9 +72,9 @@ impl Hold {
         self.is_fresh
     }
 
-    /// What the request carried that holds it, and its answer: bytes of their bodies.
-    pub fn moved(&mut self, up: u64, down: u64) {
-        self.moved = (up, down);
+    /// What the request carried that holds it, and its answer: bytes of their bodies. It is over `now`.
+    pub fn moved(&mut self, up: u64, down: u64, now: Instant) {
+        self.moved = Some((up, down, now));
     }
 }
 
@@ -88,18 +88,18 @@ impl Drop for Hold {
                 if pin.worker().is_some_and(|worker| worker.admin.ends()) { pin.end() } else { None }
             });
         }
-        let (moved, is_request) = (self.moved, !self.tunnel);
-        self.shared.pins.close_with(self.key, self.open, Instant::now(), self.shorten, |pin| {
+        let (up, down, now) = self.moved.unwrap_or_else(|| (0, 0, Instant::now()));
+        let is_request = !self.tunnel;
+        self.shared.pins.close_with(self.key, self.open, now, self.shorten, |pin| {
             if let Some(listed) = pin.listed().filter(|_| is_request) {
-                carried(listed.socket(), moved);
+                carried(listed.socket(), (up, down), clock::s_at(now));
             }
         });
     }
 }
 
 /// A request of a session is over. A body is a message, whatever number of packets is in it.
-fn carried(socket: &Socket, (up, down): (u64, u64)) {
-    let now_s = clock::now_s();
+fn carried(socket: &Socket, (up, down): (u64, u64), now_s: u32) {
     if up > 0 {
         socket.up.moved(up, 1, now_s);
     }

@@ -13,7 +13,7 @@ mod sockets;
 #[cfg(test)]
 mod tests;
 
-pub use handshake::{MAX_HANDSHAKE, OpenPacket, open_packet, websocket_open};
+pub use handshake::{MAX_HANDSHAKE, OpenPacket, is_cut, open_packet, websocket_open};
 pub use sockets::{may_name_sockets, socket_id, socket_ids};
 
 /// Longest sid in bytes, decoded. Engine.IO's own has 20; `generateId` may return anything (protocols §1.6).

@@ -4,6 +4,7 @@
 //! dead one, and a balancer in front would not go elsewhere. A trusted proxy is one address for many clients: its
 //! connections count only in all. The table has an entry for each address that holds something, so the descriptors bound it.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
@@ -95,27 +96,35 @@ impl Caps {
 
     /// One more, unless that is too many.
     fn enter(&self, address: u64, kind: Kind) -> bool {
+        self.enter_some(address, kind, 1) > 0
+    }
+
+    /// At most so many more, as there is room for; how many.
+    fn enter_some(&self, address: u64, kind: Kind, most: u32) -> u32 {
         let mut held = self.shard(address);
         let entry = held.entry(address).or_default();
-        let (count, most) = match kind {
+        let (count, bound) = match kind {
             Kind::Connection => (&mut entry.connections, self.per_address.load(Relaxed)),
             Kind::Tunnel => (&mut entry.tunnels, self.tunnels_per_address.load(Relaxed)),
         };
-        let room = *count < most;
-        if room {
-            *count += 1;
-        } else if entry.connections == 0 && entry.tunnels == 0 {
+        let room = bound.saturating_sub(*count).min(most);
+        *count += room;
+        if entry.connections == 0 && entry.tunnels == 0 {
             held.remove(&address);
         }
         room
     }
 
     fn leave(&self, address: u64, kind: Kind) {
+        self.leave_some(address, kind, 1);
+    }
+
+    fn leave_some(&self, address: u64, kind: Kind, some: u32) {
         let mut held = self.shard(address);
         let Some(entry) = held.get_mut(&address) else { return };
         match kind {
-            Kind::Connection => entry.connections = entry.connections.saturating_sub(1),
-            Kind::Tunnel => entry.tunnels = entry.tunnels.saturating_sub(1),
+            Kind::Connection => entry.connections = entry.connections.saturating_sub(some),
+            Kind::Tunnel => entry.tunnels = entry.tunnels.saturating_sub(some),
         }
         if entry.connections == 0 && entry.tunnels == 0 {
             held.remove(&address);
@@ -126,6 +135,11 @@ impl Caps {
         }
     }
 
+    /// Whether a connection to a worker may have the descriptor of this number.
+    pub fn has_descriptor_for_worker(&self, descriptor: i32) -> bool {
+        self.descriptors.has_for_worker(descriptor)
+    }
+
     /// A connection that was counted for an address is over.
     pub fn connection_over(&self, address: u64) {
         self.leave(address, Kind::Connection);
@@ -134,6 +148,55 @@ impl Caps {
     /// Whether an address may open one more tunnel.
     pub fn has_tunnel_room(&self, address: u64) -> bool {
         self.shard(address).get(&address).is_none_or(|held| held.tunnels < self.tunnels_per_address.load(Relaxed))
+    }
+}
+
+/// The streams of one HTTP/2 connection, which count as connections of its address: each has one to a worker. The first is
+/// the connection's own; the others are counted some at a time, and given back when none is open.
+pub(super) struct StreamsOf {
+    shared: Arc<Shared>,
+    /// `None`: a trusted proxy's, which is many clients.
+    address: Option<u64>,
+    /// So many may be open.
+    counted: Cell<u32>,
+}
+
+/// Streams counted at once: a page asks for several.
+const SOME_STREAMS: u32 = 8;
+
+impl StreamsOf {
+    pub(super) fn new(shared: &Arc<Shared>, ip: IpAddr, trusted: bool) -> Self {
+        let address = (!trusted).then(|| shared.keys.address(address_key(ip)));
+        Self { shared: shared.clone(), address, counted: Cell::new(1) }
+    }
+
+    /// Whether as many may be open.
+    pub(super) fn may_be(&self, open: u32) -> bool {
+        let Some(address) = self.address else { return true };
+        if open > self.counted.get() {
+            let more = self.shared.caps.enter_some(address, Kind::Connection, SOME_STREAMS);
+            self.counted.set(self.counted.get() + more);
+        }
+        let may = open <= self.counted.get();
+        if !may {
+            self.shared.metrics.limits.reached(Limit::ConnectionsPerAddress);
+            say_full!("streams are turned away: an address has as many as it may (connections_per_address)");
+        }
+        may
+    }
+
+    /// None is open.
+    pub(super) fn rest(&self) {
+        let more = self.counted.replace(1) - 1;
+        if let Some(address) = self.address.filter(|_| more > 0) {
+            self.shared.caps.leave_some(address, Kind::Connection, more);
+        }
+    }
+}
+
+impl Drop for StreamsOf {
+    fn drop(&mut self) {
+        self.rest();
     }
 }
 
@@ -221,6 +284,14 @@ mod tests {
         caps.leave(1, Kind::Connection);
         assert!(caps.enter(1, Kind::Connection));
         assert!(caps.has_tunnel_room(1) && caps.enter(1, Kind::Tunnel) && !caps.has_tunnel_room(1));
+    }
+
+    #[test]
+    fn some_at_a_time_are_no_more_than_there_is_room_for() {
+        let caps = caps(10);
+        assert_eq!([8, 8, 8].map(|some| caps.enter_some(1, Kind::Connection, some)), [8, 2, 0]);
+        caps.leave_some(1, Kind::Connection, 10);
+        assert!(caps.shard(1).is_empty());
     }
 
     #[test]

@@ -14,19 +14,18 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use hyper::header::HeaderValue;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::opening::{self, Opened, Secured};
 use super::tls_stream::TlsStream;
 use super::wire::{Traffic, Wire};
-use super::{Listener, h2, rest};
+use super::{Listener, h2, linger, rest};
 use crate::affinity::cookie::Seen;
 use crate::metrics::Limit;
 use crate::proxy::{self, headers};
@@ -34,10 +33,8 @@ use crate::thread::{Order, Registered, Thread};
 use crate::tunnel::relay::Relay;
 use crate::tunnel::stream::{APPETITE, StreamIo};
 use crate::tunnel::{Plan, whole_seconds};
+use crate::upstream::held::Held;
 use crate::upstream::io::poll_write_small;
-
-/// How long a client that is still sending is read after our last answer (nginx's lingering_timeout).
-const LINGER: Duration = Duration::from_secs(5);
 
 // What hyper leaves to its caller (threats §1), here or where it is said:
 // - a head's bytes and fields: `[limits] head_bytes`, `head_fields`; hyper bounds its read buffer, not the head;
@@ -66,6 +63,8 @@ pub struct Conn {
     pub cookie: Seen,
     /// What its streams may hold of its window; only over HTTP/2.
     pub inflow: OnceCell<Rc<h2::Inflow>>,
+    /// What is held of its answers; only over HTTP/2.
+    pub held: OnceCell<Rc<Held>>,
     /// None over HTTP/2, whose streams see to it.
     live: RefCell<Option<Registered>>,
     plan: RefCell<Option<Plan>>,
@@ -118,6 +117,7 @@ pub async fn serve(live: Registered, listener: Rc<Listener>, stream: TcpStream, 
         http2,
         cookie: Seen::default(),
         inflow: OnceCell::new(),
+        held: OnceCell::new(),
         live: RefCell::new(live),
         plan: RefCell::default(),
         traffic: Traffic::default(),
@@ -197,7 +197,7 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(Cli
         (ended, _) => {
             let over = conn.traffic.has_ended();
             if ended.is_err() || (!over && (conn.unread.get() || has_unread(&mut io).await)) {
-                conn.thread.tasks.spawn_local(linger(io, live));
+                conn.thread.tasks.spawn_local(async move { linger::linger(io, &live, u64::MAX).await });
             }
         }
     }
@@ -209,31 +209,6 @@ async fn has_unread(io: &mut ClientIo) -> bool {
     let mut byte = [0];
     let mut byte = ReadBuf::new(&mut byte);
     poll_fn(|cx| Poll::Ready(Pin::new(&mut *io).poll_read(cx, &mut byte).is_ready())).await && !byte.filled().is_empty()
-}
-
-/// Reads what a client still sends after our last answer. A socket closed with unread bytes is reset, and the reset may
-/// take the answer with it before the client has read it (RFC 9112 §9.6).
-async fn linger(mut io: ClientIo, live: Registered) {
-    let read = |io: &mut ClientIo, cx: &mut Context<'_>| {
-        live.watch(cx.waker());
-        let mut buffer = live.thread().buffer.borrow_mut();
-        while live.order() != Order::Cut {
-            let mut buffer = ReadBuf::new(&mut buffer);
-            match Pin::new(&mut *io).poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
-                Poll::Ready(_) => break,
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-        Poll::Ready(())
-    };
-    // hyper has said its end, unless it refused to speak at all (to HTTP/2's preface).
-    let all = async {
-        let _ = io.shutdown().await;
-        poll_fn(|cx| read(&mut io, cx)).await;
-    };
-    // The limit is the point.
-    let _ = tokio::time::timeout(LINGER, all).await;
 }
 
 impl Conn {
@@ -275,6 +250,12 @@ impl Conn {
             && self.traffic.is_still()
             && self.plan.borrow().is_none()
             && self.live.borrow().as_ref().is_some_and(|live| live.is_still())
+    }
+
+    /// The client has not taken all of what it was written: whoever reads an answer for it waits. Over HTTP/1; hyper asks for
+    /// more in the same poll in which its last byte has left. Streams of HTTP/2 wait for room by themselves.
+    pub fn is_blocked(&self) -> bool {
+        self.traffic.is_blocked()
     }
 
     /// Its second of silence begins anew.

@@ -8,6 +8,7 @@ mod caps;
 mod client_certificate;
 pub mod conn;
 pub mod h2;
+mod linger;
 mod opening;
 mod proxy_protocol;
 mod rest;

@@ -22,6 +22,8 @@ pub(super) struct Traffic {
     unflushed: Cell<bool>,
     /// The last read found nothing.
     dry: Cell<bool>,
+    /// The client did not take all of what was written at once, and has not taken it since.
+    blocked: Cell<bool>,
     /// The client says no more: nothing it sent is left in the socket.
     ended: Cell<bool>,
 }
@@ -31,6 +33,11 @@ impl Traffic {
     /// that between two requests its buffers are empty but for half a head, which it gives back.
     pub(super) fn is_still(&self) -> bool {
         !self.unflushed.get() && self.dry.get()
+    }
+
+    /// What hyper has waits for the client: no more of an answer should be read for it.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked.get()
     }
 
     /// The client's end was read, or its connection is broken.
@@ -78,6 +85,7 @@ impl Wire {
         match (written, &mut self.pace) {
             (Poll::Pending, pace) => {
                 let conn = &self.conn;
+                conn.traffic.blocked.set(true);
                 pace.get_or_insert_with(|| {
                     let begun = Paced::begin(&conn.thread, None);
                     // The kernel has just taken a buffer full, at least a lump of which must get through first.
@@ -144,6 +152,7 @@ impl AsyncWrite for Wire {
         }
         ready!(flushed)?;
         this.conn.traffic.unflushed.set(false);
+        this.conn.traffic.blocked.set(false);
         if let Some(pace) = &this.pace {
             pace.moved(0);
         }

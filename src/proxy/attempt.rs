@@ -177,7 +177,7 @@ async fn reach(job: &Job, worker: &Arc<Worker>, max_idle: Duration) -> Result<Bo
         }
         leased => leased?,
     };
-    lease.occupy(slot);
+    lease.occupy(slot, job.conn.held.get().cloned());
     Ok(lease)
 }
 
@@ -200,7 +200,7 @@ fn unreached(job: &Job, worker: &Worker, error: ConnectError, request: Request<O
     // Being full is no failure.
     if matches!(&error, ConnectError::Io(error) if is_ours(error)) {
         say_full!("a worker cannot be reached, and it is not its fault: {error}");
-    } else if !matches!(error, ConnectError::Busy(_)) {
+    } else if !matches!(error, ConnectError::Busy(_) | ConnectError::Reserved) {
         worker.series.connect_failures.inc();
         came_to(job, worker, Outcome::Connect);
     }

@@ -169,6 +169,14 @@ impl Answer {
         }
     }
 
+    /// Nobody takes a frame now; what the request still has to send goes on.
+    fn poll_blocked(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
+        match self.lease.as_mut().map_or(Ok(()), |lease| lease.go_on_sending(cx)) {
+            Ok(()) => Poll::Pending,
+            Err(error) => Poll::Ready(Some(Err(error))),
+        }
+    }
+
     /// The next frame; what the request still has to send goes on beside it.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, BrokeOff>> {
         if let Some(lease) = &mut self.lease {
@@ -328,7 +336,10 @@ impl Body for Reply {
                 return Poll::Ready(if let Rest::Broken(error) = rest { Some(Err(error)) } else { None });
             }
         };
-        match Pin::new(rest).poll_frame(cx) {
+        // What waits for the client is enough to hold for it.
+        let blocked = this.record.as_ref().is_some_and(|record| record.is_blocked());
+        let polled = if blocked { rest.poll_blocked(cx) } else { Pin::new(rest).poll_frame(cx) };
+        match polled {
             Poll::Ready(Some(Err(error))) => {
                 if let Some(record) = &mut this.record {
                     record.cut_off();

@@ -125,6 +125,9 @@ pub fn problem_of(missed: &Missed) -> Response<Reply> {
         Missed::Connect(ConnectError::Refused, _) | Missed::Ended => Problem::NoWorker,
         Missed::Connect(ConnectError::Full, _) => Problem::Full("the worker takes no more connections now"),
         Missed::Connect(ConnectError::Busy(_), _) => Problem::Full("all connections to the worker are in use"),
+        Missed::Connect(ConnectError::Reserved, _) => {
+            Problem::Full("no descriptor is left for a connection to the worker")
+        }
         Missed::Connect(ConnectError::Io(_), _) | Missed::Broken | Missed::Lost(_) => Problem::BadGateway,
     })
 }

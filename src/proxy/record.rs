@@ -149,6 +149,11 @@ impl Record {
         response.map(|body| body.recorded(self))
     }
 
+    /// Its client has not taken what of the answer was written already.
+    pub fn is_blocked(&self) -> bool {
+        self.conn.is_blocked()
+    }
+
     /// The rule that named the session, by its name.
     fn rule(&self) -> Option<&str> {
         let live = self.upstream.as_ref()?.rules.get(usize::from(self.rule?))?;
@@ -179,9 +184,10 @@ impl Drop for Record {
         if let (Some(upstream), false) = (&self.upstream, self.tunnel) {
             let series = upstream.series();
             let seconds = if self.poll { &series.poll_seconds } else { &series.request_seconds };
-            seconds.observe(self.started.elapsed().as_secs_f64());
+            let now = Instant::now();
+            seconds.observe(now.duration_since(self.started).as_secs_f64());
             if let Some(hold) = &mut self.hold {
-                hold.moved(self.bytes_up, self.bytes_down);
+                hold.moved(self.bytes_up, self.bytes_down, now);
             }
             series.bytes_up.inc_by(self.bytes_up);
             series.bytes_down.inc_by(self.bytes_down);

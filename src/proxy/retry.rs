@@ -58,7 +58,8 @@ pub fn may_pass_on(job: &Job, choice: &Choice, error: &ConnectError, now_ms: u64
     match error {
         // A session that nobody knows yet may begin anywhere.
         _ if matches!(job.ask.kind, Kind::Session { .. }) && choice.why == Source::Sid => false,
-        ConnectError::Busy(Full::TimedOut) => false,
+        // Another worker's connection would be one too many, too.
+        ConnectError::Busy(Full::TimedOut) | ConnectError::Reserved => false,
         ConnectError::Refused | ConnectError::Busy(Full::Queue) => true,
         ConnectError::Full | ConnectError::TimedOut | ConnectError::Io(_) => in_budget(job, now_ms),
     }

@@ -17,12 +17,15 @@ use super::answer::IDLE_MS;
 use super::dial::{ConnectError, classify, open};
 pub use super::exchange::{Failure, Terms};
 use super::gate::Slot;
+use super::held::Held;
 use super::io::WorkerIo;
 use super::life::Loss;
 use super::sending::Sending;
 use super::unread::Unread;
 use super::waits::{Waits, Watched};
 use super::worker::{Established, Worker};
+use crate::metrics::Limit;
+use crate::telemetry::say_full;
 use crate::thread::Thread;
 
 /// An idle connection that ends so soon after its use was not ended by any worker's time-out for idle ones.
@@ -40,6 +43,8 @@ pub struct Lease {
     pub(super) cut_short: bool,
     /// The last read found more than it had room for.
     pub(super) fast: bool,
+    /// Of a client whose connection carries many answers: what is held for it.
+    pub(super) held: Option<Rc<Held>>,
     /// It has carried a request before.
     pub(super) used: bool,
     /// By which of its worker's links it was made.
@@ -70,9 +75,10 @@ impl Lease {
         self.established.worker()
     }
 
-    /// It is in use from now on, until it is given back or ends.
-    pub fn occupy(&mut self, slot: Slot) {
-        self.slot = Some(slot);
+    /// It is in use from now on, until it is given back or ends; `held`: for whom, where that client's connection carries many
+    /// answers.
+    pub fn occupy(&mut self, slot: Slot, held: Option<Rc<Held>>) {
+        (self.slot, self.held) = (Some(slot), held);
     }
 
     /// It has carried a request before: the worker may be closing it just now.
@@ -104,7 +110,7 @@ impl Lease {
         if !is_done || self.idle_ms == 0 || !self.is_quiet() {
             return;
         }
-        self.slot = None;
+        (self.slot, self.held) = (None, None);
         self.idle_since_ms = thread.now_ms();
         thread.pools.borrow_mut().entry(self.worker().serial).or_default().put(self, thread);
     }
@@ -149,6 +155,13 @@ pub async fn lease(
     // Boxed: few requests connect, and a future is as large as its largest branch.
     let connected = Box::pin(tokio::time::timeout(timeout, connect(&thread.waits, worker))).await;
     match connected.unwrap_or(Err(ConnectError::TimedOut)) {
+        Ok(lease) if !thread.shared.caps.has_descriptor_for_worker(lease.io.descriptor()) => {
+            thread.shared.metrics.limits.reached(Limit::Descriptors);
+            say_full!(
+                "requests are turned away: the descriptors that are left are for checks and admin (reserved_descriptors)"
+            );
+            Err(ConnectError::Reserved)
+        }
         Ok(lease) => Ok(lease),
         Err(error) => {
             if matches!(error, ConnectError::Refused) {
@@ -175,6 +188,7 @@ async fn connect(waits: &Rc<Waits>, worker: &Arc<Worker>) -> Result<Box<Lease>, 
         sending: None,
         cut_short: false,
         fast: false,
+        held: None,
         used: false,
         link,
         slot: None,
@@ -194,6 +208,7 @@ mod tests {
     use crate::config::Address;
     use crate::metrics::Metrics;
     use crate::proxy::body::Outgoing;
+    use crate::upstream::unread::Next;
 
     #[tokio::test]
     async fn a_request_for_a_connection_that_has_ended_comes_back() {
@@ -213,5 +228,39 @@ mod tests {
         let sent = lease.exchange(Request::new(Outgoing::EMPTY), terms);
         let failed = tokio::time::timeout(Duration::from_secs(5), sent).await.expect("at once").err();
         assert!(matches!(failed, Some(Failure::Unsent(_))));
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_read_in_small_pieces_while_its_client_takes_little() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Address::Tcp(listener.local_addr().unwrap());
+        let worker = Worker::new("u", address, "w".to_owned(), WorkerId(1), Metrics::new().worker("u", "w"));
+        let mut lease = connect(&Waits::new(), &worker).await.unwrap();
+        let held = Rc::<Held>::default();
+        held.more(1 << 20);
+        lease.held = Some(held.clone());
+        let (mut accepted, _) = listener.accept().await.unwrap();
+        // All of it is there before anything is read; kernels hold more than this for a socket.
+        let answer = [&b"HTTP/1.1 200 OK\r\nContent-Length: 150000\r\n\r\n"[..], &[b'x'; 150_000]].concat();
+        accepted.write_all(&answer).await.unwrap();
+        let terms = Terms { patience: Duration::from_secs(30), is_poll: false, keep: false };
+        let Ok((response, mut lease)) = lease.exchange(Request::new(Outgoing::EMPTY), terms).await else { panic!() };
+        let (mut unread, mut pieces) = (response.into_body(), Vec::new());
+        loop {
+            match unread.advance().unwrap() {
+                Next::Frame(frame) => pieces.push(frame.into_data().unwrap().len()),
+                Next::End => break,
+                Next::More => {
+                    if pieces.len() == 10 {
+                        held.less(1 << 20);
+                    }
+                    let read = std::future::poll_fn(|cx| lease.poll_more(cx, unread.expected()));
+                    unread.came(tokio::time::timeout(Duration::from_secs(5), read).await.unwrap().unwrap());
+                }
+            }
+        }
+        assert!(pieces[..10].iter().all(|piece| *piece <= 4_096), "{pieces:?}");
+        assert!(pieces[10..].iter().any(|piece| *piece > 16_384), "{pieces:?}");
+        assert_eq!(pieces.iter().sum::<usize>(), 150_000);
     }
 }

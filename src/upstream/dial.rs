@@ -31,6 +31,9 @@ pub enum ConnectError {
     /// All connections that may be in use are (`max_connections`), and none got free.
     #[error("all its connections are in use")]
     Busy(Full),
+    /// The descriptors that are left are for checks and admin.
+    #[error("the descriptors that are left are for checks and admin (reserved_descriptors)")]
+    Reserved,
     /// Anything else.
     #[error("{0}")]
     Io(io::Error),

@@ -200,7 +200,8 @@ impl Lease {
     /// # Errors
     /// The socket's.
     pub fn poll_more(&mut self, cx: &mut Context<'_>, expected: u64) -> Poll<Result<Bytes, BrokeOff>> {
-        if expected > PIECE as u64 && self.fast {
+        let most = self.piece();
+        if expected > PIECE as u64 && self.fast && most == PIECE {
             // One byte more: a read that fills its buffer would be followed by another, which finds nothing.
             let most = usize::try_from(expected).map_or(LARGE_PIECE, |bytes| bytes.saturating_add(1).min(LARGE_PIECE));
             let read = ready!(self.io.poll_read_large(cx, most))?;
@@ -209,10 +210,15 @@ impl Lease {
         }
         let waits = self.wait.waits();
         let mut piece = waits.reading.borrow_mut();
-        let mut read = ReadBuf::new(&mut piece);
+        let mut read = ReadBuf::new(piece.get_mut(..most).unwrap_or_default());
         ready!(Pin::new(&mut self.io).poll_read(cx, &mut read))?;
         self.fast = read.remaining() == 0;
         Poll::Ready(Ok(Bytes::copy_from_slice(read.filled())))
+    }
+
+    /// Bytes read at once into the thread's buffer.
+    fn piece(&self) -> usize {
+        self.held.as_ref().map_or(PIECE, |held| held.piece(PIECE))
     }
 }
 
@@ -261,10 +267,10 @@ impl Lease {
         fields: &mut HeaderMap,
         heard: &mut bool,
     ) -> Poll<Result<(Head, Bytes), BrokeOff>> {
-        let waits = self.wait.waits();
+        let (most, waits) = (self.piece(), self.wait.waits());
         let mut piece = waits.reading.borrow_mut();
         loop {
-            let mut read = ReadBuf::new(&mut piece);
+            let mut read = ReadBuf::new(piece.get_mut(..most).unwrap_or_default());
             ready!(Pin::new(&mut self.io).poll_read(cx, &mut read))?;
             if read.filled().is_empty() {
                 return Poll::Ready(Err(BrokeOff::Ended));

@@ -1,6 +1,7 @@
 //! The socket to a worker, whichever kind its address is, with or without TLS.
 
 use std::io;
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
@@ -72,6 +73,15 @@ impl AsyncWrite for WorkerIo {
 }
 
 impl WorkerIo {
+    /// Its number.
+    pub(super) fn descriptor(&self) -> RawFd {
+        match self {
+            Self::Tcp(io) => io.as_raw_fd(),
+            Self::Unix(io) => io.as_raw_fd(),
+            Self::Tls(io) => io.get_ref().0.descriptor(),
+        }
+    }
+
     /// Nothing of ours is between what is written and its socket: that its end is said needs no more than to close it.
     pub fn is_bare(&self) -> bool {
         !matches!(self, Self::Tls(_))

@@ -12,6 +12,7 @@ pub mod ending;
 pub mod exchange;
 pub mod gate;
 pub mod health;
+pub mod held;
 pub mod io;
 pub mod life;
 pub mod notes;

@@ -42,10 +42,10 @@ function start(options) {
     clearTimeout(limit);
     const result = tally.result(seen); // before the clients leave
     print('result', { why, timed_out: why === 'timeout', ...result });
-    // Goodbyes go out, but nobody waits long for a server that does not answer.
+    // Goodbyes go out, but nobody waits for ever for a server that does not answer.
     await Promise.race([
       Promise.all(tally.clients.map((c) => c.stop())).then(() => new Promise((r) => setTimeout(r, 50))),
-      new Promise((r) => setTimeout(r, 1000)),
+      new Promise((r) => setTimeout(r, 5000)),
     ]);
     process.exit(0);
   };
@@ -53,16 +53,11 @@ function start(options) {
   if (options.duration) setTimeout(() => finish('duration'), options.duration);
 
   // Without `keep` a run is over when everything came back, and default clients are on WebSocket or have given it up.
-  const settled = () => !upgrades || tally.clients.every((c) => c.transport === 'websocket') || tally.upgradesOver;
+  const settled = () => !upgrades || tally.clients.every((c) => c.transport === 'websocket' || c.stays);
   if (!keep && !endless && !options.duration) {
     watchers.push(() => {
       if (!tally.reached['all-connected'] || !(messages === 0 || tally.reached['all-echoed'])) return;
-      if (settled()) return finish('done');
-      // A failed upgrade ends in an event of that client only; a second is far more than an upgrade takes.
-      tally.patience ??= setTimeout(() => {
-        tally.upgradesOver = true;
-        finish('done, not all upgraded');
-      }, options.upgradePatience || 2000);
+      if (settled()) finish('done');
     });
   }
 

@@ -328,16 +328,15 @@ async fn a_stop_says_goaway_and_lets_requests_finish() {
     let proxy: Proxy = stickyd.proxy.take().unwrap();
     let stopped = tokio::task::spawn_blocking(move || proxy.stop());
     // GOAWAY: the idle one has nothing to wait for, and nothing new begins.
-    // Over, or over before the client's own goodbye was out: its socket is not read any more then.
-    let is_over = |ended: Result<(), h2::Error>| ended.err().is_none_or(|error| error.is_io());
-    assert!(is_over(within(idle.connection).await.unwrap()));
+    assert!(within(idle.connection).await.unwrap().is_ok());
     within(async {
-        while client.send.clone().ready().await.is_ok() && client.exchange(ask("GET", "/new")).await.is_ok() {}
+        // Answered by stickyd itself: its thread may hear of the stop a moment later than the other's.
+        while client.send.clone().ready().await.is_ok() && client.exchange(ask("TRACE", "/")).await.is_ok() {}
     })
     .await;
     go.send(()).unwrap();
     assert_eq!(whole(answer).await.unwrap().text(), "late");
-    assert!(is_over(within(client.connection).await.unwrap()));
+    assert!(within(client.connection).await.unwrap().is_ok());
     assert_eq!(stopped.await.unwrap().cut, 0);
 }
 

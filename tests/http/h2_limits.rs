@@ -6,7 +6,7 @@ use bytes::Bytes;
 use hyper::StatusCode;
 
 use crate::support::h2::{Secured, ask, whole, within};
-use crate::support::raw::{RawWorker, ok};
+use crate::support::raw::{RawWorker, eventually, ok};
 
 fn limited(stickyd: &Secured, limit: &str) -> f64 {
     stickyd.proxy().metric(&format!("stickyd_limited_total{{limit=\"{limit}\"}}"))
@@ -88,4 +88,35 @@ async fn a_body_that_grows_too_large_behind_its_answers_head_ends_its_stream_onl
     send.send_data(Bytes::from(vec![b'x'; 10]), false).unwrap();
     assert!(within(body.data()).await.unwrap().is_err());
     assert_eq!(client.get("/").await.text(), "other");
+}
+
+/// Each stream has a connection to a worker, as each connection over HTTP/1 has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_streams_of_an_address_count_as_its_connections() {
+    let worker = RawWorker::scripted(|leg| {
+        while let Some(request) = leg.request() {
+            if request.target() == "/wait" {
+                return leg.until_closed();
+            }
+            leg.send(ok("a"));
+        }
+    });
+    let tables = format!("[upstream.app]\nworkers = [\"{}\"]\n[limits]\nconnections_per_address = 3", worker.address);
+    let stickyd = Secured::with("", &tables);
+    let client = stickyd.client().await;
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        waiting.push(client.begin(ask("GET", "/wait")).await);
+    }
+    assert_eq!(client.get("/").await.status, StatusCode::SERVICE_UNAVAILABLE, "a fourth");
+    assert_eq!(limited(&stickyd, "connections_per_address"), 1.0);
+    waiting.pop();
+    eventually("one is over, so another may be", || stickyd.proxy().metric("stickyd_http2_streams") == 2.0);
+    assert_eq!(client.get("/").await.text(), "a");
+    drop(waiting);
+    eventually("all are over", || stickyd.proxy().metric("stickyd_http2_streams") == 0.0);
+    // What they had is given back, to other connections, too.
+    for _ in 0..2 {
+        assert_eq!(stickyd.client().await.get("/").await.text(), "a");
+    }
 }

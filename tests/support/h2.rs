@@ -49,6 +49,17 @@ impl Secured {
 
     /// With these lines in its listener, and these tables behind it.
     pub(crate) fn with(listener: &str, tables: &str) -> Self {
+        let mut made = Self::unstarted();
+        let toml = format!(
+            "[[listener]]\naddress = \"127.0.0.1:0\"\n{listener}\n\
+             tls = {{ certificate = \"cert.pem\", key = \"key.pem\" }}\n{tables}"
+        );
+        made.proxy = Some(Proxy::with_files(&toml, &made.directory));
+        made
+    }
+
+    /// Only what a stickyd needs for that, and clients trust: `cert.pem` and `key.pem` in its directory.
+    pub(crate) fn unstarted() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("stickyd-h2-{}-{number}", std::process::id()));
@@ -56,12 +67,7 @@ impl Secured {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         std::fs::write(directory.join("cert.pem"), made.cert.pem()).unwrap();
         std::fs::write(directory.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
-        let toml = format!(
-            "[[listener]]\naddress = \"127.0.0.1:0\"\n{listener}\n\
-             tls = {{ certificate = \"cert.pem\", key = \"key.pem\" }}\n{tables}"
-        );
-        let proxy = Proxy::with_files(&toml, &directory);
-        Self { proxy: Some(proxy), certificate: made.cert.der().clone(), directory }
+        Self { proxy: None, certificate: made.cert.der().clone(), directory }
     }
 
     /// The running proxy.

@@ -231,7 +231,7 @@ impl Raw {
     }
 
     /// Reads once; `false` at the end. A peer that says nothing for [`PATIENCE`] fails the test.
-    fn fill(&mut self) -> bool {
+    pub(crate) fn fill(&mut self) -> bool {
         let mut chunk = [0; 16 * 1024];
         match self.wire.read(&mut chunk) {
             Ok(0) => false,

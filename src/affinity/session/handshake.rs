@@ -127,18 +127,25 @@ fn json(text: &[u8]) -> OpenPacket {
         Some(b'{') => {}
         Some(_) => return OpenPacket::NotOne,
     }
-    match serde_json::Deserializer::from_slice(text).into_iter::<Wire>().next() {
-        None => OpenPacket::NeedMore,
-        Some(Err(error)) if error.is_eof() => OpenPacket::NeedMore,
-        Some(Err(_)) => OpenPacket::NotOne,
-        Some(Ok(wire)) if wire.sid.is_empty() || wire.sid.len() > MAX_SID => OpenPacket::NotOne,
-        Some(Ok(wire)) => OpenPacket::Open(Handshake {
+    let read = |text: &[u8]| Wire::deserialize(&mut serde_json::Deserializer::from_slice(text));
+    match read(text) {
+        Err(error) if is_cut(&error, text, read) => OpenPacket::NeedMore,
+        Err(_) => OpenPacket::NotOne,
+        Ok(wire) if wire.sid.is_empty() || wire.sid.len() > MAX_SID => OpenPacket::NotOne,
+        Ok(wire) => OpenPacket::Open(Handshake {
             ping_interval: milliseconds(&wire.ping_interval, 25.0),
             ping_timeout: milliseconds(&wire.ping_timeout, 60.0),
             max_payload: wire.max_payload.as_u64(),
             sid: wire.sid,
         }),
     }
+}
+
+/// Whether JSON that `read` has this error with is only cut. A number that is passed over serde_json takes for a wrong one
+/// where it is cut behind its sign, its point or its `e` (found by fuzzing): with a digit more it is a cut one.
+pub fn is_cut<T>(error: &serde_json::Error, text: &[u8], read: impl Fn(&[u8]) -> serde_json::Result<T>) -> bool {
+    let half_a_number = || matches!(text.last(), Some(b'-' | b'+' | b'.' | b'e' | b'E'));
+    error.is_eof() || (half_a_number() && read(&[text, b"0"].concat()).is_err_and(|error| error.is_eof()))
 }
 
 /// A number of milliseconds, clamped to 100 ms..=24 h, or `default` seconds if it is none (JSON has no Infinity: null).

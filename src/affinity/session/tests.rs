@@ -162,6 +162,19 @@ fn every_prefix_of_every_captured_body() {
     }
 }
 
+/// Found by fuzzing: a field we do not read may be any number, and a body may be cut in the middle of it.
+#[test]
+fn a_number_that_is_cut_is_no_wrong_one() {
+    let body = br#"0{"load":[-1.5e+3,0.25,1E-7],"sid":"abc","pingInterval":-2.5e3}"#;
+    for end in 0..body.len() {
+        assert_eq!(open_packet(&body[..end]), OpenPacket::NeedMore, "{end}");
+    }
+    assert!(matches!(open_packet(body), OpenPacket::Open(_)));
+    for wrong in [&br#"0{"x":--"#[..], br#"0{"x":1..."#, br#"0{"x":1.e"#, br#"0{"x":1e+-"#, br#"0{-"#] {
+        assert_eq!(open_packet(wrong), OpenPacket::NotOne, "{}", String::from_utf8_lossy(wrong));
+    }
+}
+
 #[test]
 fn max_payload_is_optional() {
     let payload = |body: &str| match open_packet(body.as_bytes()) {

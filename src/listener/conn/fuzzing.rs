@@ -43,6 +43,7 @@ pub fn conn(
         cookie: Default::default(),
         http2,
         inflow: OnceCell::new(),
+        held: OnceCell::new(),
         live: RefCell::default(),
         plan: RefCell::default(),
         traffic: Traffic::default(),

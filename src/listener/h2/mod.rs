@@ -43,11 +43,14 @@ pub use self::inflow::Inflow;
 use self::meter::{Heard, TooMuch};
 use self::pace::Pace;
 use self::socket::Socket;
+use super::caps::StreamsOf;
 use super::conn::{ClientIo, Conn};
+use super::linger;
 use crate::metrics::Limit;
 use crate::telemetry::say_full;
 use crate::thread::{Order, Registered};
 use crate::tunnel::stream::Carrier;
+use crate::upstream::held::Held;
 
 /// Bytes a client may send on one stream before the worker has taken any: nginx's preread, and the least RFC 9113 begins
 /// with, so that no SETTINGS takes back what a client already sent.
@@ -74,6 +77,10 @@ const RESETS_FORCED: usize = 100;
 /// that only its kernel, or a balancer in front, has outlived.
 const ASK_AFTER_S: u32 = 13;
 
+/// Bytes of a client that are read and dropped behind our goodbye: what its windows allow it to have sent, and as much again
+/// for what else frames hold.
+const GOODBYE: u64 = 2 * CONNECTION_WINDOW as u64;
+
 /// What the streams of a connection share with it.
 pub(super) struct Streams {
     live: Registered,
@@ -86,6 +93,9 @@ pub(super) struct Streams {
     /// The meter's last word.
     too_much: Cell<Option<TooMuch>>,
     pace: Pace,
+    /// Read of workers, and not handed over yet.
+    held: Rc<Held>,
+    counted: StreamsOf,
 }
 
 impl Streams {
@@ -102,7 +112,7 @@ impl Streams {
         if self.requests.get() >= thread.limits().requests_per_connection && self.live.last() {
             metrics.limits.reached(Limit::RequestsPerConnection);
         }
-        Open { streams: self.clone(), holding: None }
+        Open { streams: self.clone(), admitted: self.counted.may_be(self.open.get()), holding: None }
     }
 
     /// The client said something.
@@ -123,6 +133,8 @@ impl Streams {
 /// A stream is open; it is over when this is dropped.
 pub struct Open {
     streams: Rc<Streams>,
+    /// Its client may have as many.
+    admitted: bool,
     /// Of a tunnel.
     holding: Option<Holding>,
 }
@@ -156,10 +168,11 @@ impl Carrier for Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let Streams { live, open, tunnels, .. } = &*self.streams;
+        let Streams { live, open, tunnels, counted, .. } = &*self.streams;
         live.thread().shared.metrics.http2_streams.dec();
         open.set(open.get().saturating_sub(1));
         if open.get() == 0 {
+            counted.rest();
             live.touch();
             live.waits_for_request(live.thread().idle_s());
         }
@@ -168,6 +181,15 @@ impl Drop for Open {
             live.carries_tunnels(tunnels.get() > 0);
         }
     }
+}
+
+/// How a connection ended that broke no rule.
+#[derive(PartialEq, Eq)]
+enum Ended {
+    /// All was said, the goodbye too.
+    Whole,
+    /// In the middle.
+    Cut,
 }
 
 /// A connection, polled by one task.
@@ -187,7 +209,8 @@ struct Serving {
 
 /// Serves a connection to its end.
 pub(super) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
-    let _ = conn.inflow.set(Rc::default());
+    let held = Rc::<Held>::default();
+    let _ = (conn.inflow.set(Rc::default()), conn.held.set(held.clone()));
     let streams = Rc::new(Streams {
         live,
         open: Cell::new(0),
@@ -195,6 +218,8 @@ pub(super) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
         tunnels: Cell::new(0),
         too_much: Cell::new(None),
         pace: Pace::default(),
+        held,
+        counted: StreamsOf::new(&conn.thread.shared, conn.peer_ip, conn.trusted),
     });
     let socket = Socket::new(io, streams.clone());
     let handshake = builder(&conn).handshake(socket.clone());
@@ -212,12 +237,25 @@ pub(super) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
         Ok(mut h2) => {
             let pings = h2.ping_pong();
             socket.gather();
-            let mut serving =
-                Serving { conn: conn.clone(), streams, h2, socket, pings, asked: false, leaving: false, cut: false };
+            let mut serving = Serving {
+                conn: conn.clone(),
+                streams: streams.clone(),
+                h2,
+                socket: socket.clone(),
+                pings,
+                asked: false,
+                leaving: false,
+                cut: false,
+            };
             poll_fn(|cx| serving.poll(cx)).await
         }
         Err(error) => Err(error),
     };
+    // h2 is gone, and has said goodbye, unless there was nobody to hear it. The client's own may still be on its way.
+    let said = ended.as_ref().map_or_else(|error| !error.is_io(), |ended| *ended == Ended::Whole);
+    if said && let Some(io) = socket.into_open() {
+        conn.thread.tasks.spawn_local(async move { linger::linger(io, &streams.live, GOODBYE).await });
+    }
     if let Err(error) = ended {
         tracing::debug!(peer = %conn.peer_ip, %error, "HTTP/2 connection ended");
         if !error.is_io() {
@@ -246,11 +284,11 @@ fn builder(conn: &Conn) -> Builder {
 }
 
 impl Serving {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Ended, h2::Error>> {
         loop {
             self.streams.live.watch(cx.waker());
             if self.streams.live.order() == Order::Cut {
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(Ok(Ended::Cut));
             }
             self.obey();
             self.hear_pong(cx);
@@ -263,7 +301,7 @@ impl Serving {
                     self.conn.thread.tasks.spawn_local(stream);
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
-                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Ready(None) => return Poll::Ready(Ok(Ended::Whole)),
                 Poll::Pending if self.streams.too_much.get().is_some() && !self.cut => {}
                 Poll::Pending => match self.socket.poll_send(cx) {
                     // h2 waits for a socket that has become free meanwhile.
@@ -274,7 +312,7 @@ impl Serving {
                     }
                     Poll::Ready(Err(error)) => {
                         tracing::debug!(peer = %self.conn.peer_ip, %error, "HTTP/2 connection broke");
-                        return Poll::Ready(Ok(()));
+                        return Poll::Ready(Ok(Ended::Cut));
                     }
                     Poll::Pending => return self.over_time(),
                 },
@@ -328,8 +366,8 @@ impl Serving {
     }
 
     /// When requests were cut, a connection was spared for its tunnels only.
-    fn over_time(&self) -> Poll<Result<(), h2::Error>> {
+    fn over_time(&self) -> Poll<Result<Ended, h2::Error>> {
         let spared = self.streams.tunnels.get() > 0;
-        if self.conn.thread.are_requests_cut() && !spared { Poll::Ready(Ok(())) } else { Poll::Pending }
+        if self.conn.thread.are_requests_cut() && !spared { Poll::Ready(Ok(Ended::Cut)) } else { Poll::Pending }
     }
 }

@@ -41,17 +41,25 @@ pub(super) struct Sending<'a> {
     pace: Option<Paced>,
     /// Some of it has left.
     begun: bool,
+    /// Bytes of the piece under way that are still here.
+    held: usize,
 }
 
 impl<'a> Sending<'a> {
     /// Nothing was sent of it.
     pub(super) fn new(open: &'a Open, stream: &'a mut SendStream<Bytes>) -> Self {
-        Self { open, stream, pace: None, begun: false }
+        Self { open, stream, pace: None, begun: false, held: 0 }
     }
 
     /// Sends all of it; or resets the stream.
     pub(super) async fn body(mut self, mut body: Reply) {
         loop {
+            // What waits for the socket is enough to hold for it.
+            match self.turn(0).await {
+                Turn::Room(_) => {}
+                Turn::Over => return,
+                Turn::Slow => return self.too_slow(),
+            }
             let frame = poll_fn(|cx| match Pin::new(&mut body).poll_frame(cx) {
                 Poll::Ready(frame) => Poll::Ready(Some(frame)),
                 Poll::Pending => self.stream.poll_reset(cx).map(|_| None),
@@ -84,17 +92,18 @@ impl<'a> Sending<'a> {
 
     /// Sends `data` as its windows open; whether the stream still stands.
     async fn all(&mut self, mut data: Bytes, last: bool) -> bool {
+        self.holds(data.len());
         while !data.is_empty() {
-            let room = match poll_fn(|cx| self.poll_turn(data.len(), cx)).await {
+            let room = match self.turn(data.len()).await {
                 Turn::Room(room) => room,
                 Turn::Over => return false,
                 Turn::Slow => {
-                    self.open.streams.live.thread().shared.metrics.limits.reached(Limit::SlowReader);
-                    self.stream.send_reset(Reason::CANCEL);
+                    self.too_slow();
                     return false;
                 }
             };
             let piece = data.split_to(room.min(data.len()));
+            self.holds(data.len());
             self.begun = true;
             self.open.queued(piece.len());
             if let Some(pace) = &self.pace {
@@ -105,6 +114,28 @@ impl<'a> Sending<'a> {
             }
         }
         true
+    }
+
+    /// So many bytes of a piece are still here.
+    fn holds(&mut self, bytes: usize) {
+        let held = &self.open.streams.held;
+        held.more(bytes);
+        held.less(std::mem::replace(&mut self.held, bytes));
+    }
+
+    fn too_slow(&mut self) {
+        self.open.streams.live.thread().shared.metrics.limits.reached(Limit::SlowReader);
+        self.stream.send_reset(Reason::CANCEL);
+    }
+
+    /// Room for so many bytes or fewer; for none: until any may go.
+    async fn turn(&mut self, wanted: usize) -> Turn {
+        let turn = poll_fn(|cx| self.poll_turn(wanted, cx)).await;
+        if let Some(pace) = &self.pace {
+            // From here on it waits for its worker.
+            pace.moved(0);
+        }
+        turn
     }
 
     fn poll_turn(&mut self, wanted: usize, cx: &mut Context<'_>) -> Poll<Turn> {
@@ -129,6 +160,9 @@ impl<'a> Sending<'a> {
     fn poll_room(&mut self, wanted: usize, cx: &mut Context<'_>) -> Poll<Turn> {
         // A stream that is reset meanwhile is found out below.
         ready!(self.open.poll_room(cx));
+        if wanted == 0 {
+            return Poll::Ready(Turn::Room(0));
+        }
         self.stream.reserve_capacity(wanted);
         loop {
             match self.stream.capacity() {
@@ -139,5 +173,11 @@ impl<'a> Sending<'a> {
                 room => return Poll::Ready(Turn::Room(room)),
             }
         }
+    }
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        self.holds(0);
     }
 }

@@ -32,6 +32,8 @@ struct Inner {
     gathers: bool,
     /// h2 could not write and waits to be woken for that.
     blocked: bool,
+    /// Nothing more comes of the client.
+    ended: bool,
 }
 
 /// Shared by h2 and the connection's task; never borrowed across a call to either.
@@ -44,13 +46,18 @@ pub(super) struct Socket {
 impl Socket {
     pub(super) fn new(io: ClientIo, streams: Rc<Streams>) -> Self {
         let meter = Meter::new(clock::now_s());
-        let inner = Inner { io, out: Vec::new(), meter, gathers: false, blocked: false };
+        let inner = Inner { io, out: Vec::new(), meter, gathers: false, blocked: false, ended: false };
         Self { inner: Rc::new(RefCell::new(inner)), streams }
     }
 
     /// From now on the caller sends what gathers.
     pub(super) fn gather(&self) {
         self.inner.borrow_mut().gathers = true;
+    }
+
+    /// The client's socket, once h2 has done with it; `None`: the client has said its end already.
+    pub(super) fn into_open(self) -> Option<ClientIo> {
+        Rc::try_unwrap(self.inner).ok().map(RefCell::into_inner).filter(|inner| !inner.ended).map(|inner| inner.io)
     }
 
     /// Sends what has gathered. `Ready(true)`: everything is written, h2's part included.
@@ -141,7 +148,9 @@ impl AsyncRead for Socket {
         let before = buf.filled().len();
         let polled = Pin::new(&mut inner.io).poll_read(cx, buf);
         let bytes = buf.filled().get(before..).unwrap_or_default();
-        if !bytes.is_empty() {
+        if bytes.is_empty() {
+            inner.ended |= polled.is_ready();
+        } else {
             streams.heard(inner.meter.read(bytes, clock::now_s()));
         }
         polled

@@ -29,6 +29,8 @@ pub(super) async fn serve(conn: Rc<Conn>, open: Open, request: Request<RecvStrea
     let holding = || Holding::new(conn.inflow.get().cloned().unwrap_or_default());
     let Asked { request, tunnel, expects, fits } =
         translate::request(request, conn.thread.limits().head_fields, holding());
+    let full = || Err(Problem::Full("this address has as many requests under way as it may"));
+    let fits = if open.admitted { fits } else { full() };
     if expects && fits.is_ok() {
         // As hyper does for HTTP/1; a worker's own goes no further than its connection.
         let mut go_on = Response::new(());

@@ -116,3 +116,33 @@ proptest! {
         }
     }
 }
+
+/// Never ends.
+struct Endless;
+
+impl AsyncRead for Endless {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        buf.put_slice(&vec![b'x'; buf.remaining()]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[test]
+fn little_is_held_for_who_takes_little() {
+    const BUFFER: usize = 4 * READ;
+    let mut way = Way::new(Sender::Worker, Bytes::new());
+    let mut turn = |takes: usize| {
+        let (mut to, mut buffer) = (Slow(Vec::new(), vec![takes].into_iter().cycle()), vec![0; BUFFER]);
+        let ours = Ours { to_boundary: false, insert: &mut None, heed: |_| {} };
+        let mut cx = Context::from_waker(Waker::noop());
+        let step = step(&mut Endless, &mut to, &mut way, &mut cx, &mut buffer, ours);
+        (step, way.rest.len())
+    };
+    // Who never took anything, and who took some.
+    assert_eq!(turn(0), (Step::Moved(READ), READ));
+    assert_eq!(turn(0), (Step::Blocked, READ));
+    (0..STREAK).for_each(|_| assert_eq!(turn(BUFFER), (Step::Moved(READ), 0)));
+    assert_eq!(turn(BUFFER), (Step::Moved(BUFFER), 0), "who takes all may have all");
+    assert_eq!(turn(1), (Step::Moved(BUFFER), BUFFER - 1));
+    assert_eq!(turn(BUFFER), (Step::Moved(READ), 0), "and begins anew when it does not");
+}

@@ -142,7 +142,7 @@ pub(super) async fn connect(worker: &Worker) -> Result<WorkerIo, Fault> {
         Err(ConnectError::Refused) => Err(Fault::Refused),
         Err(ConnectError::TimedOut | ConnectError::Full) => Err(Fault::TimedOut),
         // Checks do not queue.
-        Err(ConnectError::Io(_) | ConnectError::Busy(_)) => Err(Fault::Unreachable),
+        Err(ConnectError::Io(_) | ConnectError::Busy(_) | ConnectError::Reserved) => Err(Fault::Unreachable),
     }
 }
 

@@ -33,6 +33,17 @@ class IoClient {
       const status = e.context?.status ?? e.description?.status ?? e.description;
       tally.connectError(this, typeof status === 'number' ? `${e.message} ${status}` : e.message);
     });
+    // Before its probes begin: an upgrade may fail before Socket.IO has connected.
+    this.stays = false; // on the transport it has
+    socket.io.on('open', () => {
+      const offered = this.engine._upgrades ?? this.engine.upgrades ?? [];
+      this.stays = offered.length === 0 || (this.engine.opts?.upgrade ?? this.engine.upgrade) === false;
+      this.engine.on('upgrade', () => this.tally.emit('upgrade', { client: this.i }) || this.tally.check());
+      this.engine.on('upgradeError', (e) => {
+        this.stays = true;
+        this.tally.upgradeError(this, e.message);
+      });
+    });
     if (options.listen) socket.on(options.listen, (...args) => tally.emit('heard', { client: i, args }));
     socket.on('n', (n, worker) => {
       this.worker = worker;
@@ -61,9 +72,6 @@ class IoClient {
     const again = this.ever;
     this.ever = this.up = true;
     this.echoes.anew();
-    const engine = this.engine;
-    engine.on('upgrade', () => this.tally.emit('upgrade', { client: this.i }) || this.tally.check());
-    engine.on('upgradeError', (e) => this.tally.upgradeError(this, e.message));
     this.socket.emit('whoami', (worker) => (this.worker = worker));
     this.tally.connected(this, Date.now() - this.since, again);
     this.pump();
@@ -92,11 +100,19 @@ class IoClient {
     throw new Error('a real client cannot hold still: use kind "raw"');
   }
 
-  /** As a user who leaves. */
-  stop() {
+  /** As a user who leaves; over when the goodbye has been answered. A WebSocket's is its process's end, too. */
+  async stop() {
     clearTimeout(this.timer);
+    const engine = this.engine;
+    const open = ['opening', 'open'].includes(engine?.readyState);
+    // Socket.IO's own goodbye goes first, in a POST of its own; the engine closes behind it.
+    const closed = open && new Promise((resolve) => engine.once('close', resolve));
     this.socket.removeAllListeners?.();
     this.socket.close();
+    if (!closed) return;
+    await closed;
+    const transport = engine.transport;
+    if (transport.name === 'polling') await new Promise((resolve) => transport.once('drain', resolve));
   }
 }
 

@@ -63,6 +63,7 @@ class Tally {
   upgradeError(client, message) {
     count(this.upgrade_errors, message);
     this.emit('upgrade-error', { client: client.i, message });
+    this.check();
   }
 
   /** Tells each state the moment all clients are in it, and again when they have left it and come back. */

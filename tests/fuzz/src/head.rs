@@ -112,7 +112,7 @@ const HOP: [&str; 10] = [
 ];
 
 /// What only trusted proxies and we may say, besides families of names.
-const IDENTITY: [&str; 22] = [
+const IDENTITY: [&str; 23] = [
     "x-request-id",
     "forwarded",
     "true-client-ip",
@@ -135,11 +135,12 @@ const IDENTITY: [&str; 22] = [
     "client-cert-chain",
     "x-client-verify",
     "x-client-subject",
+    "x-client-fingerprint",
 ];
 
 fn is_identity(name: &str) -> bool {
     let name = name.replace('_', "-");
-    let families = ["x-forwarded", "x-original-", "x-real-", "x-ssl-", "ssl-client-", "x-client-fingerprint"];
+    let families = ["x-forwarded", "x-original-", "x-real-", "x-ssl-", "ssl-client-"];
     IDENTITY.contains(&&*name) || families.iter().any(|family| name.starts_with(family))
 }
 

@@ -1,0 +1,78 @@
+//! Readers that stop and go on: while they take nothing, no more is read for them; and nothing is lost of it.
+
+use std::time::Duration;
+
+use crate::support::proxy::Proxy;
+use crate::support::raw::{Raw, RawWorker};
+use crate::support::tls::Certificates;
+
+const BYTES: usize = 6_000_000;
+
+/// Bytes of which none is as the one a chunk, a read or a record before it.
+fn body() -> Vec<u8> {
+    (0..BYTES).map(|at| u8::try_from((at / 3 + at / 70_001) % 251).unwrap()).collect()
+}
+
+/// Answers by length, by chunks, or up to the end of the connection.
+fn worker() -> RawWorker {
+    RawWorker::scripted(|leg| {
+        while let Some(request) = leg.request() {
+            let (all, target) = (body(), request.target().to_owned());
+            match target.as_str() {
+                "/length" => {
+                    leg.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {BYTES}\r\n\r\n"));
+                    leg.send(&all);
+                }
+                "/chunks" => {
+                    leg.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+                    for chunk in all.chunks(50_000) {
+                        leg.send([format!("{:x}\r\n", chunk.len()).as_bytes(), chunk, b"\r\n"].concat());
+                    }
+                    leg.send("0\r\n\r\n");
+                }
+                _ => {
+                    leg.send("HTTP/1.1 200 OK\r\n\r\n");
+                    leg.send(&all);
+                    return;
+                }
+            }
+        }
+    })
+}
+
+/// Stops again and again, each time for long enough that all buffers on the way are full.
+fn takes_all(mut client: Raw, way: &str) {
+    for target in ["/length", "/chunks", "/close"] {
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        for _ in 0..8 {
+            std::thread::park_timeout(Duration::from_millis(30));
+            client.fill();
+        }
+        let answer = client.answer();
+        assert!(answer.body == body(), "{way} {target}: {} bytes", answer.body.len());
+    }
+}
+
+#[test]
+fn who_stops_and_goes_on_gets_all_of_it() {
+    let worker = worker();
+    let proxy = Proxy::before(&[worker.address]);
+    takes_all(Raw::connect(proxy.address), "plain");
+}
+
+#[test]
+fn and_over_tls_of_either_kind() {
+    let worker = worker();
+    for buffers in ["shared", "own"] {
+        let files = Certificates::new();
+        files.issue("site", &["a"]);
+        let toml = format!(
+            "[[listener]]\naddress = \"127.0.0.1:0\"\n\
+             tls = {{ buffers = \"{buffers}\", certificate = \"site.pem\", key = \"site.key\" }}\n\
+             [upstream.app]\nworkers = [\"{}\"]\n",
+            worker.address
+        );
+        let proxy = Proxy::with_files(&toml, &files.directory);
+        takes_all(files.client().connect(proxy.address, "a").raw, buffers);
+    }
+}
