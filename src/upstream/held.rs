@@ -1,7 +1,7 @@
 //! What is held of answers for one client's connection that carries many of them (HTTP/2).
 //!
 //! Each answer is read at its client's pace, a piece at a time; but a client may ask for a hundred and take none. Once a few
-//! full pieces wait, all of them are read in small ones, so that a connection holds about [`FULL`] + streams × [`SMALL`]
+//! full pieces wait, all of them are read in small ones, so that a connection holds about `FULL` + streams × `SMALL`
 //! instead of a full piece a stream. None is held up by the others. Left out: what is counted (`listener::h2::send`).
 
 use std::cell::Cell;

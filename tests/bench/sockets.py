@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -71,10 +72,18 @@ def meanwhile(what, rate, seconds, do=None):
     """Echoes, and does that meanwhile; the p99 in microseconds."""
     running = echo(seconds, rate)
     time.sleep(1.1)
-    told = do(time.monotonic() + seconds - 0.2) if do else ""
+    told = []
+    if do:
+        # Who asks is on another machine as a rule: here it gives way.
+        def asking():
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, os.nice(0) + 10))
+            told.append(do(time.monotonic() + seconds - 0.2))
+        thread = threading.Thread(target=asking)
+        thread.start()
+        thread.join()
     said = json.loads(running.communicate()[0])
     assert not said["errs"] and not said["drops"], said
-    print(f"{what:34} echo p50 {said['p50_us']:7.0f} us  p99 {said['p99_us']:7.0f} us  max {said['max_us']:7.0f} us  {told}", flush=True)
+    print(f"{what:34} echo p50 {said['p50_us']:7.0f} us  p99 {said['p99_us']:7.0f} us  max {said['max_us']:7.0f} us  {' '.join(told)}", flush=True)
     return said["p99_us"]
 
 
