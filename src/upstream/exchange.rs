@@ -30,8 +30,7 @@ use crate::proxy::body::Outgoing;
 const LONG_WAIT_MS: u64 = 750;
 
 /// A body is read in pieces of up to this size, if its worker sends as fast: an answer of 64 KiB in two. Its client may take
-/// nothing: then nothing more is read, and no more than 80 KiB are held of a request: this, behind less than hyper calls full
-/// (`[limits] head_bytes`).
+/// nothing: then nothing more is read, and no more than 64 KiB are held of a request (threats §2).
 const LARGE_PIECE: usize = 48 * 1024;
 
 /// Why an attempt got no answer.
