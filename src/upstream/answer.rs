@@ -67,11 +67,11 @@ impl Coming {
     ///
     /// # Errors
     /// What came is no head, or too long for one.
-    pub fn feed(&mut self, new: Bytes, fields: &mut HeaderMap) -> Result<Option<(Head, Bytes)>, BrokeOff> {
+    pub fn feed(&mut self, new: &[u8], fields: &mut HeaderMap) -> Result<Option<(Head, Bytes)>, BrokeOff> {
         let mut rest = if self.seen.is_empty() {
-            new
+            Bytes::copy_from_slice(new)
         } else {
-            self.seen.extend_from_slice(&new);
+            self.seen.extend_from_slice(new);
             // Only a line's end can make it whole; a head that comes by the byte is not read anew with each of them.
             if !new.contains(&b'\n') && self.skipped + self.seen.len() <= HEAD_BYTES {
                 return Ok(None);
@@ -304,7 +304,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<(Head, Bytes), String> {
-        let read = Coming::new(false).feed(Bytes::copy_from_slice(text.as_bytes()), &mut HeaderMap::new());
+        let read = Coming::new(false).feed(text.as_bytes(), &mut HeaderMap::new());
         read.map_err(|error| error.to_string())?.ok_or_else(|| "in part".to_owned())
     }
 

@@ -43,8 +43,6 @@ pub struct Lease {
     pub(super) cut_short: bool,
     /// The last read found more than it had room for.
     pub(super) fast: bool,
-    /// The last answer began with more than fits into the thread's buffer.
-    pub(super) large: bool,
     /// Of a client whose connection carries many answers: what is held for it.
     pub(super) held: Option<Rc<Held>>,
     /// It has carried a request before.
@@ -190,7 +188,6 @@ async fn connect(waits: &Rc<Waits>, worker: &Arc<Worker>) -> Result<Box<Lease>, 
         sending: None,
         cut_short: false,
         fast: false,
-        large: false,
         held: None,
         used: false,
         link,

@@ -4,7 +4,6 @@
 //! Both directions go on at the same time: a worker may answer an upload before it has come, and a client may still be
 //! sending while its answer is read. Left out: which connection (`connect`), and whether to try again (`proxy::attempt`).
 
-use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -29,9 +28,9 @@ use crate::proxy::body::Outgoing;
 /// of a thread are off by taken off a second.
 const LONG_WAIT_MS: u64 = 750;
 
-/// A body is read in pieces of up to this size, if its worker sends as fast: an answer of 64 KiB in two. Its client may take
-/// nothing: then nothing more is read, and no more than 64 KiB are held of a request (threats §2).
-const LARGE_PIECE: usize = 48 * 1024;
+/// A body is read in pieces of up to this size, if its worker sends as fast: with what hyper holds of it for a client that
+/// takes nothing (`[limits] head_bytes`) 64 KiB a request.
+const LARGE_PIECE: usize = 32 * 1024;
 
 /// Why an attempt got no answer.
 pub enum Failure {
@@ -209,9 +208,12 @@ impl Lease {
             self.fast = read.len() >= PIECE;
             return Poll::Ready(Ok(trimmed(read)));
         }
-        let read = ready!(self.poll_piece(cx, most))?;
-        self.fast = read.len() >= most;
-        Poll::Ready(Ok(read))
+        let waits = self.wait.waits();
+        let mut piece = waits.reading.borrow_mut();
+        let mut read = ReadBuf::new(piece.get_mut(..most).unwrap_or_default());
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut read))?;
+        self.fast = read.remaining() == 0;
+        Poll::Ready(Ok(Bytes::copy_from_slice(read.filled())))
     }
 
     /// Bytes read at once into the thread's buffer.
@@ -265,32 +267,19 @@ impl Lease {
         fields: &mut HeaderMap,
         heard: &mut bool,
     ) -> Poll<Result<(Head, Bytes), BrokeOff>> {
-        let most = self.piece();
+        let (most, waits) = (self.piece(), self.wait.waits());
+        let mut piece = waits.reading.borrow_mut();
         loop {
-            // What follows a large answer is large, too, more often than not: its body is read where it stays.
-            let read = if self.large && most == PIECE {
-                trimmed(ready!(self.io.poll_read_large(cx, LARGE_PIECE))?)
-            } else {
-                ready!(self.poll_piece(cx, most))?
-            };
-            if read.is_empty() {
+            let mut read = ReadBuf::new(piece.get_mut(..most).unwrap_or_default());
+            ready!(Pin::new(&mut self.io).poll_read(cx, &mut read))?;
+            if read.filled().is_empty() {
                 return Poll::Ready(Err(BrokeOff::Ended));
             }
             *heard = true;
-            self.fast = read.len() >= most;
-            self.large = self.fast;
-            if let Some(whole) = coming.feed(read, fields)? {
+            self.fast = read.remaining() == 0;
+            if let Some(whole) = coming.feed(read.filled(), fields)? {
                 return Poll::Ready(Ok(whole));
             }
         }
-    }
-
-    /// Reads up to `most` bytes into the thread's buffer, and takes no more room than they need.
-    fn poll_piece(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<Bytes>> {
-        let waits = self.wait.waits();
-        let mut piece = waits.reading.borrow_mut();
-        let mut read = ReadBuf::new(piece.get_mut(..most).unwrap_or_default());
-        ready!(Pin::new(&mut self.io).poll_read(cx, &mut read))?;
-        Poll::Ready(Ok(Bytes::copy_from_slice(read.filled())))
     }
 }

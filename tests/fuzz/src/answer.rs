@@ -67,7 +67,7 @@ pub fn ours(pieces: &[&[u8]], to_head: bool) -> Read {
     let (mut read, mut coming, mut pieces) = (Read::default(), Coming::new(to_head), pieces.iter());
     let (head, rest) = loop {
         let Some(piece) = pieces.next() else { return read };
-        match coming.feed(Bytes::copy_from_slice(piece), &mut HeaderMap::new()) {
+        match coming.feed(piece, &mut HeaderMap::new()) {
             Ok(Some(whole)) => break whole,
             Ok(None) => {}
             Err(_) => return read,
