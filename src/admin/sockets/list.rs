@@ -32,9 +32,9 @@ use crate::sockets::{Filter, SHARDS, Socket, Sockets};
 /// from running while it holds a shard's lock.
 const NICE: i32 = 10;
 
-/// Rows written in one go: some 150 µs. A thread of traffic that wakes up where this one runs is let in once its turn is over,
+/// Rows written in one go: some 40 µs. A thread of traffic that wakes up where this one runs is let in once its turn is over,
 /// which the scheduler grants it for milliseconds, whatever it has to give way to; so its turns are made short.
-const IN_A_ROW: usize = 128;
+const IN_A_ROW: usize = 32;
 
 /// Between two of those: the shortest a timer does.
 const PAUSE: Duration = Duration::from_micros(50);
@@ -132,8 +132,11 @@ impl Serialize for Rows<'_> {
 
 fn write(sockets: &Sockets, wanted: &Wanted) -> VecDeque<Bytes> {
     let now_s = clock::now_s();
-    let mut fitting: Vec<_> = (0..SHARDS).flat_map(|shard| sockets.shard(shard)).collect();
-    fitting.retain(|socket| wanted.filter.fits(socket, now_s));
+    let mut fitting = Vec::new();
+    for shard in 0..SHARDS {
+        fitting.extend(sockets.shard(shard).into_iter().filter(|socket| wanted.filter.fits(socket, now_s)));
+        std::thread::park_timeout(PAUSE);
+    }
     wanted.order.sort(&mut fitting, now_s);
     let total = fitting.len();
     let rest = fitting.get(wanted.offset..).unwrap_or_default();
