@@ -1,10 +1,10 @@
 //! The client's socket as h2 sees it: metered, and written in as few pieces as there can be.
 //!
-//! h2 writes and flushes each DATA frame by itself: a system call and a TLS record an answer. Here small writes gather until
-//! the connection's task has nothing more to say, and go out together. The buffer lives no longer than that: an idle
-//! connection holds none.
+//! h2 writes and flushes each DATA frame by itself: a system call and a TLS record an answer. Here writes gather until the
+//! connection's task has nothing more to say, and go out together. The thread lends the buffer for that long; a connection
+//! owns only what its socket did not take.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -17,8 +17,14 @@ use super::meter::Meter;
 use crate::clock;
 use crate::listener::conn::ClientIo;
 
-/// Bytes gathered at most: what one TLS record holds.
-const GATHER: usize = 16 * 1024;
+/// Bytes gathered at most: what a stream may have on its way ([`super::SEND_BUFFER`]) with the heads of its frames. h2 held
+/// them until now.
+const GATHER: usize = 65 * 1024;
+
+thread_local! {
+    /// What connections gather in: lent for one poll of a connection's task.
+    static LENT: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// Parts h2 writes at once at most: a frame's head and its payload, and others before them.
 const PARTS: usize = 8;
@@ -78,15 +84,29 @@ impl Inner {
 
     fn poll_empty(&mut self, cx: &mut Context<'_>, streams: &Streams) -> Poll<io::Result<()>> {
         while !self.out.is_empty() {
-            let taken = ready!(Pin::new(&mut self.io).poll_write(cx, &self.out))?;
-            if taken == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            match Pin::new(&mut self.io).poll_write(cx, &self.out) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(taken)) => self.sent(taken, streams),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    // Exactly what is left: it may be long.
+                    self.out.shrink_to_fit();
+                    return Poll::Pending;
+                }
             }
-            self.out.drain(..taken);
-            self.wrote(taken, streams);
         }
-        self.out = Vec::new();
         Poll::Ready(Ok(()))
+    }
+
+    /// So many bytes of what has gathered are written.
+    fn sent(&mut self, taken: usize, streams: &Streams) {
+        self.out.drain(..taken);
+        if self.out.is_empty() {
+            // A thread that ends lends nothing any more.
+            let out = std::mem::take(&mut self.out);
+            let _ = LENT.try_with(|lent| lent.set(out));
+        }
+        self.wrote(taken, streams);
     }
 
     fn poll_write(
@@ -97,7 +117,9 @@ impl Inner {
     ) -> Poll<io::Result<usize>> {
         let all: usize = parts.iter().map(|part| part.len()).sum();
         if self.gathers && self.out.len() + all <= GATHER {
-            self.out.reserve(GATHER - self.out.len());
+            if self.out.is_empty() {
+                self.out = LENT.try_with(Cell::take).unwrap_or_default();
+            }
             parts.iter().for_each(|part| self.out.extend_from_slice(part));
             return Poll::Ready(Ok(all));
         }
@@ -117,8 +139,8 @@ impl Inner {
                 return Poll::Ready(Ok(0));
             }
             let of_out = taken.min(self.out.len());
-            self.out.drain(..of_out);
-            self.wrote(taken, streams);
+            self.sent(of_out, streams);
+            self.wrote(taken - of_out, streams);
             if taken > of_out {
                 return Poll::Ready(Ok(taken - of_out));
             }

@@ -1,4 +1,5 @@
-//! Parts of one write, cut into records: a head and its body leave in one, and large bodies in full ones.
+//! Parts of one write, cut into records: a head and its body leave in one, and large bodies in full ones, with what little
+//! is left behind them.
 //!
 //! Leaves out what seals a record.
 
@@ -11,11 +12,16 @@ pub(super) const RECORD: usize = 16 * 1024;
 /// would be half of what a connection may hold in all (threats §2: a slow reader).
 pub(super) const STEP: usize = 2 * RECORD;
 
-/// Bytes that [`STEP`] of plaintext has as records, and rustls's own words before them: a key update.
-pub(super) const SEALED: usize = STEP + 1024;
+/// Bytes by which a step may be longer if they are the last of a write: no system call of their own for the frame heads
+/// or the HTTP head in front of a body that fills its records.
+const TAIL: usize = 1024;
 
-/// Cuts not more than [`STEP`] of plaintext, and has it encrypted piece by piece to the front of `sealed`. Only what comes
-/// in small parts is copied, into `piece`, which has room for a record. How many bytes of plaintext, and of records.
+/// Bytes that so much plaintext has as records, and rustls's own words before them: a key update.
+pub(super) const SEALED: usize = STEP + TAIL + 1024;
+
+/// Cuts not more than [`STEP`] of plaintext, and a [`TAIL`], and has it encrypted piece by piece to the front of `sealed`.
+/// Only what comes in small parts is copied, into `piece`, which has room for a record. How many bytes of plaintext, and of
+/// records.
 ///
 /// # Errors
 /// The first of `encrypt`.
@@ -26,11 +32,12 @@ pub(super) fn seal<E>(
     mut encrypt: impl FnMut(&[u8], &mut [u8]) -> Result<usize, E>,
 ) -> Result<(usize, usize), E> {
     let (mut taken, mut length) = (0, 0);
-    while taken < STEP {
+    while taken < STEP || parts.left() <= TAIL {
+        let room = if taken < STEP { STEP - taken } else { TAIL };
         let (part, is_last) = parts.first();
         let plaintext = if is_last || part.len() >= RECORD {
             // A whole number of records, but for the end.
-            let most = part.len().min(STEP - taken);
+            let most = part.len().min(room);
             parts.take(if is_last { most } else { most - most % RECORD })
         } else {
             let filled = parts.gather(piece);
@@ -68,6 +75,10 @@ impl<'a> Parts<'a> {
         (&[], true)
     }
 
+    fn left(&self) -> usize {
+        self.parts.iter().map(|part| part.len()).sum::<usize>() - self.at
+    }
+
     /// At most so many bytes of it.
     fn take(&mut self, most: usize) -> &'a [u8] {
         let (part, _) = self.first();
@@ -89,5 +100,42 @@ impl<'a> Parts<'a> {
             filled += part.len();
             room = behind;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How a write of such parts is cut, step by step: the length of each record.
+    fn steps(parts: &[usize]) -> Vec<Vec<usize>> {
+        let parts: Vec<_> = parts.iter().map(|&length| vec![7; length]).collect();
+        let slices: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        let (mut left, mut all) = (Parts::of(&slices), Vec::new());
+        loop {
+            let (mut sealed, mut piece, mut step) = (vec![0; SEALED], vec![0; RECORD], Vec::new());
+            let encrypt = |plaintext: &[u8], room: &mut [u8]| {
+                room[..plaintext.len()].copy_from_slice(plaintext);
+                step.push(plaintext.len());
+                Ok::<_, ()>(plaintext.len())
+            };
+            let (taken, length) = seal(&mut left, &mut sealed, &mut piece, encrypt).unwrap();
+            assert_eq!((taken, step.iter().sum()), (length, taken));
+            if taken == 0 {
+                return all;
+            }
+            all.push(step);
+        }
+    }
+
+    #[test]
+    fn what_little_is_left_behind_a_step_goes_with_it() {
+        assert_eq!(steps(&[STEP + TAIL]), [[STEP, TAIL]]);
+        assert_eq!(steps(&[STEP + TAIL + 1]), [[STEP], [TAIL + 1]]);
+        assert_eq!(steps(&[2 * STEP + 36]), [vec![STEP], vec![STEP, 36]], "four frames of HTTP/2 with their heads");
+        assert_eq!(steps(&[200, STEP]), [[RECORD, RECORD, 200]], "a head and its body");
+        assert_eq!(steps(&[STEP, 300, 300]), [[STEP, 600]]);
+        assert_eq!(steps(&[STEP, 600, 600]), [[STEP], [1200]]);
+        assert_eq!(steps(&[]), [[0; 0]; 0]);
     }
 }
