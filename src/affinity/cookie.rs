@@ -99,15 +99,20 @@ impl Jar {
             SameSite::None => "; SameSite=None; Secure; Partitioned",
         };
         let secure = if secure && self.same_site != SameSite::None { "; Secure" } else { "" };
-        let text = [&self.name, "=", &self.seal(cookie), "; Path=/; HttpOnly", same_site, secure].concat();
+        let sealed = self.seal(cookie);
+        let text =
+            [self.name.as_bytes(), b"=", &sealed, b"; Path=/; HttpOnly", same_site.as_bytes(), secure.as_bytes()];
         // Cannot fail for the names `config` lets through, which are ASCII; an empty Set-Cookie sets nothing.
-        HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+        HeaderValue::try_from(text.concat()).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
 
-    fn seal(&self, cookie: &Cookie) -> String {
-        let said = [&cookie.client[..], &cookie.worker.0.to_be_bytes()].concat();
-        let mac: [u8; MAC] = first(hmac::sign(&self.key, &said).as_ref());
-        to_base64(&[&said[..], &mac].concat())
+    fn seal(&self, cookie: &Cookie) -> [u8; TEXT] {
+        let mut bytes = [0; LENGTH];
+        let said = cookie.client.into_iter().chain(cookie.worker.0.to_be_bytes());
+        bytes.iter_mut().zip(said).for_each(|(to, from)| *to = from);
+        let (said, mac) = bytes.split_at_mut(LENGTH - MAC);
+        mac.copy_from_slice(&first::<MAC>(hmac::sign(&self.key, said).as_ref()));
+        to_base64(&bytes)
     }
 
     fn open(&self, value: &[u8]) -> Option<Cookie> {
@@ -151,12 +156,14 @@ fn is_zero(argument: &[u8]) -> bool {
 /// RFC 4648 §5.
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-/// base64url of a whole number of triples.
-fn to_base64(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() / 3 * 4);
-    for triple in bytes.chunks_exact(3) {
+/// base64url.
+fn to_base64(bytes: &[u8; LENGTH]) -> [u8; TEXT] {
+    let mut text = [0; TEXT];
+    for (quad, triple) in text.chunks_exact_mut(4).zip(bytes.chunks_exact(3)) {
         let bits = triple.iter().fold(0, |bits, &byte| bits << 8 | usize::from(byte));
-        text.extend([18, 12, 6, 0].iter().filter_map(|shift| ALPHABET.get(bits >> shift & 63)).map(|&b| char::from(b)));
+        for (letter, shift) in quad.iter_mut().zip([18, 12, 6, 0]) {
+            *letter = ALPHABET.get(bits >> shift & 63).copied().unwrap_or_default();
+        }
     }
     text
 }

@@ -12,7 +12,7 @@ fn jar() -> Jar {
 }
 
 fn value(cookie: &Cookie) -> String {
-    jar().seal(cookie)
+    String::from_utf8(jar().seal(cookie).to_vec()).unwrap()
 }
 
 fn read(jar: &Jar, headers: &[&str]) -> Option<Cookie> {
