@@ -3,6 +3,7 @@
 //! Both together have one time (`[limits] handshake_timeout`), handshakes take turns, and every end but the one of a client
 //! that never said a word is counted. Leaves out how a header is read and how a certificate is chosen.
 
+use std::cell::LazyCell;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -56,11 +57,12 @@ pub(super) async fn open(
 ) -> Option<Opened> {
     let peer_ip = peer.ip().to_canonical();
     let mut who = Peer { ip: peer_ip, trusted: listener.trusts(peer_ip) };
-    let deadline = Instant::now() + thread.limits().handshake_timeout;
+    // A plain connection has none.
+    let deadline = LazyCell::new(|| Instant::now() + thread.limits().handshake_timeout);
     // Boxed, both: a future is as large as its largest branch, and these are over before the first request.
     if listener.settings.proxy_protocol {
         let header = proxy_header(listener, &mut stream, who);
-        let named = Box::pin(in_time(live, deadline, header)).await;
+        let named = Box::pin(in_time(live, *deadline, header)).await;
         who = named.map_err(|error| not_served(thread, "proxy", peer_ip, &error)).ok()?;
         if who.ip != peer_ip && !listener.trusts(who.ip) && !caps::admits_address(live, who.ip) {
             return None;
@@ -69,7 +71,7 @@ pub(super) async fn open(
     let (io, tls) = match listener.tls() {
         None => (ClientIo::Plain(stream), None),
         Some(terms) => {
-            let secured = Box::pin(secure(thread, live, listener, terms, stream, deadline)).await;
+            let secured = Box::pin(secure(thread, live, listener, terms, stream, *deadline)).await;
             let (stream, secured) = secured.map_err(|error| not_served(thread, "tls", who.ip, &error)).ok()?;
             (ClientIo::Tls(stream), Some(secured))
         }

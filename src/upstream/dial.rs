@@ -1,9 +1,11 @@
 //! A socket to a worker: TCP or unix, TLS where its upstream says so, with the options all of them have.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use socket2::TcpKeepalive;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::gate::Full;
@@ -52,16 +54,33 @@ pub async fn open(worker: &Worker) -> io::Result<WorkerIo> {
 async fn socket(address: &Address) -> io::Result<WorkerIo> {
     match address {
         Address::Tcp(address) => {
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
+            let stream = connect(*address).await?;
             // The kernel that would be asked on this machine is this one: a worker's end is told at once. Four system calls.
             if !address.ip().to_canonical().is_loopback() {
-                socket2::SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE)?;
+                SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE)?;
             }
             Ok(WorkerIo::Tcp(stream))
         }
         Address::Unix(path) => Ok(WorkerIo::Unix(UnixStream::connect(path).await?)),
     }
+}
+
+/// As [`TcpStream::connect`], with a system call less: the socket says by its readiness whether there is an error to ask for.
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.set_tcp_nodelay(true)?;
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => return Err(error),
+        _ => {}
+    }
+    let stream = TcpStream::from_std(socket.into())?;
+    // Both a refused connect and one that was reset since are closed for writing.
+    if stream.ready(Interest::WRITABLE).await?.is_write_closed()
+        && let Some(error) = stream.take_error()?
+    {
+        return Err(error);
+    }
+    Ok(stream)
 }
 
 /// What a failed connect says of the worker.
