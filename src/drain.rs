@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use crate::listener::{self, Part};
+use crate::listener::{self, Part, Queue};
 use crate::server::Stop;
 use crate::state::Shared;
 use crate::thread::{Pulse, Thread};
@@ -93,9 +93,9 @@ pub async fn run_thread(
 
 /// Accepts from a listener, from now on; or says why not.
 fn accepts(thread: &Rc<Thread>, (socket, part): Part, stop: &Stop) -> bool {
-    match TcpListener::from_std(socket) {
-        Ok(socket) => {
-            let accepting = listener::accept(thread.clone(), part, socket, stop.gently.clone());
+    match TcpListener::from_std(socket).and_then(Queue::of) {
+        Ok(queue) => {
+            let accepting = listener::accept(thread.clone(), part, queue, stop.gently.clone());
             thread.tasks.spawn_local(accepting);
             true
         }

@@ -11,6 +11,7 @@ pub mod h2;
 mod linger;
 mod opening;
 mod proxy_protocol;
+mod queue;
 mod rest;
 mod set;
 pub mod tls;
@@ -28,7 +29,6 @@ use arc_swap::{ArcSwap, Cache};
 use hyper::header::HeaderValue;
 use ipnet::IpNet;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -39,6 +39,7 @@ use crate::thread::{Removed, Thread};
 pub use caps::{Caps, TunnelOf, may_tunnel, tunnel_of};
 pub use client_certificate::ClientCertificate;
 pub use opening::Secured;
+pub use queue::Queue;
 pub use set::{Going, Part, Plan, Set, SetError};
 
 use tls::Terms;
@@ -241,12 +242,12 @@ pub struct ListenerPart {
 }
 
 /// Accepts until `stop` or until the listener is removed, then takes what the kernel already holds for us, and ends.
-pub async fn accept(thread: Rc<Thread>, part: ListenerPart, socket: TcpListener, stop: CancellationToken) {
+pub async fn accept(thread: Rc<Thread>, part: ListenerPart, queue: Queue, stop: CancellationToken) {
     let mut door = Door::new(thread, &part);
     loop {
         let accepted = tokio::select! {
             biased;
-            accepted = socket.accept() => accepted,
+            accepted = queue.accept() => accepted,
             () = stop.cancelled() => break,
             () = part.removed.cancelled() => break,
         };
@@ -256,7 +257,7 @@ pub async fn accept(thread: Rc<Thread>, part: ListenerPart, socket: TcpListener,
         }
     }
     // `biased` took the queue first; what came between is in it still.
-    let Ok(socket) = socket.into_std() else { return };
+    let Ok(socket) = queue.into_std() else { return };
     while let Ok((stream, peer)) = socket.accept() {
         if stream.set_nonblocking(true).is_ok()
             && let Ok(stream) = tokio::net::TcpStream::from_std(stream)
