@@ -16,6 +16,7 @@ mod front;
 mod health;
 mod http;
 mod learn;
+mod profile;
 mod rules;
 mod sessions;
 mod sockets;
