@@ -52,9 +52,9 @@ const BACKLOG: i32 = 4_096;
 /// worker leg has none: a stopped worker's kernel still answers, and its full window must not end its tunnels.
 const USER_TIMEOUT: Duration = Duration::from_secs(25);
 
-/// A silent client's kernel is asked after 10 s, then every 4 s. With a user time-out Linux ignores the count: the first
-/// question after it finds the client gone, so at 26 s here, 30 s with everything that may be slow. Without one it is the
-/// fourth. The interval is what makes that so soon after 25 s.
+/// A silent client's kernel is asked after 9 to 15 s ([`queue`]), then every 4 s. With a user time-out Linux ignores the
+/// count: the first question after it finds the client gone, so at 27 s at the latest, 30 s with everything that may be slow.
+/// Without one it is the fourth. The interval is what makes that so soon after 25 s.
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(4)).with_retries(4);
 

@@ -12,11 +12,15 @@ use super::gate::Full;
 use super::io::WorkerIo;
 use super::worker::Worker;
 use crate::config::Address;
+use crate::random;
 
-/// A silent worker's kernel is asked after 15 s, and the worker's machine is gone after three unanswered questions: 30 s. Where
-/// bytes wait to be acknowledged, Linux asks nothing and takes its own time.
-const KEEPALIVE: TcpKeepalive =
-    TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(3);
+/// A silent worker's kernel is asked after 11 to 15 s, and the worker's machine is gone after three unanswered questions: 30 s
+/// at the latest. Not all at once after a storm (`listener::queue`). Where bytes wait to be acknowledged, Linux asks nothing and
+/// takes its own time.
+fn keepalive() -> TcpKeepalive {
+    let after = Duration::from_secs(11 + random::u64() % 5);
+    TcpKeepalive::new().with_time(after).with_interval(Duration::from_secs(5)).with_retries(3)
+}
 
 /// Why there is no connection to a worker.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +61,7 @@ async fn socket(address: &Address) -> io::Result<WorkerIo> {
             let stream = connect(*address).await?;
             // The kernel that would be asked on this machine is this one: a worker's end is told at once. Four system calls.
             if !address.ip().to_canonical().is_loopback() {
-                SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE)?;
+                SockRef::from(&stream).set_tcp_keepalive(&keepalive())?;
             }
             Ok(WorkerIo::Tcp(stream))
         }
