@@ -62,7 +62,7 @@ impl Queue {
         let accepted = self.take().await?;
         let taken = self.taken.get().wrapping_add(1);
         self.taken.set(taken);
-        if taken % ALIKE == 0 {
+        if taken.is_multiple_of(ALIKE) {
             self.asks_others_at_another_time(taken / ALIKE);
         }
         Ok(accepted)
@@ -127,7 +127,7 @@ mod tests {
 
     /// Lets the driver look for events; nothing else is under way.
     async fn turn() {
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 
     #[tokio::test]
@@ -185,7 +185,7 @@ mod tests {
     async fn a_wait_that_is_given_up_loses_nobody() {
         let (queue, address) = queue();
         for _ in 0..3 {
-            let gave_up = tokio::time::timeout(std::time::Duration::from_millis(5), queue.accept()).await;
+            let gave_up = tokio::time::timeout(Duration::from_millis(5), queue.accept()).await;
             assert!(gave_up.is_err());
             takes(&queue, &Client::connect(address).unwrap()).await;
         }
