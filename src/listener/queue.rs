@@ -2,7 +2,7 @@
 //!
 //! tokio's listener accepts until the kernel says that there is nothing more, and the kernel makes a socket and a file before
 //! it looks: 1.7 µs for nothing, behind almost every new connection of a server that is not overrun. Here the kernel is asked
-//! whether there is one (`poll`, a fifth of that), and a second registration of the socket says when to ask.
+//! whether there is one (`poll`, a quarter of that), and a second registration of the socket says when to ask.
 //!
 //! It also sees to it that connections which came together are not asked together whether they are alive: after a reconnect
 //! storm thousands of questions would leave in one instant, more than a queue on their way holds (1,000 for each CPU where
