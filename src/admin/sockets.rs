@@ -6,6 +6,7 @@
 
 pub(super) mod close;
 pub(super) mod list;
+mod order;
 mod view;
 
 use std::collections::HashMap;
@@ -22,25 +23,12 @@ use crate::clock;
 use crate::sockets::{Filter, Id, SHARDS, Socket, Sockets};
 use crate::state::Snapshot;
 use list::Wanted;
+use order::{Order, SORTS};
 use view::describe;
 
 /// Sockets of one answer, if no other number is asked for; and at most.
 const USUAL: usize = 100;
 const MOST: usize = 10_000;
-
-/// What lists can be sorted by; with a `-` before it the other way round.
-const SORTS: [&str; 10] = [
-    "connected",
-    "idle",
-    "worker",
-    "id",
-    "messages",
-    "messages_up",
-    "messages_down",
-    "bytes",
-    "bytes_up",
-    "bytes_down",
-];
 
 /// `GET /api/v1/sockets`.
 pub(super) async fn list(
@@ -130,47 +118,4 @@ pub(super) async fn gather(sockets: &Sockets, filter: &Filter, now_s: u32) -> Ve
         tokio::task::yield_now().await;
     }
     fitting
-}
-
-/// What a list is sorted by.
-struct Order {
-    by: &'static str,
-    reverse: bool,
-}
-
-impl Order {
-    fn parse(text: &str) -> Option<Self> {
-        let (name, reverse) = text.strip_prefix('-').map_or((text, false), |name| (name, true));
-        SORTS.into_iter().find(|by| *by == name).map(|by| Self { by, reverse })
-    }
-
-    /// Smallest first; what is equal by id, so that pages do not overlap.
-    fn sort(&self, sockets: &mut [Arc<Socket>], now_s: u32) {
-        match self.by {
-            "worker" => sockets.sort_by(|a, b| {
-                let (one, other) = (a.worker(), b.worker());
-                (&one.upstream, &one.name, a.id()).cmp(&(&other.upstream, &other.name, b.id()))
-            }),
-            // Each is looked at once, not at every comparison: they are far apart.
-            "id" => sockets.sort_by_cached_key(|socket| socket.id()),
-            by => sockets.sort_by_cached_key(|socket| (Self::number(by, socket, now_s), socket.id())),
-        }
-        if self.reverse {
-            sockets.reverse();
-        }
-    }
-
-    fn number(by: &str, socket: &Socket, now_s: u32) -> u64 {
-        let (up, down) = (&socket.up, &socket.down);
-        match by {
-            "idle" => now_s.saturating_sub(up.last_s().max(down.last_s()).unwrap_or_else(|| socket.since_s())).into(),
-            "messages" => up.messages() + down.messages(),
-            "messages_up" => up.messages(),
-            "messages_down" => down.messages(),
-            "bytes" => up.bytes() + down.bytes(),
-            "bytes_up" => up.bytes(),
-            "bytes_down" => down.bytes(),
-            _ => socket.since_s().into(),
-        }
-    }
 }

@@ -12,11 +12,12 @@ const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = (u64::BITS - self.0.leading_zeros()).div_ceil(5).max(1);
+        let mut text = String::with_capacity(13);
         for place in (0..digits).rev() {
             let digit = usize::try_from(self.0 >> (place * 5) & 31).unwrap_or(0);
-            write!(f, "{}", char::from(DIGITS.get(digit).copied().unwrap_or(b'0')))?;
+            text.push(char::from(DIGITS.get(digit).copied().unwrap_or(b'0')));
         }
-        Ok(())
+        f.write_str(&text)
     }
 }
 

@@ -1,15 +1,21 @@
 #!/usr/bin/env python3
 """What lists of many sockets and broadcasts to them cost those who echo meanwhile, by hand:
 
-    ./sockets.py path/to/stickyd [sockets] [echoes a second] [threads]
+    ./sockets.py path/to/stickyd [sockets] [echoes a second] [threads] [rounds]
 
 Opens the sockets (9,000) and, on 16 sockets of another upstream, echoes at a fixed rate (2,000 a second; each is timed from
-when it was due, so a stall counts for all that it delays). Says how long lists of all sockets and broadcasts to them take,
-and the echo's p50 and p99: calm, while a list is asked for each second, while one list follows the other, while one
-broadcast follows the other. The builds of `cargo build --release` in this folder have to be there. The file limit must be over
+when it was due, so a stall counts for all that it delays). Meanwhile, in each of 20 rounds: a second of nothing, a second
+of one list of all sockets after the other, a second of nothing, one broadcast to all of them. Says how long lists and
+broadcasts take, and the echo's p99: the median of its seconds (one broadcast is one of them), and that of all echoes. It is
+from 150 us to some milliseconds from one calm second to the next on a machine of two cores, so only what is interleaved
+compares. The builds of `cargo build --release` in this folder have to be there. The file limit must be over
 twice the number of sockets.
 """
 
+import array
+import bisect
+import collections
+import itertools
 import json
 import os
 import socket
@@ -17,7 +23,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -65,56 +70,65 @@ def ask(path, head, body=b"", keep=True):
     return took, length - len(start) - 4, text
 
 
-def echo(seconds, rate):
-    """Starts echoing; what it says once that is over is one line of JSON."""
-    words = ["open-loop", "--ws", "--path", "/echo", "--conns", "16", "--rate", rate, "--secs", seconds, "--warm", 1, "--port", PORT]
-    return subprocess.Popen([f"{BUILT}/bench-load", *map(str, words)], stdout=subprocess.PIPE, text=True)
+def listed(admin, until):
+    """One list after the other; how long each took."""
+    took = []
+    while time.monotonic() < until:
+        took.append(ask(admin, b"GET /api/v1/sockets?limit=10000", keep=False)[0])
+    return took
 
 
-def meanwhile(what, rate, seconds, do=None):
-    """Echoes, and does that meanwhile; the p99 in microseconds."""
-    running = echo(seconds, rate)
-    time.sleep(1.1)
-    told = []
-    if do:
-        # Here it gives way.
-        def asking():
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, os.nice(0) + 10))
-            told.append(do(time.monotonic() + seconds - 0.2))
-        thread = threading.Thread(target=asking)
-        thread.start()
-        thread.join()
-    said = json.loads(running.communicate()[0])
-    assert not said["errs"] and not said["drops"], said
-    print(f"{what:34} echo p50 {said['p50_us']:7.0f} us  p99 {said['p99_us']:7.0f} us  max {said['max_us']:7.0f} us  {' '.join(told)}", flush=True)
-    return said["p99_us"]
+def told(admin, count):
+    """One broadcast; how long it took."""
+    ms, _, text = ask(admin, b"POST /api/v1/broadcast", b'{"upstream":"many","text":"back in five minutes"}')
+    assert json.loads(text)["reached"] == count, text
+    return [ms]
 
 
-def lists(admin, pause):
-    def do(until):
-        took = []
-        while time.monotonic() < until:
-            ms, size, _ = ask(admin, b"GET /api/v1/sockets?limit=10000", keep=False)
-            took.append(ms)
-            time.sleep(max(0, pause - ms / 1_000))
-        return f"{len(took)} lists of {size / 1e6:.1f} MB: median {statistics.median(took):.0f} ms, longest {max(took):.0f} ms"
-    return do
+def rounds(admin, count, number):
+    """What was done when, by the monotonic clock, and how long each list or broadcast took."""
+    # Whoever asks gives way: it is on another machine as a rule.
+    os.setpriority(os.PRIO_PROCESS, 0, min(19, os.nice(0) + 10))
+    spans, took = [], {"lists": [], "broadcasts": []}
+
+    def during(what, do):
+        began = time.monotonic_ns()
+        do()
+        spans.append((what, began, time.monotonic_ns()))
+        # What it has left in queues is nobody's.
+        time.sleep(0.05)
+
+    for _ in range(number):
+        during("calm", lambda: time.sleep(1))
+        during("lists", lambda: took["lists"].extend(listed(admin, time.monotonic() + 1)))
+        during("calm", lambda: time.sleep(1))
+        during("broadcasts", lambda: took["broadcasts"].extend(told(admin, count)))
+    return spans, took
 
 
-def broadcasts(admin, count):
-    def do(until):
-        took = []
-        while time.monotonic() < until:
-            ms, _, text = ask(admin, b"POST /api/v1/broadcast", b'{"upstream":"many","text":"back in five minutes"}')
-            assert json.loads(text)["reached"] == count, text
-            took.append(ms)
-        return f"{len(took)} broadcasts, each reached {count}: median {statistics.median(took):.0f} ms, longest {max(took):.0f} ms"
-    return do
+def report(trace, spans, took):
+    """The echo's times of each kind of span."""
+    numbers = array.array("Q", open(trace, "rb").read())
+    echoes = sorted(zip(numbers[::2], numbers[1::2]))
+    dues = [due for due, _ in echoes]
+    seen = collections.defaultdict(list)
+    for what, began, ended in spans:
+        seen[what].append(sorted(took for _, took in echoes[bisect.bisect(dues, began):bisect.bisect(dues, ended)]))
+    at = lambda times, share: times[int(share * len(times))] / 1_000
+    still = statistics.median(at(times, 0.99) for times in seen["calm"])
+    for what, spans in seen.items():
+        p99 = statistics.median(at(times, 0.99) for times in spans)
+        times = sorted(itertools.chain(*spans))
+        line = f"{what:11} p99 {p99:5.0f} us, {p99 / still:.2f} of calm; of all {len(times)} echoes"
+        line += "".join(f"  p{100 * share:g} {at(times, share):.0f}" for share in (0.5, 0.9, 0.99, 0.999)) + " us"
+        if done := took.get(what):
+            line += f"; {len(done)}: median {statistics.median(done):.0f} ms, longest {max(done):.0f} ms"
+        print(line, flush=True)
 
 
 def main():
-    stickyd, count, rate, threads = (sys.argv[1:] + ["9000", "2000", "1"][len(sys.argv) - 2:])[:4]
-    count, rate = int(count), int(rate)
+    stickyd, count, rate, threads, number = (sys.argv[1:] + ["9000", "2000", "1", "20"][len(sys.argv) - 2:])[:5]
+    count, rate, number = int(count), int(rate), int(number)
     with tempfile.TemporaryDirectory() as directory:
         workers = [f"127.0.0.1:{PORT + 10 + n}" for n in range(WORKERS)]
         config = CONFIG.format(directory=directory, port=PORT, workers=json.dumps(workers), threads=threads)
@@ -132,14 +146,17 @@ def main():
             assert opened["open"] == count, opened
             admin = f"{directory}/admin"
             print("load of the machine before:", open("/proc/loadavg").read().strip(), flush=True)
-            calm = [meanwhile("calm", rate, 5)]
-            paced = meanwhile("a list a second", rate, 12, lists(admin, 1))
-            listed = meanwhile("one list after the other", rate, 5, lists(admin, 0))
-            calm.append(meanwhile("calm", rate, 5))
-            told = meanwhile("one broadcast after the other", rate, 5, broadcasts(admin, count))
-            calm.append(meanwhile("calm", rate, 5))
-            still = statistics.median(calm)
-            print(f"p99 over calm: {paced / still:.2f} a list a second, {listed / still:.2f} lists, {told / still:.2f} broadcasts")
+            seconds = number * (3.2 + 1 + 2 * count / 9_000)
+            words = ["open-loop", "--ws", "--path", "/echo", "--conns", 16, "--rate", rate, "--secs", seconds, "--warm", 1,
+                     "--port", PORT, "--trace", f"{directory}/trace"]
+            echo = subprocess.Popen([f"{BUILT}/bench-load", *map(str, words)], stdout=subprocess.PIPE, text=True)
+            running.append(echo)
+            time.sleep(1.1)
+            spans, took = rounds(admin, count, number)
+            assert echo.poll() is None, "the rounds took longer than the echoes"
+            said = json.loads(echo.communicate()[0])
+            assert not said["errs"] and not said["drops"], said
+            report(f"{directory}/trace", spans, took)
         finally:
             # In peace: a build that writes a profile does so at its end.
             for process in reversed(running):

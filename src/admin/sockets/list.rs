@@ -1,50 +1,55 @@
-//! The list of sockets: gathered, sorted and written on a thread of its own, and sent piece by piece.
+//! The list of sockets: gathered, sorted and written on a thread of its own, and sent piece by piece while it is written.
 //!
 //! Ten thousand sockets are some megabytes of JSON. Neither a data thread nor the control thread, which checks the workers,
 //! has a part in writing them; what traffic's threads may wait for is one shard of the list, or one socket's texts, to be
-//! copied. The thread gives way to all others ([`NICE`]): an operator may wait, clients do not. One list at a time; each is
-//! bounded by its page.
+//! copied. The thread gives way to all others ([`NICE`]) and works in short turns: an operator may wait, clients do not. One
+//! list at a time; each is bounded by its page, which is all that an operator who does not read has kept for him.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::io;
 use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use serde::{Serialize, Serializer};
-use tokio::sync::{mpsc, oneshot};
+use hyper::body::{Body as HttpBody, Frame};
+use serde::Serialize;
+use tokio::sync::mpsc;
 
 use super::super::{Refusal, refuse};
-use super::Order;
+use super::order::{Entry, Order};
 use super::view::{Row, Shown};
 use crate::clock;
-use crate::sockets::{Filter, SHARDS, Socket, Sockets};
+use crate::sockets::{Filter, SHARDS, Sockets};
 
 /// How much the thread gives way: with this weight (110 of 1,024) a busy core leaves it a tenth. More, and it might be kept
 /// from running while it holds a shard's lock.
 const NICE: i32 = 10;
 
-/// Rows written in one go: some 30 µs. A thread of traffic that wakes up where this one runs is let in once its turn is over,
+/// Rows written in one go: some 4 µs. A thread of traffic that wakes up where this one runs is let in once its turn is over,
 /// which the scheduler grants it for milliseconds, whatever it has to give way to; so its turns are made short.
-const IN_A_ROW: usize = 24;
+const IN_A_ROW: usize = 4;
 
-/// Between two of those; the thread's timers are not put off for others' sake, which would double it.
+/// The same where the core is wanted by others all the time, and between two of them.
+const IN_A_ROW_CROWDED: usize = 16;
 const PAUSE: Duration = Duration::from_micros(50);
+
+/// Who offers its core and has it back later than this shares it with somebody who does not rest.
+const CROWDED: Duration = Duration::from_millis(1);
 
 /// Lists that wait for their turn: as many as there are connections.
 const WAITING: usize = super::super::CONNECTIONS;
 
-/// Bytes of a piece. After each, what else the control thread has to do has its turn.
+/// Bytes of a piece, most often: a list of the usual length is one.
 const PIECE: usize = 64 * 1024;
+
+/// Room for a row at its end: with long labels and user agents rows may be longer, and their piece then is.
+const ROW: usize = 1024;
 
 /// What is listed.
 pub(super) struct Wanted {
@@ -56,7 +61,7 @@ pub(super) struct Wanted {
 
 struct Job {
     wanted: Wanted,
-    done: oneshot::Sender<VecDeque<Bytes>>,
+    pieces: mpsc::UnboundedSender<Piece>,
 }
 
 /// The thread that writes lists. It ends by itself once nobody can ask for one any more; the list it is at then is short work.
@@ -73,26 +78,26 @@ impl Lister {
         std::thread::Builder::new().name("lists".to_owned()).spawn(move || {
             give_way();
             while let Some(job) = asked.blocking_recv() {
-                // Whoever asked may have left meanwhile.
-                if !job.done.is_closed() {
-                    let _ = job.done.send(write(&sockets, &job.wanted));
+                // Whoever asked may have left before, or leave meanwhile.
+                if !job.pieces.is_closed() {
+                    write(&sockets, &job.wanted, Cut::new(job.pieces));
                 }
             }
         })?;
         Ok(Self(jobs))
     }
 
-    /// The answer to who asked, once the list is written.
+    /// The answer to who asked, once its first piece is written.
     pub(super) async fn list(&self, wanted: Wanted) -> Result<Response, Refusal> {
-        let (done, pieces) = oneshot::channel();
-        let asked = self.0.send(Job { wanted, done }).await.is_ok();
-        match pieces.await {
-            Ok(pieces) if asked => {
-                let json = [(header::CONTENT_TYPE, "application/json")];
-                Ok((json, Body::new(Pieces { left: pieces, pause: false })).into_response())
-            }
-            _ => Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "stickyd is stopping")),
-        }
+        let stopping = || refuse(StatusCode::SERVICE_UNAVAILABLE, "stickyd is stopping");
+        let (pieces, mut written) = mpsc::unbounded_channel();
+        self.0.send(Job { wanted, pieces }).await.map_err(|_| stopping())?;
+        let first = written.recv().await.ok_or_else(stopping)?;
+        let body = match first.is_last {
+            true => first.bytes.into(),
+            false => Body::new(Pieces { first: Some(first), written, is_whole: false }),
+        };
+        Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
     }
 }
 
@@ -103,140 +108,199 @@ fn give_way() {
     if let Err(error) = lowered {
         tracing::debug!(%error, "lists are written with the priority of everything else");
     }
-    // In nanoseconds; where it cannot be had, a list takes longer.
+    // In nanoseconds; where it cannot be had, a list on a crowded machine takes longer.
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
 }
 
-/// One page.
+/// Turns of work. After each the core is offered to whoever waits for it, which costs nothing where nobody does: seven times
+/// quicker than to rest for some time, and as good for traffic (measured, tests/bench/sockets.py). But who offers it loses
+/// its own claim to it for milliseconds: beside threads that do not rest a list would take many seconds, so there it rests.
+#[derive(Default)]
+struct Turns {
+    rows: usize,
+    crowded: bool,
+}
+
+impl Turns {
+    /// One more row is written.
+    fn row(&mut self) {
+        self.rows += 1;
+        if self.rows >= if self.crowded { IN_A_ROW_CROWDED } else { IN_A_ROW } {
+            self.over();
+        }
+    }
+
+    /// The turn is over.
+    fn over(&mut self) {
+        self.rows = 0;
+        if self.crowded {
+            return std::thread::park_timeout(PAUSE);
+        }
+        let began = Instant::now();
+        std::thread::yield_now();
+        self.crowded = began.elapsed() > CROWDED;
+    }
+}
+
+/// What stands before the rows of a page.
 #[derive(Serialize)]
-struct Page<'a> {
+struct Page {
     live: usize,
     total: usize,
     offset: usize,
     next_offset: Option<usize>,
-    sockets: Rows<'a>,
 }
 
-struct Rows<'a> {
-    sockets: &'a [Arc<Socket>],
-    shown: RefCell<Shown>,
-}
-
-impl Serialize for Rows<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.sockets.iter().enumerate().map(|(number, socket)| {
-            if number % IN_A_ROW == IN_A_ROW - 1 {
-                std::thread::park_timeout(PAUSE);
-            }
-            Row { socket, shown: &self.shown }
-        }))
-    }
-}
-
-fn write(sockets: &Sockets, wanted: &Wanted) -> VecDeque<Bytes> {
+/// Writes one page, as long as somebody wants it.
+fn write(sockets: &Sockets, wanted: &Wanted, mut cut: Cut) -> Option<()> {
     let now_s = clock::now_s();
-    let mut fitting = Vec::new();
-    for shard in 0..SHARDS {
-        fitting.extend(sockets.shard(shard).into_iter().filter(|socket| wanted.filter.fits(socket, now_s)));
-        std::thread::park_timeout(PAUSE);
-    }
-    wanted.order.sort(&mut fitting, now_s);
+    let mut turns = Turns::default();
+    let mut fitting = gather(sockets, wanted, now_s, &mut turns);
     let total = fitting.len();
-    let rest = fitting.get(wanted.offset..).unwrap_or_default();
-    let rows = rest.get(..wanted.limit).unwrap_or(rest);
-    let next = wanted.offset.saturating_add(rows.len());
-    let page = Page {
-        live: sockets.len(),
-        total,
-        offset: wanted.offset,
-        next_offset: (next < total && !rows.is_empty()).then_some(next),
-        sockets: Rows { sockets: rows, shown: RefCell::new(Shown::new(now_s)) },
-    };
-    let mut cut = Cut::default();
-    // Nothing in it can fail: all keys are texts, and memory takes every byte.
-    let _ = serde_json::to_writer(&mut cut, &page);
-    cut.finish()
+    fitting.drain(..wanted.offset.min(total));
+    fitting.truncate(wanted.limit);
+    let next = wanted.offset.saturating_add(fitting.len());
+    let next_offset = (next < total && !fitting.is_empty()).then_some(next);
+    cut.json(&Page { live: sockets.len(), total, offset: wanted.offset, next_offset })?;
+    cut.last.pop();
+    cut.last.extend_from_slice(b",\"sockets\":[");
+    let shown = RefCell::new(Shown::new(now_s));
+    for (number, entry) in fitting.into_iter().enumerate() {
+        if number > 0 {
+            cut.last.push(b',');
+        }
+        cut.json(&Row { socket: &entry.socket, shown: &shown })?;
+        turns.row();
+    }
+    cut.last.extend_from_slice(b"]}");
+    cut.finish();
+    Some(())
 }
 
-/// Bytes, cut into pieces.
-#[derive(Default)]
+/// All that fit, in their order.
+fn gather(sockets: &Sockets, wanted: &Wanted, now_s: u32, turns: &mut Turns) -> Vec<Entry> {
+    let Wanted { filter, order, .. } = wanted;
+    let mut all = Vec::new();
+    for shard in 0..SHARDS {
+        let fitting = sockets.shard(shard).into_iter().filter(|socket| filter.fits(socket, now_s));
+        let begin = all.len();
+        all.extend(fitting.map(|socket| order.entry(socket, now_s)));
+        // In short turns; what is left for the last is to merge what is in order already.
+        all.get_mut(begin..).unwrap_or_default().sort_by(|one, other| order.compare(one, other));
+        turns.over();
+    }
+    all.sort_by(|one, other| order.compare(one, other));
+    all
+}
+
+/// Bytes of a list that follow each other.
+struct Piece {
+    bytes: Bytes,
+    is_last: bool,
+}
+
+/// Cuts what is written into pieces, and hands them on.
 struct Cut {
-    done: VecDeque<Bytes>,
     last: Vec<u8>,
+    pieces: mpsc::UnboundedSender<Piece>,
 }
 
 impl Cut {
-    fn finish(mut self) -> VecDeque<Bytes> {
-        if !self.last.is_empty() {
-            self.done.push_back(self.last.into());
+    fn new(pieces: mpsc::UnboundedSender<Piece>) -> Self {
+        Self { last: Vec::with_capacity(PIECE), pieces }
+    }
+
+    /// Writes a value behind what there is, whole; `None`: nobody wants it any more.
+    fn json(&mut self, value: &impl Serialize) -> Option<()> {
+        // Nothing in it can fail: all keys are texts, and memory takes every byte.
+        let _ = serde_json::to_writer(&mut self.last, value);
+        if self.last.len() < PIECE - ROW {
+            return Some(());
         }
-        self.done
+        let full = std::mem::replace(&mut self.last, Vec::with_capacity(PIECE));
+        self.pieces.send(Piece { bytes: full.into(), is_last: false }).ok()
+    }
+
+    fn finish(self) {
+        let _ = self.pieces.send(Piece { bytes: self.last.into(), is_last: true });
     }
 }
 
-impl io::Write for Cut {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.last.len() + bytes.len() > PIECE && !self.last.is_empty() {
-            self.done.push_back(std::mem::replace(&mut self.last, Vec::with_capacity(PIECE)).into());
-        }
-        self.last.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// An answer's body, with a pause for other tasks behind each piece.
+/// The body of an answer that is still being written.
 struct Pieces {
-    left: VecDeque<Bytes>,
-    pause: bool,
+    first: Option<Piece>,
+    written: mpsc::UnboundedReceiver<Piece>,
+    is_whole: bool,
 }
 
 impl HttpBody for Pieces {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        if std::mem::take(&mut self.pause) {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        if self.is_whole {
+            return Poll::Ready(None);
         }
-        self.pause = true;
-        Poll::Ready(self.left.pop_front().map(|piece| Ok(Frame::data(piece))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.left.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left.iter().map(|piece| piece.len() as u64).sum())
+        let piece = match self.first.take() {
+            None => ready!(self.written.poll_recv(cx)),
+            first => first,
+        };
+        let Some(Piece { bytes, is_last }) = piece else {
+            // Half a list must not read as a whole one.
+            return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())));
+        };
+        self.is_whole = is_last;
+        Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use http_body_util::BodyExt;
 
     use super::*;
 
+    fn pieces(write: impl FnOnce(&mut Cut)) -> mpsc::UnboundedReceiver<Piece> {
+        let (pieces, written) = mpsc::unbounded_channel();
+        let mut cut = Cut::new(pieces);
+        write(&mut cut);
+        cut.finish();
+        written
+    }
+
     #[test]
     fn pieces_make_the_whole() {
-        let (mut cut, mut whole) = (Cut::default(), Vec::new());
-        for number in 0..40_000_u32 {
-            let bytes = number.to_string().repeat(usize::try_from(number % 7).unwrap());
-            cut.write_all(bytes.as_bytes()).unwrap();
-            whole.extend_from_slice(bytes.as_bytes());
-        }
-        let long = vec![b'x'; 3 * PIECE];
-        cut.write_all(&long).unwrap();
-        whole.extend_from_slice(&long);
-        let pieces = cut.finish();
-        assert!(pieces.len() > 3 && pieces.iter().all(|piece| !piece.is_empty()));
-        assert!(pieces.iter().filter(|piece| piece.len() > PIECE).count() <= 1, "only what was one write is longer");
-        assert_eq!(pieces.iter().flatten().copied().collect::<Vec<_>>(), whole);
-        assert!(Cut::default().finish().is_empty());
+        let mut whole = String::new();
+        let mut written = pieces(|cut| {
+            for number in 0..40_000_u32 {
+                let row = number.to_string().repeat(usize::try_from(number % 7).unwrap());
+                cut.json(&row).unwrap();
+                whole += &format!("\"{row}\"");
+            }
+        });
+        let pieces: Vec<Piece> = std::iter::from_fn(|| written.try_recv().ok()).collect();
+        assert!(pieces.len() > 3 && pieces.iter().all(|piece| (1..=PIECE).contains(&piece.bytes.len())));
+        assert_eq!(pieces.iter().position(|piece| piece.is_last), Some(pieces.len() - 1));
+        assert_eq!(pieces.iter().flat_map(|piece| &piece.bytes).copied().collect::<Vec<_>>(), whole.as_bytes());
+    }
+
+    #[tokio::test]
+    async fn half_a_list_is_no_list() {
+        let whole = |written| Pieces { first: None, written, is_whole: false }.collect();
+        let long = pieces(|cut| (0..3).for_each(|_| cut.json(&"x".repeat(PIECE - 2)).unwrap()));
+        assert_eq!(whole(long).await.unwrap().to_bytes().len(), 3 * PIECE);
+        let (sender, written) = mpsc::unbounded_channel();
+        assert!(sender.send(Piece { bytes: "[".into(), is_last: false }).is_ok());
+        drop(sender);
+        assert!(whole(written).await.is_err());
+    }
+
+    #[test]
+    fn nothing_is_written_for_who_left() {
+        let (pieces, written) = mpsc::unbounded_channel();
+        drop(written);
+        let mut cut = Cut::new(pieces);
+        let rows = (0..).take_while(|_| cut.json(&"a row").is_some()).count();
+        assert!(rows <= PIECE / "a row".len());
     }
 }

@@ -1,0 +1,74 @@
+//! What a list of sockets is sorted by.
+//!
+//! Numbers go on changing while a list is sorted: each socket is looked at once, and its number kept beside it.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use crate::sockets::{Id, Socket};
+
+/// What lists can be sorted by; with a `-` before it the other way round.
+pub(super) const SORTS: [&str; 10] = [
+    "connected",
+    "idle",
+    "worker",
+    "id",
+    "messages",
+    "messages_up",
+    "messages_down",
+    "bytes",
+    "bytes_up",
+    "bytes_down",
+];
+
+/// One of [`SORTS`].
+pub(super) struct Order {
+    by: &'static str,
+    reverse: bool,
+}
+
+/// A socket with what it is sorted by.
+pub(super) struct Entry {
+    pub(super) socket: Arc<Socket>,
+    number: u64,
+    id: Id,
+}
+
+impl Order {
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (name, reverse) = text.strip_prefix('-').map_or((text, false), |name| (name, true));
+        SORTS.into_iter().find(|by| *by == name).map(|by| Self { by, reverse })
+    }
+
+    /// A socket as it is now.
+    pub(super) fn entry(&self, socket: Arc<Socket>, now_s: u32) -> Entry {
+        Entry { number: self.number(&socket, now_s), id: socket.id(), socket }
+    }
+
+    /// Smallest first; what is equal by id, so that pages do not overlap.
+    pub(super) fn compare(&self, one: &Entry, other: &Entry) -> Ordering {
+        let by_worker = || {
+            let (one, other) = (one.socket.worker(), other.socket.worker());
+            (&one.upstream, &one.name).cmp(&(&other.upstream, &other.name))
+        };
+        let first = if self.by == "worker" { by_worker() } else { one.number.cmp(&other.number) };
+        let order = first.then_with(|| one.id.cmp(&other.id));
+        if self.reverse { order.reverse() } else { order }
+    }
+
+    fn number(&self, socket: &Socket, now_s: u32) -> u64 {
+        let (up, down) = (&socket.up, &socket.down);
+        match self.by {
+            "idle" => now_s.saturating_sub(up.last_s().max(down.last_s()).unwrap_or_else(|| socket.since_s())).into(),
+            "messages" => up.messages() + down.messages(),
+            "messages_up" => up.messages(),
+            "messages_down" => down.messages(),
+            "bytes" => up.bytes() + down.bytes(),
+            "bytes_up" => up.bytes(),
+            "bytes_down" => down.bytes(),
+            "connected" => socket.since_s().into(),
+            // By their names, or their ids alone.
+            _ => 0,
+        }
+    }
+}
