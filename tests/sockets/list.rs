@@ -11,7 +11,7 @@ use super::Watched;
 use crate::support::h2::{Secured, connect, within};
 use crate::support::load::Load;
 use crate::support::node::{NodeServer, Worker, WsEcho};
-use crate::support::raw::eventually;
+use crate::support::raw::{Raw, eventually};
 
 const LABELS: &str = "labels = { store = \"query:storeId\", user = \"cookie:uid\", tenant = \"header:x-tenant\" }\n";
 
@@ -217,6 +217,31 @@ async fn plain_ones_and_their_messages() {
     assert_eq!(metric("stickyd_sockets_closed_total{reason=\"client\",upstream=\"ws\"}"), 1.0);
     assert_eq!(metric("stickyd_socket_messages_total{direction=\"up\",upstream=\"ws\"}"), 3.0);
     assert_eq!(metric("stickyd_socket_bytes_total{direction=\"up\",upstream=\"ws\"}"), 31.0 + 6.0);
+}
+
+/// Longer than what is written in one go, so that it is sent while it is written; read whole, and by the command line, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_list_comes_whole() {
+    let worker = WsEcho::start(&[]).await;
+    let watched = Watched::with(&format!("[upstream.ws]\nworkers = [{:?}]\n", worker.address()));
+    let url = format!("ws://{}/", watched.proxy.address);
+    let mut clients = Vec::new();
+    for _ in 0..300 {
+        clients.push(within(tokio_tungstenite::connect_async(&url)).await.unwrap().0);
+    }
+    until("all are listed", || watched.count("") == 300).await;
+    let asked = |query: &str| Raw::connect_unix(&watched.admin).get(&format!("/api/v1/sockets?{query}"));
+    let (short, long) = (asked("limit=10"), asked("limit=10000"));
+    assert!(long.body.len() > 100_000, "{} bytes", long.body.len());
+    assert_eq!((long.header("transfer-encoding"), long.header("content-length")), (Some("chunked"), None));
+    assert_eq!(short.header("content-length"), Some(&*short.body.len().to_string()));
+    let ids: BTreeSet<_> = watched.sockets("sort=-id").iter().map(|one| one["id"].to_string()).collect();
+    assert_eq!(ids.len(), 300);
+    // Who leaves in the middle of one holds up nobody else.
+    for _ in 0..8 {
+        Raw::connect_unix(&watched.admin).send("GET /api/v1/sockets?limit=10000 HTTP/1.1\r\nHost: x\r\n\r\n");
+    }
+    assert_eq!(watched.count(""), 300);
 }
 
 /// Over HTTP/2 it has a word of its own, and TLS is told.

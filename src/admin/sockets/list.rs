@@ -256,9 +256,19 @@ impl HttpBody for Pieces {
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::BodyExt;
+    use std::collections::HashSet;
 
+    use http_body_util::BodyExt;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::super::order::SORTS;
     use super::*;
+    use crate::affinity::cookie::WorkerId;
+    use crate::config::Address;
+    use crate::metrics::Metrics;
+    use crate::sockets::{Kind, New, Transport};
+    use crate::upstream::worker::Worker;
 
     fn pieces(write: impl FnOnce(&mut Cut)) -> mpsc::UnboundedReceiver<Piece> {
         let (pieces, written) = mpsc::unbounded_channel();
@@ -293,6 +303,72 @@ mod tests {
         assert!(sender.send(Piece { bytes: "[".into(), is_last: false }).is_ok());
         drop(sender);
         assert!(whole(written).await.is_err());
+    }
+
+    /// What one page says, put together.
+    fn page(sockets: &Sockets, sort: &str, offset: usize, limit: usize) -> Value {
+        let order = Order::parse(sort).unwrap();
+        let (pieces, mut written) = mpsc::unbounded_channel();
+        write(sockets, &Wanted { filter: Filter::default(), order, offset, limit }, Cut::new(pieces));
+        let whole: Vec<u8> = std::iter::from_fn(|| written.try_recv().ok()).flat_map(|piece| piece.bytes).collect();
+        serde_json::from_slice(&whole).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        /// Each socket is on one page, in the order asked for, whatever shards they are in.
+        #[test]
+        fn pages_are_one_sorted_list(
+            messages in prop::collection::vec(0_u32..5, 1..500),
+            sort in prop::sample::select(SORTS.map(str::to_owned).to_vec()),
+            reverse: bool,
+            limit in 1_usize..600,
+        ) {
+            let sockets = Sockets::new(1_000);
+            let workers = ["w10", "w9", "w1"].map(|name| {
+                let series = Metrics::new().worker("app", name);
+                Worker::new("app", Address::Unix("/w".into()), name.to_owned(), WorkerId(1), series)
+            });
+            let open = |(number, messages): (usize, &u32)| {
+                let worker = &workers[number % 3];
+                let kind = Kind::Plain;
+                let new = New { worker, session: None, transport: Transport::WebSocket, kind, sid: b"", facts: None };
+                let listed = sockets.open(new);
+                listed.socket().begins();
+                listed.socket().up.moved(u64::from(*messages) * 10, *messages, clock::now_s());
+                listed
+            };
+            let _open: Vec<_> = messages.iter().enumerate().map(open).collect();
+            let sort = if reverse { format!("-{sort}") } else { sort };
+            let (mut rows, mut offset) = (Vec::new(), Some(0));
+            while let Some(at) = offset {
+                let page = page(&sockets, &sort, at, limit);
+                prop_assert_eq!((&page["total"], &page["live"], &page["offset"]), (&json!(messages.len()), &json!(messages.len()), &json!(at)));
+                let of_page = page["sockets"].as_array().unwrap();
+                prop_assert_eq!(of_page.len(), limit.min(messages.len() - at));
+                rows.extend(of_page.clone());
+                offset = page["next_offset"].as_u64().map(|next| usize::try_from(next).unwrap());
+            }
+            let ids: HashSet<_> = rows.iter().map(|row| row["id"].to_string()).collect();
+            prop_assert_eq!(ids.len(), messages.len());
+            let name = sort.trim_start_matches('-');
+            let key = |row: &Value| {
+                let number = match name {
+                    "messages" | "messages_up" => row["up"]["messages"].as_u64(),
+                    "bytes" | "bytes_up" => row["up"]["bytes"].as_u64(),
+                    _ => Some(0),
+                };
+                let worker = if name == "worker" { row["worker"].to_string() } else { String::new() };
+                (number, worker)
+            };
+            let mut sorted: Vec<_> = rows.iter().map(key).collect();
+            sorted.sort();
+            if reverse {
+                sorted.reverse();
+            }
+            prop_assert_eq!(rows.iter().map(key).collect::<Vec<_>>(), sorted);
+        }
     }
 
     #[test]
