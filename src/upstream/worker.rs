@@ -365,7 +365,7 @@ impl Worker {
         if count == 3 {
             tracing::warn!(upstream = %self.upstream, worker = %self.name, address = %self.address,
                 "this worker refuses sessions it made itself: several processes share this address. \
-                 Give each its own port (PM2: increment_var: 'PORT')");
+                 Give each its own port (PM2: increment_var: 'PORT'); only while PM2 reloads, two do so in any case");
         }
     }
 }

@@ -248,7 +248,10 @@ async fn pm2_scaled_down_and_up_drifts_through_the_range() {
 }
 
 /// `pm2 reload`: each instance is replaced by a new process on its port, one after the other. A session ends with its own
-/// process and begins anew; one that came to a process still to be replaced does so again, and that is all.
+/// process and begins anew; one that came to a process still to be replaced does so again, and that is all. But now and then,
+/// on a busy machine, PM2's daemon keeps a connection that it was about to hand to a process that ended: accepted, never read
+/// and never closed (seen with ss; Node's cluster waits for a reply that nobody is left to give). What was sent there is not
+/// answered by anybody, and its client comes again after its own 20 s for a handshake, or 45 s without a ping.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pm2_reloaded_under_clients() {
     let mut place = Place::new("");
@@ -258,15 +261,15 @@ async fn pm2_reloaded_under_clients() {
     let mut loads = Vec::new();
     for transports in [json!(["polling", "websocket"]), json!(["polling"])] {
         let mut load = Load::start(json!({"urls": [proxy.url("")], "n": 16, "messages": "endless", "interval": 20,
-            "transports": transports, "timeout": 120_000}));
+            "transports": transports, "timeout": 170_000}));
         load.event("all-connected").await;
         loads.push(load);
     }
     all_upgraded(&mut loads[0], 16).await;
     let reloaded = place.pm2().args(["reload", "app"]).output().await.unwrap();
     assert!(reloaded.status.success(), "{reloaded:?}");
+    let deadline = Instant::now() + Duration::from_secs(70);
     for (mut load, kind) in loads.into_iter().zip(["sockets", "polls"]) {
-        let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             let status = load.status().await;
             if status["reconnects"].as_u64() >= Some(16) && status["connected"] == 16 {
