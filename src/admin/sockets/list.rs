@@ -36,8 +36,11 @@ const NICE: i32 = 10;
 const IN_A_ROW: usize = 4;
 
 /// The same where the core is wanted by others all the time, and between two of them.
-const IN_A_ROW_CROWDED: usize = 16;
+const IN_A_ROW_CROWDED: usize = 32;
 const PAUSE: Duration = Duration::from_micros(50);
+
+/// Sockets that are gathered in the time a row is written in.
+const GATHERED: usize = 8;
 
 /// Who offers its core and has it back later than this shares it with somebody who does not rest.
 const CROWDED: Duration = Duration::from_millis(1);
@@ -122,16 +125,12 @@ struct Turns {
 }
 
 impl Turns {
-    /// One more row is written.
-    fn row(&mut self) {
-        self.rows += 1;
-        if self.rows >= if self.crowded { IN_A_ROW_CROWDED } else { IN_A_ROW } {
-            self.over();
+    /// So many more rows are written, or as much else is done.
+    fn did(&mut self, rows: usize) {
+        self.rows += rows;
+        if self.rows < if self.crowded { IN_A_ROW_CROWDED } else { IN_A_ROW } {
+            return;
         }
-    }
-
-    /// The turn is over.
-    fn over(&mut self) {
         self.rows = 0;
         if self.crowded {
             return std::thread::park_timeout(PAUSE);
@@ -170,7 +169,7 @@ fn write(sockets: &Sockets, wanted: &Wanted, mut cut: Cut) -> Option<()> {
             cut.last.push(b',');
         }
         cut.json(&Row { socket: &entry.socket, shown: &shown })?;
-        turns.row();
+        turns.did(1);
     }
     cut.last.extend_from_slice(b"]}");
     cut.finish();
@@ -182,12 +181,12 @@ fn gather(sockets: &Sockets, wanted: &Wanted, now_s: u32, turns: &mut Turns) -> 
     let Wanted { filter, order, .. } = wanted;
     let mut all = Vec::new();
     for shard in 0..SHARDS {
-        let fitting = sockets.shard(shard).into_iter().filter(|socket| filter.fits(socket, now_s));
-        let begin = all.len();
+        let (listed, begin) = (sockets.shard(shard), all.len());
+        turns.did(listed.len() / GATHERED);
+        let fitting = listed.into_iter().filter(|socket| filter.fits(socket, now_s));
         all.extend(fitting.map(|socket| order.entry(socket, now_s)));
         // In short turns; what is left for the last is to merge what is in order already.
         all.get_mut(begin..).unwrap_or_default().sort_by(|one, other| order.compare(one, other));
-        turns.over();
     }
     all.sort_by(|one, other| order.compare(one, other));
     all
