@@ -39,8 +39,8 @@ const SLICE: usize = 16;
 /// Between two of those: twice as much, or more, is anybody else's.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Slices at most: a broadcast to more than 16,000 sockets takes two or three seconds however many there are, so its slices
-/// are larger.
+/// Slices at most, or a few more: to more than 16,000 sockets larger slices are handed out, so that the pauses between them
+/// come to two seconds however many there are.
 const SLICES: usize = 1_000;
 
 /// How long sockets have to take a message, once the last of them was handed it.

@@ -35,8 +35,10 @@ const NICE: i32 = 10;
 /// which the scheduler grants it for milliseconds, whatever it has to give way to; so its turns are made short.
 const IN_A_ROW: usize = 4;
 
-/// The same where the core is wanted by others all the time, and between two of them.
+/// The same where the core is wanted by others all the time.
 const IN_A_ROW_CROWDED: usize = 32;
+
+/// How long it rests then; its timers are not put off for others' sake, which would double it.
 const PAUSE: Duration = Duration::from_micros(50);
 
 /// Sockets that are gathered in the time a row is written in.
