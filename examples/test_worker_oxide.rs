@@ -1,5 +1,6 @@
-//! A test worker, no example of stickyd: one foreign Socket.IO process (socketioxide), whose refusal of an unknown sid spells its code as a
-//! string. Same JSON line, routes and messages as `tests/clients/server.js`; ends with its stdin. `--name NAME --port PORT`.
+//! A worker for tests, not an example of how to use stickyd: one third-party Socket.IO server (socketioxide), whose
+//! refusal of an unknown sid gives its code as a string. It prints the same JSON line and has the same routes and
+//! messages as `tests/clients/server.js`, and ends when its standard input closes. Usage: `--name NAME --port PORT`.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -42,7 +43,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// `echo` acknowledges, `n` comes back with the worker's name, `whoami` acknowledges with it.
+/// Handles the events of clients: `echo` acknowledges its value, `n` is sent back with the worker's name, `whoami`
+/// acknowledges with the worker's name.
 fn serve_messages(io: &SocketIo, name: &Arc<str>, connections: &Arc<AtomicU64>) {
     let (name, connections) = (name.clone(), connections.clone());
     io.ns("/", async move |socket: SocketRef| {
@@ -65,7 +67,7 @@ fn argument(flag: &str) -> Option<String> {
     std::env::args().skip_while(|argument| argument != flag).nth(1)
 }
 
-/// A test that died must not leave workers behind.
+/// Waits for the end of standard input, so that a test that died leaves no workers running.
 async fn end_of_stdin() {
     let (ended, end) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {

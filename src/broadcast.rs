@@ -1,9 +1,10 @@
-//! A message to many WebSockets at once: its frames, who got it, and why others did not.
+//! Broadcasts: one message to many WebSockets, its frames, and what became of it at each socket.
 //!
-//! Each frame is built once and shared by all. A socket is handed its [`Posted`], which its tunnel's task puts in between two
-//! messages of the worker's (`tunnel::insert`) and which counts itself exactly once, whatever becomes of it: a tunnel that
-//! ends with it counts it, too. Once a broadcast is over, what has no place yet is thrown away: late words are worse than
-//! none. Left out: which sockets (`admin::broadcast`), and when it is put in.
+//! Each frame is built once and shared by all sockets. A socket is handed a [`Posted`], which its tunnel's task inserts
+//! between two messages of the worker (`tunnel::insert`). Each `Posted` is counted exactly once, whatever happens to
+//! it; a tunnel that ends while it holds one counts it, too. When the broadcast is over, messages that are not inserted
+//! yet are dropped: a late message is worse than none. Not in this module: which sockets are chosen
+//! (`admin::broadcast`), and when the message is inserted.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,34 +14,34 @@ use tokio::sync::Notify;
 
 use crate::tunnel::frames::text_frame;
 
-/// Bytes of a message at most, as it goes out.
+/// Maximum length of an outgoing message in bytes.
 pub const LONGEST: usize = 64 * 1024;
 
-/// What became of a message at one socket.
+/// Outcome of a broadcast at one socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// It was sent: the client's kernel, or its HTTP/2 stream, has taken all of it.
+    /// The message was sent: the client's kernel, or its HTTP/2 stream, has taken all of it.
     Reached,
-    /// Neither its route nor its upstream allows it.
+    /// Neither the route nor the upstream of the socket allows broadcasts.
     Denied,
-    /// It polls.
+    /// The client is polling.
     Polling,
-    /// A Socket.IO client that has not finished its upgrade, or whose open packet was not understood.
+    /// The client speaks Socket.IO but has not finished its upgrade, or its open packet was not understood.
     NotReady,
-    /// There is no text for a plain one, or no event for a Socket.IO one.
+    /// The broadcast has no text for a plain WebSocket, or no event for a Socket.IO client.
     OtherKind,
-    /// It speaks no WebSocket, or has parted, or ended meanwhile.
+    /// The tunnel does not speak WebSocket, is closing, or ended before the message was sent.
     Closing,
-    /// It did not take it in time, or was still busy with the one before.
+    /// The socket did not take the message in time, or was still busy with the previous one.
     Slow,
 }
 
 impl Fate {
-    /// All, in the order of answers.
+    /// All outcomes, in the order used in answers.
     pub const ALL: [Self; 7] =
         [Self::Reached, Self::Denied, Self::Polling, Self::NotReady, Self::OtherKind, Self::Closing, Self::Slow];
 
-    /// The word for it in answers and metrics.
+    /// Name of the outcome in API answers and metrics.
     pub fn word(self) -> &'static str {
         match self {
             Self::Reached => "reached",
@@ -54,23 +55,23 @@ impl Fate {
     }
 }
 
-/// One broadcast.
+/// One broadcast: its frames, and the count of its outcomes.
 pub struct Broadcast {
-    /// For plain WebSockets.
+    /// Frame for plain WebSockets; `None` if there is no text.
     text: Option<Bytes>,
-    /// For Socket.IO ones.
+    /// Frame for Socket.IO clients; `None` if there is no event.
     event: Option<Bytes>,
     tally: Mutex<Tally>,
     done: Notify,
 }
 
-/// How often each fate was met, in the order of [`Fate::ALL`].
+/// Number of sockets per outcome, in the order of [`Fate::ALL`].
 pub type Counts = [u32; Fate::ALL.len()];
 
 #[derive(Default)]
 struct Tally {
     counts: Counts,
-    /// Handed out, and not decided.
+    /// Number of sockets that hold the message and have no outcome yet.
     waiting: u32,
     over: bool,
 }
@@ -84,14 +85,15 @@ impl Tally {
 }
 
 impl Broadcast {
-    /// `text` for plain WebSockets, `event` as [`event`] makes it for Socket.IO ones.
+    /// Prepares a broadcast: `text` for plain WebSockets, `event` (made by [`event`]) for Socket.IO clients.
     pub fn new(text: Option<&str>, event: Option<&str>) -> Arc<Self> {
         let frame = |text: &str| Bytes::from(text_frame(text));
         let (text, event) = (text.map(frame), event.map(frame));
         Arc::new(Self { text, event, tally: Mutex::default(), done: Notify::new() })
     }
 
-    /// For one socket; `None`, and counted: there is nothing for its kind.
+    /// Returns the message for one socket. If there is no frame for its kind, counts it as [`Fate::OtherKind`] and
+    /// returns `None`.
     pub fn post(self: &Arc<Self>, socket_io: bool) -> Option<Posted> {
         let frame = if socket_io { &self.event } else { &self.text };
         let Some(frame) = frame.clone() else {
@@ -102,19 +104,20 @@ impl Broadcast {
         Some(Posted { of: self.clone(), frame, fate: Fate::Closing })
     }
 
-    /// A socket that is handed nothing.
+    /// Counts a socket that is not handed the message.
     pub fn count(&self, fate: Fate) {
         self.tally().count(fate, 1);
     }
 
-    /// Ready once every socket that was handed it is decided. One waiter.
+    /// Completes once every socket that was handed the message has an outcome. Only one task may wait for it.
     pub async fn decided(&self) {
         while self.tally().waiting > 0 {
             self.done.notified().await;
         }
     }
 
-    /// It is over: who has not taken it was slow. How often each fate was met.
+    /// Ends the broadcast and returns the number of sockets per outcome; sockets without an outcome count as
+    /// [`Fate::Slow`].
     pub fn finish(&self) -> Counts {
         let mut tally = self.tally();
         if !std::mem::replace(&mut tally.over, true) {
@@ -136,12 +139,12 @@ impl Broadcast {
     }
 
     fn tally(&self) -> MutexGuard<'_, Tally> {
-        // Counts stay meaningful whatever panicked.
+        // The counts stay meaningful even if a thread panicked while holding the lock.
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A message for one socket; counted when it is dropped.
+/// The message of a broadcast for one socket; its outcome is counted when it is dropped.
 pub struct Posted {
     of: Arc<Broadcast>,
     frame: Bytes,
@@ -149,22 +152,22 @@ pub struct Posted {
 }
 
 impl Posted {
-    /// What is to be sent; not empty.
+    /// The WebSocket frame to send; it is never empty.
     pub fn frame(&self) -> Bytes {
         self.frame.clone()
     }
 
-    /// It was sent.
+    /// Records that the message was sent.
     pub fn reached(mut self) {
         self.fate = Fate::Reached;
     }
 
-    /// It will not be.
+    /// Records why the message will not be sent.
     pub fn missed(mut self, why: Fate) {
         self.fate = why;
     }
 
-    /// Nobody waits for it any more.
+    /// Whether the broadcast is over, so that the message must no longer be sent.
     pub fn is_over(&self) -> bool {
         self.of.tally().over
     }
@@ -176,8 +179,8 @@ impl Drop for Posted {
     }
 }
 
-/// A Socket.IO event (protocol revisions 3 to 5 alike): Engine.IO's message `4`, Socket.IO's EVENT `2`, the namespace where it
-/// is not `/`, and the array of name and arguments.
+/// Encodes a Socket.IO event, the same in protocol revisions 3 to 5: Engine.IO's message type `4`, Socket.IO's EVENT
+/// type `2`, the namespace unless it is `/`, and the array of the name and the arguments.
 pub fn event(namespace: &str, name: &str, args: &[Value]) -> String {
     let array = Value::from_iter(std::iter::once(Value::from(name)).chain(args.iter().cloned()));
     if namespace == "/" { format!("42{array}") } else { format!("42{namespace},{array}") }
@@ -188,13 +191,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_as_socket_io_writes_them() {
+    fn events_have_the_socket_io_wire_format() {
         assert_eq!(event("/", "hello", &[1.into(), "zwei".into()]), r#"42["hello",1,"zwei"]"#);
         assert_eq!(event("/chat", "hello", &[]), r#"42/chat,["hello"]"#);
     }
 
     #[test]
-    fn each_is_counted_once_whatever_becomes_of_it() {
+    fn each_message_is_counted_exactly_once() {
         let broadcast = Broadcast::new(Some("hi"), None);
         assert!(broadcast.post(true).is_none());
         let [a, b, c, d] = std::array::from_fn(|_| broadcast.post(false).unwrap());
@@ -207,6 +210,6 @@ mod tests {
         assert_eq!(counts, [1, 0, 0, 0, 1, 1, 2]);
         assert!(d.is_over());
         d.reached();
-        assert_eq!(broadcast.finish(), counts, "over is over");
+        assert_eq!(broadcast.finish(), counts, "late outcomes are not counted");
     }
 }

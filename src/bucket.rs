@@ -1,19 +1,20 @@
 //! Token buckets, and a bounded table of them by key. Pure: time is an argument.
 //!
-//! A bucket is one number, the moment at which it is full again: taking a token moves that moment on by what one token
-//! takes to come back (the generic cell rate algorithm, ATM Forum TM 4.0). A full bucket is no knowledge, so it may go.
+//! A bucket is one number, the moment at which it is full again: taking a token moves that moment on by the time in
+//! which one token comes back (the generic cell rate algorithm, ATM Forum TM 4.0). A full bucket contains no
+//! information, so it may be dropped.
 //!
-//! The table is eight-way associative: a key, which its maker hashes under a secret, belongs to one set of eight. Whoever
-//! comes new to a full set takes the place of its fullest bucket. That is the one which forgets least: nobody who has
-//! spent his tokens gets them back by making others come, and nobody is refused because others came. Fixed memory (16
-//! bytes a bucket), no walk over the whole.
+//! The table is eight-way set-associative: a key, which its creator hashes under a secret, belongs to one set of eight.
+//! A new key in a full set takes the place of its fullest bucket, which loses the least information: an address cannot
+//! regain spent tokens by flooding the table, and no address is refused because of others. Memory is fixed (16 bytes
+//! per bucket), and no operation walks the whole table.
 
 use std::time::Duration;
 
-/// Buckets of a set.
+/// Number of buckets in one set.
 const WAYS: usize = 8;
 
-/// How fast tokens come, and how many there are at most.
+/// How fast tokens come back, and how many a bucket holds at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     every_ns: u64,
@@ -21,26 +22,26 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// `count` tokens in each `per`, of which `burst` are kept. Zeros count as one.
+    /// Creates a rate of `count` tokens in each `per`, with at most `burst` tokens kept. Zeros count as one.
     pub fn new(count: u32, per: Duration, burst: u32) -> Self {
         let per_ns = u64::try_from(per.as_nanos()).unwrap_or(u64::MAX);
         Self { every_ns: (per_ns / u64::from(count.max(1))).max(1), burst: u64::from(burst.max(1)) }
     }
 
-    /// `count` a second, of which one second's worth is kept.
+    /// Creates a rate of `count` tokens per second, with at most one second's worth kept.
     pub fn per_second(count: u32) -> Self {
         Self::new(count, Duration::from_secs(1), count)
     }
 }
 
-/// One bucket; by default a full one.
+/// One token bucket; the default is a full one.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Bucket {
     full_at_ns: u64,
 }
 
 impl Bucket {
-    /// How long until there is a token; `None`: there is one.
+    /// Returns the time until a token is available; `None` if one is available now.
     pub fn wait(&self, rate: Rate, now_ms: u64) -> Option<Duration> {
         let now = nanoseconds(now_ms);
         let then = self.full_at_ns.max(now).saturating_add(rate.every_ns);
@@ -48,10 +49,10 @@ impl Bucket {
         (then > latest).then(|| Duration::from_nanos(then - latest))
     }
 
-    /// Takes a token, if there is one; else how long until there is.
+    /// Takes a token, if one is available.
     ///
     /// # Errors
-    /// The wait.
+    /// The time until a token is available.
     pub fn take(&mut self, rate: Rate, now_ms: u64) -> Result<(), Duration> {
         match self.wait(rate, now_ms) {
             Some(wait) => Err(wait),
@@ -62,7 +63,7 @@ impl Bucket {
         }
     }
 
-    /// Puts a token back.
+    /// Puts one token back.
     pub fn give_back(&mut self, rate: Rate) {
         self.full_at_ns = self.full_at_ns.saturating_sub(rate.every_ns);
     }
@@ -72,7 +73,7 @@ fn nanoseconds(ms: u64) -> u64 {
     ms.saturating_mul(1_000_000)
 }
 
-/// A bucket and whose it is. That of nobody is full.
+/// A bucket and its key. An unused slot has a full bucket.
 #[derive(Clone, Copy, Default)]
 struct Slot {
     key: u64,
@@ -85,27 +86,28 @@ pub struct Buckets {
     slots: Vec<Slot>,
 }
 
-/// What came of asking for a token.
+/// Result of taking a token from a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Taken {
-    /// None was there; one will be after this time.
+    /// Time until a token is available; `None` if one was taken.
     pub wait: Option<Duration>,
-    /// Somebody's bucket that was not full had to go: the table is too small for those who come.
+    /// Whether the bucket of another key was dropped although it was not full: the table is too small for the number of
+    /// keys.
     pub crowded: bool,
 }
 
 impl Buckets {
-    /// All full; `count` of them, rounded up to whole sets.
+    /// Creates a table of `count` full buckets, rounded up to whole sets.
     pub fn new(rate: Rate, count: usize) -> Self {
         Self { rate, slots: vec![Slot::default(); count.max(1).next_multiple_of(WAYS)] }
     }
 
-    /// The rate of every bucket.
+    /// Returns the rate that all buckets share.
     pub fn rate(&self) -> Rate {
         self.rate
     }
 
-    /// Takes a token of `key`, a hash nobody outside can predict.
+    /// Takes a token of `key`, which must be a hash that outsiders cannot predict.
     pub fn take(&mut self, key: u64, now_ms: u64) -> Taken {
         let rate = self.rate;
         let now = nanoseconds(now_ms);
@@ -121,7 +123,7 @@ impl Buckets {
         Taken { wait: slot.bucket.take(rate, now_ms).err(), crowded }
     }
 
-    /// Puts a token of `key` back; one whose bucket has gone has a full one.
+    /// Puts a token of `key` back. A key whose bucket was dropped has a full one anyway.
     pub fn give_back(&mut self, key: u64) {
         let rate = self.rate;
         if let Some(slot) = self.set(key).iter_mut().find(|slot| slot.key == key) {
@@ -131,7 +133,7 @@ impl Buckets {
 
     fn set(&mut self, key: u64) -> &mut [Slot] {
         let sets = (self.slots.len() / WAYS) as u64;
-        // The upper half of the hash: callers may shard by the lower one.
+        // The set is chosen by the upper half of the hash, because callers may shard by the lower half.
         let set = usize::try_from(((key >> 32) * sets) >> 32).unwrap_or(0);
         self.slots.chunks_exact_mut(WAYS).nth(set).unwrap_or_default()
     }
@@ -142,15 +144,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Spread as the hashes of real keys are.
+    /// Spreads numbers as the hashes of real keys are spread.
     fn hash(n: u64) -> u64 {
         (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17).wrapping_mul(0xbf58_476d_1ce4_e5b9)
     }
 
     proptest! {
-        /// Of any window no more than the burst and what comes back in it; and who has waited as told gets one.
+        /// In any window, no more tokens are taken than the burst and those that come back in it; and after the
+        /// reported wait a token is available.
         #[test]
-        fn never_more_than_the_rate(
+        fn the_rate_is_never_exceeded(
             count in 1_u32..2_000, per_s in 1_u64..100, burst in 1_u32..300,
             steps in prop::collection::vec(0_u64..400, 1..400),
         ) {
@@ -172,16 +175,16 @@ mod tests {
             }
             for (i, first) in taken.iter().enumerate() {
                 for (more, last) in taken.iter().enumerate().skip(i) {
-                    // Rounded down, a token comes back at most 1 ns early.
+                    // Because of rounding, a token comes back at most 1 ns early.
                     let back = (last - first) as f64 / 1_000.0 * f64::from(count) / per_s as f64 * 1.001;
                     prop_assert!((more - i + 1) as f64 <= f64::from(burst) + back + 1e-6);
                 }
             }
         }
 
-        /// Whoever has spent his tokens stays known, however many others come with a token spent each.
+        /// A key that has spent its tokens stays known, however many other keys come and spend a token each.
         #[test]
-        fn others_do_not_wash_a_spent_bucket_away(others in prop::collection::vec(any::<u64>(), 0..4_000)) {
+        fn other_keys_do_not_displace_a_spent_bucket(others in prop::collection::vec(any::<u64>(), 0..4_000)) {
             let mut buckets = Buckets::new(Rate::new(5, Duration::from_secs(60), 5), 64);
             while buckets.take(hash(0), 10).wait.is_none() {}
             for other in others {
@@ -192,19 +195,19 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_refused_because_others_came() {
+    fn no_key_is_refused_because_of_others() {
         let mut buckets = Buckets::new(Rate::new(2, Duration::from_secs(60), 2), 64);
         let crowded = (0..10_000).filter(|n| {
             let taken = buckets.take(hash(*n), 0);
             assert_eq!(taken.wait, None, "{n}");
             taken.crowded
         });
-        assert!(crowded.count() >= 9_000, "and it says so");
+        assert!(crowded.count() >= 9_000, "crowding is reported");
         assert_eq!(buckets.slots.len(), 64);
     }
 
     #[test]
-    fn a_token_put_back_is_there_and_never_more_than_the_burst() {
+    fn a_returned_token_is_available_within_the_burst() {
         let mut buckets = Buckets::new(Rate::per_second(3), 8);
         for _ in 0..3 {
             assert_eq!(buckets.take(7, 0).wait, None);

@@ -1,6 +1,6 @@
-//! Milliseconds since the process began to serve: the monotonic time that atomics can hold.
+//! Monotonic time since the process began to serve, as integers that atomics can hold.
 //!
-//! Pure parts never look here; they take time as an argument (invariant 12).
+//! Pure parts do not use this module; they take time as an argument (ARCHITECTURE.md, invariant 12).
 
 use std::sync::LazyLock;
 use std::time::Instant;
@@ -12,12 +12,12 @@ pub fn now_ms() -> u64 {
     u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The same of a time that was read before, without reading it again; 0 for what came before the first call.
+/// Milliseconds from the first call in this process to `time`, without reading the clock; 0 if `time` is earlier.
 pub fn ms_at(time: Instant) -> u64 {
     u64::try_from(time.saturating_duration_since(*START).as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Seconds, like [`ms_at`].
+/// Seconds from the first call in this process to `time`, without reading the clock; 0 if `time` is earlier.
 pub fn s_at(time: Instant) -> u32 {
     u32::try_from(time.saturating_duration_since(*START).as_secs()).unwrap_or(u32::MAX)
 }
@@ -27,13 +27,13 @@ pub fn now_us() -> u64 {
     u64::try_from(START.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Tenths of a millisecond since the first call in this process, wrapping: what [`crate::tunnel::round_trip`] counts in.
+/// Tenths of a millisecond since the first call in this process, wrapping; the unit of [`crate::tunnel::round_trip`].
 pub fn now_tenths() -> u32 {
     let [.., a, b, c, d] = (now_us() / 100).to_be_bytes();
     u32::from_be_bytes([a, b, c, d])
 }
 
-/// Seconds since the first call in this process; wraps after 136 years.
+/// Seconds since the first call in this process; stays at its maximum after 136 years.
 pub fn now_s() -> u32 {
     u32::try_from(START.elapsed().as_secs()).unwrap_or(u32::MAX)
 }

@@ -1,46 +1,48 @@
-//! How many descriptors this process may have, and how many it has.
+//! File descriptors: how many this process may have, and how many it has.
 //!
-//! The kernel gives the lowest free number, so a new descriptor's number is at most the count of those open: an accept
-//! tells how full the table is, for nothing.
+//! The kernel assigns the lowest free number, so the number of a new descriptor is at most the count of those open:
+//! each accept shows at no cost how full the table is.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use rlimit::Resource;
 
-/// Raises the soft limit to the hard one.
+/// Raises the soft limit on descriptors to the hard one.
 pub fn raise_limit() {
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(limit) => tracing::debug!(limit, "descriptor limit"),
-        Err(error) => tracing::warn!(%error, "the descriptor limit could not be raised"),
+        Err(error) => tracing::warn!(%error, "descriptor limit could not be raised"),
     }
 }
 
-/// The limit of now.
+/// Returns the current soft limit on descriptors.
 pub fn limit() -> u64 {
-    // Where it cannot be asked for, the least a system gives.
+    // If the limit cannot be read, assume the lowest that systems have.
     Resource::NOFILE.get().map_or(1_024, |(soft, _)| soft)
 }
 
-/// Open now. Reads a directory of as many entries: for who asks once in a while.
+/// Returns the number of descriptors that are open. Reads a directory with one entry per descriptor, so call it only
+/// occasionally.
 pub fn open() -> usize {
     std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count().saturating_sub(1))
 }
 
-/// What of the limit is for clients.
+/// The part of the limit that clients may use.
 #[derive(Debug)]
 pub struct Room {
-    /// The first number that is reserved.
+    /// First descriptor number that clients may not use.
     end: u64,
-    /// The first that no connection to a worker may have either.
+    /// First descriptor number that connections to workers may not use either.
     last: u64,
-    /// From this number on (four fifths, or where the reserve begins) it is said that they run short.
+    /// First descriptor number at which a warning is logged: four fifths of the limit, or where the reserve begins.
     warn: u64,
     warned: AtomicBool,
     limit: u64,
 }
 
 impl Room {
-    /// `reserved`: how many clients leave; 0: a twentieth, at least 64. At most half is.
+    /// Divides the limit. `reserved` is the number of descriptors that clients may not use; 0 means a twentieth of the
+    /// limit, but at least 64. At most half of the limit is reserved.
     pub fn new(limit: u64, reserved: u64) -> Self {
         let reserved = if reserved == 0 { (limit / 20).max(64) } else { reserved };
         let reserved = reserved.min(limit / 2);
@@ -48,12 +50,12 @@ impl Room {
         Self { end, last, warn: (limit / 5 * 4).min(end), warned: AtomicBool::new(false), limit }
     }
 
-    /// For clients and the connections to workers that they need.
+    /// Number of descriptors for clients and the connections to workers that they need.
     pub fn size(&self) -> u64 {
         self.end
     }
 
-    /// Whether a client may have the descriptor of this number. Says when they run short.
+    /// Returns whether a client may use the descriptor of this number. Logs a warning when descriptors run short.
     pub fn has(&self, descriptor: i32) -> bool {
         let number = u64::try_from(descriptor).unwrap_or(0);
         if number >= self.warn {
@@ -61,14 +63,14 @@ impl Room {
                 tracing::warn!(in_use = number, limit = self.limit, "descriptors run short: raise LimitNOFILE=");
             }
         } else if number < self.warn / 2 {
-            // It was a peak: the next one is worth a word again.
+            // The peak is over: the next one is logged again.
             self.warned.store(false, Relaxed);
         }
         number < self.end
     }
 
-    /// Whether a connection to a worker may have it: half of the reserve is for checks and admin alone. A client of HTTP/2 may
-    /// want more of these connections than it has itself.
+    /// Returns whether a connection to a worker may use the descriptor of this number: half of the reserve is for
+    /// checks and admin alone. A client of HTTP/2 may need more connections to workers than it has itself.
     pub fn has_for_worker(&self, descriptor: i32) -> bool {
         u64::try_from(descriptor).unwrap_or(0) < self.last
     }
@@ -79,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_twentieth_is_left_at_least_64() {
+    fn a_twentieth_is_reserved_but_at_least_64() {
         for (limit, reserved, room) in
             [(20_000, 0, 19_000), (1_024, 0, 960), (100, 0, 50), (1_000, 200, 800), (1_000, 999, 500)]
         {

@@ -1,5 +1,6 @@
-//! How a data thread lives and stops: accept; then stop accepting, let requests finish, close tunnels with 1001, cut what
-//! is left at the deadline, and say how it ended (design.md §8). Below it: how the sessions of a drained *worker* are ended.
+//! The life of a data thread: it accepts; on a stop it stops accepting, lets requests finish, closes tunnels with 1001,
+//! cuts what is left at the deadline, and reports how that ended (ARCHITECTURE.md §5). Its submodules end the sessions
+//! of a drained *worker* and the sockets an operator closes.
 
 pub mod closing;
 pub mod ordered;
@@ -19,36 +20,37 @@ use crate::server::Stop;
 use crate::state::Shared;
 use crate::thread::{Pulse, Thread};
 
-/// Requests under way have this long to finish.
+/// Time that requests under way have to finish after a stop.
 const REQUESTS: Duration = Duration::from_secs(2);
 
-/// A connection just accepted has this long to bring its first request.
+/// Time that a connection accepted just before a stop has to send its first request.
 const FIRST_REQUEST: Duration = Duration::from_millis(250);
 
-/// Tunnels have this long to close, from the stop on: our Close, the client's echo, the worker's end (invariant 5).
+/// Time, from the stop on, that tunnels have to close: our Close, the client's echo, the worker's end
+/// (ARCHITECTURE.md, invariant 5).
 const TUNNELS: Duration = Duration::from_secs(5);
 
-/// After the cut, tasks only have to notice.
+/// Time that tasks have to notice that their connections were cut.
 const CUT: Duration = Duration::from_secs(1);
 
-/// How a stop ended.
+/// Result of a stop.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ended {
-    /// Connections and tunnels that had to be cut at the deadline.
+    /// Number of connections and tunnels that were cut at the deadline.
     pub cut: usize,
-    /// A thread did not end by itself.
+    /// Whether a thread panicked or failed to start.
     pub panicked: bool,
 }
 
 impl Ended {
-    /// Adds another thread's end.
+    /// Adds the result of another thread.
     pub fn add(&mut self, other: Self) {
         self.cut += other.cut;
         self.panicked |= other.panicked;
     }
 }
 
-/// One data thread's life. `added`: listeners that come by a reload.
+/// Runs one data thread until it has stopped. `added` brings the listeners that a reload adds.
 pub async fn run_thread(
     shared: Arc<Shared>,
     parts: Vec<Part>,
@@ -57,7 +59,7 @@ pub async fn run_thread(
     pulse: Pulse,
 ) -> Ended {
     let thread = Thread::new(shared);
-    // Nobody would accept what the kernel queues for it: better not to be ready at all.
+    // Without its listener, clients the kernel queues for this thread would never be accepted: fail the start instead.
     if !parts.into_iter().all(|part| accepts(&thread, part, &stop)) {
         return Ended { cut: 0, panicked: true };
     }
@@ -66,14 +68,14 @@ pub async fn run_thread(
         tokio::select! {
             () = stop.gently.cancelled() => break,
             () = &mut ticking => break,
-            // One that cannot be had has said so; its socket is closed, and the other threads' take its clients.
+            // A failure is logged by `accepts`; the socket is closed then, and other threads take its clients.
             Some(parts) = added.recv() => parts.into_iter().for_each(|part| _ = accepts(&thread, part, &stop)),
         }
     }
-    // What came after the last look is closed unserved; a reload that would add more fails.
+    // Listeners still in the channel are dropped unserved; a reload that would add more fails from now on.
     drop(added);
     thread.tasks.close();
-    // Accept loops take what the kernel holds for us before the order to stop reaches what they accepted.
+    // Accept loops first accept what the kernel has queued, so that the stop also reaches those connections.
     tokio::task::yield_now().await;
     thread.stop(false);
     let mut ended = Ended::default();
@@ -91,7 +93,7 @@ pub async fn run_thread(
     ended
 }
 
-/// Accepts from a listener, from now on; or says why not.
+/// Accepts from a listener from now on; on failure logs the reason and returns `false`.
 fn accepts(thread: &Rc<Thread>, (socket, part): Part, stop: &Stop) -> bool {
     match TcpListener::from_std(socket).and_then(Queue::of) {
         Ok(queue) => {
@@ -106,7 +108,7 @@ fn accepts(thread: &Rc<Thread>, (socket, part): Part, stop: &Stop) -> bool {
     }
 }
 
-/// Whether everything on the thread ended in time; a second word to stop ends the waiting.
+/// Waits until everything on the thread has ended; `false` on time-out or when an immediate stop is requested.
 async fn finished(thread: &Thread, within: Duration, stop: &Stop) -> bool {
     tokio::select! {
         () = thread.tasks.wait() => true,

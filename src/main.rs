@@ -11,8 +11,8 @@ use stickyd::{descriptors, reload, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-/// jemalloc gives a reconnect storm's peak back (decay is set in .cargo/config.toml) and holds half of what mimalloc does
-/// per idle tunnel (data-plane study §4).
+/// jemalloc returns the memory of a reconnect storm to the system (its decay is set in .cargo/config.toml) and needs
+/// half as much as mimalloc per idle tunnel (docs/reference/performance.md §4).
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -51,7 +51,7 @@ fn run(run: &Run) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    // Before there is another thread: it takes variables out of the environment.
+    // Must run while this is the only thread: it removes environment variables.
     let parent = match Parent::find() {
         Ok(parent) => parent,
         Err(error) => {
@@ -64,11 +64,11 @@ fn run(run: &Run) -> ExitCode {
         tracing::warn!("{}", warning.one_line());
     }
     descriptors::raise_limit();
-    // Before systemd hears that we are ready: it may answer with SIGHUP at once.
+    // Must run before systemd is notified of readiness: it may answer with SIGHUP at once.
     let signals = match Signals::catch() {
         Ok(signals) => signals,
         Err(error) => {
-            tracing::error!(%error, "signals cannot be watched");
+            tracing::error!(%error, "cannot install signal handlers");
             return ExitCode::FAILURE;
         }
     };
@@ -87,7 +87,7 @@ fn run(run: &Run) -> ExitCode {
     report(server.wait())
 }
 
-/// The signals we know, caught; nothing happens on one before [`Signals::watch`].
+/// Handlers of the signals stickyd knows, installed at start; signals are acted on only from [`Signals::watch`] on.
 struct Signals {
     runtime: tokio::runtime::Runtime,
     hangup: Signal,
@@ -105,21 +105,21 @@ impl Signals {
         Ok(Self { runtime, hangup, terminate, interrupt })
     }
 
-    /// Waits for the first SIGTERM or SIGINT on this thread, reloading meanwhile; the second one ends at once, from a
-    /// thread that lives as long as the process.
+    /// Blocks this thread until the first SIGTERM or SIGINT, and reloads on each SIGHUP meanwhile. A second SIGTERM or
+    /// SIGINT stops at once; a thread that lives as long as the process waits for it.
     fn watch(self, stop: Stop, asks: reload::Ask) {
         let Self { runtime, mut hangup, mut terminate, mut interrupt } = self;
         runtime.block_on(async {
             loop {
                 tokio::select! {
                     _ = hangup.recv() => {
-                        // The reloader says everything in the log, so nobody waits for it: SIGTERM may come meanwhile. A
-                        // full queue holds a reload that has not begun, and will see what this one would.
+                        // The reloader logs its result, so nothing waits for it here and SIGTERM is handled meanwhile.
+                        // A full queue already holds a reload that has not begun; it will read the same file.
                         let _ = asks.try_send(oneshot::channel().0);
                     }
                     _ = terminate.recv() => break,
                     _ = interrupt.recv() => break,
-                    // A thread ended by itself.
+                    // A data or control thread ended unexpectedly.
                     () = stop.gently.cancelled() => break,
                 }
             }
@@ -141,15 +141,15 @@ impl Signals {
 fn report(ended: Ended) -> ExitCode {
     match ended {
         Ended { panicked: true, .. } => {
-            tracing::error!("stopped, but a thread did not end by itself");
+            tracing::error!("stopped, but a thread failed");
             ExitCode::FAILURE
         }
         Ended { cut: 0, .. } => {
-            tracing::info!("stopped: everything ended by itself");
+            tracing::info!("stopped: everything ended before the deadline");
             ExitCode::SUCCESS
         }
         Ended { cut, .. } => {
-            tracing::info!(cut, "stopped: what had not ended at the deadline was cut");
+            tracing::info!(cut, "stopped: connections still open at the deadline were cut");
             ExitCode::SUCCESS
         }
     }

@@ -1,11 +1,14 @@
-//! Minimum rates: a client that owes body bytes, or does not take an answer that waits for it, has to be this fast.
+//! Minimum rates: a client that owes body bytes, or does not take a response that waits for it, must be at least this
+//! fast.
 //!
-//! Nothing of it is on the clock of a request: a [`Pace`] counts bytes, and the thread's tick charges those that wait for
-//! their client one second's worth each. What a client moved beyond the rate is kept for it (for as long as `CREDIT_S`),
-//! so that a train in a tunnel is no slow client. Waiting for a worker, in either direction, costs nothing.
+//! Requests do not read a clock for this: a [`Pace`] counts bytes, and the thread's tick charges each transfer that
+//! waits for its client one second's worth of bytes. Bytes that a client moved above the rate are kept as its credit
+//! (for at most `CREDIT_S`), so that a client on a train in a tunnel is not cut as slow. Waiting for a worker, in
+//! either direction, costs nothing.
 //!
-//! An answer is judged by what the kernel takes from us, which it does in lumps of up to a third of its send buffer: a reader
-//! of a few hundred bytes a second, for which a lump lasts longer than the credit, may be cut though it is at the minimum.
+//! A response is judged by what the kernel takes from us, in pieces of up to a third of its send buffer: a client that
+//! reads a few hundred bytes per second, for which a piece lasts longer than its credit, may be cut although it reads
+//! at the minimum rate.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -14,54 +17,54 @@ use std::time::Duration;
 
 use crate::thread::Thread;
 
-/// Seconds of nothing that earlier speed can pay for at most.
+/// Maximum credit for earlier speed, in seconds without any progress.
 const CREDIT_S: i64 = 60;
 
-/// Why a transfer is given up.
+/// Reason why a transfer is given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Below the minimum rate.
+    /// The client is below the minimum rate.
     Slow,
-    /// A body over the upstream's `max_body`.
+    /// The body is larger than the upstream's `max_body`.
     TooLarge,
 }
 
-/// What a transfer shares with others of its connection (HTTP/2), and whether that is what holds it up.
+/// What a transfer shares with the others of its connection (HTTP/2), and whether that holds it up.
 pub trait Lane {
-    /// As of now.
+    /// Returns what holds the transfer up now, and the total of bytes that the client has moved over what is shared.
     fn state(&self) -> (Held, u64);
 }
 
-/// By what a transfer is held up; beside it, the bytes the client moved over what is shared, ever.
+/// What holds a transfer up, and so whose bytes count for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Held {
-    /// By itself: its own bytes count.
+    /// Only itself: its own bytes count.
     Alone,
-    /// By what all of them share and their client has to move: each of their bytes counts for all.
+    /// What all transfers share and the client has to move: each of their bytes counts for all.
     Together,
-    /// By others, which wait for their workers: it is not the client's turn.
+    /// Other transfers, which wait for their workers: it is not the client's turn.
     Excused,
 }
 
-/// One transfer between a client and us.
+/// Rate accounting of one transfer between a client and stickyd.
 #[derive(Default)]
 pub struct Pace {
     lane: Option<Rc<dyn Lane>>,
-    /// Moved over the lane up to the last tick.
+    /// Bytes moved over the lane up to the last tick.
     over_lane: Cell<u64>,
     waiting: Cell<bool>,
-    /// Moved since the last tick.
+    /// Bytes of this transfer moved since the last tick.
     bytes: Cell<u64>,
-    /// Bytes it is ahead of the minimum.
+    /// Credit: bytes by which the transfer is ahead of the minimum rate.
     ahead: Cell<i64>,
     verdict: Cell<Option<Verdict>>,
-    /// The answer to what is sent has begun.
+    /// Whether the response to the body that is being sent has begun.
     answering: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl Pace {
-    /// The client has to move now; `waker` is told of a verdict.
+    /// Notes that the client has to move now; `waker` is woken on a verdict.
     pub fn waits(&self, waker: &Waker) {
         self.waiting.set(true);
         let mut slot = self.waker.borrow_mut();
@@ -70,28 +73,28 @@ impl Pace {
         }
     }
 
-    /// The client moved so many bytes; it is not waited for any more.
+    /// Counts bytes that the client moved; the transfer does not wait for it any more.
     pub fn moved(&self, bytes: usize) {
         self.waiting.set(false);
         self.bytes.set(self.bytes.get().saturating_add(bytes as u64));
     }
 
-    /// What has become of it.
+    /// Returns the reason why the transfer was given up, if it was.
     pub fn verdict(&self) -> Option<Verdict> {
         self.verdict.get()
     }
 
-    /// The answer begins, and cannot be another any more.
+    /// Notes that the response has begun, and so cannot be replaced by another one.
     pub fn answers(&self) {
         self.answering.set(true);
     }
 
-    /// Whether it has begun.
+    /// Returns whether the response has begun.
     pub fn is_answering(&self) -> bool {
         self.answering.get()
     }
 
-    /// It is given up.
+    /// Gives the transfer up and wakes its task.
     pub fn give_up(&self, verdict: Verdict) {
         self.verdict.set(Some(verdict));
         if let Some(waker) = &*self.waker.borrow() {
@@ -99,7 +102,7 @@ impl Pace {
         }
     }
 
-    /// A second has passed; `rate` is not 0.
+    /// Accounts for one second that has passed; `rate` is not 0.
     fn second(&self, rate: i64) {
         let (held, all) = self.lane.as_ref().map_or((Held::Alone, 0), |lane| lane.state());
         let others = all.saturating_sub(self.over_lane.replace(all));
@@ -115,7 +118,7 @@ impl Pace {
     }
 }
 
-/// The transfers of a thread.
+/// All transfers of one thread, with the minimum rate that applies to them.
 pub struct Paces {
     rate: Cell<i64>,
     grace: Cell<i64>,
@@ -123,21 +126,23 @@ pub struct Paces {
 }
 
 impl Paces {
-    /// `rate` in bytes a second, 0 for none; `grace`: what each transfer begins with.
+    /// Creates an empty list. `rate` is in bytes per second, 0 for no minimum; `grace` is how long each transfer may
+    /// move nothing at its beginning.
     pub fn new(rate: u32, grace: Duration) -> Self {
         let new = Self { rate: Cell::default(), grace: Cell::default(), all: RefCell::default() };
         new.set(rate, grace);
         new
     }
 
-    /// The same from now on: the rate for all there are, the grace for those that begin.
+    /// Replaces the settings: the rate for all transfers, the grace for those that begin later.
     pub fn set(&self, rate: u32, grace: Duration) {
         let rate = i64::from(rate);
         self.rate.set(rate);
         self.grace.set(rate.saturating_mul(i64::try_from(grace.as_secs()).unwrap_or(i64::MAX)));
     }
 
-    /// Charges what waits for its client; once a second. A thread that was too busy for a tick charges less, never more.
+    /// Charges the transfers that wait for their clients; called once a second. A thread that was too busy for a tick
+    /// charges less, never more.
     pub fn second(&self) {
         let rate = self.rate.get();
         if rate != 0 {
@@ -146,7 +151,7 @@ impl Paces {
     }
 }
 
-/// A transfer on its thread's list, until it is dropped.
+/// A transfer on its thread's list, from which dropping this removes it.
 pub struct Paced {
     pace: Rc<Pace>,
     thread: Rc<Thread>,
@@ -154,7 +159,7 @@ pub struct Paced {
 }
 
 impl Paced {
-    /// A transfer begins; `lane`: what it shares with others.
+    /// Begins a transfer; `lane` is what it shares with others.
     pub fn begin(thread: &Rc<Thread>, lane: Option<Rc<dyn Lane>>) -> Self {
         let over_lane = lane.as_ref().map_or(0, |lane| lane.state().1);
         let pace = Pace {
@@ -168,7 +173,7 @@ impl Paced {
         Self { pace, thread: thread.clone(), index }
     }
 
-    /// For who waits for the verdict.
+    /// Returns the accounting, for tasks that wait for the verdict.
     pub fn pace(&self) -> &Rc<Pace> {
         &self.pace
     }
@@ -200,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn one_byte_a_second_lasts_for_the_grace() {
+    fn one_byte_per_second_lasts_for_the_grace() {
         let pace = begun();
         let seconds = (1..).find(|_| {
             pace.moved(1);
@@ -212,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_fast_may_stop_for_a_minute_and_no_longer() {
+    fn a_fast_client_may_pause_for_a_minute_and_no_longer() {
         let pace = begun();
         pace.moved(100_000_000);
         pace.second(RATE);
@@ -223,7 +228,7 @@ mod tests {
         assert_eq!(pace.verdict(), Some(Verdict::Slow));
     }
 
-    /// A lane in this state.
+    /// A lane whose state the test sets.
     struct Shared(Cell<(Held, u64)>);
 
     impl Lane for Shared {
@@ -240,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_all_move_counts_for_each_only_while_what_they_share_holds_them_up() {
+    fn shared_bytes_count_only_while_the_lane_is_the_bottleneck() {
         for (held, bytes, is_cut) in [
             (Held::Together, 240, false),
             (Held::Together, 0, true),
@@ -257,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_moved_before_is_no_credit() {
+    fn bytes_that_others_moved_earlier_give_no_credit() {
         let (lane, pace) = sharing(Held::Alone);
         (0..5).for_each(|_| {
             lane.0.set((Held::Alone, lane.0.get().1 + 1_000_000));
@@ -271,10 +276,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn at_the_minimum_or_while_nobody_waits_none_is_cut(seconds in prop::collection::vec((240_usize..10_000, any::<bool>()), 0..200)) {
+        fn the_minimum_rate_is_enough(seconds in prop::collection::vec((240_usize..10_000, any::<bool>()), 0..200)) {
             let pace = begun();
             for (bytes, owes) in seconds {
-                // Who is not waited for owes nothing, even if it moves nothing.
+                // A client that is not waited for owes nothing, even if it moves nothing.
                 pace.moved(if owes { bytes } else { 0 });
                 if owes {
                     pace.waits(Waker::noop());

@@ -1,4 +1,4 @@
-//! The secret that signs cookies and keys the ring: from the config, from the state directory, or made up.
+//! The secret that signs cookies and keys the ring: from the configuration, from the state directory, or generated.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -7,20 +7,20 @@ use std::path::Path;
 
 use crate::config::Config;
 
-/// Bytes of a secret stickyd makes itself.
+/// Length of a secret that stickyd generates, in bytes.
 const LENGTH: usize = 32;
 
-/// The secret of this process.
+/// Returns the secret that this process uses.
 ///
 /// # Errors
-/// The state directory cannot be made, or its secret neither read nor written.
+/// The state directory cannot be created, or its secret is too short or can be neither read nor written.
 pub(crate) fn find(config: &Config) -> io::Result<Vec<u8>> {
     if let Some(secret) = &config.secret {
         return Ok(secret.0.clone());
     }
     let Some(directory) = &config.state_dir else {
         tracing::warn!(
-            "no secret and no state_dir: cookies are signed with a secret in memory and are worth nothing after a restart"
+            "no secret and no state_dir: cookies are signed with a secret in memory and become invalid at a restart"
         );
         return Ok(crate::random::bytes::<LENGTH>().to_vec());
     };
@@ -36,10 +36,11 @@ pub(crate) fn find(config: &Config) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Written beside and linked into place, so that a crash leaves no half secret and two stickyds agree on one.
+/// Creates the secret in a draft file that is then linked into place, so that a crash leaves no partial secret and two
+/// stickyds agree on one.
 fn make(file: &Path) -> io::Result<Vec<u8>> {
     let secret = crate::random::bytes::<LENGTH>();
-    // Not the process id: two containers that share the directory may both be process 1.
+    // The name does not contain the process id: two containers that share the directory may both be process 1.
     let draft = file.with_extension(format!("{:016x}.new", crate::random::u64()));
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?.write_all(&secret)?;
     let linked = fs::hard_link(&draft, file);

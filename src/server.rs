@@ -1,8 +1,8 @@
-//! A running stickyd: data threads, the control thread, and how they stop.
+//! A running stickyd: its data threads, its control thread, and how they stop.
 //!
-//! Data threads (one per core) own listeners, connections, pools and tunnels. Health checks, sweeps, reload and the admin
-//! listener run on a thread of their own (design.md §8), so that a busy data thread makes nothing look sick. Long lists are
-//! written on a third kind (`admin::sockets`), which gives way to both.
+//! Data threads (one per core) own listeners, connections, pools and tunnels. Health checks, sweeps, reload and the
+//! admin listener run on a control thread (ARCHITECTURE.md §4), so that a busy data thread does not make workers look
+//! unhealthy. Long lists are written on a third kind of thread (`admin::sockets`), which yields to the other two.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,35 +25,36 @@ use crate::thread::Pulse;
 use crate::upstream::{addresses, health};
 use crate::{admin, secret, vigil};
 
-/// The whole pin table is swept once in this time.
+/// Time in which the whole pin table is swept once.
 const SWEEP: Duration = Duration::from_secs(2);
 
-/// Why stickyd does not start.
+/// Reason why stickyd does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A listener's address or certificate, or a socket systemd gave us.
+    /// A listener's address or certificate, or a socket passed by systemd, cannot be used.
     #[error(transparent)]
     Listen(#[from] SetError),
-    /// The secret in the state directory.
-    #[error("the secret cannot be read or made: {0}")]
+    /// The secret in the state directory cannot be read or created.
+    #[error("cannot read or create the secret: {0}")]
     Secret(std::io::Error),
-    /// The admin listener's address.
+    /// The admin listener cannot be bound to its address.
     #[error("cannot listen on the admin address {0}: {1}")]
     Admin(String, std::io::Error),
-    /// Threads or runtimes.
+    /// The operating system refused a thread or a runtime.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
-    /// No random bytes.
-    #[error("the operating system gives no random bytes")]
+    /// The operating system provided no random bytes.
+    #[error("the operating system provided no random bytes")]
     Random,
 }
 
-/// A running stickyd.
+/// A running stickyd process, as started by [`Server::start`].
 pub struct Server {
     shared: Arc<Shared>,
-    /// Where clients were accepted at the start, in the order of the config; ports the kernel chose are filled in.
+    /// Addresses on which clients are accepted since the start, in the order of the config, with ports chosen by the
+    /// kernel.
     pub addresses: Vec<SocketAddr>,
-    /// Where the admin listener is.
+    /// Address of the admin listener.
     pub admin: AdminAddress,
     stop: Stop,
     threads: Vec<JoinHandle<Ended>>,
@@ -61,19 +62,19 @@ pub struct Server {
     reload: reload::Ask,
 }
 
-/// The two words a stop knows; cloneable, and cheap to hold for whoever may say them.
+/// The two ways to stop: finish what is under way, or end at once. Cheap to clone and to hold.
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
-    /// Finish what is under way, within the deadlines.
+    /// Cancelled to let everything under way finish, within the deadlines.
     pub gently: CancellationToken,
-    /// End at once.
+    /// Cancelled to end at once, without waiting for anything.
     pub now: CancellationToken,
-    /// The control thread goes last.
+    /// Cancelled to end the control thread, after all data threads have ended.
     control: CancellationToken,
 }
 
 impl Stop {
-    /// For a start that failed half-way: what runs already ends.
+    /// Stops the threads that already run, after a start that failed half-way.
     fn abandon(&self) {
         self.now.cancel();
         self.gently.cancel();
@@ -81,14 +82,15 @@ impl Stop {
 }
 
 impl Server {
-    /// Binds everything, then starts. `sources` is what the config was read from, and a reload reads again; `parent` is who started us, and gave us sockets.
+    /// Binds everything, then starts. `sources` is where the config was read from; a reload reads it again. `parent` is
+    /// the process that started stickyd and may have passed sockets.
     ///
     /// # Errors
-    /// See [`StartError`]; nothing runs then.
+    /// See [`StartError`]. No thread is left running after an error.
     pub fn start(mut config: Config, sources: Option<Sources>, parent: Parent) -> Result<Self, StartError> {
         let secret = secret::find(&config).map_err(StartError::Secret)?;
         let shared = Shared::new(&config, secret, Keys::random().map_err(|_| StartError::Random)?);
-        // They are the set's from now on: it knows what each one was made of.
+        // The listener set owns them from now on: it remembers the config each socket was made from.
         let wanted = std::mem::take(&mut config.listeners);
         let mut listeners = listener::Set::new(parent.sockets, config.threads);
         let mut plan = listeners.plan(&wanted)?;
@@ -103,7 +105,7 @@ impl Server {
         let pulses: Vec<_> = (0..config.threads).map(|_| Pulse::default()).collect();
         for (index, pulse) in pulses.iter().enumerate() {
             let parts = plan.parts();
-            // One reload at a time.
+            // Holds one set of listeners, since only one reload runs at a time.
             let (mailbox, added) = mpsc::channel(1);
             mailboxes.push(mailbox);
             let (shared, all, stop, pulse) = (shared.clone(), &stop, stop.clone(), pulse.clone());
@@ -129,22 +131,22 @@ impl Server {
         Ok(Self { shared, addresses, admin: admin_address, stop, threads, control, reload })
     }
 
-    /// How to make it reload its file.
+    /// Returns the channel that requests a reload of the file.
     pub fn reload(&self) -> reload::Ask {
         self.reload.clone()
     }
 
-    /// How to stop it.
+    /// Returns the tokens that stop the server.
     pub fn stop(&self) -> Stop {
         self.stop.clone()
     }
 
-    /// What all threads share.
+    /// Returns the state that all threads share.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 
-    /// Waits until it has stopped, and says how that ended.
+    /// Waits until the server has stopped, and returns how that ended.
     pub fn wait(self) -> Ended {
         let mut ended = Ended::default();
         for thread in self.threads {
@@ -156,14 +158,14 @@ impl Server {
     }
 }
 
-/// On a thread: should it end before anybody said stop, everything stops. A stickyd that lacks a thread would lose that
-/// thread's clients without a word; whoever started it can start it again.
+/// Guard on each thread: if the thread ends before a stop was requested, the whole process stops. Without one of its
+/// threads stickyd would silently lose that thread's clients; a supervisor can start it again.
 struct Needed(Stop);
 
 impl Drop for Needed {
     fn drop(&mut self) {
         if !self.0.gently.is_cancelled() {
-            tracing::error!("a thread ended by itself: stopping");
+            tracing::error!("a thread ended unexpectedly: stopping");
             self.0.gently.cancel();
         }
     }
@@ -180,20 +182,20 @@ fn data_thread(
     let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
         Ok(runtime) => runtime,
         Err(error) => {
-            tracing::error!(%error, "a data thread has no runtime");
+            tracing::error!(%error, "cannot create the runtime of a data thread");
             return Ended { cut: 0, panicked: true };
         }
     };
     runtime.block_on(drain::run_thread(shared, parts, added, stop, pulse))
 }
 
-/// What the control thread needs to reload.
+/// Everything the control thread needs to reload.
 struct Reload {
     running: Running,
     asks: mpsc::Receiver<oneshot::Sender<reload::Outcome>>,
 }
 
-/// What the control thread needs to tell the service manager.
+/// Everything the control thread needs to notify the service manager.
 struct Tell {
     notify: Notify,
     pulses: Vec<Pulse>,
@@ -211,7 +213,7 @@ fn control_thread(
     let _needed = Needed(all);
     let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
         Ok(runtime) => runtime,
-        Err(error) => return tracing::error!(%error, "the control thread has no runtime"),
+        Err(error) => return tracing::error!(%error, "cannot create the runtime of the control thread"),
     };
     runtime.block_on(async {
         let tasks = TaskTracker::new();
@@ -228,12 +230,12 @@ fn control_thread(
         tasks.spawn_local(admin::serve(admin, shared, settings, tasks.clone(), stop.clone()));
         stop.cancelled().await;
         tasks.close();
-        // What is left here answers an operator; it gets a moment, no more.
+        // Tasks left here are answering operators; they get one second to finish.
         let _ = tokio::time::timeout(Duration::from_secs(1), tasks.wait()).await;
     });
 }
 
-/// Takes expired pins out, one shard after the other, and then the removed workers that have no session left.
+/// Removes expired pins, one shard after the other, and then removed workers that have no session left.
 async fn sweep(shared: Arc<Shared>) {
     let pause = SWEEP / u32::try_from(SHARDS).unwrap_or(64);
     loop {

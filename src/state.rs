@@ -1,8 +1,8 @@
 //! What all threads share: the snapshot (one swap replaces it), the pins, the budgets, the counters.
 //!
-//! `Config ─build─► Snapshot ─one swap─► requests`. A snapshot is immutable and holds no path; live workers and what an
-//! upstream has learned are carried over from the snapshot before it, by name and address, so a reload forgets nothing
-//! (invariant 8).
+//! `Config ─build─► Snapshot ─one swap─► requests`. A snapshot is immutable and holds no file path. Live workers and
+//! what an upstream has learned are carried over from the previous snapshot, by name and address, so a reload loses
+//! nothing (ARCHITECTURE.md, invariant 8).
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -29,63 +29,63 @@ use crate::upstream::Upstream;
 use crate::upstream::addresses::Unresolved;
 use crate::upstream::worker::Worker;
 
-/// What all threads share.
+/// State that all threads share.
 pub struct Shared {
     /// The live view of the config.
     pub snapshot: ArcSwap<Snapshot>,
-    /// Says that the snapshot was replaced, to whoever follows it: the health checks, the lookups of DNS names.
+    /// Signals that the snapshot was replaced; health checks and DNS lookups follow it.
     pub changed: watch::Sender<()>,
-    /// DNS names that do not resolve.
+    /// DNS names of workers that do not resolve at present.
     pub unresolved: Unresolved,
-    /// Sessions and their workers.
+    /// Pins: sessions and the worker each belongs to.
     pub pins: Pins<Pin>,
-    /// Every live socket.
+    /// Registry of every live socket.
     pub sockets: Arc<Sockets>,
-    /// Socket.IO's own ids, of upstreams that `follow` them, and the session each belongs to; as many as pins at most.
+    /// Socket.IO's own ids, for upstreams with `follow`, and the session each id belongs to; bounded like the pins.
     pub aliases: Pins<Key>,
-    /// Turns sids and addresses into keys nobody outside can predict.
+    /// Turns sids and addresses into keys that no outsider can predict.
     pub keys: Keys,
-    /// Every series.
+    /// Every series of the metrics.
     pub metrics: Metrics,
-    /// Bounds, as the config says them.
+    /// Limits as configured; a reload replaces them.
     pub limits: ArcSwap<config::Limits>,
-    /// Request bodies held for replay.
+    /// Memory used by request bodies that are held for replay.
     pub replay: Replay,
-    /// Budgets and memory of discovery.
+    /// Budgets of discovery, and the sids known to have no owner.
     pub discoveries: Discoveries,
-    /// How many clients there may be, and how many each address has.
+    /// Limits of client connections, per address and in total.
     pub caps: Caps,
-    /// Client connections open.
+    /// Number of client connections open now.
     pub clients: AtomicUsize,
-    /// Signs cookies, keys the ring.
+    /// Secret that signs cookies and keys the ring.
     pub secret: Vec<u8>,
-    /// What is known of the configuration's file.
+    /// What is known about the configuration file: when it was loaded, and the last error.
     pub config: reload::Status,
-    /// When stickyd began to serve.
+    /// Time at which stickyd began to serve.
     pub started: Instant,
 }
 
 /// The immutable live view of one config.
 pub struct Snapshot {
-    /// Pools of workers, in the order of the config; behind them those the file no longer names, each until its last
-    /// session is over.
+    /// Pools of workers, in the order of the config. Upstreams that the file no longer names come last; each stays
+    /// until its last session has ended.
     pub upstreams: Vec<Arc<Upstream>>,
-    /// What else the config says.
+    /// Everything else in the config that a reload can change: routes, access log, listeners.
     pub rules: Arc<Rules>,
 }
 
-/// What a config says besides its upstreams, as far as a reload changes it.
+/// The parts of a config other than its upstreams that a reload can change.
 pub struct Rules {
-    /// Tried in order.
+    /// Routes, tried in this order.
     pub routes: Vec<Guarded>,
-    /// One log line a request.
+    /// Whether one log line is written per request.
     pub access_log: bool,
-    /// Where clients are accepted, and the admin listener: never workers.
+    /// Addresses of the listeners and of the admin listener; a worker must never have one of them.
     pub listeners: Vec<SocketAddr>,
 }
 
 impl Rules {
-    /// What of the guards counts is carried over by a route's host and path.
+    /// Builds the rules of a config. Counters of guards are carried over from `before`, by the route's host and path.
     fn of(config: &Config, before: Option<&Self>) -> Arc<Self> {
         let admin = match config.admin.address {
             AdminAddress::Tcp(address) => Some(address),
@@ -105,7 +105,7 @@ impl Rules {
 }
 
 impl Shared {
-    /// The state a config starts with.
+    /// Builds the state that a config starts with.
     pub fn new(config: &Config, secret: Vec<u8>, keys: Keys) -> Arc<Self> {
         let metrics = Metrics::new();
         let snapshot = Snapshot::build(config.upstreams.iter(), Rules::of(config, None), &secret, &metrics, None);
@@ -129,8 +129,9 @@ impl Shared {
         })
     }
 
-    /// Replaces the snapshot by one built from `config`, carrying over what lives. As the two below, only called on the
-    /// control thread, so that no change is lost to another.
+    /// Replaces the snapshot by one built from `config`, carrying over live workers and what was learned. Like
+    /// `set_addresses` and `forget_unneeded`, it is only called on the control thread, so that no change overwrites
+    /// another.
     pub fn replace(&self, config: &Config) {
         let old = self.snapshot.load_full();
         let after = |new: &config::Upstream| match old.upstreams.iter().find(|one| one.config.name == new.name) {
@@ -142,8 +143,8 @@ impl Shared {
         self.follow(upstreams.iter(), Rules::of(config, Some(&old.rules)));
     }
 
-    /// Bounds change for what comes from now on; threads see theirs at their next second. Those that need a restart
-    /// (`Config::needs_restart`) were read once, at start.
+    /// Sets limits for everything that arrives from now on; each thread reads them at its next tick, within a second.
+    /// Limits that need a restart (`Config::needs_restart`) are read only at start.
     fn set_limits(&self, new: &config::Limits) {
         let old = self.limits.load_full();
         if *old == *new {
@@ -158,7 +159,7 @@ impl Shared {
         self.limits.store(Arc::new(new.clone()));
     }
 
-    /// The DNS name `host` has other addresses now (sorted, not none): the workers of one upstream change by difference.
+    /// Sets the addresses that the DNS name `host` resolves to (sorted, not empty) and updates the upstream's workers.
     pub fn set_addresses(&self, upstream: &str, host: &str, ips: Vec<IpAddr>) {
         let old = self.snapshot.load_full();
         let Some(changed) = old.upstream(upstream).map(|changed| changed.config.with_addresses(host, ips)) else {
@@ -168,7 +169,7 @@ impl Shared {
         self.follow(all, old.rules.clone());
     }
 
-    /// Lets go of removed workers whose last session is over.
+    /// Forgets removed workers whose last session has ended.
     pub fn forget_unneeded(&self) {
         let old = self.snapshot.load_full();
         if old.upstreams.iter().any(|upstream| upstream.has_unneeded()) {
@@ -202,54 +203,54 @@ impl Snapshot {
         let known = |name: &str| before.iter().find(|one| one.config.name == name).copied();
         let mut live: Vec<_> =
             upstreams.clone().map(|new| Upstream::follow(new, secret, metrics, known(&new.name))).collect();
-        // Behind the others: routes point to those by their place in the file.
+        // Dropped upstreams come last: routes refer to the others by their position in the file.
         let dropped = before.iter().filter(|one| !upstreams.clone().any(|new| new.name == one.config.name));
         live.extend(dropped.filter_map(|one| one.retire(secret, metrics)));
         Self { upstreams: live, rules }
     }
 
-    /// The upstreams the file names, in its order.
+    /// Returns the upstreams that the file names, in the order of the file.
     fn named(&self) -> impl Iterator<Item = &config::Upstream> + Clone {
         self.upstreams.iter().filter(|upstream| !upstream.removed).map(|upstream| &upstream.config)
     }
 
-    /// An upstream the file names.
+    /// Returns the upstream with this name, if the file still names it.
     pub fn upstream(&self, name: &str) -> Option<&Arc<Upstream>> {
         self.upstreams.iter().find(|upstream| !upstream.removed && upstream.config.name == name)
     }
 
-    /// Every worker, the removed ones that still have sessions included.
+    /// Returns every worker, including removed ones that still have sessions.
     pub fn workers(&self) -> impl Iterator<Item = &Arc<Worker>> {
         self.upstreams.iter().flat_map(|upstream| &upstream.members).map(|member| &member.worker)
     }
 }
 
-/// Counts bytes of request bodies held for replay, all threads together.
+/// Counts the bytes of request bodies held for replay, over all threads.
 pub struct Replay {
     held: AtomicUsize,
     limit: AtomicUsize,
 }
 
-/// Room for a body; gives it back when dropped.
+/// Memory reserved for one request body; it is released on drop.
 pub struct Room {
     shared: Arc<Shared>,
     bytes: usize,
 }
 
 impl Replay {
-    /// Bytes held now.
+    /// Number of bytes held now.
     pub fn held(&self) -> usize {
         self.held.load(Relaxed)
     }
 }
 
 impl Room {
-    /// Room for nothing yet.
+    /// Creates an empty reservation.
     pub fn none(shared: &Arc<Shared>) -> Self {
         Self { shared: shared.clone(), bytes: 0 }
     }
 
-    /// Takes `more` bytes; `false` when all bodies together would be over the limit.
+    /// Reserves `more` bytes; `false` if that would exceed the limit of all bodies together.
     pub fn grow(&mut self, more: usize) -> bool {
         let replay = &self.shared.replay;
         if replay.held.fetch_add(more, Relaxed).saturating_add(more) > replay.limit.load(Relaxed) {

@@ -1,9 +1,10 @@
-//! systemd: what it is told (readiness, reloads, a status line, the watchdog), and the sockets it hands over.
+//! systemd integration: notifications (readiness, reloads, a status line, the watchdog), and inherited sockets.
 //!
-//! The only file that knows systemd (invariant 11). Without `NOTIFY_SOCKET` nothing is told, without `LISTEN_FDS` nothing
-//! is inherited: sd_notify(3), sd_listen_fds(3). Descriptors are made into sockets by the crate `listenfd`, which checks
-//! each one, so that no `unsafe` is needed here. Left out: notify sockets in the abstract namespace or on vsock, the
-//! descriptor store, and the admin listener as an inherited socket.
+//! This is the only file that knows systemd (ARCHITECTURE.md, invariant 11). Without `NOTIFY_SOCKET` nothing is
+//! reported, and without `LISTEN_FDS` nothing is inherited: see sd_notify(3), sd_listen_fds(3). Descriptors are made
+//! into sockets by the crate `listenfd`, which checks each one, so that no `unsafe` is needed here. Not supported:
+//! notify sockets in the abstract namespace or on vsock, the descriptor store, and the admin listener as an inherited
+//! socket.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -21,71 +22,75 @@ use crate::telemetry::say_full;
 use crate::thread::{Pulse, TICK};
 use crate::upstream::worker::Health;
 
-/// The status is looked at this often, and told if it changed.
+/// Interval at which the status is computed, and reported if it has changed.
 const STATUS: Duration = Duration::from_secs(3);
 
-/// Characters of an error in the status.
+/// Maximum characters of an error in the status.
 const MAX_ERROR: usize = 300;
 
-/// Who started us, as far as it matters. The default is nobody who wants to know anything.
+/// The service manager that started this process, as far as it matters. The default stands for no service manager.
 #[derive(Default)]
 pub struct Parent {
-    /// Sockets we were started with.
+    /// Listening sockets that the service manager passed.
     pub sockets: Vec<Inherited>,
-    /// Tells how we are.
+    /// Sends notifications to the service manager.
     pub notify: Notify,
 }
 
-/// A listening socket we were started with.
+/// A listening socket that the service manager passed.
 pub struct Inherited {
     /// `FileDescriptorName=` of the socket unit; systemd's default is the unit's own name.
     pub name: String,
-    /// Bound, listening.
+    /// The socket itself, bound and listening.
     pub socket: TcpListener,
-    /// Where it is bound.
+    /// Address to which the socket is bound.
     pub address: SocketAddr,
 }
 
 impl Inherited {
-    /// The same socket, on a descriptor of its own.
+    /// Duplicates the socket on a descriptor of its own.
     ///
     /// # Errors
-    /// There are no more descriptors.
+    /// No descriptor is left.
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self { name: self.name.clone(), socket: self.socket.try_clone()?, address: self.address })
     }
 
-    /// It, as a mistake: nobody would accept from it.
+    /// Returns the error for a socket that no listener matches, so that nothing would accept from it.
     pub fn unmatched(&self) -> SocketError {
         SocketError::Unmatched(self.address, self.name.clone())
     }
 }
 
-/// Why the sockets we were started with are of no use.
+/// Reason why inherited sockets cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// The variables contradict each other, or there is no such descriptor.
-    #[error("the sockets systemd gave cannot be taken (LISTEN_FDS, LISTEN_FDNAMES): {0}")]
+    #[error("cannot take the sockets passed by systemd (LISTEN_FDS, LISTEN_FDNAMES): {0}")]
     Unreadable(io::Error),
-    /// A datagram or unix socket, or none at all.
+    /// The descriptor is a datagram or unix socket, or not a socket at all.
     #[error(
-        "descriptor {0} (`{1}`) that systemd gave is no listening TCP socket: {2}; stickyd needs ListenStream= with an IP and a port, and Accept=no"
+        "descriptor {0} (`{1}`) passed by systemd is not a listening TCP socket: {2}; \
+         stickyd needs ListenStream= with an IP address and a port, and Accept=no"
     )]
     NotTcp(i32, String, String),
-    /// A socket no listener is meant by: its clients would wait in its queue for ever.
+    /// No listener matches the socket: its clients would wait in its queue for ever.
     #[error(
-        "systemd gave a socket on {0} named `{1}`, and no [[listener]] has this name or address; write name = \"{1}\" in the [[listener]] it is for, or remove it from the socket unit"
+        "systemd passed a socket on {0} named `{1}`, but no [[listener]] has this name or address; \
+         write name = \"{1}\" in the [[listener]] it is for, or remove it from the socket unit"
     )]
     Unmatched(SocketAddr, String),
-    /// One name, several sockets.
+    /// Several sockets have one name, and the address does not decide between them.
     #[error(
-        "systemd gave {0} sockets named `{1}`, and none of them is on {2}; a listener takes one: give each socket unit one ListenStream= and a FileDescriptorName= of its own"
+        "systemd passed {0} sockets named `{1}`, and none of them is on {2}; \
+         a listener takes one: give each socket unit one ListenStream= and a FileDescriptorName= of its own"
     )]
     Several(usize, String, SocketAddr),
 }
 
 impl Parent {
-    /// Takes what is in the environment, out of it. To be called once, while there is one thread.
+    /// Takes what the service manager passed, and removes it from the environment. Must be called once, while there is
+    /// only one thread.
     ///
     /// # Errors
     /// See [`SocketError`].
@@ -96,8 +101,8 @@ impl Parent {
 }
 
 fn inherit() -> Result<Vec<Inherited>, SocketError> {
-    // Also sets close-on-exec. Looks at LISTEN_PID, which `listenfd` does without. First without names: those of sockets
-    // that are another process's would be "too many".
+    // This also sets close-on-exec, and checks LISTEN_PID, which `listenfd` does not. The first call is without names,
+    // because the names of sockets for another process would be "too many".
     if sd_notify::listen_fds().map_err(SocketError::Unreadable)?.len() == 0 {
         return Ok(Vec::new());
     }
@@ -117,14 +122,14 @@ fn inherit() -> Result<Vec<Inherited>, SocketError> {
     given.into_iter().enumerate().map(take).collect()
 }
 
-/// Which listener gets which inherited socket, in the order of the listeners: by name, else by address. `None` binds one
-/// of its own. What no listener is meant by stays in `given`.
+/// Chooses the inherited socket of each listener, in the order of the listeners: by name, else by address. A listener
+/// with `None` binds one of its own. Sockets that no listener matches stay in `given`.
 ///
 /// # Errors
-/// A name does not tell which.
+/// Several sockets have the name of a listener, and none of them its address.
 pub fn choose(listeners: &[&Listener], given: &mut Vec<Inherited>) -> Result<Vec<Option<Inherited>>, SocketError> {
     let mut chosen: Vec<_> = listeners.iter().map(|_| None).collect();
-    // Names first: a named socket may be on an address that would fit another listener, too.
+    // Names go first, because a named socket may be on an address that would fit another listener, too.
     for (listener, slot) in listeners.iter().zip(&mut chosen) {
         *slot = listener.name.as_ref().map_or(Ok(None), |name| by_name(listener, name, given))?;
     }
@@ -144,7 +149,7 @@ fn by_name(listener: &Listener, name: &str, given: &mut Vec<Inherited>) -> Resul
         None if named > 1 => Err(SocketError::Several(named, name.to_owned(), listener.address)),
         Some(one) if !covers(one, listener.address) => {
             tracing::warn!(listener = name, given = %one.address, configured = %listener.address,
-                "this listener is where the socket unit says, not where its `address` says");
+                "listener uses the address of the socket unit, not its configured `address`");
             Ok(found)
         }
         _ => Ok(found),
@@ -160,8 +165,8 @@ fn by_address(
     Some(given.swap_remove(at))
 }
 
-/// Whether a socket takes the clients of an address: the same one; or `ListenStream=80`, which is `[::]:80` and takes
-/// IPv4 as well, for 0.0.0.0:80.
+/// Returns whether a socket takes the clients of an address: it has the same address; or it is `ListenStream=80`, which
+/// is `[::]:80` and takes IPv4 as well, for 0.0.0.0:80.
 fn covers(one: &Inherited, address: SocketAddr) -> bool {
     let (bound, wanted) = (one.address.ip(), address.ip());
     let both = || !SockRef::from(&one.socket).only_v6().unwrap_or(true);
@@ -169,21 +174,22 @@ fn covers(one: &Inherited, address: SocketAddr) -> bool {
     one.address.port() == address.port() && (bound == wanted || (every && both()))
 }
 
-/// Tells the service manager how we are; does nothing where none listens. Clones tell the same one.
+/// Sends notifications to the service manager; does nothing if there is none. Clones share their state.
 #[derive(Clone, Default)]
 pub struct Notify(Option<Arc<Mutex<Told>>>);
 
-/// What the status is made of, besides what is counted.
+/// State of the notifications: what the status is made of, in addition to counts, and the status sent last.
 #[derive(Default)]
 struct Told {
     status: String,
-    /// Of the last reload, if it failed.
+    /// Error of the last reload, if it failed.
     failure: Option<String>,
 }
 
 impl Notify {
-    /// Ready when every data thread has begun to tick (its listeners are registered before), then the status and the
-    /// watchdog, and that we stop once `stopping` is said. Goes on for ever.
+    /// Reports readiness once every data thread has begun to tick (its listeners are registered before that), then
+    /// keeps the status and the watchdog up to date, and reports that stickyd stops once `stopping` is cancelled. With
+    /// a watchdog it never returns.
     pub async fn run(self, shared: Arc<Shared>, pulses: Vec<Pulse>, stopping: CancellationToken) {
         if self.0.is_none() {
             return;
@@ -199,18 +205,18 @@ impl Notify {
         tokio::join!(self.keep_status(&shared, &stopping), self.keep_watchdog(&pulses, &stopping));
     }
 
-    /// A reload begins.
+    /// Reports that a reload has begun.
     pub fn reloading(&self) {
         if self.0.is_none() {
             return;
         }
         match NotifyState::monotonic_usec_now() {
             Ok(now) => self.send(&[NotifyState::Reloading, now]),
-            Err(error) => say_full!("there is no monotonic clock for systemd: {error}"),
+            Err(error) => say_full!(%error, "cannot read the monotonic clock for systemd"),
         }
     }
 
-    /// It is over, and perhaps failed; the service is as ready as it was before.
+    /// Reports that a reload is over, and its error if it failed; the service is as ready as it was before.
     pub fn reloaded(&self, failed: Option<&str>, shared: &Shared) {
         let Some(told) = &self.0 else { return };
         told.lock().unwrap_or_else(PoisonError::into_inner).failure = failed.map(first_line);
@@ -229,8 +235,9 @@ impl Notify {
         self.send(&[NotifyState::Stopping, NotifyState::Status(what)]);
     }
 
-    /// At half of the time systemd gives us, but not before every data thread has answered. Threads that stop end one by
-    /// one and no longer tick; that has deadlines of its own, so it is not looked at.
+    /// Feeds systemd's watchdog at half of its time-out, but not before every data thread has answered. While stickyd
+    /// stops, threads end one by one and no longer tick; stopping has deadlines of its own, so the threads are not
+    /// checked then.
     async fn keep_watchdog(&self, pulses: &[Pulse], stopping: &CancellationToken) {
         let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()) else { return };
         loop {
@@ -241,7 +248,7 @@ impl Notify {
         }
     }
 
-    /// The status goes along if it changed.
+    /// Sends notifications, together with the status if that has changed.
     fn send_with_status(&self, what: &[NotifyState<'_>], shared: &Shared) {
         let Some(told) = &self.0 else { return };
         let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -259,29 +266,29 @@ impl Notify {
             return;
         }
         if let Err(error) = sd_notify::notify(what) {
-            say_full!("systemd cannot be told how stickyd is (NOTIFY_SOCKET): {error}");
+            say_full!(%error, "cannot notify systemd (NOTIFY_SOCKET)");
         }
     }
 }
 
-/// Waits until every pulse has moved on from what was seen; says so if one takes more than a second.
+/// Waits until every pulse has moved on from `seen`; logs an error if one takes more than a second.
 async fn all_beat(pulses: &[Pulse], seen: &[u32]) {
     let (began, mut said) = (Instant::now(), false);
     let silent = || pulses.iter().zip(seen).position(|(pulse, seen)| pulse.beats() == *seen);
     while let Some(thread) = silent() {
         if !said && began.elapsed() > Duration::from_secs(1) {
-            tracing::error!(thread, "a data thread does not answer: systemd's watchdog is not told that all is well");
+            tracing::error!(thread, "a data thread does not answer: systemd's watchdog is not fed");
             said = true;
         }
         tokio::time::sleep(TICK / 5).await;
     }
 }
 
-/// `4 workers up of 5, 1,203 sessions`, with a failed reload before it.
+/// Returns the status, such as `4 workers up of 5, 1,203 sessions`, with a failed reload before it.
 fn status(shared: &Shared, failure: Option<&str>) -> String {
     let (mut up, mut all, mut sessions) = (0_usize, 0_usize, 0_u64);
     for worker in shared.snapshot.load().workers() {
-        // A removed one is nobody's loss, but its sessions live.
+        // A removed worker is not counted, but its sessions are.
         let counts = !worker.admin.is_removed();
         all += usize::from(counts);
         up += usize::from(counts && worker.health() == Health::Up);
@@ -292,7 +299,8 @@ fn status(shared: &Shared, failure: Option<&str>) -> String {
     failure.map_or_else(|| counts.clone(), |failure| format!("not reloaded: {failure}; {counts}"))
 }
 
-/// The first line of an error, with the place its second line names. One line: the protocol's lines are variables.
+/// Returns the first line of an error, with the place that its second line names. It must be a single line, because in
+/// the protocol each line is a variable.
 fn first_line(error: &str) -> String {
     let mut lines = error.lines();
     let first = lines.next().unwrap_or_default();
@@ -320,7 +328,7 @@ mod tests {
         Inherited { name: name.to_owned(), address: socket.local_addr().unwrap(), socket }
     }
 
-    /// All of them chosen.
+    /// Chooses a socket for each listener; a socket that is left over is an error.
     fn assign(listeners: &[Listener], mut given: Vec<Inherited>) -> Result<Vec<Option<Inherited>>, SocketError> {
         let chosen = choose(&listeners.iter().collect::<Vec<_>>(), &mut given)?;
         given.first().map_or(Ok(chosen), |left| Err(left.unmatched()))
@@ -331,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn by_name_then_by_address_and_the_rest_is_bound() {
+    fn sockets_are_chosen_by_name_then_by_address() {
         let (one, two) = (inherited("127.0.0.1:0", "a"), inherited("127.0.0.1:0", "unknown"));
         let fits_both = listener(&one.address.to_string(), None);
         let second = listener(&two.address.to_string(), None);
@@ -341,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_of_one_name_the_address_decides() {
+    fn the_address_decides_between_sockets_of_one_name() {
         let (one, two) = (inherited("127.0.0.1:0", "web"), inherited("127.0.0.1:0", "web"));
         let at = two.address;
         let listeners = [listener(&at.to_string(), Some("web")), listener(&one.address.to_string(), None)];
@@ -353,21 +361,21 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_nobody_wants_is_an_error() {
+    fn a_socket_without_a_listener_is_an_error() {
         let error = assign(&[listener("127.0.0.1:1", None)], vec![inherited("127.0.0.1:0", "x.socket")]);
         let error = error.err().unwrap().to_string();
         assert!(error.contains("name = \"x.socket\""), "{error}");
     }
 
     #[test]
-    fn every_ipv6_address_takes_ipv4_too() {
+    fn the_ipv6_wildcard_address_takes_ipv4_too() {
         let given = inherited("[::]:0", "stickyd.socket");
         let wanted = listener(&format!("0.0.0.0:{}", given.address.port()), None);
         assert_eq!(names(&assign(&[wanted], vec![given]).unwrap()), [Some("stickyd.socket")]);
     }
 
     #[tokio::test]
-    async fn one_silent_thread_stops_the_petting() {
+    async fn one_silent_thread_stops_the_watchdog_feeding() {
         let pulses = [Pulse::default(), Pulse::default()];
         pulses[0].beat();
         let waiting = tokio::time::timeout(Duration::from_millis(150), all_beat(&pulses, &[0, 0]));

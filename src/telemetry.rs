@@ -1,4 +1,4 @@
-//! Logs: one subscriber, and how a full thing says so without flooding (invariant 14).
+//! Logs: one subscriber, and rate-limited warnings for everything bounded that is full (ARCHITECTURE.md, invariant 14).
 
 mod level;
 mod lines;
@@ -14,15 +14,16 @@ use crate::config::{Log, LogFormat};
 pub use level::{Level, level, say_level, set_level};
 pub(crate) use lines::dropped;
 
-/// Sends logs to standard error, in the format systemd and people read, or as one JSON object a line. `RUST_LOG` beats the
-/// level. A second subscriber (tests start several servers in a process) is no error: the first one serves.
+/// Sends logs to standard error, as text that systemd and people can read, or as one JSON object per line. `RUST_LOG`
+/// overrides the configured level. A second subscriber is not an error (tests start several servers in one process):
+/// the first one stays in use.
 pub fn start(config: &Log) {
     let log = tracing_subscriber::fmt().with_env_filter(level::begin(&config.level));
-    // Without a thread for it a slow reader of the log would hold up clients; better that than no log.
+    // Without a writer thread, a slow reader of the log holds up clients; that is still better than no log.
     let out = lines::start().map_or_else(|_| BoxMakeWriter::new(std::io::stderr), BoxMakeWriter::new);
     match config.format {
         LogFormat::Text => {
-            // Colours are for people: in a journal or a file they are noise between a key and its value.
+            // Colours only on a terminal: in a journal or a file the escape codes get between a key and its value.
             let log = log.with_writer(out).with_ansi(std::io::stderr().is_terminal()).with_filter_reloading();
             let handle = log.reload_handle();
             if log.try_init().is_ok() {
@@ -40,21 +41,21 @@ pub fn start(config: &Log) {
     }
 }
 
-/// Before the process ends: what was logged gets a second to be written.
+/// Waits up to a second for pending log lines to be written. Called before the process ends.
 pub fn flush() {
     lines::flush();
 }
 
-/// Lets something be said once in a while.
+/// Rate limit for messages that would otherwise repeat.
 pub struct Rarely(AtomicU64);
 
 impl Rarely {
-    /// Nothing said yet.
+    /// Creates a limit that lets the first message pass.
     pub const fn new() -> Self {
         Self(AtomicU64::new(0))
     }
 
-    /// Whether it may be said now: the first time, and once every `every_ms` after that.
+    /// Returns whether the message may be logged now: true the first time, then once per `every_ms` milliseconds.
     pub fn may(&self, every_ms: u64) -> bool {
         let now = clock::now_ms() + every_ms;
         let last = self.0.load(Relaxed);
@@ -68,7 +69,7 @@ impl Default for Rarely {
     }
 }
 
-/// A warning that something bounded is full: at most once a second from each place.
+/// Logs a warning that something bounded is full, at most once a second per call site.
 macro_rules! say_full {
     ($($what:tt)+) => {{
         static SAID: $crate::telemetry::Rarely = $crate::telemetry::Rarely::new();
@@ -78,7 +79,7 @@ macro_rules! say_full {
     }};
 }
 
-/// A hint to the operator: at most once in ten minutes from each place.
+/// Logs a hint to the operator, at most once in ten minutes per call site.
 macro_rules! say_rarely {
     ($($what:tt)+) => {{
         static SAID: $crate::telemetry::Rarely = $crate::telemetry::Rarely::new();

@@ -1,8 +1,9 @@
-//! A data thread: what its connections, pools and tunnels share without locks.
+//! A data thread: the state that its connections, pools and tunnels share without locks.
 //!
-//! One OS thread, one current-thread runtime, everything on it `!Send` (data-plane study §0.1). Threads share only
-//! [`Shared`]. Idle limits are kept by a tick over [`Live`] entries instead of a timer per connection: a timer costs an
-//! allocation and two wheel operations a request, the tick a few nanoseconds a connection a second.
+//! One OS thread with one current-thread runtime; everything on it is `!Send` (docs/reference/performance.md §0.1).
+//! Threads share only [`Shared`]. Idle limits are enforced by a tick over [`Live`] entries instead of a timer per
+//! connection: a timer costs one allocation and two timer-wheel operations per request, the tick a few nanoseconds per
+//! connection and second.
 
 mod live;
 mod spare;
@@ -27,67 +28,70 @@ use live::{Entry, Share};
 pub use live::{Live, Order, Registered, Removed};
 use spare::Spare;
 
-/// How often idle limits and idle pools are looked at.
+/// Interval at which idle limits and idle pools are checked.
 pub const TICK: Duration = Duration::from_millis(250);
 
-/// Seconds a client connection that was silent for too long has to end by itself.
+/// Seconds that an idle client connection has to end on its own before it is cut.
 const LINGER_S: u32 = 15;
 
-/// Seconds after which a connection without a request is still.
+/// Seconds without activity after which a connection without a request counts as still.
 const STILL_S: u32 = 2;
 
-/// Bytes of the buffer all tunnels of a thread read into (data-plane study §2: 256 KiB beat 64 KiB by a sixth).
+/// Size of the buffer that all tunnels of a thread read into, in bytes (docs/reference/performance.md §2: 256 KiB beat
+/// 64 KiB by a sixth).
 const TUNNEL_BUFFER: usize = 256 * 1024;
 
-/// Shows that a thread still answers: it beats with every tick, until the thread is told to stop. Cloned to whoever watches.
+/// Shows that a thread still responds: it beats on every tick until the thread stops. The watchdog holds clones of it.
 #[derive(Debug, Clone, Default)]
 pub struct Pulse(Arc<AtomicU32>);
 
 impl Pulse {
-    /// Beats so far, wrapping; 0 is only before the first.
+    /// Returns the number of beats so far, wrapping; it is 0 before the first beat.
     pub fn beats(&self) -> u32 {
         self.0.load(Relaxed)
     }
 
-    /// One beat more.
+    /// Records one more beat.
     pub fn beat(&self) {
         self.0.fetch_add(1, Relaxed);
     }
 }
 
-/// What the connections of one data thread share.
+/// State that the connections of one data thread share.
 pub struct Thread {
-    /// What all threads share.
+    /// State that all threads share.
     pub shared: Arc<Shared>,
-    /// Idle connections by worker serial.
+    /// Idle connections to workers, by worker serial.
     pub pools: RefCell<HashMap<u64, Pool>>,
-    /// Who waits for a worker's answer.
+    /// Requests that wait for a worker's answer.
     pub waits: Rc<Waits>,
-    /// Lent to one tunnel for one poll; never across an await.
+    /// Read buffer, lent to one tunnel for one poll; never held across an await.
     pub buffer: RefCell<Box<[u8]>>,
-    /// Every task of this thread (invariant 10).
+    /// Every task of this thread (ARCHITECTURE.md, invariant 10).
     pub tasks: TaskTracker,
-    /// TLS handshakes under way: a storm of them holds its peak of memory (data-plane study §0.6).
+    /// Permits for TLS handshakes under way; the limit bounds the memory peak of a handshake storm
+    /// (docs/reference/performance.md §0.6).
     pub handshakes: tokio::sync::Semaphore,
-    /// Transfers that have a minimum rate.
+    /// Transfers that must keep a minimum rate.
     pub paces: Paces,
-    /// As of the last tick: reading them costs a request no lock, and no count that threads share.
+    /// Limits as of the last second: a request reads them without a lock and without touching a counter shared by
+    /// threads.
     limits: RefCell<Rc<Limits>>,
-    /// Milliseconds, as of the last tick: for what may be a quarter of a second off.
+    /// Time of the last tick in milliseconds, for uses that tolerate an error of a quarter of a second.
     now_ms: Cell<u64>,
     request_ids: Cell<u64>,
     stopping: Cell<bool>,
     requests_cut: Cell<bool>,
-    /// A task closes tunnels of drained workers.
+    /// Whether a task is closing tunnels of drained workers.
     closing: Cell<bool>,
-    /// Sessions closed by name, when polls were last woken for that.
+    /// Count of sessions closed by operators when polls were last woken for it.
     ended: Cell<u32>,
     live: RefCell<slab::Slab<Entry>>,
     spare: Spare,
 }
 
 impl Thread {
-    /// A thread with nothing on it. `index` only seeds request ids.
+    /// Creates a thread without connections.
     pub fn new(shared: Arc<Shared>) -> Rc<Self> {
         let handshakes = tokio::sync::Semaphore::new(shared.limits.load().handshakes);
         let limits = Rc::new(Limits::clone(&shared.limits.load()));
@@ -111,17 +115,17 @@ impl Thread {
         })
     }
 
-    /// The bounds of clients, as the config says them now.
+    /// Returns the limits of clients, as configured now.
     pub fn limits(&self) -> Rc<Limits> {
         self.limits.borrow().clone()
     }
 
-    /// Seconds a client connection may be idle.
+    /// Returns the number of seconds a client connection may be idle.
     pub fn idle_s(&self) -> u32 {
         crate::tunnel::whole_seconds(self.limits.borrow().idle_timeout)
     }
 
-    /// Takes over what a reload has changed of them.
+    /// Takes over limits that a reload has changed.
     fn follow_limits(&self) {
         let now = self.shared.limits.load();
         if **self.limits.borrow() != **now {
@@ -130,7 +134,7 @@ impl Thread {
         }
     }
 
-    /// Puts a client connection on the list, with `limit` seconds of silence allowed.
+    /// Registers a client connection in the thread's list; `limit` is the number of seconds it may be silent.
     pub fn register(self: &Rc<Self>, limit: u32, listener_removed: &Removed) -> Registered {
         self.shared.clients.fetch_add(1, Relaxed);
         self.enter(limit, listener_removed, Share::Whole)
@@ -153,20 +157,21 @@ impl Thread {
             listener_removed: listener_removed.clone(),
         });
         let index = self.live.borrow_mut().insert(Entry { live: live.clone(), address: 0 });
-        // A thread never holds 2³² sockets; if it did, the entry would only stay listed.
+        // A thread never holds 2³² sockets; if it did, the entry would just never leave the list.
         Registered { live, thread: self.clone(), index: u32::try_from(index).unwrap_or(u32::MAX) }
     }
 
-    /// Puts one request of an HTTP/2 connection on the list, which waits at the worker of this serial: so that it can be woken.
+    /// Registers one request of an HTTP/2 connection that waits at the worker with this serial, so that it can be
+    /// woken.
     pub fn register_poll(self: &Rc<Self>, worker: u64) -> Registered {
-        // Not even for a moment a client: others are turned away where there are too many.
+        // Never counted as a client, not even briefly: at the limit, real clients would be rejected.
         let entry = self.enter(0, &Removed::default(), Share::Poll);
         entry.waits_at(worker);
         entry
     }
 
-    /// From now on everything live is told to stop; connections without a request yet only `with_fresh`: their first
-    /// request may be on its way, and is still served.
+    /// Orders everything on the thread to stop. Connections without a request yet are included only `with_fresh`: their
+    /// first request may be on its way, and is still served.
     pub fn stop(&self, with_fresh: bool) {
         self.stopping.set(true);
         for (_, live) in &*self.live.borrow() {
@@ -176,7 +181,8 @@ impl Thread {
         }
     }
 
-    /// Connections of removed listeners are told so; tunnels are not, and those without a request yet are with their first.
+    /// Orders connections of removed listeners to leave. Tunnels stay; connections without a request yet get the order
+    /// with their first request.
     pub fn leave(&self) {
         for (_, live) in &*self.live.borrow() {
             let goes_on = matches!(live.order(), Order::GoOn | Order::Idle);
@@ -186,7 +192,7 @@ impl Thread {
         }
     }
 
-    /// Cuts what is left: requests, or all. Returns how many; none is counted twice.
+    /// Cuts what is left: only requests, or tunnels too. Returns how many were cut; none is counted twice.
     pub fn cut(&self, tunnels_too: bool) -> usize {
         self.requests_cut.set(true);
         let live = self.live.borrow();
@@ -197,14 +203,15 @@ impl Thread {
         left.map(|(_, live)| live.tell(Order::Cut)).count()
     }
 
-    /// Places of the tunnels to a worker that are not closing yet.
+    /// Returns the indices of the tunnels to a worker that are not closing yet.
     pub fn tunnels_of(&self, worker: u64) -> Vec<usize> {
         let live = self.live.borrow();
         let fits = |live: &Live| live.worker.get() == worker && live.tunnel.get() && !live.closing.get();
         live.iter().filter(|(_, live)| fits(live)).map(|(index, _)| index).collect()
     }
 
-    /// Has the tunnel at this place end, if it still leads to this worker; whether it did.
+    /// Starts closing the tunnel at this index; returns `false` if it no longer leads to this worker or is closing
+    /// already.
     pub fn close_tunnel(&self, index: usize, worker: u64) -> bool {
         let live = self.live.borrow();
         let Some(live) = live.get(index).filter(|live| live.worker.get() == worker && live.tunnel.get()) else {
@@ -215,7 +222,7 @@ impl Thread {
         first
     }
 
-    /// Wakes the polls that wait at a worker, so that each sees when its session is to end.
+    /// Wakes the polls that wait at a worker, so that each checks when its session is due to end.
     pub fn wake_polls_of(&self, worker: u64) {
         for (_, live) in &*self.live.borrow() {
             if live.worker.get() == worker && !live.tunnel.get() {
@@ -224,7 +231,8 @@ impl Thread {
         }
     }
 
-    /// Where sessions were closed by name, every poll looks whether it was its own.
+    /// Wakes every poll if sessions were closed by an operator since the last call, so that each checks whether its own
+    /// was closed.
     fn wake_polls_of_closed(&self) {
         let ended = self.shared.sockets.ended();
         if self.ended.replace(ended) != ended {
@@ -236,44 +244,45 @@ impl Thread {
         }
     }
 
-    /// Whether nobody was closing tunnels of drained workers; from now on somebody is.
+    /// Marks that a task closes tunnels of drained workers; returns `false` if one runs already.
     pub fn begin_closing(&self) -> bool {
         !self.closing.replace(true)
     }
 
-    /// Nobody is any more.
+    /// Marks that no task closes tunnels of drained workers any more.
     pub fn end_closing(&self) {
         self.closing.set(false);
     }
 
-    /// Whether everything has been told to stop.
+    /// Whether everything on the thread has been ordered to stop.
     pub fn is_stopping(&self) -> bool {
         self.stopping.get()
     }
 
-    /// Whether the time of requests to finish is over.
+    /// Whether the time that requests have to finish is over.
     pub fn are_requests_cut(&self) -> bool {
         self.requests_cut.get()
     }
 
-    /// Connections and tunnels on this thread.
+    /// Returns the number of connections and tunnels on this thread.
     pub fn live(&self) -> usize {
         self.live.borrow().len()
     }
 
-    /// Milliseconds on the clock of [`clock::now_ms`], at most a tick ago: three readings a request less.
+    /// Returns the time of [`clock::now_ms`] as of the last tick; this saves three clock readings per request.
     pub fn now_ms(&self) -> u64 {
         self.now_ms.get()
     }
 
-    /// A new request id: unique in this process, and not a count that tells a client how much others do.
+    /// Returns a new request id: unique in this process, and not a counter that would reveal the number of other
+    /// requests.
     pub fn request_id(&self) -> u64 {
         let next = self.request_ids.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
         self.request_ids.set(next);
         crate::random::mix(next)
     }
 
-    /// Keeps the idle limits and the pools; runs as long as the thread does.
+    /// Enforces the idle limits and sweeps the pools; runs as long as the thread does.
     pub async fn tick(self: Rc<Self>, pulse: &Pulse) {
         let mut timer = tokio::time::interval(TICK);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -306,7 +315,8 @@ impl Thread {
             }
             match live.order.get() {
                 Order::GoOn if limit != 0 && silent > limit => live.tell(Order::Idle),
-                // Half a head: hyper would wait for the rest of it for ever. A tunnel has a deadline of its own.
+                // An incomplete head: hyper would wait for the rest of it for ever. Tunnels have a deadline of their
+                // own.
                 Order::Idle | Order::Leave
                     if limit != 0 && !live.tunnel.get() && silent > limit.saturating_add(LINGER_S) =>
                 {
@@ -325,7 +335,7 @@ mod tests {
     use crate::config;
 
     #[test]
-    fn half_a_head_is_cut_a_request_under_way_is_not() {
+    fn half_a_head_is_cut_but_a_request_under_way_is_not() {
         let config = config::for_command_line(&["127.0.0.1:8000".into()], &["127.0.0.1:8001".into()]).unwrap();
         let thread = Thread::new(Shared::new(&config, vec![1; 32], Keys::random().unwrap()));
         let (waiting, busy) = (thread.register(75, &Removed::default()), thread.register(0, &Removed::default()));

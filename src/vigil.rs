@@ -1,11 +1,11 @@
-//! The vigil over tunnels, once a second: clients that owe an answer are suspect, and who leaves a Ping of ours unanswered
-//! for too long is dead.
+//! Watches over tunnels, once a second: clients that owe an answer are suspect, and clients that leave a Ping of ours
+//! unanswered for too long are dead and ended.
 //!
-//! Clients that vanished are their kernel's to find (`listener`: keep-alive and user time-out, 26 s); here are those whose
-//! kernel still answers: a frozen process, a proxy between that lost its own client. stickyd pings only where the file says
-//! so (`tunnel_ping`); pings of others that nobody answers make a suspect, no more. How good connections are is counted on
-//! the same walk. On the control thread, away from traffic. Left out: sockets that are not listed, and polling sessions,
-//! whose workers time them out.
+//! Clients that vanished are found through their kernel (`listener`: keep-alive and user time-out, 25 to 27 s). This
+//! module finds clients whose kernel still answers: a frozen process, or a proxy in between that has lost its own
+//! client. stickyd sends pings only if configured (`tunnel_ping`); pings of workers that a client leaves unanswered
+//! make it suspect, no more. The same walk counts how good connections are. It runs on the control thread, away from
+//! traffic. Not covered: sockets that are not listed, and polling sessions, which their workers time out.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,42 +18,43 @@ use crate::state::Shared;
 use crate::tunnel::round_trip::Quality;
 use crate::tunnel::whole_seconds;
 
-/// Between two walks.
+/// Interval between two walks over all tunnels.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// A ping that waits for longer makes its client suspect.
+/// Time for which a ping of a worker may wait before its client becomes suspect.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What is known of a tunnel's client. Seconds on the clock of [`clock::now_s`], each up to one late.
+/// What is known about a tunnel's client. Times are in seconds, on the clock of [`clock::now_s`], each up to one second
+/// late.
 #[derive(Debug, Clone, Copy)]
 struct Known {
-    /// When it last said anything.
+    /// When the client last sent anything.
     heard_s: u32,
-    /// When a Ping of ours left.
+    /// When our last Ping to the client was sent, if one was.
     asked_s: Option<u32>,
-    /// How long a ping of its worker's has been waiting for its answer.
+    /// How long a ping of the worker has been waiting for the client's answer.
     owes: Option<Duration>,
-    /// Of an Engine.IO session: silence after which its worker ends it.
+    /// For an Engine.IO session: the silence after which its worker ends it.
     session: Option<Duration>,
 }
 
-/// What is to be done about it.
+/// The action to take for a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Act {
     Nothing,
-    /// A Ping.
+    /// Send the client a Ping.
     Ask,
-    /// It is dead.
+    /// End the tunnel: its client is dead.
     End,
 }
 
-/// Whether it owes an answer, and what is to be done.
+/// Decides whether the client is suspect, and which action to take.
 fn judge(known: Known, rules: &Tunnels, now_s: u32) -> (bool, Act) {
-    // Its last word may have been a second later than it says.
+    // The client's last message may have come a second later than noted.
     let asked_s = known.asked_s.filter(|asked| known.heard_s.saturating_add(1) < *asked);
     let silent_s = now_s.saturating_sub(known.heard_s);
-    // Either side pings once a pingInterval: three quarters of the session's life are beyond that with every default
-    // (protocols §1.7).
+    // One of the two sides pings once per pingInterval; three quarters of the session's lifetime are longer than that
+    // with all defaults (docs/reference/protocols.md §1.7).
     let misses_pings = known.session.is_some_and(|session| silent_s > whole_seconds(session * 3 / 4));
     let suspect = misses_pings || known.owes.is_some_and(|owes| owes > PATIENCE);
     match (rules.ping, asked_s) {
@@ -64,7 +65,7 @@ fn judge(known: Known, rules: &Tunnels, now_s: u32) -> (bool, Act) {
     }
 }
 
-/// Keeps it up; ends with the thread.
+/// Walks over all tunnels once a second, until the thread ends.
 pub(crate) async fn keep(shared: Arc<Shared>) {
     let mut timer = tokio::time::interval(LOOK);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -74,7 +75,7 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
     }
 }
 
-/// What a walk found in one upstream.
+/// Results of one walk for one upstream, and the rules that apply there.
 #[derive(Default)]
 struct Found {
     rules: Tunnels,
@@ -152,36 +153,36 @@ mod tests {
     }
 
     #[test]
-    fn asked_after_the_silence_and_dead_after_the_time_to_answer() {
+    fn pinged_after_silence_and_dead_after_the_ping_timeout() {
         assert_eq!(judge(silent_since(100, None), &RULES, 119), (false, Act::Nothing));
         assert_eq!(judge(silent_since(100, None), &RULES, 120), (false, Act::Ask));
         assert_eq!(judge(silent_since(100, Some(120)), &RULES, 121), (false, Act::Nothing));
         assert_eq!(judge(silent_since(100, Some(120)), &RULES, 122), (true, Act::Nothing));
         assert_eq!(judge(silent_since(100, Some(120)), &RULES, 130), (true, Act::Nothing));
         assert_eq!(judge(silent_since(100, Some(120)), &RULES, 131), (true, Act::End));
-        // It answered in the second it was asked in, as of a clock that was late.
+        // The client answered in the same second, by a clock that was late.
         assert_eq!(judge(silent_since(119, Some(120)), &RULES, 131), (false, Act::Nothing));
         assert_eq!(judge(silent_since(119, Some(120)), &RULES, 139), (false, Act::Ask));
     }
 
     #[test]
-    fn who_is_not_pinged_is_only_suspect_and_only_for_what_it_owes() {
+    fn without_our_pings_a_client_is_at_most_suspect() {
         let rules = Tunnels::default();
         let of = |owes, session, now_s| judge(Known { owes, session, ..silent_since(0, None) }, &rules, now_s);
-        assert_eq!(of(None, None, u32::MAX), (false, Act::Nothing), "silence alone is nothing");
+        assert_eq!(of(None, None, u32::MAX), (false, Act::Nothing), "silence alone is not suspect");
         assert_eq!(of(Some(PATIENCE), None, 9), (false, Act::Nothing));
         assert_eq!(of(Some(PATIENCE * 2), None, 9), (true, Act::Nothing));
-        // 25 s between pings, 20 s to answer, and our 5 s.
+        // 25 s between pings, 20 s to answer, and 5 s added by stickyd.
         let session = Some(Duration::from_secs(50));
         assert_eq!(of(None, session, 30), (false, Act::Nothing));
         assert_eq!(of(None, session, 39), (true, Act::Nothing));
     }
 
     proptest! {
-        /// Whatever the times: a client that answers each Ping within the time it has is never given up; one that does not
-        /// is, within the sum of both times and the lateness of the clocks.
+        /// For all times: a client that answers each Ping within the time-out is never ended; one that does not is
+        /// ended within the sum of both times and the lateness of the clocks.
         #[test]
-        fn the_living_live_and_the_dead_do_not(
+        fn only_clients_that_stop_answering_are_ended(
             ping in 1u32..60,
             timeout in 1u32..30,
             delays in prop::collection::vec(0u32..30, 1..20),
@@ -203,18 +204,18 @@ mod tests {
                     Act::Nothing => {}
                     Act::Ask => {
                         known.asked_s = Some(now);
-                        // In time, while there is one left; then never again.
+                        // The client answers in time while a delay is left, then never again.
                         answers_at = answers_at.or_else(|| delays.next().map(|delay| now + 1 + delay % timeout));
                     }
                     Act::End => {
-                        prop_assert!(delays.next().is_none() && answers_at.is_none(), "a living one at {}", now);
+                        prop_assert!(delays.next().is_none() && answers_at.is_none(), "a live client ended at {}", now);
                         prop_assert!(now > last_word + timeout);
                         prop_assert!(now <= last_word + ping + timeout + 4, "{} after {}", now, last_word);
                         return Ok(());
                     }
                 }
             }
-            prop_assert!(false, "never given up");
+            prop_assert!(false, "the dead client was never ended");
         }
     }
 }

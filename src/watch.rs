@@ -1,9 +1,10 @@
-//! Notices that files change on disk, by inotify(7), and waits until they are quiet.
+//! Watches files on disk for changes, by inotify(7), and waits until they are quiet.
 //!
-//! Directories are watched, not files: editors write beside and rename, Kubernetes swaps the link `..data`, and a watch of
-//! the file itself would stay with what nobody reads any more. The queue is the kernel's, bounded by it (an overflow counts
-//! as a change). Leaves out what a change means: whoever waits looks at the files' bytes. Opening and reading is not asked
-//! for, or each look would cause the next.
+//! Directories are watched, not files: editors write another file and rename it, Kubernetes swaps the link `..data`,
+//! and a watch of the file itself would stay with one that is not read any more. The kernel keeps the queue of events
+//! and bounds it; an overflow counts as a change. What a change means is not decided here: the caller compares the
+//! bytes of the files. Events for opening and reading are not requested, because each look at the files would then
+//! cause the next one.
 
 use std::collections::{BTreeSet, HashMap};
 use std::future::pending;
@@ -15,28 +16,28 @@ use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
 
-/// Changes are over when nothing happened for so long: an editor's write and rename are one edit, a half-written file is
-/// none.
+/// A change is complete when nothing has happened for this long: an editor's write and rename are one edit, and a
+/// half-written file is not read.
 const QUIET: Duration = Duration::from_millis(300);
 
-/// Somebody who never stops writing is looked at after this long all the same.
+/// If writing never stops, the files are read after this long all the same.
 const LONGEST: Duration = Duration::from_secs(3);
 
-/// Bytes of events read at once: some dozens with names.
+/// Bytes of events read at once: some dozens of events with names.
 const BUFFER: usize = 4096;
 
-/// Watches names on disk. Nothing at first.
+/// Watches names on disk; at first it watches none.
 #[derive(Default)]
 pub(crate) struct Watcher {
     inotify: Option<AsyncFd<Inotify>>,
     directories: HashMap<WatchDescriptor, PathBuf>,
     names: BTreeSet<PathBuf>,
     change: Option<Change>,
-    /// It has been said that there is no watch.
+    /// Whether the warning that files cannot be watched was logged.
     said: bool,
 }
 
-/// A change that may not be over.
+/// A change that may not be complete yet.
 #[derive(Clone, Copy)]
 struct Change {
     first: Instant,
@@ -44,7 +45,8 @@ struct Change {
 }
 
 impl Watcher {
-    /// From now on watches these names, which need not be there, and nothing else. What cannot be watched is said once.
+    /// Watches these names, which need not exist, and no others from now on. That something cannot be watched is logged
+    /// once.
     pub(crate) fn follow(&mut self, names: &BTreeSet<PathBuf>) {
         if names.is_empty() {
             *self = Self { said: self.said, ..Self::default() };
@@ -54,7 +56,8 @@ impl Watcher {
             && !std::mem::replace(&mut self.said, true)
         {
             tracing::warn!(
-                "edits of the configuration may go unnoticed, it cannot be watched: {error}; SIGHUP and `stickyd reload` work"
+                %error,
+                "configuration cannot be watched, edits may go unnoticed; SIGHUP and `stickyd reload` still work"
             );
         }
     }
@@ -71,7 +74,7 @@ impl Watcher {
         self.names = names.clone();
         for name in names {
             let mut name = name.as_path();
-            // Where there is no directory, the nearest there is will tell of it.
+            // If the directory does not exist, the nearest parent that does is watched for its creation.
             while let Some(directory) = name.parent() {
                 match watches.add(directory, mask()) {
                     Ok(watch) => {
@@ -90,7 +93,8 @@ impl Watcher {
                 }
             }
         }
-        // What happened between reading a file and watching its directory was not seen: it is looked at again.
+        // A change between the reading of a file and the watch of its directory was not seen, so the files are read
+        // again.
         if directories.keys().any(|watch| !self.directories.contains_key(watch)) {
             self.changed();
         }
@@ -102,7 +106,7 @@ impl Watcher {
         failed
     }
 
-    /// Ready when something has changed and is quiet again. May be dropped and asked anew at any time.
+    /// Waits until something has changed and is quiet again. May be cancelled and called again at any time.
     pub(crate) async fn settled(&mut self) {
         loop {
             let due = self.change.map(|change| (change.last + QUIET).min(change.first + LONGEST));
@@ -121,7 +125,7 @@ impl Watcher {
                     Ok(true) => self.changed(),
                     Ok(false) => {}
                     Err(error) => {
-                        tracing::warn!(%error, "edits of the configuration go unnoticed from now on");
+                        tracing::warn!(%error, "configuration is no longer watched, edits go unnoticed");
                         self.inotify = None;
                     }
                 },
@@ -137,7 +141,7 @@ impl Watcher {
 
 #[expect(
     deprecated,
-    reason = "its successor is unsafe, for types that may lose their descriptor: Inotify owns its own"
+    reason = "its successor is unsafe because types may lose their descriptor, but Inotify owns its own"
 )]
 fn registered() -> io::Result<AsyncFd<Inotify>> {
     AsyncFd::new(Inotify::init()?)
@@ -155,7 +159,7 @@ fn mask() -> WatchMask {
         | WatchMask::ONLYDIR
 }
 
-/// The next events; whether one of them matters.
+/// Waits for the next events; returns whether one of them matters.
 async fn read(
     inotify: &mut Option<AsyncFd<Inotify>>,
     directories: &HashMap<WatchDescriptor, PathBuf>,
@@ -170,7 +174,7 @@ async fn read(
             Ok(events.fold(false, |matters, event| {
                 let directory = directories.get(&event.wd);
                 let named = || event.name.zip(directory).map(|(name, directory)| directory.join(Path::new(name)));
-                // One without a name is about the directory itself, or about lost events.
+                // An event without a name is about the directory itself, or about lost events.
                 let itself = event.name.is_none() && !event.mask.contains(EventMask::IGNORED);
                 matters || itself || named().is_some_and(|name| names.contains(&name))
             }))
@@ -201,18 +205,18 @@ mod tests {
         }
     }
 
-    /// Nothing it was told of is left.
+    /// Checks that no further change is reported.
     async fn is_calm(watcher: &mut Watcher) {
         assert!(tokio::time::timeout(2 * QUIET, watcher.settled()).await.is_err());
     }
 
     #[tokio::test]
-    async fn changes_of_the_names_only_and_once_for_many() {
+    async fn only_watched_names_count_and_many_changes_are_one() {
         let directory = Directory::new();
         let (file, other) = (directory.0.join("a"), directory.0.join("b"));
         let mut watcher = Watcher::default();
         watcher.follow(&[file.clone()].into());
-        // What was missed before the watch.
+        // The first report is for changes before the watch.
         watcher.settled().await;
         watcher.follow(&[file.clone()].into());
         std::fs::write(&other, "x").unwrap();
@@ -222,7 +226,7 @@ mod tests {
         }
         watcher.settled().await;
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "z");
-        // Reading is no change.
+        // Reading is not a change.
         is_calm(&mut watcher).await;
         std::fs::rename(&other, &file).unwrap();
         watcher.settled().await;
@@ -232,7 +236,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_cannot_be_watched_keeps_nobody_from_the_rest() {
+    async fn a_name_that_cannot_be_watched_does_not_affect_the_rest() {
         let directory = Directory::new();
         let file = directory.0.join("a");
         std::fs::write(directory.0.join("no-directory"), "x").unwrap();
@@ -246,7 +250,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_directory_that_is_not_there_yet_is_waited_for() {
+    async fn a_directory_that_does_not_exist_yet_is_awaited() {
         let directory = Directory::new();
         let file = directory.0.join("certificates/live/a.pem");
         let names = [file.clone()].into();

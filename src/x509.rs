@@ -1,7 +1,7 @@
-//! What a certificate says of itself: its names, its subject as text, its dates.
+//! Reads the contents of a certificate: its names, its subject as text, its dates.
 //!
-//! Reading only: who may be believed is rustls's business. A thin layer over `x509-cert`, with its raw profile, because a
-//! certificate that rustls takes must not fail here for a serial number of odd length.
+//! Whether a certificate is trusted is decided by rustls, not here. This is a thin layer over `x509-cert`, with its raw
+//! profile, because a certificate that rustls accepts must not fail here for a serial number of odd length.
 
 use std::fmt::Write;
 
@@ -10,17 +10,17 @@ use x509_cert::der::Decode;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-/// A parsed certificate.
+/// An X.509 certificate that was parsed.
 pub(crate) struct Certificate(CertificateInner<Raw>);
 
 impl Certificate {
-    /// `None`: it cannot be parsed.
+    /// Parses a certificate in DER; `None` if that fails.
     pub(crate) fn parse(der: &[u8]) -> Option<Self> {
         CertificateInner::from_der(der).ok().map(Self)
     }
 
-    /// The DNS names it is for (RFC 5280 §4.2.1.6), in lower case. The common name is none: no client looks there any more
-    /// (RFC 9525 §2).
+    /// Returns the DNS names of the certificate (RFC 5280 §4.2.1.6), in lower case. The common name is not one of them:
+    /// clients do not use it as a host name any more (RFC 9525 §2).
     pub(crate) fn dns_names(&self) -> Vec<String> {
         let Ok(Some((_, SubjectAltName(names)))) = self.0.tbs_certificate().get_extension::<SubjectAltName>() else {
             return Vec::new();
@@ -32,8 +32,8 @@ impl Certificate {
         names.iter().filter_map(dns).collect()
     }
 
-    /// Its subject as RFC 2253 and RFC 4514 write it, last part first, in ASCII: other bytes as `\XX` (RFC 4514 §2.4),
-    /// so that it can be a field value.
+    /// Returns the subject in the notation of RFC 2253 and RFC 4514, last part first, in ASCII: other bytes are written
+    /// as `\XX` (RFC 4514 §2.4), so that the result can be a field value.
     pub(crate) fn subject(&self) -> String {
         let text = self.0.tbs_certificate().subject().to_string();
         let mut ascii = String::with_capacity(text.len());
@@ -41,19 +41,19 @@ impl Certificate {
             if byte.is_ascii_graphic() || byte == b' ' {
                 ascii.push(char::from(byte));
             } else {
-                // Writing to a String does not fail.
+                // Writing to a String cannot fail.
                 let _ = write!(ascii, "\\{byte:02X}");
             }
         }
         ascii
     }
 
-    /// The second from which on it is valid, since 1970; what lies before is 0.
+    /// Returns the first second in which the certificate is valid, since 1970; dates before 1970 are 0.
     pub(crate) fn not_before(&self) -> u64 {
         self.0.tbs_certificate().validity().not_before.to_unix_duration().as_secs()
     }
 
-    /// The last second it is valid in, since 1970.
+    /// Returns the last second in which the certificate is valid, since 1970.
     pub(crate) fn not_after(&self) -> u64 {
         self.0.tbs_certificate().validity().not_after.to_unix_duration().as_secs()
     }
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn subjects_are_ascii_and_cannot_pretend() {
+    fn subjects_are_ascii_and_cannot_inject_fields() {
         use rcgen::DnType::{CommonName, OrganizationName};
         let subject =
             with_subject(&[(OrganizationName, "Écho, Ltd."), (CommonName, "bob,O=admin\r\nX-Admin: 1")]).subject();
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_dates() {
+    fn names_and_dates_are_read() {
         let certificate = with_subject(&[]);
         assert_eq!(certificate.dns_names(), ["a.example"]);
         assert_eq!(certificate.not_before(), 999_993_600);

@@ -80,21 +80,21 @@ fn what_is_wrong_is_told_and_nothing_is_sent() {
     let long = "x".repeat(65 * 1024);
     for (body, status, words) in [
         (json!({"all": true}), 422, "nothing to send"),
-        (json!({"text": "hi"}), 422, "to whom?"),
-        (json!({"text": "hi", "all": true, "upstream": "app"}), 422, "contradict"),
-        (json!({"text": 7, "all": true}), 422, "`text` is a text"),
+        (json!({"text": "hi"}), 422, "no recipients given"),
+        (json!({"text": "hi", "all": true, "upstream": "app"}), 422, "cannot be combined"),
+        (json!({"text": 7, "all": true}), 422, "`text` must be a string"),
         (json!({"text": "hi", "al": "l"}), 422, "unknown field `al`"),
-        (json!({"text": "hi", "args": [1], "all": true}), 422, "belong to an `event`"),
-        (json!({"event": "e", "args": 1, "all": true}), 422, "`args` is a list"),
+        (json!({"text": "hi", "args": [1], "all": true}), 422, "need an `event`"),
+        (json!({"event": "e", "args": 1, "all": true}), 422, "`args` must be a list"),
         (json!({"event": "", "all": true}), 422, "not empty"),
         (json!({"event": "disconnect", "all": true}), 422, "none of connect"),
-        (json!({"event": "e", "namespace": "chat", "all": true}), 422, "begins with /"),
-        (json!({"event": "e", "namespace": "/a,b", "all": true}), 422, "no comma"),
-        (json!({"text": long, "all": true}), 413, "65536 may be sent"),
-        (json!({"event": "e", "args": [long], "all": true}), 413, "65536 may be sent"),
+        (json!({"event": "e", "namespace": "chat", "all": true}), 422, "must begin with /"),
+        (json!({"event": "e", "namespace": "/a,b", "all": true}), 422, "not contain a comma"),
+        (json!({"text": long, "all": true}), 413, "the limit is 65536"),
+        (json!({"event": "e", "args": [long], "all": true}), 413, "the limit is 65536"),
         (json!({"text": "hi", "upstream": "none"}), 404, "no upstream `none`"),
-        (json!({"text": "hi", "all": true}), 404, "no live socket fits"),
-        (json!({"text": "hi", "state": "open"}), 404, "no live socket fits"),
+        (json!({"text": "hi", "all": true}), 404, "no live socket matches"),
+        (json!({"text": "hi", "state": "open"}), 404, "no live socket matches"),
     ] {
         let (got, answer) = said.broadcast(&body);
         assert_eq!(got, status, "{answer}");

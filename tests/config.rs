@@ -1,7 +1,7 @@
-//! Configurations: every key arrives in its field, every mistake is told with its place, nothing panics.
+//! Configurations: every key is read into its field, every mistake is reported with its place, nothing panics.
 //!
-//! The texts of errors stand in `config/errors*.rs`, the shipped files in `config/shipped.rs`. No test asks a real
-//! resolver: [`resolve`] knows the few names that are used.
+//! The texts of errors are in `config/errors*.rs`, the tests of shipped files in `config/shipped.rs`. Tests do not use a
+//! real resolver: [`resolve`] answers for the few names they need.
 
 #[path = "config/drain.rs"]
 mod drain;
@@ -43,7 +43,7 @@ use stickyd::config::{
 };
 use stickyd::tunnel::round_trip::Thresholds;
 
-/// A listener and an upstream: four lines that are right, to put the wrong one behind.
+/// A valid listener and upstream in four lines, to which tests append a wrong line.
 const HEAD: &str = "[[listener]]\naddress = \"0.0.0.0:80\"\n[upstream.app]\nworkers = [\"127.0.0.1:3001-3004\"]\n";
 
 fn resolve(name: &str) -> io::Result<Vec<IpAddr>> {
@@ -63,7 +63,7 @@ fn errors_of(text: &str) -> String {
     parse_with(text, Path::new("s.toml"), &resolve).unwrap_err().to_string()
 }
 
-/// Of an upstream with these workers, in line 4.
+/// Errors of an upstream with these workers, which are on line 4.
 fn errors_of_workers(list: &str) -> String {
     errors_of(&text_of_workers(list))
 }
@@ -90,7 +90,7 @@ fn good(text: &str) -> Config {
     config
 }
 
-/// A folder of one test, removed at its end.
+/// A temporary folder of one test, removed at its end.
 struct TempDir(PathBuf);
 
 impl TempDir {
@@ -104,7 +104,7 @@ impl TempDir {
         std::fs::write(self.0.join(name), text).unwrap();
     }
 
-    /// `NAME.crt` and `NAME.key`, valid from one year to the other.
+    /// Writes `NAME.crt` and `NAME.key`, valid from the first year to the second.
     fn certificate(&self, name: &str, years: Range<i32>) {
         let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         params.not_before = rcgen::date_time_ymd(years.start, 1, 1);
@@ -122,7 +122,7 @@ impl Drop for TempDir {
 }
 
 #[test]
-fn two_tables_are_a_configuration_and_the_rest_has_defaults() {
+fn a_listener_and_an_upstream_are_enough() {
     let config = good(HEAD);
     assert_eq!((&config.secret, &config.state_dir, &config.routes), (&None, &None, &Vec::new()));
     assert!((1..=256).contains(&config.threads));
@@ -142,7 +142,7 @@ fn two_tables_are_a_configuration_and_the_rest_has_defaults() {
     assert_eq!((app.tunnels.ping, app.tunnels.broadcast), (None, false));
 }
 
-/// Every key, none at its default.
+/// A configuration with every key, none of them at its default.
 const EVERY_KEY: &str = r#"
 secret_file = "secret"
 state_dir = "state"
@@ -192,7 +192,7 @@ access = true
 "#;
 
 #[test]
-fn every_key_arrives() {
+fn every_key_is_read_into_its_field() {
     let dir = TempDir::new("every-key");
     dir.certificate("site", 2000..4000);
     dir.write("secret", "\n 0123456789abcdef\n");
@@ -200,7 +200,7 @@ fn every_key_arrives() {
     let (config, warnings) = parse_with(EVERY_KEY, &dir.0.join("s.toml"), &resolve).unwrap();
     assert_eq!(warnings, []);
     check_every_key(&dir, &config);
-    // The same through a file and the real resolver, which need not know any name.
+    // The same through a file and the real resolver, without names to look up.
     let text = EVERY_KEY.replace("one.test", "10.0.0.1");
     dir.write("s.toml", &text);
     let loaded = load(&dir.0.join("s.toml")).unwrap_or_else(|e| panic!("{e}"));
@@ -256,14 +256,14 @@ fn check_every_key(dir: &TempDir, config: &Config) {
     assert_eq!(config.log, Log { level: "warn,stickyd::affinity=debug".to_owned(), access: true, ..Log::default() });
 }
 
-/// `NAME=ADDRESS` of each worker.
+/// Each worker as `NAME=ADDRESS`.
 fn workers(entry: &str) -> Vec<String> {
     let config = good(&format!("listener = [{{ address = \"0.0.0.0:80\" }}]\nupstream.app.workers = [{entry}]"));
     config.upstreams[0].workers.iter().map(|worker| format!("{}={}", worker.name, worker.address)).collect()
 }
 
 #[test]
-fn worker_addresses() {
+fn worker_addresses_are_expanded() {
     assert_eq!(workers("\"127.0.0.1:3001-3002\""), ["127.0.0.1:3001=127.0.0.1:3001", "127.0.0.1:3002=127.0.0.1:3002"]);
     assert_eq!(workers("\"[::1]:3000\""), ["[::1]:3000=[::1]:3000"]);
     assert_eq!(workers("\"localhost:3000\""), ["127.0.0.1:3000=127.0.0.1:3000"]);
@@ -273,14 +273,14 @@ fn worker_addresses() {
 }
 
 #[test]
-fn windows_line_ends_and_a_byte_order_mark_are_fine() {
+fn windows_line_ends_and_a_byte_order_mark_are_accepted() {
     assert_eq!(good(&HEAD.replace('\n', "\r\n")), good(HEAD));
     assert_eq!(good(&format!("\u{feff}{HEAD}")), good(HEAD));
     assert!(errors(&"x = 1\r\n".replace('x', "tls")).contains("5 | tls = 1\n"));
 }
 
 #[test]
-fn names_of_several_workers_say_what_differs() {
+fn names_of_several_workers_get_a_suffix() {
     let named = |address| workers(&format!("{{ address = \"{address}\", name = \"w\" }}"));
     assert_eq!(named("127.0.0.1:1"), ["w=127.0.0.1:1"]);
     assert_eq!(named("127.0.0.1:1-2"), ["w-1=127.0.0.1:1", "w-2=127.0.0.1:2"]);
@@ -290,7 +290,7 @@ fn names_of_several_workers_say_what_differs() {
 }
 
 #[test]
-fn admin_in_its_shorter_forms() {
+fn admin_addresses_and_secrets_have_short_forms() {
     let admin = |text: &str| good(&format!("{text}\n{HEAD}")).admin.address;
     assert_eq!(admin("state_dir = \"/var/lib/s\""), AdminAddress::Unix("/var/lib/s/admin.sock".into()));
     assert_eq!(admin("admin.address = \"localhost:1\""), AdminAddress::Tcp(([127, 0, 0, 1], 1).into()));
@@ -300,7 +300,7 @@ fn admin_in_its_shorter_forms() {
 }
 
 #[test]
-fn command_line() {
+fn the_command_line_is_a_configuration_too() {
     let strings = |all: &[&str]| all.iter().map(ToString::to_string).collect::<Vec<_>>();
     let config = for_command_line(&strings(&["0.0.0.0:80"]), &strings(&["127.0.0.1:1-2", "unix:/run/a"])).unwrap();
     assert_eq!((config.upstreams[0].name.as_str(), config.upstreams[0].workers.len()), ("app", 3));
@@ -332,19 +332,19 @@ fn command_line() {
     ");
 }
 
-/// A configuration with every kind of value, to be damaged.
+/// A configuration with every kind of value, for tests that damage it.
 fn specimen() -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/config/full.toml")).unwrap()
 }
 
 #[test]
-fn no_control_character_is_printed() {
+fn control_characters_are_not_printed() {
     let said = errors("affinity = [\"\\u001b[31m\"]\n\"\\u0007\" = \"\"\n");
     assert!(said.chars().all(|c| c == '\n' || !c.is_control()), "{said}");
 }
 
 #[test]
-fn a_file_of_the_wrong_kind_ends_soon_and_is_not_printed_whole() {
+fn errors_of_a_file_of_the_wrong_kind_stay_short() {
     for text in ["[".repeat(100_000), "a\n".repeat(200_000), "a = [".repeat(50_000), "a.".repeat(100_000)] {
         assert!(errors_of(&text).len() < 100_000, "{}", text.len());
     }
@@ -357,7 +357,7 @@ fn a_file_of_the_wrong_kind_ends_soon_and_is_not_printed_whole() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Cuts, doubles and replaces pieces: whatever comes out is a configuration or a list of errors that can be printed.
+    /// Cuts out, inserts and replaces parts: the result is a configuration, or a list of errors that can be printed.
     #[test]
     fn a_damaged_configuration_never_panics(
         edits in prop::collection::vec((any::<prop::sample::Index>(), 0..12_usize, "[ -~\\n\u{e9}\u{1F600}]{0,4}"), 1..6)
@@ -375,7 +375,7 @@ proptest! {
         }
     }
 
-    /// Text that is no configuration at all.
+    /// Parses arbitrary text without a panic.
     #[test]
     fn noise_never_panics(text in "\\PC*") {
         let _ = parse_with(&text, Path::new("s.toml"), &resolve).map_err(|errors| errors.to_string());

@@ -340,7 +340,7 @@ async fn a_check_that_can_never_pass_is_explained_once() {
         (&node, "path = \"/health\", body = \"fine\"", ["\\\"fine\\\" in the body", "another body", "set `body`"]),
         (&node, "kind = \"socket.io\", path = \"/io/\"", ["handshake at /io/", "status 404", "no Socket.IO at /io/"]),
         (&unknown, "kind = \"socket.io\"", ["handshake at /socket.io/", "Transport unknown", "kind = \"websocket\""]),
-        (&closed, "kind = \"websocket\", path = \"/\"", ["101", "no HTTP/1.1 answer", "kind = \"tcp\""]),
+        (&closed, "kind = \"websocket\", path = \"/\"", ["101", "no HTTP/1.1 response", "kind = \"tcp\""]),
     ] {
         let binary = Binary::with(&config(address, &format!("{health}, {fast}")));
         let line = binary.says(&["has never passed its health check"]);

@@ -1,4 +1,5 @@
-//! Threats §2 for HTTP/1 and HTTP/2 as tables: raw bytes in, raw bytes out, and a judge that believes nobody.
+//! docs/reference/threats.md §2 for HTTP/1 and HTTP/2 as tables: raw bytes in, raw bytes out, and a judge that believes
+//! nobody.
 
 mod answers;
 mod broken;

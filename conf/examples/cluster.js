@@ -1,9 +1,9 @@
-// Starts an application in several processes, each with a PORT of its own: PORT, PORT+1, … (see node-cluster.toml).
+// Starts an application in several processes, each with its own PORT: PORT, PORT+1, … (see node-cluster.toml).
 //
 //     PORT=3001 WORKERS=4 node cluster.js ./app.js
 //
-// The application needs nothing but listen(process.env.PORT). A process that dies is started again on *its* port: the
-// port belongs to a slot, because cluster's worker.id grows with every start.
+// The application only has to call listen(process.env.PORT). A process that dies is started again on the same port:
+// ports belong to slots, because cluster's worker.id grows with every start.
 const cluster = require('node:cluster');
 const os = require('node:os');
 const path = require('node:path');

@@ -1,5 +1,5 @@
-//! Clients as Node and mobile apps are: no cookies, a new connection when they need one, a new handshake when theirs is
-//! lost. Engine.IO spoken by hand, so that every answer on the wire is seen and counted.
+//! Clients that behave like Node and mobile apps: no cookies, a new connection when they need one, a new handshake when
+//! their session is lost. They implement Engine.IO by hand, so that every answer can be seen and counted.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
-/// What all clients have seen.
+/// Counters shared by all clients.
 #[derive(Default)]
 pub(crate) struct Tally {
     live: AtomicU64,
@@ -26,7 +26,7 @@ pub(crate) struct Tally {
     unreachable: AtomicU64,
 }
 
-/// A [`Tally`] at one moment.
+/// Values of a [`Tally`] at one moment.
 #[derive(Clone, Copy)]
 pub(crate) struct Count {
     pub(crate) live: u64,
@@ -67,13 +67,13 @@ impl fmt::Display for Count {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} sessions ended ({} told \"Session ID unknown\", {} found no listener), {} handshakes, {} echoes",
+            "{} sessions lost ({} with \"Session ID unknown\", {} without a listener), {} handshakes, {} echoes",
             self.lost, self.refusals, self.unreachable, self.handshakes, self.echoes
         )
     }
 }
 
-/// Why a session ended.
+/// Reason why a session ended.
 #[derive(Debug)]
 enum End {
     Refused,
@@ -81,7 +81,7 @@ enum End {
     Broken,
 }
 
-/// A polling client: says something, polls for the answer, rests between two polls.
+/// A polling client: sends a message, polls for the answer, and pauses between two polls.
 pub(crate) async fn poll_for_ever(server: SocketAddr, tally: Arc<Tally>) {
     loop {
         let end = poll_once(server, &tally).await;
@@ -132,7 +132,7 @@ async fn handshake(server: SocketAddr) -> Result<String, End> {
     sid.map(str::to_owned).ok_or(End::Broken)
 }
 
-/// One request on a connection of its own.
+/// Sends one request on a connection of its own.
 async fn exchange(server: SocketAddr, method: Method, url: &str, body: &str) -> Result<String, End> {
     let stream = TcpStream::connect(server).await.map_err(|_| End::Unreachable)?;
     let (mut sender, connection) =
@@ -151,13 +151,13 @@ async fn exchange(server: SocketAddr, method: Method, url: &str, body: &str) -> 
         }
     };
     let (answer, _) = tokio::join!(exchange, async {
-        // Its end shows in the exchange.
+        // An error of the connection also shows up in the exchange.
         let _ = connection.await;
     });
     answer
 }
 
-/// A WebSocket client: one tunnel, a message every quarter of a second.
+/// A WebSocket client: one tunnel, with one message every quarter of a second.
 pub(crate) async fn websocket_for_ever(server: SocketAddr, tally: Arc<Tally>) {
     loop {
         let end = websocket_once(server, &tally).await.err().unwrap_or(End::Broken);
@@ -190,7 +190,7 @@ async fn websocket_once(server: SocketAddr, tally: &Tally) -> Result<(), End> {
     }
 }
 
-/// Counts an end, and waits as socket.io-client does before it tries again (a little shorter).
+/// Counts a lost session, and waits a little shorter than socket.io-client does before a new attempt.
 async fn count(tally: &Tally, end: End) {
     tally.lost.fetch_add(1, Relaxed);
     match end {

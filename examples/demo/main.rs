@@ -1,7 +1,9 @@
-//! The demo: real Socket.IO workers inside one process, stickyd in front, clients going through it, and a live table.
-//! Then, before your eyes: a worker is killed, stickyd is restarted, and the demo says what each cost.
+//! The demo: real Socket.IO workers inside one process, stickyd in front of them, clients that connect through it, and
+//! a live table. While you watch, a worker is killed and stickyd is restarted; at the end the demo prints how many
+//! sessions each of these cost.
 //!
-//! `cargo run --release --example demo` — needs nothing installed, uses loopback only, ends by itself after half a minute.
+//! Run it with `cargo run --release --example demo`. It needs nothing installed, uses loopback addresses only, and ends
+//! after half a minute.
 
 mod client;
 mod screen;
@@ -28,7 +30,7 @@ fn main() -> Result<()> {
     let mut workers = (1..=WORKERS).map(|i| Worker::start(format!("w{i}"))).collect::<Result<Vec<_>>>()?;
     let addresses: Vec<SocketAddr> = workers.iter().map(|worker| worker.address).collect();
     let mut server = Server::start(config("127.0.0.1:0", &addresses)?, None, Parent::default())?;
-    let address = server.addresses.first().copied().ok_or("stickyd listens nowhere")?;
+    let address = server.addresses.first().copied().ok_or("stickyd has no listener")?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let tally = Arc::new(Tally::default());
@@ -42,7 +44,7 @@ fn main() -> Result<()> {
     }
 
     let mut screen = Screen::new(address);
-    screen.say("90 clients arrive: 60 poll, 30 speak WebSocket. No cookies, one address, four workers.");
+    screen.say("90 clients connect: 60 use polling, 30 use WebSockets. No cookies, one client address, four workers.");
     screen.watch(&server, &tally, Duration::from_secs(6));
 
     let before = tally.now();
@@ -54,7 +56,7 @@ fn main() -> Result<()> {
     let killed = tally.now().since(&before);
 
     let before = tally.now();
-    screen.say("Now stickyd is stopped and started again. It remembers nothing; the sessions' workers do.");
+    screen.say("Now stickyd is restarted. It has forgotten all sessions, but their workers still know them.");
     server.stop().gently.cancel();
     let ended = server.wait();
     server = Server::start(config(&address.to_string(), &addresses)?, None, Parent::default())?;
@@ -63,21 +65,21 @@ fn main() -> Result<()> {
     let healed = screen::metric(&server, "stickyd_refusals_total{fate=\"healed\",upstream=\"app\"}");
 
     screen.end();
-    println!("What it cost");
+    println!("Sessions lost");
     println!("  worker killed     {killed}");
     println!("  stickyd restarted {restarted}");
     println!(
-        "                    {healed:.0} refusals of workers were healed: the session was found elsewhere, unseen by its client"
+        "                    {healed:.0} refusals were healed: the session was found elsewhere, unnoticed by its client"
     );
-    println!("                    it stopped with {} connections cut at the deadline", ended.cut);
-    println!("  in all            {}", tally.now());
+    println!("                    {} connections were cut at the deadline of the stop", ended.cut);
+    println!("  total             {}", tally.now());
     server.stop().now.cancel();
     server.stop().gently.cancel();
     server.wait();
     Ok(())
 }
 
-/// The same secret before and after the restart, as a state directory would keep it.
+/// Returns the demo's configuration. The secret is the same before and after the restart, as with a state directory.
 fn config(listen: &str, workers: &[SocketAddr]) -> Result<Config> {
     let named = |(i, address)| format!("{{ address = \"{address}\", name = \"w{}\" }}", i + 1);
     let workers: Vec<String> = workers.iter().enumerate().map(named).collect();

@@ -1,4 +1,4 @@
-//! The live table: drawn over itself on a terminal, every other second as lines elsewhere.
+//! The live table: redrawn in place on a terminal, printed every two seconds elsewhere.
 
 use std::io::{IsTerminal, Write, stdout};
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use crate::client::Tally;
 pub(crate) struct Screen {
     address: SocketAddr,
     terminal: bool,
-    /// Lines of the table on the screen, to be drawn over.
+    /// Number of lines of the table on the screen that the next one replaces.
     drawn: usize,
 }
 
@@ -20,20 +20,20 @@ impl Screen {
         Self { address, terminal: stdout().is_terminal(), drawn: 0 }
     }
 
-    /// A line that stays.
+    /// Prints a line that is not replaced.
     pub(crate) fn say(&mut self, text: &str) {
         self.drawn = 0;
         println!("\n{text}");
     }
 
-    /// Shows the table until `span` is over.
+    /// Shows the table for the duration `span`.
     pub(crate) fn watch(&mut self, server: &Server, tally: &Tally, span: Duration) {
         let pause = Duration::from_millis(if self.terminal { 250 } else { 2_000 });
         let end = Instant::now() + span;
         while Instant::now() < end {
             self.draw(&table(self.address, server, tally));
-            // The demo's own thread, not one of stickyd's.
-            #[allow(clippy::disallowed_methods, reason = "nothing runs on this thread but the table")]
+            // This is the demo's own thread, not one of stickyd's.
+            #[allow(clippy::disallowed_methods, reason = "only the table runs on this thread")]
             std::thread::sleep(pause);
         }
     }
@@ -51,7 +51,7 @@ impl Screen {
             println!("{line}{}", if self.terminal { "\x1b[K" } else { "" });
         }
         self.drawn = lines.len();
-        // A closed pipe ends the demo at the next line anyway.
+        // With a closed pipe, the demo ends at the next line anyway.
         let _ = stdout().flush();
     }
 }
@@ -71,7 +71,7 @@ fn table(address: SocketAddr, server: &Server, tally: &Tally) -> Vec<String> {
     lines
 }
 
-/// One series' value, as a scraper reads it.
+/// Returns the value of one series, as a scraper would read it.
 pub(crate) fn metric(server: &Server, series: &str) -> f64 {
     let shared = server.shared();
     let text = String::from_utf8_lossy(&shared.metrics.render(shared)).into_owned();

@@ -1,4 +1,4 @@
-//! One real Socket.IO server (socketioxide) on a runtime of its own, so that it can be killed as a process can.
+//! A real Socket.IO server (socketioxide) on its own runtime, so that it can be killed like a process.
 
 use std::net::SocketAddr;
 
@@ -7,20 +7,20 @@ use socketioxide::SocketIo;
 use socketioxide::extract::{Data, SocketRef};
 use tokio::runtime::{Builder, Runtime};
 
-/// A running worker.
+/// A running worker, and the address it listens on.
 pub(crate) struct Worker {
     pub(crate) address: SocketAddr,
     runtime: Runtime,
 }
 
 impl Worker {
-    /// Listens on a free port; answers the event `n` with its number and the worker's name.
+    /// Starts a worker on a free port; it answers the event `n` with the same number and the worker's name.
     pub(crate) fn start(name: String) -> super::Result<Self> {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let (layer, io) = SocketIo::new_layer();
         io.ns("/", async move |socket: SocketRef| {
             socket.on("n", async move |socket: SocketRef, Data(number): Data<u64>| {
-                // A client that left meanwhile misses nothing.
+                // The client may have disconnected meanwhile.
                 let _ = socket.emit("n", &(number, &name));
             });
         });
@@ -30,7 +30,7 @@ impl Worker {
         Ok(Self { address, runtime })
     }
 
-    /// All its sockets close at once, without a word.
+    /// Closes all its sockets at once, without a goodbye.
     pub(crate) fn kill(self) {
         self.runtime.shutdown_background();
     }

@@ -1,4 +1,4 @@
-//! Who may read and who may write over the admin listener (threats §2, "admin").
+//! Authorization of reads and writes over the admin listener (docs/reference/threats.md §2.10, "admin").
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,23 +11,23 @@ use axum::response::{IntoResponse, Response};
 
 use crate::config::Secret;
 
-/// The field every write over TCP has.
+/// Header field that every write over TCP must carry.
 pub(crate) const OWN_FIELD: &str = "x-stickyd";
 
-/// The rules of one admin listener.
+/// Access rules of one admin listener.
 pub(super) struct Guard {
     reach: Reach,
     token: Option<Secret>,
 }
 
-/// Who can connect.
+/// Set of peers that can connect to the listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reach {
-    /// Whoever may open the socket's file: no browser can, so nothing a page could do is asked for.
+    /// Processes that may open the socket's file: browsers cannot, so no protection from web pages is needed.
     Unix,
-    /// Every process of this machine, browsers among them.
+    /// Every process of this machine, including browsers.
     Loopback,
-    /// The network: reading needs the token, too.
+    /// The whole network: reading needs the token, too.
     Network,
 }
 
@@ -48,7 +48,7 @@ impl Guard {
             return Some((StatusCode::FORBIDDEN, "Host must be an IP address or localhost\n"));
         }
         if is_of_another_site(headers) {
-            return Some((StatusCode::FORBIDDEN, "no page of another site may ask\n"));
+            return Some((StatusCode::FORBIDDEN, "requests from pages of other sites are not allowed\n"));
         }
         let reads = method == Method::GET || method == Method::HEAD;
         if reads && self.reach == Reach::Loopback {
@@ -65,8 +65,8 @@ impl Guard {
     }
 }
 
-/// What a form of another site cannot send: another type than a form's, and a field of its own (either makes browsers ask
-/// first, by a preflight that nobody here answers).
+/// Rejects a write that a form of another site could send: it must have a content type that forms cannot have, and a
+/// header field of stickyd's own. Either makes a browser send a preflight first, which stickyd does not answer.
 fn refuses_write(headers: &HeaderMap) -> Option<Refusal> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
@@ -75,10 +75,10 @@ fn refuses_write(headers: &HeaderMap) -> Option<Refusal> {
         return Some((StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
     }
     let own = headers.get(OWN_FIELD).is_some_and(|value| value == "1");
-    (!own).then_some((StatusCode::FORBIDDEN, "writes over TCP need the field X-Stickyd: 1\n"))
+    (!own).then_some((StatusCode::FORBIDDEN, "writes over TCP need the header field X-Stickyd: 1\n"))
 }
 
-/// A browser says that a page of another origin asks.
+/// Whether a browser marks the request as coming from a page of another origin.
 fn is_of_another_site(headers: &HeaderMap) -> bool {
     let host = headers.get(header::HOST).map_or(&b""[..], HeaderValue::as_bytes);
     let foreign = |origin: &HeaderValue| origin.as_bytes().strip_prefix(b"http://") != Some(host);
@@ -86,7 +86,7 @@ fn is_of_another_site(headers: &HeaderMap) -> bool {
         || headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site" || site == "same-site")
 }
 
-/// Refuses what the rules do not allow, before any handler sees it.
+/// Rejects what the rules do not allow, before any handler runs.
 pub(super) async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     match guard.refuses(request.method(), request.headers()) {
         Some(refusal) => refusal.into_response(),
@@ -94,7 +94,8 @@ pub(super) async fn check(State(guard): State<Arc<Guard>>, request: Request, nex
     }
 }
 
-/// A name a browser can be lured to by DNS is none of ours.
+/// Whether a Host is an IP address or `localhost`. Any other name could be pointed at this listener by a foreign DNS
+/// server.
 fn is_own_host(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or(rest),
@@ -113,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts() {
+    fn only_addresses_and_localhost_are_own_hosts() {
         for host in ["127.0.0.1", "127.0.0.1:9145", "[::1]:9145", "localhost:1", "10.0.0.1"] {
             assert!(is_own_host(host), "{host}");
         }

@@ -1,8 +1,9 @@
-//! `POST /api/v1/broadcast`: a text, or a Socket.IO event, to WebSockets; who got it, and why others did not.
+//! `POST /api/v1/broadcast`: sends a text or a Socket.IO event to WebSockets; reports how many got it, and why others
+//! did not.
 //!
-//! Whatever is wrong with what is asked, nothing is sent. Sockets are handed the message a few at a time, so that traffic
-//! has its turn in between, and have [`PATIENCE`] to take it. One broadcast at a time. Left out: what a socket makes of it
-//! (`crate::broadcast`, `tunnel::insert`).
+//! If anything in the request is wrong, nothing is sent. The message is handed to a few sockets at a time, so that
+//! traffic is served in between, and sockets have [`PATIENCE`] to take it. Only one broadcast runs at a time. Left out:
+//! how a socket sends it (`crate::broadcast`, `tunnel::insert`).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -25,28 +26,28 @@ use crate::sockets::Socket;
 use crate::state::Shared;
 use crate::telemetry::say_full;
 
-/// What a body may say.
-const HELP: &str = "a filter (upstream, worker, address, state, transport, protocol, sid, route, min_age, label.NAME) or \
-                    \"all\": true; and text, event, args, namespace";
+/// Fields that a request body may have, for error messages.
+const HELP: &str = "a filter (upstream, worker, address, state, transport, protocol, sid, route, min_age, \
+                    label.NAME) or \"all\": true; and text, event, args, namespace";
 
-/// Events Socket.IO's clients raise themselves.
+/// Event names that Socket.IO clients emit themselves, and which a broadcast must not use.
 const RESERVED: [&str; 6] =
     ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
 
-/// Sockets that are handed the message in one go: some 200 µs of a data thread, for which other clients wait.
+/// Sockets that are handed the message in one go: some 200 µs of a data thread, during which other clients wait.
 const SLICE: usize = 16;
 
-/// Between two of those: twice as much, or more, is anybody else's.
+/// Pause between two slices: at least twice the time of a slice is left to all other work.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Slices at most, or a few more: to more than 16,000 sockets larger slices are handed out, so that the pauses between them
-/// come to two seconds however many there are.
+/// Approximate maximum number of slices. For more than 16,000 sockets the slices grow instead, so that the pauses add
+/// up to about two seconds at most.
 const SLICES: usize = 1_000;
 
-/// How long sockets have to take a message, once the last of them was handed it.
+/// Time that sockets have to take a message, once the last of them was handed it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// `POST /api/v1/broadcast`.
+/// `POST /api/v1/broadcast`: sends a message to all matching sockets, and waits for the result.
 pub(super) async fn send(State(api): State<Api>, body: Bytes) -> Result<Json<Value>, Refusal> {
     let mut fields = object(&body)?;
     let all = boolean(&mut fields, "all")?;
@@ -54,10 +55,10 @@ pub(super) async fn send(State(api): State<Api>, body: Bytes) -> Result<Json<Val
     let mut given = texts(&mut fields)?;
     let filter = take_filter(&api, &mut given)?;
     if let Some(unknown) = given.keys().min() {
-        return Err(wrong(format!("unknown field `{unknown}`: there is {HELP}")));
+        return Err(wrong(format!("unknown field `{unknown}`: give {HELP}")));
     }
     if filter.is_empty() != all {
-        let why = if all { "`all` and a filter contradict each other" } else { "to whom? \"all\": true means all" };
+        let why = if all { "`all` and a filter cannot be combined" } else { "no recipients given" };
         return Err(wrong(format!("{why}: give {HELP}")));
     }
     let Ok(alone) = api.broadcasting.clone().try_lock_owned() else {
@@ -66,7 +67,7 @@ pub(super) async fn send(State(api): State<Api>, body: Bytes) -> Result<Json<Val
     };
     let sockets = gather(&api.shared.sockets, &filter, clock::now_s()).await;
     if sockets.is_empty() {
-        return Err(refuse(StatusCode::NOT_FOUND, "no live socket fits: nothing was sent"));
+        return Err(refuse(StatusCode::NOT_FOUND, "no live socket matches: nothing was sent"));
     }
     let allowed = Allowed::now(&api.shared);
     if !sockets.iter().any(|socket| allowed.allows(socket)) {
@@ -74,8 +75,8 @@ pub(super) async fn send(State(api): State<Api>, body: Bytes) -> Result<Json<Val
         return Err(refuse(StatusCode::FORBIDDEN, why));
     }
     let (matched, began) = (sockets.len(), Instant::now());
-    tracing::info!(matched, "a broadcast begins");
-    // Goes on to its end, also if whoever asked does not wait for it.
+    tracing::info!(matched, "broadcast started");
+    // Runs to its end even if the client of this request goes away.
     let (done, counts) = oneshot::channel();
     api.spawn(run(api.shared.clone(), alone, broadcast, sockets, allowed, done));
     let Ok(counts) = counts.await else {
@@ -84,11 +85,11 @@ pub(super) async fn send(State(api): State<Api>, body: Bytes) -> Result<Json<Val
     Ok(Json(describe(matched, &counts, began.elapsed())))
 }
 
-/// Which sockets may be told something, as the file says now.
+/// Sockets that may receive broadcasts, by the present configuration.
 struct Allowed {
-    /// By name.
+    /// Names of the upstreams with `broadcast = true`.
     upstreams: HashSet<String>,
-    /// By name: what routes say themselves, and the upstream each leads to.
+    /// Routes by name: the route's own `broadcast` setting, and the upstream it leads to.
     routes: HashMap<Arc<str>, (Option<bool>, String)>,
 }
 
@@ -101,12 +102,13 @@ impl Allowed {
             let upstream = snapshot.upstreams.get(one.route.upstream)?.config.name.clone();
             Some((one.name.clone(), (one.route.broadcast, upstream)))
         };
-        // Of two of the same name the first: the other is never reached.
+        // Of two routes with the same name the first one counts: no request reaches the other.
         let routes = snapshot.rules.routes.iter().rev().filter_map(said).collect();
         Self { upstreams, routes }
     }
 
-    /// A route's word goes before its upstream's; its yes only where it still leads.
+    /// Whether a socket may receive broadcasts. A route's setting overrides its upstream's; `true` only while it still
+    /// leads there.
     fn allows(&self, socket: &Socket) -> bool {
         let upstream = &*socket.worker().upstream;
         match socket.route().and_then(|route| self.routes.get(route)) {
@@ -131,11 +133,11 @@ async fn run(
         }
         tokio::time::sleep(PAUSE).await;
     }
-    // Who has not taken it by then was slow.
+    // Sockets that have not taken the message by then count as slow.
     let _ = tokio::time::timeout(PATIENCE, broadcast.decided()).await;
     let counts = broadcast.finish();
     shared.metrics.care.broadcast(&counts);
-    tracing::info!(matched = sockets.len(), reached = counts.first(), "a broadcast is over");
+    tracing::info!(matched = sockets.len(), reached = counts.first(), "broadcast finished");
     let _ = done.send(counts);
 }
 
@@ -160,7 +162,7 @@ fn describe(matched: usize, counts: &Counts, took: Duration) -> Value {
     json!({ "matched": matched, "reached": reached, "not_reached": fates, "took_ms": u64::try_from(took.as_millis()).ok() })
 }
 
-/// What is to be sent.
+/// Reads the message to send from the fields of the body.
 fn message(fields: &mut Map<String, Value>) -> Result<Arc<Broadcast>, Refusal> {
     let text = string(fields, "text")?;
     let name = string(fields, "event")?;
@@ -168,7 +170,7 @@ fn message(fields: &mut Map<String, Value>) -> Result<Arc<Broadcast>, Refusal> {
     let args = match fields.remove("args") {
         None => None,
         Some(Value::Array(args)) => Some(args),
-        Some(_) => return Err(wrong("`args` is a list of whatever JSON can say")),
+        Some(_) => return Err(wrong("`args` must be a list of JSON values")),
     };
     if text.is_none() && name.is_none() {
         return Err(wrong(format!(
@@ -176,23 +178,23 @@ fn message(fields: &mut Map<String, Value>) -> Result<Arc<Broadcast>, Refusal> {
         )));
     }
     if name.is_none() && (args.is_some() || namespace.is_some()) {
-        return Err(wrong("`args` and `namespace` belong to an `event`"));
+        return Err(wrong("`args` and `namespace` need an `event`"));
     }
     let namespace = namespace.unwrap_or_else(|| "/".to_owned());
     // Socket.IO ends a namespace at the first comma.
     if !namespace.starts_with('/') || namespace.contains([',', '?']) || namespace.contains(char::is_control) {
-        return Err(wrong("`namespace` begins with / and has no comma"));
+        return Err(wrong("`namespace` must begin with / and must not contain a comma"));
     }
     if name.as_deref().is_some_and(|name| name.is_empty() || RESERVED.contains(&name)) {
         return Err(wrong(format!(
-            "`event` is a name of the application's: not empty, and none of {}",
+            "`event` must be a name of the application: not empty, and none of {}",
             RESERVED.join(", ")
         )));
     }
     let event = name.map(|name| event(&namespace, &name, &args.unwrap_or_default()));
     for (what, message) in [("text", &text), ("event", &event)] {
         if let Some(long) = message.as_ref().map(String::len).filter(|length| *length > LONGEST) {
-            let why = format!("`{what}` comes to {long} bytes, and {LONGEST} may be sent: nothing was");
+            let why = format!("`{what}` has {long} bytes, but the limit is {LONGEST}: nothing was sent");
             return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, why));
         }
     }
@@ -203,6 +205,6 @@ fn string(fields: &mut Map<String, Value>, name: &str) -> Result<Option<String>,
     match fields.remove(name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(wrong(format!("`{name}` is a text"))),
+        Some(_) => Err(wrong(format!("`{name}` must be a string"))),
     }
 }

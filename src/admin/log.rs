@@ -1,4 +1,4 @@
-//! `/api/v1/log`: what is logged, and changing it while stickyd runs.
+//! `/api/v1/log`: the log level, and changing it while stickyd runs.
 
 use axum::Json;
 use axum::body::Bytes;
@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 use super::{Refusal, refuse};
 use crate::telemetry::{self, Level};
 
-/// `GET`.
+/// `GET /api/v1/log`: the log level and its source.
 pub(super) async fn show() -> Json<Value> {
     Json(describe(&telemetry::level()))
 }
 
-/// `PUT {"level": "debug"}`; `null` goes back to what the file or `RUST_LOG` says.
+/// `PUT /api/v1/log` with `{"level": "debug"}`; `null` restores the level of `RUST_LOG` or the file.
 pub(super) async fn set(body: Bytes) -> Result<Json<Value>, Refusal> {
-    const HELP: &str = "the body is JSON such as {\"level\": \"debug\"}, or {\"level\": null} for what the file says";
+    const HELP: &str = "the body must be JSON such as {\"level\": \"debug\"}, or {\"level\": null} to follow the file";
     let wrong = |why: String| refuse(StatusCode::UNPROCESSABLE_ENTITY, why);
     let said: Value = serde_json::from_slice(&body).map_err(|_| wrong(HELP.to_owned()))?;
     let level = match said.as_object().filter(|fields| fields.len() == 1).and_then(|fields| fields.get("level")) {

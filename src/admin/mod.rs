@@ -1,12 +1,12 @@
-//! The admin listener: metrics, status, workers and what is said of them, reload. On the control thread, away from
-//! traffic; long lists are written on one of their own.
+//! The admin listener: metrics, status, workers and their admin states, sockets, reload. It runs on the control thread,
+//! away from traffic; long lists are written on a thread of their own.
 //!
-//! A unix socket of mode 0600 in the state directory by default: whoever may open it may write, and no browser can. Over
-//! TCP, reading needs a Host that no foreign page can name (DNS rebinding), and a bearer token where the address is not
-//! loopback; writing needs the token, JSON's content type and a field of our own. No CORS header is ever sent, and no
-//! worker is ever this listener (`config` and the lookups of names see to it). What each answer says stands in
-//! `conf/openapi.json`, which is served, too, and which the tests hold every answer against. Left out for now:
-//! the page.
+//! By default it is a unix socket of mode 0600 in the state directory: access to the file grants writing, and browsers
+//! cannot connect to it. Over TCP, reading needs a Host that no foreign page can name (DNS rebinding), and a bearer
+//! token if the address is not loopback; writing needs the token, JSON's content type and a header field of stickyd's
+//! own. No CORS header is ever sent, and no worker can have this listener's address (`config` and the DNS lookups check
+//! it). The answers are described in `conf/openapi.json`, which is also served, and which the tests check every answer
+//! against. Left out for now: a web page.
 
 pub(crate) mod auth;
 mod broadcast;
@@ -52,37 +52,37 @@ use crate::telemetry::say_full;
 use processes::{Look, Processes};
 use stats::History;
 
-/// Connections at once; an operator, a scraper and a script need three.
+/// Maximum number of connections; an operator, a scraper and a script need three.
 const CONNECTIONS: usize = 64;
 
-/// For a request's head to arrive, and for its body.
+/// Time for a request's head to arrive, and again for its body.
 const HEAD: Duration = Duration::from_secs(10);
 
-/// Bytes of a request body at most: a broadcast of 64 KiB, however its JSON spells it.
+/// Maximum size of a request body, in bytes: enough for a broadcast of 64 KiB in any JSON escaping.
 const BODY: usize = 512 * 1024;
 
-/// Who may write, and how a reload is asked for.
+/// Settings of the admin listener, and its connections to the rest of stickyd.
 pub struct Settings {
-    /// For writes over TCP.
+    /// Token that writes over TCP must bear.
     pub token: Option<Secret>,
-    /// Where reloads happen.
+    /// Channel that requests a reload.
     pub reload: reload::Ask,
-    /// Said once stickyd finishes what is under way.
+    /// Cancelled once stickyd stops and only finishes what is under way.
     pub stopping: CancellationToken,
 }
 
 /// A bound admin listener.
 pub enum Bound {
-    /// There is none.
+    /// The configuration has no admin listener.
     None,
-    /// TCP.
+    /// A TCP listener and its address.
     Tcp(std::net::TcpListener, SocketAddr),
-    /// Unix socket; the file goes when stickyd stops.
+    /// A unix socket and its path; the file is removed when stickyd stops.
     Unix(std::os::unix::net::UnixListener, PathBuf),
 }
 
 impl Bound {
-    /// Where it is, with the port the kernel gave.
+    /// Returns the address, with the port that the kernel chose.
     pub fn address(&self) -> AdminAddress {
         match self {
             Self::None => AdminAddress::None,
@@ -92,10 +92,10 @@ impl Bound {
     }
 }
 
-/// Binds the admin address. The socket file of a stickyd that is gone is replaced, that of a living one is not.
+/// Binds the admin address. The socket file of a stickyd that has ended is replaced; that of a running one is not.
 ///
 /// # Errors
-/// The operating system's; `AddrInUse` when another process answers there.
+/// The error of the operating system; `AddrInUse` when another process answers at the address.
 pub fn bind(address: &AdminAddress) -> io::Result<Bound> {
     match address {
         AdminAddress::None => Ok(Bound::None),
@@ -115,8 +115,8 @@ pub fn bind(address: &AdminAddress) -> io::Result<Bound> {
     }
 }
 
-/// A socket that is the owner's alone from the first connect on: until it listens, all connects are refused, and it only
-/// listens once its mode is 0600. (A umask would be the whole process's.)
+/// Binds a socket that only its owner can use, from the first connect on: until it listens, all connects are refused,
+/// and it listens only once its mode is 0600. (A umask would apply to the whole process.)
 fn bind_private(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(path)?)?;
@@ -126,11 +126,11 @@ fn bind_private(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     Ok(socket.into())
 }
 
-/// Removes a socket nobody answers on. Whatever else has that name stays, and so does a socket that only might be dead.
+/// Removes a stale socket file, on which no process answers. Other kinds of files stay, and so do sockets in doubt.
 fn remove_dead(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => {}
-        Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file, and it is no socket")),
+        Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the file exists and is not a socket")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     }
@@ -141,7 +141,7 @@ fn remove_dead(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Serves until `stop`.
+/// Serves requests until `stop` is cancelled.
 pub async fn serve(bound: Bound, shared: Arc<Shared>, settings: Settings, tasks: TaskTracker, stop: CancellationToken) {
     let Settings { token, reload, stopping } = settings;
     let (processes, history) = (Arc::default(), Arc::<History>::default());
@@ -151,7 +151,7 @@ pub async fn serve(bound: Bound, shared: Arc<Shared>, settings: Settings, tasks:
     }
     let lister = match sockets::list::Lister::start(shared.sockets.clone()) {
         Ok(lister) => lister,
-        Err(error) => return tracing::error!(%error, "the admin listener has no thread for its lists"),
+        Err(error) => return tracing::error!(%error, "cannot start the admin listener's thread for lists"),
     };
     let closings = Arc::default();
     let broadcasting = Arc::default();
@@ -181,7 +181,7 @@ pub async fn serve(bound: Bound, shared: Arc<Shared>, settings: Settings, tasks:
         }
     };
     if let Err(error) = served {
-        tracing::error!(%error, "the admin listener ended");
+        tracing::error!(%error, "the admin listener has failed");
     }
 }
 
@@ -220,7 +220,7 @@ async fn accept_unix(
 }
 
 async fn pause(error: io::Error) {
-    say_full!("the admin listener cannot accept: {error}");
+    say_full!(%error, "the admin listener cannot accept connections");
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
@@ -232,7 +232,7 @@ fn spawn<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     stop: &CancellationToken,
 ) {
     let Ok(seat) = room.clone().try_acquire_owned() else {
-        say_full!("the admin listener is full: {CONNECTIONS} connections");
+        say_full!(limit = CONNECTIONS, "the admin listener has reached its limit of connections");
         return;
     };
     let service = TowerToHyperService::new(router.clone());
@@ -242,12 +242,12 @@ fn spawn<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     let stop = stop.clone();
     tasks.spawn_local(async move {
         let _seat = seat;
-        // An operator's broken connection is nobody's trouble.
+        // A broken admin connection needs no handling.
         let _ = stop.run_until_cancelled(connection).await;
     });
 }
 
-/// What handlers share.
+/// State that all handlers share.
 #[derive(Clone)]
 struct Api {
     shared: Arc<Shared>,
@@ -264,26 +264,26 @@ struct Api {
 }
 
 impl Api {
-    /// What goes on behind an answer, until stickyd ends.
+    /// Runs a task that outlives its request's answer, until stickyd stops.
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.tasks.spawn_local(self.stop.clone().run_until_cancelled_owned(task));
     }
 
-    /// The processes of the workers there are now.
+    /// Returns the processes of all present workers.
     async fn look(&self) -> Arc<Look> {
         let addresses = self.shared.snapshot.load().workers().map(|worker| worker.address.clone()).collect();
         self.processes.look(addresses).await
     }
 }
 
-/// What was wrong with a request, in words.
+/// Error answer to a request: its status, and the reason as JSON.
 type Refusal = (StatusCode, Json<Value>);
 
 fn refuse(status: StatusCode, why: impl Into<String>) -> Refusal {
     (status, Json(json!({ "error": why.into() })))
 }
 
-/// What may be asked, besides `/metrics`: each path with its methods, as `conf/openapi.json` has them.
+/// Every path with its methods, as listed in `conf/openapi.json`.
 pub const PATHS: [(&str, &[&str]); 16] = [
     ("/api/v1/broadcast", &["post"]),
     ("/api/v1/explain", &["get"]),
@@ -303,7 +303,7 @@ pub const PATHS: [(&str, &[&str]); 16] = [
     ("/metrics", &["get"]),
 ];
 
-/// The handlers of a path of [`PATHS`].
+/// Returns the handlers of a path of [`PATHS`].
 fn handlers(path: &str) -> MethodRouter<Api> {
     match path {
         "/api/v1/broadcast" => post(broadcast::send),
@@ -336,8 +336,8 @@ fn router(api: Api, token: Option<Secret>, reach: auth::Reach) -> Router {
         .with_state(api)
 }
 
-/// Hands requests on once they are whole: nobody holds one of the few connections by a body that does not end, and one
-/// that is announced as too long is not waited for.
+/// Passes requests on only once their body is complete, so that a body that never ends cannot occupy one of the few
+/// connections for long. A body announced as too long is rejected without reading it.
 async fn whole(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
@@ -346,8 +346,8 @@ async fn whole(request: Request, next: Next) -> Response {
     }
     match tokio::time::timeout(HEAD, to_bytes(body, BODY)).await {
         Ok(Ok(body)) => next.run(Request::from_parts(parts, Body::from(body))).await,
-        Ok(Err(_)) => (StatusCode::PAYLOAD_TOO_LARGE, "the body is too large, or broke off\n").into_response(),
-        Err(_) => (StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n").into_response(),
+        Ok(Err(_)) => (StatusCode::PAYLOAD_TOO_LARGE, "the body is too large or incomplete\n").into_response(),
+        Err(_) => (StatusCode::REQUEST_TIMEOUT, "the body was not received in time\n").into_response(),
     }
 }
 
@@ -377,7 +377,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_dead_socket_makes_room() {
+    fn only_a_stale_socket_file_is_replaced() {
         let directory = std::env::temp_dir().join(format!("stickyd-admin-{:016x}", crate::random::u64()));
         let bind = |name: &str| bind(&AdminAddress::Unix(directory.join(name)));
         let living = bind("admin").unwrap();

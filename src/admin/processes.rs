@@ -1,10 +1,11 @@
-//! The processes behind workers on this machine, and stickyd's own: pid, CPU, memory, descriptors, from /proc.
+//! The processes of workers on this machine, and stickyd's own: pid, CPU, memory, descriptors, read from /proc.
 //!
-//! No configuration is read here, which is what "only `config` reads files" is about (invariant 11). It is done when
-//! somebody asks, on a thread of its own (a walk over /proc may take long), at most once in [`FRESH`], within bounds. A
-//! worker's process is the one that holds its listening socket; where several do (a master and its children), the one with
-//! the lowest pid. Left out: sockets on `0.0.0.0` for a worker that is not written as loopback (they may be another
-//! machine's), processes of other users where stickyd may not look, other network namespaces: these have no process.
+//! The rule "only `config` reads files" (ARCHITECTURE.md, invariant 11) is about configuration, and none is read here.
+//! /proc is read only on request, on a thread of its own since that may take long, at most once in [`FRESH`], and
+//! within bounds. A worker's process is the one that holds its listening socket; if several do (a master and its
+//! children), it is the one with the lowest pid. Left out: sockets on `0.0.0.0` for a worker whose address is not
+//! loopback (it may be another machine), processes of other users that stickyd may not inspect, other network
+//! namespaces: such workers are shown without a process.
 
 use std::collections::HashMap;
 use std::fs;
@@ -18,43 +19,43 @@ use tokio::sync::oneshot;
 
 use crate::config::Address;
 
-/// For so long a look is good enough.
+/// Age up to which a result is reused.
 const FRESH: Duration = Duration::from_secs(3);
 
-/// A look ends here with what it has.
+/// Time after which reading /proc stops, with the results so far.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// Descriptors looked at, of all processes together.
+/// Maximum number of descriptors inspected, over all processes.
 const DESCRIPTORS: usize = 200_000;
 
-/// Of times in /proc: what Linux shows to user space on every machine we build for.
+/// Clock ticks per second in /proc: Linux shows this value to user space on every platform that stickyd is built for.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// One process.
+/// One process, as read from /proc.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Process {
     pub(super) pid: u32,
     pub(super) command: String,
-    /// Since its start, user and system.
+    /// CPU time since the start of the process, user and system, in seconds.
     pub(super) cpu_s: f64,
-    /// Since the look before, of one core; `None` at first sight.
+    /// CPU usage since the previous result, in percent of one core; `None` the first time.
     pub(super) cpu_percent: Option<f64>,
     pub(super) memory_bytes: u64,
     pub(super) threads: u32,
 }
 
-/// What was seen.
+/// Result of one reading of /proc.
 #[derive(Debug, Default)]
 pub(super) struct Look {
     at: Option<Instant>,
     pub(super) workers: HashMap<Address, Process>,
-    /// stickyd.
+    /// The process of stickyd itself.
     pub(super) own: Option<Process>,
-    /// Its open descriptors.
+    /// Number of open descriptors of stickyd.
     pub(super) descriptors: Option<u64>,
 }
 
-/// Looks, and remembers the last look.
+/// Reads /proc on request, and keeps the last result.
 #[derive(Default)]
 pub(super) struct Processes {
     last: Mutex<Arc<Look>>,
@@ -66,7 +67,8 @@ impl Processes {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A look not older than [`FRESH`] that knows of all of these; the one before if another is under way or takes too long.
+    /// Returns a result at most [`FRESH`] old for these workers; the previous one while another reading runs or takes
+    /// too long.
     pub(super) async fn look(self: &Arc<Self>, addresses: Vec<Address>) -> Arc<Look> {
         let last = self.last();
         if last.at.is_some_and(|at| at.elapsed() < FRESH) || self.busy.swap(true, Relaxed) {
@@ -79,7 +81,7 @@ impl Processes {
             let before = all.last();
             *all.last.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(look(&addresses, &before));
             all.busy.store(false, Relaxed);
-            // Who asked may have left.
+            // The requester may have gone away.
             let _ = done.send(());
         });
         if started.is_err() {
@@ -108,14 +110,14 @@ fn look(addresses: &[Address], before: &Look) -> Look {
     Look { at: Some(at), workers, own, descriptors: descriptors() }
 }
 
-/// Percent of one core.
+/// Returns the CPU usage between two readings, in percent of one core.
 fn share(old: &Process, new: &Process, then: Instant, now: Instant) -> Option<f64> {
     let span = now.saturating_duration_since(then).as_secs_f64();
     let percent = (new.cpu_s - old.cpu_s) / span * 100.0;
     (old.pid == new.pid && span > 0.0).then(|| (percent.max(0.0) * 10.0).round() / 10.0)
 }
 
-/// Of listening sockets, the workers each is.
+/// Returns the inodes of listening sockets, each with the workers it belongs to.
 fn inodes(addresses: &[Address]) -> HashMap<u64, Vec<&Address>> {
     let mut found: HashMap<u64, Vec<&Address>> = HashMap::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
@@ -140,14 +142,14 @@ fn lines(path: &str) -> impl Iterator<Item = String> {
     file.into_iter().flatten()
 }
 
-/// Whether what is sent to this worker arrives at this socket.
+/// Whether connections to this worker's address arrive at this socket.
 fn covers(socket: SocketAddr, worker: SocketAddr) -> bool {
     let same = socket.ip().to_canonical() == worker.ip().to_canonical();
     socket.port() == worker.port() && (same || (socket.ip().is_unspecified() && worker.ip().is_loopback()))
 }
 
-/// `0: 0100007F:0BB9 00000000:0000 0A … inode …`; `None` behind the listening ones, which come first (a table may have a
-/// line for each of a million connections).
+/// Parses a line `0: 0100007F:0BB9 00000000:0000 0A … inode …`. Returns `None` after the last listening socket: these
+/// come first, and a table may have one line for each of a million connections.
 fn listening(line: &str) -> Option<(SocketAddr, u64)> {
     let mut fields = line.split_ascii_whitespace();
     let local = fields.nth(1)?;
@@ -159,7 +161,7 @@ fn listening(line: &str) -> Option<(SocketAddr, u64)> {
     Some((SocketAddr::new(address(ip)?, u16::from_str_radix(port, 16).ok()?), inode))
 }
 
-/// Words of 32 bits as this machine holds them.
+/// Parses an address, which the kernel prints as words of 32 bits in the byte order of the machine.
 fn address(hex: &str) -> Option<IpAddr> {
     let word = |at: usize| u32::from_str_radix(hex.get(at..at + 8)?, 16).ok().map(u32::to_ne_bytes);
     match hex.len() {
@@ -176,7 +178,7 @@ fn address(hex: &str) -> Option<IpAddr> {
     }
 }
 
-/// `0000…: 00000002 00000000 00010000 0001 01 INODE /path`
+/// Parses a line `0000…: 00000002 00000000 00010000 0001 01 INODE /path` if its socket listens.
 fn listening_unix(line: &str) -> Option<(String, u64)> {
     let (mut rest, mut fields) = (line, [""; 7]);
     for field in &mut fields {
@@ -186,7 +188,8 @@ fn listening_unix(line: &str) -> Option<(String, u64)> {
     (flags == "00010000").then(|| Some((rest.to_owned(), inode.parse().ok()?)))?
 }
 
-/// Of sockets, the process with the lowest pid that holds each. stickyd's own descriptors are many, and no worker's.
+/// Returns the process with the lowest pid that holds each of these sockets. stickyd itself is skipped: it has many
+/// descriptors, and none of them is a worker's listening socket.
 fn holders(mut wanted: Vec<u64>, until: Instant) -> Vec<(u64, u32)> {
     let (mut found, mut seen) = (Vec::new(), 0);
     let mut pids: Vec<u32> = fs::read_dir("/proc").into_iter().flatten().filter_map(number).collect();
@@ -218,7 +221,7 @@ fn read(pid: &str) -> Option<Process> {
     )
 }
 
-/// Of `/proc/PID/stat` and `/proc/PID/status` (proc(5)); the command may hold anything, `)` included.
+/// Parses `/proc/PID/stat` and `/proc/PID/status` (proc(5)); the command may contain anything, including `)`.
 fn process(stat: &str, status: &str) -> Option<Process> {
     let (before, after) = stat.rsplit_once(") ")?;
     let (pid, command) = before.split_once(" (")?;
@@ -228,7 +231,7 @@ fn process(stat: &str, status: &str) -> Option<Process> {
     Some(Process {
         pid: pid.parse().ok()?,
         command: command.chars().filter(|c| !c.is_control()).collect(),
-        // utime and stime are fields 14 and 15; the first behind the command is 3.
+        // utime and stime are fields 14 and 15; the first field after the command is number 3.
         cpu_s: (ticks(11)? + ticks(12)?) / TICKS_PER_SECOND,
         cpu_percent: None,
         memory_bytes: said("VmRSS:").and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) * 1024,
@@ -236,7 +239,8 @@ fn process(stat: &str, status: &str) -> Option<Process> {
     })
 }
 
-/// The size of the directory says how many there are, since Linux 6.2; before that they are counted.
+/// Returns the number of open descriptors. Since Linux 6.2 it is the size of the directory; before that they are
+/// counted.
 fn descriptors() -> Option<u64> {
     let size = fs::metadata("/proc/self/fd").ok()?.len();
     if size > 0 {
@@ -251,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_proc() {
+    fn listening_sockets_are_parsed_from_proc() {
         let line =
             "   0: 0100007F:0BB9 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 4242 1 0";
         if cfg!(target_endian = "little") {
@@ -270,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_read_whatever_its_command() {
+    fn a_process_is_parsed_whatever_its_command() {
         let stat = "12 (a) (b c)) S 1 12 12 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 4 0 100 1 1";
         let read = process(stat, "Name:\ta\nVmRSS:\t  2048 kB\nThreads:\t4\n").unwrap();
         assert_eq!((read.pid, read.command.as_str(), read.cpu_s), (12, "a) (b c)", 2.0));
@@ -279,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn only_loopback_workers_are_behind_a_socket_on_every_address() {
+    fn wildcard_sockets_belong_only_to_loopback_workers() {
         let covers = |socket: &str, worker: &str| covers(socket.parse().unwrap(), worker.parse().unwrap());
         assert!(
             covers("127.0.0.1:1", "127.0.0.1:1") && covers("0.0.0.0:1", "127.0.0.1:1") && covers("[::]:1", "[::1]:1")
@@ -289,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_process_is_seen() {
+    fn the_own_process_can_be_read() {
         let own = read("self").unwrap();
         assert!(own.pid == std::process::id() && own.memory_bytes > 0 && own.threads > 0);
         assert!(descriptors().unwrap() >= 3);

@@ -1,5 +1,5 @@
-//! `/api/v1/pins` and `/api/v1/explain`: where one session is, and where a request would go. Neither changes anything: a
-//! pin that is asked for lives no longer for it.
+//! `/api/v1/pins` and `/api/v1/explain`: where one session is, and where a request would go. Neither changes anything;
+//! in particular, looking at a pin does not extend its life.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -21,49 +21,49 @@ use crate::state::Snapshot;
 use crate::upstream::Upstream;
 use crate::upstream::worker::Worker;
 
-/// What is asked, by name; of a name given twice the last.
+/// Query parameters by name; if a name is given twice, the last value counts.
 type Asked = Query<HashMap<String, String>>;
 
-/// A misspelt name must not be a question about something else.
+/// Rejects unknown query parameters, so that a misspelt name does not silently change the meaning of a request.
 pub(super) fn known(query: &HashMap<String, String>, names: &[&str]) -> Result<(), Refusal> {
     match query.keys().find(|name| !names.contains(&name.as_str())) {
         None => Ok(()),
         Some(unknown) => {
-            let why = format!("unknown parameter `{unknown}`: there is {}", names.join(", "));
+            let why = format!("unknown parameter `{unknown}`: known parameters are {}", names.join(", "));
             Err(refuse(StatusCode::UNPROCESSABLE_ENTITY, why))
         }
     }
 }
 
-/// The upstream meant; the only one needs no name.
+/// Returns the upstream that the query names; the name may be left out if there is only one.
 fn upstream<'a>(snapshot: &'a Snapshot, query: &HashMap<String, String>) -> Result<&'a Arc<Upstream>, Refusal> {
     let Some(name) = query.get("upstream") else {
         let mut named = snapshot.upstreams.iter().filter(|upstream| !upstream.removed);
         return match (named.next(), named.next()) {
             (Some(only), None) => Ok(only),
-            _ => Err(refuse(StatusCode::UNPROCESSABLE_ENTITY, "there are several upstreams: name one with upstream=")),
+            _ => Err(refuse(StatusCode::UNPROCESSABLE_ENTITY, "there are several upstreams: add upstream=NAME")),
         };
     };
     let known = snapshot.upstreams.iter().find(|upstream| upstream.config.name == *name);
     known.ok_or_else(|| refuse(StatusCode::NOT_FOUND, format!("there is no upstream `{name}`")))
 }
 
-/// The rule whose id is meant; without its name `socket.io`, or the first there is.
+/// Returns the rule that the query names; without a name it is `socket.io`, or else the first rule.
 fn rule<'a>(upstream: &'a Upstream, query: &HashMap<String, String>) -> Result<Option<&'a Live>, Refusal> {
     let Some(name) = query.get("rule") else { return Ok(default_rule(upstream)) };
     match upstream.rules.iter().find(|live| live.rule.name == *name) {
         Some(live) => Ok(Some(live)),
-        None => Err(refuse(StatusCode::NOT_FOUND, format!("`{name}` is no rule in the upstream's affinity"))),
+        None => Err(refuse(StatusCode::NOT_FOUND, format!("the upstream's affinity has no rule `{name}`"))),
     }
 }
 
-/// `GET /api/v1/pins?upstream=app&sid=…&rule=…`.
+/// `GET /api/v1/pins?upstream=app&sid=…&rule=…`: the pin of one session.
 pub(super) async fn pin(State(api): State<Api>, Query(query): Asked) -> Result<Json<Value>, Refusal> {
     known(&query, &["upstream", "sid", "rule"])?;
     let snapshot = api.shared.snapshot.load();
     let upstream = upstream(&snapshot, &query)?;
     let sid = query.get("sid").filter(|sid| !sid.is_empty());
-    let sid = sid.ok_or_else(|| refuse(StatusCode::UNPROCESSABLE_ENTITY, "which session? give its sid="))?;
+    let sid = sid.ok_or_else(|| refuse(StatusCode::UNPROCESSABLE_ENTITY, "no session given: add sid=ID"))?;
     let shared = &api.shared;
     let rule = rule(upstream, &query)?;
     let key = match rule {
@@ -74,7 +74,7 @@ pub(super) async fn pin(State(api): State<Api>, Query(query): Asked) -> Result<J
         (pin.worker().cloned(), pin.age_s(clock::now_s()), pin.has_tunnel(), pin.slot())
     });
     let Some((view, (worker, age_s, has_tunnel, slot))) = seen else {
-        let why = "this stickyd has not pinned that session (its worker may know it all the same)";
+        let why = "this stickyd has no pin for that session (its worker may still know it)";
         return Err(refuse(StatusCode::NOT_FOUND, why));
     };
     let ending = worker.as_ref().and_then(|worker| worker.admin.ending());
@@ -94,18 +94,18 @@ pub(super) async fn pin(State(api): State<Api>, Query(query): Asked) -> Result<J
     })))
 }
 
-/// `GET /api/v1/explain?upstream=app&sid=…&cookie=…&address=…&kind=session`.
+/// `GET /api/v1/explain?upstream=app&sid=…&cookie=…&address=…&kind=session`: the worker a request would go to, and why.
 pub(super) async fn explain(State(api): State<Api>, Query(query): Asked) -> Result<Json<Value>, Refusal> {
     known(&query, &["upstream", "sid", "rule", "cookie", "address", "kind"])?;
     let wrong = |why: String| refuse(StatusCode::UNPROCESSABLE_ENTITY, why);
     let snapshot = api.shared.snapshot.load();
     let upstream = upstream(&snapshot, &query)?;
     let address = query.get("address").map(|text| text.parse::<IpAddr>());
-    let address = address.transpose().map_err(|_| wrong("`address` is no IP address".to_owned()))?;
+    let address = address.transpose().map_err(|_| wrong("`address` is not an IP address".to_owned()))?;
     let ordinary = match query.get("kind").map(String::as_str) {
         None | Some("session") => false,
         Some("request") => true,
-        Some(other) => return Err(wrong(format!("`kind` is session or request, not `{other}`"))),
+        Some(other) => return Err(wrong(format!("`kind` must be session or request, not `{other}`"))),
     };
     let cookie = query.get("cookie").filter(|text| !text.is_empty()).map(|text| read_cookie(upstream, text));
     let rule = rule(upstream, &query)?;
@@ -126,7 +126,7 @@ pub(super) async fn explain(State(api): State<Api>, Query(query): Asked) -> Resu
     })))
 }
 
-/// A cookie's value, alone or behind its name.
+/// Reads a cookie, given as its value alone or as `name=value`.
 fn read_cookie(upstream: &Upstream, text: &str) -> Option<Cookie> {
     let jar = upstream.jar.as_ref()?;
     let named = format!("{}={}", jar.name(), text.trim());

@@ -1,8 +1,8 @@
-//! `/api/v1/sockets`: every live socket, filtered, sorted, page by page; one of them; and what is told to close.
+//! `/api/v1/sockets`: every live socket, filtered, sorted and in pages; one of them; and orders to close sockets.
 //!
-//! What is to be closed or told something is gathered shard by shard, with a pause for the control thread's other work after
-//! each; lists are written elsewhere ([`list`]). Traffic's threads only ever wait for one shard to be copied. What is listed
-//! may have gone when it is read.
+//! Sockets to close or to send to are gathered shard by shard, and other work of the control thread gets a turn after
+//! each shard; lists are written on another thread ([`list`]). Data threads wait at most for one shard to be copied. A
+//! listed socket may have ended by the time the list is read.
 
 pub(super) mod close;
 pub(super) mod list;
@@ -26,11 +26,11 @@ use list::Wanted;
 use order::{Order, SORTS};
 use view::describe;
 
-/// Sockets of one answer, if no other number is asked for; and at most.
+/// Number of sockets per answer: the default, and the maximum ([`MOST`]).
 const USUAL: usize = 100;
 const MOST: usize = 10_000;
 
-/// `GET /api/v1/sockets`.
+/// `GET /api/v1/sockets`: one page of the list of live sockets.
 pub(super) async fn list(
     State(api): State<Api>,
     Query(mut query): Query<HashMap<String, String>>,
@@ -41,19 +41,19 @@ pub(super) async fn list(
     let limit = number(&mut query, "limit", 1..=MOST)?.unwrap_or(USUAL);
     let offset = number(&mut query, "offset", 0..=usize::MAX)?.unwrap_or(0);
     if let Some(unknown) = query.keys().min() {
-        return Err(wrong(format!("unknown parameter `{unknown}`: there are {}", names().join(", "))));
+        return Err(wrong(format!("unknown parameter `{unknown}`: known parameters are {}", names().join(", "))));
     }
     let order = Order::parse(sort.as_deref().unwrap_or("connected"))
-        .ok_or_else(|| wrong(format!("`sort` is one of {}, or one of them behind a `-`", SORTS.join(", "))))?;
+        .ok_or_else(|| wrong(format!("`sort` must be one of {}, with or without a leading `-`", SORTS.join(", "))))?;
     api.lister.list(Wanted { filter, order, offset, limit }).await
 }
 
-/// `GET /api/v1/sockets/{id}`.
+/// `GET /api/v1/sockets/{id}`: one live socket.
 pub(super) async fn one(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<Value>, Refusal> {
     find(&api.shared.sockets, &id).map(|socket| Json(describe(&socket, clock::now_s())))
 }
 
-/// A live socket by the id an operator types.
+/// Returns the live socket with the id that an operator gave.
 fn find(sockets: &Sockets, id: &str) -> Result<Arc<Socket>, Refusal> {
     let known = id.parse::<Id>().ok().and_then(|id| sockets.get(id));
     known
@@ -72,20 +72,20 @@ fn number(
     let Some(text) = query.remove(name) else { return Ok(None) };
     let number = text.parse().ok().filter(|number| range.contains(number));
     let why = || match *range.end() {
-        usize::MAX => format!("`{name}` is a number, not `{text}`"),
-        end => format!("`{name}` is a number from {} to {end}, not `{text}`", range.start()),
+        usize::MAX => format!("`{name}` must be a number, not `{text}`"),
+        end => format!("`{name}` must be a number from {} to {end}, not `{text}`", range.start()),
     };
     number.map(Some).ok_or_else(|| refuse(StatusCode::UNPROCESSABLE_ENTITY, why()))
 }
 
-/// A filter whose names mean something here.
+/// Takes the filter out of the given fields; the upstreams, workers and labels it names must exist.
 pub(super) fn take_filter(api: &Api, given: &mut HashMap<String, String>) -> Result<Filter, Refusal> {
     let filter = Filter::take(given).map_err(|why| refuse(StatusCode::UNPROCESSABLE_ENTITY, why))?;
     exists(&filter, &api.shared.snapshot.load())?;
     Ok(filter)
 }
 
-/// A misspelt name must not read as "there is none".
+/// Rejects unknown names in a filter, so that a misspelt name does not look like an empty result.
 fn exists(filter: &Filter, snapshot: &Snapshot) -> Result<(), Refusal> {
     let missing = |why: String| Err(refuse(StatusCode::NOT_FOUND, why));
     let upstreams = || {
@@ -98,7 +98,7 @@ fn exists(filter: &Filter, snapshot: &Snapshot) -> Result<(), Refusal> {
     if let Some(name) = &filter.worker {
         let mut workers = upstreams().flat_map(|upstream| &upstream.members).map(|member| &member.worker);
         if !workers.any(|worker| worker.name == *name || worker.address.to_string() == *name) {
-            return missing(format!("there is no worker `{name}`: /api/v1/workers lists them"));
+            return missing(format!("there is no worker `{name}`: see /api/v1/workers"));
         }
     }
     for (name, _) in &filter.labels {
@@ -109,12 +109,12 @@ fn exists(filter: &Filter, snapshot: &Snapshot) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// All that fit.
+/// Returns all sockets that match the filter.
 pub(super) async fn gather(sockets: &Sockets, filter: &Filter, now_s: u32) -> Vec<Arc<Socket>> {
     let mut fitting = Vec::new();
     for shard in 0..SHARDS {
         fitting.extend(sockets.shard(shard).into_iter().filter(|socket| filter.fits(socket, now_s)));
-        // Checks of workers and other operators have their turn.
+        // Health checks and other admin requests get a turn here.
         tokio::task::yield_now().await;
     }
     fitting

@@ -1,7 +1,7 @@
-//! `/api/v1/stats`: what the counters say, in all and as rates over the last minute, for people without a Prometheus.
+//! `/api/v1/stats`: the counters, as totals and as rates over the last minute, for use without a Prometheus server.
 //!
-//! A sample every five seconds, twelve of them kept; their size follows the number of workers. Left out: anything older,
-//! and percentiles: that is what `/metrics` is for.
+//! A sample is taken every five seconds, and twelve are kept; their size depends on the number of workers. Left out:
+//! older values and percentiles, which need `/metrics`.
 
 mod live;
 
@@ -21,27 +21,27 @@ use crate::upstream::Upstream;
 use crate::upstream::worker::Worker;
 use live::Live;
 
-/// Between two samples.
+/// Interval between two samples.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// Samples kept: a minute.
+/// Number of samples kept: those of one minute.
 const SAMPLES: usize = 12;
 
-/// Workers of a process's life beyond which ages are no longer told: their table is as long as the largest serial.
+/// Largest worker serial whose sessions' ages are shown; the table of ages is as long as the largest serial.
 const SERIALS: usize = 1 << 16;
 
-/// What an upstream's counters are called, and what they say.
+/// Names and values of an upstream's counters.
 type Counts = [(&'static str, u64); 13];
 
-/// The counters of one moment.
+/// The counters at one moment.
 struct Sample {
     at: Instant,
     upstreams: HashMap<String, Counts>,
-    /// Requests, by serial.
+    /// Number of requests of each worker, by serial.
     workers: HashMap<u64, u64>,
 }
 
-/// The samples of the last minute.
+/// Samples of the last minute, the newest first.
 #[derive(Default)]
 pub(super) struct History(Mutex<VecDeque<Sample>>);
 
@@ -90,7 +90,7 @@ fn counts(upstream: &Upstream) -> Counts {
     ]
 }
 
-/// `GET /api/v1/stats`.
+/// `GET /api/v1/stats`: totals, rates and live numbers, overall, per upstream and per worker.
 pub(super) async fn show(State(api): State<Api>) -> Json<Value> {
     let snapshot = api.shared.snapshot.load_full();
     let ages = Ages::of(&api.shared, &snapshot);
@@ -104,7 +104,7 @@ pub(super) async fn show(State(api): State<Api>) -> Json<Value> {
     let mut upstreams = Vec::new();
     for upstream in &snapshot.upstreams {
         let counted = counts(upstream);
-        // One that has just come began from nothing.
+        // An upstream that is not in the sample is new: it started from zero.
         let old = before.and_then(|before| before.upstreams.get(&upstream.config.name).copied());
         let old = old.unwrap_or_else(|| counted.map(|(name, _)| (name, 0)));
         totals = Some(add(totals, counted));
@@ -178,18 +178,19 @@ fn rates(now: Counts, before: Counts, span: f64) -> Value {
     Value::Object(all)
 }
 
-/// To two places; `null` while there is nothing to compare with. A worker that left took its counts along: no rate is below 0.
+/// Returns a rate with two decimals; `null` while there is no sample to compare with. A removed worker takes its counts
+/// away, so the total can shrink; a rate is never below 0.
 fn rate(now: u64, before: u64, span: f64) -> Value {
     #[allow(clippy::cast_precision_loss, reason = "two places of a rate need no more than 53 bits")]
     let grown = now.saturating_sub(before) as f64;
     if span < 0.5 { Value::Null } else { ((grown / span * 100.0).round() / 100.0).into() }
 }
 
-/// How old the pinned sessions of each worker are.
+/// Number and total age of each worker's pinned sessions, by the worker's serial.
 struct Ages(Vec<(u64, u64)>);
 
 impl Ages {
-    /// One walk over all pins: 10 ns each, one shard's lock at a time.
+    /// Adds them up in one walk over all pins: 10 ns each, with one shard locked at a time.
     fn of(shared: &Shared, snapshot: &Snapshot) -> Self {
         let serial = |worker: &Worker| usize::try_from(worker.serial).ok().filter(|serial| *serial < SERIALS);
         let most = snapshot.workers().filter_map(|worker| serial(worker)).max().unwrap_or(0);
@@ -205,7 +206,7 @@ impl Ages {
         Self(sums)
     }
 
-    /// `null` where there is no pinned session.
+    /// Returns the average age in seconds over these workers; `None` if they have no pinned session.
     fn average(&self, workers: &[&Worker]) -> Option<u64> {
         let of = |worker: &&Worker| self.0.get(usize::try_from(worker.serial).ok()?).copied();
         let (count, sum) = workers.iter().filter_map(of).fold((0, 0), |(c, s), (count, sum)| (c + count, s + sum));

@@ -1,4 +1,5 @@
-//! `/api/v1/status`: stickyd itself, and how near its limits it is. `/api/v1/health`: for load balancers before it.
+//! `/api/v1/status`: stickyd itself, and how close it is to its limits. `/api/v1/health`: checks by load balancers in
+//! front.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 use super::workers::process;
 use super::{Api, sessions};
 
-/// `GET /api/v1/status`.
+/// `GET /api/v1/status`: the state of stickyd, its configuration and its limits.
 pub(super) async fn show(State(api): State<Api>) -> Json<Value> {
     let (shared, config) = (&api.shared, api.shared.config.now());
     let look = api.look().await;
@@ -41,8 +42,8 @@ pub(super) async fn show(State(api): State<Api>) -> Json<Value> {
     }))
 }
 
-/// `GET /api/v1/health`: 200 while stickyd serves; 503 once it stops, so that whoever stands before it looks elsewhere.
-/// `?upstream=app`: besides, that upstream has a worker which takes new sessions.
+/// `GET /api/v1/health`: 200 while stickyd serves, 503 once it stops, so that a load balancer in front uses another
+/// one. With `?upstream=app` it is 200 only if, in addition, that upstream has a worker that takes new sessions.
 pub(super) async fn health(State(api): State<Api>, Query(query): Query<HashMap<String, String>>) -> Response {
     let text = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
     let is_ill = |why: String| (StatusCode::SERVICE_UNAVAILABLE, text.clone(), why).into_response();

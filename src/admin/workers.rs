@@ -1,7 +1,7 @@
-//! `/api/v1/workers`: every worker as it is now, and what an operator says of one: drain, maint, ready.
+//! `/api/v1/workers`: every worker in its present state, and setting the admin state of one: drain, maint, ready.
 //!
-//! A worker is named as in the list, percent-encoded where its name has a `/`
-//! (`/api/v1/workers/app/unix:%2Frun%2Fapp%2F5.sock/drain`); its address does as well.
+//! A worker is named as in the list, percent-encoded if its name has a `/`
+//! (`/api/v1/workers/app/unix:%2Frun%2Fapp%2F5.sock/drain`); its address is accepted as well.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ use crate::upstream::why;
 use crate::upstream::worker::Worker;
 use crate::upstream::{Member, Upstream};
 
-/// Every worker, those the file no longer names included.
+/// `GET /api/v1/workers`: every worker, including those that the file no longer names.
 pub(super) async fn list(State(api): State<Api>) -> Json<Value> {
     let snapshot = api.shared.snapshot.load_full();
     let look = api.look().await;
@@ -38,7 +38,7 @@ pub(super) async fn list(State(api): State<Api>) -> Json<Value> {
     }))
 }
 
-/// A DNS name among the workers.
+/// Describes one DNS name among the workers.
 fn name_of(name: &addresses::Name) -> Value {
     json!({
         "upstream": name.upstream,
@@ -49,7 +49,7 @@ fn name_of(name: &addresses::Name) -> Value {
     })
 }
 
-/// `POST …/{upstream}/{worker}/{word}`.
+/// `POST /api/v1/workers/{upstream}/{worker}/{word}`: sets the admin state of a worker.
 pub(super) async fn say(
     State(api): State<Api>,
     Path((upstream, worker, word)): Path<(String, String, String)>,
@@ -58,18 +58,19 @@ pub(super) async fn say(
     let states = [AdminState::Ready, AdminState::Drain, AdminState::Maint];
     let state = states.into_iter().find(|state| state.word() == word);
     let state = state.ok_or_else(|| {
-        refuse(StatusCode::NOT_FOUND, format!("`{word}` is nothing a worker can be told: drain, maint or ready"))
+        refuse(StatusCode::NOT_FOUND, format!("`{word}` is not an admin state: use drain, maint or ready"))
     })?;
     let grace = grace(&body, state).map_err(|why| refuse(StatusCode::UNPROCESSABLE_ENTITY, why))?;
     let snapshot = api.shared.snapshot.load_full();
     let (upstream, member) = find(&snapshot, &upstream, &worker)?;
     let worker = &member.worker;
     if state == AdminState::Ready && worker.admin.is_removed() {
-        let why = "the file does not name this worker any more: write it into the file again, and reload";
+        let why = "this worker is no longer in the file: add it to the file again, then reload";
         return Err(refuse(StatusCode::CONFLICT, why.to_owned()));
     }
     worker.change(Change::Say(state, grace), &upstream.config);
-    tracing::info!(upstream = %worker.upstream, worker = %worker.name, admin = state.word(), "said at run time");
+    tracing::info!(upstream = %worker.upstream, worker = %worker.name, admin = state.word(),
+        "worker admin state changed");
     sessions::look(&api.shared, clock::now_ms());
     let look = api.look().await;
     Ok(Json(describe(member, &look)))
@@ -82,15 +83,15 @@ fn find<'a>(snapshot: &'a Snapshot, upstream: &str, worker: &str) -> Result<(&'a
     let found = named.or_else(|| known.members.iter().find(|member| member.worker.address.to_string() == worker));
     let none = || {
         let why =
-            format!("upstream `{upstream}` has no worker `{worker}`: /api/v1/workers lists them; a / in a name is %2F");
+            format!("upstream `{upstream}` has no worker `{worker}`: see /api/v1/workers; write / in a name as %2F");
         refuse(StatusCode::NOT_FOUND, why)
     };
     Ok((known, found.ok_or_else(none)?))
 }
 
-/// The grace a body gives: `{"grace": "60s"}`, or none.
+/// Returns the grace in a request body such as `{"grace": "60s"}`; `None` if it has none.
 fn grace(body: &[u8], state: AdminState) -> Result<Option<Duration>, String> {
-    const HELP: &str = "the body is empty, or JSON such as {\"grace\": \"60s\"}";
+    const HELP: &str = "the body must be empty, or JSON such as {\"grace\": \"60s\"}";
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(None);
     }
@@ -101,10 +102,10 @@ fn grace(body: &[u8], state: AdminState) -> Result<Option<Duration>, String> {
     }
     let Some(given) = given else { return Ok(None) };
     if state != AdminState::Drain {
-        return Err("only a drain has a grace".to_owned());
+        return Err("`grace` is allowed only for drain".to_owned());
     }
     let given = given.as_str().ok_or_else(|| format!("`grace` needs a unit: {HELP}"))?;
-    let grace = humantime::parse_duration(given.trim()).map_err(|error| format!("`grace` is no duration: {error}"))?;
+    let grace = humantime::parse_duration(given.trim()).map_err(|error| format!("invalid `grace`: {error}"))?;
     if grace > LONGEST_GRACE {
         return Err("`grace` must be from 0s to 24h".to_owned());
     }
@@ -113,7 +114,7 @@ fn grace(body: &[u8], state: AdminState) -> Result<Option<Duration>, String> {
 
 fn describe(member: &Member, look: &Look) -> Value {
     let (worker, now) = (&member.worker, clock::now_ms());
-    // Asked first: it also sees an ejection's end.
+    // Must be read first: this call also ends an ejection that is over.
     let ejected = worker.ejected();
     json!({
         "upstream": worker.upstream,
@@ -160,7 +161,7 @@ fn check_of(check: &Check, now_ms: u64) -> Value {
     })
 }
 
-/// A process, of a worker or our own.
+/// Describes one process: a worker's, or stickyd's own.
 pub(super) fn process(process: &Process) -> Value {
     json!({
         "pid": process.pid,
@@ -172,7 +173,7 @@ pub(super) fn process(process: &Process) -> Value {
     })
 }
 
-/// How far a drain is; also of maint, and of a removed worker.
+/// Describes the progress of a drain, of maint, or of the removal of a worker.
 fn progress(worker: &Worker, ending: &Ending) -> Value {
     let now = clock::now_ms();
     let seconds = |ms: u64| ms.div_ceil(1_000);
@@ -191,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn graces() {
+    fn a_grace_needs_a_unit_and_a_drain() {
         let read = |body: &str| grace(body.as_bytes(), AdminState::Drain);
         assert_eq!(read(""), Ok(None));
         assert_eq!(read(" {} "), Ok(None));

@@ -1,13 +1,15 @@
-//! The affinity cookie: a client's random name and the worker of its last session, signed (design §3).
+//! The affinity cookie: a random client id and the worker of the client's last session, signed
+//! (docs/reference/routing.md §6).
 //!
 //! ```text
 //! stickyd_<upstream> = base64url( client 12 bytes | worker 8 bytes | MAC 16 bytes )       48 characters, no padding
 //! ```
 //!
-//! The MAC is HMAC-SHA256 cut to 128 bits under a key of (secret, upstream), so a cookie is worth nothing at another
-//! upstream, and whoever cannot sign cannot choose a worker. The worker is a keyed hash, which shows no address and stays
-//! right when the config's order changes. Left out: expiry (it is a session cookie and a wrong worker costs nothing but a
-//! ring lookup) and encryption (there is nothing to hide in it). When to read and when to rewrite it is the caller's.
+//! The MAC is HMAC-SHA256 truncated to 128 bits under a key derived from the secret and the upstream. A cookie is
+//! therefore worthless at another upstream, and clients cannot forge one to choose a worker. The worker is stored as a
+//! keyed hash, which reveals no address and stays correct when the order of the config changes. There is no expiry (it
+//! is a session cookie, and a wrong worker costs only a ring lookup) and no encryption (the cookie contains nothing
+//! secret). The caller decides when to read and when to rewrite it.
 
 mod seen;
 
@@ -27,32 +29,34 @@ mod tests;
 
 const CLIENT: usize = 12;
 const MAC: usize = 16;
-/// Client, worker, MAC. A multiple of 3, so base64 has no spare bits: one cookie has one spelling.
+/// Length of a cookie in bytes: client, worker and MAC. It is a multiple of 3, so base64 has no spare bits and each
+/// cookie has exactly one spelling.
 const LENGTH: usize = CLIENT + 8 + MAC;
-/// The same in letters.
+/// Length of a cookie's base64url text: 48 characters.
 const TEXT: usize = LENGTH / 3 * 4;
 
-/// A worker as a cookie and the ring name it: the same in a whole fleet, whatever the order of the config.
+/// Id of a worker in cookies and on the ring: the same in the whole fleet, whatever the order of the config.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkerId(pub u64);
 
-/// The id of the worker with this name, or address where it has none. `secret` is the fleet's.
+/// Returns the id of the worker with this name, or with this address if it has no name. `secret` is shared by the
+/// fleet.
 pub fn worker_id(secret: &[u8], upstream: &str, worker: &str) -> WorkerId {
     WorkerId(u64::from_be_bytes(first(&derive(secret, "worker", &[upstream, worker]))))
 }
 
-/// What a cookie says once its MAC is checked.
+/// Contents of a cookie whose MAC was verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cookie {
-    /// Random, made by whoever sets the first cookie; the ring's key for this client.
+    /// Random id of the client, made when its first cookie is set; the ring's key for this client.
     pub client: [u8; CLIENT],
-    /// Where this client's last session was placed. May be gone by now.
+    /// Worker of this client's last session; it may be gone by now.
     pub worker: WorkerId,
 }
 
 /// Reads and writes the cookie of one upstream.
 pub struct Jar {
-    /// Never another jar's, so that what one has opened is not taken for another's.
+    /// Unique per jar, so that a cookie verified by one jar is not taken as verified by another.
     serial: u64,
     name: String,
     key: hmac::Key,
@@ -60,25 +64,28 @@ pub struct Jar {
 }
 
 impl Jar {
-    /// `secret` is the fleet's; `upstream` is `[a-z0-9_-]{1,32}` (checked by `config`).
+    /// Makes the jar of one upstream. `secret` is shared by the fleet; `upstream` is `[a-z0-9_-]{1,32}` (checked by
+    /// `config`).
     pub fn new(secret: &[u8], upstream: &str, same_site: SameSite) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &derive(secret, "cookie", &[upstream]));
         static MADE: AtomicU64 = AtomicU64::new(0);
         Self { serial: MADE.fetch_add(1, Relaxed), name: format!("stickyd_{upstream}"), key, same_site }
     }
 
-    /// The cookie's name.
+    /// Name of the cookie: `stickyd_` and the upstream.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The first cookie that is ours, of the values of all `Cookie` headers. Forged, cut or another upstream's: none. `seen`
-    /// is the connection's.
+    /// Returns the first valid cookie of this jar among the values of all `Cookie` headers. A cookie that is forged,
+    /// truncated or made for another upstream counts as absent. `seen` caches the last valid cookie of the client
+    /// connection.
     pub fn read<'a>(&self, cookie_headers: impl Iterator<Item = &'a [u8]>, seen: &Seen) -> Option<Cookie> {
         cookie_headers
             .flat_map(|header| header.split(|&b| b == b';'))
             .filter_map(|pair| pair.trim_ascii().strip_prefix(self.name.as_bytes())?.strip_prefix(b"="))
-            // Several are legitimate (one a path or a domain); a header full of forgeries must not cost a MAC each.
+            // Several cookies of this name are legitimate (one per path or domain); a header full of forgeries must not
+            // cost one MAC each.
             .take(4)
             .find_map(|value| {
                 let known = seen.get(self.serial, value);
@@ -86,12 +93,13 @@ impl Jar {
             })
     }
 
-    /// Whether a value is a cookie's that we signed.
+    /// Whether a cookie value carries a valid signature of this jar.
     pub fn signed(&self, value: &[u8]) -> bool {
         self.open(value).is_some()
     }
 
-    /// A `Set-Cookie` value. `secure`: the client came over TLS; `SameSite=None` is always `Secure`, or browsers refuse it.
+    /// Formats a `Set-Cookie` value. `secure`: the client connected over TLS. `SameSite=None` always implies `Secure`,
+    /// because browsers reject it otherwise.
     pub fn write(&self, cookie: &Cookie, secure: bool) -> HeaderValue {
         let same_site = match self.same_site {
             SameSite::Lax => "; SameSite=Lax",
@@ -102,7 +110,7 @@ impl Jar {
         let sealed = self.seal(cookie);
         let text =
             [self.name.as_bytes(), b"=", &sealed, b"; Path=/; HttpOnly", same_site.as_bytes(), secure.as_bytes()];
-        // Cannot fail for the names `config` lets through, which are ASCII; an empty Set-Cookie sets nothing.
+        // Cannot fail, because the names that `config` accepts are ASCII; an empty Set-Cookie sets nothing.
         HeaderValue::try_from(text.concat()).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
 
@@ -125,9 +133,9 @@ impl Jar {
     }
 }
 
-/// Whether an answer may carry our cookie. Never one that a shared cache may store: it would hand one client's name to
-/// all. `public`, `s-maxage`, a `max-age` above 0 or `Expires` say it may; `private` and `no-store` outweigh the last two,
-/// as in a cache (RFC 9111 §3, §5.2.2).
+/// Whether a response may carry our cookie. A response that a shared cache may store must not, or the cache would give
+/// one client's cookie to all clients. `public`, `s-maxage`, a `max-age` above 0 and `Expires` permit storing;
+/// `private` and `no-store` override the last two, as in a cache (RFC 9111 §3, §5.2.2).
 pub fn may_set(response_headers: &HeaderMap) -> bool {
     let (mut shared, mut stored, mut forbidden) = (false, response_headers.contains_key(EXPIRES), false);
     let values = response_headers.get_all(CACHE_CONTROL).into_iter();
@@ -138,7 +146,7 @@ pub fn may_set(response_headers: &HeaderMap) -> bool {
         match &name[..] {
             b"public" | b"s-maxage" => shared = true,
             b"max-age" => stored |= !argument.is_some_and(is_zero),
-            // `private="field"` is about that field alone.
+            // `private="field"` restricts only that field.
             b"private" | b"no-store" => forbidden |= argument.is_none(),
             _ => {}
         }
@@ -146,17 +154,18 @@ pub fn may_set(response_headers: &HeaderMap) -> bool {
     !shared && (forbidden || !stored)
 }
 
-/// `0`, `00`, `"0"`. What cannot be read is not zero: better no cookie than a shared one.
+/// Whether a `max-age` argument is zero: `0`, `00` or `"0"`. An unreadable argument is not zero: no cookie is better
+/// than a shared one.
 fn is_zero(argument: &[u8]) -> bool {
     let digits = argument.trim_ascii();
     let digits = digits.strip_prefix(b"\"").and_then(|d| d.strip_suffix(b"\"")).unwrap_or(digits);
     !digits.is_empty() && digits.iter().all(|&b| b == b'0')
 }
 
-/// RFC 4648 §5.
+/// Alphabet of base64url (RFC 4648 §5).
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-/// base64url.
+/// Encodes the bytes of a cookie as base64url.
 fn to_base64(bytes: &[u8; LENGTH]) -> [u8; TEXT] {
     let mut text = [0; TEXT];
     for (quad, triple) in text.chunks_exact_mut(4).zip(bytes.chunks_exact(3)) {
@@ -168,7 +177,7 @@ fn to_base64(bytes: &[u8; LENGTH]) -> [u8; TEXT] {
     text
 }
 
-/// Back to [`LENGTH`] bytes; anything but exactly that much base64url is none.
+/// Decodes a cookie value to [`LENGTH`] bytes; `None` unless it is base64url of exactly that length.
 fn from_base64(text: &[u8]) -> Option<[u8; LENGTH]> {
     if text.len() != TEXT {
         return None;

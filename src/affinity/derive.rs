@@ -1,9 +1,9 @@
-//! Keys that follow from the fleet's one secret.
+//! Keys derived from the secret of the fleet.
 
 use aws_lc_rs::hmac;
 
-/// 32 bytes that follow from the fleet's secret, one set per `purpose` and `parts`, so that no two uses of the secret
-/// can be played against each other. Parts are length-prefixed: `("ab", "c")` is not `("a", "bc")`.
+/// Derives 32 bytes from the fleet's secret. Each `purpose` and `parts` gives independent bytes, so that one use of the
+/// secret reveals nothing about another. Parts are length-prefixed: `("ab", "c")` differs from `("a", "bc")`.
 pub(super) fn derive(secret: &[u8], purpose: &str, parts: &[&str]) -> [u8; 32] {
     let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, secret));
     for part in std::iter::once(&purpose).chain(parts) {
@@ -13,7 +13,7 @@ pub(super) fn derive(secret: &[u8], purpose: &str, parts: &[&str]) -> [u8; 32] {
     first(context.sign().as_ref())
 }
 
-/// The first `N` bytes; zeros where there are fewer.
+/// Returns the first `N` bytes, padded with zeros if there are fewer.
 pub(super) fn first<const N: usize>(bytes: &[u8]) -> [u8; N] {
     let mut out = [0; N];
     for (to, from) in out.iter_mut().zip(bytes) {

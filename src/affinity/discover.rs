@@ -1,10 +1,12 @@
-//! Finding the owner of a session nobody has pinned (design.md §3.1), by asking workers that refuse foreign sids without
-//! side effects: after a restart of stickyd, for a client of another stickyd, after the table was full.
+//! Discovery: finds the owner of a session that is not pinned (docs/reference/routing.md §1), by asking workers that
+//! refuse foreign sids without side effects. It is needed after a restart of stickyd, for clients of another stickyd,
+//! and after the pin table was full.
 //!
-//! The rules, each because the other way ends sessions: pass on only after an explicit refusal; never decide by silence
-//! (an owner with nothing to say is silent); never send one GET or POST to two workers; a POST or upgrade never waits for
-//! a GET. Workers without proof of life are asked last; one that is left over when all others refused is the owner by
-//! elimination, two are waited for. Only what ends in "nobody knows it" costs the budget.
+//! Breaking any of these rules would end sessions: a request is passed on only after an explicit refusal; silence
+//! decides nothing (an owner with nothing to send is silent); a GET or POST is never sent to two workers at once; a
+//! POST or upgrade never waits for a GET. Workers that showed no sign of life are asked last: if one is left after all
+//! others refused, it is the owner by elimination; if two are left, the request waits for them. Only discoveries that
+//! find no owner consume budget.
 
 mod budget;
 mod copies;
@@ -34,14 +36,14 @@ use copies::Copies;
 use hunt::Hunt;
 use search::{Joined, Searches};
 
-/// How long a request waits for the budget, or for silent workers to speak, before it gets a 503.
+/// How long a request waits for budget, or for silent workers to answer, before it gets a 503.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Between two looks while waiting.
+/// Interval between two checks while a request waits.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// What discovery remembers, all threads together. Locked for a few operations per *discovery*, never for a pinned
-/// request.
+/// State of discovery, shared by all threads. It is locked for a few operations per *discovery*, never for a request
+/// whose session is pinned.
 pub struct Discoveries {
     budget: Mutex<Budget>,
     misses: Mutex<Misses<Key>>,
@@ -49,7 +51,7 @@ pub struct Discoveries {
 }
 
 impl Discoveries {
-    /// Nothing known, full budgets.
+    /// Starts with full budgets and without remembered misses.
     pub fn new(limits: &Limits) -> Self {
         Self {
             budget: Mutex::new(Budget::new(limits.discoveries_per_address, limits.discoveries)),
@@ -58,18 +60,18 @@ impl Discoveries {
         }
     }
 
-    /// What a reload has changed of the budget.
+    /// Applies the budgets of a reloaded config.
     pub fn set(&self, limits: &Limits) {
         lock(&self.budget).set(limits.discoveries_per_address, limits.discoveries);
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What is kept here stays meaningful whatever panicked: counts and caches.
+    // Counts and caches stay meaningful even if a thread panicked while holding the lock.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A token, given back when the session is found.
+/// A budget token taken by one discovery; dropping it returns the token if the session was found.
 struct Token<'a> {
     shared: &'a Shared,
     address: u64,
@@ -84,11 +86,12 @@ impl Drop for Token<'_> {
     }
 }
 
-/// Finds the session's owner with this very request, and answers it.
+/// Finds the session's owner by sending this request to workers, and returns the response.
 pub async fn find(job: &Job, key: Key, mut request: Request<Outgoing>, record: &mut Record) -> Response<Reply> {
     let shared = &job.conn.thread.shared;
     let series = job.upstream.series();
-    // A preflight is no request of the session: its answer has the worker's CORS headers, refusal or not.
+    // Preflights ignore remembered misses: a worker's response carries the CORS headers, whether it is a refusal or
+    // not.
     let preflight = matches!(job.ask.kind, Kind::Preflight(_));
     if !preflight && lock(&shared.discoveries.misses).knows(&key, clock::now_ms()) {
         series.discovered(Discovery::Remembered);
@@ -96,12 +99,13 @@ pub async fn find(job: &Job, key: Key, mut request: Request<Outgoing>, record: &
         return respond::refused(job);
     }
     let Some(mut token) = take_token(shared, job).await else {
-        say_full!("the discovery budget is spent: sessions nobody knows come too fast ([limits] discoveries)");
+        say_full!(upstream = %job.upstream.config.name,
+            "discovery budget is spent: too many requests for unknown sessions ([limits] discoveries)");
         series.discovered(Discovery::OverBudget);
         return respond::problem(Problem::Full("too many unknown sessions"));
     };
     if job.ask.rule(&job.upstream).is_some_and(|live| live.refuses_in_body()) {
-        // Compressed words are none; Engine.IO's refusals are too short to be.
+        // A refusal in a compressed body cannot be read. Engine.IO's refusals are too short to be compressed.
         request.headers_mut().remove(header::ACCEPT_ENCODING);
     }
     let copies = Copies::of(job, request);
@@ -113,9 +117,10 @@ pub async fn find(job: &Job, key: Key, mut request: Request<Outgoing>, record: &
     response
 }
 
-/// Who has a session already that this request would make: its worker may be another than the one its id leads to, since
-/// workers came or went. Only where its protocol has a question that touches nothing, and as far as the budget goes; else,
-/// and where nobody claims it (within a second, as of all probes), the choice is as it was.
+/// Looks for a worker that already has the session this request would create: since workers come and go, it may differ
+/// from the worker that the session id leads to. This works only for protocols with a probe that has no side effects,
+/// and within the budget. Otherwise, and if no worker claims the session within a second (the limit for all probes),
+/// `choice` is returned unchanged.
 pub async fn claimed(job: &Job, request: &Request<Outgoing>, choice: Choice) -> Choice {
     let shared = &job.conn.thread.shared;
     let members = job.upstream.members.iter().map(|member| &member.worker);
@@ -144,7 +149,8 @@ async fn take_token<'a>(shared: &'a Shared, job: &Job) -> Option<Token<'a>> {
     loop {
         let Taken { taken, crowded } = lock(&shared.discoveries.budget).take(address, clock::now_ms());
         if crowded {
-            say_full!("too many addresses ask for unknown sessions: some that had spent their budget are forgotten");
+            say_full!(upstream = %job.upstream.config.name,
+                "too many addresses request unknown sessions: some that spent their budget were forgotten");
         }
         if taken {
             return Some(Token { shared, address, found: false });

@@ -1,7 +1,7 @@
-//! What [`super::resolve`] would decide, without deciding it: for an operator who asks. Nothing is placed, counted, pinned
-//! or kept alive by the question, and no worker is asked.
+//! Explains to operators what [`super::resolve`] would decide. The question itself places, counts, pins and refreshes
+//! nothing, and contacts no worker.
 //!
-//! Left out: what discovery would find (that takes asking workers), and whether the worker could be reached.
+//! Not covered: what discovery would find (workers would have to be asked), and whether the worker can be reached.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,50 +18,50 @@ use crate::state::Shared;
 use crate::upstream::Upstream;
 use crate::upstream::worker::Worker;
 
-/// What a request would carry.
+/// A hypothetical request to be explained.
 #[derive(Clone, Copy, Default)]
 pub struct Question<'a> {
-    /// Decoded.
+    /// Session id, decoded; `None` for a request without one.
     pub sid: Option<&'a [u8]>,
-    /// Whose id that is; `None`: of `socket.io`, or of the only rule there is.
+    /// Rule that the session id belongs to; `None` means the `socket.io` rule, or else the upstream's first rule.
     pub rule: Option<&'a Live>,
-    /// Verified.
+    /// stickyd's own cookie, already verified.
     pub cookie: Option<Cookie>,
-    /// Who would ask.
+    /// Client that would send the request.
     pub client: Option<Client>,
-    /// Without a sid: an ordinary request, and no new session.
+    /// Without a sid: whether the request is ordinary instead of starting a new session.
     pub ordinary: bool,
 }
 
-/// The reason of an answer.
+/// Reason for a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
-    /// The sid is pinned.
+    /// The sid is pinned to the worker.
     Pinned,
-    /// Nobody has pinned it: discovery begins here.
+    /// The sid is not pinned here: discovery would start at the worker.
     Unpinned,
     /// An operator ended the session.
     Ended,
-    /// Its worker is gone.
+    /// The worker of the session is gone.
     Gone,
-    /// No worker can have made such a sid.
+    /// The sid is longer than any that a worker can have made.
     TooLong,
-    /// Its client made the id: its hash.
+    /// The client made the id, and the id's hash leads to the worker.
     Made,
-    /// Our cookie names the worker.
+    /// The affinity cookie names the worker.
     Cookie,
-    /// A new session, by bounded load on the ring.
+    /// A new session is placed by bounded load on the ring.
     Placed,
-    /// The plain hash.
+    /// The plain hash of the ring key leads to the worker.
     Hash,
-    /// Nothing of the question says which.
+    /// Nothing in the question determines the worker.
     Chance,
-    /// No worker may take it.
+    /// No worker can take the request.
     Nobody,
 }
 
 impl Why {
-    /// One word, for programs.
+    /// Machine-readable name of the reason.
     pub fn word(self) -> &'static str {
         match self {
             Self::Pinned => "pinned",
@@ -78,44 +78,45 @@ impl Why {
         }
     }
 
-    /// A sentence, for people.
+    /// The reason as a sentence for people.
     pub fn words(self) -> &'static str {
         match self {
-            Self::Pinned => "the sid is pinned to this worker, and a pin never moves",
+            Self::Pinned => "the sid is pinned to this worker; a pin never moves",
             Self::Unpinned => {
-                "nobody here has pinned this sid: the workers would be asked, this one first; whoever knows it gets it"
+                "the sid is not pinned here: the workers would be asked, this one first, until one knows it"
             }
-            Self::Ended => "an operator ended this session: the client is refused, and makes a new one",
-            Self::Gone => "the worker of this session is gone: the client is refused, and makes a new one",
-            Self::TooLong => "no worker can have made so long a sid: the client is refused",
-            Self::Made => "nobody here has pinned this id; its client made it, and its hash leads here",
+            Self::Ended => "an operator ended this session: the client is refused and makes a new one",
+            Self::Gone => "the worker of this session is gone: the client is refused and makes a new one",
+            Self::TooLong => "the sid is too long for any worker to have made it: the client is refused",
+            Self::Made => "the id is not pinned here; the client made it, and its hash leads to this worker",
             Self::Cookie => "the cookie names this worker",
-            Self::Placed => "a new session: the ring, with bounded load; other sessions may shift it",
-            Self::Hash => "the hash of the cookie's id, or of the client's address where there is no cookie",
-            Self::Chance => "nothing given says which: name the client's address, a cookie or a sid",
-            Self::Nobody => "no worker may take it: 503",
+            Self::Placed => "a new session, placed on the ring with bounded load; other sessions may change the result",
+            Self::Hash => "the hash of the cookie's id, or of the client's address if there is no cookie",
+            Self::Chance => "nothing in the question determines the worker: give a client address, a cookie or a sid",
+            Self::Nobody => "no worker can take the request: the answer is 503",
         }
     }
 }
 
-/// Which worker, and why.
+/// The worker, if there is one, and the reason for the decision.
 pub type Answer = (Option<Arc<Worker>>, Why);
 
-/// What would be decided.
+/// The decision that would be made, and the one after it.
 pub struct Explained {
-    /// Now.
+    /// Decision for the request as it is.
     pub now: Answer,
-    /// Where the client would be if that worker died: a session's client makes a new one there.
+    /// Where the client would start its next session if the worker of `now` died, or after a refusal; `None` in all
+    /// other cases.
     pub then: Option<Answer>,
 }
 
-/// Answers the question.
+/// Returns what would be decided for this question, without changing anything.
 pub fn explain(shared: &Shared, upstream: &Upstream, question: Question<'_>) -> Explained {
     let now = decide(shared, upstream, question);
     let anew = Question { sid: None, ..question };
     let then = match &now {
         (Some(worker), _) => Some(without_sid(upstream, anew, &[worker.serial])),
-        // The refused client's next handshake.
+        // The refused client sends a new handshake next.
         (None, Why::Ended | Why::Gone | Why::TooLong) => Some(without_sid(upstream, anew, &[])),
         (None, _) => None,
     };
@@ -147,7 +148,7 @@ fn decide(shared: &Shared, upstream: &Upstream, question: Question<'_>) -> Answe
     }
 }
 
-/// The rule that a bare id is meant for.
+/// Returns the rule for an id that names no rule: `socket.io`, or else the upstream's first rule.
 pub fn default_rule(upstream: &Upstream) -> Option<&Live> {
     upstream.socket_io().or_else(|| upstream.rules.first())
 }
@@ -174,7 +175,7 @@ fn without_sid(upstream: &Upstream, question: Question<'_>, tried: &[u64]) -> An
     worker.map_or((None, Why::Nobody), |worker| (Some(worker.clone()), why))
 }
 
-/// As [`super::hash_key`]; `None` where that would draw by chance.
+/// Ring key of the request, as [`super::hash_key`] makes it; `None` where that function would choose a random key.
 fn key(upstream: &Upstream, question: Question<'_>) -> Option<[u8; 16]> {
     match question.cookie {
         Some(cookie) => Some(derive::first(&cookie.client)),

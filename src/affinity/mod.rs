@@ -1,7 +1,8 @@
-//! Which worker a request belongs to: the sources of that knowledge, in order (design.md §3).
+//! Decides which worker a request belongs to, from several sources in order (docs/reference/routing.md).
 //!
-//! [`resolve`] decides without asking anybody; what it cannot decide goes to [`discover`]. A pin never moves (invariant
-//! 2): nothing here overrides one but its worker's death, or an operator's word.
+//! [`resolve`] decides without contacting workers; [`discover`] handles what it cannot decide. A pin never moves
+//! (ARCHITECTURE.md, invariant 2): nothing here overrides a pin except the death of its worker or an operator's
+//! command.
 
 pub mod cookie;
 mod derive;
@@ -37,38 +38,41 @@ pub use pinning::{Hold, close, end, ends_at, enlist, forget, hold, pin, pin_fres
 use pins::{Inserted, Key};
 use rule::Facts;
 
-/// How long a socket's id is remembered that no request names. It leads nowhere once its session is over.
+/// How long a Socket.IO socket id is remembered if no request names it. The id leads nowhere once its session is over.
 const ALIAS: Duration = Duration::from_secs(24 * 3_600);
 
-/// A decision.
+/// The worker chosen for a request, and what belongs to the choice.
 pub struct Choice {
-    /// Where to.
+    /// Worker that gets the request.
     pub worker: Arc<Worker>,
-    /// What decided.
+    /// Source that decided the choice.
     pub why: Source,
-    /// The seat of a new session, to be handed to its pin or tunnel.
+    /// The new session's place in the worker's session count, to be handed to its pin or tunnel.
     pub seat: Option<Session>,
-    /// Keeps the session's pin.
+    /// Keeps the session's pin alive while the request is open.
     pub hold: Option<Hold>,
-    /// To be set with the answer.
+    /// Cookie to be set with the response.
     pub cookie: Option<Cookie>,
 }
 
-/// What can be said without asking a worker.
+/// What [`resolve`] decided for a request.
 pub enum Resolved {
-    /// This worker.
+    /// The request goes to this worker.
     Worker(Choice),
-    /// This worker, if none of them says that it has the session: the request makes a session of any id.
+    /// The request creates a session for whatever id it carries: it goes to this worker unless another one claims the
+    /// session when probed.
     Made(Choice),
-    /// Nobody has pinned this session.
+    /// The session is not pinned.
     Unpinned(Key),
-    /// The session's worker is gone (its pin is dropped), or an operator ended it, or no worker can have made this sid.
+    /// The session is over: its worker is gone (and its pin dropped), an operator ended it, or no worker can have made
+    /// this sid.
     Ended,
-    /// No worker may take it.
+    /// No worker can take the request.
     Nobody,
 }
 
-/// Decides, if that is possible. `tried`: serials of workers that could not be reached for this request.
+/// Decides which worker gets the request, as far as possible without contacting workers. `tried` holds the serials of
+/// workers that could not be reached for this request.
 pub fn resolve(shared: &Arc<Shared>, upstream: &Upstream, ask: &Ask, client: Client, tried: &[u64]) -> Resolved {
     let placed = match ask.kind {
         Kind::UnknownSid => return Resolved::Ended,
@@ -81,17 +85,19 @@ pub fn resolve(shared: &Arc<Shared>, upstream: &Upstream, ask: &Ask, client: Cli
     placed.map_or(Resolved::Nobody, Resolved::Worker)
 }
 
-/// The session's pin; without one its rule says who may have it.
+/// Resolves a request with a session id: by the session's pin, or without a pin by the rule that found the id.
 fn session(shared: &Arc<Shared>, upstream: &Upstream, key: Key, ask: &Ask, client: Client, tried: &[u64]) -> Resolved {
     let (live, facts) = (ask.rule(upstream), ask.facts.as_deref());
     let client_made = live.is_some_and(|live| live.rule.client_made);
     match pinned(shared, upstream, key) {
-        // Its words fit a message that stickyd does not read, and its id outlives a session: another worker has them.
+        // A CometD refusal has to fit the client's message, which stickyd does not read, and the id outlives a session.
+        // Another worker has to answer.
         Resolved::Ended if live.is_some_and(|live| live.rule.protocol == Protocol::CometD) => {
             forget(shared, key, End::WorkerGone);
             Resolved::Unpinned(key)
         }
-        // What an operator ended stays ended; of a gone worker no pin is left.
+        // A session that an operator ended stays ended. If its worker is gone, no pin is left and the id may be used
+        // again.
         Resolved::Ended if client_made && facts.is_some_and(|facts| facts.creates) => {
             match shared.pins.peek(key, Instant::now(), |_| ()) {
                 Some(()) => Resolved::Ended,
@@ -105,7 +111,7 @@ fn session(shared: &Arc<Shared>, upstream: &Upstream, key: Key, ask: &Ask, clien
     }
 }
 
-/// The id's own hash: the same worker in every stickyd that sees the same workers.
+/// Chooses the worker by the hash of the id: the same one in every stickyd that sees the same workers.
 fn made(upstream: &Upstream, facts: Option<&Facts>, tried: &[u64]) -> Resolved {
     let hash = facts.and_then(|facts| facts.hash).unwrap_or_default();
     let Some(worker) = upstream.hash(&hash, tried).cloned() else { return Resolved::Nobody };
@@ -113,7 +119,8 @@ fn made(upstream: &Upstream, facts: Option<&Facts>, tried: &[u64]) -> Resolved {
     Resolved::Made(Choice { worker, why: Source::New, seat, hold: None, cookie: None })
 }
 
-/// The worker of the Socket.IO session that an ordinary request names, while it serves; its pin is not touched.
+/// Chooses the worker of the Socket.IO session that an ordinary request names, while it serves; the session's pin is
+/// not refreshed.
 fn followed(shared: &Shared, upstream: &Upstream, ask: &Ask, client: Client, tried: &[u64]) -> Option<Choice> {
     let worker = ask.follows().and_then(|key| shared.pins.peek(key, Instant::now(), |pin| pin.worker().cloned()));
     match worker.flatten().filter(|worker| worker.serves() && !tried.contains(&worker.serial)) {
@@ -122,7 +129,8 @@ fn followed(shared: &Shared, upstream: &Upstream, ask: &Ask, client: Client, tri
     }
 }
 
-/// The pinned worker, whatever it is; its death ends the pin.
+/// Resolves a session by its pin, whatever the state of the worker; only the worker's death or an operator ends the
+/// pin.
 fn pinned(shared: &Arc<Shared>, upstream: &Upstream, key: Key) -> Resolved {
     let now = Instant::now();
     let Some((open, used)) = shared.pins.open(key, now, |pin| pin.used(clock::s_at(now))) else {
@@ -136,7 +144,7 @@ fn pinned(shared: &Arc<Shared>, upstream: &Upstream, key: Key) -> Resolved {
         forget(shared, key, End::WorkerGone);
         return Resolved::Ended;
     }
-    // A session with a tunnel ends with that.
+    // A session with a tunnel ends with the tunnel.
     let is_due = || !has_tunnel && due_at(&worker, slot, key).is_some_and(|due| due <= clock::ms_at(now));
     if !worker.serves() || (worker.admin.ends() && is_due()) {
         drop(hold);
@@ -146,8 +154,8 @@ fn pinned(shared: &Arc<Shared>, upstream: &Upstream, key: Key) -> Resolved {
     Resolved::Worker(Choice { worker, why: Source::Sid, seat: None, hold: Some(hold), cookie: None })
 }
 
-/// Follows the session's pin without touching it; the pin of a worker that is gone or was not reached, or of an ended
-/// session, leads to any.
+/// Resolves a preflight by the session's pin without refreshing the pin. If the worker is gone or could not be reached,
+/// or the session has ended, any worker may answer.
 fn preflight(
     shared: &Arc<Shared>,
     upstream: &Upstream,
@@ -165,8 +173,9 @@ fn preflight(
     ordinary(upstream, ask, client, tried).map_or(Resolved::Nobody, Resolved::Worker)
 }
 
-/// Our cookie's worker while it serves, else the hash. A WebSocket that is no Engine.IO session begins one all the same: none
-/// goes to a worker that is drained, least of all the one its drain has just closed.
+/// Chooses the worker that the cookie names while it serves, else the worker of the hash. A WebSocket outside Engine.IO
+/// starts a session, too: the cookie never leads it to a draining worker, least of all back to the one whose drain has
+/// just closed it.
 fn ordinary(upstream: &Upstream, ask: &Ask, client: Client, tried: &[u64]) -> Option<Choice> {
     let may = |worker: &Worker| worker.serves() && (ask.upgrade.is_none() || worker.admin() == AdminState::Ready);
     if let Some(worker) = cookie_worker(upstream, ask, tried).filter(|worker| may(worker)) {
@@ -177,7 +186,8 @@ fn ordinary(upstream: &Upstream, ask: &Ask, client: Client, tried: &[u64]) -> Op
     Some(Choice { cookie: cookie_for(upstream, ask, id, &worker), worker, why, seat: None, hold: None })
 }
 
-/// Our cookie's worker while it takes new sessions and cookies have not brought it too many, else bounded load on the ring.
+/// Places a new session: on the worker that the cookie names, if it takes new sessions and cookies have not brought it
+/// too many, else by bounded load on the ring.
 fn handshake(upstream: &Upstream, ask: &Ask, client: Client, tried: &[u64]) -> Option<Choice> {
     if let Some(worker) =
         cookie_worker(upstream, ask, tried).filter(|worker| worker.takes_new() && upstream.may_return(worker))
@@ -201,9 +211,10 @@ fn cookie_worker<'a>(upstream: &'a Upstream, ask: &Ask, tried: &[u64]) -> Option
     upstream.worker(ask.cookie.as_ref()?.worker).filter(|worker| !tried.contains(&worker.serial))
 }
 
-/// The ring's key: the cookie's id, else the client's address, else chance; and the id a new cookie would get.
+/// Returns the ring key (the cookie's id, else the client's address, else random), its source, and the id for a new
+/// cookie.
 fn hash_key(upstream: &Upstream, ask: &Ask, client: Client) -> ([u8; 16], Source, [u8; 12]) {
-    // Looked for where it would have been placed.
+    // A session with a client-made id is looked for where it would have been placed.
     if let Some(hash) = ask.facts.as_ref().and_then(|facts| facts.hash) {
         return (hash, Source::Any, [0; 12]);
     }
@@ -215,19 +226,21 @@ fn hash_key(upstream: &Upstream, ask: &Ask, client: Client) -> ([u8; 16], Source
     if upstream.by_address { (client.key(), Source::Address, id) } else { (from_id(&id), Source::Any, id) }
 }
 
-/// Never on a preflight (design.md §3): a browser would store what it did not ask for.
+/// Returns the cookie to set, if the upstream uses cookies. A preflight gets none (docs/reference/routing.md §4): the
+/// browser would store a cookie that it did not ask for.
 fn cookie_for(upstream: &Upstream, ask: &Ask, client: [u8; 12], worker: &Worker) -> Option<Cookie> {
     let wanted = upstream.jar.is_some() && !matches!(ask.kind, Kind::Preflight(_));
     wanted.then_some(Cookie { client, worker: worker.id })
 }
 
-/// Where discovery looks first: the cookie's worker, else the ring's.
+/// Worker that discovery asks first: the one that the cookie names, else the ring's.
 pub fn first_guess(upstream: &Upstream, ask: &Ask, client: Client) -> Option<Arc<Worker>> {
     let (key, _, _) = hash_key(upstream, ask, client);
     cookie_worker(upstream, ask, &[]).or_else(|| upstream.hash(&key, &[])).cloned()
 }
 
-/// Every hundredth new session: if its address alone holds most of them, the address key says little.
+/// Checks at every hundredth new session whether its client address holds most sessions, and warns: the address then
+/// does not tell clients apart.
 pub fn watch_one_address(shared: &Shared, upstream: &Upstream, client: Client) {
     if !(upstream.carried.learned.fetch_add(1, Relaxed) + 1).is_multiple_of(100) {
         return;
@@ -240,12 +253,12 @@ pub fn watch_one_address(shared: &Shared, upstream: &Upstream, client: Client) {
     }
 }
 
-/// Remembers that an id of Socket.IO's own is a name of this session, for requests that `follow` it.
+/// Remembers a Socket.IO socket id as another name of this session, for requests that `follow` it.
 pub fn alias(shared: &Shared, upstream: &str, id: &[u8], key: Key, client: Client) {
     let name = shared.keys.of_rule(upstream, rule::FOLLOW, id);
     let address = shared.keys.address(client.key());
     let now = Instant::now();
-    // A socket that was recovered has its id in another session.
+    // A recovered socket keeps its id in a new session.
     if shared.aliases.update(name, now, |session| *session = key).is_some() {
         return;
     }
@@ -254,7 +267,8 @@ pub fn alias(shared: &Shared, upstream: &str, id: &[u8], key: Key, client: Clien
         Inserted::New { .. } => shared.metrics.pins_evicted.inc(),
         Inserted::Refused(..) => {
             shared.metrics.pins_refused.inc();
-            say_full!("a socket's id was not remembered: the table or its address's quota is full ([limits] pins)");
+            say_full!(upstream = %upstream,
+                "socket id was not remembered: the table or the quota of its address is full ([limits] pins)");
         }
     }
 }

@@ -1,10 +1,11 @@
-//! What the pin table holds of a session: its worker, and what an operator's drain has to know of it.
+//! An entry of the pin table: a session's worker, and what an operator's drain needs to know of the session.
 //!
-//! An operator may end a session (invariant 2). Its pin stays then, without a worker, until the session could not have lived
-//! on: what asks for it is refused, and not looked for at the worker that still knows it.
+//! An operator may end a session (ARCHITECTURE.md, invariant 2). Its pin then stays, without a worker, for as long as
+//! the session could have lived: requests of the session are refused instead of being discovered at the worker that
+//! still knows it.
 //!
-//! A session is on the list of sockets from its first request behind the handshake on. Until then its pin is all it costs:
-//! who asks for handshakes only cannot fill the list, and the memory of it.
+//! A session is on the list of sockets from its first request after the handshake. Until then it costs only its pin, so
+//! that clients which send nothing but handshakes cannot fill the list or its memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -14,46 +15,48 @@ use crate::sockets::{End, Listed};
 use crate::upstream::ending::Slot;
 use crate::upstream::worker::{Session, Worker};
 
-/// What the pin table holds of a session; dropping it takes the session off its worker's count, and off the list of sockets.
+/// An entry of the pin table; dropping it removes the session from its worker's count and from the list of sockets.
 pub struct Pin(Held);
 
-/// Flat, so that the marks fill what the choice leaves of eight bytes: the table holds a million of them.
+/// State of a pin. Each variant holds the marks itself, so that they share eight bytes with the tag: the table holds a
+/// million pins.
 enum Held {
-    /// An operator ended it.
+    /// An operator ended the session.
     Ended(Marks),
-    /// No request has named it yet.
+    /// No request has named the session yet.
     Fresh(Session, Marks),
     Listed(Listed, Marks),
 }
 
-/// What is known whoever holds it.
+/// Facts of a session that every state of its pin keeps.
 struct Marks {
-    /// Seconds, wrapping after 18 hours: for the warning about workers that refuse what they just made.
+    /// Second at which the session was pinned, wrapping after 18 hours; for the warning about workers that refuse
+    /// sessions they just made.
     born_s: u16,
-    /// Seconds a tunnel of this session may be silent; 18 hours at most, 0: not known.
+    /// Silence in seconds that a tunnel of this session may keep, at most 18 hours; 0 if unknown.
     ttl_s: u16,
-    /// Requests that found it, up to 127; and whether it has a tunnel.
+    /// Number of requests that found the pin, up to 127, and the bit [`TUNNEL`].
     uses: AtomicU8,
-    /// Its place in the time of its worker's drain.
+    /// The session's slot in the drain of its worker.
     slot: Slot,
 }
 
-/// In `uses`: a tunnel is open.
+/// Bit of `uses`: a tunnel of the session is open.
 const TUNNEL: u8 = 0x80;
 
-/// A session refused within its first requests and seconds was never known where it went: later its worker may have
-/// ended it.
+/// Limit in requests up to which a session counts as fresh, together with [`FRESH_SECONDS`]. A fresh session that is
+/// refused was never known at its worker; later, the worker may have ended it.
 const FRESH_REQUESTS: u8 = 3;
 const FRESH_SECONDS: u16 = 10;
 
-/// What a request needs to know of the pin it found.
+/// Facts that a request needs about the pin it found.
 pub(super) struct Used {
-    /// `None`: an operator ended it.
+    /// Worker of the session; `None` if an operator ended it.
     pub(super) worker: Option<Arc<Worker>>,
     pub(super) ttl_s: u32,
     pub(super) slot: Slot,
     pub(super) has_tunnel: bool,
-    /// It is not on the list of sockets yet.
+    /// Whether the session is not on the list of sockets yet.
     pub(super) is_fresh: bool,
 }
 
@@ -67,14 +70,14 @@ impl Marks {
     }
 }
 
-/// The low half.
+/// Returns the low 16 bits.
 fn low(seconds: u32) -> u16 {
     let [a, b, ..] = seconds.to_le_bytes();
     u16::from_le_bytes([a, b])
 }
 
 impl Pin {
-    /// Of a session that nobody has asked for yet.
+    /// Makes the pin of a session that no request has named yet.
     pub(super) fn fresh(session: Session, ttl_s: u16, slot: Slot) -> Self {
         Self(Held::Fresh(session, Marks::new(ttl_s, slot)))
     }
@@ -95,13 +98,13 @@ impl Pin {
         }
     }
 
-    /// For one more request.
+    /// Counts one more request of the session, and returns what the request needs to know.
     pub(super) fn used(&self, now_s: u32) -> Used {
         if let Some(session) = self.listed() {
             session.socket().up.moved(0, 0, now_s);
         }
         let marks = self.marks();
-        // Only ever under the table's lock.
+        // Every access holds the table's lock.
         let uses = marks.uses.load(Relaxed);
         if uses & !TUNNEL != !TUNNEL {
             marks.uses.store(uses + 1, Relaxed);
@@ -115,7 +118,8 @@ impl Pin {
         }
     }
 
-    /// Its first request is here: what `open` makes of it is on the list of sockets from now on. Nothing where it is already.
+    /// Puts the session on the list of sockets at its first request, as the entry that `open` makes; no effect if it is
+    /// listed already.
     pub(super) fn enlist(&mut self, open: impl FnOnce(Session) -> Listed) {
         let ended = Held::Ended(self.marks().copy());
         self.0 = match std::mem::replace(&mut self.0, ended) {
@@ -130,7 +134,7 @@ impl Pin {
         uses <= FRESH_REQUESTS && low(clock::now_s()).wrapping_sub(marks.born_s) < FRESH_SECONDS
     }
 
-    /// The session's worker; `None` once an operator has ended it.
+    /// Worker of the session; `None` once an operator has ended it.
     pub fn worker(&self) -> Option<&Arc<Worker>> {
         match &self.0 {
             Held::Ended(_) => None,
@@ -139,7 +143,7 @@ impl Pin {
         }
     }
 
-    /// Seconds since the session was pinned here; of one that is not on the list, of the last 18 hours.
+    /// Seconds since the session was pinned here; wraps after 18 hours while the session is not on the list of sockets.
     pub fn age_s(&self, now_s: u32) -> u32 {
         match self.listed() {
             Some(listed) => now_s.saturating_sub(listed.socket().since_s()),
@@ -147,27 +151,27 @@ impl Pin {
         }
     }
 
-    /// Seconds a tunnel of this session may be silent; 0: not known.
+    /// Silence in seconds that a tunnel of this session may keep; 0 if unknown.
     pub(super) fn ttl_s(&self) -> u32 {
         self.marks().ttl_s.into()
     }
 
-    /// Its place in the time of its worker's drain.
+    /// The session's slot in the drain of its worker.
     pub fn slot(&self) -> Slot {
         self.marks().slot
     }
 
-    /// Its place in the time of a drain that has begun.
+    /// Sets the session's slot in a drain that has begun.
     pub fn set_slot(&mut self, slot: Slot) {
         self.marks_mut().slot = slot;
     }
 
-    /// Whether it is a live session of this worker, and no tunnel ends it.
+    /// Whether this is a live session of `worker` without an open tunnel.
     pub fn is_polling_at(&self, worker: &Arc<Worker>) -> bool {
         !self.has_tunnel() && self.worker().is_some_and(|own| Arc::ptr_eq(own, worker))
     }
 
-    /// Its place on the list of sockets; `None` before its first request, and once an operator has ended it.
+    /// The session's entry on the list of sockets; `None` before its first request and once an operator has ended it.
     pub fn listed(&self) -> Option<&Listed> {
         match &self.0 {
             Held::Listed(listed, _) => Some(listed),
@@ -175,7 +179,8 @@ impl Pin {
         }
     }
 
-    /// Ends it, for good. What it gives back takes it off its worker's count.
+    /// Ends the session for good. Dropping the returned pin removes the session from its worker's count; `None` if it
+    /// had ended before.
     pub fn end(&mut self) -> Option<Self> {
         if let Some(listed) = self.listed() {
             listed.socket().ends(End::Drained);
@@ -185,12 +190,12 @@ impl Pin {
         Some(std::mem::replace(self, ended))
     }
 
-    /// A tunnel of the session is open.
+    /// Whether a tunnel of the session is open.
     pub fn has_tunnel(&self) -> bool {
         self.marks().uses.load(Relaxed) & TUNNEL != 0
     }
 
-    /// A tunnel of it opened, or ended.
+    /// Records that a tunnel of the session has opened or ended.
     pub(super) fn set_tunnel(&mut self, open: bool) {
         let uses = self.marks_mut().uses.get_mut();
         *uses = if open { *uses | TUNNEL } else { *uses & !TUNNEL };
@@ -201,7 +206,8 @@ impl Pin {
 mod tests {
     use super::*;
 
-    /// The table's own 86 bytes a pin (its header) are with an owner of 8: with this one a pin stays below 100.
+    /// The table itself takes 86 bytes per pin with an 8-byte owner (see the docs of `pins`); with this owner it stays
+    /// below 100.
     #[test]
     fn a_pin_is_small() {
         assert_eq!((size_of::<Pin>(), size_of::<Option<Pin>>()), (16, 16));

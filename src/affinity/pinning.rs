@@ -1,6 +1,6 @@
-//! Sessions bound to workers: pins made, held open, listed, closed and ended (invariant 2).
+//! Binds sessions to workers: makes pins, holds them open, lists, closes and ends them (ARCHITECTURE.md, invariant 2).
 //!
-//! What a pin is stands in `pin`, the table of them in `pins`; which worker a request belongs to is decided next door.
+//! `pin` defines a pin and `pins` the table of pins; the parent module decides which worker a request belongs to.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,11 +24,11 @@ pub struct Hold {
     open: pins::Hold,
     tunnel: bool,
     shorten: Option<Duration>,
-    /// The session is not on the list of sockets yet.
+    /// Whether the session is not on the list of sockets yet.
     is_fresh: bool,
-    /// Body bytes of the request that holds it, and of its answer; and when that was over.
+    /// Body bytes of the request that holds the pin and of its response, and when the request ended.
     moved: Option<(u64, u64, Instant)>,
-    /// Silence a tunnel of this session is allowed, seconds; 0: not known.
+    /// Silence in seconds that a tunnel of this session may keep; 0 if unknown.
     pub ttl_s: u32,
 }
 
@@ -38,20 +38,20 @@ impl Hold {
         Self { shared, key, open, tunnel: false, shorten: None, is_fresh, moved: None, ttl_s }
     }
 
-    /// The session it keeps.
+    /// Key of the session whose pin is held.
     pub fn key(&self) -> Key {
         self.key
     }
 
-    /// This hold is a tunnel's: when it ends, the session most likely has ended too (protocols §5.9), so its pin is kept
-    /// only for as long as a failed upgrade needs to be noticed by the client's next poll.
-    /// `None` for the session's socket: an operator has just ended it. `ends`: so it is in its protocol.
+    /// Turns this hold into that of a tunnel. `ends`: whether the session's protocol makes it end, most likely, with
+    /// its tunnel (docs/reference/protocols.md §5.9); its pin is then kept only until the client's next poll would
+    /// reveal a failed upgrade. The returned socket is `None` if an operator has just ended the session.
     pub fn of_tunnel(mut self, ends: bool) -> (Self, Option<Tunnelled>) {
         let socket = self.becomes_tunnel(ends);
         (self, socket.map(Tunnelled::new))
     }
 
-    /// The same of a tunnel that has its socket.
+    /// As `of_tunnel`, for a tunnel that already has its socket.
     pub fn of_known_tunnel(mut self, ends: bool) -> Self {
         self.becomes_tunnel(ends);
         self
@@ -67,12 +67,13 @@ impl Hold {
         socket.flatten()
     }
 
-    /// Whether the session has to be put on the list of sockets ([`enlist`]).
+    /// Whether the session still has to be put on the list of sockets ([`enlist`]).
     pub fn is_fresh(&self) -> bool {
         self.is_fresh
     }
 
-    /// What the request carried that holds it, and its answer: bytes of their bodies. It is over `now`.
+    /// Records the body bytes of the request that holds the pin (`up`) and of its response (`down`). The request ended
+    /// at `now`.
     pub fn moved(&mut self, up: u64, down: u64, now: Instant) {
         self.moved = Some((up, down, now));
     }
@@ -81,10 +82,10 @@ impl Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         if self.tunnel {
-            // Dropped outside of the table's lock.
+            // Dropped after the table's lock is released.
             let _ended = self.shared.pins.update(self.key, Instant::now(), |pin| {
                 pin.set_tunnel(false);
-                // On a drained worker the session ends with its tunnel.
+                // On a draining worker the session ends with its tunnel.
                 if pin.worker().is_some_and(|worker| worker.admin.ends()) { pin.end() } else { None }
             });
         }
@@ -98,7 +99,7 @@ impl Drop for Hold {
     }
 }
 
-/// A request of a session is over. A body is a message, whatever number of packets is in it.
+/// Counts a finished request of a session. A body counts as one message, however many packets it contains.
 fn carried(socket: &Socket, (up, down): (u64, u64), now_s: u32) {
     if up > 0 {
         socket.up.moved(up, 1, now_s);
@@ -106,13 +107,14 @@ fn carried(socket: &Socket, (up, down): (u64, u64), now_s: u32) {
     socket.down.moved(down, u32::from(down > 0), now_s);
 }
 
-/// Pins a session to a worker: the one whose answer named it (invariant 3: before that answer is released), or the one
-/// that accepted its sid. `true`: it was not pinned before.
+/// Pins a session to a worker: to the one whose response named it (before that response is released,
+/// ARCHITECTURE.md, invariant 3), or to the one that accepted its sid. Returns `true` if the session was not pinned
+/// before.
 ///
-/// `paced`: the session has said how long it may be silent, its tunnels included.
+/// `paced`: `ttl` comes from the session's own handshake, and its tunnels may not be silent for longer either.
 pub fn pin(shared: &Shared, key: Key, client: Client, mut new: New<'_>, ttl: Duration, paced: bool) -> bool {
-    // Known already: nothing new begins. But a session just learned is on the list from this request on: where it is a
-    // WebSocket's, its tunnel would make an entry of its own.
+    // Already pinned: nothing new begins. But a session that was only learned is listed from this request on, or the
+    // tunnel of a WebSocket would make an entry of its own.
     let is_here = |pin: &Pin| pin.listed().is_none() && pin.worker().is_some_and(|own| Arc::ptr_eq(own, new.worker));
     if let Some(enlists) = shared.pins.touch(key, Instant::now(), is_here) {
         drop(new.session.take());
@@ -124,11 +126,11 @@ pub fn pin(shared: &Shared, key: Key, client: Client, mut new: New<'_>, ttl: Dur
     pin_listed(shared, key, client, shared.sockets.open(new), ttl, paced)
 }
 
-/// The same of a session that is on the list of sockets.
+/// As `pin`, for a session that is already on the list of sockets.
 pub fn pin_listed(shared: &Shared, key: Key, client: Client, listed: Listed, ttl: Duration, paced: bool) -> bool {
     let socket = listed.socket().clone();
     if socket.kind() == Kind::Plain {
-        // Of another protocol: the sid it shows, if any, makes another key.
+        // A session of another protocol: the sid that it shows, if any, gives a different key.
         socket.keep_key(key);
     }
     let (ttl_s, slot) = marks(key, socket.worker(), ttl, paced);
@@ -139,13 +141,13 @@ pub fn pin_listed(shared: &Shared, key: Key, client: Client, listed: Listed, ttl
     is_new
 }
 
-/// The same of a session that was just made: it comes on the list with its first request ([`enlist`]).
+/// As `pin`, for a session that was just made: its first request puts it on the list of sockets ([`enlist`]).
 pub fn pin_fresh(shared: &Shared, key: Key, client: Client, session: Session, ttl: Duration, paced: bool) -> bool {
     let (ttl_s, slot) = marks(key, session.worker(), ttl, paced);
     insert(shared, key, client, Pin::fresh(session, ttl_s, slot), ttl)
 }
 
-/// A session's first request behind its handshake: it is on the list of sockets from now on.
+/// Puts a session on the list of sockets, at its first request after the handshake.
 pub fn enlist<'n>(shared: &Shared, key: Key, new: impl FnOnce(Session) -> New<'n>) {
     shared.pins.update(key, Instant::now(), |pin| {
         pin.enlist(|session| {
@@ -156,10 +158,11 @@ pub fn enlist<'n>(shared: &Shared, key: Key, new: impl FnOnce(Session) -> New<'n
     });
 }
 
-/// The silence its tunnels are allowed, and its place in what is left of a drain.
+/// Returns the silence in seconds that the session's tunnels may keep (0 if unknown), and its slot in a drain of its
+/// worker.
 fn marks(key: Key, worker: &Worker, ttl: Duration, paced: bool) -> (u16, Slot) {
     let ttl_s = if paced { u16::try_from(whole_seconds(ttl)).unwrap_or(u16::MAX) } else { 0 };
-    // Known while its worker is drained: it gets a place in the time left.
+    // A session that is pinned during a drain of its worker gets a slot in the time left.
     let ending = if worker.admin.ends() { worker.admin.ending() } else { None };
     (ttl_s, ending.map_or(Slot::NONE, |ending| ending.late_slot(clock::now_ms(), key.chance())))
 }
@@ -170,46 +173,47 @@ fn insert(shared: &Shared, key: Key, client: Client, pin: Pin, ttl: Duration) ->
         Inserted::Kept(_) => false,
         Inserted::New { evicted } => {
             shared.metrics.pins_evicted.inc_by(evicted as u64);
-            say_full!("the pin table is full: the oldest idle pin made room ([limits] pins)");
+            say_full!("an idle pin was evicted: the pin table or an address's quota is full ([limits] pins)");
             true
         }
         Inserted::Refused(..) => {
             shared.metrics.pins_refused.inc();
-            say_full!("a session was not pinned: the table or its address's quota is full ([limits] pins)");
+            say_full!("session was not pinned: the pin table or an address's quota is full ([limits] pins)");
             false
         }
     }
 }
 
-/// Opens a session just pinned, for the request that found it.
+/// Holds open a session that was just pinned, for the request that found it.
 pub fn hold(shared: &Arc<Shared>, key: Key) -> Option<Hold> {
     let (open, ttl_s) = shared.pins.open(key, Instant::now(), Pin::ttl_s)?;
     Some(Hold::new(shared, key, open, ttl_s, false))
 }
 
-/// Ends a session because an operator says so; its pin stays as the end's memory.
+/// Ends a session at an operator's command; its pin stays, so that the end is remembered.
 pub fn end(shared: &Shared, upstream: &Upstream, key: Key) {
     let end = |pin: &mut Pin| (pin.has_tunnel(), pin.end());
-    // Tunnels are counted where they are closed. The session is dropped outside of the table's lock.
+    // Sessions with a tunnel are counted where the tunnel is closed. The session is dropped after the table's lock is
+    // released.
     if let Some((false, Some(_ended))) = shared.pins.update(key, Instant::now(), end) {
         upstream.series().drained_polling.inc();
     }
 }
 
-/// When the drain of `worker` ends the session that polls there ([`clock::now_ms`]): at once if it has been ended; `None`
-/// while nothing ends it but its tunnel or itself.
+/// Time ([`clock::now_ms`]) at which the drain of `worker` ends the session that polls there: 0 if it has been ended
+/// already; `None` while only its tunnel or the session itself can end it.
 pub fn ends_at(shared: &Shared, key: Key, worker: &Worker) -> Option<u64> {
     let found = shared.pins.peek(key, Instant::now(), |pin| (pin.worker().is_some(), pin.has_tunnel(), pin.slot()));
     match found {
         Some((false, ..)) => Some(0),
         Some((true, true, _)) => None,
         Some((true, false, slot)) => due_at(worker, slot, key),
-        // Being discovered.
+        // The session is being discovered.
         None => due_at(worker, Slot::NONE, key),
     }
 }
 
-/// Ends the polling session of a socket because an operator says so; `false`: it has none, or it is over.
+/// Ends the polling session of a socket at an operator's command; `false` if the socket has none or it is over.
 pub fn close(shared: &Shared, socket: &Arc<Socket>) -> bool {
     if socket.transport() != Transport::Polling {
         return false;
@@ -221,7 +225,7 @@ pub fn close(shared: &Shared, socket: &Arc<Socket>) -> bool {
         socket.ends(End::Operator);
         pin.end()
     };
-    // Dropped outside of the table's lock.
+    // Dropped after the table's lock is released.
     let ended = shared.pins.update(key, Instant::now(), end).flatten();
     if ended.is_some() {
         shared.sockets.one_ended();
@@ -233,7 +237,7 @@ pub(super) fn due_at(worker: &Worker, slot: Slot, key: Key) -> Option<u64> {
     worker.admin.ending()?.due_ms(slot, key.jitter())
 }
 
-/// Ends a pin: its worker died, or lost the session and says so, or its client said goodbye.
+/// Removes a pin: its worker died or refused the session, or the client ended the session.
 pub fn forget(shared: &Shared, key: Key, why: End) {
     if let Some(pin) = shared.pins.remove(key)
         && let Some(listed) = pin.listed()
@@ -242,7 +246,8 @@ pub fn forget(shared: &Shared, key: Key, why: End) {
     }
 }
 
-/// The pin's worker refused its own session: the pin goes, and fresh refusals are counted against shared addresses.
+/// Removes the pin of a session that its own worker refused. Refusals of fresh sessions are counted, to detect
+/// processes that share an address.
 pub fn refused_by_owner(shared: &Shared, key: Key) {
     let Some(pin) = shared.pins.remove(key) else { return };
     if let Some(listed) = pin.listed() {

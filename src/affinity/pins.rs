@@ -1,17 +1,20 @@
-//! The pin table: which worker a session is bound to, for as long as the session can live (design §3, last paragraphs).
+//! The pin table: which worker a session is bound to, for as long as the session can live
+//! (docs/reference/routing.md §5).
 //!
-//! 64 shards by key, each a `std` mutex over a slab with a list of its idle pins, oldest first. Nothing here waits: the
-//! closures run under a shard's lock and must be short, and owners that go are dropped after it is released.
-//! A pin lives for its time to live after the last activity, without limit while a poll or tunnel holds it open, and never
-//! moves: inserting over a live pin gives the newcomer back. Full means, in this order: a client address over its quota
-//! replaces its own oldest idle pin, then the shard's oldest idle pin goes, then the newcomer is refused.
+//! The table has 64 shards, chosen by key. Each is a `std` mutex over a slab with a list of its idle pins, oldest
+//! first. No operation waits: closures run under a shard's lock and must be short, and removed owners are dropped after
+//! the lock is released. A pin lives for its time to live after the last activity, without limit while a poll or tunnel
+//! holds it open, and never moves: inserting over a live pin hands the new owner back. When there is no room, in this
+//! order: a client address over its quota replaces its own oldest idle pin, then the shard's oldest idle pin is
+//! evicted, then the new pin is refused.
 //!
-//! Memory: 48 bytes a slot with an 8-byte owner, at most an eighth of the slots spare; 5 bytes an index bucket, of which
-//! at least 7/16 are in use; 9 bytes a bucket of the address counts, the same. At worst, right after each of them has
-//! grown and with every pin of another address: 54 + 11.5 + 20.6 = 86 bytes a pin, as asked of the allocator.
+//! Memory: 48 bytes per slot with an 8-byte owner, and at most an eighth of the slots are spare; 5 bytes per index
+//! bucket, of which at least 7/16 are in use; 9 bytes per bucket of the address counts, used to the same degree. In the
+//! worst case, right after each of these has grown and with every pin from another address, a pin takes 54 + 11.5 +
+//! 20.6 = 86 bytes, as requested from the allocator.
 //!
-//! Left out: the text of a sid (only its keyed hash is here; the text lives in the tunnel registry), metrics (the counts
-//! are return values), and timers (somebody calls [`Pins::sweep`] for each shard in turn).
+//! Not in this module: the text of a sid (only its keyed hash is stored here; the text is in `sockets`), metrics (the
+//! counts are return values), and timers (the caller runs [`Pins::sweep`] for each shard in turn).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -28,58 +31,60 @@ mod shard;
 #[cfg(test)]
 mod tests;
 
-/// Shards of a table; [`Pins::sweep`] takes `0..SHARDS`.
+/// Number of shards of a table; [`Pins::sweep`] takes `0..SHARDS`.
 pub const SHARDS: usize = 64;
 
-/// Idle pins looked at for one of the newcomer's own address, oldest first.
+/// How many of a shard's oldest idle pins are searched for one of the new pin's own address.
 const QUOTA_WALK: usize = 64;
 
-/// What became of a new pin.
+/// Result of inserting a pin.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Inserted<E> {
-    /// It is in the table.
+    /// The pin is in the table.
     New {
-        /// Idle pins that had to go for it: 0 or 1.
+        /// Number of idle pins that were evicted to make room: 0 or 1.
         evicted: usize,
     },
-    /// The session has a live pin already, which stays and is refreshed; the newcomer comes back.
+    /// The session already has a live pin, which stays and is refreshed; the new owner is handed back.
     Kept(E),
-    /// There is no room; the newcomer comes back.
+    /// There is no room for the pin; its owner is handed back.
     Refused(E, Full),
 }
 
-/// Why a pin was refused.
+/// Reason for refusing a pin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
-    /// The table is over half full, the address has its quota, and none of the shard's oldest idle pins is its own.
+    /// The table is over half full, the address has used up its quota, and none of the shard's oldest idle pins belongs
+    /// to it.
     Address,
     /// All pins of the shard are held open.
     Table,
 }
 
-/// One hold on a pin, from [`Pins::open`] to [`Pins::close`]: it says which life of the pin it belongs to, so that a hold
-/// on a pin that was removed and made anew does not end somebody else's.
+/// One hold on a pin, from [`Pins::open`] to [`Pins::close`]. It names one life of the pin, so that a hold on a removed
+/// pin does not release a pin that was made anew for the same session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub struct Hold(u16);
 
-/// A pin as the table sees it, for an operator.
+/// State of a pin in the table, for operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct View {
-    /// Polls and tunnels that hold it open.
+    /// Number of polls and tunnels that hold the pin open.
     pub holds: u16,
-    /// How long it lives after the last activity.
+    /// How long the pin lives after its last activity.
     pub ttl: Duration,
-    /// How long it still lives if nothing happens; `None` while it is held.
+    /// How long the pin still lives without activity; `None` while it is held open.
     pub left: Option<Duration>,
 }
 
-/// The table. `E` is what a pin binds to, e.g. a guard that counts in its worker; it is dropped when the pin goes.
+/// The pin table. `E` is what a pin binds a session to, such as a guard that counts in its worker; it is dropped when
+/// the pin goes.
 pub struct Pins<E> {
     shards: Vec<Mutex<Shard<E>>>,
     addresses: Addresses,
-    /// Live and not yet swept pins in all shards.
+    /// Number of pins in all shards, including expired pins that are not swept yet.
     len: AtomicUsize,
     per_shard: usize,
     per_address: AtomicUsize,
@@ -88,8 +93,9 @@ pub struct Pins<E> {
 }
 
 impl<E> Pins<E> {
-    /// `cap`: pins at most, rounded up to a multiple of [`SHARDS`]; a shard takes its 64th part and no more.
-    /// `per_address`: pins of one client address while the table is over half full. `now`: nothing happens before it.
+    /// Makes an empty table. `cap` is the maximum number of pins, rounded up to a multiple of [`SHARDS`]; a shard takes
+    /// a 64th of it and no more. `per_address` is the quota of one client address, which applies while the table is
+    /// over half full. No later call passes a time before `now`.
     pub fn new(cap: usize, per_address: usize, now: Instant) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::new(Shard::new())).collect(),
@@ -101,33 +107,33 @@ impl<E> Pins<E> {
         }
     }
 
-    /// Pins of one client address from now on.
+    /// Sets the quota of pins for one client address.
     pub fn set_per_address(&self, per_address: usize) {
         self.per_address.store(per_address, Ordering::Relaxed);
     }
 
-    /// Pins in the table, expired but not yet swept ones included.
+    /// Number of pins in the table, including expired pins that are not swept yet.
     pub fn len(&self) -> usize {
         self.len.load(Ordering::Relaxed)
     }
 
-    /// Pins of one client address, by the same hash as in [`Pins::insert`].
+    /// Number of pins of one client address, given as the same hash as in [`Pins::insert`].
     pub fn of_address(&self, address: u64) -> usize {
         self.addresses.count(fold(address))
     }
 
-    /// Whether there are none.
+    /// Whether the table is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Pins at most.
+    /// Maximum number of pins in the table.
     pub fn capacity(&self) -> usize {
         self.per_shard * SHARDS
     }
 
     /// Binds a session to `owner`. `address` is a hash of the client's address, keyed by the caller; `ttl` is
-    /// pingInterval + pingTimeout + 5 s (protocols §1.7), at most 13 years.
+    /// pingInterval + pingTimeout + 5 s (docs/reference/protocols.md §1.7), at most 13 years.
     pub fn insert(&self, key: Key, owner: E, address: u64, ttl: Duration, now: Instant) -> Inserted<E> {
         let (now, address) = (self.tick(now), fold(address));
         let mut gone = Vec::new(); // declared before the lock, so dropped after it
@@ -162,7 +168,7 @@ impl<E> Pins<E> {
         }
     }
 
-    /// Looks a session up and counts that as activity. An expired pin is none, and goes.
+    /// Looks a session up, which counts as activity. An expired pin counts as absent and is removed.
     pub fn touch<R>(&self, key: Key, now: Instant, f: impl FnOnce(&E) -> R) -> Option<R> {
         self.live(key, now, |shard, index, now| {
             shard.refresh(index, now);
@@ -170,18 +176,19 @@ impl<E> Pins<E> {
         })
     }
 
-    /// As [`Pins::touch`], but not as activity: for CORS preflights (design §3.4) and the admin.
+    /// As [`Pins::touch`], but without counting as activity: for CORS preflights (docs/reference/routing.md §4) and the
+    /// admin API.
     pub fn peek<R>(&self, key: Key, now: Instant, f: impl FnOnce(&E) -> R) -> Option<R> {
         self.live(key, now, |shard, index, _| shard.owner(index).map(f))
     }
 
-    /// As [`Pins::peek`], with what the table itself knows of the pin.
+    /// As [`Pins::peek`], together with the state of the pin in the table.
     pub fn inspect<R>(&self, key: Key, now: Instant, f: impl FnOnce(&E) -> R) -> Option<(View, R)> {
         self.live(key, now, |shard, index, now| Some((shard.view(index, now)?, shard.owner(index).map(f)?)))
     }
 
-    /// As [`Pins::touch`], and holds the pin open for a poll or tunnel: it neither expires nor is evicted until as many
-    /// [`Pins::close`].
+    /// As [`Pins::touch`], and holds the pin open for a poll or tunnel: the pin neither expires nor is evicted until
+    /// [`Pins::close`] has been called once per hold.
     pub fn open<R>(&self, key: Key, now: Instant, f: impl FnOnce(&E) -> R) -> Option<(Hold, R)> {
         self.live(key, now, |shard, index, _| {
             let hold = shard.open(index)?;
@@ -189,26 +196,27 @@ impl<E> Pins<E> {
         })
     }
 
-    /// As [`Pins::peek`], to change what is bound.
+    /// As [`Pins::peek`], with mutable access to the owner.
     pub fn update<R>(&self, key: Key, now: Instant, f: impl FnOnce(&mut E) -> R) -> Option<R> {
         self.live(key, now, |shard, index, _| shard.owner_mut(index).map(f))
     }
 
-    /// All pins of one shard, of `0..SHARDS`; expired but not yet swept ones included. Its lock is held meanwhile.
+    /// Calls `f` on all pins of one shard (`0..SHARDS`), including expired pins that are not swept yet. The shard's
+    /// lock is held meanwhile.
     pub fn each(&self, shard: usize, f: impl FnMut(Key, &mut E)) {
         if let Some(shard) = self.shards.get(shard) {
             lock(shard).each(f);
         }
     }
 
-    /// Undoes one [`Pins::open`]. After the last one the idle clock starts, at the pin's own time to live or at `shorten`
-    /// if that is less: a tunnel's end is the session's, but its pin may still explain a late request. Activity after
-    /// that gives the pin its full time again. Nothing happens if the pin is gone.
+    /// Releases one hold of [`Pins::open`]. After the last one, the pin is idle and expires after its own time to live,
+    /// or after `shorten` if that is less: a session ends with its tunnel, but its pin may still explain a late
+    /// request. Activity after that gives the pin its full time again. There is no effect if the pin is gone.
     pub fn close(&self, key: Key, hold: Hold, now: Instant, shorten: Option<Duration>) {
         self.close_with(key, hold, now, shorten, |_| ());
     }
 
-    /// As [`Pins::close`]; `f` gets what is bound, before.
+    /// As [`Pins::close`], but first calls `f` with the owner.
     pub fn close_with(&self, key: Key, hold: Hold, now: Instant, shorten: Option<Duration>, f: impl FnOnce(&E)) {
         let now = self.tick(now);
         let Some(mut shard) = self.lock(key) else { return };
@@ -218,15 +226,15 @@ impl<E> Pins<E> {
         shard.close(key, hold, now, shorten.map(ticks));
     }
 
-    /// Ends a pin, held open or not, and gives its owner back.
+    /// Removes a pin, held open or not, and returns its owner.
     pub fn remove(&self, key: Key) -> Option<E> {
         let mut shard = self.lock(key)?;
         let index = shard.index(key)?;
         self.take(&mut shard, index)
     }
 
-    /// Removes the expired pins of one shard, of `0..SHARDS`, and says how many; gives memory back that a flood left
-    /// behind. Holds the shard's lock for about 20 µs per 15,000 pins in it and 50 ns for each that goes.
+    /// Removes the expired pins of one shard (`0..SHARDS`) and returns their number; also frees memory that a flood
+    /// left unused. Holds the shard's lock for about 20 µs per 15,000 pins in it and 50 ns per removed pin.
     pub fn sweep(&self, shard: usize, now: Instant) -> usize {
         let now = self.tick(now);
         let mut gone = Vec::new(); // declared before the lock, so dropped after it
@@ -254,7 +262,7 @@ impl<E> Pins<E> {
         }
     }
 
-    /// Takes a pin out of its shard and of the counts.
+    /// Removes a pin from its shard and from the counts.
     fn take(&self, shard: &mut Shard<E>, index: u32) -> Option<E> {
         let (owner, address) = shard.remove(index)?;
         self.len.fetch_sub(1, Ordering::Relaxed);
@@ -262,7 +270,7 @@ impl<E> Pins<E> {
         Some(owner)
     }
 
-    /// Always there; the `Option` only saves an index that could panic.
+    /// Locks the shard of a key. The shard always exists; the `Option` only avoids an index that could panic.
     fn lock(&self, key: Key) -> Option<MutexGuard<'_, Shard<E>>> {
         let [low, ..] = key.0.to_le_bytes();
         self.shards.get(usize::from(low) % SHARDS).map(lock)
@@ -274,24 +282,26 @@ impl<E> Pins<E> {
     }
 }
 
-/// A panic under the lock can only come from a caller's closure, which has no part in the table's own state.
+/// Locks a mutex even if it is poisoned: a panic under the lock can only come from a caller's closure, which has no
+/// part in the table's own state.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Length of a tick of the table's clock. 32 bits of them last 13 years, so the clock never wraps, it only stops there.
+/// Length of a tick of the table's clock. 32 bits of ticks last 13 years; the clock stops there instead of wrapping.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Ticks that last at least as long as the span, whatever part of a tick has passed when they begin: a pin lives its time
-/// to live and at most 0.2 s more.
+/// Number of ticks that last at least as long as the span, whatever part of the current tick has passed: a pin lives
+/// for its time to live and at most 0.2 s more.
 fn ticks(span: Duration) -> u32 {
     u32::try_from(span.as_millis().div_ceil(TICK.as_millis()) + 1).unwrap_or(u32::MAX)
 }
 
-/// Pins per client address. Entries go with their last pin, so the map is never larger than the table.
+/// Number of pins per client address. An entry is removed with its last pin, so the map is never larger than the table.
 ///
-/// Only consulted while the table is over half full, but always kept, or it would be wrong when it is needed. Locked inside
-/// a shard's lock and never the other way round. Two inserts at once may both see the last free place of a quota.
+/// The counts are used only while the table is over half full, but are always kept, so that they are right when needed.
+/// They are locked inside a shard's lock, never the other way round. Two concurrent inserts may both see the last free
+/// place of a quota.
 struct Addresses(Vec<Mutex<HashTable<(u32, u32)>>>);
 
 impl Addresses {
@@ -321,7 +331,8 @@ impl Addresses {
             return;
         }
         entry.remove();
-        // After a flood; the factor 8 keeps the cost of moving the rest below that of the removals before it.
+        // Shrinks after a flood; the factor 8 keeps the cost of moving the remaining entries below that of the removals
+        // before it.
         if table.capacity() > 64 && table.len() * 8 < table.capacity() {
             let room = table.len() * 2;
             table.shrink_to(room, |e| spread(e.0));
@@ -333,13 +344,14 @@ impl Addresses {
     }
 }
 
-/// 32 bits of an address's hash are enough: two of 100,000 addresses that share one share a quota, no more.
+/// Folds an address's hash to 32 bits. That is enough: two of 100,000 addresses may collide, and then only share a
+/// quota.
 fn fold(address: u64) -> u32 {
     let [a, b, c, d, e, f, g, h] = address.to_le_bytes();
     u32::from_le_bytes([a, b, c, d]) ^ u32::from_le_bytes([e, f, g, h])
 }
 
-/// Hash of a folded address for hashbrown, which wants its 7 highest bits as good as its lowest.
+/// Spreads a folded address for hashbrown, which needs the 7 highest bits of a hash to be as good as the lowest.
 fn spread(address: u32) -> u64 {
     u64::from(address).wrapping_mul(0x9e37_79b9_7f4a_7c15) // 2⁶⁴ / golden ratio
 }

@@ -1,8 +1,10 @@
-//! One engine for every protocol (design.md §3): what a request is in the eyes of an upstream's rules, and what an answer
-//! teaches. The rules are data (`config::rules`), `socket.io` one of them; what data cannot say of it stands in `session`.
+//! One engine for every protocol (docs/reference/routing.md §7): what a request means to the rules of an upstream, and
+//! what a response teaches. Rules are data (`config::rules`), and `socket.io` is one of them; what data cannot express
+//! about `socket.io` is in `session`.
 //!
-//! Reading a request walks the rules in order and allocates only where one of them but `socket.io` has something to say: an
-//! upstream without such rules pays a loop of one. Pure, but for a look whether a second id is pinned.
+//! Reading a request visits the rules in order and allocates only if a rule other than `socket.io` finds something; an
+//! upstream without such rules pays for a loop of one step. The code is pure, except for the check whether a second id
+//! is pinned.
 
 pub mod answer;
 pub mod extract;
@@ -22,30 +24,30 @@ use crate::proxy::ask::Kind;
 use crate::state::Shared;
 use crate::upstream::Upstream;
 
-/// A rule of an upstream.
+/// A rule of an upstream, with its metrics.
 pub struct Live {
-    /// As data.
+    /// The rule as configured.
     pub rule: Arc<Rule>,
-    /// What it did.
+    /// Metrics of the rule.
     pub series: RuleSeries,
-    /// The bit of its first `learn`.
+    /// Bit of the rule's first `learn` entry in `Facts::births`.
     first: usize,
 }
 
-/// What a request is in the eyes of rules other than `socket.io`.
+/// What the rules other than `socket.io` find in a request.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// A bit for each place where its answer may bear an id, all rules together.
+    /// One bit per place where the response may contain a new id, over all rules of the upstream.
     births: u64,
-    /// A bit for each of its rule's ends that this request may be.
+    /// One bit per `ends` entry of the request's rule that this request matches.
     ends: u64,
-    /// By its rule it makes a session of an id nobody knows.
+    /// Whether its rule lets the request create a session for an unknown id.
     pub creates: bool,
-    /// An id may be born in the body: it must not be compressed.
+    /// Whether a new id may be in the response body, which must then not be compressed.
     pub plain: bool,
-    /// Of an id that its client made: the ring's key.
+    /// Hash of a client-made id, which is the ring key of the session.
     pub hash: Option<[u8; 16]>,
-    /// An ordinary request names this Socket.IO session.
+    /// Key of the Socket.IO session that an ordinary request names.
     pub follows: Option<Key>,
 }
 
@@ -54,13 +56,13 @@ impl Facts {
         self.births != 0 || self.ends != 0 || self.creates || self.hash.is_some() || self.follows.is_some()
     }
 
-    /// Whether its answer may bear an id.
+    /// Whether the response may contain a new id.
     pub fn bears(&self) -> bool {
         self.births != 0
     }
 }
 
-/// The rules of an upstream, and what they have counted.
+/// Returns the rules of an upstream, with their metrics.
 pub fn live(config: &config::Upstream, metrics: &Metrics) -> Vec<Live> {
     let mut first = 0;
     let rules = config.affinity.iter().filter_map(|affinity| match affinity {
@@ -77,32 +79,32 @@ pub fn live(config: &config::Upstream, metrics: &Metrics) -> Vec<Live> {
 }
 
 impl Live {
-    /// Its places of birth that this request may lead to.
+    /// Returns the rule's `learn` entries that apply to the response of this request.
     pub fn births(&self, facts: &Facts) -> impl Iterator<Item = &Learn> {
         let all = self.rule.learn.iter().enumerate();
         all.filter(move |(i, _)| facts.births & bit(self.first + i) != 0).map(|(_, learn)| learn)
     }
 
-    /// Whether an answer of this status ends the session.
+    /// Whether a response with this status ends the session.
     pub fn ends(&self, facts: &Facts, status: u16) -> bool {
         let all = self.rule.ends.iter().enumerate().filter(|(i, _)| facts.ends & bit(*i) != 0);
         all.into_iter()
             .any(|(_, end)| end.status.map_or_else(|| (200..300).contains(&status), |wanted| wanted == status))
     }
 
-    /// Whether workers are asked for a session that nobody has pinned.
+    /// Whether workers are asked for a session that is not pinned.
     pub fn discovers(&self, facts: Option<&Facts>) -> bool {
         !self.rule.refusal.is_empty() && !facts.is_some_and(|facts| facts.creates)
     }
 
-    /// Whether a status alone is a refusal.
+    /// Whether the rule has a refusal that is recognised by its status alone.
     pub fn refuses_by_status(&self) -> bool {
         let by_status =
             |refusal: &Refusal| matches!(refusal, Refusal::Answer { body, header: None, .. } if body.is_empty());
         self.rule.refusal.iter().any(by_status)
     }
 
-    /// Whether words in a body may be one.
+    /// Whether the rule has a refusal that is recognised by a text in its body.
     pub fn refuses_in_body(&self) -> bool {
         self.rule.refusal.iter().any(|refusal| matches!(refusal, Refusal::Answer { body, .. } if !body.is_empty()))
     }
@@ -111,9 +113,9 @@ impl Live {
         self.rule.protocol == Protocol::SocketIo
     }
 
-    /// The table's key of one of its ids.
+    /// Key of one of the rule's ids in the pin table.
     pub fn key(&self, shared: &Shared, upstream: &str, id: &[u8]) -> Key {
-        // Engine.IO's sids are keyed by themselves, as the admin's questions are.
+        // The key of an Engine.IO sid does not include the rule, as in admin queries.
         if self.is_socket_io() {
             return shared.keys.key(upstream, id);
         }
@@ -121,12 +123,12 @@ impl Live {
     }
 }
 
-/// One bit of 64; none past them (`check` lets nothing through that has more).
+/// Returns the bit of an index below 64, and no bit otherwise (`config::check` rejects rules with more).
 fn bit(index: usize) -> u64 {
     u32::try_from(index).ok().and_then(|index| 1_u64.checked_shl(index)).unwrap_or(0)
 }
 
-/// Reads what a request is: its place in the life of a session, and what else the rules see in it.
+/// Reads a request: its place in the life of a session, and what else the rules find in it.
 pub fn read<B>(
     shared: &Shared,
     upstream: &Upstream,
@@ -135,7 +137,7 @@ pub fn read<B>(
 ) -> (Kind, Option<Box<Facts>>) {
     let preflight =
         *request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-    // Nothing to compare, and nothing to note.
+    // With `socket.io` as the only rule there is nothing to compare and nothing to note.
     if let ([live], true) = (&*upstream.rules, upstream.config.follow.is_empty())
         && live.is_socket_io()
     {
@@ -166,8 +168,8 @@ pub fn read<B>(
     (kind, facts)
 }
 
-/// Whether what a later rule sees takes the place of what was seen so far: an id of what was none, a pinned one of one that
-/// is not, a handshake of what only may bear an id.
+/// Whether the finding of a later rule replaces that of earlier ones: an id replaces no id, a pinned id replaces one
+/// that is not pinned, and a handshake replaces a request whose response merely may contain an id.
 fn outranks(shared: &Shared, before: Kind, seen: Kind) -> bool {
     let is_pinned = |key: Key| shared.pins.peek(key, std::time::Instant::now(), |_| ()).is_some();
     match (before, seen) {
@@ -181,7 +183,7 @@ fn outranks(shared: &Shared, before: Kind, seen: Kind) -> bool {
     }
 }
 
-/// As Engine.IO.
+/// Classifies a request as the `socket.io` rule sees it.
 fn engine_io<B>(
     shared: &Shared,
     upstream: &Upstream,
@@ -210,7 +212,7 @@ fn engine_io<B>(
     }
 }
 
-/// As any other rule's.
+/// Classifies a request as a rule other than `socket.io` sees it.
 fn other<B>(
     shared: &Shared,
     upstream: &Upstream,
@@ -223,13 +225,13 @@ fn other<B>(
     let id = rule.lookup.iter().find_map(|lookup| id(lookup, request));
     let creates = rule.creates.iter().any(|on| fits(on, request));
     let mut facts = Facts { creates: creates && id.is_some(), ..Facts::default() };
-    // An answer to a session's own request bears no other, but where the request may make one.
+    // The response to a session's own request contains no new id, unless the request may create a session.
     if id.is_none() || creates {
         for (i, learn) in rule.learn.iter().enumerate().filter(|(_, learn)| fits(&learn.on, request)) {
             facts.births |= bit(live.first + i);
             facts.plain |= learn.from.is_in_body();
         }
-        // The time to live may be in the body.
+        // The time to live may be in the response body.
         facts.plain |= facts.births != 0 && rule.ttl_from.as_ref().is_some_and(rules::Place::is_in_body);
     }
     let Some(id) = id else {
@@ -244,7 +246,7 @@ fn other<B>(
     (Kind::Session { key: live.key(shared, &upstream.config.name, &id), poll, rule: number }, facts)
 }
 
-/// Whether a request is of this kind.
+/// Whether a request meets the conditions `on`.
 pub fn fits<B>(on: &On, request: &Request<B>) -> bool {
     (on.methods.is_empty() || on.methods.contains(request.method()))
         && on.header.as_ref().is_none_or(|(name, part)| {
@@ -253,12 +255,12 @@ pub fn fits<B>(on: &On, request: &Request<B>) -> bool {
         && on.path.as_ref().is_none_or(|path| path.fits(request.uri().path()))
 }
 
-/// Whether `part` stands in `bytes`.
+/// Whether `bytes` contains `part`.
 pub(super) fn contains(bytes: &[u8], part: &[u8]) -> bool {
     part.is_empty() || bytes.windows(part.len()).any(|window| window == part)
 }
 
-/// The id in a request, decoded.
+/// Returns the id that `lookup` finds in a request, decoded.
 fn id<'r, B>(lookup: &Lookup, request: &'r Request<B>) -> Option<Cow<'r, [u8]>> {
     let id = at(&lookup.at, request)?;
     (id.len() >= lookup.min && fits(&lookup.on, request)).then_some(id)
@@ -277,13 +279,14 @@ fn at<'r, B>(spot: &Spot, request: &'r Request<B>) -> Option<Cow<'r, [u8]>> {
     }
 }
 
-/// The value of a client's cookie; the first of several (RFC 6265 §5.4: the one of the longest path).
+/// Value of a client's cookie; if several have this name, the first (RFC 6265 §5.4: the one with the longest path).
 fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h [u8]> {
     let pairs = headers.get_all(header::COOKIE).iter().flat_map(|value| value.as_bytes().split(|b| *b == b';'));
     pairs.map(<[u8]>::trim_ascii).find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
 }
 
-/// The Socket.IO session an ordinary request names: by Engine.IO's sid, or by an id of Socket.IO's own that was seen here.
+/// Returns the Socket.IO session that an ordinary request names, by an Engine.IO sid or by a Socket.IO socket id that
+/// was seen here.
 fn followed<B>(shared: &Shared, upstream: &Upstream, request: &Request<B>) -> Option<Key> {
     let now = std::time::Instant::now();
     let live = |key: Key| shared.pins.peek(key, now, |pin| pin.worker().is_some()).unwrap_or(false);
@@ -296,12 +299,12 @@ fn followed<B>(shared: &Shared, upstream: &Upstream, request: &Request<B>) -> Op
         live(key).then_some(key)
     };
     upstream.config.follow.iter().filter_map(|spot| at(spot, request)).find_map(|id| {
-        // Version 2 names a socket of a namespace `/chat#<sid>`.
+        // In version 2 the id of a socket in a namespace is `/chat#<sid>`.
         let behind =
             id.iter().rposition(|b| *b == b'#').and_then(|hash| id.get(hash + 1..)).filter(|id| !id.is_empty());
         find(&id).or_else(|| find(behind?))
     })
 }
 
-/// Sets Socket.IO's own ids apart from those of rules; no rule can have this name.
+/// Sets Socket.IO socket ids apart from the ids of rules; no rule can have this name.
 pub const FOLLOW: &str = "socket.io/follow";

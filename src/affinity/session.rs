@@ -1,9 +1,10 @@
-//! Engine.IO as a proxy sees it, from the outside of one request or answer: which session a query names, what a
-//! worker's handshake says, which answers mean "I do not know this session", which bodies end one.
+//! Engine.IO as a proxy sees it in a single request or response: which session a query names, what a worker's handshake
+//! contains, which responses mean "I do not know this session", and which bodies end a session.
 //!
-//! Facts and their captures: protocols §1. All functions are pure and total: any bytes a peer can send give an answer,
-//! none a panic. Left out: Socket.IO above it (but for the ids of its sockets, where they are followed), WebTransport, and every packet that
-//! does not make or end a session. A tunnel's bytes are never read here beyond its first frame.
+//! The facts and their captures are in docs/reference/protocols.md §1. All functions are pure and total: any bytes a
+//! peer can send have a result, and none cause a panic. Not in this module: Socket.IO itself (except the ids of its
+//! sockets, where they are followed), WebTransport, and packets that neither make nor end a session. Of a tunnel, only
+//! the first text frames are read.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -16,68 +17,73 @@ mod tests;
 pub use handshake::{MAX_HANDSHAKE, OpenPacket, is_cut, open_packet, websocket_open};
 pub use sockets::{may_name_sockets, socket_id, socket_ids};
 
-/// Longest sid in bytes, decoded. Engine.IO's own has 20; `generateId` may return anything (protocols §1.6).
+/// Maximum length of a sid in bytes, decoded. Engine.IO's own sids have 20; `generateId` may return anything
+/// (docs/reference/protocols.md §1.6).
 pub const MAX_SID: usize = 256;
 
-/// Longest id of a rule of another protocol in bytes, decoded: a token (JWT) may be one. Pins hold a hash of it.
+/// Maximum length in bytes of a decoded id of another protocol, which may be a token (JWT). Pins hold a hash of it.
 pub const MAX_ID: usize = 2_048;
 
-/// Longest body in bytes that can be a refusal; the longest known one is Python's with the sid in it (protocols §1.4).
+/// Maximum length in bytes of a body that can be a refusal; the longest known one is Python's with the sid in it
+/// (docs/reference/protocols.md §1.4).
 pub const MAX_REFUSAL: usize = 512;
 
-/// The transport a request asks for.
+/// Transport that a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
-    /// `polling`, JSONP included.
+    /// Transport `polling`, including JSONP.
     Polling,
-    /// `websocket`.
+    /// Transport `websocket`, by an upgrade.
     WebSocket,
-    /// Anything else: the worker's business.
+    /// Any other transport; the worker decides what to do with it.
     Other,
 }
 
-/// What a query says of its session.
+/// Session id in the query of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sid<'a> {
-    /// No `sid`, or an empty one: a handshake.
+    /// There is no `sid`, or an empty one: the request is a handshake.
     None,
-    /// 1..=[`MAX_SID`] bytes, percent-decoded; borrowed when nothing had to be decoded.
+    /// A sid of 1..=[`MAX_SID`] bytes, percent-decoded; borrowed if there was nothing to decode.
     Given(Cow<'a, [u8]>),
-    /// Longer than [`MAX_SID`] bytes: no session we would have learned. The caller refuses it.
+    /// A sid longer than [`MAX_SID`] bytes, which stickyd never learns. The caller refuses it.
     TooLong,
 }
 
-/// An Engine.IO request.
+/// An Engine.IO request, recognised by its query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineIo<'a> {
-    /// The session.
+    /// Session that the request names.
     pub sid: Sid<'a>,
-    /// The transport.
+    /// Transport that the request asks for.
     pub transport: Transport,
 }
 
-/// What a worker says when it opens a session.
+/// A worker's handshake, which opens a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Handshake {
-    /// The session's name as the query will carry it, decoded; 1..=[`MAX_SID`] bytes.
+    /// Session id as later queries carry it, decoded; 1..=[`MAX_SID`] bytes.
     pub sid: String,
-    /// Clamped to 100 ms..=24 h; 25 s if the worker gave none (every version's default, protocols §1.7).
+    /// Interval between pings, clamped to 100 ms..=24 h; 25 s if the worker gave none (the default of every version,
+    /// docs/reference/protocols.md §1.7).
     pub ping_interval: Duration,
-    /// Clamped to 100 ms..=24 h; 60 s if the worker gave none (the longest default, protocols §1.7).
+    /// Time-out of a ping, clamped to 100 ms..=24 h; 60 s if the worker gave none (the longest default,
+    /// docs/reference/protocols.md §1.7).
     pub ping_timeout: Duration,
-    /// Longest body in bytes the worker takes; `None` before socket.io 4.5.
+    /// Maximum length in bytes of a body the worker accepts; `None` before socket.io 4.5.
     pub max_payload: Option<u64>,
 }
 
-/// Recognises an Engine.IO request by its query: both `EIO` and `transport` are there; the path never matters
-/// (protocols §1.8). Of a key given twice the last counts, as in Engine.IO's own `URLSearchParams` (§1.6).
+/// Recognises an Engine.IO request by its query, which contains both `EIO` and `transport`; the path never matters
+/// (docs/reference/protocols.md §1.8). If a key is repeated, the last one counts, as in Engine.IO's own
+/// `URLSearchParams` (docs/reference/protocols.md §1.6).
 ///
-/// One pass over the query and no allocation unless the sid is percent-encoded.
+/// Makes one pass over the query, and allocates only if the sid is percent-encoded.
 pub fn recognise(query: Option<&str>) -> Option<EngineIo<'_>> {
     let (mut eio, mut transport, mut sid) = (false, None, None);
     for pair in query?.as_bytes().split(|&b| b == b'&') {
         let (key, value) = split_at_byte(pair, b'=');
-        // Of the plain spellings the length says all; an encoded key is longer than what it stands for.
+        // The length tells the plain spellings apart; an encoded key is longer than its decoded form.
         match key.len() {
             3 if key == b"sid" => sid = Some(value),
             3 if key == b"EIO" => eio = true,
@@ -94,8 +100,8 @@ pub fn recognise(query: Option<&str>) -> Option<EngineIo<'_>> {
     Some(EngineIo { sid: sid.map_or(Sid::None, decode_sid), transport: decode_transport(transport) })
 }
 
-/// Whether some worker might take a query for Engine.IO's: servers that allow EIO3 need no `EIO`, and name the keys in any
-/// order. Wider than [`recognise`], for guards.
+/// Whether a worker might treat a query as Engine.IO's: servers that allow EIO3 need no `EIO`, and keys may be in any
+/// order. Wider than [`recognise`], for use by guards.
 pub fn may_be_engine_io(query: Option<&str>) -> bool {
     query.unwrap_or_default().as_bytes().split(|&b| b == b'&').any(|pair| {
         let (key, _) = split_at_byte(pair, b'=');
@@ -103,7 +109,8 @@ pub fn may_be_engine_io(query: Option<&str>) -> bool {
     })
 }
 
-/// The `EIO` and `sid` of a query as the client spelled them, for a question about the same session (protocols §1.5).
+/// Returns the `EIO` and `sid` of a query as the client spelled them, for a probe about the same session
+/// (docs/reference/protocols.md §1.5).
 pub fn raw_eio_and_sid(query: &str) -> Option<(&str, &str)> {
     let (mut eio, mut sid) = (None, None);
     for pair in query.split('&') {
@@ -117,14 +124,14 @@ pub fn raw_eio_and_sid(query: &str) -> Option<(&str, &str)> {
     Some((eio?, sid?))
 }
 
-/// The raw value of a query's parameter; of several the last, as everywhere here.
+/// Returns the raw value of a query parameter; if it is repeated, the last one.
 pub(crate) fn parameter<'q>(query: &'q str, name: &str) -> Option<&'q [u8]> {
     let pairs = query.as_bytes().split(|&b| b == b'&').map(|pair| split_at_byte(pair, b'='));
     let named = |key: &[u8]| key == name.as_bytes() || (key.contains(&b'%') && decoded_is(key, name.as_bytes()));
     pairs.rev().find(|(key, _)| named(key)).map(|(_, value)| value)
 }
 
-/// What a percent-encoded id stands for, `+` being `plus`; `None` unless it has 1..=[`MAX_ID`] bytes.
+/// Decodes a percent-encoded id, with `+` decoded to `plus`; `None` unless the result has 1..=[`MAX_ID`] bytes.
 pub(crate) fn decode(raw: &[u8], plus: u8) -> Option<Cow<'_, [u8]>> {
     let decoded = if raw.iter().any(|b| matches!(b, b'%' | b'+')) {
         Cow::Owned(Decoded { rest: raw, plus }.take(MAX_ID + 1).collect())
@@ -151,15 +158,15 @@ fn decode_sid(raw: &[u8]) -> Sid<'_> {
     if !raw.iter().any(|b| matches!(b, b'%' | b'+')) {
         return if raw.len() <= MAX_SID { Sid::Given(Cow::Borrowed(raw)) } else { Sid::TooLong };
     }
-    // One byte too many is enough to know: a query of megabytes is not decoded to its end.
+    // Decoding stops one byte past the limit, so that a query of megabytes is not decoded to its end.
     let decoded: Vec<u8> = Decoded { rest: raw, plus: b' ' }.take(MAX_SID + 1).collect();
     if decoded.len() <= MAX_SID { Sid::Given(Cow::Owned(decoded)) } else { Sid::TooLong }
 }
 
-/// Percent-decoding, byte by byte. What is not `%` and two hex digits stands for itself, as in Node.
+/// Percent-decodes byte by byte. A `%` without two hex digits stands for itself, as in Node.
 struct Decoded<'a> {
     rest: &'a [u8],
-    /// What `+` means: a space in a query, itself in a cookie.
+    /// Meaning of `+`: a space in a query, itself in a cookie.
     plus: u8,
 }
 
@@ -184,7 +191,8 @@ impl Iterator for Decoded<'_> {
     }
 }
 
-/// The value of a key of a query, percent-decoded, `+` a space, at most `most` bytes of it; of several the last.
+/// Returns the value of a query key, percent-decoded with `+` as a space and cut to `most` bytes; if the key is
+/// repeated, the last one.
 pub fn query_value(query: &str, name: &[u8], most: usize) -> Option<Vec<u8>> {
     let mut pairs = query.as_bytes().rsplit(|&b| b == b'&').map(|pair| split_at_byte(pair, b'='));
     let (_, value) = pairs.find(|(key, _)| decoded_is(key, name))?;
@@ -204,14 +212,15 @@ fn decoded_is(raw: &[u8], text: &[u8]) -> bool {
     Decoded { rest: raw, plus: b' ' }.eq(text.iter().copied())
 }
 
-/// Before and after the first `byte`; without one, everything and nothing.
+/// Returns what precedes and what follows the first `byte`; without one, everything and nothing.
 fn split_at_byte(bytes: &[u8], byte: u8) -> (&[u8], &[u8]) {
     let mut halves = bytes.splitn(2, |&b| b == byte);
     (halves.next().unwrap_or_default(), halves.next().unwrap_or_default())
 }
 
-/// The sid in `Set-Cookie: io=<sid>`, the second source of versions 1 and 2 (protocols §1.1, §1.8): percent-decoded, `+`
-/// is itself. Takes the values of all `Set-Cookie` headers; the last `io` counts, as in a browser.
+/// Returns the sid in `Set-Cookie: io=<sid>`, the second source of the sid in versions 1 and 2
+/// (docs/reference/protocols.md §1.1, §1.8), percent-decoded with `+` as itself. Takes the values of all `Set-Cookie`
+/// headers; the last `io` counts, as in a browser.
 pub fn io_cookie<'a>(set_cookie_values: impl Iterator<Item = &'a [u8]>) -> Option<String> {
     let raw = set_cookie_values.filter_map(|value| {
         let (pair, _attributes) = split_at_byte(value, b';');
@@ -222,10 +231,11 @@ pub fn io_cookie<'a>(set_cookie_values: impl Iterator<Item = &'a [u8]>) -> Optio
     String::from_utf8(decoded).ok().filter(|sid| !sid.is_empty() && sid.len() <= MAX_SID)
 }
 
-/// Whether an answer to a request with a sid is the worker's "I do not know this session": the list of protocols §1.4,
-/// not one literal. `body` is the whole body, or anything longer than [`MAX_REFUSAL`], which is none.
+/// Whether the response to a request with a sid is the worker's "I do not know this session": one of the list in
+/// docs/reference/protocols.md §1.4, not a single literal. `body` is the whole body; anything longer than
+/// [`MAX_REFUSAL`] is not a refusal.
 ///
-/// JSON counts by its message alone: the code is `1` in Node, `"1"` in socketioxide, `400` in some ports.
+/// JSON is judged by its message alone: the code is `1` in Node, `"1"` in socketioxide, `400` in some ports.
 pub fn is_refusal(status: u16, body: &[u8]) -> bool {
     #[derive(serde::Deserialize)]
     struct Refusal<'a> {
@@ -245,10 +255,11 @@ pub fn is_refusal(status: u16, body: &[u8]) -> bool {
 
 const UNKNOWN: &str = "Session ID unknown";
 
-/// Whether a POST body ends its session: one of its packets is Engine.IO's close, `1` with nothing behind it.
+/// Whether a POST body ends its session: one of its packets is Engine.IO's close, which is `1` and nothing else.
 ///
-/// EIO4 joins packets by `\x1e` (`41\x1e1`); EIO3 counts them, as text (`2:411:1`) or, 1.x clients, as bytes
-/// (`\x00\x01\xff1`). A body that is well-formed EIO3 text is taken as that. A wrong "yes" costs a discovery, not a session.
+/// EIO4 joins packets with `\x1e` (`41\x1e1`). EIO3 prefixes each packet with its length, as text (`2:411:1`) or, from
+/// 1.x clients, as bytes (`\x00\x01\xff1`). A body that is well-formed EIO3 text is read as such. A wrong "yes" costs a
+/// discovery, not a session.
 pub fn says_goodbye(post_body: &[u8]) -> bool {
     match post_body.first() {
         None => false,
@@ -257,7 +268,7 @@ pub fn says_goodbye(post_body: &[u8]) -> bool {
     }
 }
 
-/// Walks a counted payload; false unless it is well-formed to its end.
+/// Whether a length-prefixed payload contains a close packet; false unless it is well-formed to its end.
 fn has_close<'a>(mut body: &'a [u8], take: impl Fn(&'a [u8]) -> Option<(&'a [u8], &'a [u8])>) -> bool {
     let mut close = false;
     while !body.is_empty() {
@@ -268,7 +279,7 @@ fn has_close<'a>(mut body: &'a [u8], take: impl Fn(&'a [u8]) -> Option<(&'a [u8]
     close
 }
 
-/// `<length>:<packet>`, the length in UTF-16 units (protocols §1.1).
+/// Takes a packet of the form `<length>:<packet>`, with the length in UTF-16 units (docs/reference/protocols.md §1.1).
 fn take_text_packet(body: &[u8]) -> Option<(&[u8], &[u8])> {
     let digits = body.iter().take(9).take_while(|b| b.is_ascii_digit()).count();
     let (length, rest) = body.split_at_checked(digits)?;
@@ -276,7 +287,7 @@ fn take_text_packet(body: &[u8]) -> Option<(&[u8], &[u8])> {
     let rest = rest.strip_prefix(b":")?;
     let mut end = 0;
     while units > 0 {
-        // The first byte of a UTF-8 character tells its length; only those of four bytes are two UTF-16 units.
+        // The first byte of a UTF-8 character gives its length; only characters of four bytes are two UTF-16 units.
         let (bytes, wide) = match rest.get(end)? {
             0x00..=0x7f => (1, 1),
             0x80..=0xdf => (2, 1),
@@ -289,7 +300,8 @@ fn take_text_packet(body: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(end)
 }
 
-/// `\x00` or `\x01`, the length in bytes as one digit a byte, `\xff`, the packet (protocols §1.1).
+/// Takes a packet of the form `\x00` or `\x01`, its length in bytes with one digit per byte, `\xff`, the packet
+/// (docs/reference/protocols.md §1.1).
 fn take_binary_packet(body: &[u8]) -> Option<(&[u8], &[u8])> {
     let body = body.get(1..)?;
     let digits = body.iter().take(10).take_while(|&&b| b <= 9).count();

@@ -1,4 +1,4 @@
-//! `stickyd broadcast`: a text, or a Socket.IO event, to all WebSockets or to those that fit.
+//! `stickyd broadcast`: sends a text or a Socket.IO event to all WebSockets, or to those that match a filter.
 
 #![allow(clippy::indexing_slicing, reason = "a field that a JSON value lacks is null: nothing panics")]
 
@@ -10,34 +10,34 @@ use super::remote::{Asking, Refusal};
 use super::sockets::Filters;
 use super::table::cell;
 
-/// `stickyd broadcast`.
+/// Arguments of `stickyd broadcast`.
 #[derive(Debug, Args)]
 pub struct Broadcast {
-    /// For plain WebSockets: this text
+    /// Text to send to plain WebSockets
     #[arg(long, value_name = "TEXT", required_unless_present = "event")]
     pub text: Option<String>,
-    /// For Socket.IO clients: an event of this name
+    /// Name of the event to send to Socket.IO clients
     #[arg(long, value_name = "NAME")]
     pub event: Option<String>,
-    /// An argument of the event, as JSON; what is none is taken as text; may be given several times
+    /// Argument of the event, as JSON; anything else is sent as a string; may be given several times
     #[arg(long = "arg", value_name = "JSON", requires = "event", allow_hyphen_values = true)]
     pub args: Vec<String>,
-    /// The event's namespace [default: /]
+    /// Namespace of the event [default: /]
     #[arg(long, value_name = "NAMESPACE", requires = "event")]
     pub namespace: Option<String>,
-    /// To whom.
+    /// Filters that select the recipients.
     #[command(flatten)]
     pub filters: Filters,
-    /// To all there are
+    /// Send to all sockets
     #[arg(long)]
     pub all: bool,
-    /// Whom, and how.
+    /// Connection to stickyd, and output format.
     #[command(flatten)]
     pub asking: Asking,
 }
 
 impl Broadcast {
-    /// Tells it, and says who was reached; the exit code.
+    /// Sends the broadcast, prints how many sockets were reached, and returns the exit code.
     pub fn run(&self) -> u8 {
         let said = self.check().and_then(|()| self.asking.remote.find());
         let said = said.and_then(|admin| admin.done(Method::POST, "/api/v1/broadcast", Some(&self.body())));
@@ -46,8 +46,8 @@ impl Broadcast {
 
     fn check(&self) -> Result<(), Refusal> {
         match (self.filters.given().is_empty(), self.all) {
-            (true, false) => Err(Refusal::new("to whom? give a filter such as --label store=7, or --all")),
-            (false, true) => Err(Refusal::new("a filter and --all exclude each other")),
+            (true, false) => Err(Refusal::new("no recipients given: use a filter such as --label store=7, or --all")),
+            (false, true) => Err(Refusal::new("a filter and --all cannot be combined")),
             _ => Ok(()),
         }
     }
@@ -71,12 +71,12 @@ impl Broadcast {
 fn told(said: &Value) -> String {
     let mut text = format!("{} of {} sockets were reached\n", cell(&said["reached"]), cell(&said["matched"]));
     let why = [
-        ("denied", "of routes and upstreams without `broadcast = true`"),
+        ("denied", "on routes or upstreams without `broadcast = true`"),
         ("polling", "polling"),
-        ("not_ready", "before the end of their upgrade"),
-        ("other_kind", "of the other kind: --text is for plain WebSockets, --event for Socket.IO"),
-        ("closing", "closing, or no WebSocket"),
-        ("slow", "did not take it within 5 s"),
+        ("not_ready", "still upgrading"),
+        ("other_kind", "of the other protocol: --text is for plain WebSockets, --event for Socket.IO"),
+        ("closing", "closing, or not a WebSocket"),
+        ("slow", "too slow: did not take it within 5 s"),
     ];
     for (key, words) in why {
         if let Some(count) = said["not_reached"][key].as_u64().filter(|count| *count > 0) {

@@ -1,4 +1,5 @@
-//! `stickyd close`: one socket, or all that fit, at once or over a time, with how far that is.
+//! `stickyd close`: closes one socket, or all that match a filter, at once or spread over a period, and shows the
+//! progress.
 
 #![allow(clippy::indexing_slicing, reason = "a field that a JSON value lacks is null: nothing panics")]
 
@@ -14,46 +15,46 @@ use super::remote::{Admin, Asking, Refusal, encoded};
 use super::sockets::Filters;
 use super::table::{cell, span};
 
-/// Between two looks at how far it is.
+/// Interval between two queries of the progress.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// `stickyd close`.
+/// Arguments of `stickyd close`.
 #[derive(Debug, Args)]
 pub struct Close {
-    /// These sockets, as `stickyd sockets` shows them
+    /// Ids of sockets, as shown by `stickyd sockets`
     #[arg(value_name = "ID")]
     pub ids: Vec<String>,
-    /// Which.
+    /// Filters that select the sockets.
     #[command(flatten)]
     pub filters: Filters,
-    /// All there are
+    /// Close all live sockets
     #[arg(long)]
     pub all: bool,
-    /// Of the Close frame [default: 1012, the client comes again]
+    /// Code of the Close frame [default: 1012, after which clients reconnect]
     #[arg(long, value_name = "CODE")]
     pub code: Option<u16>,
-    /// Of the Close frame, up to 123 bytes
+    /// Reason in the Close frame, up to 123 bytes
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
-    /// One after the other, evenly over this time: 60s, 5m; at most 24h
+    /// Close the sockets one by one, evenly over this time, such as 60s or 5m, at most 24h
     #[arg(long, value_name = "TIME")]
     pub spread: Option<String>,
-    /// Do not wait for the end of a spread
+    /// Do not wait for the end of the spread
     #[arg(long, requires = "spread")]
     pub no_wait: bool,
-    /// Only say how many it would be
+    /// Only show how many sockets would be closed
     #[arg(long)]
     pub dry_run: bool,
-    /// Do not ask first
+    /// Do not ask for confirmation
     #[arg(short, long)]
     pub yes: bool,
-    /// Whom, and how.
+    /// Connection to stickyd, and output format.
     #[command(flatten)]
     pub asking: Asking,
 }
 
 impl Close {
-    /// Tells it, and shows how far it is; the exit code.
+    /// Closes the sockets, shows the progress, and returns the exit code.
     pub fn run(&self) -> u8 {
         let said = self.check().and_then(|()| self.asking.remote.find()).and_then(|admin| match self.ids.is_empty() {
             true => self.many(&admin),
@@ -66,16 +67,16 @@ impl Close {
         let some = !self.filters.given().is_empty();
         match (self.ids.is_empty(), some, self.all) {
             (true, false, false) => {
-                Err(Refusal::new("which sockets? give IDs, a filter such as --label store=7, or --all"))
+                Err(Refusal::new("no sockets selected: use IDs, a filter such as --label store=7, or --all"))
             }
             (true, true, false) | (true, false, true) => Ok(()),
             (false, false, false) if self.spread.is_none() && !self.dry_run => Ok(()),
-            (false, false, false) => Err(Refusal::new("--spread and --dry-run are for a filter or --all")),
-            _ => Err(Refusal::new("IDs, a filter and --all exclude each other")),
+            (false, false, false) => Err(Refusal::new("--spread and --dry-run need a filter or --all")),
+            _ => Err(Refusal::new("IDs, a filter and --all cannot be combined")),
         }
     }
 
-    /// What the sockets are to say.
+    /// Returns the Close code and reason as fields of a request body.
     fn words(&self) -> Map<String, Value> {
         let mut body = Map::new();
         body.extend(self.code.map(|code| ("code".to_owned(), code.into())));
@@ -113,7 +114,8 @@ impl Close {
     }
 }
 
-/// A slip of the keyboard ends thousands of sessions: whoever is there is asked, whoever is not must have said so.
+/// Asks for confirmation, since a typing error could end thousands of sessions; without a terminal, `--yes` is
+/// required.
 fn confirm(matched: &str) -> Result<(), Refusal> {
     if !std::io::stdin().is_terminal() {
         return Err(Refusal::new(&format!("{matched} sockets would be closed: add --yes")));
@@ -128,14 +130,14 @@ fn confirm(matched: &str) -> Result<(), Refusal> {
     }
 }
 
-/// Until nobody's turn is left.
+/// Waits until all sockets have been closed; returns the last answer.
 fn follow(admin: &Admin, mut said: Value) -> Result<Value, Refusal> {
     let mut out = Progress::new();
     loop {
         let closing = &said["closing"];
         let of = |key: &str| closing[key].as_u64().unwrap_or(0);
         let ends = if out.is_terminal() {
-            format!(", the last within {}", span(&closing["ends_in_s"]))
+            format!(", the last one within {}", span(&closing["ends_in_s"]))
         } else {
             String::new()
         };
@@ -148,14 +150,14 @@ fn follow(admin: &Admin, mut said: Value) -> Result<Value, Refusal> {
             out.end();
             return Ok(said);
         }
-        // Nothing else runs on this thread.
+        // Nothing else runs on this thread, so it may block.
         std::thread::park_timeout(LOOK);
         let all = admin.done(Method::GET, "/api/v1/sockets/close", None)?;
         let found = all["closings"].as_array().into_iter().flatten().find(|one| one["number"] == closing["number"]);
         let Some(found) = found.cloned() else {
             out.end();
             return Err(Refusal::new(
-                "that closing is not known any more: stickyd was restarted, or many came after it",
+                "this closing is no longer known: stickyd was restarted, or many others followed",
             ));
         };
         said["closing"] = found;
@@ -164,21 +166,21 @@ fn follow(admin: &Admin, mut said: Value) -> Result<Value, Refusal> {
 
 fn told(said: &Value) -> String {
     if let Some(closed) = said["closed"].as_array() {
-        let line = |one: &Value| format!("{} is told to close\n", cell(&one["id"]));
+        let line = |one: &Value| format!("closing {}\n", cell(&one["id"]));
         return closed.iter().map(line).collect();
     }
     let what = format!("{} tunnels, {} polling sessions", cell(&said["tunnels"]), cell(&said["polling"]));
     let closing = &said["closing"];
     match closing["left"].as_u64() {
-        _ if said["dry_run"] == true => format!("{} sockets would be told to close: {what}\n", cell(&said["matched"])),
+        _ if said["dry_run"] == true => format!("{} sockets would be closed: {what}\n", cell(&said["matched"])),
         Some(left) if left > 0 => format!(
-            "{} of {} sockets are told to close ({what}), the last within {}\n",
+            "{} of {} sockets closed so far ({what}); the last one within {}\n",
             cell(&closing["told"]),
             cell(&said["matched"]),
             span(&closing["ends_in_s"])
         ),
         _ => format!(
-            "{} sockets are told to close ({what}); {} had gone before\n",
+            "{} sockets closed ({what}); {} had already ended\n",
             cell(&closing["told"]),
             cell(&closing["gone"])
         ),

@@ -1,8 +1,8 @@
-//! The command line: what may be typed. Commands that talk to a running stickyd have files of their own, over `remote`.
+//! The command line. Commands that talk to a running stickyd have files of their own, on top of `remote`.
 //!
-//! `run` and `check` name their file differently on purpose: `--config` may be left out for `run` (then `--listen` and
-//! `--worker` say it all), a check without a file is nothing. Leaves out starting anything: `main` does that with the
-//! [`Config`] from [`Run::load`]. Commands end with a `u8`, because only `main` decides how the process ends.
+//! `run` and `check` take their file differently on purpose: `run` works without `--config` (with `--listen` and
+//! `--worker` instead), whereas a check always needs a file. Left out: starting the server, which `main` does with the
+//! [`Config`] from [`Run::load`]. Commands return their exit code as a `u8`, because only `main` ends the process.
 
 mod broadcast;
 mod close;
@@ -31,67 +31,102 @@ pub use show::{Explain, Kind, Pin, Stats, Status, Workers};
 pub use sockets::{Filters, Sockets};
 pub use top::Top;
 
-/// Below the help of everything.
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 not done, standard error says why; 2 wrong command line.";
+/// Text shown below the help of the program.
+const EXIT_CODES: &str = "Exit codes: 0 success; 1 failure, explained on standard error; 2 invalid command line.";
 
 /// Reverse proxy that keeps every Socket.IO and WebSocket session on the worker that owns it.
 #[derive(Debug, Parser)]
 #[command(name = "stickyd", version, arg_required_else_help = true, after_help = EXIT_CODES)]
 pub struct Cli {
-    /// What to do.
+    /// The command to run, with its arguments.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// All commands; the doc comment of each variant is its help text.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the proxy, with a configuration file or with --listen and --worker alone
+    /// Run the proxy, with a configuration file or just with --listen and --worker
+    ///
+    /// Stops on SIGTERM or SIGINT (a second one stops at once) and reloads its file on SIGHUP.
+    ///
+    /// Example: stickyd run --listen 0.0.0.0:8080 --worker 127.0.0.1:3001-3004
     Run(Run),
-    /// Check a configuration file: 0 and a summary, or 1 and every error in it
+    /// Check a configuration file, and print a summary or every error in it
+    ///
+    /// Nothing is started. Warnings and errors go to standard error, with line and column.
     Check(Check),
-    /// Make a running stickyd read its file again: 0, or 1 and why not
+    /// Make a running stickyd reload its configuration file
+    ///
+    /// Prints what needs a restart, or every error in the file. After an error the old configuration stays in use.
     Reload(Reload),
-    /// Show a running stickyd: version, configuration, and how near its limits it is
+    /// Show the version and configuration of a running stickyd, and how close it is to its limits
     Status(Status),
-    /// Show every worker: state and why, sessions, restarts, its process
+    /// Show every worker: its state and the reason for it, sessions, restarts, process
     Workers(Workers),
-    /// Show live sockets, filtered and sorted; or all that is known of one
+    /// List live sockets, filtered and sorted, or show all details of one
+    ///
+    /// Example: stickyd sockets --upstream app --label store=7 --sort -bytes
     Sockets(Sockets),
-    /// Show workers and the busiest sockets, again and again
+    /// Show workers and the busiest sockets, refreshed every few seconds
     Top(Top),
-    /// Send a text, or a Socket.IO event, to WebSockets' clients
+    /// Send a text or a Socket.IO event to the clients of WebSockets
+    ///
+    /// Recipients are selected by filters or --all, and their routes or upstreams need `broadcast = true`.
+    ///
+    /// Example: stickyd broadcast --label store=7 --event reload --arg '{"in": 5}'
     Broadcast(Broadcast),
-    /// Close sockets: by id, or all that fit a filter, at once or over a time
+    /// Close sockets by id, or all that match a filter, at once or spread over a period
+    ///
+    /// Asks for confirmation before it closes the sockets that match a filter, unless --yes is given.
+    ///
+    /// Example: stickyd close --worker w7 --spread 5m
     Close(Close),
     /// Show counters, and rates over the last minute
     Stats(Stats),
     /// Show which worker a session is pinned to
     Pin(Pin),
-    /// Say which worker would get a request, why, and who if that one died; changes nothing
+    /// Show which worker would get a request and why, and which one if that worker died
+    ///
+    /// The request is described by the options; it is not sent, and nothing changes.
+    ///
+    /// Example: stickyd explain --kind request --address 203.0.113.7
     Explain(Explain),
-    /// Give a worker no new sessions; end the ones it has over a grace, if one is given
+    /// Give a worker no new sessions, and optionally end those it has over a grace
+    ///
+    /// Existing sessions are still served. With a grace, given here or configured, they are ended evenly over that
+    /// time; otherwise they stay until they end on their own. `stickyd ready` cancels the drain.
+    ///
+    /// Example: stickyd drain app/w7 --grace 60s --wait
     Drain(Drain),
-    /// End all sessions of a worker at once, and give it nothing
+    /// End all sessions of a worker at once, and send it no requests
+    ///
+    /// `stickyd ready` takes the worker back into service.
     Maint(Maint),
-    /// Take drain or maint back
+    /// Take a worker back into service after drain or maint
     Ready(Ready),
-    /// Show or change what is logged, until a restart or until the file says something new
+    /// Show or change the log level of a running stickyd
+    ///
+    /// A changed level lasts until stickyd restarts, or until the level in its file changes.
+    ///
+    /// Example: stickyd log info,stickyd::affinity=debug
     Log(Log),
-    /// Print a completion script: stickyd completions bash > /etc/bash_completion.d/stickyd
+    /// Print a shell completion script
+    ///
+    /// Example: stickyd completions bash > /etc/bash_completion.d/stickyd
     Completions(Completions),
 }
 
-/// `stickyd completions`.
+/// Arguments of `stickyd completions`.
 #[derive(Debug, Args)]
 pub struct Completions {
-    /// For which shell
+    /// Shell that the script is for
     #[arg(value_name = "SHELL")]
     pub shell: clap_complete::Shell,
 }
 
 impl Completions {
-    /// Prints it.
+    /// Prints the script and returns the exit code.
     pub fn run(&self) -> u8 {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), "stickyd", &mut script);
@@ -99,23 +134,24 @@ impl Completions {
     }
 }
 
-/// `stickyd run`.
+/// Arguments of `stickyd run`.
 #[derive(Debug, Args)]
 pub struct Run {
-    /// Configuration file (every key: conf/stickyd.toml)
+    /// Configuration file; conf/stickyd.toml documents every key
     #[arg(short, long, value_name = "FILE", required_unless_present_all = ["listen", "worker"], conflicts_with_all = ["listen", "worker"])]
     pub config: Option<PathBuf>,
     /// Address to accept clients on; may be given several times
     #[arg(short, long, value_name = "IP:PORT")]
     pub listen: Vec<String>,
-    /// Application process: 127.0.0.1:3000, a range 127.0.0.1:3001-3004, or unix:/run/app/1.sock; may be given several times
+    /// Address of an application process: 127.0.0.1:3000, a range 127.0.0.1:3001-3004, or unix:/run/app/1.sock; may be
+    /// given several times
     #[arg(short, long, value_name = "ADDRESS")]
     pub worker: Vec<String>,
 }
 
 impl Run {
-    /// The configuration meant, with its warnings, and what it was read from. The log is not set up before it (its level
-    /// is in there), so the caller logs them.
+    /// Loads the configuration, and returns it with its warnings and the files it was read from. The caller logs the
+    /// warnings, since the log is set up only afterwards (its level is in the configuration).
     pub fn load(&self) -> (Option<Sources>, Loaded) {
         let Some(file) = &self.config else {
             let config = config::for_command_line(&self.listen, &self.worker);
@@ -126,22 +162,22 @@ impl Run {
     }
 }
 
-/// `stickyd check`.
+/// Arguments of `stickyd check`.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// Configuration file
+    /// Configuration file to check
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 }
 
 impl Check {
-    /// Prints what was found (errors and warnings to stderr, the summary to stdout) and returns the exit code: 0 or 1.
+    /// Prints the result (errors and warnings to stderr, the summary to stdout) and returns the exit code: 0 or 1.
     pub fn run(&self) -> u8 {
         check(&self.file, &mut std::io::stdout(), &mut std::io::stderr())
     }
 }
 
-/// [`Check::run`] with the two outputs as arguments. A closed output changes nothing about the verdict.
+/// Does what [`Check::run`] does, with the two outputs as arguments. A closed output does not change the result.
 pub fn check(file: &Path, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     match config::load_with_warnings(file) {
         Ok((config, warnings)) => {
@@ -158,7 +194,7 @@ pub fn check(file: &Path, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     }
 }
 
-/// `1 listener, 2 upstreams, 9 workers`.
+/// Summary of a configuration, such as `1 listener, 2 upstreams, 9 workers`.
 pub fn summary(config: &Config) -> String {
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let workers = config.upstreams.iter().map(|upstream| upstream.workers.len()).sum();
@@ -174,12 +210,12 @@ mod tests {
         let line = ["stickyd", "run"].iter().chain(args);
         match Cli::try_parse_from(line).map_err(|error| error.to_string())?.command {
             Command::Run(run) => Ok(run),
-            _ => Err("no run".to_owned()),
+            _ => Err("not the run command".to_owned()),
         }
     }
 
     #[test]
-    fn the_definition_is_sound() {
+    fn the_command_line_definition_is_valid() {
         <Cli as CommandFactory>::command().debug_assert();
     }
 
@@ -197,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_of_no_file_fails_and_names_it() {
+    fn checking_a_missing_file_fails_and_names_it() {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         assert_eq!(check(Path::new("/nonexistent/s.toml"), &mut out, &mut err), 1);
         assert!(out.is_empty());

@@ -1,12 +1,12 @@
-//! How far something is: a bar that is drawn over on a terminal, lines elsewhere. On standard error: the outcome is on the
-//! other.
+//! Progress display: a bar that is redrawn on a terminal, one line per change elsewhere. It goes to standard error,
+//! since standard output is for the result.
 
 use std::io::{IsTerminal, Write};
 
-/// Characters of a bar.
+/// Width of the bar, in characters.
 const BAR: u64 = 30;
 
-/// One thing under way.
+/// Progress display of one operation.
 pub(super) struct Progress {
     terminal: bool,
     last: String,
@@ -17,18 +17,18 @@ impl Progress {
         Self { terminal: std::io::stderr().is_terminal(), last: String::new() }
     }
 
-    /// Whether it is drawn over.
+    /// Whether the display is redrawn in place on a terminal.
     pub(super) fn is_terminal(&self) -> bool {
         self.terminal
     }
 
-    /// `done` of `all`, and in words; said once where nothing has changed.
+    /// Shows `done` of `all` as a bar, and `text` after it; nothing is printed if the text has not changed.
     pub(super) fn show(&mut self, done: u64, all: u64, text: String) {
         if text == self.last {
             return;
         }
         let mut out = std::io::stderr();
-        // A closed output changes nothing about what is under way.
+        // A closed output does not affect the operation.
         let _ = if self.terminal {
             write!(out, "\r\x1b[K{} {text}", bar(done, all)).and_then(|()| out.flush())
         } else {
@@ -44,7 +44,7 @@ impl Progress {
     }
 }
 
-/// `[##########--------------------]`
+/// Draws a bar such as `[##########--------------------]`.
 fn bar(done: u64, all: u64) -> String {
     let full = (done.min(all) * BAR).checked_div(all).unwrap_or(BAR);
     let repeat = |what: &str, count| what.repeat(usize::try_from(count).unwrap_or(0));
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bars() {
+    fn bars_are_filled_in_proportion() {
         assert_eq!(bar(0, 0), format!("[{}]", "#".repeat(30)));
         assert_eq!(bar(1, 3), format!("[{}{}]", "#".repeat(10), "-".repeat(20)));
         assert_eq!(bar(9, 3), format!("[{}]", "#".repeat(30)));

@@ -1,4 +1,4 @@
-//! `stickyd reload`: what SIGHUP does, with its outcome told to whoever asked.
+//! `stickyd reload`: does what SIGHUP does, and reports the result.
 
 use std::io::Write;
 
@@ -8,16 +8,16 @@ use serde_json::Value;
 
 use super::remote::Remote;
 
-/// `stickyd reload`.
+/// Arguments of `stickyd reload`.
 #[derive(Debug, Args)]
 pub struct Reload {
-    /// Which one.
+    /// The stickyd to reload.
     #[command(flatten)]
     pub remote: Remote,
 }
 
 impl Reload {
-    /// Asks, prints what became of it, and returns the exit code: 0, or 1 if nothing was reloaded.
+    /// Requests a reload, prints the result, and returns the exit code: 0, or 1 if nothing was reloaded.
     pub fn run(&self) -> u8 {
         let asked = self.remote.find().and_then(|admin| admin.ask(Method::POST, "/api/v1/reload"));
         match asked {
@@ -27,8 +27,8 @@ impl Reload {
             }
             Ok((status, said)) => {
                 let error = said.get("error").and_then(Value::as_str);
-                eprintln!("{}", error.map_or_else(|| format!("error: stickyd says {status}"), str::to_owned));
-                eprintln!("\nnot reloaded, the old configuration stays");
+                eprintln!("{}", error.map_or_else(|| format!("error: stickyd answered {status}"), str::to_owned));
+                eprintln!("\nnot reloaded, the old configuration stays in use");
                 1
             }
             Err(refusal) => {
@@ -39,7 +39,7 @@ impl Reload {
     }
 }
 
-/// A closed output changes nothing about what was done.
+/// Prints the result of a reload; a closed output is ignored.
 fn print(said: &Value, out: &mut dyn Write, err: &mut dyn Write) {
     let texts = |key: &str| said.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
     for warning in texts("warnings") {
@@ -47,6 +47,6 @@ fn print(said: &Value, out: &mut dyn Write, err: &mut dyn Write) {
     }
     let _ = writeln!(out, "reloaded");
     for what in texts("needs_restart") {
-        let _ = writeln!(out, "{what} changed in the file, but needs a restart");
+        let _ = writeln!(out, "{what} has changed in the file but needs a restart");
     }
 }

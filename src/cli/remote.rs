@@ -1,7 +1,8 @@
-//! Talks to a running stickyd through its admin listener: one request, one answer, words for when nobody is there.
+//! Talks to a running stickyd through its admin listener: one request, one answer, and clear errors if there is no
+//! answer.
 //!
-//! Where it is stands in the configuration's file, of which nothing else has to be right or readable; or it is given. For
-//! every command that asks or tells a running stickyd something.
+//! The address of the listener is given on the command line or read from the configuration file, of which only that
+//! part has to be valid. Used by every command that queries or changes a running stickyd.
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -21,25 +22,25 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::admin::auth::OWN_FIELD;
 use crate::config::{self, AdminAddress, Secret};
 
-/// Where the package puts it.
+/// Configuration file of the package.
 const FILE: &str = "/etc/stickyd/stickyd.toml";
 
-/// For an answer: a reload may wait for names to be looked up.
+/// Time to wait for an answer; a reload may have to wait for DNS lookups.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Bytes of an answer at most; a list of ten thousand workers is three million.
+/// Maximum size of an answer, in bytes; a list of ten thousand workers has three million.
 const ANSWER: usize = 64 << 20;
 
-/// Which running stickyd is meant.
+/// Options that select a running stickyd.
 #[derive(Debug, Args)]
 pub struct Remote {
-    /// Its configuration file, which says where its admin listener is [default: /etc/stickyd/stickyd.toml]
+    /// Configuration file of the running stickyd, read for its admin listener [default: /etc/stickyd/stickyd.toml]
     #[arg(short, long, value_name = "FILE", conflicts_with = "admin")]
     pub config: Option<PathBuf>,
-    /// Its admin listener: unix:/var/lib/stickyd/admin.sock, or 127.0.0.1:9145
+    /// Admin listener of the running stickyd, such as unix:/var/lib/stickyd/admin.sock or 127.0.0.1:9145
     #[arg(short, long, value_name = "ADDRESS", value_parser = address)]
     pub admin: Option<AdminAddress>,
-    /// A file with the token that writes over TCP need; with --config it is the one named there
+    /// File with the token that writes over TCP need; with --config, the file named there is used
     #[arg(long, value_name = "FILE", requires = "admin")]
     pub token_file: Option<PathBuf>,
 }
@@ -47,35 +48,35 @@ pub struct Remote {
 fn address(text: &str) -> Result<AdminAddress, String> {
     match text.strip_prefix("unix:") {
         Some(path) if path.starts_with('/') => Ok(AdminAddress::Unix(path.into())),
-        Some(_) => Err("a socket's path begins with /".to_owned()),
-        None => text.parse().map(AdminAddress::Tcp).map_err(|_| "write unix:/PATH or IP:PORT".to_owned()),
+        Some(_) => Err("the path of a socket must begin with /".to_owned()),
+        None => text.parse().map(AdminAddress::Tcp).map_err(|_| "expected unix:/PATH or IP:PORT".to_owned()),
     }
 }
 
-/// Which running stickyd is asked, and how its answer is shown.
+/// Options that select a running stickyd and the format of the output.
 #[derive(Debug, Args)]
 pub struct Asking {
-    /// Which one.
+    /// The stickyd to connect to.
     #[command(flatten)]
     pub remote: Remote,
-    /// Print the API's answer as it is
+    /// Print the API's answer as JSON
     #[arg(long)]
     pub json: bool,
 }
 
 impl Asking {
-    /// Gets what is at `path` and prints it; the exit code.
+    /// Gets the answer at `path` and prints it; returns the exit code.
     pub(super) fn show(&self, path: &str, words: impl FnOnce(&Value) -> String) -> u8 {
         let said = self.remote.find().and_then(|admin| admin.done(Method::GET, path, None));
         self.finish(said, words)
     }
 
-    /// Prints what was said; 0, or 1 if there is nothing to print but why not.
+    /// Prints an answer or an error; returns the exit code, 0 or 1.
     pub(super) fn finish(&self, said: Result<Value, Refusal>, words: impl FnOnce(&Value) -> String) -> u8 {
         match said {
             Ok(said) => {
                 let text = if self.json { format!("{said:#}\n") } else { words(&said) };
-                // A closed output changes nothing about what was said.
+                // A closed output does not change the result.
                 let _ = io::stdout().write_all(text.as_bytes());
                 0
             }
@@ -87,13 +88,13 @@ impl Asking {
     }
 }
 
-/// A found admin listener.
+/// Address and token of an admin listener.
 pub struct Admin {
     address: AdminAddress,
     token: Option<Secret>,
 }
 
-/// Why there is no answer; `Display` says it to whoever typed the command.
+/// Reason why there is no answer; `Display` writes it as the error message of the command.
 #[derive(Debug)]
 pub struct Refusal(String);
 
@@ -110,10 +111,10 @@ impl Refusal {
 }
 
 impl Remote {
-    /// Finds it.
+    /// Finds the admin listener.
     ///
     /// # Errors
-    /// The file cannot be read, or says nothing of an admin listener.
+    /// The file cannot be read, or configures no admin listener.
     pub fn find(&self) -> Result<Admin, Refusal> {
         if let Some(address) = &self.admin {
             let token = self.token_file.as_ref().map(|file| config::token(file).map_err(Refusal)).transpose()?;
@@ -123,7 +124,7 @@ impl Remote {
         let config::Admin { address, token } =
             config::load_admin(&file).map_err(|errors| Refusal(errors.to_string()))?;
         if address == AdminAddress::None {
-            let no = "has neither state_dir nor [admin] address, so its stickyd has no admin listener; use kill -HUP";
+            let no = "sets neither state_dir nor [admin] address, so there is no admin listener; use kill -HUP";
             return Err(Refusal(format!("error: {} {no}", file.display())));
         }
         Ok(Admin { address, token })
@@ -131,22 +132,22 @@ impl Remote {
 }
 
 impl Admin {
-    /// Sends a request without a body; the status, and the JSON that came.
+    /// Sends a request without a body, and returns the status and the JSON of the answer.
     ///
     /// # Errors
-    /// Nobody answers there, or not in stickyd's words.
+    /// There is no answer, or it is not one of stickyd's.
     pub fn ask(&self, method: Method, path: &str) -> Result<(StatusCode, Value), Refusal> {
         self.ask_with(method, path, None)
     }
 
-    /// The same, with a body; only an answer that says yes is one.
+    /// Sends a request with an optional body; an answer with an error status is returned as an error.
     pub(super) fn done(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Refusal> {
         let (status, said) = self.ask_with(method, path, body)?;
         if status.is_success() {
             return Ok(said);
         }
         let why = said.get("error").and_then(Value::as_str);
-        Err(Refusal(format!("error: {}", why.map_or_else(|| format!("stickyd says {status}"), str::to_owned))))
+        Err(Refusal(format!("error: {}", why.map_or_else(|| format!("stickyd answered {status}"), str::to_owned))))
     }
 
     fn ask_with(&self, method: Method, path: &str, body: Option<&Value>) -> Result<(StatusCode, Value), Refusal> {
@@ -165,7 +166,7 @@ impl Admin {
         let mut request = Request::new(Full::from(body.map(Value::to_string).unwrap_or_default()));
         let writes = method != Method::GET;
         *request.method_mut() = method;
-        *request.uri_mut() = path.parse().map_err(|_| format!("`{path}` is no path"))?;
+        *request.uri_mut() = path.parse().map_err(|_| format!("`{path}` is not a valid path"))?;
         let host = match &self.address {
             AdminAddress::Tcp(address) => HeaderValue::from_str(&address.to_string()).ok(),
             AdminAddress::Unix(_) | AdminAddress::None => None,
@@ -177,7 +178,7 @@ impl Admin {
         }
         if let Some(token) = &self.token {
             let mut value = HeaderValue::from_bytes(&[b"Bearer ", &*token.0].concat())
-                .map_err(|_| "the token cannot be sent: it has control characters".to_owned())?;
+                .map_err(|_| "the token cannot be sent: it contains control characters".to_owned())?;
             value.set_sensitive(true);
             request.headers_mut().insert(header::AUTHORIZATION, value);
         }
@@ -194,16 +195,16 @@ impl Admin {
                 Ok(stream) => over(stream, request).await,
                 Err(error) => return Err(self.unreachable(&error)),
             },
-            AdminAddress::None => return Err(self.silent("there is none")),
+            AdminAddress::None => return Err(self.silent("none is configured")),
         };
         let (status, body) = answered.map_err(|error| self.silent(&error))?;
         match serde_json::from_slice(&body) {
             Ok(json) => Ok((status, json)),
-            // The guard of the listener speaks in plain text.
+            // The listener's guard answers in plain text.
             Err(_) => {
                 let said = String::from_utf8_lossy(&body);
                 let said: String = said.trim().chars().filter(|c| !c.is_control()).take(200).collect();
-                Err(Refusal(format!("error: {} says {status}: {said}", self.address)))
+                Err(Refusal(format!("error: {} answered {status}: {said}", self.address)))
             }
         }
     }
@@ -215,7 +216,7 @@ impl Admin {
                 format!("error: no stickyd answers at {at}: is it running? ({error})")
             }
             io::ErrorKind::PermissionDenied => {
-                format!("error: {at} may be opened by root and by stickyd's own user only ({error})")
+                format!("error: only root and stickyd's own user may open {at} ({error})")
             }
             _ => format!("error: cannot connect to {at}: {error}"),
         })
@@ -226,7 +227,7 @@ impl Admin {
     }
 }
 
-/// A part of a path or of a query, percent-encoded but for RFC 3986's unreserved characters.
+/// Percent-encodes a part of a path or query, except RFC 3986's unreserved characters.
 pub(super) fn encoded(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
@@ -246,7 +247,7 @@ async fn over(
     tokio::pin!(exchange, connection);
     tokio::select! {
         answer = &mut exchange => answer,
-        // Its end may have brought the rest of the answer.
+        // The end of the connection may have brought the rest of the answer.
         _ = &mut connection => exchange.await,
     }
 }

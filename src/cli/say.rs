@@ -1,4 +1,4 @@
-//! Commands that tell a running stickyd something: drain, maint, ready, log.
+//! Commands that change a running stickyd: drain, maint, ready, log.
 
 #![allow(clippy::indexing_slicing, reason = "a field that a JSON value lacks is null: nothing panics")]
 
@@ -12,27 +12,27 @@ use super::progress::Progress;
 use super::remote::{Admin, Asking, Refusal, encoded};
 use super::table::{cell, list, span};
 
-/// Between two looks at a drain.
+/// Interval between two queries of a drain's progress.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Which worker.
+/// The worker that a command applies to.
 #[derive(Debug, Args)]
 pub struct Target {
-    /// UPSTREAM/WORKER, as `stickyd workers` shows them: app/w7, app/127.0.0.1:3001
+    /// Worker as shown by `stickyd workers`, such as app/w7 or app/127.0.0.1:3001
     #[arg(value_name = "UPSTREAM/WORKER", value_parser = worker)]
     pub worker: (String, String),
-    /// Whom, and how.
+    /// Connection to stickyd, and output format.
     #[command(flatten)]
     pub asking: Asking,
 }
 
-/// No upstream has a `/` in its name.
+/// Parses UPSTREAM/WORKER; only the worker's part can contain a further `/`.
 fn worker(text: &str) -> Result<(String, String), String> {
     match text.split_once('/') {
         Some((upstream, worker)) if !upstream.is_empty() && !worker.is_empty() => {
             Ok((upstream.to_owned(), worker.to_owned()))
         }
-        _ => Err("write UPSTREAM/WORKER, such as app/127.0.0.1:3001; `stickyd workers` lists them".to_owned()),
+        _ => Err("expected UPSTREAM/WORKER, such as app/127.0.0.1:3001; `stickyd workers` lists them".to_owned()),
     }
 }
 
@@ -55,62 +55,63 @@ fn told(said: &Value) -> String {
     match drain["ends_in_s"].as_u64() {
         _ if drain.is_null() => format!("{name} is {}\n", cell(&said["admin"])),
         Some(0) => format!("{at}: {} sessions end at once\n", cell(&drain["sessions_left"])),
-        None => format!("{at}: {} sessions stay until they end by themselves\n", cell(&drain["sessions_left"])),
+        None => format!("{at}: {} sessions stay until they end on their own\n", cell(&drain["sessions_left"])),
         Some(_) => {
             format!("{at}: {} sessions end within {}\n", cell(&drain["sessions_left"]), span(&drain["ends_in_s"]))
         }
     }
 }
 
-/// `stickyd ready`.
+/// Arguments of `stickyd ready`.
 #[derive(Debug, Args)]
 pub struct Ready {
-    /// Which worker.
+    /// The worker to take back into service.
     #[command(flatten)]
     pub target: Target,
 }
 
 impl Ready {
-    /// Tells it; the exit code.
+    /// Sets the admin state, prints it, and returns the exit code.
     pub fn run(&self) -> u8 {
         self.target.tell("ready")
     }
 }
 
-/// `stickyd maint`.
+/// Arguments of `stickyd maint`.
 #[derive(Debug, Args)]
 pub struct Maint {
-    /// Which worker.
+    /// The worker to put into maint.
     #[command(flatten)]
     pub target: Target,
 }
 
 impl Maint {
-    /// Tells it; the exit code.
+    /// Sets the admin state, prints it, and returns the exit code.
     pub fn run(&self) -> u8 {
         self.target.tell("maint")
     }
 }
 
-/// `stickyd drain`.
+/// Arguments of `stickyd drain`.
 #[derive(Debug, Args)]
 pub struct Drain {
-    /// Which worker.
+    /// The worker to drain.
     #[command(flatten)]
     pub target: Target,
-    /// End its sessions evenly over this time (60s, 5m; at most 24h) [default: what the file says; else they stay until they end]
+    /// End its sessions evenly over this time, such as 60s or 5m, at most 24h [default: as configured, or until they
+    /// end on their own]
     #[arg(short, long, value_name = "TIME")]
     pub grace: Option<String>,
-    /// Wait until no session is left, and show how far it is
+    /// Wait until no session is left, and show the progress
     #[arg(short, long)]
     pub wait: bool,
-    /// Give up waiting after this time, with exit code 1; the drain goes on
+    /// Stop waiting after this time, with exit code 1; the drain continues
     #[arg(short, long, value_name = "TIME", requires = "wait", value_parser = humantime::parse_duration)]
     pub timeout: Option<Duration>,
 }
 
 impl Drain {
-    /// Tells it, and waits if asked to; the exit code.
+    /// Starts the drain, waits if requested, and returns the exit code.
     pub fn run(&self) -> u8 {
         let asking = &self.target.asking;
         let body = self.grace.as_ref().map(|grace| json!({ "grace": grace }));
@@ -121,13 +122,13 @@ impl Drain {
         asking.finish(said, |said| if self.wait { "drained: no session is left\n".to_owned() } else { told(said) })
     }
 
-    /// Until nothing is left: what was last said of the worker.
+    /// Waits until nothing is left; returns the last description of the worker.
     fn follow(&self, admin: &Admin, mut said: Value) -> Result<Value, Refusal> {
         let (began, mut out) = (Instant::now(), Progress::new());
         loop {
             let drain = &said["drain"];
             if drain.is_null() {
-                return Err(Refusal::new("the drain was called off: the worker is ready again"));
+                return Err(Refusal::new("the drain was cancelled: the worker is ready again"));
             }
             show(&mut out, drain);
             if drain["sessions_left"] == 0 && drain["tunnels_left"] == 0 {
@@ -136,9 +137,9 @@ impl Drain {
             }
             if self.timeout.is_some_and(|timeout| began.elapsed() > timeout) {
                 out.end();
-                return Err(Refusal::new("there are still sessions; the drain goes on"));
+                return Err(Refusal::new("timed out with sessions left; the drain continues"));
             }
-            // Nothing else runs on this thread.
+            // Nothing else runs on this thread, so it may block.
             std::thread::park_timeout(LOOK);
             let all = admin.done(Method::GET, "/api/v1/workers", None)?;
             let (upstream, worker) = &self.target.worker;
@@ -146,7 +147,7 @@ impl Drain {
                 |one: &&Value| one["upstream"] == *upstream && (one["worker"] == *worker || one["address"] == *worker);
             match all["workers"].as_array().into_iter().flatten().find(is_it) {
                 Some(found) => said = found.clone(),
-                // A worker the file no longer names goes with its last session.
+                // A worker that the file no longer names disappears with its last session.
                 None => {
                     out.end();
                     return Ok(said);
@@ -165,22 +166,22 @@ fn show(out: &mut Progress, drain: &Value) {
     out.show(start - left, start, text);
 }
 
-/// `stickyd log`.
+/// Arguments of `stickyd log`.
 #[derive(Debug, Args)]
 pub struct Log {
-    /// From now on: error, warn, info, debug, trace, off, or directives such as info,stickyd::affinity=debug
+    /// New level: error, warn, info, debug, trace, off, or directives such as info,stickyd::affinity=debug
     #[arg(value_name = "LEVEL", conflicts_with = "reset")]
     pub level: Option<String>,
-    /// Back to what the file, or RUST_LOG, says
+    /// Return to the level in the file or in RUST_LOG
     #[arg(long)]
     pub reset: bool,
-    /// Whom, and how.
+    /// Connection to stickyd, and output format.
     #[command(flatten)]
     pub asking: Asking,
 }
 
 impl Log {
-    /// Asks or tells; the exit code.
+    /// Shows or sets the level, and returns the exit code.
     pub fn run(&self) -> u8 {
         let said = self.asking.remote.find().and_then(|admin| match (&self.level, self.reset) {
             (None, false) => admin.done(Method::GET, "/api/v1/log", None),
@@ -200,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn workers_are_named_by_upstream_and_name() {
+    fn workers_are_given_as_upstream_and_name() {
         assert_eq!(worker("app/w7"), Ok(("app".to_owned(), "w7".to_owned())));
         assert_eq!(worker("app/unix:/run/5.sock").unwrap().1, "unix:/run/5.sock");
         assert!(worker("w7").is_err() && worker("/w7").is_err() && worker("app/").is_err());

@@ -1,4 +1,4 @@
-//! Commands that only look: status, workers, stats, pin, explain.
+//! Commands that only read: status, workers, stats, pin, explain.
 
 #![allow(clippy::indexing_slicing, reason = "a field that a JSON value lacks is null: nothing panics")]
 
@@ -8,16 +8,16 @@ use serde_json::Value;
 use super::remote::{Asking, encoded};
 use super::table::{bytes, cell, list, span, table};
 
-/// `stickyd status`.
+/// Arguments of `stickyd status`.
 #[derive(Debug, Args)]
 pub struct Status {
-    /// Whom, and how.
+    /// Connection to stickyd, and output format.
     #[command(flatten)]
     pub asking: Asking,
 }
 
 impl Status {
-    /// Asks and prints; the exit code.
+    /// Runs the command and returns the exit code.
     pub fn run(&self) -> u8 {
         self.asking.show("/api/v1/status", status)
     }
@@ -55,27 +55,27 @@ fn status(said: &Value) -> String {
         rows.push(("needs a restart", texts(&config["needs_restart"])));
     }
     if !config["error"].is_null() {
-        rows.push(("NOT LOADED", format!("the file does not run: {}", cell(&config["error"]))));
+        rows.push(("NOT LOADED", format!("the file is not in use: {}", cell(&config["error"]))));
     }
     if said["log_lines_dropped"].as_u64().is_some_and(|lines| lines > 0) {
-        rows.push(("log lines lost", cell(&said["log_lines_dropped"])));
+        rows.push(("log lines dropped", cell(&said["log_lines_dropped"])));
     }
     list(&rows)
 }
 
-/// `stickyd workers`.
+/// Arguments of `stickyd workers`.
 #[derive(Debug, Args)]
 pub struct Workers {
-    /// Only those of this upstream
+    /// Only workers of this upstream
     #[arg(value_name = "UPSTREAM")]
     pub upstream: Option<String>,
-    /// Whom, and how.
+    /// Connection to stickyd, and output format.
     #[command(flatten)]
     pub asking: Asking,
 }
 
 impl Workers {
-    /// Asks and prints; the exit code.
+    /// Runs the command and returns the exit code.
     pub fn run(&self) -> u8 {
         self.asking.show("/api/v1/workers", |said| workers(said, self.upstream.as_deref()))
     }
@@ -116,7 +116,7 @@ fn state(worker: &Value) -> String {
     format!("{}, {}{ejected}", cell(&worker["health"]), cell(&worker["admin"]))
 }
 
-/// Why a worker is not as one would like it.
+/// Returns the reasons why a worker is not up, not ready or ejected.
 fn reasons(worker: &Value) -> Vec<String> {
     let (why, at) = (&worker["why"], format!("{}/{}", cell(&worker["upstream"]), cell(&worker["worker"])));
     let mut all = Vec::new();
@@ -132,23 +132,23 @@ fn reasons(worker: &Value) -> Vec<String> {
     all
 }
 
-/// `stickyd stats`.
+/// Arguments of `stickyd stats`.
 #[derive(Debug, Args)]
 pub struct Stats {
-    /// Whom, and how.
+    /// Connection to stickyd, and output format.
     #[command(flatten)]
     pub asking: Asking,
 }
 
 impl Stats {
-    /// Asks and prints; the exit code.
+    /// Runs the command and returns the exit code.
     pub fn run(&self) -> u8 {
         self.asking.show("/api/v1/stats", stats)
     }
 }
 
 fn stats(said: &Value) -> String {
-    const HEAD: [&str; 8] = ["UPSTREAM", "WORKER", "REQUESTS", "A SECOND", "FAILURES", "SESSIONS", "TUNNELS", "AGE"];
+    const HEAD: [&str; 8] = ["UPSTREAM", "WORKER", "REQUESTS", "PER SECOND", "FAILURES", "SESSIONS", "TUNNELS", "AGE"];
     let workers = said["workers"].as_array().into_iter().flatten();
     let row = |one: &Value| {
         let keys = ["upstream", "worker", "requests", "requests_per_s", "failures"].map(|key| cell(&one[key]));
@@ -162,30 +162,30 @@ fn stats(said: &Value) -> String {
         vec![name.clone(), amount, cell(&said["rates"][format!("{name}_per_s")])]
     });
     text.push('\n');
-    text.push_str(&table(&["ALL WORKERS", "TOTAL", "A SECOND"], &counts.collect::<Vec<_>>()));
-    text.push_str(&format!("\nrates are over the last {} s\n", cell(&said["rates_over_s"])));
+    text.push_str(&table(&["ALL WORKERS", "TOTAL", "PER SECOND"], &counts.collect::<Vec<_>>()));
+    text.push_str(&format!("\nrates are averages over the last {} s\n", cell(&said["rates_over_s"])));
     text
 }
 
-/// `stickyd pin`.
+/// Arguments of `stickyd pin`.
 #[derive(Debug, Args)]
 pub struct Pin {
-    /// The session's id, as it stands in the query of its requests
+    /// Id of the session, as in the query of its requests
     #[arg(value_name = "SID")]
     pub sid: String,
-    /// The upstream; may be left out where there is only one
+    /// Upstream of the session; may be left out if there is only one
     #[arg(short, long, value_name = "NAME")]
     pub upstream: Option<String>,
-    /// Whose id that is: an entry of the upstream's affinity [default: socket.io, or the first rule]
+    /// Affinity rule that the id belongs to [default: socket.io, or else the first rule]
     #[arg(short, long, value_name = "NAME")]
     pub rule: Option<String>,
-    /// Whom, and how.
+    /// Connection to stickyd, and output format.
     #[command(flatten)]
     pub asking: Asking,
 }
 
 impl Pin {
-    /// Asks and prints; the exit code.
+    /// Runs the command and returns the exit code.
     pub fn run(&self) -> u8 {
         let given = [("sid", Some(&self.sid)), ("upstream", self.upstream.as_ref()), ("rule", self.rule.as_ref())];
         let path = query("/api/v1/pins", &given);
@@ -206,57 +206,57 @@ impl Pin {
                     format!(
                         "{} polls and tunnels{}",
                         cell(&said["holds"]),
-                        if said["tunnel"] == true { ", a tunnel among them" } else { "" }
+                        if said["tunnel"] == true { ", including a tunnel" } else { "" }
                     ),
                 ),
                 ("idle for", span(&said["idle_s"])),
                 ("expires in", span(&said["expires_in_s"])),
             ];
             if !ends.is_null() {
-                rows.push(("its drain ends it in", span(ends)));
+                rows.push(("ended by drain in", span(ends)));
             }
             list(&rows)
         })
     }
 }
 
-/// What kind of request, without a sid.
+/// Kinds of requests without a sid.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum Kind {
     /// A new Socket.IO session
     Session,
-    /// An ordinary request
+    /// An ordinary HTTP request
     Request,
 }
 
-/// `stickyd explain`.
+/// Arguments of `stickyd explain`.
 #[derive(Debug, Args)]
 pub struct Explain {
-    /// The upstream; may be left out where there is only one
+    /// Upstream of the request; may be left out if there is only one
     #[arg(short, long, value_name = "NAME")]
     pub upstream: Option<String>,
-    /// The session's id
+    /// Id of the session that the request belongs to
     #[arg(short, long)]
     pub sid: Option<String>,
-    /// Whose id that is: an entry of the upstream's affinity [default: socket.io, or the first rule]
+    /// Affinity rule that the id belongs to [default: socket.io, or else the first rule]
     #[arg(short, long, value_name = "NAME")]
     pub rule: Option<String>,
-    /// stickyd's affinity cookie: its value, or name=value
+    /// Affinity cookie of stickyd in the request, as its value or as name=value
     #[arg(long, value_name = "COOKIE")]
     pub cookie: Option<String>,
-    /// The client's address
+    /// Address of the client
     #[arg(long, value_name = "IP")]
     pub address: Option<String>,
-    /// Without a sid: what is asked for [default: session]
+    /// Kind of request, if it has no sid [default: session]
     #[arg(short, long)]
     pub kind: Option<Kind>,
-    /// Whom, and how.
+    /// Connection to stickyd, and output format.
     #[command(flatten)]
     pub asking: Asking,
 }
 
 impl Explain {
-    /// Asks and prints; the exit code.
+    /// Runs the command and returns the exit code.
     pub fn run(&self) -> u8 {
         let kind = self.kind.map(|kind| match kind {
             Kind::Session => "session".to_owned(),
@@ -285,7 +285,7 @@ fn explain(said: &Value) -> String {
         rows.push(("rule", cell(&said["rule"])));
     }
     if said["cookie"] == "not ours" {
-        rows.push(("cookie", "not ours, or forged: treated as absent".to_owned()));
+        rows.push(("cookie", "foreign or forged: treated as absent".to_owned()));
     }
     if !then.is_null() {
         let title = if now["worker"].is_null() { "its next session" } else { "if it died" };
@@ -294,7 +294,7 @@ fn explain(said: &Value) -> String {
     list(&rows)
 }
 
-/// A path with the parameters that are given.
+/// Returns a path with those parameters that are given.
 fn query(path: &str, parameters: &[(&str, Option<&String>)]) -> String {
     let given = parameters.iter().filter_map(|(name, value)| Some(format!("{name}={}", encoded(value.as_ref()?))));
     let given = given.collect::<Vec<_>>().join("&");
@@ -308,7 +308,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn workers_as_a_table_with_reasons_below() {
+    fn workers_are_a_table_with_reasons_below() {
         let worker = |name: &str, health: &str, why: &str| {
             json!({"upstream": "app", "worker": name, "health": health, "admin": "ready", "ejected": false, "sessions": 12,
                 "tunnels": 3, "in_flight": 0, "restarts": 1, "why": {"health": why},

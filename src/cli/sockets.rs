@@ -1,4 +1,4 @@
-//! `stickyd sockets`: the live ones, as a table; or all that is known of one.
+//! `stickyd sockets`: a table of live sockets, or all details of one.
 
 #![allow(clippy::indexing_slicing, reason = "a field that a JSON value lacks is null: nothing panics")]
 
@@ -8,49 +8,49 @@ use serde_json::Value;
 use super::remote::{Asking, encoded};
 use super::table::{bytes, cell, list, span, table};
 
-/// Which sockets are meant. All that is given must fit.
+/// Filters that select sockets; a socket must match all that are given.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Which sockets")]
+#[command(next_help_heading = "Filters and options")]
 pub struct Filters {
-    /// To this upstream
+    /// Only sockets of this upstream
     #[arg(short, long, value_name = "NAME")]
     pub upstream: Option<String>,
-    /// At this worker: its name or address
+    /// Only sockets at this worker, given by name or address
     #[arg(short, long, value_name = "NAME")]
     pub worker: Option<String>,
-    /// With this label; may be given several times
+    /// Only sockets with this label; may be given several times
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = label)]
     pub label: Vec<(String, String)>,
-    /// From this address or network: 203.0.113.7, 10.0.0.0/8
+    /// Only sockets from this address or network, such as 203.0.113.7 or 10.0.0.0/8
     #[arg(long, value_name = "NETWORK")]
     pub address: Option<String>,
-    /// open, quiet, suspect, draining or closing
+    /// Only sockets in this state: open, quiet, suspect, draining or closing
     #[arg(long, value_name = "STATE")]
     pub state: Option<String>,
-    /// polling, websocket or websocket-h2
+    /// Only sockets with this transport: polling, websocket or websocket-h2
     #[arg(long, value_name = "TRANSPORT")]
     pub transport: Option<String>,
-    /// engine.io or plain
+    /// Only sockets with this protocol: engine.io or plain
     #[arg(long, value_name = "PROTOCOL")]
     pub protocol: Option<String>,
-    /// The session of this id
+    /// Only the socket of the session with this id
     #[arg(long)]
     pub sid: Option<String>,
-    /// Of this route: its host and path
+    /// Only sockets of this route, given by its host and path
     #[arg(long, value_name = "ROUTE")]
     pub route: Option<String>,
-    /// As old as this, at least: 90s, 2h
+    /// Only sockets at least this old, such as 90s or 2h
     #[arg(long, value_name = "TIME")]
     pub min_age: Option<String>,
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE, such as store=7")?;
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE, such as store=7")?;
     Ok((name.to_owned(), value.to_owned()))
 }
 
 impl Filters {
-    /// What was given, by the API's names.
+    /// Returns the filters that were given, by their names in the API.
     pub(super) fn given(&self) -> Vec<(String, String)> {
         let texts = [
             ("upstream", &self.upstream),
@@ -68,31 +68,31 @@ impl Filters {
     }
 }
 
-/// `stickyd sockets`.
+/// Arguments of `stickyd sockets`.
 #[derive(Debug, Args)]
 pub struct Sockets {
-    /// Only this one, and all that is known of it
+    /// Id of one socket to show in detail
     #[arg(value_name = "ID")]
     pub id: Option<String>,
-    /// Which.
+    /// Filters that select the sockets.
     #[command(flatten)]
     pub filters: Filters,
-    /// connected, idle, worker, id, messages, bytes, messages_up, …; behind a - the other way round
+    /// Sort order: connected, idle, worker, id, messages, bytes, messages_up, …; a leading - reverses it
     #[arg(long, value_name = "ORDER", default_value = "connected", allow_hyphen_values = true)]
     pub sort: String,
-    /// So many at most
+    /// Maximum number of sockets to show
     #[arg(long, value_name = "NUMBER", default_value_t = 100)]
     pub limit: u32,
-    /// Leave out so many first
+    /// Number of sockets to skip
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     pub offset: u64,
-    /// Whom, and how.
+    /// Connection to stickyd, and output format.
     #[command(flatten)]
     pub asking: Asking,
 }
 
 impl Sockets {
-    /// Asks and prints; the exit code.
+    /// Runs the command and returns the exit code.
     pub fn run(&self) -> u8 {
         match &self.id {
             Some(id) => self.asking.show(&format!("/api/v1/sockets/{}", encoded(id)), one),
@@ -108,7 +108,7 @@ impl Sockets {
     }
 }
 
-/// The list's path with these parameters.
+/// Returns the path of the list with these parameters.
 pub(super) fn path(parameters: impl Iterator<Item = (String, String)>) -> String {
     let given: Vec<_> = parameters.map(|(name, value)| format!("{}={}", encoded(&name), encoded(&value))).collect();
     format!("/api/v1/sockets?{}", given.join("&"))
@@ -120,12 +120,12 @@ fn sockets(said: &Value) -> String {
     let (shown, total) = (all.len() as u64, said["total"].as_u64().unwrap_or(0));
     text.push_str(&match shown == total {
         true => format!("\n{total} of {} live sockets\n", cell(&said["live"])),
-        false => format!("\n{shown} shown of {total} that fit (--limit, --offset), {} live\n", cell(&said["live"])),
+        false => format!("\n{shown} of {total} matching sockets (--limit, --offset), {} live\n", cell(&said["live"])),
     });
     text
 }
 
-/// A line each.
+/// Formats sockets as a table, one row per socket.
 pub(super) fn rows(all: &[&Value]) -> String {
     const HEAD: [&str; 12] = [
         "ID",
@@ -187,7 +187,7 @@ fn one(said: &Value) -> String {
     ])
 }
 
-/// What was measured, leg by leg.
+/// Formats the round-trip times measured on each leg.
 fn trips(one: &Value) -> String {
     let leg = |name: &str| {
         let leg = &one["round_trip"][name];
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_and_all_of_one() {
+    fn sockets_are_shown_as_a_table_or_in_detail() {
         let said =
             json!({"live": 9, "total": 2, "sockets": [socket("a1", &json!({"store": "7"})), socket("b", &json!({}))]});
         insta::assert_snapshot!(sockets(&said), @r"
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_are_the_apis() {
+    fn filters_become_parameters_of_the_api() {
         let filters = Filters {
             worker: Some("a/b".to_owned()),
             label: vec![label("store=a b=c").unwrap()],

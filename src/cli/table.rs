@@ -1,8 +1,9 @@
-//! Tables for people: columns as wide as their widest cell, numbers to the right. And how amounts are written.
+//! Tables and lists for people: column widths, right-aligned numbers, and the formatting of amounts.
 
 use serde_json::Value;
 
-/// Rows below a head, two spaces between columns. A column whose cells all begin with a digit, or are `-`, is of numbers.
+/// Formats rows below a head, with two spaces between columns. A column whose cells are all amounts or `-` is
+/// right-aligned.
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let width = |cell: &str| cell.chars().count();
     let mut text = String::new();
@@ -29,18 +30,18 @@ pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// `12`, `1.5%`, `80 MB`; no address.
+/// Whether a cell is an amount such as `12`, `1.5%` or `80 MB`, and not an address.
 fn is_amount(cell: &str) -> bool {
     cell.starts_with(|c: char| c.is_ascii_digit()) && !cell.contains(':') && cell.matches('.').count() <= 1
 }
 
-/// Lines of a name and what it is.
+/// Formats lines of a name and its value, aligned.
 pub(super) fn list(rows: &[(&str, String)]) -> String {
     let widest = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     rows.iter().map(|(name, what)| format!("{name:widest$}  {what}\n")).collect()
 }
 
-/// A value as a cell; `-` for none.
+/// Formats a JSON value as a cell; `-` for null.
 pub(super) fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
@@ -51,7 +52,7 @@ pub(super) fn cell(value: &Value) -> String {
     }
 }
 
-/// `999 B`, `1.5 kB`, `80 MB`.
+/// Formats a number of bytes: `999 B`, `1.5 kB`, `80 MB`.
 pub(super) fn bytes(value: &Value) -> String {
     let Some(bytes) = value.as_u64() else { return "-".to_owned() };
     let mut unit = 1_u64;
@@ -65,7 +66,7 @@ pub(super) fn bytes(value: &Value) -> String {
     "-".to_owned()
 }
 
-/// `3d 4h`, `5m 7s`.
+/// Formats a number of seconds by its two largest units: `3d 4h`, `5m 7s`.
 pub(super) fn span(value: &Value) -> String {
     let Some(seconds) = value.as_u64() else { return "-".to_owned() };
     let parts = [(seconds / 86_400, "d"), (seconds / 3_600 % 24, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
@@ -91,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn amounts() {
+    fn amounts_have_short_units() {
         let bytes = |n: u64| bytes(&n.into());
         assert_eq!((bytes(999), bytes(1_500), bytes(80_000_000)), ("999 B".into(), "1.5 kB".into(), "80 MB".into()));
         assert_eq!(bytes(u64::MAX), "18446744 TB");

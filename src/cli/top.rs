@@ -1,7 +1,7 @@
-//! `stickyd top`: workers and the busiest sockets, drawn anew every few seconds.
+//! `stickyd top`: workers and the busiest sockets, refreshed every few seconds.
 //!
-//! A terminal is cleared before each drawing; anything else gets one plain drawing after the other. It ends with `--once`, or
-//! when it is interrupted.
+//! A terminal is cleared before each refresh; other outputs get one plain report after another. The command ends when
+//! it is interrupted, or after one report with `--once`.
 
 #![allow(clippy::indexing_slicing, reason = "a field that a JSON value lacks is null: nothing panics")]
 
@@ -19,39 +19,39 @@ use super::show::workers;
 use super::sockets::{Filters, path, rows};
 use super::table::cell;
 
-/// The sockets heard of last among which the busiest are looked for.
+/// Number of most recently active sockets that the busiest are selected from.
 const RECENT: u32 = 1_000;
 
-/// `stickyd top`.
+/// Arguments of `stickyd top`.
 #[derive(Debug, Args)]
 pub struct Top {
-    /// Which sockets.
+    /// Filters that select the sockets.
     #[command(flatten)]
     pub filters: Filters,
-    /// Draw once, and end
+    /// Print one report and exit
     #[arg(long)]
     pub once: bool,
-    /// Between two drawings
+    /// Time between two refreshes, at least 200ms
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = interval)]
     pub every: Duration,
-    /// Sockets shown
+    /// Number of sockets to show
     #[arg(long, value_name = "NUMBER", default_value_t = 15)]
     pub rows: usize,
-    /// Whom.
+    /// The stickyd to connect to.
     #[command(flatten)]
     pub remote: Remote,
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
     let every = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if every < Duration::from_millis(200) { Err("at least 200ms".to_owned()) } else { Ok(every) }
+    if every < Duration::from_millis(200) { Err("must be at least 200ms".to_owned()) } else { Ok(every) }
 }
 
-/// Messages of each socket, by id.
+/// Number of messages of each socket at the last refresh, by id.
 type Before = HashMap<String, u64>;
 
 impl Top {
-    /// Draws; the exit code.
+    /// Runs the command until it is interrupted, and returns the exit code.
     pub fn run(&self) -> u8 {
         let mut before = Before::new();
         loop {
@@ -60,7 +60,7 @@ impl Top {
             let mut out = std::io::stdout();
             match drawn {
                 Ok(text) if write!(out, "{clear}{text}").and_then(|()| out.flush()).is_ok() => {}
-                // Whoever read it has gone.
+                // The reader of the output has gone away.
                 Ok(_) => return 0,
                 Err(refusal) => {
                     let _ = writeln!(std::io::stderr(), "{refusal}");
@@ -70,7 +70,7 @@ impl Top {
             if self.once {
                 return 0;
             }
-            // Nothing else runs on this thread.
+            // Nothing else runs on this thread, so it may block.
             std::thread::park_timeout(self.every);
         }
     }
@@ -82,7 +82,7 @@ impl Top {
         let said = admin.done(Method::GET, &path(self.filters.given().into_iter().chain(recent)), None)?;
         let mut sockets: Vec<&Value> = said["sockets"].as_array().into_iter().flatten().collect();
         let known = std::mem::take(before);
-        // By what they said since the last drawing; at the first by all they ever said.
+        // Sorted by the messages since the last refresh; at the first one, by all messages so far.
         sockets.sort_by_key(|one| {
             Reverse((
                 messages(one) - known.get(&cell(&one["id"])).copied().unwrap_or(0).min(messages(one)),
@@ -92,7 +92,7 @@ impl Top {
         *before = sockets.iter().map(|one| (cell(&one["id"]), messages(one))).collect();
         sockets.truncate(self.rows);
         let live =
-            format!("{} live sockets, {} that fit; the busiest of them:", cell(&said["live"]), cell(&said["total"]));
+            format!("{} live sockets, {} matching; the busiest of them:", cell(&said["live"]), cell(&said["total"]));
         Ok(format!("{}\n{live}\n\n{}", workers(&all, self.filters.upstream.as_deref()), rows(&sockets)))
     }
 }

@@ -1,8 +1,8 @@
-//! From text to [`Config`]: reads every table, then checks what needs several of them. All errors at once.
+//! From text to [`Config`]: reads every table, then checks rules that span several tables. Reports all errors at once.
 //!
-//! Entry points: [`parse`] (a text), [`for_command_line`] (no file at all); for files see `load`. Each table has its
-//! function here except listeners, upstreams, workers and routes, which have files of their own. Leaves out what only the running system
-//! can tell (an address in use, a worker that does not answer).
+//! Entry points: [`parse`] (a text), [`for_command_line`] (no file at all); for files see `load`. Small tables are read
+//! here; listeners, upstreams, workers, routes and others have files of their own. Left out: errors that only the
+//! running system can find (an address in use, a worker that does not answer).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -19,16 +19,16 @@ use super::{
     routes, rules, upstream, workers,
 };
 
-/// Looks up a DNS name; an argument so that tests need no network.
+/// A function that looks up a DNS name; it is an argument so that tests need no network.
 pub type Resolve<'a> = &'a dyn Fn(&str) -> io::Result<Vec<IpAddr>>;
 
-/// What reading a table needs besides the table.
+/// The environment that the readers of all tables share.
 pub(super) struct Context<'a> {
     pub(super) report: &'a Report<'a>,
-    /// Absolute; relative paths begin here.
+    /// Absolute path of the folder in which relative paths begin.
     pub(super) base: PathBuf,
     pub(super) resolve: Resolve<'a>,
-    /// Every file that was looked for.
+    /// Record of every file that was read or looked for.
     pub(super) noted: &'a Noted,
 }
 
@@ -37,12 +37,12 @@ pub fn parse(text: &str, file: &Path) -> Result<Config, Errors> {
     parse_with(text, file, &patient()).map(log_warnings)
 }
 
-/// [`parse`] with the warnings and with another resolver.
+/// Like [`parse`], but with a given resolver, and returns the warnings instead of logging them.
 pub fn parse_with(text: &str, file: &Path, resolve: Resolve<'_>) -> Result<(Config, Vec<Diagnostic>), Errors> {
     parse_noting(text, file, resolve, &Noted::default())
 }
 
-/// The same; what it reads besides is noted.
+/// Like [`parse_with`], and records in `noted` every file that is read.
 pub(super) fn parse_noting(
     text: &str,
     file: &Path,
@@ -94,7 +94,7 @@ pub fn for_command_line(listen: &[String], workers: &[String]) -> Result<Config,
     conclude(report, Some(config)).map(log_warnings)
 }
 
-/// The arguments as a line to point into, and where each stands in it.
+/// The arguments as one line that errors can point into, and the place of each value in it.
 fn written(listen: &[String], workers: &[String]) -> (String, Vec<Text>, Vec<Text>) {
     let mut line = String::new();
     let mut put = |flag: &str, values: &[String]| -> Vec<Text> {
@@ -153,13 +153,13 @@ fn secret(context: &Context<'_>, root: &mut Section<'_>) -> Option<Secret> {
     let inline = root.text("secret", "a string");
     let file = root.text("secret_file", "a path");
     if let (Some(_), Some(at)) = (&inline, second) {
-        context.report.error_help(&at, "`secret` and `secret_file` are both there", "remove one of the two");
+        context.report.error_help(&at, "`secret` and `secret_file` cannot be used together", "remove one of the two");
     }
     if let Some(text) = &inline
         && text.value.len() < files::MIN_SECRET
     {
-        let message = format!("`secret` has {} bytes, it needs {}", text.value.len(), files::MIN_SECRET);
-        context.report.error_help(&text.span, message, "make one: openssl rand -hex 32");
+        let message = format!("`secret` has {} bytes; it needs at least {}", text.value.len(), files::MIN_SECRET);
+        context.report.error_help(&text.span, message, "make one with: openssl rand -hex 32");
     }
     match (inline, file) {
         (Some(text), _) => Some(Secret(text.value.into_bytes())),
@@ -197,29 +197,29 @@ pub(super) fn admin(context: &Context<'_>, root: &mut Section<'_>, state_dir: Op
     if let (Some(AdminAddress::Tcp(tcp)), Some(text), None) = (&address, &text, &path)
         && !tcp.ip().is_loopback()
     {
-        let message = "the admin listener would be open to the network, without a token";
+        let message = "the admin listener would be open to the network without a token";
         context.report.error_help(&text.span, message, "write token_file = \"admin.token\", or use 127.0.0.1");
     }
     let token = path.and_then(|path| files::secret(context, &path));
     Admin { address: address.unwrap_or(default), token }
 }
 
-/// No address twice, the admin listener's included.
+/// Reports listeners with the same address, the admin listener included.
 fn listeners_differ(context: &Context<'_>, listeners: &[(Listener, Span)], admin: &Admin) {
     for (i, (listener, at)) in listeners.iter().enumerate() {
         let same = |(other, _): &&(Listener, Span)| other.address == listener.address && listener.address.port() != 0;
         if let Some((_, first)) = listeners.iter().take(i).find(same) {
             let line = context.report.line_of(first);
-            let message = format!("{} has a listener already, in line {line}", listener.address);
+            let message = format!("{} already has a listener, on line {line}", listener.address);
             context.report.error(at, message);
         }
         if admin.address == AdminAddress::Tcp(listener.address) && listener.address.port() != 0 {
-            context.report.error(at, format!("{} is the admin listener's address already", listener.address));
+            context.report.error(at, format!("{} is already the admin listener's address", listener.address));
         }
     }
 }
 
-/// No worker is one of our own listeners: every request would come back until the descriptors are gone.
+/// Reports workers that are one of our own listeners: every request would come back until no descriptor is left.
 fn no_loops(context: &Context<'_>, listeners: &[(Listener, Span)], upstreams: &[Read]) {
     for read in upstreams {
         let mut said: Option<&Span> = None;
@@ -234,7 +234,7 @@ fn no_loops(context: &Context<'_>, listeners: &[(Listener, Span)], upstreams: &[
     }
 }
 
-/// No worker is the admin listener: clients would reach it through a route, from an address of our own.
+/// Reports workers that are the admin listener: clients would reach it through a route, from an address of this host.
 fn no_way_to_admin(context: &Context<'_>, admin: &Admin, upstreams: &[Read]) {
     for read in upstreams {
         let entries = read.upstream.workers.iter().zip(&read.entries);
@@ -257,27 +257,27 @@ fn is_admin(worker: &super::Address, admin: &AdminAddress) -> bool {
     }
 }
 
-/// Whether what is sent to this worker comes back to this listener.
+/// Whether requests sent to this worker would arrive at this listener.
 pub(crate) fn is_listener(worker: &super::Address, listener: SocketAddr) -> bool {
     let super::Address::Tcp(worker) = worker else { return false };
     let every = listener.ip().is_unspecified() && worker.ip().is_loopback();
     worker.port() == listener.port() && (worker.ip() == listener.ip() || every)
 }
 
-/// `SameSite=None` is `Secure`, which browsers drop over plain HTTP.
+/// Warns of `SameSite=None` without TLS: such cookies are `Secure`, and browsers reject those over plain HTTP.
 fn cookies_need_tls(context: &Context<'_>, listeners: &[(Listener, Span)], upstreams: &[Read]) {
-    // Behind a trusted proxy the browser's side may well be TLS.
+    // Behind a trusted proxy, the browser's side may use TLS.
     let plain = listeners.iter().all(|(listener, _)| listener.tls.is_none() && listener.trusted_proxies.is_empty());
     for read in upstreams.iter().filter(|read| plain && read.upstream.cookie_same_site == SameSite::None) {
-        let message = "no listener has TLS, and browsers drop a SameSite=None cookie that came over plain HTTP";
-        let help = "give a listener `tls`; or, if a proxy before stickyd does TLS, list it in `trusted_proxies`";
+        let message = "no listener has TLS, and browsers reject SameSite=None cookies over plain HTTP";
+        let help = "add `tls` to a listener; if a proxy before stickyd terminates TLS, list it in `trusted_proxies`";
         context.report.warn(read.same_site.as_ref().unwrap_or(&read.name), message, help);
     }
 }
 
 fn conclude(report: Report<'_>, config: Option<Config>) -> Result<(Config, Vec<Diagnostic>), Errors> {
     let warnings = report.finish()?;
-    // A missing config without an error cannot be; saying so is better than a panic.
+    // A missing config without an error is impossible; an error message is better than a panic.
     config.map(|config| (config, warnings)).ok_or_else(|| Errors::of_file("no configuration was read".to_owned()))
 }
 

@@ -1,6 +1,6 @@
-//! `drain` and `removed` of an upstream: how the sessions of a worker that is drained, put to maint or removed end.
+//! `drain` and `removed` of an upstream: how the sessions of a worker end that is drained, put into maint or removed.
 //!
-//! Leaves out when a worker is drained: that is its `admin`, or said at run time.
+//! Left out: when a worker is drained; that is set by its `admin` key, or at run time.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -16,24 +16,25 @@ const POLICIES: [(&str, Removed); 3] = [("keep", Removed::Keep), ("drain", Remov
 /// The longest grace of a drain.
 pub const LONGEST_GRACE: Duration = Duration::from_secs(24 * 3600);
 
-/// Bytes of a Close frame's reason at most (RFC 6455 §5.5: 125, and the code before it).
+/// Maximum length of a Close frame's reason, in bytes (RFC 6455 §5.5: 125, including the two bytes of the code).
 pub const LONGEST_REASON: usize = 123;
 
-/// How sessions of a drained worker end.
+/// How sessions of a drained worker end. A reload applies it to drains that begin later.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Drain {
-    /// They are ended evenly over this time; 1 s to 24 h. `None`, the default: they stay until they end by themselves.
+    /// Sessions are ended at an even rate over this time; 1 s to 24 h. `None`, the default: they stay until they end by
+    /// themselves.
     pub grace: Option<Duration>,
-    /// What tunnels are told.
+    /// Code and reason of the Close frame that ends tunnels.
     pub farewell: Farewell,
 }
 
-/// What a tunnel is told when an operator ends it.
+/// Code and reason of the Close frame that is sent when an operator ends a tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Farewell {
-    /// Of the Close frame; default 1012.
+    /// Status code of the Close frame; default 1012.
     pub code: CloseCode,
-    /// Of the Close frame, up to 123 bytes; default none.
+    /// Reason in the Close frame, up to 123 bytes; default: empty.
     pub reason: String,
 }
 
@@ -43,20 +44,20 @@ impl Default for Farewell {
     }
 }
 
-/// What becomes of the sessions of a worker that a reload removes.
+/// How the sessions of a worker end that a reload removes. The reload that removes the worker applies it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Removed {
-    /// They stay until they end by themselves.
+    /// The sessions stay until they end by themselves.
     #[default]
     Keep,
-    /// As of a drained one.
+    /// The sessions end like those of a drained worker.
     Drain,
-    /// They are ended at once.
+    /// The sessions are ended at once.
     Close,
 }
 
 impl Removed {
-    /// The word for it in the file and in logs.
+    /// The policy's name in the file and in logs.
     pub fn word(self) -> &'static str {
         match self {
             Self::Keep => "keep",
@@ -66,7 +67,7 @@ impl Removed {
     }
 }
 
-/// Reads `drain`.
+/// Reads the `drain` table of an upstream.
 pub(super) fn read(mut section: Section<'_>) -> Drain {
     let mut drain = Drain { grace: section.take("grace").and_then(|item| duration(item, GRACES)), ..Drain::default() };
     if let Some(item) = section.take("code") {
@@ -76,7 +77,7 @@ pub(super) fn read(mut section: Section<'_>) -> Drain {
                 Ok(fit) if matches!(code, 1001 | 1012 | 1013 | 3000..) => drain.farewell.code = fit,
                 _ => report.error_help(
                     &at,
-                    format!("{code} is no code to end a drained session with"),
+                    format!("{code} is not allowed as the close code of a drain"),
                     format!("write {CODES}"),
                 ),
             }
@@ -84,7 +85,7 @@ pub(super) fn read(mut section: Section<'_>) -> Drain {
     }
     if let Some(reason) = section.text("reason", "a string") {
         if reason.value.len() > LONGEST_REASON {
-            section.report.error(&reason.span, format!("a close frame has room for {LONGEST_REASON} bytes of reason"));
+            section.report.error(&reason.span, format!("`reason` must have at most {LONGEST_REASON} bytes"));
         }
         drain.farewell.reason = reason.value;
     }
@@ -92,7 +93,7 @@ pub(super) fn read(mut section: Section<'_>) -> Drain {
     drain
 }
 
-/// Reads `removed`.
+/// Reads the `removed` key of an upstream.
 pub(super) fn removed(section: &mut Section<'_>) -> Option<Removed> {
     let text = section.text("removed", "\"keep\", \"drain\" or \"close\"")?;
     word(section.report, "policy", &text, &POLICIES)

@@ -1,6 +1,7 @@
-//! `eject` of an upstream: when failing live requests set a worker aside, for how long, and how much of the pool at most.
+//! `eject` of an upstream: when failing live requests set a worker aside, for how long, and for which part of the pool
+//! at most.
 //!
-//! Leaves out the judging itself (`upstream::eject`).
+//! Left out: the decision itself (`upstream::eject`).
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -14,22 +15,23 @@ const TIMES: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::f
 /// When live failures eject a worker. A reload applies it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Eject {
-    /// `eject = false` switches all of it off.
+    /// Whether workers are ejected at all; `eject = false` in the file switches it off.
     pub on: bool,
-    /// Failures in a row (no connect, a broken connection, no answer in time) that eject; default 5, 0: never by that.
+    /// Number of failures in a row (no connect, a broken connection, no answer in time) that ejects a worker, default
+    /// 5; 0 switches this rule off.
     pub failures: u32,
-    /// Percent of server errors (500, 502, 503, 504) and failures among the requests of the window that eject; default 50,
-    /// 0: never by that.
+    /// Percentage of server errors (500, 502, 503, 504) and failures among the requests of the window that ejects a
+    /// worker, default 50; 0 switches this rule off.
     pub errors: u32,
-    /// Requests in the window below which no share is judged; default 20.
+    /// Minimum number of requests in the window for `errors` to apply; default 20.
     pub volume: u32,
-    /// The sliding window; default 10 s.
+    /// Length of the sliding window; default 10 s.
     pub window: Duration,
-    /// How long the first ejection lasts; each further one twice as long; default 10 s.
+    /// Duration of the first ejection; default 10 s. Each further ejection lasts twice as long.
     pub time: Duration,
-    /// How long any lasts at most; default 5 min.
+    /// Maximum duration of an ejection; default 5 min.
     pub max_time: Duration,
-    /// Percent of the pool that may be ejected at the same time; default 50.
+    /// Maximum percentage of the pool that may be ejected at the same time; default 50.
     pub max_share: u32,
 }
 
@@ -48,7 +50,7 @@ impl Default for Eject {
     }
 }
 
-/// Reads `eject`: a table, or `false`.
+/// Reads the `eject` key of an upstream: a table, or `false`.
 pub(super) fn read(item: Item<'_>) -> Eject {
     let mut eject = Eject::default();
     let expected = "false or a table such as { failures = 5, errors = \"50%\" }";

@@ -1,8 +1,8 @@
-//! What is wrong with a configuration: the message, the place with the line itself, and what to write instead.
+//! Errors and warnings of a configuration: the message, the place with the line itself, and what to write instead.
 //!
-//! A [`Report`] collects everything while a file is walked, so that one run shows all of it. Printing is our own forty
-//! lines rather than a crate: one file, one span, one hint is all a configuration needs. Leaves out colours (journals
-//! keep them as noise) and several spans in one message (the message names the other line).
+//! A [`Report`] collects all findings while a file is read, so that one run shows all of them. Printing takes forty
+//! lines of our own rather than a crate: a configuration needs only one file, one span and one hint per finding. Left
+//! out: colours (in journals they are noise) and several spans in one message (the message names the other line).
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -10,27 +10,28 @@ use std::ops::Range;
 
 use super::values::distance;
 
-/// Bytes of the configuration's text.
+/// A range of bytes in the configuration's text.
 pub(super) type Span = Range<usize>;
 
-/// Every error of one configuration, with its warnings between them, in the order of the file; never without an error.
+/// Every error of one configuration, with the warnings between them, in the order of the file; has at least one error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Errors {
     found: Vec<Diagnostic>,
-    /// Findings past [`MAX_FOUND`].
+    /// Number of findings that were dropped because there are more than [`MAX_FOUND`].
     more: usize,
 }
 
-/// Findings kept. A log file given by mistake has one in every line, and finding its line costs a walk each.
+/// Maximum number of findings kept. A log file given by mistake has one on every line, and for each the text is walked
+/// to find the line.
 const MAX_FOUND: usize = 100;
 
 impl Errors {
-    /// Each finding by itself.
+    /// The findings, one by one.
     pub fn all(&self) -> &[Diagnostic] {
         &self.found
     }
 
-    /// An error about the file as a whole: it cannot be read, it is not text.
+    /// An error about the file as a whole, such as a file that cannot be read or is not text.
     pub(super) fn of_file(message: String) -> Self {
         Self { found: vec![Diagnostic { severity: Severity::Error, message, place: None, help: None }], more: 0 }
     }
@@ -48,26 +49,26 @@ impl fmt::Display for Errors {
 
 impl std::error::Error for Errors {}
 
-/// Characters of a line shown.
+/// Maximum number of characters shown of a line.
 const MAX_LINE: usize = 240;
 
 /// Whether a finding stops the configuration from being used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
-    /// The configuration is refused.
+    /// The configuration is rejected.
     Error,
-    /// The configuration is used; somebody should look.
+    /// The configuration is used, but an operator should check it.
     Warning,
 }
 
 /// One finding. `Display` prints it as rustc does, over several lines and without a newline at the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// Error or warning.
+    /// Whether the finding is an error or a warning.
     pub severity: Severity,
     /// What is wrong, in one sentence.
     pub message: String,
-    /// Where; `None` when it is about no place in a file.
+    /// Place that the finding is about; `None` if it is not about a place in a file.
     pub place: Option<Place>,
     /// What to write instead.
     pub help: Option<String>,
@@ -76,30 +77,30 @@ pub struct Diagnostic {
 /// A place in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// The file as the caller named it.
+    /// The file's name as the caller gave it.
     pub file: String,
-    /// Line and column of the first byte, both from 1, the column in characters; with the line's text and the number of
-    /// characters to underline. `None`: the file as a whole.
+    /// The line with the marked part; `None` if the finding is about the file as a whole.
     pub line: Option<Line>,
 }
 
 /// A line of a file with a part of it marked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
-    /// From 1.
+    /// Line number, counted from 1.
     pub number: usize,
-    /// From 1, in characters.
+    /// Column of the first marked character, in characters, counted from 1.
     pub column: usize,
-    /// The line, control characters replaced, secrets hidden, and of a very long one the part around the column.
+    /// Text of the line, with control characters replaced and secrets hidden. A very long line is cut to the part
+    /// around the column.
     pub text: String,
-    /// Characters of `text` before the underlined ones.
+    /// Number of characters of `text` before the underlined ones.
     pub indent: usize,
-    /// Characters to underline, at least 1.
+    /// Number of characters to underline, at least 1.
     pub width: usize,
 }
 
 impl Diagnostic {
-    /// The same on one line, for the log.
+    /// The finding on one line, for the log.
     pub fn one_line(&self) -> String {
         let place = match &self.place {
             Some(Place { file, line: Some(line) }) => format!("{file}:{}:{}: ", line.number, line.column),
@@ -135,10 +136,10 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// Collects what a walk over one text finds.
+/// Collects the findings of one pass over a text.
 ///
-/// Whoever reads a bad value reports it and goes on with a default, so that the checks after it still run. Nothing made
-/// up that way leaves: [`Report::finish`] hands out the warnings only when there was no error.
+/// A reader that meets a bad value reports it and continues with a default, so that the checks after it still run. Such
+/// a default is never used: [`Report::finish`] succeeds only if there was no error.
 pub(super) struct Report<'a> {
     file: String,
     text: &'a str,
@@ -160,7 +161,7 @@ impl<'a> Report<'a> {
         self.add(Severity::Error, Some(at), message.into(), Some(help.into()));
     }
 
-    /// An error about something that is nowhere in the file.
+    /// Reports an error about something that is missing in the file.
     pub(super) fn missing(&self, message: impl Into<String>, help: impl Into<String>) {
         self.add(Severity::Error, None, message.into(), Some(help.into()));
     }
@@ -169,17 +170,17 @@ impl<'a> Report<'a> {
         self.add(Severity::Warning, Some(at), message.into(), Some(help.into()));
     }
 
-    /// The text the spans point into.
+    /// The text that the spans point into.
     pub(super) fn text(&self) -> &'a str {
         self.text
     }
 
-    /// Line number of a span, for messages that name another place.
+    /// Line number of a span, for messages that refer to another place.
     pub(super) fn line_of(&self, at: &Span) -> usize {
         self.text.get(..at.start).map_or(1, |before| before.matches('\n').count() + 1)
     }
 
-    /// The warnings, or every error (with the warnings between them, so that nothing has to be found twice).
+    /// The warnings if there was no error, else every error with the warnings between them.
     pub(super) fn finish(self) -> Result<Vec<Diagnostic>, Errors> {
         let mut found = self.found.into_inner();
         found.sort_by_key(|(start, _)| *start);
@@ -188,7 +189,7 @@ impl<'a> Report<'a> {
     }
 
     fn add(&self, severity: Severity, at: Option<&Span>, message: String, help: Option<String>) {
-        // Noted before the bound: an error past it must still refuse the configuration.
+        // Recorded before the bound is checked: an error past it must still reject the configuration.
         self.failed.set(self.failed.get() || severity == Severity::Error);
         if self.found.borrow().len() >= MAX_FOUND {
             self.more.set(self.more.get() + 1);
@@ -196,7 +197,7 @@ impl<'a> Report<'a> {
         }
         let line = at.map(|span| self.line(span));
         let place = Some(Place { file: self.file.clone(), line });
-        // What is nowhere in the file is printed after what is.
+        // Findings without a place in the file are printed last.
         let start = at.map_or(usize::MAX, |span| span.start);
         let message = printable(&message);
         self.found.borrow_mut().push((start, Diagnostic { severity, message, place, help }));
@@ -211,14 +212,15 @@ impl<'a> Report<'a> {
         let chars = |part: Option<&str>| part.unwrap_or_default().chars().count();
         let column = chars(self.text.get(begin..start)) + 1;
         let shown = hide_secret(line);
-        // A window of a line nobody can read whole; the first character of it says that there is more.
+        // A line that is too long to read is cut; an ellipsis as its first character marks the cut.
         let skip = if shown.chars().count() > MAX_LINE { (column - 1).saturating_sub(MAX_LINE / 2) } else { 0 };
         let mut text: String = shown.chars().skip(skip).take(MAX_LINE).collect();
         if skip > 0 {
             text = format!("…{}", text.chars().skip(1).collect::<String>());
         }
         let indent = column - 1 - skip;
-        // A span over several lines is underlined on its first only; one at the end of a line still gets its caret.
+        // A span over several lines is underlined on its first line only; a span at the end of a line still gets a
+        // caret.
         let room = text.chars().count().saturating_sub(indent);
         let width = chars(self.text.get(start..end)).min(room).max(1);
         Line { number: before.matches('\n').count() + 1, column, text, indent, width }
@@ -230,7 +232,7 @@ impl<'a> Report<'a> {
     }
 }
 
-/// The line as it may be shown: a secret (or what looks like a misspelt one) must not end in a journal.
+/// The line as it may be shown: a secret (also under a misspelt key) must not reach a journal.
 fn hide_secret(line: &str) -> String {
     let shown = match line.split_once('=') {
         Some((key, _)) if distance(key.trim().trim_matches(['"', '\'']), "secret") <= 2 => format!("{key}= …"),
@@ -239,7 +241,7 @@ fn hide_secret(line: &str) -> String {
     printable(&shown)
 }
 
-/// No control character reaches a terminal; a tab becomes one space, so that carets stand below what they mean.
+/// Replaces control characters, which must not reach a terminal. A tab becomes one space, so that carets stay aligned.
 fn printable(text: &str) -> String {
     text.replace(char::is_control, " ")
 }
@@ -267,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_span_over_lines_marks_the_first_and_one_past_the_end_still_shows() {
+    fn a_span_over_several_lines_marks_the_first() {
         insta::assert_snapshot!(only("a = [\n1]", 4..8), @r"
         error: no
          --> f.toml:1:5
@@ -288,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_very_long_line_the_part_around_the_place_is_shown() {
+    fn a_very_long_line_is_cut_around_the_marked_place() {
         let said = only(&format!("{}x{}", "a".repeat(5000), "b".repeat(5000)), 5000..5001);
         let lines: Vec<_> = said.lines().collect();
         assert_eq!(lines[1], " --> f.toml:1:5001");
@@ -298,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gutter_grows_with_the_line_number() {
+    fn the_gutter_is_as_wide_as_the_line_number() {
         insta::assert_snapshot!(only(&format!("{}x", "\n".repeat(99)), 99..100), @r"
         error: no
            --> f.toml:100:1
@@ -318,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn sorted_by_place_and_the_placeless_last() {
+    fn findings_are_sorted_by_place_and_those_without_come_last() {
         let report = Report::new("f".to_owned(), "ab");
         report.missing("third", "write it");
         report.warn(&(1..2), "second", "look");

@@ -1,9 +1,9 @@
-//! The file as written: TOML with the place of every key and value, taken apart key by key.
+//! The file as written: TOML with the place of every key and value, read key by key.
 //!
-//! A [`Section`] is a table being read. Each key is taken out once; what is left at the end is unknown, and reported with
-//! the keys there are. This is a walk over toml's spanned tree and not serde, because serde stops at the first error of a
-//! table and loses the place inside a value that may be a string or a table (a worker). Leaves out what values mean: that
-//! is `check`.
+//! A [`Section`] is a table being read. Each key is taken out once; keys left at the end are unknown and are reported
+//! with the list of known keys. This is a walk over toml's spanned tree rather than serde, because serde stops at the
+//! first error of a table and loses the place inside a value that may be a string or a table (a worker). Left out: what
+//! values mean; that is in `check`.
 
 use std::ops::RangeInclusive;
 
@@ -13,15 +13,15 @@ use toml::de::{DeTable, DeValue};
 use super::error::{Report, Span};
 use super::values;
 
-/// Parses the text. On syntax errors, all of them are reported and nothing is walked: after a broken header every key
-/// would be reported as unknown in the wrong table.
+/// Parses the text. If it has syntax errors, only these are reported, all of them: after a broken table header every
+/// key would be reported as unknown in the wrong table.
 pub(super) fn root<'a>(report: &'a Report<'a>) -> Option<Section<'a>> {
     let (table, errors) = DeTable::parse_recoverable(report.text());
     let mut last = None;
     for error in &errors {
         let at = error.span().unwrap_or_default();
         let line = report.text().get(..at.start).and_then(|before| before.rfind('\n'));
-        // The parser stumbles several times over one mistake.
+        // The parser reports one mistake several times.
         if last != Some(line) {
             report.error(&at, error.message());
         }
@@ -38,7 +38,7 @@ pub(super) struct Text {
 }
 
 impl Text {
-    /// The place of `part` (bytes of the value). The whole value where escapes make the two differ.
+    /// The place of `part`, a range of bytes of the value; the place of the whole value if it contains escapes.
     pub(super) fn inside(&self, report: &Report<'_>, part: Span) -> Span {
         let written = report.text().get(self.span.clone()).unwrap_or_default();
         match written.find(&self.value) {
@@ -51,7 +51,7 @@ impl Text {
 /// A value with its place and its name for messages.
 pub(super) struct Item<'a> {
     pub(super) report: &'a Report<'a>,
-    /// `` `threads` ``, "a worker": what a message calls it.
+    /// Name of the value in messages: `` `threads` `` or "a worker".
     pub(super) label: String,
     pub(super) span: Span,
     value: DeValue<'a>,
@@ -78,7 +78,7 @@ impl<'a> Item<'a> {
         self.value.is_table()
     }
 
-    /// A string; `expected` says what of ("a path").
+    /// Reads a string; `expected` describes it in messages ("a path").
     pub(super) fn text(self, expected: &str) -> Option<Text> {
         match self.value {
             DeValue::String(value) => Some(Text { value: value.into_owned(), span: self.span }),
@@ -107,7 +107,7 @@ impl<'a> Item<'a> {
         value
     }
 
-    /// A list; each item is called `one`.
+    /// Reads a list; messages about its items call each of them `one`.
     pub(super) fn list(self, expected: &str, one: &str) -> Option<Vec<Self>> {
         match self.value {
             DeValue::Array(items) => {
@@ -117,7 +117,7 @@ impl<'a> Item<'a> {
         }
     }
 
-    /// A table; `label` is what messages about it say.
+    /// Reads a table; messages about it call it `label`.
     pub(super) fn section(self, label: &str, expected: &str) -> Option<Section<'a>> {
         match self.value {
             DeValue::Table(table) => Some(Section::new(self.report, label.to_owned(), self.span, table)),
@@ -138,9 +138,9 @@ impl<'a> Item<'a> {
 /// A table being read.
 pub(super) struct Section<'a> {
     pub(super) report: &'a Report<'a>,
-    /// As messages call it: `[limits]`, "a worker".
+    /// Name of the table in messages: `[limits]` or "a worker".
     pub(super) label: String,
-    /// Its header, or the braces of an inline table.
+    /// Place of the table's header, or of an inline table with its braces.
     pub(super) span: Span,
     entries: DeTable<'a>,
     known: Vec<&'static str>,
@@ -151,14 +151,14 @@ impl<'a> Section<'a> {
         Self { report, label, span, entries, known: Vec::new() }
     }
 
-    /// Takes a key out.
+    /// Takes a key out of the table and marks it as known.
     pub(super) fn take(&mut self, key: &'static str) -> Option<Item<'a>> {
         self.known.push(key);
         let value = self.entries.remove(key)?;
         Some(Item::new(self.report, format!("`{key}`"), value))
     }
 
-    /// Where a key stands.
+    /// Place of a key in the file.
     pub(super) fn key(&self, key: &str) -> Option<Span> {
         self.entries.get_key_value(key).map(|(key, _)| key.span())
     }
@@ -167,7 +167,7 @@ impl<'a> Section<'a> {
         self.take(key)?.text(expected)
     }
 
-    /// A string that must be there.
+    /// Reads a string that must be present.
     pub(super) fn required(&mut self, key: &'static str, expected: &str, example: &str) -> Option<Text> {
         let item = self.take(key);
         if item.is_none() {
@@ -181,12 +181,12 @@ impl<'a> Section<'a> {
         self.take(key)?.integer(range)
     }
 
-    /// The sub-table `key`, called by its key.
+    /// Reads the sub-table `key`; messages call it by its key.
     pub(super) fn section(&mut self, key: &'static str, expected: &str) -> Option<Self> {
         self.take(key)?.section(&format!("`{key}`"), expected)
     }
 
-    /// Whatever is in here by names of the user's choice, in the order of the file.
+    /// All entries of a table whose keys are names chosen by the user, in the order of the file.
     pub(super) fn named(self) -> Vec<(Text, Item<'a>)> {
         let report = self.report;
         let mut all: Vec<_> = self.entries.into_iter().collect();
@@ -200,7 +200,7 @@ impl<'a> Section<'a> {
         all.into_iter().map(item).collect()
     }
 
-    /// What nobody took is unknown.
+    /// Reports every key that was not taken out as unknown.
     pub(super) fn finish(self) {
         for key in self.entries.keys() {
             let (word, at) = (key.get_ref(), key.span());

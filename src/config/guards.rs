@@ -1,7 +1,8 @@
-//! Who is turned away before any worker hears of it: `origins`, `allow`, `deny` and `rate` of a `[[route]]`, and `rate` of
-//! an `[upstream.NAME]`.
+//! Guards, which reject requests before they reach a worker: `origins`, `allow`, `deny` and `rate` of a `[[route]]`,
+//! and `rate` of an `[upstream.NAME]`.
 //!
-//! Here they are read and made comparable; who is judged how stands in `proxy::guard`.
+//! They are read here and brought into a form that can be compared; how requests are judged by them is in
+//! `proxy::guard`.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -13,40 +14,41 @@ use super::file::{Item, Section, Text};
 use super::listener;
 use super::routes::check_host;
 
-/// What a route lets in. By default, everybody.
+/// The guards of a route. By default, all requests pass. A reload applies them, and keeps the counts if the rates are
+/// unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Guards {
     /// Origins whose pages may open WebSockets and Engine.IO sessions. `None`: all.
     pub origins: Option<Vec<Origin>>,
-    /// Networks clients may come from. Empty: all.
+    /// Networks from which clients may connect. Empty: all.
     pub allow: Vec<IpNet>,
-    /// Networks clients may not come from, allowed or not.
+    /// Networks from which clients are rejected, even if `allow` contains them.
     pub deny: Vec<IpNet>,
-    /// How much one client address (IPv6 by /64) may ask.
+    /// Rate limits for each client address (IPv6 by /64).
     pub rate: Rates,
 }
 
 /// An entry of `origins`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// The host the request itself is for.
+    /// `same`: the host that the request itself is for.
     Same,
-    /// `null`: sandboxed frames and files.
+    /// `null`: the origin of sandboxed frames and files.
     Null,
-    /// `https://example.com`, `https://*.example.com:8443`.
+    /// A site, such as `https://example.com` or `https://*.example.com:8443`.
     Site {
-        /// In lower case.
+        /// Scheme in lower case, such as `https`.
         scheme: String,
-        /// In lower case; of `*.example.com`, `.example.com`.
+        /// Host in lower case; for `*.example.com` it is `.example.com`.
         host: String,
-        /// Every name below `host`, itself not.
+        /// Whether every name below `host` matches, but not `host` itself.
         below: bool,
-        /// As written, else the scheme's own; `None`: it has none.
+        /// The port in the entry, else the scheme's default port; `None`: the scheme has no default port.
         port: Option<u16>,
     },
 }
 
-/// The port a scheme means when none is written.
+/// The default port of a scheme.
 pub fn default_port(scheme: &str) -> Option<u16> {
     match scheme {
         "https" | "wss" => Some(443),
@@ -55,23 +57,23 @@ pub fn default_port(scheme: &str) -> Option<u16> {
     }
 }
 
-/// How much may be asked. `None`: there is no limit.
+/// Rate limits; `None`: no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rates {
-    /// Requests of every kind, handshakes among them.
+    /// Limit for requests of every kind, including handshakes.
     pub requests: Option<Rate>,
-    /// Engine.IO sessions and WebSockets opened.
+    /// Limit for new Engine.IO sessions and WebSockets.
     pub handshakes: Option<Rate>,
 }
 
-/// So many in so long.
+/// A rate: a number of requests per unit of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// 1..=1,000,000.
+    /// Number of requests per `per`, 1..=1,000,000.
     pub count: u32,
-    /// A second, a minute or an hour.
+    /// Unit of time: a second, a minute or an hour.
     pub per: Duration,
-    /// At once, after a pause; 1..=1,000,000, by default `count`.
+    /// Number of requests allowed at once after a pause, 1..=1,000,000; by default `count`.
     pub burst: u32,
 }
 
@@ -101,8 +103,8 @@ pub(super) fn rates(section: &mut Section<'_>) -> Rates {
         let at = table.key(burst_key);
         let burst = table.integer(burst_key, COUNTS);
         if let (None, Some(at)) = (rate, at) {
-            let help = format!("write {key} = \"100/s\" beside it");
-            table.report.error_help(&at, format!("`{burst_key}` says nothing without `{key}`"), help);
+            let help = format!("write {key} = \"100/s\" next to it");
+            table.report.error_help(&at, format!("`{burst_key}` has no effect without `{key}`"), help);
         }
         rate.map(|rate| Rate { burst: burst.unwrap_or(rate.burst), ..rate })
     };
@@ -112,14 +114,14 @@ pub(super) fn rates(section: &mut Section<'_>) -> Rates {
     rates
 }
 
-/// `"100/s"`.
+/// Reads a rate such as `"100/s"`.
 fn rate(item: Item<'_>) -> Option<Rate> {
-    const HELP: &str = "write \"100/s\", \"30/m\" or \"500/h\": from 1 to 1_000_000 in a second, a minute or an hour";
+    const HELP: &str = "write \"100/s\", \"30/m\" or \"500/h\": from 1 to 1_000_000 per second, minute or hour";
     let (report, label) = (item.report, item.label.clone());
     let text = item.text("a rate such as \"100/s\"")?;
     let read = parse_rate(&text.value);
     if read.is_none() {
-        report.error_help(&text.span, format!("{label} is no rate: `{}`", text.value), HELP);
+        report.error_help(&text.span, format!("{label} is not a valid rate: `{}`", text.value), HELP);
     }
     read
 }
@@ -149,11 +151,11 @@ fn origin(context: &Context<'_>, text: &Text) -> Option<Origin> {
         _ => {}
     }
     let wrong = |help: &str| {
-        context.report.error_help(&text.span, format!("`{}` is no origin", text.value), help);
+        context.report.error_help(&text.span, format!("`{}` is not a valid origin", text.value), help);
         None
     };
     if text.value == "*" {
-        return wrong("without `origins` every page may connect: leave the key out");
+        return wrong("to let every page connect, leave `origins` out");
     }
     let Some((scheme, rest)) = text.value.split_once("://") else { return wrong(HELP) };
     let is_scheme = |b: u8| b.is_ascii_alphanumeric() || b"+-.".contains(&b);
@@ -177,7 +179,7 @@ fn origin(context: &Context<'_>, text: &Text) -> Option<Origin> {
     Some(Origin::Site { scheme, host: host.trim_start_matches('*').to_owned(), below, port })
 }
 
-/// A host and its port, an IPv6 address in its brackets.
+/// Splits an authority into its host and its port; an IPv6 address keeps its brackets.
 pub fn split_port(authority: &str) -> (&str, Option<&str>) {
     let end = authority.rfind(']').map_or(0, |end| end + 1);
     match authority.get(end..).and_then(|rest| rest.find(':')) {
@@ -191,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_as_written() {
+    fn rates_are_parsed() {
         let read = |text: &str| parse_rate(text).map(|rate| (rate.count, rate.per.as_secs(), rate.burst));
         assert_eq!(read("100/s"), Some((100, 1, 100)));
         assert_eq!(read(" 30 / m "), Some((30, 60, 30)));
@@ -202,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn ports() {
+    fn authorities_are_split_at_their_port() {
         assert_eq!(split_port("a.example"), ("a.example", None));
         assert_eq!(split_port("a.example:1"), ("a.example", Some("1")));
         assert_eq!(split_port("[::1]"), ("[::1]", None));

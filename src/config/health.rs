@@ -1,6 +1,6 @@
-//! `health` of an upstream: what is done to a worker to see whether it lives, how often, and what is to come of it.
+//! `health` of an upstream: the kind of health check, its times, and the answer it expects.
 //!
-//! Leaves out the checks themselves (`upstream::health`).
+//! Left out: the checks themselves (`upstream::health`).
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -19,32 +19,34 @@ const STATUS: RangeInclusive<u16> = 200..=599;
 const KINDS: [(&str, Kind); 4] =
     [("http", Kind::Http), ("tcp", Kind::Tcp), ("socket.io", Kind::SocketIo), ("websocket", Kind::WebSocket)];
 
-/// How workers are checked.
+/// How workers are checked. A reload applies it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Health {
-    /// What is done to a worker to see whether it lives.
+    /// Kind of the health check, with the request it sends and the answer it expects.
     pub kind: HealthKind,
-    /// Between two checks; default 2 s, at least 100 ms.
+    /// Interval between two checks; default 2 s, at least 100 ms.
     pub interval: Duration,
-    /// The same while the worker's state is unsure; default a quarter of the interval, at least 100 ms.
+    /// Interval between two checks while the worker's state is uncertain; default a quarter of `interval`, at least
+    /// 100 ms.
     pub fast_interval: Duration,
-    /// For one check; default: the interval, at most 5 s.
+    /// Time limit for one check; default: the interval, at most 5 s.
     pub timeout: Duration,
-    /// Passed checks in a row that make a worker up; default 2.
+    /// Number of passed checks in a row that make a worker up; default 2.
     pub rise: u32,
-    /// Failed checks in a row that make it not up; default 3.
+    /// Number of failed checks in a row that make a worker not up; default 3.
     pub fall: u32,
-    /// How long failed checks of a worker do not count after it was first seen, or came back from *gone*; default 0.
+    /// Time after a worker was first seen, or came back from *gone*, in which its failed checks do not count; 0 by
+    /// default.
     pub start_grace: Duration,
 }
 
 impl Health {
-    /// The time-out of a check nobody gave one.
+    /// The time-out if the file sets none.
     pub fn default_timeout(interval: Duration) -> Duration {
         interval.min(Duration::from_secs(5))
     }
 
-    /// The fast interval of a check nobody gave one.
+    /// The fast interval if the file sets none.
     pub fn default_fast_interval(interval: Duration) -> Duration {
         (interval / 4).max(SHORTEST)
     }
@@ -65,34 +67,34 @@ impl Default for Health {
     }
 }
 
-/// The kind of check.
+/// The kind of a health check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HealthKind {
-    /// A TCP or unix connect; what an upstream without `health` gets.
+    /// Connects by TCP or to the unix socket; the default for an upstream without `health`.
     Tcp,
-    /// `GET path`, answered as expected.
+    /// Sends `GET path` and compares the answer with the expected one.
     Http(Target, Expected),
-    /// An Engine.IO session, opened by polling and closed again; the path is `/socket.io/` by default.
+    /// Opens an Engine.IO session by polling and closes it again; the path is `/socket.io/` by default.
     SocketIo(Target),
-    /// An upgrade to WebSocket, and a close frame.
+    /// Upgrades to WebSocket and sends a Close frame.
     WebSocket(Target),
 }
 
-/// What a check asks for.
+/// The target of a health check's request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// Origin form, begins with `/`.
+    /// Path and query in origin form, beginning with `/`.
     pub path: String,
-    /// The Host header; `None`: the worker's address.
+    /// Value of the Host header; `None`: the worker's address.
     pub host: Option<String>,
 }
 
-/// What an HTTP check is to be answered with.
+/// The answer that an HTTP check expects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expected {
-    /// One of these; default 200..=399.
+    /// Statuses that pass, as ranges; default 200..=399.
     pub status: Vec<RangeInclusive<u16>>,
-    /// Stands in the first 64 KiB of the body.
+    /// Text that must be in the first 64 KiB of the body; `None`: any body passes.
     pub body: Option<String>,
 }
 
@@ -110,7 +112,7 @@ enum Kind {
     WebSocket,
 }
 
-/// Reads the table.
+/// Reads the `health` table of an upstream.
 pub(super) fn read(mut section: Section<'_>) -> Health {
     let mut health = Health { kind: kind(&mut section), ..Health::default() };
     if let Some(interval) = section.take("interval").and_then(|item| duration(item, INTERVALS)) {
@@ -136,7 +138,7 @@ pub(super) fn read(mut section: Section<'_>) -> Health {
     health
 }
 
-/// The kind with its own keys; those of other kinds are refused.
+/// Reads the kind with its own keys; keys of other kinds are errors.
 fn kind(section: &mut Section<'_>) -> HealthKind {
     let report = section.report;
     let named = section.text("kind", "\"http\", \"tcp\", \"socket.io\" or \"websocket\"");
@@ -147,7 +149,7 @@ fn kind(section: &mut Section<'_>) -> HealthKind {
     let has_path = section.key("path").is_some();
     let path = belonging(section, "path", asks, target).and_then(|item| item.text("a path such as \"/health\""));
     let host = belonging(section, "host", asks, target).and_then(|item| item.text("a host such as \"example.com\""));
-    // Of an unknown kind (reported already) nothing can be said of its keys.
+    // An unknown kind was already reported; its keys cannot be checked.
     let is_http = kind.is_none_or(|kind| kind == Kind::Http);
     let status = belonging(section, "status", is_http, "\"http\"").and_then(status);
     let body = belonging(section, "body", is_http, "\"http\"").and_then(body);
@@ -165,11 +167,11 @@ fn kind(section: &mut Section<'_>) -> HealthKind {
         None | Some(Kind::Tcp) => HealthKind::Tcp,
         Some(Kind::SocketIo) => HealthKind::SocketIo(target("/socket.io/")),
         Some(Kind::WebSocket) => {
-            needs_path(section, has_path, "websocket", "write path = \"/ws\": one the application upgrades");
+            needs_path(section, has_path, "websocket", "write path = \"/ws\": a path the application upgrades");
             HealthKind::WebSocket(target("/"))
         }
         Some(Kind::Http) => {
-            needs_path(section, has_path, "http", "write path = \"/health\", or kind = \"tcp\" for a connect only");
+            needs_path(section, has_path, "http", "write path = \"/health\", or kind = \"tcp\" to only connect");
             let default = Expected::default();
             HealthKind::Http(target("/"), Expected { status: status.unwrap_or(default.status), body })
         }
@@ -183,17 +185,17 @@ fn needs_path(section: &Section<'_>, has: bool, kind: &str, help: &str) {
     }
 }
 
-/// A key that only some kinds have; where it does not belong, that is an error.
+/// Takes a key that only some kinds have; for the other kinds it is an error.
 fn belonging<'a>(section: &mut Section<'a>, key: &'static str, belongs: bool, kinds: &str) -> Option<Item<'a>> {
     let item = section.take(key)?;
     if belongs {
         return Some(item);
     }
-    item.report.error(&item.span, format!("`{key}` belongs to a check of kind {kinds}"));
+    item.report.error(&item.span, format!("`{key}` is only for checks of kind {kinds}"));
     None
 }
 
-/// `204`, `"200-399"`, or a list of such.
+/// Reads `status`: `204`, `"200-399"`, or a list of such values.
 fn status(item: Item<'_>) -> Option<Vec<RangeInclusive<u16>>> {
     if !item.is_list() {
         return one_status(item).map(|range| vec![range]);
@@ -217,8 +219,8 @@ fn one_status(item: Item<'_>) -> Option<RangeInclusive<u16>> {
     let (from, to) = text.value.split_once('-').unwrap_or((&text.value, &text.value));
     let range = number(from).zip(number(to)).filter(|(from, to)| from <= to);
     if range.is_none() {
-        let help = "write 200, \"200-399\" or [200, 204]: from 200 to 599";
-        report.error_help(&text.span, format!("`{}` is no range of statuses", text.value), help);
+        let help = "write 200, \"200-399\" or [200, 204]; statuses are from 200 to 599";
+        report.error_help(&text.span, format!("`{}` is not a valid range of statuses", text.value), help);
     }
     range.map(|(from, to)| from..=to)
 }
@@ -227,18 +229,18 @@ fn body(item: Item<'_>) -> Option<String> {
     let report = item.report;
     let text = item.text("a text that the body contains")?;
     if !(1..=1024).contains(&text.value.len()) {
-        report.error(&text.span, "the text a body must contain has 1 to 1024 bytes");
+        report.error(&text.span, "`body` must have from 1 to 1024 bytes");
     }
     Some(text.value)
 }
 
-/// The path goes into a request line as it is.
+/// Checks a path, which is written into the request line as it is.
 fn check_path(section: &Section<'_>, path: &Text) {
     let visible = path.value.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
     let parses = path.value.parse::<hyper::Uri>().is_ok_and(|uri| uri.authority().is_none());
     if !path.value.starts_with('/') || !visible || !parses || path.value.len() > 1024 {
-        let help = "write \"/health\": it begins with / and is percent-encoded";
-        section.report.error_help(&path.span, "the path of a health check is not one", help);
+        let help = "write a path such as \"/health\": it begins with / and is percent-encoded";
+        section.report.error_help(&path.span, "the path of the health check is not valid", help);
     }
 }
 
@@ -247,6 +249,6 @@ fn check_host(section: &Section<'_>, host: &Text) {
     let whole = (1..=255).contains(&host.value.len()) && host.value.bytes().all(fits);
     if !whole || HeaderValue::from_str(&host.value).is_err() {
         let help = "write \"example.com\" or \"example.com:8080\", without http://";
-        section.report.error_help(&host.span, format!("`{}` is no host", host.value), help);
+        section.report.error_help(&host.span, format!("`{}` is not a valid host", host.value), help);
     }
 }

@@ -1,4 +1,4 @@
-//! `[upstream.NAME] labels`: what is told of a socket besides what stickyd knows, by rule.
+//! `[upstream.NAME] labels`: rules that attach labels to sockets, read from the request that opens them.
 
 use std::sync::Arc;
 
@@ -8,13 +8,13 @@ use super::error::Report;
 use super::file::{Section, Text};
 use crate::sockets::{From, Label, Labels};
 
-/// Each costs its bytes in every socket.
+/// Maximum number of labels; each costs memory in every socket.
 const MOST: usize = 8;
 
-/// Fields that carry what must not be shown.
+/// Headers that carry secrets, which must not be shown.
 const SECRETS: [&str; 5] = ["authorization", "cookie", "proxy-authorization", "sec-websocket-key", "set-cookie"];
 
-/// Reads `labels`; `upstream` names the affinity cookie.
+/// Reads the `labels` table; the name of the upstream is needed to know its affinity cookie.
 pub(super) fn read(section: &mut Section<'_>, upstream: &str) -> Arc<Labels> {
     let expected = "a table such as { store = \"query:storeId\" }";
     let Some(table) = section.section("labels", expected) else { return Arc::default() };
@@ -30,17 +30,17 @@ pub(super) fn read(section: &mut Section<'_>, upstream: &str) -> Arc<Labels> {
         }
     }
     if labels.len() > MOST {
-        report.error(&at, format!("{} labels, and {MOST} are the most", labels.len()));
+        report.error(&at, format!("there are {} labels; the maximum is {MOST}", labels.len()));
     }
     Arc::new(labels)
 }
 
-/// It becomes a key in answers and in filters.
+/// Checks the name of a label, which becomes a key in answers of the admin API and in filters.
 fn check_name(report: &Report<'_>, name: &Text) {
     let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
     if !(1..=32).contains(&name.value.len()) || !name.value.bytes().all(fits) {
-        let help = "1 to 32 of a-z, 0-9 and `_`: filters are written label.NAME=…";
-        report.error_help(&name.span, format!("`{}` is no name for a label", name.value), help);
+        let help = "use 1 to 32 characters of a-z, 0-9 and `_`: filters are written label.NAME=…";
+        report.error_help(&name.span, format!("`{}` is not a valid label name", name.value), help);
     }
 }
 
@@ -53,21 +53,21 @@ fn place(report: &Report<'_>, text: &Text, upstream: &str) -> Option<From> {
         None
     };
     if key.is_empty() || key.len() > 128 || key.chars().any(|c| c.is_control() || c.is_whitespace()) {
-        return wrong(format!("`{}` is no place a label can be read from", text.value), help);
+        return wrong(format!("`{}` is not a place to read a label from", text.value), help);
     }
     match kind.trim() {
         "query" => Some(From::Query(key.to_owned())),
         "cookie" if key.eq_ignore_ascii_case(&format!("stickyd_{upstream}")) => {
-            wrong("the affinity cookie is a secret of its client, and no label".to_owned(), "name another cookie")
+            wrong("the affinity cookie is secret and cannot be a label".to_owned(), "name another cookie")
         }
         "cookie" => Some(From::Cookie(key.to_owned())),
         "header" if SECRETS.iter().any(|secret| secret.eq_ignore_ascii_case(key)) => {
-            wrong(format!("the field `{key}` carries secrets, and is no label"), "name another field, or a cookie:NAME")
+            wrong(format!("the header `{key}` carries secrets and cannot be a label"), "name another header")
         }
         "header" => match HeaderName::try_from(key) {
             Ok(name) => Some(From::Header(name)),
-            Err(_) => wrong(format!("`{key}` is no name of a field"), help),
+            Err(_) => wrong(format!("`{key}` is not a valid header name"), help),
         },
-        _ => wrong(format!("`{}` is no place a label can be read from", text.value), help),
+        _ => wrong(format!("`{}` is not a place to read a label from", text.value), help),
     }
 }

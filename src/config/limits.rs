@@ -1,6 +1,7 @@
-//! `[limits]`: the bounds of the whole process, read and with their defaults.
+//! `[limits]`: the bounds of the whole process, with their defaults and ranges.
 //!
-//! Leaves out what is bounded per upstream (`upstream`), and what reaching a bound leads to: that is where each is kept.
+//! Left out: bounds per upstream (`upstream`), and what happens when a bound is reached, which is where each is
+//! enforced.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -8,51 +9,57 @@ use std::time::Duration;
 use super::file::Section;
 use super::values;
 
-/// Bounds; each says so in a metric and a log line when it is reached.
+/// Bounds of the whole process; each shows in a metric and a log line when it is reached. A reload applies all of them
+/// except `pins`, `sockets`, `handshakes` and `reserved_descriptors`, which are read once, at start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Pins at most, 1,000..=100,000,000; default 1,000,000 (≤ 100 bytes each).
+    /// Maximum number of pins, 1,000..=100,000,000; default 1,000,000 (≤ 100 bytes each). A change needs a restart.
     pub pins: usize,
-    /// Live sockets listed at most, 1,000..=100,000,000; default 250,000 (≤ 250 bytes each). Others live unlisted.
+    /// Maximum number of live sockets on the list, 1,000..=100,000,000; default 250,000 (≤ 250 bytes each). Further
+    /// sockets work but are not listed. A change needs a restart.
     pub sockets: usize,
-    /// Pins of one client address (IPv6 by /64) while the table is over half full; default 10,000.
+    /// Maximum number of pins of one client address (IPv6 by /64) while the table is over half full; default 10,000.
     pub pins_per_address: usize,
-    /// Discoveries a second that may end in "nobody knows it", per client address; default 200.
+    /// Maximum number of discoveries per second that find no owner, per client address; default 200.
     pub discoveries_per_address: u32,
-    /// The same for all clients together; default 2,000.
+    /// Maximum number of discoveries per second that find no owner, for all clients together; default 2,000.
     pub discoveries: u32,
-    /// Bytes of request bodies held for replay, all together; default 64 MB.
+    /// Total size of request bodies held for replay, in bytes; default 64 MB.
     pub replay_bytes: usize,
-    /// TLS handshakes in flight per data thread; default 64 (data-plane study §0.6).
+    /// Maximum number of TLS handshakes in progress per data thread; default 64 (docs/reference/performance.md §0.6). A
+    /// change needs a restart.
     pub handshakes: usize,
-    /// Streams a client may have open on one HTTP/2 connection, 1..=10,000; default 128, as nginx.
+    /// Maximum number of open streams per HTTP/2 connection, 1..=10,000; default 128, the same as nginx.
     pub http2_streams: u32,
-    /// From accept to the end of the TLS handshake, a PROXY header before it included; default 10 s.
+    /// Time limit from accept to the end of the TLS handshake, including a PROXY header before it; default 10 s.
     pub handshake_timeout: Duration,
-    /// Client connections at most, tunnels included; 0 (default): half of the descriptors that are not reserved, so that
-    /// each has one for its worker.
+    /// Maximum number of client connections, including tunnels. 0 (default): half of the descriptors that are not
+    /// reserved, so that each connection can have one to its worker.
     pub connections: usize,
-    /// The same of one client address (IPv6 by /64), trusted proxies excepted; 0 (default): half of `connections`.
+    /// Maximum number of connections per client address (IPv6 by /64), except trusted proxies; 0 (default): half of
+    /// `connections`.
     pub connections_per_address: u32,
-    /// Tunnels of one client address; 0 (default): half of `connections`.
+    /// Maximum number of tunnels per client address; 0 (default): half of `connections`.
     pub tunnels_per_address: u32,
-    /// Requests on one client connection; default 10,000. The last one's answer says `Connection: close`.
+    /// Maximum number of requests per client connection; default 10,000. The answer to the last one carries
+    /// `Connection: close`.
     pub requests_per_connection: u32,
-    /// Descriptors no client gets; 0 (default): a twentieth of the limit, at least 64.
+    /// Number of descriptors that are not used for clients; 0 (default): a twentieth of the limit, at least 64. A
+    /// change needs a restart.
     pub reserved_descriptors: u64,
-    /// Bytes of a request's head at most; default 32 KiB.
+    /// Maximum size of a request's head, in bytes; default 32 KiB.
     pub head_bytes: usize,
-    /// Its fields at most; default 100.
+    /// Maximum number of fields in a request's head; default 100.
     pub head_fields: usize,
-    /// Bytes of its target (the URI) at most; default 16 KiB.
+    /// Maximum size of a request's target (the URI), in bytes; default 16 KiB.
     pub target_bytes: usize,
-    /// From the first byte of a head to its last; default 30 s.
+    /// Time limit from the first byte of a request's head to its last; default 30 s.
     pub head_timeout: Duration,
-    /// How long a client connection may be idle; default 75 s, as nginx's keep-alive.
+    /// Time after which an idle client connection is closed; default 75 s, the same as nginx's keep-alive.
     pub idle_timeout: Duration,
-    /// Bytes a second a client must send of its body, or take of its answer, at least; default 240, 0: none.
+    /// Minimum rate at which a client must send its body or take its answer, in bytes per second; default 240, 0: none.
     pub min_rate: u32,
-    /// How long it may be slower at the beginning; default 5 s.
+    /// Time at the beginning in which a client may be slower than `min_rate`; default 5 s.
     pub min_rate_grace: Duration,
 }
 
@@ -84,7 +91,7 @@ impl Default for Limits {
     }
 }
 
-/// Reads the table.
+/// Reads the `[limits]` table.
 pub(super) fn read(root: &mut Section<'_>) -> Limits {
     const PINS: RangeInclusive<u64> = 1_000..=100_000_000;
     // One body may be 1 MB (the usual maxPayload); more than 64 GB is a typing mistake.
@@ -110,10 +117,10 @@ pub(super) fn read(root: &mut Section<'_>) -> Limits {
     limits
 }
 
-/// How many, and how slow.
+/// Reads the bounds of connections: how many there may be, and how slow they may be.
 fn connections(section: &mut Section<'_>, limits: &mut Limits) {
     const COUNT: RangeInclusive<u64> = 0..=100_000_000;
-    // A slow link must get through, and a grace of less than TCP's first repetitions would cut honest clients.
+    // Slow links must work, and a grace shorter than TCP's first retransmissions would cut off honest clients.
     const RATE: RangeInclusive<u64> = 0..=1_000_000;
     const GRACE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
     limits.connections = section.integer("connections", COUNT).unwrap_or(limits.connections);
@@ -128,11 +135,11 @@ fn connections(section: &mut Section<'_>, limits: &mut Limits) {
     limits.min_rate_grace = grace.unwrap_or(limits.min_rate_grace);
 }
 
-/// What a request may open with, and how long that and the wait for it may take.
+/// Reads the bounds of request heads: their size, and the time-outs for a head and for the wait before it.
 fn heads(section: &mut Section<'_>, limits: &mut Limits) {
     // hyper reads 8 KiB at once.
     const HEAD: RangeInclusive<u64> = 8_192..=1_048_576;
-    // hyper's own bound of a URI is 65,534.
+    // 65,534 bytes is hyper's own bound for a URI.
     const TARGET: RangeInclusive<u64> = 256..=65_534;
     const HEAD_TIME: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
     const IDLE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);

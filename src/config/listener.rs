@@ -1,6 +1,6 @@
-//! `[[listener]]`: where clients are accepted, what ends TLS there, and who is believed.
+//! `[[listener]]`: the addresses that clients connect to, their TLS settings, and the proxies they trust.
 //!
-//! Leaves out what needs other tables to judge (two listeners on one address, a worker that is one): that is `check`.
+//! Left out: checks that need other tables (two listeners on one address, a worker that is a listener); see `check`.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use super::file::{Item, Section, Text};
 use super::values::word;
 use super::{Listener, Redirect, tls, workers};
 
-/// Reads all listeners, each with the place of its address.
+/// Reads all listeners, each with the place of its address in the file.
 pub(super) fn all(context: &Context<'_>, root: &mut Section<'_>) -> Vec<(Listener, Span)> {
     let help = "write [[listener]] and below it address = \"0.0.0.0:80\"";
     let Some(item) = root.take("listener") else {
@@ -41,8 +41,8 @@ fn listener(context: &Context<'_>, item: Item<'_>, names: &mut HashMap<String, S
     let tls = tls.and_then(|section| tls::read(context, section, http2));
     let redirect = section.take("redirect").and_then(redirect);
     if let (Some(_), Some(at)) = (redirect, &tls_at) {
-        let help = "give the port for plain HTTP a listener of its own: redirect = \"https\"";
-        context.report.error_help(at, "this listener redirects to https, and has `tls` itself", help);
+        let help = "write redirect = \"https\" on a separate listener for plain HTTP";
+        context.report.error_help(at, "a listener cannot have both `redirect` and `tls`", help);
     }
     let proxies = section.take("trusted_proxies").and_then(|item| item.list("a list of networks", "a network"));
     let proxies = proxies.unwrap_or_default();
@@ -63,15 +63,15 @@ fn listener(context: &Context<'_>, item: Item<'_>, names: &mut HashMap<String, S
     Some((listener, text?.span))
 }
 
-/// `http2` and `websocket_over_http2`: both where there is TLS, unless told otherwise.
+/// Reads `http2` and `websocket_over_http2`: by default both are on if the listener has TLS.
 fn http2(section: &mut Section<'_>, tls: bool) -> (bool, bool) {
-    let help = "give the listener `tls`, or remove this";
-    let http2 = asked(section, "http2", tls, "clients choose HTTP/2 in the TLS handshake only", help);
-    let help = "let `http2` be true, or remove this";
-    (http2, asked(section, "websocket_over_http2", http2, "there is no HTTP/2 here", help))
+    let help = "add `tls` to this listener, or remove this";
+    let http2 = asked(section, "http2", tls, "clients can choose HTTP/2 only in the TLS handshake", help);
+    let help = "set http2 = true, or remove this";
+    (http2, asked(section, "websocket_over_http2", http2, "this listener does not offer HTTP/2", help))
 }
 
-/// A switch that is on where it can be, and an error where it cannot and is asked for.
+/// Reads a switch that is on by default where that is possible; where it is not, switching it on is an error.
 fn asked(section: &mut Section<'_>, key: &'static str, can: bool, why_not: &str, help: &str) -> bool {
     let Some(item) = section.take(key) else { return can };
     let (report, at) = (item.report, item.span.clone());
@@ -82,18 +82,18 @@ fn asked(section: &mut Section<'_>, key: &'static str, can: bool, why_not: &str,
     on && can
 }
 
-/// Whether a PROXY header is required. From whom must be said: whoever may send one chooses who he is.
+/// Whether a PROXY header is required. It needs trusted proxies: a peer that may send one chooses its client address.
 fn proxy_protocol_of(context: &Context<'_>, text: &Text, trusted: &[IpNet]) -> bool {
     const WORDS: [(&str, bool); 2] = [("off", false), ("required", true)];
     let required = word(context.report, "proxy_protocol", text, &WORDS).unwrap_or(false);
     if required && trusted.is_empty() {
         let help = "write trusted_proxies = [\"10.0.0.0/8\"] with the balancer's addresses";
-        context.report.error_help(&text.span, "a PROXY header is required, but nobody may send one", help);
+        context.report.error_help(&text.span, "a PROXY header is required, but no proxy is trusted to send it", help);
     }
     required
 }
 
-/// `"https"`, or `{ port = 8443, status = 301 }`.
+/// Reads `redirect`: `"https"`, or a table such as `{ port = 8443, status = 301 }`.
 fn redirect(item: Item<'_>) -> Option<Redirect> {
     const EXPECTED: &str = "\"https\" or a table such as { port = 8443 }";
     const STATUSES: [u16; 4] = [301, 302, 307, 308];
@@ -116,31 +116,31 @@ fn redirect(item: Item<'_>) -> Option<Redirect> {
     Some(redirect)
 }
 
-/// What systemd.socket(5) takes as a FileDescriptorName, no two the same.
+/// Checks a listener's name: unique, and valid as a FileDescriptorName in systemd.socket(5).
 fn listener_name(context: &Context<'_>, name: Text, names: &mut HashMap<String, Span>) -> Option<String> {
     let fits = |b: u8| b.is_ascii_graphic() && b != b':';
     if !(1..=255).contains(&name.value.len()) || !name.value.bytes().all(fits) {
-        let help = "1 to 255 of ASCII without spaces and `:`, as FileDescriptorName= in the socket unit";
-        context.report.error_help(&name.span, format!("`{}` is no name for a listener", name.value), help);
+        let help = "use 1 to 255 ASCII characters without spaces and `:`, as FileDescriptorName= in the socket unit";
+        context.report.error_help(&name.span, format!("`{}` is not a valid listener name", name.value), help);
         return None;
     }
     if let Some(first) = names.get(&name.value) {
         let line = context.report.line_of(first);
-        context.report.error(&name.span, format!("a listener is already named `{}`, in line {line}", name.value));
+        context.report.error(&name.span, format!("a listener is already named `{}`, on line {line}", name.value));
         return None;
     }
     names.insert(name.value.clone(), name.span);
     Some(name.value)
 }
 
-/// `10.0.0.0/8` or one address.
+/// Reads a network such as `10.0.0.0/8`, or a single address.
 pub(super) fn network(item: Item<'_>) -> Option<IpNet> {
     let report = item.report;
     let text = item.text("a string such as \"10.0.0.0/8\"")?;
     let parsed = text.value.parse::<IpNet>().map(|net| net.trunc());
     let network = parsed.ok().or_else(|| text.value.parse::<IpAddr>().ok().map(IpNet::from));
     if network.is_none() {
-        let message = format!("`{}` is no network", text.value);
+        let message = format!("`{}` is not a valid network", text.value);
         report.error_help(&text.span, message, "write \"10.0.0.0/8\", \"10.1.2.3\" or \"fd00::/8\"");
     }
     network

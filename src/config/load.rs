@@ -1,4 +1,4 @@
-//! From files to what they say: the whole configuration, or only where its stickyd can be reached.
+//! Loads a configuration file: the whole configuration, or only the address at which its stickyd can be reached.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use super::resolve::patient;
 use super::sources::{Noted, Sources};
 use super::{Admin, AdminAddress, Config, file};
 
-/// A configuration with its warnings, or every mistake.
+/// A configuration with its warnings, or all of its errors.
 pub type Loaded = Result<(Config, Vec<Diagnostic>), Errors>;
 
 /// Reads and checks a file. Warnings go to the log.
@@ -21,15 +21,15 @@ pub fn load_with_warnings(path: &Path) -> Loaded {
     load_noting(path).1
 }
 
-/// The same, and every file that was read for it, good or bad: what to watch.
+/// Reads and checks a file; also returns every file that was read for it, good or bad, so that they can be watched.
 pub fn load_noting(path: &Path) -> (Sources, Loaded) {
     let noted = Noted::default();
     let loaded = text_of(path, &noted).and_then(|text| parse_noting(&text, path, &patient(), &noted));
     (noted.into_sources(path), loaded)
 }
 
-/// Where a running stickyd's admin listener is, and its token, by what its file says. The rest of the file may be wrong,
-/// and what it names unreadable to whoever asks.
+/// Reads the address of a running stickyd's admin listener, and its token, from its file. The rest of the file may be
+/// wrong, and the other files it names may be unreadable to the caller.
 pub fn load_admin(path: &Path) -> Result<Admin, Errors> {
     let noted = Noted::default();
     let text = text_of(path, &noted)?;

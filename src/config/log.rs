@@ -1,18 +1,19 @@
-//! `[log]`: what is logged, and how a line looks.
+//! `[log]`: which messages are logged, and the format of a line.
 
 use tracing_subscriber::EnvFilter;
 
 use super::file::{Item, Section};
 use super::values;
 
-/// Logging.
+/// Settings of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
-    /// How a line looks. Needs a restart.
+    /// Format of a line. A change needs a restart.
     pub format: LogFormat,
-    /// `error`, `warn`, `info` (default), `debug`, `trace`, or a tracing filter directive.
+    /// `error`, `warn`, `info` (default), `debug`, `trace`, `off`, or tracing filter directives. A reload applies a
+    /// changed level; otherwise a level set at run time stays.
     pub level: String,
-    /// One line a request; default off.
+    /// Logs one line per request; default off. A reload applies it.
     pub access: bool,
 }
 
@@ -22,16 +23,16 @@ impl Default for Log {
     }
 }
 
-/// How a log line looks.
+/// Format of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people and the journal; the default.
+    /// Plain text, for people and the journal; the default.
     Text,
-    /// One JSON object a line, for collectors.
+    /// One JSON object per line, for log collectors.
     Json,
 }
 
-/// Reads `[log]`.
+/// Reads the `[log]` table.
 pub(super) fn read(root: &mut Section<'_>) -> Log {
     let mut log = Log::default();
     let Some(mut section) = root.section("log", "a table") else { return log };
@@ -51,25 +52,25 @@ pub(super) fn read(root: &mut Section<'_>) -> Log {
 
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 
-/// A level said at run time: the same words as in the file.
+/// Checks a level set at run time; the same values as in the file are allowed.
 ///
 /// # Errors
-/// What is wrong with it, and what to write instead.
+/// Describes what is wrong with the level, and what to write instead.
 pub fn check_level(level: &str) -> Result<(), String> {
     level_fault(level).map_err(|(message, help)| format!("{message}: {help}"))
 }
 
-/// A bare word that is no level is a valid directive to tracing (the target of that name, at every level): `inof` would
-/// silence everything, so bare words must be levels here.
+/// Checks a level; the error is a message and a hint. To tracing, any bare word is a valid directive (the target of
+/// that name, at every level), so `inof` would silence everything; therefore bare words must be levels here.
 fn level_fault(level: &str) -> Result<(), (String, String)> {
     const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
     let bare = level.split(',').map(str::trim).find(|part| !part.contains(['=', '[']) && !LEVELS.contains(part));
     let directives = level.contains('[');
     if let Some(word) = bare.filter(|_| !directives) {
-        return Err((format!("`{word}` is no log level"), values::suggest(word, &LEVELS)));
+        return Err((format!("`{word}` is not a log level"), values::suggest(word, &LEVELS)));
     }
     EnvFilter::builder().parse(level).map(|_| ()).map_err(|error| {
         let help = "write \"info\", or directives such as \"info,stickyd::affinity=debug\"";
-        (format!("`level` is no log filter: {error}"), help.to_owned())
+        (format!("`level` is not a valid log filter: {error}"), help.to_owned())
     })
 }

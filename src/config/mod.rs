@@ -1,8 +1,8 @@
-//! What the program uses of a configuration: every value checked, every default filled in, every file read.
+//! The checked configuration: every value validated, every default filled in, every named file read.
 //!
-//! `stickyd.toml ─► file (as written) ─► check (all errors at once) ─► Config (here)`. A [`Config`] holds no socket, task
-//! or atomic; the live view built from it is `state::Snapshot`. Only this module reads files (invariant 11).
-//! Each item says whether a reload applies it.
+//! `stickyd.toml ─► file (as written) ─► check (all errors at once) ─► Config (here)`. A [`Config`] holds no socket,
+//! task or atomic; the live view built from it is `state::Snapshot`. Only this module reads files
+//! (ARCHITECTURE.md, invariant 11). The docs of each item, or of the type around it, state whether a reload applies it.
 
 mod check;
 mod drain;
@@ -59,34 +59,35 @@ pub use worker_tls::WorkerTls;
 pub use workers::{At, Found, Group};
 pub(crate) use workers::{MAX_RANGE, tidy};
 
-/// A whole checked configuration.
+/// A whole configuration, checked.
 #[derive(Debug, PartialEq)]
 pub struct Config {
-    /// Signs cookies and keys the ring; the same in a whole fleet. `None`: read from or generated into `state_dir`, or,
-    /// without one, made up in memory with a warning. Needs a restart.
+    /// Signs cookies and keys the ring; must be the same on all proxies of a fleet. `None`: read from `state_dir`, or
+    /// generated there; without a `state_dir`, generated in memory with a warning. A change needs a restart.
     pub secret: Option<Secret>,
-    /// Where stickyd keeps its secret and its admin socket. Needs a restart.
+    /// Directory in which stickyd keeps its secret and its admin socket. A change needs a restart.
     pub state_dir: Option<PathBuf>,
-    /// Reload by itself when the file, or one it names, changes; default on. Reloaded.
+    /// Reload automatically when the file, or a file it names, changes; default on. A reload applies it.
     pub watch: bool,
-    /// Data threads, 1..=256. Default: one per core. Needs a restart.
+    /// Number of data threads, 1..=256; default: one per core. A change needs a restart.
     pub threads: usize,
-    /// Addresses to accept on; at least one. Reloaded.
+    /// Addresses to accept clients on; at least one. A reload applies them.
     pub listeners: Vec<Listener>,
-    /// Pools of workers; at least one, names unique. Reloaded.
+    /// Pools of workers; at least one, with unique names. A reload applies them.
     pub upstreams: Vec<Upstream>,
-    /// Tried in order, the first that fits wins. One upstream and no route: everything goes there. Reloaded.
+    /// Routes, tried in order: the first that matches wins. May be empty if there is only one upstream, which then
+    /// gets every request. A reload applies them.
     pub routes: Vec<Route>,
-    /// The admin listener. Needs a restart.
+    /// The admin listener. A change needs a restart.
     pub admin: Admin,
-    /// Bounds. Needs a restart.
+    /// Bounds of the whole process. A reload applies them, except those whose docs state that they need a restart.
     pub limits: Limits,
-    /// Logging. Reloaded, but for its format.
+    /// Logging. A reload applies all of it except the format.
     pub log: Log,
 }
 
 impl Config {
-    /// What differs in `new` and takes effect only after a restart, in the words of the file.
+    /// Keys that differ in `new` and take effect only after a restart, as they are written in the file.
     pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
         let changed = [
             ("secret", self.secret != new.secret),
@@ -102,7 +103,7 @@ impl Config {
     }
 }
 
-/// Secret bytes (16 or more); never printed.
+/// Secret bytes (16 or more), never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub Vec<u8>);
 
@@ -112,29 +113,31 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// An address to accept clients on.
+/// An address to accept clients on. A reload binds added listeners and closes removed ones; changes to a listener that
+/// stays apply to connections accepted after the reload.
 #[derive(Debug, PartialEq)]
 pub struct Listener {
-    /// IP and port; port 0 takes a free one.
+    /// IP address and port to listen on; port 0 takes a free one.
     pub address: SocketAddr,
-    /// Which of systemd's sockets is this one (`FileDescriptorName=`); unique. `None`: the one bound to `address`.
+    /// `FileDescriptorName=` of the systemd socket to use; unique. `None`: the one bound to `address`, if there is one.
     pub name: Option<String>,
-    /// Terminates TLS; `None` is plain HTTP.
+    /// TLS settings, if this listener terminates TLS; `None` is plain HTTP.
     pub tls: Option<Tls>,
     /// Offers HTTP/2 by ALPN; only with `tls`.
     pub http2: bool,
-    /// Tells HTTP/2 clients that they may open WebSockets over it (RFC 8441); only with `http2`.
+    /// Announces to HTTP/2 clients that they may open WebSockets over HTTP/2 (RFC 8441); only with `http2`.
     pub websocket_over_http2: bool,
-    /// Every connection begins with a PROXY protocol header, from a trusted proxy. `false`: none may.
+    /// Every connection must begin with a PROXY protocol header, sent by a trusted proxy. `false`: PROXY headers are
+    /// not accepted.
     pub proxy_protocol: bool,
-    /// Answers every request with a redirect to https instead of forwarding it.
+    /// If set, every request is answered with a redirect to https instead of being forwarded.
     pub redirect: Option<Redirect>,
-    /// Peers whose `X-Forwarded-*` is believed. Empty: nobody's.
+    /// Peers whose `X-Forwarded-*` headers are trusted. Empty: none.
     pub trusted_proxies: Vec<IpNet>,
 }
 
 impl Listener {
-    /// Plain HTTP on an address, everything else as it is by default.
+    /// A listener for plain HTTP on an address, with every other setting at its default.
     pub fn plain(address: SocketAddr) -> Self {
         Self {
             address,
@@ -152,82 +155,89 @@ impl Listener {
 /// Where a redirecting listener sends its clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Redirect {
-    /// Of the https address; default 443, which is not written.
+    /// Port of the https address; default 443, which is left out of the redirect's URL.
     pub port: u16,
-    /// 301, 302, 307 or 308; default 308: the method stays what it was (RFC 9110 §15.4.9).
+    /// Status of the redirect: 301, 302, 307 or 308; default 308, which keeps the method (RFC 9110 §15.4.9).
     pub status: u16,
 }
 
-/// A named pool of workers.
+/// A named pool of workers. A reload applies every field: to requests, connections, health checks and DNS lookups that
+/// begin after it. Fields that affect something else state when a change takes effect.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Upstream {
-    /// `[a-z0-9_-]{1,32}`; part of the cookie's name and of every metric.
+    /// Name of the upstream, `[a-z0-9_-]{1,32}`; part of the cookie's name and of every metric.
     pub name: String,
-    /// The entries of `workers`; at least one, unless the file says that none is meant (`allow_empty`).
+    /// The entries of `workers`; at least one, unless the file sets `allow_empty`.
     pub groups: Vec<Group>,
-    /// The addresses of the DNS names among them.
+    /// The addresses of the DNS names in `groups`.
     pub found: Found,
-    /// What `groups` stand for while names have the addresses `found`; addresses and names unique inside the upstream.
-    /// None, while no name has resolved.
+    /// The workers that `groups` expand to with the addresses in `found`; addresses and names are unique inside the
+    /// upstream. Empty while there are only DNS names and none has resolved. A reload keeps the sessions, counters and
+    /// connections of workers that stay.
     pub workers: Vec<Worker>,
-    /// DNS names among the workers are looked up this often; default 10 s.
+    /// Interval between lookups of the DNS names among the workers; default 10 s.
     pub dns_interval: Duration,
-    /// Facts of a request that choose a worker, in order; never empty.
+    /// Facts of a request that choose its worker, in order; never empty.
     pub affinity: Vec<Affinity>,
-    /// Headers and queries where ordinary requests name a Socket.IO session, whose worker they go to then. Reloaded.
+    /// Headers and query parameters in which ordinary requests name a Socket.IO session; such requests go to the
+    /// session's worker.
     pub follow: Vec<rules::Spot>,
     /// How workers are checked.
     pub health: Health,
-    /// `SameSite` of the affinity cookie.
+    /// `SameSite` attribute of the affinity cookie.
     pub cookie_same_site: SameSite,
-    /// How long a connect to a worker may take; default 5 s.
+    /// Time limit for connecting to a worker; default 5 s.
     pub connect_timeout: Duration,
-    /// How long a worker may take to begin its answer; default 60 s. Polls of a learned session get at least its
-    /// pingInterval + pingTimeout (protocols §1.8).
+    /// Time limit for a worker to begin its answer; default 60 s. Polls of a learned session get at least the session's
+    /// pingInterval + pingTimeout (docs/reference/protocols.md §1.8).
     pub response_timeout: Duration,
-    /// From a request's head to the last byte of its answer; not of long polls, event streams and tunnels. `None`: for as
-    /// long as it goes on.
+    /// Time limit from a request's head to the last byte of its answer; does not apply to long polls, event streams and
+    /// tunnels. `None`: no limit.
     pub request_timeout: Option<Duration>,
-    /// A tunnel silent both ways for this long is closed. `None`: the session's own pingInterval + pingTimeout + 5 s, or
-    /// one hour where no ping numbers are known.
+    /// A tunnel that is silent in both directions for this long is closed. `None`: the session's own pingInterval +
+    /// pingTimeout + 5 s, or one hour if its ping numbers are not known. Applies to tunnels opened after a reload.
     pub tunnel_idle: Option<Duration>,
-    /// What is made of its tunnels' pings, and what may be said on them.
+    /// Pings on the tunnels of its clients, and broadcasts to them. Applies to tunnels opened after a reload;
+    /// `broadcast` applies at once.
     pub tunnels: Tunnels,
-    /// When live failures eject a worker.
+    /// When live failures eject a worker. An ejection in progress keeps its end.
     pub eject: Eject,
-    /// How long a worker that comes back (from an ejection, from not being up, from a restart) is eased in; default 10 s.
+    /// Time over which a worker that comes back (from an ejection, from not being up, from a restart) is eased in;
+    /// default 10 s. A reload also applies it to workers that are being eased in.
     pub slow_start: Duration,
-    /// Percent of the requests of `eject.window` that may be sent a second time, besides three a second; default 20, 0:
-    /// none at all.
+    /// Percent of the requests of `eject.window` that may be sent a second time, in addition to three per second;
+    /// default 20. 0 disables retries completely.
     pub retry_budget: u32,
-    /// Connections in use to one worker at most: requests under way (open polls, too) and tunnels. `None`: no limit.
+    /// Maximum number of connections in use to one worker: one for each request in flight (open polls included) and
+    /// for each tunnel. `None`: no limit. A reload applies it at once.
     pub max_connections: Option<u32>,
-    /// Requests that wait for one of them, per worker; default 100.
+    /// Maximum number of requests waiting for a connection, per worker; default 100.
     pub queue: u32,
-    /// How long each waits at most; default 5 s.
+    /// Maximum time a request waits for a connection; default 5 s.
     pub queue_timeout: Duration,
-    /// Tunnels to one worker at most; `None`: no limit but `max_connections`.
+    /// Maximum number of tunnels to one worker; `None`: no limit except `max_connections`. Open tunnels stay.
     pub max_tunnels: Option<u32>,
-    /// Bytes of a request's body at most; `None`: no limit.
+    /// Maximum size of a request's body, in bytes; `None`: no limit.
     pub max_body: Option<u64>,
-    /// How the sessions of a drained worker end. Applies to drains that begin later.
+    /// How the sessions of a drained worker end. Applies to drains that begin after a reload.
     pub drain: Drain,
-    /// What becomes of the sessions of a worker that a reload removes.
+    /// How the sessions of a worker end that a reload removes. Applies to the reload that brings the change.
     pub removed: Removed,
-    /// Its workers are told `Forwarded` (RFC 7239) besides `X-Forwarded-*`.
+    /// Sends `Forwarded` (RFC 7239) to the workers, in addition to `X-Forwarded-*`.
     pub forwarded: bool,
-    /// Its answers tell clients which worker was chosen, and why.
+    /// Adds a header to answers that names the chosen worker, and why it was chosen.
     pub debug_header: bool,
-    /// How much all clients together may ask.
+    /// Rate limits for all clients together. A reload keeps the counts if the rates are unchanged.
     pub rate: guards::Rates,
-    /// What is told of its sockets besides, by rule: at most 8, names unique. Applies to sockets that begin later.
+    /// Labels attached to each socket of this upstream: at most 8, with unique names. Applies to sockets that begin
+    /// after a reload.
     pub labels: Arc<Labels>,
-    /// How its workers are spoken to by TLS; `None`: in the clear.
+    /// TLS settings for connections to the workers; `None`: no TLS.
     pub tls: Option<Arc<WorkerTls>>,
 }
 
 impl Upstream {
-    /// An upstream with every default.
+    /// An upstream with the default for every setting.
     pub fn new(name: String, groups: Vec<Group>, found: Found) -> Self {
         let workers = workers::expand(&groups, &found, &[]).workers.into_iter().map(|(worker, _)| worker).collect();
         Self {
@@ -264,27 +274,30 @@ impl Upstream {
     }
 }
 
-/// One application process.
+/// One application process to which requests are forwarded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Worker {
-    /// Where it listens.
+    /// Address the worker listens on.
     pub address: Address,
-    /// The DNS name its address was written by, which its certificate should bear; `None`: it was written as it is.
+    /// The DNS name that the file gives for its address, which the worker's certificate should contain; `None`: the
+    /// file gives an IP address or a unix socket.
     pub host: Option<String>,
-    /// Shown in logs and metrics and hashed into the cookie; default: the address as text.
+    /// Name shown in logs and metrics and hashed into the cookie; default: the address as text. A changed name makes it
+    /// a new worker.
     pub name: String,
-    /// Share of new sessions, 1..=256; default 1.
+    /// Share of new sessions, 1..=256; default 1. A reload applies it.
     pub weight: u32,
-    /// What the operator says of it.
+    /// Admin state set in the file. A reload applies it if it differs from the state in the file before; otherwise a
+    /// state set at run time stays.
     pub admin: AdminState,
 }
 
-/// Where a worker listens.
+/// Address that a worker listens on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Address {
-    /// IP and port.
+    /// IP address and port.
     Tcp(SocketAddr),
-    /// A unix socket's absolute path.
+    /// Absolute path of a unix socket.
     Unix(PathBuf),
 }
 
@@ -297,20 +310,20 @@ impl fmt::Display for Address {
     }
 }
 
-/// What the operator says of a worker.
+/// State of a worker set by the operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AdminState {
-    /// Serves and takes new sessions.
+    /// The worker serves its sessions and takes new ones.
     #[default]
     Ready,
-    /// Serves its sessions, takes no new ones.
+    /// The worker serves its sessions but takes no new ones.
     Drain,
-    /// Serves nothing.
+    /// The worker serves nothing; its sessions are ended.
     Maint,
 }
 
 impl AdminState {
-    /// The word for it in the file, metrics and logs.
+    /// The state's name in the file, metrics and logs.
     pub fn word(self) -> &'static str {
         match self {
             Self::Ready => "ready",
@@ -320,51 +333,51 @@ impl AdminState {
     }
 }
 
-/// `SameSite` of the affinity cookie.
+/// `SameSite` attribute of the affinity cookie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SameSite {
-    /// The default.
+    /// The attribute is `SameSite=Lax`; the default.
     #[default]
     Lax,
-    /// First-party only.
+    /// The attribute is `SameSite=Strict`: the cookie is sent to first-party pages only.
     Strict,
-    /// For cross-site pages: adds `Secure` and `Partitioned`.
+    /// The attributes are `SameSite=None`, `Secure` and `Partitioned`, for cross-site pages.
     None,
 }
 
-/// Host + path rule → upstream.
+/// A rule that sends requests for a host and a path to an upstream. A reload applies it to requests that begin later.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
-    /// Exact (lower case, no port) or `*.example.com`; `None` fits every host.
+    /// Exact host (lower case, no port) or `*.example.com`; `None` matches every host.
     pub host: Option<String>,
-    /// Prefix on a segment boundary, begins with `/`; `/` fits everything.
+    /// Path prefix that ends on a segment boundary and begins with `/`; `/` matches every path.
     pub path: String,
-    /// Index into [`Config::upstreams`].
+    /// Index of the route's upstream in [`Config::upstreams`].
     pub upstream: usize,
-    /// Who is turned away.
+    /// Checks that reject requests before they reach a worker.
     pub guards: guards::Guards,
-    /// Operators may send texts and events to the sockets of this route, or may not; `None`: as its upstream has it. Applies
-    /// at once, also to sockets there are.
+    /// Whether operators may send texts and events to the sockets of this route; `None`: the setting of its upstream. A
+    /// reload applies it at once, also to open sockets.
     pub broadcast: Option<bool>,
 }
 
-/// The admin listener.
+/// The admin listener. A change needs a restart.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Admin {
-    /// Where it listens.
+    /// Address the admin listener listens on.
     pub address: AdminAddress,
     /// Bearer token for writes over TCP, read from `token_file` (trimmed, at least 16 bytes). `None`: TCP cannot write.
     pub token: Option<Secret>,
 }
 
-/// Where the admin listener is.
+/// Address of the admin listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdminAddress {
-    /// No state directory, no address: there is no admin listener.
+    /// There is no admin listener: neither a state directory nor an address is configured.
     None,
-    /// IP and port.
+    /// IP address and port.
     Tcp(SocketAddr),
-    /// Unix socket, mode 0600; by default `admin.sock` in the state directory.
+    /// Path of a unix socket with mode 0600; by default `admin.sock` in the state directory.
     Unix(PathBuf),
 }
 

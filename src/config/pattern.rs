@@ -1,23 +1,24 @@
-//! Patterns that affinity rules are written in: of a path, of a place in a JSON text, of a body's beginning. Parsed once,
-//! at `check`; matching is pure, allocates nothing but what it finds, and is bounded by what it is given.
+//! Patterns used in affinity rules: for a path, for a place in a JSON text, for the beginning of a body. They are
+//! parsed once, at `check`. Matching is pure, allocates only for the patterns' results, and its cost is bounded by the
+//! input.
 //!
-//! Left out: regular expressions. Segments and one placeholder say what the protocols need, and cannot be slow.
+//! Left out: regular expressions. Segments and one placeholder are enough for the protocols, and cannot be slow.
 
-/// Where the id stands in a pattern.
+/// Placeholder for the id in a pattern.
 const ID: &str = "{id}";
 
-/// Steps of a JSON path at most; no protocol known has more than three.
+/// Maximum number of steps in a JSON path; no known protocol needs more than three.
 pub const MAX_JSON_STEPS: usize = 8;
 
-/// A path, segment by segment: `/jobs/{id}/*`. `*` stands for one segment, `/**` at the beginning or at the end for any
-/// number of them, `a|b` for one or the other.
+/// A pattern for paths, segment by segment: `/jobs/{id}/*`. `*` matches one segment, `/**` at the beginning or at the
+/// end matches any number of segments, and `a|b` matches either word.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathPattern {
     written: String,
     segments: Vec<Segment>,
-    /// Any number of segments may stand before.
+    /// Whether any number of segments may come before.
     front: bool,
-    /// Any number may stand behind.
+    /// Whether any number of segments may follow.
     back: bool,
 }
 
@@ -34,18 +35,18 @@ impl Segment {
         match self {
             Self::One(text) => text == segment,
             Self::Of(texts) => texts.iter().any(|text| text == segment),
-            // An empty one (`//`, a trailing `/`) stands for nothing.
+            // An empty segment (`//`, a trailing `/`) does not match.
             Self::Any | Self::Id => !segment.is_empty(),
         }
     }
 }
 
 impl PathPattern {
-    /// Reads a pattern; the error is the words for what is wrong with it.
+    /// Parses a pattern; the error is a message about what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let Some(rest) = text.strip_prefix('/') else { return Err("a path begins with /") };
         if !text.bytes().all(|b| b.is_ascii_graphic() && !b"?#%".contains(&b)) {
-            return Err("a path has no spaces, no query and no %-escapes");
+            return Err("a path must not have spaces, a query or %-escapes");
         }
         let mut parts: Vec<&str> = rest.split('/').collect();
         let front = parts.first() == Some(&"**");
@@ -57,46 +58,46 @@ impl PathPattern {
             parts.pop();
         }
         if front && back {
-            return Err("`**` stands at the beginning or at the end, not at both");
+            return Err("`**` is allowed at the beginning or at the end, not at both");
         }
         let segments = parts.iter().map(|part| segment(part)).collect::<Result<Vec<_>, _>>()?;
         if segments.iter().filter(|segment| **segment == Segment::Id).count() > 1 {
-            return Err("`{id}` stands for one segment, once");
+            return Err("`{id}` is allowed only once");
         }
         Ok(Self { written: text.to_owned(), segments, front, back })
     }
 
-    /// Fits nothing.
+    /// A pattern that matches no path.
     pub fn none() -> Self {
         Self { written: String::new(), segments: vec![Segment::Of(Vec::new())], front: false, back: false }
     }
 
-    /// As it was written.
+    /// The pattern as it was written.
     pub fn written(&self) -> &str {
         &self.written
     }
 
-    /// Whether it says where an id stands.
+    /// Whether the pattern contains `{id}`.
     pub fn has_id(&self) -> bool {
         self.segments.contains(&Segment::Id)
     }
 
-    /// The same, fitting everything below, too: what belongs to an id belongs to its owner.
+    /// A pattern that also matches every path below the matched one: resources below an id belong to its owner, too.
     pub fn and_below(self) -> Self {
         Self { back: !self.front, ..self }
     }
 
-    /// Whether the path fits.
+    /// Whether the pattern matches the path.
     pub fn fits(&self, path: &str) -> bool {
         self.walk(path).is_some()
     }
 
-    /// The segment where the id stands, as it was sent.
+    /// The segment of the path that `{id}` matches, as it was sent.
     pub fn id<'p>(&self, path: &'p str) -> Option<&'p str> {
         self.walk(path)?
     }
 
-    /// What stands before the first segment that is not fixed; `None` where anything may.
+    /// The fixed segments at the beginning; `None` if the pattern begins with `/**`.
     pub fn fixed(&self) -> Option<String> {
         let fixed = |segment: &Segment| match segment {
             Segment::One(text) => Some(format!("/{text}")),
@@ -135,46 +136,46 @@ impl PathPattern {
 
 fn segment(part: &str) -> Result<Segment, &'static str> {
     match part {
-        "**" => Err("`**` stands at the beginning or at the end of a path"),
+        "**" => Err("`**` is allowed only at the beginning or at the end of a path"),
         "*" => Ok(Segment::Any),
         ID => Ok(Segment::Id),
-        _ if part.contains(['{', '}']) => Err("the one placeholder is {id}, and it is a whole segment"),
-        _ if part.contains('*') => Err("`*` is a whole segment"),
+        _ if part.contains(['{', '}']) => Err("the only placeholder is {id}, and it must be a whole segment"),
+        _ if part.contains('*') => Err("`*` must be a whole segment"),
         _ if part.contains('|') => Ok(Segment::Of(part.split('|').map(str::to_owned).collect())),
         _ => Ok(Segment::One(part.to_owned())),
     }
 }
 
-/// A place in a JSON text: `result.items.0.id`; a number is a place in an array.
+/// A place in a JSON text: `result.items.0.id`; a number is an index into an array.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JsonPath(Vec<String>);
 
 impl JsonPath {
-    /// Reads a path; the error is the words for what is wrong with it.
+    /// Parses a path; the error is a message about what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
         let steps: Vec<_> = text.split('.').map(str::to_owned).collect();
         if steps.iter().any(|step| step.is_empty() || step.contains(char::is_control)) {
-            return Err("it is names of fields with a dot between them: json:result.id".to_owned());
+            return Err("write names of fields separated by dots: json:result.id".to_owned());
         }
         if steps.len() > MAX_JSON_STEPS {
-            return Err(format!("it has {} steps, and {MAX_JSON_STEPS} is the most", steps.len()));
+            return Err(format!("it has {} steps; the maximum is {MAX_JSON_STEPS}", steps.len()));
         }
         Ok(Self(steps))
     }
 
-    /// From the outside in.
+    /// The steps of the path, from the outermost to the innermost.
     pub fn steps(&self) -> &[String] {
         &self.0
     }
 }
 
-/// The beginning of a body, with the id in it: `event: endpoint\ndata: *sessionId={id}`. `*` stands for anything inside a
-/// line; a line's end fits `\n` and `\r\n`.
+/// The beginning of a body, with the id in it: `event: endpoint\ndata: *sessionId={id}`. `*` matches anything inside a
+/// line; a line end matches `\n` and `\r\n`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
-    /// Before the id.
+    /// Pieces of the template before the id.
     before: Vec<Piece>,
-    /// The byte the id ends before; without one, whatever cannot be in an id.
+    /// The byte that follows the id; `None`: the id ends at any byte that cannot be in an id.
     end: Option<u8>,
 }
 
@@ -182,30 +183,30 @@ pub struct Template {
 enum Piece {
     Byte(u8),
     LineEnd,
-    /// Anything up to the byte behind it, inside a line.
+    /// Any bytes inside a line, up to the piece that follows.
     Skip,
 }
 
-/// What a beginning of a body says.
+/// Result of matching a template with the beginning of a body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seen<T> {
-    /// It may still come.
+    /// More of the body is needed: it may still match.
     NeedMore,
-    /// This is it.
+    /// The body matches, with this result.
     Found(T),
-    /// It never will.
+    /// The body does not match, whatever follows.
     Never,
 }
 
 impl Template {
-    /// Reads a template; the error is the words for what is wrong with it.
+    /// Parses a template; the error is a message about what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
-        let Some((before, after)) = text.split_once(ID) else { return Err("it says with {id} where the id stands") };
+        let Some((before, after)) = text.split_once(ID) else { return Err("it needs {id} in the place of the id") };
         if after.contains(ID) {
-            return Err("{id} stands in it once");
+            return Err("{id} is allowed only once");
         }
         if before.contains("**") || before.ends_with('*') {
-            return Err("behind a `*` stands what ends it");
+            return Err("a `*` must be followed by the text that ends it");
         }
         let piece = |byte: u8| match byte {
             b'*' => Piece::Skip,
@@ -216,12 +217,12 @@ impl Template {
         Ok(Self { before, end: after.bytes().next() })
     }
 
-    /// Fits nothing.
+    /// A template for presets that fail to parse; a user's template is never equal to it.
     pub fn none() -> Self {
         Self { before: vec![Piece::Skip], end: None }
     }
 
-    /// The id in the beginning of a body.
+    /// Finds the id in the beginning of a body.
     pub fn find<'b>(&self, body: &'b [u8]) -> Seen<&'b [u8]> {
         let at = match skip(&self.before, body) {
             Seen::Found(at) => at,
@@ -238,12 +239,13 @@ impl Template {
     }
 }
 
-/// No id has these.
+/// Whether the byte cannot be part of an id, and so ends it.
 fn ends_id(byte: u8) -> bool {
     byte.is_ascii_whitespace() || b"\"'&<>,;#".contains(&byte)
 }
 
-/// Where the pieces end in `body`. A skip takes the first place from which what follows it fits.
+/// Matches the pieces with `body` and returns where they end. A skip ends at the first place from which the pieces
+/// after it match.
 fn skip(pieces: &[Piece], body: &[u8]) -> Seen<usize> {
     let Some(star) = pieces.iter().position(|piece| *piece == Piece::Skip) else { return fixed(pieces, body, 0) };
     let (before, after) = (pieces.get(..star).unwrap_or_default(), pieces.get(star + 1..).unwrap_or_default());

@@ -1,5 +1,6 @@
-//! DNS names by the system's resolver (getaddrinfo: /etc/hosts, search domains, nsswitch), which blocks for as long as it
-//! likes: a configuration waits for it with a bound, the running system (`upstream::addresses`) on a thread it never joins.
+//! Looks up DNS names with the system's resolver (getaddrinfo: /etc/hosts, search domains, nsswitch), which may block
+//! for any time: the loading of a configuration waits with a bound, the running system (`upstream::addresses`) on a
+//! thread that it never joins.
 
 use std::cell::Cell;
 use std::io;
@@ -7,19 +8,20 @@ use std::net::{IpAddr, ToSocketAddrs};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// How long the names of one configuration are waited for, all together: a name server that does not answer costs a start
-/// or a reload some seconds, not some for each name. More than the 5 s in which glibc turns to the next name server.
+/// Time limit for all names of one configuration together: a name server that does not answer delays a start or a
+/// reload by some seconds, not by some for each name. Longer than the 5 s after which glibc tries the next name server.
 const ALL: Duration = Duration::from_secs(10);
 
-/// What each name gets at least: one that answers is not to suffer for one that does not.
+/// Minimum time for each name: a name that does not resolve in time must not make the others fail.
 const EACH: Duration = Duration::from_secs(1);
 
-/// The system's resolver, for the names of one configuration.
+/// The system's resolver, with a time limit for the names of one configuration.
 pub(super) fn patient() -> impl Fn(&str) -> io::Result<Vec<IpAddr>> {
     bounded(look_up, ALL, EACH)
 }
 
-/// A lookup given up ends on its thread, unheard.
+/// Puts a time limit on a blocking lookup. After a time-out the lookup ends on its own thread and its result is
+/// ignored.
 fn bounded(
     look_up: fn(&str) -> io::Result<Vec<IpAddr>>,
     all: Duration,
@@ -36,7 +38,7 @@ fn bounded(
     }
 }
 
-/// Every address of a name, as it comes; blocks.
+/// Every address of a name, in the order of the resolver; blocks.
 pub(crate) fn look_up(name: &str) -> io::Result<Vec<IpAddr>> {
     Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
 }
@@ -46,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_hangs_is_given_up_and_the_next_ones_are_asked() {
+    fn after_a_name_that_hangs_the_next_names_are_looked_up() {
         let resolve = bounded(
             |name| match name {
                 "hangs" => loop {
@@ -55,7 +57,7 @@ mod tests {
                 _ => Ok(vec![[10, 0, 0, 1].into()]),
             },
             Duration::from_millis(1),
-            // For the answer of the one that does not hang, on whatever machine.
+            // Long enough on any machine for the name that does not hang.
             Duration::from_secs(2),
         );
         assert_eq!(resolve("hangs").unwrap_err().kind(), io::ErrorKind::TimedOut);

@@ -1,6 +1,7 @@
-//! `[[route]]`: host and path to an upstream, and whether the routes together reach every upstream.
+//! `[[route]]`: the upstream for a host and a path, and whether the routes together reach every upstream.
 //!
-//! The order is the file's: the first that fits wins. Leaves out the matching of requests: that is `proxy::route`.
+//! Routes keep the order of the file: the first that matches wins. Left out: matching requests; that is in
+//! `proxy::route`.
 
 use super::Route;
 use super::check::Context;
@@ -29,18 +30,18 @@ pub(super) fn read(context: &Context<'_>, root: &mut Section<'_>, upstreams: &[R
     let read: Vec<_> = items.into_iter().filter_map(|item| route(context, item, upstreams)).collect();
     check_order(context, &read);
     let routes: Vec<_> = read.into_iter().map(|(route, _)| route).collect();
-    // A route that could not be read may be the one that leads there.
+    // A route that could not be read may be the one that leads to the upstream.
     let complete = routes.len() == written;
     for (i, upstream) in upstreams.iter().enumerate().filter(|_| complete) {
         if !routes.is_empty() && !routes.iter().any(|route| route.upstream == i) {
             let message = format!("no route leads to upstream `{}`", upstream.upstream.name);
-            report.warn(&upstream.name, message, "its workers are checked, but get no request");
+            report.warn(&upstream.name, message, "its workers are health-checked, but get no requests");
         }
     }
     routes
 }
 
-/// A route with the place of its header.
+/// Reads a route; returns it with the place of its header.
 fn route(context: &Context<'_>, item: Item<'_>, upstreams: &[Read]) -> Option<(Route, Span)> {
     let mut section = item.section("[[route]]", "a table")?;
     let at = section.span.clone();
@@ -73,7 +74,7 @@ fn find(context: &Context<'_>, name: &Text, upstreams: &[Read]) -> Option<usize>
     found
 }
 
-/// In lower case; a host without a port, or `*.` and one.
+/// Checks a host (without a port), or `*.` and a host; returns it in lower case.
 pub(super) fn check_host(context: &Context<'_>, host: &Text) -> String {
     let lower = host.value.to_ascii_lowercase();
     let name = lower.strip_prefix("*.").unwrap_or(&lower);
@@ -89,7 +90,7 @@ pub(super) fn check_host(context: &Context<'_>, host: &Text) -> String {
     let ip = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
     let fits = ip.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_ipv4() || name.starts_with('['));
     if !fits && (!is_name(name) || name.ends_with('.')) {
-        context.report.error_help(&host.span, format!("`{}` is no host", host.value), help);
+        context.report.error_help(&host.span, format!("`{}` is not a valid host", host.value), help);
     }
     lower
 }
@@ -97,19 +98,19 @@ pub(super) fn check_host(context: &Context<'_>, host: &Text) -> String {
 fn check_path(context: &Context<'_>, path: &Text) {
     let visible = path.value.bytes().all(|b| b.is_ascii_graphic() && !b"?#*".contains(&b));
     if !path.value.starts_with('/') || !visible {
-        let help = "write \"/\" or \"/socket.io\": it begins with / and fits everything below it";
-        context.report.error_help(&path.span, format!("`{}` is no path", path.value), help);
+        let help = "write \"/\" or \"/socket.io\": a path begins with / and matches everything below it";
+        context.report.error_help(&path.span, format!("`{}` is not a valid path", path.value), help);
     }
 }
 
-/// A route behind one that fits everything it fits is never reached.
+/// Warns of routes that are never reached, because an earlier route matches everything they match.
 fn check_order(context: &Context<'_>, routes: &[(Route, Span)]) {
     for (i, (route, at)) in routes.iter().enumerate() {
         let covering = routes.iter().take(i).find(|(earlier, _)| covers(earlier, route));
         if let Some((_, first)) = covering {
             let line = context.report.line_of(first);
-            let message = format!("this route is never reached: the one in line {line} fits everything it fits");
-            context.report.warn(at, message, "the first route that fits wins: put the narrower one first");
+            let message = format!("this route is never reached: the one on line {line} matches all its requests");
+            context.report.warn(at, message, "the first route that matches wins: put the narrower one first");
         }
     }
 }
@@ -133,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_covers_what() {
+    fn a_route_covers_narrower_hosts_and_paths() {
         let route = |host: &str, path: &str| Route {
             host: (!host.is_empty()).then(|| host.to_owned()),
             path: path.to_owned(),

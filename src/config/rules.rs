@@ -1,7 +1,9 @@
-//! Affinity rules as data (design.md §3): where an id is born, where it comes back, how a worker says that it does not know
-//! it, what creates it, how long it lives and what ends it. The presets are such rules, `socket.io` among them.
+//! Affinity rules as data (docs/reference/routing.md §7): where a worker's answer announces an id, where requests carry
+//! it, how a worker refuses an unknown id, which requests create it, how long it lives and what ends it. The presets
+//! are such rules, `socket.io` among them.
 //!
-//! Here they are read, checked and made comparable; what they mean for a request stands in `affinity::rule`.
+//! Rules are read and checked here, and can be compared; how they apply to a request is in `affinity::rule`. A reload
+//! applies all of them.
 
 mod across;
 mod presets;
@@ -18,161 +20,163 @@ pub(super) use read::{Customs, customs, follow};
 
 use super::pattern::{JsonPath, PathPattern, Template};
 
-/// Affinities of one upstream at most: a request keeps a bit for each.
+/// Maximum number of affinities of one upstream: a request keeps one bit for each.
 pub const MAX_AFFINITIES: usize = 16;
 
-/// Places of birth of one upstream at most, and ends of one rule: the same.
+/// Maximum number of `learn` entries of one upstream, and of `ends` of one rule: a request keeps one bit for each.
 pub const MAX_BITS: usize = 64;
 
-/// A rule.
+/// An affinity rule: how the sessions of one protocol are recognized.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rule {
-    /// As `affinity` names it: a preset's word, or the user's.
+    /// Name of the rule in `affinity`: a preset's name, or one chosen by the user.
     pub name: String,
-    /// Whose words are spoken where data do not say all.
+    /// The protocol, for refusals and probes that data cannot describe.
     pub protocol: Protocol,
-    /// Where an id is born; tried in order. Empty: nowhere stickyd sees.
+    /// Places in answers where a new id is announced, tried in order. Empty: ids are not learned from answers.
     pub learn: Vec<Learn>,
-    /// Where it comes back; the first that is there decides.
+    /// Places in requests where the id is looked for; the first that is present decides.
     pub lookup: Vec<Lookup>,
-    /// What a worker says that does not know it. Empty: nobody is asked for a session that is not pinned.
+    /// Answers of a worker that does not know an id. Empty: no worker is asked for a session that is not pinned.
     pub refusal: Vec<Refusal>,
-    /// Requests that make a session of an id nobody knows: never tried at one worker after the other.
+    /// Requests that create a session for an unknown id; they are never tried at several workers in turn.
     pub creates: Vec<On>,
-    /// How long a session lives without activity; default 10 min.
+    /// Time a session lives without activity; default 10 min.
     pub ttl: Duration,
-    /// Where the worker says it, in seconds; `ttl` where it does not.
+    /// Place in the answer where the worker announces this time, in seconds; `ttl` applies if it is absent.
     pub ttl_from: Option<Place>,
-    /// What ends a session.
+    /// Requests that end a session.
     pub ends: Vec<End>,
-    /// The client makes the id: hashed from the first request on, never learned.
+    /// Whether clients make the ids: the hash of the id then chooses the worker from the first request on, and nothing
+    /// is learned.
     pub client_made: bool,
 }
 
-/// Whose words are spoken: our own refusal of a session whose worker is gone, the questions that find an owner.
+/// The protocol of a rule. It decides how stickyd refuses a session whose worker is gone, and how it probes workers for
+/// the owner of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
-    /// A user's rule: plain 404.
+    /// A user's rule: refused with a plain 404.
     Custom,
-    /// Engine.IO: its own refusal, its `PUT` probe, its goodbye.
+    /// Engine.IO: refused in its own form, probed with `PUT`, ended by the client's close packet.
     SocketIo,
-    /// SockJS: 404; an empty `xhr_send` asks who knows a session.
+    /// SockJS: refused with 404, probed with an empty `xhr_send`.
     SockJs,
-    /// SignalR's 404.
+    /// SignalR: refused with its own 404.
     SignalR,
-    /// MCP's 404 with a JSON-RPC error: the client initializes again.
+    /// MCP: refused with a 404 and a JSON-RPC error, after which the client initializes again.
     Mcp,
-    /// Phoenix's 200 with status 410 in it.
+    /// Phoenix: refused with a 200 that contains the status 410, probed with a heartbeat.
     Phoenix,
-    /// Bayeux: another worker refuses in words that fit the message.
+    /// Bayeux: a refusal must fit the client's message, so another worker gives it.
     CometD,
-    /// tus: 404; a `HEAD` asks who knows an upload.
+    /// tus: refused with 404, probed with `HEAD`.
     Tus,
 }
 
-/// A kind of request. What is not said may be anything.
+/// A kind of request. Conditions that are left out match every request.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct On {
-    /// Its methods; empty: all.
+    /// Methods of the request; empty: all.
     pub methods: Vec<Method>,
-    /// Its path.
+    /// Path of the request; `None`: all.
     pub path: Option<PathPattern>,
-    /// A field it has, and a text in it (empty: any).
+    /// A header that the request must have, and a text that its value must contain (empty: any value).
     pub header: Option<(HeaderName, &'static str)>,
 }
 
-/// Where an id is born: in which answer, and where in it.
+/// Where a new id is learned: in which answers, and where in them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Learn {
-    /// Where in the answer.
+    /// Place of the id in the answer.
     pub from: Place,
-    /// To which request.
+    /// Requests whose answers announce ids.
     pub on: On,
-    /// Of which status; `None`: any success.
+    /// Status of such answers; `None`: any success.
     pub status: Option<u16>,
-    /// A JSON field that has this value, or there is none.
+    /// A JSON field of the answer and the value it must have if it is present.
     pub only: Option<(JsonPath, &'static str)>,
 }
 
 /// A place in an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Place {
-    /// A field of its head.
+    /// The value of a header.
     Header(HeaderName),
-    /// A cookie it sets.
+    /// The value of a cookie that the answer sets.
     SetCookie(String),
-    /// The last segment of its `Location`.
+    /// The last segment of the path in `Location`.
     Location,
-    /// A field of its body, which is JSON.
+    /// A field of a JSON body.
     Json(JsonPath),
-    /// Behind the beginning of its body.
+    /// A place near the beginning of the body, described by a template.
     Prefix(Template),
-    /// Engine.IO's open packet, in its four wrappings.
+    /// Engine.IO's open packet, in its four encodings.
     OpenPacket,
 }
 
 impl Place {
-    /// Whether it stands in the body.
+    /// Whether the place is in the answer's body.
     pub fn is_in_body(&self) -> bool {
         matches!(self, Self::Json(_) | Self::Prefix(_) | Self::OpenPacket)
     }
 }
 
-/// Where an id comes back.
+/// A place where requests carry an id.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lookup {
-    /// Where in the request.
+    /// Place of the id in the request.
     pub at: Spot,
-    /// In which.
+    /// Requests that carry an id there.
     pub on: On,
-    /// Bytes it has at least: what is shorter is something else of the same name.
+    /// Minimum length of an id, in bytes; a shorter value of the same name is something else.
     pub min: usize,
 }
 
 /// A place in a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Spot {
-    /// A field of its head.
+    /// The value of a header.
     Header(HeaderName),
-    /// A parameter of its query, decoded; the last of several.
+    /// A query parameter, decoded; the last one if there are several.
     Query(String),
-    /// A cookie.
+    /// The value of a cookie.
     Cookie(String),
-    /// A segment of its path.
+    /// A segment of the path.
     Path(PathPattern),
-    /// Engine.IO's `sid`.
+    /// Engine.IO's `sid` query parameter.
     EngineIo,
 }
 
-/// What a worker says that does not know a session.
+/// The answer of a worker that does not know a session.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Refusal {
-    /// This status with this text in its body (empty: any), or this field in its head (with this text in it).
+    /// An answer with this status and, if `header` is set, this header, else this text in its body.
     Answer {
-        /// The status.
+        /// Status of the answer.
         status: u16,
-        /// A part of the body's first 512 bytes.
+        /// Text in the first 512 bytes of the body (empty: any body); ignored if `header` is set.
         body: String,
-        /// A field, and a part of its value.
+        /// A header of the answer and a text in its value (empty: any value).
         header: Option<(HeaderName, String)>,
     },
-    /// Engine.IO's list (protocols §1.4).
+    /// Any of Engine.IO's refusals (docs/reference/protocols.md §1.4).
     EngineIo,
 }
 
-/// What ends a session.
+/// A request that ends a session, if it is answered with the given status.
 #[derive(Debug, Clone, PartialEq)]
 pub struct End {
-    /// A request of this kind,
+    /// Requests that end their session.
     pub on: On,
-    /// answered so; `None`: with any success.
+    /// Status of the answer that confirms it; `None`: any success.
     pub status: Option<u16>,
 }
 
 /// A fact of a request that chooses a worker.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Affinity {
-    /// A session's id, by a rule.
+    /// The id of a session, found by a rule.
     Rule(Arc<Rule>),
     /// stickyd's own signed cookie.
     Cookie,
@@ -186,7 +190,7 @@ impl Affinity {
         Self::Rule(Arc::new(presets::socket_io()))
     }
 
-    /// Its word in the file.
+    /// The affinity's name in the file.
     pub fn word(&self) -> &str {
         match self {
             Self::Rule(rule) => &rule.name,

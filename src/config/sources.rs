@@ -1,7 +1,8 @@
-//! Which files a configuration was read from, and whether they are still what they were.
+//! The files a configuration was read from, and whether they have changed since.
 //!
-//! Everything the loader opens is noted with a print of its bytes, good or bad, missing or there: a watcher asks whether a
-//! reload would see anything new, and which names on disk it depends on. Leaves out waiting for changes: that is `watch`.
+//! Every file that the loader opens is recorded with a hash of its bytes, whether it was good, bad or missing. A
+//! watcher asks whether a reload would read anything new, and which names on disk the configuration depends on. Left
+//! out: waiting for changes; that is in `watch`.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
@@ -11,15 +12,15 @@ use std::path::{Component, Path, PathBuf};
 
 use super::files;
 
-/// Symbolic links followed at most, as the kernel does (path_resolution(7)).
+/// Maximum number of symbolic links followed, the same as the kernel's (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 
-/// What a load reads; filled while it runs.
+/// The files that a load has read so far.
 #[derive(Default)]
 pub(super) struct Noted(RefCell<Vec<Source>>);
 
 impl Noted {
-    /// [`files::read`], noted.
+    /// Reads a file with [`files::read`] and records it.
     pub(super) fn read(&self, path: &Path) -> Result<Vec<u8>, String> {
         let read = files::read(path);
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -27,7 +28,7 @@ impl Noted {
         read
     }
 
-    /// `file`: what was loaded, as it was named.
+    /// The recorded files as the sources of `file`, the configuration as the caller named it.
     pub(super) fn into_sources(self, file: &Path) -> Sources {
         Sources { file: file.to_owned(), all: self.0.into_inner() }
     }
@@ -36,36 +37,37 @@ impl Noted {
 #[derive(Debug, Clone)]
 struct Source {
     path: PathBuf,
-    /// `None`: it could not be read.
+    /// Hash of the file's bytes; `None`: it could not be read.
     print: Option<u64>,
 }
 
-/// The configuration's file, and every file it names, as they were when they were read.
+/// The configuration's file and every file it names, in the state in which they were read.
 #[derive(Debug, Clone)]
 pub struct Sources {
     file: PathBuf,
-    /// The configuration first.
+    /// Every file that was read; the configuration is the first.
     all: Vec<Source>,
 }
 
-/// What a second look at [`Sources`] finds.
+/// Result of comparing [`Sources`] with the files on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Look {
-    /// The same bytes.
+    /// All files have the same bytes as before.
     Same,
-    /// A reload would read something else.
+    /// A reload would read different bytes.
     Changed,
-    /// The configuration itself is not there.
+    /// The configuration file itself is missing.
     Gone,
 }
 
 impl Sources {
-    /// The configuration's file, as it was named.
+    /// Path of the configuration's file, as the caller named it.
     pub fn file(&self) -> &Path {
         &self.file
     }
 
-    /// Reads them again. Blocks as long as a disk does; what is no file (a pipe that would block for ever) is passed over.
+    /// Reads the files again and compares them. Blocks as long as the disk does; anything that is not a regular file is
+    /// skipped (a pipe would block for ever).
     pub fn look(&self) -> Look {
         let mut found = Look::Same;
         for (index, source) in self.all.iter().enumerate() {
@@ -75,7 +77,7 @@ impl Sources {
                     Some(_) => found = Look::Changed,
                     None => {}
                 },
-                // It can no more be read now than it could then, or it can and is new.
+                // Not a regular file: reading it could block.
                 Ok(is) if !is.is_file() => {}
                 _ if files::read(&source.path).ok().map(|bytes| print(&bytes)) != source.print => found = Look::Changed,
                 _ => {}
@@ -84,7 +86,7 @@ impl Sources {
         found
     }
 
-    /// Every name whose change may change what is read: the files, and the symbolic links on the way to them.
+    /// Every path whose change may change what is read: the files, and the symbolic links on the way to them.
     pub fn trail(&self) -> BTreeSet<PathBuf> {
         let mut names = BTreeSet::new();
         for source in &self.all {
@@ -100,7 +102,7 @@ fn print(bytes: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// As the kernel walks an absolute path.
+/// Adds the path and every symbolic link on the way to `names`. Walks the absolute path as the kernel does.
 fn follow(path: &Path, names: &mut BTreeSet<PathBuf>) {
     let parts = |path: &Path| -> Vec<_> { path.components().map(|part| part.as_os_str().to_owned()).collect() };
     let mut rest: VecDeque<_> = parts(path).into();
@@ -119,7 +121,7 @@ fn follow(path: &Path, names: &mut BTreeSet<PathBuf>) {
                     _ => at = next,
                 }
             }
-            // The root begins anew.
+            // An absolute path or link target starts again at the root.
             Some(Component::RootDir | Component::Prefix(_)) => at = PathBuf::from("/"),
             Some(Component::CurDir) | None => {}
         }
@@ -134,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_trail_of_a_kubernetes_volume_has_its_links() {
+    fn the_trail_of_a_kubernetes_volume_includes_its_links() {
         let directory = std::env::temp_dir().join(format!("stickyd-trail-{:016x}", crate::random::u64()));
         let directory = std::path::absolute(directory).unwrap();
         std::fs::create_dir_all(directory.join("..one")).unwrap();
@@ -143,7 +145,7 @@ mod tests {
         symlink("..one", directory.join("..data")).unwrap();
         symlink("..data/stickyd.toml", &file).unwrap();
         let (sources, loaded) = crate::config::load_noting(&file);
-        assert!(loaded.is_err(), "a bad one is watched, too");
+        assert!(loaded.is_err(), "a bad configuration is watched, too");
         let names: Vec<_> = sources.trail().into_iter().collect();
         let wanted = ["..data", "..one/stickyd.toml", "stickyd.toml"];
         assert_eq!(names, wanted.map(|name| directory.join(name)));
@@ -153,14 +155,14 @@ mod tests {
         std::fs::write(directory.join("..two/stickyd.toml"), "[upstream.a]").unwrap();
         symlink("..two", directory.join("..new")).unwrap();
         std::fs::rename(directory.join("..new"), directory.join("..data")).unwrap();
-        assert_eq!(sources.look(), Look::Same, "other files, the same words");
+        assert_eq!(sources.look(), Look::Same, "other files with the same content");
         assert!(sources.trail().contains(&directory.join("..two/stickyd.toml")));
         std::fs::write(&file, "[upstream.b]").unwrap();
         assert_eq!(sources.look(), Look::Changed);
         std::fs::remove_file(&file).unwrap();
         assert_eq!(sources.look(), Look::Gone);
         symlink("stickyd.toml", &file).unwrap();
-        assert!(sources.trail().contains(&file), "a link to itself ends");
+        assert!(sources.trail().contains(&file), "a link to itself does not loop for ever");
         std::fs::remove_dir_all(directory).unwrap();
     }
 }

@@ -1,7 +1,7 @@
 //! `tls = { … }` of a listener: certificates with their keys, client certificates, HSTS.
 //!
-//! Everything is tried here: a key that does not fit, a chain out of date, a name no client can ask for are errors with a
-//! place before anything is bound or swapped. Leaves out which certificate a client gets: that is `listener::tls`.
+//! Certificates are tried here: a key that does not match, an expired chain or an impossible name is an error with a
+//! place before anything is bound or swapped. Left out: which certificate a client gets; that is in `listener::tls`.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -17,26 +17,26 @@ use super::file::{Item, Section, Text};
 use super::values::{duration, word};
 use super::{files, routes};
 
-/// How a listener ends TLS. Reloaded.
+/// How a listener terminates TLS. A reload applies it to connections accepted later.
 #[derive(Debug, PartialEq)]
 pub struct Tls {
-    /// At least one; the first serves clients that name no host, or one that no certificate is for.
+    /// Certificates, at least one. The first serves clients that name no host, or a host without a certificate.
     pub certificates: Vec<Certificate>,
     /// Application protocols in order of preference (RFC 7301).
     pub alpn: Vec<Vec<u8>>,
-    /// `Strict-Transport-Security` of every answer (RFC 6797 §6.1). `None`: the workers' business.
+    /// Value of `Strict-Transport-Security` in every answer (RFC 6797 §6.1). `None`: left to the workers.
     pub hsts: Option<String>,
-    /// Whose memory records are taken apart in.
+    /// Memory that TLS records are read from and written to.
     pub buffers: Buffers,
 }
 
-/// Whose memory a connection's records are taken apart and put together in.
+/// The memory in which a connection's TLS records are decrypted and encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Buffers {
-    /// Its thread's: a connection that is silent owns none.
+    /// The buffers of its thread: a silent connection owns none.
     #[default]
     Shared,
-    /// Its own, 4 KiB or more for as long as it lives.
+    /// A buffer of its own, of 4 KiB or more, for as long as the connection lives.
     Own,
 }
 
@@ -45,27 +45,27 @@ const BUFFERS: [(&str, Buffers); 2] = [("shared", Buffers::Shared), ("own", Buff
 /// One certificate with its key, read and matched to each other.
 #[derive(Debug, PartialEq)]
 pub struct Certificate {
-    /// Names it is chosen for, lower case, `*.example.com` or exact: those it bears, or `hosts`.
+    /// Names it is used for, in lower case, exact or `*.example.com`: the names in the certificate, or `hosts`.
     pub hosts: Vec<String>,
-    /// Leaf first.
+    /// The certificate chain, leaf first.
     pub chain: Vec<CertificateDer<'static>>,
-    /// PKCS#8, PKCS#1 or SEC1.
+    /// The private key, in PKCS#8, PKCS#1 or SEC1.
     pub key: PrivateKeyDer<'static>,
-    /// The last second the leaf is valid in, since 1970.
+    /// The last second in which the leaf is valid, in seconds since 1970.
     pub not_after: u64,
-    /// Whether its hosts ask for a client certificate.
+    /// Policy for client certificates on its hosts.
     pub client_auth: ClientAuth,
 }
 
-/// Whether a client has to show a certificate. Two are the same policy when they are equal.
+/// Policy for client certificates. Equal values are the same policy.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum ClientAuth {
-    /// It is not asked.
+    /// Clients are not asked for a certificate.
     #[default]
     Off,
-    /// It may; a wrong one ends the handshake all the same.
+    /// Clients may have a certificate signed by these authorities; an invalid one ends the handshake.
     Optional(Vec<CertificateDer<'static>>),
-    /// It must have one that these authorities have signed.
+    /// Clients must have a certificate signed by these authorities.
     Required(Vec<CertificateDer<'static>>),
 }
 
@@ -78,9 +78,9 @@ enum Mode {
 
 const MODES: [(&str, Mode); 3] = [("off", Mode::Off), ("optional", Mode::Optional), ("required", Mode::Required)];
 
-/// Ten years; 0 makes browsers forget.
+/// Range of HSTS `max_age`: up to ten years; 0 makes browsers forget the host.
 const MAX_AGES: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(10 * 365 * 86_400);
-/// What browsers' lists ask for (hstspreload.org).
+/// Minimum `max_age` for the browsers' preload list (hstspreload.org).
 const PRELOAD_AGE: Duration = Duration::from_secs(365 * 86_400);
 
 /// Reads `tls = { certificate, key }` or `tls = { certificates = [{…}, …] }`.
@@ -89,8 +89,8 @@ pub(super) fn read(context: &Context<'_>, mut section: Section<'_>, http2: bool)
     let list = section.take("certificates");
     let single = ["certificate", "key", "hosts"].into_iter().find_map(|key| Some((key, section.key(key)?)));
     if let (Some((key, at)), Some(_)) = (single, &several) {
-        let help = "put the pair into `certificates`, first if it is the default";
-        context.report.error_help(&at, format!("`{key}` and `certificates` are both there"), help);
+        let help = "move the pair into `certificates`, as the first entry if it is the default";
+        context.report.error_help(&at, format!("`{key}` and `certificates` cannot be used together"), help);
     }
     let auth = section.take("client_auth").and_then(|item| client_auth(context, item)).unwrap_or_default();
     let hsts = section.section("hsts", "a table such as { max_age = \"365d\" }").and_then(hsts);
@@ -98,7 +98,7 @@ pub(super) fn read(context: &Context<'_>, mut section: Section<'_>, http2: bool)
     let buffers = buffers.and_then(|text| word(context.report, "buffers", &text, &BUFFERS)).unwrap_or_default();
     let read = match list {
         Some(list) => {
-            // Not unknown here, only one too many.
+            // These keys are known; the conflict was reported above.
             for key in ["certificate", "key", "hosts"] {
                 section.take(key);
             }
@@ -124,7 +124,7 @@ fn certificates(context: &Context<'_>, item: Item<'_>, auth: &ClientAuth) -> Opt
     let at = item.span.clone();
     let items = item.list("a list such as [{ certificate = \"a.pem\", key = \"a.key\" }]", "a certificate")?;
     if items.is_empty() {
-        context.report.error(&at, "`certificates` is empty: TLS needs one");
+        context.report.error(&at, "`certificates` is empty: TLS needs at least one");
     }
     let written = items.len();
     let one = |item: Item<'_>| {
@@ -139,7 +139,7 @@ fn certificates(context: &Context<'_>, item: Item<'_>, auth: &ClientAuth) -> Opt
     (written > 0 && read.len() == written).then_some(read)
 }
 
-/// `certificate`, `key` and `hosts`, wherever they stand.
+/// Reads `certificate`, `key` and `hosts`, in `tls` itself or in an entry of `certificates`.
 fn pair(context: &Context<'_>, section: &mut Section<'_>, auth: &ClientAuth) -> Option<Read> {
     let certificate = section.required("certificate", "a path", "\"fullchain.pem\"");
     let key = section.required("key", "a path", "\"privkey.pem\"");
@@ -160,9 +160,9 @@ fn hosts(context: &Context<'_>, item: Item<'_>) -> Vec<String> {
     texts.map(|text| routes::check_host(context, &text)).collect()
 }
 
-/// `{ mode = "required", ca = "ca.pem" }`
+/// Reads `client_auth`, such as `{ mode = "required", ca = "ca.pem" }`.
 fn client_auth(context: &Context<'_>, item: Item<'_>) -> Option<ClientAuth> {
-    const CA: &str = "write ca = \"ca.pem\": who signs the certificates of clients";
+    const CA: &str = "write ca = \"ca.pem\": the authorities that sign clients' certificates";
     let mut section = item.section("`client_auth`", "a table such as { mode = \"required\", ca = \"ca.pem\" }")?;
     let mode = section.required("mode", "\"off\", \"optional\" or \"required\"", "\"required\"");
     let path = section.text("ca", "a path");
@@ -170,7 +170,7 @@ fn client_auth(context: &Context<'_>, item: Item<'_>) -> Option<ClientAuth> {
     let mode_at = mode.as_ref()?.span.clone();
     let mode = word(context.report, "mode", &mode?, &MODES)?;
     if let (Mode::Off, Some(path)) = (mode, &path) {
-        context.report.error(&path.span, "`ca` says who signs clients' certificates, and mode = \"off\" asks for none");
+        context.report.error(&path.span, "`ca` has no effect with mode = \"off\": remove it, or set another mode");
     }
     let roots = path.map(|path| authorities(context, &path));
     match (mode, roots) {
@@ -184,20 +184,20 @@ fn client_auth(context: &Context<'_>, item: Item<'_>) -> Option<ClientAuth> {
     }
 }
 
-/// Certificates of authorities, each of a kind that can sign others.
+/// Reads the certificates of authorities; each must be one that can sign others.
 pub(super) fn authorities(context: &Context<'_>, path: &Text) -> Option<Vec<CertificateDer<'static>>> {
-    let all = files::certificates(context, path, "a PEM file with the certificates of the authorities")?;
+    let all = files::certificates(context, path, "use a PEM file with the authorities' certificates")?;
     let mut roots = RootCertStore::empty();
     for (i, authority) in all.iter().enumerate() {
         if let Err(error) = roots.add(authority.clone()) {
-            let reason = format!("its certificate {} is none of an authority: {error}", i + 1);
-            return files::unusable(context, path, &reason, "a PEM file with the certificates of the authorities");
+            let reason = format!("its certificate {} is not an authority's: {error}", i + 1);
+            return files::unusable(context, path, &reason, "use a PEM file with the authorities' certificates");
         }
     }
     Some(all)
 }
 
-/// `{ max_age = "365d", include_subdomains = true, preload = false }`
+/// Reads `hsts`, such as `{ max_age = "365d", include_subdomains = true, preload = false }`.
 fn hsts(mut section: Section<'_>) -> Option<String> {
     let (report, at) = (section.report, section.span.clone());
     let Some(item) = section.take("max_age") else {
@@ -213,34 +213,34 @@ fn hsts(mut section: Section<'_>) -> Option<String> {
     section.finish();
     let max_age = max_age?;
     if preload && !(subdomains && max_age >= PRELOAD_AGE) {
-        let help = "the browsers' lists ask for include_subdomains = true and max_age = \"365d\" or more";
-        report.warn(&at, "`preload` is asked for, but browsers will not take it", help);
+        let help = "browsers' preload lists require include_subdomains = true and max_age = \"365d\" or more";
+        report.warn(&at, "`preload` is set, but browsers will not accept it", help);
     }
     let (subdomains, preload) =
         (if subdomains { "; includeSubDomains" } else { "" }, if preload { "; preload" } else { "" });
     Some(format!("max-age={}{subdomains}{preload}", max_age.as_secs()))
 }
 
-/// One name, two certificates: fine for two kinds of keys and one policy.
+/// Checks names that have several certificates: the kinds of their keys must differ and their policies be the same.
 fn names_differ(context: &Context<'_>, all: &[Read]) {
     let mut seen: HashMap<&str, Vec<&Read>> = HashMap::new();
     for (i, read) in all.iter().enumerate() {
         let (certificate, (at, kind)) = read;
         if certificate.hosts.is_empty() && i > 0 {
-            let help = "clients are told apart by name: write hosts = [\"example.com\"]";
-            context.report.error_help(at, "this certificate bears no DNS name, so no client gets it", help);
+            let help = "certificates are chosen by name: write hosts = [\"example.com\"]";
+            context.report.error_help(at, "this certificate has no DNS name, so no client would get it", help);
         }
         for host in &certificate.hosts {
             let others = seen.entry(host).or_default();
             for (other, (first, other_kind)) in others.iter() {
                 let line = context.report.line_of(first);
                 if other.client_auth != certificate.client_auth {
-                    let message = format!("`{host}` has another `client_auth` in line {line}");
-                    context.report.error_help(at, message, "one host, one policy: a client could choose the weaker");
+                    let message = format!("`{host}` has a different `client_auth` on line {line}");
+                    context.report.error_help(at, message, "use one policy: clients could choose the weaker one");
                 } else if other_kind == kind {
                     let message =
-                        format!("`{host}` has a certificate with the same kind of key already, in line {line}");
-                    context.report.warn(at, message, "clients get the first; narrow one of them by `hosts`");
+                        format!("`{host}` already has a certificate with the same kind of key, on line {line}");
+                    context.report.warn(at, message, "clients get the first; restrict one of them with `hosts`");
                 }
             }
             others.push(read);
@@ -248,9 +248,9 @@ fn names_differ(context: &Context<'_>, all: &[Read]) {
     }
 }
 
-/// What is wrong with the dates of a chain, at `now`. An expired leaf is an error: every client will refuse it. One that is
-/// not valid yet is a warning: mostly it is the machine's clock that is wrong, and a machine that boots in 1970 must
-/// still serve. So is an expired intermediate: clients may know another way to a root.
+/// Checks the dates of a chain at the time `now`. An expired leaf is an error, because every client will reject it. A
+/// leaf that is not valid yet is a warning: in most cases the machine's clock is wrong, and a machine that boots in
+/// 1970 must still serve. An expired intermediate is a warning, too: clients may know another path to a root.
 pub(super) fn dates(context: &Context<'_>, path: &Text, chain: &[crate::x509::Certificate], now: u64) {
     for (i, certificate) in chain.iter().enumerate() {
         let which = match i {
@@ -261,21 +261,21 @@ pub(super) fn dates(context: &Context<'_>, path: &Text, chain: &[crate::x509::Ce
         if now > after {
             let message = format!("{which} expired at {}", date(after));
             match i {
-                0 => context.report.error_help(&path.span, message, "clients refuse it: renew it, then reload"),
+                0 => context.report.error_help(&path.span, message, "clients reject it: renew it, then reload"),
                 _ => context.report.warn(
                     &path.span,
                     message,
-                    "some clients will refuse it; renew the chain, then reload",
+                    "some clients will reject it: renew the chain, then reload",
                 ),
             }
         } else if now < before {
             let message = format!("{which} is not valid before {}", date(before));
-            context.report.warn(&path.span, message, "clients will refuse it until then; is the clock right?");
+            context.report.warn(&path.span, message, "clients reject it until then: check this machine's clock");
         }
     }
 }
 
-/// `format_rfc3339` panics past the year 9999, a date that X.509 can hold.
+/// Formats a date, at most the year 9999: `format_rfc3339` panics on later dates, which X.509 can hold.
 fn date(unix: u64) -> impl std::fmt::Display {
     humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_secs(unix.min(253_402_300_799)))
 }

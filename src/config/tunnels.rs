@@ -1,5 +1,5 @@
-//! `round_trip`, `tunnel_ping`, `tunnel_ping_timeout` and `broadcast` of an upstream: what is made of its WebSockets' pings,
-//! and what stickyd may say on them itself.
+//! `round_trip`, `tunnel_ping`, `tunnel_ping_timeout` and `broadcast` of an upstream: how pings on its WebSockets are
+//! measured, and what stickyd may send on them itself.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -12,16 +12,16 @@ const THRESHOLDS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration
 const PINGS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 const ANSWERS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 
-/// What is made of an upstream's WebSockets. Applies to those that are opened later.
+/// Settings of an upstream's WebSockets. A reload applies them to those that are opened later, and `broadcast` at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tunnels {
-    /// Where one quality of a connection ends and the next begins.
+    /// Round-trip times that separate the qualities of a connection.
     pub round_trip: Thresholds,
-    /// A client that was silent for this long is sent a Ping; 1 s to 1 day. `None`, the default: none is.
+    /// Time of silence after which a client is sent a Ping; 1 s to 1 day. `None`, the default: no Pings are sent.
     pub ping: Option<Duration>,
-    /// How long it has then to say anything; 1 s to 1 h, default 10 s.
+    /// Time the client then has to send anything; 1 s to 1 h, default 10 s.
     pub ping_timeout: Duration,
-    /// Operators may send texts and events to its clients, where the route says nothing else; default: they may not.
+    /// Whether operators may send texts and events to the clients, if the route does not decide; default: not allowed.
     pub broadcast: bool,
 }
 
@@ -32,7 +32,7 @@ impl Default for Tunnels {
     }
 }
 
-/// Reads them.
+/// Reads the tunnel settings of an upstream.
 pub(super) fn read(section: &mut Section<'_>) -> Tunnels {
     let mut tunnels = Tunnels::default();
     if let Some(table) = section.section("round_trip", "a table such as { excellent = \"80ms\", good = \"250ms\" }") {
@@ -43,8 +43,8 @@ pub(super) fn read(section: &mut Section<'_>) -> Tunnels {
         let (report, at) = (item.report, item.span.clone());
         tunnels.ping_timeout = duration(item, ANSWERS).unwrap_or(tunnels.ping_timeout);
         if tunnels.ping.is_none() {
-            let help = "write tunnel_ping = \"20s\", too, or leave this out";
-            report.error_help(&at, "`tunnel_ping_timeout` without `tunnel_ping`: nobody is pinged", help);
+            let help = "add tunnel_ping = \"20s\", or remove this";
+            report.error_help(&at, "`tunnel_ping_timeout` has no effect without `tunnel_ping`", help);
         }
     }
     tunnels.broadcast = section.take("broadcast").and_then(Item::boolean).unwrap_or(tunnels.broadcast);
@@ -58,7 +58,7 @@ fn thresholds(mut section: Section<'_>) -> Thresholds {
         *value = section.take(key).and_then(|item| duration(item, THRESHOLDS)).unwrap_or(*value);
     }
     if thresholds.excellent >= thresholds.good {
-        let message = "an excellent round-trip is shorter than one that is only good";
+        let message = "`excellent` must be shorter than `good`";
         report.error_help(&at, message, "the defaults are { excellent = \"80ms\", good = \"250ms\" }");
     }
     section.finish();

@@ -1,6 +1,6 @@
-//! `[upstream.NAME]`: its workers, affinity, health checks, cookie and times.
+//! `[upstream.NAME]`: its workers, affinity, health checks, cookie, time-outs and bounds.
 //!
-//! Leaves out what needs other tables to judge (routes to it, whether its cookie can be Secure): that is `check`.
+//! Left out: checks that need other tables (routes to it, whether its cookie can be Secure); see `check`.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -13,17 +13,17 @@ use super::values::{duration, percent, size, word};
 use super::workers::{self, Entry};
 use super::{AdminState, Affinity, SameSite, Upstream, drain, eject, guards, health, labels, tunnels, worker_tls};
 
-/// An upstream with the places that later checks point at.
+/// An upstream with the places in the file that later checks point at.
 pub(super) struct Read {
     pub(super) upstream: Upstream,
     pub(super) name: Span,
-    /// Of `same_site`'s value, where one is given.
+    /// Place of the value of `same_site`, if it is given.
     pub(super) same_site: Option<Span>,
-    /// Of `affinity`, what it names; empty where it is left out.
+    /// The entries of `affinity` with their places; empty if it is left out.
     pub(super) affinity: Vec<(Affinity, Span)>,
-    /// Of `follow`.
+    /// Place of the key `follow`, if it is given.
     pub(super) follow: Option<Span>,
-    /// Of each worker its entry.
+    /// Place of the entry of each worker, in the order of the upstream's workers.
     pub(super) entries: Vec<Span>,
 }
 
@@ -31,17 +31,17 @@ const TIMES: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::fro
 const TUNNEL_TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
 const DNS_TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 const SLOW_STARTS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
-/// A terabyte is none's.
+/// Range of `max_body`, in bytes. Upper bound of 1 TB: above any real body, low enough to catch a typo.
 const BODIES: RangeInclusive<u64> = 1..=1_000_000_000_000;
 const SAME_SITES: [(&str, SameSite); 3] =
     [("lax", SameSite::Lax), ("strict", SameSite::Strict), ("none", SameSite::None)];
 const ADMIN_STATES: [(&str, AdminState); 3] =
     [("ready", AdminState::Ready), ("drain", AdminState::Drain), ("maint", AdminState::Maint)];
 
-/// Reads `[upstream.NAME]`.
+/// Reads one `[upstream.NAME]` table.
 pub(super) fn read(context: &Context<'_>, customs: &Customs, name: Text, item: Item<'_>) -> Option<Read> {
     if !item.is_table() {
-        let message = format!("`{}` stands in [upstream] itself, and upstreams have names", name.value);
+        let message = format!("`{}` must be in a named upstream, not in [upstream] itself", name.value);
         context.report.error_help(&name.span, message, "write [upstream.app] above it");
         return None;
     }
@@ -97,7 +97,7 @@ pub(super) fn read(context: &Context<'_>, customs: &Customs, name: Text, item: I
     Some(Read { upstream, name: name.span, same_site, affinity, follow, entries })
 }
 
-/// What becomes of failing and of full workers.
+/// Reads the settings for failing workers, and the bounds of an upstream.
 fn bounds(section: &mut Section<'_>, upstream: &mut Upstream) {
     if let Some(item) = section.take("eject") {
         upstream.eject = eject::read(item);
@@ -118,19 +118,19 @@ fn bounds(section: &mut Section<'_>, upstream: &mut Upstream) {
     }
 }
 
-/// The name is part of a cookie's name and of every metric.
+/// Checks the name of an upstream, which becomes part of a cookie's name and of every metric.
 fn check_name(context: &Context<'_>, name: &Text) {
     let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
     if !(1..=32).contains(&name.value.len()) || !name.value.bytes().all(fits) {
-        let help = "1 to 32 of a-z, 0-9, `_` and `-`: it becomes part of the cookie's name";
-        context.report.error_help(&name.span, format!("`{}` is no name for an upstream", name.value), help);
+        let help = "use 1 to 32 characters of a-z, 0-9, `_` and `-`: it becomes part of the cookie's name";
+        context.report.error_help(&name.span, format!("`{}` is not a valid upstream name", name.value), help);
     }
 }
 
 fn entries(section: &mut Section<'_>) -> Vec<Entry> {
     let (report, at, label) = (section.report, section.span.clone(), section.label.clone());
     let example = "write workers = [\"127.0.0.1:3001-3004\"]";
-    // Without it, a template that went wrong would take the whole application off the net.
+    // Without this key, a faulty template that leaves the list empty would take the whole application offline.
     let allow_empty = section.take("allow_empty").and_then(Item::boolean).unwrap_or(false);
     let Some(item) = section.take("workers") else {
         report.error_help(&at, format!("{label} needs `workers`"), example);
@@ -139,13 +139,13 @@ fn entries(section: &mut Section<'_>) -> Vec<Entry> {
     let at = item.span.clone();
     let Some(items) = item.list("a list such as [\"127.0.0.1:3001-3004\"]", "a worker") else { return Vec::new() };
     if items.is_empty() && !allow_empty {
-        let help = "if that is meant, write allow_empty = true: all its requests are answered with 503";
-        report.error_help(&at, format!("{label} has no worker"), help);
+        let help = "if this is intended, write allow_empty = true: all its requests are answered with 503";
+        report.error_help(&at, format!("{label} has no workers"), help);
     }
     items.into_iter().filter_map(entry).collect()
 }
 
-/// A worker: its address, or a table around it.
+/// Reads an entry of `workers`: an address, or a table with an address.
 fn entry(item: Item<'_>) -> Option<Entry> {
     let expected = "an address or a table such as { address = \"10.0.0.7:3000\", weight = 2 }";
     if !item.is_table() {
@@ -160,7 +160,7 @@ fn entry(item: Item<'_>) -> Option<Entry> {
     if let Some(name) = &name
         && (!(1..=128).contains(&name.value.len()) || name.value.contains(char::is_control))
     {
-        section.report.error(&name.span, "a worker's name has 1 to 128 bytes and no control characters");
+        section.report.error(&name.span, "a worker's name must have 1 to 128 bytes and no control characters");
     }
     section.finish();
     Some(Entry { address: address?, name, weight: weight.unwrap_or(1), admin: admin.unwrap_or_default() })

@@ -1,6 +1,7 @@
-//! Small readings of one value: durations, sizes, words out of a list, and the word that was probably meant.
+//! Readers for single values: durations, percentages, sizes, words from a list, and the word that was probably meant.
 //!
-//! Each reports what it cannot read. Knows no key: ranges and defaults stand where a key is read.
+//! Each reports a value that it cannot read. Keys are not known here: ranges and defaults are given where a key is
+//! read.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -8,7 +9,8 @@ use std::time::Duration;
 use super::error::Report;
 use super::file::{Item, Text};
 
-/// `"1m 30s"`, in `range`. A bare number is refused: seconds or milliseconds is the mistake everybody makes once.
+/// Reads a duration such as `"1m 30s"`, in `range`. A number without a unit is an error, because it could mean seconds
+/// or milliseconds.
 pub(super) fn duration(item: Item<'_>, range: RangeInclusive<Duration>) -> Option<Duration> {
     if item.is_integer() {
         item.report.error_help(&item.span, format!("{} needs a unit", item.label), "write a duration such as \"5s\"");
@@ -27,15 +29,16 @@ pub(super) fn duration(item: Item<'_>, range: RangeInclusive<Duration>) -> Optio
         Err(error) => {
             report.error_help(
                 &text.span,
-                format!("{label} is no duration: {error}"),
-                "write \"500ms\", \"5s\", \"1m 30s\"",
+                format!("{label} is not a valid duration: {error}"),
+                "write a duration such as \"500ms\", \"5s\" or \"1m 30s\"",
             );
             None
         }
     }
 }
 
-/// `"50%"`, in `range`. A bare number is refused: 0.5 or 50 is another such mistake.
+/// Reads a percentage such as `"50%"`, in `range`. A number without `%` is an error, because a half could be written as
+/// 0.5 or as 50.
 pub(super) fn percent(item: Item<'_>, range: RangeInclusive<u32>) -> Option<u32> {
     let (report, label, at) = (item.report, item.label.clone(), item.span.clone());
     if item.is_integer() {
@@ -51,7 +54,7 @@ pub(super) fn percent(item: Item<'_>, range: RangeInclusive<u32>) -> Option<u32>
     None
 }
 
-/// An integer of bytes or `"64MB"`, in `range`.
+/// Reads a size in `range`: an integer of bytes, or a string such as `"64MB"`.
 pub(super) fn size(item: Item<'_>, range: RangeInclusive<u64>) -> Option<u64> {
     let (report, label, span) = (item.report, item.label.clone(), item.span.clone());
     let bytes = if item.is_integer() {
@@ -60,7 +63,7 @@ pub(super) fn size(item: Item<'_>, range: RangeInclusive<u64>) -> Option<u64> {
         let text = item.text("a size such as \"64MB\"")?;
         let Some(bytes) = parse_size(&text.value) else {
             let help = "write bytes (65536), or a whole number with kB, MB, GB (1000) or KiB, MiB, GiB (1024)";
-            report.error_help(&span, format!("{label} is no size"), help);
+            report.error_help(&span, format!("{label} is not a valid size"), help);
             return None;
         };
         bytes
@@ -73,7 +76,7 @@ pub(super) fn size(item: Item<'_>, range: RangeInclusive<u64>) -> Option<u64> {
     None
 }
 
-/// A number as TOML lets one write it: `100_000_000`.
+/// Writes a number with `_` between groups of three digits, as TOML allows: `100_000_000`.
 pub(crate) fn digits(number: u64) -> String {
     let plain = number.to_string();
     let mut out = String::new();
@@ -103,7 +106,7 @@ fn parse_size(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
-/// The meaning of a word, or an error that says which words there are.
+/// The meaning of a word; an unknown word is reported with the known ones.
 pub(super) fn word<T: Copy>(report: &Report<'_>, what: &str, text: &Text, words: &[(&'static str, T)]) -> Option<T> {
     if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == text.value) {
         return Some(*meaning);
@@ -113,16 +116,16 @@ pub(super) fn word<T: Copy>(report: &Report<'_>, what: &str, text: &Text, words:
     None
 }
 
-/// What to say about a word that is not in the list.
+/// Hint for a word that is not in the list: the nearest known word, or all of them.
 pub(super) fn suggest(wrong: &str, known: &[&str]) -> String {
     match nearest(wrong, known) {
         Some(right) => format!("did you mean `{right}`?"),
-        None if known.is_empty() => "there are none".to_owned(),
-        None => format!("there is {}", known.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")),
+        None if known.is_empty() => "none is defined".to_owned(),
+        None => format!("use one of {}", known.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")),
     }
 }
 
-/// The known word closest to `wrong`, if it is close enough to have been meant: a third of its letters may differ.
+/// The known word nearest to `wrong`, if at most a third of its letters differ.
 fn nearest<'k>(wrong: &str, known: &[&'k str]) -> Option<&'k str> {
     let wrong = wrong.to_lowercase().replace('-', "_");
     let measured = known.iter().map(|word| (distance(&wrong, &word.replace('-', "_")), *word));
@@ -130,9 +133,10 @@ fn nearest<'k>(wrong: &str, known: &[&'k str]) -> Option<&'k str> {
     (off <= (word.chars().count() / 3).max(1)).then_some(word)
 }
 
-/// Edits (insert, delete, replace, swap of neighbours) from one word to the other.
+/// Number of edits (insert, delete, replace, swap of neighbours) from one word to the other.
 pub(super) fn distance(a: &str, b: &str) -> usize {
-    // Nobody misspells a key by this much, and the walk is quadratic in what a stranger's file may hold.
+    // A difference in length of more than 8 is not a typing mistake, and the walk is quadratic in the length of words
+    // from an arbitrary file.
     if a.len().abs_diff(b.len()) > 8 {
         return usize::MAX;
     }
@@ -163,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes() {
+    fn sizes_are_parsed() {
         for (text, bytes) in [
             ("0", Some(0)),
             ("64MB", Some(64_000_000)),
@@ -185,14 +189,14 @@ mod tests {
     }
 
     #[test]
-    fn digits_in_threes() {
+    fn digits_are_grouped_in_threes() {
         for (number, text) in [(0, "0"), (999, "999"), (1_000, "1_000"), (100_000_000, "100_000_000")] {
             assert_eq!(digits(number), text);
         }
     }
 
     #[test]
-    fn distances() {
+    fn distances_count_edits() {
         for (a, b, edits) in [
             ("workers", "workers", 0),
             ("wokers", "workers", 1),
@@ -207,10 +211,10 @@ mod tests {
     }
 
     #[test]
-    fn suggestions() {
+    fn suggestions_name_the_nearest_or_all_words() {
         assert_eq!(suggest("wokers", &["workers", "health"]), "did you mean `workers`?");
         assert_eq!(suggest("Same-Site", &["same_site"]), "did you mean `same_site`?");
-        assert_eq!(suggest("balance", &["workers", "health"]), "there is `workers`, `health`");
-        assert_eq!(suggest("x", &[]), "there are none");
+        assert_eq!(suggest("balance", &["workers", "health"]), "use one of `workers`, `health`");
+        assert_eq!(suggest("x", &[]), "none is defined");
     }
 }

@@ -1,7 +1,7 @@
-//! `tls = { … }` of an upstream: how its workers are spoken to, and how they are known.
+//! `tls = { … }` of an upstream: TLS to its workers, and how their certificates are verified.
 //!
-//! A worker's certificate is verified unless `verify = false` says otherwise in so many words. Leaves out the handshake:
-//! that is `upstream::tls`.
+//! A worker's certificate is verified unless the file sets `verify = false`. Left out: the handshake; that is in
+//! `upstream::tls`.
 
 use std::sync::Arc;
 
@@ -12,18 +12,18 @@ use super::error::Span;
 use super::file::{Item, Section};
 use super::{At, Group, files, tls};
 
-/// TLS to the workers of an upstream.
+/// TLS to the workers of an upstream. A reload applies it to new connections.
 #[derive(Debug, PartialEq)]
 pub struct WorkerTls {
-    /// Whose signatures are believed: of `ca`, else those of the system. `None`: any certificate is taken.
+    /// Trusted authorities: those in `ca`, else those of the system. `None`: any certificate is accepted.
     pub authorities: Option<Vec<CertificateDer<'static>>>,
-    /// Asked for (SNI) and looked for in the certificate. `None`: each worker's own host.
+    /// Name that is requested (SNI) and verified in the certificate. `None`: each worker's own host.
     pub server_name: Option<String>,
-    /// Shown to workers that ask for a certificate: the chain, leaf first, and its key.
+    /// Certificate for workers that ask for one: the chain, leaf first, and its key.
     pub identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
 }
 
-/// Reads `tls` of an upstream with these workers.
+/// Reads the `tls` table of an upstream with these workers.
 pub(super) fn read(context: &Context<'_>, mut section: Section<'_>, groups: &[Group]) -> Option<Arc<WorkerTls>> {
     let at = section.span.clone();
     let ca = section.text("ca", "a path");
@@ -33,20 +33,20 @@ pub(super) fn read(context: &Context<'_>, mut section: Section<'_>, groups: &[Gr
     let verify = section.take("verify").and_then(Item::boolean).unwrap_or(true);
     section.finish();
     if let (Some(ca), false) = (&ca, verify) {
-        context.report.error(&ca.span, "`ca` says whom to believe, and verify = false believes everybody");
+        context.report.error(&ca.span, "`ca` has no effect with verify = false: remove one of the two");
     }
     if let Some(name) = &server_name
         && ServerName::try_from(name.value.as_str()).is_err()
     {
-        let message = format!("`{}` is no name a certificate could bear", name.value);
+        let message = format!("`{}` is not a valid name in a certificate", name.value);
         context.report.error_help(&name.span, message, "write a host without a port: \"app.internal\"");
     }
     if server_name.is_none() && groups.iter().any(|group| matches!(group.at, At::Unix(_))) {
         let help = "write server_name = \"app.internal\": the name in its certificate";
-        context.report.error_help(&at, "a unix socket has no host to look for in a certificate", help);
+        context.report.error_help(&at, "a unix socket has no host name to verify in a certificate", help);
     }
     if let (Some(one), None) | (None, Some(one)) = (&certificate, &key) {
-        context.report.error(&one.span, "`certificate` and `key` belong together, and one of them is missing");
+        context.report.error(&one.span, "`certificate` and `key` must be given together, and one of them is missing");
     }
     let identity = certificate.zip(key).map(|(certificate, key)| {
         let chain = files::chain(context, &certificate).map(|(chain, _)| chain);
@@ -66,13 +66,13 @@ pub(super) fn read(context: &Context<'_>, mut section: Section<'_>, groups: &[Gr
     Some(Arc::new(WorkerTls { authorities, server_name: server_name.map(|name| name.value), identity }))
 }
 
-/// The authorities this machine believes. Some of them may be unreadable: what is left decides.
+/// The authorities that this machine trusts. Unreadable ones are skipped; it is an error if none is left.
 fn systems(context: &Context<'_>, at: &Span) -> Option<Vec<CertificateDer<'static>>> {
     let loaded = rustls_native_certs::load_native_certs();
     if loaded.certs.is_empty() {
         let why = loaded.errors.first().map_or_else(|| "there are none".to_owned(), ToString::to_string);
         let help = "install ca-certificates, or write ca = \"workers-ca.pem\"";
-        context.report.error_help(at, format!("this machine's authorities cannot be read: {why}"), help);
+        context.report.error_help(at, format!("this machine's trusted authorities cannot be read: {why}"), help);
         return None;
     }
     Some(loaded.certs)

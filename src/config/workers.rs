@@ -1,9 +1,9 @@
-//! The language of worker addresses: `127.0.0.1:3001-3004`, `[::1]:3000`, `unix:/run/app/5.sock`, `app.internal:3000`.
+//! The syntax of worker addresses: `127.0.0.1:3001-3004`, `[::1]:3000`, `unix:/run/app/5.sock`, `app.internal:3000`.
 //!
-//! One entry, a [`Group`], may stand for several workers: every port of a range, every address of a DNS name. Names are
-//! looked up when the configuration is loaded, and by the running system again and again (`upstream::addresses`); what they
-//! stand for is worked out here both times ([`expand`]). Shared by the file and the command line, and (its single-address
-//! part) by `listener.address` and `admin.address`.
+//! One entry, a [`Group`], may expand to several workers: every port of a range, every address of a DNS name. DNS names
+//! are looked up when the configuration is loaded, and again and again by the running system (`upstream::addresses`);
+//! both use [`expand`]. The syntax is shared by the file and the command line, and its part for single addresses by
+//! `listener.address` and `admin.address`.
 
 mod groups;
 
@@ -20,7 +20,7 @@ use groups::Double;
 pub use groups::{At, Found, Group};
 pub(crate) use groups::{MAX_RANGE, expand};
 
-/// Bytes of a unix socket's path (`sun_path` on Linux, less its final NUL).
+/// Maximum length of a unix socket's path, in bytes (`sun_path` on Linux, without its final NUL).
 const MAX_UNIX: usize = 107;
 
 /// An entry of `workers` as written.
@@ -32,14 +32,15 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// An address alone.
+    /// An entry that is only an address.
     pub(super) fn plain(address: Text) -> Self {
         Self { address, name: None, weight: 1, admin: AdminState::Ready }
     }
 }
 
-/// All entries of an upstream: understood, their names looked up, and of each worker (in [`expand`]'s order) the place of
-/// its entry. The second of two equal workers is an error, unless a DNS name leads there: that is nothing a file can know.
+/// Parses all entries of an upstream and looks up their DNS names; also returns the place of the entry of each worker,
+/// in the order of [`expand`]. The second of two equal workers is an error, unless a DNS name leads to one of them: the
+/// file cannot know the addresses of a name.
 pub(super) fn all(context: &Context<'_>, entries: &[Entry]) -> (Vec<Group>, Found, Vec<Span>) {
     let understood = entries.iter().filter_map(|entry| Some((group(context, entry)?, entry)));
     let (groups, entries): (Vec<_>, Vec<_>) = understood.unzip();
@@ -57,14 +58,14 @@ pub(super) fn all(context: &Context<'_>, entries: &[Entry]) -> (Vec<Group>, Foun
     let mut said = None;
     for again in &expanded.doubles {
         let (Some(first), Some(second)) = (entries.get(again.first), entries.get(again.second)) else { continue };
-        // One message an entry: two overlapping ranges of a hundred ports are one mistake.
+        // One message per entry: two overlapping ranges of a hundred ports are one mistake.
         if said != Some(again.second) {
             said = Some(again.second);
             again.tell(context, first, second, [again.first, again.second].iter().any(|&i| is_named(&groups, i)));
         }
     }
     for entry in expanded.over.iter().filter_map(|&i| entries.get(i)) {
-        let message = format!("`{}` stands for more than {MAX_RANGE} workers", entry.address.value);
+        let message = format!("`{}` expands to more than {MAX_RANGE} workers", entry.address.value);
         context.report.warn(&entry.address.span, message, format!("the first {MAX_RANGE} are used"));
     }
     let span = |&(_, group): &(Worker, usize)| entries.get(group).map_or(0..0, |entry| entry.address.span.clone());
@@ -72,7 +73,8 @@ pub(super) fn all(context: &Context<'_>, entries: &[Entry]) -> (Vec<Group>, Foun
     (groups, found, spans)
 }
 
-/// Two entries of one name, one of them a DNS name: how many addresses that has must not decide whether it is a mistake.
+/// Reports two entries with the same name of which one is a DNS name. This is an error whatever number of addresses the
+/// DNS name has today.
 fn namesakes(context: &Context<'_>, groups: &[Group], entries: &[&Entry]) {
     let mut names: HashMap<&str, (&Span, bool)> = HashMap::new();
     for (group, entry) in groups.iter().zip(entries) {
@@ -81,7 +83,7 @@ fn namesakes(context: &Context<'_>, groups: &[Group], entries: &[&Entry]) {
         match names.get(name.value.as_str()) {
             Some((first, other)) if dns || *other => {
                 let message =
-                    format!("a worker is already named `{}`, in line {}", name.value, context.report.line_of(first));
+                    format!("a worker is already named `{}`, on line {}", name.value, context.report.line_of(first));
                 context.report.error(&name.span, message);
             }
             Some(_) => {}
@@ -98,23 +100,23 @@ impl Double {
     fn tell(&self, context: &Context<'_>, first: &Entry, second: &Entry, by_dns: bool) {
         let report = context.report;
         let (line, at) = (report.line_of(&first.address.span), &second.address.span);
-        let message = format!("worker {} is already there, in line {line}", self.worker.address);
+        let message = format!("worker {} is already listed, on line {line}", self.worker.address);
         match (self.address, by_dns) {
             (true, false) => {
-                report.error_help(at, message, "a worker stands in an upstream once; `weight` gives it more")
+                report.error_help(at, message, "list it once; to give it a larger share, set its `weight`")
             }
-            (true, true) => report.warn(at, message, "it stays one worker, as the first of the two entries says"),
+            (true, true) => report.warn(at, message, "it is one worker, with the settings of the first entry"),
             (false, false) => {
                 let at = second.name.as_ref().map_or(at, |name| &name.span);
-                report.error(at, format!("a worker is already named `{}`, in line {line}", self.worker.name));
+                report.error(at, format!("a worker is already named `{}`, on line {line}", self.worker.name));
             }
-            // It is called by its address.
+            // Not a mistake: the worker gets its address as its name.
             (false, true) => {}
         }
     }
 }
 
-/// What one entry says.
+/// Parses one entry of `workers`.
 fn group(context: &Context<'_>, entry: &Entry) -> Option<Group> {
     let at = at(context, &entry.address)?;
     let name = entry.name.as_ref().map(|name| name.value.clone());
@@ -126,18 +128,18 @@ fn at(context: &Context<'_>, text: &Text) -> Option<At> {
         return unix(context, text).map(At::Unix);
     }
     let (host, port) = split(context, text)?;
-    // Both parts are looked at, so that both are reported.
+    // Both parts are parsed before returning, so that errors in both are reported.
     let ports = ports(context, &port);
     let ip = literal(&host.value);
     if ip.is_none() && !is_name(&host.value) {
-        let help = "an IP (IPv6 in brackets), a DNS name, or unix:/path";
-        context.report.error_help(&host.span, format!("`{}` is no host", host.value), help);
+        let help = "write an IP address (IPv6 in brackets), a DNS name, or unix:/path";
+        context.report.error_help(&host.span, format!("`{}` is not a valid host", host.value), help);
         return None;
     }
     let ports = ports?;
     let count = usize::from(ports.end() - ports.start()).saturating_add(1);
     if count > MAX_RANGE {
-        let message = format!("this stands for {count} workers, {MAX_RANGE} are the most");
+        let message = format!("this range has {count} ports; the maximum is {MAX_RANGE}");
         context.report.error(&port.span, message);
         return None;
     }
@@ -147,7 +149,7 @@ fn at(context: &Context<'_>, text: &Text) -> Option<At> {
     })
 }
 
-/// `unix:PATH`; a relative path begins at the configuration's folder.
+/// Parses `unix:PATH`; a relative path begins in the configuration's folder.
 pub(super) fn unix(context: &Context<'_>, text: &Text) -> Option<PathBuf> {
     let written = text.value.strip_prefix("unix:")?;
     let at = text.inside(context.report, 5..text.value.len());
@@ -157,9 +159,9 @@ pub(super) fn unix(context: &Context<'_>, text: &Text) -> Option<PathBuf> {
     } else if written.starts_with('@') {
         "abstract unix sockets are not supported"
     } else if written.contains('\0') {
-        "a path cannot hold a NUL"
+        "a path cannot contain a NUL"
     } else if path.as_os_str().len() > MAX_UNIX {
-        "the path of the unix socket is too long: Linux takes 107 bytes"
+        "the path of the unix socket is too long: Linux allows 107 bytes"
     } else {
         return Some(path);
     };
@@ -167,22 +169,23 @@ pub(super) fn unix(context: &Context<'_>, text: &Text) -> Option<PathBuf> {
     None
 }
 
-/// `HOST:PORT` of one socket: an IP, or `localhost` for 127.0.0.1. Port 0 stays what it is (any free one).
+/// Parses `HOST:PORT` of a single socket: an IP address, or `localhost` for 127.0.0.1. Port 0 is allowed (any free
+/// port).
 pub(super) fn socket(context: &Context<'_>, text: &Text) -> Option<SocketAddr> {
     let (host, port) = split(context, text)?;
     let ip = literal(&host.value);
     if ip.is_none() {
-        let help = "an IP address: 0.0.0.0 and [::] are every address of this host, 127.0.0.1 only itself";
-        context.report.error_help(&host.span, format!("`{}` is no IP address", host.value), help);
+        let help = "write an IP address: 0.0.0.0 or [::] for every address of this host, 127.0.0.1 for local clients";
+        context.report.error_help(&host.span, format!("`{}` is not an IP address", host.value), help);
     }
     let number = number(&port.value);
     if number.is_none() {
-        context.report.error(&port.span, format!("`{}` is no port (0 to 65535)", port.value));
+        context.report.error(&port.span, format!("`{}` is not a valid port (0 to 65535)", port.value));
     }
     Some(SocketAddr::new(ip?, number?))
 }
 
-/// Host and port, each with its place.
+/// Splits an address into host and port, each with its place.
 fn split(context: &Context<'_>, text: &Text) -> Option<(Text, Text)> {
     let value = &text.value;
     let refuse = |message: &str, help: &str| {
@@ -205,7 +208,7 @@ fn split(context: &Context<'_>, text: &Text) -> Option<(Text, Text)> {
     };
     let (host, port) = (part(0..colon), part(colon + 1..value.len()));
     if !value.starts_with('[') && host.value.contains(':') {
-        return refuse("an IPv6 address stands in brackets", "write [::1]:3000");
+        return refuse("an IPv6 address must be in brackets", "write [::1]:3000");
     }
     if host.value.is_empty() {
         return refuse("the address needs a host", "write 127.0.0.1:3000, 0.0.0.0:443 or [::]:443");
@@ -215,13 +218,13 @@ fn split(context: &Context<'_>, text: &Text) -> Option<(Text, Text)> {
 
 fn ports(context: &Context<'_>, text: &Text) -> Option<RangeInclusive<u16>> {
     let (first, last) = text.value.split_once('-').unwrap_or((&text.value, &text.value));
-    let help = "write a port, 3000, or a range, 3001-3004";
+    let help = "write a port such as 3000, or a range such as 3001-3004";
     let (Some(first), Some(last)) = (number(first), number(last)) else {
-        context.report.error_help(&text.span, format!("`{}` is no port", text.value), help);
+        context.report.error_help(&text.span, format!("`{}` is not a valid port", text.value), help);
         return None;
     };
     if first == 0 {
-        context.report.error_help(&text.span, "nobody can be reached at port 0", help);
+        context.report.error_help(&text.span, "a worker cannot be reached at port 0", help);
     } else if last < first {
         let help = format!("write {last}-{first}");
         context.report.error_help(&text.span, "the range of ports ends before it begins", help);
@@ -231,13 +234,13 @@ fn ports(context: &Context<'_>, text: &Text) -> Option<RangeInclusive<u16>> {
     None
 }
 
-/// A port; stricter than `parse`, which takes `+80`.
+/// Parses a port; stricter than `parse`, which accepts `+80`.
 fn number(text: &str) -> Option<u16> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
-/// An IP, in brackets if it is IPv6; or `localhost`, which is 127.0.0.1 here: what it resolves to differs between hosts,
-/// and the worker that listens on one of the two only must not look dead every other time.
+/// Parses an IP address, in brackets if it is IPv6, or `localhost`. The latter is always 127.0.0.1 here: on some hosts
+/// it resolves to two addresses, and a worker that listens on only one of them would look dead every other time.
 fn literal(host: &str) -> Option<IpAddr> {
     if host.eq_ignore_ascii_case("localhost") {
         return Some(Ipv4Addr::LOCALHOST.into());
@@ -248,13 +251,13 @@ fn literal(host: &str) -> Option<IpAddr> {
     }
 }
 
-/// The addresses of a name. A name that does not resolve now is no mistake of the file's: the name server may be late, or
-/// the workers; nobody's boot should hang on that.
+/// Looks up the addresses of a DNS name. A name that does not resolve is only a warning: the name server or the workers
+/// may start later, and stickyd must be able to start without them.
 fn look_up(context: &Context<'_>, entry: &Entry, host: &str) -> Option<Vec<IpAddr>> {
     let text = &entry.address;
     let at = text.inside(context.report, 0..host.len());
     let help =
-        "it is looked up again and again; until it resolves a start lacks its workers, a reload keeps those there were";
+        "it is looked up again and again; until it resolves, a start is without its workers and a reload keeps them";
     match (context.resolve)(host).map(tidy) {
         Ok(ips) if !ips.is_empty() => Some(ips),
         Ok(_) => {
@@ -268,8 +271,9 @@ fn look_up(context: &Context<'_>, entry: &Entry, host: &str) -> Option<Vec<IpAdd
     }
 }
 
-/// Resolvers turn their answers round and say things twice; the same addresses should be the same configuration each time.
-/// 0.0.0.0 is how filtering ones say "none", and would be this host. One more than may be, so that it shows.
+/// Sorts the addresses and removes duplicates: resolvers rotate and repeat them, but the same addresses must give the
+/// same configuration. Removes 0.0.0.0, with which filtering resolvers block a name; as an address it would be this
+/// host. Keeps one address more than the maximum, so that the caller sees that there are too many.
 pub(crate) fn tidy(mut ips: Vec<IpAddr>) -> Vec<IpAddr> {
     ips.retain(|ip| !ip.is_unspecified());
     ips.sort();
@@ -278,7 +282,7 @@ pub(crate) fn tidy(mut ips: Vec<IpAddr>) -> Vec<IpAddr> {
     ips
 }
 
-/// Whether a text can be a DNS name. One with digits and dots only is a mistyped IPv4 address.
+/// Whether a text can be a DNS name. A text of only digits and dots is a mistyped IPv4 address.
 pub(super) fn is_name(host: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
@@ -292,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names() {
+    fn dns_names_are_recognised() {
         for name in ["app", "app.internal", "a-b_c.d", "app.internal.", "1.example.com"] {
             assert!(is_name(name), "{name}");
         }
@@ -302,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_put_in_order() {
+    fn addresses_are_sorted_and_deduplicated() {
         let ips = |texts: &[&str]| texts.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<IpAddr>>();
         assert_eq!(
             tidy(ips(&["::1", "::", "10.0.0.9", "0.0.0.0", "10.0.0.2", "::1"])),
@@ -311,18 +315,18 @@ mod tests {
     }
 
     #[test]
-    fn literals() {
+    fn ip_literals_are_parsed() {
         for (host, ip) in [("127.0.0.1", "127.0.0.1"), ("LocalHost", "127.0.0.1"), ("[::1]", "::1")] {
             assert_eq!(literal(host), Some(ip.parse().unwrap()), "{host}");
         }
-        // No brackets, an IPv4 in them, one bracket only.
+        // IPv6 without brackets, IPv4 in brackets, a single bracket, a name.
         for host in ["::1", "[127.0.0.1]", "[::1", "app"] {
             assert_eq!(literal(host), None, "{host}");
         }
     }
 
     #[test]
-    fn ports_are_digits() {
+    fn ports_have_only_digits() {
         assert_eq!((number("0"), number("65535")), (Some(0), Some(65535)));
         for text in ["", "+80", "-1", "65536", "8 0", "http"] {
             assert_eq!(number(text), None, "{text}");

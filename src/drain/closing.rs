@@ -1,9 +1,9 @@
-//! A data thread's part in a drain: it closes its tunnels to the workers that are drained, evenly over the time left, and
-//! wakes the polls that wait there, each to see when its session is due.
+//! A data thread's part in a drain: it closes its tunnels to drained workers, evenly over the time left, and wakes the
+//! polls that wait there, so that each checks whether its session is due.
 //!
-//! Runs only while there is something to end: [`start`] looks with every tick. The thread's list is walked every `LOOK`;
-//! in between, tunnels are closed at the moments [`Spread`] gives, in any order. Left out: what a tunnel says
-//! (`tunnel::relay`), polling sessions (`super::sessions`).
+//! Runs only while there is something to end; [`start`] checks for it on every tick. The thread's list is walked every
+//! `LOOK`; in between, tunnels are closed at the moments [`Spread`] gives, in random order. Left out: what a tunnel
+//! sends when it closes (`tunnel::relay`), polling sessions (`super::sessions`).
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::thread::Thread;
 use crate::upstream::Upstream;
 use crate::upstream::worker::Worker;
 
-/// Between two walks over the thread's connections.
+/// Interval between two walks over the thread's connections.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// A worker whose tunnels on this thread are being closed.
@@ -25,18 +25,18 @@ struct Under {
     worker: Arc<Worker>,
     until_us: u64,
     spread: Spread,
-    /// Places in the thread's list, as of the last walk.
+    /// Indices into the thread's list, as of the last walk.
     tunnels: Vec<usize>,
 }
 
-/// Begins to close tunnels where there is something to close and nobody does yet.
+/// Starts the closing task if a worker of this thread is being drained and no such task runs yet.
 pub fn start(thread: &Rc<Thread>) {
     if !thread.is_stopping() && is_wanted(&thread.shared) && thread.begin_closing() {
         thread.tasks.spawn_local(run(thread.clone()));
     }
 }
 
-/// Few workers, four times a second: cheaper than to be told.
+/// Whether a worker is being drained. Workers are few, so a check four times a second is cheaper than a notification.
 fn is_wanted(shared: &Shared) -> bool {
     shared.snapshot.load().workers().any(|worker| is_under(worker))
 }
@@ -61,7 +61,7 @@ async fn run(thread: Rc<Thread>) {
     thread.end_closing();
 }
 
-/// Takes in what changed: endings that began or went, tunnels that came or went.
+/// Updates the list of drained workers and their tunnels: drains that began or ended, tunnels that came or went.
 fn follow(thread: &Thread, under: &mut Vec<Under>) {
     let snapshot = thread.shared.snapshot.load();
     let mut before = std::mem::take(under);
@@ -86,7 +86,7 @@ fn follow(thread: &Thread, under: &mut Vec<Under>) {
     }
 }
 
-/// Closes what is due now; when the next one is.
+/// Closes the tunnels that are due now, and returns when the next one is due.
 fn close_due(thread: &Thread, under: &mut [Under]) -> Option<u64> {
     let now = now_us();
     for one in &mut *under {
@@ -94,7 +94,7 @@ fn close_due(thread: &Thread, under: &mut [Under]) -> Option<u64> {
             one.spread.closed(chance());
             if !one.tunnels.is_empty() {
                 let index = one.tunnels.swap_remove(random_index(one.tunnels.len()));
-                // Gone by itself meanwhile: its slot stays empty.
+                // A tunnel that ended on its own meanwhile leaves its slot empty.
                 if thread.close_tunnel(index, one.worker.serial) {
                     one.upstream.series().drained_tunnels.inc();
                 }

@@ -1,8 +1,8 @@
-//! Sockets an operator has closed: one, or many at once, or many over a time.
+//! Sockets that an operator closes: one, many at once, or many spread over a period.
 //!
-//! A tunnel says the Close it is given at its next boundary and ends as in a drain (`tunnel::relay`); a polling session's pin
-//! becomes the memory of its end, as in `super::sessions`. Over a time they go one by one, at the moments [`Spread`] gives,
-//! in any order. Left out: which sockets are meant, and who may ask.
+//! A tunnel sends the given Close frame at its next frame boundary and ends as in a drain (`tunnel::relay`). A polling
+//! session's pin turns into the record of its end, as in `super::sessions`. Over a period they are closed one by one,
+//! at the moments [`Spread`] gives, in random order. Left out: which sockets are selected, and authorization.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -16,47 +16,47 @@ use crate::clock;
 use crate::sockets::{Id, Order, Socket};
 use crate::state::Shared;
 
-/// Closings remembered; the oldest that is over is forgotten for a new one.
+/// Number of closings remembered; a new one replaces the oldest that is complete.
 const KEPT: usize = 16;
 
-/// Has one socket end; `false`: it is ending already.
+/// Closes one socket; returns `false` if it is ending already.
 pub fn close(shared: &Shared, socket: &Arc<Socket>, order: &Order) -> bool {
     let tunnel = socket.order(order);
     affinity::close(shared, socket) || tunnel
 }
 
-/// One order for many sockets.
+/// One closing: an operator's order to close a set of sockets.
 #[derive(Debug)]
 pub struct Closing {
-    /// What it is asked about by.
+    /// Number of the closing, by which it is queried.
     pub number: u64,
-    /// Sockets meant.
+    /// Number of sockets selected.
     pub matched: usize,
-    /// Told to close so far.
+    /// Number of sockets ordered to close so far.
     told: AtomicUsize,
-    /// Gone by themselves before their turn.
+    /// Number of sockets that ended on their own before their turn.
     gone: AtomicUsize,
-    /// When the last one is due ([`clock::now_ms`]).
+    /// Time at which the last socket is due ([`clock::now_ms`]), in milliseconds.
     until_ms: u64,
 }
 
 impl Closing {
-    /// Told to close so far.
+    /// Number of sockets ordered to close so far.
     pub fn told(&self) -> usize {
         self.told.load(Relaxed)
     }
 
-    /// Gone by themselves, or ending already, before their turn came.
+    /// Number of sockets that had ended on their own, or were ending already, before their turn came.
     pub fn gone(&self) -> usize {
         self.gone.load(Relaxed)
     }
 
-    /// Those whose turn is still to come.
+    /// Number of sockets whose turn is still to come.
     pub fn left(&self) -> usize {
         self.matched.saturating_sub(self.told()).saturating_sub(self.gone())
     }
 
-    /// Milliseconds until the last one is due.
+    /// Milliseconds until the last socket is due.
     pub fn left_ms(&self) -> u64 {
         self.until_ms.saturating_sub(clock::now_ms())
     }
@@ -67,7 +67,7 @@ impl Closing {
     }
 }
 
-/// The orders of this process's life that are remembered.
+/// The most recent closings of this process, running or complete.
 #[derive(Debug, Default)]
 pub struct Closings {
     all: Mutex<VecDeque<Arc<Closing>>>,
@@ -75,7 +75,7 @@ pub struct Closings {
 }
 
 impl Closings {
-    /// A new order over so long a time; `None`: sixteen others are under way.
+    /// Registers a closing that lasts `over`; returns `None` if sixteen others are under way.
     pub fn begin(&self, matched: usize, over: Duration) -> Option<Arc<Closing>> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= KEPT {
@@ -94,13 +94,13 @@ impl Closings {
         Some(closing)
     }
 
-    /// Those remembered, the oldest first.
+    /// Returns the remembered closings, the oldest first.
     pub fn all(&self) -> Vec<Arc<Closing>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 }
 
-/// Closes all at once, with a pause for others now and then.
+/// Closes all sockets at once, yielding to other tasks now and then.
 pub async fn at_once(shared: Arc<Shared>, closing: Arc<Closing>, sockets: Vec<Arc<Socket>>, order: Order) {
     for (count, socket) in sockets.iter().enumerate() {
         closing.close(&shared, Some(socket), &order);
@@ -110,7 +110,8 @@ pub async fn at_once(shared: Arc<Shared>, closing: Arc<Closing>, sockets: Vec<Ar
     }
 }
 
-/// Closes one after the other until the closing's end. Those that leave meanwhile make the pauses of the others longer.
+/// Closes the sockets one after the other until the closing's end. Each socket that ends on its own leaves its slot
+/// empty.
 pub async fn spread(shared: Arc<Shared>, closing: Arc<Closing>, mut sockets: Vec<Id>, order: Order) {
     let until_us = now_us().saturating_add(closing.left_ms().saturating_mul(1_000));
     let mut spread = Spread::new(now_us(), until_us, sockets.len(), chance());

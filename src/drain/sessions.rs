@@ -1,9 +1,9 @@
-//! The control thread's part in a drain: it gives the polling sessions of a worker their slots, ends those nobody asks for
-//! when they are due, and says how drains begin and end.
+//! The control thread's part in a drain: it assigns slots to a worker's polling sessions, ends idle ones (with no
+//! request open) when they are due, and logs how drains begin and end.
 //!
-//! An ended session keeps its pin, without a worker, until the time the session could have lived on is over: asked for, it
-//! is refused in Engine.IO's own words. Were the pin gone, discovery would find the session still alive at its worker. Open
-//! polls are ended where they wait (`proxy::open_poll`), tunnels by their threads (`super::closing`).
+//! An ended session keeps its pin, without a worker, for as long as the session could have lived: later requests are
+//! refused in Engine.IO's own format. Without that pin, discovery would find the session still alive at its worker.
+//! Open polls are ended where they wait (`proxy::open_poll`), tunnels by their threads (`super::closing`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,17 +16,18 @@ use crate::upstream::Upstream;
 use crate::upstream::ending::{Ending, Slot};
 use crate::upstream::worker::Worker;
 
-/// How often it looks by itself. Slots may be shorter: who asks is refused in time, only who does not ask is counted later.
+/// Interval between two looks. Slots may be shorter: requests are refused at the due time; only idle sessions are ended
+/// later.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// A worker whose sessions are being ended.
+/// A worker whose sessions are being ended by a drain.
 struct Under {
     upstream: Arc<Upstream>,
     worker: Arc<Worker>,
     ending: Arc<Ending>,
 }
 
-/// Looks after drains, for as long as the control thread lives.
+/// Steps all drains once per [`LOOK`], for as long as the control thread lives.
 pub async fn keep(shared: Arc<Shared>) {
     loop {
         look(&shared, clock::now_ms());
@@ -34,8 +35,8 @@ pub async fn keep(shared: Arc<Shared>) {
     }
 }
 
-/// One look at all drains. Also right after anything was said, by whoever: drains begin with their slots given, and *maint*
-/// holds even if it is taken back at once.
+/// Advances every drain by one step. Also runs right after every change of an admin state, so that a drain starts with
+/// its slots assigned and *maint* takes effect even if it is reverted at once.
 pub fn look(shared: &Shared, now_ms: u64) {
     let under = under(&shared.snapshot.load());
     if under.is_empty() {
@@ -64,7 +65,7 @@ fn under(snapshot: &Snapshot) -> Vec<Under> {
     under
 }
 
-/// Slots for all polling sessions of a worker, evenly. One shard's lock at a time, for as long as a sweep takes.
+/// Assigns slots to all polling sessions of a worker, evenly. Locks one shard at a time, each as long as a sweep would.
 fn number(shared: &Shared, worker: &Arc<Worker>) {
     let mut count = 0;
     for shard in 0..SHARDS {
@@ -77,7 +78,7 @@ fn number(shared: &Shared, worker: &Arc<Worker>) {
     }
 }
 
-/// Ends the polling sessions whose time has come.
+/// Ends the polling sessions that are due.
 fn end_due(shared: &Shared, under: &[Under], now_ms: u64) {
     let live = |one: &&Under| one.worker.admin.ends() && one.worker.sessions() > 0;
     let under: Vec<_> = under.iter().filter(live).map(|one| (one, 0)).collect();
@@ -86,7 +87,7 @@ fn end_due(shared: &Shared, under: &[Under], now_ms: u64) {
     }
     let mut under = under;
     for shard in 0..SHARDS {
-        // Outside of the lock: the last session of a worker may take that with it.
+        // Outside of the lock: when the last session of a worker ends, the worker may be dropped.
         let mut ended = Vec::new();
         shared.pins.each(shard, |key, pin| {
             let Some((one, count)) = under.iter_mut().find(|(one, _)| pin.is_polling_at(&one.worker)) else { return };
@@ -101,19 +102,19 @@ fn end_due(shared: &Shared, under: &[Under], now_ms: u64) {
     }
 }
 
-/// One line when a drain begins (the first look), one when nothing is left.
+/// Logs one line when a drain begins (at the first look), and one when no session is left.
 fn say(Under { worker, ending, .. }: &Under, now_ms: u64) {
     let (sessions, tunnels) = (worker.sessions(), worker.tunnels());
     if ending.take_unannounced() {
         let (sessions, upstream, name) = (ending.sessions_at_start, &worker.upstream, &worker.name);
         match ending.until_ms {
             _ if worker.admin() == AdminState::Maint => {
-                tracing::warn!(%upstream, worker = %name, sessions, "worker is in maint: its sessions are ended at once");
+                tracing::warn!(%upstream, worker = %name, sessions, "worker is in maint: its sessions end at once");
             }
-            None => tracing::info!(%upstream, worker = %name, sessions, "draining: sessions stay until they end"),
+            None => tracing::info!(%upstream, worker = %name, sessions, "draining: sessions end on their own"),
             Some(until) => {
                 let grace_s = until.saturating_sub(ending.since_ms) / 1_000;
-                tracing::info!(%upstream, worker = %name, sessions, grace_s, "draining: sessions are ended over the grace");
+                tracing::info!(%upstream, worker = %name, sessions, grace_s, "draining: sessions end over the grace");
             }
         }
     }

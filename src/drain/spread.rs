@@ -1,41 +1,45 @@
-//! When one thread closes the next of the tunnels it has left to close: evenly over the time left, at a random moment of each
+//! When a thread closes each of the tunnels it has left to close: evenly over the time left, at a random moment in each
 //! slot.
 //!
-//! A slot is the time left divided by what is left, taken anew at the start of every slot, so that tunnels which end by
-//! themselves or come meanwhile are taken in. Each thread spreads its own; as every thread is even, so are all together.
-//! Pure: time and chance are arguments (invariant 12). Left out: which tunnel, and closing it.
+//! The length of a slot is the time left divided by the number of tunnels left, computed anew at the start of each
+//! slot, so that tunnels which end on their own or arrive meanwhile are included. Each thread spreads its own tunnels;
+//! since each thread is even, so is the total. Pure: time and chance are arguments (ARCHITECTURE.md, invariant 12).
+//! Left out: the choice of the tunnel, and closing it.
 
-/// The slots of one thread and one worker. Times in µs: at thousands of closes a second milliseconds are too coarse.
+/// Slots of one thread for one worker. Times are in µs: with thousands of closes per second, milliseconds are too
+/// coarse.
 #[derive(Debug)]
 pub struct Spread {
     until_us: u64,
-    /// When the present slot ends.
+    /// End of the present slot, in µs.
     slot_ends_us: u64,
-    /// When, inside it, the next one is closed.
+    /// Moment inside the present slot at which the next tunnel is closed, in µs.
     next_us: u64,
     left: usize,
 }
 
 impl Spread {
-    /// Begins now, with `left` to close by `until_us`. `chance`: from 0 to 1, for the moment inside the first slot.
+    /// Starts now, with `left` tunnels to close by `until_us`. `chance`, from 0 to 1, picks the moment in the first
+    /// slot.
     pub fn new(now_us: u64, until_us: u64, left: usize, chance: f64) -> Self {
         let mut spread = Self { until_us, slot_ends_us: now_us, next_us: now_us, left };
         spread.begin(now_us, chance);
         spread
     }
 
-    /// When the next one is to be closed; `None` while there is none left.
+    /// Returns when to close the next tunnel, in µs; `None` if no tunnel is left.
     pub fn next_us(&self) -> Option<u64> {
         (self.left > 0).then_some(self.next_us)
     }
 
-    /// One was closed: the next slot begins.
+    /// Records that a tunnel was closed, and begins the next slot.
     pub fn closed(&mut self, chance: f64) {
         self.left = self.left.saturating_sub(1);
         self.begin(self.slot_ends_us, chance);
     }
 
-    /// How many are left was counted anew. More than was known makes the present slot too long: it begins again.
+    /// Sets the number of tunnels left after a new count. If it has grown, the present slot is too long and begins
+    /// again.
     pub fn recount(&mut self, now_us: u64, left: usize, chance: f64) {
         let grew = left > self.left;
         self.left = left;
@@ -63,7 +67,7 @@ mod tests {
 
     use super::*;
 
-    /// Numbers from 0 to 1 of a seed.
+    /// Pseudo-random numbers from 0 to 1, derived from a seed.
     fn chances(seed: u64) -> impl FnMut() -> f64 {
         let mut state = seed;
         move || {
@@ -72,7 +76,7 @@ mod tests {
         }
     }
 
-    /// All moments one thread closes at, from 0 on.
+    /// Returns all moments at which one thread closes a tunnel, in µs from the start.
     fn moments(count: usize, until_us: u64, chance: &mut impl FnMut() -> f64) -> Vec<u64> {
         let mut spread = Spread::new(0, until_us, count, chance());
         let mut all = Vec::new();
@@ -85,7 +89,7 @@ mod tests {
 
     const SECOND: u64 = 1_000_000;
 
-    /// The most of these, in order, that fall into any second, wherever it begins.
+    /// Returns the largest number of these sorted moments that fall into any interval of one second.
     fn busiest_second(all: &[u64]) -> usize {
         let in_second_from = |(i, from): (usize, &u64)| all[i..].partition_point(|at| *at < from + SECOND);
         all.iter().enumerate().map(in_second_from).max().unwrap_or(0)
@@ -94,7 +98,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
 
-        /// 9,000 tunnels over 60 s, on 1 to 16 threads, unevenly shared: 150 a second on average, never more than 180.
+        /// 9,000 tunnels over 60 s, shared unevenly by 1 to 16 threads: 150 per second on average, never more than 180.
         #[test]
         fn nine_thousand_over_a_minute(seed in any::<u64>(), threads in 1usize..=16, share in 0usize..100) {
             let mut chance = chances(seed);
@@ -112,9 +116,9 @@ mod tests {
             prop_assert!(busiest <= 180, "{busiest}");
         }
 
-        /// Half of them leave by themselves in the middle, or as many come: what is left is spread over what is left.
+        /// Halfway, tunnels leave or more arrive: those left are spread evenly over the time left.
         #[test]
-        fn who_comes_and_goes_is_taken_in(seed in any::<u64>(), tenths in prop::sample::select(vec![1, 5, 20, 50])) {
+        fn changes_of_the_count_are_included(seed in any::<u64>(), tenths in prop::sample::select(vec![1, 5, 20, 50])) {
             let mut chance = chances(seed);
             let mut spread = Spread::new(0, 60 * SECOND, 2_000, chance());
             let (mut all, mut left, mut changed) = (Vec::new(), 2_000usize, false);
@@ -139,13 +143,13 @@ mod tests {
     }
 
     #[test]
-    fn none_left_and_then_one() {
+    fn spread_resumes_when_tunnels_arrive() {
         let mut spread = Spread::new(0, SECOND, 0, 0.5);
         assert_eq!(spread.next_us(), None);
         spread.recount(SECOND / 2, 1, 0.5);
         assert_eq!(spread.next_us(), Some(SECOND * 3 / 4));
         spread.closed(0.5);
         spread.recount(2 * SECOND, 3, 0.5);
-        assert_eq!(spread.next_us(), Some(2 * SECOND), "past the end: at once");
+        assert_eq!(spread.next_us(), Some(2 * SECOND), "at once when the time is over");
     }
 }

@@ -1,8 +1,10 @@
-//! How many clients there may be: in all, of one address, and in tunnels of one address; and the descriptors they leave.
+//! Limits on client connections: in total, per address, and tunnels per address; and the file descriptors kept in
+//! reserve.
 //!
-//! Counted at accept, before TLS, and closed at once where full: a client that waits in a backlog cannot tell stickyd from a
-//! dead one, and a balancer in front would not go elsewhere. A trusted proxy is one address for many clients: its
-//! connections count only in all. The table has an entry for each address that holds something, so the descriptors bound it.
+//! Connections are counted at accept, before TLS, and closed at once when a limit is reached: a client that waits in a
+//! backlog cannot tell stickyd from a dead server, and a balancer in front would not try another one. A trusted proxy
+//! is one address for many clients, so its connections count only towards the total. The table has one entry per
+//! address that holds a connection or a tunnel, so the descriptor limit bounds its size.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -19,19 +21,19 @@ use crate::state::Shared;
 use crate::telemetry::say_full;
 use crate::thread::Registered;
 
-/// Locks the table is behind.
+/// Number of shards of the table, each with a lock of its own.
 const SHARDS: usize = 32;
 
-/// What one address holds.
+/// Numbers of connections and tunnels that one address holds now.
 #[derive(Default, Clone, Copy)]
 struct Held {
     connections: u32,
     tunnels: u32,
 }
 
-/// The bounds, and who holds what.
+/// The limits in force, and the numbers of connections and tunnels that each address holds.
 pub struct Caps {
-    /// Client connections at most.
+    /// Maximum number of client connections in total.
     connections: AtomicUsize,
     per_address: AtomicU32,
     tunnels_per_address: AtomicU32,
@@ -39,14 +41,14 @@ pub struct Caps {
     held: [Mutex<HashMap<u64, Held>>; SHARDS],
 }
 
-/// What is counted of an address.
+/// The two things that are counted per address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Connection,
     Tunnel,
 }
 
-/// A counted tunnel of an address.
+/// A tunnel that is counted for its client's address, until this is dropped.
 pub struct TunnelOf {
     shared: Arc<Shared>,
     address: u64,
@@ -59,7 +61,7 @@ impl Drop for TunnelOf {
 }
 
 impl Caps {
-    /// From the config and the process's limit of descriptors.
+    /// Creates the limits from the configuration and the process's descriptor limit.
     pub fn new(limits: &Limits, descriptors: u64) -> Self {
         let new = Self {
             connections: AtomicUsize::default(),
@@ -72,7 +74,8 @@ impl Caps {
         new
     }
 
-    /// The same bounds anew, but for the descriptors that are reserved: who is in stays, also where there are too many now.
+    /// Replaces the limits, except for the number of reserved descriptors. Existing connections stay, even if there are
+    /// now more of them than allowed.
     pub fn set(&self, limits: &Limits) {
         let or =
             |count: u32, default: usize| if count == 0 { u32::try_from(default).unwrap_or(u32::MAX) } else { count };
@@ -83,23 +86,24 @@ impl Caps {
         self.tunnels_per_address.store(or(limits.tunnels_per_address, connections.div_ceil(2)), Relaxed);
     }
 
-    /// Client connections at most.
+    /// Returns the maximum number of client connections in total.
     pub fn connections(&self) -> usize {
         self.connections.load(Relaxed)
     }
 
     fn shard(&self, address: u64) -> MutexGuard<'_, HashMap<u64, Held>> {
-        // The key is a keyed hash: its low bits are as good as any. `SHARDS` divides, so the index is in the array.
+        // The key is a keyed hash, so its low bits are as good as any. The array has `SHARDS` entries, so the remainder
+        // is a valid index.
         #[allow(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "a remainder of SHARDS")]
         self.held[address as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One more, unless that is too many.
+    /// Counts one more, unless the limit is reached; returns whether it was counted.
     fn enter(&self, address: u64, kind: Kind) -> bool {
         self.enter_some(address, kind, 1) > 0
     }
 
-    /// At most so many more, as there is room for; how many.
+    /// Counts up to `most` more, as far as the limit allows; returns how many were counted.
     fn enter_some(&self, address: u64, kind: Kind, most: u32) -> u32 {
         let mut held = self.shard(address);
         let entry = held.entry(address).or_default();
@@ -129,39 +133,41 @@ impl Caps {
         if entry.connections == 0 && entry.tunnels == 0 {
             held.remove(&address);
         }
-        // A flood's table is given back.
+        // Return the memory of a table that a flood has made large.
         if held.is_empty() && held.capacity() > 1_024 {
             held.shrink_to_fit();
         }
     }
 
-    /// Whether a connection to a worker may have the descriptor of this number.
+    /// Returns whether a connection to a worker may use the descriptor of this number.
     pub fn has_descriptor_for_worker(&self, descriptor: i32) -> bool {
         self.descriptors.has_for_worker(descriptor)
     }
 
-    /// A connection that was counted for an address is over.
+    /// Stops counting a closed connection for its address.
     pub fn connection_over(&self, address: u64) {
         self.leave(address, Kind::Connection);
     }
 
-    /// Whether an address may open one more tunnel.
+    /// Returns whether an address may open one more tunnel.
     pub fn has_tunnel_room(&self, address: u64) -> bool {
         self.shard(address).get(&address).is_none_or(|held| held.tunnels < self.tunnels_per_address.load(Relaxed))
     }
 }
 
-/// The streams of one HTTP/2 connection, which count as connections of its address: each has one to a worker. The first is
-/// the connection's own; the others are counted some at a time, and given back so.
+/// Counts the streams of one HTTP/2 connection as connections of its address, because each stream uses a connection to
+/// a worker. The first stream is covered by the count of the connection itself; the others are counted, and released,
+/// several at a time.
 pub(super) struct StreamsOf {
     shared: Arc<Shared>,
-    /// `None`: a trusted proxy's, which is many clients.
+    /// Key of the client's address; `None` for a trusted proxy, which stands for many clients.
     address: Option<u64>,
-    /// So many may be open.
+    /// Number of streams that are counted, and so may be open; at least 1, for the connection itself.
     counted: Cell<u32>,
 }
 
-/// Streams counted at once: a page asks for several. Never are twice as many counted beyond those that are open.
+/// Number of streams counted at a time, because a page requests several at once. Fewer than twice as many are counted
+/// beyond the open ones.
 const SOME_STREAMS: u32 = 4;
 
 impl StreamsOf {
@@ -170,7 +176,7 @@ impl StreamsOf {
         Self { shared: shared.clone(), address, counted: Cell::new(1) }
     }
 
-    /// Whether as many may be open.
+    /// Returns whether `open` streams may be open at once, counting more for the address if necessary.
     pub(super) fn may_be(&self, open: u32) -> bool {
         let Some(address) = self.address else { return true };
         let missing = open.saturating_sub(self.counted.get());
@@ -181,12 +187,12 @@ impl StreamsOf {
         let may = open <= self.counted.get();
         if !may {
             self.shared.metrics.limits.reached(Limit::ConnectionsPerAddress);
-            say_full!("streams are turned away: an address has as many as it may (connections_per_address)");
+            say_full!("HTTP/2 stream rejected: the limit per address is reached (connections_per_address)");
         }
         may
     }
 
-    /// No more than so many are open now.
+    /// Releases counted streams, now that only `open` are open.
     pub(super) fn are(&self, open: u32) {
         let counted = self.counted.get();
         let kept = match open {
@@ -207,34 +213,36 @@ impl Drop for StreamsOf {
     }
 }
 
-/// Counts a tunnel for its client's address. Asked for before ([`may_tunnel`]), and not refused now.
+/// Counts a tunnel for its client's address. The limit was checked by [`may_tunnel`] before the request was forwarded;
+/// a tunnel that exceeds it by now is not counted, but not refused either.
 pub fn tunnel_of(shared: &Arc<Shared>, ip: IpAddr) -> Option<TunnelOf> {
     let address = shared.keys.address(address_key(ip));
     shared.caps.enter(address, Kind::Tunnel).then(|| TunnelOf { shared: shared.clone(), address })
 }
 
-/// Whether a client may have one tunnel more.
+/// Returns whether a client's address may open one more tunnel; a refusal is counted and logged.
 pub fn may_tunnel(shared: &Shared, ip: IpAddr) -> bool {
     let may = shared.caps.has_tunnel_room(shared.keys.address(address_key(ip)));
     if !may {
         shared.metrics.limits.reached(Limit::TunnelsPerAddress);
-        say_full!("an address has as many WebSockets as it may (tunnels_per_address), one is {ip}");
+        say_full!(peer = %ip, "WebSocket rejected: the limit per address is reached (tunnels_per_address)");
     }
     may
 }
 
-/// Whether a connection just accepted may stay. `live` counts it already, and stops doing so when it is dropped.
+/// Returns whether a connection just accepted may stay. `live` already counts towards the total, until it is dropped.
 pub(super) fn admits(live: &Registered, listener: &Listener, descriptor: i32, peer: IpAddr) -> bool {
     let shared = &live.thread().shared;
     if !shared.caps.descriptors.has(descriptor) {
         shared.metrics.limits.reached(Limit::Descriptors);
-        say_full!("clients are turned away: the descriptors that are left are reserved (reserved_descriptors)");
+        say_full!("client connection rejected: the remaining descriptors are reserved (reserved_descriptors)");
         return false;
     }
-    // The new one is more likely to want something than who has been silent for longest: as nginx's reusable connections.
+    // A new client is more likely to send a request than the one that has been silent for longest. That one is closed,
+    // as nginx does with its reusable connections.
     if shared.clients.load(Relaxed) > shared.caps.connections() && !made_room(live) {
         shared.metrics.limits.reached(Limit::Connections);
-        say_full!("clients are turned away: there are {} (connections)", shared.caps.connections());
+        say_full!(limit = shared.caps.connections(), "client connection rejected: the limit is reached (connections)");
         return false;
     }
     listener.trusts(peer) || admits_address(live, peer)
@@ -245,14 +253,15 @@ fn made_room(live: &Registered) -> bool {
     if made {
         live.thread().shared.metrics.limits.reached(Limit::IdleConnections);
         say_full!(
-            "idle clients are closed to make room for new ones: there are {} (connections)",
-            live.thread().shared.caps.connections()
+            limit = live.thread().shared.caps.connections(),
+            "idle client connection closed to make room for a new one: the limit is reached (connections)"
         );
     }
     made
 }
 
-/// Whether a connection may stay as one of this address: its peer's, or the one that a PROXY header names.
+/// Returns whether a connection may stay as one of this address, which is the peer's or the one named by a PROXY
+/// header.
 pub(super) fn admits_address(live: &Registered, ip: IpAddr) -> bool {
     let shared = &live.thread().shared;
     let address = shared.keys.address(address_key(ip));
@@ -261,7 +270,7 @@ pub(super) fn admits_address(live: &Registered, ip: IpAddr) -> bool {
         live.counted_for(address);
     } else {
         shared.metrics.limits.reached(Limit::ConnectionsPerAddress);
-        say_full!("clients are turned away: an address has as many as it may (connections_per_address), one is {ip}");
+        say_full!(peer = %ip, "client connection rejected: the limit per address is reached (connections_per_address)");
     }
     admitted
 }
@@ -275,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_follow_the_descriptors() {
+    fn default_limits_follow_the_descriptor_limit() {
         let caps = Caps::new(&Limits::default(), 20_000);
         assert_eq!(
             (caps.connections(), caps.per_address.load(Relaxed), caps.tunnels_per_address.load(Relaxed)),
@@ -284,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_its_own_room_and_gets_it_back() {
+    fn each_address_has_its_own_limit_and_gets_its_slots_back() {
         let caps = caps(2);
         assert!(caps.enter(1, Kind::Connection) && caps.enter(1, Kind::Connection));
         assert!(!caps.enter(1, Kind::Connection) && caps.enter(33, Kind::Connection), "same shard, other address");
@@ -294,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn some_at_a_time_are_no_more_than_there_is_room_for() {
+    fn a_batch_is_cut_to_the_room_that_is_left() {
         let caps = caps(10);
         assert_eq!([8, 8, 8].map(|some| caps.enter_some(1, Kind::Connection, some)), [8, 2, 0]);
         caps.leave_some(1, Kind::Connection, 10);
@@ -302,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_are_counted_as_they_are_open_or_a_few_more() {
+    fn counted_streams_stay_close_to_open_streams() {
         let config = crate::config::for_command_line(&["127.0.0.1:8000".into()], &["127.0.0.1:8001".into()]).unwrap();
         let shared = Shared::new(&config, vec![1; 32], crate::affinity::pins::Keys::random().unwrap());
         let streams = StreamsOf::new(&shared, IpAddr::from([192, 0, 2, 1]), false);
@@ -320,11 +329,11 @@ mod tests {
         drop(streams);
         assert_eq!(counted(), 1);
         let proxys = StreamsOf::new(&shared, IpAddr::from([192, 0, 2, 1]), true);
-        assert!(proxys.may_be(u32::MAX) && counted() == 1, "a trusted proxy's");
+        assert!(proxys.may_be(u32::MAX) && counted() == 1, "a trusted proxy has no limit");
     }
 
     #[test]
-    fn who_holds_nothing_is_forgotten() {
+    fn addresses_that_hold_nothing_are_removed() {
         let caps = caps(5_000);
         for address in 0..1_000 {
             caps.enter(address, Kind::Connection);

@@ -1,7 +1,7 @@
-//! What a worker is told of a client's certificate: field values, made once a connection.
+//! A client's certificate as it is reported to workers: field values, made once per connection.
 //!
-//! Who signed it was checked by rustls in the full handshake. Leaves out the names of the fields: `proxy::headers` sets
-//! them, and removes what a client says in their place.
+//! rustls has checked the signatures in the full handshake. The names of the fields are not here: `proxy::headers` sets
+//! them, and removes fields of the same names that a client sent.
 
 use std::fmt::Write;
 
@@ -11,25 +11,26 @@ use rustls::pki_types::CertificateDer;
 
 use crate::x509::Certificate;
 
-/// A client on a connection that was asked for a certificate.
+/// State of the client's certificate on a connection where one was requested.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ClientCertificate {
-    /// It has shown none, and need not.
+    /// The client sent no certificate, and is not required to.
     None,
-    /// It has a valid one.
+    /// The client sent a valid certificate.
     Valid {
-        /// Its subject, as RFC 2253 writes it.
+        /// Subject of the certificate, in the notation of RFC 2253.
         subject: HeaderValue,
-        /// SHA-256 of the certificate, 64 hexadecimal digits.
+        /// SHA-256 fingerprint of the certificate, as 64 hexadecimal digits.
         fingerprint: HeaderValue,
     },
 }
 
 impl ClientCertificate {
-    /// Of the chain a session was opened with, at `now` (seconds since 1970).
+    /// Reads the certificate chain a session was opened with, at `now` (seconds since 1970).
     ///
     /// # Errors
-    /// It has expired since: a full handshake checks the dates, but a session may be resumed for hours after it.
+    /// The certificate cannot be read, or has expired since the session was opened: a full handshake checks the dates,
+    /// but a session may be resumed for hours after it.
     pub(super) fn of(chain: Option<&[CertificateDer<'_>]>, now: u64) -> Result<Self, &'static str> {
         let Some(leaf) = chain.and_then(<[_]>::first) else { return Ok(Self::None) };
         let certificate = Certificate::parse(leaf).ok_or("the client's certificate cannot be read")?;
@@ -38,11 +39,11 @@ impl ClientCertificate {
         }
         let mut fingerprint = String::with_capacity(64);
         for byte in digest(&SHA256, leaf).as_ref() {
-            // Writing to a String does not fail.
+            // Writing to a String cannot fail.
             let _ = write!(fingerprint, "{byte:02x}");
         }
         let value =
-            |text: String| HeaderValue::try_from(text).map_err(|_| "the client's certificate is no field value");
+            |text: String| HeaderValue::try_from(text).map_err(|_| "the certificate is not a valid field value");
         Ok(Self::Valid { subject: value(certificate.subject())?, fingerprint: value(fingerprint)? })
     }
 }
@@ -52,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_ends_with_its_certificate() {
+    fn a_session_cannot_be_resumed_with_an_expired_certificate() {
         let mut params = rcgen::CertificateParams::default();
         params.not_after = rcgen::date_time_ymd(2030, 1, 1);
         let made = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();

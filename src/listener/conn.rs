@@ -1,7 +1,8 @@
-//! One client connection: what its listener wants first (`opening`), then hyper, then — after a checked 101 — a tunnel.
+//! One client connection: first what its listener requires (`opening`), then HTTP through hyper, then, after a checked
+//! 101, a tunnel.
 //!
-//! What stands here is what may be trusted of a connection: who the peer is and whether its word on others counts.
-//! Nothing about a worker is remembered (invariant 1).
+//! [`Conn`] holds what is trusted about a connection: who the peer is, and whether its forwarding fields count. Nothing
+//! about a worker is remembered (ARCHITECTURE.md, invariant 1).
 
 #[doc(hidden)]
 pub mod fuzzing;
@@ -36,60 +37,62 @@ use crate::tunnel::{Plan, whole_seconds};
 use crate::upstream::held::Held;
 use crate::upstream::io::poll_write_small;
 
-// What hyper leaves to its caller (threats §1), here or where it is said:
-// - a head's bytes and fields: `[limits] head_bytes`, `head_fields`; hyper bounds its read buffer, not the head;
-// - a timer for the head and for idle clients: `rest`, by the thread's one sweep, without a timer for each connection;
-// - what is unread when it closes: `linger`;
-// - odd targets, codings, expectations and answers: `proxy::framing`; fields of one hop and identity: `proxy::headers`;
-//   trailers: `proxy::trailers`; raw bytes before a 101: `tunnel::grant`.
+// What hyper leaves to its caller (docs/reference/threats.md §1), and where it is done:
+// - size and number of fields of a head: `[limits] head_bytes`, `head_fields`; hyper bounds its read buffer, not the
+//   head;
+// - time-outs for heads and for idle clients: `rest`, by the thread's one sweep, without a timer per connection;
+// - unread bytes when a connection closes: `linger`;
+// - unusual targets, codings, expectations and responses: `proxy::framing`; hop-by-hop fields and identity:
+//   `proxy::headers`; trailers: `proxy::trailers`; raw bytes before a 101: `tunnel::grant`.
 
-/// One client connection.
+/// One client connection and its state.
 pub struct Conn {
-    /// The thread it lives on.
+    /// The data thread that serves this connection.
     pub thread: Rc<Thread>,
-    /// Where it came in.
+    /// The listener that accepted this connection.
     pub listener: Rc<Listener>,
-    /// The peer's address; an IPv4 one mapped into IPv6 is IPv4.
+    /// The client's address: the socket's peer, or the one a PROXY header names. An IPv4 address mapped into IPv6 is
+    /// stored as IPv4.
     pub peer_ip: IpAddr,
-    /// The same as a field value, made once a connection.
+    /// `peer_ip` as a field value, made once per connection.
     pub peer_value: HeaderValue,
-    /// The peer is a trusted proxy: its `X-Forwarded-*` counts.
+    /// Whether the peer is a trusted proxy, so that its `X-Forwarded-*` fields count.
     pub trusted: bool,
-    /// What the TLS handshake agreed on; `None`: it is not encrypted up to us.
+    /// Result of the TLS handshake; `None` if the connection is not encrypted up to stickyd.
     pub tls: Option<Secured>,
-    /// It speaks HTTP/2: each stream is a request, or a tunnel, of its own.
+    /// Whether the connection uses HTTP/2, where each stream is a request, or a tunnel, of its own.
     pub http2: bool,
-    /// Our cookie, as it came last.
+    /// The affinity cookie as the client sent it last.
     pub cookie: Seen,
-    /// What its streams may hold of its window; only over HTTP/2.
+    /// Counts the streams whose request bodies fill the connection's window; only set over HTTP/2.
     pub inflow: OnceCell<Rc<h2::Inflow>>,
-    /// What is held of its answers; only over HTTP/2.
+    /// Counts the response bytes held for this connection; only set over HTTP/2.
     pub held: OnceCell<Rc<Held>>,
-    /// None over HTTP/2, whose streams see to it.
+    /// The thread's entry for this connection; `None` over HTTP/2, where the streams share it.
     live: RefCell<Option<Registered>>,
     plan: RefCell<Option<Plan>>,
     pub(super) traffic: Traffic,
     requests: Cell<u32>,
     under_way: Cell<u32>,
-    /// Bodies that are still coming.
+    /// Number of request bodies that are still being received.
     pub uploads: Cell<u32>,
     head_began: Cell<bool>,
-    /// The last request's body was not read to its end.
+    /// Whether the last request's body was not read to its end.
     unread: Cell<bool>,
 }
 
-/// The client's socket.
+/// The byte stream to a client: a socket, or one HTTP/2 stream.
 pub enum ClientIo {
-    /// Plain.
+    /// A TCP socket without TLS.
     Plain(TcpStream),
-    /// Encrypted.
+    /// A TCP socket with TLS.
     Tls(TlsStream),
-    /// One stream of an HTTP/2 connection, once it is a tunnel.
+    /// One stream of an HTTP/2 connection that has become a tunnel.
     Stream(Box<StreamIo<h2::Open>>),
 }
 
 impl ClientIo {
-    /// The socket itself; a stream has none of its own.
+    /// Returns the TCP socket; an HTTP/2 stream has none of its own.
     pub(super) fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Plain(io) => Some(io),
@@ -99,7 +102,7 @@ impl ClientIo {
     }
 }
 
-/// Serves a connection to its end.
+/// Serves a client connection until it ends.
 pub async fn serve(live: Registered, listener: Rc<Listener>, stream: TcpStream, peer: SocketAddr) {
     let thread = live.thread().clone();
     let Some(Opened { io, ip, trusted, tls }) = opening::open(&thread, &live, &listener, stream, peer).await else {
@@ -127,7 +130,8 @@ pub async fn serve(live: Registered, listener: Rc<Listener>, stream: TcpStream, 
         head_began: Cell::new(false),
         unread: Cell::new(false),
     });
-    // Boxed, both: a connection that rests gives HTTP/1's back, and has no room for HTTP/2's.
+    // Both futures are boxed: a resting connection frees the one for HTTP/1, and reserves no room for the one for
+    // HTTP/2.
     if let Some(live) = of_streams {
         return Box::pin(h2::serve(conn, live, io)).await;
     }
@@ -138,13 +142,15 @@ pub async fn serve(live: Registered, listener: Rc<Listener>, stream: TcpStream, 
     }
 }
 
-/// Serves requests until the connection ends, or rests: then it is given back, with what of a head had come.
+/// Serves requests over HTTP/1 until the connection ends or rests. A resting connection is returned, with the bytes of
+/// the next head that have arrived.
 async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(ClientIo, Vec<u8>)> {
     let service = {
         let conn = conn.clone();
         service_fn(move |request| {
             let conn = conn.clone();
-            // Made when it is polled, where it stays: made here, it would be moved into this one.
+            // The future of `handle` is created when this one is polled, in its final place; created outside, it would
+            // be moved into this one.
             async move { Ok::<_, Infallible>(proxy::handle(conn, request, Ok(())).await) }
         })
     };
@@ -157,7 +163,7 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(Cli
         .serve_connection(TokioIo::new(Wire::new(io, ahead.into(), conn.clone())), service);
     let mut rests = false;
     let ended = poll_fn(|cx| {
-        // Polled first, so that a request already in the socket is served even while we stop.
+        // hyper is polled first, so that a request already in the socket is served even while stickyd stops.
         if let Poll::Ready(ended) = Pin::new(&mut http).poll(cx) {
             return Poll::Ready(Some(ended));
         }
@@ -177,7 +183,7 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(Cli
     .await;
     if rests {
         let parts = http.into_parts();
-        // Exactly what came: hyper's buffer has room for 8 KiB.
+        // Copy exactly the bytes that came: hyper's buffer has room for 8 KiB.
         let (io, ahead) = parts.io.into_inner().take(parts.read_buf);
         return Some((io, ahead.to_vec()));
     }
@@ -188,7 +194,8 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(Cli
     let (Some(ended), Some(live)) = (ended, conn.live.take()) else { return None };
     let (plan, parts) = (conn.plan.take(), http.into_parts());
     let (mut io, early) = parts.io.into_inner().take(parts.read_buf);
-    // Tasks of their own: this one is as large as hyper's dispatcher (data-plane study §0.3).
+    // What follows gets a task of its own, because this one is as large as hyper's dispatcher
+    // (docs/reference/performance.md §0.3).
     match (ended, plan) {
         (Ok(()), Some(plan)) => {
             conn.thread.tasks.spawn_local(Relay::new(io, early, plan, live));
@@ -204,7 +211,7 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(Cli
     None
 }
 
-/// Whether bytes wait in the socket that nobody will read.
+/// Returns whether the socket holds bytes that will not be read any more.
 async fn has_unread(io: &mut ClientIo) -> bool {
     let mut byte = [0];
     let mut byte = ReadBuf::new(&mut byte);
@@ -212,8 +219,8 @@ async fn has_unread(io: &mut ClientIo) -> bool {
 }
 
 impl Conn {
-    /// Whether a request for `host` may come over this connection: the certificate it was made with, and what the client
-    /// had to show, are those of that host (RFC 9110 §7.4).
+    /// Returns whether a request for `host` may use this connection: its certificate, and what the client had to
+    /// present, must be those of that host (RFC 9110 §7.4).
     pub fn serves(&self, host: &str) -> bool {
         match (&self.tls, self.listener.tls()) {
             (Some(secured), Some(terms)) => terms.is_for(secured.policy, host),
@@ -221,7 +228,7 @@ impl Conn {
         }
     }
 
-    /// A request is under way.
+    /// Marks a request as under way.
     pub fn busy(&self) {
         if let Some(live) = &*self.live.borrow() {
             live.begin(self.thread.is_stopping());
@@ -234,7 +241,7 @@ impl Conn {
         }
     }
 
-    /// A request is over.
+    /// Marks a request as finished and restarts the idle timer.
     pub fn idle(&self) {
         if let Some(live) = &*self.live.borrow() {
             live.touch();
@@ -243,7 +250,7 @@ impl Conn {
         }
     }
 
-    /// Nothing is under way, and has not been for a second or two.
+    /// Returns whether nothing is under way, and has not been for a second or two.
     fn may_rest(&self) -> bool {
         self.under_way.get() == 0
             && self.uploads.get() == 0
@@ -252,56 +259,57 @@ impl Conn {
             && self.live.borrow().as_ref().is_some_and(|live| live.is_still())
     }
 
-    /// The client has not taken all of what it was written: whoever reads an answer for it waits. Over HTTP/1; hyper asks for
-    /// more in the same poll in which its last byte has left. Streams of HTTP/2 wait for room by themselves.
+    /// Returns whether the client has not taken all bytes written to it, so that no more of a response should be read
+    /// for it. Only for HTTP/1, where hyper polls the body again in the same poll in which its last byte has left;
+    /// HTTP/2 streams wait for room by themselves.
     pub fn is_blocked(&self) -> bool {
         self.traffic.is_blocked()
     }
 
-    /// Its second of silence begins anew.
+    /// Clears the mark that the connection is still; the thread sets it again after a second or two without activity.
     fn stirs(&self) {
         if let Some(live) = &*self.live.borrow() {
             live.stirs();
         }
     }
 
-    /// Half a head is there: the rest of it has its own time, once.
+    /// Starts the time-out for the rest of a head that has partly arrived; only once per head.
     pub(super) fn head_has_begun(&self) {
         if let (false, Some(live)) = (self.head_began.replace(true), &*self.live.borrow()) {
             live.head_begins(whole_seconds(self.thread.limits().head_timeout));
         }
     }
 
-    /// No request has come over it yet.
+    /// Returns whether no request has begun on this connection yet.
     pub(super) fn is_fresh(&self) -> bool {
         self.live.borrow().as_ref().is_none_or(|live| live.is_fresh())
     }
 
-    /// It ends at once; HTTP/1 only.
+    /// Ends the connection at once; HTTP/1 only.
     pub fn cut(&self) {
         if let Some(live) = &*self.live.borrow() {
             live.cut();
         }
     }
 
-    /// A poll waits at the worker of this serial, 0 for none: a drain of that worker wakes it.
+    /// Notes the serial of the worker at which a poll waits (0 for none), so that a drain of that worker wakes it.
     pub fn waits_at(&self, serial: u64) {
         if let Some(live) = &*self.live.borrow() {
             live.waits_at(serial);
         }
     }
 
-    /// A request begins: what is noted of the one before is past.
+    /// Begins a new request: clears what was noted about the body of the previous one.
     pub fn begins(&self) {
         self.unread.set(false);
     }
 
-    /// Its body was not read to the end: should the connection end with its answer, the client is read on for a while.
+    /// Notes that the request's body was not read to its end: if the connection ends with this response, it lingers.
     pub fn may_still_send(&self) {
         self.unread.set(true);
     }
 
-    /// Once hyper has written the 101, the connection becomes this tunnel.
+    /// Makes the connection this tunnel, once hyper has written the 101.
     pub fn upgrade_to(&self, plan: Plan) {
         *self.plan.borrow_mut() = Some(plan);
     }
@@ -315,12 +323,12 @@ impl Conn {
 }
 
 impl ClientIo {
-    /// ALPN's choice.
+    /// Returns whether ALPN has chosen HTTP/2.
     fn speaks_http2(&self) -> bool {
         matches!(self, Self::Tls(io) if io.session().alpn_protocol() == Some(b"h2"))
     }
 
-    /// Bytes it makes sense to read for it at once: what it does not take has to be kept.
+    /// Number of bytes worth reading for this client at once; bytes that it does not take have to be kept.
     pub fn appetite(&self) -> usize {
         match self {
             Self::Plain(_) | Self::Tls(_) => usize::MAX,

@@ -1,7 +1,8 @@
-//! What a client still sends after our last answer is read, and dropped, for a while.
+//! Lingering close: after our last response, bytes that the client still sends are read and dropped for a while.
 //!
-//! A socket closed with unread bytes is reset, and so is one that bytes come to afterwards; the reset may take the answer with
-//! it before the client has read it (RFC 9112 §9.6). Left out: after which answers this is due (`conn`, `h2`).
+//! A socket closed with unread bytes is reset, and so is one to which bytes come after it was closed; the reset may
+//! destroy the response before the client has read it (RFC 9112 §9.6). Which responses need this is decided in `conn`
+//! and `h2`.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -13,10 +14,11 @@ use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use super::conn::ClientIo;
 use crate::thread::{Order, Registered};
 
-/// How long (nginx's lingering_timeout).
+/// Maximum duration of a lingering close (the default of nginx's `lingering_timeout`).
 const LINGER: Duration = Duration::from_secs(5);
 
-/// Says our end, if that was not said, and reads until the client has said its own, for at most [`LINGER`] and so many bytes.
+/// Shuts down our side, unless that was done before, and reads until the client has ended its side, for at most
+/// [`LINGER`] and `most` bytes.
 pub(super) async fn linger(mut io: ClientIo, live: &Registered, mut most: u64) {
     let mut read = |io: &mut ClientIo, cx: &mut Context<'_>| {
         live.watch(cx.waker());
@@ -33,11 +35,11 @@ pub(super) async fn linger(mut io: ClientIo, live: &Registered, mut most: u64) {
         }
         Poll::Ready(())
     };
-    // hyper and h2 have said it, unless hyper refused to speak at all (to HTTP/2's preface).
+    // hyper and h2 have done this already, unless hyper rejected the connection at its first bytes (HTTP/2's preface).
     let all = async {
         let _ = io.shutdown().await;
         poll_fn(|cx| read(&mut io, cx)).await;
     };
-    // The limit is the point.
+    // Running into the time-out is a normal end.
     let _ = tokio::time::timeout(LINGER, all).await;
 }

@@ -1,8 +1,9 @@
-//! Addresses we accept on: bound once so that "already in use" is an error, then once more per thread.
+//! Listeners: the addresses on which stickyd accepts clients.
 //!
 //! Every data thread has a socket of its own on each address (SO_REUSEPORT), so the kernel spreads connections and no
-//! lock is shared. A reload changes them by value: `set`. Options clients' sockets need are set on the listening socket: accepted ones inherit them, which saves
-//! a system call each (data-plane study §0.7).
+//! lock is shared. Each address is first bound once without that option, so that "already in use" is an error. A reload
+//! changes listeners by value: see `set`. Options that clients' sockets need are set on the listening socket: accepted
+//! sockets inherit them, which saves one system call per option (docs/reference/performance.md §0.7).
 
 mod caps;
 mod client_certificate;
@@ -44,72 +45,77 @@ pub use set::{Going, Part, Plan, Set, SetError};
 
 use tls::Terms;
 
-/// Connections the kernel holds for us; it cuts this to net.core.somaxconn.
+/// Number of connections that may wait in the kernel to be accepted; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4_096;
 
-/// A client whose kernel has not acknowledged our bytes for this long is gone (threats §2: vanished without FIN). So is one
-/// whose window has been shut for as long: the kernel cannot be told to spare it, and it takes less than `min_rate`. The
-/// worker leg has none: a stopped worker's kernel still answers, and its full window must not end its tunnels.
+/// A client whose kernel has not acknowledged our bytes for this long is gone (docs/reference/threats.md §2.6: vanished
+/// without FIN). So is a client whose receive window has been closed for as long: the kernel cannot make an exception
+/// for it, and it reads more slowly than `min_rate`. Connections to workers have no such time-out: the kernel of a
+/// stopped worker still answers, and its full window must not end its tunnels.
 const USER_TIMEOUT: Duration = Duration::from_secs(25);
 
-/// A silent client's kernel is asked after 9 to 15 s ([`queue`]), then every 4 s. With a user time-out Linux ignores the
-/// count: the first question after it finds the client gone, so at 27 s at the latest, 30 s with everything that may be slow.
-/// Without one it is the fourth. The interval is what makes that so soon after 25 s.
+/// Keep-alive probes to clients: the first after 9 to 15 s of silence ([`queue`] varies it), then one every 4 s. With a
+/// user time-out Linux ignores the number of probes: the first probe after the time-out finds the client gone, at the
+/// latest at 27 s, or at 30 s with all possible delays. Without a user time-out, the connection ends after the fourth
+/// unanswered probe. The interval is short so that a probe follows soon after the 25 s.
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(4)).with_retries(4);
 
-/// Bytes the kernel takes from us beyond what the client's window and the way to it allow. Without it the send buffer grows
-/// to megabytes (net.ipv4.tcp_wmem) for a client that reads nothing, and copying those is most of what such a client costs.
+/// Bytes the kernel takes from us beyond what the client's window and the path to it allow (TCP_NOTSENT_LOWAT). Without
+/// this limit the send buffer grows to megabytes (net.ipv4.tcp_wmem) for a client that reads nothing, and copying those
+/// bytes is most of what such a client costs.
 const UNSENT: u32 = 128 * 1024;
 
-/// After an accept that failed for want of descriptors or memory.
+/// Pause after an accept that failed for lack of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// A listener as its connections see it, on one thread: with the settings it had when they were accepted.
+/// A listener as its connections see it on one thread, with the settings in force when they were accepted.
 pub struct Listener {
-    /// Its port as a field value.
+    /// Port of the listener as a field value.
     pub port_value: HeaderValue,
-    /// Set once a reload has removed it.
+    /// Set once a reload has removed the listener.
     pub removed: Removed,
     settings: Arc<Settings>,
 }
 
 impl Listener {
-    /// Whether an address is a trusted proxy's.
+    /// Returns whether an address is that of a trusted proxy.
     pub fn trusts(&self, address: IpAddr) -> bool {
         self.settings.trusted.iter().any(|net| net.contains(&address))
     }
 
-    /// How it ends TLS, if it does.
+    /// Returns the TLS settings; `None` for a listener without TLS.
     pub fn tls(&self) -> Option<&Arc<Terms>> {
         self.settings.tls.as_ref()
     }
 
-    /// Tells HTTP/2 clients that they may open WebSockets on it (RFC 8441).
+    /// Returns whether HTTP/2 clients may open WebSockets on this listener (RFC 8441).
     pub fn websocket_over_http2(&self) -> bool {
         self.settings.websocket_over_http2
     }
 
-    /// Where it sends its clients instead of forwarding what they ask.
+    /// Returns the redirect that clients get instead of having their requests forwarded, if one is configured.
     pub fn redirect(&self) -> Option<Redirect> {
         self.settings.redirect
     }
 }
 
-/// What a reload changes of a listener without touching its sockets: connections accepted from then on have the new ones.
+/// Settings of a listener that a reload can change without touching its sockets: connections accepted later use the new
+/// ones.
 struct Settings {
     tls: Option<Arc<Terms>>,
-    /// Tells HTTP/2 clients that they may open WebSockets on it (RFC 8441).
+    /// Whether HTTP/2 clients may open WebSockets on this listener (RFC 8441).
     websocket_over_http2: bool,
     proxy_protocol: bool,
     redirect: Option<Redirect>,
     trusted: Vec<IpNet>,
-    /// Its name in metrics: as configured, or its address.
+    /// Name of the listener in metrics: the configured name, or else its address.
     label: String,
 }
 
 impl Settings {
-    /// `before`: those of the same listener until now; TLS clients go on resuming.
+    /// Builds the settings. `before` holds the previous settings of the same listener, so that TLS clients can go on
+    /// resuming their sessions.
     fn of(config: &config::Listener, before: Option<&Self>) -> Result<Self, BindError> {
         let before = before.and_then(|before| before.tls.as_deref());
         let tls = config.tls.as_ref().map(|tls| Terms::build(tls, before)).transpose();
@@ -123,43 +129,43 @@ impl Settings {
         })
     }
 
-    /// Until when its certificates are valid, as metrics want it: listener, name, seconds since 1970.
+    /// Returns the expiry of each certificate for metrics: listener, name of the certificate, seconds since 1970.
     fn expiries(&self) -> impl Iterator<Item = (&str, &str, u64)> {
         let all = self.tls.iter().flat_map(|tls| tls.expiries());
         all.map(|(name, until)| (self.label.as_str(), name.as_str(), *until))
     }
 }
 
-/// A listener with a bound socket for each thread.
+/// A listener with one bound socket per thread.
 pub struct Bound {
-    /// Where, with the port the kernel gave for port 0.
+    /// Bound address, with the port that the kernel assigned for port 0.
     pub address: SocketAddr,
     sockets: Vec<std::net::TcpListener>,
     settings: Arc<ArcSwap<Settings>>,
     removed: CancellationToken,
-    /// The threads that still accept.
+    /// Counts the threads that still accept from this listener.
     accepting: TaskTracker,
 }
 
-/// Why a listener cannot be had.
+/// Reason why a listener cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// The operating system's answer.
+    /// The operating system reported an error for the address.
     #[error("cannot listen on {0}: {1}")]
     Socket(SocketAddr, io::Error),
-    /// rustls does not take the certificate.
+    /// rustls rejected the certificate or its key.
     #[error("TLS on {0}: {1}")]
     Tls(SocketAddr, rustls::Error),
 }
 
-/// Binds a listener's address for `threads` threads. `shared`: another listener of ours, which is about to go, may be in
-/// the way (0.0.0.0 of 127.0.0.1, on one port).
+/// Binds a listener's address for `threads` threads. `shared` means that another listener of ours, which is about to be
+/// removed, may overlap with it (0.0.0.0 with 127.0.0.1, on one port).
 ///
 /// # Errors
-/// The address is in use or not ours; the certificate does not serve.
+/// The address is in use or not local, or the certificate cannot be used.
 fn bind(config: &config::Listener, threads: usize, shared: bool) -> Result<Bound, BindError> {
     let failed = |error| BindError::Socket(config.address, error);
-    // Without SO_REUSEPORT first: with it, another process of the same user would silently share our clients.
+    // Bind without SO_REUSEPORT first: with it, another process of the same user would silently share our clients.
     let address = match socket(config.address, false) {
         Ok(first) => first.local_addr().map_err(failed)?.as_socket().unwrap_or(config.address),
         Err(error) if shared && error.kind() == io::ErrorKind::AddrInUse => config.address,
@@ -174,16 +180,16 @@ fn bind(config: &config::Listener, threads: usize, shared: bool) -> Result<Bound
     finish(config, address, sockets)
 }
 
-/// Takes a socket somebody else has bound and listens on: every thread accepts from the same queue, on a descriptor of
-/// its own.
+/// Adopts a socket that systemd has bound and listens on: every thread accepts from the same queue, through a
+/// descriptor of its own.
 ///
 /// # Errors
-/// The certificate does not serve; the socket takes none of the options ours have.
+/// The certificate cannot be used, or the socket does not support one of the options that our own sockets have.
 fn adopt(config: &config::Listener, given: &std::net::TcpListener, threads: usize) -> Result<Bound, BindError> {
     let failed = |error| BindError::Socket(config.address, error);
     let address = given.local_addr().map_err(failed)?;
     let socket = SockRef::from(given);
-    // All descriptors of a socket share this flag, too.
+    // All descriptors of a socket share this flag, as well as the queue.
     socket.set_nonblocking(true).map_err(failed)?;
     options(&socket).map_err(failed)?;
     let sockets = (0..threads).map(|_| given.try_clone()).collect::<io::Result<_>>().map_err(failed)?;
@@ -212,7 +218,7 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// What accepted sockets inherit.
+/// Sets the options that accepted sockets inherit.
 fn options(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&KEEPALIVE)?;
@@ -221,7 +227,7 @@ fn options(socket: &Socket) -> io::Result<()> {
 }
 
 impl Bound {
-    /// One thread's part: its socket, and what its connections need.
+    /// Takes one thread's part: its socket, and what its connections need.
     fn take(&mut self) -> Option<(std::net::TcpListener, ListenerPart)> {
         let part = ListenerPart {
             address: self.address,
@@ -233,7 +239,8 @@ impl Bound {
     }
 }
 
-/// What a thread accepts with; goes to the thread, the [`Listener`] it builds stays on it.
+/// What a thread needs to accept from one listener. It is sent to the thread; the [`Listener`] built from it stays
+/// there.
 pub struct ListenerPart {
     address: SocketAddr,
     settings: Arc<ArcSwap<Settings>>,
@@ -241,7 +248,8 @@ pub struct ListenerPart {
     _accepting: TaskTrackerToken,
 }
 
-/// Accepts until `stop` or until the listener is removed, then takes what the kernel already holds for us, and ends.
+/// Accepts connections until `stop` or until the listener is removed, then takes those that already wait in the kernel,
+/// and ends.
 pub async fn accept(thread: Rc<Thread>, part: ListenerPart, queue: Queue, stop: CancellationToken) {
     let mut door = Door::new(thread, &part);
     loop {
@@ -256,7 +264,7 @@ pub async fn accept(thread: Rc<Thread>, part: ListenerPart, queue: Queue, stop: 
             Err(error) => refused(error).await,
         }
     }
-    // `biased` took the queue first; what came between is in it still.
+    // `biased` polls the queue first, but connections that arrived since then are still in it.
     let Ok(socket) = queue.into_std() else { return };
     while let Ok((stream, peer)) = socket.accept() {
         if stream.set_nonblocking(true).is_ok()
@@ -271,13 +279,13 @@ pub async fn accept(thread: Rc<Thread>, part: ListenerPart, queue: Queue, stop: 
     }
 }
 
-/// Where a thread's connections of one listener come in.
+/// Takes in the connections of one listener on one thread.
 struct Door {
     thread: Rc<Thread>,
     port_value: HeaderValue,
     removed: Removed,
     settings: Cache<Arc<ArcSwap<Settings>>, Arc<Settings>>,
-    /// As of the last settings.
+    /// The listener as built from the last settings seen.
     listener: Option<Rc<Listener>>,
 }
 
@@ -290,14 +298,14 @@ impl Door {
     fn welcome(&mut self, stream: tokio::net::TcpStream, peer: SocketAddr) {
         let listener = self.listener();
         let live = self.thread.register(self.thread.idle_s(), &listener.removed);
-        // Dropped, both, where there are too many.
+        // A rejected connection is closed by dropping `stream` and `live`.
         if !caps::admits(&live, &listener, stream.as_raw_fd(), peer.ip().to_canonical()) {
             return;
         }
         self.thread.tasks.spawn_local(conn::serve(live, listener, stream, peer));
     }
 
-    /// With the settings of now.
+    /// Returns the listener with the current settings.
     fn listener(&mut self) -> Rc<Listener> {
         let settings = self.settings.load();
         match &self.listener {
@@ -314,13 +322,13 @@ impl Door {
     }
 }
 
-/// An accept that failed: the peer's own doing is passed over, want of descriptors is said and waited for. The loop never
-/// ends and never spins.
+/// Handles a failed accept: errors caused by the peer are ignored; a lack of descriptors or memory is logged, followed
+/// by a pause. The accept loop never ends and never spins.
 async fn refused(error: io::Error) {
     if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
         return;
     }
-    crate::telemetry::say_full!("clients cannot be accepted: {error}");
+    crate::telemetry::say_full!(%error, "client connections cannot be accepted");
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
@@ -332,7 +340,7 @@ mod tests {
         config::Listener::plain(([127, 0, 0, 1], 0).into())
     }
 
-    /// Of a connection accepted from it.
+    /// Checks the options of a connection accepted from `bound`.
     fn has_our_options(mut bound: Bound) {
         let (socket, _) = bound.take().unwrap();
         socket.set_nonblocking(false).unwrap();
@@ -351,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn those_of_an_inherited_socket_get_them_too() {
+    fn sockets_accepted_from_an_adopted_socket_inherit_them_too() {
         let given = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let bound = adopt(&loopback(), &given, 3).unwrap();
         assert_eq!((bound.sockets.len(), bound.address), (3, given.local_addr().unwrap()));

@@ -1,7 +1,9 @@
-//! What comes before the first request of a connection: a PROXY header and a TLS handshake, where its listener has them.
+//! What comes before the first request of a connection: a PROXY header and a TLS handshake, where its listener requires
+//! them.
 //!
-//! Both together have one time (`[limits] handshake_timeout`), handshakes take turns, and every end but the one of a client
-//! that never said a word is counted. Leaves out how a header is read and how a certificate is chosen.
+//! Both share one time-out (`[limits] handshake_timeout`), handshakes take turns, and every failure is counted, except
+//! that of a client that never sent a byte. How a header is read and how a certificate is chosen is in `proxy_protocol`
+//! and `tls`.
 
 use std::cell::LazyCell;
 use std::future::poll_fn;
@@ -24,30 +26,30 @@ use super::tls_stream::TlsStream;
 use super::{Listener, caps};
 use crate::thread::{Order, Registered, Thread};
 
-/// How long a handshake may keep its turn from others: an honest one needs a round trip or two, and clients that stop in
-/// the middle must not keep everybody else out.
+/// How long a handshake may keep its turn: an honest one needs a round trip or two, and clients that stop in the middle
+/// must not block all others.
 const TLS_TURN: Duration = Duration::from_millis(500);
 
-/// What is known of an encrypted connection.
+/// Result of the TLS handshake of a connection.
 pub struct Secured {
-    /// By which of its listener's policies it was made.
+    /// Index of the listener's policy under which the handshake was made.
     pub(super) policy: usize,
-    /// What a worker is told of the client's certificate; `None`: it was not asked for one.
+    /// The client's certificate as it is reported to workers; `None` if none was requested.
     pub client: Option<Box<ClientCertificate>>,
 }
 
 /// A connection that is ready for requests.
 pub(super) struct Opened {
     pub(super) io: ClientIo,
-    /// The peer, or whom a PROXY header names in its place.
+    /// Address of the client: the peer, or the address that a PROXY header names in its place.
     pub(super) ip: IpAddr,
-    /// It is a trusted proxy.
+    /// Whether that address is a trusted proxy.
     pub(super) trusted: bool,
-    /// `None`: it is not encrypted up to us.
+    /// Result of the TLS handshake; `None` if the connection is not encrypted up to stickyd.
     pub(super) tls: Option<Secured>,
 }
 
-/// Makes a fresh connection ready for requests. `None`: it came to nothing, and that is counted.
+/// Prepares a fresh connection for requests. `None` means that it failed, which has been counted.
 pub(super) async fn open(
     thread: &Thread,
     live: &Registered,
@@ -57,9 +59,9 @@ pub(super) async fn open(
 ) -> Option<Opened> {
     let peer_ip = peer.ip().to_canonical();
     let mut who = Peer { ip: peer_ip, trusted: listener.trusts(peer_ip) };
-    // A plain connection has none.
+    // Lazy, because a connection without PROXY header and TLS needs no deadline.
     let deadline = LazyCell::new(|| Instant::now() + thread.limits().handshake_timeout);
-    // Boxed, both: a future is as large as its largest branch, and these are over before the first request.
+    // Both steps are boxed: a future is as large as its largest branch, and these are over before the first request.
     if listener.settings.proxy_protocol {
         let header = proxy_header(listener, &mut stream, who);
         let named = Box::pin(in_time(live, *deadline, header)).await;
@@ -79,25 +81,25 @@ pub(super) async fn open(
     Some(Opened { io, ip: who.ip, trusted: who.trusted, tls })
 }
 
-/// Who a connection is from.
+/// The client of a connection, as known so far.
 #[derive(Clone, Copy)]
 struct Peer {
     ip: IpAddr,
-    /// Its word on others counts.
+    /// Whether the client is a trusted proxy, so that its statements about other clients count.
     trusted: bool,
 }
 
-/// A connection that ends before its first request. One that never said a word is no error: balancers look that way
-/// whether somebody listens.
+/// Logs and counts a connection that ends before its first request. One on which the client never sent a byte is not
+/// counted as an error: balancers check in this way whether a port is open.
 fn not_served(thread: &Thread, kind: &str, peer: IpAddr, error: &io::Error) {
-    tracing::debug!(%peer, %error, "client connection not served: {kind}");
+    tracing::debug!(%peer, kind, %error, "client connection ended before its first request");
     if said_nothing(error) {
         return;
     }
     thread.shared.metrics.client_errors.with_label_values(&[kind]).inc();
 }
 
-/// Waits for the client's first byte, and leaves it where it is.
+/// Waits for the client's first byte, without consuming it.
 async fn first_byte(stream: &TcpStream) -> io::Result<()> {
     match stream.peek(&mut [0]).await {
         Ok(1..) => Ok(()),
@@ -105,18 +107,20 @@ async fn first_byte(stream: &TcpStream) -> io::Result<()> {
     }
 }
 
-/// What [`first_byte`] says of a client that left without one; no read or write of a socket fails in this way.
+/// Returns whether `error` is the one by which [`first_byte`] reports a client that left without sending a byte; no
+/// read or write of a socket fails with this kind.
 fn said_nothing(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::ConnectionAborted
 }
 
-/// Who a PROXY header says the client is. That client is the peer from here on, so its own word on others counts only if
-/// it is a trusted proxy itself; an unknown client's never does, though the balancer's would.
+/// Reads the PROXY header and returns the client that it names. That client is the peer from here on, so its own
+/// statements about other clients count only if it is a trusted proxy itself; those of an unknown client never count,
+/// although the balancer's would.
 async fn proxy_header(listener: &Listener, stream: &mut TcpStream, sender: Peer) -> io::Result<Peer> {
     if !sender.trusted {
         return Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
-            "a PROXY header is due, and it is no trusted proxy",
+            "a PROXY header is required, and the peer is not a trusted proxy",
         ));
     }
     first_byte(stream).await?;
@@ -127,7 +131,7 @@ async fn proxy_header(listener: &Listener, stream: &mut TcpStream, sender: Peer)
     })
 }
 
-/// A TLS handshake, counted by its end.
+/// Makes a TLS handshake and counts its result.
 async fn secure(
     thread: &Thread,
     live: &Registered,
@@ -170,7 +174,7 @@ async fn secure(
     Ok((stream, Secured { policy, client }))
 }
 
-/// A step before the first request, within its time; a stop cuts it like a request.
+/// Runs a step before the first request within its deadline; a stop of stickyd cuts it like a request.
 async fn in_time<T>(live: &Registered, deadline: Instant, step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     let mut step = pin!(tokio::time::timeout_at(deadline, step));
     let done = poll_fn(|cx| {
@@ -183,9 +187,9 @@ async fn in_time<T>(live: &Registered, deadline: Instant, step: impl Future<Outp
     done.await.ok_or(io::ErrorKind::Interrupted)?.map_err(|_| io::ErrorKind::TimedOut)?
 }
 
-/// A TLS handshake in its turn.
+/// Makes a TLS handshake when its turn has come.
 async fn handshake(thread: &Thread, terms: &Terms, stream: TcpStream) -> io::Result<(TlsStream, usize)> {
-    // Who says nothing takes no turn. A look, because `readable` may say yes of a fresh socket.
+    // A client that sends nothing takes no turn. This peeks, because `readable` may report a fresh socket as ready.
     first_byte(&stream).await?;
     // The semaphore is never closed.
     let turn = thread.handshakes.acquire().await.map_err(io::Error::other)?;

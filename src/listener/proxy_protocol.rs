@@ -1,8 +1,9 @@
-//! The PROXY protocol's header, versions 1 and 2: who the client of a balancer below HTTP is.
+//! Reads headers of the PROXY protocol, versions 1 and 2, by which a balancer below HTTP names its client.
 //!
-//! Exactly the header is read, not a byte of what follows it, so that TLS or HTTP begins on an untouched socket. TLVs are
-//! passed over, their checksum included. Whoever may send a header chooses who he is: the caller asks for trust first. Time
-//! is bounded by the caller. Specification: haproxy.org/download/3.0/doc/proxy-protocol.txt.
+//! Exactly the header is read, and not a byte of what follows, so that TLS or HTTP begins on an untouched socket. TLVs
+//! are skipped, including the checksum. The sender of a header can claim any client address, so the caller must first
+//! check that the sender is trusted. The caller also limits the time. Specification:
+//! haproxy.org/download/3.0/doc/proxy-protocol.txt.
 
 use std::io;
 use std::net::IpAddr;
@@ -11,29 +12,32 @@ use ppp::{v1, v2};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 
-/// Bytes of a version 2 header behind its fixed part at most: addresses of 216, and TLVs. The length field could say 64 KiB.
+/// Maximum bytes of a version 2 header after its fixed part: up to 216 of addresses, and TLVs. The length field would
+/// allow 64 KiB.
 const MAX_REST: usize = 4_096;
 
-/// Bytes of a version 1 header, line end included (specification §2.1).
+/// Maximum bytes of a version 1 header, including the line end (specification §2.1).
 const MAX_LINE: usize = 107;
 
-/// `PROXY UNKNOWN\r\n`, the shortest of all headers; one byte more is version 2's fixed part.
+/// Length of `PROXY UNKNOWN\r\n`, the shortest of all headers, in bytes; the fixed part of version 2 is one byte
+/// longer.
 const SHORTEST: usize = 15;
 
-/// Whom a header names.
+/// The client that a header names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// The balancer itself: LOCAL, its own health checks.
+    /// The balancer itself (LOCAL), for its own health checks.
     Balancer,
-    /// A client whose address is none of the internet's, or not told.
+    /// A client whose address is not an IP address, or is not given.
     Unknown,
-    /// A client.
+    /// A client with this address.
     Client(IpAddr),
 }
 
-/// A stream whose next bytes can be looked at and left where they are: a socket, or a fuzz target's.
+/// A stream whose next bytes can be read without consuming them: a socket, or the input of a fuzz target.
 pub trait Look: AsyncRead + Unpin {
-    /// Waits for bytes and copies those there are, none at the end; they are read again.
+    /// Waits for bytes and copies those that are there without consuming them; returns their number, 0 at the end of
+    /// the stream.
     fn look(&self, room: &mut [u8]) -> impl Future<Output = io::Result<usize>>;
 }
 
@@ -43,10 +47,10 @@ impl Look for TcpStream {
     }
 }
 
-/// Reads a header.
+/// Reads a PROXY header.
 ///
 /// # Errors
-/// The connection ended, or began with something else.
+/// The connection ended, or does not begin with a valid header.
 pub(super) async fn read(stream: &mut impl Look) -> io::Result<Source> {
     let mut header = vec![0; SHORTEST];
     stream.read_exact(&mut header).await?;
@@ -54,7 +58,7 @@ pub(super) async fn read(stream: &mut impl Look) -> io::Result<Source> {
         line(stream, &mut header).await?;
         return parse_v1(&header).ok_or_else(no_header);
     }
-    // Not even asked for more than what version 2 begins with.
+    // Nothing more is read unless the bytes so far begin a version 2 header.
     if !header.starts_with(v2::PROTOCOL_PREFIX) {
         return Err(no_header());
     }
@@ -72,8 +76,8 @@ pub(super) async fn read(stream: &mut impl Look) -> io::Result<Source> {
     parse_v2(&header).ok_or_else(no_header)
 }
 
-/// Reads up to the end of the line and no further: looks first, then takes. Every round takes what it saw, so a client that
-/// sends byte by byte costs rounds, never a spin.
+/// Reads up to the end of the line and no further: peeks first, then consumes. Every round consumes what it saw, so a
+/// client that sends byte by byte costs more rounds, but no busy loop.
 async fn line(stream: &mut impl Look, header: &mut Vec<u8>) -> io::Result<()> {
     while !header.ends_with(b"\n") {
         let mut seen = [0; MAX_LINE];
@@ -95,7 +99,7 @@ async fn line(stream: &mut impl Look, header: &mut Vec<u8>) -> io::Result<()> {
 }
 
 fn parse_v1(header: &[u8]) -> Option<Source> {
-    // ppp passes over what stands behind UNKNOWN, the line's proper end included.
+    // ppp ignores everything after UNKNOWN, including whether the line ends properly.
     header.strip_suffix(b"\r\n").filter(|line| !line.contains(&b'\r'))?;
     Some(match v1::Header::try_from(header).ok()?.addresses {
         v1::Addresses::Tcp4(addresses) => client(addresses.source_address.into()),
@@ -119,7 +123,7 @@ fn client(address: IpAddr) -> Source {
 }
 
 fn no_header() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "no PROXY header")
+    io::Error::new(io::ErrorKind::InvalidData, "the PROXY header is missing or invalid")
 }
 
 #[cfg(test)]
@@ -129,13 +133,13 @@ mod tests {
 
     use super::*;
 
-    /// Version 2: command and version, family and protocol, what follows.
+    /// Builds a version 2 header from the command (with the version), the family (with the protocol), and the rest.
     fn binary(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
         let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
         [v2::PROTOCOL_PREFIX, &[command, family], &length, rest].concat()
     }
 
-    /// What a header is read as when it comes in pieces, and what is left in the socket.
+    /// Reads a header that arrives in pieces; returns the result, and the bytes left in the socket.
     async fn read_of(pieces: &[&[u8]]) -> (io::Result<Source>, Vec<u8>) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -165,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn both_versions_and_every_family() {
+    async fn both_versions_and_every_address_family_are_read() {
         let v4 = Source::Client([192, 0, 2, 7].into());
         let v6 = Source::Client("2001:db8::7".parse().unwrap());
         is(v4, b"PROXY TCP4 192.0.2.7 10.0.0.1 4711 443\r\n").await;
@@ -177,7 +181,7 @@ mod tests {
         let ipv6 = [&ipv6.unwrap().octets()[..], &[1; 16], &[18, 103, 1, 187]].concat();
         is(v4, &binary(0x21, 0x11, &ipv4)).await;
         is(v6, &binary(0x21, 0x21, &ipv6)).await;
-        // TLVs, one of them nonsense that claims more than there is.
+        // TLVs, one of which claims to be longer than the header.
         is(v4, &binary(0x21, 0x11, &[&ipv4[..], &[0x04, 0, 1, 0, 0xee, 0xff, 0xff]].concat())).await;
         is(v6, &binary(0x21, 0x21, &[&ipv6[..], &vec![0; 4_000]].concat())).await;
         is(Source::Unknown, &binary(0x21, 0x31, &[b'/'; 216])).await;
@@ -187,7 +191,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn anything_else_is_refused() {
+    async fn malformed_headers_are_rejected() {
         let long = [b"PROXY UNKNOWN ".as_slice(), &[b'x'; 92], b"\r\n"].concat();
         for header in [
             b"GET / HTTP/1.1\r\n".to_vec(),
@@ -217,7 +221,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), prefix in 0..3u8) {
+        fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), prefix in 0..3u8) {
             let header = match prefix {
                 0 => bytes,
                 1 => [b"PROXY ".as_slice(), &bytes].concat(),

@@ -1,14 +1,16 @@
-//! What waits to be accepted on a socket, taken without asking in vain.
+//! The queue of connections that wait on a listening socket, accepted without calls that find nothing.
 //!
-//! tokio's listener accepts until the kernel says that there is nothing more, and the kernel makes a socket and a file before
-//! it looks: 1.7 µs for nothing, behind almost every new connection of a server that is not overrun. Here the kernel is asked
-//! whether there is one (`poll`, a quarter of that), and a second registration of the socket says when to ask.
+//! tokio's listener accepts until the kernel reports that nothing is left, and the kernel creates a socket and a file
+//! before it looks: 1.7 µs wasted after almost every new connection of a server that is not overloaded. Here the kernel
+//! is first asked whether a connection waits (`poll`, a quarter of that cost), and a second registration of the socket
+//! tells when to ask.
 //!
-//! It also sees to it that connections which came together are not asked together whether they are alive: after a reconnect
-//! storm thousands of questions would leave in one instant, more than a queue on their way holds (1,000 for each CPU where
-//! they pass `net.core.netdev_max_backlog`), and live silent clients would be taken for dead: 817 of 9,000, measured.
+//! The queue also makes sure that connections which arrived together are not probed together by keep-alive: after a
+//! reconnect storm thousands of probes would leave at one instant, more than a queue on their path holds (1,000 per CPU
+//! where they pass `net.core.netdev_max_backlog`), and live but silent clients would be taken for dead: 817 of 9,000,
+//! measured.
 //!
-//! Leaves out what becomes of a connection.
+//! What becomes of an accepted connection is not decided here.
 
 use std::cell::Cell;
 use std::io;
@@ -23,41 +25,43 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, TcpStream};
 
-/// Seconds of silence after which clients' kernels are asked, in turns. With [`super::KEEPALIVE`]'s interval and the user time-out
-/// who does not answer is gone 25, 26 or 27 s after its last word.
+/// Seconds of silence before the first keep-alive probe, used in turn. With the interval in [`super::KEEPALIVE`] and
+/// the user time-out, a client that does not answer is gone 25, 26 or 27 s after the last packet from it.
 const ASK_AFTER_S: [u64; 6] = [9, 14, 11, 15, 10, 13];
 
-/// Connections that have the same of these: what comes within the kernel's quarter of a second differs, and the option is set
-/// seldom enough to cost nothing (it is inherited; set on each, it would be a system call each).
+/// Number of successive connections that get the same of these times. Connections that arrive within the kernel's timer
+/// granularity, a quarter of a second, then get different times; and the option is set seldom enough to cost nothing.
+/// It is inherited from the listening socket; setting it on each connection would cost a system call per connection.
 const ALIKE: u32 = 32;
 
-/// A listening socket.
+/// A listening socket and its queue of waiting connections.
 pub struct Queue {
     socket: TcpListener,
-    /// Told of each arrival, also of those that were taken together with the one before.
+    /// Second registration of the socket. It is notified of each arrival, also of connections that were accepted
+    /// together with the one before.
     arrivals: AsyncFd<OwnedFd>,
-    /// Connections taken.
+    /// Number of connections accepted so far; wraps around.
     taken: Cell<u32>,
 }
 
 impl Queue {
-    /// What waits on this socket.
+    /// Wraps a listening socket.
     ///
     /// # Errors
-    /// No descriptor is left for it.
+    /// No descriptor is left for the second registration.
     pub fn of(socket: TcpListener) -> io::Result<Self> {
         #[allow(
             deprecated,
-            reason = "an OwnedFd keeps by itself what the unsafe replacement asks its caller to promise"
+            reason = "an OwnedFd guarantees by itself what the unsafe replacement requires its caller to promise"
         )]
         let arrivals = AsyncFd::with_interest(socket.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
         Ok(Self { socket, arrivals, taken: Cell::new(0) })
     }
 
-    /// The next connection. Cancelled, it has taken none.
+    /// Waits for the next connection. If the call is cancelled, it has taken none.
     ///
     /// # Errors
-    /// The peer's doing, or want of descriptors or memory.
+    /// The peer aborted the connection, or descriptors or memory have run out.
     pub(super) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let accepted = self.take().await?;
         let taken = self.taken.get().wrapping_add(1);
@@ -73,14 +77,16 @@ impl Queue {
             return self.socket.accept().await;
         }
         self.arrivals.readable().await?.clear_ready();
-        // Nobody is there where it came while the one before was being taken, or another thread was faster: then this waits,
-        // by the listener's own registration, and what it waited for is news to the other no more.
+        // There may be no connection after all: it came while the one before was being accepted, or another thread was
+        // faster. Then this call waits on the listener's own registration. The second registration is notified of the
+        // same arrival, so that notification is cleared afterwards.
         let accepted = self.socket.accept().await;
         self.forget_arrivals();
         accepted
     }
 
-    /// That it cannot be set is no reason to refuse anybody: then the time is the one before.
+    /// Sets the keep-alive time that the next connections inherit. A failure is ignored: they then inherit the previous
+    /// time.
     fn asks_others_at_another_time(&self, turn: u32) {
         if let Some(&seconds) = ASK_AFTER_S.get(turn as usize % ASK_AFTER_S.len()) {
             let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(seconds));
@@ -88,20 +94,21 @@ impl Queue {
         }
     }
 
-    /// Whether somebody waits. Says yes where it cannot be asked: accept will say why.
+    /// Returns whether a connection waits. Also true if the kernel cannot be asked, since accept then reports the
+    /// error.
     fn has_one(&self) -> bool {
         let mut asked = [PollFd::new(&self.socket, PollFlags::IN)];
         poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) != Ok(0)
     }
 
-    /// Whoever waits is found by [`Self::has_one`].
+    /// Clears the notification of arrivals; a connection that waits is found by [`Self::has_one`].
     fn forget_arrivals(&self) {
         if let Poll::Ready(Ok(mut told)) = self.arrivals.poll_read_ready(&mut Context::from_waker(Waker::noop())) {
             told.clear_ready();
         }
     }
 
-    /// As it was before.
+    /// Returns the plain listening socket.
     pub(super) fn into_std(self) -> io::Result<std::net::TcpListener> {
         self.socket.into_std()
     }
@@ -125,16 +132,17 @@ mod tests {
         assert_eq!(peer, client.local_addr().unwrap());
     }
 
-    /// Lets the driver look for events; nothing else is under way.
+    /// Lets the I/O driver process events; nothing else is running.
     async fn turn() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 
     #[tokio::test]
-    async fn all_are_taken_however_they_come() {
+    async fn all_connections_are_accepted_however_they_arrive() {
         let (queue, address) = queue();
         let connect = || Client::connect(address).unwrap();
-        // One by one; two at once; one that comes while another is taken, and whose event is then of nobody.
+        // One by one; two at once; and one that arrives while another is being accepted, so that its event finds no
+        // connection.
         for _ in 0..3 {
             takes(&queue, &connect()).await;
             let (first, second) = (connect(), connect());
@@ -151,7 +159,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn those_who_come_together_are_not_asked_together() {
+    async fn connections_that_arrive_together_are_not_probed_together() {
         let (queue, address) = queue();
         let (mut times, mut clients) = (std::collections::BTreeMap::<u64, u32>::new(), Vec::new());
         for _ in 0..8 * ALIKE {
@@ -164,13 +172,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_is_woken_by_the_next_also_after_news_of_nobody() {
+    async fn a_waiting_accept_is_woken_even_after_a_stale_notification() {
         let (queue, address) = queue();
         for _ in 0..3 {
             let (first, second) = (Client::connect(address).unwrap(), Client::connect(address).unwrap());
             takes(&queue, &first).await;
             takes(&queue, &second).await;
-            // Nobody is there, though both registrations have been told since.
+            // No connection waits, although both registrations have been notified since.
             let waiting = queue.accept();
             let late = async {
                 turn().await;
@@ -182,7 +190,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wait_that_is_given_up_loses_nobody() {
+    async fn a_cancelled_accept_loses_no_connection() {
         let (queue, address) = queue();
         for _ in 0..3 {
             let gave_up = tokio::time::timeout(Duration::from_millis(5), queue.accept()).await;

@@ -1,8 +1,9 @@
-//! A connection that waits for a request: it has neither hyper's state nor its buffers (16 KiB), only what has come of a head.
+//! A connection at rest, which waits for a request: it has neither hyper's state nor its buffers (16 KiB), only the
+//! bytes of a head that have arrived.
 //!
-//! Silent clients and those that send a head byte by byte are most of what a flood of connections is made of; they cost a
-//! small task and what they have sent. hyper gets the connection once a head is whole, or is none; and gives it back when
-//! nothing has been under way for a second or two.
+//! Silent clients, and those that send a head byte by byte, are most of what a flood of connections consists of; at
+//! rest they cost a small task and the bytes they have sent. hyper gets the connection once a head is complete, or
+//! cannot become a valid one; it gives the connection back when nothing has been under way for a second or two.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -16,16 +17,16 @@ use super::conn::{ClientIo, Conn};
 use crate::metrics::Limit;
 use crate::thread::Order;
 
-/// How long the goodbye of a TLS connection may take.
+/// Time limit for shutting down a TLS connection.
 const GOODBYE: Duration = Duration::from_secs(5);
 
-/// Bytes read at once: an ordinary head in one piece, and no more of a body behind it than has to be copied.
+/// Maximum bytes per read: an ordinary head in one piece, and little of a body after it, because it has to be copied.
 const PIECE: usize = 16 * 1024;
 
-/// Waits for a head, of which `ahead` has come. `false`: the connection is over.
+/// Waits for a head, of which `ahead` has arrived already. `false` means that the connection is over.
 pub(super) async fn rest(conn: &Rc<Conn>, io: &mut ClientIo, ahead: &mut Vec<u8>) -> bool {
     let goes_on = poll_fn(|cx| {
-        // Read first, so that a request already in the socket is served even while we stop.
+        // Read first, so that a request already in the socket is served even while stickyd stops.
         if let Poll::Ready(more) = read(conn, io, ahead, cx) {
             return Poll::Ready(more);
         }
@@ -40,20 +41,20 @@ pub(super) async fn rest(conn: &Rc<Conn>, io: &mut ClientIo, ahead: &mut Vec<u8>
                 Poll::Ready(false)
             }
             Order::Cut | Order::Idle => Poll::Ready(false),
-            // Somebody who has just come, or is in the middle of a head, may still be served.
+            // A client that has just connected, or is in the middle of a head, may still be served.
             Order::Stop | Order::Leave if half_a_head || conn.is_fresh() => Poll::Pending,
             Order::Stop | Order::Leave => Poll::Ready(false),
         }
     })
     .await;
     if !goes_on {
-        // A plain socket has nothing to wait for here; a TLS client that takes nothing is not waited for long.
+        // A plain socket has nothing to wait for here; a TLS client that does not read is not waited for long.
         let _ = tokio::time::timeout(GOODBYE, io.shutdown()).await;
     }
     goes_on
 }
 
-/// Reads until hyper should see what came; `false`: the client is gone.
+/// Reads until hyper should see what has arrived. `false` means that the client is gone.
 fn read(conn: &Conn, io: &mut ClientIo, ahead: &mut Vec<u8>, cx: &mut Context<'_>) -> Poll<bool> {
     let mut buffer = conn.thread.buffer.borrow_mut();
     let room = PIECE.min(buffer.len());
@@ -64,7 +65,7 @@ fn read(conn: &Conn, io: &mut ClientIo, ahead: &mut Vec<u8>, cx: &mut Context<'_
             Poll::Ready(Ok(())) if !piece.filled().is_empty() => {}
             Poll::Ready(_) => return Poll::Ready(false),
         }
-        // Three bytes of an end may have come before.
+        // Up to three bytes of the end of the head may have arrived earlier.
         let new = ahead.len().saturating_sub(3);
         ahead.extend_from_slice(piece.filled());
         if ahead.len() >= conn.thread.limits().head_bytes || is_for_hyper(ahead, new) {
@@ -73,17 +74,18 @@ fn read(conn: &Conn, io: &mut ClientIo, ahead: &mut Vec<u8>, cx: &mut Context<'_
     }
 }
 
-/// Whether a head ends in `bytes` (behind `new`), or what came begins none: hyper says why.
+/// Returns whether a head ends in `bytes` (at or after `new`), or whether `bytes` cannot begin a valid head: hyper then
+/// reports why.
 fn is_for_hyper(bytes: &[u8], new: usize) -> bool {
     let tail = bytes.get(new..).unwrap_or_default();
-    // A request without a body, as most are, ends with its head: nothing has to be looked for.
+    // Most requests have no body and end with their head: then there is nothing to search for.
     if tail.ends_with(b"\n\r\n") {
         return true;
     }
     if tail.windows(3).any(|end| end == b"\n\r\n") || tail.windows(2).any(|end| end == b"\n\n") {
         return true;
     }
-    // Empty lines before a request are passed over (RFC 9112 §2.2).
+    // Empty lines before a request are skipped (RFC 9112 §2.2).
     let start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
     let bytes = bytes.get(start..).unwrap_or_default();
     let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
@@ -97,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn half_a_head_waits_and_rubbish_does_not() {
+    fn a_partial_head_waits_and_garbage_does_not() {
         for half in ["G", "GET / HT", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nHost: a\r\n", "\r", "\r\nGE"] {
             assert!(!is_for_hyper(half.as_bytes(), 0), "{half:?}");
         }
@@ -115,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_in_two_pieces_is_one() {
+    fn the_end_of_a_head_is_found_in_two_pieces() {
         let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
         for cut in 1..head.len() {
             assert!(is_for_hyper(head, cut.saturating_sub(3)), "{cut}");

@@ -1,9 +1,9 @@
-//! All listeners of a running stickyd, and how a reload changes them: by value, everything or nothing.
+//! All listeners of a running stickyd, and how a reload changes them: by value, all or nothing.
 //!
-//! [`Set::plan`] binds what is new and tries what is changed; only when all of that was possible, [`Set::apply`] lets go of
-//! what is no longer wanted. A listener that stays keeps its sockets and their queues. Sockets that systemd gave are kept
-//! for as long as stickyd lives, so that a listener that was removed can come back to its own. Leaves out the threads: they
-//! get their [`Part`]s from `reload`.
+//! [`Set::plan`] binds new listeners and builds the settings of changed ones; only when all of that has succeeded does
+//! [`Set::apply`] remove those that are no longer wanted. A listener that stays keeps its sockets and their queues.
+//! Sockets passed by systemd are kept for as long as stickyd runs, so that a listener that was removed can get its own
+//! socket back. Threads are not handled here: they get their [`Part`]s from `reload`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,27 +16,27 @@ use crate::config;
 use crate::metrics::Metrics;
 use crate::systemd::{self, Inherited};
 
-/// What one thread gets of one listener.
+/// One thread's part of one listener: its socket, and what is needed to accept from it.
 pub type Part = (std::net::TcpListener, ListenerPart);
 
-/// Why listeners cannot be as they should.
+/// Reason why the listeners cannot be set up as configured.
 #[derive(Debug, thiserror::Error)]
 pub enum SetError {
-    /// An address or a certificate.
+    /// An address or a certificate cannot be used.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// Sockets systemd gave us.
+    /// A socket passed by systemd cannot be used.
     #[error(transparent)]
     Inherited(#[from] systemd::SocketError),
-    /// Another descriptor of one of them.
-    #[error("a socket that systemd gave cannot be used again: {0}")]
+    /// A socket passed by systemd could not be duplicated.
+    #[error("cannot duplicate a socket passed by systemd: {0}")]
     Clone(io::Error),
 }
 
-/// The listeners there are.
+/// The listeners that are open now.
 pub struct Set {
     open: Vec<Open>,
-    /// Every socket systemd gave.
+    /// All sockets passed by systemd, whether in use or not.
     given: Vec<Inherited>,
     threads: usize,
 }
@@ -44,30 +44,31 @@ pub struct Set {
 struct Open {
     config: config::Listener,
     bound: Bound,
-    /// The socket is systemd's.
+    /// Whether the socket was passed by systemd.
     adopted: bool,
 }
 
-/// How a [`Set`] becomes another one. Nothing is changed before it is applied; what it has bound goes when it is dropped.
+/// Change of a [`Set`] to a new configuration. Nothing is changed before it is applied; sockets that were bound for it
+/// are closed when it is dropped.
 pub struct Plan {
-    /// One for each listener of the new configuration.
+    /// One slot per listener of the new configuration, in its order.
     slots: Vec<Slot>,
     left: Vec<Inherited>,
 }
 
 enum Slot {
-    /// The old one at this index, perhaps with other settings.
+    /// Keeps the old listener at this index, with new settings if they have changed.
     Kept(usize, Option<Settings>),
     New(Bound, bool),
 }
 
 impl Plan {
-    /// Whether threads get anything.
+    /// Returns whether there are new listeners for the threads.
     pub fn has_new(&self) -> bool {
         self.slots.iter().any(|slot| matches!(slot, Slot::New(..)))
     }
 
-    /// One thread's part of what is new; as often as there are threads.
+    /// Takes one thread's parts of the new listeners; to be called once per thread.
     pub fn parts(&mut self) -> Vec<Part> {
         let bound = self.slots.iter_mut().filter_map(|slot| match slot {
             Slot::New(bound, _) => Some(bound),
@@ -76,33 +77,33 @@ impl Plan {
         bound.filter_map(Bound::take).collect()
     }
 
-    /// A socket of systemd's that no listener is meant by.
+    /// Returns a socket passed by systemd that no listener matches, if there is one.
     pub fn left(&self) -> Option<&Inherited> {
         self.left.first()
     }
 }
 
 impl Set {
-    /// No listener yet. `given`: what systemd gave.
+    /// Creates a set without listeners. `given` holds the sockets passed by systemd.
     pub fn new(given: Vec<Inherited>, threads: usize) -> Self {
         Self { open: Vec::new(), given, threads }
     }
 
-    /// Where they are, in the order of the configuration.
+    /// Returns the addresses of the listeners, in the order of the configuration.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.open.iter().map(|open| open.bound.address).collect()
     }
 
-    /// Shows until when their certificates are valid.
+    /// Exports the expiry of all certificates as metrics.
     pub fn show(&self, metrics: &Metrics) {
         let settings: Vec<_> = self.open.iter().map(|open| open.bound.settings.load_full()).collect();
         metrics.certificates_expire(settings.iter().flat_map(|settings| settings.expiries()));
     }
 
-    /// Binds and tries what `wanted` needs besides what there is.
+    /// Binds new listeners and builds new settings, as far as `wanted` differs from the open listeners.
     ///
     /// # Errors
-    /// The first listener that cannot be had; nothing is changed then.
+    /// The error of the first listener that cannot be opened; nothing has changed then.
     pub fn plan(&self, wanted: &[config::Listener]) -> Result<Plan, SetError> {
         let kept = self.keep(wanted);
         let going: Vec<&Open> =
@@ -130,8 +131,8 @@ impl Set {
         Ok(Plan { slots, left })
     }
 
-    /// Which of the old listeners each new one is. By the address as written (of several on port 0, by their order) and
-    /// the name; a socket of our own does not care what its listener is called.
+    /// Finds the old listener that each new one continues: by the address as written (of several on port 0, by their
+    /// order) and the name. For a socket of our own, a different name does not matter.
     fn keep(&self, wanted: &[config::Listener]) -> Vec<Option<usize>> {
         let mut kept = vec![None; wanted.len()];
         for by_name in [true, false] {
@@ -158,14 +159,14 @@ impl Set {
         }
     }
 
-    /// Makes it so. `wanted` is what the plan was made of.
+    /// Carries out the plan. `wanted` must be the list that the plan was made from.
     pub fn apply(&mut self, wanted: Vec<config::Listener>, plan: Plan) -> Going {
         let mut old: Vec<Option<Open>> = std::mem::take(&mut self.open).into_iter().map(Some).collect();
         for (config, slot) in wanted.into_iter().zip(plan.slots) {
             match slot {
                 Slot::New(bound, adopted) => self.open.push(Open { config, bound, adopted }),
                 Slot::Kept(index, settings) => {
-                    // `keep` names each of the old ones once.
+                    // `keep` names each old listener at most once.
                     let Some(open) = old.get_mut(index).and_then(Option::take) else { continue };
                     if let Some(settings) = settings {
                         open.bound.settings.store(Arc::new(settings));
@@ -193,14 +194,14 @@ impl Set {
 #[derive(Default)]
 pub struct Going {
     threads: Vec<TaskTracker>,
-    /// Where they were.
+    /// Addresses of the removed listeners.
     pub addresses: Vec<SocketAddr>,
-    /// Of these, the ones systemd holds open: clients are still let in, and nobody answers them.
+    /// The addresses among them whose sockets systemd keeps open: clients can still connect there, but get no answer.
     pub waiting: Vec<SocketAddr>,
 }
 
 impl Going {
-    /// Waits until no thread accepts from them any more.
+    /// Waits until no thread accepts from the removed listeners any more.
     pub async fn closed(&self) {
         for thread in &self.threads {
             thread.wait().await;
@@ -216,24 +217,24 @@ mod tests {
         config::Listener { name: name.map(str::to_owned), ..config::Listener::plain(address.parse().unwrap()) }
     }
 
-    /// What was removed.
+    /// Changes the set to `wanted` and returns the addresses that were removed.
     fn becomes(set: &mut Set, wanted: Vec<config::Listener>) -> Vec<SocketAddr> {
         let plan = set.plan(&wanted).unwrap();
         set.apply(wanted, plan).addresses
     }
 
     #[test]
-    fn of_several_on_port_0_the_order_decides_and_what_stays_keeps_its_port() {
+    fn listeners_on_port_0_match_by_order_and_keep_their_ports() {
         let mut set = Set::new(Vec::new(), 1);
         let any = || listener("127.0.0.1:0", None);
         becomes(&mut set, vec![any(), any(), any()]);
         let first = set.addresses();
         assert!(becomes(&mut set, vec![any(), any(), any()]).is_empty());
         assert_eq!(set.addresses(), first);
-        // One that has a name now is the same socket; the last one goes.
+        // A listener that now has a name keeps its socket; the last listener is removed.
         assert_eq!(becomes(&mut set, vec![any(), listener("127.0.0.1:0", Some("web"))]), first[2..]);
         assert_eq!(set.addresses(), first[..2]);
-        // By name, wherever it stands now.
+        // A listener is found by its name, at whatever position it is now.
         assert!(becomes(&mut set, vec![listener("127.0.0.1:0", Some("web")), any()]).is_empty());
         assert_eq!(set.addresses(), [first[1], first[0]]);
     }
@@ -244,14 +245,14 @@ mod tests {
         becomes(&mut set, vec![listener("127.0.0.1:0", None)]);
         let narrow = set.addresses();
         let wide = format!("0.0.0.0:{}", narrow[0].port());
-        // With both wanted it is a mistake as it always was.
+        // Both at once are an error, as they are without a reload.
         assert!(set.plan(&[listener("127.0.0.1:0", None), listener(&wide, None)]).is_err());
         assert_eq!(becomes(&mut set, vec![listener(&wide, None)]), narrow);
         assert_eq!(set.addresses(), [wide.parse().unwrap()]);
     }
 
     #[test]
-    fn what_systemd_gave_is_there_when_its_listener_comes_back() {
+    fn a_listener_that_comes_back_gets_its_systemd_socket_again() {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = socket.local_addr().unwrap();
         let mut set = Set::new(vec![Inherited { name: "web".to_owned(), address, socket }], 1);
@@ -265,7 +266,7 @@ mod tests {
         assert_eq!(set.apply(wanted, plan).waiting, [address]);
         assert!(becomes(&mut set, vec![other(), web()]).is_empty());
         assert_eq!(set.addresses()[1], address);
-        // Meant by its address from now on: the same socket, and nobody waits at it.
+        // The listener now matches by its address: it gets the same socket, and no clients are left waiting there.
         let wanted = vec![listener(&address.to_string(), None)];
         let plan = set.plan(&wanted).unwrap();
         assert!(set.apply(wanted, plan).waiting.is_empty());

@@ -1,10 +1,11 @@
-//! TLS to clients: rustls with aws-lc-rs, 1.3 and 1.2 (AEAD only, rustls has no other), no 0-RTT.
+//! TLS to clients: rustls with aws-lc-rs, versions 1.3 and 1.2 (only AEAD suites, rustls has no others), without 0-RTT.
 //!
-//! A listener's [`Terms`] say which certificate a host has and whether it asks for the client's. Most listeners have one
-//! policy and one rustls configuration; with several, the ClientHello chooses. Each policy encrypts its tickets with keys
-//! of its own, so that a session opened without a certificate never resumes where one is needed (CVE-2025-23419), and
-//! rustls binds every ticket to the name it was given for. Terms are immutable: a reload builds new ones, which keep the
-//! ticket keys of every policy that stays. Leaves out revocation lists and OCSP.
+//! A listener's [`Terms`] determine which certificate a host has and whether client certificates are requested. Most
+//! listeners have one policy and one rustls configuration; with several, the ClientHello decides. Each policy encrypts
+//! its tickets with keys of its own, so that a session opened without a client certificate never resumes where one is
+//! required (CVE-2025-23419), and rustls binds every ticket to the server name it was issued for. Terms are immutable:
+//! a reload builds new ones, which keep the ticket keys of every policy that stays. Revocation lists and OCSP are not
+//! supported.
 
 use std::collections::HashMap;
 use std::io;
@@ -23,46 +24,47 @@ use hyper::header::HeaderValue;
 use super::tls_stream::TlsStream;
 use crate::config::{self, Buffers, ClientAuth};
 
-/// How a listener ends TLS, as of one configuration.
+/// TLS settings of a listener, as of one configuration.
 pub struct Terms {
-    /// By index, which [`Sites`] name.
+    /// Client-certificate policies; [`Sites`] refers to them by index.
     policies: Vec<Policy>,
     sites: Arc<Sites>,
     buffers: Buffers,
-    /// `Strict-Transport-Security` of every answer.
+    /// Value of `Strict-Transport-Security` for every response, if configured.
     pub hsts: Option<HeaderValue>,
-    /// Of each certificate its first name and the last second it is valid in, since 1970.
+    /// First name of each certificate, and the last second in which it is valid, since 1970.
     expiries: Vec<(String, u64)>,
 }
 
-/// What clients of some hosts have to show.
+/// Client-certificate requirement of some hosts, with the rustls configuration for it.
 struct Policy {
     auth: ClientAuth,
     tickets: Arc<dyn ProducesTickets>,
     config: Arc<ServerConfig>,
 }
 
-/// Which certificates a name has.
+/// Maps host names to certificates.
 #[derive(Debug)]
 struct Sites {
-    /// Into `sites`; exact names, and `*.example.com` as it is written.
+    /// Index into `sites` by name; exact names, and wildcards as written (`*.example.com`).
     names: HashMap<String, usize>,
-    /// The first serves every other name, and clients that say none.
+    /// Sites with their certificates; the first one serves all other names, and clients that send no name.
     sites: Vec<Site>,
 }
 
 #[derive(Debug)]
 struct Site {
-    /// Cheapest to sign with first.
+    /// Certificates of the site, those that are cheapest to sign with first.
     keys: Vec<Arc<CertifiedKey>>,
     policy: usize,
 }
 
 impl Terms {
-    /// Builds them. `before`: those of this listener until now; clients go on resuming where the policy stays.
+    /// Builds the TLS settings. `before` holds the previous settings of this listener: clients go on resuming sessions
+    /// where the policy stays.
     ///
     /// # Errors
-    /// A certificate cannot be parsed, its key does not serve, or there are no random bytes.
+    /// A certificate cannot be parsed, its key cannot be used, or the system provides no random bytes.
     pub(super) fn build(tls: &config::Tls, before: Option<&Self>) -> Result<Arc<Self>, rustls::Error> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let mut auths: Vec<&ClientAuth> = Vec::new();
@@ -92,9 +94,9 @@ impl Terms {
         }))
     }
 
-    /// A handshake; also says by which policy it was made.
+    /// Makes a handshake; also returns the index of the policy under which it was made.
     pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<(TlsStream, usize)> {
-        // Looking into the ClientHello first costs a parse more: only where there is something to choose.
+        // Reading the ClientHello first costs one more parse, so this is done only where there is a choice.
         if let [only] = self.policies.as_slice() {
             return Ok((TlsStream::accept(self.buffers, stream, only.config.clone()).await?, 0));
         }
@@ -108,17 +110,17 @@ impl Terms {
         Ok((stream, chosen))
     }
 
-    /// Whether a request for `host` (no port) may come over a connection made by `policy`.
+    /// Returns whether a request for `host` (without port) may use a connection made under `policy`.
     pub fn is_for(&self, policy: usize, host: &str) -> bool {
         self.policies.len() == 1 || self.sites.find(host).policy == policy
     }
 
-    /// Whether a policy asks clients for certificates.
+    /// Returns whether a policy requests client certificates.
     pub(super) fn asks(&self, policy: usize) -> bool {
         self.policies.get(policy).is_some_and(|policy| policy.auth != ClientAuth::Off)
     }
 
-    /// Of each certificate its first name and the last second it is valid in, since 1970.
+    /// Returns the first name of each certificate, and the last second in which it is valid, since 1970.
     pub(super) fn expiries(&self) -> &[(String, u64)] {
         &self.expiries
     }
@@ -140,11 +142,12 @@ fn server_config(
     let mut config = builder.with_cert_resolver(sites.clone());
     config.alpn_protocols.clone_from(&tls.alpn);
     config.ticketer = tickets.clone();
-    // Tickets serve all threads and need no memory; a cache beside them would be a lock that all threads share.
+    // Tickets work on all threads and need no memory; a session cache in addition would have a lock shared by all
+    // threads.
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    // One ticket is enough to resume with; rustls's default of two costs a write more a handshake.
+    // One ticket is enough to resume with; rustls's default of two costs one more write per handshake.
     config.send_tls13_tickets = 1;
-    // 0-RTT can be replayed; 0 is rustls's default, and stays ours should that change.
+    // 0-RTT can be replayed. 0 is rustls's default; it is set here in case that changes.
     config.max_early_data_size = 0;
     Ok(Arc::new(config))
 }
@@ -166,7 +169,8 @@ fn verifier(
 impl Sites {
     fn build(tls: &config::Tls, auths: &[&ClientAuth], provider: &CryptoProvider) -> Result<Self, rustls::Error> {
         let mut all = Self { names: HashMap::new(), sites: Vec::new() };
-        // A certificate without a name is the default's, and nothing else.
+        // The default site has the first certificate, and all others with the same list of names. A certificate without
+        // names belongs to no other site.
         let default = tls.certificates.first().map_or(&[] as &[_], |first| first.hosts.as_slice());
         for (i, certificate) in tls.certificates.iter().enumerate() {
             let key = provider.key_provider.load_private_key(certificate.key.clone_key())?;
@@ -176,7 +180,7 @@ impl Sites {
                 all.add(0, &key, policy);
             }
             for host in &certificate.hosts {
-                // What no other name shares needs no site of its own, but one is cheap, and names are few.
+                // Names of one certificate could share a site, but one site per name is cheap, and names are few.
                 let site = *all.names.entry(host.clone()).or_insert(all.sites.len());
                 all.add(site, &key, policy);
             }
@@ -189,13 +193,14 @@ impl Sites {
             None => self.sites.push(Site { keys: vec![key.clone()], policy }),
             Some(site) => {
                 site.keys.push(key.clone());
-                // An RSA signature costs twenty of ECDSA's.
+                // An RSA signature costs as much as twenty ECDSA signatures.
                 site.keys.sort_by_key(|key| key.key.algorithm() == SignatureAlgorithm::RSA);
             }
         }
     }
 
-    /// The site of a name: exact, then `*.` for its first label, then the default. In any case, and with the root's dot.
+    /// Finds the site of a name: exact, then with `*.` for its first label, then the default. Case and a trailing dot
+    /// are ignored.
     fn find(&self, name: &str) -> &Site {
         let lower = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
         let wildcard = || self.names.get(&format!("*.{}", lower.split_once('.')?.1));
@@ -204,7 +209,7 @@ impl Sites {
     }
 }
 
-/// There is always a default; this stands for it in the type's eyes.
+/// Never used, because there is always a default site; it only satisfies the type checker.
 static NO_SITE: Site = Site { keys: Vec::new(), policy: 0 };
 
 impl ResolvesServerCert for Sites {

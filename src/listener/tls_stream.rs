@@ -1,8 +1,9 @@
-//! A client's encrypted connection, in either of two kinds: over buffers its thread shares, or over buffers of its own.
+//! A client's TLS connection, of one of two kinds: over buffers that its thread shares, or over buffers of its own.
 //!
-//! The first (`bufferless`) is what costs less where many connections are silent, 5.6 KB an idle WebSocket against 9.7 KB;
-//! rustls's own way is there should the first ever fail somebody, and for the day its interface is gone (see there). What both have in common, and all that others need of them,
-//! is here. Leaves out which certificate is shown: that is `listener::tls`.
+//! The shared kind (`bufferless`) costs less where many connections are silent: 5.6 KB per idle WebSocket instead of
+//! 9.7 KB. rustls's own kind is available in case the shared one ever fails, and for the day when rustls's unbuffered
+//! interface is gone (see `bufferless`). This file holds what the two have in common, and all that other modules need
+//! of them. Which certificate is sent is decided in `listener::tls`.
 
 mod bufferless;
 mod records;
@@ -22,23 +23,23 @@ use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, server};
 use self::bufferless::Bufferless;
 use crate::config::Buffers;
 
-/// Bytes of a ClientHello read at once: most are smaller.
+/// Bytes read at once while a ClientHello is awaited; most are smaller.
 const HELLO: usize = 4096;
 
-/// An encrypted connection after its handshake; boxed, because a rustls connection is a kilobyte.
+/// A TLS connection after its handshake; boxed, because a rustls connection takes a kilobyte.
 pub enum TlsStream {
-    /// It owns no buffer while it is silent.
+    /// A connection over shared buffers, which owns no buffer while it is silent.
     Shared(Box<Bufferless<TcpStream>>),
-    /// It keeps a buffer of 4 KiB or more.
+    /// A connection over buffers of its own, 4 KiB or more.
     Own(Box<server::TlsStream<TcpStream>>),
 }
 
 impl TlsStream {
-    /// A handshake by one configuration.
+    /// Makes a handshake with the given configuration.
     ///
     /// # Errors
-    /// What the socket says; `InvalidData` for what breaks TLS, and the client has been told by an alert;
-    /// `UnexpectedEof` for a client that left.
+    /// I/O errors of the socket; `InvalidData` if the client violates TLS, which it is also told by an alert;
+    /// `UnexpectedEof` if the client has left.
     pub(super) async fn accept(buffers: Buffers, socket: TcpStream, config: Arc<ServerConfig>) -> io::Result<Self> {
         Ok(match buffers {
             Buffers::Shared => Self::Shared(Bufferless::accept(socket, config, Vec::new()).await?),
@@ -46,10 +47,10 @@ impl TlsStream {
         })
     }
 
-    /// A handshake by the configuration that `choose` has for its ClientHello.
+    /// Makes a handshake with the configuration that `choose` returns for its ClientHello.
     ///
     /// # Errors
-    /// Those of [`TlsStream::accept`], and of `choose`.
+    /// Those of [`TlsStream::accept`], and those of `choose`.
     pub(super) async fn accept_chosen(
         buffers: Buffers,
         mut socket: TcpStream,
@@ -59,7 +60,8 @@ impl TlsStream {
             Buffers::Shared => {
                 let (came, accepted) = hello(&mut socket).await?;
                 let config = choose(accepted.client_hello())?;
-                // It goes on with a rustls connection of another kind, which reads the same bytes once more.
+                // The handshake continues on a rustls connection of another type, which parses the same bytes once
+                // more.
                 drop(accepted);
                 Self::Shared(Bufferless::accept(socket, config, came).await?)
             }
@@ -72,12 +74,12 @@ impl TlsStream {
     }
 
     fn own(mut stream: server::TlsStream<TcpStream>) -> Self {
-        // As much as the other kind holds for a socket that takes nothing.
+        // The same amount that the shared kind holds for a socket that accepts no more bytes.
         stream.get_mut().1.set_buffer_limit(Some(records::STEP));
         Self::Own(Box::new(stream))
     }
 
-    /// What the handshake agreed on.
+    /// Returns the parameters that the handshake agreed on.
     pub(super) fn session(&self) -> &CommonState {
         match self {
             Self::Shared(io) => io.session(),
@@ -85,7 +87,7 @@ impl TlsStream {
         }
     }
 
-    /// The socket below.
+    /// Returns the TCP socket below.
     pub(super) fn tcp(&self) -> &TcpStream {
         match self {
             Self::Shared(io) => io.socket(),
@@ -94,7 +96,7 @@ impl TlsStream {
     }
 }
 
-/// Waits for a ClientHello: all bytes that came, and what it says. What is none is answered by an alert.
+/// Waits for a ClientHello; returns all bytes that came, and the parsed message. Anything else is answered by an alert.
 async fn hello(socket: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<(Vec<u8>, Accepted)> {
     let (mut acceptor, mut came) = (Acceptor::default(), Vec::new());
     loop {
@@ -104,7 +106,7 @@ async fn hello(socket: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let mut new = came.get(seen..).unwrap_or_default();
-        // It takes a piece at a time, and refuses to hold more than a handshake message may be.
+        // rustls takes a piece at a time, and refuses to hold more than a handshake message may contain.
         while !new.is_empty() {
             acceptor.read_tls(&mut new)?;
             match acceptor.accept() {
@@ -113,7 +115,8 @@ async fn hello(socket: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result
                 Err((error, mut alert)) => {
                     let mut told = Vec::new();
                     alert.write_all(&mut told)?;
-                    // Why it failed says more than that nobody listened.
+                    // The reason why the handshake failed is more useful than the error of a client that does not read
+                    // the alert.
                     let _ = socket.write_all(&told).await;
                     return Err(io::Error::new(io::ErrorKind::InvalidData, error));
                 }
@@ -150,7 +153,7 @@ impl AsyncWrite for TlsStream {
         }
     }
 
-    /// Both make one record of several small parts.
+    /// Both kinds combine several small parts into one record.
     fn is_write_vectored(&self) -> bool {
         true
     }

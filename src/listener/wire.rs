@@ -1,4 +1,5 @@
-//! A client's socket as hyper has it: tells when nothing is under way on it, and cuts a reader that is too slow.
+//! A client's socket as hyper sees it: it reports when nothing is under way on it, and cuts clients that read too
+//! slowly.
 
 use std::cell::Cell;
 use std::io;
@@ -15,44 +16,44 @@ use super::conn::{ClientIo, Conn};
 use crate::metrics::Limit;
 use crate::pace::{Paced, Verdict};
 
-/// What is known of the socket from outside of hyper.
+/// State of the socket, as far as it can be observed outside hyper.
 #[derive(Default)]
 pub(super) struct Traffic {
-    /// Something was written since the last whole flush.
+    /// Whether something was written since the last complete flush.
     unflushed: Cell<bool>,
-    /// The last read found nothing.
+    /// Whether the last read found no bytes.
     dry: Cell<bool>,
-    /// The client did not take all of what was written at once, and has not taken it since.
+    /// Whether the client did not take all that was written at once, and has not taken it since.
     blocked: Cell<bool>,
-    /// The client says no more: nothing it sent is left in the socket.
+    /// Whether the client has ended its side, and nothing it sent is left in the socket; or the connection is broken.
     ended: Cell<bool>,
 }
 
 impl Traffic {
-    /// All that hyper had is out, and all that came was read: at the end of each of its turns it flushes what it holds, so
-    /// that between two requests its buffers are empty but for half a head, which it gives back.
+    /// Returns whether hyper's output is sent and all that came was read. At the end of each turn hyper flushes its
+    /// output, so that between two requests its buffers are empty, except for part of a head, which it gives back.
     pub(super) fn is_still(&self) -> bool {
         !self.unflushed.get() && self.dry.get()
     }
 
-    /// What hyper has waits for the client: no more of an answer should be read for it.
+    /// Returns whether hyper's output waits for the client, so that no more of a response should be read for it.
     pub(super) fn is_blocked(&self) -> bool {
         self.blocked.get()
     }
 
-    /// The client's end was read, or its connection is broken.
+    /// Returns whether the end of the client's stream was read, or its connection is broken.
     pub(super) fn has_ended(&self) -> bool {
         self.ended.get()
     }
 }
 
-/// The socket.
+/// The client's socket, wrapped for hyper.
 pub(super) struct Wire {
     io: ClientIo,
-    /// Read before, not yet seen by hyper.
+    /// Bytes that were read earlier and that hyper has not seen yet.
     ahead: Bytes,
     conn: Rc<Conn>,
-    /// From the first write on that the client did not take at once.
+    /// Check of the minimum rate; begins with the first write that the client does not take at once.
     pace: Option<Paced>,
 }
 
@@ -62,13 +63,15 @@ impl Wire {
         Self { io, ahead, conn, pace: None }
     }
 
-    /// The socket, and what came of which nothing is done yet: what hyper had `read`, then what it had not.
+    /// Returns the socket and the received bytes that are not processed yet: those that hyper had `read`, then those
+    /// that it had not.
     pub(super) fn take(self, read: Bytes) -> (ClientIo, Bytes) {
         let rest = if self.ahead.is_empty() { read } else { [read, self.ahead].concat().into() };
         (self.io, rest)
     }
 
-    /// Whether the client takes our bytes too slowly. What the kernel holds goes with it: a reset frees it at once.
+    /// Fails if the client reads our bytes too slowly. The connection is then closed by a reset, so that the kernel
+    /// frees its send buffer at once.
     fn check(&self) -> io::Result<()> {
         if self.pace.as_ref().and_then(|pace| pace.verdict()) != Some(Verdict::Slow) {
             return Ok(());
@@ -77,7 +80,7 @@ impl Wire {
         if let Some(socket) = self.io.tcp() {
             let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
         }
-        Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes its answer too slowly (min_rate)"))
+        Err(io::Error::new(io::ErrorKind::TimedOut, "the client reads its response too slowly (min_rate)"))
     }
 
     fn note(&mut self, written: &Poll<io::Result<usize>>, cx: &Context<'_>) {
@@ -88,7 +91,8 @@ impl Wire {
                 conn.traffic.blocked.set(true);
                 pace.get_or_insert_with(|| {
                     let begun = Paced::begin(&conn.thread, None);
-                    // The kernel has just taken a buffer full, at least a lump of which must get through first.
+                    // The kernel has just filled its send buffer. It takes more only after a large piece of that has
+                    // got through, so that piece is credited.
                     begun.moved(usize::from(u16::MAX));
                     begun
                 })
@@ -144,7 +148,7 @@ impl AsyncWrite for Wire {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        // TLS holds records that the socket did not take.
+        // TLS holds records that the socket has not taken.
         let flushed = Pin::new(&mut this.io).poll_flush(cx);
         if flushed.is_pending() {
             this.check()?;
@@ -159,7 +163,8 @@ impl AsyncWrite for Wire {
         Poll::Ready(Ok(()))
     }
 
-    /// hyper's last word: the socket is closed behind it, which says the same to a client that has ended.
+    /// Handles hyper's last call. A plain socket whose client has already ended is not shut down: it is closed right
+    /// after this, which tells the client the same.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         match &this.io {

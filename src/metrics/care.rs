@@ -1,4 +1,4 @@
-//! Connections as they live: how quick they are, who owes an answer, what operators said to many.
+//! Series of connection quality: round-trip times, sockets that owe an answer, and broadcasts.
 
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 
@@ -6,10 +6,10 @@ use super::vec_or_empty;
 use crate::broadcast::{Counts, Fate};
 use crate::tunnel::round_trip::{Half, Quality};
 
-/// Of a round-trip in seconds: from a neighbour's to the longest that is told.
+/// Buckets of round-trip times in seconds: from the same network up to the longest time that is measured.
 const TRIPS: [f64; 13] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 6.0];
 
-/// The series of care.
+/// Series of connection quality and of broadcasts.
 pub struct CareSeries {
     trips: HistogramVec,
     suspects: IntGaugeVec,
@@ -20,26 +20,37 @@ pub struct CareSeries {
 impl CareSeries {
     #[rustfmt::skip]
     pub(super) fn new(r: &Registry) -> Self {
-        let trips = HistogramVec::new(HistogramOpts::new("stickyd_round_trip_seconds", "Round-trips of pings that passed in WebSockets, by the leg they measured: client or worker; at most 6.5 s is told.").buckets(TRIPS.to_vec()), &["upstream", "leg"]);
+        let trips = HistogramVec::new(
+            HistogramOpts::new("stickyd_round_trip_seconds",
+                "Round-trip times of pings in WebSockets, by the leg they measured (client or worker); times above \
+                 6.5 s are recorded as 6.5 s.").buckets(TRIPS.to_vec()),
+            &["upstream", "leg"]);
         let trips = vec_or_empty(trips);
         if let Err(error) = r.register(Box::new(trips.clone())) {
             tracing::error!(%error, "a metric could not be registered");
         }
-        let broadcast = register!(r, IntCounterVec, "stickyd_broadcast_sockets_total", "Sockets broadcasts were for: reached, or why not: denied (broadcast is not allowed), polling, not_ready, other_kind (no text or no event for it), closing, slow.", &["result"]);
+        let broadcast = register!(r, IntCounterVec, "stickyd_broadcast_sockets_total",
+            "Recipients of broadcasts by result: reached, denied (broadcast is not allowed), polling, not_ready, \
+             other_kind (the broadcast has no text or no event for it), closing, slow.",
+            &["result"]);
         Self {
             trips,
-            suspects: register!(r, IntGaugeVec, "stickyd_sockets_suspect", "WebSockets whose client owes an answer: to a Ping of stickyd's, to one of its worker's, or Engine.IO's own.", &["upstream"]),
-            qualities: register!(r, IntGaugeVec, "stickyd_sockets_quality", "WebSockets whose client's leg was measured, by quality (round_trip): excellent, good, poor.", &["upstream", "quality"]),
+            suspects: register!(r, IntGaugeVec, "stickyd_sockets_suspect",
+                "WebSockets whose client has not answered a Ping of stickyd or its worker, or a ping of Engine.IO.",
+                &["upstream"]),
+            qualities: register!(r, IntGaugeVec, "stickyd_sockets_quality",
+                "WebSockets whose client leg was measured, by quality (round_trip): excellent, good, poor.",
+                &["upstream", "quality"]),
             broadcast: Fate::ALL.map(|fate| broadcast.with_label_values(&[fate.word()])),
         }
     }
 
-    /// Of an upstream's legs: the client's, the worker's.
+    /// Returns the histograms of an upstream's two legs: the client's, the worker's.
     pub(super) fn round_trips(&self, upstream: &str) -> [Histogram; 2] {
         [Half::Client, Half::Worker].map(|half| self.trips.with_label_values(&[upstream, half.word()]))
     }
 
-    /// Shows what is so now, in place of what was: upstream, suspects, sockets by quality.
+    /// Sets the gauges to the present state: per upstream the number of suspect sockets, and sockets by quality.
     pub fn show<'a>(&self, all: impl Iterator<Item = (&'a str, i64, [i64; Quality::ALL.len()])>) {
         self.suspects.reset();
         self.qualities.reset();
@@ -51,7 +62,7 @@ impl CareSeries {
         }
     }
 
-    /// Counts a broadcast that is over.
+    /// Counts the recipients of a broadcast that is over, by result.
     pub fn broadcast(&self, counts: &Counts) {
         for (counter, count) in self.broadcast.iter().zip(counts) {
             counter.inc_by(u64::from(*count));

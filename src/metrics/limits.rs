@@ -1,4 +1,4 @@
-//! What limits did, and how near they are.
+//! Series of limits: how often each was reached, and how close others are.
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
@@ -6,12 +6,12 @@ use super::{gauge, vec_or_empty};
 use crate::descriptors;
 use crate::state::Shared;
 
-/// A limit that turns somebody away or cuts somebody off.
+/// A limit that can reject a client, refuse a request or cut a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is the key of its name")]
 pub enum Limit {
     Connections,
-    /// `connections`; who was idle made room.
+    /// `connections`, where ending an idle connection made room for the new one.
     IdleConnections,
     ConnectionsPerAddress,
     Descriptors,
@@ -22,9 +22,9 @@ pub enum Limit {
     HeadTimeout,
     RequestsPerConnection,
     RequestTimeout,
-    /// `min_rate`, of a body.
+    /// `min_rate`, for a request body that arrives too slowly.
     SlowBody,
-    /// `min_rate`, of an answer.
+    /// `min_rate`, for an answer that the client reads too slowly.
     SlowReader,
 }
 
@@ -64,7 +64,7 @@ impl Limit {
     }
 }
 
-/// The series of limits.
+/// Series of all limits together.
 pub struct LimitSeries {
     reached: [IntCounter; 13],
     connections: IntGauge,
@@ -75,16 +75,19 @@ pub struct LimitSeries {
 impl LimitSeries {
     #[rustfmt::skip]
     pub(super) fn new(r: &Registry) -> Self {
-        let reached = register!(r, IntCounterVec, "stickyd_limited_total", "Clients turned away, requests refused and transfers cut, by the limit that did it.", &["limit"]);
+        let reached = register!(r, IntCounterVec, "stickyd_limited_total",
+            "Clients rejected, requests refused and transfers cut, by the limit that caused it.", &["limit"]);
         Self {
             reached: Limit::ALL.map(|limit| reached.with_label_values(&[limit.word()])),
-            connections: register!(r, IntGauge, "stickyd_client_connections_limit", "Client connections at most."),
-            descriptors: register!(r, IntGauge, "stickyd_descriptors", "Descriptors open."),
-            descriptors_limit: register!(r, IntGauge, "stickyd_descriptors_limit", "Descriptors this process may have."),
+            connections: register!(r, IntGauge, "stickyd_client_connections_limit",
+                "Maximum number of client connections."),
+            descriptors: register!(r, IntGauge, "stickyd_descriptors", "File descriptors open."),
+            descriptors_limit: register!(r, IntGauge, "stickyd_descriptors_limit",
+                "Maximum number of file descriptors of this process."),
         }
     }
 
-    /// Counts what a limit did.
+    /// Counts that a limit was reached once.
     pub fn reached(&self, limit: Limit) {
         if let Some(counter) = self.reached.get(limit as usize) {
             counter.inc();

@@ -1,8 +1,8 @@
-//! How a series is made and registered in one line.
+//! A macro that creates and registers a series in one line.
 
 macro_rules! register {
     ($registry:expr, $kind:ident, $name:literal, $help:literal $(, $labels:expr)?) => {{
-        // A name clash is a mistake in this file that every test meets at once; the series then counts unexported.
+        // A name clash is a mistake in this module that every test runs into; the series then counts unexported.
         let series = register!(@new $kind, $name, $help $(, $labels)?);
         if let Err(error) = $registry.register(Box::new(series.clone())) {
             tracing::error!(%error, series = $name, "a metric could not be registered");

@@ -1,20 +1,20 @@
-//! What affinity rules did. Rules are named by the config, so that their label is bounded by it; those of `socket.io` are
-//! in the older series, too.
+//! Series of affinity rules. Rules are named by the config, which bounds their label. The `socket.io` rule is also
+//! counted in the older series.
 
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 
 use super::vec_or_empty;
 
-/// The series of all rules.
+/// Series of all rules together.
 pub(super) struct RuleMetrics(IntCounterVec);
 
 /// The counters of one rule of one upstream.
 pub struct RuleSeries {
-    /// Ids learned: from an answer, or because a worker took what its client had made.
+    /// Number of sessions learned, from an answer or because a worker accepted an id that its client had made.
     pub learned: IntCounter,
-    /// "I do not know this session", of the session's own worker.
+    /// Number of refusals ("I do not know this session") by the session's own worker.
     pub refused: IntCounter,
-    /// Sessions ended by a request of their own.
+    /// Number of sessions ended by a request that ends its session.
     pub ended: IntCounter,
 }
 
@@ -24,7 +24,7 @@ impl RuleMetrics {
             r,
             IntCounterVec,
             "stickyd_rule_total",
-            "Sessions by affinity rule: learned, refused (by the worker that had them), ended (by a request of their own).",
+            "Sessions by affinity rule: learned, refused (by their own worker), ended (by one of their requests).",
             &["upstream", "rule", "event"]
         ))
     }

@@ -1,7 +1,7 @@
-//! Live sockets: how many, how they come, live and go, what they carry.
+//! Series of live sockets: how many there are, how they start and end, how long they live, and what they carry.
 //!
-//! What ends is counted by those who end; what is live is added up when somebody scrapes, so that a socket of a day is not
-//! counted only at its end, and no message costs more than its socket's own numbers.
+//! A socket that ends adds its numbers to the totals; live sockets are added up on each scrape. So a socket that lives
+//! for a day is not counted only at its end, and a message costs nothing beyond its socket's own counters.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -14,19 +14,20 @@ use prometheus::{
 use super::{gauge, vec_or_empty};
 use crate::sockets::{End, SHARDS, Socket, Sockets, Transport, Way};
 
-/// The `code` label: what RFC 6455 §7.4 and the IANA registry name, the classes applications choose from, and the rest.
+/// Values of the `code` label: the codes named in RFC 6455 §7.4 and the IANA registry, the two ranges for applications,
+/// and all others.
 const CODES: [&str; 16] = [
     "1000", "1001", "1002", "1003", "1005", "1007", "1008", "1009", "1010", "1011", "1012", "1013", "1014", "3xxx",
     "4xxx", "other",
 ];
 
-/// Of a socket's life in seconds: from a failed upgrade to a week.
+/// Buckets of a socket's lifetime in seconds: from a failed upgrade to a week.
 const LIVES: [f64; 12] =
     [1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 43_200.0, 86_400.0, 259_200.0, 604_800.0];
 
 const WAYS: [&str; 2] = ["up", "down"];
 
-/// The series of sockets.
+/// Series of all sockets together.
 pub(super) struct SocketsSeries {
     live: IntGaugeVec,
     listed: IntGauge,
@@ -42,17 +43,17 @@ pub(super) struct SocketsSeries {
     by_upstream: Mutex<HashMap<String, Arc<SocketSeries>>>,
 }
 
-/// The counters of the sockets of one upstream.
+/// Resolved counters of the sockets of one upstream.
 pub struct SocketSeries {
     opened: [IntCounter; 3],
-    /// Sessions that moved from polling to a WebSocket.
+    /// Number of sessions that moved from polling to a WebSocket.
     pub upgraded: IntCounter,
-    /// Sockets the list had no room for.
+    /// Number of sockets not listed because the list was full.
     pub unlisted: IntCounter,
     closed: [IntCounter; End::ALL.len()],
     codes: [[IntCounter; CODES.len()]; 2],
     lives: [Histogram; 3],
-    /// Of sockets that ended: messages and bytes, up and down.
+    /// Messages and bytes of sockets that have ended, up and down.
     ended: [Carried; 2],
     messages: [IntCounter; 2],
     bytes: [IntCounter; 2],
@@ -65,14 +66,14 @@ struct Carried {
 }
 
 impl SocketSeries {
-    /// Counts a socket that begins.
+    /// Counts one socket that starts.
     pub fn opened(&self, transport: Transport) {
         if let Some(counter) = self.opened.get(transport as usize) {
             counter.inc();
         }
     }
 
-    /// Counts a socket that is no more.
+    /// Counts one socket that has ended.
     pub fn closed(&self, socket: &Socket, why: End, age_s: u32) {
         if let Some(counter) = End::ALL.iter().position(|one| *one == why).and_then(|place| self.closed.get(place)) {
             counter.inc();
@@ -89,8 +90,8 @@ impl SocketSeries {
         }
     }
 
-    /// `live`: messages and bytes of those that live, up and down. A counter never goes back, also if one that just ended
-    /// was counted twice.
+    /// Sets the totals. `live` holds messages and bytes of live sockets, up and down. A counter never decreases, even
+    /// if a socket that has just ended was counted twice.
     fn show(&self, live: [(u64, u64); 2]) {
         for (place, (messages, bytes)) in live.into_iter().enumerate() {
             let (Some(ended), Some(all), Some(all_bytes)) =
@@ -103,7 +104,7 @@ impl SocketSeries {
         }
     }
 
-    /// Sockets that began, and that ended.
+    /// Returns the number of sockets that started, and of those that ended.
     pub fn turnover(&self) -> (u64, u64) {
         (self.opened.iter().map(IntCounter::get).sum(), self.closed.iter().map(IntCounter::get).sum())
     }
@@ -123,28 +124,48 @@ fn place_of(code: u16) -> usize {
 impl SocketsSeries {
     #[rustfmt::skip]
     pub(super) fn new(r: &Registry) -> Self {
-        let lives = HistogramVec::new(HistogramOpts::new("stickyd_socket_lifetime_seconds", "From a socket's beginning to its end, by the transport it had last.").buckets(LIVES.to_vec()), &["upstream", "transport"]);
+        let lives = HistogramVec::new(
+            HistogramOpts::new("stickyd_socket_lifetime_seconds",
+                "Lifetime of sockets that ended, by the transport they had last.").buckets(LIVES.to_vec()),
+            &["upstream", "transport"]);
         let lives = vec_or_empty(lives);
         if let Err(error) = r.register(Box::new(lives.clone())) {
             tracing::error!(%error, "a metric could not be registered");
         }
         Self {
-            live: register!(r, IntGaugeVec, "stickyd_sockets", "Live sockets on the list: tunnels and polling sessions, each once.", &["upstream", "worker", "transport"]),
+            live: register!(r, IntGaugeVec, "stickyd_sockets",
+                "Live sockets on the list: tunnels and polling sessions, each counted once.",
+                &["upstream", "worker", "transport"]),
             listed: register!(r, IntGauge, "stickyd_sockets_listed", "Entries on the list of sockets."),
-            limit: register!(r, IntGauge, "stickyd_sockets_limit", "Entries at most; sockets beyond live unlisted."),
-            opened: register!(r, IntCounterVec, "stickyd_sockets_opened_total", "Sockets that began, by the transport they began with.", &["upstream", "transport"]),
-            upgraded: register!(r, IntCounterVec, "stickyd_sockets_upgraded_total", "Polling sessions that moved to a WebSocket.", &["upstream"]),
-            unlisted: register!(r, IntCounterVec, "stickyd_sockets_unlisted_total", "Sockets the list had no room for.", &["upstream"]),
-            closed: register!(r, IntCounterVec, "stickyd_sockets_closed_total", "Sockets that ended, by reason: client, worker (said so), client_gone, worker_gone (without a word), refused (its worker lost it), expired (nobody asked for it any more), idle, drained, operator, stopped, dead (the client vanished).", &["upstream", "reason"]),
-            codes: register!(r, IntCounterVec, "stickyd_close_codes_total", "Close frames of sockets that ended, up (from clients) and down (to clients), by code; 1005: none in it.", &["upstream", "direction", "code"]),
+            limit: register!(r, IntGauge, "stickyd_sockets_limit",
+                "Maximum number of entries on the list of sockets; sockets above it live without being listed."),
+            opened: register!(r, IntCounterVec, "stickyd_sockets_opened_total",
+                "Sockets that started, by the transport they started with.", &["upstream", "transport"]),
+            upgraded: register!(r, IntCounterVec, "stickyd_sockets_upgraded_total",
+                "Polling sessions that moved to a WebSocket.", &["upstream"]),
+            unlisted: register!(r, IntCounterVec, "stickyd_sockets_unlisted_total",
+                "Sockets not listed because the list was full.", &["upstream"]),
+            closed: register!(r, IntCounterVec, "stickyd_sockets_closed_total",
+                "Sockets that ended, by reason: client and worker (ended by that side), client_gone and worker_gone \
+                 (its connection broke), refused (the worker lost the session), expired (no more requests \
+                 came, or its pin was evicted), idle, drained, operator, stopped, dead (the client stopped answering).",
+                &["upstream", "reason"]),
+            codes: register!(r, IntCounterVec, "stickyd_close_codes_total",
+                "Close frames of sockets that ended, up (from clients) and down (to clients), by code; 1005 means a \
+                 Close without a code.",
+                &["upstream", "direction", "code"]),
             lives,
-            messages: register!(r, IntCounterVec, "stickyd_socket_messages_total", "Messages of sockets, up (from clients) and down (to clients); of polling sessions bodies.", &["upstream", "direction"]),
-            bytes: register!(r, IntCounterVec, "stickyd_socket_bytes_total", "Bytes of sockets, up (from clients) and down (to clients), live ones included.", &["upstream", "direction"]),
+            messages: register!(r, IntCounterVec, "stickyd_socket_messages_total",
+                "Messages of sockets, up (from clients) and down (to clients); for polling sessions, bodies.",
+                &["upstream", "direction"]),
+            bytes: register!(r, IntCounterVec, "stickyd_socket_bytes_total",
+                "Bytes of sockets, up (from clients) and down (to clients), live sockets included.",
+                &["upstream", "direction"]),
             by_upstream: Mutex::default(),
         }
     }
 
-    /// The counters of an upstream, the same for all its workers.
+    /// Returns the counters of an upstream, which all its workers share.
     pub(super) fn upstream(&self, name: &str) -> Arc<SocketSeries> {
         let mut known = self.by_upstream.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(series) = known.get(name) {
@@ -165,13 +186,13 @@ impl SocketsSeries {
         series
     }
 
-    /// Adds up what is live now.
+    /// Sets the gauges and totals from the sockets that are live now.
     pub(super) fn show(&self, sockets: &Sockets) {
         self.live.reset();
         self.listed.set(gauge(sockets.len()));
         self.limit.set(gauge(sockets.capacity()));
         let known = self.by_upstream.lock().unwrap_or_else(PoisonError::into_inner);
-        // By worker's serial: names are looked up once a worker, not once a socket.
+        // Keyed by the worker's serial, so that names are looked up once per worker, not once per socket.
         let mut counts: HashMap<(u64, Transport), (Arc<Socket>, i64)> = HashMap::new();
         let mut carried: HashMap<&str, [(u64, u64); 2]> =
             known.keys().map(|name| (name.as_str(), Default::default())).collect();
@@ -198,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_have_few_words() {
+    fn close_codes_map_to_a_few_labels() {
         for (code, word) in
             [(1000, "1000"), (1006, "other"), (1015, "other"), (3001, "3xxx"), (4999, "4xxx"), (65_535, "other")]
         {

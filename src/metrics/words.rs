@@ -1,19 +1,19 @@
-//! The closed sets of words that label decisions, in metrics and in the access log alike.
+//! Closed sets of words that label decisions, both in metrics and in the access log.
 
-/// Why a request went to its worker; the `source` label and the access log's `why`.
+/// Reason why a request went to its worker; the `source` label and the access log's `why`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// The request's sid is pinned.
+    /// The request's sid is pinned to the worker.
     Sid,
-    /// stickyd's cookie named the worker.
+    /// The cookie of stickyd named the worker.
     Cookie,
-    /// The hash of the client's address (or of the cookie's id, when its worker could not be used).
+    /// Hash of the client's address, or of the cookie's id if the worker it names cannot be used.
     Address,
-    /// An unpinned sid, found by asking workers.
+    /// The sid was not pinned; discovery found its worker.
     Discovered,
     /// A new session, placed by the ring under bounded load.
     New,
-    /// No affinity applies.
+    /// No affinity applies to the request.
     Any,
     /// An ordinary request that names a Socket.IO session (`follow`).
     Follow,
@@ -23,7 +23,7 @@ impl Source {
     pub(super) const ALL: [Self; 7] =
         [Self::Sid, Self::Cookie, Self::Address, Self::Discovered, Self::New, Self::Any, Self::Follow];
 
-    /// The word for it in metrics and logs.
+    /// Returns the word for it in metrics and logs.
     pub fn word(self) -> &'static str {
         match self {
             Self::Sid => "sid",
@@ -37,20 +37,20 @@ impl Source {
     }
 }
 
-/// What turned a request away; the `guard` label.
+/// The guard that rejected a request; the `guard` label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Guard {
-    /// A page of an origin that is not in the route's list.
+    /// The request's origin is not in the route's list.
     Origin,
-    /// A client's address.
+    /// The client's address is not allowed.
     Network,
-    /// A client address over its requests on a route.
+    /// A client address exceeded its rate of requests on a route.
     RateRequests,
-    /// The same of its handshakes.
+    /// A client address exceeded its rate of handshakes on a route.
     RateHandshakes,
-    /// All clients together, over the upstream's requests.
+    /// All clients together exceeded the upstream's rate of requests.
     UpstreamRequests,
-    /// The same of handshakes.
+    /// All clients together exceeded the upstream's rate of handshakes.
     UpstreamHandshakes,
 }
 
@@ -64,7 +64,7 @@ impl Guard {
         Self::UpstreamHandshakes,
     ];
 
-    /// The word for it in metrics and logs.
+    /// Returns the word for it in metrics and logs.
     pub fn word(self) -> &'static str {
         match self {
             Self::Origin => "origin",
@@ -77,24 +77,24 @@ impl Guard {
     }
 }
 
-/// How a discovery ended; the `result` label.
+/// Result of a discovery; the `result` label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Discovery {
     /// A worker accepted the real request.
     Found,
-    /// Found because all others refused and only this one did not answer.
+    /// All other workers refused, and only this one did not answer.
     Eliminated,
-    /// Every worker refused.
+    /// Every worker refused the session.
     Unknown,
-    /// Answered from the memory of a miss less than a second ago.
+    /// Every worker refused the same sid less than a second ago, so none was asked again.
     Remembered,
-    /// The budget stayed empty for 5 s.
+    /// The budget for discoveries stayed empty for 5 s.
     OverBudget,
     /// Two or more workers stayed silent for 5 s.
     Undecided,
-    /// An attempt failed for another reason than a refusal.
+    /// An attempt failed for a reason other than a refusal.
     Failed,
-    /// No room to hold the body for replay.
+    /// There was no room to hold the body for replay.
     NoRoom,
 }
 
@@ -110,7 +110,7 @@ impl Discovery {
         Self::NoRoom,
     ];
 
-    /// The word for it in metrics and logs.
+    /// Returns the word for it in metrics and logs.
     pub fn word(self) -> &'static str {
         match self {
             Self::Found => "found",

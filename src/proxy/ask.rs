@@ -1,4 +1,4 @@
-//! What a request asks for, as far as it decides the worker: read once from the head, before the head is rewritten.
+//! What a request asks for, as far as it decides the worker. It is read once, before the head is rewritten.
 
 use hyper::body::Body;
 use hyper::header::{self, HeaderValue};
@@ -15,44 +15,44 @@ use crate::upstream::Upstream;
 
 /// What a request asks for.
 pub struct Ask {
-    /// Its place in the life of a session.
+    /// The part that the request plays in the life of a session.
     pub kind: Kind,
-    /// What rules other than `socket.io` see in it; mostly nothing.
+    /// What the affinity rules other than `socket.io` found in the request; `None` for most requests.
     pub facts: Option<Box<Facts>>,
-    /// A WebSocket upgrade, and the accept its worker must give.
+    /// For a WebSocket upgrade, the `Sec-WebSocket-Accept` value that the worker must answer with.
     pub upgrade: Option<Accept>,
-    /// For the CORS of our own refusal.
+    /// The request's `Origin`, echoed in stickyd's own refusals so that a browser page can read them.
     pub origin: Option<HeaderValue>,
-    /// stickyd's own cookie, verified.
+    /// stickyd's own affinity cookie, if the request carries a valid one.
     pub cookie: Option<Cookie>,
 }
 
-/// A request's place in the life of a session.
+/// The part that a request plays in the life of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// None: an ordinary request.
+    /// An ordinary request, which belongs to no session.
     Ordinary,
     /// Opens an Engine.IO session: a polling GET, or a WebSocket-first upgrade, without a sid.
     Handshake,
-    /// May begin a session of another protocol: its answer tells.
+    /// May begin a session of another protocol; only the response shows whether it did.
     Birth,
-    /// Carries the id behind this key. `poll`: a request the worker answers when it has something to say.
+    /// Carries a session id.
     Session {
-        /// Of (upstream, rule, id).
+        /// The pin table's key, made of the upstream, the rule and the session id.
         key: Key,
-        /// Silence is normal.
+        /// Whether the request is a poll, which the worker may leave unanswered until it has data.
         poll: bool,
-        /// Which of the upstream's rules named it.
+        /// Index of the upstream's affinity rule that recognised the id.
         rule: u8,
     },
-    /// Carries a sid no worker can have told us.
+    /// Carries a sid that no worker can have issued.
     UnknownSid,
-    /// A CORS preflight, perhaps of a session's request.
+    /// A CORS preflight, with the key of the session if its URL names one.
     Preflight(Option<Key>),
 }
 
 impl Ask {
-    /// Reads a head. The upstream says which sources count; `seen` is the connection's.
+    /// Reads a request's head. The upstream configures which sources count; `seen` caches the connection's last cookie.
     pub fn read<B: Body>(shared: &Shared, upstream: &Upstream, request: &Request<B>, seen: &Seen) -> Self {
         let headers = request.headers();
         let cookie = upstream
@@ -68,12 +68,12 @@ impl Ask {
         Self { kind, facts, upgrade, origin, cookie }
     }
 
-    /// A poll a worker may leave unanswered for a pingInterval.
+    /// Whether this is a poll, which a worker may leave unanswered for a whole pingInterval.
     pub fn is_poll(&self) -> bool {
         matches!(self.kind, Kind::Session { poll: true, .. })
     }
 
-    /// The rule that named its session.
+    /// The affinity rule that recognised the request's session id; `None` without a session.
     pub fn rule<'u>(&self, upstream: &'u Upstream) -> Option<&'u Live> {
         match self.kind {
             Kind::Session { rule, .. } => upstream.rules.get(usize::from(rule)),
@@ -81,19 +81,20 @@ impl Ask {
         }
     }
 
-    /// The Socket.IO session an ordinary request names.
+    /// The key of the Socket.IO session that an ordinary request names, if it names one (`follow`).
     pub fn follows(&self) -> Option<Key> {
         self.facts.as_ref()?.follows
     }
 
-    /// Whether its session, if it has one, is Engine.IO's.
+    /// Whether the request's session is Engine.IO's; also true for a request without a session.
     pub fn is_engine_io(&self, upstream: &Upstream) -> bool {
         self.rule(upstream).is_none_or(|live| live.rule.protocol == Protocol::SocketIo)
     }
 }
 
-/// A WebSocket upgrade that may become a tunnel: GET, HTTP/1.1, no body, the fields RFC 6455 §4.1 asks for. Anything less
-/// is forwarded as an ordinary request without its `Upgrade` (invariant 6).
+/// Recognises a WebSocket upgrade that may become a tunnel: a GET over HTTP/1.1 without a body, with the fields that
+/// RFC 6455 §4.1 requires. Anything less is forwarded as an ordinary request without its `Upgrade`
+/// (ARCHITECTURE.md, invariant 6).
 fn asks_upgrade<B: Body>(request: &Request<B>) -> Option<Accept> {
     let headers = request.headers();
     let wanted = headers.get(header::UPGRADE)?;
@@ -107,6 +108,6 @@ fn asks_upgrade<B: Body>(request: &Request<B>) -> Option<Accept> {
     }
     let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
     let accept = upgrade::accept_for(keys.next()?.as_bytes());
-    // Of two keys a worker might answer the other.
+    // With two keys the worker might answer the other one.
     accept.filter(|_| keys.next().is_none())
 }

@@ -1,4 +1,5 @@
-//! One try at one worker: a connection, the exchange, what may go again at once, and what ejection hears of it.
+//! One attempt at one worker: getting a connection, the exchange, what is resent at once, and the outcome reported to
+//! ejection.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -20,47 +21,50 @@ use crate::upstream::gate::{self, Full};
 use crate::upstream::unread::Unread;
 use crate::upstream::worker::{Count, Worker};
 
-/// A request with a sid goes out only on a connection idle for less than this: it must not race the worker's close,
-/// because it cannot be sent twice (design.md §8).
+/// A request with a sid uses only a connection that was idle for less than this. It must not race the worker's close,
+/// because it cannot be sent twice (docs/reference/routing.md §9).
 const SESSION_IDLE: Duration = Duration::from_secs(2);
 
-/// And only while its worker has answered somebody within this. When a stalled Node process wakes, its timers run before it
-/// reads: connections that were idle when the stall began are closed at 5 s, with the request that waits in them. One
-/// made during the stall has no such timer. A worker with less to do than this pays a connect that it can afford.
+/// A request with a sid uses an idle connection only if the worker has answered some request within this time, in
+/// milliseconds. When a stalled Node process wakes up, its timers run before it reads: connections that were idle when
+/// the stall began are closed after 5 s, together with the request that waits in them. A connection made during the
+/// stall has no such timer. A worker that answers less often than this can afford the extra connect.
 const LIVELY_MS: u64 = 100;
 
-/// A killed process's connections end before its listener does, moments later: a request resent at once would be accepted by
-/// nobody, and lost.
+/// Pause before a request is resent. The connections of a killed process end moments before its listener does, so a
+/// request resent at once would be accepted by a process that never reads it, and be lost.
 const DYING: Duration = Duration::from_millis(20);
 
-/// Between two looks at a unix socket whose backlog is full.
+/// Pause between two connect attempts to a unix socket whose backlog is full.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Why an attempt failed; the request comes back when nothing of it was sent.
-#[allow(clippy::large_enum_variant, reason = "moved once; rare but for its size, which nothing stores")]
+/// Why an attempt failed. The request is returned if nothing of it was sent.
+#[allow(clippy::large_enum_variant, reason = "moved once, rarely returned, and never stored")]
 pub enum Missed {
-    /// No connection.
+    /// There was no connection to the worker.
     Connect(ConnectError, Request<Outgoing>),
-    /// The connection broke, or the answer was none. What was sent may have been acted upon.
+    /// The connection broke, or what came was not a valid response. The worker may have acted on what was sent.
     Broken,
-    /// A new connection broke before a byte of the answer: here is the request again, for another worker.
+    /// A new connection broke before the first byte of a response. The request is returned for another worker.
     Lost(Request<Outgoing>),
-    /// What the client sent as its body was none.
+    /// The client's body was malformed or broke off.
     BadBody,
-    /// No answer in time.
+    /// The worker did not respond in time.
     TimedOut,
-    /// An operator ended the session while its poll waited.
+    /// An operator ended the session while its poll was waiting.
     Ended,
 }
 
-/// What one try brought: the answer's head, the connection it came over, and the request's place in its worker's count.
+/// The result of a successful attempt: the response, the connection that carries its body, and the request's place in
+/// the worker's count of requests in flight.
 pub type Answered = (Response<Unread>, Box<Lease>, Count);
 
-/// One try at one worker. A request that comes back unsent (its idle connection had just closed) goes again, on a
-/// new connection, to the same worker; so does one that may be resent ([`retry`]). What it comes to is what ejection hears.
+/// Makes one attempt at one worker. A request that was not sent, because its idle connection had just closed, goes to
+/// the same worker again over a new connection; so does one that may be resent ([`retry`]). The final outcome is
+/// reported to ejection.
 #[allow(
     clippy::manual_async_fn,
-    reason = "an async fn keeps what it is given twice, and all of it is moved once a request"
+    reason = "an async fn stores its arguments twice in its future, and each request moves the whole future once"
 )]
 pub fn attempt(
     job: &Job,
@@ -93,13 +97,13 @@ pub fn attempt(
             if job.resent.get() {
                 tokio::time::sleep(DYING).await;
             }
-            // A second round is on a new connection, and leads to no third.
+            // The second round uses a new connection, and there is no third.
             max_idle = Duration::ZERO;
         }
     }
 }
 
-/// For how long a connection may have been idle.
+/// The longest time that a connection may have been idle and still be used for this request.
 fn max_idle(job: &Job, worker: &Worker) -> Duration {
     match job.ask.kind {
         Kind::Session { .. } if worker.silent_for(clock::now_ms()) > LIVELY_MS => Duration::ZERO,
@@ -108,7 +112,7 @@ fn max_idle(job: &Job, worker: &Worker) -> Duration {
     }
 }
 
-/// How long the worker may take to begin its answer.
+/// How long the worker may take to begin its response.
 fn patience(job: &Job) -> Duration {
     let config = &job.upstream.config;
     match job.ask.kind {
@@ -119,7 +123,7 @@ fn patience(job: &Job) -> Duration {
     }
 }
 
-/// The request for another round at the same worker, or what the failure is to `forward`.
+/// Returns the request for another round at the same worker, or the failure for `forward`.
 #[allow(clippy::result_large_err, reason = "moved once, and only where an attempt failed")]
 fn again(
     job: &Job,
@@ -130,16 +134,18 @@ fn again(
 ) -> Result<Request<Outgoing>, Missed> {
     match failure {
         Failure::Unsent(back) if !max_idle.is_zero() => Ok(*back),
-        // A new connection that ends before it takes anything is none: something accepts in the worker's place.
+        // A new connection that ends before it takes a byte is a failed connect: something else accepts for the worker.
         Failure::Unsent(back) => {
             let error = ConnectError::Io(std::io::ErrorKind::ConnectionAborted.into());
             Err(unreached(job, worker, error, *back))
         }
         Failure::Broken { error, heard, head } => {
-            tracing::debug!(worker = %worker.name, %error, heard, "no valid answer");
+            tracing::debug!(upstream = %job.upstream.config.name, worker = %worker.name, %error, answer_begun = heard,
+                "worker gave no valid response");
             let again = head.filter(|_| !heard).and_then(|head| retry::request(&head));
             match again.filter(|_| retry::may_resend(job, clock::now_ms())) {
-                // The end of a kept connection may be a race, and nobody's fault.
+                // The end of a kept connection may be a race with its idle time-out, so it does not count against the
+                // worker.
                 Some(again) if kept => Ok(again),
                 Some(again) => {
                     broken(job, worker);
@@ -151,7 +157,8 @@ fn again(
         }
         Failure::TimedOut { uploading } => {
             worker.series.timeouts.inc();
-            // An open poll is silent by nature, and a client that has not sent all may have only itself to wait for.
+            // An open poll is silent by nature. While the client has not sent its whole body, the delay may be the
+            // client's.
             if !uploading && !job.ask.is_poll() {
                 came_to(job, worker, Outcome::TimedOut);
             }
@@ -160,13 +167,14 @@ fn again(
     }
 }
 
-/// A connection, once there is room for one. A session has no other worker: where the backlog of a unix socket is full, it
-/// waits as the kernel makes a connect over TCP wait.
+/// Gets a connection once there is room for one. A session has only one possible worker: if the backlog of its unix
+/// socket is full, the request waits, as the kernel makes a TCP connect wait.
 async fn reach(job: &Job, worker: &Arc<Worker>, max_idle: Duration) -> Result<Box<Lease>, ConnectError> {
     let config = &job.upstream.config;
     if job.ask.upgrade.is_some() && config.max_tunnels.is_some_and(|most| worker.tunnels() >= most) {
         job.conn.thread.shared.metrics.limits.reached(Limit::MaxTunnels);
-        say_full!("worker {} has as many WebSockets as it may (max_tunnels)", worker.name);
+        say_full!(upstream = %job.upstream.config.name, worker = %worker.name,
+            "worker has reached its limit of WebSockets (max_tunnels)");
         return Err(ConnectError::Busy(Full::Queue));
     }
     let slot = gate::enter(worker, config.queue, config.queue_timeout).await.map_err(ConnectError::Busy)?;
@@ -196,10 +204,11 @@ async fn reach_when_free(job: &Job, worker: &Arc<Worker>) -> Result<Box<Lease>, 
 }
 
 fn unreached(job: &Job, worker: &Worker, error: ConnectError, request: Request<Outgoing>) -> Missed {
-    tracing::debug!(worker = %worker.name, %error, "no connection");
-    // Being full is no failure.
+    tracing::debug!(upstream = %job.upstream.config.name, worker = %worker.name, %error, "no connection to worker");
+    // Waiting in vain for a slot or a file descriptor is not a failure of the worker.
     if matches!(&error, ConnectError::Io(error) if is_ours(error)) {
-        say_full!("a worker cannot be reached, and it is not its fault: {error}");
+        say_full!(upstream = %job.upstream.config.name, worker = %worker.name, %error,
+            "cannot connect to worker: local descriptors or ports are used up");
     } else if !matches!(error, ConnectError::Busy(_) | ConnectError::Reserved) {
         worker.series.connect_failures.inc();
         came_to(job, worker, Outcome::Connect);
@@ -207,7 +216,7 @@ fn unreached(job: &Job, worker: &Worker, error: ConnectError, request: Request<O
     Missed::Connect(error, request)
 }
 
-/// No descriptor, or no local port: says nothing of the worker, and must not eject it.
+/// Whether the error is local: no file descriptor or no local port is left. It must not eject the worker.
 fn is_ours(error: &std::io::Error) -> bool {
     const EMFILE_ENFILE_EADDRNOTAVAIL: [i32; 3] = [24, 23, 99];
     error.raw_os_error().is_some_and(|code| EMFILE_ENFILE_EADDRNOTAVAIL.contains(&code))
@@ -219,7 +228,7 @@ fn broken(job: &Job, worker: &Worker) -> Missed {
     Missed::Broken
 }
 
-/// Tells ejection; the share of errors is of requests that could have gone elsewhere.
+/// Reports an outcome to ejection. Only requests that could have gone to another worker count for the error rate.
 fn came_to(job: &Job, worker: &Worker, outcome: Outcome) {
     let in_window = !matches!(job.ask.kind, Kind::Session { .. });
     eject::note(&job.upstream, worker, outcome, in_window, job.conn.thread.now_ms());

@@ -1,5 +1,6 @@
-//! The bodies that pass: from client to worker ([`Outgoing`]) and from worker to client ([`Reply`]). Streams, both ways,
-//! with the reader's pace; nothing is held but what discovery may have to send again and what learning has to see.
+//! Message bodies in both directions: from client to worker ([`Outgoing`]) and from worker to client ([`Reply`]). Both
+//! are streamed at the reader's pace. Nothing is buffered except what discovery may have to send again and what
+//! learning has to inspect.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -23,23 +24,23 @@ use crate::upstream::connect::Lease;
 use crate::upstream::life::Loss;
 use crate::upstream::unread::{Next, Unread};
 
-/// A request's body as its client sends it.
+/// A request's body as the client sends it.
 pub enum ClientBody {
-    /// There is none.
+    /// The request has no body.
     Empty,
-    /// HTTP/1.
+    /// The body of an HTTP/1 request.
     Http1(Incoming),
-    /// An HTTP/2 stream.
+    /// The body of an HTTP/2 stream.
     Http2(StreamBody),
 }
 
 /// Why a client's body broke off.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
-    /// As hyper says.
+    /// The error that hyper reported for an HTTP/1 body.
     #[error(transparent)]
     Http1(#[from] hyper::Error),
-    /// As h2 says.
+    /// The error that h2 reported for an HTTP/2 body.
     #[error(transparent)]
     Http2(#[from] h2::Error),
 }
@@ -79,33 +80,33 @@ impl Body for ClientBody {
     }
 }
 
-/// A request's body on its way to a worker: what is held of it, then what still streams from the client.
+/// A request's body on its way to a worker: first the buffered part, then what the client still sends.
 pub struct Outgoing {
     held: Bytes,
-    /// Boxed: most requests have none. Gone with its end.
+    /// The part still coming from the client; dropped at its end. Boxed, because most requests have no body.
     stream: Option<Box<Upload>>,
 }
 
 impl Outgoing {
-    /// No body.
+    /// An empty body, of a request that has none.
     pub const EMPTY: Self = Self { held: Bytes::new(), stream: None };
 
-    /// As it comes from the client; `None`: there is none.
+    /// A body that is streamed from the client; `None` for a request without a body.
     pub fn stream(upload: Option<Box<Upload>>) -> Self {
         Self { stream: upload, ..Self::EMPTY }
     }
 
-    /// Held whole, so that it can be sent again.
+    /// A fully buffered body, which can be sent again.
     pub fn held(bytes: Bytes) -> Self {
         Self { held: bytes, ..Self::EMPTY }
     }
 
-    /// What was read of it, put back in front.
+    /// Puts `read`, which was already taken from this body, back in front of it.
     pub fn after(self, read: Bytes) -> Self {
         Self { held: read, ..self }
     }
 
-    /// The client may still be sending.
+    /// Whether the client may still be sending this body.
     pub fn is_uploading(&self) -> bool {
         self.stream.as_ref().is_some_and(|stream| !stream.is_end_stream())
     }
@@ -138,7 +139,7 @@ impl Body for Outgoing {
     }
 }
 
-/// A frame as it may pass, either way.
+/// Removes trailer fields that must not be forwarded; data passes unchanged. Used in both directions.
 pub(super) fn checked(frame: Frame<Bytes>) -> Frame<Bytes> {
     match frame.into_trailers() {
         Ok(mut fields) => {
@@ -149,7 +150,7 @@ pub(super) fn checked(frame: Frame<Bytes>) -> Frame<Bytes> {
     }
 }
 
-/// A worker's answer body, driving the connection it comes from.
+/// The body of a worker's response; reading it drives the connection it comes from.
 pub struct Answer {
     unread: Unread,
     lease: Option<Box<Lease>>,
@@ -157,19 +158,19 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The body of the answer that came over `lease`.
+    /// Creates the body of the response that arrived over `lease`.
     pub fn new(unread: Unread, lease: Box<Lease>, thread: Rc<Thread>) -> Self {
         Self { unread, lease: Some(lease), thread }
     }
 
-    /// There is no body, or no more of it.
+    /// Gives the connection back, because the response has no body or its body is complete.
     fn ends(&mut self) {
         if let Some(lease) = self.lease.take() {
             lease.give_back(&self.unread, &self.thread);
         }
     }
 
-    /// Nobody takes a frame now; what the request still has to send goes on.
+    /// Goes on sending the request while the client takes no frames of the response.
     fn poll_blocked(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
         match self.lease.as_mut().map_or(Ok(()), |lease| lease.go_on_sending(cx)) {
             Ok(()) => Poll::Pending,
@@ -177,7 +178,7 @@ impl Answer {
         }
     }
 
-    /// The next frame; what the request still has to send goes on beside it.
+    /// Reads the next frame of the response, and goes on sending the rest of the request meanwhile.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, BrokeOff>> {
         if let Some(lease) = &mut self.lease {
             lease.go_on_sending(cx)?;
@@ -222,51 +223,51 @@ impl Body for Answer {
     }
 }
 
-/// What a client gets.
+/// The body of a response as it goes to the client.
 pub struct Reply {
-    /// Data read ahead (by learning or refusal matching), sent before the rest.
+    /// Frames read ahead by learning or refusal matching; sent before the rest.
     held: VecDeque<Frame<Bytes>>,
     rest: Rest,
-    /// Of an answer that lasts: what may end it.
+    /// Set for a long-lived response, such as an event stream: lets a drain end it.
     stream: Option<Box<Stream>>,
-    /// What ends with the answer: counts, an open poll, the log line.
+    /// Ends with the response: request counts, the hold on a session's pin, and the access log line.
     record: Option<Box<Record>>,
 }
 
-/// What comes behind the held data.
+/// The part of a response that follows the frames read ahead.
 enum Rest {
     Nothing,
     Answer(Answer),
-    /// Over HTTP/2: what the stream becomes once this answer's head is sent.
+    /// Over HTTP/2, the tunnel that the stream becomes once the head of this response is sent.
     Tunnel(Box<Plan>),
-    /// The answer broke off; said once what came before has left.
+    /// The response broke off; the error is passed on after the earlier data has left.
     Broken(BrokeOff),
 }
 
 impl Reply {
-    /// A whole body.
+    /// Creates a response body from bytes that are all at hand.
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         let held = if bytes.is_empty() { VecDeque::new() } else { VecDeque::from([Frame::data(bytes)]) };
         Self { held, rest: Rest::Nothing, stream: None, record: None }
     }
 
-    /// A worker's answer, `held` having been read of it.
+    /// Creates the body of a worker's response; `held` are the frames already read from it.
     pub fn stream(held: VecDeque<Frame<Bytes>>, rest: Answer) -> Self {
         Self { held, rest: Rest::Answer(rest), stream: None, record: None }
     }
 
-    /// No body: the stream it is sent on becomes a tunnel.
+    /// Creates an empty body whose HTTP/2 stream becomes a tunnel.
     pub fn tunnel(plan: Plan) -> Self {
         Self { held: VecDeque::new(), rest: Rest::Tunnel(Box::new(plan)), stream: None, record: None }
     }
 
-    /// The stream becomes a tunnel.
+    /// Whether the HTTP/2 stream becomes a tunnel.
     pub fn is_tunnel(&self) -> bool {
         matches!(self.rest, Rest::Tunnel(_))
     }
 
-    /// What the stream becomes.
+    /// Takes the tunnel that the HTTP/2 stream becomes, if there is one.
     pub fn take_plan(&mut self) -> Option<Box<Plan>> {
         match std::mem::replace(&mut self.rest, Rest::Nothing) {
             Rest::Tunnel(plan) => Some(plan),
@@ -277,12 +278,12 @@ impl Reply {
         }
     }
 
-    /// Until when it may go on.
+    /// Deadline for the last byte of the response, if `request_timeout` sets one.
     pub fn overdue_at(&self) -> Option<Instant> {
         self.record.as_ref().and_then(|record| record.overdue.as_ref()).map(|overdue| overdue.at)
     }
 
-    /// Another answer in this one's place, with what was to end with this one.
+    /// Replaces this response by `other`, and moves the request's record to it.
     pub fn replaced_by(mut self, other: Response<Self>) -> Response<Self> {
         match self.record.take() {
             Some(record) => record.finish(other),
@@ -290,13 +291,13 @@ impl Reply {
         }
     }
 
-    /// The same, which lasts, and may be ended.
+    /// Makes the response one that a drain may end, if `stream` is set.
     pub fn ended_by(mut self, stream: Option<Box<Stream>>) -> Self {
         self.stream = stream;
         self
     }
 
-    /// The same, with what shall end with it.
+    /// Attaches the record of the request, which ends with the response.
     pub fn recorded(mut self, record: Box<Record>) -> Self {
         self.record = Some(record);
         self
@@ -325,7 +326,7 @@ impl Body for Reply {
         if let Some(stream) = &mut this.stream
             && stream.poll_end(cx).is_ready()
         {
-            // The worker sees its connection end, and the client a whole answer.
+            // Dropping the rest closes the worker's connection; the client gets a complete response.
             (this.stream, this.rest) = (None, Rest::Nothing);
         }
         let rest = match &mut this.rest {
@@ -336,7 +337,7 @@ impl Body for Reply {
                 return Poll::Ready(if let Rest::Broken(error) = rest { Some(Err(error)) } else { None });
             }
         };
-        // What waits for the client is enough to hold for it.
+        // While the client has not taken what was written, nothing more of the response is read from the worker.
         let blocked = this.record.as_ref().is_some_and(|record| record.is_blocked());
         let polled = if blocked { rest.poll_blocked(cx) } else { Pin::new(rest).poll_frame(cx) };
         match polled {
@@ -344,8 +345,9 @@ impl Body for Reply {
                 if let Some(record) = &mut this.record {
                     record.cut_off();
                 }
-                // hyper drops what it has not flushed yet, the answer's head perhaps; a client that sees its kept connection
-                // end without a byte sends its request again, a POST, too. While this waits, hyper flushes.
+                // On an error hyper drops what it has not flushed yet, possibly the head of the response. A client
+                // whose kept connection ends without a byte sends its request again, even a POST. Returning Pending
+                // once lets hyper flush first.
                 this.rest = Rest::Broken(error);
                 cx.waker().wake_by_ref();
                 Poll::Pending

@@ -1,12 +1,13 @@
-//! Which fields stop here: those of one hop, those that tell who asks, and those only stickyd says.
+//! Decides which header fields are not forwarded: hop-by-hop fields, fields that state the client's identity, and
+//! fields that only stickyd may set.
 //!
-//! By name alone; names of heads and trailers are lower case. What `Connection` nominates, and what is added in their place,
-//! is `headers`' to say.
+//! The decision is made by name alone; the names in heads and trailers are lower case. Fields nominated by
+//! `Connection`, and the fields added by stickyd, are handled in `headers`.
 
 use hyper::header::{HeaderMap, HeaderName};
 
-/// Takes out the fields whose names `doomed` knows: one pass over the names there are, because most heads have none of
-/// those there could be, and a look-up for each cost more than the rest of the rewriting.
+/// Removes the fields for whose names `doomed` returns true. It makes one pass over the fields present: most heads
+/// contain few of the forbidden names, and one look-up for each such name cost more than the rest of the rewriting.
 pub(super) fn remove_where(headers: &mut HeaderMap, doomed: fn(&str) -> bool) {
     let found: Vec<HeaderName> = headers.keys().filter(|name| doomed(name.as_str())).cloned().collect();
     for name in found {
@@ -14,25 +15,27 @@ pub(super) fn remove_where(headers: &mut HeaderMap, doomed: fn(&str) -> bool) {
     }
 }
 
-/// Of a request from nobody we trust.
+/// Whether a field of a request from an untrusted client is removed.
 pub(super) fn stops_from_client(name: &str) -> bool {
     !plainly_passes(name) && (name == "te" || is_requests_hop(name) || is_identity(name))
 }
 
-/// Of a request from a trusted proxy: what not even that says are our own fields, and twins with underscores, which it passes
-/// on from its client. Only for what is known of certificates are they common as names of their own (Apache's
-/// `SSL_CLIENT_S_DN`).
+/// Whether a field of a request from a trusted proxy is removed: hop-by-hop fields, stickyd's own fields, and identity
+/// fields spelled with underscores, which the proxy passes on from its client. Names that begin with `ssl_client` are
+/// kept, because they are common in their own right (Apache's `SSL_CLIENT_S_DN`).
 pub(super) fn stops_from_proxy(name: &str) -> bool {
     let is_twin = || name.contains('_') && !name.starts_with("ssl_client") && is_identity(name);
     !plainly_passes(name) && (name == "te" || is_requests_hop(name) || is_ours(name) || is_twin())
 }
 
-/// Of an answer: a worker's `Alt-Svc` tells of its own side of us (RFC 7838), where no client may go around us to.
+/// Whether a field of a worker's response is removed. A worker's `Alt-Svc` (RFC 7838) names an address on the worker's
+/// side of stickyd, and clients must not bypass the proxy.
 pub(super) fn stops_from_worker(name: &str) -> bool {
     is_hop(name) || name == "alt-svc"
 }
 
-/// Nearly every field of nearly every request, by its first letters: no name below begins so, and a twin has an underscore.
+/// Fast path: recognises, by its first letters, nearly every field of nearly every request that may pass. No forbidden
+/// name below begins with these letters, and spellings with underscores do not qualify.
 fn plainly_passes(name: &str) -> bool {
     let begins = matches!(
         name.as_bytes(),
@@ -61,8 +64,9 @@ fn is_hop(name: &str) -> bool {
     OF_ONE_HOP.contains(&name)
 }
 
-/// Fields of a request that stop here: `Proxy` is what CGI makes `HTTP_PROXY` of (CVE-2016-5385), `Expect` was met by us, as
-/// hyper sends the 100, and what workers of the CGI kind would take for framing is not passed on either.
+/// Whether a request field ends at this hop. `Proxy` is included because CGI turns it into `HTTP_PROXY`
+/// (CVE-2016-5385), and `Expect` because hyper has already sent the 100. Spellings with underscores that a CGI-style
+/// worker could read as framing are included as well.
 pub(super) fn is_requests_hop(name: &str) -> bool {
     is_hop(name)
         || matches!(name, "proxy" | "http2-settings" | "expect")
@@ -74,15 +78,16 @@ pub(super) fn is_hops_twin(name: &str) -> bool {
     matches!(name, "content-length" | "te" | "trailer") || is_requests_hop(name)
 }
 
-/// What only stickyd itself says, whoever asks.
+/// Whether only stickyd may set this field; not even a trusted proxy may.
 fn is_ours(name: &str) -> bool {
     OURS.contains(&name) || (name.contains('_') && is_ours(&name.replace('_', "-")))
 }
 
 const OURS: [&str; 3] = ["x-client-verify", "x-client-subject", "x-client-fingerprint"];
 
-/// Identity fields nobody but a trusted proxy may set: ours, and what other proxies call theirs. Workers that read fields
-/// the CGI way take `x_real_ip` for `x-real-ip`, so twins with underscores count, too.
+/// Whether a field states the client's identity, so that only a trusted proxy may send it: stickyd's own fields and
+/// those that other proxies use. Workers that read fields the CGI way take `x_real_ip` for `x-real-ip`, so spellings
+/// with underscores count as well.
 pub(super) fn is_identity(name: &str) -> bool {
     IDENTITY.contains(&name)
         || IDENTITY_BEGINNINGS.iter().any(|begins| name.starts_with(begins))
@@ -119,9 +124,10 @@ const IDENTITY: [&str; 20] = [
 mod tests {
     use super::*;
 
-    /// Seen when the fuzz target `head` got its oracle: Rack reads `X-Forwarded-Scheme` and `X-Forwarded-Ssl`, others have more.
+    /// Found when the fuzz target `head` got its oracle: Rack reads `X-Forwarded-Scheme` and `X-Forwarded-Ssl`, and
+    /// other frameworks read more.
     #[test]
-    fn every_x_forwarded_field_is_about_identity() {
+    fn every_x_forwarded_field_is_an_identity_field() {
         for name in ["x-forwarded-for", "x-forwarded-scheme", "x-forwarded-ssl", "x_forwarded_by", "x-real_ip"] {
             assert!(is_identity(name), "{name}");
         }
@@ -129,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_stops_passes_at_first_sight() {
+    fn the_fast_path_never_passes_a_removed_field() {
         let others = ["te", "trailer", "content-length", "proxy", "proxy-x", "http2-settings", "expect"];
         let all = [&OF_ONE_HOP[..], &OURS, &IDENTITY, &IDENTITY_BEGINNINGS, &others].concat();
         for name in &all {
@@ -146,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trusted_proxys_word_on_others_passes_and_its_clients_twin_does_not() {
+    fn proxy_fields_pass_but_their_underscore_twins_do_not() {
         for (name, stops) in [
             ("x-forwarded-for", false),
             ("x-real-ip", false),

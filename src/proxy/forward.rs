@@ -1,4 +1,5 @@
-//! A request to its worker, and the answer back: whom to try next, what an answer teaches, and what the client gets.
+//! Sends a request to its worker and the response back: which worker to try next, what a response teaches, and what the
+//! client receives.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -37,14 +38,14 @@ use crate::upstream::pool;
 use crate::upstream::unread::Unread;
 use crate::upstream::worker::Count;
 
-/// Between two looks at a worker that may be gone.
+/// Pause between two checks whether a worker is gone.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Sends the request to the chosen worker and answers with what it says. A worker that cannot be reached is passed over
-/// when the request has no session (`retry`); the one that failed is not asked again.
+/// Sends the request to the chosen worker and returns its response. If the worker cannot be reached and the request has
+/// no session, another worker is tried (see `retry`); a worker that failed is not tried again.
 #[allow(
     clippy::manual_async_fn,
-    reason = "an async fn keeps what it is given twice, and all of it is moved once a request"
+    reason = "an async fn stores its arguments twice in its future, and each request moves the whole future once"
 )]
 pub fn to(
     job: &Job,
@@ -84,7 +85,7 @@ pub fn to(
     }
 }
 
-/// Another worker for a request that may have any; the one that failed is none.
+/// Chooses another worker for a request that is not tied to one, excluding those that have failed.
 fn another(job: &Job, failed: &Choice, tried: &mut Vec<u64>) -> Option<Choice> {
     tried.push(failed.worker.serial);
     match affinity::resolve(&job.conn.thread.shared, &job.upstream, &job.ask, job.client, tried) {
@@ -93,15 +94,16 @@ fn another(job: &Job, failed: &Choice, tried: &mut Vec<u64>) -> Option<Choice> {
     }
 }
 
-/// The answer to a request whose worker could not give one. A gone worker's session gets the refusal that makes its
-/// client start anew at once.
+/// The response to a request whose worker could not give one. A session of a gone worker gets the refusal that makes
+/// its client start a new session at once.
 async fn lost(job: &Job, choice: &Choice, missed: &Missed) -> Response<Reply> {
     if matches!(missed, Missed::Ended) {
         job.upstream.series().refusals_own.inc();
         return respond::refused(job);
     }
     if matches!(missed, Missed::Connect(ConnectError::Refused, _)) {
-        // Dead idle connections in the pools of other threads make a gone worker look as if it was only leaving.
+        // Dead idle connections in the pools of other threads keep a gone worker from being recognised as gone. Wait
+        // until they are found.
         let found_out = async {
             while !choice.worker.gone() {
                 tokio::time::sleep(LOOK).await;
@@ -117,22 +119,22 @@ async fn lost(job: &Job, choice: &Choice, missed: &Missed) -> Response<Reply> {
     problem_of(missed)
 }
 
-/// The plain answer to a missed attempt.
+/// The plain-text response for a failed attempt.
 pub fn problem_of(missed: &Missed) -> Response<Reply> {
     respond::problem(match missed {
-        Missed::BadBody => Problem::BadRequest("the body broke off or is no body"),
+        Missed::BadBody => Problem::BadRequest("the request body broke off or is malformed"),
         Missed::Connect(ConnectError::TimedOut, _) | Missed::TimedOut => Problem::TimedOut,
         Missed::Connect(ConnectError::Refused, _) | Missed::Ended => Problem::NoWorker,
-        Missed::Connect(ConnectError::Full, _) => Problem::Full("the worker takes no more connections now"),
+        Missed::Connect(ConnectError::Full, _) => Problem::Full("the worker does not accept more connections now"),
         Missed::Connect(ConnectError::Busy(_), _) => Problem::Full("all connections to the worker are in use"),
         Missed::Connect(ConnectError::Reserved, _) => {
-            Problem::Full("no descriptor is left for a connection to the worker")
+            Problem::Full("no file descriptor is left for a connection to the worker")
         }
         Missed::Connect(ConnectError::Io(_), _) | Missed::Broken | Missed::Lost(_) => Problem::BadGateway,
     })
 }
 
-/// Turns a worker's answer into the client's: learns from it, drops what it ends, cleans its head.
+/// Turns a worker's response into the client's: learns from it, drops the session that it ends, and cleans its head.
 pub async fn deliver(
     job: &Job,
     mut choice: Choice,
@@ -150,7 +152,7 @@ pub async fn deliver(
     let mut answer = Answer::new(unread, lease, job.conn.thread.clone());
     let mut held = VecDeque::new();
     if ended {
-        // hyper will not ask an ended body for its end, so the connection is given back here.
+        // hyper does not poll a body that has already ended, so the connection is given back here.
         poll_fn(|cx| Poll::Ready(Pin::new(&mut answer).poll_frame(cx).is_ready())).await;
     }
     if learn::looks(job, &parts) {
@@ -168,17 +170,18 @@ pub async fn deliver(
     release(parts, held, answer, stream)
 }
 
-/// What an answer is to its session once it is known whole or lasts: a pin, an end, a stream that a drain may end.
+/// Applies the effects of a response on its session: it may create a pin, end the session, or be a long-lived stream
+/// that a drain can end.
 pub fn settle(job: &Job, choice: &mut Choice, parts: &Parts, answer: &Answer) -> Option<Box<Stream>> {
     if job.ask.facts.is_some() {
         learn::made(job, choice, parts.status);
         learn::ended(job, choice, parts.status);
     }
-    // What has a length is over with it: most answers cost no more than this look.
+    // A response of known length ends by itself. Most responses cost no more than this check.
     if answer.size_hint().exact().is_some() { None } else { Stream::of(job, choice, parts) }
 }
 
-/// Lets an answer go to the client: its head cleaned, what was read of its body first.
+/// Releases a response to the client: cleans its head, and sends the frames already read before the rest.
 pub fn release(
     mut parts: Parts,
     held: VecDeque<Frame<Bytes>>,
@@ -186,12 +189,12 @@ pub fn release(
     stream: Option<Box<Stream>>,
 ) -> Response<Reply> {
     headers::to_client(&mut parts.headers, false);
-    // The worker's version is its hop's; hyper answers a 1.0 client in 1.0 by itself.
+    // The worker's HTTP version belongs to its own hop. hyper answers an HTTP/1.0 client in 1.0 by itself.
     parts.version = Version::HTTP_11;
     Response::from_parts(parts, Reply::stream(held, answer).ended_by(stream))
 }
 
-/// Sets the affinity cookie the choice brought, where no shared cache may store it.
+/// Sets the affinity cookie that came with the choice, unless a shared cache may store the response.
 pub fn set_cookie(job: &Job, choice: &Choice, parts: &mut Parts) {
     if let (Some(jar), Some(new)) = (&job.upstream.jar, &choice.cookie)
         && cookie::may_set(&parts.headers)
@@ -200,8 +203,8 @@ pub fn set_cookie(job: &Job, choice: &Choice, parts: &mut Parts) {
     }
 }
 
-/// A session's end, said by its client: the pin goes when the request is over, also when that client does not wait for the
-/// answer. Should the session live on all the same, its next request finds it.
+/// Ends a session at its client's request: the pin is dropped when the request is over, even if the client does not
+/// wait for the response. If the session lives on, discovery finds it at its next request.
 pub struct Farewell {
     shared: Arc<Shared>,
     key: Key,
@@ -216,14 +219,14 @@ impl Drop for Farewell {
     }
 }
 
-/// The worker did not take the goodbye.
+/// Keeps the session, because the worker did not accept the client's goodbye.
 fn stays(job: &Job) {
     if let Some(farewell) = &job.goodbye {
         farewell.ends.set(false);
     }
 }
 
-/// A POST of a few bytes may be the client's goodbye (protocols §1.3).
+/// Whether a request may be the client's goodbye, which is a POST of a few bytes (docs/reference/protocols.md §1.3).
 pub fn may_be_goodbye(job: &Job, request: &Request<Outgoing>) -> bool {
     const LONGEST_GOODBYE: u64 = 8;
     request.method() == Method::POST
@@ -232,13 +235,14 @@ pub fn may_be_goodbye(job: &Job, request: &Request<Outgoing>) -> bool {
         && request.body().size_hint().exact().is_some_and(|length| (1..=LONGEST_GOODBYE).contains(&length))
 }
 
-/// Looks whether it is one: then its pin ends with the worker's answer, and the live sessions of a worker are exact.
+/// Reads the body of a possible goodbye. If it is one, the pin ends with the worker's response, which keeps the count
+/// of a worker's live sessions exact.
 pub async fn read_goodbye(job: &mut Job, request: Request<Outgoing>) -> Result<Request<Outgoing>, Problem> {
     let (parts, body) = request.into_parts();
-    /// Its bytes follow the head at once, or the client is gone.
+    /// Time-out for the body: its few bytes follow the head at once, unless the client is gone.
     const GOODBYE: Duration = Duration::from_secs(10);
     let body = tokio::time::timeout(GOODBYE, body.collect()).await.map_err(|_| Problem::Slow)?;
-    let body = body.map_err(|_| Problem::BadRequest("the body broke off"))?.to_bytes();
+    let body = body.map_err(|_| Problem::BadRequest("the request body broke off"))?.to_bytes();
     if let (true, Kind::Session { key, .. }) = (session::says_goodbye(&body), job.ask.kind) {
         job.goodbye = Some(Farewell { shared: job.conn.thread.shared.clone(), key, ends: Cell::new(true) });
     }

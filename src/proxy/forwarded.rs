@@ -1,8 +1,9 @@
-//! `Forwarded` (RFC 7239) besides `X-Forwarded-*`, for workers that read it; off unless an upstream asks for it.
+//! Adds `Forwarded` (RFC 7239) next to `X-Forwarded-*`, for workers that read it. It is off unless an upstream enables
+//! it.
 //!
-//! Written after the head was made fit for a worker, so what stands there is ours or a trusted proxy's. Such a proxy's own
-//! `Forwarded` is gone on with; where it speaks only `X-Forwarded-For`, that is said again in these words. `by` is left out:
-//! it would tell of our own addresses.
+//! It runs after the head was rewritten for the worker, so the fields in it come from stickyd or from a trusted proxy.
+//! A `Forwarded` field of a trusted proxy is continued; if the proxy sends only `X-Forwarded-For`, that chain is
+//! translated. The parameter `by` is left out, because it would reveal stickyd's own addresses.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,7 +12,8 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// Adds the field, or our part to it. `peer`: who connected to us; `secure`: by TLS.
+/// Adds the field, or appends stickyd's own element to it. `peer` is the address that connected to stickyd; `secure` is
+/// true if it did so over TLS.
 pub(super) fn add(headers: &mut HeaderMap, peer: IpAddr, secure: bool) {
     let host = headers.get(header::HOST).map_or(&b""[..], HeaderValue::as_bytes);
     let mut text = Vec::with_capacity(96);
@@ -27,7 +29,7 @@ pub(super) fn add(headers: &mut HeaderMap, peer: IpAddr, secure: bool) {
         for (place, hop) in chain.split(|&b| b == b',').enumerate() {
             text.extend_from_slice(if place == 0 { b"" } else { b", " });
             element(&mut text, std::str::from_utf8(hop).ok().and_then(address));
-            // Of the client's own request, which is what workers ask for.
+            // The scheme and host of the client's own request, which is what workers need, go into the first element.
             if place == 0 {
                 let proto =
                     headers.get(FORWARDED_PROTO).is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"));
@@ -40,7 +42,7 @@ pub(super) fn add(headers: &mut HeaderMap, peer: IpAddr, secure: bool) {
     }
 }
 
-/// `for=192.0.2.1`, `for="[2001:db8::1]"` (§6), `for=unknown` for what is no address (§6.2).
+/// Writes `for=192.0.2.1`, `for="[2001:db8::1]"` (§6), or `for=unknown` if there is no valid address (§6.2).
 fn element(text: &mut Vec<u8>, address: Option<IpAddr>) {
     let node = match address {
         Some(IpAddr::V4(v4)) => format!("for={v4}"),
@@ -50,7 +52,7 @@ fn element(text: &mut Vec<u8>, address: Option<IpAddr>) {
     text.extend_from_slice(node.as_bytes());
 }
 
-/// A host that was let in has neither `"` nor `\`, so quoting it is enough (RFC 9110 §5.6.4).
+/// Writes `host` and `proto`. An accepted host contains neither `"` nor `\`, so plain quotes suffice (RFC 9110 §5.6.4).
 fn about(text: &mut Vec<u8>, host: &[u8], proto: &[u8]) {
     if !host.is_empty() {
         text.extend_from_slice(b";host=\"");
@@ -61,7 +63,7 @@ fn about(text: &mut Vec<u8>, host: &[u8], proto: &[u8]) {
     text.extend_from_slice(proto);
 }
 
-/// `1.2.3.4`, `1.2.3.4:567`, `::1`, `[::1]:567`.
+/// Parses a hop of `X-Forwarded-For`: `1.2.3.4`, `1.2.3.4:567`, `::1` or `[::1]:567`.
 fn address(hop: &str) -> Option<IpAddr> {
     let hop = hop.trim();
     let bare = || hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
@@ -84,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clients() {
+    fn forwarded_describes_a_direct_client() {
         let fields = [("x-forwarded-for", "192.0.2.9"), ("x-forwarded-proto", "https"), ("host", "a.example:81")];
         assert_eq!(after(&fields, "192.0.2.9", true), "for=192.0.2.9;host=\"a.example:81\";proto=https");
         let fields = [("x-forwarded-for", "2001:db8::1"), ("x-forwarded-proto", "http"), ("host", "")];
@@ -92,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn behind_trusted_proxies() {
+    fn forwarded_continues_the_chain_of_trusted_proxies() {
         let chain =
             [("x-forwarded-for", "192.0.2.9:55, junk, ::ffff:10.0.0.1"), ("x-forwarded-proto", "https"), ("host", "a")];
         assert_eq!(after(&chain, "10.0.0.1", false), "for=192.0.2.9;host=\"a\";proto=https, for=unknown, for=10.0.0.1");

@@ -1,8 +1,10 @@
-//! Where a request ends, as far as hyper leaves that open: it takes any list of codings that ends in `chunked`. Whoever reads
-//! such a message otherwise finds another message behind it (threats §2), so it does not pass.
+//! Checks where a request ends, as far as hyper leaves that open: hyper accepts any list of codings that ends in
+//! `chunked`. A peer that frames such a message differently would find a second message after it
+//! (docs/reference/threats.md §2.1), so these requests are rejected.
 //!
-//! Leaves out answers (`upstream::answer`), and what hyper gives one meaning before anybody can see it: equal lengths made one, bare LF for CRLF, a fragment
-//! cut off a target. A second parser in front would be one more opinion, not one less.
+//! Out of scope: responses (see `upstream::answer`), and what hyper normalises before stickyd sees it: it merges equal
+//! lengths, accepts a bare LF for CRLF, and cuts a fragment off a target. A second parser in front of hyper would add
+//! one more interpretation instead of removing one.
 
 use hyper::body::Body;
 use hyper::header::{self, HeaderMap, HeaderValue};
@@ -10,23 +12,25 @@ use hyper::{Method, Request};
 
 use super::respond::Problem;
 
-/// A request's target and framing have one meaning; hyper has refused differing lengths and dropped a length beside chunks.
+/// Checks that a request's target and framing have only one meaning. hyper has already rejected differing lengths and
+/// dropped a `Content-Length` next to `chunked`.
 ///
 /// # Errors
-/// A target that is none for its method, or of another scheme than HTTP's; codings besides one `chunked`; an expectation
-/// other than `100-continue`, which peers are known to read in two ways.
+/// The target does not fit the method, or its scheme is not http or https; there is a transfer coding other than a
+/// single `chunked`; or there is an expectation other than `100-continue`, which peers are known to interpret in two
+/// ways.
 pub fn check_request<B>(request: &Request<B>) -> Result<(), Problem> {
     let (uri, headers) = (request.uri(), request.headers());
     let star = uri.path() == "*" && request.method() == Method::OPTIONS;
-    // `GET name` is an authority to hyper, whose form is for CONNECT only (RFC 9112 §3.2.3).
+    // hyper parses `GET name` as an authority, a form reserved for CONNECT (RFC 9112 §3.2.3).
     if !star && uri.scheme().is_none() && (uri.authority().is_some() || !uri.path().starts_with('/')) {
-        return Err(Problem::BadRequest("the target is no path"));
+        return Err(Problem::BadRequest("the request target is not a path"));
     }
     if uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
-        return Err(Problem::BadRequest("the target's scheme is not http"));
+        return Err(Problem::BadRequest("the scheme of the request target is not http or https"));
     }
     if headers.contains_key(header::TRANSFER_ENCODING) && !only_chunked(headers) {
-        return Err(Problem::BadRequest("Transfer-Encoding other than chunked"));
+        return Err(Problem::BadRequest("the only supported Transfer-Encoding is chunked"));
     }
     if headers.contains_key(header::EXPECT) && !only_continue(headers) {
         return Err(Problem::Expectation);
@@ -40,17 +44,18 @@ fn only_continue(headers: &HeaderMap) -> bool {
     first && expectations.next().is_none()
 }
 
-/// Whether a target names another host than the Host field: allowed (RFC 9112 §3.2.2), but nothing is read behind it.
+/// Whether the target names another host than the Host field. RFC 9112 §3.2.2 allows that, but stickyd reads no further
+/// request from such a connection.
 pub fn names_two_hosts<B>(request: &Request<B>) -> bool {
-    // Nearly no request has an authority, so that is looked at first.
+    // Nearly no request has an authority, so that is checked first.
     request.uri().authority().is_some_and(|authority| {
         let host = request.headers().get(header::HOST);
         host.is_some_and(|host| !authority.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes()))
     })
 }
 
-/// Says the framing where hyper would not (it takes a GET of unknown length for one without a body), or would as the client
-/// wrote it: to some, `010` is eight.
+/// Writes the framing fields where hyper would not, or would repeat the client's spelling. hyper takes a GET of unknown
+/// length for one without a body; and some parsers read a length of `010` as eight.
 pub fn declare<B: Body>(headers: &mut HeaderMap, body: &B) {
     match body.size_hint().exact() {
         None => {

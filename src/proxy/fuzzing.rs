@@ -1,5 +1,5 @@
-//! The way of a request's head from a client to a worker, without either, for the fuzz targets (`tests/fuzz`). No part of
-//! stickyd uses it.
+//! Runs the head of a request through reading and rewriting, without a client or a worker. Only the fuzz targets
+//! (`tests/fuzz`) use it; no part of stickyd does.
 
 use std::rc::Rc;
 
@@ -9,7 +9,7 @@ use hyper::body::Body;
 use super::body::{ClientBody, Outgoing};
 use super::{Conn, prepare, read};
 
-/// The request as a worker would get it; `None` where stickyd answers it itself.
+/// Returns the request as a worker would receive it, or `None` if stickyd would answer it itself.
 pub fn forwardable<B: Body + Into<ClientBody>>(conn: &Rc<Conn>, request: Request<B>) -> Option<Request<Outgoing>> {
     let job = read(conn, &request).ok()?;
     Some(prepare(&job, request).0)

@@ -1,11 +1,11 @@
-//! Who is turned away before any worker hears of it: by network, by the page that asks (Origin), by how often.
+//! Guards: reject requests before they reach a worker, by network, by the page that sends them (Origin), and by rate.
 //!
-//! A browser sends its user's cookies to whatever host a page names, and WebSockets know no same-origin policy; so a
-//! page's origin is judged here, for every WebSocket and Engine.IO request, preflights included. A request without an
-//! Origin comes from no page's script, with one exception: a `<script src>` (JSONP), of which browsers say
-//! `Sec-Fetch-Site`; then the Referer's origin counts. Rates are counted per client address (IPv6 by /64) on a route, and
-//! for an upstream in all. Nothing of this costs anything where it is not configured. Left out: what an application
-//! itself decides (`allowRequest`, `cors`), which goes on as before.
+//! A browser sends its user's cookies to any host that a page names, and the same-origin policy does not cover
+//! WebSockets. So the page's origin is checked here for every WebSocket and Engine.IO request, preflights included. A
+//! request without an Origin does not come from a page's script, with one exception: a `<script src>` (JSONP), which
+//! browsers mark with `Sec-Fetch-Site`; for it the origin of the Referer counts. Rates are counted per client address
+//! (IPv6 per /64) for a route, and in total for an upstream. A guard that is not configured costs nothing. Out of
+//! scope: the application's own checks (`allowRequest`, `cors`), which work as before.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -22,18 +22,19 @@ use crate::metrics::Guard;
 use crate::telemetry::say_full;
 use crate::upstream::Upstream;
 
-/// Client addresses a limit knows at once; past that, those who asked least are forgotten. 16 bytes each.
+/// Client addresses that one rate limit tracks at once, 16 bytes each. Beyond that, the addresses with the fewest
+/// recent requests are forgotten.
 const ADDRESSES: usize = 16_384;
 
-/// Locks of a table, so that threads seldom wait for each other.
+/// Number of locks per table, so that threads rarely wait for each other.
 const SHARDS: usize = 16;
 
-/// Why a request is turned away.
+/// Why a guard rejects a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turned {
-    /// Not from there.
+    /// The client's network or the page's origin is not allowed.
     Forbidden,
-    /// Not so often; again after this time.
+    /// A rate limit is reached; the client may retry after this time.
     TooOften(Duration),
 }
 
@@ -43,18 +44,19 @@ pub struct Watch {
     limits: Arc<Limits>,
 }
 
-/// The live limits of a route (by address) or of an upstream (all as one).
+/// The live rate limits of a route (per client address) or of an upstream (in total).
 pub struct Limits {
     rates: Rates,
     requests: Option<Limit>,
     handshakes: Option<Limit>,
 }
 
-/// One limit: buckets behind locks. Never locked across an await.
+/// One rate limit: token buckets in locked shards. A lock is never held across an await.
 struct Limit(Box<[Mutex<Buckets>]>);
 
 impl Watch {
-    /// The guard of a route, with the counts of the one before it where the rates are the same; `None`: it has none.
+    /// Creates the guard of a route, or `None` if it has none. The counts of the previous guard are kept if the rates
+    /// are the same.
     pub fn follow(guards: &Guards, before: Option<&Arc<Self>>) -> Option<Arc<Self>> {
         if *guards == Guards::default() {
             return None;
@@ -62,7 +64,7 @@ impl Watch {
         if let Some(before) = before.filter(|before| before.guards == *guards) {
             return Some(before.clone());
         }
-        // With another rate everybody begins with a full bucket.
+        // After a change of the rates, every address starts with a full bucket.
         let limits = before.filter(|before| before.guards.rate == guards.rate).map(|before| before.limits.clone());
         let limits = limits.unwrap_or_else(|| Arc::new(Limits::new(guards.rate, SHARDS, ADDRESSES)));
         Some(Arc::new(Self { guards: guards.clone(), limits }))
@@ -83,7 +85,8 @@ impl Watch {
 }
 
 impl Limits {
-    /// The limits of an upstream in all, with the counts of those before them where nothing changed; `None`: it has none.
+    /// Creates the total limits of an upstream, or `None` if it has none. The previous counts are kept if the rates are
+    /// the same.
     pub fn follow(rates: Rates, before: Option<&Arc<Self>>) -> Option<Arc<Self>> {
         let same = before.filter(|before| before.rates == rates).cloned();
         same.or_else(|| (rates != Rates::default()).then(|| Arc::new(Self::new(rates, 1, 1))))
@@ -97,7 +100,7 @@ impl Limits {
         Self { rates, requests: rates.requests.map(limit), handshakes: rates.handshakes.map(limit) }
     }
 
-    /// Takes what the request costs, the handshake's token first: it is the scarcer one.
+    /// Takes the tokens that the request costs; the handshake's token first, because it is the scarcer one.
     fn take(&self, key: u64, handshake: bool, now_ms: u64) -> Result<(), (What, Duration)> {
         let limits = [
             (What::Handshakes, self.handshakes.as_ref().filter(|_| handshake)),
@@ -112,7 +115,7 @@ impl Limits {
     }
 }
 
-/// Which of two limits.
+/// Which of the two limits was reached.
 #[derive(Clone, Copy)]
 enum What {
     Requests,
@@ -126,30 +129,33 @@ impl Limit {
         let Taken { wait, crowded } = buckets.take(key, now_ms);
         drop(buckets);
         if crowded {
-            say_full!("more than {ADDRESSES} addresses are under a rate limit: those who asked least are forgotten");
+            say_full!(
+                addresses = ADDRESSES,
+                "rate limit table is full: addresses with the fewest recent requests are forgotten"
+            );
         }
         wait
     }
 }
 
-/// What a guard needs to know of a request besides the request.
+/// What a guard needs to know of a request in addition to the request itself.
 pub struct Asked<'a> {
-    /// What it asks.
+    /// What the request asks for, as read from its head.
     pub ask: &'a Ask,
-    /// Who.
+    /// The client that sent the request.
     pub client: Client,
-    /// The host it is for.
+    /// The host that the request names.
     pub host: &'a str,
-    /// The client's address, hashed ([`crate::affinity::pins::Keys::address`]).
+    /// The client's address, hashed with [`crate::affinity::pins::Keys::address`].
     pub key: u64,
-    /// Now.
+    /// The current time, in milliseconds ([`clock::now_ms`](crate::clock::now_ms)).
     pub now_ms: u64,
 }
 
-/// Lets a request pass, or says why not; counts those it turns away.
+/// Checks a request against the guard of its route and the limits of its upstream, and counts rejections.
 ///
 /// # Errors
-/// Why not.
+/// The reason for which the request is rejected.
 pub fn check<B>(
     watch: Option<&Watch>,
     upstream: &Upstream,
@@ -167,7 +173,7 @@ pub fn check<B>(
     let of_route = watch.map(|watch| (&*watch.limits, asked.key, [Guard::RateRequests, Guard::RateHandshakes]));
     let of_all = upstream.limits.as_ref();
     let of_all = of_all.map(|limits| (&**limits, 0, [Guard::UpstreamRequests, Guard::UpstreamHandshakes]));
-    // An address over its own limit takes nothing from the others.
+    // The address's own limit comes first, so an address that exceeds it takes no tokens from the upstream's total.
     for (limits, key, [requests, handshakes]) in of_route.into_iter().chain(of_all) {
         limits.take(key, handshake, asked.now_ms).map_err(|(what, wait)| {
             let why = match what {
@@ -176,30 +182,31 @@ pub fn check<B>(
             };
             turn(why);
             say_full!(upstream = %upstream.config.name, limit = why.word(), client = %asked.client.address,
-                "a rate limit is reached: requests are answered with 429");
+                "rate limit reached: requests are answered with 429");
             Turned::TooOften(wait)
         })?;
     }
     Ok(())
 }
 
-/// It opens an Engine.IO session, or a WebSocket that is no such session's.
+/// Whether the request opens an Engine.IO session, or a WebSocket that belongs to no Engine.IO session.
 fn opens<B>(upstream: &Upstream, request: &Request<B>, ask: &Ask) -> bool {
     match ask.kind {
         Kind::Handshake => true,
-        // Where sids are no affinity, `ask` does not look for them.
+        // `ask` does not look for sids if they are not among the upstream's affinity rules.
         Kind::Ordinary | Kind::Birth => {
             let engine = session::recognise(request.uri().query());
             let with_sid = engine.as_ref().is_some_and(|engine| !matches!(engine.sid, session::Sid::None));
             !with_sid && (ask.upgrade.is_some() || (engine.is_some() && request.method() == hyper::Method::GET))
         }
-        // What another protocol's id is, anybody may say; of Engine.IO's, a worker decides before it opens anything.
+        // A client can invent an id of another protocol, so its WebSocket counts. An Engine.IO sid is checked by the
+        // worker before it opens anything.
         Kind::Session { .. } => ask.upgrade.is_some() && !ask.is_engine_io(upstream),
         Kind::UnknownSid | Kind::Preflight(_) => false,
     }
 }
 
-/// Whether a page's origin matters: anything that a worker could take for Engine.IO or for an upgrade.
+/// Whether the page's origin matters: for any request that a worker could take for Engine.IO or for an upgrade.
 fn is_session<B>(request: &Request<B>, ask: &Ask) -> bool {
     let upgrade = || {
         let values = request.headers().get_all(header::UPGRADE);
@@ -210,13 +217,13 @@ fn is_session<B>(request: &Request<B>, ask: &Ask) -> bool {
     of_engine || ask.upgrade.is_some() || upgrade() || session::may_be_engine_io(request.uri().query())
 }
 
-/// Whether whoever asks may: the page's origin is in the list, or no page asks.
+/// Whether the page's origin is in the list, or the request does not come from a page.
 fn may(origins: &[Origin], headers: &HeaderMap, client: Client, host: &str) -> bool {
     let mut given = headers.get_all(header::ORIGIN).iter();
     let fits = |origin: &str| origins.iter().any(|rule| fits(rule, origin, client.secure, host));
     match (given.next().map(HeaderValue::to_str), given.next()) {
         (Some(Ok(origin)), None) => fits(origin),
-        // Two of them, or one that is no text.
+        // There are two Origin fields, or one that is not text.
         (Some(_), _) => false,
         (None, _) => match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
             Some(b"cross-site" | b"same-site") => {
@@ -228,14 +235,14 @@ fn may(origins: &[Origin], headers: &HeaderMap, client: Client, host: &str) -> b
     }
 }
 
-/// The origin of a URL.
+/// The origin part of a URL: its scheme and authority.
 fn origin_of(url: &str) -> Option<&str> {
     let start = url.find("://")? + 3;
     let end = url.get(start..)?.find(['/', '?', '#']).map_or(url.len(), |end| start + end);
     url.get(..end)
 }
 
-/// Whether an origin as a browser writes it (RFC 6454 §6.1) is what a rule means.
+/// Whether an origin, as a browser writes it (RFC 6454 §6.1), matches a rule.
 fn fits(rule: &Origin, origin: &str, secure: bool, own_host: &str) -> bool {
     if *rule == Origin::Null {
         return origin == "null";
@@ -243,7 +250,7 @@ fn fits(rule: &Origin, origin: &str, secure: bool, own_host: &str) -> bool {
     let Some((scheme, authority)) = origin.split_once("://") else { return false };
     let (host, port) = split_port(authority);
     let scheme = scheme.to_ascii_lowercase();
-    // `None`: it is no port.
+    // `None` if the port is not a number.
     let number = |port: Option<&str>| match port {
         None => Some(default_port(&scheme)),
         Some(port) => port.parse().ok().map(Some),
@@ -253,7 +260,8 @@ fn fits(rule: &Origin, origin: &str, secure: bool, own_host: &str) -> bool {
         Origin::Null => false,
         Origin::Same => {
             let (own, own_port) = split_port(own_host);
-            // A page that came in the clear may be anybody's; where TLS ends before us, the scheme is not known.
+            // A page loaded without TLS can have been altered on the way. If TLS ends before stickyd, the scheme is
+            // unknown.
             let safe = !secure || scheme == "https";
             safe && !own.is_empty() && host.eq_ignore_ascii_case(own) && number(own_port) == Some(given)
         }
@@ -275,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn origins_and_rules() {
+    fn origins_match_configured_sites() {
         let (plain, below) = (site("https", "a.example", Some(443)), site("https", ".a.example", Some(443)));
         let odd = site("https", "a.example", Some(8443));
         let app = site("capacitor", "localhost", None);
@@ -309,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_host() {
+    fn same_origin_compares_host_port_and_scheme() {
         for (origin, secure, host, expected) in [
             ("https://a.example", true, "a.example", true),
             ("https://a.example", true, "A.example:443", true),
@@ -329,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn scripts_without_an_origin_are_judged_by_their_page() {
+    fn scripts_without_an_origin_are_judged_by_their_referer() {
         let rules = [site("https", "a.example", Some(443))];
         let client = Client { address: [127, 0, 0, 1].into(), secure: true };
         let asks = |fields: &[(&'static str, &'static str)]| {
@@ -339,7 +347,7 @@ mod tests {
             }
             may(&rules, &headers, client, "own.example")
         };
-        assert!(asks(&[]), "no browser");
+        assert!(asks(&[]), "not a browser");
         assert!(asks(&[("sec-fetch-site", "same-origin")]) && asks(&[("sec-fetch-site", "none")]));
         assert!(!asks(&[("sec-fetch-site", "cross-site")]));
         assert!(!asks(&[("sec-fetch-site", "cross-site"), ("referer", "https://evil.example/x?https://a.example")]));

@@ -1,9 +1,9 @@
-//! Heads written anew: what is stripped, what is added, and whose word is believed.
+//! Rewrites heads: which fields are removed, which are added, and whose values are trusted.
 //!
-//! Hop-by-hop fields and those `Connection` nominates stop here, both ways (RFC 9110 §7.6.1). Identity fields
-//! (`X-Forwarded-*`, `X-Real-IP`, `Forwarded`, `X-Request-Id`) are ours: kept from trusted proxies only, and added after
-//! stripping, so that a client's `Connection: x-forwarded-for` cannot remove them. What is said of a client's certificate
-//! (`X-Client-*`) is ours alone.
+//! Hop-by-hop fields and those that `Connection` nominates are removed in both directions (RFC 9110 §7.6.1). Identity
+//! fields (`X-Forwarded-*`, `X-Real-IP`, `Forwarded`, `X-Request-Id`) are kept only from trusted proxies, and are added
+//! after the removal, so that a client's `Connection: x-forwarded-for` cannot suppress them. The fields that describe a
+//! client certificate (`X-Client-*`) are set by stickyd alone.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -26,17 +26,17 @@ const CLIENT_VERIFY: HeaderName = HeaderName::from_static("x-client-verify");
 const CLIENT_SUBJECT: HeaderName = HeaderName::from_static("x-client-subject");
 const CLIENT_FINGERPRINT: HeaderName = HeaderName::from_static("x-client-fingerprint");
 
-/// Who asks: the connection's peer, or what a trusted proxy says of it.
+/// The client of a request: the connection's peer, or the client that a trusted proxy names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Client {
-    /// The client's address.
+    /// The client's IP address.
     pub address: IpAddr,
-    /// It came over TLS, to us or to the trusted proxy in front.
+    /// Whether the client used TLS, to stickyd or to the trusted proxy in front of it.
     pub secure: bool,
 }
 
 impl Client {
-    /// Reads who asks from a head.
+    /// Determines the client from its connection and, if the peer is a trusted proxy, from the head.
     pub fn read(conn: &Conn, headers: &HeaderMap) -> Self {
         let mut client = Self { address: conn.peer_ip, secure: conn.tls.is_some() };
         if conn.trusted {
@@ -48,13 +48,14 @@ impl Client {
         client
     }
 
-    /// What of the address counts as one client: IPv4 whole, IPv6 by /64 (one household).
+    /// The part of the address that identifies one client: all of an IPv4 address, or the /64 (one household) of an
+    /// IPv6 address.
     pub fn key(&self) -> [u8; 16] {
         address_key(self.address)
     }
 }
 
-/// What of an address counts as one client: IPv4 whole, IPv6 by /64.
+/// The part of an address that identifies one client: all of an IPv4 address, or the /64 of an IPv6 address.
 pub fn address_key(address: IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
@@ -62,8 +63,8 @@ pub fn address_key(address: IpAddr) -> [u8; 16] {
     }
 }
 
-/// An address as a field value: what its `Display` says. A connection's first cost, so without `fmt` for IPv4 (1,300
-/// instructions).
+/// An address as a field value, equal to its `Display`. Every connection pays this cost first, so IPv4 is written
+/// without `fmt`, which takes 1,300 instructions.
 pub fn address_value(address: IpAddr) -> HeaderValue {
     let text = match address {
         IpAddr::V4(v4) => {
@@ -82,7 +83,7 @@ pub fn address_value(address: IpAddr) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
 }
 
-/// The right-most hop of `X-Forwarded-For` that is no trusted proxy: everything left of it is hearsay.
+/// The right-most hop of `X-Forwarded-For` that is not a trusted proxy. Everything to the left of it is unverified.
 fn right_most_untrusted(conn: &Conn, headers: &HeaderMap) -> IpAddr {
     let mut seen = conn.peer_ip;
     for value in headers.get_all(FORWARDED_FOR).iter().rev() {
@@ -98,7 +99,7 @@ fn right_most_untrusted(conn: &Conn, headers: &HeaderMap) -> IpAddr {
     seen
 }
 
-/// `1.2.3.4`, `1.2.3.4:567`, `::1`, `[::1]:567`.
+/// Parses a hop of `X-Forwarded-For`: `1.2.3.4`, `1.2.3.4:567`, `::1`, `[::1]` or `[::1]:567`.
 fn parse_hop(hop: &str) -> Option<IpAddr> {
     let address = hop
         .parse::<IpAddr>()
@@ -108,30 +109,31 @@ fn parse_hop(hop: &str) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-/// The one host a request is for (RFC 9112 §3.2). An absolute-form target replaces the field, which must be a host all
-/// the same; where we connect is never a client's to say.
+/// The one host that a request is for (RFC 9112 §3.2). An absolute-form target overrides the Host field, which must be
+/// valid all the same. A client never decides which address stickyd connects to.
 ///
 /// # Errors
-/// No Host in HTTP/1.1, two of them, or one that is no host.
+/// An HTTP/1.1 request has no Host field; there are two; or a host is not valid.
 pub fn host<B>(request: &Request<B>) -> Result<&str, Problem> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let (first, second) = (hosts.next(), hosts.next());
     if second.is_some() {
-        return Err(Problem::BadRequest("more than one Host"));
+        return Err(Problem::BadRequest("there is more than one Host header"));
     }
     let host = match first {
         None if request.version() < Version::HTTP_11 => "",
-        None => return Err(Problem::BadRequest("no Host")),
-        Some(host) => host.to_str().ok().filter(|host| is_host(host)).ok_or(Problem::BadRequest("Host is no host"))?,
+        None => return Err(Problem::BadRequest("the Host header is missing")),
+        Some(host) => host.to_str().ok().filter(|host| is_host(host)).ok_or(Problem::BadRequest("invalid Host"))?,
     };
     match request.uri().authority() {
         Some(authority) if is_host(authority.as_str()) => Ok(authority.as_str()),
-        Some(_) => Err(Problem::BadRequest("the target's host is no host")),
+        Some(_) => Err(Problem::BadRequest("the host in the request target is not valid")),
         None => Ok(host),
     }
 }
 
-/// `name`, `name:port`, `1.2.3.4:port`, `[::1]:port`; no userinfo, and nothing that could be read as the end of a host.
+/// Accepts `name`, `name:port`, `1.2.3.4:port` and `[::1]:port`, but no userinfo, and no character that could be read
+/// as the end of a host.
 fn is_host(text: &str) -> bool {
     let (name, port) = match text.split_once(']') {
         Some((address, port)) => match address.strip_prefix('[').map(str::parse::<Ipv6Addr>) {
@@ -146,30 +148,32 @@ fn is_host(text: &str) -> bool {
     (port.is_empty() || is_port(port)) && !name.is_empty() && name.bytes().all(is_name)
 }
 
-/// Makes a client's request head fit for a worker.
+/// Rewrites a client's request head for a worker.
 pub fn to_worker(conn: &Conn, client: Client, parts: &mut Parts, ask: &Ask) {
     let headers = &mut parts.headers;
     if let Some(authority) = parts.uri.authority() {
         if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
             headers.insert(header::HOST, host);
         }
-        // Of `http://a#b` the http crate keeps a path that reads as "/" and is written as nothing.
+        // For `http://a#b` the http crate keeps a path that compares equal to "/" and is written as an empty string.
         parts.uri = match parts.uri.path_and_query() {
             Some(target) if target.as_str() != "/" => Uri::from(target.clone()),
             _ => Uri::from_static("/"),
         };
     }
     if parts.version < Version::HTTP_11 {
-        // An old client may leave Host out; what we send may not (RFC 9112 §3.2: then it is empty).
+        // An HTTP/1.0 client may leave out Host, but stickyd sends HTTP/1.1, which needs one (RFC 9112 §3.2: empty
+        // then).
         headers.entry(header::HOST).or_insert(HeaderValue::from_static(""));
         parts.version = Version::HTTP_11;
     }
     if ask.kind == Kind::Handshake || ask.facts.as_ref().is_some_and(|facts| facts.plain) {
-        // What is compressed cannot be learned, and 100 bytes gain nothing (protocols §1.2).
+        // A compressed body cannot be learned from, and compressing 100 bytes gains nothing
+        // (docs/reference/protocols.md §1.2).
         headers.remove(header::ACCEPT_ENCODING);
     }
     let te_trailers = headers.get(header::TE).is_some_and(|te| has_token(te.as_bytes(), b"trailers"));
-    // Identity is not a client's `Connection` to take away: trust alone decides on it.
+    // A client's `Connection` must not remove identity fields; only trust decides about them.
     strip_nominated(headers, fields::is_identity);
     let forwarded_for = chain(conn, client, headers);
     remove_where(headers, if conn.trusted { fields::stops_from_proxy } else { fields::stops_from_client });
@@ -191,7 +195,7 @@ pub fn to_worker(conn: &Conn, client: Client, parts: &mut Parts, ask: &Ask) {
     }
 }
 
-/// What the client has shown, where it was asked.
+/// Adds the fields that describe the client certificate, if the listener requested one.
 fn tell_certificate(conn: &Conn, headers: &mut HeaderMap) {
     match conn.tls.as_ref().and_then(|tls| tls.client.as_deref()) {
         None => {}
@@ -206,7 +210,7 @@ fn tell_certificate(conn: &Conn, headers: &mut HeaderMap) {
     }
 }
 
-/// The peer's address behind what a trusted proxy says; alone otherwise.
+/// The value of `X-Forwarded-For`: the chain sent by a trusted proxy plus the peer's address; otherwise the peer alone.
 fn chain(conn: &Conn, client: Client, headers: &HeaderMap) -> HeaderValue {
     if !conn.trusted || client.address == conn.peer_ip {
         return conn.peer_value.clone();
@@ -229,7 +233,8 @@ fn request_id(number: u64) -> HeaderValue {
     HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("0"))
 }
 
-/// Makes a worker's answer head fit for a client. `upgrade`: a checked 101, which keeps its two fields.
+/// Rewrites a worker's response head for a client. `upgrade` marks a checked 101, which keeps `Connection` and
+/// `Upgrade`.
 pub fn to_client(headers: &mut HeaderMap, upgrade: bool) {
     strip_nominated(headers, |_| false);
     remove_where(headers, fields::stops_from_worker);
@@ -239,12 +244,12 @@ pub fn to_client(headers: &mut HeaderMap, upgrade: bool) {
     }
 }
 
-/// Takes out what `Connection` nominates, except what `kept` knows.
+/// Removes the fields that `Connection` nominates, except those for which `kept` returns true.
 fn strip_nominated(headers: &mut HeaderMap, kept: fn(&str) -> bool) {
     if !headers.contains_key(header::CONNECTION) {
         return;
     }
-    // Nothing to allocate for the usual words, which are no fields, or a field that goes in any case.
+    // No allocation for the usual tokens: they name no field, or one that is removed in any case.
     const USUAL: [&[u8]; 3] = [b"keep-alive", b"close", b"upgrade"];
     let nominated: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
@@ -253,7 +258,7 @@ fn strip_nominated(headers: &mut HeaderMap, kept: fn(&str) -> bool) {
         .map(<[u8]>::trim_ascii)
         .filter(|name| !USUAL.iter().any(|usual| name.eq_ignore_ascii_case(usual)))
         .filter_map(|name| HeaderName::from_bytes(name).ok())
-        // Framing and routing are never a hop's to take away (threats §2).
+        // Fields for framing and routing must not be removed on behalf of a hop (docs/reference/threats.md §2.3).
         .filter(|name| name != header::CONTENT_LENGTH && name != header::HOST && name != header::TRAILER)
         .filter(|name| !kept(name.as_str()))
         .collect();
@@ -262,7 +267,7 @@ fn strip_nominated(headers: &mut HeaderMap, kept: fn(&str) -> bool) {
     }
 }
 
-/// Whether a comma-separated field value has `token`, in any case.
+/// Whether a comma-separated field value contains `token`, ignoring case.
 pub fn has_token(value: &[u8], token: &[u8]) -> bool {
     value.split(|&b| b == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(token))
 }
@@ -273,20 +278,20 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn an_address_is_said_as_everywhere(address: IpAddr) {
+        fn an_address_value_equals_its_display(address: IpAddr) {
             proptest::prop_assert_eq!(address_value(address), address.to_string());
         }
     }
 
     #[test]
-    fn zeros_of_an_address_are_said() {
+    fn zeros_in_an_address_are_written() {
         for text in ["0.0.0.0", "10.0.100.9", "255.1.20.200", "::1"] {
             assert_eq!(address_value(text.parse().unwrap()), text);
         }
     }
 
     #[test]
-    fn hops_are_read_in_every_form() {
+    fn hops_are_parsed_in_every_form() {
         for (text, expected) in [
             ("1.2.3.4", Some("1.2.3.4")),
             ("1.2.3.4:99", Some("1.2.3.4")),
@@ -302,14 +307,14 @@ mod tests {
     }
 
     #[test]
-    fn the_targets_authority_is_no_better_than_a_host_field() {
+    fn a_targets_authority_is_checked_like_a_host_field() {
         let ask = |uri: &'static str| Request::builder().uri(uri).header("host", "a").body(()).unwrap();
         assert_eq!(host(&ask("http://a.example:80/")), Ok("a.example:80"));
         assert!(host(&ask("http://user@a.example/")).is_err());
     }
 
     #[test]
-    fn nominated_fields_stop_here_but_never_framing() {
+    fn nominated_fields_are_removed_except_framing() {
         let mut headers = HeaderMap::new();
         for (name, value) in [
             ("connection", "keep-alive, X-Secret , content-length,host"),

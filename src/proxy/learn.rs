@@ -1,7 +1,8 @@
-//! What an answer teaches before it is released: the id of a new session (invariant 3), a refusal, other names of a socket.
+//! Learns from a response before it is released: the id of a new session (ARCHITECTURE.md, invariant 3), a refusal, or
+//! further ids of a Socket.IO session.
 //!
-//! A body is held back only where a rule has to look into it, no longer than 5 s and no further than
-//! [`session::MAX_HANDSHAKE`]; past that it is released unlearned. A stream of events is never held: what is born in one is
+//! A body is held back only if a rule has to inspect it, for at most 5 s and at most [`session::MAX_HANDSHAKE`] bytes;
+//! beyond that it is released without learning. An event stream is never held back: an id that appears in one is
 //! learned as it passes ([`super::stream`]).
 
 use std::collections::VecDeque;
@@ -28,28 +29,29 @@ use crate::config::rules::{Learn, Place, Protocol};
 use crate::metrics::Source;
 use crate::sockets::End;
 
-/// How long an answer's body may take to show what has to be read of it before it is released (design.md §3.3).
+/// How long a response's body may be held back until it shows what has to be learned from it
+/// (docs/reference/routing.md §3).
 const READ_AHEAD: Duration = Duration::from_secs(5);
 
-/// An answer's body, and what was read of it.
+/// A response's body, together with the part of it that was read ahead.
 pub struct Ahead<'a> {
     answer: &'a mut Answer,
     held: &'a mut VecDeque<Frame<Bytes>>,
     seen: Vec<u8>,
-    /// Nothing more will come.
+    /// Whether the body is complete.
     whole: bool,
-    /// Set at the first read.
+    /// End of the time for reading ahead, set at the first read.
     deadline: Option<Instant>,
 }
 
 impl<'a> Ahead<'a> {
-    /// `whole`: there is no body.
+    /// Starts reading a body ahead; `whole` is true if there is no body.
     pub fn new(answer: &'a mut Answer, held: &'a mut VecDeque<Frame<Bytes>>, whole: bool) -> Self {
         Self { answer, held, seen: Vec::new(), whole, deadline: None }
     }
 
-    /// Reads a frame; `false`: nothing more is to be had, by its end, by `limit` or by the time. Slow is not wrong: what has
-    /// come is released as it is.
+    /// Reads one frame. Returns `false` if there is nothing more to read: the body has ended, `limit` is reached, or
+    /// the time is up. A slow body is not an error; what was read is then released as it is.
     async fn more(&mut self, limit: usize) -> Result<bool, Problem> {
         if self.whole || self.seen.len() >= limit {
             return Ok(false);
@@ -68,7 +70,7 @@ impl<'a> Ahead<'a> {
         Ok(true)
     }
 
-    /// Reads for as long as `look` has not seen enough.
+    /// Reads until `look` has found what it needs, or knows that it will not.
     async fn until<T>(&mut self, look: impl Fn(&[u8], bool) -> Seen<T>) -> Result<Option<T>, Problem> {
         loop {
             match look(&self.seen, self.whole) {
@@ -81,15 +83,15 @@ impl<'a> Ahead<'a> {
     }
 }
 
-/// An id that an answer bears.
+/// A session id found in a response.
 struct Born {
     id: Vec<u8>,
     ttl: Duration,
-    /// The answer said how long the session may be silent.
+    /// Whether the response announced how long the session may be silent.
     paced: bool,
 }
 
-/// Whether anything has to be read: of most answers nothing, a poll's among them.
+/// Whether the response has to be inspected. Most need not be, polls included.
 pub fn looks(job: &Job, parts: &Parts) -> bool {
     let refuses = |live: &Live| answer::head_refuses(&live.rule, parts.status, &parts.headers) != Verdict::No;
     let of_kind = match job.ask.kind {
@@ -100,12 +102,12 @@ pub fn looks(job: &Job, parts: &Parts) -> bool {
     of_kind || job.ask.facts.as_ref().is_some_and(|facts| facts.bears())
 }
 
-/// Whether a poll brings what ordinary requests may follow.
+/// Whether a poll's response may bring Socket.IO ids that ordinary requests name later (`follow`).
 fn names_sockets(job: &Job, parts: &Parts) -> bool {
     !job.upstream.config.follow.is_empty() && job.ask.is_poll() && parts.status == StatusCode::OK
 }
 
-/// Reads what must be known of an answer before its first byte is released.
+/// Learns what must be known of a response before its first byte is released.
 pub async fn read(job: &Job, choice: &mut Choice, parts: &Parts, ahead: Ahead<'_>) -> Result<(), Problem> {
     let ahead = &mut { ahead };
     if job.ask.kind == Kind::Handshake && parts.status == StatusCode::OK {
@@ -130,7 +132,7 @@ pub async fn read(job: &Job, choice: &mut Choice, parts: &Parts, ahead: Ahead<'_
     Ok(())
 }
 
-/// The session's own worker does not know it.
+/// Drops or marks the pin of a session that its own worker refused, and counts the refusal.
 fn refused(job: &Job, live: &Live, key: affinity::pins::Key) {
     let shared = &job.conn.thread.shared;
     if live.rule.client_made {
@@ -142,7 +144,8 @@ fn refused(job: &Job, live: &Live, key: affinity::pins::Key) {
     job.upstream.series().refusals_forwarded.inc();
 }
 
-/// An Engine.IO handshake. What cannot be learned is released all the same, and counted.
+/// Learns the session of an Engine.IO handshake. A response from which nothing can be learned is still released, and
+/// counted.
 async fn handshake(job: &Job, choice: &mut Choice, parts: &Parts, ahead: &mut Ahead<'_>) -> Result<(), Problem> {
     let Some(live) = job.upstream.socket_io() else { return Ok(()) };
     if first(job, choice, live, live.rule.learn.iter(), parts, ahead).await? {
@@ -154,12 +157,12 @@ async fn handshake(job: &Job, choice: &mut Choice, parts: &Parts, ahead: &mut Ah
     Ok(())
 }
 
-/// Whether an answer of this status may bear the id.
+/// Whether a response with this status may contain the id.
 fn bears(learn: &Learn, status: StatusCode) -> bool {
     learn.status.map_or_else(|| status.is_success(), |wanted| wanted == status.as_u16())
 }
 
-/// Learns the first id there is of one rule, and pins it; whether there was one.
+/// Pins the session of the first id that one of the rule's places yields. Returns whether there was one.
 async fn first<'l>(
     job: &Job,
     choice: &mut Choice,
@@ -182,7 +185,7 @@ async fn first<'l>(
     Ok(false)
 }
 
-/// Looks for an id where one may be born.
+/// Looks for an id in one of the places where a rule expects it.
 async fn find(
     job: &Job,
     live: &Live,
@@ -226,7 +229,7 @@ async fn open_packet(ahead: &mut Ahead<'_>) -> Result<Option<Handshake>, Problem
     ahead.until(look).await
 }
 
-/// A field of a body that is whole within the bounds; one that cannot be is not held back.
+/// Reads a field of a JSON body that fits into the limits. A body that cannot fit is not held back.
 async fn json(place: &Place, parts: &Parts, ahead: &mut Ahead<'_>) -> Result<Option<String>, Problem> {
     let Place::Json(path) = place else { return Ok(None) };
     let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
@@ -240,13 +243,13 @@ async fn json(place: &Place, parts: &Parts, ahead: &mut Ahead<'_>) -> Result<Opt
     ahead.until(look).await
 }
 
-/// Pins what was born, and holds it while its answer lasts.
+/// Pins a new session, and keeps the pin open for the duration of the response.
 fn pin(job: &Job, choice: &mut Choice, live: &Live, born: &Born) {
     let shared = &job.conn.thread.shared;
     let key = live.key(shared, &job.upstream.config.name, &born.id);
     let seat = choice.seat.take().unwrap_or_else(|| choice.worker.session());
     live.series.learned.inc();
-    // The answer to a handshake of Engine.IO is over at once.
+    // The response to an Engine.IO handshake ends at once, so it need not keep the pin open.
     if live.rule.protocol == Protocol::SocketIo {
         affinity::pin_fresh(shared, key, job.client, seat, born.ttl, born.paced);
         return;
@@ -258,7 +261,8 @@ fn pin(job: &Job, choice: &mut Choice, live: &Live, born: &Born) {
     }
 }
 
-/// A session whose id its client made, or that a worker claimed, is pinned where it was taken.
+/// Pins a session whose id was made by its client, or was accepted by a worker during discovery, to the worker that
+/// accepted it.
 pub fn made(job: &Job, choice: &mut Choice, status: StatusCode) {
     let (Kind::Session { key, .. }, Some(live)) = (job.ask.kind, job.ask.rule(&job.upstream)) else { return };
     if (live.rule.client_made || choice.why == Source::Discovered)
@@ -273,7 +277,7 @@ pub fn made(job: &Job, choice: &mut Choice, status: StatusCode) {
     }
 }
 
-/// What a session's own request ends, by its rule.
+/// Drops the pin of a session that this request has ended, as its rule defines.
 pub fn ended(job: &Job, choice: &mut Choice, status: StatusCode) {
     let (Kind::Session { key, .. }, Some(live)) = (job.ask.kind, job.ask.rule(&job.upstream)) else { return };
     if job.ask.facts.as_ref().is_some_and(|facts| live.ends(facts, status.as_u16())) {
@@ -283,7 +287,7 @@ pub fn ended(job: &Job, choice: &mut Choice, status: StatusCode) {
     }
 }
 
-/// Whether an answer is a worker's explicit "I do not know this session"; reads at most what a refusal can be long.
+/// Whether a response is a worker's explicit "I do not know this session". Reads at most the longest possible refusal.
 pub async fn refuses(live: &Live, parts: &Parts, ahead: &mut Ahead<'_>) -> Result<bool, Problem> {
     match answer::head_refuses(&live.rule, parts.status, &parts.headers) {
         Verdict::No => return Ok(false),
@@ -291,7 +295,7 @@ pub async fn refuses(live: &Live, parts: &Parts, ahead: &mut Ahead<'_>) -> Resul
         Verdict::Read => {}
     }
     loop {
-        // Engine.IO's are whole bodies, and not their beginnings.
+        // Engine.IO's refusals are matched against the whole body, not against its beginning.
         let early = live.rule.protocol != Protocol::SocketIo && !ahead.seen.is_empty();
         if early && answer::body_refuses(&live.rule, parts.status, &ahead.seen) {
             return Ok(true);
@@ -302,12 +306,12 @@ pub async fn refuses(live: &Live, parts: &Parts, ahead: &mut Ahead<'_>) -> Resul
     }
 }
 
-/// Socket.IO's own ids of an Engine.IO session, in what a poll brings; those its client may name from now on.
+/// Learns Socket.IO's own ids from the response to an Engine.IO poll, because the client may name them from now on.
 async fn names(job: &Job, key: affinity::pins::Key, parts: &Parts, ahead: &mut Ahead<'_>) -> Result<(), Problem> {
     if !job.ask.is_engine_io(&job.upstream) || !answer::is_text(&parts.headers) {
         return Ok(());
     }
-    // One look at the first packet says whether it is worth more: sockets connect in the first polls.
+    // The first packet shows whether more has to be read: sockets connect in the first polls.
     while ahead.seen.is_empty() && ahead.more(session::MAX_HANDSHAKE).await? {}
     while session::may_name_sockets(&ahead.seen) && ahead.more(session::MAX_HANDSHAKE).await? {}
     for id in session::socket_ids(&ahead.seen) {

@@ -1,4 +1,4 @@
-//! The story of a request, on one screen: read what it asks, find its upstream, decide its worker, forward, answer.
+//! The life of one request: read its head, find its upstream, choose its worker, forward it, and answer.
 
 pub mod ask;
 pub mod attempt;
@@ -50,28 +50,28 @@ use record::Record;
 use respond::Problem;
 use upload::Upload;
 
-/// One request on its way: what every step needs to know.
+/// One request in progress: the values that every later step needs.
 pub struct Job {
-    /// The client's connection.
+    /// The client's connection that carries the request.
     pub conn: Rc<Conn>,
-    /// Where it goes.
+    /// The upstream that the request is routed to.
     pub upstream: Arc<Upstream>,
-    /// What it asks.
+    /// What the request asks for, as read from its head.
     pub ask: Ask,
-    /// Who asks.
+    /// The client: its address, and whether it came over TLS.
     pub client: Client,
-    /// A POST that ends its Engine.IO session; ends its pin with itself.
+    /// Set for a POST that ends its Engine.IO session; dropping it ends the session's pin.
     pub goodbye: Option<Farewell>,
-    /// It was sent a second time: never a third.
+    /// Whether the request was already sent a second time; it is never sent a third time.
     pub resent: Cell<bool>,
-    /// The place of the rule that led here.
+    /// Index of the matching route in the snapshot; `None` if the config has no routes.
     route: Option<usize>,
-    /// What is told of the socket it may begin; of others nothing is read.
+    /// Facts about the socket that this request may open; read only for requests that can open one.
     facts: Option<Box<Facts>>,
 }
 
 impl Job {
-    /// The polling session it begins, or belongs to.
+    /// Describes the polling session that this request begins or belongs to, for the list of sockets.
     pub fn session<'a>(&'a self, worker: &'a Arc<Worker>, seat: Session, sid: &'a [u8]) -> New<'a> {
         let engine =
             matches!(self.ask.kind, Kind::Handshake | Kind::Session { .. }) && self.ask.is_engine_io(&self.upstream);
@@ -80,7 +80,8 @@ impl Job {
         New { worker, session: Some(seat), transport, kind, sid, facts: self.facts.as_deref() }
     }
 
-    /// The tunnel it begins, which is no session's that polled before.
+    /// Describes the tunnel that this request opens, for the list of sockets. It is used only if the tunnel's session
+    /// has no socket on that list yet, which it has if it was polling before.
     pub fn tunnel<'a>(&'a self, worker: &'a Arc<Worker>, seat: Option<Session>) -> New<'a> {
         let transport = if self.conn.http2 { Transport::WebSocketH2 } else { Transport::WebSocket };
         let engine =
@@ -93,7 +94,7 @@ impl Job {
         New { worker, session: seat, transport, kind, sid: &[], facts: self.facts.as_deref() }
     }
 
-    /// The first request of a session behind its handshake puts it on the list of sockets.
+    /// Puts a session on the list of sockets at its first request after the handshake.
     fn enlist(&mut self, choice: &Choice, request: &Request<Outgoing>) {
         let Some(hold) = choice.hold.as_ref().filter(|hold| hold.is_fresh()) else { return };
         if self.facts.is_none() {
@@ -106,7 +107,7 @@ impl Job {
         }
     }
 
-    /// Reads what is told of a socket.
+    /// Reads the facts about the request's socket (labels, user agent, route) from its head.
     fn look(&mut self, request: &Request<Outgoing>) {
         let snapshot = self.conn.thread.shared.snapshot.load();
         let route = self.route.and_then(|place| snapshot.rules.routes.get(place)).map(|guarded| guarded.name.clone());
@@ -116,8 +117,8 @@ impl Job {
     }
 }
 
-/// Answers one request; `fits` is what its protocol found wrong with it. Every path out of here is an answer; nothing is
-/// remembered on the connection (invariant 1).
+/// Answers one request. `fits` is the result of the checks of its HTTP version. Every path through this function ends
+/// in a response, and nothing is remembered on the connection (ARCHITECTURE.md, invariant 1).
 pub async fn handle<B>(conn: Rc<Conn>, request: Request<B>, fits: Result<(), Problem>) -> Response<Reply>
 where
     B: Body + Into<ClientBody>,
@@ -137,7 +138,8 @@ where
             let (request, pace) = prepare(&job, request);
             let limit = overdue::limit(&job);
             let (answer, overdue) = {
-                // Pinned where it stays: as an argument it would be in this future twice, all of which is moved once a request.
+                // Pinned in place: passed as an argument, it would be stored twice in this future, which each request
+                // moves once.
                 let served = pin!(serve(job, request, &mut record));
                 let answer = upload::unless_given_up(&conn, pace, served);
                 match limit {
@@ -149,11 +151,11 @@ where
             answer
         }
     };
-    // A tunnel is its connection's last word anyway.
+    // After a 101 the connection carries no further request, so it needs no `Connection: close`.
     if odd && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         respond::last(&mut response);
     }
-    // An answer of ours that came before its body had a reader.
+    // stickyd wrote this response before anything read the request's body, so the client may still be sending it.
     if uploads && response.headers().contains_key(header::CONNECTION) {
         conn.may_still_send();
     }
@@ -163,10 +165,10 @@ where
     record.finish(response)
 }
 
-/// Decides the worker and forwards.
+/// Chooses the worker for the request and forwards it.
 #[allow(
     clippy::manual_async_fn,
-    reason = "an async fn keeps what it is given twice, and all of it is moved once a request"
+    reason = "an async fn stores its arguments twice in its future, and each request moves the whole future once"
 )]
 fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) -> impl Future<Output = Response<Reply>> {
     async move {
@@ -189,7 +191,8 @@ fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) -> impl 
                 };
                 forward::to(&job, choice, request, record).await
             }
-            // Boxed, as every branch few requests take: a future is as large as its largest, and each request moves it once.
+            // Boxed, like every rare branch: a future is as large as its largest branch, and each request moves it
+            // once.
             Resolved::Unpinned(key) => Box::pin(discover::find(&job, key, request, record)).await,
             Resolved::Made(choice) => {
                 let choice = Box::pin(discover::claimed(&job, &request, choice)).await;
@@ -204,13 +207,13 @@ fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) -> impl 
     }
 }
 
-/// Why a request goes to no worker.
+/// Why a request is answered without being forwarded to a worker.
 enum Turned {
-    /// For this.
+    /// It is answered with the plain text of this problem.
     Problem(Problem),
-    /// To https, at this host.
+    /// It is redirected to https at this host.
     Away(Redirect, String),
-    /// By a guard; whether it asked for an upgrade, and who it was.
+    /// A guard rejected it. The flag is true if it asked for an upgrade; the client is kept for the access log.
     Guarded(guard::Turned, bool, Client),
 }
 
@@ -220,9 +223,9 @@ impl From<Problem> for Turned {
     }
 }
 
-/// Reads what a head says; a head that means nothing, or two things, is a problem.
+/// Reads the head of a request and routes it. A head that is invalid or ambiguous is a problem.
 fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
-    // PRI is HTTP/2's preface, "never used by an actual client" (RFC 9113 §11.7).
+    // PRI is the preface of HTTP/2, "never used by an actual client" (RFC 9113 §11.7).
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) || request.method().as_str() == "PRI" {
         return Err(Problem::NotImplemented.into());
     }
@@ -234,9 +237,9 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
     }
     let host = headers::host(request)?;
     if let Some(redirect) = conn.listener.redirect() {
-        // Without a host there is nowhere to send an old client.
+        // An HTTP/1.0 client may leave out the host; then there is no URL to redirect it to.
         return Err(match host {
-            "" => Problem::BadRequest("no Host").into(),
+            "" => Problem::BadRequest("the Host header is missing").into(),
             host => Turned::Away(redirect, host.to_owned()),
         });
     }
@@ -261,7 +264,7 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
         return Err(Problem::TooLarge.into());
     }
     if ask.upgrade.is_some() && !conn.listener.trusts(client.address) && !may_tunnel(shared, client.address) {
-        return Err(Problem::Full("this address has as many WebSockets as it may").into());
+        return Err(Problem::Full("this client address has reached its limit of WebSockets").into());
     }
     Ok(Job {
         conn: conn.clone(),
@@ -275,7 +278,8 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
     })
 }
 
-/// The request as workers get it: its head written anew (invariant 7), its body a stream.
+/// Turns the request into what the worker receives: a rewritten head (ARCHITECTURE.md, invariant 7) and a streamed
+/// body.
 fn prepare<B: Body + Into<ClientBody>>(job: &Job, request: Request<B>) -> (Request<Outgoing>, Option<Rc<Pace>>) {
     let (mut parts, body) = request.into_parts();
     headers::to_worker(&job.conn, job.client, &mut parts, &job.ask);

@@ -1,9 +1,10 @@
-//! A poll that waits at its worker, while an operator may end its session, by its worker's drain or by name.
+//! A poll that waits at its worker, while an operator may end its session by draining the worker or by closing the
+//! session.
 //!
-//! The client's connection says at which worker it waits ([`crate::listener::conn::Conn::waits_at`]), so that its thread can
-//! wake it when a drain begins; from then on it looks by itself when its session is due. Without a drain that costs a poll
-//! two stores and a flag. Dropping the exchange closes the connection to the worker, whose Engine.IO takes that for the end
-//! of the session: the application sees its disconnect at once.
+//! The client's connection records at which worker it waits ([`crate::listener::conn::Conn::waits_at`]), so that its
+//! thread can wake it when a drain begins; from then on the poll checks by its own timer whether its session is due.
+//! Without a drain this costs a poll two stores and a flag. Dropping the exchange closes the connection to the worker;
+//! Engine.IO takes that for the end of the session, so the application sees the disconnect at once.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,30 +19,30 @@ use crate::clock;
 use crate::thread::Registered;
 use crate::upstream::worker::Worker;
 
-/// The longest time between two looks: a drain may be called off, or given another grace.
+/// The longest time between two checks, in milliseconds: a drain may be cancelled, or its grace may change.
 const LOOK_MS: u64 = 1_000;
 
-/// An exchange, and what may end it. Ready with `None` when its session was ended.
+/// An exchange that may be ended early. It resolves to `None` if its session was ended by an operator.
 pub struct OpenPoll<'a, F> {
     exchange: Pin<&'a mut F>,
     waits: Option<Waits<'a>>,
 }
 
-/// A poll of a session, at a worker.
+/// A poll of a session that waits at a worker.
 struct Waits<'a> {
     job: &'a Job,
     worker: &'a Arc<Worker>,
     key: Key,
-    /// Over HTTP/2, where a connection has many polls, each is woken by itself.
+    /// The poll's own entry on its thread's list. Only over HTTP/2: its connections carry many polls, each woken alone.
     entry: Option<Registered>,
-    /// Sessions ended by an operator when it last looked.
+    /// The number of sessions ended by operators, as of the last check.
     ended: u32,
-    /// Made only during a drain.
+    /// Timer for the next check; set only during a drain.
     look: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 impl<'a, F: Future> OpenPoll<'a, F> {
-    /// `exchange` for `job` at `worker`; anything but a poll is only passed through.
+    /// Wraps `exchange`, made for `job` at `worker`. Anything but a poll is passed through unchanged.
     pub fn new(job: &'a Job, worker: &'a Arc<Worker>, exchange: Pin<&'a mut F>) -> Self {
         let waits = match job.ask.kind {
             Kind::Session { key, poll: true, .. } => {
@@ -69,7 +70,7 @@ impl<F: Future> Future for OpenPoll<'_, F> {
         match &mut self.waits {
             Some(waits) if waits.worker.admin.ends() => waits.poll_end(cx).map(|()| None),
             Some(waits) if waits.look.is_some() => {
-                // Called off.
+                // The drain was cancelled.
                 waits.look = None;
                 waits.waits_at(waits.worker.serial);
                 Poll::Pending
@@ -91,7 +92,7 @@ impl Waits<'_> {
         }
     }
 
-    /// Whether its session was closed since it last looked: one load, unless some session was.
+    /// Whether the session was closed since the last check. Costs one load, unless some session was closed meanwhile.
     fn has_ended(&mut self) -> bool {
         let shared = &self.job.conn.thread.shared;
         let ended = shared.sockets.ended();
@@ -99,7 +100,7 @@ impl Waits<'_> {
             && affinity::ends_at(shared, self.key, self.worker) == Some(0)
     }
 
-    /// Ready once the session is due, and ended.
+    /// Ready once the session was due and has been ended.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let shared = &self.job.conn.thread.shared;
         loop {
@@ -114,7 +115,7 @@ impl Waits<'_> {
                 affinity::end(shared, &self.job.upstream, self.key);
                 return Poll::Ready(());
             }
-            // From now on it wakes itself.
+            // From now on the poll is woken by its own timer.
             self.waits_at(0);
             self.look = Some(Box::pin(tokio::time::sleep(Duration::from_millis(left.min(LOOK_MS)))));
         }

@@ -1,7 +1,7 @@
-//! The time a request may take in all (`request_timeout`), from its head to the last byte of its answer, where its upstream
-//! has one: most have none, and pay nothing.
+//! The total time that a request may take (`request_timeout`), from its head to the last byte of the response. Most
+//! upstreams set none, and their requests pay nothing.
 //!
-//! What is open by design has none either: WebSockets, long polls of a session, event streams.
+//! Requests that stay open by design are exempt: WebSockets, long polls of a session, and event streams.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,20 +17,21 @@ use super::respond::{self, Problem};
 use crate::listener::conn::Conn;
 use crate::metrics::Limit;
 
-/// When an answer under way is over time. It is held by the answer's record, and ends with it.
+/// The time limit of a response that is under way. It is held by the record of the request, and ends with it.
 pub struct Overdue {
-    /// Then.
+    /// Deadline for the last byte of the response.
     pub at: Instant,
-    /// Cuts the connection; over HTTP/2 the stream does that itself.
+    /// Cancels, when dropped, the task that cuts the connection at the deadline. An HTTP/2 stream ends itself instead.
     _watch: Option<DropGuard>,
 }
 
-/// How long it may take; `None`: for as long as it likes.
+/// The total time that this request may take; `None` if it is not limited.
 pub(super) fn limit(job: &Job) -> Option<Duration> {
     job.upstream.config.request_timeout.filter(|_| !job.ask.is_poll() && job.ask.upgrade.is_none())
 }
 
-/// The answer, and what ends it should it go on for too long; or the word that it did not begin in time.
+/// Runs `answer` under the time limit. Returns its response and what ends it at the deadline, or a 504 if the response
+/// did not begin in time.
 pub(super) async fn within(
     conn: Rc<Conn>,
     limit: Duration,
@@ -45,7 +46,7 @@ pub(super) async fn within(
     if is_open {
         return (answer, None);
     }
-    // A task, because a client that takes nothing has nobody look at its answer's body.
+    // This needs a task of its own: while a client takes no bytes, nothing polls the body of its response.
     let watch = (!conn.http2).then(|| {
         let over = CancellationToken::new();
         let (guard, conn) = (over.clone().drop_guard(), conn.clone());
@@ -60,7 +61,7 @@ pub(super) async fn within(
     (answer, Some(Box::new(Overdue { at, _watch: watch })))
 }
 
-/// The limit has ended a request.
+/// Counts a request that was ended by `request_timeout`.
 pub fn reached(conn: &Conn) {
     conn.thread.shared.metrics.limits.reached(Limit::RequestTimeout);
 }

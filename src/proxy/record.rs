@@ -1,4 +1,5 @@
-//! What is known of one request when it is over: its metrics, its access log line, and the guards that end with it.
+//! What is recorded about a request when it is over: its metrics, its line in the access log, and the guards that are
+//! released with it.
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -19,7 +20,7 @@ use crate::metrics::Source;
 use crate::upstream::Upstream;
 use crate::upstream::worker::{Count, Worker};
 
-/// Follows a request to the last byte of its answer.
+/// Follows a request until the last byte of its response.
 pub struct Record {
     conn: Rc<Conn>,
     started: Instant,
@@ -30,20 +31,20 @@ pub struct Record {
     tunnel: bool,
     /// Body bytes sent to the client.
     pub bytes_down: u64,
-    /// Body bytes the client announced; streams of unknown length are not in it.
+    /// Body bytes that the client announced; bodies of unknown length count as 0.
     bytes_up: u64,
     in_flight: Option<Count>,
     hold: Option<Hold>,
     line: Option<Box<Line>>,
-    /// Until when its answer may go on, where there is a limit.
+    /// The deadline of the response, if the upstream sets `request_timeout`.
     pub overdue: Option<Box<Overdue>>,
-    /// The last decision, where answers are to tell it.
+    /// The last routing decision; kept only if the upstream adds it to responses (`debug_header`).
     decision: Option<(Arc<Worker>, Source)>,
-    /// The place of the rule that named the session, where that is not `socket.io`'s.
+    /// Index of the affinity rule that recognised the session; `None` for `socket.io`.
     rule: Option<u8>,
 }
 
-/// What only the access log wants.
+/// Values that are needed only for the access log.
 struct Line {
     client: IpAddr,
     method: Method,
@@ -53,7 +54,7 @@ struct Line {
 }
 
 impl Record {
-    /// A request's head has arrived.
+    /// Starts the record when the head of a request has arrived.
     pub fn begin<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Box<Self> {
         conn.busy();
         let line = conn.thread.shared.snapshot.load().rules.access_log.then(|| {
@@ -84,7 +85,7 @@ impl Record {
         })
     }
 
-    /// It goes to this upstream.
+    /// Notes the upstream, the session and the client of the request.
     pub fn concerns(&mut self, upstream: &Arc<Upstream>, ask: &Ask, client: Client) {
         if let Some(line) = &mut self.line {
             line.client = client.address;
@@ -100,14 +101,14 @@ impl Record {
         }
     }
 
-    /// This client sent it; it goes nowhere.
+    /// Notes the client of a request that is not forwarded.
     pub fn comes_from(&mut self, client: Client) {
         if let Some(line) = &mut self.line {
             line.client = client.address;
         }
     }
 
-    /// It was decided.
+    /// Notes which worker was chosen, and why.
     pub fn decided(&mut self, worker: &Arc<Worker>, why: Source) {
         if let Some(upstream) = &self.upstream {
             upstream.series().decided(why);
@@ -121,24 +122,24 @@ impl Record {
         }
     }
 
-    /// A worker answered; these end with the answer's last byte.
+    /// Notes that a worker responded. `in_flight` and `hold` are released with the last byte of the response.
     pub fn answered(&mut self, worker: &Worker, status: StatusCode, in_flight: Count, hold: Option<Hold>) {
         worker.series.answered(status.as_u16());
         self.in_flight = Some(in_flight);
         self.hold = hold;
     }
 
-    /// It became a tunnel, which counts for itself.
+    /// Notes that the request became a tunnel, which keeps its own counts.
     pub fn became_tunnel(&mut self) {
         self.tunnel = true;
     }
 
-    /// The worker's answer broke off.
+    /// Notes that the worker's response broke off.
     pub fn cut_off(&mut self) {
         self.cut = true;
     }
 
-    /// Attaches itself to the answer.
+    /// Attaches the record to the response, with which it ends.
     pub fn finish(mut self: Box<Self>, response: Response<Reply>) -> Response<Reply> {
         self.status = response.status();
         let mut response = response;
@@ -149,12 +150,12 @@ impl Record {
         response.map(|body| body.recorded(self))
     }
 
-    /// Its client has not taken what of the answer was written already.
+    /// Whether the client has not yet taken the part of the response that was already written.
     pub fn is_blocked(&self) -> bool {
         self.conn.is_blocked()
     }
 
-    /// The rule that named the session, by its name.
+    /// The name of the affinity rule that recognised the session.
     fn rule(&self) -> Option<&str> {
         let live = self.upstream.as_ref()?.rules.get(usize::from(self.rule?))?;
         Some(&live.rule.name)
@@ -166,7 +167,7 @@ impl Record {
             client = %line.client,
             http = if self.conn.http2 { 2 } else { 1 },
             method = %line.method,
-            // Without its query: that is where sids and tokens travel (design.md §3).
+            // Without the query, because sids and tokens travel in it (docs/reference/routing.md §1).
             path = %line.uri.path(),
             status = self.status.as_u16(),
             bytes = self.bytes_down,

@@ -1,4 +1,5 @@
-//! Every answer stickyd writes itself (invariant 11); hyper's own bare 4xx on unparsable heads excepted.
+//! Every response that stickyd writes itself (ARCHITECTURE.md, invariant 11), except the bare 4xx that hyper sends for
+//! a head it cannot parse.
 
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode, Uri};
@@ -13,62 +14,62 @@ use super::guard::Turned;
 use crate::affinity::session;
 use crate::config::Redirect;
 
-/// Seconds a client is asked to wait where waiting helps.
+/// Value of `Retry-After`, in seconds, on responses for which waiting helps.
 const RETRY_AFTER: &str = "1";
 
-/// What the client did wrong, or what went wrong behind us.
+/// What the client did wrong, or what went wrong at the worker or in stickyd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Problem {
-    /// A head that means nothing or two things.
+    /// The head is invalid or ambiguous; the text gives the reason.
     BadRequest(&'static str),
-    /// No route fits.
+    /// No route matches the host and path.
     NoRoute,
-    /// No worker may take it.
+    /// No worker is available for the request.
     NoWorker,
-    /// The worker's connection broke, or what it sent was no answer.
+    /// The connection to the worker broke, or what it sent was not a valid response.
     BadGateway,
-    /// The worker did not answer in time.
+    /// The worker did not respond in time.
     TimedOut,
-    /// stickyd is full here: the word says what.
+    /// A limit of stickyd is reached; the text names it.
     Full(&'static str),
-    /// A body that had to be whole first did not come in time.
+    /// The client sent its request body too slowly.
     Slow,
-    /// A body over `max_body`.
+    /// The request body is larger than `max_body`.
     TooLarge,
-    /// A target over `target_bytes`.
+    /// The request target is longer than `target_bytes`.
     TooLong,
-    /// Two or more silent workers could own the session.
+    /// Two or more unresponsive workers could own the session.
     Undecided,
-    /// An expectation nobody here meets.
+    /// The request has an expectation that is not supported.
     Expectation,
-    /// More header fields than anybody needs.
+    /// The head has more fields than the limit allows (`head_fields`).
     TooManyFields,
-    /// The method is none that is forwarded.
+    /// The request method is not supported.
     NotImplemented,
-    /// The host asks clients for another certificate than the one this connection was made for.
+    /// The request's host has other client certificate settings than the host this connection was opened for.
     Misdirected,
 }
 
-/// The plain-text answer to a problem. What cannot be told apart from an attack closes the connection.
+/// The plain-text response to a problem. If the problem could be an attack, the connection is closed.
 pub fn problem(problem: Problem) -> Response<Reply> {
     let (status, text, close, retry) = match problem {
         Problem::BadRequest(why) => (StatusCode::BAD_REQUEST, why, true, false),
         Problem::NoRoute => (StatusCode::NOT_FOUND, "no route for this host and path", false, false),
         Problem::NoWorker => (StatusCode::SERVICE_UNAVAILABLE, "no worker can take this request", false, true),
-        Problem::BadGateway => (StatusCode::BAD_GATEWAY, "the worker gave no valid answer", false, false),
-        Problem::TimedOut => (StatusCode::GATEWAY_TIMEOUT, "the worker did not answer in time", false, false),
+        Problem::BadGateway => (StatusCode::BAD_GATEWAY, "the worker gave no valid response", false, false),
+        Problem::TimedOut => (StatusCode::GATEWAY_TIMEOUT, "the worker did not respond in time", false, false),
         Problem::Full(what) => (StatusCode::SERVICE_UNAVAILABLE, what, false, true),
-        Problem::Slow => (StatusCode::REQUEST_TIMEOUT, "the body did not come in time", true, false),
-        Problem::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than it may be", true, false),
-        Problem::TooLong => (StatusCode::URI_TOO_LONG, "the target is longer than it may be", true, false),
+        Problem::Slow => (StatusCode::REQUEST_TIMEOUT, "the request body was not received in time", true, false),
+        Problem::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the request body exceeds the size limit", true, false),
+        Problem::TooLong => (StatusCode::URI_TOO_LONG, "the request target exceeds the length limit", true, false),
         Problem::Undecided => (StatusCode::SERVICE_UNAVAILABLE, "the session's worker is not known yet", false, true),
         Problem::TooManyFields => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header fields", true, false),
-        // Closed, so that the client makes a connection for this host (RFC 9110 §15.5.20).
+        // Closed, so that the client opens a new connection for this host (RFC 9110 §15.5.20).
         Problem::Misdirected => {
             (StatusCode::MISDIRECTED_REQUEST, "this connection was made for another host", true, false)
         }
-        Problem::Expectation => (StatusCode::EXPECTATION_FAILED, "an expectation other than 100-continue", true, false),
-        Problem::NotImplemented => (StatusCode::NOT_IMPLEMENTED, "this method is not forwarded", true, false),
+        Problem::Expectation => (StatusCode::EXPECTATION_FAILED, "this expectation is not supported", true, false),
+        Problem::NotImplemented => (StatusCode::NOT_IMPLEMENTED, "this method is not supported", true, false),
     };
     let mut response = Response::new(Reply::whole(format!("{status}: {text}\n")));
     *response.status_mut() = status;
@@ -84,10 +85,10 @@ pub fn problem(problem: Problem) -> Response<Reply> {
     response
 }
 
-/// To the same place over https. `host` has been checked: a name or an address, perhaps with a port.
+/// Redirects to the same target over https. `host` has been checked: a name or an address, optionally with a port.
 pub fn redirect(redirect: Redirect, host: &str, uri: &Uri) -> Response<Reply> {
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
-    // `OPTIONS *` names no place.
+    // The target of `OPTIONS *` is not a path.
     let target = if target.starts_with('/') { target } else { "/" };
     let host = super::route::without_port(host);
     let location = match redirect.port {
@@ -95,7 +96,7 @@ pub fn redirect(redirect: Redirect, host: &str, uri: &Uri) -> Response<Reply> {
         port => format!("https://{host}:{port}{target}"),
     };
     let Ok(location) = HeaderValue::try_from(location) else {
-        return problem(Problem::BadRequest("the target is no place to go to"));
+        return problem(Problem::BadRequest("the request target cannot be redirected"));
     };
     let status = StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::PERMANENT_REDIRECT);
     let mut response = Response::new(Reply::whole(format!("{status}\n")));
@@ -106,35 +107,38 @@ pub fn redirect(redirect: Redirect, host: &str, uri: &Uri) -> Response<Reply> {
     response
 }
 
-/// The last answer of its connection.
+/// Makes this the last response of its connection.
 pub fn last(response: &mut Response<Reply>) {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
-/// What every answer over TLS has, where the listener says so. A worker's own word would be one of two.
+/// Adds HSTS to a response over TLS, as the listener is configured. It replaces a worker's own header, because a client
+/// must not see two.
 pub fn strictly(hsts: &HeaderValue, response: &mut Response<Reply>) {
     response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
 }
 
-/// Tells who was chosen and why, where an upstream asks for it; of several tries the last.
+/// Adds the chosen worker and the reason to the response, if the upstream enables it (`debug_header`). After several
+/// attempts the last one is shown.
 pub fn explain(decision: Option<(&str, &str, Option<&str>)>, response: &mut Response<Reply>) {
     const DECISION: HeaderName = HeaderName::from_static("x-stickyd-decision");
     let (worker, why, rule) = decision.unwrap_or(("-", "-", None));
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~:[]/".contains(&b);
     let worker = match worker.bytes().all(plain) {
         true => worker.to_owned(),
-        // A quoted string (RFC 9110 §5.6.4).
+        // The name needs a quoted string (RFC 9110 §5.6.4).
         false => format!("\"{}\"", worker.replace('\\', "\\\\").replace('"', "\\\"")),
     };
-    // No name has control characters (`config`), so it fits.
+    // `config` rejects control characters in names, so the value is valid.
     let rule = rule.map(|rule| format!("; rule={rule}")).unwrap_or_default();
     if let Ok(value) = HeaderValue::try_from(format!("worker={worker}; why={why}{rule}")) {
         response.headers_mut().insert(DECISION, value);
     }
 }
 
-/// Engine.IO's own refusal, in the form of the transport that asks (protocols §1.4): the client makes a new handshake
-/// in one round trip. A browser must be allowed to read it, so an `Origin` is echoed (design.md §3.1).
+/// Engine.IO's own refusal, in the form of the requesting transport (docs/reference/protocols.md §1.4): the client
+/// makes a new handshake within one round trip. A browser page must be allowed to read it, so the `Origin` is echoed
+/// (docs/reference/routing.md §1).
 fn session_unknown(ask: &Ask) -> Response<Reply> {
     let (kind, body) = if ask.upgrade.is_some() {
         ("text/html", "Session ID unknown")
@@ -155,16 +159,16 @@ fn session_unknown(ask: &Ask) -> Response<Reply> {
     response
 }
 
-/// A browser's page may read the answer.
+/// Allows a page of this origin to read the response.
 fn let_read(origin: &HeaderValue, headers: &mut HeaderMap) {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
     headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
     headers.insert(header::VARY, HeaderValue::from_static("Origin"));
 }
 
-/// A guard's answer in the form of the transport that asks (protocols §1.4): Engine.IO's JSON for polling (JSONP's script
-/// fails by the status), one word for an upgrade, plain text for all else. What came too often may be read by its page;
-/// a page that may not ask may not read either.
+/// The response of a guard, in the form of the requesting transport (docs/reference/protocols.md §1.4): Engine.IO's
+/// JSON for polling (a JSONP script fails by the status), a short text for an upgrade, plain text otherwise. A page may
+/// read a 429, but a page that is not allowed to send the request may not read the response either.
 pub fn turned_away<B>(turned: Turned, upgrade: bool, request: &Request<B>) -> Response<Reply> {
     let (status, message) = match turned {
         Turned::Forbidden => (StatusCode::FORBIDDEN, "Forbidden"),

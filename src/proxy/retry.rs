@@ -1,14 +1,15 @@
-//! Which request may go a second time, and its copy for that.
+//! Which requests may be sent a second time, and the copy that is needed for it.
 //!
-//! Two kinds of retry. A request that reached nobody (no connect) is *passed on* to the next worker, whatever its method:
-//! nothing of it was sent. A request whose connection broke before a byte of the answer came is *resent* once, if it is
-//! safe: a GET, HEAD or OPTIONS without a body and without a sid, no upgrade. On a kept connection it most likely met the
-//! worker's close, and goes to the same worker again, on a new one; where a new connection broke, or that one is refused, it
-//! is the worker that is ill, and another one gets it. PUT and DELETE are idempotent on paper only: what an application
-//! counts, mails or bills with one is not. A request with a sid never goes twice (invariant 4).
+//! There are two kinds of retry. A request that reached no worker (the connect failed) is *passed on* to the next
+//! worker, whatever its method, because nothing of it was sent. A request whose connection broke before the first byte
+//! of a response is *resent* once if it is safe: a GET, HEAD or OPTIONS without a body, without a sid, and not an
+//! upgrade. If it used a kept connection, it most likely crossed the worker's close, and is resent to the same worker
+//! over a new connection. If a new connection broke, or is refused, the worker itself has failed, and another worker
+//! gets the request. PUT and DELETE are idempotent only on paper: an application may count, mail or bill on each one.
+//! A request with a sid is never sent twice (ARCHITECTURE.md, invariant 4).
 //!
-//! Both draw on the upstream's budget, so that they cannot double the load of a pool that fails. A refused connect costs no
-//! worker anything and draws nothing.
+//! Both kinds are paid from the upstream's retry budget, so that they cannot double the load on a failing pool. A
+//! refused connect or a full queue costs no worker anything and is not charged.
 
 use hyper::body::Body;
 use hyper::header::{HeaderName, HeaderValue};
@@ -23,8 +24,8 @@ use crate::telemetry::say_full;
 use crate::upstream::dial::ConnectError;
 use crate::upstream::gate::Full;
 
-/// Whether a request may go twice, so that its head is to be kept as it was written: text, because a `HeaderMap` of six
-/// fields takes 340 ns to clone, of the 18 µs a small request costs.
+/// Whether a request may be sent twice, so that a copy of its written head is kept. The copy is text, because cloning a
+/// `HeaderMap` of six fields takes 340 ns of the 18 µs that a small request costs.
 pub fn is_resendable(job: &Job, request: &Request<Outgoing>) -> bool {
     let free = match job.ask.kind {
         Kind::Ordinary | Kind::Handshake | Kind::Birth | Kind::Preflight(None) => job.ask.upgrade.is_none(),
@@ -35,8 +36,8 @@ pub fn is_resendable(job: &Job, request: &Request<Outgoing>) -> bool {
     free && safe && may && request.body().is_end_stream()
 }
 
-/// A request without body again, from its head as it was written. What was written from a request reads as one; `None` is
-/// for what cannot be.
+/// Rebuilds a request without a body from its head as it was written. Heads written from a request always parse; `None`
+/// is returned for anything that does not.
 pub fn request(head: &[u8]) -> Option<Request<Outgoing>> {
     let lines = head.iter().filter(|byte| **byte == b'\n').count();
     let mut room = vec![httparse::EMPTY_HEADER; lines];
@@ -52,20 +53,21 @@ pub fn request(head: &[u8]) -> Option<Request<Outgoing>> {
     Some(request)
 }
 
-/// Whether a request that reached nobody may be passed on. Only where it has no session, and only once it has not waited
-/// already: the next queue would be as long.
+/// Whether a request that reached no worker may be passed on: only if it has no session, and if it has not already
+/// waited in a queue, because the next queue would be as long.
 pub fn may_pass_on(job: &Job, choice: &Choice, error: &ConnectError, now_ms: u64) -> bool {
     match error {
-        // A session that nobody knows yet may begin anywhere.
+        // A session that is not pinned yet may begin at any worker.
         _ if matches!(job.ask.kind, Kind::Session { .. }) && choice.why == Source::Sid => false,
-        // Another worker's connection would be one too many, too.
+        // It has already waited, or descriptors are short: a connection to another worker would need one as well.
         ConnectError::Busy(Full::TimedOut) | ConnectError::Reserved => false,
         ConnectError::Refused | ConnectError::Busy(Full::Queue) => true,
         ConnectError::Full | ConnectError::TimedOut | ConnectError::Io(_) => in_budget(job, now_ms),
     }
 }
 
-/// Whether a request whose connection broke may be resent: once.
+/// Takes a retry from the budget for a request whose connection broke, and marks it as resent. Returns whether it may
+/// be resent.
 pub fn may_resend(job: &Job, now_ms: u64) -> bool {
     let may = in_budget(job, now_ms);
     if may {
@@ -80,7 +82,7 @@ fn in_budget(job: &Job, now_ms: u64) -> bool {
     if !may && job.upstream.config.retry_budget > 0 {
         job.upstream.series().retries_over_budget.inc();
         say_full!(upstream = %job.upstream.config.name,
-            "a request was not tried again: the retry budget is used up (retry_budget)");
+            "request not retried: the retry budget is used up (retry_budget)");
     }
     may
 }
@@ -91,7 +93,7 @@ mod tests {
     use crate::upstream::sending;
 
     #[test]
-    fn a_copy_is_the_request_it_was_made_of() {
+    fn a_copy_equals_the_original_request() {
         let mut request = Request::new(Outgoing::EMPTY);
         *request.method_mut() = Method::OPTIONS;
         *request.uri_mut() = "/a/b?c=%20:d".parse().unwrap();

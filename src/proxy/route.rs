@@ -1,4 +1,5 @@
-//! Host + path rule → upstream. First that fits wins; a host rule compares without port and case.
+//! Routing: maps a host and a path to an upstream. The first matching route wins. Hosts are compared without port and
+//! case.
 
 use std::sync::Arc;
 
@@ -9,15 +10,15 @@ use crate::upstream::Upstream;
 
 /// A route and its live guard.
 pub struct Guarded {
-    /// As configured.
+    /// The route as configured.
     pub route: Route,
-    /// Its host and path, as operators are shown it.
+    /// The route's host and path, as shown to operators.
     pub name: Arc<str>,
-    /// Who is turned away; `None`: nobody.
+    /// The guard that may reject requests on this route; `None` if it has none.
     pub watch: Option<Arc<Watch>>,
 }
 
-/// The upstream for a request, the guard before it and the rule's place, `host` as the Host header has it.
+/// Finds the upstream for a request, the route's guard and the route's index. `host` is the value of the Host header.
 pub(super) fn find<'a>(
     snapshot: &'a Snapshot,
     host: &str,
@@ -46,13 +47,13 @@ fn fits_host(rule: &str, host: &str) -> bool {
     }
 }
 
-/// A prefix on a segment boundary: `/chat` fits `/chat` and `/chat/x`, not `/chatter`.
+/// Matches a path prefix on a segment boundary: `/chat` matches `/chat` and `/chat/x`, but not `/chatter`.
 fn fits_path(rule: &str, path: &str) -> bool {
     let rule = rule.strip_suffix('/').unwrap_or(rule);
     path.strip_prefix(rule).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// A host without its port; an IPv6 address keeps its brackets.
+/// Cuts the port off a host; an IPv6 address keeps its brackets.
 pub(super) fn without_port(host: &str) -> &str {
     if host.starts_with('[') {
         return host.find(']').and_then(|end| host.get(..=end)).unwrap_or(host);
@@ -65,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_and_paths() {
+    fn route_rules_match_hosts_and_paths() {
         for (rule, host, fit) in [
             ("a.example", "A.example", true),
             ("a.example", "b.example", false),

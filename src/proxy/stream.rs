@@ -1,12 +1,13 @@
-//! An answer that lasts: a stream of events, or what a session of another protocol streams to its client. It is a live
-//! session of its worker for as long as it lasts, and a drain ends it as it does a poll.
+//! Long-lived responses: an event stream, or another protocol's stream from a session to its client. Each counts as a
+//! live session of its worker while it lasts, and a drain ends it like a poll.
 //!
-//! Nothing is held of it and no time-out cuts it. Its end is a whole one (the last chunk), so that an `EventSource` connects
-//! again at once; other answers are never ended so: half of one must not look like all of it. Without a drain it costs a
-//! place on its thread's list, and a look at two flags for each wake-up.
+//! Nothing of it is buffered, and no time-out cuts it. A drain ends it with a complete body (the last chunk), so that
+//! an `EventSource` reconnects at once. Other responses are never ended that way, because a truncated response must not
+//! look complete. Without a drain, a stream costs an entry on its thread's list and a check of two flags per wake-up.
 //!
-//! An id that is born in the stream itself (the older MCP's endpoint event) is learned as it passes, before the client has
-//! the last byte of it. Left out: Engine.IO's polls, which are over at once and end where they wait ([`super::open_poll`]).
+//! An id that first appears in the stream itself (the endpoint event of older MCP) is learned as it passes, before the
+//! client has its last byte. Out of scope: Engine.IO's polls, which are short and are ended while they wait
+//! ([`super::open_poll`]).
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -35,45 +36,45 @@ use crate::upstream::Upstream;
 use crate::upstream::ending::{Ending, Slot};
 use crate::upstream::worker::{Session, Worker};
 
-/// The longest time between two looks: a drain may be called off, or given another grace.
+/// The longest time between two checks, in milliseconds: a drain may be cancelled, or its grace may change.
 const LOOK_MS: u64 = 1_000;
 
-/// An answer that lasts.
+/// A long-lived response to a client.
 pub struct Stream {
     shared: Arc<Shared>,
     upstream: Arc<Upstream>,
     worker: Arc<Worker>,
-    /// The session it belongs to, and ends with.
+    /// The session that the stream belongs to, and with which it ends.
     key: Option<Key>,
-    /// Of a stream without one: it is one itself.
+    /// The stream's own place in its worker's session count, if it belongs to no session.
     seat: Option<Session>,
-    /// Of a session that was born in it.
+    /// Keeps the pin of a session that was learned from this stream.
     hold: Option<Hold>,
-    /// When the drain under way ends it; chosen at the first look.
+    /// When the current drain ends the stream, in milliseconds; chosen at the first check.
     due_ms: Option<u64>,
-    /// So that a drain can wake it.
+    /// The stream's entry on its thread's list, by which a drain wakes it.
     entry: Registered,
-    /// Made only during a drain.
+    /// Timer for the next check; set only during a drain.
     look: Option<Pin<Box<tokio::time::Sleep>>>,
     newborn: Option<Newborn>,
 }
 
-/// An id that may be born in the stream.
+/// Looks for a session id in the stream.
 struct Newborn {
     client: Client,
-    /// By the place of the rule.
+    /// The templates that are still possible, each with the index of its rule.
     hopes: Vec<(usize, Template)>,
     seen: Vec<u8>,
 }
 
 impl Stream {
-    /// Of an answer of unknown length; `None`: it is over soon.
+    /// Creates the stream of a response of unknown length; `None` if the response is not long-lived.
     pub fn of(job: &Job, choice: &mut Choice, parts: &Parts) -> Option<Box<Self>> {
         if !parts.status.is_success() {
             return None;
         }
         let (events, live) = (answer::is_events(&parts.headers), job.ask.rule(&job.upstream));
-        // SockJS's other streams are as good as events: lines, and an end that means "ask again".
+        // SockJS's other streams are like events: they consist of lines, and their end makes the client connect again.
         let frames = live.is_some_and(|live| live.rule.protocol == Protocol::SockJs) && job.ask.is_poll();
         if !(events || frames) {
             return None;
@@ -82,7 +83,7 @@ impl Stream {
             Kind::Session { key, .. } if choice.hold.is_some() => Some(key),
             _ => None,
         };
-        // A session that was born in this answer's head is counted where its pin is.
+        // A session that was learned from the head of this response is already counted by its pin.
         let seat = match choice.hold {
             Some(_) => None,
             None => Some(choice.seat.take().unwrap_or_else(|| choice.worker.session())),
@@ -101,7 +102,7 @@ impl Stream {
         }))
     }
 
-    /// Looks at what passes.
+    /// Inspects a frame that passes, as long as an id may appear.
     pub fn passes(&mut self, frame: &Frame<Bytes>) {
         let (Some(newborn), Some(data)) = (&mut self.newborn, frame.data_ref()) else { return };
         match newborn.look(data) {
@@ -111,12 +112,12 @@ impl Stream {
         }
     }
 
-    /// Pins what was born here: the stream is that session's from now on.
+    /// Pins the session whose id appeared here; the stream belongs to that session from now on.
     fn bear(&mut self, rule: usize, id: &[u8]) {
         let (Some(newborn), Some(live)) = (self.newborn.take(), self.upstream.rules.get(rule)) else { return };
         let key = live.key(&self.shared, &self.upstream.config.name, id);
         let seat = self.seat.take().unwrap_or_else(|| self.worker.session());
-        // What its request said of itself is not kept for a stream's length.
+        // The facts of the request are not kept for the life of a stream.
         let (transport, kind) = (Transport::Polling, sockets::Kind::Plain);
         let new = New { worker: &self.worker, session: Some(seat), transport, kind, sid: id, facts: None };
         affinity::pin(&self.shared, key, newborn.client, new, live.rule.ttl, false);
@@ -125,7 +126,7 @@ impl Stream {
         self.key = Some(key);
     }
 
-    /// Ready once a drain ends it, or stickyd's own end: a whole end is better than a cut.
+    /// Ready once a drain or the shutdown of stickyd ends the stream: a complete end is better than a cut.
     pub fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.entry.watch(cx.waker());
         if matches!(self.entry.order(), Order::Stop | Order::Cut) {
@@ -133,7 +134,7 @@ impl Stream {
         }
         if !self.worker.admin.ends() {
             if self.look.take().is_some() {
-                // Called off.
+                // The drain was cancelled.
                 self.due_ms = None;
                 self.entry.waits_at(self.worker.serial);
             }
@@ -151,13 +152,14 @@ impl Stream {
                 }
                 return Poll::Ready(());
             }
-            // From now on it wakes itself.
+            // From now on the stream is woken by its own timer.
             self.entry.waits_at(0);
             self.look = Some(Box::pin(tokio::time::sleep(Duration::from_millis(left.min(LOOK_MS)))));
         }
     }
 
-    /// When the drain ends it: with its session, or, where it is one itself, somewhere in the time left.
+    /// When the drain ends the stream: together with its session, or, if it belongs to none, at a random moment of the
+    /// time left.
     fn due(&mut self) -> Option<u64> {
         if let Some(key) = self.key {
             return affinity::ends_at(&self.shared, key, &self.worker);
@@ -170,7 +172,7 @@ impl Stream {
         };
         let slot = self.due_ms.or_else(|| late(&ending));
         self.due_ms = slot;
-        // The drain may have been given less time meanwhile.
+        // The time of the drain may have been shortened meanwhile.
         Some(slot?.min(ending.due_ms(Slot::NONE, 0)?))
     }
 }

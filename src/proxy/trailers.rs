@@ -1,13 +1,13 @@
-//! Trailers, both ways. They come when everything has been decided: they say nothing of who asks, what for, or where a
-//! message ends (RFC 9110 §6.5.1).
+//! Trailers, in both directions. They arrive after everything has been decided, so they must not state the client's
+//! identity, the purpose of the request, or where a message ends (RFC 9110 §6.5.1).
 //!
-//! hyper keeps back some of these fields, and every field that `Trailer` did not announce.
+//! hyper already drops some of these fields, and every field that `Trailer` did not announce.
 
 use hyper::header::HeaderMap;
 
 use super::fields::{is_hops_twin, is_identity, is_requests_hop, remove_where};
 
-/// Takes out what belongs into a head, where it is checked.
+/// Removes the fields that belong into a head, where they are checked.
 pub(super) fn clean(trailers: &mut HeaderMap) {
     remove_where(trailers, is_of_the_head);
 }
@@ -19,7 +19,7 @@ fn is_of_the_head(name: &str) -> bool {
         || matches!(name, "host" | "cookie" | "set-cookie" | "set-cookie2" | "authorization" | "origin")
         || name.starts_with("sec-")
         || name.starts_with("access-control-")
-        // No name to HTTP/1; over HTTP/2 it comes through the http crate.
+        // Not a valid name in HTTP/1; over HTTP/2 the http crate accepts it.
         || name.contains('"')
 }
 
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn checksums_pass_and_framing_does_not() {
+    fn checksums_pass_and_framing_fields_do_not() {
         for (name, stays) in [
             ("x-sum", true),
             ("digest", true),

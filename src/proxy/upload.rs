@@ -1,7 +1,7 @@
-//! A request's body while it comes from its client: how fast, and how much of it.
+//! A request's body while its client sends it: checks its rate and its size.
 //!
-//! Over HTTP/2 a stream may be silent because the connection's window is taken by others whose workers do not read, which is
-//! not its client's fault: `listener::h2::inflow` knows.
+//! Over HTTP/2 a stream may be silent because the connection's window is used up by other streams whose workers do not
+//! read. That is not the client's fault, and `listener::h2::inflow` detects it.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -18,22 +18,22 @@ use crate::listener::conn::Conn;
 use crate::metrics::Limit;
 use crate::pace::{Lane, Pace, Paced, Verdict};
 
-/// A next frame, or the end.
+/// The next frame of a body, or its end.
 type Polled = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
 
-/// A client's body; dropped before its end, its client may be sending still.
+/// A client's body. If it is dropped before its end, the client may still be sending.
 pub struct Upload {
     body: ClientBody,
     conn: Rc<Conn>,
-    /// Its end was seen.
+    /// Whether the end of the body was seen.
     over: bool,
     paced: Paced,
-    /// What it may still bring.
+    /// Bytes that the body may still bring before it exceeds `max_body`.
     left: u64,
 }
 
 impl Upload {
-    /// A body that may have this many bytes; `None` for one that is over already, as most are.
+    /// Creates a body limited to `most` bytes; `None` if the request has no body, as most have none.
     pub fn of(conn: &Rc<Conn>, body: impl Body + Into<ClientBody>, most: Option<u64>) -> Option<Box<Self>> {
         if body.is_end_stream() {
             return None;
@@ -44,12 +44,12 @@ impl Upload {
         Some(Box::new(Self { body: body.into(), conn: conn.clone(), over: false, paced, left }))
     }
 
-    /// For who answers.
+    /// The body's rate control, for the code that writes the response.
     pub fn pace(&self) -> Rc<Pace> {
         self.paced.pace().clone()
     }
 
-    /// The next frame, as it may pass.
+    /// Reads the next frame, with trailers cleaned.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Polled {
         if self.paced.verdict().is_some() {
             return self.given_up();
@@ -72,7 +72,7 @@ impl Upload {
         polled
     }
 
-    /// Whether nothing comes behind this.
+    /// Whether nothing follows after `polled`.
     pub(super) fn has_ended(&self, polled: &Polled) -> bool {
         self.over || matches!(polled, Poll::Ready(None | Some(Err(_))))
     }
@@ -85,15 +85,16 @@ impl Upload {
         self.body.size_hint()
     }
 
-    /// What was just read goes nowhere.
+    /// Gives up a body that exceeds `max_body`; the frame just read is discarded.
     fn is_too_much(&self, cx: &Context<'_>) -> Polled {
         self.paced.waits(cx.waker());
         self.paced.give_up(Verdict::TooLarge);
         self.given_up()
     }
 
-    /// Whoever answers is told, and drops this. An answer that has begun cannot say why it ends: over HTTP/1 the connection
-    /// is cut; over HTTP/2 the request breaks off, and its stream with it.
+    /// Stops reading a body that was given up. If the response has not begun, the waiting task sends a 408 or 413 and
+    /// drops the body. A response that has begun cannot report an error any more: over HTTP/1 the connection is cut;
+    /// over HTTP/2 the request fails, and its stream with it.
     fn given_up(&self) -> Polled {
         if !self.paced.is_answering() {
             return Poll::Pending;
@@ -115,7 +116,7 @@ impl Drop for Upload {
     }
 }
 
-/// The answer, or — once its body is given up — the word for that; whatever was under way is dropped then.
+/// Waits for the response. If the body is given up first, the exchange is dropped and a 408 or 413 returned.
 pub(super) async fn unless_given_up(
     conn: &Conn,
     pace: Option<Rc<Pace>>,

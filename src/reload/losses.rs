@@ -1,11 +1,11 @@
-//! What a reload would take from live sessions: said in words, never refused. An upstream that is emptied is the
-//! configuration's business (`allow_empty`).
+//! Warnings about live sessions that a reload would lose. Such a reload is never refused: whether an upstream may be
+//! empty is decided by the configuration (`allow_empty`).
 
 use crate::config::{self, Config};
 use crate::state::Snapshot;
 use crate::upstream::Upstream;
 
-/// A sentence for each upstream that loses all the workers it had, while they have sessions.
+/// Returns one sentence per upstream that loses all its workers while they have sessions.
 pub(super) fn all(old: &Snapshot, new: &Config) -> Vec<String> {
     old.upstreams
         .iter()
@@ -21,10 +21,10 @@ fn of(old: &Upstream, new: Option<&config::Upstream>) -> Option<String> {
     let name = &old.config.name;
     let what = match new {
         _ if had.is_empty() || sessions + tunnels == 0 => return None,
-        None => format!("upstream `{name}` is no longer in the file"),
-        Some(new) if new.workers.is_empty() => format!("upstream `{name}` has no worker any more"),
+        None => format!("upstream `{name}` is no longer configured"),
+        Some(new) if new.workers.is_empty() => format!("upstream `{name}` no longer has any workers"),
         Some(new) if had.iter().any(|old| new.workers.iter().any(|new| new.address == old.address)) => return None,
         Some(_) => format!("every worker of upstream `{name}` was replaced"),
     };
-    Some(format!("{what}, and there are still sessions: {sessions}, tunnels: {tunnels}"))
+    Some(format!("{what} while it has live sessions: {sessions}, tunnels: {tunnels}"))
 }

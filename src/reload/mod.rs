@@ -1,9 +1,10 @@
-//! A reload: read the file, and become what it says if it is good. A bad one changes nothing and says where (invariant 8).
+//! A reload: reads the file and, if it is valid, applies it. An invalid file changes nothing and is reported with its
+//! position (ARCHITECTURE.md, invariant 8).
 //!
-//! Lives on the control thread. SIGHUP and the admin listener ask it through a channel; an edit of the file, or of one it
-//! names, is noticed by `watch`. Everything that can fail comes first: the file is read and checked, new listeners are
-//! bound; then the snapshot is swapped, and listeners come and go. What lives on carries over (`state::Snapshot::build`).
-//! What needs a restart is named, never silently ignored.
+//! Runs on the control thread. SIGHUP and the admin listener request a reload through a channel; `watch` notices edits
+//! of the file and of the files it names. Everything that can fail comes first: the file is read and checked, and new
+//! listeners are bound. Then the snapshot is swapped, and listeners are added and removed. What lives on is carried
+//! over (`state::Snapshot::build`). Changes that need a restart are reported, never silently ignored.
 
 mod losses;
 mod status;
@@ -25,57 +26,57 @@ use crate::watch::Watcher;
 
 pub use status::{State, Status};
 
-/// For a data thread to take new listeners, and to close removed ones; a healthy one needs a millisecond.
+/// Time a data thread has to take new listeners and to close removed ones; a healthy thread needs a millisecond.
 const THREADS: Duration = Duration::from_secs(2);
 
-/// What a reload did besides what was asked of it.
+/// Notes on a successful reload.
 #[derive(Debug, Default)]
 pub struct Done {
-    /// What changed in the file but waits for a restart.
+    /// Settings that have changed in the file but need a restart.
     pub needs_restart: Vec<&'static str>,
-    /// What somebody should know of.
+    /// Warnings for the operator.
     pub warnings: Vec<String>,
 }
 
-/// What became of a reload; or every mistake, with its place.
+/// Result of a reload; the error lists every mistake in the file, with its position.
 pub type Outcome = Result<Done, String>;
 
-/// Asks for a reload; the answer comes through the sender in it.
+/// Requests a reload; the result is sent through the sender in the message.
 pub type Ask = mpsc::Sender<oneshot::Sender<Outcome>>;
 
-/// What runs when the reloader begins.
+/// The running configuration that the reloader starts from.
 pub struct Running {
-    /// Its listeners are in `listeners`.
+    /// The configuration, without its listeners: those are in `listeners`.
     pub config: Config,
-    /// What a reload reads; `None` when there is no file.
+    /// Files that a reload reads; `None` if stickyd was started without a file.
     pub sources: Option<Sources>,
-    /// Where clients are accepted.
+    /// Listeners on which clients are accepted.
     pub listeners: listener::Set,
-    /// Of every data thread, what it has to accept from besides.
+    /// Channels that bring new listeners to the data threads, one per thread.
     pub mailboxes: Vec<mpsc::Sender<Vec<Part>>>,
 }
 
-/// Reloads one after the other.
+/// Performs reloads, one at a time.
 pub struct Reloader {
     shared: Arc<Shared>,
     running: Running,
     watcher: Watcher,
-    /// By the configuration of now.
+    /// Whether files are watched, as configured now.
     watch: bool,
-    /// The file was not there when it was last looked at.
+    /// Whether the file was missing when it was last checked.
     gone: bool,
     stop: CancellationToken,
     notify: Notify,
 }
 
 impl Reloader {
-    /// Nothing is watched yet.
+    /// Creates a reloader that watches no files yet.
     pub fn new(shared: Arc<Shared>, running: Running, stop: CancellationToken, notify: Notify) -> Self {
         let (watcher, watch) = (Watcher::default(), running.config.watch);
         Self { shared, running, watcher, watch, gone: false, stop, notify }
     }
 
-    /// Answers asks and watches files until the server stops.
+    /// Serves requests for a reload and watches files, until the server stops.
     pub async fn run(mut self, mut asks: mpsc::Receiver<oneshot::Sender<Outcome>>) {
         self.follow(self.running.sources.as_ref().map(Sources::trail).unwrap_or_default());
         let stop = self.stop.clone();
@@ -95,7 +96,7 @@ impl Reloader {
             self.notify.reloading();
             let Some(outcome) = stop.run_until_cancelled(self.reload()).await else { return };
             self.notify.reloaded(outcome.as_ref().err().map(String::as_str), &self.shared);
-            // Who asked may have left.
+            // The requester may have gone away.
             let _ = ask.map(|ask| ask.send(outcome));
         }
     }
@@ -104,21 +105,21 @@ impl Reloader {
         self.watcher.follow(if self.watch { &trail } else { const { &BTreeSet::new() } });
     }
 
-    /// Something happened on disk: whether a reload would read anything new.
+    /// Checks, after an event on disk, whether a reload would read anything new.
     async fn is_changed(&mut self) -> bool {
         let Some(sources) = self.running.sources.clone() else { return false };
         let looked = on_a_thread(move || (sources.look(), sources.trail(), sources)).await;
         let (look, trail, sources) = match looked {
             Ok(looked) => looked,
             Err(error) => {
-                tracing::warn!("the configuration may have changed, and was not looked at: {error}");
+                tracing::warn!(%error, "cannot check whether the configuration has changed");
                 return false;
             }
         };
         self.follow(trail);
         let was_gone = std::mem::replace(&mut self.gone, look == Look::Gone);
         if self.gone && !was_gone {
-            let said = format!("{} is not there any more, the old configuration stays", sources.file().display());
+            let said = format!("{} no longer exists; the old configuration stays in use", sources.file().display());
             tracing::warn!("{said}");
             self.shared.config.set(|state| state.error = Some(said));
         }
@@ -127,7 +128,7 @@ impl Reloader {
 
     async fn reload(&mut self) -> Outcome {
         let Some(file) = self.running.sources.as_ref().map(|sources| sources.file().to_owned()) else {
-            tracing::warn!("asked to reload, but stickyd was started without a file");
+            tracing::warn!("cannot reload: stickyd was started without a configuration file");
             return Err("stickyd was started without a configuration file".to_owned());
         };
         let outcome = self.load(file.clone()).await;
@@ -140,7 +141,7 @@ impl Reloader {
                     tracing::warn!("{warning}");
                 }
                 for what in &done.needs_restart {
-                    tracing::warn!("{what} changed in the file, but needs a restart");
+                    tracing::warn!(setting = %what, "setting has changed in the file but needs a restart");
                 }
                 shared.config.set(|state| {
                     (state.loaded, state.generation, state.error) = (SystemTime::now(), state.generation + 1, None);
@@ -149,7 +150,7 @@ impl Reloader {
                 });
             }
             Err(errors) => {
-                tracing::error!("not reloaded, the old configuration stays:\n{errors}");
+                tracing::error!("not reloaded, the old configuration stays in use:\n{errors}");
                 shared.config.set(|state| state.error = Some(errors.clone()));
             }
         }
@@ -175,7 +176,7 @@ impl Reloader {
         outcome
     }
 
-    /// Everything or nothing.
+    /// Applies a new configuration, either completely or not at all.
     async fn become_new(&mut self, new: Config) -> Outcome {
         let running = &mut self.running;
         let file = running.sources.as_ref().map(|sources| sources.file().display().to_string()).unwrap_or_default();
@@ -184,7 +185,7 @@ impl Reloader {
         let mut places = Vec::new();
         for mailbox in running.mailboxes.iter().filter(|_| plan.has_new()) {
             let place = tokio::time::timeout(THREADS, mailbox.reserve()).await;
-            places.push(place.ok().and_then(Result::ok).ok_or("error: a data thread does not take new listeners")?);
+            places.push(place.ok().and_then(Result::ok).ok_or("error: a data thread does not accept new listeners")?);
         }
         let needs_restart = running.config.needs_restart(&new);
         let mut warnings = losses::all(&self.shared.snapshot.load(), &new);
@@ -198,7 +199,8 @@ impl Reloader {
         running.listeners.show(&self.shared.metrics);
         for address in &going.waiting {
             warnings.push(format!(
-                "no listener is on {address} any more, but systemd keeps its socket: clients get in and wait; stop the socket unit"
+                "{address} has no listener any more, but systemd keeps its socket open, so clients \
+                 connect and wait; stop the socket unit"
             ));
         }
         if tokio::time::timeout(THREADS, going.closed()).await.is_err() {
@@ -211,13 +213,13 @@ impl Reloader {
     }
 }
 
-/// Files are read on a thread of their own: a name that is slow to look up, or a disk, must hold up neither health checks
-/// nor systemd's watchdog. Nobody waits for that thread when stickyd stops meanwhile.
+/// Runs `work` on a thread of its own, and returns its result. Files are read this way: a slow name lookup or disk must
+/// not delay health checks or systemd's watchdog. A stop does not wait for that thread.
 async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
     let (sender, done) = oneshot::channel();
     let thread = std::thread::Builder::new().name("reload".to_owned());
-    // Who asked may have left.
+    // The requester may have gone away.
     let started = thread.spawn(move || sender.send(work()).is_ok());
-    started.map_err(|error| format!("the file cannot be read, there is no thread for it: {error}"))?;
-    done.await.map_err(|_| "reading the file ended in a panic".to_owned())
+    started.map_err(|error| format!("cannot start a thread to read the file: {error}"))?;
+    done.await.map_err(|_| "the thread that read the file panicked".to_owned())
 }

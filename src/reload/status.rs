@@ -1,27 +1,27 @@
-//! What is known of the configuration that runs and of the file it came from: for the admin listener and the metrics.
+//! State of the running configuration and of its file, for the admin listener and the metrics.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-/// Written by the reloader, read by whoever is asked.
+/// Shared state of the configuration; written by the reloader only.
 pub struct Status(Mutex<State>);
 
-/// The state of the configuration.
+/// State of the running configuration and of its file.
 #[derive(Debug, Clone)]
 pub struct State {
-    /// `None`: stickyd was started without one.
+    /// Path of the configuration file; `None` if stickyd was started without one.
     pub file: Option<PathBuf>,
-    /// When what runs now was loaded.
+    /// Time at which the running configuration was loaded.
     pub loaded: SystemTime,
-    /// Configurations that ran so far, this one included.
+    /// Number of configurations that have run so far, including this one.
     pub generation: u64,
-    /// Why the file as it was last looked at does not run. `None`: it does.
+    /// Reason why the file, as last checked, is not running; `None` if it is.
     pub error: Option<String>,
-    /// What differs from the file until a restart, in its words.
+    /// Settings that differ from the file until a restart, by the names of their keys.
     pub needs_restart: Vec<&'static str>,
-    /// Where clients are accepted, in the order of the file.
+    /// Addresses on which clients are accepted, in the order of the file.
     pub listeners: Vec<SocketAddr>,
 }
 
@@ -39,22 +39,22 @@ impl Default for Status {
 }
 
 impl Status {
-    /// As it is now.
+    /// Returns a copy of the present state.
     pub fn now(&self) -> State {
         self.lock().clone()
     }
 
-    /// Changes it.
+    /// Changes the state under its lock.
     pub(super) fn set(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.lock());
     }
 
-    /// Before anything is reloaded.
+    /// Sets the file and the listeners at start, before any reload.
     pub fn begin(&self, file: Option<PathBuf>, listeners: Vec<SocketAddr>) {
         self.set(|state| (state.file, state.listeners) = (file, listeners));
     }
 
-    /// Whether a panic came between does not matter: each field is whole.
+    /// Locks the state. A poisoned lock is safe to use: every field is complete in itself.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

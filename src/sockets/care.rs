@@ -1,7 +1,9 @@
-//! What is done for a socket while it lives: its round-trips, Pings of ours, messages to many, and being given up.
+//! Upkeep of a live socket: round-trip measurements, Pings sent by stickyd, broadcast messages, and giving up a dead
+//! client.
 //!
-//! Other threads leave a call on it and wake its tunnel's task; the tunnel sees one flag. Left out: when it is called
-//! (`crate::vigil`, `admin::broadcast`), and what a tunnel makes of it (`tunnel::relay`).
+//! Other threads leave a request on the socket and wake its tunnel's task, which checks a single flag. Not in this
+//! module: when requests are made (`crate::vigil`, `admin::broadcast`), and what the tunnel does with them
+//! (`tunnel::relay`).
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -14,27 +16,27 @@ use crate::broadcast::{Fate, Posted};
 use crate::tunnel::frames::Signal;
 use crate::tunnel::round_trip::{Half, Quality, RoundTrips, Tenths};
 
-/// What is not touched on the way of a message, a ping or a pong excepted.
+/// State of a socket that messages do not touch, except pings and pongs.
 #[derive(Default)]
 pub(super) struct Care {
     trips: RoundTrips,
-    /// When a Ping of ours left last ([`crate::clock::now_s`]); `None`: none that is unanswered.
+    /// Second at which stickyd last sent a Ping ([`crate::clock::now_s`]); `None` if no Ping is unanswered.
     asked_s: Option<NonZeroU32>,
-    /// As of the last walk of the vigil; `None`: its client's leg was not measured.
+    /// Quality of the connection at the last walk of the vigil; `None` if the client's leg was not measured.
     quality: Option<Quality>,
-    /// What an operator has its tunnel say, and end with.
+    /// Close frame that the tunnel is to send and end with, by an operator's command.
     pub(super) order: Option<Order>,
-    /// Waits for the tunnel to take it; one at a time.
+    /// Message that waits for the tunnel to take it; one at a time.
     post: Option<Box<Posted>>,
 }
 
 impl Care {
-    /// The round-trips so far, and what they came to.
+    /// Returns the round trips so far, and the quality that was derived from them.
     pub(super) fn measured(&self) -> (RoundTrips, Option<Quality>) {
         (self.trips.clone(), self.quality)
     }
 
-    /// Its tunnel is no more; the message that tunnel did not take.
+    /// Clears what concerned only the tunnel, which has ended; returns the message that the tunnel did not take.
     pub(super) fn leave(&mut self) -> Option<Box<Posted>> {
         (self.order, self.asked_s) = (None, None);
         self.post.take()
@@ -42,17 +44,17 @@ impl Care {
 }
 
 impl Socket {
-    /// A ping or a pong passed; which half that measured, and how long it took.
+    /// Records a ping or pong that passed; returns which half of the path it measured, and the time it took.
     pub fn pinged(&self, from: Half, signal: Signal, now: Tenths) -> Option<(Half, Duration)> {
         self.with_care(|care| care.trips.pass(from, signal, now))
     }
 
-    /// What was measured so far.
+    /// Round trips that were measured so far.
     pub fn round_trips(&self) -> RoundTrips {
         lock(&self.cold).care.as_ref().map(|care| care.trips.clone()).unwrap_or_default()
     }
 
-    /// Remembers how good it is.
+    /// Stores the quality of the client's connection.
     pub fn set_quality(&self, quality: Quality) {
         self.with_care(|care| care.quality = Some(quality));
     }
@@ -61,12 +63,12 @@ impl Socket {
         f(lock(&self.cold).care.get_or_insert_default())
     }
 
-    /// Whether a tunnel carries it, or tries to.
+    /// Whether a tunnel carries the socket, or is being tried.
     pub fn has_tunnel(&self) -> bool {
         self.holders.load(Relaxed) & TUNNEL != 0
     }
 
-    /// Somebody wants something of its tunnel: one load, for every poll of it.
+    /// Whether any request waits for the tunnel. This is a single load, made at every poll of the tunnel.
     #[inline]
     pub fn is_called(&self) -> bool {
         self.flags.load(Relaxed) & (POSTED | ASKED | GIVEN_UP) != 0
@@ -81,46 +83,46 @@ impl Socket {
         self.flags.load(Relaxed) & what != 0 && self.flags.fetch_and(!what, Relaxed) & what != 0
     }
 
-    /// Its tunnel is to send a Ping.
+    /// Requests that the tunnel send a Ping.
     pub fn ask(&self) {
         self.call(ASKED);
     }
 
-    /// Whether its tunnel is to send a Ping, once.
+    /// Whether the tunnel is to send a Ping; clears the request.
     pub fn is_asked(&self) -> bool {
         self.heeds(ASKED)
     }
 
-    /// A Ping of ours has left at this second ([`crate::clock::now_s`]).
+    /// Records that stickyd sent a Ping at this second ([`crate::clock::now_s`]).
     pub fn asked_at(&self, now_s: u32) {
         self.with_care(|care| care.asked_s = NonZeroU32::new(now_s));
     }
 
-    /// When a Ping of ours left last.
+    /// Second at which stickyd last sent a Ping ([`crate::clock::now_s`]), if that is unanswered.
     pub fn asked_s(&self) -> Option<u32> {
         lock(&self.cold).care.as_ref().and_then(|care| care.asked_s).map(NonZeroU32::get)
     }
 
-    /// Its client is dead, unless its tunnel has something of it yet unread.
+    /// Requests that the tunnel end because its client is dead, unless it has unread data of the client.
     pub fn give_up(&self) {
         self.call(GIVEN_UP);
     }
 
-    /// Whether it was given up, once.
+    /// Whether the client was given up; clears the request.
     pub fn is_given_up(&self) -> bool {
         self.heeds(GIVEN_UP)
     }
 
-    /// Its client is heard of after all.
+    /// Records that the client is alive after all, so that no Ping is unanswered.
     pub fn lives(&self) {
         self.with_care(|care| care.asked_s = None);
     }
 
-    /// Whether a message can be sent to it; `Ok`: it speaks Socket.IO. A session has to be one a client knows as open: its
-    /// upgrade is done, or its open packet has passed.
+    /// Whether a broadcast message can be sent to the socket; `Ok(true)` if it speaks Socket.IO. The client must know
+    /// its session as open: the upgrade is done, or the open packet has passed.
     ///
     /// # Errors
-    /// Why not.
+    /// Returns the outcome to be counted instead.
     pub fn takes_messages(&self) -> Result<bool, Fate> {
         if self.transport() == Transport::Polling {
             return Err(if self.has_tunnel() { Fate::NotReady } else { Fate::Polling });
@@ -133,7 +135,7 @@ impl Socket {
         if known { Ok(socket_io) } else { Err(Fate::NotReady) }
     }
 
-    /// Hands its tunnel a message.
+    /// Hands a message to the tunnel; a message that is still waiting is counted as too slow.
     pub fn post(&self, posted: Posted) {
         let posted = Box::new(posted);
         let before = self.with_care(|care| care.post.replace(posted));
@@ -143,7 +145,7 @@ impl Socket {
         self.call(POSTED);
     }
 
-    /// The message it was handed, once.
+    /// Takes the message that waits for the tunnel.
     pub fn posted(&self) -> Option<Posted> {
         if !self.heeds(POSTED) {
             return None;
@@ -153,16 +155,16 @@ impl Socket {
     }
 }
 
-/// A Ping of ours on its way to a socket's client.
+/// A Ping from stickyd on its way to a socket's client.
 pub struct Asking(Arc<Socket>);
 
 impl Asking {
-    /// For this socket.
+    /// Prepares a Ping for this socket.
     pub fn new(socket: &Arc<Socket>) -> Self {
         Self(socket.clone())
     }
 
-    /// It has left; a ping like any other from then on.
+    /// Records that the Ping has left; from then on it is measured like any other ping.
     pub fn left(&self, signal: Signal) {
         self.0.asked_at(crate::clock::now_s());
         self.0.pinged(Half::Worker, signal, crate::clock::now_tenths());

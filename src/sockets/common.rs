@@ -1,4 +1,4 @@
-//! What many sockets have in common, kept once: route, user agent, the rules of their labels.
+//! Data that many sockets have in common, stored once: route, user agent, and the rules of their labels.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, Weak};
@@ -8,26 +8,27 @@ use super::{Sockets, lock};
 use crate::clock;
 use crate::telemetry::say_full;
 
-/// Different ones at most. Browsers have some hundred names; whoever makes up more gets none.
+/// Maximum number of distinct entries. Browsers have some hundred user agents; sockets with further made-up ones are
+/// stored without any.
 const MOST: usize = 4_096;
 
-/// Shared by all sockets of one route, user agent and set of labels.
+/// Data shared by all sockets of one route, user agent and set of label rules.
 pub(super) struct Common {
-    /// The list they are on.
+    /// The list that the sockets are on.
     pub(super) sockets: Weak<Sockets>,
     pub(super) key: Key,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
-    /// Host and path of the rule; `None`: there are no routes.
+    /// Host and path of the route; `None` if there are no routes.
     pub(super) route: Option<Arc<str>>,
-    /// Shortened; empty: none said, or too many are known.
+    /// User agent, shortened; empty if there was none or too many are known.
     pub(super) agent: Box<str>,
     pub(super) labels: Arc<Labels>,
 }
 
-/// In a set by its key alone.
+/// An entry of the set, compared by its key alone.
 struct Kept(Arc<Common>);
 
 impl PartialEq for Kept {
@@ -50,14 +51,14 @@ impl std::borrow::Borrow<Key> for Kept {
     }
 }
 
-/// All that are in use.
+/// All shared entries that are in use.
 #[derive(Default)]
 pub(super) struct Commons(Mutex<Known>);
 
 #[derive(Default)]
 struct Known {
     all: HashSet<Kept>,
-    /// When it was found full of what is in use: looked through again a second later.
+    /// Second at which the set was full of entries in use; it is searched for unused ones again a second later.
     full_s: Option<u32>,
 }
 
@@ -69,7 +70,7 @@ impl Commons {
             return common.clone();
         }
         if known.all.len() >= MOST && !known.makes_room(clock::now_s()) {
-            say_full!("too many different user agents: those of new sockets are not kept");
+            say_full!("too many different user agents: user agents of new sockets are not stored");
             key.agent = Box::default();
             if let Some(Kept(common)) = known.all.get(&key) {
                 return common.clone();
@@ -82,7 +83,7 @@ impl Commons {
 }
 
 impl Known {
-    /// Lets go of what nobody uses; whether there is room then.
+    /// Removes entries that are not in use; returns whether there is room then.
     fn makes_room(&mut self, now_s: u32) -> bool {
         if self.full_s.is_some_and(|full| full == now_s) {
             return false;

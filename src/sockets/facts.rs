@@ -1,7 +1,8 @@
-//! What a request says of the socket it opens: its route, user agent and labels, read once from its head.
+//! Facts about a socket from the request that opens it: route, user agent and labels, read once from the head.
 //!
-//! Labels are an operator's choice (`[upstream.app] labels`): a value of the query, a cookie or a field. What a client can
-//! choose is cut and made printable; stickyd's own cookie never becomes a label, whatever it is sent as.
+//! Labels are configured by operators (`[upstream.app] labels`): a query parameter, a cookie or a header field. Values
+//! that a client can choose are cut and made printable; stickyd's own cookie never becomes a label, wherever it is
+//! sent.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -14,43 +15,43 @@ use crate::affinity::cookie::Jar;
 use crate::affinity::session;
 use crate::proxy::headers::Client;
 
-/// Bytes of a sid that are kept: all there can be.
+/// Maximum number of bytes of a sid that are stored: all that a sid can have.
 pub(super) const LONGEST_SID: usize = session::MAX_SID;
 
-/// Bytes of a label's value that are kept.
+/// Maximum number of bytes of a label's value that are stored.
 pub const LONGEST_LABEL: usize = 64;
 
-/// Bytes of a user agent that are kept: the common ones whole.
+/// Maximum number of bytes of a user agent that are stored; the common ones fit.
 const LONGEST_AGENT: usize = 120;
 
-/// The rules of an upstream's labels, in the order of the file.
+/// Label rules of an upstream, in the order of the config file.
 pub type Labels = Vec<Label>;
 
-/// One rule.
+/// Rule for one label of a socket.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Label {
-    /// `[a-z0-9_]{1,32}`.
+    /// Name of the label: `[a-z0-9_]{1,32}`.
     pub name: String,
-    /// Where its value stands.
+    /// Where the label's value is in a request.
     pub from: From,
 }
 
-/// Where a label's value stands in a request.
+/// Source of a label's value in a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum From {
-    /// This key of the query; of several the last, percent-decoded.
+    /// Query parameter of this name, percent-decoded; if it is repeated, the last one.
     Query(String),
-    /// The cookie of this name; of several the first.
+    /// Cookie of this name; if there are several, the first one.
     Cookie(String),
-    /// This field; of several the first.
+    /// Header field of this name; if there are several, the first one.
     Header(HeaderName),
 }
 
-/// What is known of a socket from its request.
+/// Facts about a socket that are known from its request.
 #[derive(Debug, Clone)]
 pub struct Facts {
     pub(super) common: Key,
-    /// As [`pack_label`] has them.
+    /// Label values, encoded by [`pack_label`].
     pub(super) labels: Box<[u8]>,
     pub(super) address: IpAddr,
     pub(super) tls: bool,
@@ -58,7 +59,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Reads a head, as the client sent it or as its worker gets it.
+    /// Reads the facts from a request head, either as the client sent it or as its worker gets it.
     pub fn read(
         (headers, query): (&HeaderMap, Option<&str>),
         client: Client,
@@ -80,14 +81,14 @@ impl Facts {
         }
     }
 
-    /// Whether its query is Engine.IO's, also where its upstream does not look at sessions.
+    /// Whether the query is Engine.IO's, even if its upstream does not recognise sessions.
     pub fn engine_io(&self) -> bool {
         self.engine_io
     }
 }
 
 impl Facts {
-    /// Of a socket whose request was not looked at.
+    /// Facts of a socket whose request was not read.
     pub(super) fn nothing() -> Self {
         let common = Key { route: None, agent: Box::default(), labels: Arc::default() };
         Self {
@@ -100,7 +101,8 @@ impl Facts {
     }
 }
 
-/// More than a label keeps, so that a cut value is not taken for a whole one elsewhere.
+/// Maximum number of bytes read of a query parameter: more than a label stores, so that a cut value is not taken for a
+/// complete one.
 const ENOUGH: usize = 256;
 
 fn value(from: &From, headers: &HeaderMap, query: Option<&str>) -> Option<Vec<u8>> {

@@ -1,7 +1,7 @@
-//! Which sockets are meant: the filter of lists, of closing, of whatever else is done to many.
+//! The filter that selects sockets, for lists, for closing, and for other actions on many sockets.
 //!
-//! Made from named texts, as they stand in a query or in a JSON object: everything given must fit. Left out: whether the
-//! upstream or label named exists at all, which the caller knows.
+//! A filter is made from named texts, as they appear in a query or in a JSON object; a socket must match all of them.
+//! The caller checks whether the upstream or label exists at all.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,40 +12,40 @@ use ipnet::IpNet;
 use super::socket::Socket;
 use super::words::{Kind, State, Transport};
 
-/// All of it must fit; nothing given fits every socket.
+/// Conditions on a socket, which must all hold; an empty filter matches every socket.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// The upstream's name.
+    /// Name of the socket's upstream.
     pub upstream: Option<String>,
-    /// The worker's name or address.
+    /// Name or address of the worker.
     pub worker: Option<String>,
-    /// The client's address, or its network.
+    /// Address or network of the client.
     pub address: Option<IpNet>,
-    /// What it is doing.
+    /// State of the socket.
     pub state: Option<State>,
-    /// How its bytes travel.
+    /// Transport of the socket.
     pub transport: Option<Transport>,
-    /// What speaks on it.
+    /// Protocol of the socket.
     pub kind: Option<Kind>,
-    /// The session's name.
+    /// Session id (sid) of the socket.
     pub sid: Option<String>,
-    /// The rule that led to its upstream.
+    /// Route that led to the upstream.
     pub route: Option<String>,
-    /// Seconds it has lived at least.
+    /// Minimum age of the socket, in seconds.
     pub min_age_s: u32,
-    /// Values of labels, by name.
+    /// Required values of labels, by label name.
     pub labels: Vec<(String, String)>,
 }
 
 impl Filter {
-    /// What it is made of, besides `label.NAME`.
+    /// Names of all conditions except `label.NAME`.
     pub const NAMES: [&str; 9] =
         ["upstream", "worker", "address", "state", "transport", "protocol", "sid", "route", "min_age"];
 
-    /// Takes what belongs to a filter out of `given`.
+    /// Takes the conditions of a filter out of `given`, and leaves the rest.
     ///
     /// # Errors
-    /// What is wrong with a value, in words.
+    /// A message about the first invalid value.
     pub fn take(given: &mut HashMap<String, String>) -> Result<Self, String> {
         let mut names: Vec<String> = given.keys().filter(|name| name.starts_with("label.")).cloned().collect();
         names.sort_unstable();
@@ -73,12 +73,12 @@ impl Filter {
         })
     }
 
-    /// Whether it fits every socket.
+    /// Whether the filter matches every socket.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whether a socket is meant, at this second.
+    /// Whether a socket matches the filter at this second.
     pub fn fits(&self, socket: &Socket, now_s: u32) -> bool {
         let worker = socket.worker();
         let is = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|wanted| wanted == is);
@@ -94,7 +94,7 @@ impl Filter {
             && self.fits_texts(socket)
     }
 
-    /// What needs the socket's texts, which are behind a lock.
+    /// Checks the conditions on the socket's texts, which need its lock.
     fn fits_texts(&self, socket: &Socket) -> bool {
         if self.sid.is_none() && self.labels.is_empty() {
             return true;
@@ -106,10 +106,10 @@ impl Filter {
     }
 }
 
-/// An address, or a network such as 10.0.0.0/8.
+/// Parses an address, or a network such as 10.0.0.0/8.
 fn network(text: &str) -> Result<IpNet, String> {
     let address = || text.parse::<IpAddr>().ok().map(|address| IpNet::from(address.to_canonical()));
-    let wrong = || format!("`address` is an IP address or a network such as 10.0.0.0/8, not `{text}`");
+    let wrong = || format!("`address` must be an IP address or a network such as 10.0.0.0/8, not `{text}`");
     text.parse().ok().or_else(address).ok_or_else(wrong)
 }
 
@@ -118,13 +118,13 @@ fn one_of<T: Copy>(name: &str, text: &str, all: &[T], word: fn(T) -> &'static st
     all.iter()
         .find(|one| word(**one) == text)
         .copied()
-        .ok_or_else(|| format!("`{name}` is one of {}, not `{text}`", words()))
+        .ok_or_else(|| format!("`{name}` must be one of {}, not `{text}`", words()))
 }
 
-/// `90s`, `2h`, or a number of seconds.
+/// Parses a duration such as `90s` or `2h`, or a number of seconds.
 fn age(text: &str) -> Result<u32, String> {
     let seconds = || text.parse().ok().map(Duration::from_secs);
     let age = seconds().or_else(|| humantime::parse_duration(text).ok());
     age.and_then(|age| u32::try_from(age.as_secs()).ok())
-        .ok_or_else(|| format!("`min_age` is a duration such as 90s or 2h, not `{text}`"))
+        .ok_or_else(|| format!("`min_age` must be a duration such as 90s or 2h, not `{text}`"))
 }

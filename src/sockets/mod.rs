@@ -1,14 +1,15 @@
-//! Every live socket: tunnels and polling sessions, one entry each, for operators to list, filter and close.
+//! Every live socket: one entry per tunnel or polling session, for operators to list, filter and close.
 //!
-//! An entry is made where a session or tunnel begins ([`Sockets::open`]) and is held from two sides: by what owns the session
-//! (its pin, or the tunnel itself where there is no pin) and by the tunnel. It leaves the list once, when the last of them
-//! lets go (`socket`). On the way of a message nothing is locked and nothing is read-modify-written: the tunnel's own thread
-//! is the only writer of its numbers, and stores them relaxed; whoever lists may see them a moment old.
+//! An entry is made where a session or tunnel begins ([`Sockets::open`]). It is held from two sides: by the owner of
+//! the session (its pin, or the tunnel itself if there is no pin) and by the tunnel. It leaves the list once: when the
+//! last of them releases it, or with the tunnel that became its transport (`socket`). Passing a message takes no lock
+//! and no read-modify-write operation: the tunnel's own thread is the only writer of the socket's numbers and stores
+//! them relaxed, so that a list may show them slightly late.
 //!
-//! The list is cut into [`SHARDS`], each a `std` mutex over a slab, locked where an entry comes or goes and while a list of
-//! its entries is copied: a few microseconds with ten thousand sockets. Full means: the socket lives, is counted, and is not
-//! listed. Left out: what is shown of an entry (`admin::sockets`), and when one is told to close
-//! (`drain::ordered`).
+//! The list is split into [`SHARDS`] shards, each a `std` mutex over a slab, locked when an entry comes or goes and
+//! while the shard's entries are copied: a few microseconds with ten thousand sockets. If the list is full, a new
+//! socket lives and is counted, but is not listed. Not in this module: what is shown of an entry (`admin::sockets`),
+//! and when a socket is closed (`drain::ordered`).
 
 mod care;
 mod common;
@@ -41,75 +42,76 @@ pub use told::Told;
 pub use way::Way;
 pub use words::{End, Kind, State, Transport};
 
-/// What a tunnel is told to say, and to end with. One for all that are closed together.
+/// Close frame that a tunnel is to send and end with; shared by all tunnels that are closed together.
 pub type Order = Arc<Farewell>;
 
-/// Parts of the list; [`Sockets::shard`] takes `0..SHARDS`.
+/// Number of shards of the list; [`Sockets::shard`] takes `0..SHARDS`.
 pub const SHARDS: usize = 64;
 
-/// Sockets are listed, and what they carry is noted. Not in one build of the bench, which measures what that costs.
+/// Whether sockets are listed and their traffic is counted; false only in the build of the benchmark that measures the
+/// cost of this.
 pub(crate) const KEPT: bool = !cfg!(feature = "bench-no-registry");
 
-/// A new socket, as it is known where it begins.
+/// Facts about a new socket that are known where it begins.
 pub struct New<'a> {
-    /// Where it leads.
+    /// Worker that the socket leads to.
     pub worker: &'a Arc<Worker>,
-    /// The session's place in its worker's count; `None`: no session.
+    /// The session's place in its worker's session count; `None` if there is no session.
     pub session: Option<Session>,
-    /// How its bytes travel.
+    /// Transport of the socket.
     pub transport: Transport,
-    /// What speaks on it.
+    /// Protocol of the socket.
     pub kind: Kind,
-    /// The client's name for the session; empty: none, or not known yet.
+    /// Session id as the client sends it; empty if there is none or it is not known yet.
     pub sid: &'a [u8],
-    /// What its request said; `None`: it was not read.
+    /// Facts from the request; `None` if it was not read.
     pub facts: Option<&'a Facts>,
 }
 
-/// All live sockets.
+/// The list of all live sockets.
 pub struct Sockets {
     shards: Vec<Mutex<Shard>>,
     commons: Commons,
     len: AtomicUsize,
-    /// Sockets that came so far; chooses the shard.
+    /// Number of sockets opened so far; it chooses the shard.
     opened: AtomicUsize,
     cap: usize,
-    /// Polling sessions closed so far.
+    /// Number of polling sessions that operators closed so far.
     ended: AtomicU32,
-    /// Itself, for entries that go.
+    /// Reference to the list itself, for entries that leave it.
     own: Weak<Self>,
 }
 
 #[derive(Default)]
 struct Shard {
     entries: Slab<Arc<Socket>>,
-    /// Entries that came so far: no two of this shard have the same id.
+    /// Number of entries so far: no two entries of this shard have the same id.
     lives: u32,
 }
 
-/// Where an entry is, and which of those that were there: never 0.
+/// Id of an entry: its place on the list, and which of all entries that used this place it is; never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id(u64);
 
 impl Id {
-    /// Of a socket that is not listed.
+    /// Id of a socket that is not listed.
     const NONE: Self = Self(0);
 
-    /// From the entry's life (32 bits, from 1), its place (26) and its shard (6).
+    /// Combines the number of the entry's life (32 bits, from 1), its place (26 bits) and its shard (6 bits).
     fn new(life: u32, index: usize, shard: usize) -> Option<Self> {
         let index = u64::try_from(index).ok().filter(|index| *index < 1 << 26)?;
         Some(Self(u64::from(life) << 32 | index << 6 | u64::try_from(shard).ok()?))
     }
 
     fn place(self) -> (usize, usize) {
-        // Both have fewer bits than any `usize` here.
+        // Both parts have fewer bits than any supported `usize`.
         let part = |bits: u64| usize::try_from(bits).unwrap_or(usize::MAX);
         (part(self.0 & 0x3f), part(self.0 >> 6 & 0x3ff_ffff))
     }
 }
 
 impl Sockets {
-    /// An empty list that takes `cap` entries.
+    /// Makes an empty list of at most `cap` entries.
     pub fn new(cap: usize) -> Arc<Self> {
         Arc::new_cyclic(|own| Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
@@ -122,32 +124,33 @@ impl Sockets {
         })
     }
 
-    /// Entries on the list.
+    /// Number of entries on the list.
     pub fn len(&self) -> usize {
         self.len.load(Relaxed)
     }
 
-    /// Whether there are none.
+    /// Whether the list is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Entries at most.
+    /// Maximum number of entries on the list.
     pub fn capacity(&self) -> usize {
         self.cap
     }
 
-    /// An operator has ended a polling session: the poll it waits with has to be told.
+    /// Records that an operator has ended a polling session, so that the poll which waits for the session is answered.
     pub fn one_ended(&self) {
         self.ended.fetch_add(1, Relaxed);
     }
 
-    /// Unlike the number of before once polling sessions were ended; wraps.
+    /// Number that changes whenever polling sessions have been ended; it wraps.
     pub fn ended(&self) -> u32 {
         self.ended.load(Relaxed)
     }
 
-    /// A socket, on the list until the guard goes, and every tunnel on it. It counts once it [`begins`](Socket::begins).
+    /// Makes a socket, which is listed while the returned guard or a tunnel holds it, but not longer than the tunnel
+    /// that became its transport. It is counted once it [`begins`](Socket::begins).
     pub fn open(&self, mut new: New<'_>) -> Listed {
         let nothing = Facts::nothing();
         let facts = new.facts.unwrap_or(&nothing);
@@ -156,7 +159,7 @@ impl Sockets {
         Listed::new(self.list(socket))
     }
 
-    /// Puts it on the list, if there is room.
+    /// Puts a socket on the list, if there is room.
     fn list(&self, mut socket: Socket) -> Arc<Socket> {
         let number = self.opened.fetch_add(1, Relaxed) % SHARDS;
         if self.len.fetch_add(1, Relaxed) < self.cap
@@ -173,21 +176,22 @@ impl Sockets {
         }
         self.len.fetch_sub(1, Relaxed);
         socket.worker().series.sockets.unlisted.inc();
-        say_full!("the list of sockets is full: one more lives unlisted ([limits] sockets)");
+        say_full!(upstream = %socket.worker().upstream, worker = %socket.worker().name,
+            "list of sockets is full: a new socket is not listed ([limits] sockets)");
         Arc::new(socket)
     }
 
-    /// Takes it off the list.
+    /// Removes a socket from the list.
     fn remove(&self, socket: &Socket) {
         if socket.id() == Id::NONE {
             return;
         }
         let (shard, index) = socket.id().place();
-        // Dropped after the lock.
+        // Dropped after the lock is released.
         let _gone = self.shards.get(shard).and_then(|shard| {
             let mut shard = lock(shard);
             let gone = shard.entries.try_remove(index);
-            // After a flood.
+            // Frees memory after a flood.
             if shard.entries.is_empty() && shard.entries.capacity() > 64 {
                 shard.entries.shrink_to_fit();
             }
@@ -196,7 +200,7 @@ impl Sockets {
         self.len.fetch_sub(1, Relaxed);
     }
 
-    /// The sockets of one shard, of `0..SHARDS`. Its lock is held while they are copied: 20 ns each.
+    /// Returns the sockets of one shard (`0..SHARDS`). Its lock is held while they are copied, for 20 ns per socket.
     pub fn shard(&self, shard: usize) -> Vec<Arc<Socket>> {
         self.shards
             .get(shard)
@@ -204,7 +208,7 @@ impl Sockets {
             .unwrap_or_default()
     }
 
-    /// The socket of an id.
+    /// Returns the socket with this id.
     pub fn get(&self, id: Id) -> Option<Arc<Socket>> {
         let (shard, index) = id.place();
         let shard = self.shards.get(shard).map(lock)?;
@@ -212,7 +216,7 @@ impl Sockets {
     }
 }
 
-/// What is kept here stays meaningful whatever panicked: a list.
+/// Locks a mutex even if it is poisoned: the lists kept here stay meaningful after a panic.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

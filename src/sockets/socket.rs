@@ -1,4 +1,4 @@
-//! One live socket: what it is, what it has carried, who holds it.
+//! One live socket: what it is, what it has carried, and what holds it.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -18,14 +18,15 @@ use crate::clock;
 use crate::tunnel::round_trip::{Quality, RoundTrips};
 use crate::upstream::worker::{Session, Worker};
 
-/// In `holders`: the session's owner, the tunnel; whether it is listed, and whether it was counted in.
+/// Bits of `holders`, in this order: the session's owner; the tunnel; whether the socket is listed; whether it was
+/// counted as opened.
 const OWNER: u8 = 1;
 pub(super) const TUNNEL: u8 = 2;
 const LIVE: u8 = 4;
 const COUNTED: u8 = 8;
 
-/// In `flags`: an operator wants it closed; its client owes an answer; one side has said Close; it is called to say a
-/// message, to ask by a Ping, or to end.
+/// Bits of `flags`, in this order: an operator wants the socket closed; its client owes an answer; one side has sent
+/// Close; the tunnel is to send a message; the tunnel is to send a Ping; the tunnel is to end.
 const ORDERED: u8 = 1;
 const SUSPECT: u8 = 2;
 const PARTING: u8 = 4;
@@ -33,19 +34,19 @@ pub(super) const POSTED: u8 = 8;
 pub(super) const ASKED: u8 = 16;
 pub(super) const GIVEN_UP: u8 = 32;
 
-/// One live socket.
+/// A live socket: a tunnel or a polling session.
 pub struct Socket {
     worker: Arc<Worker>,
     common: Arc<Common>,
     pub(super) cold: Mutex<Cold>,
     id: Id,
-    /// Seconds ([`clock::now_s`]).
+    /// Second at which the socket began ([`clock::now_s`]).
     since_s: u32,
-    /// The worker's, when it began.
+    /// Generation of the worker when the socket began.
     generation: u32,
-    /// From the client.
+    /// Traffic from the client.
     pub up: Way,
-    /// To the client.
+    /// Traffic to the client.
     pub down: Way,
     transport: AtomicU8,
     pub(super) flags: AtomicU8,
@@ -55,24 +56,24 @@ pub struct Socket {
     tls: bool,
 }
 
-/// What is not touched on the way of a message.
+/// State of a socket that passing messages does not touch.
 pub(super) struct Cold {
     texts: Texts,
-    /// In its worker's count for as long as somebody owns the session.
+    /// Place in the worker's session count, for as long as the session has an owner.
     session: Option<Session>,
-    /// The tunnel's task.
+    /// Waker of the tunnel's task.
     waker: Option<Waker>,
-    /// Made when there is something to care for: most plain WebSockets never have any.
+    /// Made when it is first needed; most plain WebSockets never need it.
     pub(super) care: Option<Box<Care>>,
 }
 
 impl Cold {
-    /// The texts in one piece.
+    /// Returns the encoded texts in one piece.
     pub(super) fn texts(&self) -> &[u8] {
         self.texts.bytes()
     }
 
-    /// What pings that passed have measured.
+    /// Returns what pings that passed have measured.
     pub(super) fn measured(&self) -> (RoundTrips, Option<Quality>) {
         self.care.as_ref().map(|care| care.measured()).unwrap_or_default()
     }
@@ -103,87 +104,87 @@ impl Socket {
         self.id = id;
     }
 
-    /// Its name on the list; unlisted ones all have the same.
+    /// Id of the socket on the list; all unlisted sockets have the same.
     pub fn id(&self) -> Id {
         self.id
     }
 
-    /// Where it leads.
+    /// Worker that the socket leads to.
     pub fn worker(&self) -> &Arc<Worker> {
         &self.worker
     }
 
-    /// Of its worker, when it began.
+    /// Generation of the worker when the socket began.
     pub fn generation(&self) -> u32 {
         self.generation
     }
 
-    /// The rule that led to its upstream; `None`: there are no routes.
+    /// Route that led to the upstream; `None` if there are no routes.
     pub fn route(&self) -> Option<&str> {
         self.common.key.route.as_deref()
     }
 
-    /// What the client calls itself, shortened; empty: nothing.
+    /// User agent of the client, shortened; empty if it sent none.
     pub fn agent(&self) -> &str {
         &self.common.key.agent
     }
 
-    /// The rules of its labels.
+    /// Rules of the socket's labels.
     pub(super) fn labels(&self) -> &Labels {
         &self.common.key.labels
     }
 
-    /// What speaks on it.
+    /// Protocol of the socket.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// It came over TLS, to us or to a trusted proxy.
+    /// Whether the client connected over TLS, to stickyd or to a trusted proxy.
     pub fn tls(&self) -> bool {
         self.tls
     }
 
-    /// Seconds ([`clock::now_s`]) it began at.
+    /// Second at which the socket began ([`clock::now_s`]).
     pub fn since_s(&self) -> u32 {
         self.since_s
     }
 
-    /// How its bytes travel now.
+    /// Current transport of the socket.
     pub fn transport(&self) -> Transport {
         let now = self.transport.load(Relaxed);
         Transport::ALL.into_iter().find(|one| *one as u8 == now).unwrap_or(Transport::Polling)
     }
 
-    /// Its client's address.
+    /// Address of the socket's client.
     pub fn address(&self) -> IpAddr {
         lock(&self.cold).texts.address()
     }
 
-    /// Calls `f` with the sid (empty: none) and the labels by name.
+    /// Calls `f` with the sid (empty if there is none) and the labels by name.
     pub fn with_texts<R>(&self, f: impl FnOnce(&[u8], &[(&str, Option<&str>)]) -> R) -> R {
         let cold = lock(&self.cold);
         let labels: Vec<_> = self.labels().iter().map(|rule| rule.name.as_str()).zip(cold.texts.labels()).collect();
         f(cold.texts.sid(), &labels)
     }
 
-    /// A WebSocket-first session has told its name.
+    /// Stores the sid of a WebSocket-first session once it is known.
     pub fn learn_sid(&self, sid: &[u8]) {
         let mut cold = lock(&self.cold);
         cold.texts = cold.texts.with_sid(sid);
     }
 
-    /// Keeps the key of its pin, where its sid does not lead there: 16 bytes.
+    /// Stores the key of the session's pin if the sid does not lead to it; this takes 16 bytes.
     pub fn keep_key(&self, key: Key) {
         let mut cold = lock(&self.cold);
         cold.texts = cold.texts.with_key(key.to_bytes());
     }
 
-    /// The key that was kept.
+    /// Key of the session's pin, if it was stored.
     pub fn key(&self) -> Option<Key> {
         lock(&self.cold).texts.key().map(Key::from_bytes)
     }
 
-    /// What it is doing at this second.
+    /// State of the socket at this second ([`clock::now_s`]).
     pub fn state(&self, now_s: u32) -> State {
         let flags = self.flags.load(Relaxed);
         let last = self.up.last_s().max(self.down.last_s()).unwrap_or(self.since_s);
@@ -200,7 +201,7 @@ impl Socket {
         }
     }
 
-    /// Its client owes an answer, or has given it.
+    /// Sets whether the client owes an answer.
     pub fn set_suspect(&self, suspect: bool) {
         if suspect {
             self.flags.fetch_or(SUSPECT, Relaxed);
@@ -209,40 +210,41 @@ impl Socket {
         }
     }
 
-    /// One side has said Close.
+    /// Records that one side has sent Close.
     pub fn parts(&self) {
         self.flags.fetch_or(PARTING, Relaxed);
     }
 
-    /// It lives: counted, and counted out again when it is over.
+    /// Counts the socket as opened, and thereby as closed once it is over.
     pub fn begins(&self) {
         if self.holders.fetch_or(COUNTED, AcqRel) & COUNTED == 0 {
             self.worker.series.sockets.opened(self.transport());
         }
     }
 
-    /// Whether it is one to be shown: of two that are made at once for one session, only one begins.
+    /// Whether the socket is to be shown: of two that are made at once for one session, only one begins.
     pub fn has_begun(&self) -> bool {
         self.holders.load(Relaxed) & COUNTED != 0
     }
 
-    /// Whether one side has said Close.
+    /// Whether one side has sent Close.
     pub fn has_parted(&self) -> bool {
         self.flags.load(Relaxed) & PARTING != 0
     }
 
-    /// Why it ends, if nobody has said so before.
+    /// Sets the reason why the socket ends, unless one is set already.
     pub fn ends(&self, why: End) {
         let _ = self.end.compare_exchange(0, why as u8, Relaxed, Relaxed);
     }
 
-    /// Why it ends, if that has been said.
+    /// Reason why the socket ends, if one is set.
     pub fn end(&self) -> Option<End> {
         let end = self.end.load(Relaxed);
         End::ALL.into_iter().find(|one| *one as u8 == end)
     }
 
-    /// An operator has it closed: its tunnel says this, and ends. `false`: there is no tunnel, or it was told before.
+    /// Closes the socket at an operator's command: its tunnel sends this Close frame and ends. `false` if there is no
+    /// tunnel or a close was ordered before.
     pub fn order(&self, order: &Order) -> bool {
         let waker = {
             let mut cold = lock(&self.cold);
@@ -261,23 +263,23 @@ impl Socket {
         true
     }
 
-    /// Whether an operator wants it closed: one load, for every poll of its tunnel.
+    /// Whether an operator wants the socket closed. This is a single load, made at every poll of the tunnel.
     #[inline]
     pub fn is_ordered(&self) -> bool {
         self.flags.load(Relaxed) & ORDERED != 0
     }
 
-    /// What its tunnel is to say.
+    /// Close frame that the tunnel is to send.
     pub fn ordered(&self) -> Option<Order> {
         lock(&self.cold).care.as_ref().and_then(|care| care.order.clone())
     }
 
-    /// Its tunnel's task, once: it stays the same for the tunnel's life.
+    /// Stores the waker of the tunnel's task; called once, because it stays the same for the tunnel's life.
     pub fn woken_by(&self, waker: &Waker) {
         lock(&self.cold).waker = Some(waker.clone());
     }
 
-    /// Wakes its tunnel's task, from whatever thread.
+    /// Wakes the tunnel's task, from any thread.
     pub fn wake(&self) {
         let waker = lock(&self.cold).waker.clone();
         if let Some(waker) = waker {
@@ -291,7 +293,7 @@ impl Socket {
         }
     }
 
-    /// Counts it out and takes it off the list, the first time.
+    /// Counts the socket as closed and removes it from the list; only the first call has an effect.
     fn is_over(&self) {
         let before = self.holders.fetch_and(!(LIVE | COUNTED), AcqRel);
         if before & LIVE == 0 {
@@ -308,8 +310,8 @@ impl Socket {
     }
 }
 
-/// A socket's place on the list, and its session's in its worker's count: held by the pin, or by the tunnel of what has none.
-/// Eight bytes: the pin table holds a million of them.
+/// A socket's place on the list, and its session's place in its worker's count. Held by the pin, or by the tunnel if
+/// there is no pin. It has eight bytes, because the pin table holds a million of them.
 pub struct Listed(Arc<Socket>);
 
 impl Listed {
@@ -317,7 +319,7 @@ impl Listed {
         Self(socket)
     }
 
-    /// The socket.
+    /// Returns the listed socket.
     pub fn socket(&self) -> &Arc<Socket> {
         &self.0
     }
@@ -334,19 +336,19 @@ impl Drop for Listed {
 pub struct Tunnelled(Arc<Socket>);
 
 impl Tunnelled {
-    /// A tunnel has opened. It is the socket's transport from now on, unless it may still turn out to be none
-    /// ([`Tunnelled::upgraded`]): an Engine.IO session that polls tries it first.
+    /// Records that a tunnel has opened. For an Engine.IO session that polls, the tunnel is only tried at first, and
+    /// becomes the transport with [`Tunnelled::upgraded`].
     pub fn new(socket: Arc<Socket>) -> Self {
         socket.holders.fetch_or(TUNNEL, AcqRel);
         Self(socket)
     }
 
-    /// For a Ping to its client.
+    /// Prepares a Ping to the socket's client.
     pub fn asking(&self) -> Asking {
         Asking::new(&self.0)
     }
 
-    /// The session has moved to the tunnel: it ends with it.
+    /// Records that the session has moved to the tunnel, and from now on ends with it.
     pub fn upgraded(&self, transport: Transport) {
         self.0.transport.store(transport as u8, Relaxed);
         self.0.worker.series.sockets.upgraded.inc();
@@ -369,7 +371,7 @@ impl Drop for Tunnelled {
             cold.care.as_mut().and_then(|care| care.leave())
         };
         if self.0.transport() == Transport::Polling {
-            // It was only tried: the session goes on polling.
+            // The tunnel was only tried; the session goes on polling.
             self.0.flags.fetch_and(!PARTING, Relaxed);
             self.0.let_go(TUNNEL);
         } else {

@@ -1,4 +1,4 @@
-//! The list against a model of random lives: what is listed lives, what lives is listed, and each is counted in and out once.
+//! The list against a model of random lives: exactly the live sockets are listed, and each is counted in and out once.
 
 use std::collections::HashSet;
 
@@ -23,14 +23,14 @@ fn listed(sockets: &Sockets) -> HashSet<Id> {
     (0..SHARDS).flat_map(|shard| sockets.shard(shard)).map(|socket| socket.id()).collect()
 }
 
-/// Tens of thousands of them live on one machine; jemalloc's classes are 128, 160, 192.
+/// Tens of thousands of sockets live on one machine; jemalloc's size classes are 128, 160 and 192 bytes.
 #[test]
 fn a_socket_is_small() {
-    assert!(size_of::<Socket>() + 16 <= 160, "{} bytes, and 16 of its counts", size_of::<Socket>());
+    assert!(size_of::<Socket>() + 16 <= 160, "{} bytes, plus 16 for the reference counts", size_of::<Socket>());
     assert_eq!((size_of::<Listed>(), size_of::<Option<Listed>>(), size_of::<Tunnelled>()), (8, 8, 8));
 }
 
-/// One life, seen from outside.
+/// One event in the life of a socket, seen from outside.
 #[derive(Debug, Clone, Copy)]
 enum Step {
     /// A polling session begins.
@@ -39,15 +39,15 @@ enum Step {
     Tunnel,
     /// The `n`th polling session tries a WebSocket.
     Try(usize),
-    /// It has moved there.
+    /// The `n`th session moves to its WebSocket.
     Move(usize),
-    /// Its tunnel ends.
+    /// The tunnel of the `n`th session ends.
     Part(usize),
-    /// Its pin goes.
+    /// The pin of the `n`th session is removed.
     Unpin(usize),
 }
 
-/// A life in the model: what is held, and whether it is to be listed.
+/// A life in the model: what is held, and whether it must be listed.
 struct Life {
     owner: Option<Listed>,
     tunnel: Option<Tunnelled>,
@@ -59,10 +59,10 @@ struct Life {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
-    /// Whatever comes in whatever order: what lives is listed once, what is over never again, and the worker's count is
-    /// that of owners.
+    /// Events in any order: a live socket is listed once, an ended one is never listed again, and the worker's count is
+    /// the number of owners.
     #[test]
-    fn the_list_is_what_lives(steps in prop::collection::vec((0..6u8, 0..8usize), 0..80)) {
+    fn live_sockets_are_listed_once(steps in prop::collection::vec((0..6u8, 0..8usize), 0..80)) {
         let (worker, sockets) = (worker(), Sockets::new(1_000));
         let mut lives: Vec<Life> = Vec::new();
         for (kind, n) in steps {
@@ -130,7 +130,7 @@ proptest! {
     }
 
     #[test]
-    fn texts_come_back(sid in prop::collection::vec(any::<u8>(), 0..300), labels in prop::collection::vec(prop::option::of(".{0,80}"), 0..8)) {
+    fn texts_are_kept(sid in prop::collection::vec(any::<u8>(), 0..300), labels in prop::collection::vec(prop::option::of(".{0,80}"), 0..8)) {
         let mut packed = Vec::new();
         labels.iter().for_each(|label| pack_label(&mut packed, label.as_deref()));
         let address = "192.0.2.7".parse().unwrap();
@@ -150,22 +150,22 @@ proptest! {
     }
 
     #[test]
-    fn what_is_shown_is_short_and_harmless(bytes in prop::collection::vec(any::<u8>(), 0..200), most in 0..100usize) {
+    fn printable_text_is_short_and_harmless(bytes in prop::collection::vec(any::<u8>(), 0..200), most in 0..100usize) {
         let text = printable(&bytes, most);
         prop_assert!(text.len() <= most && !text.contains(char::is_control));
     }
 }
 
 #[test]
-fn ids_that_are_none() {
+fn invalid_ids_are_rejected() {
     for text in ["", "0", "000", "i", "il", "zzzzzzzzzzzzzz", "zzzzzzzzzzzzz", "a-b", "é"] {
         assert_eq!(text.parse::<Id>(), Err(()), "{text}");
     }
 }
 
-/// Where the list is full a socket lives all the same, and its worker is told of its end.
+/// A socket lives even if the list is full, and its end is counted at its worker.
 #[test]
-fn a_full_list_says_so() {
+fn a_full_list_counts_unlisted_sockets() {
     let (worker, sockets) = (worker(), Sockets::new(2));
     let mut all: Vec<_> = (0..3).map(|_| sockets.open(new(&worker, Transport::Polling))).collect();
     all.iter().for_each(|one| one.socket().begins());
@@ -180,9 +180,9 @@ fn a_full_list_says_so() {
     assert_eq!((sockets.len(), worker.sessions()), (0, 0));
 }
 
-/// Two sockets that had the same place one after the other have different names.
+/// Two sockets that used the same place one after the other have different ids.
 #[test]
-fn an_old_id_finds_nobody_new() {
+fn an_old_id_finds_no_new_socket() {
     let (worker, sockets) = (worker(), Sockets::new(10));
     let mut old = HashSet::new();
     for _ in 0..SHARDS * 3 {

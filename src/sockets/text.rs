@@ -1,4 +1,4 @@
-//! An id as people read and type it, and the texts of an entry in one piece of memory.
+//! Ids as people read and type them, and the texts of an entry in one piece of memory.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use super::Id;
 
-/// What ids are written with: no letter that is taken for a number, and none twice in another case.
+/// Digits of an id in base 32: no letter that can be mistaken for a number, and no letter in both cases.
 const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
 impl fmt::Display for Id {
@@ -38,16 +38,17 @@ impl FromStr for Id {
     }
 }
 
-/// In a sid's length: its pin's key stands behind it, for sessions whose sid does not lead there.
+/// Bit in the length of a sid: the key of the pin follows the sid, for sessions whose sid does not lead to their pin.
 const KEYED: u16 = 0x8000;
 
-/// The texts of an entry: the client's address (16 bytes), the sid behind its length (2), the pin's key (16) where [`KEYED`],
-/// each label behind its own length (1; 0: the request had none). One allocation instead of one a text.
+/// Texts of an entry in one allocation: the client's address (16 bytes), the length of the sid (2) and the sid, the key
+/// of the pin (16) if [`KEYED`] is set, and for each label its length plus one (1; 0 if the request had none) and its
+/// text.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Texts(Box<[u8]>);
 
 impl Texts {
-    /// `labels` as [`pack_label`] has them.
+    /// Encodes the texts of an entry; `labels` are encoded by [`pack_label`].
     pub(super) fn new(address: IpAddr, sid: &[u8], labels: &[u8]) -> Self {
         let address = match address {
             IpAddr::V4(v4) => v4.to_ipv6_mapped(),
@@ -58,12 +59,12 @@ impl Texts {
         Self([&address.octets()[..], &length, sid, labels].concat().into_boxed_slice())
     }
 
-    /// The same with another sid.
+    /// Returns a copy with another sid and without a key.
     pub(super) fn with_sid(&self, sid: &[u8]) -> Self {
         Self::new(self.address(), sid, parts(&self.0).labels)
     }
 
-    /// The same with its pin's key.
+    /// Returns a copy with the key of the session's pin.
     pub(super) fn with_key(&self, key: [u8; 16]) -> Self {
         let Parts { sid, labels, .. } = parts(&self.0);
         let address = self.0.first_chunk::<16>().copied().unwrap_or_default();
@@ -71,7 +72,7 @@ impl Texts {
         Self([&address[..], &length, sid, &key, labels].concat().into_boxed_slice())
     }
 
-    /// Its pin's key, where it was kept.
+    /// Key of the session's pin, if it was stored.
     pub(super) fn key(&self) -> Option<[u8; 16]> {
         parts(&self.0).key
     }
@@ -84,24 +85,24 @@ impl Texts {
         parts(&self.0).sid
     }
 
-    /// Each label in the order of its rules; `None`: the request had none.
+    /// Labels in the order of their rules; `None` if the request had no such label.
     pub(super) fn labels(&self) -> impl Iterator<Item = Option<&str>> {
         labels(&self.0)
     }
 
-    /// All of them, as [`address`], [`parts`] and [`labels`] read them.
+    /// All texts in the form that [`address`], [`parts`] and [`labels`] read.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.0
     }
 }
 
-/// The address of an entry's texts.
+/// Returns the address in an entry's texts.
 pub(super) fn address(texts: &[u8]) -> IpAddr {
     let octets = texts.first_chunk::<16>().copied().unwrap_or_default();
     IpAddr::V6(Ipv6Addr::from(octets)).to_canonical()
 }
 
-/// The labels of an entry's texts, in the order of their rules; `None`: the request had none.
+/// Returns the labels in an entry's texts, in the order of their rules; `None` if the request had no such label.
 pub(super) fn labels(texts: &[u8]) -> impl Iterator<Item = Option<&str>> {
     let mut rest = parts(texts).labels;
     std::iter::from_fn(move || {
@@ -113,16 +114,16 @@ pub(super) fn labels(texts: &[u8]) -> impl Iterator<Item = Option<&str>> {
     })
 }
 
-/// Behind an entry's address.
+/// Parts of an entry's texts after the address.
 #[derive(Default)]
 pub(super) struct Parts<'a> {
     pub(super) sid: &'a [u8],
     key: Option<[u8; 16]>,
-    /// As [`pack_label`] has them.
+    /// Labels, encoded by [`pack_label`].
     labels: &'a [u8],
 }
 
-/// The parts of an entry's texts; those of no entry are empty.
+/// Splits an entry's texts into their parts, which are empty if there is no entry.
 pub(super) fn parts(texts: &[u8]) -> Parts<'_> {
     let read = || {
         let (length, rest) = texts.get(16..)?.split_first_chunk::<2>()?;
@@ -137,19 +138,19 @@ pub(super) fn parts(texts: &[u8]) -> Parts<'_> {
     read().unwrap_or_default()
 }
 
-/// Puts a label behind the others.
+/// Appends an encoded label to the others.
 pub(super) fn pack_label(packed: &mut Vec<u8>, value: Option<&str>) {
     let Some(value) = value else { return packed.push(0) };
     let value = value.get(..value.floor_char_boundary(usize::from(u8::MAX) - 1)).unwrap_or_default();
-    // Cut above: it fits.
+    // Always fits, because the value was cut above.
     packed.push(u8::try_from(value.len() + 1).unwrap_or(1));
     packed.extend_from_slice(value.as_bytes());
 }
 
-/// What may be shown of bytes a client chose: at most `most` bytes, no control characters.
+/// Makes bytes that a client chose fit to be shown: at most `most` bytes, without control characters.
 pub(super) fn printable(bytes: &[u8], most: usize) -> String {
     let plain = bytes.get(..bytes.len().min(most)).unwrap_or_default();
-    // As nearly every user agent is: copied once.
+    // Nearly every user agent is plain ASCII and is copied only once.
     if plain.iter().all(|byte| matches!(byte, b' '..=b'~'))
         && let Ok(text) = std::str::from_utf8(plain)
     {
@@ -160,7 +161,8 @@ pub(super) fn printable(bytes: &[u8], most: usize) -> String {
     text.get(..text.floor_char_boundary(most)).unwrap_or_default().to_owned()
 }
 
-/// Control characters, and those that turn the direction of what is shown, are nothing for a terminal.
+/// Whether a character must not be shown on a terminal: control characters, and those that change the direction of the
+/// text.
 fn is_odd(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')

@@ -1,7 +1,8 @@
-//! What stands behind a socket's lock, copied out: who shows many of them writes without holding any.
+//! Copies of the data behind a socket's lock, so that a list of many sockets is written without holding any lock.
 //!
-//! A tunnel's thread takes that lock where a ping passes and where the tunnel ends. Whoever lists may be stopped by the
-//! scheduler at any place, so it holds the lock for a copy and no longer, into memory it uses again for the next socket.
+//! A tunnel's thread takes that lock when a ping passes and when the tunnel ends. The thread that writes a list may be
+//! stopped by the scheduler at any point, so it holds the lock only to copy the data, into memory that it reuses for
+//! the next socket.
 
 use std::net::IpAddr;
 
@@ -9,28 +10,28 @@ use super::socket::Socket;
 use super::{lock, text};
 use crate::tunnel::round_trip::{Quality, RoundTrips};
 
-/// Of one socket; used again for the next.
+/// Copied data of one socket; reused for the next socket.
 #[derive(Debug, Default)]
 pub struct Told {
     texts: Vec<u8>,
-    /// What was measured so far.
+    /// Round trips that were measured so far.
     pub round_trips: RoundTrips,
-    /// How good its client's connection is, if that was measured.
+    /// Quality of the client's connection, if it was measured.
     pub quality: Option<Quality>,
 }
 
 impl Told {
-    /// Its client's address.
+    /// Address of the socket's client.
     pub fn address(&self) -> IpAddr {
         text::address(&self.texts)
     }
 
-    /// The session's name; empty: none, or not known yet.
+    /// Session id; empty if there is none or it is not known yet.
     pub fn sid(&self) -> &[u8] {
         text::parts(&self.texts).sid
     }
 
-    /// The labels its request had, each with the name of its rule in `socket`, whose texts these are.
+    /// Labels that the request had, with the names of their rules; `socket` must be the socket that was copied.
     pub fn labels<'a>(&'a self, socket: &'a Socket) -> impl Iterator<Item = (&'a str, &'a str)> {
         let names = socket.labels().iter().map(|rule| rule.name.as_str());
         names.zip(text::labels(&self.texts)).filter_map(|(name, value)| Some((name, value?)))
@@ -38,7 +39,7 @@ impl Told {
 }
 
 impl Socket {
-    /// Copies into `told` what is behind the lock.
+    /// Copies the data behind the socket's lock into `told`.
     pub fn tell(&self, told: &mut Told) {
         let cold = lock(&self.cold);
         told.texts.clear();

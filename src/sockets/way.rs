@@ -1,22 +1,23 @@
-//! What a socket has carried one way.
+//! Traffic that a socket has carried in one direction.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
 
-/// What went one way. One writer at a time: a tunnel's own thread, or whoever has the lock of the session's pin. Then a
-/// relaxed load and store do; where an upgrade begins while a poll is still open, a count may be lost, and nothing else.
+/// Traffic in one direction. There is one writer at a time: the tunnel's own thread, or the thread that has the lock of
+/// the session's pin. Relaxed loads and stores are then enough; if an upgrade begins while a poll is still open, a
+/// count may be lost, and nothing else.
 #[derive(Debug, Default)]
 pub struct Way {
     bytes: AtomicU64,
     messages: AtomicU64,
-    /// The second behind the last of it ([`crate::clock::now_s`]); 0: none yet.
+    /// Second of the last traffic ([`crate::clock::now_s`]) plus one; 0 if there was none yet.
     last_s: AtomicU32,
-    /// Of the Close frame; 0: none yet.
+    /// Code of the Close frame; 0 if there was none yet.
     code: AtomicU16,
 }
 
 impl Way {
-    /// More went this way. The second is never 0: a process has no session in its first.
+    /// Counts bytes and messages that passed at this second ([`crate::clock::now_s`]).
     #[inline]
     pub fn moved(&self, bytes: u64, messages: u32, now_s: u32) {
         if !super::KEPT {
@@ -29,27 +30,27 @@ impl Way {
         self.last_s.store(now_s.saturating_add(1), Relaxed);
     }
 
-    /// A Close frame went this way; 1005: one without a code.
+    /// Records a Close frame in this direction; the code is 1005 if the frame had none.
     pub fn close_said(&self, code: u16) {
         self.code.store(code, Relaxed);
     }
 
-    /// Bytes so far: of a tunnel all, of requests and answers their bodies.
+    /// Number of bytes so far: all bytes of a tunnel, or the bodies of requests and responses.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Relaxed)
     }
 
-    /// Data messages so far; of a polling session bodies.
+    /// Number of data messages so far; for a polling session, of bodies.
     pub fn messages(&self) -> u64 {
         self.messages.load(Relaxed)
     }
 
-    /// Seconds ([`crate::clock::now_s`]) of the last of it.
+    /// Second of the last traffic ([`crate::clock::now_s`]); `None` if there was none yet.
     pub fn last_s(&self) -> Option<u32> {
         self.last_s.load(Relaxed).checked_sub(1)
     }
 
-    /// The code of its Close frame.
+    /// Code of the Close frame, if there was one.
     pub fn code(&self) -> Option<u16> {
         Some(self.code.load(Relaxed)).filter(|code| *code != 0)
     }

@@ -1,10 +1,10 @@
-//! The closed sets of words that tell what a socket is, in answers, filters and metrics alike.
+//! Names for a socket's transport, protocol, state and end, the same in API answers, filters and metrics.
 
-/// How a socket's bytes travel.
+/// Transport that carries a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Transport {
-    /// One request after the other.
+    /// HTTP requests, one after the other.
     Polling = 0,
     /// A tunnel over a connection of its own.
     WebSocket = 1,
@@ -13,10 +13,10 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// All, in the order of their numbers.
+    /// All transports, in the order of their numbers.
     pub const ALL: [Self; 3] = [Self::Polling, Self::WebSocket, Self::WebSocketH2];
 
-    /// The word for it in answers and metrics.
+    /// Name of the transport in API answers and metrics.
     pub fn word(self) -> &'static str {
         match self {
             Self::Polling => "polling",
@@ -26,17 +26,17 @@ impl Transport {
     }
 }
 
-/// What speaks on a socket.
+/// Protocol that a socket speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// An Engine.IO session.
+    /// The socket is an Engine.IO session.
     EngineIo,
-    /// Whatever a WebSocket may carry.
+    /// The socket speaks any other protocol.
     Plain,
 }
 
 impl Kind {
-    /// The word for it in answers.
+    /// Name of the protocol in API answers.
     pub fn word(self) -> &'static str {
         match self {
             Self::EngineIo => "engine.io",
@@ -45,18 +45,18 @@ impl Kind {
     }
 }
 
-/// What a socket is doing.
+/// State of a socket, as operators see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// It was heard of a moment ago.
+    /// Traffic passed within the last `QUIET_S` seconds.
     Open,
-    /// Nothing either way for `QUIET_S`.
+    /// No traffic passed in either direction for `QUIET_S` seconds.
     Quiet,
-    /// Its client owes an answer.
+    /// The client owes an answer.
     Suspect,
-    /// Its worker is drained, in maint or removed.
+    /// The worker is being drained, in maint or removed.
     Draining,
-    /// One side has said Close, or it was told to.
+    /// One side has sent Close, or an operator has ordered it.
     Closing,
 }
 
@@ -64,10 +64,10 @@ pub enum State {
 pub(super) const QUIET_S: u32 = 30;
 
 impl State {
-    /// All of them.
+    /// All states of a socket.
     pub const ALL: [Self; 5] = [Self::Open, Self::Quiet, Self::Suspect, Self::Draining, Self::Closing];
 
-    /// The word for it in answers.
+    /// Name of the state in API answers.
     pub fn word(self) -> &'static str {
         match self {
             Self::Open => "open",
@@ -79,36 +79,36 @@ impl State {
     }
 }
 
-/// Why a socket is no more; the `reason` label.
+/// Reason why a socket ended; the `reason` label of metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum End {
-    /// The client said goodbye: a Close frame, or Engine.IO's close packet.
+    /// The client ended the socket, by a Close frame or by Engine.IO's close packet.
     Client = 1,
-    /// The worker said Close.
+    /// The worker sent a Close frame.
     Worker = 2,
-    /// The client's connection ended without a word.
+    /// The client's connection ended without a Close frame.
     ClientGone = 3,
-    /// The worker's connection ended without a word, or the worker is gone.
+    /// The worker's connection ended without a Close frame, or the worker is gone.
     WorkerGone = 4,
     /// The worker refused its own session.
     Refused = 5,
-    /// A polling session nobody asked for any more, or whose pin made room.
+    /// A polling session had no more requests, or its pin was evicted.
     Expired = 6,
-    /// It was silent for too long.
+    /// The socket was silent for too long.
     Idle = 7,
-    /// Its worker was drained, put to maint or removed.
+    /// The worker was drained, put into maint or removed.
     Drained = 8,
-    /// An operator closed it.
+    /// An operator closed the socket.
     Operator = 9,
-    /// stickyd stopped.
+    /// stickyd itself was stopped.
     Stopped = 10,
-    /// Its client vanished: its kernel answers no more, or it left a Ping of ours unanswered.
+    /// The client vanished: its kernel no longer answers, or a Ping from stickyd stayed unanswered.
     Dead = 11,
 }
 
 impl End {
-    /// All, in the order of their numbers.
+    /// All reasons, in the order of their numbers.
     pub const ALL: [Self; 11] = [
         Self::Client,
         Self::Worker,
@@ -123,7 +123,7 @@ impl End {
         Self::Dead,
     ];
 
-    /// The word for it in metrics.
+    /// Name of the reason in metrics.
     pub fn word(self) -> &'static str {
         match self {
             Self::Client => "client",

@@ -1,6 +1,7 @@
-//! What is logged: the file's word, `RUST_LOG`, which beats it, and what an operator says at run time, which beats both.
+//! The log level: the one in the file, overridden by `RUST_LOG`, overridden by the level an operator sets at run time.
 //!
-//! An operator's word holds over reloads until the file says another level than before, as with what he says of workers.
+//! A level set at run time survives reloads until the level in the file changes; admin states of workers work the same
+//! way.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -11,26 +12,26 @@ use crate::config;
 
 type Set = Box<dyn Fn(EnvFilter) + Send>;
 
-/// What has been said of the level, and how it is set.
+/// The levels set by each source, and how the subscriber's filter is replaced.
 #[derive(Default)]
 struct Said {
     file: String,
     environment: Option<String>,
     operator: Option<String>,
-    /// The one subscriber's own handle, whose type names all of its layers; `None` before there is one.
+    /// Replaces the filter of the process's one subscriber, whose type names all its layers; `None` before it starts.
     set: Option<Set>,
 }
 
 static SAID: Mutex<Option<Said>> = Mutex::new(None);
 
-/// The level, and whose word it is.
+/// The log level, and which source set it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Level {
-    /// What holds.
+    /// The level in force.
     pub level: String,
-    /// `file`, `environment` or `run time`.
+    /// Source of the level in force: `file`, `environment` or `run time`.
     pub from: &'static str,
-    /// What the file says.
+    /// The level in the configuration file.
     pub file: String,
 }
 
@@ -51,18 +52,19 @@ impl Said {
     }
 }
 
-/// Whether a panic came between does not matter: each word is whole.
+/// Locks the levels. A poisoned lock is safe to use: every change of a level is complete in itself.
 fn said() -> MutexGuard<'static, Option<Said>> {
     SAID.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The filter a text means. h2 and rustls warn of what clients do, a line a frame (a PONG nobody asked for): a log is not
-/// theirs to fill, and the metrics count them. A text that names these two has its way.
+/// Parses a level or a filter text. h2 and rustls warn about what clients send, one line per frame (such as an
+/// unrequested PONG). Clients must not fill the log and the metrics count them, so both are off unless the text names
+/// them.
 fn filter(text: &str) -> Result<EnvFilter, ParseError> {
     EnvFilter::try_new(format!("h2=off,rustls=off,{text}"))
 }
 
-/// The file says `level`; `RUST_LOG` may say another. The filter to begin with.
+/// Records the level in the file and the one in `RUST_LOG`, and returns the filter to start with.
 pub(super) fn begin(level: &str) -> EnvFilter {
     let environment = std::env::var(EnvFilter::DEFAULT_ENV).ok();
     let environment = environment.filter(|text| !text.is_empty() && filter(text).is_ok());
@@ -71,19 +73,19 @@ pub(super) fn begin(level: &str) -> EnvFilter {
     filter(&said.now().level).unwrap_or_else(|_| EnvFilter::new("info"))
 }
 
-/// How the level is changed from now on.
+/// Sets the function that replaces the filter from now on.
 pub(super) fn changes_by(set: impl Fn(EnvFilter) + Send + 'static) {
     if let Some(said) = &mut *said() {
         said.set = Some(Box::new(set));
     }
 }
 
-/// What holds now.
+/// Returns the level in force now.
 pub fn level() -> Level {
     said().get_or_insert_default().now()
 }
 
-/// A reload: the file says this. A level it said before changes nothing.
+/// Applies the level of a reloaded file. If the file's level has not changed, a level set at run time stays in force.
 pub fn set_level(level: &str) {
     let mut said = said();
     let said = said.get_or_insert_default();
@@ -93,10 +95,10 @@ pub fn set_level(level: &str) {
     }
 }
 
-/// An operator says this, now; `None`: he takes his word back.
+/// Sets the level at run time; `None` removes it, so that the environment or the file decides again.
 ///
 /// # Errors
-/// It is no level, in words.
+/// The text is not a valid log level; the error explains why.
 pub fn say_level(level: Option<&str>) -> Result<Level, String> {
     if let Some(level) = level {
         config::check_level(level)?;
@@ -113,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clients_cannot_make_libraries_talk() {
+    fn clients_cannot_make_libraries_log() {
         for (text, has) in [
             ("info", &["h2=off", "rustls=off", "info"][..]),
             ("h2=trace,info", &["h2=trace", "rustls=off", "info"]),
@@ -128,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_word_is_the_operators_until_the_file_says_a_new_one() {
+    fn a_run_time_level_lasts_until_the_level_in_the_file_changes() {
         let mut said = Said { file: "info".to_owned(), ..Said::default() };
         assert_eq!((said.now().level.as_str(), said.now().from), ("info", "file"));
         said.environment = Some("warn".to_owned());
@@ -138,7 +140,7 @@ mod tests {
         set_level("info");
         say_level(Some("debug")).unwrap();
         set_level("info");
-        assert_eq!(level().level, "debug", "nothing new");
+        assert_eq!(level().level, "debug", "the level in the file has not changed");
         set_level("warn");
         assert_eq!((level().level.as_str(), level().from), ("warn", "file"));
         assert!(say_level(Some("inof")).unwrap_err().contains("no log level"));

@@ -1,8 +1,8 @@
-//! Log lines on their way out: a bounded queue, and one thread that writes them.
+//! Writing of log lines: a bounded queue, and one thread that empties it to standard error.
 //!
-//! A full disk or a reader that sleeps makes `write` wait, and no data thread may wait for a log (threats: "disk full"):
-//! what the queue has no room for is dropped and counted, and said once there is room again. Left out: what a line looks
-//! like (`super`).
+//! A full disk or a stalled reader blocks `write`, and no data thread may wait for a log
+//! (docs/reference/threats.md §2.12, "disk full"). Lines the queue has no room for are dropped and counted, and the
+//! loss is logged once there is room again. Left out: the format of a line (`super`).
 
 use std::io::{self, Write};
 use std::sync::OnceLock;
@@ -14,27 +14,27 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::Rarely;
 
-/// Lines that wait at most; a slot costs 32 bytes.
+/// Maximum number of lines in the queue; a slot costs 32 bytes.
 const LINES: usize = 8_192;
 
-/// Bytes of lines that wait at most: a line may hold a path as long as a request's head may be.
+/// Maximum total size of the lines in the queue, in bytes: one line may hold a path as long as a request's head may be.
 const BYTES: usize = 4 << 20;
 
-/// Bytes written at once: many lines a call where many wait.
+/// Size at which a batch is written, in bytes: under load one call writes many lines.
 const BATCH: usize = 64 * 1024;
 
-/// How long the last lines get at the end.
+/// Time the last lines get to be written when the process ends.
 const LAST: Duration = Duration::from_secs(1);
 
 static COUNTS: Counts = Counts { bytes: AtomicUsize::new(0), dropped: AtomicU64::new(0) };
 static QUEUE: OnceLock<Queue> = OnceLock::new();
 
-/// Lines dropped since the start.
+/// Returns the number of lines dropped since the start.
 pub(crate) fn dropped() -> u64 {
     COUNTS.dropped.load(Relaxed)
 }
 
-/// Waits for what was logged until now, but not for ever.
+/// Waits until the lines logged so far are written, at most for [`LAST`].
 pub(super) fn flush() {
     let Some(queue) = QUEUE.get() else { return };
     let (sender, written) = sync_channel(1);
@@ -45,20 +45,20 @@ pub(super) fn flush() {
 
 enum Item {
     Line(Vec<u8>),
-    /// Answered once all before it is written.
+    /// Answered once every line queued before it is written.
     Flush(SyncSender<()>),
 }
 
-/// Of one queue.
+/// Counters of one queue.
 #[derive(Default)]
 struct Counts {
-    /// Of the lines that wait.
+    /// Total size of the lines in the queue, in bytes.
     bytes: AtomicUsize,
-    /// Lines.
+    /// Number of lines dropped since the start.
     dropped: AtomicU64,
 }
 
-/// Where lines wait.
+/// The sending side of the queue of lines.
 #[derive(Clone)]
 pub(super) struct Queue {
     sender: SyncSender<Item>,
@@ -68,7 +68,7 @@ pub(super) struct Queue {
 /// Starts the thread that writes to standard error.
 ///
 /// # Errors
-/// There is no thread to be had.
+/// The operating system refused a thread.
 pub(super) fn start() -> io::Result<Queue> {
     let (queue, items) = queue(&COUNTS);
     std::thread::Builder::new().name("log".to_owned()).spawn(move || write(&items, &COUNTS, io::stderr()))?;
@@ -117,7 +117,7 @@ impl Write for &Queue {
     }
 }
 
-/// Writes until nobody can log any more, which for the process's own queue is never.
+/// Writes lines until every sender is gone; for the process's own queue that never happens.
 fn write(items: &Receiver<Item>, counts: &Counts, mut out: impl Write) {
     let (mut batch, mut said, every) = (Vec::new(), 0, Rarely::new());
     while let Ok(first) = items.recv() {
@@ -133,7 +133,7 @@ fn write(items: &Receiver<Item>, counts: &Counts, mut out: impl Write) {
             }
             next = if batch.len() < BATCH && flushed.is_none() { items.try_recv().ok() } else { None };
         }
-        // A full disk or a closed pipe: the next lines may fare better.
+        // The write fails on a full disk or a closed pipe; later lines may succeed.
         if out.write_all(&batch).and_then(|()| out.flush()).is_err() {
             counts.dropped.fetch_add(lines, Relaxed);
         }
@@ -144,7 +144,7 @@ fn write(items: &Receiver<Item>, counts: &Counts, mut out: impl Write) {
         }
         let dropped = counts.dropped.load(Relaxed);
         if dropped > said && every.may(1_000) {
-            tracing::warn!(lines = dropped - said, "log lines were dropped: standard error did not take them in time");
+            tracing::warn!(lines = dropped - said, "log lines were dropped: standard error is blocked or too slow");
             said = dropped;
         }
     }
@@ -160,7 +160,7 @@ mod tests {
         Box::leak(Box::default())
     }
 
-    /// One that takes a write only when it is let.
+    /// A writer that blocks in each write until the test lets it proceed.
     struct Gate(Receiver<()>, std::sync::mpsc::Sender<Vec<u8>>);
 
     impl Write for Gate {
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_a_reader_that_sleeps_and_what_is_dropped_is_counted() {
+    fn logging_never_waits_and_dropped_lines_are_counted() {
         let counts = counts();
         let (queue, items) = queue(counts);
         let ((open, gate), (tell, told)) = (channel(), channel());
@@ -186,20 +186,20 @@ mod tests {
             (&queue).write_all(format!("{number:06}\n").as_bytes()).unwrap();
         }
         let lost = usize::try_from(counts.dropped.load(Relaxed)).unwrap();
-        // The writer holds one batch of them, 7 bytes each.
+        // The writer holds one batch of lines, 7 bytes each.
         assert!(lost >= all - LINES - BATCH / 7 - 1, "{lost}");
         drop(open);
         drop(queue);
         writer.join().unwrap();
         let text: Vec<u8> = told.iter().flatten().collect();
         let lines: Vec<u32> = std::str::from_utf8(&text).unwrap().lines().map(|line| line.parse().unwrap()).collect();
-        assert_eq!(lines.len() + lost, all, "each is written or counted");
+        assert_eq!(lines.len() + lost, all, "each line is written or counted");
         assert!(lines.is_sorted());
         assert_eq!(counts.bytes.load(Relaxed), 0);
     }
 
     #[test]
-    fn long_lines_fill_it_too() {
+    fn long_lines_fill_the_queue_by_their_bytes() {
         let counts = counts();
         let (queue, _items) = queue(counts);
         for _ in 0..5 {

@@ -1,7 +1,7 @@
-//! What a thread knows of each live connection and tunnel: the order it is under, its silence, and how to wake it.
+//! What a thread knows about each live connection and tunnel: its current order, its idle time, and its waker.
 //!
-//! One [`Live`] a connection, on the list of its [`Thread`](super::Thread); [`Registered`] is the connection's own end of it
-//! and takes it off the list. Left out: who walks the list, and when.
+//! There is one [`Live`] per connection, in the list of its [`Thread`](super::Thread). [`Registered`] is the
+//! connection's own handle, and removes it from the list on drop. Left out: the walks over the list.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -11,29 +11,29 @@ use std::task::{Poll, Waker};
 
 use super::Thread;
 
-/// What a live connection or tunnel is told.
+/// Order that a live connection or tunnel is under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// Nothing.
+    /// No order: the connection goes on.
     GoOn,
-    /// It was silent for longer than its limit.
+    /// The connection was silent for longer than its limit.
     Idle,
-    /// Its listener was removed: finish what is under way, then close. A tunnel is not told.
+    /// The listener was removed: finish what is under way, then close. Tunnels never get this order.
     Leave,
-    /// stickyd stops: finish what is under way, then close. A tunnel says 1001.
+    /// stickyd stops: finish what is under way, then close. A tunnel sends a Close with 1001.
     Stop,
-    /// The time to finish is over.
+    /// The time to finish is over: end at once.
     Cut,
 }
 
-/// What an entry is of a connection that has many streams.
+/// Part of a client connection that an entry stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Share {
-    /// All of it; or it has none.
+    /// The whole connection, and it carries no tunnel over HTTP/2.
     Whole,
-    /// All of it, and it carries tunnels: its time to end is theirs.
+    /// The whole connection, and it carries tunnels over HTTP/2: it has as long to end as tunnels have.
     Carrier,
-    /// One poll, only there to be woken.
+    /// One poll of an HTTP/2 connection, registered only so that it can be woken.
     Poll,
 }
 
@@ -41,37 +41,37 @@ pub(super) enum Share {
 pub struct Live {
     pub(super) order: Cell<Order>,
     pub(super) waker: RefCell<Option<Waker>>,
-    /// Last activity, seconds; as of the tick that saw `moved`.
+    /// Time of the last activity in seconds, as of the tick that saw `moved`.
     pub(super) since: Cell<u32>,
     pub(super) moved: Cell<bool>,
-    /// Seconds of silence allowed; 0: no limit now.
+    /// Seconds of silence allowed; 0 for no limit at present.
     pub(super) limit: Cell<u32>,
     pub(super) tunnel: Cell<bool>,
     pub(super) share: Cell<Share>,
-    /// Of the worker a tunnel leads to, or a poll waits at; 0 for none.
+    /// Serial of the worker that a tunnel leads to or a poll waits at; 0 for none.
     pub(super) worker: Cell<u64>,
-    /// A tunnel that is to say its worker's farewell, and end.
+    /// Whether this tunnel has to send its worker's farewell and end.
     pub(super) closing: Cell<bool>,
-    /// No request has begun on it.
+    /// Whether no request has begun on the connection yet.
     pub(super) fresh: Cell<bool>,
-    /// Nothing has happened on it for a second or two: it may give its buffers back.
+    /// Whether nothing has happened for a second or two, so that the connection may release its buffers.
     pub(super) still: Cell<bool>,
-    /// No request is under way on it, nor the head of one: it may make room for another.
+    /// Whether no request is under way, nor the head of one, so that the connection may be ended to make room.
     pub(super) spare: Cell<bool>,
     pub(super) listener_removed: Removed,
 }
 
-/// Set, for all connections of a listener on one thread, once a reload has removed it.
+/// Flag of all connections of one listener on one thread; set once a reload has removed the listener.
 pub type Removed = Rc<Cell<bool>>;
 
 impl Live {
-    /// What it is told now.
+    /// Returns the order it is under now.
     pub fn order(&self) -> Order {
         self.order.get()
     }
 
-    /// Something moved: its silence begins anew, even if it was just found to be too long. The next tick reads the clock
-    /// for it: up to a second too late, never too early, and no clock read a message.
+    /// Records activity: the idle time starts again, even if the limit was just found to be exceeded. The clock is read
+    /// by the next tick, so no message costs a clock reading; the idle time may end up to a second late, never early.
     pub fn touch(&self) {
         self.moved.set(true);
         if self.order.get() == Order::Idle {
@@ -79,7 +79,7 @@ impl Live {
         }
     }
 
-    /// A request has begun.
+    /// Records that a request has begun.
     pub fn begin(&self, stopping: bool) {
         self.limit.set(0);
         self.still.set(false);
@@ -93,7 +93,7 @@ impl Live {
         }
     }
 
-    /// No more requests: what is under way is the last. Whether that is news.
+    /// Makes the request under way the last one of the connection; returns whether no such order was given before.
     pub fn last(&self) -> bool {
         let goes_on = matches!(self.order.get(), Order::GoOn | Order::Idle);
         if goes_on {
@@ -102,12 +102,12 @@ impl Live {
         goes_on
     }
 
-    /// Ends at once.
+    /// Ends the connection or tunnel at once.
     pub fn cut(&self) {
         self.tell(Order::Cut);
     }
 
-    /// No request has begun on it.
+    /// Whether no request has begun on the connection yet.
     pub fn is_fresh(&self) -> bool {
         self.fresh.get()
     }
@@ -117,36 +117,36 @@ impl Live {
         self.still.get()
     }
 
-    /// It was heeded; said again after the next silent second.
+    /// Clears the idle mark; the next idle tick sets it again.
     pub fn stirs(&self) {
         self.still.set(false);
     }
 
-    /// Silence allowed from the last activity on, seconds; 0: no limit.
+    /// Sets the silence allowed from the last activity on, in seconds; 0 for no limit.
     pub fn limit(&self, seconds: u32) {
         self.limit.set(seconds);
     }
 
-    /// It waits for a request, for so many seconds.
+    /// Marks the connection as waiting for a request, for at most this many seconds.
     pub fn waits_for_request(&self, seconds: u32) {
         self.limit.set(seconds);
         self.spare.set(true);
     }
 
-    /// A request's head has begun to come; the rest may take so many seconds.
+    /// Marks that the head of a request has begun to arrive; the rest of it may take this many seconds.
     pub fn head_begins(&self, seconds: u32) {
         self.touch();
         self.limit.set(seconds);
         self.spare.set(false);
     }
 
-    /// It waits for a request, and has done nothing for a second or two.
+    /// Whether the connection waits for a request and has done nothing for a second or two.
     pub(super) fn is_spare(&self) -> bool {
         self.spare.get() && self.still.get() && !self.moved.get() && self.order.get() != Order::Cut
     }
 
-    /// From now on it is a tunnel to the worker of this serial, which has longer to end than a request, and its own limit of
-    /// silence. It outlives its listener.
+    /// Turns the entry into a tunnel to the worker with this serial. A tunnel has its own limit of silence, has longer
+    /// to end than a request, and outlives its listener.
     pub fn become_tunnel(&self, limit: u32, worker: u64) {
         self.tunnel.set(true);
         self.worker.set(worker);
@@ -158,23 +158,23 @@ impl Live {
         self.touch();
     }
 
-    /// Whether tunnels go on over it (HTTP/2); they have longer to end than requests.
+    /// Sets whether the connection carries tunnels over HTTP/2; these have longer to end than requests.
     pub fn carries_tunnels(&self, carries: bool) {
         self.share.set(if carries { Share::Carrier } else { Share::Whole });
     }
 
-    /// A poll waits at the worker of this serial; 0 for none.
+    /// Sets the serial of the worker at which a poll waits; 0 for none.
     pub fn waits_at(&self, worker: u64) {
         self.worker.set(worker);
     }
 
-    /// Its worker is drained, and it is this tunnel's turn to end.
+    /// Whether the worker is drained and it is this tunnel's turn to end.
     pub fn is_closing(&self) -> bool {
         self.closing.get()
     }
 
-    /// Whom to wake when the order changes; `true`: it is another one. Not the same for life: a tunnel is another task than
-    /// the connection it was.
+    /// Sets the task to wake when the order changes; returns whether it is a new one. It can change: a tunnel runs in
+    /// another task than the connection it came from.
     pub fn watch(&self, waker: &Waker) -> bool {
         let mut slot = self.waker.borrow_mut();
         let is_new = !slot.as_ref().is_some_and(|known| known.will_wake(waker));
@@ -184,7 +184,7 @@ impl Live {
         is_new
     }
 
-    /// Ready once it is cut, or was silent for too long: for what has nothing to finish.
+    /// Completes once the connection is cut or was silent for too long; for waits that have nothing to finish.
     pub async fn given_up(&self) {
         poll_fn(|cx| {
             self.watch(cx.waker());
@@ -211,7 +211,7 @@ impl Live {
     }
 }
 
-/// A [`Live`] entry; dropping it takes it off the thread's list.
+/// Handle of a [`Live`] entry; dropping it removes the entry from the thread's list.
 pub struct Registered {
     pub(super) live: Rc<Live>,
     pub(super) thread: Rc<Thread>,
@@ -227,12 +227,12 @@ impl std::ops::Deref for Registered {
 }
 
 impl Registered {
-    /// The thread it lives on.
+    /// Returns the thread the entry lives on.
     pub fn thread(&self) -> &Rc<Thread> {
         &self.thread
     }
 
-    /// It is one of this address's connections, until it is dropped.
+    /// Counts the connection for this address until the handle is dropped.
     pub fn counted_for(&self, address: u64) {
         if let Some(entry) = self.thread.live.borrow_mut().get_mut(self.index as usize) {
             entry.address = address;
@@ -252,11 +252,11 @@ impl Drop for Registered {
     }
 }
 
-/// A place on a thread's list.
+/// One entry of a thread's list.
 pub(super) struct Entry {
     pub(super) live: Rc<Live>,
-    /// The key of the address it is counted for; 0 for none. Here, because the list has room for it, and a tunnel's task
-    /// must stay small.
+    /// Key of the address that the connection is counted for; 0 for none. It is kept here because the list has room for
+    /// it, whereas a tunnel's task must stay small.
     pub(super) address: u64,
 }
 
@@ -272,7 +272,7 @@ impl std::ops::Deref for Entry {
 mod tests {
     use super::*;
 
-    /// Every idle tunnel has one.
+    /// Every idle tunnel has an entry, so its size matters.
     #[test]
     fn an_entry_is_small() {
         assert!(size_of::<Live>() <= 56, "{} bytes", size_of::<Live>());

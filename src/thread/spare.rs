@@ -1,4 +1,4 @@
-//! Connections that wait for a request, and may make room for new ones where there are too many.
+//! Idle connections that wait for a request, and can be ended to make room for new ones when the limit is reached.
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
@@ -8,21 +8,22 @@ use super::live::Live;
 use super::{Order, Thread};
 use crate::clock;
 
-/// Those that waited for a request when it was last looked, the longest silent last.
+/// Idle connections found at the last search; the one that has been silent the longest comes last.
 #[derive(Default)]
 pub(super) struct Spare(RefCell<Found>);
 
 #[derive(Default)]
 struct Found {
-    /// Weak: each may have ended by itself.
+    /// Weak references, since each connection may have ended meanwhile.
     connections: Vec<Weak<Live>>,
-    /// When it was looked, seconds.
+    /// Time of the last search, in seconds.
     at_s: u32,
 }
 
 impl Thread {
-    /// Ends the connection that has waited for a request for longest, a second or two at least; whether there was one. All are
-    /// looked at once a second at most, so that a flood of new ones costs no more than its own.
+    /// Ends the connection that has waited longest for a request, if one has waited for a second or two; returns
+    /// whether it did. The search over all connections runs at most once a second, so that its cost does not grow with
+    /// a flood of new connections.
     pub fn make_room(&self) -> bool {
         let mut found = self.spare.0.borrow_mut();
         let now = clock::now_s();

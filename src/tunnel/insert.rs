@@ -1,8 +1,8 @@
-//! What stickyd says on a tunnel while the tunnel goes on: a Ping, or a message to many.
+//! Frames that stickyd inserts while a tunnel goes on: a Ping, or a broadcast message.
 //!
-//! One waits at a time. It goes in where the observer of the worker's frames knows a place for it (invariant 5), behind what
-//! was read before it and before what comes after; nothing else is held up by it. Left out: the Close, which ends the tunnel
-//! (`super::relay`), and who is told what (`crate::broadcast`).
+//! One of them waits at a time. It is inserted where the observer of the worker's frames finds a place for it
+//! (ARCHITECTURE.md, invariant 5), in sequence with the worker's bytes; nothing else is delayed by it. Out of scope:
+//! the Close, which ends the tunnel (`super::relay`), and the choice of recipients (`crate::broadcast`).
 
 use bytes::Bytes;
 
@@ -10,12 +10,12 @@ use super::frames::{Mark, Signal, ping_frame};
 use crate::broadcast::Posted;
 use crate::sockets::Asking;
 
-/// What stickyd's Pings carry: whose they are, for whoever looks at the wire.
+/// Payload of stickyd's Pings; it identifies their origin in a packet capture.
 const PING: [u8; 8] = *b"stickyd?";
 
-/// One thing of ours.
+/// A Ping or a message that stickyd inserts.
 pub(super) struct Insert {
-    /// Empty once it has its place.
+    /// The frame to insert; empty once it was handed over for writing.
     frame: Bytes,
     what: What,
 }
@@ -26,27 +26,28 @@ enum What {
 }
 
 impl Insert {
-    /// A Ping.
+    /// Creates a Ping for the client.
     pub(super) fn ping(asking: Asking) -> Box<Self> {
         Box::new(Self { frame: Bytes::copy_from_slice(ping_frame(&PING).as_ref()), what: What::Ping(asking) })
     }
 
-    /// A text message.
+    /// Creates a broadcast message for the client.
     pub(super) fn message(posted: Posted) -> Box<Self> {
         Box::new(Self { frame: posted.frame(), what: What::Message(posted) })
     }
 
-    /// It goes between messages, else between frames.
+    /// Whether it goes between messages; a Ping may go between any two frames.
     pub(super) fn is_message(&self) -> bool {
         matches!(self.what, What::Message(_))
     }
 
-    /// It has no place yet.
+    /// Whether it still waits for its place.
     pub(super) fn waits(&self) -> bool {
         !self.frame.is_empty()
     }
 
-    /// It has no place yet, and another may take its turn: it would come too late, or comes again.
+    /// Whether it still waits for its place and may be replaced: a message whose broadcast is over, or a Ping, which
+    /// will be requested again.
     pub(super) fn gives_way(&self) -> bool {
         self.waits()
             && match &self.what {
@@ -55,7 +56,7 @@ impl Insert {
             }
     }
 
-    /// It has no place yet, and nobody waits for it any more.
+    /// Whether it is a message that still waits for its place although its broadcast is over.
     pub(super) fn is_over(&self) -> bool {
         self.is_message() && self.gives_way()
     }
@@ -64,7 +65,7 @@ impl Insert {
         std::mem::take(&mut self.frame)
     }
 
-    /// The client's kernel, or its stream, has taken all of it.
+    /// Reports that the client's kernel, or its HTTP/2 stream, has taken the whole frame.
     pub(super) fn arrived(self) {
         match self.what {
             What::Ping(asking) => asking.left(Signal::Ping(Mark::of(&PING))),

@@ -1,7 +1,7 @@
-//! Upgraded connections: bytes both ways, frames only observed.
+//! Upgraded connections: bytes pass in both directions, and their frames are only observed.
 //!
 //! After a checked 101 both sockets leave hyper and move into a small task of their own, [`relay`]. A tunnel holds its
-//! worker, never the snapshot (invariant 9).
+//! worker, never the snapshot (ARCHITECTURE.md, invariant 9).
 
 pub mod frames;
 mod insert;
@@ -47,32 +47,35 @@ use crate::upstream::unread::Unread;
 use crate::upstream::worker::Count;
 use names::Names;
 
-/// Engine.IO's way from polling to a WebSocket: the client's `2probe`, and after the worker's answer its `5` (protocols
-/// §1.3). Until then the session polls, and a tunnel that ends was only a try.
+/// Number of messages that an Engine.IO client sends to move its session from polling to a WebSocket: `2probe`, and `5`
+/// after the worker's answer (docs/reference/protocols.md §1.3). Until then the session polls, and a tunnel that ends
+/// was only a trial.
 const TRIAL: u32 = 2;
 
-/// Seconds a tunnel may be silent both ways when nothing is known of its session: an hour, as HAProxy users set it.
+/// Seconds that a tunnel may be silent in both directions if its session's own limit is unknown: one hour, as HAProxy
+/// users configure it.
 const SILENCE_UNKNOWN_S: u32 = 3_600;
 
-/// The worker's half of a tunnel, waiting for hyper to let go of the client's.
+/// The worker's half of a tunnel, kept until hyper releases the client's half.
 pub struct Plan {
     io: WorkerIo,
-    /// What the worker sent right behind its answer's head.
+    /// Bytes that the worker sent directly after the head of its response.
     first: Bytes,
     terms: Box<Terms>,
 }
 
-/// What a tunnel was opened with, touched only at its ends. The guards end with it.
+/// The state with which a tunnel is opened, used only when it begins and ends. The guards in it are released with it.
 struct Terms {
-    /// Seconds of silence allowed.
+    /// Seconds of silence allowed in both directions.
     silence_s: u32,
-    /// A WebSocket-first Engine.IO session tells its name and its ping numbers in its first message.
+    /// Whether the first message of a WebSocket-first Engine.IO session is still to be read; it has the sid and the
+    /// ping settings.
     learns: bool,
-    /// What has come of that message, while it is not whole: `FIRST_BYTES_MAX` bytes at most.
+    /// The incomplete first message so far, at most `FIRST_BYTES_MAX` bytes.
     begun: Box<[u8]>,
-    /// Nobody has configured another silence than the session's own.
+    /// Whether the session's own silence limit applies, because none is configured (`tunnel_idle`).
     learns_silence: bool,
-    /// Messages its client still has to send until the session has moved here from polling.
+    /// Messages that the client still has to send until its session has moved from polling to this tunnel.
     trial: u32,
     transport: Transport,
     started: Instant,
@@ -81,20 +84,20 @@ struct Terms {
     bytes_up: u64,
     bytes_down: u64,
     tunnel: Count,
-    /// Until the worker's leg has ended.
+    /// The worker's connection, counted as in use until the worker's leg ends.
     in_use: Option<InUse>,
-    /// Something of ours for the client that waits for its place, or is on its way.
+    /// A Ping or a message of stickyd's for the client that waits for its place, or is being written.
     insert: Option<Box<Insert>>,
     hold: Option<Hold>,
-    /// Of a session without a pin.
+    /// The tunnel's own entry on the list of sockets, if its session has no pin.
     listed: Option<Listed>,
-    /// Where ordinary requests follow sockets.
+    /// Learns Socket.IO ids from the first frames, if ordinary requests name them (`follow`).
     names: Option<Box<Names>>,
     _of_address: Option<TunnelOf>,
 }
 
 impl Terms {
-    /// Looks at what the worker says first.
+    /// Passes the worker's first bytes to `names`, until it needs no more.
     fn name(&mut self, bytes: &[u8]) {
         if let Some(names) = &mut self.names
             && !names.look(bytes, &mut self.listed, &mut self.hold)
@@ -103,7 +106,8 @@ impl Terms {
         }
     }
 
-    /// What a session's first message tells, once it is whole. Nothing is kept where it comes in one piece, nor behind it.
+    /// Reads the first message of a session once it is complete. A message that arrives in one piece is not copied, and
+    /// no bytes are kept after it.
     fn learn(&mut self, bytes: &[u8]) -> Option<Handshake> {
         if !self.learns {
             return None;
@@ -126,7 +130,8 @@ impl Terms {
         }
     }
 
-    /// What an operator has this tunnel told, by itself or with its worker's drain; `None` when he has called it off.
+    /// The code and reason with which an operator has this tunnel closed, by itself or with its worker's drain; `None`
+    /// if the operator has cancelled that.
     fn farewell(&self) -> Option<Farewell> {
         if self.socket.is_ordered() {
             return self.socket.ordered().map(|order| Farewell::clone(&order));
@@ -134,7 +139,7 @@ impl Terms {
         self.tunnel.worker().admin.ending().map(|ending| ending.farewell.clone())
     }
 
-    /// Bytes went to the worker.
+    /// Counts bytes and messages sent to the worker.
     fn went_up(&mut self, bytes: usize, messages: u32, now_s: u32) {
         self.bytes_up += bytes as u64;
         self.socket.up.moved(bytes as u64, messages, now_s);
@@ -146,21 +151,21 @@ impl Terms {
         }
     }
 
-    /// Bytes went to the client.
+    /// Counts bytes and messages sent to the client.
     fn went_down(&mut self, bytes: usize, messages: u32, now_s: u32) {
         self.bytes_down += bytes as u64;
         self.socket.down.moved(bytes as u64, messages, now_s);
     }
 }
 
-/// What a small frame said, and over which half it came.
+/// Handles a small frame that came over one half of the tunnel: notes a Close code, and measures a ping's round trip.
 fn heed(socket: &sockets::Socket, series: &UpstreamSeries, from: Half, signal: Signal) {
     if !sockets::KEPT {
         return;
     }
     if let Signal::Close(code) = signal {
         let way = if from == Half::Client { &socket.up } else { &socket.down };
-        // As RFC 6455 §7.4.1 calls a Close without one.
+        // RFC 6455 §7.4.1 reserves 1005 for a Close without a code.
         way.close_said(code.unwrap_or(1005));
     } else if RoundTrips::is_about(signal, socket.kind() == sockets::Kind::EngineIo)
         && let Some((half, took)) = socket.pinged(from, signal, clock::now_tenths())
@@ -178,17 +183,17 @@ impl Drop for Terms {
     }
 }
 
-/// A checked 101: the bare socket behind it, not yet a tunnel.
+/// A checked 101 and the bare socket to the worker, not yet a tunnel.
 pub struct Granted {
     parts: Parts,
     io: WorkerIo,
-    /// What the worker sent right behind its answer's head.
+    /// Bytes that the worker sent directly after the head of its response.
     first: Bytes,
     in_use: InUse,
 }
 
 impl Granted {
-    /// Whether the worker ends the connection within `patience` and before it says anything; what it says is kept.
+    /// Whether the worker ends the connection within `patience` without sending anything. Bytes that it sends are kept.
     pub async fn ends_within(&mut self, patience: Duration) -> bool {
         if !self.first.is_empty() {
             return false;
@@ -205,7 +210,8 @@ impl Granted {
     }
 }
 
-/// Checks a 101 and turns it into the client's. An unasked or wrong one is rubbish: 502, and its connection is closed.
+/// Checks a 101 and turns it into the client's. A 101 that was not requested, or is not valid, becomes a 502, and its
+/// connection is closed.
 pub async fn grant(
     job: &Job,
     choice: Choice,
@@ -222,7 +228,7 @@ pub async fn grant(
     }
 }
 
-/// Whether this is the 101 that was asked for (invariant 6); otherwise its connection is closed.
+/// Whether this is the 101 that was requested (ARCHITECTURE.md, invariant 6); otherwise its connection is closed.
 pub async fn check(job: &Job, response: Response<Unread>, lease: Box<Lease>) -> Option<Granted> {
     let (parts, unread) = response.into_parts();
     let asked = job.ask.upgrade.as_ref().is_some_and(|accept| upgrade::grants(&parts.headers, accept));
@@ -233,7 +239,7 @@ pub async fn check(job: &Job, response: Response<Unread>, lease: Box<Lease>) -> 
     Some(Granted { parts, io, first, in_use })
 }
 
-/// Gives the client its 101, and the connection its tunnel; over HTTP/2 a 200, and the stream.
+/// Opens the tunnel: the client gets a 101 and its connection the tunnel; over HTTP/2, a 200 on the stream.
 pub fn open(job: &Job, mut choice: Choice, granted: Granted, record: &mut Record) -> Response<Reply> {
     let Granted { mut parts, io, first, in_use } = granted;
     choice.worker.series.answered(StatusCode::SWITCHING_PROTOCOLS.as_u16());
@@ -243,7 +249,7 @@ pub fn open(job: &Job, mut choice: Choice, granted: Granted, record: &mut Record
     set_cookie(job, &choice, &mut parts);
     let plan = Plan { io, first, terms: terms(job, &mut choice, in_use) };
     if job.conn.http2 {
-        // Opened by any 2xx (RFC 8441 §5); the key, and so the accept, were ours.
+        // Any 2xx opens the tunnel (RFC 8441 §5). stickyd generated the key, so the accept is of no use to the client.
         parts.status = StatusCode::OK;
         parts.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
         return Response::from_parts(parts, Reply::tunnel(plan));
@@ -261,7 +267,7 @@ fn terms(job: &Job, choice: &mut Choice, in_use: InUse) -> Box<Terms> {
     let transport = new.transport;
     let (socket, trial, listed) = match socket.flatten() {
         Some(socket) if ends => (socket, TRIAL, None),
-        // Of other protocols nobody tries one first.
+        // In protocols other than Engine.IO, clients do not probe a WebSocket before they use it.
         Some(socket) => {
             socket.upgraded(transport);
             (socket, 0, None)
@@ -298,7 +304,7 @@ fn terms(job: &Job, choice: &mut Choice, in_use: InUse) -> Box<Terms> {
     })
 }
 
-/// Rounded up: a limit of silence must never be shorter than what the session was told.
+/// A duration in seconds, rounded up: a silence limit must never be shorter than what the session was promised.
 pub fn whole_seconds(time: Duration) -> u32 {
     u32::try_from(time.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX)
 }

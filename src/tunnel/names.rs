@@ -1,9 +1,10 @@
-//! What a Socket.IO session is called, in the first frames of its tunnel: only for upstreams whose ordinary requests `follow`
-//! sockets. A WebSocket-first session is pinned for them, too.
+//! Learns the ids of a Socket.IO session from the first frames of its tunnel. Only for upstreams whose ordinary
+//! requests name such ids (`follow`); for these, a WebSocket-first session is pinned as well.
 //!
-//! Bounded: the worker's first 32 frames and 16 KiB, and text frames of up to 2 KiB that are not
-//! compressed; a namespace that is connected later is not seen. The bytes pass as they are (invariant 5); a frame's own
-//! bytes may be on their way to the client when its id is learned, before the client can have used it.
+//! The work is bounded: only the worker's first 32 frames and 16 KiB are inspected, and only text frames of up to 2 KiB
+//! that are not compressed. A namespace connected later is not learned. The bytes pass unchanged
+//! (ARCHITECTURE.md, invariant 5). A frame may already be on its way to the client when its id is learned, but the
+//! client cannot have used the id yet.
 
 use std::sync::Arc;
 
@@ -16,32 +17,32 @@ use crate::sockets::Listed;
 use crate::state::Shared;
 use crate::upstream::Upstream;
 
-/// Frames looked at: the open packet, the upgrade's probe, a few namespaces, and what comes between.
+/// Number of frames inspected: the open packet, the upgrade's probe, a few namespaces, and other frames between them.
 const FRAMES: u8 = 32;
 
-/// Bytes looked at, frames that are passed over included.
+/// Number of bytes inspected, including the frames that are skipped.
 const BYTES: usize = 16 * 1024;
 
-/// The longest frame read; a connect packet has about 60 bytes.
+/// The longest frame that is read, in bytes; a connect packet has about 60.
 const LONGEST: usize = 2_048;
 
-/// Looks at what a worker says first.
+/// Inspects the first frames of a worker for ids.
 pub struct Names {
     shared: Arc<Shared>,
     upstream: Arc<Upstream>,
     client: Client,
-    /// The session, once it is known.
+    /// The pin's key of the session, once it is known.
     key: Option<Key>,
-    /// Of a frame that is not whole yet.
+    /// The beginning of a frame that is not complete yet.
     begun: Vec<u8>,
-    /// Bytes of a frame that is passed over, still to come.
+    /// Bytes still to come of a frame that is skipped.
     skip: u64,
     frames: u8,
     bytes: usize,
 }
 
 impl Names {
-    /// `None`: nobody follows sockets here, or this is none of Socket.IO's.
+    /// Creates the inspection of a request's tunnel; `None` if no requests follow sockets, or it is not Socket.IO.
     pub fn of(job: &Job) -> Option<Box<Self>> {
         if job.upstream.config.follow.is_empty() {
             return None;
@@ -63,8 +64,8 @@ impl Names {
         }))
     }
 
-    /// Looks at bytes of the worker's; `false`: it has seen enough. A WebSocket-first session's place on
-    /// the list of sockets goes to its pin.
+    /// Inspects bytes from the worker; `false` once it needs no more. For a WebSocket-first session it moves the entry
+    /// on the list of sockets into the new pin.
     pub fn look(&mut self, bytes: &[u8], listed: &mut Option<Listed>, hold: &mut Option<Hold>) -> bool {
         let bytes = bytes.get(..self.bytes).unwrap_or(bytes);
         self.bytes -= bytes.len();
@@ -89,7 +90,7 @@ impl Names {
             }
         }
         if self.begun.is_empty() {
-            // An idle tunnel owns no buffer (invariant 9).
+            // An idle tunnel owns no buffer (ARCHITECTURE.md, invariant 9).
             self.begun = Vec::new();
         }
         self.bytes > 0
@@ -117,22 +118,22 @@ impl Names {
     }
 }
 
-/// What the bytes at a boundary are.
+/// The result of parsing the bytes at a frame boundary.
 #[derive(Debug, PartialEq, Eq)]
 enum Taken {
     NeedMore,
-    /// A frame of this many bytes that says nothing here.
+    /// A frame of this many bytes that is not of interest.
     Skip(u64),
-    /// A whole text frame: where its payload is.
+    /// A complete text frame, with the position of its payload.
     Text {
         start: usize,
         end: usize,
     },
-    /// No frame of a worker.
+    /// Not a valid frame of a worker.
     No,
 }
 
-/// Reads a worker's frame (RFC 6455 §5.2).
+/// Parses a frame of a worker (RFC 6455 §5.2).
 fn take(bytes: &[u8]) -> Taken {
     const FIN_TEXT: u8 = 0x81;
     let (first, start, length) = match bytes {
@@ -163,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_at_a_boundary() {
+    fn frames_are_read_skipped_or_rejected() {
         assert_eq!(take(b""), Taken::NeedMore);
         assert_eq!(take(b"\x81"), Taken::NeedMore);
         assert_eq!(take(b"\x81\x02a"), Taken::NeedMore);

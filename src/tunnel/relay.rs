@@ -1,12 +1,13 @@
-//! The relay task: two sockets, two observers, no buffer of its own.
+//! The relay task of a tunnel: two sockets, two observers, and no buffer of its own.
 //!
-//! Each direction reads into the thread's one buffer and writes at once; only what the receiver would not take is kept,
-//! and while it is, nothing more is read (back-pressure). Bytes pass exactly as they were sent (invariant 5). What stickyd
-//! says itself — 1001 when it stops or the tunnel was silent for too long, 1012 when the worker's leg ended without a close
-//! frame, the farewell of a worker that is drained — goes in where the observer knows a boundary, and nowhere else.
+//! Each direction reads into the thread's shared buffer and writes at once. Only what the receiver does not take is
+//! kept, and meanwhile nothing more is read (back-pressure). Bytes pass exactly as they were sent
+//! (ARCHITECTURE.md, invariant 5). stickyd sends a Close of its own with 1001 if it stops or the tunnel was silent for
+//! too long, with 1012 if the worker's leg ended without a Close, and with the configured farewell during a drain. Such
+//! a frame is inserted only where the observer knows a boundary.
 //!
-//! Each direction is a `Way`. The tunnel is over when both sources have ended and both sinks are gone; a deadline bounds
-//! every wait that a peer could draw out.
+//! Each direction is a `Way`. The tunnel is over once both sources have ended and both sinks are gone. A deadline
+//! bounds every wait that a peer could prolong.
 
 use std::io::ErrorKind;
 use std::pin::Pin;
@@ -27,31 +28,31 @@ use crate::sockets::End;
 use crate::thread::{Order, Registered};
 use crate::upstream::io::WorkerIo;
 
-/// Steps of both directions in a row before other tasks get their turn.
+/// Steps of both directions in a row, before other tasks get their turn.
 const TURNS: usize = 16;
 
-/// What has to be waited for at an end — the client's echo of our Close, the worker's answer to it, a peer's own FIN — has
-/// this long (invariant 5).
+/// Time limit for what is awaited at the end of a tunnel: the client's echo of stickyd's Close, the worker's answer to
+/// it, or a peer's own FIN (ARCHITECTURE.md, invariant 5).
 const ECHO: Duration = Duration::from_secs(5);
 
-/// One tunnel, as a future that ends with it.
+/// One tunnel, as a future that completes when the tunnel is over.
 pub struct Relay {
     client: ClientIo,
     worker: WorkerIo,
-    /// Client → worker.
+    /// The direction from client to worker.
     up: Way,
-    /// Worker → client.
+    /// The direction from worker to client.
     down: Way,
     live: Registered,
     terms: Box<Terms>,
-    /// A Close of ours that waits for a boundary.
+    /// The code of stickyd's own Close while it waits for a boundary.
     wanted: Option<CloseCode>,
-    /// The end of all waiting, once an end has begun that a peer could draw out.
+    /// The end of all waiting; set once the tunnel is ending and a peer could prolong that.
     deadline: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 impl Relay {
-    /// Joins a client's socket, with what it already sent behind its request, to a plan's worker.
+    /// Joins a client's socket to the worker of a plan. `early` are the bytes that the client sent after its request.
     pub fn new(client: ClientIo, early: Bytes, plan: Plan, live: Registered) -> Self {
         let Plan { io, first, mut terms } = plan;
         live.become_tunnel(terms.silence_s, terms.tunnel.worker().serial);
@@ -66,7 +67,7 @@ impl Relay {
         relay
     }
 
-    /// The first message of a WebSocket-first session tells its name, and how long its silence may last.
+    /// Learns the sid and the silence limit of a WebSocket-first session from its first message.
     fn learn(&mut self, bytes: &[u8]) {
         self.terms.name(bytes);
         if let Some(open) = self.terms.learn(bytes) {
@@ -77,7 +78,7 @@ impl Relay {
         }
     }
 
-    /// Moves bytes both ways until both are blocked; says whether any moved.
+    /// Moves bytes in both directions until both are blocked. Returns whether any moved.
     fn pump(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> bool {
         let mut moved = false;
         let (mut ask_up, mut ask_down) = (true, true);
@@ -85,7 +86,7 @@ impl Relay {
             if self.settle() {
                 (ask_up, ask_down) = (true, true);
             }
-            // What is ours is no sign of life.
+            // Bytes that stickyd inserts are not a sign of life.
             let own = self.terms.insert.is_some();
             let unsent = (self.up.rest.len(), self.down.rest.len());
             let (mut up, mut down) = (Step::Blocked, Step::Blocked);
@@ -110,8 +111,7 @@ impl Relay {
             if (up, down) == (Step::Blocked, Step::Blocked) {
                 return moved;
             }
-            // Bytes that moved one way change nothing for the other; whatever else happened may, and is seen to in
-            // another turn of both.
+            // Bytes moved in one direction do not change the other. Anything else may, and gives both another turn.
             ask_up = up != Step::Blocked || !matches!(down, Step::Moved(_));
             ask_down = down != Step::Blocked || !matches!(up, Step::Moved(_));
         }
@@ -133,20 +133,21 @@ impl Relay {
                 self.terms.socket.ends(End::ClientGone);
                 self.up.finish();
             }
-            // What it sent before it broke still goes to the worker; nothing goes to it.
+            // What the client sent before its connection broke still goes to the worker; nothing goes to the client.
             Step::Broke(how) => {
                 self.client_broke(how);
                 self.up.finish();
                 self.down.sink_is_gone();
                 self.terms.insert = None;
                 self.wait_at_most(ECHO);
-                // Nobody hears what the worker still says, and closing its socket tells it all there is to tell.
+                // No client is left to receive the worker's bytes. Without TLS, closing the worker's socket is enough
+                // to end its leg.
                 if self.worker.is_bare() && self.up.has_sent_all() {
                     self.up.sink_is_gone();
                     self.down.source_ended = true;
                 }
             }
-            // The other direction will read why, and tell the client.
+            // The other direction will read the cause from the worker's socket, and inform the client.
             Step::SinkBroke(_) => {}
         }
     }
@@ -167,7 +168,7 @@ impl Relay {
                 self.up.sink_is_gone();
                 self.worker_left();
             }
-            // What the client sent before is still read, and passed on.
+            // What the client sent before is still read, and forwarded.
             Step::SinkBroke(how) => {
                 self.terms.insert = None;
                 if how == ErrorKind::TimedOut {
@@ -179,23 +180,24 @@ impl Relay {
         }
     }
 
-    /// A time-out is its kernel's silence; whatever else, somebody said.
+    /// Notes why the client's connection broke. A time-out means that the client's kernel was silent; with any other
+    /// error, a peer ended the connection.
     fn client_broke(&self, how: ErrorKind) {
         self.terms.socket.ends(if how == ErrorKind::TimedOut { End::Dead } else { End::ClientGone });
     }
 
-    /// At most a tick late, and no clock read a message.
+    /// The time of the thread's last tick, in seconds: at most one tick late, but it saves a clock read per message.
     fn now_s(&self) -> u32 {
         u32::try_from(self.live.thread().now_ms() / 1_000).unwrap_or(u32::MAX)
     }
 
-    /// This side has said Close, or the other before it.
+    /// Notes that `side` has sent a Close; the first reason noted is kept.
     fn parts(&self, side: End) {
         self.terms.socket.ends(side);
         self.terms.socket.parts();
     }
 
-    /// What the thread, an operator or the vigil wants of it, before it moves.
+    /// Follows the orders of the thread, an operator or the vigil, before any bytes are moved.
     fn obey(&mut self, order: Order) {
         if order == Order::Stop {
             self.terms.socket.ends(End::Stopped);
@@ -204,7 +206,7 @@ impl Relay {
             self.terms.socket.ends(End::Drained);
             self.terms.socket.parts();
             self.close(self.terms.farewell().unwrap_or_default().code);
-            // The hard deadline of a drain: who has not parted by then is cut.
+            // The hard deadline of a drain: a tunnel that has not closed by then is cut.
             self.wait_at_most(ECHO);
         }
         if self.terms.socket.is_called() {
@@ -212,8 +214,8 @@ impl Relay {
         }
     }
 
-    /// stickyd wants this tunnel to end: our Close at the next boundary. Where the worker has said Close, or has left, the
-    /// tunnel is ending by itself.
+    /// Requests a Close from stickyd at the next boundary. If the worker has sent a Close, or its leg has ended, the
+    /// tunnel is ending already.
     fn close(&mut self, code: CloseCode) {
         if self.down.sink == Sink::Open && !self.down.source_ended && !self.down.observer.close_seen() {
             self.wanted = Some(code);
@@ -221,7 +223,8 @@ impl Relay {
         }
     }
 
-    /// Somebody has something for the client. Where the tunnel parts, or is no WebSocket, it is too late for that.
+    /// Takes up a Ping or a message that was requested for the client. If the tunnel is closing, or does not carry
+    /// WebSocket frames, it is too late for either.
     fn answer_call(&mut self) {
         let parts = self.wanted.is_some()
             || self.down.sink != Sink::Open
@@ -241,7 +244,8 @@ impl Relay {
         }
     }
 
-    /// Whether it was given up, and nothing of its client's has been read meanwhile or waits for the worker.
+    /// Whether the vigil has given up the client, nothing has been read from it meanwhile, and none of its bytes wait
+    /// for the worker.
     fn is_dead(&self, bytes_up: u64) -> bool {
         let socket = &self.terms.socket;
         if !socket.is_called() || !socket.is_given_up() {
@@ -256,12 +260,12 @@ impl Relay {
         !lives
     }
 
-    /// At a boundary of the worker's frames.
+    /// Queues stickyd's Close; called at a boundary of the worker's frames.
     fn say_close(&mut self) {
         if !self.is_websocket() {
             return;
         }
-        // The frame that was under way may have been the worker's own Close; nothing may follow that.
+        // The frame that just ended may have been the worker's own Close, which nothing may follow.
         if let Some(code) = self.wanted.take()
             && !self.down.observer.close_seen()
         {
@@ -273,8 +277,9 @@ impl Relay {
         }
     }
 
-    /// The worker's leg ended. Without a close frame before it the client is told 1012 (design.md §7): a bare end reads as
-    /// 1006 and cannot be told from a broken network. Bytes that are no WebSocket keep their half-close.
+    /// Ends the worker's leg. If it had sent no Close, the client gets 1012 (docs/reference/routing.md §8): a bare end
+    /// reads as 1006, which looks like a broken network. Connections that do not carry WebSocket frames keep their
+    /// half-close.
     fn worker_left(&mut self) {
         self.forget_connection();
         self.terms.socket.ends(End::WorkerGone);
@@ -291,8 +296,8 @@ impl Relay {
         }
     }
 
-    /// The worker's leg is no connection any more, however long the client's takes to end. Nothing had called for that where
-    /// neither side had said Close or left, and we had not.
+    /// Stops counting the worker's connection, however long the client's leg takes to end. It counts as lost if nothing
+    /// had called for its end: no side had sent a Close or left, and stickyd had not closed the tunnel.
     fn forget_connection(&mut self) {
         let called_for = self.down.sink != Sink::Open
             || self.up.source_ended
@@ -304,12 +309,13 @@ impl Relay {
         }
     }
 
-    /// What follows from both ways together; whether anything did. Before a turn, so that both ways see what it changes.
+    /// Applies what follows from the state of both directions. Returns whether anything changed. It runs before each
+    /// turn, so that both directions see the change.
     fn settle(&mut self) -> bool {
         let leaving = self.down.sink == Sink::Muted || (self.down.source_ended && self.is_websocket());
-        // Our Close or the worker's, and the client's: then the server's side closes first (RFC 6455 §7.1.1).
+        // A Close went to the client, and one came from it: then the server closes first (RFC 6455 §7.1.1).
         let parted = leaving && self.up.has_said_all();
-        // There will be no boundary.
+        // There will not be another boundary.
         let hopeless = self.wanted.is_some() && !self.is_websocket();
         self.up.source_ended |= parted;
         if hopeless {
@@ -322,12 +328,13 @@ impl Relay {
         parted || hopeless
     }
 
-    /// Both sides speak it so far: nothing of ours is put in where one of them speaks something else.
+    /// Whether both sides have sent only valid WebSocket frames so far. Otherwise nothing is inserted.
     fn is_websocket(&self) -> bool {
         self.up.observer.is_websocket() && self.down.observer.is_websocket()
     }
 
-    /// Bounds an end. Not while stickyd stops: the thread's deadline bounds that, and counts who had to be cut.
+    /// Sets a deadline for the end of the tunnel. While stickyd stops, the thread's own deadline applies instead, and
+    /// counts the tunnels that it had to cut.
     fn wait_at_most(&mut self, time: Duration) {
         if self.live.order() == Order::Stop {
             return;
@@ -370,7 +377,7 @@ impl Future for Relay {
         if this.is_dead(bytes_up) {
             return Poll::Ready(());
         }
-        // Last, so that a deadline set above knows whom to wake.
+        // Checked last, so that a deadline set above is polled and can wake this task.
         if this.over() || this.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
             return Poll::Ready(());
         }
@@ -382,7 +389,8 @@ impl Future for Relay {
 mod tests {
     use super::*;
 
-    /// Tens of thousands of them live on one machine (data-plane study §0.3); the terms are one box more.
+    /// Tens of thousands of relays live on one machine (docs/reference/performance.md §0.3); each has one more box for
+    /// its terms.
     #[test]
     fn a_relay_is_small() {
         println!("Relay: {} bytes, terms: {} bytes", size_of::<Relay>(), size_of::<Terms>());

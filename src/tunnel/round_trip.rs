@@ -1,34 +1,36 @@
-//! Round-trips of a tunnel's two legs, from the pings that pass by.
+//! Round trips of a tunnel's two legs, measured from the pings that pass.
 //!
-//! A ping that goes down and its pong that comes up measure the client's leg, a ping that goes up the worker's: WebSocket's
-//! own (RFC 6455 §5.5.2), matched by their payload, and Engine.IO's `2` and `3`. So Engine.IO 4, whose servers ping, measures
-//! the client's leg, and Engine.IO 3, whose clients ping, the worker's. A leg nobody pings over is not measured, and nothing
-//! is shown for it. Pure: time is an argument, in [`Tenths`]; whoever calls reads a clock for pings and pongs only.
+//! A ping that goes down and its pong that comes up measure the client's leg; a ping that goes up measures the
+//! worker's. Both WebSocket pings (RFC 6455 §5.5.2), matched by their payload, and Engine.IO's `2` and `3` count. So
+//! Engine.IO 4, where the server pings, measures the client's leg, and Engine.IO 3, where the client pings, the
+//! worker's. A leg without pings is not measured, and no value is shown for it. This module is pure: the time is an
+//! argument, in [`Tenths`], and the caller reads the clock only for pings and pongs.
 //!
-//! Where several pings of one payload wait for their answers, no answer tells which one it is for: none is measured until
-//! one ping waits alone. Left out: Engine.IO's polling, where a ping waits for the next poll and measures that.
+//! If several pings with the same payload are unanswered, a pong does not tell which of them it answers. Then none is
+//! measured until a ping is alone again. Out of scope: Engine.IO's polling, where a ping waits for the next poll, so
+//! that a round trip would measure the wait.
 
 use std::time::Duration;
 
 use super::frames::{Mark, Signal};
 
-/// Tenths of a millisecond, wrapping after five days.
+/// A time in tenths of a millisecond, which wraps after five days.
 pub type Tenths = u32;
 
-/// After this a ping is not waited for any more: 60 s.
+/// A ping that is unanswered for longer than this counts as lost: 60 s.
 const LOST: Tenths = 600_000;
 
-/// Which half of a tunnel.
+/// One of the two halves of a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Half {
-    /// Between the client and stickyd.
+    /// The half between the client and stickyd.
     Client,
-    /// Between stickyd and the worker.
+    /// The half between stickyd and the worker.
     Worker,
 }
 
 impl Half {
-    /// The `leg` label.
+    /// The value of the `leg` label in metrics.
     pub fn word(self) -> &'static str {
         match self {
             Self::Client => "client",
@@ -37,18 +39,18 @@ impl Half {
     }
 }
 
-/// What was measured of both halves, and the pings that wait for their answer.
+/// The measured round trips of both halves, and the pings that are unanswered.
 #[derive(Debug, Clone, Default)]
 pub struct RoundTrips {
-    /// Between the client and stickyd.
+    /// The leg between the client and stickyd.
     pub client: Leg,
-    /// Between stickyd and the worker.
+    /// The leg between stickyd and the worker.
     pub worker: Leg,
 }
 
 impl RoundTrips {
-    /// Whether a signal is a ping or a pong: only then is it worth a look at the clock. `engine_io`: its text messages are
-    /// Engine.IO's packets.
+    /// Whether a signal is a ping or a pong; only these need the clock. `engine_io`: text messages are Engine.IO
+    /// packets.
     pub fn is_about(signal: Signal, engine_io: bool) -> bool {
         match signal {
             Signal::Ping(_) | Signal::Pong(_) => true,
@@ -57,7 +59,8 @@ impl RoundTrips {
         }
     }
 
-    /// A ping or a pong passed. `from`: the half it came over. Which half that measured, and how long it took.
+    /// Notes a ping or a pong that came over the half `from`. Returns the half that was measured and its round trip, if
+    /// it was the answer to a single ping.
     pub fn pass(&mut self, from: Half, signal: Signal, now: Tenths) -> Option<(Half, Duration)> {
         let (here, there) = match from {
             Half::Client => (&mut self.client, &mut self.worker),
@@ -80,35 +83,36 @@ impl RoundTrips {
     }
 }
 
-/// Engine.IO's pings have no payload that could tell them apart.
+/// The common mark of Engine.IO's pings, which have no payload that could tell them apart.
 const ENGINE_IO: Mark = Mark(0x0002_0003);
 
-/// One half of a tunnel, in twelve bytes: tens of thousands of tunnels have two.
+/// The round trips of one half, in twelve bytes, because each of tens of thousands of tunnels has two.
 #[derive(Debug, Clone, Default)]
 pub struct Leg {
     /// When the last ping passed.
     asked: Tenths,
-    /// How many pings of its payload wait for an answer, up to 3, and under it 14 bits of its mark.
+    /// The number of unanswered pings with the same payload, up to 3, in the upper two bits, and 14 bits of their mark.
     waiting: u16,
-    /// The last, the smoothed and the longest, in tenths of a millisecond, at most 6.5 s; 0: none was measured.
+    /// The last round trip, in tenths of a millisecond, at most 6.5 s; 0 if none was measured. `smoothed` and `longest`
+    /// have the same unit and range.
     last: u16,
     smoothed: u16,
     longest: u16,
 }
 
-/// What is known of a leg that was measured. Each at most 6.5 s: beyond that it only says so.
+/// The round trips of a leg that was measured, each capped at 6.5 s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Measured {
-    /// Of the last ping.
+    /// Round trip of the last ping.
     pub last: Duration,
-    /// The past weighs seven eighths, as in TCP (RFC 6298 §2).
+    /// Smoothed round trip: earlier ones weigh seven eighths, as in TCP (RFC 6298 §2).
     pub smoothed: Duration,
-    /// Of all.
+    /// The longest round trip so far.
     pub longest: Duration,
 }
 
 impl Leg {
-    /// A ping that asks over this leg.
+    /// Notes a ping that was sent over this leg.
     pub fn asked(&mut self, mark: Mark, now: Tenths) {
         let mark = short(mark);
         let (known, waiting) = (self.waiting & MARK, self.waiting >> COUNT_AT);
@@ -118,7 +122,7 @@ impl Leg {
         self.asked = now;
     }
 
-    /// The answer to one. How long it took, if it can only be that one's.
+    /// Notes a pong. Returns its round trip if only one ping was unanswered.
     fn answered(&mut self, mark: Mark, now: Tenths) -> Option<u16> {
         let waiting = self.waiting >> COUNT_AT;
         if waiting == 0 || self.waiting & MARK != short(mark) {
@@ -135,12 +139,12 @@ impl Leg {
         Some(took)
     }
 
-    /// How long a ping has been waiting for its answer.
+    /// How long the last unanswered ping has been waiting for its pong.
     pub fn waits_since(&self, now: Tenths) -> Option<Duration> {
         (self.waiting >> COUNT_AT > 0).then(|| Duration::from_micros(u64::from(now.wrapping_sub(self.asked)) * 100))
     }
 
-    /// What was measured; `None` while nothing was.
+    /// The round trips of this leg; `None` if none was measured.
     pub fn measured(&self) -> Option<Measured> {
         (self.last != 0).then(|| Measured {
             last: tenths(self.last),
@@ -167,22 +171,22 @@ fn tenths(count: u16) -> Duration {
     Duration::from_micros(u64::from(count) * 100)
 }
 
-/// How good a connection is, by its smoothed round-trip.
+/// The quality of a connection, by its smoothed round trip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Quality {
-    /// Up to the first threshold.
+    /// At most [`Thresholds::excellent`], by default 80 ms.
     Excellent,
-    /// Up to the second.
+    /// At most [`Thresholds::good`], by default 250 ms.
     Good,
-    /// Beyond.
+    /// Longer than [`Thresholds::good`] allows.
     Poor,
 }
 
 impl Quality {
-    /// In this order everywhere.
+    /// All qualities, in the order used everywhere.
     pub const ALL: [Self; 3] = [Self::Excellent, Self::Good, Self::Poor];
 
-    /// The word for it in the API and in metrics.
+    /// The name of this quality in the API and in metrics.
     pub fn word(self) -> &'static str {
         match self {
             Self::Excellent => "excellent",
@@ -192,12 +196,12 @@ impl Quality {
     }
 }
 
-/// Where one quality ends and the next begins.
+/// The limits between the three qualities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Thresholds {
-    /// The longest smoothed round-trip that is excellent; default 80 ms.
+    /// The longest smoothed round trip that is excellent; the default is 80 ms.
     pub excellent: Duration,
-    /// The longest that is good; default 250 ms.
+    /// The longest smoothed round trip that is good; the default is 250 ms.
     pub good: Duration,
 }
 
@@ -208,7 +212,7 @@ impl Default for Thresholds {
 }
 
 impl Thresholds {
-    /// The quality of a smoothed round-trip.
+    /// The quality of a connection with this smoothed round trip.
     pub fn quality(self, smoothed: Duration) -> Quality {
         match smoothed {
             short if short <= self.excellent => Quality::Excellent,
@@ -225,11 +229,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_legs_have_twenty_four_bytes() {
+    fn two_legs_take_twenty_four_bytes() {
         assert_eq!(size_of::<RoundTrips>(), 24);
     }
 
-    /// What passes: from which half, what, and so many tenths after what was before it.
+    /// A signal that passes: whether it comes from the client, its kind, its payload, and the tenths since the one
+    /// before.
     type Pass = (bool, u8, u8, u32);
 
     fn signal(kind: u8, payload: u8) -> Signal {
@@ -241,7 +246,7 @@ mod tests {
         }
     }
 
-    /// The whole story of one half, kept in lists: pings asked over it, newest last.
+    /// A naive model of one half: a list of the unanswered pings, newest last, and a list of the round trips.
     #[derive(Default)]
     struct Naive {
         asked: Vec<(u64, Option<u8>)>,
@@ -253,7 +258,7 @@ mod tests {
             if self.asked.last().is_some_and(|(at, last)| *last != payload || now - at > u64::from(LOST)) {
                 self.asked.clear();
             }
-            // The oldest of four is forgotten.
+            // Only three pings are remembered, so the oldest is dropped.
             if self.asked.len() == 3 {
                 self.asked.remove(0);
             }
@@ -275,7 +280,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_a_list_of_all_that_passed(
+        fn round_trips_agree_with_a_naive_model(
             passed in prop::collection::vec((any::<bool>(), 0u8..4, 0u8..3, prop_oneof![0u32..3_000, 0u32..900_000]), 0..60),
             from in any::<u32>(),
         ) {
@@ -305,7 +310,7 @@ mod tests {
                 let count = |time: Duration| u64::try_from(time.as_micros() / 100).unwrap();
                 prop_assert_eq!(told.map(|told| count(told.last)), last.copied());
                 prop_assert_eq!(told.map(|told| count(told.longest)), longest.copied());
-                // The smoothed one never leaves the range of what was measured.
+                // The smoothed round trip never leaves the range of the measured ones.
                 let least = naive.took.iter().min();
                 let smoothed = told.map(|told| count(told.smoothed));
                 prop_assert!(smoothed >= least.copied() && smoothed <= longest.copied(), "{:?}", smoothed);
@@ -314,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn the_smoothed_one_follows() {
+    fn the_smoothed_round_trip_follows_new_ones() {
         let mut leg = Leg::default();
         for (took, smoothed) in [(800, 800), (1_600, 900), (100, 800)] {
             leg.asked(Mark(7), 0);

@@ -1,7 +1,8 @@
 //! One HTTP/2 stream as a socket: the client's half of a tunnel over RFC 8441.
 //!
-//! Bytes are written as the stream's and the connection's windows allow, and read as the worker takes them: a side that
-//! does not read holds the other back. END_STREAM is a FIN, RST_STREAM a reset (RFC 8441 §5); dropping it resets the stream.
+//! Bytes are written as the windows of the stream and the connection allow, and read as the worker takes them: a side
+//! that does not read holds the other back. END_STREAM acts as a FIN, RST_STREAM as a reset (RFC 8441 §5). Dropping the
+//! socket resets the stream.
 
 use std::io;
 use std::pin::Pin;
@@ -11,20 +12,20 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Bytes a tunnel reads of its worker at once for a stream: what the client's window does not take of them waits with us.
+/// Bytes read from the worker at once for a stream. What the client's window does not take of them is kept in memory.
 pub const APPETITE: usize = 16 * 1024;
 
-/// What a stream shares with the others of its connection: the room there is for what they send.
+/// Access to what a stream shares with the others of its connection: room for the bytes that they send.
 pub trait Carrier {
-    /// Ready when bytes may be handed over.
+    /// Ready when bytes may be handed to the connection.
     fn poll_room(&self, cx: &Context<'_>) -> Poll<()>;
-    /// This many were.
+    /// Notes that this many bytes were handed to the connection.
     fn queued(&self, bytes: usize);
-    /// Whether what came of the peer may fill a part of the window.
+    /// Notes whether bytes received from the peer may still occupy a part of the window.
     fn holds(&self, _some: bool) {}
 }
 
-/// There is always room.
+/// A carrier that always has room.
 impl Carrier for () {
     fn poll_room(&self, _: &Context<'_>) -> Poll<()> {
         Poll::Ready(())
@@ -33,19 +34,19 @@ impl Carrier for () {
     fn queued(&self, _: usize) {}
 }
 
-/// The client's half. `C` ends with it.
+/// The client's half of a tunnel; `C` is dropped with it.
 pub struct StreamIo<C> {
     send: SendStream<Bytes>,
     receive: RecvStream,
-    /// Received and not yet read; still counted in the window.
+    /// Bytes received and not yet read; they still count against the window.
     rest: Bytes,
-    /// END_STREAM was sent.
+    /// Whether END_STREAM was sent.
     ended: bool,
     carrier: C,
 }
 
 impl<C> StreamIo<C> {
-    /// Of an answered extended CONNECT.
+    /// Creates the socket from the two halves of an accepted extended CONNECT.
     pub fn new(send: SendStream<Bytes>, receive: RecvStream, carrier: C) -> Self {
         Self { send, receive, rest: Bytes::new(), ended: false, carrier }
     }
@@ -60,7 +61,7 @@ impl<C: Carrier + Unpin> AsyncRead for StreamIo<C> {
             match ready!(data) {
                 Some(Ok(data)) => this.rest = data,
                 Some(Err(error)) => return Poll::Ready(Err(broken(&error))),
-                // Trailers mean nothing here.
+                // Trailers have no meaning on this stream.
                 None => return Poll::Ready(Ok(())),
             }
         }
@@ -70,7 +71,7 @@ impl<C: Carrier + Unpin> AsyncRead for StreamIo<C> {
             // An empty `Bytes` may still hold its whole allocation.
             this.rest = Bytes::new();
         }
-        // Fails only for more than was received.
+        // This fails only for more bytes than were received.
         let _ = this.receive.flow_control().release_capacity(some.len());
         Poll::Ready(Ok(()))
     }
@@ -83,7 +84,7 @@ impl<C: Carrier + Unpin> AsyncWrite for StreamIo<C> {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         ready!(this.carrier.poll_room(cx));
-        // Never while there is nothing to send: what one stream has reserved, no other gets.
+        // Never reserved while there is nothing to send: capacity reserved by one stream is not available to others.
         this.send.reserve_capacity(buf.len());
         let room = match this.send.capacity() {
             0 => match ready!(this.send.poll_capacity(cx)) {
@@ -99,7 +100,7 @@ impl<C: Carrier + Unpin> AsyncWrite for StreamIo<C> {
         Poll::Ready(Ok(taken.len()))
     }
 
-    /// The connection's task writes what it was given.
+    /// There is nothing to flush here: the connection's task writes what it was given.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

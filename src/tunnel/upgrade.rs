@@ -1,4 +1,5 @@
-//! The checked upgrade: what makes a 101 one that was asked for (RFC 6455 §4.2.2, invariant 6).
+//! The checked upgrade: verifies that a 101 is the one that was requested (RFC 6455 §4.2.2,
+//! ARCHITECTURE.md, invariant 6).
 
 use aws_lc_rs::digest;
 use hyper::header::{self, HeaderMap};
@@ -9,7 +10,7 @@ use crate::proxy::headers::has_token;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Accept([u8; 28]);
 
-/// The accept for a client's key; `None` when the key is not 16 bytes in base64 (24 characters).
+/// Computes the accept value for a client's key; `None` if the key is not 16 bytes in base64 (24 characters).
 pub fn accept_for(key: &[u8]) -> Option<Accept> {
     let is_base64 = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'=');
     if key.len() != 24 || !key.iter().all(is_base64) {
@@ -23,14 +24,15 @@ pub fn accept_for(key: &[u8]) -> Option<Accept> {
     Some(Accept(accept))
 }
 
-/// A `Sec-WebSocket-Key` of our own.
+/// Encodes random bytes as a `Sec-WebSocket-Key` of stickyd's own.
 pub fn key(bytes: &[u8; 16]) -> [u8; 24] {
     let mut key = [b'='; 24];
     base64(bytes, &mut key);
     key
 }
 
-/// Whether a 101's head is the upgrade that was asked for. Of two accepts a client might check the other.
+/// Whether the head of a 101 grants the requested upgrade. There must be exactly one accept: with two, the client might
+/// check the other one.
 pub fn grants(headers: &HeaderMap, accept: &Accept) -> bool {
     let mut accepts = headers.get_all(header::SEC_WEBSOCKET_ACCEPT).iter();
     let accepted = accepts.next().is_some_and(|value| value.as_bytes() == accept.0) && accepts.next().is_none();
@@ -39,7 +41,7 @@ pub fn grants(headers: &HeaderMap, accept: &Accept) -> bool {
         && headers.get_all(header::CONNECTION).iter().any(|value| has_token(value.as_bytes(), b"upgrade"))
 }
 
-/// Base64 of `input` into `out`, which holds its padding already.
+/// Encodes `input` as base64 into `out`, which already holds the padding.
 fn base64(input: &[u8], out: &mut [u8]) {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     for (three, four) in input.chunks(3).zip(out.chunks_mut(4)) {
@@ -56,18 +58,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rfc_6455_example() {
+    fn the_rfc_6455_example_is_accepted() {
         let accept = accept_for(b"dGhlIHNhbXBsZSBub25jZQ==").unwrap();
         assert_eq!(&accept.0, b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=".first_chunk::<28>().unwrap());
     }
 
     #[test]
-    fn our_own_keys_are_keys() {
+    fn our_own_keys_are_valid() {
         assert_eq!(&key(b"the sample nonce"), b"dGhlIHNhbXBsZSBub25jZQ==");
     }
 
     #[test]
-    fn keys_of_another_shape_are_no_upgrade() {
+    fn malformed_keys_are_rejected() {
         assert_eq!(accept_for(b""), None);
         assert_eq!(accept_for(b"dGhlIHNhbXBsZSBub25jZQ="), None);
         assert_eq!(accept_for(b"dGhlIHNhbXBsZSBub25jZ\r\n="), None);

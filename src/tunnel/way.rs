@@ -1,9 +1,9 @@
-//! One direction of a tunnel: a source, a sink, what was read and not yet taken, and one step of moving it.
+//! One direction of a tunnel: a source, a sink, the bytes read but not yet written, and the step that moves them.
 //!
-//! A `Way` has a source and a sink that end apart (half-close). While its source still speaks and its sink is gone, what
-//! comes is read and thrown away: a socket that is dropped with unread bytes in it resets the connection, and a reset may
-//! take our Close, or the client's echo of it, from the peer that has not read it yet. Left out: what follows for the other
-//! direction, and for the tunnel (`super::relay`).
+//! The source and the sink of a `Way` end separately (half-close). While the source still sends and the sink is gone,
+//! its bytes are read and discarded: dropping a socket with unread bytes resets the connection, and a reset can destroy
+//! stickyd's Close, or the client's echo of it, before the peer has read it. Out of scope: the consequences for the
+//! other direction and for the tunnel (`super::relay`).
 
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
@@ -15,59 +15,60 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::frames::{Observer, Sender, Signal};
 use super::insert::Insert;
 
-/// Bytes read at once for a receiver that has not shown that it takes more: what it does not take is kept (threats §2: a slow
-/// reader).
+/// Bytes read at once for a receiver that has not shown that it takes more. What it does not take has to be kept
+/// (docs/reference/threats.md §2.6: a slow reader).
 const READ: usize = 64 * 1024;
 
-/// After so many reads of that size that a receiver took whole, a read may fill the thread's buffer (data-plane study §2: a
-/// sixth less CPU than 64 KiB): who then stops has us hold a sixteenth of what it has just taken.
+/// After this many reads of `READ` bytes that the receiver took completely, a read may fill the thread's buffer
+/// (docs/reference/performance.md §2: a sixth less CPU than with 64 KiB). If such a receiver then stops, stickyd holds
+/// at most a quarter of what it has just taken.
 const STREAK: u8 = 16;
 
-/// One direction.
+/// The state of one direction of a tunnel.
 pub(super) struct Way {
     pub(super) observer: Observer,
-    /// Read and not yet taken by the receiver.
+    /// Bytes read from the source and not yet taken by the receiver.
     pub(super) rest: Bytes,
-    /// Written into a layer that may hold it (TLS) and not yet flushed.
+    /// Whether bytes were written into a layer that may buffer them (TLS) and were not yet flushed.
     unflushed: bool,
-    /// The sender says no more: FIN, a broken connection, or a Close after which nothing may come.
+    /// Whether the sender sends no more: after a FIN, a broken connection, or a Close that ends the tunnel.
     pub(super) source_ended: bool,
     pub(super) sink: Sink,
-    /// Full reads that the receiver took whole, one behind the other.
+    /// Consecutive full reads that the receiver took completely.
     streak: u8,
-    /// Messages whose end was read since somebody asked.
+    /// Messages whose end was read since this count was last taken.
     pub(super) messages: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sink {
     Open,
-    /// Our Close was the last it gets; its end waits for the client's answer.
+    /// Nothing follows stickyd's Close; the end of the sink waits for the client's answer.
     Muted,
-    /// Once the rest is written it is told the end.
+    /// The sink is shut down once the rest is written.
     Finishing,
-    /// It was told the end, or broke.
+    /// The sink was shut down, or broke.
     Gone,
 }
 
-/// What one step of a direction came to.
+/// The result of one step of a direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Nothing to do until a socket is ready; whoever has to wake us knows.
+    /// Nothing can be done until a socket is ready; the waker is registered there.
     Blocked,
-    /// This many bytes were passed on; they stand at the head of the buffer.
+    /// This many bytes were forwarded; they are at the beginning of the buffer.
     Moved(usize),
-    /// Something was read that nobody gets.
+    /// Bytes were read and discarded.
     Discarded,
-    /// The source ended, for the first time.
+    /// The source has just ended.
     Ended,
-    /// The source broke; how.
+    /// The source broke, with this error.
     Broke(ErrorKind),
-    /// The sink broke; how.
+    /// The sink broke, with this error.
     SinkBroke(ErrorKind),
-    /// At a frame boundary, as asked.
+    /// The direction is at a frame boundary, as requested.
     Boundary,
-    /// Something of ours has found its place; it is written next.
+    /// A frame from stickyd has found its place and is written next.
     Inserted,
 }
 
@@ -78,7 +79,7 @@ impl Way {
         Self { observer, rest: first, unflushed: false, source_ended: false, sink: Sink::Open, streak: 0, messages }
     }
 
-    /// Nothing more is taken; the sink is told the end behind the rest.
+    /// Stops taking bytes; the sink is shut down after the rest is written.
     pub(super) fn finish(&mut self) {
         if self.sink != Sink::Gone {
             self.sink = Sink::Finishing;
@@ -90,12 +91,12 @@ impl Way {
         self.rest = Bytes::new();
     }
 
-    /// Its source ended, or sent a whole Close, behind which nothing may come (RFC 6455 §5.5.1).
+    /// Whether the source has ended, or has sent a whole Close, which nothing may follow (RFC 6455 §5.5.1).
     pub(super) fn has_said_all(&self) -> bool {
         self.source_ended || (self.observer.close_seen() && self.observer.at_frame_boundary())
     }
 
-    /// Nothing it has read waits for the sink.
+    /// Whether nothing that was read still waits for the sink.
     pub(super) fn has_sent_all(&self) -> bool {
         self.rest.is_empty() && !self.unflushed
     }
@@ -104,12 +105,12 @@ impl Way {
         self.source_ended && self.sink == Sink::Gone
     }
 
-    /// Bytes to read at once, where there is room for `most`.
+    /// The number of bytes to read at once, if there is room for `most`.
     fn appetite(&self, most: usize) -> usize {
         if self.streak < STREAK { most.min(READ) } else { most }
     }
 
-    /// A read of so many bytes, of at most `most`, was written; some of it may be left.
+    /// Updates the streak after a read of `bytes`, of at most `most`, was written, possibly in part.
     fn took(&mut self, bytes: usize, most: usize) {
         if !self.rest.is_empty() {
             self.streak = 0;
@@ -118,7 +119,8 @@ impl Way {
         }
     }
 
-    /// Writes what was left and flushes; then, if it is to end, tells the sink so. Ready: the sink waits for us.
+    /// Writes the rest and flushes it; then shuts the sink down if it is finishing. Ready once the sink has taken
+    /// everything.
     fn poll_sink(&mut self, to: &mut (impl AsyncWrite + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.rest.is_empty() {
             let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.rest))?;
@@ -142,18 +144,18 @@ impl Way {
     }
 }
 
-/// What stickyd does with a direction besides moving it.
+/// What stickyd does to a direction in addition to moving its bytes.
 pub(super) struct Ours<'a, F> {
-    /// It stops at the first frame boundary, and drops what the sender sent behind it.
+    /// Whether it stops at the first frame boundary, and drops what the sender sent after that.
     pub(super) to_boundary: bool,
-    /// Something of ours that waits for its place, or is on its way behind what was sent before it.
+    /// A frame from stickyd that waits for its place, or is being written after the bytes before it.
     pub(super) insert: &'a mut Option<Box<Insert>>,
-    /// Told what small frames say.
+    /// Receives the signals of small frames.
     pub(super) heed: F,
 }
 
 impl<F> Ours<'_, F> {
-    /// Between two frames, or messages, with nothing left to write: what waits goes in here.
+    /// Inserts the waiting frame at the current position, if that is a suitable boundary; everything before is written.
     fn insert_here(&mut self, way: &mut Way) -> bool {
         match self.insert.take_if(|insert| insert.is_over() || way.observer.close_seen()) {
             Some(_) => false,
@@ -161,21 +163,21 @@ impl<F> Ours<'_, F> {
         }
     }
 
-    /// What waits goes in among these bytes, which were read and are about to be sent, if there is a place; they, and it,
-    /// are what is to be written then.
+    /// Inserts the waiting frame into these bytes, which were read and are about to be written, if there is a place for
+    /// it. The result is then the rest to be written.
     fn place_in(&mut self, way: &mut Way, bytes: &[u8]) -> bool {
         let Some(insert) = self.insert.as_mut().filter(|insert| insert.waits()) else { return false };
         let Some(at) = way.observer.next_place(bytes, insert.is_message()) else { return false };
         let frame = insert.take();
         way.rest = match bytes.split_at_checked(at) {
             Some((before, behind)) if !bytes.is_empty() => [before, &frame, behind].concat().into(),
-            // Shared with all others that are told the same.
+            // Shared with all other recipients of the same message.
             _ => frame,
         };
         true
     }
 
-    /// All that was to be written was.
+    /// Reports a frame from stickyd as delivered, once everything is written.
     fn wrote_all(&mut self) {
         if let Some(insert) = self.insert.take_if(|insert| !insert.waits()) {
             insert.arrived();
@@ -183,7 +185,7 @@ impl<F> Ours<'_, F> {
     }
 }
 
-/// One read and one write, or what keeps them from happening.
+/// Makes one read and one write, or returns what prevents them.
 pub(super) fn step(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),

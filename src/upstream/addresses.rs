@@ -1,10 +1,12 @@
-//! DNS names among the workers: looked up again and again, on the control thread. Their addresses are workers.
+//! DNS names among the workers: each name is resolved again and again on the control thread, and its addresses become
+//! workers.
 //!
-//! One task for each name of an upstream, one lookup under way for each at most. Other addresses than before change the
-//! upstream's workers by difference (`Shared::set_addresses`): what stays is not touched, what went serves the sessions it
-//! has. A lookup that fails, or gives nothing, changes nothing and says so: a name server's bad minute must not end
-//! sessions. Lookups are the system's (getaddrinfo: /etc/hosts, search domains, nsswitch), so a record's time to live is
-//! not known here; left out for the same reason: SRV records.
+//! There is one task per name of an upstream, with at most one lookup in progress. If the addresses differ from the
+//! last ones, only the difference is applied to the upstream's workers (`Shared::set_addresses`): addresses that stay
+//! are not touched, and workers of addresses that are gone serve their existing sessions. A lookup that fails or
+//! returns no address changes nothing and is logged, because a short outage of a name server must not end sessions.
+//! Lookups go through the system's resolver (getaddrinfo: /etc/hosts, search domains, nsswitch), which does not return
+//! the time to live of a record. SRV records are not supported for the same reason.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -23,26 +25,27 @@ use super::health::jitter;
 use crate::config::{self, Address, At, Group, MAX_RANGE};
 use crate::state::{Shared, Snapshot};
 
-/// After this long without an answer the lookup is said to have timed out. More than the 5 s in which glibc turns from a
-/// dead name server to the next one.
+/// Time without an answer after which a lookup is reported as timed out. It exceeds the 5 s after which glibc turns
+/// from a dead name server to the next one.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A name that did not resolve is looked up again after this time, if its interval is longer: somebody may be waiting.
+/// Maximum pause before a name that did not resolve is looked up again, even if its interval is longer: clients may be
+/// waiting.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// What a DNS name is at, for operators.
+/// The state of a DNS name, as shown to operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// Its addresses are those of the last lookup.
+    /// The addresses are those of the last lookup.
     Resolved,
-    /// The last lookup gave nothing; its addresses are those of before.
+    /// The last lookup failed or returned no address; the earlier addresses are kept.
     Kept,
-    /// It has never had an address.
+    /// The name has never had an address.
     Unresolved,
 }
 
 impl State {
-    /// The word for it in metrics and the API.
+    /// Returns the name of this state in metrics and the API.
     pub fn word(self) -> &'static str {
         match self {
             Self::Resolved => "resolved",
@@ -52,30 +55,30 @@ impl State {
     }
 }
 
-/// A DNS name among an upstream's workers, as operators see it.
+/// A DNS name among an upstream's workers, as shown to operators.
 #[derive(Debug)]
 pub struct Name {
-    /// The upstream's name.
+    /// Name of the upstream whose configuration has the DNS name.
     pub upstream: String,
-    /// The name.
+    /// The DNS name itself, as in the configuration.
     pub host: String,
-    /// What it is at.
+    /// Whether the name resolves at present.
     pub state: State,
-    /// Its addresses, sorted.
+    /// The addresses in use for the name, sorted.
     pub ips: Vec<IpAddr>,
-    /// Why the last lookup gave nothing.
+    /// Why the last lookup failed or returned no address; `None` if it succeeded.
     pub error: Option<String>,
 }
 
-/// An upstream's name and a DNS name among its workers.
+/// The name of an upstream and a DNS name among its workers.
 type Key = (String, String);
 
-/// Of each name whose last lookup gave nothing the reason.
+/// The names whose last lookup failed or returned no address, each with the reason.
 #[derive(Default)]
 pub struct Unresolved(Mutex<BTreeMap<Key, String>>);
 
 impl Unresolved {
-    /// Every DNS name of a snapshot.
+    /// Returns every DNS name in a snapshot with its state.
     pub fn names(&self, snapshot: &Snapshot) -> Vec<Name> {
         let reasons = self.lock();
         let mut names = Vec::new();
@@ -94,23 +97,24 @@ impl Unresolved {
         names
     }
 
-    /// Whether it is news.
+    /// Records that a lookup gave no address. Returns whether the previous one did.
     fn add(&self, key: &Key, reason: &str) -> bool {
         self.lock().insert(key.clone(), reason.to_owned()).is_none()
     }
 
-    /// Whether it was there.
+    /// Removes the record of a failed lookup. Returns whether there was one.
     fn remove(&self, key: &Key) -> bool {
         self.lock().remove(key).is_some()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, String>> {
-        // Texts for operators: they mean something whatever panicked.
+        // The map holds texts for operators, which stay valid whatever panicked.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Keeps every DNS name of the snapshot looked up until `stop`; a new snapshot touches only names that come or go.
+/// Keeps every DNS name of the snapshot resolved until `stop`. A new snapshot affects only names that are added or
+/// removed.
 pub async fn keep(shared: Arc<Shared>, tasks: TaskTracker, stop: CancellationToken) {
     let mut watches: HashMap<Key, CancellationToken> = HashMap::new();
     let mut changed = shared.changed.subscribe();
@@ -143,18 +147,18 @@ fn keys(snapshot: &Snapshot) -> BTreeSet<Key> {
     named.flat_map(|config| config.hosts().into_iter().map(|host| (config.name.clone(), host.to_owned()))).collect()
 }
 
-/// One name of one upstream.
+/// The repeated lookups of one DNS name of one upstream.
 struct Watch {
     shared: Arc<Shared>,
     key: Key,
-    /// That it leads to ourselves.
+    /// Whether it was logged already that the name resolves to a listener of stickyd.
     told: Cell<bool>,
 }
 
 impl Watch {
     async fn run(self) {
         let mut changed = self.shared.changed.subscribe();
-        // The configuration's own lookup was the first one.
+        // Loading the configuration made the first lookup.
         let mut resolves = self.config(|config| config.found.contains_key(self.host())).unwrap_or(false);
         loop {
             if self.pause(resolves, &mut changed).await.is_none() {
@@ -171,15 +175,15 @@ impl Watch {
         &self.key.1
     }
 
-    /// Asks the snapshot's configuration of the upstream; `None` once it is no more.
+    /// Calls `ask` with the upstream's configuration in the current snapshot; `None` if the upstream no longer exists.
     fn config<T>(&self, ask: impl FnOnce(&config::Upstream) -> T) -> Option<T> {
         self.shared.snapshot.load().upstream(&self.key.0).map(|upstream| ask(&upstream.config))
     }
 
-    /// Until the next lookup; a new interval counts at once. `None`: the upstream is no more.
+    /// Waits until the next lookup is due; a changed interval applies at once. `None` if the upstream no longer exists.
     async fn pause(&self, resolves: bool, changed: &mut watch::Receiver<()>) -> Option<()> {
         let began = Instant::now();
-        // Spread, so that a hundred names are not asked for in one millisecond.
+        // The jitter keeps a hundred names from being looked up within the same millisecond.
         let tenth = jitter(Duration::from_millis(200)).as_secs_f64();
         loop {
             let interval = self.config(|config| config.dns_interval)?;
@@ -191,14 +195,14 @@ impl Watch {
         }
     }
 
-    /// One lookup, on a thread of its own: it blocks for as long as the system's resolver likes, and when stickyd stops
-    /// nobody waits for it. One that has timed out is still waited for here, and its late answer is as good as any: asking
-    /// again meanwhile would only pile up threads.
+    /// Makes one lookup on its own thread, because the system's resolver may block for any time, and stickyd must not
+    /// wait for it when it stops. A lookup that timed out is still awaited, and a late answer is used: starting another
+    /// one meanwhile would only pile up threads.
     async fn look_up(&self) -> io::Result<Vec<IpAddr>> {
         let (sender, mut answer) = oneshot::channel();
         let host = self.host().to_owned();
         let thread = std::thread::Builder::new().name("dns".to_owned());
-        // Who asked may have left.
+        // The send fails if this task was cancelled, which is fine.
         thread.spawn(move || sender.send(config::look_up(&host)).is_ok())?;
         let answer = match timeout_at(Instant::now() + PATIENCE, &mut answer).await {
             Ok(answer) => answer,
@@ -207,15 +211,15 @@ impl Watch {
                 answer.await
             }
         };
-        answer.unwrap_or_else(|_| Err(io::Error::other("the lookup ended in a panic")))
+        answer.unwrap_or_else(|_| Err(io::Error::other("the lookup panicked")))
     }
 
-    /// An answer; whether it holds any address.
+    /// Handles a successful lookup. Returns whether it gave any usable address.
     fn resolved(&self, ips: Vec<IpAddr>) -> bool {
         let (ours, ips): (Vec<_>, Vec<_>) = config::tidy(ips).into_iter().partition(|ip| self.is_ours(*ip));
         if !ours.is_empty() && !self.told.replace(true) {
             tracing::warn!(upstream = %self.key.0, name = %self.host(), addresses = ?ours,
-                "a name leads to stickyd's own listener: these addresses are left out");
+                "name resolves to stickyd's own listener: these addresses are ignored");
         }
         if ips.is_empty() {
             return self.unresolved("empty", "it resolves to no address");
@@ -235,20 +239,20 @@ impl Watch {
             self.shared.set_addresses(upstream, name, ips);
             if over {
                 tracing::warn!(%upstream, %name, used = MAX_RANGE,
-                    "a name stands for more workers than an entry may: the first ones are used");
+                    "name resolves to more addresses than an entry may have workers: only the first are used");
             }
         } else if again {
-            tracing::info!(%upstream, %name, addresses = ips.len(), "a name resolves again");
+            tracing::info!(%upstream, %name, addresses = ips.len(), "name resolves again");
         }
         true
     }
 
-    /// Workers that one entry would have with so many addresses.
+    /// Returns the number of workers that one configured entry would have with this many addresses.
     fn workers(&self, addresses: usize) -> usize {
         self.ports().iter().map(|ports| ports.len() * addresses).max().unwrap_or(0)
     }
 
-    /// The ports of each entry with this name.
+    /// Returns the port range of each configured entry that has this name.
     fn ports(&self) -> Vec<RangeInclusive<u16>> {
         let ports = |group: &Group| match &group.at {
             At::Name(host, ports) if host == self.host() => Some(ports.clone()),
@@ -257,15 +261,16 @@ impl Watch {
         self.config(|config| config.groups.iter().filter_map(ports).collect()).unwrap_or_default()
     }
 
-    /// A lookup that gave nothing: `false`, it does not resolve. Said when it begins, not each time.
+    /// Handles a lookup that gave no address; returns `false`, as the name does not resolve. Only the first of several
+    /// failed lookups in a row is logged.
     fn unresolved(&self, result: &str, reason: &str) -> bool {
         self.count(result);
         if self.shared.unresolved.add(&self.key, reason) {
             let (upstream, name) = (&self.key.0, self.host());
             match self.config(|config| config.found.get(name).map_or(0, Vec::len)).unwrap_or(0) {
-                0 => tracing::warn!(%upstream, %name, reason, "a name does not resolve: its workers are missing"),
+                0 => tracing::warn!(%upstream, %name, reason, "name does not resolve: its workers are missing"),
                 kept => tracing::warn!(%upstream, %name, reason, kept,
-                    "a name does not resolve any more: the addresses it had stay"),
+                    "name no longer resolves: its last addresses are kept"),
             }
         }
         false
@@ -275,8 +280,8 @@ impl Watch {
         self.shared.metrics.dns_lookups.with_label_values(&[self.key.0.as_str(), result]).inc();
     }
 
-    /// Whether a worker there would be one of our own listeners: every request would come back until the descriptors are
-    /// gone.
+    /// Whether a worker at this address would be one of stickyd's own listeners. Every request would then loop back
+    /// until no file descriptor is left.
     fn is_ours(&self, ip: IpAddr) -> bool {
         let mut at = self.ports().into_iter().flatten().map(|port| Address::Tcp(SocketAddr::new(ip, port)));
         let rules = self.shared.snapshot.load().rules.clone();

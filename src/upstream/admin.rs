@@ -1,10 +1,10 @@
-//! The admin axis of a worker (design.md §7): what the file says of it, what an operator has said since, whether the file
-//! still names it, and what follows from that for its sessions.
+//! The admin state of a worker (docs/reference/routing.md §8): the state in the file, the state that an operator set at
+//! run time, whether the file still names the worker, and what follows for its sessions.
 //!
-//! What an operator says at run time outlives reloads, until the file itself says something new of this worker. A worker
-//! the file no longer names is *removed*: it drains, whatever was said, and goes with its last session. A drain under way
-//! keeps its clock over reloads; a changed grace is for drains that begin later. Left out: ending sessions (`crate::drain`),
-//! and health.
+//! A state set at run time outlives reloads until the file itself changes the state of this worker. A worker that the
+//! file no longer names is *removed*: it drains even if it was set to ready, and is dropped after its last session. A
+//! drain in progress keeps its deadline over reloads; a changed grace applies only to drains that begin later. Ending
+//! sessions (`crate::drain`) and health are not part of this module.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
@@ -16,32 +16,33 @@ use super::ending::Ending;
 use crate::clock;
 use crate::config::{self, AdminState, Removed};
 
-/// Nothing was said at run time.
+/// Value of `said` while no state is set at run time.
 const NOTHING: u8 = u8::MAX;
 
-/// What the operator says of one worker, in the file and since.
+/// The admin state of one worker: as configured in the file, and as set at run time.
 pub struct Admin {
     file: AtomicU8,
     said: AtomicU8,
     removed: AtomicBool,
-    /// `ending` has a time by which all is over: requests look here first.
+    /// Whether `ending` has a deadline. Requests check this flag before they load `ending`.
     ends: AtomicBool,
     ending: ArcSwapOption<Ending>,
 }
 
-/// What is said of a worker.
+/// A change to the admin state of a worker.
 #[derive(Debug, Clone, Copy)]
 pub enum Change {
-    /// The file names it, and says this. A new word of the file's ends what was said at run time.
+    /// The file names the worker with this state. A state that differs from the file's previous one clears the state
+    /// set at run time.
     File(AdminState),
-    /// An operator says this, now; with a grace of his own for a drain.
+    /// An operator sets this state now, optionally with a grace for this drain.
     Say(AdminState, Option<Duration>),
-    /// The file does not name it any more.
+    /// The file no longer names the worker.
     Remove,
 }
 
 impl Admin {
-    /// Ready, as far as anybody has said.
+    /// Creates the admin state of a new worker: ready, with nothing set at run time.
     pub fn new() -> Self {
         Self {
             file: AtomicU8::new(0),
@@ -52,7 +53,7 @@ impl Admin {
         }
     }
 
-    /// Takes note of `change`, and of what follows from it for the `sessions` the worker has. Only on the control thread.
+    /// Applies `change` and sets when the worker's `sessions` are to end. Must be called on the control thread only.
     pub fn change(&self, change: Change, config: &config::Upstream, sessions: u32, now_ms: u64) {
         let before = (self.state(), self.is_removed());
         match change {
@@ -77,7 +78,7 @@ impl Admin {
         let (until, farewell) = (policy.map(until), config.drain.farewell.clone());
         let known = self.ending().filter(|_| grace.is_none() && before.0 == AdminState::Drain);
         let ending = match known {
-            // Its clock runs on; what is new can only make it shorter.
+            // The drain in progress keeps its start; the new deadline applies only if it is earlier.
             Some(known) => match (known.until_ms, until) {
                 (Some(old), new) if new.is_none_or(|new| new >= old) => return,
                 _ => known.bounded(until, farewell),
@@ -93,22 +94,22 @@ impl Admin {
         self.ends.store(ends, Relaxed);
     }
 
-    /// Whether its sessions are being ended, or have been: [`Admin::ending`] has a time.
+    /// Whether the sessions are being ended or have been ended, that is, whether [`Admin::ending`] has a deadline.
     pub fn ends(&self) -> bool {
         self.ends.load(Relaxed)
     }
 
-    /// What an operator's word means for its sessions; `None` while it is ready.
+    /// Returns when and how the worker's sessions end; `None` while the worker is ready.
     pub fn ending(&self) -> Option<Arc<Ending>> {
         self.ending.load_full()
     }
 
-    /// Its sessions' time is up.
+    /// Whether the deadline for the worker's sessions has passed.
     pub fn is_over(&self) -> bool {
         self.ends() && self.ending.load().as_ref().is_some_and(|ending| ending.is_over(clock::now_ms()))
     }
 
-    /// What holds now.
+    /// Returns the admin state that is in effect now.
     pub fn state(&self) -> AdminState {
         let state = match self.said.load(Relaxed) {
             NOTHING => self.file.load(Relaxed),
@@ -122,7 +123,7 @@ impl Admin {
         }
     }
 
-    /// The word for it in metrics and logs.
+    /// Returns the name of the state in metrics and logs.
     pub fn word(&self) -> &'static str {
         match self.state() {
             AdminState::Drain if self.is_removed() => "removed",
@@ -137,12 +138,12 @@ impl Admin {
         }
     }
 
-    /// Whether what holds was said at run time and not by the file.
+    /// Whether the state was set at run time instead of in the file.
     pub fn is_said(&self) -> bool {
         self.said.load(Relaxed) != NOTHING
     }
 
-    /// Whether the file has ceased to name it.
+    /// Whether the file no longer names the worker.
     pub fn is_removed(&self) -> bool {
         self.removed.load(Relaxed)
     }
@@ -176,7 +177,7 @@ mod tests {
         upstream
     }
 
-    /// When the ending began and is over, after each of these changes, a second apart.
+    /// Applies the changes one second apart; returns the admin state and when its ending began and is over.
     fn after(config: &config::Upstream, changes: &[Change]) -> (Admin, Option<(u64, Option<u64>)>) {
         let admin = Admin::new();
         for (change, now) in changes.iter().zip((0..).step_by(1_000)) {
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_said_outlives_a_reload_that_says_nothing_new() {
+    fn a_run_time_state_lasts_until_the_file_changes() {
         let config = upstream(None, Removed::Keep);
         let (admin, _) = after(&config, &[File(Ready), Say(Drain, None), File(Ready)]);
         assert_eq!((admin.state(), admin.is_said()), (Drain, true));
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ending_has_the_grace_of_who_said_it() {
+    fn a_drain_uses_the_operators_grace_or_the_configured_one() {
         let (config, none) = (upstream(Some(60), Removed::Keep), upstream(None, Removed::Keep));
         let ten = Some(Duration::from_secs(10));
         for (config, changes, times) in [
@@ -227,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removed_worker_ends_by_policy_and_never_later_than_it_would_have() {
+    fn removal_follows_the_policy_and_never_delays_an_ending() {
         for (policy, changes, times) in [
             (Removed::Keep, &[File(Ready), Remove][..], Some((1_000, None))),
             (Removed::Drain, &[File(Ready), Remove], Some((1_000, Some(61_000)))),

@@ -1,9 +1,11 @@
-//! The head of a worker's answer: where it ends, what it says, and how long the body behind it is.
+//! The head of a worker's response: where it ends, what it contains, and how long the body after it is.
 //!
-//! Stricter than the letter of RFC 9112 §6.3 where peers are known to read in two ways (threats §2): a body has one length,
-//! by `Content-Length` or by one `chunked`, or it is none. What is odd and has one meaning all the same is made plain before
-//! a client reads it, and its connection carries nothing else. Informational answers are dropped. Pure, and the same however
-//! the bytes come in pieces. Left out: the body (`unread`), and what of the head a client may see (`proxy::headers`).
+//! This is stricter than RFC 9112 §6.3 where peers are known to disagree about a message (docs/reference/threats.md
+//! §2.8): the length of a body is given either by `Content-Length` or by a single `chunked`, otherwise the response is
+//! rejected. A framing that is odd but has only one meaning is normalized before a client sees it, and its connection
+//! is not used again. Informational responses are dropped. The code is pure: the result does not depend on how the
+//! bytes are split into reads. The body (`unread`) and which fields a client may see (`proxy::headers`) are not part of
+//! this module.
 
 use std::mem::MaybeUninit;
 
@@ -16,63 +18,66 @@ use hyper::{StatusCode, Version};
 use super::broke_off::BrokeOff;
 use super::unread::Length;
 
-/// Bytes before the end of an answer's head, those of informational answers included.
+/// Maximum number of bytes up to the end of a response head, including the informational responses before it.
 pub const HEAD_BYTES: usize = 64 * 1024;
 
-/// Fields of a head, and of trailers.
+/// Maximum number of fields in a response head, and in trailers.
 pub const HEAD_FIELDS: usize = 200;
 
-/// Nearly every head has fewer; room for more is made only for those that need it.
+/// Number of fields that nearly every head stays below; more room is made only for heads that need it.
 const FEW_FIELDS: usize = 32;
 
-/// For how long an idle connection is used when the worker says nothing: Node closes at 5 s (protocols §4).
+/// Time in milliseconds for which an idle connection is used if the worker advertises none: Node closes after 5 s
+/// (docs/reference/protocols.md §4).
 pub const IDLE_MS: u64 = 4_000;
 
-/// A whole head.
+/// A complete response head, with its framing resolved.
 #[derive(Debug)]
 pub struct Head {
-    /// Never an informational one but 101.
+    /// The status; never an informational one except 101.
     pub status: StatusCode,
-    /// 1.0 or 1.1.
+    /// The HTTP version of the response: 1.0 or 1.1.
     pub version: Version,
-    /// Without `Transfer-Encoding` and `Keep-Alive`, with at most one `Content-Length`, without `Connection` where it names no
-    /// field; of a 101 as they came.
+    /// The fields: without `Transfer-Encoding` and `Keep-Alive`, with at most one `Content-Length`, and without
+    /// `Connection` if it names no field. The fields of a 101 are unchanged.
     pub fields: HeaderMap,
-    /// The reason phrase, where it is not the usual one.
+    /// The reason phrase, if it is not the usual one.
     pub extensions: Extensions,
-    /// Of the body.
+    /// The length of the body that follows the head.
     pub length: Length,
-    /// For how long the connection may be idle, in ms; 0: it is not used again.
+    /// Time in milliseconds for which the connection may be idle after this response; 0: it is not used again.
     pub idle_ms: u64,
 }
 
-/// A head while it comes.
+/// A response head that is being received.
 #[derive(Default)]
 pub struct Coming {
-    /// What has come of it; empty where all came at once, as it nearly always does.
+    /// The part received so far; empty if the whole head came in one read, as it nearly always does.
     seen: Vec<u8>,
-    /// Bytes of informational answers before it.
+    /// Number of bytes of informational responses before this head.
     skipped: usize,
-    /// It answers a HEAD.
+    /// Whether the response answers a HEAD request.
     to_head: bool,
 }
 
 impl Coming {
-    /// The answer to a request; `to_head`: to a HEAD, so that nothing comes behind it.
+    /// Starts to receive the response to a request. `to_head` is set for a HEAD request, whose response has no body.
     pub fn new(to_head: bool) -> Self {
         Self { to_head, ..Self::default() }
     }
 
-    /// Bytes have come: the head, once it is whole, and what came behind it. `fields` is an empty map to put its fields in.
+    /// Adds bytes that were received. Returns the head once it is complete, and the bytes after it. `fields` is an
+    /// empty map that is reused for the head's fields.
     ///
     /// # Errors
-    /// What came is no head, or too long for one.
+    /// Fails if the bytes are not a valid head, or if the head is too long.
     pub fn feed(&mut self, new: &[u8], fields: &mut HeaderMap) -> Result<Option<(Head, Bytes)>, BrokeOff> {
         let mut rest = if self.seen.is_empty() {
             Bytes::copy_from_slice(new)
         } else {
             self.seen.extend_from_slice(new);
-            // Only a line's end can make it whole; a head that comes by the byte is not read anew with each of them.
+            // Only the end of a line can complete the head. Heads that arrive byte by byte are not parsed again for
+            // each byte.
             if !new.contains(&b'\n') && self.skipped + self.seen.len() <= HEAD_BYTES {
                 return Ok(None);
             }
@@ -91,21 +96,21 @@ impl Coming {
                     self.seen = rest.into();
                     return Ok(None);
                 }
-                Read::Part | Read::Whole(..) => return Err(BrokeOff::Head("too long")),
+                Read::Part | Read::Whole(..) => return Err(BrokeOff::Head("the head is too long")),
             }
         }
     }
 }
 
-/// What the bytes so far are; lengths in bytes.
-#[allow(clippy::large_enum_variant, reason = "taken apart where it is made; a box would cost every answer")]
+/// What the bytes received so far are; lengths are in bytes.
+#[allow(clippy::large_enum_variant, reason = "destructured by its caller; a box would cost every response")]
 enum Read {
     Part,
     Informational(usize),
     Whole(Head, usize),
 }
 
-/// Reads a head with up to `N` fields, or with up to [`HEAD_FIELDS`].
+/// Parses a head with up to `N` fields, or else with up to [`HEAD_FIELDS`].
 fn read<const N: usize>(bytes: &Bytes, fields: &mut HeaderMap, to_head: bool) -> Result<Read, BrokeOff> {
     let mut room = [const { MaybeUninit::uninit() }; N];
     let mut answer = httparse::Response::new(&mut []);
@@ -117,7 +122,7 @@ fn read<const N: usize>(bytes: &Bytes, fields: &mut HeaderMap, to_head: bool) ->
         Err(error) => return Err(BrokeOff::Head(of_httparse(error))),
     };
     let status = answer.code.and_then(|code| StatusCode::from_u16(code).ok());
-    let status = status.ok_or(BrokeOff::Head("the status is none"))?;
+    let status = status.ok_or(BrokeOff::Head("invalid status"))?;
     if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Read::Informational(length));
     }
@@ -126,10 +131,10 @@ fn read<const N: usize>(bytes: &Bytes, fields: &mut HeaderMap, to_head: bool) ->
     let mut map = std::mem::take(fields);
     map.reserve(answer.headers.len());
     for field in answer.headers.iter() {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| BrokeOff::Head("a field has no name"))?;
-        // Slices of the one piece all of it is in.
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| BrokeOff::Head("invalid field name"))?;
+        // The values are slices of the one buffer that holds the head.
         let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value));
-        let value = value.map_err(|_| BrokeOff::Head("a field's value is none"))?;
+        let value = value.map_err(|_| BrokeOff::Head("invalid field value"))?;
         if said.takes(&name, &value) {
             map.append(name, value);
         }
@@ -147,26 +152,26 @@ fn read<const N: usize>(bytes: &Bytes, fields: &mut HeaderMap, to_head: bool) ->
 
 fn of_httparse(error: httparse::Error) -> &'static str {
     match error {
-        httparse::Error::HeaderName => "a field has no name",
-        httparse::Error::HeaderValue => "a field's value is none",
-        httparse::Error::NewLine => "a line does not end",
-        httparse::Error::Status => "the status is none",
+        httparse::Error::HeaderName => "invalid field name",
+        httparse::Error::HeaderValue => "invalid field value",
+        httparse::Error::NewLine => "invalid line end",
+        httparse::Error::Status => "invalid status",
         httparse::Error::TooManyHeaders => "too many fields",
-        httparse::Error::Version => "not HTTP/1",
-        httparse::Error::Token => "the first line is none",
+        httparse::Error::Version => "unsupported HTTP version",
+        httparse::Error::Token => "invalid status line",
     }
 }
 
-/// What a head says of its body's length and of its connection.
+/// What the fields of a head declare about its body's length and its connection.
 struct Said {
     status: StatusCode,
     version: Version,
     close: bool,
     keep_alive: bool,
     idle_ms: Option<u64>,
-    /// The first one, as it is written.
+    /// The first `Content-Length`, as it was written.
     length: Option<HeaderValue>,
-    /// All of them, parsed; an error where they differ or are no numbers.
+    /// The common value of all `Content-Length` fields; an error if they differ or are not numbers.
     parsed: Result<u64, ()>,
     lengths: u32,
     codings: u32,
@@ -189,7 +194,7 @@ impl Said {
         }
     }
 
-    /// Takes notice of a field; whether it is to be kept.
+    /// Evaluates a field. Returns whether the field is kept as it is.
     fn takes(&mut self, name: &HeaderName, value: &HeaderValue) -> bool {
         let upgrades = self.status == StatusCode::SWITCHING_PROTOCOLS;
         match *name {
@@ -224,16 +229,17 @@ impl Said {
         }
     }
 
-    /// Of a body, and for how long its connection may be idle behind it; puts the length among the fields, in its plain form.
+    /// Returns the length of the body, and for how many milliseconds its connection may be idle afterwards. Puts the
+    /// length into `fields` in its plain form.
     fn framing(self, fields: &mut HeaderMap, to_head: bool) -> Result<(Length, u64), BrokeOff> {
         let never = matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let upgrades = self.status == StatusCode::SWITCHING_PROTOCOLS;
         let length = match (self.codings, self.lengths) {
             _ if never || to_head || upgrades => Length::Exactly(0),
             (0, 0) => Length::UntilClose,
-            (0, _) => Length::Exactly(self.parsed.map_err(|()| BrokeOff::Head("the length is none"))?),
+            (0, _) => Length::Exactly(self.parsed.map_err(|()| BrokeOff::Head("invalid Content-Length"))?),
             (1, 0) if self.chunked && self.version == Version::HTTP_11 => Length::Chunked,
-            _ => return Err(BrokeOff::Head("two lengths, or codings besides chunked")),
+            _ => return Err(BrokeOff::Head("ambiguous or unsupported framing")),
         };
         let plain = self.plain_length(never);
         let odd = self.is_odd(never);
@@ -245,8 +251,8 @@ impl Said {
         Ok((length, if ends { 0 } else { self.idle_ms.unwrap_or(IDLE_MS) }))
     }
 
-    /// Whether a framing of one meaning is odd all the same: a length said twice or with zeros in front, a length or chunks
-    /// where no body may be. Who writes such a head may write more than it says.
+    /// Whether the framing is odd although it has only one meaning: a repeated length, leading zeros, or a length or
+    /// chunks where no body is allowed. A worker that writes such a head may send more bytes than it declares.
     fn is_odd(&self, never: bool) -> bool {
         let Some(length) = &self.length else { return self.codings > 0 && never };
         self.lengths > 1
@@ -255,7 +261,7 @@ impl Said {
             || (self.status == StatusCode::NO_CONTENT && length != "0")
     }
 
-    /// The one length, as everybody reads it: to some, `010` is eight.
+    /// Returns the length in the one form that all parsers read alike; some read `010` as eight.
     fn plain_length(&self, never: bool) -> Option<HeaderValue> {
         let length = self.length.as_ref()?;
         if self.codings > 0 || self.status == StatusCode::NO_CONTENT {
@@ -268,13 +274,13 @@ impl Said {
     }
 }
 
-/// Digits, none of them a zero in front.
+/// Whether the value consists of digits, without leading zeros.
 fn is_plain(length: &HeaderValue) -> bool {
     let digits = length.as_bytes();
     digits.iter().all(u8::is_ascii_digit) && (digits.len() == 1 || digits.first().is_some_and(|first| *first != b'0'))
 }
 
-/// The number a list of equal numbers says (RFC 9110 §8.6).
+/// Parses a list of equal numbers (RFC 9110 §8.6).
 fn lengths(list: &[u8]) -> Result<u64, ()> {
     let mut same = None;
     for one in list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
@@ -282,7 +288,7 @@ fn lengths(list: &[u8]) -> Result<u64, ()> {
             return Err(());
         }
         let number = std::str::from_utf8(one).ok().and_then(|text| text.parse::<u64>().ok());
-        // So that what is held of a body can be added to it.
+        // The bound leaves room to add the number of bytes held of a body.
         let number = number.filter(|number| *number <= u64::MAX / 2).ok_or(())?;
         if same.is_some_and(|known| known != number) {
             return Err(());
@@ -292,7 +298,7 @@ fn lengths(list: &[u8]) -> Result<u64, ()> {
     same.ok_or(())
 }
 
-/// A worker's `Keep-Alive: timeout=N` less one second, in ms; `None`: it says no number.
+/// Returns the worker's `Keep-Alive: timeout=N` less one second, in milliseconds; `None` if the field has no number.
 fn advertised_idle(value: &HeaderValue) -> Option<u64> {
     let timeouts = value.to_str().ok()?.split(',');
     let seconds = timeouts.filter_map(|part| part.trim().strip_prefix("timeout=")?.parse::<u64>().ok()).next()?;
@@ -305,11 +311,11 @@ mod tests {
 
     fn read(text: &str) -> Result<(Head, Bytes), String> {
         let read = Coming::new(false).feed(text.as_bytes(), &mut HeaderMap::new());
-        read.map_err(|error| error.to_string())?.ok_or_else(|| "in part".to_owned())
+        read.map_err(|error| error.to_string())?.ok_or_else(|| "incomplete".to_owned())
     }
 
     #[test]
-    fn a_head_says_how_its_connection_goes_on() {
+    fn a_head_decides_how_long_its_connection_is_kept() {
         for (text, length, idle_ms) in [
             ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", Length::Exactly(5), IDLE_MS),
             ("HTTP/1.1 200 OK\r\nKeep-Alive: timeout=72\r\nContent-Length: 5\r\n\r\n", Length::Exactly(5), 71_000),
@@ -339,11 +345,11 @@ mod tests {
     fn a_head_of_many_fields_is_read_and_one_of_too_many_is_not() {
         let head = |count: usize| format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(count));
         assert_eq!(read(&head(HEAD_FIELDS)).unwrap().0.fields.len(), HEAD_FIELDS);
-        assert_eq!(read(&head(HEAD_FIELDS + 1)).unwrap_err(), "no answer: too many fields");
+        assert_eq!(read(&head(HEAD_FIELDS + 1)).unwrap_err(), "invalid response: too many fields");
     }
 
     #[test]
-    fn a_reason_of_its_own_is_kept() {
+    fn an_unusual_reason_phrase_is_kept() {
         let (head, _) = read("HTTP/1.1 200 Fine\r\n\r\n").unwrap();
         assert_eq!(head.extensions.get::<ReasonPhrase>().map(ReasonPhrase::as_bytes), Some(&b"Fine"[..]));
         assert!(read("HTTP/1.1 200 OK\r\n\r\n").unwrap().0.extensions.is_empty());

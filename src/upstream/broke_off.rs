@@ -1,34 +1,34 @@
-//! Why an exchange with a worker broke off.
+//! The errors with which an exchange with a worker ends early.
 
 use std::io;
 
 use crate::proxy::body::BodyError;
 
-/// Why an exchange broke off, or an answer's body did.
+/// Why an exchange, or the body of a response, ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokeOff {
-    /// The connection failed.
+    /// The connection to the worker failed.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// The worker closed its connection before its answer was whole.
-    #[error("the connection ended before the answer did")]
+    /// The worker closed its connection before its response was complete.
+    #[error("the connection ended before the response was complete")]
     Ended,
-    /// What came is no head of an answer.
-    #[error("no answer: {0}")]
+    /// What the worker sent is not a valid response head.
+    #[error("invalid response: {0}")]
     Head(&'static str),
-    /// Behind a good head came what is no body.
-    #[error("no body: {0}")]
+    /// What followed a valid head is not a valid response body.
+    #[error("invalid response body: {0}")]
     Body(&'static str),
-    /// The client's body broke off, or was longer or shorter than it said.
-    #[error("the client's body broke off: {0}")]
+    /// The client's request body broke off or was malformed.
+    #[error("the client's request body broke off: {0}")]
     Client(BodyError),
-    /// The client's body was longer or shorter than it said.
-    #[error("the client's body is not as long as it said")]
+    /// The client's request body was longer or shorter than declared.
+    #[error("the client's request body does not have its declared length")]
     ClientLength,
 }
 
 impl BrokeOff {
-    /// The client's doing, not the worker's.
+    /// Whether the client caused the error, not the worker.
     pub fn is_clients(&self) -> bool {
         matches!(self, Self::Client(_) | Self::ClientLength)
     }

@@ -1,11 +1,11 @@
-//! Connections to workers: per thread, per worker, kept alive, each driven by the task that uses it.
+//! Connections to workers: per thread and worker, kept alive, each driven by the task that uses it.
 //!
-//! A [`Lease`] is one HTTP/1.1 connection, on loan to one request. There is no task per connection: whoever waits for the
-//! answer (and later, whoever reads its body) polls the connection, which saves two task switches a request and makes a
-//! client's disconnect cancel the attempt by itself: the lease is dropped, the worker sees the connection close.
+//! A [`Lease`] is one HTTP/1.1 connection, on loan to one request. There is no task per connection: the task that waits
+//! for the response, and later reads its body, polls the connection. This saves two task switches per request. It also
+//! makes a client's disconnect cancel the attempt: the lease is dropped, and the worker sees its connection close.
 //!
-//! Out of scope: idle ones (`pool`), the socket below (`dial`), retries, and which worker (that is `proxy::attempt` and
-//! `affinity`).
+//! Idle connections (`pool`), the socket below (`dial`), retries (`proxy::attempt`) and the choice of the worker
+//! (`affinity`) are not part of this module.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,83 +28,85 @@ use crate::metrics::Limit;
 use crate::telemetry::say_full;
 use crate::thread::Thread;
 
-/// An idle connection that ends so soon after its use was not ended by any worker's time-out for idle ones.
+/// Idle time, in milliseconds, below which the end of a connection is taken for a loss: no worker's idle time-out is
+/// that short.
 const JUST_USED_MS: u64 = 1_000;
 
-/// One connection to a worker, on loan.
+/// One connection to a worker, on loan to a request or idle in a pool.
 pub struct Lease {
     pub(super) io: WorkerIo,
-    /// For an answer, and the buffers it is read and written with.
+    /// The wait for the response, and access to the thread's shared buffers.
     pub(super) wait: Watched,
     pub(super) established: Established,
-    /// What of a request is not written yet.
+    /// What is still to be written of a request; `None` if all of it was sent.
     pub(super) sending: Option<Box<Sending>>,
-    /// The worker took not all of a request.
+    /// Whether the worker stopped reading before the whole request was sent.
     pub(super) cut_short: bool,
-    /// The last read found more than it had room for.
+    /// Whether the last read filled its buffer, so that more is probably waiting.
     pub(super) fast: bool,
-    /// Of a client whose connection carries many answers: what is held for it.
+    /// Bytes held for the client, if the client's connection carries many responses.
     pub(super) held: Option<Rc<Held>>,
-    /// It has carried a request before.
+    /// Whether the connection has carried a request before.
     pub(super) used: bool,
-    /// By which of its worker's links it was made.
+    /// Value of [`Worker::links`] when the connection was made.
     link: u32,
-    /// While it is in use, and where that is limited.
+    /// The place among the worker's connections in use, while this one is in use and their number is limited.
     slot: Option<Slot>,
-    /// Idle time after which it is not used again; 0: it is not used again at all.
+    /// Idle time in milliseconds after which the connection is not used again; 0: it is never used again.
     pub(super) idle_ms: u64,
     idle_since_ms: u64,
 }
 
-/// What keeps count of a connection that became a tunnel.
+/// The guards that count a connection which became a tunnel.
 pub struct InUse {
     established: Established,
     _slot: Option<Slot>,
 }
 
 impl InUse {
-    /// It has ended, and nothing had called for that.
+    /// Reports that the tunnel's connection ended unexpectedly.
     pub fn lost(self) {
         self.established.lost(Loss::Grave);
     }
 }
 
 impl Lease {
-    /// Whom it leads to.
+    /// Returns the worker at the other end of the connection.
     pub fn worker(&self) -> &Arc<Worker> {
         self.established.worker()
     }
 
-    /// It is in use from now on, until it is given back or ends; `held`: for whom, where that client's connection carries many
-    /// answers.
+    /// Marks the connection as in use until it is given back or dropped. `held` counts the bytes held for the client,
+    /// if the client's connection carries many responses.
     pub fn occupy(&mut self, slot: Slot, held: Option<Rc<Held>>) {
         (self.slot, self.held) = (Some(slot), held);
     }
 
-    /// It has carried a request before: the worker may be closing it just now.
+    /// Whether the connection has carried a request before, so that the worker may be closing it right now.
     pub fn is_used(&self) -> bool {
         self.used
     }
 
-    /// The worker ended it in the middle of something.
+    /// Drops the connection after the worker ended it in the middle of an exchange.
     pub fn lost(self, loss: Loss) {
         self.established.lost(loss);
     }
 
-    /// It was found to have ended while it was idle.
+    /// Drops a connection that was found to have ended while it was idle.
     pub(super) fn found_dead(self, now_ms: u64) {
         if self.idle_for(now_ms) < JUST_USED_MS {
             self.lost(Loss::Light);
         }
     }
 
-    /// After a 101: the bare socket, what the worker already sent behind its answer's head, and the guards that count
-    /// the connection.
+    /// Turns the connection into a tunnel after a 101. Returns the bare socket, the bytes that the worker sent after
+    /// the response head, and the guards that count the connection.
     pub fn into_tunnel(self, behind: Unread) -> (WorkerIo, Bytes, InUse) {
         (self.io, behind.into_rest(), InUse { established: self.established, _slot: self.slot })
     }
 
-    /// Puts the connection back, if it is fit for another request; `unread` is what came of its last answer.
+    /// Puts the connection back into the pool if it can carry another request. `unread` is the state of the last
+    /// response body.
     pub fn give_back(mut self: Box<Self>, unread: &Unread, thread: &Thread) {
         let is_done = self.sending.is_none() && !self.cut_short && unread.is_clean();
         if !is_done || self.idle_ms == 0 || !self.is_quiet() {
@@ -115,32 +117,32 @@ impl Lease {
         thread.pools.borrow_mut().entry(self.worker().serial).or_default().put(self, thread);
     }
 
-    /// Neither has it ended nor has anything come that nobody asked for, as far as the reactor has seen.
+    /// Whether the connection has neither ended nor received unexpected bytes, as far as the reactor has seen.
     pub(super) fn is_quiet(&mut self) -> bool {
         self.io.is_quiet()
     }
 
-    /// Whether it can carry another request, as far as anybody can see.
+    /// Whether the connection can carry another request, as far as is known.
     pub(super) fn alive(&mut self) -> bool {
         self.link == self.worker().links() && self.is_quiet()
     }
 
-    /// How long nothing has used it.
+    /// Returns for how many milliseconds the connection has been idle.
     pub(super) fn idle_for(&self, now_ms: u64) -> u64 {
         now_ms.saturating_sub(self.idle_since_ms)
     }
 
-    /// How long nothing may use it.
+    /// Returns the idle time in milliseconds after which the connection is not used again.
     pub(super) fn idle_limit_ms(&self) -> u64 {
         self.idle_ms
     }
 }
 
-/// A connection to `worker`: an idle one (idle for at most `max_idle`), else a new one.
+/// Returns a connection to `worker`: an idle one that was idle for less than `max_idle`, otherwise a new one.
 ///
 /// # Errors
-/// See [`ConnectError`]. A refused connect also looks through this thread's idle connections, so that *gone* is told from
-/// *leaving* at once.
+/// See [`ConnectError`]. A refused connect also checks this thread's idle connections, so that *gone* and *leaving* are
+/// told apart at once.
 pub async fn lease(
     thread: &Rc<Thread>,
     worker: &Arc<Worker>,
@@ -152,14 +154,13 @@ pub async fn lease(
     if let Some(lease) = idle {
         return Ok(lease);
     }
-    // Boxed: few requests connect, and a future is as large as its largest branch.
+    // Boxed, because few requests connect and a future is as large as its largest branch.
     let connected = Box::pin(tokio::time::timeout(timeout, connect(&thread.waits, worker))).await;
     match connected.unwrap_or(Err(ConnectError::TimedOut)) {
         Ok(lease) if !thread.shared.caps.has_descriptor_for_worker(lease.io.descriptor()) => {
             thread.shared.metrics.limits.reached(Limit::Descriptors);
-            say_full!(
-                "requests are turned away: the descriptors that are left are for checks and admin (reserved_descriptors)"
-            );
+            say_full!(upstream = %worker.upstream, worker = %worker.name,
+                "request rejected: the remaining descriptors are reserved (reserved_descriptors)");
             Err(ConnectError::Reserved)
         }
         Ok(lease) => Ok(lease),
@@ -211,7 +212,7 @@ mod tests {
     use crate::upstream::unread::Next;
 
     #[tokio::test]
-    async fn a_request_for_a_connection_that_has_ended_comes_back() {
+    async fn a_request_is_returned_if_its_connection_has_ended() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = Address::Tcp(listener.local_addr().unwrap());
         let worker = Worker::new("u", address, "w".to_owned(), WorkerId(1), Metrics::new().worker("u", "w"));
@@ -220,18 +221,18 @@ mod tests {
         accepted.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
         let terms = Terms { patience: Duration::from_secs(30), is_poll: false, keep: false };
         let Ok((_, lease)) = lease.exchange(Request::new(Outgoing::EMPTY), terms).await else { panic!() };
-        // Unread, it would make a reset of the end.
+        // Unread bytes would turn the close into a reset.
         assert!(accepted.read(&mut [0; 1024]).await.unwrap() > 0);
         drop(accepted);
-        // The end must be there before the request is: one look of the reactor.
+        // Gives the reactor time to see the close before the request is sent.
         tokio::time::sleep(Duration::from_millis(50)).await;
         let sent = lease.exchange(Request::new(Outgoing::EMPTY), terms);
-        let failed = tokio::time::timeout(Duration::from_secs(5), sent).await.expect("at once").err();
+        let failed = tokio::time::timeout(Duration::from_secs(5), sent).await.expect("it fails at once").err();
         assert!(matches!(failed, Some(Failure::Unsent(_))));
     }
 
     #[tokio::test]
-    async fn an_answer_is_read_in_small_pieces_while_its_client_takes_little() {
+    async fn reads_are_small_while_much_is_held_for_the_client() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = Address::Tcp(listener.local_addr().unwrap());
         let worker = Worker::new("u", address, "w".to_owned(), WorkerId(1), Metrics::new().worker("u", "w"));
@@ -240,7 +241,7 @@ mod tests {
         held.more(1 << 20);
         lease.held = Some(held.clone());
         let (mut accepted, _) = listener.accept().await.unwrap();
-        // All of it is there before anything is read; kernels hold more than this for a socket.
+        // All of it is sent before anything is read; the kernel's socket buffers hold more than this.
         let answer = [&b"HTTP/1.1 200 OK\r\nContent-Length: 150000\r\n\r\n"[..], &[b'x'; 150_000]].concat();
         accepted.write_all(&answer).await.unwrap();
         let terms = Terms { patience: Duration::from_secs(30), is_poll: false, keep: false };

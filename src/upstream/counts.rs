@@ -1,4 +1,4 @@
-//! What a worker carries, as guards: each counts while it lives and undoes itself when it goes.
+//! Guards that count what a worker carries: each adds one when it is created and subtracts it when it is dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -7,14 +7,14 @@ use super::life::Loss;
 use super::worker::Worker;
 use crate::clock;
 
-/// A count that undoes itself.
+/// A guard that counts one item at a worker until it is dropped.
 pub struct Count {
     worker: Arc<Worker>,
     which: fn(&Worker) -> &AtomicU32,
 }
 
 impl Count {
-    /// The worker counted.
+    /// Returns the worker at which the item is counted.
     pub fn worker(&self) -> &Arc<Worker> {
         &self.worker
     }
@@ -26,7 +26,7 @@ impl Drop for Count {
     }
 }
 
-/// An established connection's place in its worker's count.
+/// A guard that counts one established connection at its worker.
 pub struct Established {
     worker: Arc<Worker>,
     number: u32,
@@ -34,17 +34,17 @@ pub struct Established {
 }
 
 impl Established {
-    /// The worker it leads to.
+    /// Returns the worker at the other end of the connection.
     pub fn worker(&self) -> &Arc<Worker> {
         &self.worker
     }
 
-    /// It has ended, and nothing had called for that: perhaps its worker has, too.
+    /// Reports that the connection ended unexpectedly: the worker may have ended as well.
     pub fn lost(mut self, loss: Loss) {
         self.loss = loss;
     }
 
-    /// An answer came over it.
+    /// Reports that a response came over the connection.
     pub fn spoke(&self, now_ms: u64) {
         self.worker.answered(now_ms);
         self.worker.life.spoke(self.number, now_ms);
@@ -58,11 +58,12 @@ impl Drop for Established {
     }
 }
 
-/// A session's place in its worker's count. A [`Count`] in half the room: the pin table holds a million of them.
+/// A guard that counts one session at its worker. It has half the size of a [`Count`], because the pin table holds a
+/// million of them.
 pub struct Session(Arc<Worker>);
 
 impl Session {
-    /// The worker counted.
+    /// Returns the worker at which the session is counted.
     pub fn worker(&self) -> &Arc<Worker> {
         &self.0
     }
@@ -75,28 +76,28 @@ impl Drop for Session {
 }
 
 impl Worker {
-    /// Counts a session until the guard goes.
+    /// Counts a session until the returned guard is dropped.
     pub fn session(self: &Arc<Self>) -> Session {
         self.sessions.fetch_add(1, Relaxed);
         Session(self.clone())
     }
 
-    /// Counts a tunnel until the guard goes.
+    /// Counts a tunnel until the returned guard is dropped.
     pub fn tunnel(self: &Arc<Self>) -> Count {
         self.count(|w| &w.tunnels)
     }
 
-    /// Counts a request until the guard goes.
+    /// Counts a request until the returned guard is dropped.
     pub fn request(self: &Arc<Self>) -> Count {
         self.count(|w| &w.in_flight)
     }
 
-    /// Counts an established connection until the guard goes.
+    /// Counts an established connection until the returned guard is dropped.
     pub fn connection(self: &Arc<Self>) -> Established {
         Established { number: self.life.opened(), worker: self.clone(), loss: Loss::None }
     }
 
-    /// Counts a request that waits for longer than [`super::worker::SLOW_MS`] until the guard goes.
+    /// Counts a request that has waited for longer than [`super::worker::SLOW_MS`] until the returned guard is dropped.
     pub fn slow_request(self: &Arc<Self>) -> Count {
         self.count(|w| &w.slow)
     }

@@ -1,4 +1,4 @@
-//! A socket to a worker: TCP or unix, TLS where its upstream says so, with the options all of them have.
+//! A socket to a worker: TCP or unix, with TLS if its upstream is configured so, and the options that all of them have.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,52 +14,54 @@ use super::worker::Worker;
 use crate::config::Address;
 use crate::random;
 
-/// A silent worker's kernel is asked after 11 to 15 s, and the worker's machine is gone after three unanswered questions: 30 s
-/// at the latest. Not all at once after a storm (`listener::queue`). Where bytes wait to be acknowledged, Linux asks nothing and
-/// takes its own time.
+/// Keep-alive of TCP connections to workers. A silent worker's kernel is probed after 11 to 15 s; after three
+/// unanswered probes, 30 s at the latest, the worker's machine counts as gone. The random part keeps connections that
+/// were made together from being probed together (see `listener::queue`). While sent bytes are unacknowledged, Linux
+/// sends no probes and its own retransmission limit applies.
 fn keepalive() -> TcpKeepalive {
     let after = Duration::from_secs(11 + random::u64() % 5);
     TcpKeepalive::new().with_time(after).with_interval(Duration::from_secs(5)).with_retries(3)
 }
 
-/// Why there is no connection to a worker.
+/// Why a connection to a worker could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Nobody listens (ECONNREFUSED, or ENOENT of a unix socket).
+    /// No process listens at the address (ECONNREFUSED, or ENOENT of a unix socket).
     #[error("connection refused")]
     Refused,
     /// The backlog of a unix socket is full (EAGAIN).
-    #[error("its backlog is full")]
+    #[error("the worker's backlog is full")]
     Full,
-    /// No answer to the connect in time.
-    #[error("no answer to the connect in time")]
+    /// The connect was not answered in time.
+    #[error("the connect timed out")]
     TimedOut,
-    /// All connections that may be in use are (`max_connections`), and none got free.
-    #[error("all its connections are in use")]
+    /// The worker has reached its limit of connections in use (`max_connections`), and none became free.
+    #[error("all connections to the worker are in use")]
     Busy(Full),
-    /// The descriptors that are left are for checks and admin.
-    #[error("the descriptors that are left are for checks and admin (reserved_descriptors)")]
+    /// The remaining file descriptors are reserved for health checks and the admin interface.
+    #[error("the remaining descriptors are reserved for health checks and admin (reserved_descriptors)")]
     Reserved,
-    /// Anything else.
+    /// Any other error of the operating system, or a failed TLS handshake.
     #[error("{0}")]
     Io(io::Error),
 }
 
-/// Opens a connection to `worker`, TLS included.
+/// Opens a connection to `worker`, including TLS.
 ///
 /// # Errors
-/// The operating system's, or the handshake's.
+/// Fails with the error of the operating system or of the TLS handshake.
 pub async fn open(worker: &Worker) -> io::Result<WorkerIo> {
     let io = socket(&worker.address).await?;
     worker.link().secure(io, &worker.name).await
 }
 
-/// A socket to `address`, with the options every worker connection has.
+/// Opens a socket to `address` with the options that every worker connection has.
 async fn socket(address: &Address) -> io::Result<WorkerIo> {
     match address {
         Address::Tcp(address) => {
             let stream = connect(*address).await?;
-            // The kernel that would be asked on this machine is this one: a worker's end is told at once. Four system calls.
+            // At a loopback address the peer's kernel is this one and reports the worker's end at once. Skipping
+            // keep-alive saves four system calls.
             if !address.ip().to_canonical().is_loopback() {
                 SockRef::from(&stream).set_tcp_keepalive(&keepalive())?;
             }
@@ -69,7 +71,8 @@ async fn socket(address: &Address) -> io::Result<WorkerIo> {
     }
 }
 
-/// As [`TcpStream::connect`], with a system call less: the socket says by its readiness whether there is an error to ask for.
+/// Does the same as [`TcpStream::connect`] with one system call less: the readiness of the socket shows whether there
+/// is an error to fetch.
 async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
@@ -78,7 +81,7 @@ async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
         _ => {}
     }
     let stream = TcpStream::from_std(socket.into())?;
-    // Both a refused connect and one that was reset since are closed for writing.
+    // A refused connection and one that was reset since are both closed for writing.
     if stream.ready(Interest::WRITABLE).await?.is_write_closed()
         && let Some(error) = stream.take_error()?
     {
@@ -87,7 +90,7 @@ async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// What a failed connect says of the worker.
+/// Maps the error of a failed connect to what it means for the worker.
 pub fn classify(error: io::Error) -> ConnectError {
     match error.kind() {
         io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => ConnectError::Refused,

@@ -1,13 +1,16 @@
-//! Passive ejection: a worker whose live requests fail is set aside for a while, then eased back in.
+//! Passive ejection: a worker whose live requests fail is set aside for a while, then its share of new sessions grows
+//! back slowly.
 //!
-//! Two verdicts, both from what clients' own requests came to: so many failures in a row (no connect, a connection that
-//! broke, no answer in time) with no answer in between, or too large a share of failures and server errors among the
-//! requests of a sliding window. Health checks, probes, discovery's refusals, open polls and what clients break themselves
-//! never count: their callers do not bring it here. Each further ejection is twice as long; staying well is forgiven step
-//! by step. An ejected worker keeps its sessions and gets no new ones (design.md §7).
+//! Two rules eject a worker, both based on the outcome of clients' own requests: too many failures in a row (no
+//! connect, a broken connection, no response in time) without a response in between, or too large a share of failures
+//! and server errors among the requests in a sliding window. Health checks, probes, refusals during discovery, open
+//! polls and failures caused by clients never count; their callers do not report them here. Each further ejection is
+//! twice as long; a worker that stays well is forgiven step by step. An ejected worker keeps its sessions and gets no
+//! new ones (docs/reference/routing.md §8).
 //!
-//! [`Eject`] is pure: time comes as an argument (invariant 12). [`note`] below is the one place that knows the pool, for the
-//! bound on how much of it may be out. Left out: what a request is and which outcome counts (`proxy::forward`).
+//! [`Eject`] is pure: time is an argument (ARCHITECTURE.md, invariant 12). [`note`] is the only function here that
+//! knows the pool; it limits how much of the pool may be ejected. Which outcomes are reported is decided in
+//! `proxy::forward`.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -20,38 +23,38 @@ use crate::telemetry::say_full;
 #[cfg(test)]
 mod tests;
 
-/// Weights are counted in this many parts while somebody is eased in.
+/// Number of parts of a worker's full share of new sessions, used while its share grows back.
 pub const WHOLE: u32 = 1_000;
 
-/// A worker that is eased in begins with this part of [`WHOLE`]: some traffic, or nobody would see whether it is well.
+/// Part of [`WHOLE`] with which a returning worker begins: it needs some traffic to show whether it is well.
 const FIRST: u32 = WHOLE / 10;
 
-/// Staying well for this many times the last ejection forgives one step of growth: a worker that is ill for a fifth of its
-/// time goes on growing.
+/// Multiple of the last ejection's length for which a worker must stay well to be forgiven one step of growth. The
+/// ejections of a worker that is ill for a fifth of the time keep growing.
 const FORGIVES: u64 = 4;
 
-/// What a live request came to at a worker.
+/// The outcome of a live request at a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// An answer.
+    /// The worker sent a response that is not a server error.
     Answer,
-    /// 500, 502, 503 or 504: an answer, but a bad one.
+    /// The worker responded with 500, 502, 503 or 504.
     ServerError,
-    /// No connection.
+    /// No connection to the worker could be made.
     Connect,
-    /// The connection broke before the answer's head was whole, or what came was no answer.
+    /// The connection broke before the response head was complete, or the response was invalid.
     Broken,
-    /// No answer in time.
+    /// The worker did not respond in time.
     TimedOut,
 }
 
 impl Outcome {
-    /// By the status of an answer.
+    /// Returns the outcome that a response with this status is.
     pub fn of(status: u16) -> Self {
         if matches!(status, 500 | 502..=504) { Self::ServerError } else { Self::Answer }
     }
 
-    /// The word for it as the reason of an ejection, in metrics and logs.
+    /// Returns the name of this outcome as the reason of an ejection, in metrics and logs.
     pub fn word(self) -> &'static str {
         match self {
             Self::Answer | Self::ServerError => "errors",
@@ -62,29 +65,29 @@ impl Outcome {
     }
 }
 
-/// Which outcomes eject, and for how long; times in ms.
+/// Which outcomes eject a worker, and for how long; all times are in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
-    /// Failures in a row; 0: never by that.
+    /// Number of failures in a row that ejects a worker; 0 disables this rule.
     pub failures: u32,
-    /// Percent of errors and failures in the window; 0: never by that.
+    /// Percentage of errors and failures in the window that ejects a worker; 0 disables this rule.
     pub errors: u32,
-    /// Requests in the window below which no share is judged.
+    /// Minimum number of requests in the window for the percentage to count.
     pub volume: u32,
-    /// One of the window's [`CELLS`].
+    /// Length of one of the window's [`CELLS`], in milliseconds.
     pub cell_ms: u64,
-    /// The first ejection.
+    /// Length of the first ejection, in milliseconds.
     pub time_ms: u64,
-    /// No ejection is longer.
+    /// Maximum length of an ejection, in milliseconds.
     pub max_time_ms: u64,
-    /// Percent of the pool that may be out.
+    /// Maximum percentage of the pool that may be ejected at the same time.
     pub max_share: u32,
-    /// How long a worker that is back is eased in; 0: not at all.
+    /// Time over which a returning worker's share grows back, in milliseconds; 0: it gets its full share at once.
     pub slow_start_ms: u64,
 }
 
 impl Rules {
-    /// Of an upstream's config.
+    /// Derives the rules from an upstream's configuration.
     pub fn of(config: &config::Upstream) -> Self {
         let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let eject = &config.eject;
@@ -101,64 +104,65 @@ impl Rules {
         }
     }
 
-    /// The cell of a moment.
+    /// Returns the number of the window cell that contains the time `now_ms`.
     pub fn slot(&self, now_ms: u64) -> u32 {
         u32::try_from(now_ms / self.cell_ms).unwrap_or(u32::MAX)
     }
 
-    /// Whether one more of `pool` workers may be ejected when `out` are.
+    /// Whether one more of `pool` workers may be ejected while `out` of them are.
     pub fn leaves_enough(&self, pool: usize, out: usize) -> bool {
         (out + 1).saturating_mul(100) <= pool.saturating_mul(self.max_share as usize)
     }
 }
 
-/// What live traffic says of one worker. Shared between threads: an answer costs a load and a relaxed add, on a line that
-/// the worker's other counters own already; only failures do more.
+/// What live traffic has shown of one worker. It is shared between threads. A good response costs a load and a relaxed
+/// add, on a cache line that the worker's other counters need anyway; only failures cost more.
 #[derive(Debug, Default)]
 pub struct Eject {
-    /// Failures since the last answer.
+    /// Number of failures since the last response.
     row: AtomicU32,
     last_failure_ms: AtomicU64,
     requests: Window,
     errors: Window,
-    /// Out until then; 0: not out.
+    /// End of the ejection; 0 if the worker is not ejected.
     until_ms: AtomicU64,
-    /// Back since then, and not yet at its whole share; 0: nothing to ease in.
+    /// Start of the time in which the worker's share grows back; 0 if it has its full share.
     back_ms: AtomicU64,
     past: Mutex<Past>,
 }
 
-/// What is remembered of ejections.
+/// The record of past ejections, from which the length of the next one follows.
 #[derive(Debug, Default)]
 struct Past {
-    /// Steps of growth.
+    /// Number of times that the length of the next ejection is doubled.
     steps: u32,
     last_ms: u64,
     until_ms: u64,
 }
 
-/// Whether a worker is out.
+/// Whether a worker is ejected, as seen by one look at it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Look {
-    /// It is not.
+    /// The worker is not ejected.
     In,
-    /// It is.
+    /// The worker is ejected.
     Out,
-    /// It was until now; said once.
+    /// The ejection has just ended; this value is returned only once per ejection.
     Back,
 }
 
 impl Eject {
-    /// Adds what a request came to. `Some`: the worker is to be ejected, and the evidence is used up.
+    /// Counts the outcome of a request. Returns `Some` if the worker is to be ejected; the counts are then reset.
     ///
-    /// `in_window`: the request counts for the share, too. One of a session does not: its worker is not a choice.
+    /// `in_window` tells whether the request also counts for the percentage. Requests with a session do not, because
+    /// the choice of their worker is fixed.
     pub fn note(&self, outcome: Outcome, in_window: bool, now_ms: u64, rules: &Rules) -> Option<Outcome> {
         let good = outcome == Outcome::Answer;
         if in_window {
             self.requests.note(rules.slot(now_ms));
         }
         if matches!(outcome, Outcome::Answer | Outcome::ServerError) {
-            // A load, so that the line of a healthy worker is not written for nothing.
+            // The load avoids a needless write to the cache line of a healthy worker.
             if self.row.load(Relaxed) != 0 {
                 self.row.store(0, Relaxed);
             }
@@ -181,7 +185,8 @@ impl Eject {
         if in_a_row { Some(outcome) } else { by_share.then_some(Outcome::ServerError) }
     }
 
-    /// A row ends with an answer, or with a whole window without a failure.
+    /// Adds a failure to the row and tells whether the row is long enough to eject. A row ends with a response, or
+    /// after a whole window without a failure.
     fn one_more_failure(&self, now_ms: u64, rules: &Rules) -> bool {
         let window_ms = rules.cell_ms.saturating_mul(u64::from(CELLS));
         let last = self.last_failure_ms.swap(now_ms, Relaxed);
@@ -203,7 +208,7 @@ impl Eject {
         self.errors.clear();
     }
 
-    /// Sets it aside from now on; returns for how long, ms.
+    /// Ejects the worker from now on. Returns the length of the ejection in milliseconds.
     pub fn begin(&self, now_ms: u64, rules: &Rules) -> u64 {
         let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
         let well_ms = now_ms.saturating_sub(past.until_ms);
@@ -216,7 +221,7 @@ impl Eject {
         ms
     }
 
-    /// Whether it is out at `now`, which is asked only of a worker that was ejected.
+    /// Whether the worker is ejected at the time `now`, which is evaluated only if an ejection has begun.
     pub fn look(&self, now: impl FnOnce() -> u64) -> Look {
         let until = self.until_ms.load(Relaxed);
         if until == 0 {
@@ -233,19 +238,20 @@ impl Eject {
         Look::Back
     }
 
-    /// Milliseconds it will still be out.
+    /// Returns the remaining time of the ejection in milliseconds; `None` if the worker is not ejected.
     pub fn left_ms(&self, now_ms: u64) -> Option<u64> {
         let left = self.until_ms.load(Relaxed).saturating_sub(now_ms);
         (left > 0).then_some(left)
     }
 
-    /// It was not to be used, and is again: its share grows from here.
+    /// Starts the slow growth of the worker's share, after a time without new sessions.
     pub fn ease_in(&self, now_ms: u64) {
         self.back_ms.store(now_ms.max(1), Relaxed);
     }
 
-    /// Another process listens there now: the old one's failures are not its own. The first ejection ends with the process
-    /// it was for; a worker that was ejected life after life serves its time, or it would flap for ever.
+    /// Resets the counts because a new process listens at the address, and the old one's failures are not its own. A
+    /// first ejection ends together with the process that caused it. A worker that is ejected in one life after the
+    /// other stays ejected to the end, otherwise it would flap for ever.
     pub fn new_life(&self, now_ms: u64) {
         self.forget();
         self.ease_in(now_ms);
@@ -254,7 +260,8 @@ impl Eject {
         }
     }
 
-    /// Parts of [`WHOLE`] of its share it may have at `now`, which is asked only while it is eased in.
+    /// Returns how many parts of [`WHOLE`] of its share the worker may get at the time `now`, which is evaluated only
+    /// while the share grows back.
     pub fn part(&self, now: impl FnOnce() -> u64, rules: &Rules) -> u32 {
         let back = self.back_ms.load(Relaxed);
         if back == 0 {
@@ -269,35 +276,37 @@ impl Eject {
         part.and_then(|part| u32::try_from(part).ok()).unwrap_or(WHOLE).clamp(FIRST, WHOLE)
     }
 
-    /// Requests of the window that counted for the share.
+    /// Returns the number of requests in the window.
     pub fn requests(&self, now_ms: u64, rules: &Rules) -> u64 {
         self.requests.count(rules.slot(now_ms))
     }
 }
 
-/// Cells of a [`Window`].
+/// Number of cells of a [`Window`].
 pub const CELLS: u32 = 10;
 
-/// Counts over a sliding time, in cells. Shared between threads, without a lock; which cell is now is an argument.
+/// A counter over a sliding time window that is divided into cells. It is shared between threads without a lock; the
+/// number of the current cell is an argument.
 #[derive(Debug, Default)]
 pub struct Window {
-    /// Each: the slot it counts for in the upper half, the count in the lower.
+    /// Each cell holds the slot that it counts in the upper half, and the count in the lower half.
     cells: [AtomicU64; CELLS as usize],
 }
 
 impl Window {
-    /// Counts one in `slot`.
+    /// Counts one event in `slot`.
     pub fn note(&self, slot: u32) {
         let Some(cell) = self.cells.get((slot % CELLS) as usize) else { return };
         let fresh = u64::from(slot) << 32;
         let old = cell.load(Relaxed);
         if old >> 32 == u64::from(slot) {
-            // One add, not a loop: this is on the way of every request. At worst a thread that is late by a whole window
-            // counts one for the wrong cell.
+            // A single add instead of a compare-and-swap loop, as every request passes here. At worst a thread that is
+            // late by a whole window counts one event in the wrong cell.
             cell.fetch_add(1, Relaxed);
             return;
         }
-        // A little ahead is another thread's clock, and counts there; anything else is old, or of a window of another length.
+        // A cell that is slightly ahead was written by a thread with a later clock, and the event counts there. Any
+        // other cell is old, or from a window of another length, and starts anew.
         let next = |old: u64| {
             let ahead = (old >> 32).saturating_sub(u64::from(slot));
             if (1..u64::from(CELLS)).contains(&ahead) || ahead == 0 && old >= fresh { old + 1 } else { fresh + 1 }
@@ -305,7 +314,7 @@ impl Window {
         let _ = cell.fetch_update(Relaxed, Relaxed, |old| Some(next(old)));
     }
 
-    /// What was counted in `slot` and the cells before it.
+    /// Returns the number of events in `slot` and in the cells before it.
     pub fn count(&self, slot: u32) -> u64 {
         let recent = |cell: &AtomicU64| {
             let cell = cell.load(Relaxed);
@@ -322,7 +331,8 @@ impl Window {
     }
 }
 
-/// Adds what a live request came to at a worker, and ejects it where that is called for and enough of the pool stays.
+/// Counts the outcome of a live request at a worker, and ejects the worker if its rules require it and enough of the
+/// pool stays.
 pub fn note(upstream: &Upstream, worker: &Worker, outcome: Outcome, in_window: bool, now_ms: u64) {
     if let Some(why) = worker.eject.note(outcome, in_window, now_ms, &upstream.eject) {
         eject(upstream, worker, why, now_ms);
@@ -331,12 +341,13 @@ pub fn note(upstream: &Upstream, worker: &Worker, outcome: Outcome, in_window: b
 
 #[cold]
 fn eject(upstream: &Upstream, worker: &Worker, why: Outcome, now_ms: u64) {
-    // Two threads must not both take the last place; a verdict is rare.
+    // The lock keeps two threads from both using the last ejection that `max_share` allows. Ejections are rare.
     let _one_by_one = upstream.carried.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
     if worker.eject.left_ms(now_ms).is_some() {
         return;
     }
-    // Workers that are out for another reason are no part of the pool: they cannot stand in for this one.
+    // Workers that get no new sessions for another reason are not counted as part of the pool: they cannot replace this
+    // one.
     let usable = |other: &Worker| other.admin() == AdminState::Ready && other.health() == Health::Up;
     let others = || upstream.members.iter().map(|Member { worker, .. }| worker).filter(|w| w.serial != worker.serial);
     let pool = 1 + others().filter(|other| usable(other)).count();
@@ -344,7 +355,7 @@ fn eject(upstream: &Upstream, worker: &Worker, why: Outcome, now_ms: u64) {
     if !upstream.eject.leaves_enough(pool, out) {
         worker.series.spared.inc();
         say_full!(upstream = %worker.upstream, worker = %worker.name, why = why.word(), ejected = out, of = pool,
-            "this worker fails, but no more of the pool may be ejected (max_share)");
+            "failing worker not ejected: too much of the pool would be ejected (max_share)");
         return;
     }
     let ms = worker.eject.begin(now_ms, &upstream.eject);

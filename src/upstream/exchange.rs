@@ -1,8 +1,9 @@
-//! One request and the head of its answer over a worker's connection, without a task, a channel or a timer of its own:
-//! whoever waits for the answer drives the connection, and later whoever reads its body.
+//! One request and the head of its response over a worker's connection, without a task, channel or timer of its own.
+//! The task that waits for the response drives the connection, and later the task that reads the body.
 //!
-//! Both directions go on at the same time: a worker may answer an upload before it has come, and a client may still be
-//! sending while its answer is read. Left out: which connection (`connect`), and whether to try again (`proxy::attempt`).
+//! Both directions proceed at the same time: a worker may respond to an upload before it is complete, and a client may
+//! still be sending while its response is read. Which connection is used (`connect`) and whether a request is retried
+//! (`proxy::attempt`) are not part of this module.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
@@ -24,79 +25,80 @@ use super::worker::Count;
 use crate::clock;
 use crate::proxy::body::Outgoing;
 
-/// An exchange that breaks after having waited for so long was not refused: its worker was at it. In ms, with what the waits
-/// of a thread are off by taken off a second.
+/// Waiting time in milliseconds after which a broken exchange means that the worker was busy with it. It is one second,
+/// less the inaccuracy of a thread's waits.
 const LONG_WAIT_MS: u64 = 750;
 
-/// A body is read in pieces of up to this size, if its worker sends as fast: with what hyper holds of it for a client that
-/// takes nothing (`[limits] head_bytes`) 64 KiB a request.
+/// Maximum size in bytes of one read of a body from a fast worker. Together with what hyper holds for a client that
+/// reads nothing (`[limits] head_bytes`), this is 64 KiB per request.
 const LARGE_PIECE: usize = 32 * 1024;
 
-/// Why an attempt got no answer.
+/// Why an exchange brought no response.
 pub enum Failure {
-    /// The connection had closed before the request was written; here it is again, untouched.
+    /// The connection had closed before the request was written; the request is returned unchanged.
     Unsent(Box<Request<Outgoing>>),
-    /// The connection broke, or what came was no HTTP answer.
+    /// The connection broke, or what came was not a valid HTTP response.
     Broken {
-        /// Why.
+        /// The error that ended the exchange.
         error: BrokeOff,
-        /// At least a byte of an answer had come.
+        /// Whether at least one byte of a response had arrived.
         heard: bool,
-        /// The request's head as it was written, where it was to be kept.
+        /// The request head as it was written, if it was to be kept.
         head: Option<Vec<u8>>,
     },
-    /// No answer's head in time.
+    /// The response head did not arrive in time.
     TimedOut {
-        /// The client had not sent all of its body when this began: the silence may be its own.
+        /// Whether the client was still sending its body when the exchange began, so that the silence may be the
+        /// client's.
         uploading: bool,
     },
 }
 
-/// How a request goes out.
+/// How a request is sent, and how long its response is waited for.
 #[derive(Debug, Clone, Copy)]
 pub struct Terms {
-    /// For how long its answer is waited for; since the last piece of its body, where that is still coming.
+    /// Maximum wait for the response. While the request body is still being sent, it counts from the last piece of it.
     pub patience: Duration,
-    /// An open poll: silent by design.
+    /// Whether the request is an open poll, which may wait long by design.
     pub is_poll: bool,
-    /// Its head is to be kept, to be sent again.
+    /// Whether the request head is kept so that it can be sent again.
     pub keep: bool,
 }
 
-/// An exchange under way: a connection waiting for the head of an answer. It holds nothing of its request, and is small:
-/// futures are moved into one another.
+/// An exchange in progress: a connection that waits for the head of a response. It holds nothing of its request and is
+/// small, because futures are moved into one another.
 pub struct Exchange {
-    /// Gone with the answer.
+    /// The connection; `None` once the exchange has ended.
     lease: Option<Box<Lease>>,
     coming: Coming,
-    /// The request's own, emptied: nearly always as large as the answer's has to be.
+    /// The request's emptied field map, reused for the response: it is nearly always large enough.
     fields: HeaderMap,
-    /// The request's head as text, where it is kept.
+    /// The request head as text, if it is to be kept.
     head: Option<Vec<u8>>,
-    /// The client had not sent all of its body when this began.
+    /// Whether the client was still sending its body when the exchange began.
     uploading: bool,
     heard: bool,
     slow: Option<Count>,
 }
 
-/// An answer, and the connection its body comes over.
+/// A response, and the connection over which its body comes.
 pub type Answered = (Response<Unread>, Box<Lease>);
 
 impl Lease {
-    /// Sends `request` and waits for the head of the answer, as [`Self::begin`] has it.
+    /// Sends `request` and waits for the head of the response; see [`Self::begin`].
     ///
     /// # Errors
-    /// See [`Failure`]; the connection is closed then.
+    /// See [`Failure`]; the connection is then closed.
     pub async fn exchange(self: Box<Self>, request: Request<Outgoing>, terms: Terms) -> Result<Answered, Failure> {
         self.begin(request, terms)?.await
     }
 
-    /// Sends of `request` what can be sent at once; the rest goes with the wait for the head of the answer, which is what
-    /// comes back. An open poll is silent by design; any other request that waits for longer than 2 s counts as slow
-    /// meanwhile.
+    /// Sends the part of `request` that can be sent at once. The returned future sends the rest while it waits for the
+    /// head of the response. A request that waits for longer than 2 s counts as slow meanwhile, except for an open
+    /// poll, which may wait long by design.
     ///
     /// # Errors
-    /// See [`Failure`]; the connection is closed then.
+    /// See [`Failure`]; the connection is then closed.
     pub fn begin(mut self: Box<Self>, mut request: Request<Outgoing>, terms: Terms) -> Result<Exchange, Failure> {
         if !self.is_quiet() {
             return Err(Failure::Unsent(Box::new(request)));
@@ -116,7 +118,8 @@ impl Lease {
         Ok(Exchange { lease: Some(self), coming, fields, head, uploading, heard: false, slow: None })
     }
 
-    /// Writes what of a request can be written at once; `None` as the error: nothing was, and its connection has ended.
+    /// Writes the part of a request that can be written at once. The error `None` means that the connection had ended
+    /// before anything was written.
     fn write(
         &mut self,
         request: &mut Request<Outgoing>,
@@ -131,7 +134,7 @@ impl Lease {
         }
         let body = std::mem::replace(request.body_mut(), Outgoing::EMPTY);
         if body.is_uploading() {
-            // Its client is waited for by who waits for the answer, and by nobody else.
+            // Only the task that waits for the response may wait for the client's body.
             self.sending = Some(Box::new(Sending::behind(&text, body, declared)));
             return Ok(());
         }
@@ -146,7 +149,7 @@ impl Lease {
                 *request.body_mut() = sending.into_body();
                 Err(None)
             }
-            // The worker's end need not be the end of its answer.
+            // The worker may have sent a response before it closed its side.
             Poll::Ready(Err(BrokeOff::Io(_))) => {
                 self.cut_short = true;
                 Ok(())
@@ -173,10 +176,11 @@ impl Lease {
         Failure::Broken { error, heard, head }
     }
 
-    /// Goes on sending what is left of a request.
+    /// Continues to send what is left of a request.
     ///
     /// # Errors
-    /// The client's, whose body broke off. The worker's need not be the end of its answer: it is found out by who reads.
+    /// Fails if the client's body broke off. A failure of the worker's socket is not reported here: a response may
+    /// still come, so the reader finds out.
     pub fn go_on_sending(&mut self, cx: &mut Context<'_>) -> Result<(), BrokeOff> {
         let Some(sending) = &mut self.sending else { return Ok(()) };
         let before = sending.frames();
@@ -195,14 +199,16 @@ impl Lease {
         Ok(())
     }
 
-    /// Reads on, at once as much as is sure to come ([`Unread::expected`]), if that is much; nothing: the connection has ended.
+    /// Reads more of a response. A read is large if many bytes are sure to come ([`Unread::expected`]); an empty one
+    /// means that the connection has ended.
     ///
     /// # Errors
-    /// The socket's.
+    /// Fails with the error of the socket.
     pub fn poll_more(&mut self, cx: &mut Context<'_>, expected: u64) -> Poll<Result<Bytes, BrokeOff>> {
         let most = self.piece();
         if expected > PIECE as u64 && self.fast && most == PIECE {
-            // One byte more: a read that fills its buffer would be followed by another, which finds nothing.
+            // One byte more than expected: a read that fills its buffer would be followed by another read that finds
+            // nothing.
             let most = usize::try_from(expected).map_or(LARGE_PIECE, |bytes| bytes.saturating_add(1).min(LARGE_PIECE));
             let read = ready!(self.io.poll_read_large(cx, most))?;
             self.fast = read.len() >= PIECE;
@@ -216,13 +222,13 @@ impl Lease {
         Poll::Ready(Ok(Bytes::copy_from_slice(read.filled())))
     }
 
-    /// Bytes read at once into the thread's buffer.
+    /// Returns the maximum number of bytes per read into the thread's buffer.
     fn piece(&self) -> usize {
         self.held.as_ref().map_or(PIECE, |held| held.piece(PIECE))
     }
 }
 
-/// What was read, in no more room than it needs: it may wait for a slow client.
+/// Returns the bytes in no more memory than they need, because they may wait for a slow client.
 fn trimmed(read: BytesMut) -> Bytes {
     if read.len() < read.capacity() / 2 { Bytes::copy_from_slice(&read) } else { read.freeze() }
 }

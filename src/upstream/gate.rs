@@ -1,9 +1,9 @@
-//! The limit of connections in use to one worker, and the queue before it.
+//! The limit on connections in use to one worker, and the queue of requests that wait for a free one.
 //!
-//! A connection is in use from the moment it is wanted for a request until the answer's last byte, and as a tunnel for its
-//! whole life; an open poll holds one as well. Idle ones kept for the next request do not count, nor do health checks and
-//! probes. Whoever finds the worker full waits in order of arrival, in a queue of bounded length and for a bounded time.
-//! Without a limit (the default) this costs one load a request.
+//! A connection is in use from the moment a request needs it until the last byte of the response; as a tunnel, for its
+//! whole life. An open poll holds a connection as well. Idle connections in a pool do not count, nor do health checks
+//! and probes. Requests that find the worker full wait in order of arrival, in a queue of bounded length and for a
+//! bounded time. Without a limit, which is the default, this costs one load per request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -14,30 +14,30 @@ use tokio::sync::Semaphore;
 use super::worker::Worker;
 use crate::telemetry::say_full;
 
-/// Stands for no limit: more connections than a machine has ports.
+/// The value that stands for no limit: more connections than a machine has ports.
 const UNLIMITED: u32 = 1 << 24;
 
-/// The gate before a worker.
+/// The gate in front of one worker, with its limit and queue.
 #[derive(Debug)]
 pub struct Gate {
-    /// Connections in use at most, as of the last config.
+    /// Maximum number of connections in use, from the current configuration.
     limit: AtomicU32,
-    /// In use beyond a limit that was lowered: so many that end make no room.
+    /// Number of connections in use beyond a limit that was lowered. As many must end before a slot becomes free.
     excess: AtomicU32,
     waiting: AtomicU32,
-    /// First come, first served; whoever leaves the queue passes its turn on.
+    /// The free slots, given out in order of arrival; a request that leaves the queue passes its turn on.
     free: Semaphore,
 }
 
-/// A connection in use; the next in the queue gets it when this is dropped.
+/// A place among the connections in use. The next request in the queue gets it when it is dropped.
 pub struct Slot(Option<Arc<Worker>>);
 
-/// Why there is no slot.
+/// Why a request got no slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
-    /// So many wait already.
+    /// The queue of waiting requests is full.
     Queue,
-    /// None got free in time.
+    /// No slot became free in time.
     TimedOut,
 }
 
@@ -49,7 +49,7 @@ impl Drop for Slot {
     }
 }
 
-/// One more in the queue.
+/// A place in the queue, which is given up when this is dropped.
 struct Waiter<'a>(&'a Gate);
 
 impl Drop for Waiter<'_> {
@@ -70,12 +70,12 @@ impl Default for Gate {
 }
 
 impl Gate {
-    /// Takes over the configured limit (one reload at a time). What is in use stays; where there was no limit before, it
-    /// was not counted and is not now.
+    /// Sets the configured limit; reloads must not call this concurrently. Connections in use stay. Those that were
+    /// opened without a limit were not counted, and are not counted now.
     pub fn set_limit(&self, limit: Option<u32>) {
         let new = limit.unwrap_or(UNLIMITED);
         let old = self.limit.swap(new, Relaxed);
-        // Raised: what is in use beyond the old limit is within the new one now.
+        // The limit was raised: connections in use beyond the old limit are now within the new one.
         let more = new.saturating_sub(old);
         let repaid = self.excess.fetch_update(Relaxed, Relaxed, |excess| Some(excess.saturating_sub(more)));
         let repaid = repaid.unwrap_or_else(|excess| excess).min(more);
@@ -85,18 +85,18 @@ impl Gate {
         self.excess.fetch_add(u32::try_from(excess).unwrap_or(u32::MAX), Relaxed);
     }
 
-    /// Nobody would have to wait.
+    /// Whether a request would get a slot without waiting.
     pub fn is_open(&self) -> bool {
         self.limit.load(Relaxed) == UNLIMITED || self.free.available_permits() > 0
     }
 
-    /// Connections in use; counted only where there is a limit.
+    /// Returns the number of connections in use, which are counted only if there is a limit.
     pub fn in_use(&self) -> u32 {
         let free = u32::try_from(self.free.available_permits()).unwrap_or(u32::MAX);
         self.limit.load(Relaxed).saturating_sub(free) + self.excess.load(Relaxed)
     }
 
-    /// Requests that wait.
+    /// Returns the number of requests that wait for a slot.
     pub fn waiting(&self) -> u32 {
         self.waiting.load(Relaxed)
     }
@@ -108,28 +108,28 @@ impl Gate {
         }
     }
 
-    /// `None`: so many wait already.
+    /// Joins the queue; `None` if it has `length` requests already.
     fn queue(&self, length: u32) -> Option<Waiter<'_>> {
         let queued = self.waiting.fetch_update(Relaxed, Relaxed, |waiting| (waiting < length).then_some(waiting + 1));
         queued.is_ok().then(|| Waiter(self))
     }
 }
 
-/// A connection's place at `worker`, at once or after its turn in a queue of `length`, for `patience` at most.
+/// Takes a slot at `worker`, at once or after waiting in a queue of at most `length` requests for at most `patience`.
 ///
 /// # Errors
-/// See [`Full`]; counted and said.
+/// See [`Full`]; each failure is counted and logged.
 pub async fn enter(worker: &Arc<Worker>, length: u32, patience: Duration) -> Result<Slot, Full> {
     let gate = &worker.gate;
     if gate.limit.load(Relaxed) == UNLIMITED {
         return Ok(Slot(None));
     }
-    // Where others wait, what gets free is theirs: this fails then.
+    // This fails while others wait, because free slots go to them first.
     if let Ok(permit) = gate.free.try_acquire() {
         permit.forget();
         return Ok(Slot(Some(worker.clone())));
     }
-    // Boxed: the future of a request moves, and few wait.
+    // Boxed, because the future of a request is moved and few requests wait.
     Box::pin(wait(worker, length, patience)).await
 }
 
@@ -137,7 +137,7 @@ async fn wait(worker: &Arc<Worker>, length: u32, patience: Duration) -> Result<S
     let Some(_waiter) = worker.gate.queue(length) else {
         worker.series.queue_full.inc();
         say_full!(upstream = %worker.upstream, worker = %worker.name, waiting = length,
-            "all connections to a worker are in use, and its queue is full (max_connections, queue)");
+            "request rejected: the worker's connections are in use and its queue is full (max_connections, queue)");
         return Err(Full::Queue);
     };
     match tokio::time::timeout(patience, worker.gate.free.acquire()).await {
@@ -146,11 +146,11 @@ async fn wait(worker: &Arc<Worker>, length: u32, patience: Duration) -> Result<S
             worker.series.queue_waited.inc();
             Ok(Slot(Some(worker.clone())))
         }
-        // It is never closed.
+        // The semaphore is never closed, so this is the time-out.
         Ok(Err(_)) | Err(_) => {
             worker.series.queue_timeouts.inc();
             say_full!(upstream = %worker.upstream, worker = %worker.name,
-                "a request waited in vain for a connection to its worker (max_connections, queue_timeout)");
+                "request timed out waiting for a free connection to its worker (max_connections, queue_timeout)");
             Err(Full::TimedOut)
         }
     }
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_comes_first_is_served_first_and_who_leaves_passes_its_turn_on() {
+    async fn requests_are_served_in_order_and_leaving_passes_the_turn() {
         let worker = worker(Some(1));
         let slot = enter(&worker, 3, LONG).await.unwrap();
         assert!(!worker.gate.is_open());
@@ -189,19 +189,19 @@ mod tests {
         assert!(third.as_mut().poll(&mut cx).is_pending());
         assert_eq!(enter(&worker, 3, LONG).await.err(), Some(Full::Queue));
         drop(slot);
-        // Its turn, but it has left.
+        // The first request has its turn now, but leaves.
         drop(first);
-        assert!(third.as_mut().poll(&mut cx).is_pending(), "not before the second");
-        let Poll::Ready(Ok(slot)) = second.as_mut().poll(&mut cx) else { panic!("the second is next") };
+        assert!(third.as_mut().poll(&mut cx).is_pending(), "the second is served first");
+        let Poll::Ready(Ok(slot)) = second.as_mut().poll(&mut cx) else { panic!("the second has its turn") };
         assert_eq!((worker.gate.in_use(), worker.gate.waiting()), (1, 1));
         drop(slot);
         assert!(third.as_mut().poll(&mut cx).is_ready());
-        assert_eq!((worker.gate.in_use(), worker.gate.waiting()), (0, 0), "its slot was dropped with it");
+        assert_eq!((worker.gate.in_use(), worker.gate.waiting()), (0, 0), "its slot was dropped with the result");
         assert!(worker.gate.is_open());
     }
 
     #[tokio::test]
-    async fn a_wait_has_its_end_and_a_larger_limit_ends_it_sooner() {
+    async fn a_wait_times_out_and_a_larger_limit_ends_it() {
         let worker = worker(Some(1));
         let _slot = enter(&worker, 3, LONG).await.unwrap();
         assert_eq!(enter(&worker, 3, Duration::from_millis(10)).await.err(), Some(Full::TimedOut));

@@ -1,9 +1,11 @@
-//! Active checks: one task per worker, on the control thread, so that a busy data thread never makes a worker look sick.
+//! Active health checks: one task per worker, on the control thread, so that a busy data thread never makes a worker
+//! look unhealthy.
 //!
-//! A check (`checks`) says passed, failed, timed out or refused; `rise` and `fall` in a row make a state of it
-//! (`streak`). A refused connect counts at once: nobody listens, and no second look changes that. While a worker's
-//! state is unsure it is asked more often, and for `start_grace` of its life nothing it answers counts against it. A check
-//! that never passes is explained once (`words`). Left out: ejection from live traffic (`eject`).
+//! A check (`checks`) passes, fails, times out or is refused; `rise` or `fall` such outcomes in a row change the state
+//! of the worker (`streak`). A refused connect counts at once: no process listens, and a second check would not change
+//! that. While a worker's state is unsure, it is checked more often, and for the `start_grace` of its life, failed and
+//! timed-out checks do not count. A check that never passes is explained once in the log (`words`). Ejection from live
+//! traffic is not part of this module (see `eject`).
 
 mod checks;
 mod client;
@@ -29,13 +31,13 @@ use client::Fault;
 use streak::{Hopeless, Outcome, Rules, Streak};
 use words::What;
 
-/// How long a check under way gets to end when checks are stopped: it may have a session to close.
+/// Time that a check in progress has to end when checks are stopped, because it may have a session to close.
 const LAST: Duration = Duration::from_millis(200);
 
-/// Checks a worker until `stop`.
+/// Checks one worker repeatedly until `stop`.
 pub async fn watch(worker: Arc<Worker>, health: Health, stop: CancellationToken) {
     let mut watch = Watch::new(worker, health);
-    // Spread over the interval, so that a hundred workers are not asked in one millisecond.
+    // The jitter keeps a hundred workers from being checked within the same millisecond.
     let first = tokio::time::sleep(jitter(watch.health.interval.min(Duration::from_secs(1))));
     if stop.run_until_cancelled(first).await.is_none() {
         return;
@@ -44,7 +46,8 @@ pub async fn watch(worker: Arc<Worker>, health: Health, stop: CancellationToken)
         watch.note(checked);
         let Health { interval, fast_interval, .. } = watch.health;
         let pause = if watch.streak.is_unsure() { fast_interval } else { interval };
-        // A refused connect of a request is a reason to look at once: nothing else would see the worker come back soon.
+        // A refused connect of a request triggers the next check at once: only checks notice soon that the worker is
+        // back.
         let pause = tokio::time::timeout(pause.mul_f64(0.9) + jitter(pause / 5), watch.worker.refusal());
         if stop.run_until_cancelled(pause).await.is_none() {
             return;
@@ -52,14 +55,14 @@ pub async fn watch(worker: Arc<Worker>, health: Health, stop: CancellationToken)
     }
 }
 
-/// One worker and what its checks have shown.
+/// One worker and the results of its checks.
 struct Watch {
     worker: Arc<Worker>,
     health: Health,
     memory: Memory,
     streak: Streak,
     hopeless: Hopeless<What>,
-    /// The state before a change that was not logged, because the worker was starting.
+    /// The state before a change that was not logged because the worker was starting.
     unsaid: Option<worker::Health>,
 }
 
@@ -69,7 +72,7 @@ impl Watch {
         Self { worker, health, memory: Memory::new(), streak, hopeless: Hopeless::new(), unsaid: None }
     }
 
-    /// One check; `None` once checks are to stop.
+    /// Makes one check; `None` once checks are to stop.
     async fn check(&mut self, stop: &CancellationToken) -> Option<Result<(), Fault>> {
         let mut check = pin!(checks::check(&self.worker, &self.health, &mut self.memory));
         tokio::select! {
@@ -116,7 +119,7 @@ impl Watch {
         self.explain(checked);
     }
 
-    /// Says it once, if this check can never pass.
+    /// Logs once how to fix the check, if it can never pass.
     fn explain(&mut self, checked: Result<(), Fault>) {
         let (kind, worker) = (&self.health.kind, &self.worker);
         match checked {
@@ -124,18 +127,18 @@ impl Watch {
             Err(Fault::Wrong(what, said)) if self.hopeless.answered(what, self.health.fall) => {
                 tracing::warn!(upstream = %worker.upstream, worker = %worker.name,
                     expected = words::expected(kind), came = words::came(what, &said),
-                    "this worker has never passed its health check: {}", words::advice(kind, what, &said));
+                    advice = %words::advice(kind, what, &said), "worker has never passed its health check");
             }
             Err(_) => {}
         }
     }
 }
 
-/// What came instead of what was expected, where the outcome does not say it all.
+/// Returns what was received instead of what the check expects, if the outcome does not say it all.
 fn detail(fault: &Fault) -> Option<String> {
     match fault {
         Fault::Wrong(what, said) => Some(words::came(*what, said)),
-        Fault::Unreachable => Some("the network gave no connection".to_owned()),
+        Fault::Unreachable => Some("the connection could not be made".to_owned()),
         Fault::Refused | Fault::TimedOut => None,
     }
 }
@@ -149,29 +152,30 @@ fn outcome(checked: &Result<(), Fault>) -> Outcome {
     }
 }
 
-/// By then every worker was checked once, unless it hangs.
+/// Time after which every worker has been checked once, unless it hangs.
 const FIRST_CHECKS: Duration = Duration::from_secs(3);
 
-/// A random part of `span`.
+/// Returns a random duration between zero and `span`.
 pub(super) fn jitter(span: Duration) -> Duration {
     #[allow(clippy::cast_precision_loss, reason = "a random fraction needs no more than 53 bits")]
     let part = (crate::random::u64() >> 11) as f64 / (1u64 << 53) as f64;
     span.mul_f64(part)
 }
 
-/// After the first checks: one line on the addresses nobody listens on, instead of one for each empty port of a range.
+/// Logs one line, after the first checks, about all addresses at which no process listens, instead of one line for each
+/// empty port of a range.
 async fn say_deserted(workers: Vec<Arc<Worker>>) {
     tokio::time::sleep(FIRST_CHECKS).await;
     let deserted: Vec<&str> =
         workers.iter().filter(|worker| worker.gone()).map(|worker| worker.name.as_str()).collect();
     if let ([first, .., last] | [first @ last], [worker, ..]) = (deserted.as_slice(), workers.as_slice()) {
         tracing::warn!(upstream = %worker.upstream, deserted = deserted.len(), of = workers.len(), first, last,
-            "nobody listens on the addresses of some workers");
+            "no process listens on the addresses of some workers");
     }
 }
 
-/// Keeps every worker of the snapshot checked until `stop`. A new snapshot touches only the checks of workers that come,
-/// go, or are to be checked in another way.
+/// Keeps every worker of the snapshot checked until `stop`. A new snapshot affects only the checks of workers that are
+/// added or removed, or whose check settings changed.
 pub async fn keep(shared: Arc<Shared>, tasks: TaskTracker, stop: CancellationToken) {
     let mut watches = HashMap::new();
     let mut changed = shared.changed.subscribe();
@@ -183,7 +187,7 @@ pub async fn keep(shared: Arc<Shared>, tasks: TaskTracker, stop: CancellationTok
     }
 }
 
-/// How a worker is checked, and what ends that.
+/// How a worker is checked, and the token that stops its checks.
 struct Watched {
     health: Health,
     stop: CancellationToken,

@@ -1,33 +1,36 @@
-//! What is held of answers for one client's connection that carries many of them (HTTP/2).
+//! The amount of response data held for one client connection that carries many responses (HTTP/2).
 //!
-//! Each answer is read at its client's pace, a piece at a time; but a client may ask for a hundred and take none. Once a few
-//! full pieces wait, all of them are read in small ones, so that a connection holds about `FULL` + streams × `SMALL`
-//! instead of a full piece a stream. None is held up by the others. Left out: what is counted (`listener::h2::send`).
+//! Each response is read at its client's pace, one piece at a time; but a client may request a hundred responses and
+//! read none. Once a few full pieces are held, all responses are read in small pieces, so that a connection holds about
+//! `FULL` + streams × `SMALL` instead of one full piece per stream. No response is blocked by the others. What counts
+//! as held is decided in `listener::h2::send`.
 
 use std::cell::Cell;
 
-/// Bytes held from which on pieces are small: two large ones (threats §2: 128 KB a connection, with what is on its way).
+/// Number of held bytes from which on pieces are small: two large pieces (docs/reference/threats.md §2.6: 128 KB per
+/// connection, including what is in flight).
 const FULL: usize = 64 * 1024;
 
-/// A small piece: a head fits as a rule, and a client that takes what it asked for is served at a third of the speed or better.
+/// Size of a small piece in bytes. Most response heads fit, and a client that reads what it requested still gets at
+/// least a third of the speed.
 const SMALL: usize = 4 * 1024;
 
-/// Bytes read of workers that a connection's client has not taken.
+/// Number of bytes that were read from workers and not yet taken by the client of one connection.
 #[derive(Debug, Default)]
 pub struct Held(Cell<usize>);
 
 impl Held {
-    /// So many more wait.
+    /// Adds bytes that were read and wait for the client.
     pub fn more(&self, bytes: usize) {
         self.0.set(self.0.get().saturating_add(bytes));
     }
 
-    /// So many wait no longer.
+    /// Subtracts bytes that no longer wait for the client.
     pub fn less(&self, bytes: usize) {
         self.0.set(self.0.get().saturating_sub(bytes));
     }
 
-    /// Bytes to read at once, where `most` would be read for a client that takes what it asks for.
+    /// Returns how many bytes to read at once, at most `most`: fewer while much is held.
     pub(super) fn piece(&self, most: usize) -> usize {
         if self.0.get() < FULL { most } else { most.min(SMALL) }
     }
@@ -38,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pieces_are_small_while_much_waits() {
+    fn pieces_are_small_while_much_is_held() {
         let held = Held::default();
         held.more(FULL - 1);
         assert_eq!(held.piece(100_000), 100_000);

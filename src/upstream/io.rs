@@ -1,4 +1,4 @@
-//! The socket to a worker, whichever kind its address is, with or without TLS.
+//! The socket to a worker, of whichever kind its address is, with or without TLS.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, RawFd};
@@ -10,13 +10,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
-/// The socket to a worker.
+/// An open socket to a worker, as one type for all transports.
 pub enum WorkerIo {
-    /// TCP.
+    /// A TCP connection without TLS.
     Tcp(TcpStream),
-    /// Unix socket.
+    /// A unix stream socket without TLS.
     Unix(UnixStream),
-    /// TLS over one of the others; boxed, because a rustls connection is a kilobyte.
+    /// TLS over one of the others; boxed, because a rustls connection takes a kilobyte.
     Tls(Box<TlsStream<Self>>),
 }
 
@@ -73,7 +73,7 @@ impl AsyncWrite for WorkerIo {
 }
 
 impl WorkerIo {
-    /// Its number.
+    /// Returns the file descriptor of the socket.
     pub(super) fn descriptor(&self) -> RawFd {
         match self {
             Self::Tcp(io) => io.as_raw_fd(),
@@ -82,18 +82,19 @@ impl WorkerIo {
         }
     }
 
-    /// Nothing of ours is between what is written and its socket: that its end is said needs no more than to close it.
+    /// Whether written bytes go to the socket directly, so that closing it is enough to signal the end.
     pub fn is_bare(&self) -> bool {
         !matches!(self, Self::Tls(_))
     }
 
-    /// Neither has it ended nor has anything come, as far as the reactor has seen. What comes here is lost.
+    /// Whether the connection has neither ended nor received anything, as far as the reactor has seen. Received bytes
+    /// are discarded.
     pub(super) fn is_quiet(&mut self) -> bool {
         let read = match self {
-            // No call to the kernel unless there is something, and no waker left behind.
+            // This calls the kernel only if the socket is ready, and leaves no waker registered.
             Self::Tcp(io) => io.try_read(&mut [0]),
             Self::Unix(io) => io.try_read(&mut [0]),
-            // TLS has messages of its own, which are neither.
+            // Messages of the TLS protocol itself are neither data nor the end.
             Self::Tls(io) => {
                 let (mut cx, mut byte) = (Context::from_waker(Waker::noop()), [0]);
                 return Pin::new(io).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending();
@@ -102,7 +103,8 @@ impl WorkerIo {
         read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Reads up to `most` bytes into a buffer of their own, made when there is something to read; empty at the end.
+    /// Reads up to `most` bytes into a new buffer, which is allocated only when there is something to read. An empty
+    /// buffer means the end of the connection.
     pub(super) fn poll_read_large(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<BytesMut>> {
         match self {
             Self::Tcp(io) => ready!(io.poll_read_ready(cx))?,
@@ -110,17 +112,18 @@ impl WorkerIo {
             Self::Tls(_) => {}
         }
         let mut read = BytesMut::with_capacity(most);
-        // Not `try_read_buf`: that does not take a read that fills not all for the last there is for now.
+        // Not `try_read_buf`: after a read that fills only part of the buffer, it does not assume that nothing more is
+        // there for now.
         ready!(pin!(self.read_buf(&mut read)).poll(cx))?;
         Poll::Ready(Ok(read))
     }
 }
 
-/// Parts that together fit here are copied and sent in one piece.
+/// Size in bytes up to which several parts are copied together and sent in one piece.
 const SMALL: usize = 2_048;
 
-/// Writes several parts, a head and a body mostly. `send` of one small piece costs the kernel less than `writev` of two,
-/// by more than copying them here costs us (http-1k 18.2 against 18.6 µs in one interleaved run); large bodies are not
+/// Writes several parts, mostly a head and a body. One `send` of a small piece costs the kernel less than `writev` with
+/// two, by more than the copy costs here (http-1k 18.2 against 18.6 µs in one interleaved run). Large bodies are not
 /// copied.
 pub(crate) fn poll_write_small(
     io: Pin<&mut TcpStream>,

@@ -1,61 +1,64 @@
-//! The lives of a worker: a restarted process on the same address is a new one (design.md §7, *generation*).
+//! The lives of a worker: a restarted process on the same address is a new one (docs/reference/routing.md §8).
 //!
-//! A life is over when the worker is gone, or when all connections to it end within a second: under PM2's cluster mode
-//! the master holds the port, so a crash is never a refused connect, and a worker that is back before anybody asks is not
-//! missed either. The next connect then begins a new life. That counts, is logged, and ends no pin: were it wrong, every
-//! session of a healthy worker would end with it.
+//! A life is over when the worker is gone, or when all connections to it end within a second. Under PM2's cluster mode
+//! the master process holds the port, so a crash never shows as a refused connect. A worker that restarts before the
+//! next connect is noticed in the same way. The next connect then begins a new life. A new life is counted and logged,
+//! but ends no pin: a wrongly detected restart would end every session of a healthy worker.
 //!
-//! The end of a connection is a [`Loss`] when nothing called for it. Old idle ones end by the worker's own time-out; they
-//! only count in a loss that others have begun. A worker that closes its connections as it likes loses them, too, and one
-//! after the other: an answer over an older connection shows that the process lives, and one light loss alone says nothing.
-//! Left out: connections of checks, which come and go.
+//! The end of a connection is a [`Loss`] when it was unexpected. Connections that were idle for long are closed by the
+//! worker's own time-out; they only add to losses that other connections began. A worker that closes its connections
+//! whenever it likes causes losses as well, but one after the other. A response over an older connection therefore
+//! shows that the process is alive, and a single light loss proves nothing. Connections of health checks, which come
+//! and go, are not counted.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
-/// All connections of a worker that end within this time end together (design.md §7).
+/// Time in milliseconds within which all connections of a worker must end to count as a restart
+/// (docs/reference/routing.md §8).
 const TOGETHER_MS: u64 = 1_000;
 
-/// The lives of one worker.
+/// The lives of one worker, as detected from its connections.
 pub struct Life {
     generation: AtomicU32,
-    /// When this life was first seen.
+    /// When the present life was first seen, in milliseconds.
     since_ms: AtomicU64,
-    /// It accepted a connect at least once.
+    /// Whether the worker has accepted a connect at least once.
     seen: AtomicBool,
-    /// The next connect begins a new life.
+    /// Whether the next connect begins a new life.
     over: AtomicBool,
-    /// Connections made so far: the number of the next one.
+    /// Number of connections made so far, which is the number of the next one; wraps around.
     made: AtomicU32,
     established: AtomicU32,
-    /// The end of the second in which a loss is looked into; 0: none. A copy, to be read without the lock.
+    /// End of the second in which losses are counted; 0: there is none. It is a copy that is read without the lock.
     looks_until_ms: AtomicU64,
-    /// Locked only when a connection ends, and then only if it is lost or others just were.
+    /// Losses of the current second. Locked only when a connection ends, and only if it or another one was just lost.
     losses: Mutex<Losses>,
 }
 
-/// How a connection ended.
+/// How a connection ended, as a sign of the worker's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
-    /// As it should: one side was done with it.
+    /// The connection ended as it should: one side was done with it.
     None,
-    /// In an exchange, or soon after one: also servers that do not say when they close end them so.
+    /// The connection ended during an exchange or soon after one. Servers that do not announce their close end
+    /// connections like this, too.
     Light,
-    /// A tunnel without a close, or an exchange that had been waiting for a while.
+    /// A tunnel ended without a close, or an exchange that had been waiting for a while was cut.
     Grave,
 }
 
-/// What a connect showed.
+/// What a successful connect showed about the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Connected {
-    /// The worker had been seen before.
+    /// Whether the worker had accepted a connect before.
     pub again: bool,
-    /// A new life began with it, of this generation.
+    /// The new generation, if a new life of the worker began with this connect.
     pub restarted: Option<u32>,
 }
 
 impl Life {
-    /// The first one, from `now_ms` on.
+    /// Creates the first life of a worker, which begins at `now_ms`.
     pub fn new(now_ms: u64) -> Self {
         Self {
             generation: AtomicU32::new(1),
@@ -69,37 +72,37 @@ impl Life {
         }
     }
 
-    /// Lives seen so far.
+    /// Returns the number of lives seen so far.
     pub fn generation(&self) -> u32 {
         self.generation.load(Relaxed)
     }
 
-    /// When the present life was first seen.
+    /// Returns when the present life was first seen, in milliseconds.
     pub fn since_ms(&self) -> u64 {
         self.since_ms.load(Relaxed)
     }
 
-    /// Whether anybody ever listened there.
+    /// Whether the worker has ever accepted a connect.
     pub fn was_seen(&self) -> bool {
         self.seen.load(Relaxed)
     }
 
-    /// Established connections to it, those of checks excepted.
+    /// Returns the number of established connections, without those of health checks.
     pub fn established(&self) -> u32 {
         self.established.load(Relaxed)
     }
 
-    /// Connections were lost within the last second: idle ones want a look.
+    /// Whether connections were lost within the last second, so that idle ones need a check.
     pub fn has_losses(&self, now_ms: u64) -> bool {
         self.looks_until_ms.load(Relaxed) > now_ms
     }
 
-    /// Nobody listens there, and nothing of it is left.
+    /// Records that the worker refuses connects and no connection to it is left.
     pub fn gone(&self) {
         self.over.store(true, Relaxed);
     }
 
-    /// A connect succeeded.
+    /// Records a successful connect, which begins a new life if the last one is over.
     pub fn connected(&self, now_ms: u64) -> Connected {
         let again = self.seen.swap(true, Relaxed);
         let anew = self.over.load(Relaxed) && self.over.swap(false, Relaxed);
@@ -113,13 +116,14 @@ impl Life {
         self.generation.fetch_add(1, Relaxed).saturating_add(1)
     }
 
-    /// Counts a connection in; its number, to be given back when it ends.
+    /// Counts a new connection. Returns its number, which [`Self::ended`] needs.
     pub fn opened(&self) -> u32 {
         self.established.fetch_add(1, Relaxed);
         self.made.fetch_add(1, Relaxed)
     }
 
-    /// An answer came over connection `number`: an older one than the losses of the last second, and its process lives.
+    /// Records a response over connection `number`. If the connection is older than the losses of the last second, its
+    /// process is alive and these losses are forgotten.
     pub fn spoke(&self, number: u32, now_ms: u64) {
         if !self.has_losses(now_ms) {
             return;
@@ -129,8 +133,8 @@ impl Life {
         self.looks_until_ms.store(losses.until_ms, Relaxed);
     }
 
-    /// Counts connection `number` out. The generation that has begun, if that was the last connection of a life and others
-    /// have been made since.
+    /// Counts the end of connection `number`. Returns the new generation if this was the last connection of a life and
+    /// newer connections exist already.
     pub fn ended(&self, number: u32, loss: Loss, now_ms: u64) -> Option<u32> {
         if loss == Loss::None && !self.has_losses(now_ms) {
             self.established.fetch_sub(1, Relaxed);
@@ -155,22 +159,22 @@ impl Life {
     }
 }
 
-/// Connections that end within a second. Pure: counts and time are arguments.
+/// Connections that end within the same second. The code is pure: counts and time are arguments.
 #[derive(Debug, Default)]
 struct Losses {
-    /// The end of the second; 0: none runs.
+    /// End of the second in milliseconds; 0: none has begun.
     until_ms: u64,
-    /// Connections made before it; later ones may be another life's.
+    /// Number of connections made before the second began; later ones may belong to another life.
     made: u32,
-    /// Of those, how many live.
+    /// Number of connections from before the second that are still established.
     left: u32,
-    /// Losses in it; a grave one counts double.
+    /// Weight of the losses in this second; a grave loss counts double.
     weight: u32,
 }
 
 impl Losses {
-    /// Adds the end of connection `number`, of `alive` that were established (itself included) and `made` in all. How
-    /// many had been made before the first loss, if all of them have ended now.
+    /// Adds the end of connection `number`, out of `alive` established ones including itself and `made` ones ever made.
+    /// If all connections from before the first loss have now ended, returns how many had been made before it.
     fn add(&mut self, number: u32, loss: Loss, alive: u32, made: u32, now_ms: u64) -> Option<u32> {
         if now_ms >= self.until_ms {
             if loss == Loss::None {
@@ -195,7 +199,8 @@ impl Losses {
         }
     }
 
-    /// Numbers wrap after four billion connections.
+    /// Whether connection `number` was made before the second began. The comparison is modular, because numbers wrap
+    /// after four billion connections.
     fn is_older(&self, number: u32) -> bool {
         number.wrapping_sub(self.made) > u32::MAX / 2
     }
@@ -207,7 +212,7 @@ mod tests {
 
     use super::*;
 
-    /// Connections of one life; → their numbers.
+    /// Opens connections within one life; returns their numbers.
     fn connect(life: &Life, count: u32) -> Vec<u32> {
         (0..count)
             .map(|_| {
@@ -218,40 +223,40 @@ mod tests {
     }
 
     #[test]
-    fn all_at_once_is_a_restart_at_the_next_connect() {
+    fn losing_all_connections_is_a_restart_at_the_next_connect() {
         let life = Life::new(0);
         for number in connect(&life, 3) {
             assert_eq!(life.ended(number, Loss::Light, 10), None);
         }
-        assert_eq!(life.generation(), 1, "nobody is there yet");
+        assert_eq!(life.generation(), 1, "no connect has succeeded yet");
         assert_eq!(life.connected(300), Connected { again: true, restarted: Some(2) });
         assert_eq!((life.connected(301).restarted, life.since_ms()), (None, 300));
     }
 
     #[test]
-    fn it_is_one_also_when_others_connected_before_the_last_was_missed() {
+    fn newer_connections_do_not_hide_a_restart() {
         let life = Life::new(0);
         let old = connect(&life, 2);
         assert_eq!(life.ended(old[0], Loss::Grave, 10), None);
         let new = connect(&life, 1);
-        assert_eq!(life.ended(old[1], Loss::None, 900), Some(2), "an idle one, found dead later");
+        assert_eq!(life.ended(old[1], Loss::None, 900), Some(2), "an idle connection that is found dead later");
         assert_eq!(life.ended(new[0], Loss::None, 950), None);
-        assert_eq!(life.connected(960).restarted, None, "counted once");
+        assert_eq!(life.connected(960).restarted, None, "the restart is counted once");
     }
 
     #[test]
-    fn one_that_lives_on_is_the_same_life() {
+    fn a_connection_that_stays_means_the_same_life() {
         let life = Life::new(0);
         let old = connect(&life, 3);
         life.ended(old[0], Loss::Grave, 10);
         life.ended(old[1], Loss::Light, 20);
         assert!(life.has_losses(1_009) && !life.has_losses(1_010));
-        assert_eq!(life.ended(old[2], Loss::Grave, 1_500), None, "of another second, and alone: the last one");
+        assert_eq!(life.ended(old[2], Loss::Grave, 1_500), None, "it is the last one, but in another second");
         assert_eq!(life.connected(1_600).restarted, Some(2));
     }
 
     #[test]
-    fn what_ends_as_it_should_says_nothing() {
+    fn expected_ends_of_connections_do_not_count() {
         let life = Life::new(0);
         for number in connect(&life, 3) {
             assert_eq!(life.ended(number, Loss::None, 10), None);
@@ -260,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn one_light_loss_is_a_servers_way_to_close() {
+    fn one_light_loss_alone_does_not_mean_a_restart() {
         let life = Life::new(0);
         for round in 0..5 {
             let only = connect(&life, 1);
@@ -270,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_over_an_old_connection_shows_that_it_lives() {
+    fn a_response_over_an_old_connection_shows_a_live_worker() {
         let life = Life::new(0);
         let old = connect(&life, 3);
         life.ended(old[0], Loss::Light, 10);
@@ -279,7 +284,7 @@ mod tests {
         life.ended(old[1], Loss::Light, 30);
         let new = connect(&life, 1);
         life.spoke(new[0], 40);
-        assert!(life.has_losses(40), "the answer of what may be another process");
+        assert!(life.has_losses(40), "the response may come from another process");
         assert_eq!(life.ended(old[2], Loss::Light, 50), Some(2));
     }
 
@@ -288,10 +293,12 @@ mod tests {
     }
 
     proptest! {
-        /// However connections come and go: counts stay exact, and a life is over only when each connection made before
+        /// However connections come and go, counts stay exact, and a life is over only when each connection made before
         /// the first loss has ended within its second.
         #[test]
-        fn only_all_of_them(steps in prop::collection::vec((0u64..600, 0usize..4, loss()), 0..80)) {
+        fn a_life_ends_only_with_all_its_connections(
+            steps in prop::collection::vec((0u64..600, 0usize..4, loss()), 0..80),
+        ) {
             let life = Life::new(0);
             let (mut now, mut live, mut second) = (0, Vec::<u32>::new(), None::<(u64, Vec<u32>, u32)>);
             let mut over = false;

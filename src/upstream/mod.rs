@@ -1,4 +1,4 @@
-//! A pool of workers: its members, its ring, and what it has learned.
+//! A pool of workers: its members, its hash ring, and what was learned from its traffic.
 
 pub mod addresses;
 pub mod admin;
@@ -40,56 +40,61 @@ use crate::proxy::guard::Limits;
 use admin::Change;
 use worker::{Session, Worker};
 
-/// Replay buffer where no worker has said its `maxPayload`: Engine.IO's own default (protocols §1.7).
+/// Size in bytes of the replay buffer for a request body while no worker has reported its `maxPayload`: Engine.IO's own
+/// default (docs/reference/protocols.md §1.7).
 const DEFAULT_PAYLOAD: u64 = 1_000_000;
 
-/// Ping numbers where none was learned: the largest defaults of all versions, 25 + 60 s (design.md §3).
+/// Session time-out while no ping numbers were learned: the largest defaults of all versions, 25 + 60 s
+/// (docs/reference/routing.md §1).
 const DEFAULT_SESSION: Duration = Duration::from_secs(25 + 60);
 
-/// Added to pingInterval + pingTimeout (protocols §1.7).
+/// Time added to pingInterval + pingTimeout (docs/reference/protocols.md §1.7).
 const SLACK: Duration = Duration::from_secs(5);
 
-/// Retries a second that need no traffic to justify them.
+/// Retries per second that are always allowed, regardless of traffic.
 const RETRIES_ALWAYS: u64 = 3;
 
-/// New sessions that cookies may bring a worker over its share, however few there are: where few are, no worker is full.
+/// Number of new sessions that cookies may always bring a worker beyond its share: with so few sessions no worker is
+/// full.
 const RETURNS_ALWAYS: u64 = 50;
 
-/// A pool of workers.
+/// A live upstream: a pool of workers with everything that routes requests to them.
 pub struct Upstream {
-    /// As configured.
+    /// The configuration from which the upstream was built.
     pub config: config::Upstream,
-    /// Its workers, in the order of the config, which the ring's indices point to; behind them those the file no longer
-    /// names, each until its last session is over (design.md §7).
+    /// The workers in the order of the configuration, which the ring's indices refer to, followed by those that the
+    /// file no longer names. These stay until their last session is over (docs/reference/routing.md §8).
     pub members: Vec<Member>,
-    /// The file does not name it any more: no route leads here, and it goes with its last member.
+    /// Whether the file no longer names this upstream. No route leads to it then, and it is dropped with its last
+    /// member.
     pub removed: bool,
-    /// What names a session, in order.
+    /// The rules that find a request's session, in order.
     pub rules: Vec<Live>,
-    /// The signed cookie, when it is one of the sources.
+    /// The signed cookie, if it is one of the affinity sources.
     pub jar: Option<Jar>,
-    /// The client's address is one of the sources.
+    /// Whether the client address is one of the affinity sources.
     pub by_address: bool,
-    /// How much all clients together may ask.
+    /// Rate limits for all clients of this upstream in total.
     pub limits: Option<Arc<Limits>>,
-    /// When its workers are ejected.
+    /// The rules by which workers are ejected.
     pub eject: eject::Rules,
-    /// What outlives a reload.
+    /// The state that outlives a reload.
     pub carried: Arc<Carried>,
     ring: Ring,
     by_id: HashMap<WorkerId, usize>,
 }
 
-/// A worker in a pool.
+/// One worker in a pool, with its weight.
 pub struct Member {
-    /// The live worker.
+    /// The live worker, which may be shared with earlier snapshots.
     pub worker: Arc<Worker>,
-    /// Its share of new sessions; 0 of a removed one.
+    /// The worker's weight among new sessions; 0 for a removed worker.
     pub weight: u32,
 }
 
 impl Member {
-    /// The member a file's worker is: the live one of the same name and address, also if it had been removed.
+    /// Creates the member for a worker in the file. The live worker with the same name and address is reused, even if
+    /// it had been removed.
     fn named(
         new: &config::Worker,
         upstream: &config::Upstream,
@@ -110,14 +115,15 @@ impl Member {
     }
 }
 
-/// Workers of before that are not among `named`, as far as they have anything left to end.
+/// Returns the workers of the previous snapshot that are not among `named` and still have sessions, tunnels or
+/// requests.
 fn removed(named: &[Member], config: &config::Upstream, before: Option<&Upstream>) -> Vec<Member> {
     let is_named = |worker: &Worker| named.iter().any(|member| member.worker.serial == worker.serial);
     let left = before.iter().flat_map(|before| &before.members).map(|member| &member.worker);
     let left = left.filter(|worker| !is_named(worker) && worker.is_needed()).map(|worker| {
         if !worker.admin.is_removed() {
             tracing::info!(upstream = %worker.upstream, worker = %worker.name, sessions = worker.sessions(),
-                policy = config.removed.word(), "worker removed: it is leaving, and serves the sessions it has");
+                policy = config.removed.word(), "worker removed from the configuration: no new sessions");
         }
         worker.change(Change::Remove, config);
         Member { worker: worker.clone(), weight: 0 }
@@ -125,27 +131,28 @@ fn removed(named: &[Member], config: &config::Upstream, before: Option<&Upstream
     left.collect()
 }
 
-/// What an upstream keeps over a reload.
+/// The state of an upstream that is kept over a reload.
 pub struct Carried {
-    /// Its counters.
+    /// The metric counters of this upstream.
     pub series: UpstreamSeries,
-    /// Locked while a *new session* is seated, so that two threads cannot both take the last seat of the bounded load;
-    /// never for other requests.
+    /// Locked while a *new session* is seated, so that two threads cannot both take the last seat of the bounded load.
+    /// Other requests never lock it.
     seating: Mutex<()>,
-    /// Locked while a worker is ejected, so that not more are than may be.
+    /// Locked while a worker is ejected, so that no more than the allowed share is ejected.
     ejecting: Mutex<()>,
-    /// Requests sent a second time.
+    /// Number of recent requests that were sent a second time.
     pub retries: eject::Window,
-    /// Largest pingInterval + pingTimeout learned, ms.
+    /// Largest pingInterval + pingTimeout learned, in milliseconds.
     session_ms: AtomicU64,
-    /// Largest maxPayload learned, bytes.
+    /// Largest maxPayload learned, in bytes.
     payload: AtomicU64,
-    /// Sessions learned since the last look at how many share one address.
+    /// Number of sessions learned, counted to check regularly how many of them share one address.
     pub learned: AtomicU32,
 }
 
 impl Upstream {
-    /// The live upstream of `config`; takes over from `before` what has the same name and addresses.
+    /// Builds the live upstream for `config`. Workers of `before` with the same name and address, and the carried
+    /// state, are kept.
     pub fn build(config: &config::Upstream, secret: &[u8], metrics: &Metrics, before: Option<&Self>) -> Self {
         let carried = before.map_or_else(
             || {
@@ -169,7 +176,8 @@ impl Upstream {
         }
         let ids: Vec<_> = members.iter().map(|m| (m.worker.id, m.weight)).collect();
         members.extend(removed(&members, config, before));
-        // In reverse: where a removed worker's name is another's now, cookies with it are the other's.
+        // Reversed so that a configured worker wins over a removed one of the same name: cookies with that name are
+        // then its own.
         let by_id = members.iter().enumerate().rev().map(|(index, m)| (m.worker.id, index)).collect();
         let has = |affinity| config.affinity.contains(affinity);
         Self {
@@ -187,7 +195,7 @@ impl Upstream {
         }
     }
 
-    /// The live upstream after `before`: the same one where nothing has changed.
+    /// Returns the live upstream that follows `before`: the same one if nothing has changed.
     pub fn follow(
         config: &config::Upstream,
         secret: &[u8],
@@ -200,7 +208,7 @@ impl Upstream {
         }
     }
 
-    /// What is left of an upstream the file no longer names; `None` once it has no session.
+    /// Returns what is left of an upstream that the file no longer names; `None` once it has no sessions.
     pub fn retire(self: &Arc<Self>, secret: &[u8], metrics: &Metrics) -> Option<Arc<Self>> {
         if self.removed && !self.has_unneeded() {
             return Some(self.clone());
@@ -210,28 +218,28 @@ impl Upstream {
         (!left.members.is_empty()).then(|| Arc::new(left))
     }
 
-    /// Whether a removed worker has nothing left to wait for.
+    /// Whether there is a removed worker that has nothing left to serve.
     pub fn has_unneeded(&self) -> bool {
         self.members.iter().any(|m| m.worker.admin.is_removed() && !m.worker.is_needed())
     }
 
-    /// Its rule for Engine.IO, where that is one of its affinities.
+    /// Returns the rule for Engine.IO, if it is one of the upstream's affinities.
     pub fn socket_io(&self) -> Option<&Live> {
         self.rules.iter().find(|live| live.rule.protocol == Protocol::SocketIo)
     }
 
-    /// Its counters.
+    /// Returns the metric counters of this upstream.
     pub fn series(&self) -> &UpstreamSeries {
         &self.carried.series
     }
 
-    /// The worker a cookie names.
+    /// Returns the worker with the id in a cookie.
     pub fn worker(&self, id: WorkerId) -> Option<&Arc<Worker>> {
         self.by_id.get(&id).and_then(|&index| self.members.get(index)).map(|member| &member.worker)
     }
 
-    /// Seats a new session: bounded load on the ring (design.md §3.2). The returned count is the session's, already in
-    /// the worker's load.
+    /// Seats a new session by bounded load on the ring (docs/reference/routing.md §2). The returned guard counts the
+    /// session, which is then already part of the worker's load.
     pub fn place(&self, key: &[u8], tried: &[u64]) -> Option<Session> {
         let _seating = self.carried.seating.lock().unwrap_or_else(PoisonError::into_inner);
         let now_s = clock::now_s();
@@ -240,7 +248,7 @@ impl Upstream {
         Some(worker.session())
     }
 
-    /// Where a new session would be seated at this second; nothing is.
+    /// Returns the worker at which a new session would be seated in this second, without seating one.
     pub fn would_place(&self, key: &[u8], tried: &[u64], now_s: u32) -> Option<&Arc<Worker>> {
         let best = self.most_eased_in();
         let seats = |takes_new: fn(&Worker) -> bool| -> Vec<Seat> {
@@ -259,9 +267,10 @@ impl Upstream {
             .map(|member| &member.worker)
     }
 
-    /// Whether a cookie may still bring this worker a new session: up to half more than its share of the sessions of all
-    /// workers that take new ones, and fifty. Cookies are signed, but whoever has one may give it to thousands,
-    /// or collect those that name one worker; past this, bounded load places them as it does those without.
+    /// Whether a cookie may still bring this worker a new session. The limit is one and a half times its share of the
+    /// sessions of all workers that take new ones, plus 50. Cookies are signed, but their owner may give one to
+    /// thousands of clients, or collect those that name one worker. Beyond the limit such sessions are placed by
+    /// bounded load, like those without a cookie.
     pub fn may_return(&self, worker: &Worker) -> bool {
         let (mut total, mut weights, mut own) = (0_u64, 0_u64, 0_u64);
         for Member { worker: one, weight } in self.members.iter().filter(|member| member.worker.takes_new()) {
@@ -275,8 +284,9 @@ impl Upstream {
         u64::from(worker.sessions()) < share + share / 2 + RETURNS_ALWAYS
     }
 
-    /// The pure hash of `key` over workers that take new sessions, else over those that would at worst, else over those that
-    /// serve at all. A worker that is eased in gets a growing part of its keys, each key once and for good.
+    /// Returns the worker that the hash of `key` selects among workers that take new sessions, else among those that
+    /// would in the worst case, else among those that serve at all. A worker whose share grows back after an ejection
+    /// or restart gets a growing part of its keys; each key moves back once and then stays.
     pub fn hash(&self, key: &[u8], tried: &[u64]) -> Option<&Arc<Worker>> {
         let untried = |index: usize| self.members.get(index).filter(|m| !tried.contains(&m.worker.serial));
         ring::hash(&self.ring, key, |index| {
@@ -289,28 +299,29 @@ impl Upstream {
         .map(|member| &member.worker)
     }
 
-    /// The largest part of its share that a worker which takes new sessions may have: where all have just come, none of
-    /// them stands back for the others.
+    /// Returns the largest part of its share that any worker which takes new sessions may get. If all of them have just
+    /// returned, none has to yield to the others.
     fn most_eased_in(&self) -> u32 {
         let takers = self.members.iter().filter(|member| member.worker.takes_new());
         takers.map(|member| member.worker.eject.part(clock::now_ms, &self.eject)).max().unwrap_or(eject::WHOLE)
     }
 
-    /// Parts of [`eject::WHOLE`], in comparison with the `best`.
+    /// Returns the worker's part of its share relative to the `best` one, in parts of [`eject::WHOLE`].
     fn part(&self, worker: &Worker, best: u32) -> u32 {
         let part = worker.eject.part(clock::now_ms, &self.eject);
         (part * eject::WHOLE).checked_div(best).unwrap_or(eject::WHOLE).min(eject::WHOLE)
     }
 
     fn may_have(&self, worker: &Worker, key: &[u8]) -> bool {
-        // Outside of a slow start this is a load, and nothing else is asked.
+        // Outside of a slow start this costs one load, and nothing else is evaluated.
         if worker.eject.part(clock::now_ms, &self.eject) == eject::WHOLE {
             return true;
         }
         self.ring.draw(worker.id, key, eject::WHOLE) < self.part(worker, self.most_eased_in())
     }
 
-    /// Whether one more request may be sent a second time; counts it. Requests of all workers are what ejection counted.
+    /// Whether one more request may be sent a second time within the retry budget; if so, it is counted. The budget is
+    /// a percentage of the requests that ejection counted for all workers.
     pub fn may_retry(&self, now_ms: u64) -> bool {
         let slot = self.eject.slot(now_ms);
         let requests: u64 = self.members.iter().map(|m| m.worker.eject.requests(now_ms, &self.eject)).sum();
@@ -323,7 +334,8 @@ impl Upstream {
         may
     }
 
-    /// Remembers the numbers of a learned session; returns how long its pin lives without activity.
+    /// Records the ping numbers and payload limit of a learned session. Returns how long its pin lives without
+    /// activity.
     pub fn learn(&self, ping_interval: Duration, ping_timeout: Duration, max_payload: Option<u64>) -> Duration {
         let session = ping_interval + ping_timeout;
         let ms = u64::try_from(session.as_millis()).unwrap_or(u64::MAX);
@@ -332,7 +344,7 @@ impl Upstream {
         session + SLACK
     }
 
-    /// How long a session lives whose ping numbers nobody saw: the largest learned, else the largest default.
+    /// Returns the lifetime of a session whose ping numbers are unknown: the largest learned, else the largest default.
     pub fn session_ttl(&self) -> Duration {
         match self.carried.session_ms.load(Relaxed) {
             0 => DEFAULT_SESSION + SLACK,
@@ -340,7 +352,7 @@ impl Upstream {
         }
     }
 
-    /// Bytes of a request body held for replay at most.
+    /// Returns the maximum number of bytes of a request body that are held for a replay.
     pub fn max_replay(&self) -> usize {
         let learned = self.carried.payload.load(Relaxed);
         usize::try_from(if learned == 0 { DEFAULT_PAYLOAD } else { learned }).unwrap_or(usize::MAX)

@@ -1,10 +1,10 @@
-//! What an operator may want to know of a worker and nothing decides by: its last check, its last ejection.
+//! Facts about a worker that are shown to operators and decide nothing: its last check and its last ejection.
 //!
-//! Written where these happen (the control thread; the rare ejection on a data thread), read when somebody asks.
+//! They are written where they happen (on the control thread; a rare ejection on a data thread) and read on request.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The last of each.
+/// The last health check and the last ejection of one worker.
 #[derive(Default)]
 pub struct Notes(Mutex<Last>);
 
@@ -14,60 +14,60 @@ struct Last {
     ejection: Option<Ejection>,
 }
 
-/// How a health check came out.
+/// The result of a health check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
-    /// When it was over ([`crate::clock::now_ms`]).
+    /// When the check ended ([`crate::clock::now_ms`]).
     pub at_ms: u64,
-    /// `passed`, `failed`, `timed out` or `refused`.
+    /// The outcome: `passed`, `failed`, `timed out` or `refused`.
     pub outcome: &'static str,
-    /// What came instead of what was expected.
+    /// What was received instead of what the check expects; `None` if the outcome says it all.
     pub detail: Option<String>,
-    /// The rows it ended.
+    /// The numbers of equal outcomes in a row, after this check.
     pub rows: Rows,
-    /// Checks in a row that make the worker up.
+    /// Number of passed checks in a row that make the worker up.
     pub rise: u32,
 }
 
-/// Checks in a row with the same outcome.
+/// Numbers of checks in a row with the same outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rows {
-    /// Passed.
+    /// Number of checks in a row that passed.
     pub passed: u32,
-    /// Did not pass, in whatever way.
+    /// Number of checks in a row that did not pass, for any reason.
     pub failed: u32,
-    /// Timed out.
+    /// Number of checks in a row that timed out.
     pub timed_out: u32,
 }
 
-/// An ejection, over or not.
+/// An ejection of a worker, over or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ejection {
-    /// When it began ([`crate::clock::now_ms`]).
+    /// When the ejection began ([`crate::clock::now_ms`]).
     pub at_ms: u64,
-    /// `connect`, `broken`, `timeout` or `errors`.
+    /// The reason: `connect`, `broken`, `timeout` or `errors`.
     pub why: &'static str,
-    /// How long it was to be, ms.
+    /// Planned length of the ejection in milliseconds.
     pub for_ms: u64,
 }
 
 impl Notes {
-    /// A check is over.
+    /// Records the result of a health check.
     pub fn checked(&self, check: Check) {
         self.lock().check = Some(check);
     }
 
-    /// It was ejected.
+    /// Records that the worker was ejected.
     pub fn ejected(&self, why: &'static str, at_ms: u64, for_ms: u64) {
         self.lock().ejection = Some(Ejection { at_ms, why, for_ms });
     }
 
-    /// The last check; `None` before the first.
+    /// Returns the last check; `None` before the first.
     pub fn check(&self) -> Option<Check> {
         self.lock().check.clone()
     }
 
-    /// The last ejection.
+    /// Returns the last ejection; `None` if there was none.
     pub fn ejection(&self) -> Option<Ejection> {
         self.lock().ejection
     }

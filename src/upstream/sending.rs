@@ -1,7 +1,8 @@
-//! A request on its way to its worker: its head as text, its body in the framing the head declares.
+//! A request on its way to a worker: its head as text, and its body in the framing that the head declares.
 //!
-//! Head and what is there of the body leave in one write, put together in the thread's buffer; large pieces are not copied.
-//! Left out: what a head may say (`proxy::headers`), and what comes back (`answer`).
+//! The head and the available part of the body are sent in one write, assembled in the thread's buffer; large pieces
+//! are not copied. The fields a head may contain (`proxy::headers`) and the response (`answer`) are not part of this
+//! module.
 
 use std::io::{self, IoSlice, Write as _};
 use std::pin::Pin;
@@ -16,40 +17,40 @@ use tokio::io::AsyncWrite;
 use super::broke_off::BrokeOff;
 use crate::proxy::body::Outgoing;
 
-/// Pieces up to this size are put together and sent as one.
+/// Size in bytes up to which pieces are copied together and sent as one.
 const SMALL: usize = 4 * 1024;
 
-/// How the end of a request's body is told.
+/// How the end of a request body is signalled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Framing {
-    /// After so many bytes.
+    /// The body ends after this many bytes.
     Length(u64),
-    /// By chunks; these trailers may follow.
+    /// The body is chunked and may be followed by these trailers.
     Chunked(Vec<HeaderName>),
 }
 
-/// What of a request is not written yet.
+/// The part of a request that is not written yet.
 pub struct Sending {
     body: Outgoing,
     framing: Framing,
-    /// Nothing more comes out of the body.
+    /// Whether nothing more is to be taken from the body.
     over: bool,
-    /// Put together, and not taken by the socket yet.
+    /// Assembled text that the socket has not accepted yet.
     small: Bytes,
-    /// A large piece of the body behind it.
+    /// A large piece of the body, written after `small`.
     large: Bytes,
-    /// What ends that.
+    /// The bytes that end the large piece, written after it.
     tail: &'static [u8],
-    /// The socket took something of it.
+    /// Whether the socket has accepted any byte of the request.
     begun: bool,
     frames: u64,
 }
 
-/// Writes a request's head behind what is in `text`, declaring its framing as its body is.
+/// Appends the head of a request to `text`, with the framing that its body needs.
 pub fn head(request: &mut Request<Outgoing>, text: &mut Vec<u8>) -> Declared {
     let declared = Declared(declare(request));
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-    // A path may be empty to the http crate.
+    // A path may be empty for the http crate.
     let root = if target.starts_with('?') { "/" } else { "" };
     for part in [request.method().as_str(), " ", root, target, " HTTP/1.1\r\n"] {
         text.extend_from_slice(part.as_bytes());
@@ -59,12 +60,12 @@ pub fn head(request: &mut Request<Outgoing>, text: &mut Vec<u8>) -> Declared {
     declared
 }
 
-/// The framing a head declares.
+/// The framing that a request head declares.
 pub struct Declared(Framing);
 
 fn fields(fields: &HeaderMap, text: &mut Vec<u8>) {
     for (name, value) in fields {
-        // One by one: what is two bytes long is stored, not copied by a call.
+        // Separate calls, because appending two constant bytes compiles to a store instead of a call that copies.
         text.extend_from_slice(name.as_str().as_bytes());
         text.extend_from_slice(b": ");
         text.extend_from_slice(value.as_bytes());
@@ -72,7 +73,8 @@ fn fields(fields: &HeaderMap, text: &mut Vec<u8>) {
     }
 }
 
-/// A length the client said is kept (`proxy::framing` has checked it); chunks replace it.
+/// Sets the framing fields of the head. A length declared by the client is kept, as `proxy::framing` has checked it,
+/// unless the body is chunked.
 fn declare(request: &mut Request<Outgoing>) -> Framing {
     if request.body().is_end_stream() {
         request.headers_mut().remove(header::TRANSFER_ENCODING);
@@ -97,7 +99,7 @@ fn declare(request: &mut Request<Outgoing>) -> Framing {
     Framing::Chunked(names.filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok()).collect())
 }
 
-/// Fields that mean something only where they are read before a body.
+/// Whether a field may be a trailer: fields that only have a meaning before the body may not.
 fn may_trail(name: &HeaderName) -> bool {
     !matches!(
         *name,
@@ -117,27 +119,29 @@ fn may_trail(name: &HeaderName) -> bool {
 }
 
 impl Sending {
-    /// The body that goes with a head.
+    /// Creates the rest of a request whose head is written separately.
     pub fn new(body: Outgoing, declared: Declared) -> Self {
         let over = body.is_end_stream();
         let (small, large) = (Bytes::new(), Bytes::new());
         Self { body, framing: declared.0, over, small, large, tail: b"", begun: false, frames: 0 }
     }
 
-    /// The same, all of it still to be written: `head` leaves with the first of the body.
+    /// Creates a request that is still to be written as a whole; `head` is sent together with the first part of the
+    /// body.
     pub fn behind(head: &[u8], body: Outgoing, declared: Declared) -> Self {
         Self { small: Bytes::copy_from_slice(head), ..Self::new(body, declared) }
     }
 
-    /// The body, of something untouched.
+    /// Returns the body of a request of which nothing was sent.
     pub fn into_body(self) -> Outgoing {
         self.body
     }
 
-    /// Writes `text`, which holds a head, and what there is of the body. `text` is a buffer that others use, too.
+    /// Writes `text`, which contains the head, and the available part of the body. `text` is a buffer that is shared
+    /// with other requests.
     ///
     /// # Errors
-    /// The socket's, or the client's who sends the body.
+    /// Fails with the error of the socket, or of the client that sends the body.
     pub fn poll_first(
         &mut self,
         cx: &mut Context<'_>,
@@ -149,10 +153,10 @@ impl Sending {
         self.poll(cx, io, text)
     }
 
-    /// Goes on writing; ready when all of it has left.
+    /// Continues to write; ready when the whole request was sent.
     ///
     /// # Errors
-    /// As of [`Self::poll_first`].
+    /// Fails as [`Self::poll_first`] does.
     pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -173,7 +177,7 @@ impl Sending {
             }
             self.fill(cx, text)?;
             if text.is_empty() && !self.has_leftovers() {
-                // Nothing comes for now; what TLS holds back is not to wait for it.
+                // No more of the body is available for now. Data that TLS holds back must not wait for it.
                 let _ = Pin::new(&mut *io).poll_flush(cx)?;
                 return Poll::Pending;
             }
@@ -181,22 +185,22 @@ impl Sending {
         }
     }
 
-    /// Something of it waits for the socket.
+    /// Whether some of the request waits for the socket.
     fn has_leftovers(&self) -> bool {
         !self.small.is_empty() || !self.large.is_empty() || !self.tail.is_empty()
     }
 
-    /// Nothing of the request has left: the socket took none of it, nor was anything of its body taken.
+    /// Whether nothing of the request was sent: the socket accepted no byte, and no piece of the body was taken.
     pub fn is_untouched(&self) -> bool {
         !self.begun && self.frames == 0
     }
 
-    /// Pieces of the body taken so far.
+    /// Returns the number of pieces of the body taken so far.
     pub fn frames(&self) -> u64 {
         self.frames
     }
 
-    /// Puts what the body has behind `text`; stops at a large piece.
+    /// Appends the available part of the body to `text`; stops at a large piece.
     fn fill(&mut self, cx: &mut Context<'_>, text: &mut Vec<u8>) -> Result<(), BrokeOff> {
         while !self.over && self.large.is_empty() && text.len() < 4 * SMALL {
             match Pin::new(&mut self.body).poll_frame(cx) {
@@ -217,20 +221,20 @@ impl Sending {
             Ok(data) => self.data(data, text)?,
             Err(frame) => return self.end(frame.into_trailers().ok(), text),
         }
-        // What is known to be the end needs no second look, and its end leaves with it.
+        // If the body is known to have ended, it is not polled again, and its end is sent together with the last piece.
         if self.body.is_end_stream() { self.end(None, text) } else { Ok(()) }
     }
 
     fn data(&mut self, data: Bytes, text: &mut Vec<u8>) -> Result<(), BrokeOff> {
         let tail: &'static [u8] = match &mut self.framing {
-            // An empty chunk would be the last.
+            // An empty chunk would mark the end of the body.
             _ if data.is_empty() => return Ok(()),
             Framing::Length(left) => {
                 *left = left.checked_sub(data.len() as u64).ok_or(BrokeOff::ClientLength)?;
                 b""
             }
             Framing::Chunked(_) => {
-                // Into memory: it cannot fail.
+                // Writing into memory cannot fail.
                 let _ = write!(text, "{:x}\r\n", data.len());
                 b"\r\n"
             }
@@ -244,7 +248,7 @@ impl Sending {
         Ok(())
     }
 
-    /// Ends the body, behind a large piece where there is one.
+    /// Ends the body, after the large piece if there is one.
     fn end(&mut self, trailers: Option<HeaderMap>, text: &mut Vec<u8>) -> Result<(), BrokeOff> {
         match &self.framing {
             Framing::Length(0) => {}
@@ -262,7 +266,7 @@ impl Sending {
         Ok(())
     }
 
-    /// Offers the socket `text`, or what it has not taken of an earlier one, and the large piece behind it.
+    /// Writes `text`, or the part of an earlier text that the socket did not accept, followed by the large piece.
     fn poll_write(
         &mut self,
         cx: &mut Context<'_>,

@@ -1,7 +1,8 @@
-//! TLS to workers: how one worker is spoken to, and what must be in its certificate.
+//! TLS to workers: how a worker is connected, and which name its certificate must have.
 //!
-//! A [`Link`] belongs to one worker, with a memory of sessions of its own: workers are processes, and one's tickets mean
-//! nothing to the others. A reload replaces it when something in it changed; connections made with the old one live on.
+//! A [`Link`] belongs to one worker and has its own session cache, because workers are separate processes and cannot
+//! use each other's session tickets. A reload replaces the link if its settings changed; connections made with the old
+//! one stay open.
 
 use std::sync::Arc;
 
@@ -17,38 +18,39 @@ use super::io::WorkerIo;
 use crate::config::{self, Address};
 use crate::telemetry::Rarely;
 
-/// Sessions a worker's link remembers: one a connection that is opened while others are in use.
+/// Number of TLS sessions a link remembers: one for each connection that is opened while others are in use.
 const SESSIONS: usize = 64;
 
-/// Between two log lines on one worker whose handshakes fail.
+/// Minimum time in milliseconds between two log lines about failed handshakes with one worker.
 const SAY_MS: u64 = 10_000;
 
-/// How one worker is spoken to.
+/// How connections to one worker are secured.
 pub enum Link {
-    /// In the clear.
+    /// Connections use no TLS.
     Plain,
-    /// By TLS.
+    /// Connections use TLS with these settings.
     Tls(Tls),
-    /// By TLS, which could not be set up: never in the clear instead.
+    /// TLS is configured but could not be set up; plain text is never used instead.
     Broken,
 }
 
-/// What a handshake with one worker needs.
+/// What a TLS handshake with one worker needs.
 pub struct Tls {
-    /// As configured; what makes two the same.
+    /// The configured settings, by which two links are compared.
     settings: Arc<config::WorkerTls>,
     name: ServerName<'static>,
     config: Arc<ClientConfig>,
     said: Rarely,
 }
 
-/// What the links of an upstream are made from.
+/// The settings that the links to all workers of an upstream are made from.
 pub struct Links {
     settings: Arc<config::WorkerTls>,
     config: ClientConfig,
 }
 
-/// Of an upstream; `None`: its workers are spoken to in the clear. What fails here was tried by the configuration's check.
+/// Prepares the links of an upstream; `None` if it uses no TLS to its workers. An error here was normally found when
+/// the configuration was checked.
 pub fn links(upstream: &config::Upstream) -> Option<Result<Links, rustls::Error>> {
     let links = upstream.tls.as_ref().map(Links::build);
     if let Some(Err(error)) = &links {
@@ -57,7 +59,7 @@ pub fn links(upstream: &config::Upstream) -> Option<Result<Links, rustls::Error>
     links
 }
 
-/// To one of its workers.
+/// Creates the link to one worker of an upstream.
 pub fn link(links: Option<&Result<Links, rustls::Error>>, worker: &config::Worker) -> Link {
     match links {
         None => Link::Plain,
@@ -67,10 +69,11 @@ pub fn link(links: Option<&Result<Links, rustls::Error>>, worker: &config::Worke
 }
 
 impl Links {
-    /// For the workers of an upstream.
+    /// Prepares the TLS settings for the workers of an upstream.
     ///
     /// # Errors
-    /// rustls takes none of the authorities, or not our certificate; the configuration's check has tried both.
+    /// Fails if rustls accepts none of the certificate authorities, or not the client certificate. The check of the
+    /// configuration has tried both.
     fn build(settings: &Arc<config::WorkerTls>) -> Result<Self, rustls::Error> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
@@ -78,7 +81,8 @@ impl Links {
             None => Arc::new(Anybody(provider)),
             Some(authorities) => {
                 let mut roots = RootCertStore::empty();
-                // A system's list may hold what rustls cannot use; of our own each was tried.
+                // The list of the system may contain certificates that rustls cannot use; those of a configured file
+                // were checked one by one.
                 roots.add_parsable_certificates(authorities.iter().cloned());
                 let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
                 verifier.map_err(|error| rustls::Error::General(error.to_string()))?
@@ -93,8 +97,8 @@ impl Links {
         Ok(Self { settings: settings.clone(), config })
     }
 
-    /// The link to one of them; `None`: there is no name to look for in its certificate (the configuration's check has
-    /// refused that).
+    /// Creates the link to one worker; `None` if there is no name to look for in its certificate, which the check of
+    /// the configuration rejects.
     fn to(&self, worker: &config::Worker) -> Option<Tls> {
         let named = self.settings.server_name.as_ref().or(worker.host.as_ref());
         let name = match (named, &worker.address) {
@@ -109,7 +113,7 @@ impl Links {
 }
 
 impl Link {
-    /// Whether it does the same as `other`.
+    /// Whether this link has the same effect as `other`.
     pub fn is_as(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Plain, Self::Plain) | (Self::Broken, Self::Broken) => true,
@@ -118,16 +122,16 @@ impl Link {
         }
     }
 
-    /// Makes a fresh socket fit to be spoken over; `worker` is its name, for the log.
+    /// Makes a new socket ready for use, with a TLS handshake if configured. `worker` is the worker's name in the log.
     ///
     /// # Errors
-    /// The handshake's.
+    /// Fails with the error of the TLS handshake.
     pub async fn secure(&self, io: WorkerIo, worker: &str) -> io::Result<WorkerIo> {
         match self {
             Self::Plain => Ok(io),
-            // Boxed: a handshake is large, and most workers have none.
+            // Boxed, because a handshake is large and most workers have none.
             Self::Tls(tls) => Box::pin(tls.shake(io, worker)).await,
-            Self::Broken => Err(io::Error::other("TLS to workers is not set up")),
+            Self::Broken => Err(io::Error::other("TLS to the worker could not be set up")),
         }
     }
 }
@@ -139,16 +143,16 @@ impl Tls {
             Err(error) => {
                 if self.said.may(SAY_MS) {
                     let name = self.name.to_str();
-                    tracing::warn!(worker, %name, %error, "TLS to this worker fails");
+                    tracing::warn!(worker, %name, %error, "TLS handshake with worker failed");
                 }
-                // Another kind would be taken for the connect's: refused, or a full backlog.
+                // Another error kind would be mistaken for one of the connect: refused, or a full backlog.
                 Err(io::Error::other(error))
             }
         }
     }
 }
 
-/// `verify = false`: whoever holds the key of the certificate he shows will do.
+/// Accepts any certificate, if the worker proves that it holds its key (`verify = false`).
 #[derive(Debug)]
 struct Anybody(Arc<CryptoProvider>);
 

@@ -1,8 +1,8 @@
-//! The body of a worker's answer: what has come of it and is not passed on yet, and where it ends.
+//! The body of a worker's response: the part that was received and not passed on yet, and where the body ends.
 //!
-//! Chunks are read as RFC 9112 §7.1 writes them and no more loosely: CRLF only, and as many bytes of extensions and trailers
-//! as anybody needs. Pure, and the same however the bytes come in pieces. Left out: the socket (`connect`), and which trailers
-//! may pass (`proxy::trailers`).
+//! Chunks are parsed strictly as in RFC 9112 §7.1, with CRLF only, and with limits on extensions and trailers that no
+//! real body reaches. The code is pure: the result does not depend on how the bytes are split into reads. The socket
+//! (`connect`) and which trailers are passed on (`proxy::trailers`) are not part of this module.
 
 use bytes::{Buf, Bytes};
 use hyper::body::{Frame, SizeHint};
@@ -11,50 +11,51 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use super::answer::{HEAD_BYTES, HEAD_FIELDS};
 use super::broke_off::BrokeOff;
 
-/// Bytes of chunk extensions in one body: nobody uses them, and each is read byte by byte.
+/// Maximum number of bytes of chunk extensions in one body: extensions are hardly ever used, and are parsed byte by
+/// byte.
 const EXTENSION_BYTES: usize = 16 * 1024;
 
-/// How long a body is.
+/// How the length of a response body is determined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Length {
-    /// So many bytes; 0: there is none.
+    /// The body has this many bytes; 0: there is no body.
     Exactly(u64),
-    /// As its chunks say.
+    /// The body is chunked, and its chunks give its length.
     Chunked,
-    /// Up to the end of the connection.
+    /// The body ends with the connection.
     UntilClose,
 }
 
-/// A body that is not read yet.
+/// A response body that was not read to its end yet.
 #[derive(Debug)]
 pub struct Unread {
-    /// Came already.
+    /// Bytes that were received and not passed on yet.
     rest: Bytes,
     left: Left,
 }
 
-/// What is still to come of a body.
+/// What is still to be received of a body.
 #[derive(Debug)]
 enum Left {
     Exactly(u64),
-    /// Boxed: its trailers make it larger than the others, and every answer moves it.
+    /// Boxed, because trailers make it larger than the other variants, and every response moves it.
     Chunks(Box<Chunks>),
     UntilClose,
 }
 
-/// What comes next.
+/// The result of [`Unread::advance`].
 #[derive(Debug)]
 pub enum Next {
-    /// This.
+    /// A piece of the body, or its trailers.
     Frame(Frame<Bytes>),
-    /// Nothing: that was all.
+    /// The body has ended.
     End,
-    /// Nothing until more has come.
+    /// More bytes must be received first.
     More,
 }
 
 impl Unread {
-    /// A body of which `rest` has come, and perhaps more than of it.
+    /// Creates a body of which `rest` was already received; `rest` may extend beyond the end of the body.
     pub fn new(length: Length, rest: Bytes) -> Self {
         let left = match length {
             Length::Exactly(bytes) => Left::Exactly(bytes),
@@ -64,7 +65,7 @@ impl Unread {
         Self { rest, left }
     }
 
-    /// Nothing more is to be passed on.
+    /// Whether nothing more is to be passed on.
     pub fn is_end_stream(&self) -> bool {
         match &self.left {
             Left::Exactly(left) => *left == 0,
@@ -73,7 +74,8 @@ impl Unread {
         }
     }
 
-    /// It ended, and nothing came behind it, nor trailers: what is said in those may be said once more where it counts.
+    /// Whether the body has ended, without trailers and with no byte after it, so that its connection can be reused.
+    /// Trailers count because they may repeat fields that matter for the connection.
     pub fn is_clean(&self) -> bool {
         let is_bare = match &self.left {
             Left::Chunks(chunks) => chunks.fields == 0,
@@ -82,7 +84,7 @@ impl Unread {
         is_bare && self.is_end_stream() && self.rest.is_empty()
     }
 
-    /// As much of its length as is known.
+    /// Returns the size of the rest of the body, if it is known.
     pub fn size_hint(&self) -> SizeHint {
         match &self.left {
             Left::Exactly(left) => SizeHint::with_exact(*left),
@@ -90,7 +92,7 @@ impl Unread {
         }
     }
 
-    /// Bytes that are sure to come before the next that have to be looked at; 0: not known.
+    /// Returns how many bytes of body data are sure to come before the next byte that must be parsed; 0 if unknown.
     pub fn expected(&self) -> u64 {
         match &self.left {
             Left::Exactly(left) => *left,
@@ -99,15 +101,15 @@ impl Unread {
         }
     }
 
-    /// More has come; only after [`Next::More`].
+    /// Adds received bytes; must be called only after [`Next::More`].
     pub fn came(&mut self, bytes: Bytes) {
         self.rest = bytes;
     }
 
-    /// The connection has ended; only after [`Next::More`].
+    /// Handles the end of the connection; must be called only after [`Next::More`].
     ///
     /// # Errors
-    /// The body has not.
+    /// Fails if the body is not complete.
     pub fn closed(&mut self) -> Result<(), BrokeOff> {
         match self.left {
             Left::UntilClose => {
@@ -118,15 +120,15 @@ impl Unread {
         }
     }
 
-    /// What came behind an answer's head, as it is.
+    /// Returns the bytes that followed the response head, unparsed.
     pub fn into_rest(self) -> Bytes {
         self.rest
     }
 
-    /// What comes next.
+    /// Returns the next piece of the body.
     ///
     /// # Errors
-    /// What came is no body.
+    /// Fails if the received bytes are not a valid body.
     pub fn advance(&mut self) -> Result<Next, BrokeOff> {
         match &mut self.left {
             Left::Exactly(0) => Ok(Next::End),
@@ -142,7 +144,7 @@ impl Unread {
     }
 }
 
-/// Takes at most `most` bytes.
+/// Takes at most `most` bytes from the front.
 fn take(bytes: &mut Bytes, most: u64) -> Bytes {
     match usize::try_from(most) {
         Ok(most) if most < bytes.len() => bytes.split_to(most),
@@ -150,35 +152,35 @@ fn take(bytes: &mut Bytes, most: u64) -> Bytes {
     }
 }
 
-/// A body in chunks.
+/// The state of the parser of a chunked body.
 #[derive(Debug, Default)]
 struct Chunks {
     at: At,
-    /// Of the chunk that is read, or bytes left of it.
+    /// Size of the chunk in bytes while its size is parsed, then the number of bytes left of it.
     size: u64,
     extensions: usize,
-    /// As they came, each line with its end.
+    /// The trailers as they were received, each line with its end.
     trailers: Vec<u8>,
     fields: usize,
 }
 
-/// What is expected next.
+/// What the parser expects next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum At {
-    /// The first digit of a size.
+    /// The first digit of a chunk size.
     #[default]
     Start,
-    /// Another digit, or what ends it.
+    /// Another digit of the size, or what ends it.
     Size,
-    /// White space behind a size, which some write.
+    /// White space after a size, which some servers write.
     Space,
     Extension,
-    /// The end of a size's line.
+    /// The line feed that ends the line of a chunk size.
     SizeLf,
     Data,
     DataCr,
     DataLf,
-    /// The begin of a line behind the last chunk.
+    /// The start of a line after the last chunk.
     Line,
     Trailer,
     TrailerLf,
@@ -219,7 +221,7 @@ impl Chunks {
         }
     }
 
-    /// One byte that is no data.
+    /// Parses one byte that is not body data.
     fn step(&mut self, byte: u8) -> Result<At, BrokeOff> {
         match (self.at, byte) {
             (At::Start | At::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => self.digit(byte),
@@ -236,7 +238,7 @@ impl Chunks {
             (At::Line, b'\r') => Ok(At::LastLf),
             (At::LastLf, b'\n') => Ok(At::End),
             (At::Line | At::Trailer | At::TrailerLf, _) => self.trailer(byte),
-            _ => Err(BrokeOff::Body("a chunk is none")),
+            _ => Err(BrokeOff::Body("malformed chunk")),
         }
     }
 
@@ -246,23 +248,23 @@ impl Chunks {
             self.size = 0;
         }
         let size = self.size.checked_mul(16).and_then(|size| size.checked_add(digit));
-        self.size = size.ok_or(BrokeOff::Body("a chunk is too large"))?;
+        self.size = size.ok_or(BrokeOff::Body("the chunk size is too large"))?;
         Ok(At::Size)
     }
 
     fn trailer(&mut self, byte: u8) -> Result<At, BrokeOff> {
         if self.trailers.len() >= HEAD_BYTES || self.fields > HEAD_FIELDS {
-            return Err(BrokeOff::Body("too long trailers"));
+            return Err(BrokeOff::Body("the trailers are too long"));
         }
         self.trailers.push(byte);
         match (self.at, byte) {
             (At::Line | At::Trailer, b'\r') => Ok(At::TrailerLf),
-            (At::Line | At::Trailer, b'\n') => Err(BrokeOff::Body("a trailer is none")),
+            (At::Line | At::Trailer, b'\n') => Err(BrokeOff::Body("malformed trailer")),
             (At::TrailerLf, b'\n') => {
                 self.fields += 1;
                 Ok(At::Line)
             }
-            (At::TrailerLf, _) => Err(BrokeOff::Body("a trailer is none")),
+            (At::TrailerLf, _) => Err(BrokeOff::Body("malformed trailer")),
             _ => Ok(At::Trailer),
         }
     }
@@ -272,13 +274,13 @@ impl Chunks {
         text.extend_from_slice(b"\r\n");
         let mut room = vec![httparse::EMPTY_HEADER; self.fields];
         let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(&text, &mut room) else {
-            return Err(BrokeOff::Body("a trailer is none"));
+            return Err(BrokeOff::Body("malformed trailer"));
         };
         let mut map = HeaderMap::with_capacity(fields.len());
         for field in fields {
             let name = HeaderName::from_bytes(field.name.as_bytes());
             let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(field.value)) else {
-                return Err(BrokeOff::Body("a trailer is none"));
+                return Err(BrokeOff::Body("malformed trailer"));
             };
             map.append(name, value);
         }

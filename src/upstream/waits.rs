@@ -1,9 +1,9 @@
-//! What the exchanges of a thread share: who of them waits for an answer, and for how long; and the two buffers they use in
-//! turn, so that an idle connection owns none.
+//! What the exchanges of a thread share: their waits for a response, and two buffers that they use in turn, so that an
+//! idle connection owns none.
 //!
-//! A timer of its own would cost each request an entry in tokio's wheel and a reading of the clock. Instead the thread's
-//! tick looks at all of them, and time counts from the first tick that sees one: never too early, however busy the thread
-//! is, and at most two ticks late.
+//! A timer per request would cost an entry in tokio's wheel and a reading of the clock each time. Instead the thread's
+//! tick checks all waits, and the time of a wait counts from the first tick that sees it. A wait is therefore never
+//! over too early, however busy the thread is, and at most two ticks late.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -12,57 +12,57 @@ use std::time::Duration;
 
 use super::worker::SLOW_MS;
 
-/// Read at once; what is longer has a buffer of its own.
+/// Size in bytes of the shared read buffer; larger reads use a buffer of their own.
 pub(super) const PIECE: usize = 16 * 1024;
 
-/// What the exchanges of a thread share.
+/// The waits and buffers that all exchanges of a thread share.
 pub struct Waits {
     all: RefCell<slab::Slab<Rc<Wait>>>,
-    /// Read into by one exchange for one poll; never across an await.
+    /// The buffer that exchanges read into, borrowed for one poll only and never across an await.
     pub(super) reading: RefCell<Box<[u8]>>,
-    /// Written from, likewise.
+    /// The buffer that exchanges write from, borrowed for one poll only and never across an await.
     pub(super) writing: RefCell<Vec<u8>>,
 }
 
-/// One connection's wait for an answer, while there is one.
+/// The wait of one connection for a response, if there is one.
 #[derive(Default)]
 pub struct Wait {
-    /// In ms; 0: nobody waits.
+    /// Maximum length of the wait in milliseconds; 0: no exchange waits.
     patience_ms: Cell<u64>,
-    /// When the first tick saw it; 0: none has.
+    /// Time of the first tick that saw the wait, in milliseconds; 0: no tick has.
     seen_ms: Cell<u64>,
     may_be_slow: Cell<bool>,
     stage: Cell<Stage>,
     waker: Cell<Option<Waker>>,
 }
 
-/// How far a wait has come.
+/// How long a wait has lasted in relation to its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Stage {
-    /// Not far.
+    /// The wait has not reached any limit.
     #[default]
     Early,
-    /// Longer than a request should take.
+    /// The wait has lasted longer than [`SLOW_MS`].
     Slow,
-    /// Longer than anybody waits.
+    /// The wait has reached its maximum length.
     Over,
 }
 
 impl Waits {
-    /// Nobody waits.
+    /// Creates the shared state of a thread on which no exchange waits.
     pub fn new() -> Rc<Self> {
         let reading = RefCell::new(vec![0; PIECE].into_boxed_slice());
         Rc::new(Self { all: RefCell::default(), reading, writing: RefCell::default() })
     }
 
-    /// Looks at all of them, with every tick of the thread.
+    /// Checks all waits; called at every tick of the thread.
     pub fn tick(&self, now_ms: u64) {
         self.all.borrow().iter().for_each(|(_, wait)| wait.tick(now_ms));
     }
 }
 
 impl Wait {
-    /// A wait begins; `may_be_slow`: it is worth a word when it takes longer than [`SLOW_MS`].
+    /// Begins a wait of at most `patience`. With `may_be_slow` it becomes [`Stage::Slow`] after [`SLOW_MS`].
     pub fn begin(&self, patience: Duration, may_be_slow: bool) {
         self.patience_ms.set(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX).max(1));
         self.seen_ms.set(0);
@@ -70,26 +70,26 @@ impl Wait {
         self.stage.set(Stage::Early);
     }
 
-    /// It begins anew.
+    /// Restarts the time of the wait from zero.
     pub fn again(&self) {
         self.seen_ms.set(0);
         self.stage.set(Stage::Early);
     }
 
-    /// Nobody waits any more.
+    /// Ends the wait, as no exchange waits any more.
     pub fn end(&self) {
         self.patience_ms.set(0);
         self.waker.set(None);
     }
 
-    /// How far it has come; `waker` is told when that changes.
+    /// Returns the stage of the wait; `waker` is woken when the stage changes.
     pub fn stage(&self, waker: &Waker) -> Stage {
         let known = self.waker.take().filter(|known| known.will_wake(waker));
         self.waker.set(Some(known.unwrap_or_else(|| waker.clone())));
         self.stage.get()
     }
 
-    /// For how long it has lasted, less the time to the tick that saw it first.
+    /// Returns how long the wait has lasted in milliseconds, without the time before the first tick that saw it.
     pub fn lasted_ms(&self, now_ms: u64) -> u64 {
         match self.seen_ms.get() {
             0 => 0,
@@ -103,7 +103,7 @@ impl Wait {
             return;
         }
         if self.seen_ms.get() == 0 {
-            // 0 is for what no tick has seen.
+            // The value 0 is reserved for a wait that no tick has seen.
             return self.seen_ms.set(now_ms.max(1));
         }
         let lasted = self.lasted_ms(now_ms);
@@ -120,7 +120,7 @@ impl Wait {
     }
 }
 
-/// A connection's place among the waits of its thread, until it is dropped.
+/// The registration of a connection among the waits of its thread, until this is dropped.
 pub struct Watched {
     wait: Rc<Wait>,
     waits: Rc<Waits>,
@@ -128,14 +128,14 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// A connection that waits for nothing yet.
+    /// Registers a connection that does not wait yet.
     pub fn new(waits: &Rc<Waits>) -> Self {
         let wait = Rc::new(Wait::default());
         let index = waits.all.borrow_mut().insert(wait.clone());
         Self { wait, waits: waits.clone(), index }
     }
 
-    /// What its thread's exchanges share.
+    /// Returns the state that the exchanges of the thread share.
     pub fn waits(&self) -> &Rc<Waits> {
         &self.waits
     }
@@ -161,7 +161,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_wait_is_slow_and_then_over_and_begins_anew() {
+    fn a_wait_becomes_slow_then_over_and_can_restart() {
         let waits = Waits::new();
         let wait = Watched::new(&waits);
         wait.begin(Duration::from_secs(30), true);
@@ -173,7 +173,7 @@ mod tests {
         wait.again();
         assert_eq!([20_000, 49_999, 50_000].map(after), [Stage::Early, Stage::Slow, Stage::Over]);
         wait.begin(Duration::from_secs(1), true);
-        assert_eq!([0, 999, 1_001].map(after), [Stage::Early, Stage::Early, Stage::Over], "never slow");
+        assert_eq!([0, 999, 1_001].map(after), [Stage::Early, Stage::Early, Stage::Over], "over before it is slow");
         wait.end();
         waits.tick(90_000);
         drop(wait);
@@ -182,7 +182,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_wait_is_over_too_early_or_much_too_late(patience in 1_u64..100_000, began in 0_u64..1_000, pauses in prop::collection::vec(1_u64..5_000, 1..200)) {
+        fn no_wait_is_over_too_early_or_much_too_late(
+            patience in 1_u64..100_000, began in 0_u64..1_000, pauses in prop::collection::vec(1_u64..5_000, 1..200),
+        ) {
             let (waits, mut now) = (Waits::new(), began);
             let wait = Watched::new(&waits);
             wait.begin(Duration::from_millis(patience), false);
@@ -195,7 +197,7 @@ mod tests {
                     break;
                 }
                 before = [before[1], now];
-                // Not over at this tick: it has lasted less than its patience since the first one.
+                // It is not over at this tick, so it has lasted less than its patience since the first tick.
                 prop_assert!(wait.lasted_ms(now) < patience, "late");
             }
         }

@@ -1,4 +1,5 @@
-//! Why a worker is in the state it is in: one sentence for each of the three axes (design.md §7), for operators.
+//! Why a worker is in its present state: one sentence for each of health, admin state and ejection
+//! (docs/reference/routing.md §8), for operators.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -6,21 +7,21 @@ use super::notes::Check;
 use super::worker::{Checks, Health, SLOW_MS, Worker};
 use crate::config::AdminState;
 
-/// Why its health is what it is.
+/// Explains the worker's health.
 pub fn health(worker: &Worker) -> String {
     let check = worker.notes.check();
     match worker.health() {
-        Health::Gone if !worker.life.was_seen() => "nobody has ever listened there".to_owned(),
-        Health::Gone => "connects are refused, and no connection to it is left".to_owned(),
+        Health::Gone if !worker.life.was_seen() => "no process has listened there".to_owned(),
+        Health::Gone => "connects are refused, and no connection to it is open".to_owned(),
         Health::Leaving => {
-            format!("connects are refused; left: {} to it", count(worker.life.established(), "connection"))
+            format!("connects are refused; {} to it still open", count(worker.life.established(), "connection"))
         }
         Health::Hung if worker.checks() == Checks::TimingOut => {
             let row = check.map_or(0, |check| check.rows.timed_out);
-            format!("it accepts and does not answer: {} in a row timed out", count(row, "check"))
+            format!("it accepts connections but does not answer: {} in a row timed out", count(row, "check"))
         }
         Health::Hung => format!(
-            "it accepts and does not answer: {} for more than {} s, and nobody else was answered meanwhile",
+            "it accepts connections but does not answer: {} waiting for more than {} s, and no answer came meanwhile",
             count(worker.slow.load(Relaxed), "request"),
             SLOW_MS / 1_000
         ),
@@ -39,7 +40,7 @@ fn starting(check: Option<&Check>) -> String {
     match check {
         None => "not enough checks have passed yet".to_owned(),
         Some(check) if check.rows.passed > 0 => {
-            format!("it comes back: {} of {} checks in a row have passed", check.rows.passed, check.rise)
+            format!("it is recovering: {} of {} checks in a row have passed", check.rows.passed, check.rise)
         }
         Some(check) => bad_row(check),
     }
@@ -47,27 +48,27 @@ fn starting(check: Option<&Check>) -> String {
 
 fn bad_row(check: &Check) -> String {
     let detail = check.detail.as_deref().unwrap_or(check.outcome);
-    format!("{} in a row did not pass, the last one: {detail}", count(check.rows.failed, "check"))
+    format!("{} in a row did not pass; the last one: {detail}", count(check.rows.failed, "check"))
 }
 
-/// Who said what its admin state is.
+/// Explains where the worker's admin state was set.
 pub fn admin(worker: &Worker) -> String {
     let admin = &worker.admin;
-    let who = if admin.is_said() { "said at run time" } else { "said by the file" };
+    let who = if admin.is_said() { "set at run time" } else { "set in the configuration file" };
     match admin.state() {
-        AdminState::Ready if !admin.is_said() => "nobody says otherwise".to_owned(),
+        AdminState::Ready if !admin.is_said() => "no other state is set".to_owned(),
         AdminState::Drain if admin.is_removed() => {
-            "the file names it no more; it serves the sessions it has".to_owned()
+            "no longer in the configuration file; it serves its existing sessions".to_owned()
         }
         AdminState::Drain if admin.is_over() => format!("{who}; the grace is over"),
         AdminState::Ready | AdminState::Drain | AdminState::Maint => who.to_owned(),
     }
 }
 
-/// Whether and why it is ejected, or when it last was.
+/// Explains whether and why the worker is ejected, or when it last was.
 pub fn ejection(worker: &Worker, now_ms: u64) -> String {
     let why = |word| match word {
-        "connect" => "no connection in too many requests in a row",
+        "connect" => "too many requests in a row got no connection",
         "broken" => "too many connections in a row broke before an answer",
         "timeout" => "too many requests in a row were not answered in time",
         _ => "too large a share of requests failed or was answered with 500, 502, 503 or 504",
@@ -107,36 +108,36 @@ mod tests {
     }
 
     #[test]
-    fn health_in_words() {
+    fn health_is_explained_in_words() {
         let worker = worker();
         assert_eq!(health(&worker), "not checked yet");
         worker.note_refused();
-        assert_eq!(health(&worker), "nobody has ever listened there");
+        assert_eq!(health(&worker), "no process has listened there");
         worker.connected();
         checked(&worker, Checks::Passing, "passed", None, Rows { passed: 5, ..Rows::default() });
         assert_eq!(health(&worker), "its checks pass");
         let row = Rows { failed: 1, ..Rows::default() };
         checked(&worker, Checks::Passing, "failed", Some("status 503"), row);
-        assert_eq!(health(&worker), "still counted as up, but 1 check in a row did not pass, the last one: status 503");
+        assert_eq!(health(&worker), "still counted as up, but 1 check in a row did not pass; the last one: status 503");
         checked(&worker, Checks::Failing, "timed out", None, Rows { failed: 3, ..Rows::default() });
-        assert_eq!(health(&worker), "3 checks in a row did not pass, the last one: timed out");
+        assert_eq!(health(&worker), "3 checks in a row did not pass; the last one: timed out");
         checked(&worker, Checks::Failing, "passed", None, Rows { passed: 1, ..Rows::default() });
-        assert_eq!(health(&worker), "it comes back: 1 of 2 checks in a row have passed");
+        assert_eq!(health(&worker), "it is recovering: 1 of 2 checks in a row have passed");
         checked(&worker, Checks::TimingOut, "timed out", None, Rows { failed: 3, timed_out: 3, passed: 0 });
-        assert_eq!(health(&worker), "it accepts and does not answer: 3 checks in a row timed out");
+        assert_eq!(health(&worker), "it accepts connections but does not answer: 3 checks in a row timed out");
         let established = worker.connection();
         worker.note_refused();
-        assert_eq!(health(&worker), "connects are refused; left: 1 connection to it");
+        assert_eq!(health(&worker), "connects are refused; 1 connection to it still open");
         drop(established);
-        assert_eq!(health(&worker), "connects are refused, and no connection to it is left");
+        assert_eq!(health(&worker), "connects are refused, and no connection to it is open");
     }
 
     #[test]
-    fn ejections_in_words() {
+    fn ejections_are_explained_in_words() {
         let worker = worker();
         assert_eq!(ejection(&worker, 1), "never");
         worker.notes.ejected("connect", 5_000, 10_000);
-        assert!(ejection(&worker, 20_000).starts_with("not now; last 15 s ago, for 10 s: no connection"));
-        assert_eq!(admin(&worker), "nobody says otherwise");
+        assert!(ejection(&worker, 20_000).starts_with("not now; last 15 s ago, for 10 s: too many requests"));
+        assert_eq!(admin(&worker), "no other state is set");
     }
 }

@@ -1,8 +1,8 @@
-//! One application process as stickyd sees it: what checks and connects say, what the operator says, what it carries.
+//! One application process as stickyd sees it: its health, its admin state, and the load it carries.
 //!
-//! A [`Worker`] outlives reloads: it is carried over by (upstream, address), and pins and tunnels hold it. The three axes
-//! of design.md §7 meet in two questions, [`Worker::takes_new`] and [`Worker::serves`]; nothing else combines them.
-//! Counts go up and down only through guards (`counts`), never by hand.
+//! A [`Worker`] outlives reloads: it is carried over by (upstream, address), and pins and tunnels hold it. Health,
+//! admin state and ejection (docs/reference/routing.md §8) meet in two questions, [`Worker::takes_new`] and
+//! [`Worker::serves`]; nothing else combines them. Counts go up and down only through guards (`counts`), never by hand.
 
 use arc_swap::ArcSwap;
 use std::sync::Arc;
@@ -21,27 +21,28 @@ use crate::clock;
 use crate::config::{self, Address, AdminState};
 use crate::metrics::WorkerSeries;
 
-/// Requests unanswered for this long, three at once, with no answer to anybody meanwhile: the worker is hung.
+/// Time in milliseconds after which a request without a response counts as slow. A worker is hung if three requests are
+/// slow at once and it answered no other request within this time.
 pub const SLOW_MS: u64 = 2_000;
 const SLOW_REQUESTS: u32 = 3;
 
-/// What checks and connects say of a worker.
+/// The health of a worker, as shown by checks and connects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
-    /// Passes its checks.
+    /// The worker passes its checks.
     Up,
-    /// Accepts, but has not (yet) passed enough checks.
+    /// The worker accepts connections, but has not (yet) passed enough checks.
     Starting,
-    /// Accepts and does not answer.
+    /// The worker accepts connections but does not answer.
     Hung,
-    /// Refuses connects while established connections to it live on.
+    /// The worker refuses connects while established connections to it live on.
     Leaving,
-    /// Refuses connects and no established connection to it is left.
+    /// The worker refuses connects, and no established connection to it is left.
     Gone,
 }
 
 impl Health {
-    /// The word for it in metrics and logs.
+    /// Returns the name of this health in metrics and logs.
     pub fn word(self) -> &'static str {
         match self {
             Self::Up => "up",
@@ -53,54 +54,55 @@ impl Health {
     }
 }
 
-/// What the last checks amount to.
+/// The verdict of the last health checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Checks {
-    /// `rise` passed in a row, or none was made yet.
+    /// The last `rise` checks passed, or no check was made yet.
     Passing = 0,
-    /// `fall` failed in a row, or not enough passed since.
+    /// The last `fall` checks failed, or not enough have passed since.
     Failing = 1,
-    /// `fall` timed out in a row.
+    /// The last `fall` checks timed out.
     TimingOut = 2,
 }
 
-/// May a worker be asked with a `PUT` probe (protocols §1.5)?
+/// Whether a worker can be asked with a `PUT` probe (docs/reference/protocols.md §1.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Oracle {
-    /// It never has, whatever it was asked: what it says on one path is nothing to go by on another.
+    /// The worker has never answered code 1 to a random sid. Its answers on one path do not tell what it answers on
+    /// another.
     Untried = 0,
-    /// It answered code 1 to a random sid.
+    /// The worker answered code 1 to a random sid.
     Usable = 1,
 }
 
-/// One application process.
+/// One application process, with everything that is known about it.
 pub struct Worker {
-    /// Unlike any other worker's in this process, those of the past included.
+    /// Number that identifies the worker within this stickyd process. It is never reused.
     pub serial: u64,
-    /// The upstream's name.
+    /// Name of the upstream that the worker belongs to.
     pub upstream: Box<str>,
-    /// Where it listens.
+    /// The address at which the worker listens.
     pub address: Address,
-    /// Shown to operators.
+    /// Name of the worker, as shown to operators.
     pub name: String,
-    /// What cookies call it.
+    /// Id of the worker in cookies.
     pub id: WorkerId,
-    /// Counters, resolved.
+    /// Metric counters of the worker, resolved once.
     pub series: WorkerSeries,
-    /// Sessions placed on it in the last 10 s.
+    /// Number of sessions placed on the worker within the last 10 s.
     pub recent: Recent,
     link: ArcSwap<Link>,
-    /// How often `link` has changed.
+    /// Number of times that `link` has changed.
     links: AtomicU32,
-    /// What the operator says, and where.
+    /// The admin state, from the file and as set at run time.
     pub admin: Admin,
-    /// What live requests say of it.
+    /// The record of live requests that decides about ejection.
     pub eject: Eject,
-    /// The limit of connections in use.
+    /// The limit on connections in use, and its queue.
     pub gate: Gate,
-    /// What an operator is told of it.
+    /// The last check and the last ejection, as shown to operators.
     pub notes: Notes,
     checks: AtomicU8,
     oracle: AtomicU8,
@@ -116,9 +118,9 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker nobody has talked to yet; taken for up until a check or connect says otherwise.
+    /// Creates a worker that was never connected; it counts as up until a check or a connect shows otherwise.
     pub fn new(upstream: &str, address: Address, name: String, id: WorkerId, series: WorkerSeries) -> Arc<Self> {
-        // From 1: 0 is nobody.
+        // Serial numbers begin at 1, because 0 stands for no worker.
         static SERIAL: AtomicU64 = AtomicU64::new(1);
         Arc::new(Self {
             serial: SERIAL.fetch_add(1, Relaxed),
@@ -148,17 +150,17 @@ impl Worker {
         })
     }
 
-    /// Whether it still has anything that must end before it may be forgotten: a session, a tunnel, a request.
+    /// Whether anything is left that must end before the worker may be forgotten: a session, a tunnel or a request.
     pub fn is_needed(&self) -> bool {
         self.sessions() > 0 || self.tunnels() > 0 || self.in_flight() > 0
     }
 
-    /// Takes new sessions: up ∧ ready ∧ not ejected ∧ below its limit.
+    /// Whether the worker takes new sessions: up ∧ ready ∧ not ejected ∧ below its limit.
     pub fn takes_new(&self) -> bool {
         self.admin() == AdminState::Ready && self.health() == Health::Up && !self.ejected() && self.gate.is_open()
     }
 
-    /// Set aside after live failures. The first look after the time is over says so.
+    /// Whether the worker is ejected after live failures. The first call after the end of an ejection logs that end.
     pub fn ejected(&self) -> bool {
         let look = self.eject.look(clock::now_ms);
         if look == Look::Back {
@@ -167,34 +169,35 @@ impl Worker {
         look == Look::Out
     }
 
-    /// The same, but for requests that wait for long, and for the last two terms: slowness may be the application's nature,
-    /// and where all workers are slow, ejected or full a new session is better off with one of them than with none.
+    /// Whether the worker takes new sessions if no worker satisfies [`Self::takes_new`]. Slow requests, an ejection and
+    /// a reached limit are then ignored: slowness may be in the nature of the application, and if all workers are slow,
+    /// ejected or full, a new session is better off with one of them than with none.
     pub fn takes_new_at_worst(&self) -> bool {
         self.admin() == AdminState::Ready && self.checks() == Checks::Passing && !self.refuses_connects()
     }
 
-    /// Serves its own sessions: not gone ∧ not maint ∧ no grace of its drain over.
+    /// Whether the worker serves its own sessions: not gone ∧ not in maint ∧ not past the deadline of its drain.
     pub fn serves(&self) -> bool {
         self.admin() != AdminState::Maint && !self.gone() && !self.admin.is_over()
     }
 
-    /// Connects are refused and no established connection to it is left.
+    /// Whether connects are refused and no established connection to the worker is left.
     pub fn gone(&self) -> bool {
         self.refused.load(Relaxed) && self.life.established() == 0
     }
 
-    /// The last connect was refused; idle connections to it need a look.
+    /// Whether the last connect was refused, so that idle connections to the worker need a check.
     pub fn refuses_connects(&self) -> bool {
         self.refused.load(Relaxed)
     }
 
-    /// Accepts and does not answer.
+    /// Whether the worker accepts connections but does not answer.
     pub fn hung(&self) -> bool {
         self.checks() == Checks::TimingOut
             || (self.slow.load(Relaxed) >= SLOW_REQUESTS && self.silent_for(clock::now_ms()) >= SLOW_MS)
     }
 
-    /// The health axis.
+    /// Returns the worker's health, from its checks and connects.
     pub fn health(&self) -> Health {
         if self.refused.load(Relaxed) {
             return if self.gone() { Health::Gone } else { Health::Leaving };
@@ -208,7 +211,7 @@ impl Worker {
         }
     }
 
-    /// What the last checks amount to.
+    /// Returns the verdict of the last health checks.
     pub fn checks(&self) -> Checks {
         match self.checks.load(Relaxed) {
             0 => Checks::Passing,
@@ -217,7 +220,7 @@ impl Worker {
         }
     }
 
-    /// What the health task concluded.
+    /// Sets the verdict of the health checks. A worker that passes again gets its share back slowly.
     pub fn set_checks(&self, checks: Checks) {
         let before = self.checks.swap(checks as u8, Relaxed);
         if checks == Checks::Passing && before != Checks::Passing as u8 {
@@ -225,17 +228,18 @@ impl Worker {
         }
     }
 
-    /// An operator or the file has something to say of it. Only on the control thread.
+    /// Applies a change of the admin state by an operator or the file. Must be called on the control thread only.
     pub fn change(&self, change: Change, config: &config::Upstream) {
         self.admin.change(change, config, self.sessions(), clock::now_ms());
     }
 
-    /// What the operator says.
+    /// Returns the admin state that is in effect.
     pub fn admin(&self) -> AdminState {
         self.admin.state()
     }
 
-    /// How it is spoken to. One that does the same as the one before changes nothing: sessions can be resumed.
+    /// Sets how connections to the worker are secured. A link with the same effect as the present one changes nothing,
+    /// so that TLS sessions can still be resumed.
     pub fn set_link(&self, link: Link) {
         if !self.link.load().is_as(&link) {
             self.link.store(Arc::new(link));
@@ -243,17 +247,18 @@ impl Worker {
         }
     }
 
-    /// How it is spoken to now.
+    /// Returns how connections to the worker are secured now.
     pub fn link(&self) -> Arc<Link> {
         self.link.load_full()
     }
 
-    /// Unlike the number of before once the link has changed: connections made by an older one take no more requests.
+    /// Returns a number that changes with the link. Connections that were made with an older link take no more
+    /// requests.
     pub fn links(&self) -> u32 {
         self.links.load(Relaxed)
     }
 
-    /// Whether probes may be used on it.
+    /// Whether the worker can be asked with probes.
     pub fn oracle(&self) -> Oracle {
         match self.oracle.load(Relaxed) {
             0 => Oracle::Untried,
@@ -261,15 +266,16 @@ impl Worker {
         }
     }
 
-    /// Remembers what a probe with a random sid showed.
+    /// Records what a probe with a random sid showed.
     pub fn set_oracle(&self, oracle: Oracle) {
         self.oracle.store(oracle as u8, Relaxed);
     }
 
-    /// A connect succeeded. After the end of a life that is a new one: another process may listen there now.
+    /// Records a successful connect. After the end of a life it begins a new one, as another process may listen there
+    /// now.
     pub fn connected(&self) {
         let connected = self.life.connected(clock::now_ms());
-        // Read first: a store would have every connect take this line from the other threads.
+        // Read first: a swap would move this cache line to the connecting thread at every connect.
         if self.refused.load(Relaxed) && self.refused.swap(false, Relaxed) {
             let again = connected.again;
             tracing::info!(upstream = %self.upstream, worker = %self.name, again, "worker accepts connections");
@@ -285,17 +291,19 @@ impl Worker {
         }
     }
 
-    /// A connect was refused (ECONNREFUSED, ENOENT).
+    /// Records a refused connect (ECONNREFUSED, ENOENT), and logs the first one in a row.
     pub fn connect_refused(&self) {
         let first = self.note_refused();
-        // Empty ports of a range are told of together, by the health checks.
+        // Workers that never accepted a connect, such as empty ports of a range, are logged together by the health
+        // checks.
         if first && self.life.was_seen() {
             tracing::warn!(upstream = %self.upstream, worker = %self.name, address = %self.address,
                 state = self.health().word(), "worker refuses connections");
         }
     }
 
-    /// The same, not logged: of a worker that is still starting. Whether the connect before was not refused.
+    /// Records a refused connect without logging it, for a worker that is still starting. Returns whether it is the
+    /// first refused one in a row.
     pub fn note_refused(&self) -> bool {
         let first = !self.refused.swap(true, Relaxed);
         if first {
@@ -307,53 +315,53 @@ impl Worker {
         first
     }
 
-    /// When its present life was first seen ([`clock::now_ms`]).
+    /// Returns when the worker's present life was first seen ([`clock::now_ms`]).
     pub fn since_ms(&self) -> u64 {
         self.life.since_ms()
     }
 
-    /// Waits for the next connect that is refused after one that was not.
+    /// Waits for the next refused connect that follows one that was not refused.
     pub async fn refusal(&self) {
         self.refusal.notified().await;
     }
 
-    /// It answered somebody.
+    /// Records that the worker answered a request.
     pub fn answered(&self, now_ms: u64) {
         self.last_answer_ms.store(now_ms, Relaxed);
     }
 
-    /// How long it has answered nobody.
+    /// Returns the time in milliseconds since the worker last answered a request.
     pub fn silent_for(&self, now_ms: u64) -> u64 {
         now_ms.saturating_sub(self.last_answer_ms.load(Relaxed))
     }
 
-    /// Lives seen so far.
+    /// Returns the number of lives of the worker seen so far.
     pub fn generation(&self) -> u32 {
         self.life.generation()
     }
 
-    /// Live sessions: pins, WebSocket-first tunnels and placements under way.
+    /// Returns the number of live sessions: pins, tunnels that began as a WebSocket, and placements in progress.
     pub fn sessions(&self) -> u32 {
         self.sessions.load(Relaxed)
     }
 
-    /// Live tunnels.
+    /// Returns the number of live tunnels.
     pub fn tunnels(&self) -> u32 {
         self.tunnels.load(Relaxed)
     }
 
-    /// Requests sent and not fully answered.
+    /// Returns the number of requests that were sent and not fully answered.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Relaxed)
     }
 
-    /// Connections to it were just lost: idle ones want a look.
+    /// Whether connections to the worker were lost within the last second, so that idle ones need a check.
     pub fn has_losses(&self, now_ms: u64) -> bool {
         self.life.has_losses(now_ms)
     }
 
-    /// A sid this worker made less than 10 s ago was refused by it. Three in ten seconds mean that several processes
-    /// share its address: says so, in words, at most once in ten seconds.
+    /// Records that the worker refused a sid which it made less than 10 s ago. Three such refusals within ten seconds
+    /// mean that several processes share its address, which is logged at most once in ten seconds.
     pub fn fresh_refusal(&self, now_ms: u64) {
         const WINDOW_MS: u64 = 10_000;
         // Packed: start of the window (ms) in the upper 56 bits, count in the lower 8.
@@ -364,8 +372,8 @@ impl Worker {
         self.fresh_refusals.store(start << 8 | count, Relaxed);
         if count == 3 {
             tracing::warn!(upstream = %self.upstream, worker = %self.name, address = %self.address,
-                "this worker refuses sessions it made itself: several processes share this address. \
-                 Give each its own port (PM2: increment_var: 'PORT'); only while PM2 reloads, two do so in any case");
+                "worker refuses sessions it made itself: several processes share this address. \
+                 Give each its own port (PM2: increment_var: 'PORT'). While PM2 reloads, two always share it");
         }
     }
 }
@@ -376,17 +384,17 @@ mod tests {
     use crate::metrics::Metrics;
 
     #[test]
-    fn a_life_ends_with_the_last_connection_and_begins_with_a_connect() {
+    fn a_connect_after_the_last_connection_begins_a_new_life() {
         let series = Metrics::new().worker("app", "w");
         let worker = Worker::new("app", Address::Unix("/w".into()), "w".to_owned(), WorkerId(1), series);
         worker.connect_refused();
         worker.connected();
-        assert_eq!((worker.generation(), worker.health()), (1, Health::Up), "nobody had listened before");
+        assert_eq!((worker.generation(), worker.health()), (1, Health::Up), "it had never accepted a connect before");
         let established = worker.connection();
         worker.connect_refused();
         assert_eq!(worker.health(), Health::Leaving);
         worker.connected();
-        assert_eq!(worker.generation(), 1, "it had not gone");
+        assert_eq!(worker.generation(), 1, "a connection to it was left");
         worker.connect_refused();
         drop(established);
         worker.connect_refused();

@@ -149,9 +149,9 @@ async fn the_command_says_who_was_reached() {
     assert_eq!(within(client.next()).await.unwrap().unwrap(), Message::text("to all"));
     let (_, out, _) =
         run(&["--event", "news", "--arg", "7", "--arg", "{\"a\": 1}", "--arg", "plain words", "--upstream", "app"]);
-    assert!(out.starts_with("0 of 1 sockets were reached\n1 of the other kind"), "{out}");
+    assert!(out.starts_with("0 of 1 sockets were reached\n1 of the other protocol"), "{out}");
     let (code, _, err) = run(&["--text", "to nobody", "--address", "10.0.0.0/8"]);
-    assert_eq!((code, err.trim()), (Some(1), "error: no live socket fits: nothing was sent"));
+    assert_eq!((code, err.trim()), (Some(1), "error: no live socket matches: nothing was sent"));
     assert_eq!(run(&["--text", "to whom"]).0, Some(1));
     assert_eq!(run(&["--all"]).0, Some(2), "nothing to send");
 }

@@ -19,7 +19,7 @@ class BadAnswer extends Error {
   }
 }
 
-/** Node's engine.io (as JSON or text), socketioxide (string code), python-engineio: protocols.md 1.4. */
+/** Node's engine.io (as JSON or text), socketioxide (string code), python-engineio: docs/reference/protocols.md §1.4. */
 const isRefusal = (status, body) => status === 400 && /Session ID unknown|^"?Invalid session/.test(body);
 
 class RawSession {

@@ -1,4 +1,4 @@
-//! `drain` and `removed`: what they mean, and what wrong ones are told.
+//! `drain` and `removed`: their values and defaults, and the errors for wrong values.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ fn upstream(text: &str) -> Upstream {
 }
 
 #[test]
-fn defaults_and_keys() {
+fn every_key_is_read_and_has_its_default() {
     let plain = upstream("");
     assert_eq!((plain.drain, plain.removed), (Drain::default(), Removed::Keep));
     assert_eq!((Drain::default().grace, Drain::default().farewell.code.get()), (None, 1012));
@@ -23,16 +23,16 @@ fn defaults_and_keys() {
 }
 
 #[test]
-fn wrong_ones_are_told_all_at_once_and_where() {
+fn all_mistakes_are_reported_with_their_places() {
     let said = errors(&format!(
         "drain = {{ grace = \"500ms\", code = 1000, reason = \"{}\", graze = 1 }}\nremoved = \"kep\"",
         "x".repeat(124)
     ));
     for words in [
         "`grace` must be from 1s to 1day",
-        "1000 is no code to end a drained session with",
+        "1000 is not allowed as the close code of a drain",
         "1012 (service restart)",
-        "a close frame has room for 123 bytes of reason",
+        "`reason` must have at most 123 bytes",
         "unknown key `graze` in `drain`",
         "did you mean `grace`?",
         "unknown policy `kep`",

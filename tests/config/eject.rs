@@ -1,4 +1,4 @@
-//! `eject` and what else is done about failing and full workers: every key arrives, and what a wrong one is told.
+//! `eject` and the other keys for failing and full workers: their values, and the errors for wrong values.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ fn upstream(keys: &str) -> Upstream {
 }
 
 #[test]
-fn every_key_arrives() {
+fn every_key_is_read_into_its_field() {
     let all = "eject = { failures = 3, errors = \"25%\", volume = 7, window = \"30s\", time = \"1s\", max_time = \"1m\", \
                max_share = \"34%\" }";
     let expected = Eject {
@@ -37,7 +37,7 @@ fn every_key_arrives() {
 }
 
 #[test]
-fn wrong_ones() {
+fn wrong_values_are_errors() {
     assert_snapshot!(errors("eject = { errors = 50, max_share = \"101%\" }"), @r#"
     error: `errors` needs a `%`
      --> s.toml:5:20

@@ -1,10 +1,10 @@
-//! What a wrong configuration is told: the exact text, place and hint of each mistake inside one table.
+//! Errors of a wrong configuration: the exact text, place and hint of each mistake inside one table.
 
 use super::{HEAD, errors, errors_of};
 use insta::assert_snapshot;
 
 #[test]
-fn unknown_key_with_a_near_one() {
+fn an_unknown_key_near_a_known_one_suggests_it() {
     assert_snapshot!(errors("afinity = [\"cookie\"]"), @r#"
     error: unknown key `afinity` in [upstream.app]
      --> s.toml:5:1
@@ -16,19 +16,19 @@ fn unknown_key_with_a_near_one() {
 }
 
 #[test]
-fn unknown_key_with_none_near_lists_all() {
+fn any_other_unknown_key_lists_the_known_ones() {
     assert_snapshot!(errors("[limits]\nmemory = 3"), @"
     error: unknown key `memory` in `limits`
      --> s.toml:6:1
       |
     6 | memory = 3
       | ^^^^^^
-      = help: there is `pins`, `sockets`, `pins_per_address`, `discoveries_per_address`, `discoveries`, `replay_bytes`, `handshakes`, `http2_streams`, `handshake_timeout`, `connections`, `connections_per_address`, `tunnels_per_address`, `requests_per_connection`, `reserved_descriptors`, `min_rate`, `min_rate_grace`, `head_bytes`, `head_fields`, `target_bytes`, `head_timeout`, `idle_timeout`
+      = help: use one of `pins`, `sockets`, `pins_per_address`, `discoveries_per_address`, `discoveries`, `replay_bytes`, `handshakes`, `http2_streams`, `handshake_timeout`, `connections`, `connections_per_address`, `tunnels_per_address`, `requests_per_connection`, `reserved_descriptors`, `min_rate`, `min_rate_grace`, `head_bytes`, `head_fields`, `target_bytes`, `head_timeout`, `idle_timeout`
     ");
 }
 
 #[test]
-fn unknown_keys_everywhere_at_once() {
+fn unknown_keys_of_all_tables_are_reported_at_once() {
     assert_snapshot!(errors_of("treads = 2\n[[listener]]\naddress = \"0.0.0.0:80\"\nport = 80\n[upstream.app]\nworkers = [{ address = \"127.0.0.1:3000\", wieght = 2 }]\nhealth = { pth = \"/\" }\n[admin]\ntoken = \"x\"\n[log]\nacces = true"), @r#"
     error: unknown key `treads` in the file
      --> s.toml:1:1
@@ -42,7 +42,7 @@ fn unknown_keys_everywhere_at_once() {
       |
     4 | port = 80
       | ^^^^
-      = help: there is `address`, `name`, `tls`, `http2`, `websocket_over_http2`, `redirect`, `trusted_proxies`, `proxy_protocol`
+      = help: use one of `address`, `name`, `tls`, `http2`, `websocket_over_http2`, `redirect`, `trusted_proxies`, `proxy_protocol`
 
     error: unknown key `wieght` in a worker
      --> s.toml:6:42
@@ -56,7 +56,7 @@ fn unknown_keys_everywhere_at_once() {
       |
     7 | health = { pth = "/" }
       |          ^^^^^^^^^^^^^
-      = help: write path = "/health", or kind = "tcp" for a connect only
+      = help: write path = "/health", or kind = "tcp" to only connect
 
     error: unknown key `pth` in `health`
      --> s.toml:7:12
@@ -70,7 +70,7 @@ fn unknown_keys_everywhere_at_once() {
       |
     9 | token = "x"
       | ^^^^^
-      = help: there is `address`, `token_file`
+      = help: use one of `address`, `token_file`
 
     error: unknown key `acces` in `log`
       --> s.toml:11:1
@@ -82,7 +82,7 @@ fn unknown_keys_everywhere_at_once() {
 }
 
 #[test]
-fn several_mistakes_in_one_table() {
+fn several_mistakes_in_one_table_are_reported_at_once() {
     assert_snapshot!(errors("affinity = [\"cokie\"]\nconnect_timeout = 5\ncookie = { same_site = \"laxx\" }"), @r#"
     error: unknown affinity `cokie`
      --> s.toml:5:13
@@ -108,7 +108,7 @@ fn several_mistakes_in_one_table() {
 }
 
 #[test]
-fn wrong_type() {
+fn a_value_of_the_wrong_type_is_an_error() {
     assert_snapshot!(errors_of(&format!("threads = \"four\"\n{HEAD}")), @r#"
     error: `threads` must be an integer from 1 to 256, not a string
      --> s.toml:1:11
@@ -119,7 +119,7 @@ fn wrong_type() {
 }
 
 #[test]
-fn integer_out_of_range() {
+fn an_integer_out_of_range_is_an_error() {
     assert_snapshot!(errors("[limits]\npins = 10\nhandshakes = -1"), @"
     error: `pins` must be an integer from 1_000 to 100_000_000
      --> s.toml:6:8
@@ -136,26 +136,26 @@ fn integer_out_of_range() {
 }
 
 #[test]
-fn duration_without_unit_in_a_string() {
+fn a_duration_needs_a_unit() {
     assert_snapshot!(errors("response_timeout = \"60\""), @r#"
-    error: `response_timeout` is no duration: time unit needed, for example 60sec or 60ms
+    error: `response_timeout` is not a valid duration: time unit needed, for example 60sec or 60ms
      --> s.toml:5:20
       |
     5 | response_timeout = "60"
       |                    ^^^^
-      = help: write "500ms", "5s", "1m 30s"
+      = help: write a duration such as "500ms", "5s" or "1m 30s"
     "#);
 }
 
 #[test]
-fn duration_with_a_strange_unit_and_one_out_of_range() {
+fn a_duration_needs_a_known_unit_and_has_a_range() {
     assert_snapshot!(errors("tunnel_idle = \"5 fortnights\"\nhealth = { kind = \"tcp\", interval = \"10ms\" }"), @r#"
-    error: `tunnel_idle` is no duration: unknown time unit "fortnights", supported units: ns, us/µs, ms, sec, min, hours, days, weeks, months, years (and few variations)
+    error: `tunnel_idle` is not a valid duration: unknown time unit "fortnights", supported units: ns, us/µs, ms, sec, min, hours, days, weeks, months, years (and few variations)
      --> s.toml:5:15
       |
     5 | tunnel_idle = "5 fortnights"
       |               ^^^^^^^^^^^^^^
-      = help: write "500ms", "5s", "1m 30s"
+      = help: write a duration such as "500ms", "5s" or "1m 30s"
 
     error: `interval` must be from 100ms to 1h
      --> s.toml:6:37
@@ -166,9 +166,9 @@ fn duration_with_a_strange_unit_and_one_out_of_range() {
 }
 
 #[test]
-fn size_of_no_kind() {
+fn a_size_needs_a_known_unit_and_has_a_range() {
     assert_snapshot!(errors("[limits]\nreplay_bytes = \"64M\""), @r#"
-    error: `replay_bytes` is no size
+    error: `replay_bytes` is not a valid size
      --> s.toml:6:16
       |
     6 | replay_bytes = "64M"
@@ -185,7 +185,7 @@ fn size_of_no_kind() {
 }
 
 #[test]
-fn affinity_empty_and_twice() {
+fn affinity_must_not_be_empty_or_list_an_entry_twice() {
     assert_snapshot!(errors("affinity = []"), @r#"
     error: `affinity` is empty: nothing would choose a worker
      --> s.toml:5:12
@@ -195,7 +195,7 @@ fn affinity_empty_and_twice() {
       = help: ["socket.io", "cookie", "address"] is the default; ["address"] alone is IP hash
     "#);
     assert_snapshot!(errors("affinity = [\"cookie\", \"cookie\"]"), @r#"
-    error: affinity `cookie` stands here twice
+    error: affinity `cookie` is listed twice
      --> s.toml:5:23
       |
     5 | affinity = ["cookie", "cookie"]
@@ -204,9 +204,9 @@ fn affinity_empty_and_twice() {
 }
 
 #[test]
-fn network_that_is_none() {
+fn an_invalid_network_is_an_error() {
     assert_snapshot!(errors_of("[[listener]]\naddress = \"0.0.0.0:80\"\ntrusted_proxies = [\"10.0.0.0/33\", \"10.1.2.3\"]\n[upstream.app]\nworkers = [\"127.0.0.1:3000\"]"), @r#"
-    error: `10.0.0.0/33` is no network
+    error: `10.0.0.0/33` is not a valid network
      --> s.toml:3:20
       |
     3 | trusted_proxies = ["10.0.0.0/33", "10.1.2.3"]
@@ -216,9 +216,9 @@ fn network_that_is_none() {
 }
 
 #[test]
-fn log_level_misspelt() {
+fn a_misspelt_log_level_is_an_error() {
     assert_snapshot!(errors("[log]\nlevel = \"inof\""), @r#"
-    error: `inof` is no log level
+    error: `inof` is not a log level
      --> s.toml:6:9
       |
     6 | level = "inof"
@@ -226,7 +226,7 @@ fn log_level_misspelt() {
       = help: did you mean `info`?
     "#);
     assert_snapshot!(errors("[log]\nlevel = \"info,stickyd=loud\""), @r#"
-    error: `level` is no log filter: error parsing level filter: expected one of "off", "error", "warn", "info", "debug", "trace", or a number 0-5
+    error: `level` is not a valid log filter: error parsing level filter: expected one of "off", "error", "warn", "info", "debug", "trace", or a number 0-5
      --> s.toml:6:9
       |
     6 | level = "info,stickyd=loud"
@@ -236,31 +236,31 @@ fn log_level_misspelt() {
 }
 
 #[test]
-fn secret_too_short_is_not_printed() {
+fn a_short_secret_is_an_error_that_does_not_show_it() {
     assert_snapshot!(errors_of(&format!("secret = \"hunter2\"\n{HEAD}")), @"
-    error: `secret` has 7 bytes, it needs 16
+    error: `secret` has 7 bytes; it needs at least 16
      --> s.toml:1:10
       |
     1 | secret = …
       |          ^
-      = help: make one: openssl rand -hex 32
+      = help: make one with: openssl rand -hex 32
     ");
 }
 
 #[test]
-fn upstream_name() {
+fn an_upstream_name_has_allowed_characters() {
     assert_snapshot!(errors_of("[[listener]]\naddress = \"0.0.0.0:80\"\n[upstream.\"My App\"]\nworkers = [\"127.0.0.1:3000\"]"), @r#"
-    error: `My App` is no name for an upstream
+    error: `My App` is not a valid upstream name
      --> s.toml:3:11
       |
     3 | [upstream."My App"]
       |           ^^^^^^^^
-      = help: 1 to 32 of a-z, 0-9, `_` and `-`: it becomes part of the cookie's name
+      = help: use 1 to 32 characters of a-z, 0-9, `_` and `-`: it becomes part of the cookie's name
     "#);
 }
 
 #[test]
-fn single_table_where_a_list_belongs() {
+fn a_single_table_instead_of_a_list_is_an_error() {
     assert_snapshot!(errors_of("[listener]\naddress = \"0.0.0.0:80\"\n[upstream]\nworkers = [\"127.0.0.1:3000\"]"), @r#"
     error: `listener` must be a list of tables, each headed [[listener]], not a table
      --> s.toml:1:1
@@ -268,7 +268,7 @@ fn single_table_where_a_list_belongs() {
     1 | [listener]
       | ^^^^^^^^^^
 
-    error: `workers` stands in [upstream] itself, and upstreams have names
+    error: `workers` must be in a named upstream, not in [upstream] itself
      --> s.toml:4:1
       |
     4 | workers = ["127.0.0.1:3000"]
@@ -278,7 +278,7 @@ fn single_table_where_a_list_belongs() {
 }
 
 #[test]
-fn syntax() {
+fn all_syntax_errors_are_reported() {
     assert_snapshot!(errors_of("[[listener]\naddress = \"0.0.0.0:80\"\n\n[upstream.app]\nworkers = [\"127.0.0.1:3000\n"), @r#"
     error: unclosed array table, expected `]`
      --> s.toml:1:12
@@ -295,7 +295,7 @@ fn syntax() {
 }
 
 #[test]
-fn key_twice() {
+fn a_duplicate_key_is_an_error() {
     assert_snapshot!(errors("connect_timeout = \"1s\"\nconnect_timeout = \"2s\""), @r#"
     error: duplicate key
      --> s.toml:6:1
@@ -306,18 +306,18 @@ fn key_twice() {
 }
 
 #[test]
-fn listener_names_no_socket_unit_could_give() {
+fn a_listener_name_is_unique_and_valid_for_systemd() {
     let one = |name: &str, port| format!("[[listener]]\naddress = \"0.0.0.0:{port}\"\nname = \"{name}\"\n");
     let text = one("a:b", 80) + &one("web", 81) + &one("web", 82) + "[upstream.app]\nworkers = [\"127.0.0.1:3000\"]";
     assert_snapshot!(errors_of(&text), @r#"
-    error: `a:b` is no name for a listener
+    error: `a:b` is not a valid listener name
      --> s.toml:3:8
       |
     3 | name = "a:b"
       |        ^^^^^
-      = help: 1 to 255 of ASCII without spaces and `:`, as FileDescriptorName= in the socket unit
+      = help: use 1 to 255 ASCII characters without spaces and `:`, as FileDescriptorName= in the socket unit
 
-    error: a listener is already named `web`, in line 6
+    error: a listener is already named `web`, on line 6
      --> s.toml:9:8
       |
     9 | name = "web"
@@ -326,14 +326,14 @@ fn listener_names_no_socket_unit_could_give() {
 }
 
 #[test]
-fn http2_where_it_cannot_be() {
+fn http2_needs_tls_and_websockets_over_it_need_http2() {
     assert_snapshot!(errors_of("[[listener]]\naddress = \"0.0.0.0:80\"\nhttp2 = true\n[upstream.app]\nworkers = [\"127.0.0.1:3000\"]\n[limits]\nhttp2_streams = 0"), @"
-    error: `http2` cannot be true: clients choose HTTP/2 in the TLS handshake only
+    error: `http2` cannot be true: clients can choose HTTP/2 only in the TLS handshake
      --> s.toml:3:9
       |
     3 | http2 = true
       |         ^^^^
-      = help: give the listener `tls`, or remove this
+      = help: add `tls` to this listener, or remove this
 
     error: `http2_streams` must be an integer from 1 to 10_000
      --> s.toml:7:17
@@ -342,11 +342,11 @@ fn http2_where_it_cannot_be() {
       |                 ^
     ");
     assert_snapshot!(errors_of("[[listener]]\naddress = \"0.0.0.0:80\"\nhttp2 = false\nwebsocket_over_http2 = true\n[upstream.app]\nworkers = [\"127.0.0.1:3000\"]"), @"
-    error: `websocket_over_http2` cannot be true: there is no HTTP/2 here
+    error: `websocket_over_http2` cannot be true: this listener does not offer HTTP/2
      --> s.toml:4:24
       |
     4 | websocket_over_http2 = true
       |                        ^^^^
-      = help: let `http2` be true, or remove this
+      = help: set http2 = true, or remove this
     ");
 }

@@ -1,10 +1,10 @@
-//! What a wrong configuration is told when it takes several tables, or files, to see the mistake; and the warnings.
+//! Errors that need several tables, or other files, to be found; and the warnings.
 
 use super::{HEAD, TempDir, errors, errors_in, errors_of, errors_of_workers, warnings};
 use insta::assert_snapshot;
 
 #[test]
-fn empty_file() {
+fn an_empty_file_lacks_a_listener_and_an_upstream() {
     assert_snapshot!(errors_of(""), @r#"
     error: there is no listener
      --> s.toml
@@ -17,14 +17,14 @@ fn empty_file() {
 }
 
 #[test]
-fn upstream_without_workers() {
+fn an_upstream_needs_workers() {
     assert_snapshot!(errors("[upstream.b]\n[upstream.c]\nworkers = []\n[[route]]\nupstream = \"b\""), @r#"
     warning: no route leads to upstream `app`
      --> s.toml:3:11
       |
     3 | [upstream.app]
       |           ^^^
-      = help: its workers are checked, but get no request
+      = help: its workers are health-checked, but get no requests
 
     error: [upstream.b] needs `workers`
      --> s.toml:5:1
@@ -38,19 +38,19 @@ fn upstream_without_workers() {
       |
     6 | [upstream.c]
       |           ^
-      = help: its workers are checked, but get no request
+      = help: its workers are health-checked, but get no requests
 
-    error: [upstream.c] has no worker
+    error: [upstream.c] has no workers
      --> s.toml:7:11
       |
     7 | workers = []
       |           ^^
-      = help: if that is meant, write allow_empty = true: all its requests are answered with 503
+      = help: if this is intended, write allow_empty = true: all its requests are answered with 503
     "#);
 }
 
 #[test]
-fn several_upstreams_and_no_route() {
+fn several_upstreams_need_a_route() {
     assert_snapshot!(errors("[upstream.b]\nworkers = [\"127.0.0.1:4000\"]"), @r#"
     error: there are several upstreams and no route
      --> s.toml:5:11
@@ -62,7 +62,7 @@ fn several_upstreams_and_no_route() {
 }
 
 #[test]
-fn route_to_an_unknown_upstream() {
+fn a_route_to_an_unknown_upstream_is_an_error() {
     assert_snapshot!(errors("[upstream.chat]\nworkers = [\"127.0.0.1:4000\"]\n[[route]]\nupstream = \"chta\"\n[[route]]\nupstream = \"web\""), @r#"
     error: unknown upstream `chta`
      --> s.toml:8:12
@@ -76,26 +76,26 @@ fn route_to_an_unknown_upstream() {
        |
     10 | upstream = "web"
        |            ^^^^^
-       = help: there is `app`, `chat`
+       = help: use one of `app`, `chat`
     "#);
 }
 
 #[test]
-fn route_with_a_bad_host_and_path() {
+fn a_route_needs_a_valid_host_and_path() {
     assert_snapshot!(errors("[[route]]\nhost = \"chat.example.com:443\"\npath = \"api\"\nupstream = \"app\"\n[[route]]\nhost = \"a.*.com\"\n"), @r#"
-    error: `chat.example.com:443` is no host
+    error: `chat.example.com:443` is not a valid host
      --> s.toml:6:8
       |
     6 | host = "chat.example.com:443"
       |        ^^^^^^^^^^^^^^^^^^^^^^
       = help: write the host without a port or scheme
 
-    error: `api` is no path
+    error: `api` is not a valid path
      --> s.toml:7:8
       |
     7 | path = "api"
       |        ^^^^^
-      = help: write "/" or "/socket.io": it begins with / and fits everything below it
+      = help: write "/" or "/socket.io": a path begins with / and matches everything below it
 
     error: [[route]] needs `upstream`
      --> s.toml:9:1
@@ -104,7 +104,7 @@ fn route_with_a_bad_host_and_path() {
       | ^^^^^^^^^
       = help: write upstream = "app"
 
-    error: `a.*.com` is no host
+    error: `a.*.com` is not a valid host
       --> s.toml:10:8
        |
     10 | host = "a.*.com"
@@ -114,21 +114,21 @@ fn route_with_a_bad_host_and_path() {
 }
 
 #[test]
-fn worker_twice() {
+fn a_worker_listed_twice_is_an_error() {
     assert_snapshot!(errors_of_workers("[\n  \"127.0.0.1:3001-3004\",\n  \"localhost:3003-3009\",\n]"), @r#"
-    error: worker 127.0.0.1:3003 is already there, in line 5
+    error: worker 127.0.0.1:3003 is already listed, on line 5
      --> s.toml:6:3
       |
     6 |   "localhost:3003-3009",
       |   ^^^^^^^^^^^^^^^^^^^^^
-      = help: a worker stands in an upstream once; `weight` gives it more
+      = help: list it once; to give it a larger share, set its `weight`
     "#);
 }
 
 #[test]
-fn worker_name_twice() {
+fn a_worker_name_used_twice_is_an_error() {
     assert_snapshot!(errors_of_workers("[\n  { address = \"127.0.0.1:3001\", name = \"a\" },\n  { address = \"127.0.0.1:3002\", name = \"a\" },\n]"), @r#"
-    error: a worker is already named `a`, in line 5
+    error: a worker is already named `a`, on line 5
      --> s.toml:6:40
       |
     6 |   { address = "127.0.0.1:3002", name = "a" },
@@ -137,16 +137,16 @@ fn worker_name_twice() {
 }
 
 #[test]
-fn listener_twice() {
+fn two_listeners_on_one_address_are_an_error() {
     assert_snapshot!(errors("[[listener]]\naddress = \"0.0.0.0:80\""), @r#"
-    error: 0.0.0.0:80 has a listener already, in line 2
+    error: 0.0.0.0:80 already has a listener, on line 2
      --> s.toml:6:11
       |
     6 | address = "0.0.0.0:80"
       |           ^^^^^^^^^^^^
     "#);
     assert_snapshot!(errors("[admin]\naddress = \"127.0.0.1:81\"\n[[listener]]\naddress = \"127.0.0.1:81\""), @r#"
-    error: 127.0.0.1:81 is the admin listener's address already
+    error: 127.0.0.1:81 is already the admin listener's address
      --> s.toml:8:11
       |
     8 | address = "127.0.0.1:81"
@@ -155,7 +155,7 @@ fn listener_twice() {
 }
 
 #[test]
-fn worker_is_our_own_listener() {
+fn a_worker_must_not_be_our_own_listener() {
     assert_snapshot!(errors_of("[[listener]]\naddress = \"0.0.0.0:3000\"\n[upstream.app]\nworkers = [\"127.0.0.1:2999-3003\"]"), @r#"
     error: worker 127.0.0.1:3000 is stickyd's own listener 0.0.0.0:3000
      --> s.toml:4:12
@@ -167,9 +167,9 @@ fn worker_is_our_own_listener() {
 }
 
 #[test]
-fn admin_open_to_the_network() {
+fn an_admin_listener_on_the_network_needs_a_token() {
     assert_snapshot!(errors("[admin]\naddress = \"0.0.0.0:9145\""), @r#"
-    error: the admin listener would be open to the network, without a token
+    error: the admin listener would be open to the network without a token
      --> s.toml:6:11
       |
     6 | address = "0.0.0.0:9145"
@@ -179,13 +179,13 @@ fn admin_open_to_the_network() {
 }
 
 #[test]
-fn secret_twice_and_files_that_are_not_there() {
+fn two_secrets_and_missing_files_are_errors() {
     let dir = TempDir::new("absent");
     let text = format!(
         "secret = \"0123456789abcdef\"\nsecret_file = \"nope\"\n{HEAD}[admin]\ntoken_file = \"token\"\n[[listener]]\naddress = \"0.0.0.0:443\"\ntls = {{ certificate = \"c.pem\" }}"
     );
     assert_snapshot!(errors_in(&dir, &text), @r#"
-    error: `secret` and `secret_file` are both there
+    error: `secret` and `secret_file` cannot be used together
      --> DIR/s.toml:2:1
       |
     2 | secret_file = "nope"
@@ -214,45 +214,45 @@ fn secret_twice_and_files_that_are_not_there() {
 }
 
 #[test]
-fn token_too_short() {
+fn a_short_token_is_an_error() {
     let dir = TempDir::new("token");
     dir.write("token", "  hunter2  \n");
     assert_snapshot!(errors_in(&dir, &format!("{HEAD}[admin]\ntoken_file = \"token\"")), @r#"
-    error: token holds 7 bytes, a secret needs 16
+    error: token has 7 bytes; a secret needs at least 16
      --> DIR/s.toml:6:14
       |
     6 | token_file = "token"
       |              ^^^^^^^
-      = help: make one: openssl rand -hex 32
+      = help: make one with: openssl rand -hex 32
     "#);
 }
 
 #[test]
-fn certificate_files_of_the_wrong_kind() {
+fn certificate_files_of_the_wrong_kind_are_errors() {
     let dir = TempDir::new("wrong-kind");
     dir.write("c.pem", "not PEM at all");
     dir.write("k.pem", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n");
     let text =
         format!("{HEAD}[[listener]]\naddress = \"0.0.0.0:443\"\ntls = {{ certificate = \"c.pem\", key = \"k.pem\" }}");
     assert_snapshot!(errors_in(&dir, &text), @r#"
-    error: cannot use c.pem: no certificate in it
+    error: cannot use c.pem: it contains no certificate
      --> DIR/s.toml:7:23
       |
     7 | tls = { certificate = "c.pem", key = "k.pem" }
       |                       ^^^^^^^
-      = help: the file begins -----BEGIN CERTIFICATE-----
+      = help: use a file with -----BEGIN CERTIFICATE-----
 
     error: cannot use k.pem: the key is encrypted
      --> DIR/s.toml:7:38
       |
     7 | tls = { certificate = "c.pem", key = "k.pem" }
       |                                      ^^^^^^^
-      = help: openssl pkey -in it -out plain.pem
+      = help: decrypt it: openssl pkey -in KEY -out plain.pem
     "#);
 }
 
 #[test]
-fn key_of_another_certificate() {
+fn the_key_of_another_certificate_is_an_error() {
     let dir = TempDir::new("mismatch");
     dir.certificate("a", 2000..4000);
     dir.certificate("b", 2000..4000);
@@ -264,12 +264,12 @@ fn key_of_another_certificate() {
       |
     7 | tls = { certificate = "a.crt", key = "b.key" }
       |                                      ^^^^^^^
-      = help: the chain begins with the server's own certificate
+      = help: the key must belong to the chain's first certificate, the server's own
     "#);
 }
 
 #[test]
-fn certificate_torn() {
+fn damaged_certificate_files_are_errors() {
     let dir = TempDir::new("torn");
     dir.certificate("a", 2000..4000);
     dir.write("a.crt", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
@@ -282,39 +282,39 @@ fn certificate_torn() {
       |
     7 | tls = { certificate = "a.crt", key = "a.key" }
       |                       ^^^^^^^
-      = help: a PEM file with the whole chain, leaf first
+      = help: use a PEM file with the whole chain, leaf first
 
     error: cannot use a.key: its -----END line is missing: the file is cut off
      --> DIR/s.toml:7:38
       |
     7 | tls = { certificate = "a.crt", key = "a.key" }
       |                                      ^^^^^^^
-      = help: a PEM file with one unencrypted key
+      = help: use a PEM file with one unencrypted key
     "#);
 }
 
 #[test]
-fn same_site_none_without_tls_is_warned_of() {
+fn same_site_none_without_tls_is_a_warning() {
     let dir = TempDir::new("same-site");
     assert_snapshot!(warnings(&dir, &format!("{HEAD}cookie = {{ same_site = \"none\" }}")), @r#"
-    warning: no listener has TLS, and browsers drop a SameSite=None cookie that came over plain HTTP
+    warning: no listener has TLS, and browsers reject SameSite=None cookies over plain HTTP
      --> DIR/s.toml:5:24
       |
     5 | cookie = { same_site = "none" }
       |                        ^^^^^^
-      = help: give a listener `tls`; or, if a proxy before stickyd does TLS, list it in `trusted_proxies`
+      = help: add `tls` to a listener; if a proxy before stickyd terminates TLS, list it in `trusted_proxies`
     "#);
 }
 
 #[test]
-fn same_site_none_behind_a_trusted_proxy_is_not() {
+fn same_site_none_behind_a_trusted_proxy_is_accepted() {
     let dir = TempDir::new("same-site-proxy");
     let trusting = HEAD.replace("[upstream", "trusted_proxies = [\"10.0.0.0/8\"]\n[upstream");
     assert_eq!(warnings(&dir, &format!("{trusting}cookie = {{ same_site = \"none\" }}")), "");
 }
 
 #[test]
-fn routes_nobody_reaches_are_warned_of() {
+fn unreachable_routes_and_upstreams_are_warnings() {
     let dir = TempDir::new("routes");
     let text = format!(
         "{HEAD}[upstream.b]\nworkers = [\"127.0.0.1:4000\"]\n[[route]]\nhost = \"*.example.com\"\npath = \"/api\"\nupstream = \"app\"\n[[route]]\nhost = \"a.example.com\"\npath = \"/api/v2\"\nupstream = \"app\"\n[[route]]\nhost = \"a.example.com\"\npath = \"/apis\"\nupstream = \"app\""
@@ -325,13 +325,13 @@ fn routes_nobody_reaches_are_warned_of() {
       |
     5 | [upstream.b]
       |           ^
-      = help: its workers are checked, but get no request
+      = help: its workers are health-checked, but get no requests
 
-    warning: this route is never reached: the one in line 7 fits everything it fits
+    warning: this route is never reached: the one on line 7 matches all its requests
       --> DIR/s.toml:11:1
        |
     11 | [[route]]
        | ^^^^^^^^^
-       = help: the first route that fits wins: put the narrower one first
+       = help: the first route that matches wins: put the narrower one first
     ");
 }

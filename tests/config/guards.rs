@@ -1,4 +1,4 @@
-//! Guards of routes and upstreams as they are written, and what wrong ones are told.
+//! Guards of routes and upstreams: their values, and the errors for wrong ones.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ fn route(keys: &str) -> String {
 }
 
 #[test]
-fn every_key_arrives() {
+fn every_key_is_read_into_its_field() {
     let config = good(&route(
         "origins = [\"same\", \"null\", \"HTTPS://*.Example.com\", \"http://[::1]:3000\", \"capacitor://localhost\"]\n\
          allow = [\"10.1.2.3/8\", \"::1\"]\ndeny = [\"10.0.0.7\"]\n\
@@ -41,21 +41,21 @@ fn every_key_arrives() {
 }
 
 #[test]
-fn every_mistake_is_told_with_its_place() {
+fn every_mistake_is_reported_with_its_place() {
     for (keys, message, help) in [
         ("origins = \"same\"", "`origins` must be a list such as", ""),
-        ("origins = [\"*\"]", "`*` is no origin", "leave the key out"),
-        ("origins = [\"example.com\"]", "`example.com` is no origin", "write \"https://example.com\""),
-        ("origins = [\"https://a.example/\"]", "is no origin", "no path, not even a /"),
-        ("origins = [\"https://a.example:x\"]", "is no origin", "write \"https://"),
-        ("origins = [\"https://a*.example\"]", "`a*.example` is no host", "stands for the first label only"),
-        ("origins = [\"https://\"]", "is no host", ""),
-        ("allow = [\"10.0.0.0/33\"]", "`10.0.0.0/33` is no network", "write \"10.0.0.0/8\""),
+        ("origins = [\"*\"]", "`*` is not a valid origin", "leave `origins` out"),
+        ("origins = [\"example.com\"]", "`example.com` is not a valid origin", "write \"https://example.com\""),
+        ("origins = [\"https://a.example/\"]", "is not a valid origin", "no path, not even a /"),
+        ("origins = [\"https://a.example:x\"]", "is not a valid origin", "write \"https://"),
+        ("origins = [\"https://a*.example\"]", "`a*.example` is not a valid host", "stands for the first label only"),
+        ("origins = [\"https://\"]", "is not a valid host", ""),
+        ("allow = [\"10.0.0.0/33\"]", "`10.0.0.0/33` is not a valid network", "write \"10.0.0.0/8\""),
         ("deny = [7]", "a network must be a string", ""),
         ("rate = \"10/s\"", "`rate` must be a table such as", ""),
         ("rate = { requests = 10 }", "`requests` must be a rate such as", ""),
-        ("rate = { requests = \"10\" }", "`requests` is no rate: `10`", "in a second, a minute or an hour"),
-        ("rate = { handshakes_burst = 5 }", "says nothing without `handshakes`", "write handshakes = "),
+        ("rate = { requests = \"10\" }", "`requests` is not a valid rate: `10`", "per second, minute or hour"),
+        ("rate = { handshakes_burst = 5 }", "has no effect without `handshakes`", "write handshakes = "),
         ("rate = { requests = \"1/s\", requests_burst = 0 }", "must be an integer from 1 to 1_000_000", ""),
         ("rate = { request = \"1/s\" }", "unknown key `request`", "did you mean `requests`?"),
         ("orgins = []", "unknown key `orgins`", "did you mean `origins`?"),

@@ -1,4 +1,4 @@
-//! `health`: every key of every kind arrives, and what a wrong one is told.
+//! `health`: every key of every kind is read, and the errors for wrong values.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use stickyd::config::{Expected, Health, HealthKind, Target};
 
 use super::{HEAD, errors, good};
 
-/// A target without a host.
+/// A health check's target without a host.
 pub(crate) fn at(path: &str) -> Target {
     Target { path: path.to_owned(), host: None }
 }
@@ -17,7 +17,7 @@ fn health(keys: &str) -> Health {
 }
 
 #[test]
-fn defaults_of_times() {
+fn times_have_their_defaults() {
     let (ms, tcp) = (Duration::from_millis(1), |keys: &str| health(&format!("kind = \"tcp\", {keys}")));
     assert_eq!(health("kind = \"tcp\""), Health::default());
     assert_eq!((tcp("interval = \"1s\"").timeout, tcp("interval = \"30s\"").timeout), (1_000 * ms, 5_000 * ms));
@@ -28,7 +28,7 @@ fn defaults_of_times() {
 }
 
 #[test]
-fn every_kind_with_its_keys() {
+fn every_kind_is_read_with_its_keys() {
     assert_eq!(health("path = \"/up\"").kind, HealthKind::Http(at("/up"), Expected::default()));
     assert_eq!(health("kind = \"socket.io\"").kind, HealthKind::SocketIo(at("/socket.io/")));
     assert_eq!(health("kind = \"websocket\", path = \"/ws?a=1\"").kind, HealthKind::WebSocket(at("/ws?a=1")));
@@ -50,14 +50,14 @@ fn every_kind_with_its_keys() {
 }
 
 #[test]
-fn without_path() {
+fn checks_by_http_and_websocket_need_a_path() {
     assert_snapshot!(errors("health = { rise = 1 }"), @r#"
     error: a health check of kind "http" needs `path`
      --> s.toml:5:10
       |
     5 | health = { rise = 1 }
       |          ^^^^^^^^^^^^
-      = help: write path = "/health", or kind = "tcp" for a connect only
+      = help: write path = "/health", or kind = "tcp" to only connect
     "#);
     assert_snapshot!(errors("health = { kind = \"websocket\" }"), @r#"
     error: a health check of kind "websocket" needs `path`
@@ -65,7 +65,7 @@ fn without_path() {
       |
     5 | health = { kind = "websocket" }
       |          ^^^^^^^^^^^^^^^^^^^^^^
-      = help: write path = "/ws": one the application upgrades
+      = help: write path = "/ws": a path the application upgrades
     "#);
 }
 
@@ -76,28 +76,28 @@ fn a_path_of_the_wrong_type_is_one_mistake() {
 }
 
 #[test]
-fn keys_of_other_kinds() {
+fn keys_of_other_kinds_are_errors() {
     assert_snapshot!(errors("health = { kind = \"tcp\", path = \"/\", host = \"a\" }"), @r#"
-    error: `path` belongs to a check of kind "http", "socket.io" or "websocket"
+    error: `path` is only for checks of kind "http", "socket.io" or "websocket"
      --> s.toml:5:33
       |
     5 | health = { kind = "tcp", path = "/", host = "a" }
       |                                 ^^^
 
-    error: `host` belongs to a check of kind "http", "socket.io" or "websocket"
+    error: `host` is only for checks of kind "http", "socket.io" or "websocket"
      --> s.toml:5:45
       |
     5 | health = { kind = "tcp", path = "/", host = "a" }
       |                                             ^^^
     "#);
     assert_snapshot!(errors("health = { kind = \"socket.io\", status = 200, body = \"ok\" }"), @r#"
-    error: `status` belongs to a check of kind "http"
+    error: `status` is only for checks of kind "http"
      --> s.toml:5:41
       |
     5 | health = { kind = "socket.io", status = 200, body = "ok" }
       |                                         ^^^
 
-    error: `body` belongs to a check of kind "http"
+    error: `body` is only for checks of kind "http"
      --> s.toml:5:53
       |
     5 | health = { kind = "socket.io", status = 200, body = "ok" }
@@ -106,7 +106,7 @@ fn keys_of_other_kinds() {
 }
 
 #[test]
-fn unknown_kind_and_no_path() {
+fn an_unknown_kind_and_an_invalid_path_are_errors() {
     assert_snapshot!(errors("[upstream.app.health]\nkind = \"https\"\npath = \"health\""), @r#"
     error: unknown kind of health check `https`
      --> s.toml:6:8
@@ -115,17 +115,17 @@ fn unknown_kind_and_no_path() {
       |        ^^^^^^^
       = help: did you mean `http`?
 
-    error: the path of a health check is not one
+    error: the path of the health check is not valid
      --> s.toml:7:8
       |
     7 | path = "health"
       |        ^^^^^^^^
-      = help: write "/health": it begins with / and is percent-encoded
+      = help: write a path such as "/health": it begins with / and is percent-encoded
     "#);
 }
 
 #[test]
-fn values_that_are_none() {
+fn invalid_values_are_errors() {
     assert_snapshot!(errors("health = { path = \"/\", status = [99, \"400-300\", true], body = \"\" }"), @r#"
     error: a status must be an integer from 200 to 599
      --> s.toml:5:34
@@ -133,12 +133,12 @@ fn values_that_are_none() {
     5 | health = { path = "/", status = [99, "400-300", true], body = "" }
       |                                  ^^
 
-    error: `400-300` is no range of statuses
+    error: `400-300` is not a valid range of statuses
      --> s.toml:5:38
       |
     5 | health = { path = "/", status = [99, "400-300", true], body = "" }
       |                                      ^^^^^^^^^
-      = help: write 200, "200-399" or [200, 204]: from 200 to 599
+      = help: write 200, "200-399" or [200, 204]; statuses are from 200 to 599
 
     error: a status must be an integer such as 200 or a range such as "200-399", not a boolean
      --> s.toml:5:49
@@ -146,7 +146,7 @@ fn values_that_are_none() {
     5 | health = { path = "/", status = [99, "400-300", true], body = "" }
       |                                                 ^^^^
 
-    error: the text a body must contain has 1 to 1024 bytes
+    error: `body` must have from 1 to 1024 bytes
      --> s.toml:5:63
       |
     5 | health = { path = "/", status = [99, "400-300", true], body = "" }
@@ -160,7 +160,7 @@ fn values_that_are_none() {
       |                                 ^^
       = help: write "200-399", the default
 
-    error: `http://a/` is no host
+    error: `http://a/` is not a valid host
      --> s.toml:5:44
       |
     5 | health = { path = "/", status = [], host = "http://a/" }

@@ -1,11 +1,11 @@
-//! `labels`: what they mean, and what wrong ones are told.
+//! `labels`: the places they are read from, and the errors for wrong ones.
 
 use stickyd::sockets::From;
 
 use super::{HEAD, errors, good};
 
 #[test]
-fn each_place_a_label_can_be_read_from() {
+fn labels_are_read_from_queries_cookies_and_headers() {
     let text = "labels = { store = \"query:storeId\", user = \"cookie: uid\", tenant = \"header:X-Tenant\" }";
     let labels = good(&format!("{HEAD}{text}")).upstreams.remove(0).labels;
     let places: Vec<_> = labels.iter().map(|label| (label.name.as_str(), label.from.clone())).collect();
@@ -21,16 +21,16 @@ fn each_place_a_label_can_be_read_from() {
 }
 
 #[test]
-fn wrong_ones_are_told_all_at_once() {
+fn all_mistakes_are_reported_at_once() {
     let said = errors(
         "[upstream.app.labels]\nStore = \"query:a\"\nb = \"body:x\"\nc = \"query:\"\nd = 1\ne = \"header:a b\"\nf = \"storeId\"",
     );
     for words in [
-        "`Store` is no name for a label",
-        "`body:x` is no place a label can be read from",
-        "`query:` is no place",
-        "`header:a b` is no place",
-        "`storeId` is no place",
+        "`Store` is not a valid label name",
+        "`body:x` is not a place to read a label from",
+        "`query:` is not a place",
+        "`header:a b` is not a place",
+        "`storeId` is not a place",
         "write \"query:KEY\", \"cookie:NAME\" or \"header:NAME\"",
         "s.toml:6:1",
     ] {
@@ -38,12 +38,12 @@ fn wrong_ones_are_told_all_at_once() {
     }
     assert!(said.contains("`d` must be a place such as") || said.contains("`d`"), "{said}");
     let nine: Vec<_> = (0..9).map(|n| format!("l{n} = \"query:q\"")).collect();
-    assert!(errors(&format!("labels = {{ {} }}", nine.join(", "))).contains("9 labels, and 8 are the most"));
+    assert!(errors(&format!("labels = {{ {} }}", nine.join(", "))).contains("there are 9 labels; the maximum is 8"));
 }
 
-/// What proves who somebody is must not be shown to whoever may read a list.
+/// Credentials must not be shown in the list of sockets.
 #[test]
-fn secrets_are_no_labels() {
+fn secrets_cannot_be_labels() {
     for secret in ["authorization", "Cookie", "set-cookie", "Proxy-Authorization", "sec-websocket-key"] {
         assert!(errors(&format!("labels = {{ a = \"header:{secret}\" }}")).contains("carries secrets"), "{secret}");
     }

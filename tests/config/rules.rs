@@ -1,4 +1,4 @@
-//! `[affinity.NAME]`, and the words of `affinity` and `follow`: what is taken, and what a wrong rule is told, where.
+//! `[affinity.NAME]`, and the entries of `affinity` and `follow`: what is accepted, and the errors with their places.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use super::{HEAD, resolve};
 use stickyd::config::rules::{Place, Protocol, Rule, Spot};
 use stickyd::config::{Affinity, parse_with};
 
-/// Every finding behind the head's four lines, on a line each.
+/// Every finding of a text after the head's four lines, each on one line.
 fn said(after_head: &str) -> Vec<String> {
     match parse_with(&format!("{HEAD}{after_head}"), Path::new("s.toml"), &resolve) {
         Ok((_, warnings)) => warnings.iter().map(|one| format!("warning: {}", one.one_line())).collect(),
@@ -29,7 +29,7 @@ fn rules(after_head: &str) -> Vec<Rule> {
 const JOBS: &str = "affinity = [\"jobs\"]\n[affinity.jobs]\n";
 
 #[test]
-fn every_preset_by_its_word() {
+fn every_preset_is_found_by_its_name() {
     let words = ["socket.io", "sockjs", "signalr", "mcp", "phoenix", "cometd", "tus"];
     let found = rules(&format!("affinity = {words:?}\n"));
     assert_eq!(found.iter().map(|rule| rule.name.as_str()).collect::<Vec<_>>(), words);
@@ -38,7 +38,7 @@ fn every_preset_by_its_word() {
 }
 
 #[test]
-fn a_rule_with_everything() {
+fn a_rule_with_every_key_is_read() {
     let found = rules(&format!(
         "{JOBS}learn = [{{ from = \"header:X-Job-Id\", method = \"POST\", path = \"/jobs\", status = 201 }}, \
          {{ from = \"set-cookie:job\" }}, {{ from = \"json:a.b.0\" }}, {{ from = \"prefix:id: {{id}}\" }}, {{ from = \"location\" }}]\n\
@@ -56,10 +56,10 @@ fn a_rule_with_everything() {
 }
 
 #[test]
-fn a_rule_that_can_never_match() {
+fn a_rule_that_can_never_match_is_reported() {
     assert_eq!(
         said(&format!("{JOBS}learn = [{{ from = \"header:a\" }}]\n")),
-        ["s.toml:6:11: [affinity.jobs] can never match: it looks nowhere for its id; \
+        ["s.toml:6:11: [affinity.jobs] can never match: `lookup` names no place for its id; \
           write lookup = [\"header:x-job-id\", \"path:/jobs/{id}\"]"]
     );
     let bodiless = "learn = [{ from = \"json:id\", status = 204 }]\nlookup = [\"query:id\"]\n";
@@ -74,43 +74,43 @@ fn a_rule_that_can_never_match() {
 }
 
 #[test]
-fn a_lookup_without_a_source() {
+fn a_lookup_without_a_source_of_ids_is_an_error() {
     assert_eq!(
         said(&format!("{JOBS}lookup = [\"query:job\"]\n")),
-        ["s.toml:6:11: [affinity.jobs] has a lookup without a source: it never knows a session; \
-          write learn = [{ from = \"header:x-job-id\" }], or client_made = true where the client makes it"]
+        ["s.toml:6:11: [affinity.jobs] never learns an id: it has only a `lookup`; \
+          write learn = [{ from = \"header:x-job-id\" }], or write client_made = true if clients make the id"]
     );
     let both = "client_made = true\nlearn = [{ from = \"location\" }]\nlookup = [\"query:job\"]\n";
     assert_eq!(
         said(&format!("{JOBS}{both}")),
-        ["s.toml:8:1: `learn` says nothing: by line 7 the client makes the id; leave one of the two out"]
+        ["s.toml:8:1: `learn` has no effect: by line 7, clients make the id; remove one of the two"]
     );
 }
 
 #[test]
-fn two_rules_that_claim_the_same_place() {
+fn two_rules_cannot_claim_the_same_place() {
     let two = "affinity = [\"a\", \"b\"]\n[affinity.a]\nclient_made = true\nlookup = [\"query:x\", \"header:id\"]\n\
         [affinity.b]\nclient_made = true\nlookup = [\"header:ID\"]\n";
     assert_eq!(
         said(two),
         ["s.toml:5:18: `a` and `b` both claim header:id; \
-          an id that is found there would be the first one's: look elsewhere for one of them"]
+          ids found there would all belong to the first rule: use another place for one of them"]
     );
     let sid = "affinity = [\"socket.io\", \"b\"]\n[affinity.b]\nclient_made = true\nlookup = [\"query:sid\"]\n";
     assert!(said(sid)[0].contains("both claim query:sid"), "{:?}", said(sid));
     let id = "affinity = [\"signalr\", \"b\"]\n[affinity.b]\nclient_made = true\nlookup = [\"query:id\"]\n";
     assert!(said(id)[0].contains("both claim query:id"), "{:?}", said(id));
     let twice = "affinity = [\"b\"]\n[affinity.b]\nclient_made = true\nlookup = [\"query:id\", \"query:id\"]\n";
-    assert_eq!(said(twice), ["s.toml:8:23: `query:id` stands here twice"]);
+    assert_eq!(said(twice), ["s.toml:8:23: `query:id` is listed twice"]);
 }
 
 #[test]
-fn words_nobody_knows() {
+fn unknown_taken_and_unused_names_are_reported() {
     assert_eq!(said("affinity = [\"sokjs\"]\n"), ["s.toml:5:13: unknown affinity `sokjs`; did you mean `sockjs`?"]);
     let custom = "affinity = [\"jbs\"]\n[affinity.jobs]\nclient_made = true\nlookup = [\"query:id\"]\n";
     assert!(said(custom).contains(&"s.toml:5:13: unknown affinity `jbs`; did you mean `jobs`?".to_owned()));
     let taken = "[affinity.mcp]\nclient_made = true\nlookup = [\"query:id\"]\n";
-    assert!(said(taken)[0].contains("`mcp` is a word of stickyd's own"), "{:?}", said(taken));
+    assert!(said(taken)[0].contains("`mcp` is the name of a built-in affinity"), "{:?}", said(taken));
     let unused = "[affinity.jobs]\nclient_made = true\nlookup = [\"query:id\"]\n";
     assert!(
         said(unused)[0].starts_with("warning: s.toml:5:11: no upstream uses [affinity.jobs]"),
@@ -120,29 +120,29 @@ fn words_nobody_knows() {
 }
 
 #[test]
-fn places_that_are_none() {
+fn invalid_values_are_reported_with_their_place() {
     for (line, what) in [
-        ("lookup = [\"path:/jobs\"]", "does not say where the id stands"),
+        ("lookup = [\"path:/jobs\"]", "the path needs {id}"),
         ("lookup = [\"path:jobs/{id}\"]", "a path begins with /"),
         ("lookup = [\"path:/{id}/{id}\"]", "once"),
-        ("lookup = [\"body:x\"]", "is no place in a request"),
-        ("lookup = [\"header:a b\"]", "is no name of a field"),
-        ("lookup = [\"header:cookie\"]", "a cookie has a place of its own"),
-        ("lookup = [\"cookie:a=b\"]", "is no name of a cookie"),
-        ("learn = [{ from = \"json:a.b.c.d.e.f.g.h.i\" }]", "8 is the most"),
+        ("lookup = [\"body:x\"]", "is not a place in a request"),
+        ("lookup = [\"header:a b\"]", "is not a valid header name"),
+        ("lookup = [\"header:cookie\"]", "cookies cannot be read as a header"),
+        ("lookup = [\"cookie:a=b\"]", "is not a valid cookie name"),
+        ("learn = [{ from = \"json:a.b.c.d.e.f.g.h.i\" }]", "the maximum is 8"),
         ("learn = [{ from = \"json:\" }]", "names of fields"),
         ("learn = [{ from = \"prefix:abc\" }]", "{id}"),
-        ("learn = [{ from = \"header:set-cookie\" }]", "a cookie has a place of its own"),
-        ("learn = [{ from = \"nowhere\" }]", "is no place"),
-        ("learn = [{ from = \"location\", path = \"/a/{id}\" }]", "stands in `lookup` only"),
-        ("learn = [{ from = \"location\", method = \"post\" }]", "is no method"),
+        ("learn = [{ from = \"header:set-cookie\" }]", "cookies cannot be read as a header"),
+        ("learn = [{ from = \"nowhere\" }]", "is not a place"),
+        ("learn = [{ from = \"location\", path = \"/a/{id}\" }]", "is allowed only in `lookup`"),
+        ("learn = [{ from = \"location\", method = \"post\" }]", "is not a supported method"),
         ("learn = [{ from = \"location\", status = 101 }]", "from 200 to 599"),
         ("learn = [{}]", "needs `from`"),
         ("refusal = [{ body = \"x\" }]", "needs `status`"),
-        ("refusal = [{ status = 200 }]", "every answer of this status would be a refusal"),
+        ("refusal = [{ status = 200 }]", "every answer with this status would be a refusal"),
         ("ends = [{}]", "every request would end its session"),
         ("ttl = \"0s\"", "must be from 1s"),
-        ("ttl_from = \"location\"", "no number of seconds"),
+        ("ttl_from = \"location\"", "cannot hold a number of seconds"),
     ] {
         let all = said(&format!("{JOBS}{line}\n"));
         assert!(all.iter().any(|one| one.starts_with("s.toml:7:") && one.contains(what)), "{line}: {all:?}");
@@ -150,13 +150,13 @@ fn places_that_are_none() {
 }
 
 #[test]
-fn follow_follows_sockets() {
+fn follow_needs_socket_io_and_places_of_its_own() {
     let text = format!("{HEAD}follow = [\"header:X-Socket-Id\", \"query:socketId\"]\n");
     let (config, warnings) = parse_with(&text, Path::new("s.toml"), &resolve).unwrap();
     assert_eq!((config.upstreams[0].follow.len(), warnings.len()), (2, 0));
     let alone = "affinity = [\"mcp\", \"address\"]\nfollow = [\"query:a\"]\n";
-    assert!(said(alone)[0].contains("`follow` has nothing to follow"), "{:?}", said(alone));
-    assert!(said("follow = [\"cookie:a\"]\n")[0].contains("header:NAME and query:NAME"));
+    assert!(said(alone)[0].contains("`follow` needs \"socket.io\""), "{:?}", said(alone));
+    assert!(said("follow = [\"cookie:a\"]\n")[0].contains("header:NAME or query:NAME"));
     let both = "affinity = [\"socket.io\", \"b\"]\nfollow = [\"query:x\"]\n[affinity.b]\nclient_made = true\nlookup = [\"query:x\"]\n";
     assert!(said(both)[0].contains("`follow` and `b` both claim query:x"), "{:?}", said(both));
 }

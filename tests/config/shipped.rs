@@ -1,4 +1,4 @@
-//! The files in `conf/`: each loads as it is, and the commented one tells the truth about every key.
+//! The files in `conf/`: each loads as it is, and `stickyd.toml` shows every key with its real default.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ fn commented() -> String {
     std::fs::read_to_string(conf().join("stickyd.toml")).unwrap()
 }
 
-/// All `*.toml` below a folder.
+/// All `*.toml` files below a folder.
 fn tomls(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -32,7 +32,7 @@ fn every_shipped_file_loads_without_a_warning() {
     let files = tomls(&conf());
     assert!(files.len() >= 10, "{files:?}");
     for (i, file) in files.iter().enumerate() {
-        // The certificates of whoever uses it are not there: in a folder that has some it must load as it is.
+        // The certificates that the file names do not exist here, so it is loaded in a folder where they are made.
         let dir = TempDir::new(&format!("shipped-{i}"));
         let text = std::fs::read_to_string(file).unwrap();
         provide(&dir, &text);
@@ -42,7 +42,7 @@ fn every_shipped_file_loads_without_a_warning() {
     }
 }
 
-/// Makes every certificate, key and authority that a text names, for the name before its ending.
+/// Makes every certificate, key and authority that a text names; a certificate is for the file's name without its ending.
 fn provide(dir: &TempDir, text: &str) {
     let named = |line: &str, key: &str| -> Vec<String> {
         let begin = format!("{key} = \"");
@@ -74,12 +74,12 @@ fn rsa() -> rcgen::KeyPair {
 }
 
 #[test]
-fn minimal_is_minimal() {
+fn the_minimal_example_is_short() {
     let text = std::fs::read_to_string(conf().join("examples/minimal.toml")).unwrap();
     assert!(text.lines().count() <= 8);
 }
 
-/// Un-comments `# key = value` and `# [table]`, one space deep; prose and deeper examples stay comments.
+/// Uncomments `# key = value` and `# [table]`, with one space after the `#`; prose and deeper examples stay comments.
 fn uncommented(leave_out: &str) -> String {
     let line = |line: &str| {
         let Some(rest) = line.strip_prefix("# ").filter(|rest| !rest.starts_with(leave_out)) else {
@@ -98,14 +98,14 @@ fn load_uncommented(dir: &TempDir, leave_out: &str) -> Config {
 }
 
 #[test]
-fn every_commented_line_is_right_and_shows_the_default() {
+fn every_commented_line_is_valid_and_shows_the_default() {
     let dir = TempDir::new("commented");
     dir.certificate("site", 2000..4000);
     std::fs::rename(dir.0.join("site.crt"), dir.0.join("fullchain.pem")).unwrap();
     std::fs::rename(dir.0.join("site.key"), dir.0.join("privkey.pem")).unwrap();
     dir.write("secret", "0123456789abcdef0123456789abcdef");
     dir.write("admin.token", "0123456789abcdef0123456789abcdef");
-    // The two stand for one another, so each has its turn.
+    // Only one of the two may be set, so each is tried in turn.
     assert!(load_uncommented(&dir, "secret = ").secret.is_some());
     let config = load_uncommented(&dir, "secret_file = ");
     assert!(
@@ -141,15 +141,15 @@ fn every_commented_line_is_right_and_shows_the_default() {
 }
 
 #[test]
-fn no_key_is_left_out() {
-    // An unknown key is answered with the keys there are: ask in every table.
+fn every_key_is_shown() {
+    // The error of an unknown key lists the known ones, so every table gets an unknown key.
     let text = "z = 1\n[[listener]]\nz = 1\nredirect = { z = 1 }\n[[listener]]\ntls = { z = 1, hsts = { z = 1 } }\n\
         [[listener]]\ntls = { certificates = [{ z = 1, client_auth = { z = 1 } }] }\n[upstream.a]\nz = 1\nworkers = [{ z = 1 }]\n\
         health = { z = 1 }\ncookie = { z = 1 }\ndrain = { z = 1 }\neject = { z = 1 }\ntls = { z = 1 }\nrate = { z = 1 }\nround_trip = { z = 1 }\n[[route]]\nz = 1\nrate = { z = 1 }\n[admin]\nz = 1\n[limits]\nz = 1\n[log]\nz = 1\n\
         [affinity.b]\nz = 1\nlookup = [\"query:a\"]\nlearn = [{ z = 1 }]\nrefusal = [{ z = 1 }]\ncreates = [{ z = 1 }]\nends = [{ z = 1 }]\n"
         .replace('z', "zzzzzzzzzzzz");
     let errors = errors_of(&text);
-    let lists = errors.lines().filter_map(|line| line.trim().strip_prefix("= help: there is "));
+    let lists = errors.lines().filter_map(|line| line.trim().strip_prefix("= help: use one of "));
     assert_eq!(lists.clone().count(), 26, "{errors}");
     let known: Vec<_> = lists.flat_map(|list| list.split(", ")).map(|key| key.trim_matches('`')).collect();
     assert!(known.len() >= 40, "{known:?}");

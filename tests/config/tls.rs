@@ -1,4 +1,4 @@
-//! `tls`, `redirect` and `proxy_protocol` of a listener: what they become, and every mistake in them.
+//! `tls`, `redirect` and `proxy_protocol` of a listener, and `tls` of an upstream: their values, and every error.
 
 use insta::assert_snapshot;
 use stickyd::config::{Buffers, ClientAuth, Redirect, Tls, parse_with};
@@ -7,7 +7,7 @@ use super::{TempDir, errors, errors_in, good, resolve, warnings};
 
 const WORKERS: &str = "[upstream.app]\nworkers = [\"127.0.0.1:3000\"]\n";
 
-/// A listener with this `tls`, in line 3.
+/// A configuration whose listener has this `tls`, on line 3.
 fn listener(tls: &str) -> String {
     format!("[[listener]]\naddress = \"0.0.0.0:443\"\ntls = {tls}\n{WORKERS}")
 }
@@ -19,7 +19,7 @@ fn read(dir: &TempDir, tls: &str) -> Tls {
     config.listeners.remove(0).tls.unwrap()
 }
 
-/// With `localhost.crt`, `ca.crt` and their keys.
+/// A folder with `localhost.crt`, its key, and `ca.crt`.
 fn files(name: &str) -> TempDir {
     let dir = TempDir::new(name);
     dir.certificate("localhost", 2000..4000);
@@ -31,7 +31,7 @@ fn files(name: &str) -> TempDir {
 }
 
 #[test]
-fn names_policies_and_hsts_arrive() {
+fn names_policies_and_hsts_are_read() {
     let dir = files("tls-keys");
     let one = read(
         &dir,
@@ -63,7 +63,7 @@ fn names_policies_and_hsts_arrive() {
 }
 
 #[test]
-fn redirects_and_proxy_headers_arrive() {
+fn redirects_and_proxy_headers_are_read() {
     let one =
         |keys: &str| good(&format!("[[listener]]\naddress = \"0.0.0.0:80\"\n{keys}\n{WORKERS}")).listeners.remove(0);
     assert_eq!((one("").redirect, one("").proxy_protocol), (None, false));
@@ -75,7 +75,7 @@ fn redirects_and_proxy_headers_arrive() {
 }
 
 #[test]
-fn an_expired_certificate_is_named() {
+fn certificates_with_wrong_dates_are_named() {
     let dir = files("tls-expired");
     dir.certificate("old", 2000..2010);
     assert_snapshot!(errors_in(&dir, &listener("{ certificate = \"old.crt\", key = \"old.key\" }")), @r#"
@@ -84,9 +84,9 @@ fn an_expired_certificate_is_named() {
       |
     3 | tls = { certificate = "old.crt", key = "old.key" }
       |                       ^^^^^^^^^
-      = help: clients refuse it: renew it, then reload
+      = help: clients reject it: renew it, then reload
     "#);
-    // In a chain, only its leaf must be valid.
+    // Of a chain, only the leaf must be valid.
     let chain = ["localhost.crt", "old.crt"].map(|name| std::fs::read_to_string(dir.0.join(name)).unwrap()).concat();
     dir.write("chain.crt", &chain);
     assert_snapshot!(warnings(&dir, &listener("{ certificate = \"chain.crt\", key = \"localhost.key\" }")), @r#"
@@ -95,7 +95,7 @@ fn an_expired_certificate_is_named() {
       |
     3 | tls = { certificate = "chain.crt", key = "localhost.key" }
       |                       ^^^^^^^^^^^
-      = help: some clients will refuse it; renew the chain, then reload
+      = help: some clients will reject it: renew the chain, then reload
     "#);
     dir.certificate("new", 4000..4090);
     assert_snapshot!(warnings(&dir, &listener("{ certificate = \"new.crt\", key = \"new.key\" }")), @r#"
@@ -104,51 +104,51 @@ fn an_expired_certificate_is_named() {
       |
     3 | tls = { certificate = "new.crt", key = "new.key" }
       |                       ^^^^^^^^^
-      = help: clients will refuse it until then; is the clock right?
+      = help: clients reject it until then: check this machine's clock
     "#);
 }
 
 #[test]
-fn certificates_that_are_in_each_others_way() {
+fn certificates_that_conflict_are_reported() {
     let dir = files("tls-same");
     let one = "certificate = \"localhost.crt\", key = \"localhost.key\"";
     let several = format!("{{ certificates = [{{ {one} }}, {{ {one} }}] }}");
     assert_snapshot!(warnings(&dir, &listener(&several)), @r#"
-    warning: `localhost` has a certificate with the same kind of key already, in line 3
+    warning: `localhost` already has a certificate with the same kind of key, on line 3
      --> DIR/s.toml:3:99
       |
     3 | tls = { certificates = [{ certificate = "localhost.crt", key = "localhost.key" }, { certificate = "localhost.crt", key = "localhost.key" }] }
       |                                                                                                   ^^^^^^^^^^^^^^^
-      = help: clients get the first; narrow one of them by `hosts`
+      = help: clients get the first; restrict one of them with `hosts`
     "#);
     let auth = "client_auth = { mode = \"required\", ca = \"ca.crt\" }";
     let several = format!("{{ certificates = [{{ {one} }}, {{ {one}, {auth} }}, {{ {one}, hosts = [] }}] }}");
     assert_snapshot!(errors_in(&dir, &listener(&several)), @r#"
-    error: `localhost` has another `client_auth` in line 3
+    error: `localhost` has a different `client_auth` on line 3
      --> DIR/s.toml:3:99
       |
     3 | tls = { certificates = [{ certificate = "localhost.crt", key = "localhost.key" }, { certificate = "localhost.crt", key = "localhost.key", client_auth = { mode = "required", ca = "ca.crt" } }, { certificate = "localhost.crt", key = "localhos
       |                                                                                                   ^^^^^^^^^^^^^^^
-      = help: one host, one policy: a client could choose the weaker
+      = help: use one policy: clients could choose the weaker one
 
-    error: this certificate bears no DNS name, so no client gets it
+    error: this certificate has no DNS name, so no client would get it
      --> DIR/s.toml:3:209
       |
     3 | …ficate = "localhost.crt", key = "localhost.key", client_auth = { mode = "required", ca = "ca.crt" } }, { certificate = "localhost.crt", key = "localhost.key", hosts = [] }] }
       |                                                                                                                         ^^^^^^^^^^^^^^^
-      = help: clients are told apart by name: write hosts = ["example.com"]
+      = help: certificates are chosen by name: write hosts = ["example.com"]
     "#);
     let both = format!("{{ {one}, certificates = [{{ {one} }}] }}");
     assert_snapshot!(errors_in(&dir, &listener(&both)), @r#"
-    error: `certificate` and `certificates` are both there
+    error: `certificate` and `certificates` cannot be used together
      --> DIR/s.toml:3:9
       |
     3 | tls = { certificate = "localhost.crt", key = "localhost.key", certificates = [{ certificate = "localhost.crt", key = "localhost.key" }] }
       |         ^^^^^^^^^^^
-      = help: put the pair into `certificates`, first if it is the default
+      = help: move the pair into `certificates`, as the first entry if it is the default
     "#);
     assert_snapshot!(errors_in(&dir, &listener("{ certificates = [] }")), @r#"
-    error: `certificates` is empty: TLS needs one
+    error: `certificates` is empty: TLS needs at least one
      --> DIR/s.toml:3:24
       |
     3 | tls = { certificates = [] }
@@ -157,7 +157,7 @@ fn certificates_that_are_in_each_others_way() {
 }
 
 #[test]
-fn mistakes_about_clients_certificates() {
+fn mistakes_in_client_auth_are_errors() {
     let dir = files("tls-auth");
     let of = |auth: &str| {
         let tls = format!("{{ certificate = \"localhost.crt\", key = \"localhost.key\", client_auth = {auth} }}");
@@ -169,7 +169,7 @@ fn mistakes_about_clients_certificates() {
       |
     3 | tls = { certificate = "localhost.crt", key = "localhost.key", client_auth = { mode = "required" } }
       |                                                                                      ^^^^^^^^^^
-      = help: write ca = "ca.pem": who signs the certificates of clients
+      = help: write ca = "ca.pem": the authorities that sign clients' certificates
     "#);
     assert_snapshot!(of("{ mode = \"sometimes\", ca = \"ca.crt\" }"), @r#"
     error: unknown mode `sometimes`
@@ -177,10 +177,10 @@ fn mistakes_about_clients_certificates() {
       |
     3 | tls = { certificate = "localhost.crt", key = "localhost.key", client_auth = { mode = "sometimes", ca = "ca.crt" } }
       |                                                                                      ^^^^^^^^^^^
-      = help: there is `off`, `optional`, `required`
+      = help: use one of `off`, `optional`, `required`
     "#);
     assert_snapshot!(of("{ mode = \"off\", ca = \"ca.crt\" }"), @r#"
-    error: `ca` says who signs clients' certificates, and mode = "off" asks for none
+    error: `ca` has no effect with mode = "off": remove it, or set another mode
      --> DIR/s.toml:3:98
       |
     3 | tls = { certificate = "localhost.crt", key = "localhost.key", client_auth = { mode = "off", ca = "ca.crt" } }
@@ -188,12 +188,12 @@ fn mistakes_about_clients_certificates() {
     "#);
     dir.write("empty.crt", "");
     assert_snapshot!(of("{ mode = \"optional\", ca = \"empty.crt\" }"), @r#"
-    error: cannot use empty.crt: no certificate in it
+    error: cannot use empty.crt: it contains no certificate
      --> DIR/s.toml:3:103
       |
     3 | tls = { certificate = "localhost.crt", key = "localhost.key", client_auth = { mode = "optional", ca = "empty.crt" } }
       |                                                                                                       ^^^^^^^^^^^
-      = help: the file begins -----BEGIN CERTIFICATE-----
+      = help: use a file with -----BEGIN CERTIFICATE-----
     "#);
     assert_snapshot!(of("{ mode = \"optional\", ca = \"gone.crt\" }"), @r#"
     error: cannot read DIR/gone.crt: No such file or directory (os error 2)
@@ -205,7 +205,7 @@ fn mistakes_about_clients_certificates() {
 }
 
 #[test]
-fn mistakes_about_hsts() {
+fn mistakes_in_hsts_are_reported() {
     let dir = files("tls-hsts");
     let of = |hsts: &str| {
         listener(&format!("{{ certificate = \"localhost.crt\", key = \"localhost.key\", hsts = {hsts} }}"))
@@ -227,17 +227,17 @@ fn mistakes_about_hsts() {
       = help: write a duration such as "5s"
     "#);
     assert_snapshot!(warnings(&dir, &of("{ max_age = \"30d\", preload = true }")), @r#"
-    warning: `preload` is asked for, but browsers will not take it
+    warning: `preload` is set, but browsers will not accept it
      --> DIR/s.toml:3:70
       |
     3 | tls = { certificate = "localhost.crt", key = "localhost.key", hsts = { max_age = "30d", preload = true } }
       |                                                                      ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-      = help: the browsers' lists ask for include_subdomains = true and max_age = "365d" or more
+      = help: browsers' preload lists require include_subdomains = true and max_age = "365d" or more
     "#);
 }
 
 #[test]
-fn mistakes_about_buffers() {
+fn mistakes_in_buffers_are_errors() {
     let dir = files("tls-buffers");
     let of = |buffers: &str| {
         listener(&format!("{{ certificate = \"localhost.crt\", key = \"localhost.key\", buffers = {buffers} }}"))
@@ -260,7 +260,7 @@ fn mistakes_about_buffers() {
 }
 
 #[test]
-fn mistakes_about_redirects_and_proxy_headers() {
+fn mistakes_in_redirects_and_proxy_headers_are_errors() {
     let of = |keys: &str| errors(&format!("[[listener]]\naddress = \"0.0.0.0:81\"\n{keys}"));
     assert_snapshot!(of("redirect = \"http\""), @r#"
     error: unknown redirect `http`
@@ -284,7 +284,7 @@ fn mistakes_about_redirects_and_proxy_headers() {
       |                                 ^^^
     "#);
     assert_snapshot!(of("proxy_protocol = \"required\""), @r#"
-    error: a PROXY header is required, but nobody may send one
+    error: a PROXY header is required, but no proxy is trusted to send it
      --> s.toml:7:18
       |
     7 | proxy_protocol = "required"
@@ -297,17 +297,17 @@ fn mistakes_about_redirects_and_proxy_headers() {
       |
     7 | proxy_protocol = "on"
       |                  ^^^^
-      = help: there is `off`, `required`
+      = help: use one of `off`, `required`
     "#);
     let dir = files("tls-redirect");
     let both = listener("{ certificate = \"localhost.crt\", key = \"localhost.key\" }\nredirect = \"https\"");
     assert_snapshot!(errors_in(&dir, &both), @r#"
-    error: this listener redirects to https, and has `tls` itself
+    error: a listener cannot have both `redirect` and `tls`
      --> DIR/s.toml:3:1
       |
     3 | tls = { certificate = "localhost.crt", key = "localhost.key" }
       | ^^^
-      = help: give the port for plain HTTP a listener of its own: redirect = "https"
+      = help: write redirect = "https" on a separate listener for plain HTTP
     "#);
 }
 
@@ -316,7 +316,7 @@ fn upstream(worker: &str, tls: &str) -> String {
 }
 
 #[test]
-fn tls_to_workers_arrives() {
+fn tls_to_workers_is_read() {
     let dir = files("tls-workers");
     let read = |worker: &str, tls: &str| {
         let (config, warnings) = parse_with(&upstream(worker, tls), &dir.0.join("s.toml"), &resolve)
@@ -342,12 +342,12 @@ fn tls_to_workers_arrives() {
 }
 
 #[test]
-fn mistakes_about_tls_to_workers() {
+fn mistakes_in_tls_to_workers_are_errors() {
     let dir = files("tls-workers-wrong");
     dir.certificate("other", 2000..4000);
     let of = |worker: &str, tls: &str| errors_in(&dir, &upstream(worker, tls));
     assert_snapshot!(of("unix:/run/a.sock", "{ ca = \"ca.crt\" }"), @r#"
-    error: a unix socket has no host to look for in a certificate
+    error: a unix socket has no host name to verify in a certificate
      --> DIR/s.toml:5:7
       |
     5 | tls = { ca = "ca.crt" }
@@ -355,13 +355,13 @@ fn mistakes_about_tls_to_workers() {
       = help: write server_name = "app.internal": the name in its certificate
     "#);
     assert_snapshot!(of("127.0.0.1:1", "{ ca = \"ca.crt\", verify = false, server_name = \"a b\" }"), @r#"
-    error: `ca` says whom to believe, and verify = false believes everybody
+    error: `ca` has no effect with verify = false: remove one of the two
      --> DIR/s.toml:5:14
       |
     5 | tls = { ca = "ca.crt", verify = false, server_name = "a b" }
       |              ^^^^^^^^
 
-    error: `a b` is no name a certificate could bear
+    error: `a b` is not a valid name in a certificate
      --> DIR/s.toml:5:54
       |
     5 | tls = { ca = "ca.crt", verify = false, server_name = "a b" }
@@ -369,7 +369,7 @@ fn mistakes_about_tls_to_workers() {
       = help: write a host without a port: "app.internal"
     "#);
     assert_snapshot!(of("127.0.0.1:1", "{ ca = \"ca.crt\", key = \"localhost.key\" }"), @r#"
-    error: `certificate` and `key` belong together, and one of them is missing
+    error: `certificate` and `key` must be given together, and one of them is missing
      --> DIR/s.toml:5:30
       |
     5 | tls = { ca = "ca.crt", key = "localhost.key" }
@@ -381,7 +381,7 @@ fn mistakes_about_tls_to_workers() {
       |
     5 | tls = { certificate = "localhost.crt", key = "other.key", verify = 1 }
       |                                              ^^^^^^^^^^^
-      = help: the chain begins with the server's own certificate
+      = help: the key must belong to the chain's first certificate, the server's own
 
     error: `verify` must be true or false, not an integer
      --> DIR/s.toml:5:68

@@ -1,4 +1,4 @@
-//! What is told to whom: `[log] format`, `forwarded` and `debug_header` of an upstream.
+//! `[log] format`, and `forwarded` and `debug_header` of an upstream: their values, and the errors for wrong values.
 
 use insta::assert_snapshot;
 use stickyd::config::{LogFormat, check_level};
@@ -6,7 +6,7 @@ use stickyd::config::{LogFormat, check_level};
 use super::{HEAD, errors, good};
 
 #[test]
-fn every_key_arrives() {
+fn every_key_is_read_into_its_field() {
     let config = good(&format!("{HEAD}forwarded = true\ndebug_header = true\n[log]\nformat = \"json\""));
     assert!(config.upstreams[0].forwarded && config.upstreams[0].debug_header);
     assert_eq!(config.log.format, LogFormat::Json);
@@ -17,7 +17,7 @@ fn every_key_arrives() {
 }
 
 #[test]
-fn wrong_ones() {
+fn wrong_values_are_errors() {
     assert_snapshot!(errors("[log]\nformat = \"jsno\""), @r#"
     error: unknown log format `jsno`
      --> s.toml:6:10
@@ -36,8 +36,8 @@ fn wrong_ones() {
 }
 
 #[test]
-fn levels_said_at_run_time() {
+fn levels_set_at_run_time_are_checked() {
     assert_eq!(check_level("info,stickyd::affinity=debug"), Ok(()));
-    assert_eq!(check_level("inof"), Err("`inof` is no log level: did you mean `info`?".to_owned()));
-    assert!(check_level("info,a=b=c").unwrap_err().contains("`level` is no log filter"));
+    assert_eq!(check_level("inof"), Err("`inof` is not a log level: did you mean `info`?".to_owned()));
+    assert!(check_level("info,a=b=c").unwrap_err().contains("`level` is not a valid log filter"));
 }

@@ -1,12 +1,13 @@
-//! `round_trip`, `tunnel_ping`, `tunnel_ping_timeout` and `broadcast`: what is wrong with them, and that a reload applies them.
+//! `round_trip`, `tunnel_ping`, `tunnel_ping_timeout` and `broadcast`: the errors for wrong values, and the setting of a
+//! route.
 
 use super::{HEAD, errors, good};
 use insta::assert_snapshot;
 
 #[test]
-fn an_excellent_round_trip_is_the_shorter_one() {
+fn an_excellent_round_trip_is_shorter_than_a_good_one() {
     assert_snapshot!(errors("round_trip = { excellent = \"300ms\" }"), @r#"
-    error: an excellent round-trip is shorter than one that is only good
+    error: `excellent` must be shorter than `good`
      --> s.toml:5:14
       |
     5 | round_trip = { excellent = "300ms" }
@@ -16,7 +17,7 @@ fn an_excellent_round_trip_is_the_shorter_one() {
 }
 
 #[test]
-fn a_ping_has_a_range_and_its_timeout_needs_it() {
+fn pings_have_a_range_and_their_timeout_needs_them() {
     assert_snapshot!(errors("tunnel_ping = \"500ms\"\nround_trip = { good = \"7s\" }\nbroadcast = \"yes\""), @r#"
     error: `tunnel_ping` must be from 1s to 1day
      --> s.toml:5:15
@@ -37,18 +38,18 @@ fn a_ping_has_a_range_and_its_timeout_needs_it() {
       |             ^^^^^
     "#);
     assert_snapshot!(errors("tunnel_ping_timeout = \"5s\""), @r#"
-    error: `tunnel_ping_timeout` without `tunnel_ping`: nobody is pinged
+    error: `tunnel_ping_timeout` has no effect without `tunnel_ping`
      --> s.toml:5:23
       |
     5 | tunnel_ping_timeout = "5s"
       |                       ^^^^
-      = help: write tunnel_ping = "20s", too, or leave this out
+      = help: add tunnel_ping = "20s", or remove this
     "#);
 }
 
-/// A route may have its own word on broadcasts; none is another thing than no.
+/// A route may set its own `broadcast`; leaving it out differs from `false`.
 #[test]
-fn a_route_says_whether_it_hears_broadcasts() {
+fn a_route_may_override_broadcast() {
     for (line, said) in [("", None), ("broadcast = true", Some(true)), ("broadcast = false", Some(false))] {
         let config = good(&format!("{HEAD}[[route]]\nupstream = \"app\"\n{line}"));
         assert_eq!(config.routes[0].broadcast, said, "{line}");

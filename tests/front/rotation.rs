@@ -74,7 +74,7 @@ fn half_a_pair_keeps_the_old_one_and_says_so() {
     let binary = started(&files, &worker);
     let other = files.issue("other", &["a.example"]);
     std::fs::copy(files.directory.join("other.pem"), files.directory.join("site.pem")).unwrap();
-    binary.says(&["not reloaded, the old configuration stays"]);
+    binary.says(&["not reloaded, the old configuration stays in use"]);
     eventually("it says which", || binary.log().contains("site.key is not the key of"));
     assert_eq!(files.client().connect(binary.address, "a.example").certificate, first);
     assert!(files.client().is_served(binary.address, "a.example"));

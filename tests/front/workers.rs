@@ -132,7 +132,7 @@ fn checks_use_it_too_and_the_log_says_why_one_fails() {
         files.directory.join("ca.pem").display()
     );
     let binary = Binary::with(&toml);
-    let said = binary.says(&["TLS to this worker fails", &bad.address.to_string()]);
+    let said = binary.says(&["TLS handshake with worker failed", &bad.address.to_string()]);
     assert!(said.contains("invalid peer certificate") && said.contains("name=127.0.0.1"), "{said}");
     eventually("only the good one is up", || {
         let metrics = Raw::connect_unix(&binary.admin()).get("/metrics");

@@ -95,7 +95,7 @@ fn every_answer_is_as_the_document_says() {
         (&up["restarts"], &up["why"]["ejection"], &up["check"]["outcome"]),
         (&json!(0), &json!("never"), &json!("passed"))
     );
-    assert_eq!((&gone["health"], &gone["why"]["health"]), (&json!("gone"), &json!("nobody has ever listened there")));
+    assert_eq!((&gone["health"], &gone["why"]["health"]), (&json!("gone"), &json!("no process has listened there")));
     assert_eq!(gone["process"], Value::Null);
     // The workers of this test are threads of its own process.
     eventually("their process is found", || {
@@ -209,7 +209,7 @@ fn every_answer_is_as_the_document_says() {
     assert_eq!((api.say("one", "sleep", "").0, api.say("three", "drain", "").0), (404, 404));
     assert_eq!(api.say("one", "drain", "{\"grace\": 1}").0, 422);
     let said = api.say("one", "drain", "{\"grace\": \"1h\"}").1;
-    assert_eq!((&said["admin"], &said["why"]["admin"]), (&json!("drain"), &json!("said at run time")));
+    assert_eq!((&said["admin"], &said["why"]["admin"]), (&json!("drain"), &json!("set at run time")));
     assert!(api.get(&format!("/api/v1/pins?sid={sid}")).1["drain_ends_in_s"].as_u64().unwrap() <= 3_600);
     assert_eq!(api.get("/api/v1/explain?address=192.0.2.1").1["now"]["worker"], "two");
     api.say("two", "maint", "");

@@ -55,7 +55,7 @@ fn looking() {
 
     let pin = says(&binary, &format!("pin {sid}"));
     assert!(pin.starts_with("worker      one\n"), "{pin}");
-    assert!(fails(&binary, "pin nobodys", 1).starts_with("error: this stickyd has not pinned that session"));
+    assert!(fails(&binary, "pin nobodys", 1).starts_with("error: this stickyd has no pin for that session"));
 
     let explained = says(&binary, &format!("explain --sid {sid} --address 192.0.2.1"));
     let lines: Vec<&str> = explained.lines().collect();
@@ -65,7 +65,7 @@ fn looking() {
         "{explained}"
     );
     assert_eq!(json(&says(&binary, "explain --kind request --address 192.0.2.1 --json"))["now"]["why"], "hash");
-    assert_eq!(fails(&binary, "explain --address x", 1), "error: `address` is no IP address\n");
+    assert_eq!(fails(&binary, "explain --address x", 1), "error: `address` is not an IP address\n");
 
     let stats = says(&binary, "stats");
     assert!(stats.starts_with("UPSTREAM  WORKER  REQUESTS") && stats.contains("\nhandshakes "), "{stats}");
@@ -79,12 +79,12 @@ fn telling() {
     let left = worker(&binary, "one")["sessions"].as_u64().unwrap();
     assert_eq!(
         says(&binary, "drain app/one"),
-        format!("app/one is in drain: {left} sessions stay until they end by themselves\n")
+        format!("app/one is in drain: {left} sessions stay until they end on their own\n")
     );
-    assert!(says(&binary, "workers").contains("\napp/one is in drain: said at run time\n"));
+    assert!(says(&binary, "workers").contains("\napp/one is in drain: set at run time\n"));
     assert_eq!(
         fails(&binary, "drain app/one --wait --timeout 50ms", 1).lines().last(),
-        Some("error: there are still sessions; the drain goes on")
+        Some("error: timed out with sessions left; the drain continues")
     );
     let output = stickyd(&binary, "drain app/one --grace 1s --wait");
     let progress = String::from_utf8(output.stderr).unwrap();
@@ -98,8 +98,8 @@ fn telling() {
     assert_eq!(says(&binary, "ready app/one"), "app/one is ready\n");
     assert_eq!(json(&says(&binary, "maint app/two --json"))["admin"], "maint");
     assert!(fails(&binary, "drain app/three", 1).starts_with("error: upstream `app` has no worker `three`"));
-    assert!(fails(&binary, "drain app/one --grace soon", 1).contains("`grace` is no duration"));
-    assert!(fails(&binary, "drain one", 2).contains("write UPSTREAM/WORKER"));
+    assert!(fails(&binary, "drain app/one --grace soon", 1).contains("invalid `grace`"));
+    assert!(fails(&binary, "drain one", 2).contains("expected UPSTREAM/WORKER"));
 
     assert_eq!(says(&binary, "log"), "level  info (from environment)\nfile   info\n");
     assert_eq!(says(&binary, "log debug"), "level  debug (from run time)\nfile   info\n");
@@ -123,37 +123,37 @@ fn sockets_are_shown_and_closed() {
     let red = json(&says(&binary, "sockets --label room=red --transport polling --sort -id --json"));
     assert_eq!(red["total"], 2);
     let id = red["sockets"][0]["id"].as_str().unwrap();
-    assert!(says(&binary, "sockets --limit 1").ends_with("1 shown of 3 that fit (--limit, --offset), 3 live\n"));
+    assert!(says(&binary, "sockets --limit 1").ends_with("1 of 3 matching sockets (--limit, --offset), 3 live\n"));
     let one = says(&binary, &format!("sockets {id}"));
     assert!(one.starts_with(&format!("id           {id}\n")) && one.contains("\nlabels       room=red\n"), "{one}");
     assert!(fails(&binary, "sockets nobody", 1).starts_with("error: there is no live socket `nobody`"));
     assert!(fails(&binary, "sockets --state dead", 1).contains("open, quiet, suspect, draining, closing"));
-    assert!(fails(&binary, "sockets --label red", 2).contains("write NAME=VALUE"));
+    assert!(fails(&binary, "sockets --label red", 2).contains("expected NAME=VALUE"));
 
     let top = says(&binary, "top --once --rows 2");
     assert!(
-        top.contains("\n3 live sockets, 3 that fit; the busiest of them:\n") && top.contains("UPSTREAM  WORKER"),
+        top.contains("\n3 live sockets, 3 matching; the busiest of them:\n") && top.contains("UPSTREAM  WORKER"),
         "{top}"
     );
     assert_eq!(top.matches("polling").count(), 2, "{top}");
 
     // Nothing without a word that it is meant.
-    assert!(fails(&binary, "close", 1).contains("which sockets?"));
-    assert!(fails(&binary, "close --all --label room=red", 1).contains("exclude each other"));
+    assert!(fails(&binary, "close", 1).contains("no sockets selected"));
+    assert!(fails(&binary, "close --all --label room=red", 1).contains("cannot be combined"));
     assert_eq!(fails(&binary, "close --label room=red", 1), "error: 2 sockets would be closed: add --yes\n");
-    assert!(fails(&binary, "close --label room=green --yes", 1).contains("no live socket fits"));
+    assert!(fails(&binary, "close --label room=green --yes", 1).contains("no live socket matches"));
     assert!(fails(&binary, &format!("close {id} --code 1006"), 1).contains("must never be sent"));
     assert_eq!(
         says(&binary, "close --label room=red --dry-run"),
-        "2 sockets would be told to close: 0 tunnels, 2 polling sessions\n"
+        "2 sockets would be closed: 0 tunnels, 2 polling sessions\n"
     );
     assert_eq!(json(&says(&binary, "sockets --json"))["total"], 3);
 
-    assert_eq!(says(&binary, &format!("close {id}")), format!("{id} is told to close\n"));
+    assert_eq!(says(&binary, &format!("close {id}")), format!("closing {id}\n"));
     let output = stickyd(&binary, "close --all --spread 1s --yes");
     let (said, progress) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert_eq!(output.status.code(), Some(0), "{progress}");
-    assert_eq!(said, "2 sockets are told to close (0 tunnels, 2 polling sessions); 0 had gone before\n");
+    assert_eq!(said, "2 sockets closed (0 tunnels, 2 polling sessions); 0 had already ended\n");
     assert_eq!(progress.lines().last(), Some("0 of 2 sockets left"), "{progress}");
     assert_eq!(says(&binary, "sockets").lines().last(), Some("0 of 0 live sockets"));
 }
@@ -180,7 +180,7 @@ fn where_nobody_answers_and_how_to_be_helped() {
         );
     }
     let help = run(&["--help"]);
-    assert!(String::from_utf8(help.stdout).unwrap().contains("Exit codes: 0 done; 1 not done"));
+    assert!(String::from_utf8(help.stdout).unwrap().contains("Exit codes: 0 success; 1 failure"));
     for shell in ["bash", "zsh", "fish"] {
         let script = String::from_utf8(run(&["completions", shell]).stdout).unwrap();
         assert!(

@@ -176,7 +176,7 @@ fn a_name_grows_shrinks_and_vanishes_and_no_session_moves() {
     sids.extend(new);
 
     names.set(&[]);
-    let gone = "a name does not resolve any more: the addresses it had stay";
+    let gone = "name no longer resolves: its last addresses are kept";
     binary.says(&[gone, "app.test", "kept=1"]);
     assert!(state(&binary, "kept") && name(&binary)["addresses"] == serde_json::json!([c]));
     assert!(name(&binary)["error"].as_str().is_some_and(|error| error.contains("not known")), "{}", name(&binary));
@@ -281,7 +281,7 @@ fn our_own_listener_is_no_worker() {
         text(&format!("\"app.test:{}\"", listener.port())).replace("[upstream", &format!("{listeners}[upstream"));
     let binary = names.stickyd(&toml);
     names.set(&[listener.ip()]);
-    binary.says(&["a name leads to stickyd's own listener", &listener.ip().to_string()]);
+    binary.says(&["name resolves to stickyd's own listener", &listener.ip().to_string()]);
     assert_eq!(Raw::connect(listener).get("/").status(), 503);
     assert!(states(&binary).is_empty());
 }
@@ -301,7 +301,7 @@ fn a_lookup_that_hangs_is_said_is_the_only_one_and_holds_up_no_stop() {
     let mut binary = names.stickyd(&text(&format!("\"app.test:{port}\"")));
     let sids = sessions(&binary, "a");
     names.hang();
-    binary.says(&["a name does not resolve any more: the addresses it had stay", "no answer in time"]);
+    binary.says(&["name no longer resolves: its last addresses are kept", "no answer in time"]);
     assert!(state(&binary, "kept"));
     assert_eq!(lookups(&binary), 1);
     unmoved(&binary, &sids);

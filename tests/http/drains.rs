@@ -152,7 +152,7 @@ fn without_a_grace_sessions_stay_and_new_ones_go_elsewhere() {
     let answer = Raw::connect(binary.address).ask(&upgrade);
     assert_eq!(answer.text(), "two", "a new WebSocket does not");
     assert!(answer.header("set-cookie").is_some());
-    binary.says(&["draining: sessions stay until they end", "worker=one"]);
+    binary.says(&["draining: sessions end on their own", "worker=one"]);
     // A reload that says nothing new of it changes nothing; the API takes it back.
     reload(&binary, &text(&[("one", &one), ("two", &two)], "response_timeout = \"59s\""));
     assert_eq!(worker(&binary, "one")["admin"], "drain");
@@ -237,7 +237,7 @@ fn maint_ends_all_at_once_and_says_how_many() {
     assert_eq!(message(&binary, &sids[1]).text(), REFUSAL, "at once");
     assert_eq!(open.answer().text(), REFUSAL);
     eventually("nothing is left", || worker(&binary, "one")["sessions"] == 0);
-    binary.says(&["its sessions are ended at once", &format!("sessions={at_start}")]);
+    binary.says(&["its sessions end at once", &format!("sessions={at_start}")]);
     assert_eq!(post(&binary, "/api/v1/workers/app/one/ready", "").0, 200);
     assert_eq!(message(&binary, &sids[2]).text(), REFUSAL, "ended is ended");
     sessions_at(&binary, "one", 1);
@@ -273,7 +273,7 @@ fn what_cannot_be_said_is_answered_in_words() {
         ("/api/v1/workers/app/%2Frun%2Fone.sock/stop", "", 404, "drain, maint or ready"),
         ("/api/v1/workers/app/%2Frun%2Fone.sock/drain", "{\"grace\": 5}", 422, "needs a unit"),
         ("/api/v1/workers/app/%2Frun%2Fone.sock/drain", "{\"grase\": \"5s\"}", 422, "unknown field `grase`"),
-        ("/api/v1/workers/app/%2Frun%2Fone.sock/maint", "{\"grace\": \"5s\"}", 422, "only a drain has a grace"),
+        ("/api/v1/workers/app/%2Frun%2Fone.sock/maint", "{\"grace\": \"5s\"}", 422, "allowed only for drain"),
     ] {
         let (said, answer) = post(&binary, path, body);
         assert_eq!(said, status, "{answer}");

@@ -241,7 +241,7 @@ fn a_reload_changes_them_and_forgets_no_count() {
     reloads("");
     assert_eq!(get(""), 200);
     assert!((metric(&binary, "stickyd_guarded_total{guard=\"network\",upstream=\"app\"}") - 1.0).abs() < 0.1);
-    binary.says(&["a rate limit is reached", "limit=\"rate_requests\""]);
+    binary.says(&["rate limit reached", "limit=\"rate_requests\""]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -167,7 +167,7 @@ fn one_that_cannot_be_had_fails_the_whole_reload() {
     let (status, said) = post_reload(&binary);
     let error = said["error"].as_str().unwrap();
     assert!(status == 422 && error.contains(&format!("cannot listen on {at}: Address already in use")), "{said}");
-    binary.says(&["not reloaded, the old configuration stays"]);
+    binary.says(&["not reloaded, the old configuration stays in use"]);
     assert_eq!(Raw::connect(binary.address).get("/").text(), "a", "neither the listener nor the worker changed");
     assert!(TcpStream::connect(free).is_err());
     drop(taken);

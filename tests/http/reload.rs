@@ -163,7 +163,7 @@ fn a_bad_file_changes_nothing_and_says_where() {
     let error = said["error"].as_str().unwrap();
     assert!(error.contains("stickyd.toml:8:") && error.contains("affinty"), "{error}");
     assert!(error.contains("stickyd.toml:9:") && error.contains("needs a unit"), "all at once: {error}");
-    binary.says(&["not reloaded, the old configuration stays"]);
+    binary.says(&["not reloaded, the old configuration stays in use"]);
     binary.signal("HUP");
     eventually("both are counted", || {
         (metric(&binary, "stickyd_reloads_total{result=\"failed\"}") - 2.0).abs() < f64::EPSILON
@@ -183,7 +183,7 @@ fn what_needs_a_restart_is_named() {
     let (status, said) = post_reload(&binary);
     assert_eq!(status, 200);
     assert_eq!(said["needs_restart"], serde_json::json!(["secret", "[limits] pins"]));
-    binary.says(&["[limits] pins changed in the file, but needs a restart"]);
+    binary.says(&["setting has changed in the file but needs a restart", "[limits] pins"]);
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn an_upstream_is_emptied_only_when_that_is_meant() {
     write(&binary, &text(&[], "allow_empty = true"));
     let (status, said) = post_reload(&binary);
     assert_eq!(status, 200);
-    let lost = "upstream `app` has no worker any more, and there are still sessions: 1, tunnels: 0";
+    let lost = "upstream `app` no longer has any workers while it has live sessions: 1, tunnels: 0";
     assert_eq!(said["warnings"], serde_json::json!([lost]));
     binary.says(&[lost]);
     assert_eq!(client.get("/").status(), 503);

@@ -25,7 +25,7 @@ fn by_the_file_good_and_bad() {
     let binary = Binary::with(&text(&[&one], ""));
     write(&binary, &text(&[&two], "[limits]\npins = 5000"));
     let output = reload(&binary, BY_FILE);
-    assert_eq!(said(&output), (0, "reloaded\n[limits] pins changed in the file, but needs a restart\n", ""));
+    assert_eq!(said(&output), (0, "reloaded\n[limits] pins has changed in the file but needs a restart\n", ""));
     assert_eq!(Raw::connect(binary.address).get("/").text(), "two");
 
     write(&binary, &text(&[&one], "affinty = 1"));
@@ -33,7 +33,7 @@ fn by_the_file_good_and_bad() {
     let (code, out, err) = said(&output);
     assert_eq!((code, out), (1, ""));
     assert!(err.contains("unknown key `affinty`") && err.contains(" --> stickyd.toml:8:1"), "{err}");
-    assert!(err.ends_with("not reloaded, the old configuration stays\n"), "{err}");
+    assert!(err.ends_with("not reloaded, the old configuration stays in use\n"), "{err}");
     // So bad that nothing can be found in it: the place is told all the same.
     write(&binary, &text(&[&one], "= 1"));
     let output = reload(&binary, BY_FILE);
@@ -67,5 +67,5 @@ fn where_nobody_answers() {
     assert!(said(&reload(&binary, &["--admin", &free])).2.contains("is it running?"));
     std::fs::write(binary.directory.join("none.toml"), "[upstream.app]\n").unwrap();
     let output = reload(&binary, &["--config", "none.toml"]);
-    assert!(said(&output).0 == 1 && said(&output).2.contains("has no admin listener"), "{output:?}");
+    assert!(said(&output).0 == 1 && said(&output).2.contains("there is no admin listener"), "{output:?}");
 }

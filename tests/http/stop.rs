@@ -27,7 +27,7 @@ fn an_idle_stickyd_ends_soon_and_says_so() {
     assert_eq!(code, Some(0));
     assert!(took < Duration::from_millis(1_800), "{took:?}");
     kept.closed();
-    binary.says(&["stopped: everything ended by itself"]);
+    binary.says(&["stopped: everything ended before the deadline"]);
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn a_request_under_way_finishes_while_nobody_new_is_let_in() {
     assert_eq!((answer.text(), answer.header("connection")), ("finished", Some("close")));
     client.closed();
     assert_eq!(binary.wait(), Some(0));
-    binary.says(&["stopped: everything ended by itself"]);
+    binary.says(&["stopped: everything ended before the deadline"]);
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn a_request_that_never_ends_is_cut_at_the_deadline() {
     assert!(took > Duration::from_millis(1_900) && took < Duration::from_secs(5), "{took:?}");
     client.closed();
     worker.closed(0);
-    binary.says(&["what had not ended at the deadline was cut", "cut=1"]);
+    binary.says(&["connections still open at the deadline were cut", "cut=1"]);
 }
 
 #[test]

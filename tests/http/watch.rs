@@ -69,7 +69,7 @@ fn a_mistake_is_told_and_its_correction_picked_up() {
     let binary = Binary::with(&text(&one));
     let file = binary.directory.join("stickyd.toml");
     std::fs::write(&file, complete(&binary, &two, "affinty = 1\n")).unwrap();
-    binary.says(&["not reloaded, the old configuration stays"]);
+    binary.says(&["not reloaded, the old configuration stays in use"]);
     binary.says(&["unknown key `affinty`"]);
     eventually("counted", || (reloads(&binary, "failed") - 1.0).abs() < f64::EPSILON);
     assert!(metric(&binary, "stickyd_config_ok").abs() < f64::EPSILON);
@@ -84,7 +84,7 @@ fn a_file_that_goes_is_missed_and_one_that_comes_is_read() {
     let (one, two) = (engine("one"), engine("two"));
     let binary = Binary::with(&text(&one));
     std::fs::remove_file(binary.directory.join("stickyd.toml")).unwrap();
-    binary.says(&["stickyd.toml is not there any more, the old configuration stays"]);
+    binary.says(&["stickyd.toml no longer exists; the old configuration stays in use"]);
     assert!(metric(&binary, "stickyd_config_ok").abs() < f64::EPSILON);
     assert!((reloads(&binary, "ok") + reloads(&binary, "failed")).abs() < f64::EPSILON);
     assert_eq!(Raw::connect(binary.address).get("/").text(), "one");

@@ -282,7 +282,7 @@ fn wrong_questions() {
         ("sort=size", 422, "connected, idle"),
         ("limit=0", 422, "from 1 to 10000"),
         ("limit=10001", 422, "from 1 to 10000"),
-        ("offset=-1", 422, "is a number"),
+        ("offset=-1", 422, "must be a number"),
         ("wroker=x", 422, "unknown parameter `wroker`"),
     ] {
         let (answered, said) = watched.ask("GET", &format!("/api/v1/sockets?{query}"), "");

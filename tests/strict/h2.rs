@@ -1,5 +1,5 @@
-//! Threats §2 for HTTP/2: every case of the table refused or made one plain request over HTTP/1, none dangerous; and a
-//! translation as people write it in an afternoon is found out by the same table.
+//! docs/reference/threats.md §2 for HTTP/2: every case of the table refused or made one plain request over HTTP/1, none
+//! dangerous; and a translation as people write it in an afternoon is found out by the same table.
 //!
 //! One connection a case: its frames, then the request `/last`, which tells whether the connection lives on. The judge of
 //! HTTP/1 reads what the worker got.

@@ -89,7 +89,7 @@ fn a_listener_that_comes_back_finds_its_socket_and_whoever_waits_there() {
     let binary = Binary::started_by(&toml, |address| given(&[format!("web=tcp:{address}")]));
     serves(binary.address);
     let warned = reloaded(&binary, &own, &worker);
-    assert!(warned.contains(&format!("no listener is on {} any more", binary.address)), "{warned}");
+    assert!(warned.contains(&format!("{} has no listener any more", binary.address)), "{warned}");
     // The socket is systemd's: it goes on taking clients.
     let mut waiting = Raw::connect(binary.address);
     waiting.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");

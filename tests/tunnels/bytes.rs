@@ -105,7 +105,7 @@ async fn each_side_may_end_first_and_still_be_spoken_to() {
 
 #[tokio::test]
 async fn what_is_no_websocket_passes_as_it_is() {
-    // Engine.IO 4 to a WebSocket-first client of version 3 (protocols §1.3).
+    // Engine.IO 4 to a WebSocket-first client of version 3 (docs/reference/protocols.md §1.3).
     const WORDS: &str = "HTTP/1.1 400 Bad Request: Unsupported protocol version";
     let worker = WsEcho::start(&["--not-websocket", WORDS]).await;
     let proxy = Proxy::before(&[([127, 0, 0, 1], worker.port).into()]);

@@ -101,7 +101,7 @@ async fn an_ordinary_answer_to_an_upgrade_passes_and_the_connection_goes_on() {
 
 #[tokio::test]
 async fn a_refusal_that_ends_its_connection_reaches_the_client_whole() {
-    // Node's, to an upgrade of a session it does not know (protocols §1.4).
+    // Node's, to an upgrade of a session it does not know (docs/reference/protocols.md §1.4).
     let worker = RawWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     let mut client = TcpStream::connect(proxy.address).await.unwrap();

@@ -1,8 +1,9 @@
-// PM2's cluster mode with a port of its own for every instance: 3001, 3002, … (`increment_var` adds the instance's number).
+// PM2's cluster mode with a separate port for every instance: 3001, 3002, … (`increment_var` adds the instance's
+// number).
 //
-//     pm2 start ecosystem.config.js          with stickyd.toml beside this file
+//     pm2 start ecosystem.config.js          (and stickyd with the stickyd.toml in this folder)
 //
-// The application needs nothing but listen(process.env.PORT). One with a hard-coded port: ecosystem.portshift.config.js.
+// The application only has to call listen(process.env.PORT). For a hard-coded port see ecosystem.portshift.config.js.
 module.exports = {
   apps: [
     {

@@ -1,8 +1,10 @@
-// For an application with a hard-coded port (3001 here): portshift.js makes it 3001, 3002, … without a change in it.
+// For an application with a hard-coded port (3001 here): portshift.js turns it into 3001, 3002, … and the application
+// stays unchanged.
 //
 //     pm2 start ecosystem.portshift.config.js
 //
-// `node_args`, not NODE_OPTIONS: in cluster mode PM2 starts the instances itself and NODE_OPTIONS comes too late.
+// Use `node_args`, not NODE_OPTIONS: in cluster mode PM2 starts the instances itself, and NODE_OPTIONS is read too
+// late.
 const path = require('node:path');
 
 module.exports = {
@@ -13,7 +15,7 @@ module.exports = {
       exec_mode: 'cluster',
       instances: 4,
       node_args: `-r ${path.join(__dirname, 'portshift.js')}`,
-      env: { STICKYD_PORT: 3001 }, // the hard-coded port; other ports of the application stay what they are
+      env: { STICKYD_PORT: 3001 }, // the hard-coded port; other ports of the application are not changed
     },
   ],
 };

@@ -1,11 +1,12 @@
-// Preload that moves a hard-coded port by the number of the instance: N becomes N, N+1, N+2, …
+// A preload script that shifts a hard-coded port by the number of the instance: N becomes N, N+1, N+2, …
 //
 //     node -r ./portshift.js app.js
 //
-// STICKYD_PORT       the port to move; without it every port is moved
-// STICKYD_INSTANCE   the instance's number; without it PM2's NODE_APP_INSTANCE
+// STICKYD_PORT       the port to shift; default: every port is shifted
+// STICKYD_INSTANCE   the instance's number; default: PM2's NODE_APP_INSTANCE
 //
-// The number is read at each listen() and not when this file is loaded: in cluster mode PM2 sets it after preloads ran.
+// The number is read at each listen(), not when this file is loaded: in cluster mode PM2 sets it after preloads have
+// run.
 const net = require('node:net');
 
 const listen = net.Server.prototype.listen;
@@ -14,7 +15,7 @@ function shifted(port) {
   const only = Number(process.env.STICKYD_PORT || 0);
   const instance = Number(process.env.STICKYD_INSTANCE || process.env.NODE_APP_INSTANCE || 0);
   const wanted = Number(port);
-  // 0 asks for any free port; it collides with nobody.
+  // 0 means any free port, which cannot collide.
   if (wanted === 0 || (only && wanted !== only)) return port;
   return wanted + instance;
 }

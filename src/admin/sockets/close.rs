@@ -1,7 +1,7 @@
-//! `POST /api/v1/sockets/{id}/close` and `/api/v1/sockets/close`: what is told to end, and how far that is.
+//! `POST /api/v1/sockets/{id}/close` and `/api/v1/sockets/close`: orders to close sockets, and their progress.
 //!
-//! Whatever is wrong with an order, nothing is done: a code that may not be sent, a reason too long, a filter that fits
-//! nothing, and no filter at all where `all` does not say that it is meant.
+//! If anything in an order is wrong, nothing is closed: a code that must not be sent, a reason that is too long, a
+//! filter that matches nothing, or neither a filter nor `all`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,14 +20,14 @@ use crate::drain::ordered::{self, Closing};
 use crate::sockets::{Order, Transport};
 use crate::tunnel::frames::CloseCode;
 
-/// What a body may say besides a filter.
-const HELP: &str = "a filter (upstream, worker, address, state, transport, protocol, sid, route, min_age, label.NAME) or \
-                    \"all\": true; and code, reason, spread, dry_run";
+/// Fields that a request body may have, for error messages.
+const HELP: &str = "a filter (upstream, worker, address, state, transport, protocol, sid, route, min_age, \
+                    label.NAME) or \"all\": true; and code, reason, spread, dry_run";
 
-/// Sockets told in one go before the answer; more, and the order goes on behind it.
+/// Maximum number of sockets that are closed before the answer; with more, the closing continues after the answer.
 const AT_ONCE: usize = 1_000;
 
-/// `POST /api/v1/sockets/{id}/close`.
+/// `POST /api/v1/sockets/{id}/close`: closes one socket.
 pub(in crate::admin) async fn one(
     State(api): State<Api>,
     Path(id): Path<String>,
@@ -38,13 +38,14 @@ pub(in crate::admin) async fn one(
     nothing_left(&fields, "code and reason")?;
     let socket = find(&api.shared.sockets, &id)?;
     if !ordered::close(&api.shared, &socket, &order) {
-        return Err(refuse(StatusCode::CONFLICT, format!("the socket `{id}` is ending already")));
+        return Err(refuse(StatusCode::CONFLICT, format!("the socket `{id}` is closing already")));
     }
-    tracing::info!(socket = %socket.id(), upstream = %socket.worker().upstream, code = order.code.get(), "told to close");
+    tracing::info!(upstream = %socket.worker().upstream, socket = %socket.id(), code = order.code.get(),
+        "closing a socket");
     Ok(Json(json!({ "id": socket.id().to_string(), "transport": socket.transport().word(), "code": order.code.get() })))
 }
 
-/// `POST /api/v1/sockets/close`.
+/// `POST /api/v1/sockets/close`: closes all matching sockets, at once or spread over a period.
 pub(in crate::admin) async fn many(State(api): State<Api>, body: Bytes) -> Result<Json<Value>, Refusal> {
     let mut fields = object(&body)?;
     let order = order(&mut fields)?;
@@ -54,16 +55,16 @@ pub(in crate::admin) async fn many(State(api): State<Api>, body: Bytes) -> Resul
     let mut given = texts(&mut fields)?;
     let filter = take_filter(&api, &mut given)?;
     if let Some(unknown) = given.keys().min() {
-        return Err(wrong(format!("unknown field `{unknown}`: there is {HELP}")));
+        return Err(wrong(format!("unknown field `{unknown}`: give {HELP}")));
     }
     if filter.is_empty() != all {
         let why =
-            if all { "`all` and a filter contradict each other" } else { "which sockets? \"all\": true means all" };
+            if all { "`all` and a filter cannot be combined" } else { "no sockets selected, and `all` is not set" };
         return Err(wrong(format!("{why}: give {HELP}")));
     }
     let sockets = gather(&api.shared.sockets, &filter, clock::now_s()).await;
     if sockets.is_empty() {
-        return Err(refuse(StatusCode::NOT_FOUND, "no live socket fits: nothing was closed"));
+        return Err(refuse(StatusCode::NOT_FOUND, "no live socket matches: nothing was closed"));
     }
     let polling = sockets.iter().filter(|socket| socket.transport() == Transport::Polling).count();
     let said = |closing: Option<&Closing>| {
@@ -83,11 +84,11 @@ pub(in crate::admin) async fn many(State(api): State<Api>, body: Bytes) -> Resul
     let Some(closing) = api.closings.begin(sockets.len(), spread) else {
         return Err(refuse(
             StatusCode::CONFLICT,
-            "too many closings are under way: GET /api/v1/sockets/close shows them",
+            "too many closings are under way: GET /api/v1/sockets/close lists them",
         ));
     };
     let (matched, code) = (sockets.len(), order.code.get());
-    tracing::info!(closing = closing.number, matched, code, spread_s = spread.as_secs(), "sockets are told to close");
+    tracing::info!(closing = closing.number, matched, code, spread_s = spread.as_secs(), "closing sockets");
     let (shared, kept) = (api.shared.clone(), closing.clone());
     if !spread.is_zero() {
         let ids = sockets.iter().map(|socket| socket.id()).collect();
@@ -100,7 +101,7 @@ pub(in crate::admin) async fn many(State(api): State<Api>, body: Bytes) -> Resul
     said(Some(&closing))
 }
 
-/// `GET /api/v1/sockets/close`.
+/// `GET /api/v1/sockets/close`: the progress of recent closings.
 pub(in crate::admin) async fn progress(State(api): State<Api>) -> Json<Value> {
     Json(json!({ "closings": api.closings.all().iter().map(|one| describe(one)).collect::<Vec<_>>() }))
 }
@@ -126,33 +127,33 @@ pub(in crate::admin) fn object(body: &[u8]) -> Result<Map<String, Value>, Refusa
     }
     match serde_json::from_slice(body) {
         Ok(Value::Object(fields)) => Ok(fields),
-        _ => Err(wrong(format!("the body is a JSON object: {HELP}"))),
+        _ => Err(wrong(format!("the body must be a JSON object with {HELP}"))),
     }
 }
 
-/// What the sockets are to say.
+/// Reads the Close code and reason to send.
 fn order(fields: &mut Map<String, Value>) -> Result<Order, Refusal> {
     let mut farewell = Farewell::default();
     if let Some(code) = fields.remove("code") {
         let number = code.as_u64().and_then(|code| u16::try_from(code).ok());
-        let number = number.ok_or_else(|| wrong("`code` is a number from 1000 to 4999"))?;
+        let number = number.ok_or_else(|| wrong("`code` must be a number from 1000 to 4999"))?;
         farewell.code = CloseCode::new(number).map_err(|error| wrong(error.to_string()))?;
     }
     if let Some(reason) = fields.remove("reason") {
-        farewell.reason = reason.as_str().ok_or_else(|| wrong("`reason` is a text"))?.to_owned();
+        farewell.reason = reason.as_str().ok_or_else(|| wrong("`reason` must be a string"))?.to_owned();
     }
     if farewell.reason.len() > LONGEST_REASON {
         let long = farewell.reason.len();
-        return Err(wrong(format!("`reason` has {long} bytes, and a close frame room for {LONGEST_REASON}")));
+        return Err(wrong(format!("`reason` has {long} bytes, but the limit is {LONGEST_REASON}")));
     }
     Ok(Arc::new(farewell))
 }
 
 fn spread(fields: &mut Map<String, Value>) -> Result<Duration, Refusal> {
     let Some(given) = fields.remove("spread") else { return Ok(Duration::ZERO) };
-    let text = given.as_str().ok_or_else(|| wrong("`spread` is a duration with a unit, such as \"60s\""))?;
+    let text = given.as_str().ok_or_else(|| wrong("`spread` must be a duration with a unit, such as \"60s\""))?;
     let spread =
-        humantime::parse_duration(text.trim()).map_err(|error| wrong(format!("`spread` is no duration: {error}")))?;
+        humantime::parse_duration(text.trim()).map_err(|error| wrong(format!("`spread` is invalid: {error}")))?;
     if spread > LONGEST_GRACE {
         return Err(wrong("`spread` must be from 0s to 24h"));
     }
@@ -163,16 +164,16 @@ pub(in crate::admin) fn boolean(fields: &mut Map<String, Value>, name: &str) -> 
     match fields.remove(name) {
         None => Ok(false),
         Some(Value::Bool(is)) => Ok(is),
-        Some(_) => Err(wrong(format!("`{name}` is true or false"))),
+        Some(_) => Err(wrong(format!("`{name}` must be true or false"))),
     }
 }
 
-/// What is left are texts; a number stands for itself.
+/// Takes all remaining fields as texts; a number is converted.
 pub(in crate::admin) fn texts(fields: &mut Map<String, Value>) -> Result<HashMap<String, String>, Refusal> {
     let text = |(name, value): (String, Value)| match value {
         Value::String(text) => Ok((name, text)),
         Value::Number(number) => Ok((name, number.to_string())),
-        _ => Err(wrong(format!("`{name}` is a text"))),
+        _ => Err(wrong(format!("`{name}` must be a string"))),
     };
     std::mem::take(fields).into_iter().map(text).collect()
 }
@@ -180,6 +181,6 @@ pub(in crate::admin) fn texts(fields: &mut Map<String, Value>) -> Result<HashMap
 fn nothing_left(fields: &Map<String, Value>, help: &str) -> Result<(), Refusal> {
     match fields.keys().next() {
         None => Ok(()),
-        Some(unknown) => Err(wrong(format!("unknown field `{unknown}`: there is {help}"))),
+        Some(unknown) => Err(wrong(format!("unknown field `{unknown}`: known fields are {help}"))),
     }
 }

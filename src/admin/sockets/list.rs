@@ -1,9 +1,11 @@
-//! The list of sockets: gathered, sorted and written on a thread of its own, and sent piece by piece while it is written.
+//! The list of sockets: gathered, sorted and written on a thread of its own, and sent in pieces while it is being
+//! written.
 //!
-//! Ten thousand sockets are some megabytes of JSON. Neither a data thread nor the control thread, which checks the workers,
-//! has a part in writing them; what traffic's threads may wait for is one shard of the list, or one socket's texts, to be
-//! copied. The thread gives way to all others ([`NICE`]) and works in short turns: an operator may wait, clients do not. One
-//! list at a time; each is bounded by its page, which is all that an operator who does not read has kept for him.
+//! Ten thousand sockets are some megabytes of JSON. Neither the data threads nor the control thread, which checks the
+//! workers, take part in writing them; a data thread waits at most for one shard of the list, or one socket's texts, to
+//! be copied. The thread runs at a low priority ([`NICE`]) and works in short turns, since operators can wait but
+//! clients cannot. One list is written at a time. Each is bounded by its page, which is the most that is buffered for a
+//! client that does not read.
 
 use std::cell::RefCell;
 use std::io;
@@ -27,36 +29,36 @@ use super::view::{Row, Shown};
 use crate::clock;
 use crate::sockets::{Filter, SHARDS, Sockets};
 
-/// How much the thread gives way: with this weight (110 of 1,024) a busy core leaves it a tenth. More, and it might be kept
-/// from running while it holds a shard's lock.
+/// Nice value that lowers the thread's priority: with this weight (110 of 1,024) it still gets a tenth of a busy core.
+/// With a higher value it might be kept from running while it holds a shard's lock.
 const NICE: i32 = 10;
 
-/// Rows written in one go: some 4 µs. A thread of traffic that wakes up where this one runs is let in once its turn is over,
-/// which the scheduler grants it for milliseconds, whatever it has to give way to; so its turns are made short.
+/// Rows written per turn: some 4 µs. The scheduler grants a turn of milliseconds whatever the priority, so a data
+/// thread that wakes up on the same core has to wait for the end of the turn; therefore turns are short.
 const IN_A_ROW: usize = 4;
 
-/// The same where the core is wanted by others all the time.
+/// Rows written per turn on a core that other threads want all the time.
 const IN_A_ROW_CROWDED: usize = 32;
 
-/// How long it rests then; its timers are not put off for others' sake, which would double it.
+/// Length of a rest on a crowded core; the timer slack is set to a minimum, since the default would double it.
 const PAUSE: Duration = Duration::from_micros(50);
 
-/// Sockets that are gathered in the time a row is written in.
+/// Number of sockets that are gathered in the time it takes to write one row.
 const GATHERED: usize = 8;
 
-/// Who offers its core and has it back later than this shares it with somebody who does not rest.
+/// A yield that takes longer than this shows that the core is shared with a thread that does not rest.
 const CROWDED: Duration = Duration::from_millis(1);
 
-/// Lists that wait for their turn: as many as there are connections.
+/// Maximum number of lists that wait for their turn: one per connection.
 const WAITING: usize = super::super::CONNECTIONS;
 
-/// Bytes of a piece, most often: a list of the usual length is one.
+/// Usual size of a piece, in bytes: a list of the default length fits into one.
 const PIECE: usize = 64 * 1024;
 
-/// Room for a row at its end: with long labels and user agents rows may be longer, and their piece then is.
+/// Room for one more row at the end of a piece, in bytes; rows with long labels and user agents may exceed it.
 const ROW: usize = 1024;
 
-/// What is listed.
+/// A request for one page of the list.
 pub(super) struct Wanted {
     pub(super) filter: Filter,
     pub(super) order: Order,
@@ -69,21 +71,21 @@ struct Job {
     pieces: mpsc::UnboundedSender<Piece>,
 }
 
-/// The thread that writes lists. It ends by itself once nobody can ask for one any more; the list it is at then is short work.
+/// The thread that writes lists. It ends once all its handles are dropped, after the list it is writing.
 #[derive(Clone)]
 pub(in crate::admin) struct Lister(mpsc::Sender<Job>);
 
 impl Lister {
-    /// Starts it.
+    /// Starts the thread that writes lists.
     ///
     /// # Errors
-    /// The operating system's: no thread.
+    /// The operating system refused a thread.
     pub(in crate::admin) fn start(sockets: Arc<Sockets>) -> io::Result<Self> {
         let (jobs, mut asked) = mpsc::channel::<Job>(WAITING);
         std::thread::Builder::new().name("lists".to_owned()).spawn(move || {
             give_way();
             while let Some(job) = asked.blocking_recv() {
-                // Whoever asked may have left before, or leave meanwhile.
+                // The requester may be gone already, or go away meanwhile.
                 if !job.pieces.is_closed() {
                     write(&sockets, &job.wanted, Cut::new(job.pieces));
                 }
@@ -92,7 +94,7 @@ impl Lister {
         Ok(Self(jobs))
     }
 
-    /// The answer to who asked, once its first piece is written.
+    /// Returns the answer to a request, once its first piece is written.
     pub(super) async fn list(&self, wanted: Wanted) -> Result<Response, Refusal> {
         let stopping = || refuse(StatusCode::SERVICE_UNAVAILABLE, "stickyd is stopping");
         let (pieces, mut written) = mpsc::unbounded_channel();
@@ -106,20 +108,21 @@ impl Lister {
     }
 }
 
-/// Makes this thread, and no other, give way. Linux takes "this process" for the thread that asks (setpriority(2)).
+/// Lowers the priority of this thread only. Linux takes "this process" for the calling thread (setpriority(2)).
 fn give_way() {
     let lowered = rustix::process::getpriority_process(None)
         .and_then(|now| rustix::process::setpriority_process(None, now.saturating_add(NICE).min(19)));
     if let Err(error) = lowered {
-        tracing::debug!(%error, "lists are written with the priority of everything else");
+        tracing::debug!(%error, "cannot lower the priority of the thread that writes lists");
     }
-    // In nanoseconds; where it cannot be had, a list on a crowded machine takes longer.
+    // In nanoseconds. If it cannot be set, a list on a crowded machine just takes longer.
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
 }
 
-/// Turns of work. After each the core is offered to whoever waits for it, which costs nothing where nobody does: seven times
-/// quicker than to rest for some time, and as good for traffic (measured, tests/bench/sockets.py). But who offers it loses
-/// its own claim to it for milliseconds: beside threads that do not rest a list would take many seconds, so there it rests.
+/// Turns of work. After each, the thread yields the core, which costs nothing if no other thread wants it: seven times
+/// quicker than a rest of fixed length, and as good for traffic (measured, tests/bench/sockets.py). But a thread that
+/// yields gets the core back only after milliseconds if another thread never rests, and a list would take many seconds;
+/// on such a crowded core it rests instead.
 #[derive(Default)]
 struct Turns {
     rows: usize,
@@ -127,7 +130,7 @@ struct Turns {
 }
 
 impl Turns {
-    /// So many more rows are written, or as much else is done.
+    /// Records that this many rows, or as much other work, were done, and yields or rests at the end of a turn.
     fn did(&mut self, rows: usize) {
         self.rows += rows;
         if self.rows < if self.crowded { IN_A_ROW_CROWDED } else { IN_A_ROW } {
@@ -143,7 +146,7 @@ impl Turns {
     }
 }
 
-/// What stands before the rows of a page.
+/// Fields of a page that come before its rows.
 #[derive(Serialize)]
 struct Page {
     live: usize,
@@ -152,7 +155,7 @@ struct Page {
     next_offset: Option<usize>,
 }
 
-/// Writes one page, as long as somebody wants it.
+/// Writes one page; stops early, with `None`, if the requester has gone away.
 fn write(sockets: &Sockets, wanted: &Wanted, mut cut: Cut) -> Option<()> {
     let now_s = clock::now_s();
     let mut turns = Turns::default();
@@ -178,7 +181,7 @@ fn write(sockets: &Sockets, wanted: &Wanted, mut cut: Cut) -> Option<()> {
     Some(())
 }
 
-/// All that fit, in their order.
+/// Returns all sockets that match the filter, in their order.
 fn gather(sockets: &Sockets, wanted: &Wanted, now_s: u32, turns: &mut Turns) -> Vec<Entry> {
     let Wanted { filter, order, .. } = wanted;
     let mut all = Vec::new();
@@ -187,20 +190,20 @@ fn gather(sockets: &Sockets, wanted: &Wanted, now_s: u32, turns: &mut Turns) -> 
         turns.did(listed.len() / GATHERED);
         let fitting = listed.into_iter().filter(|socket| filter.fits(socket, now_s));
         all.extend(fitting.map(|socket| order.entry(socket, now_s)));
-        // In short turns; what is left for the last is to merge what is in order already.
+        // Sorting shard by shard keeps turns short; the final sort then only merges runs that are in order already.
         all.get_mut(begin..).unwrap_or_default().sort_by(|one, other| order.compare(one, other));
     }
     all.sort_by(|one, other| order.compare(one, other));
     all
 }
 
-/// Bytes of a list that follow each other.
+/// Consecutive bytes of a list.
 struct Piece {
     bytes: Bytes,
     is_last: bool,
 }
 
-/// Cuts what is written into pieces, and hands them on.
+/// Cuts the written bytes into pieces, and passes them on.
 struct Cut {
     last: Vec<u8>,
     pieces: mpsc::UnboundedSender<Piece>,
@@ -211,9 +214,9 @@ impl Cut {
         Self { last: Vec::with_capacity(PIECE), pieces }
     }
 
-    /// Writes a value behind what there is, whole; `None`: nobody wants it any more.
+    /// Appends a whole value; `None` if the requester has gone away.
     fn json(&mut self, value: &impl Serialize) -> Option<()> {
-        // Nothing in it can fail: all keys are texts, and memory takes every byte.
+        // This cannot fail: all keys are strings, and writing to memory has no errors.
         let _ = serde_json::to_writer(&mut self.last, value);
         if self.last.len() < PIECE - ROW {
             return Some(());
@@ -227,7 +230,7 @@ impl Cut {
     }
 }
 
-/// The body of an answer that is still being written.
+/// Body of an answer that is still being written.
 struct Pieces {
     first: Option<Piece>,
     written: mpsc::UnboundedReceiver<Piece>,
@@ -247,7 +250,7 @@ impl HttpBody for Pieces {
             first => first,
         };
         let Some(Piece { bytes, is_last }) = piece else {
-            // Half a list must not read as a whole one.
+            // An incomplete list must not look like a complete one.
             return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())));
         };
         self.is_whole = is_last;
@@ -280,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_make_the_whole() {
+    fn the_pieces_add_up_to_the_whole_list() {
         let mut whole = String::new();
         let mut written = pieces(|cut| {
             for number in 0..40_000_u32 {
@@ -296,7 +299,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn half_a_list_is_no_list() {
+    async fn an_incomplete_list_is_an_error() {
         let whole = |written| Pieces { first: None, written, is_whole: false }.collect();
         let long = pieces(|cut| (0..3).for_each(|_| cut.json(&"x".repeat(PIECE - 2)).unwrap()));
         assert_eq!(whole(long).await.unwrap().to_bytes().len(), 3 * PIECE);
@@ -306,7 +309,7 @@ mod tests {
         assert!(whole(written).await.is_err());
     }
 
-    /// What one page says, put together.
+    /// Returns one page, assembled and parsed.
     fn page(sockets: &Sockets, sort: &str, offset: usize, limit: usize) -> Value {
         let order = Order::parse(sort).unwrap();
         let (pieces, mut written) = mpsc::unbounded_channel();
@@ -318,7 +321,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
 
-        /// Each socket is on one page, in the order asked for, whatever shards they are in.
+        /// Each socket is on exactly one page, in the requested order, whatever shards the sockets are in.
         #[test]
         fn pages_are_one_sorted_list(
             messages in prop::collection::vec(0_u32..5, 1..500),
@@ -373,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_written_for_who_left() {
+    fn writing_stops_when_the_requester_has_left() {
         let (pieces, written) = mpsc::unbounded_channel();
         drop(written);
         let mut cut = Cut::new(pieces);

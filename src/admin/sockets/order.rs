@@ -1,13 +1,13 @@
-//! What a list of sockets is sorted by.
+//! Sort orders of the list of sockets.
 //!
-//! Numbers go on changing while a list is sorted: each socket is looked at once, and its number kept beside it.
+//! Counters keep changing while a list is sorted, so the number of each socket is read once and kept with it.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
 
 use crate::sockets::{Id, Socket};
 
-/// What lists can be sorted by; with a `-` before it the other way round.
+/// Keys that lists can be sorted by; a leading `-` reverses the order.
 pub(super) const SORTS: [&str; 10] = [
     "connected",
     "idle",
@@ -21,13 +21,13 @@ pub(super) const SORTS: [&str; 10] = [
     "bytes_down",
 ];
 
-/// One of [`SORTS`].
+/// A sort order: one of [`SORTS`], possibly reversed.
 pub(super) struct Order {
     by: &'static str,
     reverse: bool,
 }
 
-/// A socket with what it is sorted by.
+/// A socket, with the number it is sorted by.
 pub(super) struct Entry {
     pub(super) socket: Arc<Socket>,
     number: u64,
@@ -40,12 +40,12 @@ impl Order {
         SORTS.into_iter().find(|by| *by == name).map(|by| Self { by, reverse })
     }
 
-    /// A socket as it is now.
+    /// Reads a socket's number as it is now.
     pub(super) fn entry(&self, socket: Arc<Socket>, now_s: u32) -> Entry {
         Entry { number: self.number(&socket, now_s), id: socket.id(), socket }
     }
 
-    /// Smallest first; what is equal by id, so that pages do not overlap.
+    /// Compares two entries, smallest first; equal ones are ordered by id, so that pages do not overlap.
     pub(super) fn compare(&self, one: &Entry, other: &Entry) -> Ordering {
         let by_worker = || {
             let (one, other) = (one.socket.worker(), other.socket.worker());
@@ -67,7 +67,7 @@ impl Order {
             "bytes_up" => up.bytes(),
             "bytes_down" => down.bytes(),
             "connected" => socket.since_s().into(),
-            // By their names, or their ids alone.
+            // `worker` is compared by name, `id` by the id alone.
             _ => 0,
         }
     }

@@ -1,4 +1,4 @@
-//! What is told of one socket, and of many: rows that are written as they are read, without a tree of values between.
+//! Descriptions of one socket and of many: rows are serialized directly, without a tree of JSON values in between.
 
 use std::cell::RefCell;
 use std::fmt::Display;
@@ -11,25 +11,25 @@ use serde_json::Value;
 use crate::sockets::{Socket, Told, Way};
 use crate::tunnel::round_trip::{Leg, Measured, Quality};
 
-/// One socket, as it is at this second.
+/// Describes one socket as it is at this second.
 pub(in crate::admin) fn describe(socket: &Socket, now_s: u32) -> Value {
     let shown = RefCell::new(Shown::new(now_s));
-    // Nothing in it can fail: all keys are texts, and no number is infinite.
+    // This cannot fail: all keys are strings, and no number is infinite.
     serde_json::to_value(Row { socket, shown: &shown }).unwrap_or_default()
 }
 
-/// What rows have in common, and the memory they use one after the other.
+/// Data shared by the rows of one answer, and buffers reused from row to row.
 pub(super) struct Shown {
     now_s: u32,
-    /// The same second by the calendar.
+    /// The same moment as `now_s`, as calendar time.
     now: SystemTime,
     told: Told,
-    /// The last second that was written, and how: sockets come in storms, and lists are sorted by it.
+    /// The last connection time that was formatted, and its text: sockets often connect within the same second.
     connected: (u32, String),
 }
 
 impl Shown {
-    /// Of one answer at this second ([`crate::clock::now_s`]).
+    /// Creates the data of an answer for this second ([`crate::clock::now_s`]).
     pub(super) fn new(now_s: u32) -> Self {
         Self { now_s, now: SystemTime::now(), told: Told::default(), connected: (u32::MAX, String::new()) }
     }
@@ -44,10 +44,10 @@ impl Shown {
     }
 }
 
-/// One socket.
+/// One socket as a row of the list.
 pub(super) struct Row<'a> {
     pub(super) socket: &'a Socket,
-    /// Borrowed for one row at a time.
+    /// Data shared by all rows, borrowed for one row at a time.
     pub(super) shown: &'a RefCell<Shown>,
 }
 
@@ -83,7 +83,7 @@ impl Serialize for Row<'_> {
     }
 }
 
-/// Written as people read it.
+/// A value that is serialized as its display text.
 struct Text<T>(T);
 
 impl<T: Display> Serialize for Text<T> {
@@ -125,7 +125,7 @@ struct RoundTrip {
     worker: Option<Trip>,
 }
 
-/// What pings that passed have measured of one leg.
+/// Round-trip times of one leg, in milliseconds, measured by pings.
 #[derive(Serialize)]
 struct Trip {
     last_ms: f64,
@@ -134,7 +134,7 @@ struct Trip {
 }
 
 impl Trip {
-    /// `None`: no ping did.
+    /// Returns the times of a leg; `None` if no ping has measured it.
     fn of(leg: &Leg) -> Option<Self> {
         let ms = |time: Duration| time.as_secs_f64() * 1_000.0;
         let Measured { last, smoothed, longest } = leg.measured()?;

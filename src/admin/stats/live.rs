@@ -1,4 +1,4 @@
-//! What is live, added up over the list of sockets: in all, by transport, by worker, by the values of labels.
+//! Statistics of live sockets, added up over the list of sockets: by transport, by worker, and by the values of labels.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,17 +8,17 @@ use crate::clock;
 use crate::sockets::{SHARDS, Socket, Sockets, Told, Transport};
 use crate::upstream::worker::Worker;
 
-/// Different values of labels that are counted; sockets with others are counted together.
+/// Maximum number of distinct label values that are counted; sockets with further values are counted together.
 const VALUES: usize = 10_000;
 
-/// Values of each label that are shown: those most sockets have.
+/// Number of values shown per label: those with the most sockets.
 const SHOWN: usize = 50;
 
-/// Sockets of one worker, or of several.
+/// Numbers of the sockets of one worker, or of several.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Sum {
     transports: [u64; 3],
-    /// Of their ages, seconds.
+    /// Sum of the sockets' ages, in seconds.
     age_s: u64,
 }
 
@@ -41,18 +41,19 @@ impl Sum {
     }
 }
 
-/// One walk over all sockets: 0.1 µs each and more for those with labels, one shard copied at a time.
+/// Numbers of all live sockets. Computing them takes about 0.1 µs per socket, more with labels; shards are copied one
+/// at a time.
 #[derive(Default)]
 pub(super) struct Live {
-    /// By worker's serial.
+    /// Sums by the worker's serial.
     workers: HashMap<u64, Sum>,
-    /// By upstream and label: sockets by value; those of values beyond [`VALUES`] by none.
+    /// Number of sockets per value, by upstream and label; values beyond [`VALUES`] are counted under `None`.
     labels: BTreeMap<(String, String), HashMap<Option<String>, u64>>,
     values: usize,
 }
 
 impl Live {
-    /// As it is now; lets other tasks have their turn in between.
+    /// Counts all sockets that are live now; yields to other tasks in between.
     pub(super) async fn of(sockets: &Sockets) -> Self {
         let (mut live, mut told, now_s) = (Self::default(), Told::default(), clock::now_s());
         for shard in 0..SHARDS {
@@ -89,14 +90,14 @@ impl Live {
         *count += 1;
     }
 
-    /// Of these workers together.
+    /// Returns the sum over these workers.
     pub(super) fn sum(&self, workers: &[&Worker]) -> Sum {
         let mut sum = Sum::default();
         workers.iter().filter_map(|worker| self.workers.get(&worker.serial)).for_each(|one| sum.add(*one));
         sum
     }
 
-    /// The labels of an upstream, each with the values most sockets have.
+    /// Describes the labels of an upstream, each with the values that most sockets have.
     pub(super) fn labels(&self, upstream: &str) -> Value {
         let own = self.labels.iter().filter(|((name, _), _)| name == upstream);
         let told = own.map(|((_, label), values)| {
@@ -117,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_are_bounded_and_the_most_come_first() {
+    fn values_are_bounded_and_the_most_frequent_come_first() {
         let mut live = Live::default();
         for n in 0..VALUES + 7 {
             live.count_label("app", "user", &n.to_string());
@@ -131,6 +132,6 @@ mod tests {
         assert_eq!(user.pointer("/values/0"), Some(&json!({"value": "5", "sockets": 4})));
         assert_eq!(user.pointer("/values").and_then(Value::as_array).map(Vec::len), Some(SHOWN));
         assert_eq!(user.pointer("/others"), Some(&json!(VALUES + 7 - SHOWN)));
-        assert_eq!(live.labels("other"), json!({"user": {"values": [], "others": 3}}), "no room was left for it");
+        assert_eq!(live.labels("other"), json!({"user": {"values": [], "others": 3}}), "the limit was reached");
     }
 }

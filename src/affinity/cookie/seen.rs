@@ -1,8 +1,8 @@
-//! The last cookie a connection has shown and that was found to be ours: a browser shows the same one with every request, and
-//! its MAC costs as much as the rest of reading a head.
+//! Caches the last valid cookie of a connection: a browser sends the same cookie with every request, and checking its
+//! MAC costs as much as reading the rest of the head.
 //!
-//! What is kept says nothing of a worker that the cookie's own text does not (invariant 1); another text, or another jar
-//! after a reload, is opened anew.
+//! The cache knows nothing of a worker that is not in the cookie itself (ARCHITECTURE.md, invariant 1). A different
+//! text, or a new jar after a reload, is verified anew.
 
 use std::cell::Cell;
 
@@ -10,7 +10,7 @@ use aws_lc_rs::constant_time;
 
 use super::{Cookie, TEXT};
 
-/// One connection's.
+/// The last valid cookie of one client connection.
 #[derive(Default)]
 pub struct Seen(Cell<Option<Known>>);
 
@@ -22,15 +22,15 @@ struct Known {
 }
 
 impl Seen {
-    /// What this text says, if it was the last and this jar has opened it. As long to tell for any text: the connection may
-    /// be a proxy's, and the cookie another client's.
+    /// Returns the cached cookie if this jar verified exactly this text last. The comparison takes constant time: the
+    /// connection may be a proxy's, and the cookie another client's.
     pub(super) fn get(&self, jar: u64, text: &[u8]) -> Option<Cookie> {
         let known = self.0.get().filter(|known| known.jar == jar)?;
         constant_time::verify_slices_are_equal(&known.text, text).ok()?;
         Some(known.cookie)
     }
 
-    /// This jar has opened it.
+    /// Caches a cookie that this jar has verified.
     pub(super) fn set(&self, jar: u64, text: &[u8], cookie: Cookie) {
         if let Ok(text) = text.try_into() {
             self.0.set(Some(Known { jar, text, cookie }));

@@ -1,4 +1,4 @@
-//! What was written is read; nothing else is.
+//! Cookies that stickyd wrote are read back, and everything else is rejected.
 
 use hyper::header::HeaderName;
 use proptest::prelude::*;
@@ -32,7 +32,7 @@ proptest! {
     }
 
     #[test]
-    fn garbage_is_nothing(header in prop::collection::vec(any::<u8>(), 0..200), text in "[A-Za-z0-9_-]{48}") {
+    fn garbage_is_rejected(header in prop::collection::vec(any::<u8>(), 0..200), text in "[A-Za-z0-9_-]{48}") {
         prop_assert_eq!(jar().read([&header[..]].into_iter(), &Seen::default()), None);
         prop_assert_eq!(read(&jar(), &[&format!("stickyd_app={text}")]), None);
     }
@@ -61,7 +61,7 @@ fn every_flipped_bit_and_every_other_letter_is_rejected() {
 }
 
 #[test]
-fn bound_to_secret_and_upstream() {
+fn cookies_are_bound_to_secret_and_upstream() {
     let header = format!("stickyd_app={0}; stickyd_api={0}", value(&cookie()));
     assert_eq!(read(&jar(), &[&header]), Some(cookie()));
     assert_eq!(read(&Jar::new(SECRET, "api", SameSite::Lax), &[&header]), None);
@@ -69,7 +69,7 @@ fn bound_to_secret_and_upstream() {
 }
 
 #[test]
-fn found_among_others() {
+fn the_cookie_is_found_among_others() {
     let good = value(&cookie());
     let ours = format!("stickyd_app={good}");
     for headers in [
@@ -96,7 +96,7 @@ fn found_among_others() {
 }
 
 #[test]
-fn attributes() {
+fn attributes_follow_same_site_and_tls() {
     let written = |same_site, secure| {
         let jar = Jar::new(SECRET, "app", same_site);
         let header = jar.write(&cookie(), secure).to_str().unwrap().to_owned();
@@ -122,12 +122,12 @@ fn worker_ids_are_keyed_and_unambiguous() {
     for (i, a) in ids.iter().enumerate() {
         assert!(ids.iter().skip(i + 1).all(|b| a != b));
     }
-    // A fleet upgrades one by one: the id must not change from version to version.
+    // A fleet is upgraded one host after the other: the id must not change between versions.
     assert_eq!(worker_id(SECRET, "app", "w1"), WorkerId(0x5a66_8781_0aa1_d14b));
 }
 
 #[test]
-fn never_on_what_a_shared_cache_may_store() {
+fn no_cookie_where_a_shared_cache_may_store() {
     let set = |headers: &[(&str, &str)]| {
         let pair = |(name, value): &(&str, &str)| {
             (HeaderName::try_from(*name).unwrap(), HeaderValue::try_from(*value).unwrap())
@@ -155,16 +155,17 @@ fn never_on_what_a_shared_cache_may_store() {
     }
     assert!(set(&[]));
     assert!(!set(&[("expires", "Thu, 19 Nov 1981 08:52:00 GMT")]));
-    assert!(set(&[("expires", "Thu, 19 Nov 1981 08:52:00 GMT"), ("cache-control", "no-store, no-cache")])); // PHP's sessions
+    assert!(set(&[("expires", "Thu, 19 Nov 1981 08:52:00 GMT"), ("cache-control", "no-store, no-cache")])); // PHP
     let mut two = HeaderMap::new();
     two.append(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     two.append(CACHE_CONTROL, HeaderValue::from_static("max-age=5"));
     assert!(!may_set(&two));
 }
 
-/// What a connection has seen opened helps nobody to open anything else: not a changed text, nor at another jar.
+/// A cookie that was verified on a connection does not validate anything else: neither a changed text nor another jar's
+/// cookie.
 #[test]
-fn what_was_seen_is_that_and_nothing_else() {
+fn a_cached_cookie_validates_nothing_else() {
     let (ours, others, seen) = (jar(), Jar::new(b"another secret !", "app", SameSite::Lax), Seen::default());
     let mut text = format!("stickyd_app={}", value(&cookie())).into_bytes();
     let read = |jar: &Jar, text: &[u8]| jar.read([text].into_iter(), &seen);

@@ -1,35 +1,36 @@
-//! What made-up sids may cost: token buckets per client address and in all, and the memory of recent misses. Pure; time
-//! is an argument.
+//! Limits what made-up sids may cost: token buckets per client address and in total, and the memory of recent misses.
+//! Pure: time is an argument.
 //!
-//! A discovery takes its token when it begins and gets it back when the session is found, so that only discoveries that
-//! end in "nobody knows it" cost, and a burst of made-up sids cannot be under way before the first has ended.
+//! A discovery takes a token when it begins and gets it back if the session is found. Only discoveries that find no
+//! owner therefore cost tokens, and a burst of made-up sids is limited before the first of them has ended.
 
 use std::collections::HashMap;
 
 use crate::bucket::{Bucket, Buckets, Rate};
 
-/// Addresses with a bucket; past that, the fullest is forgotten for one that comes.
+/// Maximum number of addresses with a bucket; beyond it, the fullest bucket is forgotten for a new address.
 const ADDRESSES: usize = 16_384;
 
-/// Misses remembered at once.
+/// Maximum number of misses remembered at once.
 const MISSES: usize = 65_536;
 
-/// How long a miss is remembered (design.md §3.1).
+/// How long a miss is remembered, in milliseconds (docs/reference/routing.md §1).
 const MISS_MS: u64 = 1_000;
 
-/// Tokens for discoveries.
+/// Token buckets for discoveries: one per client address and one in total.
 pub(super) struct Budget {
     all: Bucket,
     total: Rate,
     addresses: Buckets,
 }
 
-/// When a full table was last cleaned. Cleaning looks at every entry, so that a flood must not make each newcomer do it.
+/// When a full table was last cleaned. Cleaning visits every entry, so that a flood must not cause it for each new
+/// entry.
 #[derive(Default)]
 struct Cleaned(Option<u64>);
 
 impl Cleaned {
-    /// Not more often than this.
+    /// Minimum interval between two cleanings, in milliseconds.
     const EVERY_MS: u64 = 250;
 
     fn is_due(&mut self, now_ms: u64) -> bool {
@@ -42,7 +43,7 @@ impl Cleaned {
 }
 
 impl Budget {
-    /// Tokens a second for one address, and for all together; one second's worth is kept.
+    /// Sets the tokens per second for one address and in total; a bucket holds the tokens of one second.
     pub(super) fn new(per_address: u32, total: u32) -> Self {
         Self {
             all: Bucket::default(),
@@ -51,13 +52,13 @@ impl Budget {
         }
     }
 
-    /// Another budget from now on; what each address has spent is forgotten where its own has changed.
+    /// Sets new limits; what each address has spent is forgotten.
     pub(super) fn set(&mut self, per_address: u32, total: u32) {
         self.total = Rate::per_second(total);
         self.addresses = Buckets::new(Rate::per_second(per_address), ADDRESSES);
     }
 
-    /// Takes a token of `address`; not `taken` when it or all together have none.
+    /// Takes a token of `address`; `taken` is false if the address or the total has none left.
     pub(super) fn take(&mut self, address: u64, now_ms: u64) -> Taken {
         if self.all.wait(self.total, now_ms).is_some() {
             return Taken { taken: false, crowded: false };
@@ -67,22 +68,22 @@ impl Budget {
         Taken { taken, crowded: own.crowded }
     }
 
-    /// Gives a token back: the session was found.
+    /// Gives a token back, because the session was found.
     pub(super) fn give_back(&mut self, address: u64) {
         self.all.give_back(self.total);
         self.addresses.give_back(address);
     }
 }
 
-/// What came of asking for a token.
+/// Result of taking a token.
 #[derive(Clone, Copy)]
 pub(super) struct Taken {
     pub(super) taken: bool,
-    /// An address that had spent tokens was forgotten for this one.
+    /// Whether an address that had spent tokens was forgotten to make room for this one.
     pub(super) crowded: bool,
 }
 
-/// Sids every worker refused less than a second ago.
+/// Sids that every worker refused less than a second ago.
 pub(super) struct Misses<K> {
     until_ms: HashMap<K, u64>,
     cleaned: Cleaned,
@@ -95,7 +96,7 @@ impl<K> Default for Misses<K> {
 }
 
 impl<K: std::hash::Hash + Eq> Misses<K> {
-    /// Remembers a miss; `false` when there is no room, which costs a repeated search and nothing else.
+    /// Remembers a miss; `false` if there is no room, which only costs a repeated search.
     pub(super) fn remember(&mut self, key: K, now_ms: u64) -> bool {
         if self.until_ms.len() >= MISSES && self.cleaned.is_due(now_ms) {
             self.until_ms.retain(|_, until| *until > now_ms);
@@ -107,7 +108,7 @@ impl<K: std::hash::Hash + Eq> Misses<K> {
         room
     }
 
-    /// Whether a miss is remembered.
+    /// Whether a miss of this key is remembered.
     pub(super) fn knows(&mut self, key: &K, now_ms: u64) -> bool {
         match self.until_ms.get(key) {
             Some(until) if *until > now_ms => true,
@@ -131,10 +132,10 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_then_the_rate() {
+    fn a_burst_is_followed_by_the_rate() {
         let mut budget = Budget::new(10, 1_000);
         let taken = (0..50).filter(|_| budget.gives(7, 0)).count();
-        assert_eq!(taken, 10, "one second's worth at once");
+        assert_eq!(taken, 10, "the tokens of one second at once");
         let over_a_second = (1..=1_000).filter(|&ms| budget.gives(7, ms)).count();
         assert!((9..=10).contains(&over_a_second), "{over_a_second}");
     }
@@ -149,14 +150,14 @@ mod tests {
     }
 
     #[test]
-    fn one_address_cannot_spend_anothers() {
+    fn one_address_cannot_spend_the_tokens_of_another() {
         let mut budget = Budget::new(10, 1_000);
         while budget.gives(1, 0) {}
         assert!(budget.gives(2, 0));
     }
 
     #[test]
-    fn all_together_are_bounded() {
+    fn the_total_is_bounded() {
         let mut budget = Budget::new(10, 25);
         let taken = (0..100).filter(|&address| budget.gives(address, 0)).count();
         assert_eq!(taken, 25);
@@ -172,7 +173,7 @@ mod tests {
             misses.remember(key, 0);
         }
         assert_eq!(misses.until_ms.len(), MISSES);
-        assert!(!misses.remember(MISSES * 3, 0), "full, and says so");
-        assert!(misses.remember(MISSES * 3, 2_000), "the old ones made room");
+        assert!(!misses.remember(MISSES * 3, 0), "no room is left");
+        assert!(misses.remember(MISSES * 3, 2_000), "old misses were removed");
     }
 }

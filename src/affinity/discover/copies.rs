@@ -1,4 +1,4 @@
-//! A request that may have to be sent again: its head, and its body once that is held.
+//! A request that may have to be sent again: its head, and its body once the body is held.
 
 use std::time::Duration;
 
@@ -14,10 +14,11 @@ use crate::proxy::respond::Problem;
 use crate::state::Room;
 use crate::telemetry::say_full;
 
-/// A body that is held for replay must be whole within this: it takes room that all share.
+/// Time limit for a body that is held for replay to be complete, because it takes room that all requests share.
 const HOLD: Duration = Duration::from_secs(30);
 
-/// A request that may be sent more than once, once its body is held; only once when that is not held, or too large.
+/// A request that may be sent several times once its body is held, and only once if the body is not held or is too
+/// large.
 pub(super) struct Copies {
     pub(super) head: Request<Outgoing>,
     body: Body,
@@ -26,9 +27,9 @@ pub(super) struct Copies {
 
 enum Body {
     Held(Bytes),
-    /// Streams to the first worker asked; gone after that.
+    /// The body streams to the first worker asked; `None` after that.
     Once(Option<Outgoing>),
-    /// The same, because it is too large to be held.
+    /// The body is too large to be held and streams to the first worker asked; `None` after that.
     TooLarge(Option<Outgoing>),
 }
 
@@ -40,7 +41,8 @@ impl Copies {
         Self { head: Request::from_parts(parts, Outgoing::EMPTY), body, room }
     }
 
-    /// Holds the body, up to the upstream's largest payload and within the room of all, unless it is on its way already.
+    /// Holds the body, unless it is being sent already. It is limited by the upstream's largest payload and the room
+    /// that all requests share.
     pub(super) async fn hold(&mut self, job: &Job) -> Result<(), Problem> {
         let Body::Once(once) = &mut self.body else { return Ok(()) };
         let Some(body) = once.take() else { return Ok(()) };
@@ -57,7 +59,7 @@ impl Copies {
                 return Ok(Body::TooLarge(Some(body.after(held.into()))));
             }
             let Some(frame) = body.frame().await else { break };
-            let frame = frame.map_err(|_| Problem::BadRequest("the body broke off"))?;
+            let frame = frame.map_err(|_| Problem::BadRequest("the request body broke off"))?;
             let Ok(data) = frame.into_data() else { continue };
             if !room.grow(data.len()) {
                 say_full!("no room to hold request bodies for replay ([limits] replay_bytes)");
@@ -68,7 +70,7 @@ impl Copies {
         Ok(Body::Held(held.into()))
     }
 
-    /// A request that was not sent.
+    /// Takes back a request that was not sent.
     pub(super) fn take_back(&mut self, request: Request<Outgoing>) {
         if let Body::Once(stream) | Body::TooLarge(stream) = &mut self.body {
             *stream = Some(request.into_body());

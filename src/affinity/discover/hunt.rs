@@ -1,4 +1,4 @@
-//! One request looking for its session: whom to ask, in which order, and what each answer means.
+//! The search of one request for its session: which workers to ask, in which order, and what each answer means.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -35,46 +35,47 @@ use crate::upstream::dial::ConnectError;
 use crate::upstream::unread::Unread;
 use crate::upstream::worker::{Count, Worker};
 
-/// The longest pause between two looks at the same silent workers.
+/// Maximum pause between two probes of the same silent workers.
 const RARE_LOOK: Duration = Duration::from_millis(500);
 
-/// A worker that grants an upgrade of a session it does not know ends it within this time.
+/// Time within which a worker that granted the upgrade of an unknown session closes the connection.
 const HANG_UP: Duration = Duration::from_millis(150);
 
-/// One request looking for its session.
+/// One request that searches for its session.
 pub(super) struct Hunt<'a> {
     job: &'a Job,
     key: Key,
     search: &'a Search,
     copies: Copies,
-    /// The last refusal, to be forwarded when it stays the last.
+    /// The most recent refusal, which is forwarded if no worker accepts the request.
     last: Option<(response::Parts, VecDeque<Frame<Bytes>>, Answer)>,
-    /// A worker refused without a word that could be forwarded: 101, then the end.
+    /// Whether a worker refused without an answer that can be forwarded: with a 101 and then the end of the connection.
     hung_up: bool,
-    /// The worker asked next has said to the probe that it knows the session.
+    /// Whether the worker asked next claimed the session when it was probed.
     claimed: bool,
     eliminated: bool,
-    /// Something says that a session is looked for at all: a worker's claim or refusal, or there is nobody to ask but one.
+    /// Whether there is a sign that the request belongs to a session at all: a worker's claim or refusal, or only one
+    /// worker to ask.
     known: bool,
-    /// A worker accepted it, and it is `known`. Nothing less is free of charge, or a made-up sid on any page that answers
-    /// would be asked of all workers at no cost.
+    /// Whether a worker accepted the request while it was `known`. Only then the budget token is returned; otherwise a
+    /// made-up sid on any page that answers would be sent to all workers at no cost.
     pub(super) proven: bool,
 }
 
-/// What one attempt came to.
-#[allow(clippy::large_enum_variant, reason = "moved once an attempt, and never stored")]
+/// Result of one attempt.
+#[allow(clippy::large_enum_variant, reason = "moved once per attempt, and never stored")]
 enum Step {
     /// The request is answered.
     Done(Discovery, Response<Reply>),
-    /// Explicitly refused.
+    /// The worker refused the session explicitly.
     Refused,
-    /// It could not be reached; nothing was sent.
+    /// The worker could not be reached; nothing was sent.
     Unreached,
-    /// Nobody listens there: whatever it knew, it cannot be asked any more.
+    /// The worker refuses connections: whatever it knew, it cannot be asked any more.
     Closed,
 }
 
-/// The end of a search whose request has no whole body: mostly the client's doing, and no sign of want.
+/// Result of a search whose request body could not be held. Except for lack of room, the cause is mostly the client.
 fn unheld(problem: Problem) -> (Discovery, Response<Reply>) {
     let result = if matches!(problem, Problem::Full(_)) { Discovery::NoRoom } else { Discovery::Failed };
     (result, respond::problem(problem))
@@ -113,7 +114,8 @@ impl<'a> Hunt<'a> {
         self.heed(&verdicts);
         let left = verdicts.into_iter().filter(|(worker, verdict)| self.is_worth_asking(worker, *verdict));
         let (asked, silent): (Vec<_>, Vec<_>) = left.partition(|(_, verdict)| *verdict != Verdict::Silent);
-        // A body is held only where a second worker may have to get it: made-up sids do not fill the room of all.
+        // A body is held only if a second worker may have to get it, so that made-up sids do not fill the room that all
+        // requests share.
         if asked.len() + silent.len() > 1
             && let Err(problem) = self.copies.hold(self.job).await
         {
@@ -129,7 +131,7 @@ impl<'a> Hunt<'a> {
         self.nobody(record).await
     }
 
-    /// Workers that serve their own sessions, the likeliest first.
+    /// Workers that serve their own sessions, the most likely owner first.
     fn candidates(&self) -> Vec<Arc<Worker>> {
         let job = self.job;
         let guess = first_guess(&job.upstream, &job.ask, job.client);
@@ -144,7 +146,7 @@ impl<'a> Hunt<'a> {
         workers
     }
 
-    /// A worker worth the real request before anybody is probed: where this sid's GET is waiting.
+    /// Worker that gets the real request before any worker is probed: the one at which this sid's GET is waiting.
     fn open_guess(&self) -> Option<Arc<Worker>> {
         if self.job.ask.is_poll() {
             return None;
@@ -152,12 +154,13 @@ impl<'a> Hunt<'a> {
         lock(&self.search.silent).clone().filter(|worker| worker.serves())
     }
 
-    /// What the workers say to the probe; asked once for all requests of the sid that come together.
+    /// Returns the workers' answers to the probe, which is sent once for all requests of the sid that arrive together.
     async fn verdicts(&self, candidates: &[Arc<Worker>]) -> Verdicts {
         if let [only] = candidates {
             return vec![(only.clone(), Verdict::Alive)];
         }
-        // Whoever comes second waits for the first one's answers, a second at most; if that one leaves, it asks itself.
+        // Later requests wait for the answers to the first one's probe, at most a second; if that request is cancelled,
+        // the next one probes.
         let mut known = self.search.verdicts.lock().await;
         if let Some((when, verdicts)) = &*known
             && when.elapsed() < FRESH
@@ -165,14 +168,15 @@ impl<'a> Hunt<'a> {
             return verdicts.clone();
         }
         let verdicts = probe::ask_all(self.job, &self.copies.head, candidates).await;
-        // Of a request that nothing is asked for, nothing is known that would do for another one: Phoenix' POST beside its poll.
+        // Verdicts without a probe are not stored, because another request of the session may have a probe: Phoenix'
+        // poll next to its POST.
         if probe::asks(self.job, &self.copies.head) {
             *known = Some((Instant::now(), verdicts.clone()));
         }
         verdicts
     }
 
-    /// Remembers what probes showed.
+    /// Records what the probes showed.
     fn heed(&mut self, verdicts: &[(Arc<Worker>, Verdict)]) {
         for (worker, verdict) in verdicts {
             if *verdict == Verdict::Refuses {
@@ -182,13 +186,15 @@ impl<'a> Hunt<'a> {
         }
     }
 
-    /// A worker that refused this sid in so many words is not asked again, unless it now claims it.
+    /// Whether to send the request to a worker: not if it explicitly refused this sid, unless it now claims the
+    /// session.
     fn is_worth_asking(&self, worker: &Worker, verdict: Verdict) -> bool {
         verdict == Verdict::Owns || !self.has_refused(worker)
     }
 
-    /// The real request, one worker after the other: the claimed owner, then those whose probes say nothing. Those that
-    /// cannot be reached just now have said nothing, and join the silent ones.
+    /// Sends the real request to one worker after the other: the one that claims the session first, then those whose
+    /// probes do not tell. Workers that cannot be reached at the moment have not decided anything, and are added to
+    /// `silent`.
     async fn walk(
         &mut self,
         mut asked: Vec<(Arc<Worker>, Verdict)>,
@@ -210,7 +216,8 @@ impl<'a> Hunt<'a> {
         None
     }
 
-    /// Silent workers: one is the owner by elimination; several are asked again until all but one have spoken.
+    /// Handles silent workers: a single one is the owner by elimination; several are probed again until all but one
+    /// have answered.
     async fn wait_for(
         &mut self,
         mut silent: Vec<Arc<Worker>>,
@@ -230,7 +237,7 @@ impl<'a> Hunt<'a> {
             let Ok(verdicts) = tokio::time::timeout(left, asked).await else { continue };
             let spoke: Verdicts = verdicts.into_iter().filter(|(_, verdict)| *verdict != Verdict::Silent).collect();
             if spoke.is_empty() {
-                // Those that cannot be reached are silent at once; each look costs them a connect.
+                // Workers that cannot be reached are silent at once, and each probe costs them a connect.
                 tokio::time::sleep(pause.min(left)).await;
                 pause = (pause * 2).min(RARE_LOOK);
             }
@@ -241,12 +248,13 @@ impl<'a> Hunt<'a> {
             }
         }
         let owner = silent.pop()?;
-        // Pinned before it answers: it may stay silent for long, and the session's other requests belong there, too.
+        // Pinned before it answers: the worker may stay silent for long, and the session's other requests belong there,
+        // too.
         self.eliminated = true;
         let pinned_here = self.pin(&owner);
         match self.attempt(&owner, record).await {
             Step::Done(result, response) => Some((result, response)),
-            // The pin stays: nobody else can be the owner.
+            // The pin stays, because no other worker can be the owner.
             Step::Unreached => Some((Discovery::Undecided, respond::problem(Problem::Undecided))),
             Step::Refused | Step::Closed => {
                 if pinned_here {
@@ -257,11 +265,12 @@ impl<'a> Hunt<'a> {
         }
     }
 
-    /// Everybody refused: the last refusal is the client's answer, and is remembered for a second.
+    /// Ends a search in which every worker refused: the last refusal is forwarded to the client, and the miss is
+    /// remembered for a second.
     async fn nobody(&mut self, record: &mut Record) -> (Discovery, Response<Reply>) {
         if self.last.is_none() && !self.hung_up {
-            // All refused the probe only; the client gets the words of the likeliest worker for its own request. Should
-            // that be acceptance all the same, it proves nothing.
+            // The workers refused only the probe. The client gets the answer of the most likely worker to its own
+            // request; if that is acceptance all the same, it proves nothing.
             self.known = false;
             if let Some(worker) = self.candidates().into_iter().find(|worker| self.has_refused(worker))
                 && let Step::Done(result, response) = self.attempt(&worker, record).await
@@ -270,14 +279,15 @@ impl<'a> Hunt<'a> {
             }
         }
         if self.job.upstream.config.lacks_addresses() {
-            // Its worker may be one whose name does not resolve yet: no refusal while nobody can know.
+            // The owner may be a worker whose name does not resolve yet, so the request must not be refused.
             return (Discovery::Undecided, respond::problem(Problem::Undecided));
         }
         let shared = &self.job.conn.thread.shared;
-        // A browser's cookie is that of its next session, too.
+        // No miss is remembered if the browser's next session will have the same cookie.
         let lasts = self.job.ask.rule(&self.job.upstream).is_some_and(|live| live.rule.protocol == Protocol::CometD);
         if !lasts && !lock(&shared.discoveries.misses).remember(self.key, clock::now_ms()) {
-            say_full!("too many unknown sessions to remember: each is looked for again");
+            say_full!(upstream = %self.job.upstream.config.name,
+                "too many unknown sessions to remember: their next requests start new searches");
         }
         let series = self.job.upstream.series();
         let Some((parts, held, answer)) = self.last.take() else {
@@ -288,14 +298,14 @@ impl<'a> Hunt<'a> {
         (Discovery::Unknown, forward::release(parts, held, answer, None))
     }
 
-    /// Sends the real request to one worker. Its acceptance pins the session there.
+    /// Sends the real request to one worker; if the worker accepts it, the session is pinned there.
     async fn attempt(&mut self, worker: &Arc<Worker>, record: &mut Record) -> Step {
         let job = self.job;
         let claimed = std::mem::take(&mut self.claimed);
         let Some(request) = self.copies.next() else {
             return Step::Done(
                 Discovery::Failed,
-                respond::problem(Problem::Full("the body is too large to be sent again")),
+                respond::problem(Problem::Full("the request body is too large to be sent again")),
             );
         };
         job.upstream.series().attempts.inc();
@@ -328,7 +338,7 @@ impl<'a> Hunt<'a> {
         Step::Done(self.result(), self.release(worker, parts, held, answer, in_flight, record))
     }
 
-    /// Whether the answer is a refusal by the session's rule; of a preflight, by Engine.IO's.
+    /// Whether the response is a refusal by the session's rule; for a preflight, by Engine.IO's rule.
     async fn refuses(
         &self,
         parts: &response::Parts,
@@ -341,8 +351,9 @@ impl<'a> Hunt<'a> {
         learn::refuses(live, parts, &mut Ahead::new(answer, held, whole)).await
     }
 
-    /// A 101 is acceptance, with one exception: socketioxide grants every upgrade and hangs up on a sid it does not know.
-    /// Where no probe claimed the session, a 101 counts only once the worker has spoken or stayed for a moment.
+    /// Handles a 101. It is acceptance, with one exception: socketioxide grants every upgrade, and closes the
+    /// connection if it does not know the sid. If no probe claimed the session, a 101 counts only once the worker has
+    /// sent data or kept the connection for a moment.
     async fn switch(
         &mut self,
         worker: &Arc<Worker>,
@@ -373,7 +384,8 @@ impl<'a> Hunt<'a> {
         in_flight: Count,
         record: &mut Record,
     ) -> Response<Reply> {
-        // Only success proves ownership: a middleware of a stranger may answer 403 or 429 before it looks at the sid.
+        // Only success proves ownership: a middleware of another worker may answer 403 or 429 before it looks at the
+        // sid.
         let mut choice = if parts.status.is_success() {
             self.accepted(worker, record)
         } else {
@@ -400,7 +412,8 @@ impl<'a> Hunt<'a> {
         if self.eliminated { Discovery::Eliminated } else { Discovery::Found }
     }
 
-    /// A preflight never creates a pin, and the answer to a HEAD or OPTIONS shows no refusal to go by, unless its status is one.
+    /// Whether acceptance of this request pins the session. A preflight never does, and neither does a HEAD or OPTIONS,
+    /// whose response shows no refusal unless the status alone is one.
     fn may_pin(&self) -> bool {
         let method = self.copies.head.method();
         let shows = || match self.job.ask.rule(&self.job.upstream) {
@@ -412,7 +425,7 @@ impl<'a> Hunt<'a> {
         matches!(self.job.ask.kind, Kind::Session { .. }) && shows()
     }
 
-    /// `true`: it was not pinned before.
+    /// Pins the session to `worker`; returns `true` if it was not pinned before.
     fn pin(&self, worker: &Arc<Worker>) -> bool {
         if !self.may_pin() {
             return false;
@@ -423,7 +436,7 @@ impl<'a> Hunt<'a> {
             _ => (job.upstream.session_ttl(), true),
         };
         let engine = session::recognise(self.copies.head.uri().query());
-        // Other protocols' ids stay where they are.
+        // The list of sockets does not show ids of other protocols.
         let sid = match &engine {
             Some(EngineIo { sid: Sid::Given(sid), .. }) => &**sid,
             _ => &[],

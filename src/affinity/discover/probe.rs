@@ -1,12 +1,14 @@
-//! Asking all workers at once who owns a session, without touching it. Engine.IO (protocols §1.5): a `PUT` of the session's
-//! URL is refused by strangers with code 1 and by the owner with anything but. SockJS: an `xhr_send` of no message is a
-//! 204 of the owner and a 404 of strangers. tus: a `HEAD` of the upload tells its offset, or 404. Phoenix: a heartbeat is
-//! taken by the owner, whose answer to it no client waits for, and refused by strangers; a POST of the client's own is
-//! refused as well, and needs none. Of other protocols nothing is known to ask.
+//! Probes, which ask all workers at once who owns a session, without touching the session. Engine.IO
+//! (docs/reference/protocols.md §1.5): a `PUT` of the session's URL is refused with code 1 by workers that do not know
+//! the session, and is answered differently by the owner. SockJS: an `xhr_send` without messages gets a 204 from the
+//! owner and a 404 from other workers. tus: a `HEAD` of the upload returns its offset, or 404. Phoenix: a heartbeat is
+//! accepted by the owner (no client waits for its answer) and refused by other workers; a POST of the client itself is
+//! refused by them as well, so it needs no probe. For other protocols no probe is known.
 //!
-//! The answer is a guess, and proof of life. A worker is asked about a real sid of Engine.IO only after it once answered
-//! code 1 to a random one; until then every search asks it the random one first (python-engineio answers 405 to everything).
-//! What is sent carries the session's name and Host, nothing of the client's. Probes count in no error.
+//! The answer to a probe is a guess, and a sign of life. A worker is probed with a real sid of Engine.IO only after it
+//! once answered code 1 to a random one; until then every search sends the random one first (python-engineio answers
+//! 405 to everything). A probe carries the session's name and Host, and nothing else of the client. Probes count in no
+//! error metric.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,32 +30,34 @@ use crate::upstream::connect::{self, Failure, Lease, Terms};
 use crate::upstream::unread::Unread;
 use crate::upstream::worker::{Oracle, Worker};
 
-/// A worker that takes longer is asked last. Node answers a probe in a millisecond; this is for a busy one.
+/// Time limit for a probe; a worker that takes longer is asked last. Node answers in a millisecond, so this allows for
+/// a busy worker.
 const PATIENCE: Duration = Duration::from_millis(1_000);
 
-/// Its silence is nobody's fault yet, and it may be sent twice by whoever asks.
+/// Terms of a probe: silence is not held against the worker, and the caller may send the probe twice.
 const TERMS: Terms = Terms { patience: PATIENCE, is_poll: true, keep: false };
 
-/// Idle connections older than this are too likely to end under a probe.
+/// Maximum idle time of a connection for a probe; an older one is too likely to be closed while the probe is sent.
 const FRESH: Duration = Duration::from_secs(2);
 
-/// After a claim the others have this much longer: two claims count as none, and who has refused is not asked again.
+/// Time that other workers have to answer after one has claimed the session: two claims count as none, and a worker
+/// that refuses in this time is not asked again.
 const SECOND_CLAIM: Duration = Duration::from_millis(20);
 
-/// What a worker said of a sid.
+/// A worker's answer to a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It knows the session.
+    /// The worker knows the session.
     Owns,
-    /// It refused with code 1.
+    /// The worker refused the session.
     Refuses,
-    /// It lives, and its probes say nothing.
+    /// The worker is alive, but its answer does not tell.
     Alive,
-    /// It did not answer, or could not be reached.
+    /// The worker did not answer, or could not be reached.
     Silent,
 }
 
-/// What is sent to every worker.
+/// A probe, the same for every worker.
 struct Probe {
     question: Question,
     host: Option<HeaderValue>,
@@ -62,24 +66,24 @@ struct Probe {
 enum Question {
     EngineIo {
         path: String,
-        /// Raw, as the client spelled them.
+        /// Value of `EIO` as the client spelled it, not decoded.
         eio: String,
         sid: String,
     },
-    /// The path of its `xhr_send`.
+    /// Path of the session's `xhr_send`.
     SockJs(String),
-    /// The path of the upload.
+    /// Path of the tus upload.
     Tus(String),
-    /// The target of the long poll, and a heartbeat in its serializer's form.
+    /// Target of the long poll, and a heartbeat in the format of its serializer.
     Phoenix(String, &'static str),
 }
 
-/// Whether there is a question for this request's session.
+/// Whether there is a probe for this request's session.
 pub(super) fn asks(job: &Job, request: &Request<Outgoing>) -> bool {
     Probe::of(job, request).is_some()
 }
 
-/// Asks `workers` in parallel; ends when all have spoken, soon after one claims the session, or after a second.
+/// Probes `workers` in parallel. Ends when all have answered, shortly after one claims the session, or after a second.
 pub(super) async fn ask_all(
     job: &Job,
     request: &Request<Outgoing>,
@@ -94,7 +98,7 @@ pub(super) async fn ask_all(
         job.upstream.series().probes.inc();
         job.conn.thread.tasks.spawn_local(async move {
             let verdict = tokio::time::timeout(PATIENCE, ask(&thread, &worker, &probe)).await;
-            // The one who asked may have left; nobody else wants to know.
+            // If the request was cancelled, there is no receiver, and the verdict is not needed.
             let _ = sender.send((worker, verdict.unwrap_or(Verdict::Silent))).await;
         });
     }
@@ -114,7 +118,7 @@ pub(super) async fn ask_all(
     }
     let owners = heard.iter().filter(|(_, verdict)| *verdict == Verdict::Owns).count();
     for (_, verdict) in &mut heard {
-        // Two positives count as none.
+        // Two claims count as none.
         if owners > 1 && *verdict == Verdict::Owns {
             *verdict = Verdict::Alive;
         }
@@ -134,7 +138,8 @@ async fn ask(thread: &Rc<Thread>, worker: &Arc<Worker>, probe: &Probe) -> Verdic
     if worker.oracle() == Oracle::Untried {
         match send(thread, worker, probe, &random_like(sid)).await {
             Some(Verdict::Refuses) => worker.set_oracle(Oracle::Usable),
-            // Proof of life and no more. Nothing is remembered: anybody may ask on a path that is not Engine.IO's.
+            // Only a sign of life. Nothing is remembered, because any client may request a path that is not
+            // Engine.IO's.
             Some(_) => return Verdict::Alive,
             None => return Verdict::Silent,
         }
@@ -142,12 +147,12 @@ async fn ask(thread: &Rc<Thread>, worker: &Arc<Worker>, probe: &Probe) -> Verdic
     send(thread, worker, probe, sid).await.unwrap_or(Verdict::Silent)
 }
 
-/// One question; `None`: no answer. `sid`: of Engine.IO's.
+/// Sends one probe; `None` if there is no answer. `sid` is used by Engine.IO's probe only.
 async fn send(thread: &Rc<Thread>, worker: &Arc<Worker>, probe: &Probe, sid: &str) -> Option<Verdict> {
     let (response, lease) = match exchange(thread, worker, probe.request(sid)?, FRESH).await {
         Ok(answered) => answered,
         Err(Failure::TimedOut { .. }) => return None,
-        // It met the end of an idle connection, which says nothing of the worker; and a probe may be sent twice.
+        // The idle connection was just being closed, which means nothing for the worker, and a probe may be sent twice.
         Err(Failure::Unsent(_) | Failure::Broken { .. }) => {
             exchange(thread, worker, probe.request(sid)?, Duration::ZERO).await.ok()?
         }
@@ -171,12 +176,13 @@ async fn exchange(
     }
 }
 
-/// Owned, but upgraded already (protocols §1.5).
+/// Whether the answer is code 3: the worker owns the session, but the session is upgraded already
+/// (docs/reference/protocols.md §1.5).
 fn is_code_3(status: StatusCode, body: &[u8]) -> bool {
     status == StatusCode::BAD_REQUEST && body.starts_with(br#"{"code":3,"#)
 }
 
-/// Phoenix's two serializers of its own; of another one nothing is known.
+/// Heartbeat for one of Phoenix' own two serializers, by the version `vsn`; `None` for any other serializer.
 fn heartbeat(query: &str) -> Option<&'static str> {
     match session::parameter(query, "vsn")?.first()? {
         b'2' => Some(r#"[null,"stickyd","phoenix","heartbeat",{}]"#),
@@ -185,8 +191,8 @@ fn heartbeat(query: &str) -> Option<&'static str> {
     }
 }
 
-/// A sid nobody has, of the same shape: socketioxide refuses one it cannot parse with code 1, too, and says nothing of one
-/// it can.
+/// Makes a sid of the same shape that no worker knows. The shape matters because socketioxide answers code 1 to any sid
+/// it cannot parse, which means nothing for sids that it can parse.
 fn random_like(sid: &str) -> String {
     let mut escaped = 0_u8;
     let random = |class: &[u8]| {
@@ -263,7 +269,7 @@ impl Probe {
         Some(request)
     }
 
-    /// What an answer says; anything unexpected says no more than that the worker lives.
+    /// Interprets an answer; an unexpected one only shows that the worker is alive.
     fn judge(&self, parts: &Parts, body: &[u8]) -> Verdict {
         let status = parts.status;
         let (owns, refuses) = match &self.question {
@@ -302,6 +308,6 @@ mod tests {
             let kept = sid.bytes().zip(other.bytes()).filter(|(a, _)| !a.is_ascii_alphanumeric());
             assert!(kept.clone().all(|(a, b)| a == b), "{other}");
         }
-        assert!(random_like("room%2F%CE%B1").contains("%2F%CE%B1"), "what is escaped stays what it is");
+        assert!(random_like("room%2F%CE%B1").contains("%2F%CE%B1"), "escaped characters are kept");
     }
 }

@@ -1,4 +1,4 @@
-//! What requests of one sid share while they look for its owner, on whatever threads they are.
+//! State that requests of one sid share, on any thread, while they search for its owner.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -11,27 +11,27 @@ use crate::affinity::pins::Key;
 use crate::state::Shared;
 use crate::upstream::worker::Worker;
 
-/// How long verdicts hold for requests that join a search. A search lasts as long as its slowest request, a poll for a
-/// whole pingInterval, and by then a worker that was silent may speak.
+/// How long verdicts are valid for requests that join a search. A search lasts as long as its slowest request (a poll
+/// takes a whole pingInterval), and by then a worker that was silent may answer.
 pub(super) const FRESH: Duration = Duration::from_secs(1);
 
-/// Searches under way, with how many requests take part in each. Bounded by the requests themselves.
+/// Searches under way, each with the number of requests that take part. They are bounded by the number of requests.
 pub(super) type Searches = Mutex<HashMap<Key, (usize, Arc<Search>)>>;
 
 pub(super) type Verdicts = Vec<(Arc<Worker>, Verdict)>;
 
-/// What requests of one sid share while they look for its owner.
+/// State that requests of one sid share while they search for its owner.
 #[derive(Default)]
 pub(super) struct Search {
-    /// What all workers said to the probe, and when; asked once for all who come within [`FRESH`].
+    /// Verdicts of all workers, and when they were given; one probe serves all requests within [`FRESH`].
     pub(super) verdicts: tokio::sync::Mutex<Option<(Instant, Verdicts)>>,
     /// Serials of workers that refused the real sid.
     pub(super) refused: Mutex<Vec<u64>>,
-    /// Where a GET waits: the first guess of the POST that will wake it.
+    /// Worker at which a GET waits: the first guess for the POST that will make it answer.
     pub(super) silent: Mutex<Option<Arc<Worker>>>,
 }
 
-/// A request's share in a search; the last one out takes it off the list.
+/// Membership of a request in a search; the last member removes the search from the map.
 pub(super) struct Joined<'a> {
     shared: &'a Shared,
     key: Key,
@@ -59,7 +59,7 @@ impl Drop for Joined<'_> {
     }
 }
 
-/// Says where this sid's GET waits, for as long as it does.
+/// Marks the worker at which this sid's GET waits, for as long as it waits.
 pub(super) struct Waiting<'a>(&'a Search);
 
 impl<'a> Waiting<'a> {
@@ -82,13 +82,13 @@ mod tests {
     use crate::config;
 
     #[test]
-    fn the_last_one_out_ends_a_search() {
+    fn the_last_request_ends_a_search() {
         let config = config::for_command_line(&["127.0.0.1:8000".into()], &["127.0.0.1:8001".into()]).unwrap();
         let shared = Shared::new(&config, vec![1; 32], Keys::random().unwrap());
         let key = shared.keys.key("app", b"sid");
         let (one, two) = (Joined::new(&shared, key), Joined::new(&shared, key));
         assert!(Arc::ptr_eq(&one.search, &two.search));
-        // As if another thread were between its count and its `Arc`.
+        // As if another thread had counted itself but did not have its `Arc` yet.
         let late = one.search.clone();
         drop(one);
         assert_eq!(lock(&shared.discoveries.searches).len(), 1);

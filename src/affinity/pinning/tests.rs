@@ -1,4 +1,5 @@
-//! Sessions that are learned, discovered and asked for at once: one entry on the list of sockets each, and it is found again.
+//! Sessions that are learned, discovered and requested at the same time have one entry each on the list of sockets, and
+//! the entry is found again.
 
 use std::thread;
 
@@ -28,19 +29,19 @@ fn listed(shared: &Shared) -> Vec<Arc<Socket>> {
     (0..SHARDS).flat_map(|shard| shared.sockets.shard(shard)).collect()
 }
 
-/// Its upgrade was still looked for when its handshake's answer, held up on the way, was learned.
+/// The session's upgrade was still being discovered when the delayed response to its handshake was learned.
 #[test]
 fn a_session_learned_while_it_was_discovered_is_one_entry() {
     let (shared, worker) = shared();
     let key = shared.keys.key(&worker.upstream, b"sid");
     assert!(pin_fresh(&shared, key, client(), worker.session(), TTL, true));
-    assert!(listed(&shared).is_empty(), "nobody has asked for it");
+    assert!(listed(&shared).is_empty(), "no request has named it");
     // What discovery does once a worker has accepted the upgrade.
     assert!(!pin(&shared, key, client(), new(&worker, Kind::EngineIo), TTL, true));
     let found = hold(&shared, key).unwrap();
     assert!(!found.is_fresh());
     let (tunnel, socket) = found.of_tunnel(true);
-    let socket = socket.expect("the tunnel is this session's, and none of its own");
+    let socket = socket.expect("the tunnel belongs to this session's entry");
     // The session's next poll.
     enlist(&shared, key, |session| New { session: Some(session), ..new(&worker, Kind::EngineIo) });
     assert_eq!((listed(&shared).len(), worker.sessions()), (1, 1));
@@ -49,9 +50,9 @@ fn a_session_learned_while_it_was_discovered_is_one_entry() {
     assert_eq!((listed(&shared).len(), worker.sessions()), (0, 0));
 }
 
-/// Whoever is first: requests of one session that find their worker at the same time.
+/// Requests of one session that find their worker at the same time make one entry, whichever is first.
 #[test]
-fn sessions_found_by_many_at_once_are_one_entry_each() {
+fn sessions_found_concurrently_have_one_entry_each() {
     let (shared, worker) = shared();
     let key = |n: u32| shared.keys.key(&worker.upstream, &n.to_be_bytes());
     thread::scope(|scope| {
@@ -74,7 +75,7 @@ fn sessions_found_by_many_at_once_are_one_entry_each() {
     assert_eq!((opened, closed), (500, 0));
 }
 
-/// Whatever its sid says: those of other protocols do not lead to their pins.
+/// A session is closed by its entry, whatever sid the entry shows: sids of other protocols do not lead to their pins.
 #[test]
 fn a_session_is_closed_by_its_socket() {
     let (shared, worker) = shared();
@@ -87,6 +88,6 @@ fn a_session_is_closed_by_its_socket() {
         assert_eq!(socket.key(), (kind == Kind::Plain).then_some(key));
         assert!(close(&shared, &socket) && !close(&shared, &socket), "{kind:?}");
         assert_eq!((listed(&shared).len(), socket.end()), (0, Some(End::Operator)));
-        assert!(shared.pins.remove(key).is_some_and(|pin| pin.worker().is_none()), "the end's memory");
+        assert!(shared.pins.remove(key).is_some_and(|pin| pin.worker().is_none()), "the pin remembers the end");
     }
 }

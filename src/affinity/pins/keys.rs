@@ -1,49 +1,50 @@
-//! What sessions and addresses are called in the table: keyed hashes, which nobody outside can predict.
+//! Keys of sessions and addresses in the pin table: keyed hashes, which clients cannot predict.
 
 use std::hash::Hasher;
 
 use aws_lc_rs::error::Unspecified;
 use siphasher::sip128::{Hasher128, SipHasher24};
 
-/// A session's name in the table: a 128-bit keyed hash of (upstream, sid), so that nobody can make two sids collide.
+/// Key of a session in the pin table: a 128-bit keyed hash of (upstream, sid), so that clients cannot make two sids
+/// collide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key(pub(super) u64, pub(super) u64);
 
 impl Key {
-    /// A part of 2³² that is always the same for this session, and as random as the key.
+    /// A fraction of 2³² that is always the same for this session, and as random as the key.
     pub fn jitter(self) -> u32 {
         u32::try_from(self.0 >> 32).unwrap_or(0)
     }
 
-    /// Another one.
+    /// A second fraction of 2³² that is always the same for this session, independent of [`Key::jitter`].
     pub fn chance(self) -> u32 {
         u32::try_from(self.1 >> 32).unwrap_or(0)
     }
 
-    /// To be kept elsewhere, for [`Key::from_bytes`].
+    /// Encodes the key for storage; [`Key::from_bytes`] decodes it.
     pub fn to_bytes(self) -> [u8; 16] {
         (u128::from(self.0) << 64 | u128::from(self.1)).to_be_bytes()
     }
 
-    /// What [`Key::to_bytes`] gave.
+    /// Decodes a key that [`Key::to_bytes`] encoded.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
         Self(u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes([i, j, k, l, m, n, o, p]))
     }
 }
 
-/// Makes [`Key`]s: SipHash-2-4-128 under a random key of this process.
+/// Makes [`Key`]s by SipHash-2-4-128 under a random key of this process.
 pub struct Keys([u8; 16]);
 
 impl Keys {
-    /// A new random key, once per process. Fails only where the system has no randomness.
+    /// Draws a new random key, once per process. Fails only if the system has no randomness.
     pub fn random() -> Result<Self, Unspecified> {
         let mut key = [0; 16];
         aws_lc_rs::rand::fill(&mut key)?;
         Ok(Self(key))
     }
 
-    /// The key of one session: the upstream's name and the decoded sid.
+    /// Key of a session, from the upstream's name and the decoded sid.
     pub fn key(&self, upstream: &str, sid: &[u8]) -> Key {
         let mut hasher = SipHasher24::new_with_key(&self.0);
         hasher.write(&(upstream.len() as u64).to_le_bytes());
@@ -53,10 +54,10 @@ impl Keys {
         Key(a, b)
     }
 
-    /// The key of an id that a rule has found: of another rule, it is another one.
+    /// Key of an id that a rule found; the same id found by another rule has another key.
     pub fn of_rule(&self, upstream: &str, rule: &str, id: &[u8]) -> Key {
         let mut hasher = SipHasher24::new_with_key(&self.0);
-        // No upstream's name is as long as this says, so that no sid of `key` can be played against it.
+        // No upstream's name is as long as this length, so no sid passed to `key` can produce the same input.
         hasher.write(&(u64::MAX - upstream.len() as u64).to_le_bytes());
         hasher.write(upstream.as_bytes());
         hasher.write(&(rule.len() as u64).to_le_bytes());
@@ -66,7 +67,7 @@ impl Keys {
         Key(a, b)
     }
 
-    /// The hash of a client's address ([`crate::proxy::headers::Client::key`]) that quotas and budgets count by.
+    /// Hash of a client's address ([`crate::proxy::headers::Client::key`]), by which quotas and budgets count.
     pub fn address(&self, client: [u8; 16]) -> u64 {
         let mut hasher = SipHasher24::new_with_key(&self.0);
         hasher.write(&client);
@@ -74,7 +75,7 @@ impl Keys {
     }
 }
 
-/// A hash of an id its client made, the same in every stickyd: the ring mixes the fleet's secret in.
+/// Hash of a client-made id, the same in every stickyd: the ring mixes the fleet's secret in.
 pub fn plain_hash(id: &[u8]) -> [u8; 16] {
     let mut hasher = SipHasher24::new();
     hasher.write(id);

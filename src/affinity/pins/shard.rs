@@ -1,51 +1,53 @@
-//! One shard of the pin table: slots in a vector, an index over them, a list of the idle ones.
+//! One shard of the pin table: slots in a vector, an index over them, and a list of the idle ones.
 //!
-//! The list is threaded through the slots, oldest activity first, so that eviction and refresh cost no search; pins held
-//! open are not on it. Slot numbers are stable until [`Shard::shrink`], which only the sweep calls. Times are ticks of the
-//! table's clock. Left out: locks, counts over several shards, and what full means.
+//! The list is threaded through the slots, oldest activity first, so that eviction and refresh need no search; pins
+//! held open are not on it. Slot numbers are stable until [`Shard::shrink`], which only the sweep calls. Times are
+//! ticks of the table's clock. Not in this module: locks, counts over several shards, and what to do when the table is
+//! full.
 
 use hashbrown::HashTable;
 
 use super::{Hold, Key, TICK, View};
 
-/// No slot: the end of a list. A vector is never that long.
+/// Slot number that marks the end of a list. A vector is never that long.
 const NIL: u32 = u32::MAX;
 
 pub(super) struct Shard<E> {
     slots: Vec<Slot<E>>,
     /// Slot numbers of all pins, by key.
     index: HashTable<u32>,
-    /// Idle the longest; `NIL` if none is idle.
+    /// Slot of the pin that has been idle longest; `NIL` if none is idle.
     oldest: u32,
-    /// Active last of the idle.
+    /// Slot of the idle pin that was active last; `NIL` if none is idle.
     newest: u32,
     /// First of the free slots, which are linked by `next`.
     free: u32,
-    /// Life of the next pin, see [`Hold`]. Wraps: two lives of one session are never 65,536 inserts of a shard apart while
-    /// a hold of the first is still out.
+    /// Number of the next pin's life, see [`Hold`]. It wraps: two lives of one session are never 65,536 inserts into a
+    /// shard apart while a hold on the first one still exists.
     life: u16,
 }
 
 struct Slot<E> {
-    /// `None`: the slot is free.
+    /// Owner of the pin; `None` if the slot is free.
     owner: Option<E>,
     pin: Pin,
 }
 
-/// 40 bytes.
+/// What the table itself keeps of a pin: 40 bytes.
 #[derive(Clone, Copy)]
 struct Pin {
     key: Key,
     address: u32,
-    /// Dead from this tick on, if not held open.
+    /// Tick from which on the pin is expired, unless it is held open.
     deadline: u32,
-    /// Ticks.
+    /// Time to live, in ticks.
     ttl: u32,
-    /// The next older idle pin.
+    /// Slot of the next older idle pin.
     prev: u32,
-    /// The next newer idle pin, or the next free slot.
+    /// Slot of the next newer idle pin, or of the next free slot.
     next: u32,
-    /// Polls and tunnels that hold it. Stays at 65,535: from there on it may go idle too early, which costs a discovery.
+    /// Number of polls and tunnels that hold the pin. Stays at 65,535: from there on the pin may go idle too early,
+    /// which costs a discovery.
     open: u16,
     life: u16,
 }
@@ -71,7 +73,7 @@ impl<E> Shard<E> {
         self.index.len()
     }
 
-    /// The slot of a key, dead or alive.
+    /// Slot of a key, whether its pin is expired or not.
     pub(super) fn index(&self, key: Key) -> Option<u32> {
         let is_it = |&index: &u32| self.pin(index).is_some_and(|pin| pin.key == key);
         self.index.find(key.1, is_it).copied()
@@ -107,7 +109,7 @@ impl<E> Shard<E> {
         }
     }
 
-    /// Activity: the full time to live again, and the newest of the idle.
+    /// Records activity: the pin gets its full time to live again and is the newest of the idle pins.
     pub(super) fn refresh(&mut self, index: u32, now: u32) {
         let Some(pin) = self.pin_mut(index) else { return };
         pin.deadline = now.saturating_add(pin.ttl);
@@ -137,7 +139,7 @@ impl<E> Shard<E> {
         }
     }
 
-    /// Adds a pin that is not there yet, idle; gives the owner back if slot numbers ran out.
+    /// Adds an idle pin whose key is not in the shard yet; hands the owner back if slot numbers are exhausted.
     pub(super) fn insert(&mut self, key: Key, owner: E, address: u32, ttl: u32, now: u32) -> Result<(), E> {
         self.life = self.life.wrapping_add(1);
         let (deadline, life) = (now.saturating_add(ttl), self.life);
@@ -161,7 +163,7 @@ impl<E> Shard<E> {
         Ok(())
     }
 
-    /// Takes a pin out; its owner and its address.
+    /// Removes a pin and returns its owner and its address.
     pub(super) fn remove(&mut self, index: u32) -> Option<(E, u32)> {
         let slot = self.slots.get_mut(index as usize)?;
         let (owner, pin) = (slot.owner.take()?, slot.pin);
@@ -178,28 +180,29 @@ impl<E> Shard<E> {
         Some((owner, pin.address))
     }
 
-    /// The idle pin whose last activity is longest ago.
+    /// Slot of the idle pin whose last activity is longest ago.
     pub(super) fn oldest(&self) -> Option<u32> {
         self.idle().next()
     }
 
-    /// The same among one address's, of the `walk` oldest.
+    /// Slot of the oldest idle pin of one address, among the `walk` oldest idle pins.
     pub(super) fn oldest_of(&self, address: u32, walk: usize) -> Option<u32> {
         self.idle().take(walk).find(|&index| self.pin(index).is_some_and(|pin| pin.address == address))
     }
 
-    /// All dead pins. Times to live differ, so the list is no help; the slots are walked in the order they lie.
+    /// Slots of all expired pins. Times to live differ, so the list is not in the order of expiry; the slots are
+    /// scanned as they lie.
     pub(super) fn expired(&self, now: u32) -> Vec<u32> {
         let dead = |slot: &Slot<E>| slot.owner.is_some() && slot.pin.is_dead(now);
         (0..).zip(&self.slots).filter(|(_, slot)| dead(slot)).map(|(index, _)| index).collect()
     }
 
-    /// Moves the pins to a smaller vector when three quarters of it are free.
+    /// Moves the pins to a smaller vector if three quarters of it are free.
     pub(super) fn shrink(&mut self) {
         if self.slots.capacity() <= 64 || self.len() * 4 > self.slots.capacity() {
             return;
         }
-        // The idle ones first and in their order, so that linking them one by one gives the same list.
+        // Idle pins come first and in their order, so that linking them one by one gives the same list.
         let mut order: Vec<u32> = self.idle().collect();
         let held = |slot: &Slot<E>| slot.owner.is_some() && slot.pin.open > 0;
         order.extend((0..).zip(&self.slots).filter(|(_, slot)| held(slot)).map(|(index, _)| index));
@@ -217,12 +220,12 @@ impl<E> Shard<E> {
         }
     }
 
-    /// Oldest first.
+    /// Slots of the idle pins, oldest first.
     fn idle(&self) -> impl Iterator<Item = u32> {
         std::iter::successors(Some(self.oldest), |&index| Some(self.pin(index)?.next)).take_while(|&index| index != NIL)
     }
 
-    /// Grows by an eighth, not to the double: a slot is most of what a pin costs.
+    /// Adds a slot. The vector grows by an eighth instead of doubling, because slots are most of what a pin costs.
     fn push(&mut self, slot: Slot<E>) {
         if self.slots.len() == self.slots.capacity() {
             self.slots.reserve_exact((self.slots.len() / 8).max(16));
@@ -232,7 +235,7 @@ impl<E> Shard<E> {
 
     fn add_to_index(&mut self, key: Key, index: u32) {
         let slots = &self.slots;
-        // The half of the key that did not choose the shard.
+        // The half of the key that does not choose the shard.
         let hash = |&index: &u32| slots.get(index as usize).map_or(0, |slot| slot.pin.key.1);
         self.index.insert_unique(key.1, index, hash);
     }
@@ -268,7 +271,7 @@ impl<E> Shard<E> {
         self.slots.get_mut(index as usize).map(|slot| &mut slot.pin)
     }
 
-    /// Bytes on the heap.
+    /// Number of bytes on the heap.
     #[cfg(test)]
     pub(super) fn allocated(&self) -> usize {
         self.slots.capacity() * size_of::<Slot<E>>() + self.index.allocation_size()

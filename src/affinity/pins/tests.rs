@@ -1,4 +1,4 @@
-//! The table against a naive model, under threads, and on the scale.
+//! Tests of the pin table: single rules, a naive model, threads, and memory at scale.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A key whose shard is `shard`.
+/// Makes a key whose shard is `shard`.
 fn key(shard: u64, n: u64) -> Key {
     Key(shard, (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
@@ -31,7 +31,7 @@ impl<E> Pins<E> {
     }
 }
 
-// ---- one rule each
+// ---- single rules
 
 #[test]
 fn keys_are_keyed_and_unambiguous() {
@@ -54,7 +54,7 @@ fn a_pin_lives_its_time_after_the_last_activity() {
 }
 
 #[test]
-fn never_shorter_than_asked() {
+fn a_pin_never_lives_shorter_than_its_ttl() {
     let (pins, t) = pins(1000, 1000);
     for part in 0..20 {
         let t = t + Duration::from_millis(part * 13);
@@ -70,7 +70,7 @@ fn a_pin_never_moves() {
     assert_eq!(pins.insert(key(1, 1), "a", 1, SECOND, t), NEW);
     assert_eq!(pins.insert(key(1, 1), "b", 1, SECOND, t + SECOND), Inserted::Kept("b"));
     assert_eq!(pins.touch(key(1, 1), t + 2 * SECOND, own), Some("a"));
-    // Once dead it is gone.
+    // Once expired, the pin is gone.
     assert_eq!(pins.insert(key(1, 1), "b", 1, SECOND, t + 5 * SECOND), NEW);
     assert_eq!(pins.touch(key(1, 1), t + 5 * SECOND, own), Some("b"));
     assert_eq!((pins.len(), pins.remove(key(1, 1)), pins.len()), (1, Some("b"), 0));
@@ -78,7 +78,7 @@ fn a_pin_never_moves() {
 }
 
 #[test]
-fn what_is_bound_may_change_and_its_times_do_not() {
+fn changing_the_owner_is_not_activity() {
     let (pins, t) = pins(1000, 1000);
     for n in 0..3 {
         assert_eq!(pins.insert(key(1, n), "a", 1, SECOND, t), NEW);
@@ -91,11 +91,11 @@ fn what_is_bound_may_change_and_its_times_do_not() {
     pins.each(1, |_, owner| *owner = "c");
     pins.each(SHARDS, |_, _| panic!("there is no such shard"));
     assert_eq!(pins.peek(key(1, 0), t, own), Some("c"));
-    assert_eq!(pins.update(key(1, 1), t + 2 * SECOND, |owner| *owner), None, "neither is activity");
+    assert_eq!(pins.update(key(1, 1), t + 2 * SECOND, |owner| *owner), None, "neither call is activity");
 }
 
 #[test]
-fn held_open_it_lives_on() {
+fn a_pin_held_open_does_not_expire() {
     let (pins, t) = pins(64, 1000);
     let k = key(1, 1);
     assert_eq!(pins.insert(k, "a", 1, SECOND, t), NEW);
@@ -105,7 +105,7 @@ fn held_open_it_lives_on() {
     assert_eq!(pins.sweep(1, late), 0);
     assert_eq!(pins.insert(key(1, 2), "b", 1, SECOND, late), Inserted::Refused("b", Full::Table));
     pins.close(k, poll, late, None);
-    assert_eq!(pins.sweep(1, late + 100 * SECOND), 0, "one is still out");
+    assert_eq!(pins.sweep(1, late + 100 * SECOND), 0, "one hold is left");
     pins.close(k, tunnel, late, None);
     assert_eq!(pins.touch(k, late + SECOND, own), Some("a"));
     assert_eq!(pins.sweep(1, late + 3 * SECOND), 1);
@@ -113,21 +113,21 @@ fn held_open_it_lives_on() {
 }
 
 #[test]
-fn an_end_may_shorten_what_is_left() {
+fn closing_may_shorten_the_remaining_time() {
     let (pins, t) = pins(1000, 1000);
     let k = key(1, 1);
     assert_eq!(pins.insert(k, "a", 1, 50 * SECOND, t), NEW);
     let (hold, _) = pins.open(k, t, own).unwrap();
     pins.close(k, hold, t, Some(5 * SECOND));
     assert_eq!(pins.touch(k, t + 4 * SECOND, own), Some("a"));
-    assert_eq!(pins.touch(k, t + 50 * SECOND, own), Some("a"), "alive after all: its full time");
+    assert_eq!(pins.touch(k, t + 50 * SECOND, own), Some("a"), "activity restores the full time");
     let (hold, _) = pins.open(k, t + 50 * SECOND, own).unwrap();
     pins.close(k, hold, t + 50 * SECOND, Some(500 * SECOND));
-    assert_eq!(pins.touch(k, t + 101 * SECOND, own), None, "never longer than its own");
+    assert_eq!(pins.touch(k, t + 101 * SECOND, own), None, "never longer than its own time to live");
 }
 
 #[test]
-fn a_hold_ends_with_its_life() {
+fn a_hold_ends_with_the_life_of_its_pin() {
     let (pins, t) = pins(1000, 1000);
     let k = key(1, 1);
     assert_eq!(pins.insert(k, "a", 1, SECOND, t), NEW);
@@ -144,7 +144,7 @@ fn a_hold_ends_with_its_life() {
 }
 
 #[test]
-fn full_shards_lose_their_oldest_idle() {
+fn full_shards_evict_their_oldest_idle_pin() {
     let (pins, t) = pins(3 * SHARDS, 1000);
     for n in 0..3 {
         assert_eq!(pins.insert(key(7, n), "a", 1, 50 * SECOND, t), NEW);
@@ -160,18 +160,18 @@ fn full_shards_lose_their_oldest_idle() {
 }
 
 #[test]
-fn the_quota_applies_only_over_half() {
+fn the_quota_applies_only_over_half_full() {
     let (pins, t) = pins(4 * SHARDS, 10);
     let insert = |n: u64, address| pins.insert(key(n % 64, n), "a", address, SECOND, t);
     for n in 0..129 {
-        assert_eq!(insert(n, 1), NEW, "{n}: up to half nobody asks");
+        assert_eq!(insert(n, 1), NEW, "{n}: no quota up to half full");
     }
     assert_eq!(insert(129, 1), Inserted::New { evicted: 1 });
-    assert_eq!(pins.peek(key(1, 1), t, own), None, "its own oldest of that shard");
+    assert_eq!(pins.peek(key(1, 1), t, own), None, "the address's oldest pin of that shard");
     for n in 130..140 {
-        assert_eq!(insert(n, 2), NEW, "{n}: others have room");
+        assert_eq!(insert(n, 2), NEW, "{n}: other addresses have room");
     }
-    // In shard 50 nothing of address 2 can go.
+    // In shard 50 there is no pin of address 2 to evict.
     assert_eq!(pins.insert(key(50, 999), "a", 2, SECOND, t), Inserted::Refused("a", Full::Address));
     assert_eq!(pins.len(), 139);
     assert_eq!((0..SHARDS).map(|shard| pins.sweep(shard, t + 9 * SECOND)).sum::<usize>(), 139);
@@ -179,7 +179,7 @@ fn the_quota_applies_only_over_half() {
 }
 
 #[test]
-fn the_walk_for_ones_own_is_bounded() {
+fn the_search_for_own_pins_is_bounded() {
     let (pins, t) = pins(200 * SHARDS, 1);
     for n in 0..(QUOTA_WALK as u64) {
         let _ = pins.insert(key(0, n), "other", 2, 9 * SECOND, t);
@@ -195,7 +195,7 @@ fn the_walk_for_ones_own_is_bounded() {
     assert_eq!(pins.insert(key(0, 1001), "a", 1, SECOND, t), Inserted::New { evicted: 1 });
 }
 
-// ---- everything at once, against a naive model
+// ---- all operations at once, against a naive model
 
 struct ModelPin {
     key: Key,
@@ -203,12 +203,12 @@ struct ModelPin {
     deadline: u32,
     ttl: u32,
     open: u32,
-    /// When it was active last, in operations.
+    /// Number of the operation that was its last activity.
     active: usize,
     life: usize,
 }
 
-/// Times in ticks.
+/// Naive model of the table; times are in ticks.
 struct Model {
     pins: Vec<ModelPin>,
     per_shard: usize,
@@ -283,9 +283,9 @@ fn operation() -> impl Strategy<Value = Op> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
-    /// One to three pins a shard, so that half full, over quota and full all happen within some hundred operations.
+    /// Shards hold one to three pins, so that half full, over quota and full all happen within some hundred operations.
     #[test]
-    fn agrees_with_the_model(ops in prop::collection::vec(operation(), 1..1200), per_address in 1usize..30, per_shard in 1usize..4) {
+    fn agrees_with_a_model(ops in prop::collection::vec(operation(), 1..1200), per_address in 1usize..30, per_shard in 1usize..4) {
         let (base, owner) = (Instant::now(), Arc::new(()));
         let pins = Pins::new(per_shard * SHARDS, per_address, base);
         let mut model = Model { pins: Vec::new(), per_shard, per_address };
@@ -340,7 +340,7 @@ proptest! {
                 Op::Wait(ticks) => now += ticks,
             }
             prop_assert_eq!(pins.len(), model.pins.len());
-            prop_assert_eq!(Arc::strong_count(&owner), 1 + model.pins.len(), "owners go with their pins");
+            prop_assert_eq!(Arc::strong_count(&owner), 1 + model.pins.len(), "owners are dropped with their pins");
         }
         for address in 0..5 {
             let mine = model.pins.iter().filter(|pin| pin.address == address).count();
@@ -351,9 +351,9 @@ proptest! {
 
 // ---- at scale
 
-/// The bytes asked of the allocator, at every size from 20,000 to 200,000 pins, each of another address.
+/// The bytes requested from the allocator, at every size from 20,000 to 200,000 pins, each of another address.
 #[test]
-fn at_most_a_hundred_bytes_a_pin() {
+fn a_pin_takes_at_most_a_hundred_bytes() {
     let now = Instant::now();
     let (pins, keys, owner) = (Pins::new(1_000_000, 10_000, now), Keys::random().unwrap(), Arc::new(()));
     let mut worst = 0.0_f64;
@@ -370,22 +370,22 @@ fn at_most_a_hundred_bytes_a_pin() {
             let each = pins.allocated() as f64 / n as f64;
             worst = worst.max(each);
             if n == 100_000 {
-                println!("{each:.1} bytes a pin at 100,000");
+                println!("{each:.1} bytes per pin at 100,000");
             }
         }
     }
-    println!("{worst:.1} bytes a pin at worst");
+    println!("{worst:.1} bytes per pin at worst");
     assert!(worst <= 90.0, "{worst}");
     assert_eq!(size_of::<Arc<()>>(), 8);
 
     let full = pins.allocated();
     let late = now + 10 * SECOND;
     assert_eq!((0..SHARDS).map(|shard| pins.sweep(shard, late)).sum::<usize>(), 200_000);
-    assert!(pins.allocated() * 20 < full, "a flood's memory goes: {} of {full}", pins.allocated());
+    assert!(pins.allocated() * 20 < full, "memory left after a flood: {} of {full}", pins.allocated());
 }
 
 #[test]
-fn shrinking_loses_nothing() {
+fn shrinking_loses_no_pins() {
     let (pins, t) = pins(1_000_000, 10_000);
     for n in 0..2_000 {
         let _ = pins.insert(key(3, n), "a", n, if n % 10 == 0 { 100 * SECOND } else { SECOND }, t);
@@ -399,11 +399,11 @@ fn shrinking_loses_nothing() {
     assert_eq!(pins.sweep(3, t + 9 * SECOND), 1);
     assert_eq!(pins.len(), 200);
     let order: Vec<u32> = lock(&pins.shards[3]).oldest().into_iter().collect();
-    assert_eq!(lock(&pins.shards[3]).index(key(3, 0)), order.first().copied(), "still the oldest first");
+    assert_eq!(lock(&pins.shards[3]).index(key(3, 0)), order.first().copied(), "the oldest pin is still first");
 }
 
 #[test]
-fn many_threads() {
+fn the_table_is_consistent_under_threads() {
     let now = Instant::now();
     let (pins, owner) = (Pins::new(10 * SHARDS, 20, now), Arc::new(()));
     std::thread::scope(|scope| {

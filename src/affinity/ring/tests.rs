@@ -1,4 +1,4 @@
-//! Balance, minimal movement, bounded load, and the worker that just came back.
+//! Balance, minimal movement, bounded load, and a worker that just came back.
 
 use std::collections::HashMap;
 
@@ -22,14 +22,14 @@ fn seats(weights: &[u32]) -> Vec<Seat> {
     weights.iter().map(|&weight| Seat { takes_new: true, weight, load: 0, recent: 0 }).collect()
 }
 
-/// How many of `n` keys each worker gets.
+/// Counts how many of `n` keys each worker gets.
 fn shares(ring: &Ring, workers: usize, n: u32) -> Vec<u32> {
     let mut counts = vec![0; workers];
     (0..n).for_each(|key| counts[ring.get(&key.to_be_bytes(), 0).unwrap()] += 1);
     counts
 }
 
-/// Part of `n` keys whose worker, by id, differs.
+/// Fraction of `n` keys whose worker, by id, differs.
 fn moved(before: &[(WorkerId, u32)], after: &[(WorkerId, u32)], n: u32) -> f64 {
     let (a, b) = (Ring::build(SECRET, before), Ring::build(SECRET, after));
     let differs = |key: &u32| {
@@ -72,7 +72,7 @@ fn points_are_bounded() {
 }
 
 #[test]
-fn empty_rings() {
+fn empty_rings_place_no_session() {
     for ring in [ring(&[]), ring(&[0, 0])] {
         assert_eq!(ring.get(b"key", 0), None);
         assert_eq!(place(&ring, b"key", &[]), None);
@@ -93,7 +93,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn order_does_not_matter(weights in prop::collection::vec(1u32..5, 1..10), key in any::<[u8; 12]>(), turn in 0usize..10) {
+    fn worker_order_is_irrelevant(weights in prop::collection::vec(1u32..5, 1..10), key in any::<[u8; 12]>(), turn in 0usize..10) {
         let before = workers(&weights);
         let mut after = before.clone();
         after.rotate_left(turn % weights.len());
@@ -106,7 +106,7 @@ proptest! {
         prop_assert_eq!(pick(&a, &before), pick(&b, &after));
     }
 
-    /// Below the cap, a change moves the changed worker's share and nothing else.
+    /// Below the cap, a change moves the share of the changed worker and nothing else.
     #[test]
     fn a_change_moves_only_its_share(weights in prop::collection::vec(1u32..5, 2..10), which in any::<prop::sample::Index>(), new in 0u32..6) {
         let before = workers(&weights);
@@ -121,12 +121,12 @@ proptest! {
         let (a, b) = (Ring::build(SECRET, &before), Ring::build(SECRET, &after));
         for key in 0..500_u32 {
             let (from, to) = (a.get(&key.to_be_bytes(), 0).unwrap(), b.get(&key.to_be_bytes(), 0).unwrap());
-            prop_assert!(from == to || from == which || to == which, "a bystander's key moved");
+            prop_assert!(from == to || from == which || to == which, "an unchanged worker's key moved");
         }
     }
 
     #[test]
-    fn place_finds_whoever_is_left(
+    fn place_finds_any_worker_that_is_left(
         seats in prop::collection::vec((any::<bool>(), 0u32..4, 0u32..50, 0u32..50), 0..12),
         key in any::<[u8; 12]>(),
     ) {
@@ -140,7 +140,8 @@ proptest! {
     }
 }
 
-/// Above the cap every worker loses or gains a few points at any change: about twice its share moves, not more.
+/// Above the cap every worker loses or gains a few points at each change: about twice the changed share moves, not
+/// more.
 #[test]
 fn a_change_above_the_cap_moves_twice_its_share() {
     let before = workers(&[100; 16]);
@@ -151,14 +152,14 @@ fn a_change_above_the_cap_moves_twice_its_share() {
 }
 
 #[test]
-fn one_more_worker_of_many() {
+fn one_more_worker_moves_only_its_share() {
     let after = workers(&[1; 17]);
     let moved = moved(&after[..16], &after, 20_000);
     assert!((moved - 1.0 / 17.0).abs() < 0.015, "{moved}");
 }
 
 #[test]
-fn two_hundred_sessions_behind_one_address() {
+fn two_hundred_sessions_of_one_address_are_spread() {
     for n in [2_usize, 3, 5, 16] {
         let (ring, mut seats) = (ring(&vec![1; n]), seats(&vec![1; n]));
         for _ in 0..200 {
@@ -172,7 +173,7 @@ fn two_hundred_sessions_behind_one_address() {
 }
 
 #[test]
-fn one_key_stays_while_there_is_room() {
+fn a_key_keeps_its_worker_while_there_is_room() {
     let (ring, seats) = (ring(&[1; 5]), seats(&[1; 5]));
     let home = ring.get(b"client", 0);
     assert_eq!(place(&ring, b"client", &seats), home);
@@ -192,7 +193,7 @@ fn loads_follow_weights() {
     }
     for seat in &seats {
         assert!(f64::from(seat.load) <= f64::from(seat.weight) * 100.0 * 1.06, "{seats:?}");
-        // Below, only the ring and the luck of 100 keys speak.
+        // The lower bound depends only on the ring and the chance of 100 keys.
         assert!(f64::from(seat.load) >= f64::from(seat.weight) * 100.0 * 0.7, "{seats:?}");
     }
 }
@@ -217,7 +218,7 @@ fn a_worker_just_back_is_not_flooded() {
 }
 
 #[test]
-fn draining_workers_are_no_part_of_the_sums() {
+fn draining_workers_do_not_count_in_the_sums() {
     let (ring, mut seats) = (ring(&[1; 3]), seats(&[1; 3]));
     seats[0] = Seat { takes_new: false, load: 10_000, ..seats[0] };
     for key in 0..100_u32 {
@@ -228,7 +229,7 @@ fn draining_workers_are_no_part_of_the_sums() {
 }
 
 #[test]
-fn extreme_numbers() {
+fn extreme_numbers_do_not_overflow() {
     let seat = Seat { takes_new: true, weight: u32::MAX, load: u32::MAX, recent: u32::MAX };
     assert!(place(&ring(&[256; 3]), b"key", &[seat; 3]).is_some());
 }
@@ -246,5 +247,5 @@ fn recent_looks_back_ten_seconds() {
     assert_eq!(recent.count(39), 0);
     recent.note(1_000_000);
     assert_eq!(recent.count(1_000_000), 1);
-    assert_eq!(recent.count(999_999), 1, "a thread a little behind");
+    assert_eq!(recent.count(999_999), 1, "a thread whose clock is slightly late");
 }

@@ -1,4 +1,4 @@
-//! What an answer means to a rule: whether it refuses a session, how long one lives. Pure.
+//! What a response means to a rule: whether it refuses a session, and how long a session lives. All functions are pure.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -10,18 +10,18 @@ use super::contains;
 use crate::affinity::session::{self, MAX_REFUSAL};
 use crate::config::rules::{Refusal, Rule};
 
-/// What the head of an answer says of a refusal.
+/// Whether a response is a refusal, as far as its head tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is none.
+    /// The response is not a refusal.
     No,
-    /// It is one.
+    /// The response is a refusal.
     Yes,
-    /// The body tells.
+    /// The body decides whether the response is a refusal.
     Read,
 }
 
-/// Whether an answer may be a worker's "I do not know this session", as far as its head tells.
+/// Judges by its head whether a response is a worker's "I do not know this session".
 pub fn head_refuses(rule: &Rule, status: StatusCode, headers: &HeaderMap) -> Verdict {
     let mut verdict = Verdict::No;
     for refusal in &rule.refusal {
@@ -43,7 +43,8 @@ pub fn head_refuses(rule: &Rule, status: StatusCode, headers: &HeaderMap) -> Ver
     verdict
 }
 
-/// A success is read only where it is short: sessions stream.
+/// Whether a body may be read to find a refusal. A success is read only if it is short, because it may be a session's
+/// stream.
 fn is_readable(status: StatusCode, headers: &HeaderMap) -> bool {
     let short = || {
         let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
@@ -52,19 +53,19 @@ fn is_readable(status: StatusCode, headers: &HeaderMap) -> bool {
     is_text(headers) && (!status.is_success() || short())
 }
 
-/// Neither compressed nor a stream of events.
+/// Whether a body is neither compressed nor a stream of events.
 pub fn is_text(headers: &HeaderMap) -> bool {
     !headers.contains_key(header::CONTENT_ENCODING) && !is_events(headers)
 }
 
-/// A stream of events (text/event-stream) lasts.
+/// Whether a body is a stream of events (text/event-stream), which stays open.
 pub fn is_events(headers: &HeaderMap) -> bool {
     const EVENTS: &[u8] = b"text/event-stream";
     let kind = headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes().get(..EVENTS.len()).unwrap_or_default());
     kind.is_some_and(|kind| kind.eq_ignore_ascii_case(EVENTS))
 }
 
-/// Whether a body is a refusal of a status that fits: what is longer than [`MAX_REFUSAL`] is judged by its beginning.
+/// Whether a body with this status is a refusal; a body longer than [`MAX_REFUSAL`] is judged by its beginning.
 pub fn body_refuses(rule: &Rule, status: StatusCode, body: &[u8]) -> bool {
     let beginning = body.get(..MAX_REFUSAL).unwrap_or(body);
     rule.refusal.iter().any(|refusal| match refusal {
@@ -76,11 +77,11 @@ pub fn body_refuses(rule: &Rule, status: StatusCode, body: &[u8]) -> bool {
     })
 }
 
-/// How long a session lives whose worker says so in seconds; `None` where that is no number.
+/// Parses a session's time to live in seconds, as its worker sent it; `None` if the text is not a number.
 pub fn seconds(text: &[u8]) -> Option<Duration> {
     let text: Cow<'_, str> = String::from_utf8_lossy(text.trim_ascii());
     let seconds = text.parse::<f64>().ok().filter(|seconds| seconds.is_finite())?;
-    // As wide as `ttl` may be written.
+    // The range that the config allows for `ttl`.
     Some(Duration::from_secs_f64(seconds.clamp(1.0, 2_592_000.0)))
 }
 
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_by_head_and_body() {
+    fn refusals_are_found_in_head_and_body() {
         let rule =
             rule("[{ status = 404, body = \"no such\" }, { status = 410 }, { status = 409, header = \"x-e: gone\" }]");
         let mut none = HeaderMap::new();
@@ -121,11 +122,11 @@ mod tests {
         assert!(body_refuses(&rule, StatusCode::NOT_FOUND, b"there is no such job"));
         assert!(!body_refuses(&rule, StatusCode::NOT_FOUND, b"not found"));
         none.insert("content-encoding", HeaderValue::from_static("gzip"));
-        assert_eq!(judge(404, &none), Verdict::No, "compressed words are none");
+        assert_eq!(judge(404, &none), Verdict::No, "a compressed body is not read");
     }
 
     #[test]
-    fn a_success_that_lasts_is_not_read() {
+    fn long_and_streaming_successes_are_not_read() {
         let rule = rule("[{ status = 200, body = \"410\" }]");
         let with = |name: &'static str, value: &'static str| {
             let headers = HeaderMap::from_iter([(name.parse().unwrap(), HeaderValue::from_static(value))]);
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn times_to_live() {
+    fn times_to_live_are_parsed_and_clamped() {
         assert_eq!(seconds(b" 90 "), Some(Duration::from_secs(90)));
         assert_eq!(seconds(b"0.1"), Some(Duration::from_secs(1)));
         assert_eq!(seconds(b"1e300"), Some(Duration::from_secs(2_592_000)));

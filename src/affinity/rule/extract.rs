@@ -1,5 +1,6 @@
-//! An id out of an answer, by the place a rule names. Pure and total: any bytes a worker can send give an answer, none a
-//! panic; nothing is recursive, and what is looked at was bounded by the caller.
+//! Extracts an id from a response, at the place that a rule names. All functions are pure and total: any bytes that a
+//! worker can send have a result, and none cause a panic. Recursion is only as deep as a rule's path, and the caller
+//! bounds the input.
 
 use std::fmt;
 
@@ -10,7 +11,7 @@ use crate::affinity::session::{self, MAX_ID};
 use crate::config::pattern::{JsonPath, Seen, Template};
 use crate::config::rules::Place;
 
-/// An id in the head of an answer.
+/// Returns the id in the head of a response.
 pub fn in_head(place: &Place, headers: &HeaderMap) -> Option<Vec<u8>> {
     match place {
         Place::Header(name) => {
@@ -23,7 +24,8 @@ pub fn in_head(place: &Place, headers: &HeaderMap) -> Option<Vec<u8>> {
     }
 }
 
-/// The value of a cookie, decoded; the last of several, as in a browser. An empty one is a cookie taken back.
+/// Value of a cookie in `Set-Cookie`, decoded; the last of several, as in a browser. An empty value deletes the cookie
+/// and is not an id.
 fn set_cookie(headers: &HeaderMap, name: &str) -> Option<Vec<u8>> {
     let pairs = headers.get_all(header::SET_COOKIE).iter().map(|value| {
         let value = value.as_bytes();
@@ -33,12 +35,12 @@ fn set_cookie(headers: &HeaderMap, name: &str) -> Option<Vec<u8>> {
     session::decode(values.next_back()?.trim_ascii(), b'+').map(Into::into)
 }
 
-/// The last segment of a `Location`, absolute or not, decoded.
+/// Last path segment of a `Location`, absolute or relative, decoded.
 fn location(value: &[u8]) -> Option<Vec<u8>> {
     let end = value.iter().position(|b| b"?#".contains(b)).unwrap_or(value.len());
     let path = value.get(..end)?;
     let path = path.strip_suffix(b"/").unwrap_or(path);
-    // The host of an address without a path is no segment of one.
+    // If an address has no path, its host must not be taken for a path segment.
     let path = match path.windows(3).position(|window| window == b"://") {
         Some(scheme) => {
             let rest = path.get(scheme + 3..)?;
@@ -49,7 +51,7 @@ fn location(value: &[u8]) -> Option<Vec<u8>> {
     session::decode(path.rsplit(|b| *b == b'/').next()?, b'+').map(Into::into)
 }
 
-/// An id behind the beginning of a body; `whole`: nothing more will come.
+/// Finds an id at the beginning of a body, by a template of the text before it. `whole`: the body is complete.
 pub fn behind(template: &Template, body: &[u8], whole: bool) -> Seen<Vec<u8>> {
     let found = match template.find(body) {
         Seen::NeedMore if whole => template.find(&[body, b"\n"].concat()).into_owned(),
@@ -74,8 +76,8 @@ impl Seen<&[u8]> {
     }
 }
 
-/// A field of the JSON value a body begins with: its text, or its digits. The value must be whole; what follows it is not
-/// looked at. Of a field given twice the last counts, as in JavaScript.
+/// Returns a field of the JSON value at the beginning of a body: its text, or its digits. The value must be complete;
+/// what follows it is ignored. If a field is repeated, the last one counts, as in JavaScript.
 pub fn json(path: &JsonPath, body: &[u8]) -> Seen<String> {
     let read =
         |body: &[u8]| (Field { steps: path.steps() }).deserialize(&mut serde_json::Deserializer::from_slice(body));
@@ -87,8 +89,8 @@ pub fn json(path: &JsonPath, body: &[u8]) -> Seen<String> {
     }
 }
 
-/// Walks down the steps and skips all else; `serde_json` skips without recursion, and what is walked down is as deep as the
-/// path is long.
+/// Follows the steps of a path and skips everything else. `serde_json` skips without recursion, so the recursion is
+/// only as deep as the path is long.
 #[derive(Clone, Copy)]
 struct Field<'p> {
     steps: &'p [String],
@@ -180,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_in_heads() {
+    fn ids_are_found_in_heads() {
         let all = headers(&[
             ("x-job-id", " 42 "),
             ("set-cookie", "a=1; Path=/"),
@@ -213,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_json() {
+    fn fields_are_found_in_json() {
         let found = |text: &str| Seen::Found(text.to_owned());
         assert_eq!(field("id", r#"{"id":"a\u00e9"}"#), found("aé"));
         assert_eq!(field("id", r#"{"id":42}trailing"#), found("42"));
@@ -233,14 +235,14 @@ mod tests {
     }
 
     #[test]
-    fn depth_costs_no_stack() {
+    fn deep_json_needs_no_stack() {
         let deep = format!(r#"{{"a":{}{},"id":"k"}}"#, "[".repeat(200_000), "]".repeat(200_000));
         assert_eq!(field("id", &deep), Seen::Found("k".to_owned()));
         assert_eq!(field("a.0.0", &deep), Seen::Never);
     }
 
     #[test]
-    fn ids_behind_a_beginning() {
+    fn ids_are_found_by_templates() {
         let template = Template::parse("id: {id}").unwrap();
         assert_eq!(behind(&template, b"id: a%20b", false), Seen::NeedMore);
         assert_eq!(behind(&template, b"id: a%20b", true), Seen::Found(b"a b".to_vec()));
@@ -250,7 +252,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_have_an_answer(body in proptest::collection::vec(any::<u8>(), 0..200), path in "[a-c0-2]{1,2}(\\.[a-c0-2]{1,2}){0,3}") {
+        fn any_bytes_have_a_result(body in proptest::collection::vec(any::<u8>(), 0..200), path in "[a-c0-2]{1,2}(\\.[a-c0-2]{1,2}){0,3}") {
             let path = JsonPath::parse(&path).unwrap();
             if let Seen::Found(id) = json(&path, &body) {
                 prop_assert!((1..=MAX_ID).contains(&id.len()));
@@ -258,7 +260,7 @@ mod tests {
         }
 
         #[test]
-        fn what_was_written_is_found_whole_and_not_before(id in "[a-zA-Z0-9 \"\\\\é]{1,20}", before in "[a-z]{0,3}") {
+        fn an_id_is_found_only_in_complete_json(id in "[a-zA-Z0-9 \"\\\\é]{1,20}", before in "[a-z]{0,3}") {
             let body = serde_json::json!({ "k": [-1.5e-30, {"x": before}], "r": {"a": [null, {"id": id}]} }).to_string();
             let path = JsonPath::parse("r.a.1.id").unwrap();
             for cut in 0..body.len() {

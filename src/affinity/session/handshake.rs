@@ -1,8 +1,9 @@
-//! The open packet `0{"sid":…}` in the four wrappings workers use (protocols §1.1).
+//! The open packet `0{"sid":…}` in the four encodings that workers use (docs/reference/protocols.md §1.1).
 //!
-//! A body arrives in pieces, so every prefix has an answer: wait, take it, or let it go. What follows the first JSON value
-//! (a `2:40`, an initial packet) is not looked at, and neither is EIO3's length: it counts UTF-16 units, while the end of
-//! the JSON is exact. Left out: compressed bodies; the request's `Accept-Encoding` is dropped instead (§1.2).
+//! A body arrives in pieces, so every prefix has a result: wait for more, take it as a handshake, or let it pass. What
+//! follows the first JSON value (a `2:40`, an initial packet) is ignored, and so is EIO3's length: it counts UTF-16
+//! units, while the end of the JSON is exact. Not handled: compressed bodies; the request's `Accept-Encoding` is
+//! dropped instead (docs/reference/protocols.md §1.2).
 
 use std::time::Duration;
 
@@ -11,23 +12,23 @@ use serde_json::Value;
 
 use super::{Handshake, MAX_SID};
 
-/// Longest piece of a body in bytes that is held back to find a handshake in it; the usual one has 120.
+/// Maximum number of bytes of a body that are held back to find a handshake in them; a usual handshake has 120.
 pub const MAX_HANDSHAKE: usize = 16 * 1024;
 
-/// What a prefix of a body is, seen as a handshake.
+/// What the beginning of a body is, read as a handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OpenPacket {
-    /// Could still become one: ask again with more bytes.
+    /// The body may still become a handshake: more bytes are needed.
     NeedMore,
-    /// It is one.
+    /// The body is a handshake.
     Open(Handshake),
-    /// No longer prefix will ever be one.
+    /// The body is not a handshake, whatever follows.
     NotOne,
 }
 
-/// Looks for the open packet at the beginning of the answer to a request without a sid.
+/// Looks for the open packet at the beginning of the response to a request without a sid.
 ///
-/// `body` is everything so far, not the newest piece. The caller stops at [`MAX_HANDSHAKE`].
+/// `body` is everything received so far, not only the newest piece. The caller stops at [`MAX_HANDSHAKE`].
 pub fn open_packet(body: &[u8]) -> OpenPacket {
     const JSONP: &[u8] = b"___eio[";
     match body.first() {
@@ -40,7 +41,7 @@ pub fn open_packet(body: &[u8]) -> OpenPacket {
     }
 }
 
-/// Reads the first text frame of a tunnel that began without a sid.
+/// Reads the handshake in the first text frame of a tunnel that began without a sid.
 pub fn websocket_open(payload: &[u8]) -> Option<Handshake> {
     match json(payload.strip_prefix(b"0")?) {
         OpenPacket::Open(handshake) => Some(handshake),
@@ -48,7 +49,7 @@ pub fn websocket_open(payload: &[u8]) -> Option<Handshake> {
     }
 }
 
-/// Behind `___eio[`: the client's `j`, `]("`, a JavaScript string.
+/// Reads what follows `___eio[` in a JSONP body: the client's `j`, `]("`, a JavaScript string.
 fn jsonp(rest: &[u8]) -> OpenPacket {
     const QUOTE: &[u8] = b"](\"";
     let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
@@ -63,10 +64,11 @@ fn jsonp(rest: &[u8]) -> OpenPacket {
     }
 }
 
-/// Takes one level of quoting off a JavaScript string, up to its end or to a cut escape; says whether the end was there.
+/// Removes one level of quoting from a JavaScript string, up to its end or to a truncated escape. Returns the text, and
+/// whether the end was reached.
 ///
-/// Only `\"`, `\\` and `\/` are taken off. Any other escape stays as it is, because the text below is JSON, where
-/// `\u00e9` and `é` mean the same.
+/// Only `\"`, `\\` and `\/` are unescaped. Any other escape stays as it is, because the result is JSON, where `\u00e9`
+/// and `é` mean the same.
 fn unquote(literal: &[u8]) -> (Vec<u8>, bool) {
     let mut text = Vec::with_capacity(literal.len());
     let mut bytes = literal.iter().copied();
@@ -84,7 +86,7 @@ fn unquote(literal: &[u8]) -> (Vec<u8>, bool) {
     (text, false)
 }
 
-/// `0{…}` of EIO4, `97:0{…}` of EIO3, `\x00\x09\x07\xff0{…}` of EIO3 in binary.
+/// Reads a packet: `0{…}` in EIO4, `97:0{…}` in EIO3, `\x00\x09\x07\xff0{…}` in binary EIO3.
 fn packet(body: &[u8]) -> OpenPacket {
     let after_length = match body.first() {
         Some(b'1'..=b'9') => skip_length(body, |b| b.is_ascii_digit(), b':'),
@@ -98,9 +100,10 @@ fn packet(body: &[u8]) -> OpenPacket {
     }
 }
 
-/// What stands behind a length and its end mark: nothing if the mark is yet to come, `None` if this is no length.
+/// Returns what follows a length and its end mark: an empty slice if the mark has not arrived yet, `None` if this is
+/// not a length.
 fn skip_length(body: &[u8], is_digit: impl Fn(u8) -> bool, end: u8) -> Option<&[u8]> {
-    // Nine digits count more than any body has; without a bound, a number would be waited for without end.
+    // Nine digits exceed the length of any body; without a bound, a number could be waited for forever.
     let digits = body.iter().take(9).take_while(|&&b| is_digit(b)).count();
     match body.get(digits..)?.split_first() {
         None => Some(&[]),
@@ -108,11 +111,11 @@ fn skip_length(body: &[u8], is_digit: impl Fn(u8) -> bool, end: u8) -> Option<&[
     }
 }
 
-/// The JSON object at the beginning of `text`, as far as we use it.
+/// The JSON object at the beginning of `text`, with the fields that stickyd uses.
 #[derive(Deserialize)]
 struct Wire {
     sid: String,
-    // Values, not numbers: a strange optional field must not cost the session its pin.
+    // Values instead of numbers, because an odd optional field must not cost the session its pin.
     #[serde(default, rename = "pingInterval")]
     ping_interval: Value,
     #[serde(default, rename = "pingTimeout")]
@@ -141,14 +144,16 @@ fn json(text: &[u8]) -> OpenPacket {
     }
 }
 
-/// Whether JSON that `read` has this error with is only cut. A number that is passed over serde_json takes for a wrong one
-/// where it is cut behind its sign, its point or its `e` (found by fuzzing): with a digit more it is a cut one.
+/// Whether JSON that `read` rejected with this error is only truncated. If serde_json skips a number that is cut after
+/// its sign, its point or its `e`, it reports the number as invalid (found by fuzzing); with one more digit it reports
+/// the end of the input.
 pub fn is_cut<T>(error: &serde_json::Error, text: &[u8], read: impl Fn(&[u8]) -> serde_json::Result<T>) -> bool {
     let half_a_number = || matches!(text.last(), Some(b'-' | b'+' | b'.' | b'e' | b'E'));
     error.is_eof() || (half_a_number() && read(&[text, b"0"].concat()).is_err_and(|error| error.is_eof()))
 }
 
-/// A number of milliseconds, clamped to 100 ms..=24 h, or `default` seconds if it is none (JSON has no Infinity: null).
+/// Reads a number of milliseconds, clamped to 100 ms..=24 h; `default` seconds if the value is not a number (Infinity
+/// is null in JSON).
 fn milliseconds(value: &Value, default: f64) -> Duration {
     let seconds = value.as_f64().map_or(default, |ms| ms / 1e3);
     Duration::from_secs_f64(seconds.clamp(0.1, 86_400.0))

@@ -1,11 +1,12 @@
-//! Socket.IO's own ids: `40{"sid":"…"}`, of a namespace `40/chat,{"sid":"…"}`, in packets a worker sends. Only upstreams
-//! that `follow` look at them. Version 2 has none: there a socket is named as its Engine.IO session.
+//! Socket.IO's own socket ids: `40{"sid":"…"}`, or `40/chat,{"sid":"…"}` in a namespace, in packets that a worker
+//! sends. Only upstreams with `follow` read them. Version 2 has no such ids: a socket there is named as its Engine.IO
+//! session.
 
 use serde::Deserialize;
 
 use super::MAX_SID;
 
-/// Ids looked at in one answer at most: namespaces a client connects to at once.
+/// Maximum number of ids read from one response, which is the number of namespaces a client connects to at once.
 const MOST: usize = 16;
 
 #[derive(Deserialize)]
@@ -13,12 +14,12 @@ struct Connected {
     sid: String,
 }
 
-/// The id in one packet.
+/// Returns the socket id in one packet.
 pub fn socket_id(packet: &[u8]) -> Option<String> {
     let rest = packet.strip_prefix(b"40")?;
     let json = match rest.first()? {
         b'{' => rest,
-        // No namespace has a comma before its end.
+        // The name of a namespace contains no comma.
         b'/' => rest.get(rest.iter().position(|b| *b == b',')? + 1..)?,
         _ => return None,
     };
@@ -26,13 +27,13 @@ pub fn socket_id(packet: &[u8]) -> Option<String> {
     (1..=MAX_SID).contains(&sid.len()).then_some(sid)
 }
 
-/// The ids in the body of a poll: packets joined by `\x1e` (EIO4). EIO3 counts its packets, and its clients are
-/// of version 2; those of version 3 may be served by EIO3, too, so a leading count is skipped.
+/// Returns the socket ids in the body of a poll: packets joined by `\x1e` (EIO4). EIO3 prefixes packets with a length.
+/// Its clients are of version 2, but clients of version 3 may also be served over EIO3, so a leading length is skipped.
 pub fn socket_ids(body: &[u8]) -> impl Iterator<Item = String> {
     body.split(|b| *b == 0x1e).filter_map(|packet| socket_id(skip_count(packet))).take(MOST)
 }
 
-/// Whether a body not yet whole may hold an id: it begins with a packet of the kind.
+/// Whether an incomplete body may contain a socket id, because it begins with a connect packet.
 pub fn may_name_sockets(body: &[u8]) -> bool {
     skip_count(body).starts_with(b"40")
 }
@@ -47,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_of_sockets() {
+    fn socket_ids_are_read_from_packets() {
         let ids = |body: &[u8]| socket_ids(body).collect::<Vec<_>>();
         assert_eq!(ids(br#"40{"sid":"HIU4","pid":"x"}"#), ["HIU4"]);
         assert_eq!(ids(b"40{\"sid\":\"a\"}\x1e2\x1e40/chat,{\"sid\":\"b\"}\x1e42[\"x\"]"), ["a", "b"]);

@@ -1,4 +1,5 @@
-//! Every captured body of protocols §1 at every prefix; the recogniser against a slow, obvious one; garbage.
+//! Every captured body of docs/reference/protocols.md §1 at every prefix, the recogniser against a slow and obvious
+//! one, and random bytes.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use super::*;
 
 // ---- recognise
 
-/// The same rules in the slow and obvious way: decode everything, keep the last of each key.
+/// The rules of `recognise` in the slow and obvious way: decode everything, keep the last of each key.
 fn recognise_slowly(query: &str) -> Option<(Option<Vec<u8>>, Vec<u8>)> {
     fn decode(text: &str) -> Vec<u8> {
         let bytes = text.replace('+', " ").into_bytes();
@@ -77,7 +78,7 @@ proptest! {
 }
 
 #[test]
-fn queries() {
+fn queries_are_recognised() {
     let sid = |query| recognise(Some(query)).map(|e| e.sid);
     let given = |text: &'static str| Some(Sid::Given(Cow::Borrowed(text.as_bytes())));
     assert_eq!(recognise(None), None);
@@ -103,7 +104,7 @@ fn queries() {
 
 // ---- open_packet
 
-/// Bodies of protocols §1.1: (body, sid, ping interval, ping timeout in ms, bytes needed).
+/// Bodies of docs/reference/protocols.md §1.1: (body, sid, ping interval in ms, ping timeout in ms, bytes needed).
 fn captured() -> Vec<(Vec<u8>, &'static str, u64, u64, usize)> {
     let v4 = r#"0{"sid":"rLiAov3TzDQLlepbAAAA","upgrades":["websocket"],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}"#;
     let v3 = r#"0{"sid":"s-KK6sslWYHRuUBzAAAA","upgrades":["websocket"],"pingInterval":25000,"pingTimeout":5000}"#;
@@ -118,7 +119,7 @@ fn captured() -> Vec<(Vec<u8>, &'static str, u64, u64, usize)> {
         let digits = text.len().to_string().into_bytes().into_iter().map(|d| d - b'0');
         [&[0][..], &digits.collect::<Vec<_>>(), &[0xff], text.as_bytes()].concat()
     };
-    // Through JSONP every quote is one byte longer; what is needed ends at the closing brace in any case.
+    // In JSONP every quote is one byte longer; in any encoding, the bytes needed end at the closing brace.
     let brace = |body: &str| body.rfind('}').unwrap() + 1;
     let text = |body: String, sid, pi, pt| {
         let need = brace(&body);
@@ -144,7 +145,7 @@ fn captured() -> Vec<(Vec<u8>, &'static str, u64, u64, usize)> {
 }
 
 #[test]
-fn every_prefix_of_every_captured_body() {
+fn every_prefix_of_captured_bodies_has_a_result() {
     for (body, sid, interval, timeout, needed) in captured() {
         for end in 0..=body.len() {
             let shown = String::from_utf8_lossy(&body[..end]).into_owned();
@@ -162,9 +163,9 @@ fn every_prefix_of_every_captured_body() {
     }
 }
 
-/// Found by fuzzing: a field we do not read may be any number, and a body may be cut in the middle of it.
+/// Found by fuzzing: a field that stickyd does not read may be any number, and a body may be cut in the middle of it.
 #[test]
-fn a_number_that_is_cut_is_no_wrong_one() {
+fn a_truncated_number_is_not_an_invalid_one() {
     let body = br#"0{"load":[-1.5e+3,0.25,1E-7],"sid":"abc","pingInterval":-2.5e3}"#;
     for end in 0..body.len() {
         assert_eq!(open_packet(&body[..end]), OpenPacket::NeedMore, "{end}");
@@ -203,7 +204,7 @@ fn absurd_ping_numbers_are_clamped() {
 }
 
 #[test]
-fn not_a_handshake() {
+fn other_bodies_are_not_handshakes() {
     let long = format!(r#"0{{"sid":"{}"}}"#, "a".repeat(MAX_SID + 1));
     let never: [&[u8]; 19] = [
         b"40{\"sid\":\"x\"}",
@@ -241,7 +242,7 @@ fn not_a_handshake() {
 }
 
 #[test]
-fn first_frame() {
+fn the_first_frame_may_be_a_handshake() {
     let sid = |payload: &[u8]| websocket_open(payload).map(|open| open.sid);
     assert_eq!(
         sid(br#"0{"sid":"QYbOx2IHXVqQ69rTAAAB","upgrades":[],"pingInterval":25000}"#).unwrap(),
@@ -253,13 +254,13 @@ fn first_frame() {
 }
 
 proptest! {
-    /// Custom sids come back from the query as the handshake named them.
+    /// A custom sid in a query is read as the handshake named it.
     #[test]
     fn any_sid_survives_handshake_and_query(sid in "\\PC{1,60}", ascii in any::<bool>(), wrap in 0..4) {
         prop_assume!(sid.len() <= MAX_SID);
         let mut json = serde_json::json!({"sid": &sid, "pingInterval": 25000, "pingTimeout": 20000}).to_string();
         if ascii {
-            // As JSON writers do that escape all but ASCII.
+            // As written by JSON encoders that escape everything except ASCII.
             json = json.chars().flat_map(|c| {
                 let mut units = [0; 2];
                 let escaped = c.encode_utf16(&mut units).iter().map(|u| format!("\\u{u:04x}")).collect::<String>();
@@ -280,9 +281,9 @@ proptest! {
         prop_assert_eq!(recognise(Some(&query)).unwrap().sid, Sid::Given(Cow::Borrowed(sid.as_bytes())));
     }
 
-    /// The answer only ever moves on from NeedMore, and never back.
+    /// A result changes only from NeedMore to another one, and never again.
     #[test]
-    fn prefixes_never_change_their_mind(body in prop_oneof![
+    fn longer_prefixes_never_change_a_result(body in prop_oneof![
         prop::collection::vec(any::<u8>(), 0..200),
         (0usize..13, 0usize..200, any::<u8>()).prop_map(|(which, at, byte)| {
             let mut body = captured().swap_remove(which).0;
@@ -313,7 +314,7 @@ proptest! {
 // ---- the rest
 
 #[test]
-fn cookie_as_second_source() {
+fn the_io_cookie_is_a_second_source_of_the_sid() {
     let io = |values: &[&'static str]| io_cookie(values.iter().map(|v| v.as_bytes()));
     assert_eq!(
         io(&["a=b", "io=3BVKhmqG0ZjcDQfnAAAC; Path=/; HttpOnly; SameSite=Strict"]).unwrap(),
@@ -329,7 +330,7 @@ fn cookie_as_second_source() {
 }
 
 #[test]
-fn refusals() {
+fn refusals_are_recognised() {
     for yes in [
         r#"{"code":1,"message":"Session ID unknown"}"#,
         r#"{"code":"1","message":"Session ID unknown"}"#,
@@ -362,7 +363,7 @@ fn refusals() {
 }
 
 #[test]
-fn goodbyes() {
+fn close_packets_are_recognised() {
     for yes in
         ["1", "41\x1e1", "42[\"a\"]\x1e41\x1e1", "1\x1e41", "1:1", "2:411:1", "17:42[\"echo\",\"hi é\"]1:1", "3:4😀1:1"]
     {

@@ -1,4 +1,4 @@
-//! Patterns against paths and bodies, whole and in pieces.
+//! Tests of patterns with paths and with bodies, complete and in parts.
 
 use proptest::prelude::*;
 
@@ -9,7 +9,7 @@ fn path(text: &str) -> PathPattern {
 }
 
 #[test]
-fn paths_and_their_ids() {
+fn path_patterns_match_and_find_ids() {
     for (pattern, target, id) in [
         ("/jobs/{id}", "/jobs/42", Some(Some("42"))),
         ("/jobs/{id}", "/jobs/42/log", None),
@@ -36,20 +36,20 @@ fn paths_and_their_ids() {
         assert_eq!(path(pattern).walk(target), id, "{pattern} {target}");
     }
     assert_eq!(path("/jobs/{id}").and_below().id("/jobs/42/log"), Some("42"));
-    assert_eq!(path("/**/{id}").and_below().id("/a/42/log"), Some("log"), "a pattern of the end has nothing below");
+    assert_eq!(path("/**/{id}").and_below().id("/a/42/log"), Some("log"), "a leading `/**` has nothing below");
     assert_eq!(path("/a/b/{id}").fixed().as_deref(), Some("/a/b"));
     assert_eq!(path("/**/a").fixed(), None);
 }
 
 #[test]
-fn bad_paths() {
+fn malformed_path_patterns_are_rejected() {
     for text in ["", "jobs", "/a b", "/a?b", "/{id}/{id}", "/{name}", "/a{id}", "/a*", "/a/**/b", "/**/a/**", "/é"] {
         assert!(PathPattern::parse(text).is_err(), "{text}");
     }
 }
 
 #[test]
-fn json_paths() {
+fn json_paths_are_parsed() {
     assert_eq!(JsonPath::parse("0.clientId").unwrap().steps(), ["0", "clientId"]);
     assert!(JsonPath::parse("a.b.c.d.e.f.g.h").is_ok());
     for text in ["", ".", "a.", ".a", "a..b", "a.b.c.d.e.f.g.h.i"] {
@@ -58,7 +58,7 @@ fn json_paths() {
 }
 
 #[test]
-fn templates() {
+fn templates_find_ids_in_bodies() {
     let endpoint = Template::parse("event: endpoint\ndata: *sessionId={id}").unwrap();
     for line in ["\n", "\r\n"] {
         let body = format!("event: endpoint{line}data: /messages?a=1&sessionId=0f-9{line}{line}");
@@ -81,7 +81,7 @@ fn templates() {
 
 proptest! {
     #[test]
-    fn whatever_a_path_holds_an_id_is_one_of_its_segments(
+    fn an_id_is_always_a_segment_of_the_path(
         pattern in "/(\\*\\*/)?([a-c*]/){0,3}\\{id\\}(/[a-c])?", target in "/?([a-c]{0,2}/){0,5}[a-c]{0,2}",
     ) {
         if let Ok(pattern) = PathPattern::parse(&pattern)
@@ -92,7 +92,7 @@ proptest! {
     }
 
     #[test]
-    fn more_of_a_body_never_takes_back_what_was_found(
+    fn more_of_a_body_never_changes_a_result(
         template in "[a*]{0,4}b?\\{id\\}c?", body in proptest::collection::vec(prop::sample::select(&b"abc\r\n &"[..]), 0..24),
     ) {
         let Ok(template) = Template::parse(&template) else { return Ok(()) };

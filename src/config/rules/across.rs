@@ -1,4 +1,4 @@
-//! What is wrong between the rules of one upstream, and between them and the routes that lead there.
+//! Checks for conflicts between the rules of one upstream, and between the rules and the routes to it.
 
 use super::{Affinity, Lookup, MAX_BITS, Rule, Spot};
 use crate::config::Route;
@@ -14,7 +14,7 @@ pub(in crate::config) fn check(context: &Context<'_>, upstreams: &[Read], routes
             let mut earlier = rules.iter().take(i);
             if let Some((first, spot)) = earlier.find_map(|(first, _)| Some((first, shared(first, later)?))) {
                 let message = format!("`{}` and `{}` both claim {spot}", first.name, later.name);
-                let help = "an id that is found there would be the first one's: look elsewhere for one of them";
+                let help = "ids found there would all belong to the first rule: use another place for one of them";
                 context.report.error_help(at, message, help);
             }
         }
@@ -34,7 +34,7 @@ fn rule(affinity: &Affinity) -> Option<&Rule> {
     }
 }
 
-/// What a request keeps bits for.
+/// Reports more entries than a request has bits for.
 fn bounded(context: &Context<'_>, rules: &[(&Rule, &Span)]) {
     let mut births = 0;
     for (rule, at) in rules {
@@ -47,7 +47,7 @@ fn bounded(context: &Context<'_>, rules: &[(&Rule, &Span)]) {
     }
 }
 
-/// A place both look at, in the words of the file.
+/// A place that both rules look at, as it is written in the file.
 fn shared(one: &Rule, other: &Rule) -> Option<String> {
     let same = |a: &Lookup, b: &Lookup| match (&a.at, &b.at) {
         (Spot::EngineIo, Spot::Query(name)) | (Spot::Query(name), Spot::EngineIo) => name == "sid",
@@ -68,7 +68,7 @@ fn words(spot: &Spot) -> String {
     }
 }
 
-/// A path that no route leads to.
+/// Warns of a path in a rule that no route leads to.
 fn never_there(context: &Context<'_>, rule: &Rule, at: &Span, routes: &[&str]) {
     let looked = rule.lookup.iter().filter_map(|lookup| match &lookup.at {
         Spot::Path(path) => Some(path),
@@ -90,19 +90,19 @@ fn reachable(fixed: &str, routes: &[&str]) -> bool {
     routes.iter().any(|route| below(fixed, route) || below(route, fixed))
 }
 
-/// Sockets are Socket.IO's.
+/// Checks `follow`, which needs `socket.io` and places that no rule claims.
 fn follow(context: &Context<'_>, read: &Read, rules: &[(&Rule, &Span)]) {
     let Some(at) = &read.follow else { return };
     let affinity = read.upstream.affinity.iter().filter_map(rule);
     let knows = affinity.flat_map(|rule| &rule.lookup).any(|lookup| lookup.at == Spot::EngineIo);
     if !knows {
-        let help = "write \"socket.io\" in `affinity`, too";
-        context.report.error_help(at, "`follow` has nothing to follow: sockets are those of socket.io", help);
+        let help = "add \"socket.io\" to `affinity`, or remove `follow`";
+        context.report.error_help(at, "`follow` needs \"socket.io\" in `affinity`", help);
     }
     let claimed = |spot: &Spot| rules.iter().find(|(rule, _)| rule.lookup.iter().any(|lookup| lookup.at == *spot));
     if let Some((spot, (rule, _))) = read.upstream.follow.iter().find_map(|spot| Some((spot, claimed(spot)?))) {
         let message = format!("`follow` and `{}` both claim {}", rule.name, words(spot));
-        context.report.error_help(at, message, "an id that is found there is the rule's");
+        context.report.error_help(at, message, "ids found there belong to the rule: use another place for one of them");
     }
 }
 
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_route_leads_to() {
+    fn a_route_leads_to_paths_below_it_only() {
         assert!(reachable("/jobs", &["/"]) && reachable("/jobs", &["/jobs"]) && reachable("", &["/api"]));
         assert!(reachable("/api/jobs", &["/x", "/api/"]) && reachable("/api", &["/api/jobs"]));
         assert!(!reachable("/jobs", &["/api"]) && !reachable("/jobs", &["/job"]) && !reachable("/job", &["/jobs"]));

@@ -1,4 +1,5 @@
-//! The rules stickyd brings along: one word each in `affinity`. Facts and their captures: protocols §1 and §3.
+//! The rules built into stickyd, each with its name in `affinity`. Facts and their captures are in
+//! docs/reference/protocols.md §1 and §3.
 
 use std::time::Duration;
 
@@ -8,10 +9,10 @@ use hyper::header::{self, HeaderName};
 use super::{End, Learn, Lookup, On, Place, Protocol, Refusal, Rule, Spot};
 use crate::config::pattern::{JsonPath, PathPattern, Template};
 
-/// Makes a preset.
+/// A function that makes a preset.
 type Make = fn() -> Rule;
 
-/// Every preset by its word.
+/// Every preset by its name.
 pub(super) const PRESETS: [(&str, Make); 7] = [
     ("socket.io", socket_io),
     ("sockjs", sockjs),
@@ -25,7 +26,7 @@ pub(super) const PRESETS: [(&str, Make); 7] = [
 const MCP_SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 const TUS: HeaderName = HeaderName::from_static("tus-resumable");
 
-/// Engine.IO, 3 and 4. Its numbers come with the open packet; `ttl` is not used.
+/// Engine.IO, versions 3 and 4. The lifetime of a session follows from its open packet; `ttl` is not used.
 pub(super) fn socket_io() -> Rule {
     let open = Learn { from: Place::OpenPacket, on: On::default(), status: Some(200), only: None };
     let cookie = Learn { from: Place::SetCookie("io".to_owned()), ..open.clone() };
@@ -37,8 +38,8 @@ pub(super) fn socket_io() -> Rule {
     }
 }
 
-/// `/{prefix}/{server}/{session}/{transport}`, the session made by the client. What receives makes a session of an id
-/// nobody knows; what sends does not.
+/// SockJS: `/{prefix}/{server}/{session}/{transport}`, with the session id made by the client. Receiving transports
+/// create a session for an unknown id; sending ones do not.
 fn sockjs() -> Rule {
     let receivers = "/**/*/{id}/xhr|xhr_streaming|eventsource|jsonp|htmlfile|websocket";
     Rule {
@@ -46,13 +47,13 @@ fn sockjs() -> Rule {
         refusal: vec![answer(404, "")],
         creates: vec![On { path: Some(path(receivers)), ..On::default() }],
         client_made: true,
-        // A session ends 5 s after its last receiver (disconnect_delay; a server may give it more).
+        // A session ends 5 s after its last receiver (disconnect_delay; a server may configure more).
         ..named("sockjs", Protocol::SockJs, Duration::from_secs(60))
     }
 }
 
-/// ASP.NET Core SignalR and Blazor: negotiate, version 0 (`connectionId`) and 1 (`connectionToken`; the id is public then).
-/// A redirect has neither. Ids are 16 random bytes in base64url, 22 letters.
+/// ASP.NET Core SignalR and Blazor: negotiate versions 0 (`connectionId`) and 1 (`connectionToken`; `connectionId` is
+/// public there). A redirect has neither. Ids are 16 random bytes in base64url, 22 letters.
 fn signalr() -> Rule {
     let negotiate = On { methods: vec![Method::POST], path: Some(path("/**/negotiate")), header: None };
     let token = Learn { from: json("connectionToken"), on: negotiate, status: Some(200), only: None };
@@ -65,12 +66,13 @@ fn signalr() -> Rule {
     }
 }
 
-/// Streamable HTTP up to 2025-11-25; what has no `Mcp-Session-Id` has no session (2026-07-28 knows none). The older
-/// HTTP+SSE: the first event of its stream names the endpoint, with `sessionId=` or `session_id=` in its query.
+/// MCP over Streamable HTTP up to version 2025-11-25: requests without `Mcp-Session-Id` have no session (version
+/// 2026-07-28 has no sessions). In the older HTTP+SSE, the first event of the stream names the endpoint, with
+/// `sessionId=` or `session_id=` in its query.
 fn mcp() -> Rule {
     let streamable = Learn {
         from: Place::Header(MCP_SESSION),
-        // A client's POST accepts both kinds of answers, always.
+        // A client's POST always accepts both kinds of answers, JSON and event streams.
         on: On { methods: vec![Method::POST], path: None, header: Some((header::ACCEPT, "text/event-stream")) },
         status: None,
         only: None,
@@ -89,7 +91,7 @@ fn mcp() -> Rule {
     Rule {
         learn: vec![streamable, sse("sessionId"), sse("session_id")],
         lookup: vec![at(Spot::Header(MCP_SESSION)), posted("sessionId"), posted("session_id")],
-        // 404 by the specification; 400 are the words of the SDKs' examples.
+        // 404 is in the specification; the 400s are the texts of the SDKs' examples.
         refusal: vec![
             answer(404, ""),
             answer(400, "valid session ID"),
@@ -101,7 +103,8 @@ fn mcp() -> Rule {
     }
 }
 
-/// Phoenix's long poll. A GET of an unknown token makes a session; a POST is refused with 200 and status 410 in the body.
+/// Phoenix's long poll. A GET with an unknown token creates a session; a POST is refused with 200 and status 410 in the
+/// body.
 fn phoenix() -> Rule {
     let longpoll = |method: Method| On { methods: vec![method], path: Some(path("/**/longpoll")), header: None };
     let gone = JsonPath::parse("status").map(|status| (status, "410")).ok();
@@ -117,7 +120,7 @@ fn phoenix() -> Rule {
     }
 }
 
-/// CometD by the cookie it gives each browser at the handshake.
+/// CometD, by the cookie that it sets in each browser at the handshake.
 fn cometd() -> Rule {
     let name = "BAYEUX_BROWSER";
     let cookie = Place::SetCookie(name.to_owned());
@@ -125,12 +128,12 @@ fn cometd() -> Rule {
         learn: vec![Learn { from: cookie, on: On::default(), status: None, only: None }],
         lookup: vec![at(Spot::Cookie(name.to_owned()))],
         refusal: vec![answer(200, "402::"), answer(200, "401::")],
-        // Longer than maxInterval (10 s) and a poll (30 s).
+        // Longer than maxInterval (10 s) and a poll (30 s) together.
         ..named("cometd", Protocol::CometD, Duration::from_secs(120))
     }
 }
 
-/// tus 1.0: an upload is named by the last segment of the `Location` its creation was answered with.
+/// tus 1.0: the id of an upload is the last segment of the `Location` in the answer that created it.
 fn tus() -> Rule {
     let with = |method: Method| On { methods: vec![method], path: None, header: Some((TUS, "")) };
     let upload = On { methods: vec![Method::HEAD, Method::PATCH, Method::DELETE], ..with(Method::HEAD) };
@@ -166,7 +169,7 @@ fn answer(status: u16, body: &str) -> Refusal {
     Refusal::Answer { status, body: body.to_owned(), header: None }
 }
 
-// What is written here parses, or the test below fails.
+// The fallbacks of these functions are never used: the test below fails if a pattern of a preset does not parse.
 
 fn path(text: &'static str) -> PathPattern {
     PathPattern::parse(text).unwrap_or_else(|_| PathPattern::none())
@@ -185,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_presets_are_written_with_parses() {
+    fn the_patterns_of_all_presets_parse() {
         for (word, preset) in PRESETS {
             let rule = preset();
             assert_eq!(rule.name, word);

@@ -1,6 +1,6 @@
-//! `[affinity.NAME]`, and the words of an upstream's `affinity` and `follow`.
+//! `[affinity.NAME]`, and the entries of an upstream's `affinity` and `follow`.
 //!
-//! What is wrong with one rule is said here; what is wrong between rules, or between rules and routes, in `across`.
+//! Mistakes inside one rule are reported here; conflicts between rules, or between rules and routes, in `across`.
 
 use std::cell::RefCell;
 use std::ops::RangeInclusive;
@@ -20,34 +20,34 @@ use crate::config::values::{duration, suggest};
 
 const TTLS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3_600);
 const DEFAULT_TTL: Duration = Duration::from_secs(600);
-/// 1xx are no answers, and a 101 begins a tunnel.
+/// Statuses of final answers: 1xx are not final, and a 101 begins a tunnel.
 const STATUSES: RangeInclusive<u64> = 200..=599;
-/// A part of a refusal's body is looked for in its first 512 bytes.
+/// Maximum length of a refusal's `body`, in bytes; it is searched for in the first 512 bytes of an answer.
 const MAX_WORDS: usize = 256;
 
-/// The user's rules, by name.
+/// The rules defined by the user, by name.
 pub(in crate::config) struct Customs {
     rules: Vec<(Text, Option<Arc<Rule>>)>,
     used: RefCell<Vec<String>>,
 }
 
 impl Customs {
-    /// None, as on the command line.
+    /// An empty set of rules, for files without `[affinity.NAME]`.
     fn none() -> Self {
         Self { rules: Vec::new(), used: RefCell::default() }
     }
 
-    /// Says which rules no upstream names.
+    /// Warns of rules that no upstream uses.
     pub(in crate::config) fn finish(self, context: &Context<'_>) {
         let used = self.used.into_inner();
         for (name, _) in self.rules.iter().filter(|(name, _)| !used.contains(&name.value)) {
             let message = format!("no upstream uses [affinity.{}]", name.value);
-            let help = format!("write affinity = [\"{}\", \"cookie\", \"address\"] in one", name.value);
+            let help = format!("write affinity = [\"{}\", \"cookie\", \"address\"] in an upstream", name.value);
             context.report.warn(&name.span, message, help);
         }
     }
 
-    /// The affinities an upstream names, with the place of each.
+    /// Reads the affinities of an upstream, each with its place in the file.
     pub(in crate::config) fn affinity(&self, item: Item<'_>) -> Option<Vec<(Affinity, Span)>> {
         let (report, at) = (item.report, item.span.clone());
         let items = item.list("a list such as [\"socket.io\", \"cookie\", \"address\"]", "an affinity")?;
@@ -56,19 +56,19 @@ impl Customs {
             report.error_help(&at, "`affinity` is empty: nothing would choose a worker", help);
         }
         if items.len() > MAX_AFFINITIES {
-            report.error(&at, format!("`affinity` has {} entries, and {MAX_AFFINITIES} is the most", items.len()));
+            report.error(&at, format!("`affinity` has {} entries; the maximum is {MAX_AFFINITIES}", items.len()));
         }
         let mut chosen: Vec<(Affinity, Span)> = Vec::new();
         for item in items {
             let report = item.report;
             let Some(text) = item.text("a string") else { continue };
             if chosen.iter().any(|(one, _)| one.word() == text.value) {
-                report.error(&text.span, format!("affinity `{}` stands here twice", text.value));
+                report.error(&text.span, format!("affinity `{}` is listed twice", text.value));
                 continue;
             }
             match self.find(&text.value) {
                 Some(Some(one)) => chosen.push((one, text.span)),
-                // What is wrong with it was said where it stands.
+                // Its mistakes were reported where it is defined.
                 Some(None) => {}
                 None => {
                     let message = format!("unknown affinity `{}`", text.value);
@@ -99,7 +99,7 @@ impl Customs {
     }
 }
 
-/// Reads `[affinity.NAME]`, all of them.
+/// Reads all `[affinity.NAME]` tables.
 pub(in crate::config) fn customs(context: &Context<'_>, root: &mut Section<'_>) -> Customs {
     let expected = "tables with names, each headed [affinity.NAME]";
     let Some(section) = root.take("affinity").and_then(|item| item.section("[affinity]", expected)) else {
@@ -113,20 +113,20 @@ pub(in crate::config) fn customs(context: &Context<'_>, root: &mut Section<'_>) 
     Customs { rules: rules.collect(), used: RefCell::default() }
 }
 
-/// The name is a label of metrics and a word in the debug header.
+/// Checks the name of a rule, which becomes a label of metrics and a value in the debug header.
 fn check_name(context: &Context<'_>, name: &Text) {
     let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
     let taken = PRESETS.iter().map(|(word, _)| *word).chain(["cookie", "address"]).any(|word| word == name.value);
     if taken {
-        let message = format!("`{}` is a word of stickyd's own", name.value);
+        let message = format!("`{}` is the name of a built-in affinity", name.value);
         context.report.error_help(&name.span, message, "give the rule another name");
     } else if !(1..=32).contains(&name.value.len()) || !name.value.bytes().all(fits) {
-        let message = format!("`{}` is no name for a rule", name.value);
-        context.report.error_help(&name.span, message, "1 to 32 of a-z, 0-9, `_` and `-`");
+        let message = format!("`{}` is not a valid rule name", name.value);
+        context.report.error_help(&name.span, message, "use 1 to 32 characters of a-z, 0-9, `_` and `-`");
     }
 }
 
-/// `None` where something it needs is wrong, which has been said.
+/// Reads a rule; `None` if a part that it needs is wrong, which was reported.
 fn rule(name: &Text, mut table: Section<'_>) -> Option<Rule> {
     let (report, label, head) = (table.report, table.label.clone(), name.span.clone());
     let (learn_at, client_made_at) = (table.key("learn"), table.key("client_made"));
@@ -143,24 +143,24 @@ fn rule(name: &Text, mut table: Section<'_>) -> Option<Rule> {
     let lookup = lookup?;
     if lookup.is_empty() {
         let help = "write lookup = [\"header:x-job-id\", \"path:/jobs/{id}\"]";
-        report.error_help(&head, format!("{label} can never match: it looks nowhere for its id"), help);
+        report.error_help(&head, format!("{label} can never match: `lookup` names no place for its id"), help);
     }
     match (client_made, learn_at) {
         (true, Some(at)) => {
             let line = client_made_at.map_or(0, |at| report.line_of(&at));
-            let message = format!("`learn` says nothing: by line {line} the client makes the id");
-            report.error_help(&at, message, "leave one of the two out");
+            let message = format!("`learn` has no effect: by line {line}, clients make the id");
+            report.error_help(&at, message, "remove one of the two");
         }
         (false, None) if refusal_at.is_none() => {
             let help =
-                "write learn = [{ from = \"header:x-job-id\" }], or client_made = true where the client makes it";
-            report.error_help(&head, format!("{label} has a lookup without a source: it never knows a session"), help);
+                "write learn = [{ from = \"header:x-job-id\" }], or write client_made = true if clients make the id";
+            report.error_help(&head, format!("{label} never learns an id: it has only a `lookup`"), help);
         }
         _ => {}
     }
     if let (Some(at), None) = (creates_at, &refusal_at) {
-        let help = "nobody is asked for a session that is not pinned: write a refusal, or leave it out";
-        report.warn(&at, "`creates` says nothing without `refusal`", help);
+        let help = "without it no worker is asked for a session that is not pinned: add `refusal`, or remove `creates`";
+        report.warn(&at, "`creates` has no effect without `refusal`", help);
     }
     Some(Rule {
         name: name.value.clone(),
@@ -176,7 +176,7 @@ fn rule(name: &Text, mut table: Section<'_>) -> Option<Rule> {
     })
 }
 
-/// A list of tables; `None` where one of them is wrong.
+/// Reads a list of tables; `None` if one of them is wrong.
 fn tables<T>(
     table: &mut Section<'_>,
     key: &'static str,
@@ -223,13 +223,13 @@ fn end(mut table: Section<'_>) -> Option<End> {
     Some(end)
 }
 
-/// `method` and `path`.
+/// Reads `method` and `path`.
 fn on(table: &mut Section<'_>) -> Option<On> {
     let method = table.text("method", "a method such as \"POST\"").map(|text| method(table, &text));
     let path = table.text("path", "a path such as \"/jobs\"").map(|text| {
         let path = pattern(table, &text, &text.value)?;
         if path.has_id() {
-            table.report.error_help(&text.span, "`{id}` stands in `lookup` only", "write * for any segment");
+            table.report.error_help(&text.span, "`{id}` is allowed only in `lookup`", "write * for any segment");
         }
         Some(path)
     });
@@ -242,7 +242,7 @@ fn method(table: &Section<'_>, text: &Text) -> Option<Method> {
     let method = known.contains(&text.value.as_str()).then(|| Method::from_bytes(text.value.as_bytes()).ok()).flatten();
     if method.is_none() {
         let help = suggest(&text.value, &known);
-        table.report.error_help(&text.span, format!("`{}` is no method sessions have", text.value), help);
+        table.report.error_help(&text.span, format!("`{}` is not a supported method", text.value), help);
     }
     method
 }
@@ -256,30 +256,30 @@ fn refusal(mut table: Section<'_>) -> Option<Refusal> {
     let body = table.text("body", "a part of the body");
     let header = table.text("header", "a field such as \"x-unknown\" or \"x-error: no such job\"");
     if let Some(long) = body.as_ref().filter(|body| body.value.len() > MAX_WORDS) {
-        table.report.error(&long.span, format!("`body` has {} bytes, and {MAX_WORDS} is the most", long.value.len()));
+        table.report.error(&long.span, format!("`body` has {} bytes; the maximum is {MAX_WORDS}", long.value.len()));
     }
     let header = header.map(|text| {
         let (name, value) = text.value.split_once(':').unwrap_or((&text.value, ""));
         Some((header_name(&table, &text, name.trim())?, value.trim().to_owned()))
     });
     if let (Some(200..=299), None, None) = (status, &body, &header) {
-        let help = "write a part of its body, or a field of its head";
-        table.report.error_help(&at, "every answer of this status would be a refusal", help);
+        let help = "add `body`, a part of its body, or `header`, one of its headers";
+        table.report.error_help(&at, "every answer with this status would be a refusal", help);
     }
     table.finish();
     let header = header.map_or(Some(None), |header| header.map(Some))?;
     Some(Refusal::Answer { status: status?, body: body.map_or_else(String::new, |body| body.value), header })
 }
 
-/// `header:NAME`, `set-cookie:NAME`, `json:a.b`, `prefix:…`, `location`.
+/// Reads a place in an answer: `header:NAME`, `set-cookie:NAME`, `json:a.b`, `prefix:…` or `location`.
 fn place(table: &Section<'_>, text: &Text) -> Option<Place> {
-    const HELP: &str = "there is header:NAME, set-cookie:NAME, json:a.b.c, prefix:TEXT{id} and location";
+    const HELP: &str = "use header:NAME, set-cookie:NAME, json:a.b.c, prefix:TEXT{id} or location";
     let report = table.report;
-    let wrong = |why: &str| report.error_help(&text.span, format!("`{}` is no place: {why}", text.value), HELP);
+    let wrong = |why: &str| report.error_help(&text.span, format!("`{}` is not a place: {why}", text.value), HELP);
     match text.value.split_once(':') {
         None if text.value == "location" => Some(Place::Location),
         Some(("header", name)) if name.trim().eq_ignore_ascii_case("set-cookie") => {
-            report.error_help(&text.span, "a cookie has a place of its own", "write set-cookie:NAME");
+            report.error_help(&text.span, "cookies cannot be read as a header", "write set-cookie:NAME");
             None
         }
         Some(("header", name)) => header_name(table, text, name.trim()).map(Place::Header),
@@ -287,7 +287,7 @@ fn place(table: &Section<'_>, text: &Text) -> Option<Place> {
         Some(("json", path)) => JsonPath::parse(path).map_err(|why| wrong(&why)).ok().map(Place::Json),
         Some(("prefix", template)) => Template::parse(template).map_err(wrong).ok().map(Place::Prefix),
         _ => {
-            wrong("it is none of these");
+            wrong("its kind is unknown");
             None
         }
     }
@@ -298,7 +298,7 @@ fn ttl_place(table: &Section<'_>, text: &Text) -> Option<Place> {
     if !matches!(place, Place::Header(_) | Place::Json(_)) {
         table.report.error_help(
             &text.span,
-            "no number of seconds stands there",
+            "this place cannot hold a number of seconds",
             "write \"json:ttl\" or \"header:NAME\"",
         );
         return None;
@@ -306,7 +306,7 @@ fn ttl_place(table: &Section<'_>, text: &Text) -> Option<Place> {
     Some(place)
 }
 
-/// Its `lookup`.
+/// Reads the `lookup` list of a rule; `None` if one of its entries is wrong.
 fn lookups(table: &mut Section<'_>) -> Option<Vec<Lookup>> {
     let Some(item) = table.take("lookup") else { return Some(Vec::new()) };
     let items = item.list("a list such as [\"header:x-job-id\", \"path:/jobs/{id}\"]", "a lookup")?;
@@ -319,14 +319,14 @@ fn lookups(table: &mut Section<'_>) -> Option<Vec<Lookup>> {
             continue;
         };
         if all.iter().any(|one| one.at == spot) {
-            table.report.error(&text.span, format!("`{}` stands here twice", text.value));
+            table.report.error(&text.span, format!("`{}` is listed twice", text.value));
         }
         all.push(Lookup { at: spot, on: On::default(), min: 1 });
     }
     whole.then_some(all)
 }
 
-/// `follow`: headers and queries.
+/// Reads `follow`: a list of headers and query parameters.
 pub(in crate::config) fn follow(section: &mut Section<'_>) -> Vec<Spot> {
     let Some(item) = section.take("follow") else { return Vec::new() };
     let items = item.list("a list such as [\"header:x-socket-id\", \"query:socketId\"]", "a place").unwrap_or_default();
@@ -334,24 +334,24 @@ pub(in crate::config) fn follow(section: &mut Section<'_>) -> Vec<Spot> {
     for text in items.into_iter().filter_map(|item| item.text("a place such as \"query:socketId\"")) {
         let Some(spot) = spot(section, &text, false) else { continue };
         if spots.contains(&spot) {
-            section.report.error(&text.span, format!("`{}` stands here twice", text.value));
+            section.report.error(&text.span, format!("`{}` is listed twice", text.value));
         }
         spots.push(spot);
     }
     spots
 }
 
-/// `header:NAME`, `query:NAME`, and, where the whole request may be looked at, `cookie:NAME` and `path:/jobs/{id}`.
+/// Reads a place in a request: `header:NAME` or `query:NAME`, and with `whole` also `cookie:NAME` or `path:/jobs/{id}`.
 fn spot(table: &Section<'_>, text: &Text, whole: bool) -> Option<Spot> {
     let report = table.report;
     let help = if whole {
-        "there is header:NAME, query:NAME, cookie:NAME and path:/jobs/{id}"
+        "use header:NAME, query:NAME, cookie:NAME or path:/jobs/{id}"
     } else {
-        "there is header:NAME and query:NAME"
+        "use header:NAME or query:NAME"
     };
     match text.value.split_once(':') {
         Some(("header", name)) if whole && name.trim().eq_ignore_ascii_case("cookie") => {
-            report.error_help(&text.span, "a cookie has a place of its own", "write cookie:NAME");
+            report.error_help(&text.span, "cookies cannot be read as a header", "write cookie:NAME");
             None
         }
         Some(("header", name)) => header_name(table, text, name.trim()).map(Spot::Header),
@@ -362,37 +362,37 @@ fn spot(table: &Section<'_>, text: &Text, whole: bool) -> Option<Spot> {
         Some(("path", path)) if whole => {
             let pattern = pattern(table, text, path)?;
             if !pattern.has_id() {
-                report.error_help(&text.span, "it does not say where the id stands", "write path:/jobs/{id}");
+                report.error_help(&text.span, "the path needs {id} in the place of the id", "write path:/jobs/{id}");
                 return None;
             }
             Some(Spot::Path(pattern.and_below()))
         }
         _ => {
-            report.error_help(&text.span, format!("`{}` is no place in a request", text.value), help);
+            report.error_help(&text.span, format!("`{}` is not a place in a request", text.value), help);
             None
         }
     }
 }
 
 fn pattern(table: &Section<'_>, text: &Text, path: &str) -> Option<PathPattern> {
-    let help = "write /jobs or /jobs/{id}: * is any segment, ** any number at the beginning or the end";
-    let wrong = |why| table.report.error_help(&text.span, format!("`{path}` is no path: {why}"), help);
+    let help = "write /jobs or /jobs/{id}: * is any segment, ** any number of them at the beginning or the end";
+    let wrong = |why| table.report.error_help(&text.span, format!("`{path}` is not a valid path: {why}"), help);
     PathPattern::parse(path).map_err(wrong).ok()
 }
 
 fn header_name(table: &Section<'_>, text: &Text, name: &str) -> Option<HeaderName> {
     let read = HeaderName::try_from(name).ok();
     if read.is_none() {
-        table.report.error_help(&text.span, format!("`{name}` is no name of a field"), "write header:x-job-id");
+        table.report.error_help(&text.span, format!("`{name}` is not a valid header name"), "write header:x-job-id");
     }
     read
 }
 
 fn cookie_name(table: &Section<'_>, text: &Text, name: &str) -> Option<String> {
-    // A token (RFC 6265 §4.1.1).
+    // A cookie's name is a token (RFC 6265 §4.1.1).
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     if name.is_empty() || !name.bytes().all(token) {
-        table.report.error(&text.span, format!("`{name}` is no name of a cookie"));
+        table.report.error(&text.span, format!("`{name}` is not a valid cookie name"));
         return None;
     }
     Some(name.to_owned())

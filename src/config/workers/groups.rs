@@ -1,7 +1,8 @@
-//! What entries of `workers` stand for: each port of a range, each address of a DNS name, and what each worker is called.
+//! Expands the entries of `workers` into workers: one for each port of a range and each address of a DNS name; and
+//! gives each worker its name.
 //!
-//! One function for the configuration as it is loaded and for the running system whose names have new addresses:
-//! [`expand`]. Left out: asking for the addresses (`upstream::addresses`), and how entries are written (the parent).
+//! [`expand`] is used when a configuration is loaded, and by the running system when a DNS name has new addresses. Left
+//! out: looking up the addresses (`upstream::addresses`), and how entries are written (the parent module).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -10,38 +11,40 @@ use std::path::PathBuf;
 
 use super::super::{Address, AdminState, Upstream, Worker};
 
-/// Workers one entry may stand for: a range typed wrong (`3000-30010`) should say so, not start 27,000 health checks.
+/// Maximum number of workers per entry: a mistyped range (`3000-30010`) must be an error, not start 27,000 health
+/// checks.
 pub(crate) const MAX_RANGE: usize = 1024;
 
-/// An entry of `workers`, understood: where its workers are and what they have in common.
+/// A parsed entry of `workers`: the addresses of its workers and their common settings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Group {
-    /// Where they are.
+    /// Addresses of the entry's workers.
     pub at: At,
-    /// The name given to it; several workers get what tells them apart besides.
+    /// Name of the entry; if it has several workers, each gets the name with a suffix.
     pub name: Option<String>,
-    /// Of each worker.
+    /// Weight of each worker, 1..=256.
     pub weight: u32,
-    /// Of each worker.
+    /// Admin state of each worker.
     pub admin: AdminState,
 }
 
-/// Where the workers of an entry are.
+/// Addresses of the workers of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum At {
-    /// A unix socket's absolute path.
+    /// Absolute path of a unix socket.
     Unix(PathBuf),
-    /// One worker at each port.
+    /// An IP address, with one worker at each port.
     Ip(IpAddr, RangeInclusive<u16>),
-    /// A DNS name in lower case: one worker at each port of each of its addresses.
+    /// A DNS name in lower case, with one worker at each port of each of its addresses.
     Name(String, RangeInclusive<u16>),
 }
 
-/// The addresses of each DNS name, sorted, without doubles, never none; a name that has never resolved is not in it.
+/// The addresses of each DNS name, sorted and without duplicates. A list is never empty: a name that has never resolved
+/// is not in the map.
 pub type Found = BTreeMap<String, Vec<IpAddr>>;
 
 impl At {
-    /// The DNS name, if it is one.
+    /// The DNS name, if the workers are given by one.
     pub(crate) fn host(&self) -> Option<&str> {
         match self {
             Self::Name(host, _) => Some(host),
@@ -50,27 +53,27 @@ impl At {
     }
 }
 
-/// What the entries of an upstream stand for.
+/// The workers that the entries of an upstream expand to.
 pub(crate) struct Expanded {
-    /// Each with the index of its entry; addresses and names unique.
+    /// Workers, each with the index of its entry; addresses and names are unique.
     pub(crate) workers: Vec<(Worker, usize)>,
     pub(super) doubles: Vec<Double>,
-    /// Entries that would be more than [`MAX_RANGE`] workers.
+    /// Indices of entries that would expand to more than [`MAX_RANGE`] workers.
     pub(crate) over: Vec<usize>,
 }
 
-/// An entry has a worker that an entry before it has.
+/// A worker that an earlier entry contains already.
 pub(super) struct Double {
     pub(super) worker: Worker,
-    /// The same address, or only the same name.
+    /// Whether the two have the same address; otherwise only the same name.
     pub(super) address: bool,
     pub(super) first: usize,
     pub(super) second: usize,
 }
 
-/// The workers that `groups` stand for while names have the addresses `found`. Where two entries lead to one address the
-/// first has it; a worker whose name is taken is called by its address. `before`: the workers of a moment ago, which keep
-/// their names (see [`Group::name_of`]).
+/// Expands `groups` into workers, with the addresses `found` for DNS names. If two entries lead to the same address,
+/// the first one gets it; a worker whose name is taken gets its address as its name. `before` are the previous workers,
+/// which keep their names (see [`Group::name_of`]).
 pub(crate) fn expand(groups: &[Group], found: &Found, before: &[Worker]) -> Expanded {
     let mut addresses: HashMap<Address, usize> = HashMap::new();
     let mut names: HashMap<String, usize> = HashMap::new();
@@ -118,17 +121,18 @@ impl Group {
             let host = self.at.host().map(str::to_owned);
             Worker { address: Address::Tcp(at), host, name, weight: self.weight, admin: self.admin }
         };
-        // One more than may be, so that it shows.
+        // One more than the maximum, so that the caller sees that there are too many.
         all.take(MAX_RANGE + 1).map(worker).collect()
     }
 
-    /// A name given to an entry of several gets what tells them apart: `NAME-PORT` for a range, `NAME-IP` for a DNS name
-    /// of several addresses, `NAME-IP-PORT` for both.
+    /// Name of the worker at the address `at`. If the entry has several workers, its name gets a suffix: `NAME-PORT`
+    /// for a range, `NAME-IP` for a DNS name with several addresses, `NAME-IP-PORT` for both.
     ///
-    /// A worker keeps the name it has for as long as its address stays: it is one worker by name and address, cookies
-    /// know it by its name, and another one beside it is no reason for it to become somebody else. So a name that goes
-    /// from one address to two has NAME and NAME-IP, and goes back to either. (Two proxies of a fleet may then call one
-    /// worker differently until they are restarted; a cookie of the other's leads to the ring, sids are not concerned.)
+    /// A worker keeps its name for as long as its address stays. It is identified by name and address, and cookies
+    /// refer to its name, so an additional worker must not change its identity. Therefore a DNS name that goes from one
+    /// address to two has the workers NAME and NAME-IP, and either may remain later. (Two proxies of a fleet may then
+    /// use different names for one worker until they are restarted. Requests with a cookie of the other proxy are
+    /// placed by the ring; sids are not affected.)
     fn name_of(&self, at: SocketAddr, only_ip: bool, several_ports: bool, before: &[Worker]) -> String {
         let Some(name) = &self.name else { return at.to_string() };
         let port = if several_ports { format!("-{}", at.port()) } else { String::new() };
@@ -147,24 +151,25 @@ impl Group {
 }
 
 impl Upstream {
-    /// Every name among its workers, once.
+    /// Every DNS name among the upstream's workers, once.
     pub fn hosts(&self) -> BTreeSet<&str> {
         self.groups.iter().filter_map(|group| group.at.host()).collect()
     }
 
-    /// A name has never resolved: there may be workers that nobody knows of.
+    /// Whether a DNS name has never resolved, so that there may be workers that are not known yet.
     pub fn lacks_addresses(&self) -> bool {
         self.groups.iter().filter_map(|group| group.at.host()).any(|host| !self.found.contains_key(host))
     }
 
-    /// The same, now that `host` has these addresses ([`super::tidy`], not none).
+    /// The upstream with new addresses for `host`; they are not empty and have passed [`super::tidy`].
     pub(crate) fn with_addresses(&self, host: &str, ips: Vec<IpAddr>) -> Self {
         let mut found = self.found.clone();
         found.insert(host.to_owned(), ips);
         self.expanded(found, &self.workers)
     }
 
-    /// The same, in place of `before`: names that do not resolve now keep the addresses they had, workers their names.
+    /// The upstream as the successor of `before`: DNS names that do not resolve now keep their addresses, and workers
+    /// keep their names.
     pub(crate) fn after(&self, before: &Self) -> Self {
         let mut found = self.found.clone();
         for host in self.hosts() {
@@ -209,7 +214,7 @@ mod tests {
         assert_eq!(names(&two), ["w=10.0.0.1:1", "w-10.0.0.2=10.0.0.2:1"]);
         assert_eq!(names(&at(&two, &[2])), ["w-10.0.0.2=10.0.0.2:1"]);
         assert_eq!(names(&at(&two, &[2, 3])), ["w-10.0.0.2=10.0.0.2:1", "w-10.0.0.3=10.0.0.3:1"]);
-        assert_eq!(names(&at(&one, &[2])), ["w=10.0.0.2:1"], "the one worker of a name may move");
+        assert_eq!(names(&at(&one, &[2])), ["w=10.0.0.2:1"], "a single worker keeps the name at a new address");
         assert_eq!(names(&at(&none, &[1, 2]))[0], "w-10.0.0.1=10.0.0.1:1");
         let range = at(&at(&upstream(Some("w"), 1..=2), &[1]), &[1, 2]);
         assert_eq!(
@@ -222,13 +227,13 @@ mod tests {
     fn a_reload_that_cannot_resolve_keeps_addresses_and_names() {
         let two = at(&at(&upstream(Some("w"), 1..=1), &[1]), &[1, 2]);
         assert_eq!(names(&upstream(Some("w"), 1..=1).after(&two)), names(&two));
-        // What resolves anew counts, and a new name of the entry.
+        // New addresses of a name replace the old ones, and so does a new name of the entry.
         assert_eq!(names(&at(&upstream(Some("w"), 1..=1), &[1]).after(&two)), ["w=10.0.0.1:1"]);
         assert_eq!(names(&upstream(Some("x"), 1..=1).after(&two))[0], "x-10.0.0.1=10.0.0.1:1");
     }
 
     #[test]
-    fn a_taken_name_or_address_is_no_error() {
+    fn a_taken_name_or_address_is_not_an_error() {
         let mut app = upstream(Some("w"), 1..=1);
         let entry = |ip: [u8; 4], name: &str| Group {
             at: At::Ip(ip.into(), 1..=1),

@@ -1,5 +1,5 @@
-//! What the fuzz targets (`tests/fuzz`) need of a connection without having a socket: a [`Conn`] that nobody is behind, the
-//! HTTP/1 settings of a real one, and the reader of PROXY headers. No part of stickyd uses it.
+//! Parts of a connection for the fuzz targets (`tests/fuzz`), without a socket: a [`Conn`] without a client, the HTTP/1
+//! settings of a real connection, and the reader of PROXY headers. stickyd itself does not use this module.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
@@ -19,8 +19,8 @@ use crate::thread::Thread;
 
 pub use super::super::proxy_protocol::{Look, Source};
 
-/// A connection from `peer` to a listener of these settings, which must be without TLS; `secure`: as if it had it; `http2`: as
-/// if that had been chosen.
+/// Creates a connection from `peer` to a listener with these settings, which must be without TLS. `secure` makes it
+/// appear to use TLS, and `http2` makes it appear to use HTTP/2.
 pub fn conn(
     thread: &Rc<Thread>,
     config: &config::Listener,
@@ -55,7 +55,7 @@ pub fn conn(
     }))
 }
 
-/// How a real connection is served, by default.
+/// Returns the HTTP/1 settings of a real connection with default limits.
 pub fn http1() -> http1::Builder {
     let config::Limits { head_bytes, head_fields, .. } = config::Limits::default();
     let mut http = http1::Builder::new();
@@ -66,7 +66,7 @@ pub fn http1() -> http1::Builder {
 /// Reads a PROXY header.
 ///
 /// # Errors
-/// The stream ended, or began with something else.
+/// The stream ended, or does not begin with a valid header.
 pub async fn proxy_header(stream: &mut impl Look) -> io::Result<Source> {
     proxy_protocol::read(stream).await
 }

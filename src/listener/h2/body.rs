@@ -1,8 +1,8 @@
-//! The body of one request over HTTP/2, as the rest of stickyd reads bodies.
+//! The body of one request over HTTP/2, in the form in which the rest of stickyd reads bodies.
 //!
-//! Its window opens only as fast as the worker's connection takes what came, so a worker that does not read holds its
-//! client back, and nothing but the window's bytes is held here. h2 itself resets a stream whose bytes are not as many as
-//! its `content-length` says (RFC 9113 §8.1.1).
+//! The stream's window opens only as fast as the connection to the worker takes the bytes, so a worker that does not
+//! read slows its client down, and no more than the window's bytes is held here. h2 itself resets a stream whose body
+//! does not have the length that its `content-length` announces (RFC 9113 §8.1.1).
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -13,18 +13,18 @@ use hyper::body::{Body, Frame, SizeHint};
 
 use super::inflow::Holding;
 
-/// A stream's body.
+/// The request body of one stream.
 pub struct StreamBody {
     stream: RecvStream,
-    /// Bytes to come, where the head says how many.
+    /// Bytes still to come, if the head announces a length.
     left: Option<u64>,
-    /// Trailers are next.
+    /// Whether all data was read, so that trailers are next.
     data_done: bool,
     holding: Holding,
 }
 
 impl StreamBody {
-    /// The rest of `stream`; `length` as its head says.
+    /// Wraps the rest of `stream`; `length` is the length that its head announces.
     pub(super) fn new(stream: RecvStream, length: Option<u64>, holding: Holding) -> Self {
         holding.holds(!stream.is_end_stream());
         let left = if stream.is_end_stream() { Some(0) } else { length };
@@ -44,7 +44,7 @@ impl Body for StreamBody {
             match ready!(data) {
                 Some(Ok(data)) if data.is_empty() => {}
                 Some(Ok(data)) => {
-                    // Fails only for more than was received.
+                    // This fails only if more is released than was received.
                     let _ = this.stream.flow_control().release_capacity(data.len());
                     this.left = this.left.map(|left| left.saturating_sub(data.len() as u64));
                     return Poll::Ready(Some(Ok(Frame::data(data))));

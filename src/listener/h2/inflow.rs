@@ -1,9 +1,9 @@
-//! Whose bodies fill a connection's window.
+//! Tracks whose request bodies fill the receive window of an HTTP/2 connection.
 //!
-//! All streams share one window, wide enough for sixteen that nobody reads. While fewer hold something that their workers have
-//! not taken, a client that owes bytes can send them; else its silence may be the others' doing, and is nobody's fault
-//! (`crate::pace`). Counted by streams, not by bytes: h2 does not say what it holds, and a stream holds no more than its own
-//! window.
+//! All streams share one window, large enough for sixteen streams that are not read. While fewer streams hold bytes
+//! that their workers have not taken, a client that owes bytes is able to send them. Otherwise its silence may be
+//! caused by the other streams, and the client is not blamed for it (`crate::pace`). Streams are counted, not bytes: h2
+//! does not report how many bytes it holds, and a stream holds no more than its own window.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -11,10 +11,10 @@ use std::rc::Rc;
 use super::{CONNECTION_WINDOW, STREAM_WINDOW};
 use crate::pace::{Held, Lane};
 
-/// Streams whose windows together are the connection's.
+/// Number of streams whose windows together are as large as the connection's.
 const FILL: u32 = CONNECTION_WINDOW / STREAM_WINDOW;
 
-/// The streams of one connection that may hold bytes.
+/// Counts the streams of one connection that may hold bytes.
 #[derive(Default)]
 pub struct Inflow {
     holding: Cell<u32>,
@@ -26,19 +26,19 @@ impl Lane for Inflow {
     }
 }
 
-/// One stream of them, until it is dropped.
+/// One stream's entry in the count, until it is dropped.
 pub(super) struct Holding {
     inflow: Rc<Inflow>,
     some: Cell<bool>,
 }
 
 impl Holding {
-    /// Nothing has come.
+    /// Creates the entry of a stream that holds nothing yet.
     pub(super) fn new(inflow: Rc<Inflow>) -> Self {
         Self { inflow, some: Cell::new(false) }
     }
 
-    /// Whether something may have come that was not read.
+    /// Sets whether the stream may hold bytes that have come and were not read.
     pub(super) fn holds(&self, some: bool) {
         if self.some.replace(some) == some {
             return;
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_window_that_others_may_fill_excuses_and_goes_on_being_counted() {
+    fn a_window_that_others_may_have_filled_excuses_the_client() {
         let inflow = Rc::<Inflow>::default();
         let streams: Vec<_> = (0..FILL).map(|_| Holding::new(inflow.clone())).collect();
         streams.iter().for_each(|stream| stream.holds(true));

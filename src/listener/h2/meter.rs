@@ -1,39 +1,42 @@
-//! What a client's frames cost: a look at the nine bytes each begins with, as they go by.
+//! Counts frames by which a client may cause unlimited work, from the nine bytes that each frame begins with.
 //!
-//! The h2 crate answers or drops what means nothing (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, unknown kinds) and never says
-//! that it did, so floods of them cost its time for ever. [`Meter`] counts them, and the resets, and says when it is enough
-//! (threats §2). Leaves out what h2 bounds itself: CONTINUATION, empty and tiny DATA, header lists, streams reset before
-//! they were looked at, resets it had to send.
+//! The h2 crate answers or drops frames that have no effect (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, unknown types)
+//! and does not report them, so floods of them would cost its time without end. [`Meter`] counts them, and the resets,
+//! and reports when there are too many (docs/reference/threats.md §2.5). Not counted is what h2 limits itself:
+//! CONTINUATION, empty and tiny DATA, header lists, streams that were reset before they were accepted, resets that it
+//! had to send.
 
-/// Counts begin anew after this many seconds.
+/// Length of a counting period in seconds; all counts restart with each period.
 const PERIOD_S: u32 = 30;
 
-/// Streams a client may take back in one period. A page that is left takes back what it has open, a hundred or so.
+/// Maximum number of streams that a client may reset in one period. A page that is left resets what it has open, a
+/// hundred or so.
 const MAX_RESETS: u32 = 1_000;
 
-/// Frames without use in one period: browsers send one in seconds.
+/// Maximum number of frames without effect in one period; browsers send one every few seconds.
 const MAX_USELESS: u32 = 10_000;
 
-/// Bytes we have sent that pay for one WINDOW_UPDATE: a client that reads may well send two for every frame it got.
+/// Number of bytes sent to the client that pay for one WINDOW_UPDATE: a client that reads may well send two for every
+/// frame that it received.
 const PAYS_WINDOW_UPDATE: u64 = 16;
 
-/// The client's part of the connection preface (RFC 9113 §3.4).
+/// Length of the client's connection preface in bytes (RFC 9113 §3.4).
 const PREFACE: u32 = 24;
 
-/// A frame's kind (RFC 9113 §6.9).
+/// Frame type of WINDOW_UPDATE (RFC 9113 §6.9).
 const WINDOW_UPDATE: u8 = 8;
 
-/// What became too much.
+/// The limit that a client has exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TooMuch {
-    /// Streams taken back.
+    /// Too many streams were reset by the client.
     Resets,
-    /// Frames without use.
+    /// Too many frames had no effect.
     Useless,
 }
 
 impl TooMuch {
-    /// The word for it in metrics and logs.
+    /// Name of the limit in metrics and logs.
     pub(super) fn word(self) -> &'static str {
         match self {
             Self::Resets => "resets",
@@ -42,34 +45,35 @@ impl TooMuch {
     }
 }
 
-/// What a piece of what the client sent brought.
+/// Contents of a piece of the client's bytes.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Heard {
-    /// Streams taken back.
+    /// Number of streams that the client has reset.
     pub(super) resets: u32,
-    /// Bytes by which the connection's window was opened for us.
+    /// Bytes by which the client has opened the connection's window for us.
     pub(super) window: u64,
-    /// What has become too much.
+    /// The limit that is exceeded by now, if any.
     pub(super) too_much: Option<TooMuch>,
 }
 
-/// Bytes of a frame's head (RFC 9113 §4.1); with a WINDOW_UPDATE's increment (§6.9).
+/// Length of a frame header in bytes (RFC 9113 §4.1).
 const HEAD: usize = 9;
+/// Length of a WINDOW_UPDATE in bytes: its header and its increment (RFC 9113 §6.9).
 const UPDATE: usize = HEAD + 4;
 
-/// Follows the frames of one client.
+/// Follows the frames that one client sends.
 pub(super) struct Meter {
-    /// Bytes before the next frame's head.
+    /// Number of bytes to skip before the next frame header.
     skip: u32,
-    /// Its head; and its increment, if it is a WINDOW_UPDATE of the connection.
+    /// Header of the current frame; and the increment, if it is a WINDOW_UPDATE of the connection.
     head: [u8; UPDATE],
     have: usize,
     began_s: u32,
     resets: u32,
     useless: u32,
-    /// Opened since the last read.
+    /// Bytes by which the window was opened since the last read.
     window: u64,
-    /// Bytes sent that have not paid for anything yet.
+    /// Bytes sent that have not paid for a WINDOW_UPDATE yet.
     credit: u64,
 }
 
@@ -78,7 +82,7 @@ impl Meter {
         Self { skip: PREFACE, head: [0; UPDATE], have: 0, began_s: now_s, resets: 0, useless: 0, window: 0, credit: 0 }
     }
 
-    /// Takes note of bytes the client sent, however they are cut.
+    /// Counts the frames in bytes that the client sent, in pieces of any size.
     pub(super) fn read(&mut self, mut bytes: &[u8], now_s: u32) -> Heard {
         if now_s.saturating_sub(self.began_s) >= PERIOD_S {
             (self.began_s, self.resets, self.useless) = (now_s, 0, 0);
@@ -86,7 +90,7 @@ impl Meter {
         let before = self.resets;
         loop {
             let skipped = bytes.len().min(self.skip as usize);
-            // No more than `skip`, which is 32 bits.
+            // `skipped` is at most `skip`, which has 32 bits.
             self.skip -= u32::try_from(skipped).unwrap_or(self.skip);
             bytes = bytes.get(skipped..).unwrap_or_default();
             let Some((first, rest)) = bytes.split_first() else { break };
@@ -115,17 +119,17 @@ impl Meter {
         Heard { resets: self.resets.saturating_sub(before), window: std::mem::take(&mut self.window), too_much }
     }
 
-    /// A head that is there is a WINDOW_UPDATE's of the whole connection, as long as one is.
+    /// Returns whether the current header is that of a WINDOW_UPDATE of the whole connection, with the right length.
     fn opens_connection(&self) -> bool {
         matches!(self.head, [0, 0, 4, WINDOW_UPDATE, _, a, b, c, d, ..] if [a & 0x7f, b, c, d] == [0; 4])
     }
 
-    /// Takes note of bytes the client was sent.
+    /// Credits bytes that were sent to the client.
     pub(super) fn wrote(&mut self, bytes: usize) {
         self.credit = self.credit.saturating_add(bytes as u64);
     }
 
-    /// A frame's head is whole (RFC 9113 §4.1).
+    /// Counts a frame whose header is complete (RFC 9113 §4.1).
     fn frame(&mut self) {
         const DATA: u8 = 0;
         const HEADERS: u8 = 1;
@@ -160,8 +164,8 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_found_however_they_are_cut() {
-        // A payload full of what looks like resets.
+    fn frames_are_found_in_pieces_of_any_size() {
+        // A payload full of bytes that look like resets.
         let data = [&[0, 0, 26, 0, 0, 0, 0, 0, 1][..], &RST, &RST].concat();
         let all = [&data[..], &RST, &PING, &data, &RST].concat();
         for cut in [1, 2, 5, 9, 10, 13, all.len()] {
@@ -172,8 +176,9 @@ mod tests {
     }
 
     #[test]
-    fn the_connections_window_is_followed_however_frames_are_cut() {
-        // A stream's, the connection's twice (once with the reserved bits set), and what only looks like one.
+    fn the_connections_window_is_followed_in_pieces_of_any_size() {
+        // One update of a stream, two of the connection (one with the reserved bits set), and data that only looks like
+        // one.
         let opens = [0, 0, 4, 8, 0, 0x80, 0, 0, 0, 0x80, 1, 0, 0];
         let data = [&[0, 0, 13, 0, 0, 0, 0, 0, 1][..], &opens].concat();
         let all = [&UPDATE_OF_ONE[..], &opens, &data, &[0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 7], &RST].concat();
@@ -187,10 +192,10 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_resets_in_half_a_minute_are_enough() {
+    fn more_than_a_thousand_resets_in_a_period_are_too_many() {
         let mut meter = begun();
         assert_eq!(meter.read(&RST.repeat(1_000), 1), heard(1_000, None));
-        assert_eq!(meter.read(&RST, 30), heard(1, None), "another half minute");
+        assert_eq!(meter.read(&RST, 30), heard(1, None), "a new period has begun");
         assert_eq!(meter.read(&RST.repeat(1_000), 40), heard(1_000, Some(TooMuch::Resets)));
     }
 

@@ -1,22 +1,22 @@
-//! HTTP/2 to clients (RFC 9113), chosen by ALPN: one connection, its streams, its limits, its end.
+//! HTTP/2 to clients (RFC 9113), chosen by ALPN: one connection, its streams, its limits, and its end.
 //!
-//! The h2 crate is driven directly, without hyper's layers over it: a stream of a tunnel is then a socket like any other
-//! ([`crate::tunnel::stream`]) instead of a task and a channel more, and resets are seen. Each stream is a task of its own
-//! that lives through `proxy::handle` as a request over HTTP/1 does; nothing about a worker is remembered here, so one
-//! connection carries sessions of as many workers as it likes (invariant 1).
+//! The h2 crate is driven directly, without hyper's layers on top: the stream of a tunnel is then a byte stream like
+//! any socket ([`crate::tunnel::stream`]) instead of one more task and channel, and resets are visible. Each stream is
+//! a task of its own that goes through `proxy::handle` as a request over HTTP/1 does. Nothing about a worker is
+//! remembered here, so one connection can carry sessions of any number of workers (ARCHITECTURE.md, invariant 1).
 //!
-//! | file | what |
+//! | file | content |
 //! |---|---|
-//! | `translate` | heads, to HTTP/1.1's form and back |
-//! | `stream` | one request, its answer, its tunnel |
-//! | `body` | a request's body |
-//! | `meter` | floods |
-//! | `send` | an answer's body |
-//! | `inflow` | whose bodies fill the connection's window |
-//! | `pace` | what all streams have on its way to the socket |
-//! | `socket` | bytes, in as few pieces as there can be |
+//! | `translate` | heads, to the form of HTTP/1.1 and back |
+//! | `stream` | one request, its response, its tunnel |
+//! | `body` | the body of a request |
+//! | `meter` | detection of floods |
+//! | `send` | the body of a response |
+//! | `inflow` | whose request bodies fill the connection's window |
+//! | `pace` | a limit on what all streams have on its way to the socket |
+//! | `socket` | reads and writes, in as few pieces as possible |
 //!
-//! Left out: server push (no browser takes it any more), priorities (read and ignored), h2 without TLS.
+//! Not supported: server push (no browser accepts it any more), priorities (read and ignored), h2 without TLS.
 
 pub mod body;
 #[doc(hidden)]
@@ -52,48 +52,51 @@ use crate::thread::{Order, Registered};
 use crate::tunnel::stream::Carrier;
 use crate::upstream::held::Held;
 
-/// Bytes a client may send on one stream before the worker has taken any: nginx's preread, and the least RFC 9113 begins
-/// with, so that no SETTINGS takes back what a client already sent.
+/// Receive window of one stream: bytes that a client may send before the worker has taken any. The same as nginx's
+/// preread, and the initial window of RFC 9113, so that no SETTINGS takes back what a client has already sent.
 const STREAM_WINDOW: u32 = 65_535;
 
-/// The same for all streams of a connection together. More than one stream's, because streams of a worker that does not
-/// read must not hold up those of the others.
+/// Receive window of a connection: bytes for all of its streams together. Larger than one stream's, because streams of
+/// a worker that does not read must not hold up those of other workers.
 const CONNECTION_WINDOW: u32 = 1 << 20;
 
-/// Bytes of an answer that wait for the client on one stream.
+/// Maximum bytes of a response that wait for the client on one stream.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// The least RFC 9113 allows: a larger frame only makes the others wait for longer.
+/// Maximum frame size in bytes, the least that RFC 9113 allows: a larger frame only makes other streams wait longer.
 const FRAME: u32 = 16_384;
 
-/// Streams taken back before they were even looked at. A client that does this is no browser (rapid reset).
+/// Maximum number of streams that are reset before they were accepted. A client that exceeds it is not a browser (rapid
+/// reset).
 const RESET_UNSEEN: usize = 20;
 
-/// Resets a client's own mistakes force on us, in a connection's life (MadeYouReset).
+/// Maximum number of resets that a client's own mistakes force us to send during the life of a connection
+/// (MadeYouReset).
 const RESETS_FORCED: usize = 100;
 
-/// Seconds of silence, while streams are open, after which a client is asked by PING whether it is there. It has 15 more to
-/// answer (the thread's tick cuts it then), 30 with the ticks' (threats §2). Its kernel is asked, too; this finds the client
-/// that only its kernel, or a balancer in front, has outlived.
+/// Seconds of silence, while streams are open, after which we send the client a PING. It has 15 s more to answer before
+/// the thread's tick cuts the connection; with the ticks' delays 30 s in total (docs/reference/threats.md §2.6). The
+/// kernel of the client is probed, too; the PING finds a client that has died while its kernel, or a balancer in front,
+/// still answers.
 const ASK_AFTER_S: u32 = 13;
 
-/// Bytes of a client that are read and dropped behind our goodbye: what its windows allow it to have sent, and as much again
-/// for what else frames hold.
+/// Maximum bytes of a client that are read and dropped after our goodbye: what its windows allow it to have sent, and
+/// as much again for everything else in frames.
 const GOODBYE: u64 = 2 * CONNECTION_WINDOW as u64;
 
-/// What the streams of a connection share with it.
+/// State that a connection shares with its streams.
 pub(super) struct Streams {
     live: Registered,
-    /// Streams open.
+    /// Number of streams that are open.
     open: Cell<u32>,
-    /// Streams there have been.
+    /// Number of streams opened so far.
     requests: Cell<u32>,
-    /// Tunnels among those that are open.
+    /// Number of open streams that are tunnels.
     tunnels: Cell<u32>,
-    /// The meter's last word.
+    /// The limit that the meter last reported as exceeded.
     too_much: Cell<Option<TooMuch>>,
     pace: Pace,
-    /// Read of workers, and not handed over yet.
+    /// Counts response bytes that were read from workers and not handed over to h2 yet.
     held: Rc<Held>,
     counted: StreamsOf,
 }
@@ -115,7 +118,7 @@ impl Streams {
         Open { streams: self.clone(), admitted: self.counted.may_be(self.open.get()), holding: None }
     }
 
-    /// The client said something.
+    /// Handles what the meter found in bytes from the client.
     fn heard(&self, Heard { resets, window, too_much }: Heard) {
         self.pace.opened(window);
         if self.open.get() > 0 {
@@ -130,17 +133,18 @@ impl Streams {
     }
 }
 
-/// A stream is open; it is over when this is dropped.
+/// An open stream; it counts as closed when this is dropped.
 pub struct Open {
     streams: Rc<Streams>,
-    /// Its client may have as many.
+    /// Whether the client's address may have this many streams.
     admitted: bool,
-    /// Of a tunnel.
+    /// Entry in the connection's receive window; only for a tunnel.
     holding: Option<Holding>,
 }
 
 impl Open {
-    /// The time of a tunnel to end is a tunnel's, also for the connection that carries it.
+    /// Marks the stream as a tunnel. At a stop, the connection that carries it then has as much time to end as a
+    /// tunnel.
     fn becomes_tunnel(mut self, holding: Holding) -> Self {
         self.holding = Some(holding);
         let tunnels = &self.streams.tunnels;
@@ -183,31 +187,31 @@ impl Drop for Open {
     }
 }
 
-/// How a connection ended that broke no rule.
+/// How a connection ended on which the client violated no rule.
 #[derive(PartialEq, Eq)]
 enum Ended {
-    /// All was said, the goodbye too.
+    /// The connection was closed properly, including the goodbye.
     Whole,
-    /// In the middle.
+    /// The connection was cut before its proper end.
     Cut,
 }
 
-/// A connection, polled by one task.
+/// An HTTP/2 connection, polled by one task.
 struct Serving {
     conn: Rc<Conn>,
     streams: Rc<Streams>,
     h2: Connection<Socket, Bytes>,
     socket: Socket,
     pings: Option<PingPong>,
-    /// A PING of ours waits for its answer.
+    /// Whether a PING of ours waits for its answer.
     asked: bool,
-    /// GOAWAY is on its way; streams that are open may finish.
+    /// Whether GOAWAY is on its way; streams that are open may finish.
     leaving: bool,
-    /// It is over as soon as that is written.
+    /// Whether the client flooded us: the connection ends as soon as its last GOAWAY is written.
     cut: bool,
 }
 
-/// Serves a connection to its end.
+/// Serves an HTTP/2 connection until it ends.
 pub(super) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
     let held = Rc::<Held>::default();
     let _ = (conn.inflow.set(Rc::default()), conn.held.set(held.clone()));
@@ -223,7 +227,7 @@ pub(super) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
     });
     let socket = Socket::new(io, streams.clone());
     let handshake = builder(&conn).handshake(socket.clone());
-    // Nothing but the client's preface: whatever the connection is told meanwhile, it has nothing to finish.
+    // So far there is only the client's preface: any order ends the connection, since nothing has to be finished.
     let told = poll_fn(|cx| {
         streams.live.watch(cx.waker());
         if streams.live.order() == Order::GoOn { Poll::Pending } else { Poll::Ready(()) }
@@ -251,7 +255,8 @@ pub(super) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
         }
         Err(error) => Err(error),
     };
-    // h2 is gone, and has said goodbye, unless there was nobody to hear it. The client's own may still be on its way.
+    // h2 is dropped, and has sent its goodbye, unless the connection is broken. Bytes of the client may still be on
+    // their way.
     let said = ended.as_ref().map_or_else(|error| !error.is_io(), |ended| *ended == Ended::Whole);
     if said && let Some(io) = socket.into_open() {
         conn.thread.tasks.spawn_local(async move { linger::linger(io, &streams.live, GOODBYE).await });
@@ -264,14 +269,14 @@ pub(super) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
     }
 }
 
-/// Every limit said; a default may change with a version.
+/// Returns h2's settings. Every limit is set explicitly, because a default may change with a version.
 fn builder(conn: &Conn) -> Builder {
     let (mut builder, limits) = (Builder::new(), conn.thread.limits());
     builder
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
-        // h2 closes the connection past four times this, and answers 431 past this.
+        // h2 answers 431 above this size, and closes the connection above four times this size.
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
         .max_concurrent_streams(limits.http2_streams)
         .max_pending_accept_reset_streams(RESET_UNSEEN)
@@ -296,7 +301,8 @@ impl Serving {
             match self.h2.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     let open = self.streams.open();
-                    // Boxed before it is moved into its task, three times otherwise: it is as large as a request's story.
+                    // Boxed before it is moved into its task: the future is as large as that of a request, and would
+                    // otherwise be moved three times.
                     let stream = Box::pin(stream::serve(self.conn.clone(), open, request, respond));
                     self.conn.thread.tasks.spawn_local(stream);
                 }
@@ -304,14 +310,14 @@ impl Serving {
                 Poll::Ready(None) => return Poll::Ready(Ok(Ended::Whole)),
                 Poll::Pending if self.streams.too_much.get().is_some() && !self.cut => {}
                 Poll::Pending => match self.socket.poll_send(cx) {
-                    // h2 waits for a socket that has become free meanwhile.
+                    // h2 waits for the socket, which has become writable in the meantime.
                     Poll::Ready(Ok(false)) => {}
                     Poll::Ready(Ok(true)) => {
                         self.streams.pace.settle();
                         return self.over_time();
                     }
                     Poll::Ready(Err(error)) => {
-                        tracing::debug!(peer = %self.conn.peer_ip, %error, "HTTP/2 connection broke");
+                        tracing::debug!(peer = %self.conn.peer_ip, %error, "HTTP/2 connection failed");
                         return Poll::Ready(Ok(Ended::Cut));
                     }
                     Poll::Pending => return self.over_time(),
@@ -327,7 +333,7 @@ impl Serving {
             Order::Leave => {
                 self.leave();
                 if !idle {
-                    // Its streams, tunnels above all, have their own time.
+                    // Its streams, above all tunnels, have time limits of their own.
                     self.streams.live.limit(0);
                 }
             }
@@ -340,7 +346,7 @@ impl Serving {
         }
     }
 
-    /// GOAWAY: no new streams, those there are may finish (RFC 9113 §6.8).
+    /// Sends GOAWAY: no new streams are accepted, open ones may finish (RFC 9113 §6.8).
     fn leave(&mut self) {
         if !std::mem::replace(&mut self.leaving, true) {
             self.h2.graceful_shutdown();
@@ -352,7 +358,7 @@ impl Serving {
             && let Some(pings) = &mut self.pings
             && pings.poll_pong(cx).is_ready()
         {
-            // What was read has touched the entry already.
+            // Reading the answer has already restarted the idle timer.
             self.asked = false;
         }
     }
@@ -361,11 +367,11 @@ impl Serving {
         let Some(what) = self.streams.too_much.get().filter(|_| !self.cut) else { return };
         self.cut = true;
         self.conn.thread.shared.metrics.http2_floods.with_label_values(&[what.word()]).inc();
-        say_full!("a client's HTTP/2 connection was closed: too many {} frames", what.word());
+        say_full!(flood = what.word(), "HTTP/2 connection closed: the client flooded it with frames");
         self.h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
     }
 
-    /// When requests were cut, a connection was spared for its tunnels only.
+    /// Ends the connection if requests were cut at a stop and no tunnel is left: it was spared only for its tunnels.
     fn over_time(&self) -> Poll<Result<Ended, h2::Error>> {
         let spared = self.streams.tunnels.get() > 0;
         if self.conn.thread.are_requests_cut() && !spared { Poll::Ready(Ok(Ended::Cut)) } else { Poll::Pending }

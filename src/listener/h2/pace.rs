@@ -1,26 +1,27 @@
-//! What all streams of a connection together hand over before its socket has taken it.
+//! Limits what all streams of a connection together hand over before its socket has taken it.
 //!
-//! Windows are the client's to open, all of them as wide as it likes, and h2 holds what every stream was allowed to send: a
-//! client that then does not read its socket would have us keep a buffer a stream. [`Pace`] bounds their sum, and knows
-//! whether a stream that waits does so for all of them: then its client is as fast as all of it is (`crate::pace`).
+//! A client may open its windows as wide as it likes, on all streams, and h2 holds what every stream was allowed to
+//! send: a client that then does not read its socket would make us keep one buffer per stream. [`Pace`] limits the sum.
+//! It also knows whether a stream waits for what all of them wait for: the client is then as fast as all of its streams
+//! together (`crate::pace`).
 
 use std::cell::{Cell, RefCell};
 use std::task::{Context, Poll, Waker};
 
 use crate::pace::Held;
 
-/// Bytes of all streams that wait for the socket (threats §2: a slow reader).
+/// Maximum bytes of all streams that wait for the socket (docs/reference/threats.md §2.6: a slow reader).
 const MOST: usize = 32 * 1024;
 
-/// The window every connection begins with (RFC 9113 §6.9.2); no SETTINGS changes it.
+/// Send window with which every connection begins, in bytes (RFC 9113 §6.9.2); no SETTINGS changes it.
 const WINDOW: i64 = 65_535;
 
-/// Bytes on their way, and who waits for room.
+/// Bytes on their way to the socket, and the streams that wait for room.
 pub(super) struct Pace {
     queued: Cell<usize>,
-    /// DATA handed over, ever.
+    /// Total bytes of DATA handed over by all streams so far.
     handed: Cell<u64>,
-    /// What the client's window for all of it has left.
+    /// Bytes left in the client's window for the whole connection.
     window: Cell<i64>,
     waiting: RefCell<Vec<Waker>>,
 }
@@ -33,18 +34,18 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Whether all streams wait together, and what they have handed over.
+    /// Returns whether all streams wait together, and the total of bytes that they have handed over.
     pub(super) fn state(&self) -> (Held, u64) {
         let together = self.queued.get() >= MOST || self.window.get() <= 0;
         (if together { Held::Together } else { Held::Alone }, self.handed.get())
     }
 
-    /// The client has opened the connection's window.
+    /// Notes that the client has opened the connection's window by this many bytes.
     pub(super) fn opened(&self, bytes: u64) {
         self.window.set(self.window.get().saturating_add_unsigned(bytes));
     }
 
-    /// Ready when there is room for more; how much is the stream's buffer to say.
+    /// Ready when there is room for more; how much more, the stream's own buffer decides.
     pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
         if self.queued.get() < MOST {
             return Poll::Ready(());
@@ -56,14 +57,14 @@ impl Pace {
         Poll::Pending
     }
 
-    /// A stream has handed over this many bytes.
+    /// Notes that a stream has handed over this many bytes.
     pub(super) fn queued(&self, bytes: usize) {
         self.queued.set(self.queued.get().saturating_add(bytes));
         self.handed.set(self.handed.get().saturating_add(bytes as u64));
         self.window.set(self.window.get().saturating_sub_unsigned(bytes as u64));
     }
 
-    /// The socket took this many, frame heads included.
+    /// Notes that the socket has taken this many bytes, frame headers included.
     pub(super) fn written(&self, bytes: usize) {
         self.queued.set(self.queued.get().saturating_sub(bytes));
         if self.queued.get() < MOST / 2 {
@@ -71,10 +72,11 @@ impl Pace {
         }
     }
 
-    /// h2 has done all it can, and the socket has it all: what is still counted was handed over by streams that were reset.
+    /// Corrects the count once h2 has nothing left to write and the socket has taken everything: bytes still counted
+    /// were handed over by streams that were reset.
     pub(super) fn settle(&self) {
         if self.queued.get() > 0 {
-            // Their part of the window goes to others.
+            // Their part of the window is free for other streams.
             self.opened(self.queued.take() as u64);
             self.wake();
         }
@@ -105,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn all_wait_together_for_the_socket_and_for_the_connections_window() {
+    fn streams_wait_together_for_the_socket_or_the_window() {
         let pace = Pace::default();
         for _ in 0..2 {
             pace.queued(30_000);
@@ -123,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_wait_while_the_socket_takes_nothing_and_are_woken_once() {
+    fn streams_that_wait_for_the_socket_are_woken_once() {
         let (pace, woken) = (Pace::default(), Arc::<Woken>::default());
         let waker = Waker::from(woken.clone());
         let cx = Context::from_waker(&waker);
@@ -134,7 +136,7 @@ mod tests {
             assert_eq!(pace.poll_room(&cx), Poll::Pending);
         }
         pace.written(MOST / 2);
-        assert_eq!(woken.0.load(Ordering::SeqCst), 0, "not for every byte");
+        assert_eq!(woken.0.load(Ordering::SeqCst), 0, "streams are not woken for every byte");
         pace.written(1);
         assert_eq!(woken.0.load(Ordering::SeqCst), 1);
         pace.queued(MOST);

@@ -1,5 +1,5 @@
-//! An answer's body on its stream, at its client's pace: no frame is asked of the worker before the one before it has found
-//! room, and a client that makes none is given up (`min_rate`).
+//! Sends a response's body on its stream, at its client's pace: no frame is requested from the worker before the
+//! previous one has found room, and a client that makes no room is given up (`min_rate`).
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -23,38 +23,38 @@ impl Lane for Streams {
     }
 }
 
-/// How a wait for room ended.
+/// How a wait for room to send has ended.
 enum Turn {
-    /// This many bytes may go.
+    /// This many bytes may be sent.
     Room(usize),
-    /// The stream is no more.
+    /// The stream has been closed.
     Over,
-    /// Its client takes too little.
+    /// The client reads too slowly.
     Slow,
 }
 
-/// A body under way.
+/// A body that is being sent.
 pub(super) struct Sending<'a> {
     open: &'a Open,
     stream: &'a mut SendStream<Bytes>,
-    /// From the first wait for the client on: most answers have none.
+    /// Check of the minimum rate, from the first wait for the client on; most responses never wait.
     pace: Option<Paced>,
-    /// Some of it has left.
+    /// Whether any of the body has been sent.
     begun: bool,
-    /// Bytes of the piece under way that are still here.
+    /// Bytes of the current piece that are not handed over yet.
     held: usize,
 }
 
 impl<'a> Sending<'a> {
-    /// Nothing was sent of it.
+    /// Prepares to send a body on a stream.
     pub(super) fn new(open: &'a Open, stream: &'a mut SendStream<Bytes>) -> Self {
         Self { open, stream, pace: None, begun: false, held: 0 }
     }
 
-    /// Sends all of it; or resets the stream.
+    /// Sends the whole body, or resets the stream.
     pub(super) async fn body(mut self, mut body: Reply) {
         loop {
-            // What waits for the socket is enough to hold for it.
+            // While too many bytes wait for the socket, no more are read from the worker.
             match self.turn(0).await {
                 Turn::Room(_) => {}
                 Turn::Over => return,
@@ -65,7 +65,7 @@ impl<'a> Sending<'a> {
                 Poll::Pending => self.stream.poll_reset(cx).map(|_| None),
             });
             let sent = match frame.await {
-                // Taken back.
+                // The client has reset the stream.
                 None => return,
                 Some(None) => {
                     let _ = self.stream.send_data(Bytes::new(), true);
@@ -77,7 +77,7 @@ impl<'a> Sending<'a> {
                     Err(frame) => {
                         if let Ok(mut trailers) = frame.into_trailers() {
                             headers::to_client(&mut trailers, false);
-                            // Fails only on a stream that is over.
+                            // This fails only on a stream that is closed.
                             let _ = self.stream.send_trailers(trailers);
                         }
                         return;
@@ -90,7 +90,7 @@ impl<'a> Sending<'a> {
         }
     }
 
-    /// Sends `data` as its windows open; whether the stream still stands.
+    /// Sends `data` as the windows open; returns whether the stream is still open.
     async fn all(&mut self, mut data: Bytes, last: bool) -> bool {
         self.holds(data.len());
         while !data.is_empty() {
@@ -116,7 +116,7 @@ impl<'a> Sending<'a> {
         true
     }
 
-    /// So many bytes of a piece are still here.
+    /// Sets how many bytes of the current piece are not handed over yet.
     fn holds(&mut self, bytes: usize) {
         let held = &self.open.streams.held;
         held.more(bytes);
@@ -128,11 +128,11 @@ impl<'a> Sending<'a> {
         self.stream.send_reset(Reason::CANCEL);
     }
 
-    /// Room for so many bytes or fewer; for none: until any may go.
+    /// Waits for room for at most `wanted` bytes; with 0, until any bytes may be sent.
     async fn turn(&mut self, wanted: usize) -> Turn {
         let turn = poll_fn(|cx| self.poll_turn(wanted, cx)).await;
         if let Some(pace) = &self.pace {
-            // From here on it waits for its worker.
+            // From here on the stream waits for its worker, not for its client.
             pace.moved(0);
         }
         turn
@@ -148,7 +148,8 @@ impl<'a> Sending<'a> {
             self.pace
                 .get_or_insert_with(|| {
                     let pace = Paced::begin(streams.live.thread(), Some(streams.clone() as Rc<dyn Lane>));
-                    // A window full has just left, much of which must get through first. Who opened none has taken nothing.
+                    // A whole window has just been sent, and much of it must get through first, so it is credited. A
+                    // client that opened no window has taken nothing.
                     pace.moved(if begun { usize::from(u16::MAX) } else { 0 });
                     pace
                 })
@@ -158,7 +159,7 @@ impl<'a> Sending<'a> {
     }
 
     fn poll_room(&mut self, wanted: usize, cx: &mut Context<'_>) -> Poll<Turn> {
-        // A stream that is reset meanwhile is found out below.
+        // If the stream is reset in the meantime, this is detected below.
         ready!(self.open.poll_room(cx));
         if wanted == 0 {
             return Poll::Ready(Turn::Room(0));

@@ -1,8 +1,8 @@
-//! The client's socket as h2 sees it: metered, and written in as few pieces as there can be.
+//! The client's socket as h2 sees it: what comes is metered, and what goes is written in as few pieces as possible.
 //!
-//! h2 writes and flushes each DATA frame by itself: a system call and a TLS record an answer. Here writes gather until the
-//! connection's task has nothing more to say, and go out together. The thread lends the buffer for that long; a connection
-//! owns only what its socket did not take.
+//! h2 writes and flushes each DATA frame separately: one system call and one TLS record per response. Here writes are
+//! gathered until the connection's task has nothing more to send, and go out together. The thread lends the buffer for
+//! that time; a connection owns only the bytes that its socket did not take.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
@@ -17,32 +17,32 @@ use super::meter::Meter;
 use crate::clock;
 use crate::listener::conn::ClientIo;
 
-/// Bytes gathered at most: what a stream may have on its way ([`super::SEND_BUFFER`]) with the heads of its frames. h2 held
-/// them until now.
+/// Maximum bytes gathered: what a stream may have on its way ([`super::SEND_BUFFER`]) with the headers of its frames.
+/// Until they are gathered, h2 holds these bytes.
 const GATHER: usize = 65 * 1024;
 
 thread_local! {
-    /// What connections gather in: lent for one poll of a connection's task.
+    /// Buffer in which connections gather writes, lent for one poll of a connection's task.
     static LENT: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// Parts h2 writes at once at most: a frame's head and its payload, and others before them.
+/// Maximum number of parts in one write: the header and payload of a frame, and others before them.
 const PARTS: usize = 8;
 
-/// The socket, and what waits for it.
+/// The client's socket, and the bytes that wait for it.
 struct Inner {
     io: ClientIo,
     out: Vec<u8>,
     meter: Meter,
-    /// Flushes wait for [`Socket::poll_send`]: there is somebody to call it.
+    /// Whether flushes wait for [`Socket::poll_send`], because there is a task that calls it.
     gathers: bool,
-    /// h2 could not write and waits to be woken for that.
+    /// Whether h2 could not write and waits to be woken for that.
     blocked: bool,
-    /// Nothing more comes of the client.
+    /// Whether the client has ended its side.
     ended: bool,
 }
 
-/// Shared by h2 and the connection's task; never borrowed across a call to either.
+/// Handle to the socket, shared by h2 and the connection's task; never borrowed across a call to either.
 #[derive(Clone)]
 pub(super) struct Socket {
     inner: Rc<RefCell<Inner>>,
@@ -56,17 +56,17 @@ impl Socket {
         Self { inner: Rc::new(RefCell::new(inner)), streams }
     }
 
-    /// From now on the caller sends what gathers.
+    /// Starts to gather writes; from now on the caller must send them with [`Socket::poll_send`].
     pub(super) fn gather(&self) {
         self.inner.borrow_mut().gathers = true;
     }
 
-    /// The client's socket, once h2 has done with it; `None`: the client has said its end already.
+    /// Returns the client's socket once h2 is done with it; `None` if the client has already ended its side.
     pub(super) fn into_open(self) -> Option<ClientIo> {
         Rc::try_unwrap(self.inner).ok().map(RefCell::into_inner).filter(|inner| !inner.ended).map(|inner| inner.io)
     }
 
-    /// Sends what has gathered. `Ready(true)`: everything is written, h2's part included.
+    /// Sends the gathered bytes. `Ready(true)` means that everything is written, including what h2 had left to write.
     pub(super) fn poll_send(&self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let mut inner = self.inner.borrow_mut();
         let sent = inner.poll_send(cx, &self.streams);
@@ -76,7 +76,7 @@ impl Socket {
 }
 
 impl Inner {
-    /// Writes the buffer, then flushes what a layer below holds.
+    /// Writes the buffer, then flushes the layer below.
     fn poll_send(&mut self, cx: &mut Context<'_>, streams: &Streams) -> Poll<io::Result<()>> {
         ready!(self.poll_empty(cx, streams))?;
         Pin::new(&mut self.io).poll_flush(cx)
@@ -89,7 +89,7 @@ impl Inner {
                 Poll::Ready(Ok(taken)) => self.sent(taken, streams),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
-                    // Exactly what is left: it may be long.
+                    // Keep exactly what is left, because it may have to wait for long.
                     self.out.shrink_to_fit();
                     return Poll::Pending;
                 }
@@ -98,11 +98,11 @@ impl Inner {
         Poll::Ready(Ok(()))
     }
 
-    /// So many bytes of what has gathered are written.
+    /// Removes `taken` bytes, which are written, from the gathered bytes.
     fn sent(&mut self, taken: usize, streams: &Streams) {
         self.out.drain(..taken);
         if self.out.is_empty() {
-            // A thread that ends lends nothing any more.
+            // A thread that is ending has no place for the buffer any more.
             let out = std::mem::take(&mut self.out);
             let _ = LENT.try_with(|lent| lent.set(out));
         }
@@ -123,7 +123,7 @@ impl Inner {
             parts.iter().for_each(|part| self.out.extend_from_slice(part));
             return Poll::Ready(Ok(all));
         }
-        // Together with what has gathered, so that a frame's head does not become a record of its own.
+        // Write it together with the gathered bytes, so that a frame header does not become a record of its own.
         while !self.out.is_empty() {
             let mut slices = [IoSlice::new(&[]); PARTS];
             let mut count = 0;
@@ -162,7 +162,8 @@ impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Self { inner, streams } = self.get_mut();
         if streams.too_much.get().is_some() {
-            // Nothing more is read of it. The connection's task sees to that when h2 lets it: now.
+            // Nothing more is read from this client. The connection's task ends the connection once h2 returns to it,
+            // so it is woken now.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }

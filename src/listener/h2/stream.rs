@@ -1,4 +1,4 @@
-//! One stream: a request, its answer, and the tunnel it may become.
+//! One HTTP/2 stream: a request, its response, and the tunnel that it may become.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -24,18 +24,18 @@ use crate::tunnel::Plan;
 use crate::tunnel::relay::Relay;
 use crate::tunnel::stream::StreamIo;
 
-/// Serves a stream to the end of its answer; a tunnel goes on in a task of its own.
+/// Serves a stream to the end of its response; a tunnel continues in a task of its own.
 pub(super) async fn serve(conn: Rc<Conn>, open: Open, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
     let holding = || Holding::new(conn.inflow.get().cloned().unwrap_or_default());
     let Asked { request, tunnel, expects, fits } =
         translate::request(request, conn.thread.limits().head_fields, holding());
-    let full = || Err(Problem::Full("this address has as many requests under way as it may"));
+    let full = || Err(Problem::Full("this client address has reached its limit of concurrent requests"));
     let fits = if open.admitted { fits } else { full() };
     if expects && fits.is_ok() {
-        // As hyper does for HTTP/1; a worker's own goes no further than its connection.
+        // hyper does the same for HTTP/1; a 100 sent by a worker is not forwarded.
         let mut go_on = Response::new(());
         *go_on.status_mut() = StatusCode::CONTINUE;
-        // Fails only on a stream that is over, which the answer will find, too.
+        // This fails only on a stream that is closed, which the response will detect, too.
         let _ = respond.send_informational(go_on);
     }
     let to_head = request.method() == Method::HEAD;
@@ -53,14 +53,14 @@ pub(super) async fn serve(conn: Rc<Conn>, open: Open, request: Request<RecvStrea
     let mut send = match respond.send_response(head, ended) {
         Ok(send) => send,
         Err(error) => {
-            tracing::debug!(%error, "an answer could not be sent");
+            tracing::debug!(%error, "response could not be sent");
             respond.send_reset(Reason::INTERNAL_ERROR);
             return;
         }
     };
     match (plan, tunnel) {
         (Some(plan), Some(receive)) => {
-            // The request is over; its record ends with this.
+            // The request is over; its log record ends when the reply is dropped.
             drop(reply);
             begin_tunnel(&conn, open.becomes_tunnel(holding()), send, receive, *plan);
         }
@@ -78,8 +78,8 @@ pub(super) async fn serve(conn: Rc<Conn>, open: Open, request: Request<RecvStrea
     }
 }
 
-/// The answer; `None` when the client takes its request back before there is one. Then the worker's connection closes, as
-/// for a client that hangs up.
+/// Returns the response; `None` if the client resets the stream before there is one. The connection to the worker then
+/// closes, as for a client that disconnects.
 async fn answered(
     conn: &Rc<Conn>,
     request: Request<proxy::body::ClientBody>,
@@ -94,8 +94,8 @@ async fn answered(
     .await
 }
 
-/// A 2xx would open a tunnel that no worker granted: a client would take its body for frames (RFC 8441 §5, and
-/// CVE-2024-23326 of Envoy).
+/// Replaces a 2xx by a 502, because it would open a tunnel that no worker granted: a client would take its body for
+/// frames (RFC 8441 §5, and CVE-2024-23326 of Envoy).
 fn refuse_success(response: Response<Reply>) -> Response<Reply> {
     if response.status().is_success() && !response.body().is_tunnel() {
         return response.into_body().replaced_by(respond::problem(Problem::BadGateway));
@@ -103,7 +103,7 @@ fn refuse_success(response: Response<Reply>) -> Response<Reply> {
     response
 }
 
-/// A tunnel like any other, with an entry of its own on the thread's list.
+/// Starts a tunnel like any other, with an entry of its own on the thread's list.
 fn begin_tunnel(conn: &Rc<Conn>, open: Open, send: SendStream<Bytes>, receive: RecvStream, plan: Plan) {
     let thread = &conn.thread;
     let live = thread.register(0, &conn.listener.removed);

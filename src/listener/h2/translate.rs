@@ -1,8 +1,8 @@
-//! A request over HTTP/2 as the request over HTTP/1.1 that it means (RFC 9113 §8), and an answer the other way: the rest of
-//! stickyd knows one kind of request.
+//! Translates a request over HTTP/2 into the HTTP/1.1 request that it stands for (RFC 9113 §8), and a response the
+//! other way, so that the rest of stickyd handles only one kind of request.
 //!
-//! h2 has checked names, values and pseudo fields and reset what is malformed (RFC 9113 §8.1.1, §8.2); what it leaves open
-//! is decided here.
+//! h2 has checked names, values and pseudo-header fields and reset malformed streams (RFC 9113 §8.1.1, §8.2); what it
+//! leaves open is decided here.
 
 use std::time::SystemTime;
 
@@ -20,17 +20,17 @@ use crate::proxy::respond::Problem;
 use crate::random;
 use crate::tunnel::upgrade;
 
-/// A request, translated.
+/// A request, translated to HTTP/1.1.
 pub(super) struct Asked {
     pub(super) request: Request<ClientBody>,
-    /// It asks for a tunnel: what will carry the client's bytes.
+    /// Stream of the client's bytes, if the request is for a tunnel.
     pub(super) tunnel: Option<RecvStream>,
-    /// It waits for a 100 before it sends its body.
+    /// Whether the client waits for a 100 before it sends the body.
     pub(super) expects: bool,
     pub(super) fits: Result<(), Problem>,
 }
 
-/// Translates a request.
+/// Translates a request; `fits` of the result reports whether it is valid.
 pub(super) fn request(request: Request<RecvStream>, most_fields: usize, holding: Holding) -> Asked {
     let (mut parts, stream) = request.into_parts();
     let fits = head(&mut parts, most_fields);
@@ -62,7 +62,7 @@ fn head(parts: &mut request::Parts, most_fields: usize) -> Result<Means, Problem
     }
     let star = parts.uri.path() == "*" && parts.method == Method::OPTIONS;
     if !star && !parts.uri.path().starts_with('/') {
-        return Err(Problem::BadRequest("the target is no path"));
+        return Err(Problem::BadRequest("the request target is not a path"));
     }
     one_host(parts)?;
     plain_names(&parts.headers)?;
@@ -78,38 +78,40 @@ fn head(parts: &mut request::Parts, most_fields: usize) -> Result<Means, Problem
     Ok(Means::Request)
 }
 
-/// `:authority` is the Host, whichever of the two there is (RFC 9113 §8.3.1); the scheme is the connection's to say.
+/// Sets Host from `:authority`; a Host that is also present must be equal to it (RFC 9113 §8.3.1). The scheme is not
+/// taken from the request: the connection determines it.
 fn one_host(parts: &mut request::Parts) -> Result<(), Problem> {
     let Some(authority) = parts.uri.authority() else { return Ok(()) };
     let is_same = |host: &HeaderValue| host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes());
     if !parts.headers.get_all(header::HOST).iter().all(is_same) {
         return Err(Problem::BadRequest(":authority and Host differ"));
     }
-    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Problem::BadRequest("Host is no host"))?;
+    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Problem::BadRequest("invalid Host"))?;
     parts.headers.insert(header::HOST, host);
     parts.uri = parts.uri.path_and_query().cloned().map_or_else(|| Uri::from_static("/"), Uri::from);
     Ok(())
 }
 
-/// The http crate takes a quote for a part of a name, as HTTP/1 does not (RFC 9110 §5.6.2): a worker would refuse it, or
-/// read another field.
+/// Rejects field names with a quote, which the http crate accepts and HTTP/1 does not (RFC 9110 §5.6.2): a worker would
+/// reject them, or read another field.
 fn plain_names(headers: &HeaderMap) -> Result<(), Problem> {
     let odd = headers.keys().any(|name| name.as_str().contains('"'));
-    if odd { Err(Problem::BadRequest("a field's name is no token")) } else { Ok(()) }
+    if odd { Err(Problem::BadRequest("a field name is not a valid token")) } else { Ok(()) }
 }
 
-/// h2 counts DATA by the first length and passes all of them on; a worker might take two, even equal ones, for two things.
-/// hyper has refused or joined them for HTTP/1. And h2 takes an empty one for 0, which a worker might not (found by fuzzing).
+/// Rejects more than one content-length, and one that is not a number. h2 counts DATA by the first one and passes all
+/// of them on; a worker might interpret two, even equal ones, differently. For HTTP/1, hyper has rejected or joined
+/// them. h2 also takes an empty one for 0, which a worker might not (found by fuzzing).
 fn one_length(headers: &HeaderMap) -> Result<(), Problem> {
     let mut all = headers.get_all(header::CONTENT_LENGTH).iter();
     let is_number = |length: &HeaderValue| !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit);
     if !all.next().is_none_or(is_number) {
-        return Err(Problem::BadRequest("content-length is no number"));
+        return Err(Problem::BadRequest("content-length is not a number"));
     }
     if all.next().is_some() { Err(Problem::BadRequest("more than one content-length")) } else { Ok(()) }
 }
 
-/// A cookie may come in pieces, one a field; HTTP/1 knows one field (RFC 9113 §8.2.3).
+/// Joins the pieces of a cookie: HTTP/2 allows one field per piece, HTTP/1 has a single field (RFC 9113 §8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     let mut crumbs = headers.get_all(header::COOKIE).iter();
     let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else { return };
@@ -118,21 +120,21 @@ fn join_cookies(headers: &mut HeaderMap) {
         cookie.extend_from_slice(b"; ");
         cookie.extend_from_slice(crumb.as_bytes());
     }
-    // Made of values and a separator, all of them legal.
+    // The result is valid, because all values and the separator are.
     if let Ok(cookie) = HeaderValue::from_bytes(&cookie) {
         headers.insert(header::COOKIE, cookie);
     }
 }
 
-/// An extended CONNECT for a WebSocket as the upgrade it means (RFC 8441 §5). There is no key in it: stickyd makes one and
-/// checks the accept itself.
+/// Turns an extended CONNECT for a WebSocket into the upgrade that it stands for (RFC 8441 §5). It has no key: stickyd
+/// makes one, and checks the worker's accept value itself.
 fn become_upgrade(parts: &mut request::Parts) -> Result<(), Problem> {
     if parts.headers.contains_key(header::CONTENT_LENGTH) {
         return Err(Problem::BadRequest("CONNECT with a content-length"));
     }
     parts.method = Method::GET;
     let key = upgrade::key(&random::bytes());
-    let key = HeaderValue::from_bytes(&key).map_err(|_| Problem::BadRequest("no key"))?;
+    let key = HeaderValue::from_bytes(&key).map_err(|_| Problem::BadRequest("no WebSocket key could be made"))?;
     let headers = &mut parts.headers;
     headers.insert(header::SEC_WEBSOCKET_KEY, key);
     headers.entry(header::SEC_WEBSOCKET_VERSION).or_insert(HeaderValue::from_static("13"));
@@ -141,8 +143,8 @@ fn become_upgrade(parts: &mut request::Parts) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Makes an answer's head fit for a stream: without what belongs to a connection (RFC 9113 §8.2.2), with what hyper adds for
-/// HTTP/1. `to_head`: it answers a HEAD.
+/// Makes a response's head fit for a stream: removes the fields that belong to a connection (RFC 9113 §8.2.2), and adds
+/// what hyper adds for HTTP/1. `to_head` means that it answers a HEAD.
 pub(super) fn answer(parts: &mut response::Parts, body: &Reply, to_head: bool) {
     headers::to_client(&mut parts.headers, false);
     parts.headers.remove(header::TE);
@@ -156,7 +158,7 @@ pub(super) fn answer(parts: &mut response::Parts, body: &Reply, to_head: bool) {
     dated(&mut parts.headers);
 }
 
-/// RFC 9110 §6.6.1; workers nearly always say it themselves.
+/// Adds a `date` field if there is none (RFC 9110 §6.6.1); workers nearly always send it themselves.
 pub(super) fn dated(headers: &mut HeaderMap) {
     if !headers.contains_key(header::DATE)
         && let Ok(date) = HeaderValue::from_str(&httpdate::fmt_http_date(SystemTime::now()))
@@ -178,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn the_authority_is_the_host() {
+    fn the_authority_becomes_the_host() {
         let mut bare = parts("GET", "https://a.example:8443/x?y", &[]);
         assert_eq!(head(&mut bare, 100), Ok(Means::Request));
         assert_eq!((bare.headers["host"].to_str().unwrap(), bare.uri.to_string()), ("a.example:8443", "/x?y".into()));
@@ -192,9 +194,9 @@ mod tests {
     }
 
     #[test]
-    fn what_http_1_reads_otherwise_is_refused() {
+    fn fields_that_http_1_reads_differently_are_rejected() {
         let two = head(&mut parts("POST", "https://a/", &[("content-length", "5"), ("content-length", "5")]), 100);
-        // As h2 reads names.
+        // h2 accepts names in this way.
         let quoted = header::HeaderName::from_lowercase(b"x\"a").unwrap();
         let mut odd = parts("GET", "https://a/", &[]);
         odd.headers.insert(quoted, HeaderValue::from_static("1"));
@@ -206,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn crumbs_are_one_cookie() {
+    fn the_pieces_of_a_cookie_are_joined() {
         let mut crumbs =
             parts("GET", "https://a/", &[("cookie", "a=1"), ("x", "y"), ("cookie", "b=2"), ("cookie", "c")]);
         head(&mut crumbs, 100).unwrap();
@@ -215,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_counted_crumbs_are_not() {
+    fn fields_are_counted_but_pieces_of_cookies_are_not() {
         let names: Vec<String> = (0..=100).map(|n| format!("x-{n}")).collect();
         let mut many = parts("GET", "https://a/", &[]);
         let mut crumbs = parts("GET", "https://a/", &[("cookie", "a=1"); 300]);
@@ -227,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_websocket_connect_is_an_upgrade_and_no_other_is() {
+    fn only_a_websocket_connect_becomes_an_upgrade() {
         let mut connect = parts("CONNECT", "https://a/chat?sid=1", &[("sec-websocket-protocol", "x")]);
         connect.extensions.insert(h2::ext::Protocol::from_static("websocket"));
         assert_eq!(head(&mut connect, 100), Ok(Means::Tunnel));

@@ -1,4 +1,4 @@
-//! Terms after terms, as a reload makes them: what goes on and what must not.
+//! TLS settings across reloads: which sessions resume, and which must not.
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -20,7 +20,7 @@ impl Authority {
         Self { issuer: rcgen::Issuer::new(params, key), root }
     }
 
-    /// A new certificate with a new key.
+    /// Creates TLS settings with a new certificate and a new key.
     fn tls(&self, client_auth: ClientAuth) -> config::Tls {
         let key = rcgen::KeyPair::generate().unwrap();
         let params = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
@@ -48,8 +48,8 @@ impl Authority {
     }
 }
 
-/// A handshake and a byte each way (a ticket of TLS 1.3 comes with it): the certificate shown, and whether a session was
-/// resumed.
+/// Makes a handshake and sends a byte each way, which also delivers the ticket of TLS 1.3; returns the certificate the
+/// client sees, and whether a session was resumed.
 async fn shaken(terms: &Terms, client: &Arc<ClientConfig>) -> (CertificateDer<'static>, bool) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -75,19 +75,19 @@ async fn shaken(terms: &Terms, client: &Arc<ClientConfig>) -> (CertificateDer<'s
 }
 
 #[tokio::test]
-async fn a_new_certificate_is_shown_at_once_and_sessions_go_on() {
+async fn a_new_certificate_is_used_at_once_and_sessions_resume() {
     let authority = Authority::new();
     let (old, mut new) = (authority.tls(ClientAuth::Off), authority.tls(ClientAuth::Off));
-    // Tickets do not care.
+    // Tickets do not depend on the kind of buffers.
     new.buffers = Buffers::Own;
     let before = Terms::build(&old, None).unwrap();
     let client = authority.client();
     assert_eq!(shaken(&before, &client).await, (old.certificates[0].chain[0].clone(), false));
     let after = Terms::build(&new, Some(&before)).unwrap();
-    // A resumed session shows no certificate: the client remembers the one it was opened with.
+    // No certificate is sent in a resumed session: the client remembers the one the session was opened with.
     assert_eq!(shaken(&after, &client).await, (old.certificates[0].chain[0].clone(), true));
     assert_eq!(shaken(&after, &authority.client()).await, (new.certificates[0].chain[0].clone(), false));
-    // Terms of another listener have keys of their own.
+    // Another listener has ticket keys of its own.
     let other = Terms::build(&new, None).unwrap();
     assert!(!shaken(&other, &client).await.1);
 }
@@ -108,7 +108,7 @@ async fn a_session_does_not_outlive_its_policy() {
 }
 
 #[test]
-fn names_are_found_in_any_case_and_with_the_roots_dot() {
+fn names_are_found_in_any_case_and_with_a_trailing_dot() {
     let authority = Authority::new();
     let mut tls = authority.tls(ClientAuth::Off);
     for (host, auth) in

@@ -1,24 +1,28 @@
-//! A TLS connection that owns no buffer while nothing is under way on it: rustls's unbuffered interface over its thread's
-//! scratch. The only file that knows that interface.
+//! A TLS connection that owns no buffer while nothing is under way on it: rustls's unbuffered interface over the
+//! scratch buffer of its thread. This is the only file that uses that interface.
 //!
-//! rustls's own connection keeps an input buffer of at least 4 KiB for as long as it lives; this one keeps what it must: the
-//! part of a record whose rest has not come, plaintext its reader had no room for, and records that the socket did not take.
-//! All three are bounded: by a read ([`READ`]) and a record or a handshake message, by the plaintext of that, and by the
-//! records of one step ([`records::STEP`]), since nothing more is taken while some of them wait.
+//! rustls's own connection keeps an input buffer of at least 4 KiB for as long as it lives. This one keeps only what it
+//! must: the part of a record whose rest has not come, plaintext that its reader had no room for, and records that the
+//! socket did not take. All three are bounded: the first by one read ([`READ`]) and a record or a handshake message,
+//! the second by the plaintext of those, and the third by the records of one step ([`records::STEP`]), since nothing
+//! more is taken while some of them wait.
 //!
-//! Three properties of rustls's interface hold it together:
-//! - What it was shown and did not discard it must be shown again, from the same byte on, in every call, be that for writing:
-//!   it remembers places in it while half a handshake message has come. So `input` goes along, always.
-//! - It goes no further while it has something to say itself. That goes behind `output`, and `output` before all else.
-//! - After an error it must not be shown records again: only what it has to say of it, the alert, is taken.
+//! The code relies on three properties of rustls's interface:
+//! - Bytes that rustls was shown and did not discard must be shown again, from the same byte on, in every call, even in
+//!   one for writing: rustls remembers positions in them while half a handshake message has come. So `input` is always
+//!   passed along.
+//! - rustls does not go on while it has something to send itself. That is appended to `output`, and `output` is sent
+//!   before anything else.
+//! - After an error rustls must not be shown records again: only what it has to send about the error, the alert, is
+//!   taken.
 //!
-//! A client's request for new keys (KeyUpdate, RFC 8446 §4.6.3) is answered as rustls does: before the next record of ours.
+//! A client's request for new keys (KeyUpdate, RFC 8446 §4.6.3) is answered as rustls does: before our next record.
 //!
-//! rustls 0.24 has no unbuffered interface. Then this file goes, and with it its half of `tls_stream` and the key
-//! `tls = { buffers }`: every connection has buffers of its own again, and a silent tunnel costs 9.7 KB instead of 5.6
-//! (tests/bench `idle-tls`).
+//! rustls 0.24 has no unbuffered interface. With it, this file goes, and so do its half of `tls_stream` and the key
+//! `tls = { buffers }`: every connection then has buffers of its own again, and a silent tunnel costs 9.7 KB instead of
+//! 5.6 KB (tests/bench `idle-tls`).
 //!
-//! Leaves out 0-RTT, which no configuration of ours accepts.
+//! 0-RTT is not supported; no configuration of ours accepts it.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -35,33 +39,35 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::records::{self, Parts, RECORD, SEALED};
 use super::scratch::{BESIDE, READ, Rest, Scratch, hand_over};
 
-/// A record on the wire is never longer: its header, and what TLS 1.2 lets a full one grow by (RFC 5246 §6.2.3).
+/// Maximum bytes of a record on the wire: its header, and a full record with what TLS 1.2 allows it to grow by (RFC
+/// 5246 §6.2.3).
 const WIRE: usize = 5 + RECORD + 2048;
 
-/// Input kept at most while rustls waits for more of it: a handshake message in pieces; rustls's own bound.
+/// Maximum bytes of input kept while rustls waits for more of it, for a handshake message in pieces; the same as
+/// rustls's own limit.
 const HANDSHAKE: usize = 0xffff;
 
-/// The connection.
+/// A TLS connection, server side, without buffers of its own.
 pub struct Bufferless<S> {
     socket: S,
     session: UnbufferedServerConnection,
-    /// Came, and is not done with; shown to rustls in every call.
+    /// Bytes that came and are not processed yet; shown to rustls in every call.
     input: Vec<u8>,
-    /// There may be a whole record in it.
+    /// Whether there may be a whole record in `input`.
     look: bool,
-    /// For the reader, before all that is still in records.
+    /// Plaintext for the reader, which comes before everything that is still in records.
     plain: Rest,
-    /// For the socket, before all that is sealed later.
+    /// Records for the socket, which go before everything that is sealed later.
     output: Rest,
-    /// The client has said its end (close_notify).
+    /// Whether the client has ended its side (close_notify).
     ended: bool,
-    /// We have said ours.
+    /// Whether we have ended our side.
     parted: bool,
-    /// Nothing goes on.
+    /// The error that broke the connection; nothing works after it.
     broken: Option<Box<Error>>,
 }
 
-/// What follows from a state of rustls.
+/// What to do after a state that rustls reported.
 enum Next {
     On,
     Stop,
@@ -79,10 +85,10 @@ impl<S> Bufferless<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Bufferless<S> {
-    /// A handshake; `came`: bytes of it that were read before.
+    /// Makes a handshake. `came` holds bytes of it that were read before.
     ///
     /// # Errors
-    /// What the socket says; `InvalidData` for what breaks TLS; `UnexpectedEof` for a client that left.
+    /// I/O errors of the socket; `InvalidData` if the client violates TLS; `UnexpectedEof` if it has left.
     pub(super) async fn accept(socket: S, config: Arc<ServerConfig>, came: Vec<u8>) -> io::Result<Box<Self>> {
         // Boxed from the start: it is never moved.
         let mut made = Box::new(Self {
@@ -100,7 +106,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Bufferless<S> {
         Ok(made)
     }
 
-    /// Ready: it is done, and our last word on it (a ticket) is out.
+    /// Ready when the handshake is done, and our last message of it (a ticket) is sent.
     fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             ready!(self.poll_drain(cx))?;
@@ -108,7 +114,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Bufferless<S> {
                 return Poll::Ready(Ok(()));
             }
             let went_on = self.poll_records(cx, None);
-            // What was wrong the client should hear, if its socket takes it now.
+            // The client should learn what was wrong, if its socket takes the alert now.
             if matches!(went_on, Poll::Ready(Err(_))) {
                 let _ = self.poll_drain(cx);
             }
@@ -116,7 +122,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Bufferless<S> {
         }
     }
 
-    /// Takes apart what is there, or else what the socket has: into `buf` if there is one, and the rest into `plain`.
+    /// Processes the input that is there, or else what the socket has: the plaintext goes to `buf` if there is one, and
+    /// the rest to `plain`.
     fn poll_records(&mut self, cx: &mut Context<'_>, mut buf: Option<&mut ReadBuf<'_>>) -> Poll<io::Result<()>> {
         self.check()?;
         if self.look {
@@ -125,18 +132,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Bufferless<S> {
             let most = buf.as_deref_mut().map_or(0, |buf| buf.remaining()).clamp(WIRE, READ);
             ready!(self.poll_more(cx, most, buf))?;
         }
-        // A reader that still waits for a whole record must not make us hold any number of them.
+        // Input that does not become a whole record or message must not grow without limit.
         if !self.look && self.input.len() >= HANDSHAKE {
             self.breaks(Error::General("a handshake message is too long".into()));
         }
         Poll::Ready(self.check())
     }
 
-    /// Reads at most this many bytes, and takes them apart.
+    /// Reads at most `most` bytes from the socket and processes them.
     fn poll_more(&mut self, cx: &mut Context<'_>, most: usize, buf: Option<&mut ReadBuf<'_>>) -> Poll<io::Result<()>> {
         let mut scratch = Scratch::lend();
         let kept = self.input.len();
-        // Behind the place of what is kept, so that both can become one piece.
+        // The new bytes are read to the place after that of the kept ones, so that both can become one piece.
         let at = if kept <= BESIDE { kept } else { 0 };
         let mut more = ReadBuf::new(scratch.get_mut(at..at + most).unwrap_or_default());
         ready!(Pin::new(&mut self.socket).poll_read(cx, &mut more))?;
@@ -144,7 +151,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Bufferless<S> {
         if came == 0 {
             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
         }
-        // The smaller is moved to the larger: who sends a record byte by byte does not make us copy it every time.
+        // The smaller part is copied to the larger one, so that a client that sends a record byte by byte does not make
+        // us copy all of it every time.
         if at == kept && came >= kept {
             let all = scratch.get_mut(..kept + came).unwrap_or_default();
             if let Some(front) = all.get_mut(..kept) {
@@ -159,7 +167,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Bufferless<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// A turn over what is kept.
+    /// Processes the kept input, as [`Self::turn`] does.
     fn turn_kept(
         &mut self,
         buf: Option<&mut ReadBuf<'_>>,
@@ -167,12 +175,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Bufferless<S> {
     ) {
         let mut input = std::mem::take(&mut self.input);
         let done = self.turn(&mut input, buf, say);
-        // Exactly what is left, and nothing where nothing is.
+        // Keep exactly what is left; if that is nothing, no memory is owned.
         self.input = if done == 0 { input } else { input.get(done..).unwrap_or_default().to_vec() };
     }
 
-    /// Goes through `input` until a whole record is missing, or `buf` is full; how many of its bytes are done with. `say` is
-    /// called at the end of it, unless the connection cannot be written to.
+    /// Processes `input` until no whole record is left, or `buf` is full; returns how many of its bytes are processed.
+    /// `say` is called at the end, unless the connection cannot be written to.
     fn turn(
         &mut self,
         input: &mut [u8],
@@ -193,7 +201,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Bufferless<S> {
                             hand_over(record.payload, buf.as_deref_mut(), &mut self.plain);
                         }
                         Some(Err(error)) => break Next::Break(error),
-                        // What is behind it waits as it is for a reader that has room again.
+                        // The records after it stay as they are until a reader has room again.
                         None if buf.as_ref().is_some_and(|buf| buf.remaining() == 0) => {
                             self.look = discard < left;
                             break Next::Stop;
@@ -205,12 +213,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Bufferless<S> {
                     encode(&mut record, &mut self.output);
                     Next::On
                 }
-                // It is ours now, and goes before all else.
+                // The record is in `output` now, and is sent before anything else.
                 Ok(ConnectionState::TransmitTlsData(record)) => {
                     record.done();
                     Next::On
                 }
-                // What follows it is ignored (RFC 8446 §6.1).
+                // Bytes after a close_notify are ignored (RFC 8446 §6.1).
                 Ok(ConnectionState::PeerClosed) => {
                     self.ended = true;
                     discard = left;
@@ -223,7 +231,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Bufferless<S> {
                     Next::Stop
                 }
                 Ok(ConnectionState::BlockedHandshake | ConnectionState::Closed) => Next::Stop,
-                Ok(_) => Next::Break(Error::General("early data, which nobody accepted".into())),
+                Ok(_) => Next::Break(Error::General("the client sent early data, which is not accepted".into())),
                 Err(error) => Next::Break(error),
             };
             done += discard;
@@ -238,11 +246,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Bufferless<S> {
         }
     }
 
-    /// The end of it: what came is forgotten, and the alert is the last that goes out.
+    /// Marks the connection as broken: received bytes are dropped, and the alert is the last that is sent.
     fn breaks(&mut self, error: Error) {
         (self.input, self.look) = (Vec::new(), false);
         self.broken = Some(Box::new(error));
-        // As long as it has something to say, it looks at nothing that came.
+        // As long as rustls has something to send, it does not look at the input.
         while self.session.wants_write() {
             match self.session.process_tls_records(&mut []).state {
                 Ok(ConnectionState::EncodeTlsData(mut record)) => encode(&mut record, &mut self.output),
@@ -258,7 +266,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Bufferless<S> {
         }
     }
 
-    /// Writes what waits for the socket.
+    /// Writes the records that wait for the socket.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.output.is_empty() {
             match ready!(Pin::new(&mut self.socket).poll_write(cx, self.output.waiting()))? {
@@ -269,7 +277,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Bufferless<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Takes all that the socket takes, and a step more.
+    /// Takes as much plaintext as the socket takes, and up to one step more.
     fn poll_send(&mut self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         self.check()?;
         if self.parted {
@@ -289,12 +297,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Bufferless<S> {
         }
     }
 
-    /// Seals a step and writes it; what the socket does not take is kept. How many bytes of plaintext, 0 when there are none.
+    /// Seals one step and writes it; what the socket does not take is kept. Returns the bytes of plaintext, 0 at the
+    /// end.
     fn send_step(&mut self, cx: &mut Context<'_>, parts: &mut Parts<'_>) -> io::Result<usize> {
         let mut scratch = Scratch::lend();
         let (sealed, piece) = scratch.split_at_mut(SEALED);
         let piece = piece.get_mut(..RECORD).unwrap_or_default();
-        // Of the plaintext and of the records.
+        // Numbers of bytes: of the plaintext, and of its records.
         let mut done = Ok((0, 0));
         self.turn_kept(None, |traffic| {
             let encrypt = |plaintext: &[u8], room: &mut [u8]| traffic.encrypt(plaintext, room);
@@ -303,7 +312,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Bufferless<S> {
         self.check()?;
         let (taken, length) = done.map_err(|error: EncryptError| io::Error::other(error.to_string()))?;
         let sealed = sealed.get(..length).unwrap_or_default();
-        // rustls's own words go first, if it had some.
+        // Records that rustls has made itself go first, if there are any.
         let written = match self.output.is_empty() && length > 0 {
             true => Pin::new(&mut self.socket).poll_write(cx, sealed)?,
             false => Poll::Pending,
@@ -317,9 +326,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Bufferless<S> {
     }
 }
 
-/// A record that rustls has made itself.
+/// Appends a record that rustls has made itself to `output`.
 fn encode(record: &mut EncodeTlsData<'_, ServerConnectionData>, output: &mut Rest) {
-    // It says how long it is when there is no room; and with that there is.
+    // Without room, rustls reports how long the record is; with that much room, the second call succeeds.
     if let Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) = record.encode(&mut []) {
         let _ = record.encode(output.grow(required_size));
     }
@@ -340,9 +349,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Bufferless<S> {
         {
             read = this.poll_records(cx, Some(buf));
         }
-        // What rustls says to that, an alert mostly, goes out though nobody writes; that it cannot is the writer's business.
+        // What rustls answers, mostly an alert, is sent even if no write follows; an error is left to the next write.
         let _ = this.poll_drain(cx);
-        // An error comes behind what came before it, at the next call.
+        // An error is reported at the next call, after the bytes that came before it.
         if buf.filled().len() > before { Poll::Ready(Ok(())) } else { read }
     }
 }
@@ -375,13 +384,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Bufferless<S> {
         if !std::mem::replace(&mut this.parted, true) && this.broken.is_none() {
             let mut scratch = Scratch::lend();
             let mut goodbye = 0;
-            // It fails only for want of room.
+            // This fails only for lack of room.
             this.turn_kept(None, |traffic| goodbye = traffic.queue_close_notify(&mut scratch).unwrap_or_default());
             this.output.append(scratch.get(..goodbye).unwrap_or_default());
         }
         ready!(this.poll_drain(cx))?;
         match ready!(Pin::new(&mut this.socket).poll_shutdown(cx)) {
-            // Nobody is there to be told.
+            // The client has already disconnected.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
             done => Poll::Ready(done),
         }

@@ -1,30 +1,31 @@
-//! Parts of one write, cut into records: a head and its body leave in one, and large bodies in full ones, with what little
-//! is left behind them.
+//! Cuts the parts of one write into TLS records: a head and its body leave in one record, large bodies in full records,
+//! and a small remainder together with the last of them.
 //!
-//! Leaves out what seals a record.
+//! How a record is sealed is decided by the caller.
 
 use std::io::IoSlice;
 
-/// Plaintext in a full record (RFC 8446 §5.1).
+/// Bytes of plaintext in a full record (RFC 8446 §5.1).
 pub(super) const RECORD: usize = 16 * 1024;
 
-/// Bytes of plaintext sealed, and then held for a socket that does not take them, at once: two records. rustls's own 64 KiB
-/// would be half of what a connection may hold in all (threats §2: a slow reader).
+/// Bytes of plaintext that are sealed at once, and then held if the socket does not take their records: two full
+/// records. rustls's own 64 KiB would be half of what a connection may hold in total (docs/reference/threats.md §2.6: a
+/// slow reader).
 pub(super) const STEP: usize = 2 * RECORD;
 
-/// Bytes by which a step may be longer if they are the last of a write: no system call of their own for the frame heads
-/// or the HTTP head in front of a body that fills its records.
+/// Bytes by which a step may be longer if they are the last of a write: frame headers, or the HTTP head in front of a
+/// body that fills its records, then need no system call of their own.
 const TAIL: usize = 1024;
 
-/// Bytes that so much plaintext has as records, and rustls's own words before them: a key update.
+/// Maximum bytes of the records of one step, and of a record that rustls itself sends before them (a key update).
 pub(super) const SEALED: usize = STEP + TAIL + 1024;
 
-/// Cuts not more than [`STEP`] of plaintext, and a [`TAIL`], and has it encrypted piece by piece to the front of `sealed`.
-/// Only what comes in small parts is copied, into `piece`, which has room for a record. How many bytes of plaintext, and of
-/// records.
+/// Cuts at most [`STEP`] bytes of plaintext, plus a [`TAIL`], and has them encrypted piece by piece to the front of
+/// `sealed`. Only small parts are copied, into `piece`, which has room for a record. Returns the bytes of plaintext and
+/// of records.
 ///
 /// # Errors
-/// The first of `encrypt`.
+/// The first error of `encrypt`.
 pub(super) fn seal<E>(
     parts: &mut Parts<'_>,
     sealed: &mut [u8],
@@ -36,7 +37,7 @@ pub(super) fn seal<E>(
         let room = if taken < STEP { STEP - taken } else { TAIL };
         let (part, is_last) = parts.first();
         let plaintext = if is_last || part.len() >= RECORD {
-            // A whole number of records, but for the end.
+            // A whole number of records, except at the end.
             let most = part.len().min(room);
             parts.take(if is_last { most } else { most - most % RECORD })
         } else {
@@ -52,10 +53,10 @@ pub(super) fn seal<E>(
     Ok((taken, length))
 }
 
-/// What is left of a write.
+/// The parts of a write that are left.
 pub(super) struct Parts<'a> {
     parts: &'a [IoSlice<'a>],
-    /// Bytes of the first that are taken already.
+    /// Number of bytes of the first part that are already taken.
     at: usize,
 }
 
@@ -64,7 +65,7 @@ impl<'a> Parts<'a> {
         Self { parts, at: 0 }
     }
 
-    /// What is left of the first part that has something left, and whether it is the last.
+    /// Returns what is left of the first part that is not used up, and whether it is the last part.
     fn first(&mut self) -> (&'a [u8], bool) {
         while let Some((part, others)) = self.parts.split_first() {
             match part.get(self.at..) {
@@ -79,7 +80,7 @@ impl<'a> Parts<'a> {
         self.parts.iter().map(|part| part.len()).sum::<usize>() - self.at
     }
 
-    /// At most so many bytes of it.
+    /// Takes at most `most` bytes of the first part.
     fn take(&mut self, most: usize) -> &'a [u8] {
         let (part, _) = self.first();
         let taken = part.get(..most).unwrap_or(part);
@@ -87,7 +88,7 @@ impl<'a> Parts<'a> {
         taken
     }
 
-    /// Copies from one part after another until `piece` is full; how many bytes.
+    /// Copies from one part after another until `piece` is full; returns the number of bytes.
     fn gather(&mut self, piece: &mut [u8]) -> usize {
         let (mut filled, mut room) = (0, piece);
         loop {
@@ -107,7 +108,7 @@ impl<'a> Parts<'a> {
 mod tests {
     use super::*;
 
-    /// How a write of such parts is cut, step by step: the length of each record.
+    /// Cuts a write whose parts have these lengths; returns the length of each record, step by step.
     fn steps(parts: &[usize]) -> Vec<Vec<usize>> {
         let parts: Vec<_> = parts.iter().map(|&length| vec![7; length]).collect();
         let slices: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_little_is_left_behind_a_step_goes_with_it() {
+    fn a_small_remainder_goes_with_the_last_step() {
         assert_eq!(steps(&[STEP + TAIL]), [[STEP, TAIL]]);
         assert_eq!(steps(&[STEP + TAIL + 1]), [[STEP], [TAIL + 1]]);
         assert_eq!(steps(&[2 * STEP + 36]), [vec![STEP], vec![STEP, 36]], "four frames of HTTP/2 with their heads");

@@ -1,26 +1,28 @@
-//! Memory for TLS records: the one piece a thread works in, and what a connection keeps when that work is not done.
+//! Memory for TLS records: the one buffer that a thread works in, and what a connection keeps when that work is not
+//! finished.
 //!
-//! The scratch holds what the last connection left in it, plaintext of others included: only what was written into it in
-//! the same poll may be read out of it again. Leaves out what a record is.
+//! The scratch buffer contains what the last connection left in it, including plaintext of other clients: only what was
+//! written into it in the same poll may be read from it. What a record is does not matter here.
 
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
 
 use tokio::io::ReadBuf;
 
-/// Bytes read from a socket at once: enough that a system call more does not show (data-plane study §2: bytes per call
-/// decide).
+/// Bytes read from a socket at once: enough that one more system call does not matter
+/// (docs/reference/performance.md §2: bytes per call decide).
 pub(super) const READ: usize = 64 * 1024;
 
-/// Bytes beside that: what came before, and goes in front of it.
+/// Bytes of additional room for input that came earlier, in front of the bytes that are read.
 pub(super) const BESIDE: usize = 32 * 1024;
 
 thread_local! {
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// The thread's scratch, [`READ`] + [`BESIDE`] bytes, for one poll: never held across one. Whoever finds it lent (nobody
-/// does: no poll of a socket comes back to us) gets a piece of its own, so that nothing here can fail.
+/// The thread's scratch buffer, [`READ`] + [`BESIDE`] bytes, lent for one poll and never held for longer. If it is
+/// already lent, a new one is allocated, so that nothing here can fail; that never happens, because no poll of a socket
+/// calls back into this code.
 pub(super) struct Scratch(Vec<u8>);
 
 impl Scratch {
@@ -34,7 +36,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.0);
-        // A thread that ends has no scratch any more.
+        // A thread that is ending has no scratch buffer any more.
         let _ = SCRATCH.try_with(|scratch| scratch.set(bytes));
     }
 }
@@ -53,11 +55,11 @@ impl DerefMut for Scratch {
     }
 }
 
-/// Bytes that wait for somebody; owns memory only while there are some.
+/// Bytes that wait for a reader or a socket; owns memory only while there are some.
 #[derive(Default)]
 pub(super) struct Rest {
     bytes: Vec<u8>,
-    /// Of these, how many are gone already.
+    /// Number of bytes at the front that are already consumed.
     gone: usize,
 }
 
@@ -70,7 +72,7 @@ impl Rest {
         self.bytes.is_empty()
     }
 
-    /// Behind what waits. The first is kept exactly: mostly there is no second.
+    /// Appends bytes to those that wait. The first ones are stored without spare capacity, because mostly none follow.
     pub(super) fn append(&mut self, more: &[u8]) {
         if self.bytes.is_empty() {
             self.bytes = more.to_vec();
@@ -79,7 +81,7 @@ impl Rest {
         }
     }
 
-    /// Room for so many bytes more, behind what waits.
+    /// Appends room for `by` bytes to those that wait, and returns it.
     pub(super) fn grow(&mut self, by: usize) -> &mut [u8] {
         let before = self.bytes.len();
         self.bytes.resize(before + by, 0);
@@ -91,7 +93,7 @@ impl Rest {
         self.bytes.capacity()
     }
 
-    /// So many are done with.
+    /// Marks `by` more bytes as consumed.
     pub(super) fn advance(&mut self, by: usize) {
         self.gone += by;
         if self.gone >= self.bytes.len() {
@@ -100,7 +102,7 @@ impl Rest {
     }
 }
 
-/// Plaintext to whoever reads, and what he has no room for to `plain`.
+/// Gives plaintext to the reader, and appends what `buf` has no room for to `plain`.
 pub(super) fn hand_over(payload: &[u8], buf: Option<&mut ReadBuf<'_>>, plain: &mut Rest) {
     let mut rest = payload;
     if let Some(buf) = buf

@@ -1,5 +1,6 @@
-//! Our own "I do not know this session", in the words of the protocol that asks: the session's worker is gone, an operator
-//! ended it, or nobody knew it a moment ago. Each makes its protocol's client begin anew (protocols §1.4, §3).
+//! stickyd's own "I do not know this session", in the format of the session's protocol. It is sent if the session's
+//! worker is gone, if an operator has ended the session, or if discovery has just found no owner. In each protocol it
+//! makes the client start a new session (docs/reference/protocols.md §1.4, §3).
 
 use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
@@ -9,14 +10,15 @@ use crate::config::rules::Protocol;
 use crate::proxy::Job;
 use crate::proxy::body::Reply;
 
-/// The refusal of a session by its rule; of no rule, Engine.IO's.
+/// The refusal of a session in the protocol of its rule; without a rule, in Engine.IO's.
 pub fn refused(job: &Job) -> Response<Reply> {
     const JSON: &str = "application/json";
     const TEXT: &str = "text/plain; charset=utf-8";
     let protocol = job.ask.rule(&job.upstream).map_or(Protocol::SocketIo, |live| live.rule.protocol);
     let (status, kind, body) = match protocol {
         Protocol::SocketIo => return session_unknown(&job.ask),
-        // The code of the SDKs; without the request's id, which is in its body (JSON-RPC 2.0 §5: null).
+        // The error code that the SDKs use. The request's id is in the body, which is not read, so the id is null
+        // (JSON-RPC 2.0 §5).
         Protocol::Mcp => {
             let body = r#"{"jsonrpc":"2.0","error":{"code":-32001,"message":"Session not found"},"id":null}"#;
             (StatusCode::NOT_FOUND, JSON, body)

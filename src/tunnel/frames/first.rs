@@ -1,37 +1,39 @@
-//! The first message of a worker's in a tunnel, for learning a WebSocket-first session's name.
+//! Reads the first message that a worker sends in a tunnel, to learn the sid of a WebSocket-first session.
 //!
-//! It may arrive in pieces, may be sent in fragments (RFC 6455 §5.4: some servers write what they have), and control frames
-//! may come before and between. Left out: compressed messages, binary ones, and what comes behind the first.
+//! The message may arrive in pieces and may be fragmented (RFC 6455 §5.4; some servers send each write as a fragment),
+//! and control frames may come before and between its fragments. Out of scope: compressed and binary messages, and
+//! everything after the first message.
 
 use std::borrow::Cow;
 
 use super::ours::CONTROL_MAX;
 use super::{is_control, is_fin};
 
-/// The largest payload [`first_text`] takes for a session's first message. Engine.IO's open packet has about 110 bytes.
+/// The largest payload that [`first_text`] accepts, in bytes. Engine.IO's open packet has about 110 bytes.
 pub const FIRST_TEXT_MAX: usize = 1024;
 
-/// As many bytes as [`first_text`] asks for at most: headers, fragments and control frames included.
+/// The most bytes that [`first_text`] asks for, including headers, fragments and control frames.
 pub const FIRST_BYTES_MAX: usize = FIRST_TEXT_MAX + 4;
 
-/// What the first bytes a worker sent in a tunnel are.
+/// What the first bytes that a worker sent in a tunnel are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FirstText<'a> {
-    /// A text message: its payload, not checked as UTF-8; copied where it came in fragments.
+    /// A text message: its payload, not checked as UTF-8; copied only if it came in fragments.
     Whole(Cow<'a, [u8]>),
-    /// May become one: ask again with more bytes behind these. Never said of [`FIRST_BYTES_MAX`] bytes or more.
+    /// The bytes may become a text message: call again with more bytes appended. Never returned for [`FIRST_BYTES_MAX`]
+    /// bytes or more.
     NeedMore,
-    /// No such message: another kind, compressed, masked, not whole in
-    /// [`FIRST_BYTES_MAX`] bytes, or no WebSocket.
+    /// Not a text message that can be read: another kind, compressed, masked, not complete within [`FIRST_BYTES_MAX`]
+    /// bytes, or not a valid frame.
     No,
 }
 
-/// Reads the first message of a worker (RFC 6455 §5.2, §5.4, §5.6): RSV1–3 = 0, unmasked, a text.
+/// Reads the first message of a worker (RFC 6455 §5.2, §5.4, §5.6). It must be an unmasked text with RSV1–3 = 0.
 pub fn first_text(bytes: &[u8]) -> FirstText<'_> {
     let mut text: Option<Cow<'_, [u8]>> = None;
     let mut rest = bytes;
     loop {
-        // Where the frame could not end within the bound, it is not waited for.
+        // A frame that cannot end within the bound is not waited for.
         let room = FIRST_BYTES_MAX - (bytes.len() - rest.len()).min(FIRST_BYTES_MAX);
         if rest.first().is_some_and(|first| !may_follow(*first, text.is_some())) {
             return FirstText::No;
@@ -56,7 +58,7 @@ pub fn first_text(bytes: &[u8]) -> FirstText<'_> {
     }
 }
 
-/// Whether a frame that begins so belongs to a first text message, or may come before its end. A Close does not.
+/// Whether a frame with this first byte belongs to a first text message, or may precede its end. A Close may not.
 fn may_follow(first: u8, begun: bool) -> bool {
     match first {
         0x89 | 0x8a => true,
@@ -67,13 +69,13 @@ fn may_follow(first: u8, begun: bool) -> bool {
 }
 
 enum Frame<'a> {
-    /// Its first byte, its payload, and what is behind it.
+    /// The frame's first byte, its payload, and the bytes after it.
     Whole(u8, &'a [u8], &'a [u8]),
     NeedMore,
     No,
 }
 
-/// One unmasked frame whose lengths are in their shortest form, of at most `room` bytes.
+/// Parses one unmasked frame of at most `room` bytes, whose length must be in its shortest form.
 fn frame(bytes: &[u8], room: usize) -> Frame<'_> {
     let more = if bytes.len() < room { Frame::NeedMore } else { Frame::No };
     let (first, header, length) = match bytes {

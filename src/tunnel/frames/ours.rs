@@ -1,18 +1,19 @@
-//! The few frames stickyd says itself, and the codes it may close with. To clients only: never masked, never compressed.
+//! The few frames that stickyd sends itself, and the close codes it may use. They go to clients only, so they are never
+//! masked, and never compressed.
 
 /// The largest payload of a control frame (RFC 6455 §5.5).
 pub(super) const CONTROL_MAX: usize = 125;
 
-/// A control frame of ours, ready to be written to a client: FIN, RSV1–3 = 0, unmasked (RFC 6455 §5.1, §5.5).
+/// A control frame from stickyd to a client, ready to be written: FIN, RSV1–3 = 0, unmasked (RFC 6455 §5.1, §5.5).
 #[derive(Clone, Debug)]
 pub struct ControlFrame {
     bytes: [u8; 2 + CONTROL_MAX],
-    /// How many of `bytes` are the frame.
+    /// Length of the frame within `bytes`.
     length: u8,
 }
 
 impl ControlFrame {
-    /// A header with this opcode; the parts behind each other, cut at 125 bytes, are the payload.
+    /// Builds a frame with this opcode. The payload is both parts in sequence, cut off at 125 bytes.
     fn new(opcode: u8, parts: [&[u8]; 2]) -> Self {
         let mut bytes = [0; 2 + CONTROL_MAX];
         let [first, second, body @ ..] = &mut bytes;
@@ -33,20 +34,21 @@ impl AsRef<[u8]> for ControlFrame {
     }
 }
 
-/// A Close frame for a client (RFC 6455 §5.5.1). The reason is cut at a character so that the frame keeps to 125 bytes.
+/// Builds a Close frame for a client (RFC 6455 §5.5.1). The reason is cut at a character boundary, so that the payload
+/// has at most 125 bytes.
 pub fn close_frame(code: CloseCode, reason: &str) -> ControlFrame {
     let cut = reason.floor_char_boundary(CONTROL_MAX - 2);
     ControlFrame::new(0x8, [&code.0.to_be_bytes(), reason.get(..cut).unwrap_or_default().as_bytes()])
 }
 
-/// A Ping frame for a client (RFC 6455 §5.5.2). A payload of more than 125 bytes does not compile. The client's Pong
-/// goes on to the worker, for whom an unasked Pong is legal (§5.5.3).
+/// Builds a Ping frame for a client (RFC 6455 §5.5.2). A payload of more than 125 bytes does not compile. The client's
+/// Pong is forwarded to the worker, where an unsolicited Pong is legal (§5.5.3).
 pub fn ping_frame<const N: usize>(payload: &[u8; N]) -> ControlFrame {
     const { assert!(N <= CONTROL_MAX, "a control frame carries at most 125 bytes") };
     ControlFrame::new(0x9, [payload, &[]])
 }
 
-/// A text message of ours for a client, in one frame: FIN, RSV1–3 = 0, unmasked (RFC 6455 §5.6).
+/// Builds a text message for a client in one frame: FIN, RSV1–3 = 0, unmasked (RFC 6455 §5.6).
 pub fn text_frame(text: &str) -> Vec<u8> {
     let length = text.len();
     let mut bytes = Vec::with_capacity(10 + length);
@@ -66,21 +68,21 @@ pub fn text_frame(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// A status code that may stand in a Close frame (RFC 6455 §7.4 and the IANA registry it founded).
+/// A status code that a Close frame may carry (RFC 6455 §7.4 and its IANA registry).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CloseCode(u16);
 
 impl CloseCode {
-    /// 1000: the purpose is fulfilled.
+    /// 1000: normal closure, the purpose of the connection is fulfilled.
     pub const NORMAL: Self = Self(1000);
-    /// 1001: the server goes down.
+    /// 1001: the server is going away.
     pub const GOING_AWAY: Self = Self(1001);
-    /// 1012: the service restarts; come again.
+    /// 1012: the service is restarting, and the client may reconnect.
     pub const SERVICE_RESTART: Self = Self(1012);
-    /// 1013: overloaded; come again later.
+    /// 1013: the server is overloaded, and the client should try again later.
     pub const TRY_AGAIN_LATER: Self = Self(1013);
 
-    /// Checks a code: 1000–1003, 1007–1014 and 3000–4999 may be sent. 1014 (bad gateway) is registered but young: some
+    /// Checks a code: 1000–1003, 1007–1014 and 3000–4999 may be sent. 1014 (bad gateway) is registered but recent: some
     /// clients (tungstenite 0.30) answer it with a protocol error.
     pub const fn new(code: u16) -> Result<Self, CloseCodeError> {
         match code {
@@ -91,22 +93,22 @@ impl CloseCode {
         }
     }
 
-    /// The number.
+    /// The code as a number.
     pub const fn get(self) -> u16 {
         self.0
     }
 }
 
-/// Why a number is no [`CloseCode`].
+/// Why a number is not a valid [`CloseCode`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CloseCodeError {
-    /// Below 1000 or above 4999 (RFC 6455 §7.4.2).
-    #[error("close code {0} is outside of 1000 to 4999")]
+    /// The number is below 1000 or above 4999 (RFC 6455 §7.4.2).
+    #[error("close code {0} is outside the range 1000 to 4999")]
     OutOfRange(u16),
-    /// 1005, 1006 and 1015 are what an API says when no code was received (RFC 6455 §7.4.1).
+    /// 1005, 1006 and 1015 are reported by APIs if no code was received, and never sent (RFC 6455 §7.4.1).
     #[error("close code {0} must never be sent: it stands for a close without a code")]
     NeverSent(u16),
-    /// 1004 and 1016–2999 are kept for later versions and extensions of the protocol (RFC 6455 §7.4.2).
+    /// 1004 and 1016–2999 are reserved for later versions and extensions of the protocol (RFC 6455 §7.4.2).
     #[error("close code {0} is reserved; applications may use 3000 to 4999")]
     Reserved(u16),
 }

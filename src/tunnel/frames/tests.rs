@@ -1,4 +1,4 @@
-//! Every rule once in a table, then the observer against tungstenite on random traffic cut at random places.
+//! Each rule once in a table, then the observer against tungstenite, on random traffic cut at random places.
 
 use std::io::{Cursor, Read, Write};
 
@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket};
 
 use super::*;
 
-/// Observes `bytes` in one chunk, then again one by one: the cut must not matter.
+/// Observes `bytes` in one chunk, then again byte by byte: the cuts must not matter.
 fn observe(from: Sender, bytes: &[u8]) -> (Observer, Seen) {
     let mut whole = Observer::new(from);
     let seen = whole.feed(bytes);
@@ -28,17 +28,17 @@ fn add(sum: &mut Seen, seen: Seen) {
     sum.frames += seen.frames;
     sum.controls += seen.controls;
     sum.messages += seen.messages;
-    assert!(!(sum.close && seen.close), "the first Close is told once");
+    assert!(!(sum.close && seen.close), "the first Close is reported once");
     sum.close |= seen.close;
 }
 
 #[test]
-fn an_observer_is_sixteen_bytes() {
+fn an_observer_takes_sixteen_bytes() {
     assert!(size_of::<Observer>() <= 16, "{}", size_of::<Observer>());
 }
 
 #[test]
-fn before_the_first_byte_everything_is_possible() {
+fn a_new_observer_is_at_every_boundary() {
     let observer = Observer::new(Sender::Client);
     assert!(observer.is_websocket() && observer.at_frame_boundary() && observer.at_message_boundary());
     assert!(!observer.close_seen());
@@ -47,7 +47,7 @@ fn before_the_first_byte_everything_is_possible() {
 }
 
 #[test]
-fn legal_bytes_and_where_they_leave_the_observer() {
+fn legal_frames_are_counted_and_boundaries_found() {
     use Sender::{Client, Worker};
     // what, from, bytes, (frames, controls, messages, close), at a frame boundary, at a message boundary
     type Row = (&'static str, Sender, &'static [u8], (u32, u32, u32, bool), bool, bool);
@@ -81,7 +81,7 @@ fn legal_bytes_and_where_they_leave_the_observer() {
         ("close, masked, header only", Client, b"\x88\x82", (0, 0, 0, true), false, false),
         ("close inside a message", Worker, b"\x01\x00\x88\x00", (2, 1, 0, true), true, false),
         ("two frames and a half", Worker, b"\x81\x01x\x89\x01x\x81", (2, 1, 1, false), false, false),
-        ("bytes behind a close", Worker, b"\x88\x00\x81\x01x", (2, 1, 1, true), true, true),
+        ("bytes after a close", Worker, b"\x88\x00\x81\x01x", (2, 1, 1, true), true, true),
     ];
     for (what, from, bytes, (frames, controls, messages, close), frame, message) in table {
         let (observer, seen) = observe(*from, bytes);
@@ -94,9 +94,9 @@ fn legal_bytes_and_where_they_leave_the_observer() {
 }
 
 #[test]
-fn steps_aside_at_the_byte_that_breaks_a_rule() {
+fn the_observer_steps_aside_at_the_byte_that_breaks_a_rule() {
     use Sender::{Client, Worker};
-    // what, from, bytes: the last one is the one that breaks the rule
+    // what, from, bytes: the last byte is the one that breaks the rule
     let table: &[(&str, Sender, &[u8])] = &[
         ("HTTP/1.1 400 in the tunnel", Worker, b"H"),
         ("GET from the client", Client, b"G"),
@@ -133,24 +133,24 @@ fn steps_aside_at_the_byte_that_breaks_a_rule() {
         assert!(before.is_websocket(), "{what}: too early");
         let (mut observer, seen) = observe(*from, bytes);
         assert!(!observer.is_websocket(), "{what}");
-        assert_eq!(seen, seen_before, "{what}: a broken header is no frame");
+        assert_eq!(seen, seen_before, "{what}: a broken header does not count as a frame");
         assert_eq!(before.next_boundary(&bytes[legal.len()..]), before.at_frame_boundary().then_some(0), "{what}");
 
-        assert_eq!(observer.feed(b"\x81\x01x\x88\x00"), Seen::default(), "{what}: came back");
+        assert_eq!(observer.feed(b"\x81\x01x\x88\x00"), Seen::default(), "{what}: observed again");
         assert!(!observer.is_websocket() && !observer.at_frame_boundary() && !observer.at_message_boundary(), "{what}");
         assert_eq!(observer.next_boundary(b"\x81\x01x"), None, "{what}");
     }
 }
 
 #[test]
-fn what_was_seen_before_stepping_aside_still_counts() {
+fn counts_from_before_stepping_aside_are_kept() {
     let (observer, seen) = observe(Sender::Worker, b"\x81\x01x\x88\x00HTTP");
     assert_eq!(seen, Seen { frames: 2, controls: 1, messages: 1, close: true });
     assert!(observer.close_seen() && !observer.is_websocket());
 }
 
 #[test]
-fn shortest_forms_of_the_extended_lengths_are_legal() {
+fn shortest_forms_of_extended_lengths_are_legal() {
     for (header, payload) in [(&b"\x81\x7e\x00\x7e"[..], 126), (b"\x81\x7f\0\0\0\0\0\x01\0\0", 65536)] {
         let bytes = [header, &vec![0; payload]].concat();
         let (observer, seen) = observe(Sender::Worker, &bytes);
@@ -160,21 +160,21 @@ fn shortest_forms_of_the_extended_lengths_are_legal() {
 }
 
 #[test]
-fn next_boundary_says_where_to_put_a_frame_in() {
+fn next_boundary_finds_the_end_of_the_current_frame() {
     let mut observer = Observer::new(Sender::Worker);
     observer.feed(b"\x81\x03a");
     assert_eq!(observer.next_boundary(b""), None);
     assert_eq!(observer.next_boundary(b"b"), None);
     assert_eq!(observer.next_boundary(b"bc"), Some(2));
     assert_eq!(observer.next_boundary(b"bc\x81\x01x"), Some(2));
-    assert!(!observer.at_frame_boundary(), "asking changes nothing");
+    assert!(!observer.at_frame_boundary(), "next_boundary changes nothing");
     observer.feed(b"bc\x81");
     assert_eq!(observer.next_boundary(b"\x01x\x81"), Some(2));
-    assert_eq!(observer.next_boundary(b"\x81x\x81"), None, "masked: no WebSocket");
+    assert_eq!(observer.next_boundary(b"\x81x\x81"), None, "masked, so not a valid frame");
 }
 
 #[test]
-fn first_text_of_a_worker() {
+fn first_text_reads_a_workers_first_message() {
     use FirstText::{NeedMore, No, Whole};
     let long = |length: u16| [&[0x81, 126][..], &length.to_be_bytes(), &vec![b'x'; length.into()]].concat();
     let table: &[(&str, &[u8], FirstText<'_>)] = &[
@@ -183,10 +183,10 @@ fn first_text_of_a_worker() {
         ("two bytes", b"\x81\x03", NeedMore),
         ("not whole", b"\x81\x030{", NeedMore),
         ("whole", b"\x81\x030{}", Whole(b"0{}".into())),
-        ("more behind it", b"\x81\x030{}\x81\x0240", Whole(b"0{}".into())),
+        ("more bytes after it", b"\x81\x030{}\x81\x0240", Whole(b"0{}".into())),
         ("empty", b"\x81\x00", Whole(b"".into())),
         ("16-bit length, not whole", b"\x81\x7e\x00", NeedMore),
-        ("16-bit length, no shortest form", b"\x81\x7e\x00\x7d", No),
+        ("16-bit length, not the shortest form", b"\x81\x7e\x00\x7d", No),
         ("16-bit length, smallest", &long(126), Whole(vec![b'x'; 126].into())),
         ("largest", &long(1024), Whole(vec![b'x'; 1024].into())),
         ("largest, not whole", &long(1024)[..1027], NeedMore),
@@ -209,20 +209,20 @@ fn first_text_of_a_worker() {
     ];
     for (what, bytes, expected) in table {
         assert_eq!(first_text(bytes), *expected, "{what}");
-        // However it is cut: asked again with every byte, it is the same in the end, and waits until then.
+        // However the bytes are cut, the final result is the same, and it is reached at the same byte.
         let known = (0..=bytes.len()).map(|end| first_text(&bytes[..end])).find(|known| *known != NeedMore);
         assert_eq!(known.unwrap_or(NeedMore), *expected, "{what}");
     }
 }
 
 #[test]
-fn close_codes_that_may_be_sent() {
+fn only_sendable_close_codes_are_accepted() {
     for code in 0..=u16::MAX {
         let checked = CloseCode::new(code);
         assert_eq!(checked.is_ok(), matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999), "{code}");
         // tungstenite does not know 1014 (bad gateway), which IANA registered after the RFC.
         let allowed = LibraryCode::from(code).is_allowed() || code == 1014;
-        assert_eq!(checked.is_ok(), allowed, "{code}: the library sees it otherwise");
+        assert_eq!(checked.is_ok(), allowed, "{code}: the library disagrees");
         assert!(checked.is_ok_and(|legal| legal.get() == code) || checked.is_err());
     }
     assert_eq!(CloseCode::new(999), Err(CloseCodeError::OutOfRange(999)));
@@ -236,13 +236,13 @@ fn close_codes_that_may_be_sent() {
 }
 
 #[test]
-fn frames_of_ours_byte_by_byte() {
+fn our_control_frames_have_the_expected_bytes() {
     assert_eq!(close_frame(CloseCode::SERVICE_RESTART, "").as_ref(), b"\x88\x02\x03\xf4");
     assert_eq!(close_frame(CloseCode::GOING_AWAY, "bye").as_ref(), b"\x88\x05\x03\xe9bye");
     assert_eq!(ping_frame(b"").as_ref(), b"\x89\x00");
     assert_eq!(ping_frame(b"stickyd").as_ref(), b"\x89\x07stickyd");
     assert_eq!(ping_frame(&[7; 125]).as_ref().len(), 127);
-    // 122 + 2 bytes: the last character would begin inside of the 123 and end behind them.
+    // 122 + 2 bytes: the last character would begin within the limit of 123 bytes and end after it.
     let reason = format!("{}é", "x".repeat(122));
     assert_eq!(close_frame(CloseCode::NORMAL, &reason).as_ref().len(), 2 + 2 + 122);
     assert_eq!(close_frame(CloseCode::NORMAL, &"x".repeat(500)).as_ref().len(), 2 + 125);
@@ -250,7 +250,7 @@ fn frames_of_ours_byte_by_byte() {
 
 // ---- against the library ----
 
-/// One data message: how long each fragment is, and which control frames (opcode, length) go in front of each.
+/// One data message: the length of each fragment, and the control frames (opcode, length) before each.
 #[derive(Clone, Debug)]
 struct Message {
     text: bool,
@@ -258,14 +258,14 @@ struct Message {
     fragments: Vec<(Vec<(Control, usize)>, usize)>,
 }
 
-/// How much of a protocol the traffic uses, and how much of it there is.
+/// Which parts of the protocol the traffic uses, and its least length.
 #[derive(Clone, Copy)]
 struct Uses {
-    /// Compressed messages and Close frames, which end or puzzle a library that did not agree to them.
+    /// Compressed messages and Close frames, which end or confuse a library that did not negotiate them.
     all: bool,
-    /// 64-bit lengths.
+    /// Whether 64-bit lengths are used.
     long: bool,
-    /// The fewest messages.
+    /// The smallest number of messages.
     least: usize,
 }
 
@@ -300,7 +300,7 @@ fn senders() -> impl Strategy<Value = Sender> {
     prop_oneof![Just(Sender::Client), Just(Sender::Worker)]
 }
 
-/// The library writes the frames of the messages.
+/// Writes the frames of the messages with the library.
 fn written(from: Sender, messages: &[Message]) -> Vec<u8> {
     let mask = (from == Sender::Client).then_some([0x81, 0x02, 0xff, 0x88]);
     let mut bytes = Vec::new();
@@ -324,15 +324,15 @@ fn written(from: Sender, messages: &[Message]) -> Vec<u8> {
     bytes
 }
 
-/// What the library's header parser and the rules of RFC 6455, written out a second time, make of a byte stream.
+/// The result of a second implementation, from the library's header parser and the rules of RFC 6455.
 #[derive(Debug, Default)]
 struct Judged {
     /// Where each frame ends, and whether a message is still open there.
     ends: Vec<(usize, bool)>,
     seen: Seen,
-    /// A whole header broke a rule.
+    /// A complete header broke a rule.
     broken: bool,
-    /// The bytes end with the last frame.
+    /// The bytes end exactly at the end of the last frame.
     complete: bool,
 }
 
@@ -381,7 +381,7 @@ fn judge(from: Sender, bytes: &[u8]) -> Judged {
     }
 }
 
-/// Cuts `bytes` at the given places, sorted.
+/// Cuts `bytes` at the given places, which are sorted first.
 fn cut<'a>(bytes: &'a [u8], cuts: &[Index]) -> Vec<&'a [u8]> {
     let mut places: Vec<usize> = cuts.iter().map(|index| index.index(bytes.len() + 1)).collect();
     places.sort_unstable();
@@ -394,7 +394,7 @@ fn cut<'a>(bytes: &'a [u8], cuts: &[Index]) -> Vec<&'a [u8]> {
     chunks
 }
 
-/// Feeds chunk by chunk and compares every stop with what was judged.
+/// Feeds chunk by chunk, and compares the observer with the second implementation after each.
 fn follow(from: Sender, chunks: &[&[u8]], judged: &Judged) -> Result<(), TestCaseError> {
     let mut observer = Observer::new(from);
     let mut at = 0;
@@ -415,7 +415,7 @@ fn follow(from: Sender, chunks: &[&[u8]], judged: &Judged) -> Result<(), TestCas
     Ok(())
 }
 
-/// A stream that only answers with its end and swallows what the library says.
+/// A stream that is at its end for reading, and discards what the library writes.
 struct Ended;
 
 impl Read for Ended {
@@ -436,7 +436,7 @@ impl Write for Ended {
 
 proptest! {
     #[test]
-    fn boundaries_are_the_librarys(
+    fn boundaries_agree_with_the_library(
         from in senders(), messages in traffic(EVERYTHING), cuts in prop::collection::vec(any::<Index>(), 0..40),
     ) {
         let bytes = written(from, &messages);
@@ -446,8 +446,8 @@ proptest! {
     }
 
     #[test]
-    fn boundaries_are_the_librarys_byte_by_byte(
-        // Long payloads say nothing new here, and the comparison is quadratic.
+    fn boundaries_agree_with_the_library_byte_by_byte(
+        // Long payloads add nothing to this test, and the comparison is quadratic.
         from in senders(), messages in traffic(Uses { long: false, ..EVERYTHING }),
     ) {
         let bytes = written(from, &messages);
@@ -455,7 +455,7 @@ proptest! {
     }
 
     #[test]
-    fn the_whole_library_reads_as_many_messages(
+    fn the_library_reads_the_same_number_of_messages(
         from in senders(), messages in traffic(Uses { all: false, ..EVERYTHING }),
     ) {
         let bytes = written(from, &messages);
@@ -471,12 +471,12 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_byte_is_judged_alike(
+    fn a_damaged_byte_is_judged_as_by_the_library(
         from in senders(), messages in traffic(Uses { least: 1, ..EVERYTHING }), place in any::<Index>(),
         head in any::<bool>(), octet: u8, cuts in prop::collection::vec(any::<Index>(), 0..6),
     ) {
         let mut bytes = written(from, &messages);
-        // Half of the hits go to the first bytes of a frame, where they matter.
+        // Half of the changes hit the first bytes of a frame, where they matter most.
         let ends = judge(from, &bytes).ends;
         let start = place.index(ends.len()).checked_sub(1).map_or(0, |frame| ends[frame].0);
         let hit = if head { (start + usize::from(octet % 3)).min(bytes.len() - 1) } else { place.index(bytes.len()) };
@@ -489,13 +489,13 @@ proptest! {
             add(&mut sum, observer.feed(chunk));
         }
         prop_assert_eq!((sum.frames, sum.messages), (judged.seen.frames, judged.seen.messages));
-        // With half a header at the end the observer may know more already than the library does.
+        // If the bytes end within a header, the observer may already know more than the library.
         prop_assert!(!judged.broken || !observer.is_websocket());
         prop_assert!(!judged.complete || judged.broken || observer.at_frame_boundary());
     }
 
     #[test]
-    fn garbage_never_panics_and_never_comes_back(
+    fn garbage_never_panics_and_is_never_observed_again(
         from in senders(), chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..20),
     ) {
         let mut observer = Observer::new(from);

@@ -1,4 +1,4 @@
-//! Something of ours among what passes, whatever the cuts and however slow the sink.
+//! Inserts a frame from stickyd into passing traffic, for all cuts and however slow the sink.
 
 use std::task::Waker;
 
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::broadcast::Broadcast;
 
-/// Gives its chunks, with a pause where one is empty; then its end.
+/// A source that yields its chunks, with a pause for each empty one, and then its end.
 struct Chunks(std::vec::IntoIter<Vec<u8>>);
 
 impl AsyncRead for Chunks {
@@ -23,7 +23,7 @@ impl AsyncRead for Chunks {
     }
 }
 
-/// Takes so many bytes at a time, and none where it says 0.
+/// A sink that takes the given numbers of bytes in turn, and is not ready for a 0.
 struct Slow(Vec<u8>, std::iter::Cycle<std::vec::IntoIter<usize>>);
 
 impl AsyncWrite for Slow {
@@ -46,7 +46,8 @@ impl AsyncWrite for Slow {
     }
 }
 
-/// Frames of a worker: whether each ends its message, and how long it is. A control frame after each that does not.
+/// Frames of a worker, given as whether each ends its message, and its length. A control frame follows each that does
+/// not.
 fn traffic(frames: &[(bool, usize)]) -> (Vec<u8>, Vec<usize>) {
     let (mut bytes, mut between, mut open) = (Vec::new(), vec![0], false);
     for (last, length) in frames {
@@ -67,7 +68,7 @@ fn traffic(frames: &[(bool, usize)]) -> (Vec<u8>, Vec<usize>) {
 
 proptest! {
     #[test]
-    fn a_message_goes_in_once_and_between_messages(
+    fn a_message_is_inserted_once_and_between_messages(
         frames in prop::collection::vec((any::<bool>(), 0usize..120), 0..20),
         cuts in prop::collection::vec(0usize..80, 1..40),
         takes in prop::collection::vec(0usize..100, 1..8).prop_filter("some", |takes| takes.iter().any(|n| *n > 0)),
@@ -109,15 +110,15 @@ proptest! {
         match place {
             Some(at) => {
                 prop_assert_eq!([&sent[..at], &sent[at + frame.len()..]].concat(), bytes);
-                prop_assert!(between.contains(&at), "at {} of {:?}", at, between);
+                prop_assert!(between.contains(&at), "at {}, expected one of {:?}", at, between);
             }
-            // It came behind the end, or in a message that never ended.
+            // The message came after the end, or within a message that never ended.
             None => prop_assert_eq!(sent, bytes),
         }
     }
 }
 
-/// Never ends.
+/// A source that never ends.
 struct Endless;
 
 impl AsyncRead for Endless {
@@ -128,7 +129,7 @@ impl AsyncRead for Endless {
 }
 
 #[test]
-fn little_is_held_for_who_takes_little() {
+fn little_is_held_for_a_receiver_that_takes_little() {
     const BUFFER: usize = 4 * READ;
     let mut way = Way::new(Sender::Worker, Bytes::new());
     let mut turn = |takes: usize| {
@@ -138,11 +139,11 @@ fn little_is_held_for_who_takes_little() {
         let step = step(&mut Endless, &mut to, &mut way, &mut cx, &mut buffer, ours);
         (step, way.rest.len())
     };
-    // Who never took anything, and who took some.
+    // A receiver that never took anything, and then one that took some.
     assert_eq!(turn(0), (Step::Moved(READ), READ));
     assert_eq!(turn(0), (Step::Blocked, READ));
     (0..STREAK).for_each(|_| assert_eq!(turn(BUFFER), (Step::Moved(READ), 0)));
-    assert_eq!(turn(BUFFER), (Step::Moved(BUFFER), 0), "who takes all may have all");
+    assert_eq!(turn(BUFFER), (Step::Moved(BUFFER), 0), "a receiver that takes everything gets full reads");
     assert_eq!(turn(1), (Step::Moved(BUFFER), BUFFER - 1));
-    assert_eq!(turn(BUFFER), (Step::Moved(READ), 0), "and begins anew when it does not");
+    assert_eq!(turn(BUFFER), (Step::Moved(READ), 0), "a receiver that stops starts again with small reads");
 }

@@ -1,4 +1,4 @@
-//! Ejection against models that say the same in another way.
+//! Tests of ejection against simple models of the same rules.
 
 use std::collections::VecDeque;
 
@@ -18,26 +18,26 @@ const RULES: Rules = Rules {
     slow_start_ms: 10_000,
 };
 
-/// What these came to, one after the other, 1 ms apart.
+/// Returns the result for each of these outcomes, which follow each other at intervals of 1 ms.
 fn verdicts(outcomes: &[Outcome]) -> Vec<Option<Outcome>> {
     let eject = Eject::default();
     (50_000..).zip(outcomes).map(|(now_ms, outcome)| eject.note(*outcome, true, now_ms, &RULES)).collect()
 }
 
 #[test]
-fn failures_in_a_row_eject_and_an_answer_ends_the_row() {
+fn failures_in_a_row_eject_and_a_response_ends_the_row() {
     assert_eq!(verdicts(&[Connect, Broken, TimedOut]), [None, None, Some(TimedOut)]);
     assert_eq!(verdicts(&[Broken, Broken, Answer, Broken, Broken, Broken])[4..], [None, Some(Broken)]);
-    assert_eq!(verdicts(&[Broken, Broken, ServerError, Broken, Broken]), [None; 5], "an answer, if a bad one");
-    assert_eq!(verdicts(&[Broken; 7]).iter().flatten().count(), 2, "the evidence is used up by a verdict");
+    assert_eq!(verdicts(&[Broken, Broken, ServerError, Broken, Broken]), [None; 5], "a server error ends the row");
+    assert_eq!(verdicts(&[Broken; 7]).iter().flatten().count(), 2, "an ejection resets the counts");
     let eject = Eject::default();
     let slowly = [0, 10_000, 20_001, 30_001, 40_001].map(|now_ms| eject.note(Broken, true, now_ms, &RULES));
-    assert_eq!(slowly[..4], [None; 4], "a whole window without a failure ends the row, too");
+    assert_eq!(slowly[..4], [None; 4], "a whole window without a failure also ends the row");
     assert_eq!(slowly[4], Some(Broken));
 }
 
 #[test]
-fn a_share_needs_its_volume() {
+fn a_share_of_failures_needs_enough_requests() {
     assert_eq!(verdicts(&[ServerError; 10])[8..], [None, Some(ServerError)]);
     let half = [[Answer, ServerError]; 5].concat();
     assert_eq!(verdicts(&half)[9], Some(ServerError));
@@ -46,7 +46,7 @@ fn a_share_needs_its_volume() {
 }
 
 #[test]
-fn requests_of_sessions_count_for_the_row_only() {
+fn requests_with_a_session_count_for_the_row_only() {
     let eject = Eject::default();
     assert!((0..100).all(|_| eject.note(ServerError, false, 50_000, &RULES).is_none()));
     let row = [Broken, Broken, Broken].map(|outcome| eject.note(outcome, false, 50_000, &RULES));
@@ -54,7 +54,7 @@ fn requests_of_sessions_count_for_the_row_only() {
 }
 
 #[test]
-fn off_is_off() {
+fn disabled_rules_never_eject() {
     let rules = Rules { failures: 0, errors: 0, ..RULES };
     let eject = Eject::default();
     for outcome in [ServerError, Connect, Broken, TimedOut] {
@@ -63,7 +63,7 @@ fn off_is_off() {
 }
 
 #[test]
-fn never_more_of_the_pool_than_its_share() {
+fn no_more_of_the_pool_is_ejected_than_allowed() {
     let out_at_most = |pool, max_share| {
         let rules = Rules { max_share, ..RULES };
         (0..pool).take_while(|out| rules.leaves_enough(pool, *out)).count()
@@ -74,9 +74,9 @@ fn never_more_of_the_pool_than_its_share() {
 }
 
 #[test]
-fn an_end_is_said_once_and_followed_by_a_slow_start() {
+fn an_end_is_reported_once_and_followed_by_a_slow_start() {
     let eject = Eject::default();
-    assert_eq!(eject.look(|| unreachable!("a worker that is not out asks no clock")), Look::In);
+    assert_eq!(eject.look(|| unreachable!("the clock is not read for a worker that is not ejected")), Look::In);
     assert_eq!(eject.part(|| unreachable!(), &RULES), WHOLE);
     assert_eq!(eject.begin(5_000, &RULES), 1_000);
     assert_eq!((eject.look(|| 5_999), eject.left_ms(5_999)), (Look::Out, Some(1)));
@@ -84,13 +84,13 @@ fn an_end_is_said_once_and_followed_by_a_slow_start() {
     let parts = [6_000, 7_000, 8_000, 11_000, 15_999].map(|now_ms| eject.part(|| now_ms, &RULES));
     assert_eq!(parts, [100, 100, 200, 500, 999]);
     assert_eq!(eject.part(|| 16_000, &RULES), WHOLE);
-    assert_eq!(eject.part(|| unreachable!("it is over"), &RULES), WHOLE);
+    assert_eq!(eject.part(|| unreachable!("the slow start is over"), &RULES), WHOLE);
     eject.ease_in(20_000);
     assert_eq!(eject.part(|| 20_000, &Rules { slow_start_ms: 0, ..RULES }), WHOLE);
 }
 
 #[test]
-fn a_new_life_is_free_unless_the_one_before_was_ejected_too() {
+fn a_restart_ends_an_ejection_unless_it_is_the_second() {
     let eject = Eject::default();
     eject.begin(10_000, &RULES);
     eject.new_life(10_100);
@@ -98,11 +98,12 @@ fn a_new_life_is_free_unless_the_one_before_was_ejected_too() {
     assert!(eject.part(|| 10_100, &RULES) < WHOLE);
     assert_eq!(eject.begin(11_000, &RULES), 2_000);
     eject.new_life(11_100);
-    assert_eq!(eject.look(|| 11_100), Look::Out, "flapping");
+    assert_eq!(eject.look(|| 11_100), Look::Out, "a worker that flaps stays ejected");
 }
 
 proptest! {
-    /// Twice as long each time without a pause, up to the limit; each stretch of well-being forgives a step.
+    /// Without a pause each ejection is twice as long as the one before, up to the limit. Each period without an
+    /// ejection of four times the last length takes back one step.
     #[test]
     fn ejections_grow_and_are_forgiven(pauses in prop::collection::vec(0u64..200_000, 1..30)) {
         let eject = Eject::default();
@@ -118,9 +119,9 @@ proptest! {
         }
     }
 
-    /// The verdict is what the rows and shares of the whole history say.
+    /// The results equal those computed from the rows and shares of the whole history.
     #[test]
-    fn verdicts_are_those_of_a_list(
+    fn results_equal_those_of_a_list(
         steps in prop::collection::vec(
             (0u64..3_000, prop_oneof![4 => Just(Answer), 2 => Just(ServerError), 1 => Just(Connect), 1 => Just(Broken),
                 1 => Just(TimedOut)], prop::bool::ANY), 1..200),
@@ -141,7 +142,8 @@ proptest! {
                 if !failed(o) || next - at > 10_000 { break }
                 (row, next) = (row + 1, *at);
             }
-            let window: Vec<_> = seen.iter().filter(|(at, _, counts)| *counts && at / rules.cell_ms + 10 > slot).collect();
+            let window: Vec<_> =
+                seen.iter().filter(|(at, _, counts)| *counts && at / rules.cell_ms + 10 > slot).collect();
             let bad = window.iter().filter(|(_, o, _)| *o != Answer).count() as u64;
             let by_row = failures > 0 && failed(&outcome) && row >= failures;
             let by_share = in_window && outcome != Answer && errors > 0 && window.len() as u64 >= u64::from(volume)
@@ -154,9 +156,11 @@ proptest! {
         }
     }
 
-    /// Never above the whole, never below the first part, and never back.
+    /// The part is never above the whole, never below the first part, and never shrinks.
     #[test]
-    fn a_part_only_grows(start in 0u64..1_000_000, slow_start_ms in 0u64..100_000, steps in prop::collection::vec(0u64..5_000, 1..40)) {
+    fn a_share_only_grows(
+        start in 0u64..1_000_000, slow_start_ms in 0u64..100_000, steps in prop::collection::vec(0u64..5_000, 1..40),
+    ) {
         let rules = Rules { slow_start_ms, ..RULES };
         let eject = Eject::default();
         eject.ease_in(start);
@@ -170,9 +174,11 @@ proptest! {
         }
     }
 
-    /// As a list of moments would count, also after the length of a cell has changed.
+    /// The window counts as a list of all events would, also after the length of a cell has changed.
     #[test]
-    fn a_window_counts_what_is_in_it(before in prop::collection::vec(0u32..10_000, 0..20), steps in prop::collection::vec(0u32..4, 1..100)) {
+    fn a_window_counts_what_is_in_it(
+        before in prop::collection::vec(0u32..10_000, 0..20), steps in prop::collection::vec(0u32..4, 1..100),
+    ) {
         let window = Window::default();
         for slot in before {
             window.note(slot);

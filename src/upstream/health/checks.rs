@@ -1,7 +1,7 @@
-//! The four kinds of check. Each asks, judges the answer, and leaves nothing behind: a session it opened is closed as a
-//! client would close it, a WebSocket with a close frame.
+//! The four kinds of health check. Each sends a request, evaluates the response, and leaves no session open: a session
+//! that it opened is closed as a client would close it, a WebSocket with a close frame.
 //!
-//! Opening and closing have a time-out each, so that a slow worker's session is closed too.
+//! Opening and closing have separate time-outs, so that the session of a slow worker is closed as well.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -23,20 +23,21 @@ use crate::tunnel::upgrade;
 use crate::upstream::io::WorkerIo;
 use crate::upstream::worker::Worker;
 
-/// How long the other side of a WebSocket gets for its own close frame.
+/// Time that the worker has to send its own close frame on a WebSocket.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// What a worker's checks remember of each other.
+/// What the checks of one worker remember from one to the next.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Memory {
-    /// The Engine.IO version it speaks.
+    /// The Engine.IO version that the worker speaks.
     eio: u8,
-    /// It was silent the last time: what is asked now, it may answer when nobody is there to close the session.
+    /// Whether the last check timed out. The worker may then answer the next request after the check has given up and
+    /// can no longer close the session.
     silent: bool,
 }
 
 impl Memory {
-    /// Nothing yet: the newest version.
+    /// Starts with the newest Engine.IO version.
     pub(super) fn new() -> Self {
         Self { eio: 4, silent: false }
     }
@@ -98,17 +99,19 @@ async fn socket_io(worker: &Arc<Worker>, target: &Target, time: Duration, memory
     .await
 }
 
-/// The polling handshake, in the version the worker speaks.
+/// Makes the polling handshake, in the Engine.IO version that the worker speaks.
 async fn open_session(client: &mut Client<'_>, target: &Target, memory: &mut Memory) -> Result<Session, Fault> {
     if memory.silent {
-        // A stopped worker answers everything once it wakes. A sid nobody has makes no session.
+        // A stopped worker answers all waiting requests once it continues. A request with an unknown sid creates no
+        // session.
         let sid = format!("{:016x}", random::u64());
         let request = client.request(Method::GET, &engine_path(&target.path, memory.eio, Some(&sid)), "")?;
         client.ask(request, |_| false).await?;
     }
     let mut answer = handshake(client, target, memory.eio).await?;
     if unsupported_version(&answer) {
-        // It was updated, or it is of the older kind. What works is remembered: every refusal is a line in its log.
+        // The worker was updated, or it is of an older version. The version that works is remembered, because every
+        // refusal is a line in the worker's log.
         memory.eio = if memory.eio == 4 { 3 } else { 4 };
         answer = handshake(client, target, memory.eio).await?;
     }
@@ -118,7 +121,8 @@ async fn open_session(client: &mut Client<'_>, target: &Target, memory: &mut Mem
     match open_packet(&answer.body) {
         OpenPacket::Open(open) => Ok(Session {
             path: engine_path(&target.path, memory.eio, Some(&open.sid)),
-            // Old workers take EIO=4 for their own version, so the wrapping says how they count. A bare packet is EIO4's.
+            // Old workers take EIO=4 for their own version, so the form of the body tells the version. A bare packet is
+            // EIO4's.
             goodbye: if answer.body.starts_with(b"0") { "1" } else { "1:1" },
         }),
         OpenPacket::NeedMore | OpenPacket::NotOne => Err(answer.wrong(What::NoHandshake)),
@@ -130,7 +134,7 @@ async fn handshake(client: &mut Client<'_>, target: &Target, eio: u8) -> Result<
     client.ask(request, |body| body.len() >= MAX_HANDSHAKE).await
 }
 
-/// `b64=1`: the oldest versions would answer in binary otherwise.
+/// Returns the polling URL. Without `b64=1` the oldest versions would answer in binary.
 fn engine_path(path: &str, eio: u8, sid: Option<&str>) -> String {
     let joint = if path.contains('?') { '&' } else { '?' };
     let mut whole = format!("{path}{joint}EIO={eio}&transport=polling&b64=1");
@@ -145,7 +149,8 @@ fn engine_path(path: &str, eio: u8, sid: Option<&str>) -> String {
     whole
 }
 
-/// Node: `{"code":5,"message":"Unsupported protocol version"}`; Python: `"The client is using an unsupported version of …"`.
+/// Whether the worker does not support the Engine.IO version. Node: `{"code":5,"message":"Unsupported protocol
+/// version"}`; Python: `"The client is using an unsupported version of …"`.
 fn unsupported_version(answer: &Answer) -> bool {
     let body = answer.body.to_ascii_lowercase();
     answer.status == StatusCode::BAD_REQUEST && contains(&body, b"unsupported") && contains(&body, b"version")
@@ -159,7 +164,7 @@ async fn websocket(worker: &Arc<Worker>, target: &Target, time: Duration) -> Res
             say_goodbye(socket).await;
         }
     };
-    // Passed already: how long its close takes is its own matter.
+    // The check has passed already; how long the close takes does not matter.
     let _ = timeout(time.min(FAREWELL), farewell).await;
     Ok(())
 }
@@ -183,7 +188,7 @@ async fn upgrade(client: &mut Client<'_>, target: &Target) -> Result<(), Fault> 
     }
 }
 
-/// A close frame with 1000, masked as a client's must be, and then whatever comes until the worker closes too.
+/// Sends a close frame with code 1000, masked as a client's must be, and then reads until the worker closes as well.
 async fn say_goodbye(mut socket: WorkerIo) {
     if socket.write_all(&close_frame(random::bytes())).await.is_err() {
         return;
@@ -197,7 +202,7 @@ async fn say_goodbye(mut socket: WorkerIo) {
     }
 }
 
-/// RFC 6455 §5.3: FIN, close; masked, two bytes; the mask; 1000 under it.
+/// Returns a close frame (RFC 6455 §5.3): FIN and opcode, mask bit and length 2, the mask, and 1000 masked with it.
 fn close_frame(mask: [u8; 4]) -> [u8; 8] {
     let [a, b, c, d] = mask;
     let [high, low] = 1000u16.to_be_bytes();
@@ -209,14 +214,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn engine_paths() {
+    fn a_sid_is_escaped_in_the_polling_url() {
         assert_eq!(engine_path("/socket.io/", 4, None), "/socket.io/?EIO=4&transport=polling&b64=1");
         let strange = engine_path("/x?token=1", 3, Some("room/α b+c"));
         assert_eq!(strange, "/x?token=1&EIO=3&transport=polling&b64=1&sid=room%2F%CE%B1%20b%2Bc");
     }
 
     #[test]
-    fn a_body_contains_a_text_wherever_it_is() {
+    fn a_text_is_found_anywhere_in_a_body() {
         assert!(contains(b"status: ok", b"ok") && contains(b"", b"") && !contains(b"o", b"ok"));
     }
 

@@ -1,7 +1,7 @@
-//! HTTP/1.1 to one worker, for checks: at most one connection, kept from one question to the next, everything bounded.
+//! A bounded HTTP/1.1 client for checks of one worker: at most one connection, kept from one request to the next.
 //!
-//! A session made by one question is ended by the next, and where several processes share an address only the same
-//! connection leads to the same one. Time is bounded by the caller.
+//! A session that one request opened is closed by the next one. If several processes share an address, only the same
+//! connection leads to the same process. The caller limits the time.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -24,33 +24,33 @@ use crate::upstream::worker::Worker;
 
 use super::words::What;
 
-/// Bytes of a body read at most.
+/// Maximum number of bytes read of a response body.
 pub(super) const MAX_BODY: usize = 64 * 1024;
-/// A head: bytes and fields at most.
+/// Maximum number of bytes in a response head.
 const HEAD_BYTES: usize = 64 * 1024;
 const HEAD_FIELDS: usize = 200;
 
 /// Why a check did not pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// Nobody listens.
+    /// No process listens at the worker's address.
     Refused,
-    /// No answer in time, or a full backlog.
+    /// The worker did not answer in time, or its backlog is full.
     TimedOut,
-    /// The connection could not be made, for a reason of the network's.
+    /// The connection could not be made because of another network or system error.
     Unreachable,
-    /// An answer, but the wrong one; with the beginning of what it said.
+    /// The response was not the expected one; with the beginning of its body.
     Wrong(What, String),
 }
 
 impl Fault {
-    /// A wrong answer without words.
+    /// Returns the fault of a wrong response without a body text.
     pub(super) fn wrong(what: What) -> Self {
         Self::Wrong(what, String::new())
     }
 }
 
-/// An answer: its head and as much of its body as was wanted.
+/// A response: its head, and as much of its body as was wanted.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
@@ -58,13 +58,13 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// The wrong answer that this is.
+    /// Returns the fault that this response is a wrong one, with the beginning of its body.
     pub(super) fn wrong(&self, what: What) -> Fault {
         let text = String::from_utf8_lossy(&self.body);
         Fault::Wrong(what, text.trim().chars().filter(|c| !c.is_control()).take(80).collect())
     }
 
-    /// The status as a number.
+    /// Returns the status as a number.
     pub(super) fn code(&self) -> u16 {
         self.status.as_u16()
     }
@@ -76,7 +76,7 @@ struct Open {
     ended: bool,
 }
 
-/// Asks one worker.
+/// An HTTP client for one worker.
 pub(super) struct Client<'a> {
     worker: &'a Arc<Worker>,
     host: HeaderValue,
@@ -84,13 +84,14 @@ pub(super) struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    /// Not connected yet. `host`: what the Host header says, if not the address.
+    /// Creates a client that is not connected yet. `host` is the value of the Host header, instead of the address.
     pub(super) fn new(worker: &'a Arc<Worker>, host: Option<&str>) -> Self {
         let host = host.and_then(|host| HeaderValue::from_str(host).ok()).unwrap_or_else(|| own_host(&worker.address));
         Self { worker, host, open: None }
     }
 
-    /// A request with the headers every check has. `None`: the path is none (the configuration has checked it).
+    /// Creates a request with the headers that every check has. It fails only for an invalid path, which the check of
+    /// the configuration rejects.
     pub(super) fn request(
         &self,
         method: Method,
@@ -105,7 +106,7 @@ impl<'a> Client<'a> {
         Ok(request)
     }
 
-    /// Sends a request and reads its answer until `enough` of its body is there, or [`MAX_BODY`], or all.
+    /// Sends a request and reads the response until `enough` of its body has arrived, or [`MAX_BODY`], or all of it.
     pub(super) async fn ask(
         &mut self,
         request: Request<Full<Bytes>>,
@@ -122,7 +123,7 @@ impl<'a> Client<'a> {
         Ok(answer)
     }
 
-    /// After a 101: the bare socket.
+    /// Returns the bare socket after a 101.
     pub(super) async fn into_socket(self) -> Option<WorkerIo> {
         let mut open = self.open?;
         if !open.ended {
@@ -132,7 +133,7 @@ impl<'a> Client<'a> {
     }
 }
 
-/// A connection, and what it says of the worker.
+/// Connects to the worker, and maps an error to what it means for the check.
 pub(super) async fn connect(worker: &Worker) -> Result<WorkerIo, Fault> {
     match dial::open(worker).await.map_err(dial::classify) {
         Ok(io) => {
@@ -141,7 +142,7 @@ pub(super) async fn connect(worker: &Worker) -> Result<WorkerIo, Fault> {
         }
         Err(ConnectError::Refused) => Err(Fault::Refused),
         Err(ConnectError::TimedOut | ConnectError::Full) => Err(Fault::TimedOut),
-        // Checks do not queue.
+        // Health checks do not wait in the queue and are not limited, so only `Io` can happen here.
         Err(ConnectError::Io(_) | ConnectError::Busy(_) | ConnectError::Reserved) => Err(Fault::Unreachable),
     }
 }
@@ -174,7 +175,7 @@ impl Open {
             if connection.poll_without_shutdown(cx).is_pending() {
                 return Poll::Pending;
             }
-            // An answer without a body and the end of its connection come in one poll: nothing can come after it.
+            // A response without a body and the end of its connection arrive in one poll: nothing can come after it.
             *ended = true;
             match work.as_mut().poll(cx) {
                 Poll::Ready(done) => Poll::Ready(done),
@@ -230,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn answers_without_a_body_count() {
+    async fn responses_without_a_body_are_accepted() {
         for answer in ["HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"] {
             assert!(asked(answer, |_| true).await.is_ok_and(|answer| answer.status.is_success()), "{answer}");
             assert!(asked(answer, |_| false).await.is_ok_and(|answer| answer.body.is_empty()), "{answer}");
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bodies_are_read_to_their_end_but_not_for_ever() {
+    async fn bodies_are_read_to_their_end_or_the_limit() {
         let all = asked("HTTP/1.1 200 OK\r\n\r\nall of it", |_| false).await.ok().unwrap();
         assert_eq!(all.body, b"all of it", "the end of the connection is the end of the body");
         let long = format!("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n{}", "x".repeat(100_000));

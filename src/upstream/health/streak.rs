@@ -1,25 +1,25 @@
-//! What a row of outcomes amounts to: the state of a worker, and whether its check can pass at all. Pure: time comes as
-//! an argument (invariant 12).
+//! What outcomes in a row mean: the state of a worker, and whether its check can pass at all. The code is pure: time is
+//! an argument (ARCHITECTURE.md, invariant 12).
 
 use crate::config::Health;
 use crate::upstream::notes::Rows;
 use crate::upstream::worker::Checks;
 
-/// What one check showed.
+/// The outcome of one check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// As it should be.
+    /// The worker answered as expected.
     Passed,
-    /// An answer, but the wrong one, or a broken connection.
+    /// The worker sent a wrong response, or the connection broke.
     Failed,
-    /// No answer in time.
+    /// The worker did not answer in time.
     TimedOut,
-    /// Nobody listens.
+    /// No process listens at the worker's address.
     Refused,
 }
 
 impl Outcome {
-    /// The word for it.
+    /// Returns the name of this outcome, as shown to operators.
     pub(super) fn word(self) -> &'static str {
         match self {
             Self::Passed => "passed",
@@ -30,14 +30,14 @@ impl Outcome {
     }
 }
 
-/// Which outcomes count.
+/// How many outcomes in a row change the state of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Rules {
-    /// Passed checks in a row that make a worker up.
+    /// Number of passed checks in a row that make a worker up.
     pub(super) rise: u32,
-    /// Failed checks in a row that make it not up.
+    /// Number of failed checks in a row that make a worker not up.
     pub(super) fall: u32,
-    /// For this long of a worker's life, a failed check does not count against it.
+    /// Time at the start of a worker's life during which failed checks do not count, in milliseconds.
     pub(super) grace_ms: u64,
 }
 
@@ -55,7 +55,7 @@ impl Rules {
     }
 }
 
-/// Outcomes in a row, and the state they make.
+/// The numbers of equal outcomes in a row, and the state that they make.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Streak {
     state: Checks,
@@ -66,20 +66,21 @@ pub(super) struct Streak {
     last_passed: bool,
 }
 
-/// Refused connects in a row after which nobody is expected soon: an empty port of a range is no emergency.
+/// Number of refused connects in a row after which no process is expected soon; an empty port of a range is then
+/// checked less often.
 const DESERTED: u32 = 10;
 
 impl Streak {
-    /// Goes on from a state. A worker nobody has checked is taken for up until a check says otherwise; one that was
-    /// checked before a reload stays what it was (invariant 8).
+    /// Continues from a state. A worker that was never checked counts as up until a check shows otherwise; one that was
+    /// checked before a reload keeps its state (ARCHITECTURE.md, invariant 8).
     pub(super) fn from(state: Checks) -> Self {
         Self { state, passed: 0, failed: 0, timed_out: 0, refused: 0, last_passed: true }
     }
 
     /// Adds an outcome at `now_ms` of a life that began at `since_ms`; returns the state after it.
     ///
-    /// A grace forgives what a starting worker says, or does not say. It does not forgive a refused connect: whoever is
-    /// sent there would be refused as well.
+    /// The grace forgives wrong or missing answers of a starting worker. It does not forgive a refused connect, because
+    /// requests would be refused as well.
     pub(super) fn add(&mut self, outcome: Outcome, now_ms: u64, since_ms: u64, rules: &Rules) -> Checks {
         self.last_passed = outcome == Outcome::Passed;
         self.refused = if outcome == Outcome::Refused { self.refused.saturating_add(1) } else { 0 };
@@ -111,12 +112,13 @@ impl Streak {
         }
     }
 
-    /// Checks in a row that passed, that did not, and of these the last that timed out.
+    /// Returns the numbers of checks in a row that passed, that did not pass, and that timed out.
     pub(super) fn rows(&self) -> Rows {
         Rows { passed: self.passed, failed: self.failed, timed_out: self.timed_out }
     }
 
-    /// Between two states, or in a bad one: look again soon. Not where nobody has listened for long.
+    /// Whether the worker is between two states or in a bad one, so that it is checked again soon. This is not the case
+    /// if connects have been refused for long.
     pub(super) fn is_unsure(&self) -> bool {
         if self.refused >= DESERTED {
             return false;
@@ -125,8 +127,8 @@ impl Streak {
     }
 }
 
-/// Looks for a check that can never pass: never once, and always the same wrong answer `W`. Silence and refused connects
-/// are no answers, and change nothing.
+/// Detects a check that can never pass: it has never passed, and the worker always gives the same wrong response `W`.
+/// Time-outs and refused connects are not responses and change nothing.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Hopeless<W> {
     last: Option<W>,
@@ -135,17 +137,17 @@ pub(super) struct Hopeless<W> {
 }
 
 impl<W: PartialEq> Hopeless<W> {
-    /// Nothing was answered yet.
+    /// Starts without any response.
     pub(super) fn new() -> Self {
         Self { last: None, count: 0, over: false }
     }
 
-    /// It passed: it can.
+    /// Records that the check has passed, so it can pass.
     pub(super) fn passed(&mut self) {
         self.over = true;
     }
 
-    /// Adds a wrong answer; true once, at the `fall` × 3rd same one.
+    /// Adds a wrong response. Returns `true` once, when the same one came `fall` × 3 times in a row.
     pub(super) fn answered(&mut self, wrong: W, fall: u32) -> bool {
         self.count = if self.last.as_ref() == Some(&wrong) { self.count.saturating_add(1) } else { 1 };
         self.last = Some(wrong);
@@ -164,7 +166,7 @@ mod tests {
     const RULES: Rules = Rules { rise: 2, fall: 3, grace_ms: 0 };
 
     #[test]
-    fn an_empty_port_is_looked_at_less_often() {
+    fn an_empty_port_is_checked_less_often() {
         let mut streak = Streak::from(Checks::Passing);
         let mut unsure = |outcome| {
             streak.add(outcome, 0, 0, &RULES);
@@ -172,7 +174,7 @@ mod tests {
         };
         assert!((1..DESERTED).all(|_| unsure(Outcome::Refused)));
         assert!(!unsure(Outcome::Refused) && !unsure(Outcome::Refused));
-        assert!(unsure(Outcome::Passed), "somebody came: again at once");
+        assert!(unsure(Outcome::Passed), "a process has started, so the next check is soon");
     }
 
     fn states(outcomes: &[Outcome]) -> Vec<Checks> {
@@ -181,36 +183,36 @@ mod tests {
     }
 
     #[test]
-    fn rise_and_fall() {
+    fn rise_and_fall_change_the_state() {
         use Checks::{Failing as F, Passing as P, TimingOut as T};
         use Outcome::{Failed, Passed, Refused, TimedOut};
         assert_eq!(states(&[Failed, Failed, Passed, Failed, Failed, Failed]), [P, P, P, P, P, F]);
         assert_eq!(states(&[Failed, Failed, Failed, Passed, Passed]), [P, P, F, F, P]);
         assert_eq!(states(&[TimedOut, TimedOut, TimedOut, Passed, Passed]), [P, P, T, F, P]);
-        assert_eq!(states(&[TimedOut, Failed, TimedOut]), [P, P, F], "not answering at all is what hung means");
+        assert_eq!(states(&[TimedOut, Failed, TimedOut]), [P, P, F], "hung requires that no check is answered");
         assert_eq!(states(&[Refused, Passed, Passed]), [F, F, P]);
         assert_eq!(
             states(&[TimedOut, TimedOut, TimedOut, Failed]),
             [P, P, T, F],
-            "an answer, even a wrong one, is no hang"
+            "a worker that answers wrongly is not hung"
         );
     }
 
     #[test]
-    fn a_reload_does_not_heal() {
+    fn a_reload_keeps_a_bad_state() {
         let mut streak = Streak::from(Checks::TimingOut);
         assert_eq!(streak.add(Outcome::TimedOut, 0, 0, &RULES), Checks::TimingOut);
         assert!(streak.is_unsure());
     }
 
     #[test]
-    fn hopeless_is_said_once_and_never_of_a_worker_that_passed() {
+    fn a_hopeless_check_is_reported_once_unless_it_passed() {
         let mut never = Hopeless::new();
         let said: Vec<_> = (0..10).map(|_| never.answered(404, 2)).collect();
-        assert_eq!(said.iter().position(|said| *said), Some(5), "fall × 3");
+        assert_eq!(said.iter().position(|said| *said), Some(5), "at the fall × 3rd response");
         assert_eq!(said.iter().filter(|said| **said).count(), 1);
         let mut mixed = Hopeless::new();
-        assert!((0..100).all(|i| !mixed.answered(i % 2, 1)), "not the same thing");
+        assert!((0..100).all(|i| !mixed.answered(i % 2, 1)), "the wrong responses differ");
         let mut passed = Hopeless::new();
         passed.passed();
         assert!((0..100).all(|_| !passed.answered(503, 1)));
@@ -229,13 +231,13 @@ mod tests {
         prop_oneof![Just(Checks::Passing), Just(Checks::Failing), Just(Checks::TimingOut)]
     }
 
-    /// The longest row of outcomes at the end that `is` holds for.
+    /// Returns the number of outcomes at the end for which `is` holds.
     fn row(outcomes: &[Outcome], is: impl Fn(&Outcome) -> bool) -> usize {
         outcomes.iter().rev().take_while(|outcome| is(outcome)).count()
     }
 
     proptest! {
-        /// A failure inside the grace is as if it had never been; everything else counts as without a grace.
+        /// A failure inside the grace has no effect; everything else counts as without a grace.
         #[test]
         fn a_grace_forgives_failures_and_nothing_else(
             start in state(), rise in 1u32..5, fall in 1u32..5, grace_ms in 0u64..3_000, since_ms in 0u64..2_000,
@@ -243,7 +245,7 @@ mod tests {
         ) {
             let rules = Rules { rise, fall, grace_ms };
             let (mut with, mut without) = (Streak::from(start), Streak::from(start));
-            // Nothing is checked before its life began.
+            // No check is made before the worker's life began.
             let (mut now_ms, mut before) = (since_ms, start);
             for (pause, outcome) in steps {
                 now_ms += pause;
@@ -251,7 +253,7 @@ mod tests {
                 let forgiven = now_ms < since_ms + grace_ms && matches!(outcome, Outcome::Failed | Outcome::TimedOut);
                 if forgiven {
                     prop_assert_eq!(after, before);
-                    prop_assert!(with.is_unsure(), "a starting worker is looked at often");
+                    prop_assert!(with.is_unsure(), "a starting worker is checked often");
                 } else {
                     let plain = Rules { grace_ms: 0, ..rules };
                     prop_assert_eq!(after, without.add(outcome, now_ms, since_ms, &plain));
@@ -260,7 +262,7 @@ mod tests {
             }
         }
 
-        /// The state as the rows at the end of the history say it.
+        /// The state is the one that the rows at the end of the history give.
         #[test]
         fn a_state_changes_only_by_a_row(
             start in state(), rise in 1u32..5, fall in 1u32..5, outcomes in prop::collection::vec(outcome(), 1..60),

@@ -1,4 +1,5 @@
-// The bodies of Engine.IO polling: packets in, packets out, in the four encodings that exist (protocols.md 1.1).
+// The bodies of Engine.IO polling: packets in, packets out, in the four encodings that exist
+// (docs/reference/protocols.md §1.1).
 'use strict';
 
 /** A response body as packets (strings; Buffers for binary ones). */

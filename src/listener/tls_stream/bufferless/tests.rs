@@ -1,4 +1,4 @@
-//! A plain rustls client in memory at the other end of a wire that cuts, stalls, flips and ends as it is told.
+//! Tests against a plain rustls client in memory, over a wire that cuts, stalls, corrupts and ends as configured.
 
 mod hostile;
 mod rig;
@@ -12,12 +12,12 @@ use super::*;
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// However the wire cuts both streams, and whatever is read and written in between: what one side says the other hears,
-    /// each end is heard as an end, and who has heard one may still speak.
+    /// However the wire cuts both streams, and whatever is read and written in between: what one side sends, the other
+    /// receives; each end is seen as an end; and a side that has seen the other's end may still send.
     #[test]
-    fn what_is_said_arrives(version in versions(), cuts in cuts(), steps in steps(), early in 0..5000_usize) {
+    fn all_that_is_sent_arrives(version in versions(), cuts in cuts(), steps in steps(), early in 0..5000_usize) {
         let mut rig = Rig::new(version, cuts, None);
-        // Behind the Finished, in the same write.
+        // Data after the Finished, in the same write.
         rig.client_says(early);
         rig.handshake().unwrap();
         for step in steps {
@@ -25,7 +25,7 @@ proptest! {
         }
         rig.client.send_close_notify();
         prop_assert!(rig.hear_all().is_ok(), "a close_notify is a clean end");
-        prop_assert!(rig.heard == rig.said, "the server heard {} of {} bytes", rig.heard.len(), rig.said.len());
+        prop_assert!(rig.heard == rig.said, "the server received {} of {} bytes", rig.heard.len(), rig.said.len());
         rig.step(&Step::Server(vec![10, 0, 3000])).unwrap();
         rig.shut();
         rig.carry();
@@ -34,8 +34,8 @@ proptest! {
         prop_assert_eq!(rig.server().owned(), 0, "nothing is under way");
     }
 
-    /// Whatever becomes of the client's bytes, from the first of its hello on: an error or an end, never a panic, never a
-    /// byte that it did not say.
+    /// However the client's bytes are damaged, from the first of its hello on: the result is an error or an end, never
+    /// a panic, and never a byte that the client did not send.
     #[test]
     fn a_damaged_stream_is_an_error(version in versions(), cuts in cuts(), steps in steps(), damage in Damage::any()) {
         let mut rig = Rig::new(version, cuts, Some(damage));
@@ -46,18 +46,18 @@ proptest! {
         });
         prop_assert!(rig.said.starts_with(&rig.heard));
         match ended {
-            // It was never reached, or no matter: of what says the version of a record.
+            // The damage was never reached, or it hit the version field of a record, which does not matter.
             Ok(()) => prop_assert!(rig.heard == rig.said),
             Err(error) => {
                 let kinds = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
                 prop_assert!(kinds.contains(&error.kind()), "{error}");
                 if error.kind() == io::ErrorKind::InvalidData && rig.is_open() {
-                    // A write may have met it before what came ahead of it was read.
+                    // A write may have met the error before the bytes ahead of it were read.
                     while rig.read(5000).is_ok_and(|read| read.is_some_and(|count| count > 0)) {}
                     prop_assert!(rig.said.starts_with(&rig.heard));
-                    prop_assert_eq!(rig.read(100).unwrap_err().kind(), error.kind(), "it stays broken");
-                    prop_assert!(rig.flushes(), "an alert");
-                    prop_assert_eq!(rig.server().owned(), 0, "nothing is kept for nobody");
+                    prop_assert_eq!(rig.read(100).unwrap_err().kind(), error.kind(), "the connection stays broken");
+                    prop_assert!(rig.flushes(), "the alert is sent");
+                    prop_assert_eq!(rig.server().owned(), 0, "a broken connection keeps nothing");
                 }
             }
         }
@@ -70,7 +70,7 @@ fn open() -> Rig {
     rig
 }
 
-/// The lengths of the records that have gone to the client since, with their headers.
+/// Returns the lengths of the records sent to the client so far, including their headers.
 fn records(wire: &Wire) -> Vec<usize> {
     let (mut rest, mut lengths) = (wire.to_client.as_slice(), Vec::new());
     while rest.len() >= 5 {
@@ -81,11 +81,11 @@ fn records(wire: &Wire) -> Vec<usize> {
     lengths
 }
 
-/// What TLS 1.3 adds: header, content type, tag.
+/// Bytes that TLS 1.3 adds to the plaintext of a record: header, content type, tag.
 const ADDED: usize = 22;
 
 #[test]
-fn a_head_and_its_body_are_one_record_and_large_ones_full_records() {
+fn small_parts_share_a_record_and_large_ones_fill_records() {
     let mut rig = open();
     for (parts, expected) in [
         (vec![100, 1000], vec![1100]),
@@ -105,10 +105,10 @@ fn a_head_and_its_body_are_one_record_and_large_ones_full_records() {
 }
 
 #[test]
-fn a_write_that_has_to_wait_takes_one_step_and_the_next_waits_until_it_is_out() {
+fn a_blocked_write_takes_one_step_and_the_next_write_waits() {
     let mut rig = open();
     rig.wire.borrow_mut().cuts = vec![0];
-    assert_eq!(rig.write(&[10, 3 * STEP]).unwrap(), Some(STEP), "taken, though the socket takes nothing");
+    assert_eq!(rig.write(&[10, 3 * STEP]).unwrap(), Some(STEP), "taken, although the socket takes nothing");
     assert!(rig.write(&[1]).unwrap().is_none() && !rig.flushes());
     assert!((STEP..STEP + 3 * 30).contains(&rig.server().owned()), "{}", rig.server().owned());
     rig.wire.borrow_mut().cuts = vec![1000];
@@ -117,7 +117,7 @@ fn a_write_that_has_to_wait_takes_one_step_and_the_next_waits_until_it_is_out() 
 }
 
 #[test]
-fn goodbye_is_said_once_and_nothing_after_it() {
+fn close_notify_is_sent_once_and_nothing_after_it() {
     let mut rig = open();
     rig.wire.borrow_mut().to_client.clear();
     rig.shut();
@@ -129,7 +129,7 @@ fn goodbye_is_said_once_and_nothing_after_it() {
 }
 
 #[test]
-fn an_end_without_a_goodbye_is_no_clean_one() {
+fn an_end_without_close_notify_is_not_clean() {
     let mut rig = open();
     rig.client_says(100);
     rig.carry();
@@ -142,6 +142,6 @@ fn an_end_without_a_goodbye_is_no_clean_one() {
 fn a_silent_connection_is_one_struct() {
     let size = size_of::<Bufferless<tokio::net::TcpStream>>();
     println!("Bufferless: {size} bytes, of which rustls {}", size_of::<UnbufferedServerConnection>());
-    // jemalloc's next class is a quarter more.
+    // jemalloc's next size class is a quarter larger.
     assert!(size <= 1280, "{size}");
 }

@@ -1,4 +1,5 @@
-//! Signals, and places for frames of ours, against a model that writes the traffic and so knows what is in it.
+//! Checks signals, and the places for inserted frames, against a model that writes the traffic and so knows its
+//! content.
 
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -6,7 +7,7 @@ use proptest::sample::Index;
 use super::super::{Observer, Sender};
 use super::*;
 
-/// One frame: first byte, payload.
+/// One frame: its first byte and its payload.
 type Frame = (u8, Vec<u8>);
 
 const FIN: u8 = 0x80;
@@ -18,7 +19,7 @@ fn control() -> impl Strategy<Value = Frame> {
     (prop_oneof![Just(PING), Just(PONG)], payload).prop_map(|(opcode, payload)| (FIN | opcode, payload))
 }
 
-/// A message in 1 to 3 frames, small ones most of the time, each with a control frame or two before it.
+/// A message in 1 to 3 frames, mostly small, each with up to two control frames before it.
 fn message() -> impl Strategy<Value = Vec<Frame>> {
     let packet = prop_oneof![Just(b"2".to_vec()), Just(b"3".to_vec()), Just(b"5".to_vec()), Just(b"2probe".to_vec())];
     let payload = prop_oneof![packet, prop::collection::vec(any::<u8>(), 0..4), Just(vec![b'x'; 200])];
@@ -45,7 +46,7 @@ fn traffic() -> impl Strategy<Value = Vec<Frame>> {
     })
 }
 
-/// What a reader of whole frames makes of one.
+/// The signal that a reader of whole frames finds in one.
 fn known((first, payload): &Frame) -> Option<Signal> {
     match (first, payload.as_slice()) {
         (0x81, [packet]) => Some(Signal::Text(*packet)),
@@ -74,7 +75,7 @@ fn write(bytes: &mut Vec<u8>, (first, payload): &Frame, mask: Option<[u8; 4]>) {
 
 proptest! {
     #[test]
-    fn every_signal_once_and_in_order(
+    fn every_signal_is_reported_once_and_in_order(
         frames in traffic(),
         masks in prop::collection::vec(any::<[u8; 4]>(), 1..5),
         of_client: bool,
@@ -82,7 +83,7 @@ proptest! {
     ) {
         let from = if of_client { Sender::Client } else { Sender::Worker };
         let mut bytes = Vec::new();
-        // Where a control frame of ours may go, and where a data frame may.
+        // Positions where stickyd may insert a control frame, and where it may insert a data frame.
         let (mut between_frames, mut between_messages) = (vec![0], vec![0]);
         let mut closed = usize::MAX;
         for (number, frame) in frames.iter().enumerate() {
@@ -104,9 +105,9 @@ proptest! {
         let (mut heard, mut at) = (Vec::new(), 0);
         for end in places.into_iter().chain([bytes.len()]) {
             let chunk = &bytes[at..end];
-            // A place before these bytes is theirs only where one is open right now.
+            // A place at the very beginning counts only if the position is a boundary now.
             let next = |all: &[usize]| all.iter().find(|place| **place >= at && **place <= end).map(|place| place - at);
-            // Two bytes into a Close nothing may follow; before that nobody knows.
+            // After the second byte of a Close nothing may follow; before that the observer cannot know of it.
             prop_assert_eq!(observer.next_place(chunk, false), next(&between_frames));
             prop_assert_eq!(observer.next_place(chunk, true), next(&between_messages));
             observer.feed_heeding(chunk, |signal| heard.push(signal));
@@ -118,7 +119,7 @@ proptest! {
 }
 
 #[test]
-fn other_payloads_have_other_marks() {
+fn different_payloads_have_different_marks() {
     let mut marks: Vec<u32> = (0..=u16::MAX).map(|number| Mark::of(&number.to_be_bytes()).0).collect();
     marks.sort_unstable();
     marks.dedup();

@@ -1,4 +1,4 @@
-//! What no ordinary client sends: records sealed by hand, and a hello in crumbs.
+//! Input that no ordinary client sends: records sealed by hand, and a hello in tiny pieces.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use rustls::ConnectionTrafficSecrets;
@@ -10,24 +10,24 @@ const ALERT: u8 = 21;
 const HANDSHAKE_RECORD: u8 = 22;
 const DATA: u8 = 23;
 
-/// The client's keys in our own hands.
+/// Seals records with the keys of the client.
 struct Sealer {
     key: LessSafeKey,
     iv: [u8; 12],
     sequence: u64,
 }
 
-/// A connection whose client is us.
+/// Opens a connection and takes over its client's keys.
 fn taken_over() -> (Sealer, Rig) {
     let (client, rig) = open().without_client();
     let (sequence, secrets) = client.dangerous_extract_secrets().unwrap().tx;
-    let ConnectionTrafficSecrets::Aes256Gcm { key, iv } = secrets else { panic!("another suite") };
+    let ConnectionTrafficSecrets::Aes256Gcm { key, iv } = secrets else { panic!("unexpected cipher suite") };
     let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.as_ref()).unwrap());
     (Sealer { key, iv: iv.as_ref().try_into().unwrap(), sequence }, rig)
 }
 
 impl Sealer {
-    /// A record (RFC 8446 §5.2).
+    /// Seals one record (RFC 8446 §5.2).
     fn seal(&mut self, kind: u8, payload: &[u8]) -> Vec<u8> {
         let mut body = [payload, &[kind]].concat();
         let length = u16::try_from(body.len() + 16).unwrap().to_be_bytes();
@@ -51,9 +51,9 @@ impl Rig {
     }
 }
 
-/// rustls remembers where in our memory the first half is: a write between the halves must show it again.
+/// rustls remembers where in our memory the first half is, so a write between the halves must show it again.
 #[test]
-fn writes_between_the_halves_of_a_key_update() {
+fn writes_between_the_halves_of_a_key_update_succeed() {
     let (mut sealer, mut rig) = taken_over();
     rig.arrives(&sealer.seal(DATA, b"before"));
     rig.arrives(&sealer.seal(HANDSHAKE_RECORD, &[24, 0]));
@@ -66,17 +66,17 @@ fn writes_between_the_halves_of_a_key_update() {
         assert_eq!(rig.read(100).unwrap(), None);
     }
     assert_eq!(rig.server().owned(), half);
-    // It does not ask for ours.
+    // The update does not request new keys of the server.
     rig.arrives(&sealer.seal(HANDSHAKE_RECORD, &[0, 1, 0]));
     assert_eq!(rig.read(100).unwrap(), None);
     assert_eq!((rig.server().owned(), rig.write(&[10]).unwrap()), (0, Some(10)));
-    // Its old keys are worth nothing now.
+    // Records under the client's old keys are now rejected.
     rig.arrives(&sealer.seal(DATA, b"after"));
     assert_eq!(rig.breaks(), io::ErrorKind::InvalidData);
 }
 
 #[test]
-fn other_records_between_the_halves_are_an_error() {
+fn data_between_the_halves_of_a_key_update_is_an_error() {
     let (mut sealer, mut rig) = taken_over();
     rig.arrives(&sealer.seal(HANDSHAKE_RECORD, &[24]));
     assert_eq!(rig.read(100).unwrap(), None);
@@ -86,9 +86,9 @@ fn other_records_between_the_halves_are_an_error() {
 }
 
 #[test]
-fn records_without_bytes_and_without_end_are_an_error() {
+fn an_endless_series_of_empty_records_is_an_error() {
     let (mut sealer, mut rig) = taken_over();
-    // As many as rustls allows in a row, twice.
+    // As many empty records as rustls allows in a row, twice.
     for _ in 0..2 {
         (0..32).for_each(|_| rig.arrives(&sealer.seal(DATA, b"")));
         assert_eq!(rig.read(100).unwrap(), None);
@@ -99,9 +99,9 @@ fn records_without_bytes_and_without_end_are_an_error() {
     assert_eq!(rig.breaks(), io::ErrorKind::InvalidData);
 }
 
-/// A handshake message that says it is large and never ends: no more of it is kept than rustls itself would.
+/// A handshake message that claims to be large and never ends: no more of it is kept than rustls itself would keep.
 #[test]
-fn a_message_that_never_ends_is_an_error() {
+fn a_handshake_message_that_never_ends_is_an_error() {
     let (mut sealer, mut rig) = taken_over();
     rig.arrives(&sealer.seal(HANDSHAKE_RECORD, &[24, 0, 0xff, 0xff]));
     let mut most = 0;
@@ -119,7 +119,7 @@ fn a_message_that_never_ends_is_an_error() {
 }
 
 #[test]
-fn what_comes_behind_a_goodbye_is_not_heard() {
+fn bytes_after_a_close_notify_are_ignored() {
     let (mut sealer, mut rig) = taken_over();
     rig.arrives(&sealer.seal(DATA, b"last"));
     rig.arrives(&sealer.seal(ALERT, &[1, 0]));
@@ -130,9 +130,9 @@ fn what_comes_behind_a_goodbye_is_not_heard() {
     assert_eq!((rig.server().owned(), rig.write(&[10]).unwrap()), (0, Some(10)));
 }
 
-/// Records into a reader that has less room than one of them has bytes.
+/// Reads records with less room than one of them has bytes.
 #[test]
-fn what_a_reader_has_no_room_for_waits_for_it() {
+fn plaintext_waits_until_its_reader_has_room() {
     let (mut sealer, mut rig) = taken_over();
     for round in 0..10 {
         rig.arrives(&sealer.seal(DATA, &[round; 1000]));
@@ -145,9 +145,9 @@ fn what_a_reader_has_no_room_for_waits_for_it() {
     assert_eq!((rig.read(400).unwrap(), rig.server().owned()), (None, 0));
 }
 
-/// A hello of a byte a record, and a byte a read, is one all the same.
+/// A hello in records of one byte each, also read byte by byte, is accepted.
 #[test]
-fn a_hello_in_crumbs() {
+fn a_hello_in_tiny_pieces_is_accepted() {
     for crumb in [1, 7, 100] {
         let mut rig = Rig::new(&rustls::version::TLS13, vec![crumb], None);
         let mut hello = Vec::new();
@@ -165,9 +165,9 @@ fn a_hello_in_crumbs() {
 }
 
 #[test]
-fn a_client_that_speaks_http_is_told_by_an_alert() {
+fn a_client_that_speaks_plain_http_gets_an_alert() {
     let mut rig = Rig::new(&rustls::version::TLS13, vec![usize::MAX], None);
-    // Nothing but what follows.
+    // Drop the real hello, so that only the bytes below are sent.
     rig.client.write_tls(&mut Vec::new()).unwrap();
     rig.arrives(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n");
     assert_eq!(rig.handshake().unwrap_err().kind(), io::ErrorKind::InvalidData);

@@ -1,4 +1,4 @@
-//! The two ends and the wire between them.
+//! Test rig: the two ends of a connection, and the wire between them.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -15,23 +15,24 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVer
 use super::super::super::records::STEP;
 use super::super::*;
 
-/// Turns without an end in sight: something waits for what nobody will do.
+/// Number of turns after which a test counts as stuck.
 const STUCK: usize = 1_000_000;
 
-/// Calls after which all is written, if anything is at all: seven for each byte.
+/// Number of flushes that is enough to write everything, if the wire makes any progress: it takes at most seven calls
+/// per byte.
 const FLUSHES: usize = 8 * (STEP + 1000);
 
-/// The wire, as the server's socket.
+/// The wire, which is also the server's socket.
 #[derive(Default)]
 pub(super) struct Wire {
     pub(super) to_server: VecDeque<u8>,
     pub(super) to_client: Vec<u8>,
-    /// The client's FIN.
+    /// Whether the client has sent its FIN.
     pub(super) ended: bool,
-    /// Of each call in turn how many bytes it may have; 0: it has to wait.
+    /// Maximum number of bytes for each call, in turn; with 0 the call has to wait.
     pub(super) cuts: Vec<usize>,
     turn: usize,
-    /// Bytes of the client that came this far.
+    /// Number of bytes of the client that have passed so far.
     passed: usize,
     damage: Option<Damage>,
 }
@@ -56,7 +57,7 @@ impl Damage {
             proptest::collection::vec(any::<u8>(), 1..40).prop_map(How::Insert),
             Just(How::End),
         ];
-        // A hello has some hundred bytes to two thousand, a Finished a hundred.
+        // A hello has several hundred to two thousand bytes, a Finished about a hundred.
         (prop_oneof![0..3000_usize, 0..100_000_usize], how).prop_map(|(at, how)| Self { at, how })
     }
 }
@@ -65,7 +66,7 @@ pub(super) fn cuts() -> impl Strategy<Value = Vec<usize>> {
     let cut = prop_oneof![Just(0), 1..40_usize, 100..3000_usize, 10_000..100_000_usize];
     let progress = prop_oneof![Just(1), 500..100_000_usize];
     (proptest::collection::vec(cut, 0..6), progress).prop_map(|(mut cuts, progress)| {
-        // Else nothing would ever pass.
+        // Without this, nothing might ever pass.
         cuts.push(progress);
         cuts
     })
@@ -75,16 +76,16 @@ pub(super) fn versions() -> impl Strategy<Value = &'static SupportedProtocolVers
     prop_oneof![Just(&rustls::version::TLS13), Just(&rustls::version::TLS12)]
 }
 
-/// What one side does next.
+/// The next action of one side.
 #[derive(Debug, Clone)]
 pub(super) enum Step {
-    /// So many bytes.
+    /// The client sends this many bytes.
     Client(usize),
-    /// The client asks for new keys, where its version has that.
+    /// The client requests new keys, if its TLS version allows that.
     NewKeys,
-    /// One write of these parts.
+    /// The server makes one write of parts with these lengths.
     Server(Vec<usize>),
-    /// One read into so much room.
+    /// The server makes one read with this much room.
     Read(usize),
 }
 
@@ -105,7 +106,7 @@ impl Wire {
         self.cuts[self.turn % self.cuts.len()]
     }
 
-    /// Bytes of the client.
+    /// Carries bytes of the client to the server, with the damage.
     fn carry(&mut self, bytes: &[u8]) {
         for byte in bytes {
             let here = self.damage.as_ref().filter(|damage| damage.at == self.passed).map(|damage| damage.how.clone());
@@ -139,7 +140,7 @@ impl AsyncRead for Pipe {
 
 impl AsyncWrite for Pipe {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        assert!(!bytes.is_empty(), "a system call for nothing");
+        assert!(!bytes.is_empty(), "an empty write wastes a system call");
         let mut wire = self.0.borrow_mut();
         let count = wire.cut().min(bytes.len());
         if count == 0 {
@@ -158,7 +159,7 @@ impl AsyncWrite for Pipe {
     }
 }
 
-/// Both ends, and what each has said and heard.
+/// Both ends, and the bytes that each has sent and received.
 pub(super) struct Rig {
     pub(super) client: ClientConnection,
     pub(super) wire: Rc<RefCell<Wire>>,
@@ -219,7 +220,7 @@ impl Rig {
         }
     }
 
-    /// The client, for what only its keys can do; another stands in its place and says nothing.
+    /// Takes the client out, for uses of its keys; a new client, which sends nothing, takes its place.
     pub(super) fn without_client(mut self) -> (ClientConnection, Self) {
         (std::mem::replace(&mut self.client, client(&rustls::version::TLS13)), self)
     }
@@ -228,12 +229,12 @@ impl Rig {
         self.server.as_ref().unwrap()
     }
 
-    /// The handshake was made.
+    /// Returns whether the handshake has succeeded.
     pub(super) fn is_open(&self) -> bool {
         self.server.is_some()
     }
 
-    /// Carries all that the client has to say to the server's socket, and back what has arrived there.
+    /// Carries all that the client has to send to the server's socket, and all that the server has sent to the client.
     pub(super) fn carry(&mut self) {
         let mut bytes = Vec::new();
         while self.client.wants_write() {
@@ -245,7 +246,7 @@ impl Rig {
         let mut back = back.as_slice();
         while !back.is_empty() && self.client.read_tls(&mut back).is_ok_and(|read| read > 0) {
             if self.client.process_new_packets().is_err() {
-                // It hangs up, alert or not.
+                // The client disconnects, whether or not it got an alert.
                 wire.ended = true;
                 return;
             }
@@ -263,7 +264,7 @@ impl Rig {
         }
     }
 
-    /// The next bytes of a stream that shows where each belongs.
+    /// Extends a stream by bytes that show where each belongs; returns their range.
     fn more(stream: &mut Vec<u8>, count: usize) -> std::ops::Range<usize> {
         let from = stream.len();
         stream.extend((from..from + count).map(|i| (i * 7 + i / 251).to_le_bytes()[0]));
@@ -272,7 +273,7 @@ impl Rig {
 
     pub(super) fn client_says(&mut self, count: usize) {
         let range = Self::more(&mut self.said, count);
-        // A client that has given up says nothing more, and nobody hears it.
+        // A client that has given up sends nothing more; the error does not matter.
         let _ = self.client.writer().write_all(&self.said[range]);
     }
 
@@ -287,12 +288,13 @@ impl Rig {
                 return Ok(());
             }
         }
-        // A length that has grown is waited for: the handshake's own time-out ends that.
+        // If the damage has increased a length, the server waits for more bytes; outside this test the handshake
+        // time-out ends that.
         assert!(self.wire.borrow().damage.is_some(), "the handshake is stuck");
         Err(io::ErrorKind::UnexpectedEof.into())
     }
 
-    /// `None`: it has to wait.
+    /// Makes one read with this much room. `None` means that it has to wait.
     pub(super) fn read(&mut self, room: usize) -> io::Result<Option<usize>> {
         let mut room = vec![0; room];
         let mut buf = ReadBuf::new(&mut room);
@@ -306,7 +308,7 @@ impl Rig {
         }
     }
 
-    /// One write of the next bytes, in parts; how many were taken. `None`: it has to wait.
+    /// Makes one write of the next bytes, in parts; returns how many were taken. `None` means that it has to wait.
     pub(super) fn write(&mut self, parts: &[usize]) -> io::Result<Option<usize>> {
         let mut stream = self.answers.clone();
         let range = Self::more(&mut stream, parts.iter().sum());
@@ -329,7 +331,7 @@ impl Rig {
         }
     }
 
-    /// Whether a flush is done in the end.
+    /// Returns whether a flush completes in the end.
     pub(super) fn flushes(&mut self) -> bool {
         let server = self.server.as_mut().unwrap();
         (0..FLUSHES).any(|_| matches!(Pin::new(&mut *server).poll_flush(&mut context()), Poll::Ready(Ok(()))))
@@ -339,7 +341,7 @@ impl Rig {
         match step {
             Step::Client(count) => self.client_says(*count),
             Step::NewKeys => {
-                // Not in TLS 1.2.
+                // TLS 1.2 has no key update.
                 let _ = self.client.refresh_traffic_keys();
             }
             Step::Server(parts) => {
@@ -360,7 +362,7 @@ impl Rig {
         Ok(())
     }
 
-    /// Reads to the end: the client's FIN is behind all that it has said.
+    /// Reads to the end; the client's FIN comes after all that it has sent.
     pub(super) fn hear_all(&mut self) -> io::Result<()> {
         self.carry();
         self.wire.borrow_mut().ended = true;
@@ -370,10 +372,10 @@ impl Rig {
                 return Ok(());
             }
         }
-        panic!("the end is not heard");
+        panic!("the end of the stream was not seen");
     }
 
-    /// Ends the server's half.
+    /// Shuts down the server's side.
     pub(super) fn shut(&mut self) {
         for _ in 0..STUCK {
             let shut = Pin::new(self.server.as_mut().unwrap()).poll_shutdown(&mut context());
@@ -381,12 +383,12 @@ impl Rig {
                 return;
             }
         }
-        panic!("a shutdown is stuck");
+        panic!("the shutdown is stuck");
     }
 }
 
 impl<S> Bufferless<S> {
-    /// Bytes it owns beside itself and what rustls keeps.
+    /// Number of bytes that the connection owns, not counting the struct itself and what rustls keeps.
     pub(super) fn owned(&self) -> usize {
         self.input.capacity() + self.plain.capacity() + self.output.capacity()
     }
