@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::Notify;
 
-use crate::tunnel::frames::text_frame;
+use crate::websocket::frames::text_frame;
 
 /// Maximum length of an outgoing message in bytes.
 pub const LONGEST: usize = 64 * 1024;

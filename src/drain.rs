@@ -2,9 +2,9 @@
 //! cuts what is left at the deadline, and reports how that ended (ARCHITECTURE.md §5). Its submodules end the sessions
 //! of a drained *worker* and the sockets an operator closes.
 
-pub mod closing;
-pub mod ordered;
-pub mod sessions;
+pub mod polling;
+pub mod close_requests;
+pub mod tunnels;
 pub mod spread;
 
 use std::pin::pin;

@@ -34,10 +34,17 @@
 //! `ARCHITECTURE.md` §7 lists them, numbered 1 to 14. Comments cite them by number. The same page has the layers, the
 //! words, and where to look.
 
+pub mod client_limits;
+pub mod engine_io;
+pub mod rules;
+pub mod cookie;
+pub mod min_rate;
+pub mod rate_limit;
+pub mod route;
+pub mod keys;
 pub mod admin;
 pub mod affinity;
 pub mod broadcast;
-pub mod bucket;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -45,7 +52,6 @@ pub mod descriptors;
 pub mod drain;
 pub mod listener;
 pub mod metrics;
-pub mod pace;
 pub mod proxy;
 mod random;
 pub mod reload;
@@ -58,6 +64,7 @@ pub mod telemetry;
 pub mod thread;
 pub mod tunnel;
 pub mod upstream;
-mod vigil;
 mod watch;
 mod x509;
+pub mod net;
+pub mod websocket;

@@ -4,13 +4,13 @@
 //! addition and no label lookup. Gauges that mirror live state are set on each scrape. Cardinality is bounded by the
 //! config: labels are upstreams, workers and closed sets of words, never anything a client chooses.
 
+pub mod labels;
+pub mod liveness;
 #[macro_use]
 mod macros;
-mod care;
 mod limits;
 mod rules;
 mod sockets;
-mod words;
 
 use std::sync::Arc;
 
@@ -22,10 +22,10 @@ use prometheus::{
 pub use limits::{Limit, LimitSeries};
 pub use rules::RuleSeries;
 pub use sockets::SocketSeries;
-pub use words::{Discovery, Guard, Source};
+pub use labels::{Discovery, Guard, Source};
 
 use crate::state::Shared;
-use crate::tunnel::round_trip::Half;
+use crate::websocket::round_trip::Half;
 use crate::upstream::eject::Outcome;
 use crate::upstream::worker::Worker;
 
@@ -43,7 +43,7 @@ pub struct Metrics {
     pub limits: LimitSeries,
     sockets: sockets::SocketsSeries,
     /// Series of connection quality: round-trips, sockets that owe an answer, broadcasts.
-    pub care: care::CareSeries,
+    pub care: liveness::CareSeries,
     rules: rules::RuleMetrics,
     requests: IntCounterVec,
     seconds: HistogramVec,
@@ -357,7 +357,7 @@ register!(r, IntGaugeVec, "stickyd_build_info", "Always 1; the label holds the v
                 &["upstream", "state"]),
             limits: LimitSeries::new(&r),
             sockets: sockets::SocketsSeries::new(&r),
-            care: care::CareSeries::new(&r),
+            care: liveness::CareSeries::new(&r),
             rules: rules::RuleMetrics::new(&r),
             registry: r,
         }

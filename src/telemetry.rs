@@ -1,7 +1,7 @@
 //! Logs: one subscriber, and rate-limited warnings for everything bounded that is full (ARCHITECTURE.md, invariant 14).
 
+pub mod writer;
 mod level;
-mod lines;
 
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -12,7 +12,7 @@ use crate::clock;
 use crate::config::{Log, LogFormat};
 
 pub use level::{Level, level, say_level, set_level};
-pub(crate) use lines::dropped;
+pub(crate) use writer::dropped;
 
 /// Sends logs to standard error, as text that systemd and people can read, or as one JSON object per line. `RUST_LOG`
 /// overrides the configured level. A second subscriber is not an error (tests start several servers in one process):
@@ -20,7 +20,7 @@ pub(crate) use lines::dropped;
 pub fn start(config: &Log) {
     let log = tracing_subscriber::fmt().with_env_filter(level::begin(&config.level));
     // Without a writer thread, a slow reader of the log holds up clients; that is still better than no log.
-    let out = lines::start().map_or_else(|_| BoxMakeWriter::new(std::io::stderr), BoxMakeWriter::new);
+    let out = writer::start().map_or_else(|_| BoxMakeWriter::new(std::io::stderr), BoxMakeWriter::new);
     match config.format {
         LogFormat::Text => {
             // Colours only on a terminal: in a journal or a file the escape codes get between a key and its value.
@@ -43,7 +43,7 @@ pub fn start(config: &Log) {
 
 /// Waits up to a second for pending log lines to be written. Called before the process ends.
 pub fn flush() {
-    lines::flush();
+    writer::flush();
 }
 
 /// Rate limit for messages that would otherwise repeat.

@@ -5,8 +5,9 @@
 //! connection: a timer costs one allocation and two timer-wheel operations per request, the tick a few nanoseconds per
 //! connection and second.
 
-mod live;
-mod spare;
+pub mod registered;
+pub mod idle_clients;
+
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -19,14 +20,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock;
 use crate::config::Limits;
-use crate::pace::Paces;
+use crate::min_rate::Paces;
 use crate::state::Shared;
-use crate::upstream::pool::{self, Pool};
-use crate::upstream::waits::Waits;
+use crate::upstream::connections::pool::{self, Pool};
+use crate::upstream::connections::response_timeout::Waits;
 
-use live::{Entry, Share};
-pub use live::{Live, Order, Registered, Removed};
-use spare::Spare;
+use registered::{Entry, Share};
+pub use registered::{Live, Order, Registered, Removed};
+use idle_clients::Spare;
 
 /// Interval at which idle limits and idle pools are checked.
 pub const TICK: Duration = Duration::from_millis(250);
@@ -299,7 +300,7 @@ impl Thread {
             }
             self.wake_polls_of_closed();
             pool::sweep(&self);
-            crate::drain::closing::start(&self);
+            crate::drain::tunnels::start(&self);
         }
     }
 
@@ -331,7 +332,7 @@ impl Thread {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::affinity::pins::Keys;
+    use crate::keys::Keys;
     use crate::config;
 
     #[test]

@@ -41,7 +41,7 @@ use stickyd::config::{
     AdminAddress, AdminState, Affinity, Config, Expected, Health, HealthKind, Limits, Log, SameSite, Tunnels,
     for_command_line, load, parse_with,
 };
-use stickyd::tunnel::round_trip::Thresholds;
+use stickyd::websocket::round_trip::Thresholds;
 
 /// A valid listener and upstream in four lines, to which tests append a wrong line.
 const HEAD: &str = "[[listener]]\naddress = \"0.0.0.0:80\"\n[upstream.app]\nworkers = [\"127.0.0.1:3001-3004\"]\n";

@@ -21,7 +21,7 @@ use super::sockets::{gather, take_filter};
 use super::{Api, Refusal, refuse};
 use crate::broadcast::{Broadcast, Counts, Fate, LONGEST, event};
 use crate::clock;
-use crate::proxy::route::Guarded;
+use crate::route::Guarded;
 use crate::sockets::Socket;
 use crate::state::Shared;
 use crate::telemetry::say_full;

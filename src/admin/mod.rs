@@ -45,7 +45,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{AdminAddress, Secret};
-use crate::drain::ordered::Closings;
+use crate::drain::close_requests::Closings;
 use crate::reload;
 use crate::state::Shared;
 use crate::telemetry::say_full;

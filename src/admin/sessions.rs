@@ -12,9 +12,9 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{Api, Refusal, refuse};
-use crate::affinity::cookie::{Cookie, Seen};
+use crate::cookie::{Cookie, Seen};
 use crate::affinity::explain::{Answer, Question, default_rule, explain as decide};
-use crate::affinity::rule::Live;
+use crate::rules::Live;
 use crate::clock;
 use crate::proxy::headers::Client;
 use crate::state::Snapshot;

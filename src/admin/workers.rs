@@ -16,13 +16,13 @@ use super::processes::{Look, Process};
 use super::{Api, Refusal, refuse};
 use crate::clock;
 use crate::config::{AdminState, LONGEST_GRACE};
-use crate::drain::sessions;
+use crate::drain::polling;
 use crate::state::Snapshot;
 use crate::upstream::addresses;
-use crate::upstream::admin::Change;
-use crate::upstream::ending::Ending;
-use crate::upstream::notes::Check;
-use crate::upstream::why;
+use crate::upstream::admin_state::Change;
+use crate::upstream::session_ends::Ending;
+use crate::upstream::diagnostics::Check;
+use crate::upstream::status_text;
 use crate::upstream::worker::Worker;
 use crate::upstream::{Member, Upstream};
 
@@ -71,7 +71,7 @@ pub(super) async fn say(
     worker.change(Change::Say(state, grace), &upstream.config);
     tracing::info!(upstream = %worker.upstream, worker = %worker.name, admin = state.word(),
         "worker admin state changed");
-    sessions::look(&api.shared, clock::now_ms());
+    polling::look(&api.shared, clock::now_ms());
     let look = api.look().await;
     Ok(Json(describe(member, &look)))
 }
@@ -127,9 +127,9 @@ fn describe(member: &Member, look: &Look) -> Value {
         "ejected": ejected,
         "ejected_for_ms": worker.eject.left_ms(now),
         "why": {
-            "health": why::health(worker),
-            "admin": why::admin(worker),
-            "ejection": why::ejection(worker, now),
+            "health": status_text::health(worker),
+            "admin": status_text::admin(worker),
+            "ejection": status_text::ejection(worker, now),
         },
         "takes_new": worker.takes_new(),
         "serves": worker.serves(),

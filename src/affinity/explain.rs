@@ -6,11 +6,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::cookie::Cookie;
-use super::derive;
+use crate::cookie::Cookie;
+use crate::keys::derive;
 use super::pins::plain_hash;
-use super::rule::Live;
-use super::session::{MAX_ID, MAX_SID};
+use crate::rules::Live;
+use crate::engine_io::{MAX_ID, MAX_SID};
 use crate::clock;
 use crate::config::rules::Protocol;
 use crate::proxy::headers::Client;

@@ -4,39 +4,38 @@
 //! (ARCHITECTURE.md, invariant 2): nothing here overrides a pin except the death of its worker or an operator's
 //! command.
 
-pub mod cookie;
-mod derive;
-pub mod discover;
+pub mod sessions;
+pub mod ask;
 pub mod explain;
 mod pin;
-mod pinning;
 pub mod pins;
-pub mod ring;
-pub mod rule;
-pub mod session;
+pub mod discoveries;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use crate::rules;
+use crate::keys::derive;
 use crate::clock;
 use crate::config::AdminState;
 use crate::config::rules::Protocol;
 use crate::metrics::Source;
-use crate::proxy::ask::{Ask, Kind};
+use ask::{Ask, Kind};
 use crate::proxy::headers::Client;
 use crate::sockets::End;
 use crate::state::Shared;
 use crate::telemetry::{say_full, say_rarely};
 use crate::upstream::Upstream;
 use crate::upstream::worker::{Session, Worker};
-use cookie::Cookie;
+use crate::cookie::Cookie;
 pub use pin::Pin;
 use pin::Used;
-use pinning::due_at;
-pub use pinning::{Hold, close, end, ends_at, enlist, forget, hold, pin, pin_fresh, pin_listed, refused_by_owner};
-use pins::{Inserted, Key};
-use rule::Facts;
+use sessions::due_at;
+pub use sessions::{close, end, ends_at, enlist, forget, hold, pin, pin_fresh, pin_listed, refused_by_owner, Hold};
+use crate::keys::Key;
+use pins::Inserted;
+use crate::rules::Facts;
 
 /// How long a Socket.IO socket id is remembered if no request names it. The id leads nowhere once its session is over.
 const ALIAS: Duration = Duration::from_secs(24 * 3_600);
@@ -255,7 +254,7 @@ pub fn watch_one_address(shared: &Shared, upstream: &Upstream, client: Client) {
 
 /// Remembers a Socket.IO socket id as another name of this session, for requests that `follow` it.
 pub fn alias(shared: &Shared, upstream: &str, id: &[u8], key: Key, client: Client) {
-    let name = shared.keys.of_rule(upstream, rule::FOLLOW, id);
+    let name = shared.keys.of_rule(upstream, rules::FOLLOW, id);
     let address = shared.keys.address(client.key());
     let now = Instant::now();
     // A recovered socket keeps its id in a new session.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use crate::clock;
 use crate::sockets::{End, Listed};
-use crate::upstream::ending::Slot;
+use crate::upstream::session_ends::Slot;
 use crate::upstream::worker::{Session, Worker};
 
 /// An entry of the pin table; dropping it removes the session from its worker's count and from the list of sockets.

@@ -23,10 +23,9 @@ use std::time::{Duration, Instant};
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
-pub use keys::{Key, Keys, plain_hash};
+pub use crate::keys::{plain_hash, Key, Keys};
 use shard::{Found, Shard};
 
-mod keys;
 mod shard;
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::file::Section;
 use super::values::{duration, word};
-use crate::tunnel::frames::CloseCode;
+use crate::websocket::frames::CloseCode;
 
 const GRACES: RangeInclusive<Duration> = Duration::from_secs(1)..=LONGEST_GRACE;
 const CODES: &str = "1001 (going away), 1012 (service restart), 1013 (try again later), or 3000 to 4999 for your own";

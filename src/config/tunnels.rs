@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::file::{Item, Section};
 use super::values::duration;
-use crate::tunnel::round_trip::Thresholds;
+use crate::websocket::round_trip::Thresholds;
 
 const THRESHOLDS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(6);
 const PINGS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);

@@ -23,19 +23,19 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::opening::{self, Opened, Secured};
-use super::tls_stream::TlsStream;
-use super::wire::{Traffic, Wire};
-use super::{Listener, h2, linger, rest};
-use crate::affinity::cookie::Seen;
+use super::handshake::{self, Opened, Secured};
+use crate::net::tls_stream::TlsStream;
+use super::http1_io::{Traffic, Wire};
+use super::{h2, head_timeout, linger, Listener};
+use crate::cookie::Seen;
 use crate::metrics::Limit;
 use crate::proxy::{self, headers};
 use crate::thread::{Order, Registered, Thread};
 use crate::tunnel::relay::Relay;
-use crate::tunnel::stream::{APPETITE, StreamIo};
+use crate::net::h2_stream::{StreamIo, APPETITE};
 use crate::tunnel::{Plan, whole_seconds};
-use crate::upstream::held::Held;
-use crate::upstream::io::poll_write_small;
+use crate::net::held::Held;
+use crate::net::worker_io::poll_write_small;
 
 // What hyper leaves to its caller (docs/reference/threats.md §1), and where it is done:
 // - size and number of fields of a head: `[limits] head_bytes`, `head_fields`; hyper bounds its read buffer, not the
@@ -105,7 +105,7 @@ impl ClientIo {
 /// Serves a client connection until it ends.
 pub async fn serve(live: Registered, listener: Rc<Listener>, stream: TcpStream, peer: SocketAddr) {
     let thread = live.thread().clone();
-    let Some(Opened { io, ip, trusted, tls }) = opening::open(&thread, &live, &listener, stream, peer).await else {
+    let Some(Opened { io, ip, trusted, tls }) = handshake::open(&thread, &live, &listener, stream, peer).await else {
         return;
     };
     let http2 = io.speaks_http2();
@@ -136,7 +136,7 @@ pub async fn serve(live: Registered, listener: Rc<Listener>, stream: TcpStream, 
         return Box::pin(h2::serve(conn, live, io)).await;
     }
     let (mut io, mut ahead) = (io, Vec::new());
-    while rest::rest(&conn, &mut io, &mut ahead).await {
+    while head_timeout::rest(&conn, &mut io, &mut ahead).await {
         let Some(rested) = Box::pin(serve_http(conn.clone(), io, ahead)).await else { return };
         (io, ahead) = rested;
     }

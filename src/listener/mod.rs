@@ -5,19 +5,17 @@
 //! changes listeners by value: see `set`. Options that clients' sockets need are set on the listening socket: accepted
 //! sockets inherit them, which saves one system call per option (docs/reference/performance.md §0.7).
 
-mod caps;
+pub mod head_timeout;
+pub mod accept_queue;
+pub mod all;
+pub mod handshake;
+pub mod http1_io;
 mod client_certificate;
 pub mod conn;
 pub mod h2;
 mod linger;
-mod opening;
 mod proxy_protocol;
-mod queue;
-mod rest;
-mod set;
 pub mod tls;
-pub mod tls_stream;
-mod wire;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -34,14 +32,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use crate::client_limits;
 use crate::config::{self, Redirect};
 use crate::thread::{Removed, Thread};
 
-pub use caps::{Caps, TunnelOf, may_tunnel, tunnel_of};
+pub use crate::client_limits::{may_tunnel, tunnel_of, Caps, TunnelOf};
 pub use client_certificate::ClientCertificate;
-pub use opening::Secured;
-pub use queue::Queue;
-pub use set::{Going, Part, Plan, Set, SetError};
+pub use handshake::Secured;
+pub use accept_queue::Queue;
+pub use all::{Going, Part, Plan, Set, SetError};
 
 use tls::Terms;
 
@@ -299,7 +298,7 @@ impl Door {
         let listener = self.listener();
         let live = self.thread.register(self.thread.idle_s(), &listener.removed);
         // A rejected connection is closed by dropping `stream` and `live`.
-        if !caps::admits(&live, &listener, stream.as_raw_fd(), peer.ip().to_canonical()) {
+        if !client_limits::admits(&live, &listener, stream.as_raw_fd(), peer.ip().to_canonical()) {
             return;
         }
         self.thread.tasks.spawn_local(conn::serve(live, listener, stream, peer));

@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 
 use hyper::header::HeaderValue;
 
-use super::tls_stream::TlsStream;
+use crate::net::tls_stream::TlsStream;
 use crate::config::{self, Buffers, ClientAuth};
 
 /// TLS settings of a listener, as of one configuration.

@@ -7,18 +7,18 @@ use std::time::Duration;
 
 use hyper::{Request, Response};
 
-use super::ask::Kind;
-use super::body::Outgoing;
+use crate::affinity::ask::Kind;
+use super::response_body::Outgoing;
 use super::open_poll::OpenPoll;
 use super::{Job, retry};
 use crate::clock;
 use crate::metrics::Limit;
 use crate::telemetry::say_full;
-use crate::upstream::connect::{self, Failure, Lease, Terms};
-use crate::upstream::dial::ConnectError;
+use crate::upstream::connections::connect::{self, Failure, Lease, Terms};
+use crate::upstream::connections::dial::ConnectError;
 use crate::upstream::eject::{self, Outcome};
-use crate::upstream::gate::{self, Full};
-use crate::upstream::unread::Unread;
+use crate::upstream::connections::limit::{self, Full};
+use crate::upstream::exchange::response_body::Unread;
 use crate::upstream::worker::{Count, Worker};
 
 /// A request with a sid uses only a connection that was idle for less than this. It must not race the worker's close,
@@ -177,7 +177,7 @@ async fn reach(job: &Job, worker: &Arc<Worker>, max_idle: Duration) -> Result<Bo
             "worker has reached its limit of WebSockets (max_tunnels)");
         return Err(ConnectError::Busy(Full::Queue));
     }
-    let slot = gate::enter(worker, config.queue, config.queue_timeout).await.map_err(ConnectError::Busy)?;
+    let slot = limit::enter(worker, config.queue, config.queue_timeout).await.map_err(ConnectError::Busy)?;
     let leased = connect::lease(&job.conn.thread, worker, max_idle, config.connect_timeout).await;
     let mut lease = match leased {
         Err(ConnectError::Full) if matches!(job.ask.kind, Kind::Session { .. }) => {

@@ -17,25 +17,26 @@ use hyper::http::response::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
 
 use super::Job;
-use super::ask::Kind;
+use crate::affinity::ask::Kind;
 use super::attempt::{Missed, attempt};
-use super::body::{Answer, Outgoing, Reply};
+use super::response_body::{Answer, Outgoing, Reply};
 use super::headers;
 use super::learn::{self, Ahead};
-use super::record::Record;
+use super::access_log::Record;
 use super::respond::{self, Problem};
 use super::retry;
-use super::stream::Stream;
-use crate::affinity::pins::Key;
-use crate::affinity::session;
-use crate::affinity::{self, Choice, Resolved, cookie};
+use super::event_stream::Stream;
+use crate::keys::Key;
+use crate::engine_io;
+use crate::cookie;
+use crate::affinity::{self, Choice, Resolved};
 use crate::sockets::End;
 use crate::state::Shared;
 use crate::tunnel;
-use crate::upstream::connect::Lease;
-use crate::upstream::dial::ConnectError;
-use crate::upstream::pool;
-use crate::upstream::unread::Unread;
+use crate::upstream::connections::connect::Lease;
+use crate::upstream::connections::dial::ConnectError;
+use crate::upstream::connections::pool;
+use crate::upstream::exchange::response_body::Unread;
 use crate::upstream::worker::Count;
 
 /// Pause between two checks whether a worker is gone.
@@ -243,7 +244,7 @@ pub async fn read_goodbye(job: &mut Job, request: Request<Outgoing>) -> Result<R
     const GOODBYE: Duration = Duration::from_secs(10);
     let body = tokio::time::timeout(GOODBYE, body.collect()).await.map_err(|_| Problem::Slow)?;
     let body = body.map_err(|_| Problem::BadRequest("the request body broke off"))?.to_bytes();
-    if let (true, Kind::Session { key, .. }) = (session::says_goodbye(&body), job.ask.kind) {
+    if let (true, Kind::Session { key, .. }) = (engine_io::says_goodbye(&body), job.ask.kind) {
         job.goodbye = Some(Farewell { shared: job.conn.thread.shared.clone(), key, ends: Cell::new(true) });
     }
     Ok(Request::from_parts(parts, Outgoing::held(body)))

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use hyper::Request;
 use hyper::body::Body;
 
-use super::body::{ClientBody, Outgoing};
+use super::response_body::{ClientBody, Outgoing};
 use super::{Conn, prepare, read};
 
 /// Returns the request as a worker would receive it, or `None` if stickyd would answer it itself.

@@ -11,8 +11,8 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Request, Uri, Version};
 
-use super::ask::{Ask, Kind};
-use super::fields::{self, remove_where};
+use crate::affinity::ask::{Ask, Kind};
+use super::hop_fields::{self, remove_where};
 use super::respond::Problem;
 use crate::listener::ClientCertificate;
 use crate::listener::conn::Conn;
@@ -174,9 +174,9 @@ pub fn to_worker(conn: &Conn, client: Client, parts: &mut Parts, ask: &Ask) {
     }
     let te_trailers = headers.get(header::TE).is_some_and(|te| has_token(te.as_bytes(), b"trailers"));
     // A client's `Connection` must not remove identity fields; only trust decides about them.
-    strip_nominated(headers, fields::is_identity);
+    strip_nominated(headers, hop_fields::is_identity);
     let forwarded_for = chain(conn, client, headers);
-    remove_where(headers, if conn.trusted { fields::stops_from_proxy } else { fields::stops_from_client });
+    remove_where(headers, if conn.trusted { hop_fields::stops_from_proxy } else { hop_fields::stops_from_client });
     if te_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
@@ -237,7 +237,7 @@ fn request_id(number: u64) -> HeaderValue {
 /// `Upgrade`.
 pub fn to_client(headers: &mut HeaderMap, upgrade: bool) {
     strip_nominated(headers, |_| false);
-    remove_where(headers, fields::stops_from_worker);
+    remove_where(headers, hop_fields::stops_from_worker);
     if upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -328,7 +328,7 @@ mod tests {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         strip_nominated(&mut headers, |_| false);
-        remove_where(&mut headers, fields::stops_from_worker);
+        remove_where(&mut headers, hop_fields::stops_from_worker);
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["accept", "content-length", "host"]);

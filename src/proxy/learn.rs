@@ -17,12 +17,12 @@ use hyper::http::response::Parts;
 use tokio::time::Instant;
 
 use super::Job;
-use super::ask::Kind;
-use super::body::Answer;
+use crate::affinity::ask::Kind;
+use super::response_body::Answer;
 use super::respond::Problem;
-use crate::affinity::rule::answer::{self, Verdict};
-use crate::affinity::rule::{Live, extract};
-use crate::affinity::session::{self, Handshake, OpenPacket};
+use crate::rules::answer::{self, Verdict};
+use crate::rules::{extract, Live};
+use crate::engine_io::{self, Handshake, OpenPacket};
 use crate::affinity::{self, Choice};
 use crate::config::pattern::Seen;
 use crate::config::rules::{Learn, Place, Protocol};
@@ -76,7 +76,7 @@ impl<'a> Ahead<'a> {
             match look(&self.seen, self.whole) {
                 Seen::Found(found) => return Ok(Some(found)),
                 Seen::Never => return Ok(None),
-                Seen::NeedMore if self.more(session::MAX_HANDSHAKE).await? => {}
+                Seen::NeedMore if self.more(engine_io::MAX_HANDSHAKE).await? => {}
                 Seen::NeedMore => return Ok(None),
             }
         }
@@ -220,7 +220,7 @@ async fn find(
 }
 
 async fn open_packet(ahead: &mut Ahead<'_>) -> Result<Option<Handshake>, Problem> {
-    let look = |seen: &[u8], whole: bool| match session::open_packet(seen) {
+    let look = |seen: &[u8], whole: bool| match engine_io::open_packet(seen) {
         OpenPacket::NeedMore if whole => Seen::Never,
         OpenPacket::NeedMore => Seen::NeedMore,
         OpenPacket::NotOne => Seen::Never,
@@ -233,7 +233,7 @@ async fn open_packet(ahead: &mut Ahead<'_>) -> Result<Option<Handshake>, Problem
 async fn json(place: &Place, parts: &Parts, ahead: &mut Ahead<'_>) -> Result<Option<String>, Problem> {
     let Place::Json(path) = place else { return Ok(None) };
     let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-    if !answer::is_text(&parts.headers) || length.is_some_and(|length| length > session::MAX_HANDSHAKE) {
+    if !answer::is_text(&parts.headers) || length.is_some_and(|length| length > engine_io::MAX_HANDSHAKE) {
         return Ok(None);
     }
     let look = |seen: &[u8], whole: bool| match extract::json(path, seen) {
@@ -300,7 +300,7 @@ pub async fn refuses(live: &Live, parts: &Parts, ahead: &mut Ahead<'_>) -> Resul
         if early && answer::body_refuses(&live.rule, parts.status, &ahead.seen) {
             return Ok(true);
         }
-        if !ahead.more(session::MAX_REFUSAL + 1).await? {
+        if !ahead.more(engine_io::MAX_REFUSAL + 1).await? {
             return Ok(answer::body_refuses(&live.rule, parts.status, &ahead.seen));
         }
     }
@@ -312,9 +312,9 @@ async fn names(job: &Job, key: affinity::pins::Key, parts: &Parts, ahead: &mut A
         return Ok(());
     }
     // The first packet shows whether more has to be read: sockets connect in the first polls.
-    while ahead.seen.is_empty() && ahead.more(session::MAX_HANDSHAKE).await? {}
-    while session::may_name_sockets(&ahead.seen) && ahead.more(session::MAX_HANDSHAKE).await? {}
-    for id in session::socket_ids(&ahead.seen) {
+    while ahead.seen.is_empty() && ahead.more(engine_io::MAX_HANDSHAKE).await? {}
+    while engine_io::may_name_sockets(&ahead.seen) && ahead.more(engine_io::MAX_HANDSHAKE).await? {}
+    for id in engine_io::socket_ids(&ahead.seen) {
         let shared = &job.conn.thread.shared;
         affinity::alias(shared, &job.upstream.config.name, id.as_bytes(), key, job.client);
     }

@@ -1,24 +1,23 @@
 //! The life of one request: read its head, find its upstream, choose its worker, forward it, and answer.
 
-pub mod ask;
+pub mod discover;
+pub mod response_body;
+pub mod access_log;
+pub mod event_stream;
+pub mod request_timeout;
+pub mod hop_fields;
+pub mod replay;
 pub mod attempt;
-pub mod body;
-mod fields;
 pub mod forward;
 mod forwarded;
 pub mod framing;
 #[doc(hidden)]
 pub mod fuzzing;
-pub mod guard;
 pub mod headers;
 pub mod learn;
 pub mod open_poll;
-pub mod overdue;
-pub mod record;
 pub mod respond;
 pub mod retry;
-pub mod route;
-pub mod stream;
 mod trailers;
 mod upload;
 
@@ -31,22 +30,25 @@ use hyper::body::Body;
 use hyper::header;
 use hyper::{Method, Request, Response, StatusCode};
 
-use crate::affinity::session::{self, EngineIo, Sid};
-use crate::affinity::{self, Choice, Resolved, discover};
+use crate::route::guard;
+use crate::route;
+use crate::engine_io::{self, EngineIo, Sid};
+use discover;
+use crate::affinity::{self, Choice, Resolved};
 use crate::clock;
 use crate::config::Redirect;
 use crate::listener::conn::Conn;
 use crate::listener::may_tunnel;
 use crate::metrics::Limit;
-use crate::pace::Pace;
+use crate::min_rate::Pace;
 use crate::sockets::{self, Facts, New, Transport};
 use crate::upstream::Upstream;
 use crate::upstream::worker::{Session, Worker};
-use ask::{Ask, Kind};
-use body::{ClientBody, Outgoing, Reply};
+use crate::affinity::ask::{Ask, Kind};
+use response_body::{ClientBody, Outgoing, Reply};
 use forward::Farewell;
 use headers::Client;
-use record::Record;
+use access_log::Record;
 use respond::Problem;
 use upload::Upload;
 
@@ -100,7 +102,7 @@ impl Job {
         if self.facts.is_none() {
             self.look(request);
         }
-        let engine = session::recognise(request.uri().query());
+        let engine = engine_io::recognise(request.uri().query());
         if let Some(EngineIo { sid: Sid::Given(sid), .. }) = &engine {
             let new = |seat| self.session(&choice.worker, seat, sid);
             affinity::enlist(&self.conn.thread.shared, hold.key(), new);
@@ -136,7 +138,7 @@ where
         Err(Turned::Away(redirect, host)) => respond::redirect(redirect, &host, request.uri()),
         Ok(job) => {
             let (request, pace) = prepare(&job, request);
-            let limit = overdue::limit(&job);
+            let limit = request_timeout::limit(&job);
             let (answer, overdue) = {
                 // Pinned in place: passed as an argument, it would be stored twice in this future, which each request
                 // moves once.
@@ -144,7 +146,7 @@ where
                 let answer = upload::unless_given_up(&conn, pace, served);
                 match limit {
                     None => (answer.await, None),
-                    Some(limit) => Box::pin(overdue::within(conn.clone(), limit, answer)).await,
+                    Some(limit) => Box::pin(request_timeout::within(conn.clone(), limit, answer)).await,
                 }
             };
             record.overdue = overdue;

@@ -12,9 +12,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::Job;
-use super::ask::Kind;
+use crate::affinity::ask::Kind;
 use crate::affinity;
-use crate::affinity::pins::Key;
+use crate::keys::Key;
 use crate::clock;
 use crate::thread::Registered;
 use crate::upstream::worker::Worker;

@@ -8,10 +8,10 @@ mod refused;
 
 pub use refused::refused;
 
-use super::ask::Ask;
-use super::body::Reply;
-use super::guard::Turned;
-use crate::affinity::session;
+use crate::affinity::ask::Ask;
+use super::response_body::Reply;
+use crate::route::guard::Turned;
+use crate::engine_io;
 use crate::config::Redirect;
 
 /// Value of `Retry-After`, in seconds, on responses for which waiting helps.
@@ -90,7 +90,7 @@ pub fn redirect(redirect: Redirect, host: &str, uri: &Uri) -> Response<Reply> {
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
     // The target of `OPTIONS *` is not a path.
     let target = if target.starts_with('/') { target } else { "/" };
-    let host = super::route::without_port(host);
+    let host = crate::route::without_port(host);
     let location = match redirect.port {
         443 => format!("https://{host}{target}"),
         port => format!("https://{host}:{port}{target}"),
@@ -176,7 +176,7 @@ pub fn turned_away<B>(turned: Turned, upgrade: bool, request: &Request<B>) -> Re
     };
     let (kind, body) = if upgrade {
         ("text/html", message.to_owned())
-    } else if session::may_be_engine_io(request.uri().query()) {
+    } else if engine_io::may_be_engine_io(request.uri().query()) {
         ("application/json", format!(r#"{{"code":4,"message":"{message}"}}"#))
     } else {
         ("text/plain; charset=utf-8", format!("{status}\n"))

@@ -16,13 +16,13 @@ use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Method, Request, Uri};
 
 use super::Job;
-use super::ask::Kind;
-use super::body::Outgoing;
+use crate::affinity::ask::Kind;
+use super::response_body::Outgoing;
 use crate::affinity::Choice;
 use crate::metrics::Source;
 use crate::telemetry::say_full;
-use crate::upstream::dial::ConnectError;
-use crate::upstream::gate::Full;
+use crate::upstream::connections::dial::ConnectError;
+use crate::upstream::connections::limit::Full;
 
 /// Whether a request may be sent twice, so that a copy of its written head is kept. The copy is text, because cloning a
 /// `HeaderMap` of six fields takes 340 ns of the 18 µs that a small request costs.
@@ -90,7 +90,7 @@ fn in_budget(job: &Job, now_ms: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::sending;
+    use crate::upstream::exchange::request_writer;
 
     #[test]
     fn a_copy_equals_the_original_request() {
@@ -103,7 +103,7 @@ mod tests {
         request.headers_mut().insert("x-latin", HeaderValue::from_bytes(b"caf\xe9").unwrap());
         let written = |request: &mut Request<Outgoing>| {
             let mut text = Vec::new();
-            sending::head(request, &mut text);
+            request_writer::head(request, &mut text);
             text
         };
         let copy = super::request(&written(&mut request)).unwrap();

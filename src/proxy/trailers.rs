@@ -5,7 +5,7 @@
 
 use hyper::header::HeaderMap;
 
-use super::fields::{is_hops_twin, is_identity, is_requests_hop, remove_where};
+use super::hop_fields::{is_hops_twin, is_identity, is_requests_hop, remove_where};
 
 /// Removes the fields that belong into a head, where they are checked.
 pub(super) fn clean(trailers: &mut HeaderMap) {

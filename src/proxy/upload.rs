@@ -12,11 +12,11 @@ use bytes::Bytes;
 use hyper::Response;
 use hyper::body::{Body, Frame, SizeHint};
 
-use super::body::{self, BodyError, ClientBody, Reply};
+use super::response_body::{self, BodyError, ClientBody, Reply};
 use super::respond::{self, Problem};
 use crate::listener::conn::Conn;
 use crate::metrics::Limit;
-use crate::pace::{Lane, Pace, Paced, Verdict};
+use crate::min_rate::{Lane, Pace, Paced, Verdict};
 
 /// The next frame of a body, or its end.
 type Polled = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
@@ -54,7 +54,7 @@ impl Upload {
         if self.paced.verdict().is_some() {
             return self.given_up();
         }
-        let polled = Pin::new(&mut self.body).poll_frame(cx).map_ok(body::checked);
+        let polled = Pin::new(&mut self.body).poll_frame(cx).map_ok(response_body::checked);
         match &polled {
             Poll::Pending => self.paced.waits(cx.waker()),
             Poll::Ready(Some(Ok(frame))) => {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, Weak};
 
-use super::facts::{Facts, Labels};
+use super::labels::{Facts, Labels};
 use super::{Sockets, lock};
 use crate::clock;
 use crate::telemetry::say_full;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::socket::Socket;
-use super::words::{Kind, State, Transport};
+use super::categories::{Kind, State, Transport};
 
 /// Conditions on a socket, which must all hold; an empty filter matches every socket.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

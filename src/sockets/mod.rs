@@ -11,17 +11,17 @@
 //! socket lives and is counted, but is not listed. Not in this module: what is shown of an entry (`admin::sockets`),
 //! and when a socket is closed (`drain::ordered`).
 
-mod care;
+pub mod attention;
+pub mod row;
+pub mod traffic;
+pub mod labels;
+pub mod socket_id;
+pub mod categories;
 mod common;
-mod facts;
 mod filter;
 mod socket;
 #[cfg(test)]
 mod tests;
-mod text;
-mod told;
-mod way;
-mod words;
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -34,13 +34,13 @@ use crate::telemetry::say_full;
 use crate::upstream::worker::{Session, Worker};
 use common::Commons;
 
-pub use care::Asking;
-pub use facts::{Facts, From, LONGEST_LABEL, Label, Labels};
+pub use attention::Asking;
+pub use labels::{Facts, From, Label, Labels, LONGEST_LABEL};
 pub use filter::Filter;
 pub use socket::{Listed, Socket, Tunnelled};
-pub use told::Told;
-pub use way::Way;
-pub use words::{End, Kind, State, Transport};
+pub use row::Told;
+pub use traffic::Way;
+pub use categories::{End, Kind, State, Transport};
 
 /// Close frame that a tunnel is to send and end with; shared by all tunnels that are closed together.
 pub type Order = Arc<Farewell>;

@@ -7,15 +7,15 @@ use std::task::Waker;
 
 use Ordering::{AcqRel, Relaxed};
 
-use super::care::{Asking, Care};
+use super::attention::{Asking, Care};
 use super::common::Common;
-use super::text::Texts;
-use super::way::Way;
-use super::words::{End, Kind, QUIET_S, State, Transport};
+use super::socket_id::Texts;
+use super::traffic::Way;
+use super::categories::{End, Kind, State, Transport, QUIET_S};
 use super::{Facts, Id, Labels, New, Order, lock};
-use crate::affinity::pins::Key;
+use crate::keys::Key;
 use crate::clock;
-use crate::tunnel::round_trip::{Quality, RoundTrips};
+use crate::websocket::round_trip::{Quality, RoundTrips};
 use crate::upstream::worker::{Session, Worker};
 
 /// Bits of `holders`, in this order: the session's owner; the tunnel; whether the socket is listed; whether it was

@@ -4,9 +4,9 @@ use std::collections::HashSet;
 
 use proptest::prelude::*;
 
-use super::text::{Texts, pack_label, printable};
+use super::socket_id::{pack_label, printable, Texts};
 use super::*;
-use crate::affinity::cookie::WorkerId;
+use crate::cookie::WorkerId;
 use crate::config::Address;
 use crate::metrics::Metrics;
 

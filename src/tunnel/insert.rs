@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 
-use super::frames::{Mark, Signal, ping_frame};
+use crate::websocket::frames::{ping_frame, Mark, Signal};
 use crate::broadcast::Posted;
 use crate::sockets::Asking;
 

@@ -3,14 +3,11 @@
 //! After a checked 101 both sockets leave hyper and move into a small task of their own, [`relay`]. A tunnel holds its
 //! worker, never the snapshot (ARCHITECTURE.md, invariant 9).
 
-pub mod frames;
+pub mod socket_names;
+pub mod direction;
+pub mod liveness;
 mod insert;
-pub mod names;
 pub mod relay;
-pub mod round_trip;
-pub mod stream;
-pub mod upgrade;
-mod way;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -22,30 +19,31 @@ use hyper::http::response::Parts;
 use hyper::{Response, StatusCode, Version};
 use tokio::io::AsyncReadExt;
 
-use frames::{FirstText, Signal, first_text};
+use crate::websocket::upgrade;
+use crate::websocket::frames::{first_text, FirstText, Signal};
 use insert::Insert;
-use round_trip::{Half, RoundTrips};
+use crate::websocket::round_trip::{Half, RoundTrips};
 
-use crate::affinity::session::{self, Handshake};
+use crate::engine_io::{self, Handshake};
 use crate::affinity::{Choice, Hold};
 use crate::clock;
 use crate::config::Farewell;
 use crate::listener::{TunnelOf, tunnel_of};
 use crate::metrics::UpstreamSeries;
 use crate::proxy::Job;
-use crate::proxy::ask::Kind;
-use crate::proxy::body::Reply;
+use crate::affinity::ask::Kind;
+use crate::proxy::response_body::Reply;
 use crate::proxy::forward::set_cookie;
 use crate::proxy::headers;
-use crate::proxy::record::Record;
+use crate::proxy::access_log::Record;
 use crate::proxy::respond::{self, Problem};
 use crate::sockets::{self, Listed, Transport, Tunnelled};
 use crate::upstream::Carried;
-use crate::upstream::connect::{InUse, Lease};
-use crate::upstream::io::WorkerIo;
-use crate::upstream::unread::Unread;
+use crate::upstream::connections::connect::{InUse, Lease};
+use crate::net::worker_io::WorkerIo;
+use crate::upstream::exchange::response_body::Unread;
 use crate::upstream::worker::Count;
-use names::Names;
+use socket_names::Names;
 
 /// Number of messages that an Engine.IO client sends to move its session from polling to a WebSocket: `2probe`, and `5`
 /// after the worker's answer (docs/reference/protocols.md §1.3). Until then the session polls, and a tunnel that ends
@@ -117,7 +115,7 @@ impl Terms {
         match first_text(&all) {
             FirstText::Whole(text) => {
                 self.learns = false;
-                session::websocket_open(&text)
+                engine_io::websocket_open(&text)
             }
             FirstText::NeedMore => {
                 self.begun = all.into();

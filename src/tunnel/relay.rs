@@ -16,17 +16,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::frames::{self, CloseCode, Sender};
+use crate::websocket::frames::{self, CloseCode, Sender};
 use super::insert::Insert;
-use super::round_trip::Half;
-use super::way::{Ours, Sink, Step, Way, step};
+use crate::websocket::round_trip::Half;
+use super::direction::{step, Ours, Sink, Step, Way};
 use super::{Plan, Terms, heed, whole_seconds};
 use crate::broadcast::Fate;
 use crate::clock;
 use crate::listener::conn::ClientIo;
 use crate::sockets::End;
 use crate::thread::{Order, Registered};
-use crate::upstream::io::WorkerIo;
+use crate::net::worker_io::WorkerIo;
 
 /// Steps of both directions in a row, before other tasks get their turn.
 const TURNS: usize = 16;

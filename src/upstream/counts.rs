@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use super::life::Loss;
+use super::restarts::Loss;
 use super::worker::Worker;
 use crate::clock;
 

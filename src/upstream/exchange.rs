@@ -5,6 +5,11 @@
 //! still be sending while its response is read. Which connection is used (`connect`) and whether a request is retried
 //! (`proxy::attempt`) are not part of this module.
 
+pub mod request_writer;
+pub mod response_head;
+pub mod broken;
+pub mod response_body;
+
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -14,16 +19,16 @@ use hyper::header::HeaderMap;
 use hyper::{Method, Request, Response};
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::answer::{Coming, Head};
-use super::broke_off::BrokeOff;
-use super::connect::Lease;
-use super::life::Loss;
-use super::sending::{self, Sending};
-use super::unread::Unread;
-use super::waits::{PIECE, Stage};
+use response_head::{Coming, Head};
+use broken::BrokeOff;
+use super::connections::connect::Lease;
+use super::restarts::Loss;
+use request_writer::{self, Sending};
+use response_body::Unread;
+use super::connections::response_timeout::{Stage, PIECE};
 use super::worker::Count;
 use crate::clock;
-use crate::proxy::body::Outgoing;
+use crate::proxy::response_body::Outgoing;
 
 /// Waiting time in milliseconds after which a broken exchange means that the worker was busy with it. It is one second,
 /// less the inaccuracy of a thread's waits.
@@ -128,7 +133,7 @@ impl Lease {
         let waits = self.wait.waits();
         let mut text = waits.writing.borrow_mut();
         text.clear();
-        let declared = sending::head(request, &mut text);
+        let declared = request_writer::head(request, &mut text);
         if let Some(keep) = keep {
             *keep = Some(text.to_vec());
         }

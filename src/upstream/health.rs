@@ -7,10 +7,10 @@
 //! timed-out checks do not count. A check that never passes is explained once in the log (`words`). Ejection from live
 //! traffic is not part of this module (see `eject`).
 
+pub mod explanation;
 mod checks;
 mod client;
 mod streak;
-mod words;
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Member;
-use super::notes;
+use super::diagnostics;
 use super::worker::{self, Worker};
 use crate::clock;
 use crate::config::Health;
@@ -29,7 +29,7 @@ use crate::state::{Shared, Snapshot};
 use checks::Memory;
 use client::Fault;
 use streak::{Hopeless, Outcome, Rules, Streak};
-use words::What;
+use explanation::What;
 
 /// Time that a check in progress has to end when checks are stopped, because it may have a session to close.
 const LAST: Duration = Duration::from_millis(200);
@@ -99,7 +99,7 @@ impl Watch {
             }
         }
         worker.set_checks(self.streak.add(outcome, now, since, &rules));
-        worker.notes.checked(notes::Check {
+        worker.notes.checked(diagnostics::Check {
             at_ms: now,
             outcome: outcome.word(),
             detail: checked.as_ref().err().and_then(detail),
@@ -126,8 +126,8 @@ impl Watch {
             Ok(()) => self.hopeless.passed(),
             Err(Fault::Wrong(what, said)) if self.hopeless.answered(what, self.health.fall) => {
                 tracing::warn!(upstream = %worker.upstream, worker = %worker.name,
-                    expected = words::expected(kind), came = words::came(what, &said),
-                    advice = %words::advice(kind, what, &said), "worker has never passed its health check");
+                    expected = explanation::expected(kind), came = explanation::came(what, &said),
+                    advice = %explanation::advice(kind, what, &said), "worker has never passed its health check");
             }
             Err(_) => {}
         }
@@ -137,7 +137,7 @@ impl Watch {
 /// Returns what was received instead of what the check expects, if the outcome does not say it all.
 fn detail(fault: &Fault) -> Option<String> {
     match fault {
-        Fault::Wrong(what, said) => Some(words::came(*what, said)),
+        Fault::Wrong(what, said) => Some(explanation::came(*what, said)),
         Fault::Unreachable => Some("the connection could not be made".to_owned()),
         Fault::Refused | Fault::TimedOut => None,
     }

@@ -1,43 +1,34 @@
 //! A pool of workers: its members, its hash ring, and what was learned from its traffic.
 
+pub mod ring;
+pub mod admin_state;
+pub mod restarts;
+pub mod session_ends;
+pub mod diagnostics;
+pub mod status_text;
 pub mod addresses;
-pub mod admin;
-pub mod answer;
-pub mod broke_off;
-pub mod connect;
 pub mod counts;
-pub mod dial;
 pub mod eject;
-pub mod ending;
 pub mod exchange;
-pub mod gate;
 pub mod health;
-pub mod held;
-pub mod io;
-pub mod life;
-pub mod notes;
-pub mod pool;
-pub mod sending;
-pub mod tls;
-pub mod unread;
-pub mod waits;
-pub mod why;
 pub mod worker;
+pub mod connections;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::affinity::cookie::{Jar, WorkerId, worker_id};
-use crate::affinity::ring::{self, Ring, Seat};
-use crate::affinity::rule::{self, Live};
+use connections::tls;
+use crate::cookie::{worker_id, Jar, WorkerId};
+use ring::{self, Ring, Seat};
+use crate::rules::{self, Live};
 use crate::clock;
 use crate::config::rules::Protocol;
 use crate::config::{self, Affinity};
 use crate::metrics::{Metrics, UpstreamSeries};
-use crate::proxy::guard::Limits;
-use admin::Change;
+use crate::route::guard::Limits;
+use admin_state::Change;
 use worker::{Session, Worker};
 
 /// Size in bytes of the replay buffer for a request body while no worker has reported its `maxPayload`: Engine.IO's own
@@ -184,7 +175,7 @@ impl Upstream {
             ring: Ring::build(secret, &ids),
             by_id,
             removed: false,
-            rules: rule::live(config, metrics),
+            rules: rules::live(config, metrics),
             jar: has(&Affinity::Cookie).then(|| Jar::new(secret, &config.name, config.cookie_same_site)),
             by_address: has(&Affinity::Address),
             limits: Limits::follow(config.rate, before.and_then(|before| before.limits.as_ref())),

@@ -4,7 +4,7 @@ use std::sync::{Mutex, mpsc};
 
 use serde_json::json;
 use stickyd::config::AdminState;
-use stickyd::upstream::admin::Change;
+use stickyd::upstream::admin_state::Change;
 
 use super::{Trial, config, edit};
 use crate::support::h2::{Secured, ask, within};

@@ -1,7 +1,7 @@
 //! The presets against workers that speak just enough of each protocol. With the real parts: `learn`.
 
 use stickyd::config::AdminState;
-use stickyd::upstream::admin::Change;
+use stickyd::upstream::admin_state::Change;
 
 use super::{Known, Pool, answer, ask, decision};
 use crate::support::proxy::Proxy;

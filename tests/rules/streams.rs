@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use stickyd::config::AdminState;
-use stickyd::upstream::admin::Change;
+use stickyd::upstream::admin_state::Change;
 
 use super::{Pool, answer, ask, decision};
 use crate::support::h2::{Secured, ask as request, within};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use stickyd::config::{AdminState, Upstream};
-use stickyd::upstream::admin::Change;
+use stickyd::upstream::admin_state::Change;
 
 use super::{all_upgraded, upstream};
 use crate::support::load::Load;

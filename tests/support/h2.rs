@@ -10,7 +10,7 @@ use h2::{RecvStream, SendStream};
 use hyper::{HeaderMap, Request, StatusCode};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use stickyd::tunnel::stream::StreamIo;
+use stickyd::net::h2_stream::StreamIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use stickyd::config::{AdminState, Upstream};
-use stickyd::upstream::admin::Change;
+use stickyd::upstream::admin_state::Change;
 use tokio::io::AsyncWriteExt as _;
 
 use super::{CLOSE_1012, RawWorker, closed, connect, frame, masked, read, read_all, tunnel, until, within};

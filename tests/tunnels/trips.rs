@@ -3,7 +3,7 @@
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use stickyd::tunnel::round_trip::RoundTrips;
+use stickyd::websocket::round_trip::RoundTrips;
 
 use super::{ASK, GRANT, RawWorker, frame, head_of, masked, read, until};
 use crate::support::proxy::Proxy;

@@ -16,9 +16,9 @@ use serde_json::{Map, Value, json};
 use super::{Api, Refusal, find, gather, refuse, take_filter};
 use crate::clock;
 use crate::config::{Farewell, LONGEST_GRACE, LONGEST_REASON};
-use crate::drain::ordered::{self, Closing};
+use crate::drain::close_requests::{self, Closing};
 use crate::sockets::{Order, Transport};
-use crate::tunnel::frames::CloseCode;
+use crate::websocket::frames::CloseCode;
 
 /// Fields that a request body may have, for error messages.
 const HELP: &str = "a filter (upstream, worker, address, state, transport, protocol, sid, route, min_age, \
@@ -37,7 +37,7 @@ pub(in crate::admin) async fn one(
     let order = order(&mut fields)?;
     nothing_left(&fields, "code and reason")?;
     let socket = find(&api.shared.sockets, &id)?;
-    if !ordered::close(&api.shared, &socket, &order) {
+    if !close_requests::close(&api.shared, &socket, &order) {
         return Err(refuse(StatusCode::CONFLICT, format!("the socket `{id}` is closing already")));
     }
     tracing::info!(upstream = %socket.worker().upstream, socket = %socket.id(), code = order.code.get(),
@@ -92,11 +92,11 @@ pub(in crate::admin) async fn many(State(api): State<Api>, body: Bytes) -> Resul
     let (shared, kept) = (api.shared.clone(), closing.clone());
     if !spread.is_zero() {
         let ids = sockets.iter().map(|socket| socket.id()).collect();
-        api.spawn(ordered::spread(shared, kept, ids, order.clone()));
+        api.spawn(close_requests::spread(shared, kept, ids, order.clone()));
     } else if matched > AT_ONCE {
-        api.spawn(ordered::at_once(shared, kept, sockets.clone(), order.clone()));
+        api.spawn(close_requests::at_once(shared, kept, sockets.clone(), order.clone()));
     } else {
-        ordered::at_once(shared, kept, sockets.clone(), order.clone()).await;
+        close_requests::at_once(shared, kept, sockets.clone(), order.clone()).await;
     }
     said(Some(&closing))
 }

@@ -268,7 +268,7 @@ mod tests {
 
     use super::super::order::SORTS;
     use super::*;
-    use crate::affinity::cookie::WorkerId;
+    use crate::cookie::WorkerId;
     use crate::config::Address;
     use crate::metrics::Metrics;
     use crate::sockets::{Kind, New, Transport};

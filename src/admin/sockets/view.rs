@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::sockets::{Socket, Told, Way};
-use crate::tunnel::round_trip::{Leg, Measured, Quality};
+use crate::websocket::round_trip::{Leg, Measured, Quality};
 
 /// Describes one socket as it is at this second.
 pub(in crate::admin) fn describe(socket: &Socket, now_s: u32) -> Value {

@@ -7,7 +7,8 @@
 
 use hashbrown::HashTable;
 
-use super::{Hold, Key, TICK, View};
+use crate::keys::Key;
+use super::{Hold, View, TICK};
 
 /// Slot number that marks the end of a list. A vector is never that long.
 const NIL: u32 = u32::MAX;

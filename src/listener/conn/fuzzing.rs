@@ -10,7 +10,7 @@ use std::sync::Arc;
 use hyper::header::HeaderValue;
 use hyper::server::conn::http1;
 
-use super::super::opening::Secured;
+use crate::listener::handshake::Secured;
 use super::super::proxy_protocol;
 use super::super::{Listener, Settings};
 use super::{Conn, Traffic};

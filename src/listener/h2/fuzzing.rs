@@ -8,7 +8,7 @@ use hyper::Request;
 use super::inflow::Holding;
 use super::translate;
 use crate::listener::conn::Conn;
-use crate::proxy::body::ClientBody;
+use crate::proxy::response_body::ClientBody;
 
 /// Returns the HTTP/2 settings of a real connection.
 pub fn builder(conn: &Conn) -> Builder {

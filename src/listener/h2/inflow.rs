@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use super::{CONNECTION_WINDOW, STREAM_WINDOW};
-use crate::pace::{Held, Lane};
+use crate::min_rate::{Held, Lane};
 
 /// Number of streams whose windows together are as large as the connection's.
 const FILL: u32 = CONNECTION_WINDOW / STREAM_WINDOW;

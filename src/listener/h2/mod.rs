@@ -43,14 +43,14 @@ pub use self::inflow::Inflow;
 use self::meter::{Heard, TooMuch};
 use self::pace::Pace;
 use self::socket::Socket;
-use super::caps::StreamsOf;
+use crate::client_limits::StreamsOf;
 use super::conn::{ClientIo, Conn};
 use super::linger;
 use crate::metrics::Limit;
 use crate::telemetry::say_full;
 use crate::thread::{Order, Registered};
-use crate::tunnel::stream::Carrier;
-use crate::upstream::held::Held;
+use crate::net::h2_stream::Carrier;
+use crate::net::held::Held;
 
 /// Receive window of one stream: bytes that a client may send before the worker has taken any. The same as nginx's
 /// preread, and the initial window of RFC 9113, so that no SETTINGS takes back what a client has already sent.

@@ -8,7 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::task::{Context, Poll, Waker};
 
-use crate::pace::Held;
+use crate::min_rate::Held;
 
 /// Maximum bytes of all streams that wait for the socket (docs/reference/threats.md §2.6: a slow reader).
 const MOST: usize = 32 * 1024;

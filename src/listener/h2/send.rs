@@ -12,10 +12,10 @@ use hyper::body::Body;
 
 use super::{Open, Streams};
 use crate::metrics::Limit;
-use crate::pace::{Held, Lane, Paced, Verdict};
-use crate::proxy::body::Reply;
+use crate::min_rate::{Held, Lane, Paced, Verdict};
+use crate::proxy::response_body::Reply;
 use crate::proxy::headers;
-use crate::tunnel::stream::Carrier as _;
+use crate::net::h2_stream::Carrier as _;
 
 impl Lane for Streams {
     fn state(&self) -> (Held, u64) {

@@ -17,12 +17,12 @@ use super::send::Sending;
 use super::translate::{self, Asked};
 use crate::listener::conn::{ClientIo, Conn};
 use crate::proxy;
-use crate::proxy::body::Reply;
-use crate::proxy::overdue;
+use crate::proxy::response_body::Reply;
+use crate::proxy::request_timeout;
 use crate::proxy::respond::{self, Problem};
 use crate::tunnel::Plan;
 use crate::tunnel::relay::Relay;
-use crate::tunnel::stream::StreamIo;
+use crate::net::h2_stream::StreamIo;
 
 /// Serves a stream to the end of its response; a tunnel continues in a task of its own.
 pub(super) async fn serve(conn: Rc<Conn>, open: Open, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
@@ -70,7 +70,7 @@ pub(super) async fn serve(conn: Rc<Conn>, open: Open, request: Request<RecvStrea
             Some(at) => {
                 let sending = Box::pin(Sending::new(&open, &mut send).body(reply));
                 if tokio::time::timeout_at(at, sending).await.is_err() {
-                    overdue::reached(&conn);
+                    request_timeout::reached(&conn);
                     send.send_reset(Reason::CANCEL);
                 }
             }

@@ -14,11 +14,11 @@ use hyper::{Method, Request, StatusCode, Uri, Version};
 
 use super::body::StreamBody;
 use super::inflow::Holding;
-use crate::proxy::body::{ClientBody, Reply};
+use crate::proxy::response_body::{ClientBody, Reply};
 use crate::proxy::headers;
 use crate::proxy::respond::Problem;
 use crate::random;
-use crate::tunnel::upgrade;
+use crate::websocket::upgrade;
 
 /// A request, translated to HTTP/1.1.
 pub(super) struct Asked {

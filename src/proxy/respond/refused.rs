@@ -8,7 +8,7 @@ use hyper::{Response, StatusCode};
 use super::{let_read, session_unknown};
 use crate::config::rules::Protocol;
 use crate::proxy::Job;
-use crate::proxy::body::Reply;
+use crate::proxy::response_body::Reply;
 
 /// The refusal of a session in the protocol of its rule; without a rule, in Engine.IO's.
 pub fn refused(job: &Job) -> Response<Reply> {

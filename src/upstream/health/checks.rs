@@ -15,12 +15,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::client::{Answer, Client, Fault, MAX_BODY, connect};
-use super::words::What;
-use crate::affinity::session::{MAX_HANDSHAKE, OpenPacket, open_packet};
+use super::explanation::What;
+use crate::engine_io::{open_packet, OpenPacket, MAX_HANDSHAKE};
 use crate::config::{Expected, Health, HealthKind, Target};
 use crate::random;
-use crate::tunnel::upgrade;
-use crate::upstream::io::WorkerIo;
+use crate::websocket::upgrade;
+use crate::net::worker_io::WorkerIo;
 use crate::upstream::worker::Worker;
 
 /// Time that the worker has to send its own close frame on a WebSocket.

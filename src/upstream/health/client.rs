@@ -18,11 +18,11 @@ use hyper_util::rt::TokioIo;
 
 use crate::clock;
 use crate::config::Address;
-use crate::upstream::dial::{self, ConnectError};
-use crate::upstream::io::WorkerIo;
+use crate::upstream::connections::dial::{self, ConnectError};
+use crate::net::worker_io::WorkerIo;
 use crate::upstream::worker::Worker;
 
-use super::words::What;
+use super::explanation::What;
 
 /// Maximum number of bytes read of a response body.
 pub(super) const MAX_BODY: usize = 64 * 1024;

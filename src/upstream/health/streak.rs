@@ -2,7 +2,7 @@
 //! an argument (ARCHITECTURE.md, invariant 12).
 
 use crate::config::Health;
-use crate::upstream::notes::Rows;
+use crate::upstream::diagnostics::Rows;
 use crate::upstream::worker::Checks;
 
 /// The outcome of one check.

@@ -2,7 +2,7 @@
 //!
 //! Input: a choice, then the values of `Cookie` headers, one a line; or a cookie of ours with some bytes of it changed.
 
-use stickyd::affinity::cookie::{Cookie, Jar, Seen, WorkerId};
+use stickyd::cookie::{Cookie, Jar, Seen, WorkerId};
 use stickyd::config::SameSite;
 
 use super::bytes::Choices;

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use stickyd::affinity::session::{Handshake, MAX_SID, OpenPacket, open_packet, websocket_open};
+use stickyd::engine_io::{open_packet, websocket_open, Handshake, OpenPacket, MAX_SID};
 
 use super::bytes::Choices;
 

@@ -21,9 +21,9 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use stickyd::listener::conn::{Conn, fuzzing};
-use stickyd::proxy::body::Outgoing;
+use stickyd::proxy::response_body::Outgoing;
 use stickyd::proxy::fuzzing::forwardable;
-use stickyd::upstream::sending::{self, Sending};
+use stickyd::upstream::exchange::request_writer::{self, Sending};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::bytes::Choices;
@@ -269,7 +269,7 @@ pub(super) async fn to_worker(request: Option<Request<Outgoing>>, sent: Sent) ->
     };
     let (mut io, worker) = tokio::io::duplex(ROOM);
     let (mut request, mut text) = (request, Vec::new());
-    let declared = sending::head(&mut request, &mut text);
+    let declared = request_writer::head(&mut request, &mut text);
     let mut sending = Sending::new(request.into_body(), declared);
     let exchange = async move {
         let mut begun = false;

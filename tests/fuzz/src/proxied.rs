@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::rc::Rc;
 
-use stickyd::affinity::pins::Keys;
+use stickyd::keys::Keys;
 use stickyd::config::{self, Listener};
 use stickyd::listener::conn::Conn;
 use stickyd::listener::conn::fuzzing;

@@ -5,20 +5,21 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use stickyd::affinity::cookie::{Cookie, Jar, Seen, WorkerId, worker_id};
-use stickyd::affinity::pins::{Keys, Pins};
-use stickyd::affinity::ring::{self, Ring, Seat};
-use stickyd::affinity::session;
+use stickyd::cookie::{worker_id, Cookie, Jar, Seen, WorkerId};
+use stickyd::affinity::pins::Pins;
+use stickyd::keys::Keys;
+use stickyd::upstream::ring::{self, Ring, Seat};
+use stickyd::engine_io;
 use stickyd::config::SameSite;
-use stickyd::tunnel::frames::{Observer, Sender};
+use stickyd::websocket::frames::{Observer, Sender};
 
 const SECRET: &[u8] = b"0123456789abcdef";
 
 fn sids(c: &mut Criterion) {
     let query = "EIO=4&transport=polling&t=PaB3xYz&sid=lv_VI97HAXpY6yYWAAAC";
-    c.bench_function("sid/found", |b| b.iter(|| session::recognise(black_box(Some(query)))));
+    c.bench_function("sid/found", |b| b.iter(|| engine_io::recognise(black_box(Some(query)))));
     let ordinary = "page=2&sort=name&filter=a%20b&token=eyJhbGciOiJIUzI1NiJ9";
-    c.bench_function("sid/ordinary query", |b| b.iter(|| session::recognise(black_box(Some(ordinary)))));
+    c.bench_function("sid/ordinary query", |b| b.iter(|| engine_io::recognise(black_box(Some(ordinary)))));
     let Ok(keys) = Keys::random() else { return };
     c.bench_function("sid/key", |b| b.iter(|| keys.key("app", black_box(b"lv_VI97HAXpY6yYWAAAC"))));
 }
@@ -89,7 +90,7 @@ fn frames(c: &mut Criterion) {
 
 fn handshakes(c: &mut Criterion) {
     let open = br#"0{"sid":"lv_VI97HAXpY6yYWAAAC","upgrades":["websocket"],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}"#;
-    c.bench_function("handshake/learned", |b| b.iter(|| session::open_packet(black_box(open))));
+    c.bench_function("handshake/learned", |b| b.iter(|| engine_io::open_packet(black_box(open))));
 }
 
 criterion_group!(parts, sids, pins, rings, cookies, frames, handshakes);

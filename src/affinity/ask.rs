@@ -1,0 +1,113 @@
+//! What a request asks for, as far as it decides the worker. It is read once, before the head is rewritten.
+
+use hyper::body::Body;
+use hyper::header::{self, HeaderValue};
+use hyper::{Method, Request, Version};
+
+use crate::proxy::headers::has_token;
+use crate::cookie::{Cookie, Seen};
+use crate::keys::Key;
+use crate::rules::{self, Facts, Live};
+use crate::config::rules::Protocol;
+use crate::state::Shared;
+use crate::websocket::upgrade::{self, Accept};
+use crate::upstream::Upstream;
+
+/// What a request asks for.
+pub struct Ask {
+    /// The part that the request plays in the life of a session.
+    pub kind: Kind,
+    /// What the affinity rules other than `socket.io` found in the request; `None` for most requests.
+    pub facts: Option<Box<Facts>>,
+    /// For a WebSocket upgrade, the `Sec-WebSocket-Accept` value that the worker must answer with.
+    pub upgrade: Option<Accept>,
+    /// The request's `Origin`, echoed in stickyd's own refusals so that a browser page can read them.
+    pub origin: Option<HeaderValue>,
+    /// stickyd's own affinity cookie, if the request carries a valid one.
+    pub cookie: Option<Cookie>,
+}
+
+/// The part that a request plays in the life of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// An ordinary request, which belongs to no session.
+    Ordinary,
+    /// Opens an Engine.IO session: a polling GET, or a WebSocket-first upgrade, without a sid.
+    Handshake,
+    /// May begin a session of another protocol; only the response shows whether it did.
+    Birth,
+    /// Carries a session id.
+    Session {
+        /// The pin table's key, made of the upstream, the rule and the session id.
+        key: Key,
+        /// Whether the request is a poll, which the worker may leave unanswered until it has data.
+        poll: bool,
+        /// Index of the upstream's affinity rule that recognised the id.
+        rule: u8,
+    },
+    /// Carries a sid that no worker can have issued.
+    UnknownSid,
+    /// A CORS preflight, with the key of the session if its URL names one.
+    Preflight(Option<Key>),
+}
+
+impl Ask {
+    /// Reads a request's head. The upstream configures which sources count; `seen` caches the connection's last cookie.
+    pub fn read<B: Body>(shared: &Shared, upstream: &Upstream, request: &Request<B>, seen: &Seen) -> Self {
+        let headers = request.headers();
+        let cookie = upstream
+            .jar
+            .as_ref()
+            .and_then(|jar| jar.read(headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes), seen));
+        let upgrade = asks_upgrade(request);
+        let (kind, facts) = rules::read(shared, upstream, request, upgrade.is_some());
+        let origin = match kind {
+            Kind::Session { .. } | Kind::UnknownSid => headers.get(header::ORIGIN).cloned(),
+            Kind::Ordinary | Kind::Handshake | Kind::Birth | Kind::Preflight(_) => None,
+        };
+        Self { kind, facts, upgrade, origin, cookie }
+    }
+
+    /// Whether this is a poll, which a worker may leave unanswered for a whole pingInterval.
+    pub fn is_poll(&self) -> bool {
+        matches!(self.kind, Kind::Session { poll: true, .. })
+    }
+
+    /// The affinity rule that recognised the request's session id; `None` without a session.
+    pub fn rule<'u>(&self, upstream: &'u Upstream) -> Option<&'u Live> {
+        match self.kind {
+            Kind::Session { rule, .. } => upstream.rules.get(usize::from(rule)),
+            Kind::Ordinary | Kind::Handshake | Kind::Birth | Kind::UnknownSid | Kind::Preflight(_) => None,
+        }
+    }
+
+    /// The key of the Socket.IO session that an ordinary request names, if it names one (`follow`).
+    pub fn follows(&self) -> Option<Key> {
+        self.facts.as_ref()?.follows
+    }
+
+    /// Whether the request's session is Engine.IO's; also true for a request without a session.
+    pub fn is_engine_io(&self, upstream: &Upstream) -> bool {
+        self.rule(upstream).is_none_or(|live| live.rule.protocol == Protocol::SocketIo)
+    }
+}
+
+/// Recognises a WebSocket upgrade that may become a tunnel: a GET over HTTP/1.1 without a body, with the fields that
+/// RFC 6455 §4.1 requires. Anything less is forwarded as an ordinary request without its `Upgrade`
+/// (ARCHITECTURE.md, invariant 6).
+fn asks_upgrade<B: Body>(request: &Request<B>) -> Option<Accept> {
+    let headers = request.headers();
+    let wanted = headers.get(header::UPGRADE)?;
+    if !has_token(wanted.as_bytes(), b"websocket")
+        || !headers.get_all(header::CONNECTION).iter().any(|value| has_token(value.as_bytes(), b"upgrade"))
+        || request.method() != Method::GET
+        || request.version() != Version::HTTP_11
+        || !request.body().is_end_stream()
+    {
+        return None;
+    }
+    let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
+    let accept = upgrade::accept_for(keys.next()?.as_bytes());
+    // With two keys the worker might answer the other one.
+    accept.filter(|_| keys.next().is_none())
+}

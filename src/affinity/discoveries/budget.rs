@@ -1,0 +1,179 @@
+//! Limits what made-up sids may cost: token buckets per client address and in total, and the memory of recent misses.
+//! Pure: time is an argument.
+//!
+//! A discovery takes a token when it begins and gets it back if the session is found. Only discoveries that find no
+//! owner therefore cost tokens, and a burst of made-up sids is limited before the first of them has ended.
+
+use std::collections::HashMap;
+
+use crate::rate_limit::{Bucket, Buckets, Rate};
+
+/// Maximum number of addresses with a bucket; beyond it, the fullest bucket is forgotten for a new address.
+const ADDRESSES: usize = 16_384;
+
+/// Maximum number of misses remembered at once.
+const MISSES: usize = 65_536;
+
+/// How long a miss is remembered, in milliseconds (docs/reference/routing.md §1).
+const MISS_MS: u64 = 1_000;
+
+/// Token buckets for discoveries: one per client address and one in total.
+pub(super) struct Budget {
+    all: Bucket,
+    total: Rate,
+    addresses: Buckets,
+}
+
+/// When a full table was last cleaned. Cleaning visits every entry, so that a flood must not cause it for each new
+/// entry.
+#[derive(Default)]
+struct Cleaned(Option<u64>);
+
+impl Cleaned {
+    /// Minimum interval between two cleanings, in milliseconds.
+    const EVERY_MS: u64 = 250;
+
+    fn is_due(&mut self, now_ms: u64) -> bool {
+        let due = self.0.is_none_or(|last| now_ms.saturating_sub(last) >= Self::EVERY_MS);
+        if due {
+            self.0 = Some(now_ms);
+        }
+        due
+    }
+}
+
+impl Budget {
+    /// Sets the tokens per second for one address and in total; a bucket holds the tokens of one second.
+    pub(super) fn new(per_address: u32, total: u32) -> Self {
+        Self {
+            all: Bucket::default(),
+            total: Rate::per_second(total),
+            addresses: Buckets::new(Rate::per_second(per_address), ADDRESSES),
+        }
+    }
+
+    /// Sets new limits; what each address has spent is forgotten.
+    pub(super) fn set(&mut self, per_address: u32, total: u32) {
+        self.total = Rate::per_second(total);
+        self.addresses = Buckets::new(Rate::per_second(per_address), ADDRESSES);
+    }
+
+    /// Takes a token of `address`; `taken` is false if the address or the total has none left.
+    pub(super) fn take(&mut self, address: u64, now_ms: u64) -> Taken {
+        if self.all.wait(self.total, now_ms).is_some() {
+            return Taken { taken: false, crowded: false };
+        }
+        let own = self.addresses.take(address, now_ms);
+        let taken = own.wait.is_none() && self.all.take(self.total, now_ms).is_ok();
+        Taken { taken, crowded: own.crowded }
+    }
+
+    /// Gives a token back, because the session was found.
+    pub(super) fn give_back(&mut self, address: u64) {
+        self.all.give_back(self.total);
+        self.addresses.give_back(address);
+    }
+}
+
+/// Result of taking a token.
+#[derive(Clone, Copy)]
+pub(super) struct Taken {
+    pub(super) taken: bool,
+    /// Whether an address that had spent tokens was forgotten to make room for this one.
+    pub(super) crowded: bool,
+}
+
+/// Sids that every worker refused less than a second ago.
+pub(super) struct Misses<K> {
+    until_ms: HashMap<K, u64>,
+    cleaned: Cleaned,
+}
+
+impl<K> Default for Misses<K> {
+    fn default() -> Self {
+        Self { until_ms: HashMap::new(), cleaned: Cleaned::default() }
+    }
+}
+
+impl<K: std::hash::Hash + Eq> Misses<K> {
+    /// Remembers a miss; `false` if there is no room, which only costs a repeated search.
+    pub(super) fn remember(&mut self, key: K, now_ms: u64) -> bool {
+        if self.until_ms.len() >= MISSES && self.cleaned.is_due(now_ms) {
+            self.until_ms.retain(|_, until| *until > now_ms);
+        }
+        let room = self.until_ms.len() < MISSES;
+        if room {
+            self.until_ms.insert(key, now_ms + MISS_MS);
+        }
+        room
+    }
+
+    /// Whether a miss of this key is remembered.
+    pub(super) fn knows(&mut self, key: &K, now_ms: u64) -> bool {
+        match self.until_ms.get(key) {
+            Some(until) if *until > now_ms => true,
+            Some(_) => {
+                self.until_ms.remove(key);
+                false
+            }
+            None => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Budget {
+        fn gives(&mut self, address: u64, now_ms: u64) -> bool {
+            self.take(address, now_ms).taken
+        }
+    }
+
+    #[test]
+    fn a_burst_is_followed_by_the_rate() {
+        let mut budget = Budget::new(10, 1_000);
+        let taken = (0..50).filter(|_| budget.gives(7, 0)).count();
+        assert_eq!(taken, 10, "the tokens of one second at once");
+        let over_a_second = (1..=1_000).filter(|&ms| budget.gives(7, ms)).count();
+        assert!((9..=10).contains(&over_a_second), "{over_a_second}");
+    }
+
+    #[test]
+    fn found_sessions_cost_nothing() {
+        let mut budget = Budget::new(10, 20);
+        for _ in 0..1_000 {
+            assert!(budget.gives(7, 0));
+            budget.give_back(7);
+        }
+    }
+
+    #[test]
+    fn one_address_cannot_spend_the_tokens_of_another() {
+        let mut budget = Budget::new(10, 1_000);
+        while budget.gives(1, 0) {}
+        assert!(budget.gives(2, 0));
+    }
+
+    #[test]
+    fn the_total_is_bounded() {
+        let mut budget = Budget::new(10, 25);
+        let taken = (0..100).filter(|&address| budget.gives(address, 0)).count();
+        assert_eq!(taken, 25);
+    }
+
+    #[test]
+    fn misses_are_forgotten_after_a_second_and_bounded() {
+        let mut misses = Misses::default();
+        assert!(misses.remember(1, 0));
+        assert!(misses.knows(&1, 999));
+        assert!(!misses.knows(&1, 1_000));
+        for key in 0..MISSES * 2 {
+            misses.remember(key, 0);
+        }
+        assert_eq!(misses.until_ms.len(), MISSES);
+        assert!(!misses.remember(MISSES * 3, 0), "no room is left");
+        assert!(misses.remember(MISSES * 3, 2_000), "old misses were removed");
+    }
+}

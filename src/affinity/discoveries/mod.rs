@@ -1,0 +1,5 @@
+//! TODO.
+
+pub mod search;
+pub mod budget;
+

@@ -1,0 +1,99 @@
+//! State that requests of one sid share, on any thread, while they search for its owner.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::proxy::discover::lock;
+use crate::proxy::discover::probe::Verdict;
+use crate::keys::Key;
+use crate::state::Shared;
+use crate::upstream::worker::Worker;
+
+/// How long verdicts are valid for requests that join a search. A search lasts as long as its slowest request (a poll
+/// takes a whole pingInterval), and by then a worker that was silent may answer.
+pub(super) const FRESH: Duration = Duration::from_secs(1);
+
+/// Searches under way, each with the number of requests that take part. They are bounded by the number of requests.
+pub(super) type Searches = Mutex<HashMap<Key, (usize, Arc<Search>)>>;
+
+pub(super) type Verdicts = Vec<(Arc<Worker>, Verdict)>;
+
+/// State that requests of one sid share while they search for its owner.
+#[derive(Default)]
+pub(super) struct Search {
+    /// Verdicts of all workers, and when they were given; one probe serves all requests within [`FRESH`].
+    pub(super) verdicts: tokio::sync::Mutex<Option<(Instant, Verdicts)>>,
+    /// Serials of workers that refused the real sid.
+    pub(super) refused: Mutex<Vec<u64>>,
+    /// Worker at which a GET waits: the first guess for the POST that will make it answer.
+    pub(super) silent: Mutex<Option<Arc<Worker>>>,
+}
+
+/// Membership of a request in a search; the last member removes the search from the map.
+pub(super) struct Joined<'a> {
+    shared: &'a Shared,
+    key: Key,
+    pub(super) search: Arc<Search>,
+}
+
+impl<'a> Joined<'a> {
+    pub(super) fn new(shared: &'a Shared, key: Key) -> Self {
+        let mut searches = lock(&shared.discoveries.searches);
+        let (joined, search) = searches.entry(key).or_default();
+        *joined += 1;
+        Self { shared, key, search: search.clone() }
+    }
+}
+
+impl Drop for Joined<'_> {
+    fn drop(&mut self) {
+        let mut searches = lock(&self.shared.discoveries.searches);
+        if let Entry::Occupied(mut entry) = searches.entry(self.key) {
+            entry.get_mut().0 -= 1;
+            if entry.get().0 == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
+
+/// Marks the worker at which this sid's GET waits, for as long as it waits.
+pub(super) struct Waiting<'a>(&'a Search);
+
+impl<'a> Waiting<'a> {
+    pub(super) fn at(search: &'a Search, worker: &Arc<Worker>) -> Self {
+        *lock(&search.silent) = Some(worker.clone());
+        Self(search)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.silent) = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::Keys;
+    use crate::config;
+
+    #[test]
+    fn the_last_request_ends_a_search() {
+        let config = config::for_command_line(&["127.0.0.1:8000".into()], &["127.0.0.1:8001".into()]).unwrap();
+        let shared = Shared::new(&config, vec![1; 32], Keys::random().unwrap());
+        let key = shared.keys.key("app", b"sid");
+        let (one, two) = (Joined::new(&shared, key), Joined::new(&shared, key));
+        assert!(Arc::ptr_eq(&one.search, &two.search));
+        // As if another thread had counted itself but did not have its `Arc` yet.
+        let late = one.search.clone();
+        drop(one);
+        assert_eq!(lock(&shared.discoveries.searches).len(), 1);
+        drop(two);
+        assert!(lock(&shared.discoveries.searches).is_empty());
+        drop(late);
+    }
+}

@@ -1,0 +1,93 @@
+//! Sessions that are learned, discovered and requested at the same time have one entry each on the list of sockets, and
+//! the entry is found again.
+
+use std::thread;
+
+use super::*;
+use crate::keys::Keys;
+use crate::config;
+use crate::sockets::SHARDS;
+
+const TTL: Duration = Duration::from_secs(50);
+
+fn shared() -> (Arc<Shared>, Arc<Worker>) {
+    let config = config::for_command_line(&["127.0.0.1:8000".into()], &["127.0.0.1:8001".into()]).unwrap();
+    let shared = Shared::new(&config, vec![1; 32], Keys::random().unwrap());
+    let worker = shared.snapshot.load().workers().next().unwrap().clone();
+    (shared, worker)
+}
+
+fn client() -> Client {
+    Client { address: "192.0.2.1".parse().unwrap(), secure: false }
+}
+
+fn new(worker: &Arc<Worker>, kind: Kind) -> New<'_> {
+    New { worker, session: Some(worker.session()), transport: Transport::Polling, kind, sid: b"sid", facts: None }
+}
+
+fn listed(shared: &Shared) -> Vec<Arc<Socket>> {
+    (0..SHARDS).flat_map(|shard| shared.sockets.shard(shard)).collect()
+}
+
+/// The session's upgrade was still being discovered when the delayed response to its handshake was learned.
+#[test]
+fn a_session_learned_while_it_was_discovered_is_one_entry() {
+    let (shared, worker) = shared();
+    let key = shared.keys.key(&worker.upstream, b"sid");
+    assert!(pin_fresh(&shared, key, client(), worker.session(), TTL, true));
+    assert!(listed(&shared).is_empty(), "no request has named it");
+    // What discovery does once a worker has accepted the upgrade.
+    assert!(!pin(&shared, key, client(), new(&worker, Kind::EngineIo), TTL, true));
+    let found = hold(&shared, key).unwrap();
+    assert!(!found.is_fresh());
+    let (tunnel, socket) = found.of_tunnel(true);
+    let socket = socket.expect("the tunnel belongs to this session's entry");
+    // The session's next poll.
+    enlist(&shared, key, |session| New { session: Some(session), ..new(&worker, Kind::EngineIo) });
+    assert_eq!((listed(&shared).len(), worker.sessions()), (1, 1));
+    drop((socket, tunnel));
+    forget(&shared, key, End::Client);
+    assert_eq!((listed(&shared).len(), worker.sessions()), (0, 0));
+}
+
+/// Requests of one session that find their worker at the same time make one entry, whichever is first.
+#[test]
+fn sessions_found_concurrently_have_one_entry_each() {
+    let (shared, worker) = shared();
+    let key = |n: u32| shared.keys.key(&worker.upstream, &n.to_be_bytes());
+    thread::scope(|scope| {
+        for who in 0..4 {
+            let (shared, worker) = (&shared, &worker);
+            scope.spawn(move || {
+                for n in 0..500 {
+                    if who == 0 {
+                        pin_fresh(shared, key(n), client(), worker.session(), TTL, true);
+                    } else {
+                        pin(shared, key(n), client(), new(worker, Kind::EngineIo), TTL, true);
+                    }
+                    enlist(shared, key(n), |session| New { session: Some(session), ..new(worker, Kind::EngineIo) });
+                }
+            });
+        }
+    });
+    assert_eq!((listed(&shared).len(), shared.pins.len(), worker.sessions()), (500, 500, 500));
+    let (opened, closed) = worker.series.sockets.turnover();
+    assert_eq!((opened, closed), (500, 0));
+}
+
+/// A session is closed by its entry, whatever sid the entry shows: sids of other protocols do not lead to their pins.
+#[test]
+fn a_session_is_closed_by_its_socket() {
+    let (shared, worker) = shared();
+    for (kind, key) in [
+        (Kind::EngineIo, shared.keys.key(&worker.upstream, b"sid")),
+        (Kind::Plain, shared.keys.of_rule(&worker.upstream, "mcp", b"id")),
+    ] {
+        assert!(pin(&shared, key, client(), new(&worker, kind), TTL, true));
+        let socket = listed(&shared).pop().unwrap();
+        assert_eq!(socket.key(), (kind == Kind::Plain).then_some(key));
+        assert!(close(&shared, &socket) && !close(&shared, &socket), "{kind:?}");
+        assert_eq!((listed(&shared).len(), socket.end()), (0, Some(End::Operator)));
+        assert!(shared.pins.remove(key).is_some_and(|pin| pin.worker().is_none()), "the pin remembers the end");
+    }
+}

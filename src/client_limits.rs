@@ -1,0 +1,349 @@
+//! Limits on client connections: in total, per address, and tunnels per address; and the file descriptors kept in
+//! reserve.
+//!
+//! Connections are counted at accept, before TLS, and closed at once when a limit is reached: a client that waits in a
+//! backlog cannot tell stickyd from a dead server, and a balancer in front would not try another one. A trusted proxy
+//! is one address for many clients, so its connections count only towards the total. The table has one entry per
+//! address that holds a connection or a tunnel, so the descriptor limit bounds its size.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::listener::Listener;
+use crate::config::Limits;
+use crate::descriptors::Room;
+use crate::metrics::Limit;
+use crate::proxy::headers::address_key;
+use crate::state::Shared;
+use crate::telemetry::say_full;
+use crate::thread::Registered;
+
+/// Number of shards of the table, each with a lock of its own.
+const SHARDS: usize = 32;
+
+/// Numbers of connections and tunnels that one address holds now.
+#[derive(Default, Clone, Copy)]
+struct Held {
+    connections: u32,
+    tunnels: u32,
+}
+
+/// The limits in force, and the numbers of connections and tunnels that each address holds.
+pub struct Caps {
+    /// Maximum number of client connections in total.
+    connections: AtomicUsize,
+    per_address: AtomicU32,
+    tunnels_per_address: AtomicU32,
+    descriptors: Room,
+    held: [Mutex<HashMap<u64, Held>>; SHARDS],
+}
+
+/// The two things that are counted per address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Connection,
+    Tunnel,
+}
+
+/// A tunnel that is counted for its client's address, until this is dropped.
+pub struct TunnelOf {
+    shared: Arc<Shared>,
+    address: u64,
+}
+
+impl Drop for TunnelOf {
+    fn drop(&mut self) {
+        self.shared.caps.leave(self.address, Kind::Tunnel);
+    }
+}
+
+impl Caps {
+    /// Creates the limits from the configuration and the process's descriptor limit.
+    pub fn new(limits: &Limits, descriptors: u64) -> Self {
+        let new = Self {
+            connections: AtomicUsize::default(),
+            per_address: AtomicU32::default(),
+            tunnels_per_address: AtomicU32::default(),
+            descriptors: Room::new(descriptors, limits.reserved_descriptors),
+            held: std::array::from_fn(|_| Mutex::default()),
+        };
+        new.set(limits);
+        new
+    }
+
+    /// Replaces the limits, except for the number of reserved descriptors. Existing connections stay, even if there are
+    /// now more of them than allowed.
+    pub fn set(&self, limits: &Limits) {
+        let or =
+            |count: u32, default: usize| if count == 0 { u32::try_from(default).unwrap_or(u32::MAX) } else { count };
+        let half = usize::try_from(self.descriptors.size() / 2).unwrap_or(usize::MAX);
+        let connections = if limits.connections == 0 { half } else { limits.connections };
+        self.connections.store(connections, Relaxed);
+        self.per_address.store(or(limits.connections_per_address, connections.div_ceil(2)), Relaxed);
+        self.tunnels_per_address.store(or(limits.tunnels_per_address, connections.div_ceil(2)), Relaxed);
+    }
+
+    /// Returns the maximum number of client connections in total.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Relaxed)
+    }
+
+    fn shard(&self, address: u64) -> MutexGuard<'_, HashMap<u64, Held>> {
+        // The key is a keyed hash, so its low bits are as good as any. The array has `SHARDS` entries, so the remainder
+        // is a valid index.
+        #[allow(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "a remainder of SHARDS")]
+        self.held[address as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts one more, unless the limit is reached; returns whether it was counted.
+    fn enter(&self, address: u64, kind: Kind) -> bool {
+        self.enter_some(address, kind, 1) > 0
+    }
+
+    /// Counts up to `most` more, as far as the limit allows; returns how many were counted.
+    fn enter_some(&self, address: u64, kind: Kind, most: u32) -> u32 {
+        let mut held = self.shard(address);
+        let entry = held.entry(address).or_default();
+        let (count, bound) = match kind {
+            Kind::Connection => (&mut entry.connections, self.per_address.load(Relaxed)),
+            Kind::Tunnel => (&mut entry.tunnels, self.tunnels_per_address.load(Relaxed)),
+        };
+        let room = bound.saturating_sub(*count).min(most);
+        *count += room;
+        if entry.connections == 0 && entry.tunnels == 0 {
+            held.remove(&address);
+        }
+        room
+    }
+
+    fn leave(&self, address: u64, kind: Kind) {
+        self.leave_some(address, kind, 1);
+    }
+
+    fn leave_some(&self, address: u64, kind: Kind, some: u32) {
+        let mut held = self.shard(address);
+        let Some(entry) = held.get_mut(&address) else { return };
+        match kind {
+            Kind::Connection => entry.connections = entry.connections.saturating_sub(some),
+            Kind::Tunnel => entry.tunnels = entry.tunnels.saturating_sub(some),
+        }
+        if entry.connections == 0 && entry.tunnels == 0 {
+            held.remove(&address);
+        }
+        // Return the memory of a table that a flood has made large.
+        if held.is_empty() && held.capacity() > 1_024 {
+            held.shrink_to_fit();
+        }
+    }
+
+    /// Returns whether a connection to a worker may use the descriptor of this number.
+    pub fn has_descriptor_for_worker(&self, descriptor: i32) -> bool {
+        self.descriptors.has_for_worker(descriptor)
+    }
+
+    /// Stops counting a closed connection for its address.
+    pub fn connection_over(&self, address: u64) {
+        self.leave(address, Kind::Connection);
+    }
+
+    /// Returns whether an address may open one more tunnel.
+    pub fn has_tunnel_room(&self, address: u64) -> bool {
+        self.shard(address).get(&address).is_none_or(|held| held.tunnels < self.tunnels_per_address.load(Relaxed))
+    }
+}
+
+/// Counts the streams of one HTTP/2 connection as connections of its address, because each stream uses a connection to
+/// a worker. The first stream is covered by the count of the connection itself; the others are counted, and released,
+/// several at a time.
+pub(super) struct StreamsOf {
+    shared: Arc<Shared>,
+    /// Key of the client's address; `None` for a trusted proxy, which stands for many clients.
+    address: Option<u64>,
+    /// Number of streams that are counted, and so may be open; at least 1, for the connection itself.
+    counted: Cell<u32>,
+}
+
+/// Number of streams counted at a time, because a page requests several at once. Fewer than twice as many are counted
+/// beyond the open ones.
+const SOME_STREAMS: u32 = 4;
+
+impl StreamsOf {
+    pub(super) fn new(shared: &Arc<Shared>, ip: IpAddr, trusted: bool) -> Self {
+        let address = (!trusted).then(|| shared.keys.address(address_key(ip)));
+        Self { shared: shared.clone(), address, counted: Cell::new(1) }
+    }
+
+    /// Returns whether `open` streams may be open at once, counting more for the address if necessary.
+    pub(super) fn may_be(&self, open: u32) -> bool {
+        let Some(address) = self.address else { return true };
+        let missing = open.saturating_sub(self.counted.get());
+        if missing > 0 {
+            let most = missing.saturating_add(SOME_STREAMS - 1);
+            self.counted.set(self.counted.get() + self.shared.caps.enter_some(address, Kind::Connection, most));
+        }
+        let may = open <= self.counted.get();
+        if !may {
+            self.shared.metrics.limits.reached(Limit::ConnectionsPerAddress);
+            say_full!("HTTP/2 stream rejected: the limit per address is reached (connections_per_address)");
+        }
+        may
+    }
+
+    /// Releases counted streams, now that only `open` are open.
+    pub(super) fn are(&self, open: u32) {
+        let counted = self.counted.get();
+        let kept = match open {
+            0 => 1,
+            some if counted < some.saturating_add(2 * SOME_STREAMS) => return,
+            some => some + SOME_STREAMS,
+        };
+        if let Some(address) = self.address.filter(|_| kept < counted) {
+            self.counted.set(kept);
+            self.shared.caps.leave_some(address, Kind::Connection, counted - kept);
+        }
+    }
+}
+
+impl Drop for StreamsOf {
+    fn drop(&mut self) {
+        self.are(0);
+    }
+}
+
+/// Counts a tunnel for its client's address. The limit was checked by [`may_tunnel`] before the request was forwarded;
+/// a tunnel that exceeds it by now is not counted, but not refused either.
+pub fn tunnel_of(shared: &Arc<Shared>, ip: IpAddr) -> Option<TunnelOf> {
+    let address = shared.keys.address(address_key(ip));
+    shared.caps.enter(address, Kind::Tunnel).then(|| TunnelOf { shared: shared.clone(), address })
+}
+
+/// Returns whether a client's address may open one more tunnel; a refusal is counted and logged.
+pub fn may_tunnel(shared: &Shared, ip: IpAddr) -> bool {
+    let may = shared.caps.has_tunnel_room(shared.keys.address(address_key(ip)));
+    if !may {
+        shared.metrics.limits.reached(Limit::TunnelsPerAddress);
+        say_full!(peer = %ip, "WebSocket rejected: the limit per address is reached (tunnels_per_address)");
+    }
+    may
+}
+
+/// Returns whether a connection just accepted may stay. `live` already counts towards the total, until it is dropped.
+pub(super) fn admits(live: &Registered, listener: &Listener, descriptor: i32, peer: IpAddr) -> bool {
+    let shared = &live.thread().shared;
+    if !shared.caps.descriptors.has(descriptor) {
+        shared.metrics.limits.reached(Limit::Descriptors);
+        say_full!("client connection rejected: the remaining descriptors are reserved (reserved_descriptors)");
+        return false;
+    }
+    // A new client is more likely to send a request than the one that has been silent for longest. That one is closed,
+    // as nginx does with its reusable connections.
+    if shared.clients.load(Relaxed) > shared.caps.connections() && !made_room(live) {
+        shared.metrics.limits.reached(Limit::Connections);
+        say_full!(limit = shared.caps.connections(), "client connection rejected: the limit is reached (connections)");
+        return false;
+    }
+    listener.trusts(peer) || admits_address(live, peer)
+}
+
+fn made_room(live: &Registered) -> bool {
+    let made = live.thread().make_room();
+    if made {
+        live.thread().shared.metrics.limits.reached(Limit::IdleConnections);
+        say_full!(
+            limit = live.thread().shared.caps.connections(),
+            "idle client connection closed to make room for a new one: the limit is reached (connections)"
+        );
+    }
+    made
+}
+
+/// Returns whether a connection may stay as one of this address, which is the peer's or the one named by a PROXY
+/// header.
+pub(super) fn admits_address(live: &Registered, ip: IpAddr) -> bool {
+    let shared = &live.thread().shared;
+    let address = shared.keys.address(address_key(ip));
+    let admitted = shared.caps.enter(address, Kind::Connection);
+    if admitted {
+        live.counted_for(address);
+    } else {
+        shared.metrics.limits.reached(Limit::ConnectionsPerAddress);
+        say_full!(peer = %ip, "client connection rejected: the limit per address is reached (connections_per_address)");
+    }
+    admitted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caps(connections_per_address: u32) -> Caps {
+        Caps::new(&Limits { connections_per_address, tunnels_per_address: 1, ..Limits::default() }, 1_000)
+    }
+
+    #[test]
+    fn default_limits_follow_the_descriptor_limit() {
+        let caps = Caps::new(&Limits::default(), 20_000);
+        assert_eq!(
+            (caps.connections(), caps.per_address.load(Relaxed), caps.tunnels_per_address.load(Relaxed)),
+            (9_500, 4_750, 4_750)
+        );
+    }
+
+    #[test]
+    fn each_address_has_its_own_limit_and_gets_its_slots_back() {
+        let caps = caps(2);
+        assert!(caps.enter(1, Kind::Connection) && caps.enter(1, Kind::Connection));
+        assert!(!caps.enter(1, Kind::Connection) && caps.enter(33, Kind::Connection), "same shard, other address");
+        caps.leave(1, Kind::Connection);
+        assert!(caps.enter(1, Kind::Connection));
+        assert!(caps.has_tunnel_room(1) && caps.enter(1, Kind::Tunnel) && !caps.has_tunnel_room(1));
+    }
+
+    #[test]
+    fn a_batch_is_cut_to_the_room_that_is_left() {
+        let caps = caps(10);
+        assert_eq!([8, 8, 8].map(|some| caps.enter_some(1, Kind::Connection, some)), [8, 2, 0]);
+        caps.leave_some(1, Kind::Connection, 10);
+        assert!(caps.shard(1).is_empty());
+    }
+
+    #[test]
+    fn counted_streams_stay_close_to_open_streams() {
+        let config = crate::config::for_command_line(&["127.0.0.1:8000".into()], &["127.0.0.1:8001".into()]).unwrap();
+        let shared = Shared::new(&config, vec![1; 32], crate::keys::Keys::random().unwrap());
+        let streams = StreamsOf::new(&shared, IpAddr::from([192, 0, 2, 1]), false);
+        let address = streams.address.unwrap();
+        let counted = || shared.caps.shard(address).get(&address).map_or(0, |held| held.connections) + 1;
+        for open in 1..=100 {
+            assert!(streams.may_be(open) && (open..open + SOME_STREAMS).contains(&counted()), "{open}: {}", counted());
+        }
+        for open in (0..100).rev() {
+            streams.are(open);
+            assert!((open..open + 2 * SOME_STREAMS).contains(&counted()), "{open}: {}", counted());
+        }
+        assert_eq!(counted(), 1);
+        assert!(streams.may_be(9));
+        drop(streams);
+        assert_eq!(counted(), 1);
+        let proxys = StreamsOf::new(&shared, IpAddr::from([192, 0, 2, 1]), true);
+        assert!(proxys.may_be(u32::MAX) && counted() == 1, "a trusted proxy has no limit");
+    }
+
+    #[test]
+    fn addresses_that_hold_nothing_are_removed() {
+        let caps = caps(5_000);
+        for address in 0..1_000 {
+            caps.enter(address, Kind::Connection);
+            caps.enter(address, Kind::Tunnel);
+        }
+        for address in 0..1_000 {
+            caps.leave(address, Kind::Tunnel);
+            caps.leave(address, Kind::Connection);
+            caps.leave(address, Kind::Connection);
+        }
+        assert!((0..SHARDS as u64).all(|shard| caps.shard(shard).is_empty()));
+    }
+}

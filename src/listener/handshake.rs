@@ -1,0 +1,205 @@
+//! What comes before the first request of a connection: a PROXY header and a TLS handshake, where its listener requires
+//! them.
+//!
+//! Both share one time-out (`[limits] handshake_timeout`), handshakes take turns, and every failure is counted, except
+//! that of a client that never sent a byte. How a header is read and how a certificate is chosen is in `proxy_protocol`
+//! and `tls`.
+
+use std::cell::LazyCell;
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use rustls::pki_types::UnixTime;
+use rustls::{HandshakeKind, ProtocolVersion};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::client_certificate::ClientCertificate;
+use super::conn::ClientIo;
+use super::proxy_protocol::{self, Source};
+use super::tls::Terms;
+use crate::net::tls_stream::TlsStream;
+use crate::client_limits;
+use super::Listener;
+use crate::thread::{Order, Registered, Thread};
+
+/// How long a handshake may keep its turn: an honest one needs a round trip or two, and clients that stop in the middle
+/// must not block all others.
+const TLS_TURN: Duration = Duration::from_millis(500);
+
+/// Result of the TLS handshake of a connection.
+pub struct Secured {
+    /// Index of the listener's policy under which the handshake was made.
+    pub(super) policy: usize,
+    /// The client's certificate as it is reported to workers; `None` if none was requested.
+    pub client: Option<Box<ClientCertificate>>,
+}
+
+/// A connection that is ready for requests.
+pub(super) struct Opened {
+    pub(super) io: ClientIo,
+    /// Address of the client: the peer, or the address that a PROXY header names in its place.
+    pub(super) ip: IpAddr,
+    /// Whether that address is a trusted proxy.
+    pub(super) trusted: bool,
+    /// Result of the TLS handshake; `None` if the connection is not encrypted up to stickyd.
+    pub(super) tls: Option<Secured>,
+}
+
+/// Prepares a fresh connection for requests. `None` means that it failed, which has been counted.
+pub(super) async fn open(
+    thread: &Thread,
+    live: &Registered,
+    listener: &Listener,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+) -> Option<Opened> {
+    let peer_ip = peer.ip().to_canonical();
+    let mut who = Peer { ip: peer_ip, trusted: listener.trusts(peer_ip) };
+    // Lazy, because a connection without PROXY header and TLS needs no deadline.
+    let deadline = LazyCell::new(|| Instant::now() + thread.limits().handshake_timeout);
+    // Both steps are boxed: a future is as large as its largest branch, and these are over before the first request.
+    if listener.settings.proxy_protocol {
+        let header = proxy_header(listener, &mut stream, who);
+        let named = Box::pin(in_time(live, *deadline, header)).await;
+        who = named.map_err(|error| not_served(thread, "proxy", peer_ip, &error)).ok()?;
+        if who.ip != peer_ip && !listener.trusts(who.ip) && !client_limits::admits_address(live, who.ip) {
+            return None;
+        }
+    }
+    let (io, tls) = match listener.tls() {
+        None => (ClientIo::Plain(stream), None),
+        Some(terms) => {
+            let secured = Box::pin(secure(thread, live, listener, terms, stream, *deadline)).await;
+            let (stream, secured) = secured.map_err(|error| not_served(thread, "tls", who.ip, &error)).ok()?;
+            (ClientIo::Tls(stream), Some(secured))
+        }
+    };
+    Some(Opened { io, ip: who.ip, trusted: who.trusted, tls })
+}
+
+/// The client of a connection, as known so far.
+#[derive(Clone, Copy)]
+struct Peer {
+    ip: IpAddr,
+    /// Whether the client is a trusted proxy, so that its statements about other clients count.
+    trusted: bool,
+}
+
+/// Logs and counts a connection that ends before its first request. One on which the client never sent a byte is not
+/// counted as an error: balancers check in this way whether a port is open.
+fn not_served(thread: &Thread, kind: &str, peer: IpAddr, error: &io::Error) {
+    tracing::debug!(%peer, kind, %error, "client connection ended before its first request");
+    if said_nothing(error) {
+        return;
+    }
+    thread.shared.metrics.client_errors.with_label_values(&[kind]).inc();
+}
+
+/// Waits for the client's first byte, without consuming it.
+async fn first_byte(stream: &TcpStream) -> io::Result<()> {
+    match stream.peek(&mut [0]).await {
+        Ok(1..) => Ok(()),
+        Ok(0) | Err(_) => Err(io::ErrorKind::ConnectionAborted.into()),
+    }
+}
+
+/// Returns whether `error` is the one by which [`first_byte`] reports a client that left without sending a byte; no
+/// read or write of a socket fails with this kind.
+fn said_nothing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ConnectionAborted
+}
+
+/// Reads the PROXY header and returns the client that it names. That client is the peer from here on, so its own
+/// statements about other clients count only if it is a trusted proxy itself; those of an unknown client never count,
+/// although the balancer's would.
+async fn proxy_header(listener: &Listener, stream: &mut TcpStream, sender: Peer) -> io::Result<Peer> {
+    if !sender.trusted {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "a PROXY header is required, and the peer is not a trusted proxy",
+        ));
+    }
+    first_byte(stream).await?;
+    Ok(match proxy_protocol::read(stream).await? {
+        Source::Balancer => sender,
+        Source::Unknown => Peer { trusted: false, ..sender },
+        Source::Client(ip) => Peer { ip, trusted: listener.trusts(ip) },
+    })
+}
+
+/// Makes a TLS handshake and counts its result.
+async fn secure(
+    thread: &Thread,
+    live: &Registered,
+    listener: &Listener,
+    terms: &Terms,
+    stream: TcpStream,
+    deadline: Instant,
+) -> io::Result<(TlsStream, Secured)> {
+    let count = |version, result, resumed| {
+        thread.shared.metrics.tls_handshake(&listener.settings.label, version, result, resumed);
+    };
+    let (stream, policy) = match in_time(live, deadline, handshake(thread, terms, stream)).await {
+        Ok(made) => made,
+        Err(error) => {
+            if said_nothing(&error) {
+                return Err(error);
+            }
+            count("none", if error.kind() == io::ErrorKind::TimedOut { "timeout" } else { "failed" }, false);
+            return Err(error);
+        }
+    };
+    let session = stream.session();
+    let version = match session.protocol_version() {
+        Some(ProtocolVersion::TLSv1_3) => "1.3",
+        Some(ProtocolVersion::TLSv1_2) => "1.2",
+        _ => "other",
+    };
+    let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
+    let client = match terms.asks(policy) {
+        false => None,
+        true => match ClientCertificate::of(session.peer_certificates(), UnixTime::now().as_secs()) {
+            Ok(client) => Some(Box::new(client)),
+            Err(why) => {
+                count(version, "failed", resumed);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            }
+        },
+    };
+    count(version, "ok", resumed);
+    Ok((stream, Secured { policy, client }))
+}
+
+/// Runs a step before the first request within its deadline; a stop of stickyd cuts it like a request.
+async fn in_time<T>(live: &Registered, deadline: Instant, step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let mut step = pin!(tokio::time::timeout_at(deadline, step));
+    let done = poll_fn(|cx| {
+        live.watch(cx.waker());
+        match live.order() {
+            Order::Cut => Poll::Ready(None),
+            Order::GoOn | Order::Stop | Order::Idle | Order::Leave => step.as_mut().poll(cx).map(Some),
+        }
+    });
+    done.await.ok_or(io::ErrorKind::Interrupted)?.map_err(|_| io::ErrorKind::TimedOut)?
+}
+
+/// Makes a TLS handshake when its turn has come.
+async fn handshake(thread: &Thread, terms: &Terms, stream: TcpStream) -> io::Result<(TlsStream, usize)> {
+    // A client that sends nothing takes no turn. This peeks, because `readable` may report a fresh socket as ready.
+    first_byte(&stream).await?;
+    // The semaphore is never closed.
+    let turn = thread.handshakes.acquire().await.map_err(io::Error::other)?;
+    let mut accept = pin!(terms.accept(stream));
+    match tokio::time::timeout(TLS_TURN, &mut accept).await {
+        Ok(accepted) => accepted,
+        Err(_) => {
+            drop(turn);
+            accept.await
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Series of connection quality: round-trip times, sockets that owe an answer, and broadcasts.
+
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+
+use super::vec_or_empty;
+use crate::broadcast::{Counts, Fate};
+use crate::websocket::round_trip::{Half, Quality};
+
+/// Buckets of round-trip times in seconds: from the same network up to the longest time that is measured.
+const TRIPS: [f64; 13] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 6.0];
+
+/// Series of connection quality and of broadcasts.
+pub struct CareSeries {
+    trips: HistogramVec,
+    suspects: IntGaugeVec,
+    qualities: IntGaugeVec,
+    broadcast: [IntCounter; Fate::ALL.len()],
+}
+
+impl CareSeries {
+    #[rustfmt::skip]
+    pub(super) fn new(r: &Registry) -> Self {
+        let trips = HistogramVec::new(
+            HistogramOpts::new("stickyd_round_trip_seconds",
+                "Round-trip times of pings in WebSockets, by the leg they measured (client or worker); times above \
+                 6.5 s are recorded as 6.5 s.").buckets(TRIPS.to_vec()),
+            &["upstream", "leg"]);
+        let trips = vec_or_empty(trips);
+        if let Err(error) = r.register(Box::new(trips.clone())) {
+            tracing::error!(%error, "a metric could not be registered");
+        }
+        let broadcast = register!(r, IntCounterVec, "stickyd_broadcast_sockets_total",
+            "Recipients of broadcasts by result: reached, denied (broadcast is not allowed), polling, not_ready, \
+             other_kind (the broadcast has no text or no event for it), closing, slow.",
+            &["result"]);
+        Self {
+            trips,
+            suspects: register!(r, IntGaugeVec, "stickyd_sockets_suspect",
+                "WebSockets whose client has not answered a Ping of stickyd or its worker, or a ping of Engine.IO.",
+                &["upstream"]),
+            qualities: register!(r, IntGaugeVec, "stickyd_sockets_quality",
+                "WebSockets whose client leg was measured, by quality (round_trip): excellent, good, poor.",
+                &["upstream", "quality"]),
+            broadcast: Fate::ALL.map(|fate| broadcast.with_label_values(&[fate.word()])),
+        }
+    }
+
+    /// Returns the histograms of an upstream's two legs: the client's, the worker's.
+    pub(super) fn round_trips(&self, upstream: &str) -> [Histogram; 2] {
+        [Half::Client, Half::Worker].map(|half| self.trips.with_label_values(&[upstream, half.word()]))
+    }
+
+    /// Sets the gauges to the present state: per upstream the number of suspect sockets, and sockets by quality.
+    pub fn show<'a>(&self, all: impl Iterator<Item = (&'a str, i64, [i64; Quality::ALL.len()])>) {
+        self.suspects.reset();
+        self.qualities.reset();
+        for (upstream, suspects, qualities) in all {
+            self.suspects.with_label_values(&[upstream]).set(suspects);
+            for (quality, count) in Quality::ALL.into_iter().zip(qualities) {
+                self.qualities.with_label_values(&[upstream, quality.word()]).set(count);
+            }
+        }
+    }
+
+    /// Counts the recipients of a broadcast that is over, by result.
+    pub fn broadcast(&self, counts: &Counts) {
+        for (counter, count) in self.broadcast.iter().zip(counts) {
+            counter.inc_by(u64::from(*count));
+        }
+    }
+}

@@ -1,0 +1,458 @@
+//! The search of one request for its session: which workers to ask, in which order, and what each answer means.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hyper::body::{Body as _, Frame};
+use hyper::http::response;
+use hyper::{Method, Response, StatusCode};
+
+use crate::proxy::replay::Copies;
+use super::probe::{self, Verdict};
+use crate::affinity::discoveries::search::{Search, Verdicts, Waiting, FRESH};
+use super::{LOOK, PATIENCE, lock};
+use crate::keys::Key;
+use crate::engine_io::{self, EngineIo, Sid};
+use crate::affinity::{Choice, first_guess, forget, hold, pin};
+use crate::clock;
+use crate::config::rules::Protocol;
+use crate::metrics::{Discovery, Source};
+use crate::proxy::Job;
+use crate::affinity::ask::Kind;
+use crate::proxy::attempt::{self, Missed};
+use crate::proxy::response_body::{Answer, Reply};
+use crate::proxy::forward;
+use crate::proxy::learn::{self, Ahead};
+use crate::proxy::access_log::Record;
+use crate::proxy::respond::{self, Problem};
+use crate::sockets::End;
+use crate::telemetry::say_full;
+use crate::tunnel;
+use crate::upstream::connections::connect::Lease;
+use crate::upstream::connections::dial::ConnectError;
+use crate::upstream::exchange::response_body::Unread;
+use crate::upstream::worker::{Count, Worker};
+
+/// Maximum pause between two probes of the same silent workers.
+const RARE_LOOK: Duration = Duration::from_millis(500);
+
+/// Time within which a worker that granted the upgrade of an unknown session closes the connection.
+const HANG_UP: Duration = Duration::from_millis(150);
+
+/// One request that searches for its session.
+pub(super) struct Hunt<'a> {
+    job: &'a Job,
+    key: Key,
+    search: &'a Search,
+    copies: Copies,
+    /// The most recent refusal, which is forwarded if no worker accepts the request.
+    last: Option<(response::Parts, VecDeque<Frame<Bytes>>, Answer)>,
+    /// Whether a worker refused without an answer that can be forwarded: with a 101 and then the end of the connection.
+    hung_up: bool,
+    /// Whether the worker asked next claimed the session when it was probed.
+    claimed: bool,
+    eliminated: bool,
+    /// Whether there is a sign that the request belongs to a session at all: a worker's claim or refusal, or only one
+    /// worker to ask.
+    known: bool,
+    /// Whether a worker accepted the request while it was `known`. Only then the budget token is returned; otherwise a
+    /// made-up sid on any page that answers would be sent to all workers at no cost.
+    pub(super) proven: bool,
+}
+
+/// Result of one attempt.
+#[allow(clippy::large_enum_variant, reason = "moved once per attempt, and never stored")]
+enum Step {
+    /// The request is answered.
+    Done(Discovery, Response<Reply>),
+    /// The worker refused the session explicitly.
+    Refused,
+    /// The worker could not be reached; nothing was sent.
+    Unreached,
+    /// The worker refuses connections: whatever it knew, it cannot be asked any more.
+    Closed,
+}
+
+/// Result of a search whose request body could not be held. Except for lack of room, the cause is mostly the client.
+fn unheld(problem: Problem) -> (Discovery, Response<Reply>) {
+    let result = if matches!(problem, Problem::Full(_)) { Discovery::NoRoom } else { Discovery::Failed };
+    (result, respond::problem(problem))
+}
+
+impl<'a> Hunt<'a> {
+    pub(super) fn new(job: &'a Job, key: Key, search: &'a Search, copies: Copies) -> Self {
+        Self {
+            job,
+            key,
+            search,
+            copies,
+            last: None,
+            hung_up: false,
+            claimed: false,
+            eliminated: false,
+            known: false,
+            proven: false,
+        }
+    }
+
+    pub(super) async fn run(&mut self, record: &mut Record) -> (Discovery, Response<Reply>) {
+        let deadline = Instant::now() + PATIENCE;
+        let candidates = self.candidates();
+        self.known = candidates.len() == 1;
+        if let Some(guess) = self.open_guess() {
+            self.known = true;
+            if let Err(problem) = self.copies.hold(self.job).await {
+                return unheld(problem);
+            }
+            if let Step::Done(result, response) = self.attempt(&guess, record).await {
+                return (result, response);
+            }
+        }
+        let verdicts = self.verdicts(&candidates).await;
+        self.heed(&verdicts);
+        let left = verdicts.into_iter().filter(|(worker, verdict)| self.is_worth_asking(worker, *verdict));
+        let (asked, silent): (Vec<_>, Vec<_>) = left.partition(|(_, verdict)| *verdict != Verdict::Silent);
+        // A body is held only if a second worker may have to get it, so that made-up sids do not fill the room that all
+        // requests share.
+        if asked.len() + silent.len() > 1
+            && let Err(problem) = self.copies.hold(self.job).await
+        {
+            return unheld(problem);
+        }
+        let mut silent = silent.into_iter().map(|(worker, _)| worker).collect();
+        if let Some(done) = self.walk(asked, &mut silent, record).await {
+            return done;
+        }
+        if let Some(done) = self.wait_for(silent, deadline, record).await {
+            return done;
+        }
+        self.nobody(record).await
+    }
+
+    /// Workers that serve their own sessions, the most likely owner first.
+    fn candidates(&self) -> Vec<Arc<Worker>> {
+        let job = self.job;
+        let guess = first_guess(&job.upstream, &job.ask, job.client);
+        let members = job.upstream.members.iter().map(|member| &member.worker);
+        let mut workers: Vec<_> = guess.iter().chain(members).filter(|worker| worker.serves()).cloned().collect();
+        let mut seen = Vec::with_capacity(workers.len());
+        workers.retain(|worker| {
+            let new = !seen.contains(&worker.serial);
+            seen.push(worker.serial);
+            new
+        });
+        workers
+    }
+
+    /// Worker that gets the real request before any worker is probed: the one at which this sid's GET is waiting.
+    fn open_guess(&self) -> Option<Arc<Worker>> {
+        if self.job.ask.is_poll() {
+            return None;
+        }
+        lock(&self.search.silent).clone().filter(|worker| worker.serves())
+    }
+
+    /// Returns the workers' answers to the probe, which is sent once for all requests of the sid that arrive together.
+    async fn verdicts(&self, candidates: &[Arc<Worker>]) -> Verdicts {
+        if let [only] = candidates {
+            return vec![(only.clone(), Verdict::Alive)];
+        }
+        // Later requests wait for the answers to the first one's probe, at most a second; if that request is cancelled,
+        // the next one probes.
+        let mut known = self.search.verdicts.lock().await;
+        if let Some((when, verdicts)) = &*known
+            && when.elapsed() < FRESH
+        {
+            return verdicts.clone();
+        }
+        let verdicts = probe::ask_all(self.job, &self.copies.head, candidates).await;
+        // Verdicts without a probe are not stored, because another request of the session may have a probe: Phoenix'
+        // poll next to its POST.
+        if probe::asks(self.job, &self.copies.head) {
+            *known = Some((Instant::now(), verdicts.clone()));
+        }
+        verdicts
+    }
+
+    /// Records what the probes showed.
+    fn heed(&mut self, verdicts: &[(Arc<Worker>, Verdict)]) {
+        for (worker, verdict) in verdicts {
+            if *verdict == Verdict::Refuses {
+                self.remember_refusal(worker);
+            }
+            self.known |= matches!(verdict, Verdict::Owns | Verdict::Refuses);
+        }
+    }
+
+    /// Whether to send the request to a worker: not if it explicitly refused this sid, unless it now claims the
+    /// session.
+    fn is_worth_asking(&self, worker: &Worker, verdict: Verdict) -> bool {
+        verdict == Verdict::Owns || !self.has_refused(worker)
+    }
+
+    /// Sends the real request to one worker after the other: the one that claims the session first, then those whose
+    /// probes do not tell. Workers that cannot be reached at the moment have not decided anything, and are added to
+    /// `silent`.
+    async fn walk(
+        &mut self,
+        mut asked: Vec<(Arc<Worker>, Verdict)>,
+        silent: &mut Vec<Arc<Worker>>,
+        record: &mut Record,
+    ) -> Option<(Discovery, Response<Reply>)> {
+        asked.sort_by_key(|(_, verdict)| *verdict != Verdict::Owns);
+        for (worker, verdict) in asked {
+            if !self.is_worth_asking(&worker, verdict) {
+                continue;
+            }
+            self.claimed = verdict == Verdict::Owns;
+            match self.attempt(&worker, record).await {
+                Step::Done(result, response) => return Some((result, response)),
+                Step::Unreached => silent.push(worker),
+                Step::Refused | Step::Closed => {}
+            }
+        }
+        None
+    }
+
+    /// Handles silent workers: a single one is the owner by elimination; several are probed again until all but one
+    /// have answered.
+    async fn wait_for(
+        &mut self,
+        mut silent: Vec<Arc<Worker>>,
+        deadline: Instant,
+        record: &mut Record,
+    ) -> Option<(Discovery, Response<Reply>)> {
+        let mut pause = LOOK;
+        loop {
+            silent.retain(|worker| worker.serves() && !self.has_refused(worker));
+            if silent.len() < 2 {
+                break;
+            }
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                return Some((Discovery::Undecided, respond::problem(Problem::Undecided)));
+            };
+            let asked = probe::ask_all(self.job, &self.copies.head, &silent);
+            let Ok(verdicts) = tokio::time::timeout(left, asked).await else { continue };
+            let spoke: Verdicts = verdicts.into_iter().filter(|(_, verdict)| *verdict != Verdict::Silent).collect();
+            if spoke.is_empty() {
+                // Workers that cannot be reached are silent at once, and each probe costs them a connect.
+                tokio::time::sleep(pause.min(left)).await;
+                pause = (pause * 2).min(RARE_LOOK);
+            }
+            self.heed(&spoke);
+            silent.retain(|worker| !spoke.iter().any(|(known, _)| Arc::ptr_eq(known, worker)));
+            if let Some(done) = self.walk(spoke, &mut silent, record).await {
+                return Some(done);
+            }
+        }
+        let owner = silent.pop()?;
+        // Pinned before it answers: the worker may stay silent for long, and the session's other requests belong there,
+        // too.
+        self.eliminated = true;
+        let pinned_here = self.pin(&owner);
+        match self.attempt(&owner, record).await {
+            Step::Done(result, response) => Some((result, response)),
+            // The pin stays, because no other worker can be the owner.
+            Step::Unreached => Some((Discovery::Undecided, respond::problem(Problem::Undecided))),
+            Step::Refused | Step::Closed => {
+                if pinned_here {
+                    forget(&self.job.conn.thread.shared, self.key, End::Refused);
+                }
+                None
+            }
+        }
+    }
+
+    /// Ends a search in which every worker refused: the last refusal is forwarded to the client, and the miss is
+    /// remembered for a second.
+    async fn nobody(&mut self, record: &mut Record) -> (Discovery, Response<Reply>) {
+        if self.last.is_none() && !self.hung_up {
+            // The workers refused only the probe. The client gets the answer of the most likely worker to its own
+            // request; if that is acceptance all the same, it proves nothing.
+            self.known = false;
+            if let Some(worker) = self.candidates().into_iter().find(|worker| self.has_refused(worker))
+                && let Step::Done(result, response) = self.attempt(&worker, record).await
+            {
+                return (result, response);
+            }
+        }
+        if self.job.upstream.config.lacks_addresses() {
+            // The owner may be a worker whose name does not resolve yet, so the request must not be refused.
+            return (Discovery::Undecided, respond::problem(Problem::Undecided));
+        }
+        let shared = &self.job.conn.thread.shared;
+        // No miss is remembered if the browser's next session will have the same cookie.
+        let lasts = self.job.ask.rule(&self.job.upstream).is_some_and(|live| live.rule.protocol == Protocol::CometD);
+        if !lasts && !lock(&shared.discoveries.misses).remember(self.key, clock::now_ms()) {
+            say_full!(upstream = %self.job.upstream.config.name,
+                "too many unknown sessions to remember: their next requests start new searches");
+        }
+        let series = self.job.upstream.series();
+        let Some((parts, held, answer)) = self.last.take() else {
+            series.refusals_own.inc();
+            return (Discovery::Unknown, respond::refused(self.job));
+        };
+        series.refusals_forwarded.inc();
+        (Discovery::Unknown, forward::release(parts, held, answer, None))
+    }
+
+    /// Sends the real request to one worker; if the worker accepts it, the session is pinned there.
+    async fn attempt(&mut self, worker: &Arc<Worker>, record: &mut Record) -> Step {
+        let job = self.job;
+        let claimed = std::mem::take(&mut self.claimed);
+        let Some(request) = self.copies.next() else {
+            return Step::Done(
+                Discovery::Failed,
+                respond::problem(Problem::Full("the request body is too large to be sent again")),
+            );
+        };
+        job.upstream.series().attempts.inc();
+        let waiting = job.ask.is_poll().then(|| Waiting::at(self.search, worker));
+        let attempted = attempt::attempt(job, worker, request).await;
+        drop(waiting);
+        let (response, lease, in_flight) = match attempted {
+            Ok(answered) => answered,
+            Err(Missed::Connect(error, back)) => {
+                self.copies.take_back(back);
+                return if matches!(error, ConnectError::Refused) { Step::Closed } else { Step::Unreached };
+            }
+            Err(missed) => return Step::Done(Discovery::Failed, forward::problem_of(&missed)),
+        };
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return self.switch(worker, claimed, response, lease, record).await;
+        }
+        let (parts, unread) = response.into_parts();
+        let mut answer = Answer::new(unread, lease, job.conn.thread.clone());
+        let mut held = VecDeque::new();
+        match self.refuses(&parts, &mut answer, &mut held).await {
+            Err(problem) => return Step::Done(Discovery::Failed, respond::problem(problem)),
+            Ok(false) => {}
+            Ok(true) => {
+                self.remember_refusal(worker);
+                self.last = Some((parts, held, answer));
+                return Step::Refused;
+            }
+        }
+        Step::Done(self.result(), self.release(worker, parts, held, answer, in_flight, record))
+    }
+
+    /// Whether the response is a refusal by the session's rule; for a preflight, by Engine.IO's rule.
+    async fn refuses(
+        &self,
+        parts: &response::Parts,
+        answer: &mut Answer,
+        held: &mut VecDeque<Frame<Bytes>>,
+    ) -> Result<bool, Problem> {
+        let upstream = &self.job.upstream;
+        let Some(live) = self.job.ask.rule(upstream).or_else(|| upstream.socket_io()) else { return Ok(false) };
+        let whole = answer.is_end_stream();
+        learn::refuses(live, parts, &mut Ahead::new(answer, held, whole)).await
+    }
+
+    /// Handles a 101. It is acceptance, with one exception: socketioxide grants every upgrade, and closes the
+    /// connection if it does not know the sid. If no probe claimed the session, a 101 counts only once the worker has
+    /// sent data or kept the connection for a moment.
+    async fn switch(
+        &mut self,
+        worker: &Arc<Worker>,
+        claimed: bool,
+        response: Response<Unread>,
+        lease: Box<Lease>,
+        record: &mut Record,
+    ) -> Step {
+        let Some(mut granted) = tunnel::check(self.job, response, lease).await else {
+            worker.series.broken.inc();
+            return Step::Done(Discovery::Failed, respond::problem(Problem::BadGateway));
+        };
+        if !claimed && self.job.ask.is_engine_io(&self.job.upstream) && granted.ends_within(HANG_UP).await {
+            self.remember_refusal(worker);
+            self.hung_up = true;
+            return Step::Refused;
+        }
+        let choice = self.accepted(worker, record);
+        Step::Done(self.result(), tunnel::open(self.job, choice, granted, record))
+    }
+
+    fn release(
+        &mut self,
+        worker: &Arc<Worker>,
+        parts: response::Parts,
+        held: VecDeque<Frame<Bytes>>,
+        answer: Answer,
+        in_flight: Count,
+        record: &mut Record,
+    ) -> Response<Reply> {
+        // Only success proves ownership: a middleware of another worker may answer 403 or 429 before it looks at the
+        // sid.
+        let mut choice = if parts.status.is_success() {
+            self.accepted(worker, record)
+        } else {
+            record.decided(worker, Source::Discovered);
+            Choice { worker: worker.clone(), why: Source::Discovered, seat: None, hold: None, cookie: None }
+        };
+        let stream = forward::settle(self.job, &mut choice, &parts, &answer);
+        record.answered(worker, parts.status, in_flight, choice.hold);
+        forward::release(parts, held, answer, stream)
+    }
+
+    fn accepted(&mut self, worker: &Arc<Worker>, record: &mut Record) -> Choice {
+        self.proven = self.may_pin() && (self.known || self.last.is_some());
+        record.decided(worker, Source::Discovered);
+        if !lock(&self.search.refused).is_empty() {
+            self.job.upstream.series().refusals_healed.inc();
+        }
+        self.pin(worker);
+        let hold = self.may_pin().then(|| hold(&self.job.conn.thread.shared, self.key)).flatten();
+        Choice { worker: worker.clone(), why: Source::Discovered, seat: None, hold, cookie: None }
+    }
+
+    fn result(&self) -> Discovery {
+        if self.eliminated { Discovery::Eliminated } else { Discovery::Found }
+    }
+
+    /// Whether acceptance of this request pins the session. A preflight never does, and neither does a HEAD or OPTIONS,
+    /// whose response shows no refusal unless the status alone is one.
+    fn may_pin(&self) -> bool {
+        let method = self.copies.head.method();
+        let shows = || match self.job.ask.rule(&self.job.upstream) {
+            Some(live) if live.rule.protocol != Protocol::SocketIo => {
+                *method != Method::OPTIONS && (*method != Method::HEAD || live.refuses_by_status())
+            }
+            _ => method == Method::GET || method == Method::POST,
+        };
+        matches!(self.job.ask.kind, Kind::Session { .. }) && shows()
+    }
+
+    /// Pins the session to `worker`; returns `true` if it was not pinned before.
+    fn pin(&self, worker: &Arc<Worker>) -> bool {
+        if !self.may_pin() {
+            return false;
+        }
+        let job = self.job;
+        let (ttl, paced) = match job.ask.rule(&job.upstream) {
+            Some(live) if live.rule.protocol != Protocol::SocketIo => (live.rule.ttl, false),
+            _ => (job.upstream.session_ttl(), true),
+        };
+        let engine = engine_io::recognise(self.copies.head.uri().query());
+        // The list of sockets does not show ids of other protocols.
+        let sid = match &engine {
+            Some(EngineIo { sid: Sid::Given(sid), .. }) => &**sid,
+            _ => &[],
+        };
+        let new = job.session(worker, worker.session(), sid);
+        pin(&job.conn.thread.shared, self.key, job.client, new, ttl, paced)
+    }
+
+    fn remember_refusal(&self, worker: &Worker) {
+        let mut refused = lock(&self.search.refused);
+        if !refused.contains(&worker.serial) {
+            refused.push(worker.serial);
+        }
+    }
+
+    fn has_refused(&self, worker: &Worker) -> bool {
+        lock(&self.search.refused).contains(&worker.serial)
+    }
+}

@@ -1,0 +1,358 @@
+//! Guards: reject requests before they reach a worker, by network, by the page that sends them (Origin), and by rate.
+//!
+//! A browser sends its user's cookies to any host that a page names, and the same-origin policy does not cover
+//! WebSockets. So the page's origin is checked here for every WebSocket and Engine.IO request, preflights included. A
+//! request without an Origin does not come from a page's script, with one exception: a `<script src>` (JSONP), which
+//! browsers mark with `Sec-Fetch-Site`; for it the origin of the Referer counts. Rates are counted per client address
+//! (IPv6 per /64) for a route, and in total for an upstream. A guard that is not configured costs nothing. Out of
+//! scope: the application's own checks (`allowRequest`, `cors`), which work as before.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::header::{self, HeaderMap, HeaderValue};
+
+use crate::affinity::ask::{Ask, Kind};
+use crate::proxy::headers::{has_token, Client};
+use crate::engine_io;
+use crate::rate_limit::{Buckets, Rate, Taken};
+use crate::config::guards::{self, Guards, Origin, Rates, default_port, split_port};
+use crate::metrics::Guard;
+use crate::telemetry::say_full;
+use crate::upstream::Upstream;
+
+/// Client addresses that one rate limit tracks at once, 16 bytes each. Beyond that, the addresses with the fewest
+/// recent requests are forgotten.
+const ADDRESSES: usize = 16_384;
+
+/// Number of locks per table, so that threads rarely wait for each other.
+const SHARDS: usize = 16;
+
+/// Why a guard rejects a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turned {
+    /// The client's network or the page's origin is not allowed.
+    Forbidden,
+    /// A rate limit is reached; the client may retry after this time.
+    TooOften(Duration),
+}
+
+/// The live guard of a route.
+pub struct Watch {
+    guards: Guards,
+    limits: Arc<Limits>,
+}
+
+/// The live rate limits of a route (per client address) or of an upstream (in total).
+pub struct Limits {
+    rates: Rates,
+    requests: Option<Limit>,
+    handshakes: Option<Limit>,
+}
+
+/// One rate limit: token buckets in locked shards. A lock is never held across an await.
+struct Limit(Box<[Mutex<Buckets>]>);
+
+impl Watch {
+    /// Creates the guard of a route, or `None` if it has none. The counts of the previous guard are kept if the rates
+    /// are the same.
+    pub fn follow(guards: &Guards, before: Option<&Arc<Self>>) -> Option<Arc<Self>> {
+        if *guards == Guards::default() {
+            return None;
+        }
+        if let Some(before) = before.filter(|before| before.guards == *guards) {
+            return Some(before.clone());
+        }
+        // After a change of the rates, every address starts with a full bucket.
+        let limits = before.filter(|before| before.guards.rate == guards.rate).map(|before| before.limits.clone());
+        let limits = limits.unwrap_or_else(|| Arc::new(Limits::new(guards.rate, SHARDS, ADDRESSES)));
+        Some(Arc::new(Self { guards: guards.clone(), limits }))
+    }
+
+    fn judge<B>(&self, request: &Request<B>, ask: &Ask, client: Client, host: &str) -> Result<(), Guard> {
+        let within = |networks: &[ipnet::IpNet]| networks.iter().any(|network| network.contains(&client.address));
+        if within(&self.guards.deny) || (!self.guards.allow.is_empty() && !within(&self.guards.allow)) {
+            return Err(Guard::Network);
+        }
+        match &self.guards.origins {
+            Some(origins) if is_session(request, ask) && !may(origins, request.headers(), client, host) => {
+                Err(Guard::Origin)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Limits {
+    /// Creates the total limits of an upstream, or `None` if it has none. The previous counts are kept if the rates are
+    /// the same.
+    pub fn follow(rates: Rates, before: Option<&Arc<Self>>) -> Option<Arc<Self>> {
+        let same = before.filter(|before| before.rates == rates).cloned();
+        same.or_else(|| (rates != Rates::default()).then(|| Arc::new(Self::new(rates, 1, 1))))
+    }
+
+    fn new(rates: Rates, shards: usize, buckets: usize) -> Self {
+        let limit = |rate: guards::Rate| {
+            let rate = Rate::new(rate.count, rate.per, rate.burst);
+            Limit((0..shards).map(|_| Mutex::new(Buckets::new(rate, buckets / shards))).collect())
+        };
+        Self { rates, requests: rates.requests.map(limit), handshakes: rates.handshakes.map(limit) }
+    }
+
+    /// Takes the tokens that the request costs; the handshake's token first, because it is the scarcer one.
+    fn take(&self, key: u64, handshake: bool, now_ms: u64) -> Result<(), (What, Duration)> {
+        let limits = [
+            (What::Handshakes, self.handshakes.as_ref().filter(|_| handshake)),
+            (What::Requests, self.requests.as_ref()),
+        ];
+        for (what, limit) in limits {
+            if let Some(wait) = limit.and_then(|limit| limit.take(key, now_ms)) {
+                return Err((what, wait));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which of the two limits was reached.
+#[derive(Clone, Copy)]
+enum What {
+    Requests,
+    Handshakes,
+}
+
+impl Limit {
+    fn take(&self, key: u64, now_ms: u64) -> Option<Duration> {
+        let shard = usize::try_from(key % self.0.len().max(1) as u64).unwrap_or(0);
+        let mut buckets = self.0.get(shard)?.lock().unwrap_or_else(PoisonError::into_inner);
+        let Taken { wait, crowded } = buckets.take(key, now_ms);
+        drop(buckets);
+        if crowded {
+            say_full!(
+                addresses = ADDRESSES,
+                "rate limit table is full: addresses with the fewest recent requests are forgotten"
+            );
+        }
+        wait
+    }
+}
+
+/// What a guard needs to know of a request in addition to the request itself.
+pub struct Asked<'a> {
+    /// What the request asks for, as read from its head.
+    pub ask: &'a Ask,
+    /// The client that sent the request.
+    pub client: Client,
+    /// The host that the request names.
+    pub host: &'a str,
+    /// The client's address, hashed with [`crate::affinity::pins::Keys::address`].
+    pub key: u64,
+    /// The current time, in milliseconds ([`clock::now_ms`](crate::clock::now_ms)).
+    pub now_ms: u64,
+}
+
+/// Checks a request against the guard of its route and the limits of its upstream, and counts rejections.
+///
+/// # Errors
+/// The reason for which the request is rejected.
+pub fn check<B>(
+    watch: Option<&Watch>,
+    upstream: &Upstream,
+    request: &Request<B>,
+    asked: &Asked<'_>,
+) -> Result<(), Turned> {
+    let turn = |why: Guard| upstream.series().turned(why);
+    if let Some(watch) = watch {
+        watch.judge(request, asked.ask, asked.client, asked.host).map_err(|why| {
+            turn(why);
+            Turned::Forbidden
+        })?;
+    }
+    let handshake = opens(upstream, request, asked.ask);
+    let of_route = watch.map(|watch| (&*watch.limits, asked.key, [Guard::RateRequests, Guard::RateHandshakes]));
+    let of_all = upstream.limits.as_ref();
+    let of_all = of_all.map(|limits| (&**limits, 0, [Guard::UpstreamRequests, Guard::UpstreamHandshakes]));
+    // The address's own limit comes first, so an address that exceeds it takes no tokens from the upstream's total.
+    for (limits, key, [requests, handshakes]) in of_route.into_iter().chain(of_all) {
+        limits.take(key, handshake, asked.now_ms).map_err(|(what, wait)| {
+            let why = match what {
+                What::Requests => requests,
+                What::Handshakes => handshakes,
+            };
+            turn(why);
+            say_full!(upstream = %upstream.config.name, limit = why.word(), client = %asked.client.address,
+                "rate limit reached: requests are answered with 429");
+            Turned::TooOften(wait)
+        })?;
+    }
+    Ok(())
+}
+
+/// Whether the request opens an Engine.IO session, or a WebSocket that belongs to no Engine.IO session.
+fn opens<B>(upstream: &Upstream, request: &Request<B>, ask: &Ask) -> bool {
+    match ask.kind {
+        Kind::Handshake => true,
+        // `ask` does not look for sids if they are not among the upstream's affinity rules.
+        Kind::Ordinary | Kind::Birth => {
+            let engine = engine_io::recognise(request.uri().query());
+            let with_sid = engine.as_ref().is_some_and(|engine| !matches!(engine.sid, engine_io::Sid::None));
+            !with_sid && (ask.upgrade.is_some() || (engine.is_some() && request.method() == hyper::Method::GET))
+        }
+        // A client can invent an id of another protocol, so its WebSocket counts. An Engine.IO sid is checked by the
+        // worker before it opens anything.
+        Kind::Session { .. } => ask.upgrade.is_some() && !ask.is_engine_io(upstream),
+        Kind::UnknownSid | Kind::Preflight(_) => false,
+    }
+}
+
+/// Whether the page's origin matters: for any request that a worker could take for Engine.IO or for an upgrade.
+fn is_session<B>(request: &Request<B>, ask: &Ask) -> bool {
+    let upgrade = || {
+        let values = request.headers().get_all(header::UPGRADE);
+        values.iter().any(|value| has_token(value.as_bytes(), b"websocket"))
+    };
+    let of_engine =
+        matches!(ask.kind, Kind::Handshake | Kind::Session { .. } | Kind::UnknownSid | Kind::Preflight(Some(_)));
+    of_engine || ask.upgrade.is_some() || upgrade() || engine_io::may_be_engine_io(request.uri().query())
+}
+
+/// Whether the page's origin is in the list, or the request does not come from a page.
+fn may(origins: &[Origin], headers: &HeaderMap, client: Client, host: &str) -> bool {
+    let mut given = headers.get_all(header::ORIGIN).iter();
+    let fits = |origin: &str| origins.iter().any(|rule| fits(rule, origin, client.secure, host));
+    match (given.next().map(HeaderValue::to_str), given.next()) {
+        (Some(Ok(origin)), None) => fits(origin),
+        // There are two Origin fields, or one that is not text.
+        (Some(_), _) => false,
+        (None, _) => match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
+            Some(b"cross-site" | b"same-site") => {
+                let referer = headers.get(header::REFERER).and_then(|value| value.to_str().ok());
+                referer.and_then(origin_of).is_some_and(fits)
+            }
+            _ => true,
+        },
+    }
+}
+
+/// The origin part of a URL: its scheme and authority.
+fn origin_of(url: &str) -> Option<&str> {
+    let start = url.find("://")? + 3;
+    let end = url.get(start..)?.find(['/', '?', '#']).map_or(url.len(), |end| start + end);
+    url.get(..end)
+}
+
+/// Whether an origin, as a browser writes it (RFC 6454 §6.1), matches a rule.
+fn fits(rule: &Origin, origin: &str, secure: bool, own_host: &str) -> bool {
+    if *rule == Origin::Null {
+        return origin == "null";
+    }
+    let Some((scheme, authority)) = origin.split_once("://") else { return false };
+    let (host, port) = split_port(authority);
+    let scheme = scheme.to_ascii_lowercase();
+    // `None` if the port is not a number.
+    let number = |port: Option<&str>| match port {
+        None => Some(default_port(&scheme)),
+        Some(port) => port.parse().ok().map(Some),
+    };
+    let Some(given) = number(port) else { return false };
+    match rule {
+        Origin::Null => false,
+        Origin::Same => {
+            let (own, own_port) = split_port(own_host);
+            // A page loaded without TLS can have been altered on the way. If TLS ends before stickyd, the scheme is
+            // unknown.
+            let safe = !secure || scheme == "https";
+            safe && !own.is_empty() && host.eq_ignore_ascii_case(own) && number(own_port) == Some(given)
+        }
+        Origin::Site { scheme: wanted, host: rule, below, port } => {
+            let end = host.len().checked_sub(rule.len()).filter(|start| (*start > 0) == *below);
+            let named = end.and_then(|start| host.get(start..)).is_some_and(|end| end.eq_ignore_ascii_case(rule));
+            scheme == *wanted && named && given == *port
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site(scheme: &str, host: &str, port: Option<u16>) -> Origin {
+        let below = host.starts_with('.');
+        Origin::Site { scheme: scheme.to_owned(), host: host.to_owned(), below, port }
+    }
+
+    #[test]
+    fn origins_match_configured_sites() {
+        let (plain, below) = (site("https", "a.example", Some(443)), site("https", ".a.example", Some(443)));
+        let odd = site("https", "a.example", Some(8443));
+        let app = site("capacitor", "localhost", None);
+        for (rule, origin, expected) in [
+            (&plain, "https://a.example", true),
+            (&plain, "HTTPS://A.Example", true),
+            (&plain, "https://a.example:443", true),
+            (&plain, "https://a.example:8443", false),
+            (&plain, "http://a.example", false),
+            (&plain, "https://b.a.example", false),
+            (&plain, "https://a.example.evil.example", false),
+            (&plain, "https://evil-a.example", false),
+            (&plain, "https://a.example@evil.example", false),
+            (&plain, "null", false),
+            (&plain, "", false),
+            (&below, "https://b.a.example", true),
+            (&below, "https://c.b.a.example", true),
+            (&below, "https://a.example", false),
+            (&below, "https://.a.example", false),
+            (&below, "https://ba.example", false),
+            (&odd, "https://a.example:8443", true),
+            (&odd, "https://a.example", false),
+            (&odd, "https://a.example:x", false),
+            (&app, "capacitor://localhost", true),
+            (&app, "capacitor://localhost:1", false),
+            (&Origin::Null, "null", true),
+            (&Origin::Null, "https://a.example", false),
+        ] {
+            assert_eq!(fits(rule, origin, true, "own.example"), expected, "{rule:?} {origin}");
+        }
+    }
+
+    #[test]
+    fn same_origin_compares_host_port_and_scheme() {
+        for (origin, secure, host, expected) in [
+            ("https://a.example", true, "a.example", true),
+            ("https://a.example", true, "A.example:443", true),
+            ("http://a.example", true, "a.example", false),
+            ("http://a.example", false, "a.example", true),
+            ("https://a.example", false, "a.example", true),
+            ("http://a.example:8080", false, "a.example:8080", true),
+            ("http://a.example:8080", false, "a.example", false),
+            ("http://a.example", false, "a.example:8080", false),
+            ("https://[::1]:1", true, "[::1]:1", true),
+            ("https://b.example", true, "a.example", false),
+            ("https://", true, "", false),
+            ("null", true, "null", false),
+        ] {
+            assert_eq!(fits(&Origin::Same, origin, secure, host), expected, "{origin} {secure} {host}");
+        }
+    }
+
+    #[test]
+    fn scripts_without_an_origin_are_judged_by_their_referer() {
+        let rules = [site("https", "a.example", Some(443))];
+        let client = Client { address: [127, 0, 0, 1].into(), secure: true };
+        let asks = |fields: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            may(&rules, &headers, client, "own.example")
+        };
+        assert!(asks(&[]), "not a browser");
+        assert!(asks(&[("sec-fetch-site", "same-origin")]) && asks(&[("sec-fetch-site", "none")]));
+        assert!(!asks(&[("sec-fetch-site", "cross-site")]));
+        assert!(!asks(&[("sec-fetch-site", "cross-site"), ("referer", "https://evil.example/x?https://a.example")]));
+        assert!(asks(&[("sec-fetch-site", "cross-site"), ("referer", "https://a.example/page?x")]));
+        assert!(!asks(&[("origin", "https://a.example"), ("origin", "https://evil.example")]));
+        assert!(!asks(&[("origin", "https://evil.example"), ("sec-fetch-site", "same-origin")]));
+    }
+}

@@ -1,0 +1,172 @@
+//! Upkeep of a live socket: round-trip measurements, Pings sent by stickyd, broadcast messages, and giving up a dead
+//! client.
+//!
+//! Other threads leave a request on the socket and wake its tunnel's task, which checks a single flag. Not in this
+//! module: when requests are made (`crate::vigil`, `admin::broadcast`), and what the tunnel does with them
+//! (`tunnel::relay`).
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use super::socket::{ASKED, GIVEN_UP, POSTED, Socket, TUNNEL};
+use super::{Kind, Order, Transport, lock};
+use crate::broadcast::{Fate, Posted};
+use crate::websocket::frames::Signal;
+use crate::websocket::round_trip::{Half, Quality, RoundTrips, Tenths};
+
+/// State of a socket that messages do not touch, except pings and pongs.
+#[derive(Default)]
+pub(super) struct Care {
+    trips: RoundTrips,
+    /// Second at which stickyd last sent a Ping ([`crate::clock::now_s`]); `None` if no Ping is unanswered.
+    asked_s: Option<NonZeroU32>,
+    /// Quality of the connection at the last walk of the vigil; `None` if the client's leg was not measured.
+    quality: Option<Quality>,
+    /// Close frame that the tunnel is to send and end with, by an operator's command.
+    pub(super) order: Option<Order>,
+    /// Message that waits for the tunnel to take it; one at a time.
+    post: Option<Box<Posted>>,
+}
+
+impl Care {
+    /// Returns the round trips so far, and the quality that was derived from them.
+    pub(super) fn measured(&self) -> (RoundTrips, Option<Quality>) {
+        (self.trips.clone(), self.quality)
+    }
+
+    /// Clears what concerned only the tunnel, which has ended; returns the message that the tunnel did not take.
+    pub(super) fn leave(&mut self) -> Option<Box<Posted>> {
+        (self.order, self.asked_s) = (None, None);
+        self.post.take()
+    }
+}
+
+impl Socket {
+    /// Records a ping or pong that passed; returns which half of the path it measured, and the time it took.
+    pub fn pinged(&self, from: Half, signal: Signal, now: Tenths) -> Option<(Half, Duration)> {
+        self.with_care(|care| care.trips.pass(from, signal, now))
+    }
+
+    /// Round trips that were measured so far.
+    pub fn round_trips(&self) -> RoundTrips {
+        lock(&self.cold).care.as_ref().map(|care| care.trips.clone()).unwrap_or_default()
+    }
+
+    /// Stores the quality of the client's connection.
+    pub fn set_quality(&self, quality: Quality) {
+        self.with_care(|care| care.quality = Some(quality));
+    }
+
+    fn with_care<R>(&self, f: impl FnOnce(&mut Care) -> R) -> R {
+        f(lock(&self.cold).care.get_or_insert_default())
+    }
+
+    /// Whether a tunnel carries the socket, or is being tried.
+    pub fn has_tunnel(&self) -> bool {
+        self.holders.load(Relaxed) & TUNNEL != 0
+    }
+
+    /// Whether any request waits for the tunnel. This is a single load, made at every poll of the tunnel.
+    #[inline]
+    pub fn is_called(&self) -> bool {
+        self.flags.load(Relaxed) & (POSTED | ASKED | GIVEN_UP) != 0
+    }
+
+    fn call(&self, what: u8) {
+        self.flags.fetch_or(what, Relaxed);
+        self.wake();
+    }
+
+    fn heeds(&self, what: u8) -> bool {
+        self.flags.load(Relaxed) & what != 0 && self.flags.fetch_and(!what, Relaxed) & what != 0
+    }
+
+    /// Requests that the tunnel send a Ping.
+    pub fn ask(&self) {
+        self.call(ASKED);
+    }
+
+    /// Whether the tunnel is to send a Ping; clears the request.
+    pub fn is_asked(&self) -> bool {
+        self.heeds(ASKED)
+    }
+
+    /// Records that stickyd sent a Ping at this second ([`crate::clock::now_s`]).
+    pub fn asked_at(&self, now_s: u32) {
+        self.with_care(|care| care.asked_s = NonZeroU32::new(now_s));
+    }
+
+    /// Second at which stickyd last sent a Ping ([`crate::clock::now_s`]), if that is unanswered.
+    pub fn asked_s(&self) -> Option<u32> {
+        lock(&self.cold).care.as_ref().and_then(|care| care.asked_s).map(NonZeroU32::get)
+    }
+
+    /// Requests that the tunnel end because its client is dead, unless it has unread data of the client.
+    pub fn give_up(&self) {
+        self.call(GIVEN_UP);
+    }
+
+    /// Whether the client was given up; clears the request.
+    pub fn is_given_up(&self) -> bool {
+        self.heeds(GIVEN_UP)
+    }
+
+    /// Records that the client is alive after all, so that no Ping is unanswered.
+    pub fn lives(&self) {
+        self.with_care(|care| care.asked_s = None);
+    }
+
+    /// Whether a broadcast message can be sent to the socket; `Ok(true)` if it speaks Socket.IO. The client must know
+    /// its session as open: the upgrade is done, or the open packet has passed.
+    ///
+    /// # Errors
+    /// Returns the outcome to be counted instead.
+    pub fn takes_messages(&self) -> Result<bool, Fate> {
+        if self.transport() == Transport::Polling {
+            return Err(if self.has_tunnel() { Fate::NotReady } else { Fate::Polling });
+        }
+        if !self.has_tunnel() || self.is_ordered() || self.has_parted() {
+            return Err(Fate::Closing);
+        }
+        let socket_io = self.kind() == Kind::EngineIo;
+        let known = !socket_io || self.with_texts(|sid, _| !sid.is_empty());
+        if known { Ok(socket_io) } else { Err(Fate::NotReady) }
+    }
+
+    /// Hands a message to the tunnel; a message that is still waiting is counted as too slow.
+    pub fn post(&self, posted: Posted) {
+        let posted = Box::new(posted);
+        let before = self.with_care(|care| care.post.replace(posted));
+        if let Some(before) = before {
+            before.missed(Fate::Slow);
+        }
+        self.call(POSTED);
+    }
+
+    /// Takes the message that waits for the tunnel.
+    pub fn posted(&self) -> Option<Posted> {
+        if !self.heeds(POSTED) {
+            return None;
+        }
+        let posted = self.with_care(|care| care.post.take());
+        posted.map(|posted| *posted)
+    }
+}
+
+/// A Ping from stickyd on its way to a socket's client.
+pub struct Asking(Arc<Socket>);
+
+impl Asking {
+    /// Prepares a Ping for this socket.
+    pub fn new(socket: &Arc<Socket>) -> Self {
+        Self(socket.clone())
+    }
+
+    /// Records that the Ping has left; from then on it is measured like any other ping.
+    pub fn left(&self, signal: Signal) {
+        self.0.asked_at(crate::clock::now_s());
+        self.0.pinged(Half::Worker, signal, crate::clock::now_tenths());
+    }
+}

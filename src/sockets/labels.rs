@@ -1,0 +1,119 @@
+//! Facts about a socket from the request that opens it: route, user agent and labels, read once from the head.
+//!
+//! Labels are configured by operators (`[upstream.app] labels`): a query parameter, a cookie or a header field. Values
+//! that a client can choose are cut and made printable; stickyd's own cookie never becomes a label, wherever it is
+//! sent.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use hyper::header::{self, HeaderMap, HeaderName};
+
+use super::common::Key;
+use super::socket_id::{pack_label, printable};
+use crate::cookie::Jar;
+use crate::engine_io;
+use crate::proxy::headers::Client;
+
+/// Maximum number of bytes of a sid that are stored: all that a sid can have.
+pub(super) const LONGEST_SID: usize = engine_io::MAX_SID;
+
+/// Maximum number of bytes of a label's value that are stored.
+pub const LONGEST_LABEL: usize = 64;
+
+/// Maximum number of bytes of a user agent that are stored; the common ones fit.
+const LONGEST_AGENT: usize = 120;
+
+/// Label rules of an upstream, in the order of the config file.
+pub type Labels = Vec<Label>;
+
+/// Rule for one label of a socket.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Label {
+    /// Name of the label: `[a-z0-9_]{1,32}`.
+    pub name: String,
+    /// Where the label's value is in a request.
+    pub from: From,
+}
+
+/// Source of a label's value in a request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum From {
+    /// Query parameter of this name, percent-decoded; if it is repeated, the last one.
+    Query(String),
+    /// Cookie of this name; if there are several, the first one.
+    Cookie(String),
+    /// Header field of this name; if there are several, the first one.
+    Header(HeaderName),
+}
+
+/// Facts about a socket that are known from its request.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    pub(super) common: Key,
+    /// Label values, encoded by [`pack_label`].
+    pub(super) labels: Box<[u8]>,
+    pub(super) address: IpAddr,
+    pub(super) tls: bool,
+    engine_io: bool,
+}
+
+impl Facts {
+    /// Reads the facts from a request head, either as the client sent it or as its worker gets it.
+    pub fn read(
+        (headers, query): (&HeaderMap, Option<&str>),
+        client: Client,
+        route: Option<Arc<str>>,
+        (labels, jar): (&Arc<Labels>, Option<&Jar>),
+    ) -> Self {
+        let agent = headers.get(header::USER_AGENT).map_or(&b""[..], |agent| agent.as_bytes());
+        let mut packed = Vec::new();
+        for label in labels.iter() {
+            let value = value(&label.from, headers, query).filter(|value| !jar.is_some_and(|jar| jar.signed(value)));
+            pack_label(&mut packed, value.map(|value| printable(&value, LONGEST_LABEL)).as_deref());
+        }
+        Self {
+            common: Key { route, agent: printable(agent, LONGEST_AGENT).into(), labels: labels.clone() },
+            labels: packed.into_boxed_slice(),
+            address: client.address,
+            tls: client.secure,
+            engine_io: engine_io::recognise(query).is_some(),
+        }
+    }
+
+    /// Whether the query is Engine.IO's, even if its upstream does not recognise sessions.
+    pub fn engine_io(&self) -> bool {
+        self.engine_io
+    }
+}
+
+impl Facts {
+    /// Facts of a socket whose request was not read.
+    pub(super) fn nothing() -> Self {
+        let common = Key { route: None, agent: Box::default(), labels: Arc::default() };
+        Self {
+            common,
+            labels: Box::default(),
+            address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            tls: false,
+            engine_io: false,
+        }
+    }
+}
+
+/// Maximum number of bytes read of a query parameter: more than a label stores, so that a cut value is not taken for a
+/// complete one.
+const ENOUGH: usize = 256;
+
+fn value(from: &From, headers: &HeaderMap, query: Option<&str>) -> Option<Vec<u8>> {
+    match from {
+        From::Query(name) => engine_io::query_value(query?, name.as_bytes(), ENOUGH),
+        From::Header(name) => headers.get(name).map(|value| value.as_bytes().to_vec()),
+        From::Cookie(name) => headers
+            .get_all(header::COOKIE)
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|&b| b == b';'))
+            .find_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+            .map(<[u8]>::to_vec),
+    }
+}

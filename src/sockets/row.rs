@@ -1,0 +1,51 @@
+//! Copies of the data behind a socket's lock, so that a list of many sockets is written without holding any lock.
+//!
+//! A tunnel's thread takes that lock when a ping passes and when the tunnel ends. The thread that writes a list may be
+//! stopped by the scheduler at any point, so it holds the lock only to copy the data, into memory that it reuses for
+//! the next socket.
+
+use std::net::IpAddr;
+
+use super::socket::Socket;
+use super::{lock, socket_id};
+use crate::websocket::round_trip::{Quality, RoundTrips};
+
+/// Copied data of one socket; reused for the next socket.
+#[derive(Debug, Default)]
+pub struct Told {
+    texts: Vec<u8>,
+    /// Round trips that were measured so far.
+    pub round_trips: RoundTrips,
+    /// Quality of the client's connection, if it was measured.
+    pub quality: Option<Quality>,
+}
+
+impl Told {
+    /// Address of the socket's client.
+    pub fn address(&self) -> IpAddr {
+        socket_id::address(&self.texts)
+    }
+
+    /// Session id; empty if there is none or it is not known yet.
+    pub fn sid(&self) -> &[u8] {
+        socket_id::parts(&self.texts).sid
+    }
+
+    /// Labels that the request had, with the names of their rules; `socket` must be the socket that was copied.
+    pub fn labels<'a>(&'a self, socket: &'a Socket) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let names = socket.labels().iter().map(|rule| rule.name.as_str());
+        names.zip(socket_id::labels(&self.texts)).filter_map(|(name, value)| Some((name, value?)))
+    }
+}
+
+impl Socket {
+    /// Copies the data behind the socket's lock into `told`.
+    pub fn tell(&self, told: &mut Told) {
+        let cold = lock(&self.cold);
+        told.texts.clear();
+        told.texts.extend_from_slice(cold.texts());
+        let (round_trips, quality) = cold.measured();
+        told.round_trips = round_trips;
+        told.quality = quality;
+    }
+}

@@ -1,0 +1,267 @@
+//! Connections to workers: per thread and worker, kept alive, each driven by the task that uses it.
+//!
+//! A [`Lease`] is one HTTP/1.1 connection, on loan to one request. There is no task per connection: the task that waits
+//! for the response, and later reads its body, polls the connection. This saves two task switches per request. It also
+//! makes a client's disconnect cancel the attempt: the lease is dropped, and the worker sees its connection close.
+//!
+//! Idle connections (`pool`), the socket below (`dial`), retries (`proxy::attempt`) and the choice of the worker
+//! (`affinity`) are not part of this module.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::upstream::exchange::response_head::IDLE_MS;
+use super::dial::{ConnectError, classify, open};
+pub use crate::upstream::exchange::{Failure, Terms};
+use super::limit::Slot;
+use crate::net::held::Held;
+use crate::net::worker_io::WorkerIo;
+use crate::upstream::restarts::Loss;
+use crate::upstream::exchange::request_writer::Sending;
+use crate::upstream::exchange::response_body::Unread;
+use super::response_timeout::{Waits, Watched};
+use crate::upstream::worker::{Established, Worker};
+use crate::metrics::Limit;
+use crate::telemetry::say_full;
+use crate::thread::Thread;
+
+/// Idle time, in milliseconds, below which the end of a connection is taken for a loss: no worker's idle time-out is
+/// that short.
+const JUST_USED_MS: u64 = 1_000;
+
+/// One connection to a worker, on loan to a request or idle in a pool.
+pub struct Lease {
+    pub(super) io: WorkerIo,
+    /// The wait for the response, and access to the thread's shared buffers.
+    pub(super) wait: Watched,
+    pub(super) established: Established,
+    /// What is still to be written of a request; `None` if all of it was sent.
+    pub(super) sending: Option<Box<Sending>>,
+    /// Whether the worker stopped reading before the whole request was sent.
+    pub(super) cut_short: bool,
+    /// Whether the last read filled its buffer, so that more is probably waiting.
+    pub(super) fast: bool,
+    /// Bytes held for the client, if the client's connection carries many responses.
+    pub(super) held: Option<Rc<Held>>,
+    /// Whether the connection has carried a request before.
+    pub(super) used: bool,
+    /// Value of [`Worker::links`] when the connection was made.
+    link: u32,
+    /// The place among the worker's connections in use, while this one is in use and their number is limited.
+    slot: Option<Slot>,
+    /// Idle time in milliseconds after which the connection is not used again; 0: it is never used again.
+    pub(super) idle_ms: u64,
+    idle_since_ms: u64,
+}
+
+/// The guards that count a connection which became a tunnel.
+pub struct InUse {
+    established: Established,
+    _slot: Option<Slot>,
+}
+
+impl InUse {
+    /// Reports that the tunnel's connection ended unexpectedly.
+    pub fn lost(self) {
+        self.established.lost(Loss::Grave);
+    }
+}
+
+impl Lease {
+    /// Returns the worker at the other end of the connection.
+    pub fn worker(&self) -> &Arc<Worker> {
+        self.established.worker()
+    }
+
+    /// Marks the connection as in use until it is given back or dropped. `held` counts the bytes held for the client,
+    /// if the client's connection carries many responses.
+    pub fn occupy(&mut self, slot: Slot, held: Option<Rc<Held>>) {
+        (self.slot, self.held) = (Some(slot), held);
+    }
+
+    /// Whether the connection has carried a request before, so that the worker may be closing it right now.
+    pub fn is_used(&self) -> bool {
+        self.used
+    }
+
+    /// Drops the connection after the worker ended it in the middle of an exchange.
+    pub fn lost(self, loss: Loss) {
+        self.established.lost(loss);
+    }
+
+    /// Drops a connection that was found to have ended while it was idle.
+    pub(super) fn found_dead(self, now_ms: u64) {
+        if self.idle_for(now_ms) < JUST_USED_MS {
+            self.lost(Loss::Light);
+        }
+    }
+
+    /// Turns the connection into a tunnel after a 101. Returns the bare socket, the bytes that the worker sent after
+    /// the response head, and the guards that count the connection.
+    pub fn into_tunnel(self, behind: Unread) -> (WorkerIo, Bytes, InUse) {
+        (self.io, behind.into_rest(), InUse { established: self.established, _slot: self.slot })
+    }
+
+    /// Puts the connection back into the pool if it can carry another request. `unread` is the state of the last
+    /// response body.
+    pub fn give_back(mut self: Box<Self>, unread: &Unread, thread: &Thread) {
+        let is_done = self.sending.is_none() && !self.cut_short && unread.is_clean();
+        if !is_done || self.idle_ms == 0 || !self.is_quiet() {
+            return;
+        }
+        (self.slot, self.held) = (None, None);
+        self.idle_since_ms = thread.now_ms();
+        thread.pools.borrow_mut().entry(self.worker().serial).or_default().put(self, thread);
+    }
+
+    /// Whether the connection has neither ended nor received unexpected bytes, as far as the reactor has seen.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        self.io.is_quiet()
+    }
+
+    /// Whether the connection can carry another request, as far as is known.
+    pub(super) fn alive(&mut self) -> bool {
+        self.link == self.worker().links() && self.is_quiet()
+    }
+
+    /// Returns for how many milliseconds the connection has been idle.
+    pub(super) fn idle_for(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.idle_since_ms)
+    }
+
+    /// Returns the idle time in milliseconds after which the connection is not used again.
+    pub(super) fn idle_limit_ms(&self) -> u64 {
+        self.idle_ms
+    }
+}
+
+/// Returns a connection to `worker`: an idle one that was idle for less than `max_idle`, otherwise a new one.
+///
+/// # Errors
+/// See [`ConnectError`]. A refused connect also checks this thread's idle connections, so that *gone* and *leaving* are
+/// told apart at once.
+pub async fn lease(
+    thread: &Rc<Thread>,
+    worker: &Arc<Worker>,
+    max_idle: Duration,
+    timeout: Duration,
+) -> Result<Box<Lease>, ConnectError> {
+    let max_idle = u64::try_from(max_idle.as_millis()).unwrap_or(u64::MAX);
+    let idle = thread.pools.borrow_mut().get_mut(&worker.serial).and_then(|pool| pool.take(max_idle, thread.now_ms()));
+    if let Some(lease) = idle {
+        return Ok(lease);
+    }
+    // Boxed, because few requests connect and a future is as large as its largest branch.
+    let connected = Box::pin(tokio::time::timeout(timeout, connect(&thread.waits, worker))).await;
+    match connected.unwrap_or(Err(ConnectError::TimedOut)) {
+        Ok(lease) if !thread.shared.caps.has_descriptor_for_worker(lease.io.descriptor()) => {
+            thread.shared.metrics.limits.reached(Limit::Descriptors);
+            say_full!(upstream = %worker.upstream, worker = %worker.name,
+                "request rejected: the remaining descriptors are reserved (reserved_descriptors)");
+            Err(ConnectError::Reserved)
+        }
+        Ok(lease) => Ok(lease),
+        Err(error) => {
+            if matches!(error, ConnectError::Refused) {
+                let mut pools = thread.pools.borrow_mut();
+                if let Some(pool) = pools.get_mut(&worker.serial) {
+                    pool.drop_dead(thread.now_ms());
+                }
+                drop(pools);
+                worker.connect_refused();
+            }
+            Err(error)
+        }
+    }
+}
+
+async fn connect(waits: &Rc<Waits>, worker: &Arc<Worker>) -> Result<Box<Lease>, ConnectError> {
+    let link = worker.links();
+    let io = open(worker).await.map_err(classify)?;
+    worker.connected();
+    Ok(Box::new(Lease {
+        io,
+        wait: Watched::new(waits),
+        established: worker.connection(),
+        sending: None,
+        cut_short: false,
+        fast: false,
+        held: None,
+        used: false,
+        link,
+        slot: None,
+        idle_ms: IDLE_MS,
+        idle_since_ms: 0,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use hyper::Request;
+
+    use super::*;
+    use crate::cookie::WorkerId;
+    use crate::config::Address;
+    use crate::metrics::Metrics;
+    use crate::proxy::response_body::Outgoing;
+    use crate::upstream::exchange::response_body::Next;
+
+    #[tokio::test]
+    async fn a_request_is_returned_if_its_connection_has_ended() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Address::Tcp(listener.local_addr().unwrap());
+        let worker = Worker::new("u", address, "w".to_owned(), WorkerId(1), Metrics::new().worker("u", "w"));
+        let lease = connect(&Waits::new(), &worker).await.unwrap();
+        let (mut accepted, _) = listener.accept().await.unwrap();
+        accepted.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        let terms = Terms { patience: Duration::from_secs(30), is_poll: false, keep: false };
+        let Ok((_, lease)) = lease.exchange(Request::new(Outgoing::EMPTY), terms).await else { panic!() };
+        // Unread bytes would turn the close into a reset.
+        assert!(accepted.read(&mut [0; 1024]).await.unwrap() > 0);
+        drop(accepted);
+        // Gives the reactor time to see the close before the request is sent.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let sent = lease.exchange(Request::new(Outgoing::EMPTY), terms);
+        let failed = tokio::time::timeout(Duration::from_secs(5), sent).await.expect("it fails at once").err();
+        assert!(matches!(failed, Some(Failure::Unsent(_))));
+    }
+
+    #[tokio::test]
+    async fn reads_are_small_while_much_is_held_for_the_client() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Address::Tcp(listener.local_addr().unwrap());
+        let worker = Worker::new("u", address, "w".to_owned(), WorkerId(1), Metrics::new().worker("u", "w"));
+        let mut lease = connect(&Waits::new(), &worker).await.unwrap();
+        let held = Rc::<Held>::default();
+        held.more(1 << 20);
+        lease.held = Some(held.clone());
+        let (mut accepted, _) = listener.accept().await.unwrap();
+        // All of it is sent before anything is read; the kernel's socket buffers hold more than this.
+        let answer = [&b"HTTP/1.1 200 OK\r\nContent-Length: 150000\r\n\r\n"[..], &[b'x'; 150_000]].concat();
+        accepted.write_all(&answer).await.unwrap();
+        let terms = Terms { patience: Duration::from_secs(30), is_poll: false, keep: false };
+        let Ok((response, mut lease)) = lease.exchange(Request::new(Outgoing::EMPTY), terms).await else { panic!() };
+        let (mut unread, mut pieces) = (response.into_body(), Vec::new());
+        loop {
+            match unread.advance().unwrap() {
+                Next::Frame(frame) => pieces.push(frame.into_data().unwrap().len()),
+                Next::End => break,
+                Next::More => {
+                    if pieces.len() == 10 {
+                        held.less(1 << 20);
+                    }
+                    let read = std::future::poll_fn(|cx| lease.poll_more(cx, unread.expected()));
+                    unread.came(tokio::time::timeout(Duration::from_secs(5), read).await.unwrap().unwrap());
+                }
+            }
+        }
+        assert!(pieces[..10].iter().all(|piece| *piece <= 4_096), "{pieces:?}");
+        assert!(pieces[10..].iter().any(|piece| *piece > 16_384), "{pieces:?}");
+        assert_eq!(pieces.iter().sum::<usize>(), 150_000);
+    }
+}

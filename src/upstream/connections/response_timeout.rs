@@ -1,0 +1,205 @@
+//! What the exchanges of a thread share: their waits for a response, and two buffers that they use in turn, so that an
+//! idle connection owns none.
+//!
+//! A timer per request would cost an entry in tokio's wheel and a reading of the clock each time. Instead the thread's
+//! tick checks all waits, and the time of a wait counts from the first tick that sees it. A wait is therefore never
+//! over too early, however busy the thread is, and at most two ticks late.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::Waker;
+use std::time::Duration;
+
+use crate::upstream::worker::SLOW_MS;
+
+/// Size in bytes of the shared read buffer; larger reads use a buffer of their own.
+pub(super) const PIECE: usize = 16 * 1024;
+
+/// The waits and buffers that all exchanges of a thread share.
+pub struct Waits {
+    all: RefCell<slab::Slab<Rc<Wait>>>,
+    /// The buffer that exchanges read into, borrowed for one poll only and never across an await.
+    pub(super) reading: RefCell<Box<[u8]>>,
+    /// The buffer that exchanges write from, borrowed for one poll only and never across an await.
+    pub(super) writing: RefCell<Vec<u8>>,
+}
+
+/// The wait of one connection for a response, if there is one.
+#[derive(Default)]
+pub struct Wait {
+    /// Maximum length of the wait in milliseconds; 0: no exchange waits.
+    patience_ms: Cell<u64>,
+    /// Time of the first tick that saw the wait, in milliseconds; 0: no tick has.
+    seen_ms: Cell<u64>,
+    may_be_slow: Cell<bool>,
+    stage: Cell<Stage>,
+    waker: Cell<Option<Waker>>,
+}
+
+/// How long a wait has lasted in relation to its limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Stage {
+    /// The wait has not reached any limit.
+    #[default]
+    Early,
+    /// The wait has lasted longer than [`SLOW_MS`].
+    Slow,
+    /// The wait has reached its maximum length.
+    Over,
+}
+
+impl Waits {
+    /// Creates the shared state of a thread on which no exchange waits.
+    pub fn new() -> Rc<Self> {
+        let reading = RefCell::new(vec![0; PIECE].into_boxed_slice());
+        Rc::new(Self { all: RefCell::default(), reading, writing: RefCell::default() })
+    }
+
+    /// Checks all waits; called at every tick of the thread.
+    pub fn tick(&self, now_ms: u64) {
+        self.all.borrow().iter().for_each(|(_, wait)| wait.tick(now_ms));
+    }
+}
+
+impl Wait {
+    /// Begins a wait of at most `patience`. With `may_be_slow` it becomes [`Stage::Slow`] after [`SLOW_MS`].
+    pub fn begin(&self, patience: Duration, may_be_slow: bool) {
+        self.patience_ms.set(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX).max(1));
+        self.seen_ms.set(0);
+        self.may_be_slow.set(may_be_slow);
+        self.stage.set(Stage::Early);
+    }
+
+    /// Restarts the time of the wait from zero.
+    pub fn again(&self) {
+        self.seen_ms.set(0);
+        self.stage.set(Stage::Early);
+    }
+
+    /// Ends the wait, as no exchange waits any more.
+    pub fn end(&self) {
+        self.patience_ms.set(0);
+        self.waker.set(None);
+    }
+
+    /// Returns the stage of the wait; `waker` is woken when the stage changes.
+    pub fn stage(&self, waker: &Waker) -> Stage {
+        let known = self.waker.take().filter(|known| known.will_wake(waker));
+        self.waker.set(Some(known.unwrap_or_else(|| waker.clone())));
+        self.stage.get()
+    }
+
+    /// Returns how long the wait has lasted in milliseconds, without the time before the first tick that saw it.
+    pub fn lasted_ms(&self, now_ms: u64) -> u64 {
+        match self.seen_ms.get() {
+            0 => 0,
+            seen => now_ms.saturating_sub(seen),
+        }
+    }
+
+    fn tick(&self, now_ms: u64) {
+        let patience = self.patience_ms.get();
+        if patience == 0 {
+            return;
+        }
+        if self.seen_ms.get() == 0 {
+            // The value 0 is reserved for a wait that no tick has seen.
+            return self.seen_ms.set(now_ms.max(1));
+        }
+        let lasted = self.lasted_ms(now_ms);
+        let stage = match () {
+            () if lasted >= patience => Stage::Over,
+            () if lasted >= SLOW_MS && self.may_be_slow.get() => Stage::Slow,
+            () => Stage::Early,
+        };
+        if stage != self.stage.replace(stage)
+            && let Some(waker) = self.waker.take()
+        {
+            waker.wake();
+        }
+    }
+}
+
+/// The registration of a connection among the waits of its thread, until this is dropped.
+pub struct Watched {
+    wait: Rc<Wait>,
+    waits: Rc<Waits>,
+    index: usize,
+}
+
+impl Watched {
+    /// Registers a connection that does not wait yet.
+    pub fn new(waits: &Rc<Waits>) -> Self {
+        let wait = Rc::new(Wait::default());
+        let index = waits.all.borrow_mut().insert(wait.clone());
+        Self { wait, waits: waits.clone(), index }
+    }
+
+    /// Returns the state that the exchanges of the thread share.
+    pub fn waits(&self) -> &Rc<Waits> {
+        &self.waits
+    }
+}
+
+impl std::ops::Deref for Watched {
+    type Target = Wait;
+
+    fn deref(&self) -> &Wait {
+        &self.wait
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.waits.all.borrow_mut().try_remove(self.index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_wait_becomes_slow_then_over_and_can_restart() {
+        let waits = Waits::new();
+        let wait = Watched::new(&waits);
+        wait.begin(Duration::from_secs(30), true);
+        let after = |now_ms| {
+            waits.tick(now_ms);
+            wait.stage(Waker::noop())
+        };
+        assert_eq!([1_000, 2_999, 3_000].map(after), [Stage::Early, Stage::Early, Stage::Slow]);
+        wait.again();
+        assert_eq!([20_000, 49_999, 50_000].map(after), [Stage::Early, Stage::Slow, Stage::Over]);
+        wait.begin(Duration::from_secs(1), true);
+        assert_eq!([0, 999, 1_001].map(after), [Stage::Early, Stage::Early, Stage::Over], "over before it is slow");
+        wait.end();
+        waits.tick(90_000);
+        drop(wait);
+        assert!(waits.all.borrow().is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn no_wait_is_over_too_early_or_much_too_late(
+            patience in 1_u64..100_000, began in 0_u64..1_000, pauses in prop::collection::vec(1_u64..5_000, 1..200),
+        ) {
+            let (waits, mut now) = (Waits::new(), began);
+            let wait = Watched::new(&waits);
+            wait.begin(Duration::from_millis(patience), false);
+            let mut before = [began, began];
+            for pause in pauses {
+                now += pause;
+                waits.tick(now);
+                if wait.stage(Waker::noop()) == Stage::Over {
+                    prop_assert!(now - began >= patience, "early");
+                    break;
+                }
+                before = [before[1], now];
+                // It is not over at this tick, so it has lasted less than its patience since the first tick.
+                prop_assert!(wait.lasted_ms(now) < patience, "late");
+            }
+        }
+    }
+}

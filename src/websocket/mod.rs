@@ -1,0 +1,6 @@
+//! TODO.
+
+pub mod upgrade;
+pub mod frames;
+pub mod round_trip;
+
