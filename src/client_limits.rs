@@ -12,9 +12,9 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::listener::Listener;
 use crate::config::Limits;
 use crate::descriptors::Room;
+use crate::listener::Listener;
 use crate::metrics::Limit;
 use crate::proxy::headers::address_key;
 use crate::state::Shared;
@@ -158,7 +158,7 @@ impl Caps {
 /// Counts the streams of one HTTP/2 connection as connections of its address, because each stream uses a connection to
 /// a worker. The first stream is covered by the count of the connection itself; the others are counted, and released,
 /// several at a time.
-pub(super) struct StreamsOf {
+pub(crate) struct StreamsOf {
     shared: Arc<Shared>,
     /// Key of the client's address; `None` for a trusted proxy, which stands for many clients.
     address: Option<u64>,
@@ -171,13 +171,13 @@ pub(super) struct StreamsOf {
 const SOME_STREAMS: u32 = 4;
 
 impl StreamsOf {
-    pub(super) fn new(shared: &Arc<Shared>, ip: IpAddr, trusted: bool) -> Self {
+    pub(crate) fn new(shared: &Arc<Shared>, ip: IpAddr, trusted: bool) -> Self {
         let address = (!trusted).then(|| shared.keys.address(address_key(ip)));
         Self { shared: shared.clone(), address, counted: Cell::new(1) }
     }
 
     /// Returns whether `open` streams may be open at once, counting more for the address if necessary.
-    pub(super) fn may_be(&self, open: u32) -> bool {
+    pub(crate) fn may_be(&self, open: u32) -> bool {
         let Some(address) = self.address else { return true };
         let missing = open.saturating_sub(self.counted.get());
         if missing > 0 {
@@ -193,7 +193,7 @@ impl StreamsOf {
     }
 
     /// Releases counted streams, now that only `open` are open.
-    pub(super) fn are(&self, open: u32) {
+    pub(crate) fn are(&self, open: u32) {
         let counted = self.counted.get();
         let kept = match open {
             0 => 1,
@@ -231,7 +231,7 @@ pub fn may_tunnel(shared: &Shared, ip: IpAddr) -> bool {
 }
 
 /// Returns whether a connection just accepted may stay. `live` already counts towards the total, until it is dropped.
-pub(super) fn admits(live: &Registered, listener: &Listener, descriptor: i32, peer: IpAddr) -> bool {
+pub(crate) fn admits(live: &Registered, listener: &Listener, descriptor: i32, peer: IpAddr) -> bool {
     let shared = &live.thread().shared;
     if !shared.caps.descriptors.has(descriptor) {
         shared.metrics.limits.reached(Limit::Descriptors);
@@ -262,7 +262,7 @@ fn made_room(live: &Registered) -> bool {
 
 /// Returns whether a connection may stay as one of this address, which is the peer's or the one named by a PROXY
 /// header.
-pub(super) fn admits_address(live: &Registered, ip: IpAddr) -> bool {
+pub(crate) fn admits_address(live: &Registered, ip: IpAddr) -> bool {
     let shared = &live.thread().shared;
     let address = shared.keys.address(address_key(ip));
     let admitted = shared.caps.enter(address, Kind::Connection);

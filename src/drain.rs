@@ -2,10 +2,10 @@
 //! cuts what is left at the deadline, and reports how that ended (ARCHITECTURE.md §5). Its submodules end the sessions
 //! of a drained *worker* and the sockets an operator closes.
 
-pub mod polling;
 pub mod close_requests;
-pub mod tunnels;
+pub mod polling;
 pub mod spread;
+pub mod tunnels;
 
 use std::pin::pin;
 use std::rc::Rc;

@@ -34,27 +34,28 @@
 //! `ARCHITECTURE.md` §7 lists them, numbered 1 to 14. Comments cite them by number. The same page has the layers, the
 //! words, and where to look.
 
-pub mod client_limits;
-pub mod engine_io;
-pub mod rules;
-pub mod cookie;
-pub mod min_rate;
-pub mod rate_limit;
-pub mod route;
-pub mod keys;
 pub mod admin;
 pub mod affinity;
 pub mod broadcast;
 pub mod cli;
+pub mod client_limits;
 pub mod clock;
 pub mod config;
+pub mod cookie;
 pub mod descriptors;
 pub mod drain;
+pub mod engine_io;
+pub mod keys;
 pub mod listener;
 pub mod metrics;
+pub mod min_rate;
+pub mod net;
 pub mod proxy;
 mod random;
+pub mod rate_limit;
 pub mod reload;
+pub mod route;
+pub mod rules;
 mod secret;
 pub mod server;
 pub mod sockets;
@@ -65,6 +66,5 @@ pub mod thread;
 pub mod tunnel;
 pub mod upstream;
 mod watch;
-mod x509;
-pub mod net;
 pub mod websocket;
+mod x509;

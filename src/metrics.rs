@@ -4,11 +4,11 @@
 //! addition and no label lookup. Gauges that mirror live state are set on each scrape. Cardinality is bounded by the
 //! config: labels are upstreams, workers and closed sets of words, never anything a client chooses.
 
-pub mod labels;
-pub mod liveness;
 #[macro_use]
 mod macros;
+pub mod labels;
 mod limits;
+pub mod liveness;
 mod rules;
 mod sockets;
 
@@ -19,15 +19,15 @@ use prometheus::{
     TextEncoder,
 };
 
+pub use labels::{Discovery, Guard, Source};
 pub use limits::{Limit, LimitSeries};
 pub use rules::RuleSeries;
 pub use sockets::SocketSeries;
-pub use labels::{Discovery, Guard, Source};
 
 use crate::state::Shared;
-use crate::websocket::round_trip::Half;
 use crate::upstream::eject::Outcome;
 use crate::upstream::worker::Worker;
+use crate::websocket::round_trip::Half;
 
 /// Values of the `class` label of a worker's requests; `FAILURES` has those of the `kind` label of its failures.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];

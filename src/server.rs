@@ -15,17 +15,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::affinity::pins::SHARDS;
-use crate::keys::Keys;
 use crate::config::{AdminAddress, Config, Sources};
 use crate::drain::{self, Ended};
+use crate::keys::Keys;
 use crate::listener::{self, Part, SetError};
 use crate::reload::{self, Reloader, Running};
 use crate::state::Shared;
 use crate::systemd::{Notify, Parent};
 use crate::thread::Pulse;
+use crate::tunnel::liveness;
 use crate::upstream::{addresses, health};
 use crate::{admin, secret};
-use crate::tunnel::liveness;
 
 /// Time in which the whole pin table is swept once.
 const SWEEP: Duration = Duration::from_secs(2);
@@ -222,7 +222,7 @@ fn control_thread(
         let Tell { notify, pulses } = tell;
         let reloader = Reloader::new(shared.clone(), reload.running, stop.clone(), notify.clone());
         tasks.spawn_local(reloader.run(reload.asks));
-        tasks.spawn_local(stop.clone().run_until_cancelled_owned(drain::sessions::keep(shared.clone())));
+        tasks.spawn_local(stop.clone().run_until_cancelled_owned(drain::polling::keep(shared.clone())));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(liveness::keep(shared.clone())));
         tasks.spawn_local(health::keep(shared.clone(), tasks.clone(), stop.clone()));
         tasks.spawn_local(addresses::keep(shared.clone(), tasks.clone(), stop.clone()));

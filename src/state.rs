@@ -13,18 +13,18 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::affinity::Pin;
-use crate::proxy::discover::Discoveries;
 use crate::affinity::pins::Pins;
-use crate::keys::{Key, Keys};
 use crate::clock;
 use crate::config::{self, AdminAddress, Config};
 use crate::descriptors;
 use crate::drain;
+use crate::keys::{Key, Keys};
 use crate::listener::Caps;
 use crate::metrics::Metrics;
-use crate::route::guard::Watch;
-use crate::route::Guarded;
+use crate::proxy::discover::Discoveries;
 use crate::reload;
+use crate::route::Guarded;
+use crate::route::guard::Watch;
 use crate::sockets::Sockets;
 use crate::upstream::Upstream;
 use crate::upstream::addresses::Unresolved;
@@ -187,7 +187,7 @@ impl Shared {
             self.metrics.forget_worker(gone);
         }
         self.snapshot.store(Arc::new(new));
-        drain::sessions::look(self, clock::now_ms());
+        drain::polling::look(self, clock::now_ms());
         self.changed.send_replace(());
     }
 }

@@ -1,7 +1,7 @@
 //! Logs: one subscriber, and rate-limited warnings for everything bounded that is full (ARCHITECTURE.md, invariant 14).
 
-pub mod writer;
 mod level;
+pub mod writer;
 
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

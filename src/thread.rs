@@ -5,9 +5,8 @@
 //! connection: a timer costs one allocation and two timer-wheel operations per request, the tick a few nanoseconds per
 //! connection and second.
 
-pub mod registered;
 pub mod idle_clients;
-
+pub mod registered;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -25,9 +24,9 @@ use crate::state::Shared;
 use crate::upstream::connections::pool::{self, Pool};
 use crate::upstream::connections::response_timeout::Waits;
 
+use idle_clients::Spare;
 use registered::{Entry, Share};
 pub use registered::{Live, Order, Registered, Removed};
-use idle_clients::Spare;
 
 /// Interval at which idle limits and idle pools are checked.
 pub const TICK: Duration = Duration::from_millis(250);
@@ -332,8 +331,8 @@ impl Thread {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys::Keys;
     use crate::config;
+    use crate::keys::Keys;
 
     #[test]
     fn half_a_head_is_cut_but_a_request_under_way_is_not() {

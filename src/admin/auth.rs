@@ -15,14 +15,14 @@ use crate::config::Secret;
 pub(crate) const OWN_FIELD: &str = "x-stickyd";
 
 /// Access rules of one admin listener.
-pub(super) struct Guard {
+pub(crate) struct Guard {
     reach: Reach,
     token: Option<Secret>,
 }
 
 /// Set of peers that can connect to the listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reach {
+pub(crate) enum Reach {
     /// Processes that may open the socket's file: browsers cannot, so no protection from web pages is needed.
     Unix,
     /// Every process of this machine, including browsers.
@@ -34,7 +34,7 @@ pub(super) enum Reach {
 type Refusal = (StatusCode, &'static str);
 
 impl Guard {
-    pub(super) fn new(reach: Reach, token: Option<Secret>) -> Self {
+    pub(crate) fn new(reach: Reach, token: Option<Secret>) -> Self {
         Self { reach, token }
     }
 
@@ -87,7 +87,7 @@ fn is_of_another_site(headers: &HeaderMap) -> bool {
 }
 
 /// Rejects what the rules do not allow, before any handler runs.
-pub(super) async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+pub(crate) async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     match guard.refuses(request.method(), request.headers()) {
         Some(refusal) => refusal.into_response(),
         None => next.run(request).await,

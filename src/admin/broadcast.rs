@@ -48,7 +48,7 @@ const SLICES: usize = 1_000;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// `POST /api/v1/broadcast`: sends a message to all matching sockets, and waits for the result.
-pub(super) async fn send(State(api): State<Api>, body: Bytes) -> Result<Json<Value>, Refusal> {
+pub(crate) async fn send(State(api): State<Api>, body: Bytes) -> Result<Json<Value>, Refusal> {
     let mut fields = object(&body)?;
     let all = boolean(&mut fields, "all")?;
     let broadcast = message(&mut fields)?;

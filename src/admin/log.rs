@@ -9,12 +9,12 @@ use super::{Refusal, refuse};
 use crate::telemetry::{self, Level};
 
 /// `GET /api/v1/log`: the log level and its source.
-pub(super) async fn show() -> Json<Value> {
+pub(crate) async fn show() -> Json<Value> {
     Json(describe(&telemetry::level()))
 }
 
 /// `PUT /api/v1/log` with `{"level": "debug"}`; `null` restores the level of `RUST_LOG` or the file.
-pub(super) async fn set(body: Bytes) -> Result<Json<Value>, Refusal> {
+pub(crate) async fn set(body: Bytes) -> Result<Json<Value>, Refusal> {
     const HELP: &str = "the body must be JSON such as {\"level\": \"debug\"}, or {\"level\": null} to follow the file";
     let wrong = |why: String| refuse(StatusCode::UNPROCESSABLE_ENTITY, why);
     let said: Value = serde_json::from_slice(&body).map_err(|_| wrong(HELP.to_owned()))?;

@@ -33,31 +33,31 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 /// One process, as read from /proc.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Process {
-    pub(super) pid: u32,
-    pub(super) command: String,
+pub(crate) struct Process {
+    pub(crate) pid: u32,
+    pub(crate) command: String,
     /// CPU time since the start of the process, user and system, in seconds.
-    pub(super) cpu_s: f64,
+    pub(crate) cpu_s: f64,
     /// CPU usage since the previous result, in percent of one core; `None` the first time.
-    pub(super) cpu_percent: Option<f64>,
-    pub(super) memory_bytes: u64,
-    pub(super) threads: u32,
+    pub(crate) cpu_percent: Option<f64>,
+    pub(crate) memory_bytes: u64,
+    pub(crate) threads: u32,
 }
 
 /// Result of one reading of /proc.
 #[derive(Debug, Default)]
-pub(super) struct Look {
+pub(crate) struct Look {
     at: Option<Instant>,
-    pub(super) workers: HashMap<Address, Process>,
+    pub(crate) workers: HashMap<Address, Process>,
     /// The process of stickyd itself.
-    pub(super) own: Option<Process>,
+    pub(crate) own: Option<Process>,
     /// Number of open descriptors of stickyd.
-    pub(super) descriptors: Option<u64>,
+    pub(crate) descriptors: Option<u64>,
 }
 
 /// Reads /proc on request, and keeps the last result.
 #[derive(Default)]
-pub(super) struct Processes {
+pub(crate) struct Processes {
     last: Mutex<Arc<Look>>,
     busy: AtomicBool,
 }
@@ -69,7 +69,7 @@ impl Processes {
 
     /// Returns a result at most [`FRESH`] old for these workers; the previous one while another reading runs or takes
     /// too long.
-    pub(super) async fn look(self: &Arc<Self>, addresses: Vec<Address>) -> Arc<Look> {
+    pub(crate) async fn look(self: &Arc<Self>, addresses: Vec<Address>) -> Arc<Look> {
         let last = self.last();
         if last.at.is_some_and(|at| at.elapsed() < FRESH) || self.busy.swap(true, Relaxed) {
             return last;

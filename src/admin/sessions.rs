@@ -12,11 +12,11 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{Api, Refusal, refuse};
-use crate::cookie::{Cookie, Seen};
 use crate::affinity::explain::{Answer, Question, default_rule, explain as decide};
-use crate::rules::Live;
 use crate::clock;
+use crate::cookie::{Cookie, Seen};
 use crate::proxy::headers::Client;
+use crate::rules::Live;
 use crate::state::Snapshot;
 use crate::upstream::Upstream;
 use crate::upstream::worker::Worker;
@@ -25,7 +25,7 @@ use crate::upstream::worker::Worker;
 type Asked = Query<HashMap<String, String>>;
 
 /// Rejects unknown query parameters, so that a misspelt name does not silently change the meaning of a request.
-pub(super) fn known(query: &HashMap<String, String>, names: &[&str]) -> Result<(), Refusal> {
+pub(crate) fn known(query: &HashMap<String, String>, names: &[&str]) -> Result<(), Refusal> {
     match query.keys().find(|name| !names.contains(&name.as_str())) {
         None => Ok(()),
         Some(unknown) => {
@@ -58,7 +58,7 @@ fn rule<'a>(upstream: &'a Upstream, query: &HashMap<String, String>) -> Result<O
 }
 
 /// `GET /api/v1/pins?upstream=app&sid=…&rule=…`: the pin of one session.
-pub(super) async fn pin(State(api): State<Api>, Query(query): Asked) -> Result<Json<Value>, Refusal> {
+pub(crate) async fn pin(State(api): State<Api>, Query(query): Asked) -> Result<Json<Value>, Refusal> {
     known(&query, &["upstream", "sid", "rule"])?;
     let snapshot = api.shared.snapshot.load();
     let upstream = upstream(&snapshot, &query)?;
@@ -95,7 +95,7 @@ pub(super) async fn pin(State(api): State<Api>, Query(query): Asked) -> Result<J
 }
 
 /// `GET /api/v1/explain?upstream=app&sid=…&cookie=…&address=…&kind=session`: the worker a request would go to, and why.
-pub(super) async fn explain(State(api): State<Api>, Query(query): Asked) -> Result<Json<Value>, Refusal> {
+pub(crate) async fn explain(State(api): State<Api>, Query(query): Asked) -> Result<Json<Value>, Refusal> {
     known(&query, &["upstream", "sid", "rule", "cookie", "address", "kind"])?;
     let wrong = |why: String| refuse(StatusCode::UNPROCESSABLE_ENTITY, why);
     let snapshot = api.shared.snapshot.load();

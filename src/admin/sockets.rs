@@ -4,8 +4,8 @@
 //! each shard; lists are written on another thread ([`list`]). Data threads wait at most for one shard to be copied. A
 //! listed socket may have ended by the time the list is read.
 
-pub(super) mod close;
-pub(super) mod list;
+pub(crate) mod close;
+pub(crate) mod list;
 mod order;
 mod view;
 
@@ -31,7 +31,7 @@ const USUAL: usize = 100;
 const MOST: usize = 10_000;
 
 /// `GET /api/v1/sockets`: one page of the list of live sockets.
-pub(super) async fn list(
+pub(crate) async fn list(
     State(api): State<Api>,
     Query(mut query): Query<HashMap<String, String>>,
 ) -> Result<Response, Refusal> {
@@ -49,7 +49,7 @@ pub(super) async fn list(
 }
 
 /// `GET /api/v1/sockets/{id}`: one live socket.
-pub(super) async fn one(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<Value>, Refusal> {
+pub(crate) async fn one(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<Value>, Refusal> {
     find(&api.shared.sockets, &id).map(|socket| Json(describe(&socket, clock::now_s())))
 }
 
@@ -79,7 +79,7 @@ fn number(
 }
 
 /// Takes the filter out of the given fields; the upstreams, workers and labels it names must exist.
-pub(super) fn take_filter(api: &Api, given: &mut HashMap<String, String>) -> Result<Filter, Refusal> {
+pub(crate) fn take_filter(api: &Api, given: &mut HashMap<String, String>) -> Result<Filter, Refusal> {
     let filter = Filter::take(given).map_err(|why| refuse(StatusCode::UNPROCESSABLE_ENTITY, why))?;
     exists(&filter, &api.shared.snapshot.load())?;
     Ok(filter)
@@ -110,7 +110,7 @@ fn exists(filter: &Filter, snapshot: &Snapshot) -> Result<(), Refusal> {
 }
 
 /// Returns all sockets that match the filter.
-pub(super) async fn gather(sockets: &Sockets, filter: &Filter, now_s: u32) -> Vec<Arc<Socket>> {
+pub(crate) async fn gather(sockets: &Sockets, filter: &Filter, now_s: u32) -> Vec<Arc<Socket>> {
     let mut fitting = Vec::new();
     for shard in 0..SHARDS {
         fitting.extend(sockets.shard(shard).into_iter().filter(|socket| filter.fits(socket, now_s)));

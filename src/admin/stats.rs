@@ -43,11 +43,11 @@ struct Sample {
 
 /// Samples of the last minute, the newest first.
 #[derive(Default)]
-pub(super) struct History(Mutex<VecDeque<Sample>>);
+pub(crate) struct History(Mutex<VecDeque<Sample>>);
 
 impl History {
     /// Takes samples for as long as the control thread lives.
-    pub(super) async fn keep(self: Arc<Self>, shared: Arc<Shared>) {
+    pub(crate) async fn keep(self: Arc<Self>, shared: Arc<Shared>) {
         loop {
             {
                 let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -91,7 +91,7 @@ fn counts(upstream: &Upstream) -> Counts {
 }
 
 /// `GET /api/v1/stats`: totals, rates and live numbers, overall, per upstream and per worker.
-pub(super) async fn show(State(api): State<Api>) -> Json<Value> {
+pub(crate) async fn show(State(api): State<Api>) -> Json<Value> {
     let snapshot = api.shared.snapshot.load_full();
     let ages = Ages::of(&api.shared, &snapshot);
     let sockets = Live::of(&api.shared.sockets).await;

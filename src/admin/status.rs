@@ -15,7 +15,7 @@ use super::workers::process;
 use super::{Api, sessions};
 
 /// `GET /api/v1/status`: the state of stickyd, its configuration and its limits.
-pub(super) async fn show(State(api): State<Api>) -> Json<Value> {
+pub(crate) async fn show(State(api): State<Api>) -> Json<Value> {
     let (shared, config) = (&api.shared, api.shared.config.now());
     let look = api.look().await;
     let descriptors = Resource::NOFILE.get_soft().ok();
@@ -44,7 +44,7 @@ pub(super) async fn show(State(api): State<Api>) -> Json<Value> {
 
 /// `GET /api/v1/health`: 200 while stickyd serves, 503 once it stops, so that a load balancer in front uses another
 /// one. With `?upstream=app` it is 200 only if, in addition, that upstream has a worker that takes new sessions.
-pub(super) async fn health(State(api): State<Api>, Query(query): Query<HashMap<String, String>>) -> Response {
+pub(crate) async fn health(State(api): State<Api>, Query(query): Query<HashMap<String, String>>) -> Response {
     let text = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
     let is_ill = |why: String| (StatusCode::SERVICE_UNAVAILABLE, text.clone(), why).into_response();
     if let Err(refusal) = sessions::known(&query, &["upstream"]) {

@@ -20,14 +20,14 @@ use crate::drain::polling;
 use crate::state::Snapshot;
 use crate::upstream::addresses;
 use crate::upstream::admin_state::Change;
-use crate::upstream::session_ends::Ending;
 use crate::upstream::diagnostics::Check;
+use crate::upstream::session_ends::Ending;
 use crate::upstream::status_text;
 use crate::upstream::worker::Worker;
 use crate::upstream::{Member, Upstream};
 
 /// `GET /api/v1/workers`: every worker, including those that the file no longer names.
-pub(super) async fn list(State(api): State<Api>) -> Json<Value> {
+pub(crate) async fn list(State(api): State<Api>) -> Json<Value> {
     let snapshot = api.shared.snapshot.load_full();
     let look = api.look().await;
     let members = snapshot.upstreams.iter().flat_map(|upstream| &upstream.members);
@@ -50,7 +50,7 @@ fn name_of(name: &addresses::Name) -> Value {
 }
 
 /// `POST /api/v1/workers/{upstream}/{worker}/{word}`: sets the admin state of a worker.
-pub(super) async fn say(
+pub(crate) async fn say(
     State(api): State<Api>,
     Path((upstream, worker, word)): Path<(String, String, String)>,
     body: Bytes,
@@ -162,7 +162,7 @@ fn check_of(check: &Check, now_ms: u64) -> Value {
 }
 
 /// Describes one process: a worker's, or stickyd's own.
-pub(super) fn process(process: &Process) -> Value {
+pub(crate) fn process(process: &Process) -> Value {
     json!({
         "pid": process.pid,
         "command": process.command,

@@ -4,14 +4,14 @@ use hyper::body::Body;
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Version};
 
-use crate::proxy::headers::has_token;
+use crate::config::rules::Protocol;
 use crate::cookie::{Cookie, Seen};
 use crate::keys::Key;
+use crate::proxy::headers::has_token;
 use crate::rules::{self, Facts, Live};
-use crate::config::rules::Protocol;
 use crate::state::Shared;
-use crate::websocket::upgrade::{self, Accept};
 use crate::upstream::Upstream;
+use crate::websocket::upgrade::{self, Accept};
 
 /// What a request asks for.
 pub struct Ask {

@@ -6,14 +6,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::cookie::Cookie;
-use crate::keys::derive;
 use super::pins::plain_hash;
-use crate::rules::Live;
-use crate::engine_io::{MAX_ID, MAX_SID};
 use crate::clock;
 use crate::config::rules::Protocol;
+use crate::cookie::Cookie;
+use crate::engine_io::{MAX_ID, MAX_SID};
+use crate::keys::derive;
 use crate::proxy::headers::Client;
+use crate::rules::Live;
 use crate::state::Shared;
 use crate::upstream::Upstream;
 use crate::upstream::worker::Worker;

@@ -4,38 +4,38 @@
 //! (ARCHITECTURE.md, invariant 2): nothing here overrides a pin except the death of its worker or an operator's
 //! command.
 
-pub mod sessions;
 pub mod ask;
+pub mod discoveries;
 pub mod explain;
 mod pin;
 pub mod pins;
-pub mod discoveries;
+pub mod sessions;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use crate::rules;
-use crate::keys::derive;
 use crate::clock;
 use crate::config::AdminState;
 use crate::config::rules::Protocol;
+use crate::cookie::Cookie;
+use crate::keys::Key;
+use crate::keys::derive;
 use crate::metrics::Source;
-use ask::{Ask, Kind};
 use crate::proxy::headers::Client;
+use crate::rules;
+use crate::rules::Facts;
 use crate::sockets::End;
 use crate::state::Shared;
 use crate::telemetry::{say_full, say_rarely};
 use crate::upstream::Upstream;
 use crate::upstream::worker::{Session, Worker};
-use crate::cookie::Cookie;
+use ask::{Ask, Kind};
 pub use pin::Pin;
 use pin::Used;
-use sessions::due_at;
-pub use sessions::{close, end, ends_at, enlist, forget, hold, pin, pin_fresh, pin_listed, refused_by_owner, Hold};
-use crate::keys::Key;
 use pins::Inserted;
-use crate::rules::Facts;
+use sessions::due_at;
+pub use sessions::{Hold, close, end, ends_at, enlist, forget, hold, pin, pin_fresh, pin_listed, refused_by_owner};
 
 /// How long a Socket.IO socket id is remembered if no request names it. The id leads nowhere once its session is over.
 const ALIAS: Duration = Duration::from_secs(24 * 3_600);

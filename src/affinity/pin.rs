@@ -50,14 +50,14 @@ const FRESH_REQUESTS: u8 = 3;
 const FRESH_SECONDS: u16 = 10;
 
 /// Facts that a request needs about the pin it found.
-pub(super) struct Used {
+pub(crate) struct Used {
     /// Worker of the session; `None` if an operator ended it.
-    pub(super) worker: Option<Arc<Worker>>,
-    pub(super) ttl_s: u32,
-    pub(super) slot: Slot,
-    pub(super) has_tunnel: bool,
+    pub(crate) worker: Option<Arc<Worker>>,
+    pub(crate) ttl_s: u32,
+    pub(crate) slot: Slot,
+    pub(crate) has_tunnel: bool,
     /// Whether the session is not on the list of sockets yet.
-    pub(super) is_fresh: bool,
+    pub(crate) is_fresh: bool,
 }
 
 impl Marks {
@@ -78,11 +78,11 @@ fn low(seconds: u32) -> u16 {
 
 impl Pin {
     /// Makes the pin of a session that no request has named yet.
-    pub(super) fn fresh(session: Session, ttl_s: u16, slot: Slot) -> Self {
+    pub(crate) fn fresh(session: Session, ttl_s: u16, slot: Slot) -> Self {
         Self(Held::Fresh(session, Marks::new(ttl_s, slot)))
     }
 
-    pub(super) fn new(session: Listed, ttl_s: u16, slot: Slot) -> Self {
+    pub(crate) fn new(session: Listed, ttl_s: u16, slot: Slot) -> Self {
         Self(Held::Listed(session, Marks::new(ttl_s, slot)))
     }
 
@@ -99,7 +99,7 @@ impl Pin {
     }
 
     /// Counts one more request of the session, and returns what the request needs to know.
-    pub(super) fn used(&self, now_s: u32) -> Used {
+    pub(crate) fn used(&self, now_s: u32) -> Used {
         if let Some(session) = self.listed() {
             session.socket().up.moved(0, 0, now_s);
         }
@@ -120,7 +120,7 @@ impl Pin {
 
     /// Puts the session on the list of sockets at its first request, as the entry that `open` makes; no effect if it is
     /// listed already.
-    pub(super) fn enlist(&mut self, open: impl FnOnce(Session) -> Listed) {
+    pub(crate) fn enlist(&mut self, open: impl FnOnce(Session) -> Listed) {
         let ended = Held::Ended(self.marks().copy());
         self.0 = match std::mem::replace(&mut self.0, ended) {
             Held::Fresh(session, marks) => Held::Listed(open(session), marks),
@@ -128,7 +128,7 @@ impl Pin {
         };
     }
 
-    pub(super) fn is_fresh(&self) -> bool {
+    pub(crate) fn is_fresh(&self) -> bool {
         let marks = self.marks();
         let uses = marks.uses.load(Relaxed) & !TUNNEL;
         uses <= FRESH_REQUESTS && low(clock::now_s()).wrapping_sub(marks.born_s) < FRESH_SECONDS
@@ -152,7 +152,7 @@ impl Pin {
     }
 
     /// Silence in seconds that a tunnel of this session may keep; 0 if unknown.
-    pub(super) fn ttl_s(&self) -> u32 {
+    pub(crate) fn ttl_s(&self) -> u32 {
         self.marks().ttl_s.into()
     }
 
@@ -196,7 +196,7 @@ impl Pin {
     }
 
     /// Records that a tunnel of the session has opened or ended.
-    pub(super) fn set_tunnel(&mut self, open: bool) {
+    pub(crate) fn set_tunnel(&mut self, open: bool) {
         let uses = self.marks_mut().uses.get_mut();
         *uses = if open { *uses | TUNNEL } else { *uses & !TUNNEL };
     }

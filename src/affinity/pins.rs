@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
-pub use crate::keys::{plain_hash, Key, Keys};
+pub use crate::keys::{Key, Keys, plain_hash};
 use shard::{Found, Shard};
 
 mod shard;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::pin::Pin;
-use crate::keys::Key;
 use super::pins::{self, Inserted};
 use crate::clock;
+use crate::keys::Key;
 use crate::proxy::headers::Client;
 use crate::sockets::{End, Kind, Listed, New, Socket, Transport, Tunnelled};
 use crate::state::Shared;
@@ -34,7 +34,7 @@ pub struct Hold {
 }
 
 impl Hold {
-    pub(super) fn new(shared: &Arc<Shared>, key: Key, open: pins::Hold, ttl_s: u32, is_fresh: bool) -> Self {
+    pub(crate) fn new(shared: &Arc<Shared>, key: Key, open: pins::Hold, ttl_s: u32, is_fresh: bool) -> Self {
         let shared = shared.clone();
         Self { shared, key, open, tunnel: false, shorten: None, is_fresh, moved: None, ttl_s }
     }
@@ -234,7 +234,7 @@ pub fn close(shared: &Shared, socket: &Arc<Socket>) -> bool {
     ended.is_some()
 }
 
-pub(super) fn due_at(worker: &Worker, slot: Slot, key: Key) -> Option<u64> {
+pub(crate) fn due_at(worker: &Worker, slot: Slot, key: Key) -> Option<u64> {
     worker.admin.ending()?.due_ms(slot, key.jitter())
 }
 

@@ -7,23 +7,23 @@ use std::io::{IsTerminal, Write};
 const BAR: u64 = 30;
 
 /// Progress display of one operation.
-pub(super) struct Progress {
+pub(crate) struct Progress {
     terminal: bool,
     last: String,
 }
 
 impl Progress {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { terminal: std::io::stderr().is_terminal(), last: String::new() }
     }
 
     /// Whether the display is redrawn in place on a terminal.
-    pub(super) fn is_terminal(&self) -> bool {
+    pub(crate) fn is_terminal(&self) -> bool {
         self.terminal
     }
 
     /// Shows `done` of `all` as a bar, and `text` after it; nothing is printed if the text has not changed.
-    pub(super) fn show(&mut self, done: u64, all: u64, text: String) {
+    pub(crate) fn show(&mut self, done: u64, all: u64, text: String) {
         if text == self.last {
             return;
         }
@@ -37,7 +37,7 @@ impl Progress {
         self.last = text;
     }
 
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         if self.terminal {
             eprintln!();
         }

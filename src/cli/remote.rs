@@ -66,13 +66,13 @@ pub struct Asking {
 
 impl Asking {
     /// Gets the answer at `path` and prints it; returns the exit code.
-    pub(super) fn show(&self, path: &str, words: impl FnOnce(&Value) -> String) -> u8 {
+    pub(crate) fn show(&self, path: &str, words: impl FnOnce(&Value) -> String) -> u8 {
         let said = self.remote.find().and_then(|admin| admin.done(Method::GET, path, None));
         self.finish(said, words)
     }
 
     /// Prints an answer or an error; returns the exit code, 0 or 1.
-    pub(super) fn finish(&self, said: Result<Value, Refusal>, words: impl FnOnce(&Value) -> String) -> u8 {
+    pub(crate) fn finish(&self, said: Result<Value, Refusal>, words: impl FnOnce(&Value) -> String) -> u8 {
         match said {
             Ok(said) => {
                 let text = if self.json { format!("{said:#}\n") } else { words(&said) };
@@ -105,7 +105,7 @@ impl fmt::Display for Refusal {
 }
 
 impl Refusal {
-    pub(super) fn new(why: &str) -> Self {
+    pub(crate) fn new(why: &str) -> Self {
         Self(format!("error: {why}"))
     }
 }
@@ -141,7 +141,7 @@ impl Admin {
     }
 
     /// Sends a request with an optional body; an answer with an error status is returned as an error.
-    pub(super) fn done(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Refusal> {
+    pub(crate) fn done(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Refusal> {
         let (status, said) = self.ask_with(method, path, body)?;
         if status.is_success() {
             return Ok(said);
@@ -228,7 +228,7 @@ impl Admin {
 }
 
 /// Percent-encodes a part of a path or query, except RFC 3986's unreserved characters.
-pub(super) fn encoded(text: &str) -> String {
+pub(crate) fn encoded(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }

@@ -81,7 +81,7 @@ impl Workers {
     }
 }
 
-pub(super) fn workers(said: &Value, only: Option<&str>) -> String {
+pub(crate) fn workers(said: &Value, only: Option<&str>) -> String {
     const HEAD: [&str; 10] =
         ["UPSTREAM", "WORKER", "STATE", "SESSIONS", "TUNNELS", "IN FLIGHT", "RESTARTS", "PID", "CPU", "MEMORY"];
     let wanted = |one: &&Value| only.is_none_or(|only| one["upstream"] == only);

@@ -51,7 +51,7 @@ fn label(text: &str) -> Result<(String, String), String> {
 
 impl Filters {
     /// Returns the filters that were given, by their names in the API.
-    pub(super) fn given(&self) -> Vec<(String, String)> {
+    pub(crate) fn given(&self) -> Vec<(String, String)> {
         let texts = [
             ("upstream", &self.upstream),
             ("worker", &self.worker),
@@ -109,7 +109,7 @@ impl Sockets {
 }
 
 /// Returns the path of the list with these parameters.
-pub(super) fn path(parameters: impl Iterator<Item = (String, String)>) -> String {
+pub(crate) fn path(parameters: impl Iterator<Item = (String, String)>) -> String {
     let given: Vec<_> = parameters.map(|(name, value)| format!("{}={}", encoded(&name), encoded(&value))).collect();
     format!("/api/v1/sockets?{}", given.join("&"))
 }
@@ -126,7 +126,7 @@ fn sockets(said: &Value) -> String {
 }
 
 /// Formats sockets as a table, one row per socket.
-pub(super) fn rows(all: &[&Value]) -> String {
+pub(crate) fn rows(all: &[&Value]) -> String {
     const HEAD: [&str; 12] = [
         "ID",
         "UPSTREAM",

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 /// Formats rows below a head, with two spaces between columns. A column whose cells are all amounts or `-` is
 /// right-aligned.
-pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let width = |cell: &str| cell.chars().count();
     let mut text = String::new();
     let columns: Vec<(usize, bool)> = head
@@ -36,13 +36,13 @@ fn is_amount(cell: &str) -> bool {
 }
 
 /// Formats lines of a name and its value, aligned.
-pub(super) fn list(rows: &[(&str, String)]) -> String {
+pub(crate) fn list(rows: &[(&str, String)]) -> String {
     let widest = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     rows.iter().map(|(name, what)| format!("{name:widest$}  {what}\n")).collect()
 }
 
 /// Formats a JSON value as a cell; `-` for null.
-pub(super) fn cell(value: &Value) -> String {
+pub(crate) fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),
@@ -53,7 +53,7 @@ pub(super) fn cell(value: &Value) -> String {
 }
 
 /// Formats a number of bytes: `999 B`, `1.5 kB`, `80 MB`.
-pub(super) fn bytes(value: &Value) -> String {
+pub(crate) fn bytes(value: &Value) -> String {
     let Some(bytes) = value.as_u64() else { return "-".to_owned() };
     let mut unit = 1_u64;
     for name in ["B", "kB", "MB", "GB", "TB"] {
@@ -67,7 +67,7 @@ pub(super) fn bytes(value: &Value) -> String {
 }
 
 /// Formats a number of seconds by its two largest units: `3d 4h`, `5m 7s`.
-pub(super) fn span(value: &Value) -> String {
+pub(crate) fn span(value: &Value) -> String {
     let Some(seconds) = value.as_u64() else { return "-".to_owned() };
     let parts = [(seconds / 86_400, "d"), (seconds / 3_600 % 24, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
     let said = parts.iter().skip_while(|(count, _)| *count == 0).take(2);

@@ -23,13 +23,13 @@ use super::{
 pub type Resolve<'a> = &'a dyn Fn(&str) -> io::Result<Vec<IpAddr>>;
 
 /// The environment that the readers of all tables share.
-pub(super) struct Context<'a> {
-    pub(super) report: &'a Report<'a>,
+pub(crate) struct Context<'a> {
+    pub(crate) report: &'a Report<'a>,
     /// Absolute path of the folder in which relative paths begin.
-    pub(super) base: PathBuf,
-    pub(super) resolve: Resolve<'a>,
+    pub(crate) base: PathBuf,
+    pub(crate) resolve: Resolve<'a>,
     /// Record of every file that was read or looked for.
-    pub(super) noted: &'a Noted,
+    pub(crate) noted: &'a Noted,
 }
 
 /// Checks the text of a configuration; `file` is its name in messages, and relative paths begin in its folder.
@@ -43,7 +43,7 @@ pub fn parse_with(text: &str, file: &Path, resolve: Resolve<'_>) -> Result<(Conf
 }
 
 /// Like [`parse_with`], and records in `noted` every file that is read.
-pub(super) fn parse_noting(
+pub(crate) fn parse_noting(
     text: &str,
     file: &Path,
     resolve: Resolve<'_>,
@@ -144,7 +144,7 @@ fn read(context: &Context<'_>, mut root: Section<'_>) -> Config {
     }
 }
 
-pub(super) fn state_dir(context: &Context<'_>, root: &mut Section<'_>) -> Option<PathBuf> {
+pub(crate) fn state_dir(context: &Context<'_>, root: &mut Section<'_>) -> Option<PathBuf> {
     root.text("state_dir", "a path").map(|text| context.base.join(text.value))
 }
 
@@ -184,7 +184,7 @@ fn upstreams(context: &Context<'_>, customs: &rules::Customs, root: &mut Section
     named.into_iter().filter_map(|(name, item)| upstream::read(context, customs, name, item)).collect()
 }
 
-pub(super) fn admin(context: &Context<'_>, root: &mut Section<'_>, state_dir: Option<&Path>) -> Admin {
+pub(crate) fn admin(context: &Context<'_>, root: &mut Section<'_>, state_dir: Option<&Path>) -> Admin {
     let default = state_dir.map_or(AdminAddress::None, |dir| AdminAddress::Unix(dir.join("admin.sock")));
     let Some(mut section) = root.section("admin", "a table") else { return Admin { address: default, token: None } };
     let text = section.text("address", "an address such as \"127.0.0.1:9145\" or \"unix:/run/stickyd/admin.sock\"");
@@ -281,14 +281,14 @@ fn conclude(report: Report<'_>, config: Option<Config>) -> Result<(Config, Vec<D
     config.map(|config| (config, warnings)).ok_or_else(|| Errors::of_file("no configuration was read".to_owned()))
 }
 
-pub(super) fn log_warnings((config, warnings): (Config, Vec<Diagnostic>)) -> Config {
+pub(crate) fn log_warnings((config, warnings): (Config, Vec<Diagnostic>)) -> Config {
     for warning in warnings {
         tracing::warn!("{}", warning.one_line());
     }
     config
 }
 
-pub(super) fn base(folder: Option<&Path>) -> PathBuf {
+pub(crate) fn base(folder: Option<&Path>) -> PathBuf {
     let folder = folder.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned())
 }

@@ -68,7 +68,7 @@ impl Removed {
 }
 
 /// Reads the `drain` table of an upstream.
-pub(super) fn read(mut section: Section<'_>) -> Drain {
+pub(crate) fn read(mut section: Section<'_>) -> Drain {
     let mut drain = Drain { grace: section.take("grace").and_then(|item| duration(item, GRACES)), ..Drain::default() };
     if let Some(item) = section.take("code") {
         let (report, at) = (item.report, item.span.clone());
@@ -94,7 +94,7 @@ pub(super) fn read(mut section: Section<'_>) -> Drain {
 }
 
 /// Reads the `removed` key of an upstream.
-pub(super) fn removed(section: &mut Section<'_>) -> Option<Removed> {
+pub(crate) fn removed(section: &mut Section<'_>) -> Option<Removed> {
     let text = section.text("removed", "\"keep\", \"drain\" or \"close\"")?;
     word(section.report, "policy", &text, &POLICIES)
 }

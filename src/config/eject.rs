@@ -51,7 +51,7 @@ impl Default for Eject {
 }
 
 /// Reads the `eject` key of an upstream: a table, or `false`.
-pub(super) fn read(item: Item<'_>) -> Eject {
+pub(crate) fn read(item: Item<'_>) -> Eject {
     let mut eject = Eject::default();
     let expected = "false or a table such as { failures = 5, errors = \"50%\" }";
     if item.is_boolean() {

@@ -11,7 +11,7 @@ use std::ops::Range;
 use super::values::distance;
 
 /// A range of bytes in the configuration's text.
-pub(super) type Span = Range<usize>;
+pub(crate) type Span = Range<usize>;
 
 /// Every error of one configuration, with the warnings between them, in the order of the file; has at least one error.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl Errors {
     }
 
     /// An error about the file as a whole, such as a file that cannot be read or is not text.
-    pub(super) fn of_file(message: String) -> Self {
+    pub(crate) fn of_file(message: String) -> Self {
         Self { found: vec![Diagnostic { severity: Severity::Error, message, place: None, help: None }], more: 0 }
     }
 }
@@ -140,7 +140,7 @@ impl fmt::Display for Diagnostic {
 ///
 /// A reader that meets a bad value reports it and continues with a default, so that the checks after it still run. Such
 /// a default is never used: [`Report::finish`] succeeds only if there was no error.
-pub(super) struct Report<'a> {
+pub(crate) struct Report<'a> {
     file: String,
     text: &'a str,
     found: RefCell<Vec<(usize, Diagnostic)>>,
@@ -149,39 +149,39 @@ pub(super) struct Report<'a> {
 }
 
 impl<'a> Report<'a> {
-    pub(super) fn new(file: String, text: &'a str) -> Self {
+    pub(crate) fn new(file: String, text: &'a str) -> Self {
         Self { file, text, found: RefCell::default(), more: Cell::new(0), failed: Cell::new(false) }
     }
 
-    pub(super) fn error(&self, at: &Span, message: impl Into<String>) {
+    pub(crate) fn error(&self, at: &Span, message: impl Into<String>) {
         self.add(Severity::Error, Some(at), message.into(), None);
     }
 
-    pub(super) fn error_help(&self, at: &Span, message: impl Into<String>, help: impl Into<String>) {
+    pub(crate) fn error_help(&self, at: &Span, message: impl Into<String>, help: impl Into<String>) {
         self.add(Severity::Error, Some(at), message.into(), Some(help.into()));
     }
 
     /// Reports an error about something that is missing in the file.
-    pub(super) fn missing(&self, message: impl Into<String>, help: impl Into<String>) {
+    pub(crate) fn missing(&self, message: impl Into<String>, help: impl Into<String>) {
         self.add(Severity::Error, None, message.into(), Some(help.into()));
     }
 
-    pub(super) fn warn(&self, at: &Span, message: impl Into<String>, help: impl Into<String>) {
+    pub(crate) fn warn(&self, at: &Span, message: impl Into<String>, help: impl Into<String>) {
         self.add(Severity::Warning, Some(at), message.into(), Some(help.into()));
     }
 
     /// The text that the spans point into.
-    pub(super) fn text(&self) -> &'a str {
+    pub(crate) fn text(&self) -> &'a str {
         self.text
     }
 
     /// Line number of a span, for messages that refer to another place.
-    pub(super) fn line_of(&self, at: &Span) -> usize {
+    pub(crate) fn line_of(&self, at: &Span) -> usize {
         self.text.get(..at.start).map_or(1, |before| before.matches('\n').count() + 1)
     }
 
     /// The warnings if there was no error, else every error with the warnings between them.
-    pub(super) fn finish(self) -> Result<Vec<Diagnostic>, Errors> {
+    pub(crate) fn finish(self) -> Result<Vec<Diagnostic>, Errors> {
         let mut found = self.found.into_inner();
         found.sort_by_key(|(start, _)| *start);
         let found = found.into_iter().map(|(_, one)| one).collect();

@@ -15,7 +15,7 @@ use super::values;
 
 /// Parses the text. If it has syntax errors, only these are reported, all of them: after a broken table header every
 /// key would be reported as unknown in the wrong table.
-pub(super) fn root<'a>(report: &'a Report<'a>) -> Option<Section<'a>> {
+pub(crate) fn root<'a>(report: &'a Report<'a>) -> Option<Section<'a>> {
     let (table, errors) = DeTable::parse_recoverable(report.text());
     let mut last = None;
     for error in &errors {
@@ -32,14 +32,14 @@ pub(super) fn root<'a>(report: &'a Report<'a>) -> Option<Section<'a>> {
 
 /// A string with its place.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Text {
-    pub(super) value: String,
-    pub(super) span: Span,
+pub(crate) struct Text {
+    pub(crate) value: String,
+    pub(crate) span: Span,
 }
 
 impl Text {
     /// The place of `part`, a range of bytes of the value; the place of the whole value if it contains escapes.
-    pub(super) fn inside(&self, report: &Report<'_>, part: Span) -> Span {
+    pub(crate) fn inside(&self, report: &Report<'_>, part: Span) -> Span {
         let written = report.text().get(self.span.clone()).unwrap_or_default();
         match written.find(&self.value) {
             Some(offset) => self.span.start + offset + part.start..self.span.start + offset + part.end,
@@ -49,11 +49,11 @@ impl Text {
 }
 
 /// A value with its place and its name for messages.
-pub(super) struct Item<'a> {
-    pub(super) report: &'a Report<'a>,
+pub(crate) struct Item<'a> {
+    pub(crate) report: &'a Report<'a>,
     /// Name of the value in messages: `` `threads` `` or "a worker".
-    pub(super) label: String,
-    pub(super) span: Span,
+    pub(crate) label: String,
+    pub(crate) span: Span,
     value: DeValue<'a>,
 }
 
@@ -62,38 +62,38 @@ impl<'a> Item<'a> {
         Self { report, label, span: value.span(), value: value.into_inner() }
     }
 
-    pub(super) fn is_integer(&self) -> bool {
+    pub(crate) fn is_integer(&self) -> bool {
         self.value.is_integer()
     }
 
-    pub(super) fn is_boolean(&self) -> bool {
+    pub(crate) fn is_boolean(&self) -> bool {
         self.value.is_bool()
     }
 
-    pub(super) fn is_list(&self) -> bool {
+    pub(crate) fn is_list(&self) -> bool {
         self.value.is_array()
     }
 
-    pub(super) fn is_table(&self) -> bool {
+    pub(crate) fn is_table(&self) -> bool {
         self.value.is_table()
     }
 
     /// Reads a string; `expected` describes it in messages ("a path").
-    pub(super) fn text(self, expected: &str) -> Option<Text> {
+    pub(crate) fn text(self, expected: &str) -> Option<Text> {
         match self.value {
             DeValue::String(value) => Some(Text { value: value.into_owned(), span: self.span }),
             other => Self::wrong(self.report, &self.label, &self.span, expected, &other),
         }
     }
 
-    pub(super) fn boolean(self) -> Option<bool> {
+    pub(crate) fn boolean(self) -> Option<bool> {
         match self.value {
             DeValue::Boolean(value) => Some(value),
             other => Self::wrong(self.report, &self.label, &self.span, "true or false", &other),
         }
     }
 
-    pub(super) fn integer<T: TryFrom<u64>>(self, range: RangeInclusive<u64>) -> Option<T> {
+    pub(crate) fn integer<T: TryFrom<u64>>(self, range: RangeInclusive<u64>) -> Option<T> {
         let expected =
             format!("an integer from {} to {}", values::digits(*range.start()), values::digits(*range.end()));
         let DeValue::Integer(written) = &self.value else {
@@ -108,7 +108,7 @@ impl<'a> Item<'a> {
     }
 
     /// Reads a list; messages about its items call each of them `one`.
-    pub(super) fn list(self, expected: &str, one: &str) -> Option<Vec<Self>> {
+    pub(crate) fn list(self, expected: &str, one: &str) -> Option<Vec<Self>> {
         match self.value {
             DeValue::Array(items) => {
                 Some(items.into_iter().map(|item| Self::new(self.report, one.to_owned(), item)).collect())
@@ -118,7 +118,7 @@ impl<'a> Item<'a> {
     }
 
     /// Reads a table; messages about it call it `label`.
-    pub(super) fn section(self, label: &str, expected: &str) -> Option<Section<'a>> {
+    pub(crate) fn section(self, label: &str, expected: &str) -> Option<Section<'a>> {
         match self.value {
             DeValue::Table(table) => Some(Section::new(self.report, label.to_owned(), self.span, table)),
             other => Self::wrong(self.report, &self.label, &self.span, expected, &other),
@@ -136,12 +136,12 @@ impl<'a> Item<'a> {
 }
 
 /// A table being read.
-pub(super) struct Section<'a> {
-    pub(super) report: &'a Report<'a>,
+pub(crate) struct Section<'a> {
+    pub(crate) report: &'a Report<'a>,
     /// Name of the table in messages: `[limits]` or "a worker".
-    pub(super) label: String,
+    pub(crate) label: String,
     /// Place of the table's header, or of an inline table with its braces.
-    pub(super) span: Span,
+    pub(crate) span: Span,
     entries: DeTable<'a>,
     known: Vec<&'static str>,
 }
@@ -152,23 +152,23 @@ impl<'a> Section<'a> {
     }
 
     /// Takes a key out of the table and marks it as known.
-    pub(super) fn take(&mut self, key: &'static str) -> Option<Item<'a>> {
+    pub(crate) fn take(&mut self, key: &'static str) -> Option<Item<'a>> {
         self.known.push(key);
         let value = self.entries.remove(key)?;
         Some(Item::new(self.report, format!("`{key}`"), value))
     }
 
     /// Place of a key in the file.
-    pub(super) fn key(&self, key: &str) -> Option<Span> {
+    pub(crate) fn key(&self, key: &str) -> Option<Span> {
         self.entries.get_key_value(key).map(|(key, _)| key.span())
     }
 
-    pub(super) fn text(&mut self, key: &'static str, expected: &str) -> Option<Text> {
+    pub(crate) fn text(&mut self, key: &'static str, expected: &str) -> Option<Text> {
         self.take(key)?.text(expected)
     }
 
     /// Reads a string that must be present.
-    pub(super) fn required(&mut self, key: &'static str, expected: &str, example: &str) -> Option<Text> {
+    pub(crate) fn required(&mut self, key: &'static str, expected: &str, example: &str) -> Option<Text> {
         let item = self.take(key);
         if item.is_none() {
             let message = format!("{} needs `{key}`", self.label);
@@ -177,17 +177,17 @@ impl<'a> Section<'a> {
         item?.text(expected)
     }
 
-    pub(super) fn integer<T: TryFrom<u64>>(&mut self, key: &'static str, range: RangeInclusive<u64>) -> Option<T> {
+    pub(crate) fn integer<T: TryFrom<u64>>(&mut self, key: &'static str, range: RangeInclusive<u64>) -> Option<T> {
         self.take(key)?.integer(range)
     }
 
     /// Reads the sub-table `key`; messages call it by its key.
-    pub(super) fn section(&mut self, key: &'static str, expected: &str) -> Option<Self> {
+    pub(crate) fn section(&mut self, key: &'static str, expected: &str) -> Option<Self> {
         self.take(key)?.section(&format!("`{key}`"), expected)
     }
 
     /// All entries of a table whose keys are names chosen by the user, in the order of the file.
-    pub(super) fn named(self) -> Vec<(Text, Item<'a>)> {
+    pub(crate) fn named(self) -> Vec<(Text, Item<'a>)> {
         let report = self.report;
         let mut all: Vec<_> = self.entries.into_iter().collect();
         all.sort_by_key(|(key, _)| key.span().start);
@@ -201,7 +201,7 @@ impl<'a> Section<'a> {
     }
 
     /// Reports every key that was not taken out as unknown.
-    pub(super) fn finish(self) {
+    pub(crate) fn finish(self) {
         for key in self.entries.keys() {
             let (word, at) = (key.get_ref(), key.span());
             let help = values::suggest(word, &self.known);

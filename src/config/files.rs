@@ -24,10 +24,10 @@ use crate::x509;
 const MAX_FILE: u64 = 1 << 20;
 
 /// Minimum length of a secret, in bytes: 128 bits, if they are random.
-pub(super) const MIN_SECRET: usize = 16;
+pub(crate) const MIN_SECRET: usize = 16;
 
 /// Reads a whole file of at most [`MAX_FILE`] bytes; the error is the reason why it cannot be read.
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
     file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
@@ -41,7 +41,7 @@ pub fn token(path: &Path) -> Result<Secret, String> {
 }
 
 /// Reads the secret in a file, without the white space around it (editors and `openssl rand` add a newline).
-pub(super) fn secret(context: &Context<'_>, path: &Text) -> Option<Secret> {
+pub(crate) fn secret(context: &Context<'_>, path: &Text) -> Option<Secret> {
     let bytes = named(context, path)?;
     let trimmed = bytes.trim_ascii();
     if trimmed.len() < MIN_SECRET {
@@ -53,7 +53,7 @@ pub(super) fn secret(context: &Context<'_>, path: &Text) -> Option<Secret> {
 }
 
 /// Reads a certificate chain, checks its dates, and returns it with its leaf parsed.
-pub(super) fn chain(context: &Context<'_>, path: &Text) -> Option<(Vec<CertificateDer<'static>>, x509::Certificate)> {
+pub(crate) fn chain(context: &Context<'_>, path: &Text) -> Option<(Vec<CertificateDer<'static>>, x509::Certificate)> {
     const HELP: &str = "use a PEM file with the whole chain, leaf first";
     let chain = certificates(context, path, HELP)?;
     let mut parsed = Vec::new();
@@ -71,7 +71,7 @@ pub(super) fn chain(context: &Context<'_>, path: &Text) -> Option<(Vec<Certifica
 }
 
 /// Reads every certificate in a PEM file; none is an error.
-pub(super) fn certificates(context: &Context<'_>, path: &Text, help: &str) -> Option<Vec<CertificateDer<'static>>> {
+pub(crate) fn certificates(context: &Context<'_>, path: &Text, help: &str) -> Option<Vec<CertificateDer<'static>>> {
     let bytes = named(context, path)?;
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     match all {
@@ -93,7 +93,7 @@ fn reason(error: &pem::Error) -> String {
 }
 
 /// Reads an unencrypted private key.
-pub(super) fn private_key(context: &Context<'_>, path: &Text) -> Option<PrivateKeyDer<'static>> {
+pub(crate) fn private_key(context: &Context<'_>, path: &Text) -> Option<PrivateKeyDer<'static>> {
     let bytes = named(context, path)?;
     match PrivateKeyDer::from_pem_slice(&bytes) {
         Ok(key) => Some(key),
@@ -108,7 +108,7 @@ pub(super) fn private_key(context: &Context<'_>, path: &Text) -> Option<PrivateK
 }
 
 /// Checks that the key belongs to the chain; returns the kind of the key.
-pub(super) fn matched(
+pub(crate) fn matched(
     context: &Context<'_>,
     certificate: &Text,
     key: &Text,
@@ -145,7 +145,7 @@ fn named(context: &Context<'_>, path: &Text) -> Option<Vec<u8>> {
 }
 
 /// Reports a file that was read but cannot be used.
-pub(super) fn unusable<T>(context: &Context<'_>, path: &Text, reason: &str, help: &str) -> Option<T> {
+pub(crate) fn unusable<T>(context: &Context<'_>, path: &Text, reason: &str, help: &str) -> Option<T> {
     context.report.error_help(&path.span, format!("cannot use {}: {reason}", path.value), help);
     None
 }

@@ -80,7 +80,7 @@ pub struct Rate {
 const COUNTS: RangeInclusive<u64> = 1..=1_000_000;
 
 /// Reads the guards of a route.
-pub(super) fn read(context: &Context<'_>, section: &mut Section<'_>) -> Guards {
+pub(crate) fn read(context: &Context<'_>, section: &mut Section<'_>) -> Guards {
     Guards {
         origins: section.take("origins").and_then(|item| origins(context, item)),
         allow: networks(section, "allow"),
@@ -95,7 +95,7 @@ fn networks(section: &mut Section<'_>, key: &'static str) -> Vec<IpNet> {
 }
 
 /// Reads `rate = { requests = "100/s", handshakes = "10/s" }`.
-pub(super) fn rates(section: &mut Section<'_>) -> Rates {
+pub(crate) fn rates(section: &mut Section<'_>) -> Rates {
     let mut rates = Rates::default();
     let Some(mut table) = section.section("rate", "a table such as { handshakes = \"10/s\" }") else { return rates };
     let mut one = |key, burst_key| {

@@ -113,7 +113,7 @@ enum Kind {
 }
 
 /// Reads the `health` table of an upstream.
-pub(super) fn read(mut section: Section<'_>) -> Health {
+pub(crate) fn read(mut section: Section<'_>) -> Health {
     let mut health = Health { kind: kind(&mut section), ..Health::default() };
     if let Some(interval) = section.take("interval").and_then(|item| duration(item, INTERVALS)) {
         health.interval = interval;

@@ -15,7 +15,7 @@ const MOST: usize = 8;
 const SECRETS: [&str; 5] = ["authorization", "cookie", "proxy-authorization", "sec-websocket-key", "set-cookie"];
 
 /// Reads the `labels` table; the name of the upstream is needed to know its affinity cookie.
-pub(super) fn read(section: &mut Section<'_>, upstream: &str) -> Arc<Labels> {
+pub(crate) fn read(section: &mut Section<'_>, upstream: &str) -> Arc<Labels> {
     let expected = "a table such as { store = \"query:storeId\" }";
     let Some(table) = section.section("labels", expected) else { return Arc::default() };
     let (report, at) = (table.report, table.span.clone());

@@ -92,7 +92,7 @@ impl Default for Limits {
 }
 
 /// Reads the `[limits]` table.
-pub(super) fn read(root: &mut Section<'_>) -> Limits {
+pub(crate) fn read(root: &mut Section<'_>) -> Limits {
     const PINS: RangeInclusive<u64> = 1_000..=100_000_000;
     // One body may be 1 MB (the usual maxPayload); more than 64 GB is a typing mistake.
     const REPLAY: RangeInclusive<u64> = 1_000_000..=64_000_000_000;

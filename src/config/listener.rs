@@ -14,7 +14,7 @@ use super::values::word;
 use super::{Listener, Redirect, tls, workers};
 
 /// Reads all listeners, each with the place of its address in the file.
-pub(super) fn all(context: &Context<'_>, root: &mut Section<'_>) -> Vec<(Listener, Span)> {
+pub(crate) fn all(context: &Context<'_>, root: &mut Section<'_>) -> Vec<(Listener, Span)> {
     let help = "write [[listener]] and below it address = \"0.0.0.0:80\"";
     let Some(item) = root.take("listener") else {
         context.report.missing("there is no listener", help);
@@ -134,7 +134,7 @@ fn listener_name(context: &Context<'_>, name: Text, names: &mut HashMap<String, 
 }
 
 /// Reads a network such as `10.0.0.0/8`, or a single address.
-pub(super) fn network(item: Item<'_>) -> Option<IpNet> {
+pub(crate) fn network(item: Item<'_>) -> Option<IpNet> {
     let report = item.report;
     let text = item.text("a string such as \"10.0.0.0/8\"")?;
     let parsed = text.value.parse::<IpNet>().map(|net| net.trunc());

@@ -33,7 +33,7 @@ pub enum LogFormat {
 }
 
 /// Reads the `[log]` table.
-pub(super) fn read(root: &mut Section<'_>) -> Log {
+pub(crate) fn read(root: &mut Section<'_>) -> Log {
     let mut log = Log::default();
     let Some(mut section) = root.section("log", "a table") else { return log };
     if let Some(text) = section.text("level", "a string such as \"info\"") {

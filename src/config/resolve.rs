@@ -16,7 +16,7 @@ const ALL: Duration = Duration::from_secs(10);
 const EACH: Duration = Duration::from_secs(1);
 
 /// The system's resolver, with a time limit for the names of one configuration.
-pub(super) fn patient() -> impl Fn(&str) -> io::Result<Vec<IpAddr>> {
+pub(crate) fn patient() -> impl Fn(&str) -> io::Result<Vec<IpAddr>> {
     bounded(look_up, ALL, EACH)
 }
 

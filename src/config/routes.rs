@@ -13,7 +13,7 @@ use super::values::suggest;
 use super::workers::is_name;
 
 /// Reads all routes and checks them against the upstreams.
-pub(super) fn read(context: &Context<'_>, root: &mut Section<'_>, upstreams: &[Read]) -> Vec<Route> {
+pub(crate) fn read(context: &Context<'_>, root: &mut Section<'_>, upstreams: &[Read]) -> Vec<Route> {
     let report = context.report;
     let item = root.take("route");
     if item.is_none() {
@@ -75,7 +75,7 @@ fn find(context: &Context<'_>, name: &Text, upstreams: &[Read]) -> Option<usize>
 }
 
 /// Checks a host (without a port), or `*.` and a host; returns it in lower case.
-pub(super) fn check_host(context: &Context<'_>, host: &Text) -> String {
+pub(crate) fn check_host(context: &Context<'_>, host: &Text) -> String {
     let lower = host.value.to_ascii_lowercase();
     let name = lower.strip_prefix("*.").unwrap_or(&lower);
     let help = if !lower.is_ascii() {

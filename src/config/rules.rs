@@ -15,8 +15,8 @@ use std::time::Duration;
 use hyper::Method;
 use hyper::header::HeaderName;
 
-pub(super) use across::check as check_across;
-pub(super) use read::{Customs, customs, follow};
+pub(crate) use across::check as check_across;
+pub(crate) use read::{Customs, customs, follow};
 
 use super::pattern::{JsonPath, PathPattern, Template};
 

@@ -17,11 +17,11 @@ const MAX_LINKS: usize = 40;
 
 /// The files that a load has read so far.
 #[derive(Default)]
-pub(super) struct Noted(RefCell<Vec<Source>>);
+pub(crate) struct Noted(RefCell<Vec<Source>>);
 
 impl Noted {
     /// Reads a file with [`files::read`] and records it.
-    pub(super) fn read(&self, path: &Path) -> Result<Vec<u8>, String> {
+    pub(crate) fn read(&self, path: &Path) -> Result<Vec<u8>, String> {
         let read = files::read(path);
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         self.0.borrow_mut().push(Source { path, print: read.as_ref().ok().map(|bytes| print(bytes)) });
@@ -29,7 +29,7 @@ impl Noted {
     }
 
     /// The recorded files as the sources of `file`, the configuration as the caller named it.
-    pub(super) fn into_sources(self, file: &Path) -> Sources {
+    pub(crate) fn into_sources(self, file: &Path) -> Sources {
         Sources { file: file.to_owned(), all: self.0.into_inner() }
     }
 }

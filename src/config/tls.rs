@@ -84,7 +84,7 @@ const MAX_AGES: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(
 const PRELOAD_AGE: Duration = Duration::from_secs(365 * 86_400);
 
 /// Reads `tls = { certificate, key }` or `tls = { certificates = [{…}, …] }`.
-pub(super) fn read(context: &Context<'_>, mut section: Section<'_>, http2: bool) -> Option<Tls> {
+pub(crate) fn read(context: &Context<'_>, mut section: Section<'_>, http2: bool) -> Option<Tls> {
     let several = section.key("certificates");
     let list = section.take("certificates");
     let single = ["certificate", "key", "hosts"].into_iter().find_map(|key| Some((key, section.key(key)?)));
@@ -185,7 +185,7 @@ fn client_auth(context: &Context<'_>, item: Item<'_>) -> Option<ClientAuth> {
 }
 
 /// Reads the certificates of authorities; each must be one that can sign others.
-pub(super) fn authorities(context: &Context<'_>, path: &Text) -> Option<Vec<CertificateDer<'static>>> {
+pub(crate) fn authorities(context: &Context<'_>, path: &Text) -> Option<Vec<CertificateDer<'static>>> {
     let all = files::certificates(context, path, "use a PEM file with the authorities' certificates")?;
     let mut roots = RootCertStore::empty();
     for (i, authority) in all.iter().enumerate() {
@@ -251,7 +251,7 @@ fn names_differ(context: &Context<'_>, all: &[Read]) {
 /// Checks the dates of a chain at the time `now`. An expired leaf is an error, because every client will reject it. A
 /// leaf that is not valid yet is a warning: in most cases the machine's clock is wrong, and a machine that boots in
 /// 1970 must still serve. An expired intermediate is a warning, too: clients may know another path to a root.
-pub(super) fn dates(context: &Context<'_>, path: &Text, chain: &[crate::x509::Certificate], now: u64) {
+pub(crate) fn dates(context: &Context<'_>, path: &Text, chain: &[crate::x509::Certificate], now: u64) {
     for (i, certificate) in chain.iter().enumerate() {
         let which = match i {
             0 => format!("the certificate {}", path.value),

@@ -33,7 +33,7 @@ impl Default for Tunnels {
 }
 
 /// Reads the tunnel settings of an upstream.
-pub(super) fn read(section: &mut Section<'_>) -> Tunnels {
+pub(crate) fn read(section: &mut Section<'_>) -> Tunnels {
     let mut tunnels = Tunnels::default();
     if let Some(table) = section.section("round_trip", "a table such as { excellent = \"80ms\", good = \"250ms\" }") {
         tunnels.round_trip = thresholds(table);

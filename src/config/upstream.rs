@@ -14,17 +14,17 @@ use super::workers::{self, Entry};
 use super::{AdminState, Affinity, SameSite, Upstream, drain, eject, guards, health, labels, tunnels, worker_tls};
 
 /// An upstream with the places in the file that later checks point at.
-pub(super) struct Read {
-    pub(super) upstream: Upstream,
-    pub(super) name: Span,
+pub(crate) struct Read {
+    pub(crate) upstream: Upstream,
+    pub(crate) name: Span,
     /// Place of the value of `same_site`, if it is given.
-    pub(super) same_site: Option<Span>,
+    pub(crate) same_site: Option<Span>,
     /// The entries of `affinity` with their places; empty if it is left out.
-    pub(super) affinity: Vec<(Affinity, Span)>,
+    pub(crate) affinity: Vec<(Affinity, Span)>,
     /// Place of the key `follow`, if it is given.
-    pub(super) follow: Option<Span>,
+    pub(crate) follow: Option<Span>,
     /// Place of the entry of each worker, in the order of the upstream's workers.
-    pub(super) entries: Vec<Span>,
+    pub(crate) entries: Vec<Span>,
 }
 
 const TIMES: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * 3600);
@@ -39,7 +39,7 @@ const ADMIN_STATES: [(&str, AdminState); 3] =
     [("ready", AdminState::Ready), ("drain", AdminState::Drain), ("maint", AdminState::Maint)];
 
 /// Reads one `[upstream.NAME]` table.
-pub(super) fn read(context: &Context<'_>, customs: &Customs, name: Text, item: Item<'_>) -> Option<Read> {
+pub(crate) fn read(context: &Context<'_>, customs: &Customs, name: Text, item: Item<'_>) -> Option<Read> {
     if !item.is_table() {
         let message = format!("`{}` must be in a named upstream, not in [upstream] itself", name.value);
         context.report.error_help(&name.span, message, "write [upstream.app] above it");

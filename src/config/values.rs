@@ -11,7 +11,7 @@ use super::file::{Item, Text};
 
 /// Reads a duration such as `"1m 30s"`, in `range`. A number without a unit is an error, because it could mean seconds
 /// or milliseconds.
-pub(super) fn duration(item: Item<'_>, range: RangeInclusive<Duration>) -> Option<Duration> {
+pub(crate) fn duration(item: Item<'_>, range: RangeInclusive<Duration>) -> Option<Duration> {
     if item.is_integer() {
         item.report.error_help(&item.span, format!("{} needs a unit", item.label), "write a duration such as \"5s\"");
         return None;
@@ -39,7 +39,7 @@ pub(super) fn duration(item: Item<'_>, range: RangeInclusive<Duration>) -> Optio
 
 /// Reads a percentage such as `"50%"`, in `range`. A number without `%` is an error, because a half could be written as
 /// 0.5 or as 50.
-pub(super) fn percent(item: Item<'_>, range: RangeInclusive<u32>) -> Option<u32> {
+pub(crate) fn percent(item: Item<'_>, range: RangeInclusive<u32>) -> Option<u32> {
     let (report, label, at) = (item.report, item.label.clone(), item.span.clone());
     if item.is_integer() {
         report.error_help(&at, format!("{label} needs a `%`"), "write \"50%\"");
@@ -55,7 +55,7 @@ pub(super) fn percent(item: Item<'_>, range: RangeInclusive<u32>) -> Option<u32>
 }
 
 /// Reads a size in `range`: an integer of bytes, or a string such as `"64MB"`.
-pub(super) fn size(item: Item<'_>, range: RangeInclusive<u64>) -> Option<u64> {
+pub(crate) fn size(item: Item<'_>, range: RangeInclusive<u64>) -> Option<u64> {
     let (report, label, span) = (item.report, item.label.clone(), item.span.clone());
     let bytes = if item.is_integer() {
         item.integer(0..=u64::MAX)?
@@ -107,7 +107,7 @@ fn parse_size(text: &str) -> Option<u64> {
 }
 
 /// The meaning of a word; an unknown word is reported with the known ones.
-pub(super) fn word<T: Copy>(report: &Report<'_>, what: &str, text: &Text, words: &[(&'static str, T)]) -> Option<T> {
+pub(crate) fn word<T: Copy>(report: &Report<'_>, what: &str, text: &Text, words: &[(&'static str, T)]) -> Option<T> {
     if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == text.value) {
         return Some(*meaning);
     }
@@ -117,7 +117,7 @@ pub(super) fn word<T: Copy>(report: &Report<'_>, what: &str, text: &Text, words:
 }
 
 /// Hint for a word that is not in the list: the nearest known word, or all of them.
-pub(super) fn suggest(wrong: &str, known: &[&str]) -> String {
+pub(crate) fn suggest(wrong: &str, known: &[&str]) -> String {
     match nearest(wrong, known) {
         Some(right) => format!("did you mean `{right}`?"),
         None if known.is_empty() => "none is defined".to_owned(),
@@ -134,7 +134,7 @@ fn nearest<'k>(wrong: &str, known: &[&'k str]) -> Option<&'k str> {
 }
 
 /// Number of edits (insert, delete, replace, swap of neighbours) from one word to the other.
-pub(super) fn distance(a: &str, b: &str) -> usize {
+pub(crate) fn distance(a: &str, b: &str) -> usize {
     // A difference in length of more than 8 is not a typing mistake, and the walk is quadratic in the length of words
     // from an arbitrary file.
     if a.len().abs_diff(b.len()) > 8 {

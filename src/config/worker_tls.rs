@@ -24,7 +24,7 @@ pub struct WorkerTls {
 }
 
 /// Reads the `tls` table of an upstream with these workers.
-pub(super) fn read(context: &Context<'_>, mut section: Section<'_>, groups: &[Group]) -> Option<Arc<WorkerTls>> {
+pub(crate) fn read(context: &Context<'_>, mut section: Section<'_>, groups: &[Group]) -> Option<Arc<WorkerTls>> {
     let at = section.span.clone();
     let ca = section.text("ca", "a path");
     let server_name = section.text("server_name", "a name such as \"app.internal\"");

@@ -24,16 +24,16 @@ pub(crate) use groups::{MAX_RANGE, expand};
 const MAX_UNIX: usize = 107;
 
 /// An entry of `workers` as written.
-pub(super) struct Entry {
-    pub(super) address: Text,
-    pub(super) name: Option<Text>,
-    pub(super) weight: u32,
-    pub(super) admin: AdminState,
+pub(crate) struct Entry {
+    pub(crate) address: Text,
+    pub(crate) name: Option<Text>,
+    pub(crate) weight: u32,
+    pub(crate) admin: AdminState,
 }
 
 impl Entry {
     /// An entry that is only an address.
-    pub(super) fn plain(address: Text) -> Self {
+    pub(crate) fn plain(address: Text) -> Self {
         Self { address, name: None, weight: 1, admin: AdminState::Ready }
     }
 }
@@ -41,7 +41,7 @@ impl Entry {
 /// Parses all entries of an upstream and looks up their DNS names; also returns the place of the entry of each worker,
 /// in the order of [`expand`]. The second of two equal workers is an error, unless a DNS name leads to one of them: the
 /// file cannot know the addresses of a name.
-pub(super) fn all(context: &Context<'_>, entries: &[Entry]) -> (Vec<Group>, Found, Vec<Span>) {
+pub(crate) fn all(context: &Context<'_>, entries: &[Entry]) -> (Vec<Group>, Found, Vec<Span>) {
     let understood = entries.iter().filter_map(|entry| Some((group(context, entry)?, entry)));
     let (groups, entries): (Vec<_>, Vec<_>) = understood.unzip();
     let mut found = Found::new();
@@ -150,7 +150,7 @@ fn at(context: &Context<'_>, text: &Text) -> Option<At> {
 }
 
 /// Parses `unix:PATH`; a relative path begins in the configuration's folder.
-pub(super) fn unix(context: &Context<'_>, text: &Text) -> Option<PathBuf> {
+pub(crate) fn unix(context: &Context<'_>, text: &Text) -> Option<PathBuf> {
     let written = text.value.strip_prefix("unix:")?;
     let at = text.inside(context.report, 5..text.value.len());
     let path = context.base.join(written);
@@ -171,7 +171,7 @@ pub(super) fn unix(context: &Context<'_>, text: &Text) -> Option<PathBuf> {
 
 /// Parses `HOST:PORT` of a single socket: an IP address, or `localhost` for 127.0.0.1. Port 0 is allowed (any free
 /// port).
-pub(super) fn socket(context: &Context<'_>, text: &Text) -> Option<SocketAddr> {
+pub(crate) fn socket(context: &Context<'_>, text: &Text) -> Option<SocketAddr> {
     let (host, port) = split(context, text)?;
     let ip = literal(&host.value);
     if ip.is_none() {
@@ -283,7 +283,7 @@ pub(crate) fn tidy(mut ips: Vec<IpAddr>) -> Vec<IpAddr> {
 }
 
 /// Whether a text can be a DNS name. A text of only digits and dots is a mistyped IPv4 address.
-pub(super) fn is_name(host: &str) -> bool {
+pub(crate) fn is_name(host: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };

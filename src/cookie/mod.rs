@@ -20,8 +20,8 @@ use hyper::HeaderMap;
 use hyper::header::{CACHE_CONTROL, EXPIRES};
 use hyper::http::HeaderValue;
 
-use crate::keys::derive::{derive, first};
 use crate::config::SameSite;
+use crate::keys::derive::{derive, first};
 pub use seen::Seen;
 
 #[cfg(test)]

@@ -24,14 +24,14 @@ struct Known {
 impl Seen {
     /// Returns the cached cookie if this jar verified exactly this text last. The comparison takes constant time: the
     /// connection may be a proxy's, and the cookie another client's.
-    pub(super) fn get(&self, jar: u64, text: &[u8]) -> Option<Cookie> {
+    pub(crate) fn get(&self, jar: u64, text: &[u8]) -> Option<Cookie> {
         let known = self.0.get().filter(|known| known.jar == jar)?;
         constant_time::verify_slices_are_equal(&known.text, text).ok()?;
         Some(known.cookie)
     }
 
     /// Caches a cookie that this jar has verified.
-    pub(super) fn set(&self, jar: u64, text: &[u8], cookie: Cookie) {
+    pub(crate) fn set(&self, jar: u64, text: &[u8], cookie: Cookie) {
         if let Ok(text) = text.try_into() {
             self.0.set(Some(Known { jar, text, cookie }));
         }

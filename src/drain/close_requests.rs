@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::tunnels::{chance, now_us, random_index};
 use super::spread::Spread;
+use super::tunnels::{chance, now_us, random_index};
 use crate::affinity;
 use crate::clock;
 use crate::sockets::{Id, Order, Socket};

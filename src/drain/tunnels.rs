@@ -104,7 +104,7 @@ fn close_due(thread: &Thread, under: &mut [Under]) -> Option<u64> {
     under.iter().filter_map(|one| one.spread.next_us()).min()
 }
 
-pub(super) fn now_us() -> u64 {
+pub(crate) fn now_us() -> u64 {
     clock::now_us()
 }
 
@@ -113,11 +113,11 @@ fn micros(time: Duration) -> u64 {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "53 bits are all the chance a moment needs")]
-pub(super) fn chance() -> f64 {
+pub(crate) fn chance() -> f64 {
     (crate::random::u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 
-pub(super) fn random_index(below: usize) -> usize {
+pub(crate) fn random_index(below: usize) -> usize {
     let below = u64::try_from(below).unwrap_or(u64::MAX).max(1);
     usize::try_from(crate::random::u64() % below).unwrap_or(0)
 }

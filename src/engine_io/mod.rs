@@ -9,8 +9,8 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-pub mod socket_ids;
 mod handshake;
+pub mod socket_ids;
 #[cfg(test)]
 mod tests;
 

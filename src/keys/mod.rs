@@ -10,7 +10,7 @@ use siphasher::sip128::{Hasher128, SipHasher24};
 /// Key of a session in the pin table: a 128-bit keyed hash of (upstream, sid), so that clients cannot make two sids
 /// collide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Key(pub(super) u64, pub(super) u64);
+pub struct Key(pub(crate) u64, pub(crate) u64);
 
 impl Key {
     /// A fraction of 2³² that is always the same for this session, and as random as the key.

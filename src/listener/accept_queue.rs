@@ -62,7 +62,7 @@ impl Queue {
     ///
     /// # Errors
     /// The peer aborted the connection, or descriptors or memory have run out.
-    pub(super) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+    pub(crate) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let accepted = self.take().await?;
         let taken = self.taken.get().wrapping_add(1);
         self.taken.set(taken);
@@ -109,7 +109,7 @@ impl Queue {
     }
 
     /// Returns the plain listening socket.
-    pub(super) fn into_std(self) -> io::Result<std::net::TcpListener> {
+    pub(crate) fn into_std(self) -> io::Result<std::net::TcpListener> {
         self.socket.into_std()
     }
 }

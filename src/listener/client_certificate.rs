@@ -31,7 +31,7 @@ impl ClientCertificate {
     /// # Errors
     /// The certificate cannot be read, or has expired since the session was opened: a full handshake checks the dates,
     /// but a session may be resumed for hours after it.
-    pub(super) fn of(chain: Option<&[CertificateDer<'_>]>, now: u64) -> Result<Self, &'static str> {
+    pub(crate) fn of(chain: Option<&[CertificateDer<'_>]>, now: u64) -> Result<Self, &'static str> {
         let Some(leaf) = chain.and_then(<[_]>::first) else { return Ok(Self::None) };
         let certificate = Certificate::parse(leaf).ok_or("the client's certificate cannot be read")?;
         if now > certificate.not_after() {

@@ -24,18 +24,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::handshake::{self, Opened, Secured};
-use crate::net::tls_stream::TlsStream;
 use super::http1_io::{Traffic, Wire};
-use super::{h2, head_timeout, linger, Listener};
+use super::{Listener, h2, head_timeout, linger};
 use crate::cookie::Seen;
 use crate::metrics::Limit;
+use crate::net::h2_stream::{APPETITE, StreamIo};
+use crate::net::held::Held;
+use crate::net::tls_stream::TlsStream;
+use crate::net::worker_io::poll_write_small;
 use crate::proxy::{self, headers};
 use crate::thread::{Order, Registered, Thread};
 use crate::tunnel::relay::Relay;
-use crate::net::h2_stream::{StreamIo, APPETITE};
 use crate::tunnel::{Plan, whole_seconds};
-use crate::net::held::Held;
-use crate::net::worker_io::poll_write_small;
 
 // What hyper leaves to its caller (docs/reference/threats.md §1), and where it is done:
 // - size and number of fields of a head: `[limits] head_bytes`, `head_fields`; hyper bounds its read buffer, not the
@@ -71,7 +71,7 @@ pub struct Conn {
     /// The thread's entry for this connection; `None` over HTTP/2, where the streams share it.
     live: RefCell<Option<Registered>>,
     plan: RefCell<Option<Plan>>,
-    pub(super) traffic: Traffic,
+    pub(crate) traffic: Traffic,
     requests: Cell<u32>,
     under_way: Cell<u32>,
     /// Number of request bodies that are still being received.
@@ -93,7 +93,7 @@ pub enum ClientIo {
 
 impl ClientIo {
     /// Returns the TCP socket; an HTTP/2 stream has none of its own.
-    pub(super) fn tcp(&self) -> Option<&TcpStream> {
+    pub(crate) fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Plain(io) => Some(io),
             Self::Tls(io) => Some(io.tcp()),
@@ -274,14 +274,14 @@ impl Conn {
     }
 
     /// Starts the time-out for the rest of a head that has partly arrived; only once per head.
-    pub(super) fn head_has_begun(&self) {
+    pub(crate) fn head_has_begun(&self) {
         if let (false, Some(live)) = (self.head_began.replace(true), &*self.live.borrow()) {
             live.head_begins(whole_seconds(self.thread.limits().head_timeout));
         }
     }
 
     /// Returns whether no request has begun on this connection yet.
-    pub(super) fn is_fresh(&self) -> bool {
+    pub(crate) fn is_fresh(&self) -> bool {
         self.live.borrow().as_ref().is_none_or(|live| live.is_fresh())
     }
 
@@ -314,7 +314,7 @@ impl Conn {
         *self.plan.borrow_mut() = Some(plan);
     }
 
-    pub(super) fn order(&self, cx: &Context<'_>) -> Order {
+    pub(crate) fn order(&self, cx: &Context<'_>) -> Order {
         self.live.borrow().as_ref().map_or(Order::Cut, |live| {
             live.watch(cx.waker());
             live.order()

@@ -18,13 +18,13 @@ use rustls::{HandshakeKind, ProtocolVersion};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::Listener;
 use super::client_certificate::ClientCertificate;
 use super::conn::ClientIo;
 use super::proxy_protocol::{self, Source};
 use super::tls::Terms;
-use crate::net::tls_stream::TlsStream;
 use crate::client_limits;
-use super::Listener;
+use crate::net::tls_stream::TlsStream;
 use crate::thread::{Order, Registered, Thread};
 
 /// How long a handshake may keep its turn: an honest one needs a round trip or two, and clients that stop in the middle
@@ -34,24 +34,24 @@ const TLS_TURN: Duration = Duration::from_millis(500);
 /// Result of the TLS handshake of a connection.
 pub struct Secured {
     /// Index of the listener's policy under which the handshake was made.
-    pub(super) policy: usize,
+    pub(crate) policy: usize,
     /// The client's certificate as it is reported to workers; `None` if none was requested.
     pub client: Option<Box<ClientCertificate>>,
 }
 
 /// A connection that is ready for requests.
-pub(super) struct Opened {
-    pub(super) io: ClientIo,
+pub(crate) struct Opened {
+    pub(crate) io: ClientIo,
     /// Address of the client: the peer, or the address that a PROXY header names in its place.
-    pub(super) ip: IpAddr,
+    pub(crate) ip: IpAddr,
     /// Whether that address is a trusted proxy.
-    pub(super) trusted: bool,
+    pub(crate) trusted: bool,
     /// Result of the TLS handshake; `None` if the connection is not encrypted up to stickyd.
-    pub(super) tls: Option<Secured>,
+    pub(crate) tls: Option<Secured>,
 }
 
 /// Prepares a fresh connection for requests. `None` means that it failed, which has been counted.
-pub(super) async fn open(
+pub(crate) async fn open(
     thread: &Thread,
     live: &Registered,
     listener: &Listener,

@@ -24,7 +24,7 @@ const GOODBYE: Duration = Duration::from_secs(5);
 const PIECE: usize = 16 * 1024;
 
 /// Waits for a head, of which `ahead` has arrived already. `false` means that the connection is over.
-pub(super) async fn rest(conn: &Rc<Conn>, io: &mut ClientIo, ahead: &mut Vec<u8>) -> bool {
+pub(crate) async fn rest(conn: &Rc<Conn>, io: &mut ClientIo, ahead: &mut Vec<u8>) -> bool {
     let goes_on = poll_fn(|cx| {
         // Read first, so that a request already in the socket is served even while stickyd stops.
         if let Poll::Ready(more) = read(conn, io, ahead, cx) {

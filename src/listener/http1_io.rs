@@ -18,7 +18,7 @@ use crate::min_rate::{Paced, Verdict};
 
 /// State of the socket, as far as it can be observed outside hyper.
 #[derive(Default)]
-pub(super) struct Traffic {
+pub(crate) struct Traffic {
     /// Whether something was written since the last complete flush.
     unflushed: Cell<bool>,
     /// Whether the last read found no bytes.
@@ -32,23 +32,23 @@ pub(super) struct Traffic {
 impl Traffic {
     /// Returns whether hyper's output is sent and all that came was read. At the end of each turn hyper flushes its
     /// output, so that between two requests its buffers are empty, except for part of a head, which it gives back.
-    pub(super) fn is_still(&self) -> bool {
+    pub(crate) fn is_still(&self) -> bool {
         !self.unflushed.get() && self.dry.get()
     }
 
     /// Returns whether hyper's output waits for the client, so that no more of a response should be read for it.
-    pub(super) fn is_blocked(&self) -> bool {
+    pub(crate) fn is_blocked(&self) -> bool {
         self.blocked.get()
     }
 
     /// Returns whether the end of the client's stream was read, or its connection is broken.
-    pub(super) fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.ended.get()
     }
 }
 
 /// The client's socket, wrapped for hyper.
-pub(super) struct Wire {
+pub(crate) struct Wire {
     io: ClientIo,
     /// Bytes that were read earlier and that hyper has not seen yet.
     ahead: Bytes,
@@ -58,14 +58,14 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    pub(super) fn new(io: ClientIo, ahead: Bytes, conn: Rc<Conn>) -> Self {
+    pub(crate) fn new(io: ClientIo, ahead: Bytes, conn: Rc<Conn>) -> Self {
         conn.traffic.dry.set(false);
         Self { io, ahead, conn, pace: None }
     }
 
     /// Returns the socket and the received bytes that are not processed yet: those that hyper had `read`, then those
     /// that it had not.
-    pub(super) fn take(self, read: Bytes) -> (ClientIo, Bytes) {
+    pub(crate) fn take(self, read: Bytes) -> (ClientIo, Bytes) {
         let rest = if self.ahead.is_empty() { read } else { [read, self.ahead].concat().into() };
         (self.io, rest)
     }

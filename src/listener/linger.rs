@@ -19,7 +19,7 @@ const LINGER: Duration = Duration::from_secs(5);
 
 /// Shuts down our side, unless that was done before, and reads until the client has ended its side, for at most
 /// [`LINGER`] and `most` bytes.
-pub(super) async fn linger(mut io: ClientIo, live: &Registered, mut most: u64) {
+pub(crate) async fn linger(mut io: ClientIo, live: &Registered, mut most: u64) {
     let mut read = |io: &mut ClientIo, cx: &mut Context<'_>| {
         live.watch(cx.waker());
         let mut buffer = live.thread().buffer.borrow_mut();

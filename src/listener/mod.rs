@@ -5,14 +5,14 @@
 //! changes listeners by value: see `set`. Options that clients' sockets need are set on the listening socket: accepted
 //! sockets inherit them, which saves one system call per option (docs/reference/performance.md §0.7).
 
-pub mod head_timeout;
 pub mod accept_queue;
 pub mod all;
-pub mod handshake;
-pub mod http1_io;
 mod client_certificate;
 pub mod conn;
 pub mod h2;
+pub mod handshake;
+pub mod head_timeout;
+pub mod http1_io;
 mod linger;
 mod proxy_protocol;
 pub mod tls;
@@ -36,11 +36,11 @@ use crate::client_limits;
 use crate::config::{self, Redirect};
 use crate::thread::{Removed, Thread};
 
-pub use crate::client_limits::{may_tunnel, tunnel_of, Caps, TunnelOf};
-pub use client_certificate::ClientCertificate;
-pub use handshake::Secured;
+pub use crate::client_limits::{Caps, TunnelOf, may_tunnel, tunnel_of};
 pub use accept_queue::Queue;
 pub use all::{Going, Part, Plan, Set, SetError};
+pub use client_certificate::ClientCertificate;
+pub use handshake::Secured;
 
 use tls::Terms;
 

@@ -51,7 +51,7 @@ impl Look for TcpStream {
 ///
 /// # Errors
 /// The connection ended, or does not begin with a valid header.
-pub(super) async fn read(stream: &mut impl Look) -> io::Result<Source> {
+pub(crate) async fn read(stream: &mut impl Look) -> io::Result<Source> {
     let mut header = vec![0; SHORTEST];
     stream.read_exact(&mut header).await?;
     if header.starts_with(b"PROXY ") {

@@ -21,8 +21,8 @@ use tokio::net::TcpStream;
 
 use hyper::header::HeaderValue;
 
-use crate::net::tls_stream::TlsStream;
 use crate::config::{self, Buffers, ClientAuth};
+use crate::net::tls_stream::TlsStream;
 
 /// TLS settings of a listener, as of one configuration.
 pub struct Terms {
@@ -65,7 +65,7 @@ impl Terms {
     ///
     /// # Errors
     /// A certificate cannot be parsed, its key cannot be used, or the system provides no random bytes.
-    pub(super) fn build(tls: &config::Tls, before: Option<&Self>) -> Result<Arc<Self>, rustls::Error> {
+    pub(crate) fn build(tls: &config::Tls, before: Option<&Self>) -> Result<Arc<Self>, rustls::Error> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let mut auths: Vec<&ClientAuth> = Vec::new();
         for certificate in &tls.certificates {
@@ -95,7 +95,7 @@ impl Terms {
     }
 
     /// Makes a handshake; also returns the index of the policy under which it was made.
-    pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<(TlsStream, usize)> {
+    pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<(TlsStream, usize)> {
         // Reading the ClientHello first costs one more parse, so this is done only where there is a choice.
         if let [only] = self.policies.as_slice() {
             return Ok((TlsStream::accept(self.buffers, stream, only.config.clone()).await?, 0));
@@ -116,12 +116,12 @@ impl Terms {
     }
 
     /// Returns whether a policy requests client certificates.
-    pub(super) fn asks(&self, policy: usize) -> bool {
+    pub(crate) fn asks(&self, policy: usize) -> bool {
         self.policies.get(policy).is_some_and(|policy| policy.auth != ClientAuth::Off)
     }
 
     /// Returns the first name of each certificate, and the last second in which it is valid, since 1970.
-    pub(super) fn expiries(&self) -> &[(String, u64)] {
+    pub(crate) fn expiries(&self) -> &[(String, u64)] {
         &self.expiries
     }
 }

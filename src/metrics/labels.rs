@@ -20,7 +20,7 @@ pub enum Source {
 }
 
 impl Source {
-    pub(super) const ALL: [Self; 7] =
+    pub(crate) const ALL: [Self; 7] =
         [Self::Sid, Self::Cookie, Self::Address, Self::Discovered, Self::New, Self::Any, Self::Follow];
 
     /// Returns the word for it in metrics and logs.
@@ -55,7 +55,7 @@ pub enum Guard {
 }
 
 impl Guard {
-    pub(super) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Origin,
         Self::Network,
         Self::RateRequests,
@@ -99,7 +99,7 @@ pub enum Discovery {
 }
 
 impl Discovery {
-    pub(super) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Found,
         Self::Eliminated,
         Self::Unknown,

@@ -74,7 +74,7 @@ pub struct LimitSeries {
 
 impl LimitSeries {
     #[rustfmt::skip]
-    pub(super) fn new(r: &Registry) -> Self {
+    pub(crate) fn new(r: &Registry) -> Self {
         let reached = register!(r, IntCounterVec, "stickyd_limited_total",
             "Clients rejected, requests refused and transfers cut, by the limit that caused it.", &["limit"]);
         Self {
@@ -94,7 +94,7 @@ impl LimitSeries {
         }
     }
 
-    pub(super) fn show(&self, shared: &Shared) {
+    pub(crate) fn show(&self, shared: &Shared) {
         self.connections.set(gauge(shared.caps.connections()));
         self.descriptors.set(gauge(descriptors::open()));
         self.descriptors_limit.set(i64::try_from(descriptors::limit()).unwrap_or(i64::MAX));

@@ -19,7 +19,7 @@ pub struct CareSeries {
 
 impl CareSeries {
     #[rustfmt::skip]
-    pub(super) fn new(r: &Registry) -> Self {
+    pub(crate) fn new(r: &Registry) -> Self {
         let trips = HistogramVec::new(
             HistogramOpts::new("stickyd_round_trip_seconds",
                 "Round-trip times of pings in WebSockets, by the leg they measured (client or worker); times above \
@@ -46,7 +46,7 @@ impl CareSeries {
     }
 
     /// Returns the histograms of an upstream's two legs: the client's, the worker's.
-    pub(super) fn round_trips(&self, upstream: &str) -> [Histogram; 2] {
+    pub(crate) fn round_trips(&self, upstream: &str) -> [Histogram; 2] {
         [Half::Client, Half::Worker].map(|half| self.trips.with_label_values(&[upstream, half.word()]))
     }
 

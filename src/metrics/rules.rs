@@ -6,7 +6,7 @@ use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use super::vec_or_empty;
 
 /// Series of all rules together.
-pub(super) struct RuleMetrics(IntCounterVec);
+pub(crate) struct RuleMetrics(IntCounterVec);
 
 /// The counters of one rule of one upstream.
 pub struct RuleSeries {
@@ -19,7 +19,7 @@ pub struct RuleSeries {
 }
 
 impl RuleMetrics {
-    pub(super) fn new(r: &Registry) -> Self {
+    pub(crate) fn new(r: &Registry) -> Self {
         Self(register!(
             r,
             IntCounterVec,
@@ -29,7 +29,7 @@ impl RuleMetrics {
         ))
     }
 
-    pub(super) fn of(&self, upstream: &str, rule: &str) -> RuleSeries {
+    pub(crate) fn of(&self, upstream: &str, rule: &str) -> RuleSeries {
         let event = |event| self.0.with_label_values(&[upstream, rule, event]);
         RuleSeries { learned: event("learned"), refused: event("refused"), ended: event("ended") }
     }

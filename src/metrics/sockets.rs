@@ -28,7 +28,7 @@ const LIVES: [f64; 12] =
 const WAYS: [&str; 2] = ["up", "down"];
 
 /// Series of all sockets together.
-pub(super) struct SocketsSeries {
+pub(crate) struct SocketsSeries {
     live: IntGaugeVec,
     listed: IntGauge,
     limit: IntGauge,
@@ -123,7 +123,7 @@ fn place_of(code: u16) -> usize {
 
 impl SocketsSeries {
     #[rustfmt::skip]
-    pub(super) fn new(r: &Registry) -> Self {
+    pub(crate) fn new(r: &Registry) -> Self {
         let lives = HistogramVec::new(
             HistogramOpts::new("stickyd_socket_lifetime_seconds",
                 "Lifetime of sockets that ended, by the transport they had last.").buckets(LIVES.to_vec()),
@@ -166,7 +166,7 @@ impl SocketsSeries {
     }
 
     /// Returns the counters of an upstream, which all its workers share.
-    pub(super) fn upstream(&self, name: &str) -> Arc<SocketSeries> {
+    pub(crate) fn upstream(&self, name: &str) -> Arc<SocketSeries> {
         let mut known = self.by_upstream.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(series) = known.get(name) {
             return series.clone();
@@ -187,7 +187,7 @@ impl SocketsSeries {
     }
 
     /// Sets the gauges and totals from the sockets that are live now.
-    pub(super) fn show(&self, sockets: &Sockets) {
+    pub(crate) fn show(&self, sockets: &Sockets) {
         self.live.reset();
         self.listed.set(gauge(sockets.len()));
         self.limit.set(gauge(sockets.capacity()));

@@ -31,7 +31,7 @@ impl Held {
     }
 
     /// Returns how many bytes to read at once, at most `most`: fewer while much is held.
-    pub(super) fn piece(&self, most: usize) -> usize {
+    pub(crate) fn piece(&self, most: usize) -> usize {
         if self.0.get() < FULL { most } else { most.min(SMALL) }
     }
 }

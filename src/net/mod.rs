@@ -1,7 +1,6 @@
 //! TODO.
 
-pub mod tls_stream;
 pub mod h2_stream;
 pub mod held;
+pub mod tls_stream;
 pub mod worker_io;
-

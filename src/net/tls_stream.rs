@@ -20,8 +20,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, server};
 
-use bufferless::Bufferless;
 use crate::config::Buffers;
+use bufferless::Bufferless;
 
 /// Bytes read at once while a ClientHello is awaited; most are smaller.
 const HELLO: usize = 4096;
@@ -40,7 +40,7 @@ impl TlsStream {
     /// # Errors
     /// I/O errors of the socket; `InvalidData` if the client violates TLS, which it is also told by an alert;
     /// `UnexpectedEof` if the client has left.
-    pub(super) async fn accept(buffers: Buffers, socket: TcpStream, config: Arc<ServerConfig>) -> io::Result<Self> {
+    pub(crate) async fn accept(buffers: Buffers, socket: TcpStream, config: Arc<ServerConfig>) -> io::Result<Self> {
         Ok(match buffers {
             Buffers::Shared => Self::Shared(Bufferless::accept(socket, config, Vec::new()).await?),
             Buffers::Own => Self::own(TlsAcceptor::from(config).accept(socket).await?),
@@ -51,7 +51,7 @@ impl TlsStream {
     ///
     /// # Errors
     /// Those of [`TlsStream::accept`], and those of `choose`.
-    pub(super) async fn accept_chosen(
+    pub(crate) async fn accept_chosen(
         buffers: Buffers,
         mut socket: TcpStream,
         choose: impl FnOnce(ClientHello<'_>) -> io::Result<Arc<ServerConfig>>,
@@ -80,7 +80,7 @@ impl TlsStream {
     }
 
     /// Returns the parameters that the handshake agreed on.
-    pub(super) fn session(&self) -> &CommonState {
+    pub(crate) fn session(&self) -> &CommonState {
         match self {
             Self::Shared(io) => io.session(),
             Self::Own(io) => io.get_ref().1,
@@ -88,7 +88,7 @@ impl TlsStream {
     }
 
     /// Returns the TCP socket below.
-    pub(super) fn tcp(&self) -> &TcpStream {
+    pub(crate) fn tcp(&self) -> &TcpStream {
         match self {
             Self::Shared(io) => io.socket(),
             Self::Own(io) => io.get_ref().0,

@@ -74,7 +74,7 @@ impl AsyncWrite for WorkerIo {
 
 impl WorkerIo {
     /// Returns the file descriptor of the socket.
-    pub(super) fn descriptor(&self) -> RawFd {
+    pub(crate) fn descriptor(&self) -> RawFd {
         match self {
             Self::Tcp(io) => io.as_raw_fd(),
             Self::Unix(io) => io.as_raw_fd(),
@@ -89,7 +89,7 @@ impl WorkerIo {
 
     /// Whether the connection has neither ended nor received anything, as far as the reactor has seen. Received bytes
     /// are discarded.
-    pub(super) fn is_quiet(&mut self) -> bool {
+    pub(crate) fn is_quiet(&mut self) -> bool {
         let read = match self {
             // This calls the kernel only if the socket is ready, and leaves no waker registered.
             Self::Tcp(io) => io.try_read(&mut [0]),
@@ -105,7 +105,7 @@ impl WorkerIo {
 
     /// Reads up to `most` bytes into a new buffer, which is allocated only when there is something to read. An empty
     /// buffer means the end of the connection.
-    pub(super) fn poll_read_large(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<BytesMut>> {
+    pub(crate) fn poll_read_large(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<BytesMut>> {
         match self {
             Self::Tcp(io) => ready!(io.poll_read_ready(cx))?,
             Self::Unix(io) => ready!(io.poll_read_ready(cx))?,

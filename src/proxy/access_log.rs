@@ -9,12 +9,12 @@ use std::time::Instant;
 use hyper::body::Body;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 
-use crate::affinity::ask::{Ask, Kind};
-use super::response_body::Reply;
 use super::headers::Client;
 use super::request_timeout::Overdue;
 use super::respond;
+use super::response_body::Reply;
 use crate::affinity::Hold;
+use crate::affinity::ask::{Ask, Kind};
 use crate::listener::conn::Conn;
 use crate::metrics::Source;
 use crate::upstream::Upstream;

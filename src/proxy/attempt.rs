@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use hyper::{Request, Response};
 
-use crate::affinity::ask::Kind;
-use super::response_body::Outgoing;
 use super::open_poll::OpenPoll;
+use super::response_body::Outgoing;
 use super::{Job, retry};
+use crate::affinity::ask::Kind;
 use crate::clock;
 use crate::metrics::Limit;
 use crate::telemetry::say_full;
 use crate::upstream::connections::connect::{self, Failure, Lease, Terms};
 use crate::upstream::connections::dial::ConnectError;
-use crate::upstream::eject::{self, Outcome};
 use crate::upstream::connections::limit::{self, Full};
+use crate::upstream::eject::{self, Outcome};
 use crate::upstream::exchange::response_body::Unread;
 use crate::upstream::worker::{Count, Worker};
 

@@ -9,29 +9,29 @@
 //! find no owner consume budget.
 
 mod hunt;
-mod probe;
+pub(crate) mod probe;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper::{Request, Response, header};
 
+use super::Job;
+use super::access_log::Record;
+use super::replay::Copies;
+use super::respond::{self, Problem};
+use super::response_body::{Outgoing, Reply};
 use crate::affinity::Choice;
-use crate::keys::Key;
+use crate::affinity::ask::Kind;
+use crate::affinity::discoveries::budget::{Budget, Misses, Taken};
+use crate::affinity::discoveries::search::{Joined, Searches};
 use crate::clock;
 use crate::config::Limits;
+use crate::keys::Key;
 use crate::metrics::{Discovery, Source};
-use super::Job;
-use crate::affinity::ask::Kind;
-use super::response_body::{Outgoing, Reply};
-use super::access_log::Record;
-use super::respond::{self, Problem};
 use crate::state::Shared;
 use crate::telemetry::say_full;
-use crate::affinity::discoveries::budget::{Budget, Misses, Taken};
-use super::replay::Copies;
 use hunt::Hunt;
-use crate::affinity::discoveries::search::{Joined, Searches};
 
 /// How long a request waits for budget, or for silent workers to answer, before it gets a 503.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -42,9 +42,9 @@ const LOOK: Duration = Duration::from_millis(50);
 /// State of discovery, shared by all threads. It is locked for a few operations per *discovery*, never for a request
 /// whose session is pinned.
 pub struct Discoveries {
-    budget: Mutex<Budget>,
-    misses: Mutex<Misses<Key>>,
-    searches: Searches,
+    pub(crate) budget: Mutex<Budget>,
+    pub(crate) misses: Mutex<Misses<Key>>,
+    pub(crate) searches: Searches,
 }
 
 impl Discoveries {
@@ -63,7 +63,7 @@ impl Discoveries {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Counts and caches stay meaningful even if a thread panicked while holding the lock.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -14,7 +14,7 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 
 /// Adds the field, or appends stickyd's own element to it. `peer` is the address that connected to stickyd; `secure` is
 /// true if it did so over TLS.
-pub(super) fn add(headers: &mut HeaderMap, peer: IpAddr, secure: bool) {
+pub(crate) fn add(headers: &mut HeaderMap, peer: IpAddr, secure: bool) {
     let host = headers.get(header::HOST).map_or(&b""[..], HeaderValue::as_bytes);
     let mut text = Vec::with_capacity(96);
     if headers.contains_key(header::FORWARDED) {

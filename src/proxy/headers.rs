@@ -11,9 +11,9 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Request, Uri, Version};
 
-use crate::affinity::ask::{Ask, Kind};
 use super::hop_fields::{self, remove_where};
 use super::respond::Problem;
+use crate::affinity::ask::{Ask, Kind};
 use crate::listener::ClientCertificate;
 use crate::listener::conn::Conn;
 

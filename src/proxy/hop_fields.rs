@@ -8,7 +8,7 @@ use hyper::header::{HeaderMap, HeaderName};
 
 /// Removes the fields for whose names `doomed` returns true. It makes one pass over the fields present: most heads
 /// contain few of the forbidden names, and one look-up for each such name cost more than the rest of the rewriting.
-pub(super) fn remove_where(headers: &mut HeaderMap, doomed: fn(&str) -> bool) {
+pub(crate) fn remove_where(headers: &mut HeaderMap, doomed: fn(&str) -> bool) {
     let found: Vec<HeaderName> = headers.keys().filter(|name| doomed(name.as_str())).cloned().collect();
     for name in found {
         headers.remove(name);
@@ -16,21 +16,21 @@ pub(super) fn remove_where(headers: &mut HeaderMap, doomed: fn(&str) -> bool) {
 }
 
 /// Whether a field of a request from an untrusted client is removed.
-pub(super) fn stops_from_client(name: &str) -> bool {
+pub(crate) fn stops_from_client(name: &str) -> bool {
     !plainly_passes(name) && (name == "te" || is_requests_hop(name) || is_identity(name))
 }
 
 /// Whether a field of a request from a trusted proxy is removed: hop-by-hop fields, stickyd's own fields, and identity
 /// fields spelled with underscores, which the proxy passes on from its client. Names that begin with `ssl_client` are
 /// kept, because they are common in their own right (Apache's `SSL_CLIENT_S_DN`).
-pub(super) fn stops_from_proxy(name: &str) -> bool {
+pub(crate) fn stops_from_proxy(name: &str) -> bool {
     let is_twin = || name.contains('_') && !name.starts_with("ssl_client") && is_identity(name);
     !plainly_passes(name) && (name == "te" || is_requests_hop(name) || is_ours(name) || is_twin())
 }
 
 /// Whether a field of a worker's response is removed. A worker's `Alt-Svc` (RFC 7838) names an address on the worker's
 /// side of stickyd, and clients must not bypass the proxy.
-pub(super) fn stops_from_worker(name: &str) -> bool {
+pub(crate) fn stops_from_worker(name: &str) -> bool {
     is_hop(name) || name == "alt-svc"
 }
 
@@ -67,14 +67,14 @@ fn is_hop(name: &str) -> bool {
 /// Whether a request field ends at this hop. `Proxy` is included because CGI turns it into `HTTP_PROXY`
 /// (CVE-2016-5385), and `Expect` because hyper has already sent the 100. Spellings with underscores that a CGI-style
 /// worker could read as framing are included as well.
-pub(super) fn is_requests_hop(name: &str) -> bool {
+pub(crate) fn is_requests_hop(name: &str) -> bool {
     is_hop(name)
         || matches!(name, "proxy" | "http2-settings" | "expect")
         || name.starts_with("proxy-")
         || (name.contains('_') && is_hops_twin(&name.replace('_', "-")))
 }
 
-pub(super) fn is_hops_twin(name: &str) -> bool {
+pub(crate) fn is_hops_twin(name: &str) -> bool {
     matches!(name, "content-length" | "te" | "trailer") || is_requests_hop(name)
 }
 
@@ -88,7 +88,7 @@ const OURS: [&str; 3] = ["x-client-verify", "x-client-subject", "x-client-finger
 /// Whether a field states the client's identity, so that only a trusted proxy may send it: stickyd's own fields and
 /// those that other proxies use. Workers that read fields the CGI way take `x_real_ip` for `x-real-ip`, so spellings
 /// with underscores count as well.
-pub(super) fn is_identity(name: &str) -> bool {
+pub(crate) fn is_identity(name: &str) -> bool {
     IDENTITY.contains(&name)
         || IDENTITY_BEGINNINGS.iter().any(|begins| name.starts_with(begins))
         || is_ours(name)

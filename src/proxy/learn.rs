@@ -17,16 +17,16 @@ use hyper::http::response::Parts;
 use tokio::time::Instant;
 
 use super::Job;
-use crate::affinity::ask::Kind;
-use super::response_body::Answer;
 use super::respond::Problem;
-use crate::rules::answer::{self, Verdict};
-use crate::rules::{extract, Live};
-use crate::engine_io::{self, Handshake, OpenPacket};
+use super::response_body::Answer;
+use crate::affinity::ask::Kind;
 use crate::affinity::{self, Choice};
 use crate::config::pattern::Seen;
 use crate::config::rules::{Learn, Place, Protocol};
+use crate::engine_io::{self, Handshake, OpenPacket};
 use crate::metrics::Source;
+use crate::rules::answer::{self, Verdict};
+use crate::rules::{Live, extract};
 use crate::sockets::End;
 
 /// How long a response's body may be held back until it shows what has to be learned from it

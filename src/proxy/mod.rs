@@ -1,22 +1,22 @@
 //! The life of one request: read its head, find its upstream, choose its worker, forward it, and answer.
 
-pub mod discover;
-pub mod response_body;
 pub mod access_log;
-pub mod event_stream;
-pub mod request_timeout;
-pub mod hop_fields;
-pub mod replay;
 pub mod attempt;
+pub mod discover;
+pub mod event_stream;
 pub mod forward;
 mod forwarded;
 pub mod framing;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod headers;
+pub mod hop_fields;
 pub mod learn;
 pub mod open_poll;
+pub mod replay;
+pub mod request_timeout;
 pub mod respond;
+pub mod response_body;
 pub mod retry;
 mod trailers;
 mod upload;
@@ -30,26 +30,25 @@ use hyper::body::Body;
 use hyper::header;
 use hyper::{Method, Request, Response, StatusCode};
 
-use crate::route::guard;
-use crate::route;
-use crate::engine_io::{self, EngineIo, Sid};
-use discover;
+use crate::affinity::ask::{Ask, Kind};
 use crate::affinity::{self, Choice, Resolved};
 use crate::clock;
 use crate::config::Redirect;
+use crate::engine_io::{self, EngineIo, Sid};
 use crate::listener::conn::Conn;
 use crate::listener::may_tunnel;
 use crate::metrics::Limit;
 use crate::min_rate::Pace;
+use crate::route;
+use crate::route::guard;
 use crate::sockets::{self, Facts, New, Transport};
 use crate::upstream::Upstream;
 use crate::upstream::worker::{Session, Worker};
-use crate::affinity::ask::{Ask, Kind};
-use response_body::{ClientBody, Outgoing, Reply};
+use access_log::Record;
 use forward::Farewell;
 use headers::Client;
-use access_log::Record;
 use respond::Problem;
+use response_body::{ClientBody, Outgoing, Reply};
 use upload::Upload;
 
 /// One request in progress: the values that every later step needs.

@@ -12,10 +12,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::Job;
-use crate::affinity::ask::Kind;
 use crate::affinity;
-use crate::keys::Key;
+use crate::affinity::ask::Kind;
 use crate::clock;
+use crate::keys::Key;
 use crate::thread::Registered;
 use crate::upstream::worker::Worker;
 

@@ -9,8 +9,8 @@ use hyper::body::Body as _;
 use hyper::http::request;
 
 use super::Job;
-use super::response_body::Outgoing;
 use super::respond::Problem;
+use super::response_body::Outgoing;
 use crate::state::Room;
 use crate::telemetry::say_full;
 
@@ -19,8 +19,8 @@ const HOLD: Duration = Duration::from_secs(30);
 
 /// A request that may be sent several times once its body is held, and only once if the body is not held or is too
 /// large.
-pub(super) struct Copies {
-    pub(super) head: Request<Outgoing>,
+pub(crate) struct Copies {
+    pub(crate) head: Request<Outgoing>,
     body: Body,
     room: Room,
 }
@@ -34,7 +34,7 @@ enum Body {
 }
 
 impl Copies {
-    pub(super) fn of(job: &Job, request: Request<Outgoing>) -> Self {
+    pub(crate) fn of(job: &Job, request: Request<Outgoing>) -> Self {
         let (parts, body) = request.into_parts();
         let body = if body.is_end_stream() { Body::Held(Bytes::new()) } else { Body::Once(Some(body)) };
         let room = Room::none(&job.conn.thread.shared);
@@ -43,7 +43,7 @@ impl Copies {
 
     /// Holds the body, unless it is being sent already. It is limited by the upstream's largest payload and the room
     /// that all requests share.
-    pub(super) async fn hold(&mut self, job: &Job) -> Result<(), Problem> {
+    pub(crate) async fn hold(&mut self, job: &Job) -> Result<(), Problem> {
         let Body::Once(once) = &mut self.body else { return Ok(()) };
         let Some(body) = once.take() else { return Ok(()) };
         let held = Self::read(body, &mut self.room, job.upstream.max_replay());
@@ -71,13 +71,13 @@ impl Copies {
     }
 
     /// Takes back a request that was not sent.
-    pub(super) fn take_back(&mut self, request: Request<Outgoing>) {
+    pub(crate) fn take_back(&mut self, request: Request<Outgoing>) {
         if let Body::Once(stream) | Body::TooLarge(stream) = &mut self.body {
             *stream = Some(request.into_body());
         }
     }
 
-    pub(super) fn next(&mut self) -> Option<Request<Outgoing>> {
+    pub(crate) fn next(&mut self) -> Option<Request<Outgoing>> {
         let body = match &mut self.body {
             Body::Held(bytes) => Outgoing::held(bytes.clone()),
             Body::Once(stream) | Body::TooLarge(stream) => stream.take()?,

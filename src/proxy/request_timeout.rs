@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Job;
-use super::response_body::Reply;
 use super::respond::{self, Problem};
+use super::response_body::Reply;
 use crate::listener::conn::Conn;
 use crate::metrics::Limit;
 
@@ -26,13 +26,13 @@ pub struct Overdue {
 }
 
 /// The total time that this request may take; `None` if it is not limited.
-pub(super) fn limit(job: &Job) -> Option<Duration> {
+pub(crate) fn limit(job: &Job) -> Option<Duration> {
     job.upstream.config.request_timeout.filter(|_| !job.ask.is_poll() && job.ask.upgrade.is_none())
 }
 
 /// Runs `answer` under the time limit. Returns its response and what ends it at the deadline, or a 504 if the response
 /// did not begin in time.
-pub(super) async fn within(
+pub(crate) async fn within(
     conn: Rc<Conn>,
     limit: Duration,
     answer: impl Future<Output = Response<Reply>>,

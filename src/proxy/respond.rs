@@ -8,11 +8,11 @@ mod refused;
 
 pub use refused::refused;
 
-use crate::affinity::ask::Ask;
 use super::response_body::Reply;
-use crate::route::guard::Turned;
-use crate::engine_io;
+use crate::affinity::ask::Ask;
 use crate::config::Redirect;
+use crate::engine_io;
+use crate::route::guard::Turned;
 
 /// Value of `Retry-After`, in seconds, on responses for which waiting helps.
 const RETRY_AFTER: &str = "1";

@@ -19,10 +19,10 @@ use super::upload::Upload;
 use crate::listener::h2::body::StreamBody;
 use crate::thread::Thread;
 use crate::tunnel::Plan;
-use crate::upstream::exchange::broken::BrokeOff;
 use crate::upstream::connections::connect::Lease;
-use crate::upstream::restarts::Loss;
+use crate::upstream::exchange::broken::BrokeOff;
 use crate::upstream::exchange::response_body::{Next, Unread};
+use crate::upstream::restarts::Loss;
 
 /// A request's body as the client sends it.
 pub enum ClientBody {
@@ -140,7 +140,7 @@ impl Body for Outgoing {
 }
 
 /// Removes trailer fields that must not be forwarded; data passes unchanged. Used in both directions.
-pub(super) fn checked(frame: Frame<Bytes>) -> Frame<Bytes> {
+pub(crate) fn checked(frame: Frame<Bytes>) -> Frame<Bytes> {
     match frame.into_trailers() {
         Ok(mut fields) => {
             trailers::clean(&mut fields);

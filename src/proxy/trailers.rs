@@ -8,7 +8,7 @@ use hyper::header::HeaderMap;
 use super::hop_fields::{is_hops_twin, is_identity, is_requests_hop, remove_where};
 
 /// Removes the fields that belong into a head, where they are checked.
-pub(super) fn clean(trailers: &mut HeaderMap) {
+pub(crate) fn clean(trailers: &mut HeaderMap) {
     remove_where(trailers, is_of_the_head);
 }
 

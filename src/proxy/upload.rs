@@ -12,8 +12,8 @@ use bytes::Bytes;
 use hyper::Response;
 use hyper::body::{Body, Frame, SizeHint};
 
-use super::response_body::{self, BodyError, ClientBody, Reply};
 use super::respond::{self, Problem};
+use super::response_body::{self, BodyError, ClientBody, Reply};
 use crate::listener::conn::Conn;
 use crate::metrics::Limit;
 use crate::min_rate::{Lane, Pace, Paced, Verdict};
@@ -50,7 +50,7 @@ impl Upload {
     }
 
     /// Reads the next frame, with trailers cleaned.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Polled {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Polled {
         if self.paced.verdict().is_some() {
             return self.given_up();
         }
@@ -73,15 +73,15 @@ impl Upload {
     }
 
     /// Whether nothing follows after `polled`.
-    pub(super) fn has_ended(&self, polled: &Polled) -> bool {
+    pub(crate) fn has_ended(&self, polled: &Polled) -> bool {
         self.over || matches!(polled, Poll::Ready(None | Some(Err(_))))
     }
 
-    pub(super) fn is_end_stream(&self) -> bool {
+    pub(crate) fn is_end_stream(&self) -> bool {
         self.body.is_end_stream()
     }
 
-    pub(super) fn size_hint(&self) -> SizeHint {
+    pub(crate) fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
 
@@ -117,7 +117,7 @@ impl Drop for Upload {
 }
 
 /// Waits for the response. If the body is given up first, the exchange is dropped and a 408 or 413 returned.
-pub(super) async fn unless_given_up(
+pub(crate) async fn unless_given_up(
     conn: &Conn,
     pace: Option<Rc<Pace>>,
     mut answer: Pin<&mut impl Future<Output = Response<Reply>>>,

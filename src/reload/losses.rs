@@ -6,7 +6,7 @@ use crate::state::Snapshot;
 use crate::upstream::Upstream;
 
 /// Returns one sentence per upstream that loses all its workers while they have sessions.
-pub(super) fn all(old: &Snapshot, new: &Config) -> Vec<String> {
+pub(crate) fn all(old: &Snapshot, new: &Config) -> Vec<String> {
     old.upstreams
         .iter()
         .filter_map(|old| of(old, new.upstreams.iter().find(|new| new.name == old.config.name)))

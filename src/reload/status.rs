@@ -45,7 +45,7 @@ impl Status {
     }
 
     /// Changes the state under its lock.
-    pub(super) fn set(&self, change: impl FnOnce(&mut State)) {
+    pub(crate) fn set(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.lock());
     }
 

@@ -5,10 +5,10 @@ pub mod guard;
 
 use std::sync::Arc;
 
-use guard::Watch;
 use crate::config::Route;
 use crate::state::Snapshot;
 use crate::upstream::Upstream;
+use guard::Watch;
 
 /// A route and its live guard.
 pub struct Guarded {
@@ -21,7 +21,7 @@ pub struct Guarded {
 }
 
 /// Finds the upstream for a request, the route's guard and the route's index. `host` is the value of the Host header.
-pub(super) fn find<'a>(
+pub(crate) fn find<'a>(
     snapshot: &'a Snapshot,
     host: &str,
     path: &str,
@@ -56,7 +56,7 @@ fn fits_path(rule: &str, path: &str) -> bool {
 }
 
 /// Cuts the port off a host; an IPv6 address keeps its brackets.
-pub(super) fn without_port(host: &str) -> &str {
+pub(crate) fn without_port(host: &str) -> &str {
     if host.starts_with('[') {
         return host.find(']').and_then(|end| host.get(..=end)).unwrap_or(host);
     }

@@ -7,8 +7,8 @@ use hyper::StatusCode;
 use hyper::header::{self, HeaderMap};
 
 use super::contains;
-use crate::engine_io::{self, MAX_REFUSAL};
 use crate::config::rules::{Refusal, Rule};
+use crate::engine_io::{self, MAX_REFUSAL};
 
 /// Whether a response is a refusal, as far as its head tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

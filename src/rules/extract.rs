@@ -7,9 +7,9 @@ use std::fmt;
 use hyper::header::{self, HeaderMap};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::engine_io::{self, MAX_ID};
 use crate::config::pattern::{JsonPath, Seen, Template};
 use crate::config::rules::Place;
+use crate::engine_io::{self, MAX_ID};
 
 /// Returns the id in the head of a response.
 pub fn in_head(place: &Place, headers: &HeaderMap) -> Option<Vec<u8>> {

@@ -15,12 +15,12 @@ use std::sync::Arc;
 use hyper::header::{self, HeaderMap};
 use hyper::{Method, Request};
 
-use crate::keys::Key;
-use crate::engine_io::{self, Sid, Transport};
+use crate::affinity::ask::Kind;
 use crate::config::rules::{self, Learn, Lookup, On, Protocol, Refusal, Rule, Spot};
 use crate::config::{self, Affinity};
+use crate::engine_io::{self, Sid, Transport};
+use crate::keys::Key;
 use crate::metrics::{Metrics, RuleSeries};
-use crate::affinity::ask::Kind;
 use crate::state::Shared;
 use crate::upstream::Upstream;
 
@@ -256,7 +256,7 @@ pub fn fits<B>(on: &On, request: &Request<B>) -> bool {
 }
 
 /// Whether `bytes` contains `part`.
-pub(super) fn contains(bytes: &[u8], part: &[u8]) -> bool {
+pub(crate) fn contains(bytes: &[u8], part: &[u8]) -> bool {
     part.is_empty() || bytes.windows(part.len()).any(|window| window == part)
 }
 

@@ -18,26 +18,26 @@ use crate::websocket::round_trip::{Half, Quality, RoundTrips, Tenths};
 
 /// State of a socket that messages do not touch, except pings and pongs.
 #[derive(Default)]
-pub(super) struct Care {
+pub(crate) struct Care {
     trips: RoundTrips,
     /// Second at which stickyd last sent a Ping ([`crate::clock::now_s`]); `None` if no Ping is unanswered.
     asked_s: Option<NonZeroU32>,
     /// Quality of the connection at the last walk of the vigil; `None` if the client's leg was not measured.
     quality: Option<Quality>,
     /// Close frame that the tunnel is to send and end with, by an operator's command.
-    pub(super) order: Option<Order>,
+    pub(crate) order: Option<Order>,
     /// Message that waits for the tunnel to take it; one at a time.
     post: Option<Box<Posted>>,
 }
 
 impl Care {
     /// Returns the round trips so far, and the quality that was derived from them.
-    pub(super) fn measured(&self) -> (RoundTrips, Option<Quality>) {
+    pub(crate) fn measured(&self) -> (RoundTrips, Option<Quality>) {
         (self.trips.clone(), self.quality)
     }
 
     /// Clears what concerned only the tunnel, which has ended; returns the message that the tunnel did not take.
-    pub(super) fn leave(&mut self) -> Option<Box<Posted>> {
+    pub(crate) fn leave(&mut self) -> Option<Box<Posted>> {
         (self.order, self.asked_s) = (None, None);
         self.post.take()
     }

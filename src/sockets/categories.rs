@@ -61,7 +61,7 @@ pub enum State {
 }
 
 /// Seconds of silence after which a socket is quiet: longer than Engine.IO's 25 s between two pings.
-pub(super) const QUIET_S: u32 = 30;
+pub(crate) const QUIET_S: u32 = 30;
 
 impl State {
     /// All states of a socket.

@@ -13,19 +13,19 @@ use crate::telemetry::say_full;
 const MOST: usize = 4_096;
 
 /// Data shared by all sockets of one route, user agent and set of label rules.
-pub(super) struct Common {
+pub(crate) struct Common {
     /// The list that the sockets are on.
-    pub(super) sockets: Weak<Sockets>,
-    pub(super) key: Key,
+    pub(crate) sockets: Weak<Sockets>,
+    pub(crate) key: Key,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Key {
+pub(crate) struct Key {
     /// Host and path of the route; `None` if there are no routes.
-    pub(super) route: Option<Arc<str>>,
+    pub(crate) route: Option<Arc<str>>,
     /// User agent, shortened; empty if there was none or too many are known.
-    pub(super) agent: Box<str>,
-    pub(super) labels: Arc<Labels>,
+    pub(crate) agent: Box<str>,
+    pub(crate) labels: Arc<Labels>,
 }
 
 /// An entry of the set, compared by its key alone.
@@ -53,7 +53,7 @@ impl std::borrow::Borrow<Key> for Kept {
 
 /// All shared entries that are in use.
 #[derive(Default)]
-pub(super) struct Commons(Mutex<Known>);
+pub(crate) struct Commons(Mutex<Known>);
 
 #[derive(Default)]
 struct Known {
@@ -63,7 +63,7 @@ struct Known {
 }
 
 impl Commons {
-    pub(super) fn get(&self, sockets: &Weak<Sockets>, facts: &Facts) -> Arc<Common> {
+    pub(crate) fn get(&self, sockets: &Weak<Sockets>, facts: &Facts) -> Arc<Common> {
         let mut key = facts.common.clone();
         let mut known = lock(&self.0);
         if let Some(Kept(common)) = known.all.get(&key) {

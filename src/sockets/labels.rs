@@ -16,7 +16,7 @@ use crate::engine_io;
 use crate::proxy::headers::Client;
 
 /// Maximum number of bytes of a sid that are stored: all that a sid can have.
-pub(super) const LONGEST_SID: usize = engine_io::MAX_SID;
+pub(crate) const LONGEST_SID: usize = engine_io::MAX_SID;
 
 /// Maximum number of bytes of a label's value that are stored.
 pub const LONGEST_LABEL: usize = 64;
@@ -50,11 +50,11 @@ pub enum From {
 /// Facts about a socket that are known from its request.
 #[derive(Debug, Clone)]
 pub struct Facts {
-    pub(super) common: Key,
+    pub(crate) common: Key,
     /// Label values, encoded by [`pack_label`].
-    pub(super) labels: Box<[u8]>,
-    pub(super) address: IpAddr,
-    pub(super) tls: bool,
+    pub(crate) labels: Box<[u8]>,
+    pub(crate) address: IpAddr,
+    pub(crate) tls: bool,
     engine_io: bool,
 }
 
@@ -89,7 +89,7 @@ impl Facts {
 
 impl Facts {
     /// Facts of a socket whose request was not read.
-    pub(super) fn nothing() -> Self {
+    pub(crate) fn nothing() -> Self {
         let common = Key { route: None, agent: Box::default(), labels: Arc::default() };
         Self {
             common,

@@ -12,16 +12,16 @@
 //! and when a socket is closed (`drain::ordered`).
 
 pub mod attention;
-pub mod row;
-pub mod traffic;
-pub mod labels;
-pub mod socket_id;
 pub mod categories;
 mod common;
 mod filter;
+pub mod labels;
+pub mod row;
 mod socket;
+pub mod socket_id;
 #[cfg(test)]
 mod tests;
+pub mod traffic;
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -35,12 +35,12 @@ use crate::upstream::worker::{Session, Worker};
 use common::Commons;
 
 pub use attention::Asking;
-pub use labels::{Facts, From, Label, Labels, LONGEST_LABEL};
-pub use filter::Filter;
-pub use socket::{Listed, Socket, Tunnelled};
-pub use row::Told;
-pub use traffic::Way;
 pub use categories::{End, Kind, State, Transport};
+pub use filter::Filter;
+pub use labels::{Facts, From, LONGEST_LABEL, Label, Labels};
+pub use row::Told;
+pub use socket::{Listed, Socket, Tunnelled};
+pub use traffic::Way;
 
 /// Close frame that a tunnel is to send and end with; shared by all tunnels that are closed together.
 pub type Order = Arc<Farewell>;

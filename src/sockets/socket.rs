@@ -8,20 +8,20 @@ use std::task::Waker;
 use Ordering::{AcqRel, Relaxed};
 
 use super::attention::{Asking, Care};
+use super::categories::{End, Kind, QUIET_S, State, Transport};
 use super::common::Common;
 use super::socket_id::Texts;
 use super::traffic::Way;
-use super::categories::{End, Kind, State, Transport, QUIET_S};
 use super::{Facts, Id, Labels, New, Order, lock};
-use crate::keys::Key;
 use crate::clock;
-use crate::websocket::round_trip::{Quality, RoundTrips};
+use crate::keys::Key;
 use crate::upstream::worker::{Session, Worker};
+use crate::websocket::round_trip::{Quality, RoundTrips};
 
 /// Bits of `holders`, in this order: the session's owner; the tunnel; whether the socket is listed; whether it was
 /// counted as opened.
 const OWNER: u8 = 1;
-pub(super) const TUNNEL: u8 = 2;
+pub(crate) const TUNNEL: u8 = 2;
 const LIVE: u8 = 4;
 const COUNTED: u8 = 8;
 
@@ -30,15 +30,15 @@ const COUNTED: u8 = 8;
 const ORDERED: u8 = 1;
 const SUSPECT: u8 = 2;
 const PARTING: u8 = 4;
-pub(super) const POSTED: u8 = 8;
-pub(super) const ASKED: u8 = 16;
-pub(super) const GIVEN_UP: u8 = 32;
+pub(crate) const POSTED: u8 = 8;
+pub(crate) const ASKED: u8 = 16;
+pub(crate) const GIVEN_UP: u8 = 32;
 
 /// A live socket: a tunnel or a polling session.
 pub struct Socket {
     worker: Arc<Worker>,
     common: Arc<Common>,
-    pub(super) cold: Mutex<Cold>,
+    pub(crate) cold: Mutex<Cold>,
     id: Id,
     /// Second at which the socket began ([`clock::now_s`]).
     since_s: u32,
@@ -49,38 +49,38 @@ pub struct Socket {
     /// Traffic to the client.
     pub down: Way,
     transport: AtomicU8,
-    pub(super) flags: AtomicU8,
-    pub(super) holders: AtomicU8,
+    pub(crate) flags: AtomicU8,
+    pub(crate) holders: AtomicU8,
     end: AtomicU8,
     kind: Kind,
     tls: bool,
 }
 
 /// State of a socket that passing messages does not touch.
-pub(super) struct Cold {
+pub(crate) struct Cold {
     texts: Texts,
     /// Place in the worker's session count, for as long as the session has an owner.
     session: Option<Session>,
     /// Waker of the tunnel's task.
     waker: Option<Waker>,
     /// Made when it is first needed; most plain WebSockets never need it.
-    pub(super) care: Option<Box<Care>>,
+    pub(crate) care: Option<Box<Care>>,
 }
 
 impl Cold {
     /// Returns the encoded texts in one piece.
-    pub(super) fn texts(&self) -> &[u8] {
+    pub(crate) fn texts(&self) -> &[u8] {
         self.texts.bytes()
     }
 
     /// Returns what pings that passed have measured.
-    pub(super) fn measured(&self) -> (RoundTrips, Option<Quality>) {
+    pub(crate) fn measured(&self) -> (RoundTrips, Option<Quality>) {
         self.care.as_ref().map(|care| care.measured()).unwrap_or_default()
     }
 }
 
 impl Socket {
-    pub(super) fn new(new: &mut New<'_>, facts: &Facts, common: Arc<Common>, now_s: u32) -> Self {
+    pub(crate) fn new(new: &mut New<'_>, facts: &Facts, common: Arc<Common>, now_s: u32) -> Self {
         let texts = Texts::new(facts.address, new.sid, &facts.labels);
         Self {
             worker: new.worker.clone(),
@@ -100,7 +100,7 @@ impl Socket {
         }
     }
 
-    pub(super) fn set_id(&mut self, id: Id) {
+    pub(crate) fn set_id(&mut self, id: Id) {
         self.id = id;
     }
 
@@ -130,7 +130,7 @@ impl Socket {
     }
 
     /// Rules of the socket's labels.
-    pub(super) fn labels(&self) -> &Labels {
+    pub(crate) fn labels(&self) -> &Labels {
         &self.common.key.labels
     }
 
@@ -315,7 +315,7 @@ impl Socket {
 pub struct Listed(Arc<Socket>);
 
 impl Listed {
-    pub(super) fn new(socket: Arc<Socket>) -> Self {
+    pub(crate) fn new(socket: Arc<Socket>) -> Self {
         Self(socket)
     }
 

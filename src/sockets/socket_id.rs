@@ -45,11 +45,11 @@ const KEYED: u16 = 0x8000;
 /// of the pin (16) if [`KEYED`] is set, and for each label its length plus one (1; 0 if the request had none) and its
 /// text.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Texts(Box<[u8]>);
+pub(crate) struct Texts(Box<[u8]>);
 
 impl Texts {
     /// Encodes the texts of an entry; `labels` are encoded by [`pack_label`].
-    pub(super) fn new(address: IpAddr, sid: &[u8], labels: &[u8]) -> Self {
+    pub(crate) fn new(address: IpAddr, sid: &[u8], labels: &[u8]) -> Self {
         let address = match address {
             IpAddr::V4(v4) => v4.to_ipv6_mapped(),
             IpAddr::V6(v6) => v6,
@@ -60,12 +60,12 @@ impl Texts {
     }
 
     /// Returns a copy with another sid and without a key.
-    pub(super) fn with_sid(&self, sid: &[u8]) -> Self {
+    pub(crate) fn with_sid(&self, sid: &[u8]) -> Self {
         Self::new(self.address(), sid, parts(&self.0).labels)
     }
 
     /// Returns a copy with the key of the session's pin.
-    pub(super) fn with_key(&self, key: [u8; 16]) -> Self {
+    pub(crate) fn with_key(&self, key: [u8; 16]) -> Self {
         let Parts { sid, labels, .. } = parts(&self.0);
         let address = self.0.first_chunk::<16>().copied().unwrap_or_default();
         let length = (u16::try_from(sid.len()).unwrap_or(0) | KEYED).to_be_bytes();
@@ -73,37 +73,37 @@ impl Texts {
     }
 
     /// Key of the session's pin, if it was stored.
-    pub(super) fn key(&self) -> Option<[u8; 16]> {
+    pub(crate) fn key(&self) -> Option<[u8; 16]> {
         parts(&self.0).key
     }
 
-    pub(super) fn address(&self) -> IpAddr {
+    pub(crate) fn address(&self) -> IpAddr {
         address(&self.0)
     }
 
-    pub(super) fn sid(&self) -> &[u8] {
+    pub(crate) fn sid(&self) -> &[u8] {
         parts(&self.0).sid
     }
 
     /// Labels in the order of their rules; `None` if the request had no such label.
-    pub(super) fn labels(&self) -> impl Iterator<Item = Option<&str>> {
+    pub(crate) fn labels(&self) -> impl Iterator<Item = Option<&str>> {
         labels(&self.0)
     }
 
     /// All texts in the form that [`address`], [`parts`] and [`labels`] read.
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
     }
 }
 
 /// Returns the address in an entry's texts.
-pub(super) fn address(texts: &[u8]) -> IpAddr {
+pub(crate) fn address(texts: &[u8]) -> IpAddr {
     let octets = texts.first_chunk::<16>().copied().unwrap_or_default();
     IpAddr::V6(Ipv6Addr::from(octets)).to_canonical()
 }
 
 /// Returns the labels in an entry's texts, in the order of their rules; `None` if the request had no such label.
-pub(super) fn labels(texts: &[u8]) -> impl Iterator<Item = Option<&str>> {
+pub(crate) fn labels(texts: &[u8]) -> impl Iterator<Item = Option<&str>> {
     let mut rest = parts(texts).labels;
     std::iter::from_fn(move || {
         let (length, text) = rest.split_first()?;
@@ -116,15 +116,15 @@ pub(super) fn labels(texts: &[u8]) -> impl Iterator<Item = Option<&str>> {
 
 /// Parts of an entry's texts after the address.
 #[derive(Default)]
-pub(super) struct Parts<'a> {
-    pub(super) sid: &'a [u8],
+pub(crate) struct Parts<'a> {
+    pub(crate) sid: &'a [u8],
     key: Option<[u8; 16]>,
     /// Labels, encoded by [`pack_label`].
     labels: &'a [u8],
 }
 
 /// Splits an entry's texts into their parts, which are empty if there is no entry.
-pub(super) fn parts(texts: &[u8]) -> Parts<'_> {
+pub(crate) fn parts(texts: &[u8]) -> Parts<'_> {
     let read = || {
         let (length, rest) = texts.get(16..)?.split_first_chunk::<2>()?;
         let length = u16::from_be_bytes(*length);
@@ -139,7 +139,7 @@ pub(super) fn parts(texts: &[u8]) -> Parts<'_> {
 }
 
 /// Appends an encoded label to the others.
-pub(super) fn pack_label(packed: &mut Vec<u8>, value: Option<&str>) {
+pub(crate) fn pack_label(packed: &mut Vec<u8>, value: Option<&str>) {
     let Some(value) = value else { return packed.push(0) };
     let value = value.get(..value.floor_char_boundary(usize::from(u8::MAX) - 1)).unwrap_or_default();
     // Always fits, because the value was cut above.
@@ -148,7 +148,7 @@ pub(super) fn pack_label(packed: &mut Vec<u8>, value: Option<&str>) {
 }
 
 /// Makes bytes that a client chose fit to be shown: at most `most` bytes, without control characters.
-pub(super) fn printable(bytes: &[u8], most: usize) -> String {
+pub(crate) fn printable(bytes: &[u8], most: usize) -> String {
     let plain = bytes.get(..bytes.len().min(most)).unwrap_or_default();
     // Nearly every user agent is plain ASCII and is copied only once.
     if plain.iter().all(|byte| matches!(byte, b' '..=b'~'))

@@ -4,10 +4,10 @@ use std::collections::HashSet;
 
 use proptest::prelude::*;
 
-use super::socket_id::{pack_label, printable, Texts};
+use super::socket_id::{Texts, pack_label, printable};
 use super::*;
-use crate::cookie::WorkerId;
 use crate::config::Address;
+use crate::cookie::WorkerId;
 use crate::metrics::Metrics;
 
 fn worker() -> Arc<Worker> {

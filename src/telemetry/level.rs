@@ -65,7 +65,7 @@ fn filter(text: &str) -> Result<EnvFilter, ParseError> {
 }
 
 /// Records the level in the file and the one in `RUST_LOG`, and returns the filter to start with.
-pub(super) fn begin(level: &str) -> EnvFilter {
+pub(crate) fn begin(level: &str) -> EnvFilter {
     let environment = std::env::var(EnvFilter::DEFAULT_ENV).ok();
     let environment = environment.filter(|text| !text.is_empty() && filter(text).is_ok());
     let mut said = said();
@@ -74,7 +74,7 @@ pub(super) fn begin(level: &str) -> EnvFilter {
 }
 
 /// Sets the function that replaces the filter from now on.
-pub(super) fn changes_by(set: impl Fn(EnvFilter) + Send + 'static) {
+pub(crate) fn changes_by(set: impl Fn(EnvFilter) + Send + 'static) {
     if let Some(said) = &mut *said() {
         said.set = Some(Box::new(set));
     }

@@ -35,7 +35,7 @@ pub(crate) fn dropped() -> u64 {
 }
 
 /// Waits until the lines logged so far are written, at most for [`LAST`].
-pub(super) fn flush() {
+pub(crate) fn flush() {
     let Some(queue) = QUEUE.get() else { return };
     let (sender, written) = sync_channel(1);
     if queue.sender.try_send(Item::Flush(sender)).is_ok() {
@@ -60,7 +60,7 @@ struct Counts {
 
 /// The sending side of the queue of lines.
 #[derive(Clone)]
-pub(super) struct Queue {
+pub(crate) struct Queue {
     sender: SyncSender<Item>,
     counts: &'static Counts,
 }
@@ -69,7 +69,7 @@ pub(super) struct Queue {
 ///
 /// # Errors
 /// The operating system refused a thread.
-pub(super) fn start() -> io::Result<Queue> {
+pub(crate) fn start() -> io::Result<Queue> {
     let (queue, items) = queue(&COUNTS);
     std::thread::Builder::new().name("log".to_owned()).spawn(move || write(&items, &COUNTS, io::stderr()))?;
     Ok(QUEUE.get_or_init(|| queue).clone())

@@ -10,7 +10,7 @@ use crate::clock;
 
 /// Idle connections found at the last search; the one that has been silent the longest comes last.
 #[derive(Default)]
-pub(super) struct Spare(RefCell<Found>);
+pub(crate) struct Spare(RefCell<Found>);
 
 #[derive(Default)]
 struct Found {

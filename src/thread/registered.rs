@@ -28,7 +28,7 @@ pub enum Order {
 
 /// Part of a client connection that an entry stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Share {
+pub(crate) enum Share {
     /// The whole connection, and it carries no tunnel over HTTP/2.
     Whole,
     /// The whole connection, and it carries tunnels over HTTP/2: it has as long to end as tunnels have.
@@ -39,26 +39,26 @@ pub(super) enum Share {
 
 /// The handle by which the thread reaches a live connection or tunnel.
 pub struct Live {
-    pub(super) order: Cell<Order>,
-    pub(super) waker: RefCell<Option<Waker>>,
+    pub(crate) order: Cell<Order>,
+    pub(crate) waker: RefCell<Option<Waker>>,
     /// Time of the last activity in seconds, as of the tick that saw `moved`.
-    pub(super) since: Cell<u32>,
-    pub(super) moved: Cell<bool>,
+    pub(crate) since: Cell<u32>,
+    pub(crate) moved: Cell<bool>,
     /// Seconds of silence allowed; 0 for no limit at present.
-    pub(super) limit: Cell<u32>,
-    pub(super) tunnel: Cell<bool>,
-    pub(super) share: Cell<Share>,
+    pub(crate) limit: Cell<u32>,
+    pub(crate) tunnel: Cell<bool>,
+    pub(crate) share: Cell<Share>,
     /// Serial of the worker that a tunnel leads to or a poll waits at; 0 for none.
-    pub(super) worker: Cell<u64>,
+    pub(crate) worker: Cell<u64>,
     /// Whether this tunnel has to send its worker's farewell and end.
-    pub(super) closing: Cell<bool>,
+    pub(crate) closing: Cell<bool>,
     /// Whether no request has begun on the connection yet.
-    pub(super) fresh: Cell<bool>,
+    pub(crate) fresh: Cell<bool>,
     /// Whether nothing has happened for a second or two, so that the connection may release its buffers.
-    pub(super) still: Cell<bool>,
+    pub(crate) still: Cell<bool>,
     /// Whether no request is under way, nor the head of one, so that the connection may be ended to make room.
-    pub(super) spare: Cell<bool>,
-    pub(super) listener_removed: Removed,
+    pub(crate) spare: Cell<bool>,
+    pub(crate) listener_removed: Removed,
 }
 
 /// Flag of all connections of one listener on one thread; set once a reload has removed the listener.
@@ -141,7 +141,7 @@ impl Live {
     }
 
     /// Whether the connection waits for a request and has done nothing for a second or two.
-    pub(super) fn is_spare(&self) -> bool {
+    pub(crate) fn is_spare(&self) -> bool {
         self.spare.get() && self.still.get() && !self.moved.get() && self.order.get() != Order::Cut
     }
 
@@ -196,7 +196,7 @@ impl Live {
         .await;
     }
 
-    pub(super) fn tell(&self, order: Order) {
+    pub(crate) fn tell(&self, order: Order) {
         if self.order.get() == Order::Cut {
             return;
         }
@@ -204,7 +204,7 @@ impl Live {
         self.wake();
     }
 
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }
@@ -213,9 +213,9 @@ impl Live {
 
 /// Handle of a [`Live`] entry; dropping it removes the entry from the thread's list.
 pub struct Registered {
-    pub(super) live: Rc<Live>,
-    pub(super) thread: Rc<Thread>,
-    pub(super) index: u32,
+    pub(crate) live: Rc<Live>,
+    pub(crate) thread: Rc<Thread>,
+    pub(crate) index: u32,
 }
 
 impl std::ops::Deref for Registered {
@@ -253,11 +253,11 @@ impl Drop for Registered {
 }
 
 /// One entry of a thread's list.
-pub(super) struct Entry {
-    pub(super) live: Rc<Live>,
+pub(crate) struct Entry {
+    pub(crate) live: Rc<Live>,
     /// Key of the address that the connection is counted for; 0 for none. It is kept here because the list has room for
     /// it, whereas a tunnel's task must stay small.
-    pub(super) address: u64,
+    pub(crate) address: u64,
 }
 
 impl std::ops::Deref for Entry {

@@ -12,8 +12,8 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::websocket::frames::{Observer, Sender, Signal};
 use super::insert::Insert;
+use crate::websocket::frames::{Observer, Sender, Signal};
 
 /// Bytes read at once for a receiver that has not shown that it takes more. What it does not take has to be kept
 /// (docs/reference/threats.md §2.6: a slow reader).
@@ -25,23 +25,23 @@ const READ: usize = 64 * 1024;
 const STREAK: u8 = 16;
 
 /// The state of one direction of a tunnel.
-pub(super) struct Way {
-    pub(super) observer: Observer,
+pub(crate) struct Way {
+    pub(crate) observer: Observer,
     /// Bytes read from the source and not yet taken by the receiver.
-    pub(super) rest: Bytes,
+    pub(crate) rest: Bytes,
     /// Whether bytes were written into a layer that may buffer them (TLS) and were not yet flushed.
     unflushed: bool,
     /// Whether the sender sends no more: after a FIN, a broken connection, or a Close that ends the tunnel.
-    pub(super) source_ended: bool,
-    pub(super) sink: Sink,
+    pub(crate) source_ended: bool,
+    pub(crate) sink: Sink,
     /// Consecutive full reads that the receiver took completely.
     streak: u8,
     /// Messages whose end was read since this count was last taken.
-    pub(super) messages: u32,
+    pub(crate) messages: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sink {
+pub(crate) enum Sink {
     Open,
     /// Nothing follows stickyd's Close; the end of the sink waits for the client's answer.
     Muted,
@@ -53,7 +53,7 @@ pub(super) enum Sink {
 
 /// The result of one step of a direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub(crate) enum Step {
     /// Nothing can be done until a socket is ready; the waker is registered there.
     Blocked,
     /// This many bytes were forwarded; they are at the beginning of the buffer.
@@ -73,35 +73,35 @@ pub(super) enum Step {
 }
 
 impl Way {
-    pub(super) fn new(from: Sender, first: Bytes) -> Self {
+    pub(crate) fn new(from: Sender, first: Bytes) -> Self {
         let mut observer = Observer::new(from);
         let messages = observer.feed(&first).messages;
         Self { observer, rest: first, unflushed: false, source_ended: false, sink: Sink::Open, streak: 0, messages }
     }
 
     /// Stops taking bytes; the sink is shut down after the rest is written.
-    pub(super) fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         if self.sink != Sink::Gone {
             self.sink = Sink::Finishing;
         }
     }
 
-    pub(super) fn sink_is_gone(&mut self) {
+    pub(crate) fn sink_is_gone(&mut self) {
         self.sink = Sink::Gone;
         self.rest = Bytes::new();
     }
 
     /// Whether the source has ended, or has sent a whole Close, which nothing may follow (RFC 6455 §5.5.1).
-    pub(super) fn has_said_all(&self) -> bool {
+    pub(crate) fn has_said_all(&self) -> bool {
         self.source_ended || (self.observer.close_seen() && self.observer.at_frame_boundary())
     }
 
     /// Whether nothing that was read still waits for the sink.
-    pub(super) fn has_sent_all(&self) -> bool {
+    pub(crate) fn has_sent_all(&self) -> bool {
         self.rest.is_empty() && !self.unflushed
     }
 
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.source_ended && self.sink == Sink::Gone
     }
 
@@ -145,13 +145,13 @@ impl Way {
 }
 
 /// What stickyd does to a direction in addition to moving its bytes.
-pub(super) struct Ours<'a, F> {
+pub(crate) struct Ours<'a, F> {
     /// Whether it stops at the first frame boundary, and drops what the sender sent after that.
-    pub(super) to_boundary: bool,
+    pub(crate) to_boundary: bool,
     /// A frame from stickyd that waits for its place, or is being written after the bytes before it.
-    pub(super) insert: &'a mut Option<Box<Insert>>,
+    pub(crate) insert: &'a mut Option<Box<Insert>>,
     /// Receives the signals of small frames.
-    pub(super) heed: F,
+    pub(crate) heed: F,
 }
 
 impl<F> Ours<'_, F> {
@@ -186,7 +186,7 @@ impl<F> Ours<'_, F> {
 }
 
 /// Makes one read and one write, or returns what prevents them.
-pub(super) fn step(
+pub(crate) fn step(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     way: &mut Way,

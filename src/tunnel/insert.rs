@@ -6,15 +6,15 @@
 
 use bytes::Bytes;
 
-use crate::websocket::frames::{ping_frame, Mark, Signal};
 use crate::broadcast::Posted;
 use crate::sockets::Asking;
+use crate::websocket::frames::{Mark, Signal, ping_frame};
 
 /// Payload of stickyd's Pings; it identifies their origin in a packet capture.
 const PING: [u8; 8] = *b"stickyd?";
 
 /// A Ping or a message that stickyd inserts.
-pub(super) struct Insert {
+pub(crate) struct Insert {
     /// The frame to insert; empty once it was handed over for writing.
     frame: Bytes,
     what: What,
@@ -27,28 +27,28 @@ enum What {
 
 impl Insert {
     /// Creates a Ping for the client.
-    pub(super) fn ping(asking: Asking) -> Box<Self> {
+    pub(crate) fn ping(asking: Asking) -> Box<Self> {
         Box::new(Self { frame: Bytes::copy_from_slice(ping_frame(&PING).as_ref()), what: What::Ping(asking) })
     }
 
     /// Creates a broadcast message for the client.
-    pub(super) fn message(posted: Posted) -> Box<Self> {
+    pub(crate) fn message(posted: Posted) -> Box<Self> {
         Box::new(Self { frame: posted.frame(), what: What::Message(posted) })
     }
 
     /// Whether it goes between messages; a Ping may go between any two frames.
-    pub(super) fn is_message(&self) -> bool {
+    pub(crate) fn is_message(&self) -> bool {
         matches!(self.what, What::Message(_))
     }
 
     /// Whether it still waits for its place.
-    pub(super) fn waits(&self) -> bool {
+    pub(crate) fn waits(&self) -> bool {
         !self.frame.is_empty()
     }
 
     /// Whether it still waits for its place and may be replaced: a message whose broadcast is over, or a Ping, which
     /// will be requested again.
-    pub(super) fn gives_way(&self) -> bool {
+    pub(crate) fn gives_way(&self) -> bool {
         self.waits()
             && match &self.what {
                 What::Ping(_) => true,
@@ -57,16 +57,16 @@ impl Insert {
     }
 
     /// Whether it is a message that still waits for its place although its broadcast is over.
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.is_message() && self.gives_way()
     }
 
-    pub(super) fn take(&mut self) -> Bytes {
+    pub(crate) fn take(&mut self) -> Bytes {
         std::mem::take(&mut self.frame)
     }
 
     /// Reports that the client's kernel, or its HTTP/2 stream, has taken the whole frame.
-    pub(super) fn arrived(self) {
+    pub(crate) fn arrived(self) {
         match self.what {
             What::Ping(asking) => asking.left(Signal::Ping(Mark::of(&PING))),
             What::Message(posted) => posted.reached(),

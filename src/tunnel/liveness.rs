@@ -11,12 +11,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::whole_seconds;
 use crate::clock;
 use crate::config::Tunnels;
 use crate::sockets::{Kind, SHARDS, Socket};
 use crate::state::Shared;
 use crate::websocket::round_trip::Quality;
-use super::whole_seconds;
 
 /// Interval between two walks over all tunnels.
 const LOOK: Duration = Duration::from_secs(1);

@@ -3,11 +3,11 @@
 //! After a checked 101 both sockets leave hyper and move into a small task of their own, [`relay`]. A tunnel holds its
 //! worker, never the snapshot (ARCHITECTURE.md, invariant 9).
 
-pub mod socket_names;
 pub mod direction;
-pub mod liveness;
 mod insert;
+pub mod liveness;
 pub mod relay;
+pub mod socket_names;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -19,28 +19,28 @@ use hyper::http::response::Parts;
 use hyper::{Response, StatusCode, Version};
 use tokio::io::AsyncReadExt;
 
-use crate::websocket::upgrade;
-use crate::websocket::frames::{first_text, FirstText, Signal};
-use insert::Insert;
+use crate::websocket::frames::{FirstText, Signal, first_text};
 use crate::websocket::round_trip::{Half, RoundTrips};
+use crate::websocket::upgrade;
+use insert::Insert;
 
-use crate::engine_io::{self, Handshake};
+use crate::affinity::ask::Kind;
 use crate::affinity::{Choice, Hold};
 use crate::clock;
 use crate::config::Farewell;
+use crate::engine_io::{self, Handshake};
 use crate::listener::{TunnelOf, tunnel_of};
 use crate::metrics::UpstreamSeries;
+use crate::net::worker_io::WorkerIo;
 use crate::proxy::Job;
-use crate::affinity::ask::Kind;
-use crate::proxy::response_body::Reply;
+use crate::proxy::access_log::Record;
 use crate::proxy::forward::set_cookie;
 use crate::proxy::headers;
-use crate::proxy::access_log::Record;
 use crate::proxy::respond::{self, Problem};
+use crate::proxy::response_body::Reply;
 use crate::sockets::{self, Listed, Transport, Tunnelled};
 use crate::upstream::Carried;
 use crate::upstream::connections::connect::{InUse, Lease};
-use crate::net::worker_io::WorkerIo;
 use crate::upstream::exchange::response_body::Unread;
 use crate::upstream::worker::Count;
 use socket_names::Names;

@@ -16,17 +16,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::websocket::frames::{self, CloseCode, Sender};
+use super::direction::{Ours, Sink, Step, Way, step};
 use super::insert::Insert;
-use crate::websocket::round_trip::Half;
-use super::direction::{step, Ours, Sink, Step, Way};
 use super::{Plan, Terms, heed, whole_seconds};
 use crate::broadcast::Fate;
 use crate::clock;
 use crate::listener::conn::ClientIo;
+use crate::net::worker_io::WorkerIo;
 use crate::sockets::End;
 use crate::thread::{Order, Registered};
-use crate::net::worker_io::WorkerIo;
+use crate::websocket::frames::{self, CloseCode, Sender};
+use crate::websocket::round_trip::Half;
 
 /// Steps of both directions in a row, before other tasks get their turn.
 const TURNS: usize = 16;

@@ -8,11 +8,11 @@
 
 use std::sync::Arc;
 
-use crate::keys::Key;
-use crate::engine_io;
-use crate::affinity::{self, Hold};
-use crate::proxy::Job;
 use crate::affinity::ask::Kind;
+use crate::affinity::{self, Hold};
+use crate::engine_io;
+use crate::keys::Key;
+use crate::proxy::Job;
 use crate::proxy::headers::Client;
 use crate::sockets::Listed;
 use crate::state::Shared;

@@ -5,10 +5,10 @@
 //! still be sending while its response is read. Which connection is used (`connect`) and whether a request is retried
 //! (`proxy::attempt`) are not part of this module.
 
-pub mod request_writer;
-pub mod response_head;
 pub mod broken;
+pub mod request_writer;
 pub mod response_body;
+pub mod response_head;
 
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
@@ -19,16 +19,16 @@ use hyper::header::HeaderMap;
 use hyper::{Method, Request, Response};
 use tokio::io::{AsyncRead, ReadBuf};
 
-use response_head::{Coming, Head};
-use broken::BrokeOff;
 use super::connections::connect::Lease;
+use super::connections::response_timeout::{PIECE, Stage};
 use super::restarts::Loss;
-use request_writer::{self, Sending};
-use response_body::Unread;
-use super::connections::response_timeout::{Stage, PIECE};
 use super::worker::Count;
 use crate::clock;
 use crate::proxy::response_body::Outgoing;
+use broken::BrokeOff;
+use request_writer::Sending;
+use response_body::Unread;
+use response_head::{Coming, Head};
 
 /// Waiting time in milliseconds after which a broken exchange means that the worker was busy with it. It is one second,
 /// less the inaccuracy of a thread's waits.

@@ -7,9 +7,9 @@
 //! timed-out checks do not count. A check that never passes is explained once in the log (`words`). Ejection from live
 //! traffic is not part of this module (see `eject`).
 
-pub mod explanation;
 mod checks;
 mod client;
+pub mod explanation;
 mod streak;
 
 use std::collections::HashMap;
@@ -28,8 +28,8 @@ use crate::config::Health;
 use crate::state::{Shared, Snapshot};
 use checks::Memory;
 use client::Fault;
-use streak::{Hopeless, Outcome, Rules, Streak};
 use explanation::What;
+use streak::{Hopeless, Outcome, Rules, Streak};
 
 /// Time that a check in progress has to end when checks are stopped, because it may have a session to close.
 const LAST: Duration = Duration::from_millis(200);
@@ -156,7 +156,7 @@ fn outcome(checked: &Result<(), Fault>) -> Outcome {
 const FIRST_CHECKS: Duration = Duration::from_secs(3);
 
 /// Returns a random duration between zero and `span`.
-pub(super) fn jitter(span: Duration) -> Duration {
+pub(crate) fn jitter(span: Duration) -> Duration {
     #[allow(clippy::cast_precision_loss, reason = "a random fraction needs no more than 53 bits")]
     let part = (crate::random::u64() >> 11) as f64 / (1u64 << 53) as f64;
     span.mul_f64(part)

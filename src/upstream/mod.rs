@@ -1,34 +1,34 @@
 //! A pool of workers: its members, its hash ring, and what was learned from its traffic.
 
-pub mod ring;
-pub mod admin_state;
-pub mod restarts;
-pub mod session_ends;
-pub mod diagnostics;
-pub mod status_text;
 pub mod addresses;
+pub mod admin_state;
+pub mod connections;
 pub mod counts;
+pub mod diagnostics;
 pub mod eject;
 pub mod exchange;
 pub mod health;
+pub mod restarts;
+pub mod ring;
+pub mod session_ends;
+pub mod status_text;
 pub mod worker;
-pub mod connections;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use connections::tls;
-use crate::cookie::{worker_id, Jar, WorkerId};
-use ring::{self, Ring, Seat};
-use crate::rules::{self, Live};
 use crate::clock;
 use crate::config::rules::Protocol;
 use crate::config::{self, Affinity};
+use crate::cookie::{Jar, WorkerId, worker_id};
 use crate::metrics::{Metrics, UpstreamSeries};
 use crate::route::guard::Limits;
+use crate::rules::{self, Live};
 use admin_state::Change;
+use connections::tls;
+use ring::{Ring, Seat};
 use worker::{Session, Worker};
 
 /// Size in bytes of the replay buffer for a request body while no worker has reported its `maxPayload`: Engine.IO's own

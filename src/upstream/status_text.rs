@@ -92,8 +92,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::cookie::WorkerId;
     use crate::config::Address;
+    use crate::cookie::WorkerId;
     use crate::metrics::Metrics;
     use crate::upstream::diagnostics::Rows;
 

@@ -9,16 +9,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use super::admin_state::{Admin, Change};
-pub use super::counts::{Count, Established, Session};
-use super::eject::{Eject, Look};
 use super::connections::limit::Gate;
-use super::restarts::Life;
-use super::diagnostics::Notes;
 use super::connections::tls::Link;
-use crate::cookie::WorkerId;
+pub use super::counts::{Count, Established, Session};
+use super::diagnostics::Notes;
+use super::eject::{Eject, Look};
+use super::restarts::Life;
 use super::ring::Recent;
 use crate::clock;
 use crate::config::{self, Address, AdminState};
+use crate::cookie::WorkerId;
 use crate::metrics::WorkerSeries;
 
 /// Time in milliseconds after which a request without a response counts as slow. A worker is hung if three requests are
@@ -108,11 +108,11 @@ pub struct Worker {
     oracle: AtomicU8,
     refused: AtomicBool,
     refusal: tokio::sync::Notify,
-    pub(super) life: Life,
-    pub(super) sessions: AtomicU32,
-    pub(super) tunnels: AtomicU32,
-    pub(super) in_flight: AtomicU32,
-    pub(super) slow: AtomicU32,
+    pub(crate) life: Life,
+    pub(crate) sessions: AtomicU32,
+    pub(crate) tunnels: AtomicU32,
+    pub(crate) in_flight: AtomicU32,
+    pub(crate) slow: AtomicU32,
     last_answer_ms: AtomicU64,
     fresh_refusals: AtomicU64,
 }
@@ -283,7 +283,7 @@ impl Worker {
         self.restarted(connected.restarted);
     }
 
-    pub(super) fn restarted(&self, generation: Option<u32>) {
+    pub(crate) fn restarted(&self, generation: Option<u32>) {
         if let Some(generation) = generation {
             self.set_oracle(Oracle::Untried);
             self.eject.new_life(clock::now_ms());

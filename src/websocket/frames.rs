@@ -12,15 +12,15 @@
 //! Out of scope: payloads (never kept, inflated or checked as UTF-8, and unmasked only where they are read), answers to
 //! protocol errors (those are between client and worker), masked frames (stickyd sends frames to clients only), and IO.
 
-pub mod outgoing;
 mod first;
+pub mod outgoing;
 mod signal;
 #[cfg(test)]
 mod tests;
 
 pub use first::{FIRST_BYTES_MAX, FIRST_TEXT_MAX, FirstText, first_text};
 use outgoing::CONTROL_MAX;
-pub use outgoing::{close_frame, ping_frame, text_frame, CloseCode, CloseCodeError, ControlFrame};
+pub use outgoing::{CloseCode, CloseCodeError, ControlFrame, close_frame, ping_frame, text_frame};
 use signal::Digest;
 pub use signal::{Mark, Signal};
 

@@ -1,6 +1,5 @@
 //! TODO.
 
-pub mod upgrade;
 pub mod frames;
 pub mod round_trip;
-
+pub mod upgrade;

@@ -28,11 +28,7 @@ const HELP: &str = "a filter (upstream, worker, address, state, transport, proto
 const AT_ONCE: usize = 1_000;
 
 /// `POST /api/v1/sockets/{id}/close`: closes one socket.
-pub(in crate::admin) async fn one(
-    State(api): State<Api>,
-    Path(id): Path<String>,
-    body: Bytes,
-) -> Result<Json<Value>, Refusal> {
+pub(crate) async fn one(State(api): State<Api>, Path(id): Path<String>, body: Bytes) -> Result<Json<Value>, Refusal> {
     let mut fields = object(&body)?;
     let order = order(&mut fields)?;
     nothing_left(&fields, "code and reason")?;
@@ -46,7 +42,7 @@ pub(in crate::admin) async fn one(
 }
 
 /// `POST /api/v1/sockets/close`: closes all matching sockets, at once or spread over a period.
-pub(in crate::admin) async fn many(State(api): State<Api>, body: Bytes) -> Result<Json<Value>, Refusal> {
+pub(crate) async fn many(State(api): State<Api>, body: Bytes) -> Result<Json<Value>, Refusal> {
     let mut fields = object(&body)?;
     let order = order(&mut fields)?;
     let spread = spread(&mut fields)?;
@@ -102,7 +98,7 @@ pub(in crate::admin) async fn many(State(api): State<Api>, body: Bytes) -> Resul
 }
 
 /// `GET /api/v1/sockets/close`: the progress of recent closings.
-pub(in crate::admin) async fn progress(State(api): State<Api>) -> Json<Value> {
+pub(crate) async fn progress(State(api): State<Api>) -> Json<Value> {
     Json(json!({ "closings": api.closings.all().iter().map(|one| describe(one)).collect::<Vec<_>>() }))
 }
 
@@ -117,11 +113,11 @@ fn describe(closing: &Closing) -> Value {
     })
 }
 
-pub(in crate::admin) fn wrong(why: impl Into<String>) -> Refusal {
+pub(crate) fn wrong(why: impl Into<String>) -> Refusal {
     refuse(StatusCode::UNPROCESSABLE_ENTITY, why)
 }
 
-pub(in crate::admin) fn object(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
+pub(crate) fn object(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(Map::new());
     }
@@ -160,7 +156,7 @@ fn spread(fields: &mut Map<String, Value>) -> Result<Duration, Refusal> {
     Ok(spread)
 }
 
-pub(in crate::admin) fn boolean(fields: &mut Map<String, Value>, name: &str) -> Result<bool, Refusal> {
+pub(crate) fn boolean(fields: &mut Map<String, Value>, name: &str) -> Result<bool, Refusal> {
     match fields.remove(name) {
         None => Ok(false),
         Some(Value::Bool(is)) => Ok(is),
@@ -169,7 +165,7 @@ pub(in crate::admin) fn boolean(fields: &mut Map<String, Value>, name: &str) -> 
 }
 
 /// Takes all remaining fields as texts; a number is converted.
-pub(in crate::admin) fn texts(fields: &mut Map<String, Value>) -> Result<HashMap<String, String>, Refusal> {
+pub(crate) fn texts(fields: &mut Map<String, Value>) -> Result<HashMap<String, String>, Refusal> {
     let text = |(name, value): (String, Value)| match value {
         Value::String(text) => Ok((name, text)),
         Value::Number(number) => Ok((name, number.to_string())),

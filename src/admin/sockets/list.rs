@@ -59,11 +59,11 @@ const PIECE: usize = 64 * 1024;
 const ROW: usize = 1024;
 
 /// A request for one page of the list.
-pub(super) struct Wanted {
-    pub(super) filter: Filter,
-    pub(super) order: Order,
-    pub(super) offset: usize,
-    pub(super) limit: usize,
+pub(crate) struct Wanted {
+    pub(crate) filter: Filter,
+    pub(crate) order: Order,
+    pub(crate) offset: usize,
+    pub(crate) limit: usize,
 }
 
 struct Job {
@@ -73,14 +73,14 @@ struct Job {
 
 /// The thread that writes lists. It ends once all its handles are dropped, after the list it is writing.
 #[derive(Clone)]
-pub(in crate::admin) struct Lister(mpsc::Sender<Job>);
+pub(crate) struct Lister(mpsc::Sender<Job>);
 
 impl Lister {
     /// Starts the thread that writes lists.
     ///
     /// # Errors
     /// The operating system refused a thread.
-    pub(in crate::admin) fn start(sockets: Arc<Sockets>) -> io::Result<Self> {
+    pub(crate) fn start(sockets: Arc<Sockets>) -> io::Result<Self> {
         let (jobs, mut asked) = mpsc::channel::<Job>(WAITING);
         std::thread::Builder::new().name("lists".to_owned()).spawn(move || {
             give_way();
@@ -95,7 +95,7 @@ impl Lister {
     }
 
     /// Returns the answer to a request, once its first piece is written.
-    pub(super) async fn list(&self, wanted: Wanted) -> Result<Response, Refusal> {
+    pub(crate) async fn list(&self, wanted: Wanted) -> Result<Response, Refusal> {
         let stopping = || refuse(StatusCode::SERVICE_UNAVAILABLE, "stickyd is stopping");
         let (pieces, mut written) = mpsc::unbounded_channel();
         self.0.send(Job { wanted, pieces }).await.map_err(|_| stopping())?;
@@ -268,8 +268,8 @@ mod tests {
 
     use super::super::order::SORTS;
     use super::*;
-    use crate::cookie::WorkerId;
     use crate::config::Address;
+    use crate::cookie::WorkerId;
     use crate::metrics::Metrics;
     use crate::sockets::{Kind, New, Transport};
     use crate::upstream::worker::Worker;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::sockets::{Id, Socket};
 
 /// Keys that lists can be sorted by; a leading `-` reverses the order.
-pub(super) const SORTS: [&str; 10] = [
+pub(crate) const SORTS: [&str; 10] = [
     "connected",
     "idle",
     "worker",
@@ -22,31 +22,31 @@ pub(super) const SORTS: [&str; 10] = [
 ];
 
 /// A sort order: one of [`SORTS`], possibly reversed.
-pub(super) struct Order {
+pub(crate) struct Order {
     by: &'static str,
     reverse: bool,
 }
 
 /// A socket, with the number it is sorted by.
-pub(super) struct Entry {
-    pub(super) socket: Arc<Socket>,
+pub(crate) struct Entry {
+    pub(crate) socket: Arc<Socket>,
     number: u64,
     id: Id,
 }
 
 impl Order {
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (name, reverse) = text.strip_prefix('-').map_or((text, false), |name| (name, true));
         SORTS.into_iter().find(|by| *by == name).map(|by| Self { by, reverse })
     }
 
     /// Reads a socket's number as it is now.
-    pub(super) fn entry(&self, socket: Arc<Socket>, now_s: u32) -> Entry {
+    pub(crate) fn entry(&self, socket: Arc<Socket>, now_s: u32) -> Entry {
         Entry { number: self.number(&socket, now_s), id: socket.id(), socket }
     }
 
     /// Compares two entries, smallest first; equal ones are ordered by id, so that pages do not overlap.
-    pub(super) fn compare(&self, one: &Entry, other: &Entry) -> Ordering {
+    pub(crate) fn compare(&self, one: &Entry, other: &Entry) -> Ordering {
         let by_worker = || {
             let (one, other) = (one.socket.worker(), other.socket.worker());
             (&one.upstream, &one.name).cmp(&(&other.upstream, &other.name))

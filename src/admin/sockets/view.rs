@@ -12,14 +12,14 @@ use crate::sockets::{Socket, Told, Way};
 use crate::websocket::round_trip::{Leg, Measured, Quality};
 
 /// Describes one socket as it is at this second.
-pub(in crate::admin) fn describe(socket: &Socket, now_s: u32) -> Value {
+pub(crate) fn describe(socket: &Socket, now_s: u32) -> Value {
     let shown = RefCell::new(Shown::new(now_s));
     // This cannot fail: all keys are strings, and no number is infinite.
     serde_json::to_value(Row { socket, shown: &shown }).unwrap_or_default()
 }
 
 /// Data shared by the rows of one answer, and buffers reused from row to row.
-pub(super) struct Shown {
+pub(crate) struct Shown {
     now_s: u32,
     /// The same moment as `now_s`, as calendar time.
     now: SystemTime,
@@ -30,7 +30,7 @@ pub(super) struct Shown {
 
 impl Shown {
     /// Creates the data of an answer for this second ([`crate::clock::now_s`]).
-    pub(super) fn new(now_s: u32) -> Self {
+    pub(crate) fn new(now_s: u32) -> Self {
         Self { now_s, now: SystemTime::now(), told: Told::default(), connected: (u32::MAX, String::new()) }
     }
 
@@ -45,10 +45,10 @@ impl Shown {
 }
 
 /// One socket as a row of the list.
-pub(super) struct Row<'a> {
-    pub(super) socket: &'a Socket,
+pub(crate) struct Row<'a> {
+    pub(crate) socket: &'a Socket,
     /// Data shared by all rows, borrowed for one row at a time.
-    pub(super) shown: &'a RefCell<Shown>,
+    pub(crate) shown: &'a RefCell<Shown>,
 }
 
 impl Serialize for Row<'_> {

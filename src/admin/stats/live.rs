@@ -16,7 +16,7 @@ const SHOWN: usize = 50;
 
 /// Numbers of the sockets of one worker, or of several.
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Sum {
+pub(crate) struct Sum {
     transports: [u64; 3],
     /// Sum of the sockets' ages, in seconds.
     age_s: u64,
@@ -28,7 +28,7 @@ impl Sum {
         self.age_s += other.age_s;
     }
 
-    pub(super) fn describe(&self) -> Value {
+    pub(crate) fn describe(&self) -> Value {
         let all: u64 = self.transports.iter().sum();
         let mut told: Map<String, Value> = Transport::ALL
             .iter()
@@ -44,7 +44,7 @@ impl Sum {
 /// Numbers of all live sockets. Computing them takes about 0.1 µs per socket, more with labels; shards are copied one
 /// at a time.
 #[derive(Default)]
-pub(super) struct Live {
+pub(crate) struct Live {
     /// Sums by the worker's serial.
     workers: HashMap<u64, Sum>,
     /// Number of sockets per value, by upstream and label; values beyond [`VALUES`] are counted under `None`.
@@ -54,7 +54,7 @@ pub(super) struct Live {
 
 impl Live {
     /// Counts all sockets that are live now; yields to other tasks in between.
-    pub(super) async fn of(sockets: &Sockets) -> Self {
+    pub(crate) async fn of(sockets: &Sockets) -> Self {
         let (mut live, mut told, now_s) = (Self::default(), Told::default(), clock::now_s());
         for shard in 0..SHARDS {
             for socket in sockets.shard(shard) {
@@ -91,14 +91,14 @@ impl Live {
     }
 
     /// Returns the sum over these workers.
-    pub(super) fn sum(&self, workers: &[&Worker]) -> Sum {
+    pub(crate) fn sum(&self, workers: &[&Worker]) -> Sum {
         let mut sum = Sum::default();
         workers.iter().filter_map(|worker| self.workers.get(&worker.serial)).for_each(|one| sum.add(*one));
         sum
     }
 
     /// Describes the labels of an upstream, each with the values that most sockets have.
-    pub(super) fn labels(&self, upstream: &str) -> Value {
+    pub(crate) fn labels(&self, upstream: &str) -> Value {
         let own = self.labels.iter().filter(|((name, _), _)| name == upstream);
         let told = own.map(|((_, label), values)| {
             let mut known: Vec<_> =

@@ -18,7 +18,7 @@ const MISSES: usize = 65_536;
 const MISS_MS: u64 = 1_000;
 
 /// Token buckets for discoveries: one per client address and one in total.
-pub(super) struct Budget {
+pub(crate) struct Budget {
     all: Bucket,
     total: Rate,
     addresses: Buckets,
@@ -44,7 +44,7 @@ impl Cleaned {
 
 impl Budget {
     /// Sets the tokens per second for one address and in total; a bucket holds the tokens of one second.
-    pub(super) fn new(per_address: u32, total: u32) -> Self {
+    pub(crate) fn new(per_address: u32, total: u32) -> Self {
         Self {
             all: Bucket::default(),
             total: Rate::per_second(total),
@@ -53,13 +53,13 @@ impl Budget {
     }
 
     /// Sets new limits; what each address has spent is forgotten.
-    pub(super) fn set(&mut self, per_address: u32, total: u32) {
+    pub(crate) fn set(&mut self, per_address: u32, total: u32) {
         self.total = Rate::per_second(total);
         self.addresses = Buckets::new(Rate::per_second(per_address), ADDRESSES);
     }
 
     /// Takes a token of `address`; `taken` is false if the address or the total has none left.
-    pub(super) fn take(&mut self, address: u64, now_ms: u64) -> Taken {
+    pub(crate) fn take(&mut self, address: u64, now_ms: u64) -> Taken {
         if self.all.wait(self.total, now_ms).is_some() {
             return Taken { taken: false, crowded: false };
         }
@@ -69,7 +69,7 @@ impl Budget {
     }
 
     /// Gives a token back, because the session was found.
-    pub(super) fn give_back(&mut self, address: u64) {
+    pub(crate) fn give_back(&mut self, address: u64) {
         self.all.give_back(self.total);
         self.addresses.give_back(address);
     }
@@ -77,14 +77,14 @@ impl Budget {
 
 /// Result of taking a token.
 #[derive(Clone, Copy)]
-pub(super) struct Taken {
-    pub(super) taken: bool,
+pub(crate) struct Taken {
+    pub(crate) taken: bool,
     /// Whether an address that had spent tokens was forgotten to make room for this one.
-    pub(super) crowded: bool,
+    pub(crate) crowded: bool,
 }
 
 /// Sids that every worker refused less than a second ago.
-pub(super) struct Misses<K> {
+pub(crate) struct Misses<K> {
     until_ms: HashMap<K, u64>,
     cleaned: Cleaned,
 }
@@ -97,7 +97,7 @@ impl<K> Default for Misses<K> {
 
 impl<K: std::hash::Hash + Eq> Misses<K> {
     /// Remembers a miss; `false` if there is no room, which only costs a repeated search.
-    pub(super) fn remember(&mut self, key: K, now_ms: u64) -> bool {
+    pub(crate) fn remember(&mut self, key: K, now_ms: u64) -> bool {
         if self.until_ms.len() >= MISSES && self.cleaned.is_due(now_ms) {
             self.until_ms.retain(|_, until| *until > now_ms);
         }
@@ -109,7 +109,7 @@ impl<K: std::hash::Hash + Eq> Misses<K> {
     }
 
     /// Whether a miss of this key is remembered.
-    pub(super) fn knows(&mut self, key: &K, now_ms: u64) -> bool {
+    pub(crate) fn knows(&mut self, key: &K, now_ms: u64) -> bool {
         match self.until_ms.get(key) {
             Some(until) if *until > now_ms => true,
             Some(_) => {

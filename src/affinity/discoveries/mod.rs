@@ -1,5 +1,4 @@
 //! TODO.
 
-pub mod search;
 pub mod budget;
-
+pub mod search;

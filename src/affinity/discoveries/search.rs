@@ -5,41 +5,41 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::keys::Key;
 use crate::proxy::discover::lock;
 use crate::proxy::discover::probe::Verdict;
-use crate::keys::Key;
 use crate::state::Shared;
 use crate::upstream::worker::Worker;
 
 /// How long verdicts are valid for requests that join a search. A search lasts as long as its slowest request (a poll
 /// takes a whole pingInterval), and by then a worker that was silent may answer.
-pub(super) const FRESH: Duration = Duration::from_secs(1);
+pub(crate) const FRESH: Duration = Duration::from_secs(1);
 
 /// Searches under way, each with the number of requests that take part. They are bounded by the number of requests.
-pub(super) type Searches = Mutex<HashMap<Key, (usize, Arc<Search>)>>;
+pub(crate) type Searches = Mutex<HashMap<Key, (usize, Arc<Search>)>>;
 
-pub(super) type Verdicts = Vec<(Arc<Worker>, Verdict)>;
+pub(crate) type Verdicts = Vec<(Arc<Worker>, Verdict)>;
 
 /// State that requests of one sid share while they search for its owner.
 #[derive(Default)]
-pub(super) struct Search {
+pub(crate) struct Search {
     /// Verdicts of all workers, and when they were given; one probe serves all requests within [`FRESH`].
-    pub(super) verdicts: tokio::sync::Mutex<Option<(Instant, Verdicts)>>,
+    pub(crate) verdicts: tokio::sync::Mutex<Option<(Instant, Verdicts)>>,
     /// Serials of workers that refused the real sid.
-    pub(super) refused: Mutex<Vec<u64>>,
+    pub(crate) refused: Mutex<Vec<u64>>,
     /// Worker at which a GET waits: the first guess for the POST that will make it answer.
-    pub(super) silent: Mutex<Option<Arc<Worker>>>,
+    pub(crate) silent: Mutex<Option<Arc<Worker>>>,
 }
 
 /// Membership of a request in a search; the last member removes the search from the map.
-pub(super) struct Joined<'a> {
+pub(crate) struct Joined<'a> {
     shared: &'a Shared,
     key: Key,
-    pub(super) search: Arc<Search>,
+    pub(crate) search: Arc<Search>,
 }
 
 impl<'a> Joined<'a> {
-    pub(super) fn new(shared: &'a Shared, key: Key) -> Self {
+    pub(crate) fn new(shared: &'a Shared, key: Key) -> Self {
         let mut searches = lock(&shared.discoveries.searches);
         let (joined, search) = searches.entry(key).or_default();
         *joined += 1;
@@ -60,10 +60,10 @@ impl Drop for Joined<'_> {
 }
 
 /// Marks the worker at which this sid's GET waits, for as long as it waits.
-pub(super) struct Waiting<'a>(&'a Search);
+pub(crate) struct Waiting<'a>(&'a Search);
 
 impl<'a> Waiting<'a> {
-    pub(super) fn at(search: &'a Search, worker: &Arc<Worker>) -> Self {
+    pub(crate) fn at(search: &'a Search, worker: &Arc<Worker>) -> Self {
         *lock(&search.silent) = Some(worker.clone());
         Self(search)
     }
@@ -78,8 +78,8 @@ impl Drop for Waiting<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys::Keys;
     use crate::config;
+    use crate::keys::Keys;
 
     #[test]
     fn the_last_request_ends_a_search() {

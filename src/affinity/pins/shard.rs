@@ -7,13 +7,13 @@
 
 use hashbrown::HashTable;
 
+use super::{Hold, TICK, View};
 use crate::keys::Key;
-use super::{Hold, View, TICK};
 
 /// Slot number that marks the end of a list. A vector is never that long.
 const NIL: u32 = u32::MAX;
 
-pub(super) struct Shard<E> {
+pub(crate) struct Shard<E> {
     slots: Vec<Slot<E>>,
     /// Slot numbers of all pins, by key.
     index: HashTable<u32>,
@@ -59,28 +59,28 @@ impl Pin {
     }
 }
 
-pub(super) enum Found {
+pub(crate) enum Found {
     Live(u32),
     Expired(u32),
     Absent,
 }
 
 impl<E> Shard<E> {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { slots: Vec::new(), index: HashTable::new(), oldest: NIL, newest: NIL, free: NIL, life: 0 }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.index.len()
     }
 
     /// Slot of a key, whether its pin is expired or not.
-    pub(super) fn index(&self, key: Key) -> Option<u32> {
+    pub(crate) fn index(&self, key: Key) -> Option<u32> {
         let is_it = |&index: &u32| self.pin(index).is_some_and(|pin| pin.key == key);
         self.index.find(key.1, is_it).copied()
     }
 
-    pub(super) fn find(&self, key: Key, now: u32) -> Found {
+    pub(crate) fn find(&self, key: Key, now: u32) -> Found {
         match self.index(key).and_then(|index| Some((index, self.pin(index)?))) {
             Some((index, pin)) if pin.is_dead(now) => Found::Expired(index),
             Some((index, _)) => Found::Live(index),
@@ -88,21 +88,21 @@ impl<E> Shard<E> {
         }
     }
 
-    pub(super) fn owner(&self, index: u32) -> Option<&E> {
+    pub(crate) fn owner(&self, index: u32) -> Option<&E> {
         self.slots.get(index as usize)?.owner.as_ref()
     }
 
-    pub(super) fn owner_mut(&mut self, index: u32) -> Option<&mut E> {
+    pub(crate) fn owner_mut(&mut self, index: u32) -> Option<&mut E> {
         self.slots.get_mut(index as usize)?.owner.as_mut()
     }
 
-    pub(super) fn view(&self, index: u32, now: u32) -> Option<View> {
+    pub(crate) fn view(&self, index: u32, now: u32) -> Option<View> {
         let pin = self.pin(index)?;
         let left = (pin.open == 0).then(|| TICK * pin.deadline.saturating_sub(now));
         Some(View { holds: pin.open, ttl: TICK * pin.ttl, left })
     }
 
-    pub(super) fn each(&mut self, mut f: impl FnMut(Key, &mut E)) {
+    pub(crate) fn each(&mut self, mut f: impl FnMut(Key, &mut E)) {
         for Slot { owner, pin } in &mut self.slots {
             if let Some(owner) = owner {
                 f(pin.key, owner);
@@ -111,7 +111,7 @@ impl<E> Shard<E> {
     }
 
     /// Records activity: the pin gets its full time to live again and is the newest of the idle pins.
-    pub(super) fn refresh(&mut self, index: u32, now: u32) {
+    pub(crate) fn refresh(&mut self, index: u32, now: u32) {
         let Some(pin) = self.pin_mut(index) else { return };
         pin.deadline = now.saturating_add(pin.ttl);
         if pin.open == 0 {
@@ -120,7 +120,7 @@ impl<E> Shard<E> {
         }
     }
 
-    pub(super) fn open(&mut self, index: u32) -> Option<Hold> {
+    pub(crate) fn open(&mut self, index: u32) -> Option<Hold> {
         let pin = self.pin_mut(index)?;
         let (was_idle, hold) = (pin.open == 0, Hold(pin.life));
         pin.open = pin.open.saturating_add(1);
@@ -130,7 +130,7 @@ impl<E> Shard<E> {
         Some(hold)
     }
 
-    pub(super) fn close(&mut self, key: Key, hold: Hold, now: u32, shorten: Option<u32>) {
+    pub(crate) fn close(&mut self, key: Key, hold: Hold, now: u32, shorten: Option<u32>) {
         let Some(index) = self.index(key) else { return };
         let Some(pin) = self.pin_mut(index).filter(|pin| pin.life == hold.0 && pin.open > 0) else { return };
         pin.open -= 1;
@@ -141,7 +141,7 @@ impl<E> Shard<E> {
     }
 
     /// Adds an idle pin whose key is not in the shard yet; hands the owner back if slot numbers are exhausted.
-    pub(super) fn insert(&mut self, key: Key, owner: E, address: u32, ttl: u32, now: u32) -> Result<(), E> {
+    pub(crate) fn insert(&mut self, key: Key, owner: E, address: u32, ttl: u32, now: u32) -> Result<(), E> {
         self.life = self.life.wrapping_add(1);
         let (deadline, life) = (now.saturating_add(ttl), self.life);
         let pin = Pin { key, address, deadline, ttl, prev: NIL, next: NIL, open: 0, life };
@@ -165,7 +165,7 @@ impl<E> Shard<E> {
     }
 
     /// Removes a pin and returns its owner and its address.
-    pub(super) fn remove(&mut self, index: u32) -> Option<(E, u32)> {
+    pub(crate) fn remove(&mut self, index: u32) -> Option<(E, u32)> {
         let slot = self.slots.get_mut(index as usize)?;
         let (owner, pin) = (slot.owner.take()?, slot.pin);
         if pin.open == 0 {
@@ -182,24 +182,24 @@ impl<E> Shard<E> {
     }
 
     /// Slot of the idle pin whose last activity is longest ago.
-    pub(super) fn oldest(&self) -> Option<u32> {
+    pub(crate) fn oldest(&self) -> Option<u32> {
         self.idle().next()
     }
 
     /// Slot of the oldest idle pin of one address, among the `walk` oldest idle pins.
-    pub(super) fn oldest_of(&self, address: u32, walk: usize) -> Option<u32> {
+    pub(crate) fn oldest_of(&self, address: u32, walk: usize) -> Option<u32> {
         self.idle().take(walk).find(|&index| self.pin(index).is_some_and(|pin| pin.address == address))
     }
 
     /// Slots of all expired pins. Times to live differ, so the list is not in the order of expiry; the slots are
     /// scanned as they lie.
-    pub(super) fn expired(&self, now: u32) -> Vec<u32> {
+    pub(crate) fn expired(&self, now: u32) -> Vec<u32> {
         let dead = |slot: &Slot<E>| slot.owner.is_some() && slot.pin.is_dead(now);
         (0..).zip(&self.slots).filter(|(_, slot)| dead(slot)).map(|(index, _)| index).collect()
     }
 
     /// Moves the pins to a smaller vector if three quarters of it are free.
-    pub(super) fn shrink(&mut self) {
+    pub(crate) fn shrink(&mut self) {
         if self.slots.capacity() <= 64 || self.len() * 4 > self.slots.capacity() {
             return;
         }
@@ -274,7 +274,7 @@ impl<E> Shard<E> {
 
     /// Number of bytes on the heap.
     #[cfg(test)]
-    pub(super) fn allocated(&self) -> usize {
+    pub(crate) fn allocated(&self) -> usize {
         self.slots.capacity() * size_of::<Slot<E>>() + self.index.allocation_size()
     }
 }

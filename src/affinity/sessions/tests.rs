@@ -4,8 +4,8 @@
 use std::thread;
 
 use super::*;
-use crate::keys::Keys;
 use crate::config;
+use crate::keys::Keys;
 use crate::sockets::SHARDS;
 
 const TTL: Duration = Duration::from_secs(50);

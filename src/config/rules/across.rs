@@ -7,7 +7,7 @@ use crate::config::error::Span;
 use crate::config::upstream::Read;
 
 /// Checks every upstream's affinities against each other and against its routes.
-pub(in crate::config) fn check(context: &Context<'_>, upstreams: &[Read], routes: &[Route]) {
+pub(crate) fn check(context: &Context<'_>, upstreams: &[Read], routes: &[Route]) {
     for (index, read) in upstreams.iter().enumerate() {
         let rules: Vec<_> = read.affinity.iter().filter_map(|(affinity, at)| Some((rule(affinity)?, at))).collect();
         for (i, (later, at)) in rules.iter().enumerate() {

@@ -13,7 +13,7 @@ use crate::config::pattern::{JsonPath, PathPattern, Template};
 type Make = fn() -> Rule;
 
 /// Every preset by its name.
-pub(super) const PRESETS: [(&str, Make); 7] = [
+pub(crate) const PRESETS: [(&str, Make); 7] = [
     ("socket.io", socket_io),
     ("sockjs", sockjs),
     ("signalr", signalr),
@@ -27,7 +27,7 @@ const MCP_SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 const TUS: HeaderName = HeaderName::from_static("tus-resumable");
 
 /// Engine.IO, versions 3 and 4. The lifetime of a session follows from its open packet; `ttl` is not used.
-pub(super) fn socket_io() -> Rule {
+pub(crate) fn socket_io() -> Rule {
     let open = Learn { from: Place::OpenPacket, on: On::default(), status: Some(200), only: None };
     let cookie = Learn { from: Place::SetCookie("io".to_owned()), ..open.clone() };
     Rule {

@@ -26,7 +26,7 @@ const STATUSES: RangeInclusive<u64> = 200..=599;
 const MAX_WORDS: usize = 256;
 
 /// The rules defined by the user, by name.
-pub(in crate::config) struct Customs {
+pub(crate) struct Customs {
     rules: Vec<(Text, Option<Arc<Rule>>)>,
     used: RefCell<Vec<String>>,
 }
@@ -38,7 +38,7 @@ impl Customs {
     }
 
     /// Warns of rules that no upstream uses.
-    pub(in crate::config) fn finish(self, context: &Context<'_>) {
+    pub(crate) fn finish(self, context: &Context<'_>) {
         let used = self.used.into_inner();
         for (name, _) in self.rules.iter().filter(|(name, _)| !used.contains(&name.value)) {
             let message = format!("no upstream uses [affinity.{}]", name.value);
@@ -48,7 +48,7 @@ impl Customs {
     }
 
     /// Reads the affinities of an upstream, each with its place in the file.
-    pub(in crate::config) fn affinity(&self, item: Item<'_>) -> Option<Vec<(Affinity, Span)>> {
+    pub(crate) fn affinity(&self, item: Item<'_>) -> Option<Vec<(Affinity, Span)>> {
         let (report, at) = (item.report, item.span.clone());
         let items = item.list("a list such as [\"socket.io\", \"cookie\", \"address\"]", "an affinity")?;
         if items.is_empty() {
@@ -100,7 +100,7 @@ impl Customs {
 }
 
 /// Reads all `[affinity.NAME]` tables.
-pub(in crate::config) fn customs(context: &Context<'_>, root: &mut Section<'_>) -> Customs {
+pub(crate) fn customs(context: &Context<'_>, root: &mut Section<'_>) -> Customs {
     let expected = "tables with names, each headed [affinity.NAME]";
     let Some(section) = root.take("affinity").and_then(|item| item.section("[affinity]", expected)) else {
         return Customs::none();
@@ -327,7 +327,7 @@ fn lookups(table: &mut Section<'_>) -> Option<Vec<Lookup>> {
 }
 
 /// Reads `follow`: a list of headers and query parameters.
-pub(in crate::config) fn follow(section: &mut Section<'_>) -> Vec<Spot> {
+pub(crate) fn follow(section: &mut Section<'_>) -> Vec<Spot> {
     let Some(item) = section.take("follow") else { return Vec::new() };
     let items = item.list("a list such as [\"header:x-socket-id\", \"query:socketId\"]", "a place").unwrap_or_default();
     let mut spots = Vec::new();

@@ -57,18 +57,18 @@ impl At {
 pub(crate) struct Expanded {
     /// Workers, each with the index of its entry; addresses and names are unique.
     pub(crate) workers: Vec<(Worker, usize)>,
-    pub(super) doubles: Vec<Double>,
+    pub(crate) doubles: Vec<Double>,
     /// Indices of entries that would expand to more than [`MAX_RANGE`] workers.
     pub(crate) over: Vec<usize>,
 }
 
 /// A worker that an earlier entry contains already.
-pub(super) struct Double {
-    pub(super) worker: Worker,
+pub(crate) struct Double {
+    pub(crate) worker: Worker,
     /// Whether the two have the same address; otherwise only the same name.
-    pub(super) address: bool,
-    pub(super) first: usize,
-    pub(super) second: usize,
+    pub(crate) address: bool,
+    pub(crate) first: usize,
+    pub(crate) second: usize,
 }
 
 /// Expands `groups` into workers, with the addresses `found` for DNS names. If two entries lead to the same address,

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use hyper::header::HeaderValue;
 use hyper::server::conn::http1;
 
-use crate::listener::handshake::Secured;
 use super::super::proxy_protocol;
 use super::super::{Listener, Settings};
 use super::{Conn, Traffic};
 use crate::config;
+use crate::listener::handshake::Secured;
 use crate::thread::Thread;
 
 pub use super::super::proxy_protocol::{Look, Source};

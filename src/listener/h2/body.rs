@@ -25,7 +25,7 @@ pub struct StreamBody {
 
 impl StreamBody {
     /// Wraps the rest of `stream`; `length` is the length that its head announces.
-    pub(super) fn new(stream: RecvStream, length: Option<u64>, holding: Holding) -> Self {
+    pub(crate) fn new(stream: RecvStream, length: Option<u64>, holding: Holding) -> Self {
         holding.holds(!stream.is_end_stream());
         let left = if stream.is_end_stream() { Some(0) } else { length };
         Self { stream, left, data_done: false, holding }

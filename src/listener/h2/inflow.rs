@@ -27,19 +27,19 @@ impl Lane for Inflow {
 }
 
 /// One stream's entry in the count, until it is dropped.
-pub(super) struct Holding {
+pub(crate) struct Holding {
     inflow: Rc<Inflow>,
     some: Cell<bool>,
 }
 
 impl Holding {
     /// Creates the entry of a stream that holds nothing yet.
-    pub(super) fn new(inflow: Rc<Inflow>) -> Self {
+    pub(crate) fn new(inflow: Rc<Inflow>) -> Self {
         Self { inflow, some: Cell::new(false) }
     }
 
     /// Sets whether the stream may hold bytes that have come and were not read.
-    pub(super) fn holds(&self, some: bool) {
+    pub(crate) fn holds(&self, some: bool) {
         if self.some.replace(some) == some {
             return;
         }

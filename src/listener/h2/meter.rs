@@ -28,7 +28,7 @@ const WINDOW_UPDATE: u8 = 8;
 
 /// The limit that a client has exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TooMuch {
+pub(crate) enum TooMuch {
     /// Too many streams were reset by the client.
     Resets,
     /// Too many frames had no effect.
@@ -37,7 +37,7 @@ pub(super) enum TooMuch {
 
 impl TooMuch {
     /// Name of the limit in metrics and logs.
-    pub(super) fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Resets => "resets",
             Self::Useless => "useless",
@@ -47,13 +47,13 @@ impl TooMuch {
 
 /// Contents of a piece of the client's bytes.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Heard {
+pub(crate) struct Heard {
     /// Number of streams that the client has reset.
-    pub(super) resets: u32,
+    pub(crate) resets: u32,
     /// Bytes by which the client has opened the connection's window for us.
-    pub(super) window: u64,
+    pub(crate) window: u64,
     /// The limit that is exceeded by now, if any.
-    pub(super) too_much: Option<TooMuch>,
+    pub(crate) too_much: Option<TooMuch>,
 }
 
 /// Length of a frame header in bytes (RFC 9113 §4.1).
@@ -62,7 +62,7 @@ const HEAD: usize = 9;
 const UPDATE: usize = HEAD + 4;
 
 /// Follows the frames that one client sends.
-pub(super) struct Meter {
+pub(crate) struct Meter {
     /// Number of bytes to skip before the next frame header.
     skip: u32,
     /// Header of the current frame; and the increment, if it is a WINDOW_UPDATE of the connection.
@@ -78,12 +78,12 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    pub(super) fn new(now_s: u32) -> Self {
+    pub(crate) fn new(now_s: u32) -> Self {
         Self { skip: PREFACE, head: [0; UPDATE], have: 0, began_s: now_s, resets: 0, useless: 0, window: 0, credit: 0 }
     }
 
     /// Counts the frames in bytes that the client sent, in pieces of any size.
-    pub(super) fn read(&mut self, mut bytes: &[u8], now_s: u32) -> Heard {
+    pub(crate) fn read(&mut self, mut bytes: &[u8], now_s: u32) -> Heard {
         if now_s.saturating_sub(self.began_s) >= PERIOD_S {
             (self.began_s, self.resets, self.useless) = (now_s, 0, 0);
         }
@@ -125,7 +125,7 @@ impl Meter {
     }
 
     /// Credits bytes that were sent to the client.
-    pub(super) fn wrote(&mut self, bytes: usize) {
+    pub(crate) fn wrote(&mut self, bytes: usize) {
         self.credit = self.credit.saturating_add(bytes as u64);
     }
 

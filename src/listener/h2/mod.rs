@@ -43,14 +43,14 @@ pub use self::inflow::Inflow;
 use self::meter::{Heard, TooMuch};
 use self::pace::Pace;
 use self::socket::Socket;
-use crate::client_limits::StreamsOf;
 use super::conn::{ClientIo, Conn};
 use super::linger;
+use crate::client_limits::StreamsOf;
 use crate::metrics::Limit;
-use crate::telemetry::say_full;
-use crate::thread::{Order, Registered};
 use crate::net::h2_stream::Carrier;
 use crate::net::held::Held;
+use crate::telemetry::say_full;
+use crate::thread::{Order, Registered};
 
 /// Receive window of one stream: bytes that a client may send before the worker has taken any. The same as nginx's
 /// preread, and the initial window of RFC 9113, so that no SETTINGS takes back what a client has already sent.
@@ -85,7 +85,7 @@ const ASK_AFTER_S: u32 = 13;
 const GOODBYE: u64 = 2 * CONNECTION_WINDOW as u64;
 
 /// State that a connection shares with its streams.
-pub(super) struct Streams {
+pub(crate) struct Streams {
     live: Registered,
     /// Number of streams that are open.
     open: Cell<u32>,
@@ -212,7 +212,7 @@ struct Serving {
 }
 
 /// Serves an HTTP/2 connection until it ends.
-pub(super) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
+pub(crate) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
     let held = Rc::<Held>::default();
     let _ = (conn.inflow.set(Rc::default()), conn.held.set(held.clone()));
     let streams = Rc::new(Streams {

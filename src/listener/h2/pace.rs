@@ -17,7 +17,7 @@ const MOST: usize = 32 * 1024;
 const WINDOW: i64 = 65_535;
 
 /// Bytes on their way to the socket, and the streams that wait for room.
-pub(super) struct Pace {
+pub(crate) struct Pace {
     queued: Cell<usize>,
     /// Total bytes of DATA handed over by all streams so far.
     handed: Cell<u64>,
@@ -35,18 +35,18 @@ impl Default for Pace {
 
 impl Pace {
     /// Returns whether all streams wait together, and the total of bytes that they have handed over.
-    pub(super) fn state(&self) -> (Held, u64) {
+    pub(crate) fn state(&self) -> (Held, u64) {
         let together = self.queued.get() >= MOST || self.window.get() <= 0;
         (if together { Held::Together } else { Held::Alone }, self.handed.get())
     }
 
     /// Notes that the client has opened the connection's window by this many bytes.
-    pub(super) fn opened(&self, bytes: u64) {
+    pub(crate) fn opened(&self, bytes: u64) {
         self.window.set(self.window.get().saturating_add_unsigned(bytes));
     }
 
     /// Ready when there is room for more; how much more, the stream's own buffer decides.
-    pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
         if self.queued.get() < MOST {
             return Poll::Ready(());
         }
@@ -58,14 +58,14 @@ impl Pace {
     }
 
     /// Notes that a stream has handed over this many bytes.
-    pub(super) fn queued(&self, bytes: usize) {
+    pub(crate) fn queued(&self, bytes: usize) {
         self.queued.set(self.queued.get().saturating_add(bytes));
         self.handed.set(self.handed.get().saturating_add(bytes as u64));
         self.window.set(self.window.get().saturating_sub_unsigned(bytes as u64));
     }
 
     /// Notes that the socket has taken this many bytes, frame headers included.
-    pub(super) fn written(&self, bytes: usize) {
+    pub(crate) fn written(&self, bytes: usize) {
         self.queued.set(self.queued.get().saturating_sub(bytes));
         if self.queued.get() < MOST / 2 {
             self.wake();
@@ -74,7 +74,7 @@ impl Pace {
 
     /// Corrects the count once h2 has nothing left to write and the socket has taken everything: bytes still counted
     /// were handed over by streams that were reset.
-    pub(super) fn settle(&self) {
+    pub(crate) fn settle(&self) {
         if self.queued.get() > 0 {
             // Their part of the window is free for other streams.
             self.opened(self.queued.take() as u64);

@@ -13,9 +13,9 @@ use hyper::body::Body;
 use super::{Open, Streams};
 use crate::metrics::Limit;
 use crate::min_rate::{Held, Lane, Paced, Verdict};
-use crate::proxy::response_body::Reply;
-use crate::proxy::headers;
 use crate::net::h2_stream::Carrier as _;
+use crate::proxy::headers;
+use crate::proxy::response_body::Reply;
 
 impl Lane for Streams {
     fn state(&self) -> (Held, u64) {
@@ -34,7 +34,7 @@ enum Turn {
 }
 
 /// A body that is being sent.
-pub(super) struct Sending<'a> {
+pub(crate) struct Sending<'a> {
     open: &'a Open,
     stream: &'a mut SendStream<Bytes>,
     /// Check of the minimum rate, from the first wait for the client on; most responses never wait.
@@ -47,12 +47,12 @@ pub(super) struct Sending<'a> {
 
 impl<'a> Sending<'a> {
     /// Prepares to send a body on a stream.
-    pub(super) fn new(open: &'a Open, stream: &'a mut SendStream<Bytes>) -> Self {
+    pub(crate) fn new(open: &'a Open, stream: &'a mut SendStream<Bytes>) -> Self {
         Self { open, stream, pace: None, begun: false, held: 0 }
     }
 
     /// Sends the whole body, or resets the stream.
-    pub(super) async fn body(mut self, mut body: Reply) {
+    pub(crate) async fn body(mut self, mut body: Reply) {
         loop {
             // While too many bytes wait for the socket, no more are read from the worker.
             match self.turn(0).await {

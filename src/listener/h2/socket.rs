@@ -44,30 +44,30 @@ struct Inner {
 
 /// Handle to the socket, shared by h2 and the connection's task; never borrowed across a call to either.
 #[derive(Clone)]
-pub(super) struct Socket {
+pub(crate) struct Socket {
     inner: Rc<RefCell<Inner>>,
     streams: Rc<Streams>,
 }
 
 impl Socket {
-    pub(super) fn new(io: ClientIo, streams: Rc<Streams>) -> Self {
+    pub(crate) fn new(io: ClientIo, streams: Rc<Streams>) -> Self {
         let meter = Meter::new(clock::now_s());
         let inner = Inner { io, out: Vec::new(), meter, gathers: false, blocked: false, ended: false };
         Self { inner: Rc::new(RefCell::new(inner)), streams }
     }
 
     /// Starts to gather writes; from now on the caller must send them with [`Socket::poll_send`].
-    pub(super) fn gather(&self) {
+    pub(crate) fn gather(&self) {
         self.inner.borrow_mut().gathers = true;
     }
 
     /// Returns the client's socket once h2 is done with it; `None` if the client has already ended its side.
-    pub(super) fn into_open(self) -> Option<ClientIo> {
+    pub(crate) fn into_open(self) -> Option<ClientIo> {
         Rc::try_unwrap(self.inner).ok().map(RefCell::into_inner).filter(|inner| !inner.ended).map(|inner| inner.io)
     }
 
     /// Sends the gathered bytes. `Ready(true)` means that everything is written, including what h2 had left to write.
-    pub(super) fn poll_send(&self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    pub(crate) fn poll_send(&self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let mut inner = self.inner.borrow_mut();
         let sent = inner.poll_send(cx, &self.streams);
         let blocked = std::mem::take(&mut inner.blocked);

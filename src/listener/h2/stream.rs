@@ -16,16 +16,16 @@ use super::inflow::Holding;
 use super::send::Sending;
 use super::translate::{self, Asked};
 use crate::listener::conn::{ClientIo, Conn};
+use crate::net::h2_stream::StreamIo;
 use crate::proxy;
-use crate::proxy::response_body::Reply;
 use crate::proxy::request_timeout;
 use crate::proxy::respond::{self, Problem};
+use crate::proxy::response_body::Reply;
 use crate::tunnel::Plan;
 use crate::tunnel::relay::Relay;
-use crate::net::h2_stream::StreamIo;
 
 /// Serves a stream to the end of its response; a tunnel continues in a task of its own.
-pub(super) async fn serve(conn: Rc<Conn>, open: Open, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+pub(crate) async fn serve(conn: Rc<Conn>, open: Open, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
     let holding = || Holding::new(conn.inflow.get().cloned().unwrap_or_default());
     let Asked { request, tunnel, expects, fits } =
         translate::request(request, conn.thread.limits().head_fields, holding());
@@ -82,7 +82,7 @@ pub(super) async fn serve(conn: Rc<Conn>, open: Open, request: Request<RecvStrea
 /// closes, as for a client that disconnects.
 async fn answered(
     conn: &Rc<Conn>,
-    request: Request<proxy::body::ClientBody>,
+    request: Request<proxy::response_body::ClientBody>,
     fits: Result<(), Problem>,
     respond: &mut SendResponse<Bytes>,
 ) -> Option<Response<Reply>> {

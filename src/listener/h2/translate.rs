@@ -14,24 +14,24 @@ use hyper::{Method, Request, StatusCode, Uri, Version};
 
 use super::body::StreamBody;
 use super::inflow::Holding;
-use crate::proxy::response_body::{ClientBody, Reply};
 use crate::proxy::headers;
 use crate::proxy::respond::Problem;
+use crate::proxy::response_body::{ClientBody, Reply};
 use crate::random;
 use crate::websocket::upgrade;
 
 /// A request, translated to HTTP/1.1.
-pub(super) struct Asked {
-    pub(super) request: Request<ClientBody>,
+pub(crate) struct Asked {
+    pub(crate) request: Request<ClientBody>,
     /// Stream of the client's bytes, if the request is for a tunnel.
-    pub(super) tunnel: Option<RecvStream>,
+    pub(crate) tunnel: Option<RecvStream>,
     /// Whether the client waits for a 100 before it sends the body.
-    pub(super) expects: bool,
-    pub(super) fits: Result<(), Problem>,
+    pub(crate) expects: bool,
+    pub(crate) fits: Result<(), Problem>,
 }
 
 /// Translates a request; `fits` of the result reports whether it is valid.
-pub(super) fn request(request: Request<RecvStream>, most_fields: usize, holding: Holding) -> Asked {
+pub(crate) fn request(request: Request<RecvStream>, most_fields: usize, holding: Holding) -> Asked {
     let (mut parts, stream) = request.into_parts();
     let fits = head(&mut parts, most_fields);
     if matches!(fits, Ok(Means::Tunnel)) {
@@ -145,7 +145,7 @@ fn become_upgrade(parts: &mut request::Parts) -> Result<(), Problem> {
 
 /// Makes a response's head fit for a stream: removes the fields that belong to a connection (RFC 9113 §8.2.2), and adds
 /// what hyper adds for HTTP/1. `to_head` means that it answers a HEAD.
-pub(super) fn answer(parts: &mut response::Parts, body: &Reply, to_head: bool) {
+pub(crate) fn answer(parts: &mut response::Parts, body: &Reply, to_head: bool) {
     headers::to_client(&mut parts.headers, false);
     parts.headers.remove(header::TE);
     let bodiless = matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -159,7 +159,7 @@ pub(super) fn answer(parts: &mut response::Parts, body: &Reply, to_head: bool) {
 }
 
 /// Adds a `date` field if there is none (RFC 9110 §6.6.1); workers nearly always send it themselves.
-pub(super) fn dated(headers: &mut HeaderMap) {
+pub(crate) fn dated(headers: &mut HeaderMap) {
     if !headers.contains_key(header::DATE)
         && let Ok(date) = HeaderValue::from_str(&httpdate::fmt_http_date(SystemTime::now()))
     {

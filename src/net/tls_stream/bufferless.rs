@@ -75,11 +75,11 @@ enum Next {
 }
 
 impl<S> Bufferless<S> {
-    pub(super) fn session(&self) -> &CommonState {
+    pub(crate) fn session(&self) -> &CommonState {
         &self.session
     }
 
-    pub(super) fn socket(&self) -> &S {
+    pub(crate) fn socket(&self) -> &S {
         &self.socket
     }
 }
@@ -89,7 +89,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Bufferless<S> {
     ///
     /// # Errors
     /// I/O errors of the socket; `InvalidData` if the client violates TLS; `UnexpectedEof` if it has left.
-    pub(super) async fn accept(socket: S, config: Arc<ServerConfig>, came: Vec<u8>) -> io::Result<Box<Self>> {
+    pub(crate) async fn accept(socket: S, config: Arc<ServerConfig>, came: Vec<u8>) -> io::Result<Box<Self>> {
         // Boxed from the start: it is never moved.
         let mut made = Box::new(Self {
             socket,

@@ -6,19 +6,19 @@
 use std::io::IoSlice;
 
 /// Bytes of plaintext in a full record (RFC 8446 §5.1).
-pub(super) const RECORD: usize = 16 * 1024;
+pub(crate) const RECORD: usize = 16 * 1024;
 
 /// Bytes of plaintext that are sealed at once, and then held if the socket does not take their records: two full
 /// records. rustls's own 64 KiB would be half of what a connection may hold in total (docs/reference/threats.md §2.6: a
 /// slow reader).
-pub(super) const STEP: usize = 2 * RECORD;
+pub(crate) const STEP: usize = 2 * RECORD;
 
 /// Bytes by which a step may be longer if they are the last of a write: frame headers, or the HTTP head in front of a
 /// body that fills its records, then need no system call of their own.
 const TAIL: usize = 1024;
 
 /// Maximum bytes of the records of one step, and of a record that rustls itself sends before them (a key update).
-pub(super) const SEALED: usize = STEP + TAIL + 1024;
+pub(crate) const SEALED: usize = STEP + TAIL + 1024;
 
 /// Cuts at most [`STEP`] bytes of plaintext, plus a [`TAIL`], and has them encrypted piece by piece to the front of
 /// `sealed`. Only small parts are copied, into `piece`, which has room for a record. Returns the bytes of plaintext and
@@ -26,7 +26,7 @@ pub(super) const SEALED: usize = STEP + TAIL + 1024;
 ///
 /// # Errors
 /// The first error of `encrypt`.
-pub(super) fn seal<E>(
+pub(crate) fn seal<E>(
     parts: &mut Parts<'_>,
     sealed: &mut [u8],
     piece: &mut [u8],
@@ -54,14 +54,14 @@ pub(super) fn seal<E>(
 }
 
 /// The parts of a write that are left.
-pub(super) struct Parts<'a> {
+pub(crate) struct Parts<'a> {
     parts: &'a [IoSlice<'a>],
     /// Number of bytes of the first part that are already taken.
     at: usize,
 }
 
 impl<'a> Parts<'a> {
-    pub(super) fn of(parts: &'a [IoSlice<'a>]) -> Self {
+    pub(crate) fn of(parts: &'a [IoSlice<'a>]) -> Self {
         Self { parts, at: 0 }
     }
 

@@ -11,10 +11,10 @@ use tokio::io::ReadBuf;
 
 /// Bytes read from a socket at once: enough that one more system call does not matter
 /// (docs/reference/performance.md §2: bytes per call decide).
-pub(super) const READ: usize = 64 * 1024;
+pub(crate) const READ: usize = 64 * 1024;
 
 /// Bytes of additional room for input that came earlier, in front of the bytes that are read.
-pub(super) const BESIDE: usize = 32 * 1024;
+pub(crate) const BESIDE: usize = 32 * 1024;
 
 thread_local! {
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
@@ -23,10 +23,10 @@ thread_local! {
 /// The thread's scratch buffer, [`READ`] + [`BESIDE`] bytes, lent for one poll and never held for longer. If it is
 /// already lent, a new one is allocated, so that nothing here can fail; that never happens, because no poll of a socket
 /// calls back into this code.
-pub(super) struct Scratch(Vec<u8>);
+pub(crate) struct Scratch(Vec<u8>);
 
 impl Scratch {
-    pub(super) fn lend() -> Self {
+    pub(crate) fn lend() -> Self {
         let mut bytes = SCRATCH.try_with(Cell::take).unwrap_or_default();
         bytes.resize(READ + BESIDE, 0);
         Self(bytes)
@@ -57,23 +57,23 @@ impl DerefMut for Scratch {
 
 /// Bytes that wait for a reader or a socket; owns memory only while there are some.
 #[derive(Default)]
-pub(super) struct Rest {
+pub(crate) struct Rest {
     bytes: Vec<u8>,
     /// Number of bytes at the front that are already consumed.
     gone: usize,
 }
 
 impl Rest {
-    pub(super) fn waiting(&self) -> &[u8] {
+    pub(crate) fn waiting(&self) -> &[u8] {
         self.bytes.get(self.gone..).unwrap_or_default()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
     /// Appends bytes to those that wait. The first ones are stored without spare capacity, because mostly none follow.
-    pub(super) fn append(&mut self, more: &[u8]) {
+    pub(crate) fn append(&mut self, more: &[u8]) {
         if self.bytes.is_empty() {
             self.bytes = more.to_vec();
         } else {
@@ -82,19 +82,19 @@ impl Rest {
     }
 
     /// Appends room for `by` bytes to those that wait, and returns it.
-    pub(super) fn grow(&mut self, by: usize) -> &mut [u8] {
+    pub(crate) fn grow(&mut self, by: usize) -> &mut [u8] {
         let before = self.bytes.len();
         self.bytes.resize(before + by, 0);
         self.bytes.get_mut(before..).unwrap_or_default()
     }
 
     #[cfg(test)]
-    pub(super) fn capacity(&self) -> usize {
+    pub(crate) fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
 
     /// Marks `by` more bytes as consumed.
-    pub(super) fn advance(&mut self, by: usize) {
+    pub(crate) fn advance(&mut self, by: usize) {
         self.gone += by;
         if self.gone >= self.bytes.len() {
             *self = Self::default();
@@ -103,7 +103,7 @@ impl Rest {
 }
 
 /// Gives plaintext to the reader, and appends what `buf` has no room for to `plain`.
-pub(super) fn hand_over(payload: &[u8], buf: Option<&mut ReadBuf<'_>>, plain: &mut Rest) {
+pub(crate) fn hand_over(payload: &[u8], buf: Option<&mut ReadBuf<'_>>, plain: &mut Rest) {
     let mut rest = payload;
     if let Some(buf) = buf
         && plain.is_empty()

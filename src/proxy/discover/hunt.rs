@@ -9,24 +9,24 @@ use hyper::body::{Body as _, Frame};
 use hyper::http::response;
 use hyper::{Method, Response, StatusCode};
 
-use crate::proxy::replay::Copies;
 use super::probe::{self, Verdict};
-use crate::affinity::discoveries::search::{Search, Verdicts, Waiting, FRESH};
 use super::{LOOK, PATIENCE, lock};
-use crate::keys::Key;
-use crate::engine_io::{self, EngineIo, Sid};
+use crate::affinity::ask::Kind;
+use crate::affinity::discoveries::search::{FRESH, Search, Verdicts, Waiting};
 use crate::affinity::{Choice, first_guess, forget, hold, pin};
 use crate::clock;
 use crate::config::rules::Protocol;
+use crate::engine_io::{self, EngineIo, Sid};
+use crate::keys::Key;
 use crate::metrics::{Discovery, Source};
 use crate::proxy::Job;
-use crate::affinity::ask::Kind;
+use crate::proxy::access_log::Record;
 use crate::proxy::attempt::{self, Missed};
-use crate::proxy::response_body::{Answer, Reply};
 use crate::proxy::forward;
 use crate::proxy::learn::{self, Ahead};
-use crate::proxy::access_log::Record;
+use crate::proxy::replay::Copies;
 use crate::proxy::respond::{self, Problem};
+use crate::proxy::response_body::{Answer, Reply};
 use crate::sockets::End;
 use crate::telemetry::say_full;
 use crate::tunnel;
@@ -42,7 +42,7 @@ const RARE_LOOK: Duration = Duration::from_millis(500);
 const HANG_UP: Duration = Duration::from_millis(150);
 
 /// One request that searches for its session.
-pub(super) struct Hunt<'a> {
+pub(crate) struct Hunt<'a> {
     job: &'a Job,
     key: Key,
     search: &'a Search,
@@ -59,7 +59,7 @@ pub(super) struct Hunt<'a> {
     known: bool,
     /// Whether a worker accepted the request while it was `known`. Only then the budget token is returned; otherwise a
     /// made-up sid on any page that answers would be sent to all workers at no cost.
-    pub(super) proven: bool,
+    pub(crate) proven: bool,
 }
 
 /// Result of one attempt.
@@ -82,7 +82,7 @@ fn unheld(problem: Problem) -> (Discovery, Response<Reply>) {
 }
 
 impl<'a> Hunt<'a> {
-    pub(super) fn new(job: &'a Job, key: Key, search: &'a Search, copies: Copies) -> Self {
+    pub(crate) fn new(job: &'a Job, key: Key, search: &'a Search, copies: Copies) -> Self {
         Self {
             job,
             key,
@@ -97,7 +97,7 @@ impl<'a> Hunt<'a> {
         }
     }
 
-    pub(super) async fn run(&mut self, record: &mut Record) -> (Discovery, Response<Reply>) {
+    pub(crate) async fn run(&mut self, record: &mut Record) -> (Discovery, Response<Reply>) {
         let deadline = Instant::now() + PATIENCE;
         let candidates = self.candidates();
         self.known = candidates.len() == 1;

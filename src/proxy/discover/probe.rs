@@ -21,8 +21,8 @@ use hyper::http::response::Parts;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use tokio::sync::mpsc;
 
-use crate::engine_io;
 use crate::config::rules::Protocol;
+use crate::engine_io;
 use crate::proxy::Job;
 use crate::proxy::response_body::{Answer, Outgoing};
 use crate::thread::Thread;
@@ -46,7 +46,7 @@ const SECOND_CLAIM: Duration = Duration::from_millis(20);
 
 /// A worker's answer to a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// The worker knows the session.
     Owns,
     /// The worker refused the session.
@@ -79,12 +79,12 @@ enum Question {
 }
 
 /// Whether there is a probe for this request's session.
-pub(super) fn asks(job: &Job, request: &Request<Outgoing>) -> bool {
+pub(crate) fn asks(job: &Job, request: &Request<Outgoing>) -> bool {
     Probe::of(job, request).is_some()
 }
 
 /// Probes `workers` in parallel. Ends when all have answered, shortly after one claims the session, or after a second.
-pub(super) async fn ask_all(
+pub(crate) async fn ask_all(
     job: &Job,
     request: &Request<Outgoing>,
     workers: &[Arc<Worker>],

@@ -13,20 +13,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::upstream::exchange::response_head::IDLE_MS;
 use super::dial::{ConnectError, classify, open};
-pub use crate::upstream::exchange::{Failure, Terms};
 use super::limit::Slot;
+use super::response_timeout::{Waits, Watched};
+use crate::metrics::Limit;
 use crate::net::held::Held;
 use crate::net::worker_io::WorkerIo;
-use crate::upstream::restarts::Loss;
-use crate::upstream::exchange::request_writer::Sending;
-use crate::upstream::exchange::response_body::Unread;
-use super::response_timeout::{Waits, Watched};
-use crate::upstream::worker::{Established, Worker};
-use crate::metrics::Limit;
 use crate::telemetry::say_full;
 use crate::thread::Thread;
+use crate::upstream::exchange::request_writer::Sending;
+use crate::upstream::exchange::response_body::Unread;
+use crate::upstream::exchange::response_head::IDLE_MS;
+pub use crate::upstream::exchange::{Failure, Terms};
+use crate::upstream::restarts::Loss;
+use crate::upstream::worker::{Established, Worker};
 
 /// Idle time, in milliseconds, below which the end of a connection is taken for a loss: no worker's idle time-out is
 /// that short.
@@ -34,26 +34,26 @@ const JUST_USED_MS: u64 = 1_000;
 
 /// One connection to a worker, on loan to a request or idle in a pool.
 pub struct Lease {
-    pub(super) io: WorkerIo,
+    pub(crate) io: WorkerIo,
     /// The wait for the response, and access to the thread's shared buffers.
-    pub(super) wait: Watched,
-    pub(super) established: Established,
+    pub(crate) wait: Watched,
+    pub(crate) established: Established,
     /// What is still to be written of a request; `None` if all of it was sent.
-    pub(super) sending: Option<Box<Sending>>,
+    pub(crate) sending: Option<Box<Sending>>,
     /// Whether the worker stopped reading before the whole request was sent.
-    pub(super) cut_short: bool,
+    pub(crate) cut_short: bool,
     /// Whether the last read filled its buffer, so that more is probably waiting.
-    pub(super) fast: bool,
+    pub(crate) fast: bool,
     /// Bytes held for the client, if the client's connection carries many responses.
-    pub(super) held: Option<Rc<Held>>,
+    pub(crate) held: Option<Rc<Held>>,
     /// Whether the connection has carried a request before.
-    pub(super) used: bool,
+    pub(crate) used: bool,
     /// Value of [`Worker::links`] when the connection was made.
     link: u32,
     /// The place among the worker's connections in use, while this one is in use and their number is limited.
     slot: Option<Slot>,
     /// Idle time in milliseconds after which the connection is not used again; 0: it is never used again.
-    pub(super) idle_ms: u64,
+    pub(crate) idle_ms: u64,
     idle_since_ms: u64,
 }
 
@@ -93,7 +93,7 @@ impl Lease {
     }
 
     /// Drops a connection that was found to have ended while it was idle.
-    pub(super) fn found_dead(self, now_ms: u64) {
+    pub(crate) fn found_dead(self, now_ms: u64) {
         if self.idle_for(now_ms) < JUST_USED_MS {
             self.lost(Loss::Light);
         }
@@ -118,22 +118,22 @@ impl Lease {
     }
 
     /// Whether the connection has neither ended nor received unexpected bytes, as far as the reactor has seen.
-    pub(super) fn is_quiet(&mut self) -> bool {
+    pub(crate) fn is_quiet(&mut self) -> bool {
         self.io.is_quiet()
     }
 
     /// Whether the connection can carry another request, as far as is known.
-    pub(super) fn alive(&mut self) -> bool {
+    pub(crate) fn alive(&mut self) -> bool {
         self.link == self.worker().links() && self.is_quiet()
     }
 
     /// Returns for how many milliseconds the connection has been idle.
-    pub(super) fn idle_for(&self, now_ms: u64) -> u64 {
+    pub(crate) fn idle_for(&self, now_ms: u64) -> u64 {
         now_ms.saturating_sub(self.idle_since_ms)
     }
 
     /// Returns the idle time in milliseconds after which the connection is not used again.
-    pub(super) fn idle_limit_ms(&self) -> u64 {
+    pub(crate) fn idle_limit_ms(&self) -> u64 {
         self.idle_ms
     }
 }
@@ -205,8 +205,8 @@ mod tests {
     use hyper::Request;
 
     use super::*;
-    use crate::cookie::WorkerId;
     use crate::config::Address;
+    use crate::cookie::WorkerId;
     use crate::metrics::Metrics;
     use crate::proxy::response_body::Outgoing;
     use crate::upstream::exchange::response_body::Next;

@@ -9,10 +9,10 @@ use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::limit::Full;
-use crate::net::worker_io::WorkerIo;
-use crate::upstream::worker::Worker;
 use crate::config::Address;
+use crate::net::worker_io::WorkerIo;
 use crate::random;
+use crate::upstream::worker::Worker;
 
 /// Keep-alive of TCP connections to workers. A silent worker's kernel is probed after 11 to 15 s; after three
 /// unanswered probes, 30 s at the latest, the worker's machine counts as gone. The random part keeps connections that

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use crate::upstream::worker::Worker;
 use crate::telemetry::say_full;
+use crate::upstream::worker::Worker;
 
 /// The value that stands for no limit: more connections than a machine has ports.
 const UNLIMITED: u32 = 1 << 24;
@@ -162,8 +162,8 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     use super::*;
-    use crate::cookie::WorkerId;
     use crate::config::Address;
+    use crate::cookie::WorkerId;
     use crate::metrics::Metrics;
 
     const LONG: Duration = Duration::from_secs(60);

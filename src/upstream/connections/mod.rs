@@ -1,9 +1,8 @@
 //! TODO.
 
-pub mod limit;
-pub mod dial;
 pub mod connect;
-pub mod tls;
-pub mod response_timeout;
+pub mod dial;
+pub mod limit;
 pub mod pool;
-
+pub mod response_timeout;
+pub mod tls;

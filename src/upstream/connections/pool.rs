@@ -6,10 +6,10 @@
 use std::time::Duration;
 
 use super::connect::Lease;
-use crate::upstream::worker::Worker;
 use crate::clock;
 use crate::telemetry::say_full;
 use crate::thread::{TICK, Thread};
+use crate::upstream::worker::Worker;
 
 /// Maximum number of idle connections kept per thread and worker; further ones are closed.
 const POOL_SIZE: usize = 128;
@@ -25,7 +25,7 @@ pub struct Pool(Vec<Box<Lease>>);
 
 impl Pool {
     /// Takes the most recently used connection that is alive and was idle for less than `max_idle_ms`.
-    pub(super) fn take(&mut self, max_idle_ms: u64, now_ms: u64) -> Option<Box<Lease>> {
+    pub(crate) fn take(&mut self, max_idle_ms: u64, now_ms: u64) -> Option<Box<Lease>> {
         // The last one was used most recently: if it has been idle for too long, so have all others.
         while self.0.last().is_some_and(|lease| lease.idle_for(now_ms) < lease.idle_limit_ms().min(max_idle_ms)) {
             let mut lease = self.0.pop()?;
@@ -38,7 +38,7 @@ impl Pool {
     }
 
     /// Keeps a connection for later, or closes it if the pool is full.
-    pub(super) fn put(&mut self, lease: Box<Lease>, thread: &Thread) {
+    pub(crate) fn put(&mut self, lease: Box<Lease>, thread: &Thread) {
         if self.0.len() < POOL_SIZE {
             self.0.push(lease);
         } else {
@@ -49,7 +49,7 @@ impl Pool {
     }
 
     /// Closes the connections that have ended.
-    pub(super) fn drop_dead(&mut self, now_ms: u64) {
+    pub(crate) fn drop_dead(&mut self, now_ms: u64) {
         for dead in self.0.extract_if(.., |lease| !lease.alive()) {
             dead.found_dead(now_ms);
         }

@@ -13,15 +13,15 @@ use std::time::Duration;
 use crate::upstream::worker::SLOW_MS;
 
 /// Size in bytes of the shared read buffer; larger reads use a buffer of their own.
-pub(super) const PIECE: usize = 16 * 1024;
+pub(crate) const PIECE: usize = 16 * 1024;
 
 /// The waits and buffers that all exchanges of a thread share.
 pub struct Waits {
     all: RefCell<slab::Slab<Rc<Wait>>>,
     /// The buffer that exchanges read into, borrowed for one poll only and never across an await.
-    pub(super) reading: RefCell<Box<[u8]>>,
+    pub(crate) reading: RefCell<Box<[u8]>>,
     /// The buffer that exchanges write from, borrowed for one poll only and never across an await.
-    pub(super) writing: RefCell<Vec<u8>>,
+    pub(crate) writing: RefCell<Vec<u8>>,
 }
 
 /// The wait of one connection for a response, if there is one.

@@ -14,8 +14,8 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use std::io;
 use tokio_rustls::TlsConnector;
 
-use crate::net::worker_io::WorkerIo;
 use crate::config::{self, Address};
+use crate::net::worker_io::WorkerIo;
 use crate::telemetry::Rarely;
 
 /// Number of TLS sessions a link remembers: one for each connection that is opened while others are in use.

@@ -8,8 +8,8 @@ use bytes::{Buf, Bytes};
 use hyper::body::{Frame, SizeHint};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
-use super::response_head::{HEAD_BYTES, HEAD_FIELDS};
 use super::broken::BrokeOff;
+use super::response_head::{HEAD_BYTES, HEAD_FIELDS};
 
 /// Maximum number of bytes of chunk extensions in one body: extensions are hardly ever used, and are parsed byte by
 /// byte.

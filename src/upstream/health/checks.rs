@@ -16,19 +16,19 @@ use tokio::time::timeout;
 
 use super::client::{Answer, Client, Fault, MAX_BODY, connect};
 use super::explanation::What;
-use crate::engine_io::{open_packet, OpenPacket, MAX_HANDSHAKE};
 use crate::config::{Expected, Health, HealthKind, Target};
-use crate::random;
-use crate::websocket::upgrade;
+use crate::engine_io::{MAX_HANDSHAKE, OpenPacket, open_packet};
 use crate::net::worker_io::WorkerIo;
+use crate::random;
 use crate::upstream::worker::Worker;
+use crate::websocket::upgrade;
 
 /// Time that the worker has to send its own close frame on a WebSocket.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What the checks of one worker remember from one to the next.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Memory {
+pub(crate) struct Memory {
     /// The Engine.IO version that the worker speaks.
     eio: u8,
     /// Whether the last check timed out. The worker may then answer the next request after the check has given up and
@@ -38,13 +38,13 @@ pub(super) struct Memory {
 
 impl Memory {
     /// Starts with the newest Engine.IO version.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { eio: 4, silent: false }
     }
 }
 
 /// Checks a worker once; takes at most two time-outs.
-pub(super) async fn check(worker: &Arc<Worker>, health: &Health, memory: &mut Memory) -> Result<(), Fault> {
+pub(crate) async fn check(worker: &Arc<Worker>, health: &Health, memory: &mut Memory) -> Result<(), Fault> {
     let checked = match &health.kind {
         HealthKind::Tcp => within(health.timeout, connect(worker)).await.map(|_| ()),
         HealthKind::Http(target, expected) => within(health.timeout, http(worker, target, expected)).await,

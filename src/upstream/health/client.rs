@@ -18,21 +18,21 @@ use hyper_util::rt::TokioIo;
 
 use crate::clock;
 use crate::config::Address;
-use crate::upstream::connections::dial::{self, ConnectError};
 use crate::net::worker_io::WorkerIo;
+use crate::upstream::connections::dial::{self, ConnectError};
 use crate::upstream::worker::Worker;
 
 use super::explanation::What;
 
 /// Maximum number of bytes read of a response body.
-pub(super) const MAX_BODY: usize = 64 * 1024;
+pub(crate) const MAX_BODY: usize = 64 * 1024;
 /// Maximum number of bytes in a response head.
 const HEAD_BYTES: usize = 64 * 1024;
 const HEAD_FIELDS: usize = 200;
 
 /// Why a check did not pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// No process listens at the worker's address.
     Refused,
     /// The worker did not answer in time, or its backlog is full.
@@ -45,27 +45,27 @@ pub(super) enum Fault {
 
 impl Fault {
     /// Returns the fault of a wrong response without a body text.
-    pub(super) fn wrong(what: What) -> Self {
+    pub(crate) fn wrong(what: What) -> Self {
         Self::Wrong(what, String::new())
     }
 }
 
 /// A response: its head, and as much of its body as was wanted.
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
     /// Returns the fault that this response is a wrong one, with the beginning of its body.
-    pub(super) fn wrong(&self, what: What) -> Fault {
+    pub(crate) fn wrong(&self, what: What) -> Fault {
         let text = String::from_utf8_lossy(&self.body);
         Fault::Wrong(what, text.trim().chars().filter(|c| !c.is_control()).take(80).collect())
     }
 
     /// Returns the status as a number.
-    pub(super) fn code(&self) -> u16 {
+    pub(crate) fn code(&self) -> u16 {
         self.status.as_u16()
     }
 }
@@ -77,7 +77,7 @@ struct Open {
 }
 
 /// An HTTP client for one worker.
-pub(super) struct Client<'a> {
+pub(crate) struct Client<'a> {
     worker: &'a Arc<Worker>,
     host: HeaderValue,
     open: Option<Open>,
@@ -85,14 +85,14 @@ pub(super) struct Client<'a> {
 
 impl<'a> Client<'a> {
     /// Creates a client that is not connected yet. `host` is the value of the Host header, instead of the address.
-    pub(super) fn new(worker: &'a Arc<Worker>, host: Option<&str>) -> Self {
+    pub(crate) fn new(worker: &'a Arc<Worker>, host: Option<&str>) -> Self {
         let host = host.and_then(|host| HeaderValue::from_str(host).ok()).unwrap_or_else(|| own_host(&worker.address));
         Self { worker, host, open: None }
     }
 
     /// Creates a request with the headers that every check has. It fails only for an invalid path, which the check of
     /// the configuration rejects.
-    pub(super) fn request(
+    pub(crate) fn request(
         &self,
         method: Method,
         path: &str,
@@ -107,7 +107,7 @@ impl<'a> Client<'a> {
     }
 
     /// Sends a request and reads the response until `enough` of its body has arrived, or [`MAX_BODY`], or all of it.
-    pub(super) async fn ask(
+    pub(crate) async fn ask(
         &mut self,
         request: Request<Full<Bytes>>,
         enough: impl Fn(&[u8]) -> bool,
@@ -124,7 +124,7 @@ impl<'a> Client<'a> {
     }
 
     /// Returns the bare socket after a 101.
-    pub(super) async fn into_socket(self) -> Option<WorkerIo> {
+    pub(crate) async fn into_socket(self) -> Option<WorkerIo> {
         let mut open = self.open?;
         if !open.ended {
             poll_fn(|cx| open.connection.poll_without_shutdown(cx)).await.ok()?;
@@ -134,7 +134,7 @@ impl<'a> Client<'a> {
 }
 
 /// Connects to the worker, and maps an error to what it means for the check.
-pub(super) async fn connect(worker: &Worker) -> Result<WorkerIo, Fault> {
+pub(crate) async fn connect(worker: &Worker) -> Result<WorkerIo, Fault> {
     match dial::open(worker).await.map_err(dial::classify) {
         Ok(io) => {
             worker.connected();

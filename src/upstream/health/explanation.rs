@@ -4,7 +4,7 @@ use crate::config::{Expected, HealthKind, Target};
 
 /// The kind of a wrong response; responses of the same kind count as equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum What {
+pub(crate) enum What {
     /// The status is not an expected one.
     Status(u16),
     /// The status is right, but the body does not contain the text.
@@ -20,7 +20,7 @@ pub(super) enum What {
 }
 
 /// Returns what the check expects.
-pub(super) fn expected(kind: &HealthKind) -> String {
+pub(crate) fn expected(kind: &HealthKind) -> String {
     match kind {
         HealthKind::Tcp => "a successful connect".to_owned(),
         HealthKind::Http(target, expected) => format!("{} of GET {}", wanted(expected), target.path),
@@ -42,7 +42,7 @@ fn wanted(expected: &Expected) -> String {
 }
 
 /// Returns what was received instead; `said` is the beginning of the body.
-pub(super) fn came(what: What, said: &str) -> String {
+pub(crate) fn came(what: What, said: &str) -> String {
     let came = match what {
         What::Status(status) => format!("status {status}"),
         What::Body => "the expected status, but another body".to_owned(),
@@ -55,7 +55,7 @@ pub(super) fn came(what: What, said: &str) -> String {
 }
 
 /// Returns advice on what to change.
-pub(super) fn advice(kind: &HealthKind, what: What, said: &str) -> String {
+pub(crate) fn advice(kind: &HealthKind, what: What, said: &str) -> String {
     match (kind, what) {
         (_, What::NotHttp) => {
             "the worker does not speak plain HTTP/1.1 (TLS?); set kind = \"tcp\" if a connect is enough".to_owned()

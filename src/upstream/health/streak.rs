@@ -7,7 +7,7 @@ use crate::upstream::worker::Checks;
 
 /// The outcome of one check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     /// The worker answered as expected.
     Passed,
     /// The worker sent a wrong response, or the connection broke.
@@ -20,7 +20,7 @@ pub(super) enum Outcome {
 
 impl Outcome {
     /// Returns the name of this outcome, as shown to operators.
-    pub(super) fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Passed => "passed",
             Self::Failed => "failed",
@@ -32,13 +32,13 @@ impl Outcome {
 
 /// How many outcomes in a row change the state of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Rules {
+pub(crate) struct Rules {
     /// Number of passed checks in a row that make a worker up.
-    pub(super) rise: u32,
+    pub(crate) rise: u32,
     /// Number of failed checks in a row that make a worker not up.
-    pub(super) fall: u32,
+    pub(crate) fall: u32,
     /// Time at the start of a worker's life during which failed checks do not count, in milliseconds.
-    pub(super) grace_ms: u64,
+    pub(crate) grace_ms: u64,
 }
 
 impl From<&Health> for Rules {
@@ -50,14 +50,14 @@ impl From<&Health> for Rules {
 
 impl Rules {
     /// Whether a life that began at `since_ms` is still in its start-up grace.
-    pub(super) fn in_grace(&self, now_ms: u64, since_ms: u64) -> bool {
+    pub(crate) fn in_grace(&self, now_ms: u64, since_ms: u64) -> bool {
         now_ms.saturating_sub(since_ms) < self.grace_ms
     }
 }
 
 /// The numbers of equal outcomes in a row, and the state that they make.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Streak {
+pub(crate) struct Streak {
     state: Checks,
     passed: u32,
     failed: u32,
@@ -73,7 +73,7 @@ const DESERTED: u32 = 10;
 impl Streak {
     /// Continues from a state. A worker that was never checked counts as up until a check shows otherwise; one that was
     /// checked before a reload keeps its state (ARCHITECTURE.md, invariant 8).
-    pub(super) fn from(state: Checks) -> Self {
+    pub(crate) fn from(state: Checks) -> Self {
         Self { state, passed: 0, failed: 0, timed_out: 0, refused: 0, last_passed: true }
     }
 
@@ -81,7 +81,7 @@ impl Streak {
     ///
     /// The grace forgives wrong or missing answers of a starting worker. It does not forgive a refused connect, because
     /// requests would be refused as well.
-    pub(super) fn add(&mut self, outcome: Outcome, now_ms: u64, since_ms: u64, rules: &Rules) -> Checks {
+    pub(crate) fn add(&mut self, outcome: Outcome, now_ms: u64, since_ms: u64, rules: &Rules) -> Checks {
         self.last_passed = outcome == Outcome::Passed;
         self.refused = if outcome == Outcome::Refused { self.refused.saturating_add(1) } else { 0 };
         match outcome {
@@ -113,13 +113,13 @@ impl Streak {
     }
 
     /// Returns the numbers of checks in a row that passed, that did not pass, and that timed out.
-    pub(super) fn rows(&self) -> Rows {
+    pub(crate) fn rows(&self) -> Rows {
         Rows { passed: self.passed, failed: self.failed, timed_out: self.timed_out }
     }
 
     /// Whether the worker is between two states or in a bad one, so that it is checked again soon. This is not the case
     /// if connects have been refused for long.
-    pub(super) fn is_unsure(&self) -> bool {
+    pub(crate) fn is_unsure(&self) -> bool {
         if self.refused >= DESERTED {
             return false;
         }
@@ -130,7 +130,7 @@ impl Streak {
 /// Detects a check that can never pass: it has never passed, and the worker always gives the same wrong response `W`.
 /// Time-outs and refused connects are not responses and change nothing.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Hopeless<W> {
+pub(crate) struct Hopeless<W> {
     last: Option<W>,
     count: u32,
     over: bool,
@@ -138,17 +138,17 @@ pub(super) struct Hopeless<W> {
 
 impl<W: PartialEq> Hopeless<W> {
     /// Starts without any response.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { last: None, count: 0, over: false }
     }
 
     /// Records that the check has passed, so it can pass.
-    pub(super) fn passed(&mut self) {
+    pub(crate) fn passed(&mut self) {
         self.over = true;
     }
 
     /// Adds a wrong response. Returns `true` once, when the same one came `fall` × 3 times in a row.
-    pub(super) fn answered(&mut self, wrong: W, fall: u32) -> bool {
+    pub(crate) fn answered(&mut self, wrong: W, fall: u32) -> bool {
         self.count = if self.last.as_ref() == Some(&wrong) { self.count.saturating_add(1) } else { 1 };
         self.last = Some(wrong);
         let now = !self.over && self.count >= fall.saturating_mul(3);

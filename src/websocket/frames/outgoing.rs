@@ -2,7 +2,7 @@
 //! masked, and never compressed.
 
 /// The largest payload of a control frame (RFC 6455 §5.5).
-pub(super) const CONTROL_MAX: usize = 125;
+pub(crate) const CONTROL_MAX: usize = 125;
 
 /// A control frame from stickyd to a client, ready to be written: FIN, RSV1–3 = 0, unmasked (RFC 6455 §5.1, §5.5).
 #[derive(Clone, Debug)]

@@ -42,11 +42,11 @@ const PONG: u8 = 0xa;
 
 /// The state kept of a payload while it passes; never 0 at the end of a frame.
 #[derive(Clone, Copy)]
-pub(super) struct Digest(pub(super) u32);
+pub(crate) struct Digest(pub(crate) u32);
 
 impl Digest {
     /// The initial state for a frame with this opcode.
-    pub(super) fn of_opcode(opcode: u8) -> Self {
+    pub(crate) fn of_opcode(opcode: u8) -> Self {
         match opcode {
             // A one, after which the bytes of the code are shifted in.
             CLOSE => Self(1),
@@ -56,7 +56,7 @@ impl Digest {
     }
 
     /// Adds one unmasked byte of the payload.
-    pub(super) fn with(self, opcode: u8, octet: u8) -> Self {
+    pub(crate) fn with(self, opcode: u8, octet: u8) -> Self {
         match opcode {
             CLOSE if self.0 > 0xffff => self,
             CLOSE => Self(self.0 << 8 | u32::from(octet)),
@@ -67,7 +67,7 @@ impl Digest {
     }
 
     /// The signal of a frame that has ended.
-    pub(super) fn signal(self, opcode: u8) -> Option<Signal> {
+    pub(crate) fn signal(self, opcode: u8) -> Option<Signal> {
         match opcode {
             // The lowest byte is the message.
             TEXT => Some(Signal::Text(self.0.to_be_bytes()[3])),

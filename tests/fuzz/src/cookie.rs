@@ -2,8 +2,8 @@
 //!
 //! Input: a choice, then the values of `Cookie` headers, one a line; or a cookie of ours with some bytes of it changed.
 
-use stickyd::cookie::{Cookie, Jar, Seen, WorkerId};
 use stickyd::config::SameSite;
+use stickyd::cookie::{Cookie, Jar, Seen, WorkerId};
 
 use super::bytes::Choices;
 

@@ -3,7 +3,7 @@
 //! Input: who sends, how the bytes are cut, and what they are: frames that are written here from choices, with or without
 //! a mistake, or any bytes.
 
-use stickyd::websocket::frames::{CloseCode, FirstText, Mark, Observer, Seen, Sender, Signal, FIRST_BYTES_MAX};
+use stickyd::websocket::frames::{CloseCode, FIRST_BYTES_MAX, FirstText, Mark, Observer, Seen, Sender, Signal};
 use stickyd::websocket::frames::{close_frame, first_text as first_of, ping_frame};
 
 use super::bytes::Choices;

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::rc::Rc;
 
-use stickyd::keys::Keys;
 use stickyd::config::{self, Listener};
+use stickyd::keys::Keys;
 use stickyd::listener::conn::Conn;
 use stickyd::listener::conn::fuzzing;
 use stickyd::state::Shared;

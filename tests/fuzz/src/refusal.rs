@@ -3,7 +3,7 @@
 //! Input: choices, then packets of a POST body; all of it is taken as an answer's body, too.
 
 use serde_json::Value;
-use stickyd::engine_io::{is_refusal, says_goodbye, MAX_REFUSAL};
+use stickyd::engine_io::{MAX_REFUSAL, is_refusal, says_goodbye};
 
 use super::bytes::Choices;
 

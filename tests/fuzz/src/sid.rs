@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use stickyd::engine_io::{io_cookie, raw_eio_and_sid, recognise, Sid, Transport, MAX_SID};
+use stickyd::engine_io::{MAX_SID, Sid, Transport, io_cookie, raw_eio_and_sid, recognise};
 
 /// Checks the one pass of the hot path against reading the query in the simplest way.
 pub fn check(data: &[u8]) {

@@ -5,9 +5,9 @@ mod rig;
 
 use proptest::prelude::*;
 
-use rig::{cuts, steps, versions, Damage, Rig, Step, Wire};
-use crate::net::tls_stream::records::STEP;
 use super::*;
+use crate::net::tls_stream::records::STEP;
+use rig::{Damage, Rig, Step, Wire, cuts, steps, versions};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]

@@ -4,8 +4,8 @@
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use crate::websocket::frames::{Observer, Sender};
 use super::*;
+use crate::websocket::frames::{Observer, Sender};
 
 /// One frame: its first byte and its payload.
 type Frame = (u8, Vec<u8>);

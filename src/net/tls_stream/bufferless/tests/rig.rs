@@ -12,8 +12,8 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
 
-use crate::net::tls_stream::records::STEP;
 use crate::net::tls_stream::bufferless::*;
+use crate::net::tls_stream::records::STEP;
 
 /// Number of turns after which a test counts as stuck.
 const STUCK: usize = 1_000_000;
@@ -24,13 +24,13 @@ const FLUSHES: usize = 8 * (STEP + 1000);
 
 /// The wire, which is also the server's socket.
 #[derive(Default)]
-pub(super) struct Wire {
-    pub(super) to_server: VecDeque<u8>,
-    pub(super) to_client: Vec<u8>,
+pub(crate) struct Wire {
+    pub(crate) to_server: VecDeque<u8>,
+    pub(crate) to_client: Vec<u8>,
     /// Whether the client has sent its FIN.
-    pub(super) ended: bool,
+    pub(crate) ended: bool,
     /// Maximum number of bytes for each call, in turn; with 0 the call has to wait.
-    pub(super) cuts: Vec<usize>,
+    pub(crate) cuts: Vec<usize>,
     turn: usize,
     /// Number of bytes of the client that have passed so far.
     passed: usize,
@@ -38,7 +38,7 @@ pub(super) struct Wire {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Damage {
+pub(crate) struct Damage {
     at: usize,
     how: How,
 }
@@ -51,7 +51,7 @@ enum How {
 }
 
 impl Damage {
-    pub(super) fn any() -> impl Strategy<Value = Self> {
+    pub(crate) fn any() -> impl Strategy<Value = Self> {
         let how = prop_oneof![
             (1..=255_u8).prop_map(How::Flip),
             proptest::collection::vec(any::<u8>(), 1..40).prop_map(How::Insert),
@@ -62,7 +62,7 @@ impl Damage {
     }
 }
 
-pub(super) fn cuts() -> impl Strategy<Value = Vec<usize>> {
+pub(crate) fn cuts() -> impl Strategy<Value = Vec<usize>> {
     let cut = prop_oneof![Just(0), 1..40_usize, 100..3000_usize, 10_000..100_000_usize];
     let progress = prop_oneof![Just(1), 500..100_000_usize];
     (proptest::collection::vec(cut, 0..6), progress).prop_map(|(mut cuts, progress)| {
@@ -72,13 +72,13 @@ pub(super) fn cuts() -> impl Strategy<Value = Vec<usize>> {
     })
 }
 
-pub(super) fn versions() -> impl Strategy<Value = &'static SupportedProtocolVersion> {
+pub(crate) fn versions() -> impl Strategy<Value = &'static SupportedProtocolVersion> {
     prop_oneof![Just(&rustls::version::TLS13), Just(&rustls::version::TLS12)]
 }
 
 /// The next action of one side.
 #[derive(Debug, Clone)]
-pub(super) enum Step {
+pub(crate) enum Step {
     /// The client sends this many bytes.
     Client(usize),
     /// The client requests new keys, if its TLS version allows that.
@@ -89,7 +89,7 @@ pub(super) enum Step {
     Read(usize),
 }
 
-pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
+pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let size = || prop_oneof![3 => 0..2000_usize, 1 => 0..40_000_usize];
     let step = prop_oneof![
         2 => size().prop_map(Step::Client),
@@ -123,7 +123,7 @@ impl Wire {
 }
 
 /// The server's end of a wire.
-pub(super) struct Pipe(Rc<RefCell<Wire>>);
+pub(crate) struct Pipe(Rc<RefCell<Wire>>);
 
 impl AsyncRead for Pipe {
     fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -160,15 +160,15 @@ impl AsyncWrite for Pipe {
 }
 
 /// Both ends, and the bytes that each has sent and received.
-pub(super) struct Rig {
-    pub(super) client: ClientConnection,
-    pub(super) wire: Rc<RefCell<Wire>>,
+pub(crate) struct Rig {
+    pub(crate) client: ClientConnection,
+    pub(crate) wire: Rc<RefCell<Wire>>,
     server: Option<Box<Bufferless<Pipe>>>,
-    pub(super) said: Vec<u8>,
-    pub(super) heard: Vec<u8>,
-    pub(super) answers: Vec<u8>,
-    pub(super) answers_heard: Vec<u8>,
-    pub(super) client_saw_close: bool,
+    pub(crate) said: Vec<u8>,
+    pub(crate) heard: Vec<u8>,
+    pub(crate) answers: Vec<u8>,
+    pub(crate) answers_heard: Vec<u8>,
+    pub(crate) client_saw_close: bool,
 }
 
 struct Setup {
@@ -207,7 +207,7 @@ fn context() -> Context<'static> {
 }
 
 impl Rig {
-    pub(super) fn new(version: &'static SupportedProtocolVersion, cuts: Vec<usize>, damage: Option<Damage>) -> Self {
+    pub(crate) fn new(version: &'static SupportedProtocolVersion, cuts: Vec<usize>, damage: Option<Damage>) -> Self {
         Self {
             client: client(version),
             wire: Rc::new(RefCell::new(Wire { cuts, damage, ..Wire::default() })),
@@ -221,21 +221,21 @@ impl Rig {
     }
 
     /// Takes the client out, for uses of its keys; a new client, which sends nothing, takes its place.
-    pub(super) fn without_client(mut self) -> (ClientConnection, Self) {
+    pub(crate) fn without_client(mut self) -> (ClientConnection, Self) {
         (std::mem::replace(&mut self.client, client(&rustls::version::TLS13)), self)
     }
 
-    pub(super) fn server(&self) -> &Bufferless<Pipe> {
+    pub(crate) fn server(&self) -> &Bufferless<Pipe> {
         self.server.as_ref().unwrap()
     }
 
     /// Returns whether the handshake has succeeded.
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.server.is_some()
     }
 
     /// Carries all that the client has to send to the server's socket, and all that the server has sent to the client.
-    pub(super) fn carry(&mut self) {
+    pub(crate) fn carry(&mut self) {
         let mut bytes = Vec::new();
         while self.client.wants_write() {
             self.client.write_tls(&mut bytes).unwrap();
@@ -271,13 +271,13 @@ impl Rig {
         from..from + count
     }
 
-    pub(super) fn client_says(&mut self, count: usize) {
+    pub(crate) fn client_says(&mut self, count: usize) {
         let range = Self::more(&mut self.said, count);
         // A client that has given up sends nothing more; the error does not matter.
         let _ = self.client.writer().write_all(&self.said[range]);
     }
 
-    pub(super) fn handshake(&mut self) -> io::Result<()> {
+    pub(crate) fn handshake(&mut self) -> io::Result<()> {
         let accept = Bufferless::accept(Pipe(self.wire.clone()), setup().server.clone(), Vec::new());
         let mut accept = std::pin::pin!(accept);
         for _ in 0..STUCK {
@@ -295,7 +295,7 @@ impl Rig {
     }
 
     /// Makes one read with this much room. `None` means that it has to wait.
-    pub(super) fn read(&mut self, room: usize) -> io::Result<Option<usize>> {
+    pub(crate) fn read(&mut self, room: usize) -> io::Result<Option<usize>> {
         let mut room = vec![0; room];
         let mut buf = ReadBuf::new(&mut room);
         match Pin::new(self.server.as_mut().unwrap()).poll_read(&mut context(), &mut buf) {
@@ -309,7 +309,7 @@ impl Rig {
     }
 
     /// Makes one write of the next bytes, in parts; returns how many were taken. `None` means that it has to wait.
-    pub(super) fn write(&mut self, parts: &[usize]) -> io::Result<Option<usize>> {
+    pub(crate) fn write(&mut self, parts: &[usize]) -> io::Result<Option<usize>> {
         let mut stream = self.answers.clone();
         let range = Self::more(&mut stream, parts.iter().sum());
         let mut rest = &stream[range];
@@ -332,12 +332,12 @@ impl Rig {
     }
 
     /// Returns whether a flush completes in the end.
-    pub(super) fn flushes(&mut self) -> bool {
+    pub(crate) fn flushes(&mut self) -> bool {
         let server = self.server.as_mut().unwrap();
         (0..FLUSHES).any(|_| matches!(Pin::new(&mut *server).poll_flush(&mut context()), Poll::Ready(Ok(()))))
     }
 
-    pub(super) fn step(&mut self, step: &Step) -> io::Result<()> {
+    pub(crate) fn step(&mut self, step: &Step) -> io::Result<()> {
         match step {
             Step::Client(count) => self.client_says(*count),
             Step::NewKeys => {
@@ -363,7 +363,7 @@ impl Rig {
     }
 
     /// Reads to the end; the client's FIN comes after all that it has sent.
-    pub(super) fn hear_all(&mut self) -> io::Result<()> {
+    pub(crate) fn hear_all(&mut self) -> io::Result<()> {
         self.carry();
         self.wire.borrow_mut().ended = true;
         for _ in 0..STUCK {
@@ -376,7 +376,7 @@ impl Rig {
     }
 
     /// Shuts down the server's side.
-    pub(super) fn shut(&mut self) {
+    pub(crate) fn shut(&mut self) {
         for _ in 0..STUCK {
             let shut = Pin::new(self.server.as_mut().unwrap()).poll_shutdown(&mut context());
             if shut.is_ready() {
@@ -389,7 +389,7 @@ impl Rig {
 
 impl<S> Bufferless<S> {
     /// Number of bytes that the connection owns, not counting the struct itself and what rustls keeps.
-    pub(super) fn owned(&self) -> usize {
+    pub(crate) fn owned(&self) -> usize {
         self.input.capacity() + self.plain.capacity() + self.output.capacity()
     }
 }
