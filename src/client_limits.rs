@@ -12,11 +12,11 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::client::address_key;
 use crate::config::Limits;
 use crate::descriptors::Room;
 use crate::listener::Listener;
 use crate::metrics::Limit;
-use crate::proxy::headers::address_key;
 use crate::state::Shared;
 use crate::telemetry::say_full;
 use crate::thread::Registered;

@@ -3,7 +3,7 @@
 //! Pure parts do not use this module; they take time as an argument (ARCHITECTURE.md, invariant 12).
 
 use std::sync::LazyLock;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -36,4 +36,9 @@ pub fn now_tenths() -> u32 {
 /// Seconds since the first call in this process; stays at its maximum after 136 years.
 pub fn now_s() -> u32 {
     u32::try_from(START.elapsed().as_secs()).unwrap_or(u32::MAX)
+}
+
+/// A duration in seconds, rounded up: a silence limit must never be shorter than what the session was promised.
+pub fn whole_seconds(time: Duration) -> u32 {
+    u32::try_from(time.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX)
 }

@@ -15,8 +15,6 @@ use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
-use crate::thread::Thread;
-
 /// Maximum credit for earlier speed, in seconds without any progress.
 const CREDIT_S: i64 = 60;
 
@@ -154,23 +152,19 @@ impl Paces {
 /// A transfer on its thread's list, from which dropping this removes it.
 pub struct Paced {
     pace: Rc<Pace>,
-    thread: Rc<Thread>,
+    paces: Rc<Paces>,
     index: usize,
 }
 
 impl Paced {
     /// Begins a transfer; `lane` is what it shares with others.
-    pub fn begin(thread: &Rc<Thread>, lane: Option<Rc<dyn Lane>>) -> Self {
+    pub fn begin(paces: &Rc<Paces>, lane: Option<Rc<dyn Lane>>) -> Self {
         let over_lane = lane.as_ref().map_or(0, |lane| lane.state().1);
-        let pace = Pace {
-            ahead: Cell::new(thread.paces.grace.get()),
-            lane,
-            over_lane: Cell::new(over_lane),
-            ..Pace::default()
-        };
+        let pace =
+            Pace { ahead: Cell::new(paces.grace.get()), lane, over_lane: Cell::new(over_lane), ..Pace::default() };
         let pace = Rc::new(pace);
-        let index = thread.paces.all.borrow_mut().insert(pace.clone());
-        Self { pace, thread: thread.clone(), index }
+        let index = paces.all.borrow_mut().insert(pace.clone());
+        Self { pace, paces: paces.clone(), index }
     }
 
     /// Returns the accounting, for tasks that wait for the verdict.
@@ -189,7 +183,7 @@ impl std::ops::Deref for Paced {
 
 impl Drop for Paced {
     fn drop(&mut self) {
-        self.thread.paces.all.borrow_mut().try_remove(self.index);
+        self.paces.all.borrow_mut().try_remove(self.index);
     }
 }
 

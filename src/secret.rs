@@ -5,8 +5,6 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use crate::config::Config;
-
 /// Length of a secret that stickyd generates, in bytes.
 const LENGTH: usize = 32;
 
@@ -14,11 +12,11 @@ const LENGTH: usize = 32;
 ///
 /// # Errors
 /// The state directory cannot be created, or its secret is too short or can be neither read nor written.
-pub(crate) fn find(config: &Config) -> io::Result<Vec<u8>> {
-    if let Some(secret) = &config.secret {
-        return Ok(secret.0.clone());
+pub(crate) fn find(configured: Option<&[u8]>, state_dir: Option<&Path>) -> io::Result<Vec<u8>> {
+    if let Some(secret) = configured {
+        return Ok(secret.to_vec());
     }
-    let Some(directory) = &config.state_dir else {
+    let Some(directory) = state_dir else {
         tracing::warn!(
             "no secret and no state_dir: cookies are signed with a secret in memory and become invalid at a restart"
         );

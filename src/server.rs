@@ -90,7 +90,8 @@ impl Server {
     /// # Errors
     /// See [`StartError`]. No thread is left running after an error.
     pub fn start(mut config: Config, sources: Option<Sources>, parent: Parent) -> Result<Self, StartError> {
-        let secret = secret::find(&config).map_err(StartError::Secret)?;
+        let secret = secret::find(config.secret.as_ref().map(|secret| &*secret.0), config.state_dir.as_deref())
+            .map_err(StartError::Secret)?;
         let shared = Shared::new(&config, secret, Keys::random().map_err(|_| StartError::Random)?);
         // The listener set owns them from now on: it remembers the config each socket was made from.
         let wanted = std::mem::take(&mut config.listeners);

@@ -73,7 +73,7 @@ pub struct Thread {
     /// (docs/reference/performance.md §0.6).
     pub handshakes: tokio::sync::Semaphore,
     /// Transfers that must keep a minimum rate.
-    pub paces: Paces,
+    pub paces: Rc<Paces>,
     /// Limits as of the last second: a request reads them without a lock and without touching a counter shared by
     /// threads.
     limits: RefCell<Rc<Limits>>,
@@ -101,7 +101,7 @@ impl Thread {
             buffer: RefCell::new(vec![0; TUNNEL_BUFFER].into_boxed_slice()),
             tasks: TaskTracker::new(),
             handshakes,
-            paces: Paces::new(limits.min_rate, limits.min_rate_grace),
+            paces: Rc::new(Paces::new(limits.min_rate, limits.min_rate_grace)),
             limits: RefCell::new(limits),
             request_ids: Cell::new(crate::random::u64()),
             live: RefCell::default(),
@@ -122,7 +122,7 @@ impl Thread {
 
     /// Returns the number of seconds a client connection may be idle.
     pub fn idle_s(&self) -> u32 {
-        crate::tunnel::whole_seconds(self.limits.borrow().idle_timeout)
+        clock::whole_seconds(self.limits.borrow().idle_timeout)
     }
 
     /// Takes over limits that a reload has changed.

@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 
 use super::{Api, Refusal, refuse};
 use crate::affinity::explain::{Answer, Question, default_rule, explain as decide};
+use crate::client::Client;
 use crate::clock;
 use crate::cookie::{Cookie, Seen};
-use crate::proxy::headers::Client;
 use crate::rules::Live;
 use crate::state::Snapshot;
 use crate::upstream::Upstream;

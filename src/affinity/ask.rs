@@ -6,8 +6,8 @@ use hyper::{Method, Request, Version};
 
 use crate::config::rules::Protocol;
 use crate::cookie::{Cookie, Seen};
+use crate::header_list::has_token;
 use crate::keys::Key;
-use crate::proxy::headers::has_token;
 use crate::rules::{self, Facts, Live};
 use crate::state::Shared;
 use crate::upstream::Upstream;

@@ -3,20 +3,19 @@
 //!
 //! Not covered: what discovery would find (workers would have to be asked), and whether the worker can be reached.
 
-use std::sync::Arc;
-use std::time::Instant;
-
-use super::pins::plain_hash;
+use crate::client::Client;
 use crate::clock;
 use crate::config::rules::Protocol;
 use crate::cookie::Cookie;
 use crate::engine_io::{MAX_ID, MAX_SID};
 use crate::keys::derive;
-use crate::proxy::headers::Client;
+use crate::keys::plain_hash;
 use crate::rules::Live;
 use crate::state::Shared;
 use crate::upstream::Upstream;
 use crate::upstream::worker::Worker;
+use std::sync::Arc;
+use std::time::Instant;
 
 /// A hypothetical request to be explained.
 #[derive(Clone, Copy, Default)]

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use crate::client::Client;
 use crate::clock;
 use crate::config::AdminState;
 use crate::config::rules::Protocol;
@@ -22,7 +23,6 @@ use crate::cookie::Cookie;
 use crate::keys::Key;
 use crate::keys::derive;
 use crate::metrics::Source;
-use crate::proxy::headers::Client;
 use crate::rules;
 use crate::rules::Facts;
 use crate::sockets::End;

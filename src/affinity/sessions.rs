@@ -7,13 +7,12 @@ use std::time::{Duration, Instant};
 
 use super::pin::Pin;
 use super::pins::{self, Inserted};
+use crate::client::Client;
 use crate::clock;
 use crate::keys::Key;
-use crate::proxy::headers::Client;
 use crate::sockets::{End, Kind, Listed, New, Socket, Transport, Tunnelled};
 use crate::state::Shared;
 use crate::telemetry::say_full;
-use crate::tunnel::whole_seconds;
 use crate::upstream::Upstream;
 use crate::upstream::session_ends::Slot;
 use crate::upstream::worker::{Session, Worker};
@@ -162,7 +161,7 @@ pub fn enlist<'n>(shared: &Shared, key: Key, new: impl FnOnce(Session) -> New<'n
 /// Returns the silence in seconds that the session's tunnels may keep (0 if unknown), and its slot in a drain of its
 /// worker.
 fn marks(key: Key, worker: &Worker, ttl: Duration, paced: bool) -> (u16, Slot) {
-    let ttl_s = if paced { u16::try_from(whole_seconds(ttl)).unwrap_or(u16::MAX) } else { 0 };
+    let ttl_s = if paced { u16::try_from(clock::whole_seconds(ttl)).unwrap_or(u16::MAX) } else { 0 };
     // A session that is pinned during a drain of its worker gets a slot in the time left.
     let ending = if worker.admin.ends() { worker.admin.ending() } else { None };
     (ttl_s, ending.map_or(Slot::NONE, |ending| ending.late_slot(clock::now_ms(), key.chance())))

@@ -6,7 +6,29 @@ use hyper::header::HeaderName;
 
 use super::error::Report;
 use super::file::{Section, Text};
-use crate::sockets::{From, Label, Labels};
+
+/// Label rules of an upstream, in the order of the config file.
+pub type Labels = Vec<Label>;
+
+/// Rule for one label of a socket.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Label {
+    /// Name of the label: `[a-z0-9_]{1,32}`.
+    pub name: String,
+    /// Where the label's value is in a request.
+    pub from: From,
+}
+
+/// Source of a label's value in a request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum From {
+    /// Query parameter of this name, percent-decoded; if it is repeated, the last one.
+    Query(String),
+    /// Cookie of this name; if there are several, the first one.
+    Cookie(String),
+    /// Header field of this name; if there are several, the first one.
+    Header(HeaderName),
+}
 
 /// Maximum number of labels; each costs memory in every socket.
 const MOST: usize = 8;

@@ -12,7 +12,7 @@ mod file;
 mod files;
 pub mod guards;
 mod health;
-mod labels;
+pub mod labels;
 mod limits;
 mod listener;
 mod load;
@@ -29,6 +29,7 @@ mod values;
 mod worker_tls;
 mod workers;
 
+use labels::Labels;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -36,8 +37,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-
-use crate::sockets::Labels;
 
 pub(crate) use check::is_listener;
 pub use check::{Resolve, for_command_line, parse, parse_with};

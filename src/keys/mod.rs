@@ -69,7 +69,7 @@ impl Keys {
         Key(a, b)
     }
 
-    /// Hash of a client's address ([`crate::proxy::headers::Client::key`]), by which quotas and budgets count.
+    /// Hash of a client's address ([`crate::client::Client::key`]), by which quotas and budgets count.
     pub fn address(&self, client: [u8; 16]) -> u64 {
         let mut hasher = SipHasher24::new_with_key(&self.0);
         hasher.write(&client);

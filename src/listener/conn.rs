@@ -26,6 +26,7 @@ use tokio::net::TcpStream;
 use super::handshake::{self, Opened, Secured};
 use super::http1_io::{Traffic, Wire};
 use super::{Listener, h2, head_timeout, linger};
+use crate::clock;
 use crate::cookie::Seen;
 use crate::metrics::Limit;
 use crate::net::h2_stream::{APPETITE, StreamIo};
@@ -34,8 +35,8 @@ use crate::net::tls_stream::TlsStream;
 use crate::net::worker_io::poll_write_small;
 use crate::proxy::{self, headers};
 use crate::thread::{Order, Registered, Thread};
+use crate::tunnel::Plan;
 use crate::tunnel::relay::Relay;
-use crate::tunnel::{Plan, whole_seconds};
 
 // What hyper leaves to its caller (docs/reference/threats.md §1), and where it is done:
 // - size and number of fields of a head: `[limits] head_bytes`, `head_fields`; hyper bounds its read buffer, not the
@@ -276,7 +277,7 @@ impl Conn {
     /// Starts the time-out for the rest of a head that has partly arrived; only once per head.
     pub(crate) fn head_has_begun(&self) {
         if let (false, Some(live)) = (self.head_began.replace(true), &*self.live.borrow()) {
-            live.head_begins(whole_seconds(self.thread.limits().head_timeout));
+            live.head_begins(clock::whole_seconds(self.thread.limits().head_timeout));
         }
     }
 

@@ -90,7 +90,7 @@ impl Wire {
                 let conn = &self.conn;
                 conn.traffic.blocked.set(true);
                 pace.get_or_insert_with(|| {
-                    let begun = Paced::begin(&conn.thread, None);
+                    let begun = Paced::begin(&conn.thread.paces, None);
                     // The kernel has just filled its send buffer. It takes more only after a large piece of that has
                     // got through, so that piece is credited.
                     begun.moved(usize::from(u16::MAX));

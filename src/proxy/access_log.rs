@@ -6,19 +6,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use hyper::body::Body;
-use hyper::{Method, Request, Response, StatusCode, Uri};
-
-use super::headers::Client;
 use super::request_timeout::Overdue;
 use super::respond;
 use super::response_body::Reply;
 use crate::affinity::Hold;
 use crate::affinity::ask::{Ask, Kind};
+use crate::client::Client;
 use crate::listener::conn::Conn;
 use crate::metrics::Source;
 use crate::upstream::Upstream;
 use crate::upstream::worker::{Count, Worker};
+use hyper::body::Body;
+use hyper::{Method, Request, Response, StatusCode, Uri};
 
 /// Follows a request until the last byte of its response.
 pub struct Record {

@@ -20,9 +20,9 @@ use hyper::body::Frame;
 use hyper::http::response::Parts;
 
 use super::Job;
-use super::headers::Client;
 use crate::affinity::ask::Kind;
 use crate::affinity::{self, Choice, Hold};
+use crate::client::Client;
 use crate::clock;
 use crate::config::pattern::{Seen, Template};
 use crate::config::rules::{Learn, Place, Protocol};

@@ -14,6 +14,8 @@ use hyper::{Request, Uri, Version};
 use super::hop_fields::{self, remove_where};
 use super::respond::Problem;
 use crate::affinity::ask::{Ask, Kind};
+use crate::client::Client;
+use crate::header_list::has_token;
 use crate::listener::ClientCertificate;
 use crate::listener::conn::Conn;
 
@@ -26,41 +28,16 @@ const CLIENT_VERIFY: HeaderName = HeaderName::from_static("x-client-verify");
 const CLIENT_SUBJECT: HeaderName = HeaderName::from_static("x-client-subject");
 const CLIENT_FINGERPRINT: HeaderName = HeaderName::from_static("x-client-fingerprint");
 
-/// The client of a request: the connection's peer, or the client that a trusted proxy names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Client {
-    /// The client's IP address.
-    pub address: IpAddr,
-    /// Whether the client used TLS, to stickyd or to the trusted proxy in front of it.
-    pub secure: bool,
-}
-
-impl Client {
-    /// Determines the client from its connection and, if the peer is a trusted proxy, from the head.
-    pub fn read(conn: &Conn, headers: &HeaderMap) -> Self {
-        let mut client = Self { address: conn.peer_ip, secure: conn.tls.is_some() };
-        if conn.trusted {
-            client.address = right_most_untrusted(conn, headers);
-            if let Some(proto) = headers.get(FORWARDED_PROTO) {
-                client.secure = proto.as_bytes().eq_ignore_ascii_case(b"https");
-            }
+/// Determines the client from its connection and, if the peer is a trusted proxy, from the head.
+pub fn client(conn: &Conn, headers: &HeaderMap) -> Client {
+    let mut client = Client { address: conn.peer_ip, secure: conn.tls.is_some() };
+    if conn.trusted {
+        client.address = right_most_untrusted(conn, headers);
+        if let Some(proto) = headers.get(FORWARDED_PROTO) {
+            client.secure = proto.as_bytes().eq_ignore_ascii_case(b"https");
         }
-        client
     }
-
-    /// The part of the address that identifies one client: all of an IPv4 address, or the /64 (one household) of an
-    /// IPv6 address.
-    pub fn key(&self) -> [u8; 16] {
-        address_key(self.address)
-    }
-}
-
-/// The part of an address that identifies one client: all of an IPv4 address, or the /64 of an IPv6 address.
-pub fn address_key(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).octets(),
-    }
+    client
 }
 
 /// An address as a field value, equal to its `Display`. Every connection pays this cost first, so IPv4 is written
@@ -265,11 +242,6 @@ fn strip_nominated(headers: &mut HeaderMap, kept: fn(&str) -> bool) {
     for name in nominated {
         headers.remove(name);
     }
-}
-
-/// Whether a comma-separated field value contains `token`, ignoring case.
-pub fn has_token(value: &[u8], token: &[u8]) -> bool {
-    value.split(|&b| b == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(token))
 }
 
 #[cfg(test)]

@@ -32,6 +32,7 @@ use hyper::{Method, Request, Response, StatusCode};
 
 use crate::affinity::ask::{Ask, Kind};
 use crate::affinity::{self, Choice, Resolved};
+use crate::client::Client;
 use crate::clock;
 use crate::config::Redirect;
 use crate::engine_io::{self, EngineIo, Sid};
@@ -46,7 +47,6 @@ use crate::upstream::Upstream;
 use crate::upstream::worker::{Session, Worker};
 use access_log::Record;
 use forward::Farewell;
-use headers::Client;
 use respond::Problem;
 use response_body::{ClientBody, Outgoing, Reply};
 use upload::Upload;
@@ -253,7 +253,7 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
         return Err(Problem::NoRoute.into());
     };
     let ask = Ask::read(shared, upstream, request, &conn.cookie);
-    let client = Client::read(conn, request.headers());
+    let client = headers::client(conn, request.headers());
     if watch.is_some() || upstream.limits.is_some() {
         let key = shared.keys.address(client.key());
         let asked = guard::Asked { ask: &ask, client, host, key, now_ms: clock::now_ms() };

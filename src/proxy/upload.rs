@@ -39,7 +39,7 @@ impl Upload {
             return None;
         }
         conn.uploads.set(conn.uploads.get() + 1);
-        let paced = Paced::begin(&conn.thread, conn.inflow.get().map(|inflow| inflow.clone() as Rc<dyn Lane>));
+        let paced = Paced::begin(&conn.thread.paces, conn.inflow.get().map(|inflow| inflow.clone() as Rc<dyn Lane>));
         let left = most.unwrap_or(u64::MAX);
         Some(Box::new(Self { body: body.into(), conn: conn.clone(), over: false, paced, left }))
     }

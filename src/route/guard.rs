@@ -14,10 +14,11 @@ use hyper::Request;
 use hyper::header::{self, HeaderMap, HeaderValue};
 
 use crate::affinity::ask::{Ask, Kind};
+use crate::client::Client;
 use crate::config::guards::{self, Guards, Origin, Rates, default_port, split_port};
 use crate::engine_io;
+use crate::header_list::has_token;
 use crate::metrics::Guard;
-use crate::proxy::headers::{Client, has_token};
 use crate::rate_limit::{Buckets, Rate, Taken};
 use crate::telemetry::say_full;
 use crate::upstream::Upstream;

@@ -240,7 +240,7 @@ fn other<B>(
     for (i, _) in rule.ends.iter().enumerate().filter(|(_, end)| fits(&end.on, request)) {
         facts.ends |= bit(i);
     }
-    facts.hash = rule.client_made.then(|| crate::affinity::pins::plain_hash(&id));
+    facts.hash = rule.client_made.then(|| crate::keys::plain_hash(&id));
     let get = request.method() == Method::GET && !upgrade;
     let poll = get || (creates && !upgrade) || (rule.protocol == Protocol::CometD && !upgrade);
     (Kind::Session { key: live.key(shared, &upstream.config.name, &id), poll, rule: number }, facts)

@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, Weak};
 
-use super::labels::{Facts, Labels};
+use super::labels::Facts;
 use super::{Sockets, lock};
 use crate::clock;
+use crate::config::labels::Labels;
 use crate::telemetry::say_full;
 
 /// Maximum number of distinct entries. Browsers have some hundred user agents; sockets with further made-up ones are

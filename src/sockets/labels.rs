@@ -7,13 +7,14 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use hyper::header::{self, HeaderMap, HeaderName};
+use hyper::header::{self, HeaderMap};
 
 use super::common::Key;
 use super::socket_id::{pack_label, printable};
+use crate::client::Client;
+use crate::config::labels::{From, Labels};
 use crate::cookie::Jar;
 use crate::engine_io;
-use crate::proxy::headers::Client;
 
 /// Maximum number of bytes of a sid that are stored: all that a sid can have.
 pub(crate) const LONGEST_SID: usize = engine_io::MAX_SID;
@@ -23,29 +24,6 @@ pub const LONGEST_LABEL: usize = 64;
 
 /// Maximum number of bytes of a user agent that are stored; the common ones fit.
 const LONGEST_AGENT: usize = 120;
-
-/// Label rules of an upstream, in the order of the config file.
-pub type Labels = Vec<Label>;
-
-/// Rule for one label of a socket.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Label {
-    /// Name of the label: `[a-z0-9_]{1,32}`.
-    pub name: String,
-    /// Where the label's value is in a request.
-    pub from: From,
-}
-
-/// Source of a label's value in a request.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum From {
-    /// Query parameter of this name, percent-decoded; if it is repeated, the last one.
-    Query(String),
-    /// Cookie of this name; if there are several, the first one.
-    Cookie(String),
-    /// Header field of this name; if there are several, the first one.
-    Header(HeaderName),
-}
 
 /// Facts about a socket that are known from its request.
 #[derive(Debug, Clone)]

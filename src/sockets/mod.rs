@@ -37,7 +37,7 @@ use common::Commons;
 pub use attention::Asking;
 pub use categories::{End, Kind, State, Transport};
 pub use filter::Filter;
-pub use labels::{Facts, From, LONGEST_LABEL, Label, Labels};
+pub use labels::{Facts, LONGEST_LABEL};
 pub use row::Told;
 pub use socket::{Listed, Socket, Tunnelled};
 pub use traffic::Way;

@@ -11,7 +11,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::whole_seconds;
 use crate::clock;
 use crate::config::Tunnels;
 use crate::sockets::{Kind, SHARDS, Socket};
@@ -55,12 +54,14 @@ fn judge(known: Known, rules: &Tunnels, now_s: u32) -> (bool, Act) {
     let silent_s = now_s.saturating_sub(known.heard_s);
     // One of the two sides pings once per pingInterval; three quarters of the session's lifetime are longer than that
     // with all defaults (docs/reference/protocols.md §1.7).
-    let misses_pings = known.session.is_some_and(|session| silent_s > whole_seconds(session * 3 / 4));
+    let misses_pings = known.session.is_some_and(|session| silent_s > clock::whole_seconds(session * 3 / 4));
     let suspect = misses_pings || known.owes.is_some_and(|owes| owes > PATIENCE);
     match (rules.ping, asked_s) {
-        (Some(_), Some(asked)) if now_s.saturating_sub(asked) > whole_seconds(rules.ping_timeout) => (true, Act::End),
+        (Some(_), Some(asked)) if now_s.saturating_sub(asked) > clock::whole_seconds(rules.ping_timeout) => {
+            (true, Act::End)
+        }
         (Some(_), Some(asked)) => (suspect || now_s > asked.saturating_add(1), Act::Nothing),
-        (Some(ping), None) if silent_s >= whole_seconds(ping) => (suspect, Act::Ask),
+        (Some(ping), None) if silent_s >= clock::whole_seconds(ping) => (suspect, Act::Ask),
         _ => (suspect, Act::Nothing),
     }
 }

@@ -276,7 +276,7 @@ fn terms(job: &Job, choice: &mut Choice, in_use: InUse) -> Box<Terms> {
             (Tunnelled::new(listed.socket().clone()), 0, Some(listed))
         }
     };
-    let configured = job.upstream.config.tunnel_idle.map(whole_seconds);
+    let configured = job.upstream.config.tunnel_idle.map(clock::whole_seconds);
     Box::new(Terms {
         silence_s: configured.or(known).unwrap_or(SILENCE_UNKNOWN_S).max(1),
         learns: known.is_none() && job.ask.kind == Kind::Handshake,
@@ -300,9 +300,4 @@ fn terms(job: &Job, choice: &mut Choice, in_use: InUse) -> Box<Terms> {
             false => tunnel_of(shared, job.client.address),
         },
     })
-}
-
-/// A duration in seconds, rounded up: a silence limit must never be shorter than what the session was promised.
-pub fn whole_seconds(time: Duration) -> u32 {
-    u32::try_from(time.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX)
 }

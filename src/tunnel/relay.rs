@@ -18,7 +18,7 @@ use bytes::Bytes;
 
 use super::direction::{Ours, Sink, Step, Way, step};
 use super::insert::Insert;
-use super::{Plan, Terms, heed, whole_seconds};
+use super::{Plan, Terms, heed};
 use crate::broadcast::Fate;
 use crate::clock;
 use crate::listener::conn::ClientIo;
@@ -73,7 +73,7 @@ impl Relay {
         if let Some(open) = self.terms.learn(bytes) {
             self.terms.socket.learn_sid(open.sid.as_bytes());
             if self.terms.learns_silence {
-                self.live.limit(whole_seconds(open.ping_interval + open.ping_timeout + Duration::from_secs(5)));
+                self.live.limit(clock::whole_seconds(open.ping_interval + open.ping_timeout + Duration::from_secs(5)));
             }
         }
     }

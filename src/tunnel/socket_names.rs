@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use crate::affinity::ask::Kind;
 use crate::affinity::{self, Hold};
+use crate::client::Client;
 use crate::engine_io;
 use crate::keys::Key;
 use crate::proxy::Job;
-use crate::proxy::headers::Client;
 use crate::sockets::Listed;
 use crate::state::Shared;
 use crate::upstream::Upstream;

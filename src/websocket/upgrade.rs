@@ -1,10 +1,9 @@
 //! The checked upgrade: verifies that a 101 is the one that was requested (RFC 6455 §4.2.2,
 //! ARCHITECTURE.md, invariant 6).
 
+use crate::header_list::has_token;
 use aws_lc_rs::digest;
 use hyper::header::{self, HeaderMap};
-
-use crate::proxy::headers::has_token;
 
 /// The `Sec-WebSocket-Accept` a worker must answer with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

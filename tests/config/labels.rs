@@ -1,6 +1,6 @@
 //! `labels`: the places they are read from, and the errors for wrong ones.
 
-use stickyd::sockets::From;
+use stickyd::config::labels::From;
 
 use super::{HEAD, errors, good};
 

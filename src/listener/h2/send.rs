@@ -147,7 +147,7 @@ impl<'a> Sending<'a> {
             let (streams, begun) = (&self.open.streams, self.begun);
             self.pace
                 .get_or_insert_with(|| {
-                    let pace = Paced::begin(streams.live.thread(), Some(streams.clone() as Rc<dyn Lane>));
+                    let pace = Paced::begin(&streams.live.thread().paces, Some(streams.clone() as Rc<dyn Lane>));
                     // A whole window has just been sent, and much of it must get through first, so it is credited. A
                     // client that opened no window has taken nothing.
                     pace.moved(if begun { usize::from(u16::MAX) } else { 0 });

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hyper::header::{HeaderMap, HeaderValue};
-use stickyd::proxy::headers::Client;
+use stickyd::client::Client;
 
 use super::bytes::Choices;
 use super::proxied;

@@ -1,0 +1,28 @@
+//! The client of a request, as far as limits, hashes and logs know it. Left out: how it is read (`proxy::headers`).
+
+use std::net::{IpAddr, Ipv6Addr};
+
+/// The client of a request: the connection's peer, or the client that a trusted proxy names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Client {
+    /// The client's IP address.
+    pub address: IpAddr,
+    /// Whether the client used TLS, to stickyd or to the trusted proxy in front of it.
+    pub secure: bool,
+}
+
+impl Client {
+    /// The part of the address that identifies one client: all of an IPv4 address, or the /64 (one household) of an
+    /// IPv6 address.
+    pub fn key(&self) -> [u8; 16] {
+        address_key(self.address)
+    }
+}
+
+/// The part of an address that identifies one client: all of an IPv4 address, or the /64 of an IPv6 address.
+pub fn address_key(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).octets(),
+    }
+}
