@@ -37,7 +37,7 @@ pub struct Caps {
     connections: AtomicUsize,
     per_address: AtomicU32,
     tunnels_per_address: AtomicU32,
-    descriptors: Room,
+    descriptors: Arc<Room>,
     held: [Mutex<HashMap<u64, Held>>; SHARDS],
 }
 
@@ -67,7 +67,7 @@ impl Caps {
             connections: AtomicUsize::default(),
             per_address: AtomicU32::default(),
             tunnels_per_address: AtomicU32::default(),
-            descriptors: Room::new(descriptors, limits.reserved_descriptors),
+            descriptors: Arc::new(Room::new(descriptors, limits.reserved_descriptors)),
             held: std::array::from_fn(|_| Mutex::default()),
         };
         new.set(limits);
@@ -84,6 +84,11 @@ impl Caps {
         self.connections.store(connections, Relaxed);
         self.per_address.store(or(limits.connections_per_address, connections.div_ceil(2)), Relaxed);
         self.tunnels_per_address.store(or(limits.tunnels_per_address, connections.div_ceil(2)), Relaxed);
+    }
+
+    /// The descriptors that clients, and connections to workers, may have.
+    pub fn descriptors(&self) -> Arc<Room> {
+        self.descriptors.clone()
     }
 
     /// Returns the maximum number of client connections in total.
@@ -137,11 +142,6 @@ impl Caps {
         if held.is_empty() && held.capacity() > 1_024 {
             held.shrink_to_fit();
         }
-    }
-
-    /// Returns whether a connection to a worker may use the descriptor of this number.
-    pub fn has_descriptor_for_worker(&self, descriptor: i32) -> bool {
-        self.descriptors.has_for_worker(descriptor)
     }
 
     /// Stops counting a closed connection for its address.

@@ -36,6 +36,7 @@
 
 pub mod admin;
 pub mod affinity;
+pub mod body;
 pub mod broadcast;
 pub mod cli;
 pub mod client;

@@ -47,7 +47,7 @@ pub struct Shared {
     /// Turns sids and addresses into keys that no outsider can predict.
     pub keys: Keys,
     /// Every series of the metrics.
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
     /// Limits as configured; a reload replaces them.
     pub limits: ArcSwap<config::Limits>,
     /// Memory used by request bodies that are held for replay.
@@ -108,7 +108,7 @@ impl Rules {
 impl Shared {
     /// Builds the state that a config starts with.
     pub fn new(config: &Config, secret: Vec<u8>, keys: Keys) -> Arc<Self> {
-        let metrics = Metrics::new();
+        let metrics = Arc::new(Metrics::new());
         let snapshot = Snapshot::build(config.upstreams.iter(), Rules::of(config, None), &secret, &metrics, None);
         Arc::new(Self {
             snapshot: ArcSwap::from_pointee(snapshot),

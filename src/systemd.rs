@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Listener;
 use crate::state::Shared;
 use crate::telemetry::say_full;
-use crate::thread::{Pulse, TICK};
+use crate::thread::Pulse;
+use crate::upstream::connections::pool::TICK;
 use crate::upstream::worker::Health;
 
 /// Interval at which the status is computed, and reported if it has changed.

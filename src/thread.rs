@@ -9,11 +9,9 @@ pub mod idle_clients;
 pub mod registered;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 
@@ -21,15 +19,12 @@ use crate::clock;
 use crate::config::Limits;
 use crate::min_rate::Paces;
 use crate::state::Shared;
-use crate::upstream::connections::pool::{self, Pool};
-use crate::upstream::connections::response_timeout::Waits;
+use crate::upstream::connections::WorkerConnections;
+use crate::upstream::connections::pool::TICK;
 
 use idle_clients::Spare;
 use registered::{Entry, Share};
 pub use registered::{Live, Order, Registered, Removed};
-
-/// Interval at which idle limits and idle pools are checked.
-pub const TICK: Duration = Duration::from_millis(250);
 
 /// Seconds that an idle client connection has to end on its own before it is cut.
 const LINGER_S: u32 = 15;
@@ -62,9 +57,7 @@ pub struct Thread {
     /// State that all threads share.
     pub shared: Arc<Shared>,
     /// Idle connections to workers, by worker serial.
-    pub pools: RefCell<HashMap<u64, Pool>>,
-    /// Requests that wait for a worker's answer.
-    pub waits: Rc<Waits>,
+    pub connections: WorkerConnections,
     /// Read buffer, lent to one tunnel for one poll; never held across an await.
     pub buffer: RefCell<Box<[u8]>>,
     /// Every task of this thread (ARCHITECTURE.md, invariant 10).
@@ -77,8 +70,6 @@ pub struct Thread {
     /// Limits as of the last second: a request reads them without a lock and without touching a counter shared by
     /// threads.
     limits: RefCell<Rc<Limits>>,
-    /// Time of the last tick in milliseconds, for uses that tolerate an error of a quarter of a second.
-    now_ms: Cell<u64>,
     request_ids: Cell<u64>,
     stopping: Cell<bool>,
     requests_cut: Cell<bool>,
@@ -96,8 +87,7 @@ impl Thread {
         let handshakes = tokio::sync::Semaphore::new(shared.limits.load().handshakes);
         let limits = Rc::new(Limits::clone(&shared.limits.load()));
         Rc::new(Self {
-            pools: RefCell::default(),
-            waits: Waits::new(),
+            connections: WorkerConnections::new(shared.metrics.clone(), shared.caps.descriptors()),
             buffer: RefCell::new(vec![0; TUNNEL_BUFFER].into_boxed_slice()),
             tasks: TaskTracker::new(),
             handshakes,
@@ -106,7 +96,6 @@ impl Thread {
             request_ids: Cell::new(crate::random::u64()),
             live: RefCell::default(),
             spare: Spare::default(),
-            now_ms: Cell::new(clock::now_ms()),
             stopping: Cell::new(false),
             requests_cut: Cell::new(false),
             closing: Cell::new(false),
@@ -271,7 +260,7 @@ impl Thread {
 
     /// Returns the time of [`clock::now_ms`] as of the last tick; this saves three clock readings per request.
     pub fn now_ms(&self) -> u64 {
-        self.now_ms.get()
+        self.connections.now_ms()
     }
 
     /// Returns a new request id: unique in this process, and not a counter that would reveal the number of other
@@ -290,7 +279,7 @@ impl Thread {
         loop {
             timer.tick().await;
             pulse.beat();
-            self.now_ms.set(clock::now_ms());
+            self.connections.tick(clock::now_ms());
             let now = clock::now_s();
             if now != std::mem::replace(&mut last, now) {
                 self.follow_limits();
@@ -298,7 +287,6 @@ impl Thread {
                 self.paces.second();
             }
             self.wake_polls_of_closed();
-            pool::sweep(&self);
             crate::drain::tunnels::start(&self);
         }
     }

@@ -8,9 +8,9 @@ use std::time::Duration;
 use hyper::{Request, Response};
 
 use super::open_poll::OpenPoll;
-use super::response_body::Outgoing;
 use super::{Job, retry};
 use crate::affinity::ask::Kind;
+use crate::body::Outgoing;
 use crate::clock;
 use crate::metrics::Limit;
 use crate::telemetry::say_full;
@@ -178,7 +178,7 @@ async fn reach(job: &Job, worker: &Arc<Worker>, max_idle: Duration) -> Result<Bo
         return Err(ConnectError::Busy(Full::Queue));
     }
     let slot = limit::enter(worker, config.queue, config.queue_timeout).await.map_err(ConnectError::Busy)?;
-    let leased = connect::lease(&job.conn.thread, worker, max_idle, config.connect_timeout).await;
+    let leased = connect::lease(&job.conn.thread.connections, worker, max_idle, config.connect_timeout).await;
     let mut lease = match leased {
         Err(ConnectError::Full) if matches!(job.ask.kind, Kind::Session { .. }) => {
             Box::pin(reach_when_free(job, worker)).await?
@@ -194,7 +194,7 @@ async fn reach_when_free(job: &Job, worker: &Arc<Worker>) -> Result<Box<Lease>, 
     let free = async {
         loop {
             tokio::time::sleep(LOOK).await;
-            match connect::lease(&job.conn.thread, worker, Duration::ZERO, connect_timeout).await {
+            match connect::lease(&job.conn.thread.connections, worker, Duration::ZERO, connect_timeout).await {
                 Err(ConnectError::Full) => {}
                 leased => return leased,
             }

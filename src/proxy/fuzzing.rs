@@ -6,8 +6,9 @@ use std::rc::Rc;
 use hyper::Request;
 use hyper::body::Body;
 
-use super::response_body::{ClientBody, Outgoing};
+use super::response_body::ClientBody;
 use super::{Conn, prepare, read};
+use crate::body::Outgoing;
 
 /// Returns the request as a worker would receive it, or `None` if stickyd would answer it itself.
 pub fn forwardable<B: Body + Into<ClientBody>>(conn: &Rc<Conn>, request: Request<B>) -> Option<Request<Outgoing>> {

@@ -32,6 +32,8 @@ use hyper::{Method, Request, Response, StatusCode};
 
 use crate::affinity::ask::{Ask, Kind};
 use crate::affinity::{self, Choice, Resolved};
+use crate::body::Outgoing;
+use crate::body::RequestStream;
 use crate::client::Client;
 use crate::clock;
 use crate::config::Redirect;
@@ -48,7 +50,7 @@ use crate::upstream::worker::{Session, Worker};
 use access_log::Record;
 use forward::Farewell;
 use respond::Problem;
-use response_body::{ClientBody, Outgoing, Reply};
+use response_body::{ClientBody, Reply};
 use upload::Upload;
 
 /// One request in progress: the values that every later step needs.
@@ -290,5 +292,5 @@ fn prepare<B: Body + Into<ClientBody>>(job: &Job, request: Request<B>) -> (Reque
     framing::declare(&mut parts.headers, &body);
     let upload = Upload::of(&job.conn, body, job.upstream.config.max_body);
     let pace = upload.as_ref().map(|upload| upload.pace());
-    (Request::from_parts(parts, Outgoing::stream(upload)), pace)
+    (Request::from_parts(parts, Outgoing::stream(upload.map(|upload| upload as Box<dyn RequestStream>))), pace)
 }

@@ -10,7 +10,7 @@ use hyper::http::request;
 
 use super::Job;
 use super::respond::Problem;
-use super::response_body::Outgoing;
+use crate::body::Outgoing;
 use crate::state::Room;
 use crate::telemetry::say_full;
 

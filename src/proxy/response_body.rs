@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::access_log::Record;
 use super::event_stream::Stream;
 use super::trailers;
-use super::upload::Upload;
+use crate::body::{BodyError, add_held};
 use crate::listener::h2::body::StreamBody;
 use crate::thread::Thread;
 use crate::tunnel::Plan;
@@ -32,17 +32,6 @@ pub enum ClientBody {
     Http1(Incoming),
     /// The body of an HTTP/2 stream.
     Http2(StreamBody),
-}
-
-/// Why a client's body broke off.
-#[derive(Debug, thiserror::Error)]
-pub enum BodyError {
-    /// The error that hyper reported for an HTTP/1 body.
-    #[error(transparent)]
-    Http1(#[from] hyper::Error),
-    /// The error that h2 reported for an HTTP/2 body.
-    #[error(transparent)]
-    Http2(#[from] h2::Error),
 }
 
 impl From<Incoming> for ClientBody {
@@ -80,65 +69,6 @@ impl Body for ClientBody {
     }
 }
 
-/// A request's body on its way to a worker: first the buffered part, then what the client still sends.
-pub struct Outgoing {
-    held: Bytes,
-    /// The part still coming from the client; dropped at its end. Boxed, because most requests have no body.
-    stream: Option<Box<Upload>>,
-}
-
-impl Outgoing {
-    /// An empty body, of a request that has none.
-    pub const EMPTY: Self = Self { held: Bytes::new(), stream: None };
-
-    /// A body that is streamed from the client; `None` for a request without a body.
-    pub fn stream(upload: Option<Box<Upload>>) -> Self {
-        Self { stream: upload, ..Self::EMPTY }
-    }
-
-    /// A fully buffered body, which can be sent again.
-    pub fn held(bytes: Bytes) -> Self {
-        Self { held: bytes, ..Self::EMPTY }
-    }
-
-    /// Puts `read`, which was already taken from this body, back in front of it.
-    pub fn after(self, read: Bytes) -> Self {
-        Self { held: read, ..self }
-    }
-
-    /// Whether the client may still be sending this body.
-    pub fn is_uploading(&self) -> bool {
-        self.stream.as_ref().is_some_and(|stream| !stream.is_end_stream())
-    }
-}
-
-impl Body for Outgoing {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        if !this.held.is_empty() {
-            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.held)))));
-        }
-        let Some(stream) = &mut this.stream else { return Poll::Ready(None) };
-        let polled = stream.poll(cx);
-        if stream.has_ended(&polled) {
-            this.stream = None;
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.held.is_empty() && self.stream.as_ref().is_none_or(|stream| stream.is_end_stream())
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let rest = self.stream.as_ref().map_or_else(|| SizeHint::with_exact(0), |stream| stream.size_hint());
-        add_held(rest, self.held.len() as u64)
-    }
-}
-
 /// Removes trailer fields that must not be forwarded; data passes unchanged. Used in both directions.
 pub(crate) fn checked(frame: Frame<Bytes>) -> Frame<Bytes> {
     match frame.into_trailers() {
@@ -166,7 +96,7 @@ impl Answer {
     /// Gives the connection back, because the response has no body or its body is complete.
     fn ends(&mut self) {
         if let Some(lease) = self.lease.take() {
-            lease.give_back(&self.unread, &self.thread);
+            lease.give_back(&self.unread, &self.thread.connections);
         }
     }
 
@@ -379,13 +309,4 @@ impl Body for Reply {
         };
         add_held(rest, held)
     }
-}
-
-fn add_held(rest: SizeHint, held: u64) -> SizeHint {
-    let mut hint = SizeHint::new();
-    if let Some(upper) = rest.upper() {
-        hint.set_upper(upper + held);
-    }
-    hint.set_lower(rest.lower() + held);
-    hint
 }

@@ -16,9 +16,9 @@ use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Method, Request, Uri};
 
 use super::Job;
-use super::response_body::Outgoing;
 use crate::affinity::Choice;
 use crate::affinity::ask::Kind;
+use crate::body::Outgoing;
 use crate::metrics::Source;
 use crate::telemetry::say_full;
 use crate::upstream::connections::dial::ConnectError;

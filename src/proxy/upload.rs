@@ -10,19 +10,17 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::Response;
-use hyper::body::{Body, Frame, SizeHint};
+use hyper::body::{Body, SizeHint};
 
 use super::respond::{self, Problem};
-use super::response_body::{self, BodyError, ClientBody, Reply};
+use super::response_body::{self, ClientBody, Reply};
+use crate::body::{PolledFrame, RequestStream};
 use crate::listener::conn::Conn;
 use crate::metrics::Limit;
 use crate::min_rate::{Lane, Pace, Paced, Verdict};
 
-/// The next frame of a body, or its end.
-type Polled = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
-
 /// A client's body. If it is dropped before its end, the client may still be sending.
-pub struct Upload {
+pub(super) struct Upload {
     body: ClientBody,
     conn: Rc<Conn>,
     /// Whether the end of the body was seen.
@@ -34,7 +32,7 @@ pub struct Upload {
 
 impl Upload {
     /// Creates a body limited to `most` bytes; `None` if the request has no body, as most have none.
-    pub fn of(conn: &Rc<Conn>, body: impl Body + Into<ClientBody>, most: Option<u64>) -> Option<Box<Self>> {
+    pub(super) fn of(conn: &Rc<Conn>, body: impl Body + Into<ClientBody>, most: Option<u64>) -> Option<Box<Self>> {
         if body.is_end_stream() {
             return None;
         }
@@ -45,12 +43,34 @@ impl Upload {
     }
 
     /// The body's rate control, for the code that writes the response.
-    pub fn pace(&self) -> Rc<Pace> {
+    pub(super) fn pace(&self) -> Rc<Pace> {
         self.paced.pace().clone()
     }
 
-    /// Reads the next frame, with trailers cleaned.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Polled {
+    /// Gives up a body that exceeds `max_body`; the frame just read is discarded.
+    fn is_too_much(&self, cx: &Context<'_>) -> PolledFrame {
+        self.paced.waits(cx.waker());
+        self.paced.give_up(Verdict::TooLarge);
+        self.given_up()
+    }
+
+    /// Stops reading a body that was given up. If the response has not begun, the waiting task sends a 408 or 413 and
+    /// drops the body. A response that has begun cannot report an error any more: over HTTP/1 the connection is cut;
+    /// over HTTP/2 the request fails, and its stream with it.
+    fn given_up(&self) -> PolledFrame {
+        if !self.paced.is_answering() {
+            return Poll::Pending;
+        }
+        if self.conn.http2 {
+            return Poll::Ready(Some(Err(h2::Error::from(h2::Reason::CANCEL).into())));
+        }
+        self.conn.cut();
+        Poll::Pending
+    }
+}
+
+impl RequestStream for Upload {
+    fn poll(&mut self, cx: &mut Context<'_>) -> PolledFrame {
         if self.paced.verdict().is_some() {
             return self.given_up();
         }
@@ -72,38 +92,16 @@ impl Upload {
         polled
     }
 
-    /// Whether nothing follows after `polled`.
-    pub(crate) fn has_ended(&self, polled: &Polled) -> bool {
+    fn has_ended(&self, polled: &PolledFrame) -> bool {
         self.over || matches!(polled, Poll::Ready(None | Some(Err(_))))
     }
 
-    pub(crate) fn is_end_stream(&self) -> bool {
+    fn is_end_stream(&self) -> bool {
         self.body.is_end_stream()
     }
 
-    pub(crate) fn size_hint(&self) -> SizeHint {
+    fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-
-    /// Gives up a body that exceeds `max_body`; the frame just read is discarded.
-    fn is_too_much(&self, cx: &Context<'_>) -> Polled {
-        self.paced.waits(cx.waker());
-        self.paced.give_up(Verdict::TooLarge);
-        self.given_up()
-    }
-
-    /// Stops reading a body that was given up. If the response has not begun, the waiting task sends a 408 or 413 and
-    /// drops the body. A response that has begun cannot report an error any more: over HTTP/1 the connection is cut;
-    /// over HTTP/2 the request fails, and its stream with it.
-    fn given_up(&self) -> Polled {
-        if !self.paced.is_answering() {
-            return Poll::Pending;
-        }
-        if self.conn.http2 {
-            return Poll::Ready(Some(Err(h2::Error::from(h2::Reason::CANCEL).into())));
-        }
-        self.conn.cut();
-        Poll::Pending
     }
 }
 

@@ -21,10 +21,11 @@ use hyper::http::response::Parts;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use tokio::sync::mpsc;
 
+use crate::body::Outgoing;
 use crate::config::rules::Protocol;
 use crate::engine_io;
 use crate::proxy::Job;
-use crate::proxy::response_body::{Answer, Outgoing};
+use crate::proxy::response_body::Answer;
 use crate::thread::Thread;
 use crate::upstream::connections::connect::{self, Failure, Lease, Terms};
 use crate::upstream::exchange::response_body::Unread;
@@ -170,7 +171,7 @@ async fn exchange(
     request: Request<Outgoing>,
     max_idle: Duration,
 ) -> Result<(Response<Unread>, Box<Lease>), Failure> {
-    match connect::lease(thread, worker, max_idle, PATIENCE).await {
+    match connect::lease(&thread.connections, worker, max_idle, PATIENCE).await {
         Ok(lease) => lease.exchange(request, TERMS).await,
         Err(_) => Err(Failure::TimedOut { uploading: false }),
     }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::WorkerConnections;
 use super::dial::{ConnectError, classify, open};
 use super::limit::Slot;
 use super::response_timeout::{Waits, Watched};
@@ -20,7 +21,6 @@ use crate::metrics::Limit;
 use crate::net::held::Held;
 use crate::net::worker_io::WorkerIo;
 use crate::telemetry::say_full;
-use crate::thread::Thread;
 use crate::upstream::exchange::request_writer::Sending;
 use crate::upstream::exchange::response_body::Unread;
 use crate::upstream::exchange::response_head::IDLE_MS;
@@ -107,14 +107,15 @@ impl Lease {
 
     /// Puts the connection back into the pool if it can carry another request. `unread` is the state of the last
     /// response body.
-    pub fn give_back(mut self: Box<Self>, unread: &Unread, thread: &Thread) {
+    pub fn give_back(mut self: Box<Self>, unread: &Unread, connections: &WorkerConnections) {
         let is_done = self.sending.is_none() && !self.cut_short && unread.is_clean();
         if !is_done || self.idle_ms == 0 || !self.is_quiet() {
             return;
         }
         (self.slot, self.held) = (None, None);
-        self.idle_since_ms = thread.now_ms();
-        thread.pools.borrow_mut().entry(self.worker().serial).or_default().put(self, thread);
+        self.idle_since_ms = connections.now_ms();
+        let mut pools = connections.pools.borrow_mut();
+        pools.entry(self.worker().serial).or_default().put(self, &connections.metrics);
     }
 
     /// Whether the connection has neither ended nor received unexpected bytes, as far as the reactor has seen.
@@ -144,21 +145,22 @@ impl Lease {
 /// See [`ConnectError`]. A refused connect also checks this thread's idle connections, so that *gone* and *leaving* are
 /// told apart at once.
 pub async fn lease(
-    thread: &Rc<Thread>,
+    connections: &WorkerConnections,
     worker: &Arc<Worker>,
     max_idle: Duration,
     timeout: Duration,
 ) -> Result<Box<Lease>, ConnectError> {
     let max_idle = u64::try_from(max_idle.as_millis()).unwrap_or(u64::MAX);
-    let idle = thread.pools.borrow_mut().get_mut(&worker.serial).and_then(|pool| pool.take(max_idle, thread.now_ms()));
+    let now_ms = connections.now_ms();
+    let idle = connections.pools.borrow_mut().get_mut(&worker.serial).and_then(|pool| pool.take(max_idle, now_ms));
     if let Some(lease) = idle {
         return Ok(lease);
     }
     // Boxed, because few requests connect and a future is as large as its largest branch.
-    let connected = Box::pin(tokio::time::timeout(timeout, connect(&thread.waits, worker))).await;
+    let connected = Box::pin(tokio::time::timeout(timeout, connect(&connections.waits, worker))).await;
     match connected.unwrap_or(Err(ConnectError::TimedOut)) {
-        Ok(lease) if !thread.shared.caps.has_descriptor_for_worker(lease.io.descriptor()) => {
-            thread.shared.metrics.limits.reached(Limit::Descriptors);
+        Ok(lease) if !connections.descriptors.has_for_worker(lease.io.descriptor()) => {
+            connections.metrics.limits.reached(Limit::Descriptors);
             say_full!(upstream = %worker.upstream, worker = %worker.name,
                 "request rejected: the remaining descriptors are reserved (reserved_descriptors)");
             Err(ConnectError::Reserved)
@@ -166,9 +168,9 @@ pub async fn lease(
         Ok(lease) => Ok(lease),
         Err(error) => {
             if matches!(error, ConnectError::Refused) {
-                let mut pools = thread.pools.borrow_mut();
+                let mut pools = connections.pools.borrow_mut();
                 if let Some(pool) = pools.get_mut(&worker.serial) {
-                    pool.drop_dead(thread.now_ms());
+                    pool.drop_dead(connections.now_ms());
                 }
                 drop(pools);
                 worker.connect_refused();
@@ -205,10 +207,10 @@ mod tests {
     use hyper::Request;
 
     use super::*;
+    use crate::body::Outgoing;
     use crate::config::Address;
     use crate::cookie::WorkerId;
     use crate::metrics::Metrics;
-    use crate::proxy::response_body::Outgoing;
     use crate::upstream::exchange::response_body::Next;
 
     #[tokio::test]

@@ -1,4 +1,8 @@
-//! TODO.
+//! A data thread's connections to workers: idle ones in pools, the clock and the watch over response time-outs that all of
+//! them share, and the descriptors that are left for them.
+//!
+//! A connection is on loan to one request at a time ([`connect::Lease`]). Left out: which worker, and retries
+//! (`proxy::attempt`).
 
 pub mod connect;
 pub mod dial;
@@ -6,3 +10,46 @@ pub mod limit;
 pub mod pool;
 pub mod response_timeout;
 pub mod tls;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::clock;
+use crate::descriptors::Room;
+use crate::metrics::Metrics;
+use pool::Pool;
+use response_timeout::Waits;
+
+/// The connections of one data thread to workers, shared by its requests without locks.
+pub struct WorkerConnections {
+    /// Idle connections, by worker serial.
+    pub(crate) pools: RefCell<HashMap<u64, Pool>>,
+    /// Exchanges that wait for a response, and the time-outs they are under.
+    pub(crate) waits: Rc<Waits>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) descriptors: Arc<Room>,
+    now_ms: Cell<u64>,
+}
+
+impl WorkerConnections {
+    /// No connection yet.
+    pub fn new(metrics: Arc<Metrics>, descriptors: Arc<Room>) -> Self {
+        let now_ms = Cell::new(clock::now_ms());
+        Self { pools: RefCell::default(), waits: Waits::new(), metrics, descriptors, now_ms }
+    }
+
+    /// The thread's time ([`clock::now_ms`]), as of its last tick: at most [`pool::TICK`] old.
+    pub fn now_ms(&self) -> u64 {
+        self.now_ms.get()
+    }
+
+    /// Sets the thread's time, drops connections that are dead or were idle for too long, and times out exchanges whose
+    /// response is overdue. Runs once per tick.
+    pub fn tick(&self, now_ms: u64) {
+        self.now_ms.set(now_ms);
+        self.waits.tick(now_ms);
+        pool::sweep(self, now_ms);
+    }
+}

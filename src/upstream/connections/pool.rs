@@ -5,11 +5,14 @@
 
 use std::time::Duration;
 
+use super::WorkerConnections;
 use super::connect::Lease;
-use crate::clock;
+use crate::metrics::Metrics;
 use crate::telemetry::say_full;
-use crate::thread::{TICK, Thread};
 use crate::upstream::worker::Worker;
+
+/// Interval at which idle limits and idle pools are checked.
+pub const TICK: Duration = Duration::from_millis(250);
 
 /// Maximum number of idle connections kept per thread and worker; further ones are closed.
 const POOL_SIZE: usize = 128;
@@ -38,11 +41,11 @@ impl Pool {
     }
 
     /// Keeps a connection for later, or closes it if the pool is full.
-    pub(crate) fn put(&mut self, lease: Box<Lease>, thread: &Thread) {
+    pub(crate) fn put(&mut self, lease: Box<Lease>, metrics: &Metrics) {
         if self.0.len() < POOL_SIZE {
             self.0.push(lease);
         } else {
-            thread.shared.metrics.pool_full.inc();
+            metrics.pool_full.inc();
             say_full!(upstream = %lease.worker().upstream, worker = %lease.worker().name, limit = POOL_SIZE,
                 "idle connection to worker closed: the pool of this thread is full");
         }
@@ -68,10 +71,8 @@ impl Pool {
 /// Closes connections that were idle for too long, and dead ones of workers that may be gone or were restarted, because
 /// they would keep a gone worker looking alive. One check per pool and tick decides whether all of its connections are
 /// checked.
-pub fn sweep(thread: &Thread) {
-    let now = clock::now_ms();
-    thread.waits.tick(now);
-    thread.pools.borrow_mut().retain(|_, pool| {
+pub(crate) fn sweep(connections: &WorkerConnections, now: u64) {
+    connections.pools.borrow_mut().retain(|_, pool| {
         pool.drop_old(now);
         let has_reason = |worker: &Worker| worker.refuses_connects() || worker.has_losses(now);
         if pool.0.first().is_some_and(|lease| has_reason(lease.worker())) || pool.begins_dead() {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::proxy::response_body::BodyError;
+use crate::body::BodyError;
 
 /// Why an exchange, or the body of a response, ended early.
 #[derive(Debug, thiserror::Error)]

@@ -15,7 +15,7 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use tokio::io::AsyncWrite;
 
 use super::broken::BrokeOff;
-use crate::proxy::response_body::Outgoing;
+use crate::body::Outgoing;
 
 /// Size in bytes up to which pieces are copied together and sent as one.
 const SMALL: usize = 4 * 1024;

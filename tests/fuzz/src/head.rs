@@ -20,9 +20,9 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use stickyd::body::Outgoing;
 use stickyd::listener::conn::{Conn, fuzzing};
 use stickyd::proxy::fuzzing::forwardable;
-use stickyd::proxy::response_body::Outgoing;
 use stickyd::upstream::exchange::request_writer::{self, Sending};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
