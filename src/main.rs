@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use stickyd::cli::{Cli, Command, Run};
-use stickyd::drain::Ended;
+use stickyd::server::Ended;
 use stickyd::server::{Server, Stop};
 use stickyd::systemd::Parent;
 use stickyd::{descriptors, reload, telemetry};

@@ -453,7 +453,7 @@ register!(r, IntGaugeVec, "stickyd_build_info", "Always 1; the label holds the v
     pub fn render(&self, shared: &Shared) -> Vec<u8> {
         self.generations.reset();
         self.dns_names.reset();
-        for name in shared.unresolved.names(&shared.snapshot.load()) {
+        for name in shared.unresolved.names(shared.snapshot.load().named()) {
             self.dns_names.with_label_values(&[name.upstream.as_str(), name.state.word()]).inc();
         }
         for gauge in [

@@ -211,7 +211,7 @@ impl Snapshot {
     }
 
     /// Returns the upstreams that the file names, in the order of the file.
-    fn named(&self) -> impl Iterator<Item = &config::Upstream> + Clone {
+    pub fn named(&self) -> impl Iterator<Item = &config::Upstream> + Clone {
         self.upstreams.iter().filter(|upstream| !upstream.removed).map(|upstream| &upstream.config)
     }
 

@@ -20,7 +20,6 @@ use crate::config::Limits;
 use crate::min_rate::Paces;
 use crate::state::Shared;
 use crate::upstream::connections::WorkerConnections;
-use crate::upstream::connections::pool::TICK;
 
 use idle_clients::Spare;
 use registered::{Entry, Share};
@@ -73,6 +72,8 @@ pub struct Thread {
     request_ids: Cell<u64>,
     stopping: Cell<bool>,
     requests_cut: Cell<bool>,
+    /// The second of the last tick ([`clock::now_s`]).
+    last_second: Cell<u32>,
     /// Whether a task is closing tunnels of drained workers.
     closing: Cell<bool>,
     /// Count of sessions closed by operators when polls were last woken for it.
@@ -98,6 +99,7 @@ impl Thread {
             spare: Spare::default(),
             stopping: Cell::new(false),
             requests_cut: Cell::new(false),
+            last_second: Cell::new(0),
             closing: Cell::new(false),
             ended: Cell::new(shared.sockets.ended()),
             shared,
@@ -271,24 +273,19 @@ impl Thread {
         crate::random::mix(next)
     }
 
-    /// Enforces the idle limits and sweeps the pools; runs as long as the thread does.
-    pub async fn tick(self: Rc<Self>, pulse: &Pulse) {
-        let mut timer = tokio::time::interval(TICK);
-        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-        let mut last = 0;
-        loop {
-            timer.tick().await;
-            pulse.beat();
-            self.connections.tick(clock::now_ms());
-            let now = clock::now_s();
-            if now != std::mem::replace(&mut last, now) {
-                self.follow_limits();
-                self.find_idle(now);
-                self.paces.second();
-            }
-            self.wake_polls_of_closed();
-            crate::drain::tunnels::start(&self);
+    /// Follows a reload's limits, finds idle clients and slow transfers (both once per second), sweeps the connections to
+    /// workers, and wakes polls whose session an operator has ended. Called every [`TICK`].
+    ///
+    /// [`TICK`]: crate::upstream::connections::pool::TICK
+    pub fn tick(&self, now_ms: u64) {
+        let now = clock::now_s();
+        if now != self.last_second.replace(now) {
+            self.follow_limits();
+            self.find_idle(now);
+            self.paces.second();
         }
+        self.wake_polls_of_closed();
+        self.connections.tick(now_ms);
     }
 
     fn find_idle(&self, now: u32) {

@@ -31,7 +31,7 @@ pub(crate) async fn list(State(api): State<Api>) -> Json<Value> {
     let snapshot = api.shared.snapshot.load_full();
     let look = api.look().await;
     let members = snapshot.upstreams.iter().flat_map(|upstream| &upstream.members);
-    let names = api.shared.unresolved.names(&snapshot);
+    let names = api.shared.unresolved.names(snapshot.named());
     Json(json!({
         "workers": members.map(|member| describe(member, &look)).collect::<Vec<_>>(),
         "names": names.iter().map(name_of).collect::<Vec<_>>(),

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use stickyd::config;
-use stickyd::drain::Ended;
+use stickyd::server::Ended;
 use stickyd::server::Server;
 use stickyd::systemd::Parent;
 use stickyd::upstream::worker::Worker;

@@ -4,6 +4,11 @@
 //! admin listener run on a control thread (ARCHITECTURE.md §4), so that a busy data thread does not make workers look
 //! unhealthy. Long lists are written on a third kind of thread (`admin::sockets`), which yields to the other two.
 
+mod data_thread;
+mod dns;
+mod health_checks;
+mod stop;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -11,12 +16,11 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::affinity::pins::SHARDS;
 use crate::config::{AdminAddress, Config, Sources};
-use crate::drain::{self, Ended};
+use crate::drain;
 use crate::keys::Keys;
 use crate::listener::{self, Part, SetError};
 use crate::reload::{self, Reloader, Running};
@@ -24,8 +28,8 @@ use crate::state::Shared;
 use crate::systemd::{Notify, Parent};
 use crate::thread::Pulse;
 use crate::tunnel::liveness;
-use crate::upstream::{addresses, health};
 use crate::{admin, secret};
+pub use stop::{Ended, Stop};
 
 /// Time in which the whole pin table is swept once.
 const SWEEP: Duration = Duration::from_secs(2);
@@ -64,25 +68,6 @@ pub struct Server {
     reload: reload::Ask,
 }
 
-/// The two ways to stop: finish what is under way, or end at once. Cheap to clone and to hold.
-#[derive(Debug, Clone, Default)]
-pub struct Stop {
-    /// Cancelled to let everything under way finish, within the deadlines.
-    pub gently: CancellationToken,
-    /// Cancelled to end at once, without waiting for anything.
-    pub now: CancellationToken,
-    /// Cancelled to end the control thread, after all data threads have ended.
-    control: CancellationToken,
-}
-
-impl Stop {
-    /// Stops the threads that already run, after a start that failed half-way.
-    fn abandon(&self) {
-        self.now.cancel();
-        self.gently.cancel();
-    }
-}
-
 impl Server {
     /// Binds everything, then starts. `sources` is where the config was read from; a reload reads it again. `parent` is
     /// the process that started stickyd and may have passed sockets.
@@ -113,7 +98,7 @@ impl Server {
             mailboxes.push(mailbox);
             let (shared, all, stop, pulse) = (shared.clone(), &stop, stop.clone(), pulse.clone());
             let thread = std::thread::Builder::new().name(format!("data-{index}"));
-            let started = thread.spawn(move || data_thread(shared, parts, added, stop, pulse));
+            let started = thread.spawn(move || run_data_thread(shared, parts, added, stop, pulse));
             threads.push(started.inspect_err(|_| all.abandon()).map_err(StartError::Thread)?);
         }
         listeners.apply(wanted, plan);
@@ -174,7 +159,7 @@ impl Drop for Needed {
     }
 }
 
-fn data_thread(
+fn run_data_thread(
     shared: Arc<Shared>,
     parts: Vec<Part>,
     added: mpsc::Receiver<Vec<Part>>,
@@ -189,7 +174,7 @@ fn data_thread(
             return Ended { cut: 0, panicked: true };
         }
     };
-    runtime.block_on(drain::run_thread(shared, parts, added, stop, pulse))
+    runtime.block_on(data_thread::run(shared, parts, added, stop, pulse))
 }
 
 /// Everything the control thread needs to reload.
@@ -225,8 +210,8 @@ fn control_thread(
         tasks.spawn_local(reloader.run(reload.asks));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(drain::polling::keep(shared.clone())));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(liveness::keep(shared.clone())));
-        tasks.spawn_local(health::keep(shared.clone(), tasks.clone(), stop.clone()));
-        tasks.spawn_local(addresses::keep(shared.clone(), tasks.clone(), stop.clone()));
+        tasks.spawn_local(health_checks::keep(shared.clone(), tasks.clone(), stop.clone()));
+        tasks.spawn_local(dns::keep(shared.clone(), tasks.clone(), stop.clone()));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(sweep(shared.clone())));
         let tell = notify.run(shared.clone(), pulses, gently);
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(tell));

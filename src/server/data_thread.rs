@@ -1,11 +1,5 @@
-//! The life of a data thread: it accepts; on a stop it stops accepting, lets requests finish, closes tunnels with 1001,
-//! cuts what is left at the deadline, and reports how that ended (ARCHITECTURE.md §5). Its submodules end the sessions
-//! of a drained *worker* and the sockets an operator closes.
-
-pub mod close_requests;
-pub mod polling;
-pub mod spread;
-pub mod tunnels;
+//! How a data thread lives and stops: it accepts; then it stops accepting, lets requests finish, closes tunnels with 1001,
+//! cuts what is left at the deadline, and reports how it ended. Left out: what one connection does (`listener`).
 
 use std::pin::pin;
 use std::rc::Rc;
@@ -15,10 +9,13 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
+use super::stop::{Ended, Stop};
+use crate::clock;
+use crate::drain;
 use crate::listener::{self, Part, Queue};
-use crate::server::Stop;
 use crate::state::Shared;
 use crate::thread::{Pulse, Thread};
+use crate::upstream::connections::pool::TICK;
 
 /// Time that requests under way have to finish after a stop.
 const REQUESTS: Duration = Duration::from_secs(2);
@@ -33,25 +30,8 @@ const TUNNELS: Duration = Duration::from_secs(5);
 /// Time that tasks have to notice that their connections were cut.
 const CUT: Duration = Duration::from_secs(1);
 
-/// Result of a stop.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Ended {
-    /// Number of connections and tunnels that were cut at the deadline.
-    pub cut: usize,
-    /// Whether a thread panicked or failed to start.
-    pub panicked: bool,
-}
-
-impl Ended {
-    /// Adds the result of another thread.
-    pub fn add(&mut self, other: Self) {
-        self.cut += other.cut;
-        self.panicked |= other.panicked;
-    }
-}
-
 /// Runs one data thread until it has stopped. `added` brings the listeners that a reload adds.
-pub async fn run_thread(
+pub(crate) async fn run(
     shared: Arc<Shared>,
     parts: Vec<Part>,
     mut added: mpsc::Receiver<Vec<Part>>,
@@ -63,7 +43,7 @@ pub async fn run_thread(
     if !parts.into_iter().all(|part| accepts(&thread, part, &stop)) {
         return Ended { cut: 0, panicked: true };
     }
-    let mut ticking = pin!(thread.clone().tick(&pulse));
+    let mut ticking = pin!(tick(thread.clone(), &pulse));
     loop {
         tokio::select! {
             () = stop.gently.cancelled() => break,
@@ -114,5 +94,18 @@ async fn finished(thread: &Thread, within: Duration, stop: &Stop) -> bool {
         () = thread.tasks.wait() => true,
         () = tokio::time::sleep(within) => false,
         () = stop.now.cancelled() => false,
+    }
+}
+
+/// The thread's clock: every [`TICK`] it beats the pulse, sweeps idle connections, enforces the time limits of clients
+/// once per second, and starts the thread's part of a drain where there is one.
+async fn tick(thread: Rc<Thread>, pulse: &Pulse) {
+    let mut timer = tokio::time::interval(TICK);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        timer.tick().await;
+        pulse.beat();
+        thread.tick(clock::now_ms());
+        drain::tunnels::start(&thread);
     }
 }

@@ -1,0 +1,7 @@
+//! How the sessions of a drained worker are ended, and sockets that an operator closes. A drain of polling sessions and of
+//! tunnels goes on beside traffic, evenly over its grace. Left out: when a worker is drained (`upstream::admin_state`).
+
+pub mod close_requests;
+pub mod polling;
+pub mod spread;
+pub mod tunnels;
