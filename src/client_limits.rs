@@ -172,7 +172,7 @@ const SOME_STREAMS: u32 = 4;
 
 impl StreamsOf {
     pub(crate) fn new(shared: &Arc<Shared>, ip: IpAddr, trusted: bool) -> Self {
-        let address = (!trusted).then(|| shared.keys.address(address_key(ip)));
+        let address = (!trusted).then(|| shared.sessions.keys.address(address_key(ip)));
         Self { shared: shared.clone(), address, counted: Cell::new(1) }
     }
 
@@ -216,13 +216,13 @@ impl Drop for StreamsOf {
 /// Counts a tunnel for its client's address. The limit was checked by [`may_tunnel`] before the request was forwarded;
 /// a tunnel that exceeds it by now is not counted, but not refused either.
 pub fn tunnel_of(shared: &Arc<Shared>, ip: IpAddr) -> Option<TunnelOf> {
-    let address = shared.keys.address(address_key(ip));
+    let address = shared.sessions.keys.address(address_key(ip));
     shared.caps.enter(address, Kind::Tunnel).then(|| TunnelOf { shared: shared.clone(), address })
 }
 
 /// Returns whether a client's address may open one more tunnel; a refusal is counted and logged.
 pub fn may_tunnel(shared: &Shared, ip: IpAddr) -> bool {
-    let may = shared.caps.has_tunnel_room(shared.keys.address(address_key(ip)));
+    let may = shared.caps.has_tunnel_room(shared.sessions.keys.address(address_key(ip)));
     if !may {
         shared.metrics.limits.reached(Limit::TunnelsPerAddress);
         say_full!(peer = %ip, "WebSocket rejected: the limit per address is reached (tunnels_per_address)");
@@ -264,7 +264,7 @@ fn made_room(live: &Registered) -> bool {
 /// header.
 pub(crate) fn admits_address(live: &Registered, ip: IpAddr) -> bool {
     let shared = &live.thread().shared;
-    let address = shared.keys.address(address_key(ip));
+    let address = shared.sessions.keys.address(address_key(ip));
     let admitted = shared.caps.enter(address, Kind::Connection);
     if admitted {
         live.counted_for(address);

@@ -471,12 +471,12 @@ register!(r, IntGaugeVec, "stickyd_build_info", "Always 1; the label holds the v
         for worker in shared.snapshot.load().workers() {
             self.show_worker(worker);
         }
-        self.pins.set(gauge(shared.pins.len()));
-        self.pins_limit.set(gauge(shared.pins.capacity()));
+        self.pins.set(gauge(shared.sessions.pins.len()));
+        self.pins_limit.set(gauge(shared.sessions.pins.capacity()));
         self.replay.set(gauge(shared.replay.held()));
         self.clients.set(gauge(shared.clients.load(std::sync::atomic::Ordering::Relaxed)));
         self.limits.show(shared);
-        self.sockets.show(&shared.sockets);
+        self.sockets.show(&shared.sessions.sockets);
         let config = shared.config.now();
         let dropped = crate::telemetry::dropped();
         self.log_dropped.inc_by(dropped.saturating_sub(self.log_dropped.get()));

@@ -12,20 +12,18 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use crate::affinity::Pin;
-use crate::affinity::pins::Pins;
+use crate::affinity::Sessions;
+use crate::affinity::discoveries::Discoveries;
 use crate::clock;
 use crate::config::{self, AdminAddress, Config};
 use crate::descriptors;
 use crate::drain;
-use crate::keys::{Key, Keys};
+use crate::keys::Keys;
 use crate::listener::Caps;
 use crate::metrics::Metrics;
-use crate::proxy::discover::Discoveries;
 use crate::reload;
 use crate::route::Guarded;
 use crate::route::guard::Watch;
-use crate::sockets::Sockets;
 use crate::upstream::Upstream;
 use crate::upstream::addresses::Unresolved;
 use crate::upstream::worker::Worker;
@@ -38,14 +36,8 @@ pub struct Shared {
     pub changed: watch::Sender<()>,
     /// DNS names of workers that do not resolve at present.
     pub unresolved: Unresolved,
-    /// Pins: sessions and the worker each belongs to.
-    pub pins: Pins<Pin>,
-    /// Registry of every live socket.
-    pub sockets: Arc<Sockets>,
-    /// Socket.IO's own ids, for upstreams with `follow`, and the session each id belongs to; bounded like the pins.
-    pub aliases: Pins<Key>,
-    /// Turns sids and addresses into keys that no outsider can predict.
-    pub keys: Keys,
+    /// Every session, its pin and its live socket.
+    pub sessions: Arc<Sessions>,
     /// Every series of the metrics.
     pub metrics: Arc<Metrics>,
     /// Limits as configured; a reload replaces them.
@@ -114,10 +106,7 @@ impl Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
             changed: watch::Sender::new(()),
             unresolved: Unresolved::default(),
-            pins: Pins::new(config.limits.pins, config.limits.pins_per_address, Instant::now()),
-            sockets: Sockets::new(config.limits.sockets),
-            aliases: Pins::new(config.limits.pins, config.limits.pins_per_address, Instant::now()),
-            keys,
+            sessions: Sessions::new(&config.limits, keys, metrics.clone()),
             metrics,
             limits: ArcSwap::from_pointee(config.limits.clone()),
             replay: Replay { held: AtomicUsize::new(0), limit: AtomicUsize::new(config.limits.replay_bytes) },
@@ -152,7 +141,7 @@ impl Shared {
             return;
         }
         self.caps.set(new);
-        self.pins.set_per_address(new.pins_per_address);
+        self.sessions.pins.set_per_address(new.pins_per_address);
         self.replay.limit.store(new.replay_bytes, Relaxed);
         if (old.discoveries, old.discoveries_per_address) != (new.discoveries, new.discoveries_per_address) {
             self.discoveries.set(new);

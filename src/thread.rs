@@ -101,7 +101,7 @@ impl Thread {
             requests_cut: Cell::new(false),
             last_second: Cell::new(0),
             closing: Cell::new(false),
-            ended: Cell::new(shared.sockets.ended()),
+            ended: Cell::new(shared.sessions.sockets.ended()),
             shared,
         })
     }
@@ -225,7 +225,7 @@ impl Thread {
     /// Wakes every poll if sessions were closed by an operator since the last call, so that each checks whether its own
     /// was closed.
     fn wake_polls_of_closed(&self) {
-        let ended = self.shared.sockets.ended();
+        let ended = self.shared.sessions.sockets.ended();
         if self.ended.replace(ended) != ended {
             for (_, live) in &*self.live.borrow() {
                 if live.worker.get() != 0 && !live.tunnel.get() {

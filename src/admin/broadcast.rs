@@ -65,7 +65,7 @@ pub(crate) async fn send(State(api): State<Api>, body: Bytes) -> Result<Json<Val
         say_full!("a broadcast was refused: another is under way");
         return Err(refuse(StatusCode::CONFLICT, "another broadcast is under way: nothing was sent"));
     };
-    let sockets = gather(&api.shared.sockets, &filter, clock::now_s()).await;
+    let sockets = gather(&api.shared.sessions.sockets, &filter, clock::now_s()).await;
     if sockets.is_empty() {
         return Err(refuse(StatusCode::NOT_FOUND, "no live socket matches: nothing was sent"));
     }

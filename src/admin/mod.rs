@@ -149,7 +149,7 @@ pub async fn serve(bound: Bound, shared: Arc<Shared>, settings: Settings, tasks:
         let samples = history.clone().keep(shared.clone());
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(samples));
     }
-    let lister = match sockets::list::Lister::start(shared.sockets.clone()) {
+    let lister = match sockets::list::Lister::start(shared.sessions.sockets.clone()) {
         Ok(lister) => lister,
         Err(error) => return tracing::error!(%error, "cannot start the admin listener's thread for lists"),
     };

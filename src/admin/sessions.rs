@@ -67,10 +67,10 @@ pub(crate) async fn pin(State(api): State<Api>, Query(query): Asked) -> Result<J
     let shared = &api.shared;
     let rule = rule(upstream, &query)?;
     let key = match rule {
-        Some(live) => live.key(shared, &upstream.config.name, sid.as_bytes()),
-        None => shared.keys.key(&upstream.config.name, sid.as_bytes()),
+        Some(live) => live.key(&shared.sessions.keys, &upstream.config.name, sid.as_bytes()),
+        None => shared.sessions.keys.key(&upstream.config.name, sid.as_bytes()),
     };
-    let seen = shared.pins.inspect(key, Instant::now(), |pin| {
+    let seen = shared.sessions.pins.inspect(key, Instant::now(), |pin| {
         (pin.worker().cloned(), pin.age_s(clock::now_s()), pin.has_tunnel(), pin.slot())
     });
     let Some((view, (worker, age_s, has_tunnel, slot))) = seen else {
@@ -116,7 +116,7 @@ pub(crate) async fn explain(State(api): State<Api>, Query(query): Asked) -> Resu
         client: address.map(|address| Client { address: address.to_canonical(), secure: false }),
         ordinary,
     };
-    let found = decide(&api.shared, upstream, asked);
+    let found = decide(&api.shared.sessions, upstream, asked);
     Ok(Json(json!({
         "upstream": upstream.config.name,
         "rule": asked.sid.and(rule).map(|live| &live.rule.name),

@@ -50,7 +50,7 @@ pub(crate) async fn list(
 
 /// `GET /api/v1/sockets/{id}`: one live socket.
 pub(crate) async fn one(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<Value>, Refusal> {
-    find(&api.shared.sockets, &id).map(|socket| Json(describe(&socket, clock::now_s())))
+    find(&api.shared.sessions.sockets, &id).map(|socket| Json(describe(&socket, clock::now_s())))
 }
 
 /// Returns the live socket with the id that an operator gave.

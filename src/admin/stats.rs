@@ -94,7 +94,7 @@ fn counts(upstream: &Upstream) -> Counts {
 pub(crate) async fn show(State(api): State<Api>) -> Json<Value> {
     let snapshot = api.shared.snapshot.load_full();
     let ages = Ages::of(&api.shared, &snapshot);
-    let sockets = Live::of(&api.shared.sockets).await;
+    let sockets = Live::of(&api.shared.sessions.sockets).await;
     let now = Sample::take(&snapshot);
     let samples = api.history.0.lock().unwrap_or_else(PoisonError::into_inner);
     let before = samples.back();
@@ -196,7 +196,7 @@ impl Ages {
         let most = snapshot.workers().filter_map(|worker| serial(worker)).max().unwrap_or(0);
         let (mut sums, now_s) = (vec![(0, 0); most + 1], clock::now_s());
         for shard in 0..SHARDS {
-            shared.pins.each(shard, |_, pin| {
+            shared.sessions.pins.each(shard, |_, pin| {
                 if let Some((count, sum)) = pin.worker().and_then(|worker| sums.get_mut(serial(worker)?)) {
                     *count += 1;
                     *sum += u64::from(pin.age_s(now_s));

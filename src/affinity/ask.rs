@@ -4,12 +4,13 @@ use hyper::body::Body;
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Version};
 
+use super::recognise;
+use super::sessions::Sessions;
 use crate::config::rules::Protocol;
 use crate::cookie::{Cookie, Seen};
 use crate::header_list::has_token;
 use crate::keys::Key;
-use crate::rules::{self, Facts, Live};
-use crate::state::Shared;
+use crate::rules::{Facts, Live};
 use crate::upstream::Upstream;
 use crate::websocket::upgrade::{self, Accept};
 
@@ -53,14 +54,14 @@ pub enum Kind {
 
 impl Ask {
     /// Reads a request's head. The upstream configures which sources count; `seen` caches the connection's last cookie.
-    pub fn read<B: Body>(shared: &Shared, upstream: &Upstream, request: &Request<B>, seen: &Seen) -> Self {
+    pub fn read<B: Body>(sessions: &Sessions, upstream: &Upstream, request: &Request<B>, seen: &Seen) -> Self {
         let headers = request.headers();
         let cookie = upstream
             .jar
             .as_ref()
             .and_then(|jar| jar.read(headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes), seen));
         let upgrade = asks_upgrade(request);
-        let (kind, facts) = rules::read(shared, upstream, request, upgrade.is_some());
+        let (kind, facts) = recognise::read(sessions, upstream, request, upgrade.is_some());
         let origin = match kind {
             Kind::Session { .. } | Kind::UnknownSid => headers.get(header::ORIGIN).cloned(),
             Kind::Ordinary | Kind::Handshake | Kind::Birth | Kind::Preflight(_) => None,

@@ -3,6 +3,7 @@
 //!
 //! Not covered: what discovery would find (workers would have to be asked), and whether the worker can be reached.
 
+use super::sessions::Sessions;
 use crate::client::Client;
 use crate::clock;
 use crate::config::rules::Protocol;
@@ -11,7 +12,6 @@ use crate::engine_io::{MAX_ID, MAX_SID};
 use crate::keys::derive;
 use crate::keys::plain_hash;
 use crate::rules::Live;
-use crate::state::Shared;
 use crate::upstream::Upstream;
 use crate::upstream::worker::Worker;
 use std::sync::Arc;
@@ -110,8 +110,8 @@ pub struct Explained {
 }
 
 /// Returns what would be decided for this question, without changing anything.
-pub fn explain(shared: &Shared, upstream: &Upstream, question: Question<'_>) -> Explained {
-    let now = decide(shared, upstream, question);
+pub fn explain(sessions: &Sessions, upstream: &Upstream, question: Question<'_>) -> Explained {
+    let now = decide(sessions, upstream, question);
     let anew = Question { sid: None, ..question };
     let then = match &now {
         (Some(worker), _) => Some(without_sid(upstream, anew, &[worker.serial])),
@@ -122,15 +122,15 @@ pub fn explain(shared: &Shared, upstream: &Upstream, question: Question<'_>) -> 
     Explained { now, then }
 }
 
-fn decide(shared: &Shared, upstream: &Upstream, question: Question<'_>) -> Answer {
+fn decide(sessions: &Sessions, upstream: &Upstream, question: Question<'_>) -> Answer {
     let live = question.rule.or_else(|| default_rule(upstream));
     let (Some(sid), Some(live)) = (question.sid, live) else { return without_sid(upstream, question, &[]) };
     let longest = if live.rule.protocol == Protocol::SocketIo { MAX_SID } else { MAX_ID };
     if sid.len() > longest {
         return (None, Why::TooLong);
     }
-    let key = live.key(shared, &upstream.config.name, sid);
-    match shared.pins.peek(key, Instant::now(), |pin| pin.worker().cloned()) {
+    let key = live.key(&sessions.keys, &upstream.config.name, sid);
+    match sessions.pins.peek(key, Instant::now(), |pin| pin.worker().cloned()) {
         None if live.rule.client_made => match upstream.hash(&plain_hash(sid), &[]) {
             Some(worker) => (Some(worker.clone()), Why::Made),
             None => (None, Why::Nobody),

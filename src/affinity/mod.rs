@@ -9,6 +9,7 @@ pub mod discoveries;
 pub mod explain;
 mod pin;
 pub mod pins;
+mod recognise;
 pub mod sessions;
 
 use std::sync::Arc;
@@ -23,10 +24,8 @@ use crate::cookie::Cookie;
 use crate::keys::Key;
 use crate::keys::derive;
 use crate::metrics::Source;
-use crate::rules;
 use crate::rules::Facts;
 use crate::sockets::End;
-use crate::state::Shared;
 use crate::telemetry::{say_full, say_rarely};
 use crate::upstream::Upstream;
 use crate::upstream::worker::{Session, Worker};
@@ -35,7 +34,7 @@ pub use pin::Pin;
 use pin::Used;
 use pins::Inserted;
 use sessions::due_at;
-pub use sessions::{Hold, close, end, ends_at, enlist, forget, hold, pin, pin_fresh, pin_listed, refused_by_owner};
+pub use sessions::{Hold, Sessions, Ttl};
 
 /// How long a Socket.IO socket id is remembered if no request names it. The id leads nowhere once its session is over.
 const ALIAS: Duration = Duration::from_secs(24 * 3_600);
@@ -70,43 +69,133 @@ pub enum Resolved {
     Nobody,
 }
 
-/// Decides which worker gets the request, as far as possible without contacting workers. `tried` holds the serials of
-/// workers that could not be reached for this request.
-pub fn resolve(shared: &Arc<Shared>, upstream: &Upstream, ask: &Ask, client: Client, tried: &[u64]) -> Resolved {
-    let placed = match ask.kind {
-        Kind::UnknownSid => return Resolved::Ended,
-        Kind::Session { key, .. } => return session(shared, upstream, key, ask, client, tried),
-        Kind::Preflight(Some(key)) => return preflight(shared, upstream, key, ask, client, tried),
-        Kind::Ordinary | Kind::Birth if ask.follows().is_some() => followed(shared, upstream, ask, client, tried),
-        Kind::Preflight(None) | Kind::Ordinary => ordinary(upstream, ask, client, tried),
-        Kind::Handshake | Kind::Birth => handshake(upstream, ask, client, tried),
-    };
-    placed.map_or(Resolved::Nobody, Resolved::Worker)
-}
+impl Sessions {
+    /// Decides which worker gets the request, as far as possible without contacting workers. `tried` holds the serials of
+    /// workers that could not be reached for this request.
+    pub fn resolve(self: &Arc<Self>, upstream: &Upstream, ask: &Ask, client: Client, tried: &[u64]) -> Resolved {
+        let placed = match ask.kind {
+            Kind::UnknownSid => return Resolved::Ended,
+            Kind::Session { key, .. } => return self.session(upstream, key, ask, client, tried),
+            Kind::Preflight(Some(key)) => return self.preflight(upstream, key, ask, client, tried),
+            Kind::Ordinary | Kind::Birth if ask.follows().is_some() => self.followed(upstream, ask, client, tried),
+            Kind::Preflight(None) | Kind::Ordinary => ordinary(upstream, ask, client, tried),
+            Kind::Handshake | Kind::Birth => handshake(upstream, ask, client, tried),
+        };
+        placed.map_or(Resolved::Nobody, Resolved::Worker)
+    }
 
-/// Resolves a request with a session id: by the session's pin, or without a pin by the rule that found the id.
-fn session(shared: &Arc<Shared>, upstream: &Upstream, key: Key, ask: &Ask, client: Client, tried: &[u64]) -> Resolved {
-    let (live, facts) = (ask.rule(upstream), ask.facts.as_deref());
-    let client_made = live.is_some_and(|live| live.rule.client_made);
-    match pinned(shared, upstream, key) {
-        // A CometD refusal has to fit the client's message, which stickyd does not read, and the id outlives a session.
-        // Another worker has to answer.
-        Resolved::Ended if live.is_some_and(|live| live.rule.protocol == Protocol::CometD) => {
-            forget(shared, key, End::WorkerGone);
-            Resolved::Unpinned(key)
+    /// Resolves a request with a session id: by the session's pin, or without a pin by the rule that found the id.
+    fn session(self: &Arc<Self>, upstream: &Upstream, key: Key, ask: &Ask, client: Client, tried: &[u64]) -> Resolved {
+        let (live, facts) = (ask.rule(upstream), ask.facts.as_deref());
+        let client_made = live.is_some_and(|live| live.rule.client_made);
+        match self.pinned(upstream, key) {
+            // A CometD refusal has to fit the client's message, which stickyd does not read, and the id outlives a session.
+            // Another worker has to answer.
+            Resolved::Ended if live.is_some_and(|live| live.rule.protocol == Protocol::CometD) => {
+                self.forget(key, End::WorkerGone);
+                Resolved::Unpinned(key)
+            }
+            // A session that an operator ended stays ended. If its worker is gone, no pin is left and the id may be used
+            // again.
+            Resolved::Ended if client_made && facts.is_some_and(|facts| facts.creates) => {
+                match self.pins.peek(key, Instant::now(), |_| ()) {
+                    Some(()) => Resolved::Ended,
+                    None => made(upstream, facts, tried),
+                }
+            }
+            Resolved::Unpinned(_) if live.is_none_or(|live| live.discovers(facts)) => Resolved::Unpinned(key),
+            Resolved::Unpinned(_) if client_made => made(upstream, facts, tried),
+            Resolved::Unpinned(_) => ordinary(upstream, ask, client, tried).map_or(Resolved::Nobody, Resolved::Made),
+            decided => decided,
         }
-        // A session that an operator ended stays ended. If its worker is gone, no pin is left and the id may be used
-        // again.
-        Resolved::Ended if client_made && facts.is_some_and(|facts| facts.creates) => {
-            match shared.pins.peek(key, Instant::now(), |_| ()) {
-                Some(()) => Resolved::Ended,
-                None => made(upstream, facts, tried),
+    }
+
+    /// Chooses the worker of the Socket.IO session that an ordinary request names, while it serves; the session's pin is
+    /// not refreshed.
+    fn followed(&self, upstream: &Upstream, ask: &Ask, client: Client, tried: &[u64]) -> Option<Choice> {
+        let worker = ask.follows().and_then(|key| self.pins.peek(key, Instant::now(), |pin| pin.worker().cloned()));
+        match worker.flatten().filter(|worker| worker.serves() && !tried.contains(&worker.serial)) {
+            Some(worker) => Some(Choice { worker, why: Source::Follow, seat: None, hold: None, cookie: None }),
+            None => ordinary(upstream, ask, client, tried),
+        }
+    }
+
+    /// Resolves a session by its pin, whatever the state of the worker; only the worker's death or an operator ends the
+    /// pin.
+    fn pinned(self: &Arc<Self>, upstream: &Upstream, key: Key) -> Resolved {
+        let now = Instant::now();
+        let Some((open, used)) = self.pins.open(key, now, |pin| pin.used(clock::s_at(now))) else {
+            return Resolved::Unpinned(key);
+        };
+        let Used { worker, ttl_s, slot, has_tunnel, is_fresh } = used;
+        let hold = Hold::new(self, key, open, ttl_s, is_fresh);
+        let Some(worker) = worker else { return Resolved::Ended };
+        if worker.gone() {
+            drop(hold);
+            self.forget(key, End::WorkerGone);
+            return Resolved::Ended;
+        }
+        // A session with a tunnel ends with the tunnel.
+        let is_due = || !has_tunnel && due_at(&worker, slot, key).is_some_and(|due| due <= clock::ms_at(now));
+        if !worker.serves() || (worker.admin.ends() && is_due()) {
+            drop(hold);
+            self.end(upstream, key);
+            return Resolved::Ended;
+        }
+        Resolved::Worker(Choice { worker, why: Source::Sid, seat: None, hold: Some(hold), cookie: None })
+    }
+
+    /// Resolves a preflight by the session's pin without refreshing the pin. If the worker is gone or could not be reached,
+    /// or the session has ended, any worker may answer.
+    fn preflight(
+        self: &Arc<Self>,
+        upstream: &Upstream,
+        key: Key,
+        ask: &Ask,
+        client: Client,
+        tried: &[u64],
+    ) -> Resolved {
+        let Some(worker) = self.pins.peek(key, Instant::now(), |pin| pin.worker().cloned()) else {
+            return Resolved::Unpinned(key);
+        };
+        if let Some(worker) = worker.filter(|worker| worker.serves() && !tried.contains(&worker.serial)) {
+            return Resolved::Worker(Choice { worker, why: Source::Sid, seat: None, hold: None, cookie: None });
+        }
+        ordinary(upstream, ask, client, tried).map_or(Resolved::Nobody, Resolved::Worker)
+    }
+
+    /// Checks at every hundredth new session whether its client address holds most sessions, and warns: the address then
+    /// does not tell clients apart.
+    pub fn watch_one_address(&self, upstream: &Upstream, client: Client) {
+        if !(upstream.carried.learned.fetch_add(1, Relaxed) + 1).is_multiple_of(100) {
+            return;
+        }
+        let (here, all) = (self.pins.of_address(self.keys.address(client.key())), self.pins.len());
+        if here * 2 > all {
+            say_rarely!(upstream = %upstream.config.name, address = %client.address, sessions = here, of = all,
+                "one client address holds most sessions: if a proxy or NAT in front hides the clients, \
+                 name it in the listener's trusted_proxies");
+        }
+    }
+
+    /// Remembers a Socket.IO socket id as another name of this session, for requests that `follow` it.
+    pub fn alias(&self, upstream: &str, id: &[u8], key: Key, client: Client) {
+        let name = self.keys.of_rule(upstream, recognise::FOLLOW, id);
+        let address = self.keys.address(client.key());
+        let now = Instant::now();
+        // A recovered socket keeps its id in a new session.
+        if self.aliases.update(name, now, |session| *session = key).is_some() {
+            return;
+        }
+        match self.aliases.insert(name, key, address, ALIAS, now) {
+            Inserted::New { evicted: 0 } | Inserted::Kept(_) => {}
+            Inserted::New { .. } => self.metrics.pins_evicted.inc(),
+            Inserted::Refused(..) => {
+                self.metrics.pins_refused.inc();
+                say_full!(upstream = %upstream,
+                    "socket id was not remembered: the table or the quota of its address is full ([limits] pins)");
             }
         }
-        Resolved::Unpinned(_) if live.is_none_or(|live| live.discovers(facts)) => Resolved::Unpinned(key),
-        Resolved::Unpinned(_) if client_made => made(upstream, facts, tried),
-        Resolved::Unpinned(_) => ordinary(upstream, ask, client, tried).map_or(Resolved::Nobody, Resolved::Made),
-        decided => decided,
     }
 }
 
@@ -116,60 +205,6 @@ fn made(upstream: &Upstream, facts: Option<&Facts>, tried: &[u64]) -> Resolved {
     let Some(worker) = upstream.hash(&hash, tried).cloned() else { return Resolved::Nobody };
     let seat = Some(worker.session());
     Resolved::Made(Choice { worker, why: Source::New, seat, hold: None, cookie: None })
-}
-
-/// Chooses the worker of the Socket.IO session that an ordinary request names, while it serves; the session's pin is
-/// not refreshed.
-fn followed(shared: &Shared, upstream: &Upstream, ask: &Ask, client: Client, tried: &[u64]) -> Option<Choice> {
-    let worker = ask.follows().and_then(|key| shared.pins.peek(key, Instant::now(), |pin| pin.worker().cloned()));
-    match worker.flatten().filter(|worker| worker.serves() && !tried.contains(&worker.serial)) {
-        Some(worker) => Some(Choice { worker, why: Source::Follow, seat: None, hold: None, cookie: None }),
-        None => ordinary(upstream, ask, client, tried),
-    }
-}
-
-/// Resolves a session by its pin, whatever the state of the worker; only the worker's death or an operator ends the
-/// pin.
-fn pinned(shared: &Arc<Shared>, upstream: &Upstream, key: Key) -> Resolved {
-    let now = Instant::now();
-    let Some((open, used)) = shared.pins.open(key, now, |pin| pin.used(clock::s_at(now))) else {
-        return Resolved::Unpinned(key);
-    };
-    let Used { worker, ttl_s, slot, has_tunnel, is_fresh } = used;
-    let hold = Hold::new(shared, key, open, ttl_s, is_fresh);
-    let Some(worker) = worker else { return Resolved::Ended };
-    if worker.gone() {
-        drop(hold);
-        forget(shared, key, End::WorkerGone);
-        return Resolved::Ended;
-    }
-    // A session with a tunnel ends with the tunnel.
-    let is_due = || !has_tunnel && due_at(&worker, slot, key).is_some_and(|due| due <= clock::ms_at(now));
-    if !worker.serves() || (worker.admin.ends() && is_due()) {
-        drop(hold);
-        end(shared, upstream, key);
-        return Resolved::Ended;
-    }
-    Resolved::Worker(Choice { worker, why: Source::Sid, seat: None, hold: Some(hold), cookie: None })
-}
-
-/// Resolves a preflight by the session's pin without refreshing the pin. If the worker is gone or could not be reached,
-/// or the session has ended, any worker may answer.
-fn preflight(
-    shared: &Arc<Shared>,
-    upstream: &Upstream,
-    key: Key,
-    ask: &Ask,
-    client: Client,
-    tried: &[u64],
-) -> Resolved {
-    let Some(worker) = shared.pins.peek(key, Instant::now(), |pin| pin.worker().cloned()) else {
-        return Resolved::Unpinned(key);
-    };
-    if let Some(worker) = worker.filter(|worker| worker.serves() && !tried.contains(&worker.serial)) {
-        return Resolved::Worker(Choice { worker, why: Source::Sid, seat: None, hold: None, cookie: None });
-    }
-    ordinary(upstream, ask, client, tried).map_or(Resolved::Nobody, Resolved::Worker)
 }
 
 /// Chooses the worker that the cookie names while it serves, else the worker of the hash. A WebSocket outside Engine.IO
@@ -236,38 +271,4 @@ fn cookie_for(upstream: &Upstream, ask: &Ask, client: [u8; 12], worker: &Worker)
 pub fn first_guess(upstream: &Upstream, ask: &Ask, client: Client) -> Option<Arc<Worker>> {
     let (key, _, _) = hash_key(upstream, ask, client);
     cookie_worker(upstream, ask, &[]).or_else(|| upstream.hash(&key, &[])).cloned()
-}
-
-/// Checks at every hundredth new session whether its client address holds most sessions, and warns: the address then
-/// does not tell clients apart.
-pub fn watch_one_address(shared: &Shared, upstream: &Upstream, client: Client) {
-    if !(upstream.carried.learned.fetch_add(1, Relaxed) + 1).is_multiple_of(100) {
-        return;
-    }
-    let (here, all) = (shared.pins.of_address(shared.keys.address(client.key())), shared.pins.len());
-    if here * 2 > all {
-        say_rarely!(upstream = %upstream.config.name, address = %client.address, sessions = here, of = all,
-            "one client address holds most sessions: if a proxy or NAT in front hides the clients, \
-             name it in the listener's trusted_proxies");
-    }
-}
-
-/// Remembers a Socket.IO socket id as another name of this session, for requests that `follow` it.
-pub fn alias(shared: &Shared, upstream: &str, id: &[u8], key: Key, client: Client) {
-    let name = shared.keys.of_rule(upstream, rules::FOLLOW, id);
-    let address = shared.keys.address(client.key());
-    let now = Instant::now();
-    // A recovered socket keeps its id in a new session.
-    if shared.aliases.update(name, now, |session| *session = key).is_some() {
-        return;
-    }
-    match shared.aliases.insert(name, key, address, ALIAS, now) {
-        Inserted::New { evicted: 0 } | Inserted::Kept(_) => {}
-        Inserted::New { .. } => shared.metrics.pins_evicted.inc(),
-        Inserted::Refused(..) => {
-            shared.metrics.pins_refused.inc();
-            say_full!(upstream = %upstream,
-                "socket id was not remembered: the table or the quota of its address is full ([limits] pins)");
-        }
-    }
 }

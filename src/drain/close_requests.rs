@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use super::spread::Spread;
 use super::tunnels::{chance, now_us, random_index};
-use crate::affinity;
 use crate::clock;
 use crate::sockets::{Id, Order, Socket};
 use crate::state::Shared;
@@ -22,7 +21,7 @@ const KEPT: usize = 16;
 /// Closes one socket; returns `false` if it is ending already.
 pub fn close(shared: &Shared, socket: &Arc<Socket>, order: &Order) -> bool {
     let tunnel = socket.order(order);
-    affinity::close(shared, socket) || tunnel
+    shared.sessions.close(socket) || tunnel
 }
 
 /// One closing: an operator's order to close a set of sockets.
@@ -119,7 +118,7 @@ pub async fn spread(shared: Arc<Shared>, closing: Arc<Closing>, mut sockets: Vec
         tokio::time::sleep(Duration::from_micros(next.saturating_sub(now_us()))).await;
         if !sockets.is_empty() {
             let id = sockets.swap_remove(random_index(sockets.len()));
-            closing.close(&shared, shared.sockets.get(id).as_ref(), &order);
+            closing.close(&shared, shared.sessions.sockets.get(id).as_ref(), &order);
         }
         spread.closed(chance());
     }

@@ -69,7 +69,7 @@ fn under(snapshot: &Snapshot) -> Vec<Under> {
 fn number(shared: &Shared, worker: &Arc<Worker>) {
     let mut count = 0;
     for shard in 0..SHARDS {
-        shared.pins.each(shard, |_, pin| {
+        shared.sessions.pins.each(shard, |_, pin| {
             if pin.is_polling_at(worker) {
                 pin.set_slot(Slot::of(count));
                 count = count.wrapping_add(1);
@@ -89,7 +89,7 @@ fn end_due(shared: &Shared, under: &[Under], now_ms: u64) {
     for shard in 0..SHARDS {
         // Outside of the lock: when the last session of a worker ends, the worker may be dropped.
         let mut ended = Vec::new();
-        shared.pins.each(shard, |key, pin| {
+        shared.sessions.pins.each(shard, |key, pin| {
             let Some((one, count)) = under.iter_mut().find(|(one, _)| pin.is_polling_at(&one.worker)) else { return };
             if one.ending.due_ms(pin.slot(), key.jitter()).is_some_and(|due| due <= now_ms) {
                 ended.extend(pin.end());

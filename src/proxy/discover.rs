@@ -9,9 +9,8 @@
 //! find no owner consume budget.
 
 mod hunt;
-pub(crate) mod probe;
+mod probe;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper::{Request, Response, header};
@@ -23,11 +22,12 @@ use super::respond::{self, Problem};
 use super::response_body::Reply;
 use crate::affinity::Choice;
 use crate::affinity::ask::Kind;
-use crate::affinity::discoveries::budget::{Budget, Misses, Taken};
-use crate::affinity::discoveries::search::{Joined, Searches};
+use crate::affinity::discoveries::budget::Taken;
+use crate::affinity::discoveries::lock;
+use crate::affinity::discoveries::search::Joined;
+use crate::affinity::discoveries::search::Verdict;
 use crate::body::Outgoing;
 use crate::clock;
-use crate::config::Limits;
 use crate::keys::Key;
 use crate::metrics::{Discovery, Source};
 use crate::state::Shared;
@@ -39,35 +39,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Interval between two checks while a request waits.
 const LOOK: Duration = Duration::from_millis(50);
-
-/// State of discovery, shared by all threads. It is locked for a few operations per *discovery*, never for a request
-/// whose session is pinned.
-pub struct Discoveries {
-    pub(crate) budget: Mutex<Budget>,
-    pub(crate) misses: Mutex<Misses<Key>>,
-    pub(crate) searches: Searches,
-}
-
-impl Discoveries {
-    /// Starts with full budgets and without remembered misses.
-    pub fn new(limits: &Limits) -> Self {
-        Self {
-            budget: Mutex::new(Budget::new(limits.discoveries_per_address, limits.discoveries)),
-            misses: Mutex::default(),
-            searches: Mutex::default(),
-        }
-    }
-
-    /// Applies the budgets of a reloaded config.
-    pub fn set(&self, limits: &Limits) {
-        lock(&self.budget).set(limits.discoveries_per_address, limits.discoveries);
-    }
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Counts and caches stay meaningful even if a thread panicked while holding the lock.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A budget token taken by one discovery; dropping it returns the token if the session was found.
 struct Token<'a> {
@@ -107,7 +78,7 @@ pub async fn find(job: &Job, key: Key, mut request: Request<Outgoing>, record: &
         request.headers_mut().remove(header::ACCEPT_ENCODING);
     }
     let copies = Copies::of(job, request);
-    let joined = Joined::new(shared, key);
+    let joined = Joined::new(&shared.discoveries, key);
     let mut hunt = Hunt::new(job, key, &joined.search, copies);
     let (result, response) = hunt.run(record).await;
     token.found = hunt.proven;
@@ -126,13 +97,13 @@ pub async fn claimed(job: &Job, request: &Request<Outgoing>, choice: Choice) -> 
     if workers.len() < 2 || job.ask.upgrade.is_some() || !probe::asks(job, request) {
         return choice;
     }
-    let address = shared.keys.address(job.client.key());
+    let address = shared.sessions.keys.address(job.client.key());
     if !lock(&shared.discoveries.budget).take(address, clock::now_ms()).taken {
         return choice;
     }
     let mut token = Token { shared, address, found: false };
     let asked = probe::ask_all(job, request, &workers).await;
-    let Some((owner, _)) = asked.into_iter().find(|(_, verdict)| *verdict == probe::Verdict::Owns) else {
+    let Some((owner, _)) = asked.into_iter().find(|(_, verdict)| *verdict == Verdict::Owns) else {
         return choice;
     };
     token.found = true;
@@ -142,7 +113,7 @@ pub async fn claimed(job: &Job, request: &Request<Outgoing>, choice: Choice) -> 
 }
 
 async fn take_token<'a>(shared: &'a Shared, job: &Job) -> Option<Token<'a>> {
-    let address = shared.keys.address(job.client.key());
+    let address = shared.sessions.keys.address(job.client.key());
     let deadline = Instant::now() + PATIENCE;
     loop {
         let Taken { taken, crowded } = lock(&shared.discoveries.budget).take(address, clock::now_ms());

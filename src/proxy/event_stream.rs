@@ -20,8 +20,9 @@ use hyper::body::Frame;
 use hyper::http::response::Parts;
 
 use super::Job;
+use crate::affinity::Ttl;
 use crate::affinity::ask::Kind;
-use crate::affinity::{self, Choice, Hold};
+use crate::affinity::{Choice, Hold};
 use crate::client::Client;
 use crate::clock;
 use crate::config::pattern::{Seen, Template};
@@ -115,14 +116,14 @@ impl Stream {
     /// Pins the session whose id appeared here; the stream belongs to that session from now on.
     fn bear(&mut self, rule: usize, id: &[u8]) {
         let (Some(newborn), Some(live)) = (self.newborn.take(), self.upstream.rules.get(rule)) else { return };
-        let key = live.key(&self.shared, &self.upstream.config.name, id);
+        let key = live.key(&self.shared.sessions.keys, &self.upstream.config.name, id);
         let seat = self.seat.take().unwrap_or_else(|| self.worker.session());
         // The facts of the request are not kept for the life of a stream.
         let (transport, kind) = (Transport::Polling, sockets::Kind::Plain);
         let new = New { worker: &self.worker, session: Some(seat), transport, kind, sid: id, facts: None };
-        affinity::pin(&self.shared, key, newborn.client, new, live.rule.ttl, false);
+        self.shared.sessions.pin(key, newborn.client, new, Ttl::Configured(live.rule.ttl));
         live.series.learned.inc();
-        self.hold = affinity::hold(&self.shared, key);
+        self.hold = self.shared.sessions.hold(key);
         self.key = Some(key);
     }
 
@@ -147,7 +148,7 @@ impl Stream {
             let left = self.due().map_or(LOOK_MS, |due| due.saturating_sub(clock::now_ms()));
             if left == 0 {
                 match self.key {
-                    Some(key) => affinity::end(&self.shared, &self.upstream, key),
+                    Some(key) => self.shared.sessions.end(&self.upstream, key),
                     None => self.upstream.series().drained_polling.inc(),
                 }
                 return Poll::Ready(());
@@ -162,7 +163,7 @@ impl Stream {
     /// time left.
     fn due(&mut self) -> Option<u64> {
         if let Some(key) = self.key {
-            return affinity::ends_at(&self.shared, key, &self.worker);
+            return self.shared.sessions.ends_at(key, &self.worker);
         }
         let ending = self.worker.admin.ending()?;
         let late = |ending: &Ending| {

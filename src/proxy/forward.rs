@@ -26,7 +26,7 @@ use super::respond::{self, Problem};
 use super::response_body::{Answer, Reply};
 use super::retry;
 use crate::affinity::ask::Kind;
-use crate::affinity::{self, Choice, Resolved};
+use crate::affinity::{Choice, Resolved};
 use crate::body::Outgoing;
 use crate::cookie;
 use crate::engine_io;
@@ -90,7 +90,7 @@ pub fn to(
 /// Chooses another worker for a request that is not tied to one, excluding those that have failed.
 fn another(job: &Job, failed: &Choice, tried: &mut Vec<u64>) -> Option<Choice> {
     tried.push(failed.worker.serial);
-    match affinity::resolve(&job.conn.thread.shared, &job.upstream, &job.ask, job.client, tried) {
+    match job.conn.thread.shared.sessions.resolve(&job.upstream, &job.ask, job.client, tried) {
         Resolved::Worker(next) | Resolved::Made(next) => Some(next),
         Resolved::Unpinned(_) | Resolved::Ended | Resolved::Nobody => None,
     }
@@ -114,7 +114,7 @@ async fn lost(job: &Job, choice: &Choice, missed: &Missed) -> Response<Reply> {
         let _ = tokio::time::timeout(pool::FINDS_DEAD, found_out).await;
     }
     if let (Kind::Session { key, .. }, true) = (job.ask.kind, choice.worker.gone()) {
-        affinity::forget(&job.conn.thread.shared, key, End::WorkerGone);
+        job.conn.thread.shared.sessions.forget(key, End::WorkerGone);
         job.upstream.series().refusals_own.inc();
         return respond::refused(job);
     }
@@ -216,7 +216,7 @@ pub struct Farewell {
 impl Drop for Farewell {
     fn drop(&mut self) {
         if self.ends.get() {
-            affinity::forget(&self.shared, self.key, End::Client);
+            self.shared.sessions.forget(self.key, End::Client);
         }
     }
 }

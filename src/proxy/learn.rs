@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::Job;
 use super::respond::Problem;
 use super::response_body::Answer;
+use crate::affinity::Ttl;
 use crate::affinity::ask::Kind;
 use crate::affinity::{self, Choice};
 use crate::config::pattern::Seen;
@@ -86,9 +87,7 @@ impl<'a> Ahead<'a> {
 /// A session id found in a response.
 struct Born {
     id: Vec<u8>,
-    ttl: Duration,
-    /// Whether the response announced how long the session may be silent.
-    paced: bool,
+    ttl: Ttl,
 }
 
 /// Whether the response has to be inspected. Most need not be, polls included.
@@ -136,9 +135,9 @@ pub async fn read(job: &Job, choice: &mut Choice, parts: &Parts, ahead: Ahead<'_
 fn refused(job: &Job, live: &Live, key: affinity::pins::Key) {
     let shared = &job.conn.thread.shared;
     if live.rule.client_made {
-        affinity::forget(shared, key, End::Refused);
+        shared.sessions.forget(key, End::Refused);
     } else {
-        affinity::refused_by_owner(shared, key);
+        shared.sessions.refused_by_owner(key);
     }
     live.series.refused.inc();
     job.upstream.series().refusals_forwarded.inc();
@@ -149,7 +148,7 @@ fn refused(job: &Job, live: &Live, key: affinity::pins::Key) {
 async fn handshake(job: &Job, choice: &mut Choice, parts: &Parts, ahead: &mut Ahead<'_>) -> Result<(), Problem> {
     let Some(live) = job.upstream.socket_io() else { return Ok(()) };
     if first(job, choice, live, live.rule.learn.iter(), parts, ahead).await? {
-        affinity::watch_one_address(&job.conn.thread.shared, &job.upstream, job.client);
+        job.conn.thread.shared.sessions.watch_one_address(&job.upstream, job.client);
         job.upstream.series().learned.inc();
     } else {
         job.upstream.series().unlearned.inc();
@@ -197,7 +196,7 @@ async fn find(
         Place::OpenPacket => {
             return Ok(open_packet(ahead).await?.map(|open| {
                 let ttl = job.upstream.learn(open.ping_interval, open.ping_timeout, open.max_payload);
-                Born { id: open.sid.into_bytes(), ttl, paced: true }
+                Born { id: open.sid.into_bytes(), ttl: Ttl::Announced(ttl) }
             }));
         }
         Place::Json(_) => json(&learn.from, parts, ahead).await?.map(String::into_bytes),
@@ -207,7 +206,7 @@ async fn find(
     };
     let Some(id) = id else { return Ok(None) };
     if live.rule.protocol == Protocol::SocketIo {
-        return Ok(Some(Born { id, ttl: job.upstream.session_ttl(), paced: true }));
+        return Ok(Some(Born { id, ttl: Ttl::Announced(job.upstream.session_ttl()) }));
     }
     let ttl = match &live.rule.ttl_from {
         None => None,
@@ -216,7 +215,7 @@ async fn find(
         }
         Some(place) => extract::in_head(place, &parts.headers).and_then(|text| answer::seconds(&text)),
     };
-    Ok(Some(Born { id, ttl: ttl.unwrap_or(live.rule.ttl), paced: false }))
+    Ok(Some(Born { id, ttl: Ttl::Configured(ttl.unwrap_or(live.rule.ttl)) }))
 }
 
 async fn open_packet(ahead: &mut Ahead<'_>) -> Result<Option<Handshake>, Problem> {
@@ -246,18 +245,18 @@ async fn json(place: &Place, parts: &Parts, ahead: &mut Ahead<'_>) -> Result<Opt
 /// Pins a new session, and keeps the pin open for the duration of the response.
 fn pin(job: &Job, choice: &mut Choice, live: &Live, born: &Born) {
     let shared = &job.conn.thread.shared;
-    let key = live.key(shared, &job.upstream.config.name, &born.id);
+    let key = live.key(&shared.sessions.keys, &job.upstream.config.name, &born.id);
     let seat = choice.seat.take().unwrap_or_else(|| choice.worker.session());
     live.series.learned.inc();
     // The response to an Engine.IO handshake ends at once, so it need not keep the pin open.
     if live.rule.protocol == Protocol::SocketIo {
-        affinity::pin_fresh(shared, key, job.client, seat, born.ttl, born.paced);
+        shared.sessions.pin_fresh(key, job.client, seat, born.ttl);
         return;
     }
     let worker = choice.worker.clone();
-    affinity::pin(shared, key, job.client, job.session(&worker, seat, &born.id), born.ttl, born.paced);
+    shared.sessions.pin(key, job.client, job.session(&worker, seat, &born.id), born.ttl);
     if choice.hold.is_none() {
-        choice.hold = affinity::hold(shared, key);
+        choice.hold = shared.sessions.hold(key);
     }
 }
 
@@ -271,9 +270,9 @@ pub fn made(job: &Job, choice: &mut Choice, status: StatusCode) {
     {
         let shared = &job.conn.thread.shared;
         let worker = choice.worker.clone();
-        affinity::pin(shared, key, job.client, job.session(&worker, seat, &[]), live.rule.ttl, false);
+        shared.sessions.pin(key, job.client, job.session(&worker, seat, &[]), Ttl::Configured(live.rule.ttl));
         live.series.learned.inc();
-        choice.hold = affinity::hold(shared, key);
+        choice.hold = shared.sessions.hold(key);
     }
 }
 
@@ -281,7 +280,7 @@ pub fn made(job: &Job, choice: &mut Choice, status: StatusCode) {
 pub fn ended(job: &Job, choice: &mut Choice, status: StatusCode) {
     let (Kind::Session { key, .. }, Some(live)) = (job.ask.kind, job.ask.rule(&job.upstream)) else { return };
     if job.ask.facts.as_ref().is_some_and(|facts| live.ends(facts, status.as_u16())) {
-        affinity::forget(&job.conn.thread.shared, key, End::Client);
+        job.conn.thread.shared.sessions.forget(key, End::Client);
         live.series.ended.inc();
         choice.hold = None;
     }
@@ -316,7 +315,7 @@ async fn names(job: &Job, key: affinity::pins::Key, parts: &Parts, ahead: &mut A
     while engine_io::may_name_sockets(&ahead.seen) && ahead.more(engine_io::MAX_HANDSHAKE).await? {}
     for id in engine_io::socket_ids(&ahead.seen) {
         let shared = &job.conn.thread.shared;
-        affinity::alias(shared, &job.upstream.config.name, id.as_bytes(), key, job.client);
+        shared.sessions.alias(&job.upstream.config.name, id.as_bytes(), key, job.client);
     }
     Ok(())
 }

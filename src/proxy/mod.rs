@@ -31,7 +31,7 @@ use hyper::header;
 use hyper::{Method, Request, Response, StatusCode};
 
 use crate::affinity::ask::{Ask, Kind};
-use crate::affinity::{self, Choice, Resolved};
+use crate::affinity::{Choice, Resolved};
 use crate::body::Outgoing;
 use crate::body::RequestStream;
 use crate::client::Client;
@@ -106,7 +106,7 @@ impl Job {
         let engine = engine_io::recognise(request.uri().query());
         if let Some(EngineIo { sid: Sid::Given(sid), .. }) = &engine {
             let new = |seat| self.session(&choice.worker, seat, sid);
-            affinity::enlist(&self.conn.thread.shared, hold.key(), new);
+            self.conn.thread.shared.sessions.enlist(hold.key(), new);
         }
     }
 
@@ -177,7 +177,7 @@ fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) -> impl 
     async move {
         let shared = &job.conn.thread.shared;
         record.concerns(&job.upstream, &job.ask, job.client);
-        let resolved = affinity::resolve(shared, &job.upstream, &job.ask, job.client, &[]);
+        let resolved = shared.sessions.resolve(&job.upstream, &job.ask, job.client, &[]);
         if job.ask.kind == Kind::Handshake || job.ask.upgrade.is_some() || matches!(resolved, Resolved::Unpinned(_)) {
             job.look(&request);
         }
@@ -254,10 +254,10 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
         shared.metrics.unrouted.inc();
         return Err(Problem::NoRoute.into());
     };
-    let ask = Ask::read(shared, upstream, request, &conn.cookie);
+    let ask = Ask::read(&shared.sessions, upstream, request, &conn.cookie);
     let client = headers::client(conn, request.headers());
     if watch.is_some() || upstream.limits.is_some() {
-        let key = shared.keys.address(client.key());
+        let key = shared.sessions.keys.address(client.key());
         let asked = guard::Asked { ask: &ask, client, host, key, now_ms: clock::now_ms() };
         let passed = guard::check(watch, upstream, request, &asked);
         passed.map_err(|turned| Turned::Guarded(turned, ask.upgrade.is_some(), client))?;

@@ -12,7 +12,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::Job;
-use crate::affinity;
 use crate::affinity::ask::Kind;
 use crate::clock;
 use crate::keys::Key;
@@ -48,7 +47,7 @@ impl<'a, F: Future> OpenPoll<'a, F> {
             Kind::Session { key, poll: true, .. } => {
                 let entry = job.conn.http2.then(|| job.conn.thread.register_poll(worker.serial));
                 job.conn.waits_at(worker.serial);
-                let ended = job.conn.thread.shared.sockets.ended();
+                let ended = job.conn.thread.shared.sessions.sockets.ended();
                 Some(Waits { job, worker, key, entry, ended, look: None })
             }
             _ => None,
@@ -95,9 +94,8 @@ impl Waits<'_> {
     /// Whether the session was closed since the last check. Costs one load, unless some session was closed meanwhile.
     fn has_ended(&mut self) -> bool {
         let shared = &self.job.conn.thread.shared;
-        let ended = shared.sockets.ended();
-        std::mem::replace(&mut self.ended, ended) != ended
-            && affinity::ends_at(shared, self.key, self.worker) == Some(0)
+        let ended = shared.sessions.sockets.ended();
+        std::mem::replace(&mut self.ended, ended) != ended && shared.sessions.ends_at(self.key, self.worker) == Some(0)
     }
 
     /// Ready once the session was due and has been ended.
@@ -107,12 +105,12 @@ impl Waits<'_> {
             if self.look.as_mut().is_some_and(|look| look.as_mut().poll(cx).is_pending()) {
                 return Poll::Pending;
             }
-            let left = match affinity::ends_at(shared, self.key, self.worker) {
+            let left = match shared.sessions.ends_at(self.key, self.worker) {
                 Some(due) => due.saturating_sub(clock::now_ms()),
                 None => LOOK_MS,
             };
             if left == 0 {
-                affinity::end(shared, &self.job.upstream, self.key);
+                shared.sessions.end(&self.job.upstream, self.key);
                 return Poll::Ready(());
             }
             // From now on the poll is woken by its own timer.

@@ -12,17 +12,14 @@ pub mod extract;
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use hyper::Request;
 use hyper::header::{self, HeaderMap};
-use hyper::{Method, Request};
 
-use crate::affinity::ask::Kind;
-use crate::config::rules::{self, Learn, Lookup, On, Protocol, Refusal, Rule, Spot};
+use crate::config::rules::{Learn, Lookup, On, Protocol, Refusal, Rule, Spot};
 use crate::config::{self, Affinity};
-use crate::engine_io::{self, Sid, Transport};
-use crate::keys::Key;
+use crate::engine_io;
+use crate::keys::{Key, Keys};
 use crate::metrics::{Metrics, RuleSeries};
-use crate::state::Shared;
-use crate::upstream::Upstream;
 
 /// A rule of an upstream, with its metrics.
 pub struct Live {
@@ -31,16 +28,16 @@ pub struct Live {
     /// Metrics of the rule.
     pub series: RuleSeries,
     /// Bit of the rule's first `learn` entry in `Facts::births`.
-    first: usize,
+    pub(crate) first: usize,
 }
 
 /// What the rules other than `socket.io` find in a request.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// One bit per place where the response may contain a new id, over all rules of the upstream.
-    births: u64,
+    pub(crate) births: u64,
     /// One bit per `ends` entry of the request's rule that this request matches.
-    ends: u64,
+    pub(crate) ends: u64,
     /// Whether its rule lets the request create a session for an unknown id.
     pub creates: bool,
     /// Whether a new id may be in the response body, which must then not be compressed.
@@ -52,7 +49,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    fn is_something(&self) -> bool {
+    pub(crate) fn is_something(&self) -> bool {
         self.births != 0 || self.ends != 0 || self.creates || self.hash.is_some() || self.follows.is_some()
     }
 
@@ -109,141 +106,23 @@ impl Live {
         self.rule.refusal.iter().any(|refusal| matches!(refusal, Refusal::Answer { body, .. } if !body.is_empty()))
     }
 
-    fn is_socket_io(&self) -> bool {
+    pub(crate) fn is_socket_io(&self) -> bool {
         self.rule.protocol == Protocol::SocketIo
     }
 
     /// Key of one of the rule's ids in the pin table.
-    pub fn key(&self, shared: &Shared, upstream: &str, id: &[u8]) -> Key {
+    pub fn key(&self, keys: &Keys, upstream: &str, id: &[u8]) -> Key {
         // The key of an Engine.IO sid does not include the rule, as in admin queries.
         if self.is_socket_io() {
-            return shared.keys.key(upstream, id);
+            return keys.key(upstream, id);
         }
-        shared.keys.of_rule(upstream, &self.rule.name, id)
+        keys.of_rule(upstream, &self.rule.name, id)
     }
 }
 
 /// Returns the bit of an index below 64, and no bit otherwise (`config::check` rejects rules with more).
-fn bit(index: usize) -> u64 {
+pub(crate) fn bit(index: usize) -> u64 {
     u32::try_from(index).ok().and_then(|index| 1_u64.checked_shl(index)).unwrap_or(0)
-}
-
-/// Reads a request: its place in the life of a session, and what else the rules find in it.
-pub fn read<B>(
-    shared: &Shared,
-    upstream: &Upstream,
-    request: &Request<B>,
-    upgrade: bool,
-) -> (Kind, Option<Box<Facts>>) {
-    let preflight =
-        *request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-    // With `socket.io` as the only rule there is nothing to compare and nothing to note.
-    if let ([live], true) = (&*upstream.rules, upstream.config.follow.is_empty())
-        && live.is_socket_io()
-    {
-        return (engine_io(shared, upstream, request, upgrade, preflight, 0), None);
-    }
-    let mut kind = if preflight { Kind::Preflight(None) } else { Kind::Ordinary };
-    let mut facts = Facts::default();
-    for (index, live) in upstream.rules.iter().enumerate() {
-        let number = u8::try_from(index).unwrap_or(u8::MAX);
-        if live.is_socket_io() {
-            let seen = engine_io(shared, upstream, request, upgrade, preflight, number);
-            if outranks(shared, kind, seen) {
-                (kind, facts) = (seen, Facts { births: facts.births, plain: facts.plain, ..Facts::default() });
-            }
-        } else if !preflight {
-            let (seen, of_rule) = other(shared, upstream, live, number, request, upgrade);
-            let (births, plain) = (facts.births | of_rule.births, facts.plain | of_rule.plain);
-            if outranks(shared, kind, seen) {
-                (kind, facts) = (seen, of_rule);
-            }
-            (facts.births, facts.plain) = (births, plain);
-        }
-    }
-    if matches!(kind, Kind::Ordinary | Kind::Birth) && !upstream.config.follow.is_empty() {
-        facts.follows = followed(shared, upstream, request);
-    }
-    let facts = facts.is_something().then(|| Box::new(facts));
-    (kind, facts)
-}
-
-/// Whether the finding of a later rule replaces that of earlier ones: an id replaces no id, a pinned id replaces one
-/// that is not pinned, and a handshake replaces a request whose response merely may contain an id.
-fn outranks(shared: &Shared, before: Kind, seen: Kind) -> bool {
-    let is_pinned = |key: Key| shared.pins.peek(key, std::time::Instant::now(), |_| ()).is_some();
-    match (before, seen) {
-        (Kind::Session { key, .. }, Kind::Session { key: other, .. }) => !is_pinned(key) && is_pinned(other),
-        (Kind::Session { .. }, _) | (_, Kind::Ordinary) | (Kind::Handshake, Kind::Birth) => false,
-        (Kind::Preflight(known), Kind::Preflight(seen)) => known.is_none() && seen.is_some(),
-        (
-            Kind::Ordinary | Kind::Birth | Kind::Handshake | Kind::UnknownSid | Kind::Preflight(_),
-            Kind::Session { .. } | Kind::Handshake | Kind::Birth | Kind::UnknownSid | Kind::Preflight(_),
-        ) => true,
-    }
-}
-
-/// Classifies a request as the `socket.io` rule sees it.
-fn engine_io<B>(
-    shared: &Shared,
-    upstream: &Upstream,
-    request: &Request<B>,
-    upgrade: bool,
-    preflight: bool,
-    rule: u8,
-) -> Kind {
-    let Some(engine) = engine_io::recognise(request.uri().query()) else {
-        return if preflight { Kind::Preflight(None) } else { Kind::Ordinary };
-    };
-    let key = match &engine.sid {
-        Sid::Given(sid) => Some(shared.keys.key(&upstream.config.name, sid)),
-        Sid::None => None,
-        Sid::TooLong => return Kind::UnknownSid,
-    };
-    if preflight {
-        return Kind::Preflight(key);
-    }
-    let get = request.method() == Method::GET;
-    match (key, engine.transport) {
-        (Some(key), _) => Kind::Session { key, poll: get && !upgrade, rule },
-        (None, Transport::Polling) if get && !upgrade => Kind::Handshake,
-        (None, Transport::WebSocket) if upgrade => Kind::Handshake,
-        (None, _) => Kind::Ordinary,
-    }
-}
-
-/// Classifies a request as a rule other than `socket.io` sees it.
-fn other<B>(
-    shared: &Shared,
-    upstream: &Upstream,
-    live: &Live,
-    number: u8,
-    request: &Request<B>,
-    upgrade: bool,
-) -> (Kind, Facts) {
-    let rule = &*live.rule;
-    let id = rule.lookup.iter().find_map(|lookup| id(lookup, request));
-    let creates = rule.creates.iter().any(|on| fits(on, request));
-    let mut facts = Facts { creates: creates && id.is_some(), ..Facts::default() };
-    // The response to a session's own request contains no new id, unless the request may create a session.
-    if id.is_none() || creates {
-        for (i, learn) in rule.learn.iter().enumerate().filter(|(_, learn)| fits(&learn.on, request)) {
-            facts.births |= bit(live.first + i);
-            facts.plain |= learn.from.is_in_body();
-        }
-        // The time to live may be in the response body.
-        facts.plain |= facts.births != 0 && rule.ttl_from.as_ref().is_some_and(rules::Place::is_in_body);
-    }
-    let Some(id) = id else {
-        return (if facts.births == 0 { Kind::Ordinary } else { Kind::Birth }, facts);
-    };
-    for (i, _) in rule.ends.iter().enumerate().filter(|(_, end)| fits(&end.on, request)) {
-        facts.ends |= bit(i);
-    }
-    facts.hash = rule.client_made.then(|| crate::keys::plain_hash(&id));
-    let get = request.method() == Method::GET && !upgrade;
-    let poll = get || (creates && !upgrade) || (rule.protocol == Protocol::CometD && !upgrade);
-    (Kind::Session { key: live.key(shared, &upstream.config.name, &id), poll, rule: number }, facts)
 }
 
 /// Whether a request meets the conditions `on`.
@@ -261,12 +140,12 @@ pub(crate) fn contains(bytes: &[u8], part: &[u8]) -> bool {
 }
 
 /// Returns the id that `lookup` finds in a request, decoded.
-fn id<'r, B>(lookup: &Lookup, request: &'r Request<B>) -> Option<Cow<'r, [u8]>> {
+pub(crate) fn id<'r, B>(lookup: &Lookup, request: &'r Request<B>) -> Option<Cow<'r, [u8]>> {
     let id = at(&lookup.at, request)?;
     (id.len() >= lookup.min && fits(&lookup.on, request)).then_some(id)
 }
 
-fn at<'r, B>(spot: &Spot, request: &'r Request<B>) -> Option<Cow<'r, [u8]>> {
+pub(crate) fn at<'r, B>(spot: &Spot, request: &'r Request<B>) -> Option<Cow<'r, [u8]>> {
     match spot {
         Spot::Header(name) => {
             let value = request.headers().get(name)?.as_bytes().trim_ascii();
@@ -284,27 +163,3 @@ fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h [u8]> {
     let pairs = headers.get_all(header::COOKIE).iter().flat_map(|value| value.as_bytes().split(|b| *b == b';'));
     pairs.map(<[u8]>::trim_ascii).find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
 }
-
-/// Returns the Socket.IO session that an ordinary request names, by an Engine.IO sid or by a Socket.IO socket id that
-/// was seen here.
-fn followed<B>(shared: &Shared, upstream: &Upstream, request: &Request<B>) -> Option<Key> {
-    let now = std::time::Instant::now();
-    let live = |key: Key| shared.pins.peek(key, now, |pin| pin.worker().is_some()).unwrap_or(false);
-    let find = |id: &[u8]| {
-        let sid = shared.keys.key(&upstream.config.name, id);
-        if live(sid) {
-            return Some(sid);
-        }
-        let key = shared.aliases.touch(shared.keys.of_rule(&upstream.config.name, FOLLOW, id), now, |key| *key)?;
-        live(key).then_some(key)
-    };
-    upstream.config.follow.iter().filter_map(|spot| at(spot, request)).find_map(|id| {
-        // In version 2 the id of a socket in a namespace is `/chat#<sid>`.
-        let behind =
-            id.iter().rposition(|b| *b == b'#').and_then(|hash| id.get(hash + 1..)).filter(|id| !id.is_empty());
-        find(&id).or_else(|| find(behind?))
-    })
-}
-
-/// Sets Socket.IO socket ids apart from the ids of rules; no rule can have this name.
-pub const FOLLOW: &str = "socket.io/follow";

@@ -229,8 +229,8 @@ async fn sweep(shared: Arc<Shared>) {
     loop {
         for shard in 0..SHARDS {
             tokio::time::sleep(pause).await;
-            shared.pins.sweep(shard, Instant::now());
-            shared.aliases.sweep(shard, Instant::now());
+            shared.sessions.pins.sweep(shard, Instant::now());
+            shared.sessions.aliases.sweep(shard, Instant::now());
         }
         shared.forget_unneeded();
     }

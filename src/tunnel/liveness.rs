@@ -92,7 +92,7 @@ async fn look(shared: &Shared) {
         found.insert(upstream.config.name.clone(), Found { rules, session, ..Found::default() });
     }
     for shard in 0..SHARDS {
-        for socket in shared.sockets.shard(shard) {
+        for socket in shared.sessions.sockets.shard(shard) {
             if let Some(found) = found.get_mut(&*socket.worker().upstream) {
                 found.see(&socket);
             }

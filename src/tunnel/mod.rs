@@ -271,7 +271,7 @@ fn terms(job: &Job, choice: &mut Choice, in_use: InUse) -> Box<Terms> {
             (socket, 0, None)
         }
         None => {
-            let listed = shared.sockets.open(new);
+            let listed = shared.sessions.sockets.open(new);
             listed.socket().begins();
             (Tunnelled::new(listed.socket().clone()), 0, Some(listed))
         }

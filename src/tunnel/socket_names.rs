@@ -8,8 +8,9 @@
 
 use std::sync::Arc;
 
+use crate::affinity::Hold;
+use crate::affinity::Ttl;
 use crate::affinity::ask::Kind;
-use crate::affinity::{self, Hold};
 use crate::client::Client;
 use crate::engine_io;
 use crate::keys::Key;
@@ -101,17 +102,17 @@ impl Names {
         let name = &self.upstream.config.name;
         match (self.key, engine_io::websocket_open(text)) {
             (None, Some(open)) => {
-                let key = self.shared.keys.key(name, open.sid.as_bytes());
+                let key = self.shared.sessions.keys.key(name, open.sid.as_bytes());
                 let ttl = self.upstream.learn(open.ping_interval, open.ping_timeout, open.max_payload);
                 if let Some(listed) = listed.take() {
-                    affinity::pin_listed(&self.shared, key, self.client, listed, ttl, true);
-                    *hold = affinity::hold(&self.shared, key).map(|hold| hold.of_known_tunnel(true));
+                    self.shared.sessions.pin_listed(key, self.client, listed, Ttl::Announced(ttl));
+                    *hold = self.shared.sessions.hold(key).map(|hold| hold.of_known_tunnel(true));
                 }
                 self.key = Some(key);
             }
             (Some(key), None) => {
                 if let Some(id) = engine_io::socket_id(text) {
-                    affinity::alias(&self.shared, name, id.as_bytes(), key, self.client);
+                    self.shared.sessions.alias(name, id.as_bytes(), key, self.client);
                 }
             }
             (None, None) | (Some(_), Some(_)) => {}

@@ -251,14 +251,14 @@ fn explaining_and_asking_for_pins_changes_nothing() {
     let upstream = snapshot.upstream("app").unwrap();
     let client = stickyd::client::Client { address: "192.0.2.1".parse().unwrap(), secure: false };
     let question = stickyd::affinity::explain::Question { client: Some(client), ..Default::default() };
-    let before = (proxy.worker(&worker.address.to_string()).sessions(), shared.pins.len());
+    let before = (proxy.worker(&worker.address.to_string()).sessions(), shared.sessions.pins.len());
     for _ in 0..100 {
         let found = stickyd::affinity::explain::explain(shared, upstream, question);
         assert_eq!(found.now.1.word(), "placed");
         assert_eq!(found.then.unwrap().1.word(), "nobody", "there is no other");
     }
     let worker = proxy.worker(&worker.address.to_string());
-    assert_eq!((worker.sessions(), shared.pins.len()), before);
+    assert_eq!((worker.sessions(), shared.sessions.pins.len()), before);
     assert_eq!(worker.recent.count(stickyd::clock::now_s()), 0);
 }
 

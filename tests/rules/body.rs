@@ -28,7 +28,7 @@ fn a_body_that_never_ends_is_not_buffered() {
     assert_eq!(head.status(), 200);
     // Far more than is ever held arrives, with no end in sight.
     assert!(client.exactly(1 << 20).len() == 1 << 20);
-    assert_eq!(proxy.server().shared().pins.len(), 0);
+    assert_eq!(proxy.server().shared().sessions.pins.len(), 0);
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn depth_and_size_are_bounded() {
     let proxy = Proxy::with(&config(&pool));
     for (target, pins) in [("/deep", 1), ("/large", 1), ("/long", 1), ("/zip", 1), ("/good", 2)] {
         let got = ask(&proxy, "POST", target, "", "");
-        assert_eq!((got.status(), proxy.server().shared().pins.len()), (200, pins), "{target}");
+        assert_eq!((got.status(), proxy.server().shared().sessions.pins.len()), (200, pins), "{target}");
     }
     assert_eq!(decision(&ask(&proxy, "GET", "/?job=good", "", "")).1, "sid");
 }

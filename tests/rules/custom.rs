@@ -111,8 +111,8 @@ fn an_answer_says_how_long_its_session_lives() {
     let shared = proxy.server().shared();
     for (kind, seconds) in [("json", 3_000), ("header", 600)] {
         let (id, _) = new(&proxy, kind);
-        let key = shared.keys.of_rule("app", "jobs", id.as_bytes());
-        let (view, ()) = shared.pins.inspect(key, Instant::now(), |_| ()).unwrap();
+        let key = shared.sessions.keys.of_rule("app", "jobs", id.as_bytes());
+        let (view, ()) = shared.sessions.pins.inspect(key, Instant::now(), |_| ()).unwrap();
         let rounded = Duration::from_millis(200);
         assert!(
             (Duration::from_secs(seconds)..=Duration::from_secs(seconds) + rounded).contains(&view.ttl),
@@ -156,7 +156,7 @@ fn an_end_ends_the_pin_and_so_does_a_refusal() {
     let (id, owner) = new(&proxy, "header");
     let gone = ask(&proxy, "DELETE", "/any", &format!("X-Job-Id: {id}\r\n"), "");
     assert_eq!((gone.status(), decision(&gone).0), (200, owner));
-    assert_eq!(proxy.server().shared().pins.len(), 0);
+    assert_eq!(proxy.server().shared().sessions.pins.len(), 0);
     assert_eq!(proxy.metric("stickyd_rule_total{event=\"ended\",rule=\"jobs\",upstream=\"app\"}"), 1.0);
 }
 
@@ -170,7 +170,7 @@ fn an_id_is_one_upstreams_own() {
     let foreign = format!("GET /any HTTP/1.1\r\nHost: two\r\nX-Job-Id: {id}\r\nConnection: close\r\n\r\n");
     let asked = Raw::connect(proxy.address).ask(&foreign);
     assert_eq!(asked.status(), 404, "{asked:?}");
-    assert_eq!(proxy.server().shared().pins.len(), 1);
+    assert_eq!(proxy.server().shared().sessions.pins.len(), 1);
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn an_id_the_client_makes_is_hashed_alike_everywhere_and_pinned() {
     for worker in ["w1", "w2", "w3"] {
         assert!(seen.iter().any(|one| one == worker), "{seen:?}");
     }
-    assert_eq!(here.server().shared().pins.len(), 30);
+    assert_eq!(here.server().shared().sessions.pins.len(), 30);
 }
 
 #[test]

@@ -113,5 +113,5 @@ fn nobody_looks_where_nobody_follows() {
     let sid = opened.text().split('"').nth(3).unwrap().to_owned();
     ask(&proxy, "GET", &format!("/socket.io/?EIO=4&transport=polling&sid={sid}"), "", "");
     assert!(led(&proxy, &sid).iter().all(|(_, why)| why == "address"));
-    assert_eq!(proxy.server().shared().aliases.len(), 0);
+    assert_eq!(proxy.server().shared().sessions.aliases.len(), 0);
 }

@@ -72,11 +72,11 @@ fn mcp_by_its_header() {
         assert_eq!(owners.iter().filter(|(_, owner)| owner == worker).count(), 2, "{owners:?}");
     }
     assert_eq!(ask(&here, "POST", "/mcp", JSON_OR_EVENTS, "{\"method\":\"tools/list\"}").status(), 200);
-    assert_eq!(here.server().shared().pins.len(), 6, "what has no session is none");
+    assert_eq!(here.server().shared().sessions.pins.len(), 6, "what has no session is none");
     let (id, _) = owners.pop().unwrap();
     let with = format!("Mcp-Session-Id: {id}\r\n");
     assert_eq!(ask(&here, "DELETE", "/mcp", &with, "").status(), 200);
-    assert_eq!((here.server().shared().pins.len(), number_of(&here, "ended", "mcp")), (5, 1.0));
+    assert_eq!((here.server().shared().sessions.pins.len(), number_of(&here, "ended", "mcp")), (5, 1.0));
 }
 
 #[test]
@@ -283,7 +283,7 @@ fn tus_by_its_location() {
         }
     }
     assert_eq!(decision(&ask(&here, "GET", "/files/anything", "", "")).1, "address", "a page is no upload");
-    assert_eq!(here.server().shared().pins.len(), 6);
+    assert_eq!(here.server().shared().sessions.pins.len(), 6);
 }
 
 #[test]

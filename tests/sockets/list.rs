@@ -254,7 +254,7 @@ async fn over_http2() {
     let mut request = connect("websocket", "/socket.io/?EIO=4&transport=websocket&storeId=h2");
     request.headers_mut().insert("user-agent", "Two/2".parse().unwrap());
     let Ok((io, _)) = client.tunnel(request).await else { panic!("refused") };
-    let sockets = &stickyd.proxy().server().shared().sockets;
+    let sockets = &stickyd.proxy().server().shared().sessions.sockets;
     let all = || (0..stickyd::sockets::SHARDS).flat_map(|shard| sockets.shard(shard)).collect::<Vec<_>>();
     until("its session is known by name", || all().iter().any(|one| one.with_texts(|sid, _| !sid.is_empty()))).await;
     let one = all().remove(0);

@@ -105,9 +105,10 @@ async fn a_tunnel_holds_its_sessions_pin_and_leaves_it_a_few_seconds() {
     read(&mut poll, OPEN.len()).await;
 
     let shared = proxy.server().shared();
-    let key = shared.keys.key("app", b"QYbOx2IHXVqQ69rTAAAB");
-    let pinned_in =
-        |seconds: f32| shared.pins.peek(key, Instant::now() + Duration::from_secs_f32(seconds), |_| ()).is_some();
+    let key = shared.sessions.keys.key("app", b"QYbOx2IHXVqQ69rTAAAB");
+    let pinned_in = |seconds: f32| {
+        shared.sessions.pins.peek(key, Instant::now() + Duration::from_secs_f32(seconds), |_| ()).is_some()
+    };
     let mut client = TcpStream::connect(proxy.address).await.unwrap();
     let ask = ASK.replace("/chat", "/socket.io/?EIO=4&transport=websocket&sid=QYbOx2IHXVqQ69rTAAAB");
     client.write_all(ask.as_bytes()).await.unwrap();

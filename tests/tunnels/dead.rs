@@ -46,7 +46,7 @@ async fn who_leaves_a_ping_unanswered_is_closed_on_both_legs_and_who_answers_is_
         assert_eq!(read_all(&mut dead).await, PING, "asked once, and no more");
     };
     tokio::join!(answers, ends, suspect);
-    assert_eq!((closed(&proxy, "dead"), proxy.server().shared().sockets.len()), (1.0, 1));
+    assert_eq!((closed(&proxy, "dead"), proxy.server().shared().sessions.sockets.len()), (1.0, 1));
     // Any byte is an answer, also one of a message that never ends.
     for _ in 0..3 {
         assert_eq!(read(&mut living, PING.len()).await, PING);

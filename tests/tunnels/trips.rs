@@ -10,7 +10,7 @@ use crate::support::proxy::Proxy;
 
 /// What the only socket's pings have measured.
 fn measured(proxy: &Proxy) -> RoundTrips {
-    let sockets = &proxy.server().shared().sockets;
+    let sockets = &proxy.server().shared().sessions.sockets;
     let mut all = (0..stickyd::sockets::SHARDS).flat_map(|shard| sockets.shard(shard));
     let only = all.next().expect("a socket");
     assert!(all.next().is_none());
@@ -124,7 +124,7 @@ async fn what_only_looks_like_a_ping_measures_nothing() {
         read(&mut far, 9).await;
         assert_eq!(legs(&proxy), (false, false), "{target} {ping:02x?}");
         drop((client, far));
-        until("it is gone", || proxy.server().shared().sockets.is_empty()).await;
+        until("it is gone", || proxy.server().shared().sessions.sockets.is_empty()).await;
     }
     assert_eq!((counted(&proxy, "client"), counted(&proxy, "worker")), (0.0, 0.0));
 }

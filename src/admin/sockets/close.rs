@@ -32,7 +32,7 @@ pub(crate) async fn one(State(api): State<Api>, Path(id): Path<String>, body: By
     let mut fields = object(&body)?;
     let order = order(&mut fields)?;
     nothing_left(&fields, "code and reason")?;
-    let socket = find(&api.shared.sockets, &id)?;
+    let socket = find(&api.shared.sessions.sockets, &id)?;
     if !close_requests::close(&api.shared, &socket, &order) {
         return Err(refuse(StatusCode::CONFLICT, format!("the socket `{id}` is closing already")));
     }
@@ -58,7 +58,7 @@ pub(crate) async fn many(State(api): State<Api>, body: Bytes) -> Result<Json<Val
             if all { "`all` and a filter cannot be combined" } else { "no sockets selected, and `all` is not set" };
         return Err(wrong(format!("{why}: give {HELP}")));
     }
-    let sockets = gather(&api.shared.sockets, &filter, clock::now_s()).await;
+    let sockets = gather(&api.shared.sessions.sockets, &filter, clock::now_s()).await;
     if sockets.is_empty() {
         return Err(refuse(StatusCode::NOT_FOUND, "no live socket matches: nothing was closed"));
     }

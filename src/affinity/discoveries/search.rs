@@ -5,10 +5,8 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::{Discoveries, lock};
 use crate::keys::Key;
-use crate::proxy::discover::lock;
-use crate::proxy::discover::probe::Verdict;
-use crate::state::Shared;
 use crate::upstream::worker::Worker;
 
 /// How long verdicts are valid for requests that join a search. A search lasts as long as its slowest request (a poll
@@ -17,6 +15,19 @@ pub(crate) const FRESH: Duration = Duration::from_secs(1);
 
 /// Searches under way, each with the number of requests that take part. They are bounded by the number of requests.
 pub(crate) type Searches = Mutex<HashMap<Key, (usize, Arc<Search>)>>;
+
+/// A worker's answer to a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The worker knows the session.
+    Owns,
+    /// The worker refused the session.
+    Refuses,
+    /// The worker is alive, but its answer does not tell.
+    Alive,
+    /// The worker did not answer, or could not be reached.
+    Silent,
+}
 
 pub(crate) type Verdicts = Vec<(Arc<Worker>, Verdict)>;
 
@@ -33,23 +44,23 @@ pub(crate) struct Search {
 
 /// Membership of a request in a search; the last member removes the search from the map.
 pub(crate) struct Joined<'a> {
-    shared: &'a Shared,
+    discoveries: &'a Discoveries,
     key: Key,
     pub(crate) search: Arc<Search>,
 }
 
 impl<'a> Joined<'a> {
-    pub(crate) fn new(shared: &'a Shared, key: Key) -> Self {
-        let mut searches = lock(&shared.discoveries.searches);
+    pub(crate) fn new(discoveries: &'a Discoveries, key: Key) -> Self {
+        let mut searches = lock(&discoveries.searches);
         let (joined, search) = searches.entry(key).or_default();
         *joined += 1;
-        Self { shared, key, search: search.clone() }
+        Self { discoveries, key, search: search.clone() }
     }
 }
 
 impl Drop for Joined<'_> {
     fn drop(&mut self) {
-        let mut searches = lock(&self.shared.discoveries.searches);
+        let mut searches = lock(&self.discoveries.searches);
         if let Entry::Occupied(mut entry) = searches.entry(self.key) {
             entry.get_mut().0 -= 1;
             if entry.get().0 == 0 {
@@ -84,16 +95,16 @@ mod tests {
     #[test]
     fn the_last_request_ends_a_search() {
         let config = config::for_command_line(&["127.0.0.1:8000".into()], &["127.0.0.1:8001".into()]).unwrap();
-        let shared = Shared::new(&config, vec![1; 32], Keys::random().unwrap());
-        let key = shared.keys.key("app", b"sid");
-        let (one, two) = (Joined::new(&shared, key), Joined::new(&shared, key));
+        let discoveries = Discoveries::new(&config.limits);
+        let key = Keys::random().unwrap().key("app", b"sid");
+        let (one, two) = (Joined::new(&discoveries, key), Joined::new(&discoveries, key));
         assert!(Arc::ptr_eq(&one.search, &two.search));
         // As if another thread had counted itself but did not have its `Arc` yet.
         let late = one.search.clone();
         drop(one);
-        assert_eq!(lock(&shared.discoveries.searches).len(), 1);
+        assert_eq!(lock(&discoveries.searches).len(), 1);
         drop(two);
-        assert!(lock(&shared.discoveries.searches).is_empty());
+        assert!(lock(&discoveries.searches).is_empty());
         drop(late);
     }
 }

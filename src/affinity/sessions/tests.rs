@@ -26,14 +26,14 @@ fn new(worker: &Arc<Worker>, kind: Kind) -> New<'_> {
 }
 
 fn listed(shared: &Shared) -> Vec<Arc<Socket>> {
-    (0..SHARDS).flat_map(|shard| shared.sockets.shard(shard)).collect()
+    (0..SHARDS).flat_map(|shard| shared.sessions.sockets.shard(shard)).collect()
 }
 
 /// The session's upgrade was still being discovered when the delayed response to its handshake was learned.
 #[test]
 fn a_session_learned_while_it_was_discovered_is_one_entry() {
     let (shared, worker) = shared();
-    let key = shared.keys.key(&worker.upstream, b"sid");
+    let key = shared.sessions.keys.key(&worker.upstream, b"sid");
     assert!(pin_fresh(&shared, key, client(), worker.session(), TTL, true));
     assert!(listed(&shared).is_empty(), "no request has named it");
     // What discovery does once a worker has accepted the upgrade.
@@ -54,7 +54,7 @@ fn a_session_learned_while_it_was_discovered_is_one_entry() {
 #[test]
 fn sessions_found_concurrently_have_one_entry_each() {
     let (shared, worker) = shared();
-    let key = |n: u32| shared.keys.key(&worker.upstream, &n.to_be_bytes());
+    let key = |n: u32| shared.sessions.keys.key(&worker.upstream, &n.to_be_bytes());
     thread::scope(|scope| {
         for who in 0..4 {
             let (shared, worker) = (&shared, &worker);
@@ -70,7 +70,7 @@ fn sessions_found_concurrently_have_one_entry_each() {
             });
         }
     });
-    assert_eq!((listed(&shared).len(), shared.pins.len(), worker.sessions()), (500, 500, 500));
+    assert_eq!((listed(&shared).len(), shared.sessions.pins.len(), worker.sessions()), (500, 500, 500));
     let (opened, closed) = worker.series.sockets.turnover();
     assert_eq!((opened, closed), (500, 0));
 }
@@ -80,14 +80,17 @@ fn sessions_found_concurrently_have_one_entry_each() {
 fn a_session_is_closed_by_its_socket() {
     let (shared, worker) = shared();
     for (kind, key) in [
-        (Kind::EngineIo, shared.keys.key(&worker.upstream, b"sid")),
-        (Kind::Plain, shared.keys.of_rule(&worker.upstream, "mcp", b"id")),
+        (Kind::EngineIo, shared.sessions.keys.key(&worker.upstream, b"sid")),
+        (Kind::Plain, shared.sessions.keys.of_rule(&worker.upstream, "mcp", b"id")),
     ] {
         assert!(pin(&shared, key, client(), new(&worker, kind), TTL, true));
         let socket = listed(&shared).pop().unwrap();
         assert_eq!(socket.key(), (kind == Kind::Plain).then_some(key));
         assert!(close(&shared, &socket) && !close(&shared, &socket), "{kind:?}");
         assert_eq!((listed(&shared).len(), socket.end()), (0, Some(End::Operator)));
-        assert!(shared.pins.remove(key).is_some_and(|pin| pin.worker().is_none()), "the pin remembers the end");
+        assert!(
+            shared.sessions.pins.remove(key).is_some_and(|pin| pin.worker().is_none()),
+            "the pin remembers the end"
+        );
     }
 }

@@ -9,11 +9,12 @@ use hyper::body::{Body as _, Frame};
 use hyper::http::response;
 use hyper::{Method, Response, StatusCode};
 
-use super::probe::{self, Verdict};
-use super::{LOOK, PATIENCE, lock};
+use super::probe;
+use super::{LOOK, PATIENCE};
 use crate::affinity::ask::Kind;
-use crate::affinity::discoveries::search::{FRESH, Search, Verdicts, Waiting};
-use crate::affinity::{Choice, first_guess, forget, hold, pin};
+use crate::affinity::discoveries::lock;
+use crate::affinity::discoveries::search::{FRESH, Search, Verdict, Verdicts, Waiting};
+use crate::affinity::{Choice, Ttl, first_guess};
 use crate::clock;
 use crate::config::rules::Protocol;
 use crate::engine_io::{self, EngineIo, Sid};
@@ -258,7 +259,7 @@ impl<'a> Hunt<'a> {
             Step::Unreached => Some((Discovery::Undecided, respond::problem(Problem::Undecided))),
             Step::Refused | Step::Closed => {
                 if pinned_here {
-                    forget(&self.job.conn.thread.shared, self.key, End::Refused);
+                    self.job.conn.thread.shared.sessions.forget(self.key, End::Refused);
                 }
                 None
             }
@@ -404,7 +405,7 @@ impl<'a> Hunt<'a> {
             self.job.upstream.series().refusals_healed.inc();
         }
         self.pin(worker);
-        let hold = self.may_pin().then(|| hold(&self.job.conn.thread.shared, self.key)).flatten();
+        let hold = self.may_pin().then(|| self.job.conn.thread.shared.sessions.hold(self.key)).flatten();
         Choice { worker: worker.clone(), why: Source::Discovered, seat: None, hold, cookie: None }
     }
 
@@ -431,9 +432,9 @@ impl<'a> Hunt<'a> {
             return false;
         }
         let job = self.job;
-        let (ttl, paced) = match job.ask.rule(&job.upstream) {
-            Some(live) if live.rule.protocol != Protocol::SocketIo => (live.rule.ttl, false),
-            _ => (job.upstream.session_ttl(), true),
+        let ttl = match job.ask.rule(&job.upstream) {
+            Some(live) if live.rule.protocol != Protocol::SocketIo => Ttl::Configured(live.rule.ttl),
+            _ => Ttl::Announced(job.upstream.session_ttl()),
         };
         let engine = engine_io::recognise(self.copies.head.uri().query());
         // The list of sockets does not show ids of other protocols.
@@ -442,7 +443,7 @@ impl<'a> Hunt<'a> {
             _ => &[],
         };
         let new = job.session(worker, worker.session(), sid);
-        pin(&job.conn.thread.shared, self.key, job.client, new, ttl, paced)
+        job.conn.thread.shared.sessions.pin(self.key, job.client, new, ttl)
     }
 
     fn remember_refusal(&self, worker: &Worker) {

@@ -21,6 +21,7 @@ use hyper::http::response::Parts;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use tokio::sync::mpsc;
 
+use crate::affinity::discoveries::search::Verdict;
 use crate::body::Outgoing;
 use crate::config::rules::Protocol;
 use crate::engine_io;
@@ -44,19 +45,6 @@ const FRESH: Duration = Duration::from_secs(2);
 /// Time that other workers have to answer after one has claimed the session: two claims count as none, and a worker
 /// that refuses in this time is not asked again.
 const SECOND_CLAIM: Duration = Duration::from_millis(20);
-
-/// A worker's answer to a probe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// The worker knows the session.
-    Owns,
-    /// The worker refused the session.
-    Refuses,
-    /// The worker is alive, but its answer does not tell.
-    Alive,
-    /// The worker did not answer, or could not be reached.
-    Silent,
-}
 
 /// A probe, the same for every worker.
 struct Probe {
