@@ -15,11 +15,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::client::address_key;
 use crate::config::Limits;
 use crate::descriptors::Room;
-use crate::listener::Listener;
+use crate::keys::Keys;
 use crate::metrics::Limit;
-use crate::state::Shared;
+use crate::metrics::Metrics;
 use crate::telemetry::say_full;
-use crate::thread::Registered;
 
 /// Number of shards of the table, each with a lock of its own.
 const SHARDS: usize = 32;
@@ -38,6 +37,8 @@ pub struct Caps {
     per_address: AtomicU32,
     tunnels_per_address: AtomicU32,
     descriptors: Arc<Room>,
+    keys: Keys,
+    metrics: Arc<Metrics>,
     held: [Mutex<HashMap<u64, Held>>; SHARDS],
 }
 
@@ -50,28 +51,30 @@ enum Kind {
 
 /// A tunnel that is counted for its client's address, until this is dropped.
 pub struct TunnelOf {
-    shared: Arc<Shared>,
+    caps: Arc<Caps>,
     address: u64,
 }
 
 impl Drop for TunnelOf {
     fn drop(&mut self) {
-        self.shared.caps.leave(self.address, Kind::Tunnel);
+        self.caps.leave(self.address, Kind::Tunnel);
     }
 }
 
 impl Caps {
     /// Creates the limits from the configuration and the process's descriptor limit.
-    pub fn new(limits: &Limits, descriptors: u64) -> Self {
+    pub fn new(limits: &Limits, descriptors: u64, keys: Keys, metrics: Arc<Metrics>) -> Arc<Self> {
         let new = Self {
             connections: AtomicUsize::default(),
             per_address: AtomicU32::default(),
             tunnels_per_address: AtomicU32::default(),
             descriptors: Arc::new(Room::new(descriptors, limits.reserved_descriptors)),
+            keys,
+            metrics,
             held: std::array::from_fn(|_| Mutex::default()),
         };
         new.set(limits);
-        new
+        Arc::new(new)
     }
 
     /// Replaces the limits, except for the number of reserved descriptors. Existing connections stay, even if there are
@@ -149,6 +152,33 @@ impl Caps {
         self.leave(address, Kind::Connection);
     }
 
+    /// Counts a tunnel for its client's address. The limit was checked by [`may_tunnel`] before the request was forwarded;
+    /// a tunnel that exceeds it by now is not counted, but not refused either.
+    pub fn take_tunnel(self: &Arc<Self>, ip: IpAddr) -> Option<TunnelOf> {
+        let address = self.hash(ip);
+        self.enter(address, Kind::Tunnel).then(|| TunnelOf { caps: self.clone(), address })
+    }
+
+    /// Returns whether a client's address may open one more tunnel; a refusal is counted and logged.
+    pub fn admit_tunnel(&self, ip: IpAddr) -> bool {
+        let may = self.has_tunnel_room(self.hash(ip));
+        if !may {
+            self.metrics.limits.reached(Limit::TunnelsPerAddress);
+            say_full!(peer = %ip, "WebSocket rejected: the limit per address is reached (tunnels_per_address)");
+        }
+        may
+    }
+
+    /// The keyed hash that clients of this address are counted under.
+    pub(crate) fn hash(&self, ip: IpAddr) -> u64 {
+        self.keys.address(address_key(ip))
+    }
+
+    /// Takes room for one more connection of the client address with this hash, if there is any.
+    pub(crate) fn try_enter_connection(&self, address: u64) -> bool {
+        self.enter(address, Kind::Connection)
+    }
+
     /// Returns whether an address may open one more tunnel.
     pub fn has_tunnel_room(&self, address: u64) -> bool {
         self.shard(address).get(&address).is_none_or(|held| held.tunnels < self.tunnels_per_address.load(Relaxed))
@@ -159,7 +189,7 @@ impl Caps {
 /// a worker. The first stream is covered by the count of the connection itself; the others are counted, and released,
 /// several at a time.
 pub(crate) struct StreamsOf {
-    shared: Arc<Shared>,
+    caps: Arc<Caps>,
     /// Key of the client's address; `None` for a trusted proxy, which stands for many clients.
     address: Option<u64>,
     /// Number of streams that are counted, and so may be open; at least 1, for the connection itself.
@@ -171,9 +201,9 @@ pub(crate) struct StreamsOf {
 const SOME_STREAMS: u32 = 4;
 
 impl StreamsOf {
-    pub(crate) fn new(shared: &Arc<Shared>, ip: IpAddr, trusted: bool) -> Self {
-        let address = (!trusted).then(|| shared.sessions.keys.address(address_key(ip)));
-        Self { shared: shared.clone(), address, counted: Cell::new(1) }
+    pub(crate) fn new(caps: &Arc<Caps>, ip: IpAddr, trusted: bool) -> Self {
+        let address = (!trusted).then(|| caps.hash(ip));
+        Self { caps: caps.clone(), address, counted: Cell::new(1) }
     }
 
     /// Returns whether `open` streams may be open at once, counting more for the address if necessary.
@@ -182,11 +212,11 @@ impl StreamsOf {
         let missing = open.saturating_sub(self.counted.get());
         if missing > 0 {
             let most = missing.saturating_add(SOME_STREAMS - 1);
-            self.counted.set(self.counted.get() + self.shared.caps.enter_some(address, Kind::Connection, most));
+            self.counted.set(self.counted.get() + self.caps.enter_some(address, Kind::Connection, most));
         }
         let may = open <= self.counted.get();
         if !may {
-            self.shared.metrics.limits.reached(Limit::ConnectionsPerAddress);
+            self.caps.metrics.limits.reached(Limit::ConnectionsPerAddress);
             say_full!("HTTP/2 stream rejected: the limit per address is reached (connections_per_address)");
         }
         may
@@ -202,7 +232,7 @@ impl StreamsOf {
         };
         if let Some(address) = self.address.filter(|_| kept < counted) {
             self.counted.set(kept);
-            self.shared.caps.leave_some(address, Kind::Connection, counted - kept);
+            self.caps.leave_some(address, Kind::Connection, counted - kept);
         }
     }
 }
@@ -213,79 +243,18 @@ impl Drop for StreamsOf {
     }
 }
 
-/// Counts a tunnel for its client's address. The limit was checked by [`may_tunnel`] before the request was forwarded;
-/// a tunnel that exceeds it by now is not counted, but not refused either.
-pub fn tunnel_of(shared: &Arc<Shared>, ip: IpAddr) -> Option<TunnelOf> {
-    let address = shared.sessions.keys.address(address_key(ip));
-    shared.caps.enter(address, Kind::Tunnel).then(|| TunnelOf { shared: shared.clone(), address })
-}
-
-/// Returns whether a client's address may open one more tunnel; a refusal is counted and logged.
-pub fn may_tunnel(shared: &Shared, ip: IpAddr) -> bool {
-    let may = shared.caps.has_tunnel_room(shared.sessions.keys.address(address_key(ip)));
-    if !may {
-        shared.metrics.limits.reached(Limit::TunnelsPerAddress);
-        say_full!(peer = %ip, "WebSocket rejected: the limit per address is reached (tunnels_per_address)");
-    }
-    may
-}
-
-/// Returns whether a connection just accepted may stay. `live` already counts towards the total, until it is dropped.
-pub(crate) fn admits(live: &Registered, listener: &Listener, descriptor: i32, peer: IpAddr) -> bool {
-    let shared = &live.thread().shared;
-    if !shared.caps.descriptors.has(descriptor) {
-        shared.metrics.limits.reached(Limit::Descriptors);
-        say_full!("client connection rejected: the remaining descriptors are reserved (reserved_descriptors)");
-        return false;
-    }
-    // A new client is more likely to send a request than the one that has been silent for longest. That one is closed,
-    // as nginx does with its reusable connections.
-    if shared.clients.load(Relaxed) > shared.caps.connections() && !made_room(live) {
-        shared.metrics.limits.reached(Limit::Connections);
-        say_full!(limit = shared.caps.connections(), "client connection rejected: the limit is reached (connections)");
-        return false;
-    }
-    listener.trusts(peer) || admits_address(live, peer)
-}
-
-fn made_room(live: &Registered) -> bool {
-    let made = live.thread().make_room();
-    if made {
-        live.thread().shared.metrics.limits.reached(Limit::IdleConnections);
-        say_full!(
-            limit = live.thread().shared.caps.connections(),
-            "idle client connection closed to make room for a new one: the limit is reached (connections)"
-        );
-    }
-    made
-}
-
-/// Returns whether a connection may stay as one of this address, which is the peer's or the one named by a PROXY
-/// header.
-pub(crate) fn admits_address(live: &Registered, ip: IpAddr) -> bool {
-    let shared = &live.thread().shared;
-    let address = shared.sessions.keys.address(address_key(ip));
-    let admitted = shared.caps.enter(address, Kind::Connection);
-    if admitted {
-        live.counted_for(address);
-    } else {
-        shared.metrics.limits.reached(Limit::ConnectionsPerAddress);
-        say_full!(peer = %ip, "client connection rejected: the limit per address is reached (connections_per_address)");
-    }
-    admitted
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn caps(connections_per_address: u32) -> Caps {
-        Caps::new(&Limits { connections_per_address, tunnels_per_address: 1, ..Limits::default() }, 1_000)
+    fn caps(connections_per_address: u32) -> Arc<Caps> {
+        let limits = Limits { connections_per_address, tunnels_per_address: 1, ..Limits::default() };
+        Caps::new(&limits, 1_000, Keys::random().unwrap(), Arc::new(Metrics::new()))
     }
 
     #[test]
     fn default_limits_follow_the_descriptor_limit() {
-        let caps = Caps::new(&Limits::default(), 20_000);
+        let caps = Caps::new(&Limits::default(), 20_000, Keys::random().unwrap(), Arc::new(Metrics::new()));
         assert_eq!(
             (caps.connections(), caps.per_address.load(Relaxed), caps.tunnels_per_address.load(Relaxed)),
             (9_500, 4_750, 4_750)
@@ -314,9 +283,9 @@ mod tests {
     fn counted_streams_stay_close_to_open_streams() {
         let config = crate::config::for_command_line(&["127.0.0.1:8000".into()], &["127.0.0.1:8001".into()]).unwrap();
         let shared = Shared::new(&config, vec![1; 32], crate::keys::Keys::random().unwrap());
-        let streams = StreamsOf::new(&shared, IpAddr::from([192, 0, 2, 1]), false);
+        let streams = StreamsOf::new(&caps, IpAddr::from([192, 0, 2, 1]), false);
         let address = streams.address.unwrap();
-        let counted = || shared.caps.shard(address).get(&address).map_or(0, |held| held.connections) + 1;
+        let counted = || caps.shard(address).get(&address).map_or(0, |held| held.connections) + 1;
         for open in 1..=100 {
             assert!(streams.may_be(open) && (open..open + SOME_STREAMS).contains(&counted()), "{open}: {}", counted());
         }
@@ -328,7 +297,7 @@ mod tests {
         assert!(streams.may_be(9));
         drop(streams);
         assert_eq!(counted(), 1);
-        let proxys = StreamsOf::new(&shared, IpAddr::from([192, 0, 2, 1]), true);
+        let proxys = StreamsOf::new(&caps, IpAddr::from([192, 0, 2, 1]), true);
         assert!(proxys.may_be(u32::MAX) && counted() == 1, "a trusted proxy has no limit");
     }
 

@@ -43,6 +43,7 @@ pub mod client;
 pub mod client_limits;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod cookie;
 pub mod descriptors;
 pub mod drain;

@@ -36,6 +36,7 @@ impl Key {
 }
 
 /// Makes [`Key`]s by SipHash-2-4-128 under a random key of this process.
+#[derive(Clone)]
 pub struct Keys([u8; 16]);
 
 impl Keys {

@@ -18,12 +18,11 @@ use rustls::{HandshakeKind, ProtocolVersion};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::Listener;
 use super::client_certificate::ClientCertificate;
 use super::conn::ClientIo;
 use super::proxy_protocol::{self, Source};
 use super::tls::Terms;
-use crate::client_limits;
+use super::{Listener, admission};
 use crate::net::tls_stream::TlsStream;
 use crate::thread::{Order, Registered, Thread};
 
@@ -67,7 +66,7 @@ pub(crate) async fn open(
         let header = proxy_header(listener, &mut stream, who);
         let named = Box::pin(in_time(live, *deadline, header)).await;
         who = named.map_err(|error| not_served(thread, "proxy", peer_ip, &error)).ok()?;
-        if who.ip != peer_ip && !listener.trusts(who.ip) && !client_limits::admits_address(live, who.ip) {
+        if who.ip != peer_ip && !listener.trusts(who.ip) && !admission::admits_address(live, who.ip) {
             return None;
         }
     }

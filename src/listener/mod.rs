@@ -6,6 +6,7 @@
 //! sockets inherit them, which saves one system call per option (docs/reference/performance.md §0.7).
 
 pub mod accept_queue;
+mod admission;
 pub mod all;
 mod client_certificate;
 pub mod conn;
@@ -32,11 +33,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use crate::client_limits;
 use crate::config::{self, Redirect};
 use crate::thread::{Removed, Thread};
 
-pub use crate::client_limits::{Caps, TunnelOf, may_tunnel, tunnel_of};
 pub use accept_queue::Queue;
 pub use all::{Going, Part, Plan, Set, SetError};
 pub use client_certificate::ClientCertificate;
@@ -298,7 +297,7 @@ impl Door {
         let listener = self.listener();
         let live = self.thread.register(self.thread.idle_s(), &listener.removed);
         // A rejected connection is closed by dropping `stream` and `live`.
-        if !client_limits::admits(&live, &listener, stream.as_raw_fd(), peer.ip().to_canonical()) {
+        if !admission::admits(&live, &listener, stream.as_raw_fd(), peer.ip().to_canonical()) {
             return;
         }
         self.thread.tasks.spawn_local(conn::serve(live, listener, stream, peer));

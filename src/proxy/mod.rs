@@ -39,10 +39,10 @@ use crate::clock;
 use crate::config::Redirect;
 use crate::engine_io::{self, EngineIo, Sid};
 use crate::listener::conn::Conn;
-use crate::listener::may_tunnel;
 use crate::metrics::Limit;
 use crate::min_rate::Pace;
 use crate::route;
+use crate::route::RouteMatch;
 use crate::route::guard;
 use crate::sockets::{self, Facts, New, Transport};
 use crate::upstream::Upstream;
@@ -250,7 +250,8 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
         return Err(Problem::Misdirected.into());
     }
     let snapshot = shared.snapshot.load();
-    let Some((upstream, watch, route)) = route::find(&snapshot, host, request.uri().path()) else {
+    let found = route::find(&snapshot.rules.routes, &snapshot.upstreams, host, request.uri().path());
+    let Some(RouteMatch { upstream, watch, place: route }) = found else {
         shared.metrics.unrouted.inc();
         return Err(Problem::NoRoute.into());
     };
@@ -266,7 +267,7 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
         shared.metrics.limits.reached(Limit::MaxBody);
         return Err(Problem::TooLarge.into());
     }
-    if ask.upgrade.is_some() && !conn.listener.trusts(client.address) && !may_tunnel(shared, client.address) {
+    if ask.upgrade.is_some() && !conn.listener.trusts(client.address) && !shared.caps.admit_tunnel(client.address) {
         return Err(Problem::Full("this client address has reached its limit of WebSockets").into());
     }
     Ok(Job {

@@ -7,7 +7,6 @@
 //! over (`state::Snapshot::build`). Changes that need a restart are reported, never silently ignored.
 
 mod losses;
-mod status;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -18,13 +17,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Config, Look, Sources};
+use crate::control::Control;
 use crate::listener::{self, Part};
 use crate::state::Shared;
 use crate::systemd::Notify;
 use crate::telemetry;
 use crate::watch::Watcher;
-
-pub use status::{State, Status};
 
 /// Time a data thread has to take new listeners and to close removed ones; a healthy thread needs a millisecond.
 const THREADS: Duration = Duration::from_secs(2);
@@ -189,7 +187,7 @@ impl Reloader {
         }
         let needs_restart = running.config.needs_restart(&new);
         let mut warnings = losses::all(&self.shared.snapshot.load(), &new);
-        self.shared.replace(&new);
+        Control::new(self.shared.clone()).apply(&new);
         telemetry::set_level(&new.log.level);
         self.watch = new.watch;
         for place in places {

@@ -6,7 +6,6 @@ pub mod guard;
 use std::sync::Arc;
 
 use crate::config::Route;
-use crate::state::Snapshot;
 use crate::upstream::Upstream;
 use guard::Watch;
 
@@ -20,19 +19,34 @@ pub struct Guarded {
     pub watch: Option<Arc<Watch>>,
 }
 
+/// Where a request goes: the result of [`find`].
+pub(crate) struct RouteMatch<'a> {
+    /// The upstream that serves it.
+    pub(crate) upstream: &'a Arc<Upstream>,
+    /// The guard of its route; `None` where the route has none.
+    pub(crate) watch: Option<&'a Watch>,
+    /// The place of its route among the configured ones; `None` where no route is configured.
+    pub(crate) place: Option<usize>,
+}
+
 /// Finds the upstream for a request, the route's guard and the route's index. `host` is the value of the Host header.
 pub(crate) fn find<'a>(
-    snapshot: &'a Snapshot,
+    routes: &'a [Guarded],
+    upstreams: &'a [Arc<Upstream>],
     host: &str,
     path: &str,
-) -> Option<(&'a Arc<Upstream>, Option<&'a Watch>, Option<usize>)> {
-    if snapshot.rules.routes.is_empty() {
-        return snapshot.upstreams.first().map(|upstream| (upstream, None, None));
+) -> Option<RouteMatch<'a>> {
+    if routes.is_empty() {
+        return upstreams.first().map(|upstream| RouteMatch { upstream, watch: None, place: None });
     }
     let host = without_port(host);
-    let mut routes = snapshot.rules.routes.iter().enumerate();
-    let (place, found) = routes.find(|(_, guarded)| fits(&guarded.route, host, path))?;
-    snapshot.upstreams.get(found.route.upstream).map(|upstream| (upstream, found.watch.as_deref(), Some(place)))
+    let mut numbered = routes.iter().enumerate();
+    let (place, found) = numbered.find(|(_, guarded)| fits(&guarded.route, host, path))?;
+    upstreams.get(found.route.upstream).map(|upstream| RouteMatch {
+        upstream,
+        watch: found.watch.as_deref(),
+        place: Some(place),
+    })
 }
 
 fn fits(route: &Route, host: &str, path: &str) -> bool {

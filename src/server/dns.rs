@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{self, Address, At, Group, MAX_RANGE};
+use crate::control::Control;
 use crate::state::{Shared, Snapshot};
 use crate::upstream::addresses::Key;
 use crate::upstream::health::jitter;
@@ -157,7 +158,7 @@ impl Watch {
                 addresses = ips.len(), "the addresses of a name have changed");
             self.shared.metrics.dns_changes.with_label_values(&[upstream]).inc();
             let over = self.workers(ips.len()) > MAX_RANGE;
-            self.shared.set_addresses(upstream, name, ips);
+            Control::new(self.shared.clone()).set_addresses(upstream, name, ips);
             if over {
                 tracing::warn!(%upstream, %name, used = MAX_RANGE,
                     "name resolves to more addresses than an entry may have workers: only the first are used");

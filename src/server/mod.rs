@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::affinity::pins::SHARDS;
 use crate::config::{AdminAddress, Config, Sources};
+use crate::control::Control;
 use crate::drain;
 use crate::keys::Keys;
 use crate::listener::{self, Part, SetError};
@@ -232,6 +233,6 @@ async fn sweep(shared: Arc<Shared>) {
             shared.sessions.pins.sweep(shard, Instant::now());
             shared.sessions.aliases.sweep(shard, Instant::now());
         }
-        shared.forget_unneeded();
+        Control::new(shared.clone()).forget_unneeded();
     }
 }

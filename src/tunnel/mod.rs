@@ -26,10 +26,10 @@ use insert::Insert;
 
 use crate::affinity::ask::Kind;
 use crate::affinity::{Choice, Hold};
+use crate::client_limits::TunnelOf;
 use crate::clock;
 use crate::config::Farewell;
 use crate::engine_io::{self, Handshake};
-use crate::listener::{TunnelOf, tunnel_of};
 use crate::metrics::UpstreamSeries;
 use crate::net::worker_io::WorkerIo;
 use crate::proxy::Job;
@@ -297,7 +297,7 @@ fn terms(job: &Job, choice: &mut Choice, in_use: InUse) -> Box<Terms> {
         names: Names::of(job),
         _of_address: match job.conn.listener.trusts(job.client.address) {
             true => None,
-            false => tunnel_of(shared, job.client.address),
+            false => shared.caps.take_tunnel(job.client.address),
         },
     })
 }

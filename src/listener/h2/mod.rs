@@ -223,7 +223,7 @@ pub(crate) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
         too_much: Cell::new(None),
         pace: Pace::default(),
         held,
-        counted: StreamsOf::new(&conn.thread.shared, conn.peer_ip, conn.trusted),
+        counted: StreamsOf::new(&conn.thread.shared.caps, conn.peer_ip, conn.trusted),
     });
     let socket = Socket::new(io, streams.clone());
     let handshake = builder(&conn).handshake(socket.clone());

@@ -4,7 +4,9 @@
 //! what an upstream has learned are carried over from the previous snapshot, by name and address, so a reload loses
 //! nothing (ARCHITECTURE.md, invariant 8).
 
-use std::net::{IpAddr, SocketAddr};
+pub mod config_status;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
@@ -14,19 +16,17 @@ use tokio::sync::watch;
 
 use crate::affinity::Sessions;
 use crate::affinity::discoveries::Discoveries;
-use crate::clock;
+use crate::client_limits::Caps;
 use crate::config::{self, AdminAddress, Config};
 use crate::descriptors;
-use crate::drain;
 use crate::keys::Keys;
-use crate::listener::Caps;
 use crate::metrics::Metrics;
-use crate::reload;
 use crate::route::Guarded;
 use crate::route::guard::Watch;
 use crate::upstream::Upstream;
 use crate::upstream::addresses::Unresolved;
 use crate::upstream::worker::Worker;
+use config_status::ConfigStatus;
 
 /// State that all threads share.
 pub struct Shared {
@@ -47,13 +47,13 @@ pub struct Shared {
     /// Budgets of discovery, and the sids known to have no owner.
     pub discoveries: Discoveries,
     /// Limits of client connections, per address and in total.
-    pub caps: Caps,
+    pub caps: Arc<Caps>,
     /// Number of client connections open now.
     pub clients: AtomicUsize,
     /// Secret that signs cookies and keys the ring.
     pub secret: Vec<u8>,
     /// What is known about the configuration file: when it was loaded, and the last error.
-    pub config: reload::Status,
+    pub config: ConfigStatus,
     /// Time at which stickyd began to serve.
     pub started: Instant,
 }
@@ -79,7 +79,7 @@ pub struct Rules {
 
 impl Rules {
     /// Builds the rules of a config. Counters of guards are carried over from `before`, by the route's host and path.
-    fn of(config: &Config, before: Option<&Self>) -> Arc<Self> {
+    pub(crate) fn of(config: &Config, before: Option<&Self>) -> Arc<Self> {
         let admin = match config.admin.address {
             AdminAddress::Tcp(address) => Some(address),
             AdminAddress::Unix(_) | AdminAddress::None => None,
@@ -106,83 +106,22 @@ impl Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
             changed: watch::Sender::new(()),
             unresolved: Unresolved::default(),
+            caps: Caps::new(&config.limits, descriptors::limit(), keys.clone(), metrics.clone()),
             sessions: Sessions::new(&config.limits, keys, metrics.clone()),
             metrics,
             limits: ArcSwap::from_pointee(config.limits.clone()),
             replay: Replay { held: AtomicUsize::new(0), limit: AtomicUsize::new(config.limits.replay_bytes) },
             discoveries: Discoveries::new(&config.limits),
-            caps: Caps::new(&config.limits, descriptors::limit()),
             clients: AtomicUsize::new(0),
             secret,
-            config: reload::Status::default(),
+            config: ConfigStatus::default(),
             started: Instant::now(),
         })
-    }
-
-    /// Replaces the snapshot by one built from `config`, carrying over live workers and what was learned. Like
-    /// `set_addresses` and `forget_unneeded`, it is only called on the control thread, so that no change overwrites
-    /// another.
-    pub fn replace(&self, config: &Config) {
-        let old = self.snapshot.load_full();
-        let after = |new: &config::Upstream| match old.upstreams.iter().find(|one| one.config.name == new.name) {
-            Some(before) => new.after(&before.config),
-            None => new.clone(),
-        };
-        let upstreams: Vec<_> = config.upstreams.iter().map(after).collect();
-        self.set_limits(&config.limits);
-        self.follow(upstreams.iter(), Rules::of(config, Some(&old.rules)));
-    }
-
-    /// Sets limits for everything that arrives from now on; each thread reads them at its next tick, within a second.
-    /// Limits that need a restart (`Config::needs_restart`) are read only at start.
-    fn set_limits(&self, new: &config::Limits) {
-        let old = self.limits.load_full();
-        if *old == *new {
-            return;
-        }
-        self.caps.set(new);
-        self.sessions.pins.set_per_address(new.pins_per_address);
-        self.replay.limit.store(new.replay_bytes, Relaxed);
-        if (old.discoveries, old.discoveries_per_address) != (new.discoveries, new.discoveries_per_address) {
-            self.discoveries.set(new);
-        }
-        self.limits.store(Arc::new(new.clone()));
-    }
-
-    /// Sets the addresses that the DNS name `host` resolves to (sorted, not empty) and updates the upstream's workers.
-    pub fn set_addresses(&self, upstream: &str, host: &str, ips: Vec<IpAddr>) {
-        let old = self.snapshot.load_full();
-        let Some(changed) = old.upstream(upstream).map(|changed| changed.config.with_addresses(host, ips)) else {
-            return;
-        };
-        let all = old.named().map(|one| if one.name == upstream { &changed } else { one });
-        self.follow(all, old.rules.clone());
-    }
-
-    /// Forgets removed workers whose last session has ended.
-    pub fn forget_unneeded(&self) {
-        let old = self.snapshot.load_full();
-        if old.upstreams.iter().any(|upstream| upstream.has_unneeded()) {
-            self.follow(old.named(), old.rules.clone());
-        }
-    }
-
-    fn follow<'a>(&self, upstreams: impl Iterator<Item = &'a config::Upstream> + Clone, rules: Arc<Rules>) {
-        let old = self.snapshot.load_full();
-        let new = Snapshot::build(upstreams, rules, &self.secret, &self.metrics, Some(&old));
-        let stays =
-            |worker: &Worker| new.workers().any(|one| one.upstream == worker.upstream && one.name == worker.name);
-        for gone in old.workers().filter(|worker| !stays(worker)) {
-            self.metrics.forget_worker(gone);
-        }
-        self.snapshot.store(Arc::new(new));
-        drain::polling::look(self, clock::now_ms());
-        self.changed.send_replace(());
     }
 }
 
 impl Snapshot {
-    fn build<'a>(
+    pub(crate) fn build<'a>(
         upstreams: impl Iterator<Item = &'a config::Upstream> + Clone,
         rules: Arc<Rules>,
         secret: &[u8],
@@ -229,6 +168,11 @@ pub struct Room {
 
 impl Replay {
     /// Number of bytes held now.
+    /// Changes the bound; what is held already stays.
+    pub(crate) fn set_limit(&self, bytes: usize) {
+        self.limit.store(bytes, Relaxed);
+    }
+
     pub fn held(&self) -> usize {
         self.held.load(Relaxed)
     }

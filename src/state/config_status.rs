@@ -1,4 +1,4 @@
-//! State of the running configuration and of its file, for the admin listener and the metrics.
+//! ConfigState of the running configuration and of its file, for the admin listener and the metrics.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -6,11 +6,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 /// Shared state of the configuration; written by the reloader only.
-pub struct Status(Mutex<State>);
+pub struct ConfigStatus(Mutex<ConfigState>);
 
-/// State of the running configuration and of its file.
+/// ConfigState of the running configuration and of its file.
 #[derive(Debug, Clone)]
-pub struct State {
+pub struct ConfigState {
     /// Path of the configuration file; `None` if stickyd was started without one.
     pub file: Option<PathBuf>,
     /// Time at which the running configuration was loaded.
@@ -25,9 +25,9 @@ pub struct State {
     pub listeners: Vec<SocketAddr>,
 }
 
-impl Default for Status {
+impl Default for ConfigStatus {
     fn default() -> Self {
-        Self(Mutex::new(State {
+        Self(Mutex::new(ConfigState {
             file: None,
             loaded: SystemTime::now(),
             generation: 1,
@@ -38,14 +38,14 @@ impl Default for Status {
     }
 }
 
-impl Status {
+impl ConfigStatus {
     /// Returns a copy of the present state.
-    pub fn now(&self) -> State {
+    pub fn now(&self) -> ConfigState {
         self.lock().clone()
     }
 
     /// Changes the state under its lock.
-    pub(crate) fn set(&self, change: impl FnOnce(&mut State)) {
+    pub(crate) fn set(&self, change: impl FnOnce(&mut ConfigState)) {
         change(&mut self.lock());
     }
 
@@ -55,7 +55,7 @@ impl Status {
     }
 
     /// Locks the state. A poisoned lock is safe to use: every field is complete in itself.
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ConfigState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
