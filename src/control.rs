@@ -76,7 +76,7 @@ impl Control {
         let stays =
             |worker: &Worker| new.workers().any(|one| one.upstream == worker.upstream && one.name == worker.name);
         for gone in old.workers().filter(|worker| !stays(worker)) {
-            self.0.metrics.forget_worker(gone);
+            self.0.metrics.forget_worker(&gone.upstream, &gone.name);
         }
         self.0.snapshot.store(Arc::new(new));
         drain::polling::look(&self.0, clock::now_ms());

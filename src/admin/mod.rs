@@ -12,6 +12,7 @@ pub(crate) mod auth;
 mod broadcast;
 mod log;
 mod processes;
+pub mod scrape;
 mod sessions;
 mod sockets;
 mod stats;
@@ -352,7 +353,7 @@ async fn whole(request: Request, next: Next) -> Response {
 }
 
 async fn metrics(State(api): State<Api>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], api.shared.metrics.render(&api.shared))
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], scrape::scrape(&api.shared))
 }
 
 async fn openapi() -> impl IntoResponse {

@@ -124,3 +124,35 @@ impl Discovery {
         }
     }
 }
+
+/// The outcome of a live request at a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The worker sent a response that is not a server error.
+    Answer,
+    /// The worker responded with 500, 502, 503 or 504.
+    ServerError,
+    /// No connection to the worker could be made.
+    Connect,
+    /// The connection broke before the response head was complete, or the response was invalid.
+    Broken,
+    /// The worker did not respond in time.
+    TimedOut,
+}
+
+impl Outcome {
+    /// Returns the outcome that a response with this status is.
+    pub fn of(status: u16) -> Self {
+        if matches!(status, 500 | 502..=504) { Self::ServerError } else { Self::Answer }
+    }
+
+    /// Returns the name of this outcome as the reason of an ejection, in metrics and logs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Answer | Self::ServerError => "errors",
+            Self::Connect => "connect",
+            Self::Broken => "broken",
+            Self::TimedOut => "timeout",
+        }
+    }
+}

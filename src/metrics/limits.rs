@@ -2,9 +2,7 @@
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
-use super::{gauge, vec_or_empty};
-use crate::descriptors;
-use crate::state::Shared;
+use super::vec_or_empty;
 
 /// A limit that can reject a client, refuse a request or cut a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,10 +64,10 @@ impl Limit {
 
 /// Series of all limits together.
 pub struct LimitSeries {
-    reached: [IntCounter; 13],
-    connections: IntGauge,
-    descriptors: IntGauge,
-    descriptors_limit: IntGauge,
+    pub(crate) reached: [IntCounter; 13],
+    pub(crate) connections: IntGauge,
+    pub(crate) descriptors: IntGauge,
+    pub(crate) descriptors_limit: IntGauge,
 }
 
 impl LimitSeries {
@@ -92,11 +90,5 @@ impl LimitSeries {
         if let Some(counter) = self.reached.get(limit as usize) {
             counter.inc();
         }
-    }
-
-    pub(crate) fn show(&self, shared: &Shared) {
-        self.connections.set(gauge(shared.caps.connections()));
-        self.descriptors.set(gauge(descriptors::open()));
-        self.descriptors_limit.set(i64::try_from(descriptors::limit()).unwrap_or(i64::MAX));
     }
 }

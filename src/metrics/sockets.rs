@@ -11,8 +11,8 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
-use super::{gauge, vec_or_empty};
-use crate::sockets::{End, SHARDS, Socket, Sockets, Transport, Way};
+use super::socket_labels::{End, Transport};
+use super::vec_or_empty;
 
 /// Values of the `code` label: the codes named in RFC 6455 §7.4 and the IANA registry, the two ranges for applications,
 /// and all others.
@@ -29,18 +29,18 @@ const WAYS: [&str; 2] = ["up", "down"];
 
 /// Series of all sockets together.
 pub(crate) struct SocketsSeries {
-    live: IntGaugeVec,
-    listed: IntGauge,
-    limit: IntGauge,
-    opened: IntCounterVec,
-    upgraded: IntCounterVec,
-    unlisted: IntCounterVec,
-    closed: IntCounterVec,
-    codes: IntCounterVec,
-    lives: HistogramVec,
-    messages: IntCounterVec,
-    bytes: IntCounterVec,
-    by_upstream: Mutex<HashMap<String, Arc<SocketSeries>>>,
+    pub(crate) live: IntGaugeVec,
+    pub(crate) listed: IntGauge,
+    pub(crate) limit: IntGauge,
+    pub(crate) opened: IntCounterVec,
+    pub(crate) upgraded: IntCounterVec,
+    pub(crate) unlisted: IntCounterVec,
+    pub(crate) closed: IntCounterVec,
+    pub(crate) codes: IntCounterVec,
+    pub(crate) lives: HistogramVec,
+    pub(crate) messages: IntCounterVec,
+    pub(crate) bytes: IntCounterVec,
+    pub(crate) by_upstream: Mutex<HashMap<String, Arc<SocketSeries>>>,
 }
 
 /// Resolved counters of the sockets of one upstream.
@@ -54,13 +54,24 @@ pub struct SocketSeries {
     codes: [[IntCounter; CODES.len()]; 2],
     lives: [Histogram; 3],
     /// Messages and bytes of sockets that have ended, up and down.
-    ended: [Carried; 2],
+    ended: [Ended; 2],
     messages: [IntCounter; 2],
     bytes: [IntCounter; 2],
 }
 
+/// What one socket has carried in one direction.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Carried {
+    /// Messages; bodies of a polling session.
+    pub messages: u64,
+    /// Payload bytes.
+    pub bytes: u64,
+    /// The code of the Close frame that went this way, if one did.
+    pub code: Option<u16>,
+}
+
 #[derive(Default)]
-struct Carried {
+struct Ended {
     messages: AtomicU64,
     bytes: AtomicU64,
 }
@@ -74,25 +85,25 @@ impl SocketSeries {
     }
 
     /// Counts one socket that has ended.
-    pub fn closed(&self, socket: &Socket, why: End, age_s: u32) {
+    pub fn closed(&self, transport: Transport, ways: [Carried; 2], why: End, age_s: u32) {
         if let Some(counter) = End::ALL.iter().position(|one| *one == why).and_then(|place| self.closed.get(place)) {
             counter.inc();
         }
-        if let Some(lives) = self.lives.get(socket.transport() as usize) {
+        if let Some(lives) = self.lives.get(transport as usize) {
             lives.observe(age_s.into());
         }
-        for ((way, codes), ended) in [&socket.up, &socket.down].into_iter().zip(&self.codes).zip(&self.ended) {
-            if let Some(code) = way.code().and_then(|code| codes.get(place_of(code))) {
+        for ((way, codes), ended) in ways.into_iter().zip(&self.codes).zip(&self.ended) {
+            if let Some(code) = way.code.and_then(|code| codes.get(place_of(code))) {
                 code.inc();
             }
-            ended.messages.fetch_add(way.messages(), Relaxed);
-            ended.bytes.fetch_add(way.bytes(), Relaxed);
+            ended.messages.fetch_add(way.messages, Relaxed);
+            ended.bytes.fetch_add(way.bytes, Relaxed);
         }
     }
 
     /// Sets the totals. `live` holds messages and bytes of live sockets, up and down. A counter never decreases, even
     /// if a socket that has just ended was counted twice.
-    fn show(&self, live: [(u64, u64); 2]) {
+    pub(crate) fn show(&self, live: [(u64, u64); 2]) {
         for (place, (messages, bytes)) in live.into_iter().enumerate() {
             let (Some(ended), Some(all), Some(all_bytes)) =
                 (self.ended.get(place), self.messages.get(place), self.bytes.get(place))
@@ -184,33 +195,6 @@ impl SocketsSeries {
         });
         known.insert(name.to_owned(), series.clone());
         series
-    }
-
-    /// Sets the gauges and totals from the sockets that are live now.
-    pub(crate) fn show(&self, sockets: &Sockets) {
-        self.live.reset();
-        self.listed.set(gauge(sockets.len()));
-        self.limit.set(gauge(sockets.capacity()));
-        let known = self.by_upstream.lock().unwrap_or_else(PoisonError::into_inner);
-        // Keyed by the worker's serial, so that names are looked up once per worker, not once per socket.
-        let mut counts: HashMap<(u64, Transport), (Arc<Socket>, i64)> = HashMap::new();
-        let mut carried: HashMap<&str, [(u64, u64); 2]> =
-            known.keys().map(|name| (name.as_str(), Default::default())).collect();
-        for socket in (0..SHARDS).flat_map(|shard| sockets.shard(shard)) {
-            if let Some([up, down]) = carried.get_mut(&*socket.worker().upstream) {
-                let add = |sum: &mut (u64, u64), way: &Way| *sum = (sum.0 + way.messages(), sum.1 + way.bytes());
-                add(up, &socket.up);
-                add(down, &socket.down);
-            }
-            counts.entry((socket.worker().serial, socket.transport())).or_insert_with(|| (socket, 0)).1 += 1;
-        }
-        for ((_, transport), (socket, count)) in counts {
-            let worker = socket.worker();
-            self.live.with_label_values(&[&*worker.upstream, &worker.name, transport.word()]).add(count);
-        }
-        for (name, series) in &*known {
-            series.show(carried.get(name.as_str()).copied().unwrap_or_default());
-        }
     }
 }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::categories::{Kind, State, Transport};
 use super::socket::Socket;
+use crate::metrics::socket_labels::{Kind, State, Transport};
 
 /// Conditions on a socket, which must all hold; an empty filter matches every socket.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

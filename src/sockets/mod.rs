@@ -12,7 +12,6 @@
 //! and when a socket is closed (`drain::ordered`).
 
 pub mod attention;
-pub mod categories;
 mod common;
 mod filter;
 pub mod labels;
@@ -34,8 +33,8 @@ use crate::telemetry::say_full;
 use crate::upstream::worker::{Session, Worker};
 use common::Commons;
 
+pub use crate::metrics::socket_labels::{End, Kind, State, Transport};
 pub use attention::Asking;
-pub use categories::{End, Kind, State, Transport};
 pub use filter::Filter;
 pub use labels::{Facts, LONGEST_LABEL};
 pub use row::Told;

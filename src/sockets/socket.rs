@@ -8,7 +8,6 @@ use std::task::Waker;
 use Ordering::{AcqRel, Relaxed};
 
 use super::attention::{Asking, Care};
-use super::categories::{End, Kind, QUIET_S, State, Transport};
 use super::common::Common;
 use super::socket_id::Texts;
 use super::traffic::Way;
@@ -16,6 +15,7 @@ use super::{Facts, Id, New, Order, lock};
 use crate::clock;
 use crate::config::labels::Labels;
 use crate::keys::Key;
+use crate::metrics::socket_labels::{End, Kind, QUIET_S, State, Transport};
 use crate::upstream::worker::{Session, Worker};
 use crate::websocket::round_trip::{Quality, RoundTrips};
 
@@ -303,7 +303,8 @@ impl Socket {
         let age_s = clock::now_s().saturating_sub(self.since_s);
         let default = if self.transport() == Transport::Polling { End::Expired } else { End::ClientGone };
         if before & COUNTED != 0 {
-            self.worker.series.sockets.closed(self, self.end().unwrap_or(default), age_s);
+            let ways = [self.up.carried(), self.down.carried()];
+            self.worker.series.sockets.closed(self.transport(), ways, self.end().unwrap_or(default), age_s);
         }
         if let Some(sockets) = self.common.sockets.upgrade() {
             sockets.remove(self);

@@ -1,5 +1,6 @@
 //! Traffic that a socket has carried in one direction.
 
+use crate::metrics::Carried;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
 
@@ -48,6 +49,11 @@ impl Way {
     /// Second of the last traffic ([`crate::clock::now_s`]); `None` if there was none yet.
     pub fn last_s(&self) -> Option<u32> {
         self.last_s.load(Relaxed).checked_sub(1)
+    }
+
+    /// What it has carried, for the metrics.
+    pub(crate) fn carried(&self) -> Carried {
+        Carried { messages: self.messages(), bytes: self.bytes(), code: self.code() }
     }
 
     /// Code of the Close frame, if there was one.

@@ -18,6 +18,7 @@ use std::sync::{Mutex, PoisonError};
 use super::worker::{Health, Worker};
 use super::{Member, Upstream};
 use crate::config::{self, AdminState};
+pub use crate::metrics::labels::Outcome;
 use crate::telemetry::say_full;
 
 #[cfg(test)]
@@ -32,38 +33,6 @@ const FIRST: u32 = WHOLE / 10;
 /// Multiple of the last ejection's length for which a worker must stay well to be forgiven one step of growth. The
 /// ejections of a worker that is ill for a fifth of the time keep growing.
 const FORGIVES: u64 = 4;
-
-/// The outcome of a live request at a worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// The worker sent a response that is not a server error.
-    Answer,
-    /// The worker responded with 500, 502, 503 or 504.
-    ServerError,
-    /// No connection to the worker could be made.
-    Connect,
-    /// The connection broke before the response head was complete, or the response was invalid.
-    Broken,
-    /// The worker did not respond in time.
-    TimedOut,
-}
-
-impl Outcome {
-    /// Returns the outcome that a response with this status is.
-    pub fn of(status: u16) -> Self {
-        if matches!(status, 500 | 502..=504) { Self::ServerError } else { Self::Answer }
-    }
-
-    /// Returns the name of this outcome as the reason of an ejection, in metrics and logs.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Answer | Self::ServerError => "errors",
-            Self::Connect => "connect",
-            Self::Broken => "broken",
-            Self::TimedOut => "timeout",
-        }
-    }
-}
 
 /// Which outcomes eject a worker, and for how long; all times are in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -215,7 +215,7 @@ fn promtool_finds_nothing_to_say_of_the_metrics() {
     let mut check = Command::new(tool);
     check.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut check = check.spawn().unwrap_or_else(|error| panic!("promtool: {error}; tests/run installs it"));
-    check.stdin.take().unwrap().write_all(&shared.metrics.render(shared)).unwrap();
+    check.stdin.take().unwrap().write_all(&stickyd::admin::scrape::scrape(shared)).unwrap();
     let output = check.wait_with_output().unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && said.is_empty(), "{said}");

@@ -56,7 +56,7 @@ impl Proxy {
     /// alphabetical order.
     pub(crate) fn metric(&self, series: &str) -> f64 {
         let shared = self.server().shared();
-        let text = String::from_utf8(shared.metrics.render(shared)).unwrap();
+        let text = String::from_utf8(stickyd::admin::scrape::scrape(shared)).unwrap();
         let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         value.map_or(0.0, |value| value.parse().unwrap())
     }

@@ -4,6 +4,7 @@
 //! addition and no label lookup. Gauges that mirror live state are set on each scrape. Cardinality is bounded by the
 //! config: labels are upstreams, workers and closed sets of words, never anything a client chooses.
 
+pub mod socket_labels;
 #[macro_use]
 mod macros;
 pub mod labels;
@@ -11,70 +12,60 @@ mod limits;
 pub mod liveness;
 mod rules;
 mod sockets;
-
-use std::sync::Arc;
+mod upstream;
+mod worker;
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 pub use labels::{Discovery, Guard, Source};
 pub use limits::{Limit, LimitSeries};
 pub use rules::RuleSeries;
-pub use sockets::SocketSeries;
-
-use crate::state::Shared;
-use crate::upstream::eject::Outcome;
-use crate::upstream::worker::Worker;
-use crate::websocket::round_trip::Half;
-
-/// Values of the `class` label of a worker's requests; `FAILURES` has those of the `kind` label of its failures.
-const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
-const FAILURES: [&str; 3] = ["connect", "broken", "timeout"];
-
-/// Values of the `result` label of a worker's queue.
-const QUEUED: [&str; 3] = ["waited", "full", "timeout"];
+pub(crate) use sockets::SocketsSeries;
+pub use sockets::{Carried, SocketSeries};
+pub use upstream::UpstreamSeries;
+pub use worker::WorkerSeries;
 
 /// All series, registered once at start.
 pub struct Metrics {
-    registry: Registry,
+    pub(crate) registry: Registry,
     /// Series of limits: how often each was reached, and how close others are.
     pub limits: LimitSeries,
-    sockets: sockets::SocketsSeries,
+    pub(crate) sockets: SocketsSeries,
     /// Series of connection quality: round-trips, sockets that owe an answer, broadcasts.
     pub care: liveness::CareSeries,
-    rules: rules::RuleMetrics,
-    requests: IntCounterVec,
-    seconds: HistogramVec,
-    affinity: IntCounterVec,
-    refusals: IntCounterVec,
-    discoveries: IntCounterVec,
-    guarded: IntCounterVec,
-    attempts: IntCounterVec,
-    learned: IntCounterVec,
-    upgrades: IntCounterVec,
-    bytes: IntCounterVec,
-    failures: IntCounterVec,
-    ejections: IntCounterVec,
-    spared: IntCounterVec,
-    retries: IntCounterVec,
-    queued: IntCounterVec,
-    ejected: IntGaugeVec,
-    waiting: IntGaugeVec,
-    generations: IntGaugeVec,
-    sessions: IntGaugeVec,
-    tunnels: IntGaugeVec,
-    in_flight: IntGaugeVec,
-    states: IntGaugeVec,
-    admin_states: IntGaugeVec,
-    pins: IntGauge,
-    pins_limit: IntGauge,
-    replay: IntGauge,
-    clients: IntGauge,
-    config_ok: IntGauge,
-    log_dropped: IntCounter,
-    config_loaded: IntGauge,
+    pub(crate) rules: rules::RuleMetrics,
+    pub(crate) requests: IntCounterVec,
+    pub(crate) seconds: HistogramVec,
+    pub(crate) affinity: IntCounterVec,
+    pub(crate) refusals: IntCounterVec,
+    pub(crate) discoveries: IntCounterVec,
+    pub(crate) guarded: IntCounterVec,
+    pub(crate) attempts: IntCounterVec,
+    pub(crate) learned: IntCounterVec,
+    pub(crate) upgrades: IntCounterVec,
+    pub(crate) bytes: IntCounterVec,
+    pub(crate) failures: IntCounterVec,
+    pub(crate) ejections: IntCounterVec,
+    pub(crate) spared: IntCounterVec,
+    pub(crate) retries: IntCounterVec,
+    pub(crate) queued: IntCounterVec,
+    pub(crate) ejected: IntGaugeVec,
+    pub(crate) waiting: IntGaugeVec,
+    pub(crate) generations: IntGaugeVec,
+    pub(crate) sessions: IntGaugeVec,
+    pub(crate) tunnels: IntGaugeVec,
+    pub(crate) in_flight: IntGaugeVec,
+    pub(crate) states: IntGaugeVec,
+    pub(crate) admin_states: IntGaugeVec,
+    pub(crate) pins: IntGauge,
+    pub(crate) pins_limit: IntGauge,
+    pub(crate) replay: IntGauge,
+    pub(crate) clients: IntGauge,
+    pub(crate) config_ok: IntGauge,
+    pub(crate) log_dropped: IntCounter,
+    pub(crate) config_loaded: IntGauge,
     /// Number of pins evicted to make room for newer ones.
     pub pins_evicted: IntCounter,
     /// Number of pins not stored because the table, or the quota of an address, was full.
@@ -83,8 +74,8 @@ pub struct Metrics {
     pub pool_full: IntCounter,
     /// Number of requests that no route matched.
     pub unrouted: IntCounter,
-    tls_handshakes: IntCounterVec,
-    certificates: IntGaugeVec,
+    pub(crate) tls_handshakes: IntCounterVec,
+    pub(crate) certificates: IntGaugeVec,
     /// Number of client connections that ended with an HTTP, TLS or PROXY protocol error.
     pub client_errors: IntCounterVec,
     /// Number of HTTP/2 streams open now, tunnels included.
@@ -95,145 +86,16 @@ pub struct Metrics {
     pub http2_resets: IntCounter,
     /// Number of HTTP/2 connections closed because the client sent too many frames of a kind (`resets`, `useless`).
     pub http2_floods: IntCounterVec,
-    drained: IntCounterVec,
-    drain_left: IntGaugeVec,
+    pub(crate) drained: IntCounterVec,
+    pub(crate) drain_left: IntGaugeVec,
     /// Number of reloads by result (`ok`, `failed`).
     pub reloads: IntCounterVec,
     /// Number of DNS lookups by upstream and result (`ok`, `empty`, `failed`, `timeout`).
     pub dns_lookups: IntCounterVec,
     /// Number of times the addresses of a DNS name have changed, by upstream.
     pub dns_changes: IntCounterVec,
-    dns_names: IntGaugeVec,
+    pub(crate) dns_names: IntGaugeVec,
 }
-
-/// Resolved counters of one upstream.
-pub struct UpstreamSeries {
-    affinity: [IntCounter; 7],
-    discoveries: [IntCounter; 8],
-    guarded: [IntCounter; 6],
-    /// Time from the head of a request to the last byte of its answer, without tunnels and long polls.
-    pub request_seconds: Histogram,
-    /// Duration of long polls, most of which is the worker's silence.
-    pub poll_seconds: Histogram,
-    /// Lifetime of tunnels, from the request's head to the last byte.
-    pub tunnel_seconds: Histogram,
-    /// Number of refusals by workers ("I do not know this session") that were forwarded to a client.
-    pub refusals_forwarded: IntCounter,
-    /// Number of requests refused by one worker whose session was found at another, unseen by the client.
-    pub refusals_healed: IntCounter,
-    /// Number of refusals written by stickyd: the worker is gone, or every worker refused the sid less than a second
-    /// ago.
-    pub refusals_own: IntCounter,
-    /// Number of `PUT` probes sent by discovery.
-    pub probes: IntCounter,
-    /// Number of real requests sent by discovery.
-    pub attempts: IntCounter,
-    /// Number of handshakes whose session was learned.
-    pub learned: IntCounter,
-    /// Number of handshakes released without learning their session.
-    pub unlearned: IntCounter,
-    /// Number of tunnels ended by a drain or maint, or because their worker was removed.
-    pub drained_tunnels: IntCounter,
-    /// Number of polling sessions ended by a drain or maint, or because their worker was removed.
-    pub drained_polling: IntCounter,
-    /// Number of WebSocket upgrades requested by clients.
-    pub upgrades_asked: IntCounter,
-    /// Number of WebSocket upgrades granted by a worker.
-    pub upgrades_granted: IntCounter,
-    /// Bytes of bodies and tunnels received from clients.
-    pub bytes_up: IntCounter,
-    /// Bytes of bodies and tunnels sent to clients.
-    pub bytes_down: IntCounter,
-    /// Number of requests passed to another worker because the first could not be reached.
-    pub passed_on: IntCounter,
-    /// Number of requests sent again because a kept connection broke before any byte of the answer.
-    pub resent: IntCounter,
-    /// Number of requests that failed because the retry budget was used up.
-    pub retries_over_budget: IntCounter,
-    /// Round-trip times of tunnels, on the client's leg and on the worker's leg.
-    round_trips: [Histogram; 2],
-}
-
-impl UpstreamSeries {
-    /// Returns the histogram of round-trip times on one leg of the upstream's tunnels.
-    pub fn round_trip(&self, half: Half) -> &Histogram {
-        let [client, worker] = &self.round_trips;
-        if half == Half::Client { client } else { worker }
-    }
-
-    /// Counts one affinity decision.
-    pub fn decided(&self, source: Source) {
-        if let Some(counter) = self.affinity.get(source as usize) {
-            counter.inc();
-        }
-    }
-
-    /// Counts one request that a guard rejected.
-    pub fn turned(&self, by: Guard) {
-        if let Some(counter) = self.guarded.get(by as usize) {
-            counter.inc();
-        }
-    }
-
-    /// Counts one finished discovery.
-    pub fn discovered(&self, result: Discovery) {
-        if let Some(counter) = self.discoveries.get(result as usize) {
-            counter.inc();
-        }
-    }
-}
-
-/// Resolved counters of one worker.
-pub struct WorkerSeries {
-    /// Counters of all sockets of the worker's upstream.
-    pub sockets: Arc<SocketSeries>,
-    classes: [IntCounter; 5],
-    /// Number of connects that were refused, timed out or failed.
-    pub connect_failures: IntCounter,
-    /// Number of connections that broke, timed out or sent invalid data before the answer's head was complete.
-    pub broken: IntCounter,
-    /// Number of requests without an answer within the response time-out.
-    pub timeouts: IntCounter,
-    /// Number of ejections prevented by `max_share`.
-    pub spared: IntCounter,
-    /// Number of requests that waited for a connection (`max_connections`) and got one.
-    pub queue_waited: IntCounter,
-    /// Number of requests that found the queue full.
-    pub queue_full: IntCounter,
-    /// Number of requests that timed out in the queue.
-    pub queue_timeouts: IntCounter,
-    ejections: [IntCounter; 4],
-}
-
-impl WorkerSeries {
-    /// Counts one answer by its status.
-    pub fn answered(&self, status: u16) {
-        if let Some(counter) = self.classes.get(usize::from(status / 100).wrapping_sub(1)) {
-            counter.inc();
-        }
-    }
-
-    /// Returns the number of answers so far.
-    pub fn requests(&self) -> u64 {
-        self.classes.iter().map(IntCounter::get).sum()
-    }
-
-    /// Returns the number of attempts so far that got no answer.
-    pub fn failures(&self) -> u64 {
-        self.connect_failures.get() + self.broken.get() + self.timeouts.get()
-    }
-
-    /// Counts one ejection by its reason.
-    pub fn ejected(&self, why: Outcome) {
-        let index = EJECTIONS.iter().position(|reason| reason.word() == why.word());
-        if let Some(counter) = index.and_then(|index| self.ejections.get(index)) {
-            counter.inc();
-        }
-    }
-}
-
-/// Reasons of an ejection, in the order of the counters; values of the `reason` label.
-const EJECTIONS: [Outcome; 4] = [Outcome::Connect, Outcome::Broken, Outcome::TimedOut, Outcome::ServerError];
 
 /// Returns the series. The names and help texts passed in are literals that prometheus accepts.
 #[allow(clippy::panic, reason = "reached only by a malformed literal in this file, at start, in every test")]
@@ -356,42 +218,10 @@ register!(r, IntGaugeVec, "stickyd_build_info", "Always 1; the label holds the v
                  unresolved (no lookup has returned an address yet).",
                 &["upstream", "state"]),
             limits: LimitSeries::new(&r),
-            sockets: sockets::SocketsSeries::new(&r),
+            sockets: SocketsSeries::new(&r),
             care: liveness::CareSeries::new(&r),
             rules: rules::RuleMetrics::new(&r),
             registry: r,
-        }
-    }
-
-    /// Resolves the counters of one upstream.
-    pub fn upstream(&self, name: &str) -> UpstreamSeries {
-        let refusal = |fate| self.refusals.with_label_values(&[name, fate]);
-        let seconds = |kind| self.seconds.with_label_values(&[name, kind]);
-        let retry = |kind| self.retries.with_label_values(&[name, kind]);
-        UpstreamSeries {
-            affinity: Source::ALL.map(|s| self.affinity.with_label_values(&[name, s.word()])),
-            guarded: Guard::ALL.map(|g| self.guarded.with_label_values(&[name, g.word()])),
-            discoveries: Discovery::ALL.map(|d| self.discoveries.with_label_values(&[name, d.word()])),
-            request_seconds: seconds("request"),
-            poll_seconds: seconds("poll"),
-            tunnel_seconds: seconds("tunnel"),
-            refusals_forwarded: refusal("forwarded"),
-            refusals_healed: refusal("healed"),
-            refusals_own: refusal("own"),
-            probes: self.attempts.with_label_values(&[name, "probe"]),
-            attempts: self.attempts.with_label_values(&[name, "request"]),
-            learned: self.learned.with_label_values(&[name, "learned"]),
-            unlearned: self.learned.with_label_values(&[name, "unlearned"]),
-            drained_tunnels: self.drained.with_label_values(&[name, "tunnel"]),
-            drained_polling: self.drained.with_label_values(&[name, "polling"]),
-            upgrades_asked: self.upgrades.with_label_values(&[name, "asked"]),
-            upgrades_granted: self.upgrades.with_label_values(&[name, "granted"]),
-            bytes_up: self.bytes.with_label_values(&[name, "up"]),
-            bytes_down: self.bytes.with_label_values(&[name, "down"]),
-            passed_on: retry("passed_on"),
-            resent: retry("resent"),
-            retries_over_budget: retry("over_budget"),
-            round_trips: self.care.round_trips(name),
         }
     }
 
@@ -417,93 +247,13 @@ register!(r, IntGaugeVec, "stickyd_build_info", "Always 1; the label holds the v
         }
     }
 
-    /// Resolves the counters of one worker.
-    pub fn worker(&self, upstream: &str, worker: &str) -> WorkerSeries {
-        let [connect_failures, broken, timeouts] =
-            FAILURES.map(|kind| self.failures.with_label_values(&[upstream, worker, kind]));
-        let [queue_waited, queue_full, queue_timeouts] =
-            QUEUED.map(|result| self.queued.with_label_values(&[upstream, worker, result]));
-        WorkerSeries {
-            sockets: self.sockets.upstream(upstream),
-            classes: CLASSES.map(|class| self.requests.with_label_values(&[upstream, worker, class])),
-            connect_failures,
-            broken,
-            timeouts,
-            spared: self.spared.with_label_values(&[upstream, worker]),
-            queue_waited,
-            queue_full,
-            queue_timeouts,
-            ejections: EJECTIONS.map(|why| self.ejections.with_label_values(&[upstream, worker, why.word()])),
-        }
-    }
-
-    /// Removes the counters of a worker that no longer exists, so that addresses that come and go do not use up memory.
-    pub fn forget_worker(&self, worker: &Worker) {
-        let by_worker = [(&self.requests, &CLASSES[..]), (&self.failures, &FAILURES), (&self.queued, &QUEUED)];
-        let by_worker = by_worker.into_iter().flat_map(|(series, words)| words.iter().map(move |word| (series, *word)));
-        let ejections = EJECTIONS.iter().map(|why| (&self.ejections, why.word()));
-        // A counter that was never resolved does not exist; that is not an error.
-        for (series, word) in by_worker.chain(ejections) {
-            let _ = series.remove_label_values(&[&*worker.upstream, &worker.name, word]);
-        }
-        let _ = self.spared.remove_label_values(&[&*worker.upstream, &worker.name]);
-    }
-
-    /// Returns the exposition text of all series; gauges are read from live state now.
-    pub fn render(&self, shared: &Shared) -> Vec<u8> {
-        self.generations.reset();
-        self.dns_names.reset();
-        for name in shared.unresolved.names(shared.snapshot.load().named()) {
-            self.dns_names.with_label_values(&[name.upstream.as_str(), name.state.word()]).inc();
-        }
-        for gauge in [
-            &self.ejected,
-            &self.waiting,
-            &self.sessions,
-            &self.tunnels,
-            &self.in_flight,
-            &self.states,
-            &self.admin_states,
-            &self.drain_left,
-        ] {
-            gauge.reset();
-        }
-        for worker in shared.snapshot.load().workers() {
-            self.show_worker(worker);
-        }
-        self.pins.set(gauge(shared.sessions.pins.len()));
-        self.pins_limit.set(gauge(shared.sessions.pins.capacity()));
-        self.replay.set(gauge(shared.replay.held()));
-        self.clients.set(gauge(shared.clients.load(std::sync::atomic::Ordering::Relaxed)));
-        self.limits.show(shared);
-        self.sockets.show(&shared.sessions.sockets);
-        let config = shared.config.now();
-        let dropped = crate::telemetry::dropped();
-        self.log_dropped.inc_by(dropped.saturating_sub(self.log_dropped.get()));
-        self.config_ok.set(i64::from(config.error.is_none()));
-        let loaded = config.loaded.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        self.config_loaded.set(i64::try_from(loaded.as_secs()).unwrap_or(i64::MAX));
+    /// Every series as text, in Prometheus' exposition format 0.0.4.
+    pub fn encode(&self) -> Vec<u8> {
         let mut text = Vec::with_capacity(16 * 1024);
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::error!(%error, "metrics could not be encoded");
         }
         text
-    }
-
-    fn show_worker(&self, worker: &Worker) {
-        let labels = &[&*worker.upstream, worker.name.as_str()];
-        self.generations.with_label_values(labels).set(i64::from(worker.generation()));
-        self.sessions.with_label_values(labels).set(i64::from(worker.sessions()));
-        self.tunnels.with_label_values(labels).set(i64::from(worker.tunnels()));
-        self.in_flight.with_label_values(labels).set(i64::from(worker.in_flight()));
-        self.ejected.with_label_values(labels).set(i64::from(worker.ejected()));
-        self.waiting.with_label_values(labels).set(i64::from(worker.gate.waiting()));
-        if worker.admin.ending().is_some() {
-            self.drain_left.with_label_values(labels).set(i64::from(worker.sessions()));
-        }
-        let health = worker.health().word();
-        self.states.with_label_values(&[&*worker.upstream, &worker.name, health]).set(1);
-        self.admin_states.with_label_values(&[&*worker.upstream, &worker.name, worker.admin.word()]).set(1);
     }
 }
 
@@ -513,6 +263,6 @@ impl Default for Metrics {
     }
 }
 
-fn gauge(count: usize) -> i64 {
+pub(crate) fn gauge(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
