@@ -10,7 +10,6 @@ pub mod fuzzing;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -20,7 +19,7 @@ use hyper::header::HeaderValue;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::handshake::{self, Opened, Secured};
@@ -29,10 +28,8 @@ use super::{Listener, h2, head_timeout, linger};
 use crate::clock;
 use crate::cookie::Seen;
 use crate::metrics::Limit;
-use crate::net::h2_stream::{APPETITE, StreamIo};
+use crate::net::client_io::ClientIo;
 use crate::net::held::Held;
-use crate::net::tls_stream::TlsStream;
-use crate::net::worker_io::poll_write_small;
 use crate::proxy::{self, headers};
 use crate::thread::{Order, Registered, Thread};
 use crate::tunnel::Plan;
@@ -80,27 +77,6 @@ pub struct Conn {
     head_began: Cell<bool>,
     /// Whether the last request's body was not read to its end.
     unread: Cell<bool>,
-}
-
-/// The byte stream to a client: a socket, or one HTTP/2 stream.
-pub enum ClientIo {
-    /// A TCP socket without TLS.
-    Plain(TcpStream),
-    /// A TCP socket with TLS.
-    Tls(TlsStream),
-    /// One stream of an HTTP/2 connection that has become a tunnel.
-    Stream(Box<StreamIo<h2::Open>>),
-}
-
-impl ClientIo {
-    /// Returns the TCP socket; an HTTP/2 stream has none of its own.
-    pub(crate) fn tcp(&self) -> Option<&TcpStream> {
-        match self {
-            Self::Plain(io) => Some(io),
-            Self::Tls(io) => Some(io.tcp()),
-            Self::Stream(_) => None,
-        }
-    }
 }
 
 /// Serves a client connection until it ends.
@@ -320,76 +296,5 @@ impl Conn {
             live.watch(cx.waker());
             live.order()
         })
-    }
-}
-
-impl ClientIo {
-    /// Returns whether ALPN has chosen HTTP/2.
-    fn speaks_http2(&self) -> bool {
-        matches!(self, Self::Tls(io) if io.session().alpn_protocol() == Some(b"h2"))
-    }
-
-    /// Number of bytes worth reading for this client at once; bytes that it does not take have to be kept.
-    pub fn appetite(&self) -> usize {
-        match self {
-            Self::Plain(_) | Self::Tls(_) => usize::MAX,
-            Self::Stream(_) => APPETITE,
-        }
-    }
-}
-
-impl AsyncRead for ClientIo {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
-            Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
-            Self::Stream(io) => Pin::new(io).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for ClientIo {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(io) => Pin::new(io).poll_write(cx, buf),
-            Self::Tls(io) => Pin::new(io).poll_write(cx, buf),
-            Self::Stream(io) => Pin::new(io).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(io) => poll_write_small(Pin::new(io), cx, bufs),
-            Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
-            Self::Stream(io) => Pin::new(io).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(io) => io.is_write_vectored(),
-            Self::Tls(io) => io.is_write_vectored(),
-            Self::Stream(_) => false,
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(io) => Pin::new(io).poll_flush(cx),
-            Self::Tls(io) => Pin::new(io).poll_flush(cx),
-            Self::Stream(io) => Pin::new(io).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(io) => Pin::new(io).poll_shutdown(cx),
-            Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
-            Self::Stream(io) => Pin::new(io).poll_shutdown(cx),
-        }
     }
 }

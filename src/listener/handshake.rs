@@ -19,10 +19,10 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::client_certificate::ClientCertificate;
-use super::conn::ClientIo;
 use super::proxy_protocol::{self, Source};
 use super::tls::Terms;
 use super::{Listener, admission};
+use crate::net::client_io::ClientIo;
 use crate::net::tls_stream::TlsStream;
 use crate::thread::{Order, Registered, Thread};
 

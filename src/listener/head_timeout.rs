@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
-use super::conn::{ClientIo, Conn};
+use super::conn::Conn;
 use crate::metrics::Limit;
+use crate::net::client_io::ClientIo;
 use crate::thread::Order;
 
 /// Time limit for shutting down a TLS connection.

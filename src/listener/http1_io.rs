@@ -12,9 +12,10 @@ use bytes::{Buf, Bytes};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::conn::{ClientIo, Conn};
+use super::conn::Conn;
 use crate::metrics::Limit;
 use crate::min_rate::{Paced, Verdict};
+use crate::net::client_io::ClientIo;
 
 /// State of the socket, as far as it can be observed outside hyper.
 #[derive(Default)]

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
-use super::conn::ClientIo;
+use crate::net::client_io::ClientIo;
 use crate::thread::{Order, Registered};
 
 /// Maximum duration of a lingering close (the default of nginx's `lingering_timeout`).

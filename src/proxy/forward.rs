@@ -25,6 +25,7 @@ use super::learn::{self, Ahead};
 use super::respond::{self, Problem};
 use super::response_body::{Answer, Reply};
 use super::retry;
+use super::upgrade;
 use crate::affinity::ask::Kind;
 use crate::affinity::{Choice, Resolved};
 use crate::body::Outgoing;
@@ -33,7 +34,6 @@ use crate::engine_io;
 use crate::keys::Key;
 use crate::sockets::End;
 use crate::state::Shared;
-use crate::tunnel;
 use crate::upstream::connections::connect::Lease;
 use crate::upstream::connections::dial::ConnectError;
 use crate::upstream::connections::pool;
@@ -147,7 +147,7 @@ pub async fn deliver(
 ) -> Response<Reply> {
     let status = response.status();
     if status == StatusCode::SWITCHING_PROTOCOLS {
-        return Box::pin(tunnel::grant(job, choice, response, lease, record)).await;
+        return Box::pin(upgrade::grant(job, choice, response, lease, record)).await;
     }
     let (mut parts, unread) = response.into_parts();
     let ended = unread.is_end_stream();

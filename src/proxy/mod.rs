@@ -19,6 +19,7 @@ pub mod respond;
 pub mod response_body;
 pub mod retry;
 mod trailers;
+mod upgrade;
 mod upload;
 
 use std::cell::Cell;

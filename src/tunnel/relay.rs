@@ -21,7 +21,7 @@ use super::insert::Insert;
 use super::{Plan, Terms, heed};
 use crate::broadcast::Fate;
 use crate::clock;
-use crate::listener::conn::ClientIo;
+use crate::net::client_io::ClientIo;
 use crate::net::worker_io::WorkerIo;
 use crate::sockets::End;
 use crate::thread::{Order, Registered};

@@ -9,14 +9,12 @@
 use std::sync::Arc;
 
 use crate::affinity::Hold;
+use crate::affinity::Sessions;
 use crate::affinity::Ttl;
-use crate::affinity::ask::Kind;
 use crate::client::Client;
 use crate::engine_io;
 use crate::keys::Key;
-use crate::proxy::Job;
 use crate::sockets::Listed;
-use crate::state::Shared;
 use crate::upstream::Upstream;
 
 /// Number of frames inspected: the open packet, the upgrade's probe, a few namespaces, and other frames between them.
@@ -30,7 +28,7 @@ const LONGEST: usize = 2_048;
 
 /// Inspects the first frames of a worker for ids.
 pub struct Names {
-    shared: Arc<Shared>,
+    sessions: Arc<Sessions>,
     upstream: Arc<Upstream>,
     client: Client,
     /// The pin's key of the session, once it is known.
@@ -44,26 +42,9 @@ pub struct Names {
 }
 
 impl Names {
-    /// Creates the inspection of a request's tunnel; `None` if no requests follow sockets, or it is not Socket.IO.
-    pub fn of(job: &Job) -> Option<Box<Self>> {
-        if job.upstream.config.follow.is_empty() {
-            return None;
-        }
-        let key = match job.ask.kind {
-            Kind::Session { key, .. } if job.ask.is_engine_io(&job.upstream) => Some(key),
-            Kind::Handshake => None,
-            Kind::Session { .. } | Kind::Ordinary | Kind::Birth | Kind::UnknownSid | Kind::Preflight(_) => return None,
-        };
-        Some(Box::new(Self {
-            shared: job.conn.thread.shared.clone(),
-            upstream: job.upstream.clone(),
-            client: job.client,
-            key,
-            begun: Vec::new(),
-            skip: 0,
-            frames: FRAMES,
-            bytes: BYTES,
-        }))
+    /// Reads the frames of one tunnel. `key`: the session it belongs to, where that is known already.
+    pub(crate) fn new(sessions: Arc<Sessions>, upstream: Arc<Upstream>, client: Client, key: Option<Key>) -> Self {
+        Self { sessions, upstream, client, key, begun: Vec::new(), skip: 0, frames: FRAMES, bytes: BYTES }
     }
 
     /// Inspects bytes from the worker; `false` once it needs no more. For a WebSocket-first session it moves the entry
@@ -102,17 +83,17 @@ impl Names {
         let name = &self.upstream.config.name;
         match (self.key, engine_io::websocket_open(text)) {
             (None, Some(open)) => {
-                let key = self.shared.sessions.keys.key(name, open.sid.as_bytes());
+                let key = self.sessions.keys.key(name, open.sid.as_bytes());
                 let ttl = self.upstream.learn(open.ping_interval, open.ping_timeout, open.max_payload);
                 if let Some(listed) = listed.take() {
-                    self.shared.sessions.pin_listed(key, self.client, listed, Ttl::Announced(ttl));
-                    *hold = self.shared.sessions.hold(key).map(|hold| hold.of_known_tunnel(true));
+                    self.sessions.pin_listed(key, self.client, listed, Ttl::Announced(ttl));
+                    *hold = self.sessions.hold(key).map(|hold| hold.of_known_tunnel(true));
                 }
                 self.key = Some(key);
             }
             (Some(key), None) => {
                 if let Some(id) = engine_io::socket_id(text) {
-                    self.shared.sessions.alias(name, id.as_bytes(), key, self.client);
+                    self.sessions.alias(name, id.as_bytes(), key, self.client);
                 }
             }
             (None, None) | (Some(_), Some(_)) => {}

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::Streams;
 use super::meter::Meter;
 use crate::clock;
-use crate::listener::conn::ClientIo;
+use crate::net::client_io::ClientIo;
 
 /// Maximum bytes gathered: what a stream may have on its way ([`super::SEND_BUFFER`]) with the headers of its frames.
 /// Until they are gathered, h2 holds these bytes.

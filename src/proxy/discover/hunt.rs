@@ -28,9 +28,9 @@ use crate::proxy::learn::{self, Ahead};
 use crate::proxy::replay::Copies;
 use crate::proxy::respond::{self, Problem};
 use crate::proxy::response_body::{Answer, Reply};
+use crate::proxy::upgrade;
 use crate::sockets::End;
 use crate::telemetry::say_full;
-use crate::tunnel;
 use crate::upstream::connections::connect::Lease;
 use crate::upstream::connections::dial::ConnectError;
 use crate::upstream::exchange::response_body::Unread;
@@ -363,7 +363,7 @@ impl<'a> Hunt<'a> {
         lease: Box<Lease>,
         record: &mut Record,
     ) -> Step {
-        let Some(mut granted) = tunnel::check(self.job, response, lease).await else {
+        let Some(mut granted) = upgrade::check(self.job, response, lease).await else {
             worker.series.broken.inc();
             return Step::Done(Discovery::Failed, respond::problem(Problem::BadGateway));
         };
@@ -373,7 +373,7 @@ impl<'a> Hunt<'a> {
             return Step::Refused;
         }
         let choice = self.accepted(worker, record);
-        Step::Done(self.result(), tunnel::open(self.job, choice, granted, record))
+        Step::Done(self.result(), upgrade::open(self.job, choice, granted, record))
     }
 
     fn release(

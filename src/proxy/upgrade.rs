@@ -1,0 +1,171 @@
+//! The answer to an upgrade: a 101 is checked (ARCHITECTURE.md, invariant 6), passed on, and the tunnel planned that both
+//! sockets become. Left out: the bytes of the tunnel (`tunnel`).
+
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use hyper::header;
+use hyper::http::response::Parts;
+use hyper::{Response, StatusCode, Version};
+use tokio::io::AsyncReadExt;
+
+use super::Job;
+use super::access_log::Record;
+use super::forward::set_cookie;
+use super::headers;
+use super::respond::{self, Problem};
+use super::response_body::Reply;
+use crate::affinity::Choice;
+use crate::affinity::ask::Kind;
+use crate::clock;
+use crate::net::worker_io::WorkerIo;
+use crate::sockets::Tunnelled;
+use crate::tunnel::socket_names::Names;
+use crate::tunnel::{Plan, Terms};
+use crate::upstream::connections::connect::{InUse, Lease};
+use crate::upstream::exchange::response_body::Unread;
+use crate::websocket::upgrade;
+
+/// Number of messages that an Engine.IO client sends to move its session from polling to a WebSocket: `2probe`, and `5`
+/// after the worker's answer (docs/reference/protocols.md §1.3). Until then the session polls, and a tunnel that ends
+/// was only a trial.
+const TRIAL: u32 = 2;
+
+/// Seconds that a tunnel may be silent in both directions if its session's own limit is unknown: one hour, as HAProxy
+/// users configure it.
+const SILENCE_UNKNOWN_S: u32 = 3_600;
+
+/// A checked 101 and the bare socket to the worker, not yet a tunnel.
+pub(crate) struct Granted {
+    parts: Parts,
+    io: WorkerIo,
+    /// Bytes that the worker sent directly after the head of its response.
+    first: Bytes,
+    in_use: InUse,
+}
+
+impl Granted {
+    /// Whether the worker ends the connection within `patience` without sending anything. Bytes that it sends are kept.
+    pub(crate) async fn ends_within(&mut self, patience: Duration) -> bool {
+        if !self.first.is_empty() {
+            return false;
+        }
+        let mut said = BytesMut::with_capacity(1024);
+        match tokio::time::timeout(patience, self.io.read_buf(&mut said)).await {
+            Ok(Ok(0) | Err(_)) => true,
+            Ok(Ok(_)) => {
+                self.first = said.freeze();
+                false
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+/// Checks a 101 and turns it into the client's. A 101 that was not requested, or is not valid, becomes a 502, and its
+/// connection is closed.
+pub(crate) async fn grant(
+    job: &Job,
+    choice: Choice,
+    response: Response<Unread>,
+    lease: Box<Lease>,
+    record: &mut Record,
+) -> Response<Reply> {
+    match check(job, response, lease).await {
+        Some(granted) => open(job, choice, granted, record),
+        None => {
+            choice.worker.series.broken.inc();
+            respond::problem(Problem::BadGateway)
+        }
+    }
+}
+
+/// Whether this is the 101 that was requested (ARCHITECTURE.md, invariant 6); otherwise its connection is closed.
+pub(crate) async fn check(job: &Job, response: Response<Unread>, lease: Box<Lease>) -> Option<Granted> {
+    let (parts, unread) = response.into_parts();
+    let asked = job.ask.upgrade.as_ref().is_some_and(|accept| upgrade::grants(&parts.headers, accept));
+    if parts.version != Version::HTTP_11 || !asked {
+        return None;
+    }
+    let (io, first, in_use) = lease.into_tunnel(unread);
+    Some(Granted { parts, io, first, in_use })
+}
+
+/// Opens the tunnel: the client gets a 101 and its connection the tunnel; over HTTP/2, a 200 on the stream.
+pub(crate) fn open(job: &Job, mut choice: Choice, granted: Granted, record: &mut Record) -> Response<Reply> {
+    let Granted { mut parts, io, first, in_use } = granted;
+    choice.worker.series.answered(StatusCode::SWITCHING_PROTOCOLS.as_u16());
+    job.upstream.series().upgrades_granted.inc();
+    record.became_tunnel();
+    headers::to_client(&mut parts.headers, !job.conn.http2);
+    set_cookie(job, &choice, &mut parts);
+    let plan = Plan { io, first, terms: terms(job, &mut choice, in_use) };
+    if job.conn.http2 {
+        // Any 2xx opens the tunnel (RFC 8441 §5). stickyd generated the key, so the accept is of no use to the client.
+        parts.status = StatusCode::OK;
+        parts.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
+        return Response::from_parts(parts, Reply::tunnel(plan));
+    }
+    job.conn.upgrade_to(plan);
+    Response::from_parts(parts, Reply::whole(Bytes::new()))
+}
+
+fn terms(job: &Job, choice: &mut Choice, in_use: InUse) -> Box<Terms> {
+    let shared = &job.conn.thread.shared;
+    let ends = job.ask.is_engine_io(&job.upstream);
+    let (hold, socket) = choice.hold.take().map(|hold| hold.of_tunnel(ends)).unzip();
+    let known = hold.as_ref().map(|hold| hold.ttl_s).filter(|seconds| *seconds > 0);
+    let new = job.tunnel(&choice.worker, choice.seat.take());
+    let transport = new.transport;
+    let (socket, trial, listed) = match socket.flatten() {
+        Some(socket) if ends => (socket, TRIAL, None),
+        // In protocols other than Engine.IO, clients do not probe a WebSocket before they use it.
+        Some(socket) => {
+            socket.upgraded(transport);
+            (socket, 0, None)
+        }
+        None => {
+            let listed = shared.sessions.sockets.open(new);
+            listed.socket().begins();
+            (Tunnelled::new(listed.socket().clone()), 0, Some(listed))
+        }
+    };
+    let configured = job.upstream.config.tunnel_idle.map(clock::whole_seconds);
+    Box::new(Terms {
+        silence_s: configured.or(known).unwrap_or(SILENCE_UNKNOWN_S).max(1),
+        learns: known.is_none() && job.ask.kind == Kind::Handshake,
+        begun: Box::default(),
+        learns_silence: configured.is_none(),
+        trial,
+        transport,
+        socket,
+        started: Instant::now(),
+        upstream: job.upstream.carried.clone(),
+        bytes_up: 0,
+        bytes_down: 0,
+        tunnel: choice.worker.tunnel(),
+        in_use: Some(in_use),
+        insert: None,
+        hold,
+        listed,
+        names: names(job),
+        _of_address: match job.conn.listener.trusts(job.client.address) {
+            true => None,
+            false => shared.caps.take_tunnel(job.client.address),
+        },
+    })
+}
+
+/// Reads the ids of the session from the tunnel's first frames, where the upstream's ordinary requests `follow` sockets.
+fn names(job: &Job) -> Option<Box<Names>> {
+    if job.upstream.config.follow.is_empty() {
+        return None;
+    }
+    let key = match job.ask.kind {
+        Kind::Session { key, .. } if job.ask.is_engine_io(&job.upstream) => Some(key),
+        Kind::Handshake => None,
+        Kind::Session { .. } | Kind::Ordinary | Kind::Birth | Kind::UnknownSid | Kind::Preflight(_) => return None,
+    };
+    let sessions = job.conn.thread.shared.sessions.clone();
+    Some(Box::new(Names::new(sessions, job.upstream.clone(), job.client, key)))
+}
