@@ -281,8 +281,7 @@ mod tests {
 
     #[test]
     fn counted_streams_stay_close_to_open_streams() {
-        let config = crate::config::for_command_line(&["127.0.0.1:8000".into()], &["127.0.0.1:8001".into()]).unwrap();
-        let shared = Shared::new(&config, vec![1; 32], crate::keys::Keys::random().unwrap());
+        let caps = caps(0);
         let streams = StreamsOf::new(&caps, IpAddr::from([192, 0, 2, 1]), false);
         let address = streams.address.unwrap();
         let counted = || caps.shard(address).get(&address).map_or(0, |held| held.connections) + 1;

@@ -74,7 +74,7 @@ fn table(address: SocketAddr, server: &Server, tally: &Tally) -> Vec<String> {
 /// Returns the value of one series, as a scraper would read it.
 pub(crate) fn metric(server: &Server, series: &str) -> f64 {
     let shared = server.shared();
-    let text = String::from_utf8_lossy(&shared.metrics.render(shared)).into_owned();
+    let text = String::from_utf8_lossy(&stickyd::admin::scrape::scrape(shared)).into_owned();
     let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok());
     value.unwrap_or(0.0)
 }

@@ -253,7 +253,7 @@ fn explaining_and_asking_for_pins_changes_nothing() {
     let question = stickyd::affinity::explain::Question { client: Some(client), ..Default::default() };
     let before = (proxy.worker(&worker.address.to_string()).sessions(), shared.sessions.pins.len());
     for _ in 0..100 {
-        let found = stickyd::affinity::explain::explain(shared, upstream, question);
+        let found = stickyd::affinity::explain::explain(&shared.sessions, upstream, question);
         assert_eq!(found.now.1.word(), "placed");
         assert_eq!(found.then.unwrap().1.word(), "nobody", "there is no other");
     }

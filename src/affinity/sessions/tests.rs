@@ -7,6 +7,7 @@ use super::*;
 use crate::config;
 use crate::keys::Keys;
 use crate::sockets::SHARDS;
+use crate::state::Shared;
 
 const TTL: Duration = Duration::from_secs(50);
 
@@ -34,19 +35,19 @@ fn listed(shared: &Shared) -> Vec<Arc<Socket>> {
 fn a_session_learned_while_it_was_discovered_is_one_entry() {
     let (shared, worker) = shared();
     let key = shared.sessions.keys.key(&worker.upstream, b"sid");
-    assert!(pin_fresh(&shared, key, client(), worker.session(), TTL, true));
+    assert!(shared.sessions.pin_fresh(key, client(), worker.session(), Ttl::Announced(TTL)));
     assert!(listed(&shared).is_empty(), "no request has named it");
     // What discovery does once a worker has accepted the upgrade.
-    assert!(!pin(&shared, key, client(), new(&worker, Kind::EngineIo), TTL, true));
-    let found = hold(&shared, key).unwrap();
+    assert!(!shared.sessions.pin(key, client(), new(&worker, Kind::EngineIo), Ttl::Announced(TTL)));
+    let found = shared.sessions.hold(key).unwrap();
     assert!(!found.is_fresh());
     let (tunnel, socket) = found.of_tunnel(true);
     let socket = socket.expect("the tunnel belongs to this session's entry");
     // The session's next poll.
-    enlist(&shared, key, |session| New { session: Some(session), ..new(&worker, Kind::EngineIo) });
+    shared.sessions.enlist(key, |session| New { session: Some(session), ..new(&worker, Kind::EngineIo) });
     assert_eq!((listed(&shared).len(), worker.sessions()), (1, 1));
     drop((socket, tunnel));
-    forget(&shared, key, End::Client);
+    shared.sessions.forget(key, End::Client);
     assert_eq!((listed(&shared).len(), worker.sessions()), (0, 0));
 }
 
@@ -61,11 +62,13 @@ fn sessions_found_concurrently_have_one_entry_each() {
             scope.spawn(move || {
                 for n in 0..500 {
                     if who == 0 {
-                        pin_fresh(shared, key(n), client(), worker.session(), TTL, true);
+                        shared.sessions.pin_fresh(key(n), client(), worker.session(), Ttl::Announced(TTL));
                     } else {
-                        pin(shared, key(n), client(), new(worker, Kind::EngineIo), TTL, true);
+                        shared.sessions.pin(key(n), client(), new(worker, Kind::EngineIo), Ttl::Announced(TTL));
                     }
-                    enlist(shared, key(n), |session| New { session: Some(session), ..new(worker, Kind::EngineIo) });
+                    shared
+                        .sessions
+                        .enlist(key(n), |session| New { session: Some(session), ..new(worker, Kind::EngineIo) });
                 }
             });
         }
@@ -83,10 +86,10 @@ fn a_session_is_closed_by_its_socket() {
         (Kind::EngineIo, shared.sessions.keys.key(&worker.upstream, b"sid")),
         (Kind::Plain, shared.sessions.keys.of_rule(&worker.upstream, "mcp", b"id")),
     ] {
-        assert!(pin(&shared, key, client(), new(&worker, kind), TTL, true));
+        assert!(shared.sessions.pin(key, client(), new(&worker, kind), Ttl::Announced(TTL)));
         let socket = listed(&shared).pop().unwrap();
         assert_eq!(socket.key(), (kind == Kind::Plain).then_some(key));
-        assert!(close(&shared, &socket) && !close(&shared, &socket), "{kind:?}");
+        assert!(shared.sessions.close(&socket) && !shared.sessions.close(&socket), "{kind:?}");
         assert_eq!((listed(&shared).len(), socket.end()), (0, Some(End::Operator)));
         assert!(
             shared.sessions.pins.remove(key).is_some_and(|pin| pin.worker().is_none()),
