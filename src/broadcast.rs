@@ -66,11 +66,11 @@ pub struct Broadcast {
 }
 
 /// Number of sockets per outcome, in the order of [`Fate::ALL`].
-pub type Counts = [u32; Fate::ALL.len()];
+pub type FateCounts = [u32; Fate::ALL.len()];
 
 #[derive(Default)]
 struct Tally {
-    counts: Counts,
+    counts: FateCounts,
     /// Number of sockets that hold the message and have no outcome yet.
     waiting: u32,
     over: bool,
@@ -118,7 +118,7 @@ impl Broadcast {
 
     /// Ends the broadcast and returns the number of sockets per outcome; sockets without an outcome count as
     /// [`Fate::Slow`].
-    pub fn finish(&self) -> Counts {
+    pub fn finish(&self) -> FateCounts {
         let mut tally = self.tally();
         if !std::mem::replace(&mut tally.over, true) {
             let waiting = tally.waiting;

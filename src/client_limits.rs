@@ -14,9 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::client::address_key;
 use crate::config::Limits;
-use crate::descriptors::Room;
+use crate::descriptors::DescriptorRoom;
 use crate::keys::Keys;
-use crate::metrics::Limit;
+use crate::metrics::LimitLabel;
 use crate::metrics::Metrics;
 use crate::telemetry::say_full;
 
@@ -25,50 +25,50 @@ const SHARDS: usize = 32;
 
 /// Numbers of connections and tunnels that one address holds now.
 #[derive(Default, Clone, Copy)]
-struct Held {
+struct AddressCounts {
     connections: u32,
     tunnels: u32,
 }
 
 /// The limits in force, and the numbers of connections and tunnels that each address holds.
-pub struct Caps {
+pub struct ClientLimits {
     /// Maximum number of client connections in total.
     connections: AtomicUsize,
     per_address: AtomicU32,
     tunnels_per_address: AtomicU32,
-    descriptors: Arc<Room>,
+    descriptors: Arc<DescriptorRoom>,
     keys: Keys,
     metrics: Arc<Metrics>,
-    held: [Mutex<HashMap<u64, Held>>; SHARDS],
+    held: [Mutex<HashMap<u64, AddressCounts>>; SHARDS],
 }
 
 /// The two things that are counted per address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum CountedKind {
     Connection,
     Tunnel,
 }
 
 /// A tunnel that is counted for its client's address, until this is dropped.
-pub struct TunnelOf {
-    caps: Arc<Caps>,
+pub struct TunnelCount {
+    caps: Arc<ClientLimits>,
     address: u64,
 }
 
-impl Drop for TunnelOf {
+impl Drop for TunnelCount {
     fn drop(&mut self) {
-        self.caps.leave(self.address, Kind::Tunnel);
+        self.caps.leave(self.address, CountedKind::Tunnel);
     }
 }
 
-impl Caps {
+impl ClientLimits {
     /// Creates the limits from the configuration and the process's descriptor limit.
     pub fn new(limits: &Limits, descriptors: u64, keys: Keys, metrics: Arc<Metrics>) -> Arc<Self> {
         let new = Self {
             connections: AtomicUsize::default(),
             per_address: AtomicU32::default(),
             tunnels_per_address: AtomicU32::default(),
-            descriptors: Arc::new(Room::new(descriptors, limits.reserved_descriptors)),
+            descriptors: Arc::new(DescriptorRoom::new(descriptors, limits.reserved_descriptors)),
             keys,
             metrics,
             held: std::array::from_fn(|_| Mutex::default()),
@@ -90,7 +90,7 @@ impl Caps {
     }
 
     /// The descriptors that clients, and connections to workers, may have.
-    pub fn descriptors(&self) -> Arc<Room> {
+    pub fn descriptors(&self) -> Arc<DescriptorRoom> {
         self.descriptors.clone()
     }
 
@@ -99,7 +99,7 @@ impl Caps {
         self.connections.load(Relaxed)
     }
 
-    fn shard(&self, address: u64) -> MutexGuard<'_, HashMap<u64, Held>> {
+    fn shard(&self, address: u64) -> MutexGuard<'_, HashMap<u64, AddressCounts>> {
         // The key is a keyed hash, so its low bits are as good as any. The array has `SHARDS` entries, so the remainder
         // is a valid index.
         #[allow(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "a remainder of SHARDS")]
@@ -107,17 +107,17 @@ impl Caps {
     }
 
     /// Counts one more, unless the limit is reached; returns whether it was counted.
-    fn enter(&self, address: u64, kind: Kind) -> bool {
+    fn enter(&self, address: u64, kind: CountedKind) -> bool {
         self.enter_some(address, kind, 1) > 0
     }
 
     /// Counts up to `most` more, as far as the limit allows; returns how many were counted.
-    fn enter_some(&self, address: u64, kind: Kind, most: u32) -> u32 {
+    fn enter_some(&self, address: u64, kind: CountedKind, most: u32) -> u32 {
         let mut held = self.shard(address);
         let entry = held.entry(address).or_default();
         let (count, bound) = match kind {
-            Kind::Connection => (&mut entry.connections, self.per_address.load(Relaxed)),
-            Kind::Tunnel => (&mut entry.tunnels, self.tunnels_per_address.load(Relaxed)),
+            CountedKind::Connection => (&mut entry.connections, self.per_address.load(Relaxed)),
+            CountedKind::Tunnel => (&mut entry.tunnels, self.tunnels_per_address.load(Relaxed)),
         };
         let room = bound.saturating_sub(*count).min(most);
         *count += room;
@@ -127,16 +127,16 @@ impl Caps {
         room
     }
 
-    fn leave(&self, address: u64, kind: Kind) {
+    fn leave(&self, address: u64, kind: CountedKind) {
         self.leave_some(address, kind, 1);
     }
 
-    fn leave_some(&self, address: u64, kind: Kind, some: u32) {
+    fn leave_some(&self, address: u64, kind: CountedKind, some: u32) {
         let mut held = self.shard(address);
         let Some(entry) = held.get_mut(&address) else { return };
         match kind {
-            Kind::Connection => entry.connections = entry.connections.saturating_sub(some),
-            Kind::Tunnel => entry.tunnels = entry.tunnels.saturating_sub(some),
+            CountedKind::Connection => entry.connections = entry.connections.saturating_sub(some),
+            CountedKind::Tunnel => entry.tunnels = entry.tunnels.saturating_sub(some),
         }
         if entry.connections == 0 && entry.tunnels == 0 {
             held.remove(&address);
@@ -149,21 +149,21 @@ impl Caps {
 
     /// Stops counting a closed connection for its address.
     pub fn connection_over(&self, address: u64) {
-        self.leave(address, Kind::Connection);
+        self.leave(address, CountedKind::Connection);
     }
 
     /// Counts a tunnel for its client's address. The limit was checked by [`may_tunnel`] before the request was forwarded;
     /// a tunnel that exceeds it by now is not counted, but not refused either.
-    pub fn take_tunnel(self: &Arc<Self>, ip: IpAddr) -> Option<TunnelOf> {
+    pub fn take_tunnel(self: &Arc<Self>, ip: IpAddr) -> Option<TunnelCount> {
         let address = self.hash(ip);
-        self.enter(address, Kind::Tunnel).then(|| TunnelOf { caps: self.clone(), address })
+        self.enter(address, CountedKind::Tunnel).then(|| TunnelCount { caps: self.clone(), address })
     }
 
     /// Returns whether a client's address may open one more tunnel; a refusal is counted and logged.
     pub fn admit_tunnel(&self, ip: IpAddr) -> bool {
         let may = self.has_tunnel_room(self.hash(ip));
         if !may {
-            self.metrics.limits.reached(Limit::TunnelsPerAddress);
+            self.metrics.limits.reached(LimitLabel::TunnelsPerAddress);
             say_full!(peer = %ip, "WebSocket rejected: the limit per address is reached (tunnels_per_address)");
         }
         may
@@ -176,7 +176,7 @@ impl Caps {
 
     /// Takes room for one more connection of the client address with this hash, if there is any.
     pub(crate) fn try_enter_connection(&self, address: u64) -> bool {
-        self.enter(address, Kind::Connection)
+        self.enter(address, CountedKind::Connection)
     }
 
     /// Returns whether an address may open one more tunnel.
@@ -188,8 +188,8 @@ impl Caps {
 /// Counts the streams of one HTTP/2 connection as connections of its address, because each stream uses a connection to
 /// a worker. The first stream is covered by the count of the connection itself; the others are counted, and released,
 /// several at a time.
-pub(crate) struct StreamsOf {
-    caps: Arc<Caps>,
+pub(crate) struct StreamCount {
+    caps: Arc<ClientLimits>,
     /// Key of the client's address; `None` for a trusted proxy, which stands for many clients.
     address: Option<u64>,
     /// Number of streams that are counted, and so may be open; at least 1, for the connection itself.
@@ -200,8 +200,8 @@ pub(crate) struct StreamsOf {
 /// beyond the open ones.
 const SOME_STREAMS: u32 = 4;
 
-impl StreamsOf {
-    pub(crate) fn new(caps: &Arc<Caps>, ip: IpAddr, trusted: bool) -> Self {
+impl StreamCount {
+    pub(crate) fn new(caps: &Arc<ClientLimits>, ip: IpAddr, trusted: bool) -> Self {
         let address = (!trusted).then(|| caps.hash(ip));
         Self { caps: caps.clone(), address, counted: Cell::new(1) }
     }
@@ -212,11 +212,11 @@ impl StreamsOf {
         let missing = open.saturating_sub(self.counted.get());
         if missing > 0 {
             let most = missing.saturating_add(SOME_STREAMS - 1);
-            self.counted.set(self.counted.get() + self.caps.enter_some(address, Kind::Connection, most));
+            self.counted.set(self.counted.get() + self.caps.enter_some(address, CountedKind::Connection, most));
         }
         let may = open <= self.counted.get();
         if !may {
-            self.caps.metrics.limits.reached(Limit::ConnectionsPerAddress);
+            self.caps.metrics.limits.reached(LimitLabel::ConnectionsPerAddress);
             say_full!("HTTP/2 stream rejected: the limit per address is reached (connections_per_address)");
         }
         may
@@ -232,12 +232,12 @@ impl StreamsOf {
         };
         if let Some(address) = self.address.filter(|_| kept < counted) {
             self.counted.set(kept);
-            self.caps.leave_some(address, Kind::Connection, counted - kept);
+            self.caps.leave_some(address, CountedKind::Connection, counted - kept);
         }
     }
 }
 
-impl Drop for StreamsOf {
+impl Drop for StreamCount {
     fn drop(&mut self) {
         self.are(0);
     }
@@ -247,14 +247,14 @@ impl Drop for StreamsOf {
 mod tests {
     use super::*;
 
-    fn caps(connections_per_address: u32) -> Arc<Caps> {
+    fn caps(connections_per_address: u32) -> Arc<ClientLimits> {
         let limits = Limits { connections_per_address, tunnels_per_address: 1, ..Limits::default() };
-        Caps::new(&limits, 1_000, Keys::random().unwrap(), Arc::new(Metrics::new()))
+        ClientLimits::new(&limits, 1_000, Keys::random().unwrap(), Arc::new(Metrics::new()))
     }
 
     #[test]
     fn default_limits_follow_the_descriptor_limit() {
-        let caps = Caps::new(&Limits::default(), 20_000, Keys::random().unwrap(), Arc::new(Metrics::new()));
+        let caps = ClientLimits::new(&Limits::default(), 20_000, Keys::random().unwrap(), Arc::new(Metrics::new()));
         assert_eq!(
             (caps.connections(), caps.per_address.load(Relaxed), caps.tunnels_per_address.load(Relaxed)),
             (9_500, 4_750, 4_750)
@@ -264,25 +264,28 @@ mod tests {
     #[test]
     fn each_address_has_its_own_limit_and_gets_its_slots_back() {
         let caps = caps(2);
-        assert!(caps.enter(1, Kind::Connection) && caps.enter(1, Kind::Connection));
-        assert!(!caps.enter(1, Kind::Connection) && caps.enter(33, Kind::Connection), "same shard, other address");
-        caps.leave(1, Kind::Connection);
-        assert!(caps.enter(1, Kind::Connection));
-        assert!(caps.has_tunnel_room(1) && caps.enter(1, Kind::Tunnel) && !caps.has_tunnel_room(1));
+        assert!(caps.enter(1, CountedKind::Connection) && caps.enter(1, CountedKind::Connection));
+        assert!(
+            !caps.enter(1, CountedKind::Connection) && caps.enter(33, CountedKind::Connection),
+            "same shard, other address"
+        );
+        caps.leave(1, CountedKind::Connection);
+        assert!(caps.enter(1, CountedKind::Connection));
+        assert!(caps.has_tunnel_room(1) && caps.enter(1, CountedKind::Tunnel) && !caps.has_tunnel_room(1));
     }
 
     #[test]
     fn a_batch_is_cut_to_the_room_that_is_left() {
         let caps = caps(10);
-        assert_eq!([8, 8, 8].map(|some| caps.enter_some(1, Kind::Connection, some)), [8, 2, 0]);
-        caps.leave_some(1, Kind::Connection, 10);
+        assert_eq!([8, 8, 8].map(|some| caps.enter_some(1, CountedKind::Connection, some)), [8, 2, 0]);
+        caps.leave_some(1, CountedKind::Connection, 10);
         assert!(caps.shard(1).is_empty());
     }
 
     #[test]
     fn counted_streams_stay_close_to_open_streams() {
         let caps = caps(0);
-        let streams = StreamsOf::new(&caps, IpAddr::from([192, 0, 2, 1]), false);
+        let streams = StreamCount::new(&caps, IpAddr::from([192, 0, 2, 1]), false);
         let address = streams.address.unwrap();
         let counted = || caps.shard(address).get(&address).map_or(0, |held| held.connections) + 1;
         for open in 1..=100 {
@@ -296,7 +299,7 @@ mod tests {
         assert!(streams.may_be(9));
         drop(streams);
         assert_eq!(counted(), 1);
-        let proxys = StreamsOf::new(&caps, IpAddr::from([192, 0, 2, 1]), true);
+        let proxys = StreamCount::new(&caps, IpAddr::from([192, 0, 2, 1]), true);
         assert!(proxys.may_be(u32::MAX) && counted() == 1, "a trusted proxy has no limit");
     }
 
@@ -304,13 +307,13 @@ mod tests {
     fn addresses_that_hold_nothing_are_removed() {
         let caps = caps(5_000);
         for address in 0..1_000 {
-            caps.enter(address, Kind::Connection);
-            caps.enter(address, Kind::Tunnel);
+            caps.enter(address, CountedKind::Connection);
+            caps.enter(address, CountedKind::Tunnel);
         }
         for address in 0..1_000 {
-            caps.leave(address, Kind::Tunnel);
-            caps.leave(address, Kind::Connection);
-            caps.leave(address, Kind::Connection);
+            caps.leave(address, CountedKind::Tunnel);
+            caps.leave(address, CountedKind::Connection);
+            caps.leave(address, CountedKind::Connection);
         }
         assert!((0..SHARDS as u64).all(|shard| caps.shard(shard).is_empty()));
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::clock;
 use crate::config::{self, Config};
 use crate::drain;
-use crate::state::{Rules, Shared, Snapshot};
+use crate::state::{GlobalRules, Shared, Snapshot};
 use crate::upstream::worker::Worker;
 
 /// Changes the live state. A handle: copies change the same state.
@@ -33,7 +33,7 @@ impl Control {
         };
         let upstreams: Vec<_> = config.upstreams.iter().map(after).collect();
         self.set_limits(&config.limits);
-        self.follow(upstreams.iter(), Rules::of(config, Some(&old.rules)));
+        self.follow(upstreams.iter(), GlobalRules::of(config, Some(&old.rules)));
     }
 
     /// Sets limits for everything that arrives from now on; each thread reads them at its next tick, within a second.
@@ -70,7 +70,7 @@ impl Control {
         }
     }
 
-    fn follow<'a>(&self, upstreams: impl Iterator<Item = &'a config::Upstream> + Clone, rules: Arc<Rules>) {
+    fn follow<'a>(&self, upstreams: impl Iterator<Item = &'a config::Upstream> + Clone, rules: Arc<GlobalRules>) {
         let old = self.0.snapshot.load_full();
         let new = Snapshot::build(upstreams, rules, &self.0.secret, &self.0.metrics, Some(&old));
         let stays =

@@ -29,7 +29,7 @@ pub fn open() -> usize {
 
 /// The part of the limit that clients may use.
 #[derive(Debug)]
-pub struct Room {
+pub struct DescriptorRoom {
     /// First descriptor number that clients may not use.
     end: u64,
     /// First descriptor number that connections to workers may not use either.
@@ -40,7 +40,7 @@ pub struct Room {
     limit: u64,
 }
 
-impl Room {
+impl DescriptorRoom {
     /// Divides the limit. `reserved` is the number of descriptors that clients may not use; 0 means a twentieth of the
     /// limit, but at least 64. At most half of the limit is reserved.
     pub fn new(limit: u64, reserved: u64) -> Self {
@@ -85,9 +85,9 @@ mod tests {
         for (limit, reserved, room) in
             [(20_000, 0, 19_000), (1_024, 0, 960), (100, 0, 50), (1_000, 200, 800), (1_000, 999, 500)]
         {
-            assert_eq!(Room::new(limit, reserved).size(), room, "{limit} {reserved}");
+            assert_eq!(DescriptorRoom::new(limit, reserved).size(), room, "{limit} {reserved}");
         }
-        let room = Room::new(1_000, 200);
+        let room = DescriptorRoom::new(1_000, 200);
         assert!(room.has(799) && !room.has(800));
         assert!(room.has_for_worker(899) && !room.has_for_worker(900));
     }

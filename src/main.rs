@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use stickyd::cli::{Cli, Command, Run};
-use stickyd::server::Ended;
+use stickyd::cli::{Cli, Command, RunCommand};
+use stickyd::server::StopOutcome;
 use stickyd::server::{Server, Stop};
 use stickyd::systemd::Parent;
 use stickyd::{descriptors, reload, telemetry};
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(run: &Run) -> ExitCode {
+fn run(run: &RunCommand) -> ExitCode {
     let (sources, loaded) = run.load();
     let (config, warnings) = match loaded {
         Ok(loaded) => loaded,
@@ -107,7 +107,7 @@ impl Signals {
 
     /// Blocks this thread until the first SIGTERM or SIGINT, and reloads on each SIGHUP meanwhile. A second SIGTERM or
     /// SIGINT stops at once; a thread that lives as long as the process waits for it.
-    fn watch(self, stop: Stop, asks: reload::Ask) {
+    fn watch(self, stop: Stop, asks: reload::ReloadSender) {
         let Self { runtime, mut hangup, mut terminate, mut interrupt } = self;
         runtime.block_on(async {
             loop {
@@ -138,17 +138,17 @@ impl Signals {
     }
 }
 
-fn report(ended: Ended) -> ExitCode {
+fn report(ended: StopOutcome) -> ExitCode {
     match ended {
-        Ended { panicked: true, .. } => {
+        StopOutcome { panicked: true, .. } => {
             tracing::error!("stopped, but a thread failed");
             ExitCode::FAILURE
         }
-        Ended { cut: 0, .. } => {
+        StopOutcome { cut: 0, .. } => {
             tracing::info!("stopped: everything ended before the deadline");
             ExitCode::SUCCESS
         }
-        Ended { cut, .. } => {
+        StopOutcome { cut, .. } => {
             tracing::info!(cut, "stopped: connections still open at the deadline were cut");
             ExitCode::SUCCESS
         }

@@ -20,7 +20,7 @@ const CREDIT_S: i64 = 60;
 
 /// Reason why a transfer is given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum RateVerdict {
     /// The client is below the minimum rate.
     Slow,
     /// The body is larger than the upstream's `max_body`.
@@ -30,12 +30,12 @@ pub enum Verdict {
 /// What a transfer shares with the others of its connection (HTTP/2), and whether that holds it up.
 pub trait Lane {
     /// Returns what holds the transfer up now, and the total of bytes that the client has moved over what is shared.
-    fn state(&self) -> (Held, u64);
+    fn state(&self) -> (HeldUpBy, u64);
 }
 
 /// What holds a transfer up, and so whose bytes count for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Held {
+pub enum HeldUpBy {
     /// Only itself: its own bytes count.
     Alone,
     /// What all transfers share and the client has to move: each of their bytes counts for all.
@@ -46,7 +46,7 @@ pub enum Held {
 
 /// Rate accounting of one transfer between a client and stickyd.
 #[derive(Default)]
-pub struct Pace {
+pub struct Transfer {
     lane: Option<Rc<dyn Lane>>,
     /// Bytes moved over the lane up to the last tick.
     over_lane: Cell<u64>,
@@ -55,13 +55,13 @@ pub struct Pace {
     bytes: Cell<u64>,
     /// Credit: bytes by which the transfer is ahead of the minimum rate.
     ahead: Cell<i64>,
-    verdict: Cell<Option<Verdict>>,
+    verdict: Cell<Option<RateVerdict>>,
     /// Whether the response to the body that is being sent has begun.
     answering: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
-impl Pace {
+impl Transfer {
     /// Notes that the client has to move now; `waker` is woken on a verdict.
     pub fn waits(&self, waker: &Waker) {
         self.waiting.set(true);
@@ -78,7 +78,7 @@ impl Pace {
     }
 
     /// Returns the reason why the transfer was given up, if it was.
-    pub fn verdict(&self) -> Option<Verdict> {
+    pub fn verdict(&self) -> Option<RateVerdict> {
         self.verdict.get()
     }
 
@@ -93,7 +93,7 @@ impl Pace {
     }
 
     /// Gives the transfer up and wakes its task.
-    pub fn give_up(&self, verdict: Verdict) {
+    pub fn give_up(&self, verdict: RateVerdict) {
         self.verdict.set(Some(verdict));
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
@@ -102,28 +102,28 @@ impl Pace {
 
     /// Accounts for one second that has passed; `rate` is not 0.
     fn second(&self, rate: i64) {
-        let (held, all) = self.lane.as_ref().map_or((Held::Alone, 0), |lane| lane.state());
+        let (held, all) = self.lane.as_ref().map_or((HeldUpBy::Alone, 0), |lane| lane.state());
         let others = all.saturating_sub(self.over_lane.replace(all));
         let own = self.bytes.take();
-        let moved = if held == Held::Together { own.max(others) } else { own };
+        let moved = if held == HeldUpBy::Together { own.max(others) } else { own };
         let moved = i64::try_from(moved).unwrap_or(i64::MAX);
-        let charge = if self.waiting.get() && held != Held::Excused { rate } else { 0 };
+        let charge = if self.waiting.get() && held != HeldUpBy::Excused { rate } else { 0 };
         let ahead = self.ahead.get().saturating_add(moved).saturating_sub(charge);
         self.ahead.set(ahead.min(rate.saturating_mul(CREDIT_S)));
         if ahead < 0 && self.verdict.get().is_none() {
-            self.give_up(Verdict::Slow);
+            self.give_up(RateVerdict::Slow);
         }
     }
 }
 
 /// All transfers of one thread, with the minimum rate that applies to them.
-pub struct Paces {
+pub struct Transfers {
     rate: Cell<i64>,
     grace: Cell<i64>,
-    all: RefCell<slab::Slab<Rc<Pace>>>,
+    all: RefCell<slab::Slab<Rc<Transfer>>>,
 }
 
-impl Paces {
+impl Transfers {
     /// Creates an empty list. `rate` is in bytes per second, 0 for no minimum; `grace` is how long each transfer may
     /// move nothing at its beginning.
     pub fn new(rate: u32, grace: Duration) -> Self {
@@ -150,38 +150,42 @@ impl Paces {
 }
 
 /// A transfer on its thread's list, from which dropping this removes it.
-pub struct Paced {
-    pace: Rc<Pace>,
-    paces: Rc<Paces>,
+pub struct TransferGuard {
+    pace: Rc<Transfer>,
+    paces: Rc<Transfers>,
     index: usize,
 }
 
-impl Paced {
+impl TransferGuard {
     /// Begins a transfer; `lane` is what it shares with others.
-    pub fn begin(paces: &Rc<Paces>, lane: Option<Rc<dyn Lane>>) -> Self {
+    pub fn begin(paces: &Rc<Transfers>, lane: Option<Rc<dyn Lane>>) -> Self {
         let over_lane = lane.as_ref().map_or(0, |lane| lane.state().1);
-        let pace =
-            Pace { ahead: Cell::new(paces.grace.get()), lane, over_lane: Cell::new(over_lane), ..Pace::default() };
+        let pace = Transfer {
+            ahead: Cell::new(paces.grace.get()),
+            lane,
+            over_lane: Cell::new(over_lane),
+            ..Transfer::default()
+        };
         let pace = Rc::new(pace);
         let index = paces.all.borrow_mut().insert(pace.clone());
         Self { pace, paces: paces.clone(), index }
     }
 
     /// Returns the accounting, for tasks that wait for the verdict.
-    pub fn pace(&self) -> &Rc<Pace> {
+    pub fn pace(&self) -> &Rc<Transfer> {
         &self.pace
     }
 }
 
-impl std::ops::Deref for Paced {
-    type Target = Pace;
+impl std::ops::Deref for TransferGuard {
+    type Target = Transfer;
 
-    fn deref(&self) -> &Pace {
+    fn deref(&self) -> &Transfer {
         &self.pace
     }
 }
 
-impl Drop for Paced {
+impl Drop for TransferGuard {
     fn drop(&mut self) {
         self.paces.all.borrow_mut().try_remove(self.index);
     }
@@ -194,8 +198,8 @@ mod tests {
 
     const RATE: i64 = 240;
 
-    fn begun() -> Pace {
-        Pace { ahead: Cell::new(5 * RATE), ..Pace::default() }
+    fn begun() -> Transfer {
+        Transfer { ahead: Cell::new(5 * RATE), ..Transfer::default() }
     }
 
     #[test]
@@ -207,7 +211,7 @@ mod tests {
             pace.second(RATE);
             pace.verdict().is_some()
         });
-        assert_eq!((seconds, pace.verdict()), (Some(6), Some(Verdict::Slow)));
+        assert_eq!((seconds, pace.verdict()), (Some(6), Some(RateVerdict::Slow)));
     }
 
     #[test]
@@ -219,21 +223,21 @@ mod tests {
         (0..CREDIT_S).for_each(|_| pace.second(RATE));
         assert_eq!(pace.verdict(), None);
         pace.second(RATE);
-        assert_eq!(pace.verdict(), Some(Verdict::Slow));
+        assert_eq!(pace.verdict(), Some(RateVerdict::Slow));
     }
 
     /// A lane whose state the test sets.
-    struct Shared(Cell<(Held, u64)>);
+    struct Shared(Cell<(HeldUpBy, u64)>);
 
     impl Lane for Shared {
-        fn state(&self) -> (Held, u64) {
+        fn state(&self) -> (HeldUpBy, u64) {
             self.0.get()
         }
     }
 
-    fn sharing(held: Held) -> (Rc<Shared>, Pace) {
+    fn sharing(held: HeldUpBy) -> (Rc<Shared>, Transfer) {
         let lane = Rc::new(Shared(Cell::new((held, 0))));
-        let pace = Pace { lane: Some(lane.clone()), ..begun() };
+        let pace = Transfer { lane: Some(lane.clone()), ..begun() };
         pace.waits(Waker::noop());
         (lane, pace)
     }
@@ -241,10 +245,10 @@ mod tests {
     #[test]
     fn shared_bytes_count_only_while_the_lane_is_the_bottleneck() {
         for (held, bytes, is_cut) in [
-            (Held::Together, 240, false),
-            (Held::Together, 0, true),
-            (Held::Alone, 1_000_000, true),
-            (Held::Excused, 0, false),
+            (HeldUpBy::Together, 240, false),
+            (HeldUpBy::Together, 0, true),
+            (HeldUpBy::Alone, 1_000_000, true),
+            (HeldUpBy::Excused, 0, false),
         ] {
             let (lane, pace) = sharing(held);
             for _ in 0..100 {
@@ -257,15 +261,15 @@ mod tests {
 
     #[test]
     fn bytes_that_others_moved_earlier_give_no_credit() {
-        let (lane, pace) = sharing(Held::Alone);
+        let (lane, pace) = sharing(HeldUpBy::Alone);
         (0..5).for_each(|_| {
-            lane.0.set((Held::Alone, lane.0.get().1 + 1_000_000));
+            lane.0.set((HeldUpBy::Alone, lane.0.get().1 + 1_000_000));
             pace.second(RATE);
         });
         assert_eq!(pace.verdict(), None);
-        lane.0.set((Held::Together, lane.0.get().1));
+        lane.0.set((HeldUpBy::Together, lane.0.get().1));
         pace.second(RATE);
-        assert_eq!(pace.verdict(), Some(Verdict::Slow));
+        assert_eq!(pace.verdict(), Some(RateVerdict::Slow));
     }
 
     proptest! {

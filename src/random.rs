@@ -8,13 +8,13 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 const FETCH: usize = 512;
 
 /// Unpredictable bytes of one thread; those from `used` on have not been handed out yet.
-struct Pool {
+struct RandomPool {
     bytes: [u8; FETCH],
     used: usize,
 }
 
 thread_local! {
-    static POOL: RefCell<Pool> = const { RefCell::new(Pool { bytes: [0; FETCH], used: FETCH }) };
+    static POOL: RefCell<RandomPool> = const { RefCell::new(RandomPool { bytes: [0; FETCH], used: FETCH }) };
 }
 
 /// Returns `N` unpredictable bytes that are not handed out again; `N` is at most [`FETCH`].

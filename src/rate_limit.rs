@@ -16,12 +16,12 @@ const WAYS: usize = 8;
 
 /// How fast tokens come back, and how many a bucket holds at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
+pub struct TokenRate {
     every_ns: u64,
     burst: u64,
 }
 
-impl Rate {
+impl TokenRate {
     /// Creates a rate of `count` tokens in each `per`, with at most `burst` tokens kept. Zeros count as one.
     pub fn new(count: u32, per: Duration, burst: u32) -> Self {
         let per_ns = u64::try_from(per.as_nanos()).unwrap_or(u64::MAX);
@@ -42,7 +42,7 @@ pub struct Bucket {
 
 impl Bucket {
     /// Returns the time until a token is available; `None` if one is available now.
-    pub fn wait(&self, rate: Rate, now_ms: u64) -> Option<Duration> {
+    pub fn wait(&self, rate: TokenRate, now_ms: u64) -> Option<Duration> {
         let now = nanoseconds(now_ms);
         let then = self.full_at_ns.max(now).saturating_add(rate.every_ns);
         let latest = now.saturating_add(rate.every_ns.saturating_mul(rate.burst));
@@ -53,7 +53,7 @@ impl Bucket {
     ///
     /// # Errors
     /// The time until a token is available.
-    pub fn take(&mut self, rate: Rate, now_ms: u64) -> Result<(), Duration> {
+    pub fn take(&mut self, rate: TokenRate, now_ms: u64) -> Result<(), Duration> {
         match self.wait(rate, now_ms) {
             Some(wait) => Err(wait),
             None => {
@@ -64,7 +64,7 @@ impl Bucket {
     }
 
     /// Puts one token back.
-    pub fn give_back(&mut self, rate: Rate) {
+    pub fn give_back(&mut self, rate: TokenRate) {
         self.full_at_ns = self.full_at_ns.saturating_sub(rate.every_ns);
     }
 }
@@ -75,20 +75,20 @@ fn nanoseconds(ms: u64) -> u64 {
 
 /// A bucket and its key. An unused slot has a full bucket.
 #[derive(Clone, Copy, Default)]
-struct Slot {
+struct BucketSlot {
     key: u64,
     bucket: Bucket,
 }
 
 /// A bounded table of buckets that share a rate.
 pub struct Buckets {
-    rate: Rate,
-    slots: Vec<Slot>,
+    rate: TokenRate,
+    slots: Vec<BucketSlot>,
 }
 
 /// Result of taking a token from a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Taken {
+pub struct BucketTake {
     /// Time until a token is available; `None` if one was taken.
     pub wait: Option<Duration>,
     /// Whether the bucket of another key was dropped although it was not full: the table is too small for the number of
@@ -98,29 +98,29 @@ pub struct Taken {
 
 impl Buckets {
     /// Creates a table of `count` full buckets, rounded up to whole sets.
-    pub fn new(rate: Rate, count: usize) -> Self {
-        Self { rate, slots: vec![Slot::default(); count.max(1).next_multiple_of(WAYS)] }
+    pub fn new(rate: TokenRate, count: usize) -> Self {
+        Self { rate, slots: vec![BucketSlot::default(); count.max(1).next_multiple_of(WAYS)] }
     }
 
     /// Returns the rate that all buckets share.
-    pub fn rate(&self) -> Rate {
+    pub fn rate(&self) -> TokenRate {
         self.rate
     }
 
     /// Takes a token of `key`, which must be a hash that outsiders cannot predict.
-    pub fn take(&mut self, key: u64, now_ms: u64) -> Taken {
+    pub fn take(&mut self, key: u64, now_ms: u64) -> BucketTake {
         let rate = self.rate;
         let now = nanoseconds(now_ms);
         let set = self.set(key);
         if let Some(slot) = set.iter_mut().find(|slot| slot.key == key) {
-            return Taken { wait: slot.bucket.take(rate, now_ms).err(), crowded: false };
+            return BucketTake { wait: slot.bucket.take(rate, now_ms).err(), crowded: false };
         }
         let Some(slot) = set.iter_mut().min_by_key(|slot| slot.bucket.full_at_ns) else {
-            return Taken { wait: None, crowded: true };
+            return BucketTake { wait: None, crowded: true };
         };
         let crowded = slot.bucket.full_at_ns > now;
-        *slot = Slot { key, bucket: Bucket::default() };
-        Taken { wait: slot.bucket.take(rate, now_ms).err(), crowded }
+        *slot = BucketSlot { key, bucket: Bucket::default() };
+        BucketTake { wait: slot.bucket.take(rate, now_ms).err(), crowded }
     }
 
     /// Puts a token of `key` back. A key whose bucket was dropped has a full one anyway.
@@ -131,7 +131,7 @@ impl Buckets {
         }
     }
 
-    fn set(&mut self, key: u64) -> &mut [Slot] {
+    fn set(&mut self, key: u64) -> &mut [BucketSlot] {
         let sets = (self.slots.len() / WAYS) as u64;
         // The set is chosen by the upper half of the hash, because callers may shard by the lower half.
         let set = usize::try_from(((key >> 32) * sets) >> 32).unwrap_or(0);
@@ -157,7 +157,7 @@ mod tests {
             count in 1_u32..2_000, per_s in 1_u64..100, burst in 1_u32..300,
             steps in prop::collection::vec(0_u64..400, 1..400),
         ) {
-            let rate = Rate::new(count, Duration::from_secs(per_s), burst);
+            let rate = TokenRate::new(count, Duration::from_secs(per_s), burst);
             let mut buckets = Buckets::new(rate, 8);
             let (mut now, mut taken) = (1_000, Vec::new());
             for step in steps {
@@ -185,7 +185,7 @@ mod tests {
         /// A key that has spent its tokens stays known, however many other keys come and spend a token each.
         #[test]
         fn other_keys_do_not_displace_a_spent_bucket(others in prop::collection::vec(any::<u64>(), 0..4_000)) {
-            let mut buckets = Buckets::new(Rate::new(5, Duration::from_secs(60), 5), 64);
+            let mut buckets = Buckets::new(TokenRate::new(5, Duration::from_secs(60), 5), 64);
             while buckets.take(hash(0), 10).wait.is_none() {}
             for other in others {
                 buckets.take(hash(other >> 1 | 2), 20);
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn no_key_is_refused_because_of_others() {
-        let mut buckets = Buckets::new(Rate::new(2, Duration::from_secs(60), 2), 64);
+        let mut buckets = Buckets::new(TokenRate::new(2, Duration::from_secs(60), 2), 64);
         let crowded = (0..10_000).filter(|n| {
             let taken = buckets.take(hash(*n), 0);
             assert_eq!(taken.wait, None, "{n}");
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_returned_token_is_available_within_the_burst() {
-        let mut buckets = Buckets::new(Rate::per_second(3), 8);
+        let mut buckets = Buckets::new(TokenRate::per_second(3), 8);
         for _ in 0..3 {
             assert_eq!(buckets.take(7, 0).wait, None);
         }

@@ -21,7 +21,7 @@ use crate::state::Shared;
 use crate::telemetry::say_full;
 use crate::thread::Pulse;
 use crate::upstream::connections::pool::TICK;
-use crate::upstream::worker::Health;
+use crate::upstream::worker::WorkerHealth;
 
 /// Interval at which the status is computed, and reported if it has changed.
 const STATUS: Duration = Duration::from_secs(3);
@@ -177,11 +177,11 @@ fn covers(one: &Inherited, address: SocketAddr) -> bool {
 
 /// Sends notifications to the service manager; does nothing if there is none. Clones share their state.
 #[derive(Clone, Default)]
-pub struct Notify(Option<Arc<Mutex<Told>>>);
+pub struct Notify(Option<Arc<Mutex<StatusParts>>>);
 
 /// State of the notifications: what the status is made of, in addition to counts, and the status sent last.
 #[derive(Default)]
-struct Told {
+struct StatusParts {
     status: String,
     /// Error of the last reload, if it failed.
     failure: Option<String>,
@@ -292,7 +292,7 @@ fn status(shared: &Shared, failure: Option<&str>) -> String {
         // A removed worker is not counted, but its sessions are.
         let counts = !worker.admin.is_removed();
         all += usize::from(counts);
-        up += usize::from(counts && worker.health() == Health::Up);
+        up += usize::from(counts && worker.health() == WorkerHealth::Up);
         sessions += u64::from(worker.sessions());
     }
     let plural = if sessions == 1 { "" } else { "s" };

@@ -17,13 +17,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock;
 use crate::config::Limits;
-use crate::min_rate::Paces;
+use crate::min_rate::Transfers;
 use crate::state::Shared;
 use crate::upstream::connections::WorkerConnections;
 
 use idle_clients::Spare;
-use registered::{Entry, Share};
-pub use registered::{Live, Order, Registered, Removed};
+pub use registered::{ListenerRemoved, LiveHandle, Registered, ThreadOrder};
+use registered::{Share, ThreadEntry};
 
 /// Seconds that an idle client connection has to end on its own before it is cut.
 const LINGER_S: u32 = 15;
@@ -65,7 +65,7 @@ pub struct Thread {
     /// (docs/reference/performance.md §0.6).
     pub handshakes: tokio::sync::Semaphore,
     /// Transfers that must keep a minimum rate.
-    pub paces: Rc<Paces>,
+    pub paces: Rc<Transfers>,
     /// Limits as of the last second: a request reads them without a lock and without touching a counter shared by
     /// threads.
     limits: RefCell<Rc<Limits>>,
@@ -78,7 +78,7 @@ pub struct Thread {
     closing: Cell<bool>,
     /// Count of sessions closed by operators when polls were last woken for it.
     ended: Cell<u32>,
-    live: RefCell<slab::Slab<Entry>>,
+    live: RefCell<slab::Slab<ThreadEntry>>,
     spare: Spare,
 }
 
@@ -92,7 +92,7 @@ impl Thread {
             buffer: RefCell::new(vec![0; TUNNEL_BUFFER].into_boxed_slice()),
             tasks: TaskTracker::new(),
             handshakes,
-            paces: Rc::new(Paces::new(limits.min_rate, limits.min_rate_grace)),
+            paces: Rc::new(Transfers::new(limits.min_rate, limits.min_rate_grace)),
             limits: RefCell::new(limits),
             request_ids: Cell::new(crate::random::u64()),
             live: RefCell::default(),
@@ -126,14 +126,14 @@ impl Thread {
     }
 
     /// Registers a client connection in the thread's list; `limit` is the number of seconds it may be silent.
-    pub fn register(self: &Rc<Self>, limit: u32, listener_removed: &Removed) -> Registered {
+    pub fn register(self: &Rc<Self>, limit: u32, listener_removed: &ListenerRemoved) -> Registered {
         self.shared.clients.fetch_add(1, Relaxed);
         self.enter(limit, listener_removed, Share::Whole)
     }
 
-    fn enter(self: &Rc<Self>, limit: u32, listener_removed: &Removed, share: Share) -> Registered {
-        let live = Rc::new(Live {
-            order: Cell::new(Order::GoOn),
+    fn enter(self: &Rc<Self>, limit: u32, listener_removed: &ListenerRemoved, share: Share) -> Registered {
+        let live = Rc::new(LiveHandle {
+            order: Cell::new(ThreadOrder::GoOn),
             waker: RefCell::default(),
             since: Cell::new(clock::now_s()),
             moved: Cell::new(false),
@@ -147,7 +147,7 @@ impl Thread {
             spare: Cell::new(share == Share::Whole),
             listener_removed: listener_removed.clone(),
         });
-        let index = self.live.borrow_mut().insert(Entry { live: live.clone(), address: 0 });
+        let index = self.live.borrow_mut().insert(ThreadEntry { live: live.clone(), address: 0 });
         // A thread never holds 2³² sockets; if it did, the entry would just never leave the list.
         Registered { live, thread: self.clone(), index: u32::try_from(index).unwrap_or(u32::MAX) }
     }
@@ -156,7 +156,7 @@ impl Thread {
     /// woken.
     pub fn register_poll(self: &Rc<Self>, worker: u64) -> Registered {
         // Never counted as a client, not even briefly: at the limit, real clients would be rejected.
-        let entry = self.enter(0, &Removed::default(), Share::Poll);
+        let entry = self.enter(0, &ListenerRemoved::default(), Share::Poll);
         entry.waits_at(worker);
         entry
     }
@@ -167,7 +167,7 @@ impl Thread {
         self.stopping.set(true);
         for (_, live) in &*self.live.borrow() {
             if with_fresh || !live.fresh.get() {
-                live.tell(Order::Stop);
+                live.tell(ThreadOrder::Stop);
             }
         }
     }
@@ -176,9 +176,9 @@ impl Thread {
     /// with their first request.
     pub fn leave(&self) {
         for (_, live) in &*self.live.borrow() {
-            let goes_on = matches!(live.order(), Order::GoOn | Order::Idle);
+            let goes_on = matches!(live.order(), ThreadOrder::GoOn | ThreadOrder::Idle);
             if goes_on && live.listener_removed.get() && !live.tunnel.get() && !live.fresh.get() {
-                live.tell(Order::Leave);
+                live.tell(ThreadOrder::Leave);
             }
         }
     }
@@ -187,17 +187,17 @@ impl Thread {
     pub fn cut(&self, tunnels_too: bool) -> usize {
         self.requests_cut.set(true);
         let live = self.live.borrow();
-        let spared = |live: &Live| !tunnels_too && (live.tunnel.get() || live.share.get() == Share::Carrier);
+        let spared = |live: &LiveHandle| !tunnels_too && (live.tunnel.get() || live.share.get() == Share::Carrier);
         let left = live
             .iter()
-            .filter(|(_, live)| live.order() != Order::Cut && live.share.get() != Share::Poll && !spared(live));
-        left.map(|(_, live)| live.tell(Order::Cut)).count()
+            .filter(|(_, live)| live.order() != ThreadOrder::Cut && live.share.get() != Share::Poll && !spared(live));
+        left.map(|(_, live)| live.tell(ThreadOrder::Cut)).count()
     }
 
     /// Returns the indices of the tunnels to a worker that are not closing yet.
     pub fn tunnels_of(&self, worker: u64) -> Vec<usize> {
         let live = self.live.borrow();
-        let fits = |live: &Live| live.worker.get() == worker && live.tunnel.get() && !live.closing.get();
+        let fits = |live: &LiveHandle| live.worker.get() == worker && live.tunnel.get() && !live.closing.get();
         live.iter().filter(|(_, live)| fits(live)).map(|(index, _)| index).collect()
     }
 
@@ -299,15 +299,15 @@ impl Thread {
                 live.wake();
             }
             match live.order.get() {
-                Order::GoOn if limit != 0 && silent > limit => live.tell(Order::Idle),
+                ThreadOrder::GoOn if limit != 0 && silent > limit => live.tell(ThreadOrder::Idle),
                 // An incomplete head: hyper would wait for the rest of it for ever. Tunnels have a deadline of their
                 // own.
-                Order::Idle | Order::Leave
+                ThreadOrder::Idle | ThreadOrder::Leave
                     if limit != 0 && !live.tunnel.get() && silent > limit.saturating_add(LINGER_S) =>
                 {
-                    live.tell(Order::Cut);
+                    live.tell(ThreadOrder::Cut);
                 }
-                Order::GoOn | Order::Idle | Order::Leave | Order::Stop | Order::Cut => {}
+                ThreadOrder::GoOn | ThreadOrder::Idle | ThreadOrder::Leave | ThreadOrder::Stop | ThreadOrder::Cut => {}
             }
         }
     }
@@ -323,13 +323,14 @@ mod tests {
     fn half_a_head_is_cut_but_a_request_under_way_is_not() {
         let config = config::for_command_line(&["127.0.0.1:8000".into()], &["127.0.0.1:8001".into()]).unwrap();
         let thread = Thread::new(Shared::new(&config, vec![1; 32], Keys::random().unwrap()));
-        let (waiting, busy) = (thread.register(75, &Removed::default()), thread.register(0, &Removed::default()));
+        let (waiting, busy) =
+            (thread.register(75, &ListenerRemoved::default()), thread.register(0, &ListenerRemoved::default()));
         let began = waiting.since.get();
         thread.find_idle(began + 76);
-        assert_eq!((waiting.order(), busy.order()), (Order::Idle, Order::GoOn));
+        assert_eq!((waiting.order(), busy.order()), (ThreadOrder::Idle, ThreadOrder::GoOn));
         thread.find_idle(began + 75 + LINGER_S);
-        assert_eq!(waiting.order(), Order::Idle);
+        assert_eq!(waiting.order(), ThreadOrder::Idle);
         thread.find_idle(began + 76 + LINGER_S);
-        assert_eq!((waiting.order(), busy.order()), (Order::Cut, Order::GoOn));
+        assert_eq!((waiting.order(), busy.order()), (ThreadOrder::Cut, ThreadOrder::GoOn));
     }
 }

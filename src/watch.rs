@@ -32,14 +32,14 @@ pub(crate) struct Watcher {
     inotify: Option<AsyncFd<Inotify>>,
     directories: HashMap<WatchDescriptor, PathBuf>,
     names: BTreeSet<PathBuf>,
-    change: Option<Change>,
+    change: Option<PendingChange>,
     /// Whether the warning that files cannot be watched was logged.
     said: bool,
 }
 
 /// A change that may not be complete yet.
 #[derive(Clone, Copy)]
-struct Change {
+struct PendingChange {
     first: Instant,
     last: Instant,
 }
@@ -135,7 +135,7 @@ impl Watcher {
 
     fn changed(&mut self) {
         let now = Instant::now();
-        self.change = Some(Change { first: self.change.map_or(now, |change| change.first), last: now });
+        self.change = Some(PendingChange { first: self.change.map_or(now, |change| change.first), last: now });
     }
 }
 

@@ -11,9 +11,9 @@ use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
 /// An X.509 certificate that was parsed.
-pub(crate) struct Certificate(CertificateInner<Raw>);
+pub(crate) struct ParsedCertificate(CertificateInner<Raw>);
 
-impl Certificate {
+impl ParsedCertificate {
     /// Parses a certificate in DER; `None` if that fails.
     pub(crate) fn parse(der: &[u8]) -> Option<Self> {
         CertificateInner::from_der(der).ok().map(Self)
@@ -63,7 +63,7 @@ impl Certificate {
 mod tests {
     use super::*;
 
-    fn with_subject(parts: &[(rcgen::DnType, &str)]) -> Certificate {
+    fn with_subject(parts: &[(rcgen::DnType, &str)]) -> ParsedCertificate {
         let mut params = rcgen::CertificateParams::new(vec!["A.example".to_owned(), "10.0.0.1".to_owned()]).unwrap();
         params.distinguished_name = rcgen::DistinguishedName::new();
         for (kind, value) in parts {
@@ -72,7 +72,7 @@ mod tests {
         params.not_before = rcgen::date_time_ymd(2001, 9, 9);
         params.not_after = rcgen::date_time_ymd(4000, 1, 1);
         let key = rcgen::KeyPair::generate().unwrap();
-        Certificate::parse(params.self_signed(&key).unwrap().der()).unwrap()
+        ParsedCertificate::parse(params.self_signed(&key).unwrap().der()).unwrap()
     }
 
     #[test]
@@ -90,6 +90,6 @@ mod tests {
         assert_eq!(certificate.not_before(), 999_993_600);
         assert_eq!(certificate.not_after(), 64_060_588_800);
         assert_eq!(certificate.subject(), "");
-        assert!(Certificate::parse(b"no certificate").is_none());
+        assert!(ParsedCertificate::parse(b"no certificate").is_none());
     }
 }

@@ -15,7 +15,7 @@ use crate::config::Secret;
 pub(crate) const OWN_FIELD: &str = "x-stickyd";
 
 /// Access rules of one admin listener.
-pub(crate) struct Guard {
+pub(crate) struct AdminAuth {
     reach: Reach,
     token: Option<Secret>,
 }
@@ -31,14 +31,14 @@ pub(crate) enum Reach {
     Network,
 }
 
-type Refusal = (StatusCode, &'static str);
+type AuthRefusal = (StatusCode, &'static str);
 
-impl Guard {
+impl AdminAuth {
     pub(crate) fn new(reach: Reach, token: Option<Secret>) -> Self {
         Self { reach, token }
     }
 
-    fn refuses(&self, method: &Method, headers: &HeaderMap) -> Option<Refusal> {
+    fn refuses(&self, method: &Method, headers: &HeaderMap) -> Option<AuthRefusal> {
         if self.reach == Reach::Unix {
             return None;
         }
@@ -67,7 +67,7 @@ impl Guard {
 
 /// Rejects a write that a form of another site could send: it must have a content type that forms cannot have, and a
 /// header field of stickyd's own. Either makes a browser send a preflight first, which stickyd does not answer.
-fn refuses_write(headers: &HeaderMap) -> Option<Refusal> {
+fn refuses_write(headers: &HeaderMap) -> Option<AuthRefusal> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if !kind.eq_ignore_ascii_case("application/json") {
@@ -87,7 +87,7 @@ fn is_of_another_site(headers: &HeaderMap) -> bool {
 }
 
 /// Rejects what the rules do not allow, before any handler runs.
-pub(crate) async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+pub(crate) async fn check(State(guard): State<Arc<AdminAuth>>, request: Request, next: Next) -> Response {
     match guard.refuses(request.method(), request.headers()) {
         Some(refusal) => refusal.into_response(),
         None => next.run(request).await,

@@ -18,8 +18,8 @@ use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use super::sockets::close::{boolean, object, texts, wrong};
 use super::sockets::{gather, take_filter};
-use super::{Api, Refusal, refuse};
-use crate::broadcast::{Broadcast, Counts, Fate, LONGEST, event};
+use super::{Api, ApiRefusal, refuse};
+use crate::broadcast::{Broadcast, Fate, FateCounts, LONGEST, event};
 use crate::clock;
 use crate::route::Guarded;
 use crate::sockets::Socket;
@@ -48,7 +48,7 @@ const SLICES: usize = 1_000;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// `POST /api/v1/broadcast`: sends a message to all matching sockets, and waits for the result.
-pub(crate) async fn send(State(api): State<Api>, body: Bytes) -> Result<Json<Value>, Refusal> {
+pub(crate) async fn send(State(api): State<Api>, body: Bytes) -> Result<Json<Value>, ApiRefusal> {
     let mut fields = object(&body)?;
     let all = boolean(&mut fields, "all")?;
     let broadcast = message(&mut fields)?;
@@ -125,7 +125,7 @@ async fn run(
     broadcast: Arc<Broadcast>,
     sockets: Vec<Arc<Socket>>,
     allowed: Allowed,
-    done: oneshot::Sender<Counts>,
+    done: oneshot::Sender<FateCounts>,
 ) {
     for slice in sockets.chunks(SLICE.max(sockets.len() / SLICES)) {
         for socket in slice {
@@ -155,7 +155,7 @@ fn hand(broadcast: &Arc<Broadcast>, socket: &Socket, allowed: &Allowed) {
     }
 }
 
-fn describe(matched: usize, counts: &Counts, took: Duration) -> Value {
+fn describe(matched: usize, counts: &FateCounts, took: Duration) -> Value {
     let mut fates: Map<String, Value> =
         Fate::ALL.iter().zip(counts).map(|(fate, count)| (fate.word().to_owned(), (*count).into())).collect();
     let reached = fates.remove(Fate::Reached.word());
@@ -163,7 +163,7 @@ fn describe(matched: usize, counts: &Counts, took: Duration) -> Value {
 }
 
 /// Reads the message to send from the fields of the body.
-fn message(fields: &mut Map<String, Value>) -> Result<Arc<Broadcast>, Refusal> {
+fn message(fields: &mut Map<String, Value>) -> Result<Arc<Broadcast>, ApiRefusal> {
     let text = string(fields, "text")?;
     let name = string(fields, "event")?;
     let namespace = string(fields, "namespace")?;
@@ -201,7 +201,7 @@ fn message(fields: &mut Map<String, Value>) -> Result<Arc<Broadcast>, Refusal> {
     Ok(Broadcast::new(text.as_deref(), event.as_deref()))
 }
 
-fn string(fields: &mut Map<String, Value>, name: &str) -> Result<Option<String>, Refusal> {
+fn string(fields: &mut Map<String, Value>, name: &str) -> Result<Option<String>, ApiRefusal> {
     match fields.remove(name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),

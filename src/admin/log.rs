@@ -5,7 +5,7 @@ use axum::body::Bytes;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-use super::{Refusal, refuse};
+use super::{ApiRefusal, refuse};
 use crate::telemetry::{self, Level};
 
 /// `GET /api/v1/log`: the log level and its source.
@@ -14,7 +14,7 @@ pub(crate) async fn show() -> Json<Value> {
 }
 
 /// `PUT /api/v1/log` with `{"level": "debug"}`; `null` restores the level of `RUST_LOG` or the file.
-pub(crate) async fn set(body: Bytes) -> Result<Json<Value>, Refusal> {
+pub(crate) async fn set(body: Bytes) -> Result<Json<Value>, ApiRefusal> {
     const HELP: &str = "the body must be JSON such as {\"level\": \"debug\"}, or {\"level\": null} to follow the file";
     let wrong = |why: String| refuse(StatusCode::UNPROCESSABLE_ENTITY, why);
     let said: Value = serde_json::from_slice(&body).map_err(|_| wrong(HELP.to_owned()))?;

@@ -50,7 +50,7 @@ use crate::drain::close_requests::Closings;
 use crate::reload;
 use crate::state::Shared;
 use crate::telemetry::say_full;
-use processes::{Look, Processes};
+use processes::{ProcessTable, Processes};
 use stats::History;
 
 /// Maximum number of connections; an operator, a scraper and a script need three.
@@ -63,17 +63,17 @@ const HEAD: Duration = Duration::from_secs(10);
 const BODY: usize = 512 * 1024;
 
 /// Settings of the admin listener, and its connections to the rest of stickyd.
-pub struct Settings {
+pub struct AdminSettings {
     /// Token that writes over TCP must bear.
     pub token: Option<Secret>,
     /// Channel that requests a reload.
-    pub reload: reload::Ask,
+    pub reload: reload::ReloadSender,
     /// Cancelled once stickyd stops and only finishes what is under way.
     pub stopping: CancellationToken,
 }
 
 /// A bound admin listener.
-pub enum Bound {
+pub enum BoundAdmin {
     /// The configuration has no admin listener.
     None,
     /// A TCP listener and its address.
@@ -82,7 +82,7 @@ pub enum Bound {
     Unix(std::os::unix::net::UnixListener, PathBuf),
 }
 
-impl Bound {
+impl BoundAdmin {
     /// Returns the address, with the port that the kernel chose.
     pub fn address(&self) -> AdminAddress {
         match self {
@@ -97,21 +97,21 @@ impl Bound {
 ///
 /// # Errors
 /// The error of the operating system; `AddrInUse` when another process answers at the address.
-pub fn bind(address: &AdminAddress) -> io::Result<Bound> {
+pub fn bind(address: &AdminAddress) -> io::Result<BoundAdmin> {
     match address {
-        AdminAddress::None => Ok(Bound::None),
+        AdminAddress::None => Ok(BoundAdmin::None),
         AdminAddress::Tcp(address) => {
             let listener = std::net::TcpListener::bind(address)?;
             listener.set_nonblocking(true)?;
             let address = listener.local_addr()?;
-            Ok(Bound::Tcp(listener, address))
+            Ok(BoundAdmin::Tcp(listener, address))
         }
         AdminAddress::Unix(path) => {
             if let Some(directory) = path.parent() {
                 fs::create_dir_all(directory)?;
             }
             remove_dead(path)?;
-            Ok(Bound::Unix(bind_private(path)?, path.clone()))
+            Ok(BoundAdmin::Unix(bind_private(path)?, path.clone()))
         }
     }
 }
@@ -143,10 +143,16 @@ fn remove_dead(path: &Path) -> io::Result<()> {
 }
 
 /// Serves requests until `stop` is cancelled.
-pub async fn serve(bound: Bound, shared: Arc<Shared>, settings: Settings, tasks: TaskTracker, stop: CancellationToken) {
-    let Settings { token, reload, stopping } = settings;
+pub async fn serve(
+    bound: BoundAdmin,
+    shared: Arc<Shared>,
+    settings: AdminSettings,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) {
+    let AdminSettings { token, reload, stopping } = settings;
     let (processes, history) = (Arc::default(), Arc::<History>::default());
-    if !matches!(bound, Bound::None) {
+    if !matches!(bound, BoundAdmin::None) {
         let samples = history.clone().keep(shared.clone());
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(samples));
     }
@@ -170,12 +176,12 @@ pub async fn serve(bound: Bound, shared: Arc<Shared>, settings: Settings, tasks:
         stop: stop_of_api,
     };
     let served = match bound {
-        Bound::None => return,
-        Bound::Tcp(listener, address) => {
+        BoundAdmin::None => return,
+        BoundAdmin::Tcp(listener, address) => {
             let reach = if address.ip().is_loopback() { auth::Reach::Loopback } else { auth::Reach::Network };
             accept_tcp(listener, router(api, token, reach), tasks, &stop).await
         }
-        Bound::Unix(listener, path) => {
+        BoundAdmin::Unix(listener, path) => {
             let served = accept_unix(listener, router(api, token, auth::Reach::Unix), tasks, &stop).await;
             let _ = fs::remove_file(path);
             served
@@ -252,7 +258,7 @@ fn spawn<S: AsyncRead + AsyncWrite + Unpin + 'static>(
 #[derive(Clone)]
 struct Api {
     shared: Arc<Shared>,
-    reload: reload::Ask,
+    reload: reload::ReloadSender,
     stopping: CancellationToken,
     processes: Arc<Processes>,
     history: Arc<History>,
@@ -271,16 +277,16 @@ impl Api {
     }
 
     /// Returns the processes of all present workers.
-    async fn look(&self) -> Arc<Look> {
+    async fn look(&self) -> Arc<ProcessTable> {
         let addresses = self.shared.snapshot.load().workers().map(|worker| worker.address.clone()).collect();
         self.processes.look(addresses).await
     }
 }
 
 /// Error answer to a request: its status, and the reason as JSON.
-type Refusal = (StatusCode, Json<Value>);
+type ApiRefusal = (StatusCode, Json<Value>);
 
-fn refuse(status: StatusCode, why: impl Into<String>) -> Refusal {
+fn refuse(status: StatusCode, why: impl Into<String>) -> ApiRefusal {
     (status, Json(json!({ "error": why.into() })))
 }
 
@@ -328,7 +334,7 @@ fn handlers(path: &str) -> MethodRouter<Api> {
 }
 
 fn router(api: Api, token: Option<Secret>, reach: auth::Reach) -> Router {
-    let guard = auth::Guard::new(reach, token);
+    let guard = auth::AdminAuth::new(reach, token);
     PATHS
         .iter()
         .fold(Router::new(), |router, (path, _)| router.route(path, handlers(path)))

@@ -46,7 +46,7 @@ pub(crate) struct Process {
 
 /// Result of one reading of /proc.
 #[derive(Debug, Default)]
-pub(crate) struct Look {
+pub(crate) struct ProcessTable {
     at: Option<Instant>,
     pub(crate) workers: HashMap<Address, Process>,
     /// The process of stickyd itself.
@@ -58,18 +58,18 @@ pub(crate) struct Look {
 /// Reads /proc on request, and keeps the last result.
 #[derive(Default)]
 pub(crate) struct Processes {
-    last: Mutex<Arc<Look>>,
+    last: Mutex<Arc<ProcessTable>>,
     busy: AtomicBool,
 }
 
 impl Processes {
-    fn last(&self) -> Arc<Look> {
+    fn last(&self) -> Arc<ProcessTable> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Returns a result at most [`FRESH`] old for these workers; the previous one while another reading runs or takes
     /// too long.
-    pub(crate) async fn look(self: &Arc<Self>, addresses: Vec<Address>) -> Arc<Look> {
+    pub(crate) async fn look(self: &Arc<Self>, addresses: Vec<Address>) -> Arc<ProcessTable> {
         let last = self.last();
         if last.at.is_some_and(|at| at.elapsed() < FRESH) || self.busy.swap(true, Relaxed) {
             return last;
@@ -92,7 +92,7 @@ impl Processes {
     }
 }
 
-fn look(addresses: &[Address], before: &Look) -> Look {
+fn look(addresses: &[Address], before: &ProcessTable) -> ProcessTable {
     let (at, until) = (Instant::now(), Instant::now() + LONGEST);
     let wanted = inodes(addresses);
     let mut workers = HashMap::new();
@@ -107,7 +107,7 @@ fn look(addresses: &[Address], before: &Look) -> Look {
     if let (Some(now), Some(then), Some(old)) = (&mut own, before.at, &before.own) {
         now.cpu_percent = share(old, now, then, at);
     }
-    Look { at: Some(at), workers, own, descriptors: descriptors() }
+    ProcessTable { at: Some(at), workers, own, descriptors: descriptors() }
 }
 
 /// Returns the CPU usage between two readings, in percent of one core.

@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 use crate::descriptors;
 use crate::metrics::socket_labels::Transport;
 use crate::metrics::{LimitSeries, Metrics, SocketsSeries, gauge};
-use crate::sockets::{SHARDS, Socket, Sockets, Way};
+use crate::sockets::{SHARDS, Socket, Sockets, Traffic};
 use crate::state::Shared;
 use crate::upstream::worker::Worker;
 
@@ -84,7 +84,7 @@ fn show_sockets(all: &SocketsSeries, sockets: &Sockets) {
         known.keys().map(|name| (name.as_str(), Default::default())).collect();
     for socket in (0..SHARDS).flat_map(|shard| sockets.shard(shard)) {
         if let Some([up, down]) = carried.get_mut(&*socket.worker().upstream) {
-            let add = |sum: &mut (u64, u64), way: &Way| *sum = (sum.0 + way.messages(), sum.1 + way.bytes());
+            let add = |sum: &mut (u64, u64), way: &Traffic| *sum = (sum.0 + way.messages(), sum.1 + way.bytes());
             add(up, &socket.up);
             add(down, &socket.down);
         }

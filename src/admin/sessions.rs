@@ -11,21 +11,21 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-use super::{Api, Refusal, refuse};
-use crate::affinity::explain::{Answer, Question, default_rule, explain as decide};
+use super::{Api, ApiRefusal, refuse};
+use crate::affinity::explain::{Decision, ExplainQuestion, default_rule, explain as decide};
 use crate::client::Client;
 use crate::clock;
-use crate::cookie::{Cookie, Seen};
-use crate::rules::Live;
+use crate::cookie::{Cookie, SeenCookie};
+use crate::rules::LiveRule;
 use crate::state::Snapshot;
 use crate::upstream::Upstream;
 use crate::upstream::worker::Worker;
 
 /// Query parameters by name; if a name is given twice, the last value counts.
-type Asked = Query<HashMap<String, String>>;
+type QueryParameters = Query<HashMap<String, String>>;
 
 /// Rejects unknown query parameters, so that a misspelt name does not silently change the meaning of a request.
-pub(crate) fn known(query: &HashMap<String, String>, names: &[&str]) -> Result<(), Refusal> {
+pub(crate) fn known(query: &HashMap<String, String>, names: &[&str]) -> Result<(), ApiRefusal> {
     match query.keys().find(|name| !names.contains(&name.as_str())) {
         None => Ok(()),
         Some(unknown) => {
@@ -36,7 +36,7 @@ pub(crate) fn known(query: &HashMap<String, String>, names: &[&str]) -> Result<(
 }
 
 /// Returns the upstream that the query names; the name may be left out if there is only one.
-fn upstream<'a>(snapshot: &'a Snapshot, query: &HashMap<String, String>) -> Result<&'a Arc<Upstream>, Refusal> {
+fn upstream<'a>(snapshot: &'a Snapshot, query: &HashMap<String, String>) -> Result<&'a Arc<Upstream>, ApiRefusal> {
     let Some(name) = query.get("upstream") else {
         let mut named = snapshot.upstreams.iter().filter(|upstream| !upstream.removed);
         return match (named.next(), named.next()) {
@@ -49,7 +49,7 @@ fn upstream<'a>(snapshot: &'a Snapshot, query: &HashMap<String, String>) -> Resu
 }
 
 /// Returns the rule that the query names; without a name it is `socket.io`, or else the first rule.
-fn rule<'a>(upstream: &'a Upstream, query: &HashMap<String, String>) -> Result<Option<&'a Live>, Refusal> {
+fn rule<'a>(upstream: &'a Upstream, query: &HashMap<String, String>) -> Result<Option<&'a LiveRule>, ApiRefusal> {
     let Some(name) = query.get("rule") else { return Ok(default_rule(upstream)) };
     match upstream.rules.iter().find(|live| live.rule.name == *name) {
         Some(live) => Ok(Some(live)),
@@ -58,7 +58,7 @@ fn rule<'a>(upstream: &'a Upstream, query: &HashMap<String, String>) -> Result<O
 }
 
 /// `GET /api/v1/pins?upstream=app&sid=…&rule=…`: the pin of one session.
-pub(crate) async fn pin(State(api): State<Api>, Query(query): Asked) -> Result<Json<Value>, Refusal> {
+pub(crate) async fn pin(State(api): State<Api>, Query(query): QueryParameters) -> Result<Json<Value>, ApiRefusal> {
     known(&query, &["upstream", "sid", "rule"])?;
     let snapshot = api.shared.snapshot.load();
     let upstream = upstream(&snapshot, &query)?;
@@ -95,7 +95,7 @@ pub(crate) async fn pin(State(api): State<Api>, Query(query): Asked) -> Result<J
 }
 
 /// `GET /api/v1/explain?upstream=app&sid=…&cookie=…&address=…&kind=session`: the worker a request would go to, and why.
-pub(crate) async fn explain(State(api): State<Api>, Query(query): Asked) -> Result<Json<Value>, Refusal> {
+pub(crate) async fn explain(State(api): State<Api>, Query(query): QueryParameters) -> Result<Json<Value>, ApiRefusal> {
     known(&query, &["upstream", "sid", "rule", "cookie", "address", "kind"])?;
     let wrong = |why: String| refuse(StatusCode::UNPROCESSABLE_ENTITY, why);
     let snapshot = api.shared.snapshot.load();
@@ -109,7 +109,7 @@ pub(crate) async fn explain(State(api): State<Api>, Query(query): Asked) -> Resu
     };
     let cookie = query.get("cookie").filter(|text| !text.is_empty()).map(|text| read_cookie(upstream, text));
     let rule = rule(upstream, &query)?;
-    let asked = Question {
+    let asked = ExplainQuestion {
         rule,
         sid: query.get("sid").filter(|sid| !sid.is_empty()).map(String::as_bytes),
         cookie: cookie.flatten(),
@@ -130,10 +130,10 @@ pub(crate) async fn explain(State(api): State<Api>, Query(query): Asked) -> Resu
 fn read_cookie(upstream: &Upstream, text: &str) -> Option<Cookie> {
     let jar = upstream.jar.as_ref()?;
     let named = format!("{}={}", jar.name(), text.trim());
-    jar.read([text.as_bytes(), named.as_bytes()].into_iter(), &Seen::default())
+    jar.read([text.as_bytes(), named.as_bytes()].into_iter(), &SeenCookie::default())
 }
 
-fn describe((worker, why): &Answer) -> Value {
+fn describe((worker, why): &Decision) -> Value {
     json!({
         "worker": worker.as_ref().map(|worker| &worker.name),
         "why": why.word(),

@@ -18,12 +18,12 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::Value;
 
-use super::{Api, Refusal, refuse};
+use super::{Api, ApiRefusal, refuse};
 use crate::clock;
 use crate::sockets::{Filter, Id, SHARDS, Socket, Sockets};
 use crate::state::Snapshot;
 use list::Wanted;
-use order::{Order, SORTS};
+use order::{SORTS, SortOrder};
 use view::describe;
 
 /// Number of sockets per answer: the default, and the maximum ([`MOST`]).
@@ -34,7 +34,7 @@ const MOST: usize = 10_000;
 pub(crate) async fn list(
     State(api): State<Api>,
     Query(mut query): Query<HashMap<String, String>>,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiRefusal> {
     let wrong = |why: String| refuse(StatusCode::UNPROCESSABLE_ENTITY, why);
     let filter = take_filter(&api, &mut query)?;
     let sort = query.remove("sort");
@@ -43,18 +43,18 @@ pub(crate) async fn list(
     if let Some(unknown) = query.keys().min() {
         return Err(wrong(format!("unknown parameter `{unknown}`: known parameters are {}", names().join(", "))));
     }
-    let order = Order::parse(sort.as_deref().unwrap_or("connected"))
+    let order = SortOrder::parse(sort.as_deref().unwrap_or("connected"))
         .ok_or_else(|| wrong(format!("`sort` must be one of {}, with or without a leading `-`", SORTS.join(", "))))?;
     api.lister.list(Wanted { filter, order, offset, limit }).await
 }
 
 /// `GET /api/v1/sockets/{id}`: one live socket.
-pub(crate) async fn one(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<Value>, Refusal> {
+pub(crate) async fn one(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<Value>, ApiRefusal> {
     find(&api.shared.sessions.sockets, &id).map(|socket| Json(describe(&socket, clock::now_s())))
 }
 
 /// Returns the live socket with the id that an operator gave.
-fn find(sockets: &Sockets, id: &str) -> Result<Arc<Socket>, Refusal> {
+fn find(sockets: &Sockets, id: &str) -> Result<Arc<Socket>, ApiRefusal> {
     let known = id.parse::<Id>().ok().and_then(|id| sockets.get(id));
     known
         .ok_or_else(|| refuse(StatusCode::NOT_FOUND, format!("there is no live socket `{id}`: it may have just ended")))
@@ -68,7 +68,7 @@ fn number(
     query: &mut HashMap<String, String>,
     name: &str,
     range: std::ops::RangeInclusive<usize>,
-) -> Result<Option<usize>, Refusal> {
+) -> Result<Option<usize>, ApiRefusal> {
     let Some(text) = query.remove(name) else { return Ok(None) };
     let number = text.parse().ok().filter(|number| range.contains(number));
     let why = || match *range.end() {
@@ -79,14 +79,14 @@ fn number(
 }
 
 /// Takes the filter out of the given fields; the upstreams, workers and labels it names must exist.
-pub(crate) fn take_filter(api: &Api, given: &mut HashMap<String, String>) -> Result<Filter, Refusal> {
+pub(crate) fn take_filter(api: &Api, given: &mut HashMap<String, String>) -> Result<Filter, ApiRefusal> {
     let filter = Filter::take(given).map_err(|why| refuse(StatusCode::UNPROCESSABLE_ENTITY, why))?;
     exists(&filter, &api.shared.snapshot.load())?;
     Ok(filter)
 }
 
 /// Rejects unknown names in a filter, so that a misspelt name does not look like an empty result.
-fn exists(filter: &Filter, snapshot: &Snapshot) -> Result<(), Refusal> {
+fn exists(filter: &Filter, snapshot: &Snapshot) -> Result<(), ApiRefusal> {
     let missing = |why: String| Err(refuse(StatusCode::NOT_FOUND, why));
     let upstreams = || {
         let named = |name: &str| filter.upstream.as_deref().is_none_or(|wanted| wanted == name);

@@ -19,7 +19,7 @@ use crate::clock;
 use crate::state::{Shared, Snapshot};
 use crate::upstream::Upstream;
 use crate::upstream::worker::Worker;
-use live::Live;
+use live::LiveTotals;
 
 /// Interval between two samples.
 const EVERY: Duration = Duration::from_secs(5);
@@ -31,12 +31,12 @@ const SAMPLES: usize = 12;
 const SERIALS: usize = 1 << 16;
 
 /// Names and values of an upstream's counters.
-type Counts = [(&'static str, u64); 13];
+type CounterValues = [(&'static str, u64); 13];
 
 /// The counters at one moment.
 struct Sample {
     at: Instant,
-    upstreams: HashMap<String, Counts>,
+    upstreams: HashMap<String, CounterValues>,
     /// Number of requests of each worker, by serial.
     workers: HashMap<u64, u64>,
 }
@@ -69,7 +69,7 @@ impl Sample {
     }
 }
 
-fn counts(upstream: &Upstream) -> Counts {
+fn counts(upstream: &Upstream) -> CounterValues {
     let series = upstream.series();
     let sockets = upstream.members.first().map(|member| member.worker.series.sockets.turnover());
     let (opened, closed) = sockets.unwrap_or_default();
@@ -94,13 +94,13 @@ fn counts(upstream: &Upstream) -> Counts {
 pub(crate) async fn show(State(api): State<Api>) -> Json<Value> {
     let snapshot = api.shared.snapshot.load_full();
     let ages = Ages::of(&api.shared, &snapshot);
-    let sockets = Live::of(&api.shared.sessions.sockets).await;
+    let sockets = LiveTotals::of(&api.shared.sessions.sockets).await;
     let now = Sample::take(&snapshot);
     let samples = api.history.0.lock().unwrap_or_else(PoisonError::into_inner);
     let before = samples.back();
     let span = before.map_or(0.0, |before| now.at.saturating_duration_since(before.at).as_secs_f64());
-    let mut totals: Option<Counts> = None;
-    let mut earlier: Option<Counts> = None;
+    let mut totals: Option<CounterValues> = None;
+    let mut earlier: Option<CounterValues> = None;
     let mut upstreams = Vec::new();
     for upstream in &snapshot.upstreams {
         let counted = counts(upstream);
@@ -132,7 +132,7 @@ pub(crate) async fn show(State(api): State<Api>) -> Json<Value> {
     }))
 }
 
-fn worker(worker: &Worker, before: Option<&Sample>, span: f64, (ages, sockets): (&Ages, &Live)) -> Value {
+fn worker(worker: &Worker, before: Option<&Sample>, span: f64, (ages, sockets): (&Ages, &LiveTotals)) -> Value {
     let requests = worker.series.requests();
     let old = before.and_then(|before| before.workers.get(&worker.serial)).copied().unwrap_or(0);
     json!({
@@ -156,7 +156,7 @@ fn live(workers: &[&Worker], ages: &Ages) -> Value {
     })
 }
 
-fn add(sum: Option<Counts>, more: Counts) -> Counts {
+fn add(sum: Option<CounterValues>, more: CounterValues) -> CounterValues {
     let mut sum = sum.unwrap_or_else(|| more.map(|(name, _)| (name, 0)));
     for ((_, all), (_, one)) in sum.iter_mut().zip(more) {
         *all += one;
@@ -164,13 +164,13 @@ fn add(sum: Option<Counts>, more: Counts) -> Counts {
     sum
 }
 
-fn object(counts: Counts) -> Value {
+fn object(counts: CounterValues) -> Value {
     Value::Object(
         counts.into_iter().filter(|(name, _)| !name.is_empty()).map(|(n, c)| (n.to_owned(), c.into())).collect(),
     )
 }
 
-fn rates(now: Counts, before: Counts, span: f64) -> Value {
+fn rates(now: CounterValues, before: CounterValues, span: f64) -> Value {
     let mut all = Map::new();
     for ((name, now), (_, before)) in now.into_iter().zip(before).filter(|((name, _), _)| !name.is_empty()) {
         all.insert(format!("{name}_per_s"), rate(now, before, span));

@@ -12,15 +12,15 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-use super::processes::{Look, Process};
-use super::{Api, Refusal, refuse};
+use super::processes::{Process, ProcessTable};
+use super::{Api, ApiRefusal, refuse};
 use crate::clock;
 use crate::config::{AdminState, LONGEST_GRACE};
 use crate::drain::polling;
 use crate::state::Snapshot;
 use crate::upstream::addresses;
-use crate::upstream::admin_state::Change;
-use crate::upstream::diagnostics::Check;
+use crate::upstream::admin_state::AdminChange;
+use crate::upstream::diagnostics::LastCheck;
 use crate::upstream::session_ends::Ending;
 use crate::upstream::status_text;
 use crate::upstream::worker::Worker;
@@ -54,7 +54,7 @@ pub(crate) async fn say(
     State(api): State<Api>,
     Path((upstream, worker, word)): Path<(String, String, String)>,
     body: Bytes,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiRefusal> {
     let states = [AdminState::Ready, AdminState::Drain, AdminState::Maint];
     let state = states.into_iter().find(|state| state.word() == word);
     let state = state.ok_or_else(|| {
@@ -68,7 +68,7 @@ pub(crate) async fn say(
         let why = "this worker is no longer in the file: add it to the file again, then reload";
         return Err(refuse(StatusCode::CONFLICT, why.to_owned()));
     }
-    worker.change(Change::Say(state, grace), &upstream.config);
+    worker.change(AdminChange::Say(state, grace), &upstream.config);
     tracing::info!(upstream = %worker.upstream, worker = %worker.name, admin = state.word(),
         "worker admin state changed");
     polling::look(&api.shared, clock::now_ms());
@@ -76,7 +76,11 @@ pub(crate) async fn say(
     Ok(Json(describe(member, &look)))
 }
 
-fn find<'a>(snapshot: &'a Snapshot, upstream: &str, worker: &str) -> Result<(&'a Arc<Upstream>, &'a Member), Refusal> {
+fn find<'a>(
+    snapshot: &'a Snapshot,
+    upstream: &str,
+    worker: &str,
+) -> Result<(&'a Arc<Upstream>, &'a Member), ApiRefusal> {
     let known = snapshot.upstreams.iter().find(|one| one.config.name == upstream);
     let known = known.ok_or_else(|| refuse(StatusCode::NOT_FOUND, format!("there is no upstream `{upstream}`")))?;
     let named = known.members.iter().find(|member| member.worker.name == worker);
@@ -112,7 +116,7 @@ fn grace(body: &[u8], state: AdminState) -> Result<Option<Duration>, String> {
     Ok(Some(grace))
 }
 
-fn describe(member: &Member, look: &Look) -> Value {
+fn describe(member: &Member, look: &ProcessTable) -> Value {
     let (worker, now) = (&member.worker, clock::now_ms());
     // Must be read first: this call also ends an ejection that is over.
     let ejected = worker.ejected();
@@ -151,7 +155,7 @@ fn describe(member: &Member, look: &Look) -> Value {
     })
 }
 
-fn check_of(check: &Check, now_ms: u64) -> Value {
+fn check_of(check: &LastCheck, now_ms: u64) -> Value {
     json!({
         "outcome": check.outcome,
         "detail": check.detail,

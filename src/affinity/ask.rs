@@ -7,19 +7,19 @@ use hyper::{Method, Request, Version};
 use super::recognise;
 use super::sessions::Sessions;
 use crate::config::rules::Protocol;
-use crate::cookie::{Cookie, Seen};
+use crate::cookie::{Cookie, SeenCookie};
 use crate::header_list::has_token;
 use crate::keys::Key;
-use crate::rules::{Facts, Live};
+use crate::rules::{LiveRule, RuleFacts};
 use crate::upstream::Upstream;
 use crate::websocket::upgrade::{self, Accept};
 
 /// What a request asks for.
-pub struct Ask {
+pub struct RequestFacts {
     /// The part that the request plays in the life of a session.
-    pub kind: Kind,
+    pub kind: RequestKind,
     /// What the affinity rules other than `socket.io` found in the request; `None` for most requests.
-    pub facts: Option<Box<Facts>>,
+    pub facts: Option<Box<RuleFacts>>,
     /// For a WebSocket upgrade, the `Sec-WebSocket-Accept` value that the worker must answer with.
     pub upgrade: Option<Accept>,
     /// The request's `Origin`, echoed in stickyd's own refusals so that a browser page can read them.
@@ -30,7 +30,7 @@ pub struct Ask {
 
 /// The part that a request plays in the life of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum RequestKind {
     /// An ordinary request, which belongs to no session.
     Ordinary,
     /// Opens an Engine.IO session: a polling GET, or a WebSocket-first upgrade, without a sid.
@@ -52,9 +52,9 @@ pub enum Kind {
     Preflight(Option<Key>),
 }
 
-impl Ask {
+impl RequestFacts {
     /// Reads a request's head. The upstream configures which sources count; `seen` caches the connection's last cookie.
-    pub fn read<B: Body>(sessions: &Sessions, upstream: &Upstream, request: &Request<B>, seen: &Seen) -> Self {
+    pub fn read<B: Body>(sessions: &Sessions, upstream: &Upstream, request: &Request<B>, seen: &SeenCookie) -> Self {
         let headers = request.headers();
         let cookie = upstream
             .jar
@@ -63,22 +63,26 @@ impl Ask {
         let upgrade = asks_upgrade(request);
         let (kind, facts) = recognise::read(sessions, upstream, request, upgrade.is_some());
         let origin = match kind {
-            Kind::Session { .. } | Kind::UnknownSid => headers.get(header::ORIGIN).cloned(),
-            Kind::Ordinary | Kind::Handshake | Kind::Birth | Kind::Preflight(_) => None,
+            RequestKind::Session { .. } | RequestKind::UnknownSid => headers.get(header::ORIGIN).cloned(),
+            RequestKind::Ordinary | RequestKind::Handshake | RequestKind::Birth | RequestKind::Preflight(_) => None,
         };
         Self { kind, facts, upgrade, origin, cookie }
     }
 
     /// Whether this is a poll, which a worker may leave unanswered for a whole pingInterval.
     pub fn is_poll(&self) -> bool {
-        matches!(self.kind, Kind::Session { poll: true, .. })
+        matches!(self.kind, RequestKind::Session { poll: true, .. })
     }
 
     /// The affinity rule that recognised the request's session id; `None` without a session.
-    pub fn rule<'u>(&self, upstream: &'u Upstream) -> Option<&'u Live> {
+    pub fn rule<'u>(&self, upstream: &'u Upstream) -> Option<&'u LiveRule> {
         match self.kind {
-            Kind::Session { rule, .. } => upstream.rules.get(usize::from(rule)),
-            Kind::Ordinary | Kind::Handshake | Kind::Birth | Kind::UnknownSid | Kind::Preflight(_) => None,
+            RequestKind::Session { rule, .. } => upstream.rules.get(usize::from(rule)),
+            RequestKind::Ordinary
+            | RequestKind::Handshake
+            | RequestKind::Birth
+            | RequestKind::UnknownSid
+            | RequestKind::Preflight(_) => None,
         }
     }
 

@@ -11,7 +11,7 @@ use crate::cookie::Cookie;
 use crate::engine_io::{MAX_ID, MAX_SID};
 use crate::keys::derive;
 use crate::keys::plain_hash;
-use crate::rules::Live;
+use crate::rules::LiveRule;
 use crate::upstream::Upstream;
 use crate::upstream::worker::Worker;
 use std::sync::Arc;
@@ -19,11 +19,11 @@ use std::time::Instant;
 
 /// A hypothetical request to be explained.
 #[derive(Clone, Copy, Default)]
-pub struct Question<'a> {
+pub struct ExplainQuestion<'a> {
     /// Session id, decoded; `None` for a request without one.
     pub sid: Option<&'a [u8]>,
     /// Rule that the session id belongs to; `None` means the `socket.io` rule, or else the upstream's first rule.
-    pub rule: Option<&'a Live>,
+    pub rule: Option<&'a LiveRule>,
     /// stickyd's own cookie, already verified.
     pub cookie: Option<Cookie>,
     /// Client that would send the request.
@@ -98,21 +98,21 @@ impl Why {
 }
 
 /// The worker, if there is one, and the reason for the decision.
-pub type Answer = (Option<Arc<Worker>>, Why);
+pub type Decision = (Option<Arc<Worker>>, Why);
 
 /// The decision that would be made, and the one after it.
 pub struct Explained {
     /// Decision for the request as it is.
-    pub now: Answer,
+    pub now: Decision,
     /// Where the client would start its next session if the worker of `now` died, or after a refusal; `None` in all
     /// other cases.
-    pub then: Option<Answer>,
+    pub then: Option<Decision>,
 }
 
 /// Returns what would be decided for this question, without changing anything.
-pub fn explain(sessions: &Sessions, upstream: &Upstream, question: Question<'_>) -> Explained {
+pub fn explain(sessions: &Sessions, upstream: &Upstream, question: ExplainQuestion<'_>) -> Explained {
     let now = decide(sessions, upstream, question);
-    let anew = Question { sid: None, ..question };
+    let anew = ExplainQuestion { sid: None, ..question };
     let then = match &now {
         (Some(worker), _) => Some(without_sid(upstream, anew, &[worker.serial])),
         // The refused client sends a new handshake next.
@@ -122,7 +122,7 @@ pub fn explain(sessions: &Sessions, upstream: &Upstream, question: Question<'_>)
     Explained { now, then }
 }
 
-fn decide(sessions: &Sessions, upstream: &Upstream, question: Question<'_>) -> Answer {
+fn decide(sessions: &Sessions, upstream: &Upstream, question: ExplainQuestion<'_>) -> Decision {
     let live = question.rule.or_else(|| default_rule(upstream));
     let (Some(sid), Some(live)) = (question.sid, live) else { return without_sid(upstream, question, &[]) };
     let longest = if live.rule.protocol == Protocol::SocketIo { MAX_SID } else { MAX_ID };
@@ -135,7 +135,9 @@ fn decide(sessions: &Sessions, upstream: &Upstream, question: Question<'_>) -> A
             Some(worker) => (Some(worker.clone()), Why::Made),
             None => (None, Why::Nobody),
         },
-        None if live.rule.refusal.is_empty() => without_sid(upstream, Question { ordinary: true, ..question }, &[]),
+        None if live.rule.refusal.is_empty() => {
+            without_sid(upstream, ExplainQuestion { ordinary: true, ..question }, &[])
+        }
         None => match first_guess(upstream, question) {
             Some(worker) => (Some(worker), Why::Unpinned),
             None => (None, Why::Unpinned),
@@ -148,16 +150,16 @@ fn decide(sessions: &Sessions, upstream: &Upstream, question: Question<'_>) -> A
 }
 
 /// Returns the rule for an id that names no rule: `socket.io`, or else the upstream's first rule.
-pub fn default_rule(upstream: &Upstream) -> Option<&Live> {
+pub fn default_rule(upstream: &Upstream) -> Option<&LiveRule> {
     upstream.socket_io().or_else(|| upstream.rules.first())
 }
 
-fn first_guess(upstream: &Upstream, question: Question<'_>) -> Option<Arc<Worker>> {
+fn first_guess(upstream: &Upstream, question: ExplainQuestion<'_>) -> Option<Arc<Worker>> {
     let by_cookie = question.cookie.and_then(|cookie| upstream.worker(cookie.worker));
     by_cookie.or_else(|| upstream.hash(&key(upstream, question)?, &[])).cloned()
 }
 
-fn without_sid(upstream: &Upstream, question: Question<'_>, tried: &[u64]) -> Answer {
+fn without_sid(upstream: &Upstream, question: ExplainQuestion<'_>, tried: &[u64]) -> Decision {
     let session = !upstream.rules.is_empty() && !question.ordinary;
     let may =
         |worker: &Worker| if session { worker.takes_new() && upstream.may_return(worker) } else { worker.serves() };
@@ -175,7 +177,7 @@ fn without_sid(upstream: &Upstream, question: Question<'_>, tried: &[u64]) -> An
 }
 
 /// Ring key of the request, as [`super::hash_key`] makes it; `None` where that function would choose a random key.
-fn key(upstream: &Upstream, question: Question<'_>) -> Option<[u8; 16]> {
+fn key(upstream: &Upstream, question: ExplainQuestion<'_>) -> Option<[u8; 16]> {
     match question.cookie {
         Some(cookie) => Some(derive::first(&cookie.client)),
         None => question.client.filter(|_| upstream.by_address).map(|client| client.key()),

@@ -23,18 +23,18 @@ use crate::config::rules::Protocol;
 use crate::cookie::Cookie;
 use crate::keys::Key;
 use crate::keys::derive;
-use crate::metrics::Source;
-use crate::rules::Facts;
-use crate::sockets::End;
+use crate::metrics::SourceLabel;
+use crate::rules::RuleFacts;
+use crate::sockets::EndReason;
 use crate::telemetry::{say_full, say_rarely};
 use crate::upstream::Upstream;
-use crate::upstream::worker::{Session, Worker};
-use ask::{Ask, Kind};
+use crate::upstream::worker::{SessionSeat, Worker};
+use ask::{RequestFacts, RequestKind};
 pub use pin::Pin;
 use pin::Used;
 use pins::Inserted;
 use sessions::due_at;
-pub use sessions::{Hold, Sessions, Ttl};
+pub use sessions::{SessionHold, Sessions, Ttl};
 
 /// How long a Socket.IO socket id is remembered if no request names it. The id leads nowhere once its session is over.
 const ALIAS: Duration = Duration::from_secs(24 * 3_600);
@@ -44,11 +44,11 @@ pub struct Choice {
     /// Worker that gets the request.
     pub worker: Arc<Worker>,
     /// Source that decided the choice.
-    pub why: Source,
+    pub why: SourceLabel,
     /// The new session's place in the worker's session count, to be handed to its pin or tunnel.
-    pub seat: Option<Session>,
+    pub seat: Option<SessionSeat>,
     /// Keeps the session's pin alive while the request is open.
-    pub hold: Option<Hold>,
+    pub hold: Option<SessionHold>,
     /// Cookie to be set with the response.
     pub cookie: Option<Cookie>,
 }
@@ -72,27 +72,42 @@ pub enum Resolved {
 impl Sessions {
     /// Decides which worker gets the request, as far as possible without contacting workers. `tried` holds the serials of
     /// workers that could not be reached for this request.
-    pub fn resolve(self: &Arc<Self>, upstream: &Upstream, ask: &Ask, client: Client, tried: &[u64]) -> Resolved {
+    pub fn resolve(
+        self: &Arc<Self>,
+        upstream: &Upstream,
+        ask: &RequestFacts,
+        client: Client,
+        tried: &[u64],
+    ) -> Resolved {
         let placed = match ask.kind {
-            Kind::UnknownSid => return Resolved::Ended,
-            Kind::Session { key, .. } => return self.session(upstream, key, ask, client, tried),
-            Kind::Preflight(Some(key)) => return self.preflight(upstream, key, ask, client, tried),
-            Kind::Ordinary | Kind::Birth if ask.follows().is_some() => self.followed(upstream, ask, client, tried),
-            Kind::Preflight(None) | Kind::Ordinary => ordinary(upstream, ask, client, tried),
-            Kind::Handshake | Kind::Birth => handshake(upstream, ask, client, tried),
+            RequestKind::UnknownSid => return Resolved::Ended,
+            RequestKind::Session { key, .. } => return self.session(upstream, key, ask, client, tried),
+            RequestKind::Preflight(Some(key)) => return self.preflight(upstream, key, ask, client, tried),
+            RequestKind::Ordinary | RequestKind::Birth if ask.follows().is_some() => {
+                self.followed(upstream, ask, client, tried)
+            }
+            RequestKind::Preflight(None) | RequestKind::Ordinary => ordinary(upstream, ask, client, tried),
+            RequestKind::Handshake | RequestKind::Birth => handshake(upstream, ask, client, tried),
         };
         placed.map_or(Resolved::Nobody, Resolved::Worker)
     }
 
     /// Resolves a request with a session id: by the session's pin, or without a pin by the rule that found the id.
-    fn session(self: &Arc<Self>, upstream: &Upstream, key: Key, ask: &Ask, client: Client, tried: &[u64]) -> Resolved {
+    fn session(
+        self: &Arc<Self>,
+        upstream: &Upstream,
+        key: Key,
+        ask: &RequestFacts,
+        client: Client,
+        tried: &[u64],
+    ) -> Resolved {
         let (live, facts) = (ask.rule(upstream), ask.facts.as_deref());
         let client_made = live.is_some_and(|live| live.rule.client_made);
         match self.pinned(upstream, key) {
             // A CometD refusal has to fit the client's message, which stickyd does not read, and the id outlives a session.
             // Another worker has to answer.
             Resolved::Ended if live.is_some_and(|live| live.rule.protocol == Protocol::CometD) => {
-                self.forget(key, End::WorkerGone);
+                self.forget(key, EndReason::WorkerGone);
                 Resolved::Unpinned(key)
             }
             // A session that an operator ended stays ended. If its worker is gone, no pin is left and the id may be used
@@ -112,10 +127,10 @@ impl Sessions {
 
     /// Chooses the worker of the Socket.IO session that an ordinary request names, while it serves; the session's pin is
     /// not refreshed.
-    fn followed(&self, upstream: &Upstream, ask: &Ask, client: Client, tried: &[u64]) -> Option<Choice> {
+    fn followed(&self, upstream: &Upstream, ask: &RequestFacts, client: Client, tried: &[u64]) -> Option<Choice> {
         let worker = ask.follows().and_then(|key| self.pins.peek(key, Instant::now(), |pin| pin.worker().cloned()));
         match worker.flatten().filter(|worker| worker.serves() && !tried.contains(&worker.serial)) {
-            Some(worker) => Some(Choice { worker, why: Source::Follow, seat: None, hold: None, cookie: None }),
+            Some(worker) => Some(Choice { worker, why: SourceLabel::Follow, seat: None, hold: None, cookie: None }),
             None => ordinary(upstream, ask, client, tried),
         }
     }
@@ -128,11 +143,11 @@ impl Sessions {
             return Resolved::Unpinned(key);
         };
         let Used { worker, ttl_s, slot, has_tunnel, is_fresh } = used;
-        let hold = Hold::new(self, key, open, ttl_s, is_fresh);
+        let hold = SessionHold::new(self, key, open, ttl_s, is_fresh);
         let Some(worker) = worker else { return Resolved::Ended };
         if worker.gone() {
             drop(hold);
-            self.forget(key, End::WorkerGone);
+            self.forget(key, EndReason::WorkerGone);
             return Resolved::Ended;
         }
         // A session with a tunnel ends with the tunnel.
@@ -142,7 +157,7 @@ impl Sessions {
             self.end(upstream, key);
             return Resolved::Ended;
         }
-        Resolved::Worker(Choice { worker, why: Source::Sid, seat: None, hold: Some(hold), cookie: None })
+        Resolved::Worker(Choice { worker, why: SourceLabel::Sid, seat: None, hold: Some(hold), cookie: None })
     }
 
     /// Resolves a preflight by the session's pin without refreshing the pin. If the worker is gone or could not be reached,
@@ -151,7 +166,7 @@ impl Sessions {
         self: &Arc<Self>,
         upstream: &Upstream,
         key: Key,
-        ask: &Ask,
+        ask: &RequestFacts,
         client: Client,
         tried: &[u64],
     ) -> Resolved {
@@ -159,7 +174,7 @@ impl Sessions {
             return Resolved::Unpinned(key);
         };
         if let Some(worker) = worker.filter(|worker| worker.serves() && !tried.contains(&worker.serial)) {
-            return Resolved::Worker(Choice { worker, why: Source::Sid, seat: None, hold: None, cookie: None });
+            return Resolved::Worker(Choice { worker, why: SourceLabel::Sid, seat: None, hold: None, cookie: None });
         }
         ordinary(upstream, ask, client, tried).map_or(Resolved::Nobody, Resolved::Worker)
     }
@@ -200,20 +215,20 @@ impl Sessions {
 }
 
 /// Chooses the worker by the hash of the id: the same one in every stickyd that sees the same workers.
-fn made(upstream: &Upstream, facts: Option<&Facts>, tried: &[u64]) -> Resolved {
+fn made(upstream: &Upstream, facts: Option<&RuleFacts>, tried: &[u64]) -> Resolved {
     let hash = facts.and_then(|facts| facts.hash).unwrap_or_default();
     let Some(worker) = upstream.hash(&hash, tried).cloned() else { return Resolved::Nobody };
     let seat = Some(worker.session());
-    Resolved::Made(Choice { worker, why: Source::New, seat, hold: None, cookie: None })
+    Resolved::Made(Choice { worker, why: SourceLabel::New, seat, hold: None, cookie: None })
 }
 
 /// Chooses the worker that the cookie names while it serves, else the worker of the hash. A WebSocket outside Engine.IO
 /// starts a session, too: the cookie never leads it to a draining worker, least of all back to the one whose drain has
 /// just closed it.
-fn ordinary(upstream: &Upstream, ask: &Ask, client: Client, tried: &[u64]) -> Option<Choice> {
+fn ordinary(upstream: &Upstream, ask: &RequestFacts, client: Client, tried: &[u64]) -> Option<Choice> {
     let may = |worker: &Worker| worker.serves() && (ask.upgrade.is_none() || worker.admin() == AdminState::Ready);
     if let Some(worker) = cookie_worker(upstream, ask, tried).filter(|worker| may(worker)) {
-        return Some(Choice { worker: worker.clone(), why: Source::Cookie, seat: None, hold: None, cookie: None });
+        return Some(Choice { worker: worker.clone(), why: SourceLabel::Cookie, seat: None, hold: None, cookie: None });
     }
     let (key, why, id) = hash_key(upstream, ask, client);
     let worker = upstream.hash(&key, tried)?.clone();
@@ -222,12 +237,12 @@ fn ordinary(upstream: &Upstream, ask: &Ask, client: Client, tried: &[u64]) -> Op
 
 /// Places a new session: on the worker that the cookie names, if it takes new sessions and cookies have not brought it
 /// too many, else by bounded load on the ring.
-fn handshake(upstream: &Upstream, ask: &Ask, client: Client, tried: &[u64]) -> Option<Choice> {
+fn handshake(upstream: &Upstream, ask: &RequestFacts, client: Client, tried: &[u64]) -> Option<Choice> {
     if let Some(worker) =
         cookie_worker(upstream, ask, tried).filter(|worker| worker.takes_new() && upstream.may_return(worker))
     {
         let seat = Some(worker.session());
-        return Some(Choice { worker: worker.clone(), why: Source::Cookie, seat, hold: None, cookie: None });
+        return Some(Choice { worker: worker.clone(), why: SourceLabel::Cookie, seat, hold: None, cookie: None });
     }
     let (key, _, id) = hash_key(upstream, ask, client);
     let seat = upstream.place(&key, tried)?;
@@ -235,40 +250,40 @@ fn handshake(upstream: &Upstream, ask: &Ask, client: Client, tried: &[u64]) -> O
     Some(Choice {
         cookie: cookie_for(upstream, ask, id, &worker),
         worker,
-        why: Source::New,
+        why: SourceLabel::New,
         seat: Some(seat),
         hold: None,
     })
 }
 
-fn cookie_worker<'a>(upstream: &'a Upstream, ask: &Ask, tried: &[u64]) -> Option<&'a Arc<Worker>> {
+fn cookie_worker<'a>(upstream: &'a Upstream, ask: &RequestFacts, tried: &[u64]) -> Option<&'a Arc<Worker>> {
     upstream.worker(ask.cookie.as_ref()?.worker).filter(|worker| !tried.contains(&worker.serial))
 }
 
 /// Returns the ring key (the cookie's id, else the client's address, else random), its source, and the id for a new
 /// cookie.
-fn hash_key(upstream: &Upstream, ask: &Ask, client: Client) -> ([u8; 16], Source, [u8; 12]) {
+fn hash_key(upstream: &Upstream, ask: &RequestFacts, client: Client) -> ([u8; 16], SourceLabel, [u8; 12]) {
     // A session with a client-made id is looked for where it would have been placed.
     if let Some(hash) = ask.facts.as_ref().and_then(|facts| facts.hash) {
-        return (hash, Source::Any, [0; 12]);
+        return (hash, SourceLabel::Any, [0; 12]);
     }
     let from_id = |id: &[u8; 12]| derive::first(id);
     if let Some(cookie) = &ask.cookie {
-        return (from_id(&cookie.client), Source::Address, cookie.client);
+        return (from_id(&cookie.client), SourceLabel::Address, cookie.client);
     }
     let id = if upstream.jar.is_some() || !upstream.by_address { crate::random::bytes() } else { [0; 12] };
-    if upstream.by_address { (client.key(), Source::Address, id) } else { (from_id(&id), Source::Any, id) }
+    if upstream.by_address { (client.key(), SourceLabel::Address, id) } else { (from_id(&id), SourceLabel::Any, id) }
 }
 
 /// Returns the cookie to set, if the upstream uses cookies. A preflight gets none (docs/reference/routing.md §4): the
 /// browser would store a cookie that it did not ask for.
-fn cookie_for(upstream: &Upstream, ask: &Ask, client: [u8; 12], worker: &Worker) -> Option<Cookie> {
-    let wanted = upstream.jar.is_some() && !matches!(ask.kind, Kind::Preflight(_));
+fn cookie_for(upstream: &Upstream, ask: &RequestFacts, client: [u8; 12], worker: &Worker) -> Option<Cookie> {
+    let wanted = upstream.jar.is_some() && !matches!(ask.kind, RequestKind::Preflight(_));
     wanted.then_some(Cookie { client, worker: worker.id })
 }
 
 /// Worker that discovery asks first: the one that the cookie names, else the ring's.
-pub fn first_guess(upstream: &Upstream, ask: &Ask, client: Client) -> Option<Arc<Worker>> {
+pub fn first_guess(upstream: &Upstream, ask: &RequestFacts, client: Client) -> Option<Arc<Worker>> {
     let (key, _, _) = hash_key(upstream, ask, client);
     cookie_worker(upstream, ask, &[]).or_else(|| upstream.hash(&key, &[])).cloned()
 }

@@ -11,20 +11,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use crate::clock;
-use crate::sockets::{End, Listed};
-use crate::upstream::session_ends::Slot;
-use crate::upstream::worker::{Session, Worker};
+use crate::sockets::{EndReason, Listed};
+use crate::upstream::session_ends::EndSlot;
+use crate::upstream::worker::{SessionSeat, Worker};
 
 /// An entry of the pin table; dropping it removes the session from its worker's count and from the list of sockets.
-pub struct Pin(Held);
+pub struct Pin(PinOwner);
 
 /// State of a pin. Each variant holds the marks itself, so that they share eight bytes with the tag: the table holds a
 /// million pins.
-enum Held {
+enum PinOwner {
     /// An operator ended the session.
     Ended(Marks),
     /// No request has named the session yet.
-    Fresh(Session, Marks),
+    Fresh(SessionSeat, Marks),
     Listed(Listed, Marks),
 }
 
@@ -38,7 +38,7 @@ struct Marks {
     /// Number of requests that found the pin, up to 127, and the bit [`TUNNEL`].
     uses: AtomicU8,
     /// The session's slot in the drain of its worker.
-    slot: Slot,
+    slot: EndSlot,
 }
 
 /// Bit of `uses`: a tunnel of the session is open.
@@ -54,14 +54,14 @@ pub(crate) struct Used {
     /// Worker of the session; `None` if an operator ended it.
     pub(crate) worker: Option<Arc<Worker>>,
     pub(crate) ttl_s: u32,
-    pub(crate) slot: Slot,
+    pub(crate) slot: EndSlot,
     pub(crate) has_tunnel: bool,
     /// Whether the session is not on the list of sockets yet.
     pub(crate) is_fresh: bool,
 }
 
 impl Marks {
-    fn new(ttl_s: u16, slot: Slot) -> Self {
+    fn new(ttl_s: u16, slot: EndSlot) -> Self {
         Self { born_s: low(clock::now_s()), ttl_s, uses: AtomicU8::new(0), slot }
     }
 
@@ -78,23 +78,23 @@ fn low(seconds: u32) -> u16 {
 
 impl Pin {
     /// Makes the pin of a session that no request has named yet.
-    pub(crate) fn fresh(session: Session, ttl_s: u16, slot: Slot) -> Self {
-        Self(Held::Fresh(session, Marks::new(ttl_s, slot)))
+    pub(crate) fn fresh(session: SessionSeat, ttl_s: u16, slot: EndSlot) -> Self {
+        Self(PinOwner::Fresh(session, Marks::new(ttl_s, slot)))
     }
 
-    pub(crate) fn new(session: Listed, ttl_s: u16, slot: Slot) -> Self {
-        Self(Held::Listed(session, Marks::new(ttl_s, slot)))
+    pub(crate) fn new(session: Listed, ttl_s: u16, slot: EndSlot) -> Self {
+        Self(PinOwner::Listed(session, Marks::new(ttl_s, slot)))
     }
 
     fn marks(&self) -> &Marks {
         match &self.0 {
-            Held::Ended(marks) | Held::Fresh(_, marks) | Held::Listed(_, marks) => marks,
+            PinOwner::Ended(marks) | PinOwner::Fresh(_, marks) | PinOwner::Listed(_, marks) => marks,
         }
     }
 
     fn marks_mut(&mut self) -> &mut Marks {
         match &mut self.0 {
-            Held::Ended(marks) | Held::Fresh(_, marks) | Held::Listed(_, marks) => marks,
+            PinOwner::Ended(marks) | PinOwner::Fresh(_, marks) | PinOwner::Listed(_, marks) => marks,
         }
     }
 
@@ -114,16 +114,16 @@ impl Pin {
             ttl_s: marks.ttl_s.into(),
             slot: marks.slot,
             has_tunnel: self.has_tunnel(),
-            is_fresh: matches!(self.0, Held::Fresh(..)),
+            is_fresh: matches!(self.0, PinOwner::Fresh(..)),
         }
     }
 
     /// Puts the session on the list of sockets at its first request, as the entry that `open` makes; no effect if it is
     /// listed already.
-    pub(crate) fn enlist(&mut self, open: impl FnOnce(Session) -> Listed) {
-        let ended = Held::Ended(self.marks().copy());
+    pub(crate) fn enlist(&mut self, open: impl FnOnce(SessionSeat) -> Listed) {
+        let ended = PinOwner::Ended(self.marks().copy());
         self.0 = match std::mem::replace(&mut self.0, ended) {
-            Held::Fresh(session, marks) => Held::Listed(open(session), marks),
+            PinOwner::Fresh(session, marks) => PinOwner::Listed(open(session), marks),
             held => held,
         };
     }
@@ -137,9 +137,9 @@ impl Pin {
     /// Worker of the session; `None` once an operator has ended it.
     pub fn worker(&self) -> Option<&Arc<Worker>> {
         match &self.0 {
-            Held::Ended(_) => None,
-            Held::Fresh(session, _) => Some(session.worker()),
-            Held::Listed(listed, _) => Some(listed.socket().worker()),
+            PinOwner::Ended(_) => None,
+            PinOwner::Fresh(session, _) => Some(session.worker()),
+            PinOwner::Listed(listed, _) => Some(listed.socket().worker()),
         }
     }
 
@@ -157,12 +157,12 @@ impl Pin {
     }
 
     /// The session's slot in the drain of its worker.
-    pub fn slot(&self) -> Slot {
+    pub fn slot(&self) -> EndSlot {
         self.marks().slot
     }
 
     /// Sets the session's slot in a drain that has begun.
-    pub fn set_slot(&mut self, slot: Slot) {
+    pub fn set_slot(&mut self, slot: EndSlot) {
         self.marks_mut().slot = slot;
     }
 
@@ -174,8 +174,8 @@ impl Pin {
     /// The session's entry on the list of sockets; `None` before its first request and once an operator has ended it.
     pub fn listed(&self) -> Option<&Listed> {
         match &self.0 {
-            Held::Listed(listed, _) => Some(listed),
-            Held::Ended(_) | Held::Fresh(..) => None,
+            PinOwner::Listed(listed, _) => Some(listed),
+            PinOwner::Ended(_) | PinOwner::Fresh(..) => None,
         }
     }
 
@@ -183,9 +183,9 @@ impl Pin {
     /// had ended before.
     pub fn end(&mut self) -> Option<Self> {
         if let Some(listed) = self.listed() {
-            listed.socket().ends(End::Drained);
+            listed.socket().ends(EndReason::Drained);
         }
-        let ended = Self(Held::Ended(self.marks().copy()));
+        let ended = Self(PinOwner::Ended(self.marks().copy()));
         self.worker().is_some().then_some(())?;
         Some(std::mem::replace(self, ended))
     }

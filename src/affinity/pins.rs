@@ -24,7 +24,7 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
 pub use crate::keys::{Key, Keys, plain_hash};
-use shard::{Found, Shard};
+use shard::{PinShard, SlotLookup};
 
 mod shard;
 #[cfg(test)]
@@ -48,12 +48,12 @@ pub enum Inserted<E> {
     /// The session already has a live pin, which stays and is refreshed; the new owner is handed back.
     Kept(E),
     /// There is no room for the pin; its owner is handed back.
-    Refused(E, Full),
+    Refused(E, PinsFull),
 }
 
 /// Reason for refusing a pin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Full {
+pub enum PinsFull {
     /// The table is over half full, the address has used up its quota, and none of the shard's oldest idle pins belongs
     /// to it.
     Address,
@@ -65,7 +65,7 @@ pub enum Full {
 /// pin does not release a pin that was made anew for the same session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
-pub struct Hold(u16);
+pub struct PinHold(u16);
 
 /// State of a pin in the table, for operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +81,7 @@ pub struct View {
 /// The pin table. `E` is what a pin binds a session to, such as a guard that counts in its worker; it is dropped when
 /// the pin goes.
 pub struct Pins<E> {
-    shards: Vec<Mutex<Shard<E>>>,
+    shards: Vec<Mutex<PinShard<E>>>,
     addresses: Addresses,
     /// Number of pins in all shards, including expired pins that are not swept yet.
     len: AtomicUsize,
@@ -97,7 +97,7 @@ impl<E> Pins<E> {
     /// over half full. No later call passes a time before `now`.
     pub fn new(cap: usize, per_address: usize, now: Instant) -> Self {
         Self {
-            shards: (0..SHARDS).map(|_| Mutex::new(Shard::new())).collect(),
+            shards: (0..SHARDS).map(|_| Mutex::new(PinShard::new())).collect(),
             addresses: Addresses::new(),
             len: AtomicUsize::new(0),
             per_shard: cap.div_ceil(SHARDS),
@@ -136,25 +136,25 @@ impl<E> Pins<E> {
     pub fn insert(&self, key: Key, owner: E, address: u64, ttl: Duration, now: Instant) -> Inserted<E> {
         let (now, address) = (self.tick(now), fold(address));
         let mut gone = Vec::new(); // declared before the lock, so dropped after it
-        let Some(mut shard) = self.lock(key) else { return Inserted::Refused(owner, Full::Table) };
+        let Some(mut shard) = self.lock(key) else { return Inserted::Refused(owner, PinsFull::Table) };
         match shard.find(key, now) {
-            Found::Live(index) => {
+            SlotLookup::Live(index) => {
                 shard.refresh(index, now);
                 return Inserted::Kept(owner);
             }
-            Found::Expired(index) => gone.extend(self.take(&mut shard, index)),
-            Found::Absent => {}
+            SlotLookup::Expired(index) => gone.extend(self.take(&mut shard, index)),
+            SlotLookup::Absent => {}
         }
         let before = gone.len();
         if self.len() * 2 > self.capacity() && self.addresses.count(address) >= self.per_address.load(Ordering::Relaxed)
         {
             let Some(own) = shard.oldest_of(address, QUOTA_WALK) else {
-                return Inserted::Refused(owner, Full::Address);
+                return Inserted::Refused(owner, PinsFull::Address);
             };
             gone.extend(self.take(&mut shard, own));
         }
         if shard.len() >= self.per_shard {
-            let Some(oldest) = shard.oldest() else { return Inserted::Refused(owner, Full::Table) };
+            let Some(oldest) = shard.oldest() else { return Inserted::Refused(owner, PinsFull::Table) };
             gone.extend(self.take(&mut shard, oldest));
         }
         match shard.insert(key, owner, address, ticks(ttl), now) {
@@ -163,7 +163,7 @@ impl<E> Pins<E> {
                 self.addresses.add(address);
                 Inserted::New { evicted: gone.len() - before }
             }
-            Err(owner) => Inserted::Refused(owner, Full::Table),
+            Err(owner) => Inserted::Refused(owner, PinsFull::Table),
         }
     }
 
@@ -188,7 +188,7 @@ impl<E> Pins<E> {
 
     /// As [`Pins::touch`], and holds the pin open for a poll or tunnel: the pin neither expires nor is evicted until
     /// [`Pins::close`] has been called once per hold.
-    pub fn open<R>(&self, key: Key, now: Instant, f: impl FnOnce(&E) -> R) -> Option<(Hold, R)> {
+    pub fn open<R>(&self, key: Key, now: Instant, f: impl FnOnce(&E) -> R) -> Option<(PinHold, R)> {
         self.live(key, now, |shard, index, _| {
             let hold = shard.open(index)?;
             Some((hold, shard.owner(index).map(f)?))
@@ -211,12 +211,12 @@ impl<E> Pins<E> {
     /// Releases one hold of [`Pins::open`]. After the last one, the pin is idle and expires after its own time to live,
     /// or after `shorten` if that is less: a session ends with its tunnel, but its pin may still explain a late
     /// request. Activity after that gives the pin its full time again. There is no effect if the pin is gone.
-    pub fn close(&self, key: Key, hold: Hold, now: Instant, shorten: Option<Duration>) {
+    pub fn close(&self, key: Key, hold: PinHold, now: Instant, shorten: Option<Duration>) {
         self.close_with(key, hold, now, shorten, |_| ());
     }
 
     /// As [`Pins::close`], but first calls `f` with the owner.
-    pub fn close_with(&self, key: Key, hold: Hold, now: Instant, shorten: Option<Duration>, f: impl FnOnce(&E)) {
+    pub fn close_with(&self, key: Key, hold: PinHold, now: Instant, shorten: Option<Duration>, f: impl FnOnce(&E)) {
         let now = self.tick(now);
         let Some(mut shard) = self.lock(key) else { return };
         if let Some(owner) = shard.index(key).and_then(|index| shard.owner(index)) {
@@ -247,22 +247,22 @@ impl<E> Pins<E> {
     }
 
     /// Runs `f` on a live pin under its shard's lock.
-    fn live<R>(&self, key: Key, now: Instant, f: impl FnOnce(&mut Shard<E>, u32, u32) -> Option<R>) -> Option<R> {
+    fn live<R>(&self, key: Key, now: Instant, f: impl FnOnce(&mut PinShard<E>, u32, u32) -> Option<R>) -> Option<R> {
         let now = self.tick(now);
         let _gone; // declared before the lock, so dropped after it
         let mut shard = self.lock(key)?;
         match shard.find(key, now) {
-            Found::Live(index) => f(&mut shard, index, now),
-            Found::Expired(index) => {
+            SlotLookup::Live(index) => f(&mut shard, index, now),
+            SlotLookup::Expired(index) => {
                 _gone = self.take(&mut shard, index);
                 None
             }
-            Found::Absent => None,
+            SlotLookup::Absent => None,
         }
     }
 
     /// Removes a pin from its shard and from the counts.
-    fn take(&self, shard: &mut Shard<E>, index: u32) -> Option<E> {
+    fn take(&self, shard: &mut PinShard<E>, index: u32) -> Option<E> {
         let (owner, address) = shard.remove(index)?;
         self.len.fetch_sub(1, Ordering::Relaxed);
         self.addresses.forget(address);
@@ -270,7 +270,7 @@ impl<E> Pins<E> {
     }
 
     /// Locks the shard of a key. The shard always exists; the `Option` only avoids an index that could panic.
-    fn lock(&self, key: Key) -> Option<MutexGuard<'_, Shard<E>>> {
+    fn lock(&self, key: Key) -> Option<MutexGuard<'_, PinShard<E>>> {
         let [low, ..] = key.0.to_le_bytes();
         self.shards.get(usize::from(low) % SHARDS).map(lock)
     }

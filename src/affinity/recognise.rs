@@ -6,12 +6,12 @@
 use hyper::header;
 use hyper::{Method, Request};
 
-use super::ask::Kind;
+use super::ask::RequestKind;
 use super::sessions::Sessions;
 use crate::config::rules::{self, Protocol};
-use crate::engine_io::{self, Sid, Transport};
+use crate::engine_io::{self, RequestTransport, Sid};
 use crate::keys::Key;
-use crate::rules::{Facts, Live, at, bit, fits, id};
+use crate::rules::{LiveRule, RuleFacts, at, bit, fits, id};
 use crate::upstream::Upstream;
 
 /// Reads a request: its place in the life of a session, and what else the rules find in it.
@@ -20,7 +20,7 @@ pub(crate) fn read<B>(
     upstream: &Upstream,
     request: &Request<B>,
     upgrade: bool,
-) -> (Kind, Option<Box<Facts>>) {
+) -> (RequestKind, Option<Box<RuleFacts>>) {
     let preflight =
         *request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
     // With `socket.io` as the only rule there is nothing to compare and nothing to note.
@@ -29,14 +29,14 @@ pub(crate) fn read<B>(
     {
         return (engine_io(sessions, upstream, request, upgrade, preflight, 0), None);
     }
-    let mut kind = if preflight { Kind::Preflight(None) } else { Kind::Ordinary };
-    let mut facts = Facts::default();
+    let mut kind = if preflight { RequestKind::Preflight(None) } else { RequestKind::Ordinary };
+    let mut facts = RuleFacts::default();
     for (index, live) in upstream.rules.iter().enumerate() {
         let number = u8::try_from(index).unwrap_or(u8::MAX);
         if live.is_socket_io() {
             let seen = engine_io(sessions, upstream, request, upgrade, preflight, number);
             if outranks(sessions, kind, seen) {
-                (kind, facts) = (seen, Facts { births: facts.births, plain: facts.plain, ..Facts::default() });
+                (kind, facts) = (seen, RuleFacts { births: facts.births, plain: facts.plain, ..RuleFacts::default() });
             }
         } else if !preflight {
             let (seen, of_rule) = other(sessions, upstream, live, number, request, upgrade);
@@ -47,7 +47,7 @@ pub(crate) fn read<B>(
             (facts.births, facts.plain) = (births, plain);
         }
     }
-    if matches!(kind, Kind::Ordinary | Kind::Birth) && !upstream.config.follow.is_empty() {
+    if matches!(kind, RequestKind::Ordinary | RequestKind::Birth) && !upstream.config.follow.is_empty() {
         facts.follows = followed(sessions, upstream, request);
     }
     let facts = facts.is_something().then(|| Box::new(facts));
@@ -56,15 +56,27 @@ pub(crate) fn read<B>(
 
 /// Whether the finding of a later rule replaces that of earlier ones: an id replaces no id, a pinned id replaces one
 /// that is not pinned, and a handshake replaces a request whose response merely may contain an id.
-fn outranks(sessions: &Sessions, before: Kind, seen: Kind) -> bool {
+fn outranks(sessions: &Sessions, before: RequestKind, seen: RequestKind) -> bool {
     let is_pinned = |key: Key| sessions.pins.peek(key, std::time::Instant::now(), |_| ()).is_some();
     match (before, seen) {
-        (Kind::Session { key, .. }, Kind::Session { key: other, .. }) => !is_pinned(key) && is_pinned(other),
-        (Kind::Session { .. }, _) | (_, Kind::Ordinary) | (Kind::Handshake, Kind::Birth) => false,
-        (Kind::Preflight(known), Kind::Preflight(seen)) => known.is_none() && seen.is_some(),
+        (RequestKind::Session { key, .. }, RequestKind::Session { key: other, .. }) => {
+            !is_pinned(key) && is_pinned(other)
+        }
+        (RequestKind::Session { .. }, _)
+        | (_, RequestKind::Ordinary)
+        | (RequestKind::Handshake, RequestKind::Birth) => false,
+        (RequestKind::Preflight(known), RequestKind::Preflight(seen)) => known.is_none() && seen.is_some(),
         (
-            Kind::Ordinary | Kind::Birth | Kind::Handshake | Kind::UnknownSid | Kind::Preflight(_),
-            Kind::Session { .. } | Kind::Handshake | Kind::Birth | Kind::UnknownSid | Kind::Preflight(_),
+            RequestKind::Ordinary
+            | RequestKind::Birth
+            | RequestKind::Handshake
+            | RequestKind::UnknownSid
+            | RequestKind::Preflight(_),
+            RequestKind::Session { .. }
+            | RequestKind::Handshake
+            | RequestKind::Birth
+            | RequestKind::UnknownSid
+            | RequestKind::Preflight(_),
         ) => true,
     }
 }
@@ -77,24 +89,24 @@ fn engine_io<B>(
     upgrade: bool,
     preflight: bool,
     rule: u8,
-) -> Kind {
+) -> RequestKind {
     let Some(engine) = engine_io::recognise(request.uri().query()) else {
-        return if preflight { Kind::Preflight(None) } else { Kind::Ordinary };
+        return if preflight { RequestKind::Preflight(None) } else { RequestKind::Ordinary };
     };
     let key = match &engine.sid {
         Sid::Given(sid) => Some(sessions.keys.key(&upstream.config.name, sid)),
         Sid::None => None,
-        Sid::TooLong => return Kind::UnknownSid,
+        Sid::TooLong => return RequestKind::UnknownSid,
     };
     if preflight {
-        return Kind::Preflight(key);
+        return RequestKind::Preflight(key);
     }
     let get = request.method() == Method::GET;
     match (key, engine.transport) {
-        (Some(key), _) => Kind::Session { key, poll: get && !upgrade, rule },
-        (None, Transport::Polling) if get && !upgrade => Kind::Handshake,
-        (None, Transport::WebSocket) if upgrade => Kind::Handshake,
-        (None, _) => Kind::Ordinary,
+        (Some(key), _) => RequestKind::Session { key, poll: get && !upgrade, rule },
+        (None, RequestTransport::Polling) if get && !upgrade => RequestKind::Handshake,
+        (None, RequestTransport::WebSocket) if upgrade => RequestKind::Handshake,
+        (None, _) => RequestKind::Ordinary,
     }
 }
 
@@ -102,15 +114,15 @@ fn engine_io<B>(
 fn other<B>(
     sessions: &Sessions,
     upstream: &Upstream,
-    live: &Live,
+    live: &LiveRule,
     number: u8,
     request: &Request<B>,
     upgrade: bool,
-) -> (Kind, Facts) {
+) -> (RequestKind, RuleFacts) {
     let rule = &*live.rule;
     let id = rule.lookup.iter().find_map(|lookup| id(lookup, request));
     let creates = rule.creates.iter().any(|on| fits(on, request));
-    let mut facts = Facts { creates: creates && id.is_some(), ..Facts::default() };
+    let mut facts = RuleFacts { creates: creates && id.is_some(), ..RuleFacts::default() };
     // The response to a session's own request contains no new id, unless the request may create a session.
     if id.is_none() || creates {
         for (i, learn) in rule.learn.iter().enumerate().filter(|(_, learn)| fits(&learn.on, request)) {
@@ -118,10 +130,10 @@ fn other<B>(
             facts.plain |= learn.from.is_in_body();
         }
         // The time to live may be in the response body.
-        facts.plain |= facts.births != 0 && rule.ttl_from.as_ref().is_some_and(rules::Place::is_in_body);
+        facts.plain |= facts.births != 0 && rule.ttl_from.as_ref().is_some_and(rules::AnswerPlace::is_in_body);
     }
     let Some(id) = id else {
-        return (if facts.births == 0 { Kind::Ordinary } else { Kind::Birth }, facts);
+        return (if facts.births == 0 { RequestKind::Ordinary } else { RequestKind::Birth }, facts);
     };
     for (i, _) in rule.ends.iter().enumerate().filter(|(_, end)| fits(&end.on, request)) {
         facts.ends |= bit(i);
@@ -129,7 +141,7 @@ fn other<B>(
     facts.hash = rule.client_made.then(|| crate::keys::plain_hash(&id));
     let get = request.method() == Method::GET && !upgrade;
     let poll = get || (creates && !upgrade) || (rule.protocol == Protocol::CometD && !upgrade);
-    (Kind::Session { key: live.key(&sessions.keys, &upstream.config.name, &id), poll, rule: number }, facts)
+    (RequestKind::Session { key: live.key(&sessions.keys, &upstream.config.name, &id), poll, rule: number }, facts)
 }
 
 /// Returns the Socket.IO session that an ordinary request names, by an Engine.IO sid or by a Socket.IO socket id that

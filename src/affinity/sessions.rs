@@ -12,17 +12,17 @@ use crate::clock;
 use crate::config::Limits;
 use crate::keys::{Key, Keys};
 use crate::metrics::Metrics;
-use crate::sockets::{End, Kind, Listed, New, Socket, Sockets, Transport, Tunnelled};
+use crate::sockets::{EndReason, Listed, New, Socket, SocketKind, Sockets, Transport, Tunnelled};
 use crate::telemetry::say_full;
 use crate::upstream::Upstream;
-use crate::upstream::session_ends::Slot;
-use crate::upstream::worker::{Session, Worker};
+use crate::upstream::session_ends::EndSlot;
+use crate::upstream::worker::{SessionSeat, Worker};
 
 /// Keeps a pin alive while a poll or tunnel is open.
-pub struct Hold {
+pub struct SessionHold {
     sessions: Arc<Sessions>,
     key: Key,
-    open: pins::Hold,
+    open: pins::PinHold,
     tunnel: bool,
     shorten: Option<Duration>,
     /// Whether the session is not on the list of sockets yet.
@@ -33,8 +33,8 @@ pub struct Hold {
     pub ttl_s: u32,
 }
 
-impl Hold {
-    pub(crate) fn new(sessions: &Arc<Sessions>, key: Key, open: pins::Hold, ttl_s: u32, is_fresh: bool) -> Self {
+impl SessionHold {
+    pub(crate) fn new(sessions: &Arc<Sessions>, key: Key, open: pins::PinHold, ttl_s: u32, is_fresh: bool) -> Self {
         let sessions = sessions.clone();
         Self { sessions, key, open, tunnel: false, shorten: None, is_fresh, moved: None, ttl_s }
     }
@@ -80,7 +80,7 @@ impl Hold {
     }
 }
 
-impl Drop for Hold {
+impl Drop for SessionHold {
     fn drop(&mut self) {
         if self.tunnel {
             // Dropped after the table's lock is released.
@@ -108,7 +108,7 @@ fn carried(socket: &Socket, (up, down): (u64, u64), now_s: u32) {
     socket.down.moved(down, u32::from(down > 0), now_s);
 }
 
-pub(crate) fn due_at(worker: &Worker, slot: Slot, key: Key) -> Option<u64> {
+pub(crate) fn due_at(worker: &Worker, slot: EndSlot, key: Key) -> Option<u64> {
     worker.admin.ending()?.due_ms(slot, key.jitter())
 }
 
@@ -174,7 +174,7 @@ impl Sessions {
     /// As `pin`, for a session that is already on the list of sockets.
     pub fn pin_listed(&self, key: Key, client: Client, listed: Listed, ttl: Ttl) -> bool {
         let socket = listed.socket().clone();
-        if socket.kind() == Kind::Plain {
+        if socket.kind() == SocketKind::Plain {
             // A session of another protocol: the sid that it shows, if any, gives a different key.
             socket.keep_key(key);
         }
@@ -187,13 +187,13 @@ impl Sessions {
     }
 
     /// As `pin`, for a session that was just made: its first request puts it on the list of sockets ([`enlist`]).
-    pub fn pin_fresh(&self, key: Key, client: Client, session: Session, ttl: Ttl) -> bool {
+    pub fn pin_fresh(&self, key: Key, client: Client, session: SessionSeat, ttl: Ttl) -> bool {
         let (ttl_s, slot) = marks(key, session.worker(), ttl);
         self.insert(key, client, Pin::fresh(session, ttl_s, slot), ttl.time())
     }
 
     /// Puts a session on the list of sockets, at its first request after the handshake.
-    pub fn enlist<'n>(&self, key: Key, new: impl FnOnce(Session) -> New<'n>) {
+    pub fn enlist<'n>(&self, key: Key, new: impl FnOnce(SessionSeat) -> New<'n>) {
         self.pins.update(key, Instant::now(), |pin| {
             pin.enlist(|session| {
                 let listed = self.sockets.open(new(session));
@@ -204,9 +204,9 @@ impl Sessions {
     }
 
     /// Holds open a session that was just pinned, for the request that found it.
-    pub fn hold(self: &Arc<Self>, key: Key) -> Option<Hold> {
+    pub fn hold(self: &Arc<Self>, key: Key) -> Option<SessionHold> {
         let (open, ttl_s) = self.pins.open(key, Instant::now(), Pin::ttl_s)?;
-        Some(Hold::new(self, key, open, ttl_s, false))
+        Some(SessionHold::new(self, key, open, ttl_s, false))
     }
 
     /// Ends a session at an operator's command; its pin stays, so that the end is remembered.
@@ -228,7 +228,7 @@ impl Sessions {
             Some((true, true, _)) => None,
             Some((true, false, slot)) => due_at(worker, slot, key),
             // The session is being discovered.
-            None => due_at(worker, Slot::NONE, key),
+            None => due_at(worker, EndSlot::NONE, key),
         }
     }
 
@@ -241,7 +241,7 @@ impl Sessions {
         let key = socket.key().unwrap_or_else(of_sid);
         let end = |pin: &mut Pin| {
             pin.listed().filter(|listed| Arc::ptr_eq(listed.socket(), socket))?;
-            socket.ends(End::Operator);
+            socket.ends(EndReason::Operator);
             pin.end()
         };
         // Dropped after the table's lock is released.
@@ -253,7 +253,7 @@ impl Sessions {
     }
 
     /// Removes a pin: its worker died or refused the session, or the client ended the session.
-    pub fn forget(&self, key: Key, why: End) {
+    pub fn forget(&self, key: Key, why: EndReason) {
         if let Some(pin) = self.pins.remove(key)
             && let Some(listed) = pin.listed()
         {
@@ -266,7 +266,7 @@ impl Sessions {
     pub fn refused_by_owner(&self, key: Key) {
         let Some(pin) = self.pins.remove(key) else { return };
         if let Some(listed) = pin.listed() {
-            listed.socket().ends(End::Refused);
+            listed.socket().ends(EndReason::Refused);
         }
         if pin.is_fresh()
             && let Some(worker) = pin.worker()
@@ -299,14 +299,14 @@ fn table<E>(limits: &Limits) -> Pins<E> {
 
 /// Returns the silence in seconds that the session's tunnels may keep (0 if unknown), and its slot in a drain of its
 /// worker.
-fn marks(key: Key, worker: &Worker, ttl: Ttl) -> (u16, Slot) {
+fn marks(key: Key, worker: &Worker, ttl: Ttl) -> (u16, EndSlot) {
     let ttl_s = match ttl {
         Ttl::Announced(ttl) => u16::try_from(clock::whole_seconds(ttl)).unwrap_or(u16::MAX),
         Ttl::Configured(_) => 0,
     };
     // A session that is pinned during a drain of its worker gets a slot in the time left.
     let ending = if worker.admin.ends() { worker.admin.ending() } else { None };
-    (ttl_s, ending.map_or(Slot::NONE, |ending| ending.late_slot(clock::now_ms(), key.chance())))
+    (ttl_s, ending.map_or(EndSlot::NONE, |ending| ending.late_slot(clock::now_ms(), key.chance())))
 }
 
 #[cfg(test)]

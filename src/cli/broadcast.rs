@@ -6,13 +6,13 @@ use clap::Args;
 use hyper::Method;
 use serde_json::{Map, Value};
 
-use super::remote::{Asking, Refusal};
+use super::remote::{RemoteArgs, RemoteError};
 use super::sockets::Filters;
 use super::table::cell;
 
 /// Arguments of `stickyd broadcast`.
 #[derive(Debug, Args)]
-pub struct Broadcast {
+pub struct BroadcastCommand {
     /// Text to send to plain WebSockets
     #[arg(long, value_name = "TEXT", required_unless_present = "event")]
     pub text: Option<String>,
@@ -33,10 +33,10 @@ pub struct Broadcast {
     pub all: bool,
     /// Connection to stickyd, and output format.
     #[command(flatten)]
-    pub asking: Asking,
+    pub asking: RemoteArgs,
 }
 
-impl Broadcast {
+impl BroadcastCommand {
     /// Sends the broadcast, prints how many sockets were reached, and returns the exit code.
     pub fn run(&self) -> u8 {
         let said = self.check().and_then(|()| self.asking.remote.find());
@@ -44,10 +44,12 @@ impl Broadcast {
         self.asking.finish(said, told)
     }
 
-    fn check(&self) -> Result<(), Refusal> {
+    fn check(&self) -> Result<(), RemoteError> {
         match (self.filters.given().is_empty(), self.all) {
-            (true, false) => Err(Refusal::new("no recipients given: use a filter such as --label store=7, or --all")),
-            (false, true) => Err(Refusal::new("a filter and --all cannot be combined")),
+            (true, false) => {
+                Err(RemoteError::new("no recipients given: use a filter such as --label store=7, or --all"))
+            }
+            (false, true) => Err(RemoteError::new("a filter and --all cannot be combined")),
             _ => Ok(()),
         }
     }

@@ -11,7 +11,7 @@ use hyper::Method;
 use serde_json::{Map, Value, json};
 
 use super::progress::Progress;
-use super::remote::{Admin, Asking, Refusal, encoded};
+use super::remote::{AdminClient, RemoteArgs, RemoteError, encoded};
 use super::sockets::Filters;
 use super::table::{cell, span};
 
@@ -50,7 +50,7 @@ pub struct Close {
     pub yes: bool,
     /// Connection to stickyd, and output format.
     #[command(flatten)]
-    pub asking: Asking,
+    pub asking: RemoteArgs,
 }
 
 impl Close {
@@ -63,16 +63,16 @@ impl Close {
         self.asking.finish(said, told)
     }
 
-    fn check(&self) -> Result<(), Refusal> {
+    fn check(&self) -> Result<(), RemoteError> {
         let some = !self.filters.given().is_empty();
         match (self.ids.is_empty(), some, self.all) {
             (true, false, false) => {
-                Err(Refusal::new("no sockets selected: use IDs, a filter such as --label store=7, or --all"))
+                Err(RemoteError::new("no sockets selected: use IDs, a filter such as --label store=7, or --all"))
             }
             (true, true, false) | (true, false, true) => Ok(()),
             (false, false, false) if self.spread.is_none() && !self.dry_run => Ok(()),
-            (false, false, false) => Err(Refusal::new("--spread and --dry-run need a filter or --all")),
-            _ => Err(Refusal::new("IDs, a filter and --all cannot be combined")),
+            (false, false, false) => Err(RemoteError::new("--spread and --dry-run need a filter or --all")),
+            _ => Err(RemoteError::new("IDs, a filter and --all cannot be combined")),
         }
     }
 
@@ -84,7 +84,7 @@ impl Close {
         body
     }
 
-    fn each(&self, admin: &Admin) -> Result<Value, Refusal> {
+    fn each(&self, admin: &AdminClient) -> Result<Value, RemoteError> {
         let body = Value::Object(self.words());
         let close =
             |id: &String| admin.done(Method::POST, &format!("/api/v1/sockets/{}/close", encoded(id)), Some(&body));
@@ -92,7 +92,7 @@ impl Close {
         Ok(json!({ "closed": closed }))
     }
 
-    fn many(&self, admin: &Admin) -> Result<Value, Refusal> {
+    fn many(&self, admin: &AdminClient) -> Result<Value, RemoteError> {
         let mut body = self.words();
         body.extend(self.filters.given().into_iter().map(|(name, value)| (name, Value::from(value))));
         body.extend(self.spread.as_ref().map(|spread| ("spread".to_owned(), spread.clone().into())));
@@ -116,9 +116,9 @@ impl Close {
 
 /// Asks for confirmation, since a typing error could end thousands of sessions; without a terminal, `--yes` is
 /// required.
-fn confirm(matched: &str) -> Result<(), Refusal> {
+fn confirm(matched: &str) -> Result<(), RemoteError> {
     if !std::io::stdin().is_terminal() {
-        return Err(Refusal::new(&format!("{matched} sockets would be closed: add --yes")));
+        return Err(RemoteError::new(&format!("{matched} sockets would be closed: add --yes")));
     }
     let mut err = std::io::stderr();
     let _ = write!(err, "close {matched} sockets? [y/N] ").and_then(|()| err.flush());
@@ -126,12 +126,12 @@ fn confirm(matched: &str) -> Result<(), Refusal> {
     let _ = std::io::stdin().lock().read_line(&mut answer);
     match answer.trim() {
         "y" | "Y" | "yes" => Ok(()),
-        _ => Err(Refusal::new("nothing was closed")),
+        _ => Err(RemoteError::new("nothing was closed")),
     }
 }
 
 /// Waits until all sockets have been closed; returns the last answer.
-fn follow(admin: &Admin, mut said: Value) -> Result<Value, Refusal> {
+fn follow(admin: &AdminClient, mut said: Value) -> Result<Value, RemoteError> {
     let mut out = Progress::new();
     loop {
         let closing = &said["closing"];
@@ -156,7 +156,7 @@ fn follow(admin: &Admin, mut said: Value) -> Result<Value, Refusal> {
         let found = all["closings"].as_array().into_iter().flatten().find(|one| one["number"] == closing["number"]);
         let Some(found) = found.cloned() else {
             out.end();
-            return Err(Refusal::new(
+            return Err(RemoteError::new(
                 "this closing is no longer known: stickyd was restarted, or many others followed",
             ));
         };

@@ -22,13 +22,13 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Config, Loaded, Sources};
 
-pub use broadcast::Broadcast;
+pub use broadcast::BroadcastCommand;
 pub use close::Close;
-pub use reload::Reload;
-pub use remote::{Admin, Asking, Refusal, Remote};
-pub use say::{Drain, Log, Maint, Ready, Target};
-pub use show::{Explain, Kind, Pin, Stats, Status, Workers};
-pub use sockets::{Filters, Sockets};
+pub use reload::ReloadCommand;
+pub use remote::{AdminClient, Remote, RemoteArgs, RemoteError};
+pub use say::{DrainCommand, LogCommand, Maint, Ready, WorkerTarget};
+pub use show::{Explain, ExplainKind, PinCommand, Stats, Status, Workers};
+pub use sockets::{Filters, SocketsCommand};
 pub use top::Top;
 
 /// Text shown below the help of the program.
@@ -51,15 +51,15 @@ pub enum Command {
     /// Stops on SIGTERM or SIGINT (a second one stops at once) and reloads its file on SIGHUP.
     ///
     /// Example: stickyd run --listen 0.0.0.0:8080 --worker 127.0.0.1:3001-3004
-    Run(Run),
+    Run(RunCommand),
     /// Check a configuration file, and print a summary or every error in it
     ///
     /// Nothing is started. Warnings and errors go to standard error, with line and column.
-    Check(Check),
+    Check(CheckCommand),
     /// Make a running stickyd reload its configuration file
     ///
     /// Prints what needs a restart, or every error in the file. After an error the old configuration stays in use.
-    Reload(Reload),
+    Reload(ReloadCommand),
     /// Show the version and configuration of a running stickyd, and how close it is to its limits
     Status(Status),
     /// Show every worker: its state and the reason for it, sessions, restarts, process
@@ -67,7 +67,7 @@ pub enum Command {
     /// List live sockets, filtered and sorted, or show all details of one
     ///
     /// Example: stickyd sockets --upstream app --label store=7 --sort -bytes
-    Sockets(Sockets),
+    Sockets(SocketsCommand),
     /// Show workers and the busiest sockets, refreshed every few seconds
     Top(Top),
     /// Send a text or a Socket.IO event to the clients of WebSockets
@@ -75,7 +75,7 @@ pub enum Command {
     /// Recipients are selected by filters or --all, and their routes or upstreams need `broadcast = true`.
     ///
     /// Example: stickyd broadcast --label store=7 --event reload --arg '{"in": 5}'
-    Broadcast(Broadcast),
+    Broadcast(BroadcastCommand),
     /// Close sockets by id, or all that match a filter, at once or spread over a period
     ///
     /// Asks for confirmation before it closes the sockets that match a filter, unless --yes is given.
@@ -85,7 +85,7 @@ pub enum Command {
     /// Show counters, and rates over the last minute
     Stats(Stats),
     /// Show which worker a session is pinned to
-    Pin(Pin),
+    Pin(PinCommand),
     /// Show which worker would get a request and why, and which one if that worker died
     ///
     /// The request is described by the options; it is not sent, and nothing changes.
@@ -98,7 +98,7 @@ pub enum Command {
     /// time; otherwise they stay until they end on their own. `stickyd ready` cancels the drain.
     ///
     /// Example: stickyd drain app/w7 --grace 60s --wait
-    Drain(Drain),
+    Drain(DrainCommand),
     /// End all sessions of a worker at once, and send it no requests
     ///
     /// `stickyd ready` takes the worker back into service.
@@ -110,7 +110,7 @@ pub enum Command {
     /// A changed level lasts until stickyd restarts, or until the level in its file changes.
     ///
     /// Example: stickyd log info,stickyd::affinity=debug
-    Log(Log),
+    Log(LogCommand),
     /// Print a shell completion script
     ///
     /// Example: stickyd completions bash > /etc/bash_completion.d/stickyd
@@ -136,7 +136,7 @@ impl Completions {
 
 /// Arguments of `stickyd run`.
 #[derive(Debug, Args)]
-pub struct Run {
+pub struct RunCommand {
     /// Configuration file; conf/stickyd.toml documents every key
     #[arg(short, long, value_name = "FILE", required_unless_present_all = ["listen", "worker"], conflicts_with_all = ["listen", "worker"])]
     pub config: Option<PathBuf>,
@@ -149,7 +149,7 @@ pub struct Run {
     pub worker: Vec<String>,
 }
 
-impl Run {
+impl RunCommand {
     /// Loads the configuration, and returns it with its warnings and the files it was read from. The caller logs the
     /// warnings, since the log is set up only afterwards (its level is in the configuration).
     pub fn load(&self) -> (Option<Sources>, Loaded) {
@@ -164,13 +164,13 @@ impl Run {
 
 /// Arguments of `stickyd check`.
 #[derive(Debug, Args)]
-pub struct Check {
+pub struct CheckCommand {
     /// Configuration file to check
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 }
 
-impl Check {
+impl CheckCommand {
     /// Prints the result (errors and warnings to stderr, the summary to stdout) and returns the exit code: 0 or 1.
     pub fn run(&self) -> u8 {
         check(&self.file, &mut std::io::stdout(), &mut std::io::stderr())
@@ -206,7 +206,7 @@ pub fn summary(config: &Config) -> String {
 mod tests {
     use super::*;
 
-    fn run(args: &[&str]) -> Result<Run, String> {
+    fn run(args: &[&str]) -> Result<RunCommand, String> {
         let line = ["stickyd", "run"].iter().chain(args);
         match Cli::try_parse_from(line).map_err(|error| error.to_string())?.command {
             Command::Run(run) => Ok(run),

@@ -10,13 +10,13 @@ use super::remote::Remote;
 
 /// Arguments of `stickyd reload`.
 #[derive(Debug, Args)]
-pub struct Reload {
+pub struct ReloadCommand {
     /// The stickyd to reload.
     #[command(flatten)]
     pub remote: Remote,
 }
 
-impl Reload {
+impl ReloadCommand {
     /// Requests a reload, prints the result, and returns the exit code: 0, or 1 if nothing was reloaded.
     pub fn run(&self) -> u8 {
         let asked = self.remote.find().and_then(|admin| admin.ask(Method::POST, "/api/v1/reload"));

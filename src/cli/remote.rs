@@ -55,7 +55,7 @@ fn address(text: &str) -> Result<AdminAddress, String> {
 
 /// Options that select a running stickyd and the format of the output.
 #[derive(Debug, Args)]
-pub struct Asking {
+pub struct RemoteArgs {
     /// The stickyd to connect to.
     #[command(flatten)]
     pub remote: Remote,
@@ -64,7 +64,7 @@ pub struct Asking {
     pub json: bool,
 }
 
-impl Asking {
+impl RemoteArgs {
     /// Gets the answer at `path` and prints it; returns the exit code.
     pub(crate) fn show(&self, path: &str, words: impl FnOnce(&Value) -> String) -> u8 {
         let said = self.remote.find().and_then(|admin| admin.done(Method::GET, path, None));
@@ -72,7 +72,7 @@ impl Asking {
     }
 
     /// Prints an answer or an error; returns the exit code, 0 or 1.
-    pub(crate) fn finish(&self, said: Result<Value, Refusal>, words: impl FnOnce(&Value) -> String) -> u8 {
+    pub(crate) fn finish(&self, said: Result<Value, RemoteError>, words: impl FnOnce(&Value) -> String) -> u8 {
         match said {
             Ok(said) => {
                 let text = if self.json { format!("{said:#}\n") } else { words(&said) };
@@ -89,22 +89,22 @@ impl Asking {
 }
 
 /// Address and token of an admin listener.
-pub struct Admin {
+pub struct AdminClient {
     address: AdminAddress,
     token: Option<Secret>,
 }
 
 /// Reason why there is no answer; `Display` writes it as the error message of the command.
 #[derive(Debug)]
-pub struct Refusal(String);
+pub struct RemoteError(String);
 
-impl fmt::Display for Refusal {
+impl fmt::Display for RemoteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl Refusal {
+impl RemoteError {
     pub(crate) fn new(why: &str) -> Self {
         Self(format!("error: {why}"))
     }
@@ -115,45 +115,45 @@ impl Remote {
     ///
     /// # Errors
     /// The file cannot be read, or configures no admin listener.
-    pub fn find(&self) -> Result<Admin, Refusal> {
+    pub fn find(&self) -> Result<AdminClient, RemoteError> {
         if let Some(address) = &self.admin {
-            let token = self.token_file.as_ref().map(|file| config::token(file).map_err(Refusal)).transpose()?;
-            return Ok(Admin { address: address.clone(), token });
+            let token = self.token_file.as_ref().map(|file| config::token(file).map_err(RemoteError)).transpose()?;
+            return Ok(AdminClient { address: address.clone(), token });
         }
         let file = self.config.clone().unwrap_or_else(|| FILE.into());
-        let config::Admin { address, token } =
-            config::load_admin(&file).map_err(|errors| Refusal(errors.to_string()))?;
+        let config::AdminListener { address, token } =
+            config::load_admin(&file).map_err(|errors| RemoteError(errors.to_string()))?;
         if address == AdminAddress::None {
             let no = "sets neither state_dir nor [admin] address, so there is no admin listener; use kill -HUP";
-            return Err(Refusal(format!("error: {} {no}", file.display())));
+            return Err(RemoteError(format!("error: {} {no}", file.display())));
         }
-        Ok(Admin { address, token })
+        Ok(AdminClient { address, token })
     }
 }
 
-impl Admin {
+impl AdminClient {
     /// Sends a request without a body, and returns the status and the JSON of the answer.
     ///
     /// # Errors
     /// There is no answer, or it is not one of stickyd's.
-    pub fn ask(&self, method: Method, path: &str) -> Result<(StatusCode, Value), Refusal> {
+    pub fn ask(&self, method: Method, path: &str) -> Result<(StatusCode, Value), RemoteError> {
         self.ask_with(method, path, None)
     }
 
     /// Sends a request with an optional body; an answer with an error status is returned as an error.
-    pub(crate) fn done(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Refusal> {
+    pub(crate) fn done(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, RemoteError> {
         let (status, said) = self.ask_with(method, path, body)?;
         if status.is_success() {
             return Ok(said);
         }
         let why = said.get("error").and_then(Value::as_str);
-        Err(Refusal(format!("error: {}", why.map_or_else(|| format!("stickyd answered {status}"), str::to_owned))))
+        Err(RemoteError(format!("error: {}", why.map_or_else(|| format!("stickyd answered {status}"), str::to_owned))))
     }
 
-    fn ask_with(&self, method: Method, path: &str, body: Option<&Value>) -> Result<(StatusCode, Value), Refusal> {
+    fn ask_with(&self, method: Method, path: &str, body: Option<&Value>) -> Result<(StatusCode, Value), RemoteError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| Refusal(format!("error: {error}")))?;
-        let request = self.request(method, path, body).map_err(|error| Refusal(format!("error: {error}")))?;
+        let runtime = runtime.map_err(|error| RemoteError(format!("error: {error}")))?;
+        let request = self.request(method, path, body).map_err(|error| RemoteError(format!("error: {error}")))?;
         runtime.block_on(async {
             match tokio::time::timeout(PATIENCE, self.exchange(request)).await {
                 Ok(answer) => answer,
@@ -185,7 +185,7 @@ impl Admin {
         Ok(request)
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Value), Refusal> {
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Value), RemoteError> {
         let answered = match &self.address {
             AdminAddress::Tcp(address) => match tokio::net::TcpStream::connect(address).await {
                 Ok(stream) => over(stream, request).await,
@@ -204,14 +204,14 @@ impl Admin {
             Err(_) => {
                 let said = String::from_utf8_lossy(&body);
                 let said: String = said.trim().chars().filter(|c| !c.is_control()).take(200).collect();
-                Err(Refusal(format!("error: {} answered {status}: {said}", self.address)))
+                Err(RemoteError(format!("error: {} answered {status}: {said}", self.address)))
             }
         }
     }
 
-    fn unreachable(&self, error: &io::Error) -> Refusal {
+    fn unreachable(&self, error: &io::Error) -> RemoteError {
         let at = &self.address;
-        Refusal(match error.kind() {
+        RemoteError(match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 format!("error: no stickyd answers at {at}: is it running? ({error})")
             }
@@ -222,8 +222,8 @@ impl Admin {
         })
     }
 
-    fn silent(&self, why: &str) -> Refusal {
-        Refusal(format!("error: no answer from the admin listener {}: {why}", self.address))
+    fn silent(&self, why: &str) -> RemoteError {
+        RemoteError(format!("error: no answer from the admin listener {}: {why}", self.address))
     }
 }
 

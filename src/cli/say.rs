@@ -9,7 +9,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::progress::Progress;
-use super::remote::{Admin, Asking, Refusal, encoded};
+use super::remote::{AdminClient, RemoteArgs, RemoteError, encoded};
 use super::table::{cell, list, span};
 
 /// Interval between two queries of a drain's progress.
@@ -17,13 +17,13 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// The worker that a command applies to.
 #[derive(Debug, Args)]
-pub struct Target {
+pub struct WorkerTarget {
     /// Worker as shown by `stickyd workers`, such as app/w7 or app/127.0.0.1:3001
     #[arg(value_name = "UPSTREAM/WORKER", value_parser = worker)]
     pub worker: (String, String),
     /// Connection to stickyd, and output format.
     #[command(flatten)]
-    pub asking: Asking,
+    pub asking: RemoteArgs,
 }
 
 /// Parses UPSTREAM/WORKER; only the worker's part can contain a further `/`.
@@ -36,8 +36,8 @@ fn worker(text: &str) -> Result<(String, String), String> {
     }
 }
 
-impl Target {
-    fn say(&self, admin: &Admin, word: &str, body: Option<&Value>) -> Result<Value, Refusal> {
+impl WorkerTarget {
+    fn say(&self, admin: &AdminClient, word: &str, body: Option<&Value>) -> Result<Value, RemoteError> {
         let (upstream, worker) = (encoded(&self.worker.0), encoded(&self.worker.1));
         admin.done(Method::POST, &format!("/api/v1/workers/{upstream}/{worker}/{word}"), body)
     }
@@ -67,7 +67,7 @@ fn told(said: &Value) -> String {
 pub struct Ready {
     /// The worker to take back into service.
     #[command(flatten)]
-    pub target: Target,
+    pub target: WorkerTarget,
 }
 
 impl Ready {
@@ -82,7 +82,7 @@ impl Ready {
 pub struct Maint {
     /// The worker to put into maint.
     #[command(flatten)]
-    pub target: Target,
+    pub target: WorkerTarget,
 }
 
 impl Maint {
@@ -94,10 +94,10 @@ impl Maint {
 
 /// Arguments of `stickyd drain`.
 #[derive(Debug, Args)]
-pub struct Drain {
+pub struct DrainCommand {
     /// The worker to drain.
     #[command(flatten)]
-    pub target: Target,
+    pub target: WorkerTarget,
     /// End its sessions evenly over this time, such as 60s or 5m, at most 24h [default: as configured, or until they
     /// end on their own]
     #[arg(short, long, value_name = "TIME")]
@@ -110,7 +110,7 @@ pub struct Drain {
     pub timeout: Option<Duration>,
 }
 
-impl Drain {
+impl DrainCommand {
     /// Starts the drain, waits if requested, and returns the exit code.
     pub fn run(&self) -> u8 {
         let asking = &self.target.asking;
@@ -123,12 +123,12 @@ impl Drain {
     }
 
     /// Waits until nothing is left; returns the last description of the worker.
-    fn follow(&self, admin: &Admin, mut said: Value) -> Result<Value, Refusal> {
+    fn follow(&self, admin: &AdminClient, mut said: Value) -> Result<Value, RemoteError> {
         let (began, mut out) = (Instant::now(), Progress::new());
         loop {
             let drain = &said["drain"];
             if drain.is_null() {
-                return Err(Refusal::new("the drain was cancelled: the worker is ready again"));
+                return Err(RemoteError::new("the drain was cancelled: the worker is ready again"));
             }
             show(&mut out, drain);
             if drain["sessions_left"] == 0 && drain["tunnels_left"] == 0 {
@@ -137,7 +137,7 @@ impl Drain {
             }
             if self.timeout.is_some_and(|timeout| began.elapsed() > timeout) {
                 out.end();
-                return Err(Refusal::new("timed out with sessions left; the drain continues"));
+                return Err(RemoteError::new("timed out with sessions left; the drain continues"));
             }
             // Nothing else runs on this thread, so it may block.
             std::thread::park_timeout(LOOK);
@@ -168,7 +168,7 @@ fn show(out: &mut Progress, drain: &Value) {
 
 /// Arguments of `stickyd log`.
 #[derive(Debug, Args)]
-pub struct Log {
+pub struct LogCommand {
     /// New level: error, warn, info, debug, trace, off, or directives such as info,stickyd::affinity=debug
     #[arg(value_name = "LEVEL", conflicts_with = "reset")]
     pub level: Option<String>,
@@ -177,10 +177,10 @@ pub struct Log {
     pub reset: bool,
     /// Connection to stickyd, and output format.
     #[command(flatten)]
-    pub asking: Asking,
+    pub asking: RemoteArgs,
 }
 
-impl Log {
+impl LogCommand {
     /// Shows or sets the level, and returns the exit code.
     pub fn run(&self) -> u8 {
         let said = self.asking.remote.find().and_then(|admin| match (&self.level, self.reset) {

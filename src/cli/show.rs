@@ -5,7 +5,7 @@
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use super::remote::{Asking, encoded};
+use super::remote::{RemoteArgs, encoded};
 use super::table::{bytes, cell, list, span, table};
 
 /// Arguments of `stickyd status`.
@@ -13,7 +13,7 @@ use super::table::{bytes, cell, list, span, table};
 pub struct Status {
     /// Connection to stickyd, and output format.
     #[command(flatten)]
-    pub asking: Asking,
+    pub asking: RemoteArgs,
 }
 
 impl Status {
@@ -71,7 +71,7 @@ pub struct Workers {
     pub upstream: Option<String>,
     /// Connection to stickyd, and output format.
     #[command(flatten)]
-    pub asking: Asking,
+    pub asking: RemoteArgs,
 }
 
 impl Workers {
@@ -137,7 +137,7 @@ fn reasons(worker: &Value) -> Vec<String> {
 pub struct Stats {
     /// Connection to stickyd, and output format.
     #[command(flatten)]
-    pub asking: Asking,
+    pub asking: RemoteArgs,
 }
 
 impl Stats {
@@ -169,7 +169,7 @@ fn stats(said: &Value) -> String {
 
 /// Arguments of `stickyd pin`.
 #[derive(Debug, Args)]
-pub struct Pin {
+pub struct PinCommand {
     /// Id of the session, as in the query of its requests
     #[arg(value_name = "SID")]
     pub sid: String,
@@ -181,10 +181,10 @@ pub struct Pin {
     pub rule: Option<String>,
     /// Connection to stickyd, and output format.
     #[command(flatten)]
-    pub asking: Asking,
+    pub asking: RemoteArgs,
 }
 
-impl Pin {
+impl PinCommand {
     /// Runs the command and returns the exit code.
     pub fn run(&self) -> u8 {
         let given = [("sid", Some(&self.sid)), ("upstream", self.upstream.as_ref()), ("rule", self.rule.as_ref())];
@@ -222,7 +222,7 @@ impl Pin {
 
 /// Kinds of requests without a sid.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum Kind {
+pub enum ExplainKind {
     /// A new Socket.IO session
     Session,
     /// An ordinary HTTP request
@@ -249,18 +249,18 @@ pub struct Explain {
     pub address: Option<String>,
     /// Kind of request, if it has no sid [default: session]
     #[arg(short, long)]
-    pub kind: Option<Kind>,
+    pub kind: Option<ExplainKind>,
     /// Connection to stickyd, and output format.
     #[command(flatten)]
-    pub asking: Asking,
+    pub asking: RemoteArgs,
 }
 
 impl Explain {
     /// Runs the command and returns the exit code.
     pub fn run(&self) -> u8 {
         let kind = self.kind.map(|kind| match kind {
-            Kind::Session => "session".to_owned(),
-            Kind::Request => "request".to_owned(),
+            ExplainKind::Session => "session".to_owned(),
+            ExplainKind::Request => "request".to_owned(),
         });
         let given = [
             ("upstream", self.upstream.as_ref()),

@@ -5,7 +5,7 @@
 use clap::Args;
 use serde_json::Value;
 
-use super::remote::{Asking, encoded};
+use super::remote::{RemoteArgs, encoded};
 use super::table::{bytes, cell, list, span, table};
 
 /// Filters that select sockets; a socket must match all that are given.
@@ -70,7 +70,7 @@ impl Filters {
 
 /// Arguments of `stickyd sockets`.
 #[derive(Debug, Args)]
-pub struct Sockets {
+pub struct SocketsCommand {
     /// Id of one socket to show in detail
     #[arg(value_name = "ID")]
     pub id: Option<String>,
@@ -88,10 +88,10 @@ pub struct Sockets {
     pub offset: u64,
     /// Connection to stickyd, and output format.
     #[command(flatten)]
-    pub asking: Asking,
+    pub asking: RemoteArgs,
 }
 
-impl Sockets {
+impl SocketsCommand {
     /// Runs the command and returns the exit code.
     pub fn run(&self) -> u8 {
         match &self.id {

@@ -14,7 +14,7 @@ use clap::Args;
 use hyper::Method;
 use serde_json::Value;
 
-use super::remote::{Admin, Refusal, Remote};
+use super::remote::{AdminClient, Remote, RemoteError};
 use super::show::workers;
 use super::sockets::{Filters, path, rows};
 use super::table::cell;
@@ -75,7 +75,7 @@ impl Top {
         }
     }
 
-    fn draw(&self, admin: &Admin, before: &mut Before) -> Result<String, Refusal> {
+    fn draw(&self, admin: &AdminClient, before: &mut Before) -> Result<String, RemoteError> {
         let all = admin.done(Method::GET, "/api/v1/workers", None)?;
         let recent = [("sort", "idle".to_owned()), ("limit", RECENT.to_string())];
         let recent = recent.map(|(name, value)| (name.to_owned(), value));

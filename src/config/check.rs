@@ -9,14 +9,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use super::error::{Diagnostic, Errors, Report, Span};
-use super::file::{Item, Section, Text};
+use super::file::{ConfigItem, ConfigText, Section};
 use super::resolve::patient;
 use super::sources::Noted;
-use super::upstream::Read;
-use super::workers::Entry;
+use super::upstream::ReadUpstream;
+use super::workers::WorkerEntry;
 use super::{
-    Admin, AdminAddress, Config, Limits, Listener, Log, SameSite, Secret, Upstream, file, files, limits, listener, log,
-    routes, rules, upstream, workers,
+    AdminAddress, AdminListener, Config, Limits, Listener, Log, SameSite, Secret, Upstream, file, files, limits,
+    listener, log, routes, rules, upstream, workers,
 };
 
 /// A function that looks up a DNS name; it is an argument so that tests need no network.
@@ -68,15 +68,21 @@ pub fn for_command_line(listen: &[String], workers: &[String]) -> Result<Config,
     if listen.is_empty() {
         report.missing("there is no listener", "add --listen 0.0.0.0:80");
     }
-    let entries: Vec<_> = workers.into_iter().map(Entry::plain).collect();
+    let entries: Vec<_> = workers.into_iter().map(WorkerEntry::plain).collect();
     let (groups, found, spans) = workers::all(&context, &entries);
     if entries.is_empty() {
         report.missing("there is no worker", "add --worker 127.0.0.1:3001-3004");
     }
     let upstream = Upstream::new("app".to_owned(), groups, found);
-    let upstreams =
-        vec![Read { upstream, name: 0..0, same_site: None, affinity: Vec::new(), follow: None, entries: spans }];
-    let admin = Admin { address: AdminAddress::None, token: None };
+    let upstreams = vec![ReadUpstream {
+        upstream,
+        name: 0..0,
+        same_site: None,
+        affinity: Vec::new(),
+        follow: None,
+        entries: spans,
+    }];
+    let admin = AdminListener { address: AdminAddress::None, token: None };
     listeners_differ(&context, &listeners, &admin);
     no_loops(&context, &listeners, &upstreams);
     let config = Config {
@@ -95,14 +101,14 @@ pub fn for_command_line(listen: &[String], workers: &[String]) -> Result<Config,
 }
 
 /// The arguments as one line that errors can point into, and the place of each value in it.
-fn written(listen: &[String], workers: &[String]) -> (String, Vec<Text>, Vec<Text>) {
+fn written(listen: &[String], workers: &[String]) -> (String, Vec<ConfigText>, Vec<ConfigText>) {
     let mut line = String::new();
-    let mut put = |flag: &str, values: &[String]| -> Vec<Text> {
+    let mut put = |flag: &str, values: &[String]| -> Vec<ConfigText> {
         let mut texts = Vec::new();
         for value in values {
             let gap = if line.is_empty() { "" } else { " " };
             line.push_str(&format!("{gap}{flag} {value}"));
-            texts.push(Text { span: line.len() - value.len()..line.len(), value: value.clone() });
+            texts.push(ConfigText { span: line.len() - value.len()..line.len(), value: value.clone() });
         }
         texts
     };
@@ -114,7 +120,7 @@ fn written(listen: &[String], workers: &[String]) -> (String, Vec<Text>, Vec<Tex
 fn read(context: &Context<'_>, mut root: Section<'_>) -> Config {
     let secret = secret(context, &mut root);
     let state_dir = state_dir(context, &mut root);
-    let watch = root.take("watch").and_then(Item::boolean).unwrap_or(true);
+    let watch = root.take("watch").and_then(ConfigItem::boolean).unwrap_or(true);
     let threads = root.integer("threads", 1..=256).unwrap_or_else(cores);
     let listeners = listener::all(context, &mut root);
     let customs = rules::customs(context, &mut root);
@@ -168,7 +174,7 @@ fn secret(context: &Context<'_>, root: &mut Section<'_>) -> Option<Secret> {
     }
 }
 
-fn upstreams(context: &Context<'_>, customs: &rules::Customs, root: &mut Section<'_>) -> Vec<Read> {
+fn upstreams(context: &Context<'_>, customs: &rules::Customs, root: &mut Section<'_>) -> Vec<ReadUpstream> {
     let help = "write [upstream.app] and below it workers = [\"127.0.0.1:3001-3004\"]";
     let Some(item) = root.take("upstream") else {
         context.report.missing("there is no upstream", help);
@@ -184,9 +190,11 @@ fn upstreams(context: &Context<'_>, customs: &rules::Customs, root: &mut Section
     named.into_iter().filter_map(|(name, item)| upstream::read(context, customs, name, item)).collect()
 }
 
-pub(crate) fn admin(context: &Context<'_>, root: &mut Section<'_>, state_dir: Option<&Path>) -> Admin {
+pub(crate) fn admin(context: &Context<'_>, root: &mut Section<'_>, state_dir: Option<&Path>) -> AdminListener {
     let default = state_dir.map_or(AdminAddress::None, |dir| AdminAddress::Unix(dir.join("admin.sock")));
-    let Some(mut section) = root.section("admin", "a table") else { return Admin { address: default, token: None } };
+    let Some(mut section) = root.section("admin", "a table") else {
+        return AdminListener { address: default, token: None };
+    };
     let text = section.text("address", "an address such as \"127.0.0.1:9145\" or \"unix:/run/stickyd/admin.sock\"");
     let path = section.text("token_file", "a path");
     section.finish();
@@ -201,11 +209,11 @@ pub(crate) fn admin(context: &Context<'_>, root: &mut Section<'_>, state_dir: Op
         context.report.error_help(&text.span, message, "write token_file = \"admin.token\", or use 127.0.0.1");
     }
     let token = path.and_then(|path| files::secret(context, &path));
-    Admin { address: address.unwrap_or(default), token }
+    AdminListener { address: address.unwrap_or(default), token }
 }
 
 /// Reports listeners with the same address, the admin listener included.
-fn listeners_differ(context: &Context<'_>, listeners: &[(Listener, Span)], admin: &Admin) {
+fn listeners_differ(context: &Context<'_>, listeners: &[(Listener, Span)], admin: &AdminListener) {
     for (i, (listener, at)) in listeners.iter().enumerate() {
         let same = |(other, _): &&(Listener, Span)| other.address == listener.address && listener.address.port() != 0;
         if let Some((_, first)) = listeners.iter().take(i).find(same) {
@@ -220,7 +228,7 @@ fn listeners_differ(context: &Context<'_>, listeners: &[(Listener, Span)], admin
 }
 
 /// Reports workers that are one of our own listeners: every request would come back until no descriptor is left.
-fn no_loops(context: &Context<'_>, listeners: &[(Listener, Span)], upstreams: &[Read]) {
+fn no_loops(context: &Context<'_>, listeners: &[(Listener, Span)], upstreams: &[ReadUpstream]) {
     for read in upstreams {
         let mut said: Option<&Span> = None;
         for (worker, at) in read.upstream.workers.iter().zip(&read.entries) {
@@ -235,7 +243,7 @@ fn no_loops(context: &Context<'_>, listeners: &[(Listener, Span)], upstreams: &[
 }
 
 /// Reports workers that are the admin listener: clients would reach it through a route, from an address of this host.
-fn no_way_to_admin(context: &Context<'_>, admin: &Admin, upstreams: &[Read]) {
+fn no_way_to_admin(context: &Context<'_>, admin: &AdminListener, upstreams: &[ReadUpstream]) {
     for read in upstreams {
         let entries = read.upstream.workers.iter().zip(&read.entries);
         for (worker, at) in entries.filter(|(worker, _)| is_admin(&worker.address, &admin.address)) {
@@ -265,7 +273,7 @@ pub(crate) fn is_listener(worker: &super::Address, listener: SocketAddr) -> bool
 }
 
 /// Warns of `SameSite=None` without TLS: such cookies are `Secure`, and browsers reject those over plain HTTP.
-fn cookies_need_tls(context: &Context<'_>, listeners: &[(Listener, Span)], upstreams: &[Read]) {
+fn cookies_need_tls(context: &Context<'_>, listeners: &[(Listener, Span)], upstreams: &[ReadUpstream]) {
     // Behind a trusted proxy, the browser's side may use TLS.
     let plain = listeners.iter().all(|(listener, _)| listener.tls.is_none() && listener.trusted_proxies.is_empty());
     for read in upstreams.iter().filter(|read| plain && read.upstream.cookie_same_site == SameSite::None) {

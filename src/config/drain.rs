@@ -11,7 +11,8 @@ use crate::websocket::frames::CloseCode;
 
 const GRACES: RangeInclusive<Duration> = Duration::from_secs(1)..=LONGEST_GRACE;
 const CODES: &str = "1001 (going away), 1012 (service restart), 1013 (try again later), or 3000 to 4999 for your own";
-const POLICIES: [(&str, Removed); 3] = [("keep", Removed::Keep), ("drain", Removed::Drain), ("close", Removed::Close)];
+const POLICIES: [(&str, RemovedPolicy); 3] =
+    [("keep", RemovedPolicy::Keep), ("drain", RemovedPolicy::Drain), ("close", RemovedPolicy::Close)];
 
 /// The longest grace of a drain.
 pub const LONGEST_GRACE: Duration = Duration::from_secs(24 * 3600);
@@ -26,19 +27,19 @@ pub struct Drain {
     /// themselves.
     pub grace: Option<Duration>,
     /// Code and reason of the Close frame that ends tunnels.
-    pub farewell: Farewell,
+    pub farewell: CloseNotice,
 }
 
 /// Code and reason of the Close frame that is sent when an operator ends a tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Farewell {
+pub struct CloseNotice {
     /// Status code of the Close frame; default 1012.
     pub code: CloseCode,
     /// Reason in the Close frame, up to 123 bytes; default: empty.
     pub reason: String,
 }
 
-impl Default for Farewell {
+impl Default for CloseNotice {
     fn default() -> Self {
         Self { code: CloseCode::SERVICE_RESTART, reason: String::new() }
     }
@@ -46,7 +47,7 @@ impl Default for Farewell {
 
 /// How the sessions of a worker end that a reload removes. The reload that removes the worker applies it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Removed {
+pub enum RemovedPolicy {
     /// The sessions stay until they end by themselves.
     #[default]
     Keep,
@@ -56,7 +57,7 @@ pub enum Removed {
     Close,
 }
 
-impl Removed {
+impl RemovedPolicy {
     /// The policy's name in the file and in logs.
     pub fn word(self) -> &'static str {
         match self {
@@ -94,7 +95,7 @@ pub(crate) fn read(mut section: Section<'_>) -> Drain {
 }
 
 /// Reads the `removed` key of an upstream.
-pub(crate) fn removed(section: &mut Section<'_>) -> Option<Removed> {
+pub(crate) fn removed(section: &mut Section<'_>) -> Option<RemovedPolicy> {
     let text = section.text("removed", "\"keep\", \"drain\" or \"close\"")?;
     word(section.report, "policy", &text, &POLICIES)
 }

@@ -6,7 +6,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::file::Item;
+use super::file::ConfigItem;
 use super::values::{duration, percent};
 
 const WINDOWS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
@@ -51,7 +51,7 @@ impl Default for Eject {
 }
 
 /// Reads the `eject` key of an upstream: a table, or `false`.
-pub(crate) fn read(item: Item<'_>) -> Eject {
+pub(crate) fn read(item: ConfigItem<'_>) -> Eject {
     let mut eject = Eject::default();
     let expected = "false or a table such as { failures = 5, errors = \"50%\" }";
     if item.is_boolean() {

@@ -69,23 +69,23 @@ pub struct Diagnostic {
     /// What is wrong, in one sentence.
     pub message: String,
     /// Place that the finding is about; `None` if it is not about a place in a file.
-    pub place: Option<Place>,
+    pub place: Option<FilePlace>,
     /// What to write instead.
     pub help: Option<String>,
 }
 
 /// A place in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct FilePlace {
     /// The file's name as the caller gave it.
     pub file: String,
     /// The line with the marked part; `None` if the finding is about the file as a whole.
-    pub line: Option<Line>,
+    pub line: Option<MarkedLine>,
 }
 
 /// A line of a file with a part of it marked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Line {
+pub struct MarkedLine {
     /// Line number, counted from 1.
     pub number: usize,
     /// Column of the first marked character, in characters, counted from 1.
@@ -103,8 +103,8 @@ impl Diagnostic {
     /// The finding on one line, for the log.
     pub fn one_line(&self) -> String {
         let place = match &self.place {
-            Some(Place { file, line: Some(line) }) => format!("{file}:{}:{}: ", line.number, line.column),
-            Some(Place { file, line: None }) => format!("{file}: "),
+            Some(FilePlace { file, line: Some(line) }) => format!("{file}:{}:{}: ", line.number, line.column),
+            Some(FilePlace { file, line: None }) => format!("{file}: "),
             None => String::new(),
         };
         let help = self.help.as_ref().map(|help| format!("; {help}")).unwrap_or_default();
@@ -120,8 +120,8 @@ impl fmt::Display for Diagnostic {
         };
         write!(f, "{word}: {}", self.message)?;
         let mut gutter = " ".to_owned();
-        if let Some(Place { file, line }) = &self.place {
-            if let Some(Line { number, column, text, indent, width }) = line {
+        if let Some(FilePlace { file, line }) = &self.place {
+            if let Some(MarkedLine { number, column, text, indent, width }) = line {
                 gutter = " ".repeat(number.to_string().len());
                 write!(f, "\n{gutter}--> {file}:{number}:{column}\n{gutter} |\n{number} | {text}\n{gutter} | ")?;
                 write!(f, "{}{}", " ".repeat(*indent), "^".repeat(*width))?;
@@ -196,14 +196,14 @@ impl<'a> Report<'a> {
             return;
         }
         let line = at.map(|span| self.line(span));
-        let place = Some(Place { file: self.file.clone(), line });
+        let place = Some(FilePlace { file: self.file.clone(), line });
         // Findings without a place in the file are printed last.
         let start = at.map_or(usize::MAX, |span| span.start);
         let message = printable(&message);
         self.found.borrow_mut().push((start, Diagnostic { severity, message, place, help }));
     }
 
-    fn line(&self, at: &Span) -> Line {
+    fn line(&self, at: &Span) -> MarkedLine {
         let start = self.floor(at.start);
         let end = self.floor(at.end).max(start);
         let before = self.text.get(..start).unwrap_or_default();
@@ -223,7 +223,7 @@ impl<'a> Report<'a> {
         // caret.
         let room = text.chars().count().saturating_sub(indent);
         let width = chars(self.text.get(start..end)).min(room).max(1);
-        Line { number: before.matches('\n').count() + 1, column, text, indent, width }
+        MarkedLine { number: before.matches('\n').count() + 1, column, text, indent, width }
     }
 
     /// The nearest character boundary at or before `at`.

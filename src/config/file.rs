@@ -32,12 +32,12 @@ pub(crate) fn root<'a>(report: &'a Report<'a>) -> Option<Section<'a>> {
 
 /// A string with its place.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Text {
+pub(crate) struct ConfigText {
     pub(crate) value: String,
     pub(crate) span: Span,
 }
 
-impl Text {
+impl ConfigText {
     /// The place of `part`, a range of bytes of the value; the place of the whole value if it contains escapes.
     pub(crate) fn inside(&self, report: &Report<'_>, part: Span) -> Span {
         let written = report.text().get(self.span.clone()).unwrap_or_default();
@@ -49,7 +49,7 @@ impl Text {
 }
 
 /// A value with its place and its name for messages.
-pub(crate) struct Item<'a> {
+pub(crate) struct ConfigItem<'a> {
     pub(crate) report: &'a Report<'a>,
     /// Name of the value in messages: `` `threads` `` or "a worker".
     pub(crate) label: String,
@@ -57,7 +57,7 @@ pub(crate) struct Item<'a> {
     value: DeValue<'a>,
 }
 
-impl<'a> Item<'a> {
+impl<'a> ConfigItem<'a> {
     fn new(report: &'a Report<'a>, label: String, value: Spanned<DeValue<'a>>) -> Self {
         Self { report, label, span: value.span(), value: value.into_inner() }
     }
@@ -79,9 +79,9 @@ impl<'a> Item<'a> {
     }
 
     /// Reads a string; `expected` describes it in messages ("a path").
-    pub(crate) fn text(self, expected: &str) -> Option<Text> {
+    pub(crate) fn text(self, expected: &str) -> Option<ConfigText> {
         match self.value {
-            DeValue::String(value) => Some(Text { value: value.into_owned(), span: self.span }),
+            DeValue::String(value) => Some(ConfigText { value: value.into_owned(), span: self.span }),
             other => Self::wrong(self.report, &self.label, &self.span, expected, &other),
         }
     }
@@ -152,10 +152,10 @@ impl<'a> Section<'a> {
     }
 
     /// Takes a key out of the table and marks it as known.
-    pub(crate) fn take(&mut self, key: &'static str) -> Option<Item<'a>> {
+    pub(crate) fn take(&mut self, key: &'static str) -> Option<ConfigItem<'a>> {
         self.known.push(key);
         let value = self.entries.remove(key)?;
-        Some(Item::new(self.report, format!("`{key}`"), value))
+        Some(ConfigItem::new(self.report, format!("`{key}`"), value))
     }
 
     /// Place of a key in the file.
@@ -163,12 +163,12 @@ impl<'a> Section<'a> {
         self.entries.get_key_value(key).map(|(key, _)| key.span())
     }
 
-    pub(crate) fn text(&mut self, key: &'static str, expected: &str) -> Option<Text> {
+    pub(crate) fn text(&mut self, key: &'static str, expected: &str) -> Option<ConfigText> {
         self.take(key)?.text(expected)
     }
 
     /// Reads a string that must be present.
-    pub(crate) fn required(&mut self, key: &'static str, expected: &str, example: &str) -> Option<Text> {
+    pub(crate) fn required(&mut self, key: &'static str, expected: &str, example: &str) -> Option<ConfigText> {
         let item = self.take(key);
         if item.is_none() {
             let message = format!("{} needs `{key}`", self.label);
@@ -187,15 +187,16 @@ impl<'a> Section<'a> {
     }
 
     /// All entries of a table whose keys are names chosen by the user, in the order of the file.
-    pub(crate) fn named(self) -> Vec<(Text, Item<'a>)> {
+    pub(crate) fn named(self) -> Vec<(ConfigText, ConfigItem<'a>)> {
         let report = self.report;
         let mut all: Vec<_> = self.entries.into_iter().collect();
         all.sort_by_key(|(key, _)| key.span().start);
-        let name = |key: &Spanned<_>| Text { value: AsRef::<str>::as_ref(key.get_ref()).to_owned(), span: key.span() };
+        let name =
+            |key: &Spanned<_>| ConfigText { value: AsRef::<str>::as_ref(key.get_ref()).to_owned(), span: key.span() };
         let item = |(key, value): (Spanned<toml::de::DeString<'a>>, _)| {
             let name = name(&key);
             let label = format!("`{}`", name.value);
-            (name, Item::new(report, label, value))
+            (name, ConfigItem::new(report, label, value))
         };
         all.into_iter().map(item).collect()
     }

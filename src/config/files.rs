@@ -15,7 +15,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, SignatureAlgorithm};
 
 use super::check::Context;
-use super::file::Text;
+use super::file::ConfigText;
 use super::{Secret, tls};
 use crate::x509;
 
@@ -41,7 +41,7 @@ pub fn token(path: &Path) -> Result<Secret, String> {
 }
 
 /// Reads the secret in a file, without the white space around it (editors and `openssl rand` add a newline).
-pub(crate) fn secret(context: &Context<'_>, path: &Text) -> Option<Secret> {
+pub(crate) fn secret(context: &Context<'_>, path: &ConfigText) -> Option<Secret> {
     let bytes = named(context, path)?;
     let trimmed = bytes.trim_ascii();
     if trimmed.len() < MIN_SECRET {
@@ -53,13 +53,16 @@ pub(crate) fn secret(context: &Context<'_>, path: &Text) -> Option<Secret> {
 }
 
 /// Reads a certificate chain, checks its dates, and returns it with its leaf parsed.
-pub(crate) fn chain(context: &Context<'_>, path: &Text) -> Option<(Vec<CertificateDer<'static>>, x509::Certificate)> {
+pub(crate) fn chain(
+    context: &Context<'_>,
+    path: &ConfigText,
+) -> Option<(Vec<CertificateDer<'static>>, x509::ParsedCertificate)> {
     const HELP: &str = "use a PEM file with the whole chain, leaf first";
     let chain = certificates(context, path, HELP)?;
     let mut parsed = Vec::new();
     for (i, certificate) in chain.iter().enumerate() {
         let sound = ParsedCertificate::try_from(certificate).is_ok();
-        let Some(one) = x509::Certificate::parse(certificate).filter(|_| sound) else {
+        let Some(one) = x509::ParsedCertificate::parse(certificate).filter(|_| sound) else {
             let which = if i == 0 { "first certificate".to_owned() } else { format!("certificate {}", i + 1) };
             return unusable(context, path, &format!("its {which} is damaged"), HELP);
         };
@@ -71,7 +74,11 @@ pub(crate) fn chain(context: &Context<'_>, path: &Text) -> Option<(Vec<Certifica
 }
 
 /// Reads every certificate in a PEM file; none is an error.
-pub(crate) fn certificates(context: &Context<'_>, path: &Text, help: &str) -> Option<Vec<CertificateDer<'static>>> {
+pub(crate) fn certificates(
+    context: &Context<'_>,
+    path: &ConfigText,
+    help: &str,
+) -> Option<Vec<CertificateDer<'static>>> {
     let bytes = named(context, path)?;
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     match all {
@@ -93,7 +100,7 @@ fn reason(error: &pem::Error) -> String {
 }
 
 /// Reads an unencrypted private key.
-pub(crate) fn private_key(context: &Context<'_>, path: &Text) -> Option<PrivateKeyDer<'static>> {
+pub(crate) fn private_key(context: &Context<'_>, path: &ConfigText) -> Option<PrivateKeyDer<'static>> {
     let bytes = named(context, path)?;
     match PrivateKeyDer::from_pem_slice(&bytes) {
         Ok(key) => Some(key),
@@ -110,8 +117,8 @@ pub(crate) fn private_key(context: &Context<'_>, path: &Text) -> Option<PrivateK
 /// Checks that the key belongs to the chain; returns the kind of the key.
 pub(crate) fn matched(
     context: &Context<'_>,
-    certificate: &Text,
-    key: &Text,
+    certificate: &ConfigText,
+    key: &ConfigText,
     chain: &[CertificateDer<'static>],
     key_der: &PrivateKeyDer<'static>,
 ) -> Option<SignatureAlgorithm> {
@@ -132,7 +139,7 @@ pub(crate) fn matched(
     }
 }
 
-fn named(context: &Context<'_>, path: &Text) -> Option<Vec<u8>> {
+fn named(context: &Context<'_>, path: &ConfigText) -> Option<Vec<u8>> {
     let full = context.base.join(&path.value);
     match context.noted.read(&full) {
         Ok(bytes) => Some(bytes),
@@ -145,7 +152,7 @@ fn named(context: &Context<'_>, path: &Text) -> Option<Vec<u8>> {
 }
 
 /// Reports a file that was read but cannot be used.
-pub(crate) fn unusable<T>(context: &Context<'_>, path: &Text, reason: &str, help: &str) -> Option<T> {
+pub(crate) fn unusable<T>(context: &Context<'_>, path: &ConfigText, reason: &str, help: &str) -> Option<T> {
     context.report.error_help(&path.span, format!("cannot use {}: {reason}", path.value), help);
     None
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::check::Context;
-use super::file::{Item, Section, Text};
+use super::file::{ConfigItem, ConfigText, Section};
 use super::listener;
 use super::routes::check_host;
 
@@ -61,14 +61,14 @@ pub fn default_port(scheme: &str) -> Option<u16> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rates {
     /// Limit for requests of every kind, including handshakes.
-    pub requests: Option<Rate>,
+    pub requests: Option<ConfiguredRate>,
     /// Limit for new Engine.IO sessions and WebSockets.
-    pub handshakes: Option<Rate>,
+    pub handshakes: Option<ConfiguredRate>,
 }
 
 /// A rate: a number of requests per unit of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
+pub struct ConfiguredRate {
     /// Number of requests per `per`, 1..=1,000,000.
     pub count: u32,
     /// Unit of time: a second, a minute or an hour.
@@ -106,7 +106,7 @@ pub(crate) fn rates(section: &mut Section<'_>) -> Rates {
             let help = format!("write {key} = \"100/s\" next to it");
             table.report.error_help(&at, format!("`{burst_key}` has no effect without `{key}`"), help);
         }
-        rate.map(|rate| Rate { burst: burst.unwrap_or(rate.burst), ..rate })
+        rate.map(|rate| ConfiguredRate { burst: burst.unwrap_or(rate.burst), ..rate })
     };
     rates.requests = one("requests", "requests_burst");
     rates.handshakes = one("handshakes", "handshakes_burst");
@@ -115,7 +115,7 @@ pub(crate) fn rates(section: &mut Section<'_>) -> Rates {
 }
 
 /// Reads a rate such as `"100/s"`.
-fn rate(item: Item<'_>) -> Option<Rate> {
+fn rate(item: ConfigItem<'_>) -> Option<ConfiguredRate> {
     const HELP: &str = "write \"100/s\", \"30/m\" or \"500/h\": from 1 to 1_000_000 per second, minute or hour";
     let (report, label) = (item.report, item.label.clone());
     let text = item.text("a rate such as \"100/s\"")?;
@@ -126,7 +126,7 @@ fn rate(item: Item<'_>) -> Option<Rate> {
     read
 }
 
-fn parse_rate(text: &str) -> Option<Rate> {
+fn parse_rate(text: &str) -> Option<ConfiguredRate> {
     let (count, unit) = text.split_once('/')?;
     let seconds = match unit.trim() {
         "s" => 1,
@@ -135,15 +135,15 @@ fn parse_rate(text: &str) -> Option<Rate> {
         _ => return None,
     };
     let count = count.trim().parse::<u32>().ok().filter(|count| COUNTS.contains(&u64::from(*count)))?;
-    Some(Rate { count, per: Duration::from_secs(seconds), burst: count })
+    Some(ConfiguredRate { count, per: Duration::from_secs(seconds), burst: count })
 }
 
-fn origins(context: &Context<'_>, item: Item<'_>) -> Option<Vec<Origin>> {
+fn origins(context: &Context<'_>, item: ConfigItem<'_>) -> Option<Vec<Origin>> {
     let items = item.list("a list such as [\"same\", \"https://example.com\"]", "an origin")?;
     Some(items.into_iter().filter_map(|item| origin(context, &item.text("a string")?)).collect())
 }
 
-fn origin(context: &Context<'_>, text: &Text) -> Option<Origin> {
+fn origin(context: &Context<'_>, text: &ConfigText) -> Option<Origin> {
     const HELP: &str = "write \"https://example.com\", \"https://*.example.com\", \"same\" or \"null\"";
     match text.value.as_str() {
         "same" => return Some(Origin::Same),
@@ -173,7 +173,7 @@ fn origin(context: &Context<'_>, text: &Text) -> Option<Origin> {
         Some(Err(_)) => return wrong(HELP),
     };
     let start = text.value.len() - rest.len();
-    let host = Text { value: host.to_owned(), span: text.inside(context.report, start..start + host.len()) };
+    let host = ConfigText { value: host.to_owned(), span: text.inside(context.report, start..start + host.len()) };
     let host = check_host(context, &host);
     let below = host.starts_with("*.");
     Some(Origin::Site { scheme, host: host.trim_start_matches('*').to_owned(), below, port })

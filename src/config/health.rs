@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hyper::header::HeaderValue;
 
-use super::file::{Item, Section, Text};
+use super::file::{ConfigItem, ConfigText, Section};
 use super::values::{duration, word};
 
 /// The shortest time between two checks of a worker.
@@ -16,8 +16,12 @@ const INTERVALS: RangeInclusive<Duration> = SHORTEST..=Duration::from_secs(3600)
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
 const GRACES: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
 const STATUS: RangeInclusive<u16> = 200..=599;
-const KINDS: [(&str, Kind); 4] =
-    [("http", Kind::Http), ("tcp", Kind::Tcp), ("socket.io", Kind::SocketIo), ("websocket", Kind::WebSocket)];
+const KINDS: [(&str, CheckKind); 4] = [
+    ("http", CheckKind::Http),
+    ("tcp", CheckKind::Tcp),
+    ("socket.io", CheckKind::SocketIo),
+    ("websocket", CheckKind::WebSocket),
+];
 
 /// How workers are checked. A reload applies it.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,16 +77,16 @@ pub enum HealthKind {
     /// Connects by TCP or to the unix socket; the default for an upstream without `health`.
     Tcp,
     /// Sends `GET path` and compares the answer with the expected one.
-    Http(Target, Expected),
+    Http(CheckTarget, Expected),
     /// Opens an Engine.IO session by polling and closes it again; the path is `/socket.io/` by default.
-    SocketIo(Target),
+    SocketIo(CheckTarget),
     /// Upgrades to WebSocket and sends a Close frame.
-    WebSocket(Target),
+    WebSocket(CheckTarget),
 }
 
 /// The target of a health check's request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
+pub struct CheckTarget {
     /// Path and query in origin form, beginning with `/`.
     pub path: String,
     /// Value of the Host header; `None`: the worker's address.
@@ -105,7 +109,7 @@ impl Default for Expected {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum CheckKind {
     Tcp,
     Http,
     SocketIo,
@@ -143,14 +147,14 @@ fn kind(section: &mut Section<'_>) -> HealthKind {
     let report = section.report;
     let named = section.text("kind", "\"http\", \"tcp\", \"socket.io\" or \"websocket\"");
     let known = named.as_ref().map(|text| word(report, "kind of health check", text, &KINDS));
-    let kind = known.unwrap_or(Some(Kind::Http));
+    let kind = known.unwrap_or(Some(CheckKind::Http));
     let target = "\"http\", \"socket.io\" or \"websocket\"";
-    let asks = kind != Some(Kind::Tcp);
+    let asks = kind != Some(CheckKind::Tcp);
     let has_path = section.key("path").is_some();
     let path = belonging(section, "path", asks, target).and_then(|item| item.text("a path such as \"/health\""));
     let host = belonging(section, "host", asks, target).and_then(|item| item.text("a host such as \"example.com\""));
     // An unknown kind was already reported; its keys cannot be checked.
-    let is_http = kind.is_none_or(|kind| kind == Kind::Http);
+    let is_http = kind.is_none_or(|kind| kind == CheckKind::Http);
     let status = belonging(section, "status", is_http, "\"http\"").and_then(status);
     let body = belonging(section, "body", is_http, "\"http\"").and_then(body);
     if let Some(path) = &path {
@@ -159,18 +163,18 @@ fn kind(section: &mut Section<'_>) -> HealthKind {
     if let Some(host) = &host {
         check_host(section, host);
     }
-    let target = |default: &str| Target {
+    let target = |default: &str| CheckTarget {
         path: path.map_or_else(|| default.to_owned(), |path| path.value),
         host: host.map(|host| host.value),
     };
     match kind {
-        None | Some(Kind::Tcp) => HealthKind::Tcp,
-        Some(Kind::SocketIo) => HealthKind::SocketIo(target("/socket.io/")),
-        Some(Kind::WebSocket) => {
+        None | Some(CheckKind::Tcp) => HealthKind::Tcp,
+        Some(CheckKind::SocketIo) => HealthKind::SocketIo(target("/socket.io/")),
+        Some(CheckKind::WebSocket) => {
             needs_path(section, has_path, "websocket", "write path = \"/ws\": a path the application upgrades");
             HealthKind::WebSocket(target("/"))
         }
-        Some(Kind::Http) => {
+        Some(CheckKind::Http) => {
             needs_path(section, has_path, "http", "write path = \"/health\", or kind = \"tcp\" to only connect");
             let default = Expected::default();
             HealthKind::Http(target("/"), Expected { status: status.unwrap_or(default.status), body })
@@ -186,7 +190,7 @@ fn needs_path(section: &Section<'_>, has: bool, kind: &str, help: &str) {
 }
 
 /// Takes a key that only some kinds have; for the other kinds it is an error.
-fn belonging<'a>(section: &mut Section<'a>, key: &'static str, belongs: bool, kinds: &str) -> Option<Item<'a>> {
+fn belonging<'a>(section: &mut Section<'a>, key: &'static str, belongs: bool, kinds: &str) -> Option<ConfigItem<'a>> {
     let item = section.take(key)?;
     if belongs {
         return Some(item);
@@ -196,7 +200,7 @@ fn belonging<'a>(section: &mut Section<'a>, key: &'static str, belongs: bool, ki
 }
 
 /// Reads `status`: `204`, `"200-399"`, or a list of such values.
-fn status(item: Item<'_>) -> Option<Vec<RangeInclusive<u16>>> {
+fn status(item: ConfigItem<'_>) -> Option<Vec<RangeInclusive<u16>>> {
     if !item.is_list() {
         return one_status(item).map(|range| vec![range]);
     }
@@ -208,7 +212,7 @@ fn status(item: Item<'_>) -> Option<Vec<RangeInclusive<u16>>> {
     Some(items.into_iter().filter_map(one_status).collect())
 }
 
-fn one_status(item: Item<'_>) -> Option<RangeInclusive<u16>> {
+fn one_status(item: ConfigItem<'_>) -> Option<RangeInclusive<u16>> {
     if item.is_integer() {
         let one = item.integer(u64::from(*STATUS.start())..=u64::from(*STATUS.end()))?;
         return Some(one..=one);
@@ -225,7 +229,7 @@ fn one_status(item: Item<'_>) -> Option<RangeInclusive<u16>> {
     range.map(|(from, to)| from..=to)
 }
 
-fn body(item: Item<'_>) -> Option<String> {
+fn body(item: ConfigItem<'_>) -> Option<String> {
     let report = item.report;
     let text = item.text("a text that the body contains")?;
     if !(1..=1024).contains(&text.value.len()) {
@@ -235,7 +239,7 @@ fn body(item: Item<'_>) -> Option<String> {
 }
 
 /// Checks a path, which is written into the request line as it is.
-fn check_path(section: &Section<'_>, path: &Text) {
+fn check_path(section: &Section<'_>, path: &ConfigText) {
     let visible = path.value.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
     let parses = path.value.parse::<hyper::Uri>().is_ok_and(|uri| uri.authority().is_none());
     if !path.value.starts_with('/') || !visible || !parses || path.value.len() > 1024 {
@@ -244,7 +248,7 @@ fn check_path(section: &Section<'_>, path: &Text) {
     }
 }
 
-fn check_host(section: &Section<'_>, host: &Text) {
+fn check_host(section: &Section<'_>, host: &ConfigText) {
     let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
     let whole = (1..=255).contains(&host.value.len()) && host.value.bytes().all(fits);
     if !whole || HeaderValue::from_str(&host.value).is_err() {

@@ -5,23 +5,23 @@ use std::sync::Arc;
 use hyper::header::HeaderName;
 
 use super::error::Report;
-use super::file::{Section, Text};
+use super::file::{ConfigText, Section};
 
 /// Label rules of an upstream, in the order of the config file.
-pub type Labels = Vec<Label>;
+pub type LabelRules = Vec<LabelRule>;
 
 /// Rule for one label of a socket.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Label {
+pub struct LabelRule {
     /// Name of the label: `[a-z0-9_]{1,32}`.
     pub name: String,
     /// Where the label's value is in a request.
-    pub from: From,
+    pub from: LabelSource,
 }
 
 /// Source of a label's value in a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum From {
+pub enum LabelSource {
     /// Query parameter of this name, percent-decoded; if it is repeated, the last one.
     Query(String),
     /// Cookie of this name; if there are several, the first one.
@@ -37,18 +37,18 @@ const MOST: usize = 8;
 const SECRETS: [&str; 5] = ["authorization", "cookie", "proxy-authorization", "sec-websocket-key", "set-cookie"];
 
 /// Reads the `labels` table; the name of the upstream is needed to know its affinity cookie.
-pub(crate) fn read(section: &mut Section<'_>, upstream: &str) -> Arc<Labels> {
+pub(crate) fn read(section: &mut Section<'_>, upstream: &str) -> Arc<LabelRules> {
     let expected = "a table such as { store = \"query:storeId\" }";
     let Some(table) = section.section("labels", expected) else { return Arc::default() };
     let (report, at) = (table.report, table.span.clone());
-    let mut labels = Labels::new();
+    let mut labels = LabelRules::new();
     for (name, item) in table.named() {
         let Some(text) = item.text("a place such as \"query:storeId\", \"cookie:uid\" or \"header:x-tenant\"") else {
             continue;
         };
         check_name(report, &name);
         if let Some(from) = place(report, &text, upstream) {
-            labels.push(Label { name: name.value, from });
+            labels.push(LabelRule { name: name.value, from });
         }
     }
     if labels.len() > MOST {
@@ -58,7 +58,7 @@ pub(crate) fn read(section: &mut Section<'_>, upstream: &str) -> Arc<Labels> {
 }
 
 /// Checks the name of a label, which becomes a key in answers of the admin API and in filters.
-fn check_name(report: &Report<'_>, name: &Text) {
+fn check_name(report: &Report<'_>, name: &ConfigText) {
     let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
     if !(1..=32).contains(&name.value.len()) || !name.value.bytes().all(fits) {
         let help = "use 1 to 32 characters of a-z, 0-9 and `_`: filters are written label.NAME=…";
@@ -66,7 +66,7 @@ fn check_name(report: &Report<'_>, name: &Text) {
     }
 }
 
-fn place(report: &Report<'_>, text: &Text, upstream: &str) -> Option<From> {
+fn place(report: &Report<'_>, text: &ConfigText, upstream: &str) -> Option<LabelSource> {
     let help = "write \"query:KEY\", \"cookie:NAME\" or \"header:NAME\"";
     let (kind, key) = text.value.split_once(':').unwrap_or((&text.value, ""));
     let key = key.trim();
@@ -78,16 +78,16 @@ fn place(report: &Report<'_>, text: &Text, upstream: &str) -> Option<From> {
         return wrong(format!("`{}` is not a place to read a label from", text.value), help);
     }
     match kind.trim() {
-        "query" => Some(From::Query(key.to_owned())),
+        "query" => Some(LabelSource::Query(key.to_owned())),
         "cookie" if key.eq_ignore_ascii_case(&format!("stickyd_{upstream}")) => {
             wrong("the affinity cookie is secret and cannot be a label".to_owned(), "name another cookie")
         }
-        "cookie" => Some(From::Cookie(key.to_owned())),
+        "cookie" => Some(LabelSource::Cookie(key.to_owned())),
         "header" if SECRETS.iter().any(|secret| secret.eq_ignore_ascii_case(key)) => {
             wrong(format!("the header `{key}` carries secrets and cannot be a label"), "name another header")
         }
         "header" => match HeaderName::try_from(key) {
-            Ok(name) => Some(From::Header(name)),
+            Ok(name) => Some(LabelSource::Header(name)),
             Err(_) => wrong(format!("`{key}` is not a valid header name"), help),
         },
         _ => wrong(format!("`{}` is not a place to read a label from", text.value), help),

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::check::Context;
 use super::error::Span;
-use super::file::{Item, Section, Text};
+use super::file::{ConfigItem, ConfigText, Section};
 use super::values::word;
 use super::{Listener, Redirect, tls, workers};
 
@@ -29,7 +29,11 @@ pub(crate) fn all(context: &Context<'_>, root: &mut Section<'_>) -> Vec<(Listene
     items.into_iter().filter_map(|item| listener(context, item, &mut names)).collect()
 }
 
-fn listener(context: &Context<'_>, item: Item<'_>, names: &mut HashMap<String, Span>) -> Option<(Listener, Span)> {
+fn listener(
+    context: &Context<'_>,
+    item: ConfigItem<'_>,
+    names: &mut HashMap<String, Span>,
+) -> Option<(Listener, Span)> {
     let mut section = item.section("[[listener]]", "a table")?;
     let text = section.required("address", "an address such as \"0.0.0.0:443\"", "\"0.0.0.0:80\"");
     let address = text.as_ref().and_then(|text| workers::socket(context, text));
@@ -83,7 +87,7 @@ fn asked(section: &mut Section<'_>, key: &'static str, can: bool, why_not: &str,
 }
 
 /// Whether a PROXY header is required. It needs trusted proxies: a peer that may send one chooses its client address.
-fn proxy_protocol_of(context: &Context<'_>, text: &Text, trusted: &[IpNet]) -> bool {
+fn proxy_protocol_of(context: &Context<'_>, text: &ConfigText, trusted: &[IpNet]) -> bool {
     const WORDS: [(&str, bool); 2] = [("off", false), ("required", true)];
     let required = word(context.report, "proxy_protocol", text, &WORDS).unwrap_or(false);
     if required && trusted.is_empty() {
@@ -94,7 +98,7 @@ fn proxy_protocol_of(context: &Context<'_>, text: &Text, trusted: &[IpNet]) -> b
 }
 
 /// Reads `redirect`: `"https"`, or a table such as `{ port = 8443, status = 301 }`.
-fn redirect(item: Item<'_>) -> Option<Redirect> {
+fn redirect(item: ConfigItem<'_>) -> Option<Redirect> {
     const EXPECTED: &str = "\"https\" or a table such as { port = 8443 }";
     const STATUSES: [u16; 4] = [301, 302, 307, 308];
     let mut redirect = Redirect { port: 443, status: 308 };
@@ -117,7 +121,7 @@ fn redirect(item: Item<'_>) -> Option<Redirect> {
 }
 
 /// Checks a listener's name: unique, and valid as a FileDescriptorName in systemd.socket(5).
-fn listener_name(context: &Context<'_>, name: Text, names: &mut HashMap<String, Span>) -> Option<String> {
+fn listener_name(context: &Context<'_>, name: ConfigText, names: &mut HashMap<String, Span>) -> Option<String> {
     let fits = |b: u8| b.is_ascii_graphic() && b != b':';
     if !(1..=255).contains(&name.value.len()) || !name.value.bytes().all(fits) {
         let help = "use 1 to 255 ASCII characters without spaces and `:`, as FileDescriptorName= in the socket unit";
@@ -134,7 +138,7 @@ fn listener_name(context: &Context<'_>, name: Text, names: &mut HashMap<String, 
 }
 
 /// Reads a network such as `10.0.0.0/8`, or a single address.
-pub(crate) fn network(item: Item<'_>) -> Option<IpNet> {
+pub(crate) fn network(item: ConfigItem<'_>) -> Option<IpNet> {
     let report = item.report;
     let text = item.text("a string such as \"10.0.0.0/8\"")?;
     let parsed = text.value.parse::<IpNet>().map(|net| net.trunc());

@@ -6,7 +6,7 @@ use super::check::{Context, admin, base, log_warnings, parse_noting, state_dir};
 use super::error::{Diagnostic, Errors, Report};
 use super::resolve::patient;
 use super::sources::{Noted, Sources};
-use super::{Admin, AdminAddress, Config, file};
+use super::{AdminAddress, AdminListener, Config, file};
 
 /// A configuration with its warnings, or all of its errors.
 pub type Loaded = Result<(Config, Vec<Diagnostic>), Errors>;
@@ -30,7 +30,7 @@ pub fn load_noting(path: &Path) -> (Sources, Loaded) {
 
 /// Reads the address of a running stickyd's admin listener, and its token, from its file. The rest of the file may be
 /// wrong, and the other files it names may be unreadable to the caller.
-pub fn load_admin(path: &Path) -> Result<Admin, Errors> {
+pub fn load_admin(path: &Path) -> Result<AdminListener, Errors> {
     let noted = Noted::default();
     let text = text_of(path, &noted)?;
     let report = Report::new(path.display().to_string(), &text);
@@ -40,7 +40,7 @@ pub fn load_admin(path: &Path) -> Result<Admin, Errors> {
         admin(&context, &mut root, state_dir.as_deref())
     });
     report.finish()?;
-    Ok(found.unwrap_or(Admin { address: AdminAddress::None, token: None }))
+    Ok(found.unwrap_or(AdminListener { address: AdminAddress::None, token: None }))
 }
 
 fn text_of(path: &Path, noted: &Noted) -> Result<String, Errors> {

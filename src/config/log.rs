@@ -2,7 +2,7 @@
 
 use tracing_subscriber::EnvFilter;
 
-use super::file::{Item, Section};
+use super::file::{ConfigItem, Section};
 use super::values;
 
 /// Settings of the log.
@@ -45,7 +45,7 @@ pub(crate) fn read(root: &mut Section<'_>) -> Log {
     if let Some(text) = section.text("format", "\"text\" or \"json\"") {
         log.format = values::word(section.report, "log format", &text, &LOG_FORMATS).unwrap_or(log.format);
     }
-    log.access = section.take("access").and_then(Item::boolean).unwrap_or(log.access);
+    log.access = section.take("access").and_then(ConfigItem::boolean).unwrap_or(log.access);
     section.finish();
     log
 }

@@ -29,7 +29,7 @@ mod values;
 mod worker_tls;
 mod workers;
 
-use labels::Labels;
+use labels::LabelRules;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -40,22 +40,22 @@ use ipnet::IpNet;
 
 pub(crate) use check::is_listener;
 pub use check::{Resolve, for_command_line, parse, parse_with};
-pub use drain::{Drain, Farewell, LONGEST_GRACE, LONGEST_REASON, Removed};
+pub use drain::{CloseNotice, Drain, LONGEST_GRACE, LONGEST_REASON, RemovedPolicy};
 pub use eject::Eject;
-pub use error::{Diagnostic, Errors, Line, Place, Severity};
+pub use error::{Diagnostic, Errors, FilePlace, MarkedLine, Severity};
 pub use files::token;
-pub use health::{Expected, Health, HealthKind, Target};
+pub use health::{CheckTarget, Expected, Health, HealthKind};
 pub use limits::Limits;
 pub use load::{Loaded, load, load_admin, load_noting, load_with_warnings};
 pub use log::{Log, LogFormat, check_level};
 pub(crate) use resolve::look_up;
 pub use rules::Affinity;
-pub use sources::{Look, Sources};
+pub use sources::{Sources, SourcesState};
 pub use tls::{Buffers, Certificate, ClientAuth, Tls};
 pub use tunnels::Tunnels;
 pub(crate) use values::digits;
 pub use worker_tls::WorkerTls;
-pub use workers::{At, Found, Group};
+pub use workers::{Group, GroupPlace, ResolvedNames};
 pub(crate) use workers::{MAX_RANGE, tidy};
 
 /// A whole configuration, checked.
@@ -78,7 +78,7 @@ pub struct Config {
     /// gets every request. A reload applies them.
     pub routes: Vec<Route>,
     /// The admin listener. A change needs a restart.
-    pub admin: Admin,
+    pub admin: AdminListener,
     /// Bounds of the whole process. A reload applies them, except those whose docs state that they need a restart.
     pub limits: Limits,
     /// Logging. A reload applies all of it except the format.
@@ -169,7 +169,7 @@ pub struct Upstream {
     /// The entries of `workers`; at least one, unless the file sets `allow_empty`.
     pub groups: Vec<Group>,
     /// The addresses of the DNS names in `groups`.
-    pub found: Found,
+    pub found: ResolvedNames,
     /// The workers that `groups` expand to with the addresses in `found`; addresses and names are unique inside the
     /// upstream. Empty while there are only DNS names and none has resolved. A reload keeps the sessions, counters and
     /// connections of workers that stay.
@@ -221,7 +221,7 @@ pub struct Upstream {
     /// How the sessions of a drained worker end. Applies to drains that begin after a reload.
     pub drain: Drain,
     /// How the sessions of a worker end that a reload removes. Applies to the reload that brings the change.
-    pub removed: Removed,
+    pub removed: RemovedPolicy,
     /// Sends `Forwarded` (RFC 7239) to the workers, in addition to `X-Forwarded-*`.
     pub forwarded: bool,
     /// Adds a header to answers that names the chosen worker, and why it was chosen.
@@ -230,14 +230,14 @@ pub struct Upstream {
     pub rate: guards::Rates,
     /// Labels attached to each socket of this upstream: at most 8, with unique names. Applies to sockets that begin
     /// after a reload.
-    pub labels: Arc<Labels>,
+    pub labels: Arc<LabelRules>,
     /// TLS settings for connections to the workers; `None`: no TLS.
     pub tls: Option<Arc<WorkerTls>>,
 }
 
 impl Upstream {
     /// An upstream with the default for every setting.
-    pub fn new(name: String, groups: Vec<Group>, found: Found) -> Self {
+    pub fn new(name: String, groups: Vec<Group>, found: ResolvedNames) -> Self {
         let workers = workers::expand(&groups, &found, &[]).workers.into_iter().map(|(worker, _)| worker).collect();
         Self {
             name,
@@ -263,7 +263,7 @@ impl Upstream {
             max_tunnels: None,
             max_body: None,
             drain: Drain::default(),
-            removed: Removed::default(),
+            removed: RemovedPolicy::default(),
             forwarded: false,
             debug_header: false,
             rate: guards::Rates::default(),
@@ -362,7 +362,7 @@ pub struct Route {
 
 /// The admin listener. A change needs a restart.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Admin {
+pub struct AdminListener {
     /// Address the admin listener listens on.
     pub address: AdminAddress,
     /// Bearer token for writes over TCP, read from `token_file` (trimmed, at least 16 bytes). `None`: TCP cannot write.

@@ -174,13 +174,13 @@ impl JsonPath {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
     /// Pieces of the template before the id.
-    before: Vec<Piece>,
+    before: Vec<TemplatePiece>,
     /// The byte that follows the id; `None`: the id ends at any byte that cannot be in an id.
     end: Option<u8>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Piece {
+enum TemplatePiece {
     Byte(u8),
     LineEnd,
     /// Any bytes inside a line, up to the piece that follows.
@@ -189,7 +189,7 @@ enum Piece {
 
 /// Result of matching a template with the beginning of a body.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Seen<T> {
+pub enum PatternMatch<T> {
     /// More of the body is needed: it may still match.
     NeedMore,
     /// The body matches, with this result.
@@ -209,9 +209,9 @@ impl Template {
             return Err("a `*` must be followed by the text that ends it");
         }
         let piece = |byte: u8| match byte {
-            b'*' => Piece::Skip,
-            b'\n' => Piece::LineEnd,
-            byte => Piece::Byte(byte),
+            b'*' => TemplatePiece::Skip,
+            b'\n' => TemplatePiece::LineEnd,
+            byte => TemplatePiece::Byte(byte),
         };
         let before = before.bytes().filter(|byte| *byte != b'\r').map(piece).collect();
         Ok(Self { before, end: after.bytes().next() })
@@ -219,22 +219,22 @@ impl Template {
 
     /// A template for presets that fail to parse; a user's template is never equal to it.
     pub fn none() -> Self {
-        Self { before: vec![Piece::Skip], end: None }
+        Self { before: vec![TemplatePiece::Skip], end: None }
     }
 
     /// Finds the id in the beginning of a body.
-    pub fn find<'b>(&self, body: &'b [u8]) -> Seen<&'b [u8]> {
+    pub fn find<'b>(&self, body: &'b [u8]) -> PatternMatch<&'b [u8]> {
         let at = match skip(&self.before, body) {
-            Seen::Found(at) => at,
-            Seen::NeedMore => return Seen::NeedMore,
-            Seen::Never => return Seen::Never,
+            PatternMatch::Found(at) => at,
+            PatternMatch::NeedMore => return PatternMatch::NeedMore,
+            PatternMatch::Never => return PatternMatch::Never,
         };
         let rest = body.get(at..).unwrap_or_default();
         let ends = |byte: &u8| Some(*byte) == self.end || (self.end.is_none() && ends_id(*byte));
         match rest.iter().position(ends) {
-            Some(0) => Seen::Never,
-            Some(end) => Seen::Found(rest.get(..end).unwrap_or_default()),
-            None => Seen::NeedMore,
+            Some(0) => PatternMatch::Never,
+            Some(end) => PatternMatch::Found(rest.get(..end).unwrap_or_default()),
+            None => PatternMatch::NeedMore,
         }
     }
 }
@@ -246,48 +246,50 @@ fn ends_id(byte: u8) -> bool {
 
 /// Matches the pieces with `body` and returns where they end. A skip ends at the first place from which the pieces
 /// after it match.
-fn skip(pieces: &[Piece], body: &[u8]) -> Seen<usize> {
-    let Some(star) = pieces.iter().position(|piece| *piece == Piece::Skip) else { return fixed(pieces, body, 0) };
+fn skip(pieces: &[TemplatePiece], body: &[u8]) -> PatternMatch<usize> {
+    let Some(star) = pieces.iter().position(|piece| *piece == TemplatePiece::Skip) else {
+        return fixed(pieces, body, 0);
+    };
     let (before, after) = (pieces.get(..star).unwrap_or_default(), pieces.get(star + 1..).unwrap_or_default());
     let mut at = match fixed(before, body, 0) {
-        Seen::Found(at) => at,
+        PatternMatch::Found(at) => at,
         other => return other,
     };
-    let next = after.iter().position(|piece| *piece == Piece::Skip).unwrap_or(after.len());
+    let next = after.iter().position(|piece| *piece == TemplatePiece::Skip).unwrap_or(after.len());
     let (near, far) = (after.get(..next).unwrap_or_default(), after.get(next..).unwrap_or_default());
     loop {
         match fixed(near, body, at) {
-            Seen::Found(end) => {
+            PatternMatch::Found(end) => {
                 return match skip(far, body.get(end..).unwrap_or_default()) {
-                    Seen::Found(more) => Seen::Found(end + more),
+                    PatternMatch::Found(more) => PatternMatch::Found(end + more),
                     other => other,
                 };
             }
-            Seen::NeedMore => return Seen::NeedMore,
-            Seen::Never => match body.get(at) {
-                None => return Seen::NeedMore,
-                Some(b'\n') => return Seen::Never,
+            PatternMatch::NeedMore => return PatternMatch::NeedMore,
+            PatternMatch::Never => match body.get(at) {
+                None => return PatternMatch::NeedMore,
+                Some(b'\n') => return PatternMatch::Never,
                 Some(_) => at += 1,
             },
         }
     }
 }
 
-fn fixed(pieces: &[Piece], body: &[u8], mut at: usize) -> Seen<usize> {
+fn fixed(pieces: &[TemplatePiece], body: &[u8], mut at: usize) -> PatternMatch<usize> {
     for piece in pieces {
-        let Some(byte) = body.get(at) else { return Seen::NeedMore };
+        let Some(byte) = body.get(at) else { return PatternMatch::NeedMore };
         match piece {
-            Piece::Byte(wanted) if wanted == byte => at += 1,
-            Piece::LineEnd if *byte == b'\n' => at += 1,
-            Piece::LineEnd if *byte == b'\r' => match body.get(at + 1) {
-                None => return Seen::NeedMore,
+            TemplatePiece::Byte(wanted) if wanted == byte => at += 1,
+            TemplatePiece::LineEnd if *byte == b'\n' => at += 1,
+            TemplatePiece::LineEnd if *byte == b'\r' => match body.get(at + 1) {
+                None => return PatternMatch::NeedMore,
                 Some(b'\n') => at += 2,
-                Some(_) => return Seen::Never,
+                Some(_) => return PatternMatch::Never,
             },
-            Piece::Byte(_) | Piece::LineEnd | Piece::Skip => return Seen::Never,
+            TemplatePiece::Byte(_) | TemplatePiece::LineEnd | TemplatePiece::Skip => return PatternMatch::Never,
         }
     }
-    Seen::Found(at)
+    PatternMatch::Found(at)
 }
 
 #[cfg(test)]

@@ -6,14 +6,14 @@
 use super::Route;
 use super::check::Context;
 use super::error::Span;
-use super::file::{Item, Section, Text};
+use super::file::{ConfigItem, ConfigText, Section};
 use super::guards;
-use super::upstream::Read;
+use super::upstream::ReadUpstream;
 use super::values::suggest;
 use super::workers::is_name;
 
 /// Reads all routes and checks them against the upstreams.
-pub(crate) fn read(context: &Context<'_>, root: &mut Section<'_>, upstreams: &[Read]) -> Vec<Route> {
+pub(crate) fn read(context: &Context<'_>, root: &mut Section<'_>, upstreams: &[ReadUpstream]) -> Vec<Route> {
     let report = context.report;
     let item = root.take("route");
     if item.is_none() {
@@ -42,7 +42,7 @@ pub(crate) fn read(context: &Context<'_>, root: &mut Section<'_>, upstreams: &[R
 }
 
 /// Reads a route; returns it with the place of its header.
-fn route(context: &Context<'_>, item: Item<'_>, upstreams: &[Read]) -> Option<(Route, Span)> {
+fn route(context: &Context<'_>, item: ConfigItem<'_>, upstreams: &[ReadUpstream]) -> Option<(Route, Span)> {
     let mut section = item.section("[[route]]", "a table")?;
     let at = section.span.clone();
     let host = section.text("host", "a string such as \"chat.example.com\"");
@@ -50,7 +50,7 @@ fn route(context: &Context<'_>, item: Item<'_>, upstreams: &[Read]) -> Option<(R
     let example = upstreams.first().map_or("app", |read| read.upstream.name.as_str());
     let upstream = section.required("upstream", "the name of an upstream", &format!("\"{example}\""));
     let guards = guards::read(context, &mut section);
-    let broadcast = section.take("broadcast").and_then(Item::boolean);
+    let broadcast = section.take("broadcast").and_then(ConfigItem::boolean);
     section.finish();
     if let Some(path) = &path {
         check_path(context, path);
@@ -61,7 +61,7 @@ fn route(context: &Context<'_>, item: Item<'_>, upstreams: &[Read]) -> Option<(R
     Some((Route { host, path, upstream, guards, broadcast }, at))
 }
 
-fn find(context: &Context<'_>, name: &Text, upstreams: &[Read]) -> Option<usize> {
+fn find(context: &Context<'_>, name: &ConfigText, upstreams: &[ReadUpstream]) -> Option<usize> {
     let found = upstreams.iter().position(|read| read.upstream.name == name.value);
     if found.is_none() {
         let known: Vec<_> = upstreams.iter().map(|read| read.upstream.name.as_str()).collect();
@@ -75,7 +75,7 @@ fn find(context: &Context<'_>, name: &Text, upstreams: &[Read]) -> Option<usize>
 }
 
 /// Checks a host (without a port), or `*.` and a host; returns it in lower case.
-pub(crate) fn check_host(context: &Context<'_>, host: &Text) -> String {
+pub(crate) fn check_host(context: &Context<'_>, host: &ConfigText) -> String {
     let lower = host.value.to_ascii_lowercase();
     let name = lower.strip_prefix("*.").unwrap_or(&lower);
     let help = if !lower.is_ascii() {
@@ -95,7 +95,7 @@ pub(crate) fn check_host(context: &Context<'_>, host: &Text) -> String {
     lower
 }
 
-fn check_path(context: &Context<'_>, path: &Text) {
+fn check_path(context: &Context<'_>, path: &ConfigText) {
     let visible = path.value.bytes().all(|b| b.is_ascii_graphic() && !b"?#*".contains(&b));
     if !path.value.starts_with('/') || !visible {
         let help = "write \"/\" or \"/socket.io\": a path begins with / and matches everything below it";

@@ -36,17 +36,17 @@ pub struct Rule {
     /// Places in answers where a new id is announced, tried in order. Empty: ids are not learned from answers.
     pub learn: Vec<Learn>,
     /// Places in requests where the id is looked for; the first that is present decides.
-    pub lookup: Vec<Lookup>,
+    pub lookup: Vec<LookupRule>,
     /// Answers of a worker that does not know an id. Empty: no worker is asked for a session that is not pinned.
-    pub refusal: Vec<Refusal>,
+    pub refusal: Vec<RefusalRule>,
     /// Requests that create a session for an unknown id; they are never tried at several workers in turn.
     pub creates: Vec<On>,
     /// Time a session lives without activity; default 10 min.
     pub ttl: Duration,
     /// Place in the answer where the worker announces this time, in seconds; `ttl` applies if it is absent.
-    pub ttl_from: Option<Place>,
+    pub ttl_from: Option<AnswerPlace>,
     /// Requests that end a session.
-    pub ends: Vec<End>,
+    pub ends: Vec<EndRule>,
     /// Whether clients make the ids: the hash of the id then chooses the worker from the first request on, and nothing
     /// is learned.
     pub client_made: bool,
@@ -89,7 +89,7 @@ pub struct On {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Learn {
     /// Place of the id in the answer.
-    pub from: Place,
+    pub from: AnswerPlace,
     /// Requests whose answers announce ids.
     pub on: On,
     /// Status of such answers; `None`: any success.
@@ -100,7 +100,7 @@ pub struct Learn {
 
 /// A place in an answer.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Place {
+pub enum AnswerPlace {
     /// The value of a header.
     Header(HeaderName),
     /// The value of a cookie that the answer sets.
@@ -115,7 +115,7 @@ pub enum Place {
     OpenPacket,
 }
 
-impl Place {
+impl AnswerPlace {
     /// Whether the place is in the answer's body.
     pub fn is_in_body(&self) -> bool {
         matches!(self, Self::Json(_) | Self::Prefix(_) | Self::OpenPacket)
@@ -124,7 +124,7 @@ impl Place {
 
 /// A place where requests carry an id.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Lookup {
+pub struct LookupRule {
     /// Place of the id in the request.
     pub at: Spot,
     /// Requests that carry an id there.
@@ -150,7 +150,7 @@ pub enum Spot {
 
 /// The answer of a worker that does not know a session.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Refusal {
+pub enum RefusalRule {
     /// An answer with this status and, if `header` is set, this header, else this text in its body.
     Answer {
         /// Status of the answer.
@@ -166,7 +166,7 @@ pub enum Refusal {
 
 /// A request that ends a session, if it is answered with the given status.
 #[derive(Debug, Clone, PartialEq)]
-pub struct End {
+pub struct EndRule {
     /// Requests that end their session.
     pub on: On,
     /// Status of the answer that confirms it; `None`: any success.

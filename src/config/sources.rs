@@ -17,14 +17,14 @@ const MAX_LINKS: usize = 40;
 
 /// The files that a load has read so far.
 #[derive(Default)]
-pub(crate) struct Noted(RefCell<Vec<Source>>);
+pub(crate) struct Noted(RefCell<Vec<SourceFile>>);
 
 impl Noted {
     /// Reads a file with [`files::read`] and records it.
     pub(crate) fn read(&self, path: &Path) -> Result<Vec<u8>, String> {
         let read = files::read(path);
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        self.0.borrow_mut().push(Source { path, print: read.as_ref().ok().map(|bytes| print(bytes)) });
+        self.0.borrow_mut().push(SourceFile { path, print: read.as_ref().ok().map(|bytes| print(bytes)) });
         read
     }
 
@@ -35,7 +35,7 @@ impl Noted {
 }
 
 #[derive(Debug, Clone)]
-struct Source {
+struct SourceFile {
     path: PathBuf,
     /// Hash of the file's bytes; `None`: it could not be read.
     print: Option<u64>,
@@ -46,12 +46,12 @@ struct Source {
 pub struct Sources {
     file: PathBuf,
     /// Every file that was read; the configuration is the first.
-    all: Vec<Source>,
+    all: Vec<SourceFile>,
 }
 
 /// Result of comparing [`Sources`] with the files on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Look {
+pub enum SourcesState {
     /// All files have the same bytes as before.
     Same,
     /// A reload would read different bytes.
@@ -68,18 +68,20 @@ impl Sources {
 
     /// Reads the files again and compares them. Blocks as long as the disk does; anything that is not a regular file is
     /// skipped (a pipe would block for ever).
-    pub fn look(&self) -> Look {
-        let mut found = Look::Same;
+    pub fn look(&self) -> SourcesState {
+        let mut found = SourcesState::Same;
         for (index, source) in self.all.iter().enumerate() {
             match std::fs::metadata(&source.path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => match source.print {
-                    _ if index == 0 => return Look::Gone,
-                    Some(_) => found = Look::Changed,
+                    _ if index == 0 => return SourcesState::Gone,
+                    Some(_) => found = SourcesState::Changed,
                     None => {}
                 },
                 // Not a regular file: reading it could block.
                 Ok(is) if !is.is_file() => {}
-                _ if files::read(&source.path).ok().map(|bytes| print(&bytes)) != source.print => found = Look::Changed,
+                _ if files::read(&source.path).ok().map(|bytes| print(&bytes)) != source.print => {
+                    found = SourcesState::Changed
+                }
                 _ => {}
             }
         }
@@ -149,18 +151,18 @@ mod tests {
         let names: Vec<_> = sources.trail().into_iter().collect();
         let wanted = ["..data", "..one/stickyd.toml", "stickyd.toml"];
         assert_eq!(names, wanted.map(|name| directory.join(name)));
-        assert_eq!(sources.look(), Look::Same);
+        assert_eq!(sources.look(), SourcesState::Same);
 
         std::fs::create_dir_all(directory.join("..two")).unwrap();
         std::fs::write(directory.join("..two/stickyd.toml"), "[upstream.a]").unwrap();
         symlink("..two", directory.join("..new")).unwrap();
         std::fs::rename(directory.join("..new"), directory.join("..data")).unwrap();
-        assert_eq!(sources.look(), Look::Same, "other files with the same content");
+        assert_eq!(sources.look(), SourcesState::Same, "other files with the same content");
         assert!(sources.trail().contains(&directory.join("..two/stickyd.toml")));
         std::fs::write(&file, "[upstream.b]").unwrap();
-        assert_eq!(sources.look(), Look::Changed);
+        assert_eq!(sources.look(), SourcesState::Changed);
         std::fs::remove_file(&file).unwrap();
-        assert_eq!(sources.look(), Look::Gone);
+        assert_eq!(sources.look(), SourcesState::Gone);
         symlink("stickyd.toml", &file).unwrap();
         assert!(sources.trail().contains(&file), "a link to itself does not loop for ever");
         std::fs::remove_dir_all(directory).unwrap();

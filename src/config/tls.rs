@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::check::Context;
 use super::error::Span;
-use super::file::{Item, Section, Text};
+use super::file::{ConfigItem, ConfigText, Section};
 use super::values::{duration, word};
 use super::{files, routes};
 
@@ -118,16 +118,16 @@ pub(crate) fn read(context: &Context<'_>, mut section: Section<'_>, http2: bool)
 }
 
 /// A certificate with its place and the kind of its key.
-type Read = (Certificate, (Span, SignatureAlgorithm));
+type ReadCertificate = (Certificate, (Span, SignatureAlgorithm));
 
-fn certificates(context: &Context<'_>, item: Item<'_>, auth: &ClientAuth) -> Option<Vec<Read>> {
+fn certificates(context: &Context<'_>, item: ConfigItem<'_>, auth: &ClientAuth) -> Option<Vec<ReadCertificate>> {
     let at = item.span.clone();
     let items = item.list("a list such as [{ certificate = \"a.pem\", key = \"a.key\" }]", "a certificate")?;
     if items.is_empty() {
         context.report.error(&at, "`certificates` is empty: TLS needs at least one");
     }
     let written = items.len();
-    let one = |item: Item<'_>| {
+    let one = |item: ConfigItem<'_>| {
         let mut section =
             item.section("a certificate", "a table such as { certificate = \"a.pem\", key = \"a.key\" }")?;
         let own = section.take("client_auth").and_then(|item| client_auth(context, item));
@@ -140,7 +140,7 @@ fn certificates(context: &Context<'_>, item: Item<'_>, auth: &ClientAuth) -> Opt
 }
 
 /// Reads `certificate`, `key` and `hosts`, in `tls` itself or in an entry of `certificates`.
-fn pair(context: &Context<'_>, section: &mut Section<'_>, auth: &ClientAuth) -> Option<Read> {
+fn pair(context: &Context<'_>, section: &mut Section<'_>, auth: &ClientAuth) -> Option<ReadCertificate> {
     let certificate = section.required("certificate", "a path", "\"fullchain.pem\"");
     let key = section.required("key", "a path", "\"privkey.pem\"");
     let hosts = section.take("hosts").map(|item| hosts(context, item));
@@ -154,14 +154,14 @@ fn pair(context: &Context<'_>, section: &mut Section<'_>, auth: &ClientAuth) -> 
     Some((read, (certificate.span, kind)))
 }
 
-fn hosts(context: &Context<'_>, item: Item<'_>) -> Vec<String> {
+fn hosts(context: &Context<'_>, item: ConfigItem<'_>) -> Vec<String> {
     let items = item.list("a list such as [\"example.com\", \"*.example.com\"]", "a host").unwrap_or_default();
     let texts = items.into_iter().filter_map(|item| item.text("a string such as \"example.com\""));
     texts.map(|text| routes::check_host(context, &text)).collect()
 }
 
 /// Reads `client_auth`, such as `{ mode = "required", ca = "ca.pem" }`.
-fn client_auth(context: &Context<'_>, item: Item<'_>) -> Option<ClientAuth> {
+fn client_auth(context: &Context<'_>, item: ConfigItem<'_>) -> Option<ClientAuth> {
     const CA: &str = "write ca = \"ca.pem\": the authorities that sign clients' certificates";
     let mut section = item.section("`client_auth`", "a table such as { mode = \"required\", ca = \"ca.pem\" }")?;
     let mode = section.required("mode", "\"off\", \"optional\" or \"required\"", "\"required\"");
@@ -185,7 +185,7 @@ fn client_auth(context: &Context<'_>, item: Item<'_>) -> Option<ClientAuth> {
 }
 
 /// Reads the certificates of authorities; each must be one that can sign others.
-pub(crate) fn authorities(context: &Context<'_>, path: &Text) -> Option<Vec<CertificateDer<'static>>> {
+pub(crate) fn authorities(context: &Context<'_>, path: &ConfigText) -> Option<Vec<CertificateDer<'static>>> {
     let all = files::certificates(context, path, "use a PEM file with the authorities' certificates")?;
     let mut roots = RootCertStore::empty();
     for (i, authority) in all.iter().enumerate() {
@@ -208,8 +208,8 @@ fn hsts(mut section: Section<'_>) -> Option<String> {
         return None;
     };
     let max_age = duration(item, MAX_AGES);
-    let subdomains = section.take("include_subdomains").and_then(Item::boolean).unwrap_or(false);
-    let preload = section.take("preload").and_then(Item::boolean).unwrap_or(false);
+    let subdomains = section.take("include_subdomains").and_then(ConfigItem::boolean).unwrap_or(false);
+    let preload = section.take("preload").and_then(ConfigItem::boolean).unwrap_or(false);
     section.finish();
     let max_age = max_age?;
     if preload && !(subdomains && max_age >= PRELOAD_AGE) {
@@ -222,8 +222,8 @@ fn hsts(mut section: Section<'_>) -> Option<String> {
 }
 
 /// Checks names that have several certificates: the kinds of their keys must differ and their policies be the same.
-fn names_differ(context: &Context<'_>, all: &[Read]) {
-    let mut seen: HashMap<&str, Vec<&Read>> = HashMap::new();
+fn names_differ(context: &Context<'_>, all: &[ReadCertificate]) {
+    let mut seen: HashMap<&str, Vec<&ReadCertificate>> = HashMap::new();
     for (i, read) in all.iter().enumerate() {
         let (certificate, (at, kind)) = read;
         if certificate.hosts.is_empty() && i > 0 {
@@ -251,7 +251,7 @@ fn names_differ(context: &Context<'_>, all: &[Read]) {
 /// Checks the dates of a chain at the time `now`. An expired leaf is an error, because every client will reject it. A
 /// leaf that is not valid yet is a warning: in most cases the machine's clock is wrong, and a machine that boots in
 /// 1970 must still serve. An expired intermediate is a warning, too: clients may know another path to a root.
-pub(crate) fn dates(context: &Context<'_>, path: &Text, chain: &[crate::x509::Certificate], now: u64) {
+pub(crate) fn dates(context: &Context<'_>, path: &ConfigText, chain: &[crate::x509::ParsedCertificate], now: u64) {
     for (i, certificate) in chain.iter().enumerate() {
         let which = match i {
             0 => format!("the certificate {}", path.value),

@@ -4,7 +4,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::file::{Item, Section};
+use super::file::{ConfigItem, Section};
 use super::values::duration;
 use crate::websocket::round_trip::Thresholds;
 
@@ -47,7 +47,7 @@ pub(crate) fn read(section: &mut Section<'_>) -> Tunnels {
             report.error_help(&at, "`tunnel_ping_timeout` has no effect without `tunnel_ping`", help);
         }
     }
-    tunnels.broadcast = section.take("broadcast").and_then(Item::boolean).unwrap_or(tunnels.broadcast);
+    tunnels.broadcast = section.take("broadcast").and_then(ConfigItem::boolean).unwrap_or(tunnels.broadcast);
     tunnels
 }
 

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use super::check::Context;
 use super::error::Span;
-use super::file::{Item, Section, Text};
+use super::file::{ConfigItem, ConfigText, Section};
 use super::rules::{self, Customs};
 use super::values::{duration, percent, size, word};
-use super::workers::{self, Entry};
+use super::workers::{self, WorkerEntry};
 use super::{AdminState, Affinity, SameSite, Upstream, drain, eject, guards, health, labels, tunnels, worker_tls};
 
 /// An upstream with the places in the file that later checks point at.
-pub(crate) struct Read {
+pub(crate) struct ReadUpstream {
     pub(crate) upstream: Upstream,
     pub(crate) name: Span,
     /// Place of the value of `same_site`, if it is given.
@@ -39,7 +39,12 @@ const ADMIN_STATES: [(&str, AdminState); 3] =
     [("ready", AdminState::Ready), ("drain", AdminState::Drain), ("maint", AdminState::Maint)];
 
 /// Reads one `[upstream.NAME]` table.
-pub(crate) fn read(context: &Context<'_>, customs: &Customs, name: Text, item: Item<'_>) -> Option<Read> {
+pub(crate) fn read(
+    context: &Context<'_>,
+    customs: &Customs,
+    name: ConfigText,
+    item: ConfigItem<'_>,
+) -> Option<ReadUpstream> {
     if !item.is_table() {
         let message = format!("`{}` must be in a named upstream, not in [upstream] itself", name.value);
         context.report.error_help(&name.span, message, "write [upstream.app] above it");
@@ -69,7 +74,7 @@ pub(crate) fn read(context: &Context<'_>, customs: &Customs, name: Text, item: I
         upstream.removed = policy;
     }
     for (key, on) in [("forwarded", &mut upstream.forwarded), ("debug_header", &mut upstream.debug_header)] {
-        *on = section.take(key).and_then(Item::boolean).unwrap_or(*on);
+        *on = section.take(key).and_then(ConfigItem::boolean).unwrap_or(*on);
     }
     let mut same_site = None;
     if let Some(mut cookie) = section.section("cookie", "a table such as { same_site = \"lax\" }") {
@@ -94,7 +99,7 @@ pub(crate) fn read(context: &Context<'_>, customs: &Customs, name: Text, item: I
     upstream.tunnels = tunnels::read(&mut section);
     bounds(&mut section, &mut upstream);
     section.finish();
-    Some(Read { upstream, name: name.span, same_site, affinity, follow, entries })
+    Some(ReadUpstream { upstream, name: name.span, same_site, affinity, follow, entries })
 }
 
 /// Reads the settings for failing workers, and the bounds of an upstream.
@@ -119,7 +124,7 @@ fn bounds(section: &mut Section<'_>, upstream: &mut Upstream) {
 }
 
 /// Checks the name of an upstream, which becomes part of a cookie's name and of every metric.
-fn check_name(context: &Context<'_>, name: &Text) {
+fn check_name(context: &Context<'_>, name: &ConfigText) {
     let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
     if !(1..=32).contains(&name.value.len()) || !name.value.bytes().all(fits) {
         let help = "use 1 to 32 characters of a-z, 0-9, `_` and `-`: it becomes part of the cookie's name";
@@ -127,11 +132,11 @@ fn check_name(context: &Context<'_>, name: &Text) {
     }
 }
 
-fn entries(section: &mut Section<'_>) -> Vec<Entry> {
+fn entries(section: &mut Section<'_>) -> Vec<WorkerEntry> {
     let (report, at, label) = (section.report, section.span.clone(), section.label.clone());
     let example = "write workers = [\"127.0.0.1:3001-3004\"]";
     // Without this key, a faulty template that leaves the list empty would take the whole application offline.
-    let allow_empty = section.take("allow_empty").and_then(Item::boolean).unwrap_or(false);
+    let allow_empty = section.take("allow_empty").and_then(ConfigItem::boolean).unwrap_or(false);
     let Some(item) = section.take("workers") else {
         report.error_help(&at, format!("{label} needs `workers`"), example);
         return Vec::new();
@@ -146,10 +151,10 @@ fn entries(section: &mut Section<'_>) -> Vec<Entry> {
 }
 
 /// Reads an entry of `workers`: an address, or a table with an address.
-fn entry(item: Item<'_>) -> Option<Entry> {
+fn entry(item: ConfigItem<'_>) -> Option<WorkerEntry> {
     let expected = "an address or a table such as { address = \"10.0.0.7:3000\", weight = 2 }";
     if !item.is_table() {
-        return item.text(expected).map(Entry::plain);
+        return item.text(expected).map(WorkerEntry::plain);
     }
     let mut section = item.section("a worker", expected)?;
     let address = section.required("address", "an address", "\"10.0.0.7:3000\"");
@@ -163,5 +168,5 @@ fn entry(item: Item<'_>) -> Option<Entry> {
         section.report.error(&name.span, "a worker's name must have 1 to 128 bytes and no control characters");
     }
     section.finish();
-    Some(Entry { address: address?, name, weight: weight.unwrap_or(1), admin: admin.unwrap_or_default() })
+    Some(WorkerEntry { address: address?, name, weight: weight.unwrap_or(1), admin: admin.unwrap_or_default() })
 }

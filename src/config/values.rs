@@ -7,11 +7,11 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::error::Report;
-use super::file::{Item, Text};
+use super::file::{ConfigItem, ConfigText};
 
 /// Reads a duration such as `"1m 30s"`, in `range`. A number without a unit is an error, because it could mean seconds
 /// or milliseconds.
-pub(crate) fn duration(item: Item<'_>, range: RangeInclusive<Duration>) -> Option<Duration> {
+pub(crate) fn duration(item: ConfigItem<'_>, range: RangeInclusive<Duration>) -> Option<Duration> {
     if item.is_integer() {
         item.report.error_help(&item.span, format!("{} needs a unit", item.label), "write a duration such as \"5s\"");
         return None;
@@ -39,7 +39,7 @@ pub(crate) fn duration(item: Item<'_>, range: RangeInclusive<Duration>) -> Optio
 
 /// Reads a percentage such as `"50%"`, in `range`. A number without `%` is an error, because a half could be written as
 /// 0.5 or as 50.
-pub(crate) fn percent(item: Item<'_>, range: RangeInclusive<u32>) -> Option<u32> {
+pub(crate) fn percent(item: ConfigItem<'_>, range: RangeInclusive<u32>) -> Option<u32> {
     let (report, label, at) = (item.report, item.label.clone(), item.span.clone());
     if item.is_integer() {
         report.error_help(&at, format!("{label} needs a `%`"), "write \"50%\"");
@@ -55,7 +55,7 @@ pub(crate) fn percent(item: Item<'_>, range: RangeInclusive<u32>) -> Option<u32>
 }
 
 /// Reads a size in `range`: an integer of bytes, or a string such as `"64MB"`.
-pub(crate) fn size(item: Item<'_>, range: RangeInclusive<u64>) -> Option<u64> {
+pub(crate) fn size(item: ConfigItem<'_>, range: RangeInclusive<u64>) -> Option<u64> {
     let (report, label, span) = (item.report, item.label.clone(), item.span.clone());
     let bytes = if item.is_integer() {
         item.integer(0..=u64::MAX)?
@@ -107,7 +107,12 @@ fn parse_size(text: &str) -> Option<u64> {
 }
 
 /// The meaning of a word; an unknown word is reported with the known ones.
-pub(crate) fn word<T: Copy>(report: &Report<'_>, what: &str, text: &Text, words: &[(&'static str, T)]) -> Option<T> {
+pub(crate) fn word<T: Copy>(
+    report: &Report<'_>,
+    what: &str,
+    text: &ConfigText,
+    words: &[(&'static str, T)],
+) -> Option<T> {
     if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == text.value) {
         return Some(*meaning);
     }

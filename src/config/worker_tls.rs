@@ -9,8 +9,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 use super::check::Context;
 use super::error::Span;
-use super::file::{Item, Section};
-use super::{At, Group, files, tls};
+use super::file::{ConfigItem, Section};
+use super::{Group, GroupPlace, files, tls};
 
 /// TLS to the workers of an upstream. A reload applies it to new connections.
 #[derive(Debug, PartialEq)]
@@ -30,7 +30,7 @@ pub(crate) fn read(context: &Context<'_>, mut section: Section<'_>, groups: &[Gr
     let server_name = section.text("server_name", "a name such as \"app.internal\"");
     let certificate = section.text("certificate", "a path");
     let key = section.text("key", "a path");
-    let verify = section.take("verify").and_then(Item::boolean).unwrap_or(true);
+    let verify = section.take("verify").and_then(ConfigItem::boolean).unwrap_or(true);
     section.finish();
     if let (Some(ca), false) = (&ca, verify) {
         context.report.error(&ca.span, "`ca` has no effect with verify = false: remove one of the two");
@@ -41,7 +41,7 @@ pub(crate) fn read(context: &Context<'_>, mut section: Section<'_>, groups: &[Gr
         let message = format!("`{}` is not a valid name in a certificate", name.value);
         context.report.error_help(&name.span, message, "write a host without a port: \"app.internal\"");
     }
-    if server_name.is_none() && groups.iter().any(|group| matches!(group.at, At::Unix(_))) {
+    if server_name.is_none() && groups.iter().any(|group| matches!(group.at, GroupPlace::Unix(_))) {
         let help = "write server_name = \"app.internal\": the name in its certificate";
         context.report.error_help(&at, "a unix socket has no host name to verify in a certificate", help);
     }

@@ -14,26 +14,26 @@ use std::path::PathBuf;
 
 use super::check::Context;
 use super::error::Span;
-use super::file::Text;
+use super::file::ConfigText;
 use super::{AdminState, Worker};
 use groups::Double;
-pub use groups::{At, Found, Group};
+pub use groups::{Group, GroupPlace, ResolvedNames};
 pub(crate) use groups::{MAX_RANGE, expand};
 
 /// Maximum length of a unix socket's path, in bytes (`sun_path` on Linux, without its final NUL).
 const MAX_UNIX: usize = 107;
 
 /// An entry of `workers` as written.
-pub(crate) struct Entry {
-    pub(crate) address: Text,
-    pub(crate) name: Option<Text>,
+pub(crate) struct WorkerEntry {
+    pub(crate) address: ConfigText,
+    pub(crate) name: Option<ConfigText>,
     pub(crate) weight: u32,
     pub(crate) admin: AdminState,
 }
 
-impl Entry {
+impl WorkerEntry {
     /// An entry that is only an address.
-    pub(crate) fn plain(address: Text) -> Self {
+    pub(crate) fn plain(address: ConfigText) -> Self {
         Self { address, name: None, weight: 1, admin: AdminState::Ready }
     }
 }
@@ -41,12 +41,12 @@ impl Entry {
 /// Parses all entries of an upstream and looks up their DNS names; also returns the place of the entry of each worker,
 /// in the order of [`expand`]. The second of two equal workers is an error, unless a DNS name leads to one of them: the
 /// file cannot know the addresses of a name.
-pub(crate) fn all(context: &Context<'_>, entries: &[Entry]) -> (Vec<Group>, Found, Vec<Span>) {
+pub(crate) fn all(context: &Context<'_>, entries: &[WorkerEntry]) -> (Vec<Group>, ResolvedNames, Vec<Span>) {
     let understood = entries.iter().filter_map(|entry| Some((group(context, entry)?, entry)));
     let (groups, entries): (Vec<_>, Vec<_>) = understood.unzip();
-    let mut found = Found::new();
+    let mut found = ResolvedNames::new();
     for (group, entry) in groups.iter().zip(&entries) {
-        if let At::Name(host, _) = &group.at
+        if let GroupPlace::Name(host, _) = &group.at
             && !found.contains_key(host)
             && let Some(ips) = look_up(context, entry, host)
         {
@@ -75,7 +75,7 @@ pub(crate) fn all(context: &Context<'_>, entries: &[Entry]) -> (Vec<Group>, Foun
 
 /// Reports two entries with the same name of which one is a DNS name. This is an error whatever number of addresses the
 /// DNS name has today.
-fn namesakes(context: &Context<'_>, groups: &[Group], entries: &[&Entry]) {
+fn namesakes(context: &Context<'_>, groups: &[Group], entries: &[&WorkerEntry]) {
     let mut names: HashMap<&str, (&Span, bool)> = HashMap::new();
     for (group, entry) in groups.iter().zip(entries) {
         let Some(name) = &entry.name else { continue };
@@ -97,7 +97,7 @@ fn is_named(groups: &[Group], index: usize) -> bool {
 }
 
 impl Double {
-    fn tell(&self, context: &Context<'_>, first: &Entry, second: &Entry, by_dns: bool) {
+    fn tell(&self, context: &Context<'_>, first: &WorkerEntry, second: &WorkerEntry, by_dns: bool) {
         let report = context.report;
         let (line, at) = (report.line_of(&first.address.span), &second.address.span);
         let message = format!("worker {} is already listed, on line {line}", self.worker.address);
@@ -117,15 +117,15 @@ impl Double {
 }
 
 /// Parses one entry of `workers`.
-fn group(context: &Context<'_>, entry: &Entry) -> Option<Group> {
+fn group(context: &Context<'_>, entry: &WorkerEntry) -> Option<Group> {
     let at = at(context, &entry.address)?;
     let name = entry.name.as_ref().map(|name| name.value.clone());
     Some(Group { at, name, weight: entry.weight, admin: entry.admin })
 }
 
-fn at(context: &Context<'_>, text: &Text) -> Option<At> {
+fn at(context: &Context<'_>, text: &ConfigText) -> Option<GroupPlace> {
     if text.value.starts_with("unix:") {
-        return unix(context, text).map(At::Unix);
+        return unix(context, text).map(GroupPlace::Unix);
     }
     let (host, port) = split(context, text)?;
     // Both parts are parsed before returning, so that errors in both are reported.
@@ -144,13 +144,13 @@ fn at(context: &Context<'_>, text: &Text) -> Option<At> {
         return None;
     }
     Some(match ip {
-        Some(ip) => At::Ip(ip, ports),
-        None => At::Name(host.value.to_ascii_lowercase(), ports),
+        Some(ip) => GroupPlace::Ip(ip, ports),
+        None => GroupPlace::Name(host.value.to_ascii_lowercase(), ports),
     })
 }
 
 /// Parses `unix:PATH`; a relative path begins in the configuration's folder.
-pub(crate) fn unix(context: &Context<'_>, text: &Text) -> Option<PathBuf> {
+pub(crate) fn unix(context: &Context<'_>, text: &ConfigText) -> Option<PathBuf> {
     let written = text.value.strip_prefix("unix:")?;
     let at = text.inside(context.report, 5..text.value.len());
     let path = context.base.join(written);
@@ -171,7 +171,7 @@ pub(crate) fn unix(context: &Context<'_>, text: &Text) -> Option<PathBuf> {
 
 /// Parses `HOST:PORT` of a single socket: an IP address, or `localhost` for 127.0.0.1. Port 0 is allowed (any free
 /// port).
-pub(crate) fn socket(context: &Context<'_>, text: &Text) -> Option<SocketAddr> {
+pub(crate) fn socket(context: &Context<'_>, text: &ConfigText) -> Option<SocketAddr> {
     let (host, port) = split(context, text)?;
     let ip = literal(&host.value);
     if ip.is_none() {
@@ -186,7 +186,7 @@ pub(crate) fn socket(context: &Context<'_>, text: &Text) -> Option<SocketAddr> {
 }
 
 /// Splits an address into host and port, each with its place.
-fn split(context: &Context<'_>, text: &Text) -> Option<(Text, Text)> {
+fn split(context: &Context<'_>, text: &ConfigText) -> Option<(ConfigText, ConfigText)> {
     let value = &text.value;
     let refuse = |message: &str, help: &str| {
         context.report.error_help(&text.span, message, help);
@@ -202,7 +202,7 @@ fn split(context: &Context<'_>, text: &Text) -> Option<(Text, Text)> {
     let Some(colon) = colon else {
         return refuse("the address needs a port", "write 127.0.0.1:3000, [::1]:3000 or unix:/run/app.sock");
     };
-    let part = |range: Span| Text {
+    let part = |range: Span| ConfigText {
         value: value.get(range.clone()).unwrap_or_default().to_owned(),
         span: text.inside(context.report, range),
     };
@@ -216,7 +216,7 @@ fn split(context: &Context<'_>, text: &Text) -> Option<(Text, Text)> {
     Some((host, port))
 }
 
-fn ports(context: &Context<'_>, text: &Text) -> Option<RangeInclusive<u16>> {
+fn ports(context: &Context<'_>, text: &ConfigText) -> Option<RangeInclusive<u16>> {
     let (first, last) = text.value.split_once('-').unwrap_or((&text.value, &text.value));
     let help = "write a port such as 3000, or a range such as 3001-3004";
     let (Some(first), Some(last)) = (number(first), number(last)) else {
@@ -253,7 +253,7 @@ fn literal(host: &str) -> Option<IpAddr> {
 
 /// Looks up the addresses of a DNS name. A name that does not resolve is only a warning: the name server or the workers
 /// may start later, and stickyd must be able to start without them.
-fn look_up(context: &Context<'_>, entry: &Entry, host: &str) -> Option<Vec<IpAddr>> {
+fn look_up(context: &Context<'_>, entry: &WorkerEntry, host: &str) -> Option<Vec<IpAddr>> {
     let text = &entry.address;
     let at = text.inside(context.report, 0..host.len());
     let help =

@@ -22,7 +22,7 @@ use hyper::http::HeaderValue;
 
 use crate::config::SameSite;
 use crate::keys::derive::{derive, first};
-pub use seen::Seen;
+pub use seen::SeenCookie;
 
 #[cfg(test)]
 mod tests;
@@ -80,7 +80,7 @@ impl Jar {
     /// Returns the first valid cookie of this jar among the values of all `Cookie` headers. A cookie that is forged,
     /// truncated or made for another upstream counts as absent. `seen` caches the last valid cookie of the client
     /// connection.
-    pub fn read<'a>(&self, cookie_headers: impl Iterator<Item = &'a [u8]>, seen: &Seen) -> Option<Cookie> {
+    pub fn read<'a>(&self, cookie_headers: impl Iterator<Item = &'a [u8]>, seen: &SeenCookie) -> Option<Cookie> {
         cookie_headers
             .flat_map(|header| header.split(|&b| b == b';'))
             .filter_map(|pair| pair.trim_ascii().strip_prefix(self.name.as_bytes())?.strip_prefix(b"="))

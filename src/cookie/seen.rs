@@ -12,16 +12,16 @@ use super::{Cookie, TEXT};
 
 /// The last valid cookie of one client connection.
 #[derive(Default)]
-pub struct Seen(Cell<Option<Known>>);
+pub struct SeenCookie(Cell<Option<KnownCookie>>);
 
 #[derive(Clone, Copy)]
-struct Known {
+struct KnownCookie {
     jar: u64,
     text: [u8; TEXT],
     cookie: Cookie,
 }
 
-impl Seen {
+impl SeenCookie {
     /// Returns the cached cookie if this jar verified exactly this text last. The comparison takes constant time: the
     /// connection may be a proxy's, and the cookie another client's.
     pub(crate) fn get(&self, jar: u64, text: &[u8]) -> Option<Cookie> {
@@ -33,7 +33,7 @@ impl Seen {
     /// Caches a cookie that this jar has verified.
     pub(crate) fn set(&self, jar: u64, text: &[u8], cookie: Cookie) {
         if let Ok(text) = text.try_into() {
-            self.0.set(Some(Known { jar, text, cookie }));
+            self.0.set(Some(KnownCookie { jar, text, cookie }));
         }
     }
 }

@@ -16,7 +16,7 @@ fn value(cookie: &Cookie) -> String {
 }
 
 fn read(jar: &Jar, headers: &[&str]) -> Option<Cookie> {
-    jar.read(headers.iter().map(|h| h.as_bytes()), &Seen::default())
+    jar.read(headers.iter().map(|h| h.as_bytes()), &SeenCookie::default())
 }
 
 fn cookie() -> Cookie {
@@ -33,7 +33,7 @@ proptest! {
 
     #[test]
     fn garbage_is_rejected(header in prop::collection::vec(any::<u8>(), 0..200), text in "[A-Za-z0-9_-]{48}") {
-        prop_assert_eq!(jar().read([&header[..]].into_iter(), &Seen::default()), None);
+        prop_assert_eq!(jar().read([&header[..]].into_iter(), &SeenCookie::default()), None);
         prop_assert_eq!(read(&jar(), &[&format!("stickyd_app={text}")]), None);
     }
 }
@@ -166,7 +166,7 @@ fn no_cookie_where_a_shared_cache_may_store() {
 /// cookie.
 #[test]
 fn a_cached_cookie_validates_nothing_else() {
-    let (ours, others, seen) = (jar(), Jar::new(b"another secret !", "app", SameSite::Lax), Seen::default());
+    let (ours, others, seen) = (jar(), Jar::new(b"another secret !", "app", SameSite::Lax), SeenCookie::default());
     let mut text = format!("stickyd_app={}", value(&cookie())).into_bytes();
     let read = |jar: &Jar, text: &[u8]| jar.read([text].into_iter(), &seen);
     for _ in 0..2 {

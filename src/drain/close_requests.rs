@@ -12,14 +12,14 @@ use std::time::Duration;
 use super::spread::Spread;
 use super::tunnels::{chance, now_us, random_index};
 use crate::clock;
-use crate::sockets::{Id, Order, Socket};
+use crate::sockets::{CloseOrder, Id, Socket};
 use crate::state::Shared;
 
 /// Number of closings remembered; a new one replaces the oldest that is complete.
 const KEPT: usize = 16;
 
 /// Closes one socket; returns `false` if it is ending already.
-pub fn close(shared: &Shared, socket: &Arc<Socket>, order: &Order) -> bool {
+pub fn close(shared: &Shared, socket: &Arc<Socket>, order: &CloseOrder) -> bool {
     let tunnel = socket.order(order);
     shared.sessions.close(socket) || tunnel
 }
@@ -60,7 +60,7 @@ impl Closing {
         self.until_ms.saturating_sub(clock::now_ms())
     }
 
-    fn close(&self, shared: &Shared, socket: Option<&Arc<Socket>>, order: &Order) {
+    fn close(&self, shared: &Shared, socket: Option<&Arc<Socket>>, order: &CloseOrder) {
         let told = socket.is_some_and(|socket| close(shared, socket, order));
         (if told { &self.told } else { &self.gone }).fetch_add(1, Relaxed);
     }
@@ -100,7 +100,7 @@ impl Closings {
 }
 
 /// Closes all sockets at once, yielding to other tasks now and then.
-pub async fn at_once(shared: Arc<Shared>, closing: Arc<Closing>, sockets: Vec<Arc<Socket>>, order: Order) {
+pub async fn at_once(shared: Arc<Shared>, closing: Arc<Closing>, sockets: Vec<Arc<Socket>>, order: CloseOrder) {
     for (count, socket) in sockets.iter().enumerate() {
         closing.close(&shared, Some(socket), &order);
         if count % 256 == 255 {
@@ -111,7 +111,7 @@ pub async fn at_once(shared: Arc<Shared>, closing: Arc<Closing>, sockets: Vec<Ar
 
 /// Closes the sockets one after the other until the closing's end. Each socket that ends on its own leaves its slot
 /// empty.
-pub async fn spread(shared: Arc<Shared>, closing: Arc<Closing>, mut sockets: Vec<Id>, order: Order) {
+pub async fn spread(shared: Arc<Shared>, closing: Arc<Closing>, mut sockets: Vec<Id>, order: CloseOrder) {
     let until_us = now_us().saturating_add(closing.left_ms().saturating_mul(1_000));
     let mut spread = Spread::new(now_us(), until_us, sockets.len(), chance());
     while let Some(next) = spread.next_us() {

@@ -13,7 +13,7 @@ use crate::clock;
 use crate::config::AdminState;
 use crate::state::{Shared, Snapshot};
 use crate::upstream::Upstream;
-use crate::upstream::session_ends::{Ending, Slot};
+use crate::upstream::session_ends::{EndSlot, Ending};
 use crate::upstream::worker::Worker;
 
 /// Interval between two looks. Slots may be shorter: requests are refused at the due time; only idle sessions are ended
@@ -21,7 +21,7 @@ use crate::upstream::worker::Worker;
 const LOOK: Duration = Duration::from_secs(1);
 
 /// A worker whose sessions are being ended by a drain.
-struct Under {
+struct DrainingSessions {
     upstream: Arc<Upstream>,
     worker: Arc<Worker>,
     ending: Arc<Ending>,
@@ -53,12 +53,12 @@ pub fn look(shared: &Shared, now_ms: u64) {
     }
 }
 
-fn under(snapshot: &Snapshot) -> Vec<Under> {
+fn under(snapshot: &Snapshot) -> Vec<DrainingSessions> {
     let mut under = Vec::new();
     for upstream in &snapshot.upstreams {
         for member in &upstream.members {
             if let Some(ending) = member.worker.admin.ending() {
-                under.push(Under { upstream: upstream.clone(), worker: member.worker.clone(), ending });
+                under.push(DrainingSessions { upstream: upstream.clone(), worker: member.worker.clone(), ending });
             }
         }
     }
@@ -71,7 +71,7 @@ fn number(shared: &Shared, worker: &Arc<Worker>) {
     for shard in 0..SHARDS {
         shared.sessions.pins.each(shard, |_, pin| {
             if pin.is_polling_at(worker) {
-                pin.set_slot(Slot::of(count));
+                pin.set_slot(EndSlot::of(count));
                 count = count.wrapping_add(1);
             }
         });
@@ -79,8 +79,8 @@ fn number(shared: &Shared, worker: &Arc<Worker>) {
 }
 
 /// Ends the polling sessions that are due.
-fn end_due(shared: &Shared, under: &[Under], now_ms: u64) {
-    let live = |one: &&Under| one.worker.admin.ends() && one.worker.sessions() > 0;
+fn end_due(shared: &Shared, under: &[DrainingSessions], now_ms: u64) {
+    let live = |one: &&DrainingSessions| one.worker.admin.ends() && one.worker.sessions() > 0;
     let under: Vec<_> = under.iter().filter(live).map(|one| (one, 0)).collect();
     if under.is_empty() {
         return;
@@ -103,7 +103,7 @@ fn end_due(shared: &Shared, under: &[Under], now_ms: u64) {
 }
 
 /// Logs one line when a drain begins (at the first look), and one when no session is left.
-fn say(Under { worker, ending, .. }: &Under, now_ms: u64) {
+fn say(DrainingSessions { worker, ending, .. }: &DrainingSessions, now_ms: u64) {
     let (sessions, tunnels) = (worker.sessions(), worker.tunnels());
     if ending.take_unannounced() {
         let (sessions, upstream, name) = (ending.sessions_at_start, &worker.upstream, &worker.name);

@@ -20,7 +20,7 @@ use crate::upstream::worker::Worker;
 const LOOK: Duration = Duration::from_millis(250);
 
 /// A worker whose tunnels on this thread are being closed.
-struct Under {
+struct DrainingTunnels {
     upstream: Arc<Upstream>,
     worker: Arc<Worker>,
     until_us: u64,
@@ -46,7 +46,7 @@ fn is_under(worker: &Worker) -> bool {
 }
 
 async fn run(thread: Rc<Thread>) {
-    let mut under: Vec<Under> = Vec::new();
+    let mut under: Vec<DrainingTunnels> = Vec::new();
     while !thread.is_stopping() {
         follow(&thread, &mut under);
         if under.is_empty() {
@@ -62,7 +62,7 @@ async fn run(thread: Rc<Thread>) {
 }
 
 /// Updates the list of drained workers and their tunnels: drains that began or ended, tunnels that came or went.
-fn follow(thread: &Thread, under: &mut Vec<Under>) {
+fn follow(thread: &Thread, under: &mut Vec<DrainingTunnels>) {
     let snapshot = thread.shared.snapshot.load();
     let mut before = std::mem::take(under);
     for upstream in &snapshot.upstreams {
@@ -74,11 +74,11 @@ fn follow(thread: &Thread, under: &mut Vec<Under>) {
             under.push(match known.map(|index| before.swap_remove(index)) {
                 Some(mut one) => {
                     one.spread.recount(now_us(), tunnels.len(), chance());
-                    Under { tunnels, ..one }
+                    DrainingTunnels { tunnels, ..one }
                 }
                 None => {
                     let spread = Spread::new(now_us(), until_us, tunnels.len(), chance());
-                    Under { upstream: upstream.clone(), worker: worker.clone(), until_us, spread, tunnels }
+                    DrainingTunnels { upstream: upstream.clone(), worker: worker.clone(), until_us, spread, tunnels }
                 }
             });
             thread.wake_polls_of(worker.serial);
@@ -87,7 +87,7 @@ fn follow(thread: &Thread, under: &mut Vec<Under>) {
 }
 
 /// Closes the tunnels that are due now, and returns when the next one is due.
-fn close_due(thread: &Thread, under: &mut [Under]) -> Option<u64> {
+fn close_due(thread: &Thread, under: &mut [DrainingTunnels]) -> Option<u64> {
     let now = now_us();
     for one in &mut *under {
         while one.spread.next_us().is_some_and(|next| next <= now) {

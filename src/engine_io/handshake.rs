@@ -113,7 +113,7 @@ fn skip_length(body: &[u8], is_digit: impl Fn(u8) -> bool, end: u8) -> Option<&[
 
 /// The JSON object at the beginning of `text`, with the fields that stickyd uses.
 #[derive(Deserialize)]
-struct Wire {
+struct OpenObject {
     sid: String,
     // Values instead of numbers, because an odd optional field must not cost the session its pin.
     #[serde(default, rename = "pingInterval")]
@@ -130,7 +130,7 @@ fn json(text: &[u8]) -> OpenPacket {
         Some(b'{') => {}
         Some(_) => return OpenPacket::NotOne,
     }
-    let read = |text: &[u8]| Wire::deserialize(&mut serde_json::Deserializer::from_slice(text));
+    let read = |text: &[u8]| OpenObject::deserialize(&mut serde_json::Deserializer::from_slice(text));
     match read(text) {
         Err(error) if is_cut(&error, text, read) => OpenPacket::NeedMore,
         Err(_) => OpenPacket::NotOne,

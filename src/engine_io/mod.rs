@@ -30,7 +30,7 @@ pub const MAX_REFUSAL: usize = 512;
 
 /// Transport that a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transport {
+pub enum RequestTransport {
     /// Transport `polling`, including JSONP.
     Polling,
     /// Transport `websocket`, by an upgrade.
@@ -56,7 +56,7 @@ pub struct EngineIo<'a> {
     /// Session that the request names.
     pub sid: Sid<'a>,
     /// Transport that the request asks for.
-    pub transport: Transport,
+    pub transport: RequestTransport,
 }
 
 /// A worker's handshake, which opens a session.
@@ -141,13 +141,13 @@ pub(crate) fn decode(raw: &[u8], plus: u8) -> Option<Cow<'_, [u8]>> {
     (1..=MAX_ID).contains(&decoded.len()).then_some(decoded)
 }
 
-fn decode_transport(value: &[u8]) -> Transport {
+fn decode_transport(value: &[u8]) -> RequestTransport {
     if decoded_is(value, b"polling") {
-        Transport::Polling
+        RequestTransport::Polling
     } else if decoded_is(value, b"websocket") {
-        Transport::WebSocket
+        RequestTransport::WebSocket
     } else {
-        Transport::Other
+        RequestTransport::Other
     }
 }
 
@@ -238,7 +238,7 @@ pub fn io_cookie<'a>(set_cookie_values: impl Iterator<Item = &'a [u8]>) -> Optio
 /// JSON is judged by its message alone: the code is `1` in Node, `"1"` in socketioxide, `400` in some ports.
 pub fn is_refusal(status: u16, body: &[u8]) -> bool {
     #[derive(serde::Deserialize)]
-    struct Refusal<'a> {
+    struct EngineIoRefusal<'a> {
         #[serde(borrow)]
         message: Cow<'a, str>,
     }
@@ -247,7 +247,7 @@ pub fn is_refusal(status: u16, body: &[u8]) -> bool {
     }
     let body = body.trim_ascii();
     match body.first() {
-        Some(b'{') => serde_json::from_slice(body).is_ok_and(|refusal: Refusal<'_>| refusal.message == UNKNOWN),
+        Some(b'{') => serde_json::from_slice(body).is_ok_and(|refusal: EngineIoRefusal<'_>| refusal.message == UNKNOWN),
         Some(b'"') => body.starts_with(b"\"Invalid session "), // python-engineio, all transports
         _ => body == UNKNOWN.as_bytes(),                       // Node's answer to an upgrade
     }

@@ -43,9 +43,9 @@ fn check(query: &str) {
         (None, None) => {}
         (Some(quick), Some((sid, transport))) => {
             let expected = match &transport[..] {
-                b"polling" => Transport::Polling,
-                b"websocket" => Transport::WebSocket,
-                _ => Transport::Other,
+                b"polling" => RequestTransport::Polling,
+                b"websocket" => RequestTransport::WebSocket,
+                _ => RequestTransport::Other,
             };
             assert_eq!(quick.transport, expected, "{query}");
             match (quick.sid, sid) {
@@ -98,7 +98,7 @@ fn queries_are_recognised() {
     assert_eq!(sid("EIO=4&transport=polling&sid=%zz%4"), given("%zz%4"));
     assert_eq!(sid("EIO=4&transport=polling&sid=a=b"), given("a=b"));
     let plain = recognise(Some("EIO=4&transport=websocket&sid=plain")).unwrap();
-    assert_eq!(plain.transport, Transport::WebSocket);
+    assert_eq!(plain.transport, RequestTransport::WebSocket);
     assert!(matches!(plain.sid, Sid::Given(Cow::Borrowed(_))), "nothing to decode, nothing to allocate");
 }
 

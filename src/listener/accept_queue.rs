@@ -35,7 +35,7 @@ const ASK_AFTER_S: [u64; 6] = [9, 14, 11, 15, 10, 13];
 const ALIKE: u32 = 32;
 
 /// A listening socket and its queue of waiting connections.
-pub struct Queue {
+pub struct AcceptQueue {
     socket: TcpListener,
     /// Second registration of the socket. It is notified of each arrival, also of connections that were accepted
     /// together with the one before.
@@ -44,7 +44,7 @@ pub struct Queue {
     taken: Cell<u32>,
 }
 
-impl Queue {
+impl AcceptQueue {
     /// Wraps a listening socket.
     ///
     /// # Errors
@@ -120,14 +120,14 @@ mod tests {
 
     use super::*;
 
-    fn queue() -> (Queue, SocketAddr) {
+    fn queue() -> (AcceptQueue, SocketAddr) {
         let socket = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
         socket.set_nonblocking(true).unwrap();
         let address = socket.local_addr().unwrap();
-        (Queue::of(TcpListener::from_std(socket).unwrap()).unwrap(), address)
+        (AcceptQueue::of(TcpListener::from_std(socket).unwrap()).unwrap(), address)
     }
 
-    async fn takes(queue: &Queue, client: &Client) {
+    async fn takes(queue: &AcceptQueue, client: &Client) {
         let (_, peer) = queue.accept().await.unwrap();
         assert_eq!(peer, client.local_addr().unwrap());
     }

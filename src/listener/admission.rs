@@ -4,23 +4,23 @@
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::Listener;
-use crate::metrics::Limit;
+use super::ThreadListener;
+use crate::metrics::LimitLabel;
 use crate::telemetry::say_full;
 use crate::thread::Registered;
 
 /// Returns whether a connection just accepted may stay. `live` already counts towards the total, until it is dropped.
-pub(crate) fn admits(live: &Registered, listener: &Listener, descriptor: i32, peer: IpAddr) -> bool {
+pub(crate) fn admits(live: &Registered, listener: &ThreadListener, descriptor: i32, peer: IpAddr) -> bool {
     let shared = &live.thread().shared;
     if !shared.caps.descriptors().has(descriptor) {
-        shared.metrics.limits.reached(Limit::Descriptors);
+        shared.metrics.limits.reached(LimitLabel::Descriptors);
         say_full!("client connection rejected: the remaining descriptors are reserved (reserved_descriptors)");
         return false;
     }
     // A new client is more likely to send a request than the one that has been silent for longest. That one is closed,
     // as nginx does with its reusable connections.
     if shared.clients.load(Relaxed) > shared.caps.connections() && !made_room(live) {
-        shared.metrics.limits.reached(Limit::Connections);
+        shared.metrics.limits.reached(LimitLabel::Connections);
         say_full!(limit = shared.caps.connections(), "client connection rejected: the limit is reached (connections)");
         return false;
     }
@@ -30,7 +30,7 @@ pub(crate) fn admits(live: &Registered, listener: &Listener, descriptor: i32, pe
 fn made_room(live: &Registered) -> bool {
     let made = live.thread().make_room();
     if made {
-        live.thread().shared.metrics.limits.reached(Limit::IdleConnections);
+        live.thread().shared.metrics.limits.reached(LimitLabel::IdleConnections);
         say_full!(
             limit = live.thread().shared.caps.connections(),
             "idle client connection closed to make room for a new one: the limit is reached (connections)"
@@ -48,7 +48,7 @@ pub(crate) fn admits_address(live: &Registered, ip: IpAddr) -> bool {
     if admitted {
         live.counted_for(address);
     } else {
-        shared.metrics.limits.reached(Limit::ConnectionsPerAddress);
+        shared.metrics.limits.reached(LimitLabel::ConnectionsPerAddress);
         say_full!(peer = %ip, "client connection rejected: the limit per address is reached (connections_per_address)");
     }
     admitted

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
-use super::{BindError, Bound, ListenerPart, Settings, adopt, bind};
+use super::{BindError, BoundListener, ListenerPart, ListenerSettings, adopt, bind};
 use crate::config;
 use crate::metrics::Metrics;
 use crate::systemd::{self, Inherited};
@@ -21,7 +21,7 @@ pub type Part = (std::net::TcpListener, ListenerPart);
 
 /// Reason why the listeners cannot be set up as configured.
 #[derive(Debug, thiserror::Error)]
-pub enum SetError {
+pub enum ListenerSetError {
     /// An address or a certificate cannot be used.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -34,47 +34,47 @@ pub enum SetError {
 }
 
 /// The listeners that are open now.
-pub struct Set {
-    open: Vec<Open>,
+pub struct ListenerSet {
+    open: Vec<OpenListener>,
     /// All sockets passed by systemd, whether in use or not.
     given: Vec<Inherited>,
     threads: usize,
 }
 
-struct Open {
+struct OpenListener {
     config: config::Listener,
-    bound: Bound,
+    bound: BoundListener,
     /// Whether the socket was passed by systemd.
     adopted: bool,
 }
 
 /// Change of a [`Set`] to a new configuration. Nothing is changed before it is applied; sockets that were bound for it
 /// are closed when it is dropped.
-pub struct Plan {
+pub struct ListenerPlan {
     /// One slot per listener of the new configuration, in its order.
-    slots: Vec<Slot>,
+    slots: Vec<ListenerSlot>,
     left: Vec<Inherited>,
 }
 
-enum Slot {
+enum ListenerSlot {
     /// Keeps the old listener at this index, with new settings if they have changed.
-    Kept(usize, Option<Settings>),
-    New(Bound, bool),
+    Kept(usize, Option<ListenerSettings>),
+    New(BoundListener, bool),
 }
 
-impl Plan {
+impl ListenerPlan {
     /// Returns whether there are new listeners for the threads.
     pub fn has_new(&self) -> bool {
-        self.slots.iter().any(|slot| matches!(slot, Slot::New(..)))
+        self.slots.iter().any(|slot| matches!(slot, ListenerSlot::New(..)))
     }
 
     /// Takes one thread's parts of the new listeners; to be called once per thread.
     pub fn parts(&mut self) -> Vec<Part> {
         let bound = self.slots.iter_mut().filter_map(|slot| match slot {
-            Slot::New(bound, _) => Some(bound),
-            Slot::Kept(..) => None,
+            ListenerSlot::New(bound, _) => Some(bound),
+            ListenerSlot::Kept(..) => None,
         });
-        bound.filter_map(Bound::take).collect()
+        bound.filter_map(BoundListener::take).collect()
     }
 
     /// Returns a socket passed by systemd that no listener matches, if there is one.
@@ -83,7 +83,7 @@ impl Plan {
     }
 }
 
-impl Set {
+impl ListenerSet {
     /// Creates a set without listeners. `given` holds the sockets passed by systemd.
     pub fn new(given: Vec<Inherited>, threads: usize) -> Self {
         Self { open: Vec::new(), given, threads }
@@ -104,31 +104,32 @@ impl Set {
     ///
     /// # Errors
     /// The error of the first listener that cannot be opened; nothing has changed then.
-    pub fn plan(&self, wanted: &[config::Listener]) -> Result<Plan, SetError> {
+    pub fn plan(&self, wanted: &[config::Listener]) -> Result<ListenerPlan, ListenerSetError> {
         let kept = self.keep(wanted);
-        let going: Vec<&Open> =
+        let going: Vec<&OpenListener> =
             (0..).zip(&self.open).filter(|(i, _)| !kept.contains(&Some(*i))).map(|(_, o)| o).collect();
         let stays = |one: &&Inherited| {
             let mut kept = kept.iter().flatten().filter_map(|index| self.open.get(*index));
             kept.any(|open| open.adopted && open.bound.address == one.address)
         };
         let free = self.given.iter().filter(|one| !stays(one));
-        let mut left = free.map(Inherited::try_clone).collect::<Result<Vec<_>, _>>().map_err(SetError::Clone)?;
+        let mut left =
+            free.map(Inherited::try_clone).collect::<Result<Vec<_>, _>>().map_err(ListenerSetError::Clone)?;
         let fresh: Vec<_> = wanted.iter().zip(&kept).filter(|(_, kept)| kept.is_none()).map(|(one, _)| one).collect();
         let mut given = systemd::choose(&fresh, &mut left)?.into_iter();
         let slot = |(config, kept): (&config::Listener, &Option<usize>)| match *kept {
-            Some(index) => Ok(Slot::Kept(index, self.changed(index, config)?)),
+            Some(index) => Ok(ListenerSlot::Kept(index, self.changed(index, config)?)),
             None => match given.next().flatten() {
-                Some(given) => Ok(Slot::New(adopt(config, &given.socket, self.threads)?, true)),
+                Some(given) => Ok(ListenerSlot::New(adopt(config, &given.socket, self.threads)?, true)),
                 None => {
                     let port = config.address.port();
                     let ours = going.iter().any(|open| !open.adopted && port != 0 && open.bound.address.port() == port);
-                    Ok(Slot::New(bind(config, self.threads, ours)?, false))
+                    Ok(ListenerSlot::New(bind(config, self.threads, ours)?, false))
                 }
             },
         };
-        let slots = wanted.iter().zip(&kept).map(slot).collect::<Result<_, SetError>>()?;
-        Ok(Plan { slots, left })
+        let slots = wanted.iter().zip(&kept).map(slot).collect::<Result<_, ListenerSetError>>()?;
+        Ok(ListenerPlan { slots, left })
     }
 
     /// Finds the old listener that each new one continues: by the address as written (of several on port 0, by their
@@ -138,7 +139,7 @@ impl Set {
         for by_name in [true, false] {
             for at in 0..wanted.len() {
                 let Some((one, None)) = wanted.get(at).zip(kept.get(at).copied()) else { continue };
-                let same = |open: &Open| {
+                let same = |open: &OpenListener| {
                     let same_name = open.config.name == one.name;
                     open.config.address == one.address && if by_name { same_name } else { !open.adopted }
                 };
@@ -151,27 +152,27 @@ impl Set {
         kept
     }
 
-    fn changed(&self, index: usize, new: &config::Listener) -> Result<Option<Settings>, BindError> {
+    fn changed(&self, index: usize, new: &config::Listener) -> Result<Option<ListenerSettings>, BindError> {
         match self.open.get(index) {
             Some(open) if open.config == *new => Ok(None),
-            Some(open) => Settings::of(new, Some(&open.bound.settings.load())).map(Some),
-            None => Settings::of(new, None).map(Some),
+            Some(open) => ListenerSettings::of(new, Some(&open.bound.settings.load())).map(Some),
+            None => ListenerSettings::of(new, None).map(Some),
         }
     }
 
     /// Carries out the plan. `wanted` must be the list that the plan was made from.
-    pub fn apply(&mut self, wanted: Vec<config::Listener>, plan: Plan) -> Going {
-        let mut old: Vec<Option<Open>> = std::mem::take(&mut self.open).into_iter().map(Some).collect();
+    pub fn apply(&mut self, wanted: Vec<config::Listener>, plan: ListenerPlan) -> Going {
+        let mut old: Vec<Option<OpenListener>> = std::mem::take(&mut self.open).into_iter().map(Some).collect();
         for (config, slot) in wanted.into_iter().zip(plan.slots) {
             match slot {
-                Slot::New(bound, adopted) => self.open.push(Open { config, bound, adopted }),
-                Slot::Kept(index, settings) => {
+                ListenerSlot::New(bound, adopted) => self.open.push(OpenListener { config, bound, adopted }),
+                ListenerSlot::Kept(index, settings) => {
                     // `keep` names each old listener at most once.
                     let Some(open) = old.get_mut(index).and_then(Option::take) else { continue };
                     if let Some(settings) = settings {
                         open.bound.settings.store(Arc::new(settings));
                     }
-                    self.open.push(Open { config, ..open });
+                    self.open.push(OpenListener { config, ..open });
                 }
             }
         }
@@ -218,14 +219,14 @@ mod tests {
     }
 
     /// Changes the set to `wanted` and returns the addresses that were removed.
-    fn becomes(set: &mut Set, wanted: Vec<config::Listener>) -> Vec<SocketAddr> {
+    fn becomes(set: &mut ListenerSet, wanted: Vec<config::Listener>) -> Vec<SocketAddr> {
         let plan = set.plan(&wanted).unwrap();
         set.apply(wanted, plan).addresses
     }
 
     #[test]
     fn listeners_on_port_0_match_by_order_and_keep_their_ports() {
-        let mut set = Set::new(Vec::new(), 1);
+        let mut set = ListenerSet::new(Vec::new(), 1);
         let any = || listener("127.0.0.1:0", None);
         becomes(&mut set, vec![any(), any(), any()]);
         let first = set.addresses();
@@ -241,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_wider_address_on_the_same_port_replaces_a_narrower_one() {
-        let mut set = Set::new(Vec::new(), 2);
+        let mut set = ListenerSet::new(Vec::new(), 2);
         becomes(&mut set, vec![listener("127.0.0.1:0", None)]);
         let narrow = set.addresses();
         let wide = format!("0.0.0.0:{}", narrow[0].port());
@@ -255,7 +256,7 @@ mod tests {
     fn a_listener_that_comes_back_gets_its_systemd_socket_again() {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = socket.local_addr().unwrap();
-        let mut set = Set::new(vec![Inherited { name: "web".to_owned(), address, socket }], 1);
+        let mut set = ListenerSet::new(vec![Inherited { name: "web".to_owned(), address, socket }], 1);
         let web = || listener("127.0.0.1:1", Some("web"));
         becomes(&mut set, vec![web()]);
         assert_eq!(set.addresses(), [address]);

@@ -9,7 +9,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use hyper::header::HeaderValue;
 use rustls::pki_types::CertificateDer;
 
-use crate::x509::Certificate;
+use crate::x509::ParsedCertificate;
 
 /// State of the client's certificate on a connection where one was requested.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl ClientCertificate {
     /// but a session may be resumed for hours after it.
     pub(crate) fn of(chain: Option<&[CertificateDer<'_>]>, now: u64) -> Result<Self, &'static str> {
         let Some(leaf) = chain.and_then(<[_]>::first) else { return Ok(Self::None) };
-        let certificate = Certificate::parse(leaf).ok_or("the client's certificate cannot be read")?;
+        let certificate = ParsedCertificate::parse(leaf).ok_or("the client's certificate cannot be read")?;
         if now > certificate.not_after() {
             return Err("the client's certificate has expired since its session began");
         }

@@ -23,16 +23,16 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::handshake::{self, Opened, Secured};
-use super::http1_io::{Traffic, Wire};
-use super::{Listener, h2, head_timeout, linger};
+use super::http1_io::{Http1Io, Traffic};
+use super::{ThreadListener, h2, head_timeout, linger};
 use crate::clock;
-use crate::cookie::Seen;
-use crate::metrics::Limit;
+use crate::cookie::SeenCookie;
+use crate::metrics::LimitLabel;
 use crate::net::client_io::ClientIo;
-use crate::net::held::Held;
+use crate::net::held::UnsentBytes;
 use crate::proxy::{self, headers};
-use crate::thread::{Order, Registered, Thread};
-use crate::tunnel::Plan;
+use crate::thread::{Registered, Thread, ThreadOrder};
+use crate::tunnel::TunnelPlan;
 use crate::tunnel::relay::Relay;
 
 // What hyper leaves to its caller (docs/reference/threats.md §1), and where it is done:
@@ -48,7 +48,7 @@ pub struct Conn {
     /// The data thread that serves this connection.
     pub thread: Rc<Thread>,
     /// The listener that accepted this connection.
-    pub listener: Rc<Listener>,
+    pub listener: Rc<ThreadListener>,
     /// The client's address: the socket's peer, or the one a PROXY header names. An IPv4 address mapped into IPv6 is
     /// stored as IPv4.
     pub peer_ip: IpAddr,
@@ -61,14 +61,14 @@ pub struct Conn {
     /// Whether the connection uses HTTP/2, where each stream is a request, or a tunnel, of its own.
     pub http2: bool,
     /// The affinity cookie as the client sent it last.
-    pub cookie: Seen,
+    pub cookie: SeenCookie,
     /// Counts the streams whose request bodies fill the connection's window; only set over HTTP/2.
     pub inflow: OnceCell<Rc<h2::Inflow>>,
     /// Counts the response bytes held for this connection; only set over HTTP/2.
-    pub held: OnceCell<Rc<Held>>,
+    pub held: OnceCell<Rc<UnsentBytes>>,
     /// The thread's entry for this connection; `None` over HTTP/2, where the streams share it.
     live: RefCell<Option<Registered>>,
-    plan: RefCell<Option<Plan>>,
+    plan: RefCell<Option<TunnelPlan>>,
     pub(crate) traffic: Traffic,
     requests: Cell<u32>,
     under_way: Cell<u32>,
@@ -80,7 +80,7 @@ pub struct Conn {
 }
 
 /// Serves a client connection until it ends.
-pub async fn serve(live: Registered, listener: Rc<Listener>, stream: TcpStream, peer: SocketAddr) {
+pub async fn serve(live: Registered, listener: Rc<ThreadListener>, stream: TcpStream, peer: SocketAddr) {
     let thread = live.thread().clone();
     let Some(Opened { io, ip, trusted, tls }) = handshake::open(&thread, &live, &listener, stream, peer).await else {
         return;
@@ -95,7 +95,7 @@ pub async fn serve(live: Registered, listener: Rc<Listener>, stream: TcpStream, 
         thread,
         listener,
         http2,
-        cookie: Seen::default(),
+        cookie: SeenCookie::default(),
         inflow: OnceCell::new(),
         held: OnceCell::new(),
         live: RefCell::new(live),
@@ -137,7 +137,7 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(Cli
         .max_headers(limits.head_fields)
         .max_buf_size(limits.head_bytes)
         .max_header_size(limits.head_bytes)
-        .serve_connection(TokioIo::new(Wire::new(io, ahead.into(), conn.clone())), service);
+        .serve_connection(TokioIo::new(Http1Io::new(io, ahead.into(), conn.clone())), service);
     let mut rests = false;
     let ended = poll_fn(|cx| {
         // hyper is polled first, so that a request already in the socket is served even while stickyd stops.
@@ -145,13 +145,13 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(Cli
             return Poll::Ready(Some(ended));
         }
         match conn.order(cx) {
-            Order::GoOn | Order::Idle if conn.may_rest() => {
+            ThreadOrder::GoOn | ThreadOrder::Idle if conn.may_rest() => {
                 rests = true;
                 Poll::Ready(None)
             }
-            Order::GoOn => Poll::Pending,
-            Order::Cut => Poll::Ready(None),
-            Order::Stop | Order::Idle | Order::Leave => {
+            ThreadOrder::GoOn => Poll::Pending,
+            ThreadOrder::Cut => Poll::Ready(None),
+            ThreadOrder::Stop | ThreadOrder::Idle | ThreadOrder::Leave => {
                 Pin::new(&mut http).graceful_shutdown();
                 Pin::new(&mut http).poll(cx).map(Some)
             }
@@ -213,7 +213,7 @@ impl Conn {
             self.head_began.set(false);
             self.requests.set(self.requests.get().saturating_add(1));
             if self.requests.get() >= self.thread.limits().requests_per_connection && live.last() {
-                self.thread.shared.metrics.limits.reached(Limit::RequestsPerConnection);
+                self.thread.shared.metrics.limits.reached(LimitLabel::RequestsPerConnection);
             }
         }
     }
@@ -287,12 +287,12 @@ impl Conn {
     }
 
     /// Makes the connection this tunnel, once hyper has written the 101.
-    pub fn upgrade_to(&self, plan: Plan) {
+    pub fn upgrade_to(&self, plan: TunnelPlan) {
         *self.plan.borrow_mut() = Some(plan);
     }
 
-    pub(crate) fn order(&self, cx: &Context<'_>) -> Order {
-        self.live.borrow().as_ref().map_or(Order::Cut, |live| {
+    pub(crate) fn order(&self, cx: &Context<'_>) -> ThreadOrder {
+        self.live.borrow().as_ref().map_or(ThreadOrder::Cut, |live| {
             live.watch(cx.waker());
             live.order()
         })

@@ -19,12 +19,12 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::client_certificate::ClientCertificate;
-use super::proxy_protocol::{self, Source};
-use super::tls::Terms;
-use super::{Listener, admission};
+use super::proxy_protocol::{self, ProxiedSource};
+use super::tls::TlsTerms;
+use super::{ThreadListener, admission};
 use crate::net::client_io::ClientIo;
 use crate::net::tls_stream::TlsStream;
-use crate::thread::{Order, Registered, Thread};
+use crate::thread::{Registered, Thread, ThreadOrder};
 
 /// How long a handshake may keep its turn: an honest one needs a round trip or two, and clients that stop in the middle
 /// must not block all others.
@@ -53,7 +53,7 @@ pub(crate) struct Opened {
 pub(crate) async fn open(
     thread: &Thread,
     live: &Registered,
-    listener: &Listener,
+    listener: &ThreadListener,
     mut stream: TcpStream,
     peer: SocketAddr,
 ) -> Option<Opened> {
@@ -116,7 +116,7 @@ fn said_nothing(error: &io::Error) -> bool {
 /// Reads the PROXY header and returns the client that it names. That client is the peer from here on, so its own
 /// statements about other clients count only if it is a trusted proxy itself; those of an unknown client never count,
 /// although the balancer's would.
-async fn proxy_header(listener: &Listener, stream: &mut TcpStream, sender: Peer) -> io::Result<Peer> {
+async fn proxy_header(listener: &ThreadListener, stream: &mut TcpStream, sender: Peer) -> io::Result<Peer> {
     if !sender.trusted {
         return Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
@@ -125,9 +125,9 @@ async fn proxy_header(listener: &Listener, stream: &mut TcpStream, sender: Peer)
     }
     first_byte(stream).await?;
     Ok(match proxy_protocol::read(stream).await? {
-        Source::Balancer => sender,
-        Source::Unknown => Peer { trusted: false, ..sender },
-        Source::Client(ip) => Peer { ip, trusted: listener.trusts(ip) },
+        ProxiedSource::Balancer => sender,
+        ProxiedSource::Unknown => Peer { trusted: false, ..sender },
+        ProxiedSource::Client(ip) => Peer { ip, trusted: listener.trusts(ip) },
     })
 }
 
@@ -135,8 +135,8 @@ async fn proxy_header(listener: &Listener, stream: &mut TcpStream, sender: Peer)
 async fn secure(
     thread: &Thread,
     live: &Registered,
-    listener: &Listener,
-    terms: &Terms,
+    listener: &ThreadListener,
+    terms: &TlsTerms,
     stream: TcpStream,
     deadline: Instant,
 ) -> io::Result<(TlsStream, Secured)> {
@@ -180,15 +180,17 @@ async fn in_time<T>(live: &Registered, deadline: Instant, step: impl Future<Outp
     let done = poll_fn(|cx| {
         live.watch(cx.waker());
         match live.order() {
-            Order::Cut => Poll::Ready(None),
-            Order::GoOn | Order::Stop | Order::Idle | Order::Leave => step.as_mut().poll(cx).map(Some),
+            ThreadOrder::Cut => Poll::Ready(None),
+            ThreadOrder::GoOn | ThreadOrder::Stop | ThreadOrder::Idle | ThreadOrder::Leave => {
+                step.as_mut().poll(cx).map(Some)
+            }
         }
     });
     done.await.ok_or(io::ErrorKind::Interrupted)?.map_err(|_| io::ErrorKind::TimedOut)?
 }
 
 /// Makes a TLS handshake when its turn has come.
-async fn handshake(thread: &Thread, terms: &Terms, stream: TcpStream) -> io::Result<(TlsStream, usize)> {
+async fn handshake(thread: &Thread, terms: &TlsTerms, stream: TcpStream) -> io::Result<(TlsStream, usize)> {
     // A client that sends nothing takes no turn. This peeks, because `readable` may report a fresh socket as ready.
     first_byte(&stream).await?;
     // The semaphore is never closed.

@@ -14,9 +14,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
 use super::conn::Conn;
-use crate::metrics::Limit;
+use crate::metrics::LimitLabel;
 use crate::net::client_io::ClientIo;
-use crate::thread::Order;
+use crate::thread::ThreadOrder;
 
 /// Time limit for shutting down a TLS connection.
 const GOODBYE: Duration = Duration::from_secs(5);
@@ -36,15 +36,15 @@ pub(crate) async fn rest(conn: &Rc<Conn>, io: &mut ClientIo, ahead: &mut Vec<u8>
             conn.head_has_begun();
         }
         match conn.order(cx) {
-            Order::GoOn => Poll::Pending,
-            Order::Idle if half_a_head => {
-                conn.thread.shared.metrics.limits.reached(Limit::HeadTimeout);
+            ThreadOrder::GoOn => Poll::Pending,
+            ThreadOrder::Idle if half_a_head => {
+                conn.thread.shared.metrics.limits.reached(LimitLabel::HeadTimeout);
                 Poll::Ready(false)
             }
-            Order::Cut | Order::Idle => Poll::Ready(false),
+            ThreadOrder::Cut | ThreadOrder::Idle => Poll::Ready(false),
             // A client that has just connected, or is in the middle of a head, may still be served.
-            Order::Stop | Order::Leave if half_a_head || conn.is_fresh() => Poll::Pending,
-            Order::Stop | Order::Leave => Poll::Ready(false),
+            ThreadOrder::Stop | ThreadOrder::Leave if half_a_head || conn.is_fresh() => Poll::Pending,
+            ThreadOrder::Stop | ThreadOrder::Leave => Poll::Ready(false),
         }
     })
     .await;

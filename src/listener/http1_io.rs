@@ -13,8 +13,8 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::conn::Conn;
-use crate::metrics::Limit;
-use crate::min_rate::{Paced, Verdict};
+use crate::metrics::LimitLabel;
+use crate::min_rate::{RateVerdict, TransferGuard};
 use crate::net::client_io::ClientIo;
 
 /// State of the socket, as far as it can be observed outside hyper.
@@ -49,16 +49,16 @@ impl Traffic {
 }
 
 /// The client's socket, wrapped for hyper.
-pub(crate) struct Wire {
+pub(crate) struct Http1Io {
     io: ClientIo,
     /// Bytes that were read earlier and that hyper has not seen yet.
     ahead: Bytes,
     conn: Rc<Conn>,
     /// Check of the minimum rate; begins with the first write that the client does not take at once.
-    pace: Option<Paced>,
+    pace: Option<TransferGuard>,
 }
 
-impl Wire {
+impl Http1Io {
     pub(crate) fn new(io: ClientIo, ahead: Bytes, conn: Rc<Conn>) -> Self {
         conn.traffic.dry.set(false);
         Self { io, ahead, conn, pace: None }
@@ -74,10 +74,10 @@ impl Wire {
     /// Fails if the client reads our bytes too slowly. The connection is then closed by a reset, so that the kernel
     /// frees its send buffer at once.
     fn check(&self) -> io::Result<()> {
-        if self.pace.as_ref().and_then(|pace| pace.verdict()) != Some(Verdict::Slow) {
+        if self.pace.as_ref().and_then(|pace| pace.verdict()) != Some(RateVerdict::Slow) {
             return Ok(());
         }
-        self.conn.thread.shared.metrics.limits.reached(Limit::SlowReader);
+        self.conn.thread.shared.metrics.limits.reached(LimitLabel::SlowReader);
         if let Some(socket) = self.io.tcp() {
             let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
         }
@@ -91,7 +91,7 @@ impl Wire {
                 let conn = &self.conn;
                 conn.traffic.blocked.set(true);
                 pace.get_or_insert_with(|| {
-                    let begun = Paced::begin(&conn.thread.paces, None);
+                    let begun = TransferGuard::begin(&conn.thread.paces, None);
                     // The kernel has just filled its send buffer. It takes more only after a large piece of that has
                     // got through, so that piece is credited.
                     begun.moved(usize::from(u16::MAX));
@@ -105,7 +105,7 @@ impl Wire {
     }
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for Http1Io {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if !this.ahead.is_empty() {
@@ -122,7 +122,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for Http1Io {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.check()?;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
 use crate::net::client_io::ClientIo;
-use crate::thread::{Order, Registered};
+use crate::thread::{Registered, ThreadOrder};
 
 /// Maximum duration of a lingering close (the default of nginx's `lingering_timeout`).
 const LINGER: Duration = Duration::from_secs(5);
@@ -23,7 +23,7 @@ pub(crate) async fn linger(mut io: ClientIo, live: &Registered, mut most: u64) {
     let mut read = |io: &mut ClientIo, cx: &mut Context<'_>| {
         live.watch(cx.waker());
         let mut buffer = live.thread().buffer.borrow_mut();
-        while live.order() != Order::Cut && most > 0 {
+        while live.order() != ThreadOrder::Cut && most > 0 {
             let mut buffer = ReadBuf::new(&mut buffer);
             match Pin::new(&mut *io).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {

@@ -34,14 +34,14 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::config::{self, Redirect};
-use crate::thread::{Removed, Thread};
+use crate::thread::{ListenerRemoved, Thread};
 
-pub use accept_queue::Queue;
-pub use all::{Going, Part, Plan, Set, SetError};
+pub use accept_queue::AcceptQueue;
+pub use all::{Going, ListenerPlan, ListenerSet, ListenerSetError, Part};
 pub use client_certificate::ClientCertificate;
 pub use handshake::Secured;
 
-use tls::Terms;
+use tls::TlsTerms;
 
 /// Number of connections that may wait in the kernel to be accepted; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4_096;
@@ -68,22 +68,22 @@ const UNSENT: u32 = 128 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A listener as its connections see it on one thread, with the settings in force when they were accepted.
-pub struct Listener {
+pub struct ThreadListener {
     /// Port of the listener as a field value.
     pub port_value: HeaderValue,
     /// Set once a reload has removed the listener.
-    pub removed: Removed,
-    settings: Arc<Settings>,
+    pub removed: ListenerRemoved,
+    settings: Arc<ListenerSettings>,
 }
 
-impl Listener {
+impl ThreadListener {
     /// Returns whether an address is that of a trusted proxy.
     pub fn trusts(&self, address: IpAddr) -> bool {
         self.settings.trusted.iter().any(|net| net.contains(&address))
     }
 
     /// Returns the TLS settings; `None` for a listener without TLS.
-    pub fn tls(&self) -> Option<&Arc<Terms>> {
+    pub fn tls(&self) -> Option<&Arc<TlsTerms>> {
         self.settings.tls.as_ref()
     }
 
@@ -100,8 +100,8 @@ impl Listener {
 
 /// Settings of a listener that a reload can change without touching its sockets: connections accepted later use the new
 /// ones.
-struct Settings {
-    tls: Option<Arc<Terms>>,
+struct ListenerSettings {
+    tls: Option<Arc<TlsTerms>>,
     /// Whether HTTP/2 clients may open WebSockets on this listener (RFC 8441).
     websocket_over_http2: bool,
     proxy_protocol: bool,
@@ -111,12 +111,12 @@ struct Settings {
     label: String,
 }
 
-impl Settings {
+impl ListenerSettings {
     /// Builds the settings. `before` holds the previous settings of the same listener, so that TLS clients can go on
     /// resuming their sessions.
     fn of(config: &config::Listener, before: Option<&Self>) -> Result<Self, BindError> {
         let before = before.and_then(|before| before.tls.as_deref());
-        let tls = config.tls.as_ref().map(|tls| Terms::build(tls, before)).transpose();
+        let tls = config.tls.as_ref().map(|tls| TlsTerms::build(tls, before)).transpose();
         Ok(Self {
             tls: tls.map_err(|error| BindError::Tls(config.address, error))?,
             websocket_over_http2: config.websocket_over_http2,
@@ -135,11 +135,11 @@ impl Settings {
 }
 
 /// A listener with one bound socket per thread.
-pub struct Bound {
+pub struct BoundListener {
     /// Bound address, with the port that the kernel assigned for port 0.
     pub address: SocketAddr,
     sockets: Vec<std::net::TcpListener>,
-    settings: Arc<ArcSwap<Settings>>,
+    settings: Arc<ArcSwap<ListenerSettings>>,
     removed: CancellationToken,
     /// Counts the threads that still accept from this listener.
     accepting: TaskTracker,
@@ -161,7 +161,7 @@ pub enum BindError {
 ///
 /// # Errors
 /// The address is in use or not local, or the certificate cannot be used.
-fn bind(config: &config::Listener, threads: usize, shared: bool) -> Result<Bound, BindError> {
+fn bind(config: &config::Listener, threads: usize, shared: bool) -> Result<BoundListener, BindError> {
     let failed = |error| BindError::Socket(config.address, error);
     // Bind without SO_REUSEPORT first: with it, another process of the same user would silently share our clients.
     let address = match socket(config.address, false) {
@@ -183,7 +183,7 @@ fn bind(config: &config::Listener, threads: usize, shared: bool) -> Result<Bound
 ///
 /// # Errors
 /// The certificate cannot be used, or the socket does not support one of the options that our own sockets have.
-fn adopt(config: &config::Listener, given: &std::net::TcpListener, threads: usize) -> Result<Bound, BindError> {
+fn adopt(config: &config::Listener, given: &std::net::TcpListener, threads: usize) -> Result<BoundListener, BindError> {
     let failed = |error| BindError::Socket(config.address, error);
     let address = given.local_addr().map_err(failed)?;
     let socket = SockRef::from(given);
@@ -198,10 +198,10 @@ fn finish(
     config: &config::Listener,
     address: SocketAddr,
     sockets: Vec<std::net::TcpListener>,
-) -> Result<Bound, BindError> {
-    let settings = Arc::new(ArcSwap::from_pointee(Settings::of(config, None)?));
+) -> Result<BoundListener, BindError> {
+    let settings = Arc::new(ArcSwap::from_pointee(ListenerSettings::of(config, None)?));
     let (removed, accepting) = (CancellationToken::new(), TaskTracker::new());
-    Ok(Bound { address, sockets, settings, removed, accepting })
+    Ok(BoundListener { address, sockets, settings, removed, accepting })
 }
 
 fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
@@ -224,7 +224,7 @@ fn options(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
 }
 
-impl Bound {
+impl BoundListener {
     /// Takes one thread's part: its socket, and what its connections need.
     fn take(&mut self) -> Option<(std::net::TcpListener, ListenerPart)> {
         let part = ListenerPart {
@@ -241,14 +241,14 @@ impl Bound {
 /// there.
 pub struct ListenerPart {
     address: SocketAddr,
-    settings: Arc<ArcSwap<Settings>>,
+    settings: Arc<ArcSwap<ListenerSettings>>,
     removed: CancellationToken,
     _accepting: TaskTrackerToken,
 }
 
 /// Accepts connections until `stop` or until the listener is removed, then takes those that already wait in the kernel,
 /// and ends.
-pub async fn accept(thread: Rc<Thread>, part: ListenerPart, queue: Queue, stop: CancellationToken) {
+pub async fn accept(thread: Rc<Thread>, part: ListenerPart, queue: AcceptQueue, stop: CancellationToken) {
     let mut door = Door::new(thread, &part);
     loop {
         let accepted = tokio::select! {
@@ -281,16 +281,16 @@ pub async fn accept(thread: Rc<Thread>, part: ListenerPart, queue: Queue, stop: 
 struct Door {
     thread: Rc<Thread>,
     port_value: HeaderValue,
-    removed: Removed,
-    settings: Cache<Arc<ArcSwap<Settings>>, Arc<Settings>>,
+    removed: ListenerRemoved,
+    settings: Cache<Arc<ArcSwap<ListenerSettings>>, Arc<ListenerSettings>>,
     /// The listener as built from the last settings seen.
-    listener: Option<Rc<Listener>>,
+    listener: Option<Rc<ThreadListener>>,
 }
 
 impl Door {
     fn new(thread: Rc<Thread>, part: &ListenerPart) -> Self {
         let (settings, port_value) = (Cache::new(part.settings.clone()), HeaderValue::from(part.address.port()));
-        Self { thread, port_value, removed: Removed::default(), settings, listener: None }
+        Self { thread, port_value, removed: ListenerRemoved::default(), settings, listener: None }
     }
 
     fn welcome(&mut self, stream: tokio::net::TcpStream, peer: SocketAddr) {
@@ -304,12 +304,12 @@ impl Door {
     }
 
     /// Returns the listener with the current settings.
-    fn listener(&mut self) -> Rc<Listener> {
+    fn listener(&mut self) -> Rc<ThreadListener> {
         let settings = self.settings.load();
         match &self.listener {
             Some(listener) if Arc::ptr_eq(&listener.settings, settings) => listener.clone(),
             _ => {
-                let listener = Rc::new(Listener {
+                let listener = Rc::new(ThreadListener {
                     port_value: self.port_value.clone(),
                     removed: self.removed.clone(),
                     settings: settings.clone(),
@@ -339,7 +339,7 @@ mod tests {
     }
 
     /// Checks the options of a connection accepted from `bound`.
-    fn has_our_options(mut bound: Bound) {
+    fn has_our_options(mut bound: BoundListener) {
         let (socket, _) = bound.take().unwrap();
         socket.set_nonblocking(false).unwrap();
         let _client = std::net::TcpStream::connect(bound.address).unwrap();

@@ -25,7 +25,7 @@ const SHORTEST: usize = 15;
 
 /// The client that a header names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub enum ProxiedSource {
     /// The balancer itself (LOCAL), for its own health checks.
     Balancer,
     /// A client whose address is not an IP address, or is not given.
@@ -35,13 +35,13 @@ pub enum Source {
 }
 
 /// A stream whose next bytes can be read without consuming them: a socket, or the input of a fuzz target.
-pub trait Look: AsyncRead + Unpin {
+pub trait Peek: AsyncRead + Unpin {
     /// Waits for bytes and copies those that are there without consuming them; returns their number, 0 at the end of
     /// the stream.
     fn look(&self, room: &mut [u8]) -> impl Future<Output = io::Result<usize>>;
 }
 
-impl Look for TcpStream {
+impl Peek for TcpStream {
     fn look(&self, room: &mut [u8]) -> impl Future<Output = io::Result<usize>> {
         self.peek(room)
     }
@@ -51,7 +51,7 @@ impl Look for TcpStream {
 ///
 /// # Errors
 /// The connection ended, or does not begin with a valid header.
-pub(crate) async fn read(stream: &mut impl Look) -> io::Result<Source> {
+pub(crate) async fn read(stream: &mut impl Peek) -> io::Result<ProxiedSource> {
     let mut header = vec![0; SHORTEST];
     stream.read_exact(&mut header).await?;
     if header.starts_with(b"PROXY ") {
@@ -78,7 +78,7 @@ pub(crate) async fn read(stream: &mut impl Look) -> io::Result<Source> {
 
 /// Reads up to the end of the line and no further: peeks first, then consumes. Every round consumes what it saw, so a
 /// client that sends byte by byte costs more rounds, but no busy loop.
-async fn line(stream: &mut impl Look, header: &mut Vec<u8>) -> io::Result<()> {
+async fn line(stream: &mut impl Peek, header: &mut Vec<u8>) -> io::Result<()> {
     while !header.ends_with(b"\n") {
         let mut seen = [0; MAX_LINE];
         let room = seen.get_mut(..MAX_LINE.saturating_sub(header.len())).unwrap_or_default();
@@ -98,28 +98,28 @@ async fn line(stream: &mut impl Look, header: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
-fn parse_v1(header: &[u8]) -> Option<Source> {
+fn parse_v1(header: &[u8]) -> Option<ProxiedSource> {
     // ppp ignores everything after UNKNOWN, including whether the line ends properly.
     header.strip_suffix(b"\r\n").filter(|line| !line.contains(&b'\r'))?;
     Some(match v1::Header::try_from(header).ok()?.addresses {
         v1::Addresses::Tcp4(addresses) => client(addresses.source_address.into()),
         v1::Addresses::Tcp6(addresses) => client(addresses.source_address.into()),
-        v1::Addresses::Unknown => Source::Unknown,
+        v1::Addresses::Unknown => ProxiedSource::Unknown,
     })
 }
 
-fn parse_v2(header: &[u8]) -> Option<Source> {
+fn parse_v2(header: &[u8]) -> Option<ProxiedSource> {
     let header = v2::Header::try_from(header).ok()?;
     Some(match (header.command, header.addresses) {
-        (v2::Command::Local, _) => Source::Balancer,
+        (v2::Command::Local, _) => ProxiedSource::Balancer,
         (v2::Command::Proxy, v2::Addresses::IPv4(addresses)) => client(addresses.source_address.into()),
         (v2::Command::Proxy, v2::Addresses::IPv6(addresses)) => client(addresses.source_address.into()),
-        (v2::Command::Proxy, v2::Addresses::Unspecified | v2::Addresses::Unix(_)) => Source::Unknown,
+        (v2::Command::Proxy, v2::Addresses::Unspecified | v2::Addresses::Unix(_)) => ProxiedSource::Unknown,
     })
 }
 
-fn client(address: IpAddr) -> Source {
-    Source::Client(address.to_canonical())
+fn client(address: IpAddr) -> ProxiedSource {
+    ProxiedSource::Client(address.to_canonical())
 }
 
 fn no_header() -> io::Error {
@@ -140,7 +140,7 @@ mod tests {
     }
 
     /// Reads a header that arrives in pieces; returns the result, and the bytes left in the socket.
-    async fn read_of(pieces: &[&[u8]]) -> (io::Result<Source>, Vec<u8>) {
+    async fn read_of(pieces: &[&[u8]]) -> (io::Result<ProxiedSource>, Vec<u8>) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         client.set_nodelay(true).unwrap();
@@ -159,7 +159,7 @@ mod tests {
         (source, left)
     }
 
-    async fn is(expected: Source, header: &[u8]) {
+    async fn is(expected: ProxiedSource, header: &[u8]) {
         let (source, left) = read_of(&[header, b"GET /"]).await;
         assert_eq!((source.unwrap(), left.as_slice()), (expected, &b"GET /"[..]));
         let together = [header, b"GET /"].concat();
@@ -170,13 +170,13 @@ mod tests {
 
     #[tokio::test]
     async fn both_versions_and_every_address_family_are_read() {
-        let v4 = Source::Client([192, 0, 2, 7].into());
-        let v6 = Source::Client("2001:db8::7".parse().unwrap());
+        let v4 = ProxiedSource::Client([192, 0, 2, 7].into());
+        let v6 = ProxiedSource::Client("2001:db8::7".parse().unwrap());
         is(v4, b"PROXY TCP4 192.0.2.7 10.0.0.1 4711 443\r\n").await;
         is(v6, b"PROXY TCP6 2001:db8::7 2001:db8::1 4711 443\r\n").await;
         is(v4, b"PROXY TCP6 ::ffff:192.0.2.7 ::1 4711 443\r\n").await;
-        is(Source::Unknown, b"PROXY UNKNOWN\r\n").await;
-        is(Source::Unknown, b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n").await;
+        is(ProxiedSource::Unknown, b"PROXY UNKNOWN\r\n").await;
+        is(ProxiedSource::Unknown, b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n").await;
         let (ipv4, ipv6) = ([192, 0, 2, 7, 10, 0, 0, 1, 18, 103, 1, 187], "2001:db8::7".parse::<std::net::Ipv6Addr>());
         let ipv6 = [&ipv6.unwrap().octets()[..], &[1; 16], &[18, 103, 1, 187]].concat();
         is(v4, &binary(0x21, 0x11, &ipv4)).await;
@@ -184,10 +184,10 @@ mod tests {
         // TLVs, one of which claims to be longer than the header.
         is(v4, &binary(0x21, 0x11, &[&ipv4[..], &[0x04, 0, 1, 0, 0xee, 0xff, 0xff]].concat())).await;
         is(v6, &binary(0x21, 0x21, &[&ipv6[..], &vec![0; 4_000]].concat())).await;
-        is(Source::Unknown, &binary(0x21, 0x31, &[b'/'; 216])).await;
-        is(Source::Unknown, &binary(0x21, 0x00, &[])).await;
-        is(Source::Balancer, &binary(0x20, 0x00, &[])).await;
-        is(Source::Balancer, &binary(0x20, 0x11, &ipv4)).await;
+        is(ProxiedSource::Unknown, &binary(0x21, 0x31, &[b'/'; 216])).await;
+        is(ProxiedSource::Unknown, &binary(0x21, 0x00, &[])).await;
+        is(ProxiedSource::Balancer, &binary(0x20, 0x00, &[])).await;
+        is(ProxiedSource::Balancer, &binary(0x20, 0x11, &ipv4)).await;
     }
 
     #[tokio::test]

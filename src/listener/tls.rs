@@ -25,7 +25,7 @@ use crate::config::{self, Buffers, ClientAuth};
 use crate::net::tls_stream::TlsStream;
 
 /// TLS settings of a listener, as of one configuration.
-pub struct Terms {
+pub struct TlsTerms {
     /// Client-certificate policies; [`Sites`] refers to them by index.
     policies: Vec<Policy>,
     sites: Arc<Sites>,
@@ -59,7 +59,7 @@ struct Site {
     policy: usize,
 }
 
-impl Terms {
+impl TlsTerms {
     /// Builds the TLS settings. `before` holds the previous settings of this listener: clients go on resuming sessions
     /// where the policy stays.
     ///

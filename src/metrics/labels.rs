@@ -2,7 +2,7 @@
 
 /// Reason why a request went to its worker; the `source` label and the access log's `why`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub enum SourceLabel {
     /// The request's sid is pinned to the worker.
     Sid,
     /// The cookie of stickyd named the worker.
@@ -19,7 +19,7 @@ pub enum Source {
     Follow,
 }
 
-impl Source {
+impl SourceLabel {
     pub(crate) const ALL: [Self; 7] =
         [Self::Sid, Self::Cookie, Self::Address, Self::Discovered, Self::New, Self::Any, Self::Follow];
 
@@ -39,7 +39,7 @@ impl Source {
 
 /// The guard that rejected a request; the `guard` label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Guard {
+pub enum GuardLabel {
     /// The request's origin is not in the route's list.
     Origin,
     /// The client's address is not allowed.
@@ -54,7 +54,7 @@ pub enum Guard {
     UpstreamHandshakes,
 }
 
-impl Guard {
+impl GuardLabel {
     pub(crate) const ALL: [Self; 6] = [
         Self::Origin,
         Self::Network,
@@ -127,7 +127,7 @@ impl Discovery {
 
 /// The outcome of a live request at a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum AttemptOutcome {
     /// The worker sent a response that is not a server error.
     Answer,
     /// The worker responded with 500, 502, 503 or 504.
@@ -140,7 +140,7 @@ pub enum Outcome {
     TimedOut,
 }
 
-impl Outcome {
+impl AttemptOutcome {
     /// Returns the outcome that a response with this status is.
     pub fn of(status: u16) -> Self {
         if matches!(status, 500 | 502..=504) { Self::ServerError } else { Self::Answer }

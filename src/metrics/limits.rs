@@ -7,7 +7,7 @@ use super::vec_or_empty;
 /// A limit that can reject a client, refuse a request or cut a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is the key of its name")]
-pub enum Limit {
+pub enum LimitLabel {
     Connections,
     /// `connections`, where ending an idle connection made room for the new one.
     IdleConnections,
@@ -26,7 +26,7 @@ pub enum Limit {
     SlowReader,
 }
 
-impl Limit {
+impl LimitLabel {
     const ALL: [Self; 13] = [
         Self::Connections,
         Self::IdleConnections,
@@ -76,7 +76,7 @@ impl LimitSeries {
         let reached = register!(r, IntCounterVec, "stickyd_limited_total",
             "Clients rejected, requests refused and transfers cut, by the limit that caused it.", &["limit"]);
         Self {
-            reached: Limit::ALL.map(|limit| reached.with_label_values(&[limit.word()])),
+            reached: LimitLabel::ALL.map(|limit| reached.with_label_values(&[limit.word()])),
             connections: register!(r, IntGauge, "stickyd_client_connections_limit",
                 "Maximum number of client connections."),
             descriptors: register!(r, IntGauge, "stickyd_descriptors", "File descriptors open."),
@@ -86,7 +86,7 @@ impl LimitSeries {
     }
 
     /// Counts that a limit was reached once.
-    pub fn reached(&self, limit: Limit) {
+    pub fn reached(&self, limit: LimitLabel) {
         if let Some(counter) = self.reached.get(limit as usize) {
             counter.inc();
         }

@@ -3,7 +3,7 @@
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 use super::vec_or_empty;
-use crate::broadcast::{Counts, Fate};
+use crate::broadcast::{Fate, FateCounts};
 use crate::websocket::round_trip::{Half, Quality};
 
 /// Buckets of round-trip times in seconds: from the same network up to the longest time that is measured.
@@ -63,7 +63,7 @@ impl CareSeries {
     }
 
     /// Counts the recipients of a broadcast that is over, by result.
-    pub fn broadcast(&self, counts: &Counts) {
+    pub fn broadcast(&self, counts: &FateCounts) {
         for (counter, count) in self.broadcast.iter().zip(counts) {
             counter.inc_by(u64::from(*count));
         }

@@ -19,8 +19,8 @@ use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-pub use labels::{Discovery, Guard, Source};
-pub use limits::{Limit, LimitSeries};
+pub use labels::{Discovery, GuardLabel, SourceLabel};
+pub use limits::{LimitLabel, LimitSeries};
 pub use rules::RuleSeries;
 pub(crate) use sockets::SocketsSeries;
 pub use sockets::{Carried, SocketSeries};

@@ -28,14 +28,14 @@ impl Transport {
 
 /// Protocol that a socket speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum SocketKind {
     /// The socket is an Engine.IO session.
     EngineIo,
     /// The socket speaks any other protocol.
     Plain,
 }
 
-impl Kind {
+impl SocketKind {
     /// Name of the protocol in API answers.
     pub fn word(self) -> &'static str {
         match self {
@@ -47,7 +47,7 @@ impl Kind {
 
 /// State of a socket, as operators see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum SocketState {
     /// Traffic passed within the last `QUIET_S` seconds.
     Open,
     /// No traffic passed in either direction for `QUIET_S` seconds.
@@ -63,7 +63,7 @@ pub enum State {
 /// Seconds of silence after which a socket is quiet: longer than Engine.IO's 25 s between two pings.
 pub(crate) const QUIET_S: u32 = 30;
 
-impl State {
+impl SocketState {
     /// All states of a socket.
     pub const ALL: [Self; 5] = [Self::Open, Self::Quiet, Self::Suspect, Self::Draining, Self::Closing];
 
@@ -82,7 +82,7 @@ impl State {
 /// Reason why a socket ended; the `reason` label of metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum End {
+pub enum EndReason {
     /// The client ended the socket, by a Close frame or by Engine.IO's close packet.
     Client = 1,
     /// The worker sent a Close frame.
@@ -107,7 +107,7 @@ pub enum End {
     Dead = 11,
 }
 
-impl End {
+impl EndReason {
     /// All reasons, in the order of their numbers.
     pub const ALL: [Self; 11] = [
         Self::Client,

@@ -11,7 +11,7 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
-use super::socket_labels::{End, Transport};
+use super::socket_labels::{EndReason, Transport};
 use super::vec_or_empty;
 
 /// Values of the `code` label: the codes named in RFC 6455 §7.4 and the IANA registry, the two ranges for applications,
@@ -50,11 +50,11 @@ pub struct SocketSeries {
     pub upgraded: IntCounter,
     /// Number of sockets not listed because the list was full.
     pub unlisted: IntCounter,
-    closed: [IntCounter; End::ALL.len()],
+    closed: [IntCounter; EndReason::ALL.len()],
     codes: [[IntCounter; CODES.len()]; 2],
     lives: [Histogram; 3],
     /// Messages and bytes of sockets that have ended, up and down.
-    ended: [Ended; 2],
+    ended: [EndedTotals; 2],
     messages: [IntCounter; 2],
     bytes: [IntCounter; 2],
 }
@@ -71,7 +71,7 @@ pub struct Carried {
 }
 
 #[derive(Default)]
-struct Ended {
+struct EndedTotals {
     messages: AtomicU64,
     bytes: AtomicU64,
 }
@@ -85,8 +85,10 @@ impl SocketSeries {
     }
 
     /// Counts one socket that has ended.
-    pub fn closed(&self, transport: Transport, ways: [Carried; 2], why: End, age_s: u32) {
-        if let Some(counter) = End::ALL.iter().position(|one| *one == why).and_then(|place| self.closed.get(place)) {
+    pub fn closed(&self, transport: Transport, ways: [Carried; 2], why: EndReason, age_s: u32) {
+        if let Some(counter) =
+            EndReason::ALL.iter().position(|one| *one == why).and_then(|place| self.closed.get(place))
+        {
             counter.inc();
         }
         if let Some(lives) = self.lives.get(transport as usize) {
@@ -186,7 +188,7 @@ impl SocketsSeries {
             opened: Transport::ALL.map(|one| self.opened.with_label_values(&[name, one.word()])),
             upgraded: self.upgraded.with_label_values(&[name]),
             unlisted: self.unlisted.with_label_values(&[name]),
-            closed: End::ALL.map(|one| self.closed.with_label_values(&[name, one.word()])),
+            closed: EndReason::ALL.map(|one| self.closed.with_label_values(&[name, one.word()])),
             codes: WAYS.map(|way| CODES.map(|code| self.codes.with_label_values(&[name, way, code]))),
             lives: Transport::ALL.map(|one| self.lives.with_label_values(&[name, one.word()])),
             ended: Default::default(),

@@ -3,7 +3,7 @@
 use prometheus::{Histogram, IntCounter};
 
 use super::Metrics;
-use super::labels::{Discovery, Guard, Source};
+use super::labels::{Discovery, GuardLabel, SourceLabel};
 use crate::websocket::round_trip::Half;
 
 /// Resolved counters of one upstream.
@@ -62,14 +62,14 @@ impl UpstreamSeries {
     }
 
     /// Counts one affinity decision.
-    pub fn decided(&self, source: Source) {
+    pub fn decided(&self, source: SourceLabel) {
         if let Some(counter) = self.affinity.get(source as usize) {
             counter.inc();
         }
     }
 
     /// Counts one request that a guard rejected.
-    pub fn turned(&self, by: Guard) {
+    pub fn turned(&self, by: GuardLabel) {
         if let Some(counter) = self.guarded.get(by as usize) {
             counter.inc();
         }
@@ -90,8 +90,8 @@ impl Metrics {
         let seconds = |kind| self.seconds.with_label_values(&[name, kind]);
         let retry = |kind| self.retries.with_label_values(&[name, kind]);
         UpstreamSeries {
-            affinity: Source::ALL.map(|s| self.affinity.with_label_values(&[name, s.word()])),
-            guarded: Guard::ALL.map(|g| self.guarded.with_label_values(&[name, g.word()])),
+            affinity: SourceLabel::ALL.map(|s| self.affinity.with_label_values(&[name, s.word()])),
+            guarded: GuardLabel::ALL.map(|g| self.guarded.with_label_values(&[name, g.word()])),
             discoveries: Discovery::ALL.map(|d| self.discoveries.with_label_values(&[name, d.word()])),
             request_seconds: seconds("request"),
             poll_seconds: seconds("poll"),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use prometheus::IntCounter;
 
-use super::labels::Outcome;
+use super::labels::AttemptOutcome;
 use super::{Metrics, SocketSeries};
 
 /// Values of the `class` label of a worker's requests; `FAILURES` has those of the `kind` label of its failures.
@@ -54,7 +54,7 @@ impl WorkerSeries {
     }
 
     /// Counts one ejection by its reason.
-    pub fn ejected(&self, why: Outcome) {
+    pub fn ejected(&self, why: AttemptOutcome) {
         let index = EJECTIONS.iter().position(|reason| reason.word() == why.word());
         if let Some(counter) = index.and_then(|index| self.ejections.get(index)) {
             counter.inc();
@@ -63,7 +63,8 @@ impl WorkerSeries {
 }
 
 /// Reasons of an ejection, in the order of the counters; values of the `reason` label.
-const EJECTIONS: [Outcome; 4] = [Outcome::Connect, Outcome::Broken, Outcome::TimedOut, Outcome::ServerError];
+const EJECTIONS: [AttemptOutcome; 4] =
+    [AttemptOutcome::Connect, AttemptOutcome::Broken, AttemptOutcome::TimedOut, AttemptOutcome::ServerError];
 
 impl Metrics {
     /// Resolves the counters of one worker.

@@ -17,9 +17,9 @@ const SMALL: usize = 4 * 1024;
 
 /// Number of bytes that were read from workers and not yet taken by the client of one connection.
 #[derive(Debug, Default)]
-pub struct Held(Cell<usize>);
+pub struct UnsentBytes(Cell<usize>);
 
-impl Held {
+impl UnsentBytes {
     /// Adds bytes that were read and wait for the client.
     pub fn more(&self, bytes: usize) {
         self.0.set(self.0.get().saturating_add(bytes));
@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn pieces_are_small_while_much_is_held() {
-        let held = Held::default();
+        let held = UnsentBytes::default();
         held.more(FULL - 1);
         assert_eq!(held.piece(100_000), 100_000);
         held.more(1);

@@ -9,11 +9,11 @@ use std::time::Instant;
 use super::request_timeout::Overdue;
 use super::respond;
 use super::response_body::Reply;
-use crate::affinity::Hold;
-use crate::affinity::ask::{Ask, Kind};
+use crate::affinity::SessionHold;
+use crate::affinity::ask::{RequestFacts, RequestKind};
 use crate::client::Client;
 use crate::listener::conn::Conn;
-use crate::metrics::Source;
+use crate::metrics::SourceLabel;
 use crate::upstream::Upstream;
 use crate::upstream::worker::{Count, Worker};
 use hyper::body::Body;
@@ -33,23 +33,23 @@ pub struct Record {
     /// Body bytes that the client announced; bodies of unknown length count as 0.
     bytes_up: u64,
     in_flight: Option<Count>,
-    hold: Option<Hold>,
-    line: Option<Box<Line>>,
+    hold: Option<SessionHold>,
+    line: Option<Box<AccessLine>>,
     /// The deadline of the response, if the upstream sets `request_timeout`.
     pub overdue: Option<Box<Overdue>>,
     /// The last routing decision; kept only if the upstream adds it to responses (`debug_header`).
-    decision: Option<(Arc<Worker>, Source)>,
+    decision: Option<(Arc<Worker>, SourceLabel)>,
     /// Index of the affinity rule that recognised the session; `None` for `socket.io`.
     rule: Option<u8>,
 }
 
 /// Values that are needed only for the access log.
-struct Line {
+struct AccessLine {
     client: IpAddr,
     method: Method,
     uri: Uri,
     worker: Option<Arc<Worker>>,
-    why: Option<Source>,
+    why: Option<SourceLabel>,
 }
 
 impl Record {
@@ -57,7 +57,7 @@ impl Record {
     pub fn begin<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Box<Self> {
         conn.busy();
         let line = conn.thread.shared.snapshot.load().rules.access_log.then(|| {
-            Box::new(Line {
+            Box::new(AccessLine {
                 client: conn.peer_ip,
                 method: request.method().clone(),
                 uri: request.uri().clone(),
@@ -85,14 +85,14 @@ impl Record {
     }
 
     /// Notes the upstream, the session and the client of the request.
-    pub fn concerns(&mut self, upstream: &Arc<Upstream>, ask: &Ask, client: Client) {
+    pub fn concerns(&mut self, upstream: &Arc<Upstream>, ask: &RequestFacts, client: Client) {
         if let Some(line) = &mut self.line {
             line.client = client.address;
         }
         self.upstream = Some(upstream.clone());
-        self.poll = matches!(ask.kind, Kind::Session { poll: true, .. });
+        self.poll = matches!(ask.kind, RequestKind::Session { poll: true, .. });
         self.rule = match ask.kind {
-            Kind::Session { rule, .. } if !ask.is_engine_io(upstream) => Some(rule),
+            RequestKind::Session { rule, .. } if !ask.is_engine_io(upstream) => Some(rule),
             _ => None,
         };
         if ask.upgrade.is_some() {
@@ -108,7 +108,7 @@ impl Record {
     }
 
     /// Notes which worker was chosen, and why.
-    pub fn decided(&mut self, worker: &Arc<Worker>, why: Source) {
+    pub fn decided(&mut self, worker: &Arc<Worker>, why: SourceLabel) {
         if let Some(upstream) = &self.upstream {
             upstream.series().decided(why);
             if upstream.config.debug_header {
@@ -122,7 +122,7 @@ impl Record {
     }
 
     /// Notes that a worker responded. `in_flight` and `hold` are released with the last byte of the response.
-    pub fn answered(&mut self, worker: &Worker, status: StatusCode, in_flight: Count, hold: Option<Hold>) {
+    pub fn answered(&mut self, worker: &Worker, status: StatusCode, in_flight: Count, hold: Option<SessionHold>) {
         worker.series.answered(status.as_u16());
         self.in_flight = Some(in_flight);
         self.hold = hold;
@@ -173,7 +173,7 @@ impl Record {
             ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             upstream = self.upstream.as_ref().map_or("-", |u| &u.config.name),
             worker = line.worker.as_ref().map_or("-", |w| &w.name),
-            why = line.why.map_or("-", Source::word),
+            why = line.why.map_or("-", SourceLabel::word),
             cut = self.cut,
         );
     }

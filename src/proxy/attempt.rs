@@ -9,15 +9,15 @@ use hyper::{Request, Response};
 
 use super::open_poll::OpenPoll;
 use super::{Job, retry};
-use crate::affinity::ask::Kind;
+use crate::affinity::ask::RequestKind;
 use crate::body::Outgoing;
 use crate::clock;
-use crate::metrics::Limit;
+use crate::metrics::LimitLabel;
 use crate::telemetry::say_full;
-use crate::upstream::connections::connect::{self, Failure, Lease, Terms};
+use crate::upstream::connections::connect::{self, ExchangeTerms, Failure, Lease};
 use crate::upstream::connections::dial::ConnectError;
-use crate::upstream::connections::limit::{self, Full};
-use crate::upstream::eject::{self, Outcome};
+use crate::upstream::connections::limit::{self, NoConnection};
+use crate::upstream::eject::{self, AttemptOutcome};
 use crate::upstream::exchange::response_body::Unread;
 use crate::upstream::worker::{Count, Worker};
 
@@ -57,7 +57,7 @@ pub enum Missed {
 
 /// The result of a successful attempt: the response, the connection that carries its body, and the request's place in
 /// the worker's count of requests in flight.
-pub type Answered = (Response<Unread>, Box<Lease>, Count);
+pub type AttemptResponse = (Response<Unread>, Box<Lease>, Count);
 
 /// Makes one attempt at one worker. A request that was not sent, because its idle connection had just closed, goes to
 /// the same worker again over a new connection; so does one that may be resent ([`retry`]). The final outcome is
@@ -70,7 +70,7 @@ pub fn attempt(
     job: &Job,
     worker: &Arc<Worker>,
     mut request: Request<Outgoing>,
-) -> impl Future<Output = Result<Answered, Missed>> {
+) -> impl Future<Output = Result<AttemptResponse, Missed>> {
     async move {
         let mut max_idle = max_idle(job, worker);
         loop {
@@ -80,7 +80,7 @@ pub fn attempt(
             };
             let kept = lease.is_used();
             let keep = retry::is_resendable(job, &request);
-            let terms = Terms { patience: patience(job), is_poll: job.ask.is_poll(), keep };
+            let terms = ExchangeTerms { patience: patience(job), is_poll: job.ask.is_poll(), keep };
             let in_flight = worker.request();
             let answered = match lease.begin(request, terms) {
                 Ok(exchange) => OpenPoll::new(job, worker, pin!(exchange)).await.ok_or(Missed::Ended)?,
@@ -88,7 +88,7 @@ pub fn attempt(
             };
             let failure = match answered {
                 Ok((response, lease)) => {
-                    came_to(job, worker, Outcome::of(response.status().as_u16()));
+                    came_to(job, worker, AttemptOutcome::of(response.status().as_u16()));
                     return Ok((response, lease, in_flight));
                 }
                 Err(failure) => failure,
@@ -106,9 +106,13 @@ pub fn attempt(
 /// The longest time that a connection may have been idle and still be used for this request.
 fn max_idle(job: &Job, worker: &Worker) -> Duration {
     match job.ask.kind {
-        Kind::Session { .. } if worker.silent_for(clock::now_ms()) > LIVELY_MS => Duration::ZERO,
-        Kind::Session { .. } => SESSION_IDLE,
-        Kind::Ordinary | Kind::Handshake | Kind::Birth | Kind::UnknownSid | Kind::Preflight(_) => Duration::MAX,
+        RequestKind::Session { .. } if worker.silent_for(clock::now_ms()) > LIVELY_MS => Duration::ZERO,
+        RequestKind::Session { .. } => SESSION_IDLE,
+        RequestKind::Ordinary
+        | RequestKind::Handshake
+        | RequestKind::Birth
+        | RequestKind::UnknownSid
+        | RequestKind::Preflight(_) => Duration::MAX,
     }
 }
 
@@ -116,10 +120,12 @@ fn max_idle(job: &Job, worker: &Worker) -> Duration {
 fn patience(job: &Job) -> Duration {
     let config = &job.upstream.config;
     match job.ask.kind {
-        Kind::Session { .. } => config.response_timeout.max(job.upstream.session_ttl()),
-        Kind::Ordinary | Kind::Handshake | Kind::Birth | Kind::UnknownSid | Kind::Preflight(_) => {
-            config.response_timeout
-        }
+        RequestKind::Session { .. } => config.response_timeout.max(job.upstream.session_ttl()),
+        RequestKind::Ordinary
+        | RequestKind::Handshake
+        | RequestKind::Birth
+        | RequestKind::UnknownSid
+        | RequestKind::Preflight(_) => config.response_timeout,
     }
 }
 
@@ -160,7 +166,7 @@ fn again(
             // An open poll is silent by nature. While the client has not sent its whole body, the delay may be the
             // client's.
             if !uploading && !job.ask.is_poll() {
-                came_to(job, worker, Outcome::TimedOut);
+                came_to(job, worker, AttemptOutcome::TimedOut);
             }
             Err(Missed::TimedOut)
         }
@@ -172,15 +178,15 @@ fn again(
 async fn reach(job: &Job, worker: &Arc<Worker>, max_idle: Duration) -> Result<Box<Lease>, ConnectError> {
     let config = &job.upstream.config;
     if job.ask.upgrade.is_some() && config.max_tunnels.is_some_and(|most| worker.tunnels() >= most) {
-        job.conn.thread.shared.metrics.limits.reached(Limit::MaxTunnels);
+        job.conn.thread.shared.metrics.limits.reached(LimitLabel::MaxTunnels);
         say_full!(upstream = %job.upstream.config.name, worker = %worker.name,
             "worker has reached its limit of WebSockets (max_tunnels)");
-        return Err(ConnectError::Busy(Full::Queue));
+        return Err(ConnectError::Busy(NoConnection::Queue));
     }
     let slot = limit::enter(worker, config.queue, config.queue_timeout).await.map_err(ConnectError::Busy)?;
     let leased = connect::lease(&job.conn.thread.connections, worker, max_idle, config.connect_timeout).await;
     let mut lease = match leased {
-        Err(ConnectError::Full) if matches!(job.ask.kind, Kind::Session { .. }) => {
+        Err(ConnectError::Full) if matches!(job.ask.kind, RequestKind::Session { .. }) => {
             Box::pin(reach_when_free(job, worker)).await?
         }
         leased => leased?,
@@ -211,7 +217,7 @@ fn unreached(job: &Job, worker: &Worker, error: ConnectError, request: Request<O
             "cannot connect to worker: local descriptors or ports are used up");
     } else if !matches!(error, ConnectError::Busy(_) | ConnectError::Reserved) {
         worker.series.connect_failures.inc();
-        came_to(job, worker, Outcome::Connect);
+        came_to(job, worker, AttemptOutcome::Connect);
     }
     Missed::Connect(error, request)
 }
@@ -224,12 +230,12 @@ fn is_ours(error: &std::io::Error) -> bool {
 
 fn broken(job: &Job, worker: &Worker) -> Missed {
     worker.series.broken.inc();
-    came_to(job, worker, Outcome::Broken);
+    came_to(job, worker, AttemptOutcome::Broken);
     Missed::Broken
 }
 
 /// Reports an outcome to ejection. Only requests that could have gone to another worker count for the error rate.
-fn came_to(job: &Job, worker: &Worker, outcome: Outcome) {
-    let in_window = !matches!(job.ask.kind, Kind::Session { .. });
+fn came_to(job: &Job, worker: &Worker, outcome: AttemptOutcome) {
+    let in_window = !matches!(job.ask.kind, RequestKind::Session { .. });
     eject::note(&job.upstream, worker, outcome, in_window, job.conn.thread.now_ms());
 }

@@ -21,18 +21,18 @@ use super::replay::Copies;
 use super::respond::{self, Problem};
 use super::response_body::Reply;
 use crate::affinity::Choice;
-use crate::affinity::ask::Kind;
-use crate::affinity::discoveries::budget::Taken;
+use crate::affinity::ask::RequestKind;
+use crate::affinity::discoveries::budget::BudgetTake;
 use crate::affinity::discoveries::lock;
 use crate::affinity::discoveries::search::Joined;
-use crate::affinity::discoveries::search::Verdict;
+use crate::affinity::discoveries::search::ProbeVerdict;
 use crate::body::Outgoing;
 use crate::clock;
 use crate::keys::Key;
-use crate::metrics::{Discovery, Source};
+use crate::metrics::{Discovery, SourceLabel};
 use crate::state::Shared;
 use crate::telemetry::say_full;
-use hunt::Hunt;
+use hunt::OwnerSearch;
 
 /// How long a request waits for budget, or for silent workers to answer, before it gets a 503.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -61,7 +61,7 @@ pub async fn find(job: &Job, key: Key, mut request: Request<Outgoing>, record: &
     let series = job.upstream.series();
     // Preflights ignore remembered misses: a worker's response carries the CORS headers, whether it is a refusal or
     // not.
-    let preflight = matches!(job.ask.kind, Kind::Preflight(_));
+    let preflight = matches!(job.ask.kind, RequestKind::Preflight(_));
     if !preflight && lock(&shared.discoveries.misses).knows(&key, clock::now_ms()) {
         series.discovered(Discovery::Remembered);
         series.refusals_own.inc();
@@ -79,7 +79,7 @@ pub async fn find(job: &Job, key: Key, mut request: Request<Outgoing>, record: &
     }
     let copies = Copies::of(job, request);
     let joined = Joined::new(&shared.discoveries, key);
-    let mut hunt = Hunt::new(job, key, &joined.search, copies);
+    let mut hunt = OwnerSearch::new(job, key, &joined.search, copies);
     let (result, response) = hunt.run(record).await;
     token.found = hunt.proven;
     series.discovered(result);
@@ -103,20 +103,20 @@ pub async fn claimed(job: &Job, request: &Request<Outgoing>, choice: Choice) -> 
     }
     let mut token = Token { shared, address, found: false };
     let asked = probe::ask_all(job, request, &workers).await;
-    let Some((owner, _)) = asked.into_iter().find(|(_, verdict)| *verdict == Verdict::Owns) else {
+    let Some((owner, _)) = asked.into_iter().find(|(_, verdict)| *verdict == ProbeVerdict::Owns) else {
         return choice;
     };
     token.found = true;
     let seat = Some(owner.session());
     job.upstream.series().discovered(Discovery::Found);
-    Choice { worker: owner, why: Source::Discovered, seat, ..choice }
+    Choice { worker: owner, why: SourceLabel::Discovered, seat, ..choice }
 }
 
 async fn take_token<'a>(shared: &'a Shared, job: &Job) -> Option<Token<'a>> {
     let address = shared.sessions.keys.address(job.client.key());
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let Taken { taken, crowded } = lock(&shared.discoveries.budget).take(address, clock::now_ms());
+        let BudgetTake { taken, crowded } = lock(&shared.discoveries.budget).take(address, clock::now_ms());
         if crowded {
             say_full!(upstream = %job.upstream.config.name,
                 "too many addresses request unknown sessions: some that spent their budget were forgotten");

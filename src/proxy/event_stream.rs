@@ -21,21 +21,21 @@ use hyper::http::response::Parts;
 
 use super::Job;
 use crate::affinity::Ttl;
-use crate::affinity::ask::Kind;
-use crate::affinity::{Choice, Hold};
+use crate::affinity::ask::RequestKind;
+use crate::affinity::{Choice, SessionHold};
 use crate::client::Client;
 use crate::clock;
-use crate::config::pattern::{Seen, Template};
-use crate::config::rules::{Learn, Place, Protocol};
+use crate::config::pattern::{PatternMatch, Template};
+use crate::config::rules::{AnswerPlace, Learn, Protocol};
 use crate::engine_io::MAX_HANDSHAKE;
 use crate::keys::Key;
 use crate::rules::{answer, extract};
 use crate::sockets::{self, New, Transport};
 use crate::state::Shared;
-use crate::thread::{Order, Registered};
+use crate::thread::{Registered, ThreadOrder};
 use crate::upstream::Upstream;
-use crate::upstream::session_ends::{Ending, Slot};
-use crate::upstream::worker::{Session, Worker};
+use crate::upstream::session_ends::{EndSlot, Ending};
+use crate::upstream::worker::{SessionSeat, Worker};
 
 /// The longest time between two checks, in milliseconds: a drain may be cancelled, or its grace may change.
 const LOOK_MS: u64 = 1_000;
@@ -48,9 +48,9 @@ pub struct Stream {
     /// The session that the stream belongs to, and with which it ends.
     key: Option<Key>,
     /// The stream's own place in its worker's session count, if it belongs to no session.
-    seat: Option<Session>,
+    seat: Option<SessionSeat>,
     /// Keeps the pin of a session that was learned from this stream.
-    hold: Option<Hold>,
+    hold: Option<SessionHold>,
     /// When the current drain ends the stream, in milliseconds; chosen at the first check.
     due_ms: Option<u64>,
     /// The stream's entry on its thread's list, by which a drain wakes it.
@@ -81,7 +81,7 @@ impl Stream {
             return None;
         }
         let key = match job.ask.kind {
-            Kind::Session { key, .. } if choice.hold.is_some() => Some(key),
+            RequestKind::Session { key, .. } if choice.hold.is_some() => Some(key),
             _ => None,
         };
         // A session that was learned from the head of this response is already counted by its pin.
@@ -93,7 +93,7 @@ impl Stream {
             shared: job.conn.thread.shared.clone(),
             upstream: job.upstream.clone(),
             worker: choice.worker.clone(),
-            key: key.or_else(|| choice.hold.as_ref().map(Hold::key)),
+            key: key.or_else(|| choice.hold.as_ref().map(SessionHold::key)),
             seat,
             hold: None,
             due_ms: None,
@@ -107,9 +107,9 @@ impl Stream {
     pub fn passes(&mut self, frame: &Frame<Bytes>) {
         let (Some(newborn), Some(data)) = (&mut self.newborn, frame.data_ref()) else { return };
         match newborn.look(data) {
-            Seen::NeedMore => {}
-            Seen::Never => self.newborn = None,
-            Seen::Found((rule, id)) => self.bear(rule, &id),
+            PatternMatch::NeedMore => {}
+            PatternMatch::Never => self.newborn = None,
+            PatternMatch::Found((rule, id)) => self.bear(rule, &id),
         }
     }
 
@@ -119,7 +119,7 @@ impl Stream {
         let key = live.key(&self.shared.sessions.keys, &self.upstream.config.name, id);
         let seat = self.seat.take().unwrap_or_else(|| self.worker.session());
         // The facts of the request are not kept for the life of a stream.
-        let (transport, kind) = (Transport::Polling, sockets::Kind::Plain);
+        let (transport, kind) = (Transport::Polling, sockets::SocketKind::Plain);
         let new = New { worker: &self.worker, session: Some(seat), transport, kind, sid: id, facts: None };
         self.shared.sessions.pin(key, newborn.client, new, Ttl::Configured(live.rule.ttl));
         live.series.learned.inc();
@@ -130,7 +130,7 @@ impl Stream {
     /// Ready once a drain or the shutdown of stickyd ends the stream: a complete end is better than a cut.
     pub fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.entry.watch(cx.waker());
-        if matches!(self.entry.order(), Order::Stop | Order::Cut) {
+        if matches!(self.entry.order(), ThreadOrder::Stop | ThreadOrder::Cut) {
             return Poll::Ready(());
         }
         if !self.worker.admin.ends() {
@@ -174,7 +174,7 @@ impl Stream {
         let slot = self.due_ms.or_else(|| late(&ending));
         self.due_ms = slot;
         // The time of the drain may have been shortened meanwhile.
-        Some(slot?.min(ending.due_ms(Slot::NONE, 0)?))
+        Some(slot?.min(ending.due_ms(EndSlot::NONE, 0)?))
     }
 }
 
@@ -182,7 +182,7 @@ impl Newborn {
     fn of(job: &Job, status: StatusCode) -> Option<Self> {
         let facts = job.ask.facts.as_ref().filter(|facts| facts.bears())?;
         let hope = |(rule, learn): (usize, &Learn)| match &learn.from {
-            Place::Prefix(template) if learn.status.is_none_or(|wanted| wanted == status.as_u16()) => {
+            AnswerPlace::Prefix(template) if learn.status.is_none_or(|wanted| wanted == status.as_u16()) => {
                 Some((rule, template.clone()))
             }
             _ => None,
@@ -193,22 +193,22 @@ impl Newborn {
         (!hopes.is_empty()).then(|| Self { client: job.client, hopes, seen: Vec::new() })
     }
 
-    fn look(&mut self, data: &[u8]) -> Seen<(usize, Vec<u8>)> {
+    fn look(&mut self, data: &[u8]) -> PatternMatch<(usize, Vec<u8>)> {
         let room = MAX_HANDSHAKE.saturating_sub(self.seen.len());
         self.seen.extend_from_slice(data.get(..room).unwrap_or(data));
         let mut found = None;
         self.hopes.retain(|(rule, template)| match extract::behind(template, &self.seen, false) {
-            Seen::NeedMore => true,
-            Seen::Never => false,
-            Seen::Found(id) => {
+            PatternMatch::NeedMore => true,
+            PatternMatch::Never => false,
+            PatternMatch::Found(id) => {
                 found.get_or_insert((*rule, id));
                 false
             }
         });
         match found {
-            Some(found) => Seen::Found(found),
-            None if self.hopes.is_empty() || self.seen.len() >= MAX_HANDSHAKE => Seen::Never,
-            None => Seen::NeedMore,
+            Some(found) => PatternMatch::Found(found),
+            None if self.hopes.is_empty() || self.seen.len() >= MAX_HANDSHAKE => PatternMatch::Never,
+            None => PatternMatch::NeedMore,
         }
     }
 }

@@ -23,16 +23,16 @@ use super::event_stream::Stream;
 use super::headers;
 use super::learn::{self, Ahead};
 use super::respond::{self, Problem};
-use super::response_body::{Answer, Reply};
+use super::response_body::{Reply, WorkerBody};
 use super::retry;
 use super::upgrade;
-use crate::affinity::ask::Kind;
+use crate::affinity::ask::RequestKind;
 use crate::affinity::{Choice, Resolved};
 use crate::body::Outgoing;
 use crate::cookie;
 use crate::engine_io;
 use crate::keys::Key;
-use crate::sockets::End;
+use crate::sockets::EndReason;
 use crate::state::Shared;
 use crate::upstream::connections::connect::Lease;
 use crate::upstream::connections::dial::ConnectError;
@@ -113,8 +113,8 @@ async fn lost(job: &Job, choice: &Choice, missed: &Missed) -> Response<Reply> {
         };
         let _ = tokio::time::timeout(pool::FINDS_DEAD, found_out).await;
     }
-    if let (Kind::Session { key, .. }, true) = (job.ask.kind, choice.worker.gone()) {
-        job.conn.thread.shared.sessions.forget(key, End::WorkerGone);
+    if let (RequestKind::Session { key, .. }, true) = (job.ask.kind, choice.worker.gone()) {
+        job.conn.thread.shared.sessions.forget(key, EndReason::WorkerGone);
         job.upstream.series().refusals_own.inc();
         return respond::refused(job);
     }
@@ -151,7 +151,7 @@ pub async fn deliver(
     }
     let (mut parts, unread) = response.into_parts();
     let ended = unread.is_end_stream();
-    let mut answer = Answer::new(unread, lease, job.conn.thread.clone());
+    let mut answer = WorkerBody::new(unread, lease, job.conn.thread.clone());
     let mut held = VecDeque::new();
     if ended {
         // hyper does not poll a body that has already ended, so the connection is given back here.
@@ -174,7 +174,7 @@ pub async fn deliver(
 
 /// Applies the effects of a response on its session: it may create a pin, end the session, or be a long-lived stream
 /// that a drain can end.
-pub fn settle(job: &Job, choice: &mut Choice, parts: &Parts, answer: &Answer) -> Option<Box<Stream>> {
+pub fn settle(job: &Job, choice: &mut Choice, parts: &Parts, answer: &WorkerBody) -> Option<Box<Stream>> {
     if job.ask.facts.is_some() {
         learn::made(job, choice, parts.status);
         learn::ended(job, choice, parts.status);
@@ -187,7 +187,7 @@ pub fn settle(job: &Job, choice: &mut Choice, parts: &Parts, answer: &Answer) ->
 pub fn release(
     mut parts: Parts,
     held: VecDeque<Frame<Bytes>>,
-    answer: Answer,
+    answer: WorkerBody,
     stream: Option<Box<Stream>>,
 ) -> Response<Reply> {
     headers::to_client(&mut parts.headers, false);
@@ -207,16 +207,16 @@ pub fn set_cookie(job: &Job, choice: &Choice, parts: &mut Parts) {
 
 /// Ends a session at its client's request: the pin is dropped when the request is over, even if the client does not
 /// wait for the response. If the session lives on, discovery finds it at its next request.
-pub struct Farewell {
+pub struct SessionGoodbye {
     shared: Arc<Shared>,
     key: Key,
     ends: Cell<bool>,
 }
 
-impl Drop for Farewell {
+impl Drop for SessionGoodbye {
     fn drop(&mut self) {
         if self.ends.get() {
-            self.shared.sessions.forget(self.key, End::Client);
+            self.shared.sessions.forget(self.key, EndReason::Client);
         }
     }
 }
@@ -232,7 +232,7 @@ fn stays(job: &Job) {
 pub fn may_be_goodbye(job: &Job, request: &Request<Outgoing>) -> bool {
     const LONGEST_GOODBYE: u64 = 8;
     request.method() == Method::POST
-        && matches!(job.ask.kind, Kind::Session { .. })
+        && matches!(job.ask.kind, RequestKind::Session { .. })
         && job.ask.is_engine_io(&job.upstream)
         && request.body().size_hint().exact().is_some_and(|length| (1..=LONGEST_GOODBYE).contains(&length))
 }
@@ -245,8 +245,8 @@ pub async fn read_goodbye(job: &mut Job, request: Request<Outgoing>) -> Result<R
     const GOODBYE: Duration = Duration::from_secs(10);
     let body = tokio::time::timeout(GOODBYE, body.collect()).await.map_err(|_| Problem::Slow)?;
     let body = body.map_err(|_| Problem::BadRequest("the request body broke off"))?.to_bytes();
-    if let (true, Kind::Session { key, .. }) = (engine_io::says_goodbye(&body), job.ask.kind) {
-        job.goodbye = Some(Farewell { shared: job.conn.thread.shared.clone(), key, ends: Cell::new(true) });
+    if let (true, RequestKind::Session { key, .. }) = (engine_io::says_goodbye(&body), job.ask.kind) {
+        job.goodbye = Some(SessionGoodbye { shared: job.conn.thread.shared.clone(), key, ends: Cell::new(true) });
     }
     Ok(Request::from_parts(parts, Outgoing::held(body)))
 }

@@ -13,7 +13,7 @@ use hyper::{Request, Uri, Version};
 
 use super::hop_fields::{self, remove_where};
 use super::respond::Problem;
-use crate::affinity::ask::{Ask, Kind};
+use crate::affinity::ask::{RequestFacts, RequestKind};
 use crate::client::Client;
 use crate::header_list::has_token;
 use crate::listener::ClientCertificate;
@@ -126,7 +126,7 @@ fn is_host(text: &str) -> bool {
 }
 
 /// Rewrites a client's request head for a worker.
-pub fn to_worker(conn: &Conn, client: Client, parts: &mut Parts, ask: &Ask) {
+pub fn to_worker(conn: &Conn, client: Client, parts: &mut Parts, ask: &RequestFacts) {
     let headers = &mut parts.headers;
     if let Some(authority) = parts.uri.authority() {
         if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
@@ -144,7 +144,7 @@ pub fn to_worker(conn: &Conn, client: Client, parts: &mut Parts, ask: &Ask) {
         headers.entry(header::HOST).or_insert(HeaderValue::from_static(""));
         parts.version = Version::HTTP_11;
     }
-    if ask.kind == Kind::Handshake || ask.facts.as_ref().is_some_and(|facts| facts.plain) {
+    if ask.kind == RequestKind::Handshake || ask.facts.as_ref().is_some_and(|facts| facts.plain) {
         // A compressed body cannot be learned from, and compressing 100 bytes gains nothing
         // (docs/reference/protocols.md §1.2).
         headers.remove(header::ACCEPT_ENCODING);

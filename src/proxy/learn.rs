@@ -18,17 +18,17 @@ use tokio::time::Instant;
 
 use super::Job;
 use super::respond::Problem;
-use super::response_body::Answer;
+use super::response_body::WorkerBody;
 use crate::affinity::Ttl;
-use crate::affinity::ask::Kind;
+use crate::affinity::ask::RequestKind;
 use crate::affinity::{self, Choice};
-use crate::config::pattern::Seen;
-use crate::config::rules::{Learn, Place, Protocol};
+use crate::config::pattern::PatternMatch;
+use crate::config::rules::{AnswerPlace, Learn, Protocol};
 use crate::engine_io::{self, Handshake, OpenPacket};
-use crate::metrics::Source;
-use crate::rules::answer::{self, Verdict};
-use crate::rules::{Live, extract};
-use crate::sockets::End;
+use crate::metrics::SourceLabel;
+use crate::rules::answer::{self, RefusalMatch};
+use crate::rules::{LiveRule, extract};
+use crate::sockets::EndReason;
 
 /// How long a response's body may be held back until it shows what has to be learned from it
 /// (docs/reference/routing.md §3).
@@ -36,7 +36,7 @@ const READ_AHEAD: Duration = Duration::from_secs(5);
 
 /// A response's body, together with the part of it that was read ahead.
 pub struct Ahead<'a> {
-    answer: &'a mut Answer,
+    answer: &'a mut WorkerBody,
     held: &'a mut VecDeque<Frame<Bytes>>,
     seen: Vec<u8>,
     /// Whether the body is complete.
@@ -47,7 +47,7 @@ pub struct Ahead<'a> {
 
 impl<'a> Ahead<'a> {
     /// Starts reading a body ahead; `whole` is true if there is no body.
-    pub fn new(answer: &'a mut Answer, held: &'a mut VecDeque<Frame<Bytes>>, whole: bool) -> Self {
+    pub fn new(answer: &'a mut WorkerBody, held: &'a mut VecDeque<Frame<Bytes>>, whole: bool) -> Self {
         Self { answer, held, seen: Vec::new(), whole, deadline: None }
     }
 
@@ -72,13 +72,13 @@ impl<'a> Ahead<'a> {
     }
 
     /// Reads until `look` has found what it needs, or knows that it will not.
-    async fn until<T>(&mut self, look: impl Fn(&[u8], bool) -> Seen<T>) -> Result<Option<T>, Problem> {
+    async fn until<T>(&mut self, look: impl Fn(&[u8], bool) -> PatternMatch<T>) -> Result<Option<T>, Problem> {
         loop {
             match look(&self.seen, self.whole) {
-                Seen::Found(found) => return Ok(Some(found)),
-                Seen::Never => return Ok(None),
-                Seen::NeedMore if self.more(engine_io::MAX_HANDSHAKE).await? => {}
-                Seen::NeedMore => return Ok(None),
+                PatternMatch::Found(found) => return Ok(Some(found)),
+                PatternMatch::Never => return Ok(None),
+                PatternMatch::NeedMore if self.more(engine_io::MAX_HANDSHAKE).await? => {}
+                PatternMatch::NeedMore => return Ok(None),
             }
         }
     }
@@ -92,11 +92,11 @@ struct Born {
 
 /// Whether the response has to be inspected. Most need not be, polls included.
 pub fn looks(job: &Job, parts: &Parts) -> bool {
-    let refuses = |live: &Live| answer::head_refuses(&live.rule, parts.status, &parts.headers) != Verdict::No;
+    let refuses = |live: &LiveRule| answer::head_refuses(&live.rule, parts.status, &parts.headers) != RefusalMatch::No;
     let of_kind = match job.ask.kind {
-        Kind::Handshake => parts.status == StatusCode::OK,
-        Kind::Session { .. } => job.ask.rule(&job.upstream).is_some_and(refuses) || names_sockets(job, parts),
-        Kind::Ordinary | Kind::Birth | Kind::UnknownSid | Kind::Preflight(_) => false,
+        RequestKind::Handshake => parts.status == StatusCode::OK,
+        RequestKind::Session { .. } => job.ask.rule(&job.upstream).is_some_and(refuses) || names_sockets(job, parts),
+        RequestKind::Ordinary | RequestKind::Birth | RequestKind::UnknownSid | RequestKind::Preflight(_) => false,
     };
     of_kind || job.ask.facts.as_ref().is_some_and(|facts| facts.bears())
 }
@@ -109,7 +109,7 @@ fn names_sockets(job: &Job, parts: &Parts) -> bool {
 /// Learns what must be known of a response before its first byte is released.
 pub async fn read(job: &Job, choice: &mut Choice, parts: &Parts, ahead: Ahead<'_>) -> Result<(), Problem> {
     let ahead = &mut { ahead };
-    if job.ask.kind == Kind::Handshake && parts.status == StatusCode::OK {
+    if job.ask.kind == RequestKind::Handshake && parts.status == StatusCode::OK {
         Box::pin(handshake(job, choice, parts, ahead)).await?;
     }
     if let Some(facts) = job.ask.facts.as_ref().filter(|facts| facts.bears()) {
@@ -118,8 +118,8 @@ pub async fn read(job: &Job, choice: &mut Choice, parts: &Parts, ahead: Ahead<'_
             Box::pin(first(job, choice, live, births, parts, ahead)).await?;
         }
     }
-    if let (Kind::Session { key, .. }, Some(live)) = (job.ask.kind, job.ask.rule(&job.upstream)) {
-        if answer::head_refuses(&live.rule, parts.status, &parts.headers) != Verdict::No
+    if let (RequestKind::Session { key, .. }, Some(live)) = (job.ask.kind, job.ask.rule(&job.upstream)) {
+        if answer::head_refuses(&live.rule, parts.status, &parts.headers) != RefusalMatch::No
             && Box::pin(refuses(live, parts, ahead)).await?
         {
             refused(job, live, key);
@@ -132,10 +132,10 @@ pub async fn read(job: &Job, choice: &mut Choice, parts: &Parts, ahead: Ahead<'_
 }
 
 /// Drops or marks the pin of a session that its own worker refused, and counts the refusal.
-fn refused(job: &Job, live: &Live, key: affinity::pins::Key) {
+fn refused(job: &Job, live: &LiveRule, key: affinity::pins::Key) {
     let shared = &job.conn.thread.shared;
     if live.rule.client_made {
-        shared.sessions.forget(key, End::Refused);
+        shared.sessions.forget(key, EndReason::Refused);
     } else {
         shared.sessions.refused_by_owner(key);
     }
@@ -165,14 +165,14 @@ fn bears(learn: &Learn, status: StatusCode) -> bool {
 async fn first<'l>(
     job: &Job,
     choice: &mut Choice,
-    live: &Live,
+    live: &LiveRule,
     births: impl Iterator<Item = &'l Learn>,
     parts: &Parts,
     ahead: &mut Ahead<'_>,
 ) -> Result<bool, Problem> {
     for learn in births {
         if let Some((path, value)) = &learn.only
-            && json(&Place::Json(path.clone()), parts, ahead).await?.as_deref() != Some(value)
+            && json(&AnswerPlace::Json(path.clone()), parts, ahead).await?.as_deref() != Some(value)
         {
             continue;
         }
@@ -187,22 +187,24 @@ async fn first<'l>(
 /// Looks for an id in one of the places where a rule expects it.
 async fn find(
     job: &Job,
-    live: &Live,
+    live: &LiveRule,
     learn: &Learn,
     parts: &Parts,
     ahead: &mut Ahead<'_>,
 ) -> Result<Option<Born>, Problem> {
     let id = match &learn.from {
-        Place::OpenPacket => {
+        AnswerPlace::OpenPacket => {
             return Ok(open_packet(ahead).await?.map(|open| {
                 let ttl = job.upstream.learn(open.ping_interval, open.ping_timeout, open.max_payload);
                 Born { id: open.sid.into_bytes(), ttl: Ttl::Announced(ttl) }
             }));
         }
-        Place::Json(_) => json(&learn.from, parts, ahead).await?.map(String::into_bytes),
-        Place::Prefix(_) if !answer::is_text(&parts.headers) => None,
-        Place::Prefix(template) => ahead.until(|seen, whole| extract::behind(template, seen, whole)).await?,
-        Place::Header(_) | Place::SetCookie(_) | Place::Location => extract::in_head(&learn.from, &parts.headers),
+        AnswerPlace::Json(_) => json(&learn.from, parts, ahead).await?.map(String::into_bytes),
+        AnswerPlace::Prefix(_) if !answer::is_text(&parts.headers) => None,
+        AnswerPlace::Prefix(template) => ahead.until(|seen, whole| extract::behind(template, seen, whole)).await?,
+        AnswerPlace::Header(_) | AnswerPlace::SetCookie(_) | AnswerPlace::Location => {
+            extract::in_head(&learn.from, &parts.headers)
+        }
     };
     let Some(id) = id else { return Ok(None) };
     if live.rule.protocol == Protocol::SocketIo {
@@ -210,7 +212,7 @@ async fn find(
     }
     let ttl = match &live.rule.ttl_from {
         None => None,
-        Some(place @ Place::Json(_)) => {
+        Some(place @ AnswerPlace::Json(_)) => {
             json(place, parts, ahead).await?.and_then(|text| answer::seconds(text.as_bytes()))
         }
         Some(place) => extract::in_head(place, &parts.headers).and_then(|text| answer::seconds(&text)),
@@ -220,30 +222,30 @@ async fn find(
 
 async fn open_packet(ahead: &mut Ahead<'_>) -> Result<Option<Handshake>, Problem> {
     let look = |seen: &[u8], whole: bool| match engine_io::open_packet(seen) {
-        OpenPacket::NeedMore if whole => Seen::Never,
-        OpenPacket::NeedMore => Seen::NeedMore,
-        OpenPacket::NotOne => Seen::Never,
-        OpenPacket::Open(handshake) => Seen::Found(handshake),
+        OpenPacket::NeedMore if whole => PatternMatch::Never,
+        OpenPacket::NeedMore => PatternMatch::NeedMore,
+        OpenPacket::NotOne => PatternMatch::Never,
+        OpenPacket::Open(handshake) => PatternMatch::Found(handshake),
     };
     ahead.until(look).await
 }
 
 /// Reads a field of a JSON body that fits into the limits. A body that cannot fit is not held back.
-async fn json(place: &Place, parts: &Parts, ahead: &mut Ahead<'_>) -> Result<Option<String>, Problem> {
-    let Place::Json(path) = place else { return Ok(None) };
+async fn json(place: &AnswerPlace, parts: &Parts, ahead: &mut Ahead<'_>) -> Result<Option<String>, Problem> {
+    let AnswerPlace::Json(path) = place else { return Ok(None) };
     let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if !answer::is_text(&parts.headers) || length.is_some_and(|length| length > engine_io::MAX_HANDSHAKE) {
         return Ok(None);
     }
     let look = |seen: &[u8], whole: bool| match extract::json(path, seen) {
-        Seen::NeedMore if whole => Seen::Never,
+        PatternMatch::NeedMore if whole => PatternMatch::Never,
         seen => seen,
     };
     ahead.until(look).await
 }
 
 /// Pins a new session, and keeps the pin open for the duration of the response.
-fn pin(job: &Job, choice: &mut Choice, live: &Live, born: &Born) {
+fn pin(job: &Job, choice: &mut Choice, live: &LiveRule, born: &Born) {
     let shared = &job.conn.thread.shared;
     let key = live.key(&shared.sessions.keys, &job.upstream.config.name, &born.id);
     let seat = choice.seat.take().unwrap_or_else(|| choice.worker.session());
@@ -263,8 +265,8 @@ fn pin(job: &Job, choice: &mut Choice, live: &Live, born: &Born) {
 /// Pins a session whose id was made by its client, or was accepted by a worker during discovery, to the worker that
 /// accepted it.
 pub fn made(job: &Job, choice: &mut Choice, status: StatusCode) {
-    let (Kind::Session { key, .. }, Some(live)) = (job.ask.kind, job.ask.rule(&job.upstream)) else { return };
-    if (live.rule.client_made || choice.why == Source::Discovered)
+    let (RequestKind::Session { key, .. }, Some(live)) = (job.ask.kind, job.ask.rule(&job.upstream)) else { return };
+    if (live.rule.client_made || choice.why == SourceLabel::Discovered)
         && status.is_success()
         && let Some(seat) = choice.seat.take()
     {
@@ -278,20 +280,20 @@ pub fn made(job: &Job, choice: &mut Choice, status: StatusCode) {
 
 /// Drops the pin of a session that this request has ended, as its rule defines.
 pub fn ended(job: &Job, choice: &mut Choice, status: StatusCode) {
-    let (Kind::Session { key, .. }, Some(live)) = (job.ask.kind, job.ask.rule(&job.upstream)) else { return };
+    let (RequestKind::Session { key, .. }, Some(live)) = (job.ask.kind, job.ask.rule(&job.upstream)) else { return };
     if job.ask.facts.as_ref().is_some_and(|facts| live.ends(facts, status.as_u16())) {
-        job.conn.thread.shared.sessions.forget(key, End::Client);
+        job.conn.thread.shared.sessions.forget(key, EndReason::Client);
         live.series.ended.inc();
         choice.hold = None;
     }
 }
 
 /// Whether a response is a worker's explicit "I do not know this session". Reads at most the longest possible refusal.
-pub async fn refuses(live: &Live, parts: &Parts, ahead: &mut Ahead<'_>) -> Result<bool, Problem> {
+pub async fn refuses(live: &LiveRule, parts: &Parts, ahead: &mut Ahead<'_>) -> Result<bool, Problem> {
     match answer::head_refuses(&live.rule, parts.status, &parts.headers) {
-        Verdict::No => return Ok(false),
-        Verdict::Yes => return Ok(true),
-        Verdict::Read => {}
+        RefusalMatch::No => return Ok(false),
+        RefusalMatch::Yes => return Ok(true),
+        RefusalMatch::Read => {}
     }
     loop {
         // Engine.IO's refusals are matched against the whole body, not against its beginning.

@@ -31,7 +31,7 @@ use hyper::body::Body;
 use hyper::header;
 use hyper::{Method, Request, Response, StatusCode};
 
-use crate::affinity::ask::{Ask, Kind};
+use crate::affinity::ask::{RequestFacts, RequestKind};
 use crate::affinity::{Choice, Resolved};
 use crate::body::Outgoing;
 use crate::body::RequestStream;
@@ -40,16 +40,16 @@ use crate::clock;
 use crate::config::Redirect;
 use crate::engine_io::{self, EngineIo, Sid};
 use crate::listener::conn::Conn;
-use crate::metrics::Limit;
-use crate::min_rate::Pace;
+use crate::metrics::LimitLabel;
+use crate::min_rate::Transfer;
 use crate::route;
 use crate::route::RouteMatch;
 use crate::route::guard;
-use crate::sockets::{self, Facts, New, Transport};
+use crate::sockets::{self, New, SocketFacts, Transport};
 use crate::upstream::Upstream;
-use crate::upstream::worker::{Session, Worker};
+use crate::upstream::worker::{SessionSeat, Worker};
 use access_log::Record;
-use forward::Farewell;
+use forward::SessionGoodbye;
 use respond::Problem;
 use response_body::{ClientBody, Reply};
 use upload::Upload;
@@ -61,39 +61,39 @@ pub struct Job {
     /// The upstream that the request is routed to.
     pub upstream: Arc<Upstream>,
     /// What the request asks for, as read from its head.
-    pub ask: Ask,
+    pub ask: RequestFacts,
     /// The client: its address, and whether it came over TLS.
     pub client: Client,
     /// Set for a POST that ends its Engine.IO session; dropping it ends the session's pin.
-    pub goodbye: Option<Farewell>,
+    pub goodbye: Option<SessionGoodbye>,
     /// Whether the request was already sent a second time; it is never sent a third time.
     pub resent: Cell<bool>,
     /// Index of the matching route in the snapshot; `None` if the config has no routes.
     route: Option<usize>,
     /// Facts about the socket that this request may open; read only for requests that can open one.
-    facts: Option<Box<Facts>>,
+    facts: Option<Box<SocketFacts>>,
 }
 
 impl Job {
     /// Describes the polling session that this request begins or belongs to, for the list of sockets.
-    pub fn session<'a>(&'a self, worker: &'a Arc<Worker>, seat: Session, sid: &'a [u8]) -> New<'a> {
-        let engine =
-            matches!(self.ask.kind, Kind::Handshake | Kind::Session { .. }) && self.ask.is_engine_io(&self.upstream);
-        let kind = if engine { sockets::Kind::EngineIo } else { sockets::Kind::Plain };
+    pub fn session<'a>(&'a self, worker: &'a Arc<Worker>, seat: SessionSeat, sid: &'a [u8]) -> New<'a> {
+        let engine = matches!(self.ask.kind, RequestKind::Handshake | RequestKind::Session { .. })
+            && self.ask.is_engine_io(&self.upstream);
+        let kind = if engine { sockets::SocketKind::EngineIo } else { sockets::SocketKind::Plain };
         let transport = Transport::Polling;
         New { worker, session: Some(seat), transport, kind, sid, facts: self.facts.as_deref() }
     }
 
     /// Describes the tunnel that this request opens, for the list of sockets. It is used only if the tunnel's session
     /// has no socket on that list yet, which it has if it was polling before.
-    pub fn tunnel<'a>(&'a self, worker: &'a Arc<Worker>, seat: Option<Session>) -> New<'a> {
+    pub fn tunnel<'a>(&'a self, worker: &'a Arc<Worker>, seat: Option<SessionSeat>) -> New<'a> {
         let transport = if self.conn.http2 { Transport::WebSocketH2 } else { Transport::WebSocket };
-        let engine =
-            matches!(self.ask.kind, Kind::Handshake | Kind::Session { .. }) && self.ask.is_engine_io(&self.upstream);
-        let kind = if engine || self.facts.as_deref().is_some_and(Facts::engine_io) {
-            sockets::Kind::EngineIo
+        let engine = matches!(self.ask.kind, RequestKind::Handshake | RequestKind::Session { .. })
+            && self.ask.is_engine_io(&self.upstream);
+        let kind = if engine || self.facts.as_deref().is_some_and(SocketFacts::engine_io) {
+            sockets::SocketKind::EngineIo
         } else {
-            sockets::Kind::Plain
+            sockets::SocketKind::Plain
         };
         New { worker, session: seat, transport, kind, sid: &[], facts: self.facts.as_deref() }
     }
@@ -117,7 +117,7 @@ impl Job {
         let route = self.route.and_then(|place| snapshot.rules.routes.get(place)).map(|guarded| guarded.name.clone());
         let rules = (&self.upstream.config.labels, self.upstream.jar.as_ref());
         let head = (request.headers(), request.uri().query());
-        self.facts = Some(Box::new(Facts::read(head, self.client, route, rules)));
+        self.facts = Some(Box::new(SocketFacts::read(head, self.client, route, rules)));
     }
 }
 
@@ -131,13 +131,13 @@ where
     let odd = !conn.http2 && framing::names_two_hosts(&request);
     let uploads = !request.body().is_end_stream();
     conn.begins();
-    let mut response = match fits.map_err(Turned::from).and_then(|()| read(&conn, &request)) {
-        Err(Turned::Problem(problem)) => respond::problem(problem),
-        Err(Turned::Guarded(turned, upgrade, client)) => {
+    let mut response = match fits.map_err(Rejection::from).and_then(|()| read(&conn, &request)) {
+        Err(Rejection::Problem(problem)) => respond::problem(problem),
+        Err(Rejection::Guarded(turned, upgrade, client)) => {
             record.comes_from(client);
             respond::turned_away(turned, upgrade, &request)
         }
-        Err(Turned::Away(redirect, host)) => respond::redirect(redirect, &host, request.uri()),
+        Err(Rejection::Away(redirect, host)) => respond::redirect(redirect, &host, request.uri()),
         Ok(job) => {
             let (request, pace) = prepare(&job, request);
             let limit = request_timeout::limit(&job);
@@ -179,7 +179,10 @@ fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) -> impl 
         let shared = &job.conn.thread.shared;
         record.concerns(&job.upstream, &job.ask, job.client);
         let resolved = shared.sessions.resolve(&job.upstream, &job.ask, job.client, &[]);
-        if job.ask.kind == Kind::Handshake || job.ask.upgrade.is_some() || matches!(resolved, Resolved::Unpinned(_)) {
+        if job.ask.kind == RequestKind::Handshake
+            || job.ask.upgrade.is_some()
+            || matches!(resolved, Resolved::Unpinned(_))
+        {
             job.look(&request);
         }
         match resolved {
@@ -212,23 +215,23 @@ fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) -> impl 
 }
 
 /// Why a request is answered without being forwarded to a worker.
-enum Turned {
+enum Rejection {
     /// It is answered with the plain text of this problem.
     Problem(Problem),
     /// It is redirected to https at this host.
     Away(Redirect, String),
     /// A guard rejected it. The flag is true if it asked for an upgrade; the client is kept for the access log.
-    Guarded(guard::Turned, bool, Client),
+    Guarded(guard::GuardRefusal, bool, Client),
 }
 
-impl From<Problem> for Turned {
+impl From<Problem> for Rejection {
     fn from(problem: Problem) -> Self {
         Self::Problem(problem)
     }
 }
 
 /// Reads the head of a request and routes it. A head that is invalid or ambiguous is a problem.
-fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
+fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Rejection> {
     // PRI is the preface of HTTP/2, "never used by an actual client" (RFC 9113 §11.7).
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) || request.method().as_str() == "PRI" {
         return Err(Problem::NotImplemented.into());
@@ -236,7 +239,7 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
     framing::check_request(request)?;
     let shared = &conn.thread.shared;
     if request.uri().path_and_query().map_or(0, |target| target.as_str().len()) > conn.thread.limits().target_bytes {
-        shared.metrics.limits.reached(Limit::TargetBytes);
+        shared.metrics.limits.reached(LimitLabel::TargetBytes);
         return Err(Problem::TooLong.into());
     }
     let host = headers::host(request)?;
@@ -244,7 +247,7 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
         // An HTTP/1.0 client may leave out the host; then there is no URL to redirect it to.
         return Err(match host {
             "" => Problem::BadRequest("the Host header is missing").into(),
-            host => Turned::Away(redirect, host.to_owned()),
+            host => Rejection::Away(redirect, host.to_owned()),
         });
     }
     if !conn.serves(route::without_port(host)) {
@@ -256,16 +259,16 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
         shared.metrics.unrouted.inc();
         return Err(Problem::NoRoute.into());
     };
-    let ask = Ask::read(&shared.sessions, upstream, request, &conn.cookie);
+    let ask = RequestFacts::read(&shared.sessions, upstream, request, &conn.cookie);
     let client = headers::client(conn, request.headers());
     if watch.is_some() || upstream.limits.is_some() {
         let key = shared.sessions.keys.address(client.key());
-        let asked = guard::Asked { ask: &ask, client, host, key, now_ms: clock::now_ms() };
+        let asked = guard::GuardedRequest { ask: &ask, client, host, key, now_ms: clock::now_ms() };
         let passed = guard::check(watch, upstream, request, &asked);
-        passed.map_err(|turned| Turned::Guarded(turned, ask.upgrade.is_some(), client))?;
+        passed.map_err(|turned| Rejection::Guarded(turned, ask.upgrade.is_some(), client))?;
     }
     if upstream.config.max_body.is_some_and(|most| request.body().size_hint().lower() > most) {
-        shared.metrics.limits.reached(Limit::MaxBody);
+        shared.metrics.limits.reached(LimitLabel::MaxBody);
         return Err(Problem::TooLarge.into());
     }
     if ask.upgrade.is_some() && !conn.listener.trusts(client.address) && !shared.caps.admit_tunnel(client.address) {
@@ -285,7 +288,7 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Turned> {
 
 /// Turns the request into what the worker receives: a rewritten head (ARCHITECTURE.md, invariant 7) and a streamed
 /// body.
-fn prepare<B: Body + Into<ClientBody>>(job: &Job, request: Request<B>) -> (Request<Outgoing>, Option<Rc<Pace>>) {
+fn prepare<B: Body + Into<ClientBody>>(job: &Job, request: Request<B>) -> (Request<Outgoing>, Option<Rc<Transfer>>) {
     let (mut parts, body) = request.into_parts();
     headers::to_worker(&job.conn, job.client, &mut parts, &job.ask);
     if job.upstream.config.forwarded {

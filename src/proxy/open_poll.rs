@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::Job;
-use crate::affinity::ask::Kind;
+use crate::affinity::ask::RequestKind;
 use crate::clock;
 use crate::keys::Key;
 use crate::thread::Registered;
@@ -24,11 +24,11 @@ const LOOK_MS: u64 = 1_000;
 /// An exchange that may be ended early. It resolves to `None` if its session was ended by an operator.
 pub struct OpenPoll<'a, F> {
     exchange: Pin<&'a mut F>,
-    waits: Option<Waits<'a>>,
+    waits: Option<PollWait<'a>>,
 }
 
 /// A poll of a session that waits at a worker.
-struct Waits<'a> {
+struct PollWait<'a> {
     job: &'a Job,
     worker: &'a Arc<Worker>,
     key: Key,
@@ -44,11 +44,11 @@ impl<'a, F: Future> OpenPoll<'a, F> {
     /// Wraps `exchange`, made for `job` at `worker`. Anything but a poll is passed through unchanged.
     pub fn new(job: &'a Job, worker: &'a Arc<Worker>, exchange: Pin<&'a mut F>) -> Self {
         let waits = match job.ask.kind {
-            Kind::Session { key, poll: true, .. } => {
+            RequestKind::Session { key, poll: true, .. } => {
                 let entry = job.conn.http2.then(|| job.conn.thread.register_poll(worker.serial));
                 job.conn.waits_at(worker.serial);
                 let ended = job.conn.thread.shared.sessions.sockets.ended();
-                Some(Waits { job, worker, key, entry, ended, look: None })
+                Some(PollWait { job, worker, key, entry, ended, look: None })
             }
             _ => None,
         };
@@ -63,7 +63,7 @@ impl<F: Future> Future for OpenPoll<'_, F> {
         if let Poll::Ready(answered) = self.exchange.as_mut().poll(cx) {
             return Poll::Ready(Some(answered));
         }
-        if let Some(Waits { entry: Some(entry), .. }) = &self.waits {
+        if let Some(PollWait { entry: Some(entry), .. }) = &self.waits {
             entry.watch(cx.waker());
         }
         match &mut self.waits {
@@ -83,7 +83,7 @@ impl<F: Future> Future for OpenPoll<'_, F> {
     }
 }
 
-impl Waits<'_> {
+impl PollWait<'_> {
     fn waits_at(&self, serial: u64) {
         match &self.entry {
             Some(entry) => entry.waits_at(serial),
@@ -120,7 +120,7 @@ impl Waits<'_> {
     }
 }
 
-impl Drop for Waits<'_> {
+impl Drop for PollWait<'_> {
     fn drop(&mut self) {
         self.job.conn.waits_at(0);
     }

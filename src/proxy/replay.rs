@@ -11,7 +11,7 @@ use hyper::http::request;
 use super::Job;
 use super::respond::Problem;
 use crate::body::Outgoing;
-use crate::state::Room;
+use crate::state::ReplayRoom;
 use crate::telemetry::say_full;
 
 /// Time limit for a body that is held for replay to be complete, because it takes room that all requests share.
@@ -22,7 +22,7 @@ const HOLD: Duration = Duration::from_secs(30);
 pub(crate) struct Copies {
     pub(crate) head: Request<Outgoing>,
     body: Body,
-    room: Room,
+    room: ReplayRoom,
 }
 
 enum Body {
@@ -37,7 +37,7 @@ impl Copies {
     pub(crate) fn of(job: &Job, request: Request<Outgoing>) -> Self {
         let (parts, body) = request.into_parts();
         let body = if body.is_end_stream() { Body::Held(Bytes::new()) } else { Body::Once(Some(body)) };
-        let room = Room::none(&job.conn.thread.shared);
+        let room = ReplayRoom::none(&job.conn.thread.shared);
         Self { head: Request::from_parts(parts, Outgoing::EMPTY), body, room }
     }
 
@@ -51,7 +51,7 @@ impl Copies {
         Ok(())
     }
 
-    async fn read(mut body: Outgoing, room: &mut Room, limit: usize) -> Result<Body, Problem> {
+    async fn read(mut body: Outgoing, room: &mut ReplayRoom, limit: usize) -> Result<Body, Problem> {
         let mut held = Vec::new();
         while !body.is_end_stream() {
             let too_large = body.size_hint().lower().saturating_add(held.len() as u64) > limit as u64;

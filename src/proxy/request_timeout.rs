@@ -15,7 +15,7 @@ use super::Job;
 use super::respond::{self, Problem};
 use super::response_body::Reply;
 use crate::listener::conn::Conn;
-use crate::metrics::Limit;
+use crate::metrics::LimitLabel;
 
 /// The time limit of a response that is under way. It is held by the record of the request, and ends with it.
 pub struct Overdue {
@@ -63,7 +63,7 @@ pub(crate) async fn within(
 
 /// Counts a request that was ended by `request_timeout`.
 pub fn reached(conn: &Conn) {
-    conn.thread.shared.metrics.limits.reached(Limit::RequestTimeout);
+    conn.thread.shared.metrics.limits.reached(LimitLabel::RequestTimeout);
 }
 
 fn is_event_stream(kind: &[u8]) -> bool {

@@ -9,10 +9,10 @@ mod refused;
 pub use refused::refused;
 
 use super::response_body::Reply;
-use crate::affinity::ask::Ask;
+use crate::affinity::ask::RequestFacts;
 use crate::config::Redirect;
 use crate::engine_io;
-use crate::route::guard::Turned;
+use crate::route::guard::GuardRefusal;
 
 /// Value of `Retry-After`, in seconds, on responses for which waiting helps.
 const RETRY_AFTER: &str = "1";
@@ -139,7 +139,7 @@ pub fn explain(decision: Option<(&str, &str, Option<&str>)>, response: &mut Resp
 /// Engine.IO's own refusal, in the form of the requesting transport (docs/reference/protocols.md §1.4): the client
 /// makes a new handshake within one round trip. A browser page must be allowed to read it, so the `Origin` is echoed
 /// (docs/reference/routing.md §1).
-fn session_unknown(ask: &Ask) -> Response<Reply> {
+fn session_unknown(ask: &RequestFacts) -> Response<Reply> {
     let (kind, body) = if ask.upgrade.is_some() {
         ("text/html", "Session ID unknown")
     } else {
@@ -169,10 +169,10 @@ fn let_read(origin: &HeaderValue, headers: &mut HeaderMap) {
 /// The response of a guard, in the form of the requesting transport (docs/reference/protocols.md §1.4): Engine.IO's
 /// JSON for polling (a JSONP script fails by the status), a short text for an upgrade, plain text otherwise. A page may
 /// read a 429, but a page that is not allowed to send the request may not read the response either.
-pub fn turned_away<B>(turned: Turned, upgrade: bool, request: &Request<B>) -> Response<Reply> {
+pub fn turned_away<B>(turned: GuardRefusal, upgrade: bool, request: &Request<B>) -> Response<Reply> {
     let (status, message) = match turned {
-        Turned::Forbidden => (StatusCode::FORBIDDEN, "Forbidden"),
-        Turned::TooOften(_) => (StatusCode::TOO_MANY_REQUESTS, "Too many requests"),
+        GuardRefusal::Forbidden => (StatusCode::FORBIDDEN, "Forbidden"),
+        GuardRefusal::TooOften(_) => (StatusCode::TOO_MANY_REQUESTS, "Too many requests"),
     };
     let (kind, body) = if upgrade {
         ("text/html", message.to_owned())
@@ -186,7 +186,7 @@ pub fn turned_away<B>(turned: Turned, upgrade: bool, request: &Request<B>) -> Re
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Turned::TooOften(wait) = turned {
+    if let GuardRefusal::TooOften(wait) = turned {
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         if let Some(origin) = request.headers().get(header::ORIGIN) {

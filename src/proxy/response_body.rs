@@ -18,10 +18,10 @@ use super::trailers;
 use crate::body::{BodyError, add_held};
 use crate::listener::h2::body::StreamBody;
 use crate::thread::Thread;
-use crate::tunnel::Plan;
+use crate::tunnel::TunnelPlan;
 use crate::upstream::connections::connect::Lease;
 use crate::upstream::exchange::broken::BrokeOff;
-use crate::upstream::exchange::response_body::{Next, Unread};
+use crate::upstream::exchange::response_body::{BodyStep, Unread};
 use crate::upstream::restarts::Loss;
 
 /// A request's body as the client sends it.
@@ -81,13 +81,13 @@ pub(crate) fn checked(frame: Frame<Bytes>) -> Frame<Bytes> {
 }
 
 /// The body of a worker's response; reading it drives the connection it comes from.
-pub struct Answer {
+pub struct WorkerBody {
     unread: Unread,
     lease: Option<Box<Lease>>,
     thread: Rc<Thread>,
 }
 
-impl Answer {
+impl WorkerBody {
     /// Creates the body of the response that arrived over `lease`.
     pub fn new(unread: Unread, lease: Box<Lease>, thread: Rc<Thread>) -> Self {
         Self { unread, lease: Some(lease), thread }
@@ -115,10 +115,10 @@ impl Answer {
         }
         loop {
             match (self.unread.advance()?, &mut self.lease) {
-                (Next::Frame(frame), _) => return Poll::Ready(Ok(Some(frame))),
-                (Next::End, _) => return Poll::Ready(Ok(None)),
-                (Next::More, None) => return Poll::Ready(Err(BrokeOff::Ended)),
-                (Next::More, Some(lease)) => {
+                (BodyStep::Frame(frame), _) => return Poll::Ready(Ok(Some(frame))),
+                (BodyStep::End, _) => return Poll::Ready(Ok(None)),
+                (BodyStep::More, None) => return Poll::Ready(Err(BrokeOff::Ended)),
+                (BodyStep::More, Some(lease)) => {
                     let more = ready!(lease.poll_more(cx, self.unread.expected()))?;
                     if more.is_empty() { self.unread.closed()? } else { self.unread.came(more) }
                 }
@@ -127,7 +127,7 @@ impl Answer {
     }
 }
 
-impl Body for Answer {
+impl Body for WorkerBody {
     type Data = Bytes;
     type Error = BrokeOff;
 
@@ -157,7 +157,7 @@ impl Body for Answer {
 pub struct Reply {
     /// Frames read ahead by learning or refusal matching; sent before the rest.
     held: VecDeque<Frame<Bytes>>,
-    rest: Rest,
+    rest: ReplyRest,
     /// Set for a long-lived response, such as an event stream: lets a drain end it.
     stream: Option<Box<Stream>>,
     /// Ends with the response: request counts, the hold on a session's pin, and the access log line.
@@ -165,11 +165,11 @@ pub struct Reply {
 }
 
 /// The part of a response that follows the frames read ahead.
-enum Rest {
+enum ReplyRest {
     Nothing,
-    Answer(Answer),
+    Answer(WorkerBody),
     /// Over HTTP/2, the tunnel that the stream becomes once the head of this response is sent.
-    Tunnel(Box<Plan>),
+    Tunnel(Box<TunnelPlan>),
     /// The response broke off; the error is passed on after the earlier data has left.
     Broken(BrokeOff),
 }
@@ -179,28 +179,28 @@ impl Reply {
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         let held = if bytes.is_empty() { VecDeque::new() } else { VecDeque::from([Frame::data(bytes)]) };
-        Self { held, rest: Rest::Nothing, stream: None, record: None }
+        Self { held, rest: ReplyRest::Nothing, stream: None, record: None }
     }
 
     /// Creates the body of a worker's response; `held` are the frames already read from it.
-    pub fn stream(held: VecDeque<Frame<Bytes>>, rest: Answer) -> Self {
-        Self { held, rest: Rest::Answer(rest), stream: None, record: None }
+    pub fn stream(held: VecDeque<Frame<Bytes>>, rest: WorkerBody) -> Self {
+        Self { held, rest: ReplyRest::Answer(rest), stream: None, record: None }
     }
 
     /// Creates an empty body whose HTTP/2 stream becomes a tunnel.
-    pub fn tunnel(plan: Plan) -> Self {
-        Self { held: VecDeque::new(), rest: Rest::Tunnel(Box::new(plan)), stream: None, record: None }
+    pub fn tunnel(plan: TunnelPlan) -> Self {
+        Self { held: VecDeque::new(), rest: ReplyRest::Tunnel(Box::new(plan)), stream: None, record: None }
     }
 
     /// Whether the HTTP/2 stream becomes a tunnel.
     pub fn is_tunnel(&self) -> bool {
-        matches!(self.rest, Rest::Tunnel(_))
+        matches!(self.rest, ReplyRest::Tunnel(_))
     }
 
     /// Takes the tunnel that the HTTP/2 stream becomes, if there is one.
-    pub fn take_plan(&mut self) -> Option<Box<Plan>> {
-        match std::mem::replace(&mut self.rest, Rest::Nothing) {
-            Rest::Tunnel(plan) => Some(plan),
+    pub fn take_plan(&mut self) -> Option<Box<TunnelPlan>> {
+        match std::mem::replace(&mut self.rest, ReplyRest::Nothing) {
+            ReplyRest::Tunnel(plan) => Some(plan),
             rest => {
                 self.rest = rest;
                 None
@@ -257,14 +257,14 @@ impl Body for Reply {
             && stream.poll_end(cx).is_ready()
         {
             // Dropping the rest closes the worker's connection; the client gets a complete response.
-            (this.stream, this.rest) = (None, Rest::Nothing);
+            (this.stream, this.rest) = (None, ReplyRest::Nothing);
         }
         let rest = match &mut this.rest {
-            Rest::Answer(answer) => answer,
-            Rest::Nothing | Rest::Tunnel(_) => return Poll::Ready(None),
-            Rest::Broken(_) => {
-                let rest = std::mem::replace(&mut this.rest, Rest::Nothing);
-                return Poll::Ready(if let Rest::Broken(error) = rest { Some(Err(error)) } else { None });
+            ReplyRest::Answer(answer) => answer,
+            ReplyRest::Nothing | ReplyRest::Tunnel(_) => return Poll::Ready(None),
+            ReplyRest::Broken(_) => {
+                let rest = std::mem::replace(&mut this.rest, ReplyRest::Nothing);
+                return Poll::Ready(if let ReplyRest::Broken(error) = rest { Some(Err(error)) } else { None });
             }
         };
         // While the client has not taken what was written, nothing more of the response is read from the worker.
@@ -278,7 +278,7 @@ impl Body for Reply {
                 // On an error hyper drops what it has not flushed yet, possibly the head of the response. A client
                 // whose kept connection ends without a byte sends its request again, even a POST. Returning Pending
                 // once lets hyper flush first.
-                this.rest = Rest::Broken(error);
+                this.rest = ReplyRest::Broken(error);
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
@@ -294,18 +294,18 @@ impl Body for Reply {
     fn is_end_stream(&self) -> bool {
         self.held.is_empty()
             && match &self.rest {
-                Rest::Nothing | Rest::Tunnel(_) => true,
-                Rest::Answer(answer) => answer.is_end_stream(),
-                Rest::Broken(_) => false,
+                ReplyRest::Nothing | ReplyRest::Tunnel(_) => true,
+                ReplyRest::Answer(answer) => answer.is_end_stream(),
+                ReplyRest::Broken(_) => false,
             }
     }
 
     fn size_hint(&self) -> SizeHint {
         let held: u64 = self.held.iter().filter_map(|frame| frame.data_ref()).map(|data| data.len() as u64).sum();
         let rest = match &self.rest {
-            Rest::Nothing | Rest::Tunnel(_) => SizeHint::with_exact(0),
-            Rest::Answer(answer) => answer.size_hint(),
-            Rest::Broken(_) => SizeHint::default(),
+            ReplyRest::Nothing | ReplyRest::Tunnel(_) => SizeHint::with_exact(0),
+            ReplyRest::Answer(answer) => answer.size_hint(),
+            ReplyRest::Broken(_) => SizeHint::default(),
         };
         add_held(rest, held)
     }

@@ -16,12 +16,12 @@ use super::headers;
 use super::respond::{self, Problem};
 use super::response_body::Reply;
 use crate::affinity::Choice;
-use crate::affinity::ask::Kind;
+use crate::affinity::ask::RequestKind;
 use crate::clock;
 use crate::net::worker_io::WorkerIo;
 use crate::sockets::Tunnelled;
 use crate::tunnel::socket_names::Names;
-use crate::tunnel::{Plan, Terms};
+use crate::tunnel::{TunnelPlan, TunnelState};
 use crate::upstream::connections::connect::{InUse, Lease};
 use crate::upstream::exchange::response_body::Unread;
 use crate::websocket::upgrade;
@@ -99,7 +99,7 @@ pub(crate) fn open(job: &Job, mut choice: Choice, granted: Granted, record: &mut
     record.became_tunnel();
     headers::to_client(&mut parts.headers, !job.conn.http2);
     set_cookie(job, &choice, &mut parts);
-    let plan = Plan { io, first, terms: terms(job, &mut choice, in_use) };
+    let plan = TunnelPlan { io, first, terms: terms(job, &mut choice, in_use) };
     if job.conn.http2 {
         // Any 2xx opens the tunnel (RFC 8441 §5). stickyd generated the key, so the accept is of no use to the client.
         parts.status = StatusCode::OK;
@@ -110,7 +110,7 @@ pub(crate) fn open(job: &Job, mut choice: Choice, granted: Granted, record: &mut
     Response::from_parts(parts, Reply::whole(Bytes::new()))
 }
 
-fn terms(job: &Job, choice: &mut Choice, in_use: InUse) -> Box<Terms> {
+fn terms(job: &Job, choice: &mut Choice, in_use: InUse) -> Box<TunnelState> {
     let shared = &job.conn.thread.shared;
     let ends = job.ask.is_engine_io(&job.upstream);
     let (hold, socket) = choice.hold.take().map(|hold| hold.of_tunnel(ends)).unzip();
@@ -131,9 +131,9 @@ fn terms(job: &Job, choice: &mut Choice, in_use: InUse) -> Box<Terms> {
         }
     };
     let configured = job.upstream.config.tunnel_idle.map(clock::whole_seconds);
-    Box::new(Terms {
+    Box::new(TunnelState {
         silence_s: configured.or(known).unwrap_or(SILENCE_UNKNOWN_S).max(1),
-        learns: known.is_none() && job.ask.kind == Kind::Handshake,
+        learns: known.is_none() && job.ask.kind == RequestKind::Handshake,
         begun: Box::default(),
         learns_silence: configured.is_none(),
         trial,
@@ -162,9 +162,13 @@ fn names(job: &Job) -> Option<Box<Names>> {
         return None;
     }
     let key = match job.ask.kind {
-        Kind::Session { key, .. } if job.ask.is_engine_io(&job.upstream) => Some(key),
-        Kind::Handshake => None,
-        Kind::Session { .. } | Kind::Ordinary | Kind::Birth | Kind::UnknownSid | Kind::Preflight(_) => return None,
+        RequestKind::Session { key, .. } if job.ask.is_engine_io(&job.upstream) => Some(key),
+        RequestKind::Handshake => None,
+        RequestKind::Session { .. }
+        | RequestKind::Ordinary
+        | RequestKind::Birth
+        | RequestKind::UnknownSid
+        | RequestKind::Preflight(_) => return None,
     };
     let sessions = job.conn.thread.shared.sessions.clone();
     Some(Box::new(Names::new(sessions, job.upstream.clone(), job.client, key)))

@@ -16,8 +16,8 @@ use super::respond::{self, Problem};
 use super::response_body::{self, ClientBody, Reply};
 use crate::body::{PolledFrame, RequestStream};
 use crate::listener::conn::Conn;
-use crate::metrics::Limit;
-use crate::min_rate::{Lane, Pace, Paced, Verdict};
+use crate::metrics::LimitLabel;
+use crate::min_rate::{Lane, RateVerdict, Transfer, TransferGuard};
 
 /// A client's body. If it is dropped before its end, the client may still be sending.
 pub(super) struct Upload {
@@ -25,7 +25,7 @@ pub(super) struct Upload {
     conn: Rc<Conn>,
     /// Whether the end of the body was seen.
     over: bool,
-    paced: Paced,
+    paced: TransferGuard,
     /// Bytes that the body may still bring before it exceeds `max_body`.
     left: u64,
 }
@@ -37,20 +37,21 @@ impl Upload {
             return None;
         }
         conn.uploads.set(conn.uploads.get() + 1);
-        let paced = Paced::begin(&conn.thread.paces, conn.inflow.get().map(|inflow| inflow.clone() as Rc<dyn Lane>));
+        let paced =
+            TransferGuard::begin(&conn.thread.paces, conn.inflow.get().map(|inflow| inflow.clone() as Rc<dyn Lane>));
         let left = most.unwrap_or(u64::MAX);
         Some(Box::new(Self { body: body.into(), conn: conn.clone(), over: false, paced, left }))
     }
 
     /// The body's rate control, for the code that writes the response.
-    pub(super) fn pace(&self) -> Rc<Pace> {
+    pub(super) fn pace(&self) -> Rc<Transfer> {
         self.paced.pace().clone()
     }
 
     /// Gives up a body that exceeds `max_body`; the frame just read is discarded.
     fn is_too_much(&self, cx: &Context<'_>) -> PolledFrame {
         self.paced.waits(cx.waker());
-        self.paced.give_up(Verdict::TooLarge);
+        self.paced.give_up(RateVerdict::TooLarge);
         self.given_up()
     }
 
@@ -117,7 +118,7 @@ impl Drop for Upload {
 /// Waits for the response. If the body is given up first, the exchange is dropped and a 408 or 413 returned.
 pub(crate) async fn unless_given_up(
     conn: &Conn,
-    pace: Option<Rc<Pace>>,
+    pace: Option<Rc<Transfer>>,
     mut answer: Pin<&mut impl Future<Output = Response<Reply>>>,
 ) -> Response<Reply> {
     let Some(pace) = pace else { return answer.await };
@@ -130,8 +131,8 @@ pub(crate) async fn unless_given_up(
             pace.answers();
             return answer;
         }
-        Err(Verdict::Slow) => (Limit::SlowBody, Problem::Slow),
-        Err(Verdict::TooLarge) => (Limit::MaxBody, Problem::TooLarge),
+        Err(RateVerdict::Slow) => (LimitLabel::SlowBody, Problem::Slow),
+        Err(RateVerdict::TooLarge) => (LimitLabel::MaxBody, Problem::TooLarge),
     };
     conn.thread.shared.metrics.limits.reached(limit);
     respond::problem(problem)

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, Config, Look, Sources};
+use crate::config::{self, Config, Sources, SourcesState};
 use crate::control::Control;
 use crate::listener::{self, Part};
 use crate::state::Shared;
@@ -37,10 +37,10 @@ pub struct Done {
 }
 
 /// Result of a reload; the error lists every mistake in the file, with its position.
-pub type Outcome = Result<Done, String>;
+pub type ReloadOutcome = Result<Done, String>;
 
 /// Requests a reload; the result is sent through the sender in the message.
-pub type Ask = mpsc::Sender<oneshot::Sender<Outcome>>;
+pub type ReloadSender = mpsc::Sender<oneshot::Sender<ReloadOutcome>>;
 
 /// The running configuration that the reloader starts from.
 pub struct Running {
@@ -49,7 +49,7 @@ pub struct Running {
     /// Files that a reload reads; `None` if stickyd was started without a file.
     pub sources: Option<Sources>,
     /// Listeners on which clients are accepted.
-    pub listeners: listener::Set,
+    pub listeners: listener::ListenerSet,
     /// Channels that bring new listeners to the data threads, one per thread.
     pub mailboxes: Vec<mpsc::Sender<Vec<Part>>>,
 }
@@ -75,7 +75,7 @@ impl Reloader {
     }
 
     /// Serves requests for a reload and watches files, until the server stops.
-    pub async fn run(mut self, mut asks: mpsc::Receiver<oneshot::Sender<Outcome>>) {
+    pub async fn run(mut self, mut asks: mpsc::Receiver<oneshot::Sender<ReloadOutcome>>) {
         self.follow(self.running.sources.as_ref().map(Sources::trail).unwrap_or_default());
         let stop = self.stop.clone();
         loop {
@@ -115,16 +115,16 @@ impl Reloader {
             }
         };
         self.follow(trail);
-        let was_gone = std::mem::replace(&mut self.gone, look == Look::Gone);
+        let was_gone = std::mem::replace(&mut self.gone, look == SourcesState::Gone);
         if self.gone && !was_gone {
             let said = format!("{} no longer exists; the old configuration stays in use", sources.file().display());
             tracing::warn!("{said}");
             self.shared.config.set(|state| state.error = Some(said));
         }
-        look == Look::Changed || (was_gone && !self.gone)
+        look == SourcesState::Changed || (was_gone && !self.gone)
     }
 
-    async fn reload(&mut self) -> Outcome {
+    async fn reload(&mut self) -> ReloadOutcome {
         let Some(file) = self.running.sources.as_ref().map(|sources| sources.file().to_owned()) else {
             tracing::warn!("cannot reload: stickyd was started without a configuration file");
             return Err("stickyd was started without a configuration file".to_owned());
@@ -155,7 +155,7 @@ impl Reloader {
         outcome
     }
 
-    async fn load(&mut self, file: PathBuf) -> Outcome {
+    async fn load(&mut self, file: PathBuf) -> ReloadOutcome {
         let load = move || {
             let (sources, loaded) = config::load_noting(&file);
             (sources.trail(), sources, loaded)
@@ -175,7 +175,7 @@ impl Reloader {
     }
 
     /// Applies a new configuration, either completely or not at all.
-    async fn become_new(&mut self, new: Config) -> Outcome {
+    async fn become_new(&mut self, new: Config) -> ReloadOutcome {
         let running = &mut self.running;
         let file = running.sources.as_ref().map(|sources| sources.file().display().to_string()).unwrap_or_default();
         let mut plan =

@@ -13,19 +13,19 @@ use std::time::Duration;
 use hyper::Request;
 use hyper::header::{self, HeaderMap, HeaderValue};
 
-use crate::affinity::ask::{Ask, Kind};
+use crate::affinity::ask::{RequestFacts, RequestKind};
 use crate::client::Client;
 use crate::config::guards::{Guards, Origin, default_port, split_port};
 use crate::engine_io;
 use crate::header_list::has_token;
-use crate::metrics::Guard;
+use crate::metrics::GuardLabel;
 use crate::telemetry::say_full;
 use crate::upstream::Upstream;
-use crate::upstream::rate::{ADDRESSES, Limits, SHARDS, What};
+use crate::upstream::rate::{ADDRESSES, RateKind, RateLimits, SHARDS};
 
 /// Why a guard rejects a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turned {
+pub enum GuardRefusal {
     /// The client's network or the page's origin is not allowed.
     Forbidden,
     /// A rate limit is reached; the client may retry after this time.
@@ -33,12 +33,12 @@ pub enum Turned {
 }
 
 /// The live guard of a route.
-pub struct Watch {
+pub struct RouteGuard {
     guards: Guards,
-    limits: Arc<Limits>,
+    limits: Arc<RateLimits>,
 }
 
-impl Watch {
+impl RouteGuard {
     /// Creates the guard of a route, or `None` if it has none. The counts of the previous guard are kept if the rates
     /// are the same.
     pub fn follow(guards: &Guards, before: Option<&Arc<Self>>) -> Option<Arc<Self>> {
@@ -50,18 +50,18 @@ impl Watch {
         }
         // After a change of the rates, every address starts with a full bucket.
         let limits = before.filter(|before| before.guards.rate == guards.rate).map(|before| before.limits.clone());
-        let limits = limits.unwrap_or_else(|| Arc::new(Limits::new(guards.rate, SHARDS, ADDRESSES)));
+        let limits = limits.unwrap_or_else(|| Arc::new(RateLimits::new(guards.rate, SHARDS, ADDRESSES)));
         Some(Arc::new(Self { guards: guards.clone(), limits }))
     }
 
-    fn judge<B>(&self, request: &Request<B>, ask: &Ask, client: Client, host: &str) -> Result<(), Guard> {
+    fn judge<B>(&self, request: &Request<B>, ask: &RequestFacts, client: Client, host: &str) -> Result<(), GuardLabel> {
         let within = |networks: &[ipnet::IpNet]| networks.iter().any(|network| network.contains(&client.address));
         if within(&self.guards.deny) || (!self.guards.allow.is_empty() && !within(&self.guards.allow)) {
-            return Err(Guard::Network);
+            return Err(GuardLabel::Network);
         }
         match &self.guards.origins {
             Some(origins) if is_session(request, ask) && !may(origins, request.headers(), client, host) => {
-                Err(Guard::Origin)
+                Err(GuardLabel::Origin)
             }
             _ => Ok(()),
         }
@@ -69,9 +69,9 @@ impl Watch {
 }
 
 /// What a guard needs to know of a request in addition to the request itself.
-pub struct Asked<'a> {
+pub struct GuardedRequest<'a> {
     /// What the request asks for, as read from its head.
-    pub ask: &'a Ask,
+    pub ask: &'a RequestFacts,
     /// The client that sent the request.
     pub client: Client,
     /// The host that the request names.
@@ -87,63 +87,69 @@ pub struct Asked<'a> {
 /// # Errors
 /// The reason for which the request is rejected.
 pub fn check<B>(
-    watch: Option<&Watch>,
+    watch: Option<&RouteGuard>,
     upstream: &Upstream,
     request: &Request<B>,
-    asked: &Asked<'_>,
-) -> Result<(), Turned> {
-    let turn = |why: Guard| upstream.series().turned(why);
+    asked: &GuardedRequest<'_>,
+) -> Result<(), GuardRefusal> {
+    let turn = |why: GuardLabel| upstream.series().turned(why);
     if let Some(watch) = watch {
         watch.judge(request, asked.ask, asked.client, asked.host).map_err(|why| {
             turn(why);
-            Turned::Forbidden
+            GuardRefusal::Forbidden
         })?;
     }
     let handshake = opens(upstream, request, asked.ask);
-    let of_route = watch.map(|watch| (&*watch.limits, asked.key, [Guard::RateRequests, Guard::RateHandshakes]));
+    let of_route =
+        watch.map(|watch| (&*watch.limits, asked.key, [GuardLabel::RateRequests, GuardLabel::RateHandshakes]));
     let of_all = upstream.limits.as_ref();
-    let of_all = of_all.map(|limits| (&**limits, 0, [Guard::UpstreamRequests, Guard::UpstreamHandshakes]));
+    let of_all = of_all.map(|limits| (&**limits, 0, [GuardLabel::UpstreamRequests, GuardLabel::UpstreamHandshakes]));
     // The address's own limit comes first, so an address that exceeds it takes no tokens from the upstream's total.
     for (limits, key, [requests, handshakes]) in of_route.into_iter().chain(of_all) {
         limits.take(key, handshake, asked.now_ms).map_err(|(what, wait)| {
             let why = match what {
-                What::Requests => requests,
-                What::Handshakes => handshakes,
+                RateKind::Requests => requests,
+                RateKind::Handshakes => handshakes,
             };
             turn(why);
             say_full!(upstream = %upstream.config.name, limit = why.word(), client = %asked.client.address,
                 "rate limit reached: requests are answered with 429");
-            Turned::TooOften(wait)
+            GuardRefusal::TooOften(wait)
         })?;
     }
     Ok(())
 }
 
 /// Whether the request opens an Engine.IO session, or a WebSocket that belongs to no Engine.IO session.
-fn opens<B>(upstream: &Upstream, request: &Request<B>, ask: &Ask) -> bool {
+fn opens<B>(upstream: &Upstream, request: &Request<B>, ask: &RequestFacts) -> bool {
     match ask.kind {
-        Kind::Handshake => true,
+        RequestKind::Handshake => true,
         // `ask` does not look for sids if they are not among the upstream's affinity rules.
-        Kind::Ordinary | Kind::Birth => {
+        RequestKind::Ordinary | RequestKind::Birth => {
             let engine = engine_io::recognise(request.uri().query());
             let with_sid = engine.as_ref().is_some_and(|engine| !matches!(engine.sid, engine_io::Sid::None));
             !with_sid && (ask.upgrade.is_some() || (engine.is_some() && request.method() == hyper::Method::GET))
         }
         // A client can invent an id of another protocol, so its WebSocket counts. An Engine.IO sid is checked by the
         // worker before it opens anything.
-        Kind::Session { .. } => ask.upgrade.is_some() && !ask.is_engine_io(upstream),
-        Kind::UnknownSid | Kind::Preflight(_) => false,
+        RequestKind::Session { .. } => ask.upgrade.is_some() && !ask.is_engine_io(upstream),
+        RequestKind::UnknownSid | RequestKind::Preflight(_) => false,
     }
 }
 
 /// Whether the page's origin matters: for any request that a worker could take for Engine.IO or for an upgrade.
-fn is_session<B>(request: &Request<B>, ask: &Ask) -> bool {
+fn is_session<B>(request: &Request<B>, ask: &RequestFacts) -> bool {
     let upgrade = || {
         let values = request.headers().get_all(header::UPGRADE);
         values.iter().any(|value| has_token(value.as_bytes(), b"websocket"))
     };
-    let of_engine =
-        matches!(ask.kind, Kind::Handshake | Kind::Session { .. } | Kind::UnknownSid | Kind::Preflight(Some(_)));
+    let of_engine = matches!(
+        ask.kind,
+        RequestKind::Handshake
+            | RequestKind::Session { .. }
+            | RequestKind::UnknownSid
+            | RequestKind::Preflight(Some(_))
+    );
     of_engine || ask.upgrade.is_some() || upgrade() || engine_io::may_be_engine_io(request.uri().query())
 }
 

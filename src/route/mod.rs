@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::config::Route;
 use crate::upstream::Upstream;
-use guard::Watch;
+use guard::RouteGuard;
 
 /// A route and its live guard.
 pub struct Guarded {
@@ -16,7 +16,7 @@ pub struct Guarded {
     /// The route's host and path, as shown to operators.
     pub name: Arc<str>,
     /// The guard that may reject requests on this route; `None` if it has none.
-    pub watch: Option<Arc<Watch>>,
+    pub watch: Option<Arc<RouteGuard>>,
 }
 
 /// Where a request goes: the result of [`find`].
@@ -24,7 +24,7 @@ pub(crate) struct RouteMatch<'a> {
     /// The upstream that serves it.
     pub(crate) upstream: &'a Arc<Upstream>,
     /// The guard of its route; `None` where the route has none.
-    pub(crate) watch: Option<&'a Watch>,
+    pub(crate) watch: Option<&'a RouteGuard>,
     /// The place of its route among the configured ones; `None` where no route is configured.
     pub(crate) place: Option<usize>,
 }

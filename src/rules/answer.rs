@@ -7,12 +7,12 @@ use hyper::StatusCode;
 use hyper::header::{self, HeaderMap};
 
 use super::contains;
-use crate::config::rules::{Refusal, Rule};
+use crate::config::rules::{RefusalRule, Rule};
 use crate::engine_io::{self, MAX_REFUSAL};
 
 /// Whether a response is a refusal, as far as its head tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum RefusalMatch {
     /// The response is not a refusal.
     No,
     /// The response is a refusal.
@@ -22,22 +22,22 @@ pub enum Verdict {
 }
 
 /// Judges by its head whether a response is a worker's "I do not know this session".
-pub fn head_refuses(rule: &Rule, status: StatusCode, headers: &HeaderMap) -> Verdict {
-    let mut verdict = Verdict::No;
+pub fn head_refuses(rule: &Rule, status: StatusCode, headers: &HeaderMap) -> RefusalMatch {
+    let mut verdict = RefusalMatch::No;
     for refusal in &rule.refusal {
         match refusal {
-            Refusal::EngineIo if status == StatusCode::BAD_REQUEST => verdict = Verdict::Read,
-            Refusal::EngineIo => {}
-            Refusal::Answer { status: wanted, .. } if *wanted != status.as_u16() => {}
-            Refusal::Answer { header: Some((name, part)), .. } => {
+            RefusalRule::EngineIo if status == StatusCode::BAD_REQUEST => verdict = RefusalMatch::Read,
+            RefusalRule::EngineIo => {}
+            RefusalRule::Answer { status: wanted, .. } if *wanted != status.as_u16() => {}
+            RefusalRule::Answer { header: Some((name, part)), .. } => {
                 let mut values = headers.get_all(name).iter();
                 if values.any(|value| contains(value.as_bytes(), part.as_bytes())) {
-                    return Verdict::Yes;
+                    return RefusalMatch::Yes;
                 }
             }
-            Refusal::Answer { body, .. } if body.is_empty() => return Verdict::Yes,
-            Refusal::Answer { .. } if is_readable(status, headers) => verdict = Verdict::Read,
-            Refusal::Answer { .. } => {}
+            RefusalRule::Answer { body, .. } if body.is_empty() => return RefusalMatch::Yes,
+            RefusalRule::Answer { .. } if is_readable(status, headers) => verdict = RefusalMatch::Read,
+            RefusalRule::Answer { .. } => {}
         }
     }
     verdict
@@ -69,11 +69,11 @@ pub fn is_events(headers: &HeaderMap) -> bool {
 pub fn body_refuses(rule: &Rule, status: StatusCode, body: &[u8]) -> bool {
     let beginning = body.get(..MAX_REFUSAL).unwrap_or(body);
     rule.refusal.iter().any(|refusal| match refusal {
-        Refusal::EngineIo => engine_io::is_refusal(status.as_u16(), body),
-        Refusal::Answer { status: wanted, body: part, header: None } => {
+        RefusalRule::EngineIo => engine_io::is_refusal(status.as_u16(), body),
+        RefusalRule::Answer { status: wanted, body: part, header: None } => {
             *wanted == status.as_u16() && contains(beginning, part.as_bytes())
         }
-        Refusal::Answer { .. } => false,
+        RefusalRule::Answer { .. } => false,
     })
 }
 
@@ -115,14 +115,14 @@ mod tests {
             |status: u16, headers: &HeaderMap| head_refuses(&rule, StatusCode::from_u16(status).unwrap(), headers);
         assert_eq!(
             [200, 404, 410, 409].map(|status| judge(status, &none)),
-            [Verdict::No, Verdict::Read, Verdict::Yes, Verdict::No]
+            [RefusalMatch::No, RefusalMatch::Read, RefusalMatch::Yes, RefusalMatch::No]
         );
         none.insert("x-e", HeaderValue::from_static("it is gone"));
-        assert_eq!(judge(409, &none), Verdict::Yes);
+        assert_eq!(judge(409, &none), RefusalMatch::Yes);
         assert!(body_refuses(&rule, StatusCode::NOT_FOUND, b"there is no such job"));
         assert!(!body_refuses(&rule, StatusCode::NOT_FOUND, b"not found"));
         none.insert("content-encoding", HeaderValue::from_static("gzip"));
-        assert_eq!(judge(404, &none), Verdict::No, "a compressed body is not read");
+        assert_eq!(judge(404, &none), RefusalMatch::No, "a compressed body is not read");
     }
 
     #[test]
@@ -132,10 +132,10 @@ mod tests {
             let headers = HeaderMap::from_iter([(name.parse().unwrap(), HeaderValue::from_static(value))]);
             head_refuses(&rule, StatusCode::OK, &headers)
         };
-        assert_eq!(with("content-type", "application/json"), Verdict::Read);
-        assert_eq!(with("content-length", "512"), Verdict::Read);
-        assert_eq!(with("content-length", "513"), Verdict::No);
-        assert_eq!(with("content-type", "text/event-stream"), Verdict::No);
+        assert_eq!(with("content-type", "application/json"), RefusalMatch::Read);
+        assert_eq!(with("content-length", "512"), RefusalMatch::Read);
+        assert_eq!(with("content-length", "513"), RefusalMatch::No);
+        assert_eq!(with("content-type", "text/event-stream"), RefusalMatch::No);
     }
 
     #[test]

@@ -7,20 +7,20 @@ use std::fmt;
 use hyper::header::{self, HeaderMap};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::config::pattern::{JsonPath, Seen, Template};
-use crate::config::rules::Place;
+use crate::config::pattern::{JsonPath, PatternMatch, Template};
+use crate::config::rules::AnswerPlace;
 use crate::engine_io::{self, MAX_ID};
 
 /// Returns the id in the head of a response.
-pub fn in_head(place: &Place, headers: &HeaderMap) -> Option<Vec<u8>> {
+pub fn in_head(place: &AnswerPlace, headers: &HeaderMap) -> Option<Vec<u8>> {
     match place {
-        Place::Header(name) => {
+        AnswerPlace::Header(name) => {
             let value = headers.get(name)?.as_bytes().trim_ascii();
             (1..=MAX_ID).contains(&value.len()).then(|| value.to_vec())
         }
-        Place::SetCookie(name) => set_cookie(headers, name),
-        Place::Location => location(headers.get(header::LOCATION)?.as_bytes()),
-        Place::Json(_) | Place::Prefix(_) | Place::OpenPacket => None,
+        AnswerPlace::SetCookie(name) => set_cookie(headers, name),
+        AnswerPlace::Location => location(headers.get(header::LOCATION)?.as_bytes()),
+        AnswerPlace::Json(_) | AnswerPlace::Prefix(_) | AnswerPlace::OpenPacket => None,
     }
 }
 
@@ -52,40 +52,40 @@ fn location(value: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Finds an id at the beginning of a body, by a template of the text before it. `whole`: the body is complete.
-pub fn behind(template: &Template, body: &[u8], whole: bool) -> Seen<Vec<u8>> {
+pub fn behind(template: &Template, body: &[u8], whole: bool) -> PatternMatch<Vec<u8>> {
     let found = match template.find(body) {
-        Seen::NeedMore if whole => template.find(&[body, b"\n"].concat()).into_owned(),
+        PatternMatch::NeedMore if whole => template.find(&[body, b"\n"].concat()).into_owned(),
         seen => seen.into_owned(),
     };
     match found {
-        Seen::Found(raw) => match engine_io::decode(&raw, b' ') {
-            Some(id) => Seen::Found(id.into()),
-            None => Seen::Never,
+        PatternMatch::Found(raw) => match engine_io::decode(&raw, b' ') {
+            Some(id) => PatternMatch::Found(id.into()),
+            None => PatternMatch::Never,
         },
         seen => seen,
     }
 }
 
-impl Seen<&[u8]> {
-    fn into_owned(self) -> Seen<Vec<u8>> {
+impl PatternMatch<&[u8]> {
+    fn into_owned(self) -> PatternMatch<Vec<u8>> {
         match self {
-            Self::Found(bytes) => Seen::Found(bytes.to_vec()),
-            Self::NeedMore => Seen::NeedMore,
-            Self::Never => Seen::Never,
+            Self::Found(bytes) => PatternMatch::Found(bytes.to_vec()),
+            Self::NeedMore => PatternMatch::NeedMore,
+            Self::Never => PatternMatch::Never,
         }
     }
 }
 
 /// Returns a field of the JSON value at the beginning of a body: its text, or its digits. The value must be complete;
 /// what follows it is ignored. If a field is repeated, the last one counts, as in JavaScript.
-pub fn json(path: &JsonPath, body: &[u8]) -> Seen<String> {
+pub fn json(path: &JsonPath, body: &[u8]) -> PatternMatch<String> {
     let read =
         |body: &[u8]| (Field { steps: path.steps() }).deserialize(&mut serde_json::Deserializer::from_slice(body));
     match read(body) {
-        Ok(Some(text)) => Seen::Found(text),
-        Ok(None) => Seen::Never,
-        Err(error) if engine_io::is_cut(&error, body, read) => Seen::NeedMore,
-        Err(_) => Seen::Never,
+        Ok(Some(text)) => PatternMatch::Found(text),
+        Ok(None) => PatternMatch::Never,
+        Err(error) if engine_io::is_cut(&error, body, read) => PatternMatch::NeedMore,
+        Err(_) => PatternMatch::Never,
     }
 }
 
@@ -189,12 +189,12 @@ mod tests {
             ("set-cookie", "job=x%2Fy; HttpOnly"),
             ("location", "https://a.test:8080/files/0f%209?x=/y#z"),
         ]);
-        let find = |place: &Place| in_head(place, &all).map(|id| String::from_utf8(id).unwrap());
-        assert_eq!(find(&Place::Header(HeaderName::from_static("x-job-id"))).as_deref(), Some("42"));
-        assert_eq!(find(&Place::Header(HeaderName::from_static("x-none"))), None);
-        assert_eq!(find(&Place::SetCookie("job".to_owned())).as_deref(), Some("x/y"));
-        assert_eq!(find(&Place::SetCookie("jo".to_owned())), None);
-        assert_eq!(find(&Place::Location).as_deref(), Some("0f 9"));
+        let find = |place: &AnswerPlace| in_head(place, &all).map(|id| String::from_utf8(id).unwrap());
+        assert_eq!(find(&AnswerPlace::Header(HeaderName::from_static("x-job-id"))).as_deref(), Some("42"));
+        assert_eq!(find(&AnswerPlace::Header(HeaderName::from_static("x-none"))), None);
+        assert_eq!(find(&AnswerPlace::SetCookie("job".to_owned())).as_deref(), Some("x/y"));
+        assert_eq!(find(&AnswerPlace::SetCookie("jo".to_owned())), None);
+        assert_eq!(find(&AnswerPlace::Location).as_deref(), Some("0f 9"));
         for (value, id) in [
             ("/files/7/", Some("7")),
             ("7", Some("7")),
@@ -206,17 +206,20 @@ mod tests {
             assert_eq!(location(value.as_bytes()).as_deref(), id.map(str::as_bytes), "{value}");
         }
         let long = "x".repeat(MAX_ID + 1);
-        assert_eq!(in_head(&Place::Header(HeaderName::from_static("x-a")), &headers(&[("x-a", &long)])), None);
-        assert_eq!(in_head(&Place::SetCookie("a".to_owned()), &headers(&[("set-cookie", "a=; Max-Age=0")])), None);
+        assert_eq!(in_head(&AnswerPlace::Header(HeaderName::from_static("x-a")), &headers(&[("x-a", &long)])), None);
+        assert_eq!(
+            in_head(&AnswerPlace::SetCookie("a".to_owned()), &headers(&[("set-cookie", "a=; Max-Age=0")])),
+            None
+        );
     }
 
-    fn field(path: &str, body: &str) -> Seen<String> {
+    fn field(path: &str, body: &str) -> PatternMatch<String> {
         json(&JsonPath::parse(path).unwrap(), body.as_bytes())
     }
 
     #[test]
     fn fields_are_found_in_json() {
-        let found = |text: &str| Seen::Found(text.to_owned());
+        let found = |text: &str| PatternMatch::Found(text.to_owned());
         assert_eq!(field("id", r#"{"id":"a\u00e9"}"#), found("aé"));
         assert_eq!(field("id", r#"{"id":42}trailing"#), found("42"));
         assert_eq!(field("id", r#"{"id":-1}"#), found("-1"));
@@ -226,35 +229,35 @@ mod tests {
         for never in
             [r#"{"id":""}"#, r#"{"id":null}"#, r#"{"id":{}}"#, r#"{"ID":"a"}"#, "[]", "1", r#""id""#, "x", "{]"]
         {
-            assert_eq!(field("id", never), Seen::Never, "{never}");
+            assert_eq!(field("id", never), PatternMatch::Never, "{never}");
         }
         for more in ["", "{", r#"{"id":"a"#, r#"{"id":"a""#, r#"{"a":[[["#] {
-            assert_eq!(field("id", more), Seen::NeedMore, "{more}");
+            assert_eq!(field("id", more), PatternMatch::NeedMore, "{more}");
         }
-        assert_eq!(field("id", &format!(r#"{{"id":"{}"}}"#, "x".repeat(MAX_ID + 1))), Seen::Never);
+        assert_eq!(field("id", &format!(r#"{{"id":"{}"}}"#, "x".repeat(MAX_ID + 1))), PatternMatch::Never);
     }
 
     #[test]
     fn deep_json_needs_no_stack() {
         let deep = format!(r#"{{"a":{}{},"id":"k"}}"#, "[".repeat(200_000), "]".repeat(200_000));
-        assert_eq!(field("id", &deep), Seen::Found("k".to_owned()));
-        assert_eq!(field("a.0.0", &deep), Seen::Never);
+        assert_eq!(field("id", &deep), PatternMatch::Found("k".to_owned()));
+        assert_eq!(field("a.0.0", &deep), PatternMatch::Never);
     }
 
     #[test]
     fn ids_are_found_by_templates() {
         let template = Template::parse("id: {id}").unwrap();
-        assert_eq!(behind(&template, b"id: a%20b", false), Seen::NeedMore);
-        assert_eq!(behind(&template, b"id: a%20b", true), Seen::Found(b"a b".to_vec()));
-        assert_eq!(behind(&template, b"id: ", true), Seen::Never);
-        assert_eq!(behind(&template, b"no", true), Seen::Never);
+        assert_eq!(behind(&template, b"id: a%20b", false), PatternMatch::NeedMore);
+        assert_eq!(behind(&template, b"id: a%20b", true), PatternMatch::Found(b"a b".to_vec()));
+        assert_eq!(behind(&template, b"id: ", true), PatternMatch::Never);
+        assert_eq!(behind(&template, b"no", true), PatternMatch::Never);
     }
 
     proptest! {
         #[test]
         fn any_bytes_have_a_result(body in proptest::collection::vec(any::<u8>(), 0..200), path in "[a-c0-2]{1,2}(\\.[a-c0-2]{1,2}){0,3}") {
             let path = JsonPath::parse(&path).unwrap();
-            if let Seen::Found(id) = json(&path, &body) {
+            if let PatternMatch::Found(id) = json(&path, &body) {
                 prop_assert!((1..=MAX_ID).contains(&id.len()));
             }
         }
@@ -264,9 +267,9 @@ mod tests {
             let body = serde_json::json!({ "k": [-1.5e-30, {"x": before}], "r": {"a": [null, {"id": id}]} }).to_string();
             let path = JsonPath::parse("r.a.1.id").unwrap();
             for cut in 0..body.len() {
-                prop_assert_eq!(json(&path, &body.as_bytes()[..cut]), Seen::NeedMore);
+                prop_assert_eq!(json(&path, &body.as_bytes()[..cut]), PatternMatch::NeedMore);
             }
-            prop_assert_eq!(json(&path, body.as_bytes()), Seen::Found(id));
+            prop_assert_eq!(json(&path, body.as_bytes()), PatternMatch::Found(id));
         }
     }
 }

@@ -15,14 +15,14 @@ use std::sync::Arc;
 use hyper::Request;
 use hyper::header::{self, HeaderMap};
 
-use crate::config::rules::{Learn, Lookup, On, Protocol, Refusal, Rule, Spot};
+use crate::config::rules::{Learn, LookupRule, On, Protocol, RefusalRule, Rule, Spot};
 use crate::config::{self, Affinity};
 use crate::engine_io;
 use crate::keys::{Key, Keys};
 use crate::metrics::{Metrics, RuleSeries};
 
 /// A rule of an upstream, with its metrics.
-pub struct Live {
+pub struct LiveRule {
     /// The rule as configured.
     pub rule: Arc<Rule>,
     /// Metrics of the rule.
@@ -33,7 +33,7 @@ pub struct Live {
 
 /// What the rules other than `socket.io` find in a request.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Facts {
+pub struct RuleFacts {
     /// One bit per place where the response may contain a new id, over all rules of the upstream.
     pub(crate) births: u64,
     /// One bit per `ends` entry of the request's rule that this request matches.
@@ -48,7 +48,7 @@ pub struct Facts {
     pub follows: Option<Key>,
 }
 
-impl Facts {
+impl RuleFacts {
     pub(crate) fn is_something(&self) -> bool {
         self.births != 0 || self.ends != 0 || self.creates || self.hash.is_some() || self.follows.is_some()
     }
@@ -60,7 +60,7 @@ impl Facts {
 }
 
 /// Returns the rules of an upstream, with their metrics.
-pub fn live(config: &config::Upstream, metrics: &Metrics) -> Vec<Live> {
+pub fn live(config: &config::Upstream, metrics: &Metrics) -> Vec<LiveRule> {
     let mut first = 0;
     let rules = config.affinity.iter().filter_map(|affinity| match affinity {
         Affinity::Rule(rule) => Some(rule),
@@ -68,42 +68,41 @@ pub fn live(config: &config::Upstream, metrics: &Metrics) -> Vec<Live> {
     });
     let live = rules.map(|rule| {
         let series = metrics.rule(&config.name, &rule.name);
-        let live = Live { rule: rule.clone(), series, first };
+        let live = LiveRule { rule: rule.clone(), series, first };
         first += rule.learn.len();
         live
     });
     live.collect()
 }
 
-impl Live {
+impl LiveRule {
     /// Returns the rule's `learn` entries that apply to the response of this request.
-    pub fn births(&self, facts: &Facts) -> impl Iterator<Item = &Learn> {
+    pub fn births(&self, facts: &RuleFacts) -> impl Iterator<Item = &Learn> {
         let all = self.rule.learn.iter().enumerate();
         all.filter(move |(i, _)| facts.births & bit(self.first + i) != 0).map(|(_, learn)| learn)
     }
 
     /// Whether a response with this status ends the session.
-    pub fn ends(&self, facts: &Facts, status: u16) -> bool {
+    pub fn ends(&self, facts: &RuleFacts, status: u16) -> bool {
         let all = self.rule.ends.iter().enumerate().filter(|(i, _)| facts.ends & bit(*i) != 0);
         all.into_iter()
             .any(|(_, end)| end.status.map_or_else(|| (200..300).contains(&status), |wanted| wanted == status))
     }
 
     /// Whether workers are asked for a session that is not pinned.
-    pub fn discovers(&self, facts: Option<&Facts>) -> bool {
+    pub fn discovers(&self, facts: Option<&RuleFacts>) -> bool {
         !self.rule.refusal.is_empty() && !facts.is_some_and(|facts| facts.creates)
     }
 
     /// Whether the rule has a refusal that is recognised by its status alone.
     pub fn refuses_by_status(&self) -> bool {
-        let by_status =
-            |refusal: &Refusal| matches!(refusal, Refusal::Answer { body, header: None, .. } if body.is_empty());
+        let by_status = |refusal: &RefusalRule| matches!(refusal, RefusalRule::Answer { body, header: None, .. } if body.is_empty());
         self.rule.refusal.iter().any(by_status)
     }
 
     /// Whether the rule has a refusal that is recognised by a text in its body.
     pub fn refuses_in_body(&self) -> bool {
-        self.rule.refusal.iter().any(|refusal| matches!(refusal, Refusal::Answer { body, .. } if !body.is_empty()))
+        self.rule.refusal.iter().any(|refusal| matches!(refusal, RefusalRule::Answer { body, .. } if !body.is_empty()))
     }
 
     pub(crate) fn is_socket_io(&self) -> bool {
@@ -140,7 +139,7 @@ pub(crate) fn contains(bytes: &[u8], part: &[u8]) -> bool {
 }
 
 /// Returns the id that `lookup` finds in a request, decoded.
-pub(crate) fn id<'r, B>(lookup: &Lookup, request: &'r Request<B>) -> Option<Cow<'r, [u8]>> {
+pub(crate) fn id<'r, B>(lookup: &LookupRule, request: &'r Request<B>) -> Option<Cow<'r, [u8]>> {
     let id = at(&lookup.at, request)?;
     (id.len() >= lookup.min && fits(&lookup.on, request)).then_some(id)
 }

@@ -9,10 +9,10 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use super::stop::{Ended, Stop};
+use super::stop::{Stop, StopOutcome};
 use crate::clock;
 use crate::drain;
-use crate::listener::{self, Part, Queue};
+use crate::listener::{self, AcceptQueue, Part};
 use crate::state::Shared;
 use crate::thread::{Pulse, Thread};
 use crate::upstream::connections::pool::TICK;
@@ -37,11 +37,11 @@ pub(crate) async fn run(
     mut added: mpsc::Receiver<Vec<Part>>,
     stop: Stop,
     pulse: Pulse,
-) -> Ended {
+) -> StopOutcome {
     let thread = Thread::new(shared);
     // Without its listener, clients the kernel queues for this thread would never be accepted: fail the start instead.
     if !parts.into_iter().all(|part| accepts(&thread, part, &stop)) {
-        return Ended { cut: 0, panicked: true };
+        return StopOutcome { cut: 0, panicked: true };
     }
     let mut ticking = pin!(tick(thread.clone(), &pulse));
     loop {
@@ -58,7 +58,7 @@ pub(crate) async fn run(
     // Accept loops first accept what the kernel has queued, so that the stop also reaches those connections.
     tokio::task::yield_now().await;
     thread.stop(false);
-    let mut ended = Ended::default();
+    let mut ended = StopOutcome::default();
     if finished(&thread, FIRST_REQUEST, &stop).await {
         return ended;
     }
@@ -75,7 +75,7 @@ pub(crate) async fn run(
 
 /// Accepts from a listener from now on; on failure logs the reason and returns `false`.
 fn accepts(thread: &Rc<Thread>, (socket, part): Part, stop: &Stop) -> bool {
-    match TcpListener::from_std(socket).and_then(Queue::of) {
+    match TcpListener::from_std(socket).and_then(AcceptQueue::of) {
         Ok(queue) => {
             let accepting = listener::accept(thread.clone(), part, queue, stop.gently.clone());
             thread.tasks.spawn_local(accepting);

@@ -21,10 +21,10 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{self, Address, At, Group, MAX_RANGE};
+use crate::config::{self, Address, Group, GroupPlace, MAX_RANGE};
 use crate::control::Control;
 use crate::state::{Shared, Snapshot};
-use crate::upstream::addresses::Key;
+use crate::upstream::addresses::DnsKey;
 use crate::upstream::health::jitter;
 
 /// Time without an answer after which a lookup is reported as timed out. It exceeds the 5 s after which glibc turns
@@ -38,7 +38,7 @@ const AGAIN: Duration = Duration::from_secs(2);
 /// Keeps every DNS name of the snapshot resolved until `stop`. A new snapshot affects only names that are added or
 /// removed.
 pub(crate) async fn keep(shared: Arc<Shared>, tasks: TaskTracker, stop: CancellationToken) {
-    let mut watches: HashMap<Key, CancellationToken> = HashMap::new();
+    let mut watches: HashMap<DnsKey, CancellationToken> = HashMap::new();
     let mut changed = shared.changed.subscribe();
     loop {
         let wanted = keys(&shared.snapshot.load());
@@ -53,7 +53,7 @@ pub(crate) async fn keep(shared: Arc<Shared>, tasks: TaskTracker, stop: Cancella
         for key in wanted {
             watches.entry(key).or_insert_with_key(|key| {
                 let stop = stop.child_token();
-                let watch = Watch { shared: shared.clone(), key: key.clone(), told: Cell::new(false) };
+                let watch = NameWatch { shared: shared.clone(), key: key.clone(), told: Cell::new(false) };
                 tasks.spawn_local(stop.clone().run_until_cancelled_owned(watch.run()));
                 stop
             });
@@ -64,20 +64,20 @@ pub(crate) async fn keep(shared: Arc<Shared>, tasks: TaskTracker, stop: Cancella
     }
 }
 
-fn keys(snapshot: &Snapshot) -> BTreeSet<Key> {
+fn keys(snapshot: &Snapshot) -> BTreeSet<DnsKey> {
     let named = snapshot.upstreams.iter().filter(|one| !one.removed).map(|one| &one.config);
     named.flat_map(|config| config.hosts().into_iter().map(|host| (config.name.clone(), host.to_owned()))).collect()
 }
 
 /// The repeated lookups of one DNS name of one upstream.
-struct Watch {
+struct NameWatch {
     shared: Arc<Shared>,
-    key: Key,
+    key: DnsKey,
     /// Whether it was logged already that the name resolves to a listener of stickyd.
     told: Cell<bool>,
 }
 
-impl Watch {
+impl NameWatch {
     async fn run(self) {
         let mut changed = self.shared.changed.subscribe();
         // Loading the configuration made the first lookup.
@@ -177,7 +177,7 @@ impl Watch {
     /// Returns the port range of each configured entry that has this name.
     fn ports(&self) -> Vec<RangeInclusive<u16>> {
         let ports = |group: &Group| match &group.at {
-            At::Name(host, ports) if host == self.host() => Some(ports.clone()),
+            GroupPlace::Name(host, ports) if host == self.host() => Some(ports.clone()),
             _ => None,
         };
         self.config(|config| config.groups.iter().filter_map(ports).collect()).unwrap_or_default()

@@ -43,12 +43,17 @@ pub(crate) async fn keep(shared: Arc<Shared>, tasks: TaskTracker, stop: Cancella
 }
 
 /// How a worker is checked, and the token that stops its checks.
-struct Watched {
+struct RunningCheck {
     health: Health,
     stop: CancellationToken,
 }
 
-fn follow(snapshot: &Snapshot, watches: &mut HashMap<u64, Watched>, tasks: &TaskTracker, stop: &CancellationToken) {
+fn follow(
+    snapshot: &Snapshot,
+    watches: &mut HashMap<u64, RunningCheck>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) {
     let mut before = std::mem::take(watches);
     for upstream in &snapshot.upstreams {
         let mut new = Vec::new();
@@ -68,7 +73,7 @@ fn follow(snapshot: &Snapshot, watches: &mut HashMap<u64, Watched>, tasks: &Task
             let watched = same.unwrap_or_else(|| {
                 let stop = stop.child_token();
                 tasks.spawn_local(watch(worker.clone(), health.clone(), stop.clone()));
-                Watched { health: health.clone(), stop }
+                RunningCheck { health: health.clone(), stop }
             });
             watches.insert(worker.serial, watched);
         }

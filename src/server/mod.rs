@@ -23,14 +23,14 @@ use crate::config::{AdminAddress, Config, Sources};
 use crate::control::Control;
 use crate::drain;
 use crate::keys::Keys;
-use crate::listener::{self, Part, SetError};
+use crate::listener::{self, ListenerSetError, Part};
 use crate::reload::{self, Reloader, Running};
 use crate::state::Shared;
 use crate::systemd::{Notify, Parent};
 use crate::thread::Pulse;
 use crate::tunnel::liveness;
 use crate::{admin, secret};
-pub use stop::{Ended, Stop};
+pub use stop::{Stop, StopOutcome};
 
 /// Time in which the whole pin table is swept once.
 const SWEEP: Duration = Duration::from_secs(2);
@@ -40,7 +40,7 @@ const SWEEP: Duration = Duration::from_secs(2);
 pub enum StartError {
     /// A listener's address or certificate, or a socket passed by systemd, cannot be used.
     #[error(transparent)]
-    Listen(#[from] SetError),
+    Listen(#[from] ListenerSetError),
     /// The secret in the state directory cannot be read or created.
     #[error("cannot read or create the secret: {0}")]
     Secret(std::io::Error),
@@ -64,9 +64,9 @@ pub struct Server {
     /// Address of the admin listener.
     pub admin: AdminAddress,
     stop: Stop,
-    threads: Vec<JoinHandle<Ended>>,
+    threads: Vec<JoinHandle<StopOutcome>>,
     control: JoinHandle<()>,
-    reload: reload::Ask,
+    reload: reload::ReloadSender,
 }
 
 impl Server {
@@ -81,10 +81,10 @@ impl Server {
         let shared = Shared::new(&config, secret, Keys::random().map_err(|_| StartError::Random)?);
         // The listener set owns them from now on: it remembers the config each socket was made from.
         let wanted = std::mem::take(&mut config.listeners);
-        let mut listeners = listener::Set::new(parent.sockets, config.threads);
+        let mut listeners = listener::ListenerSet::new(parent.sockets, config.threads);
         let mut plan = listeners.plan(&wanted)?;
         if let Some(left) = plan.left() {
-            return Err(SetError::from(left.unmatched()).into());
+            return Err(ListenerSetError::from(left.unmatched()).into());
         }
         let admin = admin::bind(&config.admin.address)
             .map_err(|error| StartError::Admin(config.admin.address.to_string(), error))?;
@@ -110,9 +110,9 @@ impl Server {
         let control = {
             let (shared, all, stop) = (shared.clone(), &stop, stop.clone());
             let (token, stopping) = (config.admin.token.clone(), stop.gently.clone());
-            let settings = admin::Settings { token, reload: reload.clone(), stopping };
+            let settings = admin::AdminSettings { token, reload: reload.clone(), stopping };
             let thread = std::thread::Builder::new().name("control".to_owned());
-            let reload = Reload { running: Running { config, sources, listeners, mailboxes }, asks };
+            let reload = ReloadParts { running: Running { config, sources, listeners, mailboxes }, asks };
             let tell = Tell { notify: parent.notify, pulses };
             let run = move || control_thread(shared, admin, settings, reload, tell, stop);
             thread.spawn(run).inspect_err(|_| all.abandon()).map_err(StartError::Thread)?
@@ -121,7 +121,7 @@ impl Server {
     }
 
     /// Returns the channel that requests a reload of the file.
-    pub fn reload(&self) -> reload::Ask {
+    pub fn reload(&self) -> reload::ReloadSender {
         self.reload.clone()
     }
 
@@ -136,10 +136,10 @@ impl Server {
     }
 
     /// Waits until the server has stopped, and returns how that ended.
-    pub fn wait(self) -> Ended {
-        let mut ended = Ended::default();
+    pub fn wait(self) -> StopOutcome {
+        let mut ended = StopOutcome::default();
         for thread in self.threads {
-            ended.add(thread.join().unwrap_or(Ended { cut: 0, panicked: true }));
+            ended.add(thread.join().unwrap_or(StopOutcome { cut: 0, panicked: true }));
         }
         self.stop.control.cancel();
         ended.panicked |= self.control.join().is_err();
@@ -166,22 +166,22 @@ fn run_data_thread(
     added: mpsc::Receiver<Vec<Part>>,
     stop: Stop,
     pulse: Pulse,
-) -> Ended {
+) -> StopOutcome {
     let _needed = Needed(stop.clone());
     let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "cannot create the runtime of a data thread");
-            return Ended { cut: 0, panicked: true };
+            return StopOutcome { cut: 0, panicked: true };
         }
     };
     runtime.block_on(data_thread::run(shared, parts, added, stop, pulse))
 }
 
 /// Everything the control thread needs to reload.
-struct Reload {
+struct ReloadParts {
     running: Running,
-    asks: mpsc::Receiver<oneshot::Sender<reload::Outcome>>,
+    asks: mpsc::Receiver<oneshot::Sender<reload::ReloadOutcome>>,
 }
 
 /// Everything the control thread needs to notify the service manager.
@@ -192,9 +192,9 @@ struct Tell {
 
 fn control_thread(
     shared: Arc<Shared>,
-    admin: admin::Bound,
-    settings: admin::Settings,
-    reload: Reload,
+    admin: admin::BoundAdmin,
+    settings: admin::AdminSettings,
+    reload: ReloadParts,
     tell: Tell,
     all: Stop,
 ) {

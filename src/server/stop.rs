@@ -23,14 +23,14 @@ impl Stop {
 
 /// Result of a stop.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Ended {
+pub struct StopOutcome {
     /// Number of connections and tunnels that were cut at the deadline.
     pub cut: usize,
     /// Whether a thread panicked or failed to start.
     pub panicked: bool,
 }
 
-impl Ended {
+impl StopOutcome {
     /// Adds the result of another thread.
     pub fn add(&mut self, other: Self) {
         self.cut += other.cut;

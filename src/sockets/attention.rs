@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::socket::{ASKED, GIVEN_UP, POSTED, Socket, TUNNEL};
-use super::{Kind, Order, Transport, lock};
+use super::{CloseOrder, SocketKind, Transport, lock};
 use crate::broadcast::{Fate, Posted};
 use crate::websocket::frames::Signal;
 use crate::websocket::round_trip::{Half, Quality, RoundTrips, Tenths};
@@ -25,7 +25,7 @@ pub(crate) struct Care {
     /// Quality of the connection at the last walk of the vigil; `None` if the client's leg was not measured.
     quality: Option<Quality>,
     /// Close frame that the tunnel is to send and end with, by an operator's command.
-    pub(crate) order: Option<Order>,
+    pub(crate) order: Option<CloseOrder>,
     /// Message that waits for the tunnel to take it; one at a time.
     post: Option<Box<Posted>>,
 }
@@ -130,7 +130,7 @@ impl Socket {
         if !self.has_tunnel() || self.is_ordered() || self.has_parted() {
             return Err(Fate::Closing);
         }
-        let socket_io = self.kind() == Kind::EngineIo;
+        let socket_io = self.kind() == SocketKind::EngineIo;
         let known = !socket_io || self.with_texts(|sid, _| !sid.is_empty());
         if known { Ok(socket_io) } else { Err(Fate::NotReady) }
     }
@@ -156,9 +156,9 @@ impl Socket {
 }
 
 /// A Ping from stickyd on its way to a socket's client.
-pub struct Asking(Arc<Socket>);
+pub struct OwedPing(Arc<Socket>);
 
-impl Asking {
+impl OwedPing {
     /// Prepares a Ping for this socket.
     pub fn new(socket: &Arc<Socket>) -> Self {
         Self(socket.clone())

@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, Weak};
 
-use super::labels::Facts;
+use super::labels::SocketFacts;
 use super::{Sockets, lock};
 use crate::clock;
-use crate::config::labels::Labels;
+use crate::config::labels::LabelRules;
 use crate::telemetry::say_full;
 
 /// Maximum number of distinct entries. Browsers have some hundred user agents; sockets with further made-up ones are
@@ -17,16 +17,16 @@ const MOST: usize = 4_096;
 pub(crate) struct Common {
     /// The list that the sockets are on.
     pub(crate) sockets: Weak<Sockets>,
-    pub(crate) key: Key,
+    pub(crate) key: CommonKey,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Key {
+pub(crate) struct CommonKey {
     /// Host and path of the route; `None` if there are no routes.
     pub(crate) route: Option<Arc<str>>,
     /// User agent, shortened; empty if there was none or too many are known.
     pub(crate) agent: Box<str>,
-    pub(crate) labels: Arc<Labels>,
+    pub(crate) labels: Arc<LabelRules>,
 }
 
 /// An entry of the set, compared by its key alone.
@@ -46,25 +46,25 @@ impl std::hash::Hash for Kept {
     }
 }
 
-impl std::borrow::Borrow<Key> for Kept {
-    fn borrow(&self) -> &Key {
+impl std::borrow::Borrow<CommonKey> for Kept {
+    fn borrow(&self) -> &CommonKey {
         &self.0.key
     }
 }
 
 /// All shared entries that are in use.
 #[derive(Default)]
-pub(crate) struct Commons(Mutex<Known>);
+pub(crate) struct Commons(Mutex<KnownCommon>);
 
 #[derive(Default)]
-struct Known {
+struct KnownCommon {
     all: HashSet<Kept>,
     /// Second at which the set was full of entries in use; it is searched for unused ones again a second later.
     full_s: Option<u32>,
 }
 
 impl Commons {
-    pub(crate) fn get(&self, sockets: &Weak<Sockets>, facts: &Facts) -> Arc<Common> {
+    pub(crate) fn get(&self, sockets: &Weak<Sockets>, facts: &SocketFacts) -> Arc<Common> {
         let mut key = facts.common.clone();
         let mut known = lock(&self.0);
         if let Some(Kept(common)) = known.all.get(&key) {
@@ -83,7 +83,7 @@ impl Commons {
     }
 }
 
-impl Known {
+impl KnownCommon {
     /// Removes entries that are not in use; returns whether there is room then.
     fn makes_room(&mut self, now_s: u32) -> bool {
         if self.full_s.is_some_and(|full| full == now_s) {

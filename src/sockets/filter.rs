@@ -10,7 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::socket::Socket;
-use crate::metrics::socket_labels::{Kind, State, Transport};
+use crate::metrics::socket_labels::{SocketKind, SocketState, Transport};
 
 /// Conditions on a socket, which must all hold; an empty filter matches every socket.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,11 +22,11 @@ pub struct Filter {
     /// Address or network of the client.
     pub address: Option<IpNet>,
     /// State of the socket.
-    pub state: Option<State>,
+    pub state: Option<SocketState>,
     /// Transport of the socket.
     pub transport: Option<Transport>,
     /// Protocol of the socket.
-    pub kind: Option<Kind>,
+    pub kind: Option<SocketKind>,
     /// Session id (sid) of the socket.
     pub sid: Option<String>,
     /// Route that led to the upstream.
@@ -59,12 +59,14 @@ impl Filter {
             upstream: text("upstream"),
             worker: text("worker"),
             address: text("address").map(|text| network(&text)).transpose()?,
-            state: text("state").map(|text| one_of("state", &text, &State::ALL, State::word)).transpose()?,
+            state: text("state")
+                .map(|text| one_of("state", &text, &SocketState::ALL, SocketState::word))
+                .transpose()?,
             transport: text("transport")
                 .map(|text| one_of("transport", &text, &Transport::ALL, Transport::word))
                 .transpose()?,
             kind: text("protocol")
-                .map(|text| one_of("protocol", &text, &[Kind::EngineIo, Kind::Plain], Kind::word))
+                .map(|text| one_of("protocol", &text, &[SocketKind::EngineIo, SocketKind::Plain], SocketKind::word))
                 .transpose()?,
             sid: text("sid"),
             route: text("route"),

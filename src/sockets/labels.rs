@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use hyper::header::{self, HeaderMap};
 
-use super::common::Key;
+use super::common::CommonKey;
 use super::socket_id::{pack_label, printable};
 use crate::client::Client;
-use crate::config::labels::{From, Labels};
+use crate::config::labels::{LabelRules, LabelSource};
 use crate::cookie::Jar;
 use crate::engine_io;
 
@@ -27,8 +27,8 @@ const LONGEST_AGENT: usize = 120;
 
 /// Facts about a socket that are known from its request.
 #[derive(Debug, Clone)]
-pub struct Facts {
-    pub(crate) common: Key,
+pub struct SocketFacts {
+    pub(crate) common: CommonKey,
     /// Label values, encoded by [`pack_label`].
     pub(crate) labels: Box<[u8]>,
     pub(crate) address: IpAddr,
@@ -36,13 +36,13 @@ pub struct Facts {
     engine_io: bool,
 }
 
-impl Facts {
+impl SocketFacts {
     /// Reads the facts from a request head, either as the client sent it or as its worker gets it.
     pub fn read(
         (headers, query): (&HeaderMap, Option<&str>),
         client: Client,
         route: Option<Arc<str>>,
-        (labels, jar): (&Arc<Labels>, Option<&Jar>),
+        (labels, jar): (&Arc<LabelRules>, Option<&Jar>),
     ) -> Self {
         let agent = headers.get(header::USER_AGENT).map_or(&b""[..], |agent| agent.as_bytes());
         let mut packed = Vec::new();
@@ -51,7 +51,7 @@ impl Facts {
             pack_label(&mut packed, value.map(|value| printable(&value, LONGEST_LABEL)).as_deref());
         }
         Self {
-            common: Key { route, agent: printable(agent, LONGEST_AGENT).into(), labels: labels.clone() },
+            common: CommonKey { route, agent: printable(agent, LONGEST_AGENT).into(), labels: labels.clone() },
             labels: packed.into_boxed_slice(),
             address: client.address,
             tls: client.secure,
@@ -65,10 +65,10 @@ impl Facts {
     }
 }
 
-impl Facts {
+impl SocketFacts {
     /// Facts of a socket whose request was not read.
     pub(crate) fn nothing() -> Self {
-        let common = Key { route: None, agent: Box::default(), labels: Arc::default() };
+        let common = CommonKey { route: None, agent: Box::default(), labels: Arc::default() };
         Self {
             common,
             labels: Box::default(),
@@ -83,11 +83,11 @@ impl Facts {
 /// complete one.
 const ENOUGH: usize = 256;
 
-fn value(from: &From, headers: &HeaderMap, query: Option<&str>) -> Option<Vec<u8>> {
+fn value(from: &LabelSource, headers: &HeaderMap, query: Option<&str>) -> Option<Vec<u8>> {
     match from {
-        From::Query(name) => engine_io::query_value(query?, name.as_bytes(), ENOUGH),
-        From::Header(name) => headers.get(name).map(|value| value.as_bytes().to_vec()),
-        From::Cookie(name) => headers
+        LabelSource::Query(name) => engine_io::query_value(query?, name.as_bytes(), ENOUGH),
+        LabelSource::Header(name) => headers.get(name).map(|value| value.as_bytes().to_vec()),
+        LabelSource::Cookie(name) => headers
             .get_all(header::COOKIE)
             .iter()
             .flat_map(|value| value.as_bytes().split(|&b| b == b';'))

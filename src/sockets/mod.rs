@@ -28,21 +28,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use slab::Slab;
 
 use crate::clock;
-use crate::config::Farewell;
+use crate::config::CloseNotice;
 use crate::telemetry::say_full;
-use crate::upstream::worker::{Session, Worker};
+use crate::upstream::worker::{SessionSeat, Worker};
 use common::Commons;
 
-pub use crate::metrics::socket_labels::{End, Kind, State, Transport};
-pub use attention::Asking;
+pub use crate::metrics::socket_labels::{EndReason, SocketKind, SocketState, Transport};
+pub use attention::OwedPing;
 pub use filter::Filter;
-pub use labels::{Facts, LONGEST_LABEL};
-pub use row::Told;
+pub use labels::{LONGEST_LABEL, SocketFacts};
+pub use row::SocketRow;
 pub use socket::{Listed, Socket, Tunnelled};
-pub use traffic::Way;
+pub use traffic::Traffic;
 
 /// Close frame that a tunnel is to send and end with; shared by all tunnels that are closed together.
-pub type Order = Arc<Farewell>;
+pub type CloseOrder = Arc<CloseNotice>;
 
 /// Number of shards of the list; [`Sockets::shard`] takes `0..SHARDS`.
 pub const SHARDS: usize = 64;
@@ -56,20 +56,20 @@ pub struct New<'a> {
     /// Worker that the socket leads to.
     pub worker: &'a Arc<Worker>,
     /// The session's place in its worker's session count; `None` if there is no session.
-    pub session: Option<Session>,
+    pub session: Option<SessionSeat>,
     /// Transport of the socket.
     pub transport: Transport,
     /// Protocol of the socket.
-    pub kind: Kind,
+    pub kind: SocketKind,
     /// Session id as the client sends it; empty if there is none or it is not known yet.
     pub sid: &'a [u8],
     /// Facts from the request; `None` if it was not read.
-    pub facts: Option<&'a Facts>,
+    pub facts: Option<&'a SocketFacts>,
 }
 
 /// The list of all live sockets.
 pub struct Sockets {
-    shards: Vec<Mutex<Shard>>,
+    shards: Vec<Mutex<SocketShard>>,
     commons: Commons,
     len: AtomicUsize,
     /// Number of sockets opened so far; it chooses the shard.
@@ -82,7 +82,7 @@ pub struct Sockets {
 }
 
 #[derive(Default)]
-struct Shard {
+struct SocketShard {
     entries: Slab<Arc<Socket>>,
     /// Number of entries so far: no two entries of this shard have the same id.
     lives: u32,
@@ -151,7 +151,7 @@ impl Sockets {
     /// Makes a socket, which is listed while the returned guard or a tunnel holds it, but not longer than the tunnel
     /// that became its transport. It is counted once it [`begins`](Socket::begins).
     pub fn open(&self, mut new: New<'_>) -> Listed {
-        let nothing = Facts::nothing();
+        let nothing = SocketFacts::nothing();
         let facts = new.facts.unwrap_or(&nothing);
         let common = self.commons.get(&self.own, facts);
         let socket = Socket::new(&mut new, facts, common, clock::now_s());

@@ -12,7 +12,7 @@ use crate::websocket::round_trip::{Quality, RoundTrips};
 
 /// Copied data of one socket; reused for the next socket.
 #[derive(Debug, Default)]
-pub struct Told {
+pub struct SocketRow {
     texts: Vec<u8>,
     /// Round trips that were measured so far.
     pub round_trips: RoundTrips,
@@ -20,7 +20,7 @@ pub struct Told {
     pub quality: Option<Quality>,
 }
 
-impl Told {
+impl SocketRow {
     /// Address of the socket's client.
     pub fn address(&self) -> IpAddr {
         socket_id::address(&self.texts)
@@ -40,7 +40,7 @@ impl Told {
 
 impl Socket {
     /// Copies the data behind the socket's lock into `told`.
-    pub fn tell(&self, told: &mut Told) {
+    pub fn tell(&self, told: &mut SocketRow) {
         let cold = lock(&self.cold);
         told.texts.clear();
         told.texts.extend_from_slice(cold.texts());

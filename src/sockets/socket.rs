@@ -7,16 +7,16 @@ use std::task::Waker;
 
 use Ordering::{AcqRel, Relaxed};
 
-use super::attention::{Asking, Care};
+use super::attention::{Care, OwedPing};
 use super::common::Common;
 use super::socket_id::Texts;
-use super::traffic::Way;
-use super::{Facts, Id, New, Order, lock};
+use super::traffic::Traffic;
+use super::{CloseOrder, Id, New, SocketFacts, lock};
 use crate::clock;
-use crate::config::labels::Labels;
+use crate::config::labels::LabelRules;
 use crate::keys::Key;
-use crate::metrics::socket_labels::{End, Kind, QUIET_S, State, Transport};
-use crate::upstream::worker::{Session, Worker};
+use crate::metrics::socket_labels::{EndReason, QUIET_S, SocketKind, SocketState, Transport};
+use crate::upstream::worker::{SessionSeat, Worker};
 use crate::websocket::round_trip::{Quality, RoundTrips};
 
 /// Bits of `holders`, in this order: the session's owner; the tunnel; whether the socket is listed; whether it was
@@ -46,14 +46,14 @@ pub struct Socket {
     /// Generation of the worker when the socket began.
     generation: u32,
     /// Traffic from the client.
-    pub up: Way,
+    pub up: Traffic,
     /// Traffic to the client.
-    pub down: Way,
+    pub down: Traffic,
     transport: AtomicU8,
     pub(crate) flags: AtomicU8,
     pub(crate) holders: AtomicU8,
     end: AtomicU8,
-    kind: Kind,
+    kind: SocketKind,
     tls: bool,
 }
 
@@ -61,7 +61,7 @@ pub struct Socket {
 pub(crate) struct Cold {
     texts: Texts,
     /// Place in the worker's session count, for as long as the session has an owner.
-    session: Option<Session>,
+    session: Option<SessionSeat>,
     /// Waker of the tunnel's task.
     waker: Option<Waker>,
     /// Made when it is first needed; most plain WebSockets never need it.
@@ -81,7 +81,7 @@ impl Cold {
 }
 
 impl Socket {
-    pub(crate) fn new(new: &mut New<'_>, facts: &Facts, common: Arc<Common>, now_s: u32) -> Self {
+    pub(crate) fn new(new: &mut New<'_>, facts: &SocketFacts, common: Arc<Common>, now_s: u32) -> Self {
         let texts = Texts::new(facts.address, new.sid, &facts.labels);
         Self {
             worker: new.worker.clone(),
@@ -90,8 +90,8 @@ impl Socket {
             id: Id::NONE,
             since_s: now_s,
             generation: new.worker.generation(),
-            up: Way::default(),
-            down: Way::default(),
+            up: Traffic::default(),
+            down: Traffic::default(),
             transport: AtomicU8::new(new.transport as u8),
             flags: AtomicU8::new(0),
             holders: AtomicU8::new(OWNER | LIVE),
@@ -131,12 +131,12 @@ impl Socket {
     }
 
     /// Rules of the socket's labels.
-    pub(crate) fn labels(&self) -> &Labels {
+    pub(crate) fn labels(&self) -> &LabelRules {
         &self.common.key.labels
     }
 
     /// Protocol of the socket.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> SocketKind {
         self.kind
     }
 
@@ -186,19 +186,19 @@ impl Socket {
     }
 
     /// State of the socket at this second ([`clock::now_s`]).
-    pub fn state(&self, now_s: u32) -> State {
+    pub fn state(&self, now_s: u32) -> SocketState {
         let flags = self.flags.load(Relaxed);
         let last = self.up.last_s().max(self.down.last_s()).unwrap_or(self.since_s);
         if flags & (ORDERED | PARTING) != 0 {
-            State::Closing
+            SocketState::Closing
         } else if self.worker.admin.ending().is_some() {
-            State::Draining
+            SocketState::Draining
         } else if flags & SUSPECT != 0 {
-            State::Suspect
+            SocketState::Suspect
         } else if now_s.saturating_sub(last) >= QUIET_S {
-            State::Quiet
+            SocketState::Quiet
         } else {
-            State::Open
+            SocketState::Open
         }
     }
 
@@ -234,19 +234,19 @@ impl Socket {
     }
 
     /// Sets the reason why the socket ends, unless one is set already.
-    pub fn ends(&self, why: End) {
+    pub fn ends(&self, why: EndReason) {
         let _ = self.end.compare_exchange(0, why as u8, Relaxed, Relaxed);
     }
 
     /// Reason why the socket ends, if one is set.
-    pub fn end(&self) -> Option<End> {
+    pub fn end(&self) -> Option<EndReason> {
         let end = self.end.load(Relaxed);
-        End::ALL.into_iter().find(|one| *one as u8 == end)
+        EndReason::ALL.into_iter().find(|one| *one as u8 == end)
     }
 
     /// Closes the socket at an operator's command: its tunnel sends this Close frame and ends. `false` if there is no
     /// tunnel or a close was ordered before.
-    pub fn order(&self, order: &Order) -> bool {
+    pub fn order(&self, order: &CloseOrder) -> bool {
         let waker = {
             let mut cold = lock(&self.cold);
             let told = cold.care.as_ref().is_some_and(|care| care.order.is_some());
@@ -256,7 +256,7 @@ impl Socket {
             cold.care.get_or_insert_default().order = Some(order.clone());
             cold.waker.clone()
         };
-        self.ends(End::Operator);
+        self.ends(EndReason::Operator);
         self.flags.fetch_or(ORDERED, AcqRel);
         if let Some(waker) = waker {
             waker.wake();
@@ -271,7 +271,7 @@ impl Socket {
     }
 
     /// Close frame that the tunnel is to send.
-    pub fn ordered(&self) -> Option<Order> {
+    pub fn ordered(&self) -> Option<CloseOrder> {
         lock(&self.cold).care.as_ref().and_then(|care| care.order.clone())
     }
 
@@ -301,7 +301,7 @@ impl Socket {
             return;
         }
         let age_s = clock::now_s().saturating_sub(self.since_s);
-        let default = if self.transport() == Transport::Polling { End::Expired } else { End::ClientGone };
+        let default = if self.transport() == Transport::Polling { EndReason::Expired } else { EndReason::ClientGone };
         if before & COUNTED != 0 {
             let ways = [self.up.carried(), self.down.carried()];
             self.worker.series.sockets.closed(self.transport(), ways, self.end().unwrap_or(default), age_s);
@@ -346,8 +346,8 @@ impl Tunnelled {
     }
 
     /// Prepares a Ping to the socket's client.
-    pub fn asking(&self) -> Asking {
-        Asking::new(&self.0)
+    pub fn asking(&self) -> OwedPing {
+        OwedPing::new(&self.0)
     }
 
     /// Records that the session has moved to the tunnel, and from now on ends with it.

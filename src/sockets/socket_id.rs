@@ -66,7 +66,7 @@ impl Texts {
 
     /// Returns a copy with the key of the session's pin.
     pub(crate) fn with_key(&self, key: [u8; 16]) -> Self {
-        let Parts { sid, labels, .. } = parts(&self.0);
+        let SocketTexts { sid, labels, .. } = parts(&self.0);
         let address = self.0.first_chunk::<16>().copied().unwrap_or_default();
         let length = (u16::try_from(sid.len()).unwrap_or(0) | KEYED).to_be_bytes();
         Self([&address[..], &length, sid, &key, labels].concat().into_boxed_slice())
@@ -116,7 +116,7 @@ pub(crate) fn labels(texts: &[u8]) -> impl Iterator<Item = Option<&str>> {
 
 /// Parts of an entry's texts after the address.
 #[derive(Default)]
-pub(crate) struct Parts<'a> {
+pub(crate) struct SocketTexts<'a> {
     pub(crate) sid: &'a [u8],
     key: Option<[u8; 16]>,
     /// Labels, encoded by [`pack_label`].
@@ -124,16 +124,16 @@ pub(crate) struct Parts<'a> {
 }
 
 /// Splits an entry's texts into their parts, which are empty if there is no entry.
-pub(crate) fn parts(texts: &[u8]) -> Parts<'_> {
+pub(crate) fn parts(texts: &[u8]) -> SocketTexts<'_> {
     let read = || {
         let (length, rest) = texts.get(16..)?.split_first_chunk::<2>()?;
         let length = u16::from_be_bytes(*length);
         let (sid, rest) = rest.split_at_checked(usize::from(length & !KEYED))?;
         if length & KEYED == 0 {
-            return Some(Parts { sid, key: None, labels: rest });
+            return Some(SocketTexts { sid, key: None, labels: rest });
         }
         let (key, labels) = rest.split_first_chunk::<16>()?;
-        Some(Parts { sid, key: Some(*key), labels })
+        Some(SocketTexts { sid, key: Some(*key), labels })
     };
     read().unwrap_or_default()
 }

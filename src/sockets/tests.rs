@@ -16,7 +16,7 @@ fn worker() -> Arc<Worker> {
 }
 
 fn new<'a>(worker: &'a Arc<Worker>, transport: Transport) -> New<'a> {
-    New { worker, session: Some(worker.session()), transport, kind: Kind::EngineIo, sid: b"sid", facts: None }
+    New { worker, session: Some(worker.session()), transport, kind: SocketKind::EngineIo, sid: b"sid", facts: None }
 }
 
 fn listed(sockets: &Sockets) -> HashSet<Id> {

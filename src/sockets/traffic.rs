@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
 /// the session's pin. Relaxed loads and stores are then enough; if an upgrade begins while a poll is still open, a
 /// count may be lost, and nothing else.
 #[derive(Debug, Default)]
-pub struct Way {
+pub struct Traffic {
     bytes: AtomicU64,
     messages: AtomicU64,
     /// Second of the last traffic ([`crate::clock::now_s`]) plus one; 0 if there was none yet.
@@ -17,7 +17,7 @@ pub struct Way {
     code: AtomicU16,
 }
 
-impl Way {
+impl Traffic {
     /// Counts bytes and messages that passed at this second ([`crate::clock::now_s`]).
     #[inline]
     pub fn moved(&self, bytes: u64, messages: u32, now_s: u32) {

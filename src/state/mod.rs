@@ -16,13 +16,13 @@ use tokio::sync::watch;
 
 use crate::affinity::Sessions;
 use crate::affinity::discoveries::Discoveries;
-use crate::client_limits::Caps;
+use crate::client_limits::ClientLimits;
 use crate::config::{self, AdminAddress, Config};
 use crate::descriptors;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::route::Guarded;
-use crate::route::guard::Watch;
+use crate::route::guard::RouteGuard;
 use crate::upstream::Upstream;
 use crate::upstream::addresses::Unresolved;
 use crate::upstream::worker::Worker;
@@ -47,7 +47,7 @@ pub struct Shared {
     /// Budgets of discovery, and the sids known to have no owner.
     pub discoveries: Discoveries,
     /// Limits of client connections, per address and in total.
-    pub caps: Arc<Caps>,
+    pub caps: Arc<ClientLimits>,
     /// Number of client connections open now.
     pub clients: AtomicUsize,
     /// Secret that signs cookies and keys the ring.
@@ -64,11 +64,11 @@ pub struct Snapshot {
     /// until its last session has ended.
     pub upstreams: Vec<Arc<Upstream>>,
     /// Everything else in the config that a reload can change: routes, access log, listeners.
-    pub rules: Arc<Rules>,
+    pub rules: Arc<GlobalRules>,
 }
 
 /// The parts of a config other than its upstreams that a reload can change.
-pub struct Rules {
+pub struct GlobalRules {
     /// Routes, tried in this order.
     pub routes: Vec<Guarded>,
     /// Whether one log line is written per request.
@@ -77,7 +77,7 @@ pub struct Rules {
     pub listeners: Vec<SocketAddr>,
 }
 
-impl Rules {
+impl GlobalRules {
     /// Builds the rules of a config. Counters of guards are carried over from `before`, by the route's host and path.
     pub(crate) fn of(config: &Config, before: Option<&Self>) -> Arc<Self> {
         let admin = match config.admin.address {
@@ -90,7 +90,7 @@ impl Rules {
             let same = |old: &&&Guarded| old.route.host == route.host && old.route.path == route.path;
             let old = known.iter().find(same).and_then(|old| old.watch.as_ref());
             let name = format!("{}{}", route.host.as_deref().unwrap_or_default(), route.path).into();
-            Guarded { route: route.clone(), name, watch: Watch::follow(&route.guards, old) }
+            Guarded { route: route.clone(), name, watch: RouteGuard::follow(&route.guards, old) }
         };
         let routes = config.routes.iter().map(guarded).collect();
         Arc::new(Self { routes, access_log: config.log.access, listeners })
@@ -101,12 +101,12 @@ impl Shared {
     /// Builds the state that a config starts with.
     pub fn new(config: &Config, secret: Vec<u8>, keys: Keys) -> Arc<Self> {
         let metrics = Arc::new(Metrics::new());
-        let snapshot = Snapshot::build(config.upstreams.iter(), Rules::of(config, None), &secret, &metrics, None);
+        let snapshot = Snapshot::build(config.upstreams.iter(), GlobalRules::of(config, None), &secret, &metrics, None);
         Arc::new(Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             changed: watch::Sender::new(()),
             unresolved: Unresolved::default(),
-            caps: Caps::new(&config.limits, descriptors::limit(), keys.clone(), metrics.clone()),
+            caps: ClientLimits::new(&config.limits, descriptors::limit(), keys.clone(), metrics.clone()),
             sessions: Sessions::new(&config.limits, keys, metrics.clone()),
             metrics,
             limits: ArcSwap::from_pointee(config.limits.clone()),
@@ -123,7 +123,7 @@ impl Shared {
 impl Snapshot {
     pub(crate) fn build<'a>(
         upstreams: impl Iterator<Item = &'a config::Upstream> + Clone,
-        rules: Arc<Rules>,
+        rules: Arc<GlobalRules>,
         secret: &[u8],
         metrics: &Metrics,
         old: Option<&Self>,
@@ -161,7 +161,7 @@ pub struct Replay {
 }
 
 /// Memory reserved for one request body; it is released on drop.
-pub struct Room {
+pub struct ReplayRoom {
     shared: Arc<Shared>,
     bytes: usize,
 }
@@ -178,7 +178,7 @@ impl Replay {
     }
 }
 
-impl Room {
+impl ReplayRoom {
     /// Creates an empty reservation.
     pub fn none(shared: &Arc<Shared>) -> Self {
         Self { shared: shared.clone(), bytes: 0 }
@@ -196,7 +196,7 @@ impl Room {
     }
 }
 
-impl Drop for Room {
+impl Drop for ReplayRoom {
     fn drop(&mut self) {
         self.shared.replay.held.fetch_sub(self.bytes, Relaxed);
     }

@@ -10,19 +10,19 @@ use tracing_subscriber::filter::ParseError;
 
 use crate::config;
 
-type Set = Box<dyn Fn(EnvFilter) + Send>;
+type LevelSetter = Box<dyn Fn(EnvFilter) + Send>;
 
 /// The levels set by each source, and how the subscriber's filter is replaced.
 #[derive(Default)]
-struct Said {
+struct LevelSettings {
     file: String,
     environment: Option<String>,
     operator: Option<String>,
     /// Replaces the filter of the process's one subscriber, whose type names all its layers; `None` before it starts.
-    set: Option<Set>,
+    set: Option<LevelSetter>,
 }
 
-static SAID: Mutex<Option<Said>> = Mutex::new(None);
+static SAID: Mutex<Option<LevelSettings>> = Mutex::new(None);
 
 /// The log level, and which source set it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub struct Level {
     pub file: String,
 }
 
-impl Said {
+impl LevelSettings {
     fn now(&self) -> Level {
         let (level, from) = match (&self.operator, &self.environment) {
             (Some(level), _) => (level, "run time"),
@@ -53,7 +53,7 @@ impl Said {
 }
 
 /// Locks the levels. A poisoned lock is safe to use: every change of a level is complete in itself.
-fn said() -> MutexGuard<'static, Option<Said>> {
+fn said() -> MutexGuard<'static, Option<LevelSettings>> {
     SAID.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -69,7 +69,7 @@ pub(crate) fn begin(level: &str) -> EnvFilter {
     let environment = std::env::var(EnvFilter::DEFAULT_ENV).ok();
     let environment = environment.filter(|text| !text.is_empty() && filter(text).is_ok());
     let mut said = said();
-    let said = said.insert(Said { file: level.to_owned(), environment, ..Said::default() });
+    let said = said.insert(LevelSettings { file: level.to_owned(), environment, ..LevelSettings::default() });
     filter(&said.now().level).unwrap_or_else(|_| EnvFilter::new("info"))
 }
 
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_run_time_level_lasts_until_the_level_in_the_file_changes() {
-        let mut said = Said { file: "info".to_owned(), ..Said::default() };
+        let mut said = LevelSettings { file: "info".to_owned(), ..LevelSettings::default() };
         assert_eq!((said.now().level.as_str(), said.now().from), ("info", "file"));
         said.environment = Some("warn".to_owned());
         assert_eq!((said.now().level.as_str(), said.now().from), ("warn", "environment"));

@@ -26,8 +26,8 @@ const BATCH: usize = 64 * 1024;
 /// Time the last lines get to be written when the process ends.
 const LAST: Duration = Duration::from_secs(1);
 
-static COUNTS: Counts = Counts { bytes: AtomicUsize::new(0), dropped: AtomicU64::new(0) };
-static QUEUE: OnceLock<Queue> = OnceLock::new();
+static COUNTS: QueueCounts = QueueCounts { bytes: AtomicUsize::new(0), dropped: AtomicU64::new(0) };
+static QUEUE: OnceLock<LineQueue> = OnceLock::new();
 
 /// Returns the number of lines dropped since the start.
 pub(crate) fn dropped() -> u64 {
@@ -38,12 +38,12 @@ pub(crate) fn dropped() -> u64 {
 pub(crate) fn flush() {
     let Some(queue) = QUEUE.get() else { return };
     let (sender, written) = sync_channel(1);
-    if queue.sender.try_send(Item::Flush(sender)).is_ok() {
+    if queue.sender.try_send(LogItem::Flush(sender)).is_ok() {
         let _ = written.recv_timeout(LAST);
     }
 }
 
-enum Item {
+enum LogItem {
     Line(Vec<u8>),
     /// Answered once every line queued before it is written.
     Flush(SyncSender<()>),
@@ -51,7 +51,7 @@ enum Item {
 
 /// Counters of one queue.
 #[derive(Default)]
-struct Counts {
+struct QueueCounts {
     /// Total size of the lines in the queue, in bytes.
     bytes: AtomicUsize,
     /// Number of lines dropped since the start.
@@ -60,36 +60,36 @@ struct Counts {
 
 /// The sending side of the queue of lines.
 #[derive(Clone)]
-pub(crate) struct Queue {
-    sender: SyncSender<Item>,
-    counts: &'static Counts,
+pub(crate) struct LineQueue {
+    sender: SyncSender<LogItem>,
+    counts: &'static QueueCounts,
 }
 
 /// Starts the thread that writes to standard error.
 ///
 /// # Errors
 /// The operating system refused a thread.
-pub(crate) fn start() -> io::Result<Queue> {
+pub(crate) fn start() -> io::Result<LineQueue> {
     let (queue, items) = queue(&COUNTS);
     std::thread::Builder::new().name("log".to_owned()).spawn(move || write(&items, &COUNTS, io::stderr()))?;
     Ok(QUEUE.get_or_init(|| queue).clone())
 }
 
-fn queue(counts: &'static Counts) -> (Queue, Receiver<Item>) {
+fn queue(counts: &'static QueueCounts) -> (LineQueue, Receiver<LogItem>) {
     let (sender, items) = sync_channel(LINES);
-    (Queue { sender, counts }, items)
+    (LineQueue { sender, counts }, items)
 }
 
-impl Queue {
+impl LineQueue {
     fn push(&self, line: &[u8]) {
-        let Counts { bytes, dropped } = self.counts;
+        let QueueCounts { bytes, dropped } = self.counts;
         if bytes.fetch_add(line.len(), Relaxed).saturating_add(line.len()) > BYTES {
             bytes.fetch_sub(line.len(), Relaxed);
             dropped.fetch_add(1, Relaxed);
             return;
         }
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
-            self.sender.try_send(Item::Line(line.to_vec()))
+            self.sender.try_send(LogItem::Line(line.to_vec()))
         {
             bytes.fetch_sub(line.len(), Relaxed);
             dropped.fetch_add(1, Relaxed);
@@ -97,7 +97,7 @@ impl Queue {
     }
 }
 
-impl<'a> MakeWriter<'a> for Queue {
+impl<'a> MakeWriter<'a> for LineQueue {
     type Writer = &'a Self;
 
     fn make_writer(&'a self) -> Self::Writer {
@@ -106,7 +106,7 @@ impl<'a> MakeWriter<'a> for Queue {
 }
 
 /// The subscriber writes each event with one call.
-impl Write for &Queue {
+impl Write for &LineQueue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.push(line);
         Ok(line.len())
@@ -118,18 +118,18 @@ impl Write for &Queue {
 }
 
 /// Writes lines until every sender is gone; for the process's own queue that never happens.
-fn write(items: &Receiver<Item>, counts: &Counts, mut out: impl Write) {
+fn write(items: &Receiver<LogItem>, counts: &QueueCounts, mut out: impl Write) {
     let (mut batch, mut said, every) = (Vec::new(), 0, Rarely::new());
     while let Ok(first) = items.recv() {
         let (mut lines, mut next, mut flushed) = (0, Some(first), None);
         while let Some(item) = next {
             match item {
-                Item::Line(line) => {
+                LogItem::Line(line) => {
                     counts.bytes.fetch_sub(line.len(), Relaxed);
                     batch.extend_from_slice(&line);
                     lines += 1;
                 }
-                Item::Flush(sender) => flushed = Some(sender),
+                LogItem::Flush(sender) => flushed = Some(sender),
             }
             next = if batch.len() < BATCH && flushed.is_none() { items.try_recv().ok() } else { None };
         }
@@ -156,7 +156,7 @@ mod tests {
 
     use super::*;
 
-    fn counts() -> &'static Counts {
+    fn counts() -> &'static QueueCounts {
         Box::leak(Box::default())
     }
 

@@ -4,18 +4,18 @@ use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::rc::{Rc, Weak};
 
-use super::registered::Live;
-use super::{Order, Thread};
+use super::registered::LiveHandle;
+use super::{Thread, ThreadOrder};
 use crate::clock;
 
 /// Idle connections found at the last search; the one that has been silent the longest comes last.
 #[derive(Default)]
-pub(crate) struct Spare(RefCell<Found>);
+pub(crate) struct Spare(RefCell<IdleFound>);
 
 #[derive(Default)]
-struct Found {
+struct IdleFound {
     /// Weak references, since each connection may have ended meanwhile.
-    connections: Vec<Weak<Live>>,
+    connections: Vec<Weak<LiveHandle>>,
     /// Time of the last search, in seconds.
     at_s: u32,
 }
@@ -35,7 +35,7 @@ impl Thread {
         }
         while let Some(next) = found.connections.pop() {
             if let Some(live) = next.upgrade().filter(|live| live.is_spare()) {
-                live.tell(Order::Cut);
+                live.tell(ThreadOrder::Cut);
                 return true;
             }
         }

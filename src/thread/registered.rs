@@ -13,7 +13,7 @@ use super::Thread;
 
 /// Order that a live connection or tunnel is under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
+pub enum ThreadOrder {
     /// No order: the connection goes on.
     GoOn,
     /// The connection was silent for longer than its limit.
@@ -38,8 +38,8 @@ pub(crate) enum Share {
 }
 
 /// The handle by which the thread reaches a live connection or tunnel.
-pub struct Live {
-    pub(crate) order: Cell<Order>,
+pub struct LiveHandle {
+    pub(crate) order: Cell<ThreadOrder>,
     pub(crate) waker: RefCell<Option<Waker>>,
     /// Time of the last activity in seconds, as of the tick that saw `moved`.
     pub(crate) since: Cell<u32>,
@@ -58,15 +58,15 @@ pub struct Live {
     pub(crate) still: Cell<bool>,
     /// Whether no request is under way, nor the head of one, so that the connection may be ended to make room.
     pub(crate) spare: Cell<bool>,
-    pub(crate) listener_removed: Removed,
+    pub(crate) listener_removed: ListenerRemoved,
 }
 
 /// Flag of all connections of one listener on one thread; set once a reload has removed the listener.
-pub type Removed = Rc<Cell<bool>>;
+pub type ListenerRemoved = Rc<Cell<bool>>;
 
-impl Live {
+impl LiveHandle {
     /// Returns the order it is under now.
-    pub fn order(&self) -> Order {
+    pub fn order(&self) -> ThreadOrder {
         self.order.get()
     }
 
@@ -74,8 +74,8 @@ impl Live {
     /// by the next tick, so no message costs a clock reading; the idle time may end up to a second late, never early.
     pub fn touch(&self) {
         self.moved.set(true);
-        if self.order.get() == Order::Idle {
-            self.order.set(Order::GoOn);
+        if self.order.get() == ThreadOrder::Idle {
+            self.order.set(ThreadOrder::GoOn);
         }
     }
 
@@ -86,25 +86,25 @@ impl Live {
         self.spare.set(false);
         if self.fresh.replace(false) {
             if stopping {
-                self.tell(Order::Stop);
+                self.tell(ThreadOrder::Stop);
             } else if self.listener_removed.get() {
-                self.tell(Order::Leave);
+                self.tell(ThreadOrder::Leave);
             }
         }
     }
 
     /// Makes the request under way the last one of the connection; returns whether no such order was given before.
     pub fn last(&self) -> bool {
-        let goes_on = matches!(self.order.get(), Order::GoOn | Order::Idle);
+        let goes_on = matches!(self.order.get(), ThreadOrder::GoOn | ThreadOrder::Idle);
         if goes_on {
-            self.tell(Order::Leave);
+            self.tell(ThreadOrder::Leave);
         }
         goes_on
     }
 
     /// Ends the connection or tunnel at once.
     pub fn cut(&self) {
-        self.tell(Order::Cut);
+        self.tell(ThreadOrder::Cut);
     }
 
     /// Whether no request has begun on the connection yet.
@@ -142,7 +142,7 @@ impl Live {
 
     /// Whether the connection waits for a request and has done nothing for a second or two.
     pub(crate) fn is_spare(&self) -> bool {
-        self.spare.get() && self.still.get() && !self.moved.get() && self.order.get() != Order::Cut
+        self.spare.get() && self.still.get() && !self.moved.get() && self.order.get() != ThreadOrder::Cut
     }
 
     /// Turns the entry into a tunnel to the worker with this serial. A tunnel has its own limit of silence, has longer
@@ -150,8 +150,8 @@ impl Live {
     pub fn become_tunnel(&self, limit: u32, worker: u64) {
         self.tunnel.set(true);
         self.worker.set(worker);
-        if self.order.get() == Order::Leave {
-            self.order.set(Order::GoOn);
+        if self.order.get() == ThreadOrder::Leave {
+            self.order.set(ThreadOrder::GoOn);
         }
         self.limit.set(limit);
         self.spare.set(false);
@@ -189,15 +189,15 @@ impl Live {
         poll_fn(|cx| {
             self.watch(cx.waker());
             match self.order.get() {
-                Order::GoOn | Order::Leave | Order::Stop => Poll::Pending,
-                Order::Idle | Order::Cut => Poll::Ready(()),
+                ThreadOrder::GoOn | ThreadOrder::Leave | ThreadOrder::Stop => Poll::Pending,
+                ThreadOrder::Idle | ThreadOrder::Cut => Poll::Ready(()),
             }
         })
         .await;
     }
 
-    pub(crate) fn tell(&self, order: Order) {
-        if self.order.get() == Order::Cut {
+    pub(crate) fn tell(&self, order: ThreadOrder) {
+        if self.order.get() == ThreadOrder::Cut {
             return;
         }
         self.order.set(order);
@@ -213,15 +213,15 @@ impl Live {
 
 /// Handle of a [`Live`] entry; dropping it removes the entry from the thread's list.
 pub struct Registered {
-    pub(crate) live: Rc<Live>,
+    pub(crate) live: Rc<LiveHandle>,
     pub(crate) thread: Rc<Thread>,
     pub(crate) index: u32,
 }
 
 impl std::ops::Deref for Registered {
-    type Target = Live;
+    type Target = LiveHandle;
 
-    fn deref(&self) -> &Live {
+    fn deref(&self) -> &LiveHandle {
         &self.live
     }
 }
@@ -253,17 +253,17 @@ impl Drop for Registered {
 }
 
 /// One entry of a thread's list.
-pub(crate) struct Entry {
-    pub(crate) live: Rc<Live>,
+pub(crate) struct ThreadEntry {
+    pub(crate) live: Rc<LiveHandle>,
     /// Key of the address that the connection is counted for; 0 for none. It is kept here because the list has room for
     /// it, whereas a tunnel's task must stay small.
     pub(crate) address: u64,
 }
 
-impl std::ops::Deref for Entry {
-    type Target = Live;
+impl std::ops::Deref for ThreadEntry {
+    type Target = LiveHandle;
 
-    fn deref(&self) -> &Live {
+    fn deref(&self) -> &LiveHandle {
         &self.live
     }
 }
@@ -275,6 +275,6 @@ mod tests {
     /// Every idle tunnel has an entry, so its size matters.
     #[test]
     fn an_entry_is_small() {
-        assert!(size_of::<Live>() <= 56, "{} bytes", size_of::<Live>());
+        assert!(size_of::<LiveHandle>() <= 56, "{} bytes", size_of::<LiveHandle>());
     }
 }

@@ -25,7 +25,7 @@ const READ: usize = 64 * 1024;
 const STREAK: u8 = 16;
 
 /// The state of one direction of a tunnel.
-pub(crate) struct Way {
+pub(crate) struct Direction {
     pub(crate) observer: Observer,
     /// Bytes read from the source and not yet taken by the receiver.
     pub(crate) rest: Bytes,
@@ -53,7 +53,7 @@ pub(crate) enum Sink {
 
 /// The result of one step of a direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum DirectionStep {
     /// Nothing can be done until a socket is ready; the waker is registered there.
     Blocked,
     /// This many bytes were forwarded; they are at the beginning of the buffer.
@@ -72,7 +72,7 @@ pub(crate) enum Step {
     Inserted,
 }
 
-impl Way {
+impl Direction {
     pub(crate) fn new(from: Sender, first: Bytes) -> Self {
         let mut observer = Observer::new(from);
         let messages = observer.feed(&first).messages;
@@ -156,7 +156,7 @@ pub(crate) struct Ours<'a, F> {
 
 impl<F> Ours<'_, F> {
     /// Inserts the waiting frame at the current position, if that is a suitable boundary; everything before is written.
-    fn insert_here(&mut self, way: &mut Way) -> bool {
+    fn insert_here(&mut self, way: &mut Direction) -> bool {
         match self.insert.take_if(|insert| insert.is_over() || way.observer.close_seen()) {
             Some(_) => false,
             None => self.place_in(way, &[]),
@@ -165,7 +165,7 @@ impl<F> Ours<'_, F> {
 
     /// Inserts the waiting frame into these bytes, which were read and are about to be written, if there is a place for
     /// it. The result is then the rest to be written.
-    fn place_in(&mut self, way: &mut Way, bytes: &[u8]) -> bool {
+    fn place_in(&mut self, way: &mut Direction, bytes: &[u8]) -> bool {
         let Some(insert) = self.insert.as_mut().filter(|insert| insert.waits()) else { return false };
         let Some(at) = way.observer.next_place(bytes, insert.is_message()) else { return false };
         let frame = insert.take();
@@ -189,41 +189,41 @@ impl<F> Ours<'_, F> {
 pub(crate) fn step(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
-    way: &mut Way,
+    way: &mut Direction,
     cx: &mut Context<'_>,
     buffer: &mut [u8],
     mut ours: Ours<'_, impl FnMut(Signal)>,
-) -> Step {
+) -> DirectionStep {
     if way.sink != Sink::Gone {
         match way.poll_sink(to, cx) {
             Poll::Ready(Ok(())) => ours.wrote_all(),
             Poll::Ready(Err(error)) => {
                 way.sink_is_gone();
-                return Step::SinkBroke(error.kind());
+                return DirectionStep::SinkBroke(error.kind());
             }
-            Poll::Pending => return Step::Blocked,
+            Poll::Pending => return DirectionStep::Blocked,
         }
     }
     if way.source_ended {
-        return Step::Blocked;
+        return DirectionStep::Blocked;
     }
     let passing = way.sink == Sink::Open;
     let to_boundary = ours.to_boundary && passing;
     if to_boundary && way.observer.at_frame_boundary() {
-        return Step::Boundary;
+        return DirectionStep::Boundary;
     }
     let inserts = ours.insert.is_some() && passing && !to_boundary;
     if inserts && ours.insert_here(way) {
-        return Step::Inserted;
+        return DirectionStep::Inserted;
     }
     let most = way.appetite(buffer.len());
     let mut read = ReadBuf::new(buffer.get_mut(..most).unwrap_or_default());
     match Pin::new(from).poll_read(cx, &mut read) {
-        Poll::Pending => return Step::Blocked,
+        Poll::Pending => return DirectionStep::Blocked,
         Poll::Ready(Ok(())) if !read.filled().is_empty() => {}
         Poll::Ready(ended) => {
             way.source_ended = true;
-            return ended.map_or_else(|error| Step::Broke(error.kind()), |()| Step::Ended);
+            return ended.map_or_else(|error| DirectionStep::Broke(error.kind()), |()| DirectionStep::Ended);
         }
     }
     let mut bytes = read.filled();
@@ -233,16 +233,16 @@ pub(crate) fn step(
     let placed = inserts && ours.place_in(way, bytes);
     way.messages = way.messages.wrapping_add(way.observer.feed_heeding(bytes, ours.heed).messages);
     if placed {
-        return Step::Moved(bytes.len());
+        return DirectionStep::Moved(bytes.len());
     }
     if !passing {
-        return Step::Discarded;
+        return DirectionStep::Discarded;
     }
     let written = match Pin::new(to).poll_write(cx, bytes) {
         Poll::Ready(Ok(written)) => written,
         Poll::Ready(Err(error)) => {
             way.sink_is_gone();
-            return Step::SinkBroke(error.kind());
+            return DirectionStep::SinkBroke(error.kind());
         }
         Poll::Pending => 0,
     };
@@ -251,7 +251,7 @@ pub(crate) fn step(
         way.rest = Bytes::copy_from_slice(rest);
     }
     way.took(bytes.len(), most);
-    Step::Moved(bytes.len())
+    DirectionStep::Moved(bytes.len())
 }
 
 #[cfg(test)]

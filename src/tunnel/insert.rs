@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use crate::broadcast::Posted;
-use crate::sockets::Asking;
+use crate::sockets::OwedPing;
 use crate::websocket::frames::{Mark, Signal, ping_frame};
 
 /// Payload of stickyd's Pings; it identifies their origin in a packet capture.
@@ -17,28 +17,28 @@ const PING: [u8; 8] = *b"stickyd?";
 pub(crate) struct Insert {
     /// The frame to insert; empty once it was handed over for writing.
     frame: Bytes,
-    what: What,
+    what: Insertion,
 }
 
-enum What {
-    Ping(Asking),
+enum Insertion {
+    Ping(OwedPing),
     Message(Posted),
 }
 
 impl Insert {
     /// Creates a Ping for the client.
-    pub(crate) fn ping(asking: Asking) -> Box<Self> {
-        Box::new(Self { frame: Bytes::copy_from_slice(ping_frame(&PING).as_ref()), what: What::Ping(asking) })
+    pub(crate) fn ping(asking: OwedPing) -> Box<Self> {
+        Box::new(Self { frame: Bytes::copy_from_slice(ping_frame(&PING).as_ref()), what: Insertion::Ping(asking) })
     }
 
     /// Creates a broadcast message for the client.
     pub(crate) fn message(posted: Posted) -> Box<Self> {
-        Box::new(Self { frame: posted.frame(), what: What::Message(posted) })
+        Box::new(Self { frame: posted.frame(), what: Insertion::Message(posted) })
     }
 
     /// Whether it goes between messages; a Ping may go between any two frames.
     pub(crate) fn is_message(&self) -> bool {
-        matches!(self.what, What::Message(_))
+        matches!(self.what, Insertion::Message(_))
     }
 
     /// Whether it still waits for its place.
@@ -51,8 +51,8 @@ impl Insert {
     pub(crate) fn gives_way(&self) -> bool {
         self.waits()
             && match &self.what {
-                What::Ping(_) => true,
-                What::Message(posted) => posted.is_over(),
+                Insertion::Ping(_) => true,
+                Insertion::Message(posted) => posted.is_over(),
             }
     }
 
@@ -68,8 +68,8 @@ impl Insert {
     /// Reports that the client's kernel, or its HTTP/2 stream, has taken the whole frame.
     pub(crate) fn arrived(self) {
         match self.what {
-            What::Ping(asking) => asking.left(Signal::Ping(Mark::of(&PING))),
-            What::Message(posted) => posted.reached(),
+            Insertion::Ping(asking) => asking.left(Signal::Ping(Mark::of(&PING))),
+            Insertion::Message(posted) => posted.reached(),
         }
     }
 }

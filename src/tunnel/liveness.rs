@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::config::Tunnels;
-use crate::sockets::{Kind, SHARDS, Socket};
+use crate::sockets::{SHARDS, Socket, SocketKind};
 use crate::state::Shared;
 use crate::websocket::round_trip::Quality;
 
@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What is known about a tunnel's client. Times are in seconds, on the clock of [`clock::now_s`], each up to one second
 /// late.
 #[derive(Debug, Clone, Copy)]
-struct Known {
+struct ClientActivity {
     /// When the client last sent anything.
     heard_s: u32,
     /// When our last Ping to the client was sent, if one was.
@@ -48,7 +48,7 @@ enum Act {
 }
 
 /// Decides whether the client is suspect, and which action to take.
-fn judge(known: Known, rules: &Tunnels, now_s: u32) -> (bool, Act) {
+fn judge(known: ClientActivity, rules: &Tunnels, now_s: u32) -> (bool, Act) {
     // The client's last message may have come a second later than noted.
     let asked_s = known.asked_s.filter(|asked| known.heard_s.saturating_add(1) < *asked);
     let silent_s = now_s.saturating_sub(known.heard_s);
@@ -78,7 +78,7 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
 
 /// Results of one walk for one upstream, and the rules that apply there.
 #[derive(Default)]
-struct Found {
+struct LivenessTotals {
     rules: Tunnels,
     session: Duration,
     suspects: i64,
@@ -86,10 +86,10 @@ struct Found {
 }
 
 async fn look(shared: &Shared) {
-    let mut found: HashMap<String, Found> = HashMap::new();
+    let mut found: HashMap<String, LivenessTotals> = HashMap::new();
     for upstream in &shared.snapshot.load().upstreams {
         let (rules, session) = (upstream.config.tunnels, upstream.session_ttl());
-        found.insert(upstream.config.name.clone(), Found { rules, session, ..Found::default() });
+        found.insert(upstream.config.name.clone(), LivenessTotals { rules, session, ..LivenessTotals::default() });
     }
     for shard in 0..SHARDS {
         for socket in shared.sessions.sockets.shard(shard) {
@@ -102,18 +102,18 @@ async fn look(shared: &Shared) {
     shared.metrics.care.show(found.iter().map(|(name, found)| (name.as_str(), found.suspects, found.qualities)));
 }
 
-impl Found {
+impl LivenessTotals {
     fn see(&mut self, socket: &Arc<Socket>) {
         if !socket.has_tunnel() {
             return;
         }
         let now_s = clock::now_s();
         let trips = socket.round_trips();
-        let known = Known {
+        let known = ClientActivity {
             heard_s: socket.up.last_s().unwrap_or_else(|| socket.since_s()),
             asked_s: socket.asked_s(),
             owes: trips.client.waits_since(clock::now_tenths()),
-            session: (socket.kind() == Kind::EngineIo).then_some(self.session),
+            session: (socket.kind() == SocketKind::EngineIo).then_some(self.session),
         };
         let (suspect, act) = judge(known, &self.rules, now_s);
         socket.set_suspect(suspect);
@@ -149,8 +149,8 @@ mod tests {
         broadcast: false,
     };
 
-    fn silent_since(heard_s: u32, asked_s: Option<u32>) -> Known {
-        Known { heard_s, asked_s, owes: None, session: None }
+    fn silent_since(heard_s: u32, asked_s: Option<u32>) -> ClientActivity {
+        ClientActivity { heard_s, asked_s, owes: None, session: None }
     }
 
     #[test]
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn without_our_pings_a_client_is_at_most_suspect() {
         let rules = Tunnels::default();
-        let of = |owes, session, now_s| judge(Known { owes, session, ..silent_since(0, None) }, &rules, now_s);
+        let of = |owes, session, now_s| judge(ClientActivity { owes, session, ..silent_since(0, None) }, &rules, now_s);
         assert_eq!(of(None, None, u32::MAX), (false, Act::Nothing), "silence alone is not suspect");
         assert_eq!(of(Some(PATIENCE), None, 9), (false, Act::Nothing));
         assert_eq!(of(Some(PATIENCE * 2), None, 9), (true, Act::Nothing));

@@ -19,29 +19,29 @@ use crate::websocket::frames::{FirstText, Signal, first_text};
 use crate::websocket::round_trip::{Half, RoundTrips};
 use insert::Insert;
 
-use crate::affinity::Hold;
-use crate::client_limits::TunnelOf;
+use crate::affinity::SessionHold;
+use crate::client_limits::TunnelCount;
 use crate::clock;
-use crate::config::Farewell;
+use crate::config::CloseNotice;
 use crate::engine_io::{self, Handshake};
 use crate::metrics::UpstreamSeries;
 use crate::net::worker_io::WorkerIo;
 use crate::sockets::{self, Listed, Transport, Tunnelled};
-use crate::upstream::Carried;
+use crate::upstream::UpstreamMemory;
 use crate::upstream::connections::connect::InUse;
 use crate::upstream::worker::Count;
 use socket_names::Names;
 
 /// The worker's half of a tunnel, kept until hyper releases the client's half.
-pub struct Plan {
+pub struct TunnelPlan {
     pub(crate) io: WorkerIo,
     /// Bytes that the worker sent directly after the head of its response.
     pub(crate) first: Bytes,
-    pub(crate) terms: Box<Terms>,
+    pub(crate) terms: Box<TunnelState>,
 }
 
 /// The state with which a tunnel is opened, used only when it begins and ends. The guards in it are released with it.
-pub(crate) struct Terms {
+pub(crate) struct TunnelState {
     /// Seconds of silence allowed in both directions.
     pub(crate) silence_s: u32,
     /// Whether the first message of a WebSocket-first Engine.IO session is still to be read; it has the sid and the
@@ -56,7 +56,7 @@ pub(crate) struct Terms {
     pub(crate) transport: Transport,
     pub(crate) started: Instant,
     pub(crate) socket: Tunnelled,
-    pub(crate) upstream: Arc<Carried>,
+    pub(crate) upstream: Arc<UpstreamMemory>,
     pub(crate) bytes_up: u64,
     pub(crate) bytes_down: u64,
     pub(crate) tunnel: Count,
@@ -64,15 +64,15 @@ pub(crate) struct Terms {
     pub(crate) in_use: Option<InUse>,
     /// A Ping or a message of stickyd's for the client that waits for its place, or is being written.
     pub(crate) insert: Option<Box<Insert>>,
-    pub(crate) hold: Option<Hold>,
+    pub(crate) hold: Option<SessionHold>,
     /// The tunnel's own entry on the list of sockets, if its session has no pin.
     pub(crate) listed: Option<Listed>,
     /// Learns Socket.IO ids from the first frames, if ordinary requests name them (`follow`).
     pub(crate) names: Option<Box<Names>>,
-    pub(crate) _of_address: Option<TunnelOf>,
+    pub(crate) _of_address: Option<TunnelCount>,
 }
 
-impl Terms {
+impl TunnelState {
     /// Passes the worker's first bytes to `names`, until it needs no more.
     fn name(&mut self, bytes: &[u8]) {
         if let Some(names) = &mut self.names
@@ -108,9 +108,9 @@ impl Terms {
 
     /// The code and reason with which an operator has this tunnel closed, by itself or with its worker's drain; `None`
     /// if the operator has cancelled that.
-    fn farewell(&self) -> Option<Farewell> {
+    fn farewell(&self) -> Option<CloseNotice> {
         if self.socket.is_ordered() {
-            return self.socket.ordered().map(|order| Farewell::clone(&order));
+            return self.socket.ordered().map(|order| CloseNotice::clone(&order));
         }
         self.tunnel.worker().admin.ending().map(|ending| ending.farewell.clone())
     }
@@ -143,14 +143,14 @@ fn heed(socket: &sockets::Socket, series: &UpstreamSeries, from: Half, signal: S
         let way = if from == Half::Client { &socket.up } else { &socket.down };
         // RFC 6455 §7.4.1 reserves 1005 for a Close without a code.
         way.close_said(code.unwrap_or(1005));
-    } else if RoundTrips::is_about(signal, socket.kind() == sockets::Kind::EngineIo)
+    } else if RoundTrips::is_about(signal, socket.kind() == sockets::SocketKind::EngineIo)
         && let Some((half, took)) = socket.pinged(from, signal, clock::now_tenths())
     {
         series.round_trip(half).observe(took.as_secs_f64());
     }
 }
 
-impl Drop for Terms {
+impl Drop for TunnelState {
     fn drop(&mut self) {
         let series = &self.upstream.series;
         series.tunnel_seconds.observe(self.started.elapsed().as_secs_f64());

@@ -16,15 +16,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::direction::{Ours, Sink, Step, Way, step};
+use super::direction::{Direction, DirectionStep, Ours, Sink, step};
 use super::insert::Insert;
-use super::{Plan, Terms, heed};
+use super::{TunnelPlan, TunnelState, heed};
 use crate::broadcast::Fate;
 use crate::clock;
 use crate::net::client_io::ClientIo;
 use crate::net::worker_io::WorkerIo;
-use crate::sockets::End;
-use crate::thread::{Order, Registered};
+use crate::sockets::EndReason;
+use crate::thread::{Registered, ThreadOrder};
 use crate::websocket::frames::{self, CloseCode, Sender};
 use crate::websocket::round_trip::Half;
 
@@ -40,11 +40,11 @@ pub struct Relay {
     client: ClientIo,
     worker: WorkerIo,
     /// The direction from client to worker.
-    up: Way,
+    up: Direction,
     /// The direction from worker to client.
-    down: Way,
+    down: Direction,
     live: Registered,
-    terms: Box<Terms>,
+    terms: Box<TunnelState>,
     /// The code of stickyd's own Close while it waits for a boundary.
     wanted: Option<CloseCode>,
     /// The end of all waiting; set once the tunnel is ending and a peer could prolong that.
@@ -53,11 +53,11 @@ pub struct Relay {
 
 impl Relay {
     /// Joins a client's socket to the worker of a plan. `early` are the bytes that the client sent after its request.
-    pub fn new(client: ClientIo, early: Bytes, plan: Plan, live: Registered) -> Self {
-        let Plan { io, first, mut terms } = plan;
+    pub fn new(client: ClientIo, early: Bytes, plan: TunnelPlan, live: Registered) -> Self {
+        let TunnelPlan { io, first, mut terms } = plan;
         live.become_tunnel(terms.silence_s, terms.tunnel.worker().serial);
         let (early_bytes, now_s) = (early.len(), clock::now_s());
-        let (mut up, mut down) = (Way::new(Sender::Client, early), Way::new(Sender::Worker, first.clone()));
+        let (mut up, mut down) = (Direction::new(Sender::Client, early), Direction::new(Sender::Worker, first.clone()));
         terms.went_up(early_bytes, std::mem::take(&mut up.messages), now_s);
         terms.went_down(first.len(), std::mem::take(&mut down.messages), now_s);
         let mut relay = Self { client, worker: io, up, down, live, terms, wanted: None, deadline: None };
@@ -89,7 +89,7 @@ impl Relay {
             // Bytes that stickyd inserts are not a sign of life.
             let own = self.terms.insert.is_some();
             let unsent = (self.up.rest.len(), self.down.rest.len());
-            let (mut up, mut down) = (Step::Blocked, Step::Blocked);
+            let (mut up, mut down) = (DirectionStep::Blocked, DirectionStep::Blocked);
             if ask_up {
                 let terms = &*self.terms;
                 let heed = |signal| heed(&terms.socket, &terms.upstream.series, Half::Client, signal);
@@ -100,41 +100,41 @@ impl Relay {
             if ask_down {
                 let most = self.client.appetite().min(buffer.len());
                 let lent = buffer.get_mut(..most).unwrap_or_default();
-                let Terms { socket, upstream, insert, .. } = &mut *self.terms;
+                let TunnelState { socket, upstream, insert, .. } = &mut *self.terms;
                 let heed = |signal| heed(socket, &upstream.series, Half::Worker, signal);
                 let ours = Ours { to_boundary: self.wanted.is_some(), insert, heed };
                 down = step(&mut self.worker, &mut self.client, &mut self.down, cx, lent, ours);
                 self.after_down(down, buffer);
             }
-            moved |= matches!(up, Step::Moved(_)) || matches!(down, Step::Moved(_));
+            moved |= matches!(up, DirectionStep::Moved(_)) || matches!(down, DirectionStep::Moved(_));
             moved |= self.up.rest.len() < unsent.0 || (self.down.rest.len() < unsent.1 && !own);
-            if (up, down) == (Step::Blocked, Step::Blocked) {
+            if (up, down) == (DirectionStep::Blocked, DirectionStep::Blocked) {
                 return moved;
             }
             // Bytes moved in one direction do not change the other. Anything else may, and gives both another turn.
-            ask_up = up != Step::Blocked || !matches!(down, Step::Moved(_));
-            ask_down = down != Step::Blocked || !matches!(up, Step::Moved(_));
+            ask_up = up != DirectionStep::Blocked || !matches!(down, DirectionStep::Moved(_));
+            ask_down = down != DirectionStep::Blocked || !matches!(up, DirectionStep::Moved(_));
         }
         cx.waker().wake_by_ref();
         moved
     }
 
-    fn after_up(&mut self, step: Step) {
+    fn after_up(&mut self, step: DirectionStep) {
         match step {
-            Step::Blocked | Step::Discarded | Step::Boundary | Step::Inserted => {}
-            Step::Moved(bytes) => {
+            DirectionStep::Blocked | DirectionStep::Discarded | DirectionStep::Boundary | DirectionStep::Inserted => {}
+            DirectionStep::Moved(bytes) => {
                 let messages = std::mem::take(&mut self.up.messages);
                 self.terms.went_up(bytes, messages, self.now_s());
                 if self.up.observer.close_seen() {
-                    self.parts(End::Client);
+                    self.parts(EndReason::Client);
                 }
             }
-            Step::Ended => {
-                self.terms.socket.ends(End::ClientGone);
+            DirectionStep::Ended => {
+                self.terms.socket.ends(EndReason::ClientGone);
                 self.up.finish();
             }
             // What the client sent before its connection broke still goes to the worker; nothing goes to the client.
-            Step::Broke(how) => {
+            DirectionStep::Broke(how) => {
                 self.client_broke(how);
                 self.up.finish();
                 self.down.sink_is_gone();
@@ -148,42 +148,42 @@ impl Relay {
                 }
             }
             // The other direction will read the cause from the worker's socket, and inform the client.
-            Step::SinkBroke(_) => {}
+            DirectionStep::SinkBroke(_) => {}
         }
     }
 
-    fn after_down(&mut self, step: Step, buffer: &[u8]) {
+    fn after_down(&mut self, step: DirectionStep, buffer: &[u8]) {
         match step {
-            Step::Blocked | Step::Discarded | Step::Inserted => {}
-            Step::Moved(bytes) => {
+            DirectionStep::Blocked | DirectionStep::Discarded | DirectionStep::Inserted => {}
+            DirectionStep::Moved(bytes) => {
                 let messages = std::mem::take(&mut self.down.messages);
                 self.terms.went_down(bytes, messages, self.now_s());
                 self.learn(buffer.get(..bytes).unwrap_or_default());
                 if self.down.observer.close_seen() {
-                    self.parts(End::Worker);
+                    self.parts(EndReason::Worker);
                 }
             }
-            Step::Ended => self.worker_left(),
-            Step::Broke(_) => {
+            DirectionStep::Ended => self.worker_left(),
+            DirectionStep::Broke(_) => {
                 self.up.sink_is_gone();
                 self.worker_left();
             }
             // What the client sent before is still read, and forwarded.
-            Step::SinkBroke(how) => {
+            DirectionStep::SinkBroke(how) => {
                 self.terms.insert = None;
                 if how == ErrorKind::TimedOut {
                     self.client_broke(how);
                 }
                 self.wait_at_most(ECHO);
             }
-            Step::Boundary => self.say_close(),
+            DirectionStep::Boundary => self.say_close(),
         }
     }
 
     /// Notes why the client's connection broke. A time-out means that the client's kernel was silent; with any other
     /// error, a peer ended the connection.
     fn client_broke(&self, how: ErrorKind) {
-        self.terms.socket.ends(if how == ErrorKind::TimedOut { End::Dead } else { End::ClientGone });
+        self.terms.socket.ends(if how == ErrorKind::TimedOut { EndReason::Dead } else { EndReason::ClientGone });
     }
 
     /// The time of the thread's last tick, in seconds: at most one tick late, but it saves a clock read per message.
@@ -192,18 +192,18 @@ impl Relay {
     }
 
     /// Notes that `side` has sent a Close; the first reason noted is kept.
-    fn parts(&self, side: End) {
+    fn parts(&self, side: EndReason) {
         self.terms.socket.ends(side);
         self.terms.socket.parts();
     }
 
     /// Follows the orders of the thread, an operator or the vigil, before any bytes are moved.
-    fn obey(&mut self, order: Order) {
-        if order == Order::Stop {
-            self.terms.socket.ends(End::Stopped);
+    fn obey(&mut self, order: ThreadOrder) {
+        if order == ThreadOrder::Stop {
+            self.terms.socket.ends(EndReason::Stopped);
             self.close(CloseCode::GOING_AWAY);
         } else if self.live.is_closing() || self.terms.socket.is_ordered() {
-            self.terms.socket.ends(End::Drained);
+            self.terms.socket.ends(EndReason::Drained);
             self.terms.socket.parts();
             self.close(self.terms.farewell().unwrap_or_default().code);
             // The hard deadline of a drain: a tunnel that has not closed by then is cut.
@@ -231,7 +231,7 @@ impl Relay {
             || self.up.observer.close_seen()
             || self.down.observer.close_seen()
             || !self.is_websocket();
-        let Terms { socket, insert, .. } = &mut *self.terms;
+        let TunnelState { socket, insert, .. } = &mut *self.terms;
         insert.take_if(|insert| insert.gives_way());
         match socket.posted() {
             None => {}
@@ -255,7 +255,7 @@ impl Relay {
         if lives {
             socket.lives();
         } else {
-            socket.ends(End::Dead);
+            socket.ends(EndReason::Dead);
         }
         !lives
     }
@@ -282,7 +282,7 @@ impl Relay {
     /// half-close.
     fn worker_left(&mut self) {
         self.forget_connection();
-        self.terms.socket.ends(End::WorkerGone);
+        self.terms.socket.ends(EndReason::WorkerGone);
         if self.down.sink == Sink::Open && self.down.observer.at_frame_boundary() {
             self.wanted = Some(CloseCode::SERVICE_RESTART);
             self.say_close();
@@ -336,7 +336,7 @@ impl Relay {
     /// Sets a deadline for the end of the tunnel. While stickyd stops, the thread's own deadline applies instead, and
     /// counts the tunnels that it had to cut.
     fn wait_at_most(&mut self, time: Duration) {
-        if self.live.order() == Order::Stop {
+        if self.live.order() == ThreadOrder::Stop {
             return;
         }
         self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(time)));
@@ -356,7 +356,7 @@ impl Future for Relay {
             this.terms.socket.woken_by(cx.waker());
         }
         let order = this.live.order();
-        if order == Order::Cut {
+        if order == ThreadOrder::Cut {
             return Poll::Ready(());
         }
         this.obey(order);
@@ -365,8 +365,8 @@ impl Future for Relay {
         let mut buffer = thread.buffer.borrow_mut();
         if this.pump(cx, &mut buffer) {
             this.live.touch();
-        } else if order == Order::Idle {
-            this.terms.socket.ends(End::Idle);
+        } else if order == ThreadOrder::Idle {
+            this.terms.socket.ends(EndReason::Idle);
             this.close(CloseCode::GOING_AWAY);
             this.wait_at_most(ECHO);
             this.pump(cx, &mut buffer);
@@ -393,7 +393,7 @@ mod tests {
     /// its terms.
     #[test]
     fn a_relay_is_small() {
-        println!("Relay: {} bytes, terms: {} bytes", size_of::<Relay>(), size_of::<Terms>());
+        println!("Relay: {} bytes, terms: {} bytes", size_of::<Relay>(), size_of::<TunnelState>());
         assert!(size_of::<Relay>() <= 250, "{} bytes", size_of::<Relay>());
     }
 }

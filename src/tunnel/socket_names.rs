@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use crate::affinity::Hold;
+use crate::affinity::SessionHold;
 use crate::affinity::Sessions;
 use crate::affinity::Ttl;
 use crate::client::Client;
@@ -49,7 +49,7 @@ impl Names {
 
     /// Inspects bytes from the worker; `false` once it needs no more. For a WebSocket-first session it moves the entry
     /// on the list of sockets into the new pin.
-    pub fn look(&mut self, bytes: &[u8], listed: &mut Option<Listed>, hold: &mut Option<Hold>) -> bool {
+    pub fn look(&mut self, bytes: &[u8], listed: &mut Option<Listed>, hold: &mut Option<SessionHold>) -> bool {
         let bytes = bytes.get(..self.bytes).unwrap_or(bytes);
         self.bytes -= bytes.len();
         self.begun.extend_from_slice(bytes);
@@ -58,14 +58,14 @@ impl Names {
             self.begun.drain(..passed);
             self.skip -= passed as u64;
             match take(&self.begun) {
-                Taken::NeedMore => break,
-                Taken::Skip(length) => self.skip = length,
-                Taken::Text { start, end } => {
+                FrameAtBoundary::NeedMore => break,
+                FrameAtBoundary::Skip(length) => self.skip = length,
+                FrameAtBoundary::Text { start, end } => {
                     let text = self.begun.get(start..end).unwrap_or_default().to_vec();
                     self.hear(&text, listed, hold);
                     self.skip = end as u64;
                 }
-                Taken::No => return false,
+                FrameAtBoundary::No => return false,
             }
             self.frames -= 1;
             if self.frames == 0 {
@@ -79,7 +79,7 @@ impl Names {
         self.bytes > 0
     }
 
-    fn hear(&mut self, text: &[u8], listed: &mut Option<Listed>, hold: &mut Option<Hold>) {
+    fn hear(&mut self, text: &[u8], listed: &mut Option<Listed>, hold: &mut Option<SessionHold>) {
         let name = &self.upstream.config.name;
         match (self.key, engine_io::websocket_open(text)) {
             (None, Some(open)) => {
@@ -103,7 +103,7 @@ impl Names {
 
 /// The result of parsing the bytes at a frame boundary.
 #[derive(Debug, PartialEq, Eq)]
-enum Taken {
+enum FrameAtBoundary {
     NeedMore,
     /// A frame of this many bytes that is not of interest.
     Skip(u64),
@@ -117,28 +117,28 @@ enum Taken {
 }
 
 /// Parses a frame of a worker (RFC 6455 §5.2).
-fn take(bytes: &[u8]) -> Taken {
+fn take(bytes: &[u8]) -> FrameAtBoundary {
     const FIN_TEXT: u8 = 0x81;
     let (first, start, length) = match bytes {
-        [_, 0x80..=0xff, ..] => return Taken::No,
+        [_, 0x80..=0xff, ..] => return FrameAtBoundary::No,
         [first, 127, rest @ ..] => match rest.first_chunk() {
             Some(length) => (*first, 10, u64::from_be_bytes(*length)),
-            None => return Taken::NeedMore,
+            None => return FrameAtBoundary::NeedMore,
         },
         [first, 126, high, low, ..] => (*first, 4, u64::from(u16::from_be_bytes([*high, *low]))),
         [first, length @ 0..=125, ..] => (*first, 2, u64::from(*length)),
-        _ => return Taken::NeedMore,
+        _ => return FrameAtBoundary::NeedMore,
     };
     let end = (start as u64).saturating_add(length);
     match usize::try_from(end) {
         Ok(end) if first == FIN_TEXT && end <= LONGEST => {
             if bytes.len() < end {
-                Taken::NeedMore
+                FrameAtBoundary::NeedMore
             } else {
-                Taken::Text { start, end }
+                FrameAtBoundary::Text { start, end }
             }
         }
-        _ => Taken::Skip(end),
+        _ => FrameAtBoundary::Skip(end),
     }
 }
 
@@ -148,15 +148,15 @@ mod tests {
 
     #[test]
     fn frames_are_read_skipped_or_rejected() {
-        assert_eq!(take(b""), Taken::NeedMore);
-        assert_eq!(take(b"\x81"), Taken::NeedMore);
-        assert_eq!(take(b"\x81\x02a"), Taken::NeedMore);
-        assert_eq!(take(b"\x81\x02abc"), Taken::Text { start: 2, end: 4 });
-        assert_eq!(take(b"\x82\x05"), Taken::Skip(7), "binary");
-        assert_eq!(take(b"\xc1\x05"), Taken::Skip(7), "compressed");
-        assert_eq!(take(b"\x81\x7e\x10\x00"), Taken::Skip(4_100), "long");
-        assert_eq!(take(b"\x81\x7f\0\0\0\0\0\0\0"), Taken::NeedMore);
-        assert_eq!(take(b"\x82\x7f\xff\xff\xff\xff\xff\xff\xff\xff"), Taken::Skip(u64::MAX));
-        assert_eq!(take(b"\x81\x85"), Taken::No, "masked");
+        assert_eq!(take(b""), FrameAtBoundary::NeedMore);
+        assert_eq!(take(b"\x81"), FrameAtBoundary::NeedMore);
+        assert_eq!(take(b"\x81\x02a"), FrameAtBoundary::NeedMore);
+        assert_eq!(take(b"\x81\x02abc"), FrameAtBoundary::Text { start: 2, end: 4 });
+        assert_eq!(take(b"\x82\x05"), FrameAtBoundary::Skip(7), "binary");
+        assert_eq!(take(b"\xc1\x05"), FrameAtBoundary::Skip(7), "compressed");
+        assert_eq!(take(b"\x81\x7e\x10\x00"), FrameAtBoundary::Skip(4_100), "long");
+        assert_eq!(take(b"\x81\x7f\0\0\0\0\0\0\0"), FrameAtBoundary::NeedMore);
+        assert_eq!(take(b"\x82\x7f\xff\xff\xff\xff\xff\xff\xff\xff"), FrameAtBoundary::Skip(u64::MAX));
+        assert_eq!(take(b"\x81\x85"), FrameAtBoundary::No, "masked");
     }
 }

@@ -9,7 +9,7 @@ use crate::config;
 
 /// The state of a DNS name, as shown to operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum NameState {
     /// The addresses are those of the last lookup.
     Resolved,
     /// The last lookup failed or returned no address; the earlier addresses are kept.
@@ -18,7 +18,7 @@ pub enum State {
     Unresolved,
 }
 
-impl State {
+impl NameState {
     /// Returns the name of this state in metrics and the API.
     pub fn word(self) -> &'static str {
         match self {
@@ -37,7 +37,7 @@ pub struct Name {
     /// The DNS name itself, as in the configuration.
     pub host: String,
     /// Whether the name resolves at present.
-    pub state: State,
+    pub state: NameState,
     /// The addresses in use for the name, sorted.
     pub ips: Vec<IpAddr>,
     /// Why the last lookup failed or returned no address; `None` if it succeeded.
@@ -45,11 +45,11 @@ pub struct Name {
 }
 
 /// The name of an upstream and a DNS name among its workers.
-pub(crate) type Key = (String, String);
+pub(crate) type DnsKey = (String, String);
 
 /// The names whose last lookup failed or returned no address, each with the reason.
 #[derive(Default)]
-pub struct Unresolved(Mutex<BTreeMap<Key, String>>);
+pub struct Unresolved(Mutex<BTreeMap<DnsKey, String>>);
 
 impl Unresolved {
     /// Returns every DNS name in a snapshot with its state.
@@ -61,9 +61,9 @@ impl Unresolved {
                 let error = reasons.get(&(config.name.clone(), host.to_owned())).cloned();
                 let ips = config.found.get(host).cloned().unwrap_or_default();
                 let state = match (&error, ips.is_empty()) {
-                    (_, true) => State::Unresolved,
-                    (Some(_), false) => State::Kept,
-                    (None, false) => State::Resolved,
+                    (_, true) => NameState::Unresolved,
+                    (Some(_), false) => NameState::Kept,
+                    (None, false) => NameState::Resolved,
                 };
                 names.push(Name { upstream: config.name.clone(), host: host.to_owned(), state, ips, error });
             }
@@ -72,16 +72,16 @@ impl Unresolved {
     }
 
     /// Records that a lookup gave no address. Returns whether the previous one did.
-    pub(crate) fn add(&self, key: &Key, reason: &str) -> bool {
+    pub(crate) fn add(&self, key: &DnsKey, reason: &str) -> bool {
         self.lock().insert(key.clone(), reason.to_owned()).is_none()
     }
 
     /// Removes the record of a failed lookup. Returns whether there was one.
-    pub(crate) fn remove(&self, key: &Key) -> bool {
+    pub(crate) fn remove(&self, key: &DnsKey) -> bool {
         self.lock().remove(key).is_some()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, String>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<DnsKey, String>> {
         // The map holds texts for operators, which stay valid whatever panicked.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

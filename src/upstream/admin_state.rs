@@ -14,13 +14,13 @@ use arc_swap::ArcSwapOption;
 
 use super::session_ends::Ending;
 use crate::clock;
-use crate::config::{self, AdminState, Removed};
+use crate::config::{self, AdminState, RemovedPolicy};
 
 /// Value of `said` while no state is set at run time.
 const NOTHING: u8 = u8::MAX;
 
 /// The admin state of one worker: as configured in the file, and as set at run time.
-pub struct Admin {
+pub struct AdminControl {
     file: AtomicU8,
     said: AtomicU8,
     removed: AtomicBool,
@@ -31,7 +31,7 @@ pub struct Admin {
 
 /// A change to the admin state of a worker.
 #[derive(Debug, Clone, Copy)]
-pub enum Change {
+pub enum AdminChange {
     /// The file names the worker with this state. A state that differs from the file's previous one clears the state
     /// set at run time.
     File(AdminState),
@@ -41,7 +41,7 @@ pub enum Change {
     Remove,
 }
 
-impl Admin {
+impl AdminControl {
     /// Creates the admin state of a new worker: ready, with nothing set at run time.
     pub fn new() -> Self {
         Self {
@@ -54,14 +54,14 @@ impl Admin {
     }
 
     /// Applies `change` and sets when the worker's `sessions` are to end. Must be called on the control thread only.
-    pub fn change(&self, change: Change, config: &config::Upstream, sessions: u32, now_ms: u64) {
+    pub fn change(&self, change: AdminChange, config: &config::Upstream, sessions: u32, now_ms: u64) {
         let before = (self.state(), self.is_removed());
         match change {
-            Change::File(state) => self.set_file(state),
-            Change::Say(state, _) => self.said.store(number(state), Relaxed),
-            Change::Remove => self.removed.store(true, Relaxed),
+            AdminChange::File(state) => self.set_file(state),
+            AdminChange::Say(state, _) => self.said.store(number(state), Relaxed),
+            AdminChange::Remove => self.removed.store(true, Relaxed),
         }
-        let grace = if let Change::Say(_, grace) = change { grace } else { None };
+        let grace = if let AdminChange::Say(_, grace) = change { grace } else { None };
         let after = (self.state(), self.is_removed());
         if before == after && grace.is_none() {
             return;
@@ -71,8 +71,8 @@ impl Admin {
             (AdminState::Ready, _) => return self.set_ending(None),
             (AdminState::Maint, _) => Some(Duration::ZERO),
             (AdminState::Drain, _) if grace.is_some() => grace,
-            (AdminState::Drain, true) if config.removed == Removed::Keep => None,
-            (AdminState::Drain, true) if config.removed == Removed::Close => Some(Duration::ZERO),
+            (AdminState::Drain, true) if config.removed == RemovedPolicy::Keep => None,
+            (AdminState::Drain, true) if config.removed == RemovedPolicy::Close => Some(Duration::ZERO),
             (AdminState::Drain, _) => config.drain.grace,
         };
         let (until, farewell) = (policy.map(until), config.drain.farewell.clone());
@@ -149,7 +149,7 @@ impl Admin {
     }
 }
 
-impl Default for Admin {
+impl Default for AdminControl {
     fn default() -> Self {
         Self::new()
     }
@@ -165,21 +165,21 @@ fn number(state: AdminState) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use AdminChange::{File, Remove, Say};
     use AdminState::{Drain, Maint, Ready};
-    use Change::{File, Remove, Say};
 
     use super::*;
 
-    fn upstream(grace_s: Option<u64>, removed: Removed) -> config::Upstream {
-        let mut upstream = config::Upstream::new("app".to_owned(), Vec::new(), config::Found::new());
+    fn upstream(grace_s: Option<u64>, removed: RemovedPolicy) -> config::Upstream {
+        let mut upstream = config::Upstream::new("app".to_owned(), Vec::new(), config::ResolvedNames::new());
         upstream.drain.grace = grace_s.map(Duration::from_secs);
         upstream.removed = removed;
         upstream
     }
 
     /// Applies the changes one second apart; returns the admin state and when its ending began and is over.
-    fn after(config: &config::Upstream, changes: &[Change]) -> (Admin, Option<(u64, Option<u64>)>) {
-        let admin = Admin::new();
+    fn after(config: &config::Upstream, changes: &[AdminChange]) -> (AdminControl, Option<(u64, Option<u64>)>) {
+        let admin = AdminControl::new();
         for (change, now) in changes.iter().zip((0..).step_by(1_000)) {
             admin.change(*change, config, 7, now);
         }
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_run_time_state_lasts_until_the_file_changes() {
-        let config = upstream(None, Removed::Keep);
+        let config = upstream(None, RemovedPolicy::Keep);
         let (admin, _) = after(&config, &[File(Ready), Say(Drain, None), File(Ready)]);
         assert_eq!((admin.state(), admin.is_said()), (Drain, true));
         admin.change(File(Maint), &config, 0, 9);
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_removed_worker_drains_until_it_is_named_again() {
-        let config = upstream(None, Removed::Keep);
+        let config = upstream(None, RemovedPolicy::Keep);
         let (admin, _) = after(&config, &[Say(Ready, None), Remove]);
         assert_eq!((admin.state(), admin.word()), (Drain, "removed"));
         admin.change(Say(Maint, None), &config, 0, 9);
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_drain_uses_the_operators_grace_or_the_configured_one() {
-        let (config, none) = (upstream(Some(60), Removed::Keep), upstream(None, Removed::Keep));
+        let (config, none) = (upstream(Some(60), RemovedPolicy::Keep), upstream(None, RemovedPolicy::Keep));
         let ten = Some(Duration::from_secs(10));
         for (config, changes, times) in [
             (&config, &[File(Drain)][..], Some((0, Some(60_000)))),
@@ -230,13 +230,13 @@ mod tests {
     #[test]
     fn removal_follows_the_policy_and_never_delays_an_ending() {
         for (policy, changes, times) in [
-            (Removed::Keep, &[File(Ready), Remove][..], Some((1_000, None))),
-            (Removed::Drain, &[File(Ready), Remove], Some((1_000, Some(61_000)))),
-            (Removed::Close, &[File(Ready), Remove], Some((1_000, Some(1_000)))),
-            (Removed::Keep, &[File(Drain), Remove], Some((0, Some(60_000)))),
-            (Removed::Drain, &[File(Drain), Remove], Some((0, Some(60_000)))),
-            (Removed::Close, &[File(Drain), Remove], Some((0, Some(1_000)))),
-            (Removed::Close, &[File(Drain), Remove, File(Ready)], None),
+            (RemovedPolicy::Keep, &[File(Ready), Remove][..], Some((1_000, None))),
+            (RemovedPolicy::Drain, &[File(Ready), Remove], Some((1_000, Some(61_000)))),
+            (RemovedPolicy::Close, &[File(Ready), Remove], Some((1_000, Some(1_000)))),
+            (RemovedPolicy::Keep, &[File(Drain), Remove], Some((0, Some(60_000)))),
+            (RemovedPolicy::Drain, &[File(Drain), Remove], Some((0, Some(60_000)))),
+            (RemovedPolicy::Close, &[File(Drain), Remove], Some((0, Some(1_000)))),
+            (RemovedPolicy::Close, &[File(Drain), Remove, File(Ready)], None),
         ] {
             assert_eq!(after(&upstream(Some(60), policy), changes).1, times, "{policy:?} {changes:?}");
         }

@@ -60,16 +60,16 @@ impl Drop for Established {
 
 /// A guard that counts one session at its worker. It has half the size of a [`Count`], because the pin table holds a
 /// million of them.
-pub struct Session(Arc<Worker>);
+pub struct SessionSeat(Arc<Worker>);
 
-impl Session {
+impl SessionSeat {
     /// Returns the worker at which the session is counted.
     pub fn worker(&self) -> &Arc<Worker> {
         &self.0
     }
 }
 
-impl Drop for Session {
+impl Drop for SessionSeat {
     fn drop(&mut self) {
         self.0.sessions.fetch_sub(1, Relaxed);
     }
@@ -77,9 +77,9 @@ impl Drop for Session {
 
 impl Worker {
     /// Counts a session until the returned guard is dropped.
-    pub fn session(self: &Arc<Self>) -> Session {
+    pub fn session(self: &Arc<Self>) -> SessionSeat {
         self.sessions.fetch_add(1, Relaxed);
-        Session(self.clone())
+        SessionSeat(self.clone())
     }
 
     /// Counts a tunnel until the returned guard is dropped.

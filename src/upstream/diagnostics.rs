@@ -10,13 +10,13 @@ pub struct Notes(Mutex<Last>);
 
 #[derive(Default)]
 struct Last {
-    check: Option<Check>,
+    check: Option<LastCheck>,
     ejection: Option<Ejection>,
 }
 
 /// The result of a health check.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Check {
+pub struct LastCheck {
     /// When the check ended ([`crate::clock::now_ms`]).
     pub at_ms: u64,
     /// The outcome: `passed`, `failed`, `timed out` or `refused`.
@@ -53,7 +53,7 @@ pub struct Ejection {
 
 impl Notes {
     /// Records the result of a health check.
-    pub fn checked(&self, check: Check) {
+    pub fn checked(&self, check: LastCheck) {
         self.lock().check = Some(check);
     }
 
@@ -63,7 +63,7 @@ impl Notes {
     }
 
     /// Returns the last check; `None` before the first.
-    pub fn check(&self) -> Option<Check> {
+    pub fn check(&self) -> Option<LastCheck> {
         self.lock().check.clone()
     }
 

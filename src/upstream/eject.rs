@@ -15,10 +15,10 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
-use super::worker::{Health, Worker};
+use super::worker::{Worker, WorkerHealth};
 use super::{Member, Upstream};
 use crate::config::{self, AdminState};
-pub use crate::metrics::labels::Outcome;
+pub use crate::metrics::labels::AttemptOutcome;
 use crate::telemetry::say_full;
 
 #[cfg(test)]
@@ -36,7 +36,7 @@ const FORGIVES: u64 = 4;
 
 /// Which outcomes eject a worker, and for how long; all times are in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rules {
+pub struct EjectionRules {
     /// Number of failures in a row that ejects a worker; 0 disables this rule.
     pub failures: u32,
     /// Percentage of errors and failures in the window that ejects a worker; 0 disables this rule.
@@ -55,7 +55,7 @@ pub struct Rules {
     pub slow_start_ms: u64,
 }
 
-impl Rules {
+impl EjectionRules {
     /// Derives the rules from an upstream's configuration.
     pub fn of(config: &config::Upstream) -> Self {
         let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -87,7 +87,7 @@ impl Rules {
 /// What live traffic has shown of one worker. It is shared between threads. A good response costs a load and a relaxed
 /// add, on a cache line that the worker's other counters need anyway; only failures cost more.
 #[derive(Debug, Default)]
-pub struct Eject {
+pub struct EjectionState {
     /// Number of failures since the last response.
     row: AtomicU32,
     last_failure_ms: AtomicU64,
@@ -111,7 +111,7 @@ struct Past {
 
 /// Whether a worker is ejected, as seen by one look at it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Look {
+pub enum EjectionPhase {
     /// The worker is not ejected.
     In,
     /// The worker is ejected.
@@ -120,17 +120,23 @@ pub enum Look {
     Back,
 }
 
-impl Eject {
+impl EjectionState {
     /// Counts the outcome of a request. Returns `Some` if the worker is to be ejected; the counts are then reset.
     ///
     /// `in_window` tells whether the request also counts for the percentage. Requests with a session do not, because
     /// the choice of their worker is fixed.
-    pub fn note(&self, outcome: Outcome, in_window: bool, now_ms: u64, rules: &Rules) -> Option<Outcome> {
-        let good = outcome == Outcome::Answer;
+    pub fn note(
+        &self,
+        outcome: AttemptOutcome,
+        in_window: bool,
+        now_ms: u64,
+        rules: &EjectionRules,
+    ) -> Option<AttemptOutcome> {
+        let good = outcome == AttemptOutcome::Answer;
         if in_window {
             self.requests.note(rules.slot(now_ms));
         }
-        if matches!(outcome, Outcome::Answer | Outcome::ServerError) {
+        if matches!(outcome, AttemptOutcome::Answer | AttemptOutcome::ServerError) {
             // The load avoids a needless write to the cache line of a healthy worker.
             if self.row.load(Relaxed) != 0 {
                 self.row.store(0, Relaxed);
@@ -142,21 +148,28 @@ impl Eject {
         self.judge(outcome, in_window, now_ms, rules)
     }
 
-    fn judge(&self, outcome: Outcome, in_window: bool, now_ms: u64, rules: &Rules) -> Option<Outcome> {
+    fn judge(
+        &self,
+        outcome: AttemptOutcome,
+        in_window: bool,
+        now_ms: u64,
+        rules: &EjectionRules,
+    ) -> Option<AttemptOutcome> {
         if in_window {
             self.errors.note(rules.slot(now_ms));
         }
-        let in_a_row = outcome != Outcome::ServerError && self.one_more_failure(now_ms, rules) && rules.failures > 0;
+        let in_a_row =
+            outcome != AttemptOutcome::ServerError && self.one_more_failure(now_ms, rules) && rules.failures > 0;
         let by_share = in_window && self.errors_reach(now_ms, rules);
         if in_a_row || by_share {
             self.forget();
         }
-        if in_a_row { Some(outcome) } else { by_share.then_some(Outcome::ServerError) }
+        if in_a_row { Some(outcome) } else { by_share.then_some(AttemptOutcome::ServerError) }
     }
 
     /// Adds a failure to the row and tells whether the row is long enough to eject. A row ends with a response, or
     /// after a whole window without a failure.
-    fn one_more_failure(&self, now_ms: u64, rules: &Rules) -> bool {
+    fn one_more_failure(&self, now_ms: u64, rules: &EjectionRules) -> bool {
         let window_ms = rules.cell_ms.saturating_mul(u64::from(CELLS));
         let last = self.last_failure_ms.swap(now_ms, Relaxed);
         if now_ms.saturating_sub(last) > window_ms {
@@ -165,7 +178,7 @@ impl Eject {
         self.row.fetch_add(1, Relaxed).saturating_add(1) >= rules.failures
     }
 
-    fn errors_reach(&self, now_ms: u64, rules: &Rules) -> bool {
+    fn errors_reach(&self, now_ms: u64, rules: &EjectionRules) -> bool {
         let slot = rules.slot(now_ms);
         let (requests, errors) = (self.requests.count(slot), self.errors.count(slot));
         rules.errors > 0 && requests >= u64::from(rules.volume) && errors * 100 >= requests * u64::from(rules.errors)
@@ -178,7 +191,7 @@ impl Eject {
     }
 
     /// Ejects the worker from now on. Returns the length of the ejection in milliseconds.
-    pub fn begin(&self, now_ms: u64, rules: &Rules) -> u64 {
+    pub fn begin(&self, now_ms: u64, rules: &EjectionRules) -> u64 {
         let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
         let well_ms = now_ms.saturating_sub(past.until_ms);
         let forgiven = well_ms.checked_div(past.last_ms.saturating_mul(FORGIVES)).unwrap_or(0);
@@ -191,20 +204,20 @@ impl Eject {
     }
 
     /// Whether the worker is ejected at the time `now`, which is evaluated only if an ejection has begun.
-    pub fn look(&self, now: impl FnOnce() -> u64) -> Look {
+    pub fn look(&self, now: impl FnOnce() -> u64) -> EjectionPhase {
         let until = self.until_ms.load(Relaxed);
         if until == 0 {
-            return Look::In;
+            return EjectionPhase::In;
         }
         let now_ms = now();
         if now_ms < until {
-            return Look::Out;
+            return EjectionPhase::Out;
         }
         if self.until_ms.compare_exchange(until, 0, Relaxed, Relaxed).is_err() {
-            return Look::In;
+            return EjectionPhase::In;
         }
         self.ease_in(now_ms);
-        Look::Back
+        EjectionPhase::Back
     }
 
     /// Returns the remaining time of the ejection in milliseconds; `None` if the worker is not ejected.
@@ -231,7 +244,7 @@ impl Eject {
 
     /// Returns how many parts of [`WHOLE`] of its share the worker may get at the time `now`, which is evaluated only
     /// while the share grows back.
-    pub fn part(&self, now: impl FnOnce() -> u64, rules: &Rules) -> u32 {
+    pub fn part(&self, now: impl FnOnce() -> u64, rules: &EjectionRules) -> u32 {
         let back = self.back_ms.load(Relaxed);
         if back == 0 {
             return WHOLE;
@@ -246,7 +259,7 @@ impl Eject {
     }
 
     /// Returns the number of requests in the window.
-    pub fn requests(&self, now_ms: u64, rules: &Rules) -> u64 {
+    pub fn requests(&self, now_ms: u64, rules: &EjectionRules) -> u64 {
         self.requests.count(rules.slot(now_ms))
     }
 }
@@ -302,14 +315,14 @@ impl Window {
 
 /// Counts the outcome of a live request at a worker, and ejects the worker if its rules require it and enough of the
 /// pool stays.
-pub fn note(upstream: &Upstream, worker: &Worker, outcome: Outcome, in_window: bool, now_ms: u64) {
+pub fn note(upstream: &Upstream, worker: &Worker, outcome: AttemptOutcome, in_window: bool, now_ms: u64) {
     if let Some(why) = worker.eject.note(outcome, in_window, now_ms, &upstream.eject) {
         eject(upstream, worker, why, now_ms);
     }
 }
 
 #[cold]
-fn eject(upstream: &Upstream, worker: &Worker, why: Outcome, now_ms: u64) {
+fn eject(upstream: &Upstream, worker: &Worker, why: AttemptOutcome, now_ms: u64) {
     // The lock keeps two threads from both using the last ejection that `max_share` allows. Ejections are rare.
     let _one_by_one = upstream.carried.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
     if worker.eject.left_ms(now_ms).is_some() {
@@ -317,7 +330,7 @@ fn eject(upstream: &Upstream, worker: &Worker, why: Outcome, now_ms: u64) {
     }
     // Workers that get no new sessions for another reason are not counted as part of the pool: they cannot replace this
     // one.
-    let usable = |other: &Worker| other.admin() == AdminState::Ready && other.health() == Health::Up;
+    let usable = |other: &Worker| other.admin() == AdminState::Ready && other.health() == WorkerHealth::Up;
     let others = || upstream.members.iter().map(|Member { worker, .. }| worker).filter(|w| w.serial != worker.serial);
     let pool = 1 + others().filter(|other| usable(other)).count();
     let out = others().filter(|other| usable(other) && other.eject.left_ms(now_ms).is_some()).count();

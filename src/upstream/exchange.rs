@@ -26,7 +26,7 @@ use super::worker::Count;
 use crate::body::Outgoing;
 use crate::clock;
 use broken::BrokeOff;
-use request_writer::Sending;
+use request_writer::RequestWriter;
 use response_body::Unread;
 use response_head::{Coming, Head};
 
@@ -61,7 +61,7 @@ pub enum Failure {
 
 /// How a request is sent, and how long its response is waited for.
 #[derive(Debug, Clone, Copy)]
-pub struct Terms {
+pub struct ExchangeTerms {
     /// Maximum wait for the response. While the request body is still being sent, it counts from the last piece of it.
     pub patience: Duration,
     /// Whether the request is an open poll, which may wait long by design.
@@ -87,14 +87,18 @@ pub struct Exchange {
 }
 
 /// A response, and the connection over which its body comes.
-pub type Answered = (Response<Unread>, Box<Lease>);
+pub type ResponseAndLease = (Response<Unread>, Box<Lease>);
 
 impl Lease {
     /// Sends `request` and waits for the head of the response; see [`Self::begin`].
     ///
     /// # Errors
     /// See [`Failure`]; the connection is then closed.
-    pub async fn exchange(self: Box<Self>, request: Request<Outgoing>, terms: Terms) -> Result<Answered, Failure> {
+    pub async fn exchange(
+        self: Box<Self>,
+        request: Request<Outgoing>,
+        terms: ExchangeTerms,
+    ) -> Result<ResponseAndLease, Failure> {
         self.begin(request, terms)?.await
     }
 
@@ -104,7 +108,11 @@ impl Lease {
     ///
     /// # Errors
     /// See [`Failure`]; the connection is then closed.
-    pub fn begin(mut self: Box<Self>, mut request: Request<Outgoing>, terms: Terms) -> Result<Exchange, Failure> {
+    pub fn begin(
+        mut self: Box<Self>,
+        mut request: Request<Outgoing>,
+        terms: ExchangeTerms,
+    ) -> Result<Exchange, Failure> {
         if !self.is_quiet() {
             return Err(Failure::Unsent(Box::new(request)));
         }
@@ -140,10 +148,10 @@ impl Lease {
         let body = std::mem::replace(request.body_mut(), Outgoing::EMPTY);
         if body.is_uploading() {
             // Only the task that waits for the response may wait for the client's body.
-            self.sending = Some(Box::new(Sending::behind(&text, body, declared)));
+            self.sending = Some(Box::new(RequestWriter::behind(&text, body, declared)));
             return Ok(());
         }
-        let mut sending = Sending::new(body, declared);
+        let mut sending = RequestWriter::new(body, declared);
         match sending.poll_first(&mut Context::from_waker(Waker::noop()), &mut self.io, &mut text) {
             Poll::Ready(Ok(())) => Ok(()),
             Poll::Pending => {
@@ -163,7 +171,7 @@ impl Lease {
         }
     }
 
-    fn answered(mut self: Box<Self>, head: Head, rest: Bytes) -> Answered {
+    fn answered(mut self: Box<Self>, head: Head, rest: Bytes) -> ResponseAndLease {
         self.wait.end();
         self.established.spoke(clock::now_ms());
         self.idle_ms = head.idle_ms;
@@ -239,7 +247,7 @@ fn trimmed(read: BytesMut) -> Bytes {
 }
 
 impl Future for Exchange {
-    type Output = Result<Answered, Failure>;
+    type Output = Result<ResponseAndLease, Failure>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();

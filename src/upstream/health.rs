@@ -24,15 +24,15 @@ use crate::clock;
 use crate::config::Health;
 use checks::Memory;
 use client::Fault;
-use explanation::What;
-use streak::{Hopeless, Outcome, Rules, Streak};
+use explanation::WrongAnswer;
+use streak::{CheckOutcome, Hopeless, Streak, StreakRules};
 
 /// Time that a check in progress has to end when checks are stopped, because it may have a session to close.
 const LAST: Duration = Duration::from_millis(200);
 
 /// Checks one worker repeatedly until `stop`.
 pub async fn watch(worker: Arc<Worker>, health: Health, stop: CancellationToken) {
-    let mut watch = Watch::new(worker, health);
+    let mut watch = HealthWatch::new(worker, health);
     // The jitter keeps a hundred workers from being checked within the same millisecond.
     let first = tokio::time::sleep(jitter(watch.health.interval.min(Duration::from_secs(1))));
     if stop.run_until_cancelled(first).await.is_none() {
@@ -52,17 +52,17 @@ pub async fn watch(worker: Arc<Worker>, health: Health, stop: CancellationToken)
 }
 
 /// One worker and the results of its checks.
-struct Watch {
+struct HealthWatch {
     worker: Arc<Worker>,
     health: Health,
     memory: Memory,
     streak: Streak,
-    hopeless: Hopeless<What>,
+    hopeless: Hopeless<WrongAnswer>,
     /// The state before a change that was not logged because the worker was starting.
-    unsaid: Option<worker::Health>,
+    unsaid: Option<worker::WorkerHealth>,
 }
 
-impl Watch {
+impl HealthWatch {
     fn new(worker: Arc<Worker>, health: Health) -> Self {
         let streak = Streak::from(worker.checks());
         Self { worker, health, memory: Memory::new(), streak, hopeless: Hopeless::new(), unsaid: None }
@@ -81,12 +81,12 @@ impl Watch {
     }
 
     fn note(&mut self, checked: Result<(), Fault>) {
-        let (worker, rules) = (&self.worker, Rules::from(&self.health));
+        let (worker, rules) = (&self.worker, StreakRules::from(&self.health));
         let (now, since) = (clock::now_ms(), worker.since_ms());
         let outcome = outcome(&checked);
-        let quiet = outcome != Outcome::Passed && rules.in_grace(now, since);
+        let quiet = outcome != CheckOutcome::Passed && rules.in_grace(now, since);
         let mut before = worker.health();
-        if outcome == Outcome::Refused {
+        if outcome == CheckOutcome::Refused {
             if quiet {
                 worker.note_refused();
             } else {
@@ -95,7 +95,7 @@ impl Watch {
             }
         }
         worker.set_checks(self.streak.add(outcome, now, since, &rules));
-        worker.notes.checked(diagnostics::Check {
+        worker.notes.checked(diagnostics::LastCheck {
             at_ms: now,
             outcome: outcome.word(),
             detail: checked.as_ref().err().and_then(detail),
@@ -139,12 +139,12 @@ fn detail(fault: &Fault) -> Option<String> {
     }
 }
 
-fn outcome(checked: &Result<(), Fault>) -> Outcome {
+fn outcome(checked: &Result<(), Fault>) -> CheckOutcome {
     match checked {
-        Ok(()) => Outcome::Passed,
-        Err(Fault::Refused) => Outcome::Refused,
-        Err(Fault::TimedOut) => Outcome::TimedOut,
-        Err(Fault::Unreachable | Fault::Wrong(..)) => Outcome::Failed,
+        Ok(()) => CheckOutcome::Passed,
+        Err(Fault::Refused) => CheckOutcome::Refused,
+        Err(Fault::TimedOut) => CheckOutcome::TimedOut,
+        Err(Fault::Unreachable | Fault::Wrong(..)) => CheckOutcome::Failed,
     }
 }
 

@@ -25,12 +25,12 @@ use crate::config::rules::Protocol;
 use crate::config::{self, Affinity};
 use crate::cookie::{Jar, WorkerId, worker_id};
 use crate::metrics::{Metrics, UpstreamSeries};
-use crate::rules::{self, Live};
-use admin_state::Change;
+use crate::rules::{self, LiveRule};
+use admin_state::AdminChange;
 use connections::tls;
-use rate::Limits;
+use rate::RateLimits;
 use ring::{Ring, Seat};
-use worker::{Session, Worker};
+use worker::{SessionSeat, Worker};
 
 /// Size in bytes of the replay buffer for a request body while no worker has reported its `maxPayload`: Engine.IO's own
 /// default (docs/reference/protocols.md §1.7).
@@ -61,17 +61,17 @@ pub struct Upstream {
     /// member.
     pub removed: bool,
     /// The rules that find a request's session, in order.
-    pub rules: Vec<Live>,
+    pub rules: Vec<LiveRule>,
     /// The signed cookie, if it is one of the affinity sources.
     pub jar: Option<Jar>,
     /// Whether the client address is one of the affinity sources.
     pub by_address: bool,
     /// Rate limits for all clients of this upstream in total.
-    pub limits: Option<Arc<Limits>>,
+    pub limits: Option<Arc<RateLimits>>,
     /// The rules by which workers are ejected.
-    pub eject: eject::Rules,
+    pub eject: eject::EjectionRules,
     /// The state that outlives a reload.
-    pub carried: Arc<Carried>,
+    pub carried: Arc<UpstreamMemory>,
     ring: Ring,
     by_id: HashMap<WorkerId, usize>,
 }
@@ -102,7 +102,7 @@ impl Member {
             Worker::new(&upstream.name, new.address.clone(), new.name.clone(), id, series)
         });
         worker.gate.set_limit(upstream.max_connections);
-        worker.change(Change::File(new.admin), upstream);
+        worker.change(AdminChange::File(new.admin), upstream);
         Self { worker, weight: new.weight }
     }
 }
@@ -117,14 +117,14 @@ fn removed(named: &[Member], config: &config::Upstream, before: Option<&Upstream
             tracing::info!(upstream = %worker.upstream, worker = %worker.name, sessions = worker.sessions(),
                 policy = config.removed.word(), "worker removed from the configuration: no new sessions");
         }
-        worker.change(Change::Remove, config);
+        worker.change(AdminChange::Remove, config);
         Member { worker: worker.clone(), weight: 0 }
     });
     left.collect()
 }
 
 /// The state of an upstream that is kept over a reload.
-pub struct Carried {
+pub struct UpstreamMemory {
     /// The metric counters of this upstream.
     pub series: UpstreamSeries,
     /// Locked while a *new session* is seated, so that two threads cannot both take the last seat of the bounded load.
@@ -148,7 +148,7 @@ impl Upstream {
     pub fn build(config: &config::Upstream, secret: &[u8], metrics: &Metrics, before: Option<&Self>) -> Self {
         let carried = before.map_or_else(
             || {
-                Arc::new(Carried {
+                Arc::new(UpstreamMemory {
                     series: metrics.upstream(&config.name),
                     seating: Mutex::default(),
                     ejecting: Mutex::default(),
@@ -179,8 +179,8 @@ impl Upstream {
             rules: rules::live(config, metrics),
             jar: has(&Affinity::Cookie).then(|| Jar::new(secret, &config.name, config.cookie_same_site)),
             by_address: has(&Affinity::Address),
-            limits: Limits::follow(config.rate, before.and_then(|before| before.limits.as_ref())),
-            eject: eject::Rules::of(config),
+            limits: RateLimits::follow(config.rate, before.and_then(|before| before.limits.as_ref())),
+            eject: eject::EjectionRules::of(config),
             members,
             carried,
             config: config.clone(),
@@ -216,7 +216,7 @@ impl Upstream {
     }
 
     /// Returns the rule for Engine.IO, if it is one of the upstream's affinities.
-    pub fn socket_io(&self) -> Option<&Live> {
+    pub fn socket_io(&self) -> Option<&LiveRule> {
         self.rules.iter().find(|live| live.rule.protocol == Protocol::SocketIo)
     }
 
@@ -232,7 +232,7 @@ impl Upstream {
 
     /// Seats a new session by bounded load on the ring (docs/reference/routing.md §2). The returned guard counts the
     /// session, which is then already part of the worker's load.
-    pub fn place(&self, key: &[u8], tried: &[u64]) -> Option<Session> {
+    pub fn place(&self, key: &[u8], tried: &[u64]) -> Option<SessionSeat> {
         let _seating = self.carried.seating.lock().unwrap_or_else(PoisonError::into_inner);
         let now_s = clock::now_s();
         let worker = self.would_place(key, tried, now_s)?;

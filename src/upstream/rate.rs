@@ -5,20 +5,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::config::guards::{self, Rates};
-use crate::rate_limit::{Buckets, Rate, Taken};
+use crate::rate_limit::{BucketTake, Buckets, TokenRate};
 use crate::telemetry::say_full;
 
 /// The live rate limits of a route (per client address) or of an upstream (in total).
-pub struct Limits {
+pub struct RateLimits {
     rates: Rates,
-    requests: Option<Limit>,
-    handshakes: Option<Limit>,
+    requests: Option<SharedBuckets>,
+    handshakes: Option<SharedBuckets>,
 }
 
 /// One rate limit: token buckets in locked shards. A lock is never held across an await.
-struct Limit(Box<[Mutex<Buckets>]>);
+struct SharedBuckets(Box<[Mutex<Buckets>]>);
 
-impl Limits {
+impl RateLimits {
     /// Creates the total limits of an upstream, or `None` if it has none. The previous counts are kept if the rates are
     /// the same.
     pub fn follow(rates: Rates, before: Option<&Arc<Self>>) -> Option<Arc<Self>> {
@@ -27,18 +27,18 @@ impl Limits {
     }
 
     pub(crate) fn new(rates: Rates, shards: usize, buckets: usize) -> Self {
-        let limit = |rate: guards::Rate| {
-            let rate = Rate::new(rate.count, rate.per, rate.burst);
-            Limit((0..shards).map(|_| Mutex::new(Buckets::new(rate, buckets / shards))).collect())
+        let limit = |rate: guards::ConfiguredRate| {
+            let rate = TokenRate::new(rate.count, rate.per, rate.burst);
+            SharedBuckets((0..shards).map(|_| Mutex::new(Buckets::new(rate, buckets / shards))).collect())
         };
         Self { rates, requests: rates.requests.map(limit), handshakes: rates.handshakes.map(limit) }
     }
 
     /// Takes the tokens that the request costs; the handshake's token first, because it is the scarcer one.
-    pub(crate) fn take(&self, key: u64, handshake: bool, now_ms: u64) -> Result<(), (What, Duration)> {
+    pub(crate) fn take(&self, key: u64, handshake: bool, now_ms: u64) -> Result<(), (RateKind, Duration)> {
         let limits = [
-            (What::Handshakes, self.handshakes.as_ref().filter(|_| handshake)),
-            (What::Requests, self.requests.as_ref()),
+            (RateKind::Handshakes, self.handshakes.as_ref().filter(|_| handshake)),
+            (RateKind::Requests, self.requests.as_ref()),
         ];
         for (what, limit) in limits {
             if let Some(wait) = limit.and_then(|limit| limit.take(key, now_ms)) {
@@ -51,16 +51,16 @@ impl Limits {
 
 /// Which of the two limits was reached.
 #[derive(Clone, Copy)]
-pub(crate) enum What {
+pub(crate) enum RateKind {
     Requests,
     Handshakes,
 }
 
-impl Limit {
+impl SharedBuckets {
     fn take(&self, key: u64, now_ms: u64) -> Option<Duration> {
         let shard = usize::try_from(key % self.0.len().max(1) as u64).unwrap_or(0);
         let mut buckets = self.0.get(shard)?.lock().unwrap_or_else(PoisonError::into_inner);
-        let Taken { wait, crowded } = buckets.take(key, now_ms);
+        let BucketTake { wait, crowded } = buckets.take(key, now_ms);
         drop(buckets);
         if crowded {
             say_full!(

@@ -50,7 +50,7 @@ pub enum Loss {
 
 /// What a successful connect showed about the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Connected {
+pub struct ConnectSample {
     /// Whether the worker had accepted a connect before.
     pub again: bool,
     /// The new generation, if a new life of the worker began with this connect.
@@ -103,13 +103,13 @@ impl Life {
     }
 
     /// Records a successful connect, which begins a new life if the last one is over.
-    pub fn connected(&self, now_ms: u64) -> Connected {
+    pub fn connected(&self, now_ms: u64) -> ConnectSample {
         let again = self.seen.swap(true, Relaxed);
         let anew = self.over.load(Relaxed) && self.over.swap(false, Relaxed);
         if anew {
             self.since_ms.store(now_ms, Relaxed);
         }
-        Connected { again, restarted: (anew && again).then(|| self.begin()) }
+        ConnectSample { again, restarted: (anew && again).then(|| self.begin()) }
     }
 
     fn begin(&self) -> u32 {
@@ -229,7 +229,7 @@ mod tests {
             assert_eq!(life.ended(number, Loss::Light, 10), None);
         }
         assert_eq!(life.generation(), 1, "no connect has succeeded yet");
-        assert_eq!(life.connected(300), Connected { again: true, restarted: Some(2) });
+        assert_eq!(life.connected(300), ConnectSample { again: true, restarted: Some(2) });
         assert_eq!((life.connected(301).restarted, life.since_ms()), (None, 300));
     }
 

@@ -62,7 +62,7 @@ impl Ring {
     /// Returns the worker of `key`, as its index in the slice the ring was built from. Each `attempt` gives another,
     /// independent candidate, possibly the same worker. `None` if no worker has weight.
     pub fn get(&self, key: &[u8], attempt: u32) -> Option<usize> {
-        self.points.get(&Lookup { key, attempt }).map(|point| point.index as usize)
+        self.points.get(&RingLookup { key, attempt }).map(|point| point.index as usize)
     }
 
     /// Returns a number below `parts` that never changes for this worker and key.
@@ -95,12 +95,12 @@ impl Hash for Point {
     }
 }
 
-struct Lookup<'a> {
+struct RingLookup<'a> {
     key: &'a [u8],
     attempt: u32,
 }
 
-impl Hash for Lookup<'_> {
+impl Hash for RingLookup<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write(b"key");
         state.write(&self.attempt.to_be_bytes());

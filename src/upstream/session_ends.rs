@@ -29,7 +29,7 @@ pub struct Ending {
     /// Number of sessions of the worker when the ending began.
     pub sessions_at_start: u32,
     /// How the worker's tunnels are closed.
-    pub farewell: config::Farewell,
+    pub farewell: config::CloseNotice,
     /// Whether the pins that need a slot have been given one.
     numbered: AtomicBool,
     /// Whether the begin of the ending was announced already.
@@ -41,9 +41,9 @@ pub struct Ending {
 /// A session's position in the time of a drain. It is one byte and never 0, so that an optional slot takes no more room
 /// in a pin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Slot(NonZeroU8);
+pub struct EndSlot(NonZeroU8);
 
-impl Slot {
+impl EndSlot {
     /// The slot of sessions without a number, which end at the deadline.
     pub const NONE: Self = Self(NonZeroU8::MIN);
 
@@ -67,7 +67,7 @@ impl Slot {
 
 impl Ending {
     /// Creates an ending that begins at `since_ms`.
-    pub fn new(since_ms: u64, until_ms: Option<u64>, sessions: u32, farewell: config::Farewell) -> Self {
+    pub fn new(since_ms: u64, until_ms: Option<u64>, sessions: u32, farewell: config::CloseNotice) -> Self {
         Self {
             since_ms,
             until_ms,
@@ -80,7 +80,7 @@ impl Ending {
     }
 
     /// Returns the same ending with the deadline `until_ms`.
-    pub fn bounded(&self, until_ms: Option<u64>, farewell: config::Farewell) -> Self {
+    pub fn bounded(&self, until_ms: Option<u64>, farewell: config::CloseNotice) -> Self {
         Self::new(self.since_ms, until_ms, self.sessions_at_start, farewell)
     }
 
@@ -91,7 +91,7 @@ impl Ending {
 
     /// Returns when a polling session is to be ended. `jitter` is a fraction of 2³² that is always the same for that
     /// session.
-    pub fn due_ms(&self, slot: Slot, jitter: u32) -> Option<u64> {
+    pub fn due_ms(&self, slot: EndSlot, jitter: u32) -> Option<u64> {
         let until = self.until_ms?;
         let Some(index) = slot.index() else { return Some(until) };
         let span = u128::from(until.saturating_sub(self.since_ms));
@@ -102,13 +102,13 @@ impl Ending {
 
     /// Returns the slot of a session that becomes known during the drain: at the fraction `chance` / 2³² of the time
     /// that is left.
-    pub fn late_slot(&self, now_ms: u64, chance: u32) -> Slot {
-        let Some(until) = self.until_ms else { return Slot::NONE };
+    pub fn late_slot(&self, now_ms: u64, chance: u32) -> EndSlot {
+        let Some(until) = self.until_ms else { return EndSlot::NONE };
         let span = u128::from(until.saturating_sub(self.since_ms)).max(1);
         let passed = u128::from(now_ms.saturating_sub(self.since_ms)).min(span);
         let passed = (passed << 32) / span;
         let part = passed + ((((1u128 << 32) - passed) * u128::from(chance)) >> 32);
-        Slot::at(u32::try_from(part).unwrap_or(u32::MAX))
+        EndSlot::at(u32::try_from(part).unwrap_or(u32::MAX))
     }
 
     /// Whether the pins still need slots; returns `true` only once.
@@ -139,15 +139,18 @@ mod tests {
 
     #[test]
     fn an_optional_slot_is_one_byte() {
-        assert_eq!(size_of::<Option<Slot>>(), 1);
-        assert_eq!((Slot::at(0).index(), Slot::at(u32::MAX).index(), Slot::NONE.index()), (Some(0), Some(253), None));
+        assert_eq!(size_of::<Option<EndSlot>>(), 1);
+        assert_eq!(
+            (EndSlot::at(0).index(), EndSlot::at(u32::MAX).index(), EndSlot::NONE.index()),
+            (Some(0), Some(253), None)
+        );
     }
 
     #[test]
     fn without_a_deadline_no_session_is_due() {
         let ending = ending(5, None);
-        assert_eq!((ending.due_ms(Slot::of(3), 7), ending.is_over(u64::MAX)), (None, false));
-        assert_eq!(ending.late_slot(9, 1), Slot::NONE);
+        assert_eq!((ending.due_ms(EndSlot::of(3), 7), ending.is_over(u64::MAX)), (None, false));
+        assert_eq!(ending.late_slot(9, 1), EndSlot::NONE);
         assert!(!ending.take_unnumbered());
     }
 
@@ -158,7 +161,7 @@ mod tests {
             jitters in prop::collection::vec(any::<u32>(), 9_000), from in 0u64..59_000,
         ) {
             let ending = ending(1_000, Some(60_000));
-            let due = |(n, jitter): (u32, &u32)| ending.due_ms(Slot::of(n), *jitter).unwrap() - 1_000;
+            let due = |(n, jitter): (u32, &u32)| ending.due_ms(EndSlot::of(n), *jitter).unwrap() - 1_000;
             let due: Vec<u64> = (0..).zip(&jitters).map(due).collect();
             let in_second = due.iter().filter(|due| (from..from + 1_000).contains(*due)).count();
             prop_assert!((120..=180).contains(&in_second), "{in_second}");
@@ -177,7 +180,7 @@ mod tests {
         fn an_immediate_ending_is_over_at_once(chance in any::<u32>(), count in any::<u32>()) {
             let ending = ending(1_000, Some(0));
             prop_assert!(ending.is_over(1_000));
-            prop_assert_eq!(ending.due_ms(Slot::of(count), chance), Some(1_000));
+            prop_assert_eq!(ending.due_ms(EndSlot::of(count), chance), Some(1_000));
         }
     }
 }

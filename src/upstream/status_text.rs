@@ -3,30 +3,30 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::diagnostics::Check;
-use super::worker::{Checks, Health, SLOW_MS, Worker};
+use super::diagnostics::LastCheck;
+use super::worker::{Checks, SLOW_MS, Worker, WorkerHealth};
 use crate::config::AdminState;
 
 /// Explains the worker's health.
 pub fn health(worker: &Worker) -> String {
     let check = worker.notes.check();
     match worker.health() {
-        Health::Gone if !worker.life.was_seen() => "no process has listened there".to_owned(),
-        Health::Gone => "connects are refused, and no connection to it is open".to_owned(),
-        Health::Leaving => {
+        WorkerHealth::Gone if !worker.life.was_seen() => "no process has listened there".to_owned(),
+        WorkerHealth::Gone => "connects are refused, and no connection to it is open".to_owned(),
+        WorkerHealth::Leaving => {
             format!("connects are refused; {} to it still open", count(worker.life.established(), "connection"))
         }
-        Health::Hung if worker.checks() == Checks::TimingOut => {
+        WorkerHealth::Hung if worker.checks() == Checks::TimingOut => {
             let row = check.map_or(0, |check| check.rows.timed_out);
             format!("it accepts connections but does not answer: {} in a row timed out", count(row, "check"))
         }
-        Health::Hung => format!(
+        WorkerHealth::Hung => format!(
             "it accepts connections but does not answer: {} waiting for more than {} s, and no answer came meanwhile",
             count(worker.slow.load(Relaxed), "request"),
             SLOW_MS / 1_000
         ),
-        Health::Starting => starting(check.as_ref()),
-        Health::Up => match check {
+        WorkerHealth::Starting => starting(check.as_ref()),
+        WorkerHealth::Up => match check {
             None => "not checked yet".to_owned(),
             Some(check) if check.rows.failed > 0 => {
                 format!("still counted as up, but {}", bad_row(&check))
@@ -36,7 +36,7 @@ pub fn health(worker: &Worker) -> String {
     }
 }
 
-fn starting(check: Option<&Check>) -> String {
+fn starting(check: Option<&LastCheck>) -> String {
     match check {
         None => "not enough checks have passed yet".to_owned(),
         Some(check) if check.rows.passed > 0 => {
@@ -46,7 +46,7 @@ fn starting(check: Option<&Check>) -> String {
     }
 }
 
-fn bad_row(check: &Check) -> String {
+fn bad_row(check: &LastCheck) -> String {
     let detail = check.detail.as_deref().unwrap_or(check.outcome);
     format!("{} in a row did not pass; the last one: {detail}", count(check.rows.failed, "check"))
 }
@@ -104,7 +104,7 @@ mod tests {
 
     fn checked(worker: &Worker, checks: Checks, outcome: &'static str, detail: Option<&str>, rows: Rows) {
         worker.set_checks(checks);
-        worker.notes.checked(Check { at_ms: 1, outcome, detail: detail.map(str::to_owned), rows, rise: 2 });
+        worker.notes.checked(LastCheck { at_ms: 1, outcome, detail: detail.map(str::to_owned), rows, rise: 2 });
     }
 
     #[test]

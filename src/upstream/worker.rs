@@ -8,12 +8,12 @@ use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use super::admin_state::{Admin, Change};
+use super::admin_state::{AdminChange, AdminControl};
 use super::connections::limit::Gate;
 use super::connections::tls::Link;
-pub use super::counts::{Count, Established, Session};
+pub use super::counts::{Count, Established, SessionSeat};
 use super::diagnostics::Notes;
-use super::eject::{Eject, Look};
+use super::eject::{EjectionPhase, EjectionState};
 use super::restarts::Life;
 use super::ring::Recent;
 use crate::clock;
@@ -28,7 +28,7 @@ const SLOW_REQUESTS: u32 = 3;
 
 /// The health of a worker, as shown by checks and connects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Health {
+pub enum WorkerHealth {
     /// The worker passes its checks.
     Up,
     /// The worker accepts connections, but has not (yet) passed enough checks.
@@ -41,7 +41,7 @@ pub enum Health {
     Gone,
 }
 
-impl Health {
+impl WorkerHealth {
     /// Returns the name of this health in metrics and logs.
     pub fn word(self) -> &'static str {
         match self {
@@ -97,9 +97,9 @@ pub struct Worker {
     /// Number of times that `link` has changed.
     links: AtomicU32,
     /// The admin state, from the file and as set at run time.
-    pub admin: Admin,
+    pub admin: AdminControl,
     /// The record of live requests that decides about ejection.
-    pub eject: Eject,
+    pub eject: EjectionState,
     /// The limit on connections in use, and its queue.
     pub gate: Gate,
     /// The last check and the last ejection, as shown to operators.
@@ -132,8 +132,8 @@ impl Worker {
             recent: Recent::default(),
             link: ArcSwap::from_pointee(Link::Plain),
             links: AtomicU32::new(0),
-            admin: Admin::new(),
-            eject: Eject::default(),
+            admin: AdminControl::new(),
+            eject: EjectionState::default(),
             gate: Gate::default(),
             notes: Notes::default(),
             checks: AtomicU8::new(Checks::Passing as u8),
@@ -157,16 +157,16 @@ impl Worker {
 
     /// Whether the worker takes new sessions: up ∧ ready ∧ not ejected ∧ below its limit.
     pub fn takes_new(&self) -> bool {
-        self.admin() == AdminState::Ready && self.health() == Health::Up && !self.ejected() && self.gate.is_open()
+        self.admin() == AdminState::Ready && self.health() == WorkerHealth::Up && !self.ejected() && self.gate.is_open()
     }
 
     /// Whether the worker is ejected after live failures. The first call after the end of an ejection logs that end.
     pub fn ejected(&self) -> bool {
         let look = self.eject.look(clock::now_ms);
-        if look == Look::Back {
+        if look == EjectionPhase::Back {
             tracing::info!(upstream = %self.upstream, worker = %self.name, "worker is back from its ejection");
         }
-        look == Look::Out
+        look == EjectionPhase::Out
     }
 
     /// Whether the worker takes new sessions if no worker satisfies [`Self::takes_new`]. Slow requests, an ejection and
@@ -198,16 +198,16 @@ impl Worker {
     }
 
     /// Returns the worker's health, from its checks and connects.
-    pub fn health(&self) -> Health {
+    pub fn health(&self) -> WorkerHealth {
         if self.refused.load(Relaxed) {
-            return if self.gone() { Health::Gone } else { Health::Leaving };
+            return if self.gone() { WorkerHealth::Gone } else { WorkerHealth::Leaving };
         }
         if self.hung() {
-            return Health::Hung;
+            return WorkerHealth::Hung;
         }
         match self.checks() {
-            Checks::Passing => Health::Up,
-            Checks::Failing | Checks::TimingOut => Health::Starting,
+            Checks::Passing => WorkerHealth::Up,
+            Checks::Failing | Checks::TimingOut => WorkerHealth::Starting,
         }
     }
 
@@ -229,7 +229,7 @@ impl Worker {
     }
 
     /// Applies a change of the admin state by an operator or the file. Must be called on the control thread only.
-    pub fn change(&self, change: Change, config: &config::Upstream) {
+    pub fn change(&self, change: AdminChange, config: &config::Upstream) {
         self.admin.change(change, config, self.sessions(), clock::now_ms());
     }
 
@@ -389,17 +389,21 @@ mod tests {
         let worker = Worker::new("app", Address::Unix("/w".into()), "w".to_owned(), WorkerId(1), series);
         worker.connect_refused();
         worker.connected();
-        assert_eq!((worker.generation(), worker.health()), (1, Health::Up), "it had never accepted a connect before");
+        assert_eq!(
+            (worker.generation(), worker.health()),
+            (1, WorkerHealth::Up),
+            "it had never accepted a connect before"
+        );
         let established = worker.connection();
         worker.connect_refused();
-        assert_eq!(worker.health(), Health::Leaving);
+        assert_eq!(worker.health(), WorkerHealth::Leaving);
         worker.connected();
         assert_eq!(worker.generation(), 1, "a connection to it was left");
         worker.connect_refused();
         drop(established);
         worker.connect_refused();
-        assert_eq!(worker.health(), Health::Gone);
+        assert_eq!(worker.health(), WorkerHealth::Gone);
         worker.connected();
-        assert_eq!((worker.generation(), worker.health()), (2, Health::Up));
+        assert_eq!((worker.generation(), worker.health()), (2, WorkerHealth::Up));
     }
 }

@@ -38,7 +38,7 @@ pub enum Sender {
 
 /// What an observer found in one chunk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct Observed {
     /// Frames of any kind whose last byte was in the chunk.
     pub frames: u32,
     /// Control frames among them (RFC 6455 §5.5).
@@ -90,14 +90,14 @@ impl Observer {
 
     /// Observes the next bytes of the direction. They may be cut anywhere, down to single bytes.
     #[inline]
-    pub fn feed(&mut self, bytes: &[u8]) -> Seen {
+    pub fn feed(&mut self, bytes: &[u8]) -> Observed {
         self.feed_heeding(bytes, |_| {})
     }
 
     /// Observes the next bytes, and passes the signals of small frames to `heed`, in order, each after its last byte.
     #[inline]
-    pub fn feed_heeding(&mut self, bytes: &[u8], mut heed: impl FnMut(Signal)) -> Seen {
-        let mut seen = Seen::default();
+    pub fn feed_heeding(&mut self, bytes: &[u8], mut heed: impl FnMut(Signal)) -> Observed {
+        let mut seen = Observed::default();
         let closed_before = self.close_seen;
         let mut rest = bytes;
         while let Some(end) = self.advance(rest) {

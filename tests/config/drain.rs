@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use stickyd::config::{Drain, Removed, Upstream};
+use stickyd::config::{Drain, RemovedPolicy, Upstream};
 
 use super::{HEAD, errors, good};
 
@@ -13,13 +13,13 @@ fn upstream(text: &str) -> Upstream {
 #[test]
 fn every_key_is_read_and_has_its_default() {
     let plain = upstream("");
-    assert_eq!((plain.drain, plain.removed), (Drain::default(), Removed::Keep));
+    assert_eq!((plain.drain, plain.removed), (Drain::default(), RemovedPolicy::Keep));
     assert_eq!((Drain::default().grace, Drain::default().farewell.code.get()), (None, 1012));
     let drain = upstream("drain = { grace = \"1m 30s\", code = 4000, reason = \"moving\" }").drain;
     assert_eq!(drain.grace, Some(Duration::from_secs(90)));
     assert_eq!((drain.farewell.code.get(), drain.farewell.reason.as_str()), (4000, "moving"));
-    assert_eq!(upstream("removed = \"close\"").removed, Removed::Close);
-    assert_eq!(upstream("removed = \"drain\"").removed, Removed::Drain);
+    assert_eq!(upstream("removed = \"close\"").removed, RemovedPolicy::Close);
+    assert_eq!(upstream("removed = \"drain\"").removed, RemovedPolicy::Drain);
 }
 
 #[test]

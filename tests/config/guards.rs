@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use stickyd::config::guards::{Origin, Rate};
+use stickyd::config::guards::{ConfiguredRate, Origin};
 
 use super::{HEAD, errors, good};
 
@@ -33,7 +33,7 @@ fn every_key_is_read_into_its_field() {
     ];
     assert_eq!(guards.origins.as_deref(), Some(&origins[..]));
     assert_eq!(format!("{:?} {:?}", guards.allow, guards.deny), "[10.0.0.0/8, ::1/128] [10.0.0.7/32]");
-    let rate = |count, seconds, burst| Some(Rate { count, per: Duration::from_secs(seconds), burst });
+    let rate = |count, seconds, burst| Some(ConfiguredRate { count, per: Duration::from_secs(seconds), burst });
     assert_eq!((guards.rate.requests, guards.rate.handshakes), (rate(100, 60, 100), rate(5, 1, 20)));
     let config = good(&format!("{HEAD}rate = {{ requests = \"7/h\" }}"));
     assert_eq!((config.upstreams[0].rate.requests, config.upstreams[0].rate.handshakes), (rate(7, 3_600, 7), None));

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use insta::assert_snapshot;
-use stickyd::config::{Expected, Health, HealthKind, Target};
+use stickyd::config::{CheckTarget, Expected, Health, HealthKind};
 
 use super::{HEAD, errors, good};
 
 /// A health check's target without a host.
-pub(crate) fn at(path: &str) -> Target {
-    Target { path: path.to_owned(), host: None }
+pub(crate) fn at(path: &str) -> CheckTarget {
+    CheckTarget { path: path.to_owned(), host: None }
 }
 
 fn health(keys: &str) -> Health {
@@ -32,7 +32,7 @@ fn every_kind_is_read_with_its_keys() {
     assert_eq!(health("path = \"/up\"").kind, HealthKind::Http(at("/up"), Expected::default()));
     assert_eq!(health("kind = \"socket.io\"").kind, HealthKind::SocketIo(at("/socket.io/")));
     assert_eq!(health("kind = \"websocket\", path = \"/ws?a=1\"").kind, HealthKind::WebSocket(at("/ws?a=1")));
-    let host = Target { path: "/x/".to_owned(), host: Some("a.test:80".to_owned()) };
+    let host = CheckTarget { path: "/x/".to_owned(), host: Some("a.test:80".to_owned()) };
     let keys = "kind = \"socket.io\", path = \"/x/\", host = \"a.test:80\"";
     assert_eq!(health(keys).kind, HealthKind::SocketIo(host));
     for (status, ranges) in [

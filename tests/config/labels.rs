@@ -1,6 +1,6 @@
 //! `labels`: the places they are read from, and the errors for wrong ones.
 
-use stickyd::config::labels::From;
+use stickyd::config::labels::LabelSource;
 
 use super::{HEAD, errors, good};
 
@@ -12,9 +12,9 @@ fn labels_are_read_from_queries_cookies_and_headers() {
     assert_eq!(
         places,
         [
-            ("store", From::Query("storeId".to_owned())),
-            ("user", From::Cookie("uid".to_owned())),
-            ("tenant", From::Header("x-tenant".parse().unwrap())),
+            ("store", LabelSource::Query("storeId".to_owned())),
+            ("user", LabelSource::Cookie("uid".to_owned())),
+            ("tenant", LabelSource::Header("x-tenant".parse().unwrap())),
         ]
     );
     assert!(good(HEAD).upstreams.remove(0).labels.is_empty());

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{HEAD, resolve};
-use stickyd::config::rules::{Place, Protocol, Rule, Spot};
+use stickyd::config::rules::{AnswerPlace, Protocol, Rule, Spot};
 use stickyd::config::{Affinity, parse_with};
 
 /// Every finding of a text after the head's four lines, each on one line.
@@ -49,7 +49,7 @@ fn a_rule_with_every_key_is_read() {
     ));
     let rule = &found[0];
     assert_eq!((rule.name.as_str(), rule.learn.len(), rule.lookup.len(), rule.refusal.len()), ("jobs", 5, 4, 2));
-    assert!(matches!(&rule.learn[0].from, Place::Header(name) if name == "x-job-id"));
+    assert!(matches!(&rule.learn[0].from, AnswerPlace::Header(name) if name == "x-job-id"));
     assert!(matches!(&rule.lookup[3].at, Spot::Path(path) if path.id("/jobs/42/log") == Some("42")));
     assert_eq!(rule.ttl.as_secs(), 3_600);
     assert_eq!(rules(&format!("{JOBS}lookup = [\"query:a\"]\nclient_made = true\n"))[0].ttl.as_secs(), 600);

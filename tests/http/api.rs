@@ -250,7 +250,7 @@ fn explaining_and_asking_for_pins_changes_nothing() {
     let snapshot = shared.snapshot.load();
     let upstream = snapshot.upstream("app").unwrap();
     let client = stickyd::client::Client { address: "192.0.2.1".parse().unwrap(), secure: false };
-    let question = stickyd::affinity::explain::Question { client: Some(client), ..Default::default() };
+    let question = stickyd::affinity::explain::ExplainQuestion { client: Some(client), ..Default::default() };
     let before = (proxy.worker(&worker.address.to_string()).sessions(), shared.sessions.pins.len());
     for _ in 0..100 {
         let found = stickyd::affinity::explain::explain(&shared.sessions, upstream, question);

@@ -121,7 +121,7 @@ fn the_decision_is_told_only_where_an_upstream_asks_for_it() {
     assert_eq!(decision(&odd, plain).0, ["worker=\"w \\\"7\"; why=address"]);
     assert_eq!(decision(&off, plain).0, ["mine"], "a worker's own field is its own");
     on.worker("w7").change(
-        stickyd::upstream::admin_state::Change::Say(stickyd::config::AdminState::Maint, None),
+        stickyd::upstream::admin_state::AdminChange::Say(stickyd::config::AdminState::Maint, None),
         &on.server().shared().snapshot.load().upstream("app").unwrap().config,
     );
     assert_eq!(decision(&on, plain).0, ["worker=-; why=-"]);

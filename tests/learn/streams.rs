@@ -4,7 +4,7 @@ use std::sync::{Mutex, mpsc};
 
 use serde_json::json;
 use stickyd::config::AdminState;
-use stickyd::upstream::admin_state::Change;
+use stickyd::upstream::admin_state::AdminChange;
 
 use super::{Trial, config, edit};
 use crate::support::h2::{Secured, ask, within};
@@ -112,7 +112,7 @@ async fn a_stream_over_http2() {
     let live = secured.proxy().worker(&name);
     assert_eq!(live.sessions(), 1);
     let config = secured.proxy().server().shared().snapshot.load().upstreams[0].config.clone();
-    live.change(Change::Say(AdminState::Maint, None), &config);
+    live.change(AdminChange::Say(AdminState::Maint, None), &config);
     while let Some(data) = within(body.data()).await {
         assert!(data.expect("a whole end").is_empty(), "and nothing before it");
     }

@@ -1,7 +1,7 @@
 //! The presets against workers that speak just enough of each protocol. With the real parts: `learn`.
 
 use stickyd::config::AdminState;
-use stickyd::upstream::admin_state::Change;
+use stickyd::upstream::admin_state::AdminChange;
 
 use super::{Known, Pool, answer, ask, decision};
 use crate::support::proxy::Proxy;
@@ -10,7 +10,7 @@ use crate::support::raw::Message;
 /// An operator ends the sessions of a worker.
 fn maint(proxy: &Proxy, worker: &str) {
     let config = proxy.server().shared().snapshot.load().upstreams[0].config.clone();
-    proxy.worker(worker).change(Change::Say(AdminState::Maint, None), &config);
+    proxy.worker(worker).change(AdminChange::Say(AdminState::Maint, None), &config);
 }
 
 fn number_of(proxy: &Proxy, event: &str, rule: &str) -> f64 {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use stickyd::config::AdminState;
-use stickyd::upstream::admin_state::Change;
+use stickyd::upstream::admin_state::AdminChange;
 
 use super::{Pool, answer, ask, decision};
 use crate::support::h2::{Secured, ask as request, within};
@@ -56,7 +56,7 @@ fn open(proxy: &Proxy, target: &str, first: &str) -> (Raw, String) {
 
 fn say(proxy: &Proxy, worker: &str, state: AdminState, grace: Option<Duration>) {
     let config = proxy.server().shared().snapshot.load().upstreams[0].config.clone();
-    proxy.worker(worker).change(Change::Say(state, grace), &config);
+    proxy.worker(worker).change(AdminChange::Say(state, grace), &config);
 }
 
 fn rest(mut client: Raw) -> String {

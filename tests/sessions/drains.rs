@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use stickyd::config::{AdminState, Upstream};
-use stickyd::upstream::admin_state::Change;
+use stickyd::upstream::admin_state::AdminChange;
 
 use super::{all_upgraded, upstream};
 use crate::support::load::Load;
@@ -14,7 +14,7 @@ use crate::support::proxy::Proxy;
 /// Says it as the admin listener does.
 fn say(proxy: &Proxy, worker: &str, state: AdminState, grace: Option<Duration>) {
     let config: Upstream = proxy.server().shared().snapshot.load().upstreams[0].config.clone();
-    proxy.worker(worker).change(Change::Say(state, grace), &config);
+    proxy.worker(worker).change(AdminChange::Say(state, grace), &config);
 }
 
 async fn until(what: &str, holds: impl Fn() -> bool) {

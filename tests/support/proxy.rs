@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use stickyd::config;
-use stickyd::server::Ended;
 use stickyd::server::Server;
+use stickyd::server::StopOutcome;
 use stickyd::systemd::Parent;
 use stickyd::upstream::worker::Worker;
 
@@ -69,7 +69,7 @@ impl Proxy {
     }
 
     /// As SIGTERM does; how it ended.
-    pub(crate) fn stop(mut self) -> Ended {
+    pub(crate) fn stop(mut self) -> StopOutcome {
         let server = self.server.take().unwrap();
         server.stop().gently.cancel();
         server.wait()

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use stickyd::config::{AdminState, Upstream};
-use stickyd::upstream::admin_state::Change;
+use stickyd::upstream::admin_state::AdminChange;
 use tokio::io::AsyncWriteExt as _;
 
 use super::{CLOSE_1012, RawWorker, closed, connect, frame, masked, read, read_all, tunnel, until, within};
@@ -13,7 +13,7 @@ use crate::support::proxy::Proxy;
 /// Says it as the admin listener does, with the first upstream's own rules.
 fn say(proxy: &Proxy, worker: &str, state: AdminState, grace: Option<Duration>) {
     let config: Upstream = proxy.server().shared().snapshot.load().upstreams[0].config.clone();
-    proxy.worker(worker).change(Change::Say(state, grace), &config);
+    proxy.worker(worker).change(AdminChange::Say(state, grace), &config);
 }
 
 fn closes(proxy: &Proxy) -> f64 {

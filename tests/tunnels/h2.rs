@@ -200,7 +200,7 @@ async fn a_stop_closes_each_with_1001_and_ends_in_time() {
         far.shutdown().await.unwrap();
         assert_eq!(read_all(near).await, b"");
     }
-    assert_eq!(stopped.await.unwrap(), stickyd::server::Ended::default());
+    assert_eq!(stopped.await.unwrap(), stickyd::server::StopOutcome::default());
     within(client.connection).await.unwrap().unwrap();
 }
 

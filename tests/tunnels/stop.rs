@@ -11,7 +11,7 @@ use crate::support::node::WsEcho;
 use crate::support::proxy::{Binary, Proxy};
 
 /// Stops the proxy beside what the test does meanwhile.
-fn stopping(proxy: Proxy) -> tokio::task::JoinHandle<(stickyd::server::Ended, Duration)> {
+fn stopping(proxy: Proxy) -> tokio::task::JoinHandle<(stickyd::server::StopOutcome, Duration)> {
     tokio::task::spawn_blocking(move || {
         let began = Instant::now();
         (proxy.stop(), began.elapsed())

@@ -13,11 +13,11 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use super::{Api, Refusal, find, gather, refuse, take_filter};
+use super::{Api, ApiRefusal, find, gather, refuse, take_filter};
 use crate::clock;
-use crate::config::{Farewell, LONGEST_GRACE, LONGEST_REASON};
+use crate::config::{CloseNotice, LONGEST_GRACE, LONGEST_REASON};
 use crate::drain::close_requests::{self, Closing};
-use crate::sockets::{Order, Transport};
+use crate::sockets::{CloseOrder, Transport};
 use crate::websocket::frames::CloseCode;
 
 /// Fields that a request body may have, for error messages.
@@ -28,7 +28,11 @@ const HELP: &str = "a filter (upstream, worker, address, state, transport, proto
 const AT_ONCE: usize = 1_000;
 
 /// `POST /api/v1/sockets/{id}/close`: closes one socket.
-pub(crate) async fn one(State(api): State<Api>, Path(id): Path<String>, body: Bytes) -> Result<Json<Value>, Refusal> {
+pub(crate) async fn one(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Json<Value>, ApiRefusal> {
     let mut fields = object(&body)?;
     let order = order(&mut fields)?;
     nothing_left(&fields, "code and reason")?;
@@ -42,7 +46,7 @@ pub(crate) async fn one(State(api): State<Api>, Path(id): Path<String>, body: By
 }
 
 /// `POST /api/v1/sockets/close`: closes all matching sockets, at once or spread over a period.
-pub(crate) async fn many(State(api): State<Api>, body: Bytes) -> Result<Json<Value>, Refusal> {
+pub(crate) async fn many(State(api): State<Api>, body: Bytes) -> Result<Json<Value>, ApiRefusal> {
     let mut fields = object(&body)?;
     let order = order(&mut fields)?;
     let spread = spread(&mut fields)?;
@@ -113,11 +117,11 @@ fn describe(closing: &Closing) -> Value {
     })
 }
 
-pub(crate) fn wrong(why: impl Into<String>) -> Refusal {
+pub(crate) fn wrong(why: impl Into<String>) -> ApiRefusal {
     refuse(StatusCode::UNPROCESSABLE_ENTITY, why)
 }
 
-pub(crate) fn object(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
+pub(crate) fn object(body: &[u8]) -> Result<Map<String, Value>, ApiRefusal> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(Map::new());
     }
@@ -128,8 +132,8 @@ pub(crate) fn object(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
 }
 
 /// Reads the Close code and reason to send.
-fn order(fields: &mut Map<String, Value>) -> Result<Order, Refusal> {
-    let mut farewell = Farewell::default();
+fn order(fields: &mut Map<String, Value>) -> Result<CloseOrder, ApiRefusal> {
+    let mut farewell = CloseNotice::default();
     if let Some(code) = fields.remove("code") {
         let number = code.as_u64().and_then(|code| u16::try_from(code).ok());
         let number = number.ok_or_else(|| wrong("`code` must be a number from 1000 to 4999"))?;
@@ -145,7 +149,7 @@ fn order(fields: &mut Map<String, Value>) -> Result<Order, Refusal> {
     Ok(Arc::new(farewell))
 }
 
-fn spread(fields: &mut Map<String, Value>) -> Result<Duration, Refusal> {
+fn spread(fields: &mut Map<String, Value>) -> Result<Duration, ApiRefusal> {
     let Some(given) = fields.remove("spread") else { return Ok(Duration::ZERO) };
     let text = given.as_str().ok_or_else(|| wrong("`spread` must be a duration with a unit, such as \"60s\""))?;
     let spread =
@@ -156,7 +160,7 @@ fn spread(fields: &mut Map<String, Value>) -> Result<Duration, Refusal> {
     Ok(spread)
 }
 
-pub(crate) fn boolean(fields: &mut Map<String, Value>, name: &str) -> Result<bool, Refusal> {
+pub(crate) fn boolean(fields: &mut Map<String, Value>, name: &str) -> Result<bool, ApiRefusal> {
     match fields.remove(name) {
         None => Ok(false),
         Some(Value::Bool(is)) => Ok(is),
@@ -165,7 +169,7 @@ pub(crate) fn boolean(fields: &mut Map<String, Value>, name: &str) -> Result<boo
 }
 
 /// Takes all remaining fields as texts; a number is converted.
-pub(crate) fn texts(fields: &mut Map<String, Value>) -> Result<HashMap<String, String>, Refusal> {
+pub(crate) fn texts(fields: &mut Map<String, Value>) -> Result<HashMap<String, String>, ApiRefusal> {
     let text = |(name, value): (String, Value)| match value {
         Value::String(text) => Ok((name, text)),
         Value::Number(number) => Ok((name, number.to_string())),
@@ -174,7 +178,7 @@ pub(crate) fn texts(fields: &mut Map<String, Value>) -> Result<HashMap<String, S
     std::mem::take(fields).into_iter().map(text).collect()
 }
 
-fn nothing_left(fields: &Map<String, Value>, help: &str) -> Result<(), Refusal> {
+fn nothing_left(fields: &Map<String, Value>, help: &str) -> Result<(), ApiRefusal> {
     match fields.keys().next() {
         None => Ok(()),
         Some(unknown) => Err(wrong(format!("unknown field `{unknown}`: known fields are {help}"))),

@@ -23,8 +23,8 @@ use hyper::body::{Body as HttpBody, Frame};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::super::{Refusal, refuse};
-use super::order::{Entry, Order};
+use super::super::{ApiRefusal, refuse};
+use super::order::{SortEntry, SortOrder};
 use super::view::{Row, Shown};
 use crate::clock;
 use crate::sockets::{Filter, SHARDS, Sockets};
@@ -61,19 +61,19 @@ const ROW: usize = 1024;
 /// A request for one page of the list.
 pub(crate) struct Wanted {
     pub(crate) filter: Filter,
-    pub(crate) order: Order,
+    pub(crate) order: SortOrder,
     pub(crate) offset: usize,
     pub(crate) limit: usize,
 }
 
-struct Job {
+struct ListJob {
     wanted: Wanted,
-    pieces: mpsc::UnboundedSender<Piece>,
+    pieces: mpsc::UnboundedSender<ListPiece>,
 }
 
 /// The thread that writes lists. It ends once all its handles are dropped, after the list it is writing.
 #[derive(Clone)]
-pub(crate) struct Lister(mpsc::Sender<Job>);
+pub(crate) struct Lister(mpsc::Sender<ListJob>);
 
 impl Lister {
     /// Starts the thread that writes lists.
@@ -81,7 +81,7 @@ impl Lister {
     /// # Errors
     /// The operating system refused a thread.
     pub(crate) fn start(sockets: Arc<Sockets>) -> io::Result<Self> {
-        let (jobs, mut asked) = mpsc::channel::<Job>(WAITING);
+        let (jobs, mut asked) = mpsc::channel::<ListJob>(WAITING);
         std::thread::Builder::new().name("lists".to_owned()).spawn(move || {
             give_way();
             while let Some(job) = asked.blocking_recv() {
@@ -95,10 +95,10 @@ impl Lister {
     }
 
     /// Returns the answer to a request, once its first piece is written.
-    pub(crate) async fn list(&self, wanted: Wanted) -> Result<Response, Refusal> {
+    pub(crate) async fn list(&self, wanted: Wanted) -> Result<Response, ApiRefusal> {
         let stopping = || refuse(StatusCode::SERVICE_UNAVAILABLE, "stickyd is stopping");
         let (pieces, mut written) = mpsc::unbounded_channel();
-        self.0.send(Job { wanted, pieces }).await.map_err(|_| stopping())?;
+        self.0.send(ListJob { wanted, pieces }).await.map_err(|_| stopping())?;
         let first = written.recv().await.ok_or_else(stopping)?;
         let body = match first.is_last {
             true => first.bytes.into(),
@@ -182,7 +182,7 @@ fn write(sockets: &Sockets, wanted: &Wanted, mut cut: Cut) -> Option<()> {
 }
 
 /// Returns all sockets that match the filter, in their order.
-fn gather(sockets: &Sockets, wanted: &Wanted, now_s: u32, turns: &mut Turns) -> Vec<Entry> {
+fn gather(sockets: &Sockets, wanted: &Wanted, now_s: u32, turns: &mut Turns) -> Vec<SortEntry> {
     let Wanted { filter, order, .. } = wanted;
     let mut all = Vec::new();
     for shard in 0..SHARDS {
@@ -198,7 +198,7 @@ fn gather(sockets: &Sockets, wanted: &Wanted, now_s: u32, turns: &mut Turns) -> 
 }
 
 /// Consecutive bytes of a list.
-struct Piece {
+struct ListPiece {
     bytes: Bytes,
     is_last: bool,
 }
@@ -206,11 +206,11 @@ struct Piece {
 /// Cuts the written bytes into pieces, and passes them on.
 struct Cut {
     last: Vec<u8>,
-    pieces: mpsc::UnboundedSender<Piece>,
+    pieces: mpsc::UnboundedSender<ListPiece>,
 }
 
 impl Cut {
-    fn new(pieces: mpsc::UnboundedSender<Piece>) -> Self {
+    fn new(pieces: mpsc::UnboundedSender<ListPiece>) -> Self {
         Self { last: Vec::with_capacity(PIECE), pieces }
     }
 
@@ -222,18 +222,18 @@ impl Cut {
             return Some(());
         }
         let full = std::mem::replace(&mut self.last, Vec::with_capacity(PIECE));
-        self.pieces.send(Piece { bytes: full.into(), is_last: false }).ok()
+        self.pieces.send(ListPiece { bytes: full.into(), is_last: false }).ok()
     }
 
     fn finish(self) {
-        let _ = self.pieces.send(Piece { bytes: self.last.into(), is_last: true });
+        let _ = self.pieces.send(ListPiece { bytes: self.last.into(), is_last: true });
     }
 }
 
 /// Body of an answer that is still being written.
 struct Pieces {
-    first: Option<Piece>,
-    written: mpsc::UnboundedReceiver<Piece>,
+    first: Option<ListPiece>,
+    written: mpsc::UnboundedReceiver<ListPiece>,
     is_whole: bool,
 }
 
@@ -249,7 +249,7 @@ impl HttpBody for Pieces {
             None => ready!(self.written.poll_recv(cx)),
             first => first,
         };
-        let Some(Piece { bytes, is_last }) = piece else {
+        let Some(ListPiece { bytes, is_last }) = piece else {
             // An incomplete list must not look like a complete one.
             return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())));
         };
@@ -271,10 +271,10 @@ mod tests {
     use crate::config::Address;
     use crate::cookie::WorkerId;
     use crate::metrics::Metrics;
-    use crate::sockets::{Kind, New, Transport};
+    use crate::sockets::{New, SocketKind, Transport};
     use crate::upstream::worker::Worker;
 
-    fn pieces(write: impl FnOnce(&mut Cut)) -> mpsc::UnboundedReceiver<Piece> {
+    fn pieces(write: impl FnOnce(&mut Cut)) -> mpsc::UnboundedReceiver<ListPiece> {
         let (pieces, written) = mpsc::unbounded_channel();
         let mut cut = Cut::new(pieces);
         write(&mut cut);
@@ -292,7 +292,7 @@ mod tests {
                 whole += &format!("\"{row}\"");
             }
         });
-        let pieces: Vec<Piece> = std::iter::from_fn(|| written.try_recv().ok()).collect();
+        let pieces: Vec<ListPiece> = std::iter::from_fn(|| written.try_recv().ok()).collect();
         assert!(pieces.len() > 3 && pieces.iter().all(|piece| (1..=PIECE).contains(&piece.bytes.len())));
         assert_eq!(pieces.iter().position(|piece| piece.is_last), Some(pieces.len() - 1));
         assert_eq!(pieces.iter().flat_map(|piece| &piece.bytes).copied().collect::<Vec<_>>(), whole.as_bytes());
@@ -304,14 +304,14 @@ mod tests {
         let long = pieces(|cut| (0..3).for_each(|_| cut.json(&"x".repeat(PIECE - 2)).unwrap()));
         assert_eq!(whole(long).await.unwrap().to_bytes().len(), 3 * PIECE);
         let (sender, written) = mpsc::unbounded_channel();
-        assert!(sender.send(Piece { bytes: "[".into(), is_last: false }).is_ok());
+        assert!(sender.send(ListPiece { bytes: "[".into(), is_last: false }).is_ok());
         drop(sender);
         assert!(whole(written).await.is_err());
     }
 
     /// Returns one page, assembled and parsed.
     fn page(sockets: &Sockets, sort: &str, offset: usize, limit: usize) -> Value {
-        let order = Order::parse(sort).unwrap();
+        let order = SortOrder::parse(sort).unwrap();
         let (pieces, mut written) = mpsc::unbounded_channel();
         write(sockets, &Wanted { filter: Filter::default(), order, offset, limit }, Cut::new(pieces));
         let whole: Vec<u8> = std::iter::from_fn(|| written.try_recv().ok()).flat_map(|piece| piece.bytes).collect();
@@ -336,7 +336,7 @@ mod tests {
             });
             let open = |(number, messages): (usize, &u32)| {
                 let worker = &workers[number % 3];
-                let kind = Kind::Plain;
+                let kind = SocketKind::Plain;
                 let new = New { worker, session: None, transport: Transport::WebSocket, kind, sid: b"", facts: None };
                 let listed = sockets.open(new);
                 listed.socket().begins();

@@ -22,31 +22,31 @@ pub(crate) const SORTS: [&str; 10] = [
 ];
 
 /// A sort order: one of [`SORTS`], possibly reversed.
-pub(crate) struct Order {
+pub(crate) struct SortOrder {
     by: &'static str,
     reverse: bool,
 }
 
 /// A socket, with the number it is sorted by.
-pub(crate) struct Entry {
+pub(crate) struct SortEntry {
     pub(crate) socket: Arc<Socket>,
     number: u64,
     id: Id,
 }
 
-impl Order {
+impl SortOrder {
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (name, reverse) = text.strip_prefix('-').map_or((text, false), |name| (name, true));
         SORTS.into_iter().find(|by| *by == name).map(|by| Self { by, reverse })
     }
 
     /// Reads a socket's number as it is now.
-    pub(crate) fn entry(&self, socket: Arc<Socket>, now_s: u32) -> Entry {
-        Entry { number: self.number(&socket, now_s), id: socket.id(), socket }
+    pub(crate) fn entry(&self, socket: Arc<Socket>, now_s: u32) -> SortEntry {
+        SortEntry { number: self.number(&socket, now_s), id: socket.id(), socket }
     }
 
     /// Compares two entries, smallest first; equal ones are ordered by id, so that pages do not overlap.
-    pub(crate) fn compare(&self, one: &Entry, other: &Entry) -> Ordering {
+    pub(crate) fn compare(&self, one: &SortEntry, other: &SortEntry) -> Ordering {
         let by_worker = || {
             let (one, other) = (one.socket.worker(), other.socket.worker());
             (&one.upstream, &one.name).cmp(&(&other.upstream, &other.name))

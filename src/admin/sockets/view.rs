@@ -8,7 +8,7 @@ use serde::ser::{SerializeMap, SerializeStruct};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-use crate::sockets::{Socket, Told, Way};
+use crate::sockets::{Socket, SocketRow, Traffic};
 use crate::websocket::round_trip::{Leg, Measured, Quality};
 
 /// Describes one socket as it is at this second.
@@ -23,7 +23,7 @@ pub(crate) struct Shown {
     now_s: u32,
     /// The same moment as `now_s`, as calendar time.
     now: SystemTime,
-    told: Told,
+    told: SocketRow,
     /// The last connection time that was formatted, and its text: sockets often connect within the same second.
     connected: (u32, String),
 }
@@ -31,7 +31,7 @@ pub(crate) struct Shown {
 impl Shown {
     /// Creates the data of an answer for this second ([`crate::clock::now_s`]).
     pub(crate) fn new(now_s: u32) -> Self {
-        Self { now_s, now: SystemTime::now(), told: Told::default(), connected: (u32::MAX, String::new()) }
+        Self { now_s, now: SystemTime::now(), told: SocketRow::default(), connected: (u32::MAX, String::new()) }
     }
 
     fn connected(&mut self, since_s: u32) {
@@ -59,15 +59,15 @@ impl Serialize for Row<'_> {
         let (now_s, told, worker) = (shown.now_s, &shown.told, socket.worker());
         let (sid, trips) = (told.sid(), &told.round_trips);
         let mut row = serializer.serialize_struct("Socket", 19)?;
-        row.serialize_field("id", &Text(socket.id()))?;
+        row.serialize_field("id", &PrintableText(socket.id()))?;
         row.serialize_field("sid", &Some(String::from_utf8_lossy(sid)).filter(|sid| !sid.is_empty()))?;
         row.serialize_field("upstream", &*worker.upstream)?;
         row.serialize_field("worker", &*worker.name)?;
         row.serialize_field("generation", &socket.generation())?;
         row.serialize_field("route", &socket.route())?;
-        row.serialize_field("address", &Text(told.address()))?;
+        row.serialize_field("address", &PrintableText(told.address()))?;
         row.serialize_field("user_agent", &Some(socket.agent()).filter(|agent| !agent.is_empty()))?;
-        row.serialize_field("labels", &Labels(socket, told))?;
+        row.serialize_field("labels", &LabelRows(socket, told))?;
         row.serialize_field("protocol", socket.kind().word())?;
         row.serialize_field("transport", socket.transport().word())?;
         row.serialize_field("tls", &socket.tls())?;
@@ -84,17 +84,17 @@ impl Serialize for Row<'_> {
 }
 
 /// A value that is serialized as its display text.
-struct Text<T>(T);
+struct PrintableText<T>(T);
 
-impl<T: Display> Serialize for Text<T> {
+impl<T: Display> Serialize for PrintableText<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&self.0)
     }
 }
 
-struct Labels<'a>(&'a Socket, &'a Told);
+struct LabelRows<'a>(&'a Socket, &'a SocketRow);
 
-impl Serialize for Labels<'_> {
+impl Serialize for LabelRows<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut labels = serializer.serialize_map(None)?;
         for (name, value) in self.1.labels(self.0) {
@@ -113,7 +113,7 @@ struct OneWay {
 }
 
 impl OneWay {
-    fn of(way: &Way, now_s: u32) -> Self {
+    fn of(way: &Traffic, now_s: u32) -> Self {
         let idle_s = way.last_s().map(|last| now_s.saturating_sub(last));
         Self { messages: way.messages(), bytes: way.bytes(), idle_s, close_code: way.code() }
     }

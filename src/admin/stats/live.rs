@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde_json::{Map, Value, json};
 
 use crate::clock;
-use crate::sockets::{SHARDS, Socket, Sockets, Told, Transport};
+use crate::sockets::{SHARDS, Socket, SocketRow, Sockets, Transport};
 use crate::upstream::worker::Worker;
 
 /// Maximum number of distinct label values that are counted; sockets with further values are counted together.
@@ -44,7 +44,7 @@ impl Sum {
 /// Numbers of all live sockets. Computing them takes about 0.1 µs per socket, more with labels; shards are copied one
 /// at a time.
 #[derive(Default)]
-pub(crate) struct Live {
+pub(crate) struct LiveTotals {
     /// Sums by the worker's serial.
     workers: HashMap<u64, Sum>,
     /// Number of sockets per value, by upstream and label; values beyond [`VALUES`] are counted under `None`.
@@ -52,10 +52,10 @@ pub(crate) struct Live {
     values: usize,
 }
 
-impl Live {
+impl LiveTotals {
     /// Counts all sockets that are live now; yields to other tasks in between.
     pub(crate) async fn of(sockets: &Sockets) -> Self {
-        let (mut live, mut told, now_s) = (Self::default(), Told::default(), clock::now_s());
+        let (mut live, mut told, now_s) = (Self::default(), SocketRow::default(), clock::now_s());
         for shard in 0..SHARDS {
             for socket in sockets.shard(shard) {
                 live.count(&socket, &mut told, now_s);
@@ -65,7 +65,7 @@ impl Live {
         live
     }
 
-    fn count(&mut self, socket: &Socket, told: &mut Told, now_s: u32) {
+    fn count(&mut self, socket: &Socket, told: &mut SocketRow, now_s: u32) {
         let mut transports = [0; 3];
         if let Some(count) = transports.get_mut(socket.transport() as usize) {
             *count = 1;
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn values_are_bounded_and_the_most_frequent_come_first() {
-        let mut live = Live::default();
+        let mut live = LiveTotals::default();
         for n in 0..VALUES + 7 {
             live.count_label("app", "user", &n.to_string());
         }

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use crate::rate_limit::{Bucket, Buckets, Rate};
+use crate::rate_limit::{Bucket, Buckets, TokenRate};
 
 /// Maximum number of addresses with a bucket; beyond it, the fullest bucket is forgotten for a new address.
 const ADDRESSES: usize = 16_384;
@@ -20,7 +20,7 @@ const MISS_MS: u64 = 1_000;
 /// Token buckets for discoveries: one per client address and one in total.
 pub(crate) struct Budget {
     all: Bucket,
-    total: Rate,
+    total: TokenRate,
     addresses: Buckets,
 }
 
@@ -47,25 +47,25 @@ impl Budget {
     pub(crate) fn new(per_address: u32, total: u32) -> Self {
         Self {
             all: Bucket::default(),
-            total: Rate::per_second(total),
-            addresses: Buckets::new(Rate::per_second(per_address), ADDRESSES),
+            total: TokenRate::per_second(total),
+            addresses: Buckets::new(TokenRate::per_second(per_address), ADDRESSES),
         }
     }
 
     /// Sets new limits; what each address has spent is forgotten.
     pub(crate) fn set(&mut self, per_address: u32, total: u32) {
-        self.total = Rate::per_second(total);
-        self.addresses = Buckets::new(Rate::per_second(per_address), ADDRESSES);
+        self.total = TokenRate::per_second(total);
+        self.addresses = Buckets::new(TokenRate::per_second(per_address), ADDRESSES);
     }
 
     /// Takes a token of `address`; `taken` is false if the address or the total has none left.
-    pub(crate) fn take(&mut self, address: u64, now_ms: u64) -> Taken {
+    pub(crate) fn take(&mut self, address: u64, now_ms: u64) -> BudgetTake {
         if self.all.wait(self.total, now_ms).is_some() {
-            return Taken { taken: false, crowded: false };
+            return BudgetTake { taken: false, crowded: false };
         }
         let own = self.addresses.take(address, now_ms);
         let taken = own.wait.is_none() && self.all.take(self.total, now_ms).is_ok();
-        Taken { taken, crowded: own.crowded }
+        BudgetTake { taken, crowded: own.crowded }
     }
 
     /// Gives a token back, because the session was found.
@@ -77,7 +77,7 @@ impl Budget {
 
 /// Result of taking a token.
 #[derive(Clone, Copy)]
-pub(crate) struct Taken {
+pub(crate) struct BudgetTake {
     pub(crate) taken: bool,
     /// Whether an address that had spent tokens was forgotten to make room for this one.
     pub(crate) crowded: bool,

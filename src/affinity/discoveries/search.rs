@@ -18,7 +18,7 @@ pub(crate) type Searches = Mutex<HashMap<Key, (usize, Arc<Search>)>>;
 
 /// A worker's answer to a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum ProbeVerdict {
     /// The worker knows the session.
     Owns,
     /// The worker refused the session.
@@ -29,7 +29,7 @@ pub(crate) enum Verdict {
     Silent,
 }
 
-pub(crate) type Verdicts = Vec<(Arc<Worker>, Verdict)>;
+pub(crate) type Verdicts = Vec<(Arc<Worker>, ProbeVerdict)>;
 
 /// State that requests of one sid share while they search for its owner.
 #[derive(Default)]

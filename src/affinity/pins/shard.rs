@@ -7,14 +7,14 @@
 
 use hashbrown::HashTable;
 
-use super::{Hold, TICK, View};
+use super::{PinHold, TICK, View};
 use crate::keys::Key;
 
 /// Slot number that marks the end of a list. A vector is never that long.
 const NIL: u32 = u32::MAX;
 
-pub(crate) struct Shard<E> {
-    slots: Vec<Slot<E>>,
+pub(crate) struct PinShard<E> {
+    slots: Vec<TableSlot<E>>,
     /// Slot numbers of all pins, by key.
     index: HashTable<u32>,
     /// Slot of the pin that has been idle longest; `NIL` if none is idle.
@@ -28,15 +28,15 @@ pub(crate) struct Shard<E> {
     life: u16,
 }
 
-struct Slot<E> {
+struct TableSlot<E> {
     /// Owner of the pin; `None` if the slot is free.
     owner: Option<E>,
-    pin: Pin,
+    pin: PinSlot,
 }
 
 /// What the table itself keeps of a pin: 40 bytes.
 #[derive(Clone, Copy)]
-struct Pin {
+struct PinSlot {
     key: Key,
     address: u32,
     /// Tick from which on the pin is expired, unless it is held open.
@@ -53,19 +53,19 @@ struct Pin {
     life: u16,
 }
 
-impl Pin {
+impl PinSlot {
     fn is_dead(&self, now: u32) -> bool {
         self.open == 0 && self.deadline <= now
     }
 }
 
-pub(crate) enum Found {
+pub(crate) enum SlotLookup {
     Live(u32),
     Expired(u32),
     Absent,
 }
 
-impl<E> Shard<E> {
+impl<E> PinShard<E> {
     pub(crate) fn new() -> Self {
         Self { slots: Vec::new(), index: HashTable::new(), oldest: NIL, newest: NIL, free: NIL, life: 0 }
     }
@@ -80,11 +80,11 @@ impl<E> Shard<E> {
         self.index.find(key.1, is_it).copied()
     }
 
-    pub(crate) fn find(&self, key: Key, now: u32) -> Found {
+    pub(crate) fn find(&self, key: Key, now: u32) -> SlotLookup {
         match self.index(key).and_then(|index| Some((index, self.pin(index)?))) {
-            Some((index, pin)) if pin.is_dead(now) => Found::Expired(index),
-            Some((index, _)) => Found::Live(index),
-            None => Found::Absent,
+            Some((index, pin)) if pin.is_dead(now) => SlotLookup::Expired(index),
+            Some((index, _)) => SlotLookup::Live(index),
+            None => SlotLookup::Absent,
         }
     }
 
@@ -103,7 +103,7 @@ impl<E> Shard<E> {
     }
 
     pub(crate) fn each(&mut self, mut f: impl FnMut(Key, &mut E)) {
-        for Slot { owner, pin } in &mut self.slots {
+        for TableSlot { owner, pin } in &mut self.slots {
             if let Some(owner) = owner {
                 f(pin.key, owner);
             }
@@ -120,9 +120,9 @@ impl<E> Shard<E> {
         }
     }
 
-    pub(crate) fn open(&mut self, index: u32) -> Option<Hold> {
+    pub(crate) fn open(&mut self, index: u32) -> Option<PinHold> {
         let pin = self.pin_mut(index)?;
-        let (was_idle, hold) = (pin.open == 0, Hold(pin.life));
+        let (was_idle, hold) = (pin.open == 0, PinHold(pin.life));
         pin.open = pin.open.saturating_add(1);
         if was_idle {
             self.unlink(index);
@@ -130,7 +130,7 @@ impl<E> Shard<E> {
         Some(hold)
     }
 
-    pub(crate) fn close(&mut self, key: Key, hold: Hold, now: u32, shorten: Option<u32>) {
+    pub(crate) fn close(&mut self, key: Key, hold: PinHold, now: u32, shorten: Option<u32>) {
         let Some(index) = self.index(key) else { return };
         let Some(pin) = self.pin_mut(index).filter(|pin| pin.life == hold.0 && pin.open > 0) else { return };
         pin.open -= 1;
@@ -144,18 +144,18 @@ impl<E> Shard<E> {
     pub(crate) fn insert(&mut self, key: Key, owner: E, address: u32, ttl: u32, now: u32) -> Result<(), E> {
         self.life = self.life.wrapping_add(1);
         let (deadline, life) = (now.saturating_add(ttl), self.life);
-        let pin = Pin { key, address, deadline, ttl, prev: NIL, next: NIL, open: 0, life };
+        let pin = PinSlot { key, address, deadline, ttl, prev: NIL, next: NIL, open: 0, life };
         let index = match self.slots.get_mut(self.free as usize) {
             Some(slot) => {
                 let index = std::mem::replace(&mut self.free, slot.pin.next);
-                *slot = Slot { owner: Some(owner), pin };
+                *slot = TableSlot { owner: Some(owner), pin };
                 index
             }
             None => {
                 let Some(index) = u32::try_from(self.slots.len()).ok().filter(|&index| index < NIL) else {
                     return Err(owner);
                 };
-                self.push(Slot { owner: Some(owner), pin });
+                self.push(TableSlot { owner: Some(owner), pin });
                 index
             }
         };
@@ -194,7 +194,7 @@ impl<E> Shard<E> {
     /// Slots of all expired pins. Times to live differ, so the list is not in the order of expiry; the slots are
     /// scanned as they lie.
     pub(crate) fn expired(&self, now: u32) -> Vec<u32> {
-        let dead = |slot: &Slot<E>| slot.owner.is_some() && slot.pin.is_dead(now);
+        let dead = |slot: &TableSlot<E>| slot.owner.is_some() && slot.pin.is_dead(now);
         (0..).zip(&self.slots).filter(|(_, slot)| dead(slot)).map(|(index, _)| index).collect()
     }
 
@@ -205,7 +205,7 @@ impl<E> Shard<E> {
         }
         // Idle pins come first and in their order, so that linking them one by one gives the same list.
         let mut order: Vec<u32> = self.idle().collect();
-        let held = |slot: &Slot<E>| slot.owner.is_some() && slot.pin.open > 0;
+        let held = |slot: &TableSlot<E>| slot.owner.is_some() && slot.pin.open > 0;
         order.extend((0..).zip(&self.slots).filter(|(_, slot)| held(slot)).map(|(index, _)| index));
         let mut old = std::mem::take(self);
         self.life = old.life;
@@ -213,7 +213,7 @@ impl<E> Shard<E> {
         for (new, index) in (0..).zip(order) {
             let Some(slot) = old.slots.get_mut(index as usize) else { continue };
             let pin = slot.pin;
-            self.push(Slot { owner: slot.owner.take(), pin });
+            self.push(TableSlot { owner: slot.owner.take(), pin });
             self.add_to_index(pin.key, new);
             if pin.open == 0 {
                 self.link_newest(new);
@@ -227,7 +227,7 @@ impl<E> Shard<E> {
     }
 
     /// Adds a slot. The vector grows by an eighth instead of doubling, because slots are most of what a pin costs.
-    fn push(&mut self, slot: Slot<E>) {
+    fn push(&mut self, slot: TableSlot<E>) {
         if self.slots.len() == self.slots.capacity() {
             self.slots.reserve_exact((self.slots.len() / 8).max(16));
         }
@@ -253,7 +253,7 @@ impl<E> Shard<E> {
     }
 
     fn unlink(&mut self, index: u32) {
-        let Some(&Pin { prev, next, .. }) = self.pin(index) else { return };
+        let Some(&PinSlot { prev, next, .. }) = self.pin(index) else { return };
         match self.pin_mut(prev) {
             Some(before) => before.next = next,
             None => self.oldest = next,
@@ -264,22 +264,22 @@ impl<E> Shard<E> {
         }
     }
 
-    fn pin(&self, index: u32) -> Option<&Pin> {
+    fn pin(&self, index: u32) -> Option<&PinSlot> {
         self.slots.get(index as usize).map(|slot| &slot.pin)
     }
 
-    fn pin_mut(&mut self, index: u32) -> Option<&mut Pin> {
+    fn pin_mut(&mut self, index: u32) -> Option<&mut PinSlot> {
         self.slots.get_mut(index as usize).map(|slot| &mut slot.pin)
     }
 
     /// Number of bytes on the heap.
     #[cfg(test)]
     pub(crate) fn allocated(&self) -> usize {
-        self.slots.capacity() * size_of::<Slot<E>>() + self.index.allocation_size()
+        self.slots.capacity() * size_of::<TableSlot<E>>() + self.index.allocation_size()
     }
 }
 
-impl<E> Default for Shard<E> {
+impl<E> Default for PinShard<E> {
     fn default() -> Self {
         Self::new()
     }

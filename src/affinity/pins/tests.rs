@@ -103,7 +103,7 @@ fn a_pin_held_open_does_not_expire() {
     let (tunnel, _) = pins.open(k, t, own).unwrap();
     let late = t + 1000 * SECOND;
     assert_eq!(pins.sweep(1, late), 0);
-    assert_eq!(pins.insert(key(1, 2), "b", 1, SECOND, late), Inserted::Refused("b", Full::Table));
+    assert_eq!(pins.insert(key(1, 2), "b", 1, SECOND, late), Inserted::Refused("b", PinsFull::Table));
     pins.close(k, poll, late, None);
     assert_eq!(pins.sweep(1, late + 100 * SECOND), 0, "one hold is left");
     pins.close(k, tunnel, late, None);
@@ -172,7 +172,7 @@ fn the_quota_applies_only_over_half_full() {
         assert_eq!(insert(n, 2), NEW, "{n}: other addresses have room");
     }
     // In shard 50 there is no pin of address 2 to evict.
-    assert_eq!(pins.insert(key(50, 999), "a", 2, SECOND, t), Inserted::Refused("a", Full::Address));
+    assert_eq!(pins.insert(key(50, 999), "a", 2, SECOND, t), Inserted::Refused("a", PinsFull::Address));
     assert_eq!(pins.len(), 139);
     assert_eq!((0..SHARDS).map(|shard| pins.sweep(shard, t + 9 * SECOND)).sum::<usize>(), 139);
     assert_eq!((pins.len(), pins.addresses.count(1), pins.addresses.count(2)), (0, 0, 0));
@@ -190,7 +190,7 @@ fn the_search_for_own_pins_is_bounded() {
             let _ = pins.insert(key(shard, n), "x", shard * 1000 + n, 9 * SECOND, t);
         }
     }
-    assert_eq!(pins.insert(key(0, 1001), "a", 1, SECOND, t), Inserted::Refused("a", Full::Address));
+    assert_eq!(pins.insert(key(0, 1001), "a", 1, SECOND, t), Inserted::Refused("a", PinsFull::Address));
     pins.remove(key(0, 5)).unwrap();
     assert_eq!(pins.insert(key(0, 1001), "a", 1, SECOND, t), Inserted::New { evicted: 1 });
 }
@@ -239,13 +239,13 @@ impl Model {
         let mine = self.pins.iter().filter(|pin| pin.address == address).count();
         if self.pins.len() * 2 > self.per_shard * SHARDS && mine >= self.per_address {
             if !self.evict(key.0, |pin| pin.address == address) {
-                return Inserted::Refused((), Full::Address);
+                return Inserted::Refused((), PinsFull::Address);
             }
             evicted += 1;
         }
         if self.pins.iter().filter(|pin| pin.key.0 == key.0).count() >= self.per_shard {
             if !self.evict(key.0, |_| true) {
-                return Inserted::Refused((), Full::Table);
+                return Inserted::Refused((), PinsFull::Table);
             }
             evicted += 1;
         }

@@ -22,7 +22,7 @@ fn client() -> Client {
     Client { address: "192.0.2.1".parse().unwrap(), secure: false }
 }
 
-fn new(worker: &Arc<Worker>, kind: Kind) -> New<'_> {
+fn new(worker: &Arc<Worker>, kind: SocketKind) -> New<'_> {
     New { worker, session: Some(worker.session()), transport: Transport::Polling, kind, sid: b"sid", facts: None }
 }
 
@@ -38,16 +38,16 @@ fn a_session_learned_while_it_was_discovered_is_one_entry() {
     assert!(shared.sessions.pin_fresh(key, client(), worker.session(), Ttl::Announced(TTL)));
     assert!(listed(&shared).is_empty(), "no request has named it");
     // What discovery does once a worker has accepted the upgrade.
-    assert!(!shared.sessions.pin(key, client(), new(&worker, Kind::EngineIo), Ttl::Announced(TTL)));
+    assert!(!shared.sessions.pin(key, client(), new(&worker, SocketKind::EngineIo), Ttl::Announced(TTL)));
     let found = shared.sessions.hold(key).unwrap();
     assert!(!found.is_fresh());
     let (tunnel, socket) = found.of_tunnel(true);
     let socket = socket.expect("the tunnel belongs to this session's entry");
     // The session's next poll.
-    shared.sessions.enlist(key, |session| New { session: Some(session), ..new(&worker, Kind::EngineIo) });
+    shared.sessions.enlist(key, |session| New { session: Some(session), ..new(&worker, SocketKind::EngineIo) });
     assert_eq!((listed(&shared).len(), worker.sessions()), (1, 1));
     drop((socket, tunnel));
-    shared.sessions.forget(key, End::Client);
+    shared.sessions.forget(key, EndReason::Client);
     assert_eq!((listed(&shared).len(), worker.sessions()), (0, 0));
 }
 
@@ -64,11 +64,11 @@ fn sessions_found_concurrently_have_one_entry_each() {
                     if who == 0 {
                         shared.sessions.pin_fresh(key(n), client(), worker.session(), Ttl::Announced(TTL));
                     } else {
-                        shared.sessions.pin(key(n), client(), new(worker, Kind::EngineIo), Ttl::Announced(TTL));
+                        shared.sessions.pin(key(n), client(), new(worker, SocketKind::EngineIo), Ttl::Announced(TTL));
                     }
                     shared
                         .sessions
-                        .enlist(key(n), |session| New { session: Some(session), ..new(worker, Kind::EngineIo) });
+                        .enlist(key(n), |session| New { session: Some(session), ..new(worker, SocketKind::EngineIo) });
                 }
             });
         }
@@ -83,14 +83,14 @@ fn sessions_found_concurrently_have_one_entry_each() {
 fn a_session_is_closed_by_its_socket() {
     let (shared, worker) = shared();
     for (kind, key) in [
-        (Kind::EngineIo, shared.sessions.keys.key(&worker.upstream, b"sid")),
-        (Kind::Plain, shared.sessions.keys.of_rule(&worker.upstream, "mcp", b"id")),
+        (SocketKind::EngineIo, shared.sessions.keys.key(&worker.upstream, b"sid")),
+        (SocketKind::Plain, shared.sessions.keys.of_rule(&worker.upstream, "mcp", b"id")),
     ] {
         assert!(shared.sessions.pin(key, client(), new(&worker, kind), Ttl::Announced(TTL)));
         let socket = listed(&shared).pop().unwrap();
-        assert_eq!(socket.key(), (kind == Kind::Plain).then_some(key));
+        assert_eq!(socket.key(), (kind == SocketKind::Plain).then_some(key));
         assert!(shared.sessions.close(&socket) && !shared.sessions.close(&socket), "{kind:?}");
-        assert_eq!((listed(&shared).len(), socket.end()), (0, Some(End::Operator)));
+        assert_eq!((listed(&shared).len(), socket.end()), (0, Some(EndReason::Operator)));
         assert!(
             shared.sessions.pins.remove(key).is_some_and(|pin| pin.worker().is_none()),
             "the pin remembers the end"

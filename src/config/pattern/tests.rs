@@ -62,18 +62,18 @@ fn templates_find_ids_in_bodies() {
     let endpoint = Template::parse("event: endpoint\ndata: *sessionId={id}").unwrap();
     for line in ["\n", "\r\n"] {
         let body = format!("event: endpoint{line}data: /messages?a=1&sessionId=0f-9{line}{line}");
-        assert_eq!(endpoint.find(body.as_bytes()), Seen::Found(&b"0f-9"[..]));
+        assert_eq!(endpoint.find(body.as_bytes()), PatternMatch::Found(&b"0f-9"[..]));
         for cut in 0..body.find("0f-9").unwrap() + 4 {
-            assert_eq!(endpoint.find(&body.as_bytes()[..cut]), Seen::NeedMore, "{cut}");
+            assert_eq!(endpoint.find(&body.as_bytes()[..cut]), PatternMatch::NeedMore, "{cut}");
         }
     }
     for never in ["event: message\n", "event: endpoint\ndata: /messages\nx", "event: endpoint\ndata: sessionId=\n", "x"]
     {
-        assert_eq!(endpoint.find(never.as_bytes()), Seen::Never, "{never}");
+        assert_eq!(endpoint.find(never.as_bytes()), PatternMatch::Never, "{never}");
     }
     let quoted = Template::parse("<job id='{id}'").unwrap();
-    assert_eq!(quoted.find(b"<job id='a b'>"), Seen::Found(&b"a b"[..]));
-    assert_eq!(Template::parse("*a*b{id}").unwrap().find(b"xxaxxbid "), Seen::Found(&b"id"[..]));
+    assert_eq!(quoted.find(b"<job id='a b'>"), PatternMatch::Found(&b"a b"[..]));
+    assert_eq!(Template::parse("*a*b{id}").unwrap().find(b"xxaxxbid "), PatternMatch::Found(&b"id"[..]));
     for text in ["", "no id", "{id}{id}", "a**{id}", "a*{id}"] {
         assert!(Template::parse(text).is_err(), "{text}");
     }
@@ -96,14 +96,14 @@ proptest! {
         template in "[a*]{0,4}b?\\{id\\}c?", body in proptest::collection::vec(prop::sample::select(&b"abc\r\n &"[..]), 0..24),
     ) {
         let Ok(template) = Template::parse(&template) else { return Ok(()) };
-        let mut known = Seen::NeedMore;
+        let mut known = PatternMatch::NeedMore;
         for cut in 0..=body.len() {
             let seen = template.find(&body[..cut]);
-            if known != Seen::NeedMore {
+            if known != PatternMatch::NeedMore {
                 prop_assert_eq!(&seen, &known);
             }
             known = match seen {
-                Seen::Found(id) => Seen::Found(&body[body[..cut].windows(id.len()).position(|w| w == id).unwrap()..][..id.len()]),
+                PatternMatch::Found(id) => PatternMatch::Found(&body[body[..cut].windows(id.len()).position(|w| w == id).unwrap()..][..id.len()]),
                 other => other,
             };
         }

@@ -1,13 +1,13 @@
 //! Checks for conflicts between the rules of one upstream, and between the rules and the routes to it.
 
-use super::{Affinity, Lookup, MAX_BITS, Rule, Spot};
+use super::{Affinity, LookupRule, MAX_BITS, Rule, Spot};
 use crate::config::Route;
 use crate::config::check::Context;
 use crate::config::error::Span;
-use crate::config::upstream::Read;
+use crate::config::upstream::ReadUpstream;
 
 /// Checks every upstream's affinities against each other and against its routes.
-pub(crate) fn check(context: &Context<'_>, upstreams: &[Read], routes: &[Route]) {
+pub(crate) fn check(context: &Context<'_>, upstreams: &[ReadUpstream], routes: &[Route]) {
     for (index, read) in upstreams.iter().enumerate() {
         let rules: Vec<_> = read.affinity.iter().filter_map(|(affinity, at)| Some((rule(affinity)?, at))).collect();
         for (i, (later, at)) in rules.iter().enumerate() {
@@ -49,7 +49,7 @@ fn bounded(context: &Context<'_>, rules: &[(&Rule, &Span)]) {
 
 /// A place that both rules look at, as it is written in the file.
 fn shared(one: &Rule, other: &Rule) -> Option<String> {
-    let same = |a: &Lookup, b: &Lookup| match (&a.at, &b.at) {
+    let same = |a: &LookupRule, b: &LookupRule| match (&a.at, &b.at) {
         (Spot::EngineIo, Spot::Query(name)) | (Spot::Query(name), Spot::EngineIo) => name == "sid",
         (Spot::Path(a), Spot::Path(b)) => a.written() == b.written(),
         (a, b) => a == b,
@@ -91,7 +91,7 @@ fn reachable(fixed: &str, routes: &[&str]) -> bool {
 }
 
 /// Checks `follow`, which needs `socket.io` and places that no rule claims.
-fn follow(context: &Context<'_>, read: &Read, rules: &[(&Rule, &Span)]) {
+fn follow(context: &Context<'_>, read: &ReadUpstream, rules: &[(&Rule, &Span)]) {
     let Some(at) = &read.follow else { return };
     let affinity = read.upstream.affinity.iter().filter_map(rule);
     let knows = affinity.flat_map(|rule| &rule.lookup).any(|lookup| lookup.at == Spot::EngineIo);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper::Method;
 use hyper::header::{self, HeaderName};
 
-use super::{End, Learn, Lookup, On, Place, Protocol, Refusal, Rule, Spot};
+use super::{AnswerPlace, EndRule, Learn, LookupRule, On, Protocol, RefusalRule, Rule, Spot};
 use crate::config::pattern::{JsonPath, PathPattern, Template};
 
 /// A function that makes a preset.
@@ -28,12 +28,12 @@ const TUS: HeaderName = HeaderName::from_static("tus-resumable");
 
 /// Engine.IO, versions 3 and 4. The lifetime of a session follows from its open packet; `ttl` is not used.
 pub(crate) fn socket_io() -> Rule {
-    let open = Learn { from: Place::OpenPacket, on: On::default(), status: Some(200), only: None };
-    let cookie = Learn { from: Place::SetCookie("io".to_owned()), ..open.clone() };
+    let open = Learn { from: AnswerPlace::OpenPacket, on: On::default(), status: Some(200), only: None };
+    let cookie = Learn { from: AnswerPlace::SetCookie("io".to_owned()), ..open.clone() };
     Rule {
         lookup: vec![at(Spot::EngineIo)],
         learn: vec![open, cookie],
-        refusal: vec![Refusal::EngineIo],
+        refusal: vec![RefusalRule::EngineIo],
         ..named("socket.io", Protocol::SocketIo, Duration::from_secs(90))
     }
 }
@@ -59,9 +59,9 @@ fn signalr() -> Rule {
     let token = Learn { from: json("connectionToken"), on: negotiate, status: Some(200), only: None };
     Rule {
         learn: vec![token.clone(), Learn { from: json("connectionId"), ..token }],
-        lookup: vec![Lookup { min: 16, ..at(Spot::Query("id".to_owned())) }],
+        lookup: vec![LookupRule { min: 16, ..at(Spot::Query("id".to_owned())) }],
         refusal: vec![answer(404, "No Connection with that ID")],
-        ends: vec![End { on: On { methods: vec![Method::DELETE], ..On::default() }, status: None }],
+        ends: vec![EndRule { on: On { methods: vec![Method::DELETE], ..On::default() }, status: None }],
         ..named("signalr", Protocol::SignalR, Duration::from_secs(120))
     }
 }
@@ -71,19 +71,19 @@ fn signalr() -> Rule {
 /// `sessionId=` or `session_id=` in its query.
 fn mcp() -> Rule {
     let streamable = Learn {
-        from: Place::Header(MCP_SESSION),
+        from: AnswerPlace::Header(MCP_SESSION),
         // A client's POST always accepts both kinds of answers, JSON and event streams.
         on: On { methods: vec![Method::POST], path: None, header: Some((header::ACCEPT, "text/event-stream")) },
         status: None,
         only: None,
     };
     let sse = |name: &str| Learn {
-        from: Place::Prefix(template(&format!("event: endpoint\ndata: *{name}={{id}}"))),
+        from: AnswerPlace::Prefix(template(&format!("event: endpoint\ndata: *{name}={{id}}"))),
         on: On { methods: vec![Method::GET], path: None, header: Some((header::ACCEPT, "text/event-stream")) },
         status: Some(200),
         only: None,
     };
-    let posted = |name: &str| Lookup {
+    let posted = |name: &str| LookupRule {
         at: Spot::Query(name.to_owned()),
         on: On { methods: vec![Method::POST], ..On::default() },
         min: 16,
@@ -98,7 +98,7 @@ fn mcp() -> Rule {
             answer(400, "missing session ID"),
             answer(400, "No transport found for sessionId"),
         ],
-        ends: vec![End { on: On { methods: vec![Method::DELETE], ..On::default() }, status: None }],
+        ends: vec![EndRule { on: On { methods: vec![Method::DELETE], ..On::default() }, status: None }],
         ..named("mcp", Protocol::Mcp, Duration::from_secs(3_600))
     }
 }
@@ -110,7 +110,7 @@ fn phoenix() -> Rule {
     let gone = JsonPath::parse("status").map(|status| (status, "410")).ok();
     Rule {
         learn: vec![Learn { from: json("token"), on: longpoll(Method::GET), status: Some(200), only: gone }],
-        lookup: vec![Lookup {
+        lookup: vec![LookupRule {
             on: On { path: Some(path("/**/longpoll")), ..On::default() },
             ..at(Spot::Query("token".to_owned()))
         }],
@@ -123,7 +123,7 @@ fn phoenix() -> Rule {
 /// CometD, by the cookie that it sets in each browser at the handshake.
 fn cometd() -> Rule {
     let name = "BAYEUX_BROWSER";
-    let cookie = Place::SetCookie(name.to_owned());
+    let cookie = AnswerPlace::SetCookie(name.to_owned());
     Rule {
         learn: vec![Learn { from: cookie, on: On::default(), status: None, only: None }],
         lookup: vec![at(Spot::Cookie(name.to_owned()))],
@@ -138,10 +138,10 @@ fn tus() -> Rule {
     let with = |method: Method| On { methods: vec![method], path: None, header: Some((TUS, "")) };
     let upload = On { methods: vec![Method::HEAD, Method::PATCH, Method::DELETE], ..with(Method::HEAD) };
     Rule {
-        learn: vec![Learn { from: Place::Location, on: with(Method::POST), status: Some(201), only: None }],
-        lookup: vec![Lookup { on: upload, ..at(Spot::Path(path("/**/{id}"))) }],
+        learn: vec![Learn { from: AnswerPlace::Location, on: with(Method::POST), status: Some(201), only: None }],
+        lookup: vec![LookupRule { on: upload, ..at(Spot::Path(path("/**/{id}"))) }],
         refusal: vec![answer(404, ""), answer(410, "")],
-        ends: vec![End { on: with(Method::DELETE), status: None }],
+        ends: vec![EndRule { on: with(Method::DELETE), status: None }],
         ..named("tus", Protocol::Tus, Duration::from_secs(24 * 3_600))
     }
 }
@@ -161,12 +161,12 @@ fn named(name: &str, protocol: Protocol, ttl: Duration) -> Rule {
     }
 }
 
-fn at(at: Spot) -> Lookup {
-    Lookup { at, on: On::default(), min: 1 }
+fn at(at: Spot) -> LookupRule {
+    LookupRule { at, on: On::default(), min: 1 }
 }
 
-fn answer(status: u16, body: &str) -> Refusal {
-    Refusal::Answer { status, body: body.to_owned(), header: None }
+fn answer(status: u16, body: &str) -> RefusalRule {
+    RefusalRule::Answer { status, body: body.to_owned(), header: None }
 }
 
 // The fallbacks of these functions are never used: the test below fails if a pattern of a preset does not parse.
@@ -175,8 +175,8 @@ fn path(text: &'static str) -> PathPattern {
     PathPattern::parse(text).unwrap_or_else(|_| PathPattern::none())
 }
 
-fn json(text: &'static str) -> Place {
-    JsonPath::parse(text).map_or(Place::Location, Place::Json)
+fn json(text: &'static str) -> AnswerPlace {
+    JsonPath::parse(text).map_or(AnswerPlace::Location, AnswerPlace::Json)
 }
 
 fn template(text: &str) -> Template {
@@ -201,8 +201,11 @@ mod tests {
                 assert!(on.path.as_ref().is_none_or(|path| *path != PathPattern::none()), "{word}");
             }
             for learn in &rule.learn {
-                assert!(word == "tus" || learn.from != Place::Location, "{word}");
-                assert!(!matches!(&learn.from, Place::Prefix(template) if *template == Template::none()), "{word}");
+                assert!(word == "tus" || learn.from != AnswerPlace::Location, "{word}");
+                assert!(
+                    !matches!(&learn.from, AnswerPlace::Prefix(template) if *template == Template::none()),
+                    "{word}"
+                );
             }
         }
     }

@@ -11,10 +11,10 @@ use hyper::Method;
 use hyper::header::HeaderName;
 
 use super::presets::PRESETS;
-use super::{Affinity, End, Learn, Lookup, MAX_AFFINITIES, On, Place, Protocol, Refusal, Rule, Spot};
+use super::{Affinity, AnswerPlace, EndRule, Learn, LookupRule, MAX_AFFINITIES, On, Protocol, RefusalRule, Rule, Spot};
 use crate::config::check::Context;
 use crate::config::error::Span;
-use crate::config::file::{Item, Section, Text};
+use crate::config::file::{ConfigItem, ConfigText, Section};
 use crate::config::pattern::{JsonPath, PathPattern, Template};
 use crate::config::values::{duration, suggest};
 
@@ -27,7 +27,7 @@ const MAX_WORDS: usize = 256;
 
 /// The rules defined by the user, by name.
 pub(crate) struct Customs {
-    rules: Vec<(Text, Option<Arc<Rule>>)>,
+    rules: Vec<(ConfigText, Option<Arc<Rule>>)>,
     used: RefCell<Vec<String>>,
 }
 
@@ -48,7 +48,7 @@ impl Customs {
     }
 
     /// Reads the affinities of an upstream, each with its place in the file.
-    pub(crate) fn affinity(&self, item: Item<'_>) -> Option<Vec<(Affinity, Span)>> {
+    pub(crate) fn affinity(&self, item: ConfigItem<'_>) -> Option<Vec<(Affinity, Span)>> {
         let (report, at) = (item.report, item.span.clone());
         let items = item.list("a list such as [\"socket.io\", \"cookie\", \"address\"]", "an affinity")?;
         if items.is_empty() {
@@ -114,7 +114,7 @@ pub(crate) fn customs(context: &Context<'_>, root: &mut Section<'_>) -> Customs 
 }
 
 /// Checks the name of a rule, which becomes a label of metrics and a value in the debug header.
-fn check_name(context: &Context<'_>, name: &Text) {
+fn check_name(context: &Context<'_>, name: &ConfigText) {
     let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
     let taken = PRESETS.iter().map(|(word, _)| *word).chain(["cookie", "address"]).any(|word| word == name.value);
     if taken {
@@ -127,7 +127,7 @@ fn check_name(context: &Context<'_>, name: &Text) {
 }
 
 /// Reads a rule; `None` if a part that it needs is wrong, which was reported.
-fn rule(name: &Text, mut table: Section<'_>) -> Option<Rule> {
+fn rule(name: &ConfigText, mut table: Section<'_>) -> Option<Rule> {
     let (report, label, head) = (table.report, table.label.clone(), name.span.clone());
     let (learn_at, client_made_at) = (table.key("learn"), table.key("client_made"));
     let (creates_at, refusal_at) = (table.key("creates"), table.key("refusal"));
@@ -138,7 +138,7 @@ fn rule(name: &Text, mut table: Section<'_>) -> Option<Rule> {
     let ends = tables(&mut table, "ends", "a table such as { method = \"DELETE\" }", end);
     let ttl = table.take("ttl").and_then(|item| duration(item, TTLS)).unwrap_or(DEFAULT_TTL);
     let ttl_from = table.text("ttl_from", "a place such as \"json:ttl\"").and_then(|text| ttl_place(&table, &text));
-    let client_made = table.take("client_made").and_then(Item::boolean).unwrap_or(false);
+    let client_made = table.take("client_made").and_then(ConfigItem::boolean).unwrap_or(false);
     table.finish();
     let lookup = lookup?;
     if lookup.is_empty() {
@@ -211,12 +211,12 @@ fn on_alone(mut table: Section<'_>) -> Option<On> {
     on
 }
 
-fn end(mut table: Section<'_>) -> Option<End> {
+fn end(mut table: Section<'_>) -> Option<EndRule> {
     let (report, at) = (table.report, table.span.clone());
     let on = on(&mut table);
     let status = table.integer("status", STATUSES);
     table.finish();
-    let end = End { on: on?, status };
+    let end = EndRule { on: on?, status };
     if end.on == On::default() {
         report.error_help(&at, "every request would end its session", "write method = \"DELETE\"");
     }
@@ -237,7 +237,7 @@ fn on(table: &mut Section<'_>) -> Option<On> {
     Some(On { methods: methods?, path: path.map_or(Some(None), |path| path.map(Some))?, header: None })
 }
 
-fn method(table: &Section<'_>, text: &Text) -> Option<Method> {
+fn method(table: &Section<'_>, text: &ConfigText) -> Option<Method> {
     let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
     let method = known.contains(&text.value.as_str()).then(|| Method::from_bytes(text.value.as_bytes()).ok()).flatten();
     if method.is_none() {
@@ -247,7 +247,7 @@ fn method(table: &Section<'_>, text: &Text) -> Option<Method> {
     method
 }
 
-fn refusal(mut table: Section<'_>) -> Option<Refusal> {
+fn refusal(mut table: Section<'_>) -> Option<RefusalRule> {
     let at = table.span.clone();
     if table.key("status").is_none() {
         table.report.error_help(&at, "a refusal needs `status`", "write status = 404");
@@ -268,24 +268,24 @@ fn refusal(mut table: Section<'_>) -> Option<Refusal> {
     }
     table.finish();
     let header = header.map_or(Some(None), |header| header.map(Some))?;
-    Some(Refusal::Answer { status: status?, body: body.map_or_else(String::new, |body| body.value), header })
+    Some(RefusalRule::Answer { status: status?, body: body.map_or_else(String::new, |body| body.value), header })
 }
 
 /// Reads a place in an answer: `header:NAME`, `set-cookie:NAME`, `json:a.b`, `prefix:…` or `location`.
-fn place(table: &Section<'_>, text: &Text) -> Option<Place> {
+fn place(table: &Section<'_>, text: &ConfigText) -> Option<AnswerPlace> {
     const HELP: &str = "use header:NAME, set-cookie:NAME, json:a.b.c, prefix:TEXT{id} or location";
     let report = table.report;
     let wrong = |why: &str| report.error_help(&text.span, format!("`{}` is not a place: {why}", text.value), HELP);
     match text.value.split_once(':') {
-        None if text.value == "location" => Some(Place::Location),
+        None if text.value == "location" => Some(AnswerPlace::Location),
         Some(("header", name)) if name.trim().eq_ignore_ascii_case("set-cookie") => {
             report.error_help(&text.span, "cookies cannot be read as a header", "write set-cookie:NAME");
             None
         }
-        Some(("header", name)) => header_name(table, text, name.trim()).map(Place::Header),
-        Some(("set-cookie", name)) => cookie_name(table, text, name.trim()).map(Place::SetCookie),
-        Some(("json", path)) => JsonPath::parse(path).map_err(|why| wrong(&why)).ok().map(Place::Json),
-        Some(("prefix", template)) => Template::parse(template).map_err(wrong).ok().map(Place::Prefix),
+        Some(("header", name)) => header_name(table, text, name.trim()).map(AnswerPlace::Header),
+        Some(("set-cookie", name)) => cookie_name(table, text, name.trim()).map(AnswerPlace::SetCookie),
+        Some(("json", path)) => JsonPath::parse(path).map_err(|why| wrong(&why)).ok().map(AnswerPlace::Json),
+        Some(("prefix", template)) => Template::parse(template).map_err(wrong).ok().map(AnswerPlace::Prefix),
         _ => {
             wrong("its kind is unknown");
             None
@@ -293,9 +293,9 @@ fn place(table: &Section<'_>, text: &Text) -> Option<Place> {
     }
 }
 
-fn ttl_place(table: &Section<'_>, text: &Text) -> Option<Place> {
+fn ttl_place(table: &Section<'_>, text: &ConfigText) -> Option<AnswerPlace> {
     let place = place(table, text)?;
-    if !matches!(place, Place::Header(_) | Place::Json(_)) {
+    if !matches!(place, AnswerPlace::Header(_) | AnswerPlace::Json(_)) {
         table.report.error_help(
             &text.span,
             "this place cannot hold a number of seconds",
@@ -307,10 +307,10 @@ fn ttl_place(table: &Section<'_>, text: &Text) -> Option<Place> {
 }
 
 /// Reads the `lookup` list of a rule; `None` if one of its entries is wrong.
-fn lookups(table: &mut Section<'_>) -> Option<Vec<Lookup>> {
+fn lookups(table: &mut Section<'_>) -> Option<Vec<LookupRule>> {
     let Some(item) = table.take("lookup") else { return Some(Vec::new()) };
     let items = item.list("a list such as [\"header:x-job-id\", \"path:/jobs/{id}\"]", "a lookup")?;
-    let mut all: Vec<Lookup> = Vec::new();
+    let mut all: Vec<LookupRule> = Vec::new();
     let mut whole = true;
     for item in items {
         let spot = item.text("a place such as \"query:job\"").and_then(|text| Some((spot(table, &text, true)?, text)));
@@ -321,7 +321,7 @@ fn lookups(table: &mut Section<'_>) -> Option<Vec<Lookup>> {
         if all.iter().any(|one| one.at == spot) {
             table.report.error(&text.span, format!("`{}` is listed twice", text.value));
         }
-        all.push(Lookup { at: spot, on: On::default(), min: 1 });
+        all.push(LookupRule { at: spot, on: On::default(), min: 1 });
     }
     whole.then_some(all)
 }
@@ -342,7 +342,7 @@ pub(crate) fn follow(section: &mut Section<'_>) -> Vec<Spot> {
 }
 
 /// Reads a place in a request: `header:NAME` or `query:NAME`, and with `whole` also `cookie:NAME` or `path:/jobs/{id}`.
-fn spot(table: &Section<'_>, text: &Text, whole: bool) -> Option<Spot> {
+fn spot(table: &Section<'_>, text: &ConfigText, whole: bool) -> Option<Spot> {
     let report = table.report;
     let help = if whole {
         "use header:NAME, query:NAME, cookie:NAME or path:/jobs/{id}"
@@ -374,13 +374,13 @@ fn spot(table: &Section<'_>, text: &Text, whole: bool) -> Option<Spot> {
     }
 }
 
-fn pattern(table: &Section<'_>, text: &Text, path: &str) -> Option<PathPattern> {
+fn pattern(table: &Section<'_>, text: &ConfigText, path: &str) -> Option<PathPattern> {
     let help = "write /jobs or /jobs/{id}: * is any segment, ** any number of them at the beginning or the end";
     let wrong = |why| table.report.error_help(&text.span, format!("`{path}` is not a valid path: {why}"), help);
     PathPattern::parse(path).map_err(wrong).ok()
 }
 
-fn header_name(table: &Section<'_>, text: &Text, name: &str) -> Option<HeaderName> {
+fn header_name(table: &Section<'_>, text: &ConfigText, name: &str) -> Option<HeaderName> {
     let read = HeaderName::try_from(name).ok();
     if read.is_none() {
         table.report.error_help(&text.span, format!("`{name}` is not a valid header name"), "write header:x-job-id");
@@ -388,7 +388,7 @@ fn header_name(table: &Section<'_>, text: &Text, name: &str) -> Option<HeaderNam
     read
 }
 
-fn cookie_name(table: &Section<'_>, text: &Text, name: &str) -> Option<String> {
+fn cookie_name(table: &Section<'_>, text: &ConfigText, name: &str) -> Option<String> {
     // A cookie's name is a token (RFC 6265 §4.1.1).
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     if name.is_empty() || !name.bytes().all(token) {

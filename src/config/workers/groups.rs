@@ -19,7 +19,7 @@ pub(crate) const MAX_RANGE: usize = 1024;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Group {
     /// Addresses of the entry's workers.
-    pub at: At,
+    pub at: GroupPlace,
     /// Name of the entry; if it has several workers, each gets the name with a suffix.
     pub name: Option<String>,
     /// Weight of each worker, 1..=256.
@@ -30,7 +30,7 @@ pub struct Group {
 
 /// Addresses of the workers of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum At {
+pub enum GroupPlace {
     /// Absolute path of a unix socket.
     Unix(PathBuf),
     /// An IP address, with one worker at each port.
@@ -41,9 +41,9 @@ pub enum At {
 
 /// The addresses of each DNS name, sorted and without duplicates. A list is never empty: a name that has never resolved
 /// is not in the map.
-pub type Found = BTreeMap<String, Vec<IpAddr>>;
+pub type ResolvedNames = BTreeMap<String, Vec<IpAddr>>;
 
-impl At {
+impl GroupPlace {
     /// The DNS name, if the workers are given by one.
     pub(crate) fn host(&self) -> Option<&str> {
         match self {
@@ -74,7 +74,7 @@ pub(crate) struct Double {
 /// Expands `groups` into workers, with the addresses `found` for DNS names. If two entries lead to the same address,
 /// the first one gets it; a worker whose name is taken gets its address as its name. `before` are the previous workers,
 /// which keep their names (see [`Group::name_of`]).
-pub(crate) fn expand(groups: &[Group], found: &Found, before: &[Worker]) -> Expanded {
+pub(crate) fn expand(groups: &[Group], found: &ResolvedNames, before: &[Worker]) -> Expanded {
     let mut addresses: HashMap<Address, usize> = HashMap::new();
     let mut names: HashMap<String, usize> = HashMap::new();
     let mut expanded = Expanded { workers: Vec::new(), doubles: Vec::new(), over: Vec::new() };
@@ -105,15 +105,15 @@ pub(crate) fn expand(groups: &[Group], found: &Found, before: &[Worker]) -> Expa
 }
 
 impl Group {
-    fn members(&self, found: &Found, before: &[Worker]) -> Vec<Worker> {
+    fn members(&self, found: &ResolvedNames, before: &[Worker]) -> Vec<Worker> {
         let (ips, ports) = match &self.at {
-            At::Unix(path) => {
+            GroupPlace::Unix(path) => {
                 let address = Address::Unix(path.clone());
                 let name = self.name.clone().unwrap_or_else(|| address.to_string());
                 return vec![Worker { address, host: None, name, weight: self.weight, admin: self.admin }];
             }
-            At::Ip(ip, ports) => (std::slice::from_ref(ip), ports),
-            At::Name(host, ports) => (found.get(host).map_or(&[][..], Vec::as_slice), ports),
+            GroupPlace::Ip(ip, ports) => (std::slice::from_ref(ip), ports),
+            GroupPlace::Name(host, ports) => (found.get(host).map_or(&[][..], Vec::as_slice), ports),
         };
         let all = ips.iter().flat_map(|ip| ports.clone().map(|port| SocketAddr::new(*ip, port)));
         let worker = |at| {
@@ -180,7 +180,7 @@ impl Upstream {
         self.expanded(found, &before.workers)
     }
 
-    fn expanded(&self, found: Found, before: &[Worker]) -> Self {
+    fn expanded(&self, found: ResolvedNames, before: &[Worker]) -> Self {
         let workers = expand(&self.groups, &found, before).workers.into_iter().map(|(worker, _)| worker).collect();
         Self { found, workers, ..self.clone() }
     }
@@ -191,9 +191,9 @@ mod tests {
     use super::*;
 
     fn upstream(name: Option<&str>, ports: RangeInclusive<u16>) -> Upstream {
-        let at = At::Name("app.test".to_owned(), ports);
+        let at = GroupPlace::Name("app.test".to_owned(), ports);
         let group = Group { at, name: name.map(str::to_owned), weight: 1, admin: AdminState::Ready };
-        Upstream::new("app".to_owned(), vec![group], Found::new())
+        Upstream::new("app".to_owned(), vec![group], ResolvedNames::new())
     }
 
     fn at(upstream: &Upstream, last: &[u8]) -> Upstream {
@@ -236,7 +236,7 @@ mod tests {
     fn a_taken_name_or_address_is_not_an_error() {
         let mut app = upstream(Some("w"), 1..=1);
         let entry = |ip: [u8; 4], name: &str| Group {
-            at: At::Ip(ip.into(), 1..=1),
+            at: GroupPlace::Ip(ip.into(), 1..=1),
             name: Some(name.to_owned()),
             weight: 1,
             admin: AdminState::Ready,

@@ -11,13 +11,13 @@ use hyper::header::HeaderValue;
 use hyper::server::conn::http1;
 
 use super::super::proxy_protocol;
-use super::super::{Listener, Settings};
+use super::super::{ListenerSettings, ThreadListener};
 use super::{Conn, Traffic};
 use crate::config;
 use crate::listener::handshake::Secured;
 use crate::thread::Thread;
 
-pub use super::super::proxy_protocol::{Look, Source};
+pub use super::super::proxy_protocol::{Peek, ProxiedSource};
 
 /// Creates a connection from `peer` to a listener with these settings, which must be without TLS. `secure` makes it
 /// appear to use TLS, and `http2` makes it appear to use HTTP/2.
@@ -28,10 +28,10 @@ pub fn conn(
     secure: bool,
     http2: bool,
 ) -> Option<Rc<Conn>> {
-    let listener = Rc::new(Listener {
+    let listener = Rc::new(ThreadListener {
         port_value: HeaderValue::from(config.address.port()),
         removed: Rc::default(),
-        settings: Arc::new(Settings::of(config, None).ok()?),
+        settings: Arc::new(ListenerSettings::of(config, None).ok()?),
     });
     Some(Rc::new(Conn {
         trusted: listener.trusts(peer),
@@ -67,6 +67,6 @@ pub fn http1() -> http1::Builder {
 ///
 /// # Errors
 /// The stream ended, or does not begin with a valid header.
-pub async fn proxy_header(stream: &mut impl Look) -> io::Result<Source> {
+pub async fn proxy_header(stream: &mut impl Peek) -> io::Result<ProxiedSource> {
     proxy_protocol::read(stream).await
 }

@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use super::{CONNECTION_WINDOW, STREAM_WINDOW};
-use crate::min_rate::{Held, Lane};
+use crate::min_rate::{HeldUpBy, Lane};
 
 /// Number of streams whose windows together are as large as the connection's.
 const FILL: u32 = CONNECTION_WINDOW / STREAM_WINDOW;
@@ -21,8 +21,8 @@ pub struct Inflow {
 }
 
 impl Lane for Inflow {
-    fn state(&self) -> (Held, u64) {
-        (if self.holding.get() < FILL { Held::Alone } else { Held::Excused }, 0)
+    fn state(&self) -> (HeldUpBy, u64) {
+        (if self.holding.get() < FILL { HeldUpBy::Alone } else { HeldUpBy::Excused }, 0)
     }
 }
 
@@ -63,12 +63,12 @@ mod tests {
         let inflow = Rc::<Inflow>::default();
         let streams: Vec<_> = (0..FILL).map(|_| Holding::new(inflow.clone())).collect();
         streams.iter().for_each(|stream| stream.holds(true));
-        assert_eq!(inflow.state().0, Held::Excused);
+        assert_eq!(inflow.state().0, HeldUpBy::Excused);
         streams[0].holds(true);
         streams[0].holds(false);
-        assert_eq!(inflow.state().0, Held::Alone);
+        assert_eq!(inflow.state().0, HeldUpBy::Alone);
         streams[0].holds(true);
         drop(streams);
-        assert_eq!((inflow.state().0, inflow.holding.get()), (Held::Alone, 0));
+        assert_eq!((inflow.state().0, inflow.holding.get()), (HeldUpBy::Alone, 0));
     }
 }

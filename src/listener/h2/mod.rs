@@ -41,17 +41,17 @@ use h2::{Ping, PingPong, Reason};
 use self::inflow::Holding;
 pub use self::inflow::Inflow;
 use self::meter::{Heard, TooMuch};
-use self::pace::Pace;
-use self::socket::Socket;
+use self::pace::WriteGate;
+use self::socket::H2Socket;
 use super::conn::Conn;
 use super::linger;
-use crate::client_limits::StreamsOf;
-use crate::metrics::Limit;
+use crate::client_limits::StreamCount;
+use crate::metrics::LimitLabel;
 use crate::net::client_io::ClientIo;
 use crate::net::h2_stream::Carrier;
-use crate::net::held::Held;
+use crate::net::held::UnsentBytes;
 use crate::telemetry::say_full;
-use crate::thread::{Order, Registered};
+use crate::thread::{Registered, ThreadOrder};
 
 /// Receive window of one stream: bytes that a client may send before the worker has taken any. The same as nginx's
 /// preread, and the initial window of RFC 9113, so that no SETTINGS takes back what a client has already sent.
@@ -96,14 +96,14 @@ pub(crate) struct Streams {
     tunnels: Cell<u32>,
     /// The limit that the meter last reported as exceeded.
     too_much: Cell<Option<TooMuch>>,
-    pace: Pace,
+    pace: WriteGate,
     /// Counts response bytes that were read from workers and not handed over to h2 yet.
-    held: Rc<Held>,
-    counted: StreamsOf,
+    held: Rc<UnsentBytes>,
+    counted: StreamCount,
 }
 
 impl Streams {
-    fn open(self: &Rc<Self>) -> Open {
+    fn open(self: &Rc<Self>) -> OpenStream {
         let thread = self.live.thread();
         self.open.set(self.open.get() + 1);
         self.live.begin(thread.is_stopping());
@@ -114,9 +114,9 @@ impl Streams {
         metrics.http2_streams_total.inc();
         self.requests.set(self.requests.get().saturating_add(1));
         if self.requests.get() >= thread.limits().requests_per_connection && self.live.last() {
-            metrics.limits.reached(Limit::RequestsPerConnection);
+            metrics.limits.reached(LimitLabel::RequestsPerConnection);
         }
-        Open { streams: self.clone(), admitted: self.counted.may_be(self.open.get()), holding: None }
+        OpenStream { streams: self.clone(), admitted: self.counted.may_be(self.open.get()), holding: None }
     }
 
     /// Handles what the meter found in bytes from the client.
@@ -135,7 +135,7 @@ impl Streams {
 }
 
 /// An open stream; it counts as closed when this is dropped.
-pub struct Open {
+pub struct OpenStream {
     streams: Rc<Streams>,
     /// Whether the client's address may have this many streams.
     admitted: bool,
@@ -143,7 +143,7 @@ pub struct Open {
     holding: Option<Holding>,
 }
 
-impl Open {
+impl OpenStream {
     /// Marks the stream as a tunnel. At a stop, the connection that carries it then has as much time to end as a
     /// tunnel.
     fn becomes_tunnel(mut self, holding: Holding) -> Self {
@@ -155,7 +155,7 @@ impl Open {
     }
 }
 
-impl Carrier for Open {
+impl Carrier for OpenStream {
     fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
         self.streams.pace.poll_room(cx)
     }
@@ -171,7 +171,7 @@ impl Carrier for Open {
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenStream {
     fn drop(&mut self) {
         let Streams { live, open, tunnels, counted, .. } = &*self.streams;
         live.thread().shared.metrics.http2_streams.dec();
@@ -190,7 +190,7 @@ impl Drop for Open {
 
 /// How a connection ended on which the client violated no rule.
 #[derive(PartialEq, Eq)]
-enum Ended {
+enum ConnectionEnd {
     /// The connection was closed properly, including the goodbye.
     Whole,
     /// The connection was cut before its proper end.
@@ -201,8 +201,8 @@ enum Ended {
 struct Serving {
     conn: Rc<Conn>,
     streams: Rc<Streams>,
-    h2: Connection<Socket, Bytes>,
-    socket: Socket,
+    h2: Connection<H2Socket, Bytes>,
+    socket: H2Socket,
     pings: Option<PingPong>,
     /// Whether a PING of ours waits for its answer.
     asked: bool,
@@ -214,7 +214,7 @@ struct Serving {
 
 /// Serves an HTTP/2 connection until it ends.
 pub(crate) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
-    let held = Rc::<Held>::default();
+    let held = Rc::<UnsentBytes>::default();
     let _ = (conn.inflow.set(Rc::default()), conn.held.set(held.clone()));
     let streams = Rc::new(Streams {
         live,
@@ -222,16 +222,16 @@ pub(crate) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
         requests: Cell::new(0),
         tunnels: Cell::new(0),
         too_much: Cell::new(None),
-        pace: Pace::default(),
+        pace: WriteGate::default(),
         held,
-        counted: StreamsOf::new(&conn.thread.shared.caps, conn.peer_ip, conn.trusted),
+        counted: StreamCount::new(&conn.thread.shared.caps, conn.peer_ip, conn.trusted),
     });
-    let socket = Socket::new(io, streams.clone());
+    let socket = H2Socket::new(io, streams.clone());
     let handshake = builder(&conn).handshake(socket.clone());
     // So far there is only the client's preface: any order ends the connection, since nothing has to be finished.
     let told = poll_fn(|cx| {
         streams.live.watch(cx.waker());
-        if streams.live.order() == Order::GoOn { Poll::Pending } else { Poll::Ready(()) }
+        if streams.live.order() == ThreadOrder::GoOn { Poll::Pending } else { Poll::Ready(()) }
     });
     let h2 = tokio::select! {
         biased;
@@ -258,7 +258,7 @@ pub(crate) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
     };
     // h2 is dropped, and has sent its goodbye, unless the connection is broken. Bytes of the client may still be on
     // their way.
-    let said = ended.as_ref().map_or_else(|error| !error.is_io(), |ended| *ended == Ended::Whole);
+    let said = ended.as_ref().map_or_else(|error| !error.is_io(), |ended| *ended == ConnectionEnd::Whole);
     if said && let Some(io) = socket.into_open() {
         conn.thread.tasks.spawn_local(async move { linger::linger(io, &streams.live, GOODBYE).await });
     }
@@ -290,11 +290,11 @@ fn builder(conn: &Conn) -> Builder {
 }
 
 impl Serving {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Ended, h2::Error>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<ConnectionEnd, h2::Error>> {
         loop {
             self.streams.live.watch(cx.waker());
-            if self.streams.live.order() == Order::Cut {
-                return Poll::Ready(Ok(Ended::Cut));
+            if self.streams.live.order() == ThreadOrder::Cut {
+                return Poll::Ready(Ok(ConnectionEnd::Cut));
             }
             self.obey();
             self.hear_pong(cx);
@@ -308,7 +308,7 @@ impl Serving {
                     self.conn.thread.tasks.spawn_local(stream);
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
-                Poll::Ready(None) => return Poll::Ready(Ok(Ended::Whole)),
+                Poll::Ready(None) => return Poll::Ready(Ok(ConnectionEnd::Whole)),
                 Poll::Pending if self.streams.too_much.get().is_some() && !self.cut => {}
                 Poll::Pending => match self.socket.poll_send(cx) {
                     // h2 waits for the socket, which has become writable in the meantime.
@@ -319,7 +319,7 @@ impl Serving {
                     }
                     Poll::Ready(Err(error)) => {
                         tracing::debug!(peer = %self.conn.peer_ip, %error, "HTTP/2 connection failed");
-                        return Poll::Ready(Ok(Ended::Cut));
+                        return Poll::Ready(Ok(ConnectionEnd::Cut));
                     }
                     Poll::Pending => return self.over_time(),
                 },
@@ -330,20 +330,20 @@ impl Serving {
     fn obey(&mut self) {
         let idle = self.streams.open.get() == 0;
         match self.streams.live.order() {
-            Order::Stop => self.leave(),
-            Order::Leave => {
+            ThreadOrder::Stop => self.leave(),
+            ThreadOrder::Leave => {
                 self.leave();
                 if !idle {
                     // Its streams, above all tunnels, have time limits of their own.
                     self.streams.live.limit(0);
                 }
             }
-            Order::Idle if idle => self.leave(),
-            Order::Idle if !self.asked => {
+            ThreadOrder::Idle if idle => self.leave(),
+            ThreadOrder::Idle if !self.asked => {
                 let ask = |pings: &mut PingPong| pings.send_ping(Ping::opaque()).is_ok();
                 self.asked = self.pings.as_mut().is_some_and(ask);
             }
-            Order::Idle | Order::GoOn | Order::Cut => {}
+            ThreadOrder::Idle | ThreadOrder::GoOn | ThreadOrder::Cut => {}
         }
     }
 
@@ -373,8 +373,8 @@ impl Serving {
     }
 
     /// Ends the connection if requests were cut at a stop and no tunnel is left: it was spared only for its tunnels.
-    fn over_time(&self) -> Poll<Result<Ended, h2::Error>> {
+    fn over_time(&self) -> Poll<Result<ConnectionEnd, h2::Error>> {
         let spared = self.streams.tunnels.get() > 0;
-        if self.conn.thread.are_requests_cut() && !spared { Poll::Ready(Ok(Ended::Cut)) } else { Poll::Pending }
+        if self.conn.thread.are_requests_cut() && !spared { Poll::Ready(Ok(ConnectionEnd::Cut)) } else { Poll::Pending }
     }
 }

@@ -8,7 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::task::{Context, Poll, Waker};
 
-use crate::min_rate::Held;
+use crate::min_rate::HeldUpBy;
 
 /// Maximum bytes of all streams that wait for the socket (docs/reference/threats.md §2.6: a slow reader).
 const MOST: usize = 32 * 1024;
@@ -17,7 +17,7 @@ const MOST: usize = 32 * 1024;
 const WINDOW: i64 = 65_535;
 
 /// Bytes on their way to the socket, and the streams that wait for room.
-pub(crate) struct Pace {
+pub(crate) struct WriteGate {
     queued: Cell<usize>,
     /// Total bytes of DATA handed over by all streams so far.
     handed: Cell<u64>,
@@ -26,18 +26,18 @@ pub(crate) struct Pace {
     waiting: RefCell<Vec<Waker>>,
 }
 
-impl Default for Pace {
+impl Default for WriteGate {
     fn default() -> Self {
         let (queued, handed, window) = (Cell::default(), Cell::default(), Cell::new(WINDOW));
         Self { queued, handed, window, waiting: RefCell::default() }
     }
 }
 
-impl Pace {
+impl WriteGate {
     /// Returns whether all streams wait together, and the total of bytes that they have handed over.
-    pub(crate) fn state(&self) -> (Held, u64) {
+    pub(crate) fn state(&self) -> (HeldUpBy, u64) {
         let together = self.queued.get() >= MOST || self.window.get() <= 0;
-        (if together { Held::Together } else { Held::Alone }, self.handed.get())
+        (if together { HeldUpBy::Together } else { HeldUpBy::Alone }, self.handed.get())
     }
 
     /// Notes that the client has opened the connection's window by this many bytes.
@@ -108,25 +108,25 @@ mod tests {
 
     #[test]
     fn streams_wait_together_for_the_socket_or_the_window() {
-        let pace = Pace::default();
+        let pace = WriteGate::default();
         for _ in 0..2 {
             pace.queued(30_000);
-            assert_eq!(pace.state().0, Held::Alone);
+            assert_eq!(pace.state().0, HeldUpBy::Alone);
             pace.written(30_000);
         }
         pace.queued(5_535);
-        assert_eq!(pace.state(), (Held::Together, 65_535), "the window");
+        assert_eq!(pace.state(), (HeldUpBy::Together, 65_535), "the window");
         pace.opened(1_000_000);
-        assert_eq!(pace.state().0, Held::Alone);
+        assert_eq!(pace.state().0, HeldUpBy::Alone);
         pace.queued(MOST);
-        assert_eq!(pace.state().0, Held::Together, "the socket");
+        assert_eq!(pace.state().0, HeldUpBy::Together, "the socket");
         pace.settle();
-        assert_eq!(pace.state().0, Held::Alone);
+        assert_eq!(pace.state().0, HeldUpBy::Alone);
     }
 
     #[test]
     fn streams_that_wait_for_the_socket_are_woken_once() {
-        let (pace, woken) = (Pace::default(), Arc::<Woken>::default());
+        let (pace, woken) = (WriteGate::default(), Arc::<Woken>::default());
         let waker = Waker::from(woken.clone());
         let cx = Context::from_waker(&waker);
         pace.queued(MOST - 1);

@@ -10,15 +10,15 @@ use bytes::Bytes;
 use h2::{Reason, SendStream};
 use hyper::body::Body;
 
-use super::{Open, Streams};
-use crate::metrics::Limit;
-use crate::min_rate::{Held, Lane, Paced, Verdict};
+use super::{OpenStream, Streams};
+use crate::metrics::LimitLabel;
+use crate::min_rate::{HeldUpBy, Lane, RateVerdict, TransferGuard};
 use crate::net::h2_stream::Carrier as _;
 use crate::proxy::headers;
 use crate::proxy::response_body::Reply;
 
 impl Lane for Streams {
-    fn state(&self) -> (Held, u64) {
+    fn state(&self) -> (HeldUpBy, u64) {
         self.pace.state()
     }
 }
@@ -34,20 +34,20 @@ enum Turn {
 }
 
 /// A body that is being sent.
-pub(crate) struct Sending<'a> {
-    open: &'a Open,
+pub(crate) struct BodySender<'a> {
+    open: &'a OpenStream,
     stream: &'a mut SendStream<Bytes>,
     /// Check of the minimum rate, from the first wait for the client on; most responses never wait.
-    pace: Option<Paced>,
+    pace: Option<TransferGuard>,
     /// Whether any of the body has been sent.
     begun: bool,
     /// Bytes of the current piece that are not handed over yet.
     held: usize,
 }
 
-impl<'a> Sending<'a> {
+impl<'a> BodySender<'a> {
     /// Prepares to send a body on a stream.
-    pub(crate) fn new(open: &'a Open, stream: &'a mut SendStream<Bytes>) -> Self {
+    pub(crate) fn new(open: &'a OpenStream, stream: &'a mut SendStream<Bytes>) -> Self {
         Self { open, stream, pace: None, begun: false, held: 0 }
     }
 
@@ -124,7 +124,7 @@ impl<'a> Sending<'a> {
     }
 
     fn too_slow(&mut self) {
-        self.open.streams.live.thread().shared.metrics.limits.reached(Limit::SlowReader);
+        self.open.streams.live.thread().shared.metrics.limits.reached(LimitLabel::SlowReader);
         self.stream.send_reset(Reason::CANCEL);
     }
 
@@ -139,7 +139,7 @@ impl<'a> Sending<'a> {
     }
 
     fn poll_turn(&mut self, wanted: usize, cx: &mut Context<'_>) -> Poll<Turn> {
-        if self.pace.as_ref().and_then(|pace| pace.verdict()) == Some(Verdict::Slow) {
+        if self.pace.as_ref().and_then(|pace| pace.verdict()) == Some(RateVerdict::Slow) {
             return Poll::Ready(Turn::Slow);
         }
         let turn = self.poll_room(wanted, cx);
@@ -147,7 +147,8 @@ impl<'a> Sending<'a> {
             let (streams, begun) = (&self.open.streams, self.begun);
             self.pace
                 .get_or_insert_with(|| {
-                    let pace = Paced::begin(&streams.live.thread().paces, Some(streams.clone() as Rc<dyn Lane>));
+                    let pace =
+                        TransferGuard::begin(&streams.live.thread().paces, Some(streams.clone() as Rc<dyn Lane>));
                     // A whole window has just been sent, and much of it must get through first, so it is credited. A
                     // client that opened no window has taken nothing.
                     pace.moved(if begun { usize::from(u16::MAX) } else { 0 });
@@ -177,7 +178,7 @@ impl<'a> Sending<'a> {
     }
 }
 
-impl Drop for Sending<'_> {
+impl Drop for BodySender<'_> {
     fn drop(&mut self) {
         self.holds(0);
     }

@@ -44,12 +44,12 @@ struct Inner {
 
 /// Handle to the socket, shared by h2 and the connection's task; never borrowed across a call to either.
 #[derive(Clone)]
-pub(crate) struct Socket {
+pub(crate) struct H2Socket {
     inner: Rc<RefCell<Inner>>,
     streams: Rc<Streams>,
 }
 
-impl Socket {
+impl H2Socket {
     pub(crate) fn new(io: ClientIo, streams: Rc<Streams>) -> Self {
         let meter = Meter::new(clock::now_s());
         let inner = Inner { io, out: Vec::new(), meter, gathers: false, blocked: false, ended: false };
@@ -158,7 +158,7 @@ impl Inner {
     }
 }
 
-impl AsyncRead for Socket {
+impl AsyncRead for H2Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Self { inner, streams } = self.get_mut();
         if streams.too_much.get().is_some() {
@@ -180,7 +180,7 @@ impl AsyncRead for Socket {
     }
 }
 
-impl AsyncWrite for Socket {
+impl AsyncWrite for H2Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }

@@ -11,10 +11,10 @@ use h2::{Reason, RecvStream, SendStream};
 use hyper::body::Body;
 use hyper::{Method, Request, Response, StatusCode};
 
-use super::Open;
+use super::OpenStream;
 use super::inflow::Holding;
-use super::send::Sending;
-use super::translate::{self, Asked};
+use super::send::BodySender;
+use super::translate::{self, TranslatedRequest};
 use crate::listener::conn::Conn;
 use crate::net::client_io::ClientIo;
 use crate::net::h2_stream::StreamIo;
@@ -22,13 +22,18 @@ use crate::proxy;
 use crate::proxy::request_timeout;
 use crate::proxy::respond::{self, Problem};
 use crate::proxy::response_body::Reply;
-use crate::tunnel::Plan;
+use crate::tunnel::TunnelPlan;
 use crate::tunnel::relay::Relay;
 
 /// Serves a stream to the end of its response; a tunnel continues in a task of its own.
-pub(crate) async fn serve(conn: Rc<Conn>, open: Open, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+pub(crate) async fn serve(
+    conn: Rc<Conn>,
+    open: OpenStream,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
     let holding = || Holding::new(conn.inflow.get().cloned().unwrap_or_default());
-    let Asked { request, tunnel, expects, fits } =
+    let TranslatedRequest { request, tunnel, expects, fits } =
         translate::request(request, conn.thread.limits().head_fields, holding());
     let full = || Err(Problem::Full("this client address has reached its limit of concurrent requests"));
     let fits = if open.admitted { fits } else { full() };
@@ -67,9 +72,9 @@ pub(crate) async fn serve(conn: Rc<Conn>, open: Open, request: Request<RecvStrea
         }
         _ if ended => {}
         _ => match reply.overdue_at() {
-            None => Sending::new(&open, &mut send).body(reply).await,
+            None => BodySender::new(&open, &mut send).body(reply).await,
             Some(at) => {
-                let sending = Box::pin(Sending::new(&open, &mut send).body(reply));
+                let sending = Box::pin(BodySender::new(&open, &mut send).body(reply));
                 if tokio::time::timeout_at(at, sending).await.is_err() {
                     request_timeout::reached(&conn);
                     send.send_reset(Reason::CANCEL);
@@ -105,7 +110,7 @@ fn refuse_success(response: Response<Reply>) -> Response<Reply> {
 }
 
 /// Starts a tunnel like any other, with an entry of its own on the thread's list.
-fn begin_tunnel(conn: &Rc<Conn>, open: Open, send: SendStream<Bytes>, receive: RecvStream, plan: Plan) {
+fn begin_tunnel(conn: &Rc<Conn>, open: OpenStream, send: SendStream<Bytes>, receive: RecvStream, plan: TunnelPlan) {
     let thread = &conn.thread;
     let live = thread.register(0, &conn.listener.removed);
     live.begin(thread.is_stopping());

@@ -21,7 +21,7 @@ use crate::random;
 use crate::websocket::upgrade;
 
 /// A request, translated to HTTP/1.1.
-pub(crate) struct Asked {
+pub(crate) struct TranslatedRequest {
     pub(crate) request: Request<ClientBody>,
     /// Stream of the client's bytes, if the request is for a tunnel.
     pub(crate) tunnel: Option<RecvStream>,
@@ -31,12 +31,12 @@ pub(crate) struct Asked {
 }
 
 /// Translates a request; `fits` of the result reports whether it is valid.
-pub(crate) fn request(request: Request<RecvStream>, most_fields: usize, holding: Holding) -> Asked {
+pub(crate) fn request(request: Request<RecvStream>, most_fields: usize, holding: Holding) -> TranslatedRequest {
     let (mut parts, stream) = request.into_parts();
     let fits = head(&mut parts, most_fields);
     if matches!(fits, Ok(Means::Tunnel)) {
         let request = Request::from_parts(parts, ClientBody::Empty);
-        return Asked { request, tunnel: Some(stream), expects: false, fits: Ok(()) };
+        return TranslatedRequest { request, tunnel: Some(stream), expects: false, fits: Ok(()) };
     }
     let expects = !stream.is_end_stream()
         && parts
@@ -45,7 +45,7 @@ pub(crate) fn request(request: Request<RecvStream>, most_fields: usize, holding:
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     let request = Request::from_parts(parts, ClientBody::Http2(StreamBody::new(stream, length, holding)));
-    Asked { request, tunnel: None, expects, fits: fits.map(|_| ()) }
+    TranslatedRequest { request, tunnel: None, expects, fits: fits.map(|_| ()) }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -50,7 +50,7 @@ impl Authority {
 
 /// Makes a handshake and sends a byte each way, which also delivers the ticket of TLS 1.3; returns the certificate the
 /// client sees, and whether a session was resumed.
-async fn shaken(terms: &Terms, client: &Arc<ClientConfig>) -> (CertificateDer<'static>, bool) {
+async fn shaken(terms: &TlsTerms, client: &Arc<ClientConfig>) -> (CertificateDer<'static>, bool) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -80,31 +80,31 @@ async fn a_new_certificate_is_used_at_once_and_sessions_resume() {
     let (old, mut new) = (authority.tls(ClientAuth::Off), authority.tls(ClientAuth::Off));
     // Tickets do not depend on the kind of buffers.
     new.buffers = Buffers::Own;
-    let before = Terms::build(&old, None).unwrap();
+    let before = TlsTerms::build(&old, None).unwrap();
     let client = authority.client();
     assert_eq!(shaken(&before, &client).await, (old.certificates[0].chain[0].clone(), false));
-    let after = Terms::build(&new, Some(&before)).unwrap();
+    let after = TlsTerms::build(&new, Some(&before)).unwrap();
     // No certificate is sent in a resumed session: the client remembers the one the session was opened with.
     assert_eq!(shaken(&after, &client).await, (old.certificates[0].chain[0].clone(), true));
     assert_eq!(shaken(&after, &authority.client()).await, (new.certificates[0].chain[0].clone(), false));
     // Another listener has ticket keys of its own.
-    let other = Terms::build(&new, None).unwrap();
+    let other = TlsTerms::build(&new, None).unwrap();
     assert!(!shaken(&other, &client).await.1);
 }
 
 #[tokio::test]
 async fn a_session_does_not_outlive_its_policy() {
     let authority = Authority::new();
-    let off = Terms::build(&authority.tls(ClientAuth::Off), None).unwrap();
+    let off = TlsTerms::build(&authority.tls(ClientAuth::Off), None).unwrap();
     let client = authority.client();
     shaken(&off, &client).await;
     let asks = authority.tls(ClientAuth::Optional(vec![authority.root.clone()]));
-    let optional = Terms::build(&asks, Some(&off)).unwrap();
+    let optional = TlsTerms::build(&asks, Some(&off)).unwrap();
     assert!(!shaken(&optional, &client).await.1);
     assert!(shaken(&optional, &client).await.1);
     // The same mode with another authority is another policy.
     let other = authority.tls(ClientAuth::Optional(vec![Authority::new().root]));
-    assert!(!shaken(&Terms::build(&other, Some(&optional)).unwrap(), &client).await.1);
+    assert!(!shaken(&TlsTerms::build(&other, Some(&optional)).unwrap(), &client).await.1);
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn names_are_found_in_any_case_and_with_a_trailing_dot() {
         more.certificates[0].hosts = vec![host.to_owned()];
         tls.certificates.append(&mut more.certificates);
     }
-    let terms = Terms::build(&tls, None).unwrap();
+    let terms = TlsTerms::build(&tls, None).unwrap();
     for (host, policy) in [
         ("a.example", 0),
         ("", 0),

@@ -36,8 +36,8 @@ use rustls::unbuffered::{
 use rustls::{CommonState, Error, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::records::{self, Parts, RECORD, SEALED};
-use super::scratch::{BESIDE, READ, Rest, Scratch, hand_over};
+use super::records::{self, RECORD, SEALED, WriteParts};
+use super::scratch::{BESIDE, READ, Scratch, WaitingBytes, hand_over};
 
 /// Maximum bytes of a record on the wire: its header, and a full record with what TLS 1.2 allows it to grow by (RFC
 /// 5246 §6.2.3).
@@ -56,9 +56,9 @@ pub struct Bufferless<S> {
     /// Whether there may be a whole record in `input`.
     look: bool,
     /// Plaintext for the reader, which comes before everything that is still in records.
-    plain: Rest,
+    plain: WaitingBytes,
     /// Records for the socket, which go before everything that is sealed later.
-    output: Rest,
+    output: WaitingBytes,
     /// Whether the client has ended its side (close_notify).
     ended: bool,
     /// Whether we have ended our side.
@@ -68,7 +68,7 @@ pub struct Bufferless<S> {
 }
 
 /// What to do after a state that rustls reported.
-enum Next {
+enum TlsStep {
     On,
     Stop,
     Break(Error),
@@ -96,8 +96,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Bufferless<S> {
             session: UnbufferedServerConnection::new(config).map_err(io::Error::other)?,
             look: !came.is_empty(),
             input: came,
-            plain: Rest::default(),
-            output: Rest::default(),
+            plain: WaitingBytes::default(),
+            output: WaitingBytes::default(),
             ended: false,
             parted: false,
             broken: None,
@@ -200,45 +200,45 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Bufferless<S> {
                             discard += record.discard;
                             hand_over(record.payload, buf.as_deref_mut(), &mut self.plain);
                         }
-                        Some(Err(error)) => break Next::Break(error),
+                        Some(Err(error)) => break TlsStep::Break(error),
                         // The records after it stay as they are until a reader has room again.
                         None if buf.as_ref().is_some_and(|buf| buf.remaining() == 0) => {
                             self.look = discard < left;
-                            break Next::Stop;
+                            break TlsStep::Stop;
                         }
-                        None => break Next::On,
+                        None => break TlsStep::On,
                     }
                 },
                 Ok(ConnectionState::EncodeTlsData(mut record)) => {
                     encode(&mut record, &mut self.output);
-                    Next::On
+                    TlsStep::On
                 }
                 // The record is in `output` now, and is sent before anything else.
                 Ok(ConnectionState::TransmitTlsData(record)) => {
                     record.done();
-                    Next::On
+                    TlsStep::On
                 }
                 // Bytes after a close_notify are ignored (RFC 8446 §6.1).
                 Ok(ConnectionState::PeerClosed) => {
                     self.ended = true;
                     discard = left;
-                    Next::On
+                    TlsStep::On
                 }
                 Ok(ConnectionState::WriteTraffic(mut traffic)) => {
                     if let Some(say) = say.take() {
                         say(&mut traffic);
                     }
-                    Next::Stop
+                    TlsStep::Stop
                 }
-                Ok(ConnectionState::BlockedHandshake | ConnectionState::Closed) => Next::Stop,
-                Ok(_) => Next::Break(Error::General("the client sent early data, which is not accepted".into())),
-                Err(error) => Next::Break(error),
+                Ok(ConnectionState::BlockedHandshake | ConnectionState::Closed) => TlsStep::Stop,
+                Ok(_) => TlsStep::Break(Error::General("the client sent early data, which is not accepted".into())),
+                Err(error) => TlsStep::Break(error),
             };
             done += discard;
             match next {
-                Next::On => {}
-                Next::Stop => return done,
-                Next::Break(error) => {
+                TlsStep::On => {}
+                TlsStep::Stop => return done,
+                TlsStep::Break(error) => {
                     self.breaks(error);
                     return input.len();
                 }
@@ -283,7 +283,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Bufferless<S> {
         if self.parted {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        let (mut parts, mut taken) = (Parts::of(parts), 0);
+        let (mut parts, mut taken) = (WriteParts::of(parts), 0);
         loop {
             match self.poll_drain(cx)? {
                 Poll::Pending if taken == 0 => return Poll::Pending,
@@ -299,7 +299,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Bufferless<S> {
 
     /// Seals one step and writes it; what the socket does not take is kept. Returns the bytes of plaintext, 0 at the
     /// end.
-    fn send_step(&mut self, cx: &mut Context<'_>, parts: &mut Parts<'_>) -> io::Result<usize> {
+    fn send_step(&mut self, cx: &mut Context<'_>, parts: &mut WriteParts<'_>) -> io::Result<usize> {
         let mut scratch = Scratch::lend();
         let (sealed, piece) = scratch.split_at_mut(SEALED);
         let piece = piece.get_mut(..RECORD).unwrap_or_default();
@@ -327,7 +327,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Bufferless<S> {
 }
 
 /// Appends a record that rustls has made itself to `output`.
-fn encode(record: &mut EncodeTlsData<'_, ServerConnectionData>, output: &mut Rest) {
+fn encode(record: &mut EncodeTlsData<'_, ServerConnectionData>, output: &mut WaitingBytes) {
     // Without room, rustls reports how long the record is; with that much room, the second call succeeds.
     if let Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) = record.encode(&mut []) {
         let _ = record.encode(output.grow(required_size));

@@ -27,7 +27,7 @@ pub(crate) const SEALED: usize = STEP + TAIL + 1024;
 /// # Errors
 /// The first error of `encrypt`.
 pub(crate) fn seal<E>(
-    parts: &mut Parts<'_>,
+    parts: &mut WriteParts<'_>,
     sealed: &mut [u8],
     piece: &mut [u8],
     mut encrypt: impl FnMut(&[u8], &mut [u8]) -> Result<usize, E>,
@@ -54,13 +54,13 @@ pub(crate) fn seal<E>(
 }
 
 /// The parts of a write that are left.
-pub(crate) struct Parts<'a> {
+pub(crate) struct WriteParts<'a> {
     parts: &'a [IoSlice<'a>],
     /// Number of bytes of the first part that are already taken.
     at: usize,
 }
 
-impl<'a> Parts<'a> {
+impl<'a> WriteParts<'a> {
     pub(crate) fn of(parts: &'a [IoSlice<'a>]) -> Self {
         Self { parts, at: 0 }
     }
@@ -112,7 +112,7 @@ mod tests {
     fn steps(parts: &[usize]) -> Vec<Vec<usize>> {
         let parts: Vec<_> = parts.iter().map(|&length| vec![7; length]).collect();
         let slices: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
-        let (mut left, mut all) = (Parts::of(&slices), Vec::new());
+        let (mut left, mut all) = (WriteParts::of(&slices), Vec::new());
         loop {
             let (mut sealed, mut piece, mut step) = (vec![0; SEALED], vec![0; RECORD], Vec::new());
             let encrypt = |plaintext: &[u8], room: &mut [u8]| {

@@ -57,13 +57,13 @@ impl DerefMut for Scratch {
 
 /// Bytes that wait for a reader or a socket; owns memory only while there are some.
 #[derive(Default)]
-pub(crate) struct Rest {
+pub(crate) struct WaitingBytes {
     bytes: Vec<u8>,
     /// Number of bytes at the front that are already consumed.
     gone: usize,
 }
 
-impl Rest {
+impl WaitingBytes {
     pub(crate) fn waiting(&self) -> &[u8] {
         self.bytes.get(self.gone..).unwrap_or_default()
     }
@@ -103,7 +103,7 @@ impl Rest {
 }
 
 /// Gives plaintext to the reader, and appends what `buf` has no room for to `plain`.
-pub(crate) fn hand_over(payload: &[u8], buf: Option<&mut ReadBuf<'_>>, plain: &mut Rest) {
+pub(crate) fn hand_over(payload: &[u8], buf: Option<&mut ReadBuf<'_>>, plain: &mut WaitingBytes) {
     let mut rest = payload;
     if let Some(buf) = buf
         && plain.is_empty()

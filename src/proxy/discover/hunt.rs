@@ -11,15 +11,15 @@ use hyper::{Method, Response, StatusCode};
 
 use super::probe;
 use super::{LOOK, PATIENCE};
-use crate::affinity::ask::Kind;
+use crate::affinity::ask::RequestKind;
 use crate::affinity::discoveries::lock;
-use crate::affinity::discoveries::search::{FRESH, Search, Verdict, Verdicts, Waiting};
+use crate::affinity::discoveries::search::{FRESH, ProbeVerdict, Search, Verdicts, Waiting};
 use crate::affinity::{Choice, Ttl, first_guess};
 use crate::clock;
 use crate::config::rules::Protocol;
 use crate::engine_io::{self, EngineIo, Sid};
 use crate::keys::Key;
-use crate::metrics::{Discovery, Source};
+use crate::metrics::{Discovery, SourceLabel};
 use crate::proxy::Job;
 use crate::proxy::access_log::Record;
 use crate::proxy::attempt::{self, Missed};
@@ -27,9 +27,9 @@ use crate::proxy::forward;
 use crate::proxy::learn::{self, Ahead};
 use crate::proxy::replay::Copies;
 use crate::proxy::respond::{self, Problem};
-use crate::proxy::response_body::{Answer, Reply};
+use crate::proxy::response_body::{Reply, WorkerBody};
 use crate::proxy::upgrade;
-use crate::sockets::End;
+use crate::sockets::EndReason;
 use crate::telemetry::say_full;
 use crate::upstream::connections::connect::Lease;
 use crate::upstream::connections::dial::ConnectError;
@@ -43,13 +43,13 @@ const RARE_LOOK: Duration = Duration::from_millis(500);
 const HANG_UP: Duration = Duration::from_millis(150);
 
 /// One request that searches for its session.
-pub(crate) struct Hunt<'a> {
+pub(crate) struct OwnerSearch<'a> {
     job: &'a Job,
     key: Key,
     search: &'a Search,
     copies: Copies,
     /// The most recent refusal, which is forwarded if no worker accepts the request.
-    last: Option<(response::Parts, VecDeque<Frame<Bytes>>, Answer)>,
+    last: Option<(response::Parts, VecDeque<Frame<Bytes>>, WorkerBody)>,
     /// Whether a worker refused without an answer that can be forwarded: with a 101 and then the end of the connection.
     hung_up: bool,
     /// Whether the worker asked next claimed the session when it was probed.
@@ -65,7 +65,7 @@ pub(crate) struct Hunt<'a> {
 
 /// Result of one attempt.
 #[allow(clippy::large_enum_variant, reason = "moved once per attempt, and never stored")]
-enum Step {
+enum HuntStep {
     /// The request is answered.
     Done(Discovery, Response<Reply>),
     /// The worker refused the session explicitly.
@@ -82,7 +82,7 @@ fn unheld(problem: Problem) -> (Discovery, Response<Reply>) {
     (result, respond::problem(problem))
 }
 
-impl<'a> Hunt<'a> {
+impl<'a> OwnerSearch<'a> {
     pub(crate) fn new(job: &'a Job, key: Key, search: &'a Search, copies: Copies) -> Self {
         Self {
             job,
@@ -107,14 +107,14 @@ impl<'a> Hunt<'a> {
             if let Err(problem) = self.copies.hold(self.job).await {
                 return unheld(problem);
             }
-            if let Step::Done(result, response) = self.attempt(&guess, record).await {
+            if let HuntStep::Done(result, response) = self.attempt(&guess, record).await {
                 return (result, response);
             }
         }
         let verdicts = self.verdicts(&candidates).await;
         self.heed(&verdicts);
         let left = verdicts.into_iter().filter(|(worker, verdict)| self.is_worth_asking(worker, *verdict));
-        let (asked, silent): (Vec<_>, Vec<_>) = left.partition(|(_, verdict)| *verdict != Verdict::Silent);
+        let (asked, silent): (Vec<_>, Vec<_>) = left.partition(|(_, verdict)| *verdict != ProbeVerdict::Silent);
         // A body is held only if a second worker may have to get it, so that made-up sids do not fill the room that all
         // requests share.
         if asked.len() + silent.len() > 1
@@ -158,7 +158,7 @@ impl<'a> Hunt<'a> {
     /// Returns the workers' answers to the probe, which is sent once for all requests of the sid that arrive together.
     async fn verdicts(&self, candidates: &[Arc<Worker>]) -> Verdicts {
         if let [only] = candidates {
-            return vec![(only.clone(), Verdict::Alive)];
+            return vec![(only.clone(), ProbeVerdict::Alive)];
         }
         // Later requests wait for the answers to the first one's probe, at most a second; if that request is cancelled,
         // the next one probes.
@@ -178,19 +178,19 @@ impl<'a> Hunt<'a> {
     }
 
     /// Records what the probes showed.
-    fn heed(&mut self, verdicts: &[(Arc<Worker>, Verdict)]) {
+    fn heed(&mut self, verdicts: &[(Arc<Worker>, ProbeVerdict)]) {
         for (worker, verdict) in verdicts {
-            if *verdict == Verdict::Refuses {
+            if *verdict == ProbeVerdict::Refuses {
                 self.remember_refusal(worker);
             }
-            self.known |= matches!(verdict, Verdict::Owns | Verdict::Refuses);
+            self.known |= matches!(verdict, ProbeVerdict::Owns | ProbeVerdict::Refuses);
         }
     }
 
     /// Whether to send the request to a worker: not if it explicitly refused this sid, unless it now claims the
     /// session.
-    fn is_worth_asking(&self, worker: &Worker, verdict: Verdict) -> bool {
-        verdict == Verdict::Owns || !self.has_refused(worker)
+    fn is_worth_asking(&self, worker: &Worker, verdict: ProbeVerdict) -> bool {
+        verdict == ProbeVerdict::Owns || !self.has_refused(worker)
     }
 
     /// Sends the real request to one worker after the other: the one that claims the session first, then those whose
@@ -198,20 +198,20 @@ impl<'a> Hunt<'a> {
     /// `silent`.
     async fn walk(
         &mut self,
-        mut asked: Vec<(Arc<Worker>, Verdict)>,
+        mut asked: Vec<(Arc<Worker>, ProbeVerdict)>,
         silent: &mut Vec<Arc<Worker>>,
         record: &mut Record,
     ) -> Option<(Discovery, Response<Reply>)> {
-        asked.sort_by_key(|(_, verdict)| *verdict != Verdict::Owns);
+        asked.sort_by_key(|(_, verdict)| *verdict != ProbeVerdict::Owns);
         for (worker, verdict) in asked {
             if !self.is_worth_asking(&worker, verdict) {
                 continue;
             }
-            self.claimed = verdict == Verdict::Owns;
+            self.claimed = verdict == ProbeVerdict::Owns;
             match self.attempt(&worker, record).await {
-                Step::Done(result, response) => return Some((result, response)),
-                Step::Unreached => silent.push(worker),
-                Step::Refused | Step::Closed => {}
+                HuntStep::Done(result, response) => return Some((result, response)),
+                HuntStep::Unreached => silent.push(worker),
+                HuntStep::Refused | HuntStep::Closed => {}
             }
         }
         None
@@ -236,7 +236,8 @@ impl<'a> Hunt<'a> {
             };
             let asked = probe::ask_all(self.job, &self.copies.head, &silent);
             let Ok(verdicts) = tokio::time::timeout(left, asked).await else { continue };
-            let spoke: Verdicts = verdicts.into_iter().filter(|(_, verdict)| *verdict != Verdict::Silent).collect();
+            let spoke: Verdicts =
+                verdicts.into_iter().filter(|(_, verdict)| *verdict != ProbeVerdict::Silent).collect();
             if spoke.is_empty() {
                 // Workers that cannot be reached are silent at once, and each probe costs them a connect.
                 tokio::time::sleep(pause.min(left)).await;
@@ -254,12 +255,12 @@ impl<'a> Hunt<'a> {
         self.eliminated = true;
         let pinned_here = self.pin(&owner);
         match self.attempt(&owner, record).await {
-            Step::Done(result, response) => Some((result, response)),
+            HuntStep::Done(result, response) => Some((result, response)),
             // The pin stays, because no other worker can be the owner.
-            Step::Unreached => Some((Discovery::Undecided, respond::problem(Problem::Undecided))),
-            Step::Refused | Step::Closed => {
+            HuntStep::Unreached => Some((Discovery::Undecided, respond::problem(Problem::Undecided))),
+            HuntStep::Refused | HuntStep::Closed => {
                 if pinned_here {
-                    self.job.conn.thread.shared.sessions.forget(self.key, End::Refused);
+                    self.job.conn.thread.shared.sessions.forget(self.key, EndReason::Refused);
                 }
                 None
             }
@@ -274,7 +275,7 @@ impl<'a> Hunt<'a> {
             // request; if that is acceptance all the same, it proves nothing.
             self.known = false;
             if let Some(worker) = self.candidates().into_iter().find(|worker| self.has_refused(worker))
-                && let Step::Done(result, response) = self.attempt(&worker, record).await
+                && let HuntStep::Done(result, response) = self.attempt(&worker, record).await
             {
                 return (result, response);
             }
@@ -300,11 +301,11 @@ impl<'a> Hunt<'a> {
     }
 
     /// Sends the real request to one worker; if the worker accepts it, the session is pinned there.
-    async fn attempt(&mut self, worker: &Arc<Worker>, record: &mut Record) -> Step {
+    async fn attempt(&mut self, worker: &Arc<Worker>, record: &mut Record) -> HuntStep {
         let job = self.job;
         let claimed = std::mem::take(&mut self.claimed);
         let Some(request) = self.copies.next() else {
-            return Step::Done(
+            return HuntStep::Done(
                 Discovery::Failed,
                 respond::problem(Problem::Full("the request body is too large to be sent again")),
             );
@@ -317,33 +318,33 @@ impl<'a> Hunt<'a> {
             Ok(answered) => answered,
             Err(Missed::Connect(error, back)) => {
                 self.copies.take_back(back);
-                return if matches!(error, ConnectError::Refused) { Step::Closed } else { Step::Unreached };
+                return if matches!(error, ConnectError::Refused) { HuntStep::Closed } else { HuntStep::Unreached };
             }
-            Err(missed) => return Step::Done(Discovery::Failed, forward::problem_of(&missed)),
+            Err(missed) => return HuntStep::Done(Discovery::Failed, forward::problem_of(&missed)),
         };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return self.switch(worker, claimed, response, lease, record).await;
         }
         let (parts, unread) = response.into_parts();
-        let mut answer = Answer::new(unread, lease, job.conn.thread.clone());
+        let mut answer = WorkerBody::new(unread, lease, job.conn.thread.clone());
         let mut held = VecDeque::new();
         match self.refuses(&parts, &mut answer, &mut held).await {
-            Err(problem) => return Step::Done(Discovery::Failed, respond::problem(problem)),
+            Err(problem) => return HuntStep::Done(Discovery::Failed, respond::problem(problem)),
             Ok(false) => {}
             Ok(true) => {
                 self.remember_refusal(worker);
                 self.last = Some((parts, held, answer));
-                return Step::Refused;
+                return HuntStep::Refused;
             }
         }
-        Step::Done(self.result(), self.release(worker, parts, held, answer, in_flight, record))
+        HuntStep::Done(self.result(), self.release(worker, parts, held, answer, in_flight, record))
     }
 
     /// Whether the response is a refusal by the session's rule; for a preflight, by Engine.IO's rule.
     async fn refuses(
         &self,
         parts: &response::Parts,
-        answer: &mut Answer,
+        answer: &mut WorkerBody,
         held: &mut VecDeque<Frame<Bytes>>,
     ) -> Result<bool, Problem> {
         let upstream = &self.job.upstream;
@@ -362,18 +363,18 @@ impl<'a> Hunt<'a> {
         response: Response<Unread>,
         lease: Box<Lease>,
         record: &mut Record,
-    ) -> Step {
+    ) -> HuntStep {
         let Some(mut granted) = upgrade::check(self.job, response, lease).await else {
             worker.series.broken.inc();
-            return Step::Done(Discovery::Failed, respond::problem(Problem::BadGateway));
+            return HuntStep::Done(Discovery::Failed, respond::problem(Problem::BadGateway));
         };
         if !claimed && self.job.ask.is_engine_io(&self.job.upstream) && granted.ends_within(HANG_UP).await {
             self.remember_refusal(worker);
             self.hung_up = true;
-            return Step::Refused;
+            return HuntStep::Refused;
         }
         let choice = self.accepted(worker, record);
-        Step::Done(self.result(), upgrade::open(self.job, choice, granted, record))
+        HuntStep::Done(self.result(), upgrade::open(self.job, choice, granted, record))
     }
 
     fn release(
@@ -381,7 +382,7 @@ impl<'a> Hunt<'a> {
         worker: &Arc<Worker>,
         parts: response::Parts,
         held: VecDeque<Frame<Bytes>>,
-        answer: Answer,
+        answer: WorkerBody,
         in_flight: Count,
         record: &mut Record,
     ) -> Response<Reply> {
@@ -390,8 +391,8 @@ impl<'a> Hunt<'a> {
         let mut choice = if parts.status.is_success() {
             self.accepted(worker, record)
         } else {
-            record.decided(worker, Source::Discovered);
-            Choice { worker: worker.clone(), why: Source::Discovered, seat: None, hold: None, cookie: None }
+            record.decided(worker, SourceLabel::Discovered);
+            Choice { worker: worker.clone(), why: SourceLabel::Discovered, seat: None, hold: None, cookie: None }
         };
         let stream = forward::settle(self.job, &mut choice, &parts, &answer);
         record.answered(worker, parts.status, in_flight, choice.hold);
@@ -400,13 +401,13 @@ impl<'a> Hunt<'a> {
 
     fn accepted(&mut self, worker: &Arc<Worker>, record: &mut Record) -> Choice {
         self.proven = self.may_pin() && (self.known || self.last.is_some());
-        record.decided(worker, Source::Discovered);
+        record.decided(worker, SourceLabel::Discovered);
         if !lock(&self.search.refused).is_empty() {
             self.job.upstream.series().refusals_healed.inc();
         }
         self.pin(worker);
         let hold = self.may_pin().then(|| self.job.conn.thread.shared.sessions.hold(self.key)).flatten();
-        Choice { worker: worker.clone(), why: Source::Discovered, seat: None, hold, cookie: None }
+        Choice { worker: worker.clone(), why: SourceLabel::Discovered, seat: None, hold, cookie: None }
     }
 
     fn result(&self) -> Discovery {
@@ -423,7 +424,7 @@ impl<'a> Hunt<'a> {
             }
             _ => method == Method::GET || method == Method::POST,
         };
-        matches!(self.job.ask.kind, Kind::Session { .. }) && shows()
+        matches!(self.job.ask.kind, RequestKind::Session { .. }) && shows()
     }
 
     /// Pins the session to `worker`; returns `true` if it was not pinned before.

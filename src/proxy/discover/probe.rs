@@ -21,14 +21,14 @@ use hyper::http::response::Parts;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use tokio::sync::mpsc;
 
-use crate::affinity::discoveries::search::Verdict;
+use crate::affinity::discoveries::search::ProbeVerdict;
 use crate::body::Outgoing;
 use crate::config::rules::Protocol;
 use crate::engine_io;
 use crate::proxy::Job;
-use crate::proxy::response_body::Answer;
+use crate::proxy::response_body::WorkerBody;
 use crate::thread::Thread;
-use crate::upstream::connections::connect::{self, Failure, Lease, Terms};
+use crate::upstream::connections::connect::{self, ExchangeTerms, Failure, Lease};
 use crate::upstream::exchange::response_body::Unread;
 use crate::upstream::worker::{Oracle, Worker};
 
@@ -37,7 +37,7 @@ use crate::upstream::worker::{Oracle, Worker};
 const PATIENCE: Duration = Duration::from_millis(1_000);
 
 /// Terms of a probe: silence is not held against the worker, and the caller may send the probe twice.
-const TERMS: Terms = Terms { patience: PATIENCE, is_poll: true, keep: false };
+const TERMS: ExchangeTerms = ExchangeTerms { patience: PATIENCE, is_poll: true, keep: false };
 
 /// Maximum idle time of a connection for a probe; an older one is too likely to be closed while the probe is sent.
 const FRESH: Duration = Duration::from_secs(2);
@@ -48,11 +48,11 @@ const SECOND_CLAIM: Duration = Duration::from_millis(20);
 
 /// A probe, the same for every worker.
 struct Probe {
-    question: Question,
+    question: ProbeQuestion,
     host: Option<HeaderValue>,
 }
 
-enum Question {
+enum ProbeQuestion {
     EngineIo {
         path: String,
         /// Value of `EIO` as the client spelled it, not decoded.
@@ -77,10 +77,10 @@ pub(crate) async fn ask_all(
     job: &Job,
     request: &Request<Outgoing>,
     workers: &[Arc<Worker>],
-) -> Vec<(Arc<Worker>, Verdict)> {
+) -> Vec<(Arc<Worker>, ProbeVerdict)> {
     let (sender, mut verdicts) = mpsc::channel(workers.len().max(1));
     let Some(probe) = Probe::of(job, request).map(Rc::new) else {
-        return workers.iter().map(|worker| (worker.clone(), Verdict::Alive)).collect();
+        return workers.iter().map(|worker| (worker.clone(), ProbeVerdict::Alive)).collect();
     };
     for worker in workers {
         let (thread, probe, worker, sender) = (job.conn.thread.clone(), probe.clone(), worker.clone(), sender.clone());
@@ -88,7 +88,7 @@ pub(crate) async fn ask_all(
         job.conn.thread.tasks.spawn_local(async move {
             let verdict = tokio::time::timeout(PATIENCE, ask(&thread, &worker, &probe)).await;
             // If the request was cancelled, there is no receiver, and the verdict is not needed.
-            let _ = sender.send((worker, verdict.unwrap_or(Verdict::Silent))).await;
+            let _ = sender.send((worker, verdict.unwrap_or(ProbeVerdict::Silent))).await;
         });
     }
     drop(sender);
@@ -101,43 +101,43 @@ pub(crate) async fn ask_all(
         };
         let Some((worker, verdict)) = next else { break };
         heard.push((worker, verdict));
-        if verdict == Verdict::Owns {
+        if verdict == ProbeVerdict::Owns {
             until.get_or_insert_with(|| tokio::time::Instant::now() + SECOND_CLAIM);
         }
     }
-    let owners = heard.iter().filter(|(_, verdict)| *verdict == Verdict::Owns).count();
+    let owners = heard.iter().filter(|(_, verdict)| *verdict == ProbeVerdict::Owns).count();
     for (_, verdict) in &mut heard {
         // Two claims count as none.
-        if owners > 1 && *verdict == Verdict::Owns {
-            *verdict = Verdict::Alive;
+        if owners > 1 && *verdict == ProbeVerdict::Owns {
+            *verdict = ProbeVerdict::Alive;
         }
     }
     for worker in workers {
         if !heard.iter().any(|(known, _)| Arc::ptr_eq(known, worker)) {
-            heard.push((worker.clone(), Verdict::Silent));
+            heard.push((worker.clone(), ProbeVerdict::Silent));
         }
     }
     heard
 }
 
-async fn ask(thread: &Rc<Thread>, worker: &Arc<Worker>, probe: &Probe) -> Verdict {
-    let Question::EngineIo { sid, .. } = &probe.question else {
-        return send(thread, worker, probe, "").await.unwrap_or(Verdict::Silent);
+async fn ask(thread: &Rc<Thread>, worker: &Arc<Worker>, probe: &Probe) -> ProbeVerdict {
+    let ProbeQuestion::EngineIo { sid, .. } = &probe.question else {
+        return send(thread, worker, probe, "").await.unwrap_or(ProbeVerdict::Silent);
     };
     if worker.oracle() == Oracle::Untried {
         match send(thread, worker, probe, &random_like(sid)).await {
-            Some(Verdict::Refuses) => worker.set_oracle(Oracle::Usable),
+            Some(ProbeVerdict::Refuses) => worker.set_oracle(Oracle::Usable),
             // Only a sign of life. Nothing is remembered, because any client may request a path that is not
             // Engine.IO's.
-            Some(_) => return Verdict::Alive,
-            None => return Verdict::Silent,
+            Some(_) => return ProbeVerdict::Alive,
+            None => return ProbeVerdict::Silent,
         }
     }
-    send(thread, worker, probe, sid).await.unwrap_or(Verdict::Silent)
+    send(thread, worker, probe, sid).await.unwrap_or(ProbeVerdict::Silent)
 }
 
 /// Sends one probe; `None` if there is no answer. `sid` is used by Engine.IO's probe only.
-async fn send(thread: &Rc<Thread>, worker: &Arc<Worker>, probe: &Probe, sid: &str) -> Option<Verdict> {
+async fn send(thread: &Rc<Thread>, worker: &Arc<Worker>, probe: &Probe, sid: &str) -> Option<ProbeVerdict> {
     let (response, lease) = match exchange(thread, worker, probe.request(sid)?, FRESH).await {
         Ok(answered) => answered,
         Err(Failure::TimedOut { .. }) => return None,
@@ -147,7 +147,7 @@ async fn send(thread: &Rc<Thread>, worker: &Arc<Worker>, probe: &Probe, sid: &st
         }
     };
     let (parts, unread) = response.into_parts();
-    let answer = Answer::new(unread, lease, thread.clone());
+    let answer = WorkerBody::new(unread, lease, thread.clone());
     let body = Limited::new(answer, engine_io::MAX_REFUSAL).collect().await.map(|body| body.to_bytes()).ok();
     let body = body.unwrap_or_default();
     Some(probe.judge(&parts, &body))
@@ -214,13 +214,13 @@ impl Probe {
         let question = match protocol {
             Protocol::SocketIo => {
                 let (eio, sid) = engine_io::raw_eio_and_sid(request.uri().query()?)?;
-                Question::EngineIo { path: path.to_owned(), eio: eio.to_owned(), sid: sid.to_owned() }
+                ProbeQuestion::EngineIo { path: path.to_owned(), eio: eio.to_owned(), sid: sid.to_owned() }
             }
-            Protocol::SockJs => Question::SockJs(format!("{}/xhr_send", path.rsplit_once('/')?.0)),
-            Protocol::Tus => Question::Tus(path.to_owned()),
+            Protocol::SockJs => ProbeQuestion::SockJs(format!("{}/xhr_send", path.rsplit_once('/')?.0)),
+            Protocol::Tus => ProbeQuestion::Tus(path.to_owned()),
             Protocol::Phoenix => {
                 let query = request.uri().query().filter(|_| request.method() == Method::GET)?;
-                Question::Phoenix(format!("{path}?{query}"), heartbeat(query)?)
+                ProbeQuestion::Phoenix(format!("{path}?{query}"), heartbeat(query)?)
             }
             Protocol::SignalR | Protocol::Mcp | Protocol::CometD | Protocol::Custom => return None,
         };
@@ -229,18 +229,18 @@ impl Probe {
 
     fn request(&self, sid: &str) -> Option<Request<Outgoing>> {
         let (method, uri, body, named) = match &self.question {
-            Question::EngineIo { path, eio, .. } => {
+            ProbeQuestion::EngineIo { path, eio, .. } => {
                 (Method::PUT, format!("{path}?EIO={eio}&transport=polling&sid={sid}"), "", None)
             }
-            Question::SockJs(path) => {
+            ProbeQuestion::SockJs(path) => {
                 let plain = (header::CONTENT_TYPE, HeaderValue::from_static("text/plain;charset=UTF-8"));
                 (Method::POST, path.clone(), "[]", Some(plain))
             }
-            Question::Phoenix(target, heartbeat) => {
+            ProbeQuestion::Phoenix(target, heartbeat) => {
                 let json = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
                 (Method::POST, target.clone(), *heartbeat, Some(json))
             }
-            Question::Tus(path) => {
+            ProbeQuestion::Tus(path) => {
                 let version = (HeaderName::from_static("tus-resumable"), HeaderValue::from_static("1.0.0"));
                 (Method::HEAD, path.clone(), "", Some(version))
             }
@@ -259,27 +259,27 @@ impl Probe {
     }
 
     /// Interprets an answer; an unexpected one only shows that the worker is alive.
-    fn judge(&self, parts: &Parts, body: &[u8]) -> Verdict {
+    fn judge(&self, parts: &Parts, body: &[u8]) -> ProbeVerdict {
         let status = parts.status;
         let (owns, refuses) = match &self.question {
-            Question::EngineIo { .. } => (
+            ProbeQuestion::EngineIo { .. } => (
                 status == StatusCode::INTERNAL_SERVER_ERROR || is_code_3(status, body),
                 engine_io::is_refusal(status.as_u16(), body),
             ),
-            Question::SockJs(_) => (status == StatusCode::NO_CONTENT, status == StatusCode::NOT_FOUND),
-            Question::Phoenix(..) => {
+            ProbeQuestion::SockJs(_) => (status == StatusCode::NO_CONTENT, status == StatusCode::NOT_FOUND),
+            ProbeQuestion::Phoenix(..) => {
                 let says = |text: &[u8]| status == StatusCode::OK && body.windows(text.len()).any(|part| part == text);
                 (says(br#""status":200"#), says(br#""status":410"#))
             }
-            Question::Tus(_) => (
+            ProbeQuestion::Tus(_) => (
                 status.is_success() && parts.headers.contains_key("upload-offset"),
                 matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE),
             ),
         };
         match (refuses, owns) {
-            (true, _) => Verdict::Refuses,
-            (false, true) => Verdict::Owns,
-            (false, false) => Verdict::Alive,
+            (true, _) => ProbeVerdict::Refuses,
+            (false, true) => ProbeVerdict::Owns,
+            (false, false) => ProbeVerdict::Alive,
         }
     }
 }

@@ -83,7 +83,7 @@ proptest! {
         }
         chunks.push(bytes[at..].to_vec());
         let (mut from, mut to) = (Chunks(chunks.into_iter()), Slow(Vec::new(), takes.into_iter().cycle()));
-        let mut way = Way::new(Sender::Worker, Bytes::new());
+        let mut way = Direction::new(Sender::Worker, Bytes::new());
         let (mut insert, mut buffer) = (None, vec![0; 4_096]);
         let broadcast = Broadcast::new(Some("to all"), None);
         let mut posted = broadcast.post(false);
@@ -97,7 +97,7 @@ proptest! {
                 heard += usize::from(matches!(signal, Signal::Ping(_)));
             } };
             let step = step(&mut from, &mut to, &mut way, &mut cx, &mut buffer, ours);
-            if way.source_ended && way.rest.is_empty() && step == Step::Blocked && turn > when {
+            if way.source_ended && way.rest.is_empty() && step == DirectionStep::Blocked && turn > when {
                 break;
             }
         }
@@ -131,7 +131,7 @@ impl AsyncRead for Endless {
 #[test]
 fn little_is_held_for_a_receiver_that_takes_little() {
     const BUFFER: usize = 4 * READ;
-    let mut way = Way::new(Sender::Worker, Bytes::new());
+    let mut way = Direction::new(Sender::Worker, Bytes::new());
     let mut turn = |takes: usize| {
         let (mut to, mut buffer) = (Slow(Vec::new(), vec![takes].into_iter().cycle()), vec![0; BUFFER]);
         let ours = Ours { to_boundary: false, insert: &mut None, heed: |_| {} };
@@ -140,10 +140,10 @@ fn little_is_held_for_a_receiver_that_takes_little() {
         (step, way.rest.len())
     };
     // A receiver that never took anything, and then one that took some.
-    assert_eq!(turn(0), (Step::Moved(READ), READ));
-    assert_eq!(turn(0), (Step::Blocked, READ));
-    (0..STREAK).for_each(|_| assert_eq!(turn(BUFFER), (Step::Moved(READ), 0)));
-    assert_eq!(turn(BUFFER), (Step::Moved(BUFFER), 0), "a receiver that takes everything gets full reads");
-    assert_eq!(turn(1), (Step::Moved(BUFFER), BUFFER - 1));
-    assert_eq!(turn(BUFFER), (Step::Moved(READ), 0), "a receiver that stops starts again with small reads");
+    assert_eq!(turn(0), (DirectionStep::Moved(READ), READ));
+    assert_eq!(turn(0), (DirectionStep::Blocked, READ));
+    (0..STREAK).for_each(|_| assert_eq!(turn(BUFFER), (DirectionStep::Moved(READ), 0)));
+    assert_eq!(turn(BUFFER), (DirectionStep::Moved(BUFFER), 0), "a receiver that takes everything gets full reads");
+    assert_eq!(turn(1), (DirectionStep::Moved(BUFFER), BUFFER - 1));
+    assert_eq!(turn(BUFFER), (DirectionStep::Moved(READ), 0), "a receiver that stops starts again with small reads");
 }

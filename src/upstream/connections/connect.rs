@@ -15,16 +15,16 @@ use bytes::Bytes;
 
 use super::WorkerConnections;
 use super::dial::{ConnectError, classify, open};
-use super::limit::Slot;
-use super::response_timeout::{Waits, Watched};
-use crate::metrics::Limit;
-use crate::net::held::Held;
+use super::limit::ConnectionSlot;
+use super::response_timeout::{ResponseWait, ResponseWaits};
+use crate::metrics::LimitLabel;
+use crate::net::held::UnsentBytes;
 use crate::net::worker_io::WorkerIo;
 use crate::telemetry::say_full;
-use crate::upstream::exchange::request_writer::Sending;
+use crate::upstream::exchange::request_writer::RequestWriter;
 use crate::upstream::exchange::response_body::Unread;
 use crate::upstream::exchange::response_head::IDLE_MS;
-pub use crate::upstream::exchange::{Failure, Terms};
+pub use crate::upstream::exchange::{ExchangeTerms, Failure};
 use crate::upstream::restarts::Loss;
 use crate::upstream::worker::{Established, Worker};
 
@@ -36,22 +36,22 @@ const JUST_USED_MS: u64 = 1_000;
 pub struct Lease {
     pub(crate) io: WorkerIo,
     /// The wait for the response, and access to the thread's shared buffers.
-    pub(crate) wait: Watched,
+    pub(crate) wait: ResponseWait,
     pub(crate) established: Established,
     /// What is still to be written of a request; `None` if all of it was sent.
-    pub(crate) sending: Option<Box<Sending>>,
+    pub(crate) sending: Option<Box<RequestWriter>>,
     /// Whether the worker stopped reading before the whole request was sent.
     pub(crate) cut_short: bool,
     /// Whether the last read filled its buffer, so that more is probably waiting.
     pub(crate) fast: bool,
     /// Bytes held for the client, if the client's connection carries many responses.
-    pub(crate) held: Option<Rc<Held>>,
+    pub(crate) held: Option<Rc<UnsentBytes>>,
     /// Whether the connection has carried a request before.
     pub(crate) used: bool,
     /// Value of [`Worker::links`] when the connection was made.
     link: u32,
     /// The place among the worker's connections in use, while this one is in use and their number is limited.
-    slot: Option<Slot>,
+    slot: Option<ConnectionSlot>,
     /// Idle time in milliseconds after which the connection is not used again; 0: it is never used again.
     pub(crate) idle_ms: u64,
     idle_since_ms: u64,
@@ -60,7 +60,7 @@ pub struct Lease {
 /// The guards that count a connection which became a tunnel.
 pub struct InUse {
     established: Established,
-    _slot: Option<Slot>,
+    _slot: Option<ConnectionSlot>,
 }
 
 impl InUse {
@@ -78,7 +78,7 @@ impl Lease {
 
     /// Marks the connection as in use until it is given back or dropped. `held` counts the bytes held for the client,
     /// if the client's connection carries many responses.
-    pub fn occupy(&mut self, slot: Slot, held: Option<Rc<Held>>) {
+    pub fn occupy(&mut self, slot: ConnectionSlot, held: Option<Rc<UnsentBytes>>) {
         (self.slot, self.held) = (Some(slot), held);
     }
 
@@ -160,7 +160,7 @@ pub async fn lease(
     let connected = Box::pin(tokio::time::timeout(timeout, connect(&connections.waits, worker))).await;
     match connected.unwrap_or(Err(ConnectError::TimedOut)) {
         Ok(lease) if !connections.descriptors.has_for_worker(lease.io.descriptor()) => {
-            connections.metrics.limits.reached(Limit::Descriptors);
+            connections.metrics.limits.reached(LimitLabel::Descriptors);
             say_full!(upstream = %worker.upstream, worker = %worker.name,
                 "request rejected: the remaining descriptors are reserved (reserved_descriptors)");
             Err(ConnectError::Reserved)
@@ -180,13 +180,13 @@ pub async fn lease(
     }
 }
 
-async fn connect(waits: &Rc<Waits>, worker: &Arc<Worker>) -> Result<Box<Lease>, ConnectError> {
+async fn connect(waits: &Rc<ResponseWaits>, worker: &Arc<Worker>) -> Result<Box<Lease>, ConnectError> {
     let link = worker.links();
     let io = open(worker).await.map_err(classify)?;
     worker.connected();
     Ok(Box::new(Lease {
         io,
-        wait: Watched::new(waits),
+        wait: ResponseWait::new(waits),
         established: worker.connection(),
         sending: None,
         cut_short: false,
@@ -211,17 +211,17 @@ mod tests {
     use crate::config::Address;
     use crate::cookie::WorkerId;
     use crate::metrics::Metrics;
-    use crate::upstream::exchange::response_body::Next;
+    use crate::upstream::exchange::response_body::BodyStep;
 
     #[tokio::test]
     async fn a_request_is_returned_if_its_connection_has_ended() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = Address::Tcp(listener.local_addr().unwrap());
         let worker = Worker::new("u", address, "w".to_owned(), WorkerId(1), Metrics::new().worker("u", "w"));
-        let lease = connect(&Waits::new(), &worker).await.unwrap();
+        let lease = connect(&ResponseWaits::new(), &worker).await.unwrap();
         let (mut accepted, _) = listener.accept().await.unwrap();
         accepted.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
-        let terms = Terms { patience: Duration::from_secs(30), is_poll: false, keep: false };
+        let terms = ExchangeTerms { patience: Duration::from_secs(30), is_poll: false, keep: false };
         let Ok((_, lease)) = lease.exchange(Request::new(Outgoing::EMPTY), terms).await else { panic!() };
         // Unread bytes would turn the close into a reset.
         assert!(accepted.read(&mut [0; 1024]).await.unwrap() > 0);
@@ -238,22 +238,22 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = Address::Tcp(listener.local_addr().unwrap());
         let worker = Worker::new("u", address, "w".to_owned(), WorkerId(1), Metrics::new().worker("u", "w"));
-        let mut lease = connect(&Waits::new(), &worker).await.unwrap();
-        let held = Rc::<Held>::default();
+        let mut lease = connect(&ResponseWaits::new(), &worker).await.unwrap();
+        let held = Rc::<UnsentBytes>::default();
         held.more(1 << 20);
         lease.held = Some(held.clone());
         let (mut accepted, _) = listener.accept().await.unwrap();
         // All of it is sent before anything is read; the kernel's socket buffers hold more than this.
         let answer = [&b"HTTP/1.1 200 OK\r\nContent-Length: 150000\r\n\r\n"[..], &[b'x'; 150_000]].concat();
         accepted.write_all(&answer).await.unwrap();
-        let terms = Terms { patience: Duration::from_secs(30), is_poll: false, keep: false };
+        let terms = ExchangeTerms { patience: Duration::from_secs(30), is_poll: false, keep: false };
         let Ok((response, mut lease)) = lease.exchange(Request::new(Outgoing::EMPTY), terms).await else { panic!() };
         let (mut unread, mut pieces) = (response.into_body(), Vec::new());
         loop {
             match unread.advance().unwrap() {
-                Next::Frame(frame) => pieces.push(frame.into_data().unwrap().len()),
-                Next::End => break,
-                Next::More => {
+                BodyStep::Frame(frame) => pieces.push(frame.into_data().unwrap().len()),
+                BodyStep::End => break,
+                BodyStep::More => {
                     if pieces.len() == 10 {
                         held.less(1 << 20);
                     }

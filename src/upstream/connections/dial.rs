@@ -8,7 +8,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 
-use super::limit::Full;
+use super::limit::NoConnection;
 use crate::config::Address;
 use crate::net::worker_io::WorkerIo;
 use crate::random;
@@ -37,7 +37,7 @@ pub enum ConnectError {
     TimedOut,
     /// The worker has reached its limit of connections in use (`max_connections`), and none became free.
     #[error("all connections to the worker are in use")]
-    Busy(Full),
+    Busy(NoConnection),
     /// The remaining file descriptors are reserved for health checks and the admin interface.
     #[error("the remaining descriptors are reserved for health checks and admin (reserved_descriptors)")]
     Reserved,

@@ -30,18 +30,18 @@ pub struct Gate {
 }
 
 /// A place among the connections in use. The next request in the queue gets it when it is dropped.
-pub struct Slot(Option<Arc<Worker>>);
+pub struct ConnectionSlot(Option<Arc<Worker>>);
 
 /// Why a request got no slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Full {
+pub enum NoConnection {
     /// The queue of waiting requests is full.
     Queue,
     /// No slot became free in time.
     TimedOut,
 }
 
-impl Drop for Slot {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         if let Some(worker) = &self.0 {
             worker.gate.release();
@@ -119,39 +119,39 @@ impl Gate {
 ///
 /// # Errors
 /// See [`Full`]; each failure is counted and logged.
-pub async fn enter(worker: &Arc<Worker>, length: u32, patience: Duration) -> Result<Slot, Full> {
+pub async fn enter(worker: &Arc<Worker>, length: u32, patience: Duration) -> Result<ConnectionSlot, NoConnection> {
     let gate = &worker.gate;
     if gate.limit.load(Relaxed) == UNLIMITED {
-        return Ok(Slot(None));
+        return Ok(ConnectionSlot(None));
     }
     // This fails while others wait, because free slots go to them first.
     if let Ok(permit) = gate.free.try_acquire() {
         permit.forget();
-        return Ok(Slot(Some(worker.clone())));
+        return Ok(ConnectionSlot(Some(worker.clone())));
     }
     // Boxed, because the future of a request is moved and few requests wait.
     Box::pin(wait(worker, length, patience)).await
 }
 
-async fn wait(worker: &Arc<Worker>, length: u32, patience: Duration) -> Result<Slot, Full> {
+async fn wait(worker: &Arc<Worker>, length: u32, patience: Duration) -> Result<ConnectionSlot, NoConnection> {
     let Some(_waiter) = worker.gate.queue(length) else {
         worker.series.queue_full.inc();
         say_full!(upstream = %worker.upstream, worker = %worker.name, waiting = length,
             "request rejected: the worker's connections are in use and its queue is full (max_connections, queue)");
-        return Err(Full::Queue);
+        return Err(NoConnection::Queue);
     };
     match tokio::time::timeout(patience, worker.gate.free.acquire()).await {
         Ok(Ok(permit)) => {
             permit.forget();
             worker.series.queue_waited.inc();
-            Ok(Slot(Some(worker.clone())))
+            Ok(ConnectionSlot(Some(worker.clone())))
         }
         // The semaphore is never closed, so this is the time-out.
         Ok(Err(_)) | Err(_) => {
             worker.series.queue_timeouts.inc();
             say_full!(upstream = %worker.upstream, worker = %worker.name,
                 "request timed out waiting for a free connection to its worker (max_connections, queue_timeout)");
-            Err(Full::TimedOut)
+            Err(NoConnection::TimedOut)
         }
     }
 }
@@ -187,7 +187,7 @@ mod tests {
         assert!(first.as_mut().poll(&mut cx).is_pending());
         assert!(second.as_mut().poll(&mut cx).is_pending());
         assert!(third.as_mut().poll(&mut cx).is_pending());
-        assert_eq!(enter(&worker, 3, LONG).await.err(), Some(Full::Queue));
+        assert_eq!(enter(&worker, 3, LONG).await.err(), Some(NoConnection::Queue));
         drop(slot);
         // The first request has its turn now, but leaves.
         drop(first);
@@ -204,7 +204,7 @@ mod tests {
     async fn a_wait_times_out_and_a_larger_limit_ends_it() {
         let worker = worker(Some(1));
         let _slot = enter(&worker, 3, LONG).await.unwrap();
-        assert_eq!(enter(&worker, 3, Duration::from_millis(10)).await.err(), Some(Full::TimedOut));
+        assert_eq!(enter(&worker, 3, Duration::from_millis(10)).await.err(), Some(NoConnection::TimedOut));
         assert_eq!(worker.gate.waiting(), 0);
         let waiting = enter(&worker, 3, LONG);
         let (entered, ()) = tokio::join!(waiting, async {
@@ -226,7 +226,7 @@ mod tests {
         for left in [2, 1] {
             slots.pop();
             assert_eq!((worker.gate.in_use(), worker.gate.is_open()), (left, false));
-            assert_eq!(enter(&worker, 0, LONG).await.err(), Some(Full::Queue));
+            assert_eq!(enter(&worker, 0, LONG).await.err(), Some(NoConnection::Queue));
         }
         slots.pop();
         assert!(worker.gate.is_open());

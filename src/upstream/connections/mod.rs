@@ -17,27 +17,27 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::clock;
-use crate::descriptors::Room;
+use crate::descriptors::DescriptorRoom;
 use crate::metrics::Metrics;
-use pool::Pool;
-use response_timeout::Waits;
+use pool::IdlePool;
+use response_timeout::ResponseWaits;
 
 /// The connections of one data thread to workers, shared by its requests without locks.
 pub struct WorkerConnections {
     /// Idle connections, by worker serial.
-    pub(crate) pools: RefCell<HashMap<u64, Pool>>,
+    pub(crate) pools: RefCell<HashMap<u64, IdlePool>>,
     /// Exchanges that wait for a response, and the time-outs they are under.
-    pub(crate) waits: Rc<Waits>,
+    pub(crate) waits: Rc<ResponseWaits>,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) descriptors: Arc<Room>,
+    pub(crate) descriptors: Arc<DescriptorRoom>,
     now_ms: Cell<u64>,
 }
 
 impl WorkerConnections {
     /// No connection yet.
-    pub fn new(metrics: Arc<Metrics>, descriptors: Arc<Room>) -> Self {
+    pub fn new(metrics: Arc<Metrics>, descriptors: Arc<DescriptorRoom>) -> Self {
         let now_ms = Cell::new(clock::now_ms());
-        Self { pools: RefCell::default(), waits: Waits::new(), metrics, descriptors, now_ms }
+        Self { pools: RefCell::default(), waits: ResponseWaits::new(), metrics, descriptors, now_ms }
     }
 
     /// The thread's time ([`clock::now_ms`]), as of its last tick: at most [`pool::TICK`] old.

@@ -24,9 +24,9 @@ pub const FINDS_DEAD: Duration = TICK.saturating_mul(2);
 /// Idle connections to one worker; the most recently used one is last.
 #[derive(Default)]
 #[allow(clippy::vec_box, reason = "a lease is lent in its box; without it, every loan would move a kilobyte twice")]
-pub struct Pool(Vec<Box<Lease>>);
+pub struct IdlePool(Vec<Box<Lease>>);
 
-impl Pool {
+impl IdlePool {
     /// Takes the most recently used connection that is alive and was idle for less than `max_idle_ms`.
     pub(crate) fn take(&mut self, max_idle_ms: u64, now_ms: u64) -> Option<Box<Lease>> {
         // The last one was used most recently: if it has been idle for too long, so have all others.

@@ -16,7 +16,7 @@ use crate::upstream::worker::SLOW_MS;
 pub(crate) const PIECE: usize = 16 * 1024;
 
 /// The waits and buffers that all exchanges of a thread share.
-pub struct Waits {
+pub struct ResponseWaits {
     all: RefCell<slab::Slab<Rc<Wait>>>,
     /// The buffer that exchanges read into, borrowed for one poll only and never across an await.
     pub(crate) reading: RefCell<Box<[u8]>>,
@@ -48,7 +48,7 @@ pub enum Stage {
     Over,
 }
 
-impl Waits {
+impl ResponseWaits {
     /// Creates the shared state of a thread on which no exchange waits.
     pub fn new() -> Rc<Self> {
         let reading = RefCell::new(vec![0; PIECE].into_boxed_slice());
@@ -121,27 +121,27 @@ impl Wait {
 }
 
 /// The registration of a connection among the waits of its thread, until this is dropped.
-pub struct Watched {
+pub struct ResponseWait {
     wait: Rc<Wait>,
-    waits: Rc<Waits>,
+    waits: Rc<ResponseWaits>,
     index: usize,
 }
 
-impl Watched {
+impl ResponseWait {
     /// Registers a connection that does not wait yet.
-    pub fn new(waits: &Rc<Waits>) -> Self {
+    pub fn new(waits: &Rc<ResponseWaits>) -> Self {
         let wait = Rc::new(Wait::default());
         let index = waits.all.borrow_mut().insert(wait.clone());
         Self { wait, waits: waits.clone(), index }
     }
 
     /// Returns the state that the exchanges of the thread share.
-    pub fn waits(&self) -> &Rc<Waits> {
+    pub fn waits(&self) -> &Rc<ResponseWaits> {
         &self.waits
     }
 }
 
-impl std::ops::Deref for Watched {
+impl std::ops::Deref for ResponseWait {
     type Target = Wait;
 
     fn deref(&self) -> &Wait {
@@ -149,7 +149,7 @@ impl std::ops::Deref for Watched {
     }
 }
 
-impl Drop for Watched {
+impl Drop for ResponseWait {
     fn drop(&mut self) {
         self.waits.all.borrow_mut().try_remove(self.index);
     }
@@ -162,8 +162,8 @@ mod tests {
 
     #[test]
     fn a_wait_becomes_slow_then_over_and_can_restart() {
-        let waits = Waits::new();
-        let wait = Watched::new(&waits);
+        let waits = ResponseWaits::new();
+        let wait = ResponseWait::new(&waits);
         wait.begin(Duration::from_secs(30), true);
         let after = |now_ms| {
             waits.tick(now_ms);
@@ -185,8 +185,8 @@ mod tests {
         fn no_wait_is_over_too_early_or_much_too_late(
             patience in 1_u64..100_000, began in 0_u64..1_000, pauses in prop::collection::vec(1_u64..5_000, 1..200),
         ) {
-            let (waits, mut now) = (Waits::new(), began);
-            let wait = Watched::new(&waits);
+            let (waits, mut now) = (ResponseWaits::new(), began);
+            let wait = ResponseWait::new(&waits);
             wait.begin(Duration::from_millis(patience), false);
             let mut before = [began, began];
             for pause in pauses {

@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 
 use proptest::prelude::*;
 
-use super::Outcome::{Answer, Broken, Connect, ServerError, TimedOut};
+use super::AttemptOutcome::{Answer, Broken, Connect, ServerError, TimedOut};
 use super::*;
 
-const RULES: Rules = Rules {
+const RULES: EjectionRules = EjectionRules {
     failures: 3,
     errors: 50,
     volume: 10,
@@ -19,8 +19,8 @@ const RULES: Rules = Rules {
 };
 
 /// Returns the result for each of these outcomes, which follow each other at intervals of 1 ms.
-fn verdicts(outcomes: &[Outcome]) -> Vec<Option<Outcome>> {
-    let eject = Eject::default();
+fn verdicts(outcomes: &[AttemptOutcome]) -> Vec<Option<AttemptOutcome>> {
+    let eject = EjectionState::default();
     (50_000..).zip(outcomes).map(|(now_ms, outcome)| eject.note(*outcome, true, now_ms, &RULES)).collect()
 }
 
@@ -30,7 +30,7 @@ fn failures_in_a_row_eject_and_a_response_ends_the_row() {
     assert_eq!(verdicts(&[Broken, Broken, Answer, Broken, Broken, Broken])[4..], [None, Some(Broken)]);
     assert_eq!(verdicts(&[Broken, Broken, ServerError, Broken, Broken]), [None; 5], "a server error ends the row");
     assert_eq!(verdicts(&[Broken; 7]).iter().flatten().count(), 2, "an ejection resets the counts");
-    let eject = Eject::default();
+    let eject = EjectionState::default();
     let slowly = [0, 10_000, 20_001, 30_001, 40_001].map(|now_ms| eject.note(Broken, true, now_ms, &RULES));
     assert_eq!(slowly[..4], [None; 4], "a whole window without a failure also ends the row");
     assert_eq!(slowly[4], Some(Broken));
@@ -47,7 +47,7 @@ fn a_share_of_failures_needs_enough_requests() {
 
 #[test]
 fn requests_with_a_session_count_for_the_row_only() {
-    let eject = Eject::default();
+    let eject = EjectionState::default();
     assert!((0..100).all(|_| eject.note(ServerError, false, 50_000, &RULES).is_none()));
     let row = [Broken, Broken, Broken].map(|outcome| eject.note(outcome, false, 50_000, &RULES));
     assert_eq!(row, [None, None, Some(Broken)]);
@@ -55,8 +55,8 @@ fn requests_with_a_session_count_for_the_row_only() {
 
 #[test]
 fn disabled_rules_never_eject() {
-    let rules = Rules { failures: 0, errors: 0, ..RULES };
-    let eject = Eject::default();
+    let rules = EjectionRules { failures: 0, errors: 0, ..RULES };
+    let eject = EjectionState::default();
     for outcome in [ServerError, Connect, Broken, TimedOut] {
         assert!((0..100).all(|_| eject.note(outcome, true, 50_000, &rules).is_none()), "{outcome:?}");
     }
@@ -65,7 +65,7 @@ fn disabled_rules_never_eject() {
 #[test]
 fn no_more_of_the_pool_is_ejected_than_allowed() {
     let out_at_most = |pool, max_share| {
-        let rules = Rules { max_share, ..RULES };
+        let rules = EjectionRules { max_share, ..RULES };
         (0..pool).take_while(|out| rules.leaves_enough(pool, *out)).count()
     };
     assert_eq!([1, 2, 3, 4, 10].map(|pool| out_at_most(pool, 50)), [0, 1, 1, 2, 5]);
@@ -75,30 +75,33 @@ fn no_more_of_the_pool_is_ejected_than_allowed() {
 
 #[test]
 fn an_end_is_reported_once_and_followed_by_a_slow_start() {
-    let eject = Eject::default();
-    assert_eq!(eject.look(|| unreachable!("the clock is not read for a worker that is not ejected")), Look::In);
+    let eject = EjectionState::default();
+    assert_eq!(
+        eject.look(|| unreachable!("the clock is not read for a worker that is not ejected")),
+        EjectionPhase::In
+    );
     assert_eq!(eject.part(|| unreachable!(), &RULES), WHOLE);
     assert_eq!(eject.begin(5_000, &RULES), 1_000);
-    assert_eq!((eject.look(|| 5_999), eject.left_ms(5_999)), (Look::Out, Some(1)));
-    assert_eq!([6_000, 6_001].map(|now_ms| eject.look(|| now_ms)), [Look::Back, Look::In]);
+    assert_eq!((eject.look(|| 5_999), eject.left_ms(5_999)), (EjectionPhase::Out, Some(1)));
+    assert_eq!([6_000, 6_001].map(|now_ms| eject.look(|| now_ms)), [EjectionPhase::Back, EjectionPhase::In]);
     let parts = [6_000, 7_000, 8_000, 11_000, 15_999].map(|now_ms| eject.part(|| now_ms, &RULES));
     assert_eq!(parts, [100, 100, 200, 500, 999]);
     assert_eq!(eject.part(|| 16_000, &RULES), WHOLE);
     assert_eq!(eject.part(|| unreachable!("the slow start is over"), &RULES), WHOLE);
     eject.ease_in(20_000);
-    assert_eq!(eject.part(|| 20_000, &Rules { slow_start_ms: 0, ..RULES }), WHOLE);
+    assert_eq!(eject.part(|| 20_000, &EjectionRules { slow_start_ms: 0, ..RULES }), WHOLE);
 }
 
 #[test]
 fn a_restart_ends_an_ejection_unless_it_is_the_second() {
-    let eject = Eject::default();
+    let eject = EjectionState::default();
     eject.begin(10_000, &RULES);
     eject.new_life(10_100);
-    assert_eq!(eject.look(|| 10_100), Look::In);
+    assert_eq!(eject.look(|| 10_100), EjectionPhase::In);
     assert!(eject.part(|| 10_100, &RULES) < WHOLE);
     assert_eq!(eject.begin(11_000, &RULES), 2_000);
     eject.new_life(11_100);
-    assert_eq!(eject.look(|| 11_100), Look::Out, "a worker that flaps stays ejected");
+    assert_eq!(eject.look(|| 11_100), EjectionPhase::Out, "a worker that flaps stays ejected");
 }
 
 proptest! {
@@ -106,7 +109,7 @@ proptest! {
     /// ejection of four times the last length takes back one step.
     #[test]
     fn ejections_grow_and_are_forgiven(pauses in prop::collection::vec(0u64..200_000, 1..30)) {
-        let eject = Eject::default();
+        let eject = EjectionState::default();
         let (mut now_ms, mut last, mut steps) = (1_000, 0, 0_u64);
         for pause in pauses {
             now_ms += last + pause;
@@ -127,15 +130,15 @@ proptest! {
                 1 => Just(TimedOut)], prop::bool::ANY), 1..200),
         failures in 0u32..6, errors in 0u32..=100, volume in 1u32..20,
     ) {
-        let rules = Rules { failures, errors, volume, ..RULES };
-        let eject = Eject::default();
+        let rules = EjectionRules { failures, errors, volume, ..RULES };
+        let eject = EjectionState::default();
         let mut now_ms = 100_000;
-        let mut seen: VecDeque<(u64, Outcome, bool)> = VecDeque::new();
+        let mut seen: VecDeque<(u64, AttemptOutcome, bool)> = VecDeque::new();
         for (pause, outcome, in_window) in steps {
             now_ms += pause;
             seen.push_back((now_ms, outcome, in_window));
             let slot = now_ms / rules.cell_ms;
-            let failed = |o: &Outcome| matches!(o, Connect | Broken | TimedOut);
+            let failed = |o: &AttemptOutcome| matches!(o, Connect | Broken | TimedOut);
             let mut row = 0;
             let mut next = now_ms;
             for (at, o, _) in seen.iter().rev() {
@@ -161,8 +164,8 @@ proptest! {
     fn a_share_only_grows(
         start in 0u64..1_000_000, slow_start_ms in 0u64..100_000, steps in prop::collection::vec(0u64..5_000, 1..40),
     ) {
-        let rules = Rules { slow_start_ms, ..RULES };
-        let eject = Eject::default();
+        let rules = EjectionRules { slow_start_ms, ..RULES };
+        let eject = EjectionState::default();
         eject.ease_in(start);
         let (mut now_ms, mut last) = (start, FIRST);
         for step in steps {

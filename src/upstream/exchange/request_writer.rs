@@ -30,7 +30,7 @@ enum Framing {
 }
 
 /// The part of a request that is not written yet.
-pub struct Sending {
+pub struct RequestWriter {
     body: Outgoing,
     framing: Framing,
     /// Whether nothing more is to be taken from the body.
@@ -118,7 +118,7 @@ fn may_trail(name: &HeaderName) -> bool {
     )
 }
 
-impl Sending {
+impl RequestWriter {
     /// Creates the rest of a request whose head is written separately.
     pub fn new(body: Outgoing, declared: Declared) -> Self {
         let over = body.is_end_stream();

@@ -45,7 +45,7 @@ enum Left {
 
 /// The result of [`Unread::advance`].
 #[derive(Debug)]
-pub enum Next {
+pub enum BodyStep {
     /// A piece of the body, or its trailers.
     Frame(Frame<Bytes>),
     /// The body has ended.
@@ -69,7 +69,7 @@ impl Unread {
     pub fn is_end_stream(&self) -> bool {
         match &self.left {
             Left::Exactly(left) => *left == 0,
-            Left::Chunks(chunks) => chunks.at == At::End,
+            Left::Chunks(chunks) => chunks.at == ChunkState::End,
             Left::UntilClose => false,
         }
     }
@@ -96,7 +96,7 @@ impl Unread {
     pub fn expected(&self) -> u64 {
         match &self.left {
             Left::Exactly(left) => *left,
-            Left::Chunks(chunks) if chunks.at == At::Data => chunks.size,
+            Left::Chunks(chunks) if chunks.at == ChunkState::Data => chunks.size,
             Left::Chunks(_) | Left::UntilClose => 0,
         }
     }
@@ -129,17 +129,17 @@ impl Unread {
     ///
     /// # Errors
     /// Fails if the received bytes are not a valid body.
-    pub fn advance(&mut self) -> Result<Next, BrokeOff> {
+    pub fn advance(&mut self) -> Result<BodyStep, BrokeOff> {
         match &mut self.left {
-            Left::Exactly(0) => Ok(Next::End),
+            Left::Exactly(0) => Ok(BodyStep::End),
             Left::Chunks(chunks) => chunks.advance(&mut self.rest),
-            _ if self.rest.is_empty() => Ok(Next::More),
+            _ if self.rest.is_empty() => Ok(BodyStep::More),
             Left::Exactly(left) => {
                 let data = take(&mut self.rest, *left);
                 *left -= data.len() as u64;
-                Ok(Next::Frame(Frame::data(data)))
+                Ok(BodyStep::Frame(Frame::data(data)))
             }
-            Left::UntilClose => Ok(Next::Frame(Frame::data(std::mem::take(&mut self.rest)))),
+            Left::UntilClose => Ok(BodyStep::Frame(Frame::data(std::mem::take(&mut self.rest)))),
         }
     }
 }
@@ -155,7 +155,7 @@ fn take(bytes: &mut Bytes, most: u64) -> Bytes {
 /// The state of the parser of a chunked body.
 #[derive(Debug, Default)]
 struct Chunks {
-    at: At,
+    at: ChunkState,
     /// Size of the chunk in bytes while its size is parsed, then the number of bytes left of it.
     size: u64,
     extensions: usize,
@@ -166,7 +166,7 @@ struct Chunks {
 
 /// What the parser expects next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum At {
+enum ChunkState {
     /// The first digit of a chunk size.
     #[default]
     Start,
@@ -189,17 +189,17 @@ enum At {
 }
 
 impl Chunks {
-    fn advance(&mut self, rest: &mut Bytes) -> Result<Next, BrokeOff> {
+    fn advance(&mut self, rest: &mut Bytes) -> Result<BodyStep, BrokeOff> {
         loop {
             match self.at {
-                At::End => return Ok(Next::End),
-                At::Data if !rest.is_empty() => {
+                ChunkState::End => return Ok(BodyStep::End),
+                ChunkState::Data if !rest.is_empty() => {
                     let data = take(rest, self.size);
                     self.size -= data.len() as u64;
                     if self.size == 0 {
-                        self.at = At::DataCr;
+                        self.at = ChunkState::DataCr;
                     }
-                    return Ok(Next::Frame(Frame::data(data)));
+                    return Ok(BodyStep::Frame(Frame::data(data)));
                 }
                 _ => {}
             }
@@ -207,65 +207,65 @@ impl Chunks {
             for byte in rest.iter() {
                 read += 1;
                 self.at = self.step(*byte)?;
-                if matches!(self.at, At::Data | At::End) {
+                if matches!(self.at, ChunkState::Data | ChunkState::End) {
                     break;
                 }
             }
             rest.advance(read);
-            if self.at == At::End && !self.trailers.is_empty() {
-                return Ok(Next::Frame(Frame::trailers(self.trailers()?)));
+            if self.at == ChunkState::End && !self.trailers.is_empty() {
+                return Ok(BodyStep::Frame(Frame::trailers(self.trailers()?)));
             }
-            if rest.is_empty() && self.at != At::End {
-                return Ok(Next::More);
+            if rest.is_empty() && self.at != ChunkState::End {
+                return Ok(BodyStep::More);
             }
         }
     }
 
     /// Parses one byte that is not body data.
-    fn step(&mut self, byte: u8) -> Result<At, BrokeOff> {
+    fn step(&mut self, byte: u8) -> Result<ChunkState, BrokeOff> {
         match (self.at, byte) {
-            (At::Start | At::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => self.digit(byte),
-            (At::Size | At::Space, b' ' | b'\t') => Ok(At::Space),
-            (At::Size | At::Space, b';') => Ok(At::Extension),
-            (At::Size | At::Space | At::Extension, b'\r') => Ok(At::SizeLf),
-            (At::Extension, _) if byte != b'\n' && self.extensions < EXTENSION_BYTES => {
+            (ChunkState::Start | ChunkState::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => self.digit(byte),
+            (ChunkState::Size | ChunkState::Space, b' ' | b'\t') => Ok(ChunkState::Space),
+            (ChunkState::Size | ChunkState::Space, b';') => Ok(ChunkState::Extension),
+            (ChunkState::Size | ChunkState::Space | ChunkState::Extension, b'\r') => Ok(ChunkState::SizeLf),
+            (ChunkState::Extension, _) if byte != b'\n' && self.extensions < EXTENSION_BYTES => {
                 self.extensions += 1;
-                Ok(At::Extension)
+                Ok(ChunkState::Extension)
             }
-            (At::SizeLf, b'\n') => Ok(if self.size == 0 { At::Line } else { At::Data }),
-            (At::DataCr, b'\r') => Ok(At::DataLf),
-            (At::DataLf, b'\n') => Ok(At::Start),
-            (At::Line, b'\r') => Ok(At::LastLf),
-            (At::LastLf, b'\n') => Ok(At::End),
-            (At::Line | At::Trailer | At::TrailerLf, _) => self.trailer(byte),
+            (ChunkState::SizeLf, b'\n') => Ok(if self.size == 0 { ChunkState::Line } else { ChunkState::Data }),
+            (ChunkState::DataCr, b'\r') => Ok(ChunkState::DataLf),
+            (ChunkState::DataLf, b'\n') => Ok(ChunkState::Start),
+            (ChunkState::Line, b'\r') => Ok(ChunkState::LastLf),
+            (ChunkState::LastLf, b'\n') => Ok(ChunkState::End),
+            (ChunkState::Line | ChunkState::Trailer | ChunkState::TrailerLf, _) => self.trailer(byte),
             _ => Err(BrokeOff::Body("malformed chunk")),
         }
     }
 
-    fn digit(&mut self, byte: u8) -> Result<At, BrokeOff> {
+    fn digit(&mut self, byte: u8) -> Result<ChunkState, BrokeOff> {
         let digit = u64::from(char::from(byte).to_digit(16).unwrap_or_default());
-        if self.at == At::Start {
+        if self.at == ChunkState::Start {
             self.size = 0;
         }
         let size = self.size.checked_mul(16).and_then(|size| size.checked_add(digit));
         self.size = size.ok_or(BrokeOff::Body("the chunk size is too large"))?;
-        Ok(At::Size)
+        Ok(ChunkState::Size)
     }
 
-    fn trailer(&mut self, byte: u8) -> Result<At, BrokeOff> {
+    fn trailer(&mut self, byte: u8) -> Result<ChunkState, BrokeOff> {
         if self.trailers.len() >= HEAD_BYTES || self.fields > HEAD_FIELDS {
             return Err(BrokeOff::Body("the trailers are too long"));
         }
         self.trailers.push(byte);
         match (self.at, byte) {
-            (At::Line | At::Trailer, b'\r') => Ok(At::TrailerLf),
-            (At::Line | At::Trailer, b'\n') => Err(BrokeOff::Body("malformed trailer")),
-            (At::TrailerLf, b'\n') => {
+            (ChunkState::Line | ChunkState::Trailer, b'\r') => Ok(ChunkState::TrailerLf),
+            (ChunkState::Line | ChunkState::Trailer, b'\n') => Err(BrokeOff::Body("malformed trailer")),
+            (ChunkState::TrailerLf, b'\n') => {
                 self.fields += 1;
-                Ok(At::Line)
+                Ok(ChunkState::Line)
             }
-            (At::TrailerLf, _) => Err(BrokeOff::Body("malformed trailer")),
-            _ => Ok(At::Trailer),
+            (ChunkState::TrailerLf, _) => Err(BrokeOff::Body("malformed trailer")),
+            _ => Ok(ChunkState::Trailer),
         }
     }
 

@@ -85,18 +85,18 @@ impl Coming {
         };
         loop {
             match read::<FEW_FIELDS>(&rest, fields, self.to_head)? {
-                Read::Whole(head, length) if self.skipped + length <= HEAD_BYTES => {
+                HeadProgress::Whole(head, length) if self.skipped + length <= HEAD_BYTES => {
                     return Ok(Some((head, rest.split_off(length))));
                 }
-                Read::Informational(length) => {
+                HeadProgress::Informational(length) => {
                     self.skipped += length;
                     rest = rest.split_off(length);
                 }
-                Read::Part if self.skipped + rest.len() <= HEAD_BYTES => {
+                HeadProgress::Part if self.skipped + rest.len() <= HEAD_BYTES => {
                     self.seen = rest.into();
                     return Ok(None);
                 }
-                Read::Part | Read::Whole(..) => return Err(BrokeOff::Head("the head is too long")),
+                HeadProgress::Part | HeadProgress::Whole(..) => return Err(BrokeOff::Head("the head is too long")),
             }
         }
     }
@@ -104,19 +104,19 @@ impl Coming {
 
 /// What the bytes received so far are; lengths are in bytes.
 #[allow(clippy::large_enum_variant, reason = "destructured by its caller; a box would cost every response")]
-enum Read {
+enum HeadProgress {
     Part,
     Informational(usize),
     Whole(Head, usize),
 }
 
 /// Parses a head with up to `N` fields, or else with up to [`HEAD_FIELDS`].
-fn read<const N: usize>(bytes: &Bytes, fields: &mut HeaderMap, to_head: bool) -> Result<Read, BrokeOff> {
+fn read<const N: usize>(bytes: &Bytes, fields: &mut HeaderMap, to_head: bool) -> Result<HeadProgress, BrokeOff> {
     let mut room = [const { MaybeUninit::uninit() }; N];
     let mut answer = httparse::Response::new(&mut []);
     let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut answer, bytes, &mut room);
     let length = match parsed {
-        Ok(httparse::Status::Partial) => return Ok(Read::Part),
+        Ok(httparse::Status::Partial) => return Ok(HeadProgress::Part),
         Ok(httparse::Status::Complete(length)) => length,
         Err(httparse::Error::TooManyHeaders) if N < HEAD_FIELDS => return read::<HEAD_FIELDS>(bytes, fields, to_head),
         Err(error) => return Err(BrokeOff::Head(of_httparse(error))),
@@ -124,10 +124,10 @@ fn read<const N: usize>(bytes: &Bytes, fields: &mut HeaderMap, to_head: bool) ->
     let status = answer.code.and_then(|code| StatusCode::from_u16(code).ok());
     let status = status.ok_or(BrokeOff::Head("invalid status"))?;
     if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(Read::Informational(length));
+        return Ok(HeadProgress::Informational(length));
     }
     let version = if answer.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
-    let mut said = Said::new(status, version);
+    let mut said = HeadFields::new(status, version);
     let mut map = std::mem::take(fields);
     map.reserve(answer.headers.len());
     for field in answer.headers.iter() {
@@ -147,7 +147,7 @@ fn read<const N: usize>(bytes: &Bytes, fields: &mut HeaderMap, to_head: bool) ->
         extensions.insert(reason);
     }
     let (body, idle_ms) = said.framing(&mut map, to_head)?;
-    Ok(Read::Whole(Head { status, version, fields: map, extensions, length: body, idle_ms }, length))
+    Ok(HeadProgress::Whole(Head { status, version, fields: map, extensions, length: body, idle_ms }, length))
 }
 
 fn of_httparse(error: httparse::Error) -> &'static str {
@@ -163,7 +163,7 @@ fn of_httparse(error: httparse::Error) -> &'static str {
 }
 
 /// What the fields of a head declare about its body's length and its connection.
-struct Said {
+struct HeadFields {
     status: StatusCode,
     version: Version,
     close: bool,
@@ -178,7 +178,7 @@ struct Said {
     chunked: bool,
 }
 
-impl Said {
+impl HeadFields {
     fn new(status: StatusCode, version: Version) -> Self {
         Self {
             status,

@@ -14,9 +14,9 @@ use hyper::{Method, Request, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::client::{Answer, Client, Fault, MAX_BODY, connect};
-use super::explanation::What;
-use crate::config::{Expected, Health, HealthKind, Target};
+use super::client::{CheckClient, CheckResponse, Fault, MAX_BODY, connect};
+use super::explanation::WrongAnswer;
+use crate::config::{CheckTarget, Expected, Health, HealthKind};
 use crate::engine_io::{MAX_HANDSHAKE, OpenPacket, open_packet};
 use crate::net::worker_io::WorkerIo;
 use crate::random;
@@ -59,16 +59,16 @@ async fn within<T>(time: Duration, work: impl Future<Output = Result<T, Fault>>)
     timeout(time, work).await.unwrap_or(Err(Fault::TimedOut))
 }
 
-async fn http(worker: &Arc<Worker>, target: &Target, expected: &Expected) -> Result<(), Fault> {
-    let mut client = Client::new(worker, target.host.as_deref());
+async fn http(worker: &Arc<Worker>, target: &CheckTarget, expected: &Expected) -> Result<(), Fault> {
+    let mut client = CheckClient::new(worker, target.host.as_deref());
     let mut request = client.request(Method::GET, &target.path, "")?;
     close_after(&mut request);
     let holds = |body: &[u8]| expected.body.as_deref().is_none_or(|text| contains(body, text.as_bytes()));
     let answer = client.ask(request, holds).await?;
     if !expected.status.iter().any(|range| range.contains(&answer.code())) {
-        return Err(answer.wrong(What::Status(answer.code())));
+        return Err(answer.wrong(WrongAnswer::Status(answer.code())));
     }
-    if holds(&answer.body) { Ok(()) } else { Err(answer.wrong(What::Body)) }
+    if holds(&answer.body) { Ok(()) } else { Err(answer.wrong(WrongAnswer::Body)) }
 }
 
 fn contains(body: &[u8], text: &[u8]) -> bool {
@@ -80,13 +80,18 @@ fn close_after(request: &mut Request<Full<Bytes>>) {
 }
 
 /// A session that was opened, and how to close it.
-struct Session {
+struct CheckSession {
     path: String,
     goodbye: &'static str,
 }
 
-async fn socket_io(worker: &Arc<Worker>, target: &Target, time: Duration, memory: &mut Memory) -> Result<(), Fault> {
-    let mut client = Client::new(worker, target.host.as_deref());
+async fn socket_io(
+    worker: &Arc<Worker>,
+    target: &CheckTarget,
+    time: Duration,
+    memory: &mut Memory,
+) -> Result<(), Fault> {
+    let mut client = CheckClient::new(worker, target.host.as_deref());
     let session = within(time, open_session(&mut client, target, memory)).await?;
     within(time, async {
         let mut request = client.request(Method::POST, &session.path, session.goodbye)?;
@@ -94,13 +99,17 @@ async fn socket_io(worker: &Arc<Worker>, target: &Target, time: Duration, memory
         request.headers_mut().insert(header::CONTENT_TYPE, text);
         close_after(&mut request);
         let answer = client.ask(request, |_| false).await?;
-        if answer.status.is_success() { Ok(()) } else { Err(answer.wrong(What::NotClosed(answer.code()))) }
+        if answer.status.is_success() { Ok(()) } else { Err(answer.wrong(WrongAnswer::NotClosed(answer.code()))) }
     })
     .await
 }
 
 /// Makes the polling handshake, in the Engine.IO version that the worker speaks.
-async fn open_session(client: &mut Client<'_>, target: &Target, memory: &mut Memory) -> Result<Session, Fault> {
+async fn open_session(
+    client: &mut CheckClient<'_>,
+    target: &CheckTarget,
+    memory: &mut Memory,
+) -> Result<CheckSession, Fault> {
     if memory.silent {
         // A stopped worker answers all waiting requests once it continues. A request with an unknown sid creates no
         // session.
@@ -116,20 +125,20 @@ async fn open_session(client: &mut Client<'_>, target: &Target, memory: &mut Mem
         answer = handshake(client, target, memory.eio).await?;
     }
     if answer.status != StatusCode::OK {
-        return Err(answer.wrong(What::Status(answer.code())));
+        return Err(answer.wrong(WrongAnswer::Status(answer.code())));
     }
     match open_packet(&answer.body) {
-        OpenPacket::Open(open) => Ok(Session {
+        OpenPacket::Open(open) => Ok(CheckSession {
             path: engine_path(&target.path, memory.eio, Some(&open.sid)),
             // Old workers take EIO=4 for their own version, so the form of the body tells the version. A bare packet is
             // EIO4's.
             goodbye: if answer.body.starts_with(b"0") { "1" } else { "1:1" },
         }),
-        OpenPacket::NeedMore | OpenPacket::NotOne => Err(answer.wrong(What::NoHandshake)),
+        OpenPacket::NeedMore | OpenPacket::NotOne => Err(answer.wrong(WrongAnswer::NoHandshake)),
     }
 }
 
-async fn handshake(client: &mut Client<'_>, target: &Target, eio: u8) -> Result<Answer, Fault> {
+async fn handshake(client: &mut CheckClient<'_>, target: &CheckTarget, eio: u8) -> Result<CheckResponse, Fault> {
     let request = client.request(Method::GET, &engine_path(&target.path, eio, None), "")?;
     client.ask(request, |body| body.len() >= MAX_HANDSHAKE).await
 }
@@ -151,13 +160,13 @@ fn engine_path(path: &str, eio: u8, sid: Option<&str>) -> String {
 
 /// Whether the worker does not support the Engine.IO version. Node: `{"code":5,"message":"Unsupported protocol
 /// version"}`; Python: `"The client is using an unsupported version of …"`.
-fn unsupported_version(answer: &Answer) -> bool {
+fn unsupported_version(answer: &CheckResponse) -> bool {
     let body = answer.body.to_ascii_lowercase();
     answer.status == StatusCode::BAD_REQUEST && contains(&body, b"unsupported") && contains(&body, b"version")
 }
 
-async fn websocket(worker: &Arc<Worker>, target: &Target, time: Duration) -> Result<(), Fault> {
-    let mut client = Client::new(worker, target.host.as_deref());
+async fn websocket(worker: &Arc<Worker>, target: &CheckTarget, time: Duration) -> Result<(), Fault> {
+    let mut client = CheckClient::new(worker, target.host.as_deref());
     within(time, upgrade(&mut client, target)).await?;
     let farewell = async {
         if let Some(socket) = client.into_socket().await {
@@ -169,7 +178,7 @@ async fn websocket(worker: &Arc<Worker>, target: &Target, time: Duration) -> Res
     Ok(())
 }
 
-async fn upgrade(client: &mut Client<'_>, target: &Target) -> Result<(), Fault> {
+async fn upgrade(client: &mut CheckClient<'_>, target: &CheckTarget) -> Result<(), Fault> {
     let key = upgrade::key(&random::bytes());
     let mut request = client.request(Method::GET, &target.path, "")?;
     let fields: [(HeaderName, HeaderValue); 4] = [
@@ -183,8 +192,8 @@ async fn upgrade(client: &mut Client<'_>, target: &Target) -> Result<(), Fault> 
     let answer = client.ask(request, |_| true).await?;
     match upgrade::accept_for(&key) {
         Some(accept) if upgraded(answer.status) && upgrade::grants(&answer.headers, &accept) => Ok(()),
-        _ if upgraded(answer.status) => Err(answer.wrong(What::BadUpgrade)),
-        _ => Err(answer.wrong(What::Status(answer.code()))),
+        _ if upgraded(answer.status) => Err(answer.wrong(WrongAnswer::BadUpgrade)),
+        _ => Err(answer.wrong(WrongAnswer::Status(answer.code()))),
     }
 }
 

@@ -22,7 +22,7 @@ use crate::net::worker_io::WorkerIo;
 use crate::upstream::connections::dial::{self, ConnectError};
 use crate::upstream::worker::Worker;
 
-use super::explanation::What;
+use super::explanation::WrongAnswer;
 
 /// Maximum number of bytes read of a response body.
 pub(crate) const MAX_BODY: usize = 64 * 1024;
@@ -40,26 +40,26 @@ pub(crate) enum Fault {
     /// The connection could not be made because of another network or system error.
     Unreachable,
     /// The response was not the expected one; with the beginning of its body.
-    Wrong(What, String),
+    Wrong(WrongAnswer, String),
 }
 
 impl Fault {
     /// Returns the fault of a wrong response without a body text.
-    pub(crate) fn wrong(what: What) -> Self {
+    pub(crate) fn wrong(what: WrongAnswer) -> Self {
         Self::Wrong(what, String::new())
     }
 }
 
 /// A response: its head, and as much of its body as was wanted.
-pub(crate) struct Answer {
+pub(crate) struct CheckResponse {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Vec<u8>,
 }
 
-impl Answer {
+impl CheckResponse {
     /// Returns the fault that this response is a wrong one, with the beginning of its body.
-    pub(crate) fn wrong(&self, what: What) -> Fault {
+    pub(crate) fn wrong(&self, what: WrongAnswer) -> Fault {
         let text = String::from_utf8_lossy(&self.body);
         Fault::Wrong(what, text.trim().chars().filter(|c| !c.is_control()).take(80).collect())
     }
@@ -70,20 +70,20 @@ impl Answer {
     }
 }
 
-struct Open {
+struct OpenConnection {
     sender: SendRequest<Full<Bytes>>,
     connection: Connection<TokioIo<WorkerIo>, Full<Bytes>>,
     ended: bool,
 }
 
 /// An HTTP client for one worker.
-pub(crate) struct Client<'a> {
+pub(crate) struct CheckClient<'a> {
     worker: &'a Arc<Worker>,
     host: HeaderValue,
-    open: Option<Open>,
+    open: Option<OpenConnection>,
 }
 
-impl<'a> Client<'a> {
+impl<'a> CheckClient<'a> {
     /// Creates a client that is not connected yet. `host` is the value of the Host header, instead of the address.
     pub(crate) fn new(worker: &'a Arc<Worker>, host: Option<&str>) -> Self {
         let host = host.and_then(|host| HeaderValue::from_str(host).ok()).unwrap_or_else(|| own_host(&worker.address));
@@ -111,7 +111,7 @@ impl<'a> Client<'a> {
         &mut self,
         request: Request<Full<Bytes>>,
         enough: impl Fn(&[u8]) -> bool,
-    ) -> Result<Answer, Fault> {
+    ) -> Result<CheckResponse, Fault> {
         let kept = self.open.take().filter(|open| !open.ended && !open.sender.is_closed());
         let mut open = match kept {
             Some(open) => open,
@@ -147,25 +147,25 @@ pub(crate) async fn connect(worker: &Worker) -> Result<WorkerIo, Fault> {
     }
 }
 
-async fn handshake(io: WorkerIo) -> Result<Open, Fault> {
+async fn handshake(io: WorkerIo) -> Result<OpenConnection, Fault> {
     let mut builder = http1::Builder::new();
     builder.max_buf_size(HEAD_BYTES).max_header_size(HEAD_BYTES).max_headers(HEAD_FIELDS);
     let made = builder.handshake(TokioIo::new(io)).await;
-    let (sender, connection) = made.map_err(|_| Fault::wrong(What::NotHttp))?;
-    Ok(Open { sender, connection, ended: false })
+    let (sender, connection) = made.map_err(|_| Fault::wrong(WrongAnswer::NotHttp))?;
+    Ok(OpenConnection { sender, connection, ended: false })
 }
 
-impl Open {
+impl OpenConnection {
     async fn exchange(
         &mut self,
         request: Request<Full<Bytes>>,
         enough: impl Fn(&[u8]) -> bool,
-    ) -> Result<Answer, Fault> {
+    ) -> Result<CheckResponse, Fault> {
         let Self { sender, connection, ended } = self;
         let mut work = pin!(async {
             match sender.send_request(request).await {
                 Ok(response) => read(response, enough).await,
-                Err(_) => Err(Fault::wrong(What::NotHttp)),
+                Err(_) => Err(Fault::wrong(WrongAnswer::NotHttp)),
             }
         });
         poll_fn(|cx| {
@@ -179,14 +179,14 @@ impl Open {
             *ended = true;
             match work.as_mut().poll(cx) {
                 Poll::Ready(done) => Poll::Ready(done),
-                Poll::Pending => Poll::Ready(Err(Fault::wrong(What::NotHttp))),
+                Poll::Pending => Poll::Ready(Err(Fault::wrong(WrongAnswer::NotHttp))),
             }
         })
         .await
     }
 }
 
-async fn read(response: Response<Incoming>, enough: impl Fn(&[u8]) -> bool) -> Result<Answer, Fault> {
+async fn read(response: Response<Incoming>, enough: impl Fn(&[u8]) -> bool) -> Result<CheckResponse, Fault> {
     let (head, mut incoming) = response.into_parts();
     let mut body = Vec::new();
     while !enough(&body) && body.len() < MAX_BODY {
@@ -195,11 +195,11 @@ async fn read(response: Response<Incoming>, enough: impl Fn(&[u8]) -> bool) -> R
                 let data = frame.into_data().unwrap_or_default();
                 body.extend(data.iter().take(MAX_BODY - body.len()));
             }
-            Some(Err(_)) => return Err(Fault::wrong(What::NotHttp)),
+            Some(Err(_)) => return Err(Fault::wrong(WrongAnswer::NotHttp)),
             None => break,
         }
     }
-    Ok(Answer { status: head.status, headers: head.headers, body })
+    Ok(CheckResponse { status: head.status, headers: head.headers, body })
 }
 
 fn own_host(address: &Address) -> HeaderValue {
@@ -216,7 +216,7 @@ mod tests {
 
     use super::*;
 
-    async fn asked(answer: &str, enough: fn(&[u8]) -> bool) -> Result<Answer, Fault> {
+    async fn asked(answer: &str, enough: fn(&[u8]) -> bool) -> Result<CheckResponse, Fault> {
         let (near, mut far) = tokio::net::UnixStream::pair().unwrap();
         let worker = async {
             let mut head = [0; 1024];
@@ -245,9 +245,9 @@ mod tests {
         let long = format!("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n{}", "x".repeat(100_000));
         assert_eq!(asked(&long, |_| false).await.ok().unwrap().body.len(), MAX_BODY);
         let short = asked("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort", |_| false).await;
-        assert_eq!(short.err(), Some(Fault::wrong(What::NotHttp)));
+        assert_eq!(short.err(), Some(Fault::wrong(WrongAnswer::NotHttp)));
         for garbage in ["SSH-2.0-OpenSSH_9.2\r\n", ""] {
-            assert_eq!(asked(garbage, |_| false).await.err(), Some(Fault::wrong(What::NotHttp)), "{garbage}");
+            assert_eq!(asked(garbage, |_| false).await.err(), Some(Fault::wrong(WrongAnswer::NotHttp)), "{garbage}");
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Texts that explain a check which can never pass: what was expected, what was received, and what to change.
 
-use crate::config::{Expected, HealthKind, Target};
+use crate::config::{CheckTarget, Expected, HealthKind};
 
 /// The kind of a wrong response; responses of the same kind count as equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum What {
+pub(crate) enum WrongAnswer {
     /// The status is not an expected one.
     Status(u16),
     /// The status is right, but the body does not contain the text.
@@ -42,25 +42,29 @@ fn wanted(expected: &Expected) -> String {
 }
 
 /// Returns what was received instead; `said` is the beginning of the body.
-pub(crate) fn came(what: What, said: &str) -> String {
+pub(crate) fn came(what: WrongAnswer, said: &str) -> String {
     let came = match what {
-        What::Status(status) => format!("status {status}"),
-        What::Body => "the expected status, but another body".to_owned(),
-        What::NotHttp => "no HTTP/1.1 response, but other bytes or the end of the connection".to_owned(),
-        What::NoHandshake => "status 200, but no handshake".to_owned(),
-        What::BadUpgrade => "status 101, but without the right Upgrade, Connection and Sec-WebSocket-Accept".to_owned(),
-        What::NotClosed(status) => format!("a handshake, but status {status} for the POST that closes the session"),
+        WrongAnswer::Status(status) => format!("status {status}"),
+        WrongAnswer::Body => "the expected status, but another body".to_owned(),
+        WrongAnswer::NotHttp => "no HTTP/1.1 response, but other bytes or the end of the connection".to_owned(),
+        WrongAnswer::NoHandshake => "status 200, but no handshake".to_owned(),
+        WrongAnswer::BadUpgrade => {
+            "status 101, but without the right Upgrade, Connection and Sec-WebSocket-Accept".to_owned()
+        }
+        WrongAnswer::NotClosed(status) => {
+            format!("a handshake, but status {status} for the POST that closes the session")
+        }
     };
     if said.is_empty() { came } else { format!("{came} ({said})") }
 }
 
 /// Returns advice on what to change.
-pub(crate) fn advice(kind: &HealthKind, what: What, said: &str) -> String {
+pub(crate) fn advice(kind: &HealthKind, what: WrongAnswer, said: &str) -> String {
     match (kind, what) {
-        (_, What::NotHttp) => {
+        (_, WrongAnswer::NotHttp) => {
             "the worker does not speak plain HTTP/1.1 (TLS?); set kind = \"tcp\" if a connect is enough".to_owned()
         }
-        (_, What::Status(500..)) => {
+        (_, WrongAnswer::Status(500..)) => {
             "the application reports an error of its own: see its log, or set another `path`".to_owned()
         }
         (HealthKind::Http(target, _), _) => http_advice(target, what),
@@ -72,31 +76,35 @@ pub(crate) fn advice(kind: &HealthKind, what: What, said: &str) -> String {
     }
 }
 
-fn http_advice(target: &Target, what: What) -> String {
+fn http_advice(target: &CheckTarget, what: WrongAnswer) -> String {
     match what {
-        What::Status(404) => format!("the application has no {}: set `path` to one that it serves", target.path),
-        What::Status(401 | 403) => {
+        WrongAnswer::Status(404) => format!("the application has no {}: set `path` to one that it serves", target.path),
+        WrongAnswer::Status(401 | 403) => {
             "allow the check without credentials, set another `path`, or add the status to `status`".to_owned()
         }
-        What::Status(400 | 421) => {
+        WrongAnswer::Status(400 | 421) => {
             "the application may require another Host: set `host`, or set another `path`".to_owned()
         }
-        What::Body => "set `body` to a text that the page contains, or set another `path`".to_owned(),
+        WrongAnswer::Body => "set `body` to a text that the page contains, or set another `path`".to_owned(),
         _ => "set another `path`, or add the status to `status`".to_owned(),
     }
 }
 
-fn socket_io_advice(target: &Target, what: What, said: &str) -> String {
+fn socket_io_advice(target: &CheckTarget, what: WrongAnswer, said: &str) -> String {
     match what {
-        What::Status(400) if said.contains("Transport unknown") => "the application does not allow polling: set \
+        WrongAnswer::Status(400) if said.contains("Transport unknown") => {
+            "the application does not allow polling: set \
             kind = \"websocket\" and path = \"/socket.io/?EIO=4&transport=websocket\""
-            .to_owned(),
-        What::Status(400 | 401 | 403) => "the application rejects handshakes (allowRequest, origins or a \
+                .to_owned()
+        }
+        WrongAnswer::Status(400 | 401 | 403) => "the application rejects handshakes (allowRequest, origins or a \
             middleware; perhaps set `host`): allow those of stickyd-health, or set kind = \"http\" and a `path`"
             .to_owned(),
-        What::NotClosed(_) => "several processes may share the address, or a middleware rejects the POST; each check \
+        WrongAnswer::NotClosed(_) => {
+            "several processes may share the address, or a middleware rejects the POST; each check \
             leaves a session until its ping times out: set kind = \"http\" and a `path`, or kind = \"tcp\""
-            .to_owned(),
+                .to_owned()
+        }
         _ => {
             format!("there is no Socket.IO at {}: set `path` to the application's, with its last slash", target.path)
         }

@@ -7,7 +7,7 @@ use crate::upstream::worker::Checks;
 
 /// The outcome of one check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum CheckOutcome {
     /// The worker answered as expected.
     Passed,
     /// The worker sent a wrong response, or the connection broke.
@@ -18,7 +18,7 @@ pub(crate) enum Outcome {
     Refused,
 }
 
-impl Outcome {
+impl CheckOutcome {
     /// Returns the name of this outcome, as shown to operators.
     pub(crate) fn word(self) -> &'static str {
         match self {
@@ -32,7 +32,7 @@ impl Outcome {
 
 /// How many outcomes in a row change the state of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Rules {
+pub(crate) struct StreakRules {
     /// Number of passed checks in a row that make a worker up.
     pub(crate) rise: u32,
     /// Number of failed checks in a row that make a worker not up.
@@ -41,14 +41,14 @@ pub(crate) struct Rules {
     pub(crate) grace_ms: u64,
 }
 
-impl From<&Health> for Rules {
+impl From<&Health> for StreakRules {
     fn from(health: &Health) -> Self {
         let grace_ms = u64::try_from(health.start_grace.as_millis()).unwrap_or(u64::MAX);
         Self { rise: health.rise, fall: health.fall, grace_ms }
     }
 }
 
-impl Rules {
+impl StreakRules {
     /// Whether a life that began at `since_ms` is still in its start-up grace.
     pub(crate) fn in_grace(&self, now_ms: u64, since_ms: u64) -> bool {
         now_ms.saturating_sub(since_ms) < self.grace_ms
@@ -81,13 +81,13 @@ impl Streak {
     ///
     /// The grace forgives wrong or missing answers of a starting worker. It does not forgive a refused connect, because
     /// requests would be refused as well.
-    pub(crate) fn add(&mut self, outcome: Outcome, now_ms: u64, since_ms: u64, rules: &Rules) -> Checks {
-        self.last_passed = outcome == Outcome::Passed;
-        self.refused = if outcome == Outcome::Refused { self.refused.saturating_add(1) } else { 0 };
+    pub(crate) fn add(&mut self, outcome: CheckOutcome, now_ms: u64, since_ms: u64, rules: &StreakRules) -> Checks {
+        self.last_passed = outcome == CheckOutcome::Passed;
+        self.refused = if outcome == CheckOutcome::Refused { self.refused.saturating_add(1) } else { 0 };
         match outcome {
-            Outcome::Passed => self.pass(rules.rise),
-            Outcome::Failed | Outcome::TimedOut if rules.in_grace(now_ms, since_ms) => {}
-            Outcome::Failed | Outcome::TimedOut | Outcome::Refused => self.fail(outcome, rules.fall),
+            CheckOutcome::Passed => self.pass(rules.rise),
+            CheckOutcome::Failed | CheckOutcome::TimedOut if rules.in_grace(now_ms, since_ms) => {}
+            CheckOutcome::Failed | CheckOutcome::TimedOut | CheckOutcome::Refused => self.fail(outcome, rules.fall),
         }
         self.state
     }
@@ -101,13 +101,13 @@ impl Streak {
         }
     }
 
-    fn fail(&mut self, outcome: Outcome, fall: u32) {
+    fn fail(&mut self, outcome: CheckOutcome, fall: u32) {
         self.passed = 0;
         self.failed = self.failed.saturating_add(1);
-        self.timed_out = if outcome == Outcome::TimedOut { self.timed_out.saturating_add(1) } else { 0 };
+        self.timed_out = if outcome == CheckOutcome::TimedOut { self.timed_out.saturating_add(1) } else { 0 };
         if self.timed_out >= fall {
             self.state = Checks::TimingOut;
-        } else if self.failed >= fall || outcome == Outcome::Refused {
+        } else if self.failed >= fall || outcome == CheckOutcome::Refused {
             self.state = Checks::Failing;
         }
     }
@@ -163,7 +163,7 @@ mod tests {
 
     use super::*;
 
-    const RULES: Rules = Rules { rise: 2, fall: 3, grace_ms: 0 };
+    const RULES: StreakRules = StreakRules { rise: 2, fall: 3, grace_ms: 0 };
 
     #[test]
     fn an_empty_port_is_checked_less_often() {
@@ -172,20 +172,20 @@ mod tests {
             streak.add(outcome, 0, 0, &RULES);
             streak.is_unsure()
         };
-        assert!((1..DESERTED).all(|_| unsure(Outcome::Refused)));
-        assert!(!unsure(Outcome::Refused) && !unsure(Outcome::Refused));
-        assert!(unsure(Outcome::Passed), "a process has started, so the next check is soon");
+        assert!((1..DESERTED).all(|_| unsure(CheckOutcome::Refused)));
+        assert!(!unsure(CheckOutcome::Refused) && !unsure(CheckOutcome::Refused));
+        assert!(unsure(CheckOutcome::Passed), "a process has started, so the next check is soon");
     }
 
-    fn states(outcomes: &[Outcome]) -> Vec<Checks> {
+    fn states(outcomes: &[CheckOutcome]) -> Vec<Checks> {
         let mut streak = Streak::from(Checks::Passing);
         outcomes.iter().map(|&outcome| streak.add(outcome, 0, 0, &RULES)).collect()
     }
 
     #[test]
     fn rise_and_fall_change_the_state() {
+        use CheckOutcome::{Failed, Passed, Refused, TimedOut};
         use Checks::{Failing as F, Passing as P, TimingOut as T};
-        use Outcome::{Failed, Passed, Refused, TimedOut};
         assert_eq!(states(&[Failed, Failed, Passed, Failed, Failed, Failed]), [P, P, P, P, P, F]);
         assert_eq!(states(&[Failed, Failed, Failed, Passed, Passed]), [P, P, F, F, P]);
         assert_eq!(states(&[TimedOut, TimedOut, TimedOut, Passed, Passed]), [P, P, T, F, P]);
@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn a_reload_keeps_a_bad_state() {
         let mut streak = Streak::from(Checks::TimingOut);
-        assert_eq!(streak.add(Outcome::TimedOut, 0, 0, &RULES), Checks::TimingOut);
+        assert_eq!(streak.add(CheckOutcome::TimedOut, 0, 0, &RULES), Checks::TimingOut);
         assert!(streak.is_unsure());
     }
 
@@ -218,12 +218,12 @@ mod tests {
         assert!((0..100).all(|_| !passed.answered(503, 1)));
     }
 
-    fn outcome() -> impl Strategy<Value = Outcome> {
+    fn outcome() -> impl Strategy<Value = CheckOutcome> {
         prop_oneof![
-            3 => Just(Outcome::Passed),
-            2 => Just(Outcome::Failed),
-            2 => Just(Outcome::TimedOut),
-            1 => Just(Outcome::Refused)
+            3 => Just(CheckOutcome::Passed),
+            2 => Just(CheckOutcome::Failed),
+            2 => Just(CheckOutcome::TimedOut),
+            1 => Just(CheckOutcome::Refused)
         ]
     }
 
@@ -232,7 +232,7 @@ mod tests {
     }
 
     /// Returns the number of outcomes at the end for which `is` holds.
-    fn row(outcomes: &[Outcome], is: impl Fn(&Outcome) -> bool) -> usize {
+    fn row(outcomes: &[CheckOutcome], is: impl Fn(&CheckOutcome) -> bool) -> usize {
         outcomes.iter().rev().take_while(|outcome| is(outcome)).count()
     }
 
@@ -243,19 +243,19 @@ mod tests {
             start in state(), rise in 1u32..5, fall in 1u32..5, grace_ms in 0u64..3_000, since_ms in 0u64..2_000,
             steps in prop::collection::vec((0u64..1_000, outcome()), 0..60),
         ) {
-            let rules = Rules { rise, fall, grace_ms };
+            let rules = StreakRules { rise, fall, grace_ms };
             let (mut with, mut without) = (Streak::from(start), Streak::from(start));
             // No check is made before the worker's life began.
             let (mut now_ms, mut before) = (since_ms, start);
             for (pause, outcome) in steps {
                 now_ms += pause;
                 let after = with.add(outcome, now_ms, since_ms, &rules);
-                let forgiven = now_ms < since_ms + grace_ms && matches!(outcome, Outcome::Failed | Outcome::TimedOut);
+                let forgiven = now_ms < since_ms + grace_ms && matches!(outcome, CheckOutcome::Failed | CheckOutcome::TimedOut);
                 if forgiven {
                     prop_assert_eq!(after, before);
                     prop_assert!(with.is_unsure(), "a starting worker is checked often");
                 } else {
-                    let plain = Rules { grace_ms: 0, ..rules };
+                    let plain = StreakRules { grace_ms: 0, ..rules };
                     prop_assert_eq!(after, without.add(outcome, now_ms, since_ms, &plain));
                 }
                 before = after;
@@ -267,15 +267,15 @@ mod tests {
         fn a_state_changes_only_by_a_row(
             start in state(), rise in 1u32..5, fall in 1u32..5, outcomes in prop::collection::vec(outcome(), 1..60),
         ) {
-            let rules = Rules { rise, fall, grace_ms: 0 };
+            let rules = StreakRules { rise, fall, grace_ms: 0 };
             let (mut streak, mut before) = (Streak::from(start), start);
             for end in 1..=outcomes.len() {
                 let seen = &outcomes[..end];
                 let after = streak.add(seen[end - 1], 0, 0, &rules);
-                let passed = row(seen, |o| *o == Outcome::Passed);
-                let failed = row(seen, |o| *o != Outcome::Passed);
-                let silent = row(seen, |o| *o == Outcome::TimedOut);
-                let refused = seen[end - 1] == Outcome::Refused;
+                let passed = row(seen, |o| *o == CheckOutcome::Passed);
+                let failed = row(seen, |o| *o != CheckOutcome::Passed);
+                let silent = row(seen, |o| *o == CheckOutcome::TimedOut);
+                let refused = seen[end - 1] == CheckOutcome::Refused;
                 let expected = if passed >= rise as usize {
                     Checks::Passing
                 } else if silent >= fall as usize {

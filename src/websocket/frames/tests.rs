@@ -11,11 +11,11 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket};
 use super::*;
 
 /// Observes `bytes` in one chunk, then again byte by byte: the cuts must not matter.
-fn observe(from: Sender, bytes: &[u8]) -> (Observer, Seen) {
+fn observe(from: Sender, bytes: &[u8]) -> (Observer, Observed) {
     let mut whole = Observer::new(from);
     let seen = whole.feed(bytes);
     let mut single = Observer::new(from);
-    let mut sum = Seen::default();
+    let mut sum = Observed::default();
     for octet in bytes.chunks(1) {
         add(&mut sum, single.feed(octet));
     }
@@ -24,7 +24,7 @@ fn observe(from: Sender, bytes: &[u8]) -> (Observer, Seen) {
     (whole, seen)
 }
 
-fn add(sum: &mut Seen, seen: Seen) {
+fn add(sum: &mut Observed, seen: Observed) {
     sum.frames += seen.frames;
     sum.controls += seen.controls;
     sum.messages += seen.messages;
@@ -43,7 +43,7 @@ fn a_new_observer_is_at_every_boundary() {
     assert!(observer.is_websocket() && observer.at_frame_boundary() && observer.at_message_boundary());
     assert!(!observer.close_seen());
     assert_eq!(observer.next_boundary(b""), Some(0));
-    assert_eq!(observe(Sender::Client, b"").1, Seen::default());
+    assert_eq!(observe(Sender::Client, b"").1, Observed::default());
 }
 
 #[test]
@@ -85,7 +85,11 @@ fn legal_frames_are_counted_and_boundaries_found() {
     ];
     for (what, from, bytes, (frames, controls, messages, close), frame, message) in table {
         let (observer, seen) = observe(*from, bytes);
-        assert_eq!(seen, Seen { frames: *frames, controls: *controls, messages: *messages, close: *close }, "{what}");
+        assert_eq!(
+            seen,
+            Observed { frames: *frames, controls: *controls, messages: *messages, close: *close },
+            "{what}"
+        );
         assert!(observer.is_websocket(), "{what}");
         assert_eq!(observer.at_frame_boundary(), *frame, "{what}");
         assert_eq!(observer.at_message_boundary(), *message, "{what}");
@@ -136,7 +140,7 @@ fn the_observer_steps_aside_at_the_byte_that_breaks_a_rule() {
         assert_eq!(seen, seen_before, "{what}: a broken header does not count as a frame");
         assert_eq!(before.next_boundary(&bytes[legal.len()..]), before.at_frame_boundary().then_some(0), "{what}");
 
-        assert_eq!(observer.feed(b"\x81\x01x\x88\x00"), Seen::default(), "{what}: observed again");
+        assert_eq!(observer.feed(b"\x81\x01x\x88\x00"), Observed::default(), "{what}: observed again");
         assert!(!observer.is_websocket() && !observer.at_frame_boundary() && !observer.at_message_boundary(), "{what}");
         assert_eq!(observer.next_boundary(b"\x81\x01x"), None, "{what}");
     }
@@ -145,7 +149,7 @@ fn the_observer_steps_aside_at_the_byte_that_breaks_a_rule() {
 #[test]
 fn counts_from_before_stepping_aside_are_kept() {
     let (observer, seen) = observe(Sender::Worker, b"\x81\x01x\x88\x00HTTP");
-    assert_eq!(seen, Seen { frames: 2, controls: 1, messages: 1, close: true });
+    assert_eq!(seen, Observed { frames: 2, controls: 1, messages: 1, close: true });
     assert!(observer.close_seen() && !observer.is_websocket());
 }
 
@@ -329,7 +333,7 @@ fn written(from: Sender, messages: &[Message]) -> Vec<u8> {
 struct Judged {
     /// Where each frame ends, and whether a message is still open there.
     ends: Vec<(usize, bool)>,
-    seen: Seen,
+    seen: Observed,
     /// A complete header broke a rule.
     broken: bool,
     /// The bytes end exactly at the end of the last frame.
@@ -398,7 +402,7 @@ fn cut<'a>(bytes: &'a [u8], cuts: &[Index]) -> Vec<&'a [u8]> {
 fn follow(from: Sender, chunks: &[&[u8]], judged: &Judged) -> Result<(), TestCaseError> {
     let mut observer = Observer::new(from);
     let mut at = 0;
-    let mut sum = Seen::default();
+    let mut sum = Observed::default();
     for chunk in chunks {
         let here = judged.ends.iter().find(|(end, _)| *end >= at && at > 0).map(|(end, _)| *end);
         let ahead = if at == 0 { Some(0) } else { here }.filter(|end| *end <= at + chunk.len());
@@ -462,7 +466,7 @@ proptest! {
         let seen = Observer::new(from).feed(&bytes);
         let role = if from == Sender::Client { Role::Server } else { Role::Client };
         let mut library = WebSocket::from_partially_read(Ended, bytes, role, None);
-        let mut read = Seen::default();
+        let mut read = Observed::default();
         while let Ok(message) = library.read() {
             read.messages += u32::from(message.is_text() || message.is_binary());
             read.controls += u32::from(message.is_ping() || message.is_pong());
@@ -484,7 +488,7 @@ proptest! {
 
         let judged = judge(from, &bytes);
         let mut observer = Observer::new(from);
-        let mut sum = Seen::default();
+        let mut sum = Observed::default();
         for chunk in cut(&bytes, &cuts) {
             add(&mut sum, observer.feed(chunk));
         }
@@ -509,7 +513,7 @@ proptest! {
                 prop_assert!(to_the_end.at_frame_boundary());
             }
             let seen = observer.feed(chunk);
-            prop_assert!(!aside || (!observer.is_websocket() && seen == Seen::default()));
+            prop_assert!(!aside || (!observer.is_websocket() && seen == Observed::default()));
             aside = !observer.is_websocket();
             prop_assert!(!aside || (!observer.at_frame_boundary() && !observer.at_message_boundary()));
             prop_assert!(!observer.at_message_boundary() || observer.at_frame_boundary());

@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::header::HeaderMap;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
-use stickyd::upstream::exchange::response_body::{Next, Unread};
+use stickyd::upstream::exchange::response_body::{BodyStep, Unread};
 use stickyd::upstream::exchange::response_head::{Coming, HEAD_BYTES, HEAD_FIELDS};
 use tokio::io::AsyncWriteExt;
 
@@ -78,12 +78,12 @@ pub fn ours(pieces: &[&[u8]], to_head: bool) -> Read {
     let mut unread = Unread::new(head.length, rest);
     loop {
         match unread.advance() {
-            Ok(Next::Frame(frame)) => match frame.into_data() {
+            Ok(BodyStep::Frame(frame)) => match frame.into_data() {
                 Ok(data) => read.body.extend_from_slice(&data),
                 Err(frame) => read.trailers = frame.into_trailers().expect("a frame is one of the two"),
             },
-            Ok(Next::End) => break,
-            Ok(Next::More) => match pieces.next() {
+            Ok(BodyStep::End) => break,
+            Ok(BodyStep::More) => match pieces.next() {
                 Some(piece) => unread.came(Bytes::copy_from_slice(piece)),
                 None if unread.closed().is_ok() => {}
                 None => return read,

@@ -3,7 +3,7 @@
 //! Input: a choice, then the values of `Cookie` headers, one a line; or a cookie of ours with some bytes of it changed.
 
 use stickyd::config::SameSite;
-use stickyd::cookie::{Cookie, Jar, Seen, WorkerId};
+use stickyd::cookie::{Cookie, Jar, SeenCookie, WorkerId};
 
 use super::bytes::Choices;
 
@@ -19,7 +19,7 @@ pub fn check(data: &[u8]) {
     let (name, value) = written(&jar, &cookie, choices.byte() & 1 != 0, same_site);
 
     // One connection's: what it has shown before changes nothing.
-    let seen = Seen::default();
+    let seen = SeenCookie::default();
     let read = |jar: &Jar, header: &[u8]| jar.read([header].into_iter(), &seen);
     assert_eq!(read(&jar, format!("{name}={value}").as_bytes()), Some(cookie));
     assert_eq!(read(&jar, format!("a=b; {name}=x;{name}={value} ;c").as_bytes()), Some(cookie), "among others");

@@ -3,7 +3,7 @@
 //! Input: who sends, how the bytes are cut, and what they are: frames that are written here from choices, with or without
 //! a mistake, or any bytes.
 
-use stickyd::websocket::frames::{CloseCode, FIRST_BYTES_MAX, FirstText, Mark, Observer, Seen, Sender, Signal};
+use stickyd::websocket::frames::{CloseCode, FIRST_BYTES_MAX, FirstText, Mark, Observed, Observer, Sender, Signal};
 use stickyd::websocket::frames::{close_frame, first_text as first_of, ping_frame};
 
 use super::bytes::Choices;
@@ -138,7 +138,7 @@ fn observe(from: Sender, bytes: &[u8], cuts: [u8; 2], known: &Known) {
         }
         let seen = observer.feed_heeding(&bytes[at..end], |signal| signals.push(signal));
         let here: Vec<_> = known.frames.iter().filter(|(frame, ..)| (at + 1..=end).contains(frame)).collect();
-        let expected = Seen {
+        let expected = Observed {
             frames: here.len() as u32,
             controls: here.iter().filter(|(_, control, ..)| *control).count() as u32,
             messages: here.iter().filter(|(_, _, message, _)| *message).count() as u32,

@@ -23,7 +23,7 @@ use hyper_util::rt::TokioIo;
 use stickyd::body::Outgoing;
 use stickyd::listener::conn::{Conn, fuzzing};
 use stickyd::proxy::fuzzing::forwardable;
-use stickyd::upstream::exchange::request_writer::{self, Sending};
+use stickyd::upstream::exchange::request_writer::{self, RequestWriter};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::bytes::Choices;
@@ -270,7 +270,7 @@ pub(super) async fn to_worker(request: Option<Request<Outgoing>>, sent: Sent) ->
     let (mut io, worker) = tokio::io::duplex(ROOM);
     let (mut request, mut text) = (request, Vec::new());
     let declared = request_writer::head(&mut request, &mut text);
-    let mut sending = Sending::new(request.into_body(), declared);
+    let mut sending = RequestWriter::new(request.into_body(), declared);
     let exchange = async move {
         let mut begun = false;
         let sent = poll_fn(|cx| match std::mem::replace(&mut begun, true) {

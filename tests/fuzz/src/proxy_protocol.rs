@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
-use stickyd::listener::conn::fuzzing::{Look, Source, proxy_header};
+use stickyd::listener::conn::fuzzing::{Peek, ProxiedSource, proxy_header};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::bytes::Choices;
@@ -58,7 +58,11 @@ fn written(kind: u8, piece: usize, choices: &mut Choices<'_>) {
         (_, true) => binary(0x21, 0x21, &[&from[..], &to, &ports, tlvs].concat()),
     };
     let sent = [&header[..], choices.0].concat();
-    assert_eq!(read(&sent, piece), (Some(Source::Client(address.to_canonical())), header.len()), "{header:02x?}");
+    assert_eq!(
+        read(&sent, piece),
+        (Some(ProxiedSource::Client(address.to_canonical())), header.len()),
+        "{header:02x?}"
+    );
 }
 
 fn binary(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
@@ -67,19 +71,19 @@ fn binary(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
 }
 
 /// What the specification makes of exactly these bytes; `None`: no header.
-fn expected(header: &[u8]) -> Option<Source> {
-    let client = |address: IpAddr| Source::Client(address.to_canonical());
+fn expected(header: &[u8]) -> Option<ProxiedSource> {
+    let client = |address: IpAddr| ProxiedSource::Client(address.to_canonical());
     if let Some(rest) = header.strip_prefix(b"\r\n\r\n\0\r\nQUIT\n") {
         let (fixed, rest) = rest.split_at_checked(4)?;
         if fixed[0] >> 4 != 2 || usize::from(u16::from_be_bytes([fixed[2], fixed[3]])) != rest.len() {
             return None;
         }
         return match (fixed[0] & 15, fixed[1] >> 4) {
-            (0, _) => Some(Source::Balancer),
+            (0, _) => Some(ProxiedSource::Balancer),
             (1, 1) if rest.len() >= 12 => Some(client(Ipv4Addr::from(<[u8; 4]>::try_from(&rest[..4]).ok()?).into())),
             (1, 2) if rest.len() >= 36 => Some(client(Ipv6Addr::from(<[u8; 16]>::try_from(&rest[..16]).ok()?).into())),
-            (1, 0) => Some(Source::Unknown),
-            (1, 3) if rest.len() >= 216 => Some(Source::Unknown),
+            (1, 0) => Some(ProxiedSource::Unknown),
+            (1, 3) if rest.len() >= 216 => Some(ProxiedSource::Unknown),
             _ => None,
         };
     }
@@ -89,7 +93,7 @@ fn expected(header: &[u8]) -> Option<Source> {
     }
     let parts: Vec<_> = line.split(' ').collect();
     match parts[..] {
-        ["UNKNOWN", ..] => Some(Source::Unknown),
+        ["UNKNOWN", ..] => Some(ProxiedSource::Unknown),
         ["TCP4", from, to, port, other] => {
             let (from, _): (Ipv4Addr, Ipv4Addr) = (from.parse().ok()?, to.parse().ok()?);
             let _: (u16, u16) = (port.parse().ok()?, other.parse().ok()?);
@@ -105,7 +109,7 @@ fn expected(header: &[u8]) -> Option<Source> {
 }
 
 /// Reads a header from bytes that come in pieces, and says how many were taken.
-fn read(bytes: &[u8], piece: usize) -> (Option<Source>, usize) {
+fn read(bytes: &[u8], piece: usize) -> (Option<ProxiedSource>, usize) {
     let mut stream = Pieces { bytes, used: 0, piece };
     let source = still::run(pin!(proxy_header(&mut stream))).expect("bytes never make it wait");
     (source.ok(), stream.used)
@@ -125,7 +129,7 @@ impl Pieces<'_> {
     }
 }
 
-impl Look for Pieces<'_> {
+impl Peek for Pieces<'_> {
     async fn look(&self, room: &mut [u8]) -> io::Result<usize> {
         let next = self.next(room.len());
         room[..next.len()].copy_from_slice(next);

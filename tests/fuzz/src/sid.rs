@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use stickyd::engine_io::{MAX_SID, Sid, Transport, io_cookie, raw_eio_and_sid, recognise};
+use stickyd::engine_io::{MAX_SID, RequestTransport, Sid, io_cookie, raw_eio_and_sid, recognise};
 
 /// Checks the one pass of the hot path against reading the query in the simplest way.
 pub fn check(data: &[u8]) {
@@ -20,9 +20,9 @@ pub fn check(data: &[u8]) {
     assert_eq!(
         found.transport,
         match &decode(transport, b' ')[..] {
-            b"polling" => Transport::Polling,
-            b"websocket" => Transport::WebSocket,
-            _ => Transport::Other,
+            b"polling" => RequestTransport::Polling,
+            b"websocket" => RequestTransport::WebSocket,
+            _ => RequestTransport::Other,
         }
     );
     let sid = decode(sid.unwrap_or_default(), b' ');
