@@ -160,7 +160,7 @@ impl ClientLimits {
     }
 
     /// Returns whether a client's address may open one more tunnel; a refusal is counted and logged.
-    pub fn admit_tunnel(&self, ip: IpAddr) -> bool {
+    pub fn try_admit_tunnel(&self, ip: IpAddr) -> bool {
         let may = self.has_tunnel_room(self.hash(ip));
         if !may {
             self.metrics.limits.reached(LimitLabel::TunnelsPerAddress);
@@ -207,7 +207,7 @@ impl StreamCount {
     }
 
     /// Returns whether `open` streams may be open at once, counting more for the address if necessary.
-    pub(crate) fn may_be(&self, open: u32) -> bool {
+    pub(crate) fn try_grow_to(&self, open: u32) -> bool {
         let Some(address) = self.address else { return true };
         let missing = open.saturating_sub(self.counted.get());
         if missing > 0 {
@@ -223,7 +223,7 @@ impl StreamCount {
     }
 
     /// Releases counted streams, now that only `open` are open.
-    pub(crate) fn are(&self, open: u32) {
+    pub(crate) fn shrink_to(&self, open: u32) {
         let counted = self.counted.get();
         let kept = match open {
             0 => 1,
@@ -239,7 +239,7 @@ impl StreamCount {
 
 impl Drop for StreamCount {
     fn drop(&mut self) {
-        self.are(0);
+        self.shrink_to(0);
     }
 }
 
@@ -289,18 +289,22 @@ mod tests {
         let address = streams.address.unwrap();
         let counted = || caps.shard(address).get(&address).map_or(0, |held| held.connections) + 1;
         for open in 1..=100 {
-            assert!(streams.may_be(open) && (open..open + SOME_STREAMS).contains(&counted()), "{open}: {}", counted());
+            assert!(
+                streams.try_grow_to(open) && (open..open + SOME_STREAMS).contains(&counted()),
+                "{open}: {}",
+                counted()
+            );
         }
         for open in (0..100).rev() {
-            streams.are(open);
+            streams.shrink_to(open);
             assert!((open..open + 2 * SOME_STREAMS).contains(&counted()), "{open}: {}", counted());
         }
         assert_eq!(counted(), 1);
-        assert!(streams.may_be(9));
+        assert!(streams.try_grow_to(9));
         drop(streams);
         assert_eq!(counted(), 1);
         let proxys = StreamCount::new(&caps, IpAddr::from([192, 0, 2, 1]), true);
-        assert!(proxys.may_be(u32::MAX) && counted() == 1, "a trusted proxy has no limit");
+        assert!(proxys.try_grow_to(u32::MAX) && counted() == 1, "a trusted proxy has no limit");
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl DescriptorRoom {
     }
 
     /// Returns whether a client may use the descriptor of this number. Logs a warning when descriptors run short.
-    pub fn has(&self, descriptor: i32) -> bool {
+    pub fn admits_client(&self, descriptor: i32) -> bool {
         let number = u64::try_from(descriptor).unwrap_or(0);
         if number >= self.warn {
             if !self.warned.swap(true, Relaxed) {
@@ -88,7 +88,7 @@ mod tests {
             assert_eq!(DescriptorRoom::new(limit, reserved).size(), room, "{limit} {reserved}");
         }
         let room = DescriptorRoom::new(1_000, 200);
-        assert!(room.has(799) && !room.has(800));
+        assert!(room.admits_client(799) && !room.admits_client(800));
         assert!(room.has_for_worker(899) && !room.has_for_worker(900));
     }
 }

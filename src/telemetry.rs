@@ -56,7 +56,7 @@ impl Rarely {
     }
 
     /// Returns whether the message may be logged now: true the first time, then once per `every_ms` milliseconds.
-    pub fn may(&self, every_ms: u64) -> bool {
+    pub fn try_pass(&self, every_ms: u64) -> bool {
         let now = clock::now_ms() + every_ms;
         let last = self.0.load(Relaxed);
         now - last.min(now) >= every_ms && self.0.compare_exchange(last, now, Relaxed, Relaxed).is_ok()
@@ -73,7 +73,7 @@ impl Default for Rarely {
 macro_rules! say_full {
     ($($what:tt)+) => {{
         static SAID: $crate::telemetry::Rarely = $crate::telemetry::Rarely::new();
-        if SAID.may(1_000) {
+        if SAID.try_pass(1_000) {
             tracing::warn!($($what)+);
         }
     }};
@@ -83,7 +83,7 @@ macro_rules! say_full {
 macro_rules! say_rarely {
     ($($what:tt)+) => {{
         static SAID: $crate::telemetry::Rarely = $crate::telemetry::Rarely::new();
-        if SAID.may(600_000) {
+        if SAID.try_pass(600_000) {
             tracing::warn!($($what)+);
         }
     }};

@@ -157,7 +157,7 @@ impl Thread {
     pub fn register_poll(self: &Rc<Self>, worker: u64) -> Registered {
         // Never counted as a client, not even briefly: at the limit, real clients would be rejected.
         let entry = self.enter(0, &ListenerRemoved::default(), Share::Poll);
-        entry.waits_at(worker);
+        entry.set_worker(worker);
         entry
     }
 

@@ -45,7 +45,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 const SLICES: usize = 1_000;
 
 /// Time that sockets have to take a message, once the last of them was handed it.
-const PATIENCE: Duration = Duration::from_secs(5);
+const DELIVERY_PATIENCE: Duration = Duration::from_secs(5);
 
 /// `POST /api/v1/broadcast`: sends a message to all matching sockets, and waits for the result.
 pub(crate) async fn send(State(api): State<Api>, body: Bytes) -> Result<Json<Value>, ApiRefusal> {
@@ -134,7 +134,7 @@ async fn run(
         tokio::time::sleep(PAUSE).await;
     }
     // Sockets that have not taken the message by then count as slow.
-    let _ = tokio::time::timeout(PATIENCE, broadcast.decided()).await;
+    let _ = tokio::time::timeout(DELIVERY_PATIENCE, broadcast.decided()).await;
     let counts = broadcast.finish();
     shared.metrics.care.broadcast(&counts);
     tracing::info!(matched = sockets.len(), reached = counts.first(), "broadcast finished");

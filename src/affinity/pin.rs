@@ -183,7 +183,7 @@ impl Pin {
     /// had ended before.
     pub fn end(&mut self) -> Option<Self> {
         if let Some(listed) = self.listed() {
-            listed.socket().ends(EndReason::Drained);
+            listed.socket().set_end_reason(EndReason::Drained);
         }
         let ended = Self(PinOwner::Ended(self.marks().copy()));
         self.worker().is_some().then_some(())?;

@@ -241,7 +241,7 @@ impl Sessions {
         let key = socket.key().unwrap_or_else(of_sid);
         let end = |pin: &mut Pin| {
             pin.listed().filter(|listed| Arc::ptr_eq(listed.socket(), socket))?;
-            socket.ends(EndReason::Operator);
+            socket.set_end_reason(EndReason::Operator);
             pin.end()
         };
         // Dropped after the table's lock is released.
@@ -257,7 +257,7 @@ impl Sessions {
         if let Some(pin) = self.pins.remove(key)
             && let Some(listed) = pin.listed()
         {
-            listed.socket().ends(why);
+            listed.socket().set_end_reason(why);
         }
     }
 
@@ -266,7 +266,7 @@ impl Sessions {
     pub fn refused_by_owner(&self, key: Key) {
         let Some(pin) = self.pins.remove(key) else { return };
         if let Some(listed) = pin.listed() {
-            listed.socket().ends(EndReason::Refused);
+            listed.socket().set_end_reason(EndReason::Refused);
         }
         if pin.is_fresh()
             && let Some(worker) = pin.worker()

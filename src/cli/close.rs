@@ -16,7 +16,7 @@ use super::sockets::Filters;
 use super::table::{cell, span};
 
 /// Interval between two queries of the progress.
-const LOOK: Duration = Duration::from_millis(500);
+const CLOSE_POLL: Duration = Duration::from_millis(500);
 
 /// Arguments of `stickyd close`.
 #[derive(Debug, Args)]
@@ -151,7 +151,7 @@ fn follow(admin: &AdminClient, mut said: Value) -> Result<Value, RemoteError> {
             return Ok(said);
         }
         // Nothing else runs on this thread, so it may block.
-        std::thread::park_timeout(LOOK);
+        std::thread::park_timeout(CLOSE_POLL);
         let all = admin.done(Method::GET, "/api/v1/sockets/close", None)?;
         let found = all["closings"].as_array().into_iter().flatten().find(|one| one["number"] == closing["number"]);
         let Some(found) = found.cloned() else {

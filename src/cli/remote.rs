@@ -26,7 +26,7 @@ use crate::config::{self, AdminAddress, Secret};
 const FILE: &str = "/etc/stickyd/stickyd.toml";
 
 /// Time to wait for an answer; a reload may have to wait for DNS lookups.
-const PATIENCE: Duration = Duration::from_secs(60);
+const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Maximum size of an answer, in bytes; a list of ten thousand workers has three million.
 const ANSWER: usize = 64 << 20;
@@ -155,9 +155,9 @@ impl AdminClient {
         let runtime = runtime.map_err(|error| RemoteError(format!("error: {error}")))?;
         let request = self.request(method, path, body).map_err(|error| RemoteError(format!("error: {error}")))?;
         runtime.block_on(async {
-            match tokio::time::timeout(PATIENCE, self.exchange(request)).await {
+            match tokio::time::timeout(ANSWER_PATIENCE, self.exchange(request)).await {
                 Ok(answer) => answer,
-                Err(_) => Err(self.silent(&format!("no answer in {} s", PATIENCE.as_secs()))),
+                Err(_) => Err(self.silent(&format!("no answer in {} s", ANSWER_PATIENCE.as_secs()))),
             }
         })
     }

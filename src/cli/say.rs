@@ -13,7 +13,7 @@ use super::remote::{AdminClient, RemoteArgs, RemoteError, encoded};
 use super::table::{cell, list, span};
 
 /// Interval between two queries of a drain's progress.
-const LOOK: Duration = Duration::from_millis(500);
+const DRAIN_POLL: Duration = Duration::from_millis(500);
 
 /// The worker that a command applies to.
 #[derive(Debug, Args)]
@@ -140,7 +140,7 @@ impl DrainCommand {
                 return Err(RemoteError::new("timed out with sessions left; the drain continues"));
             }
             // Nothing else runs on this thread, so it may block.
-            std::thread::park_timeout(LOOK);
+            std::thread::park_timeout(DRAIN_POLL);
             let all = admin.done(Method::GET, "/api/v1/workers", None)?;
             let (upstream, worker) = &self.target.worker;
             let is_it =

@@ -18,7 +18,7 @@ use crate::upstream::worker::Worker;
 
 /// Interval between two looks. Slots may be shorter: requests are refused at the due time; only idle sessions are ended
 /// later.
-const LOOK: Duration = Duration::from_secs(1);
+const STEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A worker whose sessions are being ended by a drain.
 struct DrainingSessions {
@@ -31,7 +31,7 @@ struct DrainingSessions {
 pub async fn keep(shared: Arc<Shared>) {
     loop {
         look(&shared, clock::now_ms());
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(STEP_INTERVAL).await;
     }
 }
 

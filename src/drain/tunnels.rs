@@ -17,7 +17,7 @@ use crate::upstream::Upstream;
 use crate::upstream::worker::Worker;
 
 /// Interval between two walks over the thread's connections.
-const LOOK: Duration = Duration::from_millis(250);
+const WALK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A worker whose tunnels on this thread are being closed.
 struct DrainingTunnels {
@@ -52,7 +52,7 @@ async fn run(thread: Rc<Thread>) {
         if under.is_empty() {
             break;
         }
-        let walk_again = now_us() + micros(LOOK);
+        let walk_again = now_us() + micros(WALK_INTERVAL);
         while let Some(next) = close_due(&thread, &mut under).filter(|next| *next < walk_again) {
             tokio::time::sleep(Duration::from_micros(next.saturating_sub(now_us()))).await;
         }

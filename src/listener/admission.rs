@@ -12,7 +12,7 @@ use crate::thread::Registered;
 /// Returns whether a connection just accepted may stay. `live` already counts towards the total, until it is dropped.
 pub(crate) fn admits(live: &Registered, listener: &ThreadListener, descriptor: i32, peer: IpAddr) -> bool {
     let shared = &live.thread().shared;
-    if !shared.caps.descriptors().has(descriptor) {
+    if !shared.caps.descriptors().admits_client(descriptor) {
         shared.metrics.limits.reached(LimitLabel::Descriptors);
         say_full!("client connection rejected: the remaining descriptors are reserved (reserved_descriptors)");
         return false;

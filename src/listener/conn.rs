@@ -131,7 +131,7 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(Cli
             async move { Ok::<_, Infallible>(proxy::handle(conn, request, Ok(())).await) }
         })
     };
-    conn.stirs();
+    conn.mark_awake();
     let limits = conn.thread.limits();
     let mut http = http1::Builder::new()
         .max_headers(limits.head_fields)
@@ -206,23 +206,23 @@ impl Conn {
     }
 
     /// Marks a request as under way.
-    pub fn busy(&self) {
+    pub fn begin_request(&self) {
         if let Some(live) = &*self.live.borrow() {
             live.begin(self.thread.is_stopping());
             self.under_way.set(self.under_way.get() + 1);
             self.head_began.set(false);
             self.requests.set(self.requests.get().saturating_add(1));
-            if self.requests.get() >= self.thread.limits().requests_per_connection && live.last() {
+            if self.requests.get() >= self.thread.limits().requests_per_connection && live.leave_after_this() {
                 self.thread.shared.metrics.limits.reached(LimitLabel::RequestsPerConnection);
             }
         }
     }
 
     /// Marks a request as finished and restarts the idle timer.
-    pub fn idle(&self) {
+    pub fn finish_request(&self) {
         if let Some(live) = &*self.live.borrow() {
             live.touch();
-            live.waits_for_request(self.thread.idle_s());
+            live.start_idle_timer(self.thread.idle_s());
             self.under_way.set(self.under_way.get().saturating_sub(1));
         }
     }
@@ -244,16 +244,16 @@ impl Conn {
     }
 
     /// Clears the mark that the connection is still; the thread sets it again after a second or two without activity.
-    fn stirs(&self) {
+    fn mark_awake(&self) {
         if let Some(live) = &*self.live.borrow() {
-            live.stirs();
+            live.mark_awake();
         }
     }
 
     /// Starts the time-out for the rest of a head that has partly arrived; only once per head.
-    pub(crate) fn head_has_begun(&self) {
+    pub(crate) fn mark_head_started(&self) {
         if let (false, Some(live)) = (self.head_began.replace(true), &*self.live.borrow()) {
-            live.head_begins(clock::whole_seconds(self.thread.limits().head_timeout));
+            live.start_head_timer(clock::whole_seconds(self.thread.limits().head_timeout));
         }
     }
 
@@ -270,19 +270,19 @@ impl Conn {
     }
 
     /// Notes the serial of the worker at which a poll waits (0 for none), so that a drain of that worker wakes it.
-    pub fn waits_at(&self, serial: u64) {
+    pub fn set_worker(&self, serial: u64) {
         if let Some(live) = &*self.live.borrow() {
-            live.waits_at(serial);
+            live.set_worker(serial);
         }
     }
 
     /// Begins a new request: clears what was noted about the body of the previous one.
-    pub fn begins(&self) {
+    pub fn mark_body_read(&self) {
         self.unread.set(false);
     }
 
     /// Notes that the request's body was not read to its end: if the connection ends with this response, it lingers.
-    pub fn may_still_send(&self) {
+    pub fn mark_body_unread(&self) {
         self.unread.set(true);
     }
 

@@ -19,10 +19,10 @@ use crate::net::client_io::ClientIo;
 use crate::thread::ThreadOrder;
 
 /// Time limit for shutting down a TLS connection.
-const GOODBYE: Duration = Duration::from_secs(5);
+const LINGER_AFTER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Maximum bytes per read: an ordinary head in one piece, and little of a body after it, because it has to be copied.
-const PIECE: usize = 16 * 1024;
+const HEAD_PIECE_BYTES: usize = 16 * 1024;
 
 /// Waits for a head, of which `ahead` has arrived already. `false` means that the connection is over.
 pub(crate) async fn rest(conn: &Rc<Conn>, io: &mut ClientIo, ahead: &mut Vec<u8>) -> bool {
@@ -33,7 +33,7 @@ pub(crate) async fn rest(conn: &Rc<Conn>, io: &mut ClientIo, ahead: &mut Vec<u8>
         }
         let half_a_head = !ahead.is_empty();
         if half_a_head {
-            conn.head_has_begun();
+            conn.mark_head_started();
         }
         match conn.order(cx) {
             ThreadOrder::GoOn => Poll::Pending,
@@ -50,7 +50,7 @@ pub(crate) async fn rest(conn: &Rc<Conn>, io: &mut ClientIo, ahead: &mut Vec<u8>
     .await;
     if !goes_on {
         // A plain socket has nothing to wait for here; a TLS client that does not read is not waited for long.
-        let _ = tokio::time::timeout(GOODBYE, io.shutdown()).await;
+        let _ = tokio::time::timeout(LINGER_AFTER_TIMEOUT, io.shutdown()).await;
     }
     goes_on
 }
@@ -58,7 +58,7 @@ pub(crate) async fn rest(conn: &Rc<Conn>, io: &mut ClientIo, ahead: &mut Vec<u8>
 /// Reads until hyper should see what has arrived. `false` means that the client is gone.
 fn read(conn: &Conn, io: &mut ClientIo, ahead: &mut Vec<u8>, cx: &mut Context<'_>) -> Poll<bool> {
     let mut buffer = conn.thread.buffer.borrow_mut();
-    let room = PIECE.min(buffer.len());
+    let room = HEAD_PIECE_BYTES.min(buffer.len());
     loop {
         let mut piece = ReadBuf::new(buffer.get_mut(..room).unwrap_or_default());
         match Pin::new(&mut *io).poll_read(cx, &mut piece) {

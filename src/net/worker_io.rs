@@ -89,7 +89,7 @@ impl WorkerIo {
 
     /// Whether the connection has neither ended nor received anything, as far as the reactor has seen. Received bytes
     /// are discarded.
-    pub(crate) fn is_quiet(&mut self) -> bool {
+    pub(crate) fn check_quiet(&mut self) -> bool {
         let read = match self {
             // This calls the kernel only if the socket is ready, and leaves no waker registered.
             Self::Tcp(io) => io.try_read(&mut [0]),

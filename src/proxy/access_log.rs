@@ -55,7 +55,7 @@ struct AccessLine {
 impl Record {
     /// Starts the record when the head of a request has arrived.
     pub fn begin<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Box<Self> {
-        conn.busy();
+        conn.begin_request();
         let line = conn.thread.shared.snapshot.load().rules.access_log.then(|| {
             Box::new(AccessLine {
                 client: conn.peer_ip,
@@ -192,7 +192,7 @@ impl Drop for Record {
             series.bytes_up.inc_by(self.bytes_up);
             series.bytes_down.inc_by(self.bytes_down);
         }
-        self.conn.idle();
+        self.conn.finish_request();
         self.write_line();
     }
 }

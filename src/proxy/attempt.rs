@@ -36,7 +36,7 @@ const LIVELY_MS: u64 = 100;
 const DYING: Duration = Duration::from_millis(20);
 
 /// Pause between two connect attempts to a unix socket whose backlog is full.
-const LOOK: Duration = Duration::from_millis(20);
+const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why an attempt failed. The request is returned if nothing of it was sent.
 #[allow(clippy::large_enum_variant, reason = "moved once, rarely returned, and never stored")]
@@ -149,7 +149,7 @@ fn again(
             tracing::debug!(upstream = %job.upstream.config.name, worker = %worker.name, %error, answer_begun = heard,
                 "worker gave no valid response");
             let again = head.filter(|_| !heard).and_then(|head| retry::request(&head));
-            match again.filter(|_| retry::may_resend(job, clock::now_ms())) {
+            match again.filter(|_| retry::try_take_resend(job, clock::now_ms())) {
                 // The end of a kept connection may be a race with its idle time-out, so it does not count against the
                 // worker.
                 Some(again) if kept => Ok(again),
@@ -199,7 +199,7 @@ async fn reach_when_free(job: &Job, worker: &Arc<Worker>) -> Result<Box<Lease>, 
     let connect_timeout = job.upstream.config.connect_timeout;
     let free = async {
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(RECONNECT_PAUSE).await;
             match connect::lease(&job.conn.thread.connections, worker, Duration::ZERO, connect_timeout).await {
                 Err(ConnectError::Full) => {}
                 leased => return leased,

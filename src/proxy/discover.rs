@@ -35,10 +35,10 @@ use crate::telemetry::say_full;
 use hunt::OwnerSearch;
 
 /// How long a request waits for budget, or for silent workers to answer, before it gets a 503.
-const PATIENCE: Duration = Duration::from_secs(5);
+const SEARCH_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Interval between two checks while a request waits.
-const LOOK: Duration = Duration::from_millis(50);
+const SEARCH_POLL: Duration = Duration::from_millis(50);
 
 /// A budget token taken by one discovery; dropping it returns the token if the session was found.
 struct Token<'a> {
@@ -62,7 +62,7 @@ pub async fn find(job: &Job, key: Key, mut request: Request<Outgoing>, record: &
     // Preflights ignore remembered misses: a worker's response carries the CORS headers, whether it is a refusal or
     // not.
     let preflight = matches!(job.ask.kind, RequestKind::Preflight(_));
-    if !preflight && lock(&shared.discoveries.misses).knows(&key, clock::now_ms()) {
+    if !preflight && lock(&shared.discoveries.misses).recall(&key, clock::now_ms()) {
         series.discovered(Discovery::Remembered);
         series.refusals_own.inc();
         return respond::refused(job);
@@ -114,7 +114,7 @@ pub async fn claimed(job: &Job, request: &Request<Outgoing>, choice: Choice) -> 
 
 async fn take_token<'a>(shared: &'a Shared, job: &Job) -> Option<Token<'a>> {
     let address = shared.sessions.keys.address(job.client.key());
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + SEARCH_PATIENCE;
     loop {
         let BudgetTake { taken, crowded } = lock(&shared.discoveries.budget).take(address, clock::now_ms());
         if crowded {
@@ -127,6 +127,6 @@ async fn take_token<'a>(shared: &'a Shared, job: &Job) -> Option<Token<'a>> {
         if Instant::now() >= deadline {
             return None;
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(SEARCH_POLL).await;
     }
 }

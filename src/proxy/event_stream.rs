@@ -38,7 +38,7 @@ use crate::upstream::session_ends::{EndSlot, Ending};
 use crate::upstream::worker::{SessionSeat, Worker};
 
 /// The longest time between two checks, in milliseconds: a drain may be cancelled, or its grace may change.
-const LOOK_MS: u64 = 1_000;
+const STREAM_CHECK_MS: u64 = 1_000;
 
 /// A long-lived response to a client.
 pub struct Stream {
@@ -137,7 +137,7 @@ impl Stream {
             if self.look.take().is_some() {
                 // The drain was cancelled.
                 self.due_ms = None;
-                self.entry.waits_at(self.worker.serial);
+                self.entry.set_worker(self.worker.serial);
             }
             return Poll::Pending;
         }
@@ -145,7 +145,7 @@ impl Stream {
             if self.look.as_mut().is_some_and(|look| look.as_mut().poll(cx).is_pending()) {
                 return Poll::Pending;
             }
-            let left = self.due().map_or(LOOK_MS, |due| due.saturating_sub(clock::now_ms()));
+            let left = self.due().map_or(STREAM_CHECK_MS, |due| due.saturating_sub(clock::now_ms()));
             if left == 0 {
                 match self.key {
                     Some(key) => self.shared.sessions.end(&self.upstream, key),
@@ -154,8 +154,8 @@ impl Stream {
                 return Poll::Ready(());
             }
             // From now on the stream is woken by its own timer.
-            self.entry.waits_at(0);
-            self.look = Some(Box::pin(tokio::time::sleep(Duration::from_millis(left.min(LOOK_MS)))));
+            self.entry.set_worker(0);
+            self.look = Some(Box::pin(tokio::time::sleep(Duration::from_millis(left.min(STREAM_CHECK_MS)))));
         }
     }
 

@@ -41,7 +41,7 @@ use crate::upstream::exchange::response_body::Unread;
 use crate::upstream::worker::Count;
 
 /// Pause between two checks whether a worker is gone.
-const LOOK: Duration = Duration::from_millis(20);
+const FOUND_DEAD_PAUSE: Duration = Duration::from_millis(20);
 
 /// Sends the request to the chosen worker and returns its response. If the worker cannot be reached and the request has
 /// no session, another worker is tried (see `retry`); a worker that failed is not tried again.
@@ -64,7 +64,7 @@ pub fn to(
                     return deliver(job, choice, response, lease, in_flight, record).await;
                 }
                 Err(Missed::Connect(error, back))
-                    if retry::may_pass_on(job, &choice, &error, job.conn.thread.now_ms()) =>
+                    if retry::try_take_pass_on(job, &choice, &error, job.conn.thread.now_ms()) =>
                 {
                     let Some(next) = another(job, &choice, &mut tried) else {
                         return respond::problem(Problem::NoWorker);
@@ -108,7 +108,7 @@ async fn lost(job: &Job, choice: &Choice, missed: &Missed) -> Response<Reply> {
         // until they are found.
         let found_out = async {
             while !choice.worker.gone() {
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(FOUND_DEAD_PAUSE).await;
             }
         };
         let _ = tokio::time::timeout(pool::FINDS_DEAD, found_out).await;
@@ -242,8 +242,8 @@ pub fn may_be_goodbye(job: &Job, request: &Request<Outgoing>) -> bool {
 pub async fn read_goodbye(job: &mut Job, request: Request<Outgoing>) -> Result<Request<Outgoing>, Problem> {
     let (parts, body) = request.into_parts();
     /// Time-out for the body: its few bytes follow the head at once, unless the client is gone.
-    const GOODBYE: Duration = Duration::from_secs(10);
-    let body = tokio::time::timeout(GOODBYE, body.collect()).await.map_err(|_| Problem::Slow)?;
+    const GOODBYE_PATIENCE: Duration = Duration::from_secs(10);
+    let body = tokio::time::timeout(GOODBYE_PATIENCE, body.collect()).await.map_err(|_| Problem::Slow)?;
     let body = body.map_err(|_| Problem::BadRequest("the request body broke off"))?.to_bytes();
     if let (true, RequestKind::Session { key, .. }) = (engine_io::says_goodbye(&body), job.ask.kind) {
         job.goodbye = Some(SessionGoodbye { shared: job.conn.thread.shared.clone(), key, ends: Cell::new(true) });

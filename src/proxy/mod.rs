@@ -130,7 +130,7 @@ where
     let mut record = Record::begin(&conn, &request);
     let odd = !conn.http2 && framing::names_two_hosts(&request);
     let uploads = !request.body().is_end_stream();
-    conn.begins();
+    conn.mark_body_read();
     let mut response = match fits.map_err(Rejection::from).and_then(|()| read(&conn, &request)) {
         Err(Rejection::Problem(problem)) => respond::problem(problem),
         Err(Rejection::Guarded(turned, upgrade, client)) => {
@@ -161,7 +161,7 @@ where
     }
     // stickyd wrote this response before anything read the request's body, so the client may still be sending it.
     if uploads && response.headers().contains_key(header::CONNECTION) {
-        conn.may_still_send();
+        conn.mark_body_unread();
     }
     if let Some(hsts) = conn.listener.tls().and_then(|tls| tls.hsts.as_ref()) {
         respond::strictly(hsts, &mut response);
@@ -271,7 +271,7 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Rejection
         shared.metrics.limits.reached(LimitLabel::MaxBody);
         return Err(Problem::TooLarge.into());
     }
-    if ask.upgrade.is_some() && !conn.listener.trusts(client.address) && !shared.caps.admit_tunnel(client.address) {
+    if ask.upgrade.is_some() && !conn.listener.trusts(client.address) && !shared.caps.try_admit_tunnel(client.address) {
         return Err(Problem::Full("this client address has reached its limit of WebSockets").into());
     }
     Ok(Job {

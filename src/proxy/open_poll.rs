@@ -19,7 +19,7 @@ use crate::thread::Registered;
 use crate::upstream::worker::Worker;
 
 /// The longest time between two checks, in milliseconds: a drain may be cancelled, or its grace may change.
-const LOOK_MS: u64 = 1_000;
+const END_CHECK_MS: u64 = 1_000;
 
 /// An exchange that may be ended early. It resolves to `None` if its session was ended by an operator.
 pub struct OpenPoll<'a, F> {
@@ -46,7 +46,7 @@ impl<'a, F: Future> OpenPoll<'a, F> {
         let waits = match job.ask.kind {
             RequestKind::Session { key, poll: true, .. } => {
                 let entry = job.conn.http2.then(|| job.conn.thread.register_poll(worker.serial));
-                job.conn.waits_at(worker.serial);
+                job.conn.set_worker(worker.serial);
                 let ended = job.conn.thread.shared.sessions.sockets.ended();
                 Some(PollWait { job, worker, key, entry, ended, look: None })
             }
@@ -74,7 +74,7 @@ impl<F: Future> Future for OpenPoll<'_, F> {
                 waits.waits_at(waits.worker.serial);
                 Poll::Pending
             }
-            Some(waits) => match waits.has_ended() {
+            Some(waits) => match waits.check_end() {
                 true => Poll::Ready(None),
                 false => Poll::Pending,
             },
@@ -86,13 +86,13 @@ impl<F: Future> Future for OpenPoll<'_, F> {
 impl PollWait<'_> {
     fn waits_at(&self, serial: u64) {
         match &self.entry {
-            Some(entry) => entry.waits_at(serial),
-            None => self.job.conn.waits_at(serial),
+            Some(entry) => entry.set_worker(serial),
+            None => self.job.conn.set_worker(serial),
         }
     }
 
     /// Whether the session was closed since the last check. Costs one load, unless some session was closed meanwhile.
-    fn has_ended(&mut self) -> bool {
+    fn check_end(&mut self) -> bool {
         let shared = &self.job.conn.thread.shared;
         let ended = shared.sessions.sockets.ended();
         std::mem::replace(&mut self.ended, ended) != ended && shared.sessions.ends_at(self.key, self.worker) == Some(0)
@@ -107,7 +107,7 @@ impl PollWait<'_> {
             }
             let left = match shared.sessions.ends_at(self.key, self.worker) {
                 Some(due) => due.saturating_sub(clock::now_ms()),
-                None => LOOK_MS,
+                None => END_CHECK_MS,
             };
             if left == 0 {
                 shared.sessions.end(&self.job.upstream, self.key);
@@ -115,13 +115,13 @@ impl PollWait<'_> {
             }
             // From now on the poll is woken by its own timer.
             self.waits_at(0);
-            self.look = Some(Box::pin(tokio::time::sleep(Duration::from_millis(left.min(LOOK_MS)))));
+            self.look = Some(Box::pin(tokio::time::sleep(Duration::from_millis(left.min(END_CHECK_MS)))));
         }
     }
 }
 
 impl Drop for PollWait<'_> {
     fn drop(&mut self) {
-        self.job.conn.waits_at(0);
+        self.job.conn.set_worker(0);
     }
 }

@@ -57,7 +57,7 @@ pub fn request(head: &[u8]) -> Option<Request<Outgoing>> {
 
 /// Whether a request that reached no worker may be passed on: only if it has no session, and if it has not already
 /// waited in a queue, because the next queue would be as long.
-pub fn may_pass_on(job: &Job, choice: &Choice, error: &ConnectError, now_ms: u64) -> bool {
+pub fn try_take_pass_on(job: &Job, choice: &Choice, error: &ConnectError, now_ms: u64) -> bool {
     match error {
         // A session that is not pinned yet may begin at any worker.
         _ if matches!(job.ask.kind, RequestKind::Session { .. }) && choice.why == SourceLabel::Sid => false,
@@ -70,7 +70,7 @@ pub fn may_pass_on(job: &Job, choice: &Choice, error: &ConnectError, now_ms: u64
 
 /// Takes a retry from the budget for a request whose connection broke, and marks it as resent. Returns whether it may
 /// be resent.
-pub fn may_resend(job: &Job, now_ms: u64) -> bool {
+pub fn try_take_resend(job: &Job, now_ms: u64) -> bool {
     let may = in_budget(job, now_ms);
     if may {
         job.resent.set(true);
@@ -80,7 +80,7 @@ pub fn may_resend(job: &Job, now_ms: u64) -> bool {
 }
 
 fn in_budget(job: &Job, now_ms: u64) -> bool {
-    let may = job.upstream.may_retry(now_ms);
+    let may = job.upstream.try_take_retry(now_ms);
     if !may && job.upstream.config.retry_budget > 0 {
         job.upstream.series().retries_over_budget.inc();
         say_full!(upstream = %job.upstream.config.name,

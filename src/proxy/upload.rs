@@ -49,7 +49,7 @@ impl Upload {
     }
 
     /// Gives up a body that exceeds `max_body`; the frame just read is discarded.
-    fn is_too_much(&self, cx: &Context<'_>) -> PolledFrame {
+    fn reject_too_large(&self, cx: &Context<'_>) -> PolledFrame {
         self.paced.waits(cx.waker());
         self.paced.give_up(RateVerdict::TooLarge);
         self.given_up()
@@ -84,7 +84,7 @@ impl RequestStream for Upload {
                 self.paced.moved(bytes);
                 match self.left.checked_sub(bytes as u64) {
                     Some(left) => self.left = left,
-                    None => return self.is_too_much(cx),
+                    None => return self.reject_too_large(cx),
                 }
             }
             Poll::Ready(Some(Err(_))) => {}
@@ -110,7 +110,7 @@ impl Drop for Upload {
     fn drop(&mut self) {
         self.conn.uploads.set(self.conn.uploads.get().saturating_sub(1));
         if !self.over && !self.body.is_end_stream() {
-            self.conn.may_still_send();
+            self.conn.mark_body_unread();
         }
     }
 }

@@ -84,7 +84,7 @@ impl Reloader {
                     Some(ask) => Some(ask),
                     None => return,
                 },
-                () = self.watcher.settled() => match stop.run_until_cancelled(self.is_changed()).await {
+                () = self.watcher.settled() => match stop.run_until_cancelled(self.check_changed()).await {
                     Some(true) => None,
                     Some(false) => continue,
                     None => return,
@@ -104,7 +104,7 @@ impl Reloader {
     }
 
     /// Checks, after an event on disk, whether a reload would read anything new.
-    async fn is_changed(&mut self) -> bool {
+    async fn check_changed(&mut self) -> bool {
         let Some(sources) = self.running.sources.clone() else { return false };
         let looked = on_a_thread(move || (sources.look(), sources.trail(), sources)).await;
         let (look, trail, sources) = match looked {

@@ -29,7 +29,7 @@ use crate::upstream::health::jitter;
 
 /// Time without an answer after which a lookup is reported as timed out. It exceeds the 5 s after which glibc turns
 /// from a dead name server to the next one.
-const PATIENCE: Duration = Duration::from_secs(10);
+const LOOKUP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Maximum pause before a name that did not resolve is looked up again, even if its interval is longer: clients may be
 /// waiting.
@@ -126,7 +126,7 @@ impl NameWatch {
         let thread = std::thread::Builder::new().name("dns".to_owned());
         // The send fails if this task was cancelled, which is fine.
         thread.spawn(move || sender.send(config::look_up(&host)).is_ok())?;
-        let answer = match timeout_at(Instant::now() + PATIENCE, &mut answer).await {
+        let answer = match timeout_at(Instant::now() + LOOKUP_PATIENCE, &mut answer).await {
             Ok(answer) => answer,
             Err(_) => {
                 self.unresolved("timeout", "no answer in time");

@@ -89,7 +89,7 @@ impl Socket {
     }
 
     /// Whether the tunnel is to send a Ping; clears the request.
-    pub fn is_asked(&self) -> bool {
+    pub fn take_ping_request(&self) -> bool {
         self.heeds(ASKED)
     }
 
@@ -109,7 +109,7 @@ impl Socket {
     }
 
     /// Whether the client was given up; clears the request.
-    pub fn is_given_up(&self) -> bool {
+    pub fn take_given_up(&self) -> bool {
         self.heeds(GIVEN_UP)
     }
 

@@ -234,12 +234,12 @@ impl Socket {
     }
 
     /// Sets the reason why the socket ends, unless one is set already.
-    pub fn ends(&self, why: EndReason) {
+    pub fn set_end_reason(&self, why: EndReason) {
         let _ = self.end.compare_exchange(0, why as u8, Relaxed, Relaxed);
     }
 
     /// Reason why the socket ends, if one is set.
-    pub fn end(&self) -> Option<EndReason> {
+    pub fn end_reason(&self) -> Option<EndReason> {
         let end = self.end.load(Relaxed);
         EndReason::ALL.into_iter().find(|one| *one as u8 == end)
     }
@@ -256,7 +256,7 @@ impl Socket {
             cold.care.get_or_insert_default().order = Some(order.clone());
             cold.waker.clone()
         };
-        self.ends(EndReason::Operator);
+        self.set_end_reason(EndReason::Operator);
         self.flags.fetch_or(ORDERED, AcqRel);
         if let Some(waker) = waker {
             waker.wake();
@@ -290,12 +290,12 @@ impl Socket {
 
     fn let_go(&self, holder: u8) {
         if self.holders.fetch_and(!holder, AcqRel) & (OWNER | TUNNEL) == holder {
-            self.is_over();
+            self.finish();
         }
     }
 
     /// Counts the socket as closed and removes it from the list; only the first call has an effect.
-    fn is_over(&self) {
+    fn finish(&self) {
         let before = self.holders.fetch_and(!(LIVE | COUNTED), AcqRel);
         if before & LIVE == 0 {
             return;
@@ -304,7 +304,7 @@ impl Socket {
         let default = if self.transport() == Transport::Polling { EndReason::Expired } else { EndReason::ClientGone };
         if before & COUNTED != 0 {
             let ways = [self.up.carried(), self.down.carried()];
-            self.worker.series.sockets.closed(self.transport(), ways, self.end().unwrap_or(default), age_s);
+            self.worker.series.sockets.closed(self.transport(), ways, self.end_reason().unwrap_or(default), age_s);
         }
         if let Some(sockets) = self.common.sockets.upgrade() {
             sockets.remove(self);
@@ -378,7 +378,7 @@ impl Drop for Tunnelled {
             self.0.let_go(TUNNEL);
         } else {
             self.0.holders.fetch_and(!TUNNEL, AcqRel);
-            self.0.is_over();
+            self.0.finish();
         }
     }
 }

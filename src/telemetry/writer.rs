@@ -143,7 +143,7 @@ fn write(items: &Receiver<LogItem>, counts: &QueueCounts, mut out: impl Write) {
             let _ = sender.try_send(());
         }
         let dropped = counts.dropped.load(Relaxed);
-        if dropped > said && every.may(1_000) {
+        if dropped > said && every.try_pass(1_000) {
             tracing::warn!(lines = dropped - said, "log lines were dropped: standard error is blocked or too slow");
             said = dropped;
         }

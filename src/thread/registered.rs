@@ -94,7 +94,7 @@ impl LiveHandle {
     }
 
     /// Makes the request under way the last one of the connection; returns whether no such order was given before.
-    pub fn last(&self) -> bool {
+    pub fn leave_after_this(&self) -> bool {
         let goes_on = matches!(self.order.get(), ThreadOrder::GoOn | ThreadOrder::Idle);
         if goes_on {
             self.tell(ThreadOrder::Leave);
@@ -118,7 +118,7 @@ impl LiveHandle {
     }
 
     /// Clears the idle mark; the next idle tick sets it again.
-    pub fn stirs(&self) {
+    pub fn mark_awake(&self) {
         self.still.set(false);
     }
 
@@ -128,13 +128,13 @@ impl LiveHandle {
     }
 
     /// Marks the connection as waiting for a request, for at most this many seconds.
-    pub fn waits_for_request(&self, seconds: u32) {
+    pub fn start_idle_timer(&self, seconds: u32) {
         self.limit.set(seconds);
         self.spare.set(true);
     }
 
     /// Marks that the head of a request has begun to arrive; the rest of it may take this many seconds.
-    pub fn head_begins(&self, seconds: u32) {
+    pub fn start_head_timer(&self, seconds: u32) {
         self.touch();
         self.limit.set(seconds);
         self.spare.set(false);
@@ -164,7 +164,7 @@ impl LiveHandle {
     }
 
     /// Sets the serial of the worker at which a poll waits; 0 for none.
-    pub fn waits_at(&self, worker: u64) {
+    pub fn set_worker(&self, worker: u64) {
         self.worker.set(worker);
     }
 

@@ -18,10 +18,10 @@ use crate::state::Shared;
 use crate::websocket::round_trip::Quality;
 
 /// Interval between two walks over all tunnels.
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Time for which a ping of a worker may wait before its client becomes suspect.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PING_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is known about a tunnel's client. Times are in seconds, on the clock of [`clock::now_s`], each up to one second
 /// late.
@@ -55,7 +55,7 @@ fn judge(known: ClientActivity, rules: &Tunnels, now_s: u32) -> (bool, Act) {
     // One of the two sides pings once per pingInterval; three quarters of the session's lifetime are longer than that
     // with all defaults (docs/reference/protocols.md §1.7).
     let misses_pings = known.session.is_some_and(|session| silent_s > clock::whole_seconds(session * 3 / 4));
-    let suspect = misses_pings || known.owes.is_some_and(|owes| owes > PATIENCE);
+    let suspect = misses_pings || known.owes.is_some_and(|owes| owes > PING_PATIENCE);
     match (rules.ping, asked_s) {
         (Some(_), Some(asked)) if now_s.saturating_sub(asked) > clock::whole_seconds(rules.ping_timeout) => {
             (true, Act::End)
@@ -68,7 +68,7 @@ fn judge(known: ClientActivity, rules: &Tunnels, now_s: u32) -> (bool, Act) {
 
 /// Walks over all tunnels once a second, until the thread ends.
 pub(crate) async fn keep(shared: Arc<Shared>) {
-    let mut timer = tokio::time::interval(LOOK);
+    let mut timer = tokio::time::interval(CHECK_INTERVAL);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         timer.tick().await;
@@ -171,8 +171,8 @@ mod tests {
         let rules = Tunnels::default();
         let of = |owes, session, now_s| judge(ClientActivity { owes, session, ..silent_since(0, None) }, &rules, now_s);
         assert_eq!(of(None, None, u32::MAX), (false, Act::Nothing), "silence alone is not suspect");
-        assert_eq!(of(Some(PATIENCE), None, 9), (false, Act::Nothing));
-        assert_eq!(of(Some(PATIENCE * 2), None, 9), (true, Act::Nothing));
+        assert_eq!(of(Some(PING_PATIENCE), None, 9), (false, Act::Nothing));
+        assert_eq!(of(Some(PING_PATIENCE * 2), None, 9), (true, Act::Nothing));
         // 25 s between pings, 20 s to answer, and 5 s added by stickyd.
         let session = Some(Duration::from_secs(50));
         assert_eq!(of(None, session, 30), (false, Act::Nothing));

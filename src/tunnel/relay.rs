@@ -130,7 +130,7 @@ impl Relay {
                 }
             }
             DirectionStep::Ended => {
-                self.terms.socket.ends(EndReason::ClientGone);
+                self.terms.socket.set_end_reason(EndReason::ClientGone);
                 self.up.finish();
             }
             // What the client sent before its connection broke still goes to the worker; nothing goes to the client.
@@ -183,7 +183,11 @@ impl Relay {
     /// Notes why the client's connection broke. A time-out means that the client's kernel was silent; with any other
     /// error, a peer ended the connection.
     fn client_broke(&self, how: ErrorKind) {
-        self.terms.socket.ends(if how == ErrorKind::TimedOut { EndReason::Dead } else { EndReason::ClientGone });
+        self.terms.socket.set_end_reason(if how == ErrorKind::TimedOut {
+            EndReason::Dead
+        } else {
+            EndReason::ClientGone
+        });
     }
 
     /// The time of the thread's last tick, in seconds: at most one tick late, but it saves a clock read per message.
@@ -193,17 +197,17 @@ impl Relay {
 
     /// Notes that `side` has sent a Close; the first reason noted is kept.
     fn parts(&self, side: EndReason) {
-        self.terms.socket.ends(side);
+        self.terms.socket.set_end_reason(side);
         self.terms.socket.parts();
     }
 
     /// Follows the orders of the thread, an operator or the vigil, before any bytes are moved.
     fn obey(&mut self, order: ThreadOrder) {
         if order == ThreadOrder::Stop {
-            self.terms.socket.ends(EndReason::Stopped);
+            self.terms.socket.set_end_reason(EndReason::Stopped);
             self.close(CloseCode::GOING_AWAY);
         } else if self.live.is_closing() || self.terms.socket.is_ordered() {
-            self.terms.socket.ends(EndReason::Drained);
+            self.terms.socket.set_end_reason(EndReason::Drained);
             self.terms.socket.parts();
             self.close(self.terms.farewell().unwrap_or_default().code);
             // The hard deadline of a drain: a tunnel that has not closed by then is cut.
@@ -239,7 +243,7 @@ impl Relay {
             Some(posted) if insert.is_some() => posted.missed(Fate::Slow),
             Some(posted) => *insert = Some(Insert::message(posted)),
         }
-        if socket.is_asked() && !parts && insert.is_none() {
+        if socket.take_ping_request() && !parts && insert.is_none() {
             *insert = Some(Insert::ping(socket.asking()));
         }
     }
@@ -248,14 +252,14 @@ impl Relay {
     /// for the worker.
     fn is_dead(&self, bytes_up: u64) -> bool {
         let socket = &self.terms.socket;
-        if !socket.is_called() || !socket.is_given_up() {
+        if !socket.is_called() || !socket.take_given_up() {
             return false;
         }
         let lives = self.terms.bytes_up != bytes_up || !self.up.rest.is_empty();
         if lives {
             socket.lives();
         } else {
-            socket.ends(EndReason::Dead);
+            socket.set_end_reason(EndReason::Dead);
         }
         !lives
     }
@@ -282,7 +286,7 @@ impl Relay {
     /// half-close.
     fn worker_left(&mut self) {
         self.forget_connection();
-        self.terms.socket.ends(EndReason::WorkerGone);
+        self.terms.socket.set_end_reason(EndReason::WorkerGone);
         if self.down.sink == Sink::Open && self.down.observer.at_frame_boundary() {
             self.wanted = Some(CloseCode::SERVICE_RESTART);
             self.say_close();
@@ -366,7 +370,7 @@ impl Future for Relay {
         if this.pump(cx, &mut buffer) {
             this.live.touch();
         } else if order == ThreadOrder::Idle {
-            this.terms.socket.ends(EndReason::Idle);
+            this.terms.socket.set_end_reason(EndReason::Idle);
             this.close(CloseCode::GOING_AWAY);
             this.wait_at_most(ECHO);
             this.pump(cx, &mut buffer);

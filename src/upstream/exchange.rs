@@ -20,7 +20,7 @@ use hyper::{Method, Request, Response};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::connections::connect::Lease;
-use super::connections::response_timeout::{PIECE, Stage};
+use super::connections::response_timeout::{READ_PIECE_BYTES, Stage};
 use super::restarts::Loss;
 use super::worker::Count;
 use crate::body::Outgoing;
@@ -113,7 +113,7 @@ impl Lease {
         mut request: Request<Outgoing>,
         terms: ExchangeTerms,
     ) -> Result<Exchange, Failure> {
-        if !self.is_quiet() {
+        if !self.check_quiet() {
             return Err(Failure::Unsent(Box::new(request)));
         }
         self.used = true;
@@ -219,12 +219,12 @@ impl Lease {
     /// Fails with the error of the socket.
     pub fn poll_more(&mut self, cx: &mut Context<'_>, expected: u64) -> Poll<Result<Bytes, BrokeOff>> {
         let most = self.piece();
-        if expected > PIECE as u64 && self.fast && most == PIECE {
+        if expected > READ_PIECE_BYTES as u64 && self.fast && most == READ_PIECE_BYTES {
             // One byte more than expected: a read that fills its buffer would be followed by another read that finds
             // nothing.
             let most = usize::try_from(expected).map_or(LARGE_PIECE, |bytes| bytes.saturating_add(1).min(LARGE_PIECE));
             let read = ready!(self.io.poll_read_large(cx, most))?;
-            self.fast = read.len() >= PIECE;
+            self.fast = read.len() >= READ_PIECE_BYTES;
             return Poll::Ready(Ok(trimmed(read)));
         }
         let waits = self.wait.waits();
@@ -237,7 +237,7 @@ impl Lease {
 
     /// Returns the maximum number of bytes per read into the thread's buffer.
     fn piece(&self) -> usize {
-        self.held.as_ref().map_or(PIECE, |held| held.piece(PIECE))
+        self.held.as_ref().map_or(READ_PIECE_BYTES, |held| held.piece(READ_PIECE_BYTES))
     }
 }
 

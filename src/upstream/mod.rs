@@ -314,7 +314,7 @@ impl Upstream {
 
     /// Whether one more request may be sent a second time within the retry budget; if so, it is counted. The budget is
     /// a percentage of the requests that ejection counted for all workers.
-    pub fn may_retry(&self, now_ms: u64) -> bool {
+    pub fn try_take_retry(&self, now_ms: u64) -> bool {
         let slot = self.eject.slot(now_ms);
         let requests: u64 = self.members.iter().map(|m| m.worker.eject.requests(now_ms, &self.eject)).sum();
         let budget = u64::from(self.config.retry_budget);

@@ -53,7 +53,7 @@ const CROWDED: Duration = Duration::from_millis(1);
 const WAITING: usize = super::super::CONNECTIONS;
 
 /// Usual size of a piece, in bytes: a list of the default length fits into one.
-const PIECE: usize = 64 * 1024;
+const LIST_PIECE_BYTES: usize = 64 * 1024;
 
 /// Room for one more row at the end of a piece, in bytes; rows with long labels and user agents may exceed it.
 const ROW: usize = 1024;
@@ -211,17 +211,17 @@ struct Cut {
 
 impl Cut {
     fn new(pieces: mpsc::UnboundedSender<ListPiece>) -> Self {
-        Self { last: Vec::with_capacity(PIECE), pieces }
+        Self { last: Vec::with_capacity(LIST_PIECE_BYTES), pieces }
     }
 
     /// Appends a whole value; `None` if the requester has gone away.
     fn json(&mut self, value: &impl Serialize) -> Option<()> {
         // This cannot fail: all keys are strings, and writing to memory has no errors.
         let _ = serde_json::to_writer(&mut self.last, value);
-        if self.last.len() < PIECE - ROW {
+        if self.last.len() < LIST_PIECE_BYTES - ROW {
             return Some(());
         }
-        let full = std::mem::replace(&mut self.last, Vec::with_capacity(PIECE));
+        let full = std::mem::replace(&mut self.last, Vec::with_capacity(LIST_PIECE_BYTES));
         self.pieces.send(ListPiece { bytes: full.into(), is_last: false }).ok()
     }
 
@@ -293,7 +293,7 @@ mod tests {
             }
         });
         let pieces: Vec<ListPiece> = std::iter::from_fn(|| written.try_recv().ok()).collect();
-        assert!(pieces.len() > 3 && pieces.iter().all(|piece| (1..=PIECE).contains(&piece.bytes.len())));
+        assert!(pieces.len() > 3 && pieces.iter().all(|piece| (1..=LIST_PIECE_BYTES).contains(&piece.bytes.len())));
         assert_eq!(pieces.iter().position(|piece| piece.is_last), Some(pieces.len() - 1));
         assert_eq!(pieces.iter().flat_map(|piece| &piece.bytes).copied().collect::<Vec<_>>(), whole.as_bytes());
     }
@@ -301,8 +301,8 @@ mod tests {
     #[tokio::test]
     async fn an_incomplete_list_is_an_error() {
         let whole = |written| Pieces { first: None, written, is_whole: false }.collect();
-        let long = pieces(|cut| (0..3).for_each(|_| cut.json(&"x".repeat(PIECE - 2)).unwrap()));
-        assert_eq!(whole(long).await.unwrap().to_bytes().len(), 3 * PIECE);
+        let long = pieces(|cut| (0..3).for_each(|_| cut.json(&"x".repeat(LIST_PIECE_BYTES - 2)).unwrap()));
+        assert_eq!(whole(long).await.unwrap().to_bytes().len(), 3 * LIST_PIECE_BYTES);
         let (sender, written) = mpsc::unbounded_channel();
         assert!(sender.send(ListPiece { bytes: "[".into(), is_last: false }).is_ok());
         drop(sender);
@@ -381,6 +381,6 @@ mod tests {
         drop(written);
         let mut cut = Cut::new(pieces);
         let rows = (0..).take_while(|_| cut.json(&"a row").is_some()).count();
-        assert!(rows <= PIECE / "a row".len());
+        assert!(rows <= LIST_PIECE_BYTES / "a row".len());
     }
 }

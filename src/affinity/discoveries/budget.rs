@@ -33,7 +33,7 @@ impl Cleaned {
     /// Minimum interval between two cleanings, in milliseconds.
     const EVERY_MS: u64 = 250;
 
-    fn is_due(&mut self, now_ms: u64) -> bool {
+    fn take_due(&mut self, now_ms: u64) -> bool {
         let due = self.0.is_none_or(|last| now_ms.saturating_sub(last) >= Self::EVERY_MS);
         if due {
             self.0 = Some(now_ms);
@@ -98,7 +98,7 @@ impl<K> Default for Misses<K> {
 impl<K: std::hash::Hash + Eq> Misses<K> {
     /// Remembers a miss; `false` if there is no room, which only costs a repeated search.
     pub(crate) fn remember(&mut self, key: K, now_ms: u64) -> bool {
-        if self.until_ms.len() >= MISSES && self.cleaned.is_due(now_ms) {
+        if self.until_ms.len() >= MISSES && self.cleaned.take_due(now_ms) {
             self.until_ms.retain(|_, until| *until > now_ms);
         }
         let room = self.until_ms.len() < MISSES;
@@ -109,7 +109,7 @@ impl<K: std::hash::Hash + Eq> Misses<K> {
     }
 
     /// Whether a miss of this key is remembered.
-    pub(crate) fn knows(&mut self, key: &K, now_ms: u64) -> bool {
+    pub(crate) fn recall(&mut self, key: &K, now_ms: u64) -> bool {
         match self.until_ms.get(key) {
             Some(until) if *until > now_ms => true,
             Some(_) => {
@@ -167,8 +167,8 @@ mod tests {
     fn misses_are_forgotten_after_a_second_and_bounded() {
         let mut misses = Misses::default();
         assert!(misses.remember(1, 0));
-        assert!(misses.knows(&1, 999));
-        assert!(!misses.knows(&1, 1_000));
+        assert!(misses.recall(&1, 999));
+        assert!(!misses.recall(&1, 1_000));
         for key in 0..MISSES * 2 {
             misses.remember(key, 0);
         }

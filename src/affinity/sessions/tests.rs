@@ -90,7 +90,7 @@ fn a_session_is_closed_by_its_socket() {
         let socket = listed(&shared).pop().unwrap();
         assert_eq!(socket.key(), (kind == SocketKind::Plain).then_some(key));
         assert!(shared.sessions.close(&socket) && !shared.sessions.close(&socket), "{kind:?}");
-        assert_eq!((listed(&shared).len(), socket.end()), (0, Some(EndReason::Operator)));
+        assert_eq!((listed(&shared).len(), socket.end_reason()), (0, Some(EndReason::Operator)));
         assert!(
             shared.sessions.pins.remove(key).is_some_and(|pin| pin.worker().is_none()),
             "the pin remembers the end"

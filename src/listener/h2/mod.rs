@@ -83,7 +83,7 @@ const ASK_AFTER_S: u32 = 13;
 
 /// Maximum bytes of a client that are read and dropped after our goodbye: what its windows allow it to have sent, and
 /// as much again for everything else in frames.
-const GOODBYE: u64 = 2 * CONNECTION_WINDOW as u64;
+const BYTES_AFTER_GOAWAY: u64 = 2 * CONNECTION_WINDOW as u64;
 
 /// State that a connection shares with its streams.
 pub(crate) struct Streams {
@@ -113,10 +113,10 @@ impl Streams {
         metrics.http2_streams.inc();
         metrics.http2_streams_total.inc();
         self.requests.set(self.requests.get().saturating_add(1));
-        if self.requests.get() >= thread.limits().requests_per_connection && self.live.last() {
+        if self.requests.get() >= thread.limits().requests_per_connection && self.live.leave_after_this() {
             metrics.limits.reached(LimitLabel::RequestsPerConnection);
         }
-        OpenStream { streams: self.clone(), admitted: self.counted.may_be(self.open.get()), holding: None }
+        OpenStream { streams: self.clone(), admitted: self.counted.try_grow_to(self.open.get()), holding: None }
     }
 
     /// Handles what the meter found in bytes from the client.
@@ -176,10 +176,10 @@ impl Drop for OpenStream {
         let Streams { live, open, tunnels, counted, .. } = &*self.streams;
         live.thread().shared.metrics.http2_streams.dec();
         open.set(open.get().saturating_sub(1));
-        counted.are(open.get());
+        counted.shrink_to(open.get());
         if open.get() == 0 {
             live.touch();
-            live.waits_for_request(live.thread().idle_s());
+            live.start_idle_timer(live.thread().idle_s());
         }
         if self.holding.is_some() {
             tunnels.set(tunnels.get().saturating_sub(1));
@@ -260,7 +260,7 @@ pub(crate) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
     // their way.
     let said = ended.as_ref().map_or_else(|error| !error.is_io(), |ended| *ended == ConnectionEnd::Whole);
     if said && let Some(io) = socket.into_open() {
-        conn.thread.tasks.spawn_local(async move { linger::linger(io, &streams.live, GOODBYE).await });
+        conn.thread.tasks.spawn_local(async move { linger::linger(io, &streams.live, BYTES_AFTER_GOAWAY).await });
     }
     if let Err(error) = ended {
         tracing::debug!(peer = %conn.peer_ip, %error, "HTTP/2 connection ended");

@@ -10,7 +10,7 @@ use hyper::http::response;
 use hyper::{Method, Response, StatusCode};
 
 use super::probe;
-use super::{LOOK, PATIENCE};
+use super::{SEARCH_PATIENCE, SEARCH_POLL};
 use crate::affinity::ask::RequestKind;
 use crate::affinity::discoveries::lock;
 use crate::affinity::discoveries::search::{FRESH, ProbeVerdict, Search, Verdicts, Waiting};
@@ -99,7 +99,7 @@ impl<'a> OwnerSearch<'a> {
     }
 
     pub(crate) async fn run(&mut self, record: &mut Record) -> (Discovery, Response<Reply>) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + SEARCH_PATIENCE;
         let candidates = self.candidates();
         self.known = candidates.len() == 1;
         if let Some(guess) = self.open_guess() {
@@ -225,7 +225,7 @@ impl<'a> OwnerSearch<'a> {
         deadline: Instant,
         record: &mut Record,
     ) -> Option<(Discovery, Response<Reply>)> {
-        let mut pause = LOOK;
+        let mut pause = SEARCH_POLL;
         loop {
             silent.retain(|worker| worker.serves() && !self.has_refused(worker));
             if silent.len() < 2 {

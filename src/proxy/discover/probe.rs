@@ -34,10 +34,10 @@ use crate::upstream::worker::{Oracle, Worker};
 
 /// Time limit for a probe; a worker that takes longer is asked last. Node answers in a millisecond, so this allows for
 /// a busy worker.
-const PATIENCE: Duration = Duration::from_millis(1_000);
+const PROBE_PATIENCE: Duration = Duration::from_millis(1_000);
 
 /// Terms of a probe: silence is not held against the worker, and the caller may send the probe twice.
-const TERMS: ExchangeTerms = ExchangeTerms { patience: PATIENCE, is_poll: true, keep: false };
+const TERMS: ExchangeTerms = ExchangeTerms { patience: PROBE_PATIENCE, is_poll: true, keep: false };
 
 /// Maximum idle time of a connection for a probe; an older one is too likely to be closed while the probe is sent.
 const FRESH: Duration = Duration::from_secs(2);
@@ -86,7 +86,7 @@ pub(crate) async fn ask_all(
         let (thread, probe, worker, sender) = (job.conn.thread.clone(), probe.clone(), worker.clone(), sender.clone());
         job.upstream.series().probes.inc();
         job.conn.thread.tasks.spawn_local(async move {
-            let verdict = tokio::time::timeout(PATIENCE, ask(&thread, &worker, &probe)).await;
+            let verdict = tokio::time::timeout(PROBE_PATIENCE, ask(&thread, &worker, &probe)).await;
             // If the request was cancelled, there is no receiver, and the verdict is not needed.
             let _ = sender.send((worker, verdict.unwrap_or(ProbeVerdict::Silent))).await;
         });
@@ -159,7 +159,7 @@ async fn exchange(
     request: Request<Outgoing>,
     max_idle: Duration,
 ) -> Result<(Response<Unread>, Box<Lease>), Failure> {
-    match connect::lease(&thread.connections, worker, max_idle, PATIENCE).await {
+    match connect::lease(&thread.connections, worker, max_idle, PROBE_PATIENCE).await {
         Ok(lease) => lease.exchange(request, TERMS).await,
         Err(_) => Err(Failure::TimedOut { uploading: false }),
     }

@@ -109,7 +109,7 @@ impl Lease {
     /// response body.
     pub fn give_back(mut self: Box<Self>, unread: &Unread, connections: &WorkerConnections) {
         let is_done = self.sending.is_none() && !self.cut_short && unread.is_clean();
-        if !is_done || self.idle_ms == 0 || !self.is_quiet() {
+        if !is_done || self.idle_ms == 0 || !self.check_quiet() {
             return;
         }
         (self.slot, self.held) = (None, None);
@@ -119,13 +119,13 @@ impl Lease {
     }
 
     /// Whether the connection has neither ended nor received unexpected bytes, as far as the reactor has seen.
-    pub(crate) fn is_quiet(&mut self) -> bool {
-        self.io.is_quiet()
+    pub(crate) fn check_quiet(&mut self) -> bool {
+        self.io.check_quiet()
     }
 
     /// Whether the connection can carry another request, as far as is known.
-    pub(crate) fn alive(&mut self) -> bool {
-        self.link == self.worker().links() && self.is_quiet()
+    pub(crate) fn check_alive(&mut self) -> bool {
+        self.link == self.worker().links() && self.check_quiet()
     }
 
     /// Returns for how many milliseconds the connection has been idle.

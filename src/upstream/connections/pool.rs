@@ -32,7 +32,7 @@ impl IdlePool {
         // The last one was used most recently: if it has been idle for too long, so have all others.
         while self.0.last().is_some_and(|lease| lease.idle_for(now_ms) < lease.idle_limit_ms().min(max_idle_ms)) {
             let mut lease = self.0.pop()?;
-            if lease.alive() {
+            if lease.check_alive() {
                 return Some(lease);
             }
             lease.found_dead(now_ms);
@@ -53,14 +53,14 @@ impl IdlePool {
 
     /// Closes the connections that have ended.
     pub(crate) fn drop_dead(&mut self, now_ms: u64) {
-        for dead in self.0.extract_if(.., |lease| !lease.alive()) {
+        for dead in self.0.extract_if(.., |lease| !lease.check_alive()) {
             dead.found_dead(now_ms);
         }
     }
 
     /// Whether the connection that has been idle for longest has ended: a worker that died has ended all of them.
-    fn begins_dead(&mut self) -> bool {
-        self.0.first_mut().is_some_and(|lease| !lease.alive())
+    fn check_first_dead(&mut self) -> bool {
+        self.0.first_mut().is_some_and(|lease| !lease.check_alive())
     }
 
     fn drop_old(&mut self, now_ms: u64) {
@@ -75,7 +75,7 @@ pub(crate) fn sweep(connections: &WorkerConnections, now: u64) {
     connections.pools.borrow_mut().retain(|_, pool| {
         pool.drop_old(now);
         let has_reason = |worker: &Worker| worker.refuses_connects() || worker.has_losses(now);
-        if pool.0.first().is_some_and(|lease| has_reason(lease.worker())) || pool.begins_dead() {
+        if pool.0.first().is_some_and(|lease| has_reason(lease.worker())) || pool.check_first_dead() {
             pool.drop_dead(now);
         }
         !pool.0.is_empty()

@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::upstream::worker::SLOW_MS;
 
 /// Size in bytes of the shared read buffer; larger reads use a buffer of their own.
-pub(crate) const PIECE: usize = 16 * 1024;
+pub(crate) const READ_PIECE_BYTES: usize = 16 * 1024;
 
 /// The waits and buffers that all exchanges of a thread share.
 pub struct ResponseWaits {
@@ -51,7 +51,7 @@ pub enum Stage {
 impl ResponseWaits {
     /// Creates the shared state of a thread on which no exchange waits.
     pub fn new() -> Rc<Self> {
-        let reading = RefCell::new(vec![0; PIECE].into_boxed_slice());
+        let reading = RefCell::new(vec![0; READ_PIECE_BYTES].into_boxed_slice());
         Rc::new(Self { all: RefCell::default(), reading, writing: RefCell::default() })
     }
 

@@ -141,7 +141,7 @@ impl WorkerTls {
         match TlsConnector::from(self.config.clone()).connect(self.name.clone(), io).await {
             Ok(stream) => Ok(WorkerIo::Tls(Box::new(stream))),
             Err(error) => {
-                if self.said.may(SAY_MS) {
+                if self.said.try_pass(SAY_MS) {
                     let name = self.name.to_str();
                     tracing::warn!(worker, %name, %error, "TLS handshake with worker failed");
                 }
