@@ -18,7 +18,7 @@
 //! | [`state`] | what threads share: the snapshot, the pins, the budgets |
 //! | [`listener`] | accept, PROXY header, TLS, one client connection |
 //! | [`proxy`] | the handling of one request, and the guards that reject requests before it begins |
-//! | [`bucket`] | token buckets by key, in a table of bounded size |
+//! | [`rate_limit`] | token buckets by key, in a table of bounded size |
 //! | [`affinity`] | which worker gets a request: by sid, cookie, address or discovery |
 //! | [`upstream`] | workers: health, ejection, limits, and the connections to them, TLS included |
 //! | [`tunnel`] | upgraded connections |

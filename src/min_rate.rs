@@ -1,7 +1,7 @@
 //! Minimum rates: a client that owes body bytes, or does not take a response that waits for it, must be at least this
 //! fast.
 //!
-//! Requests do not read a clock for this: a [`Pace`] counts bytes, and the thread's tick charges each transfer that
+//! Requests do not read a clock for this: a [`Transfer`] counts bytes, and the thread's tick charges each transfer that
 //! waits for its client one second's worth of bytes. Bytes that a client moved above the rate are kept as its credit
 //! (for at most `CREDIT_S`), so that a client on a train in a tunnel is not cut as slow. Waiting for a worker, in
 //! either direction, costs nothing.

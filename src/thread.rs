@@ -1,7 +1,7 @@
 //! A data thread: the state that its connections, pools and tunnels share without locks.
 //!
 //! One OS thread with one current-thread runtime; everything on it is `!Send` (docs/reference/performance.md §0.1).
-//! Threads share only [`Shared`]. Idle limits are enforced by a tick over [`Live`] entries instead of a timer per
+//! Threads share only [`Shared`]. Idle limits are enforced by a tick over [`LiveHandle`] entries instead of a timer per
 //! connection: a timer costs one allocation and two timer-wheel operations per request, the tick a few nanoseconds per
 //! connection and second.
 

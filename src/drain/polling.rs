@@ -27,7 +27,7 @@ struct DrainingSessions {
     ending: Arc<Ending>,
 }
 
-/// Steps all drains once per [`LOOK`], for as long as the control thread lives.
+/// Steps all drains once per [`STEP_INTERVAL`], for as long as the control thread lives.
 pub async fn keep(shared: Arc<Shared>) {
     loop {
         look(&shared, clock::now_ms());

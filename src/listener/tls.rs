@@ -1,6 +1,6 @@
 //! TLS to clients: rustls with aws-lc-rs, versions 1.3 and 1.2 (only AEAD suites, rustls has no others), without 0-RTT.
 //!
-//! A listener's [`Terms`] determine which certificate a host has and whether client certificates are requested. Most
+//! A listener's [`TlsTerms`] determine which certificate a host has and whether client certificates are requested. Most
 //! listeners have one policy and one rustls configuration; with several, the ClientHello decides. Each policy encrypts
 //! its tickets with keys of its own, so that a session opened without a client certificate never resumes where one is
 //! required (CVE-2025-23419), and rustls binds every ticket to the server name it was issued for. Terms are immutable:

@@ -4,13 +4,13 @@
 //! addition and no label lookup. Gauges that mirror live state are set on each scrape. Cardinality is bounded by the
 //! config: labels are upstreams, workers and closed sets of words, never anything a client chooses.
 
-pub mod socket_labels;
 #[macro_use]
 mod macros;
 pub mod labels;
 mod limits;
 pub mod liveness;
 mod rules;
+pub mod socket_labels;
 mod sockets;
 mod upstream;
 mod worker;

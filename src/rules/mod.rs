@@ -27,7 +27,7 @@ pub struct LiveRule {
     pub rule: Arc<Rule>,
     /// Metrics of the rule.
     pub series: RuleSeries,
-    /// Bit of the rule's first `learn` entry in `Facts::births`.
+    /// Bit of the rule's first `learn` entry in `RuleFacts::births`.
     pub(crate) first: usize,
 }
 

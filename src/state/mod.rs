@@ -167,12 +167,12 @@ pub struct ReplayRoom {
 }
 
 impl Replay {
-    /// Number of bytes held now.
     /// Changes the bound; what is held already stays.
     pub(crate) fn set_limit(&self, bytes: usize) {
         self.limit.store(bytes, Relaxed);
     }
 
+    /// Number of bytes held now.
     pub fn held(&self) -> usize {
         self.held.load(Relaxed)
     }

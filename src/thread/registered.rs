@@ -1,6 +1,6 @@
 //! What a thread knows about each live connection and tunnel: its current order, its idle time, and its waker.
 //!
-//! There is one [`Live`] per connection, in the list of its [`Thread`](super::Thread). [`Registered`] is the
+//! There is one [`LiveHandle`] per connection, in the list of its [`Thread`](super::Thread). [`Registered`] is the
 //! connection's own handle, and removes it from the list on drop. Left out: the walks over the list.
 
 use std::cell::{Cell, RefCell};
@@ -211,7 +211,7 @@ impl LiveHandle {
     }
 }
 
-/// Handle of a [`Live`] entry; dropping it removes the entry from the thread's list.
+/// Handle of a [`LiveHandle`] entry; dropping it removes the entry from the thread's list.
 pub struct Registered {
     pub(crate) live: Rc<LiveHandle>,
     pub(crate) thread: Rc<Thread>,

@@ -6,7 +6,7 @@
 //! too long, with 1012 if the worker's leg ended without a Close, and with the configured farewell during a drain. Such
 //! a frame is inserted only where the observer knows a boundary.
 //!
-//! Each direction is a `Way`. The tunnel is over once both sources have ended and both sinks are gone. A deadline
+//! Each direction is a `Direction`. The tunnel is over once both sources have ended and both sinks are gone. A deadline
 //! bounds every wait that a peer could prolong.
 
 use std::io::ErrorKind;

@@ -1,7 +1,7 @@
 //! One shard of the pin table: slots in a vector, an index over them, and a list of the idle ones.
 //!
 //! The list is threaded through the slots, oldest activity first, so that eviction and refresh need no search; pins
-//! held open are not on it. Slot numbers are stable until [`Shard::shrink`], which only the sweep calls. Times are
+//! held open are not on it. Slot numbers are stable until [`PinShard::shrink`], which only the sweep calls. Times are
 //! ticks of the table's clock. Not in this module: locks, counts over several shards, and what to do when the table is
 //! full.
 
@@ -23,7 +23,7 @@ pub(crate) struct PinShard<E> {
     newest: u32,
     /// First of the free slots, which are linked by `next`.
     free: u32,
-    /// Number of the next pin's life, see [`Hold`]. It wraps: two lives of one session are never 65,536 inserts into a
+    /// Number of the next pin's life, see [`PinHold`]. It wraps: two lives of one session are never 65,536 inserts into a
     /// shard apart while a hold on the first one still exists.
     life: u16,
 }

@@ -1,7 +1,7 @@
 //! HTTP/2 to clients (RFC 9113), chosen by ALPN: one connection, its streams, its limits, and its end.
 //!
 //! The h2 crate is driven directly, without hyper's layers on top: the stream of a tunnel is then a byte stream like
-//! any socket ([`crate::tunnel::stream`]) instead of one more task and channel, and resets are visible. Each stream is
+//! any socket ([`crate::net::h2_stream`]) instead of one more task and channel, and resets are visible. Each stream is
 //! a task of its own that goes through `proxy::handle` as a request over HTTP/1 does. Nothing about a worker is
 //! remembered here, so one connection can carry sessions of any number of workers (ARCHITECTURE.md, invariant 1).
 //!

@@ -34,7 +34,7 @@ struct Inner {
     io: ClientIo,
     out: Vec<u8>,
     meter: Meter,
-    /// Whether flushes wait for [`Socket::poll_send`], because there is a task that calls it.
+    /// Whether flushes wait for [`H2Socket::poll_send`], because there is a task that calls it.
     gathers: bool,
     /// Whether h2 could not write and waits to be woken for that.
     blocked: bool,
@@ -56,7 +56,7 @@ impl H2Socket {
         Self { inner: Rc::new(RefCell::new(inner)), streams }
     }
 
-    /// Starts to gather writes; from now on the caller must send them with [`Socket::poll_send`].
+    /// Starts to gather writes; from now on the caller must send them with [`H2Socket::poll_send`].
     pub(crate) fn gather(&self) {
         self.inner.borrow_mut().gathers = true;
     }

@@ -118,7 +118,7 @@ impl Gate {
 /// Takes a slot at `worker`, at once or after waiting in a queue of at most `length` requests for at most `patience`.
 ///
 /// # Errors
-/// See [`Full`]; each failure is counted and logged.
+/// See [`NoConnection`]; each failure is counted and logged.
 pub async fn enter(worker: &Arc<Worker>, length: u32, patience: Duration) -> Result<ConnectionSlot, NoConnection> {
     let gate = &worker.gate;
     if gate.limit.load(Relaxed) == UNLIMITED {

@@ -101,12 +101,12 @@ impl Unread {
         }
     }
 
-    /// Adds received bytes; must be called only after [`Next::More`].
+    /// Adds received bytes; must be called only after [`BodyStep::More`].
     pub fn came(&mut self, bytes: Bytes) {
         self.rest = bytes;
     }
 
-    /// Handles the end of the connection; must be called only after [`Next::More`].
+    /// Handles the end of the connection; must be called only after [`BodyStep::More`].
     ///
     /// # Errors
     /// Fails if the body is not complete.
