@@ -3,6 +3,7 @@
 //! Nothing here sleeps where an event can be awaited, and nothing outlives its test: every process ends with its stdin, and is killed when
 //! its value is dropped.
 
+pub(crate) mod sources;
 pub(crate) mod h2;
 pub(crate) mod kind;
 pub(crate) mod load;
