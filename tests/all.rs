@@ -17,6 +17,7 @@ mod health;
 mod http;
 mod learn;
 mod profile;
+mod references;
 mod rules;
 mod sessions;
 mod sockets;
