@@ -18,6 +18,7 @@ mod http;
 mod layers;
 mod learn;
 mod profile;
+mod references;
 mod rules;
 mod sessions;
 mod sockets;
