@@ -10,10 +10,45 @@ use super::support::sources;
 
 /// Every top-level module, from bottom to top.
 const LAYERS: &[&str] = &[
-    "clock", "random", "x509", "descriptors", "watch", "secret", "keys", "header_list", "client", "rate_limit", "min_rate",
-    "engine_io", "websocket", "broadcast", "config", "telemetry", "metrics", "net", "body", "cookie", "rules", "upstream",
-    "sockets", "affinity", "route", "client_limits", "state", "thread", "tunnel", "drain", "control", "systemd",
-    "listener", "proxy", "reload", "admin", "cli", "server", "testing",
+    "clock",
+    "random",
+    "x509",
+    "descriptors",
+    "watch",
+    "secret",
+    "keys",
+    "header_list",
+    "client",
+    "rate_limit",
+    "min_rate",
+    "engine_io",
+    "websocket",
+    "broadcast",
+    "config",
+    "telemetry",
+    "metrics",
+    "net",
+    "body",
+    "cookie",
+    "rules",
+    "upstream",
+    "sockets",
+    "affinity",
+    "route",
+    "client_limits",
+    "state",
+    "thread",
+    "tunnel",
+    "drain",
+    "control",
+    "systemd",
+    "listener",
+    "proxy",
+    "reload",
+    "admin",
+    "cli",
+    "server",
+    "testing",
 ];
 
 /// The one import upwards, on purpose: a connection hands its requests to `proxy::handle`, which needs the connection.
@@ -75,10 +110,16 @@ fn modules_import_only_lower_layers() {
 #[test]
 fn an_import_of_a_higher_layer_is_found() {
     let found = |path: &str, text: &str| violations(Path::new(path), text);
-    assert_eq!(found("config/mod.rs", "use crate::upstream::Upstream;"), ["src/config/mod.rs:1: config imports upstream"]);
+    assert_eq!(
+        found("config/mod.rs", "use crate::upstream::Upstream;"),
+        ["src/config/mod.rs:1: config imports upstream"]
+    );
     assert_eq!(found("clock.rs", "\nfn now() { crate::random::u64() }"), ["src/clock.rs:2: clock imports random"]);
     assert_eq!(found("unheard_of.rs", "").len(), 1);
-    assert_eq!(found("upstream/mod.rs", "use crate::config;\n// crate::proxy\nconst A: &str = \"crate::proxy\";"), [""; 0]);
+    assert_eq!(
+        found("upstream/mod.rs", "use crate::config;\n// crate::proxy\nconst A: &str = \"crate::proxy\";"),
+        [""; 0]
+    );
     assert_eq!(found("listener/conn.rs", "use crate::proxy;"), [""; 0]);
 }
 

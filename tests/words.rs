@@ -8,8 +8,8 @@ use regex::Regex;
 
 use super::support::sources::{self, Part};
 
-/// Columns of a line of Rust.
-const RUST_COLUMNS: usize = 120;
+/// Columns of a line of Rust, TOML and units.
+const OTHER_COLUMNS: usize = 120;
 
 /// Columns of a line of Markdown, tables and lines with an address excepted.
 const MARKDOWN_COLUMNS: usize = 100;
@@ -19,7 +19,10 @@ const DOC_WORDS: usize = 4;
 
 /// What each habit is called, and how it is found.
 const HABITS: &[(&str, &str)] = &[
-    ("a person instead of the thing", r"(?i)\b(nobody|whoever|whom|whomever|somebody|thereof|therein|whereof|whence)\b"),
+    (
+        "a person instead of the thing",
+        r"(?i)\b(nobody|whoever|whom|whomever|somebody|thereof|therein|whereof|whence)\b",
+    ),
     ("`he` or `his` for a role", r"\b([Hh]e|[Hh]is|[Hh]im|[Hh]imself)\b"),
     (
         "`who` with a verb instead of a noun",
@@ -39,15 +42,63 @@ const HABITS: &[(&str, &str)] = &[
 
 /// What something may honestly be behind.
 const BEHIND: &[&str] = &[
-    "proxy", "proxies", "nginx", "balancer", "balancers", "cdn", "nat", "nats", "cloudflare", "firewall", "haproxy", "router",
-    "stickyd", "feature", "flag", "caddy", "traefik", "gateway", "ingress", "alb", "alb,", "nlb", "load", "facade", "lock",
-    "locks", "pointer", "interface", "arc", "mutex", "front", "another", "address", "addresses", "l4", "tcp", "http",
+    "proxy",
+    "proxies",
+    "nginx",
+    "balancer",
+    "balancers",
+    "cdn",
+    "nat",
+    "nats",
+    "cloudflare",
+    "firewall",
+    "haproxy",
+    "router",
+    "stickyd",
+    "feature",
+    "flag",
+    "caddy",
+    "traefik",
+    "gateway",
+    "ingress",
+    "alb",
+    "alb,",
+    "nlb",
+    "load",
+    "facade",
+    "lock",
+    "locks",
+    "pointer",
+    "interface",
+    "arc",
+    "mutex",
+    "front",
+    "another",
+    "address",
+    "addresses",
+    "l4",
+    "tcp",
+    "http",
 ];
 
 /// What something may honestly be, after `is no`.
 const IS_NO: &[&str] = &[
-    "longer", "more", "less", "fewer", "later", "earlier", "greater", "larger", "smaller", "matter", "different", "worse",
-    "better", "such", "slower", "faster",
+    "longer",
+    "more",
+    "less",
+    "fewer",
+    "later",
+    "earlier",
+    "greater",
+    "larger",
+    "smaller",
+    "matter",
+    "different",
+    "worse",
+    "better",
+    "such",
+    "slower",
+    "faster",
 ];
 
 /// One place that breaks a rule.
@@ -101,12 +152,12 @@ fn faults(path: &str, text: &str, habits: &[(&'static str, Regex)]) -> Vec<Fault
             }
         }
     }
-    let limit = if path.ends_with(".rs") { RUST_COLUMNS } else { MARKDOWN_COLUMNS };
+    let limit = if path.ends_with(".md") { MARKDOWN_COLUMNS } else { OTHER_COLUMNS };
     for (index, line) in text.lines().enumerate() {
         let columns = line.chars().count();
-        let excepted = !path.ends_with(".rs") && (line.trim_start().starts_with('|') || line.contains("http"));
+        let excepted = path.ends_with(".md") && (line.trim_start().starts_with('|') || line.contains("http"));
         // A string that is data, a capture or a JSON text, cannot be broken.
-        let is_data = path.ends_with(".rs") && is_literal(line);
+        let is_data = !path.ends_with(".md") && is_literal(line);
         if columns > limit && !excepted && !is_data {
             faults.push(Fault { line: index + 1, what: format!("{columns} columns, {limit} are the most") });
         }
@@ -120,8 +171,7 @@ fn faults(path: &str, text: &str, habits: &[(&'static str, Regex)]) -> Vec<Fault
 /// Whether a line is code around a string that reaches beyond the limit by itself.
 fn is_literal(line: &str) -> bool {
     let (first, last) = (line.find('"'), line.rfind('"'));
-    !line.trim_start().starts_with("//")
-        && matches!((first, last), (Some(first), Some(last)) if last - first > 60)
+    !line.trim_start().starts_with("//") && matches!((first, last), (Some(first), Some(last)) if last - first > 60)
 }
 
 /// Doc comments of fewer than [`DOC_WORDS`] words.
@@ -146,7 +196,14 @@ fn short_docs(text: &str) -> Vec<Fault> {
 fn texts_are_plain_english() {
     let habits = habits();
     let mut all = Vec::new();
-    let folders = [("src", "rs"), ("tests", "rs|md"), ("examples", "rs|md"), ("conf", "toml|md"), ("docs", "md"), ("systemd", "service|socket")];
+    let folders = [
+        ("src", "rs"),
+        ("tests", "rs|md"),
+        ("examples", "rs|md"),
+        ("conf", "toml|md"),
+        ("docs", "md"),
+        ("systemd", "service|socket"),
+    ];
     let mut files: Vec<_> = folders.iter().flat_map(|(folder, ends)| sources::below(folder, ends)).collect();
     for page in ["README.md", "CHANGELOG.md", "SECURITY.md", "ARCHITECTURE.md", "CONTRIBUTING.md"] {
         files.push((page.into(), std::fs::read_to_string(page).unwrap()));

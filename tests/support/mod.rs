@@ -3,7 +3,6 @@
 //! Nothing here sleeps where an event can be awaited, and nothing outlives its test: every process ends with its stdin, and is killed when
 //! its value is dropped.
 
-pub(crate) mod sources;
 pub(crate) mod h2;
 pub(crate) mod kind;
 pub(crate) mod load;
@@ -11,4 +10,5 @@ pub(crate) mod node;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod raw;
+pub(crate) mod sources;
 pub(crate) mod tls;

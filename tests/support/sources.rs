@@ -83,6 +83,10 @@ pub(crate) fn parts(text: &str, mut see: impl FnMut(char, Part)) {
 /// Rust source with comments and the insides of strings blanked out; lines keep their numbers.
 pub(crate) fn without_comments_and_strings(text: &str) -> String {
     let mut code = String::with_capacity(text.len());
-    parts(text, |c, part| if part == Part::Code || c == '\n' { code.push(c) });
+    parts(text, |c, part| {
+        if part == Part::Code || c == '\n' {
+            code.push(c)
+        }
+    });
     code
 }
