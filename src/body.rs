@@ -1,5 +1,5 @@
-//! The body of a request on its way to a worker. Left out: where it comes from and how fast (`proxy::upload`), how it is
-//! written (`upstream::exchange::request_writer`), and response bodies (`proxy::response_body`).
+//! The body of a request on its way to a worker. Left out: where it comes from and how fast (`proxy::upload`), how it
+//! is written (`upstream::exchange::request_writer`), and response bodies (`proxy::response_body`).
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

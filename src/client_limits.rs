@@ -152,8 +152,8 @@ impl ClientLimits {
         self.leave(address, CountedKind::Connection);
     }
 
-    /// Counts a tunnel for its client's address. The limit was checked by [`ClientLimits::try_admit_tunnel`] before the request was forwarded;
-    /// a tunnel that exceeds it by now is not counted, but not refused either.
+    /// Counts a tunnel for its client's address. The limit was checked by [`ClientLimits::try_admit_tunnel`] before the
+    /// request was forwarded; a tunnel that exceeds it by now is not counted, but not refused either.
     pub fn take_tunnel(self: &Arc<Self>, ip: IpAddr) -> Option<TunnelCount> {
         let address = self.hash(ip);
         self.enter(address, CountedKind::Tunnel).then(|| TunnelCount { caps: self.clone(), address })

@@ -27,7 +27,8 @@ pub fn now_us() -> u64 {
     u64::try_from(START.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Tenths of a millisecond since the first call in this process, wrapping; the unit of [`crate::websocket::round_trip`].
+/// Tenths of a millisecond since the first call in this process, wrapping; the unit of
+/// [`crate::websocket::round_trip`].
 pub fn now_tenths() -> u32 {
     let [.., a, b, c, d] = (now_us() / 100).to_be_bytes();
     u32::from_be_bytes([a, b, c, d])

@@ -273,8 +273,8 @@ impl Thread {
         crate::random::mix(next)
     }
 
-    /// Follows a reload's limits, finds idle clients and slow transfers (both once per second), sweeps the connections to
-    /// workers, and wakes polls whose session an operator has ended. Called every [`TICK`].
+    /// Follows a reload's limits, finds idle clients and slow transfers (both once per second), sweeps the connections
+    /// to workers, and wakes polls whose session an operator has ended. Called every [`TICK`].
     ///
     /// [`TICK`]: crate::upstream::connections::pool::TICK
     pub fn tick(&self, now_ms: u64) {

@@ -1,4 +1,5 @@
-//! The kit itself, without stickyd: every kind of client against the workers directly. What fails here is no fault of the proxy.
+//! The kit itself, without stickyd: every kind of client against the workers directly. What fails here is no fault of
+//! the proxy.
 
 use std::time::Duration;
 
@@ -129,7 +130,8 @@ async fn refusals_are_counted_on_both_sides() {
     }
     let seen = result["refusals"]["total"].as_u64().unwrap();
     assert!(result["refusals"]["websocket"].as_u64().unwrap() > 0, "{result}");
-    // A client drops what it has in flight when one of its requests is refused: those refusals are seen by the worker only.
+    // A client drops what it has in flight when one of its requests is refused: those refusals are seen by the worker
+    // only.
     assert!(seen > 0 && refused >= seen, "{refused} refused, {result}");
 }
 

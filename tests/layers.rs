@@ -95,8 +95,11 @@ fn modules_import_only_lower_layers() {
     let mut modules = BTreeSet::new();
     for (path, text) in sources::below("src", "rs") {
         let path = path.strip_prefix("src").unwrap();
-        // The two crate roots name every module.
-        if path == Path::new("lib.rs") || path == Path::new("main.rs") {
+        // The two crate roots name every module; unit tests may build what they need.
+        if path == Path::new("lib.rs") || path == Path::new("main.rs") || path.ends_with("tests.rs") {
+            continue;
+        }
+        if path.iter().any(|part| part == "tests") {
             continue;
         }
         modules.insert(path.iter().next().unwrap().to_string_lossy().trim_end_matches(".rs").to_owned());
@@ -126,6 +129,9 @@ fn an_import_of_a_higher_layer_is_found() {
 #[test]
 fn the_architecture_page_lists_the_same_layers() {
     let page = std::fs::read_to_string("ARCHITECTURE.md").unwrap();
-    let missing: Vec<_> = LAYERS.iter().filter(|layer| !page.contains(&format!("`{layer}`"))).collect();
-    assert!(missing.is_empty(), "ARCHITECTURE.md does not name {missing:?}");
+    let list = page.split("```text").nth(1).and_then(|after| after.split("```").next()).unwrap();
+    // The names stand before the explanation, which at least four spaces set apart.
+    let names = list.lines().filter_map(|line| line.trim().split("    ").next()).flat_map(str::split_whitespace);
+    let named: Vec<_> = names.filter(|name| LAYERS.contains(name)).collect();
+    assert_eq!(named, LAYERS, "ARCHITECTURE.md, section 2, has another order or other modules");
 }

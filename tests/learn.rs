@@ -1,4 +1,5 @@
-//! Other protocols than Socket.IO, by the same engine: real servers and clients of each, three workers, no cookies of stickyd's.
+//! Other protocols than Socket.IO, by the same engine: real servers and clients of each, three workers, no cookies of
+//! stickyd's.
 
 mod cometd;
 mod examples;

@@ -1,4 +1,5 @@
-//! What `.cargo/with-profile` adds to a compiler's arguments: a profile where there is one for that compiler, else nothing.
+//! What `.cargo/with-profile` adds to a compiler's arguments: a profile where there is one for that compiler, else
+//! nothing.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! The list of live sockets: every column and filter with real clients, what is told to close, and that nothing is left.
+//! The list of live sockets: every column and filter with real clients, what is told to close, and that nothing is
+//! left.
 
 mod close;
 mod first;

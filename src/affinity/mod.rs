@@ -70,8 +70,8 @@ pub enum Resolved {
 }
 
 impl Sessions {
-    /// Decides which worker gets the request, as far as possible without contacting workers. `tried` holds the serials of
-    /// workers that could not be reached for this request.
+    /// Decides which worker gets the request, as far as possible without contacting workers. `tried` holds the serials
+    /// of workers that could not be reached for this request.
     pub fn resolve(
         self: &Arc<Self>,
         upstream: &Upstream,
@@ -104,14 +104,14 @@ impl Sessions {
         let (live, facts) = (ask.rule(upstream), ask.facts.as_deref());
         let client_made = live.is_some_and(|live| live.rule.client_made);
         match self.pinned(upstream, key) {
-            // A CometD refusal has to fit the client's message, which stickyd does not read, and the id outlives a session.
-            // Another worker has to answer.
+            // A CometD refusal has to fit the client's message, which stickyd does not read, and the id outlives a
+            // session. Another worker has to answer.
             Resolved::Ended if live.is_some_and(|live| live.rule.protocol == Protocol::CometD) => {
                 self.forget(key, EndReason::WorkerGone);
                 Resolved::Unpinned(key)
             }
-            // A session that an operator ended stays ended. If its worker is gone, no pin is left and the id may be used
-            // again.
+            // A session that an operator ended stays ended. If its worker is gone, no pin is left and the id may be
+            // used again.
             Resolved::Ended if client_made && facts.is_some_and(|facts| facts.creates) => {
                 match self.pins.peek(key, Instant::now(), |_| ()) {
                     Some(()) => Resolved::Ended,
@@ -125,8 +125,8 @@ impl Sessions {
         }
     }
 
-    /// Chooses the worker of the Socket.IO session that an ordinary request names, while it serves; the session's pin is
-    /// not refreshed.
+    /// Chooses the worker of the Socket.IO session that an ordinary request names, while it serves; the session's pin
+    /// is not refreshed.
     fn followed(&self, upstream: &Upstream, ask: &RequestFacts, client: Client, tried: &[u64]) -> Option<Choice> {
         let worker = ask.follows().and_then(|key| self.pins.peek(key, Instant::now(), |pin| pin.worker().cloned()));
         match worker.flatten().filter(|worker| worker.serves() && !tried.contains(&worker.serial)) {
@@ -160,8 +160,8 @@ impl Sessions {
         Resolved::Worker(Choice { worker, why: SourceLabel::Sid, seat: None, hold: Some(hold), cookie: None })
     }
 
-    /// Resolves a preflight by the session's pin without refreshing the pin. If the worker is gone or could not be reached,
-    /// or the session has ended, any worker may answer.
+    /// Resolves a preflight by the session's pin without refreshing the pin. If the worker is gone or could not be
+    /// reached, or the session has ended, any worker may answer.
     fn preflight(
         self: &Arc<Self>,
         upstream: &Upstream,
@@ -179,8 +179,8 @@ impl Sessions {
         ordinary(upstream, ask, client, tried).map_or(Resolved::Nobody, Resolved::Worker)
     }
 
-    /// Checks at every hundredth new session whether its client address holds most sessions, and warns: the address then
-    /// does not tell clients apart.
+    /// Checks at every hundredth new session whether its client address holds most sessions, and warns: the address
+    /// then does not tell clients apart.
     pub fn watch_one_address(&self, upstream: &Upstream, client: Client) {
         if !(upstream.carried.learned.fetch_add(1, Relaxed) + 1).is_multiple_of(100) {
             return;

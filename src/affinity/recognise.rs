@@ -1,7 +1,8 @@
 //! What a request is in the eyes of its upstream's rules: the session it names, or the one it opens.
 //!
-//! The rules are walked in order. An upstream whose only rule is `socket.io` pays for a loop of one, and nothing is allocated
-//! for it. Pure, except for a look at whether a second id is pinned. Left out: what a response teaches (`rules`).
+//! The rules are walked in order. An upstream whose only rule is `socket.io` pays for a loop of one, and nothing is
+//! allocated for it. Pure, except for a look at whether a second id is pinned. Left out: what a response teaches
+//! (`rules`).
 
 use hyper::header;
 use hyper::{Method, Request};

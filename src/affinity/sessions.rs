@@ -116,10 +116,10 @@ pub(crate) fn due_at(worker: &Worker, slot: EndSlot, key: Key) -> Option<u64> {
 pub struct Sessions {
     /// Sessions and their workers.
     pub pins: Pins<Pin>,
-    /// Socket.IO's own socket ids, of upstreams that `follow` them, each with the session it belongs to. The bound is that of
-    /// the pins.
+    /// Socket.IO's own socket ids, of upstreams that `follow` them, each with the session it belongs to. The bound is
+    /// that of the pins.
     pub aliases: Pins<Key>,
-    /// Every live socket.
+    /// The registry of live sockets.
     pub sockets: Arc<Sockets>,
     /// Turns sids and addresses into keys that cannot be predicted from outside.
     pub keys: Keys,
@@ -131,8 +131,8 @@ pub struct Sessions {
 pub enum Ttl {
     /// A time from the configuration. It says nothing about how long a tunnel of the session may be silent.
     Configured(Duration),
-    /// The ping interval and time-out that the worker announced, plus a margin. Tunnels of the session may be silent for as
-    /// long.
+    /// The ping interval and time-out that the worker announced, plus a margin. Tunnels of the session may be silent
+    /// for as long.
     Announced(Duration),
 }
 
@@ -157,8 +157,8 @@ impl Sessions {
     /// before.
     ///
     pub fn pin(&self, key: Key, client: Client, mut new: New<'_>, ttl: Ttl) -> bool {
-        // Already pinned: nothing new begins. But a session that was only learned is listed from this request on, or the
-        // tunnel of a WebSocket would make an entry of its own.
+        // Already pinned: nothing new begins. But a session that was only learned is listed from this request on, or
+        // the tunnel of a WebSocket would make an entry of its own.
         let is_here =
             |pin: &Pin| pin.listed().is_none() && pin.worker().is_some_and(|own| Arc::ptr_eq(own, new.worker));
         if let Some(enlists) = self.pins.touch(key, Instant::now(), is_here) {
@@ -212,15 +212,15 @@ impl Sessions {
     /// Ends a session at an operator's command; its pin stays, so that the end is remembered.
     pub fn end(&self, upstream: &Upstream, key: Key) {
         let end = |pin: &mut Pin| (pin.has_tunnel(), pin.end());
-        // Sessions with a tunnel are counted where the tunnel is closed. The session is dropped after the table's lock is
-        // released.
+        // Sessions with a tunnel are counted where the tunnel is closed. The session is dropped after the table's lock
+        // is released.
         if let Some((false, Some(_ended))) = self.pins.update(key, Instant::now(), end) {
             upstream.series().drained_polling.inc();
         }
     }
 
-    /// Time ([`clock::now_ms`]) at which the drain of `worker` ends the session that polls there: 0 if it has been ended
-    /// already; `None` while only its tunnel or the session itself can end it.
+    /// Time ([`clock::now_ms`]) at which the drain of `worker` ends the session that polls there: 0 if it has been
+    /// ended already; `None` while only its tunnel or the session itself can end it.
     pub fn ends_at(&self, key: Key, worker: &Worker) -> Option<u64> {
         let found = self.pins.peek(key, Instant::now(), |pin| (pin.worker().is_some(), pin.has_tunnel(), pin.slot()));
         match found {

@@ -1,5 +1,6 @@
-//! How the sessions of a drained worker are ended, and sockets that an operator closes. A drain of polling sessions and of
-//! tunnels goes on beside traffic, evenly over its grace. Left out: when a worker is drained (`upstream::admin_state`).
+//! How the sessions of a drained worker are ended, and sockets that an operator closes. A drain of polling sessions and
+//! of tunnels goes on beside traffic, evenly over its grace. Left out: when a worker is drained
+//! (`upstream::admin_state`).
 
 pub mod close_requests;
 pub mod polling;

@@ -2,8 +2,8 @@
 //! polls that wait there, so that each checks whether its session is due.
 //!
 //! Runs only while there is something to end; [`start`] checks for it on every tick. The thread's list is walked every
-//! `WALK_INTERVAL`; in between, tunnels are closed at the moments [`Spread`] gives, in random order. Left out: what a tunnel
-//! sends when it closes (`tunnel::relay`), polling sessions (`super::sessions`).
+//! `WALK_INTERVAL`; in between, tunnels are closed at the moments [`Spread`] gives, in random order. Left out: what a
+//! tunnel sends when it closes (`tunnel::relay`), polling sessions (`super::sessions`).
 
 use std::rc::Rc;
 use std::sync::Arc;

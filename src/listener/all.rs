@@ -1,9 +1,9 @@
 //! All listeners of a running stickyd, and how a reload changes them: by value, all or nothing.
 //!
-//! [`ListenerSet::plan`] binds new listeners and builds the settings of changed ones; only when all of that has succeeded does
-//! [`ListenerSet::apply`] remove those that are no longer wanted. A listener that stays keeps its sockets and their queues.
-//! Sockets passed by systemd are kept for as long as stickyd runs, so that a listener that was removed can get its own
-//! socket back. Threads are not handled here: they get their [`Part`]s from `reload`.
+//! [`ListenerSet::plan`] binds new listeners and builds the settings of changed ones; only when all of that has
+//! succeeded does [`ListenerSet::apply`] remove those that are no longer wanted. A listener that stays keeps its
+//! sockets and their queues. Sockets passed by systemd are kept for as long as stickyd runs, so that a listener that
+//! was removed can get its own socket back. Threads are not handled here: they get their [`Part`]s from `reload`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -48,8 +48,8 @@ struct OpenListener {
     adopted: bool,
 }
 
-/// Change of a [`ListenerSet`] to a new configuration. Nothing is changed before it is applied; sockets that were bound for it
-/// are closed when it is dropped.
+/// Change of a [`ListenerSet`] to a new configuration. Nothing is changed before it is applied; sockets that were bound
+/// for it are closed when it is dropped.
 pub struct ListenerPlan {
     /// One slot per listener of the new configuration, in its order.
     slots: Vec<ListenerSlot>,

@@ -52,10 +52,10 @@ const BACKLOG: i32 = 4_096;
 /// stopped worker still answers, and its full window must not end its tunnels.
 const USER_TIMEOUT: Duration = Duration::from_secs(25);
 
-/// Keep-alive probes to clients: the first after 9 to 15 s of silence ([`accept_queue`] varies it), then one every 4 s. With a
-/// user time-out Linux ignores the number of probes: the first probe after the time-out finds the client gone, at the
-/// latest at 27 s, or at 30 s with all possible delays. Without a user time-out, the connection ends after the fourth
-/// unanswered probe. The interval is short so that a probe follows soon after the 25 s.
+/// Keep-alive probes to clients: the first after 9 to 15 s of silence ([`accept_queue`] varies it), then one every 4 s.
+/// With a user time-out Linux ignores the number of probes: the first probe after the time-out finds the client gone,
+/// at the latest at 27 s, or at 30 s with all possible delays. Without a user time-out, the connection ends after the
+/// fourth unanswered probe. The interval is short so that a probe follows soon after the 25 s.
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(4)).with_retries(4);
 

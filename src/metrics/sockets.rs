@@ -64,7 +64,7 @@ pub struct SocketSeries {
 pub struct Carried {
     /// Messages; bodies of a polling session.
     pub messages: u64,
-    /// Payload bytes.
+    /// Payload bytes of those messages.
     pub bytes: u64,
     /// The code of the Close frame that went this way, if one did.
     pub code: Option<u16>,

@@ -1,8 +1,8 @@
 //! Learns from a response before it is released: the id of a new session (ARCHITECTURE.md, invariant 3), a refusal, or
 //! further ids of a Socket.IO session.
 //!
-//! A body is held back only if a rule has to inspect it, for at most 5 s and at most [`engine_io::MAX_HANDSHAKE`] bytes;
-//! beyond that it is released without learning. An event stream is never held back: an id that appears in one is
+//! A body is held back only if a rule has to inspect it, for at most 5 s and at most [`engine_io::MAX_HANDSHAKE`]
+//! bytes; beyond that it is released without learning. An event stream is never held back: an id that appears in one is
 //! learned as it passes ([`super::event_stream`]).
 
 use std::collections::VecDeque;

@@ -1,5 +1,5 @@
-//! The answer to an upgrade: a 101 is checked (ARCHITECTURE.md, invariant 6), passed on, and the tunnel planned that both
-//! sockets become. Left out: the bytes of the tunnel (`tunnel`).
+//! The answer to an upgrade: a 101 is checked (ARCHITECTURE.md, invariant 6), passed on, and the tunnel planned that
+//! both sockets become. Left out: the bytes of the tunnel (`tunnel`).
 
 use std::time::{Duration, Instant};
 
@@ -156,7 +156,8 @@ fn terms(job: &Job, choice: &mut Choice, in_use: InUse) -> Box<TunnelState> {
     })
 }
 
-/// Reads the ids of the session from the tunnel's first frames, where the upstream's ordinary requests `follow` sockets.
+/// Reads the ids of the session from the tunnel's first frames, where the upstream's ordinary requests `follow`
+/// sockets.
 fn names(job: &Job) -> Option<Box<Names>> {
     if job.upstream.config.follow.is_empty() {
         return None;

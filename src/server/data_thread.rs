@@ -1,5 +1,5 @@
-//! How a data thread lives and stops: it accepts; then it stops accepting, lets requests finish, closes tunnels with 1001,
-//! cuts what is left at the deadline, and reports how it ended. Left out: what one connection does (`listener`).
+//! How a data thread lives and stops: it accepts; then it stops accepting, lets requests finish, closes tunnels with
+//! 1001, cuts what is left at the deadline, and reports how it ended. Left out: what one connection does (`listener`).
 
 use std::pin::pin;
 use std::rc::Rc;

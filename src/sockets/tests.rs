@@ -77,7 +77,8 @@ proptest! {
             match step {
                 Step::Poll | Step::Tunnel => {
                     let tunnel = matches!(step, Step::Tunnel);
-                    let owner = sockets.open(new(&worker, if tunnel { Transport::WebSocket } else { Transport::Polling }));
+                    let transport = if tunnel { Transport::WebSocket } else { Transport::Polling };
+                    let owner = sockets.open(new(&worker, transport));
                     owner.socket().begins();
                     let id = owner.socket().id();
                     let hold = tunnel.then(|| Tunnelled::new(owner.socket().clone()));
@@ -130,7 +131,10 @@ proptest! {
     }
 
     #[test]
-    fn texts_are_kept(sid in prop::collection::vec(any::<u8>(), 0..300), labels in prop::collection::vec(prop::option::of(".{0,80}"), 0..8)) {
+    fn texts_are_kept(
+        sid in prop::collection::vec(any::<u8>(), 0..300),
+        labels in prop::collection::vec(prop::option::of(".{0,80}"), 0..8),
+    ) {
         let mut packed = Vec::new();
         labels.iter().for_each(|label| pack_label(&mut packed, label.as_deref()));
         let address = "192.0.2.7".parse().unwrap();

@@ -1,9 +1,9 @@
 //! One direction of a tunnel: a source, a sink, the bytes read but not yet written, and the step that moves them.
 //!
-//! The source and the sink of a `Direction` end separately (half-close). While the source still sends and the sink is gone,
-//! its bytes are read and discarded: dropping a socket with unread bytes resets the connection, and a reset can destroy
-//! stickyd's Close, or the client's echo of it, before the peer has read it. Out of scope: the consequences for the
-//! other direction and for the tunnel (`super::relay`).
+//! The source and the sink of a `Direction` end separately (half-close). While the source still sends and the sink is
+//! gone, its bytes are read and discarded: dropping a socket with unread bytes resets the connection, and a reset can
+//! destroy stickyd's Close, or the client's echo of it, before the peer has read it. Out of scope: the consequences for
+//! the other direction and for the tunnel (`super::relay`).
 
 use std::io::{self, ErrorKind};
 use std::pin::Pin;

@@ -1,5 +1,5 @@
-//! DNS names among the workers: which of them resolve, and what the last lookup of the others said. Left out: the lookups
-//! themselves (`server::dns`).
+//! DNS names among the workers: which of them resolve, and what the last lookup of the others said. Left out: the
+//! lookups themselves (`server::dns`).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

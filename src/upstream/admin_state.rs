@@ -94,7 +94,8 @@ impl AdminControl {
         self.ends.store(ends, Relaxed);
     }
 
-    /// Whether the sessions are being ended or have been ended, that is, whether [`AdminControl::ending`] has a deadline.
+    /// Whether the sessions are being ended or have been ended, that is, whether [`AdminControl::ending`] has a
+    /// deadline.
     pub fn ends(&self) -> bool {
         self.ends.load(Relaxed)
     }

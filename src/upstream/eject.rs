@@ -8,8 +8,8 @@
 //! twice as long; a worker that stays well is forgiven step by step. An ejected worker keeps its sessions and gets no
 //! new ones (docs/reference/routing.md §8).
 //!
-//! [`EjectionState`] is pure: time is an argument (ARCHITECTURE.md, invariant 12). [`note`] is the only function here that
-//! knows the pool; it limits how much of the pool may be ejected. Which outcomes are reported is decided in
+//! [`EjectionState`] is pure: time is an argument (ARCHITECTURE.md, invariant 12). [`note`] is the only function here
+//! that knows the pool; it limits how much of the pool may be ejected. Which outcomes are reported is decided in
 //! `proxy::forward`.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};

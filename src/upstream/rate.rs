@@ -1,5 +1,5 @@
-//! The live `rate` limits of a route (per client address) and of an upstream (all clients together): token buckets behind
-//! locks. Left out: which requests they apply to (`guard`).
+//! The live `rate` limits of a route (per client address) and of an upstream (all clients together): token buckets
+//! under locks. Left out: which requests they apply to (`guard`).
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

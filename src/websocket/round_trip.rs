@@ -281,7 +281,10 @@ mod tests {
     proptest! {
         #[test]
         fn round_trips_agree_with_a_naive_model(
-            passed in prop::collection::vec((any::<bool>(), 0u8..4, 0u8..3, prop_oneof![0u32..3_000, 0u32..900_000]), 0..60),
+            passed in prop::collection::vec(
+                (any::<bool>(), 0u8..4, 0u8..3, prop_oneof![0u32..3_000, 0u32..900_000]),
+                0..60,
+            ),
             from in any::<u32>(),
         ) {
             let mut trips = RoundTrips::default();

@@ -23,8 +23,8 @@ pub(crate) struct PinShard<E> {
     newest: u32,
     /// First of the free slots, which are linked by `next`.
     free: u32,
-    /// Number of the next pin's life, see [`PinHold`]. It wraps: two lives of one session are never 65,536 inserts into a
-    /// shard apart while a hold on the first one still exists.
+    /// Number of the next pin's life, see [`PinHold`]. It wraps: two lives of one session are never 65,536 inserts into
+    /// a shard apart while a hold on the first one still exists.
     life: u16,
 }
 

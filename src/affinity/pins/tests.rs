@@ -273,7 +273,8 @@ fn operation() -> impl Strategy<Value = Op> {
         3 => key().prop_map(Op::Touch),
         2 => key().prop_map(Op::Peek),
         3 => key().prop_map(Op::Open),
-        3 => (any::<prop::sample::Index>(), prop::option::of(0u32..100)).prop_map(|(which, shorten)| Op::Close(which, shorten)),
+        3 => (any::<prop::sample::Index>(), prop::option::of(0u32..100))
+            .prop_map(|(which, shorten)| Op::Close(which, shorten)),
         1 => key().prop_map(Op::Remove),
         1 => (0..SHARDS).prop_map(Op::Sweep),
         2 => (0u32..20).prop_map(Op::Wait),
@@ -285,7 +286,11 @@ proptest! {
 
     /// Shards hold one to three pins, so that half full, over quota and full all happen within some hundred operations.
     #[test]
-    fn agrees_with_a_model(ops in prop::collection::vec(operation(), 1..1200), per_address in 1usize..30, per_shard in 1usize..4) {
+    fn agrees_with_a_model(
+        ops in prop::collection::vec(operation(), 1..1200),
+        per_address in 1usize..30,
+        per_shard in 1usize..4,
+    ) {
         let (base, owner) = (Instant::now(), Arc::new(()));
         let pins = Pins::new(per_shard * SHARDS, per_address, base);
         let mut model = Model { pins: Vec::new(), per_shard, per_address };

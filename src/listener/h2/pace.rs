@@ -1,9 +1,9 @@
 //! Limits what all streams of a connection together hand over before its socket has taken it.
 //!
 //! A client may open its windows as wide as it likes, on all streams, and h2 holds what every stream was allowed to
-//! send: a client that then does not read its socket would make us keep one buffer per stream. [`WriteGate`] limits the sum.
-//! It also knows whether a stream waits for what all of them wait for: the client is then as fast as all of its streams
-//! together (`crate::pace`).
+//! send: a client that then does not read its socket would make us keep one buffer per stream. [`WriteGate`] limits the
+//! sum. It also knows whether a stream waits for what all of them wait for: the client is then as fast as all of its
+//! streams together (`crate::pace`).
 
 use std::cell::{Cell, RefCell};
 use std::task::{Context, Poll, Waker};

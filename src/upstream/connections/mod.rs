@@ -1,5 +1,5 @@
-//! A data thread's connections to workers: idle ones in pools, the clock and the watch over response time-outs that all of
-//! them share, and the descriptors that are left for them.
+//! A data thread's connections to workers: idle ones in pools, the clock and the watch over response time-outs that all
+//! of them share, and the descriptors that are left for them.
 //!
 //! A connection is on loan to one request at a time ([`connect::Lease`]). Left out: which worker, and retries
 //! (`proxy::attempt`).
@@ -34,7 +34,7 @@ pub struct WorkerConnections {
 }
 
 impl WorkerConnections {
-    /// No connection yet.
+    /// A thread without any connection yet.
     pub fn new(metrics: Arc<Metrics>, descriptors: Arc<DescriptorRoom>) -> Self {
         let now_ms = Cell::new(clock::now_ms());
         Self { pools: RefCell::default(), waits: ResponseWaits::new(), metrics, descriptors, now_ms }

@@ -93,7 +93,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn worker_order_is_irrelevant(weights in prop::collection::vec(1u32..5, 1..10), key in any::<[u8; 12]>(), turn in 0usize..10) {
+    fn worker_order_is_irrelevant(
+        weights in prop::collection::vec(1u32..5, 1..10),
+        key in any::<[u8; 12]>(),
+        turn in 0usize..10,
+    ) {
         let before = workers(&weights);
         let mut after = before.clone();
         after.rotate_left(turn % weights.len());
@@ -108,7 +112,11 @@ proptest! {
 
     /// Below the cap, a change moves the share of the changed worker and nothing else.
     #[test]
-    fn a_change_moves_only_its_share(weights in prop::collection::vec(1u32..5, 2..10), which in any::<prop::sample::Index>(), new in 0u32..6) {
+    fn a_change_moves_only_its_share(
+        weights in prop::collection::vec(1u32..5, 2..10),
+        which in any::<prop::sample::Index>(),
+        new in 0u32..6,
+    ) {
         let before = workers(&weights);
         let which = which.index(weights.len());
         let mut after = before.clone();
@@ -131,7 +139,10 @@ proptest! {
         key in any::<[u8; 12]>(),
     ) {
         let seats: Vec<Seat> =
-            seats.into_iter().map(|(takes_new, weight, load, recent)| Seat { takes_new, weight, load, recent }).collect();
+            seats
+                .into_iter()
+                .map(|(takes_new, weight, load, recent)| Seat { takes_new, weight, load, recent })
+                .collect();
         let ring = ring(&seats.iter().map(|seat| seat.weight).collect::<Vec<_>>());
         match place(&ring, &key, &seats) {
             Some(index) => prop_assert!(seats[index].takes_new && seats[index].weight > 0),

@@ -91,7 +91,8 @@ proptest! {
                 closed = bytes.len();
             }
             write(&mut bytes, frame, of_client.then(|| masks[number % masks.len()]));
-            let open = frames[..=number].iter().rev().find(|(first, _)| first & 8 == 0).is_some_and(|(first, _)| first & FIN == 0);
+            let last = frames[..=number].iter().rev().find(|(first, _)| first & 8 == 0);
+            let open = last.is_some_and(|(first, _)| first & FIN == 0);
             if closed == usize::MAX {
                 between_frames.push(bytes.len());
                 if !open {
