@@ -96,8 +96,10 @@ impl LiveRule {
 
     /// Whether the rule has a refusal that is recognised by its status alone.
     pub fn refuses_by_status(&self) -> bool {
-        let by_status = |refusal: &RefusalRule| matches!(refusal, RefusalRule::Answer { body, header: None, .. } if body.is_empty());
-        self.rule.refusal.iter().any(by_status)
+        self.rule.refusal.iter().any(|refusal| match refusal {
+            RefusalRule::Answer { body, header: None, .. } => body.is_empty(),
+            _ => false,
+        })
     }
 
     /// Whether the rule has a refusal that is recognised by a text in its body.
