@@ -143,6 +143,6 @@ mod tests {
         assert_eq!(level().level, "debug", "the level in the file has not changed");
         set_level("warn");
         assert_eq!((level().level.as_str(), level().from), ("warn", "file"));
-        assert!(say_level(Some("inof")).unwrap_err().contains("no log level"));
+        assert!(say_level(Some("inof")).unwrap_err().contains("is not a log level"));
     }
 }
