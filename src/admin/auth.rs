@@ -103,7 +103,8 @@ fn is_of_another_site(headers: &HeaderMap) -> bool {
         || headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site" || site == "same-site")
 }
 
-/// Rejects what the rules do not allow, before any handler runs; notes on the answer what was asked, for the audit line.
+/// Rejects what the rules do not allow, before any handler runs; keeps with the answer what was asked, for the audit
+/// line.
 pub(crate) async fn check(State(guard): State<Arc<AdminAuth>>, request: Request, next: Next) -> Response {
     let asked = Asked { method: request.method().clone(), path: request.uri().path().to_owned() };
     let mut response = match guard.refuses(request.method(), request.headers()) {

@@ -2,8 +2,8 @@
 //! did not.
 //!
 //! If anything in the request is wrong, nothing is sent. The message is handed to a few sockets at a time, so that
-//! traffic is served in between, and sockets have [`DELIVERY_PATIENCE`] to take it. Only one broadcast runs at a time. Left out:
-//! how a socket sends it (`crate::broadcast`, `tunnel::insert`).
+//! traffic is served in between, and sockets have [`DELIVERY_PATIENCE`] to take it. Only one broadcast runs at a time.
+//! Left out: how a socket sends it (`crate::broadcast`, `tunnel::insert`).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

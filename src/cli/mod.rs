@@ -2,7 +2,8 @@
 //!
 //! `run` and `check` take their file differently on purpose: `run` works without `--config` (with `--listen` and
 //! `--worker` instead), whereas a check always needs a file. Left out: starting the server, which `main` does with the
-//! [`Config`] from [`RunCommand::load`]. Commands return their exit code as a `u8`, because only `main` ends the process.
+//! [`Config`] from [`RunCommand::load`]. Commands return their exit code as a `u8`, because only `main` ends the
+//! process.
 
 mod broadcast;
 mod close;
