@@ -2,8 +2,8 @@
 //!
 //! Outermost first: response headers; an answer instead of a wait when too many requests are under way; the audit
 //! line; the guard; bounds on the body and on the time until the head of the answer. Lists and other long answers are
-//! not cut: the time-out ends with the head. Left out: the time for the request's head, which hyper bounds per connection, and
-//! the number of connections (`admin::serve`).
+//! not cut: the time-out ends with the head. Left out: the time for the request's head, which hyper bounds per
+//! connection, and the number of connections (`admin::serve`).
 
 use std::error::Error;
 use std::iter;

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
 
 /// Spaces between two columns.
 const GAP: u16 = 2;
@@ -21,10 +21,15 @@ fn table_within(head: &[&str], rows: &[Vec<String>], width: Option<u16>) -> Stri
         Some(width) => table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width.saturating_add(GAP)),
         None => table.set_content_arrangement(ContentArrangement::Disabled),
     };
-    for (at, column) in table.column_iter_mut().enumerate() {
-        let mut cells = rows.iter().filter_map(|row| row.get(at));
-        if !rows.is_empty() && cells.all(|cell| cell == "-" || is_amount(cell)) {
+    for ((at, column), title) in table.column_iter_mut().enumerate().zip(head) {
+        let cells = || rows.iter().filter_map(|row| row.get(at));
+        if !rows.is_empty() && cells().all(|cell| cell == "-" || is_amount(cell)) {
             column.set_cell_alignment(CellAlignment::Right);
+            // An amount is never cut in two, and neither is a word of its title.
+            let parts = cells().map(String::as_str).chain(title.split(' '));
+            let widest = parts.map(|part| part.chars().count()).max().unwrap_or(0);
+            let least = u16::try_from(widest).unwrap_or(u16::MAX).saturating_add(GAP);
+            column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(least)));
         }
         column.set_padding((0, GAP));
     }
@@ -100,10 +105,13 @@ mod tests {
     fn a_table_fits_the_terminal() {
         let row = ["a1", "203.0.113.7", "Mozilla/5.0 (X11; Linux x86_64) 浏览器"].map(str::to_owned).to_vec();
         for width in [24, 40, 80] {
-            let text = table_within(&["ID", "ADDRESS", "USER AGENT"], &[row.clone()], Some(width));
-            let widest = text.lines().map(|line| unicode_columns(line)).max().unwrap();
+            let text = table_within(&["ID", "ADDRESS", "USER AGENT"], std::slice::from_ref(&row), Some(width));
+            let widest = text.lines().map(unicode_columns).max().unwrap();
             assert!(widest <= usize::from(width), "{widest} columns of {width}:\n{text}");
         }
+        let row = ["a worker with a long name", "1234567", "1.5%"].map(str::to_owned).to_vec();
+        let text = table_within(&["WORKER", "BYTES UP", "CPU"], &[row], Some(24));
+        assert!(text.contains(" 1234567  1.5%\n"), "{text}");
     }
 
     /// Columns of a line; the wide characters of the test have two.

@@ -20,7 +20,9 @@ fn too_many_admin_requests_are_answered_at_once() {
     // Each of them waits for its body.
     let unfinished = "PUT /api/v1/log HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n";
     let mut waiting: Vec<Raw> = (0..32).map(|_| Raw::connect_unix(&binary.admin())).collect();
-    waiting.iter_mut().for_each(|one| drop(one.send(unfinished)));
+    for one in &mut waiting {
+        one.send(unfinished);
+    }
     let mut refused = None;
     eventually("the limit is reached", || {
         let answer = ask(&binary, "GET", "/api/v1/status", "");
