@@ -1,6 +1,7 @@
 //! The HTTP data plane, byte by byte: what reaches a worker, what comes back, and who gets shown the door.
 
 mod admin;
+mod admin_layers;
 mod api;
 mod bad_clients;
 mod bad_workers;

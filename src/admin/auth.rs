@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::layers::Asked;
 use crate::config::Secret;
 
 /// Header field that every write over TCP must carry.
@@ -31,11 +32,27 @@ pub(crate) enum Reach {
     Network,
 }
 
+impl Reach {
+    /// Returns the name of this kind of peer in the audit line.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Unix => "unix",
+            Self::Loopback => "loopback",
+            Self::Network => "network",
+        }
+    }
+}
+
 type AuthRefusal = (StatusCode, &'static str);
 
 impl AdminAuth {
     pub(crate) fn new(reach: Reach, token: Option<Secret>) -> Self {
         Self { reach, token }
+    }
+
+    /// Returns the set of peers that can connect to the listener.
+    pub(crate) fn reach(&self) -> Reach {
+        self.reach
     }
 
     fn refuses(&self, method: &Method, headers: &HeaderMap) -> Option<AuthRefusal> {
@@ -86,12 +103,16 @@ fn is_of_another_site(headers: &HeaderMap) -> bool {
         || headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site" || site == "same-site")
 }
 
-/// Rejects what the rules do not allow, before any handler runs.
+/// Rejects what the rules do not allow, before any handler runs; keeps with the answer what was asked, for the audit
+/// line.
 pub(crate) async fn check(State(guard): State<Arc<AdminAuth>>, request: Request, next: Next) -> Response {
-    match guard.refuses(request.method(), request.headers()) {
+    let asked = Asked { method: request.method().clone(), path: request.uri().path().to_owned() };
+    let mut response = match guard.refuses(request.method(), request.headers()) {
         Some(refusal) => refusal.into_response(),
         None => next.run(request).await,
-    }
+    };
+    response.extensions_mut().insert(asked);
+    response
 }
 
 /// Whether a Host is an IP address or `localhost`. Any other name could be pointed at this listener by a foreign DNS

@@ -10,14 +10,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
-use serde_json::{Map, Value, json};
 use tokio::sync::{OwnedMutexGuard, oneshot};
 
-use super::sockets::close::{boolean, object, texts, wrong};
-use super::sockets::{gather, take_filter};
+use super::api::{BroadcastAnswer, BroadcastOrder, NotReached};
+use super::layers::WholeBody;
+use super::sockets::close::{read_order, wrong};
+use super::sockets::{gather, take_whole_filter};
 use super::{Api, ApiRefusal, refuse};
 use crate::broadcast::{Broadcast, Fate, FateCounts, LONGEST, event};
 use crate::clock;
@@ -48,17 +48,15 @@ const SLICES: usize = 1_000;
 const DELIVERY_PATIENCE: Duration = Duration::from_secs(5);
 
 /// `POST /api/v1/broadcast`: sends a message to all matching sockets, and waits for the result.
-pub(crate) async fn send(State(api): State<Api>, body: Bytes) -> Result<Json<Value>, ApiRefusal> {
-    let mut fields = object(&body)?;
-    let all = boolean(&mut fields, "all")?;
-    let broadcast = message(&mut fields)?;
-    let mut given = texts(&mut fields)?;
-    let filter = take_filter(&api, &mut given)?;
-    if let Some(unknown) = given.keys().min() {
-        return Err(wrong(format!("unknown field `{unknown}`: give {HELP}")));
-    }
-    if filter.is_empty() != all {
-        let why = if all { "`all` and a filter cannot be combined" } else { "no recipients given" };
+pub(crate) async fn send(
+    State(api): State<Api>,
+    WholeBody(body): WholeBody,
+) -> Result<Json<BroadcastAnswer>, ApiRefusal> {
+    let order: BroadcastOrder = read_order(&body)?;
+    let broadcast = message(&order)?;
+    let filter = take_whole_filter(&api, order.filter, HELP)?;
+    if filter.is_empty() != order.all {
+        let why = if order.all { "`all` and a filter cannot be combined" } else { "no recipients given" };
         return Err(wrong(format!("{why}: give {HELP}")));
     }
     let Ok(alone) = api.broadcasting.clone().try_lock_owned() else {
@@ -155,23 +153,26 @@ fn hand(broadcast: &Arc<Broadcast>, socket: &Socket, allowed: &Allowed) {
     }
 }
 
-fn describe(matched: usize, counts: &FateCounts, took: Duration) -> Value {
-    let mut fates: Map<String, Value> =
-        Fate::ALL.iter().zip(counts).map(|(fate, count)| (fate.word().to_owned(), (*count).into())).collect();
-    let reached = fates.remove(Fate::Reached.word());
-    json!({ "matched": matched, "reached": reached, "not_reached": fates, "took_ms": u64::try_from(took.as_millis()).ok() })
+fn describe(matched: usize, counts: &FateCounts, took: Duration) -> BroadcastAnswer {
+    let (mut reached, mut not_reached) = (0, NotReached::default());
+    for (fate, count) in Fate::ALL.into_iter().zip(counts) {
+        let field = match fate {
+            Fate::Reached => &mut reached,
+            Fate::Denied => &mut not_reached.denied,
+            Fate::Polling => &mut not_reached.polling,
+            Fate::NotReady => &mut not_reached.not_ready,
+            Fate::OtherKind => &mut not_reached.other_kind,
+            Fate::Closing => &mut not_reached.closing,
+            Fate::Slow => &mut not_reached.slow,
+        };
+        *field = *count;
+    }
+    BroadcastAnswer { matched, not_reached, reached, took_ms: u64::try_from(took.as_millis()).ok() }
 }
 
-/// Reads the message to send from the fields of the body.
-fn message(fields: &mut Map<String, Value>) -> Result<Arc<Broadcast>, ApiRefusal> {
-    let text = string(fields, "text")?;
-    let name = string(fields, "event")?;
-    let namespace = string(fields, "namespace")?;
-    let args = match fields.remove("args") {
-        None => None,
-        Some(Value::Array(args)) => Some(args),
-        Some(_) => return Err(wrong("`args` must be a list of JSON values")),
-    };
+/// Makes the message to send from the fields of the body.
+fn message(order: &BroadcastOrder) -> Result<Arc<Broadcast>, ApiRefusal> {
+    let BroadcastOrder { text, event: name, namespace, args, .. } = order;
     if text.is_none() && name.is_none() {
         return Err(wrong(format!(
             "nothing to send: give `text` (plain WebSockets), `event` (Socket.IO) or both; {HELP}"
@@ -180,7 +181,7 @@ fn message(fields: &mut Map<String, Value>) -> Result<Arc<Broadcast>, ApiRefusal
     if name.is_none() && (args.is_some() || namespace.is_some()) {
         return Err(wrong("`args` and `namespace` need an `event`"));
     }
-    let namespace = namespace.unwrap_or_else(|| "/".to_owned());
+    let namespace = namespace.as_deref().unwrap_or("/");
     // Socket.IO ends a namespace at the first comma.
     if !namespace.starts_with('/') || namespace.contains([',', '?']) || namespace.contains(char::is_control) {
         return Err(wrong("`namespace` must begin with / and must not contain a comma"));
@@ -191,20 +192,12 @@ fn message(fields: &mut Map<String, Value>) -> Result<Arc<Broadcast>, ApiRefusal
             RESERVED.join(", ")
         )));
     }
-    let event = name.map(|name| event(&namespace, &name, &args.unwrap_or_default()));
-    for (what, message) in [("text", &text), ("event", &event)] {
+    let event = name.as_ref().map(|name| event(namespace, name, args.as_deref().unwrap_or_default()));
+    for (what, message) in [("text", text), ("event", &event)] {
         if let Some(long) = message.as_ref().map(String::len).filter(|length| *length > LONGEST) {
             let why = format!("`{what}` has {long} bytes, but the limit is {LONGEST}: nothing was sent");
             return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, why));
         }
     }
     Ok(Broadcast::new(text.as_deref(), event.as_deref()))
-}
-
-fn string(fields: &mut Map<String, Value>, name: &str) -> Result<Option<String>, ApiRefusal> {
-    match fields.remove(name) {
-        None => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(wrong(format!("`{name}` must be a string"))),
-    }
 }

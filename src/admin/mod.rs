@@ -8,8 +8,10 @@
 //! it). The answers are described in `conf/openapi.json`, which is also served, and which the tests check every answer
 //! against. Left out for now: a web page.
 
+pub mod api;
 pub(crate) mod auth;
 mod broadcast;
+mod layers;
 mod log;
 mod processes;
 pub mod scrape;
@@ -27,17 +29,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, to_bytes};
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use axum::{Json, Router, middleware};
+use axum::{Json, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use serde_json::{Value, json};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
@@ -50,17 +49,16 @@ use crate::drain::close_requests::Closings;
 use crate::reload;
 use crate::state::Shared;
 use crate::telemetry::say_full;
+use api::{ErrorAnswer, ReloadAnswer, ReloadFailure, paths};
 use processes::{ProcessTable, Processes};
 use stats::History;
 
-/// Maximum number of connections; an operator, a scraper and a script need three.
+/// Maximum number of connections, idle ones included: a bound on descriptors and memory. Requests under way have their
+/// own bound, with an answer (`layers`).
 const CONNECTIONS: usize = 64;
 
-/// Time for a request's head to arrive, and again for its body.
+/// Time for a request's head to arrive.
 const HEAD: Duration = Duration::from_secs(10);
-
-/// Maximum size of a request body, in bytes: enough for a broadcast of 64 KiB in any JSON escaping.
-const BODY: usize = 512 * 1024;
 
 /// Settings of the admin listener, and its connections to the rest of stickyd.
 pub struct AdminSettings {
@@ -284,78 +282,38 @@ impl Api {
 }
 
 /// Error answer to a request: its status, and the reason as JSON.
-type ApiRefusal = (StatusCode, Json<Value>);
+type ApiRefusal = (StatusCode, Json<ErrorAnswer>);
 
 fn refuse(status: StatusCode, why: impl Into<String>) -> ApiRefusal {
-    (status, Json(json!({ "error": why.into() })))
+    (status, Json(ErrorAnswer { error: why.into() }))
 }
 
-/// Every path with its methods, as listed in `conf/openapi.json`.
-pub const PATHS: [(&str, &[&str]); 16] = [
-    ("/api/v1/broadcast", &["post"]),
-    ("/api/v1/explain", &["get"]),
-    ("/api/v1/health", &["get"]),
-    ("/api/v1/log", &["get", "put"]),
-    ("/api/v1/openapi.json", &["get"]),
-    ("/api/v1/pins", &["get"]),
-    ("/api/v1/reload", &["post"]),
-    ("/api/v1/sockets", &["get"]),
-    ("/api/v1/sockets/close", &["get", "post"]),
-    ("/api/v1/sockets/{id}", &["get"]),
-    ("/api/v1/sockets/{id}/close", &["post"]),
-    ("/api/v1/stats", &["get"]),
-    ("/api/v1/status", &["get"]),
-    ("/api/v1/workers", &["get"]),
-    ("/api/v1/workers/{upstream}/{worker}/{word}", &["post"]),
-    ("/metrics", &["get"]),
-];
-
-/// Returns the handlers of a path of [`PATHS`].
+/// Returns the handlers of a path of [`api::PATHS`].
 fn handlers(path: &str) -> MethodRouter<Api> {
     match path {
-        "/api/v1/broadcast" => post(broadcast::send),
-        "/api/v1/explain" => get(sessions::explain),
-        "/api/v1/health" => get(status::health),
-        "/api/v1/log" => get(log::show).put(log::set),
-        "/api/v1/openapi.json" => get(openapi),
-        "/api/v1/pins" => get(sessions::pin),
-        "/api/v1/reload" => post(reload),
-        "/api/v1/sockets" => get(sockets::list),
-        "/api/v1/sockets/close" => get(sockets::close::progress).post(sockets::close::many),
-        "/api/v1/sockets/{id}" => get(sockets::one),
-        "/api/v1/sockets/{id}/close" => post(sockets::close::one),
-        "/api/v1/stats" => get(stats::show),
-        "/api/v1/status" => get(status::show),
-        "/api/v1/workers" => get(workers::list),
-        "/api/v1/workers/{upstream}/{worker}/{word}" => post(workers::say),
-        "/metrics" => get(metrics),
+        paths::BROADCAST => post(broadcast::send),
+        paths::EXPLAIN => get(sessions::explain),
+        paths::HEALTH => get(status::health),
+        paths::LOG => get(log::show).put(log::set),
+        paths::OPENAPI => get(openapi),
+        paths::PINS => get(sessions::pin),
+        paths::RELOAD => post(reload),
+        paths::SOCKETS => get(sockets::list),
+        paths::SOCKETS_CLOSE => get(sockets::close::progress).post(sockets::close::many),
+        paths::SOCKET => get(sockets::one),
+        paths::SOCKET_CLOSE => post(sockets::close::one),
+        paths::STATS => get(stats::show),
+        paths::STATUS => get(status::show),
+        paths::WORKERS => get(workers::list),
+        paths::WORKER_STATE => post(workers::say),
+        paths::METRICS => get(metrics),
         _ => MethodRouter::new(),
     }
 }
 
 fn router(api: Api, token: Option<Secret>, reach: auth::Reach) -> Router {
-    let guard = auth::AdminAuth::new(reach, token);
-    PATHS
-        .iter()
-        .fold(Router::new(), |router, (path, _)| router.route(path, handlers(path)))
-        .layer(middleware::from_fn(whole))
-        .layer(middleware::from_fn_with_state(Arc::new(guard), auth::check))
-        .with_state(api)
-}
-
-/// Passes requests on only once their body is complete, so that a body that never ends cannot occupy one of the few
-/// connections for long. A body announced as too long is rejected without reading it.
-async fn whole(request: Request, next: Next) -> Response {
-    let (parts, body) = request.into_parts();
-    let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > BODY as u64) {
-        return (StatusCode::PAYLOAD_TOO_LARGE, "the body is too large\n").into_response();
-    }
-    match tokio::time::timeout(HEAD, to_bytes(body, BODY)).await {
-        Ok(Ok(body)) => next.run(Request::from_parts(parts, Body::from(body))).await,
-        Ok(Err(_)) => (StatusCode::PAYLOAD_TOO_LARGE, "the body is too large or incomplete\n").into_response(),
-        Err(_) => (StatusCode::REQUEST_TIMEOUT, "the body was not received in time\n").into_response(),
-    }
+    let router = api::PATHS.iter().fold(Router::new(), |router, (path, _)| router.route(path, handlers(path)));
+    layers::around(router.with_state(api), auth::AdminAuth::new(reach, token))
 }
 
 async fn metrics(State(api): State<Api>) -> impl IntoResponse {
@@ -366,17 +324,18 @@ async fn openapi() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], include_str!("../../conf/openapi.json"))
 }
 
-async fn reload(State(api): State<Api>) -> impl IntoResponse {
+async fn reload(State(api): State<Api>) -> Response {
     let (sender, outcome) = oneshot::channel();
     let asked = api.reload.send(sender).await.is_ok();
-    match outcome.await {
-        Ok(Ok(done)) if asked => {
-            let said = json!({ "reloaded": true, "needs_restart": done.needs_restart, "warnings": done.warnings });
-            (StatusCode::OK, Json(said))
+    let (status, error) = match outcome.await {
+        Ok(Ok(reload::Done { needs_restart, warnings })) if asked => {
+            let needs_restart = needs_restart.into_iter().map(str::to_owned).collect();
+            return Json(ReloadAnswer { needs_restart, reloaded: true, warnings }).into_response();
         }
-        Ok(Err(errors)) => (StatusCode::UNPROCESSABLE_ENTITY, Json(json!({ "reloaded": false, "error": errors }))),
-        _ => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "reloaded": false, "error": "stickyd is stopping" }))),
-    }
+        Ok(Err(errors)) => (StatusCode::UNPROCESSABLE_ENTITY, errors),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "stickyd is stopping".to_owned()),
+    };
+    (status, Json(ReloadFailure { error, reloaded: false })).into_response()
 }
 
 #[cfg(test)]

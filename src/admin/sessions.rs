@@ -9,8 +9,8 @@ use std::time::Instant;
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
-use serde_json::{Value, json};
 
+use super::api::{DecisionView, ExplainAnswer, PinAnswer, WorkerStateView};
 use super::{Api, ApiRefusal, refuse};
 use crate::affinity::explain::{Decision, ExplainQuestion, default_rule, explain as decide};
 use crate::client::Client;
@@ -58,7 +58,7 @@ fn rule<'a>(upstream: &'a Upstream, query: &HashMap<String, String>) -> Result<O
 }
 
 /// `GET /api/v1/pins?upstream=app&sid=…&rule=…`: the pin of one session.
-pub(crate) async fn pin(State(api): State<Api>, Query(query): QueryParameters) -> Result<Json<Value>, ApiRefusal> {
+pub(crate) async fn pin(State(api): State<Api>, Query(query): QueryParameters) -> Result<Json<PinAnswer>, ApiRefusal> {
     known(&query, &["upstream", "sid", "rule"])?;
     let snapshot = api.shared.snapshot.load();
     let upstream = upstream(&snapshot, &query)?;
@@ -79,23 +79,26 @@ pub(crate) async fn pin(State(api): State<Api>, Query(query): QueryParameters) -
     };
     let ending = worker.as_ref().and_then(|worker| worker.admin.ending());
     let due = ending.filter(|_| !has_tunnel).and_then(|ending| ending.due_ms(slot, key.jitter()));
-    Ok(Json(json!({
-        "upstream": upstream.config.name,
-        "rule": rule.map(|live| &live.rule.name),
-        "worker": worker.as_ref().map(|worker| &worker.name),
-        "ended": worker.is_none(),
-        "age_s": age_s,
-        "holds": view.holds,
-        "tunnel": has_tunnel,
-        "ttl_s": view.ttl.as_secs(),
-        "idle_s": view.left.map(|left| view.ttl.saturating_sub(left).as_secs()),
-        "expires_in_s": view.left.map(|left| left.as_secs()),
-        "drain_ends_in_s": due.map(|due| due.saturating_sub(clock::now_ms()).div_ceil(1_000)),
-    })))
+    Ok(Json(PinAnswer {
+        age_s,
+        drain_ends_in_s: due.map(|due| due.saturating_sub(clock::now_ms()).div_ceil(1_000)),
+        ended: worker.is_none(),
+        expires_in_s: view.left.map(|left| left.as_secs()),
+        holds: view.holds,
+        idle_s: view.left.map(|left| view.ttl.saturating_sub(left).as_secs()),
+        rule: rule.map(|live| live.rule.name.clone()),
+        ttl_s: view.ttl.as_secs(),
+        tunnel: has_tunnel,
+        upstream: upstream.config.name.clone(),
+        worker: worker.map(|worker| worker.name.clone()),
+    }))
 }
 
 /// `GET /api/v1/explain?upstream=app&sid=…&cookie=…&address=…&kind=session`: the worker a request would go to, and why.
-pub(crate) async fn explain(State(api): State<Api>, Query(query): QueryParameters) -> Result<Json<Value>, ApiRefusal> {
+pub(crate) async fn explain(
+    State(api): State<Api>,
+    Query(query): QueryParameters,
+) -> Result<Json<ExplainAnswer>, ApiRefusal> {
     known(&query, &["upstream", "sid", "rule", "cookie", "address", "kind"])?;
     let wrong = |why: String| refuse(StatusCode::UNPROCESSABLE_ENTITY, why);
     let snapshot = api.shared.snapshot.load();
@@ -117,13 +120,18 @@ pub(crate) async fn explain(State(api): State<Api>, Query(query): QueryParameter
         ordinary,
     };
     let found = decide(&api.shared.sessions, upstream, asked);
-    Ok(Json(json!({
-        "upstream": upstream.config.name,
-        "rule": asked.sid.and(rule).map(|live| &live.rule.name),
-        "cookie": match cookie { None => "none", Some(None) => "not ours", Some(Some(_)) => "valid" },
-        "now": describe(&found.now),
-        "if_it_died": found.then.as_ref().map(describe),
-    })))
+    let cookie = match cookie {
+        None => "none",
+        Some(None) => "not ours",
+        Some(Some(_)) => "valid",
+    };
+    Ok(Json(ExplainAnswer {
+        cookie: cookie.to_owned(),
+        if_it_died: found.then.as_ref().map(describe),
+        now: describe(&found.now),
+        rule: asked.sid.and(rule).map(|live| live.rule.name.clone()),
+        upstream: upstream.config.name.clone(),
+    }))
 }
 
 /// Reads a cookie, given as its value alone or as `name=value`.
@@ -133,21 +141,21 @@ fn read_cookie(upstream: &Upstream, text: &str) -> Option<Cookie> {
     jar.read([text.as_bytes(), named.as_bytes()].into_iter(), &SeenCookie::default())
 }
 
-fn describe((worker, why): &Decision) -> Value {
-    json!({
-        "worker": worker.as_ref().map(|worker| &worker.name),
-        "why": why.word(),
-        "words": why.words(),
-        "state": worker.as_deref().map(state),
-    })
+fn describe((worker, why): &Decision) -> DecisionView {
+    DecisionView {
+        state: worker.as_deref().map(state),
+        why: why.word().to_owned(),
+        words: why.words().to_owned(),
+        worker: worker.as_ref().map(|worker| worker.name.clone()),
+    }
 }
 
-fn state(worker: &Worker) -> Value {
-    json!({
-        "health": worker.health().word(),
-        "admin": worker.admin.word(),
-        "ejected": worker.ejected(),
-        "takes_new": worker.takes_new(),
-        "serves": worker.serves(),
-    })
+fn state(worker: &Worker) -> WorkerStateView {
+    WorkerStateView {
+        health: worker.health().word().to_owned(),
+        admin: worker.admin.word().to_owned(),
+        ejected: worker.ejected(),
+        takes_new: worker.takes_new(),
+        serves: worker.serves(),
+    }
 }

@@ -9,14 +9,12 @@ pub(crate) mod list;
 mod order;
 mod view;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
-use axum::response::Response;
-use serde_json::Value;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 
 use super::{Api, ApiRefusal, refuse};
 use crate::clock;
@@ -49,8 +47,10 @@ pub(crate) async fn list(
 }
 
 /// `GET /api/v1/sockets/{id}`: one live socket.
-pub(crate) async fn one(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<Value>, ApiRefusal> {
-    find(&api.shared.sessions.sockets, &id).map(|socket| Json(describe(&socket, clock::now_s())))
+pub(crate) async fn one(State(api): State<Api>, Path(id): Path<String>) -> Result<Response, ApiRefusal> {
+    let socket = find(&api.shared.sessions.sockets, &id)?;
+    let json = describe(&socket, clock::now_s());
+    Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
 }
 
 /// Returns the live socket with the id that an operator gave.
@@ -79,10 +79,20 @@ fn number(
 }
 
 /// Takes the filter out of the given fields; the upstreams, workers and labels it names must exist.
-pub(crate) fn take_filter(api: &Api, given: &mut HashMap<String, String>) -> Result<Filter, ApiRefusal> {
+fn take_filter(api: &Api, given: &mut HashMap<String, String>) -> Result<Filter, ApiRefusal> {
     let filter = Filter::take(given).map_err(|why| refuse(StatusCode::UNPROCESSABLE_ENTITY, why))?;
     exists(&filter, &api.shared.snapshot.load())?;
     Ok(filter)
+}
+
+/// Takes the filter of a request body, in which every other field is a mistake; `help` says which fields there are.
+pub(crate) fn take_whole_filter(api: &Api, given: BTreeMap<String, String>, help: &str) -> Result<Filter, ApiRefusal> {
+    let mut given = given.into_iter().collect();
+    let filter = take_filter(api, &mut given)?;
+    match given.keys().min() {
+        Some(unknown) => Err(close::wrong(format!("unknown field `{unknown}`: give {help}"))),
+        None => Ok(filter),
+    }
 }
 
 /// Rejects unknown names in a filter, so that a misspelt name does not look like an empty result.

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State;
-use serde_json::{Map, Value, json};
 
 use super::Api;
+use super::api::stats::{Rates, Totals};
+use super::api::{LiveCounts, StatsAnswer, UpstreamStats, WorkerStats};
 use crate::affinity::pins::SHARDS;
 use crate::clock;
 use crate::state::{Shared, Snapshot};
@@ -91,7 +92,7 @@ fn counts(upstream: &Upstream) -> CounterValues {
 }
 
 /// `GET /api/v1/stats`: totals, rates and live numbers, overall, per upstream and per worker.
-pub(crate) async fn show(State(api): State<Api>) -> Json<Value> {
+pub(crate) async fn show(State(api): State<Api>) -> Json<StatsAnswer> {
     let snapshot = api.shared.snapshot.load_full();
     let ages = Ages::of(&api.shared, &snapshot);
     let sockets = LiveTotals::of(&api.shared.sessions.sockets).await;
@@ -110,50 +111,50 @@ pub(crate) async fn show(State(api): State<Api>) -> Json<Value> {
         totals = Some(add(totals, counted));
         earlier = Some(add(earlier, old));
         let workers: Vec<&Worker> = upstream.members.iter().map(|member| &*member.worker).collect();
-        upstreams.push(json!({
-            "upstream": upstream.config.name,
-            "totals": object(counted),
-            "rates": rates(counted, old, span),
-            "live": live(&workers, &ages),
-            "sockets": sockets.sum(&workers).describe(),
-            "labels": sockets.labels(&upstream.config.name),
-        }));
+        upstreams.push(UpstreamStats {
+            labels: sockets.labels(&upstream.config.name),
+            live: live(&workers, &ages),
+            rates: rates(counted, old, span),
+            sockets: sockets.sum(&workers).describe(),
+            totals: named(counted),
+            upstream: upstream.config.name.clone(),
+        });
     }
     let workers: Vec<&Worker> = snapshot.workers().map(|worker| &**worker).collect();
     let (totals, earlier) = (totals.unwrap_or_default(), earlier.unwrap_or_default());
-    Json(json!({
-        "rates_over_s": Duration::from_secs_f64(span).as_millis().div_ceil(1_000),
-        "totals": object(totals),
-        "rates": rates(totals, earlier, span),
-        "live": live(&workers, &ages),
-        "sockets": sockets.sum(&workers).describe(),
-        "upstreams": upstreams,
-        "workers": workers.iter().map(|one| worker(one, before, span, (&ages, &sockets))).collect::<Vec<_>>(),
-    }))
+    Json(StatsAnswer {
+        live: live(&workers, &ages),
+        rates: rates(totals, earlier, span),
+        rates_over_s: whole_seconds(span),
+        sockets: sockets.sum(&workers).describe(),
+        totals: named(totals),
+        upstreams,
+        workers: workers.iter().map(|one| worker(one, before, span, (&ages, &sockets))).collect(),
+    })
 }
 
-fn worker(worker: &Worker, before: Option<&Sample>, span: f64, (ages, sockets): (&Ages, &LiveTotals)) -> Value {
+fn worker(worker: &Worker, before: Option<&Sample>, span: f64, (ages, sockets): (&Ages, &LiveTotals)) -> WorkerStats {
     let requests = worker.series.requests();
     let old = before.and_then(|before| before.workers.get(&worker.serial)).copied().unwrap_or(0);
-    json!({
-        "upstream": worker.upstream,
-        "worker": worker.name,
-        "requests": requests,
-        "requests_per_s": rate(requests, old, span),
-        "failures": worker.series.failures(),
-        "live": live(&[worker], ages),
-        "sockets": sockets.sum(&[worker]).describe(),
-    })
+    WorkerStats {
+        failures: worker.series.failures(),
+        live: live(&[worker], ages),
+        requests,
+        requests_per_s: rate(requests, old, span),
+        sockets: sockets.sum(&[worker]).describe(),
+        upstream: worker.upstream.to_string(),
+        worker: worker.name.clone(),
+    }
 }
 
-fn live(workers: &[&Worker], ages: &Ages) -> Value {
+fn live(workers: &[&Worker], ages: &Ages) -> LiveCounts {
     let sum = |of: fn(&Worker) -> u32| workers.iter().map(|worker| u64::from(of(worker))).sum::<u64>();
-    json!({
-        "sessions": sum(Worker::sessions),
-        "tunnels": sum(Worker::tunnels),
-        "in_flight": sum(Worker::in_flight),
-        "average_age_s": ages.average(workers),
-    })
+    LiveCounts {
+        average_age_s: ages.average(workers),
+        in_flight: sum(Worker::in_flight),
+        sessions: sum(Worker::sessions),
+        tunnels: sum(Worker::tunnels),
+    }
 }
 
 fn add(sum: Option<CounterValues>, more: CounterValues) -> CounterValues {
@@ -164,26 +165,25 @@ fn add(sum: Option<CounterValues>, more: CounterValues) -> CounterValues {
     sum
 }
 
-fn object(counts: CounterValues) -> Value {
-    Value::Object(
-        counts.into_iter().filter(|(name, _)| !name.is_empty()).map(|(n, c)| (n.to_owned(), c.into())).collect(),
-    )
+fn named(counts: CounterValues) -> Totals {
+    counts.into_iter().filter(|(name, _)| !name.is_empty()).map(|(name, count)| (name.to_owned(), count)).collect()
 }
 
-fn rates(now: CounterValues, before: CounterValues, span: f64) -> Value {
-    let mut all = Map::new();
-    for ((name, now), (_, before)) in now.into_iter().zip(before).filter(|((name, _), _)| !name.is_empty()) {
-        all.insert(format!("{name}_per_s"), rate(now, before, span));
-    }
-    Value::Object(all)
+fn rates(now: CounterValues, before: CounterValues, span: f64) -> Rates {
+    let both = now.into_iter().zip(before).filter(|((name, _), _)| !name.is_empty());
+    both.map(|((name, now), (_, before))| (format!("{name}_per_s"), rate(now, before, span))).collect()
 }
 
-/// Returns a rate with two decimals; `null` while there is no sample to compare with. A removed worker takes its counts
+fn whole_seconds(span: f64) -> u64 {
+    u64::try_from(Duration::from_secs_f64(span).as_millis().div_ceil(1_000)).unwrap_or(u64::MAX)
+}
+
+/// Returns a rate with two decimals; `None` while there is no sample to compare with. A removed worker takes its counts
 /// away, so the total can shrink; a rate is never below 0.
-fn rate(now: u64, before: u64, span: f64) -> Value {
+fn rate(now: u64, before: u64, span: f64) -> Option<f64> {
     #[allow(clippy::cast_precision_loss, reason = "two places of a rate need no more than 53 bits")]
     let grown = now.saturating_sub(before) as f64;
-    if span < 0.5 { Value::Null } else { ((grown / span * 100.0).round() / 100.0).into() }
+    (span >= 0.5).then(|| (grown / span * 100.0).round() / 100.0)
 }
 
 /// Number and total age of each worker's pinned sessions, by the worker's serial.

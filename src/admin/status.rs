@@ -9,37 +9,39 @@ use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use rlimit::Resource;
-use serde_json::{Value, json};
 
+use super::api::{ConfigView, DescriptorUsage, StatusAnswer, Usage};
 use super::workers::process;
 use super::{Api, sessions};
 
 /// `GET /api/v1/status`: the state of stickyd, its configuration and its limits.
-pub(crate) async fn show(State(api): State<Api>) -> Json<Value> {
+pub(crate) async fn show(State(api): State<Api>) -> Json<StatusAnswer> {
     let (shared, config) = (&api.shared, api.shared.config.now());
     let look = api.look().await;
-    let descriptors = Resource::NOFILE.get_soft().ok();
-    Json(json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "pid": std::process::id(),
-        "uptime_s": shared.started.elapsed().as_secs(),
-        "stopping": api.stopping.is_cancelled(),
-        "config": {
-            "file": config.file,
-            "loaded_at": humantime::format_rfc3339_millis(config.loaded).to_string(),
-            "generation": config.generation,
-            "error": config.error,
-            "needs_restart": config.needs_restart,
-        },
-        "listeners": config.listeners,
-        "client_connections": shared.clients.load(Relaxed),
-        "pins": { "held": shared.sessions.pins.len(), "limit": shared.sessions.pins.capacity() },
-        "sockets": { "held": shared.sessions.sockets.len(), "limit": shared.sessions.sockets.capacity() },
-        "replay_bytes": { "held": shared.replay.held(), "limit": shared.limits.load().replay_bytes },
-        "descriptors": { "held": look.descriptors, "limit": descriptors },
-        "process": look.own.as_ref().map(process),
-        "log_lines_dropped": crate::telemetry::dropped(),
-    }))
+    let listeners = config.listeners.iter().map(ToString::to_string).collect();
+    let config = ConfigView {
+        error: config.error,
+        file: config.file.map(|file| file.display().to_string()),
+        generation: config.generation,
+        loaded_at: humantime::format_rfc3339_millis(config.loaded).to_string(),
+        needs_restart: config.needs_restart.iter().map(ToString::to_string).collect(),
+    };
+    let (pins, sockets) = (&shared.sessions.pins, &shared.sessions.sockets);
+    Json(StatusAnswer {
+        client_connections: shared.clients.load(Relaxed),
+        config,
+        descriptors: DescriptorUsage { held: look.descriptors, limit: Resource::NOFILE.get_soft().ok() },
+        listeners,
+        log_lines_dropped: crate::telemetry::dropped(),
+        pid: std::process::id(),
+        pins: Usage { held: pins.len(), limit: pins.capacity() },
+        process: look.own.as_ref().map(process),
+        replay_bytes: Usage { held: shared.replay.held(), limit: shared.limits.load().replay_bytes },
+        sockets: Usage { held: sockets.len(), limit: sockets.capacity() },
+        stopping: api.stopping.is_cancelled(),
+        uptime_s: shared.started.elapsed().as_secs(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    })
 }
 
 /// `GET /api/v1/health`: 200 while stickyd serves, 503 once it stops, so that a load balancer in front uses another

@@ -7,11 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::Value;
 
+use super::api::{
+    CheckView, DrainView, EjectionView, GraceOrder, NameView, ProcessView, ReasonsView, WorkerView, WorkersAnswer,
+};
+use super::layers::WholeBody;
 use super::processes::{Process, ProcessTable};
 use super::{Api, ApiRefusal, refuse};
 use crate::clock;
@@ -20,41 +24,41 @@ use crate::drain::polling;
 use crate::state::Snapshot;
 use crate::upstream::addresses;
 use crate::upstream::admin_state::AdminChange;
-use crate::upstream::diagnostics::LastCheck;
+use crate::upstream::diagnostics::{Ejection, LastCheck};
 use crate::upstream::session_ends::Ending;
 use crate::upstream::status_text;
 use crate::upstream::worker::Worker;
 use crate::upstream::{Member, Upstream};
 
 /// `GET /api/v1/workers`: every worker, including those that the file no longer names.
-pub(crate) async fn list(State(api): State<Api>) -> Json<Value> {
+pub(crate) async fn list(State(api): State<Api>) -> Json<WorkersAnswer> {
     let snapshot = api.shared.snapshot.load_full();
     let look = api.look().await;
     let members = snapshot.upstreams.iter().flat_map(|upstream| &upstream.members);
     let names = api.shared.unresolved.names(snapshot.named());
-    Json(json!({
-        "workers": members.map(|member| describe(member, &look)).collect::<Vec<_>>(),
-        "names": names.iter().map(name_of).collect::<Vec<_>>(),
-    }))
+    Json(WorkersAnswer {
+        names: names.into_iter().map(name_of).collect(),
+        workers: members.map(|member| describe(member, &look)).collect(),
+    })
 }
 
 /// Describes one DNS name among the workers.
-fn name_of(name: &addresses::Name) -> Value {
-    json!({
-        "upstream": name.upstream,
-        "name": name.host,
-        "state": name.state.word(),
-        "addresses": name.ips,
-        "error": name.error,
-    })
+fn name_of(name: addresses::Name) -> NameView {
+    NameView {
+        addresses: name.ips.iter().map(ToString::to_string).collect(),
+        error: name.error,
+        name: name.host,
+        state: name.state.word().to_owned(),
+        upstream: name.upstream,
+    }
 }
 
 /// `POST /api/v1/workers/{upstream}/{worker}/{word}`: sets the admin state of a worker.
 pub(crate) async fn say(
     State(api): State<Api>,
     Path((upstream, worker, word)): Path<(String, String, String)>,
-    body: Bytes,
-) -> Result<Json<Value>, ApiRefusal> {
+    WholeBody(body): WholeBody,
+) -> Result<Json<WorkerView>, ApiRefusal> {
     let states = [AdminState::Ready, AdminState::Drain, AdminState::Maint];
     let state = states.into_iter().find(|state| state.word() == word);
     let state = state.ok_or_else(|| {
@@ -99,16 +103,12 @@ fn grace(body: &[u8], state: AdminState) -> Result<Option<Duration>, String> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(None);
     }
-    let Ok(Value::Object(mut fields)) = serde_json::from_slice(body) else { return Err(HELP.to_owned()) };
-    let given = fields.remove("grace");
-    if let Some(unknown) = fields.keys().next() {
-        return Err(format!("unknown field `{unknown}`: {HELP}"));
-    }
-    let Some(given) = given else { return Ok(None) };
+    let Ok(Value::Object(fields)) = serde_json::from_slice(body) else { return Err(HELP.to_owned()) };
+    let order = GraceOrder::deserialize(Value::Object(fields)).map_err(|error| format!("{error}: {HELP}"))?;
+    let Some(given) = order.grace else { return Ok(None) };
     if state != AdminState::Drain {
         return Err("`grace` is allowed only for drain".to_owned());
     }
-    let given = given.as_str().ok_or_else(|| format!("`grace` needs a unit: {HELP}"))?;
     let grace = humantime::parse_duration(given.trim()).map_err(|error| format!("invalid `grace`: {error}"))?;
     if grace > LONGEST_GRACE {
         return Err("`grace` must be from 0s to 24h".to_owned());
@@ -116,79 +116,87 @@ fn grace(body: &[u8], state: AdminState) -> Result<Option<Duration>, String> {
     Ok(Some(grace))
 }
 
-fn describe(member: &Member, look: &ProcessTable) -> Value {
+fn describe(member: &Member, look: &ProcessTable) -> WorkerView {
     let (worker, now) = (&member.worker, clock::now_ms());
     // Must be read first: this call also ends an ejection that is over.
     let ejected = worker.ejected();
-    json!({
-        "upstream": worker.upstream,
-        "worker": worker.name,
-        "address": worker.address.to_string(),
-        "weight": member.weight,
-        "health": worker.health().word(),
-        "admin": worker.admin.word(),
-        "said_at_run_time": worker.admin.is_said(),
-        "ejected": ejected,
-        "ejected_for_ms": worker.eject.left_ms(now),
-        "why": {
-            "health": status_text::health(worker),
-            "admin": status_text::admin(worker),
-            "ejection": status_text::ejection(worker, now),
-        },
-        "takes_new": worker.takes_new(),
-        "serves": worker.serves(),
-        "generation": worker.generation(),
-        "restarts": worker.generation().saturating_sub(1),
-        "seen_for_s": now.saturating_sub(worker.since_ms()) / 1_000,
-        "sessions": worker.sessions(),
-        "tunnels": worker.tunnels(),
-        "in_flight": worker.in_flight(),
-        "waiting": worker.gate.waiting(),
-        "check": worker.notes.check().map(|check| check_of(&check, now)),
-        "last_ejection": worker.notes.ejection().map(|last| json!({
-            "reason": last.why,
-            "ago_s": now.saturating_sub(last.at_ms) / 1_000,
-            "for_s": last.for_ms.div_ceil(1_000),
-        })),
-        "drain": worker.admin.ending().map(|ending| progress(worker, &ending)),
-        "process": look.workers.get(&worker.address).map(process),
-    })
+    WorkerView {
+        address: worker.address.to_string(),
+        admin: worker.admin.word().to_owned(),
+        check: worker.notes.check().map(|check| check_of(check, now)),
+        drain: worker.admin.ending().map(|ending| progress(worker, &ending)),
+        ejected,
+        ejected_for_ms: worker.eject.left_ms(now),
+        generation: worker.generation(),
+        health: worker.health().word().to_owned(),
+        in_flight: worker.in_flight(),
+        last_ejection: worker.notes.ejection().map(|last| ejection_of(&last, now)),
+        process: look.workers.get(&worker.address).map(process),
+        restarts: worker.generation().saturating_sub(1),
+        said_at_run_time: worker.admin.is_said(),
+        seen_for_s: now.saturating_sub(worker.since_ms()) / 1_000,
+        serves: worker.serves(),
+        sessions: worker.sessions(),
+        takes_new: worker.takes_new(),
+        tunnels: worker.tunnels(),
+        upstream: worker.upstream.to_string(),
+        waiting: worker.gate.waiting(),
+        weight: member.weight,
+        why: reasons(worker, now),
+        worker: worker.name.clone(),
+    }
 }
 
-fn check_of(check: &LastCheck, now_ms: u64) -> Value {
-    json!({
-        "outcome": check.outcome,
-        "detail": check.detail,
-        "ago_ms": now_ms.saturating_sub(check.at_ms),
-        "passed_in_a_row": check.rows.passed,
-        "failed_in_a_row": check.rows.failed,
-    })
+fn reasons(worker: &Worker, now_ms: u64) -> ReasonsView {
+    ReasonsView {
+        admin: status_text::admin(worker),
+        ejection: status_text::ejection(worker, now_ms),
+        health: status_text::health(worker),
+    }
+}
+
+fn check_of(check: LastCheck, now_ms: u64) -> CheckView {
+    CheckView {
+        ago_ms: now_ms.saturating_sub(check.at_ms),
+        detail: check.detail,
+        failed_in_a_row: check.rows.failed,
+        outcome: check.outcome.to_owned(),
+        passed_in_a_row: check.rows.passed,
+    }
+}
+
+fn ejection_of(last: &Ejection, now_ms: u64) -> EjectionView {
+    EjectionView {
+        ago_s: now_ms.saturating_sub(last.at_ms) / 1_000,
+        for_s: last.for_ms.div_ceil(1_000),
+        reason: last.why.to_owned(),
+    }
 }
 
 /// Describes one process: a worker's, or stickyd's own.
-pub(crate) fn process(process: &Process) -> Value {
-    json!({
-        "pid": process.pid,
-        "command": process.command,
-        "cpu_s": process.cpu_s,
-        "cpu_percent": process.cpu_percent,
-        "memory_bytes": process.memory_bytes,
-        "threads": process.threads,
-    })
+pub(crate) fn process(process: &Process) -> ProcessView {
+    ProcessView {
+        command: process.command.clone(),
+        cpu_percent: process.cpu_percent,
+        cpu_s: process.cpu_s,
+        memory_bytes: process.memory_bytes,
+        pid: process.pid,
+        threads: process.threads,
+    }
 }
 
 /// Describes the progress of a drain, of maint, or of the removal of a worker.
-fn progress(worker: &Worker, ending: &Ending) -> Value {
+fn progress(worker: &Worker, ending: &Ending) -> DrainView {
     let now = clock::now_ms();
     let seconds = |ms: u64| ms.div_ceil(1_000);
-    json!({
-        "since_s": now.saturating_sub(ending.since_ms) / 1_000,
-        "grace_s": ending.until_ms.map(|until| seconds(until.saturating_sub(ending.since_ms))),
-        "ends_in_s": ending.until_ms.map(|until| seconds(until.saturating_sub(now))),
-        "sessions_at_start": ending.sessions_at_start,
-        "sessions_left": worker.sessions(),
-        "tunnels_left": worker.tunnels(),
-    })
+    DrainView {
+        ends_in_s: ending.until_ms.map(|until| seconds(until.saturating_sub(now))),
+        grace_s: ending.until_ms.map(|until| seconds(until.saturating_sub(ending.since_ms))),
+        sessions_at_start: ending.sessions_at_start,
+        sessions_left: worker.sessions(),
+        since_s: now.saturating_sub(ending.since_ms) / 1_000,
+        tunnels_left: worker.tunnels(),
+    }
 }
 
 #[cfg(test)]

@@ -1,14 +1,12 @@
 //! `stickyd broadcast`: sends a text or a Socket.IO event to all WebSockets, or to those that match a filter.
 
-#![allow(clippy::indexing_slicing, reason = "a field that a JSON value lacks is null: nothing panics")]
-
 use clap::Args;
 use hyper::Method;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::remote::{RemoteArgs, RemoteError};
 use super::sockets::Filters;
-use super::table::cell;
+use crate::admin::api::{BroadcastAnswer, BroadcastOrder, paths};
 
 /// Arguments of `stickyd broadcast`.
 #[derive(Debug, Args)]
@@ -40,7 +38,7 @@ impl BroadcastCommand {
     /// Sends the broadcast, prints how many sockets were reached, and returns the exit code.
     pub fn run(&self) -> u8 {
         let said = self.check().and_then(|()| self.asking.remote.find());
-        let said = said.and_then(|admin| admin.done(Method::POST, "/api/v1/broadcast", Some(&self.body())));
+        let said = said.and_then(|admin| admin.done(Method::POST, paths::BROADCAST, Some(&self.order())));
         self.asking.finish(said, told)
     }
 
@@ -54,36 +52,32 @@ impl BroadcastCommand {
         }
     }
 
-    fn body(&self) -> Value {
-        let mut body: Map<String, Value> =
-            self.filters.given().into_iter().map(|(name, value)| (name, Value::from(value))).collect();
-        let text = |name: &str, value: &Option<String>| Some((name.to_owned(), Value::from(value.clone()?)));
-        body.extend(text("text", &self.text));
-        body.extend(text("event", &self.event));
-        body.extend(text("namespace", &self.namespace));
-        if !self.args.is_empty() {
-            let arg = |text: &String| serde_json::from_str(text).unwrap_or_else(|_| Value::from(text.clone()));
-            body.insert("args".to_owned(), self.args.iter().map(arg).collect());
+    fn order(&self) -> BroadcastOrder {
+        let arg = |text: &String| serde_json::from_str(text).unwrap_or_else(|_| Value::from(text.clone()));
+        BroadcastOrder {
+            all: self.all,
+            args: (!self.args.is_empty()).then(|| self.args.iter().map(arg).collect()),
+            event: self.event.clone(),
+            namespace: self.namespace.clone(),
+            text: self.text.clone(),
+            filter: self.filters.given().into_iter().collect(),
         }
-        body.extend(self.all.then(|| ("all".to_owned(), true.into())));
-        Value::Object(body)
     }
 }
 
-fn told(said: &Value) -> String {
-    let mut text = format!("{} of {} sockets were reached\n", cell(&said["reached"]), cell(&said["matched"]));
+fn told(said: &BroadcastAnswer) -> String {
+    let mut text = format!("{} of {} sockets were reached\n", said.reached, said.matched);
+    let not = &said.not_reached;
     let why = [
-        ("denied", "on routes or upstreams without `broadcast = true`"),
-        ("polling", "polling"),
-        ("not_ready", "still upgrading"),
-        ("other_kind", "of the other protocol: --text is for plain WebSockets, --event for Socket.IO"),
-        ("closing", "closing, or not a WebSocket"),
-        ("slow", "too slow: did not take it within 5 s"),
+        (not.denied, "on routes or upstreams without `broadcast = true`"),
+        (not.polling, "polling"),
+        (not.not_ready, "still upgrading"),
+        (not.other_kind, "of the other protocol: --text is for plain WebSockets, --event for Socket.IO"),
+        (not.closing, "closing, or not a WebSocket"),
+        (not.slow, "too slow: did not take it within 5 s"),
     ];
-    for (key, words) in why {
-        if let Some(count) = said["not_reached"][key].as_u64().filter(|count| *count > 0) {
-            text.push_str(&format!("{count} {words}\n"));
-        }
+    for (count, words) in why.into_iter().filter(|(count, _)| *count > 0) {
+        text.push_str(&format!("{count} {words}\n"));
     }
     text
 }

@@ -1,26 +1,25 @@
 //! `stickyd close`: closes one socket, or all that match a filter, at once or spread over a period, and shows the
 //! progress.
 
-#![allow(clippy::indexing_slicing, reason = "a field that a JSON value lacks is null: nothing panics")]
-
 use std::io::{BufRead, IsTerminal, Write};
 use std::time::Duration;
 
 use clap::Args;
 use hyper::Method;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
 
 use super::progress::Progress;
-use super::remote::{AdminClient, RemoteArgs, RemoteError, encoded};
+use super::remote::{AdminClient, NO_BODY, RemoteArgs, RemoteError};
 use super::sockets::Filters;
-use super::table::{cell, span};
+use super::table::span;
+use crate::admin::api::{CloseAnswer, CloseManyOrder, CloseOneOrder, ClosedSocket, ClosingsAnswer, paths};
 
 /// Interval between two queries of the progress.
 const CLOSE_POLL: Duration = Duration::from_millis(500);
 
 /// Arguments of `stickyd close`.
 #[derive(Debug, Args)]
-pub struct Close {
+pub struct CloseCommand {
     /// Ids of sockets, as shown by `stickyd sockets`
     #[arg(value_name = "ID")]
     pub ids: Vec<String>,
@@ -53,7 +52,7 @@ pub struct Close {
     pub asking: RemoteArgs,
 }
 
-impl Close {
+impl CloseCommand {
     /// Closes the sockets, shows the progress, and returns the exit code.
     pub fn run(&self) -> u8 {
         let said = self.check().and_then(|()| self.asking.remote.find()).and_then(|admin| match self.ids.is_empty() {
@@ -76,47 +75,50 @@ impl Close {
         }
     }
 
-    /// Returns the Close code and reason as fields of a request body.
-    fn words(&self) -> Map<String, Value> {
-        let mut body = Map::new();
-        body.extend(self.code.map(|code| ("code".to_owned(), code.into())));
-        body.extend(self.reason.as_ref().map(|reason| ("reason".to_owned(), reason.clone().into())));
-        body
+    fn each(&self, admin: &AdminClient) -> Result<CloseOutcome, RemoteError> {
+        let order = CloseOneOrder { code: self.code, reason: self.reason.clone() };
+        let close = |id: &String| admin.done(Method::POST, &paths::socket_close(id), Some(&order));
+        Ok(CloseOutcome::Each { closed: self.ids.iter().map(close).collect::<Result<_, _>>()? })
     }
 
-    fn each(&self, admin: &AdminClient) -> Result<Value, RemoteError> {
-        let body = Value::Object(self.words());
-        let close =
-            |id: &String| admin.done(Method::POST, &format!("/api/v1/sockets/{}/close", encoded(id)), Some(&body));
-        let closed = self.ids.iter().map(close).collect::<Result<Vec<_>, _>>()?;
-        Ok(json!({ "closed": closed }))
-    }
-
-    fn many(&self, admin: &AdminClient) -> Result<Value, RemoteError> {
-        let mut body = self.words();
-        body.extend(self.filters.given().into_iter().map(|(name, value)| (name, Value::from(value))));
-        body.extend(self.spread.as_ref().map(|spread| ("spread".to_owned(), spread.clone().into())));
-        body.extend(self.all.then(|| ("all".to_owned(), true.into())));
-        let ask = |body: &Map<String, Value>| {
-            admin.done(Method::POST, "/api/v1/sockets/close", Some(&Value::Object(body.clone())))
+    fn many(&self, admin: &AdminClient) -> Result<CloseOutcome, RemoteError> {
+        let order = CloseManyOrder {
+            all: self.all,
+            code: self.code,
+            dry_run: false,
+            reason: self.reason.clone(),
+            spread: self.spread.clone(),
+            filter: self.filters.given().into_iter().collect(),
         };
+        let ask = |order: &CloseManyOrder| admin.done::<CloseAnswer>(Method::POST, paths::SOCKETS_CLOSE, Some(order));
         if self.dry_run || !self.yes {
-            let mut dry = body.clone();
-            dry.insert("dry_run".to_owned(), true.into());
-            let would = ask(&dry)?;
+            let would = ask(&CloseManyOrder { dry_run: true, ..order.clone() })?;
             if self.dry_run {
-                return Ok(would);
+                return Ok(CloseOutcome::Many(would));
             }
-            confirm(&cell(&would["matched"]))?;
+            confirm(would.matched)?;
         }
-        let said = ask(&body)?;
-        if self.spread.is_some() && !self.no_wait { follow(admin, said) } else { Ok(said) }
+        let mut said = ask(&order)?;
+        if self.spread.is_some() && !self.no_wait {
+            follow(admin, &mut said)?;
+        }
+        Ok(CloseOutcome::Many(said))
     }
+}
+
+/// The result of the command, as printed with `--json`.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum CloseOutcome {
+    /// The answers for sockets given by their ids.
+    Each { closed: Vec<ClosedSocket> },
+    /// The answer for sockets that a filter selects.
+    Many(CloseAnswer),
 }
 
 /// Asks for confirmation, since a typing error could end thousands of sessions; without a terminal, `--yes` is
 /// required.
-fn confirm(matched: &str) -> Result<(), RemoteError> {
+fn confirm(matched: usize) -> Result<(), RemoteError> {
     if !std::io::stdin().is_terminal() {
         return Err(RemoteError::new(&format!("{matched} sockets would be closed: add --yes")));
     }
@@ -130,59 +132,52 @@ fn confirm(matched: &str) -> Result<(), RemoteError> {
     }
 }
 
-/// Waits until all sockets have been closed; returns the last answer.
-fn follow(admin: &AdminClient, mut said: Value) -> Result<Value, RemoteError> {
+/// Waits until all sockets have been closed, and updates the answer.
+fn follow(admin: &AdminClient, said: &mut CloseAnswer) -> Result<(), RemoteError> {
     let mut out = Progress::new();
-    loop {
-        let closing = &said["closing"];
-        let of = |key: &str| closing[key].as_u64().unwrap_or(0);
-        let ends = if out.is_terminal() {
-            format!(", the last one within {}", span(&closing["ends_in_s"]))
-        } else {
-            String::new()
+    while let Some(closing) = &said.closing {
+        let (left, matched) = (closing.left, closing.matched);
+        let ends = match out.is_terminal() {
+            true => format!(", the last one within {}", span(closing.ends_in_s)),
+            false => String::new(),
         };
-        out.show(
-            of("matched") - of("left"),
-            of("matched"),
-            format!("{} of {} sockets left{ends}", of("left"), of("matched")),
-        );
-        if of("left") == 0 {
-            out.end();
-            return Ok(said);
+        let done = matched.saturating_sub(left) as u64;
+        out.show(done, matched as u64, format!("{left} of {matched} sockets left{ends}"));
+        if left == 0 {
+            break;
         }
         // Nothing else runs on this thread, so it may block.
         std::thread::park_timeout(CLOSE_POLL);
-        let all = admin.done(Method::GET, "/api/v1/sockets/close", None)?;
-        let found = all["closings"].as_array().into_iter().flatten().find(|one| one["number"] == closing["number"]);
-        let Some(found) = found.cloned() else {
+        let all: ClosingsAnswer = admin.done(Method::GET, paths::SOCKETS_CLOSE, NO_BODY)?;
+        let found = all.closings.into_iter().find(|one| one.number == closing.number);
+        if found.is_none() {
             out.end();
-            return Err(RemoteError::new(
-                "this closing is no longer known: stickyd was restarted, or many others followed",
-            ));
-        };
-        said["closing"] = found;
+            let why = "this closing is no longer known: stickyd was restarted, or many others followed";
+            return Err(RemoteError::new(why));
+        }
+        said.closing = found;
+    }
+    out.end();
+    Ok(())
+}
+
+fn told(said: &CloseOutcome) -> String {
+    match said {
+        CloseOutcome::Each { closed } => closed.iter().map(|one| format!("closing {}\n", one.id)).collect(),
+        CloseOutcome::Many(said) => told_of_many(said),
     }
 }
 
-fn told(said: &Value) -> String {
-    if let Some(closed) = said["closed"].as_array() {
-        let line = |one: &Value| format!("closing {}\n", cell(&one["id"]));
-        return closed.iter().map(line).collect();
-    }
-    let what = format!("{} tunnels, {} polling sessions", cell(&said["tunnels"]), cell(&said["polling"]));
-    let closing = &said["closing"];
-    match closing["left"].as_u64() {
-        _ if said["dry_run"] == true => format!("{} sockets would be closed: {what}\n", cell(&said["matched"])),
-        Some(left) if left > 0 => format!(
+fn told_of_many(said: &CloseAnswer) -> String {
+    let what = format!("{} tunnels, {} polling sessions", said.tunnels, said.polling);
+    match &said.closing {
+        None => format!("{} sockets would be closed: {what}\n", said.matched),
+        Some(closing) if closing.left > 0 => format!(
             "{} of {} sockets closed so far ({what}); the last one within {}\n",
-            cell(&closing["told"]),
-            cell(&said["matched"]),
-            span(&closing["ends_in_s"])
+            closing.told,
+            said.matched,
+            span(closing.ends_in_s)
         ),
-        _ => format!(
-            "{} sockets closed ({what}); {} had already ended\n",
-            cell(&closing["told"]),
-            cell(&closing["gone"])
-        ),
+        Some(closing) => format!("{} sockets closed ({what}); {} had already ended\n", closing.told, closing.gone),
     }
 }

@@ -2,18 +2,23 @@
 //!
 //! `run` and `check` take their file differently on purpose: `run` works without `--config` (with `--listen` and
 //! `--worker` instead), whereas a check always needs a file. Left out: starting the server, which `main` does with the
-//! [`Config`] from [`Run::load`]. Commands return their exit code as a `u8`, because only `main` ends the process.
+//! [`Config`] from [`RunCommand::load`]. Commands return their exit code as a `u8`, because only `main` ends the
+//! process.
 
 mod broadcast;
 mod close;
+mod drain;
+mod explain;
+mod log;
 mod progress;
 mod reload;
 mod remote;
-mod say;
-mod show;
 mod sockets;
+mod stats;
+mod status;
 mod table;
 mod top;
+mod workers;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -23,13 +28,17 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use crate::config::{self, Config, Loaded, Sources};
 
 pub use broadcast::BroadcastCommand;
-pub use close::Close;
+pub use close::CloseCommand;
+pub use drain::{DrainCommand, MaintCommand, ReadyCommand, WorkerTarget};
+pub use explain::{ExplainCommand, ExplainKind, PinCommand};
+pub use log::LogCommand;
 pub use reload::ReloadCommand;
 pub use remote::{AdminClient, Remote, RemoteArgs, RemoteError};
-pub use say::{DrainCommand, LogCommand, Maint, Ready, WorkerTarget};
-pub use show::{Explain, ExplainKind, PinCommand, Stats, Status, Workers};
 pub use sockets::{Filters, SocketsCommand};
-pub use top::Top;
+pub use stats::StatsCommand;
+pub use status::StatusCommand;
+pub use top::TopCommand;
+pub use workers::WorkersCommand;
 
 /// Text shown below the help of the program.
 const EXIT_CODES: &str = "Exit codes: 0 success; 1 failure, explained on standard error; 2 invalid command line.";
@@ -61,15 +70,15 @@ pub enum Command {
     /// Prints what needs a restart, or every error in the file. After an error the old configuration stays in use.
     Reload(ReloadCommand),
     /// Show the version and configuration of a running stickyd, and how close it is to its limits
-    Status(Status),
+    Status(StatusCommand),
     /// Show every worker: its state and the reason for it, sessions, restarts, process
-    Workers(Workers),
+    Workers(WorkersCommand),
     /// List live sockets, filtered and sorted, or show all details of one
     ///
     /// Example: stickyd sockets --upstream app --label store=7 --sort -bytes
     Sockets(SocketsCommand),
     /// Show workers and the busiest sockets, refreshed every few seconds
-    Top(Top),
+    Top(TopCommand),
     /// Send a text or a Socket.IO event to the clients of WebSockets
     ///
     /// Recipients are selected by filters or --all, and their routes or upstreams need `broadcast = true`.
@@ -81,9 +90,9 @@ pub enum Command {
     /// Asks for confirmation before it closes the sockets that match a filter, unless --yes is given.
     ///
     /// Example: stickyd close --worker w7 --spread 5m
-    Close(Close),
+    Close(CloseCommand),
     /// Show counters, and rates over the last minute
-    Stats(Stats),
+    Stats(StatsCommand),
     /// Show which worker a session is pinned to
     Pin(PinCommand),
     /// Show which worker would get a request and why, and which one if that worker died
@@ -91,7 +100,7 @@ pub enum Command {
     /// The request is described by the options; it is not sent, and nothing changes.
     ///
     /// Example: stickyd explain --kind request --address 203.0.113.7
-    Explain(Explain),
+    Explain(ExplainCommand),
     /// Give a worker no new sessions, and optionally end those it has over a grace
     ///
     /// Existing sessions are still served. With a grace, given here or configured, they are ended evenly over that
@@ -102,9 +111,9 @@ pub enum Command {
     /// End all sessions of a worker at once, and send it no requests
     ///
     /// `stickyd ready` takes the worker back into service.
-    Maint(Maint),
+    Maint(MaintCommand),
     /// Take a worker back into service after drain or maint
-    Ready(Ready),
+    Ready(ReadyCommand),
     /// Show or change the log level of a running stickyd
     ///
     /// A changed level lasts until stickyd restarts, or until the level in its file changes.
@@ -114,18 +123,18 @@ pub enum Command {
     /// Print a shell completion script
     ///
     /// Example: stickyd completions bash > /etc/bash_completion.d/stickyd
-    Completions(Completions),
+    Completions(CompletionsCommand),
 }
 
 /// Arguments of `stickyd completions`.
 #[derive(Debug, Args)]
-pub struct Completions {
+pub struct CompletionsCommand {
     /// Shell that the script is for
     #[arg(value_name = "SHELL")]
     pub shell: clap_complete::Shell,
 }
 
-impl Completions {
+impl CompletionsCommand {
     /// Prints the script and returns the exit code.
     pub fn run(&self) -> u8 {
         let mut script = Vec::new();
@@ -177,7 +186,7 @@ impl CheckCommand {
     }
 }
 
-/// Does what [`Check::run`] does, with the two outputs as arguments. A closed output does not change the result.
+/// Does what [`CheckCommand::run`] does, with the two outputs as arguments. A closed output does not change the result.
 pub fn check(file: &Path, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     match config::load_with_warnings(file) {
         Ok((config, warnings)) => {

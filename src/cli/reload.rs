@@ -4,9 +4,9 @@ use std::io::Write;
 
 use clap::Args;
 use hyper::Method;
-use serde_json::Value;
 
-use super::remote::Remote;
+use super::remote::{NO_BODY, Remote, RemoteError};
+use crate::admin::api::{ReloadAnswer, ReloadFailure, paths};
 
 /// Arguments of `stickyd reload`.
 #[derive(Debug, Args)]
@@ -19,16 +19,13 @@ pub struct ReloadCommand {
 impl ReloadCommand {
     /// Requests a reload, prints the result, and returns the exit code: 0, or 1 if nothing was reloaded.
     pub fn run(&self) -> u8 {
-        let asked = self.remote.find().and_then(|admin| admin.ask(Method::POST, "/api/v1/reload"));
-        match asked {
-            Ok((status, said)) if status.is_success() => {
+        match self.reload() {
+            Ok(Ok(said)) => {
                 print(&said, &mut std::io::stdout(), &mut std::io::stderr());
                 0
             }
-            Ok((status, said)) => {
-                let error = said.get("error").and_then(Value::as_str);
-                eprintln!("{}", error.map_or_else(|| format!("error: stickyd answered {status}"), str::to_owned));
-                eprintln!("\nnot reloaded, the old configuration stays in use");
+            Ok(Err(failure)) => {
+                eprintln!("{}\n\nnot reloaded, the old configuration stays in use", failure.error);
                 1
             }
             Err(refusal) => {
@@ -37,16 +34,21 @@ impl ReloadCommand {
             }
         }
     }
+
+    fn reload(&self) -> Result<Result<ReloadAnswer, ReloadFailure>, RemoteError> {
+        let admin = self.remote.find()?;
+        let answer = admin.ask(Method::POST, paths::RELOAD, NO_BODY)?;
+        if answer.status.is_success() { admin.read(&answer).map(Ok) } else { admin.read(&answer).map(Err) }
+    }
 }
 
 /// Prints the result of a reload; a closed output is ignored.
-fn print(said: &Value, out: &mut dyn Write, err: &mut dyn Write) {
-    let texts = |key: &str| said.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
-    for warning in texts("warnings") {
+fn print(said: &ReloadAnswer, out: &mut dyn Write, err: &mut dyn Write) {
+    for warning in &said.warnings {
         let _ = writeln!(err, "warning: {warning}");
     }
     let _ = writeln!(out, "reloaded");
-    for what in texts("needs_restart") {
+    for what in &said.needs_restart {
         let _ = writeln!(out, "{what} has changed in the file but needs a restart");
     }
 }

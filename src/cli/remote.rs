@@ -16,9 +16,11 @@ use hyper::client::conn::http1;
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::admin::api::ErrorAnswer;
 use crate::admin::auth::OWN_FIELD;
 use crate::config::{self, AdminAddress, Secret};
 
@@ -66,16 +68,16 @@ pub struct RemoteArgs {
 
 impl RemoteArgs {
     /// Gets the answer at `path` and prints it; returns the exit code.
-    pub(crate) fn show(&self, path: &str, words: impl FnOnce(&Value) -> String) -> u8 {
-        let said = self.remote.find().and_then(|admin| admin.done(Method::GET, path, None));
+    pub(crate) fn show<T: DeserializeOwned + Serialize>(&self, path: &str, words: impl FnOnce(&T) -> String) -> u8 {
+        let said = self.remote.find().and_then(|admin| admin.done(Method::GET, path, NO_BODY));
         self.finish(said, words)
     }
 
     /// Prints an answer or an error; returns the exit code, 0 or 1.
-    pub(crate) fn finish(&self, said: Result<Value, RemoteError>, words: impl FnOnce(&Value) -> String) -> u8 {
+    pub(crate) fn finish<T: Serialize>(&self, said: Result<T, RemoteError>, words: impl FnOnce(&T) -> String) -> u8 {
         match said {
             Ok(said) => {
-                let text = if self.json { format!("{said:#}\n") } else { words(&said) };
+                let text = if self.json { pretty(&said) } else { words(&said) };
                 // A closed output does not change the result.
                 let _ = io::stdout().write_all(text.as_bytes());
                 0
@@ -88,11 +90,26 @@ impl RemoteArgs {
     }
 }
 
+/// Formats an answer as indented JSON.
+fn pretty(said: &impl Serialize) -> String {
+    // This cannot fail: all keys are strings, and no number is infinite.
+    serde_json::to_string_pretty(said).unwrap_or_default() + "\n"
+}
+
 /// Address and token of an admin listener.
 pub struct AdminClient {
     address: AdminAddress,
     token: Option<Secret>,
 }
+
+/// An answer as it was received.
+pub(crate) struct Answered {
+    pub(crate) status: StatusCode,
+    body: Bytes,
+}
+
+/// The body of a request that has none.
+pub(crate) const NO_BODY: Option<&()> = None;
 
 /// Reason why there is no answer; `Display` writes it as the error message of the command.
 #[derive(Debug)]
@@ -132,25 +149,42 @@ impl Remote {
 }
 
 impl AdminClient {
-    /// Sends a request without a body, and returns the status and the JSON of the answer.
-    ///
-    /// # Errors
-    /// There is no answer, or it is not one of stickyd's.
-    pub fn ask(&self, method: Method, path: &str) -> Result<(StatusCode, Value), RemoteError> {
-        self.ask_with(method, path, None)
-    }
-
-    /// Sends a request with an optional body; an answer with an error status is returned as an error.
-    pub(crate) fn done(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, RemoteError> {
-        let (status, said) = self.ask_with(method, path, body)?;
-        if status.is_success() {
-            return Ok(said);
+    /// Sends a request with an optional body, and returns the answer; one with an error status is returned as an error.
+    pub(crate) fn done<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, RemoteError> {
+        let answer = self.ask(method, path, body)?;
+        if answer.status.is_success() {
+            return self.read(&answer);
         }
-        let why = said.get("error").and_then(Value::as_str);
-        Err(RemoteError(format!("error: {}", why.map_or_else(|| format!("stickyd answered {status}"), str::to_owned))))
+        Err(RemoteError(format!("error: {}", self.read::<ErrorAnswer>(&answer)?.error)))
     }
 
-    fn ask_with(&self, method: Method, path: &str, body: Option<&Value>) -> Result<(StatusCode, Value), RemoteError> {
+    /// Reads the JSON of an answer.
+    pub(crate) fn read<T: DeserializeOwned>(&self, answer: &Answered) -> Result<T, RemoteError> {
+        serde_json::from_slice(&answer.body).map_err(|error| {
+            let Answered { status, body } = answer;
+            if error.is_data() {
+                let of = "is not the answer of this version of stickyd";
+                return RemoteError(format!("error: {} answered {status}, which {of}: {error}", self.address));
+            }
+            // The layers around the API answer in plain text.
+            let said = String::from_utf8_lossy(body);
+            let said: String = said.trim().chars().filter(|c| !c.is_control()).take(200).collect();
+            RemoteError(format!("error: {} answered {status}: {said}", self.address))
+        })
+    }
+
+    /// Sends a request with an optional body, and waits for the whole answer.
+    pub(crate) fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<Answered, RemoteError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| RemoteError(format!("error: {error}")))?;
         let request = self.request(method, path, body).map_err(|error| RemoteError(format!("error: {error}")))?;
@@ -162,8 +196,14 @@ impl AdminClient {
         })
     }
 
-    fn request(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Request<Full<Bytes>>, String> {
-        let mut request = Request::new(Full::from(body.map(Value::to_string).unwrap_or_default()));
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<Request<Full<Bytes>>, String> {
+        let body = body.map(serde_json::to_vec).transpose().map_err(|error| error.to_string())?;
+        let mut request = Request::new(Full::from(body.unwrap_or_default()));
         let writes = method != Method::GET;
         *request.method_mut() = method;
         *request.uri_mut() = path.parse().map_err(|_| format!("`{path}` is not a valid path"))?;
@@ -185,7 +225,7 @@ impl AdminClient {
         Ok(request)
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Value), RemoteError> {
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answered, RemoteError> {
         let answered = match &self.address {
             AdminAddress::Tcp(address) => match tokio::net::TcpStream::connect(address).await {
                 Ok(stream) => over(stream, request).await,
@@ -197,16 +237,7 @@ impl AdminClient {
             },
             AdminAddress::None => return Err(self.silent("none is configured")),
         };
-        let (status, body) = answered.map_err(|error| self.silent(&error))?;
-        match serde_json::from_slice(&body) {
-            Ok(json) => Ok((status, json)),
-            // The listener's guard answers in plain text.
-            Err(_) => {
-                let said = String::from_utf8_lossy(&body);
-                let said: String = said.trim().chars().filter(|c| !c.is_control()).take(200).collect();
-                Err(RemoteError(format!("error: {} answered {status}: {said}", self.address)))
-            }
-        }
+        answered.map_err(|error| self.silent(&error))
     }
 
     fn unreachable(&self, error: &io::Error) -> RemoteError {
@@ -227,22 +258,13 @@ impl AdminClient {
     }
 }
 
-/// Percent-encodes a part of a path or query, except RFC 3986's unreserved characters.
-pub(crate) fn encoded(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
-}
-
-async fn over(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
-    request: Request<Full<Bytes>>,
-) -> Result<(StatusCode, Bytes), String> {
+async fn over(stream: impl AsyncRead + AsyncWrite + Unpin, request: Request<Full<Bytes>>) -> Result<Answered, String> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
     let exchange = async {
         let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), ANSWER).collect().await.map_err(|error| error.to_string())?;
-        Ok((status, body.to_bytes()))
+        Ok(Answered { status, body: body.to_bytes() })
     };
     tokio::pin!(exchange, connection);
     tokio::select! {

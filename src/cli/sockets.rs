@@ -1,12 +1,10 @@
 //! `stickyd sockets`: a table of live sockets, or all details of one.
 
-#![allow(clippy::indexing_slicing, reason = "a field that a JSON value lacks is null: nothing panics")]
-
 use clap::Args;
-use serde_json::Value;
 
-use super::remote::{RemoteArgs, encoded};
+use super::remote::RemoteArgs;
 use super::table::{bytes, cell, list, span, table};
+use crate::admin::api::{LegView, SocketView, SocketsAnswer, WayView, paths};
 
 /// Filters that select sockets; a socket must match all that are given.
 #[derive(Debug, Clone, Default, Args)]
@@ -95,7 +93,7 @@ impl SocketsCommand {
     /// Runs the command and returns the exit code.
     pub fn run(&self) -> u8 {
         match &self.id {
-            Some(id) => self.asking.show(&format!("/api/v1/sockets/{}", encoded(id)), one),
+            Some(id) => self.asking.show(&paths::socket(id), one),
             None => self.asking.show(&self.path(), sockets),
         }
     }
@@ -104,29 +102,22 @@ impl SocketsCommand {
         let paging =
             [("sort", self.sort.clone()), ("limit", self.limit.to_string()), ("offset", self.offset.to_string())];
         let paging = paging.map(|(name, value)| (name.to_owned(), value));
-        path(self.filters.given().into_iter().chain(paging))
+        paths::with_query(paths::SOCKETS, self.filters.given().into_iter().chain(paging))
     }
 }
 
-/// Returns the path of the list with these parameters.
-pub(crate) fn path(parameters: impl Iterator<Item = (String, String)>) -> String {
-    let given: Vec<_> = parameters.map(|(name, value)| format!("{}={}", encoded(&name), encoded(&value))).collect();
-    format!("/api/v1/sockets?{}", given.join("&"))
-}
-
-fn sockets(said: &Value) -> String {
-    let all: Vec<&Value> = said["sockets"].as_array().into_iter().flatten().collect();
-    let mut text = rows(&all);
-    let (shown, total) = (all.len() as u64, said["total"].as_u64().unwrap_or(0));
-    text.push_str(&match shown == total {
-        true => format!("\n{total} of {} live sockets\n", cell(&said["live"])),
-        false => format!("\n{shown} of {total} matching sockets (--limit, --offset), {} live\n", cell(&said["live"])),
+fn sockets(said: &SocketsAnswer) -> String {
+    let mut text = rows(said.sockets.iter());
+    let (shown, SocketsAnswer { total, live, .. }) = (said.sockets.len(), said);
+    text.push_str(&match shown == *total {
+        true => format!("\n{total} of {live} live sockets\n"),
+        false => format!("\n{shown} of {total} matching sockets (--limit, --offset), {live} live\n"),
     });
     text
 }
 
 /// Formats sockets as a table, one row per socket.
-pub(crate) fn rows(all: &[&Value]) -> String {
+pub(crate) fn rows<'a>(all: impl Iterator<Item = &'a SocketView> + Clone) -> String {
     const HEAD: [&str; 12] = [
         "ID",
         "UPSTREAM",
@@ -141,84 +132,92 @@ pub(crate) fn rows(all: &[&Value]) -> String {
         "BYTES UP",
         "BYTES DOWN",
     ];
-    let labelled = all.iter().any(|one| one["labels"].as_object().is_some_and(|labels| !labels.is_empty()));
-    let row = |one: &&Value| {
-        let (up, down) = (&one["up"], &one["down"]);
-        let plain = ["id", "upstream", "worker", "transport", "state", "address"].map(|key| cell(&one[key]));
-        let idle = [up, down].into_iter().filter_map(|way| way["idle_s"].as_u64()).min();
-        let times = [span(&one["age_s"]), span(&idle.into())];
-        let counts = [cell(&up["messages"]), cell(&down["messages"]), bytes(&up["bytes"]), bytes(&down["bytes"])];
-        plain.into_iter().chain(times).chain(counts).chain(labelled.then(|| labels(one))).collect::<Vec<_>>()
-    };
+    let labelled = all.clone().any(|one| !one.labels.is_empty());
     let head: Vec<_> = HEAD.into_iter().chain(labelled.then_some("LABELS")).collect();
-    table(&head, &all.iter().map(row).collect::<Vec<_>>())
+    let line = |one| row(one).into_iter().chain(labelled.then(|| labels(one))).collect();
+    table(&head, &all.map(line).collect::<Vec<_>>())
 }
 
-fn labels(one: &Value) -> String {
-    let all = one["labels"].as_object().into_iter().flatten();
-    all.map(|(name, value)| format!("{name}={}", cell(value))).collect::<Vec<_>>().join(" ")
+fn row(one: &SocketView) -> Vec<String> {
+    let (up, down) = (&one.up, &one.down);
+    let idle = [up, down].into_iter().filter_map(|way| way.idle_s).min();
+    vec![
+        one.id.clone(),
+        one.upstream.clone(),
+        one.worker.clone(),
+        one.transport.clone(),
+        one.state.clone(),
+        one.address.clone(),
+        span(u64::from(one.age_s)),
+        span(idle.map(u64::from)),
+        up.messages.to_string(),
+        down.messages.to_string(),
+        bytes(up.bytes),
+        bytes(down.bytes),
+    ]
 }
 
-fn one(said: &Value) -> String {
-    let way = |way: &Value| {
-        let last = way["idle_s"].as_u64().map_or(String::new(), |_| format!(", last {} ago", span(&way["idle_s"])));
-        let code = way["close_code"].as_u64().map_or(String::new(), |code| format!(", close code {code}"));
-        format!("{} messages, {}{last}{code}", cell(&way["messages"]), bytes(&way["bytes"]))
-    };
+fn labels(one: &SocketView) -> String {
+    one.labels.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+}
+
+fn one(said: &SocketView) -> String {
+    let tls = if said.tls { "yes" } else { "no" };
     list(&[
-        ("id", cell(&said["id"])),
-        ("session", cell(&said["sid"])),
-        (
-            "worker",
-            format!("{}/{}, generation {}", cell(&said["upstream"]), cell(&said["worker"]), cell(&said["generation"])),
-        ),
-        ("route", cell(&said["route"])),
-        ("client", format!("{}, {}", cell(&said["address"]), cell(&said["user_agent"]))),
-        ("labels", Some(labels(said)).filter(|labels| !labels.is_empty()).unwrap_or_else(|| "-".to_owned())),
-        (
-            "transport",
-            format!("{}, TLS: {}, protocol {}", cell(&said["transport"]), cell(&said["tls"]), cell(&said["protocol"])),
-        ),
-        ("state", cell(&said["state"])),
-        ("connected", format!("{} ({} ago)", cell(&said["connected_at"]), span(&said["age_s"]))),
-        ("from client", way(&said["up"])),
-        ("to client", way(&said["down"])),
+        ("id", said.id.clone()),
+        ("session", cell(said.sid.as_ref())),
+        ("worker", format!("{}/{}, generation {}", said.upstream, said.worker, said.generation)),
+        ("route", cell(said.route.as_ref())),
+        ("client", format!("{}, {}", said.address, cell(said.user_agent.as_ref()))),
+        ("labels", cell(Some(labels(said)).filter(|labels| !labels.is_empty()))),
+        ("transport", format!("{}, TLS: {tls}, protocol {}", said.transport, said.protocol)),
+        ("state", said.state.clone()),
+        ("connected", format!("{} ({} ago)", said.connected_at, span(u64::from(said.age_s)))),
+        ("from client", way(&said.up)),
+        ("to client", way(&said.down)),
         ("round-trips", trips(said)),
     ])
 }
 
+/// Formats the traffic in one direction.
+fn way(way: &WayView) -> String {
+    let last = way.idle_s.map_or(String::new(), |idle| format!(", last {} ago", span(u64::from(idle))));
+    let code = way.close_code.map_or(String::new(), |code| format!(", close code {code}"));
+    format!("{} messages, {}{last}{code}", way.messages, bytes(way.bytes))
+}
+
 /// Formats the round-trip times measured on each leg.
-fn trips(one: &Value) -> String {
-    let leg = |name: &str| {
-        let leg = &one["round_trip"][name];
-        let ms = |key: &str| leg[key].as_f64().map(|ms| format!("{ms:.1} ms"));
-        let (last, smoothed, longest) = (ms("last_ms")?, ms("smoothed_ms")?, ms("longest_ms")?);
-        Some(format!("{name} {smoothed} (last {last}, longest {longest})"))
+fn trips(one: &SocketView) -> String {
+    let leg = |(name, leg): (&str, &Option<LegView>)| {
+        let LegView { last_ms, longest_ms, smoothed_ms } = leg.as_ref()?;
+        Some(format!("{name} {smoothed_ms:.1} ms (last {last_ms:.1} ms, longest {longest_ms:.1} ms)"))
     };
-    let legs: Vec<_> = ["client", "worker"].into_iter().filter_map(leg).collect();
-    let quality = one["quality"].as_str().map(|quality| format!(": {quality}")).unwrap_or_default();
+    let legs = [("client", &one.round_trip.client), ("worker", &one.round_trip.worker)];
+    let legs: Vec<_> = legs.into_iter().filter_map(leg).collect();
+    let quality = one.quality.as_ref().map(|quality| format!(": {quality}")).unwrap_or_default();
     if legs.is_empty() { "-".to_owned() } else { format!("{}{quality}", legs.join(", ")) }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
-    fn socket(id: &str, labels: &Value) -> Value {
-        json!({"id": id, "sid": "abc", "upstream": "app", "worker": "w1", "generation": 1, "route": null, "address": "192.0.2.1",
+    fn socket(id: &str, labels: &Value) -> SocketView {
+        let described = json!({"id": id, "sid": "abc", "upstream": "app", "worker": "w1", "generation": 1, "route": null, "address": "192.0.2.1",
             "user_agent": "Test/1", "labels": labels, "protocol": "engine.io", "transport": "websocket", "tls": true,
             "state": "open", "connected_at": "2026-11-20T11:00:00Z", "age_s": 65,
             "up": {"messages": 3, "bytes": 1500, "idle_s": 4, "close_code": null},
             "down": {"messages": 40, "bytes": 80_000_000, "idle_s": null, "close_code": 1001}, "quality": "good",
-            "round_trip": {"client": {"last_ms": 90.1, "smoothed_ms": 100.25, "longest_ms": 400.0}, "worker": null}})
+            "round_trip": {"client": {"last_ms": 90.1, "smoothed_ms": 100.25, "longest_ms": 400.0}, "worker": null}});
+        serde_json::from_value(described).unwrap()
     }
 
     #[test]
     fn sockets_are_shown_as_a_table_or_in_detail() {
-        let said =
-            json!({"live": 9, "total": 2, "sockets": [socket("a1", &json!({"store": "7"})), socket("b", &json!({}))]});
+        let all = vec![socket("a1", &json!({"store": "7"})), socket("b", &json!({}))];
+        let said = SocketsAnswer { live: 9, next_offset: None, offset: 0, sockets: all, total: 2 };
         insta::assert_snapshot!(sockets(&said), @r"
         ID  UPSTREAM  WORKER  TRANSPORT  STATE  ADDRESS      AGE  IDLE  UP  DOWN  BYTES UP  BYTES DOWN  LABELS
         a1  app       w1      websocket  open   192.0.2.1  1m 5s    4s   3    40    1.5 kB       80 MB  store=7
@@ -226,7 +225,7 @@ mod tests {
 
         2 of 9 live sockets
         ");
-        insta::assert_snapshot!(one(&said["sockets"][0]), @r"
+        insta::assert_snapshot!(one(said.sockets.first().unwrap()), @r"
         id           a1
         session      abc
         worker       app/w1, generation 1
@@ -249,7 +248,8 @@ mod tests {
             label: vec![label("store=a b=c").unwrap()],
             ..Filters::default()
         };
-        assert_eq!(path(filters.given().into_iter()), "/api/v1/sockets?worker=a%2Fb&label.store=a%20b%3Dc");
+        let path = paths::with_query(paths::SOCKETS, filters.given());
+        assert_eq!(path, "/api/v1/sockets?worker=a%2Fb&label.store=a%20b%3Dc");
         assert!(label("store").is_err());
     }
 }

@@ -3,8 +3,6 @@
 //! A terminal is cleared before each refresh; other outputs get one plain report after another. The command ends when
 //! it is interrupted, or after one report with `--once`.
 
-#![allow(clippy::indexing_slicing, reason = "a field that a JSON value lacks is null: nothing panics")]
-
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
@@ -12,19 +10,18 @@ use std::time::Duration;
 
 use clap::Args;
 use hyper::Method;
-use serde_json::Value;
 
-use super::remote::{AdminClient, Remote, RemoteError};
-use super::show::workers;
-use super::sockets::{Filters, path, rows};
-use super::table::cell;
+use super::remote::{AdminClient, NO_BODY, Remote, RemoteError};
+use super::sockets::{Filters, rows};
+use super::workers::workers;
+use crate::admin::api::{SocketView, SocketsAnswer, WorkersAnswer, paths};
 
 /// Number of most recently active sockets that the busiest are selected from.
 const RECENT: u32 = 1_000;
 
 /// Arguments of `stickyd top`.
 #[derive(Debug, Args)]
-pub struct Top {
+pub struct TopCommand {
     /// Filters that select the sockets.
     #[command(flatten)]
     pub filters: Filters,
@@ -50,7 +47,7 @@ fn interval(text: &str) -> Result<Duration, String> {
 /// Number of messages of each socket at the last refresh, by id.
 type Before = HashMap<String, u64>;
 
-impl Top {
+impl TopCommand {
     /// Runs the command until it is interrupted, and returns the exit code.
     pub fn run(&self) -> u8 {
         let mut before = Before::new();
@@ -76,27 +73,24 @@ impl Top {
     }
 
     fn draw(&self, admin: &AdminClient, before: &mut Before) -> Result<String, RemoteError> {
-        let all = admin.done(Method::GET, "/api/v1/workers", None)?;
+        let all: WorkersAnswer = admin.done(Method::GET, paths::WORKERS, NO_BODY)?;
         let recent = [("sort", "idle".to_owned()), ("limit", RECENT.to_string())];
         let recent = recent.map(|(name, value)| (name.to_owned(), value));
-        let said = admin.done(Method::GET, &path(self.filters.given().into_iter().chain(recent)), None)?;
-        let mut sockets: Vec<&Value> = said["sockets"].as_array().into_iter().flatten().collect();
+        let path = paths::with_query(paths::SOCKETS, self.filters.given().into_iter().chain(recent));
+        let SocketsAnswer { mut sockets, live, total, .. } = admin.done(Method::GET, &path, NO_BODY)?;
         let known = std::mem::take(before);
         // Sorted by the messages since the last refresh; at the first one, by all messages so far.
         sockets.sort_by_key(|one| {
-            Reverse((
-                messages(one) - known.get(&cell(&one["id"])).copied().unwrap_or(0).min(messages(one)),
-                messages(one),
-            ))
+            let all = messages(one);
+            Reverse((all - known.get(&one.id).copied().unwrap_or(0).min(all), all))
         });
-        *before = sockets.iter().map(|one| (cell(&one["id"]), messages(one))).collect();
-        sockets.truncate(self.rows);
-        let live =
-            format!("{} live sockets, {} matching; the busiest of them:", cell(&said["live"]), cell(&said["total"]));
-        Ok(format!("{}\n{live}\n\n{}", workers(&all, self.filters.upstream.as_deref()), rows(&sockets)))
+        *before = sockets.iter().map(|one| (one.id.clone(), messages(one))).collect();
+        let live = format!("{live} live sockets, {total} matching; the busiest of them:");
+        let busiest = rows(sockets.iter().take(self.rows));
+        Ok(format!("{}\n{live}\n\n{busiest}", workers(&all, self.filters.upstream.as_deref())))
     }
 }
 
-fn messages(one: &Value) -> u64 {
-    ["up", "down"].iter().filter_map(|way| one[*way]["messages"].as_u64()).sum()
+fn messages(one: &SocketView) -> u64 {
+    one.up.messages + one.down.messages
 }

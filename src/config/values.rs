@@ -145,26 +145,7 @@ pub(crate) fn distance(a: &str, b: &str) -> usize {
     if a.len().abs_diff(b.len()) > 8 {
         return usize::MAX;
     }
-    let b: Vec<char> = b.chars().collect();
-    let mut older: Vec<usize> = Vec::new();
-    let mut old: Vec<usize> = (0..=b.len()).collect();
-    let mut before = None;
-    for (i, x) in a.chars().enumerate() {
-        let mut row = vec![i + 1];
-        for (j, y) in b.iter().enumerate() {
-            let at = |row: &[usize], j: usize| row.get(j).copied().unwrap_or(usize::MAX / 2);
-            let replaced = at(&old, j) + usize::from(x != *y);
-            let mut best = replaced.min(at(&old, j + 1) + 1).min(at(&row, j) + 1);
-            let swapped = j > 0 && before == Some(*y) && b.get(j - 1) == Some(&x);
-            if swapped {
-                best = best.min(at(&older, j - 1) + 1);
-            }
-            row.push(best);
-        }
-        before = Some(x);
-        older = std::mem::replace(&mut old, row);
-    }
-    old.last().copied().unwrap_or(0)
+    strsim::osa_distance(a, b)
 }
 
 #[cfg(test)]

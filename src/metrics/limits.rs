@@ -1,8 +1,8 @@
 //! Series of limits: how often each was reached, and how close others are.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
-
-use super::vec_or_empty;
+use prometheus::register_int_counter_vec_with_registry as counters;
+use prometheus::register_int_gauge_with_registry as gauge;
+use prometheus::{IntCounter, IntGauge, Registry};
 
 /// A limit that can reject a client, refuse a request or cut a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,17 +72,17 @@ pub struct LimitSeries {
 
 impl LimitSeries {
     #[rustfmt::skip]
-    pub(crate) fn new(r: &Registry) -> Self {
-        let reached = register!(r, IntCounterVec, "stickyd_limited_total",
-            "Clients rejected, requests refused and transfers cut, by the limit that caused it.", &["limit"]);
-        Self {
+    pub(crate) fn new(r: &Registry) -> prometheus::Result<Self> {
+        let reached = counters!("stickyd_limited_total",
+            "Clients rejected, requests refused and transfers cut, by the limit that caused it.", &["limit"], r)?;
+        Ok(Self {
             reached: LimitLabel::ALL.map(|limit| reached.with_label_values(&[limit.word()])),
-            connections: register!(r, IntGauge, "stickyd_client_connections_limit",
-                "Maximum number of client connections."),
-            descriptors: register!(r, IntGauge, "stickyd_descriptors", "File descriptors open."),
-            descriptors_limit: register!(r, IntGauge, "stickyd_descriptors_limit",
-                "Maximum number of file descriptors of this process."),
-        }
+            connections: gauge!("stickyd_client_connections_limit",
+                "Maximum number of client connections.", r)?,
+            descriptors: gauge!("stickyd_descriptors", "File descriptors open.", r)?,
+            descriptors_limit: gauge!("stickyd_descriptors_limit",
+                "Maximum number of file descriptors of this process.", r)?,
+        })
     }
 
     /// Counts that a limit was reached once.

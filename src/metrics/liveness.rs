@@ -1,8 +1,10 @@
 //! Series of connection quality: round-trip times, sockets that owe an answer, and broadcasts.
 
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::register_histogram_vec_with_registry as histograms;
+use prometheus::register_int_counter_vec_with_registry as counters;
+use prometheus::register_int_gauge_vec_with_registry as gauges;
+use prometheus::{Histogram, HistogramVec, IntCounter, IntGaugeVec, Registry};
 
-use super::vec_or_empty;
 use crate::broadcast::{Fate, FateCounts};
 use crate::websocket::round_trip::{Half, Quality};
 
@@ -19,30 +21,25 @@ pub struct CareSeries {
 
 impl CareSeries {
     #[rustfmt::skip]
-    pub(crate) fn new(r: &Registry) -> Self {
-        let trips = HistogramVec::new(
-            HistogramOpts::new("stickyd_round_trip_seconds",
+    pub(crate) fn new(r: &Registry) -> prometheus::Result<Self> {
+        let trips = histograms!("stickyd_round_trip_seconds",
                 "Round-trip times of pings in WebSockets, by the leg they measured (client or worker); times above \
-                 6.5 s are recorded as 6.5 s.").buckets(TRIPS.to_vec()),
-            &["upstream", "leg"]);
-        let trips = vec_or_empty(trips);
-        if let Err(error) = r.register(Box::new(trips.clone())) {
-            tracing::error!(%error, "a metric could not be registered");
-        }
-        let broadcast = register!(r, IntCounterVec, "stickyd_broadcast_sockets_total",
+                 6.5 s are recorded as 6.5 s.",
+            &["upstream", "leg"], TRIPS.to_vec(), r)?;
+        let broadcast = counters!("stickyd_broadcast_sockets_total",
             "Recipients of broadcasts by result: reached, denied (broadcast is not allowed), polling, not_ready, \
              other_kind (the broadcast has no text or no event for it), closing, slow.",
-            &["result"]);
-        Self {
+            &["result"], r)?;
+        Ok(Self {
             trips,
-            suspects: register!(r, IntGaugeVec, "stickyd_sockets_suspect",
+            suspects: gauges!("stickyd_sockets_suspect",
                 "WebSockets whose client has not answered a Ping of stickyd or its worker, or a ping of Engine.IO.",
-                &["upstream"]),
-            qualities: register!(r, IntGaugeVec, "stickyd_sockets_quality",
+                &["upstream"], r)?,
+            qualities: gauges!("stickyd_sockets_quality",
                 "WebSockets whose client leg was measured, by quality (round_trip): excellent, good, poor.",
-                &["upstream", "quality"]),
+                &["upstream", "quality"], r)?,
             broadcast: Fate::ALL.map(|fate| broadcast.with_label_values(&[fate.word()])),
-        }
+        })
     }
 
     /// Returns the histograms of an upstream's two legs: the client's, the worker's.

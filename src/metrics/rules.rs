@@ -1,9 +1,8 @@
 //! Series of affinity rules. Rules are named by the config, which bounds their label. The `socket.io` rule is also
 //! counted in the older series.
 
-use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
-
-use super::vec_or_empty;
+use prometheus::register_int_counter_vec_with_registry as counters;
+use prometheus::{IntCounter, IntCounterVec, Registry};
 
 /// Series of all rules together.
 pub(crate) struct RuleMetrics(IntCounterVec);
@@ -19,14 +18,13 @@ pub struct RuleSeries {
 }
 
 impl RuleMetrics {
-    pub(crate) fn new(r: &Registry) -> Self {
-        Self(register!(
-            r,
-            IntCounterVec,
+    pub(crate) fn new(r: &Registry) -> prometheus::Result<Self> {
+        Ok(Self(counters!(
             "stickyd_rule_total",
             "Sessions by affinity rule: learned, refused (by their own worker), ended (by one of their requests).",
-            &["upstream", "rule", "event"]
-        ))
+            &["upstream", "rule", "event"],
+            r
+        )?))
     }
 
     pub(crate) fn of(&self, upstream: &str, rule: &str) -> RuleSeries {

@@ -7,12 +7,13 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-};
+use prometheus::register_histogram_vec_with_registry as histograms;
+use prometheus::register_int_counter_vec_with_registry as counters;
+use prometheus::register_int_gauge_vec_with_registry as gauges;
+use prometheus::register_int_gauge_with_registry as gauge;
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 use super::socket_labels::{EndReason, Transport};
-use super::vec_or_empty;
 
 /// Values of the `code` label: the codes named in RFC 6455 §7.4 and the IANA registry, the two ranges for applications,
 /// and all others.
@@ -136,46 +137,41 @@ fn place_of(code: u16) -> usize {
 
 impl SocketsSeries {
     #[rustfmt::skip]
-    pub(crate) fn new(r: &Registry) -> Self {
-        let lives = HistogramVec::new(
-            HistogramOpts::new("stickyd_socket_lifetime_seconds",
-                "Lifetime of sockets that ended, by the transport they had last.").buckets(LIVES.to_vec()),
-            &["upstream", "transport"]);
-        let lives = vec_or_empty(lives);
-        if let Err(error) = r.register(Box::new(lives.clone())) {
-            tracing::error!(%error, "a metric could not be registered");
-        }
-        Self {
-            live: register!(r, IntGaugeVec, "stickyd_sockets",
+    pub(crate) fn new(r: &Registry) -> prometheus::Result<Self> {
+        let lives = histograms!("stickyd_socket_lifetime_seconds",
+                "Lifetime of sockets that ended, by the transport they had last.",
+            &["upstream", "transport"], LIVES.to_vec(), r)?;
+        Ok(Self {
+            live: gauges!("stickyd_sockets",
                 "Live sockets on the list: tunnels and polling sessions, each counted once.",
-                &["upstream", "worker", "transport"]),
-            listed: register!(r, IntGauge, "stickyd_sockets_listed", "Entries on the list of sockets."),
-            limit: register!(r, IntGauge, "stickyd_sockets_limit",
-                "Maximum number of entries on the list of sockets; sockets above it live without being listed."),
-            opened: register!(r, IntCounterVec, "stickyd_sockets_opened_total",
-                "Sockets that started, by the transport they started with.", &["upstream", "transport"]),
-            upgraded: register!(r, IntCounterVec, "stickyd_sockets_upgraded_total",
-                "Polling sessions that moved to a WebSocket.", &["upstream"]),
-            unlisted: register!(r, IntCounterVec, "stickyd_sockets_unlisted_total",
-                "Sockets not listed because the list was full.", &["upstream"]),
-            closed: register!(r, IntCounterVec, "stickyd_sockets_closed_total",
+                &["upstream", "worker", "transport"], r)?,
+            listed: gauge!("stickyd_sockets_listed", "Entries on the list of sockets.", r)?,
+            limit: gauge!("stickyd_sockets_limit",
+                "Maximum number of entries on the list of sockets; sockets above it live without being listed.", r)?,
+            opened: counters!("stickyd_sockets_opened_total",
+                "Sockets that started, by the transport they started with.", &["upstream", "transport"], r)?,
+            upgraded: counters!("stickyd_sockets_upgraded_total",
+                "Polling sessions that moved to a WebSocket.", &["upstream"], r)?,
+            unlisted: counters!("stickyd_sockets_unlisted_total",
+                "Sockets not listed because the list was full.", &["upstream"], r)?,
+            closed: counters!("stickyd_sockets_closed_total",
                 "Sockets that ended, by reason: client and worker (ended by that side), client_gone and worker_gone \
                  (its connection broke), refused (the worker lost the session), expired (no more requests \
                  came, or its pin was evicted), idle, drained, operator, stopped, dead (the client stopped answering).",
-                &["upstream", "reason"]),
-            codes: register!(r, IntCounterVec, "stickyd_close_codes_total",
+                &["upstream", "reason"], r)?,
+            codes: counters!("stickyd_close_codes_total",
                 "Close frames of sockets that ended, up (from clients) and down (to clients), by code; 1005 means a \
                  Close without a code.",
-                &["upstream", "direction", "code"]),
+                &["upstream", "direction", "code"], r)?,
             lives,
-            messages: register!(r, IntCounterVec, "stickyd_socket_messages_total",
+            messages: counters!("stickyd_socket_messages_total",
                 "Messages of sockets, up (from clients) and down (to clients); for polling sessions, bodies.",
-                &["upstream", "direction"]),
-            bytes: register!(r, IntCounterVec, "stickyd_socket_bytes_total",
+                &["upstream", "direction"], r)?,
+            bytes: counters!("stickyd_socket_bytes_total",
                 "Bytes of sockets, up (from clients) and down (to clients), live sockets included.",
-                &["upstream", "direction"]),
+                &["upstream", "direction"], r)?,
             by_upstream: Mutex::default(),
-        }
+        })
     }
 
     /// Returns the counters of an upstream, which all its workers share.

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use stickyd::admin::PATHS;
+use stickyd::admin::api::{self, PATHS, paths};
 
 use super::drains::{engine, path, reload, sessions_at, text};
 use crate::support::proxy::{Binary, Proxy, free_address};
@@ -42,6 +44,9 @@ impl Checked<'_> {
         let validator = jsonschema::validator_for(&schema).unwrap();
         let errors: Vec<_> = validator.iter_errors(&value).map(|e| format!("{}: {e}", e.instance_path())).collect();
         assert!(errors.is_empty(), "{method} {path}: {errors:#?}\n{value:#}");
+        if kind == "application/json" {
+            typed(template, status, &value);
+        }
         self.seen.insert(format!("{method} {template} {status}"));
         (status, value)
     }
@@ -58,6 +63,33 @@ impl Checked<'_> {
     fn say(&mut self, worker: &str, word: &str, body: &str) -> (u16, Value) {
         let template = "/api/v1/workers/{upstream}/{worker}/{word}";
         self.ask("post", template, &format!("/api/v1/workers/app/{worker}/{word}"), body)
+    }
+}
+
+/// Reads an answer as the struct of its path; written again, it must be the same.
+fn typed(template: &str, status: u16, value: &Value) {
+    fn same<T: DeserializeOwned + Serialize>(value: &Value) {
+        let read: T = serde_json::from_value(value.clone()).unwrap_or_else(|error| panic!("{error}: {value:#}"));
+        assert_eq!(&serde_json::to_value(read).unwrap(), value);
+    }
+    match template {
+        paths::OPENAPI => {}
+        paths::RELOAD if status != 200 => same::<api::ReloadFailure>(value),
+        _ if status != 200 => same::<api::ErrorAnswer>(value),
+        paths::EXPLAIN => same::<api::ExplainAnswer>(value),
+        paths::LOG => same::<api::LogAnswer>(value),
+        paths::PINS => same::<api::PinAnswer>(value),
+        paths::RELOAD => same::<api::ReloadAnswer>(value),
+        paths::SOCKETS => same::<api::SocketsAnswer>(value),
+        paths::SOCKETS_CLOSE if value["closings"].is_array() => same::<api::ClosingsAnswer>(value),
+        paths::SOCKETS_CLOSE => same::<api::CloseAnswer>(value),
+        paths::SOCKET => same::<api::SocketView>(value),
+        paths::SOCKET_CLOSE => same::<api::ClosedSocket>(value),
+        paths::STATS => same::<api::StatsAnswer>(value),
+        paths::STATUS => same::<api::StatusAnswer>(value),
+        paths::WORKERS => same::<api::WorkersAnswer>(value),
+        paths::WORKER_STATE => same::<api::WorkerView>(value),
+        other => panic!("{other} has no struct"),
     }
 }
 

@@ -266,6 +266,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
+    use super::super::super::api::SocketsAnswer;
     use super::super::order::SORTS;
     use super::*;
     use crate::config::Address;
@@ -309,13 +310,16 @@ mod tests {
         assert!(whole(written).await.is_err());
     }
 
-    /// Returns one page, assembled and parsed.
+    /// Returns one page, assembled and parsed; as the type that the command line reads, it has the same fields.
     fn page(sockets: &Sockets, sort: &str, offset: usize, limit: usize) -> Value {
         let order = SortOrder::parse(sort).unwrap();
         let (pieces, mut written) = mpsc::unbounded_channel();
         write(sockets, &Wanted { filter: Filter::default(), order, offset, limit }, Cut::new(pieces));
         let whole: Vec<u8> = std::iter::from_fn(|| written.try_recv().ok()).flat_map(|piece| piece.bytes).collect();
-        serde_json::from_slice(&whole).unwrap()
+        let written: Value = serde_json::from_slice(&whole).unwrap();
+        let read: SocketsAnswer = serde_json::from_value(written.clone()).unwrap();
+        assert_eq!(serde_json::to_value(read).unwrap(), written);
+        written
     }
 
     proptest! {

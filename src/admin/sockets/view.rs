@@ -6,16 +6,16 @@ use std::time::{Duration, SystemTime};
 
 use serde::ser::{SerializeMap, SerializeStruct};
 use serde::{Serialize, Serializer};
-use serde_json::Value;
 
+use super::super::api::{LegView, RoundTripView, WayView};
 use crate::sockets::{Socket, SocketRow, Traffic};
 use crate::websocket::round_trip::{Leg, Measured, Quality};
 
-/// Describes one socket as it is at this second.
-pub(crate) fn describe(socket: &Socket, now_s: u32) -> Value {
+/// Describes one socket as it is at this second, as JSON.
+pub(crate) fn describe(socket: &Socket, now_s: u32) -> Vec<u8> {
     let shown = RefCell::new(Shown::new(now_s));
     // This cannot fail: all keys are strings, and no number is infinite.
-    serde_json::to_value(Row { socket, shown: &shown }).unwrap_or_default()
+    serde_json::to_vec(&Row { socket, shown: &shown }).unwrap_or_default()
 }
 
 /// Data shared by the rows of one answer, and buffers reused from row to row.
@@ -44,7 +44,7 @@ impl Shown {
     }
 }
 
-/// One socket as a row of the list.
+/// One socket as a row of the list: the fields of [`SocketView`], written without building one.
 pub(crate) struct Row<'a> {
     pub(crate) socket: &'a Socket,
     /// Data shared by all rows, borrowed for one row at a time.
@@ -74,9 +74,9 @@ impl Serialize for Row<'_> {
         row.serialize_field("state", socket.state(now_s).word())?;
         row.serialize_field("connected_at", &shown.connected.1)?;
         row.serialize_field("age_s", &now_s.saturating_sub(socket.since_s()))?;
-        row.serialize_field("up", &OneWay::of(&socket.up, now_s))?;
-        row.serialize_field("down", &OneWay::of(&socket.down, now_s))?;
-        let round_trip = RoundTrip { client: Trip::of(&trips.client), worker: Trip::of(&trips.worker) };
+        row.serialize_field("up", &way(&socket.up, now_s))?;
+        row.serialize_field("down", &way(&socket.down, now_s))?;
+        let round_trip = RoundTripView { client: leg(&trips.client), worker: leg(&trips.worker) };
         row.serialize_field("round_trip", &round_trip)?;
         row.serialize_field("quality", &told.quality.map(Quality::word))?;
         row.end()
@@ -104,40 +104,14 @@ impl Serialize for LabelRows<'_> {
     }
 }
 
-#[derive(Serialize)]
-struct OneWay {
-    messages: u64,
-    bytes: u64,
-    idle_s: Option<u32>,
-    close_code: Option<u16>,
+fn way(way: &Traffic, now_s: u32) -> WayView {
+    let idle_s = way.last_s().map(|last| now_s.saturating_sub(last));
+    WayView { bytes: way.bytes(), close_code: way.code(), idle_s, messages: way.messages() }
 }
 
-impl OneWay {
-    fn of(way: &Traffic, now_s: u32) -> Self {
-        let idle_s = way.last_s().map(|last| now_s.saturating_sub(last));
-        Self { messages: way.messages(), bytes: way.bytes(), idle_s, close_code: way.code() }
-    }
-}
-
-#[derive(Serialize)]
-struct RoundTrip {
-    client: Option<Trip>,
-    worker: Option<Trip>,
-}
-
-/// Round-trip times of one leg, in milliseconds, measured by pings.
-#[derive(Serialize)]
-struct Trip {
-    last_ms: f64,
-    smoothed_ms: f64,
-    longest_ms: f64,
-}
-
-impl Trip {
-    /// Returns the times of a leg; `None` if no ping has measured it.
-    fn of(leg: &Leg) -> Option<Self> {
-        let ms = |time: Duration| time.as_secs_f64() * 1_000.0;
-        let Measured { last, smoothed, longest } = leg.measured()?;
-        Some(Self { last_ms: ms(last), smoothed_ms: ms(smoothed), longest_ms: ms(longest) })
-    }
+/// Returns the times of a leg; `None` if no ping has measured it.
+fn leg(leg: &Leg) -> Option<LegView> {
+    let ms = |time: Duration| time.as_secs_f64() * 1_000.0;
+    let Measured { last, smoothed, longest } = leg.measured()?;
+    Some(LegView { last_ms: ms(last), longest_ms: ms(longest), smoothed_ms: ms(smoothed) })
 }

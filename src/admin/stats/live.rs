@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use serde_json::{Map, Value, json};
-
+use super::super::api::{LabelCount, LabelCounts, SocketCounts};
 use crate::clock;
 use crate::sockets::{SHARDS, Socket, SocketRow, Sockets, Transport};
 use crate::upstream::worker::Worker;
@@ -28,16 +27,16 @@ impl Sum {
         self.age_s += other.age_s;
     }
 
-    pub(crate) fn describe(&self) -> Value {
-        let all: u64 = self.transports.iter().sum();
-        let mut told: Map<String, Value> = Transport::ALL
-            .iter()
-            .zip(self.transports)
-            .map(|(one, count)| (one.word().to_owned(), count.into()))
-            .collect();
-        told.insert("live".to_owned(), all.into());
-        told.insert("average_age_s".to_owned(), self.age_s.checked_div(all).into());
-        Value::Object(told)
+    pub(crate) fn describe(&self) -> SocketCounts {
+        let live: u64 = self.transports.iter().sum();
+        let of = |transport: Transport| self.transports.get(transport as usize).copied().unwrap_or(0);
+        SocketCounts {
+            average_age_s: self.age_s.checked_div(live),
+            live,
+            polling: of(Transport::Polling),
+            websocket: of(Transport::WebSocket),
+            websocket_h2: of(Transport::WebSocketH2),
+        }
     }
 }
 
@@ -98,7 +97,7 @@ impl LiveTotals {
     }
 
     /// Describes the labels of an upstream, each with the values that most sockets have.
-    pub(crate) fn labels(&self, upstream: &str) -> Value {
+    pub(crate) fn labels(&self, upstream: &str) -> BTreeMap<String, LabelCounts> {
         let own = self.labels.iter().filter(|((name, _), _)| name == upstream);
         let told = own.map(|((_, label), values)| {
             let mut known: Vec<_> =
@@ -106,10 +105,10 @@ impl LiveTotals {
             known.sort_by(|a, b| (b.1, a.0).cmp(&(a.1, b.0)));
             let others: u64 = known.iter().skip(SHOWN).map(|(_, count)| count).sum();
             let others = others + values.get(&None).copied().unwrap_or(0);
-            let shown = known.into_iter().take(SHOWN).map(|(value, count)| json!({ "value": value, "sockets": count }));
-            (label.clone(), json!({ "values": shown.collect::<Vec<_>>(), "others": others }))
+            let count = |(value, sockets): (&str, u64)| LabelCount { sockets, value: value.to_owned() };
+            (label.clone(), LabelCounts { others, values: known.into_iter().take(SHOWN).map(count).collect() })
         });
-        Value::Object(told.collect())
+        told.collect()
     }
 }
 
@@ -129,9 +128,10 @@ mod tests {
         }
         let told = live.labels("app");
         let user = told.get("user").unwrap();
-        assert_eq!(user.pointer("/values/0"), Some(&json!({"value": "5", "sockets": 4})));
-        assert_eq!(user.pointer("/values").and_then(Value::as_array).map(Vec::len), Some(SHOWN));
-        assert_eq!(user.pointer("/others"), Some(&json!(VALUES + 7 - SHOWN)));
-        assert_eq!(live.labels("other"), json!({"user": {"values": [], "others": 3}}), "the limit was reached");
+        assert_eq!(user.values.first(), Some(&LabelCount { sockets: 4, value: "5".to_owned() }));
+        assert_eq!(user.values.len(), SHOWN);
+        assert_eq!(user.others, u64::try_from(VALUES + 7 - SHOWN).unwrap());
+        let none = LabelCounts { others: 3, values: Vec::new() };
+        assert_eq!(live.labels("other"), BTreeMap::from([("user".to_owned(), none)]), "the limit was reached");
     }
 }

@@ -1,16 +1,15 @@
-//! Commands that change a running stickyd: drain, maint, ready, log.
-
-#![allow(clippy::indexing_slicing, reason = "a field that a JSON value lacks is null: nothing panics")]
+//! `stickyd drain`, `stickyd maint` and `stickyd ready`: set the admin state of one worker.
 
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use hyper::Method;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::progress::Progress;
-use super::remote::{AdminClient, RemoteArgs, RemoteError, encoded};
-use super::table::{cell, list, span};
+use super::remote::{AdminClient, NO_BODY, RemoteArgs, RemoteError};
+use super::table::span;
+use crate::admin::api::{DrainView, GraceOrder, WorkerView, WorkersAnswer, paths};
 
 /// Interval between two queries of a drain's progress.
 const DRAIN_POLL: Duration = Duration::from_millis(500);
@@ -37,40 +36,43 @@ fn worker(text: &str) -> Result<(String, String), String> {
 }
 
 impl WorkerTarget {
-    fn say(&self, admin: &AdminClient, word: &str, body: Option<&Value>) -> Result<Value, RemoteError> {
-        let (upstream, worker) = (encoded(&self.worker.0), encoded(&self.worker.1));
-        admin.done(Method::POST, &format!("/api/v1/workers/{upstream}/{worker}/{word}"), body)
+    fn say(&self, admin: &AdminClient, word: &str, body: Option<&impl Serialize>) -> Result<WorkerView, RemoteError> {
+        admin.done(Method::POST, &paths::worker_state(&self.worker.0, &self.worker.1, word), body)
     }
 
     fn tell(&self, word: &str) -> u8 {
-        let said = self.asking.remote.find().and_then(|admin| self.say(&admin, word, None));
+        let said = self.asking.remote.find().and_then(|admin| self.say(&admin, word, NO_BODY));
         self.asking.finish(said, told)
+    }
+
+    fn is(&self, one: &WorkerView) -> bool {
+        let (upstream, worker) = &self.worker;
+        one.upstream == *upstream && (one.worker == *worker || one.address == *worker)
     }
 }
 
-fn told(said: &Value) -> String {
-    let drain = &said["drain"];
-    let name = format!("{}/{}", cell(&said["upstream"]), cell(&said["worker"]));
-    let at = format!("{name} is in {}", cell(&said["admin"]));
-    match drain["ends_in_s"].as_u64() {
-        _ if drain.is_null() => format!("{name} is {}\n", cell(&said["admin"])),
-        Some(0) => format!("{at}: {} sessions end at once\n", cell(&drain["sessions_left"])),
-        None => format!("{at}: {} sessions stay until they end on their own\n", cell(&drain["sessions_left"])),
-        Some(_) => {
-            format!("{at}: {} sessions end within {}\n", cell(&drain["sessions_left"]), span(&drain["ends_in_s"]))
-        }
+fn told(said: &WorkerView) -> String {
+    let name = format!("{}/{}", said.upstream, said.worker);
+    let Some(DrainView { sessions_left, ends_in_s, .. }) = said.drain else {
+        return format!("{name} is {}\n", said.admin);
+    };
+    let at = format!("{name} is in {}: {sessions_left} sessions", said.admin);
+    match ends_in_s {
+        Some(0) => format!("{at} end at once\n"),
+        None => format!("{at} stay until they end on their own\n"),
+        Some(_) => format!("{at} end within {}\n", span(ends_in_s)),
     }
 }
 
 /// Arguments of `stickyd ready`.
 #[derive(Debug, Args)]
-pub struct Ready {
+pub struct ReadyCommand {
     /// The worker to take back into service.
     #[command(flatten)]
     pub target: WorkerTarget,
 }
 
-impl Ready {
+impl ReadyCommand {
     /// Sets the admin state, prints it, and returns the exit code.
     pub fn run(&self) -> u8 {
         self.target.tell("ready")
@@ -79,13 +81,13 @@ impl Ready {
 
 /// Arguments of `stickyd maint`.
 #[derive(Debug, Args)]
-pub struct Maint {
+pub struct MaintCommand {
     /// The worker to put into maint.
     #[command(flatten)]
     pub target: WorkerTarget,
 }
 
-impl Maint {
+impl MaintCommand {
     /// Sets the admin state, prints it, and returns the exit code.
     pub fn run(&self) -> u8 {
         self.target.tell("maint")
@@ -114,24 +116,23 @@ impl DrainCommand {
     /// Starts the drain, waits if requested, and returns the exit code.
     pub fn run(&self) -> u8 {
         let asking = &self.target.asking;
-        let body = self.grace.as_ref().map(|grace| json!({ "grace": grace }));
+        let order = self.grace.clone().map(|grace| GraceOrder { grace: Some(grace) });
         let said = asking.remote.find().and_then(|admin| {
-            let said = self.target.say(&admin, "drain", body.as_ref())?;
+            let said = self.target.say(&admin, "drain", order.as_ref())?;
             if self.wait { self.follow(&admin, said) } else { Ok(said) }
         });
         asking.finish(said, |said| if self.wait { "drained: no session is left\n".to_owned() } else { told(said) })
     }
 
     /// Waits until nothing is left; returns the last description of the worker.
-    fn follow(&self, admin: &AdminClient, mut said: Value) -> Result<Value, RemoteError> {
+    fn follow(&self, admin: &AdminClient, mut said: WorkerView) -> Result<WorkerView, RemoteError> {
         let (began, mut out) = (Instant::now(), Progress::new());
         loop {
-            let drain = &said["drain"];
-            if drain.is_null() {
+            let Some(drain) = &said.drain else {
                 return Err(RemoteError::new("the drain was cancelled: the worker is ready again"));
-            }
+            };
             show(&mut out, drain);
-            if drain["sessions_left"] == 0 && drain["tunnels_left"] == 0 {
+            if drain.sessions_left == 0 && drain.tunnels_left == 0 {
                 out.end();
                 return Ok(said);
             }
@@ -141,12 +142,9 @@ impl DrainCommand {
             }
             // Nothing else runs on this thread, so it may block.
             std::thread::park_timeout(DRAIN_POLL);
-            let all = admin.done(Method::GET, "/api/v1/workers", None)?;
-            let (upstream, worker) = &self.target.worker;
-            let is_it =
-                |one: &&Value| one["upstream"] == *upstream && (one["worker"] == *worker || one["address"] == *worker);
-            match all["workers"].as_array().into_iter().flatten().find(is_it) {
-                Some(found) => said = found.clone(),
+            let all: WorkersAnswer = admin.done(Method::GET, paths::WORKERS, NO_BODY)?;
+            match all.workers.into_iter().find(|one| self.target.is(one)) {
+                Some(found) => said = found,
                 // A worker that the file no longer names disappears with its last session.
                 None => {
                     out.end();
@@ -157,43 +155,13 @@ impl DrainCommand {
     }
 }
 
-fn show(out: &mut Progress, drain: &Value) {
-    let left = drain["sessions_left"].as_u64().unwrap_or(0);
-    let start = drain["sessions_at_start"].as_u64().unwrap_or(0).max(left);
-    let ends = drain["ends_in_s"].as_u64().filter(|_| out.is_terminal());
-    let ends = ends.map_or(String::new(), |_| format!(", all end within {}", span(&drain["ends_in_s"])));
-    let text = format!("{left} of {start} sessions left, {} tunnels{ends}", cell(&drain["tunnels_left"]));
-    out.show(start - left, start, text);
-}
-
-/// Arguments of `stickyd log`.
-#[derive(Debug, Args)]
-pub struct LogCommand {
-    /// New level: error, warn, info, debug, trace, off, or directives such as info,stickyd::affinity=debug
-    #[arg(value_name = "LEVEL", conflicts_with = "reset")]
-    pub level: Option<String>,
-    /// Return to the level in the file or in RUST_LOG
-    #[arg(long)]
-    pub reset: bool,
-    /// Connection to stickyd, and output format.
-    #[command(flatten)]
-    pub asking: RemoteArgs,
-}
-
-impl LogCommand {
-    /// Shows or sets the level, and returns the exit code.
-    pub fn run(&self) -> u8 {
-        let said = self.asking.remote.find().and_then(|admin| match (&self.level, self.reset) {
-            (None, false) => admin.done(Method::GET, "/api/v1/log", None),
-            (level, _) => admin.done(Method::PUT, "/api/v1/log", Some(&json!({ "level": level }))),
-        });
-        self.asking.finish(said, |said| {
-            list(&[
-                ("level", format!("{} (from {})", cell(&said["level"]), cell(&said["from"]))),
-                ("file", cell(&said["file"])),
-            ])
-        })
-    }
+fn show(out: &mut Progress, drain: &DrainView) {
+    let left = drain.sessions_left;
+    let start = drain.sessions_at_start.max(left);
+    let ends = drain.ends_in_s.filter(|_| out.is_terminal());
+    let ends = ends.map_or(String::new(), |ends| format!(", all end within {}", span(ends)));
+    let text = format!("{left} of {start} sessions left, {} tunnels{ends}", drain.tunnels_left);
+    out.show((start - left).into(), start.into(), text);
 }
 
 #[cfg(test)]

@@ -1,0 +1,87 @@
+//! Paths of the admin API: each is written here once, for the router and for the command line.
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+pub const BROADCAST: &str = "/api/v1/broadcast";
+pub const EXPLAIN: &str = "/api/v1/explain";
+pub const HEALTH: &str = "/api/v1/health";
+pub const LOG: &str = "/api/v1/log";
+pub const OPENAPI: &str = "/api/v1/openapi.json";
+pub const PINS: &str = "/api/v1/pins";
+pub const RELOAD: &str = "/api/v1/reload";
+pub const SOCKETS: &str = "/api/v1/sockets";
+pub const SOCKETS_CLOSE: &str = "/api/v1/sockets/close";
+pub const SOCKET: &str = "/api/v1/sockets/{id}";
+pub const SOCKET_CLOSE: &str = "/api/v1/sockets/{id}/close";
+pub const STATS: &str = "/api/v1/stats";
+pub const STATUS: &str = "/api/v1/status";
+pub const WORKERS: &str = "/api/v1/workers";
+pub const WORKER_STATE: &str = "/api/v1/workers/{upstream}/{worker}/{word}";
+pub const METRICS: &str = "/metrics";
+
+/// Every path with its methods, as listed in `conf/openapi.json`.
+pub const PATHS: [(&str, &[&str]); 16] = [
+    (BROADCAST, &["post"]),
+    (EXPLAIN, &["get"]),
+    (HEALTH, &["get"]),
+    (LOG, &["get", "put"]),
+    (OPENAPI, &["get"]),
+    (PINS, &["get"]),
+    (RELOAD, &["post"]),
+    (SOCKETS, &["get"]),
+    (SOCKETS_CLOSE, &["get", "post"]),
+    (SOCKET, &["get"]),
+    (SOCKET_CLOSE, &["post"]),
+    (STATS, &["get"]),
+    (STATUS, &["get"]),
+    (WORKERS, &["get"]),
+    (WORKER_STATE, &["post"]),
+    (METRICS, &["get"]),
+];
+
+/// Bytes that are percent-encoded in a part of a path or query: all except RFC 3986's unreserved characters.
+const RESERVED_BYTES: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, RESERVED_BYTES).to_string()
+}
+
+/// Returns the path of one socket.
+pub fn socket(id: &str) -> String {
+    SOCKET.replace("{id}", &encoded(id))
+}
+
+/// Returns the path that closes one socket.
+pub fn socket_close(id: &str) -> String {
+    SOCKET_CLOSE.replace("{id}", &encoded(id))
+}
+
+/// Returns the path that sets the admin state of one worker.
+pub fn worker_state(upstream: &str, worker: &str, word: &str) -> String {
+    // A brace in a name is encoded, so no name can be taken for a placeholder.
+    let path = WORKER_STATE.replace("{upstream}", &encoded(upstream));
+    path.replace("{worker}", &encoded(worker)).replace("{word}", &encoded(word))
+}
+
+/// Returns a path with query parameters.
+pub fn with_query<N: AsRef<str>, V: AsRef<str>>(path: &str, parameters: impl IntoIterator<Item = (N, V)>) -> String {
+    let pair = |(name, value): (N, V)| format!("{}={}", encoded(name.as_ref()), encoded(value.as_ref()));
+    let given = parameters.into_iter().map(pair).collect::<Vec<_>>().join("&");
+    if given.is_empty() { path.to_owned() } else { format!("{path}?{given}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_paths_and_queries_are_encoded() {
+        assert_eq!(with_query("/p", [("sid", "a b&c"), ("x~", "ü")]), "/p?sid=a%20b%26c&x~=%C3%BC");
+        assert_eq!(with_query("/p", Vec::<(&str, &str)>::new()), "/p");
+        assert_eq!(
+            worker_state("{worker}", "unix:/run/a.sock", "drain"),
+            "/api/v1/workers/%7Bworker%7D/unix%3A%2Frun%2Fa.sock/drain"
+        );
+        assert_eq!(socket_close("a/b"), "/api/v1/sockets/a%2Fb/close");
+    }
+}

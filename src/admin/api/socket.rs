@@ -1,0 +1,120 @@
+//! Answers about sockets: lists, one of them, closings and broadcasts.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Answer to `GET /api/v1/sockets`: one page of the list.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SocketsAnswer {
+    pub live: usize,
+    pub next_offset: Option<usize>,
+    pub offset: usize,
+    pub sockets: Vec<SocketView>,
+    pub total: usize,
+}
+
+/// One live socket, in the list and alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SocketView {
+    pub address: String,
+    pub age_s: u32,
+    pub connected_at: String,
+    pub down: WayView,
+    pub generation: u32,
+    pub id: String,
+    pub labels: BTreeMap<String, String>,
+    pub protocol: String,
+    pub quality: Option<String>,
+    pub round_trip: RoundTripView,
+    pub route: Option<String>,
+    pub sid: Option<String>,
+    pub state: String,
+    pub tls: bool,
+    pub transport: String,
+    pub up: WayView,
+    pub upstream: String,
+    pub user_agent: Option<String>,
+    pub worker: String,
+}
+
+/// Traffic of a socket in one direction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WayView {
+    pub bytes: u64,
+    pub close_code: Option<u16>,
+    pub idle_s: Option<u32>,
+    pub messages: u64,
+}
+
+/// Round-trip times of a socket, by leg.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RoundTripView {
+    pub client: Option<LegView>,
+    pub worker: Option<LegView>,
+}
+
+/// Round-trip times of one leg, in milliseconds, measured by pings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LegView {
+    pub last_ms: f64,
+    pub longest_ms: f64,
+    pub smoothed_ms: f64,
+}
+
+/// Answer to `POST /api/v1/sockets/{id}/close`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClosedSocket {
+    pub code: u16,
+    pub id: String,
+    pub transport: String,
+}
+
+/// Answer to `POST /api/v1/sockets/close`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CloseAnswer {
+    pub closing: Option<ClosingView>,
+    pub code: u16,
+    pub dry_run: bool,
+    pub matched: usize,
+    pub polling: usize,
+    pub spread_s: f64,
+    pub tunnels: usize,
+}
+
+/// Answer to `GET /api/v1/sockets/close`: the recent closings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClosingsAnswer {
+    pub closings: Vec<ClosingView>,
+}
+
+/// Progress of one closing of many sockets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClosingView {
+    pub ends_in_s: u64,
+    pub gone: usize,
+    pub left: usize,
+    pub matched: usize,
+    pub number: u64,
+    pub told: usize,
+}
+
+/// Answer to `POST /api/v1/broadcast`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BroadcastAnswer {
+    pub matched: usize,
+    pub not_reached: NotReached,
+    pub reached: u32,
+    pub took_ms: Option<u64>,
+}
+
+/// Numbers of sockets that a broadcast did not reach, by reason.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotReached {
+    pub closing: u32,
+    pub denied: u32,
+    pub not_ready: u32,
+    pub other_kind: u32,
+    pub polling: u32,
+    pub slow: u32,
+}

@@ -1,0 +1,147 @@
+//! `stickyd workers`: every worker with its state, sessions, restarts and process, and the reasons below.
+
+use clap::Args;
+
+use super::remote::RemoteArgs;
+use super::table::{bytes, cell, table};
+use crate::admin::api::{NameView, WorkerView, WorkersAnswer, paths};
+
+/// Arguments of `stickyd workers`.
+#[derive(Debug, Args)]
+pub struct WorkersCommand {
+    /// Only workers of this upstream
+    #[arg(value_name = "UPSTREAM")]
+    pub upstream: Option<String>,
+    /// Connection to stickyd, and output format.
+    #[command(flatten)]
+    pub asking: RemoteArgs,
+}
+
+impl WorkersCommand {
+    /// Runs the command and returns the exit code.
+    pub fn run(&self) -> u8 {
+        self.asking.show(paths::WORKERS, |said| workers(said, self.upstream.as_deref()))
+    }
+}
+
+/// Formats workers as a table, with the reasons for states that are not the usual ones below.
+pub(crate) fn workers(said: &WorkersAnswer, only: Option<&str>) -> String {
+    const HEAD: [&str; 10] =
+        ["UPSTREAM", "WORKER", "STATE", "SESSIONS", "TUNNELS", "IN FLIGHT", "RESTARTS", "PID", "CPU", "MEMORY"];
+    let wanted = |upstream: &str| only.is_none_or(|only| upstream == only);
+    let all: Vec<&WorkerView> = said.workers.iter().filter(|one| wanted(&one.upstream)).collect();
+    let mut text = table(&HEAD, &all.iter().map(|one| row(one)).collect::<Vec<_>>());
+    let names = said.names.iter().filter(|name| wanted(&name.upstream) && name.state != "resolved");
+    let notes: Vec<String> = all.iter().flat_map(|one| reasons(one)).chain(names.map(unresolved)).collect();
+    if !notes.is_empty() {
+        text.push_str(&format!("\n{}\n", notes.join("\n")));
+    }
+    text
+}
+
+fn row(one: &WorkerView) -> Vec<String> {
+    let process = one.process.as_ref();
+    let cpu = process.and_then(|process| process.cpu_percent).map(|percent| format!("{percent}%"));
+    vec![
+        one.upstream.clone(),
+        one.worker.clone(),
+        state(&one.health, &one.admin, one.ejected),
+        one.sessions.to_string(),
+        one.tunnels.to_string(),
+        one.in_flight.to_string(),
+        one.restarts.to_string(),
+        cell(process.map(|process| process.pid)),
+        cell(cpu),
+        bytes(process.map(|process| process.memory_bytes)),
+    ]
+}
+
+/// Formats the state of a worker on its three axes.
+pub(crate) fn state(health: &str, admin: &str, ejected: bool) -> String {
+    format!("{health}, {admin}{}", if ejected { ", ejected" } else { "" })
+}
+
+fn unresolved(name: &NameView) -> String {
+    let NameView { upstream, name, state, error, .. } = name;
+    format!("{upstream}: the DNS name {name} is {state}: {}", cell(error.as_ref()))
+}
+
+/// Returns the reasons why a worker is not up, not ready or ejected.
+fn reasons(worker: &WorkerView) -> Vec<String> {
+    let at = format!("{}/{}", worker.upstream, worker.worker);
+    let mut all = Vec::new();
+    if worker.health != "up" || worker.check.as_ref().is_some_and(|check| check.failed_in_a_row > 0) {
+        all.push(format!("{at} is {}: {}", worker.health, worker.why.health));
+    }
+    if worker.admin != "ready" {
+        all.push(format!("{at} is in {}: {}", worker.admin, worker.why.admin));
+    }
+    if worker.ejected {
+        all.push(format!("{at} is ejected: {}", worker.why.ejection));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::api::{ProcessView, ReasonsView};
+
+    fn worker(name: &str, health: &str, why: &str) -> WorkerView {
+        let process = ProcessView {
+            command: "node".to_owned(),
+            cpu_percent: Some(1.5),
+            cpu_s: 2.0,
+            memory_bytes: 80_000_000,
+            pid: 4242,
+            threads: 4,
+        };
+        WorkerView {
+            address: "127.0.0.1:3001".to_owned(),
+            admin: "ready".to_owned(),
+            check: None,
+            drain: None,
+            ejected: false,
+            ejected_for_ms: None,
+            generation: 2,
+            health: health.to_owned(),
+            in_flight: 0,
+            last_ejection: None,
+            process: Some(process),
+            restarts: 1,
+            said_at_run_time: false,
+            seen_for_s: 9,
+            serves: true,
+            sessions: 12,
+            takes_new: true,
+            tunnels: 3,
+            upstream: "app".to_owned(),
+            waiting: 0,
+            weight: 1,
+            why: ReasonsView { admin: "-".to_owned(), ejection: "-".to_owned(), health: why.to_owned() },
+            worker: name.to_owned(),
+        }
+    }
+
+    #[test]
+    fn workers_are_a_table_with_reasons_below() {
+        let name = NameView {
+            addresses: Vec::new(),
+            error: Some("no such name".to_owned()),
+            name: "x.test".to_owned(),
+            state: "unresolved".to_owned(),
+            upstream: "app".to_owned(),
+        };
+        let workers_of_app = vec![worker("w1", "up", "-"), worker("w2", "starting", "3 checks in a row did not pass")];
+        let said = WorkersAnswer { names: vec![name], workers: workers_of_app };
+        insta::assert_snapshot!(workers(&said, None), @r"
+        UPSTREAM  WORKER  STATE            SESSIONS  TUNNELS  IN FLIGHT  RESTARTS   PID   CPU  MEMORY
+        app       w1      up, ready              12        3          0         1  4242  1.5%   80 MB
+        app       w2      starting, ready        12        3          0         1  4242  1.5%   80 MB
+
+        app/w2 is starting: 3 checks in a row did not pass
+        app: the DNS name x.test is unresolved: no such name
+        ");
+        assert_eq!(workers(&said, Some("other")).lines().count(), 1);
+    }
+}
