@@ -7,24 +7,36 @@
     reason = "a test ends by panicking; clippy.toml allows it in #[test] functions only, not in their helpers"
 )]
 
+mod admin;
+mod affinity;
 mod broadcast;
 mod clients_selftest;
+mod commands;
 mod config;
 mod corpus;
 mod dependencies;
-mod front;
+mod dns;
+mod drain;
+mod eject;
+mod guards;
 mod health;
 mod http;
+mod http2;
 mod layers;
-mod learn;
+mod limits;
+mod logs;
 mod profile;
+mod protocols;
 mod references;
-mod rules;
-mod sessions;
+mod reload;
+mod retries;
+mod socket_io;
 mod sockets;
+mod start_and_stop;
 mod strict;
 #[allow(dead_code, reason = "a kit: not every test uses every part")]
 mod support;
 mod systemd;
+mod tls;
 mod tunnels;
 mod words;

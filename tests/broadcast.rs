@@ -1,7 +1,7 @@
 //! Broadcasts: who gets them, exactly once and whole, and who does not and why.
 
 mod insert;
-mod real;
+mod real_clients;
 mod routes;
 
 use std::path::PathBuf;

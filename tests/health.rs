@@ -1,13 +1,15 @@
 //! Health checks against real workers: what each kind sees, and that it leaves nothing behind.
 
+mod states;
+
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::support::node::{NodeServer, PythonServer, Worker, WsEcho};
-use crate::support::process::PATIENCE;
 use crate::support::proxy::{Binary, Proxy, free_address};
 use crate::support::raw::{Raw, RawWorker, ok};
+use crate::support::wait::wait_for_async;
 
 const SOCKET_IO: &str = "kind = \"socket.io\", interval = \"100ms\", timeout = \"5s\", rise = 2, fall = 3";
 const WEBSOCKET: &str = "kind = \"websocket\", path = \"/\", interval = \"100ms\", timeout = \"5s\"";
@@ -20,17 +22,8 @@ fn proxy(worker: &Worker, health: &str) -> Proxy {
     Proxy::with(&config(&worker.address(), health))
 }
 
-/// Waits without a thread: the workers' processes are read by this runtime.
-async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(tokio::time::Instant::now() < deadline, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
 async fn becomes(proxy: &Proxy, state: &str) {
-    eventually(state, || proxy.worker("w").health().word() == state).await;
+    wait_for_async(state, async || proxy.worker("w").health().word() == state).await;
 }
 
 /// After some checks and the proxy's end: what the worker has counted, with no session left.
@@ -153,6 +146,8 @@ async fn every_kind_checks_a_unix_socket() {
         "kind = \"tcp\", interval = \"100ms\", rise = 1",
     ] {
         let proxy = proxy(&worker, health);
+        becomes(&proxy, "up").await;
+        // Several more checks pass.
         tokio::time::sleep(Duration::from_millis(500)).await;
         assert_eq!(proxy.worker("w").health().word(), "up", "{health}");
     }
@@ -180,7 +175,7 @@ async fn an_http_check_looks_at_host_status_and_body() {
     ] {
         let proxy = Proxy::with(&config(&address, &format!("path = \"/\", interval = \"100ms\", fall = 2, {health}")));
         let before = worker.connections();
-        eventually("checked", || worker.connections() >= before + 4).await;
+        wait_for_async("checked", async || worker.connections() >= before + 4).await;
         assert_eq!(proxy.worker("w").health().word(), state, "{health}");
     }
 }
@@ -216,7 +211,7 @@ async fn reloads_in_the_middle_of_checks_leave_no_session() {
         worker.stats_when(|stats| stats["handshakes"].as_u64().unwrap() >= i).await;
         tokio::time::sleep(Duration::from_millis(200)).await;
         binary.signal("HUP");
-        eventually("reloaded", || binary.log().matches("reloaded").count() as u64 >= i).await;
+        wait_for_async("reloaded", async || binary.log().matches("reloaded").count() as u64 >= i).await;
     }
     drop(binary);
     let stats = worker.stats_when(|stats| stats["handshakes"].as_u64().unwrap() >= 10).await;
@@ -279,7 +274,7 @@ async fn a_worker_that_fails_socket_io_checks_gets_no_sessions_and_serves_its_ow
         "[upstream.app]\nworkers = [{workers}]\naffinity = [\"socket.io\"]\n\
          health = {{ {SOCKET_IO}, start_grace = \"3s\" }}\n"
     ));
-    eventually("a session on it", || polled(&proxy, "").1.contains("\"bad\"")).await;
+    wait_for_async("a session on it", async || polled(&proxy, "").1.contains("\"bad\"")).await;
     becomes(&proxy, "starting").await;
     for _ in 0..20 {
         let (status, handshake) = polled(&proxy, "");
@@ -301,7 +296,7 @@ async fn a_starting_worker_has_its_grace_and_then_it_counts() {
     let worker = RawWorker::answering(|_| "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n".to_owned());
     let health = "path = \"/\", interval = \"100ms\", fall = 1, start_grace = \"3s\"";
     let binary = Binary::with(&config(&worker.address.to_string(), health));
-    eventually("checked", || worker.connections() >= 6).await;
+    wait_for_async("checked", async || worker.connections() >= 6).await;
     let early = binary.log();
     assert!(!early.contains("changed state") && !early.contains("never passed"), "{early}");
     binary.says(&["changed state", "from=\"up\"", "to=\"starting\""]);
@@ -320,7 +315,7 @@ async fn who_comes_back_from_gone_has_the_grace_again() {
         leg.request();
         leg.until_closed();
     });
-    eventually("checked", || back.connections() >= 5).await;
+    wait_for_async("checked", async || back.connections() >= 5).await;
     assert_eq!(proxy.worker("w").health().word(), "starting", "silent, but it is starting");
     becomes(&proxy, "hung").await;
 }

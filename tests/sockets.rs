@@ -1,8 +1,8 @@
 //! The list of live sockets: every column and filter with real clients, what is told to close, and that nothing is left.
 
 mod close;
-mod first;
 mod list;
+mod websocket_first;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use super::{Said, allowing, fates};
 use crate::support::proxy::Proxy;
-use crate::tunnels::{ASK, GRANT, RawWorker, frame, frames, head_of, read, tunnel};
+use crate::support::tunnels::{ASK, GRANT, TunnelWorker, frame, frames, head_of, read, tunnel};
 
 const HELLO: &[u8] = b"\x81\x05hello";
 
@@ -17,8 +17,8 @@ fn hello() -> Value {
 }
 
 /// Of a process that allows it, with one worker of this one.
-async fn one() -> (Proxy, Said, RawWorker) {
-    let worker = RawWorker::start().await;
+async fn one() -> (Proxy, Said, TunnelWorker) {
+    let worker = TunnelWorker::start().await;
     let (proxy, said) = allowing(&[worker.address.to_string()]);
     (proxy, said, worker)
 }
@@ -96,7 +96,7 @@ async fn what_cannot_be_reached_is_counted_by_reason() {
 
 #[tokio::test]
 async fn only_upstreams_that_allow_it_and_only_sockets_that_fit() {
-    let (worker, other) = (RawWorker::start().await, RawWorker::start().await);
+    let (worker, other) = (TunnelWorker::start().await, TunnelWorker::start().await);
     let (said, admin) = Said::new();
     let toml = |broadcast: bool| {
         format!(
@@ -175,7 +175,7 @@ async fn one_at_a_time() {
 /// A text would end an Engine.IO session: it is none of its packets. Also where nobody looks at sessions.
 #[tokio::test]
 async fn a_text_never_goes_to_engine_io() {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let (said, admin) = Said::new();
     let proxy = Proxy::with(&format!(
         "[upstream.app]\nworkers = [\"{}\"]\naffinity = [\"address\"]\nbroadcast = true{admin}",

@@ -6,9 +6,9 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::{Said, fates};
-use crate::support::h2::within;
 use crate::support::node::WsEcho;
 use crate::support::proxy::Binary;
+use crate::support::wait::within;
 
 type Client = WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>;
 

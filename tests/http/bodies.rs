@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
 use crate::support::proxy::Proxy;
-use crate::support::raw::{Raw, RawWorker, eventually, ok};
+use crate::support::raw::{Raw, RawWorker, ok};
+use crate::support::wait::wait_for;
 
 const BIG: usize = 10_000_000;
 
@@ -133,7 +134,7 @@ fn a_reader_that_stops_stops_the_worker() {
     client.head().unwrap();
     // Settled: nothing moved for a while. What is on the way fits into four socket buffers and stickyd's own.
     let mut last = (0, 0);
-    eventually("the worker stands still", || {
+    wait_for("the worker stands still", || {
         let now = sent.load(Ordering::SeqCst);
         last = if now == last.0 && now > 0 { (now, last.1 + 1) } else { (now, 0) };
         last.1 > 100
@@ -169,7 +170,7 @@ fn a_worker_that_stops_reading_stops_the_client() {
         }
     });
     let mut last = (0, 0);
-    eventually("the client stands still", || {
+    wait_for("the client stands still", || {
         let now = sent.load(Ordering::SeqCst);
         last = if now == last.0 && now > 0 { (now, last.1 + 1) } else { (now, 0) };
         last.1 > 100

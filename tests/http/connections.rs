@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::proxy::Proxy;
 use crate::support::raw::{Raw, RawWorker, ok};
+use crate::support::wait::wait_for;
 
 const ONE_THREAD: &str = "threads = 1\n";
 
@@ -87,7 +88,7 @@ fn a_client_that_leaves_cancels_its_attempt() {
     assert!((proxy.metric(&in_flight(&worker)) - 1.0).abs() < f64::EPSILON);
     drop(client);
     worker.closed(0);
-    crate::support::raw::eventually("its count goes", || proxy.metric(&in_flight(&worker)) == 0.0);
+    wait_for("its count goes", || proxy.metric(&in_flight(&worker)) == 0.0);
 }
 
 #[test]

@@ -10,10 +10,10 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::Watched;
-use crate::http::drains::{begin, engine, path};
-use crate::support::h2::within;
+use crate::support::engines::{begin_session, many_sessions, path};
 use crate::support::node::{Worker, WsEcho};
-use crate::support::raw::{Raw, eventually};
+use crate::support::raw::Raw;
+use crate::support::wait::{wait_for, wait_for_async, within};
 
 type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -55,11 +55,10 @@ async fn one_with_a_code_and_a_reason() {
     let frame = told(&mut mine).await;
     assert_eq!((u16::from(frame.code), frame.reason.as_str()), (4001, "so long"));
     while within(mine.next()).await.is_some() {}
-    let end = Instant::now() + Duration::from_secs(30);
-    while watched.ask("GET", &format!("/api/v1/sockets/{id}"), "").0 != 404 {
-        assert!(Instant::now() < end, "never gone");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    wait_for_async("the socket is no longer listed", async || {
+        watched.ask("GET", &format!("/api/v1/sockets/{id}"), "").0 == 404
+    })
+    .await;
     assert_eq!(watched.close(&at, &json!({})).0, 404, "it is over");
     assert_eq!(watched.proxy.metric("stickyd_sockets_closed_total{reason=\"operator\",upstream=\"app\"}"), 1.0);
     // Its worker saw the client's echo; the other one knows nothing of it.
@@ -148,12 +147,12 @@ async fn what_is_wrong_does_nothing() {
 /// A polling session is refused from then on, in Engine.IO's words; its entry is gone at once.
 #[test]
 fn a_polling_session() {
-    let worker = engine("one");
+    let worker = many_sessions("one");
     let watched = Watched::with(&format!("[upstream.app]\nworkers = [{:?}]\n", worker.address.to_string()));
     // A handshake alone is no socket yet.
     assert_eq!(Raw::connect(watched.proxy.address).get("/socket.io/?EIO=4&transport=polling").status(), 200);
     for _ in 0..3 {
-        begin(watched.proxy.address, "");
+        begin_session(watched.proxy.address, "");
     }
     let sockets = watched.sockets("transport=polling");
     assert_eq!(sockets.len(), 3);
@@ -162,7 +161,7 @@ fn a_polling_session() {
     let mut open = Raw::connect(watched.proxy.address);
     open.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", path(sid)));
     let held = format!("/api/v1/pins?sid={sid}");
-    eventually("its poll is open", || watched.ask("GET", &held, "").1["holds"] == 1);
+    wait_for("its poll is open", || watched.ask("GET", &held, "").1["holds"] == 1);
     let id = sockets[0]["id"].as_str().unwrap();
     let (status, said) = watched.close(&format!("/api/v1/sockets/{id}/close"), &json!({}));
     assert_eq!((status, &said["transport"]), (200, &json!("polling")), "{said}");

@@ -1,17 +1,17 @@
 //! Every column, filter and page.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::Watched;
-use crate::support::h2::{Secured, connect, within};
+use crate::support::h2::{Secured, connect};
 use crate::support::load::Load;
 use crate::support::node::{NodeServer, Worker, WsEcho};
-use crate::support::raw::{Raw, eventually};
+use crate::support::raw::Raw;
+use crate::support::wait::{wait_for, wait_for_async, within};
 
 const LABELS: &str = "labels = { store = \"query:storeId\", user = \"cookie:uid\", tenant = \"header:x-tenant\" }\n";
 
@@ -31,14 +31,6 @@ async fn stay(url: &str, n: u64, store: &str, more: Value) -> Load {
     load
 }
 
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
-    while !holds() {
-        assert!(Instant::now() < end, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[allow(clippy::too_many_lines, reason = "one town of clients, seen from every side")]
 async fn every_column_and_filter() {
@@ -48,7 +40,7 @@ async fn every_column_and_filter() {
     let upgrading = stay(&url, 6, "seven", json!({})).await;
     let polling = stay(&url, 4, "eight 8", json!({"transports": ["polling"], "keepAlive": true})).await;
     let first = stay(&url, 5, "nine", json!({"transports": ["websocket"]})).await;
-    until("all have their transport", || {
+    wait_for_async("all have their transport", async || {
         watched.count("transport=websocket") == 11 && watched.count("transport=polling") == 4
     })
     .await;
@@ -164,11 +156,11 @@ async fn every_column_and_filter() {
     for load in [upgrading, polling, first] {
         load.stop().await;
     }
-    until("nobody is left", || watched.count("") == 0).await;
+    wait_for_async("nobody is left", async || watched.count("") == 0).await;
     let closed = |reason| metric(&format!("stickyd_sockets_closed_total{{reason=\"{reason}\",upstream=\"app\"}}"));
     let reasons = ["client", "worker", "client_gone", "worker_gone", "expired"].map(closed);
     assert_eq!(reasons.iter().sum::<f64>(), 15.0, "{reasons:?}");
-    until("each was counted out of its worker, too", || {
+    wait_for_async("each was counted out of its worker, too", async || {
         let left = |worker: &Worker| watched.proxy.worker(&worker.name).sessions();
         workers.iter().map(left).sum::<u32>() == 0
     })
@@ -199,7 +191,7 @@ async fn plain_ones_and_their_messages() {
     within(client.next()).await.unwrap().unwrap();
     // What has just passed may be counted a moment later.
     let mine = || watched.sockets("protocol=plain&route=/chat").remove(0);
-    until("all of it is counted", || mine()["down"]["bytes"] == json!(2 * 4 + 3 * 2 + 1)).await;
+    wait_for_async("all of it is counted", async || mine()["down"]["bytes"] == json!(2 * 4 + 3 * 2 + 1)).await;
     let one = mine();
     assert_eq!((&one["sid"], &one["labels"], &one["user_agent"]), (&Value::Null, &json!({}), &Value::Null));
     assert_eq!(
@@ -212,7 +204,7 @@ async fn plain_ones_and_their_messages() {
     assert_eq!(watched.count("protocol=engine.io"), 0);
     client.close(None).await.unwrap();
     while within(client.next()).await.is_some() {}
-    until("it is gone", || watched.count("") == 0).await;
+    wait_for_async("it is gone", async || watched.count("") == 0).await;
     let metric = |series: &str| watched.proxy.metric(series);
     assert_eq!(metric("stickyd_sockets_closed_total{reason=\"client\",upstream=\"ws\"}"), 1.0);
     assert_eq!(metric("stickyd_socket_messages_total{direction=\"up\",upstream=\"ws\"}"), 3.0);
@@ -229,7 +221,7 @@ async fn a_long_list_comes_whole() {
     for _ in 0..300 {
         clients.push(within(tokio_tungstenite::connect_async(&url)).await.unwrap().0);
     }
-    until("all are listed", || watched.count("") == 300).await;
+    wait_for_async("all are listed", async || watched.count("") == 300).await;
     let asked = |query: &str| Raw::connect_unix(&watched.admin).get(&format!("/api/v1/sockets?{query}"));
     let (short, long) = (asked("limit=10"), asked("limit=10000"));
     assert!(long.body.len() > 100_000, "{} bytes", long.body.len());
@@ -250,13 +242,16 @@ async fn over_http2() {
     let workers = NodeServer::start_many(1, &[]).await;
     let stickyd = Secured::with("", &upstream(&workers));
     let client = stickyd.client().await;
-    until("it is announced", || client.send.is_extended_connect_protocol_enabled()).await;
+    wait_for_async("it is announced", async || client.send.is_extended_connect_protocol_enabled()).await;
     let mut request = connect("websocket", "/socket.io/?EIO=4&transport=websocket&storeId=h2");
     request.headers_mut().insert("user-agent", "Two/2".parse().unwrap());
     let Ok((io, _)) = client.tunnel(request).await else { panic!("refused") };
     let sockets = &stickyd.proxy().server().shared().sessions.sockets;
     let all = || (0..stickyd::sockets::SHARDS).flat_map(|shard| sockets.shard(shard)).collect::<Vec<_>>();
-    until("its session is known by name", || all().iter().any(|one| one.with_texts(|sid, _| !sid.is_empty()))).await;
+    wait_for_async("its session is known by name", async || {
+        all().iter().any(|one| one.with_texts(|sid, _| !sid.is_empty()))
+    })
+    .await;
     let one = all().remove(0);
     assert_eq!(
         (one.transport().word(), one.tls(), one.agent(), one.kind().word()),
@@ -264,7 +259,7 @@ async fn over_http2() {
     );
     one.with_texts(|_, labels| assert_eq!(labels, [("store", Some("h2")), ("user", None), ("tenant", None)]));
     drop((io, client, one));
-    until("it is gone", || sockets.is_empty()).await;
+    wait_for_async("it is gone", async || sockets.is_empty()).await;
 }
 
 #[test]
@@ -292,5 +287,5 @@ fn wrong_questions() {
     for id in ["0", "nobody", "zzzzzzzzzzzzzzzzzzzz", "1"] {
         assert_eq!(watched.ask("GET", &format!("/api/v1/sockets/{id}"), "").0, 404, "{id}");
     }
-    eventually("a list of nobody is a list", || watched.count("") == 0);
+    wait_for("a list of nobody is a list", || watched.count("") == 0);
 }

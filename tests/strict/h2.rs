@@ -16,7 +16,7 @@ use self::wire::{Fate, Told, Wire};
 use super::judge::Seen;
 use super::recorder::Recorder;
 use crate::support::h2::Secured;
-use crate::support::raw::eventually;
+use crate::support::wait::wait_for;
 
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
@@ -115,8 +115,8 @@ async fn no_stream_of_the_table_is_dangerous() {
         let told = wire.exchange(case, false).await;
         let verdict = tokio::task::block_in_place(|| {
             // Whatever is still on its way to the worker gets there, or is given up.
-            eventually("nothing of it is left", || stickyd.proxy().metric("stickyd_client_connections") == 0.0);
-            eventually("no stream of it is left", || stickyd.proxy().metric("stickyd_http2_streams") == 0.0);
+            wait_for("nothing of it is left", || stickyd.proxy().metric("stickyd_client_connections") == 0.0);
+            wait_for("no stream of it is left", || stickyd.proxy().metric("stickyd_http2_streams") == 0.0);
             judge(case, &told, worker.since())
         });
         count(&mut counts, case, &verdict);

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
 use super::judge::{self, Seen};
-use crate::support::raw::eventually;
+use crate::support::wait::wait_for;
 
 #[derive(Default)]
 struct Leg {
@@ -41,7 +41,7 @@ impl Recorder {
 
     /// What arrived since the last look, once every connection is at rest: whole requests, or what is dangerous in it.
     pub(super) fn since(&self) -> Result<Vec<Seen>, String> {
-        eventually("the worker is at rest", || {
+        wait_for("the worker is at rest", || {
             let legs = self.legs.lock().unwrap();
             legs.iter().all(|leg| {
                 let leg = leg.lock().unwrap();

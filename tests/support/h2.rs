@@ -16,13 +16,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_rustls::client::TlsStream;
 
-use super::process::PATIENCE;
 use super::proxy::Proxy;
-
-/// Within the patience of all tests.
-pub(crate) async fn within<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, work).await.expect("in time")
-}
+use super::wait::within;
 
 /// stickyd with a certificate of its own.
 pub(crate) struct Secured {

@@ -2,7 +2,6 @@
 
 use std::ops::RangeInclusive;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -10,6 +9,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use super::process::{PATIENCE, Process, clients_dir};
+use super::wait::wait_for_async;
 
 /// One worker process, listening.
 pub(crate) struct Worker {
@@ -130,12 +130,11 @@ impl Worker {
     /// A graceful `server.close()`: refuses connects, keeps its sockets. Done when a connect has been refused.
     pub(crate) async fn close(&mut self) {
         self.process.command("close").await;
-        let refused = async {
-            while TcpStream::connect(("127.0.0.1", self.port)).await.is_ok() {
-                tokio::task::yield_now().await;
-            }
-        };
-        timeout(PATIENCE, refused).await.expect("stops listening");
+        let port = self.port;
+        wait_for_async("the worker refuses connections", async || {
+            TcpStream::connect(("127.0.0.1", port)).await.is_err()
+        })
+        .await;
     }
 
     /// Any other command of the worker: `busy MS`, `disconnect-all`, `close-all CODE`, `exit`.
@@ -148,17 +147,13 @@ impl Worker {
         serde_json::from_str(&self.get("/stats").await).expect("stats are JSON")
     }
 
-    /// Asks for its counters until they are as wanted: what a client has seen, its worker may see a moment later.
+    /// Asks for the worker's counters until they are as wanted, because a worker may count after its client has seen.
     pub(crate) async fn stats_when(&self, wanted: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
+        wait_for_async("the counters of a worker are as wanted", async || {
             let stats = self.stats().await;
-            if wanted(&stats) {
-                return stats;
-            }
-            assert!(Instant::now() < deadline, "never as wanted: {stats}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+            if wanted(&stats) { Ok(stats) } else { Err(stats) }
+        })
+        .await
     }
 
     /// The body of a GET, asked directly. HTTP/1.0: the answer is the rest of the connection, never chunked.

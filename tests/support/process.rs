@@ -10,6 +10,8 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 
+use super::wait::wait_for_async;
+
 /// Longer than anything a healthy process needs on two busy cores; a test that waits for it has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -65,9 +67,11 @@ impl Process {
         assert!(sent.is_ok_and(|status| status.success()), "kill -{name} {pid}");
         if name == "STOP" {
             // The signal is on its way when `kill` returns: wait until every thread stands.
-            while state_of(pid) != Some('T') {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
+            wait_for_async("the process is stopped", async || match state_of(pid) {
+                Some('T') => Ok(()),
+                state => Err(state),
+            })
+            .await;
         }
     }
 

@@ -14,7 +14,7 @@ use stickyd::server::StopOutcome;
 use stickyd::systemd::Parent;
 use stickyd::upstream::worker::Worker;
 
-use super::process::PATIENCE;
+use super::wait::wait_for;
 
 /// A stickyd inside the test's process. Stops, and is waited for, when dropped.
 pub(crate) struct Proxy {
@@ -160,17 +160,13 @@ impl Binary {
         child
     }
 
-    /// Waits until its log has a line with all of these; returns the line.
+    /// Waits until the log has a line with all of these words; returns the line.
     pub(crate) fn says(&self, words: &[&str]) -> String {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let log = self.log.lock().unwrap().clone();
-            if let Some(line) = log.lines().find(|line| words.iter().all(|word| line.contains(word))) {
-                return line.to_owned();
-            }
-            assert!(Instant::now() < end, "{words:?} never said:\n{log}");
-            std::thread::park_timeout(Duration::from_millis(5));
-        }
+        wait_for(&format!("a log line with {words:?}"), || {
+            let log = self.log();
+            let line = log.lines().find(|line| words.iter().all(|word| line.contains(word))).map(str::to_owned);
+            line.ok_or(log)
+        })
     }
 
     /// Its admin socket, where the text says `state_dir = "."`.

@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::process::PATIENCE;
 
@@ -271,13 +271,4 @@ fn fields_of(lines: &str) -> Vec<(String, String)> {
         (name.to_ascii_lowercase(), value.trim().to_owned())
     };
     lines.split("\r\n").filter(|line| !line.is_empty()).map(split).collect()
-}
-
-/// Waits until `what` holds.
-pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < end, "never: {what}");
-        std::thread::park_timeout(Duration::from_millis(5));
-    }
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use crate::support::proxy::{Binary, free_address};
-use crate::support::raw::{Raw, RawWorker, eventually};
+use crate::support::raw::{Raw, RawWorker};
+use crate::support::wait::wait_for;
 
 /// stickyd started with these sockets (`NAME=KIND:ADDRESS`, or `--pid N` before them).
 fn given(sockets: &[String]) -> Command {
@@ -102,7 +103,7 @@ fn a_listener_that_comes_back_finds_its_socket_and_whoever_waits_there() {
 /// The process id it tells of itself; waits for one that is not `old`.
 fn pid(binary: &Binary, old: u64) -> u64 {
     let mut now = old;
-    eventually("another process answers", || {
+    wait_for("another process answers", || {
         // Between two of them nobody is there.
         let Ok(mut admin) = UnixStream::connect(binary.admin()) else { return false };
         let mut answer = String::new();
@@ -137,7 +138,7 @@ fn no_connection_is_refused_while_it_restarts() {
         old = pid(&binary, old);
         // Each life has its share, the connections that waited for it first.
         let before = served.load(Relaxed);
-        eventually("served", || served.load(Relaxed) >= before + 20 || clients.is_finished());
+        wait_for("served", || served.load(Relaxed) >= before + 20 || clients.is_finished());
         if life < 4 {
             assert!(Command::new("kill").arg(old.to_string()).status().unwrap().success());
         }

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::support::admin::post_reload;
 use crate::support::process::PATIENCE;
 use crate::support::proxy::{Binary, free_address};
 use crate::support::raw::{Raw, RawWorker, ok};
@@ -80,12 +81,6 @@ fn reload_time(message: &[String]) -> Duration {
     Duration::from_micros(time.strip_prefix("MONOTONIC_USEC=").unwrap().parse().unwrap())
 }
 
-fn post_reload(binary: &Binary) -> u16 {
-    Raw::connect_unix(&binary.admin())
-        .ask("POST /api/v1/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
-        .status()
-}
-
 #[test]
 fn ready_reloading_and_stopping() {
     let (manager, worker) = (Manager::new(), RawWorker::named("a"));
@@ -105,14 +100,14 @@ fn ready_reloading_and_stopping() {
     let file = binary.directory.join("stickyd.toml");
     let good = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, format!("{good}\naffinty = 1\n")).unwrap();
-    assert_eq!(post_reload(&binary), 422);
+    assert_eq!(post_reload(&binary).0, 422);
     assert!(reload_time(&manager.until("RELOADING=1")) > first);
     let message = manager.next();
     assert_eq!(message[0], "READY=1", "the old configuration serves");
     let status = "STATUS=not reloaded: unknown key `affinty` in [upstream.app] (stickyd.toml:";
     assert!(message[1].starts_with(status) && message[1].ends_with("; 1 workers up of 1, 0 sessions"), "{message:?}");
     std::fs::write(&file, good).unwrap();
-    assert_eq!(post_reload(&binary), 200);
+    assert_eq!(post_reload(&binary).0, 200);
     reload_time(&manager.until("RELOADING=1"));
     assert_eq!(manager.next(), ["READY=1", "STATUS=1 workers up of 1, 0 sessions"]);
 

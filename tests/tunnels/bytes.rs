@@ -11,11 +11,12 @@ use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 
-use super::{
-    ASK, GRANT, Io, Random, RawWorker, Tls, closed, connect, dial, head_of, join, masked, read, read_all, within,
-};
 use crate::support::node::WsEcho;
 use crate::support::proxy::Proxy;
+use crate::support::tunnels::{
+    ASK, GRANT, Io, Random, Tls, TunnelWorker, closed, connect, dial, head_of, join, masked, read, read_all,
+};
+use crate::support::wait::within;
 
 /// Writes in random pieces, some with a pause for the other side, then the end.
 async fn write_in_pieces(to: &mut (impl tokio::io::AsyncWrite + Unpin), bytes: &[u8], seed: u64) {
@@ -35,7 +36,7 @@ async fn write_in_pieces(to: &mut (impl tokio::io::AsyncWrite + Unpin), bytes: &
 }
 
 /// 3 MB each way at once, the first of them right behind both heads, each direction with an end of its own.
-async fn random_bytes_pass(mut client: impl Io, worker: &RawWorker, first: usize) {
+async fn random_bytes_pass(mut client: impl Io, worker: &TunnelWorker, first: usize) {
     // Not the first byte of any frame.
     let up = [&[0xff][..], &Random(11).bytes(3_000_000)].concat();
     let down = [&[0xff][..], &Random(12).bytes(3_000_000)].concat();
@@ -58,7 +59,7 @@ async fn random_bytes_pass(mut client: impl Io, worker: &RawWorker, first: usize
 
 #[tokio::test]
 async fn random_bytes_pass_both_ways() {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     for first in [0, 1, 7_000, 20_000] {
         random_bytes_pass(TcpStream::connect(proxy.address).await.unwrap(), &worker, first).await;
@@ -67,7 +68,7 @@ async fn random_bytes_pass_both_ways() {
 
 #[tokio::test]
 async fn random_bytes_pass_both_ways_over_tls() {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let tls = Tls::before(&[worker.address], "bytes");
     for first in [0, 1, 7_000] {
         random_bytes_pass(tls.connect().await, &worker, first).await;
@@ -76,7 +77,7 @@ async fn random_bytes_pass_both_ways_over_tls() {
 
 #[tokio::test]
 async fn each_side_may_end_first_and_still_be_spoken_to() {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     let tls = Tls::before(&[worker.address], "half");
     for encrypted in [false, true] {
@@ -205,7 +206,7 @@ async fn close_codes_pass_untouched() {
 
 #[tokio::test]
 async fn a_slow_reader_stops_the_worker() {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     let tls = Tls::before(&[worker.address], "slow");
     let clients = [dial(&proxy, None).await, dial(&proxy, Some(&tls)).await];

@@ -8,9 +8,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{ASK, GRANT, RawWorker, connect, frame, head_of, masked, read, tunnel, until, within};
 use crate::support::node::WsEcho;
 use crate::support::proxy::Proxy;
+use crate::support::tunnels::{ASK, CLOSE_1001, GRANT, TunnelWorker, connect, frame, head_of, masked, read, tunnel};
+use crate::support::wait::{wait_for_async, within};
 
 fn clients(proxy: &Proxy) -> usize {
     proxy.server().shared().clients.load(Relaxed)
@@ -51,7 +52,7 @@ async fn every_tunnel_and_websocket_first_session_is_counted_while_it_is_open() 
                 while within(client.next()).await.is_some() {}
             }
         }
-        until("everything is back to nothing", || {
+        wait_for_async("everything is back to nothing", async || {
             total("stickyd_tunnels") + total("stickyd_sessions") == 0.0 && clients(&proxy) == 0
         })
         .await;
@@ -69,7 +70,7 @@ async fn every_tunnel_and_websocket_first_session_is_counted_while_it_is_open() 
 
 #[tokio::test]
 async fn bytes_are_counted_both_ways_with_those_behind_the_heads_and_without_ours() {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::with(&format!("[upstream.app]\nworkers = [\"{}\"]\ntunnel_idle = \"1s\"", worker.address));
     let mut client = TcpStream::connect(proxy.address).await.unwrap();
     client.write_all(&[ASK.as_bytes(), &masked(0x81, b"early")].concat()).await.unwrap();
@@ -83,9 +84,9 @@ async fn bytes_are_counted_both_ways_with_those_behind_the_heads_and_without_our
     client.write_all(&masked(0x81, b"thanks")).await.unwrap();
     read(&mut far, 23).await;
     // Ended by stickyd: its Close is nobody's traffic.
-    assert_eq!(read(&mut client, 4).await, super::CLOSE_1001);
+    assert_eq!(read(&mut client, 4).await, CLOSE_1001);
     drop((client, far));
-    until("it is over", || clients(&proxy) == 0).await;
+    wait_for_async("it is over", async || clients(&proxy) == 0).await;
     let bytes = |way: &str| proxy.metric(&format!("stickyd_bytes_total{{direction=\"{way}\",upstream=\"app\"}}"));
     assert_eq!((bytes("up"), bytes("down")), (23.0, (8 + big.len()) as f64));
 }
@@ -94,7 +95,7 @@ async fn bytes_are_counted_both_ways_with_those_behind_the_heads_and_without_our
 async fn a_tunnel_holds_its_sessions_pin_and_leaves_it_a_few_seconds() {
     const OPEN: &str =
         r#"0{"sid":"QYbOx2IHXVqQ69rTAAAB","upgrades":["websocket"],"pingInterval":300,"pingTimeout":300}"#;
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     let mut poll = TcpStream::connect(proxy.address).await.unwrap();
     poll.write_all(b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: app\r\n\r\n").await.unwrap();
@@ -119,7 +120,7 @@ async fn a_tunnel_holds_its_sessions_pin_and_leaves_it_a_few_seconds() {
     assert_eq!(proxy.metric("stickyd_pins"), 1.0);
 
     drop((client, far));
-    until("it is over", || proxy.worker(&worker.address.to_string()).tunnels() == 0).await;
+    wait_for_async("it is over", async || proxy.worker(&worker.address.to_string()).tunnels() == 0).await;
     assert!(pinned_in(3.0), "a failed upgrade goes on polling");
     assert!(!pinned_in(6.0), "the session ended with its tunnel");
     assert_eq!(proxy.worker(&worker.address.to_string()).sessions(), 0);
@@ -127,7 +128,7 @@ async fn a_tunnel_holds_its_sessions_pin_and_leaves_it_a_few_seconds() {
 
 #[tokio::test]
 async fn two_thousand_idle_tunnels_come_and_go() {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     let live = proxy.worker(&worker.address.to_string());
     let mut open = Vec::new();
@@ -141,7 +142,7 @@ async fn two_thousand_idle_tunnels_come_and_go() {
     let mut got = [0; 11];
     within(far.read_exact(&mut got)).await.unwrap();
     drop(open);
-    until("all are over", || live.tunnels() == 0 && clients(&proxy) == 0).await;
+    wait_for_async("all are over", async || live.tunnels() == 0 && clients(&proxy) == 0).await;
     let began = Instant::now();
     assert_eq!(proxy.stop().cut, 0);
     assert!(began.elapsed() < Duration::from_secs(1), "no task was left");

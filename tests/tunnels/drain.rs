@@ -6,9 +6,10 @@ use stickyd::config::{AdminState, Upstream};
 use stickyd::upstream::admin_state::AdminChange;
 use tokio::io::AsyncWriteExt as _;
 
-use super::{CLOSE_1012, RawWorker, closed, connect, frame, masked, read, read_all, tunnel, until, within};
 use crate::support::node::WsEcho;
 use crate::support::proxy::Proxy;
+use crate::support::tunnels::{CLOSE_1012, TunnelWorker, closed, connect, frame, masked, read, read_all, tunnel};
+use crate::support::wait::{wait_for_async, within};
 
 /// Says it as the admin listener does, with the first upstream's own rules.
 fn say(proxy: &Proxy, worker: &str, state: AdminState, grace: Option<Duration>) {
@@ -33,12 +34,12 @@ async fn a_farewell_has_the_configured_code_and_reason_and_reaches_both_sides() 
     let stats = worker.stats_when(|stats| stats["open"] == 0).await;
     assert_eq!(stats["closes"], serde_json::json!({"4007": 1}));
     assert_eq!(closes(&proxy), 1.0);
-    until("nothing is left", || proxy.worker(&worker.address()).tunnels() == 0).await;
+    wait_for_async("nothing is left", async || proxy.worker(&worker.address()).tunnels() == 0).await;
 }
 
 #[tokio::test]
 async fn a_close_waits_for_the_end_of_a_frame_and_who_never_answers_is_cut() {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     let name = worker.address.to_string();
     let (mut client, mut far) = tunnel(&proxy, &worker).await;
@@ -48,7 +49,7 @@ async fn a_close_waits_for_the_end_of_a_frame_and_who_never_answers_is_cut() {
     assert_eq!(read(&mut client, 5).await, whole[..5]);
     let began = Instant::now();
     say(&proxy, &name, AdminState::Drain, Some(Duration::ZERO));
-    until("both are told", || closes(&proxy) == 2.0).await;
+    wait_for_async("both are told", async || closes(&proxy) == 2.0).await;
     far.write_all(&whole[5..]).await.unwrap();
     let echo = masked(0x88, &[0x03, 0xf4]);
     assert_eq!(read(&mut client, whole.len() - 5 + CLOSE_1012.len()).await, [&whole[5..], CLOSE_1012].concat());
@@ -60,7 +61,7 @@ async fn a_close_waits_for_the_end_of_a_frame_and_who_never_answers_is_cut() {
     let _ = within(tokio::io::AsyncReadExt::read_to_end(&mut silent, &mut rest)).await;
     assert_eq!(rest, b"");
     assert!(began.elapsed() >= Duration::from_secs(5), "{:?}: it has its time for an answer", began.elapsed());
-    until("nothing is left", || proxy.worker(&name).tunnels() == 0).await;
+    wait_for_async("nothing is left", async || proxy.worker(&name).tunnels() == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -82,10 +83,10 @@ async fn tunnels_end_evenly_over_the_grace_and_others_stay() {
     }
     let began = Instant::now();
     say(&proxy, &one, AdminState::Drain, Some(Duration::from_secs(4)));
-    until("all are told", || closes(&proxy) == COUNT as f64).await;
+    wait_for_async("all are told", async || closes(&proxy) == COUNT as f64).await;
     let took = began.elapsed();
     assert!(took >= Duration::from_millis(3_500) && took < Duration::from_secs(8), "{took:?}");
-    until("all have parted", || proxy.worker(&one).tunnels() == 0).await;
+    wait_for_async("all have parted", async || proxy.worker(&one).tunnels() == 0).await;
     assert_eq!((proxy.worker(&one).sessions(), proxy.worker(&two).tunnels()), (0, stay));
     drop(proxy);
     let mut quarters = [0; 4];
@@ -107,7 +108,7 @@ async fn tunnels_end_evenly_over_the_grace_and_others_stay() {
 
 #[tokio::test]
 async fn called_off_it_stops() {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     let name = worker.address.to_string();
     let (mut client, mut far) = tunnel(&proxy, &worker).await;

@@ -8,12 +8,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{
-    CLOSE_1012, Random, RawWorker, Tls, closed, connect, dial, frame, join, masked, read, read_all, tunnel, until,
-    within,
-};
 use crate::support::node::WsEcho;
 use crate::support::proxy::Proxy;
+use crate::support::tunnels::{
+    CLOSE_1012, Random, Tls, TunnelWorker, closed, connect, dial, frame, join, masked, read, read_all, tunnel,
+};
+use crate::support::wait::{wait_for_async, within};
 
 /// Closes with a reset, whatever is unread or unsent.
 fn reset(stream: TcpStream) {
@@ -43,7 +43,7 @@ async fn a_killed_worker_is_said_1012_and_others_go_on() {
     let tunnels = |upstream: &str, worker: &WsEchoWorker| {
         proxy.metric(&format!("stickyd_tunnels{{upstream=\"{upstream}\",worker=\"{}\"}}", worker.address()))
     };
-    until("the dead worker's tunnels are over", || tunnels("one", &one) == 0.0).await;
+    wait_for_async("the dead worker's tunnels are over", async || tunnels("one", &one) == 0.0).await;
     assert_eq!(tunnels("two", &two), 1.0);
 }
 
@@ -51,7 +51,7 @@ type WsEchoWorker = crate::support::node::Worker;
 
 #[tokio::test]
 async fn a_worker_that_ends_between_frames_is_said_1012_however_it_ends() {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     let tls = Tls::before(&[worker.address], "ends");
     // A whole message, and the first half of one: a control frame may stand between fragments.
@@ -80,7 +80,7 @@ async fn a_worker_that_ends_between_frames_is_said_1012_however_it_ends() {
 
 #[tokio::test]
 async fn an_end_in_mid_frame_stays_a_bare_end() {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     for broken in [false, true] {
         let (mut client, mut far) = tunnel(&proxy, &worker).await;
@@ -98,7 +98,7 @@ async fn an_end_in_mid_frame_stays_a_bare_end() {
 
 #[tokio::test]
 async fn nothing_is_put_into_what_is_no_websocket_or_behind_a_close() {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     // The worker's bytes are none.
     let (mut client, mut far) = tunnel(&proxy, &worker).await;
@@ -127,7 +127,7 @@ async fn reset_after(client: &mut TcpStream, far: TcpStream, bytes: usize) {
 
 #[tokio::test]
 async fn a_worker_that_leaves_by_the_book_ends_the_tunnel_at_once() {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     let (mut client, mut far) = tunnel(&proxy, &worker).await;
     far.write_all(&frame(0x88, &[0x03, 0xe8])).await.unwrap();
@@ -137,12 +137,15 @@ async fn a_worker_that_leaves_by_the_book_ends_the_tunnel_at_once() {
     assert_eq!(read_all(&mut far).await, masked(0x88, &[0x03, 0xe8]));
     assert_eq!(read_all(&mut client).await, b"");
     // The client's socket is still open: after both Closes nobody waits for it.
-    until("it is over", || proxy.server().shared().clients.load(std::sync::atomic::Ordering::Relaxed) == 0).await;
+    wait_for_async("it is over", async || {
+        proxy.server().shared().clients.load(std::sync::atomic::Ordering::Relaxed) == 0
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_vanished_client_closes_the_workers_leg() {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     // In order, and with a reset; idle, and with words under way: the worker gets all of them and the end.
     for (broken, words) in [(false, 0), (false, 3_000_000), (true, 0), (true, 3_000_000)] {
@@ -176,7 +179,10 @@ async fn a_vanished_client_closes_the_workers_leg() {
         }
     };
     within(speaks).await;
-    until("all are over", || proxy.server().shared().clients.load(std::sync::atomic::Ordering::Relaxed) == 0).await;
+    wait_for_async("all are over", async || {
+        proxy.server().shared().clients.load(std::sync::atomic::Ordering::Relaxed) == 0
+    })
+    .await;
     let real = WsEcho::start(&[]).await;
     let proxy = Proxy::before(&[([127, 0, 0, 1], real.port).into()]);
     let client = connect(proxy.address, "/").await;
@@ -218,7 +224,7 @@ async fn whims(mut side: TcpStream, from_client: bool, seed: u64) -> Option<TcpS
 
 #[tokio::test]
 async fn no_end_of_any_kind_leaves_anything_behind() {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     let live = proxy.worker(&worker.address.to_string());
     for round in 0..5 {
@@ -230,7 +236,10 @@ async fn no_end_of_any_kind_leaves_anything_behind() {
         }
         let left_open = within(futures_util::future::join_all(sides)).await;
         drop(left_open);
-        until("all are over", || live.tunnels() == 0 && proxy.metric("stickyd_client_connections") == 0.0).await;
+        wait_for_async("all are over", async || {
+            live.tunnels() == 0 && proxy.metric("stickyd_client_connections") == 0.0
+        })
+        .await;
     }
     let began = Instant::now();
     let ended = proxy.stop();

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use super::{ASK, CLOSE_1001, GRANT, RawWorker, frame, head_of, masked, read, read_all, tunnel};
 use crate::support::node::NodeServer;
 use crate::support::proxy::Proxy;
+use crate::support::tunnels::{ASK, CLOSE_1001, GRANT, TunnelWorker, frame, head_of, masked, read, read_all, tunnel};
 
 #[tokio::test]
 async fn silence_ends_at_the_configured_limit_and_any_byte_breaks_it() {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::with(&format!("[upstream.app]\nworkers = [\"{}\"]\ntunnel_idle = \"1s\"", worker.address));
     let (mut silent, mut silent_far) = tunnel(&proxy, &worker).await;
     let began = Instant::now();
@@ -67,7 +67,7 @@ async fn a_sessions_own_ping_numbers_are_the_limit() {
 #[tokio::test]
 async fn a_websocket_first_session_tells_its_limit_in_its_first_frame() {
     const OPEN: &[u8] = br#"0{"sid":"QYbOx2IHXVqQ69rTAAAB","upgrades":[],"pingInterval":300,"pingTimeout":300}"#;
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     let ask = ASK.replace("/chat", "/socket.io/?EIO=4&transport=websocket");
     let mut told = Vec::new();

@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 
-use super::{ASK, RawWorker, head_of, tunnel, until};
 use crate::support::proxy::Proxy;
+use crate::support::tunnels::{ASK, TunnelWorker, head_of, tunnel};
+use crate::support::wait::wait_for_async;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
@@ -19,7 +20,7 @@ async fn past_a_limit_an_upgrade_is_a_503_and_one_that_ends_makes_room() {
     for (of_upstream, of_all, limit) in
         [("", "tunnels_per_address = 1", "tunnels_per_address"), ("max_tunnels = 1", "", "max_tunnels")]
     {
-        let worker = RawWorker::start().await;
+        let worker = TunnelWorker::start().await;
         let config = format!("[upstream.app]\nworkers = [\"{}\"]\n{of_upstream}\n[limits]\n{of_all}", worker.address);
         let proxy = Proxy::with(&config);
         let first = tunnel(&proxy, &worker).await;
@@ -27,7 +28,7 @@ async fn past_a_limit_an_upgrade_is_a_503_and_one_that_ends_makes_room() {
         assert_eq!(proxy.metric(&format!("stickyd_limited_total{{limit=\"{limit}\"}}")), 1.0);
         let gauge = format!("stickyd_tunnels{{upstream=\"app\",worker=\"{}\"}}", worker.address);
         drop(first);
-        until("it is over", || proxy.metric(&gauge) < 0.5).await;
+        wait_for_async("it is over", async || proxy.metric(&gauge) < 0.5).await;
         let _second = tunnel(&proxy, &worker).await;
     }
 }

@@ -5,10 +5,13 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use super::{ASK, CLOSE_1001, ECHO_1001, GRANT, Io, Random, RawWorker, Tls, closed, connect, frame, frames, head_of};
-use super::{join, masked, read, read_all, tunnel, within};
 use crate::support::node::WsEcho;
 use crate::support::proxy::{Binary, Proxy};
+use crate::support::tunnels::{
+    ASK, CLOSE_1001, ECHO_1001, GRANT, Io, Random, Tls, TunnelWorker, closed, connect, frame, frames, head_of,
+};
+use crate::support::tunnels::{join, masked, read, read_all, tunnel};
+use crate::support::wait::within;
 
 /// Stops the proxy beside what the test does meanwhile.
 fn stopping(proxy: Proxy) -> tokio::task::JoinHandle<(stickyd::server::StopOutcome, Duration)> {
@@ -88,7 +91,7 @@ async fn read_by_the_book(mut client: impl Io) {
 #[tokio::test]
 async fn a_close_goes_in_between_the_frames_of_workers_that_never_stop() {
     for encrypted in [false, true] {
-        let worker = RawWorker::start().await;
+        let worker = TunnelWorker::start().await;
         let mut tls = None;
         let proxy = if encrypted { None } else { Some(Proxy::before(&[worker.address])) };
         if encrypted {
@@ -134,7 +137,7 @@ async fn a_close_goes_in_between_the_frames_of_workers_that_never_stop() {
 
 #[tokio::test]
 async fn who_never_answers_is_cut_and_counted() {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     let (mut deaf, _far) = tunnel(&proxy, &worker).await;
     let (mut raw, mut raw_far) = tunnel(&proxy, &worker).await;
@@ -160,7 +163,7 @@ async fn who_never_answers_is_cut_and_counted() {
 
 #[tokio::test]
 async fn an_upgrade_under_way_is_granted_and_closed() {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     let mut client = TcpStream::connect(proxy.address).await.unwrap();
     client.write_all(&[ASK.as_bytes(), &masked(0x81, b"early")].concat()).await.unwrap();
@@ -185,7 +188,7 @@ async fn an_upgrade_under_way_is_granted_and_closed() {
 
 #[tokio::test]
 async fn a_close_is_not_said_twice_nor_behind_the_workers() {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     // The worker's Close is half said when the stop comes, to the byte where it may still become another frame.
     let (mut client, mut far) = tunnel(&proxy, &worker).await;
@@ -205,7 +208,7 @@ async fn a_close_is_not_said_twice_nor_behind_the_workers() {
 
 #[tokio::test]
 async fn a_tls_handshake_that_never_ends_does_not_hold_the_stop() {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let tls = Tls::before(&[worker.address], "handshake");
     let mut silent = TcpStream::connect(tls.proxy.address).await.unwrap();
     let mut open = tls.connect().await;

@@ -3,8 +3,9 @@
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::{ASK, GRANT, RawWorker, head_of, read, read_all};
 use crate::support::proxy::Proxy;
+use crate::support::tunnels::{ASK, GRANT, TunnelWorker, head_of, read, read_all};
+use crate::support::wait::within;
 
 /// A second request, as a smuggler would put it behind an upgrade that fails.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: app\r\n\r\n";
@@ -12,7 +13,7 @@ const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: app\r\n\r\n";
 /// Sends `request` and raw bytes behind it, has the worker answer `answer`; the client's answer's head, and what the
 /// worker's connection carried behind the head until its end.
 async fn exchange(request: &str, answer: &str) -> (String, String, Vec<u8>) {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     let mut client = TcpStream::connect(proxy.address).await.unwrap();
     client.write_all(request.as_bytes()).await.unwrap();
@@ -22,7 +23,7 @@ async fn exchange(request: &str, answer: &str) -> (String, String, Vec<u8>) {
     client.write_all(b"\x81\x80\0\0\0\0 raw bytes of a client that takes itself for upgraded").await.unwrap();
     // The connection is never used again: its end comes without a byte more.
     let mut behind = Vec::new();
-    let _ = super::within(far.read_to_end(&mut behind)).await;
+    let _ = within(far.read_to_end(&mut behind)).await;
     assert_eq!(proxy.metric("stickyd_upgrades_total{step=\"granted\",upstream=\"app\"}"), 0.0);
     assert_eq!(
         proxy.metric(
@@ -76,7 +77,7 @@ async fn less_than_an_upgrade_is_an_ordinary_request_and_its_101_unasked() {
 #[tokio::test]
 async fn an_ordinary_answer_to_an_upgrade_passes_and_the_connection_goes_on() {
     for status in ["200 OK", "404 Not Found", "426 Upgrade Required", "400 Bad Request", "503 Service Unavailable"] {
-        let worker = RawWorker::start().await;
+        let worker = TunnelWorker::start().await;
         let proxy = Proxy::before(&[worker.address]);
         let mut client = TcpStream::connect(proxy.address).await.unwrap();
         client.write_all(ASK.as_bytes()).await.unwrap();
@@ -102,7 +103,7 @@ async fn an_ordinary_answer_to_an_upgrade_passes_and_the_connection_goes_on() {
 #[tokio::test]
 async fn a_refusal_that_ends_its_connection_reaches_the_client_whole() {
     // Node's, to an upgrade of a session it does not know (docs/reference/protocols.md §1.4).
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     let mut client = TcpStream::connect(proxy.address).await.unwrap();
     client.write_all(ASK.as_bytes()).await.unwrap();

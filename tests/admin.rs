@@ -1,0 +1,5 @@
+//! The admin listener: who may reach it, its API, `/status`, `/metrics` and the state directory.
+
+mod access;
+mod api;
+mod status_and_metrics;
