@@ -13,15 +13,15 @@ use std::sync::{Arc, Mutex};
 use crate::support::proxy::Proxy;
 use crate::support::raw::{Leg, Message, Raw, RawWorker};
 
-/// What a worker knows: ids it made, or took.
+/// The session ids that a worker knows, because it made or accepted them.
 pub(crate) type Known = Arc<Mutex<Vec<String>>>;
 
-/// `HTTP/1.1 STATUS` with these fields and this body.
+/// An answer with this status, these fields and this body.
 fn answer(status: &str, fields: &str, body: &str) -> String {
     format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {}\r\n\r\n{body}", body.len())
 }
 
-/// Workers of one application, each answering by what it knows; their names are w1, w2, …
+/// Workers of one application that know their own sessions; their names are w1, w2, …
 struct Pool {
     workers: Vec<RawWorker>,
 }
@@ -45,7 +45,7 @@ impl Pool {
         Self { workers: (1..=count).map(worker).collect() }
     }
 
-    /// `[upstream.app]` with these workers, telling its decisions.
+    /// `[upstream.app]` with these workers and a debug header that shows decisions.
     fn upstream(&self, affinity: &str) -> String {
         let workers = self.workers.iter().enumerate();
         let workers =
@@ -54,7 +54,7 @@ impl Pool {
         format!("[upstream.app]\ndebug_header = true\nworkers = [{workers}]\naffinity = {affinity}\n")
     }
 
-    /// Two stickyds of one fleet that know nothing of each other.
+    /// Two stickyds of one fleet that share only the configuration.
     fn behind_two(&self, config: &str) -> [Proxy; 2] {
         let text = format!("secret = \"0123456789abcdef0123456789abcdef\"\n{config}");
         [Proxy::with(&text), Proxy::with(&text)]
@@ -69,7 +69,7 @@ fn ask(proxy: &Proxy, method: &str, target: &str, fields: &str, body: &str) -> M
     Raw::connect(proxy.address).ask(&request)
 }
 
-/// `worker=w1; why=sid; rule=jobs` as (w1, sid, jobs).
+/// The debug header `worker=w1; why=sid; rule=jobs` as (w1, sid, jobs).
 fn decision(answer: &Message) -> (String, String, String) {
     let told = answer.header("x-stickyd-decision").unwrap_or_default().to_owned();
     let part = |name: &str| {

@@ -1,4 +1,4 @@
-//! Every integration test, as one binary: one link instead of twenty.
+//! All integration tests in one binary, because linking one is faster than linking twenty.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -34,7 +34,7 @@ mod socket_io;
 mod sockets;
 mod start_and_stop;
 mod strict;
-#[allow(dead_code, reason = "a kit: not every test uses every part")]
+#[allow(dead_code, reason = "some helpers are used in one configuration only")]
 mod support;
 mod systemd;
 mod tls;

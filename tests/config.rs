@@ -1,7 +1,7 @@
 //! Configurations: every key is read into its field, every mistake is reported with its place, nothing panics.
 //!
-//! The texts of errors are in `config/errors*.rs`, the tests of shipped files in `config/shipped.rs`. Tests do not use a
-//! real resolver: [`resolve`] answers for the few names they need.
+//! The texts of errors are in `config/errors*.rs`, the tests of shipped files in `config/shipped.rs`. Tests do not use
+//! a real resolver: [`resolve`] answers for the few names they need.
 
 mod drain;
 mod eject;

@@ -1,5 +1,5 @@
-//! DNS names among the workers, by the system's real resolver: getaddrinfo, its hosts file under this test's hand
-//! (nss_wrapper, which reads that file again when it is changed).
+//! Workers with DNS names, resolved by the system's getaddrinfo from a hosts file of the test (nss_wrapper, which reads
+//! that file again when it changes).
 
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -15,7 +15,7 @@ use crate::support::proxy::{Binary, free_address};
 use crate::support::raw::{Raw, RawWorker, ok};
 use crate::support::wait::wait_for;
 
-/// What `app.test` resolves to, for every process started with [`by`].
+/// The addresses of `app.test` for every process that is started with [`by`].
 struct Names {
     file: PathBuf,
     changes: Cell<u64>,
@@ -34,17 +34,18 @@ impl Names {
 
     fn set(&self, ips: &[IpAddr]) {
         let next = self.file.with_extension("next");
-        // The wrapper gives up on a file without a line.
+        // The wrapper does not accept a file without a line.
         let lines = ips.iter().map(|ip| format!("{ip} app.test\n"));
         std::fs::write(&next, format!("127.0.0.1 other.test\n{}", lines.collect::<String>())).unwrap();
-        // It looks at whole seconds of the file's time; these are long past, so that any other file is newer.
+        // The wrapper compares whole seconds of the file's time; these are in the past, so that any later file is
+        // newer.
         self.changes.set(self.changes.get() + 1);
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + self.changes.get());
         std::fs::File::options().append(true).open(&next).unwrap().set_modified(time).unwrap();
         std::fs::rename(next, &self.file).unwrap();
     }
 
-    /// Lookups do not come back from now on.
+    /// Makes all lookups hang from now on.
     fn hang(&self) {
         let next = self.file.with_extension("next");
         assert!(Command::new("mkfifo").arg(&next).status().unwrap().success());
@@ -57,10 +58,10 @@ impl Names {
     }
 }
 
-/// Resolves names by this hosts file first.
+/// Makes a command resolve names from this hosts file first.
 fn by(file: &Path, mut command: Command) -> Command {
     command.env("LD_PRELOAD", "libnss_wrapper.so").env("NSS_WRAPPER_HOSTS", file);
-    // Should a name that is not in the file be asked of a name server that does not answer.
+    // A name that is not in the file is looked up at a name server that does not answer.
     command.env("RES_OPTIONS", "timeout:1 attempts:1");
     command
 }
@@ -71,7 +72,7 @@ impl Drop for Names {
     }
 }
 
-/// Three addresses of this process alone, in order, and ::1; and a port free on all of them.
+/// Three addresses of this process alone, in order, then ::1; and a port that is free on all of them.
 fn places() -> ([IpAddr; 4], u16) {
     let port = TcpListener::bind("[::1]:0").unwrap().local_addr().unwrap().port();
     let IpAddr::V4(own) = free_address().ip() else { panic!("IPv4") };
@@ -80,7 +81,7 @@ fn places() -> ([IpAddr; 4], u16) {
     ([ip(0x40), ip(0x80), ip(0xc0), "::1".parse().unwrap()], port)
 }
 
-/// Makes sessions whose sids begin with its name, knows them, and refuses all others in Engine.IO's words.
+/// A worker whose sids begin with its name. It knows its own sessions and refuses others with Engine.IO's answer.
 fn engine(name: &'static str, ip: IpAddr, port: u16) -> RawWorker {
     let made = AtomicU32::new(0);
     RawWorker::scripted_at(SocketAddr::new(ip, port), move |leg| {
@@ -109,7 +110,7 @@ fn text(workers: &str) -> String {
     format!("state_dir = \".\"\n[upstream.app]\nworkers = [{workers}]\ndns_interval = \"1s\"\n")
 }
 
-/// A new session's sid; its first letter is its worker.
+/// The sid of a new session; its first letter is the name of its worker.
 fn session(binary: &Binary) -> String {
     let answer = Raw::connect(binary.address).get("/socket.io/?EIO=4&transport=polling");
     assert_eq!(answer.status(), 200, "{}", answer.text());
@@ -126,7 +127,7 @@ fn sessions(binary: &Binary, workers: &str) -> Vec<String> {
     sids
 }
 
-/// Every session is where it was.
+/// Checks that every session is still at its worker.
 fn unmoved(binary: &Binary, sids: &[String]) {
     let mut client = Raw::connect(binary.address);
     for sid in sids {
@@ -182,12 +183,12 @@ fn a_name_grows_shrinks_and_vanishes_and_no_session_moves() {
     assert!(state(&binary, "kept") && name(&binary)["addresses"] == serde_json::json!([c]));
     assert!(name(&binary)["error"].as_str().is_some_and(|error| error.contains("not known")), "{}", name(&binary));
     let failed = "stickyd_dns_lookups_total{result=\"failed\",upstream=\"app\"}";
-    wait_for("it is asked again and again", || metric(&binary, failed) >= 3.0);
-    assert_eq!(binary.log().matches(gone).count(), 1, "said once");
+    wait_for("the lookup is repeated", || metric(&binary, failed) >= 3.0);
+    assert_eq!(binary.log().matches(gone).count(), 1, "the failure is logged once");
     assert!(session(&binary).starts_with('c'));
     unmoved(&binary, &sids);
 
-    // Back, with one that had been removed and still has its sessions.
+    // The name resolves again, with an address that had been removed and still has sessions.
     names.set(&[a, c]);
     binary.says(&["the addresses of a name have changed", &format!("came=[{a}] went=[] addresses=2")]);
     assert_eq!(states(&binary), [is("ready", &[a, c], port), is("removed", &[b], port)].concat());
@@ -209,18 +210,18 @@ fn a_start_without_the_name_waits_for_its_workers() {
     let said = String::from_utf8_lossy(&said);
     assert!(checked.status.success() && said.contains("warning: cannot resolve `app.test`"), "{said}");
     let mut client = Raw::connect(binary.address);
-    // A sid, too: its worker may be one that nobody knows yet.
+    // Requests with a sid wait as well, because their worker may be one that is not known yet.
     for target in ["/", "/socket.io/?EIO=4&transport=polling", "/socket.io/?EIO=4&transport=polling&sid=a1"] {
         let answer = client.get(target);
         assert_eq!((answer.status(), answer.header("retry-after")), (503, Some("1")), "{target}");
     }
     assert!(state(&binary, "unresolved"));
     names.set(&[a]);
-    wait_for("it serves", || client.get("/").status() == 200);
+    wait_for("requests are served", || client.get("/").status() == 200);
     assert_eq!(client.get("/socket.io/?EIO=4&transport=polling&sid=a1").text(), "4session at a");
     assert!(state(&binary, "resolved"));
 
-    // Cookies know the worker by its name, which it keeps beside another.
+    // The cookie names the worker, and the name stays when there is a second worker.
     let pair = client.get("/").cookie("stickyd_app").unwrap();
     names.set(&[a, b]);
     binary.says(&["the addresses of a name have changed", &format!("came=[{b}]")]);
@@ -245,7 +246,7 @@ fn a_reload_that_cannot_resolve_keeps_the_workers() {
     binary.says(&["cannot resolve `app.test`", "stickyd.toml"]);
     assert_eq!(states(&binary), is("ready", &[a, b], port));
     unmoved(&binary, &sids);
-    // A reload asks by itself; and a shorter interval counts at once, not after the hour that had begun.
+    // A reload starts a lookup, and a shorter interval applies at once, not after the current hour.
     names.set(&[a]);
     write(&binary, &text(&format!("\"app.test:{port}\"")));
     assert_eq!(post_reload(&binary).0, 200);
@@ -260,7 +261,7 @@ fn addresses_of_both_families_are_workers() {
     let ([a, _, _, six], port) = places();
     let _workers = [engine("a", a, port), engine("s", six, port)];
     let names = Names::new(&[a]);
-    // The name leads to an address that is there already: one worker, and the first entry has it.
+    // The name resolves to an address that is already listed: it is one worker, which belongs to the first entry.
     let binary = names.stickyd(&text(&format!("\"{a}:{port}\", {{ address = \"app.test:{port}\", weight = 2 }}")));
     let mut sids = sessions(&binary, "a");
     names.set(&[six, a]);
@@ -269,12 +270,12 @@ fn addresses_of_both_families_are_workers() {
     sids.extend(sessions(&binary, "s"));
     names.set(&[six]);
     binary.says(&["the addresses of a name have changed", &format!("went=[{a}]")]);
-    assert_eq!(states(&binary), is("ready", &[a, six], port), "it is the other entry's");
+    assert_eq!(states(&binary), is("ready", &[a, six], port), "the other entry keeps it");
     unmoved(&binary, &sids);
 }
 
 #[test]
-fn our_own_listener_is_no_worker() {
+fn our_own_listener_is_not_a_worker() {
     let listener = free_address();
     let names = Names::new(&[]);
     let listeners = format!("[[listener]]\naddress = \"{listener}\"\n[[listener]]\naddress = \"127.0.0.1:0\"\n");
@@ -287,7 +288,7 @@ fn our_own_listener_is_no_worker() {
     assert!(states(&binary).is_empty());
 }
 
-/// The threads of a process that look names up.
+/// The number of threads of a process that look names up.
 fn lookups(binary: &Binary) -> usize {
     let tasks = std::fs::read_dir(Path::new("/proc").join(binary.pid().to_string()).join("task")).unwrap();
     let name = |task: std::io::Result<std::fs::DirEntry>| std::fs::read_to_string(task.ok()?.path().join("comm")).ok();
@@ -295,7 +296,7 @@ fn lookups(binary: &Binary) -> usize {
 }
 
 #[test]
-fn a_lookup_that_hangs_is_said_is_the_only_one_and_holds_up_no_stop() {
+fn a_hanging_lookup_is_logged_not_repeated_and_delays_no_stop() {
     let ([a, ..], port) = places();
     let _worker = engine("a", a, port);
     let names = Names::new(&[a]);
@@ -306,6 +307,6 @@ fn a_lookup_that_hangs_is_said_is_the_only_one_and_holds_up_no_stop() {
     assert!(state(&binary, "kept"));
     assert_eq!(lookups(&binary), 1);
     unmoved(&binary, &sids);
-    // It never ends: a stop that waited for it would not end either.
+    // The lookup never ends, so a stop that waited for it would not end either.
     assert_eq!(binary.terminate().0, Some(0));
 }

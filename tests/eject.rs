@@ -1,4 +1,4 @@
-//! Ejection from live traffic: what counts, what does not, who is spared, and the way back.
+//! Ejection by live traffic: which failures count, which do not, when a worker is spared, and how it comes back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -7,10 +7,10 @@ use crate::support::proxy::Proxy;
 use crate::support::raw::{Leg, Message, Raw, RawWorker, ok};
 use crate::support::wait::wait_for;
 
-/// Every client is somebody else: the cookie alone would keep it on its worker.
+/// Requests without a cookie are spread by chance, and no health check interferes.
 const CHANCE: &str = "affinity = [\"socket.io\", \"cookie\"]\nhealth = { kind = \"tcp\", interval = \"1h\" }\n";
 
-/// `bad` and `good` behind one upstream; no client is known.
+/// A proxy with the workers `bad` and `good` in one upstream; no client has a cookie.
 fn proxy(bad: &RawWorker, good: &RawWorker, keys: &str) -> Proxy {
     let named = |worker: &RawWorker, name| format!("{{ address = \"{}\", name = \"{name}\" }}", worker.address);
     let workers = format!("{}, {}", named(bad, "bad"), named(good, "good"));
@@ -21,9 +21,9 @@ fn get(proxy: &Proxy) -> Message {
     Raw::connect(proxy.address).get("/")
 }
 
-/// Asks until the bad worker is ejected.
+/// Sends requests until the bad worker is ejected.
 fn until_ejected(proxy: &Proxy) {
-    wait_for("ejected", || {
+    wait_for("the bad worker is ejected", || {
         get(proxy);
         proxy.worker("bad").ejected()
     });
@@ -34,7 +34,7 @@ fn ejections(proxy: &Proxy, reason: &str) -> f64 {
 }
 
 #[test]
-fn every_kind_of_failure_ejects_and_then_all_goes_elsewhere() {
+fn every_kind_of_failure_ejects_and_all_requests_go_elsewhere() {
     let accepts_and_is_silent: fn(&mut Leg) = |leg| {
         leg.request();
         leg.until_closed();
@@ -65,17 +65,17 @@ fn every_kind_of_failure_ejects_and_then_all_goes_elsewhere() {
             assert_eq!(get(&proxy).text(), "good", "{reason}");
         }
         assert_eq!(bad.connections(), before);
-        assert!(proxy.worker("bad").serves(), "its sessions stay");
+        assert!(proxy.worker("bad").serves(), "its sessions stay with it");
     }
 }
 
 #[test]
-fn server_errors_eject_by_their_share_and_its_cookies_stay() {
+fn server_errors_eject_by_their_share_and_cookies_stay() {
     let error = "HTTP/1.1 503 Busy\r\nContent-Length: 3\r\n\r\nbad";
     let (bad, good) = (RawWorker::answering(move |_| error.to_owned()), RawWorker::named("good"));
     let proxy = proxy(&bad, &good, "eject = { errors = \"50%\", volume = 10, time = \"1h\", max_time = \"1h\" }");
     let mut cookie = None;
-    wait_for("ejected", || {
+    wait_for("the worker is ejected by its errors", || {
         let answer = get(&proxy);
         if answer.text() == "bad" {
             cookie = answer.cookie("stickyd_app").or_else(|| cookie.take());
@@ -88,22 +88,22 @@ fn server_errors_eject_by_their_share_and_its_cookies_stay() {
     }
     if let Some(cookie) = cookie {
         let request = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\n\r\n");
-        assert_eq!(Raw::connect(proxy.address).ask(&request).text(), "bad", "whoever belongs there stays");
+        assert_eq!(Raw::connect(proxy.address).ask(&request).text(), "bad", "clients with its cookie stay");
     }
 }
 
 #[test]
-fn the_last_one_is_never_ejected() {
+fn the_last_worker_is_never_ejected() {
     let script = |leg: &mut Leg| drop(leg.request());
     let (one, two) = (RawWorker::scripted(script), RawWorker::scripted(script));
     let proxy = proxy(&one, &two, "eject = { failures = 2, time = \"1h\", max_time = \"1h\" }");
     let spared = |name| proxy.metric(&format!("stickyd_ejections_spared_total{{upstream=\"app\",worker=\"{name}\"}}"));
-    wait_for("spared", || {
+    wait_for("the last worker is spared", || {
         assert_eq!(get(&proxy).status(), 502);
         spared("bad") + spared("good") >= 1.0
     });
     assert_ne!(proxy.worker("bad").ejected(), proxy.worker("good").ejected());
-    // Alone in its pool.
+    // A worker that is alone in its pool.
     let alone =
         Proxy::with(&format!("[upstream.app]\nworkers = [\"{}\"]\neject = {{ failures = 1 }}\n{CHANCE}", one.address));
     for _ in 0..5 {
@@ -124,7 +124,7 @@ fn what_the_client_breaks_is_not_the_workers_fault() {
     let (bad, good) = (RawWorker::scripted(script), RawWorker::scripted(script));
     let proxy = proxy(&bad, &good, "response_timeout = \"150ms\"\neject = { failures = 1 }");
     for _ in 0..6 {
-        // A body that is never sent, one that is no chunk, and one whose client leaves.
+        // A body that is never sent, a body with a broken chunk, and a client that leaves during its body.
         let post = "POST /upload HTTP/1.1\r\nHost: a\r\n";
         assert_eq!(Raw::connect(proxy.address).ask(&format!("{post}Content-Length: 10\r\n\r\nhalf")).status(), 504);
         Raw::connect(proxy.address).send(format!("{post}Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nzz\r\n")).rest();
@@ -141,7 +141,7 @@ fn what_the_client_breaks_is_not_the_workers_fault() {
 }
 
 #[test]
-fn it_comes_back_by_degrees_and_each_time_later() {
+fn an_ejected_worker_returns_gradually_and_later_each_time() {
     let ill = Arc::new(AtomicBool::new(true));
     let state = ill.clone();
     let bad = RawWorker::scripted(move |leg| {
@@ -154,15 +154,15 @@ fn it_comes_back_by_degrees_and_each_time_later() {
     until_ejected(&proxy);
     ill.store(false, SeqCst);
     let worker = proxy.worker("bad");
-    wait_for("back", || !worker.ejected());
-    // Some at once, and in the end its share.
-    wait_for("its share", || {
+    wait_for("the worker is back", || !worker.ejected());
+    // It gets some requests at once, and its whole share in the end.
+    wait_for("the worker has its share again", || {
         let there = (0..40).filter(|_| get(&proxy).text() == "bad").count();
         (12..=28).contains(&there)
     });
     ill.store(true, SeqCst);
-    // Kept connections of the time before would hide failures behind retries.
-    wait_for("again", || {
+    // Kept connections from before would hide failures, because their requests are retried.
+    wait_for("the worker is ejected again", || {
         get(&proxy);
         ejections(&proxy, "broken") >= 2.0
     });
@@ -170,7 +170,7 @@ fn it_comes_back_by_degrees_and_each_time_later() {
 }
 
 #[test]
-fn a_worker_that_is_eased_in_gets_a_part_and_every_key_moves_once() {
+fn slow_start_gives_a_part_and_moves_every_key_once() {
     let (bad, good) = (RawWorker::named("bad"), RawWorker::named("good"));
     let named = |worker: &RawWorker, name| format!("{{ address = \"{}\", name = \"{name}\" }}", worker.address);
     let workers = format!("{}, {}", named(&bad, "bad"), named(&good, "good"));
@@ -190,9 +190,9 @@ fn a_worker_that_is_eased_in_gets_a_part_and_every_key_moves_once() {
     let there = |all: &[bool]| all.iter().filter(|there| **there).count();
     assert!(there(&first) < there(&whole), "a part only: {} of {}", there(&first), there(&whole));
     let mut last = first;
-    wait_for("all its keys", || {
+    wait_for("the worker has all its keys", || {
         let now: Vec<_> = (0..60).map(of).collect();
-        assert!(last.iter().zip(&now).all(|(before, now)| *now || !*before), "a key that has moved stays");
+        assert!(last.iter().zip(&now).all(|(before, now)| *now || !*before), "a moved key stays");
         last = now;
         last == whole
     });
@@ -216,12 +216,12 @@ fn probes_and_health_checks_do_not_count() {
          health = {{ path = \"/health\", interval = \"100ms\", fall = 1 }}\n"
     ));
     let worker = proxy.worker(&bad.address.to_string());
-    wait_for("checked", || bad.connections() >= 5);
+    wait_for("five health checks have reached the worker", || bad.connections() >= 5);
     assert!(!worker.ejected() && worker.eject.left_ms(0).is_none());
 }
 
 #[test]
-fn an_open_poll_that_gets_no_answer_is_no_failure() {
+fn an_open_poll_without_an_answer_is_not_a_failure() {
     let open = "0{\"sid\":\"abc\",\"upgrades\":[],\"pingInterval\":10,\"pingTimeout\":10,\"maxPayload\":1000}";
     let script = move |leg: &mut Leg| {
         while let Some(request) = leg.request() {
@@ -235,7 +235,7 @@ fn an_open_poll_that_gets_no_answer_is_no_failure() {
     let polling = "/socket.io/?EIO=4&transport=polling";
     let mut client = Raw::connect(proxy.address);
     assert_eq!(client.get(polling).text(), open);
-    // As long as a session lives, which is five seconds more than its pings.
+    // For as long as a session lives, which is five seconds more than its pings.
     assert_eq!(client.get(&format!("{polling}&sid=abc")).status(), 504);
     assert!(!proxy.worker("bad").ejected() && !proxy.worker("good").ejected());
 }

@@ -1,5 +1,5 @@
-//! Logs, and what requests and answers tell of stickyd's choice: JSON lines, a reader that sleeps, `Forwarded`, the
-//! decision in a header.
+//! Logs, and the headers that show stickyd's decision: JSON lines, a log reader that does not read, `Forwarded`, and
+//! the debug header.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -11,7 +11,7 @@ use crate::support::raw::{Raw, RawWorker};
 use crate::support::wait::wait_for;
 
 #[test]
-fn json_lines_access_lines_included() {
+fn json_lines_include_the_access_log() {
     let worker = RawWorker::named("a");
     let text = format!(
         "[upstream.app]\nworkers = [{{ address = \"{}\", name = \"w\\\"7\" }}]\n[log]\nformat = \"json\"\naccess = true",
@@ -33,7 +33,7 @@ fn json_lines_access_lines_included() {
 }
 
 #[test]
-fn a_reader_that_sleeps_holds_up_nobody() {
+fn a_log_reader_that_stops_delays_no_request() {
     let (worker, address, admin) = (RawWorker::named("a"), free_address(), free_address());
     let directory = std::env::temp_dir().join(format!("stickyd-logs-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
@@ -51,7 +51,7 @@ fn a_reader_that_sleeps_holds_up_nobody() {
         .unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     while !lines.next().unwrap().unwrap().contains(": ready ") {}
-    // From here on nobody reads: the pipe takes 64 KiB, the queue 8,192 lines.
+    // From here on the log is not read: the pipe takes 64 KiB, and the queue 8,192 lines.
     let mut client = Raw::connect(address);
     let path = format!("/{}", "x".repeat(2_000));
     let dropped = || {
@@ -69,7 +69,7 @@ fn a_reader_that_sleeps_holds_up_nobody() {
         }
         dropped() > 0
     });
-    // Read again, it says that lines are missing.
+    // When the log is read again, it reports that lines are missing.
     let said = lines.map_while(Result::ok).find(|line| line.contains("log lines were dropped"));
     assert!(said.is_some());
     child.kill().unwrap();
@@ -78,7 +78,7 @@ fn a_reader_that_sleeps_holds_up_nobody() {
 }
 
 #[test]
-fn forwarded_is_told_where_an_upstream_asks_for_it() {
+fn forwarded_is_sent_where_an_upstream_wants_it() {
     let mut worker = RawWorker::named("a");
     let trusting = |more: &str| {
         Proxy::with(&format!(
@@ -101,7 +101,7 @@ fn forwarded_is_told_where_an_upstream_asks_for_it() {
 }
 
 #[test]
-fn the_decision_is_told_only_where_an_upstream_asks_for_it() {
+fn the_decision_is_shown_only_where_an_upstream_wants_it() {
     let worker =
         RawWorker::answering(|_| "HTTP/1.1 200 OK\r\nX-Stickyd-Decision: mine\r\nContent-Length: 0\r\n\r\n".to_owned());
     let proxy = |more: &str, name: &str| {
@@ -120,7 +120,7 @@ fn the_decision_is_told_only_where_an_upstream_asks_for_it() {
     let again = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {}\r\n\r\n", pair.unwrap());
     assert_eq!(decision(&on, &again).0, ["worker=w7; why=cookie"]);
     assert_eq!(decision(&odd, plain).0, ["worker=\"w \\\"7\"; why=address"]);
-    assert_eq!(decision(&off, plain).0, ["mine"], "a worker's own field is its own");
+    assert_eq!(decision(&off, plain).0, ["mine"], "the worker's own field passes");
     on.worker("w7").change(
         stickyd::upstream::admin_state::AdminChange::Say(stickyd::config::AdminState::Maint, None),
         &on.server().shared().snapshot.load().upstream("app").unwrap().config,

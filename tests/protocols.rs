@@ -1,4 +1,4 @@
-//! Other protocols than Socket.IO, by the same engine: real servers and clients of each, three workers, no cookies of stickyd's.
+//! Other protocols than Socket.IO: real servers and clients of each, with three workers and without stickyd's cookie.
 
 mod cometd;
 mod examples;
@@ -21,44 +21,44 @@ use crate::support::node::{KindServer, NodeServer, PythonServer, Worker};
 use crate::support::proxy::{Binary, Proxy};
 use crate::support::wait::wait_for;
 
-/// The same secret makes several stickyds one fleet: nothing else is shared.
+/// A common secret makes several stickyds one fleet; they share nothing else.
 const SECRET: &str = "secret = \"0123456789abcdef0123456789abcdef\"\n";
 
-/// Enough that a worker without any is no accident: three workers by a hash, one in fifty thousand.
+/// So many sessions that a worker without any is not chance: with three workers and a hash, one run in fifty thousand.
 const SESSIONS: usize = 30;
 
-/// `[upstream.app]` with these workers under their own names, and the lines that are tried.
+/// `[upstream.app]` with these workers under their own names, and the lines under test.
 fn config(workers: &[Worker], rules: &str) -> String {
     let named = |worker: &Worker| format!("{{ address = {:?}, name = {:?} }}", worker.address(), worker.name);
     let workers: Vec<_> = workers.iter().map(named).collect();
     format!("{SECRET}[upstream.app]\n{rules}\nworkers = [{}]\n", workers.join(", "))
 }
 
-/// Who serves.
+/// The kind of server that the workers run.
 #[derive(Clone, Copy)]
 enum Server {
-    /// `tests/clients/kinds/KIND_server.js`
+    /// Runs `tests/clients/kinds/KIND_server.js`.
     Kind,
-    /// `tests/clients/server.js`
+    /// Runs `tests/clients/server.js`.
     SocketIo,
-    /// `tests/clients/python_server.py`
+    /// Runs `tests/clients/python_server.py`.
     Python,
 }
 
-/// A kind of sessions, and what they go through.
+/// One protocol with its servers and clients, and the configuration under test.
 struct Trial {
-    /// `tests/clients/kinds/KIND_client.js`
+    /// The name in `tests/clients/kinds/KIND_client.js`.
     kind: &'static str,
     server: Server,
-    /// Of its servers.
+    /// Arguments of the servers.
     args: &'static [&'static str],
-    /// Of its clients, besides where to.
+    /// Options of the clients, except their targets.
     client: Value,
-    /// What is tried.
+    /// The lines of the upstream under test.
     rules: &'static str,
-    /// What is not enough.
+    /// Lines with which sessions break, to show that the test finds it.
     without: &'static str,
-    /// How many.
+    /// The number of sessions.
     sessions: usize,
 }
 
@@ -93,19 +93,19 @@ impl Trial {
         workers
     }
 
-    /// Clients whose every request comes from another address, and goes to the next of these proxies.
+    /// Clients whose requests each come from another address and go to the proxies in turn.
     fn clients(&self, urls: &[String]) -> Kind {
         self.clients_of(urls, 32)
     }
 
-    /// The same from so many addresses; 0: from 127.0.0.1 only.
+    /// Clients like those of `clients` from this number of addresses; 0: from 127.0.0.1 only.
     fn clients_of(&self, urls: &[String], addresses: usize) -> Kind {
         let mut options = json!({"urls": urls, "addresses": addresses});
         options.as_object_mut().unwrap().extend(self.client.as_object().unwrap().clone());
         Kind::start(self.kind, &options)
     }
 
-    /// The real parts really bite: where only addresses count, and each request has another one, sessions are lost.
+    /// Shows that the test finds lost sessions: with affinity by address only, and another address for each request.
     async fn breaks_without(&self) {
         let workers = self.workers(1..=3).await;
         let proxy = Proxy::with(&config(&workers, self.without));
@@ -117,7 +117,7 @@ impl Trial {
         assert!(lost["held"].as_u64().unwrap() < 12, "{lost}");
     }
 
-    /// One stickyd; nobody is lost, nobody moves, all workers are used.
+    /// One stickyd: no session is lost or moves, and all workers are used.
     async fn is_kept_by_one(&self) {
         let workers = self.workers(1..=3).await;
         let proxy = Proxy::with(&config(&workers, self.rules));
@@ -131,7 +131,7 @@ impl Trial {
         self.say("one", &end, &workers).await;
     }
 
-    /// Everybody behind one address: no worker gets more than its share and a little.
+    /// All clients have one address: no worker gets much more than its share.
     async fn spreads_from_one_address(&self) {
         let workers = self.workers(1..=3).await;
         let proxy = Proxy::with(&config(&workers, self.rules));
@@ -146,7 +146,7 @@ impl Trial {
         assert!(most <= Some(13), "{state}");
     }
 
-    /// Two stickyds in turn for every request; nobody is lost, nobody moves, all workers are used.
+    /// Two stickyds in turn for every request: no session is lost or moves, and all workers are used.
     async fn is_found_by_two(&self) {
         let workers = self.workers(1..=3).await;
         let proxies = [0, 1].map(|_| Proxy::with(&config(&workers, self.rules)));
@@ -160,7 +160,7 @@ impl Trial {
         self.say("two in turn", &end, &workers).await;
     }
 
-    /// The same, one of them killed and started again between two requests, and then a worker more.
+    /// Two stickyds, one of which is killed and started again between two requests; then one more worker is added.
     async fn lives_on(&self) {
         let mut workers = self.workers(1..=3).await;
         let mut stickyds = [0, 1].map(|_| Binary::with(&config(&workers, self.rules)));
@@ -188,7 +188,7 @@ impl Trial {
         self.say("one restarted, a worker added", &end, &workers).await;
     }
 
-    /// A worker dies: its sessions end, at once and in words their clients understand, and nobody else's.
+    /// A worker dies: its sessions end at once, with answers that their clients understand, and no other session ends.
     async fn only_the_dead_are_lost(&self) {
         let mut workers = self.workers(1..=3).await;
         let proxy = Proxy::with(&config(&workers, self.rules));
@@ -209,7 +209,7 @@ impl Trial {
 
     fn assert_whole(&self, state: &Value, sessions: usize, workers: usize) {
         self.assert_live(state, sessions, workers);
-        // Cookies are lost on the way, except where they are the protocol's own, and then they are its servers'.
+        // Clients get no cookies of stickyd; only protocols whose servers set cookies have any.
         let cookies = if self.client["cookies"] == true { sessions } else { 0 };
         assert_eq!(state["set_cookies"], cookies, "{}: {state}", self.kind);
     }
@@ -231,7 +231,7 @@ impl Trial {
     }
 }
 
-/// Edits a running stickyd's file, and waits until the edit is what it runs.
+/// Edits the file of a running stickyd, and waits until it is reloaded.
 fn edit(stickyd: &Binary, upstream: &str) {
     let path = stickyd.directory.join("stickyd.toml");
     let old = std::fs::read_to_string(&path).unwrap();
@@ -240,5 +240,5 @@ fn edit(stickyd: &Binary, upstream: &str) {
     let count = |stickyd: &Binary| stickyd.log().matches("reloaded").count();
     let before = count(stickyd);
     std::fs::write(&path, format!("{head}[upstream.app]{upstream}")).unwrap();
-    wait_for("reloaded", || count(stickyd) > before);
+    wait_for("the edited file is reloaded", || count(stickyd) > before);
 }

@@ -1,4 +1,4 @@
-//! What is tried again, how often, where, and what never.
+//! Retries: what is sent again, how often and to which worker, and what never is.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
@@ -17,7 +17,7 @@ fn before(worker: &RawWorker, keys: &str) -> Proxy {
     Proxy::with(&format!("threads = 1\n[upstream.app]\nworkers = [\"{}\"]\n{QUIET}{keys}\n", worker.address))
 }
 
-/// The first connection answers once and breaks at its second request, in the way of `end`; all others answer.
+/// A worker whose first connection answers once and breaks at its second request as `end` does; all others answer.
 fn stale(end: impl Fn(&mut Leg) + Send + Sync + 'static) -> RawWorker {
     RawWorker::scripted(move |leg| {
         let mut answered = 0;
@@ -33,7 +33,7 @@ fn stale(end: impl Fn(&mut Leg) + Send + Sync + 'static) -> RawWorker {
 }
 
 #[test]
-fn a_safe_request_that_met_the_end_of_a_kept_connection_goes_once_more() {
+fn a_safe_request_on_a_stale_connection_is_sent_once_more() {
     let ends: [fn(&mut Leg); 2] = [|_| {}, |leg| leg.reset()];
     for end in ends {
         for method in ["GET", "HEAD", "OPTIONS"] {
@@ -47,19 +47,19 @@ fn a_safe_request_that_met_the_end_of_a_kept_connection_goes_once_more() {
             assert_eq!(answer.status(), 200, "{method}");
             assert_eq!(proxy.metric(RESENT), 1.0);
             let heard: Vec<_> = (0..3).map(|_| worker.request()).collect();
-            assert_eq!((heard[1].0, heard[2].0), (0, 1), "on a new connection");
+            assert_eq!((heard[1].0, heard[2].0), (0, 1), "the request is sent again on a new connection");
             let sorted = |at: usize| {
                 let mut headers = heard[at].1.headers.clone();
                 headers.sort();
                 (heard[at].1.start.clone(), headers)
             };
-            assert_eq!(sorted(1), sorted(2), "the very same request");
+            assert_eq!(sorted(1), sorted(2), "the same request is sent again");
         }
     }
 }
 
 #[test]
-fn what_may_have_been_acted_upon_is_never_sent_again() {
+fn what_may_have_been_processed_is_never_sent_again() {
     let session = "GET /socket.io/?EIO=4&transport=polling&sid=abc";
     for (what, request) in [
         ("a POST", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx".to_owned()),
@@ -79,7 +79,7 @@ fn what_may_have_been_acted_upon_is_never_sent_again() {
 }
 
 #[test]
-fn a_byte_of_an_answer_is_an_answer() {
+fn after_one_byte_of_an_answer_nothing_is_sent_again() {
     let worker = stale(|leg| {
         leg.send("H");
     });
@@ -90,7 +90,7 @@ fn a_byte_of_an_answer_is_an_answer() {
     assert_eq!(worker.connections(), 1);
 }
 
-/// A new connection that breaks is no race: its worker is ill, and another one gets what may go again.
+/// A new connection that breaks is not a race with its end: its worker is ill, and safe requests go to another one.
 #[test]
 fn a_new_connection_that_breaks_sends_a_safe_request_elsewhere() {
     let (ill, well) = (RawWorker::scripted(|leg| drop(leg.request())), RawWorker::named("well"));
@@ -103,7 +103,7 @@ fn a_new_connection_that_breaks_sends_a_safe_request_elsewhere() {
     assert!(ill.connections() > 0 && proxy.metric(RESENT) == ill.connections() as f64);
     let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx";
     let before = proxy.metric(RESENT);
-    wait_for("one is lost", || Raw::connect(proxy.address).ask(post).status() == 502);
+    wait_for("a POST at the ill worker fails", || Raw::connect(proxy.address).ask(post).status() == 502);
     assert_eq!(proxy.metric(RESENT), before);
 }
 
@@ -124,7 +124,7 @@ fn a_resent_request_is_not_sent_a_third_time() {
     assert_eq!(worker.connections(), 3, "there is no other worker");
 }
 
-/// A worker that dies with requests in flight: on its kept connection, and nobody listens any more.
+/// A worker that dies with requests in flight: its kept connection breaks, and its port refuses connects.
 #[test]
 fn a_dead_workers_requests_go_to_another_one() {
     let address = free_address();
@@ -132,7 +132,7 @@ fn a_dead_workers_requests_go_to_another_one() {
     let (closed, gone) = mpsc::channel();
     let closed = Mutex::new(closed);
     std::thread::spawn(move || {
-        // A health check brings nothing.
+        // A health check sends no bytes.
         let mut leg = loop {
             let mut leg = Raw::on(listener.accept().unwrap().0);
             if leg.request().is_some() {
@@ -156,8 +156,8 @@ fn a_dead_workers_requests_go_to_another_one() {
     assert!(answers.iter().all(|answer| answer == "alive" || answer == "dying"), "{answers:?}");
 }
 
-/// The same with a real worker, SIGKILLed with requests in flight, on kept connections and on those its kernel accepts while it dies:
-/// without a second try each of them is lost.
+/// A real worker is killed with requests in flight, on kept connections and on those that its kernel still accepts:
+/// without a second try each of these requests is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_killed_under_load_costs_no_safe_request() {
     let mut workers = NodeServer::start_many(2, &[]).await;
@@ -196,7 +196,7 @@ async fn a_worker_killed_under_load_costs_no_safe_request() {
 fn a_failing_pool_gets_no_more_than_the_budget() {
     let calls = Arc::new(AtomicUsize::new(0));
     let seen = calls.clone();
-    // Every connection answers once, and breaks at its second request.
+    // Every connection answers once and breaks at its second request.
     let worker = RawWorker::scripted(move |leg| {
         if leg.request().is_some() {
             seen.fetch_add(1, SeqCst);
@@ -207,7 +207,7 @@ fn a_failing_pool_gets_no_more_than_the_budget() {
         }
     });
     let proxy = before(&worker, "retry_budget = \"10%\"\neject = { window = \"10m\" }");
-    // Beyond what is always allowed, in the time of a test: three a second of ten minutes.
+    // Above what is always allowed within this test: three per second, of ten minutes.
     let shared = proxy.server().shared();
     let upstream = shared.snapshot.load().upstreams[0].clone();
     let slot = upstream.eject.slot(stickyd::clock::now_ms());
@@ -215,7 +215,7 @@ fn a_failing_pool_gets_no_more_than_the_budget() {
     let mut client = Raw::connect(proxy.address);
     let statuses: Vec<_> = (0..100).map(|_| client.get("/").status()).collect();
     let lost = statuses.iter().filter(|status| **status == 502).count();
-    assert!((35..=50).contains(&lost), "half of them meet an end; about a tenth may go again: {lost}");
+    assert!((35..=50).contains(&lost), "half of the requests break, and about a tenth may be sent again: {lost}");
     assert_eq!(proxy.metric(OVER_BUDGET), lost as f64);
     assert!(proxy.metric(RESENT) >= 1.0 && calls.load(SeqCst) <= 111, "{calls:?}");
 }
@@ -230,8 +230,8 @@ fn without_a_budget_nothing_is_resent() {
     assert_eq!((proxy.metric(RESENT), proxy.metric(OVER_BUDGET)), (0.0, 0.0));
 }
 
-/// A unix socket whose backlog is full is full, and not gone: requests without a session go on to the next, one with a
-/// session waits for its worker.
+/// A unix socket with a full backlog counts as full, not as gone: requests without a session go to the next worker, and
+/// a request of a session waits for its worker.
 #[test]
 fn a_full_backlog_is_full_and_not_gone() {
     let path = std::env::temp_dir().join(format!("stickyd-backlog-{}.sock", std::process::id()));
@@ -258,7 +258,7 @@ fn a_full_backlog_is_full_and_not_gone() {
     assert!(proxy.metric(PASSED_ON) >= 1.0);
     assert!(!proxy.worker(&full).gone());
 
-    // A session has nobody else: it waits.
+    // A session has no other worker, so it waits.
     let alone = Proxy::with(&format!(
         "threads = 1\n[upstream.app]\nworkers = [\"{full}\"]\nconnect_timeout = \"20s\"\n{QUIET}"
     ));
@@ -271,7 +271,8 @@ fn a_full_backlog_is_full_and_not_gone() {
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = stop.clone();
     let accepting = std::thread::spawn(move || {
-        // Takes what waits in the backlog and answers it; the fillers say nothing and are closed.
+        // The worker accepts what waits in the backlog and answers it; the connections that filled it send nothing and
+        // are closed.
         while !stopped.load(SeqCst) {
             let Ok((stream, _)) = socket.accept() else { return };
             let mut leg = Raw::on(std::os::unix::net::UnixStream::from(std::os::fd::OwnedFd::from(stream)));

@@ -1,4 +1,4 @@
-//! The main job: an unmodified Socket.IO cluster behind stickyd behaves as one server.
+//! An unmodified Socket.IO cluster with stickyd in front of it behaves as one server.
 
 mod clients;
 mod discovery_bodies;

@@ -1,4 +1,4 @@
-//! Start and stop of the real binary: what it refuses to start with, how it ends, and how soon.
+//! Start and stop of the real binary: errors that prevent a start, and how and how soon it ends.
 
 use std::net::TcpListener;
 use std::process::{Command, Output};
@@ -19,7 +19,7 @@ fn before(worker: &RawWorker) -> Binary {
 }
 
 #[test]
-fn an_idle_stickyd_ends_soon_and_says_so() {
+fn an_idle_stickyd_ends_soon_and_logs_it() {
     let worker = RawWorker::named("a");
     let mut binary = before(&worker);
     let mut kept = Raw::connect(binary.address);
@@ -32,7 +32,7 @@ fn an_idle_stickyd_ends_soon_and_says_so() {
 }
 
 #[test]
-fn a_request_under_way_finishes_while_nobody_new_is_let_in() {
+fn open_requests_finish_while_new_clients_are_refused() {
     let (go, gate) = mpsc::channel::<()>();
     let gate = Mutex::new(gate);
     let mut worker = RawWorker::scripted(move |leg| {
@@ -47,7 +47,7 @@ fn a_request_under_way_finishes_while_nobody_new_is_let_in() {
     worker.request();
     binary.signal("TERM");
     binary.says(&["stopping"]);
-    wait_for("nobody listens", || std::net::TcpStream::connect(binary.address).is_err());
+    wait_for("the port is closed", || std::net::TcpStream::connect(binary.address).is_err());
     go.send(()).unwrap();
     let answer = client.answer();
     assert_eq!((answer.text(), answer.header("connection")), ("finished", Some("close")));
@@ -102,7 +102,7 @@ fn a_busy_stickyd_loses_no_answer_when_it_stops() {
         .map(|_| {
             std::thread::spawn(move || {
                 let (mut asked, mut answered) = (0, 0);
-                // A new connection each, until none is taken; one that is taken is answered.
+                // Each request has a new connection, until none is accepted; an accepted one is answered.
                 while let Ok(stream) = std::net::TcpStream::connect(address) {
                     let mut client = Raw::on(crate::support::raw::patient(stream));
                     asked += 1;
@@ -113,12 +113,12 @@ fn a_busy_stickyd_loses_no_answer_when_it_stops() {
             })
         })
         .collect();
-    wait_for("all are at it", || worker.bytes().len() > 20_000);
+    wait_for("all clients have sent requests", || worker.bytes().len() > 20_000);
     assert_eq!(binary.terminate().0, Some(0));
     let (asked, answered) = clients.into_iter().map(|c| c.join().unwrap()).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
     assert!(asked > 100);
     // What the kernel accepts between the last look at the queue and the close of the socket cannot be saved without
-    // handing the socket over; a connection each at most.
+    // handing the socket over: one connection per client at most.
     assert!(asked - answered <= 4, "{} of {asked} lost", asked - answered);
 }
 
@@ -144,8 +144,8 @@ fn a_second_stickyd_on_the_same_files_does_not_start() {
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("cannot listen on the admin address") && said.contains("admin.sock"), "{said}");
-    assert!(!said.contains("Unix("), "in words: {said}");
-    // And the first one is none the worse for it.
+    assert!(!said.contains("Unix("), "the address is shown as text: {said}");
+    // The first one is not affected.
     assert_eq!(Raw::connect_unix(&binary.admin()).get("/api/v1/health").text(), "ok\n");
     assert_eq!(Raw::connect(binary.address).get("/").text(), "a");
 }
@@ -170,7 +170,7 @@ fn it_runs_without_a_file_and_warns_about_the_secret() {
         .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    wait_for("it listens", || std::net::TcpStream::connect(address).is_ok());
+    wait_for("stickyd listens", || std::net::TcpStream::connect(address).is_ok());
     let answer = Raw::connect(address).get("/");
     assert_eq!(answer.text(), "a");
     assert!(answer.cookie("stickyd_app").is_some(), "{answer:?}");

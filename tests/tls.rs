@@ -1,5 +1,5 @@
-//! TLS both ways and what stands in front: certificates by name, clients' own certificates, PROXY headers, the way to
-//! https, workers that speak TLS.
+//! TLS of clients and of workers: certificates by name, clients' own certificates, PROXY headers, the redirect to
+//! https, and workers that speak TLS.
 
 mod buffers;
 mod certificates;
@@ -24,7 +24,7 @@ fn proxy(files: &Certificates, worker: &RawWorker, listener: &str, more: &str) -
     Proxy::with_files(&toml, &files.directory)
 }
 
-/// A GET for a host.
+/// A GET of `path` at a host.
 fn get(host: &str, path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")
 }

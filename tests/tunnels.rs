@@ -1,6 +1,6 @@
-//! Tunnels: what becomes one, what passes through it, how it ends, and who is told.
+//! Tunnels: what becomes one, what passes through it, how it ends, and which Close each side gets.
 //!
-//! The other side is a `ws` worker where WebSocket counts, and a bare socket of this process where single bytes do.
+//! The other side is a `ws` worker where WebSocket matters, and a socket of this process where single bytes matter.
 
 mod bytes;
 mod counts;

@@ -1,4 +1,4 @@
-//! The admin listener against whoever should not reach it: pages of other sites, the network, clients of the proxy.
+//! The admin listener against requests it has to refuse: pages of other sites, the network, clients of the proxy.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -25,7 +25,7 @@ fn over_tcp(worker: &RawWorker, at: &str) -> (Proxy, SocketAddr) {
 }
 
 #[test]
-fn a_write_over_tcp_is_none_that_a_page_can_make() {
+fn a_page_cannot_write_over_tcp() {
     let worker = RawWorker::named("a");
     let (proxy, admin) = over_tcp(&worker, "127.0.0.1:0");
     let drain = |fields: &str| {
@@ -51,7 +51,7 @@ fn a_write_over_tcp_is_none_that_a_page_can_make() {
         assert_eq!(answer.header("access-control-allow-origin"), None);
         assert_eq!(proxy.worker("w").admin.word(), "ready");
     }
-    // A preflight gets nothing a browser would take for a yes.
+    // The preflight's answer has nothing that a browser takes as permission.
     let preflight = "OPTIONS /api/v1/reload HTTP/1.1\r\nHost: 127.0.0.1\r\nOrigin: https://evil.example\r\n\
         Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: x-stickyd\r\n\r\n";
     let answer = Raw::connect(admin).ask(preflight);
@@ -75,7 +75,7 @@ fn on_the_network_reads_need_the_token_too() {
 }
 
 #[test]
-fn a_page_of_this_machine_reads_nothing() {
+fn a_page_of_another_site_on_this_machine_reads_nothing() {
     let worker = RawWorker::named("a");
     let (_proxy, admin) = over_tcp(&worker, "127.0.0.1:0");
     let get = |fields: &str| {
@@ -83,7 +83,7 @@ fn a_page_of_this_machine_reads_nothing() {
     };
     assert_eq!([get(""), get("Sec-Fetch-Site: none\r\n"), get("Origin: http://localhost\r\n")], [200, 200, 200]);
     assert_eq!([get("Sec-Fetch-Site: same-site\r\n"), get("Origin: http://localhost:3000\r\n")], [403, 403]);
-    // DNS rebinding: the browser says the name it was lured by.
+    // DNS rebinding: the browser sends the host name of the attacker's page.
     let lured = "GET /metrics HTTP/1.1\r\nHost: evil.example\r\nOrigin: http://evil.example\r\n\r\n";
     assert_eq!(Raw::connect(admin).ask(lured).status(), 403);
 }
@@ -103,7 +103,7 @@ fn heads_and_bodies_are_bounded() {
     let chunks = chunk.repeat(9);
     let answer = Raw::connect(admin).ask(&format!("{head}Transfer-Encoding: chunked\r\n\r\n{chunks}"));
     assert_eq!(answer.status(), 413);
-    // One that does not come is not waited for.
+    // A body that never comes is not waited for.
     let answer = Raw::connect(admin).ask(&format!("{head}Content-Length: 10\r\n\r\n"));
     assert_eq!(answer.status(), 408);
 }
@@ -126,9 +126,9 @@ fn no_route_leads_to_the_admin_listener() {
     assert!(parse(text).is_ok());
 }
 
-/// The command says what a write over TCP needs.
+/// `stickyd check` reports what a write over TCP needs.
 #[test]
-fn the_socket_wants_nothing_but_to_be_opened() {
+fn the_unix_socket_needs_no_token() {
     let worker = RawWorker::named("a");
     let binary = Binary::with(&format!(
         "state_dir = \".\"\n[upstream.app]\nworkers = [{{ address = \"{}\", name = \"w\" }}]",

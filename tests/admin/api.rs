@@ -1,4 +1,5 @@
-//! The admin API as `conf/openapi.json` describes it: every answer of a running stickyd is held against the document.
+//! The admin API as `conf/openapi.json` describes it: every answer of a running stickyd is checked against the
+//! document.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +16,7 @@ fn document() -> Value {
     serde_json::from_str(include_str!("../../conf/openapi.json")).unwrap()
 }
 
-/// Asks a running stickyd, and holds what it says against the document.
+/// A client of the API that checks every answer against the document.
 struct Checked<'a> {
     binary: &'a Binary,
     document: Value,
@@ -23,7 +24,7 @@ struct Checked<'a> {
 }
 
 impl Checked<'_> {
-    /// `path` is of `template`; the status and the answer, as text where it is none of JSON.
+    /// A request for `path`, which `template` describes: its status and answer, as text if the answer is not JSON.
     fn ask(&mut self, method: &str, template: &str, path: &str, body: &str) -> (u16, Value) {
         let length = body.len();
         let request =
@@ -31,10 +32,10 @@ impl Checked<'_> {
         let answer = Raw::connect_unix(&self.binary.admin()).ask(&request);
         let status = answer.status();
         let described = &self.document["paths"][template][method]["responses"][status.to_string()];
-        assert!(described.is_object(), "{method} {template} is not said to answer {status}: {}", answer.text());
+        assert!(described.is_object(), "{method} {template} does not document the status {status}: {}", answer.text());
         let kind = answer.header("content-type").unwrap().split(';').next().unwrap().to_owned();
         let schema = &described["content"][&kind]["schema"];
-        assert!(schema.is_object(), "{method} {template} {status} is not said to be {kind}");
+        assert!(schema.is_object(), "{method} {template} {status} is not documented as {kind}");
         let value = match kind.as_str() {
             "application/json" => serde_json::from_slice(&answer.body).unwrap(),
             _ => Value::from(answer.text()),
@@ -75,7 +76,7 @@ fn every_path_is_described_and_every_described_path_is_there() {
 }
 
 #[test]
-#[allow(clippy::too_many_lines, reason = "one running stickyd, through all that can be asked of it")]
+#[allow(clippy::too_many_lines, reason = "one running stickyd answers every request of the API")]
 fn every_answer_is_as_the_document_says() {
     let (one, two) = (many_sessions("one"), many_sessions("two"));
     let nobody = free_address();
@@ -87,8 +88,8 @@ fn every_answer_is_as_the_document_says() {
     assert_eq!(api.get("/api/v1/openapi.json").1, api.document);
     api.get("/metrics");
 
-    // Workers, and why they are as they are.
-    wait_for("all are checked", || {
+    // Workers and their states.
+    wait_for("all workers have passed a check", || {
         api.get("/api/v1/workers").1["workers"].as_array().unwrap().iter().all(|w| w["check"].is_object())
     });
     let workers = api.get("/api/v1/workers").1;
@@ -101,7 +102,7 @@ fn every_answer_is_as_the_document_says() {
     assert_eq!((&gone["health"], &gone["why"]["health"]), (&json!("gone"), &json!("no process has listened there")));
     assert_eq!(gone["process"], Value::Null);
     // The workers of this test are threads of its own process.
-    wait_for("their process is found", || {
+    wait_for("the workers' process is found", || {
         api.get("/api/v1/workers").1["workers"][0]["process"]["pid"] == std::process::id()
     });
 
@@ -114,7 +115,7 @@ fn every_answer_is_as_the_document_says() {
     );
     let mut poll = Raw::connect(binary.address);
     poll.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", path(&sid)));
-    wait_for("the poll holds its pin", || api.get(&format!("/api/v1/pins?sid={sid}")).1["holds"] == 1);
+    wait_for("the open poll holds its pin", || api.get(&format!("/api/v1/pins?sid={sid}")).1["holds"] == 1);
     assert_eq!(api.get(&format!("/api/v1/pins?sid={sid}")).1["expires_in_s"], Value::Null);
     assert_eq!(api.get("/api/v1/pins?sid=nobodys").0, 404);
     assert_eq!(api.get("/api/v1/pins?upstream=app").0, 422);
@@ -122,10 +123,10 @@ fn every_answer_is_as_the_document_says() {
 
     begin_session(binary.address, "&app=x+y");
 
-    // What would be decided.
+    // Explaining a decision.
     let explained = api.get(&format!("/api/v1/explain?upstream=app&sid={sid}")).1;
     assert_eq!((&explained["now"]["worker"], &explained["now"]["why"]), (&json!("one"), &json!("pinned")));
-    assert_eq!(explained["if_it_died"]["why"], "chance", "its client's address was not given");
+    assert_eq!(explained["if_it_died"]["why"], "chance", "without the address of its client");
     let explained = api.get(&format!("/api/v1/explain?sid={sid}&address=192.0.2.1")).1;
     assert_eq!(explained["if_it_died"]["worker"], "two");
     assert_eq!(api.get("/api/v1/explain?sid=nobodys&address=192.0.2.1").1["now"]["why"], "unpinned");
@@ -135,7 +136,7 @@ fn every_answer_is_as_the_document_says() {
     }
     assert_eq!(api.get("/api/v1/explain?upstream=none").0, 404);
 
-    // stickyd itself.
+    // The state of stickyd itself.
     let status = api.get("/api/v1/status").1;
     assert_eq!((&status["pid"], &status["stopping"]), (&json!(binary.pid()), &json!(false)));
     assert_eq!(status["process"]["pid"], binary.pid());
@@ -150,11 +151,11 @@ fn every_answer_is_as_the_document_says() {
     assert!(stats["totals"]["handshakes"].as_u64().unwrap() >= 1 && stats["totals"]["requests"].as_u64().unwrap() >= 1);
     assert!(stats["live"]["average_age_s"].is_u64());
     assert!(stats["workers"].as_array().unwrap().iter().any(|one| one["live"]["sessions"] != 0));
-    wait_for("there is something to compare with", || {
+    wait_for("the rates have an earlier scrape", || {
         api.get("/api/v1/stats").1["rates"]["requests_per_s"].is_number()
     });
 
-    // Sockets.
+    // Sockets: list, show and close.
     let one = api.get(&format!("/api/v1/sockets?sid={sid}")).1["sockets"][0].clone();
     assert_eq!((&one["worker"], &one["transport"], &one["state"]), (&json!("one"), &json!("polling"), &json!("open")));
     assert_eq!((api.get("/api/v1/sockets?worker=none").0, api.get("/api/v1/sockets?x=1").0), (404, 422));
@@ -162,7 +163,7 @@ fn every_answer_is_as_the_document_says() {
     assert_eq!(api.socket("get", "", id, "").1["sid"], sid);
     assert_eq!((api.socket("get", "", "none", "").0, api.socket("post", "/close", "none", "").0), (404, 404));
     assert_eq!(api.socket("post", "/close", id, "{\"code\": 1006}").0, 422);
-    // Whoever does not answer our Close is still there for a while: a second order finds it.
+    // A client that does not answer the Close stays for a while, so that a second request still finds it.
     loop {
         let mut silent = Raw::connect(binary.address);
         silent.send("GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n");
@@ -191,7 +192,7 @@ fn every_answer_is_as_the_document_says() {
             (200, &json!(number), &json!(1))
         );
     }
-    assert_eq!(api.ask("post", close, close, &slowly).0, 409, "sixteen are under way");
+    assert_eq!(api.ask("post", close, close, &slowly).0, 409, "sixteen slow closes are running");
     assert_eq!(api.get(close).1["closings"].as_array().unwrap().len(), 16);
     let stats = api.get("/api/v1/stats").1;
     assert!(stats["sockets"]["polling"].as_u64().unwrap() >= 1, "{stats}");
@@ -201,14 +202,14 @@ fn every_answer_is_as_the_document_says() {
         json!({"app": {"values": [{"value": "x y", "sockets": 1}], "others": 0}})
     );
 
-    // What is logged.
+    // The log level.
     assert_eq!(api.get("/api/v1/log").1, json!({"level": "info", "from": "environment", "file": "info"}));
     let mut put = |body: &str| api.ask("put", "/api/v1/log", "/api/v1/log", body);
     assert_eq!(put("{\"level\": \"stickyd::proxy=debug,warn\"}").1["from"], "run time");
     assert_eq!((put("{\"level\": \"inof\"}").0, put("debug").0, put("{\"level\": 1}").0), (422, 422, 422));
     assert_eq!(put("{\"level\": null}").1["from"], "environment");
 
-    // What is said of workers.
+    // Admin states of workers.
     assert_eq!((api.say("one", "sleep", "").0, api.say("three", "drain", "").0), (404, 404));
     assert_eq!(api.say("one", "drain", "{\"grace\": 1}").0, 422);
     let said = api.say("one", "drain", "{\"grace\": \"1h\"}").1;
@@ -221,7 +222,7 @@ fn every_answer_is_as_the_document_says() {
     assert_eq!(api.get("/api/v1/explain?address=192.0.2.1").1["now"]["why"], "nobody");
     api.say("two", "ready", "");
 
-    // Reloads.
+    // Reloads of the configuration.
     reload(&binary, &config_of_named(&[("two", &two)], ""));
     assert_eq!(api.say("one", "ready", "").0, 409);
     let removed =
@@ -239,14 +240,14 @@ fn every_answer_is_as_the_document_says() {
         };
         methods.as_object().unwrap().iter().flat_map(answers).collect::<Vec<_>>()
     });
-    // Broadcasts are held against it in `broadcast`.
+    // Broadcasts are checked against the document in `tests/broadcast.rs`.
     let here = described.filter(|answer| !answer.starts_with("post /api/v1/broadcast "));
     let unseen: Vec<String> = here.filter(|answer| !api.seen.contains(answer)).collect();
     assert_eq!(unseen, ["post /api/v1/reload 503"], "only while stickyd stops");
 }
 
 #[test]
-fn explaining_and_asking_for_pins_changes_nothing() {
+fn explaining_and_reading_pins_changes_nothing() {
     let worker = many_sessions("one");
     let proxy = Proxy::before(&[worker.address]);
     let shared = proxy.server().shared();
@@ -258,7 +259,7 @@ fn explaining_and_asking_for_pins_changes_nothing() {
     for _ in 0..100 {
         let found = stickyd::affinity::explain::explain(&shared.sessions, upstream, question);
         assert_eq!(found.now.1.word(), "placed");
-        assert_eq!(found.then.unwrap().1.word(), "nobody", "there is no other");
+        assert_eq!(found.then.unwrap().1.word(), "nobody", "there is no other worker");
     }
     let worker = proxy.worker(&worker.address.to_string());
     assert_eq!((worker.sessions(), shared.sessions.pins.len()), before);
@@ -289,7 +290,7 @@ fn what_is_explained_is_what_happens() {
         assert_eq!(by_cookie["cookie"], "valid");
     }
     assert_eq!(explain("cookie=forged&address=127.0.0.1")["cookie"], "not ours");
-    // The worker dies: what was foretold comes true.
+    // The worker dies, and the prediction comes true.
     let next = explain(&format!("cookie={value}"))["if_it_died"]["worker"].as_str().unwrap().to_owned();
     assert_ne!(next, answer.text());
     let maint =

@@ -1,4 +1,4 @@
-//! What an operator sees and may do: the admin listener, metrics, the access log, the files in the state directory.
+//! What operators see: the admin listener, metrics, the access log, and the files in the state directory.
 
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
@@ -19,7 +19,7 @@ fn json(answer: &Message) -> Value {
     serde_json::from_slice(&answer.body).unwrap()
 }
 
-/// A stickyd whose admin listener is on TCP, with a token file where `token`.
+/// A stickyd whose admin listener is on TCP; `token` says whether it has a token file.
 fn over_tcp(worker: &RawWorker, token: bool) -> (Proxy, std::net::SocketAddr) {
     let file = std::env::temp_dir().join(format!("stickyd-token-{}", std::process::id()));
     std::fs::write(&file, "0123456789abcdef-token\n").unwrap();
@@ -34,7 +34,7 @@ fn over_tcp(worker: &RawWorker, token: bool) -> (Proxy, std::net::SocketAddr) {
 }
 
 #[test]
-fn the_state_directory_keeps_a_secret_and_a_socket_for_the_owner_alone() {
+fn the_state_directory_is_readable_by_its_owner_only() {
     let worker = RawWorker::named("a");
     let mut binary = Binary::with(&format!("state_dir = \".\"\n[upstream.app]\nworkers = [\"{}\"]", worker.address));
     let secret = binary.directory.join("secret");
@@ -43,12 +43,12 @@ fn the_state_directory_keeps_a_secret_and_a_socket_for_the_owner_alone() {
     assert_eq!(bytes.len(), 32);
     let pair = Raw::connect(binary.address).get("/").cookie("stickyd_app").unwrap();
     binary.terminate();
-    assert!(!binary.admin().exists(), "the socket goes with it");
+    assert!(!binary.admin().exists(), "the socket is removed at the stop");
     binary.start_again();
     assert_eq!(std::fs::read(&secret).unwrap(), bytes);
     let request = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {pair}\r\n\r\n");
     assert_eq!(Raw::connect(binary.address).ask(&request).header("set-cookie"), None, "still valid");
-    // Killed, it leaves its socket behind; the next one takes its place.
+    // After SIGKILL the socket file is still there; the next process replaces it.
     binary.kill();
     assert!(binary.admin().exists());
     binary.start_again();
@@ -56,7 +56,7 @@ fn the_state_directory_keeps_a_secret_and_a_socket_for_the_owner_alone() {
 }
 
 #[test]
-fn a_secret_file_is_the_fleets() {
+fn a_secret_file_is_shared_by_the_fleet() {
     let worker = RawWorker::named("a");
     let text = format!("secret_file = \"fleet\"\n[upstream.app]\nworkers = [\"{}\"]", worker.address);
     let directory = std::env::temp_dir().join(format!("stickyd-fleet-{}", std::process::id()));
@@ -70,7 +70,7 @@ fn a_secret_file_is_the_fleets() {
 }
 
 #[test]
-fn the_socket_needs_no_token_to_write() {
+fn the_unix_socket_needs_no_token_to_write() {
     let worker = RawWorker::named("a");
     let binary = Binary::with(&format!("state_dir = \".\"\n[upstream.app]\nworkers = [\"{}\"]", worker.address));
     let answer =
@@ -80,7 +80,7 @@ fn the_socket_needs_no_token_to_write() {
 }
 
 #[test]
-fn tcp_reads_need_an_own_host() {
+fn tcp_reads_need_the_host_of_the_listener() {
     let worker = RawWorker::named("a");
     let (_proxy, admin) = over_tcp(&worker, false);
     let status = |host: &str| Raw::connect(admin).ask(&format!("GET /metrics HTTP/1.1\r\n{host}\r\n")).status();
@@ -113,7 +113,7 @@ fn tcp_writes_need_the_token() {
     ] {
         assert_eq!(post(fields), 401, "{fields}");
     }
-    // Let in; that there is no file to reload is another matter.
+    // Accepted; that there is no file to reload is another error.
     assert_eq!(post("Authorization: Bearer 0123456789abcdef-token\r\n"), 422);
     let (_without, admin) = over_tcp(&worker, false);
     let request = "POST /api/v1/reload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n";
@@ -128,7 +128,7 @@ fn odd_requests_to_the_admin_listener() {
     assert_eq!(status("GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"), 404);
     assert_eq!(status("GET /api/v1/reload HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"), 405);
     assert_eq!(status("rubbish\r\n\r\n"), 400);
-    // Nothing of it is on the listener for clients.
+    // The listener for clients serves none of these paths.
     let proxy = Proxy::before(&[worker.address]);
     assert_eq!(Raw::connect(proxy.address).get("/metrics").text(), "a");
 }
@@ -196,12 +196,12 @@ fn metrics_parse_and_have_every_series() {
 }
 
 #[test]
-fn promtool_finds_nothing_to_say_of_the_metrics() {
+fn promtool_reports_nothing_about_the_metrics() {
     let worker = RawWorker::named("a");
     let (proxy, _) = over_tcp(&worker, false);
     Raw::connect(proxy.address).get("/");
     let shared = proxy.server().shared();
-    // As if somebody had failed a handshake: series whose labels come with their first event are looked at, too.
+    // Series that appear with their first event are checked too, such as a failed handshake.
     shared.metrics.tls_handshake("l", "1.3", "ok", false);
     shared.metrics.certificates_expire([("l", "a.example", 1)].into_iter());
     for (series, label) in [(&shared.metrics.client_errors, "tls"), (&shared.metrics.http2_floods, "resets")] {
@@ -222,7 +222,7 @@ fn promtool_finds_nothing_to_say_of_the_metrics() {
 }
 
 #[test]
-fn the_access_log_says_the_worker_and_why() {
+fn the_access_log_has_the_worker_and_the_reason() {
     let worker = RawWorker::answering(|request| {
         if request.target() == "/missing" {
             return "HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nnone".to_owned();

@@ -1,4 +1,4 @@
-//! Bodies that ids are born in: bounded, and held no longer than it takes.
+//! Bodies from which ids are learned: how much is held back is bounded, and for no longer than needed.
 
 use super::{Pool, answer, ask, decision};
 use crate::support::proxy::Proxy;
@@ -12,7 +12,7 @@ fn config(pool: &Pool) -> String {
 
 #[test]
 fn a_body_that_never_ends_is_not_buffered() {
-    // Sends JSON without end, and goes on only when it has been taken.
+    // The worker sends JSON without end, and each piece only after the one before was taken.
     let pool = Pool::scripted(1, |_, _, leg| {
         let Some(_) = leg.request() else { return };
         leg.send(
@@ -26,7 +26,7 @@ fn a_body_that_never_ends_is_not_buffered() {
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
     let head = client.head().unwrap();
     assert_eq!(head.status(), 200);
-    // Far more than is ever held arrives, with no end in sight.
+    // Much more than the bound arrives at the client, although the body has not ended.
     assert!(client.exactly(1 << 20).len() == 1 << 20);
     assert_eq!(proxy.server().shared().sessions.pins.len(), 0);
 }
@@ -51,7 +51,7 @@ fn depth_and_size_are_bounded() {
 }
 
 #[test]
-fn it_is_asked_for_uncompressed_only_where_an_id_may_be_born() {
+fn uncompressed_is_asked_for_only_where_an_id_may_be_learned() {
     let mut pool = Pool::of(1, |_, _, _| answer("200 OK", "", "{\"id\":\"a\"}"));
     let rule = RULE.replace("\"json:id\"", "\"json:id\", method = \"POST\"");
     let proxy = Proxy::with(&format!("{}{rule}", pool.upstream("[\"jobs\"]")));

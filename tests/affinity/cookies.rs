@@ -1,4 +1,4 @@
-//! Which worker, over real HTTP: the cookie, the address, the route, the weight, and what the operator says.
+//! Which worker, over HTTP: by cookie, address, route and weight, and by the admin states of workers.
 
 use std::collections::{HashMap, HashSet};
 
@@ -18,7 +18,7 @@ fn with_cookie(proxy: &Proxy, cookie: &str) -> Message {
     Raw::connect(proxy.address).ask(&format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\n\r\n"))
 }
 
-/// Clients without an address of their own: behind a trusted proxy that names each.
+/// Requests of `count` clients, each with its own address, which a trusted proxy names.
 fn many(proxy: &Proxy, count: usize) -> Vec<Message> {
     let mut client = Raw::connect(proxy.address);
     (0..count)
@@ -31,7 +31,7 @@ fn many(proxy: &Proxy, count: usize) -> Vec<Message> {
 const TRUSTING: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\ntrusted_proxies = [\"127.0.0.1\"]\n";
 
 #[test]
-fn the_first_ordinary_answer_sets_it_and_it_decides_from_then_on() {
+fn the_first_ordinary_answer_sets_a_cookie_that_then_decides() {
     let workers = workers(3);
     let proxy = Proxy::with(&format!("{TRUSTING}[upstream.app]\nworkers = {}", list(&workers)));
     let mut seen = HashSet::new();
@@ -39,8 +39,8 @@ fn the_first_ordinary_answer_sets_it_and_it_decides_from_then_on() {
         let cookie = answer.header("set-cookie").unwrap().to_owned();
         assert!(cookie.starts_with("stickyd_app=") && cookie.ends_with("; Path=/; HttpOnly; SameSite=Lax"), "{cookie}");
         let pair = answer.cookie("stickyd_app").unwrap();
-        assert_eq!(pair.len(), "stickyd_app=".len() + 48, "no address in it");
-        // From another address, among other cookies.
+        assert_eq!(pair.len(), "stickyd_app=".len() + 48, "the cookie has no address in it");
+        // The same cookie from another address, among other cookies.
         let again = with_cookie(&proxy, &format!("x=1; {pair}; y=2"));
         assert_eq!(again.text(), answer.text());
         assert_eq!(again.header("set-cookie"), None, "set once");
@@ -50,7 +50,7 @@ fn the_first_ordinary_answer_sets_it_and_it_decides_from_then_on() {
 }
 
 #[test]
-fn forged_and_foreign_cookies_are_none() {
+fn forged_and_foreign_cookies_are_ignored() {
     let workers = workers(3);
     let proxy = Proxy::with(&format!(
         "[upstream.app]\nworkers = {0}\n[upstream.other]\nworkers = {0}\n\
@@ -71,17 +71,17 @@ fn forged_and_foreign_cookies_are_none() {
         format!("Stickyd_app={value}"),
     ] {
         let answer = with_cookie(&proxy, &cookie);
-        assert!(answer.cookie("stickyd_app").is_some(), "taken: {cookie}");
+        assert!(answer.cookie("stickyd_app").is_some(), "a forged cookie was accepted: {cookie}");
     }
     assert_eq!(
         with_cookie(&proxy, &format!("stickyd_app=zzz; {pair}")).header("set-cookie"),
         None,
-        "the good one counts"
+        "the valid cookie counts"
     );
 }
 
 #[test]
-fn what_a_shared_cache_may_store_sets_none() {
+fn answers_that_a_shared_cache_may_store_set_no_cookie() {
     let worker = RawWorker::answering(|request| {
         let field = request.header("x-say").unwrap_or("X: 1").to_owned();
         format!("HTTP/1.1 200 OK\r\n{}\r\nContent-Length: 0\r\n\r\n", field.replace('|', "\r\n"))
@@ -113,7 +113,7 @@ fn what_a_shared_cache_may_store_sets_none() {
 }
 
 #[test]
-fn a_workers_own_cookies_pass_beside_ours() {
+fn a_workers_own_cookies_pass_with_ours() {
     let worker = RawWorker::answering(|_| {
         "HTTP/1.1 200 OK\r\nSet-Cookie: a=1; Path=/\r\nSet-Cookie: b=2\r\nContent-Length: 0\r\n\r\n".to_owned()
     });
@@ -124,7 +124,7 @@ fn a_workers_own_cookies_pass_beside_ours() {
 }
 
 #[test]
-fn a_preflight_gets_none() {
+fn a_preflight_gets_no_cookie() {
     let workers = workers(2);
     let proxy = Proxy::with(&format!("[upstream.app]\nworkers = {}", list(&workers)));
     let preflight = "OPTIONS /x HTTP/1.1\r\nHost: a\r\nOrigin: http://o\r\nAccess-Control-Request-Method: POST\r\n\r\n";
@@ -132,7 +132,7 @@ fn a_preflight_gets_none() {
 }
 
 #[test]
-fn it_is_rewritten_when_its_worker_drains_and_a_session_is_placed_elsewhere() {
+fn a_drain_and_a_new_session_rewrite_the_cookie() {
     let workers: Vec<_> = (0..2)
         .map(|number| {
             RawWorker::answering(move |request| {
@@ -157,19 +157,19 @@ fn it_is_rewritten_when_its_worker_drains_and_a_session_is_placed_elsewhere() {
     let (pair, owner) = (first.cookie("stickyd_app").unwrap(), first.text().parse::<usize>().unwrap());
     let mut states = ["ready"; 2];
     states[owner] = "drain";
-    // The secret is the fleet's: another proxy that drains the worker reads the same cookie.
+    // The fleet shares the secret: another proxy, on which the worker drains, reads the same cookie.
     let draining = Proxy::with(&config(states));
     let ordinary = with_cookie(&draining, &pair);
-    assert_eq!(ordinary.text(), owner.to_string(), "what is there already is served on");
+    assert_eq!(ordinary.text(), owner.to_string(), "ordinary requests of the cookie stay");
     assert_eq!(ordinary.header("set-cookie"), None);
     let handshake = Raw::connect(draining.address)
         .ask(&format!("GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: a\r\nCookie: {pair}\r\n\r\n"));
     assert!(handshake.text().contains(&format!("\"s{}-", 1 - owner)), "{}", handshake.text());
-    let rewritten = handshake.cookie("stickyd_app").expect("rewritten");
+    let a rewritten cookie = handshake.cookie("stickyd_app").expect("rewritten");
     assert_ne!(rewritten, pair);
     let after = with_cookie(&draining, &rewritten);
     assert_eq!(after.text(), (1 - owner).to_string());
-    // In maintenance it serves nothing, whoever asks.
+    // A worker in maintenance serves no request, with or without its cookie.
     states[owner] = "maint";
     let without = Proxy::with(&config(states));
     let moved = with_cookie(&without, &pair);
@@ -178,7 +178,7 @@ fn it_is_rewritten_when_its_worker_drains_and_a_session_is_placed_elsewhere() {
 }
 
 #[test]
-fn address_alone() {
+fn affinity_by_address_alone() {
     let workers = workers(3);
     let proxy =
         Proxy::with(&format!("{TRUSTING}[upstream.app]\nworkers = {}\naffinity = [\"address\"]", list(&workers)));
@@ -188,7 +188,7 @@ fn address_alone() {
         assert_eq!(one.header("set-cookie"), None);
     }
     assert_eq!(first.iter().map(Message::text).collect::<HashSet<_>>().len(), 3);
-    // IPv6 by /64: a household is one client.
+    // IPv6 addresses count by their /64, because a household has one.
     let mut client = Raw::connect(proxy.address);
     let mut at = |address: &str| {
         client.ask(&format!("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {address}\r\n\r\n")).text().to_owned()
@@ -200,7 +200,7 @@ fn address_alone() {
 }
 
 #[test]
-fn cookie_alone() {
+fn affinity_by_cookie_alone() {
     let workers = workers(3);
     let proxy = Proxy::with(&format!("[upstream.app]\nworkers = {}\naffinity = [\"cookie\"]", list(&workers)));
     let mut client = Raw::connect(proxy.address);
@@ -213,7 +213,7 @@ fn cookie_alone() {
 }
 
 #[test]
-fn socket_io_alone() {
+fn affinity_by_socket_io_alone() {
     let workers = workers(3);
     let proxy = Proxy::with(&format!("[upstream.app]\nworkers = {}\naffinity = [\"socket.io\"]", list(&workers)));
     let mut client = Raw::connect(proxy.address);
@@ -269,7 +269,7 @@ fn weights_share_new_clients() {
 }
 
 #[test]
-fn drain_takes_nobody_new_and_maint_nobody() {
+fn a_drained_worker_gets_no_new_clients_and_maint_none_at_all() {
     let workers = workers(3);
     let proxy = Proxy::with(&format!(
         "{TRUSTING}[upstream.app]\nworkers = [\"{}\", {{ address = \"{}\", admin = \"drain\" }}, {{ address = \"{}\", admin = \"maint\" }}]",
@@ -285,7 +285,7 @@ fn drain_takes_nobody_new_and_maint_nobody() {
 }
 
 #[test]
-fn its_attributes_follow_the_way_a_client_came_and_the_config() {
+fn cookie_attributes_depend_on_tls_and_the_config() {
     let worker = RawWorker::named("a");
     let proxy = Proxy::with(&format!("{TRUSTING}[upstream.app]\nworkers = [\"{}\"]", worker.address));
     let mut client = Raw::connect(proxy.address);

@@ -1,4 +1,4 @@
-//! Rules of a user's own: every place an id can be born in and come back by.
+//! Rules that users write: every place from which an id is learned, and every place in which a request carries it.
 
 use std::time::{Duration, Instant};
 
@@ -6,8 +6,8 @@ use super::{Known, Pool, answer, ask, decision};
 use crate::support::proxy::{Binary, Proxy};
 use crate::support::raw::{Message, Raw};
 
-/// An application with jobs in memory: `POST /new/KIND` makes one and names it in the place KIND says; whatever names it
-/// later gets its owner, or a 404.
+/// An application with jobs in memory: `POST /new/KIND` makes a job and puts its id into the place that KIND names. A
+/// later request with the id gets the name of its owner, or a 404.
 fn jobs(number: usize, known: &Known, request: &Message) -> String {
     let (path, query) = request.target().split_once('?').unwrap_or_else(|| (request.target(), ""));
     if let Some(kind) = path.strip_prefix("/new/") {
@@ -54,7 +54,7 @@ fn config(pool: &Pool) -> String {
     format!("{}{RULE}", pool.upstream("[\"jobs\"]"))
 }
 
-/// The id of a new job, born in this place.
+/// Makes a new job whose id is in this place; its id and its owner.
 fn new(proxy: &Proxy, kind: &str) -> (String, String) {
     let made = ask(proxy, "POST", &format!("/new/{kind}"), "", "");
     assert!(made.status() < 300, "{made:?}");
@@ -70,7 +70,7 @@ fn new(proxy: &Proxy, kind: &str) -> (String, String) {
     (id, worker)
 }
 
-/// The four ways an id comes back.
+/// Requests with the id in each of the four places that a rule can look at.
 fn ways(proxy: &Proxy, id: &str) -> [Message; 4] {
     let escaped = id.replace(' ', "%20");
     [
@@ -82,7 +82,7 @@ fn ways(proxy: &Proxy, id: &str) -> [Message; 4] {
 }
 
 #[test]
-fn learned_from_every_place_and_found_by_every_way() {
+fn ids_are_learned_from_every_place_and_found_in_every_place() {
     let pool = Pool::of(3, jobs);
     let proxy = Proxy::with(&config(&pool));
     let mut owners = Vec::new();
@@ -97,7 +97,7 @@ fn learned_from_every_place_and_found_by_every_way() {
         }
     }
     for owner in ["w1", "w2", "w3"] {
-        assert_eq!(owners.iter().filter(|one| *one == owner).count(), 5, "spread as sessions are: {owners:?}");
+        assert_eq!(owners.iter().filter(|one| *one == owner).count(), 5, "jobs are spread over the workers: {owners:?}");
     }
     let learned = "stickyd_rule_total{event=\"learned\",rule=\"jobs\",upstream=\"app\"}";
     assert_eq!(proxy.metric(learned), 15.0);
@@ -130,17 +130,17 @@ fn another_stickyd_finds_the_owner_by_refusals() {
         let [first, rest @ ..] = ways(&there, &id);
         assert_eq!((first.status(), first.text(), decision(&first).1.as_str()), (200, owner.as_str(), "discovered"));
         for found in rest {
-            assert_eq!((found.text(), decision(&found).1.as_str()), (owner.as_str(), "sid"), "found once");
+            assert_eq!((found.text(), decision(&found).1.as_str()), (owner.as_str(), "sid"), "the session is pinned after one discovery");
         }
     }
-    // A POST with its body, too.
+    // A POST is discovered together with its body.
     let (id, owner) = new(&here, "header");
     let found = ask(&there, "POST", "/any", &format!("X-Job-Id: {id}\r\n"), "a body");
     assert_eq!((found.status(), found.text()), (200, owner.as_str()));
 }
 
 #[test]
-fn nobody_knows_it_and_the_last_refusal_is_forwarded() {
+fn an_unknown_id_gets_the_last_refusal_of_the_workers() {
     let pool = Pool::of(3, jobs);
     let proxy = Proxy::with(&config(&pool));
     let none = ask(&proxy, "GET", "/any?job=made-up", "", "");
@@ -150,7 +150,7 @@ fn nobody_knows_it_and_the_last_refusal_is_forwarded() {
 }
 
 #[test]
-fn an_end_ends_the_pin_and_so_does_a_refusal() {
+fn an_end_or_a_refusal_removes_the_pin() {
     let pool = Pool::of(2, jobs);
     let proxy = Proxy::with(&config(&pool));
     let (id, owner) = new(&proxy, "header");
@@ -161,7 +161,7 @@ fn an_end_ends_the_pin_and_so_does_a_refusal() {
 }
 
 #[test]
-fn an_id_is_one_upstreams_own() {
+fn an_id_belongs_to_one_upstream_only() {
     let (one, two) = (Pool::of(2, jobs), Pool::of(2, jobs));
     let second = two.upstream("[\"jobs\"]").replace("upstream.app", "upstream.two");
     let routes = "[[route]]\nhost = \"two\"\nupstream = \"two\"\n[[route]]\nupstream = \"app\"\n";
@@ -174,7 +174,7 @@ fn an_id_is_one_upstreams_own() {
 }
 
 #[test]
-fn an_id_the_client_makes_is_hashed_alike_everywhere_and_pinned() {
+fn an_id_made_by_the_client_is_hashed_alike_and_pinned() {
     let pool = Pool::of(3, |number, _, _| answer("200 OK", "", &format!("w{number}")));
     let rule = "[affinity.room]\nclient_made = true\nlookup = [\"query:room\"]\n";
     let [here, there] = pool.behind_two(&format!("{}{rule}", pool.upstream("[\"room\"]")));
@@ -194,7 +194,7 @@ fn an_id_the_client_makes_is_hashed_alike_everywhere_and_pinned() {
 }
 
 #[test]
-fn a_gone_worker_is_a_404_and_the_request_that_may_create_one_is_not_discovered() {
+fn creating_requests_of_a_gone_worker_are_not_discovered() {
     let pool = Pool::of(2, jobs);
     let creates = "creates = [{ method = \"PUT\" }]\n";
     let proxy = Proxy::with(&format!("{}{creates}", config(&pool)));
@@ -204,7 +204,7 @@ fn a_gone_worker_is_a_404_and_the_request_that_may_create_one_is_not_discovered(
 }
 
 #[test]
-fn what_is_looked_for_is_asked_for_uncompressed() {
+fn discovery_asks_for_uncompressed_answers() {
     let zipped = |_: usize, _: &Known, request: &Message| {
         let encoding = request.header("accept-encoding").map_or("", |_| "Content-Encoding: gzip\r\n");
         answer("404 Not Found", encoding, "no such job")
@@ -217,7 +217,7 @@ fn what_is_looked_for_is_asked_for_uncompressed() {
 }
 
 #[test]
-fn an_operator_who_asks_is_told_the_rule() {
+fn pins_and_explain_show_the_rule() {
     let pool = Pool::of(2, jobs);
     let binary = Binary::with(&format!("state_dir = \".\"\n{}", config(&pool)));
     let made = Raw::connect(binary.address).ask("POST /new/header HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");

@@ -5,8 +5,8 @@ use crate::support::proxy::Proxy;
 use crate::support::raw::{Leg, Raw};
 use crate::support::wait::wait_for;
 
-/// Engine.IO by hand. A session's first poll connects two sockets; a WebSocket-first session does in its first frames, the
-/// second one cut in the middle. All ids are made of the sid.
+/// Engine.IO by hand. The first poll of a session connects two sockets. A session that starts on WebSocket connects
+/// them in its first frames, the second of which is cut in the middle. All socket ids contain the sid.
 fn engine(number: usize, leg: &mut Leg) {
     let grant = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
@@ -46,7 +46,7 @@ fn pool() -> Pool {
     Pool::scripted(3, |number, _, leg| engine(number, leg))
 }
 
-/// Where an ordinary request goes that names this id, by header and by query.
+/// Worker and reason of an ordinary request with this id, once in a header and once in the query.
 fn led(proxy: &Proxy, id: &str) -> [(String, String); 2] {
     let by_header = ask(proxy, "POST", "/upload", &format!("X-Socket-Id: {id}\r\n"), "x");
     let by_query = ask(proxy, "GET", &format!("/page?a=b&socketId={}", id.replace('#', "%23")), "", "");
@@ -58,7 +58,7 @@ fn led(proxy: &Proxy, id: &str) -> [(String, String); 2] {
 }
 
 #[test]
-fn by_the_sid_and_by_what_polls_bring() {
+fn ids_are_known_from_the_sid_and_from_polls() {
     let pool = pool();
     let proxy = Proxy::with(&format!("{}{FOLLOW}", pool.upstream("[\"socket.io\", \"address\"]")));
     let mut owners = Vec::new();
@@ -66,11 +66,11 @@ fn by_the_sid_and_by_what_polls_bring() {
         let opened = ask(&proxy, "GET", "/socket.io/?EIO=4&transport=polling", "", "");
         let (owner, sid) = (decision(&opened).0, opened.text().split('"').nth(3).unwrap().to_owned());
         let follows = [(owner.clone(), "follow".to_owned()), (owner.clone(), "follow".to_owned())];
-        assert_eq!(led(&proxy, &sid), follows, "by Engine.IO's sid");
+        assert_eq!(led(&proxy, &sid), follows, "by the sid of Engine.IO");
         assert_eq!(led(&proxy, &format!("/chat#{sid}")), follows, "as version 2 names it");
-        assert!(led(&proxy, &format!("socket-{sid}")).iter().all(|(_, why)| why == "address"), "not seen yet");
+        assert!(led(&proxy, &format!("socket-{sid}")).iter().all(|(_, why)| why == "address"), "before its poll");
         let polled = ask(&proxy, "GET", &format!("/socket.io/?EIO=4&transport=polling&sid={sid}"), "", "");
-        assert!(polled.text().ends_with("\"}"), "untouched");
+        assert!(polled.text().ends_with("\"}"), "the packet is not changed");
         assert_eq!(led(&proxy, &format!("socket-{sid}")), follows);
         assert_eq!(led(&proxy, &format!("chat-{sid}")), follows);
         owners.push(owner);
@@ -81,7 +81,7 @@ fn by_the_sid_and_by_what_polls_bring() {
 }
 
 #[test]
-fn by_what_the_first_frames_bring() {
+fn ids_are_known_from_the_first_frames() {
     let pool = pool();
     let proxy = Proxy::with(&format!("{}{FOLLOW}", pool.upstream("[\"socket.io\", \"address\"]")));
     let upgrade = "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -91,7 +91,7 @@ fn by_what_the_first_frames_bring() {
     let head = client.head().unwrap();
     let owner = decision(&head).0;
     let sid = format!("ws-of-{owner}");
-    // As long as the frames have arrived, their ids are known.
+    // As soon as the frames have arrived, their ids are known.
     let last = format!("40/chat,{{\"sid\":\"chat-{sid}\"}}");
     let mut seen = Vec::new();
     while !seen.ends_with(last.as_bytes()) {
@@ -99,15 +99,15 @@ fn by_what_the_first_frames_bring() {
     }
     let follows = [(owner.clone(), "follow".to_owned()), (owner.clone(), "follow".to_owned())];
     for id in [sid.clone(), format!("socket-{sid}"), format!("chat-{sid}")] {
-        wait_for("known", || led(&proxy, &id) == follows);
+        wait_for("every id leads to the owner", || led(&proxy, &id) == follows);
     }
     assert_eq!(proxy.worker(&owner).sessions(), 1, "one session, pinned and in a tunnel");
     drop(client);
-    wait_for("over with its tunnel", || proxy.worker(&owner).tunnels() == 0);
+    wait_for("the tunnel is over", || proxy.worker(&owner).tunnels() == 0);
 }
 
 #[test]
-fn nobody_looks_where_nobody_follows() {
+fn without_follow_no_packet_is_read() {
     let pool = pool();
     let proxy = Proxy::with(&pool.upstream("[\"socket.io\", \"address\"]"));
     let opened = ask(&proxy, "GET", "/socket.io/?EIO=4&transport=polling", "", "");

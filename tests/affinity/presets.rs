@@ -1,4 +1,5 @@
-//! The presets against workers that speak just enough of each protocol. With the real parts: `learn`.
+//! The presets against workers that speak just enough of each protocol. Real servers and clients are in
+//! `tests/protocols/`.
 
 use stickyd::config::AdminState;
 use stickyd::upstream::admin_state::AdminChange;
@@ -7,7 +8,7 @@ use super::{Known, Pool, answer, ask, decision};
 use crate::support::proxy::Proxy;
 use crate::support::raw::Message;
 
-/// An operator ends the sessions of a worker.
+/// Puts a worker into maintenance, which ends its sessions.
 fn maint(proxy: &Proxy, worker: &str) {
     let config = proxy.server().shared().snapshot.load().upstreams[0].config.clone();
     proxy.worker(worker).change(AdminChange::Say(AdminState::Maint, None), &config);
@@ -22,7 +23,7 @@ fn query<'r>(request: &'r Message, name: &str) -> Option<&'r str> {
     query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
 }
 
-/// A new id of this worker, remembered.
+/// A new id of this worker, which it remembers.
 fn born(number: usize, known: &Known) -> String {
     let mut known = known.lock().unwrap();
     let id = format!("w{number}-{:018}", known.len());
@@ -72,7 +73,7 @@ fn mcp_by_its_header() {
         assert_eq!(owners.iter().filter(|(_, owner)| owner == worker).count(), 2, "{owners:?}");
     }
     assert_eq!(ask(&here, "POST", "/mcp", JSON_OR_EVENTS, "{\"method\":\"tools/list\"}").status(), 200);
-    assert_eq!(here.server().shared().sessions.pins.len(), 6, "what has no session is none");
+    assert_eq!(here.server().shared().sessions.pins.len(), 6, "requests without a session are not pinned");
     let (id, _) = owners.pop().unwrap();
     let with = format!("Mcp-Session-Id: {id}\r\n");
     assert_eq!(ask(&here, "DELETE", "/mcp", &with, "").status(), 200);
@@ -80,7 +81,7 @@ fn mcp_by_its_header() {
 }
 
 #[test]
-fn an_mcp_session_of_a_gone_worker_is_told_so_that_its_client_initializes_again() {
+fn an_mcp_client_initializes_again_when_its_worker_is_gone() {
     let pool = Pool::of(2, mcp);
     let proxy = Proxy::with(&pool.upstream("[\"mcp\"]"));
     let made = ask(&proxy, "POST", "/mcp", JSON_OR_EVENTS, "{\"method\":\"initialize\"}");
@@ -130,13 +131,13 @@ fn signalr_by_its_token() {
     assert_eq!(number_of(&here, "learned", "signalr"), 2.0);
     ask(&here, "POST", "/hub/negotiate?v=r", "", "");
     assert_eq!(number_of(&here, "learned", "signalr"), 2.0, "a redirect is not learned");
-    // Another application's id of the same name: too short to be one.
+    // An id of another application in the same place is too short for this preset.
     assert_eq!(decision(&ask(&here, "GET", "/users?id=5", "", "")).1, "address");
 }
 
 #[test]
 fn sockjs_by_its_path() {
-    /// Receivers make a session of any id, senders do not.
+    /// A SockJS server: requests that receive create a session of any id, requests that send do not.
     fn sockjs(number: usize, known: &Known, request: &Message) -> String {
         let parts: Vec<_> = request.target().split('/').collect();
         let [_, "echo", _, id, transport] = parts[..] else { return answer("404 Not Found", "", "") };
@@ -165,7 +166,7 @@ fn sockjs_by_its_path() {
     for worker in ["w1", "w2", "w3"] {
         assert!(owners.iter().any(|owner| owner == worker), "{owners:?}");
     }
-    // Another stickyd, which knows nothing, and another worker: the ring is another one.
+    // Another stickyd without pins, and one more worker, so that the ring differs.
     let after = Proxy::with(&all);
     for (session, owner) in owners.iter().enumerate() {
         let target = format!("/echo/123/s{session}/{}", if session % 2 == 0 { "xhr" } else { "xhr_send" });
@@ -200,7 +201,7 @@ fn phoenix_by_its_token() {
         let target = format!("/socket/longpoll?vsn=2.0.0&token={token}");
         let polled = ask(&here, "GET", &target, "", "");
         assert!(polled.text().contains(&owner), "{polled:?}");
-        // A POST is looked for; before a GET, which would make a session anywhere, the workers are asked.
+        // A POST is discovered. A GET would create a session on any worker, so the workers are asked first.
         if session % 2 == 0 {
             let sent = ask(&there, "POST", &target, "", "[]");
             assert_eq!((sent.text(), decision(&sent).0), (r#"{"status":200}"#, owner.clone()));
@@ -209,7 +210,7 @@ fn phoenix_by_its_token() {
         assert_eq!(decision(&ask(&there, "GET", &target, "", "")).1, "sid");
     }
     assert_eq!(number_of(&here, "learned", "phoenix"), 6.0, "no session was made by looking for one");
-    // The owner lost it, and says so in the answer that makes another.
+    // The owner has lost the session, and its refusal also makes a new one.
     let lost = ask(&here, "GET", "/socket/longpoll?token=gone", "", "");
     assert!(lost.text().contains("410"), "{lost:?}");
     assert_eq!(number_of(&here, "learned", "phoenix"), 7.0);
@@ -250,7 +251,7 @@ fn cometd_by_its_cookie() {
     let made = ask(&here, "POST", "/cometd", "", "/meta/handshake");
     let (owner, cookie) = (decision(&made).0, format!("Cookie: {}\r\n", made.cookie("BAYEUX_BROWSER").unwrap()));
     maint(&here, &owner);
-    // Another worker refuses in words that fit the message, and takes the same browser's next handshake.
+    // Another worker refuses with the words of the protocol, and accepts the next handshake of the same browser.
     assert!(ask(&here, "POST", "/cometd", &cookie, "/meta/connect").text().contains("402::"));
     let again = ask(&here, "POST", "/cometd", &cookie, "/meta/handshake");
     assert!(again.text().contains("true") && decision(&again).0 != owner, "{again:?}");
@@ -287,7 +288,7 @@ fn tus_by_its_location() {
 }
 
 #[test]
-fn rules_are_looked_up_in_order_and_a_pinned_id_beats_one_that_is_not() {
+fn rules_apply_in_order_and_a_pinned_id_comes_first() {
     let pool = Pool::of(3, |number, known, request| match request.target() {
         "/a" => answer("200 OK", &format!("X-A: {}\r\n", born(number, known)), ""),
         "/b" => answer("200 OK", &format!("X-B: {}\r\n", born(number, known)), ""),
@@ -298,7 +299,7 @@ fn rules_are_looked_up_in_order_and_a_pinned_id_beats_one_that_is_not() {
     let proxy = Proxy::with(&format!("{}{rules}", pool.upstream("[\"a\", \"b\"]")));
     let (a, b) = (ask(&proxy, "GET", "/a", "", ""), ask(&proxy, "GET", "/b", "", ""));
     let (of_a, of_b) = (decision(&a).0, decision(&b).0);
-    assert_ne!(of_a, of_b, "bounded load");
+    assert_ne!(of_a, of_b, "bounded load gives them different workers");
     let (a, b) = (a.header("x-a").unwrap(), b.header("x-b").unwrap());
     let both = ask(&proxy, "GET", "/", &format!("X-B: {b}\r\nX-A: {a}\r\n"), "");
     assert_eq!(decision(&both), (of_a, "sid".to_owned(), "a".to_owned()));

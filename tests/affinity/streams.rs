@@ -1,4 +1,4 @@
-//! Answers that last: nothing held, live sessions for as long, ended whole by a drain and by stickyd's own end.
+//! Event streams: not buffered, counted as live sessions, and ended in order by a drain and by the stop of stickyd.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use crate::support::proxy::Proxy;
 use crate::support::raw::{Leg, Raw};
 use crate::support::wait::{wait_for, within};
 
-/// A stream of events without end, one of which is sent; or an answer with the worker's name. The older MCP's stream begins
-/// with its endpoint, in two pieces.
+/// An event stream without end of which one event is sent; other requests get the worker's name. The stream of the
+/// older MCP begins with its endpoint, in two pieces.
 fn events(number: usize, leg: &mut Leg) {
     while let Some(request) = leg.request() {
         if request.target().starts_with("/events") || request.target() == "/sse" {
@@ -42,7 +42,7 @@ fn pool() -> Pool {
     Pool::scripted(3, |number, _, leg| events(number, leg))
 }
 
-/// A stream: its connection, and its worker.
+/// Opens a stream: its connection and its worker.
 fn open(proxy: &Proxy, target: &str, first: &str) -> (Raw, String) {
     let mut client = Raw::connect(proxy.address);
     client.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n"));
@@ -65,34 +65,34 @@ fn rest(mut client: Raw) -> String {
 }
 
 #[test]
-fn a_stream_is_a_live_session_and_a_drain_ends_it_whole() {
+fn a_stream_is_a_live_session_and_a_drain_ends_it_in_order() {
     let pool = pool();
     let proxy = Proxy::with(&pool.upstream("[\"cookie\", \"address\"]"));
     let (client, owner) = open(&proxy, "/events", "data: 1");
     let (left, _) = open(&proxy, "/events", "data: 1");
     assert_eq!(proxy.worker(&owner).sessions(), 2);
     drop(left);
-    wait_for("counted no more", || proxy.worker(&owner).sessions() == 1);
+    wait_for("the ended stream is not counted", || proxy.worker(&owner).sessions() == 1);
     say(&proxy, &owner, AdminState::Drain, None);
     for _ in 0..3 {
         assert_eq!(ask(&proxy, "GET", "/", "", "").status(), 200);
     }
-    assert_eq!(proxy.worker(&owner).sessions(), 1, "without a grace it stays");
+    assert_eq!(proxy.worker(&owner).sessions(), 1, "a drain without a grace leaves the stream");
     say(&proxy, &owner, AdminState::Drain, Some(Duration::from_secs(1)));
     let mut client = client;
     let mut end = Vec::new();
     while !end.ends_with(b"0\r\n\r\n") {
         end.extend(client.exactly(1));
     }
-    wait_for("nothing is left", || proxy.worker(&owner).sessions() == 0);
+    wait_for("no session is left", || proxy.worker(&owner).sessions() == 0);
     assert_eq!(proxy.metric("stickyd_drain_closed_total{kind=\"polling\",upstream=\"app\"}"), 1.0);
-    // The client comes again, and goes elsewhere.
+    // The client connects again and gets another worker.
     let (_again, other) = open(&proxy, "/events", "data: 1");
     assert_ne!(other, owner);
 }
 
 #[test]
-#[allow(clippy::disallowed_methods, reason = "the worker's own thread, silent for longer than every time-out")]
+#[allow(clippy::disallowed_methods, reason = "the worker's own thread sends nothing for longer than every time-out")]
 fn no_time_out_cuts_a_silent_stream() {
     let pool = Pool::scripted(1, |_, _, leg| {
         let Some(_) = leg.request() else { return };
@@ -111,7 +111,7 @@ fn no_time_out_cuts_a_silent_stream() {
 }
 
 #[test]
-fn a_stop_ends_a_stream_whole() {
+fn a_stop_ends_a_stream_in_order() {
     let pool = pool();
     let proxy = Proxy::with(&pool.upstream("[\"address\"]"));
     let (client, _) = open(&proxy, "/events", "data: 1");
@@ -121,7 +121,7 @@ fn a_stop_ends_a_stream_whole() {
 }
 
 #[test]
-fn the_older_mcp_is_learned_as_its_stream_passes() {
+fn the_older_mcp_is_learned_while_its_stream_passes() {
     let pool = pool();
     let [here, there] = pool.behind_two(&pool.upstream("[\"mcp\"]"));
     let mut streams = Vec::new();
@@ -132,7 +132,7 @@ fn the_older_mcp_is_learned_as_its_stream_passes() {
             let posted = ask(proxy, "POST", &target, "", "{}");
             assert_eq!((posted.status(), posted.text()), (200, owner.as_str()), "{posted:?}");
         }
-        assert_eq!(here.worker(&owner).sessions(), 1, "the stream and its pin are one");
+        assert_eq!(here.worker(&owner).sessions(), 1, "the stream and its pin count once");
         streams.push((client, owner));
     }
     streams.sort_by(|a, b| a.1.cmp(&b.1));
@@ -149,7 +149,7 @@ fn the_older_mcp_is_learned_as_its_stream_passes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_http_2_a_stream_ends_whole_and_its_neighbours_go_on() {
+async fn over_http_2_a_stream_ends_and_other_streams_go_on() {
     let pool = pool();
     let stickyd = Secured::with("", &pool.upstream("[\"address\"]"));
     let client = stickyd.client().await;
@@ -161,7 +161,7 @@ async fn over_http_2_a_stream_ends_whole_and_its_neighbours_go_on() {
     let owner = (1..=3).map(|number| format!("w{number}")).find(|name| proxy.worker(name).sessions() == 1).unwrap();
     say(proxy, &owner, AdminState::Maint, None);
     while let Some(rest) = within(body.data()).await {
-        assert!(rest.unwrap().is_empty(), "an end, and no reset");
+        assert!(rest.unwrap().is_empty(), "the stream ends without a reset");
     }
     assert_ne!(client.get("/page").await.text(), owner);
 }

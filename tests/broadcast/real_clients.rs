@@ -1,4 +1,4 @@
-//! Real clients: Socket.IO of both generations, `ws`, WebSockets over HTTP/2, all under traffic of their own.
+//! Broadcasts to real clients: Socket.IO of both generations, `ws`, and WebSockets over HTTP/2, all with other traffic.
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use crate::support::load::Load;
 use crate::support::node::{NodeServer, WsEcho};
 use crate::support::wait::within;
 
-/// Clients that stay and go on talking, and listen for `news`.
+/// Clients that stay connected, keep sending, and listen for the event `news`.
 async fn talking(url: &str, n: u64, more: Value) -> Load {
     let mut options = json!({"urls": [url], "n": n, "messages": "endless", "interval": 5, "keep": true,
         "timeout": 120_000, "listen": "news"});
@@ -24,7 +24,7 @@ async fn talking(url: &str, n: u64, more: Value) -> Load {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn socket_io_clients_hear_an_event_once() {
+async fn socket_io_clients_get_an_event_once() {
     let args = json!([7, "zwei", {"drei": [true, null]}]);
     for (version, server) in [(4, "4"), (2, "2")] {
         let workers = NodeServer::start_many(2, &["--version", server]).await;
@@ -36,7 +36,7 @@ async fn socket_io_clients_hear_an_event_once() {
         let mut first = talking(&url, 4, json!({"version": version, "transports": ["websocket"]})).await;
         let mut polling =
             talking(&url, 3, json!({"version": version, "transports": ["polling"], "keepAlive": true})).await;
-        // Version 2 is connected by its handshake's answer; on the list it comes with its first request.
+        // Version 2 is connected by the answer to its handshake, and is listed with its first request.
         polling.echo(1).await;
         let (status, answer) = said.broadcasting(json!({"event": "news", "args": args.clone(), "all": true})).await;
         assert_eq!((status, fates(&answer)), (200, json!({"reached": 12, "polling": 3})), "{answer}");
@@ -46,7 +46,7 @@ async fn socket_io_clients_hear_an_event_once() {
                 assert_eq!(heard["args"], args);
             }
         }
-        // Everything of their own still arrives, in order, and nobody hears it twice.
+        // All their own messages still arrive in order, and no client gets the event twice.
         for (load, n) in [(upgrading, 8), (first, 4), (polling, 0)] {
             let mut load = load;
             load.echo(20).await;
@@ -65,7 +65,7 @@ async fn socket_io_clients_hear_an_event_once() {
     }
 }
 
-/// Echoes messages through a WebSocket until the text comes; how often it came until all is echoed.
+/// Echoes messages over a WebSocket; how often the broadcast text came until all messages were echoed.
 async fn echo_until_told<S>(mut io: S) -> usize
 where
     S: futures_util::Stream<Item = Result<Message, tokio_tungstenite::tungstenite::Error>>
@@ -73,7 +73,7 @@ where
         + Unpin,
 {
     let (mut sent, mut echoed, mut told, mut behind) = (0u32, 0u32, 0, 0);
-    // Some more once it came, so that a second one would be seen.
+    // A few more messages after the text, so that a second copy would be seen.
     while behind < 20 {
         let text = format!("{sent}:{}", "x".repeat(usize::try_from(sent % 3_000).unwrap()));
         io.send(Message::text(text)).await.unwrap();
@@ -95,7 +95,7 @@ where
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn plain_clients_hear_a_text_once_over_http_2_as_well() {
+async fn plain_clients_get_a_text_once_over_http_2_as_well() {
     let worker = WsEcho::start(&[]).await;
     let (said, admin) = Said::new();
     let stickyd =
@@ -115,7 +115,7 @@ async fn plain_clients_hear_a_text_once_over_http_2_as_well() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn plain_clients_hear_a_text_once() {
+async fn plain_clients_get_a_text_once() {
     let worker = WsEcho::start(&[]).await;
     let (proxy, said) = allowing(&[worker.address()]);
     let mut echoing = Vec::new();
@@ -131,7 +131,7 @@ async fn plain_clients_hear_a_text_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_command_says_who_was_reached() {
+async fn the_command_prints_how_many_were_reached() {
     let worker = WsEcho::start(&[]).await;
     let (proxy, said) = allowing(&[worker.address()]);
     let url = format!("ws://{}/ws", proxy.address);
@@ -157,7 +157,7 @@ async fn the_command_says_who_was_reached() {
     assert_eq!(run(&["--all"]).0, Some(2), "nothing to send");
 }
 
-/// What is allowed is what the file says now, also for the clients there are.
+/// A reload changes what is allowed, also for clients that are already connected.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reload_allows_it() {
     let worker = WsEcho::start(&[]).await;

@@ -1,4 +1,4 @@
-//! `stickyd reload`: finds the running stickyd, and says what became of it.
+//! `stickyd reload`: it finds the running stickyd and reports the result.
 
 use std::process::{Command, Output};
 
@@ -12,7 +12,7 @@ fn reload(binary: &Binary, arguments: &[&str]) -> Output {
     command.arg("reload").args(arguments).current_dir(&binary.directory).output().unwrap()
 }
 
-/// The exit code, what is good to know, and what is wrong.
+/// The exit code, standard output and standard error.
 fn said(output: &Output) -> (i32, &str, &str) {
     let text = |bytes| std::str::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
@@ -21,7 +21,7 @@ fn said(output: &Output) -> (i32, &str, &str) {
 const BY_FILE: &[&str] = &["--config", "stickyd.toml"];
 
 #[test]
-fn by_the_file_good_and_bad() {
+fn found_by_the_file_with_good_and_bad_changes() {
     let (one, two) = (one_session("one"), one_session("two"));
     let binary = Binary::with(&config_of(&[&one], ""));
     write(&binary, &config_of(&[&two], "[limits]\npins = 5000"));
@@ -35,7 +35,7 @@ fn by_the_file_good_and_bad() {
     assert_eq!((code, out), (1, ""));
     assert!(err.contains("unknown key `affinty`") && err.contains(" --> stickyd.toml:8:1"), "{err}");
     assert!(err.ends_with("not reloaded, the old configuration stays in use\n"), "{err}");
-    // So bad that nothing can be found in it: the place is told all the same.
+    // Even in a file that is not TOML, the place of the mistake is shown.
     write(&binary, &config_of(&[&one], "= 1"));
     let output = reload(&binary, BY_FILE);
     assert!(said(&output).0 == 1 && said(&output).2.contains(" --> stickyd.toml:8:1"), "{output:?}");
@@ -58,7 +58,7 @@ fn over_tcp_with_the_token() {
 }
 
 #[test]
-fn where_nobody_answers() {
+fn no_stickyd_at_the_address_is_an_error() {
     let binary = Binary::with(&config_of(&[&one_session("one")], ""));
     let output = reload(&binary, &["--admin", "unix:/nonexistent/admin.sock"]);
     let (code, _, err) = said(&output);

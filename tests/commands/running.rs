@@ -1,4 +1,4 @@
-//! The commands that talk to a running stickyd, as somebody types them.
+//! The commands that talk to a running stickyd, with their output as operators see it.
 
 use std::process::{Command, Output};
 
@@ -14,14 +14,14 @@ fn stickyd(binary: &Binary, line: &str) -> Output {
     command.args(line.split(' ')).args(["--config", "stickyd.toml"]).current_dir(&binary.directory).output().unwrap()
 }
 
-/// What a command that has to work prints.
+/// The output of a command that has to succeed.
 fn says(binary: &Binary, line: &str) -> String {
     let output = stickyd(binary, line);
     assert_eq!(output.status.code(), Some(0), "{line}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What one that has to fail says.
+/// The error of a command that has to fail.
 fn fails(binary: &Binary, line: &str, code: i32) -> String {
     let output = stickyd(binary, line);
     assert_eq!(output.status.code(), Some(code), "{line}: {output:?}");
@@ -34,7 +34,7 @@ fn json(text: &str) -> Value {
 }
 
 #[test]
-fn looking() {
+fn status_workers_pins_and_explain_are_shown() {
     let (one, two) = (many_sessions("one"), many_sessions("two"));
     let binary = Binary::with(&config_of_named(&[("one", &one), ("two", &two)], ""));
     let sid = sessions_at(&binary, "one", 1).remove(0);
@@ -73,7 +73,7 @@ fn looking() {
 }
 
 #[test]
-fn telling() {
+fn drain_ready_maint_and_log_levels_are_set() {
     let (one, two) = (many_sessions("one"), many_sessions("two"));
     let binary = Binary::with(&config_of_named(&[("one", &one), ("two", &two)], ""));
     sessions_at(&binary, "one", 3);
@@ -138,7 +138,7 @@ fn sockets_are_shown_and_closed() {
     );
     assert_eq!(top.matches("polling").count(), 2, "{top}");
 
-    // Nothing without a word that it is meant.
+    // Without a selection and `--yes` nothing is closed.
     assert!(fails(&binary, "close", 1).contains("no sockets selected"));
     assert!(fails(&binary, "close --all --label room=red", 1).contains("cannot be combined"));
     assert_eq!(fails(&binary, "close --label room=red", 1), "error: 2 sockets would be closed: add --yes\n");
@@ -160,7 +160,7 @@ fn sockets_are_shown_and_closed() {
 }
 
 #[test]
-fn where_nobody_answers_and_how_to_be_helped() {
+fn errors_without_a_stickyd_and_help() {
     let run = |line: &[&str]| Command::new(env!("CARGO_BIN_EXE_stickyd")).args(line).output().unwrap();
     for command in [
         &["status"][..],

@@ -42,7 +42,8 @@ fn every_shipped_file_loads_without_a_warning() {
     }
 }
 
-/// Makes every certificate, key and authority that a text names; a certificate is for the file's name without its ending.
+/// Makes every certificate, key and authority that a text names; a certificate is for the file's name without its
+/// ending.
 fn provide(dir: &TempDir, text: &str) {
     let named = |line: &str, key: &str| -> Vec<String> {
         let begin = format!("{key} = \"");

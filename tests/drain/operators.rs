@@ -1,4 +1,4 @@
-//! Drains as an operator says them: by file, over the admin listener, over reloads; and what polling sessions see of it.
+//! Drains set by the file, over the admin listener and by reloads, and what polling sessions get.
 
 use serde_json::{Value, json};
 
@@ -53,10 +53,10 @@ fn without_a_grace_sessions_stay_and_new_ones_go_elsewhere() {
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     );
     let answer = Raw::connect(binary.address).ask(&upgrade);
-    assert_eq!(answer.text(), "two", "a new WebSocket does not");
+    assert_eq!(answer.text(), "two", "a new WebSocket goes elsewhere");
     assert!(answer.header("set-cookie").is_some());
     binary.says(&["draining: sessions end on their own", "worker=one"]);
-    // A reload that says nothing new of it changes nothing; the API takes it back.
+    // A reload that does not change the state keeps the drain; the API ends it.
     reload(&binary, &config_of_named(&[("one", &one), ("two", &two)], "response_timeout = \"59s\""));
     assert_eq!(worker(&binary, "one")["admin"], "drain");
     binary.signal("HUP");
@@ -87,36 +87,36 @@ fn with_a_grace_polling_sessions_are_refused_in_their_slots() {
     let drain = worker(&binary, "one")["drain"].clone();
     assert_eq!((&drain["grace_s"], &drain["sessions_at_start"]), (&json!(2), &json!(at_start)));
     let with_cookie = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {pair}\r\n\r\n");
-    // A reload meanwhile neither begins it anew nor gives it another grace.
+    // A reload in between neither restarts the drain nor changes its grace.
     reload(&binary, &both.replace("\"2s\"", "\"24h\""));
     assert_eq!(worker(&binary, "one")["drain"]["grace_s"], 2);
     for client in &mut open {
         let answer = client.answer();
         assert_eq!((answer.status(), answer.text()), (400, REFUSAL));
-        assert_eq!(client.get("/").status(), 200, "its connection goes on");
+        assert_eq!(client.get("/").status(), 200, "its connection stays open");
     }
-    wait_for("nothing is left", || worker(&binary, "one")["drain"]["sessions_left"] == 0);
+    wait_for("no session of the drained worker is left", || worker(&binary, "one")["drain"]["sessions_left"] == 0);
     binary.says(&["drained: no session is left", "worker=one"]);
     let closed = metric(&binary, "stickyd_drain_closed_total{kind=\"polling\",upstream=\"app\"}");
     assert_eq!(closed, Some(at_start.to_string()));
-    // Those between two polls are refused, too, by stickyd: their worker still knows them.
+    // Sessions between two polls are refused as well, by stickyd: their worker still knows them.
     for sid in &sids {
         let answer = message(&binary, sid);
         assert_eq!((answer.status(), answer.text()), (400, REFUSAL));
         assert_eq!(answer.header("access-control-allow-origin"), Some("http://o"));
     }
     assert_eq!(message(&binary, &others[0]).text(), "ok", "the others' sessions are untouched");
-    wait_for("its time is up", || worker(&binary, "one")["serves"] == false);
+    wait_for("the grace is over", || worker(&binary, "one")["serves"] == false);
     let answer = Raw::connect(binary.address).ask(&with_cookie);
-    assert_eq!(answer.text(), "two", "nor is anything else left to it");
+    assert_eq!(answer.text(), "two", "ordinary requests go elsewhere as well");
     assert!(answer.header("set-cookie").is_some());
-    // Ready again, it takes new sessions; the ended ones stay ended.
+    // The worker is ready again and takes new sessions; the ended ones stay ended.
     assert_eq!(post(&binary, "/api/v1/workers/app/one/ready", "").0, 200);
     sessions_at(&binary, "one", 1);
     assert_eq!(message(&binary, &sids[0]).text(), REFUSAL);
 }
 
-/// stickyd's cookie of this worker.
+/// A cookie of stickyd that leads to this worker.
 fn cookie_of(binary: &Binary, name: &str) -> String {
     for _ in 0..200 {
         let answer = Raw::connect(binary.address).get("/socket.io/?EIO=4&transport=polling");
@@ -128,7 +128,7 @@ fn cookie_of(binary: &Binary, name: &str) -> String {
 }
 
 #[test]
-fn maint_ends_all_at_once_and_says_how_many() {
+fn maint_ends_all_sessions_at_once_and_reports_how_many() {
     let (one, two) = (many_sessions("one"), many_sessions("two"));
     let binary = Binary::with(&config_of_named(&[("one", &one), ("two", &two)], ""));
     let sids = sessions_at(&binary, "one", 3);
@@ -139,10 +139,10 @@ fn maint_ends_all_at_once_and_says_how_many() {
     assert_eq!((status, &said["sessions"]), (200, &json!(0)), "at once");
     assert_eq!(message(&binary, &sids[1]).text(), REFUSAL, "at once");
     assert_eq!(open.answer().text(), REFUSAL);
-    wait_for("nothing is left", || worker(&binary, "one")["sessions"] == 0);
+    wait_for("no session is left", || worker(&binary, "one")["sessions"] == 0);
     binary.says(&["its sessions end at once", &format!("sessions={at_start}")]);
     assert_eq!(post(&binary, "/api/v1/workers/app/one/ready", "").0, 200);
-    assert_eq!(message(&binary, &sids[2]).text(), REFUSAL, "ended is ended");
+    assert_eq!(message(&binary, &sids[2]).text(), REFUSAL, "an ended session stays ended");
     sessions_at(&binary, "one", 1);
 }
 
@@ -161,13 +161,13 @@ fn a_removed_worker_ends_by_policy() {
             assert_eq!(status, 409, "{said}");
         }
         assert_eq!(open.answer().text(), REFUSAL, "{policy}");
-        wait_for("it is let go", || worker(&binary, "one").is_null());
+        wait_for("the removed worker is no longer listed", || worker(&binary, "one").is_null());
         assert_eq!(message(&binary, &sids[1]).text(), REFUSAL, "{policy}");
     }
 }
 
 #[test]
-fn what_cannot_be_said_is_answered_in_words() {
+fn requests_that_cannot_be_done_are_explained() {
     let one = many_sessions("one");
     let binary = Binary::with(&config_of_named(&[("/run/one.sock", &one)], ""));
     for (path, body, status, words) in [
@@ -186,5 +186,5 @@ fn what_cannot_be_said_is_answered_in_words() {
     let (status, said) = post(&binary, "/api/v1/workers/app/%2Frun%2Fone.sock/drain", "{\"grace\": \"0s\"}");
     assert_eq!((status, &said["drain"]["grace_s"]), (200, &json!(0)));
     let (status, said) = post(&binary, &format!("/api/v1/workers/app/{}/ready", one.address), "");
-    assert_eq!((status, &said["admin"]), (200, &json!("ready")), "by address as well");
+    assert_eq!((status, &said["admin"]), (200, &json!("ready")), "a worker is found by its address as well");
 }

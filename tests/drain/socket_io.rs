@@ -1,4 +1,4 @@
-//! A worker drained under real clients: each of its sessions ends once and begins anew elsewhere, the others hear nothing.
+//! A worker drained under real clients: each of its sessions ends once and starts again elsewhere; the others go on.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use crate::support::node::NodeServer;
 use crate::support::proxy::Proxy;
 use crate::support::wait::wait_for_async;
 
-/// Says it as the admin listener does.
+/// Sets the admin state of a worker, as the admin listener does.
 fn say(proxy: &Proxy, worker: &str, state: AdminState, grace: Option<Duration>) {
     let config: Upstream = proxy.server().shared().snapshot.load().upstreams[0].config.clone();
     proxy.worker(worker).change(AdminChange::Say(state, grace), &config);
 }
 
-/// 30 clients on three workers, one of which is told so: how many sessions it had, and the run's result.
+/// Drains one of three workers with 30 clients: how many sessions it had, and the result of the run.
 async fn drained(state: AdminState, grace: Option<Duration>, client: Value) -> (u64, Value) {
     let version = client.get("version").map_or_else(|| "4".to_owned(), Value::to_string);
     let workers =
@@ -35,12 +35,12 @@ async fn drained(state: AdminState, grace: Option<Duration>, client: Value) -> (
     let had = u64::from(proxy.worker("w1").sessions());
     assert!((5..=15).contains(&had), "{had}");
     say(&proxy, "w1", state, grace);
-    wait_for_async("nothing is left", async || proxy.worker("w1").sessions() == 0 && proxy.worker("w1").tunnels() == 0)
+    wait_for_async("the drained worker has no session", async || proxy.worker("w1").sessions() == 0 && proxy.worker("w1").tunnels() == 0)
         .await;
-    wait_for_async("all are elsewhere", async || proxy.worker("w2").sessions() + proxy.worker("w3").sessions() == 30)
+    wait_for_async("all sessions are at the other workers", async || proxy.worker("w2").sessions() + proxy.worker("w3").sessions() == 30)
         .await;
-    // At once, or by its time-outs: of a session between two polls it hears nothing.
-    assert_eq!(workers[0].stats_when(|stats| stats["live"] == 0).await["live"], 0, "its application knows, too");
+    // The worker sees the end at once, or by its own time-outs if the session was between two polls.
+    assert_eq!(workers[0].stats_when(|stats| stats["live"] == 0).await["live"], 0, "the application has ended them, too");
     if tunnels {
         all_upgraded(&mut load, 30).await;
     }
@@ -57,7 +57,7 @@ async fn drained(state: AdminState, grace: Option<Duration>, client: Value) -> (
 const GRACE: Option<Duration> = Some(Duration::from_secs(3));
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_on_websocket_move_once_and_hear_no_refusal() {
+async fn clients_on_websocket_move_once_without_a_refusal() {
     for version in [4, 2] {
         let (had, result) = drained(AdminState::Drain, GRACE, json!({"version": version})).await;
         assert_eq!(result["refusals"]["total"], 0, "{result}");
@@ -71,7 +71,8 @@ async fn clients_on_websocket_move_once_and_hear_no_refusal() {
 async fn polling_clients_are_refused_once_and_move() {
     for client in [json!({"transports": ["polling"]}), json!({"kind": "raw"})] {
         let (had, result) = drained(AdminState::Drain, GRACE, client).await;
-        // Its poll is open all the time: that is refused, and so is a POST of that moment, and the goodbye some say then.
+        // A poll is always open and is refused, and so may be a POST at that moment and the goodbye that some clients
+        // send.
         let refused = result["refusals"]["polling"].as_u64().unwrap();
         assert!((had..=3 * had).contains(&refused), "{result}");
         let bad = result["bad_answers"].as_object().unwrap();
@@ -81,7 +82,7 @@ async fn polling_clients_are_refused_once_and_move() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn maint_moves_everybody_at_once() {
+async fn maint_moves_all_clients_at_once() {
     let (_, result) = drained(AdminState::Maint, None, json!({})).await;
     assert_eq!(result["refusals"]["total"], 0, "{result}");
     drained(AdminState::Maint, None, json!({"transports": ["polling"]})).await;

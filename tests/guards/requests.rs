@@ -1,4 +1,5 @@
-//! Guards of routes and upstreams, byte by byte: who is turned away, in which words, and that no worker hears of it.
+//! Guards of routes and upstreams, byte by byte: which requests are refused, with which answer, and that no worker sees
+//! them.
 
 use crate::support::admin::{metric, post_reload, write};
 use crate::support::h2::{Secured, ask as ask_h2, connect};
@@ -8,7 +9,7 @@ use crate::support::raw::{Message, Raw, RawWorker, ok};
 const POLL: &str = "/socket.io/?EIO=4&transport=polling";
 const OPEN: &str = "0{\"sid\":\"AAAAAAAAAAAAAAAAAAAA\",\"pingInterval\":25000,\"pingTimeout\":20000}";
 
-/// Opens sessions, grants no upgrade, says `a` to all else.
+/// A worker that opens sessions, grants no upgrade, and answers everything else with `a`.
 fn worker() -> RawWorker {
     RawWorker::answering(|request| ok(if request.target().contains("EIO=4") { OPEN } else { "a" }))
 }
@@ -62,12 +63,12 @@ fn a_foreign_page_reaches_no_worker() {
             (&*get, "", r#"{"code":4,"message":"Forbidden"}"#),
             (&*post, empty, r#"{"code":4,"message":"Forbidden"}"#),
             (&*options, preflight, r#"{"code":4,"message":"Forbidden"}"#),
-            // Servers that allow version 3 ask for no EIO.
+            // Servers that allow version 3 do not need `EIO` in the query.
             ("GET /socket.io/?transport=polling", "", r#"{"code":4,"message":"Forbidden"}"#),
             ("GET /socket.io/?trans%70ort=polling", "", r#"{"code":4,"message":"Forbidden"}"#),
             (&*socket, fields, "Forbidden"),
             (&*second, fields, r"Forbidden"),
-            // Not well-formed, so that no tunnel could come of it; still none of that page's business.
+            // Malformed upgrades cannot become tunnels, and are refused for that page as well.
             ("GET /chat", "Connection: Upgrade\r\nUpgrade: WebSocket\r\n", "403 Forbidden\n"),
         ] {
             let answer = ask(&proxy, line, &format!("{more}{origin}"));
@@ -78,11 +79,11 @@ fn a_foreign_page_reaches_no_worker() {
         }
     }
     assert_eq!(guarded(&proxy, "origin"), refused);
-    // A page's script element (JSONP) has no Origin.
+    // A script element of a page (JSONP) sends no Origin.
     let jsonp = format!("{get}&j=0");
     assert_eq!(ask(&proxy, &jsonp, "Sec-Fetch-Site: cross-site\r\nReferer: https://evil.example/\r\n").status(), 403);
     assert_eq!(ask(&proxy, &jsonp, "Sec-Fetch-Site: cross-site\r\n").status(), 403);
-    assert_eq!(worker.connections(), 0, "no worker has heard of any of it");
+    assert_eq!(worker.connections(), 0, "no worker has seen any of it");
     assert_eq!(proxy.metric("stickyd_pins"), 0.0);
 
     for origin in [
@@ -96,15 +97,15 @@ fn a_foreign_page_reaches_no_worker() {
     ] {
         assert_eq!(ask(&proxy, &get, origin).status(), 200, "{origin}");
         let (line, fields) = upgrade("/chat");
-        // The worker's own "no".
+        // The refusal of the worker itself.
         assert_eq!(ask(&proxy, &line, &format!("{fields}{origin}")).text(), "a", "{origin}");
     }
-    // Ordinary requests are the application's and the browser's business (CORS).
+    // Ordinary requests are left to the application and the browser (CORS).
     assert_eq!(ask(&proxy, "GET /page", "Origin: https://evil.example\r\n").text(), "a");
 }
 
 #[test]
-fn without_a_list_everything_is_as_it_was() {
+fn without_origins_everything_is_as_before() {
     let worker = worker();
     let proxy = behind(&worker, "");
     assert_eq!(ask(&proxy, &format!("GET {POLL}"), "Origin: https://evil.example\r\n").status(), 200);
@@ -114,7 +115,7 @@ fn without_a_list_everything_is_as_it_was() {
 }
 
 #[test]
-fn networks() {
+fn networks_are_allowed_and_denied() {
     let worker = worker();
     let proxy = behind(&worker, "allow = [\"192.0.2.0/24\", \"2001:db8::/32\"]\ndeny = [\"192.0.2.66\"]");
     let from = |address: &str| ask(&proxy, "GET /", &format!("X-Forwarded-For: {address}\r\n"));
@@ -125,16 +126,16 @@ fn networks() {
         let answer = from(address);
         assert_eq!((answer.status(), answer.text()), (403, "403 Forbidden\n"), "{address}");
     }
-    // Whoever is no trusted proxy speaks for himself.
+    // A client that is not a trusted proxy counts with its own address.
     assert_eq!(ask(&proxy, "GET /", "").status(), 403);
     assert_eq!(guarded(&proxy, "network"), 5.0);
     assert_eq!(worker.bytes().windows(4).filter(|four| four == b"GET ").count(), 4);
 }
 
 #[test]
-fn requests_of_one_address() {
+fn requests_of_one_address_are_limited() {
     let worker = worker();
-    // What is spent does not come back while this test runs.
+    // The rate is so low that nothing is refilled while this test runs.
     let proxy = behind(&worker, "rate = { requests = \"10/h\", requests_burst = 3 }");
     let from =
         |address: &str, line: &str, fields: &str| ask(&proxy, line, &format!("X-Forwarded-For: {address}\r\n{fields}"));
@@ -144,7 +145,7 @@ fn requests_of_one_address() {
     let plain = from("192.0.2.1", "GET /", "");
     assert_eq!((plain.status(), plain.text()), (429, "429 Too Many Requests\n"));
     let wait: u64 = plain.header("retry-after").unwrap().parse().unwrap();
-    assert!((300..=360).contains(&wait), "ten an hour: {wait}");
+    assert!((300..=360).contains(&wait), "ten per hour: {wait}");
     let poll = from("192.0.2.1", &format!("GET {POLL}"), "Origin: https://a.example\r\n");
     assert_eq!((poll.status(), poll.text()), (429, r#"{"code":4,"message":"Too many requests"}"#));
     assert_eq!(poll.header("content-type"), Some("application/json"));
@@ -154,7 +155,7 @@ fn requests_of_one_address() {
     let socket = from("192.0.2.1", &line, fields);
     assert_eq!((socket.status(), socket.text()), (429, "Too many requests"));
     assert!(socket.header("retry-after").is_some() && socket.header("connection") == Some("close"));
-    // Another address, another bucket; of IPv6, another /64.
+    // Another address has another bucket; for IPv6, another /64.
     assert_eq!(from("192.0.2.2", "GET /", "").status(), 200);
     let home = |n: u8| from(&format!("2001:db8::{n}"), "GET /", "").status();
     assert_eq!([home(1), home(2), home(3), home(4)], [200, 200, 200, 429]);
@@ -163,21 +164,21 @@ fn requests_of_one_address() {
 }
 
 #[test]
-fn handshakes_of_one_address() {
+fn handshakes_of_one_address_are_limited() {
     let worker = worker();
     let proxy = behind(&worker, "rate = { handshakes = \"2/h\" }");
     let get = format!("GET {POLL}");
     assert_eq!([ask(&proxy, &get, "").status(), ask(&proxy, &get, "").status()], [200, 200]);
     assert_eq!(ask(&proxy, &get, "").status(), 429);
     let (socket, fields) = upgrade("/chat");
-    assert_eq!(ask(&proxy, &socket, fields).status(), 429, "a WebSocket is one, too");
+    assert_eq!(ask(&proxy, &socket, fields).status(), 429, "a WebSocket handshake counts, too");
     assert_eq!(guarded(&proxy, "rate_handshakes"), 2.0);
-    // Sessions that are there go on, and so does all else.
+    // Existing sessions and other requests go on.
     for _ in 0..5 {
         assert_eq!(ask(&proxy, &format!("{get}&sid=AAAAAAAAAAAAAAAAAAAA"), "").status(), 200);
         assert_eq!(ask(&proxy, "GET /", "").text(), "a");
     }
-    // Also where sids are no affinity.
+    // The limit also holds without Socket.IO affinity.
     let text =
         route(&worker, "rate = { handshakes = \"2/h\" }").replace("[[route]]", "affinity = [\"address\"]\n[[route]]");
     let proxy = Proxy::with(&text);
@@ -187,7 +188,7 @@ fn handshakes_of_one_address() {
 }
 
 #[test]
-fn an_upstream_in_all_without_any_route() {
+fn an_upstreams_total_is_limited_without_any_route() {
     let worker = worker();
     let trusting = "[[listener]]\naddress = \"127.0.0.1:0\"\ntrusted_proxies = [\"127.0.0.1\"]\n";
     let rate = "rate = { requests = \"8/h\", handshakes = \"3/h\" }";
@@ -201,7 +202,7 @@ fn an_upstream_in_all_without_any_route() {
 }
 
 #[test]
-fn an_address_over_its_own_limit_takes_nothing_from_the_others() {
+fn an_address_over_its_own_limit_takes_nothing_from_others() {
     let worker = worker();
     let text = route(&worker, "rate = { requests = \"2/h\" }")
         .replace("[[route]]", "rate = { requests = \"6/h\" }\n[[route]]");
@@ -214,7 +215,7 @@ fn an_address_over_its_own_limit_takes_nothing_from_the_others() {
 }
 
 #[test]
-fn a_reload_changes_them_and_forgets_no_count() {
+fn a_reload_changes_guards_and_keeps_their_counts() {
     let worker = worker();
     let text = |keys: &str| format!("state_dir = \".\"\nwatch = false\n{}", route(&worker, keys));
     let binary = Binary::with(&text(""));
@@ -234,7 +235,7 @@ fn a_reload_changes_them_and_forgets_no_count() {
     reloads("rate = { requests = \"2/h\" }\n[log]\naccess = true");
     assert_eq!(get(""), 429, "the count is carried over");
     reloads("rate = { requests = \"2/h\" }\norigins = [\"same\"]\n[log]\naccess = true");
-    assert_eq!((get(""), get("Origin: https://evil.example\r\n")), (429, 403), "nor by another list beside it");
+    assert_eq!((get(""), get("Origin: https://evil.example\r\n")), (429, 403), "another guard does not reset the count");
     binary.says(&["path=/socket.io/", "status=429", "client=127.0.0.1"]);
     reloads("deny = [\"127.0.0.0/8\"]");
     assert_eq!(get(""), 403);

@@ -1,4 +1,4 @@
-//! Guards before real Socket.IO: a page of another site gets nowhere, and clients that were too many come back.
+//! Guards in front of real Socket.IO: pages of other sites are refused, and clients over a limit connect later.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use crate::support::load::Load;
 use crate::support::node::{NodeServer, Worker};
 use crate::support::proxy::Proxy;
 
-/// The upstream with guards: `keys` of a route to it, and of itself.
+/// A proxy with guards: keys of the upstream, and keys of a route to it.
 fn guarded(workers: &[Worker], of_upstream: &str, of_route: &str) -> Proxy {
     Proxy::with(&format!("{}{of_upstream}\n[[route]]\nupstream = \"app\"\n{of_route}\n", upstream(workers)))
 }
@@ -17,7 +17,7 @@ async fn cross_site_hijacking_ends_before_the_worker() {
     for version in [4, 2] {
         let workers = NodeServer::start_many(2, &["--version", &version.to_string()]).await;
         let proxy = guarded(&workers, "", "origins = [\"https://app.example\"]");
-        // As a browser on the attacker's page: the user's cookies, and an Origin no script can change.
+        // A request of the attacker's page: it has the user's cookies, and an Origin that no script can change.
         let from = |origin: &str| json!({"origin": origin, "cookie": "session=the-victims"});
         for transports in [json!(["websocket"]), json!(["polling"]), json!(["polling", "websocket"])] {
             let options = json!({"urls": [proxy.url("")], "n": 3, "version": version, "transports": transports,
@@ -27,7 +27,7 @@ async fn cross_site_hijacking_ends_before_the_worker() {
             assert!(!result["connect_errors"].as_object().unwrap().is_empty(), "{result}");
         }
         for worker in &workers {
-            assert_eq!(worker.stats().await["handshakes"], 0, "the worker has heard of nobody");
+            assert_eq!(worker.stats().await["handshakes"], 0, "the worker has seen no handshake");
         }
         let honest = json!({"version": version, "extraHeaders": from("https://app.example")});
         assert_eq!(run_whole(&proxy.url(""), 6, honest).await["upgraded"], 6);
@@ -35,7 +35,7 @@ async fn cross_site_hijacking_ends_before_the_worker() {
     }
 }
 
-/// All at once, more than the limit: those over it are told, try again, and get through; nobody loses a session.
+/// More clients than the limit connect at once: those over it are refused, try again, and connect; no session is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_over_the_limit_come_back() {
     for version in [4, 2] {
@@ -53,15 +53,15 @@ async fn clients_over_the_limit_come_back() {
                 assert_eq!(result["echoes"]["ok"], 60, "{result}");
                 assert_eq!(result["disconnects"], json!({}), "{result}");
                 let bad = result["bad_answers"].to_string();
-                assert!(bad.contains("429"), "some were told: {result}");
+                assert!(bad.contains("429"), "some clients were refused: {result}");
             }
         }
     }
 }
 
-/// A script element shows a page no status: JSONP and raw clients are only told, here; whether they come back is their affair.
+/// JSONP shows a page no status, and raw clients do not try again, so only the refusal itself is checked here.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn jsonp_and_raw_clients_are_told_in_engine_ios_words() {
+async fn jsonp_and_raw_clients_are_refused_in_engine_ios_words() {
     let workers = NodeServer::start_many(2, &["--version", "2"]).await;
     let proxy = guarded(&workers, "", "rate = { handshakes = \"4/h\" }");
     let result = Load::run(json!({"urls": [proxy.url("")], "n": 8, "version": 2, "kind": "raw", "transports": "jsonp",

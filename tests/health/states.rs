@@ -1,4 +1,4 @@
-//! Keys of the configuration at work: health checks, threads.
+//! The states that health checks give a worker, and that every thread serves requests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -7,7 +7,7 @@ use crate::support::proxy::Proxy;
 use crate::support::raw::{Raw, RawWorker, ok};
 use crate::support::wait::wait_for;
 
-/// Says its name; its health is what the switch says.
+/// A worker that answers with its name, and whose health checks pass while the switch is on.
 fn switched(name: &'static str) -> (RawWorker, Arc<AtomicBool>, Arc<AtomicUsize>) {
     let (healthy, checks) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
     let (state, count) = (healthy.clone(), checks.clone());
@@ -26,7 +26,7 @@ fn switched(name: &'static str) -> (RawWorker, Arc<AtomicBool>, Arc<AtomicUsize>
 }
 
 #[test]
-fn a_worker_that_fails_its_checks_takes_nobody_new_but_serves_its_own() {
+fn a_worker_failing_its_checks_serves_only_its_clients() {
     let ((one, first, checks), (two, ..)) = (switched("one"), switched("two"));
     let proxy = Proxy::with(&format!(
         "[upstream.app]\nworkers = [\"{}\", \"{}\"]\n\
@@ -43,7 +43,7 @@ fn a_worker_that_fails_its_checks_takes_nobody_new_but_serves_its_own() {
     };
     first.store(false, Ordering::SeqCst);
     let before = checks.load(Ordering::SeqCst);
-    wait_for("it is not up", || state() != "up");
+    wait_for("the worker is not up", || state() != "up");
     assert_eq!(state(), "starting", "it answers, so it is not hung");
     assert!(checks.load(Ordering::SeqCst) >= before + 3, "fall = 3");
     for _ in 0..20 {
@@ -53,13 +53,13 @@ fn a_worker_that_fails_its_checks_takes_nobody_new_but_serves_its_own() {
     assert_eq!((answer.text(), answer.header("set-cookie")), ("one", None));
     first.store(true, Ordering::SeqCst);
     let before = checks.load(Ordering::SeqCst);
-    wait_for("it is up again", || state() == "up");
+    wait_for("the worker is up again", || state() == "up");
     assert!(checks.load(Ordering::SeqCst) >= before + 2, "rise = 2");
-    wait_for("it takes new ones", || client.get("/").text() == "one");
+    wait_for("the worker gets new clients", || client.get("/").text() == "one");
 }
 
 #[test]
-fn a_check_that_is_not_answered_makes_a_worker_hung() {
+fn a_check_without_an_answer_makes_a_worker_hung() {
     let worker = RawWorker::scripted(|leg| {
         while let Some(request) = leg.request() {
             if request.target() == "/check" {
@@ -72,26 +72,26 @@ fn a_check_that_is_not_answered_makes_a_worker_hung() {
         "[upstream.app]\nworkers = [\"{}\"]\nhealth = {{ path = \"/check\", interval = \"100ms\", timeout = \"50ms\", fall = 2 }}",
         worker.address
     ));
-    wait_for("it is hung", || proxy.worker(&worker.address.to_string()).health().word() == "hung");
-    // The last one left serves all the same: better slow than nothing.
+    wait_for("the worker is hung", || proxy.worker(&worker.address.to_string()).health().word() == "hung");
+    // The last worker still serves, because a slow worker is better than none.
     assert_eq!(Raw::connect(proxy.address).get("/").text(), "own");
 }
 
 #[test]
-fn a_worker_nobody_listens_for_is_gone_until_somebody_does() {
+fn a_worker_without_a_listener_is_gone_until_it_listens() {
     let address = crate::support::proxy::free_address();
     let proxy = Proxy::with(&format!(
         "[upstream.app]\nworkers = [\"{address}\"]\nhealth = {{ kind = \"tcp\", interval = \"100ms\", rise = 1 }}"
     ));
     let worker = proxy.worker(&address.to_string());
-    wait_for("it is gone", || worker.health().word() == "gone");
+    wait_for("the worker is gone", || worker.health().word() == "gone");
     assert_eq!(Raw::connect(proxy.address).get("/").status(), 503);
     let _back = RawWorker::scripted_at(address, |leg| {
         while leg.request().is_some() {
             leg.send(ok("back"));
         }
     });
-    wait_for("it is up", || worker.health().word() == "up");
+    wait_for("the worker is up", || worker.health().word() == "up");
     assert_eq!(Raw::connect(proxy.address).get("/").text(), "back");
     assert_eq!(worker.generation(), 1, "its first life");
 }
@@ -102,7 +102,7 @@ fn every_thread_serves() {
     for threads in [1, 3] {
         let proxy = Proxy::with(&format!("threads = {threads}\n[upstream.app]\nworkers = [\"{}\"]", worker.address));
         let before = worker.connections();
-        // The kernel spreads connections over listening sockets; each thread has a pool of its own.
+        // The kernel spreads connections over the listening sockets; each thread has its own pool.
         let clients: Vec<_> = (0..60)
             .map(|_| {
                 let mut client = Raw::connect(proxy.address);
@@ -116,7 +116,7 @@ fn every_thread_serves() {
 }
 
 #[test]
-fn a_unix_socket_with_a_full_queue_is_full_and_one_that_is_missing_is_gone() {
+fn a_unix_socket_with_a_full_queue_is_hung_a_missing_one_gone() {
     let path = std::env::temp_dir().join(format!("stickyd-full-{}.sock", std::process::id()));
     let socket = || socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
     let at = socket2::SockAddr::unix(&path).unwrap();
@@ -138,8 +138,8 @@ fn a_unix_socket_with_a_full_queue_is_full_and_one_that_is_missing_is_gone() {
     ));
     let worker = proxy.worker(&format!("unix:{}", path.display()));
     assert_eq!(Raw::connect(proxy.address).get("/").status(), 503);
-    wait_for("it is hung", || worker.health().word() == "hung");
+    wait_for("the worker is hung", || worker.health().word() == "hung");
     drop(listener);
     std::fs::remove_file(&path).unwrap();
-    wait_for("it is gone", || worker.health().word() == "gone");
+    wait_for("the worker is gone", || worker.health().word() == "gone");
 }

@@ -1,4 +1,4 @@
-//! Bodies and trailers, both ways: whole, in pieces, and never held.
+//! Bodies and trailers in both directions: complete, in pieces, and never buffered.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -55,7 +55,7 @@ fn a_chunked_answer_arrives_piece_by_piece() {
     let mut client = Raw::connect(proxy.address);
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     client.head().unwrap();
-    // Each piece is here before the worker has sent the next.
+    // The client has each piece before the worker sends the next.
     assert_eq!(client.exactly(8), b"3\r\none\r\n");
     go.send(()).unwrap();
     assert_eq!(client.exactly(8), b"3\r\ntwo\r\n");
@@ -97,7 +97,7 @@ fn trailers_pass_both_ways() {
     assert_eq!(answer.trailers, [("x-sum".to_owned(), "7".to_owned())]);
     let (_, request) = worker.request();
     assert_eq!(request.header("te"), Some("trailers"));
-    assert_eq!(request.trailers, [("x-check".to_owned(), "9".to_owned())], "and identity is never a trailer");
+    assert_eq!(request.trailers, [("x-check".to_owned(), "9".to_owned())], "a trailer cannot set the client's identity");
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn ten_megabytes_pass_both_ways() {
 }
 
 #[test]
-fn a_reader_that_stops_stops_the_worker() {
+fn a_client_that_stops_reading_stops_the_worker() {
     let sent = Arc::new(AtomicUsize::new(0));
     let count = sent.clone();
     let worker = RawWorker::scripted(move |leg| {
@@ -132,15 +132,15 @@ fn a_reader_that_stops_stops_the_worker() {
     let mut client = Raw::connect(proxy.address);
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     client.head().unwrap();
-    // Settled: nothing moved for a while. What is on the way fits into four socket buffers and stickyd's own.
+    // No progress for a while. What is on the way fits into four socket buffers and those of stickyd.
     let mut last = (0, 0);
-    wait_for("the worker stands still", || {
+    wait_for("the worker makes no progress", || {
         let now = sent.load(Ordering::SeqCst);
         last = if now == last.0 && now > 0 { (now, last.1 + 1) } else { (now, 0) };
         last.1 > 100
     });
-    assert!(last.0 < 4 * BIG, "{} bytes went into nothing", last.0);
-    // And it goes on when the reader does.
+    assert!(last.0 < 4 * BIG, "{} bytes are buffered on the way", last.0);
+    // The worker goes on when the client reads again.
     client.exactly(last.0 + 1_000_000);
 }
 
@@ -170,12 +170,12 @@ fn a_worker_that_stops_reading_stops_the_client() {
         }
     });
     let mut last = (0, 0);
-    wait_for("the client stands still", || {
+    wait_for("the client makes no progress", || {
         let now = sent.load(Ordering::SeqCst);
         last = if now == last.0 && now > 0 { (now, last.1 + 1) } else { (now, 0) };
         last.1 > 100
     });
-    assert!(last.0 < 4 * BIG, "{} bytes went into nothing", last.0);
+    assert!(last.0 < 4 * BIG, "{} bytes are buffered on the way", last.0);
     go.send(()).unwrap();
     sending.join().unwrap();
     assert_eq!(client.answer().text(), "all");
@@ -189,7 +189,7 @@ fn an_early_answer_to_an_upload_is_delivered() {
         leg.until_closed();
     });
     let proxy = Proxy::before(&[worker.address]);
-    // A client that looks for an answer only when it has sent everything, or cannot send more.
+    // A client that reads its answer only after it has sent everything, or cannot send more.
     let mut client = Raw::connect(proxy.address);
     client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {BIG}\r\n\r\n"));
     let chunk = vec![b'x'; 10_000];

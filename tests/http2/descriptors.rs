@@ -1,4 +1,5 @@
-//! One client's streams need a worker's connection each: they get those there are for clients, and nobody else's.
+//! Each stream needs a connection to a worker: one client's streams can use up only the descriptors that clients may
+//! have.
 
 use std::process::Command;
 
@@ -14,7 +15,7 @@ use crate::support::wait::{wait_for, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_leave_descriptors_for_checks_and_admin() {
-    // The health check is answered, and nothing else is.
+    // The worker answers its health check, and nothing else.
     let worker = RawWorker::scripted(|leg| {
         leg.request();
         leg.until_closed();
@@ -38,7 +39,7 @@ async fn streams_leave_descriptors_for_checks_and_admin() {
         let stream = within(TcpStream::connect(binary.address)).await.unwrap();
         clients.push(secured.client_on(stream, &Builder::new()).await);
     }
-    // As many streams as one connection may have, twice.
+    // Twice as many streams as one connection may have.
     let mut asked = JoinSet::new();
     for _ in 0..100 {
         for client in &clients {
@@ -54,14 +55,14 @@ async fn streams_leave_descriptors_for_checks_and_admin() {
         let refused = within(asked.join_next()).await.unwrap().unwrap();
         assert_eq!(refused.unwrap(), StatusCode::SERVICE_UNAVAILABLE);
     }
-    // Admin has room, many times over.
+    // The admin listener still has descriptors, for many requests.
     let admin: Vec<_> = (0..10).map(|_| Raw::connect_unix(&binary.admin())).collect();
     for mut one in admin {
         assert_eq!(one.get("/metrics").status(), 200);
     }
     binary.says(&["for checks and admin"]);
     drop((asked, clients));
-    wait_for("all of them are given back", || {
+    wait_for("all descriptors are given back", || {
         let answer = Raw::connect_unix(&binary.admin()).get("/metrics").text().to_owned();
         let open = answer.lines().find_map(|line| line.strip_prefix("stickyd_descriptors ")).unwrap();
         open.parse::<f64>().unwrap() < 60.0

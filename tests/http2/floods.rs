@@ -1,4 +1,4 @@
-//! HTTP/2 clients that cost more than they ask for: each is cut or held back, and others do not notice.
+//! HTTP/2 clients that cost more than they ask for: each is cut or held back, and other clients are served.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -14,7 +14,7 @@ use crate::support::wait::{wait_for, within};
 /// ENHANCE_YOUR_CALM (RFC 9113 §7).
 const CALM: Option<u32> = Some(0xb);
 
-/// Takes back streams as fast as it opens them.
+/// A client that resets its streams as fast as it opens them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rapid_resets_are_cut_before_they_reach_workers() {
     let worker = RawWorker::named("w");
@@ -26,13 +26,13 @@ async fn rapid_resets_are_cut_before_they_reach_workers() {
         flood.extend(frame(3, 0, stream, &[0, 0, 0, 8]));
     }
     frames.send(&flood).await;
-    // The rest of the flood may reset the connection before the GOAWAY was read.
+    // The rest of the flood may reset the connection before the GOAWAY is read.
     assert!(matches!(frames.goaway().await, CALM | None));
     assert!(worker.connections() <= 100, "{} requests reached the worker", worker.connections());
     assert_eq!(stickyd.client().await.get("/").await.text(), "w", "others are served");
 }
 
-/// Takes back streams only once they have been looked at: none is one too many for h2.
+/// A client that resets streams only after stickyd has seen them, so that h2's own limit does not count them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn patient_resets_are_counted_and_cut() {
     let worker = RawWorker::scripted(|leg| {
@@ -44,7 +44,7 @@ async fn patient_resets_are_counted_and_cut() {
     let mut frames = stickyd.frames().await;
     for stream in (1..).step_by(2).take(1_001) {
         frames.send(&frame(1, 5, stream, GET)).await;
-        wait_for("it is looked at, or too late", || {
+        wait_for("the stream is seen, or the connection has ended", || {
             metric("stickyd_http2_streams_total") == f64::from(stream.div_ceil(2))
         });
         frames.send(&frame(3, 0, stream, &[0, 0, 0, 8])).await;
@@ -54,7 +54,7 @@ async fn patient_resets_are_counted_and_cut() {
     assert_eq!(metric("stickyd_http2_floods_total{frames=\"resets\"}"), 1.0);
 }
 
-/// How many streams we took back before the connection ended, and what its GOAWAY said, if that arrived.
+/// How many streams the client reset before the connection ended, and the code of its GOAWAY, if that arrived.
 async fn resets_until_the_end(frames: &mut Frames) -> (usize, Option<u32>) {
     let mut resets = 0;
     while let Some((kind, _, _, payload)) = frames.next().await {
@@ -67,9 +67,9 @@ async fn resets_until_the_end(frames: &mut Frames) -> (usize, Option<u32>) {
     (resets, None)
 }
 
-/// Makes us take back what it opens: a window over the top, bytes after all that were said, a name in capitals.
+/// A client that makes stickyd reset its streams: a window over the maximum, too much data, a name in capitals.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn resets_we_are_made_to_send_are_cut() {
+async fn resets_that_stickyd_has_to_send_are_limited() {
     const POST: &[u8] = b"\x83\x87\x84\x41\x09localhost";
     let worker = RawWorker::named("w");
     let stickyd = Secured::before(&[worker.address], "");
@@ -92,7 +92,7 @@ async fn resets_we_are_made_to_send_are_cut() {
     assert_eq!(stickyd.client().await.get("/").await.text(), "w", "others are served");
 }
 
-/// Opens more streams than it may, and goes on.
+/// A client that keeps opening more streams than it may.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_refused_without_end_are_cut() {
     let worker = RawWorker::scripted(|leg| {
@@ -107,12 +107,12 @@ async fn streams_refused_without_end_are_cut() {
     let (refused, code) = resets_until_the_end(&mut frames).await;
     assert!(refused <= 1_000 && matches!(code, CALM | None), "{refused}: {code:?}");
     drop(frames);
-    wait_for("nothing of it is left", || stickyd.proxy().metric("stickyd_client_connections") == 0.0);
+    wait_for("the connection is gone", || stickyd.proxy().metric("stickyd_client_connections") == 0.0);
     assert!(worker.connections() <= 3, "{} requests reached the worker", worker.connections());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn frames_of_no_use_are_cut() {
+async fn useless_frames_are_cut() {
     let worker = RawWorker::named("w");
     let stickyd = Secured::before(&[worker.address], "");
     for (what, useless) in [
@@ -128,11 +128,11 @@ async fn frames_of_no_use_are_cut() {
         let (mut read, mut write) = tokio::io::split(frames.0);
         let flood = useless.repeat(20_000);
         let writing = async {
-            // Fails once it is cut.
+            // This fails once the connection is cut.
             let _ = write.write_all(&flood).await;
             let _ = write.flush().await;
         };
-        // It ends, whatever it said before.
+        // The connection ends, whatever came before.
         let mut said = Vec::new();
         let _ = within(async { tokio::join!(writing, read.read_to_end(&mut said)) }).await;
         let after = stickyd.proxy().metric("stickyd_http2_floods_total{frames=\"useless\"}");
@@ -141,7 +141,7 @@ async fn frames_of_no_use_are_cut() {
     assert_eq!(stickyd.client().await.get("/").await.text(), "w", "others are served");
 }
 
-/// A header that never ends, and one that unpacks to far more than it is.
+/// Headers that never end, and headers that unpack to much more than their size.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn endless_headers_and_bombs_are_cut() {
     let worker = RawWorker::named("w");
@@ -151,13 +151,13 @@ async fn endless_headers_and_bombs_are_cut() {
     let piece = [&[0x10, 1, b'x', 126][..], &[b'y'; 126]].concat();
     frames.send(&frame(9, 0, 1, &piece.repeat(100)).repeat(200)).await;
     assert!(matches!(frames.goaway().await, CALM | None));
-    // 4,000 bytes once in the table, then one byte each.
+    // 4,000 bytes once in the table, then one byte per use.
     let mut frames = stickyd.frames().await;
     let entry = [&[0x40, 1, b'x', 0x7f, 0xa1, 0x1e][..], &[b'y'; 4_000]].concat();
     frames.send(&frame(1, 5, 1, &[GET, &entry, &[0xbe; 10_000]].concat())).await;
     loop {
         match frames.next().await {
-            // 431 is in no static table: a literal with the name's index.
+            // A literal with the index of its name; the field is not in the static table.
             Some((1, _, 1, head)) => break assert!(String::from_utf8_lossy(&head).contains("431") || head.len() < 8),
             Some((7 | 3, ..)) | None => break,
             Some(_) => {}
@@ -167,7 +167,7 @@ async fn endless_headers_and_bombs_are_cut() {
     assert_eq!(stickyd.client().await.get("/").await.text(), "w", "others are served");
 }
 
-/// Sends an answer without end, and counts what was taken of it.
+/// A worker that sends answers without end, and counts what was taken of them.
 fn endless(taken: Arc<AtomicUsize>) -> RawWorker {
     RawWorker::scripted(move |leg| {
         while let Some(request) = leg.request() {
@@ -184,10 +184,10 @@ fn endless(taken: Arc<AtomicUsize>) -> RawWorker {
     })
 }
 
-/// Until it stands still for a second; whole.
+/// Waits until the counter has not changed for a second; its value.
 fn at_rest(counter: &AtomicUsize) -> usize {
     let mut last = (counter.load(Ordering::SeqCst), Instant::now());
-    wait_for("it stands still", || {
+    wait_for("the counter no longer changes", || {
         let now = counter.load(Ordering::SeqCst);
         if now != last.0 || now == 0 {
             last = (now, Instant::now());
@@ -210,16 +210,16 @@ async fn a_client_that_does_not_read_holds_the_worker_back() {
         slow.push(within(answer).await.unwrap());
     }
     let taken = tokio::task::block_in_place(|| at_rest(&taken));
-    // The kernel's buffers on the way hold megabytes each; h2 and stickyd hold next to nothing.
-    assert!(taken < 4 * 16_000_000, "{taken} bytes were taken of workers nobody reads");
-    // Windows are a stream's own, but for the 64 KiB they share: which the slow ones hold. Another connection is free.
+    // The kernel's buffers on the way hold megabytes each; h2 and stickyd hold very little.
+    assert!(taken < 4 * 16_000_000, "{taken} bytes were taken although no client reads them");
+    // Streams have their own windows, and share 64 KiB, which the slow ones use up. Another connection is not affected.
     assert_eq!(stickyd.client().await.get("/").await.text(), "w");
     drop(slow);
-    assert_eq!(client.get("/").await.text(), "w", "and so is this one once they are given up");
+    assert_eq!(client.get("/").await.text(), "w", "this connection is free once the slow streams have been given up");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_does_not_read_holds_its_client_back_and_no_other() {
+async fn a_worker_that_does_not_read_holds_only_its_client_back() {
     let (_keep, gate) = mpsc::channel::<()>();
     let gate = Mutex::new(gate);
     let worker = RawWorker::scripted(move |leg| {
@@ -244,5 +244,5 @@ async fn a_worker_that_does_not_read_holds_its_client_back_and_no_other() {
         sent += room;
         assert!(sent < 64_000_000, "{sent} bytes for a worker that takes none");
     }
-    assert_eq!(client.get("/").await.text(), "w", "on the same connection");
+    assert_eq!(client.get("/").await.text(), "w", "another stream of the same connection is served");
 }

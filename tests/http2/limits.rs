@@ -1,4 +1,4 @@
-//! `[limits]` of clients that speak HTTP/2: those of a request hold for a stream, those of a connection for all of it.
+//! `[limits]` with HTTP/2: limits of requests apply to streams, and limits of connections to the whole connection.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -22,14 +22,14 @@ async fn the_last_request_of_a_connection_is_followed_by_goaway() {
     for _ in 0..3 {
         assert_eq!(client.get("/").await.status, StatusCode::OK);
     }
-    // An end in order: no error, and nobody's request is lost.
+    // The connection ends in order: without an error, and no request is lost.
     assert!(within(client.connection).await.unwrap().is_ok());
     assert_eq!(limited(&stickyd, "requests_per_connection"), 1.0);
     assert_eq!(stickyd.client().await.get("/").await.status, StatusCode::OK);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn targets_and_fields_have_their_bounds() {
+async fn targets_and_fields_are_bounded() {
     let worker = RawWorker::named("a");
     let limits = "head_fields = 10\ntarget_bytes = 300";
     let stickyd = Secured::with("", &format!("[upstream.app]\nworkers = [\"{}\"]\n[limits]\n{limits}", worker.address));
@@ -46,7 +46,7 @@ async fn targets_and_fields_have_their_bounds() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_has_its_size_and_the_other_streams_go_on() {
+async fn a_body_is_limited_and_other_streams_go_on() {
     let worker = RawWorker::named("a");
     let stickyd = Secured::with("", &format!("[upstream.app]\nworkers = [\"{}\"]\nmax_body = 10", worker.address));
     let client = stickyd.client().await;
@@ -61,7 +61,7 @@ async fn a_body_has_its_size_and_the_other_streams_go_on() {
             request.headers_mut().insert("content-length", length.parse().unwrap());
         }
         let (answer, mut send) = client.begin(request).await;
-        // Fails only where the answer has come already.
+        // This fails only if the answer has already come.
         let _ = send.send_data(Bytes::from(vec![b'x'; bytes]), bytes == 10);
         assert_eq!(whole(answer).await.unwrap().status, status, "{told:?} {bytes}");
     }
@@ -70,7 +70,7 @@ async fn a_body_has_its_size_and_the_other_streams_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_that_grows_too_large_behind_its_answers_head_ends_its_stream_only() {
+async fn a_body_too_large_after_its_answers_head_ends_its_stream() {
     let first = AtomicBool::new(true);
     let worker = RawWorker::scripted(move |leg| {
         if first.swap(false, Ordering::Relaxed) {
@@ -91,7 +91,7 @@ async fn a_body_that_grows_too_large_behind_its_answers_head_ends_its_stream_onl
     assert_eq!(client.get("/").await.text(), "other");
 }
 
-/// Each stream has a connection to a worker, as each connection over HTTP/1 has.
+/// Each stream uses a connection to a worker, like each connection of HTTP/1.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_streams_of_an_address_count_as_its_connections() {
     let worker = RawWorker::scripted(|leg| {
@@ -109,14 +109,14 @@ async fn the_streams_of_an_address_count_as_its_connections() {
     for _ in 0..3 {
         waiting.push(client.begin(ask("GET", "/wait")).await);
     }
-    assert_eq!(client.get("/").await.status, StatusCode::SERVICE_UNAVAILABLE, "a fourth");
+    assert_eq!(client.get("/").await.status, StatusCode::SERVICE_UNAVAILABLE, "the fourth stream is refused");
     assert_eq!(limited(&stickyd, "connections_per_address"), 1.0);
     waiting.pop();
-    wait_for("one is over, so another may be", || stickyd.proxy().metric("stickyd_http2_streams") == 2.0);
+    wait_for("one stream has ended, so that another may begin", || stickyd.proxy().metric("stickyd_http2_streams") == 2.0);
     assert_eq!(client.get("/").await.text(), "a");
     drop(waiting);
-    wait_for("all are over", || stickyd.proxy().metric("stickyd_http2_streams") == 0.0);
-    // What they had is given back, to other connections, too.
+    wait_for("all streams have ended", || stickyd.proxy().metric("stickyd_http2_streams") == 0.0);
+    // What the streams had used is free again, for other connections, too.
     for _ in 0..2 {
         assert_eq!(stickyd.client().await.get("/").await.text(), "a");
     }

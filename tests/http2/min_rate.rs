@@ -1,4 +1,5 @@
-//! `min_rate` over HTTP/2, both ways: whose silence counts, and that of nobody else's.
+//! `min_rate` over HTTP/2, in both directions: a slow client is cut, and waiting for workers or other streams is not
+//! slow.
 
 use std::time::Duration;
 
@@ -11,10 +12,10 @@ use crate::support::h2::{Client, Secured, ask, whole};
 use crate::support::raw::{RawWorker, ok};
 use crate::support::wait::{wait_for, within};
 
-/// So high that a test need not wait for a minute: a window full counts for less than a second.
+/// A rate so high that the test need not wait for a minute: a full window counts for less than a second.
 const FAST: &str = "min_rate = 1_000_000\nmin_rate_grace = \"1s\"";
 
-/// Longer than anybody lasts who is too slow.
+/// A pause that is longer than any client that is too slow is kept.
 const SILENCE: Duration = Duration::from_secs(5);
 
 fn before(worker: &RawWorker) -> Secured {
@@ -25,7 +26,7 @@ fn limited(stickyd: &Secured, limit: &str) -> f64 {
     stickyd.proxy().metric(&format!("stickyd_limited_total{{limit=\"{limit}\"}}"))
 }
 
-/// Answers `/big` with a megabyte, and everything else at once.
+/// A worker that answers `/big` with a megabyte, and everything else at once.
 fn big() -> RawWorker {
     RawWorker::scripted(|leg| {
         while let Some(request) = leg.request() {
@@ -35,11 +36,11 @@ fn big() -> RawWorker {
     })
 }
 
-/// Reads until the stream breaks, and makes no room: how much came, and why it broke.
+/// Reads a body until its stream breaks, without opening the window: how much came, and the reason of the reset.
 async fn until_broken(mut body: RecvStream) -> (usize, Option<Reason>) {
     let mut bytes = 0;
     loop {
-        match within(body.data()).await.expect("it is not whole") {
+        match within(body.data()).await.expect("the body is not complete") {
             Ok(data) => bytes += data.len(),
             Err(error) => return (bytes, error.reason()),
         }
@@ -53,7 +54,7 @@ async fn begin(client: &Client, path: &str) -> RecvStream {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_that_trickles_is_a_408_and_the_other_streams_go_on() {
+async fn a_body_that_trickles_is_a_408_and_other_streams_go_on() {
     let mut worker = RawWorker::scripted(|leg| match leg.number {
         0 => leg.until_closed(),
         _ => while leg.request().is_some() && leg.send(ok("other")) {},
@@ -68,12 +69,12 @@ async fn a_body_that_trickles_is_a_408_and_the_other_streams_go_on() {
     assert_eq!(client.get("/").await.text(), "other");
 }
 
-/// Sixteen bodies that their workers do not take fill the connection's window: nobody else can send then.
+/// Sixteen bodies that their workers do not read fill the connection's window, so that no other stream can send.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_that_others_may_hold_up_is_waited_for() {
     let worker = RawWorker::scripted(|leg| {
         if leg.number < 16 {
-            // Takes no more than the head it began with.
+            // The worker reads only the head.
             return std::thread::park_timeout(Duration::from_secs(60));
         }
         while let Some(request) = leg.request() {
@@ -88,19 +89,19 @@ async fn a_body_that_others_may_hold_up_is_waited_for() {
         send.send_data(Bytes::from(vec![b'x'; 50_000_000]), false).unwrap();
         stuck.push((answer, send));
     }
-    wait_for("all reach a worker", || worker.connections() == 16);
+    wait_for("all requests reach a worker", || worker.connections() == 16);
     tokio::time::sleep(SILENCE).await;
     let (answer, mut send) = client.begin(ask("POST", "/")).await;
     tokio::time::sleep(SILENCE).await;
     assert_eq!(limited(&stickyd, "min_rate_body"), 0.0);
-    // Once one of them goes there is room.
+    // Once one of the sixteen ends, there is room.
     stuck.clear();
     send.send_data(Bytes::from_static(b"late"), true).unwrap();
     assert_eq!(whole(answer).await.unwrap().text(), "late");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_whose_window_stays_shut_is_reset_and_the_other_streams_go_on() {
+async fn an_answer_whose_window_stays_shut_is_reset() {
     let worker = big();
     let stickyd = before(&worker);
     for window in [0, 1_000] {
@@ -114,22 +115,22 @@ async fn an_answer_whose_window_stays_shut_is_reset_and_the_other_streams_go_on(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_connections_window_shut_ends_all_that_wait_for_it_and_nothing_else() {
+async fn a_shut_connection_window_ends_only_what_waits_for_it() {
     let worker = big();
     let stickyd = before(&worker);
     let client = stickyd.client_with(Builder::new().initial_window_size(1_000_000)).await;
     let (first, second) = (begin(&client, "/big").await, begin(&client, "/big").await);
-    // Neither makes room, so together they get what every connection begins with.
+    // Neither stream opens the window, so together they get the initial window of the connection.
     let (first, second) = tokio::join!(until_broken(first), until_broken(second));
     assert_eq!((first.0 + second.0, first.1, second.1), (65_535, Some(Reason::CANCEL), Some(Reason::CANCEL)));
     assert_eq!(limited(&stickyd, "min_rate_answer"), 2.0);
-    // What they did not read is given back to the connection now.
+    // The data that was not read is given back to the connection's window.
     assert_eq!(client.get("/").await.text(), "small");
 }
 
-/// Long polls, event streams, answers that come late.
+/// Long polls, event streams and late answers are not slow clients.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_workers_silence_is_no_slow_client() {
+async fn a_workers_silence_is_not_a_slow_client() {
     let worker = RawWorker::scripted(|leg| {
         while let Some(request) = leg.request() {
             std::thread::park_timeout(SILENCE);

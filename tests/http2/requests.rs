@@ -1,4 +1,5 @@
-//! HTTP/2 clients: what reaches a worker over HTTP/1.1, what comes back, and how a connection with many streams ends.
+//! Requests over HTTP/2: what reaches a worker over HTTP/1.1, what comes back, and how a connection with many streams
+//! ends.
 
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
@@ -77,7 +78,7 @@ async fn bodies_and_trailers_pass_both_ways() {
     let (_, seen) = worker.request();
     assert_eq!(seen.header("transfer-encoding"), Some("chunked"));
     assert_eq!(seen.trailers, [("x-check".to_owned(), "9".to_owned())]);
-    // Said, the length stays said.
+    // A length that the client sends is passed on.
     let mut request = ask("POST", "/");
     request.headers_mut().insert("content-length", "2".parse().unwrap());
     let (answer, mut send) = client.begin(request).await;
@@ -106,7 +107,7 @@ async fn answers_without_a_body_have_none() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn early_hints_are_dropped_and_the_answer_is_not() {
+async fn early_hints_are_dropped_and_the_answer_passes() {
     let worker = RawWorker::answering(|_| format!("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n{}", ok("final")));
     let stickyd = Secured::before(&[worker.address], "");
     let answer = stickyd.client().await.get("/").await;
@@ -114,7 +115,7 @@ async fn early_hints_are_dropped_and_the_answer_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_waits_for_100_is_told_to_go_on() {
+async fn a_client_that_waits_for_100_gets_it() {
     let worker = RawWorker::answering(|request| ok(request.text()));
     let stickyd = Secured::before(&[worker.address], "");
     let client = stickyd.client().await;
@@ -128,7 +129,7 @@ async fn a_client_that_waits_for_100_is_told_to_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn our_own_answers_are_answers_of_their_stream() {
+async fn our_own_answers_end_only_their_stream() {
     let worker = RawWorker::named("w");
     let tables = format!(
         "[upstream.app]\nworkers = [\"{}\"]\n[upstream.none]\nworkers = [\"127.0.0.1:1\"]\n\
@@ -155,11 +156,11 @@ async fn our_own_answers_are_answers_of_their_stream() {
         let answer = client.exchange(request).await.unwrap();
         assert_eq!((answer.status.as_u16(), field(&answer, "connection")), (status, None));
     }
-    assert_eq!(client.get("/app").await.text(), "w", "the connection lives on");
+    assert_eq!(client.get("/app").await.text(), "w", "the connection goes on");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_breaks_midway_is_seen_and_ends_only_its_stream() {
+async fn a_worker_that_breaks_off_ends_only_its_stream() {
     let worker = RawWorker::scripted(|leg| {
         let Some(request) = leg.request() else { return };
         if request.target() == "/breaks" {
@@ -176,7 +177,7 @@ async fn a_worker_that_breaks_midway_is_seen_and_ends_only_its_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_taken_back_leaves_its_worker() {
+async fn a_cancelled_request_leaves_its_worker() {
     let (told, asked) = mpsc::channel();
     let told = Mutex::new(told);
     let mut worker = RawWorker::scripted(move |leg| {
@@ -196,7 +197,7 @@ async fn a_request_taken_back_leaves_its_worker() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_hangs_up_takes_all_its_requests_back() {
+async fn a_client_that_hangs_up_cancels_all_its_requests() {
     let (told, asked) = mpsc::channel();
     let told = Mutex::new(told);
     let mut worker = RawWorker::scripted(move |leg| {
@@ -218,13 +219,13 @@ async fn a_client_that_hangs_up_takes_all_its_requests_back() {
     for number in 0..3 {
         tokio::task::block_in_place(|| worker.closed(number));
     }
-    wait_for("nothing of it is left", || stickyd.proxy().metric("stickyd_client_connections") == 0.0);
+    wait_for("the connection is gone", || stickyd.proxy().metric("stickyd_client_connections") == 0.0);
 }
 
-/// The status of stream 1, or `Err` with the code of its reset, or of the connection's end.
+/// The status of stream 1, or `Err` with the code of the reset or of the GOAWAY.
 async fn fate(frames: &mut Frames) -> Result<u8, u32> {
     loop {
-        match frames.next().await.expect("the stream's fate before the connection's end") {
+        match frames.next().await.expect("an answer or a reset comes before the end of the connection") {
             (1, _, 1, head) => return Ok(head[0]),
             (3, _, 1, code) => return Err(u32::from_be_bytes(*code.first_chunk().unwrap())),
             (7, _, _, last) => return Err(u32::from_be_bytes(*last[4..].first_chunk().unwrap())),
@@ -233,16 +234,16 @@ async fn fate(frames: &mut Frames) -> Result<u8, u32> {
     }
 }
 
-/// A literal field, never indexed, without Huffman (RFC 7541 §6.2.2).
+/// A literal field that is never indexed, without Huffman (RFC 7541 §6.2.2).
 fn literal(name: &str, value: &str) -> Vec<u8> {
     let length = |text: &str| u8::try_from(text.len()).unwrap();
     [&[0x10, length(name)], name.as_bytes(), &[length(value)], value.as_bytes()].concat()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_malformed_never_reaches_a_worker() {
+async fn malformed_requests_never_reach_a_worker() {
     const PROTOCOL_ERROR: Result<u8, u32> = Err(1);
-    /// `:status 400`, as the static table has it.
+    /// `:status 400` in the encoding of the static table.
     const BAD_REQUEST: Result<u8, u32> = Ok(0x8c);
     let worker = RawWorker::named("w");
     let stickyd = Secured::before(&[worker.address], "");
@@ -272,7 +273,7 @@ async fn what_is_malformed_never_reaches_a_worker() {
         frames.send(&frame(1, 5, 1, &head)).await;
         assert_eq!(fate(&mut frames).await, expected, "{:?}", String::from_utf8_lossy(&head));
     }
-    // Fewer bytes than the head says, and more.
+    // A body with fewer bytes than the head says, and one with more.
     for body in ["abc", "abcdefg"] {
         let mut frames = stickyd.frames().await;
         frames
@@ -281,7 +282,7 @@ async fn what_is_malformed_never_reaches_a_worker() {
         frames.send(&frame(0, 1, 1, body.as_bytes())).await;
         assert_eq!(fate(&mut frames).await, PROTOCOL_ERROR, "{body}");
     }
-    // Legal all the same: a scheme that lies, and what only looks like a head of HTTP/1.
+    // Allowed all the same: a wrong scheme, and a value that only looks like a head of HTTP/1.
     let mut frames = stickyd.frames().await;
     frames.send(&frame(1, 5, 1, b"\x82\x86\x84\x41\x09localhost")).await;
     assert_eq!(fate(&mut frames).await, Ok(0x88));
@@ -308,7 +309,7 @@ async fn http2_can_be_left_out_and_alpn_decides() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stop_says_goaway_and_lets_requests_finish() {
+async fn a_stop_sends_goaway_and_lets_requests_finish() {
     let (go, gate) = mpsc::channel::<()>();
     let gate = Mutex::new(gate);
     let mut worker = RawWorker::scripted(move |leg| {
@@ -319,7 +320,7 @@ async fn a_stop_says_goaway_and_lets_requests_finish() {
     });
     let mut stickyd = Secured::before(&[worker.address], "");
     let (client, idle) = (stickyd.client().await, stickyd.client().await);
-    // Both have come all the way: who has not said his preface yet is no connection to end well. stickyd itself answers this.
+    // Both connections are complete, because only then are they closed in order. stickyd itself answers this request.
     assert!(idle.exchange(ask("TRACE", "/")).await.is_ok());
     let (answer, _send) = {
         let mut ready = client.send.clone().ready().await.unwrap();
@@ -328,10 +329,10 @@ async fn a_stop_says_goaway_and_lets_requests_finish() {
     tokio::task::block_in_place(|| worker.request());
     let proxy: Proxy = stickyd.proxy.take().unwrap();
     let stopped = tokio::task::spawn_blocking(move || proxy.stop());
-    // GOAWAY: the idle one has nothing to wait for, and nothing new begins.
+    // GOAWAY: the idle connection ends at once, and no new request begins.
     assert!(within(idle.connection).await.unwrap().is_ok());
     within(async {
-        // Answered by stickyd itself: its thread may hear of the stop a moment later than the other's.
+        // stickyd itself answers this: its thread may learn of the stop a moment later than the other one.
         while client.send.clone().ready().await.is_ok() && client.exchange(ask("TRACE", "/")).await.is_ok() {}
     })
     .await;
@@ -342,7 +343,7 @@ async fn a_stop_says_goaway_and_lets_requests_finish() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_has_as_many_streams_as_the_config_says() {
+async fn the_number_of_streams_is_limited_as_configured() {
     let worker = RawWorker::scripted(|leg| {
         leg.request();
         leg.until_closed();
@@ -353,7 +354,7 @@ async fn a_client_has_as_many_streams_as_the_config_says() {
     for stream in [1, 3, 5, 7] {
         frames.send(&frame(1, 5, stream, GET)).await;
     }
-    // REFUSED_STREAM: it may be sent again, elsewhere or later.
+    // REFUSED_STREAM: the client may send the request again, elsewhere or later.
     loop {
         match frames.next().await.unwrap() {
             (4, 0, _, settings) => {
@@ -365,5 +366,5 @@ async fn a_client_has_as_many_streams_as_the_config_says() {
             _ => {}
         }
     }
-    wait_for("three are open", || stickyd.proxy().metric("stickyd_http2_streams") == 3.0);
+    wait_for("three streams are open", || stickyd.proxy().metric("stickyd_http2_streams") == 3.0);
 }

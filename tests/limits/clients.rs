@@ -1,4 +1,4 @@
-//! `[limits]` of clients: how many, how slow, how long; and that silence which is nobody's fault is none of them.
+//! `[limits]` of clients: number, rate and duration; and that waiting for a worker counts against none of them.
 
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
@@ -18,7 +18,7 @@ fn limited(proxy: &Proxy, limit: &str) -> f64 {
     proxy.metric(&format!("stickyd_limited_total{{limit=\"{limit}\"}}"))
 }
 
-/// From another address of this machine.
+/// A connection from another address of this machine.
 fn connect_from(from: [u8; 4], to: SocketAddr) -> Raw {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
@@ -27,7 +27,7 @@ fn connect_from(from: [u8; 4], to: SocketAddr) -> Raw {
 }
 
 #[test]
-fn past_all_connections_a_client_is_closed_and_one_that_leaves_makes_room() {
+fn past_all_connections_a_client_is_closed_until_one_leaves() {
     let worker = RawWorker::named("a");
     let proxy = with(&worker, "connections = 2\nconnections_per_address = 9");
     assert_eq!(proxy.metric("stickyd_client_connections_limit"), 2.0);
@@ -36,14 +36,14 @@ fn past_all_connections_a_client_is_closed_and_one_that_leaves_makes_room() {
     Raw::connect(proxy.address).closed();
     assert_eq!(limited(&proxy, "connections"), 1.0);
     drop(first);
-    wait_for("there is room", || proxy.metric("stickyd_client_connections") < 1.5);
+    wait_for("there is room for a connection", || proxy.metric("stickyd_client_connections") < 1.5);
     assert_eq!(Raw::connect(proxy.address).get("/").status(), 200);
     assert_eq!(second.get("/").status(), 200);
 }
 
-/// A keep-alive connection that nobody uses is worth less than a client that has just come.
+/// An idle keep-alive connection is worth less than a client that has just come.
 #[test]
-fn past_all_connections_who_was_idle_for_longest_makes_room_and_nobody_who_waits() {
+fn past_all_connections_the_longest_idle_one_makes_room() {
     let worker = RawWorker::scripted(|leg| {
         while let Some(request) = leg.request() {
             if request.target() == "/wait" {
@@ -60,19 +60,19 @@ fn past_all_connections_who_was_idle_for_longest_makes_room_and_nobody_who_waits
     assert_eq!(older.get("/").status(), 200);
     std::thread::park_timeout(Duration::from_secs(2));
     assert_eq!(younger.get("/").status(), 200);
-    // Idle for less than a second or two, nobody is; the others are busy.
+    // Connections count as idle only after a second or two; the others are busy.
     let come = |mut client: Raw| {
         let served = client.try_send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").is_ok() && client.head().is_some();
         served.then_some(client)
     };
     let mut first = None;
-    wait_for("there is room", || {
+    wait_for("the idle connection has made room", || {
         first = come(Raw::connect(proxy.address));
         first.is_some()
     });
     older.closed();
     let mut second = None;
-    wait_for("there is room once more", || {
+    wait_for("the next idle connection has made room", || {
         second = come(Raw::connect(proxy.address));
         second.is_some()
     });
@@ -83,7 +83,7 @@ fn past_all_connections_who_was_idle_for_longest_makes_room_and_nobody_who_waits
 }
 
 #[test]
-fn an_address_has_its_share_and_takes_nobody_elses() {
+fn an_address_has_its_share_and_takes_no_others() {
     let worker = RawWorker::named("a");
     let proxy = with(&worker, "connections_per_address = 2");
     let mut open: Vec<_> = (0..2).map(|_| connect_from([127, 0, 0, 2], proxy.address)).collect();
@@ -92,14 +92,14 @@ fn an_address_has_its_share_and_takes_nobody_elses() {
     assert_eq!(connect_from([127, 0, 0, 3], proxy.address).get("/").status(), 200);
     assert_eq!(limited(&proxy, "connections_per_address"), 1.0);
     open.pop();
-    wait_for("there is room", || {
+    wait_for("there is room for the address", || {
         let mut client = connect_from([127, 0, 0, 2], proxy.address);
         client.try_send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").is_ok() && client.head().is_some()
     });
 }
 
 #[test]
-fn a_trusted_proxys_connections_are_many_clients_and_a_header_names_one() {
+fn a_trusted_proxys_connections_count_for_their_clients() {
     let worker = RawWorker::named("a");
     let config = |more: &str| {
         format!(
@@ -130,7 +130,7 @@ fn a_trusted_proxys_connections_are_many_clients_and_a_header_names_one() {
 }
 
 #[test]
-fn the_last_request_of_a_connection_says_so() {
+fn the_last_request_of_a_connection_announces_its_end() {
     let worker = RawWorker::named("a");
     let proxy = with(&worker, "requests_per_connection = 3");
     let mut client = Raw::connect(proxy.address);
@@ -143,7 +143,7 @@ fn the_last_request_of_a_connection_says_so() {
 }
 
 #[test]
-fn heads_and_targets_have_their_bounds() {
+fn heads_and_targets_are_bounded() {
     let worker = RawWorker::named("a");
     let proxy = with(&worker, "head_bytes = \"8KiB\"\nhead_fields = 10\ntarget_bytes = 300");
     let status = |request: String| Raw::connect(proxy.address).ask(&request).status();
@@ -155,7 +155,7 @@ fn heads_and_targets_have_their_bounds() {
 }
 
 #[test]
-fn a_body_that_trickles_is_a_408_and_its_worker_is_let_go() {
+fn a_body_that_trickles_is_a_408_and_frees_its_worker() {
     let mut worker = RawWorker::scripted(|leg| leg.until_closed());
     let proxy = with(&worker, "min_rate_grace = \"1s\"");
     let mut client = Raw::connect(proxy.address);
@@ -169,24 +169,24 @@ fn a_body_that_trickles_is_a_408_and_its_worker_is_let_go() {
 }
 
 #[test]
-fn a_reader_that_takes_nothing_is_cut() {
+fn a_client_that_reads_nothing_is_cut() {
     let worker = RawWorker::scripted(|leg| {
         leg.request();
         leg.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
         while leg.send(vec![0; 100_000]) {}
     });
-    // What the kernel took counts at this rate as well, so that a test need not wait for a minute.
+    // Bytes in the kernel's buffers count at this rate as well, so that the test need not wait for a minute.
     let proxy = with(&worker, "min_rate = 1_000_000\nmin_rate_grace = \"1s\"");
     let mut client = Raw::connect(proxy.address);
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-    wait_for("it is cut", || limited(&proxy, "min_rate_answer") > 0.5);
+    wait_for("the client is cut", || limited(&proxy, "min_rate_answer") > 0.5);
     assert!(client.rest().len() < 1_000_000_000);
-    wait_for("it is gone", || proxy.metric("stickyd_client_connections") < 0.5);
+    wait_for("the connection is gone", || proxy.metric("stickyd_client_connections") < 0.5);
 }
 
-/// Long polls, event streams, uploads that the worker does not take: nobody owes anything.
+/// Long polls, event streams, and uploads that the worker does not read are not slow clients.
 #[test]
-fn a_workers_silence_is_no_slow_client() {
+fn a_workers_silence_is_not_a_slow_client() {
     let silence = Duration::from_secs(4);
     let worker = RawWorker::scripted(move |leg| {
         while let Some(request) = leg.request() {
@@ -210,7 +210,7 @@ fn a_workers_silence_is_no_slow_client() {
 }
 
 #[test]
-fn a_body_has_its_size_told_or_not() {
+fn a_body_is_limited_with_and_without_a_length() {
     let worker = RawWorker::named("a");
     let proxy = Proxy::with(&format!("[upstream.app]\nworkers = [\"{}\"]\nmax_body = 10", worker.address));
     let post = |fields: &str, body: &str| {
@@ -227,11 +227,11 @@ fn a_body_has_its_size_told_or_not() {
     assert_eq!(limited(&proxy, "max_body"), 2.0);
 }
 
-/// Between requests hyper's state is given back; nothing of what came may be lost by that.
+/// Between requests hyper's state is given back, which must lose no bytes that have already come.
 #[test]
 fn a_connection_that_rested_goes_on() {
     let worker = RawWorker::answering(|request| ok(&format!("{} {}", request.target(), request.text())));
-    // The body is slower than the default allows.
+    // The body is slower than the default rate allows.
     let proxy = with(&worker, "min_rate = 0");
     let rest = || std::thread::park_timeout(Duration::from_millis(3_500));
     let mut client = Raw::connect(proxy.address);
@@ -251,13 +251,13 @@ fn a_connection_that_rested_goes_on() {
 }
 
 #[test]
-fn half_a_head_has_its_time_in_all_however_it_trickles() {
+fn half_a_head_is_cut_in_time_however_it_trickles() {
     let worker = RawWorker::named("a");
     let proxy = with(&worker, "head_timeout = \"2s\"");
     let mut client = Raw::connect(proxy.address);
     let end = Instant::now() + Duration::from_secs(60);
     while client.try_send("G").is_ok() {
-        assert!(Instant::now() < end, "it trickles for ever");
+        assert!(Instant::now() < end, "half a head is never cut");
         std::thread::park_timeout(Duration::from_millis(300));
     }
     assert_eq!(limited(&proxy, "head_timeout"), 1.0);
@@ -265,7 +265,7 @@ fn half_a_head_has_its_time_in_all_however_it_trickles() {
 }
 
 #[test]
-fn an_idle_connection_has_its_time() {
+fn an_idle_connection_is_closed_in_time() {
     let worker = RawWorker::named("a");
     let proxy = with(&worker, "idle_timeout = \"1s\"");
     let (mut silent, mut used) = (Raw::connect(proxy.address), Raw::connect(proxy.address));
@@ -276,7 +276,7 @@ fn an_idle_connection_has_its_time() {
 
 /// Clients leave descriptors for the admin listener, health checks and workers.
 #[test]
-fn a_full_table_of_descriptors_turns_clients_away_and_nothing_else() {
+fn a_full_table_of_descriptors_refuses_only_new_clients() {
     let worker = RawWorker::named("a");
     let toml = format!(
         "state_dir = \".\"\n[upstream.app]\nworkers = [\"{}\"]\n[limits]\nconnections = 1000\nreserved_descriptors = 60\n\
@@ -300,14 +300,14 @@ fn a_full_table_of_descriptors_turns_clients_away_and_nothing_else() {
         let turned_away = value("stickyd_limited_total{limit=\"reserved_descriptors\"}");
         (turned_away, value("stickyd_descriptors"), value("stickyd_descriptors_limit"))
     };
-    wait_for("some are turned away", || metrics().0 > 100.0);
+    wait_for("some clients are refused", || metrics().0 > 100.0);
     let (_, open, limit) = metrics();
     assert!(limit == 160.0 && open < 160.0 && open > 90.0, "{open} of {limit}");
     binary.says(&["reserved"]);
     binary.says(&["descriptors run short"]);
-    assert_eq!(served.get("/").status(), 200, "and who is there is served");
+    assert_eq!(served.get("/").status(), 200, "connected clients are served");
     drop(crowd);
-    wait_for("there is room again", || {
+    wait_for("new clients are served again", || {
         let mut client = Raw::connect(binary.address);
         client.try_send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").is_ok() && client.head().is_some()
     });

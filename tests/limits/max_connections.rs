@@ -1,4 +1,5 @@
-//! `max_connections`: the limit of connections in use to a worker, the queue before it, and what is said when that is full.
+//! `max_connections`: the limit of connections in use per worker, the queue before it, and the answers when that is
+//! full.
 
 use std::sync::Arc;
 use std::sync::{Condvar, Mutex};
@@ -9,7 +10,7 @@ use crate::support::wait::wait_for;
 
 const QUIET: &str = "health = { kind = \"tcp\", interval = \"1h\" }\n";
 
-/// Answers when it is told how many times it may.
+/// A worker that answers as many requests as it is allowed to.
 #[derive(Clone, Default)]
 struct Valve(Arc<(Mutex<usize>, Condvar)>);
 
@@ -44,7 +45,7 @@ fn asking(proxy: &Proxy, target: &str) -> Raw {
 }
 
 #[test]
-fn who_finds_it_full_waits_its_turn_and_past_the_queue_is_a_503() {
+fn a_full_worker_has_a_queue_and_past_it_the_answer_is_a_503() {
     let valve = Valve::default();
     let mut worker = valve.worker("w");
     let proxy = Proxy::with(&format!(
@@ -55,9 +56,9 @@ fn who_finds_it_full_waits_its_turn_and_past_the_queue_is_a_503() {
     let mut first = asking(&proxy, "/1");
     assert_eq!(worker.request().1.target(), "/1");
     let mut second = asking(&proxy, "/2");
-    wait_for("queued", || live.gate.waiting() == 1);
+    wait_for("one request is queued", || live.gate.waiting() == 1);
     let mut third = asking(&proxy, "/3");
-    wait_for("queued", || live.gate.waiting() == 2);
+    wait_for("two requests are queued", || live.gate.waiting() == 2);
     assert!(!live.takes_new());
     let full = Raw::connect(proxy.address).get("/4");
     assert_eq!((full.status(), full.header("retry-after")), (503, Some("1")));
@@ -68,11 +69,11 @@ fn who_finds_it_full_waits_its_turn_and_past_the_queue_is_a_503() {
     }
     assert_eq!((worker.request().1.target(), worker.request().1.target()), ("/2", "/3"));
     assert_eq!(queue(&proxy, &worker, "waited"), 2.0);
-    wait_for("all over", || live.gate.in_use() == 0 && live.takes_new());
+    wait_for("all requests are done", || live.gate.in_use() == 0 && live.takes_new());
 }
 
 #[test]
-fn a_wait_in_vain_is_a_503() {
+fn a_timeout_in_the_queue_is_a_503() {
     let valve = Valve::default();
     let mut worker = valve.worker("w");
     let proxy = Proxy::with(&format!(
@@ -89,7 +90,7 @@ fn a_wait_in_vain_is_a_503() {
 }
 
 #[test]
-fn others_take_what_needs_no_certain_worker() {
+fn requests_without_a_session_go_to_free_workers() {
     let (shut, open) = (Valve::default(), Valve::default());
     open.open(1_000);
     let (mut full, free) = (shut.worker("full"), open.worker("free"));
@@ -97,25 +98,25 @@ fn others_take_what_needs_no_certain_worker() {
         "[upstream.app]\nworkers = [\"{}\", \"{}\"]\naffinity = [\"cookie\"]\nmax_connections = 1\n{QUIET}",
         full.address, free.address
     ));
-    // One after the other, until one waits at the worker that does not answer yet.
+    // One request after the other, until one is sent to the worker that does not answer yet.
     let live = [&full, &free].map(|worker| proxy.worker(&worker.address.to_string()));
     let answered = format!("stickyd_requests_total{{class=\"2xx\",upstream=\"app\",worker=\"{}\"}}", free.address);
     let mut clients = Vec::new();
     while live[0].gate.in_use() == 0 {
         clients.push(asking(&proxy, "/"));
         let done = || proxy.metric(&answered) == clients.len() as f64 && live[1].gate.in_use() == 0;
-        wait_for("at one of them", || live[0].gate.in_use() == 1 || done());
+        wait_for("one of the workers has the request", || live[0].gate.in_use() == 1 || done());
     }
     full.request();
     for _ in 0..10 {
         assert_eq!(Raw::connect(proxy.address).get("/").text(), "free /");
-        wait_for("done", || live[1].gate.in_use() == 0);
+        wait_for("the request is done", || live[1].gate.in_use() == 0);
     }
     shut.open(1_000);
 }
 
 #[test]
-fn a_tunnel_holds_its_connection_and_a_client_that_leaves_the_queue_holds_nothing() {
+fn a_tunnel_holds_its_connection_and_a_queued_client_none() {
     let mut worker = RawWorker::scripted(|leg| {
         let Some(request) = leg.request() else { return };
         if request.header("upgrade").is_some() {
@@ -141,14 +142,14 @@ fn a_tunnel_holds_its_connection_and_a_client_that_leaves_the_queue_holds_nothin
     worker.request();
     let live = proxy.worker(&worker.address.to_string());
     let leaving = asking(&proxy, "/left");
-    wait_for("queued", || live.gate.waiting() == 1);
+    wait_for("one request is queued", || live.gate.waiting() == 1);
     let mut staying = asking(&proxy, "/stayed");
-    wait_for("queued", || live.gate.waiting() == 2);
+    wait_for("two requests are queued", || live.gate.waiting() == 2);
     drop(leaving);
-    wait_for("left", || live.gate.waiting() == 1);
+    wait_for("one client has left the queue", || live.gate.waiting() == 1);
     assert_eq!(live.gate.in_use(), 1);
     drop(tunnel);
     assert_eq!(staying.answer().text(), "after");
     assert_eq!(worker.request().1.target(), "/stayed");
-    wait_for("all over", || live.gate.in_use() == 0);
+    wait_for("all requests are done", || live.gate.in_use() == 0);
 }

@@ -1,4 +1,4 @@
-//! `request_timeout`: what a request may take in all, and what it never ends.
+//! `request_timeout`: how long a request may take, and which requests it never ends.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::support::proxy::Proxy;
 use crate::support::raw::{Raw, RawWorker, ok};
 use crate::support::wait::{wait_for, within};
 
-/// Longer than the limit.
+/// A delay that is longer than the limit.
 const LATE: Duration = Duration::from_secs(4);
 
-/// By its path: nothing for a while, a body that drips for ever, an event stream, a polling session.
+/// A worker that depends on the path: a late answer, a body that drips for ever, an event stream, a polling session.
 fn slow() -> RawWorker {
     RawWorker::scripted(|leg| {
         while let Some(request) = leg.request() {
@@ -57,9 +57,9 @@ fn a_request_over_its_time_is_a_504_or_cut() {
     client.send("GET /drip HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(client.head().unwrap().status(), 200);
     let dripped = client.rest();
-    assert!(!dripped.ends_with(b"0\r\n\r\n"), "a client sees that it is not whole");
-    wait_for("both are counted", || ended(&proxy) > 1.5);
-    // What ended in time ends nothing later.
+    assert!(!dripped.ends_with(b"0\r\n\r\n"), "the client sees that the body is not complete");
+    wait_for("both requests are counted", || ended(&proxy) > 1.5);
+    // A request that ended in time does not end its connection later.
     let mut client = Raw::connect(proxy.address);
     assert_eq!(client.get("/quick").text(), "late");
     std::thread::park_timeout(Duration::from_secs(2));
@@ -68,7 +68,7 @@ fn a_request_over_its_time_is_a_504_or_cut() {
 }
 
 #[test]
-fn polls_and_event_streams_have_none() {
+fn polls_and_event_streams_have_no_limit() {
     let worker = slow();
     let proxy = Proxy::with(&tables(&worker));
     let mut clients: Vec<_> = (0..2).map(|_| Raw::connect(proxy.address)).collect();
@@ -82,7 +82,7 @@ fn polls_and_event_streams_have_none() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_http_2_it_is_the_streams() {
+async fn over_http_2_only_the_stream_ends() {
     let worker = slow();
     let stickyd = Secured::with("", &tables(&worker));
     let client = stickyd.client().await;
@@ -91,7 +91,7 @@ async fn over_http_2_it_is_the_streams() {
     let (answer, _) = ready.send_request(ask("GET", "/drip"), true).unwrap();
     let mut body = within(answer).await.unwrap().into_body();
     let error = loop {
-        match within(body.data()).await.expect("it is not whole") {
+        match within(body.data()).await.expect("the body is not complete") {
             Ok(data) => body.flow_control().release_capacity(data.len()).unwrap(),
             Err(error) => break error,
         }

@@ -1,4 +1,4 @@
-//! CometD: its own cookie names the browser; the session's id is in bodies only.
+//! CometD: its cookie names the browser, and the session's id is only in bodies.
 
 use serde_json::json;
 
@@ -29,6 +29,6 @@ async fn only_the_dead_are_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_behind_one_address() {
+async fn many_clients_of_one_address() {
     cometd().spreads_from_one_address().await;
 }

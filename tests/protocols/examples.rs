@@ -1,4 +1,5 @@
-//! The shipped examples, run as they are but for addresses: real workers behind two stickyds in turn, all their protocols at once.
+//! The shipped examples with other addresses: real workers of all their protocols, with requests to two stickyds in
+//! turn.
 
 use serde_json::{Value, json};
 
@@ -8,7 +9,7 @@ use crate::support::load::Load;
 use crate::support::node::{KindServer, Worker};
 use crate::support::proxy::Proxy;
 
-/// `conf/examples/NAME` on a free port, with these as the workers of its upstreams.
+/// The example `conf/examples/NAME` on a free port, with these workers in its upstreams.
 fn example(name: &str, upstreams: &[&[Worker]]) -> String {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/examples").join(name);
     let text = std::fs::read_to_string(path).unwrap();
@@ -27,11 +28,11 @@ fn example(name: &str, upstreams: &[&[Worker]]) -> String {
             _ => line.to_owned(),
         });
     }
-    assert!(upstreams.next().is_none(), "{name} has fewer upstreams");
+    assert!(upstreams.next().is_none(), "{name} has fewer upstreams than expected");
     lines.join("\n")
 }
 
-/// Sessions of one kind through both proxies: all live on, on all three workers.
+/// Sessions of one kind through both proxies: all stay alive, on all three workers.
 async fn all_live(kind: &'static str, proxies: &[Proxy], more: Value) {
     let trial = Trial::new(kind, &[], more, "");
     let urls: Vec<_> = proxies.iter().map(|proxy| proxy.url("")).collect();
@@ -44,15 +45,15 @@ async fn all_live(kind: &'static str, proxies: &[Proxy], more: Value) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mcp() {
+async fn the_mcp_example() {
     let workers = KindServer::start_many("mcp", 1..=3, &[]).await;
     let proxies = [0, 1].map(|_| Proxy::with(&example("mcp.toml", &[&workers])));
     all_live("mcp", &proxies, json!({"push": true})).await;
 }
 
-/// Socket.IO, SockJS and tus of one application, and SignalR beside it.
+/// Socket.IO, SockJS and tus of one application, and SignalR of another.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn protocols() {
+async fn the_example_with_several_protocols() {
     let app = KindServer::start_many("app", 1..=3, &[]).await;
     let hubs = KindServer::start_many("signalr", 1..=3, &[]).await;
     let proxies = [0, 1].map(|_| Proxy::with(&example("protocols.toml", &[&app, &hubs])));

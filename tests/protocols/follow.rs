@@ -1,4 +1,4 @@
-//! HTTP follows the socket: an ordinary request that says whose it is reaches that socket's worker.
+//! `follow`: an ordinary request that names a socket reaches that socket's worker.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ fn sockets(server: Server, client: Value) -> Trial {
     Trial {
         server,
         without: "affinity = [\"socket.io\"]",
-        // Placed by bounded load: few are enough for all workers.
+        // Bounded load places the sessions, so that few are enough to use all workers.
         sessions: 12,
         ..Trial::new(
             "socket",
@@ -20,13 +20,13 @@ fn sockets(server: Server, client: Value) -> Trial {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_goes_anywhere_without() {
+async fn without_follow_requests_go_to_any_worker() {
     for client in [json!({}), json!({"id": "engine", "where": "query"})] {
         sockets(Server::SocketIo, client).breaks_without().await;
     }
 }
 
-/// Socket.IO's own id, in any namespace and over any transport: learned in passing, by the stickyd that carried it.
+/// Socket.IO's own id, in any namespace and over any transport: learned by the stickyd that carried the session.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn by_the_sockets_own_id() {
     for client in [
@@ -48,7 +48,7 @@ async fn by_the_own_id_of_a_python_socket() {
     }
 }
 
-/// Engine.IO's sid is known as long as its session is.
+/// Engine.IO's sid is known for as long as its session is pinned.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn by_the_sid() {
     for client in [json!({"id": "engine"}), json!({"id": "engine", "where": "query", "transports": ["websocket"]})] {

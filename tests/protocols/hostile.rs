@@ -1,4 +1,4 @@
-//! What workers and clients can say that no protocol wants: rules must neither believe it nor choke on it.
+//! Workers and clients that break protocols: rules must neither trust nor fail on what they send.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, mpsc};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use crate::support::proxy::Proxy;
 use crate::support::raw::{Leg, Message, Raw, RawWorker, ok};
 
-/// Made by POST /jobs, asked for by every kind of lookup, refused with 404.
+/// A rule whose ids are made by POST /jobs, carried in every place, and refused with 404.
 const RULE: &str = "[affinity.jobs]\n\
     learn = [{ from = \"json:job.id\", method = \"POST\", path = \"/jobs\", status = 201 }]\n\
     lookup = [\"query:job\", \"header:x-job-id\", \"path:/jobs/{id}\"]\n\
@@ -20,7 +20,7 @@ fn no_such_job() -> Vec<u8> {
     b"HTTP/1.1 404 Not Found\r\nContent-Length: 12\r\n\r\nno such job\n".to_vec()
 }
 
-/// A proxy before `count` workers w1, w2, … that answer by `answer(name, request)`.
+/// A proxy with `count` workers w1, w2, … that answer with `answer(name, request)`.
 struct Town {
     workers: Vec<RawWorker>,
     proxy: Proxy,
@@ -52,7 +52,7 @@ impl Town {
         Self { workers, proxy }
     }
 
-    /// Workers that know what they made, and make what `body` says; they say their name of what they know.
+    /// Workers that know the jobs they made and answer them with their name; `body` makes the body of a new job.
     fn making(count: usize, body: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
         let owned: Arc<Mutex<HashSet<String>>> = Arc::default();
         Self::new(count, move |name, request| {
@@ -74,18 +74,18 @@ impl Town {
         Raw::connect(self.proxy.address).get(target)
     }
 
-    /// A new job: what its worker answered.
+    /// The worker's answer to a new job.
     fn post(&self) -> Message {
         self.ask("POST /jobs HTTP/1.1\r\nHost: a.example\r\nContent-Length: 0\r\n\r\n")
     }
 
-    /// The requests that came to a worker until now. Whatever an answer needed has come before it.
+    /// The number of connections of each worker so far, all of which carried a request.
     fn connections(&self) -> Vec<usize> {
         self.workers.iter().map(RawWorker::connections).collect()
     }
 }
 
-/// Every byte that needs it, as any client may do.
+/// The id with every byte percent-encoded that may have to be.
 fn encoded(id: &str) -> String {
     let one = |byte: u8| {
         if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") }
@@ -123,15 +123,15 @@ fn odd_bytes_in_ids_are_ids() {
 }
 
 #[test]
-fn an_id_of_ten_kilobytes_is_none() {
+fn an_id_of_ten_kilobytes_is_not_learned() {
     let id = "x".repeat(10_000);
     let body = format!("{{\"job\": {{\"id\": \"{id}\"}}}}");
     let town = Town::making(3, move |_| body.clone());
     let made = town.post();
     assert_eq!(made.status(), 201);
-    assert!(made.text().contains(&id), "whole");
+    assert!(made.text().contains(&id), "the body is complete");
     assert_eq!(town.proxy.metric("stickyd_pins"), 0.0);
-    // Nor is it looked for: one worker is asked, and what it says is the answer.
+    // Nor is the id discovered: one worker gets the request, and its answer is passed on.
     for request in [
         format!("GET /status?job={id} HTTP/1.1\r\nHost: a\r\n\r\n"),
         format!("GET /jobs/{id} HTTP/1.1\r\nHost: a\r\n\r\n"),
@@ -140,22 +140,22 @@ fn an_id_of_ten_kilobytes_is_none() {
         let before: usize = town.seen();
         let answer = town.ask(&request);
         assert!([200, 404].contains(&answer.status()), "{answer:?}");
-        assert_eq!(town.seen() - before, 1, "asked once");
+        assert_eq!(town.seen() - before, 1, "one worker got the request");
     }
     assert_eq!(town.proxy.metric("stickyd_pins"), 0.0);
 }
 
 impl Town {
-    /// Requests that reached workers.
+    /// The number of requests that reached workers.
     fn seen(&self) -> usize {
         let heads = |worker: &RawWorker| worker.bytes().windows(9).filter(|w| *w == b"HTTP/1.1\r").count();
         self.workers.iter().map(heads).sum()
     }
 }
 
-/// Bytes no text is made of, in places an id is read from: they name nobody, or somebody, and harm nothing.
+/// Bytes that are not text in places where ids are read: whether they count as an id or not, they do no harm.
 #[test]
-fn bytes_that_are_no_text() {
+fn bytes_that_are_not_text_do_no_harm() {
     let town = Town::making(2, |_| "{\"job\": {\"id\": \"a\"}}".to_owned());
     town.post();
     for target in
@@ -167,13 +167,13 @@ fn bytes_that_are_no_text() {
     let mut raw = Raw::connect(town.proxy.address);
     raw.send(b"GET /status HTTP/1.1\r\nHost: a\r\nX-Job-Id: \xc3\xa9\r\n\r\n");
     assert!([200, 404].contains(&raw.answer().status()));
-    // Two that differ: whatever is chosen, one request is one answer.
+    // Two different ids: whichever is chosen, one request gets one answer.
     let twice = town.ask("GET /status HTTP/1.1\r\nHost: a\r\nX-Job-Id: a\r\nX-Job-Id: b\r\n\r\n");
     assert!([200, 404].contains(&twice.status()), "{twice:?}");
-    assert_eq!(town.get("/jobs/a").status(), 200, "and the session lives on");
+    assert_eq!(town.get("/jobs/a").status(), 200, "the session goes on");
 }
 
-/// The learned body has a bound: past it what came goes on, and what comes after it is passed on as it comes.
+/// A body from which an id is learned is held up to a bound; at the bound it is passed on, and the rest as it comes.
 #[test]
 fn a_body_that_never_ends_is_passed_on() {
     let (go, gone) = mpsc::channel::<()>();
@@ -186,7 +186,7 @@ fn a_body_that_never_ends_is_passed_on() {
         for _ in 0..100 {
             leg.send(format!("3e8\r\n{piece}\r\n"));
         }
-        // Only what has been read by then can have been passed on before the rest was there.
+        // What the client has read by then must have been passed on before the rest came.
         gone.lock().unwrap().recv().unwrap();
         leg.send("4\r\nlast\r\n");
         leg.until_closed();
@@ -203,7 +203,7 @@ fn a_body_that_never_ends_is_passed_on() {
     assert_eq!(town.proxy.metric("stickyd_pins"), 0.0);
 }
 
-/// The same where it stands still: held back for a while, then what there is goes on.
+/// A body that pauses is held for a while; then what has come is passed on.
 #[test]
 fn a_body_that_stands_still_is_passed_on() {
     let town = Town::scripted(1, |_, leg| {
@@ -217,9 +217,9 @@ fn a_body_that_stands_still_is_passed_on() {
     assert_eq!(raw.exactly(12), b"7\r\n{\"job\":\r\n");
 }
 
-/// Depth and size are bounded, and whatever it is comes through as it is.
+/// Depth and size of JSON are bounded, and the body passes unchanged in any case.
 #[test]
-fn json_that_is_deep_or_huge_or_none() {
+fn json_that_is_deep_huge_or_invalid_passes() {
     let deep = "[".repeat(8_000);
     let hole = format!("{{\"job\":{}", "{\"job\":".repeat(2_000));
     let huge = format!("{{\"filler\":\"{}\",\"job\":{{\"id\":\"late\"}}}}", "y".repeat(10_000_000));
@@ -231,12 +231,12 @@ fn json_that_is_deep_or_huge_or_none() {
         let town = Town::making(1, move |_| answer.clone());
         let made = town.post();
         assert_eq!((made.status(), made.body.len()), (201, body.len()));
-        assert!(made.body == body.as_bytes(), "as it is");
+        assert!(made.body == body.as_bytes(), "the body passes unchanged");
         assert_eq!(town.proxy.metric("stickyd_pins"), 0.0, "{}", &body[..body.len().min(40)]);
     }
 }
 
-/// What begins as a refusal and goes on for ever: nobody waits for its end, and the last one comes through as it is.
+/// A long body that begins as a refusal is not read to its end, and the last worker's answer passes unchanged.
 #[test]
 fn a_refusal_of_ten_megabytes_is_not_held() {
     let body: Arc<str> = format!("no such job{}", "z".repeat(10_000_000)).into();
@@ -246,8 +246,8 @@ fn a_refusal_of_ten_megabytes_is_not_held() {
     });
     let answer = town.get("/jobs/unknown");
     assert_eq!((answer.status(), answer.body.len()), (404, body.len()));
-    assert!(answer.body == body.as_bytes(), "whole");
-    assert!(town.seen() <= 3, "each is asked once at most");
+    assert!(answer.body == body.as_bytes(), "the body is complete");
+    assert!(town.seen() <= 3, "each worker is asked at most once");
 
     let town = Town::scripted(3, |_, leg| {
         leg.request();
@@ -257,10 +257,10 @@ fn a_refusal_of_ten_megabytes_is_not_held() {
     let mut raw = Raw::connect(town.proxy.address);
     raw.send("GET /jobs/unknown HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(raw.head().unwrap().header("content-length"), Some("10000000"));
-    assert!(raw.exactly(611).starts_with(b"no such jobz"), "as far as it has come");
+    assert!(raw.exactly(611).starts_with(b"no such jobz"), "what has come is passed on");
 }
 
-/// The same without an end: what came is passed on, the rest as it comes.
+/// A refusal without an end: what has come is passed on, and the rest as it comes.
 #[test]
 fn a_refusal_without_an_end_is_an_answer() {
     let town = Town::scripted(3, |_, leg| {
@@ -274,9 +274,9 @@ fn a_refusal_without_an_end_is_an_answer() {
     assert_eq!(raw.exactly(8), b"3\r\nno \r\n");
 }
 
-/// A worker that names another upstream's session gets nothing of it; one that names a colleague's does not, either.
+/// A worker that names a session of another upstream, or of another worker, does not get its requests.
 #[test]
-fn nobody_can_take_anothers_sessions() {
+fn a_worker_cannot_take_the_sessions_of_others() {
     let answer = |name: &'static str| {
         move |request: &Message| {
             if request.start.starts_with("POST /jobs ") || request.start.starts_with("POST /b/jobs ") {
@@ -302,7 +302,7 @@ fn nobody_can_take_anothers_sessions() {
     assert_eq!(ask("POST", "/jobs", "b.example").status(), 201);
     assert_eq!(ask("GET", "/jobs/one", "b.example").text(), "b1");
     assert_eq!(ask("GET", "/jobs/one", "a.example").text(), owner);
-    // Others of the same upstream say that they made it, too: a pin never moves.
+    // Other workers of the same upstream claim the id, too: a pin never moves.
     while a1.connections().min(a2.connections()) == 0 {
         ask("POST", "/jobs", "a.example");
     }
@@ -311,15 +311,15 @@ fn nobody_can_take_anothers_sessions() {
     }
 }
 
-/// Sessions a client ends, or a worker does not know any more, leave nothing behind.
+/// An id that no worker knows leaves no pin behind.
 #[test]
 fn unknown_everywhere_is_the_last_workers_own_answer() {
     let town = Town::new(3, |_, _| no_such_job());
     let answer = town.get("/jobs/nobodys");
     assert_eq!((answer.status(), answer.text()), (404, "no such job\n"));
-    assert_eq!(town.seen(), 3, "each was asked once");
+    assert_eq!(town.seen(), 3, "each worker was asked once");
     assert_eq!(town.proxy.metric("stickyd_pins"), 0.0);
-    // The miss is remembered for a second: who asks again at once costs one request at most.
+    // The miss is remembered for a second: another request meanwhile costs one request to a worker at most.
     assert_eq!(town.get("/jobs/nobodys").status(), 404);
     assert!(town.seen() <= 4);
 }

@@ -1,4 +1,5 @@
-//! Phoenix' long polling: the id is a token in the answer to the first poll. A poll with a token a node does not know begins anew.
+//! Phoenix long polling: the id is a token in the answer to the first poll. A poll with an unknown token starts a new
+//! session.
 
 use serde_json::json;
 
@@ -20,7 +21,7 @@ async fn sessions_break_without_the_preset() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_through_two_stickyds() {
     phoenix().is_found_by_two().await;
-    // Nodes of one secret ask each other before they say that a session is nobody's.
+    // Nodes with a common secret ask each other before they refuse a session.
     patient(&["--stranger", "2000"]).is_found_by_two().await;
 }
 
@@ -35,6 +36,6 @@ async fn only_the_dead_are_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_behind_one_address() {
+async fn many_clients_of_one_address() {
     phoenix().spreads_from_one_address().await;
 }

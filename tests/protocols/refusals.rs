@@ -1,4 +1,4 @@
-//! Looking for a session: refusals as networks and frameworks deliver them, and strangers that make them up.
+//! Discovery: refusals in the forms that networks and frameworks send, and refusals that other workers make up.
 
 use std::sync::{Arc, Mutex};
 
@@ -8,7 +8,7 @@ use crate::support::raw::{Leg, Message, Raw, RawWorker, ok};
 const RULE: &str = "[affinity.jobs]\nlearn = [{ from = \"header:x-job-id\", method = \"POST\" }]\nlookup = [\"query:job\"]\n\
     refusal = [{ status = 404, body = \"no such job\" }]\n";
 
-/// Three workers that know nothing but `job=w1`, `job=w2`, `job=w3`, their own; what they do otherwise is `refuse`.
+/// Three workers that know only their own job, `w1`, `w2` or `w3`; `refuse` answers all other requests.
 struct Town {
     workers: Vec<RawWorker>,
     limits: &'static str,
@@ -32,7 +32,7 @@ impl Town {
         Self { workers: (1..=3).map(worker).collect(), limits: "" }
     }
 
-    /// A stickyd that has never heard of any session.
+    /// A stickyd without pins.
     fn proxy(&self) -> Proxy {
         let named =
             |(i, worker): (usize, &RawWorker)| format!("{{ address = \"{}\", name = \"w{}\" }}", worker.address, i + 1);
@@ -41,7 +41,7 @@ impl Town {
         Proxy::with(&format!("[upstream.app]\nworkers = [{workers}]\naffinity = [\"jobs\"]\n{RULE}{}", self.limits))
     }
 
-    /// Each of the three sessions is found, whatever the request brings along.
+    /// Checks that each of the three sessions is found with these fields and this body.
     fn all_are_found(&self, fields: &str, body: &str) -> Vec<Message> {
         let proxy = self.proxy();
         let ask = |name: &str| {
@@ -59,7 +59,7 @@ impl Town {
 const REFUSAL: &str = "HTTP/1.1 404 Not Found\r\nContent-Length: 11\r\n\r\nno such job";
 
 #[test]
-fn byte_by_byte() {
+fn a_refusal_may_come_byte_by_byte() {
     let town = Town::new(|leg, _| {
         for byte in REFUSAL.bytes() {
             leg.send([byte]);
@@ -70,16 +70,16 @@ fn byte_by_byte() {
 }
 
 #[test]
-fn chunked_with_trailers() {
+fn a_refusal_may_be_chunked_with_trailers() {
     let town = Town::new(|leg, _| {
         leg.send("HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nno \r\n8;x=y\r\nsuch job\r\n0\r\nX-T: 1\r\n\r\n");
     });
     town.all_are_found("", "body");
 }
 
-/// A framework that compresses whatever it may: it is not asked to, where the answer has to be read.
+/// A framework that compresses where it may: discovery does not allow it, because the answer has to be read.
 #[test]
-fn to_a_client_that_takes_compressed_answers() {
+fn discovery_works_for_clients_that_accept_compression() {
     let town = Town::new(|leg, request| {
         if request.header("accept-encoding").is_some() {
             leg.send("HTTP/1.1 404 Not Found\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x08\x02\x03");
@@ -90,9 +90,9 @@ fn to_a_client_that_takes_compressed_answers() {
     town.all_are_found("Accept-Encoding: gzip, br\r\n", "body");
 }
 
-/// Nothing of what a stranger says reaches the client: cookies above all.
+/// Nothing of a refusal reaches the client, especially no cookie.
 #[test]
-fn what_strangers_say_is_dropped() {
+fn fields_of_refusals_are_dropped() {
     let town = Town::new(|leg, _| {
         leg.send("HTTP/1.1 404 Not Found\r\nSet-Cookie: stranger=1\r\nX-Stranger: 1\r\nContent-Length: 11\r\n\r\nno such job");
     });
@@ -101,10 +101,10 @@ fn what_strangers_say_is_dropped() {
     }
 }
 
-/// Bodies are held so that they can be sent again; one that is too large goes to one worker only, and no client is told
-/// that its session is unknown because of that.
+/// Bodies are held so that they can be sent again. A body that is too large goes to one worker only, and its client is
+/// not refused with "unknown session" because of that.
 #[test]
-fn bodies_are_sent_again() {
+fn bodies_are_sent_again_to_the_next_worker() {
     let town = Town::new(|leg, _| {
         leg.send(REFUSAL);
     });
@@ -124,9 +124,9 @@ fn bodies_are_sent_again() {
     println!("3 MB bodies of sessions nobody has pinned: {found} of 3 went right at once");
 }
 
-/// Made-up ids cost those who make them up; who comes back with a real one is found at once, from wherever.
+/// Made-up ids use up the budget of their address only; a client with a real id is found at once, from any address.
 #[test]
-fn a_flood_of_made_up_ids() {
+fn a_flood_of_made_up_ids_delays_no_real_session() {
     let mut town = Town::new(|leg, _| {
         leg.send(REFUSAL);
     });
@@ -145,7 +145,7 @@ fn a_flood_of_made_up_ids() {
             })
         })
         .collect();
-    // From another address, in the middle of it: its own budget, and found anyhow.
+    // A real id from another address in the middle of the flood is found, with the budget of that address.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&"127.0.3.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
     socket.connect(&proxy.address.into()).unwrap();

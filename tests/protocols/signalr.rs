@@ -1,4 +1,4 @@
-//! SignalR: negotiate gives the id, every request of the connection names it in its query.
+//! SignalR: negotiate gives the id, and every request of the connection has it in its query.
 
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ async fn every_transport_through_two_stickyds() {
     }
 }
 
-/// As ASP.NET Core 2: `connectionId` is the id.
+/// As in ASP.NET Core 2, where `connectionId` is the id.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn negotiate_version_0_through_two_stickyds() {
     for transport in ["LongPolling", "WebSockets"] {
@@ -36,9 +36,9 @@ async fn polls_live_on() {
     signalr(&[], json!({"push": true})).lives_on().await;
 }
 
-/// A WebSocket without negotiate is a connection of its own: nothing is learned, nothing looked for.
+/// A WebSocket without negotiate is a connection of its own: nothing is learned or discovered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_negotiate() {
+async fn a_websocket_without_negotiate_is_not_learned() {
     signalr(&[], json!({"transport": "WebSockets", "skipNegotiation": true})).is_found_by_two().await;
 }
 
@@ -47,7 +47,7 @@ async fn only_the_dead_are_lost() {
     signalr(&[], json!({})).only_the_dead_are_lost().await;
 }
 
-/// The connectionId of version 1 is public: whoever shows it reaches nobody's connection by it.
+/// The connectionId of version 1 is public, so it must not lead to the connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_public_id_is_not_learned() {
     let trial = signalr(&[], json!({}));
@@ -65,6 +65,6 @@ async fn the_public_id_is_not_learned() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_behind_one_address() {
+async fn many_clients_of_one_address() {
     signalr(&[], json!({})).spreads_from_one_address().await;
 }

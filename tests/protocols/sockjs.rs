@@ -1,4 +1,4 @@
-//! SockJS: its clients make the ids, and put them into the path. A poll of an id a worker does not know creates a session there.
+//! SockJS: clients make the ids and put them into the path. A poll with an unknown id creates a session on that worker.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! Event streams: nothing buffered, nothing cuts them, shown as live, ended by drain.
+//! Event streams: not buffered, not ended by time-outs, counted as live, and ended by a drain.
 
 use std::sync::{Mutex, mpsc};
 
@@ -12,13 +12,13 @@ use crate::support::proxy::{Binary, Proxy};
 use crate::support::raw::{Raw, RawWorker};
 use crate::support::wait::{wait_for, within};
 
-/// Every time-out as small as it may be, but the health checks' and the drain's.
+/// Every time-out at its minimum, except those of health checks and drains.
 const TINY: &str =
     "connect_timeout = \"500ms\"\nresponse_timeout = \"500ms\"\ntunnel_idle = \"1s\"\nqueue_timeout = \"500ms\"\n";
 const TINY_LIMITS: &str =
     "[limits]\nidle_timeout = \"1s\"\nhead_timeout = \"1s\"\nmin_rate_grace = \"1s\"\nmin_rate = 1000000\n";
 
-/// A worker whose answer is an event stream that says what the test tells it to.
+/// A worker that answers with an event stream; it sends the texts that the test gives it.
 fn streaming() -> (RawWorker, mpsc::Sender<&'static str>) {
     let (say, said) = mpsc::channel::<&'static str>();
     let said = Mutex::new(said);
@@ -38,7 +38,7 @@ fn streaming() -> (RawWorker, mpsc::Sender<&'static str>) {
     (worker, say)
 }
 
-/// Its events come one by one, over a silence in which every time-out there is has passed.
+/// The events arrive one by one, also after a silence that is longer than every time-out.
 #[test]
 fn a_stream_outlives_every_time_out() {
     let (worker, say) = streaming();
@@ -52,17 +52,17 @@ fn a_stream_outlives_every_time_out() {
     stream.send("GET /mcp HTTP/1.1\r\nHost: a\r\nMcp-Session-Id: one\r\nAccept: text/event-stream\r\n\r\n");
     assert_eq!(stream.head().unwrap().status(), 200);
     say.send("data: 1\n\n").unwrap();
-    assert_eq!(stream.exactly(14), b"9\r\ndata: 1\n\n\r\n", "as it comes");
-    assert_eq!(proxy.worker(&worker.address.to_string()).sessions(), 1, "the session and its stream are one");
-    // Connections that come after it, and are as silent, die of the time-outs: one after the other, four of them.
+    assert_eq!(stream.exactly(14), b"9\r\ndata: 1\n\n\r\n", "the event is passed on at once");
+    assert_eq!(proxy.worker(&worker.address.to_string()).sessions(), 1, "the session and its stream count once");
+    // Later connections that are as silent end by their time-outs: one after the other, four of them.
     for _ in 0..4 {
         Raw::connect(proxy.address).closed();
     }
     say.send("data: 2\n\n").unwrap();
-    assert_eq!(stream.exactly(14), b"9\r\ndata: 2\n\n\r\n", "still there");
+    assert_eq!(stream.exactly(14), b"9\r\ndata: 2\n\n\r\n", "the stream is still open");
 }
 
-/// The same with clients and servers of flesh and blood: each session's stream is where its session is.
+/// With real clients and servers: each session's stream is at the worker of its session.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_of_a_drained_worker_end_and_begin_elsewhere() {
     let trial = Trial::new(
@@ -78,7 +78,7 @@ async fn streams_of_a_drained_worker_end_and_begin_elsewhere() {
     let before = clients.ask().await;
     assert_eq!(before["workers"].as_object().unwrap().len(), 3, "{before}");
     let streams = workers[1].stats().await["streams"].as_u64().unwrap();
-    assert_eq!(before["workers"]["w2"], streams, "a stream a session");
+    assert_eq!(before["workers"]["w2"], streams, "one stream per session");
     let drained = config(&workers, trial.rules).replace("name = \"w2\"", "name = \"w2\", admin = \"drain\"");
     edit(&stickyd, &drained);
     workers[1].stats_when(|stats| stats["streams"] == 0).await;
@@ -87,12 +87,12 @@ async fn streams_of_a_drained_worker_end_and_begin_elsewhere() {
     assert_eq!((&after["held"], after["workers"].get("w2")), (&json!(12), None), "{after}");
     let others: u64 = ["w1", "w3"].iter().map(|name| after["workers"][name].as_u64().unwrap()).sum();
     assert_eq!(others, 12, "{after}");
-    assert_eq!(after["moved"], before["workers"]["w2"], "nobody else: {after}");
+    assert_eq!(after["moved"], before["workers"]["w2"], "no other session moved: {after}");
 }
 
-/// Over HTTP/2, beside other requests on the same connection: as it comes, and a whole end when its worker is taken out.
+/// Over HTTP/2 with other requests on the same connection: passed on at once, and ended in order by a drain.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_over_http2() {
+async fn a_stream_over_http2_ends_in_order() {
     let (worker, say) = streaming();
     let name = worker.address.to_string();
     let secured = Secured::with("", &format!("[upstream.app]\naffinity = [\"mcp\"]\nworkers = [{name:?}]\n"));
@@ -106,7 +106,7 @@ async fn a_stream_over_http2() {
     for event in ["data: 1\n\n", "data: 2\n\n"] {
         say.send(event).unwrap();
         let data = within(body.data()).await.unwrap().unwrap();
-        assert_eq!(data, event.as_bytes(), "as it comes");
+        assert_eq!(data, event.as_bytes(), "the event is passed on at once");
         body.flow_control().release_capacity(data.len()).unwrap();
         assert_eq!(client.get("/other").await.status, 200);
     }
@@ -115,12 +115,12 @@ async fn a_stream_over_http2() {
     let config = secured.proxy().server().shared().snapshot.load().upstreams[0].config.clone();
     live.change(AdminChange::Say(AdminState::Maint, None), &config);
     while let Some(data) = within(body.data()).await {
-        assert!(data.expect("a whole end").is_empty(), "and nothing before it");
+        assert!(data.expect("the stream ends in order").is_empty(), "nothing comes before the end");
     }
-    wait_for("nothing is left", || live.sessions() == 0);
+    wait_for("no session is left", || live.sessions() == 0);
 }
 
-/// An event source without any session: it is not held back, either, and stickyd's own end is its end.
+/// An event stream without a session: it is not buffered, and the stop of stickyd ends it.
 #[test]
 fn a_stream_ends_with_stickyd() {
     let (worker, say) = streaming();
@@ -130,7 +130,7 @@ fn a_stream_ends_with_stickyd() {
     assert_eq!(stream.head().unwrap().status(), 200);
     say.send("data: 1\n\n").unwrap();
     assert_eq!(stream.exactly(14), b"9\r\ndata: 1\n\n\r\n");
-    wait_for("counted", || proxy.metric("stickyd_requests_in_flight") >= 0.0);
+    wait_for("the stream is counted", || proxy.metric("stickyd_requests_in_flight") >= 0.0);
     proxy.stop();
     stream.rest();
 }

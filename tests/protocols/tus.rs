@@ -1,4 +1,4 @@
-//! tus: `Location` of the answer to the creating POST is the upload's own URL.
+//! tus: `Location` in the answer to the creating POST is the URL of the upload.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ fn tus(args: &'static [&'static str]) -> Trial {
     Trial::new("tus", args, json!({}), "affinity = [\"tus\"]")
 }
 
-/// Pieces larger than any body that is held for a second worker.
+/// The pieces are larger than any body that is held for a second worker.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_pieces_through_two_stickyds() {
     let trial = Trial { client: json!({"piece": 3_000_000}), sessions: 10, ..tus(&[]) };
@@ -37,6 +37,6 @@ async fn only_the_dead_are_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_behind_one_address() {
+async fn many_clients_of_one_address() {
     tus(&[]).spreads_from_one_address().await;
 }

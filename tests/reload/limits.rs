@@ -1,4 +1,4 @@
-//! A reload of `[limits]`: what comes from then on has the new ones, and nobody who is there is touched.
+//! A reload of `[limits]`: new requests and connections have the new limits, and existing ones go on.
 
 use serde_json::{Value, json};
 
@@ -20,9 +20,9 @@ fn limits_hold_from_a_reload_on() {
     let (status, said) = post_reload(&binary);
     assert_eq!((status, &said["needs_restart"]), (200, &json!([])));
     assert_eq!(metric(&binary, "stickyd_client_connections_limit"), 2.0);
-    // Whoever was there before must be gone: there is room for two.
+    // Earlier connections must be gone, because there is room for two.
     let others = |most: f64| metric(&binary, "stickyd_client_connections") <= most;
-    // Each thread sees them within a second.
+    // Each thread applies the limits within a second.
     wait_for("the target is too long", || {
         others(1.0) && Raw::connect(binary.address).get(&format!("/{}", "x".repeat(400))).status() == 414
     });
@@ -30,26 +30,26 @@ fn limits_hold_from_a_reload_on() {
         let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: 1\r\n".repeat(10));
         others(1.0) && Raw::connect(binary.address).ask(&head).status() == 431
     });
-    // Of the connection that was there, its requests count from its beginning.
+    // The requests of an existing connection count from its beginning.
     let mut requests = 1;
     while client.get("/").header("connection") != Some("close") {
         requests += 1;
-        assert!(requests < 10, "it goes on");
+        assert!(requests < 10, "the connection is never closed");
     }
     client.closed();
-    wait_for("nobody is left", || others(0.0));
+    wait_for("no other connection is left", || others(0.0));
     let (mut first, mut second) = (Raw::connect(binary.address), Raw::connect(binary.address));
     assert_eq!((first.get("/").status(), second.get("/").status()), (200, 200));
     Raw::connect(binary.address).closed();
     drop(first);
-    wait_for("there is room", || metric(&binary, "stickyd_client_connections") < 1.5);
-    // A body that trickles, under a rate that was not there when its connection was made.
+    wait_for("there is room for a connection", || metric(&binary, "stickyd_client_connections") < 1.5);
+    // A body that trickles, at a rate limit that did not exist when its connection was made.
     second.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx");
     assert_eq!(second.head().unwrap().status(), 408);
 }
 
 #[test]
-fn those_that_cannot_say_so() {
+fn limits_that_need_a_restart_are_reported() {
     let worker = RawWorker::named("a");
     let binary = Binary::with(&config_of(&[&worker], ""));
     write(

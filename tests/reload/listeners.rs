@@ -1,4 +1,5 @@
-//! Listeners that come, change and go by reload: the others are not touched, and nobody waiting at one is lost.
+//! Listeners that are added, changed and removed by reload: other listeners are not touched, and no waiting client is
+//! lost.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Mutex, mpsc};
@@ -9,7 +10,7 @@ use crate::support::admin::post_reload;
 use crate::support::proxy::{Binary, free_address};
 use crate::support::raw::{Raw, RawWorker, ok};
 
-/// The file anew: these listeners (with what stands below their addresses) before one worker.
+/// Writes the file with these listeners (address, and the lines below it) and one worker.
 fn write(binary: &Binary, worker: &RawWorker, listeners: &[(SocketAddr, &str)]) {
     let tables: String =
         listeners.iter().map(|(at, more)| format!("[[listener]]\naddress = \"{at}\"\n{more}\n")).collect();
@@ -22,7 +23,7 @@ fn before(worker: &RawWorker) -> Binary {
     Binary::with(&format!("state_dir = \".\"\nwatch = false\n[upstream.app]\nworkers = [\"{}\"]", worker.address))
 }
 
-/// A reload that is good, with nothing left for a restart.
+/// A reload that succeeds and needs no restart.
 fn reloads(binary: &Binary) {
     let (status, said) = post_reload(binary);
     assert_eq!((status, &said["needs_restart"]), (200, &serde_json::json!([])), "{said}");
@@ -33,7 +34,7 @@ fn listening(binary: &Binary) -> Value {
     serde_json::from_slice::<Value>(&status.body).unwrap()["listeners"].clone()
 }
 
-/// Inodes of the process's listening TCP sockets on an address: the sockets themselves, not what they are called.
+/// Inodes of the process's listening TCP sockets at an address, which identify the sockets themselves.
 fn sockets(at: SocketAddr) -> Vec<String> {
     let std::net::IpAddr::V4(ip) = at.ip() else { panic!("{at}") };
     let wanted = format!("{:08X}:{:04X}", u32::from_le_bytes(ip.octets()), at.port());
@@ -45,11 +46,11 @@ fn sockets(at: SocketAddr) -> Vec<String> {
 }
 
 #[test]
-fn one_comes_and_one_goes_and_the_other_keeps_its_sockets() {
+fn one_is_added_one_removed_and_the_other_keeps_its_sockets() {
     let (worker, second) = (RawWorker::named("a"), free_address());
     let binary = before(&worker);
     let kept = sockets(binary.address);
-    assert_eq!(kept.len(), 2, "one a thread");
+    assert_eq!(kept.len(), 2, "one socket per thread");
     write(&binary, &worker, &[(binary.address, ""), (second, "")]);
     reloads(&binary);
     let mut client = Raw::connect(second);
@@ -59,19 +60,19 @@ fn one_comes_and_one_goes_and_the_other_keeps_its_sockets() {
 
     write(&binary, &worker, &[(binary.address, "")]);
     reloads(&binary);
-    // With the answer to the reload it is over.
+    // When the reload is answered, the listener is gone.
     assert!(TcpStream::connect(second).is_err());
-    assert_eq!(sockets(binary.address), kept, "the very same ones");
-    // Whoever was idle there is served once more at most.
+    assert_eq!(sockets(binary.address), kept, "the sockets are the same");
+    // A connection that was idle there is served once more at most.
     client.closed();
-    // And it may come back at once.
+    // The listener may come back at once.
     write(&binary, &worker, &[(binary.address, ""), (second, "")]);
     reloads(&binary);
     assert_eq!(Raw::connect(second).get("/").text(), "a");
 }
 
 #[test]
-fn what_is_under_way_at_a_removed_listener_finishes() {
+fn requests_at_a_removed_listener_finish() {
     let (go, gate) = mpsc::channel::<()>();
     let gate = Mutex::new(gate);
     let mut worker = RawWorker::scripted(move |leg| {
@@ -85,7 +86,7 @@ fn what_is_under_way_at_a_removed_listener_finishes() {
                 leg.send(format!(
                     "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{accept}\r\n\r\n"
                 ));
-                // Frames pass as they come.
+                // The worker sends frames as they come.
                 loop {
                     let bytes = leg.raw.exactly(7);
                     leg.send([&[0x81, 1], &bytes[6..]].concat());
@@ -110,13 +111,13 @@ fn what_is_under_way_at_a_removed_listener_finishes() {
     assert_eq!(tunnel.exactly(3), [0x81, 1, b'x']);
     slow.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
     worker.request();
-    // An upgrade that is granted only afterwards is a tunnel like any other.
+    // An upgrade that is granted only after the reload is a tunnel like any other.
     let mut late = Raw::connect(second);
     late.send(upgrade);
     worker.request();
-    // Not a word yet: its first request is still served.
+    // A connection without a byte so far: its first request is still served.
     let mut fresh = Raw::connect(second);
-    // Until a thread has it: what is asked of the other one proves nothing, so of both.
+    // Wait until a thread has accepted it: as connections are spread over two threads, ask both.
     for _ in 0..20 {
         assert_eq!(Raw::connect(second).get("/").text(), "done");
     }
@@ -140,14 +141,14 @@ fn what_is_under_way_at_a_removed_listener_finishes() {
 }
 
 #[test]
-fn whoever_has_come_before_it_goes_is_served() {
+fn clients_connected_before_a_removal_are_served() {
     let (worker, second) = (RawWorker::named("a"), free_address());
     let binary = before(&worker);
     for _ in 0..5 {
         write(&binary, &worker, &[(binary.address, ""), (second, "")]);
         reloads(&binary);
         write(&binary, &worker, &[(binary.address, "")]);
-        // Connected means queued by the kernel: no thread need have seen it yet.
+        // Connected means that the kernel has queued it; no thread need have accepted it yet.
         let mut waiting: Vec<_> = (0..40).map(|_| Raw::connect(second)).collect();
         reloads(&binary);
         for client in &mut waiting {
@@ -158,7 +159,7 @@ fn whoever_has_come_before_it_goes_is_served() {
 }
 
 #[test]
-fn one_that_cannot_be_had_fails_the_whole_reload() {
+fn a_listener_that_cannot_bind_fails_the_whole_reload() {
     let (worker, other) = (RawWorker::named("a"), RawWorker::named("b"));
     let binary = before(&worker);
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -176,7 +177,7 @@ fn one_that_cannot_be_had_fails_the_whole_reload() {
     assert!(TcpStream::connect(binary.address).is_err());
 }
 
-/// What the worker is told of who asks.
+/// The `X-Forwarded-For` that the worker gets.
 fn forwarded(worker: &mut RawWorker, client: &mut Raw) -> String {
     client.ask("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n");
     worker.request().1.header("x-forwarded-for").unwrap().to_owned()
@@ -187,7 +188,7 @@ fn trusted_proxies_change_under_the_same_sockets() {
     let mut worker = RawWorker::named("a");
     let binary = before(&worker);
     let (address, kept) = (binary.address, sockets(binary.address));
-    // The kernel says which of its addresses it uses for a client on this one.
+    // The kernel chooses the address of a client that connects to this one.
     let mut old = Raw::connect(address);
     let own = forwarded(&mut worker, &mut old);
     assert!(!own.contains("6.6.6.6"), "{own}");
@@ -196,6 +197,6 @@ fn trusted_proxies_change_under_the_same_sockets() {
     for _ in 0..10 {
         assert_eq!(forwarded(&mut worker, &mut Raw::connect(address)), format!("6.6.6.6, {own}"));
     }
-    assert_eq!(forwarded(&mut worker, &mut old), own, "who was there before keeps what it came with");
+    assert_eq!(forwarded(&mut worker, &mut old), own, "an existing connection keeps its trust");
     assert_eq!(sockets(address), kept);
 }

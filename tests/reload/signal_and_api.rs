@@ -1,4 +1,4 @@
-//! A reload by signal and by API: a good file changes what it says and nothing else, a bad one nothing.
+//! A reload by signal and by API: a good file changes only what differs, and a bad file changes nothing.
 
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ fn poll(client: &mut Raw) -> Message {
 }
 
 #[test]
-fn a_good_file_adds_a_worker_and_keeps_sessions_cookies_and_counters() {
+fn a_good_file_adds_a_worker_and_keeps_sessions() {
     let (one, two) = (one_session("one"), one_session("two"));
     let binary = Binary::with(&config_of(&[&one], ""));
     let mut client = Raw::connect(binary.address);
@@ -27,14 +27,14 @@ fn a_good_file_adds_a_worker_and_keeps_sessions_cookies_and_counters() {
     let (status, said) = post_reload(&binary);
     assert_eq!((status, &said["reloaded"], &said["needs_restart"]), (200, &true.into(), &Value::Array(Vec::new())));
     assert_eq!(workers(&binary), [one.address.to_string(), two.address.to_string()]);
-    assert!((metric(&binary, &answered) - 3.0).abs() < f64::EPSILON, "counters go on");
+    assert!((metric(&binary, &answered) - 3.0).abs() < f64::EPSILON, "counters are kept");
     assert!((metric(&binary, "stickyd_pins") - 1.0).abs() < f64::EPSILON);
-    // The same client connection goes on, too.
+    // The same client connection is kept, too.
     assert_eq!(poll(&mut client).text(), "4session at one");
     let answer = client.ask(&format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {pair}\r\n\r\n"));
     assert_eq!((answer.text(), answer.header("set-cookie")), ("one", None));
 
-    // Without the session's worker: the pin does not move, and no other worker gets anything of it.
+    // The session's worker is removed: the pin does not move, and no other worker gets its requests.
     write(&binary, &config_of(&[&two], ""));
     assert_eq!(post_reload(&binary).0, 200);
     assert_eq!(poll(&mut client).text(), "4session at one");
@@ -43,12 +43,12 @@ fn a_good_file_adds_a_worker_and_keeps_sessions_cookies_and_counters() {
         states(&binary),
         [(two.address.to_string(), "ready".into()), (one.address.to_string(), "removed".into())]
     );
-    assert!((metric(&binary, &answered) - 6.0).abs() < f64::EPSILON, "it is still shown");
+    assert!((metric(&binary, &answered) - 6.0).abs() < f64::EPSILON, "the removed worker is still shown");
     assert!((metric(&binary, "stickyd_reloads_total{result=\"ok\"}") - 2.0).abs() < f64::EPSILON);
 }
 
 #[test]
-fn a_removed_worker_is_let_go_with_its_last_session_and_comes_back_as_what_it_was() {
+fn a_removed_worker_goes_with_its_last_session_and_can_return() {
     let (one, two) = (one_session("one"), one_session("two"));
     let binary = Binary::with(&config_of(&[&one], ""));
     let mut client = Raw::connect(binary.address);
@@ -60,9 +60,9 @@ fn a_removed_worker_is_let_go_with_its_last_session_and_comes_back_as_what_it_wa
     let goodbye =
         format!("POST /socket.io/?EIO=4&transport=polling&sid={SID} HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n1");
     assert_eq!(client.ask(&goodbye).status(), 200);
-    wait_for("it is let go", || workers(&binary) == [two.address.to_string()]);
+    wait_for("the removed worker is gone", || workers(&binary) == [two.address.to_string()]);
     let answered = format!("stickyd_requests_total{{class=\"2xx\",upstream=\"app\",worker=\"{}\"}}", one.address);
-    assert!(!Raw::connect_unix(&binary.admin()).get("/metrics").text().contains(&answered), "its series go with it");
+    assert!(!Raw::connect_unix(&binary.admin()).get("/metrics").text().contains(&answered), "its series are gone, too");
     write(&binary, &config_of(&[&one, &two], ""));
     assert_eq!(post_reload(&binary).0, 200);
     assert_eq!(states(&binary).iter().filter(|(_, state)| state == "ready").count(), 2);
@@ -83,7 +83,7 @@ fn a_removed_upstream_goes_with_its_last_session() {
         states(&binary),
         [(two.address.to_string(), "ready".into()), (one.address.to_string(), "removed".into())]
     );
-    // Named again, it has its sessions.
+    // When it is listed again, it still has its sessions.
     write(&binary, &config_of(&[&two], &format!("{second}{}", routes("old"))));
     assert_eq!(post_reload(&binary).0, 200);
     assert_eq!(poll(&mut client).text(), "4session at one");
@@ -103,7 +103,7 @@ fn a_signal_reloads() {
 }
 
 #[test]
-fn a_bad_file_changes_nothing_and_says_where() {
+fn a_bad_file_changes_nothing_and_every_mistake_is_reported() {
     let one = one_session("one");
     let binary = Binary::with(&config_of(&[&one], ""));
     write(&binary, &config_of(&[&one], "affinty = [\"cookie\"]\nresponse_timeout = 5"));
@@ -111,10 +111,10 @@ fn a_bad_file_changes_nothing_and_says_where() {
     assert_eq!((status, &said["reloaded"]), (422, &false.into()));
     let error = said["error"].as_str().unwrap();
     assert!(error.contains("stickyd.toml:8:") && error.contains("affinty"), "{error}");
-    assert!(error.contains("stickyd.toml:9:") && error.contains("needs a unit"), "all at once: {error}");
+    assert!(error.contains("stickyd.toml:9:") && error.contains("needs a unit"), "every mistake is reported: {error}");
     binary.says(&["not reloaded, the old configuration stays in use"]);
     binary.signal("HUP");
-    wait_for("both are counted", || {
+    wait_for("both failures are counted", || {
         (metric(&binary, "stickyd_reloads_total{result=\"failed\"}") - 2.0).abs() < f64::EPSILON
     });
     assert_eq!(Raw::connect(binary.address).get("/").text(), "one");
@@ -122,7 +122,7 @@ fn a_bad_file_changes_nothing_and_says_where() {
 }
 
 #[test]
-fn what_needs_a_restart_is_named() {
+fn keys_that_need_a_restart_are_named() {
     let one = one_session("one");
     let binary = Binary::with(&config_of(&[&one], ""));
     write(
@@ -151,7 +151,7 @@ fn routes_and_drains_are_reloaded() {
 }
 
 #[test]
-fn an_upstream_is_emptied_only_when_that_is_meant() {
+fn an_upstream_is_emptied_only_on_purpose() {
     let one = one_session("one");
     let binary = Binary::with(&config_of(&[&one], ""));
     let mut client = Raw::connect(binary.address);
@@ -172,17 +172,17 @@ fn an_upstream_is_emptied_only_when_that_is_meant() {
     assert_eq!(said["warnings"], serde_json::json!([lost]));
     binary.says(&[lost]);
     assert_eq!(client.get("/").status(), 503);
-    assert_eq!(poll(&mut client).text(), "4session at one", "its sessions live");
+    assert_eq!(poll(&mut client).text(), "4session at one", "its sessions go on");
     write(&binary, &config_of(&[&one], "allow_empty = true"));
     assert_eq!(post_reload(&binary).1["warnings"], serde_json::json!([]));
     assert_eq!(client.get("/").text(), "one");
 }
 
 #[test]
-fn a_reload_that_replaces_every_worker_says_what_that_means() {
+fn a_reload_that_replaces_every_worker_warns() {
     let (one, two) = (one_session("one"), one_session("two"));
     let binary = Binary::with(&config_of(&[&one], ""));
-    // Nobody's session: nothing to say.
+    // There are no sessions, so there is no warning.
     write(&binary, &config_of(&[&two], ""));
     assert_eq!(post_reload(&binary).1["warnings"], serde_json::json!([]));
     Raw::connect(binary.address).get("/socket.io/?EIO=4&transport=polling");
@@ -194,7 +194,7 @@ fn a_reload_that_replaces_every_worker_says_what_that_means() {
 }
 
 #[test]
-fn what_runs_and_what_is_wrong_with_the_file_are_shown() {
+fn the_running_configuration_and_errors_of_the_file_are_shown() {
     let one = one_session("one");
     let binary = Binary::with(&config_of(&[&one], ""));
     let config = || {
@@ -225,7 +225,7 @@ fn what_runs_and_what_is_wrong_with_the_file_are_shown() {
 #[test]
 fn the_log_level_is_reloaded() {
     let one = one_session("one");
-    // The kit sets RUST_LOG, which beats the file.
+    // The kit sets RUST_LOG, which has precedence over the file.
     let binary = Binary::started_by(&config_of(&[&one], "[log]\naccess = true"), |_| {
         let stickyd = Binary::command();
         let mut command = std::process::Command::new("env");

@@ -1,4 +1,4 @@
-//! Two hundred reloads while everybody is busy: nobody notices.
+//! Two hundred reloads under load: no client is affected.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::support::wait::wait_for;
 
 const RELOADS: usize = 200;
 
-/// Of these, before memory is measured: what the first ones allocate is not what each one costs.
+/// The reloads before memory is measured first, because the first ones allocate what later ones use again.
 const WARM: usize = 40;
 
 const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -20,7 +20,7 @@ const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpg
 const GRANT: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
-/// Answers, and echoes messages of one byte.
+/// A worker that answers requests, and echoes WebSocket messages of one byte.
 fn worker() -> RawWorker {
     RawWorker::scripted(|leg| {
         while let Some(request) = leg.raw.request() {
@@ -39,7 +39,7 @@ fn worker() -> RawWorker {
     })
 }
 
-/// Clients that go on until they are told; each counts what it got, and panics at the first thing that went wrong.
+/// Clients that run until they are stopped; each counts its answers, and panics at the first failure.
 struct Load {
     done: Arc<AtomicBool>,
     served: Vec<Arc<AtomicU64>>,
@@ -54,7 +54,7 @@ impl Load {
             while !done.load(Relaxed) {
                 once();
                 served.fetch_add(1, Relaxed);
-                // Two cores are also the proxy's.
+                // The proxy needs the two cores as well.
                 std::thread::park_timeout(std::time::Duration::from_millis(1));
             }
         }));
@@ -77,10 +77,10 @@ impl Load {
         load
     }
 
-    /// Each of them has been served after this.
+    /// Waits until each client has been served once more.
     fn all_served(&self) {
         let before: Vec<_> = self.served.iter().map(|served| served.load(Relaxed)).collect();
-        wait_for("everybody is served", || {
+        wait_for("every client is served", || {
             assert!(!self.clients.iter().any(JoinHandle::is_finished), "a client failed");
             self.served.iter().zip(&before).all(|(now, before)| now.load(Relaxed) > *before)
         });
@@ -92,14 +92,14 @@ impl Load {
     }
 }
 
-/// Kilobytes resident.
+/// Resident memory of a process, in kB.
 fn resident(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// Processes it has started, and threads of its reloads.
+/// Child processes of stickyd, and threads of its reloads.
 fn left(pid: u32) -> Vec<String> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|task| task.unwrap().path());
     let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
@@ -129,7 +129,7 @@ fn two_hundred_reloads_under_load() {
         if number % 4 == 3 {
             let before = metric(&binary, "stickyd_reloads_total{result=\"ok\"}");
             binary.signal("HUP");
-            wait_for("reloaded", || metric(&binary, "stickyd_reloads_total{result=\"ok\"}") > before);
+            wait_for("the configuration is reloaded", || metric(&binary, "stickyd_reloads_total{result=\"ok\"}") > before);
         } else {
             let (status, said) = post_reload(&binary);
             assert_eq!(status, 200, "{said}");
@@ -146,8 +146,8 @@ fn two_hundred_reloads_under_load() {
     let tunnels = |worker: &RawWorker| {
         metric(&binary, &format!("stickyd_tunnels{{upstream=\"app\",worker=\"{}\"}}", worker.address))
     };
-    assert!((tunnels(&one) + tunnels(&two) - 3.0).abs() < f64::EPSILON, "every tunnel lives, and is counted once");
-    wait_for("one process, and no thread more", || left(binary.pid()).is_empty());
+    assert!((tunnels(&one) + tunnels(&two) - 3.0).abs() < f64::EPSILON, "every tunnel is open and counted once");
+    wait_for("no child process and no reload thread is left", || left(binary.pid()).is_empty());
     load.end();
     assert!(metric(&binary, "stickyd_reloads_total{result=\"failed\"}").abs() < f64::EPSILON);
 }

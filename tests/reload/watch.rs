@@ -1,4 +1,4 @@
-//! The file is reloaded because somebody edited it, in all the ways that is done.
+//! The configuration is reloaded when its file is edited, in all the ways in which files are edited.
 
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
@@ -19,7 +19,7 @@ fn text(worker: &RawWorker) -> String {
     format!("state_dir = \".\"\n[upstream.app]\nworkers = [\"{}\"]\n", worker.address)
 }
 
-/// What it has to say, with the listener it had.
+/// The whole configuration, with the listener that the binary already has.
 fn complete(binary: &Binary, worker: &RawWorker, keys: &str) -> String {
     let listener = format!("[[listener]]\naddress = \"{}\"\n", binary.address);
     format!("threads = 2\nstate_dir = \".\"\n{keys}{listener}[upstream.app]\nworkers = [\"{}\"]\n", worker.address)
@@ -37,7 +37,7 @@ fn becomes(binary: &Binary, name: &str) {
     wait_for(name, || Raw::connect(binary.address).get("/").text() == name);
 }
 
-/// Longer than edits are waited for: what has not begun then does not come. Only for what must not happen.
+/// Waits longer than stickyd waits after an edit, to show that no reload follows.
 fn long_enough() {
     std::thread::park_timeout(Duration::from_millis(900));
 }
@@ -57,7 +57,7 @@ fn written_in_place_renamed_into_place_and_touched() {
     becomes(&binary, "two");
     let before = reloads(&binary, "ok");
     assert!(before >= 3.0);
-    // The same bytes, and a neighbour's.
+    // The same bytes again, and a change of another file in the directory.
     write(&binary, &two);
     std::fs::write(binary.directory.join("other.toml"), "x").unwrap();
     long_enough();
@@ -66,14 +66,14 @@ fn written_in_place_renamed_into_place_and_touched() {
 }
 
 #[test]
-fn a_mistake_is_told_and_its_correction_picked_up() {
+fn a_mistake_is_reported_and_its_correction_applied() {
     let (one, two) = (one_session("one"), one_session("two"));
     let binary = Binary::with(&text(&one));
     let file = binary.directory.join("stickyd.toml");
     std::fs::write(&file, complete(&binary, &two, "affinty = 1\n")).unwrap();
     binary.says(&["not reloaded, the old configuration stays in use"]);
     binary.says(&["unknown key `affinty`"]);
-    wait_for("counted", || (reloads(&binary, "failed") - 1.0).abs() < f64::EPSILON);
+    wait_for("the failed reload is counted", || (reloads(&binary, "failed") - 1.0).abs() < f64::EPSILON);
     assert!(metric(&binary, "stickyd_config_ok").abs() < f64::EPSILON);
     assert_eq!(Raw::connect(binary.address).get("/").text(), "one");
     write(&binary, &two);
@@ -82,7 +82,7 @@ fn a_mistake_is_told_and_its_correction_picked_up() {
 }
 
 #[test]
-fn a_file_that_goes_is_missed_and_one_that_comes_is_read() {
+fn a_missing_file_is_reported_and_a_new_one_applied() {
     let (one, two) = (one_session("one"), one_session("two"));
     let binary = Binary::with(&text(&one));
     std::fs::remove_file(binary.directory.join("stickyd.toml")).unwrap();
@@ -97,7 +97,7 @@ fn a_file_that_goes_is_missed_and_one_that_comes_is_read() {
 #[test]
 fn a_kubernetes_volume_is_swapped() {
     let (one, two) = (one_session("one"), one_session("two"));
-    // As the kubelet makes it: a link to a file in a directory that is a link, too.
+    // As the kubelet does it: a link to a file in a directory that is itself a link.
     let binary = Binary::started_by(&text(&one), |_| {
         let stickyd = Binary::command();
         let program = stickyd.get_program().to_str().unwrap();
@@ -120,7 +120,7 @@ fn a_kubernetes_volume_is_swapped() {
 }
 
 #[test]
-fn files_it_names_count_and_the_watch_is_a_key_like_others() {
+fn files_that_the_configuration_names_are_watched_too() {
     let (one, two) = (one_session("one"), one_session("two"));
     let binary = Binary::with(&text(&one));
     let (file, secret) = (binary.directory.join("stickyd.toml"), binary.directory.join("fleet/secret"));
@@ -130,7 +130,7 @@ fn files_it_names_count_and_the_watch_is_a_key_like_others() {
     becomes(&binary, "two");
     let before = reloads(&binary, "ok");
     std::fs::write(&secret, "fedcba9876543210").unwrap();
-    wait_for("reloaded", || reloads(&binary, "ok") > before);
+    wait_for("the configuration is reloaded", || reloads(&binary, "ok") > before);
 
     std::fs::write(&file, complete(&binary, &one, "watch = false\n")).unwrap();
     becomes(&binary, "one");
@@ -140,12 +140,12 @@ fn files_it_names_count_and_the_watch_is_a_key_like_others() {
     assert!((reloads(&binary, "ok") - before).abs() < f64::EPSILON);
     binary.signal("HUP");
     becomes(&binary, "two");
-    // On again.
+    // The watch is switched on again.
     write(&binary, &one);
     becomes(&binary, "one");
 }
 
-/// A connection that trusts these, and the one it met.
+/// A connection that trusts these certificates, and the certificate that the server sent.
 fn secured(address: SocketAddr, trusted: &[&CertificateDer<'static>]) -> (Raw, CertificateDer<'static>) {
     let mut roots = RootCertStore::empty();
     trusted.iter().for_each(|one| roots.add((*one).clone()).unwrap());
@@ -180,7 +180,7 @@ fn a_renewed_certificate_is_served_and_connections_go_on() {
     let (mut old, met) = secured(binary.address, &[&first]);
     assert_eq!(met, first);
     let second = renew();
-    wait_for("the new one is served", || secured(binary.address, &[&first, &second]).1 == second);
+    wait_for("the new certificate is served", || secured(binary.address, &[&first, &second]).1 == second);
     assert_eq!(old.get("/").text(), "one");
     let (mut new, _) = secured(binary.address, &[&second]);
     assert_eq!(new.get("/").text(), "one");

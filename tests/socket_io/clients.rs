@@ -1,4 +1,4 @@
-//! Every kind of client of every version, before three and before sixteen workers.
+//! Every kind of client of every version, with three and with sixteen workers.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::support::load::Load;
 use crate::support::node::NodeServer;
 use crate::support::proxy::Proxy;
 
-/// Default, polling, WebSocket, raw, JSONP, one connection for all.
+/// Clients with the default transports, polling only, WebSocket only, raw, JSONP, and all on one connection.
 async fn every_kind_of_client(url: &str, version: u8) {
     let result = run_whole(url, 12, json!({"version": version})).await;
     assert_eq!(result["transports"], json!({"websocket": 12}), "{result}");
@@ -33,7 +33,7 @@ async fn every_kind_of_version_4_client() {
     let workers = NodeServer::start_many(3, &[]).await;
     let proxy = Proxy::with(&upstream(&workers));
     every_kind_of_client(&proxy.url(""), 4).await;
-    // A learned session is never looked for.
+    // A learned session is never discovered.
     assert_eq!(proxy.metric("stickyd_discoveries_total{result=\"found\",upstream=\"app\"}"), 0.0);
     assert_eq!(proxy.metric("stickyd_handshakes_total{result=\"unlearned\",upstream=\"app\"}"), 0.0);
     assert_eq!(proxy.metric("stickyd_handshakes_total{result=\"learned\",upstream=\"app\"}"), 72.0);
@@ -49,14 +49,15 @@ async fn every_kind_of_version_2_client() {
     assert_eq!(proxy.metric("stickyd_discoveries_total{result=\"found\",upstream=\"app\"}"), 0.0);
 }
 
-/// Two workers started with each of these, and six clients.
+/// Serves six clients with two workers, for each of these arguments of the workers.
 async fn serves_with(settings: &[(&[&str], Value)]) {
     for (args, client) in settings {
         let workers = NodeServer::start_many(2, args).await;
         let proxy = Proxy::with(&upstream(&workers));
         let result = run_whole(&proxy.url(""), 6, client.clone()).await;
         assert!(client["kind"] == "raw" || result["upgraded"] == 6, "{args:?}: {result}");
-        // Learned, not found again: custom ids are the same on both ways.
+        // The sessions are learned, not discovered, which shows that custom ids are read alike in answers and in
+        // requests.
         assert_eq!(proxy.metric("stickyd_discoveries_total{result=\"found\",upstream=\"app\"}"), 0.0, "{args:?}");
         assert_eq!(proxy.metric("stickyd_handshakes_total{result=\"learned\",upstream=\"app\"}"), 6.0, "{args:?}");
     }
@@ -78,7 +79,7 @@ async fn servers_of_other_versions() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_with_odd_paths_ids_and_encodings() {
     serves_with(&[
-        // The Node clients' own polling cannot decompress; this one can.
+        // Polling in the Node clients cannot decompress; the raw client can.
         (&["--compress-handshake"], json!({"kind": "raw", "extraHeaders": {"accept-encoding": "gzip"}})),
         (&["--path", "/deep/io/"], json!({"path": "/deep/io/"})),
         (&["--path", "/io", "--no-trailing-slash"], json!({"path": "/io", "io": {"addTrailingSlash": false}})),
@@ -106,7 +107,7 @@ async fn handshakes_in_single_bytes_and_late() {
     }
 }
 
-/// 200 clients at the same moment, all behind one address; then the spread, as the workers count it.
+/// 200 clients connect at the same moment from one address; the workers' own counts show the spread.
 async fn two_hundred_at_once(workers: usize) {
     let workers = NodeServer::start_many(workers, &[]).await;
     let proxy = Proxy::with(&upstream(&workers));
@@ -139,7 +140,7 @@ async fn two_hundred_clients_on_sixteen_workers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_address_changes_with_every_request() {
+async fn the_address_may_change_with_every_request() {
     let workers = NodeServer::start_many(3, &[]).await;
     let proxy = Proxy::with(&upstream(&workers));
     let addresses: Vec<_> = (2..12).map(|last| format!("127.0.0.{last}")).collect();
@@ -156,7 +157,7 @@ async fn one_connection_carries_fifty_sessions() {
     let workers = NodeServer::start_many(3, &[]).await;
     let proxy = Proxy::with(&upstream(&workers));
     let result = run_whole(&proxy.url(""), 50, json!({"sharedAgent": true})).await;
-    // They are on all workers, so the one connection really led to all of them.
+    // All workers have sessions, so the one connection led to each of them.
     assert_eq!(result["workers"].as_object().unwrap().len(), 3, "{result}");
 }
 
@@ -177,14 +178,14 @@ async fn two_stickyds_take_turns() {
             }
             loads.push(load);
         }
-        // While all are there: clients that leave break their polls themselves.
+        // Counted while all clients are connected, because clients that leave break their own polls.
         let broken = stats_sum(&workers, "broken_polls").await + stats_sum(&workers, "broken_posts").await;
-        assert_eq!(broken, 0, "no poll was ever given up for another worker");
+        assert_eq!(broken, 0, "no poll was cancelled and sent to another worker");
         for load in loads {
             assert_whole(&load.stop().await, 20, 10);
         }
         let found = |proxy: &Proxy| proxy.metric("stickyd_discoveries_total{result=\"found\",upstream=\"app\"}");
-        assert!(found(&one) > 0.0 && found(&two) > 0.0, "each had to find sessions of the other");
+        assert!(found(&one) > 0.0 && found(&two) > 0.0, "each stickyd had to discover sessions of the other");
     }
 }
 

@@ -1,5 +1,5 @@
-//! POST bodies while their session is looked for: sent again up to the workers' maxPayload, never twice above it, and within
-//! a bound of all together.
+//! POST bodies during discovery: sent again up to the workers' maxPayload, never to a second worker above it, and
+//! bounded in total.
 
 use std::time::Duration;
 
@@ -25,13 +25,13 @@ async fn a_body_of_nearly_max_payload_reaches_the_owner_whole() {
         let polled = session.get().await;
         assert!(polled.body.contains(&format!("430[\"{text}\"]")), "{} bytes back", polled.body.len());
     }
-    assert_eq!(proxy.metric("stickyd_replay_bytes"), 0.0, "nothing is held any more");
+    assert_eq!(proxy.metric("stickyd_replay_bytes"), 0.0, "no body is held any more");
     assert_eq!(proxy.metric("stickyd_discoveries_total{result=\"found\",upstream=\"app\"}"), 3.0);
 }
 
-/// The same where no probe tells: two strangers read it and refuse, then the owner gets it.
+/// Workers whose probes do not tell: two of them read the body and refuse it, then the owner gets it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_is_sent_again_after_a_refusal() {
+async fn a_body_is_sent_again_after_a_refusal() {
     let owner = || {
         Scripted::start(|heard| match heard.line.starts_with("PUT") {
             true => Then::Say(answer("405 Method Not Allowed", "", "")),
@@ -59,7 +59,7 @@ async fn it_is_sent_again_after_a_refusal() {
     }
 }
 
-/// A stranger to every sid, whose probes say nothing.
+/// A worker that refuses every sid, and whose probes do not tell.
 async fn stranger() -> Scripted {
     Scripted::start(|heard| match heard.line.starts_with("PUT") {
         true => Then::Say(answer("405 Method Not Allowed", "", "")),
@@ -69,23 +69,23 @@ async fn stranger() -> Scripted {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_larger_one_goes_to_the_first_candidate_only() {
+async fn a_larger_body_goes_to_the_first_candidate_only() {
     let workers = [stranger().await, stranger().await, stranger().await];
     let proxy = Proxy::with(&upstream_of(workers.iter().map(|worker| worker.address.to_string())));
     let session = Session::made_up(Ask::new(proxy.address), "AAAAAAAAAAAAAAAAAAAA");
     let refused = session.post(vec![b'x'; 900_000]).await;
     assert_eq!(refused.status, 400, "{refused:?}");
     let posts = || workers.iter().map(|worker| worker.count("POST")).sum::<usize>();
-    assert_eq!(posts(), 3, "within maxPayload all are asked");
+    assert_eq!(posts(), 3, "within maxPayload every worker gets the body");
     for worker in &workers {
         for heard in worker.heard().iter().filter(|heard| heard.line.starts_with("POST")) {
-            assert_eq!(heard.body.len(), 900_000, "whole, each time");
+            assert_eq!(heard.body.len(), 900_000, "the body is complete each time");
         }
     }
     let session = Session::made_up(Ask::new(proxy.address), "BBBBBBBBBBBBBBBBBBBB");
     let too_large = session.post(vec![b'x'; 1_200_000]).await;
     assert_eq!(too_large.status, 503, "{too_large:?}");
-    assert!(!too_large.body.contains("Session ID unknown"), "nobody knows that: {too_large:?}");
+    assert!(!too_large.body.contains("Session ID unknown"), "the session may be known to another worker: {too_large:?}");
     assert_eq!(posts(), 4);
     assert_eq!(proxy.metric("stickyd_pins"), 0.0);
 }
@@ -95,13 +95,13 @@ async fn all_held_bodies_together_are_bounded() {
     let workers = [stranger().await, stranger().await];
     let upstream = upstream_of(workers.iter().map(|worker| worker.address.to_string()));
     let proxy = Proxy::with(&format!("{upstream}[limits]\nreplay_bytes = \"1MB\"\n"));
-    // One that sends 700 kB and then thinks.
+    // A client that sends 700 kB and then pauses.
     let mut slow = Ask::new(proxy.address).connect().await.unwrap();
     let path = "/socket.io/?EIO=4&transport=polling&sid=AAAAAAAAAAAAAAAAAAAA";
     let head = format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 800000\r\n\r\n");
     slow.write_all(head.as_bytes()).await.unwrap();
     slow.write_all(&vec![b'x'; 700_000]).await.unwrap();
-    wait_for_async("held", async || proxy.metric("stickyd_replay_bytes") >= 700_000.0).await;
+    wait_for_async("the first body is held", async || proxy.metric("stickyd_replay_bytes") >= 700_000.0).await;
 
     let second = Session::made_up(Ask::new(proxy.address), "BBBBBBBBBBBBBBBBBBBB").post(vec![b'x'; 500_000]).await;
     assert_eq!(second.status, 503, "{second:?}");
@@ -112,13 +112,13 @@ async fn all_held_bodies_together_are_bounded() {
     slow.write_all(&vec![b'x'; 100_000]).await.unwrap();
     let mut status = [0; 12];
     timeout(Duration::from_secs(10), slow.read_exact(&mut status)).await.unwrap().unwrap();
-    assert_eq!(&status, b"HTTP/1.1 400", "the first goes on");
+    assert_eq!(&status, b"HTTP/1.1 400", "the first request goes on");
     drop(slow);
-    wait_for_async("given back", async || proxy.metric("stickyd_replay_bytes") == 0.0).await;
+    wait_for_async("the held bytes are free again", async || proxy.metric("stickyd_replay_bytes") == 0.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_that_breaks_off_is_no_lack_of_room() {
+async fn a_body_that_breaks_off_is_not_counted_as_lack_of_room() {
     let workers = [stranger().await, stranger().await];
     let proxy = Proxy::with(&upstream_of(workers.iter().map(|worker| worker.address.to_string())));
     let result = |word| proxy.metric(&format!("stickyd_discoveries_total{{result=\"{word}\",upstream=\"app\"}}"));
@@ -127,6 +127,6 @@ async fn a_body_that_breaks_off_is_no_lack_of_room() {
     let begun = format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 800\r\n\r\nhalf");
     client.write_all(begun.as_bytes()).await.unwrap();
     client.shutdown().await.unwrap();
-    wait_for_async("counted", async || result("failed") + result("no_room") == 1.0).await;
+    wait_for_async("the request is counted", async || result("failed") + result("no_room") == 1.0).await;
     assert_eq!(result("no_room"), 0.0);
 }

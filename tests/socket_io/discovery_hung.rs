@@ -1,4 +1,4 @@
-//! Discovery while workers do not answer: one is the owner by elimination, two are waited for, and silence never decides.
+//! Discovery while workers do not answer: one silent worker is the owner by elimination, two are waited for.
 
 use std::time::Duration;
 
@@ -32,8 +32,8 @@ async fn one_hung_worker_is_the_owner_by_elimination() {
     workers[2].stop().await;
     let answer = sessions[2].post("42[\"n\",7]");
     let woken = async {
-        // It wakes once everybody else has refused and the request waits for it.
-        wait_for_async("pinned", async || proxy.metric("stickyd_sessions{upstream=\"app\",worker=\"w3\"}") == 1.0)
+        // The worker wakes after all others have refused and the request waits for it.
+        wait_for_async("the session is pinned to the hung worker", async || proxy.metric("stickyd_sessions{upstream=\"app\",worker=\"w3\"}") == 1.0)
             .await;
         workers[2].cont().await;
     };
@@ -46,17 +46,17 @@ async fn one_hung_worker_is_the_owner_by_elimination() {
         let stats = worker.stats().await;
         strangers += stats["refused"]["POST"].as_u64().unwrap_or(0);
     }
-    assert_eq!(strangers, 0, "they refused the probe; the POST never went to them");
+    assert_eq!(strangers, 0, "the other workers refused the probe and never got the POST");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_hung_workers_are_waited_for_and_never_a_refusal() {
+async fn two_hung_workers_are_waited_for_and_never_refused() {
     let workers = NodeServer::start_many(3, &[]).await;
     let proxy = Proxy::with(&upstream(&workers));
     let sessions = one_each(&workers, &proxy).await;
     workers[1].stop().await;
     workers[2].stop().await;
-    // The third one's session is found beside them.
+    // The session of the third worker is found meanwhile.
     let found = sessions[0].post("42[\"n\",7]").await;
     assert_eq!(found.status, 200, "{found:?}");
     assert!(found.took < Duration::from_millis(900), "{found:?}");
@@ -78,14 +78,14 @@ async fn two_hung_workers_are_waited_for_and_never_a_refusal() {
     assert_eq!(proxy.metric(UNDECIDED), 4.0);
     workers[1].cont().await;
     workers[2].cont().await;
-    // Neither had got the real request while nobody knew: their sessions live.
+    // Neither worker had got the request while its owner was unknown, so their sessions go on.
     for (worker, session) in workers.iter().zip(&sessions) {
         assert_eq!(session.echo().await, worker.name);
         assert_eq!(worker.stats().await["broken_polls"], 0);
     }
 }
 
-/// Waking within the patience is enough, whoever wakes: those that speak are asked.
+/// A worker that wakes within the time of discovery is asked then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_hung_workers_the_one_that_wakes_is_asked() {
     for python in [false, true] {
@@ -101,7 +101,7 @@ async fn of_two_hung_workers_the_one_that_wakes_is_asked() {
         workers[1].stop().await;
         workers[2].stop().await;
         let waiting = tokio::join!(sessions[1].post("42[\"n\",7]"), async {
-            // The probe of the first second has found both silent.
+            // The probes of the first second have found both silent.
             tokio::time::sleep(Duration::from_millis(1_200)).await;
             workers[1].cont().await;
         });
@@ -113,7 +113,7 @@ async fn of_two_hung_workers_the_one_that_wakes_is_asked() {
     }
 }
 
-/// A POST never waits for the poll that only it can wake, and both are sent to the owner once.
+/// A POST does not wait for the poll that only it can complete, and each is sent to the owner once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_post_finds_the_worker_at_which_its_poll_waits() {
     let node = NodeServer::start_many(3, &[]).await;
@@ -146,15 +146,16 @@ fn number(value: &serde_json::Value) -> u64 {
     value.as_u64().unwrap_or(0)
 }
 
-/// An owner with nothing to say: its poll goes to nobody else, however long it takes, and the POST goes there at once.
+/// An owner with nothing to send: its poll goes to no other worker, however long it takes, and the POST goes to it at
+/// once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn silence_never_decides_and_probes_carry_nothing_of_the_client() {
+async fn silence_decides_nothing_and_probes_carry_no_client_data() {
     for place in 0..3 {
         let mut workers = Vec::new();
         for i in 0..3 {
             let owner = i == place;
             let script = move |heard: &Heard| match heard.line.split(' ').next().unwrap() {
-                // No probe tells anything.
+                // Probes do not tell at these workers.
                 "PUT" => Then::Say(answer("405 Method Not Allowed", "", "")),
                 "GET" if owner => Then::Silence,
                 "POST" if owner => Then::Say(answer("200 OK", "", "ok")),
@@ -167,8 +168,8 @@ async fn silence_never_decides_and_probes_carry_nothing_of_the_client() {
         let session = Session::made_up(ask.with("x-mine", "mine"), "AAAAAAAAAAAAAAAAAAAA");
         let polling = session.clone();
         let poll = tokio::task::JoinSet::from_iter([async move { polling.get().await }]);
-        wait_for_async("at its owner", async || workers[place].count("GET") == 1).await;
-        // Longer than any probe's patience, and than a second look at what the others said.
+        wait_for_async("the poll is at its owner", async || workers[place].count("GET") == 1).await;
+        // Longer than a probe is waited for, and than the refusals of the others are remembered.
         tokio::time::sleep(Duration::from_millis(2_500)).await;
         let posted = session.post("40").await;
         assert_eq!((posted.status, posted.body.as_str()), (200, "ok"));

@@ -1,4 +1,4 @@
-//! Stickiness turned against its makers: cookies forged, replayed and collected, sids carried to another upstream.
+//! Attacks on affinity: cookies that are forged, replayed or collected, and sids that are sent to another upstream.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -9,7 +9,7 @@ use crate::support::node::NodeServer;
 use crate::support::proxy::Proxy;
 use crate::support::scripted::{Scripted, Then, open, refusal};
 
-/// Mints sessions without end, and knows none of other makers'.
+/// A worker that makes sessions without end, and refuses those of other workers.
 async fn mint(name: &'static str) -> Scripted {
     let number = AtomicU64::new(0);
     Scripted::start(move |heard| match heard.sid() {
@@ -22,8 +22,8 @@ async fn mint(name: &'static str) -> Scripted {
 
 const TRUSTING: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\ntrusted_proxies = [\"127.0.0.1\"]\n";
 
-/// A cookie of another fleet, of another upstream of this one, or of nobody is none: the answer sets a new one, and what
-/// chose is not the cookie.
+/// A cookie of another fleet, of another upstream, or a forged one is ignored: it does not choose the worker, and the
+/// answer sets a new cookie.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cookies_that_are_not_ours_choose_nothing() {
     let worker = mint("m").await;
@@ -37,14 +37,14 @@ async fn cookies_that_are_not_ours_choose_nothing() {
     let own = begin(&ours).await.1.cookie().unwrap();
     let value = own.strip_prefix("stickyd_app=").unwrap();
     let mut all = vec![foreign, of_another, "stickyd_app=".to_owned(), format!("stickyd_app={}", "A".repeat(48))];
-    // Every letter of it counts: those of the client's name, of the worker and of the MAC.
+    // Every character counts: those of the client's name, of the worker, and of the MAC.
     for place in 0..value.len() {
         let letter = if value.as_bytes()[place] == b'A' { 'B' } else { 'A' };
         all.push(format!("stickyd_app={}{letter}{}", &value[..place], &value[place + 1..]));
     }
     for cookie in all {
         let (_, answer) = Session::begin(Ask::new(ours.address).with("cookie", &*cookie)).await;
-        assert!(answer.cookie().is_some_and(|new| new != cookie), "taken: {cookie}");
+        assert!(answer.cookie().is_some_and(|new| new != cookie), "a changed cookie was accepted: {cookie}");
     }
     let by_cookie = "stickyd_affinity_total{source=\"cookie\",upstream=\"app\"}";
     assert_eq!(ours.metric(by_cookie), 0.0);
@@ -52,15 +52,15 @@ async fn cookies_that_are_not_ours_choose_nothing() {
     assert_eq!(ours.metric(by_cookie), 1.0);
 }
 
-/// One cookie given to 1,200 clients, and then 1,200 of their own that were collected because they name one worker: it
-/// gets no more than half over its share, and all clients are served.
+/// One cookie is given to 1,200 clients; then 1,200 clients have their own cookies that name one worker. That worker
+/// gets at most half more than its share, and all clients are served.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replayed_cookies_do_not_pin_everybody_to_one_worker() {
+async fn replayed_cookies_do_not_bind_everyone_to_one_worker() {
     let workers = [mint("a").await, mint("b").await, mint("c").await, mint("d").await];
     let config = upstream_of(workers.iter().map(|worker| worker.address.to_string()));
     for collected in [false, true] {
         let proxy = Proxy::with(&format!("{SECRET}{TRUSTING}{config}"));
-        // The fleet's other proxy gives them away without counting here.
+        // The other proxy of the fleet sets the cookies, so that they do not count at this one.
         let source = Proxy::with(&format!("{SECRET}{TRUSTING}{config}"));
         let mut stolen = Vec::new();
         for n in 0..if collected { 60 } else { 1 } {
@@ -91,14 +91,14 @@ async fn replayed_cookies_do_not_pin_everybody_to_one_worker() {
         let loads: Vec<_> = (1..=4).map(|n| proxy.worker(&format!("w{n}")).sessions()).collect();
         println!("{} cookies, 1,200 clients: {loads:?}", stolen.len());
         assert_eq!(loads.iter().sum::<u32>(), 1_200, "{loads:?}");
-        // 300 is the share: half more, fifty, and what was on its way at the same time.
+        // The share is 300; half more is allowed, then fifty, and what was in flight at the same time.
         assert!(loads.iter().all(|load| *load <= 300 * 3 / 2 + 50 + 40), "{loads:?}");
-        assert!(loads.iter().all(|load| *load >= 30), "nobody is idle: {loads:?}");
+        assert!(loads.iter().all(|load| *load >= 30), "no worker is idle: {loads:?}");
     }
 }
 
-/// Asking again and again without a cookie does not choose either: a client's address decides, and no cookie names a worker
-/// in a way that another fleet, upstream or spelling could be made to name.
+/// Requests without a cookie cannot choose a worker by repetition: the client's address decides, and a cookie names its
+/// worker in a way that no other fleet, upstream or spelling can be made to produce.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_cannot_choose_its_worker_by_asking_again() {
     let workers = [mint("a").await, mint("b").await, mint("c").await];
@@ -108,15 +108,15 @@ async fn an_address_cannot_choose_its_worker_by_asking_again() {
     for _ in 0..30 {
         let answer = Ask::new(proxy.address).send("GET", "/page", "").await;
         let cookie = answer.cookie().unwrap();
-        // Ordinary requests: each has a name of its own, all the address's worker.
+        // Ordinary requests: each gets a cookie with a name of its own, all for the worker of the address.
         assert!(named.insert(cookie));
-        // The name that the worker gives to what it says begins with its own.
+        // The sids of a worker begin with its name.
         used.insert(answer.body.split_once("\"sid\":\"").unwrap().1.chars().next());
     }
     assert_eq!(used.len(), 1, "{used:?}");
 }
 
-/// A session's sid on another upstream's route reaches none of its workers, teaches nothing, and leaves it alone.
+/// The sid of a session, sent to another upstream's route: no worker there gets it, nothing is learned, and it goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sid_is_worth_nothing_at_another_upstream() {
     let (chat, shop) = (NodeServer::start_many(2, &[]).await, NodeServer::start_many(2, &[]).await);
@@ -140,9 +140,9 @@ async fn a_sid_is_worth_nothing_at_another_upstream() {
         assert_eq!(thief.upgrade().await.unwrap_err().status, 400);
     }
     let after: Vec<_> = together(chat.iter().map(|worker| worker.port).map(requests_with_sid)).await;
-    assert_eq!(before.iter().sum::<u64>(), after.iter().sum::<u64>(), "its workers have not been asked");
+    assert_eq!(before.iter().sum::<u64>(), after.iter().sum::<u64>(), "the workers of the other upstream got no request");
     assert_eq!(proxy.metric("stickyd_pins"), pins, "nothing was learned");
-    assert!(victim.echo().await.starts_with('w'), "and it lives on");
+    assert!(victim.echo().await.starts_with('w'), "the session goes on");
     assert_eq!(proxy.metric("stickyd_discoveries_total{result=\"found\",upstream=\"shop\"}"), 0.0);
 }
 
@@ -152,7 +152,7 @@ async fn requests_with_sid(port: u16) -> u64 {
     stats["with_sid"].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum()
 }
 
-/// A cookie brings no session back to a worker that has more than its share, and the upstream's others take it; below
+/// A cookie does not lead to a worker that has more than its share; below the share it does, in any order.
 /// that it does, whatever the order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_honest_cookie_holds_on_an_evenly_used_upstream() {
@@ -163,7 +163,7 @@ async fn an_honest_cookie_holds_on_an_evenly_used_upstream() {
         let cookie = answer.cookie().unwrap();
         let (second, again) =
             Session::begin(Ask::new(proxy.address).from([127, 0, 4, client]).with("cookie", cookie)).await;
-        assert_eq!(again.cookie(), None, "it holds");
+        assert_eq!(again.cookie(), None, "the cookie stays as it is");
         assert_ne!(first.sid, second.sid);
     }
     assert_eq!(proxy.metric("stickyd_affinity_total{source=\"cookie\",upstream=\"app\"}"), 20.0);

@@ -1,4 +1,4 @@
-//! Sessions over HTTP/2: one connection carries many, each with its own worker.
+//! Socket.IO over HTTP/2: one connection carries many sessions, each with its own worker.
 
 use serde_json::{Value, json};
 
@@ -33,7 +33,7 @@ async fn fifty_sids_poll_and_upgrade_on_one_connection() {
     }
 }
 
-/// What a client of a lost session must be told, in the words of its transport.
+/// The refusal of a lost session has the form of its transport.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unknown_sid_is_refused_on_its_stream() {
     let workers = NodeServer::start_many(2, &[]).await;

@@ -1,4 +1,4 @@
-//! Made-up sids and minted sessions: what they cost the workers, stickyd and its honest clients.
+//! Made-up sids and sessions created in bulk: what they cost the workers, stickyd and honest clients.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ fn discoveries(result: &str) -> String {
     format!("stickyd_discoveries_total{{result=\"{result}\",upstream=\"app\"}}")
 }
 
-/// Requests with a sid that reached the workers.
+/// The number of requests with a sid that reached the workers.
 async fn asked(workers: &[Worker]) -> u64 {
     let mut asked = 0;
     for worker in workers {
@@ -35,7 +35,7 @@ async fn made_up_sids_cost_the_workers_no_more_than_the_budget() {
     let workers = NodeServer::start_many(3, &[]).await;
     let limits = "[limits]\ndiscoveries_per_address = 20\ndiscoveries = 200\n";
     let proxy = Proxy::with(&format!("{}{limits}", upstream(&workers)));
-    // The first search asks whether the workers may be probed at all.
+    // The first discovery also finds out whether the workers can be probed.
     assert_eq!(Session::made_up(Ask::new(proxy.address), "first").get().await.status, 400);
     let before = asked(&workers).await;
     let began = Instant::now();
@@ -46,9 +46,9 @@ async fn made_up_sids_cost_the_workers_no_more_than_the_budget() {
     let (looked_for, over): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 400);
     for answer in &over {
         assert_eq!(answer.status, 503, "{answer:?}");
-        assert!(!answer.body.contains("Session ID unknown"), "over budget is no refusal: {answer:?}");
-        assert!(answer.took >= Duration::from_millis(4_900), "it waits first: {answer:?}");
-        assert!(answer.took <= Duration::from_millis(6_500), "but not for ever: {answer:?}");
+        assert!(!answer.body.contains("Session ID unknown"), "over budget, the session is not refused: {answer:?}");
+        assert!(answer.took >= Duration::from_millis(4_900), "the request waits before it fails: {answer:?}");
+        assert!(answer.took <= Duration::from_millis(6_500), "the request does not wait for ever: {answer:?}");
     }
     let asked = asked(&workers).await - before;
     println!(
@@ -58,8 +58,8 @@ async fn made_up_sids_cost_the_workers_no_more_than_the_budget() {
         over.len()
     );
     assert!(looked_for.len() as f64 <= 20.0 + 20.0 * seconds, "{} in {seconds} s", looked_for.len());
-    assert!(looked_for.len() >= 100, "what the budget allows is looked for: {}", looked_for.len());
-    // Three probes and the words of one worker for each; a probe that meets the end of an idle connection is sent again.
+    assert!(looked_for.len() >= 100, "the budget is used: {}", looked_for.len());
+    // Three probes and one worker's own refusal for each; a probe on a stale idle connection is sent again.
     assert!(asked <= looked_for.len() as u64 * 4 + 12, "{asked}");
     assert_eq!(proxy.metric(&discoveries("over_budget")), over.len() as f64);
     assert_eq!(proxy.metric(&discoveries("unknown")), 1.0 + looked_for.len() as f64);
@@ -75,7 +75,7 @@ async fn made_up_sids_cost_the_workers_no_more_than_the_budget() {
 async fn a_miss_is_remembered_for_a_second() {
     let workers = NodeServer::start_many(3, &[]).await;
     let proxy = Proxy::with(&upstream(&workers));
-    // On a machine too busy for eleven requests a second, another try.
+    // On a machine that is too busy for eleven requests per second, the test tries again.
     for round in 0..10 {
         let session = Session::made_up(Ask::new(proxy.address), &format!("made-up-{round:012}"));
         let began = Instant::now();
@@ -83,7 +83,7 @@ async fn a_miss_is_remembered_for_a_second() {
         assert_eq!((first.status, first.body.as_str()), (400, r#"{"code":1,"message":"Session ID unknown"}"#));
         let before = asked(&workers).await;
         let remembered = proxy.metric(&discoveries("remembered"));
-        assert!(before > 3, "three workers and one's own words: {before}");
+        assert!(before > 3, "probes at three workers and one worker's own refusal: {before}");
         for _ in 0..10 {
             let again = session.get().await;
             assert_eq!((again.status, again.body.as_str()), (400, first.body.as_str()));
@@ -91,21 +91,21 @@ async fn a_miss_is_remembered_for_a_second() {
         if began.elapsed() >= Duration::from_secs(1) {
             continue;
         }
-        assert_eq!(asked(&workers).await, before, "nobody was asked again");
+        assert_eq!(asked(&workers).await, before, "no worker was asked again");
         assert_eq!(proxy.metric(&discoveries("remembered")), remembered + 10.0);
         while asked(&workers).await == before {
             assert_eq!(session.get().await.status, 400);
-            assert!(began.elapsed() < Duration::from_secs(5), "never looked for again");
+            assert!(began.elapsed() < Duration::from_secs(5), "the session is never discovered again");
         }
         assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
         return;
     }
-    panic!("too slow a machine for this test");
+    panic!("this machine is too slow for the test");
 }
 
-/// 200 sessions between two polls, a restart, and a flood of made-up sids from their own address: all are found.
+/// 200 sessions between two polls, a restart, and a flood of made-up sids from their address: all sessions are found.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn honest_clients_behind_a_floods_address_are_still_found() {
+async fn honest_clients_at_a_floods_address_are_still_found() {
     let workers = NodeServer::start_many(3, &[]).await;
     let mut stickyd = Binary::with(&upstream(&workers));
     let mut load =
@@ -127,7 +127,7 @@ async fn honest_clients_behind_a_floods_address_are_still_found() {
         }
     });
     let honest = async {
-        wait_for_async("a flood", async || number.load(Relaxed) > 300).await;
+        wait_for_async("the flood is running", async || number.load(Relaxed) > 300).await;
         load.command("go").await;
         load.echo(3).await;
         over.store(true, Relaxed);
@@ -140,9 +140,9 @@ async fn honest_clients_behind_a_floods_address_are_still_found() {
     assert_eq!(result["echoes"]["ok"], 1_000, "{result}");
 }
 
-/// A worker that mints sessions as fast as it is asked: 100,000 of them, for one client with nine addresses.
+/// A worker that makes sessions as fast as requests come: 100,000 for one client with nine addresses.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_thousand_minted_sessions_keep_memory_bounded() {
+async fn a_hundred_thousand_new_sessions_keep_memory_bounded() {
     const SESSIONS: u64 = 100_000;
     const PINS: f64 = 5_000.0;
     let minted = AtomicU64::new(0);
@@ -154,7 +154,7 @@ async fn a_hundred_thousand_minted_sessions_keep_memory_bounded() {
     let admin = free_address();
     let config = upstream_of([worker.address.to_string()]);
     let stickyd = Binary::with(&format!("{config}{MANY}pins = 5_000\n[admin]\naddress = \"{admin}\"\n"));
-    // Warm: what a connection and a pool cost is not what a session costs.
+    // First the connections and pools that exist in any case, so that only sessions are measured.
     mint(stickyd.address, 10, 500).await;
     let before = resident_kib(stickyd.pid());
     let began = Instant::now();
@@ -170,14 +170,14 @@ async fn a_hundred_thousand_minted_sessions_keep_memory_bounded() {
     );
     assert!(pins <= series(admin, "stickyd_pins_limit").await && pins > PINS * 0.9, "{pins}");
     assert!(series(admin, "stickyd_pins_limit").await <= PINS + 64.0);
-    assert!(evicted + refused >= 90_000.0, "full, and says so");
+    assert!(evicted + refused >= 90_000.0, "the full table is reported");
     assert!(stickyd.log().contains("[limits] pins"), "{}", stickyd.log());
     assert!(grown < 20 * 1024, "{grown} KiB");
 }
 
-/// 20,000 sids minted by one address, none of them used: what they cost while they live.
+/// 20,000 sids made by one address, none of which is used: the memory they need while they are pinned.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn twenty_thousand_minted_sessions_cost_four_megabytes_at_most() {
+async fn twenty_thousand_new_sessions_cost_four_megabytes_at_most() {
     const SESSIONS: u64 = 20_000;
     let minted = AtomicU64::new(0);
     let worker = Scripted::start(move |heard| match heard.sid() {
@@ -198,17 +198,17 @@ async fn twenty_thousand_minted_sessions_cost_four_megabytes_at_most() {
     assert!(grown <= 4_000, "{grown} KiB");
 }
 
-/// For [`mint`]: past the default, a connection ends.
+/// For [`mint`], because a connection ends after the default number of requests.
 const MANY: &str = "[limits]\nrequests_per_connection = 1_000_000\n";
 
-/// `count` handshakes, one after the other, on one connection from 127.0.0.`last`.
+/// Sends `count` handshakes, one after the other, on one connection from 127.0.0.`last`.
 async fn mint(to: SocketAddr, last: u8, count: u64) {
     let mut stream = Ask::new(to).from([127, 0, 0, last]).connect().await.unwrap();
     let mut answer = [0; 4096];
     for _ in 0..count {
         stream.write_all(b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
         let mut length = 0;
-        // A handshake's answer ends with its packet.
+        // The answer to a handshake ends with its packet.
         while !answer[..length].ends_with(b"}") {
             let read = stream.read(&mut answer[length..]).await.unwrap();
             assert!(read > 0, "{}", String::from_utf8_lossy(&answer[..length]));
@@ -224,7 +224,7 @@ fn resident_kib(pid: u32) -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// One series of a stickyd in a process of its own.
+/// The value of one series of a stickyd that runs as its own process.
 async fn series(admin: SocketAddr, name: &str) -> f64 {
     let metrics = Ask::new(admin).with("host", admin.to_string()).send("GET", "/metrics", "").await;
     assert_eq!(metrics.status, 200, "{metrics:?}");

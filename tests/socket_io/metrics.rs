@@ -1,4 +1,4 @@
-//! What the metrics say is what happened: decisions by source, live sessions and tunnels, pins and their lives.
+//! Metrics show what happened: decisions by source, live sessions and tunnels, pins and how long they live.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ async fn every_decision_is_counted_by_its_source() {
     assert_eq!(strange.post("42[\"n\",7]").await.status, 200);
     assert_eq!(proxy.metric(&source("discovered")), 1.0);
     assert_eq!(strange.get().await.status, 200);
-    assert_eq!((proxy.metric(&source("discovered")), proxy.metric(&source("sid"))), (1.0, 3.0), "pinned by then");
+    assert_eq!((proxy.metric(&source("discovered")), proxy.metric(&source("sid"))), (1.0, 3.0), "the session is pinned after its discovery");
     assert_eq!(proxy.metric(&source("any")), 0.0);
 
     let nothing_but_sids = Proxy::with(&format!("{}affinity = [\"socket.io\"]\n", upstream(&workers)));
@@ -45,16 +45,16 @@ async fn every_decision_is_counted_by_its_source() {
     let fate = |fate| proxy.metric(&format!("stickyd_refusals_total{{fate=\"{fate}\",upstream=\"app\"}}"));
     let result = |result| proxy.metric(&format!("stickyd_discoveries_total{{result=\"{result}\",upstream=\"app\"}}"));
     assert_eq!((fate("own"), fate("forwarded")), (0.0, 0.0));
-    assert!(fate("healed") <= 2.0, "at most two strangers' words were kept from the client");
+    assert!(fate("healed") <= 2.0, "at most two refusals were kept from the client");
     assert_eq!((result("found"), result("unknown")), (1.0, 0.0));
     assert_eq!(Session::made_up(ask, "AAAAAAAAAAAAAAAAAAAA").get().await.status, 400);
     assert_eq!((fate("forwarded"), result("unknown")), (1.0, 1.0));
 }
 
-/// Default, polling and WebSocket-only clients come and go: counts per worker are what the workers themselves count, and
-/// after the last one's time to live everything is back to 0.
+/// Default, polling and WebSocket-only clients come and go: the counts per worker equal those of the workers, and after
+/// the lifetime of the last pin every count is 0.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn live_sessions_and_tunnels_are_exact_and_go_back_to_nothing() {
+async fn live_sessions_and_tunnels_are_exact_and_return_to_zero() {
     // A ping time-out that no busy machine reaches.
     let workers = NodeServer::start_many(3, &["--ping-interval", "400", "--ping-timeout", "3000"]).await;
     let proxy = Proxy::with(&upstream(&workers));
@@ -78,11 +78,11 @@ async fn live_sessions_and_tunnels_are_exact_and_go_back_to_nothing() {
     assert_eq!((sessions, tunnels), (24.0, 17.0));
     assert_eq!(proxy.metric("stickyd_pins"), 16.0, "a WebSocket-first session needs no pin");
 
-    // Clients that leave by a goodbye are gone at once; a tunnel's pin stays for 5 s, for a late poll.
+    // Clients that leave with a goodbye are gone at once; the pin of a tunnel stays for 5 s, for a late poll.
     polling.stop().await;
     websocket.stop().await;
-    // Sooner than a pin's time to live, 8.4 s.
-    wait_for_async("only the default clients", async || {
+    // Sooner than the lifetime of a pin, 8.4 s.
+    wait_for_async("only the default clients are counted", async || {
         workers.iter().map(|worker| of("stickyd_sessions", &worker.name)).sum::<f64>() == 9.0
     })
     .await;
@@ -90,11 +90,11 @@ async fn live_sessions_and_tunnels_are_exact_and_go_back_to_nothing() {
         worker.stats_when(|stats| stats["live"] == of("stickyd_sessions", &worker.name)).await;
         assert_eq!(of("stickyd_sessions", &worker.name), of("stickyd_tunnels", &worker.name));
     }
-    // One that just stops: its pin lives its pingInterval + pingTimeout + 5 s.
+    // A client that just stops: its pin lives for pingInterval + pingTimeout + 5 s.
     let silent = Session::open(Ask::new(proxy.address)).await;
     default.stop().await;
     assert!(proxy.metric("stickyd_pins") >= 1.0);
-    wait_for_async("nothing", async || proxy.metric("stickyd_pins") == 0.0).await;
+    wait_for_async("no pin is left", async || proxy.metric("stickyd_pins") == 0.0).await;
     for worker in &workers {
         for series in ["stickyd_sessions", "stickyd_tunnels", "stickyd_requests_in_flight"] {
             assert_eq!(of(series, &worker.name), 0.0, "{series}");
@@ -102,10 +102,10 @@ async fn live_sessions_and_tunnels_are_exact_and_go_back_to_nothing() {
         assert_eq!(worker.stats().await["live"], 0);
     }
     let late = silent.get().await;
-    assert_eq!(late.status, 400, "its worker has long forgotten it: {late:?}");
+    assert_eq!(late.status, 400, "the worker has forgotten the session: {late:?}");
 }
 
-/// Nine seconds of silence on a poll of a session that could live 5.2 s without one.
+/// A poll stays open for nine seconds, although the session would only live for 5.2 s without it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pin_lives_while_its_poll_is_open() {
     let mut workers = Vec::new();
@@ -123,14 +123,14 @@ async fn a_pin_lives_while_its_poll_is_open() {
     let polled = session.get().await;
     assert_eq!((polled.status, polled.body.as_str()), (200, "6"));
     assert!(polled.took > Duration::from_secs(8), "{polled:?}");
-    // Still pinned: an expired pin would have to be found again.
+    // The session is still pinned: otherwise it would be discovered again.
     assert_eq!(session.post("40").await.status, 200);
     assert_eq!(proxy.metric("stickyd_discoveries_total{result=\"found\",upstream=\"app\"}"), 0.0);
     assert_eq!(proxy.metric("stickyd_pins"), 1.0);
     assert_eq!(workers.iter().map(|worker| worker.count("PUT")).sum::<usize>(), 0);
 }
 
-/// Handshakes whose body names no session: `Set-Cookie: io=` does, or nobody does, which is counted.
+/// Handshakes whose body has no session id: `Set-Cookie: io=` has it, or else the handshake is counted as unread.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_io_cookie_is_a_second_source() {
     let mut workers = Vec::new();
@@ -151,13 +151,13 @@ async fn the_io_cookie_is_a_second_source() {
     let mut sids = Vec::new();
     for _ in 0..2 {
         let answer = ask.send("GET", "/socket.io/?EIO=3&transport=polling", "").await;
-        assert_eq!(answer.body, "something nobody can read", "released as it was");
+        assert_eq!(answer.body, "something nobody can read", "the answer passes unchanged");
         let cookies: Vec<_> = answer.headers.get_all("set-cookie").iter().map(|v| v.to_str().unwrap()).collect();
         let io = cookies.iter().find_map(|cookie| cookie.strip_prefix("io=")).unwrap();
         sids.push(io.split(';').next().unwrap().to_owned());
     }
     sids.sort();
-    assert_eq!(sids, ["one%2FAAAA", "two%2FAAAA"], "one each: bounded load counts them");
+    assert_eq!(sids, ["one%2FAAAA", "two%2FAAAA"], "one session each, because bounded load counts them");
     for sid in &sids {
         assert_eq!(Session::made_up(ask.clone(), sid).get().await.body, "mine");
     }

@@ -1,4 +1,4 @@
-//! A pool without a worker that could take a session: clients hear it in a way that makes them come again.
+//! An upstream without a worker that can take sessions: clients get answers after which they try again.
 
 use serde_json::json;
 
@@ -9,10 +9,10 @@ use crate::support::proxy::{Proxy, free_address};
 use crate::support::raw::Raw;
 use crate::support::wait::wait_for_async;
 
-/// Real clients, polling first and WebSocket only, of today and of old: their first tries fail, and once a worker is there
-/// they are connected without a reload.
+/// Real clients of both generations, polling first and WebSocket only: their first tries fail, and they connect without
+/// a reload as soon as there is a worker.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_come_again_until_a_worker_is_there() {
+async fn clients_try_again_until_a_worker_is_there() {
     for (version, transports) in [(4, "polling"), (4, "websocket"), (2, "polling")] {
         let path =
             std::env::temp_dir().join(format!("stickyd-nobody-{}-{version}-{transports}.sock", std::process::id()));
@@ -28,16 +28,16 @@ async fn clients_come_again_until_a_worker_is_there() {
         let _worker = NodeServer::start(&["--port", path, "--version", &version.to_string()]).await;
         let mut result = load.finish().await;
         assert_ne!(result["connect_errors"], json!({}), "{result}");
-        // Both are what the wait looks like; all else is as it always is.
+        // These two show the wait; everything else is as in any other run.
         (result["connect_errors"], result["bad_answers"]) = (json!({}), json!({}));
         assert_whole(&result, 3, 2);
     }
 }
 
-/// A worker that accepts and never answers, before checks or three slow requests could tell: its silence ejects it, and who
-/// comes again is elsewhere.
+/// A worker that accepts connections and never answers, without health checks: its silence ejects it, and clients that
+/// try again get another worker.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_accepts_and_never_answers_is_ejected_by_its_silence() {
+async fn a_worker_that_never_answers_is_ejected_by_its_silence() {
     let workers = NodeServer::start_many(2, &[]).await;
     workers[0].stop().await;
     let proxy = Proxy::with(&format!(
@@ -53,7 +53,7 @@ async fn a_worker_that_accepts_and_never_answers_is_ejected_by_its_silence() {
     assert!(!proxy.worker("w2").ejected());
     for _ in 0..10 {
         let handshake = Raw::connect(proxy.address).get("/socket.io/?EIO=4&transport=polling");
-        assert_eq!(handshake.status(), 200, "nobody waits for it any more");
+        assert_eq!(handshake.status(), 200, "no client waits for the silent worker any more");
     }
     workers[0].cont().await;
 }

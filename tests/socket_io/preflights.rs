@@ -1,4 +1,4 @@
-//! CORS preflights follow the sid; they create nothing, refresh nothing and get no cookie.
+//! CORS preflights go to the worker of the sid; they create and refresh no pin, and get no cookie.
 
 use crate::support::cluster::upstream;
 use crate::support::engine_io::{Answer, Ask, Session};
@@ -10,9 +10,9 @@ async fn preflight(session: &Session, url: &str) -> Answer {
     ask.with("access-control-request-headers", "x-mine").send("OPTIONS", url, "").await
 }
 
-/// Version 2 knows its own sessions on OPTIONS, too, and answers 400 to strangers': a 200 is the owner's.
+/// Version 2 answers OPTIONS with 200 for its own sessions and with 400 for others, so a 200 shows the owner.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn they_follow_the_sid_and_leave_no_trace() {
+async fn preflights_follow_the_sid_and_leave_no_trace() {
     let workers = NodeServer::start_many(3, &["--version", "2"]).await;
     let config = upstream(&workers);
     let proxy = Proxy::with(&config);
@@ -32,7 +32,7 @@ async fn they_follow_the_sid_and_leave_no_trace() {
     assert_eq!(proxy.metric("stickyd_pins"), 6.0);
     assert_eq!(proxy.metric("stickyd_discoveries_total{result=\"found\",upstream=\"app\"}"), 0.0);
 
-    // A stickyd that knows none of them: found, and forgotten again.
+    // A stickyd without pins discovers them, and pins nothing.
     let other = Proxy::with(&config);
     for session in &sessions {
         let session = session.clone().through(other.address);
@@ -41,16 +41,16 @@ async fn they_follow_the_sid_and_leave_no_trace() {
         assert_eq!((answer.status, answer.cookie()), (200, None), "{answer:?}");
     }
     assert_eq!(other.metric("stickyd_pins"), 0.0, "a preflight creates nothing");
-    // One of a handshake: any worker's answer, no cookie, no session.
+    // The preflight of a handshake: any worker answers, without a cookie or a session.
     let answer = preflight(&sessions[0], "/socket.io/?EIO=3&transport=polling").await;
-    assert_eq!((answer.status, answer.cookie()), (400, None), "version 2's own words: {answer:?}");
+    assert_eq!((answer.status, answer.cookie()), (400, None), "version 2 refuses the preflight itself: {answer:?}");
     let answer = preflight(&sessions[0], "/who").await;
     assert_eq!((answer.status, answer.cookie()), (200, None), "{answer:?}");
     assert_eq!(proxy.metric("stickyd_pins"), 6.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_a_gone_workers_session_any_answers() {
+async fn preflights_of_a_gone_workers_session_go_to_any_worker() {
     let mut workers = NodeServer::start_many(2, &["--cors", "https://page.test,credentials"]).await;
     let proxy = Proxy::with(&upstream(&workers));
     let sessions = Session::open_many(2, &Ask::new(proxy.address)).await;
@@ -63,13 +63,14 @@ async fn of_a_gone_workers_session_any_answers() {
     assert_eq!(
         proxy.metric("stickyd_pins"),
         2.0,
-        "the pin of the dead worker's session is not the preflight's to drop"
+        "a preflight does not drop the pin of the dead worker's session"
     );
 }
 
-/// It refuses connects while what it has open lives on: its session stays, and a preflight is anybody's to answer.
+/// The worker refuses connects while its open connections go on: its session stays, and any worker may answer a
+/// preflight.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_a_leaving_workers_session_any_answers() {
+async fn preflights_of_a_leaving_workers_session_go_to_any_worker() {
     let mut workers = NodeServer::start_many(2, &["--cors", "https://page.test,credentials"]).await;
     let proxy = Proxy::with(&upstream(&workers));
     let sessions = Session::open_many(2, &Ask::new(proxy.address)).await;

@@ -1,4 +1,4 @@
-//! The examples of `conf/examples` as they are shipped, but for their ports: real PM2, and Node's cluster.
+//! The examples of `conf/examples` as they are shipped, except for their ports: real PM2, and Node's cluster.
 
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
@@ -17,17 +17,17 @@ use crate::support::process::clients_dir;
 use crate::support::proxy::{Binary, Proxy};
 use crate::support::wait::{wait_for_async, wait_within};
 
-/// A directory of its own with an application, and whatever runs there; ends with the test.
+/// A directory with an application and the processes that run there; all end with the test.
 struct Place {
     directory: PathBuf,
     /// The first of 20 free ports.
     base: u16,
-    /// Waits for the end of its stdin, then ends PM2's daemon: whatever becomes of the test, nothing of it is left.
+    /// Waits for the end of its stdin and then ends PM2's daemon, so that no process is left in any case.
     reaper: Option<Child>,
 }
 
 impl Place {
-    /// `arguments`: JavaScript, what the application is started with.
+    /// A place whose application gets these arguments (JavaScript).
     fn new(arguments: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Relaxed);
@@ -40,12 +40,12 @@ impl Place {
         Self { directory, base, reaper: None }
     }
 
-    /// Takes a shipped file here, its ports moved; → where.
+    /// Copies a shipped file here and moves its ports; the path of the copy.
     fn ship(&self, example: &str) -> PathBuf {
         let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/examples").join(example);
         let text = std::fs::read_to_string(from).unwrap();
         let moved = text
-            // By way of characters no file has: the digits of one port may hold those of another.
+            // First to characters that no file contains, because the digits of one port may be part of another.
             .replace("3001", "\u{1}")
             .replace("3004", "\u{2}")
             .replace("3020", "\u{3}")
@@ -59,20 +59,20 @@ impl Place {
         to
     }
 
-    /// stickyd as its shipped file says.
+    /// stickyd with a shipped configuration.
     fn stickyd(&self, example: &str) -> Proxy {
         Proxy::with(&std::fs::read_to_string(self.ship(example)).unwrap())
     }
 
     async fn listening(&self, count: u16) {
         for port in self.base..self.base + count {
-            wait_for_async("listens", async || TcpStream::connect(("127.0.0.1", port)).is_ok()).await;
+            wait_for_async("the worker listens", async || TcpStream::connect(("127.0.0.1", port)).is_ok()).await;
         }
     }
 
     fn pm2(&self) -> Command {
         let mut command = Command::new("node");
-        // Its daemon lives there, and nothing of it anywhere else.
+        // PM2's daemon lives in this directory, and leaves nothing anywhere else.
         command.arg(pm2()).env("PM2_HOME", self.directory.join("pm2")).current_dir(&self.directory);
         command.stdin(Stdio::null()).kill_on_drop(true);
         command
@@ -91,7 +91,7 @@ impl Place {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            // Out of the reach of whoever ends the test's own group.
+            // In a process group of its own, so that signals to the test's group do not reach it.
             .process_group(0)
             .spawn();
         self.reaper = Some(reaper.unwrap());
@@ -116,14 +116,14 @@ impl Drop for Place {
     }
 }
 
-/// The first of 20 ports nobody listens on, below those the kernel gives out.
+/// The first of 20 free ports, below those that the kernel gives out.
 fn free_range() -> u16 {
     let first = 10_000 + u16::try_from(std::process::id() % 900).unwrap() * 20;
     let free = |base: &u16| (*base..base + 20).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok());
     (first..32_000).step_by(20).find(free).expect("20 free ports")
 }
 
-/// All kinds of clients, none with a word of complaint; → the workers that the default ones were on.
+/// Runs clients of all kinds without any error; the workers that served those with default transports.
 async fn serves(proxy: &Proxy) -> Vec<String> {
     let result = run_whole(&proxy.url(""), 16, json!({})).await;
     assert_eq!(result["upgraded"], 16, "{result}");
@@ -139,15 +139,15 @@ async fn pm2_with_increment_var() {
     place.start_pm2(&ecosystem, 4).await;
     let proxy = place.stickyd("pm2/stickyd.toml");
     assert_eq!(serves(&proxy).await.len(), 4);
-    // Scaled up, the next ports come alive, and new sessions go there.
+    // Scaled up, the next ports come into use and get new sessions.
     place.scale(6).await;
     place.listening(6).await;
-    wait_for_async("up", async || {
+    wait_for_async("the new workers are up", async || {
         let up = |port| format!("stickyd_worker_health{{health=\"up\",upstream=\"app\",worker=\"127.0.0.1:{port}\"}}");
         proxy.metric(&up(place.base + 4)) + proxy.metric(&up(place.base + 5)) == 2.0
     })
     .await;
-    // The share of a worker that has just come grows (`slow_start`): within that time both have their first sessions.
+    // The share of a new worker grows (`slow_start`): within that time both get their first sessions.
     let mut used = serves(&proxy).await;
     for port in [place.base + 4, place.base + 5] {
         let name = format!("w{}", pid_of(&Ask::new(loopback(port))).await.unwrap());
@@ -159,10 +159,10 @@ async fn pm2_with_increment_var() {
     }
 }
 
-/// Under PM2's cluster mode the master holds the port: an instance that crashes is back before a connect or a check is
-/// refused, and is noticed all the same.
+/// In PM2's cluster mode the master holds the port: a crashed instance is back before a connect or a check is refused,
+/// and stickyd notices the restart all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crash_under_pm2_is_a_new_generation_and_nobody_else_is_touched() {
+async fn a_crash_under_pm2_is_a_new_generation_of_one_worker() {
     let mut place = Place::new("");
     let ecosystem = place.ship("pm2/ecosystem.config.js");
     place.start_pm2(&ecosystem, 4).await;
@@ -184,7 +184,7 @@ async fn a_crash_under_pm2_is_a_new_generation_and_nobody_else_is_touched() {
     }
     assert!(Command::new("sh").args(["-c", &format!("kill -KILL {pid}")]).status().await.unwrap().success());
     let worker = proxy.worker(&format!("127.0.0.1:{}", place.base + 1));
-    wait_for_async("noticed", async || worker.generation() == 2).await;
+    wait_for_async("the restart is noticed", async || worker.generation() == 2).await;
     for (load, hit) in [(&mut sockets, hit[0]), (&mut polls, hit[1])] {
         wait_for_async("the killed worker's clients are connected again", async || {
             let status = load.status().await;
@@ -198,8 +198,8 @@ async fn a_crash_under_pm2_is_a_new_generation_and_nobody_else_is_touched() {
     }
 }
 
-/// PM2 scales down from its oldest instances, those of the lowest ports, and up to ports it has never had: both within the
-/// range, so nobody reloads, and only the sessions of processes that ended begin anew.
+/// PM2 scales down from its oldest instances, at the lowest ports, and up to ports that it has not used before: both
+/// within the range, so that no reload is needed and only the sessions of ended processes start anew.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pm2_scaled_down_and_up_drifts_through_the_range() {
     let mut place = Place::new("");
@@ -208,7 +208,7 @@ async fn pm2_scaled_down_and_up_drifts_through_the_range() {
     let proxy = place.stickyd("pm2/stickyd.toml");
     let mut load = Load::start(json!({"urls": [proxy.url("")], "n": 24, "keep": true}));
     all_upgraded(&mut load, 24).await;
-    // One at a time: two at once end one after the other, and whoever went from the first to the second would go twice.
+    // One at a time: two at once end one after the other, and a client might be moved from the first to the second.
     let mut ended = 0;
     for (port, left) in [(place.base, 3), (place.base + 1, 2)] {
         let name = format!("w{}", pid_of(&Ask::new(loopback(port))).await.unwrap());
@@ -216,7 +216,7 @@ async fn pm2_scaled_down_and_up_drifts_through_the_range() {
         assert!(hit > 0, "{name} has none");
         ended += hit;
         place.scale(left).await;
-        wait_for_async("ends", async || TcpStream::connect(("127.0.0.1", port)).is_err()).await;
+        wait_for_async("the worker ends", async || TcpStream::connect(("127.0.0.1", port)).is_err()).await;
         wait_for_async("the clients of the ended workers are connected again", async || {
             let status = load.status().await;
             if status["reconnects"] == ended && status["upgraded"] == 24 { Ok(()) } else { Err((ended, status)) }
@@ -224,12 +224,12 @@ async fn pm2_scaled_down_and_up_drifts_through_the_range() {
         .await;
     }
 
-    // Two more: not the two ports that are free again, but the next ones.
+    // Two more instances: they get the next ports, not the two that are free again.
     place.scale(4).await;
     for port in [place.base + 4, place.base + 5] {
-        wait_for_async("listens", async || TcpStream::connect(("127.0.0.1", port)).is_ok()).await;
+        wait_for_async("the new worker listens", async || TcpStream::connect(("127.0.0.1", port)).is_ok()).await;
         let name = format!("stickyd_worker_health{{health=\"up\",upstream=\"app\",worker=\"127.0.0.1:{port}\"}}");
-        wait_for_async("up", async || proxy.metric(&name) == 1.0).await;
+        wait_for_async("the new worker is up", async || proxy.metric(&name) == 1.0).await;
     }
     let new = run_whole(&proxy.url(""), 16, json!({})).await;
     for port in [place.base + 4, place.base + 5] {
@@ -240,11 +240,11 @@ async fn pm2_scaled_down_and_up_drifts_through_the_range() {
     assert_eq!(result["reconnects"], ended, "only the sessions of the two that ended: {result}");
 }
 
-/// `pm2 reload`: each instance is replaced by a new process on its port, one after the other. A session ends with its own
-/// process and begins anew; one that came to a process still to be replaced does so again, and that is all. But now and then,
-/// on a busy machine, PM2's daemon keeps a connection that it was about to hand to a process that ended: accepted, never read
-/// and never closed (seen with ss; Node's cluster waits for a reply that nobody is left to give). What was sent there is not
-/// answered by anybody, and its client comes again after its own 20 s for a handshake, or 45 s without a ping.
+/// `pm2 reload` replaces each instance by a new process on its port, one after the other. A session ends with its
+/// process and starts anew, and once more if its new process is replaced later. But sometimes, on a busy machine, PM2's
+/// daemon keeps a connection that it was about to hand to a process that ended: accepted, never read and never closed
+/// (seen with ss; Node's cluster waits for a reply that never comes). What was sent there is not answered, and its
+/// client connects again after its own 20 s for a handshake, or 45 s without a ping.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pm2_reloaded_under_clients() {
     let mut place = Place::new("");
@@ -297,9 +297,9 @@ async fn pm2_with_a_hard_coded_port() {
     assert_eq!(serves(&place.stickyd("pm2/stickyd.toml")).await.len(), 4);
 }
 
-/// PM2's cluster mode without `increment_var`: four processes on one port, which cannot work, and is told in so many words.
+/// PM2's cluster mode without `increment_var`: four processes share one port, which cannot work and is reported.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pm2_with_one_port_for_all_is_told_what_to_do() {
+async fn pm2_with_one_port_for_all_is_reported_with_a_remedy() {
     let mut place = Place::new("");
     let ecosystem = place.ship("pm2/ecosystem.config.js");
     let shipped = std::fs::read_to_string(&ecosystem).unwrap();
@@ -310,7 +310,7 @@ async fn pm2_with_one_port_for_all_is_told_what_to_do() {
     let stickyd = Binary::with(&format!("[upstream.app]\nworkers = [\"127.0.0.1:{}\"]\n", place.base));
     let mut load = Load::start(json!({"urls": [stickyd.url("")], "n": 10, "keep": true}));
     let words = "several processes share this address. Give each its own port (PM2: increment_var: 'PORT')";
-    wait_for_async("told", async || stickyd.log().contains(words)).await;
+    wait_for_async("the log has the remedy", async || stickyd.log().contains(words)).await;
     assert!(load.status().await["refusals"]["total"].as_u64().unwrap() >= 3);
 }
 
@@ -318,7 +318,7 @@ async fn pm2_with_one_port_for_all_is_told_what_to_do() {
 async fn node_cluster() {
     let place = Place::new("");
     let script = place.ship("cluster.js");
-    // The workers end with their primary, whose death they see on their channel to it.
+    // The workers end with their primary, because their channel to it closes.
     let _primary = Command::new("node")
         .arg(script)
         .arg("./app.js")
@@ -334,7 +334,7 @@ async fn node_cluster() {
     let proxy = place.stickyd("node-cluster.toml");
     assert_eq!(serves(&proxy).await.len(), 4);
 
-    // One dies and comes back on its own port, as another process.
+    // One worker dies and comes back on its port as another process.
     let worker = Ask::new(loopback(place.base + 1));
     let pid = pid_of(&worker).await.unwrap();
     assert!(Command::new("sh").args(["-c", &format!("kill -KILL {pid}")]).status().await.unwrap().success());
@@ -345,7 +345,7 @@ async fn node_cluster() {
     .await;
     let name = format!("127.0.0.1:{}", place.base + 1);
     let up = format!("stickyd_worker_health{{health=\"up\",upstream=\"app\",worker=\"{name}\"}}");
-    wait_for_async("up again", async || proxy.metric(&up) == 1.0).await;
+    wait_for_async("the worker is up again", async || proxy.metric(&up) == 1.0).await;
     serves(&proxy).await;
 }
 

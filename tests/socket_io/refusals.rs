@@ -1,5 +1,5 @@
-//! Sessions that end: their worker died, or lost them and says so. The client hears it at once, in Engine.IO's own words, and
-//! in a form its browser lets it read.
+//! Sessions that end because their worker died or lost them: the client learns it at once, in the form of Engine.IO,
+//! and in a form that its browser lets it read.
 
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ fn assert_own_refusal(answer: &Answer, body: &str) {
 const JSON: &str = r#"{"code":1,"message":"Session ID unknown"}"#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dead_workers_sessions_are_refused_at_once_in_each_transports_form() {
+async fn sessions_of_a_dead_worker_are_refused_at_once() {
     let mut workers = NodeServer::start_many(2, &[]).await;
     let proxy = Proxy::with(&upstream(&workers));
     let ask = Ask::new(proxy.address).with("origin", ORIGIN);
@@ -39,7 +39,7 @@ async fn a_dead_workers_sessions_are_refused_at_once_in_each_transports_form() {
     assert_eq!((dead.len(), live.len()), (4, 4));
     workers[0].kill().await;
 
-    // Each the first word after the death, all at the same moment.
+    // Each is the first request after the worker's death, all at the same moment.
     let [get, post, upgrade, jsonp] = <[_; 4]>::try_from(dead).unwrap().map(|(_, session)| session);
     let jsonp_url = format!("{}&j=0", jsonp.url("polling"));
     let (get, post, upgrade, jsonp) = tokio::join!(
@@ -57,14 +57,14 @@ async fn a_dead_workers_sessions_are_refused_at_once_in_each_transports_form() {
     assert_eq!(proxy.metric("stickyd_refusals_total{fate=\"own\",upstream=\"app\"}"), 4.0);
     assert_eq!(proxy.metric("stickyd_sessions{upstream=\"app\",worker=\"w1\"}"), 0.0, "their pins are gone");
 
-    // Without an origin there is nothing to allow.
+    // Without an `Origin` no CORS fields are needed.
     let unknown = Session::made_up(Ask::new(proxy.address), &"x".repeat(300)).get().await;
     assert_eq!((unknown.status, unknown.body.as_str()), (400, JSON));
     assert_eq!(unknown.header("access-control-allow-origin"), "");
     assert_eq!(unknown.header("cache-control"), "no-store");
 
     for (_, session) in &live {
-        assert_eq!(session.echo().await, "w2", "the others are untouched");
+        assert_eq!(session.echo().await, "w2", "other sessions go on");
     }
     let (anew, _) = Session::begin(ask).await;
     assert_eq!(anew.post("40").await.status, 200, "a new handshake works at once");
@@ -72,7 +72,7 @@ async fn a_dead_workers_sessions_are_refused_at_once_in_each_transports_form() {
 
 /// 90 clients, 30 on each of three workers, one of which dies.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn thirty_clients_of_a_killed_worker_start_anew_on_the_others() {
+async fn the_clients_of_a_killed_worker_start_anew_on_the_others() {
     let mut workers = NodeServer::start_many(3, &[]).await;
     let proxy = Proxy::with(&upstream(&workers));
     let mut tunnels = Load::start(json!({"urls": [proxy.url("")], "n": 45, "messages": 3, "keep": true}));
@@ -83,7 +83,7 @@ async fn thirty_clients_of_a_killed_worker_start_anew_on_the_others() {
     polls.event("all-echoed").await;
     let on_w2 = |status: &serde_json::Value| status["workers"]["w2"].as_u64().unwrap();
     let hit = [on_w2(&tunnels.status().await), on_w2(&polls.status().await)];
-    assert!((28..=32).contains(&(hit[0] + hit[1])), "30, within bounded load: {hit:?}");
+    assert!((28..=32).contains(&(hit[0] + hit[1])), "about 30 by bounded load: {hit:?}");
 
     workers[1].kill().await;
     let began = Instant::now();
@@ -101,7 +101,7 @@ async fn thirty_clients_of_a_killed_worker_start_anew_on_the_others() {
     for (name, load, hit) in [("tunnels", tunnels, hit[0]), ("polls", polls, hit[1])] {
         let result = load.stop().await;
         println!("{name}: {hit} hit, all back after {back:?}, {}", result["reconnect_ms"]);
-        assert_eq!(result["reconnects"], hit, "only those: {result}");
+        assert_eq!(result["reconnects"], hit, "only the killed worker's clients connect again: {result}");
         assert_eq!(result["connected"], 45, "{result}");
         assert_eq!(result["workers"].get("w2"), None, "{result}");
     }
@@ -116,12 +116,12 @@ async fn the_owners_own_refusal_is_forwarded_and_its_pin_dropped() {
     let owner = workers.iter().find(|worker| worker.name == owner).unwrap();
     let live = || proxy.metric(&format!("stickyd_sessions{{upstream=\"app\",worker=\"{}\"}}", owner.name));
     assert_eq!(live(), 1.0);
-    // It ends behind stickyd's back.
+    // The session ends at the worker, without stickyd seeing it.
     let behind = session.clone().through(([127, 0, 0, 1], owner.port).into());
     assert_eq!(behind.post("1").await.status, 200);
     let refused = session.get().await;
     assert_eq!((refused.status, refused.body.as_str()), (400, JSON));
-    assert_eq!(refused.header("access-control-allow-origin"), ORIGIN, "the worker's own: {refused:?}");
+    assert_eq!(refused.header("access-control-allow-origin"), ORIGIN, "the worker's own fields: {refused:?}");
     assert_eq!(refused.header("access-control-allow-credentials"), "true");
     assert_eq!(live(), 0.0, "the pin is dropped");
     assert_eq!(proxy.metric("stickyd_pins"), 0.0);
@@ -129,18 +129,18 @@ async fn the_owners_own_refusal_is_forwarded_and_its_pin_dropped() {
     assert_eq!(
         proxy.metric("stickyd_refusals_total{fate=\"healed\",upstream=\"app\"}"),
         0.0,
-        "nothing was tried elsewhere"
+        "no other worker was tried"
     );
     let mut asked = 0;
     for worker in &workers {
         asked += worker.stats().await["errors"]["1"].as_u64().unwrap_or(0);
     }
-    assert_eq!(asked, 1, "nobody else was asked");
+    assert_eq!(asked, 1, "no other worker was asked");
 }
 
-/// A balancer of connections between stickyd and its workers, which is what PM2's cluster mode makes of one port.
+/// A balancer of connections between stickyd and its workers, as PM2's cluster mode is at a single port.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn several_processes_behind_one_address_are_told_of() {
+async fn several_processes_at_one_address_are_reported() {
     let workers = NodeServer::start_many(2, &[]).await;
     let relay = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = relay.local_addr().unwrap();
@@ -163,9 +163,9 @@ async fn several_processes_behind_one_address_are_told_of() {
     assert!(log.contains(&address.to_string()), "{log}");
 }
 
-/// The same clients before real addresses of their own: nothing of the kind is said.
+/// Workers with their own addresses: no warning is logged.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_said_of_workers_with_addresses_of_their_own() {
+async fn workers_with_addresses_of_their_own_cause_no_warning() {
     let workers = NodeServer::start_many(2, &[]).await;
     let stickyd = Binary::with(&upstream(&workers));
     let result = Load::run(json!({"urls": [stickyd.url("")], "n": 10})).await;

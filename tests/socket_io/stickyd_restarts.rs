@@ -1,5 +1,5 @@
-//! stickyd killed and started again under its clients: sessions between two polls live on, the others end once and start anew,
-//! and nobody hears "Session ID unknown" who did not have to.
+//! stickyd is killed and started again: sessions between two polls go on, other sessions end once and start anew, and
+//! no client gets an avoidable "Session ID unknown".
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::support::load::Load;
 use crate::support::node::{NodeServer, OxideServer, PythonServer, Worker};
 use crate::support::proxy::Binary;
 
-/// `workers` behind stickyd, 30 clients between two polls, stickyd SIGKILLed and started again: all live on.
+/// 30 clients of these workers are between two polls while stickyd is killed and started again: all sessions go on.
 async fn between_polls(workers: &[Worker], mut client: Value) {
     let mut stickyd = Binary::with(&upstream(workers));
     client["urls"] = json!([stickyd.url("")]);
@@ -51,7 +51,7 @@ async fn between_polls_all_live_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn between_polls_all_live_on_before_foreign_servers() {
+async fn between_polls_all_live_on_with_other_servers() {
     let mut python = Vec::new();
     let mut oxide = Vec::new();
     for name in ["w1", "w2", "w3"] {
@@ -65,7 +65,7 @@ async fn between_polls_all_live_on_before_foreign_servers() {
     }
 }
 
-/// What a restart costs those it hits: a session whose poll, POST or tunnel was open, once.
+/// The cost of a restart: each session whose poll, POST or tunnel was open starts anew once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_requests_in_flight_only_those_start_anew() {
     for version in [4, 2] {
@@ -119,13 +119,13 @@ async fn with_requests_in_flight_only_those_start_anew() {
     }
 }
 
-/// How often they connected: nobody anew is the same number.
+/// How many sessions the clients have had so far: the same number means that none has started anew.
 async fn held_sids(load: &mut Load) -> Value {
     let status = load.status().await;
     json!([status["reconnects"], status["connected"], status["disconnects"]])
 }
 
-/// One worker hangs while stickyd starts again: the sessions of the others are found at once, its own wait for it and live on.
+/// One worker hangs during the restart: sessions of other workers are found at once; its own wait for it and go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_one_worker_hung_the_others_are_found_at_once() {
     let workers = NodeServer::start_many(3, &[]).await;
@@ -133,7 +133,7 @@ async fn with_one_worker_hung_the_others_are_found_at_once() {
     let sessions = Session::open_many(24, &Ask::new(stickyd.address)).await;
     let named = together(sessions.into_iter().map(|session| async move { (session.echo().await, session) })).await;
     let (hung, others): (Vec<_>, Vec<_>) = named.into_iter().partition(|(worker, _)| worker == "w2");
-    assert_eq!(hung.len(), 8, "bounded load");
+    assert_eq!(hung.len(), 8, "bounded load spreads the sessions evenly");
     let mut tunnels = Load::start(json!({"urls": [stickyd.url("")], "n": 12, "messages": 3, "keep": true}));
     tunnels.event("all-echoed").await;
     all_upgraded(&mut tunnels, 12).await;
@@ -142,7 +142,8 @@ async fn with_one_worker_hung_the_others_are_found_at_once() {
     tunnels.event("all-disconnected").await;
     stickyd.start_again();
 
-    // A POST that the hung worker must take, and the poll beside it: neither is answered before it wakes.
+    // A POST that the hung worker must take, and the poll of the same session: neither is answered before the worker
+    // wakes.
     let waiting = hung.iter().cloned().flat_map(|(_, session)| {
         let poll = session.clone();
         [true, false].map(|is_poll| {
@@ -160,7 +161,7 @@ async fn with_one_worker_hung_the_others_are_found_at_once() {
     .await;
     let slowest = found.iter().max().unwrap();
     println!("16 sessions of two live workers found beside a hung one: the slowest POST took {slowest:?}");
-    assert!(*slowest < Duration::from_millis(900), "{slowest:?}: nobody waits for the hung one");
+    assert!(*slowest < Duration::from_millis(900), "{slowest:?}: no request waits for the hung worker");
 
     workers[1].cont().await;
     for answer in waiting.join_all().await {
@@ -169,7 +170,7 @@ async fn with_one_worker_hung_the_others_are_found_at_once() {
     for (_, session) in &hung {
         assert_eq!(session.echo().await, "w2");
     }
-    // Those whose tunnels were open start anew; whom the hung worker was to take waited for it, and nobody was refused.
+    // Sessions with open tunnels start anew; handshakes at the hung worker wait for it, and none is refused.
     all_upgraded(&mut tunnels, 12).await;
     tunnels.echo(3).await;
     let result = tunnels.stop().await;
@@ -180,8 +181,8 @@ async fn with_one_worker_hung_the_others_are_found_at_once() {
     }
 }
 
-/// A worker in a graceful `server.close()`: what it has open lives on, through stickyd's restart the others' sessions do, and
-/// those nobody can reach any more hear it once.
+/// A worker is in a graceful `server.close()`: its open connections go on. After a restart of stickyd the sessions of
+/// other workers go on, and those of the closing worker, which cannot be reached any more, are refused once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_one_worker_closing() {
     let mut workers = NodeServer::start_many(3, &[]).await;
@@ -193,7 +194,7 @@ async fn with_one_worker_closing() {
     all_upgraded(&mut tunnels, 12).await;
 
     workers[1].close().await;
-    // Its tunnels do not notice.
+    // The tunnels of the closing worker go on.
     tunnels.echo(5).await;
     let status = tunnels.status().await;
     assert_eq!((&status["reconnects"], &status["workers"]["w2"]), (&json!(0), &json!(4)), "{status}");
@@ -219,5 +220,5 @@ async fn with_one_worker_closing() {
             }
         }
     }
-    assert_eq!(ended, 4, "a worker that refuses connects can be reached by nobody new");
+    assert_eq!(ended, 4, "a worker that refuses connects gets no new requests");
 }

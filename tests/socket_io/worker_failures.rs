@@ -1,5 +1,5 @@
-//! Workers that die, stop, sleep, come back and flap under clients that send numbered messages: what is lost is lost by the
-//! death of its own worker, and nobody else notices anything.
+//! Workers that die, stop, sleep, come back and flap while clients send numbered messages: messages are lost only by
+//! the death of their own worker, and other sessions are not affected.
 
 use serde_json::{Value, json};
 
@@ -9,10 +9,10 @@ use crate::support::node::{NodeServer, Worker};
 use crate::support::proxy::Proxy;
 use crate::support::wait::wait_for_async;
 
-/// Clients of each kind; 12 sessions for each of three workers.
+/// Clients of each kind, so that each of three workers has 12 sessions.
 const N: u64 = 18;
 
-/// Three workers, and clients on WebSocket and on polling that never cease to send.
+/// Three workers, and clients on WebSocket and on polling that send all the time.
 struct Town {
     workers: Vec<Worker>,
     proxy: Proxy,
@@ -34,7 +34,7 @@ impl Town {
         }
         all_upgraded(&mut loads[0], N).await;
         for load in &mut loads {
-            // Each has heard from its worker.
+            // Each client has had an answer of its worker.
             wait_for_async("every client knows its worker", async || {
                 let status = load.status().await;
                 if status["workers"].get("unknown").is_none() { Ok(()) } else { Err(status) }
@@ -44,7 +44,7 @@ impl Town {
         Self { workers, proxy, loads }
     }
 
-    /// Clients of each kind on a worker.
+    /// The number of clients of each kind on a worker.
     async fn on(&mut self, name: &str) -> [u64; 2] {
         let mut on = [0; 2];
         for (on, load) in on.iter_mut().zip(&mut self.loads) {
@@ -53,7 +53,7 @@ impl Town {
         on
     }
 
-    /// Waits until everybody is connected, and as many as `hit` of each kind have connected anew.
+    /// Waits until every client is connected, and `hit` clients of each kind have connected again.
     async fn all_back(&mut self, hit: [u64; 2]) {
         for (load, hit) in self.loads.iter_mut().zip(hit) {
             wait_for_async("every client is connected again", async || {
@@ -65,7 +65,7 @@ impl Town {
         }
     }
 
-    /// The same worker, as another process on its port.
+    /// Starts the same worker as another process on its port.
     async fn restart(&mut self, index: usize) {
         let (name, port) = (self.workers[index].name.clone(), self.workers[index].port.to_string());
         self.workers[index] = NodeServer::start(&["--name", &name, "--port", &port]).await;
@@ -73,10 +73,11 @@ impl Town {
 
     async fn until_generation(&self, name: &str, generation: u32) {
         let worker = self.proxy.worker(name);
-        wait_for_async("noticed", async || worker.generation() >= generation).await;
+        wait_for_async("the restart is noticed", async || worker.generation() >= generation).await;
     }
 
-    /// The end: everybody's last messages come back. `hit`: how many of each kind had to start anew, once each.
+    /// Ends the runs: the last messages of all clients come back. `hit`: how many of each kind have started anew, once
+    /// each.
     async fn counts(self, what: &str, hit: [u64; 2]) -> [Value; 2] {
         let mut results = [Value::Null, Value::Null];
         for ((mut load, hit), result) in self.loads.into_iter().zip(hit).zip(&mut results) {
@@ -119,7 +120,7 @@ async fn killed_and_started_again() {
     town.restart(1).await;
     town.until_generation("w2", 2).await;
     let counts = town.counts("SIGKILL, then a new process on its port", hit).await;
-    // A pending poll gets an answer; its connection is never just dropped.
+    // An open poll gets an answer; its connection is not just closed.
     assert_eq!(counts[1]["connect_errors"].as_object().unwrap().keys().filter(|e| e.contains("reset")).count(), 0);
 }
 
@@ -143,9 +144,9 @@ async fn a_graceful_close_ends_no_session_before_the_process_ends() {
     let hit = town.on("w3").await;
     town.workers[2].close().await;
     let worker = town.proxy.worker("w3");
-    wait_for_async("leaving", async || worker.health().word() == "leaving").await;
-    // Tunnels live on; polls need a new connection each, which is refused: that their session cannot be reached any more is
-    // theirs to hear when the worker is gone, not before.
+    wait_for_async("the worker is leaving", async || worker.health().word() == "leaving").await;
+    // Tunnels go on. Each poll needs a new connection, which is refused; its session is only refused when the worker is
+    // gone, not before.
     let sockets = town.loads[0].status().await;
     assert_eq!((&sockets["reconnects"], &sockets["connected"]), (&json!(0), &json!(N)), "{sockets}");
     town.workers[2].command("exit").await;
@@ -158,12 +159,12 @@ async fn a_stopped_workers_sessions_live_on_when_it_wakes() {
     let town = Town::start().await;
     town.workers[1].stop().await;
     let worker = town.proxy.worker("w2");
-    wait_for_async("hung", async || worker.health().word() == "hung").await;
+    wait_for_async("the worker is hung", async || worker.health().word() == "hung").await;
     // New sessions go to the others.
     let fresh = run_whole(&town.proxy.url(""), 12, json!({})).await;
     assert_eq!(fresh["workers"].get("w2"), None, "{fresh}");
     town.workers[1].cont().await;
-    wait_for_async("up", async || worker.takes_new()).await;
+    wait_for_async("the worker takes new sessions", async || worker.takes_new()).await;
     assert_eq!(worker.generation(), 1);
     town.counts("SIGSTOP until it was found hung, then SIGCONT", [0, 0]).await;
 }
@@ -178,14 +179,14 @@ async fn a_worker_that_comes_late_gets_sessions_once_it_is_there() {
     assert_eq!(early["workers"].get("w3"), None, "{early}");
     workers[2] = NodeServer::start(&["--name", "w3", "--port", &port]).await;
     let worker = proxy.worker("w3");
-    wait_for_async("up", async || worker.takes_new()).await;
+    wait_for_async("the worker takes new sessions", async || worker.takes_new()).await;
     assert_eq!(worker.generation(), 1, "its first life");
     let late = run_whole(&proxy.url(""), 24, json!({})).await;
-    assert!(late["workers"]["w3"].as_u64() > Some(0), "eased in: {late}");
+    assert!(late["workers"]["w3"].as_u64() > Some(0), "the worker gets some sessions: {late}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flapping_worker_is_nobody_elses_trouble() {
+async fn a_flapping_worker_affects_no_other_sessions() {
     let mut town = Town::start().await;
     let steady: [[u64; 2]; 2] = [town.on("w1").await, town.on("w3").await];
     for _ in 0..3 {

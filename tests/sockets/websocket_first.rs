@@ -1,4 +1,4 @@
-//! A WebSocket-first session's name, however its worker's first message arrives.
+//! The sid of a session that starts on WebSocket, however the first message of its worker arrives.
 
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
@@ -8,7 +8,7 @@ use super::Watched;
 use crate::support::tunnels::{ASK, GRANT, TunnelWorker, frame, head_of, read};
 use crate::support::wait::wait_for_async;
 
-/// A tunnel of Socket.IO's that began without polling: the client, and the worker's side of it.
+/// A Socket.IO tunnel that began without polling: the client's side, and the worker's.
 async fn first(watched: &Watched, worker: &TunnelWorker, grant: &[u8]) -> (TcpStream, TcpStream) {
     let mut client = TcpStream::connect(watched.proxy.address).await.unwrap();
     let ask = ASK.replace("/chat", "/socket.io/?EIO=4&transport=websocket");
@@ -23,7 +23,7 @@ fn sids(watched: &Watched) -> Vec<Value> {
     watched.sockets("").iter().map(|one| one["sid"].clone()).collect()
 }
 
-/// The last byte is with the client a moment before its tunnel has looked at it.
+/// Waits until the session is listed, because its tunnel may read a byte a moment after the client.
 async fn has(watched: &Watched, sid: &str) {
     wait_for_async("the session is the only one listed", async || {
         let listed = sids(watched);
@@ -36,7 +36,7 @@ fn open(sid: &str) -> String {
     format!(r#"0{{"sid":"{sid}","upgrades":[],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}}"#)
 }
 
-/// Every byte a read of its own: the client has each before the next is sent.
+/// Sends every byte alone: the client has each before the next is sent.
 async fn drip(client: &mut TcpStream, far: &mut TcpStream, bytes: &[u8]) {
     far.set_nodelay(true).unwrap();
     for byte in bytes {
@@ -46,7 +46,7 @@ async fn drip(client: &mut TcpStream, far: &mut TcpStream, bytes: &[u8]) {
 }
 
 #[tokio::test]
-async fn a_name_that_comes_byte_by_byte() {
+async fn a_sid_that_comes_byte_by_byte() {
     let worker = TunnelWorker::start().await;
     let watched = Watched::with(&format!("[upstream.app]\nworkers = [\"{}\"]", worker.address));
     let (mut client, mut far) = first(&watched, &worker, GRANT.as_bytes()).await;
@@ -56,14 +56,14 @@ async fn a_name_that_comes_byte_by_byte() {
     assert_eq!(sids(&watched), [Value::Null]);
     drip(&mut client, &mut far, last).await;
     has(&watched, "byte-by-byte").await;
-    // What comes behind it is nobody's name, in pieces or not.
+    // Later packets do not change the sid, in pieces or not.
     drip(&mut client, &mut far, &frame(0x81, open("another").as_bytes())).await;
     assert_eq!(sids(&watched), [json!("byte-by-byte")]);
 }
 
-/// Its beginning right behind the 101, the rest in fragments with a ping between; and the bytes pass as they are.
+/// The message begins right after the 101 and goes on in fragments with a ping between them; all bytes pass unchanged.
 #[tokio::test]
-async fn a_name_in_fragments_that_began_with_the_101() {
+async fn a_sid_in_fragments_that_begin_with_the_101() {
     let worker = TunnelWorker::start().await;
     let watched = Watched::with(&format!("[upstream.app]\nworkers = [\"{}\"]", worker.address));
     let packet = open("fragments");
@@ -78,24 +78,24 @@ async fn a_name_in_fragments_that_began_with_the_101() {
     has(&watched, "fragments").await;
 }
 
-/// A message that says no name in as many bytes as are looked at: it has none, and passes as it is.
+/// A message without a sid in the bytes that are looked at: the session has no name, and the bytes pass unchanged.
 #[tokio::test]
-async fn what_is_too_long_for_a_name_only_passes() {
+async fn a_message_too_long_for_a_sid_only_passes() {
     let worker = TunnelWorker::start().await;
     let watched = Watched::with(&format!("[upstream.app]\nworkers = [\"{}\"]", worker.address));
     let (mut client, mut far) = first(&watched, &worker, GRANT.as_bytes()).await;
     let long = frame(0x01, open(&"x".repeat(100)).as_bytes());
     let pings = frame(0x89, &[b'?'; 125]).repeat(9);
     drip(&mut client, &mut far, &[&long[..], &pings].concat()).await;
-    // Behind the second of these the first has been looked at.
+    // After the second of these messages, the first has been read.
     drip(&mut client, &mut far, &[frame(0x80, b""), frame(0x81, b"2")].concat()).await;
     assert_eq!(sids(&watched), [Value::Null]);
 }
 
-/// An upgrade whose session is still looked for when the answer to the handshake, held up until then, names it: the tunnel
-/// and the polls of that session are one entry.
+/// An upgrade is in discovery while the delayed answer to the handshake names its session: the tunnel and the polls of
+/// that session are one entry.
 #[tokio::test]
-async fn a_session_learned_while_its_upgrade_was_discovered_is_one_entry() {
+async fn a_session_learned_during_its_discovery_is_one_entry() {
     let worker = TunnelWorker::start().await;
     let watched = Watched::with(&format!("[upstream.app]\nworkers = [\"{}\"]", worker.address));
     let get = |query: &str| format!("GET /socket.io/?EIO=4&transport=polling{query} HTTP/1.1\r\nHost: app\r\n\r\n");
@@ -115,12 +115,12 @@ async fn a_session_learned_while_its_upgrade_was_discovered_is_one_entry() {
     assert_eq!(read(&mut polling, packet.len()).await, packet.as_bytes());
     tunnel.write_all(GRANT.as_bytes()).await.unwrap();
     head_of(&mut upgrading).await.unwrap();
-    assert_eq!(sids(&watched), [json!("known-twice")], "by its upgrade");
+    assert_eq!(sids(&watched), [json!("known-twice")], "the upgrade is listed");
     polling.write_all(get("&sid=known-twice").as_bytes()).await.unwrap();
     let (_poll, asked) = worker.accept().await;
     assert!(asked.contains("sid=known-twice"), "{asked}");
-    assert_eq!(sids(&watched), [json!("known-twice")], "and by its poll");
-    // And it moves there as any other does.
+    assert_eq!(sids(&watched), [json!("known-twice")], "the poll is the same entry");
+    // The session upgrades like any other.
     for packet in [b"2probe".as_slice(), b"5"] {
         let masked = [&[0x81, 0x80 | u8::try_from(packet.len()).unwrap(), 0, 0, 0, 0][..], packet].concat();
         upgrading.write_all(&masked).await.unwrap();

@@ -1,4 +1,4 @@
-//! What a client got, byte by byte.
+//! What a client received, byte by byte.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -12,16 +12,16 @@ pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) head: String,
     pub(super) body: Vec<u8>,
-    /// It has its end, and that was said.
+    /// The answer is complete, and its framing says so.
     pub(super) whole: bool,
 }
 
-/// Sends `bytes` and reads until the connection ends. `half`: says first that nothing more will come.
+/// Sends `bytes` and reads until the connection ends. `half`: shuts down the writing side after the bytes.
 pub(super) fn exchange(address: SocketAddr, bytes: &[u8], half: bool) -> Vec<u8> {
     let stream = patient(TcpStream::connect(address).unwrap());
     let mut writer = stream.try_clone().unwrap();
     let bytes = bytes.to_vec();
-    // Beside the reading, because an answer may come before all is written.
+    // On another thread, because an answer may come before everything is written.
     let writing = std::thread::spawn(move || {
         let _ = writer.write_all(&bytes);
         if half {
@@ -33,7 +33,7 @@ pub(super) fn exchange(address: SocketAddr, bytes: &[u8], half: bool) -> Vec<u8>
     got
 }
 
-/// Everything up to the end, close or reset.
+/// Everything up to the end of the connection, by close or reset.
 pub(super) fn read_all(mut stream: TcpStream) -> Vec<u8> {
     let (mut got, mut chunk) = (Vec::new(), [0; 16 * 1024]);
     loop {
@@ -48,10 +48,10 @@ pub(super) fn read_all(mut stream: TcpStream) -> Vec<u8> {
     }
 }
 
-/// The final answers in `bytes`.
+/// Reads the final answers in `bytes`.
 ///
 /// # Errors
-/// What is no answer.
+/// The reason why some bytes are not an answer.
 pub(super) fn answers(mut bytes: &[u8], head_only: bool) -> Result<Vec<Answer>, String> {
     let mut answers: Vec<Answer> = Vec::new();
     while !bytes.is_empty() {

@@ -8,7 +8,7 @@ use super::load::Load;
 use super::node::Worker;
 use super::wait::wait_for_async;
 
-/// `[upstream.app]` with these workers, w1, w2, … as they call themselves.
+/// `[upstream.app]` with these workers, under their own names w1, w2, …
 pub(crate) fn upstream(workers: &[Worker]) -> String {
     upstream_of(workers.iter().map(Worker::address))
 }
@@ -19,10 +19,10 @@ pub(crate) fn upstream_of(addresses: impl IntoIterator<Item = String>) -> String
     format!("[upstream.app]\nworkers = [{}]\n", workers.join(", "))
 }
 
-/// The same secret makes several stickyds one fleet: nothing else is shared.
+/// A common secret makes several stickyds one fleet; they share nothing else.
 pub(crate) const SECRET: &str = "secret = \"0123456789abcdef0123456789abcdef\"\n";
 
-/// A run of clients to its end: all connected, all messages back once and in order, no refusal, no error of any kind.
+/// Runs clients to their end: all connected, all messages back once and in order, without a refusal or another error.
 pub(crate) async fn run_whole(url: &str, n: u64, more: Value) -> Value {
     let mut options = json!({"urls": [url], "n": n, "messages": 5, "timeout": 30_000});
     options.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -45,7 +45,7 @@ pub(crate) fn assert_whole(result: &Value, n: u64, messages: u64) {
     assert_eq!(result["reconnects"], 0, "{result}");
 }
 
-/// The largest of the workers' live sessions over their mean, as the workers themselves count them.
+/// The largest number of live sessions of a worker divided by the mean, from the workers' own counts.
 pub(crate) async fn spread(workers: &[Worker]) -> f64 {
     let mut live = Vec::new();
     for worker in workers {
@@ -54,7 +54,8 @@ pub(crate) async fn spread(workers: &[Worker]) -> f64 {
     live.iter().copied().fold(0.0, f64::max) * live.len() as f64 / live.iter().sum::<f64>()
 }
 
-/// Waits until all `n` clients are on WebSocket; the event of that name may have come before another one was waited for.
+/// Waits until all `n` clients are on WebSocket; the event of that name may have come before another one was waited
+/// for.
 pub(crate) async fn all_upgraded(load: &mut Load, n: u64) {
     wait_for_async("all clients are on WebSocket", async || {
         let status = load.status().await;

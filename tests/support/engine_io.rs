@@ -1,4 +1,5 @@
-//! Requests and Engine.IO sessions by hand: exactly one request a call, from the address and with the headers a test wants.
+//! Requests and Engine.IO sessions by hand: exactly one request per call, with the address and headers that a test
+//! wants.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -18,10 +19,10 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 pub(crate) const HOME: [u8; 4] = [127, 0, 0, 1];
 
-/// Longer than anything here takes, 5 s of stickyd's own patience included.
+/// A limit that is longer than any answer takes, the 5 s of stickyd's discovery included.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A whole answer.
+/// A complete answer to one request.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -31,7 +32,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// A header's value; empty when it is not there.
+    /// The value of a header; empty if it is missing.
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
@@ -45,7 +46,7 @@ impl Answer {
     }
 }
 
-/// One request on a connection of its own.
+/// The target, source address and headers of requests, each on its own connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Ask {
     pub(crate) to: SocketAddr,
@@ -68,7 +69,7 @@ impl Ask {
         self
     }
 
-    /// `None`: no HTTP answer.
+    /// Sends a request; `None` if there was no HTTP answer.
     pub(crate) async fn try_send(&self, method: &str, path: &str, body: impl Into<Bytes>) -> Option<Answer> {
         let began = Instant::now();
         let exchange = async {
@@ -108,7 +109,7 @@ impl Ask {
     }
 }
 
-/// One Engine.IO 4 session on polling.
+/// An Engine.IO 4 session on polling.
 #[derive(Debug, Clone)]
 pub(crate) struct Session {
     pub(crate) ask: Ask,
@@ -117,7 +118,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// A handshake; also its answer.
+    /// Sends a handshake; the session and the answer.
     pub(crate) async fn begin(ask: Ask) -> (Self, Answer) {
         let answer = ask.send("GET", "/socket.io/?EIO=4&transport=polling", "").await;
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -126,7 +127,7 @@ impl Session {
         (Self { ask, path: "/socket.io/".to_owned(), sid }, answer)
     }
 
-    /// Handshake, `40` and its answer: a whole Socket.IO session with no request open.
+    /// Opens a complete Socket.IO session: handshake, `40` and its answer, with no request left open.
     pub(crate) async fn open(ask: Ask) -> Self {
         let (session, _) = Self::begin(ask).await;
         assert_eq!(session.post("40").await.status, 200);
@@ -136,17 +137,17 @@ impl Session {
         session
     }
 
-    /// The same many times, together.
+    /// Opens many sessions at the same time.
     pub(crate) async fn open_many(count: usize, ask: &Ask) -> Vec<Self> {
         together((0..count).map(|_| Self::open(ask.clone()))).await
     }
 
-    /// One with this sid, wherever it may come from.
+    /// A session with this sid, which need not exist.
     pub(crate) fn made_up(ask: Ask, sid: &str) -> Self {
         Self { ask, path: "/socket.io/".to_owned(), sid: sid.to_owned() }
     }
 
-    /// The same through another stickyd.
+    /// The same session through another stickyd.
     pub(crate) fn through(mut self, to: SocketAddr) -> Self {
         self.ask.to = to;
         self
@@ -165,7 +166,7 @@ impl Session {
         ask.send("POST", &self.url("polling"), body).await
     }
 
-    /// One message there and back; → the name of the worker.
+    /// Sends one message and waits for its echo; the name of the worker.
     pub(crate) async fn echo(&self) -> String {
         self.try_echo().await.unwrap_or_else(|answer| panic!("{answer:?}"))
     }
@@ -180,7 +181,7 @@ impl Session {
             if polled.status != 200 {
                 return Err(polled);
             }
-            // Other packets may be there before it: a ping.
+            // Other packets may come first, such as a ping.
             for packet in polled.body.split('\x1e') {
                 if let Some(event) = packet.strip_prefix("42") {
                     let event: Value = serde_json::from_str(event).unwrap();
@@ -191,7 +192,7 @@ impl Session {
         }
     }
 
-    /// The session's WebSocket upgrade, or what was answered instead.
+    /// Upgrades the session to WebSocket; `Err` with the answer if that is refused.
     pub(crate) async fn upgrade(&self) -> Result<WebSocketStream<MaybeTlsStream<TcpStream>>, Answer> {
         let url = format!("ws://{}{}", self.ask.to, self.url("websocket"));
         let mut request = tungstenite::client::IntoClientRequest::into_client_request(url).unwrap();
@@ -216,7 +217,7 @@ impl Session {
     }
 }
 
-/// Runs all at the same time; the results come in no order.
+/// Runs all futures at the same time; the results are in no particular order.
 pub(crate) async fn together<T: Send + 'static>(
     futures: impl IntoIterator<Item = impl Future<Output = T> + Send + 'static>,
 ) -> Vec<T> {

@@ -33,8 +33,8 @@ pub(crate) fn config_of(workers: &[&RawWorker], more: &str) -> String {
     format!("state_dir = \".\"\nwatch = false\n[upstream.app]\nworkers = {list:?}\n{more}")
 }
 
-/// A worker whose sessions have sids that begin with its name. It answers POSTs and ordinary requests, leaves polls open,
-/// and grants WebSockets at `/ws`, on which it sends nothing.
+/// A worker whose sessions have sids that begin with its name. It answers POSTs and ordinary requests, leaves polls
+/// open, and grants WebSockets at `/ws`, on which it sends nothing.
 pub(crate) fn many_sessions(name: &'static str) -> RawWorker {
     let made = Arc::new(AtomicU32::new(0));
     RawWorker::scripted(move |leg: &mut Leg| {

@@ -1,7 +1,7 @@
 //! The test kit: real workers and clients in their own processes, raw ones in this process, and stickyd before them.
 //!
-//! What a test waits for is an event or a condition ([`wait::wait_for`]), never a fixed time. Nothing outlives its test:
-//! every process ends with its stdin, and is killed when its value is dropped.
+//! What a test waits for is an event or a condition ([`wait::wait_for`]), never a fixed time. Nothing outlives its
+//! test: every process ends with its stdin, and is killed when its value is dropped.
 
 pub(crate) mod admin;
 pub(crate) mod cluster;

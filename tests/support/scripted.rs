@@ -1,4 +1,4 @@
-//! A worker that says what a test tells it to, for answers no real server gives (or not so fast).
+//! A worker that answers as a test tells it to, for answers that no real server gives (or not so fast).
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 /// A request as it arrived.
 #[derive(Debug, Clone)]
 pub(crate) struct Heard {
-    /// `GET /path?query`.
+    /// Method and target, `GET /path?query`.
     pub(crate) line: String,
     pub(crate) head: String,
     pub(crate) body: Vec<u8>,
@@ -24,17 +24,17 @@ impl Heard {
     }
 }
 
-/// What it does then.
+/// What the worker does with a request.
 pub(crate) enum Then {
-    /// Says these bytes.
+    /// Sends these bytes as the answer.
     Say(String),
-    /// The same, later.
+    /// Sends these bytes after a delay.
     Later(Duration, String),
-    /// Says nothing, until the other side goes.
+    /// Sends nothing until the peer closes.
     Silence,
 }
 
-/// Dropping it ends it.
+/// The worker, which ends when it is dropped.
 pub(crate) struct Scripted {
     pub(crate) address: SocketAddr,
     heard: Arc<Mutex<Vec<Heard>>>,
@@ -62,7 +62,7 @@ impl Scripted {
         self.heard.lock().unwrap().clone()
     }
 
-    /// How many requests began with this.
+    /// The number of requests with a sid whose line begins like this.
     pub(crate) fn count(&self, beginning: &str) -> usize {
         self.heard.lock().unwrap().iter().filter(|heard| heard.line.starts_with(beginning)).count()
     }
@@ -77,7 +77,7 @@ async fn serve(
     loop {
         let Some(heard) = next(&mut stream, &mut bytes).await else { return };
         let then = script(&heard);
-        // Handshakes come by the hundred thousand.
+        // Requests without a sid are not kept, because handshakes come by the hundred thousand.
         if heard.sid().is_some() {
             notes.lock().unwrap().push(heard);
         }
@@ -123,12 +123,12 @@ async fn next(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<Heard> {
     Some(Heard { line, head, body })
 }
 
-/// A whole answer.
+/// A complete answer with these header lines.
 pub(crate) fn answer(status: &str, headers: &str, body: &str) -> String {
     format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len())
 }
 
-/// A handshake's answer.
+/// The answer to a handshake.
 pub(crate) fn open(sid: &str, ping_ms: u64) -> String {
     let packet = format!(
         r#"0{{"sid":"{sid}","upgrades":["websocket"],"pingInterval":{ping_ms},"pingTimeout":{ping_ms},"maxPayload":1000000}}"#
@@ -136,7 +136,7 @@ pub(crate) fn open(sid: &str, ping_ms: u64) -> String {
     answer("200 OK", "", &packet)
 }
 
-/// Node's "Session ID unknown".
+/// Node's refusal "Session ID unknown".
 pub(crate) fn refusal() -> String {
     answer("400 Bad Request", "", r#"{"code":1,"message":"Session ID unknown"}"#)
 }

@@ -11,28 +11,28 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use super::proxy::Proxy;
 use super::wait::within;
 
-/// An upgrade as RFC 6455 §1.3 shows it.
+/// An upgrade as in RFC 6455 §1.3.
 pub(crate) const ASK: &str = "GET /chat HTTP/1.1\r\nHost: app\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// The one right answer to it.
+/// The only correct answer to [`ASK`].
 pub(crate) const GRANT: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
-/// A Close frame of a client: 1001, masked with zeros.
+/// A client's Close frame with 1001, masked with zeros.
 pub(crate) const ECHO_1001: &[u8] = &[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9];
 
-/// Close frames of a server, without a reason.
+/// A server's Close frame with 1001, without a reason.
 pub(crate) const CLOSE_1001: &[u8] = &[0x88, 2, 0x03, 0xe9];
 pub(crate) const CLOSE_1012: &[u8] = &[0x88, 2, 0x03, 0xf4];
 
 pub(crate) type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// A bare socket, plain or TLS.
+/// A byte stream, plain or TLS.
 pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
-/// A worker of this process whose every byte the test writes.
+/// A worker of this process whose tunnels the test reads and writes itself.
 pub(crate) struct TunnelWorker {
     listener: TcpListener,
     pub(crate) address: SocketAddr,
@@ -44,7 +44,7 @@ impl TunnelWorker {
         Self { address: listener.local_addr().unwrap(), listener }
     }
 
-    /// The next connection that says something, and its request's head. Health checks say nothing.
+    /// The next connection that brings bytes, and the head of its request. Health checks bring none.
     pub(crate) async fn accept(&self) -> (TcpStream, String) {
         loop {
             let (mut stream, _) = within(self.listener.accept()).await.unwrap();
@@ -55,7 +55,7 @@ impl TunnelWorker {
     }
 }
 
-/// The bytes up to the empty line, and not one more; `None` at an end before them.
+/// The bytes up to the empty line, and not one more; `None` if the stream ends before it.
 pub(crate) async fn head_of(io: &mut (impl AsyncRead + Unpin)) -> Option<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -67,14 +67,14 @@ pub(crate) async fn head_of(io: &mut (impl AsyncRead + Unpin)) -> Option<String>
     Some(String::from_utf8(head).unwrap())
 }
 
-/// A checked tunnel: the client's end and the worker's.
+/// Opens a tunnel: the client's end and the worker's.
 pub(crate) async fn tunnel(proxy: &Proxy, worker: &TunnelWorker) -> (TcpStream, TcpStream) {
     let mut client = TcpStream::connect(proxy.address).await.unwrap();
     let far = join(&mut client, worker).await;
     (client, far)
 }
 
-/// The same over a connection there is; the worker's end.
+/// Opens a tunnel over an existing connection; the worker's end.
 pub(crate) async fn join(client: &mut impl Io, worker: &TunnelWorker) -> TcpStream {
     client.write_all(ASK.as_bytes()).await.unwrap();
     client.flush().await.unwrap();
@@ -85,7 +85,7 @@ pub(crate) async fn join(client: &mut impl Io, worker: &TunnelWorker) -> TcpStre
     far
 }
 
-/// A bare client's connection, over TLS if that is given.
+/// The connection of a client, with TLS if that is given.
 pub(crate) async fn dial(proxy: &Proxy, tls: Option<&Tls>) -> Box<dyn Io> {
     match tls {
         Some(tls) => Box::new(tls.connect().await),
@@ -98,7 +98,7 @@ pub(crate) async fn connect(proxy_address: SocketAddr, path: &str) -> Client {
     within(tokio_tungstenite::connect_async(format!("ws://{proxy_address}{path}"))).await.unwrap().0
 }
 
-/// Reads to the end: the Close's code and reason, if there was one.
+/// Reads to the end: code and reason of the Close, if one came.
 pub(crate) async fn closed(client: &mut Client) -> Option<(u16, String)> {
     let mut close = None;
     while let Some(Ok(message)) = within(client.next()).await {
@@ -109,21 +109,21 @@ pub(crate) async fn closed(client: &mut Client) -> Option<(u16, String)> {
     close
 }
 
-/// Everything up to the end; a reset is no end.
+/// Everything up to the end, which must not be a reset.
 pub(crate) async fn read_all(io: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
     let mut bytes = Vec::new();
     within(io.read_to_end(&mut bytes)).await.expect("ends in order");
     bytes
 }
 
-/// Exactly `count` bytes.
+/// Reads exactly `count` bytes.
 pub(crate) async fn read(io: &mut (impl AsyncRead + Unpin), count: usize) -> Vec<u8> {
     let mut bytes = vec![0; count];
     within(io.read_exact(&mut bytes)).await.unwrap();
     bytes
 }
 
-/// One frame of a server.
+/// A frame as servers send it, without a mask.
 pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first];
     match payload.len() {
@@ -141,13 +141,13 @@ pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A masked frame of a client, masked with zeros.
+/// A frame as clients send it, masked with zeros.
 pub(crate) fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     assert!(payload.len() < 126);
     [&[first, 0x80 | u8::try_from(payload.len()).unwrap(), 0, 0, 0, 0], payload].concat()
 }
 
-/// A server's frames, read by the book: (first byte, payload) of each whole one, and the bytes of one cut short.
+/// Parses a server's frames strictly: (first byte, payload) of each complete one, and the bytes of an incomplete one.
 pub(crate) fn frames(mut bytes: &[u8]) -> (Vec<(u8, &[u8])>, &[u8]) {
     let mut frames = Vec::new();
     loop {
@@ -167,7 +167,7 @@ pub(crate) fn frames(mut bytes: &[u8]) -> (Vec<(u8, &[u8])>, &[u8]) {
     }
 }
 
-/// Bytes as random as a test needs, the same in every run.
+/// A deterministic source of pseudo-random bytes, the same in every run.
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
@@ -187,7 +187,7 @@ impl Random {
     }
 }
 
-/// A proxy that ends TLS with a certificate of its own, and a client that trusts it.
+/// A proxy with TLS and its own certificate, and a client that trusts it.
 pub(crate) struct Tls {
     pub(crate) proxy: Proxy,
     connector: tokio_rustls::TlsConnector,

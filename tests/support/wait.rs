@@ -1,7 +1,7 @@
 //! Waiting for a condition: the one waiter of all tests.
 //!
-//! A condition gives a `bool`, or a `Result` whose `Ok` ends the wait and whose `Err` is the state seen so far. The limit
-//! is generous, because it only decides how long a failing test takes.
+//! A condition gives a `bool`, or a `Result` whose `Ok` ends the wait and whose `Err` is the state seen so far. The
+//! limit is generous, because it only decides how long a failing test takes.
 
 use std::fmt::Debug;
 use std::time::{Duration, Instant};

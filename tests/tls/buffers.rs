@@ -1,7 +1,7 @@
-//! TLS over buffers the thread shares and over buffers of each connection: the same to every client, and changed by a
-//! reload for those that come after it.
+//! TLS with buffers shared by a thread and with buffers of each connection: alike for clients, and a reload changes new
+//! connections only.
 //!
-//! All other tests of TLS run over the first; `STICKYD_TEST_TLS_BUFFERS=own` has them run over the second.
+//! All other tests of TLS use shared buffers; `STICKYD_TEST_TLS_BUFFERS=own` runs them with the other kind.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -13,7 +13,7 @@ use crate::support::proxy::Binary;
 use crate::support::raw::{Raw, RawWorker, ok, patient};
 use crate::support::tls::{Certificates, openssl};
 
-/// A listener whose connections have these buffers; one policy, or two, so that a ClientHello is looked into first.
+/// A listener with these buffers; with two policies the ClientHello has to be read before one is chosen.
 fn tls(files: &Certificates, buffers: &str, policies: usize) -> String {
     files.issue("a", &["a.example"]);
     files.issue("b", &["b.example"]);
@@ -26,7 +26,7 @@ fn tls(files: &Certificates, buffers: &str, policies: usize) -> String {
 }
 
 #[test]
-fn both_kinds_pass_large_bodies_and_tell_why_they_refuse() {
+fn both_kinds_pass_large_bodies_and_send_alerts() {
     for (buffers, policies) in [("shared", 1), ("shared", 2), ("own", 1), ("own", 2)] {
         let (worker, files) = (RawWorker::answering(|request| ok(request.text())), Certificates::new());
         let proxy = proxy(&files, &worker, &tls(&files, buffers, policies), "");
@@ -40,7 +40,7 @@ fn both_kinds_pass_large_bodies_and_tell_why_they_refuse() {
             let [a, b] = ["a.example", "b.example"].map(|host| files.client().connect(proxy.address, host).certificate);
             assert_ne!(a, b);
         }
-        // An alert, not a reset: no cipher in common, and what is no TLS at all.
+        // An alert, not a reset: for a client without a common cipher, and for bytes that are not TLS.
         let address = proxy.address;
         let told = openssl(&files.directory, &format!("s_client -connect {address} -tls1_2 -cipher AES128-SHA"), "");
         assert!(told.contains("alert handshake failure") || told.contains("alert number 40"), "{buffers}: {told}");
@@ -51,7 +51,7 @@ fn both_kinds_pass_large_bodies_and_tell_why_they_refuse() {
     }
 }
 
-/// Sends a few bytes at a time.
+/// A stream that sends a few bytes at a time.
 struct Crumbs(TcpStream);
 
 impl Read for Crumbs {
@@ -71,7 +71,7 @@ impl Write for Crumbs {
 }
 
 #[test]
-fn a_hello_in_pieces_chooses_its_policy() {
+fn a_client_hello_in_pieces_chooses_its_policy() {
     let (worker, files) = (RawWorker::named("w"), Certificates::new());
     let proxy = proxy(&files, &worker, &tls(&files, "shared", 2), "");
     let expected = files.client().connect(proxy.address, "b.example").certificate;
@@ -83,7 +83,7 @@ fn a_hello_in_pieces_chooses_its_policy() {
 }
 
 #[test]
-fn a_reload_changes_it_for_new_connections_only() {
+fn a_reload_changes_buffers_for_new_connections_only() {
     let (worker, files) = (RawWorker::named("w"), Certificates::new());
     files.issue("site", &["a.example"]);
     let binary = Binary::with(&format!(
@@ -100,7 +100,7 @@ fn a_reload_changes_it_for_new_connections_only() {
     std::fs::write(&path, text).unwrap();
     binary.says(&[": reloaded"]);
     let mut after = client.connect(binary.address, "a.example");
-    assert!(after.resumed, "its ticket holds");
+    assert!(after.resumed, "its ticket is still valid");
     for made in [&mut before, &mut after] {
         assert_eq!(made.raw.ask(&get("a.example", "/")).text(), "w");
     }

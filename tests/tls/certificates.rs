@@ -1,4 +1,4 @@
-//! Which certificate a client gets, by which version and with which key exchange; sessions that are resumed.
+//! The certificate a client gets, TLS versions and key exchange, and resumed sessions.
 
 use rustls::{NamedGroup, SignatureScheme};
 
@@ -28,7 +28,7 @@ fn names_choose_exact_then_wildcard_then_the_first() {
         assert_eq!(made.certificate, *expected, "{name}");
         assert_eq!(made.raw.ask(&get(name, "/")).text(), "a");
     }
-    // Clients that check would leave; openssl shows what they are shown.
+    // Clients that verify would leave, so openssl shows the certificates.
     for (name, expected) in [
         ("-servername b.example", "a.example"),
         ("-servername z.y.b.example", "a.example"),
@@ -47,16 +47,17 @@ fn names_choose_exact_then_wildcard_then_the_first() {
 }
 
 #[test]
-fn one_name_with_both_kinds_of_keys() {
+fn one_name_may_have_both_kinds_of_keys() {
     let (worker, files) = (RawWorker::named("a"), Certificates::new());
-    // RSA first in the file: the cheaper one is preferred all the same.
+    // RSA comes first in the file; the cheaper ECDSA is preferred all the same.
     let rsa = files.issue_rsa("rsa", &["a.example"]);
     let ecdsa = files.issue("ecdsa", &["a.example"]);
     let tls = "tls = { certificates = [{ certificate = \"rsa.pem\", key = \"rsa.key\" }, \
         { certificate = \"ecdsa.pem\", key = \"ecdsa.key\" }] }";
     let proxy = proxy(&files, &worker, tls, "");
     let shown = |schemes: &[SignatureScheme], version| {
-        // The authority signs with ECDSA, which an RSA-only client must know, too: for chains only in TLS 1.2.
+        // The authority signs with ECDSA, which RSA-only clients must accept for chains; only TLS 1.2 tells the two
+        // apart.
         files.client().schemes(schemes).version(version).connect(proxy.address, "a.example").certificate
     };
     let all = [SignatureScheme::RSA_PSS_SHA256, SignatureScheme::ECDSA_NISTP256_SHA256];
@@ -126,7 +127,7 @@ fn sessions_are_resumed_on_every_thread() {
 }
 
 #[test]
-fn a_handshake_has_its_time() {
+fn a_handshake_is_ended_in_time() {
     let (worker, files) = (RawWorker::named("a"), Certificates::new());
     files.issue("site", &["a.example"]);
     let tls = "tls = { certificate = \"site.pem\", key = \"site.key\" }";

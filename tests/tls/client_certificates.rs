@@ -1,11 +1,12 @@
-//! Certificates of clients: who is let in, what a worker is told, and that nobody can pretend.
+//! Certificates of clients: which clients are accepted, what workers are told, and that no client can pretend to have
+//! one.
 
 use super::{get, proxy};
 use crate::support::proxy::Proxy;
 use crate::support::raw::{Raw, RawWorker};
 use crate::support::tls::{Certificates, openssl};
 
-/// `a.example` asks nobody, `b.example` everybody, `c.example` whoever likes.
+/// `a.example` asks for no certificate, `b.example` requires one, and for `c.example` it is optional.
 fn three_policies(files: &Certificates, worker: &RawWorker) -> Proxy {
     for name in ["a", "b", "c"] {
         files.issue(name, &[&format!("{name}.example")]);
@@ -17,7 +18,7 @@ fn three_policies(files: &Certificates, worker: &RawWorker) -> Proxy {
     proxy(files, worker, tls, "")
 }
 
-/// Every form in which a client may claim to have a certificate.
+/// Every field in which a client may claim to have a certificate.
 const CLAIMS: &str = "X-Client-Verify: SUCCESS\r\nX-Client-Subject: CN=admin\r\nX-Client-Fingerprint: 00\r\n\
     X_Client_Verify: SUCCESS\r\nX-Client_Subject: CN=admin\r\nx_client_fingerprint: 00\r\nX-SSL-Client-Verify: SUCCESS\r\n\
     SSL-Client-Cert: x\r\nSSL_CLIENT_VERIFY: SUCCESS\r\nX-Forwarded-Client-Cert: x\r\nClient-Cert: :AA==:\r\nClient_Cert: :AA==:\r\n";
@@ -28,10 +29,10 @@ fn claims_of(request: &crate::support::raw::Message) -> Vec<&str> {
 }
 
 #[test]
-fn who_is_let_in() {
+fn policies_decide_which_clients_are_accepted() {
     let (worker, files) = (RawWorker::named("a"), Certificates::new());
     let proxy = three_policies(&files, &worker);
-    // Another authority's client.
+    // A client of another authority.
     let strangers = Certificates::new();
     strangers.issue_client("eve", "eve");
     for name in ["eve.pem", "eve.key"] {
@@ -47,7 +48,7 @@ fn who_is_let_in() {
 }
 
 #[test]
-fn a_worker_is_told_and_cannot_be_lied_to() {
+fn a_worker_is_told_and_clients_cannot_forge_it() {
     let (mut worker, files) = (RawWorker::named("a"), Certificates::new());
     let proxy = three_policies(&files, &worker);
     let fingerprint = openssl(&files.directory, "x509 -in bob.pem -noout -fingerprint -sha256", "");
@@ -63,7 +64,7 @@ fn a_worker_is_told_and_cannot_be_lied_to() {
     ] {
         let mut client = client.map_or_else(|| files.client(), |name| files.client_with(name));
         let mut made = client.connect(proxy.address, host);
-        // The second connection resumes the session of the first, and with it the certificate.
+        // The second connection resumes the session of the first, together with its certificate.
         for resumed in [false, true] {
             assert_eq!(made.resumed, resumed, "{host}");
             let ask = format!(
@@ -82,7 +83,7 @@ fn a_worker_is_told_and_cannot_be_lied_to() {
 }
 
 #[test]
-fn nobody_pretends_on_a_plain_listener_nor_on_an_upgrade() {
+fn claims_are_dropped_on_plain_listeners_and_upgrades() {
     let mut worker = RawWorker::named("a");
     let files = Certificates::new();
     let proxy = proxy(&files, &worker, "", "");
@@ -98,7 +99,7 @@ fn nobody_pretends_on_a_plain_listener_nor_on_an_upgrade() {
 }
 
 #[test]
-fn a_trusted_proxy_speaks_for_others_but_not_for_us() {
+fn a_trusted_proxys_claims_never_replace_our_own() {
     let mut worker = RawWorker::named("a");
     let files = Certificates::new();
     let proxy = proxy(&files, &worker, "trusted_proxies = [\"127.0.0.1\"]", "");
@@ -132,13 +133,13 @@ fn a_connection_serves_the_hosts_of_its_own_policy() {
             made.raw.closed();
         }
     }
-    // The target's authority is a host, too.
+    // The authority in the target counts as a host, too.
     let mut made = files.client().connect(proxy.address, "a.example");
     assert_eq!(made.raw.ask("GET http://b.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n").status(), 421);
-    assert_eq!(worker.connections(), 1, "nothing of those reached it");
+    assert_eq!(worker.connections(), 1, "none of these requests reached the worker");
 }
 
-/// The same over HTTP/2, where one connection is meant for many hosts: by curl, as everybody has it.
+/// Over HTTP/2, where one connection is meant for many hosts; with curl as an independent client.
 #[test]
 fn a_stream_is_served_by_its_connections_policy() {
     let (worker, files) = (RawWorker::named("a"), Certificates::new());
@@ -178,7 +179,7 @@ fn a_session_opens_no_other_host() {
         assert!(first.contains("New, TLSv1") && first.contains("200 OK"), "{first}");
         let again = shake("c.example", "-sess_in c.sess");
         assert!(again.contains("Reused, TLSv1") && again.contains("200 OK"), "{again}");
-        // Without a certificate, by the session of a host that needs none.
+        // Without a certificate, resuming the session of a host that needs none.
         let elsewhere = shake("b.example", "-sess_in c.sess");
         assert!(!elsewhere.contains("Reused") && !elsewhere.contains("200 OK"), "{elsewhere}");
         let shown = shake("b.example", "-sess_in c.sess -cert bob.pem -key bob.key");

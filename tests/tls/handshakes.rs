@@ -1,4 +1,4 @@
-//! A listener that ends TLS: versions, what is said to worker and browser, and clients that never finish a handshake.
+//! TLS handshakes of a listener: versions, what workers and browsers are told, and clients that never finish.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -66,7 +66,7 @@ impl Secured {
 }
 
 #[test]
-fn both_versions_are_spoken() {
+fn both_versions_are_accepted() {
     let worker = RawWorker::named("a");
     let secured = secured(&worker, "");
     for (version, protocol) in
@@ -102,7 +102,7 @@ fn a_client_without_a_common_protocol_is_refused() {
 }
 
 #[test]
-fn workers_and_browsers_are_told_of_it() {
+fn workers_and_browsers_are_told_about_tls() {
     let mut worker = RawWorker::named("a");
     let secured = secured(&worker, "");
     let answer = secured.client().get("/");
@@ -123,7 +123,7 @@ fn large_bodies_pass_both_ways() {
 }
 
 #[test]
-fn a_truncated_answer_ends_without_goodbye() {
+fn a_truncated_answer_ends_without_close_notify() {
     let worker = RawWorker::scripted(|leg| {
         leg.request();
         leg.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc");
@@ -142,26 +142,26 @@ fn plain_bytes_do_not_hang() {
     let secured = secured(&worker, "");
     let mut client = Raw::connect(secured.address());
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-    // A TLS alert, then the end.
+    // The answer is a TLS alert, then the end.
     client.rest();
-    wait_for("it is counted", || secured.proxy.metric("stickyd_client_errors_total{kind=\"tls\"}") > 0.0);
+    wait_for("the failed handshake is counted", || secured.proxy.metric("stickyd_client_errors_total{kind=\"tls\"}") > 0.0);
     assert_eq!(worker.connections(), 0);
 }
 
 #[test]
-fn clients_that_never_finish_a_handshake_keep_nobody_out() {
+fn unfinished_handshakes_keep_no_client_out() {
     let worker = RawWorker::named("a");
     let secured = secured(&worker, "[limits]\nhandshakes = 1");
-    // Silent ones take no turn.
+    // Silent connections use no slot for handshakes.
     let _silent: Vec<_> = (0..20).map(|_| Raw::connect(secured.address())).collect();
-    // One that began, and stopped, has to give its turn back.
+    // A connection that began a handshake and stopped has to give its slot back.
     let mut begun = Raw::connect(secured.address());
     begun.send([0x16, 0x03, 0x01, 0x02, 0x00]);
     let began = std::time::Instant::now();
     for _ in 0..5 {
         assert_eq!(secured.client().get("/").text(), "a");
     }
-    assert!(began.elapsed() < std::time::Duration::from_secs(9), "before the stalled ones are given up");
+    assert!(began.elapsed() < std::time::Duration::from_secs(9), "served before the stalled handshakes time out");
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn a_stop_does_not_wait_for_handshakes() {
     let _silent = Raw::connect(secured.address());
     let mut begun = Raw::connect(secured.address());
     begun.send([0x16, 0x03, 0x01, 0x02, 0x00]);
-    wait_for("both are there", || secured.proxy.metric("stickyd_client_connections") > 1.0);
+    wait_for("both connections are open", || secured.proxy.metric("stickyd_client_connections") > 1.0);
     let began = std::time::Instant::now();
     let idle = Proxy::before(&[worker.address]);
     let ended = std::mem::replace(&mut secured.proxy, idle).stop();

@@ -1,4 +1,4 @@
-//! A balancer below HTTP: whose address counts, whose word, and who is shown the door.
+//! The PROXY protocol of balancers below HTTP: which address counts, which headers are trusted, and what is refused.
 
 use super::{get, proxy};
 use crate::support::raw::{Raw, RawWorker, patient};
@@ -7,7 +7,7 @@ use crate::support::wait::wait_for;
 
 const REQUIRED: &str = "proxy_protocol = \"required\"\ntrusted_proxies = [\"127.0.0.1\", \"10.0.0.0/8\"]";
 
-/// Version 2, TCP over IPv4, from this address, with these TLVs.
+/// A header of version 2 for TCP over IPv4, with this source address and these TLVs.
 fn v2(source: [u8; 4], tlvs: &[u8]) -> Vec<u8> {
     let length = u16::try_from(12 + tlvs.len()).unwrap().to_be_bytes();
     let head = [b"\r\n\r\n\0\r\nQUIT\n".as_slice(), &[0x21, 0x11], &length].concat();
@@ -27,21 +27,21 @@ fn the_header_names_the_client() {
         (b"PROXY UNKNOWN\r\n".to_vec(), "127.0.0.1"),
     ] {
         let mut client = Raw::connect(proxy.address);
-        // In one piece, and the client's own word beside it: it is not trusted.
+        // Header and request in one piece, with a field of the client's own, which is not trusted.
         let ask = "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\n\r\n";
         client.send([&header, ask.as_bytes()].concat());
         assert_eq!(client.answer().text(), "a");
         let (_, request) = worker.request();
         assert_eq!(request.header("x-forwarded-for"), Some(forwarded_for));
         assert_eq!(request.header("x-real-ip"), None);
-        // It holds for the whole connection.
+        // The address holds for the whole connection.
         client.get("/");
         assert_eq!(worker.request().1.header("x-forwarded-for"), Some(forwarded_for));
     }
 }
 
 #[test]
-fn a_trusted_client_or_the_balancer_itself_is_believed() {
+fn a_trusted_client_or_the_balancer_itself_is_trusted() {
     let mut worker = RawWorker::named("a");
     let files = Certificates::new();
     let proxy = proxy(&files, &worker, REQUIRED, "");
@@ -54,7 +54,7 @@ fn a_trusted_client_or_the_balancer_itself_is_believed() {
 }
 
 #[test]
-fn the_address_decides_where_address_affinity_leads() {
+fn address_affinity_uses_the_address_in_the_header() {
     let files = Certificates::new();
     let workers: Vec<_> = ["a", "b", "c", "d"].into_iter().map(RawWorker::named).collect();
     let list: Vec<_> = workers.iter().map(|worker| worker.address.to_string()).collect();
@@ -73,7 +73,7 @@ fn the_address_decides_where_address_affinity_leads() {
 }
 
 #[test]
-fn before_tls() {
+fn the_header_comes_before_tls() {
     let mut worker = RawWorker::named("a");
     let files = Certificates::new();
     files.issue("site", &["a.example"]);
@@ -88,40 +88,40 @@ fn before_tls() {
 }
 
 #[test]
-fn a_connection_without_one_is_closed_and_counted() {
+fn a_connection_without_a_header_is_closed_and_counted() {
     let (worker, files) = (RawWorker::named("a"), Certificates::new());
     let proxy = proxy(&files, &worker, REQUIRED, "[limits]\nhandshake_timeout = \"500ms\"");
     for bytes in [
         b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".as_slice(),
         b"PROXY TCP4 192.0.2.7 127.0.0.1 4711\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
         b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff",
-        // Half of one, and nothing: these end with their time.
+        // Half a header, and none: these connections end by their time-out.
         b"PROXY TCP4 192.0.2.7",
         b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c1234",
         b"",
     ] {
         Raw::connect(proxy.address).send(bytes).closed();
     }
-    wait_for("each is counted", || {
+    wait_for("each connection is counted", || {
         (proxy.metric("stickyd_client_errors_total{kind=\"proxy\"}") - 6.0).abs() < f64::EPSILON
     });
     assert_eq!(worker.connections(), 0);
 }
 
 #[test]
-fn nobody_but_a_trusted_proxy_may_send_one() {
+fn only_a_trusted_proxy_may_send_a_header() {
     let (worker, files) = (RawWorker::named("a"), Certificates::new());
     let listener = "proxy_protocol = \"required\"\ntrusted_proxies = [\"10.0.0.0/8\"]";
     let proxy = proxy(&files, &worker, listener, "");
     let mut client = Raw::connect(proxy.address);
     let _ = client.try_send([&v2([10, 1, 2, 3], &[])[..], get("a", "/").as_bytes()].concat());
     client.closed();
-    wait_for("it is counted", || proxy.metric("stickyd_client_errors_total{kind=\"proxy\"}") > 0.0);
+    wait_for("the refused header is counted", || proxy.metric("stickyd_client_errors_total{kind=\"proxy\"}") > 0.0);
     assert_eq!(worker.connections(), 0);
 }
 
 #[test]
-fn where_it_is_off_a_header_is_a_bad_request() {
+fn without_the_key_a_header_is_a_bad_request() {
     let (worker, files) = (RawWorker::named("a"), Certificates::new());
     files.issue("site", &["a.example"]);
     let trusted = "trusted_proxies = [\"127.0.0.1\"]";
@@ -141,21 +141,21 @@ fn where_it_is_off_a_header_is_a_bad_request() {
 }
 
 #[test]
-fn who_leaves_without_a_word_is_no_error() {
+fn connections_that_send_nothing_are_not_errors() {
     let (worker, files) = (RawWorker::named("a"), Certificates::new());
     files.issue("site", &["a.example"]);
     let tls = "tls = { certificate = \"site.pem\", key = \"site.key\" }";
     for (listener, kind) in [(REQUIRED, "proxy"), (tls, "tls")] {
         let proxy = proxy(&files, &worker, listener, "");
         for _ in 0..5 {
-            // A balancer's look whether somebody listens.
+            // A balancer's check whether the port is open.
             drop(std::net::TcpStream::connect(proxy.address).unwrap());
         }
-        wait_for("they are gone", || proxy.metric("stickyd_client_connections") < 0.5);
+        wait_for("the connections are gone", || proxy.metric("stickyd_client_connections") < 0.5);
         let counted = format!("stickyd_client_errors_total{{kind=\"{kind}\"}}");
         assert!(proxy.metric(&counted) < 0.5, "{kind}");
-        // One that said something is.
+        // A connection that sent something is an error.
         Raw::connect(proxy.address).send("GET / HTTP/1.1\r\n\r\n").rest();
-        wait_for("it is counted", || (proxy.metric(&counted) - 1.0).abs() < f64::EPSILON);
+        wait_for("the error is counted", || (proxy.metric(&counted) - 1.0).abs() < f64::EPSILON);
     }
 }

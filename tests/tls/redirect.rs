@@ -1,4 +1,4 @@
-//! The way to https, and what keeps a browser there.
+//! The redirect to https, and HSTS, which keeps a browser there.
 
 use super::{get, proxy};
 use crate::support::raw::{Raw, RawWorker};
@@ -9,7 +9,7 @@ fn every_request_is_sent_to_the_same_place_over_https() {
     let (worker, files) = (RawWorker::named("a"), Certificates::new());
     let proxy = proxy(&files, &worker, "redirect = \"https\"", "");
     let mut client = Raw::connect(proxy.address);
-    // The last one names two hosts, so that its answer is the connection's last.
+    // The last request has two hosts, so that its answer is the connection's last.
     for (start, host, location) in [
         ("GET /", "a.example", "https://a.example/"),
         ("GET /x/y?a=b&c=%0d%0aX:%201", "A.example:8080", "https://A.example/x/y?a=b&c=%0d%0aX:%201"),
@@ -42,7 +42,7 @@ fn every_request_is_sent_to_the_same_place_over_https() {
 }
 
 #[test]
-fn another_port_and_status() {
+fn port_and_status_of_the_redirect_can_be_set() {
     let (worker, files) = (RawWorker::named("a"), Certificates::new());
     let proxy = proxy(&files, &worker, "redirect = { port = 8443, status = 301 }", "");
     let answer = Raw::connect(proxy.address).ask(&get("[2001:db8::1]:8080", "/x?y"));
@@ -50,7 +50,7 @@ fn another_port_and_status() {
 }
 
 #[test]
-fn hsts_is_on_every_answer_and_said_once() {
+fn hsts_is_on_every_answer_exactly_once() {
     let worker = RawWorker::answering(|_| {
         "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nStrict-Transport-Security: max-age=0\r\n\r\n".to_owned()
     });

@@ -1,4 +1,4 @@
-//! Unmodified Socket.IO clients over TLS: https, then wss.
+//! Unmodified Socket.IO clients over TLS: https and then wss.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::support::proxy::Proxy;
 use crate::support::tls::Certificates;
 
 #[tokio::test]
-async fn real_clients_poll_upgrade_and_stay() {
+async fn real_clients_poll_upgrade_and_stay_connected() {
     let workers = NodeServer::start_many(3, &[]).await;
     let files = Certificates::new();
     files.issue("site", &["localhost"]);

@@ -1,4 +1,5 @@
-//! Workers that speak TLS: who is believed, what they are shown, and that a doubt is never served in the clear.
+//! Workers that speak TLS: which of them are trusted, what they get, and that a failed check never falls back to plain
+//! HTTP.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use crate::support::raw::{Leg, Raw, RawWorker, ok};
 use crate::support::tls::Certificates;
 use crate::support::wait::wait_for;
 
-/// Answers with the name of a worker, and keeps its connection.
+/// A script that answers with the name of a worker and keeps its connection.
 fn named(name: &'static str) -> impl Fn(&mut Leg) + Send + Sync + 'static {
     move |leg| while leg.request().is_some_and(|_| leg.send(ok(name))) {}
 }
@@ -21,7 +22,7 @@ fn proxy(files: &Certificates, worker: &str, tls: &str) -> Proxy {
     Proxy::with_files(&toml, &files.directory)
 }
 
-/// Whether a GET is answered by a worker, and not by stickyd in the place of one that it could not use.
+/// Whether a worker answers a GET, instead of stickyd with an error.
 fn served(proxy: &Proxy) -> bool {
     match Raw::connect(proxy.address).get("/").status() {
         200 => true,
@@ -31,7 +32,7 @@ fn served(proxy: &Proxy) -> bool {
 }
 
 #[test]
-fn a_worker_must_be_who_it_should_be() {
+fn the_certificate_of_a_worker_is_verified() {
     let (files, strangers) = (Certificates::new(), Certificates::new());
     files.issue("named", &["app.internal"]);
     files.issue("numbered", &["127.0.0.1"]);
@@ -48,11 +49,11 @@ fn a_worker_must_be_who_it_should_be() {
         (&by_number, "tls = { ca = \"ca.pem\", server_name = \"app.internal\" }", false),
         (&false_name, "tls = { ca = \"ca.pem\", server_name = \"app.internal\" }", false),
         (&false_number, "tls = { ca = \"ca.pem\" }", false),
-        // The machine's own authorities know none of them.
+        // The machine's own authorities have signed none of these certificates.
         (&by_name, "tls = { server_name = \"app.internal\" }", false),
         (&false_number, "tls = { verify = false }", true),
         (&by_name, "tls = { verify = false, server_name = \"other.internal\" }", true),
-        // And without TLS nobody understands anybody.
+        // Plain HTTP to a TLS worker, and TLS to a plain one, fail.
         (&by_number, "", false),
     ] {
         let proxy = proxy(&files, &worker.address.to_string(), tls);
@@ -61,12 +62,12 @@ fn a_worker_must_be_who_it_should_be() {
 }
 
 #[test]
-fn sni_is_asked_for() {
+fn the_name_of_the_worker_is_sent_as_sni() {
     let files = Certificates::new();
     for name in ["a", "b"] {
         files.issue(name, &[&format!("{name}.internal")]);
     }
-    // A certificate by name and none for others.
+    // A server with a certificate for one name and none for others.
     let mut by_name = rustls::server::ResolvesServerCertUsingSni::new();
     let config = files.server("a", false);
     let provider = config.crypto_provider().clone();
@@ -85,7 +86,7 @@ fn sni_is_asked_for() {
 }
 
 #[test]
-fn a_worker_that_asks_is_shown_a_certificate() {
+fn a_worker_that_asks_gets_a_client_certificate() {
     let files = Certificates::new();
     files.issue("worker", &["127.0.0.1"]);
     files.issue_client("stickyd", "stickyd");
@@ -100,7 +101,7 @@ fn a_worker_that_asks_is_shown_a_certificate() {
 }
 
 #[test]
-fn connections_are_kept_and_bodies_whole() {
+fn connections_are_kept_and_bodies_complete() {
     let files = Certificates::new();
     files.issue("worker", &["127.0.0.1"]);
     let worker = RawWorker::secured(files.server("worker", false), |leg| {
@@ -119,7 +120,7 @@ fn connections_are_kept_and_bodies_whole() {
 }
 
 #[test]
-fn checks_use_it_too_and_the_log_says_why_one_fails() {
+fn checks_use_tls_too_and_the_log_explains_failures() {
     let (files, strangers) = (Certificates::new(), Certificates::new());
     files.issue("good", &["127.0.0.1"]);
     strangers.issue("bad", &["127.0.0.1"]);
@@ -135,7 +136,7 @@ fn checks_use_it_too_and_the_log_says_why_one_fails() {
     let binary = Binary::with(&toml);
     let said = binary.says(&["TLS handshake with worker failed", &bad.address.to_string()]);
     assert!(said.contains("invalid peer certificate") && said.contains("name=127.0.0.1"), "{said}");
-    wait_for("only the good one is up", || {
+    wait_for("only the good worker is up", || {
         let metrics = Raw::connect_unix(&binary.admin()).get("/metrics");
         let state = |health: &str, address| {
             let series =
@@ -169,7 +170,7 @@ async fn real_clients_on_workers_with_tls() {
 }
 
 #[test]
-fn a_reload_changes_whom_it_believes() {
+fn a_reload_changes_which_workers_are_trusted() {
     let (files, others) = (Certificates::new(), Certificates::new());
     files.issue("worker", &["127.0.0.1"]);
     let worker = RawWorker::secured(files.server("worker", false), named("a"));
@@ -182,9 +183,9 @@ fn a_reload_changes_whom_it_believes() {
     assert_eq!(client.get("/").status(), 200);
     std::fs::write(&file, written.replace(&tls(&files), &tls(&others))).unwrap();
     binary.signal("HUP");
-    // The connection that was made before takes no request any more, idle and young as it is.
-    wait_for("the worker is believed no longer", || client.get("/").status() == 503);
+    // The connection from before is not used again, although it is idle and young.
+    wait_for("the worker is no longer trusted", || client.get("/").status() == 503);
     std::fs::write(&file, &written).unwrap();
     binary.signal("HUP");
-    wait_for("it is again", || client.get("/").status() == 200);
+    wait_for("the worker is trusted again", || client.get("/").status() == 200);
 }

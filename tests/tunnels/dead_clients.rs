@@ -1,4 +1,4 @@
-//! Clients that are no more: those that leave a Ping unanswered, those whose kernel answers no more; and the living.
+//! Dead clients: those that leave a Ping unanswered, and those whose machine has vanished; living clients are kept.
 
 use std::process::Command;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::support::proxy::Proxy;
 use crate::support::tunnels::{TunnelWorker, frame, head_of, join, masked, read, read_all, tunnel};
 use crate::support::wait::{wait_for_async, wait_within, within};
 
-/// A Ping of stickyd's.
+/// A Ping frame as stickyd sends it.
 const PING: &[u8] = b"\x89\x08stickyd?";
 
 fn pinging(worker: &TunnelWorker) -> Proxy {
@@ -25,7 +25,7 @@ fn closed(proxy: &Proxy, reason: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn who_leaves_a_ping_unanswered_is_closed_on_both_legs_and_who_answers_is_not() {
+async fn a_client_that_answers_no_ping_is_closed_on_both_legs() {
     let worker = TunnelWorker::start().await;
     let proxy = pinging(&worker);
     let (mut dead, mut dead_far) = tunnel(&proxy, &worker).await;
@@ -35,21 +35,21 @@ async fn who_leaves_a_ping_unanswered_is_closed_on_both_legs_and_who_answers_is_
         for _ in 0..3 {
             assert_eq!(read(&mut living, PING.len()).await, PING);
             living.write_all(&pong).await.unwrap();
-            // It goes on to the worker, as it was sent.
+            // The client's answer passes to the worker unchanged.
             assert_eq!(read(&mut living_far, pong.len()).await, pong);
         }
     };
     let suspect = async {
-        wait_for_async("it is suspect", async || proxy.metric("stickyd_sockets_suspect{upstream=\"app\"}") >= 1.0)
+        wait_for_async("the socket is suspect", async || proxy.metric("stickyd_sockets_suspect{upstream=\"app\"}") >= 1.0)
             .await;
     };
     let ends = async {
-        assert_eq!(read_all(&mut dead_far).await, b"", "its worker sees the end, and nothing else");
-        assert_eq!(read_all(&mut dead).await, PING, "asked once, and no more");
+        assert_eq!(read_all(&mut dead_far).await, b"", "its worker sees only the end");
+        assert_eq!(read_all(&mut dead).await, PING, "the client got one Ping");
     };
     tokio::join!(answers, ends, suspect);
     assert_eq!((closed(&proxy, "dead"), proxy.server().shared().sessions.sockets.len()), (1.0, 1));
-    // Any byte is an answer, also one of a message that never ends.
+    // Any byte is an answer, even of a message that never ends.
     for _ in 0..3 {
         assert_eq!(read(&mut living, PING.len()).await, PING);
         living.write_all(&[0x01, 0x80, 0, 0, 0, 0]).await.unwrap();
@@ -65,7 +65,7 @@ async fn a_ping_goes_between_frames_and_waits_for_their_end() {
     let worker = TunnelWorker::start().await;
     let proxy = pinging(&worker);
     let (mut client, mut far) = tunnel(&proxy, &worker).await;
-    // Half a frame, for longer than a silent client is left alone; it is not asked, and so not dead.
+    // Half a frame, and a longer silence than clients are allowed: no Ping fits in, so the client is not dead.
     let whole = frame(0x01, b"fragment");
     far.write_all(&whole[..5]).await.unwrap();
     assert_eq!(read(&mut client, 5).await, &whole[..5]);
@@ -73,7 +73,7 @@ async fn a_ping_goes_between_frames_and_waits_for_their_end() {
     assert!(calm.is_err(), "nothing goes into a frame: {calm:02x?}");
     far.write_all(&whole[5..]).await.unwrap();
     far.write_all(&frame(0x80, b"end")).await.unwrap();
-    // In the middle of the message, where only control frames may go; or behind it.
+    // In the middle of the message, where only control frames may go, or after it.
     let rest = [&whole[5..], &frame(0x80, b"end")].concat();
     let came = read(&mut client, rest.len() + PING.len()).await;
     let at = came.windows(PING.len()).position(|window| window == PING).expect("a ping");
@@ -84,7 +84,7 @@ async fn a_ping_goes_between_frames_and_waits_for_their_end() {
 }
 
 #[tokio::test]
-async fn nobody_is_pinged_who_speaks_no_websocket_or_where_the_file_does_not_say_so() {
+async fn only_websockets_of_upstreams_with_pings_are_pinged() {
     let worker = TunnelWorker::start().await;
     let (asking, silent) = (pinging(&worker), Proxy::before(&[worker.address]));
     let (mut odd, mut odd_far) = tunnel(&asking, &worker).await;
@@ -98,9 +98,9 @@ async fn nobody_is_pinged_who_speaks_no_websocket_or_where_the_file_does_not_say
     assert_eq!((closed(&asking, "dead"), closed(&silent, "dead")), (0.0, 0.0));
 }
 
-/// In a network of its own, where an address can vanish: no FIN, no reset, no acknowledgement.
+/// Runs in a network namespace of its own, where an address can vanish: no FIN, no reset, no acknowledgement.
 #[test]
-fn clients_whose_machine_vanished_are_gone_within_thirty_seconds_and_silent_ones_stay() {
+fn clients_of_a_vanished_machine_are_closed_within_30_seconds() {
     let this = std::env::current_exe().unwrap();
     let inside = "tunnels::dead_clients::inside_a_network_of_its_own";
     let said = Command::new("unshare")
@@ -134,7 +134,7 @@ async fn inside_a_network_of_its_own() {
     };
     let from = async |address| to(&proxy, address).await;
     let gone_at = [10, 99, 0, 2];
-    // Silent tunnels, on both addresses; one with bytes under way; an open poll; a connection that rests.
+    // Silent tunnels at both addresses; one with bytes in flight; an open poll; and an idle connection.
     let (mut silent, mut living, mut busy) = (from(gone_at).await, from([127, 0, 0, 1]).await, from(gone_at).await);
     let mut silent_far = join(&mut silent, &worker).await;
     let mut living_far = join(&mut living, &worker).await;
@@ -146,14 +146,14 @@ async fn inside_a_network_of_its_own() {
     let (mut once_far, _) = worker.accept().await;
     once_far.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
     head_of(&mut resting).await.unwrap();
-    // And a connection of HTTP/2 with a tunnel on it.
+    // And an HTTP/2 connection with a tunnel.
     let secured = Secured::before(&[worker.address], "");
     let http2 = to(secured.proxy(), gone_at).await;
     let http2 = secured.client_on(http2, &h2::client::Builder::new()).await;
     let (_stream, mut stream_far) = super::h2::tunnel(&http2, &worker).await;
-    wait_for_async("all are counted", async || proxy.metric("stickyd_client_connections") == 5.0).await;
+    wait_for_async("all connections are counted", async || proxy.metric("stickyd_client_connections") == 5.0).await;
 
-    // From here on nothing reaches it, and nothing comes from it.
+    // From here on no packet reaches the address, and none comes from it.
     ip("route del local 10.99.0.2 table local");
     ip("route add blackhole 10.99.0.2/32 table local");
     let began = Instant::now();
@@ -162,8 +162,8 @@ async fn inside_a_network_of_its_own() {
     let end = async |name: &str, io: &mut tokio::net::TcpStream| {
         let mut nothing = Vec::new();
         let read = tokio::io::AsyncReadExt::read_to_end(io, &mut nothing);
-        // Closed or reset: its worker is told either way.
-        let _ = tokio::time::timeout(patience, read).await.unwrap_or_else(|_| panic!("{name} is never told"));
+        // Closed or reset: the worker sees an end in either case.
+        let _ = tokio::time::timeout(patience, read).await.unwrap_or_else(|_| panic!("{name} never ends"));
         let took = began.elapsed();
         println!("{name}: {took:?}");
         assert!(nothing.is_empty());
@@ -185,7 +185,7 @@ async fn inside_a_network_of_its_own() {
         assert!(took > Duration::from_secs(20), "{took:?}: too soon for a client in a tunnel");
     }
     assert_eq!((closed(&proxy, "dead"), closed(&proxy, "client_gone")), (2.0, 0.0));
-    // The silent one of a living machine is where it was.
+    // The silent client of the living machine is still connected.
     within(living.write_all(&masked(0x81, b"here"))).await.unwrap();
     assert_eq!(read(&mut living_far, 10).await, masked(0x81, b"here"));
 }

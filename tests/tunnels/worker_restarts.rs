@@ -1,4 +1,4 @@
-//! A worker whose connections all end at once was restarted, although no connect was ever refused.
+//! A worker whose connections all end at once has restarted, even if no connect was ever refused.
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio_tungstenite::tungstenite::Message;
@@ -9,10 +9,10 @@ use crate::support::tunnels::connect;
 use crate::support::wait::{wait_for_async, within};
 
 #[tokio::test]
-async fn all_connections_that_end_at_once_are_a_restart_and_one_is_none() {
+async fn the_end_of_all_connections_at_once_is_a_restart() {
     let mut worker = WsEcho::start(&[]).await;
     let address = worker.address();
-    // No check may notice it.
+    // No health check may notice it.
     let proxy = Proxy::with(&format!(
         "[upstream.app]\nworkers = [\"{address}\"]\nhealth = {{ kind = \"tcp\", interval = \"1h\" }}"
     ));
@@ -28,21 +28,21 @@ async fn all_connections_that_end_at_once_are_a_restart_and_one_is_none() {
         open
     };
     let mut clients = open(5).await;
-    // Whichever way a client leaves: closed, or vanished.
+    // A client may leave by a close or vanish.
     clients.pop().unwrap().close(None).await.unwrap();
     drop(clients.pop());
-    wait_for_async("they have left", async || live.tunnels() == 3).await;
+    wait_for_async("the clients have left", async || live.tunnels() == 3).await;
     worker.command("close-all 1001 bye").await;
     for client in &mut clients {
         while within(client.next()).await.is_some() {}
     }
-    wait_for_async("all were closed", async || live.tunnels() == 0).await;
+    wait_for_async("all tunnels are closed", async || live.tunnels() == 0).await;
     drop(open(1).await);
-    assert_eq!(live.generation(), 1, "nothing of that was the worker's end");
+    assert_eq!(live.generation(), 1, "none of this was a restart of the worker");
 
     let _clients = open(5).await;
     worker.command("terminate-all").await;
-    wait_for_async("all have ended", async || live.tunnels() == 0).await;
+    wait_for_async("all tunnels have ended", async || live.tunnels() == 0).await;
     drop(open(1).await);
     assert_eq!(live.generation(), 2);
     assert!(live.takes_new());

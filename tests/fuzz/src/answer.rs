@@ -1,7 +1,7 @@
 //! A worker's answer: where its head and its body end, and what they say.
 //!
-//! The same in one piece and in many. hyper's client reads it as well: what stickyd takes for an answer is one to hyper,
-//! with the same status, fields, body and trailers. What stickyd alone refuses, it is to refuse.
+//! The same in one piece and in many. hyper's client reads it as well: what stickyd takes for an answer is one to
+//! hyper, with the same status, fields, body and trailers. What stickyd alone refuses, it is to refuse.
 //!
 //! Input: a byte of switches, two that say where the bytes are cut in two, and what the worker sends before it closes.
 

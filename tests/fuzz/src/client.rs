@@ -1,7 +1,7 @@
 //! Who asks: forwarding headers and whose word on them counts.
 //!
-//! Input: choices for a peer, then for hops of `X-Forwarded-For`: addresses of both kinds in every spelling, trusted and
-//! not, and any text; then for `X-Forwarded-Proto`.
+//! Input: choices for a peer, then for hops of `X-Forwarded-For`: addresses of both kinds in every spelling, trusted
+//! and not, and any text; then for `X-Forwarded-Proto`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -100,7 +100,8 @@ fn hop(choices: &mut Choices<'_>) -> Hop {
     Hop { text: text.into_bytes(), names: Some(address.to_canonical()) }
 }
 
-/// An address, with brackets and a port or without: taken apart here, so that the standard library reads only addresses.
+/// An address, with brackets and a port or without: taken apart here, so that the standard library reads only
+/// addresses.
 fn plain_address(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?.trim();
     let (bare, rest) = match text.strip_prefix('[') {

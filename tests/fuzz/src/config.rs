@@ -1,8 +1,8 @@
 //! A configuration file: any text.
 //!
-//! It is taken or refused, twice in the same way; a refusal names places inside of the text, in order, and shows nothing a
-//! terminal would obey. DNS names resolve by a rule of our own; files are those of this machine, of which an input may name
-//! any (reading is bounded).
+//! It is taken or refused, twice in the same way; a refusal names places inside of the text, in order, and shows
+//! nothing a terminal would obey. DNS names resolve by a rule of our own; files are those of this machine, of which an
+//! input may name any (reading is bounded).
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};

@@ -1,7 +1,7 @@
 //! WebSocket frame headers, cut anywhere.
 //!
-//! Input: who sends, how the bytes are cut, and what they are: frames that are written here from choices, with or without
-//! a mistake, or any bytes.
+//! Input: who sends, how the bytes are cut, and what they are: frames that are written here from choices, with or
+//! without a mistake, or any bytes.
 
 use stickyd::websocket::frames::{CloseCode, FIRST_BYTES_MAX, FirstText, Mark, Observed, Observer, Sender, Signal};
 use stickyd::websocket::frames::{close_frame, first_text as first_of, ping_frame};

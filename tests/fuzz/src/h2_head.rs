@@ -1,10 +1,11 @@
 //! A request's head over HTTP/2, and the HTTP/1.1 bytes we would send to a worker for it.
 //!
-//! The h2 crate reads the frames as on a real connection, stickyd translates, judges and rewrites, hyper's client writes. What
-//! comes out has to be what `head` asks of every forwarded request; and to mean what was sent, where that is legal HTTP/2.
+//! The h2 crate reads the frames as on a real connection, stickyd translates, judges and rewrites, hyper's client
+//! writes. What comes out has to be what `head` asks of every forwarded request; and to mean what was sent, where that
+//! is legal HTTP/2.
 //!
-//! Input: a byte of switches; lines `name: value` (those of pseudo fields begin with a colon), each a field as it is, whatever
-//! its bytes; an empty line; a body; perhaps an empty line and lines of trailers.
+//! Input: a byte of switches; lines `name: value` (those of pseudo fields begin with a colon), each a field as it is,
+//! whatever its bytes; an empty line; a body; perhaps an empty line and lines of trailers.
 
 use std::future::poll_fn;
 use std::pin::pin;

@@ -1,8 +1,8 @@
 //! A worker's handshake body, in its four encodings: EIO4 plain, EIO3 with a length in text or in binary, JSONP around
 //! either.
 //!
-//! Input: a choice, then bytes that are a body as they are; or values for a handshake, which is written in an encoding of
-//! our own first.
+//! Input: a choice, then bytes that are a body as they are; or values for a handshake, which is written in an encoding
+//! of our own first.
 
 use std::time::Duration;
 
@@ -30,7 +30,8 @@ fn prefixes(body: &[u8]) {
     let mut known = OpenPacket::NeedMore;
     for end in 0..=body.len() {
         let now = open_packet(&body[..end]);
-        // Of what is none nobody asks again; it only must never become one. (A sid of `5` is none, of `5e` it is not known yet.)
+        // Of what is none nobody asks again; it only must never become one. (A sid of `5` is none, of `5e` it is not
+        // known yet.)
         if known == OpenPacket::NotOne {
             assert!(!matches!(now, OpenPacket::Open(_)), "none, then {now:?}");
             continue;

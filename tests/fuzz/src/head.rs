@@ -1,9 +1,9 @@
 //! A request's head, and the bytes we would send to a worker for it.
 //!
-//! hyper's server reads the input as on a real connection, stickyd's own code judges, rewrites and writes every head: all of
-//! the way but sockets and the choice of a worker. What comes out must be one request for the strictest
-//! of readers, with nothing behind it; it must say of the client only what we know, keep no field of another hop, and leave
-//! the rest as it was.
+//! hyper's server reads the input as on a real connection, stickyd's own code judges, rewrites and writes every head:
+//! all of the way but sockets and the choice of a worker. What comes out must be one request for the strictest of
+//! readers, with nothing behind it; it must say of the client only what we know, keep no field of another hop, and
+//! leave the rest as it was.
 //!
 //! Input: a byte of switches, two that say where the bytes are cut in two, and what the client sends.
 

@@ -1,7 +1,7 @@
 //! The PROXY protocol's header, versions 1 and 2.
 //!
-//! Input: a choice, then bytes as they come from a socket, in pieces whose size the choice gives; or addresses, which are
-//! written as a header first.
+//! Input: a choice, then bytes as they come from a socket, in pieces whose size the choice gives; or addresses, which
+//! are written as a header first.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -58,7 +58,8 @@ fn goodbye(choices: &mut Choices<'_>) {
         _ => packets.iter().flat_map(|packet| frame(packet.as_bytes())).collect(),
     };
     let says = says_goodbye(&body);
-    // EIO4's packets may look like a counted payload as a whole: a wrong yes costs a discovery. A wrong no costs a count.
+    // EIO4's packets may look like a counted payload as a whole: a wrong yes costs a discovery. A wrong no costs a
+    // count.
     let looks_counted = kind.is_multiple_of(3) && !ends && body.first().is_some_and(u8::is_ascii_digit);
     assert!(says == ends || looks_counted || begins_binary(kind, &body), "{:?}", String::from_utf8_lossy(&body));
 }

@@ -1,5 +1,5 @@
-//! Runs futures that wait for nothing outside of themselves until they end or stand still. No runtime, no clock: the same
-//! bytes take the same way each time.
+//! Runs futures that wait for nothing outside of themselves until they end or stand still. No runtime, no clock: the
+//! same bytes take the same way each time.
 
 use std::future::Future;
 use std::pin::Pin;

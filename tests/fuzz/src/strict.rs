@@ -1,4 +1,5 @@
-//! HTTP/1.1 requests as the strictest reader takes them (RFC 9110, RFC 9112): what it cannot read in one way only is wrong.
+//! HTTP/1.1 requests as the strictest reader takes them (RFC 9110, RFC 9112): what it cannot read in one way only is
+//! wrong.
 
 /// A request that has one meaning.
 #[derive(Debug)]
