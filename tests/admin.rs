@@ -1,4 +1,4 @@
-//! The admin listener: who may reach it, its API, `/status`, `/metrics` and the state directory.
+//! The admin listener: access to it, its API, `/status`, `/metrics` and the state directory.
 
 mod access;
 mod api;

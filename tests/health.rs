@@ -1,4 +1,4 @@
-//! Health checks against real workers: what each kind checks, and that no session is left behind.
+//! Health checks against real workers: what each kind checks, and that no session remains.
 
 mod states;
 
@@ -211,7 +211,8 @@ async fn reloads_in_the_middle_of_checks_leave_no_session() {
         worker.stats_when(|stats| stats["handshakes"].as_u64().unwrap() >= i).await;
         tokio::time::sleep(Duration::from_millis(200)).await;
         binary.signal("HUP");
-        wait_for_async("the configuration is reloaded", async || binary.log().matches("reloaded").count() as u64 >= i).await;
+        wait_for_async("the configuration is reloaded", async || binary.log().matches("reloaded").count() as u64 >= i)
+            .await;
     }
     drop(binary);
     let stats = worker.stats_when(|stats| stats["handshakes"].as_u64().unwrap() >= 10).await;

@@ -37,11 +37,11 @@ fn config(workers: &[Worker], rules: &str) -> String {
 /// The kind of server that the workers run.
 #[derive(Clone, Copy)]
 enum Server {
-    /// Runs `tests/clients/kinds/KIND_server.js`.
+    /// The protocol's own server, `tests/clients/kinds/KIND_server.js`.
     Kind,
-    /// Runs `tests/clients/server.js`.
+    /// Socket.IO on Node, `tests/clients/server.js`.
     SocketIo,
-    /// Runs `tests/clients/python_server.py`.
+    /// Socket.IO on Python, `tests/clients/python_server.py`.
     Python,
 }
 

@@ -82,7 +82,7 @@ fn every_answer_is_as_the_document_says() {
     let nobody = free_address();
     let both =
         config_of_named(&[("one", &one), ("two", &two)], "debug_header = true\nlabels = { app = \"query:app\" }");
-    let all = both.replace("}]\n", &format!("}}, {{ address = \"{nobody}\", name = \"nobody\" }}]\n"));
+    let all = both.replace("}]\n", &format!("}}, {{ address = \"{nobody}\", name = \"absent\" }}]\n"));
     let binary = Binary::with(&all);
     let mut api = Checked { binary: &binary, document: document(), seen: BTreeSet::new() };
     assert_eq!(api.get("/api/v1/openapi.json").1, api.document);
@@ -151,9 +151,7 @@ fn every_answer_is_as_the_document_says() {
     assert!(stats["totals"]["handshakes"].as_u64().unwrap() >= 1 && stats["totals"]["requests"].as_u64().unwrap() >= 1);
     assert!(stats["live"]["average_age_s"].is_u64());
     assert!(stats["workers"].as_array().unwrap().iter().any(|one| one["live"]["sessions"] != 0));
-    wait_for("the rates have an earlier scrape", || {
-        api.get("/api/v1/stats").1["rates"]["requests_per_s"].is_number()
-    });
+    wait_for("the rates have an earlier scrape", || api.get("/api/v1/stats").1["rates"]["requests_per_s"].is_number());
 
     // Sockets: list, show and close.
     let one = api.get(&format!("/api/v1/sockets?sid={sid}")).1["sockets"][0].clone();

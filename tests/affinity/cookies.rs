@@ -165,7 +165,7 @@ fn a_drain_and_a_new_session_rewrite_the_cookie() {
     let handshake = Raw::connect(draining.address)
         .ask(&format!("GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: a\r\nCookie: {pair}\r\n\r\n"));
     assert!(handshake.text().contains(&format!("\"s{}-", 1 - owner)), "{}", handshake.text());
-    let a rewritten cookie = handshake.cookie("stickyd_app").expect("rewritten");
+    let rewritten = handshake.cookie("stickyd_app").expect("a rewritten cookie");
     assert_ne!(rewritten, pair);
     let after = with_cookie(&draining, &rewritten);
     assert_eq!(after.text(), (1 - owner).to_string());
@@ -205,7 +205,11 @@ fn affinity_by_cookie_alone() {
     let proxy = Proxy::with(&format!("[upstream.app]\nworkers = {}\naffinity = [\"cookie\"]", list(&workers)));
     let mut client = Raw::connect(proxy.address);
     let answers: Vec<_> = (0..60).map(|_| client.get("/")).collect();
-    assert_eq!(answers.iter().map(Message::text).collect::<HashSet<_>>().len(), 3, "one address is no affinity");
+    assert_eq!(
+        answers.iter().map(Message::text).collect::<HashSet<_>>().len(),
+        3,
+        "the address alone does not choose the worker"
+    );
     for answer in &answers {
         let again = with_cookie(&proxy, &answer.cookie("stickyd_app").unwrap());
         assert_eq!((again.text(), again.header("set-cookie")), (answer.text(), None));

@@ -97,7 +97,11 @@ fn ids_are_learned_from_every_place_and_found_in_every_place() {
         }
     }
     for owner in ["w1", "w2", "w3"] {
-        assert_eq!(owners.iter().filter(|one| *one == owner).count(), 5, "jobs are spread over the workers: {owners:?}");
+        assert_eq!(
+            owners.iter().filter(|one| *one == owner).count(),
+            5,
+            "jobs are spread over the workers: {owners:?}"
+        );
     }
     let learned = "stickyd_rule_total{event=\"learned\",rule=\"jobs\",upstream=\"app\"}";
     assert_eq!(proxy.metric(learned), 15.0);
@@ -130,7 +134,11 @@ fn another_stickyd_finds_the_owner_by_refusals() {
         let [first, rest @ ..] = ways(&there, &id);
         assert_eq!((first.status(), first.text(), decision(&first).1.as_str()), (200, owner.as_str(), "discovered"));
         for found in rest {
-            assert_eq!((found.text(), decision(&found).1.as_str()), (owner.as_str(), "sid"), "the session is pinned after one discovery");
+            assert_eq!(
+                (found.text(), decision(&found).1.as_str()),
+                (owner.as_str(), "sid"),
+                "the session is pinned after one discovery"
+            );
         }
     }
     // A POST is discovered together with its body.
@@ -198,7 +206,7 @@ fn creating_requests_of_a_gone_worker_are_not_discovered() {
     let pool = Pool::of(2, jobs);
     let creates = "creates = [{ method = \"PUT\" }]\n";
     let proxy = Proxy::with(&format!("{}{creates}", config(&pool)));
-    let put = ask(&proxy, "PUT", "/any", "X-Job-Id: nobody\r\n", "x");
+    let put = ask(&proxy, "PUT", "/any", "X-Job-Id: unknown\r\n", "x");
     assert_eq!(put.status(), 404);
     assert_eq!(proxy.metric("stickyd_discovery_attempts_total{kind=\"request\",upstream=\"app\"}"), 0.0);
 }

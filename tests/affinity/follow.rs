@@ -77,7 +77,7 @@ fn ids_are_known_from_the_sid_and_from_polls() {
     }
     owners.sort();
     assert_eq!(owners, ["w1", "w2", "w3"]);
-    assert!(led(&proxy, "nobody").iter().all(|(_, why)| why == "address"));
+    assert!(led(&proxy, "unknown").iter().all(|(_, why)| why == "address"));
 }
 
 #[test]

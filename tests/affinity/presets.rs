@@ -177,7 +177,7 @@ fn sockjs_by_its_path() {
             format!("a[\"{owner}\"]\n")
         );
     }
-    assert_eq!(ask(&after, "POST", "/echo/1/nobody/xhr_send", "", "[]").status(), 404);
+    assert_eq!(ask(&after, "POST", "/echo/1/unknown/xhr_send", "", "[]").status(), 404);
 }
 
 #[test]
@@ -283,7 +283,7 @@ fn tus_by_its_location() {
             assert_eq!((sent.status(), decision(&sent).0), (204, owner.clone()));
         }
     }
-    assert_eq!(decision(&ask(&here, "GET", "/files/anything", "", "")).1, "address", "a page is no upload");
+    assert_eq!(decision(&ask(&here, "GET", "/files/anything", "", "")).1, "address", "a page is not an upload");
     assert_eq!(here.server().shared().sessions.pins.len(), 6);
 }
 

@@ -151,9 +151,9 @@ async fn the_command_prints_how_many_were_reached() {
     let (_, out, _) =
         run(&["--event", "news", "--arg", "7", "--arg", "{\"a\": 1}", "--arg", "plain words", "--upstream", "app"]);
     assert!(out.starts_with("0 of 1 sockets were reached\n1 of the other protocol"), "{out}");
-    let (code, _, err) = run(&["--text", "to nobody", "--address", "10.0.0.0/8"]);
+    let (code, _, err) = run(&["--text", "to none", "--address", "10.0.0.0/8"]);
     assert_eq!((code, err.trim()), (Some(1), "error: no live socket matches: nothing was sent"));
-    assert_eq!(run(&["--text", "to whom"]).0, Some(1));
+    assert_eq!(run(&["--text", "no selection"]).0, Some(1));
     assert_eq!(run(&["--all"]).0, Some(2), "nothing to send");
 }
 

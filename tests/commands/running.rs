@@ -127,7 +127,7 @@ fn sockets_are_shown_and_closed() {
     assert!(says(&binary, "sockets --limit 1").ends_with("1 of 3 matching sockets (--limit, --offset), 3 live\n"));
     let one = says(&binary, &format!("sockets {id}"));
     assert!(one.starts_with(&format!("id           {id}\n")) && one.contains("\nlabels       room=red\n"), "{one}");
-    assert!(fails(&binary, "sockets nobody", 1).starts_with("error: there is no live socket `nobody`"));
+    assert!(fails(&binary, "sockets unknown", 1).starts_with("error: there is no live socket `unknown`"));
     assert!(fails(&binary, "sockets --state dead", 1).contains("open, quiet, suspect, draining, closing"));
     assert!(fails(&binary, "sockets --label red", 2).contains("expected NAME=VALUE"));
 

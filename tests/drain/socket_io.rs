@@ -35,12 +35,20 @@ async fn drained(state: AdminState, grace: Option<Duration>, client: Value) -> (
     let had = u64::from(proxy.worker("w1").sessions());
     assert!((5..=15).contains(&had), "{had}");
     say(&proxy, "w1", state, grace);
-    wait_for_async("the drained worker has no session", async || proxy.worker("w1").sessions() == 0 && proxy.worker("w1").tunnels() == 0)
-        .await;
-    wait_for_async("all sessions are at the other workers", async || proxy.worker("w2").sessions() + proxy.worker("w3").sessions() == 30)
-        .await;
+    wait_for_async("the drained worker has no session", async || {
+        proxy.worker("w1").sessions() == 0 && proxy.worker("w1").tunnels() == 0
+    })
+    .await;
+    wait_for_async("all sessions are at the other workers", async || {
+        proxy.worker("w2").sessions() + proxy.worker("w3").sessions() == 30
+    })
+    .await;
     // The worker sees the end at once, or by its own time-outs if the session was between two polls.
-    assert_eq!(workers[0].stats_when(|stats| stats["live"] == 0).await["live"], 0, "the application has ended them, too");
+    assert_eq!(
+        workers[0].stats_when(|stats| stats["live"] == 0).await["live"],
+        0,
+        "the application has ended them, too"
+    );
     if tunnels {
         all_upgraded(&mut load, 30).await;
     }

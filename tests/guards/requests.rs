@@ -235,7 +235,11 @@ fn a_reload_changes_guards_and_keeps_their_counts() {
     reloads("rate = { requests = \"2/h\" }\n[log]\naccess = true");
     assert_eq!(get(""), 429, "the count is carried over");
     reloads("rate = { requests = \"2/h\" }\norigins = [\"same\"]\n[log]\naccess = true");
-    assert_eq!((get(""), get("Origin: https://evil.example\r\n")), (429, 403), "another guard does not reset the count");
+    assert_eq!(
+        (get(""), get("Origin: https://evil.example\r\n")),
+        (429, 403),
+        "another guard does not reset the count"
+    );
     binary.says(&["path=/socket.io/", "status=429", "client=127.0.0.1"]);
     reloads("deny = [\"127.0.0.0/8\"]");
     assert_eq!(get(""), 403);

@@ -97,7 +97,11 @@ fn trailers_pass_both_ways() {
     assert_eq!(answer.trailers, [("x-sum".to_owned(), "7".to_owned())]);
     let (_, request) = worker.request();
     assert_eq!(request.header("te"), Some("trailers"));
-    assert_eq!(request.trailers, [("x-check".to_owned(), "9".to_owned())], "a trailer cannot set the client's identity");
+    assert_eq!(
+        request.trailers,
+        [("x-check".to_owned(), "9".to_owned())],
+        "a trailer cannot set the client's identity"
+    );
 }
 
 #[test]

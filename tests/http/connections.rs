@@ -34,7 +34,11 @@ fn a_connection_the_worker_closes_is_replaced() {
     let mut client = Raw::connect(proxy.address);
     for number in 0..3 {
         let answer = client.get("/");
-        assert_eq!((answer.text(), answer.header("connection")), ("a", None), "`Connection` ends at the hop of the worker");
+        assert_eq!(
+            (answer.text(), answer.header("connection")),
+            ("a", None),
+            "`Connection` ends at the hop of the worker"
+        );
         worker.closed(number);
     }
     assert_eq!(worker.connections(), 3);

@@ -112,7 +112,9 @@ async fn the_streams_of_an_address_count_as_its_connections() {
     assert_eq!(client.get("/").await.status, StatusCode::SERVICE_UNAVAILABLE, "the fourth stream is refused");
     assert_eq!(limited(&stickyd, "connections_per_address"), 1.0);
     waiting.pop();
-    wait_for("one stream has ended, so that another may begin", || stickyd.proxy().metric("stickyd_http2_streams") == 2.0);
+    wait_for("one stream has ended, so that another may begin", || {
+        stickyd.proxy().metric("stickyd_http2_streams") == 2.0
+    });
     assert_eq!(client.get("/").await.text(), "a");
     drop(waiting);
     wait_for("all streams have ended", || stickyd.proxy().metric("stickyd_http2_streams") == 0.0);

@@ -311,7 +311,7 @@ fn a_worker_cannot_take_the_sessions_of_others() {
     }
 }
 
-/// An id that no worker knows leaves no pin behind.
+/// An id that no worker knows leaves no pin.
 #[test]
 fn unknown_everywhere_is_the_last_workers_own_answer() {
     let town = Town::new(3, |_, _| no_such_job());

@@ -121,7 +121,7 @@ fn bodies_are_sent_again_to_the_next_worker() {
         }
         found += usize::from(answer.status() == 200);
     }
-    println!("3 MB bodies of sessions nobody has pinned: {found} of 3 went right at once");
+    println!("3 MB bodies of unpinned sessions: {found} of 3 went right at once");
 }
 
 /// Made-up ids use up the budget of their address only; a client with a real id is found at once, from any address.
@@ -139,7 +139,7 @@ fn a_flood_of_made_up_ids_delays_no_real_session() {
             std::thread::spawn(move || {
                 let mut raw = Raw::connect(address);
                 for number in 0..20 {
-                    let status = raw.get(&format!("/?job=nobody-{thread}-{number}")).status();
+                    let status = raw.get(&format!("/?job=unknown-{thread}-{number}")).status();
                     statuses.lock().unwrap().push(status);
                 }
             })

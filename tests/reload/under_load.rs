@@ -129,7 +129,9 @@ fn two_hundred_reloads_under_load() {
         if number % 4 == 3 {
             let before = metric(&binary, "stickyd_reloads_total{result=\"ok\"}");
             binary.signal("HUP");
-            wait_for("the configuration is reloaded", || metric(&binary, "stickyd_reloads_total{result=\"ok\"}") > before);
+            wait_for("the configuration is reloaded", || {
+                metric(&binary, "stickyd_reloads_total{result=\"ok\"}") > before
+            });
         } else {
             let (status, said) = post_reload(&binary);
             assert_eq!(status, 200, "{said}");

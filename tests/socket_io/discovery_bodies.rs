@@ -85,7 +85,10 @@ async fn a_larger_body_goes_to_the_first_candidate_only() {
     let session = Session::made_up(Ask::new(proxy.address), "BBBBBBBBBBBBBBBBBBBB");
     let too_large = session.post(vec![b'x'; 1_200_000]).await;
     assert_eq!(too_large.status, 503, "{too_large:?}");
-    assert!(!too_large.body.contains("Session ID unknown"), "the session may be known to another worker: {too_large:?}");
+    assert!(
+        !too_large.body.contains("Session ID unknown"),
+        "the session may be known to another worker: {too_large:?}"
+    );
     assert_eq!(posts(), 4);
     assert_eq!(proxy.metric("stickyd_pins"), 0.0);
 }

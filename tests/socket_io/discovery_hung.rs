@@ -33,8 +33,10 @@ async fn one_hung_worker_is_the_owner_by_elimination() {
     let answer = sessions[2].post("42[\"n\",7]");
     let woken = async {
         // The worker wakes after all others have refused and the request waits for it.
-        wait_for_async("the session is pinned to the hung worker", async || proxy.metric("stickyd_sessions{upstream=\"app\",worker=\"w3\"}") == 1.0)
-            .await;
+        wait_for_async("the session is pinned to the hung worker", async || {
+            proxy.metric("stickyd_sessions{upstream=\"app\",worker=\"w3\"}") == 1.0
+        })
+        .await;
         workers[2].cont().await;
     };
     let (answer, ()) = tokio::join!(answer, woken);

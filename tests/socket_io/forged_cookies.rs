@@ -140,7 +140,11 @@ async fn a_sid_is_worth_nothing_at_another_upstream() {
         assert_eq!(thief.upgrade().await.unwrap_err().status, 400);
     }
     let after: Vec<_> = together(chat.iter().map(|worker| worker.port).map(requests_with_sid)).await;
-    assert_eq!(before.iter().sum::<u64>(), after.iter().sum::<u64>(), "the workers of the other upstream got no request");
+    assert_eq!(
+        before.iter().sum::<u64>(),
+        after.iter().sum::<u64>(),
+        "the workers of the other upstream got no request"
+    );
     assert_eq!(proxy.metric("stickyd_pins"), pins, "nothing was learned");
     assert!(victim.echo().await.starts_with('w'), "the session goes on");
     assert_eq!(proxy.metric("stickyd_discoveries_total{result=\"found\",upstream=\"shop\"}"), 0.0);

@@ -35,7 +35,11 @@ async fn every_decision_is_counted_by_its_source() {
     assert_eq!(strange.post("42[\"n\",7]").await.status, 200);
     assert_eq!(proxy.metric(&source("discovered")), 1.0);
     assert_eq!(strange.get().await.status, 200);
-    assert_eq!((proxy.metric(&source("discovered")), proxy.metric(&source("sid"))), (1.0, 3.0), "the session is pinned after its discovery");
+    assert_eq!(
+        (proxy.metric(&source("discovered")), proxy.metric(&source("sid"))),
+        (1.0, 3.0),
+        "the session is pinned after its discovery"
+    );
     assert_eq!(proxy.metric(&source("any")), 0.0);
 
     let nothing_but_sids = Proxy::with(&format!("{}affinity = [\"socket.io\"]\n", upstream(&workers)));
@@ -139,7 +143,7 @@ async fn the_io_cookie_is_a_second_source() {
             None if heard.line.contains("&plain") => Then::Say(answer("200 OK", "", "no packet")),
             None => {
                 let cookie = format!("Set-Cookie: io={name}; Path=/; HttpOnly\r\n");
-                Then::Say(answer("200 OK", &cookie, "something nobody can read"))
+                Then::Say(answer("200 OK", &cookie, "something unreadable"))
             }
             Some(sid) if sid == name => Then::Say(answer("200 OK", "", "mine")),
             Some(_) => Then::Say(refusal()),
@@ -151,7 +155,7 @@ async fn the_io_cookie_is_a_second_source() {
     let mut sids = Vec::new();
     for _ in 0..2 {
         let answer = ask.send("GET", "/socket.io/?EIO=3&transport=polling", "").await;
-        assert_eq!(answer.body, "something nobody can read", "the answer passes unchanged");
+        assert_eq!(answer.body, "something unreadable", "the answer passes unchanged");
         let cookies: Vec<_> = answer.headers.get_all("set-cookie").iter().map(|v| v.to_str().unwrap()).collect();
         let io = cookies.iter().find_map(|cookie| cookie.strip_prefix("io=")).unwrap();
         sids.push(io.split(';').next().unwrap().to_owned());

@@ -15,7 +15,7 @@ use crate::support::wait::wait_for_async;
 async fn clients_try_again_until_a_worker_is_there() {
     for (version, transports) in [(4, "polling"), (4, "websocket"), (2, "polling")] {
         let path =
-            std::env::temp_dir().join(format!("stickyd-nobody-{}-{version}-{transports}.sock", std::process::id()));
+            std::env::temp_dir().join(format!("stickyd-no-worker-{}-{version}-{transports}.sock", std::process::id()));
         let _ = std::fs::remove_file(&path);
         let (path, nowhere) = (path.to_str().unwrap(), free_address());
         let proxy = Proxy::with(&upstream_of([nowhere.to_string(), format!("unix:{path}")]));

@@ -60,11 +60,7 @@ async fn preflights_of_a_gone_workers_session_go_to_any_worker() {
         assert_eq!(answer.status, 204, "{answer:?}");
         assert_eq!(answer.header("access-control-allow-origin"), "https://page.test");
     }
-    assert_eq!(
-        proxy.metric("stickyd_pins"),
-        2.0,
-        "a preflight does not drop the pin of the dead worker's session"
-    );
+    assert_eq!(proxy.metric("stickyd_pins"), 2.0, "a preflight does not drop the pin of the dead worker's session");
 }
 
 /// The worker refuses connects while its open connections go on: its session stays, and any worker may answer a

@@ -122,7 +122,7 @@ async fn wrong_requests_close_nothing() {
         (&one, json!({"reason": 1}), 422, "`reason` must be a string"),
         (&one, json!({"spread": "1s"}), 422, "unknown field `spread`"),
         (&one, json!([]), 422, "JSON object"),
-        ("/api/v1/sockets/nobody/close", json!({}), 404, "no live socket `nobody`"),
+        ("/api/v1/sockets/unknown/close", json!({}), 404, "no live socket `unknown`"),
         ("/api/v1/sockets/close", json!({}), 422, "no sockets selected"),
         ("/api/v1/sockets/close", json!({"all": true, "label.room": "red"}), 422, "cannot be combined"),
         ("/api/v1/sockets/close", json!({"label.room": "green"}), 404, "no live socket matches"),
@@ -167,11 +167,7 @@ fn a_polling_session_is_closed_by_refusal() {
     assert_eq!((status, &said["transport"]), (200, &json!("polling")), "{said}");
     assert_eq!(watched.count(""), 2);
     let ended = open.answer();
-    assert_eq!(
-        (ended.status(), ended.text().contains("Session ID unknown")),
-        (400, true),
-        "the open poll is refused"
-    );
+    assert_eq!((ended.status(), ended.text().contains("Session ID unknown")), (400, true), "the open poll is refused");
     let refused = Raw::connect(watched.proxy.address).get(&path(sid));
     assert_eq!(refused.status(), 400);
     assert!(refused.text().contains("Session ID unknown"), "{}", refused.text());

@@ -242,7 +242,8 @@ async fn sockets_over_http2_are_listed() {
     let workers = NodeServer::start_many(1, &[]).await;
     let stickyd = Secured::with("", &upstream(&workers));
     let client = stickyd.client().await;
-    wait_for_async("the extended CONNECT is announced", async || client.send.is_extended_connect_protocol_enabled()).await;
+    wait_for_async("the extended CONNECT is announced", async || client.send.is_extended_connect_protocol_enabled())
+        .await;
     let mut request = connect("websocket", "/socket.io/?EIO=4&transport=websocket&storeId=h2");
     request.headers_mut().insert("user-agent", "Two/2".parse().unwrap());
     let Ok((io, _)) = client.tunnel(request).await else { panic!("refused") };
@@ -284,7 +285,7 @@ fn wrong_queries_are_refused() {
         assert_eq!(answered, status, "{query}: {said}");
         assert!(said["error"].as_str().unwrap().contains(words), "{query}: {said}");
     }
-    for id in ["0", "nobody", "zzzzzzzzzzzzzzzzzzzz", "1"] {
+    for id in ["0", "unknown", "zzzzzzzzzzzzzzzzzzzz", "1"] {
         assert_eq!(watched.ask("GET", &format!("/api/v1/sockets/{id}"), "").0, 404, "{id}");
     }
     wait_for("an empty list is a list", || watched.count("") == 0);

@@ -29,7 +29,7 @@ pub(super) fn request(bytes: &[u8]) -> Result<Option<(Seen, usize)>, String> {
     check_fields(&fields)?;
     let Some((body, length)) = body(&fields, &bytes[end + 4..])? else { return Ok(None) };
     if target.contains("smuggled") {
-        return Err(format!("{target} was no request"));
+        return Err(format!("{target} was not a request"));
     }
     Ok(Some((Seen { method, target, fields, body }, end + 4 + length)))
 }

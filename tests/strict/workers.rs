@@ -143,7 +143,7 @@ fn no_bad_worker_harms_a_client() {
         let seen = String::from_utf8_lossy(&worker.bytes()).into_owned();
         assert!(kind != "upgrade" || !seen.contains("GET /good HTTP/1.1\r\nHost: a\r\nConnection"), "{name}");
     }
-    println!("bad workers: {counts:?}, {total} in all; the slowest answer that was no time-out: {slowest:?}");
+    println!("bad workers: {counts:?}, {total} in all; the slowest answer that was not a time-out: {slowest:?}");
     assert!(wrong.is_empty(), "{} of {total}:\n{}", wrong.len(), wrong.join("\n"));
     assert!(total > 50, "{total}");
 }

@@ -29,7 +29,7 @@ pub(crate) struct NodeServer;
 pub(crate) struct WsEcho;
 /// python-socketio on aiohttp (`tests/clients/python_server.py`).
 pub(crate) struct PythonServer;
-/// socketioxide (`examples/test_worker_oxide.rs`).
+/// Socket.IO in Rust: socketioxide (`examples/test_worker_oxide.rs`).
 pub(crate) struct OxideServer;
 
 impl NodeServer {

@@ -116,14 +116,14 @@ fn a_connection_serves_the_hosts_of_its_own_policy() {
     for (name, host, status) in [
         ("a.example", "a.example", 200),
         ("a.example", "A.example.:443", 200),
-        ("a.example", "nobody.example", 200),
+        ("a.example", "unknown.example", 200),
         ("a.example", "b.example", 421),
         ("a.example", "B.Example:8443", 421),
         ("a.example", "b.example.", 421),
         ("a.example", "c.example", 421),
         ("b.example", "b.example", 200),
         ("b.example", "a.example", 421),
-        ("b.example", "nobody.example", 421),
+        ("b.example", "unknown.example", 421),
         ("c.example", "b.example", 421),
     ] {
         let mut made = files.client_with("bob").connect(proxy.address, name);
@@ -160,7 +160,7 @@ fn a_stream_is_served_by_its_connections_policy() {
     };
     for (flag, version) in [("--http1.1", "1.1"), ("--http2", "2")] {
         assert_eq!(curl(flag, "a.example"), format!("a {version} 200"));
-        assert_eq!(curl(flag, "nobody.example"), format!("a {version} 200"));
+        assert_eq!(curl(flag, "unknown.example"), format!("a {version} 200"));
         assert!(curl(flag, "b.example").ends_with(&format!(" {version} 421")));
     }
 }

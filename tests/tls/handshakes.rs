@@ -144,7 +144,9 @@ fn plain_bytes_do_not_hang() {
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     // The answer is a TLS alert, then the end.
     client.rest();
-    wait_for("the failed handshake is counted", || secured.proxy.metric("stickyd_client_errors_total{kind=\"tls\"}") > 0.0);
+    wait_for("the failed handshake is counted", || {
+        secured.proxy.metric("stickyd_client_errors_total{kind=\"tls\"}") > 0.0
+    });
     assert_eq!(worker.connections(), 0);
 }
 

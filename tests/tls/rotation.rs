@@ -48,7 +48,9 @@ fn renewed_files_are_served_and_no_request_fails() {
         let before = served.load(Ordering::SeqCst);
         let renewed = files.issue("site", &["a.example"]);
         assert_ne!(renewed, shown);
-        wait_for("the new certificate is served", || files.client().connect(binary.address, "a.example").certificate == renewed);
+        wait_for("the new certificate is served", || {
+            files.client().connect(binary.address, "a.example").certificate == renewed
+        });
         shown = renewed;
         wait_for("clients are served", || served.load(Ordering::SeqCst) > before + 10);
         assert_eq!(old.raw.ask(&get("a.example", "/")).text(), "a");

@@ -40,8 +40,10 @@ async fn a_client_that_answers_no_ping_is_closed_on_both_legs() {
         }
     };
     let suspect = async {
-        wait_for_async("the socket is suspect", async || proxy.metric("stickyd_sockets_suspect{upstream=\"app\"}") >= 1.0)
-            .await;
+        wait_for_async("the socket is suspect", async || {
+            proxy.metric("stickyd_sockets_suspect{upstream=\"app\"}") >= 1.0
+        })
+        .await;
     };
     let ends = async {
         assert_eq!(read_all(&mut dead_far).await, b"", "its worker sees only the end");

@@ -61,7 +61,11 @@ async fn a_close_waits_for_the_end_of_a_frame_then_for_an_answer() {
     // Cut, by a close or by a reset.
     let _ = within(tokio::io::AsyncReadExt::read_to_end(&mut silent, &mut rest)).await;
     assert_eq!(rest, b"");
-    assert!(began.elapsed() >= Duration::from_secs(5), "{:?}: the client has five seconds for its answer", began.elapsed());
+    assert!(
+        began.elapsed() >= Duration::from_secs(5),
+        "{:?}: the client has five seconds for its answer",
+        began.elapsed()
+    );
     wait_for_async("no tunnel is left", async || proxy.worker(&name).tunnels() == 0).await;
 }
 

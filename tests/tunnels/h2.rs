@@ -124,7 +124,11 @@ async fn without_the_key_it_is_neither_announced_nor_served() {
         Ok((answer, _send)) => within(answer).await.is_err(),
     };
     assert!(refused);
-    assert_eq!(client.exchange(ask("TRACE", "/")).await.unwrap().status.as_u16(), 501, "other requests of the connection are served");
+    assert_eq!(
+        client.exchange(ask("TRACE", "/")).await.unwrap().status.as_u16(),
+        501,
+        "other requests of the connection are served"
+    );
 }
 
 #[tokio::test]

@@ -78,7 +78,10 @@ async fn a_ping_measures_its_leg_and_its_bytes_pass_unchanged() {
     assert_eq!((counted(&proxy, "client"), counted(&proxy, "worker")), (1.0, 1.0));
     let [excellent, poor] = ["excellent", "poor"]
         .map(|quality| format!("stickyd_sockets_quality{{quality=\"{quality}\",upstream=\"app\"}}"));
-    wait_for_async("the quality of the socket is known", async || proxy.metric(&excellent) + proxy.metric(&poor) >= 1.0).await;
+    wait_for_async("the quality of the socket is known", async || {
+        proxy.metric(&excellent) + proxy.metric(&poor) >= 1.0
+    })
+    .await;
 }
 
 #[tokio::test]
