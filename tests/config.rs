@@ -347,7 +347,10 @@ proptest! {
     /// Cuts out, inserts and replaces parts: the result is a configuration, or a list of errors that can be printed.
     #[test]
     fn a_damaged_configuration_never_panics(
-        edits in prop::collection::vec((any::<prop::sample::Index>(), 0..12_usize, "[ -~\\n\u{e9}\u{1F600}]{0,4}"), 1..6)
+        edits in prop::collection::vec(
+            (any::<prop::sample::Index>(), 0..12_usize, "[ -~\\n\u{e9}\u{1F600}]{0,4}"),
+            1..6,
+        )
     ) {
         let mut text = specimen();
         for (at, cut, put) in edits {

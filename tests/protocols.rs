@@ -121,6 +121,7 @@ impl Trial {
     async fn is_kept_by_one(&self) {
         let workers = self.workers(1..=3).await;
         let proxy = Proxy::with(&config(&workers, self.rules));
+        proxy.all_take_new().await;
         let mut clients = self.clients(&[proxy.url("")]);
         clients.open(self.sessions).await;
         for _ in 0..3 {
@@ -135,6 +136,7 @@ impl Trial {
     async fn spreads_from_one_address(&self) {
         let workers = self.workers(1..=3).await;
         let proxy = Proxy::with(&config(&workers, self.rules));
+        proxy.all_take_new().await;
         let mut clients = self.clients_of(&[proxy.url("")], 0);
         for _ in 0..3 {
             clients.open(10).await;
@@ -150,6 +152,9 @@ impl Trial {
     async fn is_found_by_two(&self) {
         let workers = self.workers(1..=3).await;
         let proxies = [0, 1].map(|_| Proxy::with(&config(&workers, self.rules)));
+        for proxy in &proxies {
+            proxy.all_take_new().await;
+        }
         let mut clients = self.clients(&proxies.each_ref().map(|proxy| proxy.url("")));
         clients.open(self.sessions).await;
         for _ in 0..3 {
@@ -192,6 +197,7 @@ impl Trial {
     async fn only_the_dead_are_lost(&self) {
         let mut workers = self.workers(1..=3).await;
         let proxy = Proxy::with(&config(&workers, self.rules));
+        proxy.all_take_new().await;
         let mut clients = self.clients(&[proxy.url("")]);
         clients.open(self.sessions).await;
         let before = clients.ask().await;

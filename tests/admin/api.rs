@@ -79,10 +79,10 @@ fn every_path_is_described_and_every_described_path_is_there() {
 #[allow(clippy::too_many_lines, reason = "one running stickyd answers every request of the API")]
 fn every_answer_is_as_the_document_says() {
     let (one, two) = (many_sessions("one"), many_sessions("two"));
-    let nobody = free_address();
+    let unused = free_address();
     let both =
         config_of_named(&[("one", &one), ("two", &two)], "debug_header = true\nlabels = { app = \"query:app\" }");
-    let all = both.replace("}]\n", &format!("}}, {{ address = \"{nobody}\", name = \"absent\" }}]\n"));
+    let all = both.replace("}]\n", &format!("}}, {{ address = \"{unused}\", name = \"absent\" }}]\n"));
     let binary = Binary::with(&all);
     let mut api = Checked { binary: &binary, document: document(), seen: BTreeSet::new() };
     assert_eq!(api.get("/api/v1/openapi.json").1, api.document);

@@ -84,7 +84,8 @@ fn ids_are_known_from_the_sid_and_from_polls() {
 fn ids_are_known_from_the_first_frames() {
     let pool = pool();
     let proxy = Proxy::with(&format!("{}{FOLLOW}", pool.upstream("[\"socket.io\", \"address\"]")));
-    let upgrade = "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    let upgrade = "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n\
+        Upgrade: websocket\r\n\
         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     let mut client = Raw::connect(proxy.address);
     client.send(upgrade);

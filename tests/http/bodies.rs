@@ -91,7 +91,8 @@ fn trailers_pass_both_ways() {
     });
     let proxy = Proxy::before(&[worker.address]);
     let answer = Raw::connect(proxy.address).ask(
-        "POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\nTrailer: X-Check, X-Forwarded-For\r\n\r\n\
+        "POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\
+         Trailer: X-Check, X-Forwarded-For\r\n\r\n\
          2\r\nhi\r\n0\r\nX-Check: 9\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n",
     );
     assert_eq!(answer.trailers, [("x-sum".to_owned(), "7".to_owned())]);

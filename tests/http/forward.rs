@@ -41,7 +41,8 @@ fn methods_pass() {
 #[test]
 fn end_to_end_fields_pass_both_ways() {
     let mut worker = RawWorker::answering(|_| {
-        "HTTP/1.1 299 Fine By Me\r\nX-One: 1\r\nX-Many: a\r\nX-Many: b\r\nServer: w\r\nDate: then\r\nX-Latin: \u{e9}\r\n\
+        "HTTP/1.1 299 Fine By Me\r\nX-One: 1\r\nX-Many: a\r\nX-Many: b\r\nServer: w\r\nDate: then\r\n\
+         X-Latin: \u{e9}\r\n\
          Content-Length: 2\r\n\r\nhi"
             .to_owned()
     });
@@ -187,7 +188,8 @@ fn pipelined_requests_are_answered_in_order() {
     let mut client = Raw::connect(proxy.address);
     client.send(
         "GET /1 HTTP/1.1\r\nHost: a\r\n\r\nPOST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc\
-         POST /3 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nxyz\r\n0\r\n\r\nGET /4 HTTP/1.1\r\nHost: a\r\n\r\n",
+         POST /3 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nxyz\r\n0\r\n\r\nGET /4 HTTP/1.1\r\n\
+         Host: a\r\n\r\n",
     );
     for expected in ["/1 ", "/2 abc", "/3 xyz", "/4 "] {
         assert_eq!(client.answer().text(), expected);

@@ -20,7 +20,8 @@ fn arrives(proxy: &Proxy, worker: &mut RawWorker, fields: &str) -> Message {
 #[test]
 fn hop_by_hop_fields_stop_here() {
     let mut worker = RawWorker::answering(|_| {
-        "HTTP/1.1 200 OK\r\nConnection: keep-alive, X-Hop\r\nConnection: x-other\r\nX-Hop: 1\r\nX-Other: 1\r\nX-End: 1\r\n\
+        "HTTP/1.1 200 OK\r\nConnection: keep-alive, X-Hop\r\nConnection: x-other\r\nX-Hop: 1\r\nX-Other: 1\r\n\
+         X-End: 1\r\n\
          Keep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nProxy-Authenticate: Basic\r\nUpgrade: h2c\r\n\
          Content-Length: 0\r\n\r\n"
             .to_owned()

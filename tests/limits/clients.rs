@@ -279,7 +279,8 @@ fn an_idle_connection_is_closed_in_time() {
 fn a_full_table_of_descriptors_refuses_only_new_clients() {
     let worker = RawWorker::named("a");
     let toml = format!(
-        "state_dir = \".\"\n[upstream.app]\nworkers = [\"{}\"]\n[limits]\nconnections = 1000\nreserved_descriptors = 60\n\
+        "state_dir = \".\"\n[upstream.app]\nworkers = [\"{}\"]\n[limits]\nconnections = 1000\n\
+         reserved_descriptors = 60\n\
          connections_per_address = 1000",
         worker.address
     );

@@ -34,6 +34,9 @@ fn example(name: &str, upstreams: &[&[Worker]]) -> String {
 
 /// Sessions of one kind through both proxies: all stay alive, on all three workers.
 async fn all_live(kind: &'static str, proxies: &[Proxy], more: Value) {
+    for proxy in proxies {
+        proxy.all_take_new().await;
+    }
     let trial = Trial::new(kind, &[], more, "");
     let urls: Vec<_> = proxies.iter().map(|proxy| proxy.url("")).collect();
     let mut clients: Kind = trial.clients(&urls);

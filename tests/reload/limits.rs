@@ -14,7 +14,8 @@ fn limits_hold_from_a_reload_on() {
     let binary = Binary::with(&config_of(&[&worker], ""));
     let mut client = Raw::connect(binary.address);
     assert_eq!(client.get(&format!("/{}", "x".repeat(400))).status(), 200);
-    let limits = "[limits]\nconnections = 2\nconnections_per_address = 9\ntarget_bytes = 300\nhead_fields = 10\nrequests_per_connection = 4\n\
+    let limits = "[limits]\nconnections = 2\nconnections_per_address = 9\ntarget_bytes = 300\nhead_fields = 10\n\
+                  requests_per_connection = 4\n\
                   min_rate = 1_000_000\nmin_rate_grace = \"1s\"\nidle_timeout = \"60s\"\nreplay_bytes = \"2MB\"\ndiscoveries = 7\npins_per_address = 7";
     write(&binary, &config_of(&[&worker], limits));
     let (status, said) = post_reload(&binary);

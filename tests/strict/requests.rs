@@ -73,7 +73,7 @@ fn run(case: &Case, proxy: SocketAddr, worker: &Recorder, half: bool) -> Verdict
         return Verdict::Dangerous(format!("the body became {:?}", String::from_utf8_lossy(&first.body)));
     }
     if last && (case.has("refuse") || case.has("close")) {
-        return Verdict::Dangerous("it read on behind it".to_owned());
+        return Verdict::Dangerous("it read on after it".to_owned());
     }
     match (own.is_empty(), answers.first()) {
         (false, Some(answer)) if answer.status == 200 => Verdict::Normalised,

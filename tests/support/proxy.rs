@@ -14,7 +14,7 @@ use stickyd::server::StopOutcome;
 use stickyd::systemd::Parent;
 use stickyd::upstream::worker::Worker;
 
-use super::wait::wait_for;
+use super::wait::{wait_for, wait_for_async};
 
 /// A stickyd in the process of the test; it is stopped and waited for when it is dropped.
 pub(crate) struct Proxy {
@@ -66,6 +66,18 @@ impl Proxy {
         let snapshot = self.server().shared().snapshot.load();
         let members = snapshot.upstreams.iter().flat_map(|upstream| &upstream.members);
         members.map(|member| &member.worker).find(|worker| worker.name == name).unwrap().clone()
+    }
+
+    /// Waits until every worker has passed a health check and takes new sessions.
+    pub(crate) async fn all_take_new(&self) {
+        wait_for_async("every worker takes new sessions", async || {
+            let snapshot = self.server().shared().snapshot.load();
+            let workers = snapshot.upstreams.iter().flat_map(|upstream| &upstream.members).map(|member| &member.worker);
+            let is_late = |worker: &&Arc<Worker>| !worker.takes_new() || worker.notes.check().is_none();
+            let late: Vec<_> = workers.filter(is_late).map(|worker| worker.name.clone()).collect();
+            if late.is_empty() { Ok(()) } else { Err(late) }
+        })
+        .await;
     }
 
     /// Stops the proxy as SIGTERM does; how it ended.

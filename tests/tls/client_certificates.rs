@@ -20,8 +20,10 @@ fn three_policies(files: &Certificates, worker: &RawWorker) -> Proxy {
 
 /// Every field in which a client may claim to have a certificate.
 const CLAIMS: &str = "X-Client-Verify: SUCCESS\r\nX-Client-Subject: CN=admin\r\nX-Client-Fingerprint: 00\r\n\
-    X_Client_Verify: SUCCESS\r\nX-Client_Subject: CN=admin\r\nx_client_fingerprint: 00\r\nX-SSL-Client-Verify: SUCCESS\r\n\
-    SSL-Client-Cert: x\r\nSSL_CLIENT_VERIFY: SUCCESS\r\nX-Forwarded-Client-Cert: x\r\nClient-Cert: :AA==:\r\nClient_Cert: :AA==:\r\n";
+    X_Client_Verify: SUCCESS\r\nX-Client_Subject: CN=admin\r\nx_client_fingerprint: 00\r\n\
+    X-SSL-Client-Verify: SUCCESS\r\n\
+    SSL-Client-Cert: x\r\nSSL_CLIENT_VERIFY: SUCCESS\r\nX-Forwarded-Client-Cert: x\r\nClient-Cert: :AA==:\r\n\
+    Client_Cert: :AA==:\r\n";
 
 fn claims_of(request: &crate::support::raw::Message) -> Vec<&str> {
     let names = request.headers.iter().map(|(name, _)| name.as_str());

@@ -18,7 +18,7 @@ pub mod sid;
 mod still;
 mod strict;
 
-/// One target's check.
+/// The check of one target.
 pub type Check = fn(&[u8]);
 
 /// Every target by name, as `corpus/` has it.
