@@ -41,10 +41,10 @@ async fn an_unknown_sid_is_refused_on_its_stream() {
     let stickyd = Secured::before(&addresses, "");
     let client = stickyd.client().await;
     let answer = client.get("/socket.io/?EIO=4&transport=polling&sid=unknown").await;
-    assert_eq!(answer.status.as_u16(), 400);
+    assert_eq!(answer.status, 400);
     assert!(answer.text().contains("\"code\":1"), "{answer:?}");
     let upgrade = crate::support::h2::connect("websocket", "/socket.io/?EIO=4&transport=websocket&sid=unknown2");
     let Err(answer) = client.tunnel(upgrade).await else { panic!("opened") };
-    assert_eq!(answer.status.as_u16(), 400);
+    assert_eq!(answer.status, 400);
     assert!(answer.text().contains("Session ID unknown"), "{answer:?}");
 }

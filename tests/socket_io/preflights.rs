@@ -1,7 +1,8 @@
 //! CORS preflights go to the worker of the sid; they create and refresh no pin, and get no cookie.
 
+use crate::support::answer::Answer;
 use crate::support::cluster::upstream;
-use crate::support::engine_io::{Answer, Ask, Session};
+use crate::support::engine_io::{Ask, Session};
 use crate::support::node::NodeServer;
 use crate::support::proxy::Proxy;
 

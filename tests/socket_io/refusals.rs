@@ -8,8 +8,9 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use crate::support::answer::Answer;
 use crate::support::cluster::{all_upgraded, upstream, upstream_of};
-use crate::support::engine_io::{Answer, Ask, Session, together};
+use crate::support::engine_io::{Ask, Session, together};
 use crate::support::load::Load;
 use crate::support::node::NodeServer;
 use crate::support::proxy::{Binary, Proxy};

@@ -6,9 +6,9 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use super::judge::find;
 use crate::support::raw::patient;
 
-/// An answer as a client reads it.
+/// An answer as a strict client reads it, with its head as text.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct JudgedAnswer {
     pub(super) status: u16,
     pub(super) head: String,
     pub(super) body: Vec<u8>,
@@ -52,8 +52,8 @@ pub(super) fn read_all(mut stream: TcpStream) -> Vec<u8> {
 ///
 /// # Errors
 /// The reason why some bytes are not an answer.
-pub(super) fn answers(mut bytes: &[u8], head_only: bool) -> Result<Vec<Answer>, String> {
-    let mut answers: Vec<Answer> = Vec::new();
+pub(super) fn answers(mut bytes: &[u8], head_only: bool) -> Result<Vec<JudgedAnswer>, String> {
+    let mut answers: Vec<JudgedAnswer> = Vec::new();
     while !bytes.is_empty() {
         let (answer, rest) = answer(bytes, head_only && answers.is_empty())?;
         if !(100..200).contains(&answer.status) || answer.status == 101 {
@@ -64,7 +64,7 @@ pub(super) fn answers(mut bytes: &[u8], head_only: bool) -> Result<Vec<Answer>, 
     Ok(answers)
 }
 
-fn answer(bytes: &[u8], head_only: bool) -> Result<(Answer, &[u8]), String> {
+fn answer(bytes: &[u8], head_only: bool) -> Result<(JudgedAnswer, &[u8]), String> {
     let odd = || format!("no answer: {:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(200)]));
     let end = find(bytes, b"\r\n\r\n").ok_or_else(odd)?;
     let head = String::from_utf8(bytes[..end].to_vec()).map_err(|_| odd())?.to_ascii_lowercase();
@@ -83,18 +83,18 @@ fn answer(bytes: &[u8], head_only: bool) -> Result<(Answer, &[u8]), String> {
         if status == 204 && lengths.len() + codings.len() > 0 {
             return Err(format!("a length where no body may be: {head}"));
         }
-        return Ok((Answer { status, head, body: Vec::new(), whole: true }, rest));
+        return Ok((JudgedAnswer { status, head, body: Vec::new(), whole: true }, rest));
     }
     if !codings.is_empty() {
         let (body, used, whole) = chunks(rest)?;
-        return Ok((Answer { status, head, body, whole }, &rest[used..]));
+        return Ok((JudgedAnswer { status, head, body, whole }, &rest[used..]));
     }
     let length: usize = match lengths.first() {
         Some(length) => length.parse().map_err(|_| odd())?,
         None => rest.len(),
     };
     let (body, left) = rest.split_at(length.min(rest.len()));
-    Ok((Answer { status, head, body: body.to_vec(), whole: body.len() == length }, left))
+    Ok((JudgedAnswer { status, head, body: body.to_vec(), whole: body.len() == length }, left))
 }
 
 fn chunks(bytes: &[u8]) -> Result<(Vec<u8>, usize, bool), String> {

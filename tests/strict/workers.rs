@@ -6,7 +6,7 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::client::{Answer, answers, exchange, read_all};
+use super::client::{JudgedAnswer, answers, exchange, read_all};
 use super::table;
 use crate::support::proxy::Proxy;
 use crate::support::raw::{Leg, Raw, RawWorker, ok, patient};
@@ -82,7 +82,7 @@ fn drip<'a>(leg: &mut Leg, bytes: impl Iterator<Item = &'a u8>) {
 }
 
 /// Reads the first answer of a client that keeps its connection.
-fn first(proxy: SocketAddr, bytes: &[u8], head_only: bool) -> Result<Answer, String> {
+fn first(proxy: SocketAddr, bytes: &[u8], head_only: bool) -> Result<JudgedAnswer, String> {
     let stream = patient(TcpStream::connect(proxy).unwrap());
     let mut writer = stream.try_clone().unwrap();
     writer.write_all(bytes).unwrap();
@@ -96,7 +96,7 @@ fn first(proxy: SocketAddr, bytes: &[u8], head_only: bool) -> Result<Answer, Str
     all.into_iter().next().ok_or_else(|| "no answer".to_owned())
 }
 
-fn check(wants: &str, answer: &Answer) -> Result<(), String> {
+fn check(wants: &str, answer: &JudgedAnswer) -> Result<(), String> {
     let fits = match wants {
         "cut" => answer.status >= 500 || !answer.whole,
         "whole" => answer.whole && answer.status < 500,

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
-use hyper::header::HeaderMap;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -17,34 +16,12 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
+use super::answer::Answer;
+
 pub(crate) const HOME: [u8; 4] = [127, 0, 0, 1];
 
 /// A limit that is longer than any answer takes, the 5 s of stickyd's discovery included.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A complete answer to one request.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: String,
-    pub(crate) took: Duration,
-}
-
-impl Answer {
-    /// The value of a header; empty if it is missing.
-    pub(crate) fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
-    }
-
-    /// stickyd's cookie as a browser sends it back.
-    pub(crate) fn cookie(&self) -> Option<String> {
-        let all = self.headers.get_all("set-cookie").iter().map(|value| value.to_str().unwrap());
-        let ours: Vec<_> = all.filter(|value| value.starts_with("stickyd")).collect();
-        assert!(ours.len() < 2, "{ours:?}");
-        ours.first().map(|value| value.split(';').next().unwrap().to_owned())
-    }
-}
 
 /// The target, source address and headers of requests, each on its own connection.
 #[derive(Debug, Clone)]
@@ -93,7 +70,8 @@ impl Ask {
             answered
         };
         let (parts, body) = timeout(PATIENCE, exchange).await.expect("answered in time")?;
-        Some(Answer { status: parts.status.as_u16(), headers: parts.headers, body, took: began.elapsed() })
+        let status = parts.status.as_u16();
+        Some(Answer { status, headers: parts.headers, body, trailers: None, took: began.elapsed() })
     }
 
     pub(crate) async fn send(&self, method: &str, path: &str, body: impl Into<Bytes>) -> Answer {
@@ -209,6 +187,7 @@ impl Session {
                     status: parts.status.as_u16(),
                     headers: parts.headers,
                     body: String::from_utf8_lossy(&body.unwrap_or_default()).into_owned(),
+                    trailers: None,
                     took: began.elapsed(),
                 })
             }

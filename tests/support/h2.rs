@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
+use hyper::http::response::Parts;
 use hyper::{HeaderMap, Request, StatusCode};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -16,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_rustls::client::TlsStream;
 
+use super::answer::Answer;
 use super::proxy::Proxy;
 use super::wait::within;
 
@@ -124,21 +127,6 @@ pub(crate) struct Client {
     pub(crate) connection: JoinHandle<Result<(), h2::Error>>,
 }
 
-/// A complete answer on one stream.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Vec<u8>,
-    pub(crate) trailers: Option<HeaderMap>,
-}
-
-impl Answer {
-    pub(crate) fn text(&self) -> &str {
-        std::str::from_utf8(&self.body).unwrap()
-    }
-}
-
 /// A request for `path` at `https://localhost`.
 pub(crate) fn ask(method: &str, path: &str) -> Request<()> {
     Request::builder().method(method).uri(format!("https://localhost{path}")).body(()).unwrap()
@@ -172,21 +160,28 @@ impl Client {
 
     /// Opens a tunnel: its byte stream, or the answer that refuses it.
     pub(crate) async fn tunnel(&self, request: Request<()>) -> Result<(StreamIo<()>, HeaderMap), Answer> {
+        let began = Instant::now();
         let (answer, send) = self.begin(request).await;
         let (parts, body) = within(answer).await.unwrap().into_parts();
         if parts.status == StatusCode::OK {
             return Ok((StreamIo::new(send, body, ()), parts.headers));
         }
         let (body, trailers) = rest(body).await.unwrap();
-        Err(Answer { status: parts.status, headers: parts.headers, body, trailers })
+        Err(answer_of(parts, body, trailers, began))
     }
 }
 
 /// Waits for an answer and reads it to its end.
 pub(crate) async fn whole(answer: ResponseFuture) -> Result<Answer, h2::Error> {
+    let began = Instant::now();
     let (parts, body) = within(answer).await?.into_parts();
     let (body, trailers) = rest(body).await?;
-    Ok(Answer { status: parts.status, headers: parts.headers, body, trailers })
+    Ok(answer_of(parts, body, trailers, began))
+}
+
+fn answer_of(parts: Parts, body: Vec<u8>, trailers: Option<HeaderMap>, began: Instant) -> Answer {
+    let body = String::from_utf8(body).unwrap();
+    Answer { status: parts.status.as_u16(), headers: parts.headers, body, trailers, took: began.elapsed() }
 }
 
 async fn rest(mut body: RecvStream) -> Result<(Vec<u8>, Option<HeaderMap>), h2::Error> {

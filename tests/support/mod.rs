@@ -4,6 +4,7 @@
 //! test: every process ends with its stdin, and is killed when its value is dropped.
 
 pub(crate) mod admin;
+pub(crate) mod answer;
 pub(crate) mod cluster;
 pub(crate) mod engine_io;
 pub(crate) mod engines;
