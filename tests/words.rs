@@ -1,9 +1,8 @@
 //! The language of everything a person reads: comments, docs, log lines, errors, names of tests, and Markdown.
 //!
-//! `CONTRIBUTING.md` has the rules with right and wrong forms. Here they are held as far as a pattern can: habits that
-//! name no thing, public docs too short to be understood alone, and lines that are too long. A pattern is a net, not a
-//! judge: what it misses may still be a riddle. Left out: text between ```` ```text,wrong ```` fences, which shows
-//! wrong forms.
+//! `CONTRIBUTING.md` has the rules with right and wrong forms. Here they are held as far as a pattern can: habits that name
+//! no thing, public docs too short to be understood alone, and lines that are too long. A pattern is a net, not a judge: what
+//! it misses may still be a riddle. Left out: text between ```` ```text,wrong ```` fences, which shows wrong forms.
 
 use regex::Regex;
 

@@ -2,7 +2,7 @@
 //! wants.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
@@ -17,11 +17,9 @@ use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::answer::Answer;
+use super::process::PATIENCE;
 
 pub(crate) const HOME: [u8; 4] = [127, 0, 0, 1];
-
-/// A limit that is longer than any answer takes, the 5 s of stickyd's discovery included.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The target, source address and headers of requests, each on its own connection.
 #[derive(Debug, Clone)]

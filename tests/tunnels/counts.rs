@@ -65,7 +65,8 @@ async fn tunnels_and_websocket_first_sessions_are_counted_while_open() {
     }
     let began = Instant::now();
     assert_eq!(proxy.stop().cut, 0);
-    assert!(began.elapsed() < Duration::from_secs(1), "no task was left");
+    // A task that was left would hold the stop for five seconds.
+    assert!(began.elapsed() < Duration::from_secs(4), "no task was left");
 }
 
 #[tokio::test]
@@ -145,5 +146,6 @@ async fn two_thousand_idle_tunnels_come_and_go() {
     wait_for_async("all tunnels have ended", async || live.tunnels() == 0 && clients(&proxy) == 0).await;
     let began = Instant::now();
     assert_eq!(proxy.stop().cut, 0);
-    assert!(began.elapsed() < Duration::from_secs(1), "no task was left");
+    // A task that was left would hold the stop for five seconds.
+    assert!(began.elapsed() < Duration::from_secs(4), "no task was left");
 }

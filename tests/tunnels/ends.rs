@@ -244,5 +244,6 @@ async fn no_kind_of_end_leaves_anything_behind() {
     let began = Instant::now();
     let ended = proxy.stop();
     assert_eq!((ended.cut, ended.panicked), (0, false));
-    assert!(began.elapsed() < Duration::from_secs(1), "no task was left");
+    // A task that was left would hold the stop for five seconds.
+    assert!(began.elapsed() < Duration::from_secs(4), "no task was left");
 }
