@@ -1,4 +1,9 @@
 //! All integration tests in one binary, because linking one is faster than linking twenty.
+//!
+//! A file is named after the operator's word: `limits/max_connections.rs`, `reload/watch.rs`, `tls/rotation.rs`.
+//! Sessions of real Socket.IO are in `socket_io`, real servers and clients of other protocols in `protocols`, rules
+//! against workers made by hand in `affinity`, and raw bytes in `http`, `http2`, `tunnels` and `strict`. Helpers that
+//! several files use are in `support`, and only there.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -60,7 +60,7 @@ async fn streams_leave_descriptors_for_checks_and_admin() {
     for mut one in admin {
         assert_eq!(one.get("/metrics").status(), 200);
     }
-    binary.says(&["for checks and admin"]);
+    binary.says(&["the remaining descriptors are reserved"]);
     drop((asked, clients));
     wait_for("all descriptors are given back", || {
         let answer = Raw::connect_unix(&binary.admin()).get("/metrics").text().to_owned();

@@ -1,6 +1,7 @@
 //! The affinity cookie: no cookie is accepted that stickyd did not sign.
 //!
-//! Input: a choice, then the values of `Cookie` headers, one per line; or a valid cookie with some of its bytes changed.
+//! Input: a choice, then the values of `Cookie` headers, one per line; or a valid cookie with some of its bytes
+//! changed.
 
 use stickyd::config::SameSite;
 use stickyd::cookie::{Cookie, Jar, SeenCookie, WorkerId};

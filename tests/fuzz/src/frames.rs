@@ -1,7 +1,7 @@
 //! Headers of WebSocket frames, in pieces of any size.
 //!
-//! Input: the side that sends, the size of the pieces, and the bytes: frames that are written here from choices, with or
-//! without a mistake, or any bytes.
+//! Input: the side that sends, the size of the pieces, and the bytes: frames that are written here from choices, with
+//! or without a mistake, or any bytes.
 
 use stickyd::websocket::frames::{CloseCode, FIRST_BYTES_MAX, FirstText, Mark, Observed, Observer, Sender, Signal};
 use stickyd::websocket::frames::{close_frame, first_text as first_of, ping_frame};
