@@ -1,4 +1,9 @@
-//! Every integration test, as one binary: one link instead of twenty.
+//! All integration tests in one binary, because linking one is faster than linking twenty.
+//!
+//! A file is named after the operator's word: `limits/max_connections.rs`, `reload/watch.rs`, `tls/rotation.rs`.
+//! Sessions of real Socket.IO are in `socket_io`, real servers and clients of other protocols in `protocols`, rules
+//! against workers made by hand in `affinity`, and raw bytes in `http`, `http2`, `tunnels` and `strict`. Helpers that
+//! several files use are in `support`, and only there.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -7,24 +12,36 @@
     reason = "a test ends by panicking; clippy.toml allows it in #[test] functions only, not in their helpers"
 )]
 
+mod admin;
+mod affinity;
 mod broadcast;
 mod clients_selftest;
+mod commands;
 mod config;
 mod corpus;
 mod dependencies;
-mod front;
+mod dns;
+mod drain;
+mod eject;
+mod guards;
 mod health;
 mod http;
+mod http2;
 mod layers;
-mod learn;
+mod limits;
+mod logs;
 mod profile;
+mod protocols;
 mod references;
-mod rules;
-mod sessions;
+mod reload;
+mod retries;
+mod socket_io;
 mod sockets;
+mod start_and_stop;
 mod strict;
-#[allow(dead_code, reason = "a kit: not every test uses every part")]
+#[allow(dead_code, reason = "some helpers are used in one configuration only")]
 mod support;
 mod systemd;
+mod tls;
 mod tunnels;
 mod words;

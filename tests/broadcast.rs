@@ -1,7 +1,7 @@
-//! Broadcasts: who gets them, exactly once and whole, and who does not and why.
+//! Broadcasts: which sockets get them, exactly once and whole, and which do not and why.
 
 mod insert;
-mod real;
+mod real_clients;
 mod routes;
 
 use std::path::PathBuf;
@@ -12,11 +12,11 @@ use serde_json::{Value, json};
 use crate::support::proxy::Proxy;
 use crate::support::raw::Raw;
 
-/// An admin listener's socket.
+/// The socket of an admin listener.
 pub(crate) struct Said(PathBuf);
 
 impl Said {
-    /// Its place, and the table that makes stickyd listen there.
+    /// A new socket path, and the `[admin]` table that makes stickyd listen there.
     fn new() -> (Self, String) {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -25,7 +25,7 @@ impl Said {
         (Self(path), table)
     }
 
-    /// Broadcasts this; the status and the answer.
+    /// Sends this broadcast; the status and the answer.
     fn broadcast(&self, body: &Value) -> (u16, Value) {
         let body = body.to_string();
         let length = body.len();
@@ -36,14 +36,14 @@ impl Said {
         (answer.status(), said)
     }
 
-    /// The same away from the test's own runtime, which has to read meanwhile.
+    /// Sends a broadcast on another thread, because the test's runtime has to read meanwhile.
     async fn broadcasting(&self, body: Value) -> (u16, Value) {
         let said = Self(self.0.clone());
         tokio::task::spawn_blocking(move || said.broadcast(&body)).await.unwrap()
     }
 }
 
-/// Every answer is held against the document.
+/// Checks an answer against the OpenAPI document.
 fn is_as_described(status: u16, said: &Value) {
     let document: Value = serde_json::from_str(include_str!("../conf/openapi.json")).unwrap();
     let described = &document["paths"]["/api/v1/broadcast"]["post"]["responses"][status.to_string()];
@@ -55,13 +55,13 @@ fn is_as_described(status: u16, said: &Value) {
     assert!(errors.is_empty(), "{errors:#?}\n{said:#}");
 }
 
-/// An upstream of these workers that allows it, with its admin listener.
+/// A proxy of these workers that allows broadcasts, and its admin listener.
 fn allowing(workers: &[String]) -> (Proxy, Said) {
     let (said, admin) = Said::new();
     (Proxy::with(&format!("[upstream.app]\nworkers = {workers:?}\nbroadcast = true{admin}")), said)
 }
 
-/// An answer's fates that are not 0.
+/// The counts of an answer that are not 0.
 fn fates(said: &Value) -> Value {
     let mut fates: serde_json::Map<_, _> = said["not_reached"]
         .as_object()
@@ -75,7 +75,7 @@ fn fates(said: &Value) -> Value {
 }
 
 #[test]
-fn what_is_wrong_is_told_and_nothing_is_sent() {
+fn wrong_broadcasts_are_refused_and_nothing_is_sent() {
     let (proxy, said) = allowing(&["127.0.0.1:1".to_owned()]);
     let long = "x".repeat(65 * 1024);
     for (body, status, words) in [

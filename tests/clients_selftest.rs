@@ -1,5 +1,5 @@
-//! The kit itself, without stickyd: every kind of client against the workers directly. What fails here is no fault of
-//! the proxy.
+//! The test kit without stickyd: every kind of client against the workers directly. A failure here is not the proxy's
+//! fault.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
 use crate::support::load::Load;
 use crate::support::node::{NodeServer, OxideServer, PythonServer, Worker, WsEcho};
 
-/// All `n` connected, every message back once and in order, nobody refused.
+/// All `n` clients connected, every message came back once and in order, and no request was refused.
 fn assert_whole(result: &Value, n: u64) {
     assert_eq!(result["connected"], n, "{result}");
     assert_eq!(
@@ -121,7 +121,7 @@ async fn a_client_holds_still_between_two_polls_and_goes_on() {
 #[tokio::test]
 async fn refusals_are_counted_on_both_sides() {
     let workers = NodeServer::start_many(3, &[]).await;
-    // Every request to another worker: nothing can work, and everything must be seen.
+    // Every request goes to another worker: no session can work, and every refusal must be counted.
     let urls: Vec<_> = workers.iter().map(Worker::url).collect();
     let result = Load::run(json!({"urls": urls, "n": 4, "alternate": "request", "duration": 1500})).await;
     let mut refused = 0;
@@ -130,8 +130,7 @@ async fn refusals_are_counted_on_both_sides() {
     }
     let seen = result["refusals"]["total"].as_u64().unwrap();
     assert!(result["refusals"]["websocket"].as_u64().unwrap() > 0, "{result}");
-    // A client drops what it has in flight when one of its requests is refused: those refusals are seen by the worker
-    // only.
+    // A client drops its other requests when one is refused, so only the worker sees those refusals.
     assert!(seen > 0 && refused >= seen, "{refused} refused, {result}");
 }
 

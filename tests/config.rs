@@ -3,31 +3,18 @@
 //! The texts of errors are in `config/errors*.rs`, the tests of shipped files in `config/shipped.rs`. Tests do not use
 //! a real resolver: [`resolve`] answers for the few names they need.
 
-#[path = "config/drain.rs"]
 mod drain;
-#[path = "config/eject.rs"]
 mod eject;
-#[path = "config/errors_across.rs"]
 mod errors_across;
-#[path = "config/errors.rs"]
 mod errors_in_a_table;
-#[path = "config/errors_of_addresses.rs"]
 mod errors_of_addresses;
-#[path = "config/guards.rs"]
 mod guards;
-#[path = "config/health.rs"]
 mod health;
-#[path = "config/labels.rs"]
 mod labels;
-#[path = "config/rules.rs"]
+mod logs_and_headers;
 mod rules;
-#[path = "config/shipped.rs"]
 mod shipped;
-#[path = "config/tls.rs"]
 mod tls;
-#[path = "config/told.rs"]
-mod told;
-#[path = "config/tunnels.rs"]
 mod tunnels;
 
 use std::io;
@@ -360,7 +347,10 @@ proptest! {
     /// Cuts out, inserts and replaces parts: the result is a configuration, or a list of errors that can be printed.
     #[test]
     fn a_damaged_configuration_never_panics(
-        edits in prop::collection::vec((any::<prop::sample::Index>(), 0..12_usize, "[ -~\\n\u{e9}\u{1F600}]{0,4}"), 1..6)
+        edits in prop::collection::vec(
+            (any::<prop::sample::Index>(), 0..12_usize, "[ -~\\n\u{e9}\u{1F600}]{0,4}"),
+            1..6,
+        )
     ) {
         let mut text = specimen();
         for (at, cut, put) in edits {

@@ -1,16 +1,16 @@
-//! The fuzz targets' checks (`fuzz/`) without a fuzzer: every input that was worth keeping, and its near relatives.
+//! The checks of the fuzz targets (`tests/fuzz`) without a fuzzer: every stored input, and variations of it.
 
 #[allow(
     clippy::cast_possible_truncation,
     unreachable_pub,
-    reason = "a crate of its own to the fuzz targets, where oracles count small things and what is pub is reached"
+    reason = "for the fuzz targets this is a crate of its own, with its own lints"
 )]
 #[path = "fuzz/src/lib.rs"]
 pub(crate) mod checks;
 
 use std::path::Path;
 
-/// Inputs in the neighbourhood of one, the same each time (splitmix64).
+/// Variations of one input, the same in every run (splitmix64).
 fn relatives(seed: &[u8], count: u64) -> impl Iterator<Item = Vec<u8>> {
     let mut state = seed.len() as u64;
     let mut chance = move |below: usize| {
@@ -39,7 +39,7 @@ fn replay(target: &str) {
     let mut seeds: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     seeds.sort();
     assert!(!seeds.is_empty(), "{} is empty", folder.display());
-    // More of them are a fuzzer for machines without one: it is blind, but needs nothing.
+    // A higher count makes this a slow fuzzer for machines without one.
     let count = std::env::var("CORPUS_RELATIVES").map_or(20, |count| count.parse().unwrap());
     for seed in seeds {
         println!("{}", seed.display());
@@ -49,9 +49,9 @@ fn replay(target: &str) {
     }
 }
 
-/// A check of what is forwarded is worth nothing if nothing is.
+/// Checks that heads are forwarded at all, because the other checks only look at forwarded heads.
 #[test]
-fn heads_arrive_and_what_means_two_things_does_not() {
+fn clear_heads_are_forwarded_and_ambiguous_ones_are_not() {
     let sent = |seed: &str| {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus/head");
         checks::head::sent(&std::fs::read(folder.join(seed)).unwrap())
@@ -70,9 +70,9 @@ fn heads_arrive_and_what_means_two_things_does_not() {
     }
 }
 
-/// The same over HTTP/2.
+/// Checks that heads of HTTP/2 streams are forwarded at all.
 #[test]
-fn heads_of_streams_arrive_and_what_means_two_things_does_not() {
+fn clear_http_2_heads_are_forwarded_and_ambiguous_ones_are_not() {
     let sent = |seed: &str| {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus/h2_head");
         checks::h2_head::sent(&std::fs::read(folder.join(seed)).unwrap())

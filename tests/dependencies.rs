@@ -1,9 +1,10 @@
-//! What `Cargo.lock` must not hold: versions with a known hole, and second ways to do TLS. Needs no network, unlike
-//! `cargo deny check advisories`, and so says nothing of what became known after it was written (November 2026).
+//! What `Cargo.lock` must not contain: versions with known holes, and a second TLS library. This needs no network,
+//! unlike `cargo deny check advisories`, and so knows nothing that was published after it was written (November 2026).
 
 use std::path::Path;
 
-/// The first version without a known hole, of each line that is in use; why. Sources: RUSTSEC, and the projects' notes.
+/// The first version without a known hole for each release line in use, and why. Sources: RUSTSEC, and the projects'
+/// notes.
 const LEAST: &[(&str, [u32; 3], &str)] = &[
     ("aws-lc-sys", [0, 39, 0], "RUSTSEC-2026-0044 to 0048"),
     ("bytes", [1, 11, 1], "RUSTSEC-2026-0007"),
@@ -18,7 +19,7 @@ const LEAST: &[(&str, [u32; 3], &str)] = &[
     ("tracing-subscriber", [0, 3, 20], "RUSTSEC-2025-0055: terminal escapes in logs"),
 ];
 
-/// Not in the tree at all; why.
+/// Packages that must not be in the tree, and why.
 const NEVER: &[(&str, &str)] = &[
     ("native-tls", "TLS is rustls"),
     ("openssl", "TLS is rustls"),
@@ -47,7 +48,7 @@ fn packages(lock: &str) -> Vec<Package> {
         Some(Package { name: value(block, "name")?, version, source: value(block, "source") })
     };
     let all: Vec<_> = text.split("[[package]]").filter_map(read).collect();
-    assert!(all.len() > 50, "{lock} is not what it was");
+    assert!(all.len() > 50, "{lock} has too few packages: is it still read correctly?");
     all
 }
 
@@ -61,7 +62,7 @@ fn no_version_with_a_known_hole() {
             }
         }
     }
-    // A list of names that are not there would check nothing.
+    // A renamed package in the list would check nothing.
     let packages = packages("Cargo.lock");
     for name in ["aws-lc-sys", "hyper", "rustls", "rustls-webpki", "tokio"] {
         assert!(packages.iter().any(|one| one.name == name), "{name} has another name now");
@@ -69,7 +70,7 @@ fn no_version_with_a_known_hole() {
 }
 
 #[test]
-fn one_way_to_do_tls_and_one_place_to_get_code_from() {
+fn one_tls_library_and_one_registry() {
     for one in packages("Cargo.lock") {
         if let Some((name, why)) = NEVER.iter().find(|(name, _)| *name == one.name) {
             panic!("{name}: {why}");

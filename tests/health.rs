@@ -1,13 +1,15 @@
-//! Health checks against real workers: what each kind sees, and that it leaves nothing behind.
+//! Health checks against real workers: what each kind checks, and that no session remains.
+
+mod states;
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::support::node::{NodeServer, PythonServer, Worker, WsEcho};
-use crate::support::process::PATIENCE;
 use crate::support::proxy::{Binary, Proxy, free_address};
 use crate::support::raw::{Raw, RawWorker, ok};
+use crate::support::wait::wait_for_async;
 
 const SOCKET_IO: &str = "kind = \"socket.io\", interval = \"100ms\", timeout = \"5s\", rise = 2, fall = 3";
 const WEBSOCKET: &str = "kind = \"websocket\", path = \"/\", interval = \"100ms\", timeout = \"5s\"";
@@ -20,24 +22,15 @@ fn proxy(worker: &Worker, health: &str) -> Proxy {
     Proxy::with(&config(&worker.address(), health))
 }
 
-/// Waits without a thread: the workers' processes are read by this runtime.
-async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(tokio::time::Instant::now() < deadline, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
 async fn becomes(proxy: &Proxy, state: &str) {
-    eventually(state, || proxy.worker("w").health().word() == state).await;
+    wait_for_async(state, async || proxy.worker("w").health().word() == state).await;
 }
 
-/// After some checks and the proxy's end: what the worker has counted, with no session left.
+/// Stops the proxy after some checks: what the worker has counted, with no session left.
 async fn after_checks(worker: &Worker, health: &str) -> Value {
     let proxy = proxy(worker, health);
     let checked = worker.stats_when(|stats| {
-        assert!(stats["live"].as_u64().unwrap() <= 1, "one after the other: {stats}");
+        assert!(stats["live"].as_u64().unwrap() <= 1, "at most one session at a time: {stats}");
         stats["handshakes"].as_u64().unwrap() >= 6
     });
     checked.await;
@@ -48,11 +41,11 @@ async fn after_checks(worker: &Worker, health: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_socket_io_check_leaves_no_session_on_a_worker_of_today() {
-    // Pings so slow that only a proper goodbye can have ended the sessions.
+    // Pings are so slow that only the check itself can have ended the sessions.
     for version in ["4", "4.5", "3"] {
         let worker = NodeServer::start(&["--version", version]).await;
         let stats = after_checks(&worker, SOCKET_IO).await;
-        assert_eq!(stats["connections"], 0, "no application saw it: {stats}");
+        assert_eq!(stats["connections"], 0, "the application saw no connection: {stats}");
         assert_eq!(
             (&stats["errors"], &stats["broken_polls"], &stats["broken_posts"]),
             (&json!({}), &json!(0), &json!(0))
@@ -68,13 +61,13 @@ async fn a_socket_io_check_leaves_no_session_on_an_old_worker() {
         let worker = NodeServer::start(&["--version", version]).await;
         let stats = after_checks(&worker, SOCKET_IO).await;
         assert_eq!(stats["errors"], json!({}), "{stats}");
-        // They connect at the handshake; what connected has left, and said so itself.
+        // Old workers connect at the handshake; each connection has ended, and the check has closed it.
         assert_eq!(stats["disconnects"], json!({"transport close": stats["connections"]}), "{stats}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_socket_io_check_leaves_no_session_on_foreign_and_strange_workers() {
+async fn a_socket_io_check_leaves_no_session_on_foreign_workers() {
     let python = PythonServer::start(&[]).await;
     assert_eq!(after_checks(&python, SOCKET_IO).await["connections"], 0);
     let strange = NodeServer::start(&["--path", "/chat/", "--generate-id", "unicode", "--handshake", "bytes"]).await;
@@ -116,18 +109,18 @@ async fn a_websocket_check_closes_properly() {
         assert_eq!(proxy.worker("w").health().word(), "up");
         proxy.stop();
         let stats = worker.stats_when(|stats| stats["open"] == 0).await;
-        // But perhaps for the last one, which ended with the proxy.
+        // Except perhaps for the last check, which ended with the proxy.
         assert!(stats["closes"]["1000"].as_u64().unwrap() + 1 >= stats["opened"].as_u64().unwrap(), "{stats}");
         assert_eq!(stats["messages"], 0, "{stats}");
     }
-    // As the check of an application that allows no polling.
+    // The same check at an application that allows no polling.
     let worker = NodeServer::start(&[]).await;
     let path = "kind = \"websocket\", path = \"/socket.io/?EIO=4&transport=websocket\", interval = \"100ms\", timeout = \"5s\"";
     assert_eq!(after_checks(&worker, path).await["connections"], 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wrong_upgrade_is_none() {
+async fn a_wrong_upgrade_fails_the_check() {
     for answer in [
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
@@ -153,6 +146,8 @@ async fn every_kind_checks_a_unix_socket() {
         "kind = \"tcp\", interval = \"100ms\", rise = 1",
     ] {
         let proxy = proxy(&worker, health);
+        becomes(&proxy, "up").await;
+        // Several more checks pass.
         tokio::time::sleep(Duration::from_millis(500)).await;
         assert_eq!(proxy.worker("w").health().word(), "up", "{health}");
     }
@@ -180,7 +175,7 @@ async fn an_http_check_looks_at_host_status_and_body() {
     ] {
         let proxy = Proxy::with(&config(&address, &format!("path = \"/\", interval = \"100ms\", fall = 2, {health}")));
         let before = worker.connections();
-        eventually("checked", || worker.connections() >= before + 4).await;
+        wait_for_async("four more checks have come", async || worker.connections() >= before + 4).await;
         assert_eq!(proxy.worker("w").health().word(), state, "{health}");
     }
 }
@@ -216,14 +211,15 @@ async fn reloads_in_the_middle_of_checks_leave_no_session() {
         worker.stats_when(|stats| stats["handshakes"].as_u64().unwrap() >= i).await;
         tokio::time::sleep(Duration::from_millis(200)).await;
         binary.signal("HUP");
-        eventually("reloaded", || binary.log().matches("reloaded").count() as u64 >= i).await;
+        wait_for_async("the configuration is reloaded", async || binary.log().matches("reloaded").count() as u64 >= i)
+            .await;
     }
     drop(binary);
     let stats = worker.stats_when(|stats| stats["handshakes"].as_u64().unwrap() >= 10).await;
-    assert!(stats["live"].as_u64().unwrap() <= 1, "the last one was killed with stickyd: {stats}");
+    assert!(stats["live"].as_u64().unwrap() <= 1, "at most the last session was killed with stickyd: {stats}");
 }
 
-/// What one client gets in a session of its own, by hand.
+/// The answer to one poll on a connection of its own.
 fn polled(proxy: &Proxy, query: &str) -> (u16, String) {
     let answer = Raw::connect(proxy.address).get(&format!("/socket.io/?EIO=4&transport=polling{query}"));
     (answer.status(), answer.text().to_owned())
@@ -235,9 +231,9 @@ fn sid_of(handshake: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stopped_worker_is_hung_and_wakes_without_ghosts() {
+async fn a_stopped_worker_is_hung_and_wakes_without_extra_sessions() {
     let worker = NodeServer::start(&[]).await;
-    // A time-out that a busy machine does not reach: a check that times out on a live worker leaves a session, too.
+    // A time-out that a busy machine does not reach, because a check that times out on a live worker leaves a session.
     let health = "kind = \"socket.io\", interval = \"100ms\", timeout = \"1s\", rise = 2, fall = 2";
     let proxy = proxy(&worker, health);
     becomes(&proxy, "up").await;
@@ -246,7 +242,7 @@ async fn a_stopped_worker_is_hung_and_wakes_without_ghosts() {
     worker.stop().await;
     becomes(&proxy, "hung").await;
     assert!(!proxy.worker("w").takes_new() && proxy.worker("w").serves(), "it keeps its sessions");
-    // As long as five more checks: each would leave a session that nobody closes.
+    // As long as five more checks take: each of them would leave a session that is never closed.
     tokio::time::sleep(Duration::from_secs(5)).await;
     worker.cont().await;
     becomes(&proxy, "up").await;
@@ -254,15 +250,15 @@ async fn a_stopped_worker_is_hung_and_wakes_without_ghosts() {
     let mut client = Raw::connect(proxy.address);
     let target = format!("/socket.io/?EIO=4&transport=polling&sid={sid}");
     let sent = client.ask(&format!("POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n40"));
-    assert_eq!((sent.status(), sent.text()), (200, "ok"), "the session lives on");
+    assert_eq!((sent.status(), sent.text()), (200, "ok"), "the session goes on");
     proxy.stop();
-    // The client's, and the one or two that were asked for when nobody knew yet that it hangs. Pings end them.
+    // The client's session, and those of one or two checks from before the worker was known to hang. Pings end them.
     let stats = worker.stats_when(|stats| stats["live"].as_u64().unwrap() <= 3).await;
     assert!(stats["handshakes"].as_u64().unwrap() > 2, "{stats}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_fails_socket_io_checks_gets_no_sessions_and_serves_its_own() {
+async fn a_worker_failing_socket_io_checks_serves_only_its_sessions() {
     let worker = RawWorker::answering(|request| {
         let check = request.header("user-agent") == Some("stickyd-health");
         let json = "{\"code\":4,\"message\":\"no\"}";
@@ -274,12 +270,12 @@ async fn a_worker_that_fails_socket_io_checks_gets_no_sessions_and_serves_its_ow
     });
     let good = NodeServer::start(&[]).await;
     let workers = format!("{{ address = \"{}\", name = \"w\" }}, {:?}", worker.address, good.address());
-    // Slow enough for a session to get there before it fails.
+    // The interval is long enough for a session to be placed there before the check fails.
     let proxy = Proxy::with(&format!(
         "[upstream.app]\nworkers = [{workers}]\naffinity = [\"socket.io\"]\n\
          health = {{ {SOCKET_IO}, start_grace = \"3s\" }}\n"
     ));
-    eventually("a session on it", || polled(&proxy, "").1.contains("\"bad\"")).await;
+    wait_for_async("the bad worker gets a session", async || polled(&proxy, "").1.contains("\"bad\"")).await;
     becomes(&proxy, "starting").await;
     for _ in 0..20 {
         let (status, handshake) = polled(&proxy, "");
@@ -289,7 +285,7 @@ async fn a_worker_that_fails_socket_io_checks_gets_no_sessions_and_serves_its_ow
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unsure_worker_is_asked_at_its_own_interval() {
+async fn an_unsure_worker_is_checked_at_the_usual_interval() {
     let worker = RawWorker::answering(|_| "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n".to_owned());
     let health = "path = \"/\", interval = \"10m\", fast_interval = \"100ms\", fall = 5";
     let proxy = Proxy::with(&config(&worker.address.to_string(), health));
@@ -297,11 +293,11 @@ async fn an_unsure_worker_is_asked_at_its_own_interval() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_starting_worker_has_its_grace_and_then_it_counts() {
+async fn a_starting_worker_has_a_grace_before_failures_count() {
     let worker = RawWorker::answering(|_| "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n".to_owned());
     let health = "path = \"/\", interval = \"100ms\", fall = 1, start_grace = \"3s\"";
     let binary = Binary::with(&config(&worker.address.to_string(), health));
-    eventually("checked", || worker.connections() >= 6).await;
+    wait_for_async("six checks have come", async || worker.connections() >= 6).await;
     let early = binary.log();
     assert!(!early.contains("changed state") && !early.contains("never passed"), "{early}");
     binary.says(&["changed state", "from=\"up\"", "to=\"starting\""]);
@@ -309,19 +305,19 @@ async fn a_starting_worker_has_its_grace_and_then_it_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_comes_back_from_gone_has_the_grace_again() {
+async fn a_worker_back_from_gone_has_the_grace_again() {
     let address = free_address();
     let health = "path = \"/\", interval = \"100ms\", timeout = \"50ms\", fall = 1, start_grace = \"2s\"";
     let proxy = Proxy::with(&config(&address.to_string(), health));
     becomes(&proxy, "gone").await;
-    // Longer than the first grace.
+    // Longer than the grace that began with the proxy.
     tokio::time::sleep(Duration::from_millis(2_200)).await;
     let back = RawWorker::scripted_at(address, |leg| {
         leg.request();
         leg.until_closed();
     });
-    eventually("checked", || back.connections() >= 5).await;
-    assert_eq!(proxy.worker("w").health().word(), "starting", "silent, but it is starting");
+    wait_for_async("five checks have come", async || back.connections() >= 5).await;
+    assert_eq!(proxy.worker("w").health().word(), "starting", "a silent worker is starting during its grace");
     becomes(&proxy, "hung").await;
 }
 

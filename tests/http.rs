@@ -1,40 +1,9 @@
-//! The HTTP data plane, byte by byte: what reaches a worker, what comes back, and who gets shown the door.
+//! Requests and answers over HTTP/1.1, byte by byte: what reaches a worker, what comes back, and what is refused.
 
-mod admin;
-mod admin_layers;
-mod api;
 mod bad_clients;
 mod bad_workers;
 mod bodies;
-mod commands;
 mod connections;
-mod cookies;
-mod dns;
-pub(crate) mod drains;
-mod eject;
 mod forward;
-mod guards;
-mod h2;
-mod h2_descriptors;
-mod h2_floods;
-mod h2_goodbye;
-mod h2_limits;
-mod h2_rates;
-mod h2_vanished;
 mod headers;
-mod keys;
-mod limits;
-mod listeners;
-mod logs;
-mod operate;
-mod queue;
-mod reload;
-mod reload_command;
-mod reload_limits;
-mod reload_under_load;
-mod request_timeout;
-mod retries;
 mod slow_readers;
-mod stop;
-mod tls;
-mod watch;

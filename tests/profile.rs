@@ -1,11 +1,11 @@
-//! What `.cargo/with-profile` adds to a compiler's arguments: a profile where there is one for that compiler, else
+//! What `.cargo/with-profile` adds to a compiler's arguments: a profile if there is one for that compiler, else
 //! nothing.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Says which it is, as rustc does, and otherwise what it was called with.
+/// A compiler that reports its version like rustc, and otherwise prints its arguments.
 const COMPILER: &str =
     "#!/bin/sh\n[ \"$*\" = -vV ] && printf 'release: 1\\ncommit-hash: abc\\n' || printf '%s\\n' \"$@\"\n";
 
@@ -43,9 +43,9 @@ impl Drop for Toolchain {
 fn optimised_builds_get_the_profile_of_their_compiler() {
     let toolchain = Toolchain::new("with");
     let release = ["--crate-name", "a b", "-C", "opt-level=3"];
-    assert_eq!(toolchain.arguments(&release), release, "there is none");
+    assert_eq!(toolchain.arguments(&release), release, "there is no profile");
     std::fs::write(toolchain.file("other.profdata"), "").unwrap();
-    assert_eq!(toolchain.arguments(&release), release, "it is another's");
+    assert_eq!(toolchain.arguments(&release), release, "the profile is for another compiler");
     std::fs::write(toolchain.file("abc.profdata"), "").unwrap();
     let profile = format!("-Cprofile-use={}", toolchain.file("abc.profdata").display());
     let with = [&release[..], &[&profile, "-Cllvm-args=-no-pgo-warn-mismatch"]].concat();

@@ -1,9 +1,8 @@
-//! The list of live sockets: every column and filter with real clients, what is told to close, and that nothing is
-//! left.
+//! The list of live sockets: every column and filter with real clients, closing sockets, and that no entry is left.
 
 mod close;
-mod first;
 mod list;
+mod websocket_first;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,7 +12,7 @@ use serde_json::Value;
 use crate::support::proxy::Proxy;
 use crate::support::raw::Raw;
 
-/// A stickyd of this process, and its admin listener.
+/// A stickyd of this process with its admin listener.
 struct Watched {
     proxy: Proxy,
     admin: PathBuf,
@@ -36,7 +35,7 @@ impl Watched {
         (answer.status(), serde_json::from_slice(&answer.body).unwrap_or_else(|_| answer.text().into()))
     }
 
-    /// What fits a filter, all of it.
+    /// All sockets that match a filter.
     fn sockets(&self, filter: &str) -> Vec<Value> {
         let (status, said) = self.ask("GET", &format!("/api/v1/sockets?limit=10000&{filter}"), "");
         assert_eq!(status, 200, "{filter}: {said}");

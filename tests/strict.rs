@@ -1,5 +1,5 @@
-//! docs/reference/threats.md §2 for HTTP/1 and HTTP/2 as tables: raw bytes in, raw bytes out, and a judge that believes
-//! nobody.
+//! docs/reference/threats.md §2 for HTTP/1 and HTTP/2 as tables: raw bytes in, raw bytes out, and a strict parser of
+//! its own that judges them.
 
 mod answers;
 mod broken;

@@ -1,4 +1,4 @@
-//! Where a message goes in, byte by byte, and what keeps it out.
+//! Where a broadcast is inserted into a tunnel, byte by byte, and when it is not.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use super::{Said, allowing, fates};
 use crate::support::proxy::Proxy;
-use crate::tunnels::{ASK, GRANT, RawWorker, frame, frames, head_of, read, tunnel};
+use crate::support::tunnels::{ASK, GRANT, TunnelWorker, frame, frames, head_of, read, tunnel};
 
 const HELLO: &[u8] = b"\x81\x05hello";
 
@@ -16,9 +16,9 @@ fn hello() -> Value {
     json!({"text": "hello", "all": true})
 }
 
-/// Of a process that allows it, with one worker of this one.
-async fn one() -> (Proxy, Said, RawWorker) {
-    let worker = RawWorker::start().await;
+/// A proxy that allows broadcasts, with one worker of this process.
+async fn one() -> (Proxy, Said, TunnelWorker) {
+    let worker = TunnelWorker::start().await;
     let (proxy, said) = allowing(&[worker.address.to_string()]);
     (proxy, said, worker)
 }
@@ -29,20 +29,20 @@ async fn a_text_goes_between_messages_and_nowhere_else() {
     let (mut idle, _idle_far) = tunnel(&proxy, &worker).await;
     let (mut half, mut half_far) = tunnel(&proxy, &worker).await;
     let (mut open, mut open_far) = tunnel(&proxy, &worker).await;
-    // Within a frame; and between two fragments, where a control frame could go.
+    // In the middle of a frame; and between two fragments, where only a control frame may go.
     let (whole, first) = (frame(0x81, b"a whole message"), frame(0x01, b"one "));
     half_far.write_all(&whole[..7]).await.unwrap();
     open_far.write_all(&first).await.unwrap();
     assert_eq!(read(&mut half, 7).await, &whole[..7]);
     assert_eq!(read(&mut open, first.len()).await, first);
     let ends = async {
-        assert_eq!(read(&mut idle, HELLO.len()).await, HELLO, "who says nothing has it at once");
-        // The end of the message, and the next one behind it, in one piece.
+        assert_eq!(read(&mut idle, HELLO.len()).await, HELLO, "an idle client gets the text at once");
+        // The end of the message and the next message arrive in one piece.
         let next = frame(0x82, b"next");
         half_far.write_all(&[&whole[7..], &next[..]].concat()).await.unwrap();
         let (ping, last) = (frame(0x89, b"?"), frame(0x80, b"two"));
         open_far.write_all(&[&ping[..], &last, &next].concat()).await.unwrap();
-        // Whoever was handed it a moment later has it behind the next one.
+        // A client that gets the broadcast a moment later receives it after the next message.
         let orders = |rest: &[u8]| [[rest, HELLO, &next].concat(), [rest, &next, HELLO].concat()];
         let rest = &whole[7..];
         let came = read(&mut half, rest.len() + next.len() + HELLO.len()).await;
@@ -60,14 +60,14 @@ async fn a_text_goes_between_messages_and_nowhere_else() {
 async fn what_cannot_be_reached_is_counted_by_reason() {
     let (proxy, said, worker) = one().await;
     let (mut reached, _reached_far) = tunnel(&proxy, &worker).await;
-    // The worker has said Close; the bytes are no WebSocket's.
+    // One worker has sent a Close; the bytes of another are not WebSocket.
     let (mut closing, mut closing_far) = tunnel(&proxy, &worker).await;
     closing_far.write_all(&frame(0x88, &[3, 0xe8])).await.unwrap();
     read(&mut closing, 4).await;
     let (mut odd, mut odd_far) = tunnel(&proxy, &worker).await;
     odd_far.write_all(b"HTTP/1.1 400").await.unwrap();
     read(&mut odd, 12).await;
-    // An Engine.IO session that has not said who it is; and one that has, for which there is no event.
+    // An Engine.IO session without a Socket.IO connection, and one with it; the broadcast has no event for them.
     let mut engines = Vec::new();
     for first in [None, Some(r#"0{"sid":"abc","pingInterval":25000,"pingTimeout":20000}"#)] {
         let mut client = TcpStream::connect(proxy.address).await.unwrap();
@@ -86,7 +86,7 @@ async fn what_cannot_be_reached_is_counted_by_reason() {
     let known = json!({"reached": 1, "closing": 2, "not_ready": 1, "other_kind": 1});
     assert_eq!((status, fates(&answer), &answer["matched"]), (200, known, &json!(5)), "{answer}");
     assert_eq!(read(&mut reached, HELLO.len()).await, HELLO);
-    // With an event, the other way round.
+    // With an event, only the Socket.IO session is reached.
     let (status, answer) =
         said.broadcasting(json!({"event": "news", "args": [1, {"a": null}], "protocol": "engine.io"})).await;
     assert_eq!((status, fates(&answer)), (200, json!({"reached": 1, "not_ready": 1})), "{answer}");
@@ -96,7 +96,7 @@ async fn what_cannot_be_reached_is_counted_by_reason() {
 
 #[tokio::test]
 async fn only_upstreams_that_allow_it_and_only_sockets_that_fit() {
-    let (worker, other) = (RawWorker::start().await, RawWorker::start().await);
+    let (worker, other) = (TunnelWorker::start().await, TunnelWorker::start().await);
     let (said, admin) = Said::new();
     let toml = |broadcast: bool| {
         format!(
@@ -119,18 +119,18 @@ async fn only_upstreams_that_allow_it_and_only_sockets_that_fit() {
     let (status, _) = said.broadcasting(json!({"text": "again", "address": "10.0.0.0/8"})).await;
     assert_eq!(status, 404);
     assert_eq!(read(&mut client, HELLO.len()).await, HELLO);
-    // Nothing was said to the other, nor twice: what comes next is its worker's.
+    // The other socket got nothing, and none got the text twice: the next message is its worker's.
     quiet_far.write_all(&frame(0x81, b"worker")).await.unwrap();
     assert_eq!(read(&mut quiet, 8).await, frame(0x81, b"worker"));
 }
 
-/// A client that never reads: it is slow, nobody waits for it but the answer, and its next message is not the one it missed.
+/// A client that never reads is counted as slow. It delays only the answer, and never gets the missed broadcast later.
 #[tokio::test]
-async fn who_does_not_read_holds_nobody_up() {
+async fn a_client_that_does_not_read_delays_no_other() {
     let (proxy, said, worker) = one().await;
     let (mut stuck, mut stuck_far) = tunnel(&proxy, &worker).await;
     let (mut well, _well_far) = tunnel(&proxy, &worker).await;
-    // Until nothing more goes in: the worker's kernel is full, and so is everything before it.
+    // The worker sends until its kernel's buffer and all buffers after it are full.
     let piece = frame(0x82, &vec![b'x'; 60_000]);
     let mut sent = 0;
     while let Ok(written) = tokio::time::timeout(Duration::from_secs(2), stuck_far.write_all(&piece)).await {
@@ -142,24 +142,24 @@ async fn who_does_not_read_holds_nobody_up() {
     };
     let ((status, answer), ()) = tokio::join!(said.broadcasting(hello()), heard);
     assert_eq!((status, fates(&answer)), (200, json!({"reached": 1, "slow": 1})), "{answer}");
-    // Twice: one waits at most.
+    // A second broadcast: one at most waits.
     let (_, answer) = said.broadcasting(json!({"text": "later", "all": true})).await;
     assert_eq!(fates(&answer), json!({"reached": 1, "slow": 1}), "{answer}");
-    // It reads after all: its worker's messages, whole, and no late words.
+    // The client reads at last: all messages of its worker are whole, and no late broadcast is among them.
     let mut came = Vec::new();
     for _ in 0..sent {
         came.extend(read(&mut stuck, piece.len()).await);
     }
     let (whole, _) = frames(&came);
-    assert!(whole.iter().all(|(first, payload)| *first == 0x82 && payload.len() == 60_000), "late words");
+    assert!(whole.iter().all(|(first, payload)| *first == 0x82 && payload.len() == 60_000), "a late broadcast");
     assert_eq!(proxy.metric("stickyd_broadcast_sockets_total{result=\"slow\"}"), 2.0);
 }
 
 #[tokio::test]
-async fn one_at_a_time() {
+async fn one_broadcast_at_a_time() {
     let (proxy, said, worker) = one().await;
     let (mut client, mut far) = tunnel(&proxy, &worker).await;
-    // In the middle of a frame whoever comes first has to wait, to the end of its time.
+    // In the middle of a frame the first broadcast has to wait until its time is over.
     far.write_all(&[0x81]).await.unwrap();
     read(&mut client, 1).await;
     let both = tokio::join!(said.broadcasting(hello()), said.broadcasting(hello()));
@@ -167,15 +167,15 @@ async fn one_at_a_time() {
     assert_eq!((first.0, fates(&first.1)), (200, json!({"reached": 0, "slow": 1})));
     assert_eq!(second.0, 409, "{}", second.1);
     assert!(second.1["error"].as_str().unwrap().contains("another broadcast"));
-    // Too late: the frame ends, and nothing comes with it.
+    // The frame ends too late, and the broadcast does not follow.
     far.write_all(&[0x02, b'o', b'k', 0x89, 0x00]).await.unwrap();
     assert_eq!(read(&mut client, 5).await, [0x02, b'o', b'k', 0x89, 0x00]);
 }
 
-/// A text would end an Engine.IO session: it is none of its packets. Also where nobody looks at sessions.
+/// A text is not an Engine.IO packet and would end a session, so it is never sent, even without Socket.IO affinity.
 #[tokio::test]
 async fn a_text_never_goes_to_engine_io() {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let (said, admin) = Said::new();
     let proxy = Proxy::with(&format!(
         "[upstream.app]\nworkers = [\"{}\"]\naffinity = [\"address\"]\nbroadcast = true{admin}",

@@ -1,4 +1,4 @@
-//! A route's own word on broadcasts: before its upstream's, and from a reload on for the sockets there are.
+//! `broadcast` of a route: it overrides the upstream's, and a reload applies it to sockets that are already open.
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::json;
@@ -6,13 +6,13 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::{Said, fates};
-use crate::support::h2::within;
 use crate::support::node::WsEcho;
 use crate::support::proxy::Binary;
+use crate::support::wait::within;
 
 type Client = WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>;
 
-/// A client of this path whose tunnel is up.
+/// A client of this path whose tunnel is open.
 async fn client(binary: &Binary, path: &str) -> Client {
     let (mut client, _) =
         within(tokio_tungstenite::connect_async(format!("ws://{}{path}", binary.address))).await.unwrap();
@@ -21,7 +21,7 @@ async fn client(binary: &Binary, path: &str) -> Client {
     client
 }
 
-/// Nothing came in between: the next message is what it says now.
+/// The client got exactly these texts: after them comes the message that it sends now.
 async fn has_heard(client: &mut Client, expected: &[&str]) {
     client.send(Message::text("last")).await.unwrap();
     for text in expected.iter().chain(&["last"]) {
@@ -29,9 +29,9 @@ async fn has_heard(client: &mut Client, expected: &[&str]) {
     }
 }
 
-/// Three routes to one upstream: one says yes, one no, one nothing.
+/// Three routes to one upstream: one allows broadcasts, one denies them, one leaves it to the upstream.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_route_has_the_first_word_also_after_a_reload() {
+async fn a_route_overrides_its_upstream_also_after_a_reload() {
     let worker = WsEcho::start(&[]).await;
     let toml = |upstream: bool, loud: &str, still: &str| {
         format!(
@@ -54,7 +54,7 @@ async fn a_route_has_the_first_word_also_after_a_reload() {
     let (status, answer) = said.broadcasting(json!({"text": "none", "route": "/still"})).await;
     assert_eq!(status, 403, "{answer}");
 
-    // The upstream allows it, and one route takes its word back.
+    // Now the upstream allows it, and one route no longer does.
     let file = binary.directory.join("stickyd.toml");
     let before = std::fs::read_to_string(&file).unwrap();
     let head = before.split_once("[upstream.app]").unwrap().0;

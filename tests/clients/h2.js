@@ -1,5 +1,6 @@
-// Many Engine.IO sessions of a Socket.IO app on ONE HTTP/2 connection, as a browser with many tabs has them: polling, then the
-// WebSocket of each over the same connection (RFC 8441). Node's own http2 client; `ws` only reads and writes frames.
+// Many Engine.IO sessions of a Socket.IO app on ONE HTTP/2 connection, as a browser with many tabs has them: polling,
+// then the WebSocket of each over the same connection (RFC 8441). Node's own http2 client; `ws` only reads and writes
+// frames.
 //
 //   node h2.js '{"url": "https://localhost:1234", "ca": "cert.pem", "n": 50, "messages": 5, "fresh": 10}'
 //

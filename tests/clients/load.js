@@ -1,6 +1,7 @@
-// Drives clients against one or more servers and says what they saw. Options: one JSON object, as the argument or as the first line of
-// stdin; then commands, one a line. The last line of stdout is the result, `{"event":"result", …}`; see README.md for all shapes.
-// Every run ends by itself (`timeout`); the exit code is 0 unless this program itself is wrong.
+// Drives clients against one or more servers and says what they saw. Options: one JSON object, as the argument or as
+// the first line of stdin; then commands, one a line. The last line of stdout is the result, `{"event":"result", …}`;
+// see README.md for all shapes. Every run ends by itself (`timeout`); the exit code is 0 unless this program itself is
+// wrong.
 'use strict';
 const readline = require('readline');
 const { seen } = require('./lib/observe'); // first: it must see every request
@@ -16,7 +17,8 @@ lines.on('line', (line) => {
   if (!run) run = start(JSON.parse(line));
   else if (line.trim()) run.command(line.trim());
 });
-// A test that died must not leave clients behind; a terminal's or a pipe's early end is no order to stop a run that ends by itself.
+// Clients must not outlive a test that died. On a terminal or a pipe, the end of stdin does not stop a run that ends by
+// itself.
 lines.on('close', () => run?.keep && run.finish('stdin closed'));
 
 function start(options) {
@@ -42,7 +44,7 @@ function start(options) {
     clearTimeout(limit);
     const result = tally.result(seen); // before the clients leave
     print('result', { why, timed_out: why === 'timeout', ...result });
-    // Goodbyes go out, but nobody waits for ever for a server that does not answer.
+    // Goodbyes go out, but a server that does not answer is not waited for without end.
     await Promise.race([
       Promise.all(tally.clients.map((c) => c.stop())).then(() => new Promise((r) => setTimeout(r, 50))),
       new Promise((r) => setTimeout(r, 5000)),

@@ -95,7 +95,7 @@ async def main():
     await site.start()
     port = site._server.sockets[0].getsockname()[1]
     print(json.dumps({"port": port, "path": None, "pid": os.getpid(), "name": opt.name}), flush=True)
-    # The end of stdin ends the process, so that a dead test leaves none behind.
+    # The end of stdin ends the process, so that none outlives its test.
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     os._exit(0)
 

@@ -1,6 +1,6 @@
-// A hand-written Engine.IO session over plain http: exactly one request a call, and the caller says which URL, agent and source
-// address each one takes. For what real clients cannot be told to do: hold still between two polls, share one connection among many
-// sids, change the address within a session, speak JSONP in Node.
+// A hand-written Engine.IO session over plain http: exactly one request a call, and the caller says which URL, agent
+// and source address each one takes. For what real clients cannot be told to do: hold still between two polls, share
+// one connection among many sids, change the address within a session, speak JSONP in Node.
 //
 //   const s = new RawSession({ version: 4, route: (kind) => ({ url: 'http://127.0.0.1:3000', agent, localAddress }) });
 //   await s.handshake();  await s.post(['40']);  await s.poll();  const ws = await s.upgrade();  await s.close();

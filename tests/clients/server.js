@@ -1,5 +1,5 @@
-// One worker process of a Socket.IO application: an unmodified server with the in-memory adapter, as a user would run it.
-// It only counts (lib/count.js); nothing in it helps a proxy. Options: see README.md.
+// One worker process of a Socket.IO application: an unmodified server with the in-memory adapter, as a user would run
+// it. It only counts (lib/count.js); nothing in it helps a proxy. Options: see README.md.
 'use strict';
 const { randomUUID } = require('crypto');
 const { parseArgs } = require('util');
@@ -62,7 +62,7 @@ const server = createWorker({ name: opt.name, stats, tls: opt.tls, skip: (req) =
 const library = require(PACKAGES[opt.version]);
 const io = modern ? new library.Server(server, ioOptions()) : library(server, ioOptions());
 if (opt['generate-id']) io.engine.generateId = ID_MAKERS[opt['generate-id']];
-// After the io server: Engine.IO hides every earlier listener behind its own.
+// After the io server: Engine.IO replaces every earlier listener by its own, which calls them.
 countEngine({ server, io, stats, path: opt.path });
 if (opt.handshake) spoilHandshake(server, opt.handshake);
 
@@ -87,7 +87,8 @@ announce(server, {
   },
 });
 
-// An ordinary request that says whose it is (x-socket-id, or ?socketId=): Engine.IO's sid, or Socket.IO's own id in any namespace.
+// An ordinary request that says whose it is (x-socket-id, or ?socketId=): Engine.IO's sid, or Socket.IO's own id in any
+// namespace.
 function follow({ req, res, query }) {
   const id = req.headers['x-socket-id'] || query.get('socketId');
   const spaces = modern ? [...io._nsps.values()] : Object.values(io.nsps);

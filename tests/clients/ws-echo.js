@@ -1,4 +1,5 @@
-// One worker process that echoes WebSocket messages with the `ws` library: what tunnels are tested against. Options: see README.md.
+// One worker process that echoes WebSocket messages with the `ws` library: what tunnels are tested against. Options:
+// see README.md.
 'use strict';
 const { parseArgs } = require('util');
 const { WebSocketServer } = require('ws');

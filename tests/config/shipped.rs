@@ -42,7 +42,8 @@ fn every_shipped_file_loads_without_a_warning() {
     }
 }
 
-/// Makes every certificate, key and authority that a text names; a certificate is for the file's name without its ending.
+/// Makes every certificate, key and authority that a text names; a certificate is for the file's name without its
+/// ending.
 fn provide(dir: &TempDir, text: &str) {
     let named = |line: &str, key: &str| -> Vec<String> {
         let begin = format!("{key} = \"");
@@ -144,8 +145,11 @@ fn every_commented_line_is_valid_and_shows_the_default() {
 fn every_key_is_shown() {
     // The error of an unknown key lists the known ones, so every table gets an unknown key.
     let text = "z = 1\n[[listener]]\nz = 1\nredirect = { z = 1 }\n[[listener]]\ntls = { z = 1, hsts = { z = 1 } }\n\
-        [[listener]]\ntls = { certificates = [{ z = 1, client_auth = { z = 1 } }] }\n[upstream.a]\nz = 1\nworkers = [{ z = 1 }]\n\
-        health = { z = 1 }\ncookie = { z = 1 }\ndrain = { z = 1 }\neject = { z = 1 }\ntls = { z = 1 }\nrate = { z = 1 }\nround_trip = { z = 1 }\n[[route]]\nz = 1\nrate = { z = 1 }\n[admin]\nz = 1\n[limits]\nz = 1\n[log]\nz = 1\n\
+        [[listener]]\ntls = { certificates = [{ z = 1, client_auth = { z = 1 } }] }\n[upstream.a]\nz = 1\n\
+        workers = [{ z = 1 }]\n\
+        health = { z = 1 }\ncookie = { z = 1 }\ndrain = { z = 1 }\neject = { z = 1 }\ntls = { z = 1 }\n\
+        rate = { z = 1 }\nround_trip = { z = 1 }\n[[route]]\nz = 1\nrate = { z = 1 }\n[admin]\nz = 1\n[limits]\n\
+        z = 1\n[log]\nz = 1\n\
         [affinity.b]\nz = 1\nlookup = [\"query:a\"]\nlearn = [{ z = 1 }]\nrefusal = [{ z = 1 }]\ncreates = [{ z = 1 }]\nends = [{ z = 1 }]\n"
         .replace('z', "zzzzzzzzzzzz");
     let errors = errors_of(&text);

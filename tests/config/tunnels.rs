@@ -1,5 +1,5 @@
-//! `round_trip`, `tunnel_ping`, `tunnel_ping_timeout` and `broadcast`: the errors for wrong values, and the setting of a
-//! route.
+//! `round_trip`, `tunnel_ping`, `tunnel_ping_timeout` and `broadcast`: the errors for wrong values, and the setting of
+//! a route.
 
 use super::{HEAD, errors, good};
 use insta::assert_snapshot;

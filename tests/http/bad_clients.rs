@@ -1,22 +1,22 @@
-//! Clients that send rubbish get a 4xx and the door, and nothing of it reaches a worker.
+//! Clients that send malformed requests get a 4xx and their connection ends; nothing of them reaches a worker.
 
 use crate::support::proxy::Proxy;
 use crate::support::raw::{Raw, RawWorker};
 
-/// Sends `request` and something good behind it; the first is refused, the second never read.
+/// Sends `request` followed by a valid one: the first must be refused, and the second never read.
 fn refused(proxy: &Proxy, request: &str) -> u16 {
     let mut client = Raw::connect(proxy.address);
     // The proxy may have closed before all of it was written.
     let _ = client.try_send(format!("{request}GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"));
     let mut answer = client.head().unwrap_or_else(|| panic!("closed without an answer: {request:.80}"));
-    assert!(answer.status() >= 400, "taken: {request:.80}");
+    assert!(answer.status() >= 400, "accepted: {request:.80}");
     client.body(&mut answer, true);
     client.closed();
     answer.status()
 }
 
 #[test]
-fn what_is_no_request_is_refused() {
+fn what_is_not_a_request_is_refused() {
     let worker = RawWorker::named("a");
     let proxy = Proxy::before(&[worker.address]);
     let long = "x".repeat(1_000_000);
@@ -103,8 +103,8 @@ fn odd_framing_is_refused() {
     assert_eq!(worker.connections(), 0, "{}", String::from_utf8_lossy(&worker.bytes()));
 }
 
-/// hyper drops the length, which is the one meaning RFC 9112 §6.3 allows besides refusal; what must hold is that the
-/// worker sees one framing only and that nothing is read behind it.
+/// hyper drops the length, which RFC 9112 §6.3 allows as well as a refusal. What must hold: the worker sees one framing
+/// only, and nothing after the request is read.
 #[test]
 fn both_framings_become_one_and_the_connection_ends() {
     for fields in [
@@ -131,7 +131,7 @@ fn both_framings_become_one_and_the_connection_ends() {
 }
 
 #[test]
-fn chunks_that_are_none_end_the_attempt() {
+fn malformed_chunks_end_the_attempt() {
     for body in [
         "zz\r\nabc\r\n0\r\n\r\n",
         "3\r\nabcd\r\n0\r\n\r\n",
@@ -167,19 +167,19 @@ fn methods_for_proxies_are_refused() {
 }
 
 #[test]
-fn http_2_without_tls_is_shown_the_door() {
+fn http_2_without_tls_is_refused_at_once() {
     let worker = RawWorker::named("a");
     let proxy = Proxy::before(&[worker.address]);
     let began = std::time::Instant::now();
     let mut client = Raw::connect(proxy.address);
     client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
     client.rest();
-    assert!(began.elapsed() < std::time::Duration::from_secs(4), "at once");
+    assert!(began.elapsed() < std::time::Duration::from_secs(4), "the refusal comes at once");
     assert_eq!(worker.connections(), 0);
 }
 
 #[test]
-fn a_fragment_in_a_target_reaches_nobody() {
+fn a_fragment_in_a_target_reaches_no_worker() {
     let worker = RawWorker::named("a");
     let proxy = Proxy::with(&format!(
         "[upstream.app]\nworkers = [\"{}\"]\n[[route]]\npath = \"/open\"\nupstream = \"app\"",
@@ -198,9 +198,9 @@ fn a_refused_client_that_is_still_sending_gets_its_answer() {
     let mut client = Raw::connect(proxy.address);
     let _ = client.try_send("GET / HTTP/1.1\r\nHost: a\r\nX: ");
     let chunk = vec![b'x'; 10_000];
-    // More than all buffers on the way hold: without a reader it would end in a reset, which takes the answer with it.
+    // More than all buffers on the way hold: without a reader the connection would be reset, and the answer lost.
     let sent = (0..2_000).take_while(|_| client.try_send(&chunk).is_ok()).count();
-    assert_eq!(sent, 2_000, "the proxy reads on for a while");
+    assert_eq!(sent, 2_000, "the proxy keeps reading for a while");
     assert_eq!(client.answer().status(), 431);
     client.closed();
 }

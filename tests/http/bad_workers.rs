@@ -1,4 +1,5 @@
-//! Workers that send rubbish, break off, or say nothing: a clear answer to the client, and never again on that connection.
+//! Workers that send malformed answers, break off, or stay silent: a clear answer, and the connection is not used
+//! again.
 
 use std::sync::{Mutex, mpsc};
 
@@ -9,7 +10,7 @@ fn before(worker: &RawWorker) -> Proxy {
     Proxy::with(&format!("threads = 1\n[upstream.app]\nworkers = [\"{}\"]", worker.address))
 }
 
-/// Answers `/good` well and everything else with these bytes, then waits for the proxy to close.
+/// A worker that answers `/good` well and everything else with these bytes, then waits for the proxy to close.
 fn saying(bytes: impl Into<Vec<u8>>) -> RawWorker {
     let bytes = bytes.into();
     RawWorker::scripted(move |leg| {
@@ -24,7 +25,7 @@ fn saying(bytes: impl Into<Vec<u8>>) -> RawWorker {
 }
 
 #[test]
-fn what_is_no_answer_is_a_502_and_its_connection_is_done() {
+fn a_malformed_answer_is_a_502_and_its_connection_is_closed() {
     let huge = format!("HTTP/1.1 200 OK\r\nX: {}\r\nContent-Length: 0\r\n\r\n", "x".repeat(100_000));
     let many: String = (0..300).map(|n| format!("X-{n}: 1\r\n")).collect();
     for bytes in [
@@ -63,7 +64,7 @@ fn what_is_no_answer_is_a_502_and_its_connection_is_done() {
 }
 
 #[test]
-fn one_length_said_twice_is_one_length() {
+fn a_content_length_given_twice_alike_is_one_length() {
     let worker = saying("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc");
     let proxy = before(&worker);
     let answer = Raw::connect(proxy.address).get("/");
@@ -92,12 +93,12 @@ fn a_close_or_reset_before_an_answer_is_a_502() {
         let proxy = before(&worker);
         let mut client = Raw::connect(proxy.address);
         assert_eq!(client.ask("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx").status(), 502);
-        assert_eq!(worker.connections(), 1, "what may have been acted upon is not sent again");
+        assert_eq!(worker.connections(), 1, "a request that may have been processed is not sent again");
     }
 }
 
 #[test]
-fn a_body_that_breaks_off_is_seen_to() {
+fn a_body_that_breaks_off_is_visible_to_the_client() {
     let heads = [
         "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
@@ -106,7 +107,7 @@ fn a_body_that_breaks_off_is_seen_to() {
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\nabc",
     ];
     for (number, reset) in (0..heads.len()).flat_map(|number| [(number, false), (number, true)]) {
-        // The end of the worker's connection waits until the client has the beginning.
+        // The worker closes only after the client has the beginning.
         let (go, gate) = mpsc::channel::<()>();
         let gate = Mutex::new(gate);
         let worker = RawWorker::scripted(move |leg| {
@@ -125,12 +126,12 @@ fn a_body_that_breaks_off_is_seen_to() {
         if head.status() == 502 {
             continue;
         }
-        assert!(!client.body(&mut head, true), "taken for whole: {head:?} of {}", heads[number]);
+        assert!(!client.body(&mut head, true), "read as complete: {head:?} of {}", heads[number]);
     }
 }
 
 #[test]
-fn what_comes_after_an_answer_ends_the_connection() {
+fn bytes_after_an_answer_end_the_connection() {
     let poison = format!("{}HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison", ok("first"));
     let mut worker = RawWorker::scripted(move |leg| {
         if leg.request().is_some() {
@@ -146,7 +147,7 @@ fn what_comes_after_an_answer_ends_the_connection() {
 }
 
 #[test]
-fn what_comes_late_on_an_idle_connection_ends_it() {
+fn late_bytes_on_an_idle_connection_end_it() {
     let (go, gate) = mpsc::channel::<()>();
     let gate = Mutex::new(gate);
     let (sent, arrived) = mpsc::channel::<()>();
@@ -166,7 +167,7 @@ fn what_comes_late_on_an_idle_connection_ends_it() {
     let mut client = Raw::connect(proxy.address);
     assert_eq!(client.get("/").text(), "first");
     go.send(()).unwrap();
-    // Loopback: what is sent has arrived.
+    // On loopback, bytes that were sent have arrived.
     arrived.recv().unwrap();
     assert_eq!(client.get("/").text(), "second");
     worker.closed(0);
@@ -200,12 +201,12 @@ fn a_101_must_have_been_asked_for_and_be_right() {
 }
 
 #[test]
-fn an_answer_instead_of_an_upgrade_is_an_answer() {
+fn an_ordinary_answer_to_an_upgrade_is_passed_on() {
     let mut worker = saying(ok("no websocket here"));
     let proxy = before(&worker);
     let mut client = Raw::connect(proxy.address);
     assert_eq!(client.ask(UPGRADE).text(), "no websocket here");
-    // What the client sends next is a request, not bytes for a tunnel.
+    // The client's next bytes are a request, not bytes for a tunnel.
     client.send("not HTTP at all\r\n\r\n");
     assert_eq!(client.answer().status(), 400);
     worker.request();
@@ -231,7 +232,7 @@ fn a_worker_that_never_answers_is_a_504_at_the_limit() {
 }
 
 #[test]
-fn a_worker_that_does_not_take_the_connect_is_given_up_at_the_limit() {
+fn a_connect_that_a_worker_does_not_accept_is_given_up() {
     // A listener whose queue is full: the kernel drops what comes.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
@@ -248,14 +249,14 @@ fn a_worker_that_does_not_take_the_connect_is_given_up_at_the_limit() {
     let proxy = Proxy::with(&format!("[upstream.app]\nworkers = [\"{address}\"]\nconnect_timeout = \"200ms\""));
     let began = std::time::Instant::now();
     let answer = Raw::connect(proxy.address).get("/");
-    // Nothing was sent, so the next worker was looked for; there is none.
+    // Nothing was sent, so another worker was looked for; there is none.
     assert_eq!((answer.status(), answer.header("retry-after")), (503, Some("1")));
     let took = began.elapsed().as_millis();
     assert!((200..4_000).contains(&took), "connect_timeout is 200 ms, not {took}");
 }
 
 #[test]
-fn a_refused_connect_is_passed_to_the_next_even_of_a_post() {
+fn a_refused_connect_goes_to_the_next_worker_even_for_a_post() {
     let alive = RawWorker::answering(|request| ok(request.text()));
     let mut all: Vec<_> = (0..4).map(|_| free_address()).collect();
     all.push(alive.address);
@@ -267,7 +268,7 @@ fn a_refused_connect_is_passed_to_the_next_even_of_a_post() {
 }
 
 #[test]
-fn all_gone_is_a_503_that_says_when_to_come_again() {
+fn without_any_worker_the_answer_is_a_503_with_retry_after() {
     let proxy = Proxy::before(&[free_address(), free_address()]);
     let mut client = Raw::connect(proxy.address);
     for _ in 0..3 {

@@ -1,10 +1,11 @@
-//! Bodies and trailers, both ways: whole, in pieces, and never held.
+//! Bodies and trailers in both directions: complete, in pieces, and never buffered.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
 use crate::support::proxy::Proxy;
-use crate::support::raw::{Raw, RawWorker, eventually, ok};
+use crate::support::raw::{Raw, RawWorker, ok};
+use crate::support::wait::wait_for;
 
 const BIG: usize = 10_000_000;
 
@@ -54,7 +55,7 @@ fn a_chunked_answer_arrives_piece_by_piece() {
     let mut client = Raw::connect(proxy.address);
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     client.head().unwrap();
-    // Each piece is here before the worker has sent the next.
+    // The client has each piece before the worker sends the next.
     assert_eq!(client.exactly(8), b"3\r\none\r\n");
     go.send(()).unwrap();
     assert_eq!(client.exactly(8), b"3\r\ntwo\r\n");
@@ -90,13 +91,18 @@ fn trailers_pass_both_ways() {
     });
     let proxy = Proxy::before(&[worker.address]);
     let answer = Raw::connect(proxy.address).ask(
-        "POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\nTrailer: X-Check, X-Forwarded-For\r\n\r\n\
+        "POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\
+         Trailer: X-Check, X-Forwarded-For\r\n\r\n\
          2\r\nhi\r\n0\r\nX-Check: 9\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n",
     );
     assert_eq!(answer.trailers, [("x-sum".to_owned(), "7".to_owned())]);
     let (_, request) = worker.request();
     assert_eq!(request.header("te"), Some("trailers"));
-    assert_eq!(request.trailers, [("x-check".to_owned(), "9".to_owned())], "and identity is never a trailer");
+    assert_eq!(
+        request.trailers,
+        [("x-check".to_owned(), "9".to_owned())],
+        "a trailer cannot set the client's identity"
+    );
 }
 
 #[test]
@@ -115,7 +121,7 @@ fn ten_megabytes_pass_both_ways() {
 }
 
 #[test]
-fn a_reader_that_stops_stops_the_worker() {
+fn a_client_that_stops_reading_stops_the_worker() {
     let sent = Arc::new(AtomicUsize::new(0));
     let count = sent.clone();
     let worker = RawWorker::scripted(move |leg| {
@@ -131,15 +137,15 @@ fn a_reader_that_stops_stops_the_worker() {
     let mut client = Raw::connect(proxy.address);
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     client.head().unwrap();
-    // Settled: nothing moved for a while. What is on the way fits into four socket buffers and stickyd's own.
+    // No progress for a while. What is on the way fits into four socket buffers and those of stickyd.
     let mut last = (0, 0);
-    eventually("the worker stands still", || {
+    wait_for("the worker makes no progress", || {
         let now = sent.load(Ordering::SeqCst);
         last = if now == last.0 && now > 0 { (now, last.1 + 1) } else { (now, 0) };
         last.1 > 100
     });
-    assert!(last.0 < 4 * BIG, "{} bytes went into nothing", last.0);
-    // And it goes on when the reader does.
+    assert!(last.0 < 4 * BIG, "{} bytes are buffered on the way", last.0);
+    // The worker goes on when the client reads again.
     client.exactly(last.0 + 1_000_000);
 }
 
@@ -169,12 +175,12 @@ fn a_worker_that_stops_reading_stops_the_client() {
         }
     });
     let mut last = (0, 0);
-    eventually("the client stands still", || {
+    wait_for("the client makes no progress", || {
         let now = sent.load(Ordering::SeqCst);
         last = if now == last.0 && now > 0 { (now, last.1 + 1) } else { (now, 0) };
         last.1 > 100
     });
-    assert!(last.0 < 4 * BIG, "{} bytes went into nothing", last.0);
+    assert!(last.0 < 4 * BIG, "{} bytes are buffered on the way", last.0);
     go.send(()).unwrap();
     sending.join().unwrap();
     assert_eq!(client.answer().text(), "all");
@@ -188,7 +194,7 @@ fn an_early_answer_to_an_upload_is_delivered() {
         leg.until_closed();
     });
     let proxy = Proxy::before(&[worker.address]);
-    // A client that looks for an answer only when it has sent everything, or cannot send more.
+    // A client that reads its answer only after it has sent everything, or cannot send more.
     let mut client = Raw::connect(proxy.address);
     client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {BIG}\r\n\r\n"));
     let chunk = vec![b'x'; 10_000];

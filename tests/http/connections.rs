@@ -1,10 +1,11 @@
-//! Connections to workers: kept, given up when they should be, and ended with the client that waits.
+//! Connections to workers: kept, closed in time, and ended together with the client that waits for an answer.
 
 use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::support::proxy::Proxy;
 use crate::support::raw::{Raw, RawWorker, ok};
+use crate::support::wait::wait_for;
 
 const ONE_THREAD: &str = "threads = 1\n";
 
@@ -33,7 +34,11 @@ fn a_connection_the_worker_closes_is_replaced() {
     let mut client = Raw::connect(proxy.address);
     for number in 0..3 {
         let answer = client.get("/");
-        assert_eq!((answer.text(), answer.header("connection")), ("a", None), "the worker's hop, not the client's");
+        assert_eq!(
+            (answer.text(), answer.header("connection")),
+            ("a", None),
+            "`Connection` ends at the hop of the worker"
+        );
         worker.closed(number);
     }
     assert_eq!(worker.connections(), 3);
@@ -41,7 +46,7 @@ fn a_connection_the_worker_closes_is_replaced() {
 
 #[test]
 fn keep_alive_timeout_is_honoured() {
-    // One second less one of safety is none: such a connection is never used again.
+    // The advertised second minus the safety margin of one is zero: such a connection is not used again.
     let worker = RawWorker::answering(|request| {
         let timeout = request.target().trim_start_matches('/');
         format!("HTTP/1.1 200 OK\r\nKeep-Alive: max=5, timeout={timeout}\r\nContent-Length: 1\r\n\r\na")
@@ -59,8 +64,8 @@ fn keep_alive_timeout_is_honoured() {
 }
 
 #[test]
-fn a_connection_that_died_while_idle_costs_nobody_a_request() {
-    // Closes after each answer without a word about it.
+fn a_connection_that_died_while_idle_fails_no_request() {
+    // Closes after each answer without announcing it.
     let mut worker = RawWorker::scripted(|leg| {
         leg.request();
         leg.send(ok("a"));
@@ -87,7 +92,7 @@ fn a_client_that_leaves_cancels_its_attempt() {
     assert!((proxy.metric(&in_flight(&worker)) - 1.0).abs() < f64::EPSILON);
     drop(client);
     worker.closed(0);
-    crate::support::raw::eventually("its count goes", || proxy.metric(&in_flight(&worker)) == 0.0);
+    wait_for("the request is no longer counted", || proxy.metric(&in_flight(&worker)) == 0.0);
 }
 
 #[test]
@@ -127,7 +132,7 @@ fn a_client_that_leaves_mid_upload_never_makes_a_whole_request() {
         told.recv().unwrap();
         drop(client);
         let rest = told.recv().unwrap();
-        assert!(!rest.ends_with(b"0\r\n\r\n"), "cut, not ended: {}", String::from_utf8_lossy(&rest));
+        assert!(!rest.ends_with(b"0\r\n\r\n"), "the upload is cut, not completed: {}", String::from_utf8_lossy(&rest));
     }
     worker.closed(0);
     worker.closed(1);
@@ -138,7 +143,7 @@ fn in_flight(worker: &RawWorker) -> String {
 }
 
 #[test]
-fn a_worker_that_answers_without_reading_gets_nothing_of_the_next_request_on_that_connection() {
+fn a_worker_that_answers_early_gets_no_next_request_there() {
     let mut worker = RawWorker::scripted(|leg| {
         if leg.number > 0 {
             leg.request();
@@ -160,7 +165,7 @@ fn a_worker_that_answers_without_reading_gets_nothing_of_the_next_request_on_tha
 }
 
 #[test]
-fn answers_go_to_who_asked() {
+fn answers_go_to_the_client_that_asked() {
     let worker = RawWorker::answering(|request| ok(&format!("{} {}", request.target(), request.text())));
     let proxy = Proxy::before(&[worker.address]);
     let address = proxy.address;
@@ -171,7 +176,8 @@ fn answers_go_to_who_asked() {
             let request = format!("PUT /{body} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len());
             assert_eq!(client.ask(&request).text(), format!("/{body} {body}"));
             if n % 10 == 9 {
-                // Half an upload, and gone: its connection to the worker must not carry anything else.
+                // A client leaves in the middle of an upload: its connection to the worker must not carry anything
+                // else.
                 client.send("PUT /gone HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf");
                 client = Raw::connect(address);
             }
@@ -182,9 +188,9 @@ fn answers_go_to_who_asked() {
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "the silence is the point, and there is no runtime here")]
-fn a_request_of_a_session_takes_no_connection_that_a_stall_may_have_aged() {
-    // As a Node process that was stopped for longer than its keep-alive: what was idle before that ends unread.
+#[expect(clippy::disallowed_methods, reason = "the test is about silence, and there is no runtime here")]
+fn a_session_uses_no_connection_that_a_stall_may_have_aged() {
+    // Like a Node process that was stopped for longer than its keep-alive: it closes what was idle before, unread.
     let worker = RawWorker::scripted(|leg| {
         leg.request();
         leg.send(ok("0{\"sid\":\"abc\",\"upgrades\":[],\"pingInterval\":25000,\"pingTimeout\":20000}"));

@@ -1,4 +1,4 @@
-//! A request and its answer pass as they are.
+//! Requests and answers are passed on unchanged.
 
 use crate::support::proxy::Proxy;
 use crate::support::raw::{Message, Raw, RawWorker, ok};
@@ -41,7 +41,8 @@ fn methods_pass() {
 #[test]
 fn end_to_end_fields_pass_both_ways() {
     let mut worker = RawWorker::answering(|_| {
-        "HTTP/1.1 299 Fine By Me\r\nX-One: 1\r\nX-Many: a\r\nX-Many: b\r\nServer: w\r\nDate: then\r\nX-Latin: \u{e9}\r\n\
+        "HTTP/1.1 299 Fine By Me\r\nX-One: 1\r\nX-Many: a\r\nX-Many: b\r\nServer: w\r\nDate: then\r\n\
+         X-Latin: \u{e9}\r\n\
          Content-Length: 2\r\n\r\nhi"
             .to_owned()
     });
@@ -51,7 +52,7 @@ fn end_to_end_fields_pass_both_ways() {
         "GET / HTTP/1.1\r\nHost: a.example:81\r\nUser-Agent: me\r\nAccept: x\r\nX-Many: 1\r\nX-Many: 2\r\nX-Empty:\r\n\
          Cookie: a=b; c=d\r\nAuthorization: Basic x\r\n\r\n",
     );
-    assert_eq!(answer.start, "HTTP/1.1 299 Fine By Me", "the reason too");
+    assert_eq!(answer.start, "HTTP/1.1 299 Fine By Me", "the reason phrase passes, too");
     assert_eq!(answer.header("x-one"), Some("1"));
     assert_eq!(answer.all("x-many").collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!((answer.header("server"), answer.header("date")), (Some("w"), Some("then")));
@@ -77,8 +78,8 @@ fn head_keeps_the_length_and_has_no_body() {
     let answer = client.ask("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!((answer.header("content-length"), answer.header("etag")), (Some("1234"), Some("e")));
     let answer = client.ask("HEAD /chunked HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert_eq!(answer.header("content-length"), None, "nobody said a length");
-    // A body would be read as the head of this one.
+    assert_eq!(answer.header("content-length"), None, "the worker sent no length");
+    // A body would be read as the head of the next answer.
     assert_eq!(client.ask("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n").status(), 200);
     assert_eq!(worker.connections(), 1);
 }
@@ -98,11 +99,11 @@ fn answers_without_body_stay_without() {
         assert!(answer.status() == 304 || answer.all("content-length").all(|length| length == "0"), "{answer:?}");
         assert_eq!(answer.header("transfer-encoding"), None);
     }
-    assert_eq!(worker.connections(), 1, "nothing was left over on it");
+    assert_eq!(worker.connections(), 1, "the connection is used again");
 }
 
 #[test]
-fn a_final_answer_survives_what_comes_before_it() {
+fn a_final_answer_passes_without_informational_ones() {
     let worker = RawWorker::answering(|_| {
         format!(
             "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 199 Odd\r\n\r\n{}",
@@ -130,7 +131,7 @@ fn a_client_that_expects_100_gets_it_and_its_body_arrives() {
 }
 
 #[test]
-fn http_1_0_clients() {
+fn http_1_0_clients_are_served() {
     let mut worker = RawWorker::answering(|request| {
         if request.target() == "/chunked" {
             return "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n".to_owned();
@@ -143,14 +144,14 @@ fn http_1_0_clients() {
     let answer = plain.ask("GET / HTTP/1.0\r\nHost: a\r\n\r\n");
     assert_eq!((answer.start.as_str(), answer.text()), ("HTTP/1.0 200 OK", "sized"));
     plain.closed();
-    assert_eq!(worker.request().1.start, "GET / HTTP/1.1", "workers are spoken to in 1.1");
+    assert_eq!(worker.request().1.start, "GET / HTTP/1.1", "workers get HTTP/1.1");
 
     let mut kept = Raw::connect(proxy.address);
     for _ in 0..3 {
         let answer = kept.ask("GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n");
         assert_eq!((answer.text(), answer.header("connection")), ("sized", Some("keep-alive")));
     }
-    // It cannot read chunks, so the end of the connection is the end of the body.
+    // HTTP/1.0 has no chunks, so the end of the connection is the end of the body.
     let answer = kept.ask("GET /chunked HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n");
     assert_eq!((answer.header("transfer-encoding"), answer.text()), (None, "abc"));
 }
@@ -161,12 +162,12 @@ fn an_http_1_0_client_without_host_still_gets_an_answer() {
     let proxy = Proxy::before(&[worker.address]);
     let answer = Raw::connect(proxy.address).ask("GET / HTTP/1.0\r\n\r\n");
     assert_eq!(answer.status(), 200);
-    // HTTP/1.1 without Host is no request (RFC 9112 §3.2): Node answers 400.
+    // A request of HTTP/1.1 without Host is malformed (RFC 9112 §3.2); Node answers 400.
     assert_eq!(worker.request().1.header("host"), Some(""));
 }
 
 #[test]
-fn an_http_1_0_worker_is_as_good_as_another() {
+fn an_http_1_0_worker_works_as_any_other() {
     let worker = RawWorker::scripted(|leg| {
         leg.request();
         leg.send("HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nto the end");
@@ -177,7 +178,7 @@ fn an_http_1_0_worker_is_as_good_as_another() {
         let answer = client.get("/");
         assert_eq!((answer.start.as_str(), answer.text()), ("HTTP/1.1 200 OK", "to the end"));
     }
-    assert_eq!(worker.connections(), 2, "its close is its end; the client's connection goes on");
+    assert_eq!(worker.connections(), 2, "the worker's close ends the body; the client's connection goes on");
 }
 
 #[test]
@@ -187,7 +188,8 @@ fn pipelined_requests_are_answered_in_order() {
     let mut client = Raw::connect(proxy.address);
     client.send(
         "GET /1 HTTP/1.1\r\nHost: a\r\n\r\nPOST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc\
-         POST /3 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nxyz\r\n0\r\n\r\nGET /4 HTTP/1.1\r\nHost: a\r\n\r\n",
+         POST /3 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nxyz\r\n0\r\n\r\nGET /4 HTTP/1.1\r\n\
+         Host: a\r\n\r\n",
     );
     for expected in ["/1 ", "/2 abc", "/3 xyz", "/4 "] {
         assert_eq!(client.answer().text(), expected);
@@ -198,7 +200,7 @@ fn pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
-fn a_client_that_half_closes_after_its_request_is_answered_or_gone_but_never_hangs() {
+fn a_client_that_half_closes_never_hangs() {
     let worker = RawWorker::named("a");
     let proxy = Proxy::before(&[worker.address]);
     let stream = std::net::TcpStream::connect(proxy.address).unwrap();

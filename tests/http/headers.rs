@@ -1,4 +1,4 @@
-//! Heads written anew: what one hop says stays on it, and who somebody is says only who may.
+//! Rewritten heads: hop-by-hop fields end here, and only trusted proxies may set the identity of a client.
 
 use crate::support::proxy::Proxy;
 use crate::support::raw::{Message, Raw, RawWorker, ok};
@@ -10,7 +10,7 @@ fn trusting(worker: &RawWorker, proxies: &str) -> Proxy {
     ))
 }
 
-/// What the worker gets of a GET with these fields.
+/// The request that the worker gets for a GET with these fields.
 fn arrives(proxy: &Proxy, worker: &mut RawWorker, fields: &str) -> Message {
     let answer = Raw::connect(proxy.address).ask(&format!("GET / HTTP/1.1\r\nHost: a.example\r\n{fields}\r\n"));
     assert_eq!(answer.status(), 200);
@@ -20,7 +20,8 @@ fn arrives(proxy: &Proxy, worker: &mut RawWorker, fields: &str) -> Message {
 #[test]
 fn hop_by_hop_fields_stop_here() {
     let mut worker = RawWorker::answering(|_| {
-        "HTTP/1.1 200 OK\r\nConnection: keep-alive, X-Hop\r\nConnection: x-other\r\nX-Hop: 1\r\nX-Other: 1\r\nX-End: 1\r\n\
+        "HTTP/1.1 200 OK\r\nConnection: keep-alive, X-Hop\r\nConnection: x-other\r\nX-Hop: 1\r\nX-Other: 1\r\n\
+         X-End: 1\r\n\
          Keep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nProxy-Authenticate: Basic\r\nUpgrade: h2c\r\n\
          Content-Length: 0\r\n\r\n"
             .to_owned()
@@ -43,7 +44,7 @@ fn hop_by_hop_fields_stop_here() {
 }
 
 #[test]
-fn nobody_nominates_what_stickyd_says() {
+fn connection_cannot_remove_stickyds_own_fields() {
     let mut worker = RawWorker::named("a");
     let proxy = Proxy::before(&[worker.address]);
     let request = arrives(
@@ -60,7 +61,7 @@ fn nobody_nominates_what_stickyd_says() {
 }
 
 #[test]
-fn a_strangers_word_on_identity_is_dropped() {
+fn identity_fields_of_strangers_are_dropped() {
     let mut worker = RawWorker::named("a");
     let proxy = Proxy::before(&[worker.address]);
     let names = [
@@ -90,11 +91,11 @@ fn a_strangers_word_on_identity_is_dropped() {
         assert!(!value.contains("spoofed") && !value.contains("twice"), "{name}: {value}");
     }
     assert_eq!(request.header("x-forwarded-for"), Some("127.0.0.1"));
-    assert_eq!(request.header("x_mine"), Some("mine"), "an underscore alone is no crime");
+    assert_eq!(request.header("x_mine"), Some("mine"), "a field with an underscore passes");
 }
 
 #[test]
-fn a_trusted_proxys_word_is_kept_and_added_to() {
+fn identity_fields_of_a_trusted_proxy_are_kept_and_extended() {
     let mut worker = RawWorker::named("a");
     let proxy = trusting(&worker, "\"127.0.0.0/8\"");
     let request = arrives(
@@ -118,7 +119,7 @@ fn a_trusted_proxys_word_is_kept_and_added_to() {
 }
 
 #[test]
-fn a_trusted_proxy_that_says_nothing_is_the_client() {
+fn a_trusted_proxy_without_identity_fields_is_the_client() {
     let mut worker = RawWorker::named("a");
     let proxy = trusting(&worker, "\"127.0.0.1\"");
     let request = arrives(&proxy, &mut worker, "");
@@ -127,7 +128,7 @@ fn a_trusted_proxy_that_says_nothing_is_the_client() {
     assert_eq!(request.header("x-forwarded-host"), Some("a.example"));
 }
 
-/// Which of eight workers each of these `X-Forwarded-For` leads to, by address alone.
+/// The workers, of eight, to which each of these `X-Forwarded-For` values leads, by address alone.
 fn workers_of(forwarded_for: &[String]) -> Vec<String> {
     let workers: Vec<_> = (0..8).map(|n| RawWorker::named(&n.to_string())).collect();
     let addresses: Vec<_> = workers.iter().map(|worker| worker.address.to_string()).collect();
@@ -146,13 +147,13 @@ fn workers_of(forwarded_for: &[String]) -> Vec<String> {
 fn the_right_most_untrusted_hop_decides() {
     let last: Vec<String> = (0..32).map(|n| format!("192.0.2.{n}")).collect();
     let plain = workers_of(&last);
-    assert!(plain.iter().any(|worker| *worker != plain[0]), "addresses are told apart");
-    // What a client says of itself, left of what the trusted proxies saw, changes nothing; nor do trusted hops.
+    assert!(plain.iter().any(|worker| *worker != plain[0]), "different addresses lead to different workers");
+    // Hops left of the first untrusted one do not count, because clients can make them up; nor do trusted hops.
     for form in
         ["6.6.6.6, {}", "{}, 10.1.2.3", "6.6.6.6, {}, 10.0.0.1, 127.0.0.5", "{}:4711", "::ffff:{}", "nonsense, {}"]
     {
         let dressed: Vec<String> = last.iter().map(|address| form.replace("{}", address)).collect();
-        // The ring is keyed by a secret of each proxy's own, so plain and dressed go to one.
+        // Each proxy has its own secret for the ring, so both forms are sent to the same one.
         let both = workers_of(&[last.clone(), dressed].concat());
         assert_eq!(both[..last.len()], both[last.len()..], "{form}");
     }
@@ -169,7 +170,7 @@ fn an_ipv4_client_of_an_ipv6_listener_is_an_ipv4_client() {
     let answer = Raw::connect(four).ask("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n");
     assert_eq!(answer.status(), 200);
     assert_eq!(worker.request().1.header("x-forwarded-for"), Some("127.0.0.1"));
-    // And a trusted IPv4 network covers it.
+    // A trusted IPv4 network covers this client, too.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 2], 0)).into()).unwrap();
     socket.connect(&four.into()).unwrap();
@@ -199,7 +200,7 @@ fn an_absolute_target_replaces_the_host() {
 }
 
 #[test]
-fn one_valid_host_or_the_door() {
+fn a_request_needs_exactly_one_valid_host() {
     let worker = RawWorker::named("a");
     let proxy = Proxy::before(&[worker.address]);
     let refused = [
@@ -253,7 +254,7 @@ fn request_ids_differ_and_an_answer_carries_the_workers_own() {
 }
 
 #[test]
-fn an_upgrade_is_one_hop_too() {
+fn an_upgrade_passes_one_hop_only() {
     let mut worker = RawWorker::named("no");
     let proxy = Proxy::before(&[worker.address]);
     let answer = Raw::connect(proxy.address).ask(

@@ -1,4 +1,4 @@
-//! Readers that stop and go on: while they take nothing, no more is read for them; and nothing is lost of it.
+//! Clients that stop reading and go on: meanwhile stickyd reads no more from the worker, and no byte is lost.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use crate::support::tls::Certificates;
 
 const BYTES: usize = 6_000_000;
 
-/// Bytes of which none is as the one a chunk, a read or a record before it.
+/// A body in which no two neighbouring chunks, reads or records are alike.
 fn body() -> Vec<u8> {
     (0..BYTES).map(|at| u8::try_from((at / 3 + at / 70_001) % 251).unwrap()).collect()
 }
 
-/// Answers by length, by chunks, or up to the end of the connection.
+/// A worker that answers with a length, with chunks, or up to the end of the connection.
 fn worker() -> RawWorker {
     RawWorker::scripted(|leg| {
         while let Some(request) = leg.request() {
@@ -40,7 +40,7 @@ fn worker() -> RawWorker {
     })
 }
 
-/// Stops again and again, each time for long enough that all buffers on the way are full.
+/// Reads everything, with repeated pauses that are long enough for all buffers on the way to fill.
 fn takes_all(mut client: Raw, way: &str) {
     for target in ["/length", "/chunks", "/close"] {
         client.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
@@ -54,14 +54,14 @@ fn takes_all(mut client: Raw, way: &str) {
 }
 
 #[test]
-fn who_stops_and_goes_on_gets_all_of_it() {
+fn a_client_that_stops_and_goes_on_gets_everything() {
     let worker = worker();
     let proxy = Proxy::before(&[worker.address]);
     takes_all(Raw::connect(proxy.address), "plain");
 }
 
 #[test]
-fn and_over_tls_of_either_kind() {
+fn the_same_holds_over_tls_with_either_kind_of_buffers() {
     let worker = worker();
     for buffers in ["shared", "own"] {
         let files = Certificates::new();

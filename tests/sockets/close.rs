@@ -1,4 +1,4 @@
-//! What is told to close: one, many, many over a time; and what is not done at all.
+//! Closing sockets over the API: one, many, many over a time, and requests that close none.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,10 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::Watched;
-use crate::http::drains::{begin, engine, path};
-use crate::support::h2::within;
+use crate::support::engines::{begin_session, many_sessions, path};
 use crate::support::node::{Worker, WsEcho};
-use crate::support::raw::{Raw, eventually};
+use crate::support::raw::Raw;
+use crate::support::wait::{wait_for, wait_for_async, within};
 
 type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -26,7 +26,7 @@ async fn echo() -> (Worker, Watched) {
     (worker, watched)
 }
 
-/// Connected, and its tunnel seen to work.
+/// A connected client whose tunnel has carried a message.
 async fn client(watched: &Watched, room: &str) -> Client {
     let url = format!("ws://{}/?room={room}", watched.proxy.address);
     let (mut client, _) = within(tokio_tungstenite::connect_async(url)).await.unwrap();
@@ -35,7 +35,7 @@ async fn client(watched: &Watched, room: &str) -> Client {
     client
 }
 
-/// The Close it was told.
+/// The Close frame that the client gets.
 async fn told(client: &mut Client) -> CloseFrame {
     loop {
         if let Message::Close(frame) = within(client.next()).await.expect("a close").expect("a frame") {
@@ -45,7 +45,7 @@ async fn told(client: &mut Client) -> CloseFrame {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_with_a_code_and_a_reason() {
+async fn one_socket_is_closed_with_a_code_and_a_reason() {
     let (worker, watched) = echo().await;
     let (mut mine, mut other) = (client(&watched, "mine").await, client(&watched, "other").await);
     let id = watched.sockets("label.room=mine")[0]["id"].as_str().unwrap().to_owned();
@@ -55,21 +55,20 @@ async fn one_with_a_code_and_a_reason() {
     let frame = told(&mut mine).await;
     assert_eq!((u16::from(frame.code), frame.reason.as_str()), (4001, "so long"));
     while within(mine.next()).await.is_some() {}
-    let end = Instant::now() + Duration::from_secs(30);
-    while watched.ask("GET", &format!("/api/v1/sockets/{id}"), "").0 != 404 {
-        assert!(Instant::now() < end, "never gone");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    assert_eq!(watched.close(&at, &json!({})).0, 404, "it is over");
+    wait_for_async("the socket is no longer listed", async || {
+        watched.ask("GET", &format!("/api/v1/sockets/{id}"), "").0 == 404
+    })
+    .await;
+    assert_eq!(watched.close(&at, &json!({})).0, 404, "the socket is gone");
     assert_eq!(watched.proxy.metric("stickyd_sockets_closed_total{reason=\"operator\",upstream=\"app\"}"), 1.0);
-    // Its worker saw the client's echo; the other one knows nothing of it.
+    // Its worker saw the client's echo; the other socket is not affected.
     worker.stats_when(|stats| stats["closes"] == json!({"4001": 1})).await;
     other.send(Message::text("y")).await.unwrap();
     assert_eq!(within(other.next()).await.unwrap().unwrap(), Message::text("y"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_by_a_filter_now_and_over_a_time() {
+async fn many_are_closed_by_a_filter_at_once_and_over_a_time() {
     let (_worker, watched) = echo().await;
     let (mut red, mut blue) = (Vec::new(), Vec::new());
     for _ in 0..12 {
@@ -79,7 +78,7 @@ async fn many_by_a_filter_now_and_over_a_time() {
     let close = |body: Value| watched.close("/api/v1/sockets/close", &body);
     let (status, said) = close(json!({"label.room": "red", "dry_run": true}));
     assert_eq!((status, &said["matched"], &said["closing"]), (200, &json!(12), &Value::Null), "{said}");
-    assert_eq!(watched.count(""), 24, "nothing was done");
+    assert_eq!(watched.count(""), 24, "a dry run closes nothing");
     let (status, said) = close(json!({"label.room": "red"}));
     assert_eq!(
         (status, &said["matched"], &said["tunnels"], &said["closing"]["told"]),
@@ -88,7 +87,7 @@ async fn many_by_a_filter_now_and_over_a_time() {
     for client in &mut red {
         assert_eq!(u16::from(told(client).await.code), 1012);
     }
-    // Over two seconds: none is left out, and some wait for their turn.
+    // Over two seconds: all are closed, and some later than others.
     let began = Instant::now();
     let (status, said) = close(json!({"label.room": "blue", "spread": "2s", "code": 1001}));
     let number = said["closing"]["number"].clone();
@@ -103,7 +102,7 @@ async fn many_by_a_filter_now_and_over_a_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_wrong_does_nothing() {
+async fn wrong_requests_close_nothing() {
     let (_worker, watched) = echo().await;
     let mut client = client(&watched, "red").await;
     let id = watched.sockets("")[0]["id"].as_str().unwrap().to_owned();
@@ -123,7 +122,7 @@ async fn what_is_wrong_does_nothing() {
         (&one, json!({"reason": 1}), 422, "`reason` must be a string"),
         (&one, json!({"spread": "1s"}), 422, "unknown field `spread`"),
         (&one, json!([]), 422, "JSON object"),
-        ("/api/v1/sockets/nobody/close", json!({}), 404, "no live socket `nobody`"),
+        ("/api/v1/sockets/unknown/close", json!({}), 404, "no live socket `unknown`"),
         ("/api/v1/sockets/close", json!({}), 422, "no sockets selected"),
         ("/api/v1/sockets/close", json!({"all": true, "label.room": "red"}), 422, "cannot be combined"),
         ("/api/v1/sockets/close", json!({"label.room": "green"}), 404, "no live socket matches"),
@@ -145,38 +144,34 @@ async fn what_is_wrong_does_nothing() {
     assert_eq!(watched.sockets("")[0]["state"], "open");
 }
 
-/// A polling session is refused from then on, in Engine.IO's words; its entry is gone at once.
+/// A closed polling session is refused from then on as Engine.IO does; its entry is gone at once.
 #[test]
-fn a_polling_session() {
-    let worker = engine("one");
+fn a_polling_session_is_closed_by_refusal() {
+    let worker = many_sessions("one");
     let watched = Watched::with(&format!("[upstream.app]\nworkers = [{:?}]\n", worker.address.to_string()));
-    // A handshake alone is no socket yet.
+    // A handshake alone is not listed as a socket.
     assert_eq!(Raw::connect(watched.proxy.address).get("/socket.io/?EIO=4&transport=polling").status(), 200);
     for _ in 0..3 {
-        begin(watched.proxy.address, "");
+        begin_session(watched.proxy.address, "");
     }
     let sockets = watched.sockets("transport=polling");
     assert_eq!(sockets.len(), 3);
     let sid = sockets[0]["sid"].as_str().unwrap();
-    // Its worker has nothing to say to this one.
+    // The worker sends nothing to this session.
     let mut open = Raw::connect(watched.proxy.address);
     open.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", path(sid)));
     let held = format!("/api/v1/pins?sid={sid}");
-    eventually("its poll is open", || watched.ask("GET", &held, "").1["holds"] == 1);
+    wait_for("the poll of the session is open", || watched.ask("GET", &held, "").1["holds"] == 1);
     let id = sockets[0]["id"].as_str().unwrap();
     let (status, said) = watched.close(&format!("/api/v1/sockets/{id}/close"), &json!({}));
     assert_eq!((status, &said["transport"]), (200, &json!("polling")), "{said}");
     assert_eq!(watched.count(""), 2);
     let ended = open.answer();
-    assert_eq!(
-        (ended.status(), ended.text().contains("Session ID unknown")),
-        (400, true),
-        "the poll that waits is told"
-    );
+    assert_eq!((ended.status(), ended.text().contains("Session ID unknown")), (400, true), "the open poll is refused");
     let refused = Raw::connect(watched.proxy.address).get(&path(sid));
     assert_eq!(refused.status(), 400);
     assert!(refused.text().contains("Session ID unknown"), "{}", refused.text());
-    assert_eq!(watched.count(""), 2, "what asks for an ended session is none");
+    assert_eq!(watched.count(""), 2, "requests for an ended session are not listed");
     let (status, said) = watched.close("/api/v1/sockets/close", &json!({"all": true}));
     assert_eq!((status, &said["polling"], &said["closing"]["told"]), (200, &json!(2), &json!(2)), "{said}");
     assert_eq!(watched.count(""), 0);

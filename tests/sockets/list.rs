@@ -1,17 +1,17 @@
-//! Every column, filter and page.
+//! The list of live sockets: every column, every filter, and pages.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::Watched;
-use crate::support::h2::{Secured, connect, within};
+use crate::support::h2::{Secured, connect};
 use crate::support::load::Load;
 use crate::support::node::{NodeServer, Worker, WsEcho};
-use crate::support::raw::{Raw, eventually};
+use crate::support::raw::Raw;
+use crate::support::wait::{wait_for, wait_for_async, within};
 
 const LABELS: &str = "labels = { store = \"query:storeId\", user = \"cookie:uid\", tenant = \"header:x-tenant\" }\n";
 
@@ -20,7 +20,7 @@ fn upstream(workers: &[Worker]) -> String {
     format!("[upstream.app]\nworkers = [{}]\n{LABELS}", workers.iter().map(one).collect::<Vec<_>>().join(", "))
 }
 
-/// Clients that stay, each with its labels; connected, upgraded where they do.
+/// Clients that stay connected, with their own labels; upgraded where their transports allow it.
 async fn stay(url: &str, n: u64, store: &str, more: Value) -> Load {
     let mut options = json!({"urls": [url], "n": n, "messages": 3, "keep": true, "timeout": 120_000,
         "io": {"query": {"storeId": store}},
@@ -31,16 +31,8 @@ async fn stay(url: &str, n: u64, store: &str, more: Value) -> Load {
     load
 }
 
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
-    while !holds() {
-        assert!(Instant::now() < end, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[allow(clippy::too_many_lines, reason = "one town of clients, seen from every side")]
+#[allow(clippy::too_many_lines, reason = "one set of clients is looked at from every side")]
 async fn every_column_and_filter() {
     let workers = NodeServer::start_many(3, &[]).await;
     let watched = Watched::with(&upstream(&workers));
@@ -48,14 +40,14 @@ async fn every_column_and_filter() {
     let upgrading = stay(&url, 6, "seven", json!({})).await;
     let polling = stay(&url, 4, "eight 8", json!({"transports": ["polling"], "keepAlive": true})).await;
     let first = stay(&url, 5, "nine", json!({"transports": ["websocket"]})).await;
-    until("all have their transport", || {
+    wait_for_async("all sockets have their final transport", async || {
         watched.count("transport=websocket") == 11 && watched.count("transport=polling") == 4
     })
     .await;
     let all = watched.sockets("");
-    assert_eq!(all.len(), 15, "one entry a session, before and after its upgrade");
+    assert_eq!(all.len(), 15, "one entry per session, before and after its upgrade");
 
-    // What is told of each.
+    // The columns of each entry.
     let ids: BTreeSet<_> = all.iter().map(|one| one["id"].as_str().unwrap()).collect();
     let sids: BTreeSet<_> = all.iter().map(|one| one["sid"].as_str().unwrap()).collect();
     assert_eq!((ids.len(), sids.len()), (15, 15));
@@ -77,20 +69,20 @@ async fn every_column_and_filter() {
         let transport = if store == "eight 8" { "polling" } else { "websocket" };
         assert_eq!(one["transport"], transport, "{one}");
         for way in ["up", "down"] {
-            // The namespace's connect and three echoes, at least.
+            // At least the connect of the namespace and three echoes.
             assert!(one[way]["messages"].as_u64().unwrap() >= 2, "{one}");
             assert!(one[way]["bytes"].as_u64().unwrap() > 20, "{one}");
             assert!(one[way]["idle_s"].as_u64().unwrap() <= one["age_s"].as_u64().unwrap(), "{one}");
             assert_eq!(one[way]["close_code"], Value::Null, "{one}");
         }
     }
-    // Three echoes each, the namespace's connect; a session that moved has its probe and its polls as well.
+    // Three echoes each and the connect of the namespace; a session that upgraded has its probe and its polls as well.
     for one in watched.sockets("label.store=nine") {
         assert!((4..=6).contains(&one["up"]["messages"].as_u64().unwrap()), "{one}");
         assert!((5..=7).contains(&one["down"]["messages"].as_u64().unwrap()), "{one}");
     }
 
-    // Each worker knows as many as it says itself.
+    // The counts per worker equal those of the workers themselves.
     let mut by_worker = BTreeMap::new();
     for worker in &workers {
         let here = watched.sockets(&format!("worker={}", worker.name));
@@ -101,7 +93,7 @@ async fn every_column_and_filter() {
     }
     assert_eq!(by_worker.values().sum::<usize>(), 15);
 
-    // Filters, alone and together.
+    // Filters, alone and combined.
     for (filter, count) in [
         ("upstream=app", 15),
         ("label.store=seven", 6),
@@ -128,7 +120,7 @@ async fn every_column_and_filter() {
     let (status, again) = watched.ask("GET", &format!("/api/v1/sockets/{}", one["id"].as_str().unwrap()), "");
     assert_eq!((status, &again["sid"]), (200, &one["sid"]));
 
-    // Pages: every one once, in order.
+    // Pages: every entry once, in order.
     for sort in ["connected", "-bytes", "idle", "worker", "-worker", "id", "-messages_up", "bytes_down"] {
         let (mut seen, mut offset) = (Vec::new(), Some(0));
         while let Some(from) = offset {
@@ -148,7 +140,7 @@ async fn every_column_and_filter() {
         assert!(sorted, "{sort}: {sizes:?}");
     }
 
-    // Metrics say the same.
+    // The metrics have the same numbers.
     let metric = |series: &str| watched.proxy.metric(series);
     for (worker, count) in &by_worker {
         let of = |transport| {
@@ -164,11 +156,11 @@ async fn every_column_and_filter() {
     for load in [upgrading, polling, first] {
         load.stop().await;
     }
-    until("nobody is left", || watched.count("") == 0).await;
+    wait_for_async("no socket is listed", async || watched.count("") == 0).await;
     let closed = |reason| metric(&format!("stickyd_sockets_closed_total{{reason=\"{reason}\",upstream=\"app\"}}"));
     let reasons = ["client", "worker", "client_gone", "worker_gone", "expired"].map(closed);
     assert_eq!(reasons.iter().sum::<f64>(), 15.0, "{reasons:?}");
-    until("each was counted out of its worker, too", || {
+    wait_for_async("no worker has a session left", async || {
         let left = |worker: &Worker| watched.proxy.worker(&worker.name).sessions();
         workers.iter().map(left).sum::<u32>() == 0
     })
@@ -182,7 +174,7 @@ async fn every_column_and_filter() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn plain_ones_and_their_messages() {
+async fn plain_websockets_and_their_messages_are_listed() {
     let worker = WsEcho::start(&[]).await;
     let toml = format!(
         "[upstream.ws]\nworkers = [{:?}]\n[[route]]\npath = \"/chat\"\nupstream = \"ws\"\n[[route]]\nhost = \"*.app\"\nupstream = \"ws\"\n",
@@ -199,29 +191,29 @@ async fn plain_ones_and_their_messages() {
     within(client.next()).await.unwrap().unwrap();
     // What has just passed may be counted a moment later.
     let mine = || watched.sockets("protocol=plain&route=/chat").remove(0);
-    until("all of it is counted", || mine()["down"]["bytes"] == json!(2 * 4 + 3 * 2 + 1)).await;
+    wait_for_async("all bytes are counted", async || mine()["down"]["bytes"] == json!(2 * 4 + 3 * 2 + 1)).await;
     let one = mine();
     assert_eq!((&one["sid"], &one["labels"], &one["user_agent"]), (&Value::Null, &json!({}), &Value::Null));
     assert_eq!(
         (&one["route"], &one["transport"], &one["upstream"]),
         (&json!("/chat"), &json!("websocket"), &json!("ws"))
     );
-    // A ping is no message; its bytes are bytes: 2 of head and 4 of mask each.
+    // A ping is not a message, but its bytes count: 2 of head and 4 of mask each.
     assert_eq!((&one["up"]["messages"], &one["up"]["bytes"]), (&json!(3), &json!(6 * 4 + 3 * 2 + 1)));
     assert_eq!((&one["down"]["messages"], &one["down"]["bytes"]), (&json!(3), &json!(2 * 4 + 3 * 2 + 1)));
     assert_eq!(watched.count("protocol=engine.io"), 0);
     client.close(None).await.unwrap();
     while within(client.next()).await.is_some() {}
-    until("it is gone", || watched.count("") == 0).await;
+    wait_for_async("the socket is gone", async || watched.count("") == 0).await;
     let metric = |series: &str| watched.proxy.metric(series);
     assert_eq!(metric("stickyd_sockets_closed_total{reason=\"client\",upstream=\"ws\"}"), 1.0);
     assert_eq!(metric("stickyd_socket_messages_total{direction=\"up\",upstream=\"ws\"}"), 3.0);
     assert_eq!(metric("stickyd_socket_bytes_total{direction=\"up\",upstream=\"ws\"}"), 31.0 + 6.0);
 }
 
-/// Longer than what is written in one go, so that it is sent while it is written; read whole, and by the command line, too.
+/// A list that is longer than one write is sent in pieces, and is complete over the API and on the command line.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_long_list_comes_whole() {
+async fn a_long_list_is_complete() {
     let worker = WsEcho::start(&[]).await;
     let watched = Watched::with(&format!("[upstream.ws]\nworkers = [{:?}]\n", worker.address()));
     let url = format!("ws://{}/", watched.proxy.address);
@@ -229,7 +221,7 @@ async fn a_long_list_comes_whole() {
     for _ in 0..300 {
         clients.push(within(tokio_tungstenite::connect_async(&url)).await.unwrap().0);
     }
-    until("all are listed", || watched.count("") == 300).await;
+    wait_for_async("all sockets are listed", async || watched.count("") == 300).await;
     let asked = |query: &str| Raw::connect_unix(&watched.admin).get(&format!("/api/v1/sockets?{query}"));
     let (short, long) = (asked("limit=10"), asked("limit=10000"));
     assert!(long.body.len() > 100_000, "{} bytes", long.body.len());
@@ -237,26 +229,30 @@ async fn a_long_list_comes_whole() {
     assert_eq!(short.header("content-length"), Some(&*short.body.len().to_string()));
     let ids: BTreeSet<_> = watched.sockets("sort=-id").iter().map(|one| one["id"].to_string()).collect();
     assert_eq!(ids.len(), 300);
-    // Who leaves in the middle of one holds up nobody else.
+    // A client that leaves in the middle of the list delays no other.
     for _ in 0..8 {
         Raw::connect_unix(&watched.admin).send("GET /api/v1/sockets?limit=10000 HTTP/1.1\r\nHost: x\r\n\r\n");
     }
     assert_eq!(watched.count(""), 300);
 }
 
-/// Over HTTP/2 it has a word of its own, and TLS is told.
+/// WebSockets over HTTP/2 have their own transport name, and TLS is shown.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_http2() {
+async fn sockets_over_http2_are_listed() {
     let workers = NodeServer::start_many(1, &[]).await;
     let stickyd = Secured::with("", &upstream(&workers));
     let client = stickyd.client().await;
-    until("it is announced", || client.send.is_extended_connect_protocol_enabled()).await;
+    wait_for_async("the extended CONNECT is announced", async || client.send.is_extended_connect_protocol_enabled())
+        .await;
     let mut request = connect("websocket", "/socket.io/?EIO=4&transport=websocket&storeId=h2");
     request.headers_mut().insert("user-agent", "Two/2".parse().unwrap());
     let Ok((io, _)) = client.tunnel(request).await else { panic!("refused") };
     let sockets = &stickyd.proxy().server().shared().sessions.sockets;
     let all = || (0..stickyd::sockets::SHARDS).flat_map(|shard| sockets.shard(shard)).collect::<Vec<_>>();
-    until("its session is known by name", || all().iter().any(|one| one.with_texts(|sid, _| !sid.is_empty()))).await;
+    wait_for_async("the session has its name", async || {
+        all().iter().any(|one| one.with_texts(|sid, _| !sid.is_empty()))
+    })
+    .await;
     let one = all().remove(0);
     assert_eq!(
         (one.transport().word(), one.tls(), one.agent(), one.kind().word()),
@@ -264,11 +260,11 @@ async fn over_http2() {
     );
     one.with_texts(|_, labels| assert_eq!(labels, [("store", Some("h2")), ("user", None), ("tenant", None)]));
     drop((io, client, one));
-    until("it is gone", || sockets.is_empty()).await;
+    wait_for_async("the socket is gone", async || sockets.is_empty()).await;
 }
 
 #[test]
-fn wrong_questions() {
+fn wrong_queries_are_refused() {
     let watched = Watched::with("[upstream.app]\nworkers = [\"127.0.0.1:9\"]\nlabels = { store = \"query:s\" }\n");
     for (query, status, words) in [
         ("worker=none", 404, "there is no worker `none`"),
@@ -289,8 +285,8 @@ fn wrong_questions() {
         assert_eq!(answered, status, "{query}: {said}");
         assert!(said["error"].as_str().unwrap().contains(words), "{query}: {said}");
     }
-    for id in ["0", "nobody", "zzzzzzzzzzzzzzzzzzzz", "1"] {
+    for id in ["0", "unknown", "zzzzzzzzzzzzzzzzzzzz", "1"] {
         assert_eq!(watched.ask("GET", &format!("/api/v1/sockets/{id}"), "").0, 404, "{id}");
     }
-    eventually("a list of nobody is a list", || watched.count("") == 0);
+    wait_for("an empty list is a list", || watched.count("") == 0);
 }

@@ -1,4 +1,5 @@
-//! Every answer of the table of bad workers, as stickyd reads it and as hyper does; what stickyd takes for whole, hyper must.
+//! Every answer in the table of bad workers, read by stickyd and by hyper: what stickyd accepts as complete, hyper
+//! must, too.
 
 use super::table;
 use crate::corpus::checks::answer;
@@ -11,7 +12,7 @@ fn bad_answers_are_read_as_hyper_reads_them_or_not_at_all() {
         println!("{name}");
         for cut in [0, 1, row.bytes.len() / 2, row.bytes.len().saturating_sub(1)] {
             let read = answer::both(&row.bytes, kind == "head", cut);
-            // A reset is told from an end by the socket only.
+            // Only the socket can tell a reset from an end.
             assert!(!read.whole || wants != "cut" || end == "reset", "{name}: {read:?}");
             whole += usize::from(read.whole);
         }

@@ -1,4 +1,4 @@
-//! A little proxy as people write it in an afternoon: it passes bytes on. The table has to find it out.
+//! A deliberately simple proxy that passes bytes on unchecked. The table has to show that it is broken.
 
 use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -6,11 +6,11 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use super::client::read_all;
 use crate::support::raw::patient;
 
-/// Starts it before `worker`; it takes clients that say when they have sent all.
+/// Starts the proxy in front of `worker`; its clients have to shut down their writing side at the end.
 pub(super) fn start(worker: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    // Ends with the test's process.
+    // The thread ends with the process of the test.
     std::thread::spawn(move || {
         while let Ok((mut client, _)) = listener.accept() {
             let request = read_all(patient(client.try_clone().unwrap()));

@@ -1,4 +1,4 @@
-//! What a client got, byte by byte.
+//! What a client received, byte by byte.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -6,22 +6,22 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use super::judge::find;
 use crate::support::raw::patient;
 
-/// An answer as a client reads it.
+/// An answer as a strict client reads it, with its head as text.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct JudgedAnswer {
     pub(super) status: u16,
     pub(super) head: String,
     pub(super) body: Vec<u8>,
-    /// It has its end, and that was said.
+    /// The answer is complete, and its framing says so.
     pub(super) whole: bool,
 }
 
-/// Sends `bytes` and reads until the connection ends. `half`: says first that nothing more will come.
+/// Sends `bytes` and reads until the connection ends. `half`: shuts down the writing side after the bytes.
 pub(super) fn exchange(address: SocketAddr, bytes: &[u8], half: bool) -> Vec<u8> {
     let stream = patient(TcpStream::connect(address).unwrap());
     let mut writer = stream.try_clone().unwrap();
     let bytes = bytes.to_vec();
-    // Beside the reading, because an answer may come before all is written.
+    // On another thread, because an answer may come before everything is written.
     let writing = std::thread::spawn(move || {
         let _ = writer.write_all(&bytes);
         if half {
@@ -33,7 +33,7 @@ pub(super) fn exchange(address: SocketAddr, bytes: &[u8], half: bool) -> Vec<u8>
     got
 }
 
-/// Everything up to the end, close or reset.
+/// Everything up to the end of the connection, by close or reset.
 pub(super) fn read_all(mut stream: TcpStream) -> Vec<u8> {
     let (mut got, mut chunk) = (Vec::new(), [0; 16 * 1024]);
     loop {
@@ -48,12 +48,12 @@ pub(super) fn read_all(mut stream: TcpStream) -> Vec<u8> {
     }
 }
 
-/// The final answers in `bytes`.
+/// Reads the final answers in `bytes`.
 ///
 /// # Errors
-/// What is no answer.
-pub(super) fn answers(mut bytes: &[u8], head_only: bool) -> Result<Vec<Answer>, String> {
-    let mut answers: Vec<Answer> = Vec::new();
+/// The reason why some bytes are not an answer.
+pub(super) fn answers(mut bytes: &[u8], head_only: bool) -> Result<Vec<JudgedAnswer>, String> {
+    let mut answers: Vec<JudgedAnswer> = Vec::new();
     while !bytes.is_empty() {
         let (answer, rest) = answer(bytes, head_only && answers.is_empty())?;
         if !(100..200).contains(&answer.status) || answer.status == 101 {
@@ -64,7 +64,7 @@ pub(super) fn answers(mut bytes: &[u8], head_only: bool) -> Result<Vec<Answer>, 
     Ok(answers)
 }
 
-fn answer(bytes: &[u8], head_only: bool) -> Result<(Answer, &[u8]), String> {
+fn answer(bytes: &[u8], head_only: bool) -> Result<(JudgedAnswer, &[u8]), String> {
     let odd = || format!("no answer: {:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(200)]));
     let end = find(bytes, b"\r\n\r\n").ok_or_else(odd)?;
     let head = String::from_utf8(bytes[..end].to_vec()).map_err(|_| odd())?.to_ascii_lowercase();
@@ -83,18 +83,18 @@ fn answer(bytes: &[u8], head_only: bool) -> Result<(Answer, &[u8]), String> {
         if status == 204 && lengths.len() + codings.len() > 0 {
             return Err(format!("a length where no body may be: {head}"));
         }
-        return Ok((Answer { status, head, body: Vec::new(), whole: true }, rest));
+        return Ok((JudgedAnswer { status, head, body: Vec::new(), whole: true }, rest));
     }
     if !codings.is_empty() {
         let (body, used, whole) = chunks(rest)?;
-        return Ok((Answer { status, head, body, whole }, &rest[used..]));
+        return Ok((JudgedAnswer { status, head, body, whole }, &rest[used..]));
     }
     let length: usize = match lengths.first() {
         Some(length) => length.parse().map_err(|_| odd())?,
         None => rest.len(),
     };
     let (body, left) = rest.split_at(length.min(rest.len()));
-    Ok((Answer { status, head, body: body.to_vec(), whole: body.len() == length }, left))
+    Ok((JudgedAnswer { status, head, body: body.to_vec(), whole: body.len() == length }, left))
 }
 
 fn chunks(bytes: &[u8]) -> Result<(Vec<u8>, usize, bool), String> {

@@ -1,8 +1,8 @@
-//! docs/reference/threats.md §2 for HTTP/2: every case of the table refused or made one plain request over HTTP/1, none
-//! dangerous; and a translation as people write it in an afternoon is found out by the same table.
+//! docs/reference/threats.md §2 for HTTP/2: every case of the table is refused or becomes one plain request over
+//! HTTP/1, and none is dangerous. A deliberately simple translation fails the same table.
 //!
-//! One connection a case: its frames, then the request `/last`, which tells whether the connection lives on. The judge of
-//! HTTP/1 reads what the worker got.
+//! One connection per case: its frames, then the request `/last`, which shows whether the connection goes on. The judge
+//! of HTTP/1 reads what the worker received.
 
 mod broken;
 mod text;
@@ -16,7 +16,7 @@ use self::wire::{Fate, Told, Wire};
 use super::judge::Seen;
 use super::recorder::Recorder;
 use crate::support::h2::Secured;
-use crate::support::raw::eventually;
+use crate::support::wait::wait_for;
 
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
@@ -25,7 +25,7 @@ enum Verdict {
     Dangerous(String),
 }
 
-/// What came of one case, from both sides.
+/// The verdict on one case, from what the client and the worker received.
 fn judge(case: &Case, told: &Told, seen: Result<Vec<Seen>, String>) -> Verdict {
     let seen = match seen {
         Ok(seen) => seen,
@@ -40,7 +40,7 @@ fn judge(case: &Case, told: &Told, seen: Result<Vec<Seen>, String>) -> Verdict {
         return Verdict::Dangerous(why);
     }
     let served = told.fates.values().filter(|fate| matches!(fate, Fate::Status(200..300))).count();
-    // The recorder grants no upgrade: every success of a CONNECT would be a tunnel nobody asked a worker for.
+    // The recorder grants no upgrade, so a successful CONNECT would be a tunnel that no worker has granted.
     if served > own.len() || (served > 0 && case.has("connect")) {
         return Verdict::Dangerous(format!("{served} answered of {}: {told:?}", own.len()));
     }
@@ -57,7 +57,7 @@ fn judge(case: &Case, told: &Told, seen: Result<Vec<Seen>, String>) -> Verdict {
     if own.is_empty() { Verdict::Refused } else { Verdict::Normalised }
 }
 
-/// How a request at the worker is not the one the case means.
+/// How the worker's request differs from the one that the case should become.
 fn differs(case: &Case, seen: &Seen) -> Option<String> {
     let all =
         |name: &str| seen.fields.iter().filter(|field| field.0 == name).map(|field| &*field.1).collect::<Vec<_>>();
@@ -114,9 +114,9 @@ async fn no_stream_of_the_table_is_dangerous() {
         let wire = Wire::over(stickyd.offering(&[b"h2"]).await);
         let told = wire.exchange(case, false).await;
         let verdict = tokio::task::block_in_place(|| {
-            // Whatever is still on its way to the worker gets there, or is given up.
-            eventually("nothing of it is left", || stickyd.proxy().metric("stickyd_client_connections") == 0.0);
-            eventually("no stream of it is left", || stickyd.proxy().metric("stickyd_http2_streams") == 0.0);
+            // Wait until everything that is still on its way to the worker has arrived or is given up.
+            wait_for("the connection is gone", || stickyd.proxy().metric("stickyd_client_connections") == 0.0);
+            wait_for("no stream is left", || stickyd.proxy().metric("stickyd_http2_streams") == 0.0);
             judge(case, &told, worker.since())
         });
         count(&mut counts, case, &verdict);
@@ -130,7 +130,7 @@ async fn no_stream_of_the_table_is_dangerous() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_table_finds_a_broken_translation_out() {
+async fn the_table_shows_that_a_simple_translation_is_broken() {
     let worker = Recorder::start();
     let proxy: SocketAddr = broken::start(worker.address);
     let mut counts = Counts::new();

@@ -1,9 +1,10 @@
-//! What arrived, read by the letter: a parser of its own, which takes nothing that two readers could read differently.
+//! A strict parser of received requests, independent of stickyd's: it accepts nothing that two parsers could read
+//! differently.
 
-/// No worker gets a larger one.
+/// An upper bound for the head of a request at a worker.
 const LARGEST_HEAD: usize = 64 * 1024;
 
-/// A request as a worker gets it.
+/// A request as the worker received it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen {
     pub(super) method: String,
@@ -12,10 +13,10 @@ pub(super) struct Seen {
     pub(super) body: Vec<u8>,
 }
 
-/// The first request of `bytes` and its length; `None`: it is not whole.
+/// The first request of `bytes` and its length; `None`: it is not complete.
 ///
 /// # Errors
-/// Why somebody could read it in another way, or what it says that stickyd must not let through.
+/// Why another parser could read it differently, or what it contains that stickyd must not let through.
 pub(super) fn request(bytes: &[u8]) -> Result<Option<(Seen, usize)>, String> {
     let begin = &bytes[..bytes.len().min(LARGEST_HEAD)];
     let Some(end) = find(begin, b"\r\n\r\n") else {
@@ -28,7 +29,7 @@ pub(super) fn request(bytes: &[u8]) -> Result<Option<(Seen, usize)>, String> {
     check_fields(&fields)?;
     let Some((body, length)) = body(&fields, &bytes[end + 4..])? else { return Ok(None) };
     if target.contains("smuggled") {
-        return Err(format!("{target} was no request"));
+        return Err(format!("{target} was not a request"));
     }
     Ok(Some((Seen { method, target, fields, body }, end + 4 + length)))
 }
@@ -169,7 +170,7 @@ pub(super) fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
 }
 
 #[test]
-fn the_judge_takes_one_reading_only() {
+fn the_judge_accepts_only_what_has_one_reading() {
     let good = b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\nrest";
     let (seen, length) = request(good).unwrap().unwrap();
     assert_eq!((&*seen.body, &good[length..]), (&b"x"[..], &b"rest"[..]));

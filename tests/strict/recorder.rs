@@ -1,22 +1,22 @@
-//! A worker that writes down every byte and answers what reads as a request.
+//! A worker that records every byte and answers everything that its judge accepts as a request.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
 use super::judge::{self, Seen};
-use crate::support::raw::eventually;
+use crate::support::wait::wait_for;
 
 #[derive(Default)]
 struct Leg {
     bytes: Vec<u8>,
-    /// What of it was judged.
+    /// The number of bytes that have been judged.
     judged: usize,
     answered: usize,
     over: bool,
 }
 
-/// The worker.
+/// The recording worker and what it has received.
 pub(super) struct Recorder {
     pub(super) address: SocketAddr,
     legs: Arc<Mutex<Vec<Arc<Mutex<Leg>>>>>,
@@ -28,7 +28,7 @@ impl Recorder {
         let address = listener.local_addr().unwrap();
         let legs: Arc<Mutex<Vec<Arc<Mutex<Leg>>>>> = Arc::default();
         let all = legs.clone();
-        // Ends with the test's process.
+        // The thread ends with the process of the test.
         std::thread::spawn(move || {
             while let Ok((stream, _)) = listener.accept() {
                 let leg = Arc::<Mutex<Leg>>::default();
@@ -39,9 +39,10 @@ impl Recorder {
         Self { address, legs }
     }
 
-    /// What arrived since the last look, once every connection is at rest: whole requests, or what is dangerous in it.
+    /// What has arrived since the last call, once all connections are idle: complete requests, or why they are
+    /// dangerous.
     pub(super) fn since(&self) -> Result<Vec<Seen>, String> {
-        eventually("the worker is at rest", || {
+        wait_for("the worker's connections are idle", || {
             let legs = self.legs.lock().unwrap();
             legs.iter().all(|leg| {
                 let leg = leg.lock().unwrap();
@@ -99,7 +100,7 @@ fn serve(mut stream: TcpStream, leg: &Mutex<Leg>) {
             break;
         }
     }
-    // What still comes is evidence, too.
+    // Later bytes are evidence, too.
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest);
     let mut leg = leg.lock().unwrap();

@@ -1,4 +1,4 @@
-//! The table of requests: every case refused or normalised, none dangerous, and the broken proxy found out.
+//! The table of requests: every case is refused or normalised, none is dangerous, and the simple proxy fails it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -8,13 +8,13 @@ use super::recorder::Recorder;
 use super::{broken, table};
 use crate::support::proxy::Proxy;
 
-/// Behind every case, the last request of its connection.
+/// The last request of each connection, sent after the case.
 const LAST: &[u8] = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 
 struct Case {
     class: String,
     name: String,
-    /// What must come of it: see the head of the table.
+    /// The expected result; the head of the table lists the words.
     wants: String,
     bytes: Vec<u8>,
 }
@@ -45,7 +45,7 @@ fn cases() -> Vec<Case> {
     .collect()
 }
 
-/// Runs one case. `half`: the client always says when it has sent all.
+/// Runs one case. `half`: the client always shuts down its writing side.
 fn run(case: &Case, proxy: SocketAddr, worker: &Recorder, half: bool) -> Verdict {
     let mut bytes = case.bytes.clone();
     if !case.has("alone") {
@@ -73,7 +73,7 @@ fn run(case: &Case, proxy: SocketAddr, worker: &Recorder, half: bool) -> Verdict
         return Verdict::Dangerous(format!("the body became {:?}", String::from_utf8_lossy(&first.body)));
     }
     if last && (case.has("refuse") || case.has("close")) {
-        return Verdict::Dangerous("it read on behind it".to_owned());
+        return Verdict::Dangerous("it read on after it".to_owned());
     }
     match (own.is_empty(), answers.first()) {
         (false, Some(answer)) if answer.status == 200 => Verdict::Normalised,
@@ -130,7 +130,7 @@ fn no_request_of_the_table_is_dangerous() {
 }
 
 #[test]
-fn the_table_finds_a_broken_proxy_out() {
+fn the_table_shows_that_a_simple_proxy_is_broken() {
     let worker = Recorder::start();
     let proxy = broken::start(worker.address);
     let mut counts = Counts::new();

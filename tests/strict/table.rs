@@ -1,17 +1,17 @@
-//! The tables of `tests/data/strict`, one case a line: columns between ` | `, the last of them bytes.
+//! The tables of `tests/data/strict`, one case per line: columns between ` | `, the last of which are bytes.
 //!
-//! In bytes `⏎` is CRLF, `\r \n \t \0 \\ \xNN` are what they are elsewhere, `{x*1000}` is a thousand times `x`, and `$G` and
-//! `$P` begin a GET and a POST: request line and Host.
+//! In bytes `⏎` is CRLF, `\r \n \t \0 \\ \xNN` have their usual meaning, `{x*1000}` is a thousand times `x`, and `$G`
+//! and `$P` begin a GET and a POST with request line and Host.
 
 use std::path::Path;
 
-/// A line's columns, the last one as bytes.
+/// The columns of a line, with the last one as bytes.
 pub(super) struct Row<const N: usize> {
     pub(super) columns: [String; N],
     pub(super) bytes: Vec<u8>,
 }
 
-/// Every row of a table; comments and empty lines are none.
+/// Every row of a table, without comments and empty lines.
 pub(super) fn read<const N: usize>(name: &str) -> Vec<Row<N>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/strict").join(name);
     let text = std::fs::read_to_string(path).unwrap();

@@ -1,4 +1,4 @@
-//! What a trusted proxy passes on of its own client's is not its word: nominations and twins with underscores.
+//! Fields that a trusted proxy forwards from its own client: nominations in `Connection`, and names with underscores.
 
 use crate::support::proxy::Proxy;
 use crate::support::raw::{Raw, RawWorker};
@@ -7,7 +7,7 @@ const UPGRADE: &str =
     "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
 #[test]
-fn a_trusted_proxys_client_takes_nothing_away_and_adds_nothing() {
+fn a_trusted_proxys_client_cannot_remove_or_add_identity() {
     let mut worker = RawWorker::named("a");
     let proxy = Proxy::with(&format!(
         "[[listener]]\naddress = \"127.0.0.1:0\"\ntrusted_proxies = [\"127.0.0.0/8\"]\n[upstream.app]\nworkers = [\"{}\"]",
@@ -25,14 +25,14 @@ fn a_trusted_proxys_client_takes_nothing_away_and_adds_nothing() {
         assert_eq!(request.header("x-forwarded-for"), Some("192.0.2.7, 127.0.0.1"));
         assert_eq!(request.header("x-real-ip"), Some("192.0.2.7"));
         assert_eq!(request.header("x-request-id"), Some("told"));
-        assert_eq!(request.header("ssl_client_s_dn"), Some("CN=a"), "Apache's way to say it");
+        assert_eq!(request.header("ssl_client_s_dn"), Some("CN=a"), "the name that Apache uses");
         assert!(request.headers.iter().all(|(_, value)| value != "spoofed"), "{request:?}");
     }
 }
 
-/// An absolute target beside another Host ends its connection, but not the tunnel it asks for.
+/// An absolute target with another Host ends the connection, but not the tunnel that the request opens.
 #[test]
-fn an_upgrade_with_an_absolute_target_stays_one() {
+fn an_upgrade_with_an_absolute_target_stays_an_upgrade() {
     let worker = RawWorker::answering(|_| {
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"

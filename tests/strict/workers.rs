@@ -1,11 +1,12 @@
-//! The table of bad workers: a clear answer or a visible cut, never again on that connection, and the next client unharmed.
+//! The table of bad workers: a clear answer or a visible cut, the connection is not used again, and other clients are
+//! served.
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::client::{Answer, answers, exchange, read_all};
+use super::client::{JudgedAnswer, answers, exchange, read_all};
 use super::table;
 use crate::support::proxy::Proxy;
 use crate::support::raw::{Leg, Raw, RawWorker, ok, patient};
@@ -13,7 +14,7 @@ use crate::support::raw::{Leg, Raw, RawWorker, ok, patient};
 const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
-/// What a client sends first; more than is here it sends never.
+/// The first bytes of a client, which may be the beginning of a request only.
 fn request(kind: &str) -> Vec<u8> {
     match kind {
         "get" => "GET /bad HTTP/1.1\r\nHost: a\r\n\r\n".into(),
@@ -25,7 +26,7 @@ fn request(kind: &str) -> Vec<u8> {
     }
 }
 
-/// Answers `/good` well, everything else with `bytes`, and then does what `end` says.
+/// A worker that answers `/good` well and everything else with `bytes`, and then ends as `end` says.
 fn worker(kind: &str, end: &str, bytes: Vec<u8>) -> RawWorker {
     let (early, end) = (kind == "upload", end.to_owned());
     RawWorker::scripted(move |leg| {
@@ -50,7 +51,7 @@ fn finish(leg: &mut Leg, end: &str, bytes: &[u8]) {
     match end {
         "reset" => {
             leg.send(bytes);
-            // What was sent is to arrive; the reset would overtake it.
+            // What was sent should arrive first; a reset would overtake it.
             std::thread::park_timeout(Duration::from_millis(50));
             leg.reset();
         }
@@ -70,7 +71,7 @@ fn finish(leg: &mut Leg, end: &str, bytes: &[u8]) {
     }
 }
 
-/// Byte by byte, until stickyd has enough of it.
+/// Sends byte by byte, until stickyd closes the connection.
 fn drip<'a>(leg: &mut Leg, bytes: impl Iterator<Item = &'a u8>) {
     for byte in bytes {
         if !leg.send([*byte]) {
@@ -81,11 +82,11 @@ fn drip<'a>(leg: &mut Leg, bytes: impl Iterator<Item = &'a u8>) {
 }
 
 /// Reads the first answer of a client that keeps its connection.
-fn first(proxy: SocketAddr, bytes: &[u8], head_only: bool) -> Result<Answer, String> {
+fn first(proxy: SocketAddr, bytes: &[u8], head_only: bool) -> Result<JudgedAnswer, String> {
     let stream = patient(TcpStream::connect(proxy).unwrap());
     let mut writer = stream.try_clone().unwrap();
     writer.write_all(bytes).unwrap();
-    // Behind it, the next request: what an answer has too much would be read as its answer.
+    // Then the next request: surplus bytes after the answer would be read as its answer.
     let _ = writer.write_all(b"GET /good HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     let all = answers(&read_all(stream), head_only)?;
     let extra = all.get(1).map(|next| next.status == 200 && next.body == b"good");
@@ -95,7 +96,7 @@ fn first(proxy: SocketAddr, bytes: &[u8], head_only: bool) -> Result<Answer, Str
     all.into_iter().next().ok_or_else(|| "no answer".to_owned())
 }
 
-fn check(wants: &str, answer: &Answer) -> Result<(), String> {
+fn check(wants: &str, answer: &JudgedAnswer) -> Result<(), String> {
     let fits = match wants {
         "cut" => answer.status >= 500 || !answer.whole,
         "whole" => answer.whole && answer.status < 500,
@@ -138,17 +139,17 @@ fn no_bad_worker_harms_a_client() {
             wrong.push(format!("{class} | {name}: {why}"));
         }
         *counts.entry(class.clone()).or_default() += 1;
-        // Nothing of a client's is left at a worker as raw bytes.
+        // No bytes of a client have reached a worker as raw bytes.
         let seen = String::from_utf8_lossy(&worker.bytes()).into_owned();
         assert!(kind != "upgrade" || !seen.contains("GET /good HTTP/1.1\r\nHost: a\r\nConnection"), "{name}");
     }
-    println!("bad workers: {counts:?}, {total} in all; the slowest answer that was no time-out: {slowest:?}");
+    println!("bad workers: {counts:?}, {total} in all; the slowest answer that was not a time-out: {slowest:?}");
     assert!(wrong.is_empty(), "{} of {total}:\n{}", wrong.len(), wrong.join("\n"));
     assert!(total > 50, "{total}");
 }
 
 #[test]
-fn an_exchange_over_a_sound_worker_is_one() {
+fn an_exchange_with_a_good_worker_is_good() {
     let worker = RawWorker::named("good");
     let proxy = Proxy::before(&[worker.address]);
     let got = exchange(proxy.address, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", false);

@@ -1,12 +1,14 @@
-//! A proxy that ends TLS and speaks HTTP/2, and clients of it: the h2 crate's for what is legal, bare frames for the rest.
+//! A proxy with TLS and HTTP/2, and clients for it: h2's own client for valid requests, raw frames for everything else.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
+use hyper::http::response::Parts;
 use hyper::{HeaderMap, Request, StatusCode};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -16,20 +18,16 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_rustls::client::TlsStream;
 
-use super::process::PATIENCE;
+use super::answer::Answer;
 use super::proxy::Proxy;
+use super::wait::within;
 
-/// Within the patience of all tests.
-pub(crate) async fn within<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, work).await.expect("in time")
-}
-
-/// stickyd with a certificate of its own.
+/// A stickyd with its own certificate.
 pub(crate) struct Secured {
-    /// Stopped when dropped.
+    /// The proxy, which stops when it is dropped.
     pub(crate) proxy: Option<Proxy>,
     certificate: CertificateDer<'static>,
-    /// Has the certificate as `cert.pem`.
+    /// The directory with `cert.pem` and `key.pem`.
     pub(crate) directory: PathBuf,
 }
 
@@ -41,13 +39,13 @@ impl Drop for Secured {
 }
 
 impl Secured {
-    /// In front of these workers, with these lines in its listener.
+    /// A proxy of these workers, with these lines in its listener.
     pub(crate) fn before(workers: &[std::net::SocketAddr], listener: &str) -> Self {
         let workers: Vec<_> = workers.iter().map(ToString::to_string).collect();
         Self::with(listener, &format!("[upstream.app]\nworkers = {workers:?}"))
     }
 
-    /// With these lines in its listener, and these tables behind it.
+    /// A proxy with these lines in its listener, followed by these tables.
     pub(crate) fn with(listener: &str, tables: &str) -> Self {
         let mut made = Self::unstarted();
         let toml = format!(
@@ -58,7 +56,7 @@ impl Secured {
         made
     }
 
-    /// Only what a stickyd needs for that, and clients trust: `cert.pem` and `key.pem` in its directory.
+    /// Certificate and key in a directory, and no stickyd yet.
     pub(crate) fn unstarted() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -70,7 +68,7 @@ impl Secured {
         Self { proxy: None, certificate: made.cert.der().clone(), directory }
     }
 
-    /// The running proxy.
+    /// The proxy, which has to be running.
     pub(crate) fn proxy(&self) -> &Proxy {
         self.proxy.as_ref().unwrap()
     }
@@ -91,18 +89,18 @@ impl Secured {
         within(connector.connect(ServerName::try_from("localhost").unwrap(), stream)).await.unwrap()
     }
 
-    /// An HTTP/2 client.
+    /// An HTTP/2 client with default settings.
     pub(crate) async fn client(&self) -> Client {
         self.client_with(&h2::client::Builder::new()).await
     }
 
-    /// The same, with settings of its own.
+    /// An HTTP/2 client with its own settings.
     pub(crate) async fn client_with(&self, builder: &h2::client::Builder) -> Client {
         let stream = TcpStream::connect(self.proxy().address).await.unwrap();
         self.client_on(stream, builder).await
     }
 
-    /// The same, on a connection there is.
+    /// An HTTP/2 client with its own settings on this connection.
     pub(crate) async fn client_on(&self, stream: TcpStream, builder: &h2::client::Builder) -> Client {
         let io = self.offering_on(stream, &[b"h2"]).await;
         let (send, connection) = within(builder.handshake(io)).await.unwrap();
@@ -112,7 +110,7 @@ impl Secured {
         Client { send, connection }
     }
 
-    /// Bare frames, the preface and empty SETTINGS sent.
+    /// A connection for raw frames; the preface and empty SETTINGS have been sent.
     pub(crate) async fn frames(&self) -> Frames {
         let mut frames = Frames(self.offering(&[b"h2"]).await);
         frames.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
@@ -121,35 +119,20 @@ impl Secured {
     }
 }
 
-/// An HTTP/2 client's connection.
+/// The connection of an HTTP/2 client.
 pub(crate) struct Client {
-    /// Opens streams.
+    /// Opens streams on the connection.
     pub(crate) send: SendRequest<Bytes>,
-    /// Ends with the connection.
+    /// The connection's task, which ends with it.
     pub(crate) connection: JoinHandle<Result<(), h2::Error>>,
 }
 
-/// An answer, whole.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Vec<u8>,
-    pub(crate) trailers: Option<HeaderMap>,
-}
-
-impl Answer {
-    pub(crate) fn text(&self) -> &str {
-        std::str::from_utf8(&self.body).unwrap()
-    }
-}
-
-/// A request for `https://localhost` + `path`.
+/// A request for `path` at `https://localhost`.
 pub(crate) fn ask(method: &str, path: &str) -> Request<()> {
     Request::builder().method(method).uri(format!("https://localhost{path}")).body(()).unwrap()
 }
 
-/// An extended CONNECT.
+/// An extended CONNECT (RFC 8441).
 pub(crate) fn connect(protocol: &'static str, path: &str) -> Request<()> {
     let mut request = ask("CONNECT", path);
     request.extensions_mut().insert(h2::ext::Protocol::from_static(protocol));
@@ -157,41 +140,48 @@ pub(crate) fn connect(protocol: &'static str, path: &str) -> Request<()> {
 }
 
 impl Client {
-    /// Sends a head, and leaves the stream open.
+    /// Sends a head and leaves the stream open.
     pub(crate) async fn begin(&self, request: Request<()>) -> (ResponseFuture, SendStream<Bytes>) {
         let mut ready = within(self.send.clone().ready()).await.unwrap();
         ready.send_request(request, false).unwrap()
     }
 
-    /// A request without a body.
+    /// Sends a request without a body and reads the answer.
     pub(crate) async fn exchange(&self, request: Request<()>) -> Result<Answer, h2::Error> {
         let mut ready = within(self.send.clone().ready()).await?;
         let (answer, _) = ready.send_request(request, true)?;
         whole(answer).await
     }
 
-    /// GET.
+    /// Sends a GET and reads the answer.
     pub(crate) async fn get(&self, path: &str) -> Answer {
         self.exchange(ask("GET", path)).await.unwrap()
     }
 
-    /// Opens a tunnel: its socket, or the answer of who refused.
+    /// Opens a tunnel: its byte stream, or the answer that refuses it.
     pub(crate) async fn tunnel(&self, request: Request<()>) -> Result<(StreamIo<()>, HeaderMap), Answer> {
+        let began = Instant::now();
         let (answer, send) = self.begin(request).await;
         let (parts, body) = within(answer).await.unwrap().into_parts();
         if parts.status == StatusCode::OK {
             return Ok((StreamIo::new(send, body, ()), parts.headers));
         }
         let (body, trailers) = rest(body).await.unwrap();
-        Err(Answer { status: parts.status, headers: parts.headers, body, trailers })
+        Err(answer_of(parts, body, trailers, began))
     }
 }
 
-/// Waits for an answer, and reads it to its end.
+/// Waits for an answer and reads it to its end.
 pub(crate) async fn whole(answer: ResponseFuture) -> Result<Answer, h2::Error> {
+    let began = Instant::now();
     let (parts, body) = within(answer).await?.into_parts();
     let (body, trailers) = rest(body).await?;
-    Ok(Answer { status: parts.status, headers: parts.headers, body, trailers })
+    Ok(answer_of(parts, body, trailers, began))
+}
+
+fn answer_of(parts: Parts, body: Vec<u8>, trailers: Option<HeaderMap>, began: Instant) -> Answer {
+    let body = String::from_utf8(body).unwrap();
+    Answer { status: parts.status.as_u16(), headers: parts.headers, body, trailers, took: began.elapsed() }
 }
 
 async fn rest(mut body: RecvStream) -> Result<(Vec<u8>, Option<HeaderMap>), h2::Error> {
@@ -204,25 +194,25 @@ async fn rest(mut body: RecvStream) -> Result<(Vec<u8>, Option<HeaderMap>), h2::
     Ok((all, within(body.trailers()).await?))
 }
 
-/// A frame (RFC 9113 §4.1).
+/// The bytes of a frame (RFC 9113 §4.1).
 pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// GET /, as HPACK's static table has it, for the host `localhost`.
+/// A field block for GET / at the host `localhost`, from HPACK's static table.
 pub(crate) const GET: &[u8] = b"\x82\x87\x84\x41\x09localhost";
 
-/// A connection whose frames a test writes itself.
+/// A connection whose frames the test writes itself.
 pub(crate) struct Frames(pub(crate) TlsStream<TcpStream>);
 
 impl Frames {
-    /// Fails only on a connection that is over, which the test will read.
+    /// Sends bytes; a failure means that the connection has ended, which the test sees when it reads.
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
         let _ = within(async { (self.0.write_all(bytes).await, self.0.flush().await) }).await;
     }
 
-    /// The next frame: kind, flags, stream, payload; `None` at the end, of whatever kind.
+    /// The next frame: kind, flags, stream and payload; `None` at any end of the connection.
     pub(crate) async fn next(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
         let mut head = [0; 9];
         within(self.0.read_exact(&mut head)).await.ok()?;
@@ -231,7 +221,7 @@ impl Frames {
         Some((head[3], head[4], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload))
     }
 
-    /// The code of the GOAWAY that comes, whatever comes before it.
+    /// The code of the next GOAWAY, after any other frames.
     pub(crate) async fn goaway(&mut self) -> Option<u32> {
         while let Some((kind, _, _, payload)) = self.next().await {
             if kind == 7 {

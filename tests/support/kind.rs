@@ -7,47 +7,47 @@ use tokio::time::timeout;
 
 use super::process::Process;
 
-/// Longer than the clients' own patience, so that they say what failed.
+/// A limit that is longer than the clients' own, so that they can report what failed.
 const PATIENCE: Duration = Duration::from_secs(40);
 
-/// Sessions of one kind, opened and asked when the test says so. Drop ends them.
+/// Sessions of one kind that the test opens and uses; they end when this is dropped.
 pub(crate) struct Kind {
     process: Process,
 }
 
 impl Kind {
-    /// Options: `tests/clients/README.md`.
+    /// Starts the clients; the options are in `tests/clients/README.md`.
     pub(crate) fn start(kind: &str, options: &Value) -> Self {
         let script = format!("kinds/{kind}_client.js");
         Self { process: Process::start("node", [script, options.to_string()]) }
     }
 
-    /// Opens so many more; the state after it.
+    /// Opens `count` more sessions; the state afterwards.
     pub(crate) async fn open(&mut self, count: usize) -> Value {
         self.tell(&format!("open {count}"), "opened").await
     }
 
-    /// Every session that is not lost asks who serves it, all at once; the state after it.
+    /// Sends a request of every session that is not lost, all at once; the state afterwards.
     pub(crate) async fn ask(&mut self) -> Value {
         self.tell("ask", "asked").await
     }
 
-    /// Holds all requests back, and waits until none is under way.
+    /// Holds all requests back and waits until none is in flight.
     pub(crate) async fn hold(&mut self) -> Value {
         self.tell("hold", "held").await
     }
 
-    /// Lets them go on.
+    /// Ends a hold, so that requests go on.
     pub(crate) async fn go(&mut self) {
         self.process.command("go").await;
     }
 
-    /// The state as it is.
+    /// The current state of the sessions.
     pub(crate) async fn status(&mut self) -> Value {
         self.tell("status", "status").await
     }
 
-    /// Closes all sessions in their protocol's own way; the state before it, with the answers to that.
+    /// Closes all sessions as their protocol does; the state before that, with the answers to the closes.
     pub(crate) async fn stop(mut self) -> Value {
         self.tell("stop", "result").await
     }

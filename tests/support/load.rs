@@ -7,31 +7,32 @@ use tokio::time::timeout;
 
 use super::process::{PATIENCE, Process};
 
-/// A run under way. Drop ends it.
+/// Clients in a process of their own; dropping this ends them.
 pub(crate) struct Load {
     process: Process,
-    /// Everything it said, for the message of a failed wait.
+    /// All lines so far, for the message of a failed wait.
     said: Vec<Value>,
 }
 
 impl Load {
-    /// Options: `tests/clients/README.md`. Events are always on.
+    /// Starts clients; the options are in `tests/clients/README.md`. Events are always on.
     pub(crate) fn start(mut options: Value) -> Self {
         options["events"] = json!(true);
         Self { process: Process::start("node", ["load.js", &options.to_string()]), said: Vec::new() }
     }
 
-    /// A run to its own end: the result.
+    /// Runs clients to their own end; the result.
     pub(crate) async fn run(options: Value) -> Value {
         Self::start(options).finish().await
     }
 
-    /// Waits for the next `name`: `all-connected`, `all-upgraded`, `all-echoed`, `all-held`, `all-disconnected`, `disconnect`, …
+    /// Waits for the next event of this name: `all-connected`, `all-upgraded`, `all-echoed`, `all-held`, `disconnect`,
+    /// …
     pub(crate) async fn event(&mut self, name: &str) -> Value {
         self.event_within(name, PATIENCE).await
     }
 
-    /// The same with another patience. Panics with what was said last, should it not come.
+    /// Waits for an event with another limit; panics with the last lines if it does not come.
     pub(crate) async fn event_within(&mut self, name: &str, patience: Duration) -> Value {
         let found = timeout(patience, async {
             while let Some(line) = self.process.line().await {
@@ -49,19 +50,19 @@ impl Load {
         }
     }
 
-    /// Everybody sends `count` more messages; returns when all of them have come back.
+    /// Makes every client send `count` more messages, and waits until all have come back.
     pub(crate) async fn echo(&mut self, count: usize) {
         self.command(&format!("send {count}")).await;
         self.event("all-echoed").await;
     }
 
-    /// Everybody holds still, with no request open (kind `raw` only); `command("go")` goes on.
+    /// Makes every client pause with no request open (kind `raw` only); `command("go")` ends the pause.
     pub(crate) async fn hold(&mut self) {
         self.command("hold").await;
         self.event("all-held").await;
     }
 
-    /// `send N`, `send endless`, `hold`, `go`, `stop`, `status`.
+    /// Sends a command: `send N`, `send endless`, `hold`, `go`, `stop` or `status`.
     pub(crate) async fn command(&mut self, line: &str) {
         self.process.command(line).await;
     }
@@ -72,21 +73,21 @@ impl Load {
         self.event("status").await
     }
 
-    /// Waits until the run has ended by itself; → its result.
+    /// Waits until the run has ended by itself; the result.
     pub(crate) async fn finish(mut self) -> Value {
-        // Its own `timeout` option bounds it; this is for a process that is itself stuck.
+        // The `timeout` option of the run bounds it; this limit is for a process that hangs.
         let result = self.event_within("result", Duration::from_secs(150)).await;
         assert_eq!(self.process.end().await, Some(0), "load.js failed");
         result
     }
 
-    /// Ends a run that keeps on; → its result.
+    /// Ends a run that would go on; the result.
     pub(crate) async fn stop(mut self) -> Value {
         self.command("stop").await;
         self.finish().await
     }
 
-    /// Every event of this name so far.
+    /// All events of this name so far.
     pub(crate) fn said(&self, name: &str) -> Vec<&Value> {
         self.said.iter().filter(|line| line["event"] == name).collect()
     }

@@ -1,8 +1,13 @@
-//! What the tests stand on: real workers and clients in their own processes, three lines from start to answer.
+//! The test kit: real workers and clients in their own processes, raw ones in this process, and stickyd before them.
 //!
-//! Nothing here sleeps where an event can be awaited, and nothing outlives its test: every process ends with its stdin, and is killed when
-//! its value is dropped.
+//! What a test waits for is an event or a condition ([`wait::wait_for`]), never a fixed time. Nothing outlives its
+//! test: every process ends with its stdin, and is killed when its value is dropped.
 
+pub(crate) mod admin;
+pub(crate) mod answer;
+pub(crate) mod cluster;
+pub(crate) mod engine_io;
+pub(crate) mod engines;
 pub(crate) mod h2;
 pub(crate) mod kind;
 pub(crate) mod load;
@@ -10,5 +15,8 @@ pub(crate) mod node;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod raw;
+pub(crate) mod scripted;
 pub(crate) mod sources;
 pub(crate) mod tls;
+pub(crate) mod tunnels;
+pub(crate) mod wait;

@@ -2,7 +2,6 @@
 
 use std::ops::RangeInclusive;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -10,26 +9,27 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use super::process::{PATIENCE, Process, clients_dir};
+use super::wait::wait_for_async;
 
-/// One worker process, listening.
+/// A worker process that listens.
 pub(crate) struct Worker {
-    /// On 127.0.0.1; 0 for a unix socket.
+    /// The port on 127.0.0.1; 0 for a unix socket.
     pub(crate) port: u16,
-    /// Of the unix socket, if it was told to listen on one.
+    /// The path of the unix socket, if it listens on one.
     pub(crate) path: Option<String>,
     pub(crate) pid: u32,
-    /// What its echoes and `/who` say; `--name`.
+    /// The name in its echoes and in `/who`, from `--name`.
     pub(crate) name: String,
     process: Process,
 }
 
-/// `tests/clients/server.js`: an unmodified Socket.IO application; `--version 4|4.5|3|2|1.7` and more.
+/// An unmodified Socket.IO application (`tests/clients/server.js`), with `--version 4|4.5|3|2|1.7` and more.
 pub(crate) struct NodeServer;
-/// `tests/clients/ws-echo.js`: a WebSocket echo; `--first TEXT`, `--permessage-deflate`.
+/// A WebSocket echo (`tests/clients/ws-echo.js`), with `--first TEXT` and `--permessage-deflate`.
 pub(crate) struct WsEcho;
-/// `tests/clients/python_server.py`: python-socketio on aiohttp.
+/// python-socketio on aiohttp (`tests/clients/python_server.py`).
 pub(crate) struct PythonServer;
-/// `examples/test_worker_oxide.rs`: socketioxide.
+/// Socket.IO in Rust: socketioxide (`examples/test_worker_oxide.rs`).
 pub(crate) struct OxideServer;
 
 impl NodeServer {
@@ -37,17 +37,17 @@ impl NodeServer {
         Worker::start(Path::new("node"), &[&["server.js"], args].concat()).await
     }
 
-    /// `count` workers of the same arguments, named w1, w2, …; started together, for node needs its time.
+    /// `count` workers with the same arguments, named w1, w2, …; started together, because node starts slowly.
     pub(crate) async fn start_many(count: usize, args: &[&str]) -> Vec<Worker> {
         start_many("server.js", 1..=count, args).await
     }
 }
 
-/// `tests/clients/kinds/KIND_server.js`: a worker of another protocol.
+/// A worker of another protocol (`tests/clients/kinds/KIND_server.js`).
 pub(crate) struct KindServer;
 
 impl KindServer {
-    /// Named by their numbers: w1, w2, …
+    /// Workers named by their numbers: w1, w2, …
     pub(crate) async fn start_many(kind: &str, numbers: RangeInclusive<usize>, args: &[&str]) -> Vec<Worker> {
         start_many(&format!("kinds/{kind}_server.js"), numbers, args).await
     }
@@ -79,7 +79,7 @@ impl PythonServer {
 }
 
 impl OxideServer {
-    /// Cargo builds examples beside the binary, whenever it builds all targets.
+    /// Starts the example, which cargo builds next to the binary when it builds all targets.
     pub(crate) async fn start(args: &[&str]) -> Worker {
         let binary = Path::new(env!("CARGO_BIN_EXE_stickyd")).with_file_name("examples/test_worker_oxide");
         Worker::start(&binary, args).await
@@ -92,7 +92,7 @@ impl Worker {
     }
 
     async fn listening(mut process: Process) -> Self {
-        let line = timeout(PATIENCE, process.line()).await.expect("listens in time").expect("says where it listens");
+        let line = timeout(PATIENCE, process.line()).await.expect("listens in time").expect("reports where it listens");
         Self {
             port: line["port"].as_u64().map_or(0, |port| u16::try_from(port).unwrap()),
             path: line["path"].as_str().map(str::to_owned),
@@ -102,66 +102,62 @@ impl Worker {
         }
     }
 
-    /// `http://127.0.0.1:PORT`, for clients that go to it directly.
+    /// `http://127.0.0.1:PORT`, for clients that connect to the worker directly.
     pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// `127.0.0.1:PORT` or `unix:PATH`, as a configuration names a worker.
+    /// `127.0.0.1:PORT` or `unix:PATH`, the address of the worker in a configuration.
     pub(crate) fn address(&self) -> String {
         self.path.as_ref().map_or_else(|| format!("127.0.0.1:{}", self.port), |path| format!("unix:{path}"))
     }
 
-    /// SIGSTOP, and it stands when this returns: its kernel still accepts, nobody answers.
+    /// Sends SIGSTOP and waits until the process has stopped: its kernel still accepts, but it does not answer.
     pub(crate) async fn stop(&self) {
         self.process.signal("STOP").await;
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT, so that a stopped process goes on.
     pub(crate) async fn cont(&self) {
         self.process.signal("CONT").await;
     }
 
-    /// SIGKILL; gone when this returns.
+    /// Sends SIGKILL and waits for the end of the process.
     pub(crate) async fn kill(&mut self) {
         self.process.kill().await;
     }
 
-    /// A graceful `server.close()`: refuses connects, keeps its sockets. Done when a connect has been refused.
+    /// Starts a graceful `server.close()`, which refuses connects and keeps sockets; waits until a connect is refused.
     pub(crate) async fn close(&mut self) {
         self.process.command("close").await;
-        let refused = async {
-            while TcpStream::connect(("127.0.0.1", self.port)).await.is_ok() {
-                tokio::task::yield_now().await;
-            }
-        };
-        timeout(PATIENCE, refused).await.expect("stops listening");
+        let port = self.port;
+        wait_for_async("the worker refuses connections", async || {
+            TcpStream::connect(("127.0.0.1", port)).await.is_err()
+        })
+        .await;
     }
 
-    /// Any other command of the worker: `busy MS`, `disconnect-all`, `close-all CODE`, `exit`.
+    /// Sends any other command of the worker: `busy MS`, `disconnect-all`, `close-all CODE` or `exit`.
     pub(crate) async fn command(&mut self, line: &str) {
         self.process.command(line).await;
     }
 
-    /// Its counters, asked directly: what really reached it.
+    /// The worker's counters, read directly: what really reached it.
     pub(crate) async fn stats(&self) -> Value {
         serde_json::from_str(&self.get("/stats").await).expect("stats are JSON")
     }
 
-    /// Asks for its counters until they are as wanted: what a client has seen, its worker may see a moment later.
+    /// Asks for the worker's counters until they are as wanted, because a worker may count after its client has seen.
     pub(crate) async fn stats_when(&self, wanted: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
+        wait_for_async("the counters of a worker are as wanted", async || {
             let stats = self.stats().await;
-            if wanted(&stats) {
-                return stats;
-            }
-            assert!(Instant::now() < deadline, "never as wanted: {stats}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+            if wanted(&stats) { Ok(stats) } else { Err(stats) }
+        })
+        .await
     }
 
-    /// The body of a GET, asked directly. HTTP/1.0: the answer is the rest of the connection, never chunked.
+    /// The body of a GET, sent directly with HTTP/1.0, so that the answer is the rest of the connection and never
+    /// chunked.
     pub(crate) async fn get(&self, path: &str) -> String {
         let request = format!("GET {path} HTTP/1.0\r\nHost: worker\r\n\r\n");
         let mut answer = String::new();

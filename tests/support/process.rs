@@ -1,4 +1,4 @@
-//! One process of the kit (`tests/clients`): JSON lines come out, command lines go in.
+//! A process of the kit (`tests/clients`): it prints JSON lines and reads commands as lines.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,12 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 
-/// Longer than anything a healthy process needs on two busy cores; a test that waits for it has failed.
+use super::wait::wait_for_async;
+
+/// A limit that is longer than any healthy process needs on two busy cores; a test that reaches it has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A running process and what it prints.
+/// A running process and the lines that it prints.
 pub(crate) struct Process {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -33,7 +35,7 @@ impl Process {
             .unwrap_or_else(|error| panic!("{}: {error}; tests/run installs it", program.as_ref().display()));
         let (tell, lines) = mpsc::unbounded_channel();
         let mut stdout = BufReader::new(child.stdout.take().unwrap()).lines();
-        // Reads at once, so that a process whose test looks away never blocks on a full pipe.
+        // Reads all the time, so that a process whose test does not read never blocks on a full pipe.
         #[expect(clippy::disallowed_methods, reason = "a test's reader: ends with the process")]
         tokio::spawn(async move {
             while let Ok(Some(line)) = stdout.next_line().await {
@@ -51,7 +53,7 @@ impl Process {
         self.lines.recv().await
     }
 
-    /// Writes one line to its stdin.
+    /// Writes one line to the stdin of the process.
     pub(crate) async fn command(&mut self, line: &str) {
         let stdin = self.stdin.as_mut().expect("stdin is open");
         stdin.write_all(format!("{line}\n").as_bytes()).await.expect("the process reads its stdin");
@@ -60,23 +62,25 @@ impl Process {
     /// Sends the signal `name` (`STOP`, `CONT`, `TERM`, …).
     pub(crate) async fn signal(&self, name: &str) {
         let Some(pid) = self.child.id() else { return };
-        // The shell's own `kill`: a minimal machine has no other.
+        // `kill` is built into the shell; a minimal machine has no other.
         let sent = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status().await;
         assert!(sent.is_ok_and(|status| status.success()), "kill -{name} {pid}");
         if name == "STOP" {
-            // The signal is on its way when `kill` returns: wait until every thread stands.
-            while state_of(pid) != Some('T') {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
+            // The signal is only under way when `kill` returns: wait until every thread has stopped.
+            wait_for_async("the process is stopped", async || match state_of(pid) {
+                Some('T') => Ok(()),
+                state => Err(state),
+            })
+            .await;
         }
     }
 
-    /// Kills it and waits until it is gone.
+    /// Kills the process and waits until it has ended.
     pub(crate) async fn kill(&mut self) {
         self.child.kill().await.expect("the process can be killed");
     }
 
-    /// Closes its stdin and waits for its end; → its exit code, `None` for a signal.
+    /// Closes stdin and waits for the end of the process; its exit code, `None` for a signal.
     pub(crate) async fn end(&mut self) -> Option<i32> {
         self.stdin = None;
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("ends with its stdin");
@@ -84,12 +88,12 @@ impl Process {
     }
 }
 
-/// `tests/clients`, with everything installed.
+/// The folder `tests/clients`, in which everything is installed.
 pub(crate) fn clients_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients")
 }
 
-/// The state letter of `/proc/PID/stat`; it follows the parenthesised name.
+/// The state letter in `/proc/PID/stat`, which follows the name in parentheses.
 fn state_of(pid: u32) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(") ")?.1.chars().next()

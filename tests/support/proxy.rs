@@ -1,4 +1,4 @@
-//! stickyd itself, in this process or as the real binary, in front of whatever workers a test has.
+//! stickyd itself, in this process or as the real binary, in front of the workers of a test.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -14,45 +14,45 @@ use stickyd::server::StopOutcome;
 use stickyd::systemd::Parent;
 use stickyd::upstream::worker::Worker;
 
-use super::process::PATIENCE;
+use super::wait::{wait_for, wait_for_async};
 
-/// A stickyd inside the test's process. Stops, and is waited for, when dropped.
+/// A stickyd in the process of the test; it is stopped and waited for when it is dropped.
 pub(crate) struct Proxy {
-    /// Where its first listener is.
+    /// The address of its first listener.
     pub(crate) address: SocketAddr,
     server: Option<Server>,
 }
 
 impl Proxy {
-    /// In front of these workers, everything else as it is by default (two threads).
+    /// A proxy of these workers with default settings and two threads.
     pub(crate) fn before(workers: &[SocketAddr]) -> Self {
         Self::with(&format!("[upstream.app]\nworkers = {:?}", texts(workers)))
     }
 
-    /// With this configuration; a listener on a free port of 127.0.0.1 is added where the text has none.
+    /// A proxy with this configuration; a listener on a free port of 127.0.0.1 is added if the text has none.
     pub(crate) fn with(toml: &str) -> Self {
         let directory = std::env::temp_dir();
         Self::with_files(toml, &directory)
     }
 
-    /// The same; relative paths in the text lead into `directory`.
+    /// A proxy with this configuration, whose relative paths start at `directory`.
     pub(crate) fn with_files(toml: &str, directory: &Path) -> Self {
         let config = config::parse(&complete(toml), &directory.join("stickyd.toml")).unwrap_or_else(|e| panic!("{e}"));
         let server = Server::start(config, None, Parent::default()).unwrap();
         Self { address: server.addresses[0], server: Some(server) }
     }
 
-    /// `http://address` + `path`.
+    /// The URL of `path` at the first listener.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    /// The running server.
+    /// The server, which has to be running.
     pub(crate) fn server(&self) -> &Server {
         self.server.as_ref().unwrap()
     }
 
-    /// The value of one series, as `/metrics` shows it now; 0 when it is not there (yet). `series` with its labels, in
+    /// The value of one series as `/metrics` shows it now; 0 if it is not there. `series` has its labels in
     /// alphabetical order.
     pub(crate) fn metric(&self, series: &str) -> f64 {
         let shared = self.server().shared();
@@ -68,7 +68,19 @@ impl Proxy {
         members.map(|member| &member.worker).find(|worker| worker.name == name).unwrap().clone()
     }
 
-    /// As SIGTERM does; how it ended.
+    /// Waits until every worker has passed a health check and takes new sessions.
+    pub(crate) async fn all_take_new(&self) {
+        wait_for_async("every worker takes new sessions", async || {
+            let snapshot = self.server().shared().snapshot.load();
+            let workers = snapshot.upstreams.iter().flat_map(|upstream| &upstream.members).map(|member| &member.worker);
+            let is_late = |worker: &&Arc<Worker>| !worker.takes_new() || worker.notes.check().is_none();
+            let late: Vec<_> = workers.filter(is_late).map(|worker| worker.name.clone()).collect();
+            if late.is_empty() { Ok(()) } else { Err(late) }
+        })
+        .await;
+    }
+
+    /// Stops the proxy as SIGTERM does; how it ended.
     pub(crate) fn stop(mut self) -> StopOutcome {
         let server = self.server.take().unwrap();
         server.stop().gently.cancel();
@@ -86,36 +98,36 @@ impl Drop for Proxy {
     }
 }
 
-/// The real binary as a process of its own, killed when dropped.
+/// The real binary as a process of its own, which is killed when this is dropped.
 pub(crate) struct Binary {
-    /// Where its first listener is.
+    /// The address of its first listener.
     pub(crate) address: SocketAddr,
     /// The directory with its `stickyd.toml`.
     pub(crate) directory: PathBuf,
     child: Child,
-    /// What it has logged, all its lives together.
+    /// Its log, of all its processes so far.
     log: Arc<Mutex<String>>,
     start: Start,
 }
 
-/// How a [`Binary`] is started, given its first listener's address.
+/// How to start a [`Binary`], given the address of its first listener.
 type Start = Box<dyn Fn(SocketAddr) -> Command + Send + Sync>;
 
 impl Binary {
-    /// Starts it with this configuration in a directory of its own (which is also its `state_dir` when the text says
-    /// `state_dir = "."`). The listener is on a free port, the same one after [`Binary::restart`].
+    /// Starts the binary with this configuration in a directory of its own, which is also its `state_dir` if the text
+    /// has `state_dir = "."`. The listener is on a free port, and keeps it after [`Binary::start_again`].
     pub(crate) fn with(toml: &str) -> Self {
         Self::started_by(toml, |_| Self::command())
     }
 
-    /// What starts it, in its directory.
+    /// The command that starts it, for its directory.
     pub(crate) fn command() -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_stickyd"));
         command.args(["run", "--config", "stickyd.toml"]);
         command
     }
 
-    /// [`Binary::with`], started by another command.
+    /// A binary like [`Binary::with`], started by another command.
     pub(crate) fn started_by(toml: &str, start: impl Fn(SocketAddr) -> Command + Send + Sync + 'static) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -137,7 +149,7 @@ impl Binary {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        // Ready when it says so; after that its log goes on to the test's, by a thread that ends with it.
+        // The line with `ready` ends the start; after that a thread reads the log until the process ends.
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut said = String::new();
         loop {
@@ -160,35 +172,31 @@ impl Binary {
         child
     }
 
-    /// Waits until its log has a line with all of these; returns the line.
+    /// Waits until the log has a line with all of these words; returns the line.
     pub(crate) fn says(&self, words: &[&str]) -> String {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let log = self.log.lock().unwrap().clone();
-            if let Some(line) = log.lines().find(|line| words.iter().all(|word| line.contains(word))) {
-                return line.to_owned();
-            }
-            assert!(Instant::now() < end, "{words:?} never said:\n{log}");
-            std::thread::park_timeout(Duration::from_millis(5));
-        }
+        wait_for(&format!("a log line with {words:?}"), || {
+            let log = self.log();
+            let line = log.lines().find(|line| words.iter().all(|word| line.contains(word))).map(str::to_owned);
+            line.ok_or(log)
+        })
     }
 
-    /// Its admin socket, where the text says `state_dir = "."`.
+    /// The path of its admin socket, if the text has `state_dir = "."`.
     pub(crate) fn admin(&self) -> PathBuf {
         self.directory.join("admin.sock")
     }
 
-    /// Waits for its end; its exit code, `None` for a signal.
+    /// Waits for the end of the process; its exit code, `None` for a signal.
     pub(crate) fn wait(&mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
     }
 
-    /// `http://address` + `path`.
+    /// The URL of `path` at the first listener.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    /// SIGKILL, and waits for its end.
+    /// Sends SIGKILL and waits for the end of the process.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -199,23 +207,23 @@ impl Binary {
         self.child = Self::spawn((self.start)(self.address), &self.directory, &self.log);
     }
 
-    /// What it has logged since it was ready, all its lives together.
+    /// Its log since it was ready, of all its processes so far.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
-    /// Its process.
+    /// The id of its process.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// A signal by name (`TERM`, `HUP`, …).
+    /// Sends a signal by name (`TERM`, `HUP`, …).
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
     }
 
-    /// SIGTERM; its exit code and how long it took.
+    /// Sends SIGTERM; the exit code, and how long the stop took.
     pub(crate) fn terminate(&mut self) -> (Option<i32>, Duration) {
         let began = Instant::now();
         self.signal("TERM");
@@ -231,8 +239,8 @@ impl Drop for Binary {
     }
 }
 
-/// A loopback address nobody uses, for what has to come back on the same one or must not be there at all. Its IP is this
-/// process's own: a port the kernel gave and took back would soon be another test's.
+/// A loopback address that no other process uses, for what has to come back at the same address or must be missing. Its
+/// IP belongs to this process: a port that the kernel gives and takes back would soon belong to another test.
 pub(crate) fn free_address() -> SocketAddr {
     static PORTS: AtomicU32 = AtomicU32::new(20_000);
     let [_, a, b, c] = std::process::id().to_be_bytes();
@@ -240,20 +248,20 @@ pub(crate) fn free_address() -> SocketAddr {
     ([127, a | 0x40, b, c], u16::try_from(port).unwrap()).into()
 }
 
-/// Adds a listener and, for speed, two threads, where the text says nothing of them.
+/// Adds a listener and, for speed, two threads, if the text has none.
 fn complete(toml: &str) -> String {
     let toml = &buffered(toml);
     let threads = if toml.contains("threads") { "" } else { "threads = 2\n" };
     let listener = if toml.contains("[[listener]]") { "" } else { "[[listener]]\naddress = \"127.0.0.1:0\"\n" };
-    // Top-level keys first: TOML gives what follows a table header to that table.
+    // Top-level keys first, because in TOML everything after a table's header belongs to that table.
     let is_table = |line: &&str| line.starts_with('[');
     let keys: Vec<&str> = toml.lines().take_while(|line| !is_table(line)).collect();
     let tables: Vec<&str> = toml.lines().skip_while(|line| !is_table(line)).collect();
     format!("{threads}{}\n{listener}{}\n", keys.join("\n"), tables.join("\n"))
 }
 
-/// With `STICKYD_TEST_TLS_BUFFERS=own` every listener's TLS has buffers of its own: all tests over the other kind of
-/// connection, by hand.
+/// With `STICKYD_TEST_TLS_BUFFERS=own` every TLS listener has buffers of its own, so that all tests can be run over the
+/// other kind of connection by hand.
 fn buffered(toml: &str) -> String {
     let Ok(kind) = std::env::var("STICKYD_TEST_TLS_BUFFERS") else { return toml.to_owned() };
     let mut table = "";

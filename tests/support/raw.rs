@@ -1,14 +1,14 @@
-//! Bytes as they are: a client that sends what a test wrote and shows what came back, and workers that answer by script.
+//! Raw bytes: a client that sends what a test wrote and shows what came back, and workers that answer by script.
 //!
-//! Everything here blocks, with one patience for all: a test that waits longer has failed. No HTTP library is in it, so
-//! that nothing is put right on the way.
+//! Everything here blocks, with one limit for all reads. There is no HTTP library in it, so that nothing is corrected
+//! on the way.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::process::PATIENCE;
 
@@ -16,20 +16,20 @@ mod worker;
 
 pub(crate) use worker::{Leg, RawWorker, ok};
 
-/// What bytes come from and go to.
+/// A byte stream under a [`Raw`] connection.
 pub(crate) trait Wire: Read + Write + Send {}
 impl<T: Read + Write + Send> Wire for T {}
 
-/// A request or an answer, whole.
+/// A complete request or answer.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Message {
-    /// Request or status line.
+    /// The request line or the status line.
     pub(crate) start: String,
-    /// Names in lower case, in the order they came.
+    /// Fields in the order in which they came, with names in lower case.
     pub(crate) headers: Vec<(String, String)>,
-    /// Without its chunk framing.
+    /// The body without its chunk framing.
     pub(crate) body: Vec<u8>,
-    /// Of a chunked body.
+    /// The trailers of a chunked body.
     pub(crate) trailers: Vec<(String, String)>,
 }
 
@@ -69,21 +69,21 @@ impl Message {
     }
 }
 
-/// One end of a connection, and what was read of it but not used yet.
+/// One end of a connection, with the bytes that were read but not yet used.
 pub(crate) struct Raw {
     wire: Box<dyn Wire>,
     buffer: Vec<u8>,
-    /// Every byte that ever came.
+    /// Every byte that has come so far.
     seen: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Raw {
-    /// On this stream, whose reads time out after [`PATIENCE`].
+    /// A connection on this stream, whose reads must time out after [`PATIENCE`].
     pub(crate) fn on(wire: impl Wire + 'static) -> Self {
         Self { wire: Box::new(wire), buffer: Vec::new(), seen: Arc::default() }
     }
 
-    /// A TCP connection.
+    /// A TCP connection to `address`.
     pub(crate) fn connect(address: SocketAddr) -> Self {
         Self::on(patient(TcpStream::connect(address).unwrap()))
     }
@@ -95,19 +95,19 @@ impl Raw {
         Self::on(stream)
     }
 
-    /// Sends all of it.
+    /// Sends all of these bytes.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
         self.try_send(bytes).unwrap();
         self
     }
 
-    /// The same where the peer may have closed already.
+    /// Sends bytes to a peer that may already have closed.
     pub(crate) fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
         self.wire.write_all(bytes.as_ref())?;
         self.wire.flush()
     }
 
-    /// Sends a request without body and reads its answer.
+    /// Sends a GET and reads its answer.
     pub(crate) fn get(&mut self, target: &str) -> Message {
         self.ask(&format!("GET {target} HTTP/1.1\r\nHost: a.example\r\n\r\n"))
     }
@@ -118,12 +118,12 @@ impl Raw {
         self.send(request).answer_to(head)
     }
 
-    /// A whole answer.
+    /// Reads a complete answer.
     pub(crate) fn answer(&mut self) -> Message {
         self.answer_to(false)
     }
 
-    /// A whole answer, to HEAD or not; 1xx are answers, too.
+    /// Reads a complete answer, to HEAD or not; 1xx answers count, too.
     pub(crate) fn answer_to(&mut self, head: bool) -> Message {
         let mut message = self.head().unwrap_or_else(|| panic!("closed before an answer"));
         let status = message.status();
@@ -134,7 +134,7 @@ impl Raw {
         message
     }
 
-    /// The head of the next message; `None` at the end.
+    /// The head of the next message; `None` at the end of the connection.
     pub(crate) fn head(&mut self) -> Option<Message> {
         let end = loop {
             if let Some(at) = find(&self.buffer, b"\r\n\r\n") {
@@ -149,7 +149,7 @@ impl Raw {
         Some(Message { start: start.to_owned(), headers: fields_of(fields), ..Message::default() })
     }
 
-    /// The body of `message`, by its framing; `false` when it breaks off (what came is kept).
+    /// Reads the body of `message` by its framing; `false` if it breaks off (what came is kept).
     pub(crate) fn body(&mut self, message: &mut Message, until_close: bool) -> bool {
         if message.header("transfer-encoding").is_some() {
             assert_eq!(message.header("content-length"), None, "two lengths: {message:?}");
@@ -204,13 +204,13 @@ impl Raw {
         }
     }
 
-    /// A whole request, at a worker; `None` when the connection ends before one.
+    /// A complete request, at a worker; `None` if the connection ends before one.
     pub(crate) fn request(&mut self) -> Option<Message> {
         let mut message = self.head()?;
         self.body(&mut message, false).then_some(message)
     }
 
-    /// Exactly this many bytes.
+    /// Reads exactly this many bytes.
     pub(crate) fn exactly(&mut self, count: usize) -> Vec<u8> {
         while self.buffer.len() < count {
             assert!(self.fill(), "closed after {} of {count} bytes", self.buffer.len());
@@ -218,19 +218,19 @@ impl Raw {
         self.buffer.drain(..count).collect()
     }
 
-    /// Everything up to the end of the connection, whether closed or reset.
+    /// Everything up to the end of the connection, by close or reset.
     pub(crate) fn rest(&mut self) -> Vec<u8> {
         while self.fill() {}
         std::mem::take(&mut self.buffer)
     }
 
-    /// Waits for the end of the connection; anything before it fails the test.
+    /// Waits for the end of the connection; any byte before it fails the test.
     pub(crate) fn closed(&mut self) {
         let rest = self.rest();
         assert!(rest.is_empty(), "more before the end: {}", String::from_utf8_lossy(&rest));
     }
 
-    /// Reads once; `false` at the end. A peer that says nothing for [`PATIENCE`] fails the test.
+    /// Reads once; `false` at the end. A peer that sends nothing for [`PATIENCE`] fails the test.
     pub(crate) fn fill(&mut self) -> bool {
         let mut chunk = [0; 16 * 1024];
         match self.wire.read(&mut chunk) {
@@ -243,20 +243,20 @@ impl Raw {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 panic!("nothing for {PATIENCE:?}, after: {}", String::from_utf8_lossy(&self.buffer))
             }
-            // Reset, or TLS cut without a goodbye.
+            // A reset, or TLS that ends without close_notify.
             Err(_) => false,
         }
     }
 }
 
-/// Reads that give up after [`PATIENCE`].
+/// Sets a stream so that its reads give up after [`PATIENCE`].
 pub(crate) fn patient(stream: TcpStream) -> TcpStream {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_nodelay(true).unwrap();
     stream
 }
 
-/// Bytes that end this connection with a reset instead of a close, once it is dropped.
+/// Makes this connection end with a reset instead of a close when it is dropped.
 pub(crate) fn reset(stream: &TcpStream) {
     socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
@@ -271,13 +271,4 @@ fn fields_of(lines: &str) -> Vec<(String, String)> {
         (name.to_ascii_lowercase(), value.trim().to_owned())
     };
     lines.split("\r\n").filter(|line| !line.is_empty()).map(split).collect()
-}
-
-/// Waits until `what` holds.
-pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < end, "never: {what}");
-        std::thread::park_timeout(Duration::from_millis(5));
-    }
 }

@@ -1,11 +1,12 @@
-//! The repository's own texts, for tests that hold rules over them.
+//! The files of the repository, for tests that check rules about them.
 
 use std::path::{Path, PathBuf};
 
-/// Folders that hold nothing of ours: build output and packages.
+/// Folders without files of the project: build output and packages.
 const SKIPPED: &[&str] = &["target", "node_modules", ".venv", ".git", ".prometheus", "corpus", "artifacts"];
 
-/// The files below `folder` whose name ends in one of `.extensions` (separated by `|`), with their texts, sorted by path.
+/// The files below `folder` whose name ends in one of `.extensions` (separated by `|`), with their texts, sorted by
+/// path.
 pub(crate) fn below(folder: &str, extensions: &str) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     walk(Path::new(folder), &extensions.split('|').collect::<Vec<_>>(), &mut found);
@@ -40,8 +41,8 @@ pub(crate) enum Part {
     String,
 }
 
-/// Calls `see` for each character of Rust source with the part it belongs to. Good enough for our own sources: nested block
-/// comments do not occur in them.
+/// Calls `see` for each character of Rust source with the part it belongs to. Good enough for our own sources: nested
+/// block comments do not occur in them.
 pub(crate) fn parts(text: &str, mut see: impl FnMut(char, Part)) {
     let chars: Vec<char> = text.chars().collect();
     let (mut i, starts) = (0, |i: usize, word: &str| chars[i..].iter().take(word.len()).copied().eq(word.chars()));
@@ -52,7 +53,7 @@ pub(crate) fn parts(text: &str, mut see: impl FnMut(char, Part)) {
                 i += 1;
             }
         } else if chars[i] == '"' {
-            // A raw string's hashes stand right before its quote.
+            // The hashes of a raw string come right before its quote.
             let hashes = chars[..i].iter().rev().take_while(|c| **c == '#').count();
             let is_raw = chars[..i - hashes].last() == Some(&'r');
             see('"', Part::Code);

@@ -1,4 +1,5 @@
-//! Certificates made on the spot, and TLS clients that show what they agreed on. Nothing is checked in, so nothing expires.
+//! Certificates made for each test, and TLS clients that show what was negotiated. No certificate in the repository
+//! expires.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -20,16 +21,16 @@ use rustls::{
 
 use super::raw::{Raw, Wire, patient};
 
-/// A folder with the files of one test, removed at its end, and an authority that signs into it.
+/// A folder with the files of one test, removed at its end, and the authority that signs them.
 pub(crate) struct Certificates {
-    /// Where they are.
+    /// The folder with the files.
     pub(crate) directory: PathBuf,
     authority: Issuer<'static, KeyPair>,
     root: CertificateDer<'static>,
 }
 
 impl Certificates {
-    /// With `ca.pem` in it.
+    /// An empty folder except for `ca.pem`.
     pub(crate) fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -41,24 +42,24 @@ impl Certificates {
         made
     }
 
-    /// Any other file.
+    /// Writes any other file.
     pub(crate) fn write(&self, name: &str, text: &str) {
         std::fs::write(self.directory.join(name), text).unwrap();
     }
 
-    /// `NAME.pem` and `NAME.key` (ECDSA P-256) for these hosts; overwrites what is there, key first.
+    /// Writes `NAME.pem` and `NAME.key` (ECDSA P-256) for these hosts; existing files are replaced, the key first.
     pub(crate) fn issue(&self, name: &str, hosts: &[&str]) -> CertificateDer<'static> {
         self.issue_with(name, KeyPair::generate().unwrap(), params(hosts))
     }
 
-    /// The same with an RSA key of 2048 bits.
+    /// Writes `NAME.pem` and `NAME.key` with an RSA key of 2048 bits.
     pub(crate) fn issue_rsa(&self, name: &str, hosts: &[&str]) -> CertificateDer<'static> {
         let key = aws_lc_rs::rsa::KeyPair::generate(aws_lc_rs::rsa::KeySize::Rsa2048).unwrap();
         let der: Pkcs8V1Der<'_> = key.as_der().unwrap();
         self.issue_with(name, KeyPair::try_from(der.as_ref()).unwrap(), params(hosts))
     }
 
-    /// The same, out of date since 2010.
+    /// Writes `NAME.pem` and `NAME.key`, expired since 2010.
     pub(crate) fn issue_expired(&self, name: &str, hosts: &[&str]) -> CertificateDer<'static> {
         let mut params = params(hosts);
         params.not_before = rcgen::date_time_ymd(2000, 1, 1);
@@ -66,7 +67,7 @@ impl Certificates {
         self.issue_with(name, KeyPair::generate().unwrap(), params)
     }
 
-    /// The same for a client of this name.
+    /// Writes `NAME.pem` and `NAME.key` for a client with this common name.
     pub(crate) fn issue_client(&self, name: &str, common_name: &str) -> CertificateDer<'static> {
         let mut params = params(&[]);
         params.distinguished_name.push(DnType::OrganizationName, "Example, Ltd.");
@@ -81,8 +82,8 @@ impl Certificates {
         certificate.der().clone()
     }
 
-    /// A server that shows `NAME.pem` to clients that ask for one of its names, and asks for a certificate of the
-    /// authority where it is `strict`.
+    /// A server that shows `NAME.pem` to clients that ask for one of its names; if `strict`, it requires a certificate
+    /// of the authority.
     pub(crate) fn server(&self, name: &str, strict: bool) -> Arc<ServerConfig> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder =
@@ -95,7 +96,7 @@ impl Certificates {
         Arc::new(builder.with_single_cert(chain, key).unwrap())
     }
 
-    /// `NAME.pem` and its key.
+    /// The chain in `NAME.pem`, and its key.
     pub(crate) fn identity(&self, name: &str) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let chain = CertificateDer::pem_file_iter(self.directory.join(format!("{name}.pem"))).unwrap();
         let key = PrivateKeyDer::from_pem_file(self.directory.join(format!("{name}.key"))).unwrap();
@@ -142,7 +143,7 @@ fn params(hosts: &[&str]) -> CertificateParams {
     params
 }
 
-/// A TLS client; one value resumes its sessions.
+/// A TLS client; connections of one value resume its sessions.
 pub(crate) struct Client {
     roots: Arc<RootCertStore>,
     versions: Vec<&'static SupportedProtocolVersion>,
@@ -151,26 +152,26 @@ pub(crate) struct Client {
     config: Option<Arc<ClientConfig>>,
 }
 
-/// What a handshake came to.
+/// The result of a handshake.
 pub(crate) struct Made {
-    /// Speaks HTTP.
+    /// The connection, ready for HTTP.
     pub(crate) raw: Raw,
     /// The server's own certificate.
     pub(crate) certificate: CertificateDer<'static>,
-    /// A session was resumed.
+    /// Whether a session was resumed.
     pub(crate) resumed: bool,
     /// The group of the key exchange.
     pub(crate) group: Option<rustls::NamedGroup>,
 }
 
 impl Client {
-    /// With one version only.
+    /// Limits the client to one version.
     pub(crate) fn version(mut self, version: &'static SupportedProtocolVersion) -> Self {
         self.versions = vec![version];
         self
     }
 
-    /// That takes these signatures only.
+    /// Limits the client to these signature schemes.
     pub(crate) fn schemes(mut self, schemes: &[SignatureScheme]) -> Self {
         self.schemes = Some(schemes.to_vec());
         self
@@ -193,12 +194,12 @@ impl Client {
         self.config.insert(Arc::new(config)).clone()
     }
 
-    /// A handshake for `host`, and what it came to. `Err`: it failed, or the server closed before its first answer.
+    /// Makes a handshake for `host`. `Err`: it failed, or the server closed before its first answer.
     pub(crate) fn try_connect(&mut self, address: SocketAddr, host: &str) -> Result<Made, std::io::Error> {
         self.try_on(patient(TcpStream::connect(address)?), host)
     }
 
-    /// The same on a stream that may have sent something before.
+    /// Makes a handshake on a stream that may already have sent something.
     pub(crate) fn try_on<S>(&mut self, mut tcp: S, host: &str) -> Result<Made, std::io::Error>
     where
         S: Read + Write,
@@ -216,13 +217,13 @@ impl Client {
         Ok(Made { raw, certificate, resumed, group })
     }
 
-    /// A handshake that has to come to something.
+    /// Makes a handshake that has to succeed.
     pub(crate) fn connect(&mut self, address: SocketAddr, host: &str) -> Made {
         self.try_connect(address, host).unwrap()
     }
 
-    /// Whether a request over a new connection is answered: with TLS 1.3 a client learns only then what the server
-    /// thinks of its certificate.
+    /// Whether a request over a new connection is answered: with TLS 1.3 a client learns only then whether the server
+    /// accepts its certificate.
     pub(crate) fn is_served(&mut self, address: SocketAddr, host: &str) -> bool {
         let Ok(mut made) = self.try_connect(address, host) else { return false };
         let sent = made.raw.try_send(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
@@ -230,7 +231,7 @@ impl Client {
     }
 }
 
-/// Verifies, and says which signatures it takes.
+/// Verifies certificates, and limits the signature schemes.
 #[derive(Debug)]
 struct Picky {
     verifier: Arc<WebPkiServerVerifier>,
@@ -272,7 +273,7 @@ impl ServerCertVerifier for Picky {
     }
 }
 
-/// `openssl` with these arguments, in `directory`, with `input` to say: what it printed, both streams together.
+/// Runs `openssl` with these arguments in `directory` and `input` on stdin; the output of both streams together.
 pub(crate) fn openssl(directory: &Path, arguments: &str, input: &str) -> String {
     let mut child = std::process::Command::new("openssl")
         .args(arguments.split(' '))
@@ -282,7 +283,7 @@ pub(crate) fn openssl(directory: &Path, arguments: &str, input: &str) -> String 
         .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap_or_else(|error| panic!("openssl: {error}; tests/run installs it"));
-    // One that has ended before it read is what a test may be about.
+    // A process may have ended before it reads, which some tests expect.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let output = child.wait_with_output().unwrap();
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))

@@ -1,4 +1,4 @@
-//! Sockets somebody else has bound: given by name, by address, and those nobody can use.
+//! Inherited sockets that systemd has bound: matched by name and by address, and errors for those that cannot be used.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use crate::support::proxy::{Binary, free_address};
-use crate::support::raw::{Raw, RawWorker, eventually};
+use crate::support::raw::{Raw, RawWorker};
+use crate::support::wait::wait_for;
 
-/// stickyd started with these sockets (`NAME=KIND:ADDRESS`, or `--pid N` before them).
+/// The command that starts stickyd with these sockets (`NAME=KIND:ADDRESS`, or `--pid N` before them).
 fn given(sockets: &[String]) -> Command {
     let mut command = Command::new("python3");
     command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/systemd/activate.py")).args(sockets);
@@ -27,7 +28,7 @@ fn upstream(worker: &RawWorker) -> String {
     format!("[upstream.app]\nworkers = [\"{}\"]\n", worker.address)
 }
 
-/// New connections, so that the kernel has both threads accept.
+/// Makes new connections, so many that both threads accept some.
 fn serves(address: SocketAddr) {
     for _ in 0..20 {
         serves_once(address);
@@ -38,7 +39,7 @@ fn serves_once(address: SocketAddr) {
     assert_eq!(Raw::connect(address).get("/").text(), "a", "{address}");
 }
 
-/// Whether the process has a listening socket of its own making: with SO_REUSEPORT, another one could share its port.
+/// Whether stickyd bound the socket itself: with SO_REUSEPORT, another socket can bind the same port.
 fn shares_its_port(address: SocketAddr) -> bool {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.set_reuse_port(true).unwrap();
@@ -46,7 +47,7 @@ fn shares_its_port(address: SocketAddr) -> bool {
 }
 
 #[test]
-fn by_name_wherever_it_is_bound_and_the_rest_is_bound_as_usual() {
+fn sockets_are_matched_by_name_and_the_rest_is_bound_as_usual() {
     let worker = RawWorker::named("a");
     let (elsewhere, own) = (free_address(), free_address());
     let toml = listener(elsewhere, "name = \"web\"") + &listener(own, "name = \"own\"") + &upstream(&worker);
@@ -54,12 +55,12 @@ fn by_name_wherever_it_is_bound_and_the_rest_is_bound_as_usual() {
     serves(binary.address);
     serves(own);
     assert!(!shares_its_port(binary.address) && shares_its_port(own));
-    assert!(std::net::TcpStream::connect(elsewhere).is_err(), "the socket unit decides");
+    assert!(std::net::TcpStream::connect(elsewhere).is_err(), "the address of the socket unit counts");
     assert_eq!(binary.terminate().0, Some(0));
 }
 
 #[test]
-fn by_address_whatever_its_name_is() {
+fn sockets_are_matched_by_address_whatever_their_name() {
     let worker = RawWorker::named("a");
     let other = free_address();
     let toml = listener(([127, 0, 0, 1], 0).into(), "") + &listener(other, "") + &upstream(&worker);
@@ -71,7 +72,7 @@ fn by_address_whatever_its_name_is() {
     assert!(!shares_its_port(binary.address) && !shares_its_port(other));
 }
 
-/// The file anew, with these listeners; what the reload warns of.
+/// Writes the file with these listeners and reloads; the warning of the reload.
 fn reloaded(binary: &Binary, listeners: &str, worker: &RawWorker) -> String {
     let text = format!("state_dir = \".\"\nwatch = false\n{listeners}{}", upstream(worker));
     std::fs::write(binary.directory.join("stickyd.toml"), text).unwrap();
@@ -82,7 +83,7 @@ fn reloaded(binary: &Binary, listeners: &str, worker: &RawWorker) -> String {
 }
 
 #[test]
-fn a_listener_that_comes_back_finds_its_socket_and_whoever_waits_there() {
+fn a_listener_that_comes_back_finds_its_socket_and_clients() {
     let worker = RawWorker::named("a");
     let (web, own) = (listener(free_address(), "name = \"web\""), listener(free_address(), ""));
     let toml = format!("state_dir = \".\"\nwatch = false\n{web}{}", upstream(&worker));
@@ -90,7 +91,7 @@ fn a_listener_that_comes_back_finds_its_socket_and_whoever_waits_there() {
     serves(binary.address);
     let warned = reloaded(&binary, &own, &worker);
     assert!(warned.contains(&format!("{} has no listener any more", binary.address)), "{warned}");
-    // The socket is systemd's: it goes on taking clients.
+    // The socket is systemd's, so the kernel still accepts clients on it.
     let mut waiting = Raw::connect(binary.address);
     waiting.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert!(reloaded(&binary, &format!("{web}{own}"), &worker).contains("\"warnings\":[]"));
@@ -99,11 +100,11 @@ fn a_listener_that_comes_back_finds_its_socket_and_whoever_waits_there() {
     assert!(!shares_its_port(binary.address), "the same socket");
 }
 
-/// The process id it tells of itself; waits for one that is not `old`.
+/// The process id that the API reports; waits for one that is not `old`.
 fn pid(binary: &Binary, old: u64) -> u64 {
     let mut now = old;
-    eventually("another process answers", || {
-        // Between two of them nobody is there.
+    wait_for("another process answers", || {
+        // Between two processes there is no answer.
         let Ok(mut admin) = UnixStream::connect(binary.admin()) else { return false };
         let mut answer = String::new();
         let asked = admin.write_all(b"GET /api/v1/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
@@ -117,7 +118,7 @@ fn pid(binary: &Binary, old: u64) -> u64 {
 }
 
 #[test]
-fn no_connection_is_refused_while_it_restarts() {
+fn no_connection_is_refused_during_restarts() {
     let worker = RawWorker::named("a");
     let toml = format!("state_dir = \".\"\n{}", upstream(&worker));
     let start = |address| given(&["--again".to_owned(), format!("web=tcp:{address}")]);
@@ -135,9 +136,9 @@ fn no_connection_is_refused_while_it_restarts() {
     let mut old = 0;
     for life in 1..=4 {
         old = pid(&binary, old);
-        // Each life has its share, the connections that waited for it first.
+        // Each process serves some clients, first those that waited for it.
         let before = served.load(Relaxed);
-        eventually("served", || served.load(Relaxed) >= before + 20 || clients.is_finished());
+        wait_for("clients are served by each process", || served.load(Relaxed) >= before + 20 || clients.is_finished());
         if life < 4 {
             assert!(Command::new("kill").arg(old.to_string()).status().unwrap().success());
         }
@@ -147,7 +148,7 @@ fn no_connection_is_refused_while_it_restarts() {
 }
 
 #[test]
-fn meant_for_another_process_they_are_not_ours() {
+fn sockets_meant_for_another_process_are_not_used() {
     let worker = RawWorker::named("a");
     let theirs = free_address();
     let sockets = move |_| given(&["--pid".to_owned(), "1".to_owned(), format!("web=tcp:{theirs}")]);
@@ -156,7 +157,7 @@ fn meant_for_another_process_they_are_not_ours() {
     assert!(shares_its_port(binary.address));
 }
 
-/// What it says when it does not start.
+/// The error of a start that fails.
 fn refusal(sockets: &[String]) -> String {
     let directory =
         std::env::temp_dir().join(format!("stickyd-refusal-{}-{}", std::process::id(), free_address().port()));
@@ -170,7 +171,7 @@ fn refusal(sockets: &[String]) -> String {
 }
 
 #[test]
-fn what_nobody_can_use_is_refused_in_words() {
+fn unusable_sockets_are_refused_with_an_explanation() {
     let at = free_address();
     let said = refusal(&[format!("wbe=tcp:{at}")]);
     assert!(said.contains(&format!("a socket on {at} named `wbe`")) && said.contains("name = \"wbe\""), "{said}");

@@ -1,4 +1,4 @@
-//! What systemd is told, read from a real datagram socket: ready, reloading, status, watchdog, stopping.
+//! Notifications to systemd, read from a real datagram socket: ready, reloading, status, watchdog and stopping.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixDatagram;
@@ -7,11 +7,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::support::admin::post_reload;
 use crate::support::process::PATIENCE;
 use crate::support::proxy::{Binary, free_address};
 use crate::support::raw::{Raw, RawWorker, ok};
 
-/// The service manager's end.
+/// The socket of the service manager.
 struct Manager {
     socket: UnixDatagram,
     path: PathBuf,
@@ -26,7 +27,7 @@ impl Manager {
         Self { socket, path }
     }
 
-    /// Starts stickyd as a service of it.
+    /// Starts stickyd as a service of this manager.
     fn start(&self, toml: &str, watchdog: Option<Duration>) -> Binary {
         let path = self.path.clone();
         Binary::started_by(toml, move |_| {
@@ -45,17 +46,17 @@ impl Manager {
         Some(String::from_utf8(buffer[..length].to_vec()).unwrap())
     }
 
-    /// The next message that is more than a watchdog's, as its lines.
+    /// The lines of the next message other than a watchdog's.
     fn next(&self) -> Vec<String> {
         loop {
-            let message = self.next_within(PATIENCE).expect("nothing was told");
+            let message = self.next_within(PATIENCE).expect("a notification in time");
             if message != "WATCHDOG=1\n" {
                 return message.lines().map(str::to_owned).collect();
             }
         }
     }
 
-    /// Passes over status changes until a message has this line.
+    /// Skips status changes until a message with this line comes.
     fn until(&self, line: &str) -> Vec<String> {
         loop {
             let message = self.next();
@@ -73,21 +74,15 @@ impl Drop for Manager {
     }
 }
 
-/// The MONOTONIC_USEC of a message that says RELOADING=1, and nothing else.
+/// The MONOTONIC_USEC of a message that contains only that and RELOADING=1.
 fn reload_time(message: &[String]) -> Duration {
     let [reloading, time] = message else { panic!("{message:?}") };
     assert_eq!(reloading, "RELOADING=1");
     Duration::from_micros(time.strip_prefix("MONOTONIC_USEC=").unwrap().parse().unwrap())
 }
 
-fn post_reload(binary: &Binary) -> u16 {
-    Raw::connect_unix(&binary.admin())
-        .ask("POST /api/v1/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
-        .status()
-}
-
 #[test]
-fn ready_reloading_and_stopping() {
+fn ready_reloading_and_stopping_are_reported() {
     let (manager, worker) = (Manager::new(), RawWorker::named("a"));
     let text = format!("state_dir = \".\"\nwatch = false\n[upstream.app]\nworkers = [\"{}\"]", worker.address);
     let mut binary = manager.start(&text, None);
@@ -101,18 +96,18 @@ fn ready_reloading_and_stopping() {
     let uptime: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
     assert!(first > Duration::ZERO && first.as_secs_f64() <= uptime + 0.1, "{first:?}, up for {uptime} s");
 
-    // By the admin listener, and a bad file: the status says so until a good one is loaded.
+    // Over the admin listener, with a bad file: the status shows the error until a good file is loaded.
     let file = binary.directory.join("stickyd.toml");
     let good = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, format!("{good}\naffinty = 1\n")).unwrap();
-    assert_eq!(post_reload(&binary), 422);
+    assert_eq!(post_reload(&binary).0, 422);
     assert!(reload_time(&manager.until("RELOADING=1")) > first);
     let message = manager.next();
-    assert_eq!(message[0], "READY=1", "the old configuration serves");
+    assert_eq!(message[0], "READY=1", "the old configuration stays in use");
     let status = "STATUS=not reloaded: unknown key `affinty` in [upstream.app] (stickyd.toml:";
     assert!(message[1].starts_with(status) && message[1].ends_with("; 1 workers up of 1, 0 sessions"), "{message:?}");
     std::fs::write(&file, good).unwrap();
-    assert_eq!(post_reload(&binary), 200);
+    assert_eq!(post_reload(&binary).0, 200);
     reload_time(&manager.until("RELOADING=1"));
     assert_eq!(manager.next(), ["READY=1", "STATUS=1 workers up of 1, 0 sessions"]);
 
@@ -158,13 +153,13 @@ fn the_status_follows_workers_and_sessions() {
 }
 
 #[test]
-fn a_slow_reload_holds_up_neither_the_watchdog_nor_a_stop() {
+fn a_slow_reload_delays_neither_the_watchdog_nor_a_stop() {
     let (manager, worker) = (Manager::new(), RawWorker::named("a"));
     let limit = Some(Duration::from_millis(600));
     let mut binary =
         manager.start(&format!("watch = false\n[upstream.app]\nworkers = [\"{}\"]", worker.address), limit);
     manager.until("READY=1");
-    // A pipe nobody writes to is as slow as a file can be; a name server that does not answer is no different.
+    // A pipe without a writer is as slow as a file can be, and so is a name server that does not answer.
     let file = binary.directory.join("stickyd.toml");
     let good = std::fs::read_to_string(&file).unwrap();
     std::fs::remove_file(&file).unwrap();
@@ -183,11 +178,11 @@ fn a_slow_reload_holds_up_neither_the_watchdog_nor_a_stop() {
     assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
-/// A thread of a process, by name, stopped until this is dropped.
+/// A thread of a process, stopped until this is dropped.
 struct Frozen(Child);
 
 impl Frozen {
-    /// `None` where processes may not be traced.
+    /// Stops the thread of this name; `None` where processes cannot be traced.
     fn new(pid: u32, name: &str) -> Option<Self> {
         let named =
             |task: &std::path::Path| std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == name);
@@ -216,7 +211,7 @@ impl Drop for Frozen {
 }
 
 #[test]
-fn the_watchdog_is_petted_while_all_data_threads_answer() {
+fn the_watchdog_is_fed_while_all_data_threads_answer() {
     const LIMIT: Duration = Duration::from_secs(1);
     let (manager, worker) = (Manager::new(), RawWorker::named("a"));
     let mut binary = manager.start(&format!("[upstream.app]\nworkers = [\"{}\"]", worker.address), Some(LIMIT));
@@ -225,12 +220,12 @@ fn the_watchdog_is_petted_while_all_data_threads_answer() {
     for _ in 0..4 {
         assert_eq!(manager.next_within(3 * LIMIT).as_deref(), Some("WATCHDOG=1\n"));
     }
-    assert!(began.elapsed() > LIMIT, "at half of the time, not all the time: {:?}", began.elapsed());
+    assert!(began.elapsed() > LIMIT, "the watchdog is fed at half of its time: {:?}", began.elapsed());
     if let Some(frozen) = Frozen::new(binary.pid(), "data-1") {
         binary.says(&["a data thread does not answer", "thread=1"]);
-        // What was on its way before.
+        // Messages that were sent before the thread stopped.
         while manager.next_within(Duration::from_millis(1)).is_some() {}
-        // The other data thread and the control thread go on: it is not the whole process that is silent.
+        // The other data thread and the control thread go on, so the process as a whole still works.
         assert_eq!(manager.next_within(2 * LIMIT), None);
         drop(frozen);
         assert_eq!(manager.next_within(3 * LIMIT).as_deref(), Some("WATCHDOG=1\n"));

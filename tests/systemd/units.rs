@@ -1,4 +1,4 @@
-//! The unit files: systemd itself finds nothing wrong, and the score stated in the service is the score it has.
+//! The unit files: systemd reports no fault, and the security score stated in the service is the real one.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,7 +11,7 @@ fn service() -> String {
     std::fs::read_to_string(units().join("stickyd.service")).unwrap()
 }
 
-/// What `systemd-analyze` says on both of its outputs, and whether it was content. `None`: it is not installed.
+/// The output of `systemd-analyze`, and whether it succeeded. `None`: it is not installed.
 fn analyze(args: &[&str], files: &[PathBuf]) -> Option<(String, bool)> {
     let Ok(output) = Command::new("systemd-analyze").args(args).args(files).output() else {
         eprintln!("no systemd-analyze here; tests/run installs it");
@@ -25,14 +25,14 @@ fn analyze(args: &[&str], files: &[PathBuf]) -> Option<(String, bool)> {
 fn the_units_verify() {
     let directory = std::env::temp_dir().join(format!("stickyd-units-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
-    // The program is looked for, and not yet installed.
+    // The program is looked for, and is not installed in a test.
     let here = service().replace("/usr/bin/stickyd", env!("CARGO_BIN_EXE_stickyd"));
     let files = [directory.join("stickyd.service"), directory.join("stickyd.socket")];
     std::fs::write(&files[0], &here).unwrap();
     std::fs::copy(units().join("stickyd.socket"), &files[1]).unwrap();
     let verify = || analyze(&["verify", "--man=no", "--recursive-errors=no"], &files);
     let mut verified = verify();
-    // systemd before 253 stays with the line before it, but is not content.
+    // systemd before 253 reports the same without success.
     if verified.as_ref().is_some_and(|(said, _)| said.contains("service type, ignoring: notify-reload")) {
         std::fs::write(&files[0], here.replace("Type=notify-reload\n", "")).unwrap();
         verified = verify();
@@ -43,7 +43,7 @@ fn the_units_verify() {
 }
 
 #[test]
-fn the_stated_score_is_the_one_it_has() {
+fn the_stated_score_is_the_real_one() {
     let text = service();
     let (_, stated) = text.split_once("--offline=yes: ").unwrap();
     let stated: f32 = stated.split(' ').next().unwrap().parse().unwrap();
@@ -53,12 +53,12 @@ fn the_stated_score_is_the_one_it_has() {
     };
     let score = said.split("exposure level for stickyd.service: ").nth(1).and_then(|rest| rest.split(' ').next());
     let score: f32 = score.unwrap_or_else(|| panic!("{said}")).parse().unwrap();
-    // Other versions of systemd weigh and ask a little differently.
+    // Other versions of systemd weigh settings a little differently.
     assert!(good && (score - stated).abs() < 0.35, "{score} is not {stated}: {said}");
 }
 
 #[test]
-fn they_fit_the_shipped_configuration() {
+fn the_units_fit_the_shipped_configuration() {
     let socket = std::fs::read_to_string(units().join("stickyd.socket")).unwrap();
     let config = std::fs::read_to_string(units().join("../conf/stickyd.toml")).unwrap();
     let value = |key: &str| socket.lines().find_map(|line| line.strip_prefix(key)).unwrap();

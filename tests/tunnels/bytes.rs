@@ -1,4 +1,4 @@
-//! Bytes pass exactly as they were sent, whatever they are and however they are cut.
+//! Bytes pass a tunnel exactly as they were sent, whatever they are and however they are split.
 
 use std::time::Duration;
 
@@ -11,13 +11,14 @@ use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 
-use super::{
-    ASK, GRANT, Io, Random, RawWorker, Tls, closed, connect, dial, head_of, join, masked, read, read_all, within,
-};
 use crate::support::node::WsEcho;
 use crate::support::proxy::Proxy;
+use crate::support::tunnels::{
+    ASK, GRANT, Io, Random, Tls, TunnelWorker, closed, connect, dial, head_of, join, masked, read, read_all,
+};
+use crate::support::wait::within;
 
-/// Writes in random pieces, some with a pause for the other side, then the end.
+/// Writes in random pieces, some with a pause for the other side, and then ends the stream.
 async fn write_in_pieces(to: &mut (impl tokio::io::AsyncWrite + Unpin), bytes: &[u8], seed: u64) {
     let mut random = Random(seed);
     let mut rest = bytes;
@@ -34,9 +35,9 @@ async fn write_in_pieces(to: &mut (impl tokio::io::AsyncWrite + Unpin), bytes: &
     to.shutdown().await.unwrap();
 }
 
-/// 3 MB each way at once, the first of them right behind both heads, each direction with an end of its own.
-async fn random_bytes_pass(mut client: impl Io, worker: &RawWorker, first: usize) {
-    // Not the first byte of any frame.
+/// Sends 3 MB in each direction at once, the first bytes right after both heads, and ends each direction separately.
+async fn random_bytes_pass(mut client: impl Io, worker: &TunnelWorker, first: usize) {
+    // This is not the first byte of any frame.
     let up = [&[0xff][..], &Random(11).bytes(3_000_000)].concat();
     let down = [&[0xff][..], &Random(12).bytes(3_000_000)].concat();
     client.write_all(&[ASK.as_bytes(), &up[..first]].concat()).await.unwrap();
@@ -58,7 +59,7 @@ async fn random_bytes_pass(mut client: impl Io, worker: &RawWorker, first: usize
 
 #[tokio::test]
 async fn random_bytes_pass_both_ways() {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     for first in [0, 1, 7_000, 20_000] {
         random_bytes_pass(TcpStream::connect(proxy.address).await.unwrap(), &worker, first).await;
@@ -67,7 +68,7 @@ async fn random_bytes_pass_both_ways() {
 
 #[tokio::test]
 async fn random_bytes_pass_both_ways_over_tls() {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let tls = Tls::before(&[worker.address], "bytes");
     for first in [0, 1, 7_000] {
         random_bytes_pass(tls.connect().await, &worker, first).await;
@@ -75,8 +76,8 @@ async fn random_bytes_pass_both_ways_over_tls() {
 }
 
 #[tokio::test]
-async fn each_side_may_end_first_and_still_be_spoken_to() {
-    let worker = RawWorker::start().await;
+async fn each_side_may_end_first_and_still_receive() {
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     let tls = Tls::before(&[worker.address], "half");
     for encrypted in [false, true] {
@@ -104,7 +105,7 @@ async fn each_side_may_end_first_and_still_be_spoken_to() {
 }
 
 #[tokio::test]
-async fn what_is_no_websocket_passes_as_it_is() {
+async fn what_is_not_websocket_passes_unchanged() {
     // Engine.IO 4 to a WebSocket-first client of version 3 (docs/reference/protocols.md §1.3).
     const WORDS: &str = "HTTP/1.1 400 Bad Request: Unsupported protocol version";
     let worker = WsEcho::start(&["--not-websocket", WORDS]).await;
@@ -138,7 +139,7 @@ async fn messages_of_every_size_and_shape_pass() {
     let (mut client, _) = within(connect_async_with_config(url, Some(unlimited), false)).await.unwrap();
     for size in [0, 1, 125, 126, 65_535, 65_536, 1 << 20, 16 << 20, 63 << 20] {
         let message = Message::binary(vec![u8::try_from(size % 251).unwrap(); size]);
-        // Both at once: nobody holds 64 MB for somebody who only writes.
+        // Write and read at once: no buffer holds 64 MB for a client that only writes.
         let (mut write, mut read) = (&mut client).split();
         let (sent, got) = tokio::join!(within(write.send(message.clone())), within(read.next()));
         sent.unwrap();
@@ -180,13 +181,13 @@ async fn compressed_messages_pass() {
         client.write_all(&masked(0x81, b"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa")).await.unwrap();
         answers.push(read(&mut client, 8).await);
     }
-    // RSV1, and shorter than what was sent: compressed by the worker, and the same with and without stickyd between.
+    // RSV1, and shorter than the message: compressed by the worker, and the same with and without stickyd.
     assert!(matches!(answers[0][..], [0xc1, 6, ..]), "{answers:?}");
     assert_eq!(answers[0], answers[1]);
 }
 
 #[tokio::test]
-async fn close_codes_pass_untouched() {
+async fn close_codes_pass_unchanged() {
     let mut worker = WsEcho::start(&[]).await;
     let proxy = Proxy::before(&[([127, 0, 0, 1], worker.port).into()]);
     for (code, reason) in [(4404, "no such room"), (1012, "deploy"), (1000, "")] {
@@ -205,7 +206,7 @@ async fn close_codes_pass_untouched() {
 
 #[tokio::test]
 async fn a_slow_reader_stops_the_worker() {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     let tls = Tls::before(&[worker.address], "slow");
     let clients = [dial(&proxy, None).await, dial(&proxy, Some(&tls)).await];
@@ -213,10 +214,10 @@ async fn a_slow_reader_stops_the_worker() {
         let mut far = join(&mut client, &worker).await;
         let piece = vec![0xff; 65_536];
         let mut sent = 0;
-        // Until nothing has been taken for a while: the kernels' buffers are full, and so is the tunnel.
+        // Until nothing is taken for a while: the kernels' buffers are full, and so is the tunnel.
         while let Ok(written) = tokio::time::timeout(Duration::from_millis(700), far.write(&piece)).await {
             sent += written.unwrap();
-            assert!(sent < 64 << 20, "somebody holds it all");
+            assert!(sent < 64 << 20, "stickyd holds everything in memory");
         }
         far.shutdown().await.unwrap();
         let mut got = 0;

@@ -1,4 +1,5 @@
-//! A drained worker's tunnels: told its farewell, one after the other over the grace, and cut where nobody listens.
+//! The tunnels of a drained worker: they get their farewell one after the other over the grace, and are cut if no
+//! answer
 
 use std::time::{Duration, Instant};
 
@@ -6,11 +7,12 @@ use stickyd::config::{AdminState, Upstream};
 use stickyd::upstream::admin_state::AdminChange;
 use tokio::io::AsyncWriteExt as _;
 
-use super::{CLOSE_1012, RawWorker, closed, connect, frame, masked, read, read_all, tunnel, until, within};
 use crate::support::node::WsEcho;
 use crate::support::proxy::Proxy;
+use crate::support::tunnels::{CLOSE_1012, TunnelWorker, closed, connect, frame, masked, read, read_all, tunnel};
+use crate::support::wait::{wait_for_async, within};
 
-/// Says it as the admin listener does, with the first upstream's own rules.
+/// Sets an admin state as the admin listener does, with the keys of the first upstream.
 fn say(proxy: &Proxy, worker: &str, state: AdminState, grace: Option<Duration>) {
     let config: Upstream = proxy.server().shared().snapshot.load().upstreams[0].config.clone();
     proxy.worker(worker).change(AdminChange::Say(state, grace), &config);
@@ -21,7 +23,7 @@ fn closes(proxy: &Proxy) -> f64 {
 }
 
 #[tokio::test]
-async fn a_farewell_has_the_configured_code_and_reason_and_reaches_both_sides() {
+async fn the_configured_farewell_reaches_client_and_worker() {
     let worker = WsEcho::start(&[]).await;
     let proxy = Proxy::with(&format!(
         "[upstream.app]\nworkers = [{:?}]\ndrain = {{ code = 4007, reason = \"come back\" }}",
@@ -33,12 +35,12 @@ async fn a_farewell_has_the_configured_code_and_reason_and_reaches_both_sides() 
     let stats = worker.stats_when(|stats| stats["open"] == 0).await;
     assert_eq!(stats["closes"], serde_json::json!({"4007": 1}));
     assert_eq!(closes(&proxy), 1.0);
-    until("nothing is left", || proxy.worker(&worker.address()).tunnels() == 0).await;
+    wait_for_async("no tunnel is left", async || proxy.worker(&worker.address()).tunnels() == 0).await;
 }
 
 #[tokio::test]
-async fn a_close_waits_for_the_end_of_a_frame_and_who_never_answers_is_cut() {
-    let worker = RawWorker::start().await;
+async fn a_close_waits_for_the_end_of_a_frame_then_for_an_answer() {
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     let name = worker.address.to_string();
     let (mut client, mut far) = tunnel(&proxy, &worker).await;
@@ -48,7 +50,7 @@ async fn a_close_waits_for_the_end_of_a_frame_and_who_never_answers_is_cut() {
     assert_eq!(read(&mut client, 5).await, whole[..5]);
     let began = Instant::now();
     say(&proxy, &name, AdminState::Drain, Some(Duration::ZERO));
-    until("both are told", || closes(&proxy) == 2.0).await;
+    wait_for_async("both clients have been closed", async || closes(&proxy) == 2.0).await;
     far.write_all(&whole[5..]).await.unwrap();
     let echo = masked(0x88, &[0x03, 0xf4]);
     assert_eq!(read(&mut client, whole.len() - 5 + CLOSE_1012.len()).await, [&whole[5..], CLOSE_1012].concat());
@@ -56,11 +58,15 @@ async fn a_close_waits_for_the_end_of_a_frame_and_who_never_answers_is_cut() {
     assert_eq!(read_all(&mut far).await, echo);
     assert_eq!(read(&mut silent, 4).await, CLOSE_1012);
     let mut rest = Vec::new();
-    // Cut, in order or by a reset.
+    // Cut, by a close or by a reset.
     let _ = within(tokio::io::AsyncReadExt::read_to_end(&mut silent, &mut rest)).await;
     assert_eq!(rest, b"");
-    assert!(began.elapsed() >= Duration::from_secs(5), "{:?}: it has its time for an answer", began.elapsed());
-    until("nothing is left", || proxy.worker(&name).tunnels() == 0).await;
+    assert!(
+        began.elapsed() >= Duration::from_secs(5),
+        "{:?}: the client has five seconds for its answer",
+        began.elapsed()
+    );
+    wait_for_async("no tunnel is left", async || proxy.worker(&name).tunnels() == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -70,7 +76,7 @@ async fn tunnels_end_evenly_over_the_grace_and_others_stay() {
     let names = workers.each_ref().map(|w| format!("\"{}\"", w.address())).join(", ");
     let proxy = Proxy::with(&format!("[upstream.app]\nworkers = [{names}]"));
     let (one, two) = (workers[0].address(), workers[1].address());
-    // Addresses of one client are one worker's: sessions of Engine.IO are spread.
+    // Requests of one address go to one worker, but sessions of Engine.IO are spread.
     let mut clients = Vec::new();
     while proxy.worker(&one).tunnels() < u32::try_from(COUNT).unwrap() {
         clients.push(connect(proxy.address, "/socket.io/?EIO=4&transport=websocket").await);
@@ -82,10 +88,10 @@ async fn tunnels_end_evenly_over_the_grace_and_others_stay() {
     }
     let began = Instant::now();
     say(&proxy, &one, AdminState::Drain, Some(Duration::from_secs(4)));
-    until("all are told", || closes(&proxy) == COUNT as f64).await;
+    wait_for_async("all clients have been closed", async || closes(&proxy) == COUNT as f64).await;
     let took = began.elapsed();
     assert!(took >= Duration::from_millis(3_500) && took < Duration::from_secs(8), "{took:?}");
-    until("all have parted", || proxy.worker(&one).tunnels() == 0).await;
+    wait_for_async("all tunnels have ended", async || proxy.worker(&one).tunnels() == 0).await;
     assert_eq!((proxy.worker(&one).sessions(), proxy.worker(&two).tunnels()), (0, stay));
     drop(proxy);
     let mut quarters = [0; 4];
@@ -101,13 +107,13 @@ async fn tunnels_end_evenly_over_the_grace_and_others_stay() {
         }
     }
     assert_eq!((quarters.iter().sum::<usize>(), others), (COUNT, usize::try_from(stay).unwrap()));
-    // Exact counts are the spread's own test; a busy machine may be late.
+    // Exact counts are tested with the spread itself; a busy machine may be late.
     assert!(quarters[0] <= COUNT * 2 / 5 && quarters[3] < COUNT * 2 / 3, "{quarters:?}");
 }
 
 #[tokio::test]
-async fn called_off_it_stops() {
-    let worker = RawWorker::start().await;
+async fn a_drain_that_is_called_off_stops() {
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     let name = worker.address.to_string();
     let (mut client, mut far) = tunnel(&proxy, &worker).await;

@@ -1,4 +1,4 @@
-//! How a tunnel ends when one side just goes: who is told, and what still passes.
+//! How a tunnel ends when one side leaves without a Close: what the other side gets, and what still passes.
 
 use std::time::{Duration, Instant};
 
@@ -8,12 +8,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{
-    CLOSE_1012, Random, RawWorker, Tls, closed, connect, dial, frame, join, masked, read, read_all, tunnel, until,
-    within,
-};
 use crate::support::node::WsEcho;
 use crate::support::proxy::Proxy;
+use crate::support::tunnels::{
+    CLOSE_1012, Random, Tls, TunnelWorker, closed, connect, dial, frame, join, masked, read, read_all, tunnel,
+};
+use crate::support::wait::{wait_for_async, within};
 
 /// Closes with a reset, whatever is unread or unsent.
 fn reset(stream: TcpStream) {
@@ -21,7 +21,7 @@ fn reset(stream: TcpStream) {
 }
 
 #[tokio::test]
-async fn a_killed_worker_is_said_1012_and_others_go_on() {
+async fn clients_of_a_killed_worker_get_1012_and_others_go_on() {
     let (mut one, two) = (WsEcho::start(&[]).await, WsEcho::start(&[]).await);
     let proxy = Proxy::with(&format!(
         "[upstream.one]\nworkers = [\"{}\"]\n[upstream.two]\nworkers = [\"{}\"]\n\
@@ -43,18 +43,18 @@ async fn a_killed_worker_is_said_1012_and_others_go_on() {
     let tunnels = |upstream: &str, worker: &WsEchoWorker| {
         proxy.metric(&format!("stickyd_tunnels{{upstream=\"{upstream}\",worker=\"{}\"}}", worker.address()))
     };
-    until("the dead worker's tunnels are over", || tunnels("one", &one) == 0.0).await;
+    wait_for_async("the dead worker's tunnels have ended", async || tunnels("one", &one) == 0.0).await;
     assert_eq!(tunnels("two", &two), 1.0);
 }
 
 type WsEchoWorker = crate::support::node::Worker;
 
 #[tokio::test]
-async fn a_worker_that_ends_between_frames_is_said_1012_however_it_ends() {
-    let worker = RawWorker::start().await;
+async fn a_worker_that_ends_between_frames_closes_with_1012() {
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     let tls = Tls::before(&[worker.address], "ends");
-    // A whole message, and the first half of one: a control frame may stand between fragments.
+    // A complete message, and the first half of another: a control frame may go between fragments.
     for before in [frame(0x81, b"last words"), frame(0x01, b"half a message"), Vec::new()] {
         for broken in [false, true] {
             for encrypted in [false, true] {
@@ -68,7 +68,7 @@ async fn a_worker_that_ends_between_frames_is_said_1012_however_it_ends() {
                     drop(far);
                 }
                 assert_eq!(read(&mut client, 4).await, CLOSE_1012);
-                // What the client still says meets no closed door: the Close was not taken back by a reset.
+                // The client can still send: the Close was not followed by a reset.
                 client.write_all(&masked(0x81, b"too late")).await.unwrap();
                 client.write_all(&masked(0x88, &[0x03, 0xf4])).await.unwrap();
                 client.flush().await.unwrap();
@@ -79,8 +79,8 @@ async fn a_worker_that_ends_between_frames_is_said_1012_however_it_ends() {
 }
 
 #[tokio::test]
-async fn an_end_in_mid_frame_stays_a_bare_end() {
-    let worker = RawWorker::start().await;
+async fn an_end_in_the_middle_of_a_frame_sends_no_close() {
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     for broken in [false, true] {
         let (mut client, mut far) = tunnel(&proxy, &worker).await;
@@ -97,21 +97,21 @@ async fn an_end_in_mid_frame_stays_a_bare_end() {
 }
 
 #[tokio::test]
-async fn nothing_is_put_into_what_is_no_websocket_or_behind_a_close() {
-    let worker = RawWorker::start().await;
+async fn no_close_is_sent_after_another_or_into_other_protocols() {
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
-    // The worker's bytes are none.
+    // The bytes of the worker are not WebSocket.
     let (mut client, mut far) = tunnel(&proxy, &worker).await;
     far.write_all(b"HTTP/1.1 400 Bad Request").await.unwrap();
     drop(far);
     assert_eq!(read_all(&mut client).await, b"HTTP/1.1 400 Bad Request");
-    // The client's are none, and the worker has not said a word.
+    // The bytes of the client are not WebSocket, and the worker has sent nothing.
     let (mut client, mut far) = tunnel(&proxy, &worker).await;
     client.write_all(b"\xffanother protocol").await.unwrap();
     read(&mut far, 17).await;
     drop(far);
     assert_eq!(read_all(&mut client).await, b"");
-    // The worker has said Close, with a code and without one.
+    // The worker has sent a Close, with a code and without one.
     for close in [frame(0x88, b"\x11\x34no such room"), frame(0x88, b"")] {
         let (mut client, mut far) = tunnel(&proxy, &worker).await;
         far.write_all(&close).await.unwrap();
@@ -126,8 +126,8 @@ async fn reset_after(client: &mut TcpStream, far: TcpStream, bytes: usize) {
 }
 
 #[tokio::test]
-async fn a_worker_that_leaves_by_the_book_ends_the_tunnel_at_once() {
-    let worker = RawWorker::start().await;
+async fn a_worker_that_closes_properly_ends_the_tunnel_at_once() {
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     let (mut client, mut far) = tunnel(&proxy, &worker).await;
     far.write_all(&frame(0x88, &[0x03, 0xe8])).await.unwrap();
@@ -136,15 +136,18 @@ async fn a_worker_that_leaves_by_the_book_ends_the_tunnel_at_once() {
     client.write_all(&masked(0x88, &[0x03, 0xe8])).await.unwrap();
     assert_eq!(read_all(&mut far).await, masked(0x88, &[0x03, 0xe8]));
     assert_eq!(read_all(&mut client).await, b"");
-    // The client's socket is still open: after both Closes nobody waits for it.
-    until("it is over", || proxy.server().shared().clients.load(std::sync::atomic::Ordering::Relaxed) == 0).await;
+    // The client's socket is still open: after both Closes it is not waited for.
+    wait_for_async("the tunnel has ended", async || {
+        proxy.server().shared().clients.load(std::sync::atomic::Ordering::Relaxed) == 0
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_vanished_client_closes_the_workers_leg() {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
-    // In order, and with a reset; idle, and with words under way: the worker gets all of them and the end.
+    // By a close and by a reset; idle, and with bytes in flight: the worker gets all of them and then the end.
     for (broken, words) in [(false, 0), (false, 3_000_000), (true, 0), (true, 3_000_000)] {
         let (mut client, mut far) = tunnel(&proxy, &worker).await;
         let said = frame(0x82, &vec![7; words]);
@@ -160,7 +163,7 @@ async fn a_vanished_client_closes_the_workers_leg() {
         }
         assert_eq!(read_all(&mut far).await, b"");
     }
-    // The end reaches the worker behind the last words even where it is slow to read them.
+    // The end reaches the worker after the last bytes, even if it is slow to read them.
     let (mut client, mut far) = tunnel(&proxy, &worker).await;
     let said = frame(0x82, &vec![7; 3_000_000]);
     let say = async {
@@ -169,14 +172,17 @@ async fn a_vanished_client_closes_the_workers_leg() {
     };
     let ((), got) = tokio::join!(within(say), read_all(&mut far));
     assert!(got == said);
-    // A worker that goes on to speak all the same finds nobody, soon.
+    // A worker that keeps sending soon finds the connection closed.
     let speaks = async {
         while far.write_all(&frame(0x89, b"anyone?")).await.is_ok() {
             tokio::task::yield_now().await;
         }
     };
     within(speaks).await;
-    until("all are over", || proxy.server().shared().clients.load(std::sync::atomic::Ordering::Relaxed) == 0).await;
+    wait_for_async("all tunnels have ended", async || {
+        proxy.server().shared().clients.load(std::sync::atomic::Ordering::Relaxed) == 0
+    })
+    .await;
     let real = WsEcho::start(&[]).await;
     let proxy = Proxy::before(&[([127, 0, 0, 1], real.port).into()]);
     let client = connect(proxy.address, "/").await;
@@ -185,7 +191,7 @@ async fn a_vanished_client_closes_the_workers_leg() {
     assert_eq!(stats["closes"], serde_json::json!({"1006": 1}));
 }
 
-/// One side's random doings: words, half words, garbage, a Close, silence — and then an end of some kind, or a while open.
+/// One side that acts at random: messages, half messages, garbage, a Close, silence; then some kind of end, or a pause.
 async fn whims(mut side: TcpStream, from_client: bool, seed: u64) -> Option<TcpStream> {
     let mut random = Random(seed | 1);
     let close = if from_client { masked(0x88, &[0x03, 0xe8]) } else { frame(0x88, &[0x03, 0xe8]) };
@@ -200,7 +206,7 @@ async fn whims(mut side: TcpStream, from_client: bool, seed: u64) -> Option<TcpS
         };
         let mut unread = vec![0; random.below(200_000)];
         let _ = side.try_read(&mut unread);
-        // Nobody may be reading on the other side.
+        // The other side may not be reading.
         let _ = tokio::time::timeout(Duration::from_millis(20), side.write_all(&words)).await;
         tokio::task::yield_now().await;
     }
@@ -217,8 +223,8 @@ async fn whims(mut side: TcpStream, from_client: bool, seed: u64) -> Option<TcpS
 }
 
 #[tokio::test]
-async fn no_end_of_any_kind_leaves_anything_behind() {
-    let worker = RawWorker::start().await;
+async fn no_kind_of_end_leaves_anything_behind() {
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     let live = proxy.worker(&worker.address.to_string());
     for round in 0..5 {
@@ -230,10 +236,14 @@ async fn no_end_of_any_kind_leaves_anything_behind() {
         }
         let left_open = within(futures_util::future::join_all(sides)).await;
         drop(left_open);
-        until("all are over", || live.tunnels() == 0 && proxy.metric("stickyd_client_connections") == 0.0).await;
+        wait_for_async("all tunnels have ended", async || {
+            live.tunnels() == 0 && proxy.metric("stickyd_client_connections") == 0.0
+        })
+        .await;
     }
     let began = Instant::now();
     let ended = proxy.stop();
     assert_eq!((ended.cut, ended.panicked), (0, false));
-    assert!(began.elapsed() < Duration::from_secs(1), "no task was left");
+    // A task that was left would hold the stop for five seconds.
+    assert!(began.elapsed() < Duration::from_secs(4), "no task was left");
 }

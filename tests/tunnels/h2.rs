@@ -11,12 +11,13 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use super::{CLOSE_1001, CLOSE_1012, ECHO_1001, Random, RawWorker, frame, masked, read, read_all, until, within};
 use crate::support::h2::{Client, Secured, ask, connect};
 use crate::support::node::WsEcho;
+use crate::support::tunnels::{CLOSE_1001, CLOSE_1012, ECHO_1001, Random, TunnelWorker, frame, masked, read, read_all};
+use crate::support::wait::{wait_for_async, within};
 
-/// Answers an upgrade as RFC 6455 wants it; the head it came with.
-async fn granted(worker: &RawWorker, more: &str) -> (TcpStream, String) {
+/// Grants an upgrade as RFC 6455 requires; the worker's end, and the head of the upgrade.
+async fn granted(worker: &TunnelWorker, more: &str) -> (TcpStream, String) {
     let (mut far, head) = worker.accept().await;
     let key = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).expect("a key");
     let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.trim().as_bytes());
@@ -28,19 +29,19 @@ async fn granted(worker: &RawWorker, more: &str) -> (TcpStream, String) {
     (far, head)
 }
 
-/// A tunnel's two ends.
-pub(super) async fn tunnel(client: &Client, worker: &RawWorker) -> (StreamIo<()>, TcpStream) {
+/// Opens a tunnel: the client's end and the worker's.
+pub(super) async fn tunnel(client: &Client, worker: &TunnelWorker) -> (StreamIo<()>, TcpStream) {
     let (opened, (far, _)) = tokio::join!(client.tunnel(connect("websocket", "/chat")), granted(worker, ""));
     (opened.unwrap_or_else(|refused| panic!("{refused:?}")).0, far)
 }
 
 #[tokio::test]
 async fn an_extended_connect_is_an_upgrade_at_the_worker() {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let stickyd = Secured::before(&[worker.address], "");
     let client = stickyd.client().await;
-    let announced = || client.send.is_extended_connect_protocol_enabled();
-    until("it is announced", announced).await;
+    wait_for_async("the extended CONNECT is announced", async || client.send.is_extended_connect_protocol_enabled())
+        .await;
     let mut request = connect("websocket", "/chat?x=1");
     for (name, value) in [
         ("sec-websocket-protocol", "chat, other"),
@@ -81,8 +82,8 @@ async fn an_extended_connect_is_an_upgrade_at_the_worker() {
 }
 
 #[tokio::test]
-async fn only_a_worker_s_own_101_opens_it() {
-    let worker = RawWorker::start().await;
+async fn only_a_workers_own_101_opens_a_tunnel() {
+    let worker = TunnelWorker::start().await;
     let stickyd = Secured::before(&[worker.address], "");
     let client = stickyd.client().await;
     let refused = "HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\nX-Why: 1\r\n\r\nno, ";
@@ -97,24 +98,24 @@ async fn only_a_worker_s_own_101_opens_it() {
         };
         let (refused, _far) = tokio::join!(client.tunnel(connect("websocket", "/")), said);
         let Err(refused) = refused else { panic!("opened") };
-        assert_eq!(refused.status.as_u16(), status);
+        assert_eq!(refused.status, status);
         assert!(refused.text().starts_with(text), "{refused:?}");
     }
     for request in [connect("connect-udp", "/"), Request::connect("localhost:443").body(()).unwrap()] {
         let Err(refused) = client.tunnel(request).await else { panic!("opened") };
-        assert_eq!(refused.status.as_u16(), 501);
+        assert_eq!(refused.status, 501);
     }
-    // And the connection serves on.
+    // The connection still serves other requests.
     let (_near, _far) = tunnel(&client, &worker).await;
 }
 
 #[tokio::test]
-async fn where_it_is_left_out_it_is_not_announced_and_not_served() {
-    let worker = RawWorker::start().await;
+async fn without_the_key_it_is_neither_announced_nor_served() {
+    let worker = TunnelWorker::start().await;
     let stickyd = Secured::before(&[worker.address], "websocket_over_http2 = false");
     let client = stickyd.client().await;
-    // With an answer its SETTINGS are there, too.
-    assert_eq!(client.exchange(ask("TRACE", "/")).await.unwrap().status.as_u16(), 501);
+    // Once there is an answer, the SETTINGS have come, too.
+    assert_eq!(client.exchange(ask("TRACE", "/")).await.unwrap().status, 501);
     assert!(!client.send.is_extended_connect_protocol_enabled());
     let mut ready = client.send.clone().ready().await.unwrap();
     let asked = ready.send_request(connect("websocket", "/"), false);
@@ -123,12 +124,16 @@ async fn where_it_is_left_out_it_is_not_announced_and_not_served() {
         Ok((answer, _send)) => within(answer).await.is_err(),
     };
     assert!(refused);
-    assert_eq!(client.exchange(ask("TRACE", "/")).await.unwrap().status.as_u16(), 501, "others of it are");
+    assert_eq!(
+        client.exchange(ask("TRACE", "/")).await.unwrap().status,
+        501,
+        "other requests of the connection are served"
+    );
 }
 
 #[tokio::test]
 async fn random_bytes_pass_both_ways() {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let stickyd = Secured::before(&[worker.address], "");
     let client = stickyd.client().await;
     let (near, mut far) = tunnel(&client, &worker).await;
@@ -169,22 +174,24 @@ async fn fifty_real_sockets_share_a_connection_and_are_counted() {
         let echo = within(socket.next()).await.unwrap().unwrap();
         assert_eq!(echo.to_text().unwrap(), format!("hello {n}"));
     }
-    // Half of them part in order, half break.
+    // Half of the sockets close in order, half break.
     for (n, mut socket) in sockets.into_iter().enumerate() {
         if n % 2 == 0 {
             socket.close(None).await.unwrap();
             while within(socket.next()).await.is_some() {}
         }
     }
-    until("every tunnel has ended", || proxy.metric(&tunnels) == 0.0 && proxy.metric("stickyd_http2_streams") == 0.0)
-        .await;
+    wait_for_async("every tunnel has ended", async || {
+        proxy.metric(&tunnels) == 0.0 && proxy.metric("stickyd_http2_streams") == 0.0
+    })
+    .await;
     worker.stats_when(|stats| stats["open"] == 0).await;
     assert_eq!(proxy.metric("stickyd_upgrades_total{step=\"granted\",upstream=\"app\"}"), 50.0);
 }
 
 #[tokio::test]
 async fn a_stop_closes_each_with_1001_and_ends_in_time() {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let mut stickyd = Secured::before(&[worker.address], "");
     let client = stickyd.client().await;
     let (mut one, mut far_one) = tunnel(&client, &worker).await;
@@ -193,7 +200,7 @@ async fn a_stop_closes_each_with_1001_and_ends_in_time() {
     let stopped = tokio::task::spawn_blocking(move || proxy.stop());
     for (near, far) in [(&mut one, &mut far_one), (&mut two, &mut far_two)] {
         assert_eq!(read(near, 4).await, CLOSE_1001);
-        // Longer than requests have.
+        // Longer than requests may take after a stop.
         tokio::time::sleep(Duration::from_millis(1_200)).await;
         near.write_all(ECHO_1001).await.unwrap();
         assert_eq!(read(far, 8).await, ECHO_1001);
@@ -205,8 +212,8 @@ async fn a_stop_closes_each_with_1001_and_ends_in_time() {
 }
 
 #[tokio::test]
-async fn a_worker_that_vanishes_is_told_as_1012_and_a_reset_is_the_client_s_end() {
-    let worker = RawWorker::start().await;
+async fn a_vanished_worker_closes_with_1012_and_a_reset_ends_it() {
+    let worker = TunnelWorker::start().await;
     let stickyd = Secured::before(&[worker.address], "");
     let client = stickyd.client().await;
     let (mut near, far) = tunnel(&client, &worker).await;
@@ -218,13 +225,13 @@ async fn a_worker_that_vanishes_is_told_as_1012_and_a_reset_is_the_client_s_end(
     let _ = within(far.read_to_end(&mut rest)).await;
     assert_eq!(rest, b"");
     drop(far);
-    until("no stream is left", || stickyd.proxy().metric("stickyd_http2_streams") == 0.0).await;
+    wait_for_async("no stream is left", async || stickyd.proxy().metric("stickyd_http2_streams") == 0.0).await;
 }
 
-/// The connection goes: each of its tunnels ends for its worker.
+/// When the connection ends, each of its tunnels ends at its worker.
 #[tokio::test]
-async fn a_connection_s_end_is_the_end_of_its_tunnels() {
-    let worker = RawWorker::start().await;
+async fn the_end_of_a_connection_ends_its_tunnels() {
+    let worker = TunnelWorker::start().await;
     let stickyd = Secured::before(&[worker.address], "");
     let client = stickyd.client().await;
     let (_one, mut far_one) = tunnel(&client, &worker).await;
@@ -238,10 +245,10 @@ async fn a_connection_s_end_is_the_end_of_its_tunnels() {
 }
 
 #[tokio::test]
-async fn a_tunnel_whose_client_does_not_read_holds_its_worker_back_and_no_other() {
-    let worker = RawWorker::start().await;
+async fn a_client_that_does_not_read_holds_only_its_worker_back() {
+    let worker = TunnelWorker::start().await;
     let stickyd = Secured::before(&[worker.address], "");
-    // More for the connection than for a stream, as browsers have it.
+    // The window of the connection is larger than that of a stream, as in browsers.
     let client = stickyd.client_with(h2::client::Builder::new().initial_connection_window_size(1 << 20)).await;
     let (_near, mut far) = tunnel(&client, &worker).await;
     let noise = frame(0x82, &[7; 60_000]);
@@ -256,24 +263,24 @@ async fn a_tunnel_whose_client_does_not_read_holds_its_worker_back_and_no_other(
 }
 
 #[tokio::test]
-async fn they_count_among_those_of_their_address() {
-    let worker = RawWorker::start().await;
+async fn tunnels_count_among_those_of_their_address() {
+    let worker = TunnelWorker::start().await;
     let tables = format!("[upstream.app]\nworkers = [\"{}\"]\n[limits]\ntunnels_per_address = 1", worker.address);
     let stickyd = Secured::with("", &tables);
     let client = stickyd.client().await;
     let (near, far) = tunnel(&client, &worker).await;
-    let Err(refused) = client.tunnel(connect("websocket", "/chat")).await else { panic!("one too many") };
+    let Err(refused) = client.tunnel(connect("websocket", "/chat")).await else { panic!("one tunnel too many") };
     assert_eq!(refused.status, 503);
     drop((near, far));
     let gauge = format!("stickyd_tunnels{{upstream=\"app\",worker=\"{}\"}}", worker.address);
-    until("it is over", || stickyd.proxy().metric(&gauge) < 0.5).await;
+    wait_for_async("the tunnel has ended", async || stickyd.proxy().metric(&gauge) < 0.5).await;
     tunnel(&client, &worker).await;
 }
 
-/// A tunnel is as slow as its client likes, also where requests have a minimum rate.
+/// A tunnel may be as slow as its client, even where requests have a minimum rate.
 #[tokio::test]
-async fn a_tunnel_whose_client_makes_no_room_is_waited_for() {
-    let worker = RawWorker::start().await;
+async fn a_tunnel_whose_client_opens_no_window_is_waited_for() {
+    let worker = TunnelWorker::start().await;
     let limits = "min_rate = 1_000_000\nmin_rate_grace = \"1s\"";
     let stickyd = Secured::with("", &format!("[upstream.app]\nworkers = [\"{}\"]\n[limits]\n{limits}", worker.address));
     let client = stickyd.client().await;

@@ -1,17 +1,17 @@
-//! How long a tunnel may be silent, and whose word that is.
+//! How long a tunnel may be silent, by configuration and by the session's own numbers.
 
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use super::{ASK, CLOSE_1001, GRANT, RawWorker, frame, head_of, masked, read, read_all, tunnel};
 use crate::support::node::NodeServer;
 use crate::support::proxy::Proxy;
+use crate::support::tunnels::{ASK, CLOSE_1001, GRANT, TunnelWorker, frame, head_of, masked, read, read_all, tunnel};
 
 #[tokio::test]
-async fn silence_ends_at_the_configured_limit_and_any_byte_breaks_it() {
-    let worker = RawWorker::start().await;
+async fn silence_ends_at_the_configured_limit_and_any_byte_counts() {
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::with(&format!("[upstream.app]\nworkers = [\"{}\"]\ntunnel_idle = \"1s\"", worker.address));
     let (mut silent, mut silent_far) = tunnel(&proxy, &worker).await;
     let began = Instant::now();
@@ -21,12 +21,12 @@ async fn silence_ends_at_the_configured_limit_and_any_byte_breaks_it() {
         assert_eq!(read(&mut silent, 4).await, CLOSE_1001);
         let took = began.elapsed();
         assert!(took > Duration::from_secs(1) && took < Duration::from_secs(4), "{took:?}");
-        // Its answer still reaches the worker, and ends it for both.
+        // The client's answer still reaches the worker, and ends the tunnel for both.
         silent.write_all(&masked(0x88, &[0x03, 0xe9])).await.unwrap();
         assert_eq!(read_all(&mut silent_far).await, masked(0x88, &[0x03, 0xe9]));
         assert_eq!(read_all(&mut silent).await, b"");
     };
-    // One byte of a frame at a time, from one side only, and never slower than nine tenths of the limit.
+    // One byte of a frame at a time, from one side only, always within nine tenths of the limit.
     let goes_on = async {
         let (words, answer) = (masked(0x81, b""), frame(0x81, b"four"));
         for place in 0..6 {
@@ -55,7 +55,7 @@ async fn a_sessions_own_ping_numbers_are_the_limit() {
     let ask = ASK.replace("/chat", &format!("/socket.io/?EIO=4&transport=websocket&sid={sid}"));
     client.write_all(ask.as_bytes()).await.unwrap();
     assert!(head_of(&mut client).await.unwrap().starts_with("HTTP/1.1 101 "));
-    // Its kernel holds the connection, and nobody says a word.
+    // The client's kernel holds the connection, and neither side sends.
     worker.stop().await;
     let began = Instant::now();
     assert_eq!(read(&mut client, 4).await, CLOSE_1001);
@@ -65,13 +65,13 @@ async fn a_sessions_own_ping_numbers_are_the_limit() {
 }
 
 #[tokio::test]
-async fn a_websocket_first_session_tells_its_limit_in_its_first_frame() {
+async fn a_websocket_first_session_sets_its_limit_in_its_first_frame() {
     const OPEN: &[u8] = br#"0{"sid":"QYbOx2IHXVqQ69rTAAAB","upgrades":[],"pingInterval":300,"pingTimeout":300}"#;
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     let ask = ASK.replace("/chat", "/socket.io/?EIO=4&transport=websocket");
     let mut told = Vec::new();
-    // Behind the head in one write, or after it with the next frame; and not at all: an hour.
+    // Right after the head in one write, or later together with the next frame; or never, for an hour.
     for way in 0..3 {
         let mut client = TcpStream::connect(proxy.address).await.unwrap();
         client.write_all(ask.as_bytes()).await.unwrap();
@@ -95,7 +95,7 @@ async fn a_websocket_first_session_tells_its_limit_in_its_first_frame() {
         let took = began.elapsed();
         assert!(took > Duration::from_millis(5_400) && took < Duration::from_millis(8_500), "{took:?}");
     }
-    // The third lives: it may say something, and nothing was said to it.
+    // The third tunnel is open: it can send, and nothing was sent to it.
     unknown.write_all(b"\x81").await.unwrap();
     let mut nothing = [0];
     assert_eq!(unknown.try_read(&mut nothing).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);

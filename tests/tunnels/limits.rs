@@ -1,9 +1,10 @@
-//! How many tunnels there may be: of one client address, and to one worker.
+//! How many tunnels there may be per client address and per worker.
 
 use std::net::SocketAddr;
 
-use super::{ASK, RawWorker, head_of, tunnel, until};
 use crate::support::proxy::Proxy;
+use crate::support::tunnels::{ASK, TunnelWorker, head_of, tunnel};
+use crate::support::wait::wait_for_async;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
@@ -15,11 +16,11 @@ async fn refused(address: SocketAddr) {
 }
 
 #[tokio::test]
-async fn past_a_limit_an_upgrade_is_a_503_and_one_that_ends_makes_room() {
+async fn past_a_limit_an_upgrade_is_a_503_until_a_tunnel_ends() {
     for (of_upstream, of_all, limit) in
         [("", "tunnels_per_address = 1", "tunnels_per_address"), ("max_tunnels = 1", "", "max_tunnels")]
     {
-        let worker = RawWorker::start().await;
+        let worker = TunnelWorker::start().await;
         let config = format!("[upstream.app]\nworkers = [\"{}\"]\n{of_upstream}\n[limits]\n{of_all}", worker.address);
         let proxy = Proxy::with(&config);
         let first = tunnel(&proxy, &worker).await;
@@ -27,7 +28,7 @@ async fn past_a_limit_an_upgrade_is_a_503_and_one_that_ends_makes_room() {
         assert_eq!(proxy.metric(&format!("stickyd_limited_total{{limit=\"{limit}\"}}")), 1.0);
         let gauge = format!("stickyd_tunnels{{upstream=\"app\",worker=\"{}\"}}", worker.address);
         drop(first);
-        until("it is over", || proxy.metric(&gauge) < 0.5).await;
+        wait_for_async("the tunnel has ended", async || proxy.metric(&gauge) < 0.5).await;
         let _second = tunnel(&proxy, &worker).await;
     }
 }

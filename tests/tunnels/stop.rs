@@ -1,16 +1,20 @@
-//! stickyd stops: every client is told 1001 between two frames, its answer reaches the worker, and who never answers is cut.
+//! A stop of stickyd: every client gets a Close with 1001 between two frames, its answer reaches the worker, and
+//! clients
 
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use super::{ASK, CLOSE_1001, ECHO_1001, GRANT, Io, Random, RawWorker, Tls, closed, connect, frame, frames, head_of};
-use super::{join, masked, read, read_all, tunnel, within};
 use crate::support::node::WsEcho;
 use crate::support::proxy::{Binary, Proxy};
+use crate::support::tunnels::{
+    ASK, CLOSE_1001, ECHO_1001, GRANT, Io, Random, Tls, TunnelWorker, closed, connect, frame, frames, head_of,
+};
+use crate::support::tunnels::{join, masked, read, read_all, tunnel};
+use crate::support::wait::within;
 
-/// Stops the proxy beside what the test does meanwhile.
+/// Stops the proxy while the test does something else.
 fn stopping(proxy: Proxy) -> tokio::task::JoinHandle<(stickyd::server::StopOutcome, Duration)> {
     tokio::task::spawn_blocking(move || {
         let began = Instant::now();
@@ -19,7 +23,7 @@ fn stopping(proxy: Proxy) -> tokio::task::JoinHandle<(stickyd::server::StopOutco
 }
 
 #[tokio::test]
-async fn real_clients_and_workers_part_in_order_and_the_process_ends_well() {
+async fn real_clients_and_workers_part_in_order_at_a_stop() {
     let worker = WsEcho::start(&[]).await;
     let mut stickyd = Binary::with(&format!("[upstream.app]\nworkers = [\"{}\"]", worker.address()));
     let mut clients = Vec::new();
@@ -32,15 +36,16 @@ async fn real_clients_and_workers_part_in_order_and_the_process_ends_well() {
     }
     let (code, took) = stopped.await.unwrap();
     assert_eq!(code, Some(0));
-    assert!(took < Duration::from_secs(2), "{took:?}: nobody had to be waited for");
+    assert!(took < Duration::from_secs(2), "{took:?}: no client had to be waited for");
     let stats = worker.stats_when(|stats| stats["open"] == 0).await;
     assert_eq!(stats["closes"], serde_json::json!({"1001": 20}));
 }
 
-/// A worker that never stops to send: fragmented messages with pings between, some frames of hundreds of kilobytes.
+/// A worker that never stops sending: fragmented messages with pings between them, some frames of hundreds of
+/// kilobytes.
 async fn stream(far: &mut (impl tokio::io::AsyncWrite + Unpin), seed: u64) {
     let mut random = Random(seed);
-    // Made once: what is generated between two writes keeps the clients of this thread from reading.
+    // Made once, because generating between two writes would keep this thread's clients from reading.
     let noise = random.bytes(400_000);
     loop {
         let parts = 1 + random.below(4);
@@ -56,13 +61,13 @@ async fn stream(far: &mut (impl tokio::io::AsyncWrite + Unpin), seed: u64) {
     }
 }
 
-/// Reads frames up to a Close, answers it, and reads to the end: whether everything was WebSocket by the book.
+/// Reads frames up to a Close, answers it, and reads to the end; everything must be valid WebSocket.
 async fn read_by_the_book(mut client: impl Io) {
     let mut bytes = Vec::new();
     while !bytes.ends_with(CLOSE_1001)
         || !matches!(frames(&bytes), (all, []) if all.last() == Some(&(0x88, &[3, 0xe9])))
     {
-        // By pieces that a Close may fall between.
+        // In pieces after which a Close may come.
         let mut piece = vec![0; 100_000];
         let count = within(tokio::io::AsyncReadExt::read(&mut client, &mut piece)).await.unwrap();
         assert!(count > 0, "no Close at a boundary before the end");
@@ -86,9 +91,9 @@ async fn read_by_the_book(mut client: impl Io) {
 }
 
 #[tokio::test]
-async fn a_close_goes_in_between_the_frames_of_workers_that_never_stop() {
+async fn a_close_goes_between_the_frames_of_workers_that_keep_sending() {
     for encrypted in [false, true] {
-        let worker = RawWorker::start().await;
+        let worker = TunnelWorker::start().await;
         let mut tls = None;
         let proxy = if encrypted { None } else { Some(Proxy::before(&[worker.address])) };
         if encrypted {
@@ -115,7 +120,7 @@ async fn a_close_goes_in_between_the_frames_of_workers_that_never_stop() {
         };
         let conversations = pairs.into_iter().enumerate().map(|(seed, (client, mut far))| async move {
             let (mut far_read, mut far_write) = far.split();
-            // The client's answer, then the end, while the worker still talks.
+            // The client's answer, then the end, while the worker is still sending.
             let answered = async { assert_eq!(read_all(&mut far_read).await, ECHO_1001) };
             let talks = async {
                 tokio::select! { () = stream(&mut far_write, 41 + seed as u64) => {}, () = answered => {} }
@@ -133,8 +138,8 @@ async fn a_close_goes_in_between_the_frames_of_workers_that_never_stop() {
 }
 
 #[tokio::test]
-async fn who_never_answers_is_cut_and_counted() {
-    let worker = RawWorker::start().await;
+async fn clients_that_do_not_answer_are_cut_and_counted() {
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     let (mut deaf, _far) = tunnel(&proxy, &worker).await;
     let (mut raw, mut raw_far) = tunnel(&proxy, &worker).await;
@@ -150,7 +155,7 @@ async fn who_never_answers_is_cut_and_counted() {
     assert_eq!(read_all(&mut well_far).await, ECHO_1001);
     drop(well_far);
     assert_eq!(read(&mut deaf, 4).await, CLOSE_1001);
-    // Bytes that are no WebSocket just end, for both.
+    // Bytes that are not WebSocket just end, for both sides.
     assert_eq!(read_all(&mut raw).await, b"");
     assert_eq!(read_all(&mut raw_far).await, b"");
     let (ended, took) = stopped.await.unwrap();
@@ -159,8 +164,8 @@ async fn who_never_answers_is_cut_and_counted() {
 }
 
 #[tokio::test]
-async fn an_upgrade_under_way_is_granted_and_closed() {
-    let worker = RawWorker::start().await;
+async fn an_upgrade_during_a_stop_is_granted_and_closed() {
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     let mut client = TcpStream::connect(proxy.address).await.unwrap();
     client.write_all(&[ASK.as_bytes(), &masked(0x81, b"early")].concat()).await.unwrap();
@@ -184,10 +189,10 @@ async fn an_upgrade_under_way_is_granted_and_closed() {
 }
 
 #[tokio::test]
-async fn a_close_is_not_said_twice_nor_behind_the_workers() {
-    let worker = RawWorker::start().await;
+async fn a_close_is_not_sent_twice_nor_after_the_workers() {
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
-    // The worker's Close is half said when the stop comes, to the byte where it may still become another frame.
+    // Half of the worker's Close has passed when the stop comes, up to a byte where it may still become another frame.
     let (mut client, mut far) = tunnel(&proxy, &worker).await;
     far.write_all(&[0x88]).await.unwrap();
     assert_eq!(read(&mut client, 1).await, [0x88]);
@@ -200,12 +205,12 @@ async fn a_close_is_not_said_twice_nor_behind_the_workers() {
     assert_eq!(read(&mut far, 8).await, masked(0x88, &[0x11, 0x34]));
     drop(far);
     assert_eq!(read_all(&mut client).await, b"");
-    assert_eq!(stopped.await.unwrap().0.cut, 1, "the other");
+    assert_eq!(stopped.await.unwrap().0.cut, 1, "the other tunnel is cut");
 }
 
 #[tokio::test]
 async fn a_tls_handshake_that_never_ends_does_not_hold_the_stop() {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let tls = Tls::before(&[worker.address], "handshake");
     let mut silent = TcpStream::connect(tls.proxy.address).await.unwrap();
     let mut open = tls.connect().await;

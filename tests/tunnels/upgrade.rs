@@ -1,18 +1,19 @@
-//! Nothing becomes a tunnel but a checked 101, and nothing of a client's later bytes is ever sent raw.
+//! Only a checked 101 opens a tunnel, and no later bytes of a client are ever sent raw.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::{ASK, GRANT, RawWorker, head_of, read, read_all};
 use crate::support::proxy::Proxy;
+use crate::support::tunnels::{ASK, GRANT, TunnelWorker, head_of, read, read_all};
+use crate::support::wait::within;
 
-/// A second request, as a smuggler would put it behind an upgrade that fails.
+/// A second request, as smugglers put it after an upgrade that fails.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: app\r\n\r\n";
 
-/// Sends `request` and raw bytes behind it, has the worker answer `answer`; the client's answer's head, and what the
-/// worker's connection carried behind the head until its end.
+/// Sends `request` and raw bytes after it, and has the worker answer `answer`: the head of the client's answer, the
+/// head at the worker, and what the worker's connection carried after that head until its end.
 async fn exchange(request: &str, answer: &str) -> (String, String, Vec<u8>) {
-    let worker = RawWorker::start().await;
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     let mut client = TcpStream::connect(proxy.address).await.unwrap();
     client.write_all(request.as_bytes()).await.unwrap();
@@ -20,9 +21,9 @@ async fn exchange(request: &str, answer: &str) -> (String, String, Vec<u8>) {
     far.write_all(answer.as_bytes()).await.unwrap();
     let head = head_of(&mut client).await.unwrap();
     client.write_all(b"\x81\x80\0\0\0\0 raw bytes of a client that takes itself for upgraded").await.unwrap();
-    // The connection is never used again: its end comes without a byte more.
+    // The connection is never used again: it ends without another byte.
     let mut behind = Vec::new();
-    let _ = super::within(far.read_to_end(&mut behind)).await;
+    let _ = within(far.read_to_end(&mut behind)).await;
     assert_eq!(proxy.metric("stickyd_upgrades_total{step=\"granted\",upstream=\"app\"}"), 0.0);
     assert_eq!(
         proxy.metric(
@@ -54,7 +55,7 @@ async fn a_101_that_fails_the_check_is_a_bad_gateway() {
 }
 
 #[tokio::test]
-async fn less_than_an_upgrade_is_an_ordinary_request_and_its_101_unasked() {
+async fn an_incomplete_upgrade_is_an_ordinary_request() {
     let plain = "GET / HTTP/1.1\r\nHost: app\r\n\r\n";
     for (request, body) in [
         (plain.to_owned(), ""),
@@ -74,9 +75,9 @@ async fn less_than_an_upgrade_is_an_ordinary_request_and_its_101_unasked() {
 }
 
 #[tokio::test]
-async fn an_ordinary_answer_to_an_upgrade_passes_and_the_connection_goes_on() {
+async fn an_ordinary_answer_to_an_upgrade_keeps_the_connection() {
     for status in ["200 OK", "404 Not Found", "426 Upgrade Required", "400 Bad Request", "503 Service Unavailable"] {
-        let worker = RawWorker::start().await;
+        let worker = TunnelWorker::start().await;
         let proxy = Proxy::before(&[worker.address]);
         let mut client = TcpStream::connect(proxy.address).await.unwrap();
         client.write_all(ASK.as_bytes()).await.unwrap();
@@ -87,7 +88,7 @@ async fn an_ordinary_answer_to_an_upgrade_passes_and_the_connection_goes_on() {
         assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{head}");
         assert_eq!(read(&mut client, 2).await, b"no");
 
-        // What follows is a request like any other: parsed, given an identity, never passed on raw.
+        // What follows is an ordinary request: parsed, given an identity, and never passed on raw.
         client.write_all(SMUGGLED.as_bytes()).await.unwrap();
         let again = head_of(&mut far).await.unwrap();
         assert!(again.contains("x-forwarded-for: 127.0.0.1"), "{again}");
@@ -100,9 +101,9 @@ async fn an_ordinary_answer_to_an_upgrade_passes_and_the_connection_goes_on() {
 }
 
 #[tokio::test]
-async fn a_refusal_that_ends_its_connection_reaches_the_client_whole() {
-    // Node's, to an upgrade of a session it does not know (docs/reference/protocols.md §1.4).
-    let worker = RawWorker::start().await;
+async fn a_refusal_that_ends_its_connection_reaches_the_client() {
+    // Node's refusal of an upgrade of an unknown session (docs/reference/protocols.md §1.4).
+    let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     let mut client = TcpStream::connect(proxy.address).await.unwrap();
     client.write_all(ASK.as_bytes()).await.unwrap();

@@ -1,11 +1,11 @@
-// Real CometD clients on long polling. They need their cookies (`cookies: true`) and a host each (`hosts: true`): one cookie is one browser, and
-// the server serves one session of a browser at a time.
+// Real CometD clients on long polling. They need their cookies (`cookies: true`) and a host each (`hosts: true`): one
+// cookie is one browser, and the server serves one session of a browser at a time.
 'use strict';
 const { Session, run } = require('../lib/kind');
 
 class CometdSession extends Session {
   async open() {
-    // Modules, and a jar of cookies a module: there is no CommonJS of either.
+    // Both libraries are ES modules only, and each module has one cookie jar.
     const [{ CometD }, { adapt }] = await Promise.all([import('cometd'), import('cometd-nodejs-client')]);
     if (!globalThis.window?.XMLHttpRequest) adapt();
     const bayeux = (this.bayeux = new CometD());

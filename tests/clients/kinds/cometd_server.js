@@ -1,4 +1,5 @@
-// One CometD worker (Bayeux long polling): `/service/who` is answered with the worker's name. `--timeout` ms end a quiet poll.
+// One CometD worker (Bayeux long polling): `/service/who` is answered with the worker's name. `--timeout` ms end a
+// quiet poll.
 'use strict';
 const { parseArgs } = require('util');
 const cometd = require('cometd-nodejs-server');

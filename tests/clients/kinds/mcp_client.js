@@ -1,5 +1,6 @@
-// Real MCP clients: Streamable HTTP, or the older HTTP+SSE (`transport: "sse"`). `push: true` asks by a notification that comes on the session's
-// GET stream. `renew: true`: a 404 is answered with a new session, as the protocol wants it of clients; `renewed` counts in its worker's name.
+// Real MCP clients: Streamable HTTP, or the older HTTP+SSE (`transport: "sse"`). `push: true` asks by a notification
+// that comes on the session's GET stream. `renew: true`: a 404 is answered with a new session, as the protocol wants it
+// of clients; `renewed` counts in its worker's name.
 'use strict';
 const { Client } = require('@modelcontextprotocol/sdk/client/index.js');
 const { StreamableHTTPClientTransport } = require('@modelcontextprotocol/sdk/client/streamableHttp.js');
@@ -23,7 +24,7 @@ class McpSession extends Session {
   async ask() {
     try {
       if (!this.options.push) return await this.call('whoami');
-      // The stream opens by itself, some time after the session; what is pushed before nobody hears.
+      // The stream opens by itself, some time after the session; earlier notifications would be lost.
       for (;;) {
         const pushed = new Promise((resolve) => (this.pushed = resolve));
         const worker = await this.call('push');

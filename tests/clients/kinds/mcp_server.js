@@ -1,5 +1,5 @@
-// One MCP worker: the SDK's Streamable HTTP transport at /mcp, sessions in memory, and its older HTTP+SSE transport at /sse and /messages.
-// Tool `whoami`; tool `push` says it by a notification on the session's own stream.
+// One MCP worker: the SDK's Streamable HTTP transport at /mcp, sessions in memory, and its older HTTP+SSE transport at
+// /sse and /messages. Tool `whoami`; tool `push` says it by a notification on the session's own stream.
 'use strict';
 const { parseArgs } = require('util');
 const { randomBytes, randomUUID } = require('crypto');

@@ -1,6 +1,7 @@
-// One Phoenix worker, by the wire protocol of Phoenix.Transports.LongPoll (1.8) and of its serializer 2.0.0: sessions are known to the node that
-// made them only, as nodes that are no cluster. A poll without a token, or with one it does not know, is answered with a new session
-// (HTTP 200, "status": 410); a POST with one it does not know with "status": 410. Any topic may be joined; `whoami` is answered with its name.
+// One Phoenix worker, by the wire protocol of Phoenix.Transports.LongPoll (1.8) and of its serializer 2.0.0: sessions
+// are known to the node that made them only, as nodes that are no cluster. A poll without a token, or with one it does
+// not know, is answered with a new session (HTTP 200, "status": 410); a POST with one it does not know with "status":
+// 410. Any topic may be joined; `whoami` is answered with its name.
 'use strict';
 const { parseArgs } = require('util');
 const { randomBytes } = require('crypto');

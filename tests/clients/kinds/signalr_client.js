@@ -1,4 +1,5 @@
-// Real SignalR clients: `transport` is WebSockets, ServerSentEvents or LongPolling; `push: true` asks by an invocation from the server.
+// Real SignalR clients: `transport` is WebSockets, ServerSentEvents or LongPolling; `push: true` asks by an invocation
+// from the server.
 'use strict';
 const { HubConnectionBuilder, HttpTransportType, LogLevel } = require('@microsoft/signalr');
 const { Session, run } = require('../lib/kind');

@@ -1,6 +1,7 @@
-// One SignalR worker, by the specification (the pages TransportProtocols and HubProtocol of aspnetcore): negotiate versions 0 and 1, WebSockets, server-sent
-// events and long polling, JSON hub protocol. The hub's methods are `whoami` and `push` (an invocation of the client's `pushed`).
-// Refusals are ASP.NET Core's own: 404 "No Connection with that ID", 400 "Connection ID required".
+// One SignalR worker, by the specification (the pages TransportProtocols and HubProtocol of aspnetcore): negotiate
+// versions 0 and 1, WebSockets, server-sent events and long polling, JSON hub protocol. The hub's methods are `whoami`
+// and `push` (an invocation of the client's `pushed`). Refusals are ASP.NET Core's own: 404 "No Connection with that
+// ID", 400 "Connection ID required".
 'use strict';
 const { parseArgs } = require('util');
 const { randomBytes } = require('crypto');

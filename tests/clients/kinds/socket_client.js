@@ -1,5 +1,6 @@
-// Real socket.io-clients whose application also asks by HTTP, saying which socket is its own, and has to reach that socket's worker.
-// Nothing is compressed: what is, no proxy reads in passing. `id`: "socket" (Socket.IO's own) or "engine" (Engine.IO's sid); `where`: "header" or "query"; `namespace`; `transports`.
+// Real socket.io-clients whose application also asks by HTTP, saying which socket is its own, and has to reach that
+// socket's worker. Nothing is compressed: what is, no proxy reads in passing. `id`: "socket" (Socket.IO's own) or
+// "engine" (Engine.IO's sid); `where`: "header" or "query"; `namespace`; `transports`.
 'use strict';
 const { io } = require('socket.io-client');
 const { Session, run } = require('../lib/kind');

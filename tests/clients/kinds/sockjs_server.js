@@ -22,7 +22,7 @@ echo.on('connection', (session) => {
   session.on('data', (text) => session.write(JSON.stringify({ worker: opt.name, text })));
   session.on('close', () => stats.live--);
 });
-// SockJS hides every earlier listener behind its own.
+// SockJS replaces every earlier listener by its own, which calls them.
 echo.installHandlers(server);
 server.prependListener('request', (req, res) => {
   if (!req.url.startsWith('/echo/')) return;

@@ -1,4 +1,5 @@
-// Real tus-js-clients; `piece`: bytes of a PATCH. A session is an upload; asking for its worker pauses it after another piece: the next one resumes it (HEAD, PATCH).
+// Real tus-js-clients; `piece`: bytes of a PATCH. A session is an upload; asking for its worker pauses it after another
+// piece: the next one resumes it (HEAD, PATCH).
 'use strict';
 const tus = require('tus-js-client');
 const { Session, run } = require('../lib/kind');

@@ -1,4 +1,4 @@
-// One tus worker: @tus/server, its uploads in a folder of its own that nobody else sees.
+// One tus worker: @tus/server, with its uploads in a folder that no other worker uses.
 'use strict';
 const fs = require('fs');
 const os = require('os');

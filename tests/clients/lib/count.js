@@ -1,5 +1,5 @@
-// Counts what reaches one Socket.IO worker, by looking only: wraps the server's listeners and Engine.IO's own `verify`, which every
-// version asks before it serves a request (`connection_error` exists in v4 only).
+// Counts what reaches one Socket.IO worker, by looking only: wraps the server's listeners and Engine.IO's own `verify`,
+// which every version asks before it serves a request (`connection_error` exists in v4 only).
 'use strict';
 
 /** Fills `stats` and gives it `read()`; call it after the io server has been attached. */

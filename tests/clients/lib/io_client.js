@@ -105,7 +105,7 @@ class IoClient {
     clearTimeout(this.timer);
     const engine = this.engine;
     const open = ['opening', 'open'].includes(engine?.readyState);
-    // Socket.IO's own goodbye goes first, in a POST of its own; the engine closes behind it.
+    // Socket.IO sends its goodbye first, in a POST of its own; then the engine closes.
     const closed = open && new Promise((resolve) => engine.once('close', resolve));
     this.socket.removeAllListeners?.();
     this.socket.close();

@@ -1,6 +1,7 @@
-// What the clients of kinds/ have in common: n sessions of one protocol, opened through a switch, asked who serves them when the test says so.
-// Each kind gives a class: `open()`, `ask()` → the worker's name, `close()`, and calls `this.ended(reason)` when its library loses a session by
-// itself. Options are one JSON object as the argument, commands come on stdin, JSON lines go out: see README.md.
+// What the clients of kinds/ have in common: n sessions of one protocol, opened through a switch, asked who serves them
+// when the test says so. Each kind gives a class: `open()`, `ask()` → the worker's name, `close()`, and calls
+// `this.ended(reason)` when its library loses a session by itself. Options are one JSON object as the argument,
+// commands come on stdin, JSON lines go out: see README.md.
 'use strict';
 const readline = require('readline');
 const { createSwitch } = require('./switch');

@@ -1,5 +1,5 @@
-// Sees every answer of every http request of this process, whichever library sent it: what a client hides (a refused upgrade is silent, a
-// refused poll is "xhr poll error") is still counted.
+// Sees every answer of every http request of this process, whichever library sent it: what a client hides (a refused
+// upgrade is silent, a refused poll is "xhr poll error") is still counted.
 'use strict';
 const http = require('http');
 const { isRefusal } = require('../raw');
@@ -26,7 +26,8 @@ http.ClientRequest.prototype.emit = function (event, res, ...rest) {
   add(seen.answers, `${method} ${res.statusCode}`);
   if (res.statusCode === 200 && method !== 'WS') return emit.call(this, event, res, ...rest);
 
-  // The parser hands the body to `push` as it arrives, read or unread; listening there takes nothing away from the library.
+  // The parser hands the body to `push` as it arrives, read or unread; listening there takes nothing away from the
+  // library.
   let body = '';
   let told = false;
   const done = () => {

@@ -15,7 +15,7 @@ const spread = (Agent) =>
       const i = this.made++;
       const { hostname, port } = this.targets[i % this.targets.length];
       const localAddress = this.localAddresses.length ? this.localAddresses[i % this.localAddresses.length] : undefined;
-      // The Host header stays what the URL said, as behind a name with several addresses or a balancer of connections.
+      // The Host header stays that of the URL, as with a name of several addresses or a balancer of connections.
       return super.createConnection({ ...options, host: hostname, port, localAddress }, done);
     }
   };

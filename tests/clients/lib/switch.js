@@ -1,7 +1,7 @@
-// Between a real client library and one or more proxies: gives every request another way, without the library's knowing or help.
-// A library speaks to one url; the switch takes each of its requests over a connection of its own to the next of `urls`, from the next of
-// `addresses`, and can hold all of them back. Bytes pass as they are, but for `Connection` and, unless they are asked for, cookies that a
-// server sets: those are counted, and nobody sees them.
+// Between a real client library and one or more proxies: sends every request another way, which the library does not
+// notice. A library speaks to one url; the switch takes each of its requests over a connection of its own to the next
+// of `urls`, from the next of `addresses`, and can hold all of them back. Bytes pass as they are, but for `Connection`
+// and, unless they are asked for, cookies that a server sets: those are counted and removed.
 'use strict';
 const http = require('http');
 const net = require('net');

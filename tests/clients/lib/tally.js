@@ -44,7 +44,8 @@ class Tally {
     this.reconnectTimes = [];
   }
 
-  // Called by the clients. A client has: i, connected, transport, sid, worker, echoes, idle (nothing left to send), held.
+  // Called by the clients. A client has: i, connected, transport, sid, worker, echoes, idle (nothing left to send),
+  // held.
   connected(client, ms, again) {
     (again ? this.reconnectTimes : this.connectTimes).push(ms);
     if (again) this.reconnects++;

@@ -1,5 +1,5 @@
-// What every test worker process has in common, whatever protocol it speaks: an http server with a few plain routes, counters
-// that can be asked for, one JSON line when it listens, and a life that ends with its parent's.
+// What every test worker process has in common, whatever protocol it speaks: an http server with a few plain routes,
+// counters that can be asked for, one JSON line when it listens, and a life that ends with its parent's.
 'use strict';
 const fs = require('fs');
 const http = require('http');
@@ -88,7 +88,7 @@ const ROUTES = {
  *   close     graceful server.close(): refuses connects, keeps what is open
  *   busy MS   blocks the event loop: a worker that accepts but does not answer, and then wakes
  *   exit      process.exit, without closing anything
- * plus what `commands` adds. The end of stdin ends the process, so that a dead test leaves none behind; `daemon`: not so, for PM2.
+ * plus what `commands` adds. The end of stdin ends the process, so that no worker outlives its test; with `daemon` it goes on, for PM2.
  */
 function announce(server, { name, port, daemon = false, commands = {} }) {
   // As an app does with process.env.PORT: digits are a port, anything else is the path of a unix socket.

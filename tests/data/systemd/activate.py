@@ -1,6 +1,7 @@
 """Starts a program as systemd's socket activation does: NAME=KIND:HOST:PORT ... -- PROGRAM ARGUMENTS
 
-KIND is tcp, bound (tcp, but nobody listens) or udp. The sockets are descriptors 3 and up. `--pid N` first: another LISTEN_PID.
+KIND is tcp, bound (tcp without listening) or udp. The sockets are descriptors 3 and up. `--pid N` first: another
+LISTEN_PID.
 `--again` first: the program is started again whenever it ends, on the same sockets.
 """
 

@@ -1,4 +1,7 @@
-"""Stops one thread (its id is the argument) until standard input ends; says `frozen`, or why not. Signals stop whole processes only."""
+"""Stops one thread (its id is the argument) until standard input ends; prints `frozen`, or the error.
+
+A signal would stop the whole process.
+"""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-//! Who asks: forwarding headers and whose word on them counts.
+//! Identity of the client: forwarding fields, and which peers may set them.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| stickyd_fuzz::client::check(data));

@@ -1,7 +1,7 @@
-//! A worker's answer: where its head and its body end, and what they say.
+//! A worker's answer: where its head and its body end, and what they contain.
 //!
-//! The same in one piece and in many. hyper's client reads it as well: what stickyd takes for an answer is one to hyper,
-//! with the same status, fields, body and trailers. What stickyd alone refuses, it is to refuse.
+//! The result must be the same in one piece and in many. hyper's client reads the bytes as well: what stickyd accepts,
+//! hyper must accept with the same status, fields, body and trailers. stickyd may refuse more than hyper does.
 //!
 //! Input: a byte of switches, two that say where the bytes are cut in two, and what the worker sends before it closes.
 
@@ -19,29 +19,29 @@ use tokio::io::AsyncWriteExt;
 use super::bytes::Choices;
 use super::still;
 
-/// What an answer came to.
+/// The result of reading an answer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Read {
-    /// 0: there was no head.
+    /// The status; 0 if there was no head.
     pub status: u16,
-    /// Without those that only a connection needs.
+    /// The fields, without those that belong to the connection.
     pub fields: HeaderMap,
-    /// What of the body came.
+    /// The part of the body that came.
     pub body: Vec<u8>,
-    /// Behind it.
+    /// The trailers after the body.
     pub trailers: HeaderMap,
-    /// To its end.
+    /// Whether the answer came to its end.
     pub whole: bool,
 }
 
-/// Checks both.
+/// Compares both readers on one input.
 pub fn check(data: &[u8]) {
     let mut choices = Choices(data);
     let (to_head, cut) = (choices.byte() & 1 != 0, choices.below(1 << 16));
     both(choices.0, to_head, cut);
 }
 
-/// Reads an answer in every way; as it is read in one piece.
+/// Reads an answer in one piece and in many; the result of one piece.
 pub fn both(bytes: &[u8], to_head: bool, cut: usize) -> Read {
     let whole = ours(&[bytes], to_head);
     let (first, second) = bytes.split_at(cut % (bytes.len() + 1));
@@ -51,7 +51,7 @@ pub fn both(bytes: &[u8], to_head: bool, cut: usize) -> Read {
         assert_eq!(ours(&single, to_head), whole, "byte by byte");
     }
     let theirs = hypers(bytes, to_head);
-    // 101 is another story: hyper ends there.
+    // 101 is different: hyper ends there.
     if whole.status != 0 && whole.status != 101 {
         assert_eq!((whole.status, &whole.fields), (theirs.status, &theirs.fields));
         assert!(theirs.body.starts_with(&whole.body), "{whole:?} {theirs:?}");
@@ -62,7 +62,7 @@ pub fn both(bytes: &[u8], to_head: bool, cut: usize) -> Read {
     whole
 }
 
-/// As stickyd reads it, in these pieces; then the connection ends.
+/// Reads an answer as stickyd does, in these pieces; then the connection ends.
 pub fn ours(pieces: &[&[u8]], to_head: bool) -> Read {
     let (mut read, mut coming, mut pieces) = (Read::default(), Coming::new(to_head), pieces.iter());
     let (head, rest) = loop {
@@ -95,7 +95,7 @@ pub fn ours(pieces: &[&[u8]], to_head: bool) -> Read {
     read
 }
 
-/// What both say in their own way.
+/// Removes fields that the two readers treat differently.
 fn plain(mut fields: HeaderMap) -> HeaderMap {
     for name in ["content-length", "transfer-encoding", "connection", "keep-alive"] {
         fields.remove(name);
@@ -103,7 +103,7 @@ fn plain(mut fields: HeaderMap) -> HeaderMap {
     fields
 }
 
-/// As hyper's client reads it.
+/// Reads an answer as hyper's client does.
 fn hypers(bytes: &[u8], to_head: bool) -> Read {
     let (io, mut worker) = tokio::io::duplex(bytes.len() + 4096);
     let mut read = Read::default();
@@ -127,7 +127,7 @@ fn hypers(bytes: &[u8], to_head: bool) -> Read {
             read.whole = true;
         };
         let answered = async {
-            // Behind the request, or hyper takes it for what nobody asked for.
+            // After the request, because hyper rejects an answer that was not asked for.
             let _ = tokio::io::AsyncReadExt::read(&mut worker, &mut [0; 4096]).await;
             let _ = worker.write_all(bytes).await;
             drop(worker);
@@ -141,7 +141,7 @@ fn hypers(bytes: &[u8], to_head: bool) -> Read {
     read
 }
 
-/// All three, to their ends.
+/// Runs all three futures to their ends.
 async fn all(first: impl Future<Output = ()>, second: impl Future<Output = ()>, third: impl Future<Output = ()>) {
     let (mut first, mut second, mut third) = (pin!(first), pin!(second), pin!(third));
     let mut over = [false; 3];

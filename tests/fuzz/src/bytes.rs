@@ -1,10 +1,10 @@
-//! Structured input from a fuzzer's bytes: choices from the front, and what is left. Past the end all is zero.
+//! Structured input from a fuzzer's bytes: choices from the front, then the rest. Past the end all bytes are zero.
 
-/// Takes choices from bytes.
+/// Takes choices from the front of the bytes.
 pub struct Choices<'a>(pub &'a [u8]);
 
 impl<'a> Choices<'a> {
-    /// The next byte.
+    /// Takes the next byte.
     pub fn byte(&mut self) -> u8 {
         let (first, rest) = self.0.split_first().unwrap_or((&0, &[]));
         self.0 = rest;
@@ -17,12 +17,12 @@ impl<'a> Choices<'a> {
         usize::from(two) % end
     }
 
-    /// One of these.
+    /// Takes one of these choices.
     pub fn of<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[usize::from(self.byte()) % choices.len()]
     }
 
-    /// Up to `most` bytes, their number first.
+    /// Takes up to `most` bytes, after a byte with their number.
     pub fn some(&mut self, most: usize) -> &'a [u8] {
         let count = self.below(most + 1).min(self.0.len());
         let (taken, rest) = self.0.split_at(count);
@@ -30,7 +30,7 @@ impl<'a> Choices<'a> {
         taken
     }
 
-    /// Whether there is more to take.
+    /// Whether all bytes have been taken.
     pub fn is_over(&self) -> bool {
         self.0.is_empty()
     }

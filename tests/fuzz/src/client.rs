@@ -1,7 +1,7 @@
-//! Who asks: forwarding headers and whose word on them counts.
+//! Identity of the client: forwarding fields, and which peers may set them.
 //!
-//! Input: choices for a peer, then for hops of `X-Forwarded-For`: addresses of both kinds in every spelling, trusted and
-//! not, and any text; then for `X-Forwarded-Proto`.
+//! Input: choices for a peer, then for hops of `X-Forwarded-For`: addresses of both kinds in every spelling, trusted
+//! and not, and any text; then for `X-Forwarded-Proto`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -12,13 +12,13 @@ use stickyd::proxy::headers;
 use super::bytes::Choices;
 use super::proxied;
 
-/// A hop as it is written, and the address it names.
+/// A hop as it is written, and the address that it names.
 struct Hop {
     text: Vec<u8>,
     names: Option<IpAddr>,
 }
 
-/// Checks who is taken for the client.
+/// Checks which address is taken as the client's.
 pub fn check(data: &[u8]) {
     let mut choices = Choices(data);
     let secure = choices.byte() & 1 != 0;
@@ -28,7 +28,7 @@ pub fn check(data: &[u8]) {
         let hops: Vec<Hop> = (0..=choices.byte() % 4).map(|_| hop(&mut choices)).collect();
         let text =
             hops.iter().map(|hop| &hop.text[..]).collect::<Vec<_>>().join(choices.of(&[&b","[..], b", ", b" ,\t"]));
-        // What hyper hands over is a field value.
+        // hyper only passes on valid field values.
         let Ok(value) = HeaderValue::from_bytes(&text) else { return };
         let is_text = value.to_str().is_ok();
         headers.append("x-forwarded-for", value);
@@ -43,7 +43,7 @@ pub fn check(data: &[u8]) {
     let mut expected = peer;
     'hops: for (hops, is_text) in lists.iter().rev() {
         for hop in hops.iter().rev() {
-            // Only as far as those go who are believed.
+            // Hops count from the right, as far as they are trusted.
             if !proxied::is_trusted(expected) || !is_text {
                 break 'hops;
             }
@@ -57,7 +57,7 @@ pub fn check(data: &[u8]) {
     check_key(&client);
 }
 
-/// What counts as one client: every address of an IPv6 /64 together, no two IPv4 addresses, no IPv4 with IPv6.
+/// Checks what counts as one client: all addresses of an IPv6 /64, but never two IPv4 addresses, or IPv4 and IPv6.
 fn check_key(client: &Client) {
     let key = client.key();
     match client.address {
@@ -68,7 +68,7 @@ fn check_key(client: &Client) {
     }
 }
 
-/// Trusted in about half of the cases, or chains would be short.
+/// An address that is trusted in about half of the cases, because chains would be short otherwise.
 fn address(choices: &mut Choices<'_>) -> IpAddr {
     let (kind, last) = (choices.byte(), choices.byte());
     match kind % 6 {
@@ -84,7 +84,7 @@ fn hop(choices: &mut Choices<'_>) -> Hop {
     let form = choices.byte() % 8;
     if form < 2 {
         let text = choices.some(24).to_vec();
-        // A comma makes two hops of it; the scope of an address is nobody's to tell (the standard library reads it).
+        // A comma would make two hops; a scope of an address means nothing here (the standard library accepts it).
         if text.iter().any(|b| b",%".contains(b)) {
             return Hop { text: b"unknown".to_vec(), names: None };
         }
@@ -100,7 +100,7 @@ fn hop(choices: &mut Choices<'_>) -> Hop {
     Hop { text: text.into_bytes(), names: Some(address.to_canonical()) }
 }
 
-/// An address, with brackets and a port or without: taken apart here, so that the standard library reads only addresses.
+/// An address with or without brackets and port, taken apart here so that the standard library parses addresses only.
 fn plain_address(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?.trim();
     let (bare, rest) = match text.strip_prefix('[') {

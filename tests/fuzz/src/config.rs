@@ -1,8 +1,8 @@
 //! A configuration file: any text.
 //!
-//! It is taken or refused, twice in the same way; a refusal names places inside of the text, in order, and shows nothing a
-//! terminal would obey. DNS names resolve by a rule of our own; files are those of this machine, of which an input may name
-//! any (reading is bounded).
+//! It is accepted or refused, twice in the same way. A refusal names places inside the text, in order, and prints no
+//! control characters. DNS names resolve by a fixed rule; an input may name any file of this machine (reading is
+//! bounded).
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,10 +10,10 @@ use std::path::Path;
 
 use stickyd::config::{Config, Diagnostic, Errors, Severity, parse_with};
 
-/// Checks what is said of a text.
+/// Checks the result of parsing a text.
 pub fn check(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    // Devices and pipes of the machine that fuzzes would be waited for.
+    // Devices and pipes of this machine would block the fuzzer.
     if ["/dev", "/proc", "/sys", "/run"].iter().any(|place| text.contains(place)) {
         return;
     }
@@ -47,13 +47,13 @@ fn parse(text: &str) -> Result<(Config, Vec<Diagnostic>), Errors> {
     parse_with(text, Path::new("/nowhere/stickyd.toml"), &resolve)
 }
 
-/// A finding is about a place there is.
+/// Checks that a finding is about a place that exists.
 fn sound(one: &Diagnostic, text: &str) {
     assert!(!one.message.is_empty());
     let Some(place) = &one.place else { panic!("about no file: {one}") };
     assert_eq!(place.file, "/nowhere/stickyd.toml");
     let Some(line) = &place.line else { return };
-    // `lines` knows no line behind the last end of line; an error may.
+    // `lines` has no line after the last line end; a finding may have one.
     let lines: Vec<_> = text.split('\n').collect();
     assert!((1..=lines.len()).contains(&line.number), "{line:?}");
     let there = lines[line.number - 1].chars().count();
@@ -64,7 +64,7 @@ fn sound(one: &Diagnostic, text: &str) {
     assert!(!one.one_line().contains('\n'), "{:?}", one.one_line());
 }
 
-/// What every configuration that is taken promises to the rest of stickyd.
+/// Checks what every accepted configuration promises to the rest of stickyd.
 fn sane(config: &Config) {
     assert!((1..=256).contains(&config.threads));
     assert!(!config.listeners.is_empty() && !config.upstreams.is_empty());

@@ -1,6 +1,7 @@
-//! The affinity cookie: nothing is taken that we did not sign.
+//! The affinity cookie: no cookie is accepted that stickyd did not sign.
 //!
-//! Input: a choice, then the values of `Cookie` headers, one a line; or a cookie of ours with some bytes of it changed.
+//! Input: a choice, then the values of `Cookie` headers, one per line; or a valid cookie with some of its bytes
+//! changed.
 
 use stickyd::config::SameSite;
 use stickyd::cookie::{Cookie, Jar, SeenCookie, WorkerId};
@@ -18,7 +19,7 @@ pub fn check(data: &[u8]) {
     let cookie = Cookie { client, worker: WorkerId(u64::from(choices.byte()) << 56 | 7) };
     let (name, value) = written(&jar, &cookie, choices.byte() & 1 != 0, same_site);
 
-    // One connection's: what it has shown before changes nothing.
+    // A connection remembers the cookie it has read; that must change nothing.
     let seen = SeenCookie::default();
     let read = |jar: &Jar, header: &[u8]| jar.read([header].into_iter(), &seen);
     assert_eq!(read(&jar, format!("{name}={value}").as_bytes()), Some(cookie));
@@ -27,19 +28,19 @@ pub fn check(data: &[u8]) {
     let stranger = Jar::new(b"another secret !", "app", same_site);
     assert_eq!(read(&stranger, format!("{name}={value}").as_bytes()), None, "another fleet's");
 
-    // One cookie has one spelling: whatever else these 48 bytes become, it is none.
+    // A cookie has one valid spelling: with any other change of these 48 bytes it is not accepted.
     let mut changed = value.clone().into_bytes();
     for _ in 0..usize::from(choices.byte() % 4) {
         let at = choices.below(changed.len());
         changed[at] = choices.byte();
     }
     let header = [name.as_bytes(), b"=", &changed].concat();
-    // What a header splits at, or trims, leaves something shorter.
+    // Characters at which a header is split or trimmed leave a shorter value.
     assert_eq!(read(&jar, &header).is_some(), changed == value.as_bytes(), "{header:?}");
 
     let headers: Vec<&[u8]> = choices.0.split(|&b| b == b'\n').collect();
     if let Some(cookie) = jar.read(headers.iter().copied(), &seen) {
-        // A fuzzer does not find a MAC; it may only find what was just written.
+        // A fuzzer cannot guess a MAC, so only the cookie just written may be accepted.
         let (_, value) = written(&jar, &cookie, false, same_site);
         let holds = |header: &&[u8]| header.windows(value.len()).any(|part| part == value.as_bytes());
         assert!(headers.iter().any(holds), "{cookie:?} from {headers:?}");

@@ -1,7 +1,7 @@
-//! WebSocket frame headers, cut anywhere.
+//! Headers of WebSocket frames, in pieces of any size.
 //!
-//! Input: who sends, how the bytes are cut, and what they are: frames that are written here from choices, with or without
-//! a mistake, or any bytes.
+//! Input: the side that sends, the size of the pieces, and the bytes: frames that are written here from choices, with
+//! or without a mistake, or any bytes.
 
 use stickyd::websocket::frames::{CloseCode, FIRST_BYTES_MAX, FirstText, Mark, Observed, Observer, Sender, Signal};
 use stickyd::websocket::frames::{close_frame, first_text as first_of, ping_frame};
@@ -21,20 +21,20 @@ pub fn check(data: &[u8]) {
     first_text(&bytes);
 }
 
-/// What a reader of the whole knows.
+/// What a reader of all bytes knows.
 #[derive(Default)]
 struct Known {
-    /// What the small frames say, in their order.
+    /// The signals of the small frames, in order.
     signals: Vec<Signal>,
     /// Where each frame ends, whether it is a control frame, whether it ends a message, whether one is still open.
     frames: Vec<(usize, bool, bool, bool)>,
-    /// Behind the header of the first Close.
+    /// The position after the header of the first Close.
     close_at: Option<usize>,
-    /// Behind the first byte that cannot be.
+    /// The position after the first byte that is invalid.
     wrong_at: Option<usize>,
 }
 
-/// RFC 6455 §5.2, with all bytes there.
+/// Reads frames by RFC 6455 §5.2, with all bytes at hand.
 fn read(from: Sender, bytes: &[u8]) -> Known {
     let (mut known, mut at, mut open) = (Known::default(), 0, false);
     while let Some(&first) = bytes.get(at) {
@@ -95,7 +95,7 @@ fn read(from: Sender, bytes: &[u8]) -> Known {
     known
 }
 
-/// What a whole small frame says.
+/// The signal of a complete small frame.
 fn signal(first: u8, payload: &[u8]) -> Option<Signal> {
     match (first, payload) {
         (0x81, [only]) => Some(Signal::Text(*only)),
@@ -107,7 +107,7 @@ fn signal(first: u8, payload: &[u8]) -> Option<Signal> {
     }
 }
 
-/// Feeds the bytes in pieces, and asks everything before and after each.
+/// Feeds the bytes in pieces, and compares every answer before and after each piece.
 fn observe(from: Sender, bytes: &[u8], cuts: [u8; 2], known: &Known) {
     let (mut observer, mut at, mut turn) = (Observer::new(from), 0, 0);
     let mut signals = Vec::new();
@@ -126,7 +126,7 @@ fn observe(from: Sender, bytes: &[u8], cuts: [u8; 2], known: &Known) {
         assert_eq!(observer.next_boundary(&bytes[at..end]), expected, "at {at} of {bytes:02x?}");
 
         for message in [false, true] {
-            // A place is a boundary, and nothing of ours goes behind a Close.
+            // A place for our frames is a boundary, and never after a Close.
             let open = |open: &bool| message && *open;
             let place = observer.next_place(&bytes[at..end], message).map(|place| at + place);
             let known_place = std::iter::once((0, false))
@@ -157,7 +157,7 @@ fn observe(from: Sender, bytes: &[u8], cuts: [u8; 2], known: &Known) {
     assert_eq!(signals, known.signals, "{bytes:02x?}");
 }
 
-/// The first text of a worker, which comes in any pieces: known once it is whole.
+/// The first text of a worker, which may come in any pieces, is known once it is complete.
 fn first_text(bytes: &[u8]) {
     let known = read(Sender::Worker, bytes);
     let (mut text, mut start, mut whole) = (None::<Vec<u8>>, 0, None);
@@ -190,7 +190,7 @@ fn first_text(bytes: &[u8]) {
     }
 }
 
-/// What we say ourselves is one whole frame to any reader.
+/// Every frame that stickyd writes is one complete frame to any reader.
 fn own_frames(choices: &mut Choices<'_>) {
     let code = u16::from_be_bytes([choices.byte(), choices.byte()]);
     let reason = String::from_utf8_lossy(choices.some(200)).into_owned();
@@ -205,7 +205,7 @@ fn own_frames(choices: &mut Choices<'_>) {
     assert!(reason.starts_with(said) && (said == reason || said.len() > 119), "{said:?} of {reason:?}");
 }
 
-/// Frames from choices; one in eight has a strange first byte.
+/// Frames made from choices; one in eight has an invalid first byte.
 fn frames(from: Sender, choices: &mut Choices<'_>) -> Vec<u8> {
     let (mut bytes, mut open) = (Vec::new(), false);
     while !choices.is_over() && bytes.len() < 4_096 {

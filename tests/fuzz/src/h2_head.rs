@@ -1,10 +1,11 @@
 //! A request's head over HTTP/2, and the HTTP/1.1 bytes we would send to a worker for it.
 //!
-//! The h2 crate reads the frames as on a real connection, stickyd translates, judges and rewrites, hyper's client writes. What
-//! comes out has to be what `head` asks of every forwarded request; and to mean what was sent, where that is legal HTTP/2.
+//! The h2 crate reads the frames as on a real connection; stickyd translates, judges and rewrites; hyper's client
+//! writes. The result must satisfy what `head` requires of every forwarded request, and must mean what was sent, if
+//! that is valid HTTP/2.
 //!
-//! Input: a byte of switches; lines `name: value` (those of pseudo fields begin with a colon), each a field as it is, whatever
-//! its bytes; an empty line; a body; perhaps an empty line and lines of trailers.
+//! Input: a byte of switches; lines `name: value` (those of pseudo fields begin with a colon), each a field as it is,
+//! whatever its bytes; an empty line; a body; perhaps an empty line and lines of trailers.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -25,13 +26,13 @@ use super::{proxied, still};
 /// A field's name and value.
 type Field<'a> = (&'a [u8], &'a [u8]);
 
-/// Checks what is forwarded.
+/// Checks what is forwarded to the worker.
 pub fn check(data: &[u8]) {
     let input = Input::of(data);
     let Some(bytes) = input.sent() else { return };
     let got = match strict::read(&bytes) {
         Read::Whole(got) => got,
-        // The worker had not all of it when the stream broke.
+        // The stream broke before the worker had the whole request.
         Read::Partial => return,
         Read::Wrong(why) => panic!("{why}: {:?}", String::from_utf8_lossy(&bytes)),
     };
@@ -42,7 +43,7 @@ pub fn check(data: &[u8]) {
     }
 }
 
-/// What a worker got; `None`: nothing.
+/// The bytes that a worker received; `None` if there were none.
 pub fn sent(data: &[u8]) -> Option<Vec<u8>> {
     Input::of(data).sent()
 }
@@ -54,7 +55,7 @@ struct Input<'a> {
     trailers: Vec<Field<'a>>,
 }
 
-/// What stands before an empty line, and what behind it.
+/// The bytes before an empty line, and those after it.
 fn parted(bytes: &[u8]) -> (&[u8], &[u8]) {
     let at = bytes.windows(2).position(|two| two == b"\n\n");
     at.map_or((bytes, &[]), |at| (&bytes[..at], &bytes[at + 2..]))
@@ -71,7 +72,7 @@ fn fields(bytes: &[u8]) -> Vec<Field<'_>> {
 impl<'a> Input<'a> {
     fn of(data: &'a [u8]) -> Self {
         let (switches, text) = data.split_first().unwrap_or((&0, &[]));
-        // One window holds it all.
+        // One window holds all of it.
         let text = &text[..text.len().min(16_000)];
         let (top, rest) = parted(text);
         let (body, trailers) = parted(rest);
@@ -82,7 +83,7 @@ impl<'a> Input<'a> {
         if self.trusted { proxied::TRUSTED } else { proxied::STRANGER }
     }
 
-    /// All a client sends.
+    /// All bytes that the client sends.
     fn bytes(&self) -> Vec<u8> {
         let mut all = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
         frame(&mut all, 4, 0, 0, &[]);
@@ -107,7 +108,7 @@ impl<'a> Input<'a> {
         sent.take().into_iter().next().flatten()
     }
 
-    /// The request it is over HTTP/1.1, where it is a legal one without anything that is written anew.
+    /// The same request over HTTP/1.1, if it is valid and contains no field that stickyd rewrites.
     fn meaning(&self) -> Option<Message> {
         let one = |name: &[u8]| {
             let mut all = self.fields.iter().filter(|(one, _)| *one == name).map(|(_, value)| *value);
@@ -122,7 +123,7 @@ impl<'a> Input<'a> {
                 !name.is_empty() && name.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-');
             lower && !is_odd(name) && value.trim_ascii() == *value
         };
-        // A fragment is no part of a target, and does not go on.
+        // A fragment does not belong to the target and is not forwarded.
         if method == b"CONNECT"
             || !target.starts_with(b"/")
             || target.contains(&b'#')
@@ -175,7 +176,7 @@ fn block(all: &mut Vec<u8>, fields: &[Field<'_>], ends: bool) {
     }
 }
 
-/// A string without Huffman's code (RFC 7541 §5.1, §5.2).
+/// A string without Huffman coding (RFC 7541 §5.1, §5.2).
 fn string(packed: &mut Vec<u8>, text: &[u8]) {
     match text.len() {
         short @ 0..127 => packed.push(short as u8),
@@ -192,14 +193,14 @@ fn string(packed: &mut Vec<u8>, text: &[u8]) {
     packed.extend_from_slice(text);
 }
 
-/// stickyd's part, then the worker.
+/// Serves a stream as stickyd does, then as the worker.
 async fn serve(conn: &Rc<Conn>, io: DuplexStream, sent: Sent) {
     let Ok(mut h2) = builder(conn).handshake::<_, Bytes>(io).await else { return };
     while let Some(Ok((request, mut respond))) = h2.accept().await {
         let request = translated(conn, request).and_then(|request| forwardable(conn, request));
         let mut worker = pin!(head::to_worker(request, sent.clone()));
         poll_fn(|cx| {
-            // What streams and is not whole comes by this.
+            // A streamed body that is not complete ends here.
             let over = h2.poll_closed(cx).is_ready();
             if worker.as_mut().poll(cx).is_ready() || over { Poll::Ready(()) } else { Poll::Pending }
         })

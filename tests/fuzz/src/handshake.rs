@@ -1,8 +1,8 @@
 //! A worker's handshake body, in its four encodings: EIO4 plain, EIO3 with a length in text or in binary, JSONP around
 //! either.
 //!
-//! Input: a choice, then bytes that are a body as they are; or values for a handshake, which is written in an encoding of
-//! our own first.
+//! Input: a choice, then bytes that are taken as a body; or values for a handshake, which is first written in one of
+//! the encodings by this check.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use stickyd::engine_io::{Handshake, MAX_SID, OpenPacket, open_packet, websocket_
 
 use super::bytes::Choices;
 
-/// Checks what is learned of a body, and of each of its beginnings.
+/// Checks what is learned from a body, and from each of its beginnings.
 pub fn check(data: &[u8]) {
     let mut choices = Choices(data);
     let kind = choices.byte();
     if kind <= 1 || kind == b'_' || kind.is_ascii_digit() {
-        // A body as workers write it: nothing but the body.
+        // A body as workers write it, with nothing after it.
         prefixes(data);
         return;
     }
@@ -23,14 +23,15 @@ pub fn check(data: &[u8]) {
     prefixes(choices.0);
 }
 
-/// What a beginning is, the whole is, too: the answer only moves on from "more", and never back.
+/// The result for a beginning only moves on from "more", and then holds for the whole body.
 fn prefixes(body: &[u8]) {
     let body = &body[..body.len().min(2_048)];
     let _ = websocket_open(body);
     let mut known = OpenPacket::NeedMore;
     for end in 0..=body.len() {
         let now = open_packet(&body[..end]);
-        // Of what is none nobody asks again; it only must never become one. (A sid of `5` is none, of `5e` it is not known yet.)
+        // A body that is not a handshake is not looked at again, so it only must never become one. (A sid of `5` is not
+        // valid, and whether `5e` is cannot be known yet.)
         if known == OpenPacket::NotOne {
             assert!(!matches!(now, OpenPacket::Open(_)), "none, then {now:?}");
             continue;
@@ -49,7 +50,7 @@ fn bounded(open: &Handshake) {
     assert!(sensible.contains(&open.ping_interval) && sensible.contains(&open.ping_timeout), "{open:?}");
 }
 
-/// A handshake of any values comes out of each encoding as it went in, and no sooner than it is whole.
+/// A handshake with any values is read from each encoding as it was written, as soon as it is complete.
 fn written(kind: u8, choices: &mut Choices<'_>) {
     let pings = [choices.below(1 << 16) as u64, choices.below(1 << 16) as u64];
     let payload = (kind & 1 != 0).then_some(u64::from(choices.byte()) * 10_000);
@@ -112,7 +113,7 @@ fn jsonp(number: u8, payload: &str) -> Vec<u8> {
     format!("___eio[{number}]({literal});").into_bytes()
 }
 
-/// As writers do that escape all but ASCII.
+/// JSON as writers produce it that escape everything except ASCII.
 fn ascii(json: &str) -> String {
     let escape = |c: char| {
         let mut units = [0; 2];

@@ -1,9 +1,9 @@
 //! A request's head, and the bytes we would send to a worker for it.
 //!
-//! hyper's server reads the input as on a real connection, stickyd's own code judges, rewrites and writes every head: all of
-//! the way but sockets and the choice of a worker. What comes out must be one request for the strictest
-//! of readers, with nothing behind it; it must say of the client only what we know, keep no field of another hop, and leave
-//! the rest as it was.
+//! hyper's server reads the input as on a real connection, and stickyd's own code judges, rewrites and writes every
+//! head: everything but sockets and the choice of a worker. The result must be one request for the strictest reader,
+//! with no bytes after it; it must contain only true facts about the client, keep no field of another hop, and leave
+//! everything else unchanged.
 //!
 //! Input: a byte of switches, two that say where the bytes are cut in two, and what the client sends.
 
@@ -30,18 +30,18 @@ use super::bytes::Choices;
 use super::strict::{self, Message, Read};
 use super::{proxied, still};
 
-/// More than any pipe here has to hold.
+/// A size that is larger than any pipe here has to hold.
 pub(super) const ROOM: usize = 1 << 20;
 
-/// What became of each request, as it goes.
+/// The result of each request, filled as they are processed.
 pub(super) type Sent = Rc<RefCell<Vec<Option<Vec<u8>>>>>;
 
-/// Checks what is forwarded.
+/// Checks what is forwarded to the worker.
 pub fn check(data: &[u8]) {
     let Input { bytes, trusted, peer, .. } = Input::of(data);
     let mut asked = Some(bytes);
     for forwarded in &sent(data) {
-        // As long as the client's bytes have one meaning, they are compared as well.
+        // While the client's bytes have one meaning, the requests are compared as well.
         let request = asked.map(strict::read);
         asked = match (&request, asked) {
             (Some(Read::Whole(request)), Some(bytes)) => Some(&bytes[request.length..]),
@@ -50,7 +50,7 @@ pub fn check(data: &[u8]) {
         let Some(bytes) = forwarded else { continue };
         let got = match strict::read(bytes) {
             Read::Whole(got) => got,
-            // The client has not sent all of it.
+            // The client has not sent the whole request.
             Read::Partial => continue,
             Read::Wrong(why) => panic!("{why}: {:?}", String::from_utf8_lossy(bytes)),
         };
@@ -62,16 +62,16 @@ pub fn check(data: &[u8]) {
     }
 }
 
-/// What the fuzzer's bytes say.
+/// The parts of the fuzzer's input.
 struct Input<'a> {
-    /// What the client sends.
+    /// The bytes that the client sends.
     bytes: &'a [u8],
-    /// Where it is cut in two.
+    /// The position at which they are cut in two.
     cut: usize,
     trusted: bool,
     peer: &'static str,
     secure: bool,
-    /// The client ends the connection behind it.
+    /// Whether the client ends the connection after them.
     ends: bool,
 }
 
@@ -88,7 +88,7 @@ impl<'a> Input<'a> {
     }
 }
 
-/// What became of each request hyper read, in order: the bytes a worker got, or none.
+/// The result of each request that hyper read, in order: the bytes that a worker received, or `None`.
 pub fn sent(data: &[u8]) -> Vec<Option<Vec<u8>>> {
     let input = Input::of(data);
     let conn = proxied::conn(input.peer.parse().expect("an address"), input.secure, false);
@@ -111,7 +111,7 @@ const HOP: [&str; 10] = [
     "expect",
 ];
 
-/// What only trusted proxies and we may say, besides families of names.
+/// Fields that only trusted proxies and stickyd may set, in addition to families of names.
 const IDENTITY: [&str; 23] = [
     "x-request-id",
     "forwarded",
@@ -144,7 +144,7 @@ fn is_identity(name: &str) -> bool {
     IDENTITY.contains(&&*name) || families.iter().any(|family| name.starts_with(family))
 }
 
-/// Whether one forwarded request is what any may be.
+/// Checks that a forwarded request is allowed at all.
 pub(super) fn judge(got: &Message, trusted: bool, peer: &str) {
     assert_eq!(got.version, "1.1");
     assert!(!matches!(&*got.method, "CONNECT" | "TRACE"), "{got:?}");
@@ -187,7 +187,7 @@ pub(super) fn judge(got: &Message, trusted: bool, peer: &str) {
     }
 }
 
-/// Whether a request that has one meaning has kept it.
+/// Checks that a request with one meaning has kept it.
 pub(super) fn compare(asked: &Message, got: &Message) {
     assert_eq!(asked.method, got.method);
     assert_eq!(asked.body, got.body, "{asked:?} {got:?}");
@@ -222,7 +222,7 @@ pub(super) fn compare(asked: &Message, got: &Message) {
     }
 }
 
-/// Serves what the client sends as a connection would, until all stands still.
+/// Serves the client's bytes as a connection would, until nothing moves any more.
 fn exchange(conn: &Rc<Conn>, input: &Input<'_>, sent: &Sent) {
     let (mut client, io) = tokio::io::duplex(ROOM);
     let service = service_fn(|request| {
@@ -236,7 +236,7 @@ fn exchange(conn: &Rc<Conn>, input: &Input<'_>, sent: &Sent) {
         if still::run(write.as_mut()).is_none_or(|written| written.is_err()) {
             return;
         }
-        // Ended: it takes no more.
+        // The pipe has ended and takes no more.
         if still::run(server.as_mut()).is_some() {
             return;
         }
@@ -247,7 +247,7 @@ fn exchange(conn: &Rc<Conn>, input: &Input<'_>, sent: &Sent) {
     }
 }
 
-/// stickyd's part, then the worker.
+/// Handles a request as stickyd does, then as the worker.
 async fn forward(conn: Rc<Conn>, request: Request<Incoming>, sent: Sent) -> Response<Empty<Bytes>> {
     let mut response = Response::new(Empty::new());
     if !to_worker(forwardable(&conn, request), sent).await {
@@ -256,7 +256,7 @@ async fn forward(conn: Rc<Conn>, request: Request<Incoming>, sent: Sent) -> Resp
     response
 }
 
-/// A worker that answers when it has all of a request; whether there was one.
+/// A worker that answers once it has a complete request; whether there was one.
 pub(super) async fn to_worker(request: Option<Request<Outgoing>>, sent: Sent) -> bool {
     let Some(request) = request else {
         sent.borrow_mut().push(None);
@@ -278,7 +278,7 @@ pub(super) async fn to_worker(request: Option<Request<Outgoing>>, sent: Sent) ->
             true => sending.poll(cx, &mut io, &mut text),
         });
         if sent.await.is_ok() {
-            // Dropped with its answer, which ends the connection, and with it the worker.
+            // Dropping it with its answer ends the connection, and so the worker.
             let _ = io.read(&mut [0; 64]).await;
         }
     };

@@ -1,6 +1,6 @@
-//! What each fuzz target checks, as plain functions: `fuzz_targets/` gives them libFuzzer's bytes, `tests/corpus.rs` the
-//! inputs that were worth keeping. A check panics on what must not be; each has an oracle of its own, written apart from
-//! what it judges.
+//! What each fuzz target checks, as plain functions: `fuzz_targets/` gives them libFuzzer's bytes, `tests/corpus.rs`
+//! the inputs that were worth keeping. A check panics on what must not be; each has an oracle of its own, written apart
+//! from what it judges.
 
 pub mod answer;
 mod bytes;
@@ -18,7 +18,7 @@ pub mod sid;
 mod still;
 mod strict;
 
-/// One target's check.
+/// The check of one target.
 pub type Check = fn(&[u8]);
 
 /// Every target by name, as `corpus/` has it.

@@ -1,4 +1,4 @@
-//! A stickyd without sockets: what all threads share, a thread, and connections that nobody is behind.
+//! A stickyd without sockets: the state that threads share, one thread, and connections without a client.
 
 use std::io;
 use std::net::IpAddr;
@@ -22,12 +22,12 @@ trusted_proxies = ["10.0.0.0/8", "2001:db8::/32"]
 workers = ["127.0.0.1:1"]
 "#;
 
-/// Believed, as are all of 10.0.0.0/8 and 2001:db8::/32.
+/// A trusted peer, like all of 10.0.0.0/8 and 2001:db8::/32.
 pub const TRUSTED: &str = "10.0.0.1";
-/// A peer like any other.
+/// A peer that is not trusted.
 pub const STRANGER: &str = "192.0.2.7";
 
-/// Whether the listener trusts an address; written apart from its list.
+/// Whether the listener trusts an address; written independently of its list.
 pub fn is_trusted(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.octets()[0] == 10,

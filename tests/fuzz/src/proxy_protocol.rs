@@ -1,7 +1,7 @@
 //! The PROXY protocol's header, versions 1 and 2.
 //!
-//! Input: a choice, then bytes as they come from a socket, in pieces whose size the choice gives; or addresses, which are
-//! written as a header first.
+//! Input: a choice, then bytes as they come from a socket, in pieces whose size the choice gives; or addresses, which
+//! are written as a header first.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -14,10 +14,10 @@ use tokio::io::{AsyncRead, ReadBuf};
 use super::bytes::Choices;
 use super::still;
 
-/// Bytes of the longest header we take: version 2's fixed part and 4 KiB.
+/// The length of the longest header that is accepted: version 2's fixed part and 4 KiB.
 const LONGEST: usize = 16 + 4_096;
 
-/// Checks what a header is read as, and where it ends.
+/// Checks how a header is read, and where it ends.
 pub fn check(data: &[u8]) {
     let mut choices = Choices(data);
     let (kind, piece) = (choices.byte(), usize::from(choices.byte()) + 1);
@@ -29,14 +29,14 @@ pub fn check(data: &[u8]) {
     assert!(used <= LONGEST, "{used} bytes");
     if let Some(source) = read {
         assert_eq!(expected(&bytes[..used]), Some(source), "{:?}", String::from_utf8_lossy(&bytes[..used]));
-        // However it comes, and whatever is behind it.
+        // In any pieces, and with any bytes after it.
         assert_eq!(self::read(bytes, 1), (Some(source), used));
         assert_eq!(self::read(&bytes[..used], 4_096), (Some(source), used));
         assert_eq!(self::read(&bytes[..used - 1], 4_096).0, None, "cut off");
     }
 }
 
-/// A header of addresses is read as these addresses, and what follows it is left.
+/// A header of addresses is read as these addresses, and the bytes after it are left.
 fn written(kind: u8, piece: usize, choices: &mut Choices<'_>) {
     let mut sixteen = || {
         let mut octets = [0; 16];
@@ -70,7 +70,7 @@ fn binary(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
     [&b"\r\n\r\n\0\r\nQUIT\n"[..], &[command, family], &length, rest].concat()
 }
 
-/// What the specification makes of exactly these bytes; `None`: no header.
+/// The meaning of exactly these bytes by the specification; `None` if they are not a header.
 fn expected(header: &[u8]) -> Option<ProxiedSource> {
     let client = |address: IpAddr| ProxiedSource::Client(address.to_canonical());
     if let Some(rest) = header.strip_prefix(b"\r\n\r\n\0\r\nQUIT\n") {
@@ -108,7 +108,7 @@ fn expected(header: &[u8]) -> Option<ProxiedSource> {
     }
 }
 
-/// Reads a header from bytes that come in pieces, and says how many were taken.
+/// Reads a header from bytes that come in pieces; the source, and how many bytes were taken.
 fn read(bytes: &[u8], piece: usize) -> (Option<ProxiedSource>, usize) {
     let mut stream = Pieces { bytes, used: 0, piece };
     let source = still::run(pin!(proxy_header(&mut stream))).expect("bytes never make it wait");

@@ -1,24 +1,24 @@
 //! Which answers refuse a session, and which bodies end one.
 //!
-//! Input: choices, then packets of a POST body; all of it is taken as an answer's body, too.
+//! Input: choices, then packets of a POST body; all of the input is also taken as the body of an answer.
 
 use serde_json::Value;
 use stickyd::engine_io::{MAX_REFUSAL, is_refusal, says_goodbye};
 
 use super::bytes::Choices;
 
-/// Checks both.
+/// Checks refusals and goodbyes.
 pub fn check(data: &[u8]) {
     let mut choices = Choices(data);
     let status = choices.of(&[400, 400, 400, 200, 404, 500]);
     refusal(status, choices.0);
     refusal(400, data);
-    // Any bytes: an answer, whichever.
+    // Any bytes as the body of an answer.
     says_goodbye(data);
     goodbye(&mut choices);
 }
 
-/// A worker's answer is a refusal only in the words workers use.
+/// An answer of a worker is a refusal only if it has the form that workers send.
 fn refusal(status: u16, body: &[u8]) {
     const UNKNOWN: &str = "Session ID unknown";
     let trimmed = body.trim_ascii();
@@ -26,7 +26,7 @@ fn refusal(status: u16, body: &[u8]) {
     let json = serde_json::from_slice::<Value>(trimmed).ok();
     let object = json.as_ref().and_then(Value::as_object);
     let says = object.and_then(|object| object.get("message")).and_then(Value::as_str) == Some(UNKNOWN);
-    // What two readers of JSON may take differently: a repeated or escaped key, and what only one of them can read.
+    // JSON that two readers may read differently: a repeated or escaped key, and what only one of them accepts.
     let odd = json.is_none() || trimmed.windows(2).any(|part| part == b"\\u");
     let odd = odd || trimmed.windows(9).filter(|part| part == b"\"message\"").count() > 1;
     let plain = trimmed == UNKNOWN.as_bytes() || trimmed.starts_with(b"\"Invalid session ");
@@ -58,7 +58,8 @@ fn goodbye(choices: &mut Choices<'_>) {
         _ => packets.iter().flat_map(|packet| frame(packet.as_bytes())).collect(),
     };
     let says = says_goodbye(&body);
-    // EIO4's packets may look like a counted payload as a whole: a wrong yes costs a discovery. A wrong no costs a count.
+    // EIO4's packets may look like a counted payload as a whole: a wrong yes costs a discovery, a wrong no costs a
+    // count.
     let looks_counted = kind.is_multiple_of(3) && !ends && body.first().is_some_and(u8::is_ascii_digit);
     assert!(says == ends || looks_counted || begins_binary(kind, &body), "{:?}", String::from_utf8_lossy(&body));
 }
@@ -68,7 +69,7 @@ fn begins_binary(kind: u8, body: &[u8]) -> bool {
     kind.is_multiple_of(3) && matches!(body.first(), Some(0 | 1))
 }
 
-/// EIO3's binary: a kind, the length in bytes as one digit a byte, 255, the packet.
+/// A frame of EIO3's binary: a kind, the length as one byte per digit, 255, the packet.
 fn frame(packet: &[u8]) -> Vec<u8> {
     let digits: Vec<u8> = packet.len().to_string().bytes().map(|digit| digit - b'0').collect();
     [&[0][..], &digits, b"\xff", packet].concat()

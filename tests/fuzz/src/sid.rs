@@ -1,13 +1,13 @@
-//! Which session a query names. Input: the query.
+//! The session that a query names. Input: the query.
 
 use std::borrow::Cow;
 
 use stickyd::engine_io::{MAX_SID, RequestTransport, Sid, io_cookie, raw_eio_and_sid, recognise};
 
-/// Checks the one pass of the hot path against reading the query in the simplest way.
+/// Checks the single pass of the hot path against the simplest way to read a query.
 pub fn check(data: &[u8]) {
     cookie(data);
-    // A target's bytes are text to hyper.
+    // hyper only accepts targets that are text.
     let Ok(query) = std::str::from_utf8(data) else { return };
     let pairs: Vec<_> = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, ""))).collect();
     let last = |name: &[u8]| pairs.iter().rev().find(|(key, _)| decode(key, b' ') == name).map(|(_, value)| *value);
@@ -34,7 +34,7 @@ pub fn check(data: &[u8]) {
     assert_eq!(found.sid, expected, "{query:?}");
 }
 
-/// The second source of a sid: the last `io` of a worker's cookies.
+/// The second source of a sid: the last `io` among a worker's cookies.
 fn cookie(data: &[u8]) {
     let values: Vec<&[u8]> = data.split(|&b| b == b'\n').collect();
     let named = values.iter().rev().find_map(|value| {
@@ -54,7 +54,7 @@ fn decode(text: &str, plus: u8) -> Vec<u8> {
     decode_bytes(text.as_bytes(), plus)
 }
 
-/// Percent-decoding by the book: `%` and two hex digits are a byte, everything else is itself.
+/// Percent-decoding by its definition: `%` and two hex digits are a byte, everything else is itself.
 fn decode_bytes(mut text: &[u8], plus: u8) -> Vec<u8> {
     let mut out = Vec::new();
     while let Some(&first) = text.first() {

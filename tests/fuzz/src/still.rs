@@ -1,5 +1,5 @@
-//! Runs futures that wait for nothing outside of themselves until they end or stand still. No runtime, no clock: the same
-//! bytes take the same way each time.
+//! Runs futures that wait for nothing outside of themselves until they end or no longer move. Without a runtime and a
+//! clock the same bytes always take the same way.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ impl Wake for Flag {
     }
 }
 
-/// The future's end, or `None` once nothing will ever wake it.
+/// The result of the future, or `None` once nothing will wake it any more.
 pub fn run<F: Future + ?Sized>(mut future: Pin<&mut F>) -> Option<F::Output> {
     let flag = Arc::new(Flag(AtomicBool::new(true)));
     let waker = Waker::from(flag.clone());
@@ -25,7 +25,7 @@ pub fn run<F: Future + ?Sized>(mut future: Pin<&mut F>) -> Option<F::Output> {
             return Some(output);
         }
         turns += 1;
-        assert!(turns < 1_000_000, "it spins");
+        assert!(turns < 1_000_000, "the future wakes itself without end");
     }
     None
 }

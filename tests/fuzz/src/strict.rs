@@ -1,17 +1,17 @@
-//! HTTP/1.1 requests as the strictest reader takes them (RFC 9110, RFC 9112): what it cannot read in one way only is wrong.
+//! HTTP/1.1 requests as the strictest reader reads them (RFC 9110, RFC 9112): what has more than one reading is wrong.
 
-/// A request that has one meaning.
+/// A request with exactly one meaning.
 #[derive(Debug)]
 pub struct Message {
     pub method: String,
     pub target: Vec<u8>,
-    /// `1.0` or `1.1`.
+    /// The version, `1.0` or `1.1`.
     pub version: &'static str,
     /// Names in lower case, values without the white space around them; in the order they came.
     pub fields: Vec<(String, Vec<u8>)>,
     pub body: Vec<u8>,
     pub trailers: Vec<(String, Vec<u8>)>,
-    /// Bytes it takes.
+    /// The number of bytes of the request.
     pub length: usize,
 }
 
@@ -21,7 +21,7 @@ impl Message {
         self.fields.iter().filter(move |(one, _)| one == name).map(|(_, value)| &value[..])
     }
 
-    /// The one value of a field.
+    /// The only value of a field.
     pub fn one(&self, name: &str) -> Option<&[u8]> {
         let mut values = self.fields.iter().filter(|(one, _)| one == name);
         let first = values.next().map(|(_, value)| &value[..]);
@@ -30,11 +30,11 @@ impl Message {
     }
 }
 
-/// What bytes are.
+/// The result of reading some bytes.
 #[derive(Debug)]
 pub enum Read {
     Whole(Message),
-    /// The beginning of one, perhaps.
+    /// Possibly the beginning of a request.
     Partial,
     Wrong(&'static str),
 }
@@ -136,7 +136,7 @@ fn read_fields(bytes: &[u8], at: &mut usize) -> Result<Vec<(String, Vec<u8>)>, &
     }
 }
 
-/// A line without its end, and where the next one begins. Its end is CR LF, and neither is anywhere else in it.
+/// A line without its end, and where the next one begins. Lines end with CR LF, and neither may be anywhere else.
 fn line(bytes: &[u8], at: usize) -> Result<(&[u8], usize), &'static str> {
     let rest = bytes.get(at..).ok_or(PARTIAL)?;
     let end = rest.iter().position(|&b| b == b'\n');

@@ -1,5 +1,5 @@
-//! HTTP/2 to HTTP/1 as people write it in an afternoon: names and values become lines, DATA becomes bytes, nothing is
-//! checked. The table has to find it out.
+//! A deliberately simple translation of HTTP/2 to HTTP/1: names and values become lines, DATA becomes bytes, and
+//! nothing is checked. The table has to show that it is broken.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -8,11 +8,11 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use crate::support::h2::frame;
 use crate::support::raw::patient;
 
-/// Starts it before `worker`.
+/// Starts the translation in front of `worker`.
 pub(super) fn start(worker: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    // Ends with the test's process.
+    // The thread ends with the process of the test.
     std::thread::spawn(move || {
         while let Ok((client, _)) = listener.accept() {
             std::thread::spawn(move || serve(patient(client), worker));
@@ -21,7 +21,7 @@ pub(super) fn start(worker: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Ends with the connection, or with a block it cannot read.
+/// Serves one connection until it ends, or until a field block cannot be read.
 fn serve(mut client: TcpStream, worker: SocketAddr) -> Option<()> {
     client.read_exact(&mut [0; 24]).ok()?;
     client.write_all(&frame(4, 0, 0, b"")).ok()?;
@@ -58,7 +58,7 @@ fn serve(mut client: TcpStream, worker: SocketAddr) -> Option<()> {
             let mut leg = legs.remove(&stream)?;
             let mut answer = Vec::new();
             let _ = (leg.shutdown(Shutdown::Write), leg.read_to_end(&mut answer));
-            // 200, or 502, from the static table or by name.
+            // 200 or 502, from the static table or as a literal.
             let said: &[u8] = if answer.starts_with(b"HTTP/1.1 200") { b"\x88" } else { b"\x48\x03502" };
             client.write_all(&frame(1, 5, stream, said)).ok()?;
         }
@@ -78,7 +78,7 @@ fn lines(fields: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
     out
 }
 
-/// Literals, and of the static table what `/last` is made of.
+/// Decodes literals, and those entries of the static table that `/last` uses.
 fn fields(mut block: &[u8]) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut fields = Vec::new();
     while let [first, rest @ ..] = block {

@@ -1,20 +1,20 @@
-//! The table of `tests/data/strict/h2.txt`, which says how it is written.
+//! Reads the table `tests/data/strict/h2.txt`, whose head describes its syntax.
 
 use std::path::Path;
 
 use crate::support::h2::frame;
 
-/// The most a frame may carry before SETTINGS say otherwise (RFC 9113 §4.2).
+/// The largest payload of a frame unless SETTINGS allow more (RFC 9113 §4.2).
 const MOST: usize = 16_384;
 
-/// A line of the table.
+/// One line of the table, as frames.
 pub(super) struct Case {
     pub(super) class: String,
     pub(super) name: String,
     pub(super) wants: String,
-    /// What the client sends, `/last` left out.
+    /// What the client sends, except for `/last`.
     pub(super) bytes: Vec<u8>,
-    /// Streams that will be told something.
+    /// Streams for which an answer or a reset is expected.
     pub(super) streams: Vec<u32>,
 }
 
@@ -70,9 +70,9 @@ fn add(case: &mut Case, item: &str) {
             panic!("{item}")
         };
         let (kind, flags) = (u8::try_from(kind).unwrap(), u8::try_from(flags).unwrap());
-        // A head as it was never meant may get no answer; one that is to pass gets one, which is waited for.
+        // A malformed head may get no answer; a head that should pass gets one, which is waited for.
         if kind == 1 && case.has("pass") {
-            // Without its reserved bit.
+            // The stream id without its reserved bit.
             case.streams.push(stream & 0x7fff_ffff);
         }
         return case.bytes.extend(frame(kind, flags, stream, &unescaped(rest)));
@@ -109,7 +109,7 @@ fn block(kind: u8, flags: u8, stream: u32, block: &[u8], more: bool) -> Vec<u8> 
     out
 }
 
-/// Literals without indexing and without Huffman (RFC 7541 §6.2.2); `~` begins bytes as they are.
+/// Literals without indexing and without Huffman (RFC 7541 §6.2.2); after `~` bytes are taken unchanged.
 fn fields(text: &str) -> Vec<u8> {
     let text = text.replace("$G", ":method=GET $R").replace("$P", ":method=POST $R");
     let text = text.replace("$R", ":scheme=https :authority=a :path=/a");
@@ -131,7 +131,7 @@ fn fields(text: &str) -> Vec<u8> {
     out
 }
 
-/// With a prefix of 7 bits (RFC 7541 §5.1).
+/// An integer with a prefix of 7 bits (RFC 7541 §5.1).
 fn integer(mut value: usize, out: &mut Vec<u8>) {
     if value < 127 {
         return out.push(u8::try_from(value).unwrap());
@@ -170,7 +170,7 @@ pub(super) fn unescaped(text: &str) -> Vec<u8> {
     out
 }
 
-/// `{x*9}`: nine times `x`, whose `#` are numbers.
+/// Expands `{x*9}` to nine times `x`, in which `#` becomes the number of the repetition.
 fn repeated(text: &str) -> String {
     let (mut out, mut rest) = (String::new(), text);
     while let Some(start) = rest.find('{') {

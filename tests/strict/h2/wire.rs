@@ -1,4 +1,4 @@
-//! A client that sends a case's bytes and writes down what each stream was told.
+//! A client that sends the bytes of a case and records the answer of each stream.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use super::text::Case;
 use crate::support::h2::frame;
 use crate::support::process::PATIENCE;
 
-/// The request behind every case.
+/// The stream of the request after every case.
 const LAST: u32 = 1001;
 
 /// How a stream ended.
@@ -19,22 +19,22 @@ pub(super) enum Fate {
     Reset,
 }
 
-/// What a client was told.
+/// What a client received on one connection.
 #[derive(Debug, Default)]
 pub(super) struct Told {
     pub(super) fates: BTreeMap<u32, Fate>,
-    /// `/last` was answered.
+    /// The request `/last` was answered.
     pub(super) last: bool,
-    /// The code of a GOAWAY.
+    /// The code of a GOAWAY, if one came.
     pub(super) goaway: Option<u32>,
-    /// Neither an end nor all that had to come.
+    /// The connection neither ended nor brought everything that was expected.
     pub(super) hung: bool,
 }
 
 pub(super) trait Io: AsyncRead + AsyncWrite + Send {}
 impl<T: AsyncRead + AsyncWrite + Send> Io for T {}
 
-/// A connection.
+/// A client's connection, plain or TLS.
 pub(super) struct Wire(Pin<Box<dyn Io>>);
 
 impl Wire {
@@ -42,8 +42,8 @@ impl Wire {
         Self(Box::pin(io))
     }
 
-    /// Sends a case and reads until all its streams have their fate, or the connection ends. `half`: says first
-    /// that nothing more will come.
+    /// Sends a case and reads until all its streams are answered or reset, or the connection ends. `half`: shuts down
+    /// the writing side after the case.
     pub(super) async fn exchange(self, case: &Case, half: bool) -> Told {
         let (mut read, mut write) = tokio::io::split(self.0);
         let mut bytes = case.bytes.clone();
@@ -52,7 +52,7 @@ impl Wire {
             bytes.extend(frame(1, 5, LAST, block));
         }
         let writing = async {
-            // Fails on a connection that was ended.
+            // This fails on a connection that has already been closed.
             let _ = (write.write_all(&bytes).await, write.flush().await);
             if half {
                 let _ = write.shutdown().await;
@@ -71,7 +71,7 @@ impl Wire {
                             told.fates.entry(stream).or_insert(Fate::Status(status));
                         }
                     }
-                    // Behind a whole answer, it says that no more of the body is wanted.
+                    // NO_ERROR after a complete answer: the rest of the body is not wanted.
                     3 => {
                         told.fates.entry(stream).or_insert(Fate::Reset);
                     }
@@ -94,7 +94,7 @@ impl Wire {
     }
 }
 
-/// Kind, flags, stream, payload; `None` at the end, of whatever kind.
+/// The next frame: kind, flags, stream and payload; `None` at any end of the connection.
 async fn next(read: &mut (impl AsyncRead + Unpin)) -> Option<(u8, u8, u32, Vec<u8>)> {
     let mut head = [0; 9];
     read.read_exact(&mut head).await.ok()?;
@@ -103,9 +103,9 @@ async fn next(read: &mut (impl AsyncRead + Unpin)) -> Option<(u8, u8, u32, Vec<u
     Some((head[3], head[4], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload))
 }
 
-/// `:status` comes first, from the static table or with a literal value; `None`: trailers.
+/// `:status` of a field block, indexed or as a literal; `None` for trailers.
 fn status(mut block: &[u8]) -> Option<u16> {
-    // Changes of the table's size.
+    // Updates of the size of the dynamic table.
     while let [first, rest @ ..] = block
         && first >> 5 == 1
     {
@@ -119,7 +119,7 @@ fn status(mut block: &[u8]) -> Option<u16> {
     }
 }
 
-/// Three digits (RFC 7541 appendix B): five bits for 0 to 2, six for the others.
+/// Three Huffman digits (RFC 7541 appendix B): five bits for 0 to 2, six for the others.
 fn huffman(bytes: &[u8]) -> Option<u16> {
     let mut bits = bytes.iter().flat_map(|byte| (0..8).rev().map(move |at| u16::from(byte >> at & 1)));
     let mut status = 0;
@@ -140,7 +140,7 @@ fn a_status_is_read_in_each_of_its_forms() {
         (&b"\x88"[..], 200),
         (b"\x48\x03431", 431),
         (b"\x20\x3f\xe1", 0),
-        // 302 and 501, as in RFC 7541 appendix C.6 and by hand.
+        // 302 and 501, from RFC 7541 appendix C.6 and encoded by hand.
         (b"\x48\x82\x64\x02", 302),
         (b"\x48\x82\x6c\x01", 501),
     ] {

@@ -1,4 +1,4 @@
-//! Workers that answer by script, and show what reached them.
+//! Workers that answer by script and show what reached them.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
@@ -11,35 +11,35 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use super::super::process::PATIENCE;
 use super::{Message, Raw, reset};
 
-/// What a script sees of one connection.
+/// One connection, as a script sees it.
 pub(crate) struct Leg {
-    /// The bytes.
+    /// The bytes of the connection.
     pub(crate) raw: Raw,
-    /// Of the connections that brought bytes, which one this is, from 0. A health check brings none.
+    /// The number of this connection among those that brought bytes, from 0. Health checks bring none.
     pub(crate) number: usize,
     tcp: Option<TcpStream>,
     told: mpsc::Sender<Seen>,
 }
 
 impl Leg {
-    /// The next request, which the test can take from [`RawWorker::request`]; `None` at the end of the connection.
+    /// The next request, which the test can also take from [`RawWorker::request`]; `None` at the end of the connection.
     pub(crate) fn request(&mut self) -> Option<Message> {
         let request = self.raw.request()?;
         let _ = self.told.send(Seen::Request(self.number, request.clone()));
         Some(request)
     }
 
-    /// Sends an answer, or a piece of one; to a proxy that has left it is lost.
+    /// Sends an answer or a part of one; `false` if the proxy has left.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.raw.try_send(bytes).is_ok()
     }
 
-    /// From now on its end is a reset.
+    /// Makes the connection end with a reset.
     pub(crate) fn reset(&self) {
         reset(self.tcp.as_ref().unwrap());
     }
 
-    /// Waits for the proxy to close it, and tells [`RawWorker::closed`].
+    /// Waits until the proxy closes the connection; [`RawWorker::closed`] then returns.
     pub(crate) fn until_closed(&mut self) {
         self.raw.rest();
     }
@@ -50,9 +50,9 @@ enum Seen {
     Closed(usize),
 }
 
-/// A worker on a free port (or unix socket) that runs a script for every connection, each on a thread of its own.
+/// A worker on a free port or unix socket that runs a script for every connection, each on its own thread.
 pub(crate) struct RawWorker {
-    /// Where it listens; of a unix socket, nowhere.
+    /// The address at which it listens; for a unix socket, 0.0.0.0:0.
     pub(crate) address: SocketAddr,
     seen: mpsc::Receiver<Seen>,
     requests: Vec<(usize, Message)>,
@@ -60,16 +60,16 @@ pub(crate) struct RawWorker {
     bytes: Arc<Mutex<Vec<Bytes>>>,
 }
 
-/// What has come on one connection so far.
+/// The bytes that have come on one connection so far.
 type Bytes = Arc<Mutex<Vec<u8>>>;
 
-/// `HTTP/1.1 200 OK` with this body.
+/// A `HTTP/1.1 200 OK` with this body.
 pub(crate) fn ok(body: &str) -> String {
     format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
 
 impl RawWorker {
-    /// Answers every request with what `answer` makes of it; connections are kept.
+    /// A worker that answers every request with `answer` and keeps connections.
     pub(crate) fn answering(answer: impl Fn(&Message) -> String + Send + Sync + 'static) -> Self {
         Self::scripted(move |leg| {
             while let Some(request) = leg.request() {
@@ -80,18 +80,18 @@ impl RawWorker {
         })
     }
 
-    /// Answers every request with its own name.
+    /// A worker that answers every request with its own name.
     pub(crate) fn named(name: &str) -> Self {
         let answer = ok(name);
         Self::answering(move |_| answer.clone())
     }
 
-    /// Runs `script` for every connection that brings bytes.
+    /// A worker that runs `script` for every connection that brings bytes.
     pub(crate) fn scripted(script: impl Fn(&mut Leg) + Send + Sync + 'static) -> Self {
         Self::scripted_at("127.0.0.1:0".parse().unwrap(), script)
     }
 
-    /// The same on this address.
+    /// A scripted worker at this address.
     pub(crate) fn scripted_at(address: SocketAddr, script: impl Fn(&mut Leg) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
@@ -102,7 +102,7 @@ impl RawWorker {
         Self::accepting(address, accept, script)
     }
 
-    /// The same over TLS; a handshake that fails is a connection that brought nothing.
+    /// A scripted worker with TLS; a failed handshake counts as a connection without bytes.
     pub(crate) fn secured(config: Arc<ServerConfig>, script: impl Fn(&mut Leg) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -114,7 +114,7 @@ impl RawWorker {
         Self::accepting(address, accept, script)
     }
 
-    /// The same on a unix socket.
+    /// A scripted worker on a unix socket.
     pub(crate) fn scripted_unix(path: &Path, script: impl Fn(&mut Leg) + Send + Sync + 'static) -> Self {
         let listener = UnixListener::bind(path).unwrap();
         let accept = move || Some((Raw::on(listener.accept().ok()?.0), None));
@@ -129,7 +129,7 @@ impl RawWorker {
         let (told, seen) = mpsc::channel();
         let bytes = Arc::new(Mutex::new(Vec::new()));
         let (script, numbers, all) = (Arc::new(script), Arc::new(AtomicUsize::new(0)), bytes.clone());
-        // Ends with the test's process: every test of nextest has one of its own.
+        // The thread ends with the process of the test, of which nextest starts one per test.
         std::thread::spawn(move || {
             while let Some((mut raw, tcp)) = accept() {
                 let (script, told, numbers, all) = (script.clone(), told.clone(), numbers.clone(), all.clone());
@@ -149,7 +149,7 @@ impl RawWorker {
         Self { address, seen, requests: Vec::new(), closed: Vec::new(), bytes }
     }
 
-    /// The next request that reached it, with the number of its connection.
+    /// The next request that reached the worker, with the number of its connection.
     pub(crate) fn request(&mut self) -> (usize, Message) {
         while self.requests.is_empty() {
             self.wait();
@@ -165,25 +165,25 @@ impl RawWorker {
     }
 
     fn wait(&mut self) {
-        match self.seen.recv_timeout(PATIENCE).expect("the worker sees something") {
+        match self.seen.recv_timeout(PATIENCE).expect("the worker gets a request or a close") {
             Seen::Request(number, request) => self.requests.push((number, request)),
             Seen::Closed(number) => self.closed.push(number),
         }
     }
 
-    /// Connections that brought bytes.
+    /// The number of connections that brought bytes.
     pub(crate) fn connections(&self) -> usize {
         self.bytes.lock().unwrap().len()
     }
 
-    /// Every byte that came, of all connections.
+    /// Every byte that came, on all connections.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let legs = self.bytes.lock().unwrap();
         legs.iter().flat_map(|leg| leg.lock().unwrap().clone()).collect()
     }
 }
 
-/// A worker waits for as long as its proxy likes; the test's own patience ends it.
+/// A stream without a limit for reads: a worker waits as long as its proxy does, and the test's limits end it.
 fn patient_forever(stream: TcpStream) -> TcpStream {
     stream.set_nodelay(true).unwrap();
     stream

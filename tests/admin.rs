@@ -1,0 +1,6 @@
+//! The admin listener: access to it, its API, `/status`, `/metrics` and the state directory.
+
+mod access;
+mod api;
+mod layers;
+mod status_and_metrics;

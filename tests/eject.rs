@@ -1,0 +1,241 @@
+//! Ejection by live traffic: which failures count, which do not, when a worker is spared, and how it comes back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use crate::support::proxy::Proxy;
+use crate::support::raw::{Leg, Message, Raw, RawWorker, ok};
+use crate::support::wait::wait_for;
+
+/// Requests without a cookie are spread by chance, and no health check interferes.
+const CHANCE: &str = "affinity = [\"socket.io\", \"cookie\"]\nhealth = { kind = \"tcp\", interval = \"1h\" }\n";
+
+/// A proxy with the workers `bad` and `good` in one upstream; no client has a cookie.
+fn proxy(bad: &RawWorker, good: &RawWorker, keys: &str) -> Proxy {
+    let named = |worker: &RawWorker, name| format!("{{ address = \"{}\", name = \"{name}\" }}", worker.address);
+    let workers = format!("{}, {}", named(bad, "bad"), named(good, "good"));
+    Proxy::with(&format!("threads = 1\n[upstream.app]\nworkers = [{workers}]\n{CHANCE}{keys}\n"))
+}
+
+fn get(proxy: &Proxy) -> Message {
+    Raw::connect(proxy.address).get("/")
+}
+
+/// Sends requests until the bad worker is ejected.
+fn until_ejected(proxy: &Proxy) {
+    wait_for("the bad worker is ejected", || {
+        get(proxy);
+        proxy.worker("bad").ejected()
+    });
+}
+
+fn ejections(proxy: &Proxy, reason: &str) -> f64 {
+    proxy.metric(&format!("stickyd_ejections_total{{reason=\"{reason}\",upstream=\"app\",worker=\"bad\"}}"))
+}
+
+#[test]
+fn every_kind_of_failure_ejects_and_all_requests_go_elsewhere() {
+    let accepts_and_is_silent: fn(&mut Leg) = |leg| {
+        leg.request();
+        leg.until_closed();
+    };
+    let breaks: fn(&mut Leg) = |leg| drop(leg.request());
+    let resets: fn(&mut Leg) = |leg| {
+        leg.request();
+        leg.reset();
+    };
+    let rubbish: fn(&mut Leg) = |leg| {
+        leg.request();
+        leg.send("no answer at all\r\n\r\n");
+    };
+    for (script, reason) in
+        [(accepts_and_is_silent, "timeout"), (breaks, "broken"), (resets, "broken"), (rubbish, "broken")]
+    {
+        let (bad, good) = (RawWorker::scripted(script), RawWorker::named("good"));
+        let proxy = proxy(
+            &bad,
+            &good,
+            "response_timeout = \"150ms\"\neject = { failures = 3, time = \"1h\", max_time = \"1h\" }",
+        );
+        until_ejected(&proxy);
+        assert_eq!(ejections(&proxy, reason), 1.0);
+        assert_eq!(proxy.metric("stickyd_worker_ejected{upstream=\"app\",worker=\"bad\"}"), 1.0);
+        let before = bad.connections();
+        for _ in 0..20 {
+            assert_eq!(get(&proxy).text(), "good", "{reason}");
+        }
+        assert_eq!(bad.connections(), before);
+        assert!(proxy.worker("bad").serves(), "its sessions stay with it");
+    }
+}
+
+#[test]
+fn server_errors_eject_by_their_share_and_cookies_stay() {
+    let error = "HTTP/1.1 503 Busy\r\nContent-Length: 3\r\n\r\nbad";
+    let (bad, good) = (RawWorker::answering(move |_| error.to_owned()), RawWorker::named("good"));
+    let proxy = proxy(&bad, &good, "eject = { errors = \"50%\", volume = 10, time = \"1h\", max_time = \"1h\" }");
+    let mut cookie = None;
+    wait_for("the worker is ejected by its errors", || {
+        let answer = get(&proxy);
+        if answer.text() == "bad" {
+            cookie = answer.cookie("stickyd_app").or_else(|| cookie.take());
+        }
+        proxy.worker("bad").ejected()
+    });
+    assert_eq!(ejections(&proxy, "errors"), 1.0);
+    for _ in 0..20 {
+        assert_eq!(get(&proxy).text(), "good");
+    }
+    if let Some(cookie) = cookie {
+        let request = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\n\r\n");
+        assert_eq!(Raw::connect(proxy.address).ask(&request).text(), "bad", "clients with its cookie stay");
+    }
+}
+
+#[test]
+fn the_last_worker_is_never_ejected() {
+    let script = |leg: &mut Leg| drop(leg.request());
+    let (one, two) = (RawWorker::scripted(script), RawWorker::scripted(script));
+    let proxy = proxy(&one, &two, "eject = { failures = 2, time = \"1h\", max_time = \"1h\" }");
+    let spared = |name| proxy.metric(&format!("stickyd_ejections_spared_total{{upstream=\"app\",worker=\"{name}\"}}"));
+    wait_for("the last worker is spared", || {
+        assert_eq!(get(&proxy).status(), 502);
+        spared("bad") + spared("good") >= 1.0
+    });
+    assert_ne!(proxy.worker("bad").ejected(), proxy.worker("good").ejected());
+    // A worker that is alone in its pool.
+    let alone =
+        Proxy::with(&format!("[upstream.app]\nworkers = [\"{}\"]\neject = {{ failures = 1 }}\n{CHANCE}", one.address));
+    for _ in 0..5 {
+        assert_eq!(get(&alone).status(), 502);
+    }
+    assert!(!alone.worker(&one.address.to_string()).ejected());
+}
+
+#[test]
+fn what_the_client_breaks_is_not_the_workers_fault() {
+    let script = |leg: &mut Leg| {
+        while let Some(request) = leg.request() {
+            if request.target() == "/" {
+                leg.send(ok("fine"));
+            }
+        }
+    };
+    let (bad, good) = (RawWorker::scripted(script), RawWorker::scripted(script));
+    let proxy = proxy(&bad, &good, "response_timeout = \"150ms\"\neject = { failures = 1 }");
+    for _ in 0..6 {
+        // A body that is never sent, a body with a broken chunk, and a client that leaves during its body.
+        let post = "POST /upload HTTP/1.1\r\nHost: a\r\n";
+        assert_eq!(Raw::connect(proxy.address).ask(&format!("{post}Content-Length: 10\r\n\r\nhalf")).status(), 504);
+        Raw::connect(proxy.address).send(format!("{post}Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nzz\r\n")).rest();
+        Raw::connect(proxy.address).send(format!("{post}Content-Length: 10\r\n\r\nhalf"));
+    }
+    assert_eq!(get(&proxy).text(), "fine");
+    for worker in ["bad", "good"] {
+        assert!(!proxy.worker(worker).ejected(), "{worker}");
+        for reason in ["connect", "broken", "timeout", "errors"] {
+            let series = format!("stickyd_ejections_total{{reason=\"{reason}\",upstream=\"app\",worker=\"{worker}\"}}");
+            assert_eq!(proxy.metric(&series), 0.0, "{series}");
+        }
+    }
+}
+
+#[test]
+fn an_ejected_worker_returns_gradually_and_later_each_time() {
+    let ill = Arc::new(AtomicBool::new(true));
+    let state = ill.clone();
+    let bad = RawWorker::scripted(move |leg| {
+        while leg.request().is_some() && !state.load(SeqCst) {
+            leg.send(ok("bad"));
+        }
+    });
+    let good = RawWorker::named("good");
+    let proxy = proxy(&bad, &good, "slow_start = \"1s\"\neject = { failures = 2, time = \"200ms\" }");
+    until_ejected(&proxy);
+    ill.store(false, SeqCst);
+    let worker = proxy.worker("bad");
+    wait_for("the worker is back", || !worker.ejected());
+    // It gets some requests at once, and its whole share in the end.
+    wait_for("the worker has its share again", || {
+        let there = (0..40).filter(|_| get(&proxy).text() == "bad").count();
+        (12..=28).contains(&there)
+    });
+    ill.store(true, SeqCst);
+    // Kept connections from before would hide failures, because their requests are retried.
+    wait_for("the worker is ejected again", || {
+        get(&proxy);
+        ejections(&proxy, "broken") >= 2.0
+    });
+    assert!(worker.eject.left_ms(0).unwrap() > 200, "until: {:?}", worker.eject.left_ms(0));
+}
+
+#[test]
+fn slow_start_gives_a_part_and_moves_every_key_once() {
+    let (bad, good) = (RawWorker::named("bad"), RawWorker::named("good"));
+    let named = |worker: &RawWorker, name| format!("{{ address = \"{}\", name = \"{name}\" }}", worker.address);
+    let workers = format!("{}, {}", named(&bad, "bad"), named(&good, "good"));
+    let proxy = Proxy::with(&format!(
+        "threads = 1\n[[listener]]\naddress = \"127.0.0.1:0\"\ntrusted_proxies = [\"127.0.0.1\"]\n\
+         [upstream.app]\nworkers = [{workers}]\naffinity = [\"address\"]\nslow_start = \"3s\"\n\
+         health = {{ kind = \"tcp\", interval = \"1h\" }}\n"
+    ));
+    let of = |client: usize| {
+        let request =
+            format!("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 10.1.{}.{}\r\n\r\n", client / 200, client % 200);
+        Raw::connect(proxy.address).ask(&request).text() == "bad"
+    };
+    let whole: Vec<_> = (0..60).map(of).collect();
+    proxy.worker("bad").eject.ease_in(stickyd::clock::now_ms());
+    let first: Vec<_> = (0..60).map(of).collect();
+    let there = |all: &[bool]| all.iter().filter(|there| **there).count();
+    assert!(there(&first) < there(&whole), "a part only: {} of {}", there(&first), there(&whole));
+    let mut last = first;
+    wait_for("the worker has all its keys", || {
+        let now: Vec<_> = (0..60).map(of).collect();
+        assert!(last.iter().zip(&now).all(|(before, now)| *now || !*before), "a moved key stays");
+        last = now;
+        last == whole
+    });
+}
+
+#[test]
+fn probes_and_health_checks_do_not_count() {
+    let script = |leg: &mut Leg| {
+        while let Some(request) = leg.request() {
+            if request.target() == "/health" {
+                leg.send("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n");
+            } else {
+                leg.send(ok("fine"));
+            }
+        }
+    };
+    let (bad, good) = (RawWorker::scripted(script), RawWorker::scripted(script));
+    let workers = format!("\"{}\", \"{}\"", bad.address, good.address);
+    let proxy = Proxy::with(&format!(
+        "[upstream.app]\nworkers = [{workers}]\neject = {{ failures = 1, volume = 1, errors = \"1%\" }}\n\
+         health = {{ path = \"/health\", interval = \"100ms\", fall = 1 }}\n"
+    ));
+    let worker = proxy.worker(&bad.address.to_string());
+    wait_for("five health checks have reached the worker", || bad.connections() >= 5);
+    assert!(!worker.ejected() && worker.eject.left_ms(0).is_none());
+}
+
+#[test]
+fn an_open_poll_without_an_answer_is_not_a_failure() {
+    let open = "0{\"sid\":\"abc\",\"upgrades\":[],\"pingInterval\":10,\"pingTimeout\":10,\"maxPayload\":1000}";
+    let script = move |leg: &mut Leg| {
+        while let Some(request) = leg.request() {
+            if !request.target().contains("sid=") {
+                leg.send(ok(open));
+            }
+        }
+    };
+    let (bad, good) = (RawWorker::scripted(script), RawWorker::scripted(script));
+    let proxy = proxy(&bad, &good, "response_timeout = \"100ms\"\neject = { failures = 1 }");
+    let polling = "/socket.io/?EIO=4&transport=polling";
+    let mut client = Raw::connect(proxy.address);
+    assert_eq!(client.get(polling).text(), open);
+    // For as long as a session lives, which is five seconds more than its pings.
+    assert_eq!(client.get(&format!("{polling}&sid=abc")).status(), 504);
+    assert!(!proxy.worker("bad").ejected() && !proxy.worker("good").ejected());
+}

@@ -1,0 +1,4 @@
+//! Guards of routes and upstreams: `origins`, `allow`, `deny` and `rate`, with plain requests and with real Socket.IO.
+
+mod requests;
+mod socket_io;

@@ -1,0 +1,9 @@
+//! Clients that speak HTTP/2: their requests, their limits, and how their connections end.
+
+mod dead_clients;
+mod descriptors;
+mod floods;
+mod goodbye;
+mod limits;
+mod min_rate;
+mod requests;

@@ -1,0 +1,16 @@
+//! An unmodified Socket.IO cluster with stickyd in front of it behaves as one server.
+
+mod clients;
+mod discovery_bodies;
+mod discovery_hung;
+mod forged_cookies;
+mod http2;
+mod made_up_sids;
+mod metrics;
+mod no_worker;
+mod other_servers;
+mod preflights;
+mod process_managers;
+mod refusals;
+mod stickyd_restarts;
+mod worker_failures;

@@ -1,0 +1,80 @@
+//! Waiting for a condition: the one waiter of all tests.
+//!
+//! A condition gives a `bool`, or a `Result` whose `Ok` ends the wait and whose `Err` is the state seen so far. The
+//! limit is generous, because it only decides how long a failing test takes.
+
+use std::fmt::Debug;
+use std::time::{Duration, Instant};
+
+use super::process::PATIENCE;
+
+/// Pause between two looks at a condition.
+const POLL: Duration = Duration::from_millis(5);
+
+/// What a condition gives: whether it holds, and what it saw if it does not.
+pub(crate) trait Outcome {
+    /// What the wait returns.
+    type Value;
+    /// What the panic shows.
+    type Seen: Debug;
+
+    /// `Ok` if the condition holds.
+    fn outcome(self) -> Result<Self::Value, Self::Seen>;
+}
+
+impl Outcome for bool {
+    type Value = ();
+    type Seen = bool;
+
+    fn outcome(self) -> Result<(), bool> {
+        if self { Ok(()) } else { Err(self) }
+    }
+}
+
+impl<T, S: Debug> Outcome for Result<T, S> {
+    type Value = T;
+    type Seen = S;
+
+    fn outcome(self) -> Self {
+        self
+    }
+}
+
+/// Blocks until `condition` holds; panics with `what` and the last state seen after [`PATIENCE`].
+#[track_caller]
+pub(crate) fn wait_for<O: Outcome>(what: &str, mut condition: impl FnMut() -> O) -> O::Value {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match condition().outcome() {
+            Ok(value) => return value,
+            Err(seen) => assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}; last seen: {seen:?}"),
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Waits like [`wait_for`] without blocking the runtime; the condition is an async closure.
+pub(crate) async fn wait_for_async<O: Outcome>(what: &str, condition: impl AsyncFnMut() -> O) -> O::Value {
+    wait_within(PATIENCE, what, condition).await
+}
+
+/// Waits like [`wait_for_async`] with a limit of its own, for what takes longer by design.
+pub(crate) async fn wait_within<O: Outcome>(
+    limit: Duration,
+    what: &str,
+    mut condition: impl AsyncFnMut() -> O,
+) -> O::Value {
+    let deadline = Instant::now() + limit;
+    loop {
+        match condition().await.outcome() {
+            Ok(value) => return value,
+            Err(seen) => assert!(Instant::now() < deadline, "not within {limit:?}: {what}; last seen: {seen:?}"),
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Runs `work`, which has to end within [`PATIENCE`].
+pub(crate) async fn within<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| panic!("not done within {PATIENCE:?}"))
+}

@@ -1,0 +1,182 @@
+//! TLS handshakes of a listener: versions, what workers and browsers are told, and clients that never finish.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, ProtocolVersion, RootCertStore, StreamOwned, SupportedProtocolVersion};
+
+use crate::support::proxy::Proxy;
+use crate::support::raw::{Raw, RawWorker, patient};
+use crate::support::wait::wait_for;
+
+struct Secured {
+    proxy: Proxy,
+    certificate: CertificateDer<'static>,
+    directory: PathBuf,
+}
+
+impl Drop for Secured {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn secured(worker: &RawWorker, more: &str) -> Secured {
+    let directory = std::env::temp_dir().join(format!("stickyd-tls-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let made = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();
+    std::fs::write(directory.join("cert.pem"), made.cert.pem()).unwrap();
+    std::fs::write(directory.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    let toml = format!(
+        "threads = 1\n[[listener]]\naddress = \"127.0.0.1:0\"\ntls = {{ certificate = \"cert.pem\", key = \"key.pem\" }}\n\
+         [upstream.app]\nworkers = [\"{}\"]\n{more}",
+        worker.address
+    );
+    let proxy = Proxy::with_files(&toml, &directory);
+    Secured { proxy, certificate: made.cert.der().clone(), directory }
+}
+
+impl Secured {
+    fn connection(&self, versions: &[&'static SupportedProtocolVersion], alpn: &[&[u8]]) -> ClientConnection {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        ClientConnection::new(Arc::new(config), ServerName::try_from("a.example").unwrap()).unwrap()
+    }
+
+    fn tcp(&self) -> std::net::TcpStream {
+        patient(std::net::TcpStream::connect(self.proxy.address).unwrap())
+    }
+
+    fn client(&self) -> Raw {
+        Raw::on(StreamOwned::new(self.connection(rustls::ALL_VERSIONS, &[]), self.tcp()))
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.proxy.address
+    }
+}
+
+#[test]
+fn both_versions_are_accepted() {
+    let worker = RawWorker::named("a");
+    let secured = secured(&worker, "");
+    for (version, protocol) in
+        [(&rustls::version::TLS12, ProtocolVersion::TLSv1_2), (&rustls::version::TLS13, ProtocolVersion::TLSv1_3)]
+    {
+        let mut connection = secured.connection(&[version], &[b"spdy/1", b"http/1.1"]);
+        let mut tcp = secured.tcp();
+        while connection.is_handshaking() {
+            connection.complete_io(&mut tcp).unwrap();
+        }
+        assert_eq!(connection.protocol_version(), Some(protocol));
+        assert_eq!(connection.alpn_protocol(), Some(&b"http/1.1"[..]));
+        let mut client = Raw::on(StreamOwned::new(connection, tcp));
+        for _ in 0..3 {
+            assert_eq!(client.get("/").text(), "a");
+        }
+    }
+}
+
+#[test]
+fn a_client_without_a_common_protocol_is_refused() {
+    let worker = RawWorker::named("a");
+    let secured = secured(&worker, "");
+    let mut connection = secured.connection(rustls::ALL_VERSIONS, &[b"spdy/1"]);
+    let mut tcp = secured.tcp();
+    let ended = loop {
+        match connection.complete_io(&mut tcp) {
+            Ok(_) if connection.is_handshaking() => {}
+            other => break other,
+        }
+    };
+    assert!(ended.is_err());
+}
+
+#[test]
+fn workers_and_browsers_are_told_about_tls() {
+    let mut worker = RawWorker::named("a");
+    let secured = secured(&worker, "");
+    let answer = secured.client().get("/");
+    let cookie = answer.header("set-cookie").unwrap();
+    assert!(cookie.ends_with("; Path=/; HttpOnly; SameSite=Lax; Secure"), "{cookie}");
+    let (_, request) = worker.request();
+    assert_eq!(request.header("x-forwarded-proto"), Some("https"));
+    assert_eq!(request.header("x-forwarded-port"), Some(secured.address().port().to_string().as_str()));
+}
+
+#[test]
+fn large_bodies_pass_both_ways() {
+    let worker = RawWorker::answering(|request| crate::support::raw::ok(request.text()));
+    let secured = secured(&worker, "");
+    let body = "0123456789".repeat(300_000);
+    let request = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    assert!(secured.client().ask(&request).text() == body);
+}
+
+#[test]
+fn a_truncated_answer_ends_without_close_notify() {
+    let worker = RawWorker::scripted(|leg| {
+        leg.request();
+        leg.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc");
+    });
+    let secured = secured(&worker, "");
+    let mut client = secured.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    if let Some(mut head) = client.head().filter(|head| head.status() == 200) {
+        assert!(!client.body(&mut head, true));
+    }
+}
+
+#[test]
+fn plain_bytes_do_not_hang() {
+    let worker = RawWorker::named("a");
+    let secured = secured(&worker, "");
+    let mut client = Raw::connect(secured.address());
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    // The answer is a TLS alert, then the end.
+    client.rest();
+    wait_for("the failed handshake is counted", || {
+        secured.proxy.metric("stickyd_client_errors_total{kind=\"tls\"}") > 0.0
+    });
+    assert_eq!(worker.connections(), 0);
+}
+
+#[test]
+fn unfinished_handshakes_keep_no_client_out() {
+    let worker = RawWorker::named("a");
+    let secured = secured(&worker, "[limits]\nhandshakes = 1");
+    // Silent connections use no slot for handshakes.
+    let _silent: Vec<_> = (0..20).map(|_| Raw::connect(secured.address())).collect();
+    // A connection that began a handshake and stopped has to give its slot back.
+    let mut begun = Raw::connect(secured.address());
+    begun.send([0x16, 0x03, 0x01, 0x02, 0x00]);
+    let began = std::time::Instant::now();
+    for _ in 0..5 {
+        assert_eq!(secured.client().get("/").text(), "a");
+    }
+    assert!(began.elapsed() < std::time::Duration::from_secs(9), "served before the stalled handshakes time out");
+}
+
+#[test]
+fn a_stop_does_not_wait_for_handshakes() {
+    let worker = RawWorker::named("a");
+    let mut secured = secured(&worker, "");
+    let _silent = Raw::connect(secured.address());
+    let mut begun = Raw::connect(secured.address());
+    begun.send([0x16, 0x03, 0x01, 0x02, 0x00]);
+    wait_for("both connections are open", || secured.proxy.metric("stickyd_client_connections") > 1.0);
+    let began = std::time::Instant::now();
+    let idle = Proxy::before(&[worker.address]);
+    let ended = std::mem::replace(&mut secured.proxy, idle).stop();
+    assert!(!ended.panicked);
+    assert!(began.elapsed() < std::time::Duration::from_secs(4), "{:?}", began.elapsed());
+}
