@@ -12,6 +12,7 @@ mod clients_selftest;
 mod config;
 mod corpus;
 mod dependencies;
+mod docs;
 mod front;
 mod health;
 mod http;
