@@ -18,6 +18,7 @@ mod health;
 mod http;
 mod layers;
 mod learn;
+mod messages;
 mod profile;
 mod references;
 mod rules;

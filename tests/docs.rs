@@ -34,10 +34,10 @@ const FOREIGN_QUOTES: &[(&str, &str)] = &[
 ];
 
 /// A fenced block of a page.
-struct Block {
+pub(super) struct Block {
     line: usize,
-    info: String,
-    text: String,
+    pub(super) info: String,
+    pub(super) text: String,
 }
 
 /// README.md and every page below docs/, with their texts.
@@ -58,7 +58,7 @@ fn check_pages(faults: impl Fn(&str) -> Vec<String>) {
 }
 
 /// The fenced blocks of a page, and the page without them.
-fn blocks(page: &str) -> (Vec<Block>, String) {
+pub(super) fn blocks(page: &str) -> (Vec<Block>, String) {
     let (mut blocks, mut prose, mut open) = (Vec::new(), String::new(), None::<Block>);
     for (index, line) in page.lines().enumerate() {
         match (line.trim_start().strip_prefix("```"), open.as_mut()) {
