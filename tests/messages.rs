@@ -1,5 +1,5 @@
-//! Messages across workers, as docs/messages.md promises them: the JavaScript of that page runs as it is printed there, in
-//! three workers with stickyd in front, and twelve real Socket.IO clients count what reaches them.
+//! Messages across workers, as docs/messages.md promises them: the JavaScript of that page runs as it is printed there,
+//! in three workers with stickyd in front, and twelve real Socket.IO clients count what reaches them.
 //!
 //! Left out: PM2 (its recipes are tried by hand), hanging workers, and connection state recovery.
 
@@ -25,7 +25,7 @@ struct Tethered {
 }
 
 impl Tethered {
-    fn start(command: &mut Command) -> Self {
+    fn start(command: &Command) -> Self {
         // The shell reads its stdin, which ends with this process.
         let mut shell = Command::new("sh");
         shell.args(["-c", "\"$@\" & read _; kill $!; wait", "sh"]).arg(command.get_program()).args(command.get_args());
@@ -75,7 +75,7 @@ impl Recipe {
         command
             .env("WORKERS", WORKERS.to_string())
             .env("REDIS_URL", format!("redis://127.0.0.1:{}", self.redis_port()));
-        self.workers.push(Tethered::start(&mut command));
+        self.workers.push(Tethered::start(&command));
     }
 
     /// Starts three separate processes of the same script.
@@ -90,7 +90,7 @@ impl Recipe {
         let mut command = Command::new(if local.exists() { local } else { "redis-server".into() });
         command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port"]);
         command.arg(self.redis_port().to_string()).current_dir(&self.folder);
-        self.redis = Some(Tethered::start(&mut command));
+        self.redis = Some(Tethered::start(&command));
         listening(self.redis_port());
     }
 

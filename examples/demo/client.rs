@@ -115,7 +115,11 @@ pub(crate) async fn websocket_for_ever(server: SocketAddr, tally: Arc<Tally>) {
             loop {
                 let kept = tokio::select! {
                     _ = timer.tick() => socket.send(Message::text("42[\"n\",1]")).await.ok(),
-                    text = receive(&mut socket) => text.map(|text| if text.starts_with("42") { session.count_answer() }),
+                    text = receive(&mut socket) => text.map(|text| {
+                        if text.starts_with("42") {
+                            session.count_answer();
+                        }
+                    }),
                 };
                 if kept.is_none() {
                     break;

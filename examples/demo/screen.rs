@@ -1,5 +1,5 @@
-//! The demo's screen. On a terminal it is one page of 80 columns and 24 rows, drawn again in place, so that nothing wraps
-//! or scrolls away. Elsewhere (a pipe, a file) it is printed once at the end of each step.
+//! The demo's screen. On a terminal it is one page of 80 columns and 24 rows, drawn again in place, so that nothing
+//! wraps or scrolls away. Elsewhere (a pipe, a file) it is printed once at the end of each step.
 
 use std::io::{IsTerminal, Write, stdout};
 use std::net::SocketAddr;
