@@ -1,7 +1,7 @@
-// Counts the clients that the messages of one worker reach: `node messages.js URL CLIENTS all|own`. The workers run chat.js of
-// docs/messages.md. Real Socket.IO clients connect (a third by polling, a third by WebSocket, a third with an upgrade),
-// and one of them, the speaker, asks its worker to emit. `all` or `own` is what is waited for: clients of all workers, or
-// of the speaker's worker only. Prints one JSON line; see README.md.
+// Counts the clients that the messages of one worker reach: `node messages.js URL CLIENTS all|own`. The workers run
+// chat.js of docs/messages.md. Real Socket.IO clients connect (a third by polling, a third by WebSocket, a third with an
+// upgrade), and one of them, the speaker, asks its worker to emit. `all` or `own` is what is waited for: clients of all
+// workers, or of the speaker's worker only. Prints one JSON line; see README.md.
 const { io } = require('socket.io-client');
 
 const [url, count, wanted] = process.argv.slice(2);
