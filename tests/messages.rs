@@ -86,8 +86,10 @@ impl Recipe {
     }
 
     fn start_redis(&mut self) {
-        let local = clients_dir().join(".redis/redis-server");
-        let mut command = Command::new(if local.exists() { local } else { "redis-server".into() });
+        // The program decides by its name whether it is the server.
+        let server = self.folder.join("redis-server");
+        std::os::unix::fs::symlink(redis_program(), &server).unwrap();
+        let mut command = Command::new(server);
         command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port"]);
         command.arg(self.redis_port().to_string()).current_dir(&self.folder);
         self.redis = Some(Tethered::start(&command));
@@ -143,6 +145,15 @@ impl Drop for Recipe {
         self.redis = None;
         let _ = std::fs::remove_dir_all(&self.folder);
     }
+}
+
+/// Path of `redis-server`, or of the same program by the name that it has in Debian's redis-tools.
+fn redis_program() -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    let mut places =
+        ["redis-server", "redis-check-rdb"].iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
+    places.find(|place| place.exists()).expect("redis-server or redis-check-rdb; tests/run installs it")
 }
 
 /// The scripts of docs/messages.md, by the names in their first lines: `// NAME.js`.
