@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 /// jemalloc returns the memory of a reconnect storm to the system (its decay is set in .cargo/config.toml) and needs
 /// half as much as mimalloc per idle tunnel (docs/reference/performance.md §4).
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -32,6 +32,7 @@ function stop(signal) {
   for (const worker of Object.values(cluster.workers)) worker.process.kill(signal);
 }
 
-cluster.setupPrimary({ exec: path.resolve(app), args: process.argv.slice(3) });
+// `advanced`: a Buffer that a Socket.IO adapter sends to another process stays a Buffer (docs/messages.md).
+cluster.setupPrimary({ exec: path.resolve(app), args: process.argv.slice(3), serialization: 'advanced' });
 for (let slot = 0; slot < count; slot += 1) start(slot);
 for (const signal of ['SIGTERM', 'SIGINT']) process.on(signal, () => stop(signal));

@@ -1,23 +1,24 @@
 //! The demo: real Socket.IO workers inside one process, stickyd in front of them, clients that connect through it, and
-//! a live table. While you watch, a worker is killed and stickyd is restarted; at the end the demo prints how many
-//! sessions each of these cost.
+//! a page of live figures. While you watch, a worker is killed and stickyd is restarted; the page shows how many
+//! sessions each of these costs.
 //!
-//! Run it with `cargo run --release --example demo`. It needs nothing installed, uses loopback addresses only, and ends
-//! after half a minute.
+//! Run it with `cargo demo`, which compiles it in the shortest time, or with `cargo run --release --example demo`. It
+//! needs nothing installed, uses loopback addresses only, and ends after half a minute.
 
 mod client;
 mod screen;
+mod tally;
 mod worker;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::Tally;
 use screen::Screen;
 use stickyd::config::{self, Config};
 use stickyd::server::Server;
 use stickyd::systemd::Parent;
+use tally::Tally;
 use worker::Worker;
 
 const WORKERS: usize = 4;
@@ -43,36 +44,21 @@ fn main() -> Result<()> {
         }
     }
 
-    let mut screen = Screen::new(address);
-    screen.say("90 clients connect: 60 use polling, 30 use WebSockets. No cookies, one client address, four workers.");
+    let screen = Screen::new(address);
     screen.watch(&server, &tally, Duration::from_secs(6));
 
-    let before = tally.now();
-    screen.say("Now worker w2 is killed.");
+    tally.begin_step();
     if workers.len() > 1 {
         workers.remove(1).kill();
     }
     screen.watch(&server, &tally, Duration::from_secs(6));
-    let killed = tally.now().since(&before);
 
-    let before = tally.now();
-    screen.say("Now stickyd is restarted. It has forgotten all sessions, but their workers still know them.");
+    tally.begin_step();
     server.stop().gently.cancel();
-    let ended = server.wait();
+    server.wait();
     server = Server::start(config(&address.to_string(), &addresses)?, None, Parent::default())?;
     screen.watch(&server, &tally, Duration::from_secs(8));
-    let restarted = tally.now().since(&before);
-    let healed = screen::metric(&server, "stickyd_refusals_total{fate=\"healed\",upstream=\"app\"}");
 
-    screen.end();
-    println!("Sessions lost");
-    println!("  worker killed     {killed}");
-    println!("  stickyd restarted {restarted}");
-    println!(
-        "                    {healed:.0} refusals were healed: the session was found elsewhere, unnoticed by its client"
-    );
-    println!("                    {} connections were cut at the deadline of the stop", ended.cut);
-    println!("  total             {}", tally.now());
     server.stop().now.cancel();
     server.stop().gently.cancel();
     server.wait();
