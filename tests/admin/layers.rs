@@ -1,11 +1,12 @@
 //! The layers around the admin API: overload, headers of answers, the audit line, bounds on bodies, unknown paths.
 
-use super::drains::{engine, text};
+use crate::support::engines::{config_of_named, many_sessions};
 use crate::support::proxy::Binary;
-use crate::support::raw::{Message, Raw, eventually};
+use crate::support::raw::{Message, Raw};
+use crate::support::wait::wait_for;
 
 fn started() -> Binary {
-    Binary::with(&text(&[("one", &engine("one"))], ""))
+    Binary::with(&config_of_named(&[("one", &many_sessions("one"))], ""))
 }
 
 fn ask(binary: &Binary, method: &str, path: &str, body: &str) -> Message {
@@ -24,7 +25,7 @@ fn too_many_admin_requests_are_answered_at_once() {
         one.send(unfinished);
     }
     let mut refused = None;
-    eventually("the limit is reached", || {
+    wait_for("the limit is reached", || {
         let answer = ask(&binary, "GET", "/api/v1/status", "");
         let is_refused = answer.status() == 503;
         refused = is_refused.then_some(answer);
@@ -36,7 +37,7 @@ fn too_many_admin_requests_are_answered_at_once() {
     assert_eq!(refused.text(), "too many admin requests are under way: try again in a second\n");
     // Requests are accepted again once the others have ended.
     drop(waiting);
-    eventually("there is room again", || ask(&binary, "GET", "/api/v1/status", "").status() == 200);
+    wait_for("there is room again", || ask(&binary, "GET", "/api/v1/status", "").status() == 200);
     assert!(binary.log().contains("the admin listener has reached its limit of requests under way"));
 }
 
