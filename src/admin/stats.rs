@@ -13,7 +13,7 @@ use axum::Json;
 use axum::extract::State;
 
 use super::Api;
-use super::api::stats::{Rates, Totals};
+use super::api::stats::{CounterRates, CounterTotals};
 use super::api::{LiveCounts, StatsAnswer, UpstreamStats, WorkerStats};
 use crate::affinity::pins::SHARDS;
 use crate::clock;
@@ -165,11 +165,11 @@ fn add(sum: Option<CounterValues>, more: CounterValues) -> CounterValues {
     sum
 }
 
-fn named(counts: CounterValues) -> Totals {
+fn named(counts: CounterValues) -> CounterTotals {
     counts.into_iter().filter(|(name, _)| !name.is_empty()).map(|(name, count)| (name.to_owned(), count)).collect()
 }
 
-fn rates(now: CounterValues, before: CounterValues, span: f64) -> Rates {
+fn rates(now: CounterValues, before: CounterValues, span: f64) -> CounterRates {
     let both = now.into_iter().zip(before).filter(|((name, _), _)| !name.is_empty());
     both.map(|((name, now), (_, before))| (format!("{name}_per_s"), rate(now, before, span))).collect()
 }

@@ -102,7 +102,7 @@ pub struct Metrics {
 const DURATIONS: [f64; 13] = [0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 600.0, 3600.0, 86400.0];
 
 impl Metrics {
-    /// Registers every series.
+    /// Creates all series and registers them.
     #[allow(clippy::panic, reason = "reached only by a literal or a name in this module, at start, in every test")]
     pub fn new() -> Self {
         Self::register().unwrap_or_else(|error| panic!("a metric could not be registered: {error}"))

@@ -65,7 +65,7 @@ pub struct SocketSeries {
 pub struct Carried {
     /// Messages; bodies of a polling session.
     pub messages: u64,
-    /// Payload bytes of those messages.
+    /// Number of payload bytes.
     pub bytes: u64,
     /// The code of the Close frame that went this way, if one did.
     pub code: Option<u16>,

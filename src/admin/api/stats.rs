@@ -5,19 +5,19 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// Numbers of an upstream's counters, by name.
-pub type Totals = BTreeMap<String, u64>;
+pub type CounterTotals = BTreeMap<String, u64>;
 
-/// Rates of the counters, by name with `_per_s`; `None` without an earlier sample.
-pub type Rates = BTreeMap<String, Option<f64>>;
+/// CounterRates of the counters, by name with `_per_s`; `None` without an earlier sample.
+pub type CounterRates = BTreeMap<String, Option<f64>>;
 
 /// Answer to `GET /api/v1/stats`: all workers together, each upstream, each worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StatsAnswer {
     pub live: LiveCounts,
-    pub rates: Rates,
+    pub rates: CounterRates,
     pub rates_over_s: u64,
     pub sockets: SocketCounts,
-    pub totals: Totals,
+    pub totals: CounterTotals,
     pub upstreams: Vec<UpstreamStats>,
     pub workers: Vec<WorkerStats>,
 }
@@ -27,9 +27,9 @@ pub struct StatsAnswer {
 pub struct UpstreamStats {
     pub labels: BTreeMap<String, LabelCounts>,
     pub live: LiveCounts,
-    pub rates: Rates,
+    pub rates: CounterRates,
     pub sockets: SocketCounts,
-    pub totals: Totals,
+    pub totals: CounterTotals,
     pub upstream: String,
 }
 

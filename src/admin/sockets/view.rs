@@ -44,7 +44,8 @@ impl Shown {
     }
 }
 
-/// One socket as a row of the list: the fields of [`SocketView`], written without building one.
+/// One socket as a row of the list: the fields of `admin::api::SocketView`, written without
+/// building one.
 pub(crate) struct Row<'a> {
     pub(crate) socket: &'a Socket,
     /// Data shared by all rows, borrowed for one row at a time.

@@ -5,12 +5,12 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use stickyd::cookie::{worker_id, Cookie, Jar, Seen, WorkerId};
 use stickyd::affinity::pins::Pins;
+use stickyd::config::SameSite;
+use stickyd::cookie::{Cookie, Jar, Seen, WorkerId, worker_id};
+use stickyd::engine_io;
 use stickyd::keys::Keys;
 use stickyd::upstream::ring::{self, Ring, Seat};
-use stickyd::engine_io;
-use stickyd::config::SameSite;
 use stickyd::websocket::frames::{Observer, Sender};
 
 const SECRET: &[u8] = b"0123456789abcdef";
