@@ -158,12 +158,14 @@ fn faults(path: &str, text: &str, habits: &[(&'static str, Regex)]) -> Vec<Fault
             }
         }
     }
+    let in_strings = if path.ends_with(".rs") { lines_in_strings(text) } else { Vec::new() };
     let limit = if path.ends_with(".md") { MARKDOWN_COLUMNS } else { OTHER_COLUMNS };
     for (index, line) in text.lines().enumerate() {
         let columns = line.chars().count();
         let excepted = path.ends_with(".md") && (line.trim_start().starts_with('|') || line.contains("http"));
         // A string that is data, a capture or a JSON text, cannot be broken.
-        let is_data = !path.ends_with(".md") && is_literal(line);
+        let in_string = in_strings.get(index).is_some_and(|inside| *inside);
+        let is_data = !path.ends_with(".md") && (is_literal(line) || in_string);
         if columns > limit && !excepted && !is_data {
             faults.push(Fault { line: index + 1, what: format!("{columns} columns, {limit} are the most") });
         }
@@ -178,6 +180,19 @@ fn faults(path: &str, text: &str, habits: &[(&'static str, Regex)]) -> Vec<Fault
 fn is_literal(line: &str) -> bool {
     let (first, last) = (line.find('"'), line.rfind('"'));
     !line.trim_start().starts_with("//") && matches!((first, last), (Some(first), Some(last)) if last - first > 60)
+}
+
+/// Of each line of Rust, whether it lies in a string of several lines, such as a snapshot.
+fn lines_in_strings(text: &str) -> Vec<bool> {
+    let (mut lines, mut from) = (Vec::new(), false);
+    sources::parts(text, |c, part| {
+        if c == '\n' {
+            lines.push(from || part == Part::String);
+            from = part == Part::String;
+        }
+    });
+    lines.push(from);
+    lines
 }
 
 /// Doc comments of fewer than [`DOC_WORDS`] words.

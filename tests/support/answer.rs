@@ -9,9 +9,9 @@ use hyper::header::HeaderMap;
 /// A complete answer to one request.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    /// The status code.
+    /// The status code of the answer.
     pub(crate) status: u16,
-    /// All header fields.
+    /// All header fields of the answer.
     pub(crate) headers: HeaderMap,
     /// The body as text.
     pub(crate) body: String,
