@@ -176,7 +176,7 @@ fn without_sid(upstream: &Upstream, question: ExplainQuestion<'_>, tried: &[u64]
     worker.map_or((None, Why::Nobody), |worker| (Some(worker.clone()), why))
 }
 
-/// Ring key of the request, as [`super::hash_key`] makes it; `None` where that function would choose a random key.
+/// Ring key of the request, as [`super::HashKey`] has it; `None` where that would be a random one.
 fn key(upstream: &Upstream, question: ExplainQuestion<'_>) -> Option<[u8; 16]> {
     match question.cookie {
         Some(cookie) => Some(derive::first(&cookie.client)),

@@ -230,9 +230,15 @@ fn ordinary(upstream: &Upstream, ask: &RequestFacts, client: Client, tried: &[u6
     if let Some(worker) = cookie_worker(upstream, ask, tried).filter(|worker| may(worker)) {
         return Some(Choice { worker: worker.clone(), why: SourceLabel::Cookie, seat: None, hold: None, cookie: None });
     }
-    let (key, why, id) = hash_key(upstream, ask, client);
-    let worker = upstream.hash(&key, tried)?.clone();
-    Some(Choice { cookie: cookie_for(upstream, ask, id, &worker), worker, why, seat: None, hold: None })
+    let key = HashKey::of(upstream, ask, client);
+    let worker = upstream.hash(&key.hash, tried)?.clone();
+    Some(Choice {
+        cookie: cookie_for(upstream, ask, key.client, &worker),
+        worker,
+        why: key.why,
+        seat: None,
+        hold: None,
+    })
 }
 
 /// Places a new session: on the worker that the cookie names, if it takes new sessions and cookies have not brought it
@@ -244,11 +250,11 @@ fn handshake(upstream: &Upstream, ask: &RequestFacts, client: Client, tried: &[u
         let seat = Some(worker.session());
         return Some(Choice { worker: worker.clone(), why: SourceLabel::Cookie, seat, hold: None, cookie: None });
     }
-    let (key, _, id) = hash_key(upstream, ask, client);
-    let seat = upstream.place(&key, tried)?;
+    let key = HashKey::of(upstream, ask, client);
+    let seat = upstream.place(&key.hash, tried)?;
     let worker = seat.worker().clone();
     Some(Choice {
-        cookie: cookie_for(upstream, ask, id, &worker),
+        cookie: cookie_for(upstream, ask, key.client, &worker),
         worker,
         why: SourceLabel::New,
         seat: Some(seat),
@@ -260,19 +266,32 @@ fn cookie_worker<'a>(upstream: &'a Upstream, ask: &RequestFacts, tried: &[u64]) 
     upstream.worker(ask.cookie.as_ref()?.worker).filter(|worker| !tried.contains(&worker.serial))
 }
 
-/// Returns the ring key (the cookie's id, else the client's address, else random), its source, and the id for a new
-/// cookie.
-fn hash_key(upstream: &Upstream, ask: &RequestFacts, client: Client) -> ([u8; 16], SourceLabel, [u8; 12]) {
-    // A session with a client-made id is looked for where it would have been placed.
-    if let Some(hash) = ask.facts.as_ref().and_then(|facts| facts.hash) {
-        return (hash, SourceLabel::Any, [0; 12]);
+/// What places a request on the ring.
+struct HashKey {
+    /// Position on the ring, made of the cookie's id, else of the client's address, else of chance.
+    hash: [u8; 16],
+    /// Source of the position.
+    why: SourceLabel,
+    /// Id of the client for a new cookie; all zeros if the upstream sets none.
+    client: [u8; 12],
+}
+
+impl HashKey {
+    fn of(upstream: &Upstream, ask: &RequestFacts, client: Client) -> Self {
+        // A session with a client-made id is looked for where it would have been placed.
+        if let Some(hash) = ask.facts.as_ref().and_then(|facts| facts.hash) {
+            return Self { hash, why: SourceLabel::Any, client: [0; 12] };
+        }
+        if let Some(cookie) = &ask.cookie {
+            return Self { hash: derive::first(&cookie.client), why: SourceLabel::Address, client: cookie.client };
+        }
+        let id = if upstream.jar.is_some() || !upstream.by_address { crate::random::bytes() } else { [0; 12] };
+        if upstream.by_address {
+            Self { hash: client.key(), why: SourceLabel::Address, client: id }
+        } else {
+            Self { hash: derive::first(&id), why: SourceLabel::Any, client: id }
+        }
     }
-    let from_id = |id: &[u8; 12]| derive::first(id);
-    if let Some(cookie) = &ask.cookie {
-        return (from_id(&cookie.client), SourceLabel::Address, cookie.client);
-    }
-    let id = if upstream.jar.is_some() || !upstream.by_address { crate::random::bytes() } else { [0; 12] };
-    if upstream.by_address { (client.key(), SourceLabel::Address, id) } else { (from_id(&id), SourceLabel::Any, id) }
 }
 
 /// Returns the cookie to set, if the upstream uses cookies. A preflight gets none (docs/reference/routing.md §4): the
@@ -284,6 +303,6 @@ fn cookie_for(upstream: &Upstream, ask: &RequestFacts, client: [u8; 12], worker:
 
 /// Worker that discovery asks first: the one that the cookie names, else the ring's.
 pub fn first_guess(upstream: &Upstream, ask: &RequestFacts, client: Client) -> Option<Arc<Worker>> {
-    let (key, _, _) = hash_key(upstream, ask, client);
-    cookie_worker(upstream, ask, &[]).or_else(|| upstream.hash(&key, &[])).cloned()
+    let key = HashKey::of(upstream, ask, client);
+    cookie_worker(upstream, ask, &[]).or_else(|| upstream.hash(&key.hash, &[])).cloned()
 }
