@@ -38,14 +38,13 @@ use crate::body::RequestStream;
 use crate::client::Client;
 use crate::clock;
 use crate::config::Redirect;
-use crate::engine_io::{self, EngineIo, Sid};
 use crate::listener::conn::Conn;
 use crate::metrics::LimitLabel;
 use crate::min_rate::Transfer;
 use crate::route;
 use crate::route::RouteMatch;
 use crate::route::guard;
-use crate::sockets::{self, New, SocketFacts, Transport};
+use crate::sockets::{self, New, OpeningRequest, SocketFacts, Transport};
 use crate::upstream::Upstream;
 use crate::upstream::worker::{SessionSeat, Worker};
 use access_log::Record;
@@ -104,9 +103,9 @@ impl Job {
         if self.facts.is_none() {
             self.look(request);
         }
-        let engine = engine_io::recognise(request.uri().query());
-        if let Some(EngineIo { sid: Sid::Given(sid), .. }) = &engine {
-            let new = |seat| self.session(&choice.worker, seat, sid);
+        let sid = self.ask.engine_sid(request.uri().query());
+        if !sid.is_empty() {
+            let new = |seat| self.session(&choice.worker, seat, &sid);
             self.conn.thread.shared.sessions.enlist(hold.key(), new);
         }
     }
@@ -115,9 +114,15 @@ impl Job {
     fn look(&mut self, request: &Request<Outgoing>) {
         let snapshot = self.conn.thread.shared.snapshot.load();
         let route = self.route.and_then(|place| snapshot.rules.routes.get(place)).map(|guarded| guarded.name.clone());
-        let rules = (&self.upstream.config.labels, self.upstream.jar.as_ref());
-        let head = (request.headers(), request.uri().query());
-        self.facts = Some(Box::new(SocketFacts::read(head, self.client, route, rules)));
+        self.facts = Some(Box::new(SocketFacts::read(OpeningRequest {
+            headers: request.headers(),
+            query: request.uri().query(),
+            is_engine_io: self.ask.engine.is_some(),
+            client: self.client,
+            route,
+            labels: &self.upstream.config.labels,
+            jar: self.upstream.jar.as_ref(),
+        })));
     }
 }
 
@@ -133,11 +138,11 @@ where
     conn.mark_body_read();
     let mut response = match fits.map_err(Rejection::from).and_then(|()| read(&conn, &request)) {
         Err(Rejection::Problem(problem)) => respond::problem(problem),
-        Err(Rejection::Guarded(turned, upgrade, client)) => {
+        Err(Rejection::ByGuard { reason, is_upgrade, client }) => {
             record.comes_from(client);
-            respond::turned_away(turned, upgrade, &request)
+            respond::turned_away(reason, is_upgrade, &request)
         }
-        Err(Rejection::Away(redirect, host)) => respond::redirect(redirect, &host, request.uri()),
+        Err(Rejection::ToHttps { redirect, host }) => respond::redirect(redirect, &host, request.uri()),
         Ok(job) => {
             let (request, pace) = prepare(&job, request);
             let limit = request_timeout::limit(&job);
@@ -219,9 +224,21 @@ enum Rejection {
     /// It is answered with the plain text of this problem.
     Problem(Problem),
     /// It is redirected to https at this host.
-    Away(Redirect, String),
-    /// A guard rejected it. The flag is true if it asked for an upgrade; the client is kept for the access log.
-    Guarded(guard::GuardRefusal, bool, Client),
+    ToHttps {
+        /// Port and status of the redirect.
+        redirect: Redirect,
+        /// Host that the request names.
+        host: String,
+    },
+    /// A guard of the route or of the upstream rejected it.
+    ByGuard {
+        /// What the guard objects to.
+        reason: guard::GuardRefusal,
+        /// Whether the request asked for an upgrade, whose refusal closes the connection.
+        is_upgrade: bool,
+        /// Client that the access log names.
+        client: Client,
+    },
 }
 
 impl From<Problem> for Rejection {
@@ -247,7 +264,7 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Rejection
         // An HTTP/1.0 client may leave out the host; then there is no URL to redirect it to.
         return Err(match host {
             "" => Problem::BadRequest("the Host header is missing").into(),
-            host => Rejection::Away(redirect, host.to_owned()),
+            host => Rejection::ToHttps { redirect, host: host.to_owned() },
         });
     }
     if !conn.serves(route::without_port(host)) {
@@ -265,7 +282,8 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Rejection
         let key = shared.sessions.keys.address(client.key());
         let asked = guard::GuardedRequest { ask: &ask, client, host, key, now_ms: clock::now_ms() };
         let passed = guard::check(watch, upstream, request, &asked);
-        passed.map_err(|turned| Rejection::Guarded(turned, ask.upgrade.is_some(), client))?;
+        let is_upgrade = ask.upgrade.is_some();
+        passed.map_err(|reason| Rejection::ByGuard { reason, is_upgrade, client })?;
     }
     if upstream.config.max_body.is_some_and(|most| request.body().size_hint().lower() > most) {
         shared.metrics.limits.reached(LimitLabel::MaxBody);

@@ -16,7 +16,7 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use crate::affinity::ask::{RequestFacts, RequestKind};
 use crate::client::Client;
 use crate::config::guards::{Guards, Origin, default_port, split_port};
-use crate::engine_io;
+use crate::engine_io::{self, EngineQuery};
 use crate::header_list::has_token;
 use crate::metrics::GuardLabel;
 use crate::telemetry::say_full;
@@ -124,11 +124,10 @@ pub fn check<B>(
 fn opens<B>(upstream: &Upstream, request: &Request<B>, ask: &RequestFacts) -> bool {
     match ask.kind {
         RequestKind::Handshake => true,
-        // `ask` does not look for sids if they are not among the upstream's affinity rules.
+        // The sid counts even if sids are not among the upstream's affinity rules.
         RequestKind::Ordinary | RequestKind::Birth => {
-            let engine = engine_io::recognise(request.uri().query());
-            let with_sid = engine.as_ref().is_some_and(|engine| !matches!(engine.sid, engine_io::Sid::None));
-            !with_sid && (ask.upgrade.is_some() || (engine.is_some() && request.method() == hyper::Method::GET))
+            let with_sid = ask.engine.is_some_and(EngineQuery::has_sid);
+            !with_sid && (ask.upgrade.is_some() || (ask.engine.is_some() && request.method() == hyper::Method::GET))
         }
         // A client can invent an id of another protocol, so its WebSocket counts. An Engine.IO sid is checked by the
         // worker before it opens anything.

@@ -12,13 +12,12 @@ use hyper::{Method, Response, StatusCode};
 use super::probe;
 use super::{SEARCH_PATIENCE, SEARCH_POLL};
 use crate::affinity::ask::RequestKind;
-use crate::affinity::discoveries::lock;
 use crate::affinity::discoveries::search::{FRESH, ProbeVerdict, Search, Verdicts, Waiting};
 use crate::affinity::{Choice, Ttl, first_guess};
 use crate::clock;
 use crate::config::rules::Protocol;
-use crate::engine_io::{self, EngineIo, Sid};
 use crate::keys::Key;
+use crate::locks::lock;
 use crate::metrics::{Discovery, SourceLabel};
 use crate::proxy::Job;
 use crate::proxy::access_log::Record;
@@ -437,13 +436,9 @@ impl<'a> OwnerSearch<'a> {
             Some(live) if live.rule.protocol != Protocol::SocketIo => Ttl::Configured(live.rule.ttl),
             _ => Ttl::Announced(job.upstream.session_ttl()),
         };
-        let engine = engine_io::recognise(self.copies.head.uri().query());
         // The list of sockets does not show ids of other protocols.
-        let sid = match &engine {
-            Some(EngineIo { sid: Sid::Given(sid), .. }) => &**sid,
-            _ => &[],
-        };
-        let new = job.session(worker, worker.session(), sid);
+        let sid = job.ask.engine_sid(self.copies.head.uri().query());
+        let new = job.session(worker, worker.session(), &sid);
         job.conn.thread.shared.sessions.pin(self.key, job.client, new, ttl)
     }
 
