@@ -10,12 +10,13 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::client::address_key;
 use crate::config::Limits;
 use crate::descriptors::DescriptorRoom;
 use crate::keys::Keys;
+use crate::locks::lock;
 use crate::metrics::LimitLabel;
 use crate::metrics::Metrics;
 use crate::telemetry::say_full;
@@ -103,7 +104,7 @@ impl ClientLimits {
         // The key is a keyed hash, so its low bits are as good as any. The array has `SHARDS` entries, so the remainder
         // is a valid index.
         #[allow(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "a remainder of SHARDS")]
-        self.held[address as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.held[address as usize % SHARDS])
     }
 
     /// Counts one more, unless the limit is reached; returns whether it was counted.

@@ -11,6 +11,7 @@ use super::support::sources;
 /// Every top-level module, from bottom to top.
 const LAYERS: &[&str] = &[
     "clock",
+    "locks",
     "random",
     "x509",
     "descriptors",

@@ -17,13 +17,14 @@
 //! counts are return values), and timers (the caller runs [`Pins::sweep`] for each shard in turn).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
 pub use crate::keys::{Key, Keys, plain_hash};
+use crate::locks::lock;
 use shard::{PinShard, SlotLookup};
 
 mod shard;
@@ -279,12 +280,6 @@ impl<E> Pins<E> {
         let since = now.saturating_duration_since(self.base);
         u32::try_from(since.as_millis() / TICK.as_millis()).unwrap_or(u32::MAX)
     }
-}
-
-/// Locks a mutex even if it is poisoned: a panic under the lock can only come from a caller's closure, which has no
-/// part in the table's own state.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Length of a tick of the table's clock. 32 bits of ticks last 13 years; the clock stops there instead of wrapping.

@@ -6,12 +6,13 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::spread::Spread;
 use super::tunnels::{chance, now_us, random_index};
 use crate::clock;
+use crate::locks::lock;
 use crate::sockets::{CloseOrder, Id, Socket};
 use crate::state::Shared;
 
@@ -76,7 +77,7 @@ pub struct Closings {
 impl Closings {
     /// Registers a closing that lasts `over`; returns `None` if sixteen others are under way.
     pub fn begin(&self, matched: usize, over: Duration) -> Option<Arc<Closing>> {
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.all);
         if all.len() >= KEPT {
             let over = all.iter().position(|one| one.left() == 0)?;
             all.remove(over);
@@ -95,7 +96,7 @@ impl Closings {
 
     /// Returns the remembered closings, the oldest first.
     pub fn all(&self) -> Vec<Arc<Closing>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        lock(&self.all).iter().cloned().collect()
     }
 }
 

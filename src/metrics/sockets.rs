@@ -3,9 +3,10 @@
 //! A socket that ends adds its numbers to the totals; live sockets are added up on each scrape. So a socket that lives
 //! for a day is not counted only at its end, and a message costs nothing beyond its socket's own counters.
 
+use crate::locks::lock;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -180,7 +181,7 @@ impl SocketsSeries {
 
     /// Returns the counters of an upstream, which all its workers share.
     pub(crate) fn upstream(&self, name: &str) -> Arc<SocketSeries> {
-        let mut known = self.by_upstream.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.by_upstream);
         if let Some(series) = known.get(name) {
             return series.clone();
         }

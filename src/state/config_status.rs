@@ -1,8 +1,9 @@
 //! ConfigState of the running configuration and of its file, for the admin listener and the metrics.
 
+use crate::locks::lock;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::SystemTime;
 
 /// Shared state of the configuration; written by the reloader only.
@@ -56,6 +57,6 @@ impl ConfigStatus {
 
     /// Locks the state. A poisoned lock is safe to use: every field is complete in itself.
     fn lock(&self) -> MutexGuard<'_, ConfigState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! They are written where they happen (on the control thread; a rare ejection on a data thread) and read on request.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use crate::locks::lock;
+use std::sync::{Mutex, MutexGuard};
 
 /// The last health check and the last ejection of one worker.
 #[derive(Default)]
@@ -73,6 +74,6 @@ impl Notes {
     }
 
     fn lock(&self) -> MutexGuard<'_, Last> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }

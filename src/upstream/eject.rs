@@ -12,12 +12,13 @@
 //! knows the pool; it limits how much of the pool may be ejected. Which outcomes are reported is decided in
 //! `proxy::forward`.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
 
 use super::worker::{Worker, WorkerHealth};
 use super::{Member, Upstream};
 use crate::config::{self, AdminState};
+use crate::locks::lock;
 pub use crate::metrics::labels::AttemptOutcome;
 use crate::telemetry::say_full;
 
@@ -192,7 +193,7 @@ impl EjectionState {
 
     /// Ejects the worker from now on. Returns the length of the ejection in milliseconds.
     pub fn begin(&self, now_ms: u64, rules: &EjectionRules) -> u64 {
-        let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut past = lock(&self.past);
         let well_ms = now_ms.saturating_sub(past.until_ms);
         let forgiven = well_ms.checked_div(past.last_ms.saturating_mul(FORGIVES)).unwrap_or(0);
         past.steps = past.steps.saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX));
@@ -237,7 +238,7 @@ impl EjectionState {
     pub fn new_life(&self, now_ms: u64) {
         self.forget();
         self.ease_in(now_ms);
-        if self.past.lock().unwrap_or_else(PoisonError::into_inner).steps <= 1 {
+        if lock(&self.past).steps <= 1 {
             self.until_ms.store(0, Relaxed);
         }
     }
@@ -324,7 +325,7 @@ pub fn note(upstream: &Upstream, worker: &Worker, outcome: AttemptOutcome, in_wi
 #[cold]
 fn eject(upstream: &Upstream, worker: &Worker, why: AttemptOutcome, now_ms: u64) {
     // The lock keeps two threads from both using the last ejection that `max_share` allows. Ejections are rare.
-    let _one_by_one = upstream.carried.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
+    let _one_by_one = lock(&upstream.carried.ejecting);
     if worker.eject.left_ms(now_ms).is_some() {
         return;
     }

@@ -17,13 +17,14 @@ pub mod worker;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::clock;
 use crate::config::rules::Protocol;
 use crate::config::{self, Affinity};
 use crate::cookie::{Jar, WorkerId, worker_id};
+use crate::locks::lock;
 use crate::metrics::{Metrics, UpstreamSeries};
 use crate::rules::{self, LiveRule};
 use admin_state::AdminChange;
@@ -233,7 +234,7 @@ impl Upstream {
     /// Seats a new session by bounded load on the ring (docs/reference/routing.md §2). The returned guard counts the
     /// session, which is then already part of the worker's load.
     pub fn place(&self, key: &[u8], tried: &[u64]) -> Option<SessionSeat> {
-        let _seating = self.carried.seating.lock().unwrap_or_else(PoisonError::into_inner);
+        let _seating = lock(&self.carried.seating);
         let now_s = clock::now_s();
         let worker = self.would_place(key, tried, now_s)?;
         worker.recent.note(now_s);

@@ -1,10 +1,11 @@
 //! The live `rate` limits of a route (per client address) and of an upstream (all clients together): token buckets behind
 //! locks. Left out: which requests they apply to (`guard`).
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::config::guards::{self, Rates};
+use crate::locks::lock;
 use crate::rate_limit::{BucketTake, Buckets, TokenRate};
 use crate::telemetry::say_full;
 
@@ -59,7 +60,7 @@ pub(crate) enum RateKind {
 impl SharedBuckets {
     fn take(&self, key: u64, now_ms: u64) -> Option<Duration> {
         let shard = usize::try_from(key % self.0.len().max(1) as u64).unwrap_or(0);
-        let mut buckets = self.0.get(shard)?.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buckets = lock(self.0.get(shard)?);
         let BucketTake { wait, crowded } = buckets.take(key, now_ms);
         drop(buckets);
         if crowded {

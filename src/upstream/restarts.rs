@@ -11,8 +11,9 @@
 //! shows that the process is alive, and a single light loss proves nothing. Connections of health checks, which come
 //! and go, are not counted.
 
+use crate::locks::lock;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
 
 /// Time in milliseconds within which all connections of a worker must end to count as a restart
 /// (docs/reference/routing.md §8).
@@ -128,7 +129,7 @@ impl Life {
         if !self.has_losses(now_ms) {
             return;
         }
-        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut losses = lock(&self.losses);
         losses.spoke(number);
         self.looks_until_ms.store(losses.until_ms, Relaxed);
     }
@@ -140,7 +141,7 @@ impl Life {
             self.established.fetch_sub(1, Relaxed);
             return None;
         }
-        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut losses = lock(&self.losses);
         let alive = self.established.fetch_sub(1, Relaxed);
         let made = self.made.load(Relaxed);
         let all = losses.add(number, loss, alive, made, now_ms);

@@ -5,8 +5,9 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::{Discoveries, lock};
+use super::Discoveries;
 use crate::keys::Key;
+use crate::locks::lock;
 use crate::upstream::worker::Worker;
 
 /// How long verdicts are valid for requests that join a search. A search lasts as long as its slowest request (a poll
