@@ -20,6 +20,7 @@ use crate::config::Limits;
 use crate::min_rate::Transfers;
 use crate::state::Shared;
 use crate::upstream::connections::WorkerConnections;
+use crate::upstream::serial::WorkerSerial;
 
 use idle_clients::Spare;
 pub use registered::{ListenerRemoved, LiveHandle, Registered, ThreadOrder};
@@ -140,24 +141,24 @@ impl Thread {
             limit: Cell::new(limit),
             tunnel: Cell::new(false),
             share: Cell::new(share),
-            worker: Cell::new(0),
+            worker: Cell::new(None),
             closing: Cell::new(false),
             fresh: Cell::new(true),
             still: Cell::new(false),
             spare: Cell::new(share == Share::Whole),
             listener_removed: listener_removed.clone(),
         });
-        let index = self.live.borrow_mut().insert(ThreadEntry { live: live.clone(), address: 0 });
+        let index = self.live.borrow_mut().insert(ThreadEntry { live: live.clone(), address: None });
         // A thread never holds 2³² sockets; if it did, the entry would just never leave the list.
         Registered { live, thread: self.clone(), index: u32::try_from(index).unwrap_or(u32::MAX) }
     }
 
     /// Registers one request of an HTTP/2 connection that waits at the worker with this serial, so that it can be
     /// woken.
-    pub fn register_poll(self: &Rc<Self>, worker: u64) -> Registered {
+    pub fn register_poll(self: &Rc<Self>, worker: WorkerSerial) -> Registered {
         // Never counted as a client, not even briefly: at the limit, real clients would be rejected.
         let entry = self.enter(0, &ListenerRemoved::default(), Share::Poll);
-        entry.set_worker(worker);
+        entry.set_worker(Some(worker));
         entry
     }
 
@@ -195,17 +196,17 @@ impl Thread {
     }
 
     /// Returns the indices of the tunnels to a worker that are not closing yet.
-    pub fn tunnels_of(&self, worker: u64) -> Vec<usize> {
+    pub fn tunnels_of(&self, worker: WorkerSerial) -> Vec<usize> {
         let live = self.live.borrow();
-        let fits = |live: &LiveHandle| live.worker.get() == worker && live.tunnel.get() && !live.closing.get();
+        let fits = |live: &LiveHandle| live.worker.get() == Some(worker) && live.tunnel.get() && !live.closing.get();
         live.iter().filter(|(_, live)| fits(live)).map(|(index, _)| index).collect()
     }
 
     /// Starts closing the tunnel at this index; returns `false` if it no longer leads to this worker or is closing
     /// already.
-    pub fn close_tunnel(&self, index: usize, worker: u64) -> bool {
+    pub fn close_tunnel(&self, index: usize, worker: WorkerSerial) -> bool {
         let live = self.live.borrow();
-        let Some(live) = live.get(index).filter(|live| live.worker.get() == worker && live.tunnel.get()) else {
+        let Some(live) = live.get(index).filter(|live| live.worker.get() == Some(worker) && live.tunnel.get()) else {
             return false;
         };
         let first = !live.closing.replace(true);
@@ -214,9 +215,9 @@ impl Thread {
     }
 
     /// Wakes the polls that wait at a worker, so that each checks when its session is due to end.
-    pub fn wake_polls_of(&self, worker: u64) {
+    pub fn wake_polls_of(&self, worker: WorkerSerial) {
         for (_, live) in &*self.live.borrow() {
-            if live.worker.get() == worker && !live.tunnel.get() {
+            if live.worker.get() == Some(worker) && !live.tunnel.get() {
                 live.wake();
             }
         }
@@ -228,7 +229,7 @@ impl Thread {
         let ended = self.shared.sessions.sockets.ended();
         if self.ended.replace(ended) != ended {
             for (_, live) in &*self.live.borrow() {
-                if live.worker.get() != 0 && !live.tunnel.get() {
+                if live.worker.get().is_some() && !live.tunnel.get() {
                     live.wake();
                 }
             }

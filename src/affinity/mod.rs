@@ -28,6 +28,7 @@ use crate::rules::RuleFacts;
 use crate::sockets::EndReason;
 use crate::telemetry::{say_full, say_rarely};
 use crate::upstream::Upstream;
+use crate::upstream::serial::WorkerSerial;
 use crate::upstream::worker::{SessionSeat, Worker};
 use ask::{RequestFacts, RequestKind};
 pub use pin::Pin;
@@ -77,7 +78,7 @@ impl Sessions {
         upstream: &Upstream,
         ask: &RequestFacts,
         client: Client,
-        tried: &[u64],
+        tried: &[WorkerSerial],
     ) -> Resolved {
         let placed = match ask.kind {
             RequestKind::UnknownSid => return Resolved::Ended,
@@ -99,7 +100,7 @@ impl Sessions {
         key: Key,
         ask: &RequestFacts,
         client: Client,
-        tried: &[u64],
+        tried: &[WorkerSerial],
     ) -> Resolved {
         let (live, facts) = (ask.rule(upstream), ask.facts.as_deref());
         let client_made = live.is_some_and(|live| live.rule.client_made);
@@ -127,7 +128,13 @@ impl Sessions {
 
     /// Chooses the worker of the Socket.IO session that an ordinary request names, while it serves; the session's pin is
     /// not refreshed.
-    fn followed(&self, upstream: &Upstream, ask: &RequestFacts, client: Client, tried: &[u64]) -> Option<Choice> {
+    fn followed(
+        &self,
+        upstream: &Upstream,
+        ask: &RequestFacts,
+        client: Client,
+        tried: &[WorkerSerial],
+    ) -> Option<Choice> {
         let worker = ask.follows().and_then(|key| self.pins.peek(key, Instant::now(), |pin| pin.worker().cloned()));
         match worker.flatten().filter(|worker| worker.serves() && !tried.contains(&worker.serial)) {
             Some(worker) => Some(Choice { worker, why: SourceLabel::Follow, seat: None, hold: None, cookie: None }),
@@ -168,7 +175,7 @@ impl Sessions {
         key: Key,
         ask: &RequestFacts,
         client: Client,
-        tried: &[u64],
+        tried: &[WorkerSerial],
     ) -> Resolved {
         let Some(worker) = self.pins.peek(key, Instant::now(), |pin| pin.worker().cloned()) else {
             return Resolved::Unpinned(key);
@@ -215,7 +222,7 @@ impl Sessions {
 }
 
 /// Chooses the worker by the hash of the id: the same one in every stickyd that sees the same workers.
-fn made(upstream: &Upstream, facts: Option<&RuleFacts>, tried: &[u64]) -> Resolved {
+fn made(upstream: &Upstream, facts: Option<&RuleFacts>, tried: &[WorkerSerial]) -> Resolved {
     let hash = facts.and_then(|facts| facts.hash).unwrap_or_default();
     let Some(worker) = upstream.hash(&hash, tried).cloned() else { return Resolved::Nobody };
     let seat = Some(worker.session());
@@ -225,7 +232,7 @@ fn made(upstream: &Upstream, facts: Option<&RuleFacts>, tried: &[u64]) -> Resolv
 /// Chooses the worker that the cookie names while it serves, else the worker of the hash. A WebSocket outside Engine.IO
 /// starts a session, too: the cookie never leads it to a draining worker, least of all back to the one whose drain has
 /// just closed it.
-fn ordinary(upstream: &Upstream, ask: &RequestFacts, client: Client, tried: &[u64]) -> Option<Choice> {
+fn ordinary(upstream: &Upstream, ask: &RequestFacts, client: Client, tried: &[WorkerSerial]) -> Option<Choice> {
     let may = |worker: &Worker| worker.serves() && (ask.upgrade.is_none() || worker.admin() == AdminState::Ready);
     if let Some(worker) = cookie_worker(upstream, ask, tried).filter(|worker| may(worker)) {
         return Some(Choice { worker: worker.clone(), why: SourceLabel::Cookie, seat: None, hold: None, cookie: None });
@@ -243,7 +250,7 @@ fn ordinary(upstream: &Upstream, ask: &RequestFacts, client: Client, tried: &[u6
 
 /// Places a new session: on the worker that the cookie names, if it takes new sessions and cookies have not brought it
 /// too many, else by bounded load on the ring.
-fn handshake(upstream: &Upstream, ask: &RequestFacts, client: Client, tried: &[u64]) -> Option<Choice> {
+fn handshake(upstream: &Upstream, ask: &RequestFacts, client: Client, tried: &[WorkerSerial]) -> Option<Choice> {
     if let Some(worker) =
         cookie_worker(upstream, ask, tried).filter(|worker| worker.takes_new() && upstream.may_return(worker))
     {
@@ -262,7 +269,7 @@ fn handshake(upstream: &Upstream, ask: &RequestFacts, client: Client, tried: &[u
     })
 }
 
-fn cookie_worker<'a>(upstream: &'a Upstream, ask: &RequestFacts, tried: &[u64]) -> Option<&'a Arc<Worker>> {
+fn cookie_worker<'a>(upstream: &'a Upstream, ask: &RequestFacts, tried: &[WorkerSerial]) -> Option<&'a Arc<Worker>> {
     upstream.worker(ask.cookie.as_ref()?.worker).filter(|worker| !tried.contains(&worker.serial))
 }
 

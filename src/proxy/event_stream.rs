@@ -137,7 +137,7 @@ impl Stream {
             if self.look.take().is_some() {
                 // The drain was cancelled.
                 self.due_ms = None;
-                self.entry.set_worker(self.worker.serial);
+                self.entry.set_worker(Some(self.worker.serial));
             }
             return Poll::Pending;
         }
@@ -154,7 +154,7 @@ impl Stream {
                 return Poll::Ready(());
             }
             // From now on the stream is woken by its own timer.
-            self.entry.set_worker(0);
+            self.entry.set_worker(None);
             self.look = Some(Box::pin(tokio::time::sleep(Duration::from_millis(left.min(STREAM_CHECK_MS)))));
         }
     }

@@ -38,6 +38,7 @@ use crate::upstream::connections::connect::Lease;
 use crate::upstream::connections::dial::ConnectError;
 use crate::upstream::connections::pool;
 use crate::upstream::exchange::response_body::Unread;
+use crate::upstream::serial::WorkerSerial;
 use crate::upstream::worker::Count;
 
 /// Pause between two checks whether a worker is gone.
@@ -88,7 +89,7 @@ pub fn to(
 }
 
 /// Chooses another worker for a request that is not tied to one, excluding those that have failed.
-fn another(job: &Job, failed: &Choice, tried: &mut Vec<u64>) -> Option<Choice> {
+fn another(job: &Job, failed: &Choice, tried: &mut Vec<WorkerSerial>) -> Option<Choice> {
     tried.push(failed.worker.serial);
     match job.conn.thread.shared.sessions.resolve(&job.upstream, &job.ask, job.client, tried) {
         Resolved::Worker(next) | Resolved::Made(next) => Some(next),

@@ -16,6 +16,7 @@ use crate::affinity::ask::RequestKind;
 use crate::clock;
 use crate::keys::Key;
 use crate::thread::Registered;
+use crate::upstream::serial::WorkerSerial;
 use crate::upstream::worker::Worker;
 
 /// The longest time between two checks, in milliseconds: a drain may be cancelled, or its grace may change.
@@ -46,7 +47,7 @@ impl<'a, F: Future> OpenPoll<'a, F> {
         let waits = match job.ask.kind {
             RequestKind::Session { key, poll: true, .. } => {
                 let entry = job.conn.http2.then(|| job.conn.thread.register_poll(worker.serial));
-                job.conn.set_worker(worker.serial);
+                job.conn.set_worker(Some(worker.serial));
                 let ended = job.conn.thread.shared.sessions.sockets.ended();
                 Some(PollWait { job, worker, key, entry, ended, look: None })
             }
@@ -71,7 +72,7 @@ impl<F: Future> Future for OpenPoll<'_, F> {
             Some(waits) if waits.look.is_some() => {
                 // The drain was cancelled.
                 waits.look = None;
-                waits.waits_at(waits.worker.serial);
+                waits.waits_at(Some(waits.worker.serial));
                 Poll::Pending
             }
             Some(waits) => match waits.check_end() {
@@ -84,7 +85,7 @@ impl<F: Future> Future for OpenPoll<'_, F> {
 }
 
 impl PollWait<'_> {
-    fn waits_at(&self, serial: u64) {
+    fn waits_at(&self, serial: Option<WorkerSerial>) {
         match &self.entry {
             Some(entry) => entry.set_worker(serial),
             None => self.job.conn.set_worker(serial),
@@ -114,7 +115,7 @@ impl PollWait<'_> {
                 return Poll::Ready(());
             }
             // From now on the poll is woken by its own timer.
-            self.waits_at(0);
+            self.waits_at(None);
             self.look = Some(Box::pin(tokio::time::sleep(Duration::from_millis(left.min(END_CHECK_MS)))));
         }
     }
@@ -122,6 +123,6 @@ impl PollWait<'_> {
 
 impl Drop for PollWait<'_> {
     fn drop(&mut self) {
-        self.job.conn.set_worker(0);
+        self.job.conn.set_worker(None);
     }
 }

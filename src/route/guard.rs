@@ -18,6 +18,7 @@ use crate::client::Client;
 use crate::config::guards::{Guards, Origin, default_port, split_port};
 use crate::engine_io::{self, EngineQuery};
 use crate::header_list::has_token;
+use crate::keys::AddressHash;
 use crate::metrics::GuardLabel;
 use crate::telemetry::say_full;
 use crate::upstream::Upstream;
@@ -77,7 +78,7 @@ pub struct GuardedRequest<'a> {
     /// The host that the request names.
     pub host: &'a str,
     /// The client's address, hashed with [`crate::affinity::pins::Keys::address`].
-    pub key: u64,
+    pub key: AddressHash,
     /// The current time, in milliseconds ([`clock::now_ms`](crate::clock::now_ms)).
     pub now_ms: u64,
 }
@@ -103,7 +104,8 @@ pub fn check<B>(
     let of_route =
         watch.map(|watch| (&*watch.limits, asked.key, [GuardLabel::RateRequests, GuardLabel::RateHandshakes]));
     let of_all = upstream.limits.as_ref();
-    let of_all = of_all.map(|limits| (&**limits, 0, [GuardLabel::UpstreamRequests, GuardLabel::UpstreamHandshakes]));
+    let of_all = of_all
+        .map(|limits| (&**limits, AddressHash::ALL, [GuardLabel::UpstreamRequests, GuardLabel::UpstreamHandshakes]));
     // The address's own limit comes first, so an address that exceeds it takes no tokens from the upstream's total.
     for (limits, key, [requests, handshakes]) in of_route.into_iter().chain(of_all) {
         limits.take(key, handshake, asked.now_ms).map_err(|(what, wait)| {

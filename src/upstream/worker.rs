@@ -20,6 +20,7 @@ use crate::clock;
 use crate::config::{self, Address, AdminState};
 use crate::cookie::WorkerId;
 use crate::metrics::WorkerSeries;
+use crate::upstream::serial::WorkerSerial;
 
 /// Time in milliseconds after which a request without a response counts as slow. A worker is hung if three requests are
 /// slow at once and it answered no other request within this time.
@@ -79,8 +80,8 @@ pub enum Oracle {
 
 /// One application process, with everything that is known about it.
 pub struct Worker {
-    /// Number that identifies the worker within this stickyd process. It is never reused.
-    pub serial: u64,
+    /// Number that identifies the worker within this stickyd process.
+    pub serial: WorkerSerial,
     /// Name of the upstream that the worker belongs to.
     pub upstream: Box<str>,
     /// The address at which the worker listens.
@@ -120,10 +121,8 @@ pub struct Worker {
 impl Worker {
     /// Creates a worker that was never connected; it counts as up until a check or a connect shows otherwise.
     pub fn new(upstream: &str, address: Address, name: String, id: WorkerId, series: WorkerSeries) -> Arc<Self> {
-        // Serial numbers begin at 1, because 0 stands for no worker.
-        static SERIAL: AtomicU64 = AtomicU64::new(1);
         Arc::new(Self {
-            serial: SERIAL.fetch_add(1, Relaxed),
+            serial: WorkerSerial::next(),
             upstream: upstream.into(),
             address,
             name,

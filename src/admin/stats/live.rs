@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::clock;
 use crate::sockets::{SHARDS, Socket, SocketRow, Sockets, Transport};
+use crate::upstream::serial::WorkerSerial;
 use crate::upstream::worker::Worker;
 
 /// Maximum number of distinct label values that are counted; sockets with further values are counted together.
@@ -46,7 +47,7 @@ impl Sum {
 #[derive(Default)]
 pub(crate) struct LiveTotals {
     /// Sums by the worker's serial.
-    workers: HashMap<u64, Sum>,
+    workers: HashMap<WorkerSerial, Sum>,
     /// Number of sockets per value, by upstream and label; values beyond [`VALUES`] are counted under `None`.
     labels: BTreeMap<(String, String), HashMap<Option<String>, u64>>,
     values: usize,

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use crate::keys::AddressHash;
 use crate::rate_limit::{Bucket, Buckets, TokenRate};
 
 /// Maximum number of addresses with a bucket; beyond it, the fullest bucket is forgotten for a new address.
@@ -59,19 +60,19 @@ impl Budget {
     }
 
     /// Takes a token of `address`; `taken` is false if the address or the total has none left.
-    pub(crate) fn take(&mut self, address: u64, now_ms: u64) -> BudgetTake {
+    pub(crate) fn take(&mut self, address: AddressHash, now_ms: u64) -> BudgetTake {
         if self.all.wait(self.total, now_ms).is_some() {
             return BudgetTake { taken: false, crowded: false };
         }
-        let own = self.addresses.take(address, now_ms);
+        let own = self.addresses.take(address.get(), now_ms);
         let taken = own.wait.is_none() && self.all.take(self.total, now_ms).is_ok();
         BudgetTake { taken, crowded: own.crowded }
     }
 
     /// Gives a token back, because the session was found.
-    pub(crate) fn give_back(&mut self, address: u64) {
+    pub(crate) fn give_back(&mut self, address: AddressHash) {
         self.all.give_back(self.total);
-        self.addresses.give_back(address);
+        self.addresses.give_back(address.get());
     }
 }
 
@@ -127,7 +128,7 @@ mod tests {
 
     impl Budget {
         fn gives(&mut self, address: u64, now_ms: u64) -> bool {
-            self.take(address, now_ms).taken
+            self.take(AddressHash::new(address), now_ms).taken
         }
     }
 
@@ -145,7 +146,7 @@ mod tests {
         let mut budget = Budget::new(10, 20);
         for _ in 0..1_000 {
             assert!(budget.gives(7, 0));
-            budget.give_back(7);
+            budget.give_back(AddressHash::new(7));
         }
     }
 

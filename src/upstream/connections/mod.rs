@@ -19,13 +19,14 @@ use std::sync::Arc;
 use crate::clock;
 use crate::descriptors::DescriptorRoom;
 use crate::metrics::Metrics;
+use crate::upstream::serial::WorkerSerial;
 use pool::IdlePool;
 use response_timeout::ResponseWaits;
 
 /// The connections of one data thread to workers, shared by its requests without locks.
 pub struct WorkerConnections {
     /// Idle connections, by worker serial.
-    pub(crate) pools: RefCell<HashMap<u64, IdlePool>>,
+    pub(crate) pools: RefCell<HashMap<WorkerSerial, IdlePool>>,
     /// Exchanges that wait for a response, and the time-outs they are under.
     pub(crate) waits: Rc<ResponseWaits>,
     pub(crate) metrics: Arc<Metrics>,

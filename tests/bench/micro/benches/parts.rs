@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, criterion_group, criterion_main};
 use stickyd::cookie::{worker_id, Cookie, Jar, Seen, WorkerId};
 use stickyd::affinity::pins::Pins;
-use stickyd::keys::Keys;
+use stickyd::keys::{AddressHash, Keys};
 use stickyd::upstream::ring::{self, Ring, Seat};
 use stickyd::engine_io;
 use stickyd::config::SameSite;
@@ -32,7 +32,7 @@ fn pins(c: &mut Criterion) {
         let pins = Pins::new(2_000_000, usize::MAX, now);
         let all: Vec<_> = (0..count).map(|n| keys.key("app", &n.to_be_bytes())).collect();
         for key in &all {
-            let _ = pins.insert(*key, 7_u64, 1, Duration::from_secs(3600), now);
+            let _ = pins.insert(*key, 7_u64, AddressHash::new(1), Duration::from_secs(3600), now);
         }
         // Far apart, as requests of many clients are.
         let mut each = all.iter().cycle().step_by(7919);
