@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use tokio_util::task::TaskTracker;
 
 use crate::clock;
+use crate::clock::Millis;
+use crate::clock::Seconds;
 use crate::config::Limits;
 use crate::min_rate::Transfers;
 use crate::state::Shared;
@@ -74,7 +76,7 @@ pub struct Thread {
     stopping: Cell<bool>,
     requests_cut: Cell<bool>,
     /// The second of the last tick ([`clock::now_s`]).
-    last_second: Cell<u32>,
+    last_second: Cell<Seconds>,
     /// Whether a task is closing tunnels of drained workers.
     closing: Cell<bool>,
     /// Count of sessions closed by operators when polls were last woken for it.
@@ -100,7 +102,7 @@ impl Thread {
             spare: Spare::default(),
             stopping: Cell::new(false),
             requests_cut: Cell::new(false),
-            last_second: Cell::new(0),
+            last_second: Cell::new(Seconds::START),
             closing: Cell::new(false),
             ended: Cell::new(shared.sessions.sockets.ended()),
             shared,
@@ -262,7 +264,7 @@ impl Thread {
     }
 
     /// Returns the time of [`clock::now_ms`] as of the last tick; this saves three clock readings per request.
-    pub fn now_ms(&self) -> u64 {
+    pub fn now_ms(&self) -> Millis {
         self.connections.now_ms()
     }
 
@@ -278,7 +280,7 @@ impl Thread {
     /// workers, and wakes polls whose session an operator has ended. Called every [`TICK`].
     ///
     /// [`TICK`]: crate::upstream::connections::pool::TICK
-    pub fn tick(&self, now_ms: u64) {
+    pub fn tick(&self, now_ms: Millis) {
         let now = clock::now_s();
         if now != self.last_second.replace(now) {
             self.follow_limits();
@@ -289,13 +291,13 @@ impl Thread {
         self.connections.tick(now_ms);
     }
 
-    fn find_idle(&self, now: u32) {
+    fn find_idle(&self, now: Seconds) {
         for (_, live) in &*self.live.borrow() {
             if live.moved.replace(false) {
                 live.since.set(now);
             }
             let limit = live.limit.get();
-            let silent = now.saturating_sub(live.since.get());
+            let silent = now.since(live.since.get());
             if limit != 0 && silent >= STILL_S && !live.tunnel.get() && !live.still.replace(true) {
                 live.wake();
             }
@@ -327,11 +329,11 @@ mod tests {
         let (waiting, busy) =
             (thread.register(75, &ListenerRemoved::default()), thread.register(0, &ListenerRemoved::default()));
         let began = waiting.since.get();
-        thread.find_idle(began + 76);
+        thread.find_idle(began.plus_s(76));
         assert_eq!((waiting.order(), busy.order()), (ThreadOrder::Idle, ThreadOrder::GoOn));
-        thread.find_idle(began + 75 + LINGER_S);
+        thread.find_idle(began.plus_s(75 + LINGER_S));
         assert_eq!(waiting.order(), ThreadOrder::Idle);
-        thread.find_idle(began + 76 + LINGER_S);
+        thread.find_idle(began.plus_s(76 + LINGER_S));
         assert_eq!((waiting.order(), busy.order()), (ThreadOrder::Cut, ThreadOrder::GoOn));
     }
 }

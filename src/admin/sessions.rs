@@ -90,7 +90,7 @@ pub(crate) async fn pin(State(api): State<Api>, Query(query): QueryParameters) -
         "ttl_s": view.ttl.as_secs(),
         "idle_s": view.left.map(|left| view.ttl.saturating_sub(left).as_secs()),
         "expires_in_s": view.left.map(|left| left.as_secs()),
-        "drain_ends_in_s": due.map(|due| due.saturating_sub(clock::now_ms()).div_ceil(1_000)),
+        "drain_ends_in_s": due.map(|due| due.since(clock::now_ms()).div_ceil(1_000)),
     })))
 }
 

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::processes::{Process, ProcessTable};
 use super::{Api, ApiRefusal, refuse};
 use crate::clock;
+use crate::clock::Millis;
 use crate::config::{AdminState, LONGEST_GRACE};
 use crate::drain::polling;
 use crate::state::Snapshot;
@@ -139,7 +140,7 @@ fn describe(member: &Member, look: &ProcessTable) -> Value {
         "serves": worker.serves(),
         "generation": worker.generation(),
         "restarts": worker.generation().saturating_sub(1),
-        "seen_for_s": now.saturating_sub(worker.since_ms()) / 1_000,
+        "seen_for_s": now.since(worker.since_ms()) / 1_000,
         "sessions": worker.sessions(),
         "tunnels": worker.tunnels(),
         "in_flight": worker.in_flight(),
@@ -147,7 +148,7 @@ fn describe(member: &Member, look: &ProcessTable) -> Value {
         "check": worker.notes.check().map(|check| check_of(&check, now)),
         "last_ejection": worker.notes.ejection().map(|last| json!({
             "reason": last.why,
-            "ago_s": now.saturating_sub(last.at_ms) / 1_000,
+            "ago_s": now.since(last.at_ms) / 1_000,
             "for_s": last.for_ms.div_ceil(1_000),
         })),
         "drain": worker.admin.ending().map(|ending| progress(worker, &ending)),
@@ -155,11 +156,11 @@ fn describe(member: &Member, look: &ProcessTable) -> Value {
     })
 }
 
-fn check_of(check: &LastCheck, now_ms: u64) -> Value {
+fn check_of(check: &LastCheck, now_ms: Millis) -> Value {
     json!({
         "outcome": check.outcome,
         "detail": check.detail,
-        "ago_ms": now_ms.saturating_sub(check.at_ms),
+        "ago_ms": now_ms.since(check.at_ms),
         "passed_in_a_row": check.rows.passed,
         "failed_in_a_row": check.rows.failed,
     })
@@ -182,9 +183,9 @@ fn progress(worker: &Worker, ending: &Ending) -> Value {
     let now = clock::now_ms();
     let seconds = |ms: u64| ms.div_ceil(1_000);
     json!({
-        "since_s": now.saturating_sub(ending.since_ms) / 1_000,
-        "grace_s": ending.until_ms.map(|until| seconds(until.saturating_sub(ending.since_ms))),
-        "ends_in_s": ending.until_ms.map(|until| seconds(until.saturating_sub(now))),
+        "since_s": now.since(ending.since_ms) / 1_000,
+        "grace_s": ending.until_ms.map(|until| seconds(until.since(ending.since_ms))),
+        "ends_in_s": ending.until_ms.map(|until| seconds(until.since(now))),
         "sessions_at_start": ending.sessions_at_start,
         "sessions_left": worker.sessions(),
         "tunnels_left": worker.tunnels(),

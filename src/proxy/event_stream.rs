@@ -25,6 +25,7 @@ use crate::affinity::ask::RequestKind;
 use crate::affinity::{Choice, SessionHold};
 use crate::client::Client;
 use crate::clock;
+use crate::clock::Millis;
 use crate::config::pattern::{PatternMatch, Template};
 use crate::config::rules::{AnswerPlace, Learn, Protocol};
 use crate::engine_io::MAX_HANDSHAKE;
@@ -52,7 +53,7 @@ pub struct Stream {
     /// Keeps the pin of a session that was learned from this stream.
     hold: Option<SessionHold>,
     /// When the current drain ends the stream, in milliseconds; chosen at the first check.
-    due_ms: Option<u64>,
+    due_ms: Option<Millis>,
     /// The stream's entry on its thread's list, by which a drain wakes it.
     entry: Registered,
     /// Timer for the next check; set only during a drain.
@@ -145,7 +146,7 @@ impl Stream {
             if self.look.as_mut().is_some_and(|look| look.as_mut().poll(cx).is_pending()) {
                 return Poll::Pending;
             }
-            let left = self.due().map_or(STREAM_CHECK_MS, |due| due.saturating_sub(clock::now_ms()));
+            let left = self.due().map_or(STREAM_CHECK_MS, |due| due.since(clock::now_ms()));
             if left == 0 {
                 match self.key {
                     Some(key) => self.shared.sessions.end(&self.upstream, key),
@@ -161,7 +162,7 @@ impl Stream {
 
     /// When the drain ends the stream: together with its session, or, if it belongs to none, at a random moment of the
     /// time left.
-    fn due(&mut self) -> Option<u64> {
+    fn due(&mut self) -> Option<Millis> {
         if let Some(key) = self.key {
             return self.shared.sessions.ends_at(key, &self.worker);
         }

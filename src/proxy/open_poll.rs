@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::Job;
 use crate::affinity::ask::RequestKind;
 use crate::clock;
+use crate::clock::Millis;
 use crate::keys::Key;
 use crate::thread::Registered;
 use crate::upstream::serial::WorkerSerial;
@@ -96,7 +97,8 @@ impl PollWait<'_> {
     fn check_end(&mut self) -> bool {
         let shared = &self.job.conn.thread.shared;
         let ended = shared.sessions.sockets.ended();
-        std::mem::replace(&mut self.ended, ended) != ended && shared.sessions.ends_at(self.key, self.worker) == Some(0)
+        std::mem::replace(&mut self.ended, ended) != ended
+            && shared.sessions.ends_at(self.key, self.worker) == Some(Millis::START)
     }
 
     /// Ready once the session was due and has been ended.
@@ -107,7 +109,7 @@ impl PollWait<'_> {
                 return Poll::Pending;
             }
             let left = match shared.sessions.ends_at(self.key, self.worker) {
-                Some(due) => due.saturating_sub(clock::now_ms()),
+                Some(due) => due.since(clock::now_ms()),
                 None => END_CHECK_MS,
             };
             if left == 0 {

@@ -15,6 +15,7 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 
 use crate::affinity::ask::{RequestFacts, RequestKind};
 use crate::client::Client;
+use crate::clock::Millis;
 use crate::config::guards::{Guards, Origin, default_port, split_port};
 use crate::engine_io::{self, EngineQuery};
 use crate::header_list::has_token;
@@ -80,7 +81,7 @@ pub struct GuardedRequest<'a> {
     /// The client's address, hashed with [`crate::affinity::pins::Keys::address`].
     pub key: AddressHash,
     /// The current time, in milliseconds ([`clock::now_ms`](crate::clock::now_ms)).
-    pub now_ms: u64,
+    pub now_ms: Millis,
 }
 
 /// Checks a request against the guard of its route and the limits of its upstream, and counts rejections.

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Poll, Waker};
 
 use super::Thread;
+use crate::clock::Seconds;
 use crate::keys::AddressHash;
 use crate::upstream::serial::WorkerSerial;
 
@@ -44,7 +45,7 @@ pub struct LiveHandle {
     pub(crate) order: Cell<ThreadOrder>,
     pub(crate) waker: RefCell<Option<Waker>>,
     /// Time of the last activity in seconds, as of the tick that saw `moved`.
-    pub(crate) since: Cell<u32>,
+    pub(crate) since: Cell<Seconds>,
     pub(crate) moved: Cell<bool>,
     /// Seconds of silence allowed; 0 for no limit at present.
     pub(crate) limit: Cell<u32>,

@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use crate::clock::Seconds;
 use crate::websocket::frames::{FirstText, Signal, first_text};
 use crate::websocket::round_trip::{Half, RoundTrips};
 use insert::Insert;
@@ -116,7 +117,7 @@ impl TunnelState {
     }
 
     /// Counts bytes and messages sent to the worker.
-    fn went_up(&mut self, bytes: usize, messages: u32, now_s: u32) {
+    fn went_up(&mut self, bytes: usize, messages: u32, now_s: Seconds) {
         self.bytes_up += bytes as u64;
         self.socket.up.moved(bytes as u64, messages, now_s);
         if self.trial > 0 {
@@ -128,7 +129,7 @@ impl TunnelState {
     }
 
     /// Counts bytes and messages sent to the client.
-    fn went_down(&mut self, bytes: usize, messages: u32, now_s: u32) {
+    fn went_down(&mut self, bytes: usize, messages: u32, now_s: Seconds) {
         self.bytes_down += bytes as u64;
         self.socket.down.moved(bytes as u64, messages, now_s);
     }

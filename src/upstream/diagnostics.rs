@@ -2,6 +2,7 @@
 //!
 //! They are written where they happen (on the control thread; a rare ejection on a data thread) and read on request.
 
+use crate::clock::Millis;
 use crate::locks::lock;
 use std::sync::{Mutex, MutexGuard};
 
@@ -19,7 +20,7 @@ struct Last {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastCheck {
     /// When the check ended ([`crate::clock::now_ms`]).
-    pub at_ms: u64,
+    pub at_ms: Millis,
     /// The outcome: `passed`, `failed`, `timed out` or `refused`.
     pub outcome: &'static str,
     /// What was received instead of what the check expects; `None` if the outcome says it all.
@@ -45,7 +46,7 @@ pub struct Rows {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ejection {
     /// When the ejection began ([`crate::clock::now_ms`]).
-    pub at_ms: u64,
+    pub at_ms: Millis,
     /// The reason: `connect`, `broken`, `timeout` or `errors`.
     pub why: &'static str,
     /// Planned length of the ejection in milliseconds.
@@ -59,7 +60,7 @@ impl Notes {
     }
 
     /// Records that the worker was ejected.
-    pub fn ejected(&self, why: &'static str, at_ms: u64, for_ms: u64) {
+    pub fn ejected(&self, why: &'static str, at_ms: Millis, for_ms: u64) {
         self.lock().ejection = Some(Ejection { at_ms, why, for_ms });
     }
 

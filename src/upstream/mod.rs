@@ -22,6 +22,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::clock;
+use crate::clock::Millis;
+use crate::clock::Seconds;
 use crate::config::rules::Protocol;
 use crate::config::{self, Affinity};
 use crate::cookie::{Jar, WorkerId, worker_id};
@@ -244,7 +246,7 @@ impl Upstream {
     }
 
     /// Returns the worker at which a new session would be seated in this second, without seating one.
-    pub fn would_place(&self, key: &[u8], tried: &[WorkerSerial], now_s: u32) -> Option<&Arc<Worker>> {
+    pub fn would_place(&self, key: &[u8], tried: &[WorkerSerial], now_s: Seconds) -> Option<&Arc<Worker>> {
         let best = self.most_eased_in();
         let seats = |takes_new: fn(&Worker) -> bool| -> Vec<Seat> {
             let free = |worker: &Worker| takes_new(worker) && !tried.contains(&worker.serial);
@@ -317,7 +319,7 @@ impl Upstream {
 
     /// Whether one more request may be sent a second time within the retry budget; if so, it is counted. The budget is
     /// a percentage of the requests that ejection counted for all workers.
-    pub fn try_take_retry(&self, now_ms: u64) -> bool {
+    pub fn try_take_retry(&self, now_ms: Millis) -> bool {
         let slot = self.eject.slot(now_ms);
         let requests: u64 = self.members.iter().map(|m| m.worker.eject.requests(now_ms, &self.eject)).sum();
         let budget = u64::from(self.config.retry_budget);

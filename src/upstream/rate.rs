@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::clock::Millis;
 use crate::config::guards::{self, Rates};
 use crate::keys::AddressHash;
 use crate::locks::lock;
@@ -37,7 +38,12 @@ impl RateLimits {
     }
 
     /// Takes the tokens that the request costs; the handshake's token first, because it is the scarcer one.
-    pub(crate) fn take(&self, address: AddressHash, handshake: bool, now_ms: u64) -> Result<(), (RateKind, Duration)> {
+    pub(crate) fn take(
+        &self,
+        address: AddressHash,
+        handshake: bool,
+        now_ms: Millis,
+    ) -> Result<(), (RateKind, Duration)> {
         let limits = [
             (RateKind::Handshakes, self.handshakes.as_ref().filter(|_| handshake)),
             (RateKind::Requests, self.requests.as_ref()),
@@ -59,7 +65,7 @@ pub(crate) enum RateKind {
 }
 
 impl SharedBuckets {
-    fn take(&self, address: AddressHash, now_ms: u64) -> Option<Duration> {
+    fn take(&self, address: AddressHash, now_ms: Millis) -> Option<Duration> {
         let shard = usize::try_from(address.get() % self.0.len().max(1) as u64).unwrap_or(0);
         let mut buckets = lock(self.0.get(shard)?);
         let BucketTake { wait, crowded } = buckets.take(address.get(), now_ms);

@@ -17,6 +17,7 @@ use super::eject::{EjectionPhase, EjectionState};
 use super::restarts::Life;
 use super::ring::Recent;
 use crate::clock;
+use crate::clock::{AtomicMillis, Millis};
 use crate::config::{self, Address, AdminState};
 use crate::cookie::WorkerId;
 use crate::metrics::WorkerSeries;
@@ -114,7 +115,7 @@ pub struct Worker {
     pub(crate) tunnels: AtomicU32,
     pub(crate) in_flight: AtomicU32,
     pub(crate) slow: AtomicU32,
-    last_answer_ms: AtomicU64,
+    last_answer: AtomicMillis,
     fresh_refusals: AtomicU64,
 }
 
@@ -144,7 +145,7 @@ impl Worker {
             tunnels: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
             slow: AtomicU32::new(0),
-            last_answer_ms: AtomicU64::new(0),
+            last_answer: AtomicMillis::default(),
             fresh_refusals: AtomicU64::new(0),
         })
     }
@@ -315,7 +316,7 @@ impl Worker {
     }
 
     /// Returns when the worker's present life was first seen ([`clock::now_ms`]).
-    pub fn since_ms(&self) -> u64 {
+    pub fn since_ms(&self) -> Millis {
         self.life.since_ms()
     }
 
@@ -325,13 +326,13 @@ impl Worker {
     }
 
     /// Records that the worker answered a request.
-    pub fn answered(&self, now_ms: u64) {
-        self.last_answer_ms.store(now_ms, Relaxed);
+    pub fn answered(&self, now_ms: Millis) {
+        self.last_answer.set(Some(now_ms));
     }
 
     /// Returns the time in milliseconds since the worker last answered a request.
-    pub fn silent_for(&self, now_ms: u64) -> u64 {
-        now_ms.saturating_sub(self.last_answer_ms.load(Relaxed))
+    pub fn silent_for(&self, now_ms: Millis) -> u64 {
+        now_ms.since(self.last_answer.get().unwrap_or_default())
     }
 
     /// Returns the number of lives of the worker seen so far.
@@ -355,19 +356,22 @@ impl Worker {
     }
 
     /// Whether connections to the worker were lost within the last second, so that idle ones need a check.
-    pub fn has_losses(&self, now_ms: u64) -> bool {
+    pub fn has_losses(&self, now_ms: Millis) -> bool {
         self.life.has_losses(now_ms)
     }
 
     /// Records that the worker refused a sid which it made less than 10 s ago. Three such refusals within ten seconds
     /// mean that several processes share its address, which is logged at most once in ten seconds.
-    pub fn fresh_refusal(&self, now_ms: u64) {
+    pub fn fresh_refusal(&self, now_ms: Millis) {
         const WINDOW_MS: u64 = 10_000;
         // Packed: start of the window (ms) in the upper 56 bits, count in the lower 8.
         let old = self.fresh_refusals.load(Relaxed);
         let (start, count) = (old >> 8, old & 0xff);
-        let (start, count) =
-            if now_ms.saturating_sub(start) > WINDOW_MS { (now_ms, 1) } else { (start, (count + 1).min(255)) };
+        let (start, count) = if now_ms.get().saturating_sub(start) > WINDOW_MS {
+            (now_ms.get(), 1)
+        } else {
+            (start, (count + 1).min(255))
+        };
         self.fresh_refusals.store(start << 8 | count, Relaxed);
         if count == 3 {
             tracing::warn!(upstream = %self.upstream, worker = %self.name, address = %self.address,

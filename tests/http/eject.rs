@@ -165,7 +165,11 @@ fn it_comes_back_by_degrees_and_each_time_later() {
         get(&proxy);
         ejections(&proxy, "broken") >= 2.0
     });
-    assert!(worker.eject.left_ms(0).unwrap() > 200, "until: {:?}", worker.eject.left_ms(0));
+    assert!(
+        worker.eject.left_ms(stickyd::clock::Millis::START).unwrap() > 200,
+        "until: {:?}",
+        worker.eject.left_ms(stickyd::clock::Millis::START)
+    );
 }
 
 #[test]
@@ -216,7 +220,7 @@ fn probes_and_health_checks_do_not_count() {
     ));
     let worker = proxy.worker(&bad.address.to_string());
     eventually("checked", || bad.connections() >= 5);
-    assert!(!worker.ejected() && worker.eject.left_ms(0).is_none());
+    assert!(!worker.ejected() && worker.eject.left_ms(stickyd::clock::Millis::START).is_none());
 }
 
 #[test]

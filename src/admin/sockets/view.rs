@@ -8,11 +8,12 @@ use serde::ser::{SerializeMap, SerializeStruct};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
+use crate::clock::Seconds;
 use crate::sockets::{Socket, SocketRow, Traffic};
 use crate::websocket::round_trip::{Leg, Measured, Quality};
 
 /// Describes one socket as it is at this second.
-pub(crate) fn describe(socket: &Socket, now_s: u32) -> Value {
+pub(crate) fn describe(socket: &Socket, now_s: Seconds) -> Value {
     let shown = RefCell::new(Shown::new(now_s));
     // This cannot fail: all keys are strings, and no number is infinite.
     serde_json::to_value(Row { socket, shown: &shown }).unwrap_or_default()
@@ -20,27 +21,27 @@ pub(crate) fn describe(socket: &Socket, now_s: u32) -> Value {
 
 /// Data shared by the rows of one answer, and buffers reused from row to row.
 pub(crate) struct Shown {
-    now_s: u32,
+    now_s: Seconds,
     /// The same moment as `now_s`, as calendar time.
     now: SystemTime,
     told: SocketRow,
     /// The last connection time that was formatted, and its text: sockets often connect within the same second.
-    connected: (u32, String),
+    connected: (Option<Seconds>, String),
 }
 
 impl Shown {
     /// Creates the data of an answer for this second ([`crate::clock::now_s`]).
-    pub(crate) fn new(now_s: u32) -> Self {
-        Self { now_s, now: SystemTime::now(), told: SocketRow::default(), connected: (u32::MAX, String::new()) }
+    pub(crate) fn new(now_s: Seconds) -> Self {
+        Self { now_s, now: SystemTime::now(), told: SocketRow::default(), connected: (None, String::new()) }
     }
 
-    fn connected(&mut self, since_s: u32) {
-        if self.connected.0 == since_s && !self.connected.1.is_empty() {
+    fn connected(&mut self, since_s: Seconds) {
+        if self.connected.0 == Some(since_s) {
             return;
         }
-        let age = Duration::from_secs(self.now_s.saturating_sub(since_s).into());
+        let age = Duration::from_secs(self.now_s.since(since_s).into());
         let at = self.now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
-        self.connected = (since_s, humantime::format_rfc3339_seconds(at).to_string());
+        self.connected = (Some(since_s), humantime::format_rfc3339_seconds(at).to_string());
     }
 }
 
@@ -73,7 +74,7 @@ impl Serialize for Row<'_> {
         row.serialize_field("tls", &socket.tls())?;
         row.serialize_field("state", socket.state(now_s).word())?;
         row.serialize_field("connected_at", &shown.connected.1)?;
-        row.serialize_field("age_s", &now_s.saturating_sub(socket.since_s()))?;
+        row.serialize_field("age_s", &now_s.since(socket.since_s()))?;
         row.serialize_field("up", &OneWay::of(&socket.up, now_s))?;
         row.serialize_field("down", &OneWay::of(&socket.down, now_s))?;
         let round_trip = RoundTrip { client: Trip::of(&trips.client), worker: Trip::of(&trips.worker) };
@@ -113,8 +114,8 @@ struct OneWay {
 }
 
 impl OneWay {
-    fn of(way: &Traffic, now_s: u32) -> Self {
-        let idle_s = way.last_s().map(|last| now_s.saturating_sub(last));
+    fn of(way: &Traffic, now_s: Seconds) -> Self {
+        let idle_s = way.last_s().map(|last| now_s.since(last));
         Self { messages: way.messages(), bytes: way.bytes(), idle_s, close_code: way.code() }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde_json::{Map, Value, json};
 
 use crate::clock;
+use crate::clock::Seconds;
 use crate::sockets::{SHARDS, Socket, SocketRow, Sockets, Transport};
 use crate::upstream::serial::WorkerSerial;
 use crate::upstream::worker::Worker;
@@ -66,12 +67,12 @@ impl LiveTotals {
         live
     }
 
-    fn count(&mut self, socket: &Socket, told: &mut SocketRow, now_s: u32) {
+    fn count(&mut self, socket: &Socket, told: &mut SocketRow, now_s: Seconds) {
         let mut transports = [0; 3];
         if let Some(count) = transports.get_mut(socket.transport() as usize) {
             *count = 1;
         }
-        let age_s = now_s.saturating_sub(socket.since_s()).into();
+        let age_s = now_s.since(socket.since_s()).into();
         self.workers.entry(socket.worker().serial).or_default().add(Sum { transports, age_s });
         socket.tell(told);
         for (name, value) in told.labels(socket) {
