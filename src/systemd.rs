@@ -221,7 +221,7 @@ impl Notify {
     /// Reports that a reload is over, and its error if it failed; the service is as ready as it was before.
     pub fn reloaded(&self, failed: Option<&str>, shared: &Shared) {
         let Some(told) = &self.0 else { return };
-        lock(&told).failure = failed.map(first_line);
+        lock(told).failure = failed.map(first_line);
         self.send_with_status(&[NotifyState::Ready], shared);
     }
 
@@ -253,7 +253,7 @@ impl Notify {
     /// Sends notifications, together with the status if that has changed.
     fn send_with_status(&self, what: &[NotifyState<'_>], shared: &Shared) {
         let Some(told) = &self.0 else { return };
-        let mut told = lock(&told);
+        let mut told = lock(told);
         let now = status(shared, told.failure.as_deref());
         let mut all = what.to_vec();
         if now != told.status {
