@@ -80,28 +80,21 @@ impl Sessions {
         client: Client,
         tried: &[WorkerSerial],
     ) -> Resolved {
+        let seeking = Seeking { upstream, ask, client, tried };
         let placed = match ask.kind {
             RequestKind::UnknownSid => return Resolved::Ended,
-            RequestKind::Session { key, .. } => return self.session(upstream, key, ask, client, tried),
-            RequestKind::Preflight(Some(key)) => return self.preflight(upstream, key, ask, client, tried),
-            RequestKind::Ordinary | RequestKind::Birth if ask.follows().is_some() => {
-                self.followed(upstream, ask, client, tried)
-            }
-            RequestKind::Preflight(None) | RequestKind::Ordinary => ordinary(upstream, ask, client, tried),
-            RequestKind::Handshake | RequestKind::Birth => handshake(upstream, ask, client, tried),
+            RequestKind::Session { key, .. } => return self.session(seeking, key),
+            RequestKind::Preflight(Some(key)) => return self.preflight(seeking, key),
+            RequestKind::Ordinary | RequestKind::Birth if ask.follows().is_some() => self.followed(seeking),
+            RequestKind::Preflight(None) | RequestKind::Ordinary => ordinary(seeking),
+            RequestKind::Handshake | RequestKind::Birth => handshake(seeking),
         };
         placed.map_or(Resolved::Nobody, Resolved::Worker)
     }
 
     /// Resolves a request with a session id: by the session's pin, or without a pin by the rule that found the id.
-    fn session(
-        self: &Arc<Self>,
-        upstream: &Upstream,
-        key: Key,
-        ask: &RequestFacts,
-        client: Client,
-        tried: &[WorkerSerial],
-    ) -> Resolved {
+    fn session(self: &Arc<Self>, seeking: Seeking<'_>, key: Key) -> Resolved {
+        let Seeking { upstream, ask, tried, .. } = seeking;
         let (live, facts) = (ask.rule(upstream), ask.facts.as_deref());
         let client_made = live.is_some_and(|live| live.rule.client_made);
         match self.pinned(upstream, key) {
@@ -121,24 +114,19 @@ impl Sessions {
             }
             Resolved::Unpinned(_) if live.is_none_or(|live| live.discovers(facts)) => Resolved::Unpinned(key),
             Resolved::Unpinned(_) if client_made => made(upstream, facts, tried),
-            Resolved::Unpinned(_) => ordinary(upstream, ask, client, tried).map_or(Resolved::Nobody, Resolved::Made),
+            Resolved::Unpinned(_) => ordinary(seeking).map_or(Resolved::Nobody, Resolved::Made),
             decided => decided,
         }
     }
 
     /// Chooses the worker of the Socket.IO session that an ordinary request names, while it serves; the session's pin is
     /// not refreshed.
-    fn followed(
-        &self,
-        upstream: &Upstream,
-        ask: &RequestFacts,
-        client: Client,
-        tried: &[WorkerSerial],
-    ) -> Option<Choice> {
-        let worker = ask.follows().and_then(|key| self.pins.peek(key, Instant::now(), |pin| pin.worker().cloned()));
-        match worker.flatten().filter(|worker| worker.serves() && !tried.contains(&worker.serial)) {
+    fn followed(&self, seeking: Seeking<'_>) -> Option<Choice> {
+        let worker =
+            seeking.ask.follows().and_then(|key| self.pins.peek(key, Instant::now(), |pin| pin.worker().cloned()));
+        match worker.flatten().filter(|worker| worker.serves() && !seeking.tried.contains(&worker.serial)) {
             Some(worker) => Some(Choice { worker, why: SourceLabel::Follow, seat: None, hold: None, cookie: None }),
-            None => ordinary(upstream, ask, client, tried),
+            None => ordinary(seeking),
         }
     }
 
@@ -169,21 +157,14 @@ impl Sessions {
 
     /// Resolves a preflight by the session's pin without refreshing the pin. If the worker is gone or could not be reached,
     /// or the session has ended, any worker may answer.
-    fn preflight(
-        self: &Arc<Self>,
-        upstream: &Upstream,
-        key: Key,
-        ask: &RequestFacts,
-        client: Client,
-        tried: &[WorkerSerial],
-    ) -> Resolved {
+    fn preflight(self: &Arc<Self>, seeking: Seeking<'_>, key: Key) -> Resolved {
         let Some(worker) = self.pins.peek(key, Instant::now(), |pin| pin.worker().cloned()) else {
             return Resolved::Unpinned(key);
         };
-        if let Some(worker) = worker.filter(|worker| worker.serves() && !tried.contains(&worker.serial)) {
+        if let Some(worker) = worker.filter(|worker| worker.serves() && !seeking.tried.contains(&worker.serial)) {
             return Resolved::Worker(Choice { worker, why: SourceLabel::Sid, seat: None, hold: None, cookie: None });
         }
-        ordinary(upstream, ask, client, tried).map_or(Resolved::Nobody, Resolved::Worker)
+        ordinary(seeking).map_or(Resolved::Nobody, Resolved::Worker)
     }
 
     /// Checks at every hundredth new session whether its client address holds most sessions, and warns: the address then
@@ -221,6 +202,16 @@ impl Sessions {
     }
 }
 
+/// A request that seeks its worker.
+#[derive(Clone, Copy)]
+struct Seeking<'a> {
+    upstream: &'a Upstream,
+    ask: &'a RequestFacts,
+    client: Client,
+    /// Workers that could not be reached for this request.
+    tried: &'a [WorkerSerial],
+}
+
 /// Chooses the worker by the hash of the id: the same one in every stickyd that sees the same workers.
 fn made(upstream: &Upstream, facts: Option<&RuleFacts>, tried: &[WorkerSerial]) -> Resolved {
     let hash = facts.and_then(|facts| facts.hash).unwrap_or_default();
@@ -232,7 +223,8 @@ fn made(upstream: &Upstream, facts: Option<&RuleFacts>, tried: &[WorkerSerial]) 
 /// Chooses the worker that the cookie names while it serves, else the worker of the hash. A WebSocket outside Engine.IO
 /// starts a session, too: the cookie never leads it to a draining worker, least of all back to the one whose drain has
 /// just closed it.
-fn ordinary(upstream: &Upstream, ask: &RequestFacts, client: Client, tried: &[WorkerSerial]) -> Option<Choice> {
+fn ordinary(seeking: Seeking<'_>) -> Option<Choice> {
+    let Seeking { upstream, ask, client, tried } = seeking;
     let may = |worker: &Worker| worker.serves() && (ask.upgrade.is_none() || worker.admin() == AdminState::Ready);
     if let Some(worker) = cookie_worker(upstream, ask, tried).filter(|worker| may(worker)) {
         return Some(Choice { worker: worker.clone(), why: SourceLabel::Cookie, seat: None, hold: None, cookie: None });
@@ -250,7 +242,8 @@ fn ordinary(upstream: &Upstream, ask: &RequestFacts, client: Client, tried: &[Wo
 
 /// Places a new session: on the worker that the cookie names, if it takes new sessions and cookies have not brought it
 /// too many, else by bounded load on the ring.
-fn handshake(upstream: &Upstream, ask: &RequestFacts, client: Client, tried: &[WorkerSerial]) -> Option<Choice> {
+fn handshake(seeking: Seeking<'_>) -> Option<Choice> {
+    let Seeking { upstream, ask, client, tried } = seeking;
     if let Some(worker) =
         cookie_worker(upstream, ask, tried).filter(|worker| worker.takes_new() && upstream.may_return(worker))
     {

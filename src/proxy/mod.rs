@@ -249,27 +249,8 @@ impl From<Problem> for Rejection {
 
 /// Reads the head of a request and routes it. A head that is invalid or ambiguous is a problem.
 fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Rejection> {
-    // PRI is the preface of HTTP/2, "never used by an actual client" (RFC 9113 §11.7).
-    if matches!(*request.method(), Method::CONNECT | Method::TRACE) || request.method().as_str() == "PRI" {
-        return Err(Problem::NotImplemented.into());
-    }
-    framing::check_request(request)?;
+    let host = check_head(conn, request)?;
     let shared = &conn.thread.shared;
-    if request.uri().path_and_query().map_or(0, |target| target.as_str().len()) > conn.thread.limits().target_bytes {
-        shared.metrics.limits.reached(LimitLabel::TargetBytes);
-        return Err(Problem::TooLong.into());
-    }
-    let host = headers::host(request)?;
-    if let Some(redirect) = conn.listener.redirect() {
-        // An HTTP/1.0 client may leave out the host; then there is no URL to redirect it to.
-        return Err(match host {
-            "" => Problem::BadRequest("the Host header is missing").into(),
-            host => Rejection::ToHttps { redirect, host: host.to_owned() },
-        });
-    }
-    if !conn.serves(route::without_port(host)) {
-        return Err(Problem::Misdirected.into());
-    }
     let snapshot = shared.snapshot.load();
     let found = route::find(&snapshot.rules.routes, &snapshot.upstreams, host, request.uri().path());
     let Some(RouteMatch { upstream, watch, place: route }) = found else {
@@ -302,6 +283,32 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Rejection
         route,
         facts: None,
     })
+}
+
+/// Checks the head of a request as far as it needs no route, and returns the host that it names.
+fn check_head<'r, B: Body>(conn: &Conn, request: &'r Request<B>) -> Result<&'r str, Rejection> {
+    // PRI is the preface of HTTP/2, "never used by an actual client" (RFC 9113 §11.7).
+    if matches!(*request.method(), Method::CONNECT | Method::TRACE) || request.method().as_str() == "PRI" {
+        return Err(Problem::NotImplemented.into());
+    }
+    framing::check_request(request)?;
+    let shared = &conn.thread.shared;
+    if request.uri().path_and_query().map_or(0, |target| target.as_str().len()) > conn.thread.limits().target_bytes {
+        shared.metrics.limits.reached(LimitLabel::TargetBytes);
+        return Err(Problem::TooLong.into());
+    }
+    let host = headers::host(request)?;
+    if let Some(redirect) = conn.listener.redirect() {
+        // An HTTP/1.0 client may leave out the host; then there is no URL to redirect it to.
+        return Err(match host {
+            "" => Problem::BadRequest("the Host header is missing").into(),
+            host => Rejection::ToHttps { redirect, host: host.to_owned() },
+        });
+    }
+    if !conn.serves(route::without_port(host)) {
+        return Err(Problem::Misdirected.into());
+    }
+    Ok(host)
 }
 
 /// Turns the request into what the worker receives: a rewritten head (ARCHITECTURE.md, invariant 7) and a streamed
