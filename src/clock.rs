@@ -1,6 +1,6 @@
 //! Monotonic time since the process began to serve, as small values that atomics can hold.
 //!
-//! Pure parts take a [`Millis`] or [`Seconds`] as an argument and do not read the clock (ARCHITECTURE.md, invariant 12).
+//! Pure parts take a [`Millis`] or [`Seconds`] as an argument and read no clock (ARCHITECTURE.md, invariant 12).
 //! Spans of time are not points: they are a `Duration`, or in small structs an integer with its unit in the name.
 
 use std::num::{NonZeroU32, NonZeroU64};

@@ -72,8 +72,8 @@ impl<'a, B> RequestReader<'a, B> {
         (kind, facts)
     }
 
-    /// Whether the finding of a later rule replaces that of earlier ones: an id replaces no id, a pinned id replaces one
-    /// that is not pinned, and a handshake replaces a request whose response merely may contain an id.
+    /// Whether the finding of a later rule replaces that of earlier ones: an id replaces no id, a pinned id replaces
+    /// one that is not pinned, and a handshake replaces a request whose response merely may contain an id.
     fn outranks(&self, before: RequestKind, seen: RequestKind) -> bool {
         let is_pinned = |key: Key| self.sessions.pins.peek(key, std::time::Instant::now(), |_| ()).is_some();
         match (before, seen) {
@@ -155,8 +155,8 @@ impl<'a, B> RequestReader<'a, B> {
         )
     }
 
-    /// Returns the Socket.IO session that an ordinary request names, by an Engine.IO sid or by a Socket.IO socket id that
-    /// was seen here.
+    /// Returns the Socket.IO session that an ordinary request names, by an Engine.IO sid or by a Socket.IO socket id
+    /// that was seen here.
     fn followed(&self) -> Option<Key> {
         let now = std::time::Instant::now();
         let live = |key: Key| self.sessions.pins.peek(key, now, |pin| pin.worker().is_some()).unwrap_or(false);

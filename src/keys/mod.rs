@@ -36,8 +36,8 @@ impl Key {
     }
 }
 
-/// Keyed hash of a client's address, by which quotas, limits and budgets count. It is never 0, so that an `Option` of it
-/// takes no more room.
+/// Keyed hash of a client's address, by which quotas, limits and budgets count. It is never 0, so that an `Option` of
+/// it takes no more room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct AddressHash(NonZeroU64);
