@@ -7,8 +7,7 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
-use crate::clock;
-use crate::clock::AtomicMillis;
+use crate::clock::{self, AtomicMillis};
 use crate::config::{Log, LogFormat};
 
 pub use level::{Level, level, say_level, set_level};

@@ -15,9 +15,8 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use tokio_util::task::TaskTracker;
 
-use crate::clock;
-use crate::clock::Millis;
 use crate::clock::Seconds;
+use crate::clock::{self, Millis};
 use crate::config::Limits;
 use crate::min_rate::Transfers;
 use crate::state::Shared;

@@ -19,8 +19,7 @@ use axum::response::Response;
 use serde_json::Value;
 
 use super::{Api, ApiRefusal, refuse};
-use crate::clock;
-use crate::clock::Seconds;
+use crate::clock::{self, Seconds};
 use crate::sockets::{Filter, Id, SHARDS, Socket, Sockets};
 use crate::state::Snapshot;
 use list::Wanted;

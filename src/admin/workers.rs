@@ -14,8 +14,7 @@ use serde_json::{Value, json};
 
 use super::processes::{Process, ProcessTable};
 use super::{Api, ApiRefusal, refuse};
-use crate::clock;
-use crate::clock::Millis;
+use crate::clock::{self, Millis};
 use crate::config::{AdminState, LONGEST_GRACE};
 use crate::drain::polling;
 use crate::state::Snapshot;

@@ -10,8 +10,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
-use crate::clock;
-use crate::clock::Seconds;
+use crate::clock::{self, Seconds};
 use crate::sockets::{EndReason, Listed};
 use crate::upstream::session_ends::EndSlot;
 use crate::upstream::worker::{SessionSeat, Worker};

@@ -11,8 +11,7 @@ use std::time::Duration;
 
 use super::spread::Spread;
 use super::tunnels::{chance, now_us, random_index};
-use crate::clock;
-use crate::clock::Millis;
+use crate::clock::{self, Millis};
 use crate::locks::lock;
 use crate::sockets::{CloseOrder, Id, Socket};
 use crate::state::Shared;

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::affinity::pins::SHARDS;
-use crate::clock;
-use crate::clock::Millis;
+use crate::clock::{self, Millis};
 use crate::config::AdminState;
 use crate::state::{Shared, Snapshot};
 use crate::upstream::Upstream;

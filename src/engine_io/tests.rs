@@ -398,13 +398,3 @@ fn close_packets_are_recognised() {
             && !says_goodbye(b"\x00\x0a")
     );
 }
-
-#[test]
-fn a_sid_far_into_the_query_is_found_again() {
-    for pad in [0, 65_400, 65_535, 70_000] {
-        let query = format!("x={}&EIO=4&transport=polling&sid=a%20b", "y".repeat(pad));
-        let read = EngineQuery::read(Some(&query)).unwrap();
-        assert!(read.has_sid());
-        assert_eq!(read.sid(Some(&query)), Sid::Given(Cow::Borrowed(b"a b")), "{pad}");
-    }
-}

@@ -13,8 +13,7 @@ use std::time::Duration;
 
 use super::Job;
 use crate::affinity::ask::RequestKind;
-use crate::clock;
-use crate::clock::Millis;
+use crate::clock::{self, Millis};
 use crate::keys::Key;
 use crate::thread::Registered;
 use crate::upstream::serial::WorkerSerial;

@@ -5,8 +5,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use super::labels::SocketFacts;
 use super::{Sockets, lock};
-use crate::clock;
-use crate::clock::Seconds;
+use crate::clock::{self, Seconds};
 use crate::config::labels::LabelRules;
 use crate::telemetry::say_full;
 

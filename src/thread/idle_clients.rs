@@ -6,8 +6,7 @@ use std::rc::{Rc, Weak};
 
 use super::registered::LiveHandle;
 use super::{Thread, ThreadOrder};
-use crate::clock;
-use crate::clock::Seconds;
+use crate::clock::{self, Seconds};
 
 /// Idle connections found at the last search; the one that has been silent the longest comes last.
 #[derive(Default)]

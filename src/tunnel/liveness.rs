@@ -11,8 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock;
-use crate::clock::Seconds;
+use crate::clock::{self, Seconds};
 use crate::config::Tunnels;
 use crate::sockets::{SHARDS, Socket, SocketKind};
 use crate::state::Shared;

@@ -15,14 +15,13 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::clock::Seconds;
 use crate::websocket::frames::{FirstText, Signal, first_text};
 use crate::websocket::round_trip::{Half, RoundTrips};
 use insert::Insert;
 
 use crate::affinity::SessionHold;
 use crate::client_limits::TunnelCount;
-use crate::clock;
+use crate::clock::{self, Seconds};
 use crate::config::CloseNotice;
 use crate::engine_io::{self, Handshake};
 use crate::metrics::UpstreamSeries;

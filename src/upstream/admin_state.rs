@@ -13,8 +13,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 
 use super::session_ends::Ending;
-use crate::clock;
-use crate::clock::Millis;
+use crate::clock::{self, Millis};
 use crate::config::{self, AdminState, RemovedPolicy};
 
 /// Value of `said` while no state is set at run time.

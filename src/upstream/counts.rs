@@ -5,8 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::restarts::Loss;
 use super::worker::Worker;
-use crate::clock;
-use crate::clock::Millis;
+use crate::clock::{self, Millis};
 
 /// A guard that counts one item at a worker until it is dropped.
 pub struct Count {

@@ -4,6 +4,7 @@
 
 use crate::clock::Millis;
 use crate::locks::lock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
 
 /// The last health check and the last ejection of one worker.
@@ -76,5 +77,21 @@ impl Notes {
 
     fn lock(&self) -> MutexGuard<'_, Last> {
         lock(&self.0)
+    }
+}
+
+/// Counts refusals within ten seconds. Packed: start of the window (ms) in the upper 56 bits, count in the lower 8.
+#[derive(Debug, Default)]
+pub(crate) struct RefusalWindow(AtomicU64);
+
+impl RefusalWindow {
+    /// Adds a refusal; returns whether it is the third one within the window.
+    pub(crate) fn add(&self, now: Millis) -> bool {
+        const WINDOW_MS: u64 = 10_000;
+        let old = self.0.load(Relaxed);
+        let (start, count) = (Millis::new(old >> 8), old & 0xff);
+        let (start, count) = if now.since(start) > WINDOW_MS { (now, 1) } else { (start, (count + 1).min(255)) };
+        self.0.store(start.get() << 8 | count, Relaxed);
+        count == 3
     }
 }

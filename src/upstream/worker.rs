@@ -6,18 +6,17 @@
 
 use arc_swap::ArcSwap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 
 use super::admin_state::{AdminChange, AdminControl};
 use super::connections::limit::Gate;
 use super::connections::tls::Link;
 pub use super::counts::{Count, Established, SessionSeat};
-use super::diagnostics::Notes;
+use super::diagnostics::{Notes, RefusalWindow};
 use super::eject::{EjectionPhase, EjectionState};
 use super::restarts::Life;
 use super::ring::Recent;
-use crate::clock;
-use crate::clock::{AtomicMillis, Millis};
+use crate::clock::{self, AtomicMillis, Millis};
 use crate::config::{self, Address, AdminState};
 use crate::cookie::WorkerId;
 use crate::metrics::WorkerSeries;
@@ -116,7 +115,7 @@ pub struct Worker {
     pub(crate) in_flight: AtomicU32,
     pub(crate) slow: AtomicU32,
     last_answer: AtomicMillis,
-    fresh_refusals: AtomicU64,
+    fresh_refusals: RefusalWindow,
 }
 
 impl Worker {
@@ -146,7 +145,7 @@ impl Worker {
             in_flight: AtomicU32::new(0),
             slow: AtomicU32::new(0),
             last_answer: AtomicMillis::default(),
-            fresh_refusals: AtomicU64::new(0),
+            fresh_refusals: RefusalWindow::default(),
         })
     }
 
@@ -277,8 +276,8 @@ impl Worker {
         let connected = self.life.connected(clock::now_ms());
         // Read first: a swap would move this cache line to the connecting thread at every connect.
         if self.refused.load(Relaxed) && self.refused.swap(false, Relaxed) {
-            let again = connected.again;
-            tracing::info!(upstream = %self.upstream, worker = %self.name, again, "worker accepts connections");
+            tracing::info!(upstream = %self.upstream, worker = %self.name, again = connected.again,
+                "worker accepts connections");
         }
         self.restarted(connected.restarted);
     }
@@ -363,17 +362,7 @@ impl Worker {
     /// Records that the worker refused a sid which it made less than 10 s ago. Three such refusals within ten seconds
     /// mean that several processes share its address, which is logged at most once in ten seconds.
     pub fn fresh_refusal(&self, now_ms: Millis) {
-        const WINDOW_MS: u64 = 10_000;
-        // Packed: start of the window (ms) in the upper 56 bits, count in the lower 8.
-        let old = self.fresh_refusals.load(Relaxed);
-        let (start, count) = (old >> 8, old & 0xff);
-        let (start, count) = if now_ms.get().saturating_sub(start) > WINDOW_MS {
-            (now_ms.get(), 1)
-        } else {
-            (start, (count + 1).min(255))
-        };
-        self.fresh_refusals.store(start << 8 | count, Relaxed);
-        if count == 3 {
+        if self.fresh_refusals.add(now_ms) {
             tracing::warn!(upstream = %self.upstream, worker = %self.name, address = %self.address,
                 "worker refuses sessions it made itself: several processes share this address. \
                  Give each its own port (PM2: increment_var: 'PORT'). While PM2 reloads, two always share it");

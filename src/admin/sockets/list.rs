@@ -26,8 +26,7 @@ use tokio::sync::mpsc;
 use super::super::{ApiRefusal, refuse};
 use super::order::{SortEntry, SortOrder};
 use super::view::{Row, Shown};
-use crate::clock;
-use crate::clock::Seconds;
+use crate::clock::{self, Seconds};
 use crate::sockets::{Filter, SHARDS, Sockets};
 
 /// Nice value that lowers the thread's priority: with this weight (110 of 1,024) it still gets a tenth of a busy core.

@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value, json};
 
-use crate::clock;
-use crate::clock::Seconds;
+use crate::clock::{self, Seconds};
 use crate::sockets::{SHARDS, Socket, SocketRow, Sockets, Transport};
 use crate::upstream::serial::WorkerSerial;
 use crate::upstream::worker::Worker;

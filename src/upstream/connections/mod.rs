@@ -16,8 +16,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::clock;
-use crate::clock::Millis;
+use crate::clock::{self, Millis};
 use crate::descriptors::DescriptorRoom;
 use crate::metrics::Metrics;
 use crate::upstream::serial::WorkerSerial;
