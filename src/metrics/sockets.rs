@@ -3,7 +3,6 @@
 //! A socket that ends adds its numbers to the totals; live sockets are added up on each scrape. So a socket that lives
 //! for a day is not counted only at its end, and a message costs nothing beyond its socket's own counters.
 
-use crate::locks::lock;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -14,6 +13,7 @@ use prometheus::{
 
 use super::socket_labels::{EndReason, Transport};
 use super::vec_or_empty;
+use crate::locks::lock;
 
 /// Values of the `code` label: the codes named in RFC 6455 §7.4 and the IANA registry, the two ranges for applications,
 /// and all others.

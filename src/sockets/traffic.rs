@@ -1,9 +1,10 @@
 //! Traffic that a socket has carried in one direction.
 
-use crate::clock::{AtomicSeconds, Seconds};
-use crate::metrics::Carried;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU16, AtomicU64};
+
+use crate::clock::{AtomicSeconds, Seconds};
+use crate::metrics::Carried;
 
 /// Traffic in one direction. There is one writer at a time: the tunnel's own thread, or the thread that has the lock of
 /// the session's pin. Relaxed loads and stores are then enough; if an upgrade begins while a poll is still open, a

@@ -1,10 +1,11 @@
 //! ConfigState of the running configuration and of its file, for the admin listener and the metrics.
 
-use crate::locks::lock;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
 use std::time::SystemTime;
+
+use crate::locks::lock;
 
 /// Shared state of the configuration; written by the reloader only.
 pub struct ConfigStatus(Mutex<ConfigState>);

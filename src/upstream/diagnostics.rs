@@ -2,10 +2,11 @@
 //!
 //! They are written where they happen (on the control thread; a rare ejection on a data thread) and read on request.
 
-use crate::clock::Millis;
-use crate::locks::lock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
+
+use crate::clock::Millis;
+use crate::locks::lock;
 
 /// The last health check and the last ejection of one worker.
 #[derive(Default)]

@@ -11,10 +11,11 @@
 //! shows that the process is alive, and a single light loss proves nothing. Connections of health checks, which come
 //! and go, are not counted.
 
-use crate::clock::{AtomicMillis, Millis};
-use crate::locks::lock;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+
+use crate::clock::{AtomicMillis, Millis};
+use crate::locks::lock;
 
 /// Time in milliseconds within which all connections of a worker must end to count as a restart
 /// (docs/reference/routing.md §8).

@@ -301,8 +301,7 @@ impl Worker {
         }
     }
 
-    /// Records a refused connect without logging it, for a worker that is still starting. Returns whether it is the
-    /// first refused one in a row.
+    /// Records a refused connect of a starting worker, without a log line. Returns whether it is the first in a row.
     pub fn note_refused(&self) -> bool {
         let first = !self.refused.swap(true, Relaxed);
         if first {
@@ -334,7 +333,7 @@ impl Worker {
         now_ms.since(self.last_answer.get().unwrap_or_default())
     }
 
-    /// Returns the number of lives of the worker seen so far.
+    /// Number of lives seen so far.
     pub fn generation(&self) -> u32 {
         self.life.generation()
     }
