@@ -220,7 +220,7 @@ impl Sessions {
         }
     }
 
-    /// Time at which the drain of `worker` ends the session that polls there: the start of the clock if it has been ended
+    /// Time at which the drain of `worker` ends the session that polls there: the start of the clock if it has ended
     /// already; `None` while only its tunnel or the session itself can end it.
     pub fn ends_at(&self, key: Key, worker: &Worker) -> Option<Millis> {
         let found = self.pins.peek(key, Instant::now(), |pin| (pin.worker().is_some(), pin.has_tunnel(), pin.slot()));
