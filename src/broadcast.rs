@@ -6,12 +6,13 @@
 //! yet are dropped: a late message is worse than none. Not in this module: which sockets are chosen
 //! (`admin::broadcast`), and when the message is inserted.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::Notify;
 
+use crate::locks::lock;
 use crate::websocket::frames::text_frame;
 
 /// Maximum length of an outgoing message in bytes.
@@ -140,7 +141,7 @@ impl Broadcast {
 
     fn tally(&self) -> MutexGuard<'_, Tally> {
         // The counts stay meaningful even if a thread panicked while holding the lock.
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.tally)
     }
 }
 

@@ -10,12 +10,14 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::client::address_key;
 use crate::config::Limits;
 use crate::descriptors::DescriptorRoom;
+use crate::keys::AddressHash;
 use crate::keys::Keys;
+use crate::locks::lock;
 use crate::metrics::LimitLabel;
 use crate::metrics::Metrics;
 use crate::telemetry::say_full;
@@ -39,7 +41,7 @@ pub struct ClientLimits {
     descriptors: Arc<DescriptorRoom>,
     keys: Keys,
     metrics: Arc<Metrics>,
-    held: [Mutex<HashMap<u64, AddressCounts>>; SHARDS],
+    held: [Mutex<HashMap<AddressHash, AddressCounts>>; SHARDS],
 }
 
 /// The two things that are counted per address.
@@ -52,7 +54,7 @@ enum CountedKind {
 /// A tunnel that is counted for its client's address, until this is dropped.
 pub struct TunnelCount {
     caps: Arc<ClientLimits>,
-    address: u64,
+    address: AddressHash,
 }
 
 impl Drop for TunnelCount {
@@ -99,20 +101,20 @@ impl ClientLimits {
         self.connections.load(Relaxed)
     }
 
-    fn shard(&self, address: u64) -> MutexGuard<'_, HashMap<u64, AddressCounts>> {
+    fn shard(&self, address: AddressHash) -> MutexGuard<'_, HashMap<AddressHash, AddressCounts>> {
         // The key is a keyed hash, so its low bits are as good as any. The array has `SHARDS` entries, so the remainder
         // is a valid index.
         #[allow(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "a remainder of SHARDS")]
-        self.held[address as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.held[address.get() as usize % SHARDS])
     }
 
     /// Counts one more, unless the limit is reached; returns whether it was counted.
-    fn enter(&self, address: u64, kind: CountedKind) -> bool {
+    fn enter(&self, address: AddressHash, kind: CountedKind) -> bool {
         self.enter_some(address, kind, 1) > 0
     }
 
     /// Counts up to `most` more, as far as the limit allows; returns how many were counted.
-    fn enter_some(&self, address: u64, kind: CountedKind, most: u32) -> u32 {
+    fn enter_some(&self, address: AddressHash, kind: CountedKind, most: u32) -> u32 {
         let mut held = self.shard(address);
         let entry = held.entry(address).or_default();
         let (count, bound) = match kind {
@@ -127,11 +129,11 @@ impl ClientLimits {
         room
     }
 
-    fn leave(&self, address: u64, kind: CountedKind) {
+    fn leave(&self, address: AddressHash, kind: CountedKind) {
         self.leave_some(address, kind, 1);
     }
 
-    fn leave_some(&self, address: u64, kind: CountedKind, some: u32) {
+    fn leave_some(&self, address: AddressHash, kind: CountedKind, some: u32) {
         let mut held = self.shard(address);
         let Some(entry) = held.get_mut(&address) else { return };
         match kind {
@@ -148,7 +150,7 @@ impl ClientLimits {
     }
 
     /// Stops counting a closed connection for its address.
-    pub fn connection_over(&self, address: u64) {
+    pub fn connection_over(&self, address: AddressHash) {
         self.leave(address, CountedKind::Connection);
     }
 
@@ -170,17 +172,17 @@ impl ClientLimits {
     }
 
     /// The keyed hash that clients of this address are counted under.
-    pub(crate) fn hash(&self, ip: IpAddr) -> u64 {
+    pub(crate) fn hash(&self, ip: IpAddr) -> AddressHash {
         self.keys.address(address_key(ip))
     }
 
     /// Takes room for one more connection of the client address with this hash, if there is any.
-    pub(crate) fn try_enter_connection(&self, address: u64) -> bool {
+    pub(crate) fn try_enter_connection(&self, address: AddressHash) -> bool {
         self.enter(address, CountedKind::Connection)
     }
 
     /// Returns whether an address may open one more tunnel.
-    pub fn has_tunnel_room(&self, address: u64) -> bool {
+    pub fn has_tunnel_room(&self, address: AddressHash) -> bool {
         self.shard(address).get(&address).is_none_or(|held| held.tunnels < self.tunnels_per_address.load(Relaxed))
     }
 }
@@ -191,7 +193,7 @@ impl ClientLimits {
 pub(crate) struct StreamCount {
     caps: Arc<ClientLimits>,
     /// Key of the client's address; `None` for a trusted proxy, which stands for many clients.
-    address: Option<u64>,
+    address: Option<AddressHash>,
     /// Number of streams that are counted, and so may be open; at least 1, for the connection itself.
     counted: Cell<u32>,
 }
@@ -264,22 +266,33 @@ mod tests {
     #[test]
     fn each_address_has_its_own_limit_and_gets_its_slots_back() {
         let caps = caps(2);
-        assert!(caps.enter(1, CountedKind::Connection) && caps.enter(1, CountedKind::Connection));
         assert!(
-            !caps.enter(1, CountedKind::Connection) && caps.enter(33, CountedKind::Connection),
+            caps.enter(AddressHash::new(1), CountedKind::Connection)
+                && caps.enter(AddressHash::new(1), CountedKind::Connection)
+        );
+        assert!(
+            !caps.enter(AddressHash::new(1), CountedKind::Connection)
+                && caps.enter(AddressHash::new(33), CountedKind::Connection),
             "same shard, other address"
         );
-        caps.leave(1, CountedKind::Connection);
-        assert!(caps.enter(1, CountedKind::Connection));
-        assert!(caps.has_tunnel_room(1) && caps.enter(1, CountedKind::Tunnel) && !caps.has_tunnel_room(1));
+        caps.leave(AddressHash::new(1), CountedKind::Connection);
+        assert!(caps.enter(AddressHash::new(1), CountedKind::Connection));
+        assert!(
+            caps.has_tunnel_room(AddressHash::new(1))
+                && caps.enter(AddressHash::new(1), CountedKind::Tunnel)
+                && !caps.has_tunnel_room(AddressHash::new(1))
+        );
     }
 
     #[test]
     fn a_batch_is_cut_to_the_room_that_is_left() {
         let caps = caps(10);
-        assert_eq!([8, 8, 8].map(|some| caps.enter_some(1, CountedKind::Connection, some)), [8, 2, 0]);
-        caps.leave_some(1, CountedKind::Connection, 10);
-        assert!(caps.shard(1).is_empty());
+        assert_eq!(
+            [8, 8, 8].map(|some| caps.enter_some(AddressHash::new(1), CountedKind::Connection, some)),
+            [8, 2, 0]
+        );
+        caps.leave_some(AddressHash::new(1), CountedKind::Connection, 10);
+        assert!(caps.shard(AddressHash::new(1)).is_empty());
     }
 
     #[test]
@@ -310,15 +323,15 @@ mod tests {
     #[test]
     fn addresses_that_hold_nothing_are_removed() {
         let caps = caps(5_000);
-        for address in 0..1_000 {
-            caps.enter(address, CountedKind::Connection);
-            caps.enter(address, CountedKind::Tunnel);
+        for address in 1..=1_000 {
+            caps.enter(AddressHash::new(address), CountedKind::Connection);
+            caps.enter(AddressHash::new(address), CountedKind::Tunnel);
         }
-        for address in 0..1_000 {
-            caps.leave(address, CountedKind::Tunnel);
-            caps.leave(address, CountedKind::Connection);
-            caps.leave(address, CountedKind::Connection);
+        for address in 1..=1_000 {
+            caps.leave(AddressHash::new(address), CountedKind::Tunnel);
+            caps.leave(AddressHash::new(address), CountedKind::Connection);
+            caps.leave(AddressHash::new(address), CountedKind::Connection);
         }
-        assert!((0..SHARDS as u64).all(|shard| caps.shard(shard).is_empty()));
+        assert!((0..SHARDS as u64).all(|shard| caps.shard(AddressHash::new(shard + 1)).is_empty()));
     }
 }

@@ -51,6 +51,7 @@ pub mod engine_io;
 pub mod header_list;
 pub mod keys;
 pub mod listener;
+pub mod locks;
 pub mod metrics;
 pub mod min_rate;
 pub mod net;

@@ -11,6 +11,8 @@
 
 use std::time::Duration;
 
+use crate::clock::Millis;
+
 /// Number of buckets in one set.
 const WAYS: usize = 8;
 
@@ -42,7 +44,7 @@ pub struct Bucket {
 
 impl Bucket {
     /// Returns the time until a token is available; `None` if one is available now.
-    pub fn wait(&self, rate: TokenRate, now_ms: u64) -> Option<Duration> {
+    pub fn wait(&self, rate: TokenRate, now_ms: Millis) -> Option<Duration> {
         let now = nanoseconds(now_ms);
         let then = self.full_at_ns.max(now).saturating_add(rate.every_ns);
         let latest = now.saturating_add(rate.every_ns.saturating_mul(rate.burst));
@@ -53,7 +55,7 @@ impl Bucket {
     ///
     /// # Errors
     /// The time until a token is available.
-    pub fn take(&mut self, rate: TokenRate, now_ms: u64) -> Result<(), Duration> {
+    pub fn take(&mut self, rate: TokenRate, now_ms: Millis) -> Result<(), Duration> {
         match self.wait(rate, now_ms) {
             Some(wait) => Err(wait),
             None => {
@@ -69,8 +71,8 @@ impl Bucket {
     }
 }
 
-fn nanoseconds(ms: u64) -> u64 {
-    ms.saturating_mul(1_000_000)
+fn nanoseconds(time: Millis) -> u64 {
+    time.get().saturating_mul(1_000_000)
 }
 
 /// A bucket and its key. An unused slot has a full bucket.
@@ -108,7 +110,7 @@ impl Buckets {
     }
 
     /// Takes a token of `key`, which must be a hash that outsiders cannot predict.
-    pub fn take(&mut self, key: u64, now_ms: u64) -> BucketTake {
+    pub fn take(&mut self, key: u64, now_ms: Millis) -> BucketTake {
         let rate = self.rate;
         let now = nanoseconds(now_ms);
         let set = self.set(key);
@@ -162,14 +164,14 @@ mod tests {
             let (mut now, mut taken) = (1_000, Vec::new());
             for step in steps {
                 now += step;
-                match buckets.take(hash(1), now).wait {
+                match buckets.take(hash(1), Millis::new(now)).wait {
                     None => taken.push(now),
                     Some(wait) => {
                         prop_assert!(wait > Duration::ZERO && wait <= Duration::from_secs(per_s));
                         let after = now + u64::try_from(wait.as_millis()).unwrap() + 1;
                         let set = buckets.set(hash(1));
                         let slot = *set.iter().find(|slot| slot.key == hash(1)).unwrap();
-                        prop_assert_eq!(slot.bucket.wait(rate, after), None);
+                        prop_assert_eq!(slot.bucket.wait(rate, Millis::new(after)), None);
                     }
                 }
             }
@@ -186,11 +188,11 @@ mod tests {
         #[test]
         fn other_keys_do_not_displace_a_spent_bucket(others in prop::collection::vec(any::<u64>(), 0..4_000)) {
             let mut buckets = Buckets::new(TokenRate::new(5, Duration::from_secs(60), 5), 64);
-            while buckets.take(hash(0), 10).wait.is_none() {}
+            while buckets.take(hash(0), Millis::new(10)).wait.is_none() {}
             for other in others {
-                buckets.take(hash(other >> 1 | 2), 20);
+                buckets.take(hash(other >> 1 | 2), Millis::new(20));
             }
-            prop_assert!(buckets.take(hash(0), 20).wait.is_some());
+            prop_assert!(buckets.take(hash(0), Millis::new(20)).wait.is_some());
         }
     }
 
@@ -198,7 +200,7 @@ mod tests {
     fn no_key_is_refused_because_of_others() {
         let mut buckets = Buckets::new(TokenRate::new(2, Duration::from_secs(60), 2), 64);
         let crowded = (0..10_000).filter(|n| {
-            let taken = buckets.take(hash(*n), 0);
+            let taken = buckets.take(hash(*n), Millis::new(0));
             assert_eq!(taken.wait, None, "{n}");
             taken.crowded
         });
@@ -210,14 +212,14 @@ mod tests {
     fn a_returned_token_is_available_within_the_burst() {
         let mut buckets = Buckets::new(TokenRate::per_second(3), 8);
         for _ in 0..3 {
-            assert_eq!(buckets.take(7, 0).wait, None);
+            assert_eq!(buckets.take(7, Millis::new(0)).wait, None);
         }
-        assert_eq!(buckets.take(7, 0).wait, Some(Duration::from_nanos(333_333_333)));
+        assert_eq!(buckets.take(7, Millis::new(0)).wait, Some(Duration::from_nanos(333_333_333)));
         buckets.give_back(7);
-        assert_eq!(buckets.take(7, 0).wait, None);
+        assert_eq!(buckets.take(7, Millis::new(0)).wait, None);
         for _ in 0..50 {
             buckets.give_back(7);
         }
-        assert_eq!((0..50).filter(|_| buckets.take(7, 5_000).wait.is_none()).count(), 3);
+        assert_eq!((0..50).filter(|_| buckets.take(7, Millis::new(5_000)).wait.is_none()).count(), 3);
     }
 }

@@ -8,7 +8,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use listenfd::ListenFd;
@@ -17,6 +17,7 @@ use socket2::SockRef;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Listener;
+use crate::locks::lock;
 use crate::state::Shared;
 use crate::telemetry::say_full;
 use crate::thread::Pulse;
@@ -220,7 +221,7 @@ impl Notify {
     /// Reports that a reload is over, and its error if it failed; the service is as ready as it was before.
     pub fn reloaded(&self, failed: Option<&str>, shared: &Shared) {
         let Some(told) = &self.0 else { return };
-        told.lock().unwrap_or_else(PoisonError::into_inner).failure = failed.map(first_line);
+        lock(told).failure = failed.map(first_line);
         self.send_with_status(&[NotifyState::Ready], shared);
     }
 
@@ -252,7 +253,7 @@ impl Notify {
     /// Sends notifications, together with the status if that has changed.
     fn send_with_status(&self, what: &[NotifyState<'_>], shared: &Shared) {
         let Some(told) = &self.0 else { return };
-        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = lock(told);
         let now = status(shared, told.failure.as_deref());
         let mut all = what.to_vec();
         if now != told.status {

@@ -4,11 +4,10 @@ mod level;
 pub mod writer;
 
 use std::io::IsTerminal;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
-use crate::clock;
+use crate::clock::{self, AtomicMillis};
 use crate::config::{Log, LogFormat};
 
 pub use level::{Level, level, say_level, set_level};
@@ -47,19 +46,18 @@ pub fn flush() {
 }
 
 /// Rate limit for messages that would otherwise repeat.
-pub struct Rarely(AtomicU64);
+pub struct Rarely(AtomicMillis);
 
 impl Rarely {
     /// Creates a limit that lets the first message pass.
     pub const fn new() -> Self {
-        Self(AtomicU64::new(0))
+        Self(AtomicMillis::none())
     }
 
     /// Returns whether the message may be logged now: true the first time, then once per `every_ms` milliseconds.
     pub fn try_pass(&self, every_ms: u64) -> bool {
-        let now = clock::now_ms() + every_ms;
-        let last = self.0.load(Relaxed);
-        now - last.min(now) >= every_ms && self.0.compare_exchange(last, now, Relaxed, Relaxed).is_ok()
+        let (now, last) = (clock::now_ms(), self.0.get());
+        last.is_none_or(|last| now.since(last) >= every_ms) && self.0.change(last, Some(now))
     }
 }
 

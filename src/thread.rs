@@ -15,11 +15,13 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use tokio_util::task::TaskTracker;
 
-use crate::clock;
+use crate::clock::Seconds;
+use crate::clock::{self, Millis};
 use crate::config::Limits;
 use crate::min_rate::Transfers;
 use crate::state::Shared;
 use crate::upstream::connections::WorkerConnections;
+use crate::upstream::serial::WorkerSerial;
 
 use idle_clients::Spare;
 pub use registered::{ListenerRemoved, LiveHandle, Registered, ThreadOrder};
@@ -73,7 +75,7 @@ pub struct Thread {
     stopping: Cell<bool>,
     requests_cut: Cell<bool>,
     /// The second of the last tick ([`clock::now_s`]).
-    last_second: Cell<u32>,
+    last_second: Cell<Seconds>,
     /// Whether a task is closing tunnels of drained workers.
     closing: Cell<bool>,
     /// Count of sessions closed by operators when polls were last woken for it.
@@ -99,7 +101,7 @@ impl Thread {
             spare: Spare::default(),
             stopping: Cell::new(false),
             requests_cut: Cell::new(false),
-            last_second: Cell::new(0),
+            last_second: Cell::new(Seconds::START),
             closing: Cell::new(false),
             ended: Cell::new(shared.sessions.sockets.ended()),
             shared,
@@ -140,24 +142,24 @@ impl Thread {
             limit: Cell::new(limit),
             tunnel: Cell::new(false),
             share: Cell::new(share),
-            worker: Cell::new(0),
+            worker: Cell::new(None),
             closing: Cell::new(false),
             fresh: Cell::new(true),
             still: Cell::new(false),
             spare: Cell::new(share == Share::Whole),
             listener_removed: listener_removed.clone(),
         });
-        let index = self.live.borrow_mut().insert(ThreadEntry { live: live.clone(), address: 0 });
+        let index = self.live.borrow_mut().insert(ThreadEntry { live: live.clone(), address: None });
         // A thread never holds 2³² sockets; if it did, the entry would just never leave the list.
         Registered { live, thread: self.clone(), index: u32::try_from(index).unwrap_or(u32::MAX) }
     }
 
     /// Registers one request of an HTTP/2 connection that waits at the worker with this serial, so that it can be
     /// woken.
-    pub fn register_poll(self: &Rc<Self>, worker: u64) -> Registered {
+    pub fn register_poll(self: &Rc<Self>, worker: WorkerSerial) -> Registered {
         // Never counted as a client, not even briefly: at the limit, real clients would be rejected.
         let entry = self.enter(0, &ListenerRemoved::default(), Share::Poll);
-        entry.set_worker(worker);
+        entry.set_worker(Some(worker));
         entry
     }
 
@@ -195,17 +197,17 @@ impl Thread {
     }
 
     /// Returns the indices of the tunnels to a worker that are not closing yet.
-    pub fn tunnels_of(&self, worker: u64) -> Vec<usize> {
+    pub fn tunnels_of(&self, worker: WorkerSerial) -> Vec<usize> {
         let live = self.live.borrow();
-        let fits = |live: &LiveHandle| live.worker.get() == worker && live.tunnel.get() && !live.closing.get();
+        let fits = |live: &LiveHandle| live.worker.get() == Some(worker) && live.tunnel.get() && !live.closing.get();
         live.iter().filter(|(_, live)| fits(live)).map(|(index, _)| index).collect()
     }
 
     /// Starts closing the tunnel at this index; returns `false` if it no longer leads to this worker or is closing
     /// already.
-    pub fn close_tunnel(&self, index: usize, worker: u64) -> bool {
+    pub fn close_tunnel(&self, index: usize, worker: WorkerSerial) -> bool {
         let live = self.live.borrow();
-        let Some(live) = live.get(index).filter(|live| live.worker.get() == worker && live.tunnel.get()) else {
+        let Some(live) = live.get(index).filter(|live| live.worker.get() == Some(worker) && live.tunnel.get()) else {
             return false;
         };
         let first = !live.closing.replace(true);
@@ -214,9 +216,9 @@ impl Thread {
     }
 
     /// Wakes the polls that wait at a worker, so that each checks when its session is due to end.
-    pub fn wake_polls_of(&self, worker: u64) {
+    pub fn wake_polls_of(&self, worker: WorkerSerial) {
         for (_, live) in &*self.live.borrow() {
-            if live.worker.get() == worker && !live.tunnel.get() {
+            if live.worker.get() == Some(worker) && !live.tunnel.get() {
                 live.wake();
             }
         }
@@ -228,7 +230,7 @@ impl Thread {
         let ended = self.shared.sessions.sockets.ended();
         if self.ended.replace(ended) != ended {
             for (_, live) in &*self.live.borrow() {
-                if live.worker.get() != 0 && !live.tunnel.get() {
+                if live.worker.get().is_some() && !live.tunnel.get() {
                     live.wake();
                 }
             }
@@ -261,7 +263,7 @@ impl Thread {
     }
 
     /// Returns the time of [`clock::now_ms`] as of the last tick; this saves three clock readings per request.
-    pub fn now_ms(&self) -> u64 {
+    pub fn now_ms(&self) -> Millis {
         self.connections.now_ms()
     }
 
@@ -277,7 +279,7 @@ impl Thread {
     /// to workers, and wakes polls whose session an operator has ended. Called every [`TICK`].
     ///
     /// [`TICK`]: crate::upstream::connections::pool::TICK
-    pub fn tick(&self, now_ms: u64) {
+    pub fn tick(&self, now_ms: Millis) {
         let now = clock::now_s();
         if now != self.last_second.replace(now) {
             self.follow_limits();
@@ -288,13 +290,13 @@ impl Thread {
         self.connections.tick(now_ms);
     }
 
-    fn find_idle(&self, now: u32) {
+    fn find_idle(&self, now: Seconds) {
         for (_, live) in &*self.live.borrow() {
             if live.moved.replace(false) {
                 live.since.set(now);
             }
             let limit = live.limit.get();
-            let silent = now.saturating_sub(live.since.get());
+            let silent = now.since(live.since.get());
             if limit != 0 && silent >= STILL_S && !live.tunnel.get() && !live.still.replace(true) {
                 live.wake();
             }
@@ -326,11 +328,11 @@ mod tests {
         let (waiting, busy) =
             (thread.register(75, &ListenerRemoved::default()), thread.register(0, &ListenerRemoved::default()));
         let began = waiting.since.get();
-        thread.find_idle(began + 76);
+        thread.find_idle(began.plus_s(76));
         assert_eq!((waiting.order(), busy.order()), (ThreadOrder::Idle, ThreadOrder::GoOn));
-        thread.find_idle(began + 75 + LINGER_S);
+        thread.find_idle(began.plus_s(75 + LINGER_S));
         assert_eq!(waiting.order(), ThreadOrder::Idle);
-        thread.find_idle(began + 76 + LINGER_S);
+        thread.find_idle(began.plus_s(76 + LINGER_S));
         assert_eq!((waiting.order(), busy.order()), (ThreadOrder::Cut, ThreadOrder::GoOn));
     }
 }

@@ -11,13 +11,14 @@ use super::support::sources;
 /// Every top-level module, from bottom to top.
 const LAYERS: &[&str] = &[
     "clock",
+    "locks",
     "random",
     "x509",
     "descriptors",
     "watch",
     "secret",
-    "keys",
     "header_list",
+    "keys",
     "client",
     "rate_limit",
     "min_rate",

@@ -10,6 +10,7 @@ use crate::metrics::socket_labels::Transport;
 use crate::metrics::{LimitSeries, Metrics, SocketsSeries, gauge};
 use crate::sockets::{SHARDS, Socket, Sockets, Traffic};
 use crate::state::Shared;
+use crate::upstream::serial::WorkerSerial;
 use crate::upstream::worker::Worker;
 
 /// The text of `/metrics`.
@@ -79,7 +80,7 @@ fn show_sockets(all: &SocketsSeries, sockets: &Sockets) {
     all.limit.set(gauge(sockets.capacity()));
     let known = all.by_upstream.lock().unwrap_or_else(PoisonError::into_inner);
     // Keyed by the worker's serial, so that names are looked up once per worker, not once per socket.
-    let mut counts: HashMap<(u64, Transport), (Arc<Socket>, i64)> = HashMap::new();
+    let mut counts: HashMap<(WorkerSerial, Transport), (Arc<Socket>, i64)> = HashMap::new();
     let mut carried: HashMap<&str, [(u64, u64); 2]> =
         known.keys().map(|name| (name.as_str(), Default::default())).collect();
     for socket in (0..SHARDS).flat_map(|shard| sockets.shard(shard)) {

@@ -81,7 +81,7 @@ pub(crate) async fn pin(State(api): State<Api>, Query(query): QueryParameters) -
     let due = ending.filter(|_| !has_tunnel).and_then(|ending| ending.due_ms(slot, key.jitter()));
     Ok(Json(PinAnswer {
         age_s,
-        drain_ends_in_s: due.map(|due| due.saturating_sub(clock::now_ms()).div_ceil(1_000)),
+        drain_ends_in_s: due.map(|due| due.since(clock::now_ms()).div_ceil(1_000)),
         ended: worker.is_none(),
         expires_in_s: view.left.map(|left| left.as_secs()),
         holds: view.holds,

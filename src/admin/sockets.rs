@@ -17,7 +17,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::{Api, ApiRefusal, refuse};
-use crate::clock;
+use crate::clock::{self, Seconds};
 use crate::sockets::{Filter, Id, SHARDS, Socket, Sockets};
 use crate::state::Snapshot;
 use list::Wanted;
@@ -120,7 +120,7 @@ fn exists(filter: &Filter, snapshot: &Snapshot) -> Result<(), ApiRefusal> {
 }
 
 /// Returns all sockets that match the filter.
-pub(crate) async fn gather(sockets: &Sockets, filter: &Filter, now_s: u32) -> Vec<Arc<Socket>> {
+pub(crate) async fn gather(sockets: &Sockets, filter: &Filter, now_s: Seconds) -> Vec<Arc<Socket>> {
     let mut fitting = Vec::new();
     for shard in 0..SHARDS {
         fitting.extend(sockets.shard(shard).into_iter().filter(|socket| filter.fits(socket, now_s)));

@@ -19,6 +19,7 @@ use crate::affinity::pins::SHARDS;
 use crate::clock;
 use crate::state::{Shared, Snapshot};
 use crate::upstream::Upstream;
+use crate::upstream::serial::WorkerSerial;
 use crate::upstream::worker::Worker;
 use live::LiveTotals;
 
@@ -39,7 +40,7 @@ struct Sample {
     at: Instant,
     upstreams: HashMap<String, CounterValues>,
     /// Number of requests of each worker, by serial.
-    workers: HashMap<u64, u64>,
+    workers: HashMap<WorkerSerial, u64>,
 }
 
 /// Samples of the last minute, the newest first.
@@ -192,7 +193,7 @@ struct Ages(Vec<(u64, u64)>);
 impl Ages {
     /// Adds them up in one walk over all pins: 10 ns each, with one shard locked at a time.
     fn of(shared: &Shared, snapshot: &Snapshot) -> Self {
-        let serial = |worker: &Worker| usize::try_from(worker.serial).ok().filter(|serial| *serial < SERIALS);
+        let serial = |worker: &Worker| usize::try_from(worker.serial.get()).ok().filter(|serial| *serial < SERIALS);
         let most = snapshot.workers().filter_map(|worker| serial(worker)).max().unwrap_or(0);
         let (mut sums, now_s) = (vec![(0, 0); most + 1], clock::now_s());
         for shard in 0..SHARDS {
@@ -208,7 +209,7 @@ impl Ages {
 
     /// Returns the average age in seconds over these workers; `None` if they have no pinned session.
     fn average(&self, workers: &[&Worker]) -> Option<u64> {
-        let of = |worker: &&Worker| self.0.get(usize::try_from(worker.serial).ok()?).copied();
+        let of = |worker: &&Worker| self.0.get(usize::try_from(worker.serial.get()).ok()?).copied();
         let (count, sum) = workers.iter().filter_map(of).fold((0, 0), |(c, s), (count, sum)| (c + count, s + sum));
         sum.checked_div(count)
     }

@@ -18,7 +18,7 @@ use super::api::{
 use super::layers::WholeBody;
 use super::processes::{Process, ProcessTable};
 use super::{Api, ApiRefusal, refuse};
-use crate::clock;
+use crate::clock::{self, Millis};
 use crate::config::{AdminState, LONGEST_GRACE};
 use crate::drain::polling;
 use crate::state::Snapshot;
@@ -134,7 +134,7 @@ fn describe(member: &Member, look: &ProcessTable) -> WorkerView {
         process: look.workers.get(&worker.address).map(process),
         restarts: worker.generation().saturating_sub(1),
         said_at_run_time: worker.admin.is_said(),
-        seen_for_s: now.saturating_sub(worker.since_ms()) / 1_000,
+        seen_for_s: now.since(worker.since_ms()) / 1_000,
         serves: worker.serves(),
         sessions: worker.sessions(),
         takes_new: worker.takes_new(),
@@ -147,7 +147,7 @@ fn describe(member: &Member, look: &ProcessTable) -> WorkerView {
     }
 }
 
-fn reasons(worker: &Worker, now_ms: u64) -> ReasonsView {
+fn reasons(worker: &Worker, now_ms: Millis) -> ReasonsView {
     ReasonsView {
         admin: status_text::admin(worker),
         ejection: status_text::ejection(worker, now_ms),
@@ -155,9 +155,9 @@ fn reasons(worker: &Worker, now_ms: u64) -> ReasonsView {
     }
 }
 
-fn check_of(check: LastCheck, now_ms: u64) -> CheckView {
+fn check_of(check: LastCheck, now_ms: Millis) -> CheckView {
     CheckView {
-        ago_ms: now_ms.saturating_sub(check.at_ms),
+        ago_ms: now_ms.since(check.at_ms),
         detail: check.detail,
         failed_in_a_row: check.rows.failed,
         outcome: check.outcome.to_owned(),
@@ -165,9 +165,9 @@ fn check_of(check: LastCheck, now_ms: u64) -> CheckView {
     }
 }
 
-fn ejection_of(last: &Ejection, now_ms: u64) -> EjectionView {
+fn ejection_of(last: &Ejection, now_ms: Millis) -> EjectionView {
     EjectionView {
-        ago_s: now_ms.saturating_sub(last.at_ms) / 1_000,
+        ago_s: now_ms.since(last.at_ms) / 1_000,
         for_s: last.for_ms.div_ceil(1_000),
         reason: last.why.to_owned(),
     }
@@ -190,11 +190,11 @@ fn progress(worker: &Worker, ending: &Ending) -> DrainView {
     let now = clock::now_ms();
     let seconds = |ms: u64| ms.div_ceil(1_000);
     DrainView {
-        ends_in_s: ending.until_ms.map(|until| seconds(until.saturating_sub(now))),
-        grace_s: ending.until_ms.map(|until| seconds(until.saturating_sub(ending.since_ms))),
+        ends_in_s: ending.until_ms.map(|until| seconds(until.since(now))),
+        grace_s: ending.until_ms.map(|until| seconds(until.since(ending.since_ms))),
         sessions_at_start: ending.sessions_at_start,
         sessions_left: worker.sessions(),
-        since_s: now.saturating_sub(ending.since_ms) / 1_000,
+        since_s: now.since(ending.since_ms) / 1_000,
         tunnels_left: worker.tunnels(),
     }
 }

@@ -1,13 +1,16 @@
 //! What a request asks for, as far as it decides the worker. It is read once, before the head is rewritten.
 
+use std::borrow::Cow;
+
 use hyper::body::Body;
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Version};
 
-use super::recognise;
+use super::recognise::RequestReader;
 use super::sessions::Sessions;
 use crate::config::rules::Protocol;
 use crate::cookie::{Cookie, SeenCookie};
+use crate::engine_io::{EngineQuery, Sid};
 use crate::header_list::has_token;
 use crate::keys::Key;
 use crate::rules::{LiveRule, RuleFacts};
@@ -26,6 +29,8 @@ pub struct RequestFacts {
     pub origin: Option<HeaderValue>,
     /// stickyd's own affinity cookie, if the request carries a valid one.
     pub cookie: Option<Cookie>,
+    /// The Engine.IO part of the request's query, whether or not the upstream has the rule `socket.io`.
+    pub engine: Option<EngineQuery>,
 }
 
 /// The part that a request plays in the life of a session.
@@ -61,12 +66,13 @@ impl RequestFacts {
             .as_ref()
             .and_then(|jar| jar.read(headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes), seen));
         let upgrade = asks_upgrade(request);
-        let (kind, facts) = recognise::read(sessions, upstream, request, upgrade.is_some());
+        let engine = EngineQuery::read(request.uri().query());
+        let (kind, facts) = RequestReader::new(sessions, upstream, request, upgrade.is_some(), engine).read();
         let origin = match kind {
             RequestKind::Session { .. } | RequestKind::UnknownSid => headers.get(header::ORIGIN).cloned(),
             RequestKind::Ordinary | RequestKind::Handshake | RequestKind::Birth | RequestKind::Preflight(_) => None,
         };
-        Self { kind, facts, upgrade, origin, cookie }
+        Self { kind, facts, upgrade, origin, cookie, engine }
     }
 
     /// Whether this is a poll, which a worker may leave unanswered for a whole pingInterval.
@@ -83,6 +89,14 @@ impl RequestFacts {
             | RequestKind::Birth
             | RequestKind::UnknownSid
             | RequestKind::Preflight(_) => None,
+        }
+    }
+
+    /// The decoded Engine.IO sid in the request's query, which the caller still has; empty if there is none.
+    pub fn engine_sid<'q>(&self, query: Option<&'q str>) -> Cow<'q, [u8]> {
+        match self.engine.map(|engine| engine.sid(query)) {
+            Some(Sid::Given(sid)) => sid,
+            Some(Sid::None | Sid::TooLong) | None => Cow::Borrowed(&[]),
         }
     }
 

@@ -13,6 +13,7 @@ use crate::keys::derive;
 use crate::keys::plain_hash;
 use crate::rules::LiveRule;
 use crate::upstream::Upstream;
+use crate::upstream::serial::WorkerSerial;
 use crate::upstream::worker::Worker;
 use std::sync::Arc;
 use std::time::Instant;
@@ -159,7 +160,7 @@ fn first_guess(upstream: &Upstream, question: ExplainQuestion<'_>) -> Option<Arc
     by_cookie.or_else(|| upstream.hash(&key(upstream, question)?, &[])).cloned()
 }
 
-fn without_sid(upstream: &Upstream, question: ExplainQuestion<'_>, tried: &[u64]) -> Decision {
+fn without_sid(upstream: &Upstream, question: ExplainQuestion<'_>, tried: &[WorkerSerial]) -> Decision {
     let session = !upstream.rules.is_empty() && !question.ordinary;
     let may =
         |worker: &Worker| if session { worker.takes_new() && upstream.may_return(worker) } else { worker.serves() };
@@ -176,7 +177,7 @@ fn without_sid(upstream: &Upstream, question: ExplainQuestion<'_>, tried: &[u64]
     worker.map_or((None, Why::Nobody), |worker| (Some(worker.clone()), why))
 }
 
-/// Ring key of the request, as [`super::hash_key`] makes it; `None` where that function would choose a random key.
+/// Ring key of the request, as [`super::HashKey`] has it; `None` where that would be a random one.
 fn key(upstream: &Upstream, question: ExplainQuestion<'_>) -> Option<[u8; 16]> {
     match question.cookie {
         Some(cookie) => Some(derive::first(&cookie.client)),

@@ -28,6 +28,7 @@ use crate::rules::RuleFacts;
 use crate::sockets::EndReason;
 use crate::telemetry::{say_full, say_rarely};
 use crate::upstream::Upstream;
+use crate::upstream::serial::WorkerSerial;
 use crate::upstream::worker::{SessionSeat, Worker};
 use ask::{RequestFacts, RequestKind};
 pub use pin::Pin;
@@ -77,30 +78,23 @@ impl Sessions {
         upstream: &Upstream,
         ask: &RequestFacts,
         client: Client,
-        tried: &[u64],
+        tried: &[WorkerSerial],
     ) -> Resolved {
+        let seeking = Seeking { upstream, ask, client, tried };
         let placed = match ask.kind {
             RequestKind::UnknownSid => return Resolved::Ended,
-            RequestKind::Session { key, .. } => return self.session(upstream, key, ask, client, tried),
-            RequestKind::Preflight(Some(key)) => return self.preflight(upstream, key, ask, client, tried),
-            RequestKind::Ordinary | RequestKind::Birth if ask.follows().is_some() => {
-                self.followed(upstream, ask, client, tried)
-            }
-            RequestKind::Preflight(None) | RequestKind::Ordinary => ordinary(upstream, ask, client, tried),
-            RequestKind::Handshake | RequestKind::Birth => handshake(upstream, ask, client, tried),
+            RequestKind::Session { key, .. } => return self.session(seeking, key),
+            RequestKind::Preflight(Some(key)) => return self.preflight(seeking, key),
+            RequestKind::Ordinary | RequestKind::Birth if ask.follows().is_some() => self.followed(seeking),
+            RequestKind::Preflight(None) | RequestKind::Ordinary => ordinary(seeking),
+            RequestKind::Handshake | RequestKind::Birth => handshake(seeking),
         };
         placed.map_or(Resolved::Nobody, Resolved::Worker)
     }
 
     /// Resolves a request with a session id: by the session's pin, or without a pin by the rule that found the id.
-    fn session(
-        self: &Arc<Self>,
-        upstream: &Upstream,
-        key: Key,
-        ask: &RequestFacts,
-        client: Client,
-        tried: &[u64],
-    ) -> Resolved {
+    fn session(self: &Arc<Self>, seeking: Seeking<'_>, key: Key) -> Resolved {
+        let Seeking { upstream, ask, tried, .. } = seeking;
         let (live, facts) = (ask.rule(upstream), ask.facts.as_deref());
         let client_made = live.is_some_and(|live| live.rule.client_made);
         match self.pinned(upstream, key) {
@@ -120,18 +114,19 @@ impl Sessions {
             }
             Resolved::Unpinned(_) if live.is_none_or(|live| live.discovers(facts)) => Resolved::Unpinned(key),
             Resolved::Unpinned(_) if client_made => made(upstream, facts, tried),
-            Resolved::Unpinned(_) => ordinary(upstream, ask, client, tried).map_or(Resolved::Nobody, Resolved::Made),
+            Resolved::Unpinned(_) => ordinary(seeking).map_or(Resolved::Nobody, Resolved::Made),
             decided => decided,
         }
     }
 
-    /// Chooses the worker of the Socket.IO session that an ordinary request names, while it serves; the session's pin
-    /// is not refreshed.
-    fn followed(&self, upstream: &Upstream, ask: &RequestFacts, client: Client, tried: &[u64]) -> Option<Choice> {
-        let worker = ask.follows().and_then(|key| self.pins.peek(key, Instant::now(), |pin| pin.worker().cloned()));
-        match worker.flatten().filter(|worker| worker.serves() && !tried.contains(&worker.serial)) {
+    /// Chooses the worker of the Socket.IO session that an ordinary request names, while it serves; the session's pin is
+    /// not refreshed.
+    fn followed(&self, seeking: Seeking<'_>) -> Option<Choice> {
+        let worker =
+            seeking.ask.follows().and_then(|key| self.pins.peek(key, Instant::now(), |pin| pin.worker().cloned()));
+        match worker.flatten().filter(|worker| worker.serves() && !seeking.tried.contains(&worker.serial)) {
             Some(worker) => Some(Choice { worker, why: SourceLabel::Follow, seat: None, hold: None, cookie: None }),
-            None => ordinary(upstream, ask, client, tried),
+            None => ordinary(seeking),
         }
     }
 
@@ -160,23 +155,16 @@ impl Sessions {
         Resolved::Worker(Choice { worker, why: SourceLabel::Sid, seat: None, hold: Some(hold), cookie: None })
     }
 
-    /// Resolves a preflight by the session's pin without refreshing the pin. If the worker is gone or could not be
-    /// reached, or the session has ended, any worker may answer.
-    fn preflight(
-        self: &Arc<Self>,
-        upstream: &Upstream,
-        key: Key,
-        ask: &RequestFacts,
-        client: Client,
-        tried: &[u64],
-    ) -> Resolved {
+    /// Resolves a preflight by the session's pin without refreshing the pin. If the worker is gone or could not be reached,
+    /// or the session has ended, any worker may answer.
+    fn preflight(self: &Arc<Self>, seeking: Seeking<'_>, key: Key) -> Resolved {
         let Some(worker) = self.pins.peek(key, Instant::now(), |pin| pin.worker().cloned()) else {
             return Resolved::Unpinned(key);
         };
-        if let Some(worker) = worker.filter(|worker| worker.serves() && !tried.contains(&worker.serial)) {
+        if let Some(worker) = worker.filter(|worker| worker.serves() && !seeking.tried.contains(&worker.serial)) {
             return Resolved::Worker(Choice { worker, why: SourceLabel::Sid, seat: None, hold: None, cookie: None });
         }
-        ordinary(upstream, ask, client, tried).map_or(Resolved::Nobody, Resolved::Worker)
+        ordinary(seeking).map_or(Resolved::Nobody, Resolved::Worker)
     }
 
     /// Checks at every hundredth new session whether its client address holds most sessions, and warns: the address
@@ -214,8 +202,18 @@ impl Sessions {
     }
 }
 
+/// A request that seeks its worker.
+#[derive(Clone, Copy)]
+struct Seeking<'a> {
+    upstream: &'a Upstream,
+    ask: &'a RequestFacts,
+    client: Client,
+    /// Workers that could not be reached for this request.
+    tried: &'a [WorkerSerial],
+}
+
 /// Chooses the worker by the hash of the id: the same one in every stickyd that sees the same workers.
-fn made(upstream: &Upstream, facts: Option<&RuleFacts>, tried: &[u64]) -> Resolved {
+fn made(upstream: &Upstream, facts: Option<&RuleFacts>, tried: &[WorkerSerial]) -> Resolved {
     let hash = facts.and_then(|facts| facts.hash).unwrap_or_default();
     let Some(worker) = upstream.hash(&hash, tried).cloned() else { return Resolved::Nobody };
     let seat = Some(worker.session());
@@ -225,30 +223,38 @@ fn made(upstream: &Upstream, facts: Option<&RuleFacts>, tried: &[u64]) -> Resolv
 /// Chooses the worker that the cookie names while it serves, else the worker of the hash. A WebSocket outside Engine.IO
 /// starts a session, too: the cookie never leads it to a draining worker, least of all back to the one whose drain has
 /// just closed it.
-fn ordinary(upstream: &Upstream, ask: &RequestFacts, client: Client, tried: &[u64]) -> Option<Choice> {
+fn ordinary(seeking: Seeking<'_>) -> Option<Choice> {
+    let Seeking { upstream, ask, client, tried } = seeking;
     let may = |worker: &Worker| worker.serves() && (ask.upgrade.is_none() || worker.admin() == AdminState::Ready);
     if let Some(worker) = cookie_worker(upstream, ask, tried).filter(|worker| may(worker)) {
         return Some(Choice { worker: worker.clone(), why: SourceLabel::Cookie, seat: None, hold: None, cookie: None });
     }
-    let (key, why, id) = hash_key(upstream, ask, client);
-    let worker = upstream.hash(&key, tried)?.clone();
-    Some(Choice { cookie: cookie_for(upstream, ask, id, &worker), worker, why, seat: None, hold: None })
+    let key = HashKey::of(upstream, ask, client);
+    let worker = upstream.hash(&key.hash, tried)?.clone();
+    Some(Choice {
+        cookie: cookie_for(upstream, ask, key.client, &worker),
+        worker,
+        why: key.why,
+        seat: None,
+        hold: None,
+    })
 }
 
 /// Places a new session: on the worker that the cookie names, if it takes new sessions and cookies have not brought it
 /// too many, else by bounded load on the ring.
-fn handshake(upstream: &Upstream, ask: &RequestFacts, client: Client, tried: &[u64]) -> Option<Choice> {
+fn handshake(seeking: Seeking<'_>) -> Option<Choice> {
+    let Seeking { upstream, ask, client, tried } = seeking;
     if let Some(worker) =
         cookie_worker(upstream, ask, tried).filter(|worker| worker.takes_new() && upstream.may_return(worker))
     {
         let seat = Some(worker.session());
         return Some(Choice { worker: worker.clone(), why: SourceLabel::Cookie, seat, hold: None, cookie: None });
     }
-    let (key, _, id) = hash_key(upstream, ask, client);
-    let seat = upstream.place(&key, tried)?;
+    let key = HashKey::of(upstream, ask, client);
+    let seat = upstream.place(&key.hash, tried)?;
     let worker = seat.worker().clone();
     Some(Choice {
-        cookie: cookie_for(upstream, ask, id, &worker),
+        cookie: cookie_for(upstream, ask, key.client, &worker),
         worker,
         why: SourceLabel::New,
         seat: Some(seat),
@@ -256,23 +262,36 @@ fn handshake(upstream: &Upstream, ask: &RequestFacts, client: Client, tried: &[u
     })
 }
 
-fn cookie_worker<'a>(upstream: &'a Upstream, ask: &RequestFacts, tried: &[u64]) -> Option<&'a Arc<Worker>> {
+fn cookie_worker<'a>(upstream: &'a Upstream, ask: &RequestFacts, tried: &[WorkerSerial]) -> Option<&'a Arc<Worker>> {
     upstream.worker(ask.cookie.as_ref()?.worker).filter(|worker| !tried.contains(&worker.serial))
 }
 
-/// Returns the ring key (the cookie's id, else the client's address, else random), its source, and the id for a new
-/// cookie.
-fn hash_key(upstream: &Upstream, ask: &RequestFacts, client: Client) -> ([u8; 16], SourceLabel, [u8; 12]) {
-    // A session with a client-made id is looked for where it would have been placed.
-    if let Some(hash) = ask.facts.as_ref().and_then(|facts| facts.hash) {
-        return (hash, SourceLabel::Any, [0; 12]);
+/// What places a request on the ring.
+struct HashKey {
+    /// Position on the ring, made of the cookie's id, else of the client's address, else of chance.
+    hash: [u8; 16],
+    /// Source of the position.
+    why: SourceLabel,
+    /// Id of the client for a new cookie; all zeros if the upstream sets none.
+    client: [u8; 12],
+}
+
+impl HashKey {
+    fn of(upstream: &Upstream, ask: &RequestFacts, client: Client) -> Self {
+        // A session with a client-made id is looked for where it would have been placed.
+        if let Some(hash) = ask.facts.as_ref().and_then(|facts| facts.hash) {
+            return Self { hash, why: SourceLabel::Any, client: [0; 12] };
+        }
+        if let Some(cookie) = &ask.cookie {
+            return Self { hash: derive::first(&cookie.client), why: SourceLabel::Address, client: cookie.client };
+        }
+        let id = if upstream.jar.is_some() || !upstream.by_address { crate::random::bytes() } else { [0; 12] };
+        if upstream.by_address {
+            Self { hash: client.key(), why: SourceLabel::Address, client: id }
+        } else {
+            Self { hash: derive::first(&id), why: SourceLabel::Any, client: id }
+        }
     }
-    let from_id = |id: &[u8; 12]| derive::first(id);
-    if let Some(cookie) = &ask.cookie {
-        return (from_id(&cookie.client), SourceLabel::Address, cookie.client);
-    }
-    let id = if upstream.jar.is_some() || !upstream.by_address { crate::random::bytes() } else { [0; 12] };
-    if upstream.by_address { (client.key(), SourceLabel::Address, id) } else { (from_id(&id), SourceLabel::Any, id) }
 }
 
 /// Returns the cookie to set, if the upstream uses cookies. A preflight gets none (docs/reference/routing.md §4): the
@@ -284,6 +303,6 @@ fn cookie_for(upstream: &Upstream, ask: &RequestFacts, client: [u8; 12], worker:
 
 /// Worker that discovery asks first: the one that the cookie names, else the ring's.
 pub fn first_guess(upstream: &Upstream, ask: &RequestFacts, client: Client) -> Option<Arc<Worker>> {
-    let (key, _, _) = hash_key(upstream, ask, client);
-    cookie_worker(upstream, ask, &[]).or_else(|| upstream.hash(&key, &[])).cloned()
+    let key = HashKey::of(upstream, ask, client);
+    cookie_worker(upstream, ask, &[]).or_else(|| upstream.hash(&key.hash, &[])).cloned()
 }

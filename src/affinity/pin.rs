@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
-use crate::clock;
+use crate::clock::{self, Seconds};
 use crate::sockets::{EndReason, Listed};
 use crate::upstream::session_ends::EndSlot;
 use crate::upstream::worker::{SessionSeat, Worker};
@@ -70,9 +70,9 @@ impl Marks {
     }
 }
 
-/// Returns the low 16 bits.
-fn low(seconds: u32) -> u16 {
-    let [a, b, ..] = seconds.to_le_bytes();
+/// Returns the low 16 bits of a time in seconds.
+fn low(time: Seconds) -> u16 {
+    let [a, b, ..] = time.get().to_le_bytes();
     u16::from_le_bytes([a, b])
 }
 
@@ -99,7 +99,7 @@ impl Pin {
     }
 
     /// Counts one more request of the session, and returns what the request needs to know.
-    pub(crate) fn used(&self, now_s: u32) -> Used {
+    pub(crate) fn used(&self, now_s: Seconds) -> Used {
         if let Some(session) = self.listed() {
             session.socket().up.moved(0, 0, now_s);
         }
@@ -144,9 +144,9 @@ impl Pin {
     }
 
     /// Seconds since the session was pinned here; wraps after 18 hours while the session is not on the list of sockets.
-    pub fn age_s(&self, now_s: u32) -> u32 {
+    pub fn age_s(&self, now_s: Seconds) -> u32 {
         match self.listed() {
-            Some(listed) => now_s.saturating_sub(listed.socket().since_s()),
+            Some(listed) => now_s.since(listed.socket().since_s()),
             None => low(now_s).wrapping_sub(self.marks().born_s).into(),
         }
     }

@@ -17,13 +17,15 @@
 //! counts are return values), and timers (the caller runs [`Pins::sweep`] for each shard in turn).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
+use crate::keys::AddressHash;
 pub use crate::keys::{Key, Keys, plain_hash};
+use crate::locks::lock;
 use shard::{PinShard, SlotLookup};
 
 mod shard;
@@ -117,7 +119,7 @@ impl<E> Pins<E> {
     }
 
     /// Number of pins of one client address, given as the same hash as in [`Pins::insert`].
-    pub fn of_address(&self, address: u64) -> usize {
+    pub fn of_address(&self, address: AddressHash) -> usize {
         self.addresses.count(fold(address))
     }
 
@@ -133,7 +135,7 @@ impl<E> Pins<E> {
 
     /// Binds a session to `owner`. `address` is a hash of the client's address, keyed by the caller; `ttl` is
     /// pingInterval + pingTimeout + 5 s (docs/reference/protocols.md §1.7), at most 13 years.
-    pub fn insert(&self, key: Key, owner: E, address: u64, ttl: Duration, now: Instant) -> Inserted<E> {
+    pub fn insert(&self, key: Key, owner: E, address: AddressHash, ttl: Duration, now: Instant) -> Inserted<E> {
         let (now, address) = (self.tick(now), fold(address));
         let mut gone = Vec::new(); // declared before the lock, so dropped after it
         let Some(mut shard) = self.lock(key) else { return Inserted::Refused(owner, PinsFull::Table) };
@@ -281,12 +283,6 @@ impl<E> Pins<E> {
     }
 }
 
-/// Locks a mutex even if it is poisoned: a panic under the lock can only come from a caller's closure, which has no
-/// part in the table's own state.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Length of a tick of the table's clock. 32 bits of ticks last 13 years; the clock stops there instead of wrapping.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -345,8 +341,8 @@ impl Addresses {
 
 /// Folds an address's hash to 32 bits. That is enough: two of 100,000 addresses may collide, and then only share a
 /// quota.
-fn fold(address: u64) -> u32 {
-    let [a, b, c, d, e, f, g, h] = address.to_le_bytes();
+fn fold(address: AddressHash) -> u32 {
+    let [a, b, c, d, e, f, g, h] = address.get().to_le_bytes();
     u32::from_le_bytes([a, b, c, d]) ^ u32::from_le_bytes([e, f, g, h])
 }
 

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use super::pin::Pin;
 use super::pins::{self, Inserted, Pins};
 use crate::client::Client;
-use crate::clock;
+use crate::clock::Seconds;
+use crate::clock::{self, Millis};
 use crate::config::Limits;
 use crate::keys::{Key, Keys};
 use crate::metrics::Metrics;
@@ -101,14 +102,14 @@ impl Drop for SessionHold {
 }
 
 /// Counts a finished request of a session. A body counts as one message, however many packets it contains.
-fn carried(socket: &Socket, (up, down): (u64, u64), now_s: u32) {
+fn carried(socket: &Socket, (up, down): (u64, u64), now_s: Seconds) {
     if up > 0 {
         socket.up.moved(up, 1, now_s);
     }
     socket.down.moved(down, u32::from(down > 0), now_s);
 }
 
-pub(crate) fn due_at(worker: &Worker, slot: EndSlot, key: Key) -> Option<u64> {
+pub(crate) fn due_at(worker: &Worker, slot: EndSlot, key: Key) -> Option<Millis> {
     worker.admin.ending()?.due_ms(slot, key.jitter())
 }
 
@@ -219,12 +220,12 @@ impl Sessions {
         }
     }
 
-    /// Time ([`clock::now_ms`]) at which the drain of `worker` ends the session that polls there: 0 if it has been
-    /// ended already; `None` while only its tunnel or the session itself can end it.
-    pub fn ends_at(&self, key: Key, worker: &Worker) -> Option<u64> {
+    /// Time at which the drain of `worker` ends the session that polls there: the start of the clock if it has ended
+    /// already; `None` while only its tunnel or the session itself can end it.
+    pub fn ends_at(&self, key: Key, worker: &Worker) -> Option<Millis> {
         let found = self.pins.peek(key, Instant::now(), |pin| (pin.worker().is_some(), pin.has_tunnel(), pin.slot()));
         match found {
-            Some((false, ..)) => Some(0),
+            Some((false, ..)) => Some(Millis::START),
             Some((true, true, _)) => None,
             Some((true, false, slot)) => due_at(worker, slot, key),
             // The session is being discovered.

@@ -6,12 +6,13 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::spread::Spread;
 use super::tunnels::{chance, now_us, random_index};
-use crate::clock;
+use crate::clock::{self, Millis};
+use crate::locks::lock;
 use crate::sockets::{CloseOrder, Id, Socket};
 use crate::state::Shared;
 
@@ -35,8 +36,8 @@ pub struct Closing {
     told: AtomicUsize,
     /// Number of sockets that ended on their own before their turn.
     gone: AtomicUsize,
-    /// Time at which the last socket is due ([`clock::now_ms`]), in milliseconds.
-    until_ms: u64,
+    /// Time at which the last socket is due ([`clock::now_ms`]).
+    until_ms: Millis,
 }
 
 impl Closing {
@@ -57,7 +58,7 @@ impl Closing {
 
     /// Milliseconds until the last socket is due.
     pub fn left_ms(&self) -> u64 {
-        self.until_ms.saturating_sub(clock::now_ms())
+        self.until_ms.since(clock::now_ms())
     }
 
     fn close(&self, shared: &Shared, socket: Option<&Arc<Socket>>, order: &CloseOrder) {
@@ -76,18 +77,17 @@ pub struct Closings {
 impl Closings {
     /// Registers a closing that lasts `over`; returns `None` if sixteen others are under way.
     pub fn begin(&self, matched: usize, over: Duration) -> Option<Arc<Closing>> {
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.all);
         if all.len() >= KEPT {
             let over = all.iter().position(|one| one.left() == 0)?;
             all.remove(over);
         }
-        let over_ms = u64::try_from(over.as_millis()).unwrap_or(u64::MAX);
         let closing = Arc::new(Closing {
             number: self.last.fetch_add(1, Relaxed) + 1,
             matched,
             told: AtomicUsize::new(0),
             gone: AtomicUsize::new(0),
-            until_ms: clock::now_ms().saturating_add(over_ms),
+            until_ms: clock::now_ms().saturating_add(over),
         });
         all.push_back(closing.clone());
         Some(closing)
@@ -95,7 +95,7 @@ impl Closings {
 
     /// Returns the remembered closings, the oldest first.
     pub fn all(&self) -> Vec<Arc<Closing>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        lock(&self.all).iter().cloned().collect()
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::affinity::pins::SHARDS;
-use crate::clock;
+use crate::clock::{self, Millis};
 use crate::config::AdminState;
 use crate::state::{Shared, Snapshot};
 use crate::upstream::Upstream;
@@ -37,7 +37,7 @@ pub async fn keep(shared: Arc<Shared>) {
 
 /// Advances every drain by one step. Also runs right after every change of an admin state, so that a drain starts with
 /// its slots assigned and *maint* takes effect even if it is reverted at once.
-pub fn look(shared: &Shared, now_ms: u64) {
+pub fn look(shared: &Shared, now_ms: Millis) {
     let under = under(&shared.snapshot.load());
     if under.is_empty() {
         return;
@@ -79,7 +79,7 @@ fn number(shared: &Shared, worker: &Arc<Worker>) {
 }
 
 /// Ends the polling sessions that are due.
-fn end_due(shared: &Shared, under: &[DrainingSessions], now_ms: u64) {
+fn end_due(shared: &Shared, under: &[DrainingSessions], now_ms: Millis) {
     let live = |one: &&DrainingSessions| one.worker.admin.ends() && one.worker.sessions() > 0;
     let under: Vec<_> = under.iter().filter(live).map(|one| (one, 0)).collect();
     if under.is_empty() {
@@ -103,7 +103,7 @@ fn end_due(shared: &Shared, under: &[DrainingSessions], now_ms: u64) {
 }
 
 /// Logs one line when a drain begins (at the first look), and one when no session is left.
-fn say(DrainingSessions { worker, ending, .. }: &DrainingSessions, now_ms: u64) {
+fn say(DrainingSessions { worker, ending, .. }: &DrainingSessions, now_ms: Millis) {
     let (sessions, tunnels) = (worker.sessions(), worker.tunnels());
     if ending.take_unannounced() {
         let (sessions, upstream, name) = (ending.sessions_at_start, &worker.upstream, &worker.name);
@@ -113,13 +113,13 @@ fn say(DrainingSessions { worker, ending, .. }: &DrainingSessions, now_ms: u64) 
             }
             None => tracing::info!(%upstream, worker = %name, sessions, "draining: sessions end on their own"),
             Some(until) => {
-                let grace_s = until.saturating_sub(ending.since_ms) / 1_000;
+                let grace_s = until.since(ending.since_ms) / 1_000;
                 tracing::info!(%upstream, worker = %name, sessions, grace_s, "draining: sessions end over the grace");
             }
         }
     }
     if sessions == 0 && tunnels == 0 && ending.take_unsaid() {
-        let after_s = now_ms.saturating_sub(ending.since_ms) / 1_000;
+        let after_s = now_ms.since(ending.since_ms) / 1_000;
         tracing::info!(upstream = %worker.upstream, worker = %worker.name, after_s, admin = worker.admin.word(),
             "drained: no session is left on this worker");
     }

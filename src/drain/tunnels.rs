@@ -68,7 +68,7 @@ fn follow(thread: &Thread, under: &mut Vec<DrainingTunnels>) {
     for upstream in &snapshot.upstreams {
         for worker in upstream.members.iter().map(|member| &member.worker).filter(|worker| is_under(worker)) {
             let Some(until) = worker.admin.ending().and_then(|ending| ending.until_ms) else { continue };
-            let until_us = until.saturating_mul(1_000);
+            let until_us = until.get().saturating_mul(1_000);
             let tunnels = thread.tunnels_of(worker.serial);
             let known = before.iter().position(|one| one.worker.serial == worker.serial && one.until_us == until_us);
             under.push(match known.map(|index| before.swap_remove(index)) {

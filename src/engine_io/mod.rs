@@ -10,11 +10,13 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 mod handshake;
+mod query;
 pub mod socket_ids;
 #[cfg(test)]
 mod tests;
 
 pub use handshake::{MAX_HANDSHAKE, OpenPacket, is_cut, open_packet, websocket_open};
+pub use query::EngineQuery;
 pub use socket_ids::{may_name_sockets, socket_id, socket_ids};
 
 /// Maximum length of a sid in bytes, decoded. Engine.IO's own sids have 20; `generateId` may return anything
@@ -74,30 +76,10 @@ pub struct Handshake {
     pub max_payload: Option<u64>,
 }
 
-/// Recognises an Engine.IO request by its query, which contains both `EIO` and `transport`; the path never matters
-/// (docs/reference/protocols.md §1.8). If a key is repeated, the last one counts, as in Engine.IO's own
-/// `URLSearchParams` (docs/reference/protocols.md §1.6).
-///
-/// Makes one pass over the query, and allocates only if the sid is percent-encoded.
+/// Reads a query as [`EngineQuery::read`] does, and decodes its sid at once.
 pub fn recognise(query: Option<&str>) -> Option<EngineIo<'_>> {
-    let (mut eio, mut transport, mut sid) = (false, None, None);
-    for pair in query?.as_bytes().split(|&b| b == b'&') {
-        let (key, value) = split_at_byte(pair, b'=');
-        // The length tells the plain spellings apart; an encoded key is longer than its decoded form.
-        match key.len() {
-            3 if key == b"sid" => sid = Some(value),
-            3 if key == b"EIO" => eio = true,
-            9 if key == b"transport" => transport = Some(value),
-            0..=4 => {}
-            _ if !key.contains(&b'%') => {}
-            _ if decoded_is(key, b"sid") => sid = Some(value),
-            _ if decoded_is(key, b"EIO") => eio = true,
-            _ if decoded_is(key, b"transport") => transport = Some(value),
-            _ => {}
-        }
-    }
-    let transport = transport.filter(|_| eio)?;
-    Some(EngineIo { sid: sid.map_or(Sid::None, decode_sid), transport: decode_transport(transport) })
+    let found = EngineQuery::read(query)?;
+    Some(EngineIo { sid: found.sid(query), transport: found.transport })
 }
 
 /// Whether a worker might treat a query as Engine.IO's: servers that allow EIO3 need no `EIO`, and keys may be in any

@@ -3,6 +3,7 @@
 pub mod derive;
 
 use std::hash::Hasher;
+use std::num::NonZeroU64;
 
 use aws_lc_rs::error::Unspecified;
 use siphasher::sip128::{Hasher128, SipHasher24};
@@ -32,6 +33,29 @@ impl Key {
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
         Self(u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes([i, j, k, l, m, n, o, p]))
+    }
+}
+
+/// Keyed hash of a client's address, by which quotas, limits and budgets count. It is never 0, so that an `Option` of
+/// it takes no more room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct AddressHash(NonZeroU64);
+
+impl AddressHash {
+    /// Stands for all addresses together, in a table that counts them as one.
+    pub const ALL: Self = Self(NonZeroU64::MIN);
+
+    /// Takes the 64 bits of a hash; 0 becomes 1.
+    #[inline]
+    pub fn new(hash: u64) -> Self {
+        Self(NonZeroU64::new(hash).unwrap_or(NonZeroU64::MIN))
+    }
+
+    /// The 64 bits of the hash.
+    #[inline]
+    pub fn get(self) -> u64 {
+        self.0.get()
     }
 }
 
@@ -71,10 +95,10 @@ impl Keys {
     }
 
     /// Hash of a client's address ([`crate::client::Client::key`]), by which quotas and budgets count.
-    pub fn address(&self, client: [u8; 16]) -> u64 {
+    pub fn address(&self, client: [u8; 16]) -> AddressHash {
         let mut hasher = SipHasher24::new_with_key(&self.0);
         hasher.write(&client);
-        hasher.finish128().as_u64().0
+        AddressHash::new(hasher.finish128().as_u64().0)
     }
 }
 

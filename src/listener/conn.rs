@@ -34,6 +34,7 @@ use crate::proxy::{self, headers};
 use crate::thread::{Registered, Thread, ThreadOrder};
 use crate::tunnel::TunnelPlan;
 use crate::tunnel::relay::Relay;
+use crate::upstream::serial::WorkerSerial;
 
 // What hyper leaves to its caller (docs/reference/threats.md §1), and where it is done:
 // - size and number of fields of a head: `[limits] head_bytes`, `head_fields`; hyper bounds its read buffer, not the
@@ -269,8 +270,8 @@ impl Conn {
         }
     }
 
-    /// Notes the serial of the worker at which a poll waits (0 for none), so that a drain of that worker wakes it.
-    pub fn set_worker(&self, serial: u64) {
+    /// Notes the serial of the worker at which a poll waits, so that a drain of that worker wakes it.
+    pub fn set_worker(&self, serial: Option<WorkerSerial>) {
         if let Some(live) = &*self.live.borrow() {
             live.set_worker(serial);
         }

@@ -73,7 +73,7 @@ pub(crate) async fn open(
     let (io, tls) = match listener.tls() {
         None => (ClientIo::Plain(stream), None),
         Some(terms) => {
-            let secured = Box::pin(secure(thread, live, listener, terms, stream, *deadline)).await;
+            let secured = Box::pin(secure(live, listener, terms, stream, *deadline)).await;
             let (stream, secured) = secured.map_err(|error| not_served(thread, "tls", who.ip, &error)).ok()?;
             (ClientIo::Tls(stream), Some(secured))
         }
@@ -133,13 +133,13 @@ async fn proxy_header(listener: &ThreadListener, stream: &mut TcpStream, sender:
 
 /// Makes a TLS handshake and counts its result.
 async fn secure(
-    thread: &Thread,
     live: &Registered,
     listener: &ThreadListener,
     terms: &TlsTerms,
     stream: TcpStream,
     deadline: Instant,
 ) -> io::Result<(TlsStream, Secured)> {
+    let thread = live.thread();
     let count = |version, result, resumed| {
         thread.shared.metrics.tls_handshake(&listener.settings.label, version, result, resumed);
     };

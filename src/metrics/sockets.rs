@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use prometheus::register_histogram_vec_with_registry as histograms;
 use prometheus::register_int_counter_vec_with_registry as counters;
@@ -14,6 +14,7 @@ use prometheus::register_int_gauge_with_registry as gauge;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 use super::socket_labels::{EndReason, Transport};
+use crate::locks::lock;
 
 /// Values of the `code` label: the codes named in RFC 6455 §7.4 and the IANA registry, the two ranges for applications,
 /// and all others.
@@ -176,7 +177,7 @@ impl SocketsSeries {
 
     /// Returns the counters of an upstream, which all its workers share.
     pub(crate) fn upstream(&self, name: &str) -> Arc<SocketSeries> {
-        let mut known = self.by_upstream.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.by_upstream);
         if let Some(series) = known.get(name) {
             return series.clone();
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::{Request, Response};
+use rustix::io::Errno;
 
 use super::open_poll::OpenPoll;
 use super::{Job, retry};
@@ -224,8 +225,7 @@ fn unreached(job: &Job, worker: &Worker, error: ConnectError, request: Request<O
 
 /// Whether the error is local: no file descriptor or no local port is left. It must not eject the worker.
 fn is_ours(error: &std::io::Error) -> bool {
-    const EMFILE_ENFILE_EADDRNOTAVAIL: [i32; 3] = [24, 23, 99];
-    error.raw_os_error().is_some_and(|code| EMFILE_ENFILE_EADDRNOTAVAIL.contains(&code))
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::ADDRNOTAVAIL))
 }
 
 fn broken(job: &Job, worker: &Worker) -> Missed {

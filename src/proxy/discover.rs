@@ -23,12 +23,13 @@ use super::response_body::Reply;
 use crate::affinity::Choice;
 use crate::affinity::ask::RequestKind;
 use crate::affinity::discoveries::budget::BudgetTake;
-use crate::affinity::discoveries::lock;
 use crate::affinity::discoveries::search::Joined;
 use crate::affinity::discoveries::search::ProbeVerdict;
 use crate::body::Outgoing;
 use crate::clock;
+use crate::keys::AddressHash;
 use crate::keys::Key;
+use crate::locks::lock;
 use crate::metrics::{Discovery, SourceLabel};
 use crate::state::Shared;
 use crate::telemetry::say_full;
@@ -43,7 +44,7 @@ const SEARCH_POLL: Duration = Duration::from_millis(50);
 /// A budget token taken by one discovery; dropping it returns the token if the session was found.
 struct Token<'a> {
     shared: &'a Shared,
-    address: u64,
+    address: AddressHash,
     found: bool,
 }
 

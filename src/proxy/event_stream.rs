@@ -24,7 +24,7 @@ use crate::affinity::Ttl;
 use crate::affinity::ask::RequestKind;
 use crate::affinity::{Choice, SessionHold};
 use crate::client::Client;
-use crate::clock;
+use crate::clock::{self, Millis};
 use crate::config::pattern::{PatternMatch, Template};
 use crate::config::rules::{AnswerPlace, Learn, Protocol};
 use crate::engine_io::MAX_HANDSHAKE;
@@ -52,7 +52,7 @@ pub struct Stream {
     /// Keeps the pin of a session that was learned from this stream.
     hold: Option<SessionHold>,
     /// When the current drain ends the stream, in milliseconds; chosen at the first check.
-    due_ms: Option<u64>,
+    due_ms: Option<Millis>,
     /// The stream's entry on its thread's list, by which a drain wakes it.
     entry: Registered,
     /// Timer for the next check; set only during a drain.
@@ -137,7 +137,7 @@ impl Stream {
             if self.look.take().is_some() {
                 // The drain was cancelled.
                 self.due_ms = None;
-                self.entry.set_worker(self.worker.serial);
+                self.entry.set_worker(Some(self.worker.serial));
             }
             return Poll::Pending;
         }
@@ -145,7 +145,7 @@ impl Stream {
             if self.look.as_mut().is_some_and(|look| look.as_mut().poll(cx).is_pending()) {
                 return Poll::Pending;
             }
-            let left = self.due().map_or(STREAM_CHECK_MS, |due| due.saturating_sub(clock::now_ms()));
+            let left = self.due().map_or(STREAM_CHECK_MS, |due| due.since(clock::now_ms()));
             if left == 0 {
                 match self.key {
                     Some(key) => self.shared.sessions.end(&self.upstream, key),
@@ -154,14 +154,14 @@ impl Stream {
                 return Poll::Ready(());
             }
             // From now on the stream is woken by its own timer.
-            self.entry.set_worker(0);
+            self.entry.set_worker(None);
             self.look = Some(Box::pin(tokio::time::sleep(Duration::from_millis(left.min(STREAM_CHECK_MS)))));
         }
     }
 
     /// When the drain ends the stream: together with its session, or, if it belongs to none, at a random moment of the
     /// time left.
-    fn due(&mut self) -> Option<u64> {
+    fn due(&mut self) -> Option<Millis> {
         if let Some(key) = self.key {
             return self.shared.sessions.ends_at(key, &self.worker);
         }

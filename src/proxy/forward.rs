@@ -38,6 +38,7 @@ use crate::upstream::connections::connect::Lease;
 use crate::upstream::connections::dial::ConnectError;
 use crate::upstream::connections::pool;
 use crate::upstream::exchange::response_body::Unread;
+use crate::upstream::serial::WorkerSerial;
 use crate::upstream::worker::Count;
 
 /// Pause between two checks whether a worker is gone.
@@ -88,7 +89,7 @@ pub fn to(
 }
 
 /// Chooses another worker for a request that is not tied to one, excluding those that have failed.
-fn another(job: &Job, failed: &Choice, tried: &mut Vec<u64>) -> Option<Choice> {
+fn another(job: &Job, failed: &Choice, tried: &mut Vec<WorkerSerial>) -> Option<Choice> {
     tried.push(failed.worker.serial);
     match job.conn.thread.shared.sessions.resolve(&job.upstream, &job.ask, job.client, tried) {
         Resolved::Worker(next) | Resolved::Made(next) => Some(next),
@@ -169,7 +170,7 @@ pub async fn deliver(
     set_cookie(job, &choice, &mut parts);
     let stream = settle(job, &mut choice, &parts, &answer);
     record.answered(&choice.worker, status, in_flight, choice.hold);
-    release(parts, held, answer, stream)
+    HeldAnswer { parts, held, body: answer }.release(stream)
 }
 
 /// Applies the effects of a response on its session: it may create a pin, end the session, or be a long-lived stream
@@ -183,17 +184,25 @@ pub fn settle(job: &Job, choice: &mut Choice, parts: &Parts, answer: &WorkerBody
     if answer.size_hint().exact().is_some() { None } else { Stream::of(job, choice, parts) }
 }
 
-/// Releases a response to the client: cleans its head, and sends the frames already read before the rest.
-pub fn release(
-    mut parts: Parts,
-    held: VecDeque<Frame<Bytes>>,
-    answer: WorkerBody,
-    stream: Option<Box<Stream>>,
-) -> Response<Reply> {
-    headers::to_client(&mut parts.headers, false);
-    // The worker's HTTP version belongs to its own hop. hyper answers an HTTP/1.0 client in 1.0 by itself.
-    parts.version = Version::HTTP_11;
-    Response::from_parts(parts, Reply::stream(held, answer).ended_by(stream))
+/// A worker's response of which the beginning was read, and is held back from the client.
+pub struct HeldAnswer {
+    /// Head of the response, as the worker sent it.
+    pub parts: Parts,
+    /// Frames of the body that were read already.
+    pub held: VecDeque<Frame<Bytes>>,
+    /// The rest of the body.
+    pub body: WorkerBody,
+}
+
+impl HeldAnswer {
+    /// Releases the response to the client: cleans its head, and sends the frames already read before the rest.
+    pub fn release(self, stream: Option<Box<Stream>>) -> Response<Reply> {
+        let Self { mut parts, held, body } = self;
+        headers::to_client(&mut parts.headers, false);
+        // The worker's HTTP version belongs to its own hop. hyper answers an HTTP/1.0 client in 1.0 by itself.
+        parts.version = Version::HTTP_11;
+        Response::from_parts(parts, Reply::stream(held, body).ended_by(stream))
+    }
 }
 
 /// Sets the affinity cookie that came with the choice, unless a shared cache may store the response.

@@ -5,12 +5,11 @@
 //! A `Forwarded` field of a trusted proxy is continued; if the proxy sends only `X-Forwarded-For`, that chain is
 //! translated. The parameter `by` is left out, because it would reveal stickyd's own addresses.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderValue};
 
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+use super::headers::{FORWARDED_FOR, FORWARDED_PROTO, parse_hop};
 
 /// Adds the field, or appends stickyd's own element to it. `peer` is the address that connected to stickyd; `secure` is
 /// true if it did so over TLS.
@@ -28,7 +27,7 @@ pub(crate) fn add(headers: &mut HeaderMap, peer: IpAddr, secure: bool) {
         let chain = headers.get(FORWARDED_FOR).map_or(&b""[..], HeaderValue::as_bytes);
         for (place, hop) in chain.split(|&b| b == b',').enumerate() {
             text.extend_from_slice(if place == 0 { b"" } else { b", " });
-            element(&mut text, std::str::from_utf8(hop).ok().and_then(address));
+            element(&mut text, std::str::from_utf8(hop).ok().and_then(parse_hop));
             // The scheme and host of the client's own request, which is what workers need, go into the first element.
             if place == 0 {
                 let proto =
@@ -63,16 +62,10 @@ fn about(text: &mut Vec<u8>, host: &[u8], proto: &[u8]) {
     text.extend_from_slice(proto);
 }
 
-/// Parses a hop of `X-Forwarded-For`: `1.2.3.4`, `1.2.3.4:567`, `::1` or `[::1]:567`.
-fn address(hop: &str) -> Option<IpAddr> {
-    let hop = hop.trim();
-    let bare = || hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
-    let with_port = || hop.parse::<SocketAddr>().ok().map(|address| address.ip());
-    hop.parse::<IpAddr>().ok().or_else(with_port).or_else(bare).map(|address| address.to_canonical())
-}
-
 #[cfg(test)]
 mod tests {
+    use hyper::header::HeaderName;
+
     use super::*;
 
     fn after(fields: &[(&'static str, &'static str)], peer: &str, secure: bool) -> String {

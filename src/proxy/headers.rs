@@ -19,8 +19,8 @@ use crate::header_list::has_token;
 use crate::listener::ClientCertificate;
 use crate::listener::conn::Conn;
 
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(super) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -66,7 +66,7 @@ fn right_most_untrusted(conn: &Conn, headers: &HeaderMap) -> IpAddr {
     for value in headers.get_all(FORWARDED_FOR).iter().rev() {
         let Ok(value) = value.to_str() else { return seen };
         for hop in value.rsplit(',') {
-            let Some(address) = parse_hop(hop.trim()) else { return seen };
+            let Some(address) = parse_hop(hop) else { return seen };
             seen = address;
             if !conn.listener.trusts(address) {
                 return seen;
@@ -76,8 +76,9 @@ fn right_most_untrusted(conn: &Conn, headers: &HeaderMap) -> IpAddr {
     seen
 }
 
-/// Parses a hop of `X-Forwarded-For`: `1.2.3.4`, `1.2.3.4:567`, `::1`, `[::1]` or `[::1]:567`.
-fn parse_hop(hop: &str) -> Option<IpAddr> {
+/// Parses a hop of `X-Forwarded-For`: `1.2.3.4`, `1.2.3.4:567`, `::1`, `[::1]` or `[::1]:567`, with spaces around it.
+pub(super) fn parse_hop(hop: &str) -> Option<IpAddr> {
+    let hop = hop.trim();
     let address = hop
         .parse::<IpAddr>()
         .ok()

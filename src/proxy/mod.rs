@@ -38,14 +38,13 @@ use crate::body::RequestStream;
 use crate::client::Client;
 use crate::clock;
 use crate::config::Redirect;
-use crate::engine_io::{self, EngineIo, Sid};
 use crate::listener::conn::Conn;
 use crate::metrics::LimitLabel;
 use crate::min_rate::Transfer;
 use crate::route;
 use crate::route::RouteMatch;
 use crate::route::guard;
-use crate::sockets::{self, New, SocketFacts, Transport};
+use crate::sockets::{self, New, OpeningRequest, SocketFacts, Transport};
 use crate::upstream::Upstream;
 use crate::upstream::worker::{SessionSeat, Worker};
 use access_log::Record;
@@ -104,9 +103,9 @@ impl Job {
         if self.facts.is_none() {
             self.look(request);
         }
-        let engine = engine_io::recognise(request.uri().query());
-        if let Some(EngineIo { sid: Sid::Given(sid), .. }) = &engine {
-            let new = |seat| self.session(&choice.worker, seat, sid);
+        let sid = self.ask.engine_sid(request.uri().query());
+        if !sid.is_empty() {
+            let new = |seat| self.session(&choice.worker, seat, &sid);
             self.conn.thread.shared.sessions.enlist(hold.key(), new);
         }
     }
@@ -115,9 +114,15 @@ impl Job {
     fn look(&mut self, request: &Request<Outgoing>) {
         let snapshot = self.conn.thread.shared.snapshot.load();
         let route = self.route.and_then(|place| snapshot.rules.routes.get(place)).map(|guarded| guarded.name.clone());
-        let rules = (&self.upstream.config.labels, self.upstream.jar.as_ref());
-        let head = (request.headers(), request.uri().query());
-        self.facts = Some(Box::new(SocketFacts::read(head, self.client, route, rules)));
+        self.facts = Some(Box::new(SocketFacts::read(OpeningRequest {
+            headers: request.headers(),
+            query: request.uri().query(),
+            is_engine_io: self.ask.engine.is_some(),
+            client: self.client,
+            route,
+            labels: &self.upstream.config.labels,
+            jar: self.upstream.jar.as_ref(),
+        })));
     }
 }
 
@@ -133,11 +138,11 @@ where
     conn.mark_body_read();
     let mut response = match fits.map_err(Rejection::from).and_then(|()| read(&conn, &request)) {
         Err(Rejection::Problem(problem)) => respond::problem(problem),
-        Err(Rejection::Guarded(turned, upgrade, client)) => {
+        Err(Rejection::ByGuard { reason, is_upgrade, client }) => {
             record.comes_from(client);
-            respond::turned_away(turned, upgrade, &request)
+            respond::turned_away(reason, is_upgrade, &request)
         }
-        Err(Rejection::Away(redirect, host)) => respond::redirect(redirect, &host, request.uri()),
+        Err(Rejection::ToHttps { redirect, host }) => respond::redirect(redirect, &host, request.uri()),
         Ok(job) => {
             let (request, pace) = prepare(&job, request);
             let limit = request_timeout::limit(&job);
@@ -219,9 +224,21 @@ enum Rejection {
     /// It is answered with the plain text of this problem.
     Problem(Problem),
     /// It is redirected to https at this host.
-    Away(Redirect, String),
-    /// A guard rejected it. The flag is true if it asked for an upgrade; the client is kept for the access log.
-    Guarded(guard::GuardRefusal, bool, Client),
+    ToHttps {
+        /// Port and status of the redirect.
+        redirect: Redirect,
+        /// Host that the request names.
+        host: String,
+    },
+    /// A guard of the route or of the upstream rejected it.
+    ByGuard {
+        /// What the guard objects to.
+        reason: guard::GuardRefusal,
+        /// Whether the request asked for an upgrade, whose refusal closes the connection.
+        is_upgrade: bool,
+        /// Client that the access log names.
+        client: Client,
+    },
 }
 
 impl From<Problem> for Rejection {
@@ -232,27 +249,8 @@ impl From<Problem> for Rejection {
 
 /// Reads the head of a request and routes it. A head that is invalid or ambiguous is a problem.
 fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Rejection> {
-    // PRI is the preface of HTTP/2, "never used by an actual client" (RFC 9113 §11.7).
-    if matches!(*request.method(), Method::CONNECT | Method::TRACE) || request.method().as_str() == "PRI" {
-        return Err(Problem::NotImplemented.into());
-    }
-    framing::check_request(request)?;
+    let host = check_head(conn, request)?;
     let shared = &conn.thread.shared;
-    if request.uri().path_and_query().map_or(0, |target| target.as_str().len()) > conn.thread.limits().target_bytes {
-        shared.metrics.limits.reached(LimitLabel::TargetBytes);
-        return Err(Problem::TooLong.into());
-    }
-    let host = headers::host(request)?;
-    if let Some(redirect) = conn.listener.redirect() {
-        // An HTTP/1.0 client may leave out the host; then there is no URL to redirect it to.
-        return Err(match host {
-            "" => Problem::BadRequest("the Host header is missing").into(),
-            host => Rejection::Away(redirect, host.to_owned()),
-        });
-    }
-    if !conn.serves(route::without_port(host)) {
-        return Err(Problem::Misdirected.into());
-    }
     let snapshot = shared.snapshot.load();
     let found = route::find(&snapshot.rules.routes, &snapshot.upstreams, host, request.uri().path());
     let Some(RouteMatch { upstream, watch, place: route }) = found else {
@@ -265,7 +263,8 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Rejection
         let key = shared.sessions.keys.address(client.key());
         let asked = guard::GuardedRequest { ask: &ask, client, host, key, now_ms: clock::now_ms() };
         let passed = guard::check(watch, upstream, request, &asked);
-        passed.map_err(|turned| Rejection::Guarded(turned, ask.upgrade.is_some(), client))?;
+        let is_upgrade = ask.upgrade.is_some();
+        passed.map_err(|reason| Rejection::ByGuard { reason, is_upgrade, client })?;
     }
     if upstream.config.max_body.is_some_and(|most| request.body().size_hint().lower() > most) {
         shared.metrics.limits.reached(LimitLabel::MaxBody);
@@ -284,6 +283,32 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Rejection
         route,
         facts: None,
     })
+}
+
+/// Checks the head of a request as far as it needs no route, and returns the host that it names.
+fn check_head<'r, B: Body>(conn: &Conn, request: &'r Request<B>) -> Result<&'r str, Rejection> {
+    // PRI is the preface of HTTP/2, "never used by an actual client" (RFC 9113 §11.7).
+    if matches!(*request.method(), Method::CONNECT | Method::TRACE) || request.method().as_str() == "PRI" {
+        return Err(Problem::NotImplemented.into());
+    }
+    framing::check_request(request)?;
+    let shared = &conn.thread.shared;
+    if request.uri().path_and_query().map_or(0, |target| target.as_str().len()) > conn.thread.limits().target_bytes {
+        shared.metrics.limits.reached(LimitLabel::TargetBytes);
+        return Err(Problem::TooLong.into());
+    }
+    let host = headers::host(request)?;
+    if let Some(redirect) = conn.listener.redirect() {
+        // An HTTP/1.0 client may leave out the host; then there is no URL to redirect it to.
+        return Err(match host {
+            "" => Problem::BadRequest("the Host header is missing").into(),
+            host => Rejection::ToHttps { redirect, host: host.to_owned() },
+        });
+    }
+    if !conn.serves(route::without_port(host)) {
+        return Err(Problem::Misdirected.into());
+    }
+    Ok(host)
 }
 
 /// Turns the request into what the worker receives: a rewritten head (ARCHITECTURE.md, invariant 7) and a streamed

@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use super::Job;
 use crate::affinity::ask::RequestKind;
-use crate::clock;
+use crate::clock::{self, Millis};
 use crate::keys::Key;
 use crate::thread::Registered;
+use crate::upstream::serial::WorkerSerial;
 use crate::upstream::worker::Worker;
 
 /// The longest time between two checks, in milliseconds: a drain may be cancelled, or its grace may change.
@@ -46,7 +47,7 @@ impl<'a, F: Future> OpenPoll<'a, F> {
         let waits = match job.ask.kind {
             RequestKind::Session { key, poll: true, .. } => {
                 let entry = job.conn.http2.then(|| job.conn.thread.register_poll(worker.serial));
-                job.conn.set_worker(worker.serial);
+                job.conn.set_worker(Some(worker.serial));
                 let ended = job.conn.thread.shared.sessions.sockets.ended();
                 Some(PollWait { job, worker, key, entry, ended, look: None })
             }
@@ -71,7 +72,7 @@ impl<F: Future> Future for OpenPoll<'_, F> {
             Some(waits) if waits.look.is_some() => {
                 // The drain was cancelled.
                 waits.look = None;
-                waits.waits_at(waits.worker.serial);
+                waits.waits_at(Some(waits.worker.serial));
                 Poll::Pending
             }
             Some(waits) => match waits.check_end() {
@@ -84,7 +85,7 @@ impl<F: Future> Future for OpenPoll<'_, F> {
 }
 
 impl PollWait<'_> {
-    fn waits_at(&self, serial: u64) {
+    fn waits_at(&self, serial: Option<WorkerSerial>) {
         match &self.entry {
             Some(entry) => entry.set_worker(serial),
             None => self.job.conn.set_worker(serial),
@@ -95,7 +96,8 @@ impl PollWait<'_> {
     fn check_end(&mut self) -> bool {
         let shared = &self.job.conn.thread.shared;
         let ended = shared.sessions.sockets.ended();
-        std::mem::replace(&mut self.ended, ended) != ended && shared.sessions.ends_at(self.key, self.worker) == Some(0)
+        std::mem::replace(&mut self.ended, ended) != ended
+            && shared.sessions.ends_at(self.key, self.worker) == Some(Millis::START)
     }
 
     /// Ready once the session was due and has been ended.
@@ -106,7 +108,7 @@ impl PollWait<'_> {
                 return Poll::Pending;
             }
             let left = match shared.sessions.ends_at(self.key, self.worker) {
-                Some(due) => due.saturating_sub(clock::now_ms()),
+                Some(due) => due.since(clock::now_ms()),
                 None => END_CHECK_MS,
             };
             if left == 0 {
@@ -114,7 +116,7 @@ impl PollWait<'_> {
                 return Poll::Ready(());
             }
             // From now on the poll is woken by its own timer.
-            self.waits_at(0);
+            self.waits_at(None);
             self.look = Some(Box::pin(tokio::time::sleep(Duration::from_millis(left.min(END_CHECK_MS)))));
         }
     }
@@ -122,6 +124,6 @@ impl PollWait<'_> {
 
 impl Drop for PollWait<'_> {
     fn drop(&mut self) {
-        self.job.conn.set_worker(0);
+        self.job.conn.set_worker(None);
     }
 }

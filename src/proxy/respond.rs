@@ -52,37 +52,73 @@ pub enum Problem {
 
 /// The plain-text response to a problem. If the problem could be an attack, the connection is closed.
 pub fn problem(problem: Problem) -> Response<Reply> {
-    let (status, text, close, retry) = match problem {
-        Problem::BadRequest(why) => (StatusCode::BAD_REQUEST, why, true, false),
-        Problem::NoRoute => (StatusCode::NOT_FOUND, "no route for this host and path", false, false),
-        Problem::NoWorker => (StatusCode::SERVICE_UNAVAILABLE, "no worker can take this request", false, true),
-        Problem::BadGateway => (StatusCode::BAD_GATEWAY, "the worker gave no valid response", false, false),
-        Problem::TimedOut => (StatusCode::GATEWAY_TIMEOUT, "the worker did not respond in time", false, false),
-        Problem::Full(what) => (StatusCode::SERVICE_UNAVAILABLE, what, false, true),
-        Problem::Slow => (StatusCode::REQUEST_TIMEOUT, "the request body was not received in time", true, false),
-        Problem::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the request body exceeds the size limit", true, false),
-        Problem::TooLong => (StatusCode::URI_TOO_LONG, "the request target exceeds the length limit", true, false),
-        Problem::Undecided => (StatusCode::SERVICE_UNAVAILABLE, "the session's worker is not known yet", false, true),
-        Problem::TooManyFields => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header fields", true, false),
-        // Closed, so that the client opens a new connection for this host (RFC 9110 §15.5.20).
-        Problem::Misdirected => {
-            (StatusCode::MISDIRECTED_REQUEST, "this connection was made for another host", true, false)
+    PlainAnswer::of(problem).into_response()
+}
+
+/// A plain-text response of stickyd, and what the client is to do after it.
+struct PlainAnswer {
+    status: StatusCode,
+    text: &'static str,
+    closes: bool,
+    retry_helps: bool,
+}
+
+impl PlainAnswer {
+    const fn new(status: StatusCode, text: &'static str) -> Self {
+        Self { status, text, closes: false, retry_helps: false }
+    }
+
+    /// Closes the client's connection after the response.
+    const fn closing(self) -> Self {
+        Self { closes: true, ..self }
+    }
+
+    /// Tells the client that the request may succeed a little later.
+    const fn retry_later(self) -> Self {
+        Self { retry_helps: true, ..self }
+    }
+
+    fn of(problem: Problem) -> Self {
+        use StatusCode as S;
+
+        match problem {
+            Problem::BadRequest(why) => Self::new(S::BAD_REQUEST, why).closing(),
+            Problem::NoRoute => Self::new(S::NOT_FOUND, "no route for this host and path"),
+            Problem::NoWorker => Self::new(S::SERVICE_UNAVAILABLE, "no worker can take this request").retry_later(),
+            Problem::BadGateway => Self::new(S::BAD_GATEWAY, "the worker gave no valid response"),
+            Problem::TimedOut => Self::new(S::GATEWAY_TIMEOUT, "the worker did not respond in time"),
+            Problem::Full(what) => Self::new(S::SERVICE_UNAVAILABLE, what).retry_later(),
+            Problem::Slow => Self::new(S::REQUEST_TIMEOUT, "the request body was not received in time").closing(),
+            Problem::TooLarge => Self::new(S::PAYLOAD_TOO_LARGE, "the request body exceeds the size limit").closing(),
+            Problem::TooLong => Self::new(S::URI_TOO_LONG, "the request target exceeds the length limit").closing(),
+            Problem::Undecided => {
+                Self::new(S::SERVICE_UNAVAILABLE, "the session's worker is not known yet").retry_later()
+            }
+            Problem::TooManyFields => Self::new(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header fields").closing(),
+            // Closed, so that the client opens a new connection for this host (RFC 9110 §15.5.20).
+            Problem::Misdirected => {
+                Self::new(S::MISDIRECTED_REQUEST, "this connection was made for another host").closing()
+            }
+            Problem::Expectation => Self::new(S::EXPECTATION_FAILED, "this expectation is not supported").closing(),
+            Problem::NotImplemented => Self::new(S::NOT_IMPLEMENTED, "this method is not supported").closing(),
         }
-        Problem::Expectation => (StatusCode::EXPECTATION_FAILED, "this expectation is not supported", true, false),
-        Problem::NotImplemented => (StatusCode::NOT_IMPLEMENTED, "this method is not supported", true, false),
-    };
-    let mut response = Response::new(Reply::whole(format!("{status}: {text}\n")));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if retry {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
     }
-    if close {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+
+    fn into_response(self) -> Response<Reply> {
+        let Self { status, text, closes, retry_helps } = self;
+        let mut response = Response::new(Reply::whole(format!("{status}: {text}\n")));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if retry_helps {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+        }
+        if closes {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
     }
-    response
 }
 
 /// Redirects to the same target over https. `host` has been checked: a name or an address, optionally with a port.

@@ -19,6 +19,7 @@ use super::Job;
 use crate::affinity::Choice;
 use crate::affinity::ask::RequestKind;
 use crate::body::Outgoing;
+use crate::clock::Millis;
 use crate::metrics::SourceLabel;
 use crate::telemetry::say_full;
 use crate::upstream::connections::dial::ConnectError;
@@ -57,7 +58,7 @@ pub fn request(head: &[u8]) -> Option<Request<Outgoing>> {
 
 /// Whether a request that reached no worker may be passed on: only if it has no session, and if it has not already
 /// waited in a queue, because the next queue would be as long.
-pub fn try_take_pass_on(job: &Job, choice: &Choice, error: &ConnectError, now_ms: u64) -> bool {
+pub fn try_take_pass_on(job: &Job, choice: &Choice, error: &ConnectError, now_ms: Millis) -> bool {
     match error {
         // A session that is not pinned yet may begin at any worker.
         _ if matches!(job.ask.kind, RequestKind::Session { .. }) && choice.why == SourceLabel::Sid => false,
@@ -70,7 +71,7 @@ pub fn try_take_pass_on(job: &Job, choice: &Choice, error: &ConnectError, now_ms
 
 /// Takes a retry from the budget for a request whose connection broke, and marks it as resent. Returns whether it may
 /// be resent.
-pub fn try_take_resend(job: &Job, now_ms: u64) -> bool {
+pub fn try_take_resend(job: &Job, now_ms: Millis) -> bool {
     let may = in_budget(job, now_ms);
     if may {
         job.resent.set(true);
@@ -79,7 +80,7 @@ pub fn try_take_resend(job: &Job, now_ms: u64) -> bool {
     may
 }
 
-fn in_budget(job: &Job, now_ms: u64) -> bool {
+fn in_budget(job: &Job, now_ms: Millis) -> bool {
     let may = job.upstream.try_take_retry(now_ms);
     if !may && job.upstream.config.retry_budget > 0 {
         job.upstream.series().retries_over_budget.inc();

@@ -15,9 +15,11 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 
 use crate::affinity::ask::{RequestFacts, RequestKind};
 use crate::client::Client;
+use crate::clock::Millis;
 use crate::config::guards::{Guards, Origin, default_port, split_port};
-use crate::engine_io;
+use crate::engine_io::{self, EngineQuery};
 use crate::header_list::has_token;
+use crate::keys::AddressHash;
 use crate::metrics::GuardLabel;
 use crate::telemetry::say_full;
 use crate::upstream::Upstream;
@@ -77,9 +79,9 @@ pub struct GuardedRequest<'a> {
     /// The host that the request names.
     pub host: &'a str,
     /// The client's address, hashed with [`crate::affinity::pins::Keys::address`].
-    pub key: u64,
+    pub key: AddressHash,
     /// The current time, in milliseconds ([`clock::now_ms`](crate::clock::now_ms)).
-    pub now_ms: u64,
+    pub now_ms: Millis,
 }
 
 /// Checks a request against the guard of its route and the limits of its upstream, and counts rejections.
@@ -103,7 +105,8 @@ pub fn check<B>(
     let of_route =
         watch.map(|watch| (&*watch.limits, asked.key, [GuardLabel::RateRequests, GuardLabel::RateHandshakes]));
     let of_all = upstream.limits.as_ref();
-    let of_all = of_all.map(|limits| (&**limits, 0, [GuardLabel::UpstreamRequests, GuardLabel::UpstreamHandshakes]));
+    let of_all = of_all
+        .map(|limits| (&**limits, AddressHash::ALL, [GuardLabel::UpstreamRequests, GuardLabel::UpstreamHandshakes]));
     // The address's own limit comes first, so an address that exceeds it takes no tokens from the upstream's total.
     for (limits, key, [requests, handshakes]) in of_route.into_iter().chain(of_all) {
         limits.take(key, handshake, asked.now_ms).map_err(|(what, wait)| {
@@ -124,11 +127,10 @@ pub fn check<B>(
 fn opens<B>(upstream: &Upstream, request: &Request<B>, ask: &RequestFacts) -> bool {
     match ask.kind {
         RequestKind::Handshake => true,
-        // `ask` does not look for sids if they are not among the upstream's affinity rules.
+        // The sid counts even if sids are not among the upstream's affinity rules.
         RequestKind::Ordinary | RequestKind::Birth => {
-            let engine = engine_io::recognise(request.uri().query());
-            let with_sid = engine.as_ref().is_some_and(|engine| !matches!(engine.sid, engine_io::Sid::None));
-            !with_sid && (ask.upgrade.is_some() || (engine.is_some() && request.method() == hyper::Method::GET))
+            let with_sid = ask.engine.is_some_and(EngineQuery::has_sid);
+            !with_sid && (ask.upgrade.is_some() || (ask.engine.is_some() && request.method() == hyper::Method::GET))
         }
         // A client can invent an id of another protocol, so its WebSocket counts. An Engine.IO sid is checked by the
         // worker before it opens anything.

@@ -12,6 +12,7 @@ use crate::config::Health;
 use crate::state::{Shared, Snapshot};
 use crate::upstream::Member;
 use crate::upstream::health::watch;
+use crate::upstream::serial::WorkerSerial;
 use crate::upstream::worker::Worker;
 
 /// Time after which every worker has been checked once, unless it hangs.
@@ -50,7 +51,7 @@ struct RunningCheck {
 
 fn follow(
     snapshot: &Snapshot,
-    watches: &mut HashMap<u64, RunningCheck>,
+    watches: &mut HashMap<WorkerSerial, RunningCheck>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) {

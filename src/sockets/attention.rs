@@ -5,7 +5,6 @@
 //! module: when requests are made (`crate::vigil`, `admin::broadcast`), and what the tunnel does with them
 //! (`tunnel::relay`).
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -13,6 +12,7 @@ use std::time::Duration;
 use super::socket::{ASKED, GIVEN_UP, POSTED, Socket, TUNNEL};
 use super::{CloseOrder, SocketKind, Transport, lock};
 use crate::broadcast::{Fate, Posted};
+use crate::clock::Seconds;
 use crate::websocket::frames::Signal;
 use crate::websocket::round_trip::{Half, Quality, RoundTrips, Tenths};
 
@@ -21,7 +21,7 @@ use crate::websocket::round_trip::{Half, Quality, RoundTrips, Tenths};
 pub(crate) struct Care {
     trips: RoundTrips,
     /// Second at which stickyd last sent a Ping ([`crate::clock::now_s`]); `None` if no Ping is unanswered.
-    asked_s: Option<NonZeroU32>,
+    asked_s: Option<Seconds>,
     /// Quality of the connection at the last walk of the vigil; `None` if the client's leg was not measured.
     quality: Option<Quality>,
     /// Close frame that the tunnel is to send and end with, by an operator's command.
@@ -94,13 +94,13 @@ impl Socket {
     }
 
     /// Records that stickyd sent a Ping at this second ([`crate::clock::now_s`]).
-    pub fn asked_at(&self, now_s: u32) {
-        self.with_care(|care| care.asked_s = NonZeroU32::new(now_s));
+    pub fn asked_at(&self, now_s: Seconds) {
+        self.with_care(|care| care.asked_s = Some(now_s));
     }
 
     /// Second at which stickyd last sent a Ping ([`crate::clock::now_s`]), if that is unanswered.
-    pub fn asked_s(&self) -> Option<u32> {
-        lock(&self.cold).care.as_ref().and_then(|care| care.asked_s).map(NonZeroU32::get)
+    pub fn asked_s(&self) -> Option<Seconds> {
+        lock(&self.cold).care.as_ref().and_then(|care| care.asked_s)
     }
 
     /// Requests that the tunnel end because its client is dead, unless it has unread data of the client.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use super::labels::SocketFacts;
 use super::{Sockets, lock};
-use crate::clock;
+use crate::clock::{self, Seconds};
 use crate::config::labels::LabelRules;
 use crate::telemetry::say_full;
 
@@ -60,7 +60,7 @@ pub(crate) struct Commons(Mutex<KnownCommon>);
 struct KnownCommon {
     all: HashSet<Kept>,
     /// Second at which the set was full of entries in use; it is searched for unused ones again a second later.
-    full_s: Option<u32>,
+    full_s: Option<Seconds>,
 }
 
 impl Commons {
@@ -85,7 +85,7 @@ impl Commons {
 
 impl KnownCommon {
     /// Removes entries that are not in use; returns whether there is room then.
-    fn makes_room(&mut self, now_s: u32) -> bool {
+    fn makes_room(&mut self, now_s: Seconds) -> bool {
         if self.full_s.is_some_and(|full| full == now_s) {
             return false;
         }

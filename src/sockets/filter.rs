@@ -10,6 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::socket::Socket;
+use crate::clock::Seconds;
 use crate::metrics::socket_labels::{SocketKind, SocketState, Transport};
 
 /// Conditions on a socket, which must all hold; an empty filter matches every socket.
@@ -81,7 +82,7 @@ impl Filter {
     }
 
     /// Whether a socket matches the filter at this second.
-    pub fn fits(&self, socket: &Socket, now_s: u32) -> bool {
+    pub fn fits(&self, socket: &Socket, now_s: Seconds) -> bool {
         let worker = socket.worker();
         let is = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|wanted| wanted == is);
         socket.has_begun()
@@ -90,7 +91,7 @@ impl Filter {
             && self.transport.is_none_or(|transport| transport == socket.transport())
             && self.kind.is_none_or(|kind| kind == socket.kind())
             && is(&self.route, socket.route().unwrap_or_default())
-            && now_s.saturating_sub(socket.since_s()) >= self.min_age_s
+            && now_s.since(socket.since_s()) >= self.min_age_s
             && self.state.is_none_or(|state| state == socket.state(now_s))
             && self.address.is_none_or(|network| network.contains(&socket.address()))
             && self.fits_texts(socket)

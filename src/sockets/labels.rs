@@ -36,14 +36,28 @@ pub struct SocketFacts {
     engine_io: bool,
 }
 
+/// The request that opens a socket, and what its upstream wants to know of it.
+pub struct OpeningRequest<'a> {
+    /// Fields of the head, either as the client sent it or as its worker gets it.
+    pub headers: &'a HeaderMap,
+    /// Query of the request's target.
+    pub query: Option<&'a str>,
+    /// Whether the query is Engine.IO's.
+    pub is_engine_io: bool,
+    /// Client that sent the request.
+    pub client: Client,
+    /// Name of the matching route.
+    pub route: Option<Arc<str>>,
+    /// Labels that the upstream's sockets have.
+    pub labels: &'a Arc<LabelRules>,
+    /// Recognises stickyd's own cookie, which never becomes a label.
+    pub jar: Option<&'a Jar>,
+}
+
 impl SocketFacts {
-    /// Reads the facts from a request head, either as the client sent it or as its worker gets it.
-    pub fn read(
-        (headers, query): (&HeaderMap, Option<&str>),
-        client: Client,
-        route: Option<Arc<str>>,
-        (labels, jar): (&Arc<LabelRules>, Option<&Jar>),
-    ) -> Self {
+    /// Reads the facts from a request head.
+    pub fn read(opening: OpeningRequest<'_>) -> Self {
+        let OpeningRequest { headers, query, is_engine_io, client, route, labels, jar } = opening;
         let agent = headers.get(header::USER_AGENT).map_or(&b""[..], |agent| agent.as_bytes());
         let mut packed = Vec::new();
         for label in labels.iter() {
@@ -55,7 +69,7 @@ impl SocketFacts {
             labels: packed.into_boxed_slice(),
             address: client.address,
             tls: client.secure,
-            engine_io: engine_io::recognise(query).is_some(),
+            engine_io: is_engine_io,
         }
     }
 

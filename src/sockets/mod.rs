@@ -23,12 +23,13 @@ mod tests;
 pub mod traffic;
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use slab::Slab;
 
 use crate::clock;
 use crate::config::CloseNotice;
+use crate::locks::lock;
 use crate::telemetry::say_full;
 use crate::upstream::worker::{SessionSeat, Worker};
 use common::Commons;
@@ -36,7 +37,7 @@ use common::Commons;
 pub use crate::metrics::socket_labels::{EndReason, SocketKind, SocketState, Transport};
 pub use attention::OwedPing;
 pub use filter::Filter;
-pub use labels::{LONGEST_LABEL, SocketFacts};
+pub use labels::{LONGEST_LABEL, OpeningRequest, SocketFacts};
 pub use row::SocketRow;
 pub use socket::{Listed, Socket, Tunnelled};
 pub use traffic::Traffic;
@@ -213,9 +214,4 @@ impl Sockets {
         let shard = self.shards.get(shard).map(lock)?;
         shard.entries.get(index).filter(|socket| socket.id() == id).cloned()
     }
-}
-
-/// Locks a mutex even if it is poisoned: the lists kept here stay meaningful after a panic.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -12,7 +12,7 @@ use super::common::Common;
 use super::socket_id::Texts;
 use super::traffic::Traffic;
 use super::{CloseOrder, Id, New, SocketFacts, lock};
-use crate::clock;
+use crate::clock::{self, Seconds};
 use crate::config::labels::LabelRules;
 use crate::keys::Key;
 use crate::metrics::socket_labels::{EndReason, QUIET_S, SocketKind, SocketState, Transport};
@@ -42,7 +42,7 @@ pub struct Socket {
     pub(crate) cold: Mutex<Cold>,
     id: Id,
     /// Second at which the socket began ([`clock::now_s`]).
-    since_s: u32,
+    since_s: Seconds,
     /// Generation of the worker when the socket began.
     generation: u32,
     /// Traffic from the client.
@@ -81,7 +81,7 @@ impl Cold {
 }
 
 impl Socket {
-    pub(crate) fn new(new: &mut New<'_>, facts: &SocketFacts, common: Arc<Common>, now_s: u32) -> Self {
+    pub(crate) fn new(new: &mut New<'_>, facts: &SocketFacts, common: Arc<Common>, now_s: Seconds) -> Self {
         let texts = Texts::new(facts.address, new.sid, &facts.labels);
         Self {
             worker: new.worker.clone(),
@@ -146,7 +146,7 @@ impl Socket {
     }
 
     /// Second at which the socket began ([`clock::now_s`]).
-    pub fn since_s(&self) -> u32 {
+    pub fn since_s(&self) -> Seconds {
         self.since_s
     }
 
@@ -186,7 +186,7 @@ impl Socket {
     }
 
     /// State of the socket at this second ([`clock::now_s`]).
-    pub fn state(&self, now_s: u32) -> SocketState {
+    pub fn state(&self, now_s: Seconds) -> SocketState {
         let flags = self.flags.load(Relaxed);
         let last = self.up.last_s().max(self.down.last_s()).unwrap_or(self.since_s);
         if flags & (ORDERED | PARTING) != 0 {
@@ -195,7 +195,7 @@ impl Socket {
             SocketState::Draining
         } else if flags & SUSPECT != 0 {
             SocketState::Suspect
-        } else if now_s.saturating_sub(last) >= QUIET_S {
+        } else if now_s.since(last) >= QUIET_S {
             SocketState::Quiet
         } else {
             SocketState::Open
@@ -300,7 +300,7 @@ impl Socket {
         if before & LIVE == 0 {
             return;
         }
-        let age_s = clock::now_s().saturating_sub(self.since_s);
+        let age_s = clock::now_s().since(self.since_s);
         let default = if self.transport() == Transport::Polling { EndReason::Expired } else { EndReason::ClientGone };
         if before & COUNTED != 0 {
             let ways = [self.up.carried(), self.down.carried()];

@@ -1,8 +1,10 @@
 //! Traffic that a socket has carried in one direction.
 
-use crate::metrics::Carried;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU16, AtomicU64};
+
+use crate::clock::{AtomicSeconds, Seconds};
+use crate::metrics::Carried;
 
 /// Traffic in one direction. There is one writer at a time: the tunnel's own thread, or the thread that has the lock of
 /// the session's pin. Relaxed loads and stores are then enough; if an upgrade begins while a poll is still open, a
@@ -11,8 +13,8 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
 pub struct Traffic {
     bytes: AtomicU64,
     messages: AtomicU64,
-    /// Second of the last traffic ([`crate::clock::now_s`]) plus one; 0 if there was none yet.
-    last_s: AtomicU32,
+    /// Time of the last traffic, if there was any.
+    last: AtomicSeconds,
     /// Code of the Close frame; 0 if there was none yet.
     code: AtomicU16,
 }
@@ -20,7 +22,7 @@ pub struct Traffic {
 impl Traffic {
     /// Counts bytes and messages that passed at this second ([`crate::clock::now_s`]).
     #[inline]
-    pub fn moved(&self, bytes: u64, messages: u32, now_s: u32) {
+    pub fn moved(&self, bytes: u64, messages: u32, now_s: Seconds) {
         if !super::KEPT {
             return;
         }
@@ -28,7 +30,7 @@ impl Traffic {
         if messages > 0 {
             self.messages.store(self.messages.load(Relaxed).wrapping_add(messages.into()), Relaxed);
         }
-        self.last_s.store(now_s.saturating_add(1), Relaxed);
+        self.last.set(now_s);
     }
 
     /// Records a Close frame in this direction; the code is 1005 if the frame had none.
@@ -47,8 +49,8 @@ impl Traffic {
     }
 
     /// Second of the last traffic ([`crate::clock::now_s`]); `None` if there was none yet.
-    pub fn last_s(&self) -> Option<u32> {
-        self.last_s.load(Relaxed).checked_sub(1)
+    pub fn last_s(&self) -> Option<Seconds> {
+        self.last.get()
     }
 
     /// What it has carried, for the metrics.

@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::SystemTime;
+
+use crate::locks::lock;
 
 /// Shared state of the configuration; written by the reloader only.
 pub struct ConfigStatus(Mutex<ConfigState>);
@@ -56,6 +58,6 @@ impl ConfigStatus {
 
     /// Locks the state. A poisoned lock is safe to use: every field is complete in itself.
     fn lock(&self) -> MutexGuard<'_, ConfigState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }

@@ -3,12 +3,13 @@
 //! A level set at run time survives reloads until the level in the file changes; admin states of workers work the same
 //! way.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
 use crate::config;
+use crate::locks::lock;
 
 type LevelSetter = Box<dyn Fn(EnvFilter) + Send>;
 
@@ -54,7 +55,7 @@ impl LevelSettings {
 
 /// Locks the levels. A poisoned lock is safe to use: every change of a level is complete in itself.
 fn said() -> MutexGuard<'static, Option<LevelSettings>> {
-    SAID.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&SAID)
 }
 
 /// Parses a level or a filter text. h2 and rustls warn about what clients send, one line per frame (such as an

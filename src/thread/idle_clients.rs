@@ -6,7 +6,7 @@ use std::rc::{Rc, Weak};
 
 use super::registered::LiveHandle;
 use super::{Thread, ThreadOrder};
-use crate::clock;
+use crate::clock::{self, Seconds};
 
 /// Idle connections found at the last search; the one that has been silent the longest comes last.
 #[derive(Default)]
@@ -16,8 +16,8 @@ pub(crate) struct Spare(RefCell<IdleFound>);
 struct IdleFound {
     /// Weak references, since each connection may have ended meanwhile.
     connections: Vec<Weak<LiveHandle>>,
-    /// Time of the last search, in seconds.
-    at_s: u32,
+    /// Time of the last search.
+    at_s: Seconds,
 }
 
 impl Thread {

@@ -10,6 +10,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Poll, Waker};
 
 use super::Thread;
+use crate::clock::Seconds;
+use crate::keys::AddressHash;
+use crate::upstream::serial::WorkerSerial;
 
 /// Order that a live connection or tunnel is under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,14 +45,14 @@ pub struct LiveHandle {
     pub(crate) order: Cell<ThreadOrder>,
     pub(crate) waker: RefCell<Option<Waker>>,
     /// Time of the last activity in seconds, as of the tick that saw `moved`.
-    pub(crate) since: Cell<u32>,
+    pub(crate) since: Cell<Seconds>,
     pub(crate) moved: Cell<bool>,
     /// Seconds of silence allowed; 0 for no limit at present.
     pub(crate) limit: Cell<u32>,
     pub(crate) tunnel: Cell<bool>,
     pub(crate) share: Cell<Share>,
-    /// Serial of the worker that a tunnel leads to or a poll waits at; 0 for none.
-    pub(crate) worker: Cell<u64>,
+    /// Serial of the worker that a tunnel leads to or a poll waits at.
+    pub(crate) worker: Cell<Option<WorkerSerial>>,
     /// Whether this tunnel has to send its worker's farewell and end.
     pub(crate) closing: Cell<bool>,
     /// Whether no request has begun on the connection yet.
@@ -147,9 +150,9 @@ impl LiveHandle {
 
     /// Turns the entry into a tunnel to the worker with this serial. A tunnel has its own limit of silence, has longer
     /// to end than a request, and outlives its listener.
-    pub fn become_tunnel(&self, limit: u32, worker: u64) {
+    pub fn become_tunnel(&self, limit: u32, worker: WorkerSerial) {
         self.tunnel.set(true);
-        self.worker.set(worker);
+        self.worker.set(Some(worker));
         if self.order.get() == ThreadOrder::Leave {
             self.order.set(ThreadOrder::GoOn);
         }
@@ -163,8 +166,8 @@ impl LiveHandle {
         self.share.set(if carries { Share::Carrier } else { Share::Whole });
     }
 
-    /// Sets the serial of the worker at which a poll waits; 0 for none.
-    pub fn set_worker(&self, worker: u64) {
+    /// Sets the serial of the worker at which a poll waits.
+    pub fn set_worker(&self, worker: Option<WorkerSerial>) {
         self.worker.set(worker);
     }
 
@@ -233,9 +236,9 @@ impl Registered {
     }
 
     /// Counts the connection for this address until the handle is dropped.
-    pub fn counted_for(&self, address: u64) {
+    pub fn counted_for(&self, address: AddressHash) {
         if let Some(entry) = self.thread.live.borrow_mut().get_mut(self.index as usize) {
-            entry.address = address;
+            entry.address = Some(address);
         }
     }
 }
@@ -246,7 +249,7 @@ impl Drop for Registered {
         if self.live.share.get() != Share::Poll {
             self.thread.shared.clients.fetch_sub(1, Relaxed);
         }
-        if let Some(address) = entry.map(|entry| entry.address).filter(|address| *address != 0) {
+        if let Some(address) = entry.and_then(|entry| entry.address) {
             self.thread.shared.caps.connection_over(address);
         }
     }
@@ -255,9 +258,9 @@ impl Drop for Registered {
 /// One entry of a thread's list.
 pub(crate) struct ThreadEntry {
     pub(crate) live: Rc<LiveHandle>,
-    /// Key of the address that the connection is counted for; 0 for none. It is kept here because the list has room for
+    /// Key of the address that the connection is counted for, if any. It is kept here because the list has room for
     /// it, whereas a tunnel's task must stay small.
-    pub(crate) address: u64,
+    pub(crate) address: Option<AddressHash>,
 }
 
 impl std::ops::Deref for ThreadEntry {

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock;
+use crate::clock::{self, Seconds};
 use crate::config::Tunnels;
 use crate::sockets::{SHARDS, Socket, SocketKind};
 use crate::state::Shared;
@@ -28,9 +28,9 @@ const PING_PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Copy)]
 struct ClientActivity {
     /// When the client last sent anything.
-    heard_s: u32,
+    heard_s: Seconds,
     /// When our last Ping to the client was sent, if one was.
-    asked_s: Option<u32>,
+    asked_s: Option<Seconds>,
     /// How long a ping of the worker has been waiting for the client's answer.
     owes: Option<Duration>,
     /// For an Engine.IO session: the silence after which its worker ends it.
@@ -48,19 +48,17 @@ enum Act {
 }
 
 /// Decides whether the client is suspect, and which action to take.
-fn judge(known: ClientActivity, rules: &Tunnels, now_s: u32) -> (bool, Act) {
+fn judge(known: ClientActivity, rules: &Tunnels, now_s: Seconds) -> (bool, Act) {
     // The client's last message may have come a second later than noted.
-    let asked_s = known.asked_s.filter(|asked| known.heard_s.saturating_add(1) < *asked);
-    let silent_s = now_s.saturating_sub(known.heard_s);
+    let asked_s = known.asked_s.filter(|asked| known.heard_s.plus_s(1) < *asked);
+    let silent_s = now_s.since(known.heard_s);
     // One of the two sides pings once per pingInterval; three quarters of the session's lifetime are longer than that
     // with all defaults (docs/reference/protocols.md §1.7).
     let misses_pings = known.session.is_some_and(|session| silent_s > clock::whole_seconds(session * 3 / 4));
     let suspect = misses_pings || known.owes.is_some_and(|owes| owes > PING_PATIENCE);
     match (rules.ping, asked_s) {
-        (Some(_), Some(asked)) if now_s.saturating_sub(asked) > clock::whole_seconds(rules.ping_timeout) => {
-            (true, Act::End)
-        }
-        (Some(_), Some(asked)) => (suspect || now_s > asked.saturating_add(1), Act::Nothing),
+        (Some(_), Some(asked)) if now_s.since(asked) > clock::whole_seconds(rules.ping_timeout) => (true, Act::End),
+        (Some(_), Some(asked)) => (suspect || now_s > asked.plus_s(1), Act::Nothing),
         (Some(ping), None) if silent_s >= clock::whole_seconds(ping) => (suspect, Act::Ask),
         _ => (suspect, Act::Nothing),
     }
@@ -150,7 +148,12 @@ mod tests {
     };
 
     fn silent_since(heard_s: u32, asked_s: Option<u32>) -> ClientActivity {
+        let (heard_s, asked_s) = (Seconds::new(heard_s), asked_s.map(Seconds::new));
         ClientActivity { heard_s, asked_s, owes: None, session: None }
+    }
+
+    fn judge(known: ClientActivity, rules: &Tunnels, now_s: u32) -> (bool, Act) {
+        super::judge(known, rules, Seconds::new(now_s))
     }
 
     #[test]
@@ -197,14 +200,14 @@ mod tests {
             let mut last_word = 1_000;
             for now in 1_000..6_000 {
                 if answers_at == Some(now) {
-                    known.heard_s = now - late;
+                    known.heard_s = Seconds::new(now - late);
                     last_word = now;
                     answers_at = None;
                 }
                 match judge(known, &rules, now).1 {
                     Act::Nothing => {}
                     Act::Ask => {
-                        known.asked_s = Some(now);
+                        known.asked_s = Some(Seconds::new(now));
                         // The client answers in time while a delay is left, then never again.
                         answers_at = answers_at.or_else(|| delays.next().map(|delay| now + 1 + delay % timeout));
                     }

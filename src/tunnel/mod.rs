@@ -21,7 +21,7 @@ use insert::Insert;
 
 use crate::affinity::SessionHold;
 use crate::client_limits::TunnelCount;
-use crate::clock;
+use crate::clock::{self, Seconds};
 use crate::config::CloseNotice;
 use crate::engine_io::{self, Handshake};
 use crate::metrics::UpstreamSeries;
@@ -116,7 +116,7 @@ impl TunnelState {
     }
 
     /// Counts bytes and messages sent to the worker.
-    fn went_up(&mut self, bytes: usize, messages: u32, now_s: u32) {
+    fn went_up(&mut self, bytes: usize, messages: u32, now_s: Seconds) {
         self.bytes_up += bytes as u64;
         self.socket.up.moved(bytes as u64, messages, now_s);
         if self.trial > 0 {
@@ -128,7 +128,7 @@ impl TunnelState {
     }
 
     /// Counts bytes and messages sent to the client.
-    fn went_down(&mut self, bytes: usize, messages: u32, now_s: u32) {
+    fn went_down(&mut self, bytes: usize, messages: u32, now_s: Seconds) {
         self.bytes_down += bytes as u64;
         self.socket.down.moved(bytes as u64, messages, now_s);
     }

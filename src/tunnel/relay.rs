@@ -20,7 +20,7 @@ use super::direction::{Direction, DirectionStep, Ours, Sink, step};
 use super::insert::Insert;
 use super::{TunnelPlan, TunnelState, heed};
 use crate::broadcast::Fate;
-use crate::clock;
+use crate::clock::{self, Seconds};
 use crate::net::client_io::ClientIo;
 use crate::net::worker_io::WorkerIo;
 use crate::sockets::EndReason;
@@ -191,8 +191,8 @@ impl Relay {
     }
 
     /// The time of the thread's last tick, in seconds: at most one tick late, but it saves a clock read per message.
-    fn now_s(&self) -> u32 {
-        u32::try_from(self.live.thread().now_ms() / 1_000).unwrap_or(u32::MAX)
+    fn now_s(&self) -> Seconds {
+        self.live.thread().now_ms().seconds()
     }
 
     /// Notes that `side` has sent a Close; the first reason noted is kept.

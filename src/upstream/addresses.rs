@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use crate::config;
+use crate::locks::lock;
 
 /// The state of a DNS name, as shown to operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +84,6 @@ impl Unresolved {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<DnsKey, String>> {
         // The map holds texts for operators, which stay valid whatever panicked.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }

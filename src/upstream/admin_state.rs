@@ -13,7 +13,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 
 use super::session_ends::Ending;
-use crate::clock;
+use crate::clock::{self, Millis};
 use crate::config::{self, AdminState, RemovedPolicy};
 
 /// Value of `said` while no state is set at run time.
@@ -54,7 +54,7 @@ impl AdminControl {
     }
 
     /// Applies `change` and sets when the worker's `sessions` are to end. Must be called on the control thread only.
-    pub fn change(&self, change: AdminChange, config: &config::Upstream, sessions: u32, now_ms: u64) {
+    pub fn change(&self, change: AdminChange, config: &config::Upstream, sessions: u32, now_ms: Millis) {
         let before = (self.state(), self.is_removed());
         match change {
             AdminChange::File(state) => self.set_file(state),
@@ -66,7 +66,7 @@ impl AdminControl {
         if before == after && grace.is_none() {
             return;
         }
-        let until = |grace: Duration| now_ms.saturating_add(u64::try_from(grace.as_millis()).unwrap_or(u64::MAX));
+        let until = |grace: Duration| now_ms.saturating_add(grace);
         let policy = match after {
             (AdminState::Ready, _) => return self.set_ending(None),
             (AdminState::Maint, _) => Some(Duration::ZERO),
@@ -182,9 +182,9 @@ mod tests {
     fn after(config: &config::Upstream, changes: &[AdminChange]) -> (AdminControl, Option<(u64, Option<u64>)>) {
         let admin = AdminControl::new();
         for (change, now) in changes.iter().zip((0..).step_by(1_000)) {
-            admin.change(*change, config, 7, now);
+            admin.change(*change, config, 7, Millis::new(now));
         }
-        let times = admin.ending().map(|ending| (ending.since_ms, ending.until_ms));
+        let times = admin.ending().map(|ending| (ending.since_ms.get(), ending.until_ms.map(Millis::get)));
         (admin, times)
     }
 
@@ -193,7 +193,7 @@ mod tests {
         let config = upstream(None, RemovedPolicy::Keep);
         let (admin, _) = after(&config, &[File(Ready), Say(Drain, None), File(Ready)]);
         assert_eq!((admin.state(), admin.is_said()), (Drain, true));
-        admin.change(File(Maint), &config, 0, 9);
+        admin.change(File(Maint), &config, 0, Millis::new(9));
         assert_eq!((admin.state(), admin.is_said()), (Maint, false));
     }
 
@@ -202,10 +202,10 @@ mod tests {
         let config = upstream(None, RemovedPolicy::Keep);
         let (admin, _) = after(&config, &[Say(Ready, None), Remove]);
         assert_eq!((admin.state(), admin.word()), (Drain, "removed"));
-        admin.change(Say(Maint, None), &config, 0, 9);
+        admin.change(Say(Maint, None), &config, 0, Millis::new(9));
         assert_eq!((admin.state(), admin.word()), (Maint, "maint"));
-        admin.change(Say(Ready, None), &config, 0, 9);
-        admin.change(File(Ready), &config, 0, 9);
+        admin.change(Say(Ready, None), &config, 0, Millis::new(9));
+        admin.change(File(Ready), &config, 0, Millis::new(9));
         assert_eq!((admin.state(), admin.word()), (Ready, "ready"));
         assert!(admin.ending().is_none() && !admin.ends());
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::restarts::Loss;
 use super::worker::Worker;
-use crate::clock;
+use crate::clock::{self, Millis};
 
 /// A guard that counts one item at a worker until it is dropped.
 pub struct Count {
@@ -45,7 +45,7 @@ impl Established {
     }
 
     /// Reports that a response came over the connection.
-    pub fn spoke(&self, now_ms: u64) {
+    pub fn spoke(&self, now_ms: Millis) {
         self.worker.answered(now_ms);
         self.worker.life.spoke(self.number, now_ms);
     }

@@ -2,7 +2,11 @@
 //!
 //! They are written where they happen (on the control thread; a rare ejection on a data thread) and read on request.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard};
+
+use crate::clock::Millis;
+use crate::locks::lock;
 
 /// The last health check and the last ejection of one worker.
 #[derive(Default)]
@@ -18,7 +22,7 @@ struct Last {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastCheck {
     /// When the check ended ([`crate::clock::now_ms`]).
-    pub at_ms: u64,
+    pub at_ms: Millis,
     /// The outcome: `passed`, `failed`, `timed out` or `refused`.
     pub outcome: &'static str,
     /// What was received instead of what the check expects; `None` if the outcome says it all.
@@ -44,7 +48,7 @@ pub struct Rows {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ejection {
     /// When the ejection began ([`crate::clock::now_ms`]).
-    pub at_ms: u64,
+    pub at_ms: Millis,
     /// The reason: `connect`, `broken`, `timeout` or `errors`.
     pub why: &'static str,
     /// Planned length of the ejection in milliseconds.
@@ -58,7 +62,7 @@ impl Notes {
     }
 
     /// Records that the worker was ejected.
-    pub fn ejected(&self, why: &'static str, at_ms: u64, for_ms: u64) {
+    pub fn ejected(&self, why: &'static str, at_ms: Millis, for_ms: u64) {
         self.lock().ejection = Some(Ejection { at_ms, why, for_ms });
     }
 
@@ -73,6 +77,22 @@ impl Notes {
     }
 
     fn lock(&self) -> MutexGuard<'_, Last> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
+    }
+}
+
+/// Counts refusals within ten seconds. Packed: start of the window (ms) in the upper 56 bits, count in the lower 8.
+#[derive(Debug, Default)]
+pub(crate) struct RefusalWindow(AtomicU64);
+
+impl RefusalWindow {
+    /// Adds a refusal; returns whether it is the third one within the window.
+    pub(crate) fn add(&self, now: Millis) -> bool {
+        const WINDOW_MS: u64 = 10_000;
+        let old = self.0.load(Relaxed);
+        let (start, count) = (Millis::new(old >> 8), old & 0xff);
+        let (start, count) = if now.since(start) > WINDOW_MS { (now, 1) } else { (start, (count + 1).min(255)) };
+        self.0.store(start.get() << 8 | count, Relaxed);
+        count == 3
     }
 }

@@ -12,12 +12,14 @@
 //! that knows the pool; it limits how much of the pool may be ejected. Which outcomes are reported is decided in
 //! `proxy::forward`.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
 
 use super::worker::{Worker, WorkerHealth};
 use super::{Member, Upstream};
+use crate::clock::{AtomicMillis, Millis};
 use crate::config::{self, AdminState};
+use crate::locks::lock;
 pub use crate::metrics::labels::AttemptOutcome;
 use crate::telemetry::say_full;
 
@@ -74,8 +76,8 @@ impl EjectionRules {
     }
 
     /// Returns the number of the window cell that contains the time `now_ms`.
-    pub fn slot(&self, now_ms: u64) -> u32 {
-        u32::try_from(now_ms / self.cell_ms).unwrap_or(u32::MAX)
+    pub fn slot(&self, now_ms: Millis) -> u32 {
+        u32::try_from(now_ms.get() / self.cell_ms).unwrap_or(u32::MAX)
     }
 
     /// Whether one more of `pool` workers may be ejected while `out` of them are.
@@ -90,13 +92,13 @@ impl EjectionRules {
 pub struct EjectionState {
     /// Number of failures since the last response.
     row: AtomicU32,
-    last_failure_ms: AtomicU64,
+    last_failure: AtomicMillis,
     requests: Window,
     errors: Window,
-    /// End of the ejection; 0 if the worker is not ejected.
-    until_ms: AtomicU64,
-    /// Start of the time in which the worker's share grows back; 0 if it has its full share.
-    back_ms: AtomicU64,
+    /// End of the ejection; none if the worker is not ejected.
+    until: AtomicMillis,
+    /// Start of the time in which the worker's share grows back; none if it has its full share.
+    back: AtomicMillis,
     past: Mutex<Past>,
 }
 
@@ -105,8 +107,10 @@ pub struct EjectionState {
 struct Past {
     /// Number of times that the length of the next ejection is doubled.
     steps: u32,
+    /// Length of the last ejection in milliseconds.
     last_ms: u64,
-    until_ms: u64,
+    /// End of the last ejection.
+    until: Millis,
 }
 
 /// Whether a worker is ejected, as seen by one look at it.
@@ -129,7 +133,7 @@ impl EjectionState {
         &self,
         outcome: AttemptOutcome,
         in_window: bool,
-        now_ms: u64,
+        now_ms: Millis,
         rules: &EjectionRules,
     ) -> Option<AttemptOutcome> {
         let good = outcome == AttemptOutcome::Answer;
@@ -152,7 +156,7 @@ impl EjectionState {
         &self,
         outcome: AttemptOutcome,
         in_window: bool,
-        now_ms: u64,
+        now_ms: Millis,
         rules: &EjectionRules,
     ) -> Option<AttemptOutcome> {
         if in_window {
@@ -169,16 +173,16 @@ impl EjectionState {
 
     /// Adds a failure to the row and tells whether the row is long enough to eject. A row ends with a response, or
     /// after a whole window without a failure.
-    fn one_more_failure(&self, now_ms: u64, rules: &EjectionRules) -> bool {
+    fn one_more_failure(&self, now_ms: Millis, rules: &EjectionRules) -> bool {
         let window_ms = rules.cell_ms.saturating_mul(u64::from(CELLS));
-        let last = self.last_failure_ms.swap(now_ms, Relaxed);
-        if now_ms.saturating_sub(last) > window_ms {
+        let last = self.last_failure.replace(now_ms);
+        if last.is_none_or(|last| now_ms.since(last) > window_ms) {
             self.row.store(0, Relaxed);
         }
         self.row.fetch_add(1, Relaxed).saturating_add(1) >= rules.failures
     }
 
-    fn errors_reach(&self, now_ms: u64, rules: &EjectionRules) -> bool {
+    fn errors_reach(&self, now_ms: Millis, rules: &EjectionRules) -> bool {
         let slot = rules.slot(now_ms);
         let (requests, errors) = (self.requests.count(slot), self.errors.count(slot));
         rules.errors > 0 && requests >= u64::from(rules.volume) && errors * 100 >= requests * u64::from(rules.errors)
@@ -191,29 +195,26 @@ impl EjectionState {
     }
 
     /// Ejects the worker from now on. Returns the length of the ejection in milliseconds.
-    pub fn begin(&self, now_ms: u64, rules: &EjectionRules) -> u64 {
-        let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
-        let well_ms = now_ms.saturating_sub(past.until_ms);
+    pub fn begin(&self, now_ms: Millis, rules: &EjectionRules) -> u64 {
+        let mut past = lock(&self.past);
+        let well_ms = now_ms.since(past.until);
         let forgiven = well_ms.checked_div(past.last_ms.saturating_mul(FORGIVES)).unwrap_or(0);
         past.steps = past.steps.saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX));
         let ms = rules.time_ms.saturating_mul(1_u64 << past.steps.min(40)).min(rules.max_time_ms).max(1);
-        let until_ms = now_ms.saturating_add(ms);
-        *past = Past { steps: past.steps.saturating_add(1).min(40), last_ms: ms, until_ms };
-        self.until_ms.store(until_ms, Relaxed);
+        let until = now_ms.plus_ms(ms);
+        *past = Past { steps: past.steps.saturating_add(1).min(40), last_ms: ms, until };
+        self.until.set(Some(until));
         ms
     }
 
     /// Whether the worker is ejected at the time `now`, which is evaluated only if an ejection has begun.
-    pub fn look(&self, now: impl FnOnce() -> u64) -> EjectionPhase {
-        let until = self.until_ms.load(Relaxed);
-        if until == 0 {
-            return EjectionPhase::In;
-        }
+    pub fn look(&self, now: impl FnOnce() -> Millis) -> EjectionPhase {
+        let Some(until) = self.until.get() else { return EjectionPhase::In };
         let now_ms = now();
         if now_ms < until {
             return EjectionPhase::Out;
         }
-        if self.until_ms.compare_exchange(until, 0, Relaxed, Relaxed).is_err() {
+        if !self.until.change(Some(until), None) {
             return EjectionPhase::In;
         }
         self.ease_in(now_ms);
@@ -221,37 +222,34 @@ impl EjectionState {
     }
 
     /// Returns the remaining time of the ejection in milliseconds; `None` if the worker is not ejected.
-    pub fn left_ms(&self, now_ms: u64) -> Option<u64> {
-        let left = self.until_ms.load(Relaxed).saturating_sub(now_ms);
+    pub fn left_ms(&self, now_ms: Millis) -> Option<u64> {
+        let left = self.until.get()?.since(now_ms);
         (left > 0).then_some(left)
     }
 
     /// Starts the slow growth of the worker's share, after a time without new sessions.
-    pub fn ease_in(&self, now_ms: u64) {
-        self.back_ms.store(now_ms.max(1), Relaxed);
+    pub fn ease_in(&self, now_ms: Millis) {
+        self.back.set(Some(now_ms));
     }
 
     /// Resets the counts because a new process listens at the address, and the old one's failures are not its own. A
     /// first ejection ends together with the process that caused it. A worker that is ejected in one life after the
     /// other stays ejected to the end, otherwise it would flap for ever.
-    pub fn new_life(&self, now_ms: u64) {
+    pub fn new_life(&self, now_ms: Millis) {
         self.forget();
         self.ease_in(now_ms);
-        if self.past.lock().unwrap_or_else(PoisonError::into_inner).steps <= 1 {
-            self.until_ms.store(0, Relaxed);
+        if lock(&self.past).steps <= 1 {
+            self.until.set(None);
         }
     }
 
     /// Returns how many parts of [`WHOLE`] of its share the worker may get at the time `now`, which is evaluated only
     /// while the share grows back.
-    pub fn part(&self, now: impl FnOnce() -> u64, rules: &EjectionRules) -> u32 {
-        let back = self.back_ms.load(Relaxed);
-        if back == 0 {
-            return WHOLE;
-        }
-        let gone = now().saturating_sub(back);
+    pub fn part(&self, now: impl FnOnce() -> Millis, rules: &EjectionRules) -> u32 {
+        let Some(back) = self.back.get() else { return WHOLE };
+        let gone = now().since(back);
         if gone >= rules.slow_start_ms {
-            let _ = self.back_ms.compare_exchange(back, 0, Relaxed, Relaxed);
+            self.back.change(Some(back), None);
             return WHOLE;
         }
         let part = gone.saturating_mul(u64::from(WHOLE)).checked_div(rules.slow_start_ms);
@@ -259,7 +257,7 @@ impl EjectionState {
     }
 
     /// Returns the number of requests in the window.
-    pub fn requests(&self, now_ms: u64, rules: &EjectionRules) -> u64 {
+    pub fn requests(&self, now_ms: Millis, rules: &EjectionRules) -> u64 {
         self.requests.count(rules.slot(now_ms))
     }
 }
@@ -315,16 +313,16 @@ impl Window {
 
 /// Counts the outcome of a live request at a worker, and ejects the worker if its rules require it and enough of the
 /// pool stays.
-pub fn note(upstream: &Upstream, worker: &Worker, outcome: AttemptOutcome, in_window: bool, now_ms: u64) {
+pub fn note(upstream: &Upstream, worker: &Worker, outcome: AttemptOutcome, in_window: bool, now_ms: Millis) {
     if let Some(why) = worker.eject.note(outcome, in_window, now_ms, &upstream.eject) {
         eject(upstream, worker, why, now_ms);
     }
 }
 
 #[cold]
-fn eject(upstream: &Upstream, worker: &Worker, why: AttemptOutcome, now_ms: u64) {
+fn eject(upstream: &Upstream, worker: &Worker, why: AttemptOutcome, now_ms: Millis) {
     // The lock keeps two threads from both using the last ejection that `max_share` allows. Ejections are rare.
-    let _one_by_one = upstream.carried.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
+    let _one_by_one = lock(&upstream.carried.ejecting);
     if worker.eject.left_ms(now_ms).is_some() {
         return;
     }

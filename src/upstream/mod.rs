@@ -11,25 +11,29 @@ pub mod health;
 pub mod rate;
 pub mod restarts;
 pub mod ring;
+pub mod serial;
 pub mod session_ends;
 pub mod status_text;
 pub mod worker;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::clock;
+use crate::clock::Seconds;
+use crate::clock::{self, Millis};
 use crate::config::rules::Protocol;
 use crate::config::{self, Affinity};
 use crate::cookie::{Jar, WorkerId, worker_id};
+use crate::locks::lock;
 use crate::metrics::{Metrics, UpstreamSeries};
 use crate::rules::{self, LiveRule};
 use admin_state::AdminChange;
 use connections::tls;
 use rate::RateLimits;
 use ring::{Ring, Seat};
+use serial::WorkerSerial;
 use worker::{SessionSeat, Worker};
 
 /// Size in bytes of the replay buffer for a request body while no worker has reported its `maxPayload`: Engine.IO's own
@@ -232,8 +236,8 @@ impl Upstream {
 
     /// Seats a new session by bounded load on the ring (docs/reference/routing.md §2). The returned guard counts the
     /// session, which is then already part of the worker's load.
-    pub fn place(&self, key: &[u8], tried: &[u64]) -> Option<SessionSeat> {
-        let _seating = self.carried.seating.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn place(&self, key: &[u8], tried: &[WorkerSerial]) -> Option<SessionSeat> {
+        let _seating = lock(&self.carried.seating);
         let now_s = clock::now_s();
         let worker = self.would_place(key, tried, now_s)?;
         worker.recent.note(now_s);
@@ -241,7 +245,7 @@ impl Upstream {
     }
 
     /// Returns the worker at which a new session would be seated in this second, without seating one.
-    pub fn would_place(&self, key: &[u8], tried: &[u64], now_s: u32) -> Option<&Arc<Worker>> {
+    pub fn would_place(&self, key: &[u8], tried: &[WorkerSerial], now_s: Seconds) -> Option<&Arc<Worker>> {
         let best = self.most_eased_in();
         let seats = |takes_new: fn(&Worker) -> bool| -> Vec<Seat> {
             let free = |worker: &Worker| takes_new(worker) && !tried.contains(&worker.serial);
@@ -279,7 +283,7 @@ impl Upstream {
     /// Returns the worker that the hash of `key` selects among workers that take new sessions, else among those that
     /// would in the worst case, else among those that serve at all. A worker whose share grows back after an ejection
     /// or restart gets a growing part of its keys; each key moves back once and then stays.
-    pub fn hash(&self, key: &[u8], tried: &[u64]) -> Option<&Arc<Worker>> {
+    pub fn hash(&self, key: &[u8], tried: &[WorkerSerial]) -> Option<&Arc<Worker>> {
         let untried = |index: usize| self.members.get(index).filter(|m| !tried.contains(&m.worker.serial));
         ring::hash(&self.ring, key, |index| {
             untried(index).is_some_and(|m| m.worker.takes_new() && self.may_have(&m.worker, key))
@@ -314,7 +318,7 @@ impl Upstream {
 
     /// Whether one more request may be sent a second time within the retry budget; if so, it is counted. The budget is
     /// a percentage of the requests that ejection counted for all workers.
-    pub fn try_take_retry(&self, now_ms: u64) -> bool {
+    pub fn try_take_retry(&self, now_ms: Millis) -> bool {
         let slot = self.eject.slot(now_ms);
         let requests: u64 = self.members.iter().map(|m| m.worker.eject.requests(now_ms, &self.eject)).sum();
         let budget = u64::from(self.config.retry_budget);

@@ -1,10 +1,13 @@
 //! The live `rate` limits of a route (per client address) and of an upstream (all clients together): token buckets
 //! under locks. Left out: which requests they apply to (`guard`).
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::clock::Millis;
 use crate::config::guards::{self, Rates};
+use crate::keys::AddressHash;
+use crate::locks::lock;
 use crate::rate_limit::{BucketTake, Buckets, TokenRate};
 use crate::telemetry::say_full;
 
@@ -35,13 +38,18 @@ impl RateLimits {
     }
 
     /// Takes the tokens that the request costs; the handshake's token first, because it is the scarcer one.
-    pub(crate) fn take(&self, key: u64, handshake: bool, now_ms: u64) -> Result<(), (RateKind, Duration)> {
+    pub(crate) fn take(
+        &self,
+        address: AddressHash,
+        handshake: bool,
+        now_ms: Millis,
+    ) -> Result<(), (RateKind, Duration)> {
         let limits = [
             (RateKind::Handshakes, self.handshakes.as_ref().filter(|_| handshake)),
             (RateKind::Requests, self.requests.as_ref()),
         ];
         for (what, limit) in limits {
-            if let Some(wait) = limit.and_then(|limit| limit.take(key, now_ms)) {
+            if let Some(wait) = limit.and_then(|limit| limit.take(address, now_ms)) {
                 return Err((what, wait));
             }
         }
@@ -57,10 +65,10 @@ pub(crate) enum RateKind {
 }
 
 impl SharedBuckets {
-    fn take(&self, key: u64, now_ms: u64) -> Option<Duration> {
-        let shard = usize::try_from(key % self.0.len().max(1) as u64).unwrap_or(0);
-        let mut buckets = self.0.get(shard)?.lock().unwrap_or_else(PoisonError::into_inner);
-        let BucketTake { wait, crowded } = buckets.take(key, now_ms);
+    fn take(&self, address: AddressHash, now_ms: Millis) -> Option<Duration> {
+        let shard = usize::try_from(address.get() % self.0.len().max(1) as u64).unwrap_or(0);
+        let mut buckets = lock(self.0.get(shard)?);
+        let BucketTake { wait, crowded } = buckets.take(address.get(), now_ms);
         drop(buckets);
         if crowded {
             say_full!(

@@ -11,8 +11,11 @@
 //! shows that the process is alive, and a single light loss proves nothing. Connections of health checks, which come
 //! and go, are not counted.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+
+use crate::clock::{AtomicMillis, Millis};
+use crate::locks::lock;
 
 /// Time in milliseconds within which all connections of a worker must end to count as a restart
 /// (docs/reference/routing.md §8).
@@ -21,8 +24,8 @@ const TOGETHER_MS: u64 = 1_000;
 /// The lives of one worker, as detected from its connections.
 pub struct Life {
     generation: AtomicU32,
-    /// When the present life was first seen, in milliseconds.
-    since_ms: AtomicU64,
+    /// When the present life was first seen.
+    since: AtomicMillis,
     /// Whether the worker has accepted a connect at least once.
     seen: AtomicBool,
     /// Whether the next connect begins a new life.
@@ -30,8 +33,8 @@ pub struct Life {
     /// Number of connections made so far, which is the number of the next one; wraps around.
     made: AtomicU32,
     established: AtomicU32,
-    /// End of the second in which losses are counted; 0: there is none. It is a copy that is read without the lock.
-    looks_until_ms: AtomicU64,
+    /// End of the second in which losses are counted; none without losses. It is a copy that is read without the lock.
+    looks_until: AtomicMillis,
     /// Losses of the current second. Locked only when a connection ends, and only if it or another one was just lost.
     losses: Mutex<Losses>,
 }
@@ -59,15 +62,15 @@ pub struct ConnectSample {
 
 impl Life {
     /// Creates the first life of a worker, which begins at `now_ms`.
-    pub fn new(now_ms: u64) -> Self {
+    pub fn new(now_ms: Millis) -> Self {
         Self {
             generation: AtomicU32::new(1),
-            since_ms: AtomicU64::new(now_ms),
+            since: AtomicMillis::new(now_ms),
             seen: AtomicBool::new(false),
             over: AtomicBool::new(false),
             made: AtomicU32::new(0),
             established: AtomicU32::new(0),
-            looks_until_ms: AtomicU64::new(0),
+            looks_until: AtomicMillis::default(),
             losses: Mutex::default(),
         }
     }
@@ -77,9 +80,9 @@ impl Life {
         self.generation.load(Relaxed)
     }
 
-    /// Returns when the present life was first seen, in milliseconds.
-    pub fn since_ms(&self) -> u64 {
-        self.since_ms.load(Relaxed)
+    /// Returns when the present life was first seen.
+    pub fn since_ms(&self) -> Millis {
+        self.since.get().unwrap_or_default()
     }
 
     /// Whether the worker has ever accepted a connect.
@@ -93,8 +96,8 @@ impl Life {
     }
 
     /// Whether connections were lost within the last second, so that idle ones need a check.
-    pub fn has_losses(&self, now_ms: u64) -> bool {
-        self.looks_until_ms.load(Relaxed) > now_ms
+    pub fn has_losses(&self, now_ms: Millis) -> bool {
+        self.looks_until.get().is_some_and(|until| until > now_ms)
     }
 
     /// Records that the worker refuses connects and no connection to it is left.
@@ -103,11 +106,11 @@ impl Life {
     }
 
     /// Records a successful connect, which begins a new life if the last one is over.
-    pub fn connected(&self, now_ms: u64) -> ConnectSample {
+    pub fn connected(&self, now_ms: Millis) -> ConnectSample {
         let again = self.seen.swap(true, Relaxed);
         let anew = self.over.load(Relaxed) && self.over.swap(false, Relaxed);
         if anew {
-            self.since_ms.store(now_ms, Relaxed);
+            self.since.set(Some(now_ms));
         }
         ConnectSample { again, restarted: (anew && again).then(|| self.begin()) }
     }
@@ -124,27 +127,27 @@ impl Life {
 
     /// Records a response over connection `number`. If the connection is older than the losses of the last second, its
     /// process is alive and these losses are forgotten.
-    pub fn spoke(&self, number: u32, now_ms: u64) {
+    pub fn spoke(&self, number: u32, now_ms: Millis) {
         if !self.has_losses(now_ms) {
             return;
         }
-        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut losses = lock(&self.losses);
         losses.spoke(number);
-        self.looks_until_ms.store(losses.until_ms, Relaxed);
+        self.looks_until.set(losses.until);
     }
 
     /// Counts the end of connection `number`. Returns the new generation if this was the last connection of a life and
     /// newer connections exist already.
-    pub fn ended(&self, number: u32, loss: Loss, now_ms: u64) -> Option<u32> {
+    pub fn ended(&self, number: u32, loss: Loss, now_ms: Millis) -> Option<u32> {
         if loss == Loss::None && !self.has_losses(now_ms) {
             self.established.fetch_sub(1, Relaxed);
             return None;
         }
-        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut losses = lock(&self.losses);
         let alive = self.established.fetch_sub(1, Relaxed);
         let made = self.made.load(Relaxed);
         let all = losses.add(number, loss, alive, made, now_ms);
-        self.looks_until_ms.store(losses.until_ms, Relaxed);
+        self.looks_until.set(losses.until);
         match all {
             None => None,
             Some(before) if before == made => {
@@ -152,7 +155,7 @@ impl Life {
                 None
             }
             Some(_) => {
-                self.since_ms.store(now_ms, Relaxed);
+                self.since.set(Some(now_ms));
                 Some(self.begin())
             }
         }
@@ -162,8 +165,8 @@ impl Life {
 /// Connections that end within the same second. The code is pure: counts and time are arguments.
 #[derive(Debug, Default)]
 struct Losses {
-    /// End of the second in milliseconds; 0: none has begun.
-    until_ms: u64,
+    /// End of the second; `None` if none has begun.
+    until: Option<Millis>,
     /// Number of connections made before the second began; later ones may belong to another life.
     made: u32,
     /// Number of connections from before the second that are still established.
@@ -175,12 +178,12 @@ struct Losses {
 impl Losses {
     /// Adds the end of connection `number`, out of `alive` established ones including itself and `made` ones ever made.
     /// If all connections from before the first loss have now ended, returns how many had been made before it.
-    fn add(&mut self, number: u32, loss: Loss, alive: u32, made: u32, now_ms: u64) -> Option<u32> {
-        if now_ms >= self.until_ms {
+    fn add(&mut self, number: u32, loss: Loss, alive: u32, made: u32, now_ms: Millis) -> Option<u32> {
+        if self.until.is_none_or(|until| now_ms >= until) {
             if loss == Loss::None {
                 return None;
             }
-            *self = Self { until_ms: now_ms + TOGETHER_MS, made, left: alive, weight: 0 };
+            *self = Self { until: Some(now_ms.plus_ms(TOGETHER_MS)), made, left: alive, weight: 0 };
         }
         if self.is_older(number) {
             self.left = self.left.saturating_sub(1);
@@ -216,7 +219,7 @@ mod tests {
     fn connect(life: &Life, count: u32) -> Vec<u32> {
         (0..count)
             .map(|_| {
-                assert_eq!(life.connected(0).restarted, None);
+                assert_eq!(life.connected(Millis::new(0)).restarted, None);
                 life.opened()
             })
             .collect()
@@ -224,68 +227,76 @@ mod tests {
 
     #[test]
     fn losing_all_connections_is_a_restart_at_the_next_connect() {
-        let life = Life::new(0);
+        let life = Life::new(Millis::new(0));
         for number in connect(&life, 3) {
-            assert_eq!(life.ended(number, Loss::Light, 10), None);
+            assert_eq!(life.ended(number, Loss::Light, Millis::new(10)), None);
         }
         assert_eq!(life.generation(), 1, "no connect has succeeded yet");
-        assert_eq!(life.connected(300), ConnectSample { again: true, restarted: Some(2) });
-        assert_eq!((life.connected(301).restarted, life.since_ms()), (None, 300));
+        assert_eq!(life.connected(Millis::new(300)), ConnectSample { again: true, restarted: Some(2) });
+        assert_eq!((life.connected(Millis::new(301)).restarted, life.since_ms()), (None, Millis::new(300)));
     }
 
     #[test]
     fn newer_connections_do_not_hide_a_restart() {
-        let life = Life::new(0);
+        let life = Life::new(Millis::new(0));
         let old = connect(&life, 2);
-        assert_eq!(life.ended(old[0], Loss::Grave, 10), None);
+        assert_eq!(life.ended(old[0], Loss::Grave, Millis::new(10)), None);
         let new = connect(&life, 1);
-        assert_eq!(life.ended(old[1], Loss::None, 900), Some(2), "an idle connection that is found dead later");
-        assert_eq!(life.ended(new[0], Loss::None, 950), None);
-        assert_eq!(life.connected(960).restarted, None, "the restart is counted once");
+        assert_eq!(
+            life.ended(old[1], Loss::None, Millis::new(900)),
+            Some(2),
+            "an idle connection that is found dead later"
+        );
+        assert_eq!(life.ended(new[0], Loss::None, Millis::new(950)), None);
+        assert_eq!(life.connected(Millis::new(960)).restarted, None, "the restart is counted once");
     }
 
     #[test]
     fn a_connection_that_stays_means_the_same_life() {
-        let life = Life::new(0);
+        let life = Life::new(Millis::new(0));
         let old = connect(&life, 3);
-        life.ended(old[0], Loss::Grave, 10);
-        life.ended(old[1], Loss::Light, 20);
-        assert!(life.has_losses(1_009) && !life.has_losses(1_010));
-        assert_eq!(life.ended(old[2], Loss::Grave, 1_500), None, "it is the last one, but in another second");
-        assert_eq!(life.connected(1_600).restarted, Some(2));
+        life.ended(old[0], Loss::Grave, Millis::new(10));
+        life.ended(old[1], Loss::Light, Millis::new(20));
+        assert!(life.has_losses(Millis::new(1_009)) && !life.has_losses(Millis::new(1_010)));
+        assert_eq!(
+            life.ended(old[2], Loss::Grave, Millis::new(1_500)),
+            None,
+            "it is the last one, but in another second"
+        );
+        assert_eq!(life.connected(Millis::new(1_600)).restarted, Some(2));
     }
 
     #[test]
     fn expected_ends_of_connections_do_not_count() {
-        let life = Life::new(0);
+        let life = Life::new(Millis::new(0));
         for number in connect(&life, 3) {
-            assert_eq!(life.ended(number, Loss::None, 10), None);
+            assert_eq!(life.ended(number, Loss::None, Millis::new(10)), None);
         }
-        assert_eq!((life.connected(20).restarted, life.established()), (None, 0));
+        assert_eq!((life.connected(Millis::new(20)).restarted, life.established()), (None, 0));
     }
 
     #[test]
     fn one_light_loss_alone_does_not_mean_a_restart() {
-        let life = Life::new(0);
+        let life = Life::new(Millis::new(0));
         for round in 0..5 {
             let only = connect(&life, 1);
-            assert_eq!(life.ended(only[0], Loss::Light, round * 100), None);
+            assert_eq!(life.ended(only[0], Loss::Light, Millis::new(round * 100)), None);
         }
-        assert_eq!(life.connected(600).restarted, None);
+        assert_eq!(life.connected(Millis::new(600)).restarted, None);
     }
 
     #[test]
     fn a_response_over_an_old_connection_shows_a_live_worker() {
-        let life = Life::new(0);
+        let life = Life::new(Millis::new(0));
         let old = connect(&life, 3);
-        life.ended(old[0], Loss::Light, 10);
-        life.spoke(old[1], 20);
-        assert!(!life.has_losses(20));
-        life.ended(old[1], Loss::Light, 30);
+        life.ended(old[0], Loss::Light, Millis::new(10));
+        life.spoke(old[1], Millis::new(20));
+        assert!(!life.has_losses(Millis::new(20)));
+        life.ended(old[1], Loss::Light, Millis::new(30));
         let new = connect(&life, 1);
-        life.spoke(new[0], 40);
-        assert!(life.has_losses(40), "the response may come from another process");
-        assert_eq!(life.ended(old[2], Loss::Light, 50), Some(2));
+        life.spoke(new[0], Millis::new(40));
+        assert!(life.has_losses(Millis::new(40)), "the response may come from another process");
+        assert_eq!(life.ended(old[2], Loss::Light, Millis::new(50)), Some(2));
     }
 
     fn loss() -> impl Strategy<Value = Loss> {
@@ -299,7 +310,7 @@ mod tests {
         fn a_life_ends_only_with_all_its_connections(
             steps in prop::collection::vec((0u64..600, 0usize..4, loss()), 0..80),
         ) {
-            let life = Life::new(0);
+            let life = Life::new(Millis::new(0));
             let (mut now, mut live, mut second) = (0, Vec::<u32>::new(), None::<(u64, Vec<u32>, u32)>);
             let mut over = false;
             for (pause, which, loss) in steps {
@@ -308,7 +319,7 @@ mod tests {
                     second = None;
                 }
                 if which == 0 || live.is_empty() {
-                    prop_assert_eq!(life.connected(now).restarted.is_some(), over);
+                    prop_assert_eq!(life.connected(Millis::new(now)).restarted.is_some(), over);
                     over = false;
                     live.push(life.opened());
                     continue;
@@ -325,7 +336,7 @@ mod tests {
                     done = old.is_empty();
                     all = done && *weight >= 2;
                 }
-                let begun = life.ended(number, loss, now);
+                let begun = life.ended(number, loss, Millis::new(now));
                 if done {
                     second = None;
                 }

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use hashring::HashRing;
 use siphasher::sip::SipHasher13;
 
+use crate::clock::Seconds;
 use crate::cookie::WorkerId;
 use crate::keys::derive::{derive, first};
 
@@ -221,7 +222,8 @@ pub struct Recent {
 
 impl Recent {
     /// Counts one placement. `second` comes from a clock that only moves forward, the same one for all calls.
-    pub fn note(&self, second: u32) {
+    pub fn note(&self, second: Seconds) {
+        let second = second.get();
         let Some(cell) = self.cells.get((second % RECENT_SECONDS) as usize) else { return };
         let fresh = u64::from(second) << 32;
         // Relaxed is enough, because the count only influences the next placement.
@@ -230,7 +232,8 @@ impl Recent {
 
     /// Number of placements in `second` and the nine seconds before. Placements by a thread whose clock is slightly
     /// ahead count, too.
-    pub fn count(&self, second: u32) -> u32 {
+    pub fn count(&self, second: Seconds) -> u32 {
+        let second = second.get();
         let recent = |cell: &AtomicU64| {
             let [a, b, c, d, count @ ..] = cell.load(Ordering::Relaxed).to_be_bytes();
             let at = u32::from_be_bytes([a, b, c, d]);

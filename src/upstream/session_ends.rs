@@ -9,6 +9,7 @@
 use std::num::NonZeroU8;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use crate::clock::Millis;
 use crate::config;
 
 /// Number of slots into which the time of a drain is divided for polling sessions. It is what fits into a spare byte of
@@ -23,9 +24,9 @@ const GOLDEN: u32 = 0x9e37_79b9;
 #[derive(Debug)]
 pub struct Ending {
     /// When the drain or maint began ([`crate::clock::now_ms`]).
-    pub since_ms: u64,
+    pub since_ms: Millis,
     /// Deadline for the last session; equal to `since_ms` if all end at once. `None`: sessions end by themselves.
-    pub until_ms: Option<u64>,
+    pub until_ms: Option<Millis>,
     /// Number of sessions of the worker when the ending began.
     pub sessions_at_start: u32,
     /// How the worker's tunnels are closed.
@@ -67,7 +68,7 @@ impl EndSlot {
 
 impl Ending {
     /// Creates an ending that begins at `since_ms`.
-    pub fn new(since_ms: u64, until_ms: Option<u64>, sessions: u32, farewell: config::CloseNotice) -> Self {
+    pub fn new(since_ms: Millis, until_ms: Option<Millis>, sessions: u32, farewell: config::CloseNotice) -> Self {
         Self {
             since_ms,
             until_ms,
@@ -80,32 +81,32 @@ impl Ending {
     }
 
     /// Returns the same ending with the deadline `until_ms`.
-    pub fn bounded(&self, until_ms: Option<u64>, farewell: config::CloseNotice) -> Self {
+    pub fn bounded(&self, until_ms: Option<Millis>, farewell: config::CloseNotice) -> Self {
         Self::new(self.since_ms, until_ms, self.sessions_at_start, farewell)
     }
 
     /// Whether the deadline has passed.
-    pub fn is_over(&self, now_ms: u64) -> bool {
+    pub fn is_over(&self, now_ms: Millis) -> bool {
         self.until_ms.is_some_and(|until| until <= now_ms)
     }
 
     /// Returns when a polling session is to be ended. `jitter` is a fraction of 2³² that is always the same for that
     /// session.
-    pub fn due_ms(&self, slot: EndSlot, jitter: u32) -> Option<u64> {
+    pub fn due_ms(&self, slot: EndSlot, jitter: u32) -> Option<Millis> {
         let until = self.until_ms?;
         let Some(index) = slot.index() else { return Some(until) };
-        let span = u128::from(until.saturating_sub(self.since_ms));
+        let span = u128::from(until.since(self.since_ms));
         let part = (u128::from(index) << 32) + u128::from(jitter);
         let after = (span * part / u128::from(SLOTS)) >> 32;
-        Some(self.since_ms.saturating_add(u64::try_from(after).unwrap_or(u64::MAX)))
+        Some(self.since_ms.plus_ms(u64::try_from(after).unwrap_or(u64::MAX)))
     }
 
     /// Returns the slot of a session that becomes known during the drain: at the fraction `chance` / 2³² of the time
     /// that is left.
-    pub fn late_slot(&self, now_ms: u64, chance: u32) -> EndSlot {
+    pub fn late_slot(&self, now_ms: Millis, chance: u32) -> EndSlot {
         let Some(until) = self.until_ms else { return EndSlot::NONE };
-        let span = u128::from(until.saturating_sub(self.since_ms)).max(1);
-        let passed = u128::from(now_ms.saturating_sub(self.since_ms)).min(span);
+        let span = u128::from(until.since(self.since_ms)).max(1);
+        let passed = u128::from(now_ms.since(self.since_ms)).min(span);
         let passed = (passed << 32) / span;
         let part = passed + ((((1u128 << 32) - passed) * u128::from(chance)) >> 32);
         EndSlot::at(u32::try_from(part).unwrap_or(u32::MAX))
@@ -134,7 +135,8 @@ mod tests {
     use super::*;
 
     fn ending(since: u64, span: Option<u64>) -> Ending {
-        Ending::new(since, span.map(|span| since + span), 0, config::Drain::default().farewell)
+        let since = Millis::new(since);
+        Ending::new(since, span.map(|span| since.plus_ms(span)), 0, config::Drain::default().farewell)
     }
 
     #[test]
@@ -149,8 +151,8 @@ mod tests {
     #[test]
     fn without_a_deadline_no_session_is_due() {
         let ending = ending(5, None);
-        assert_eq!((ending.due_ms(EndSlot::of(3), 7), ending.is_over(u64::MAX)), (None, false));
-        assert_eq!(ending.late_slot(9, 1), EndSlot::NONE);
+        assert_eq!((ending.due_ms(EndSlot::of(3), 7), ending.is_over(Millis::new(u64::MAX))), (None, false));
+        assert_eq!(ending.late_slot(Millis::new(9), 1), EndSlot::NONE);
         assert!(!ending.take_unnumbered());
     }
 
@@ -161,7 +163,7 @@ mod tests {
             jitters in prop::collection::vec(any::<u32>(), 9_000), from in 0u64..59_000,
         ) {
             let ending = ending(1_000, Some(60_000));
-            let due = |(n, jitter): (u32, &u32)| ending.due_ms(EndSlot::of(n), *jitter).unwrap() - 1_000;
+            let due = |(n, jitter): (u32, &u32)| ending.due_ms(EndSlot::of(n), *jitter).unwrap().get() - 1_000;
             let due: Vec<u64> = (0..).zip(&jitters).map(due).collect();
             let in_second = due.iter().filter(|due| (from..from + 1_000).contains(*due)).count();
             prop_assert!((120..=180).contains(&in_second), "{in_second}");
@@ -171,7 +173,7 @@ mod tests {
         #[test]
         fn late_sessions_end_in_the_time_left(passed in 0u64..=60_000, chance in any::<u32>(), jitter in any::<u32>()) {
             let ending = ending(1_000, Some(60_000));
-            let due = ending.due_ms(ending.late_slot(1_000 + passed, chance), jitter).unwrap();
+            let due = ending.due_ms(ending.late_slot(Millis::new(1_000 + passed), chance), jitter).unwrap().get();
             // A slot is 237 ms long.
             prop_assert!(due + 237 > 1_000 + passed && due <= 61_000, "{due}");
         }
@@ -179,8 +181,8 @@ mod tests {
         #[test]
         fn an_immediate_ending_is_over_at_once(chance in any::<u32>(), count in any::<u32>()) {
             let ending = ending(1_000, Some(0));
-            prop_assert!(ending.is_over(1_000));
-            prop_assert_eq!(ending.due_ms(EndSlot::of(count), chance), Some(1_000));
+            prop_assert!(ending.is_over(Millis::new(1_000)));
+            prop_assert_eq!(ending.due_ms(EndSlot::of(count), chance), Some(Millis::new(1_000)));
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::diagnostics::LastCheck;
 use super::worker::{Checks, SLOW_MS, Worker, WorkerHealth};
+use crate::clock::Millis;
 use crate::config::AdminState;
 
 /// Explains the worker's health.
@@ -66,7 +67,7 @@ pub fn admin(worker: &Worker) -> String {
 }
 
 /// Explains whether and why the worker is ejected, or when it last was.
-pub fn ejection(worker: &Worker, now_ms: u64) -> String {
+pub fn ejection(worker: &Worker, now_ms: Millis) -> String {
     let why = |word| match word {
         "connect" => "too many requests in a row got no connection",
         "broken" => "too many connections in a row broke before an answer",
@@ -76,7 +77,7 @@ pub fn ejection(worker: &Worker, now_ms: u64) -> String {
     match (worker.notes.ejection(), worker.eject.left_ms(now_ms)) {
         (Some(last), Some(left)) => format!("{}; back in {} s", why(last.why), left.div_ceil(1_000)),
         (Some(last), None) => {
-            let ago = now_ms.saturating_sub(last.at_ms) / 1_000;
+            let ago = now_ms.since(last.at_ms) / 1_000;
             format!("not now; last {ago} s ago, for {} s: {}", last.for_ms.div_ceil(1_000), why(last.why))
         }
         (None, _) => "never".to_owned(),
@@ -104,7 +105,13 @@ mod tests {
 
     fn checked(worker: &Worker, checks: Checks, outcome: &'static str, detail: Option<&str>, rows: Rows) {
         worker.set_checks(checks);
-        worker.notes.checked(LastCheck { at_ms: 1, outcome, detail: detail.map(str::to_owned), rows, rise: 2 });
+        worker.notes.checked(LastCheck {
+            at_ms: Millis::new(1),
+            outcome,
+            detail: detail.map(str::to_owned),
+            rows,
+            rise: 2,
+        });
     }
 
     #[test]
@@ -135,9 +142,11 @@ mod tests {
     #[test]
     fn ejections_are_explained_in_words() {
         let worker = worker();
-        assert_eq!(ejection(&worker, 1), "never");
-        worker.notes.ejected("connect", 5_000, 10_000);
-        assert!(ejection(&worker, 20_000).starts_with("not now; last 15 s ago, for 10 s: too many requests"));
+        assert_eq!(ejection(&worker, Millis::new(1)), "never");
+        worker.notes.ejected("connect", Millis::new(5_000), 10_000);
+        assert!(
+            ejection(&worker, Millis::new(20_000)).starts_with("not now; last 15 s ago, for 10 s: too many requests")
+        );
         assert_eq!(admin(&worker), "no other state is set");
     }
 }

@@ -6,20 +6,21 @@
 
 use arc_swap::ArcSwap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 
 use super::admin_state::{AdminChange, AdminControl};
 use super::connections::limit::Gate;
 use super::connections::tls::Link;
 pub use super::counts::{Count, Established, SessionSeat};
-use super::diagnostics::Notes;
+use super::diagnostics::{Notes, RefusalWindow};
 use super::eject::{EjectionPhase, EjectionState};
 use super::restarts::Life;
 use super::ring::Recent;
-use crate::clock;
+use crate::clock::{self, AtomicMillis, Millis};
 use crate::config::{self, Address, AdminState};
 use crate::cookie::WorkerId;
 use crate::metrics::WorkerSeries;
+use crate::upstream::serial::WorkerSerial;
 
 /// Time in milliseconds after which a request without a response counts as slow. A worker is hung if three requests are
 /// slow at once and it answered no other request within this time.
@@ -79,8 +80,8 @@ pub enum Oracle {
 
 /// One application process, with everything that is known about it.
 pub struct Worker {
-    /// Number that identifies the worker within this stickyd process. It is never reused.
-    pub serial: u64,
+    /// Number that identifies the worker within this stickyd process.
+    pub serial: WorkerSerial,
     /// Name of the upstream that the worker belongs to.
     pub upstream: Box<str>,
     /// The address at which the worker listens.
@@ -113,17 +114,15 @@ pub struct Worker {
     pub(crate) tunnels: AtomicU32,
     pub(crate) in_flight: AtomicU32,
     pub(crate) slow: AtomicU32,
-    last_answer_ms: AtomicU64,
-    fresh_refusals: AtomicU64,
+    last_answer: AtomicMillis,
+    fresh_refusals: RefusalWindow,
 }
 
 impl Worker {
     /// Creates a worker that was never connected; it counts as up until a check or a connect shows otherwise.
     pub fn new(upstream: &str, address: Address, name: String, id: WorkerId, series: WorkerSeries) -> Arc<Self> {
-        // Serial numbers begin at 1, because 0 stands for no worker.
-        static SERIAL: AtomicU64 = AtomicU64::new(1);
         Arc::new(Self {
-            serial: SERIAL.fetch_add(1, Relaxed),
+            serial: WorkerSerial::next(),
             upstream: upstream.into(),
             address,
             name,
@@ -145,8 +144,8 @@ impl Worker {
             tunnels: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
             slow: AtomicU32::new(0),
-            last_answer_ms: AtomicU64::new(0),
-            fresh_refusals: AtomicU64::new(0),
+            last_answer: AtomicMillis::default(),
+            fresh_refusals: RefusalWindow::default(),
         })
     }
 
@@ -277,8 +276,8 @@ impl Worker {
         let connected = self.life.connected(clock::now_ms());
         // Read first: a swap would move this cache line to the connecting thread at every connect.
         if self.refused.load(Relaxed) && self.refused.swap(false, Relaxed) {
-            let again = connected.again;
-            tracing::info!(upstream = %self.upstream, worker = %self.name, again, "worker accepts connections");
+            tracing::info!(upstream = %self.upstream, worker = %self.name, again = connected.again,
+                "worker accepts connections");
         }
         self.restarted(connected.restarted);
     }
@@ -302,8 +301,7 @@ impl Worker {
         }
     }
 
-    /// Records a refused connect without logging it, for a worker that is still starting. Returns whether it is the
-    /// first refused one in a row.
+    /// Records a refused connect of a starting worker, without a log line. Returns whether it is the first in a row.
     pub fn note_refused(&self) -> bool {
         let first = !self.refused.swap(true, Relaxed);
         if first {
@@ -316,7 +314,7 @@ impl Worker {
     }
 
     /// Returns when the worker's present life was first seen ([`clock::now_ms`]).
-    pub fn since_ms(&self) -> u64 {
+    pub fn since_ms(&self) -> Millis {
         self.life.since_ms()
     }
 
@@ -326,16 +324,16 @@ impl Worker {
     }
 
     /// Records that the worker answered a request.
-    pub fn answered(&self, now_ms: u64) {
-        self.last_answer_ms.store(now_ms, Relaxed);
+    pub fn answered(&self, now_ms: Millis) {
+        self.last_answer.set(Some(now_ms));
     }
 
     /// Returns the time in milliseconds since the worker last answered a request.
-    pub fn silent_for(&self, now_ms: u64) -> u64 {
-        now_ms.saturating_sub(self.last_answer_ms.load(Relaxed))
+    pub fn silent_for(&self, now_ms: Millis) -> u64 {
+        now_ms.since(self.last_answer.get().unwrap_or_default())
     }
 
-    /// Returns the number of lives of the worker seen so far.
+    /// Number of lives seen so far.
     pub fn generation(&self) -> u32 {
         self.life.generation()
     }
@@ -356,21 +354,14 @@ impl Worker {
     }
 
     /// Whether connections to the worker were lost within the last second, so that idle ones need a check.
-    pub fn has_losses(&self, now_ms: u64) -> bool {
+    pub fn has_losses(&self, now_ms: Millis) -> bool {
         self.life.has_losses(now_ms)
     }
 
     /// Records that the worker refused a sid which it made less than 10 s ago. Three such refusals within ten seconds
     /// mean that several processes share its address, which is logged at most once in ten seconds.
-    pub fn fresh_refusal(&self, now_ms: u64) {
-        const WINDOW_MS: u64 = 10_000;
-        // Packed: start of the window (ms) in the upper 56 bits, count in the lower 8.
-        let old = self.fresh_refusals.load(Relaxed);
-        let (start, count) = (old >> 8, old & 0xff);
-        let (start, count) =
-            if now_ms.saturating_sub(start) > WINDOW_MS { (now_ms, 1) } else { (start, (count + 1).min(255)) };
-        self.fresh_refusals.store(start << 8 | count, Relaxed);
-        if count == 3 {
+    pub fn fresh_refusal(&self, now_ms: Millis) {
+        if self.fresh_refusals.add(now_ms) {
             tracing::warn!(upstream = %self.upstream, worker = %self.name, address = %self.address,
                 "worker refuses sessions it made itself: several processes share this address. \
                  Give each its own port (PM2: increment_var: 'PORT'). While PM2 reloads, two always share it");

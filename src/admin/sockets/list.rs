@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 use super::super::{ApiRefusal, refuse};
 use super::order::{SortEntry, SortOrder};
 use super::view::{Row, Shown};
-use crate::clock;
+use crate::clock::{self, Seconds};
 use crate::sockets::{Filter, SHARDS, Sockets};
 
 /// Nice value that lowers the thread's priority: with this weight (110 of 1,024) it still gets a tenth of a busy core.
@@ -182,7 +182,7 @@ fn write(sockets: &Sockets, wanted: &Wanted, mut cut: Cut) -> Option<()> {
 }
 
 /// Returns all sockets that match the filter, in their order.
-fn gather(sockets: &Sockets, wanted: &Wanted, now_s: u32, turns: &mut Turns) -> Vec<SortEntry> {
+fn gather(sockets: &Sockets, wanted: &Wanted, now_s: Seconds, turns: &mut Turns) -> Vec<SortEntry> {
     let Wanted { filter, order, .. } = wanted;
     let mut all = Vec::new();
     for shard in 0..SHARDS {

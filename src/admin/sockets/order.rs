@@ -5,6 +5,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+use crate::clock::Seconds;
 use crate::sockets::{Id, Socket};
 
 /// Keys that lists can be sorted by; a leading `-` reverses the order.
@@ -41,7 +42,7 @@ impl SortOrder {
     }
 
     /// Reads a socket's number as it is now.
-    pub(crate) fn entry(&self, socket: Arc<Socket>, now_s: u32) -> SortEntry {
+    pub(crate) fn entry(&self, socket: Arc<Socket>, now_s: Seconds) -> SortEntry {
         SortEntry { number: self.number(&socket, now_s), id: socket.id(), socket }
     }
 
@@ -56,17 +57,17 @@ impl SortOrder {
         if self.reverse { order.reverse() } else { order }
     }
 
-    fn number(&self, socket: &Socket, now_s: u32) -> u64 {
+    fn number(&self, socket: &Socket, now_s: Seconds) -> u64 {
         let (up, down) = (&socket.up, &socket.down);
         match self.by {
-            "idle" => now_s.saturating_sub(up.last_s().max(down.last_s()).unwrap_or_else(|| socket.since_s())).into(),
+            "idle" => now_s.since(up.last_s().max(down.last_s()).unwrap_or_else(|| socket.since_s())).into(),
             "messages" => up.messages() + down.messages(),
             "messages_up" => up.messages(),
             "messages_down" => down.messages(),
             "bytes" => up.bytes() + down.bytes(),
             "bytes_up" => up.bytes(),
             "bytes_down" => down.bytes(),
-            "connected" => socket.since_s().into(),
+            "connected" => socket.since_s().get().into(),
             // `worker` is compared by name, `id` by the id alone.
             _ => 0,
         }

@@ -8,11 +8,12 @@ use serde::ser::{SerializeMap, SerializeStruct};
 use serde::{Serialize, Serializer};
 
 use super::super::api::{LegView, RoundTripView, WayView};
+use crate::clock::Seconds;
 use crate::sockets::{Socket, SocketRow, Traffic};
 use crate::websocket::round_trip::{Leg, Measured, Quality};
 
 /// Describes one socket as it is at this second, as JSON.
-pub(crate) fn describe(socket: &Socket, now_s: u32) -> Vec<u8> {
+pub(crate) fn describe(socket: &Socket, now_s: Seconds) -> Vec<u8> {
     let shown = RefCell::new(Shown::new(now_s));
     // This cannot fail: all keys are strings, and no number is infinite.
     serde_json::to_vec(&Row { socket, shown: &shown }).unwrap_or_default()
@@ -20,27 +21,27 @@ pub(crate) fn describe(socket: &Socket, now_s: u32) -> Vec<u8> {
 
 /// Data shared by the rows of one answer, and buffers reused from row to row.
 pub(crate) struct Shown {
-    now_s: u32,
+    now_s: Seconds,
     /// The same moment as `now_s`, as calendar time.
     now: SystemTime,
     told: SocketRow,
     /// The last connection time that was formatted, and its text: sockets often connect within the same second.
-    connected: (u32, String),
+    connected: (Option<Seconds>, String),
 }
 
 impl Shown {
     /// Creates the data of an answer for this second ([`crate::clock::now_s`]).
-    pub(crate) fn new(now_s: u32) -> Self {
-        Self { now_s, now: SystemTime::now(), told: SocketRow::default(), connected: (u32::MAX, String::new()) }
+    pub(crate) fn new(now_s: Seconds) -> Self {
+        Self { now_s, now: SystemTime::now(), told: SocketRow::default(), connected: (None, String::new()) }
     }
 
-    fn connected(&mut self, since_s: u32) {
-        if self.connected.0 == since_s && !self.connected.1.is_empty() {
+    fn connected(&mut self, since_s: Seconds) {
+        if self.connected.0 == Some(since_s) {
             return;
         }
-        let age = Duration::from_secs(self.now_s.saturating_sub(since_s).into());
+        let age = Duration::from_secs(self.now_s.since(since_s).into());
         let at = self.now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
-        self.connected = (since_s, humantime::format_rfc3339_seconds(at).to_string());
+        self.connected = (Some(since_s), humantime::format_rfc3339_seconds(at).to_string());
     }
 }
 
@@ -74,7 +75,7 @@ impl Serialize for Row<'_> {
         row.serialize_field("tls", &socket.tls())?;
         row.serialize_field("state", socket.state(now_s).word())?;
         row.serialize_field("connected_at", &shown.connected.1)?;
-        row.serialize_field("age_s", &now_s.saturating_sub(socket.since_s()))?;
+        row.serialize_field("age_s", &now_s.since(socket.since_s()))?;
         row.serialize_field("up", &way(&socket.up, now_s))?;
         row.serialize_field("down", &way(&socket.down, now_s))?;
         let round_trip = RoundTripView { client: leg(&trips.client), worker: leg(&trips.worker) };
@@ -105,8 +106,8 @@ impl Serialize for LabelRows<'_> {
     }
 }
 
-fn way(way: &Traffic, now_s: u32) -> WayView {
-    let idle_s = way.last_s().map(|last| now_s.saturating_sub(last));
+fn way(way: &Traffic, now_s: Seconds) -> WayView {
+    let idle_s = way.last_s().map(|last| now_s.since(last));
     WayView { bytes: way.bytes(), close_code: way.code(), idle_s, messages: way.messages() }
 }
 

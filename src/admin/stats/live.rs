@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::super::api::{LabelCount, LabelCounts, SocketCounts};
-use crate::clock;
+use crate::clock::{self, Seconds};
 use crate::sockets::{SHARDS, Socket, SocketRow, Sockets, Transport};
+use crate::upstream::serial::WorkerSerial;
 use crate::upstream::worker::Worker;
 
 /// Maximum number of distinct label values that are counted; sockets with further values are counted together.
@@ -45,7 +46,7 @@ impl Sum {
 #[derive(Default)]
 pub(crate) struct LiveTotals {
     /// Sums by the worker's serial.
-    workers: HashMap<u64, Sum>,
+    workers: HashMap<WorkerSerial, Sum>,
     /// Number of sockets per value, by upstream and label; values beyond [`VALUES`] are counted under `None`.
     labels: BTreeMap<(String, String), HashMap<Option<String>, u64>>,
     values: usize,
@@ -64,12 +65,12 @@ impl LiveTotals {
         live
     }
 
-    fn count(&mut self, socket: &Socket, told: &mut SocketRow, now_s: u32) {
+    fn count(&mut self, socket: &Socket, told: &mut SocketRow, now_s: Seconds) {
         let mut transports = [0; 3];
         if let Some(count) = transports.get_mut(socket.transport() as usize) {
             *count = 1;
         }
-        let age_s = now_s.saturating_sub(socket.since_s()).into();
+        let age_s = now_s.since(socket.since_s()).into();
         self.workers.entry(socket.worker().serial).or_default().add(Sum { transports, age_s });
         socket.tell(told);
         for (name, value) in told.labels(socket) {

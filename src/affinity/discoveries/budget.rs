@@ -6,6 +6,8 @@
 
 use std::collections::HashMap;
 
+use crate::clock::Millis;
+use crate::keys::AddressHash;
 use crate::rate_limit::{Bucket, Buckets, TokenRate};
 
 /// Maximum number of addresses with a bucket; beyond it, the fullest bucket is forgotten for a new address.
@@ -27,14 +29,14 @@ pub(crate) struct Budget {
 /// When a full table was last cleaned. Cleaning visits every entry, so that a flood must not cause it for each new
 /// entry.
 #[derive(Default)]
-struct Cleaned(Option<u64>);
+struct Cleaned(Option<Millis>);
 
 impl Cleaned {
     /// Minimum interval between two cleanings, in milliseconds.
     const EVERY_MS: u64 = 250;
 
-    fn take_due(&mut self, now_ms: u64) -> bool {
-        let due = self.0.is_none_or(|last| now_ms.saturating_sub(last) >= Self::EVERY_MS);
+    fn take_due(&mut self, now_ms: Millis) -> bool {
+        let due = self.0.is_none_or(|last| now_ms.since(last) >= Self::EVERY_MS);
         if due {
             self.0 = Some(now_ms);
         }
@@ -59,19 +61,19 @@ impl Budget {
     }
 
     /// Takes a token of `address`; `taken` is false if the address or the total has none left.
-    pub(crate) fn take(&mut self, address: u64, now_ms: u64) -> BudgetTake {
+    pub(crate) fn take(&mut self, address: AddressHash, now_ms: Millis) -> BudgetTake {
         if self.all.wait(self.total, now_ms).is_some() {
             return BudgetTake { taken: false, crowded: false };
         }
-        let own = self.addresses.take(address, now_ms);
+        let own = self.addresses.take(address.get(), now_ms);
         let taken = own.wait.is_none() && self.all.take(self.total, now_ms).is_ok();
         BudgetTake { taken, crowded: own.crowded }
     }
 
     /// Gives a token back, because the session was found.
-    pub(crate) fn give_back(&mut self, address: u64) {
+    pub(crate) fn give_back(&mut self, address: AddressHash) {
         self.all.give_back(self.total);
-        self.addresses.give_back(address);
+        self.addresses.give_back(address.get());
     }
 }
 
@@ -85,7 +87,7 @@ pub(crate) struct BudgetTake {
 
 /// Sids that every worker refused less than a second ago.
 pub(crate) struct Misses<K> {
-    until_ms: HashMap<K, u64>,
+    until_ms: HashMap<K, Millis>,
     cleaned: Cleaned,
 }
 
@@ -97,19 +99,19 @@ impl<K> Default for Misses<K> {
 
 impl<K: std::hash::Hash + Eq> Misses<K> {
     /// Remembers a miss; `false` if there is no room, which only costs a repeated search.
-    pub(crate) fn remember(&mut self, key: K, now_ms: u64) -> bool {
+    pub(crate) fn remember(&mut self, key: K, now_ms: Millis) -> bool {
         if self.until_ms.len() >= MISSES && self.cleaned.take_due(now_ms) {
             self.until_ms.retain(|_, until| *until > now_ms);
         }
         let room = self.until_ms.len() < MISSES;
         if room {
-            self.until_ms.insert(key, now_ms + MISS_MS);
+            self.until_ms.insert(key, now_ms.plus_ms(MISS_MS));
         }
         room
     }
 
     /// Whether a miss of this key is remembered.
-    pub(crate) fn recall(&mut self, key: &K, now_ms: u64) -> bool {
+    pub(crate) fn recall(&mut self, key: &K, now_ms: Millis) -> bool {
         match self.until_ms.get(key) {
             Some(until) if *until > now_ms => true,
             Some(_) => {
@@ -127,7 +129,7 @@ mod tests {
 
     impl Budget {
         fn gives(&mut self, address: u64, now_ms: u64) -> bool {
-            self.take(address, now_ms).taken
+            self.take(AddressHash::new(address), Millis::new(now_ms)).taken
         }
     }
 
@@ -145,7 +147,7 @@ mod tests {
         let mut budget = Budget::new(10, 20);
         for _ in 0..1_000 {
             assert!(budget.gives(7, 0));
-            budget.give_back(7);
+            budget.give_back(AddressHash::new(7));
         }
     }
 
@@ -166,14 +168,14 @@ mod tests {
     #[test]
     fn misses_are_forgotten_after_a_second_and_bounded() {
         let mut misses = Misses::default();
-        assert!(misses.remember(1, 0));
-        assert!(misses.recall(&1, 999));
-        assert!(!misses.recall(&1, 1_000));
+        assert!(misses.remember(1, Millis::new(0)));
+        assert!(misses.recall(&1, Millis::new(999)));
+        assert!(!misses.recall(&1, Millis::new(1_000)));
         for key in 0..MISSES * 2 {
-            misses.remember(key, 0);
+            misses.remember(key, Millis::new(0));
         }
         assert_eq!(misses.until_ms.len(), MISSES);
-        assert!(!misses.remember(MISSES * 3, 0), "no room is left");
-        assert!(misses.remember(MISSES * 3, 2_000), "old misses were removed");
+        assert!(!misses.remember(MISSES * 3, Millis::new(0)), "no room is left");
+        assert!(misses.remember(MISSES * 3, Millis::new(2_000)), "old misses were removed");
     }
 }

@@ -4,10 +4,11 @@
 pub mod budget;
 pub mod search;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use crate::config::Limits;
 use crate::keys::Key;
+use crate::locks::lock;
 use budget::{Budget, Misses};
 use search::Searches;
 
@@ -33,9 +34,4 @@ impl Discoveries {
     pub fn set(&self, limits: &Limits) {
         lock(&self.budget).set(limits.discoveries_per_address, limits.discoveries);
     }
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Counts and caches stay meaningful even if a thread panicked while holding the lock.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,8 +5,10 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::{Discoveries, lock};
+use super::Discoveries;
 use crate::keys::Key;
+use crate::locks::lock;
+use crate::upstream::serial::WorkerSerial;
 use crate::upstream::worker::Worker;
 
 /// How long verdicts are valid for requests that join a search. A search lasts as long as its slowest request (a poll
@@ -37,7 +39,7 @@ pub(crate) struct Search {
     /// Verdicts of all workers, and when they were given; one probe serves all requests within [`FRESH`].
     pub(crate) verdicts: tokio::sync::Mutex<Option<(Instant, Verdicts)>>,
     /// Serials of workers that refused the real sid.
-    pub(crate) refused: Mutex<Vec<u64>>,
+    pub(crate) refused: Mutex<Vec<WorkerSerial>>,
     /// Worker at which a GET waits: the first guess for the POST that will make it answer.
     pub(crate) silent: Mutex<Option<Arc<Worker>>>,
 }

@@ -46,7 +46,7 @@ fn keys_are_keyed_and_unambiguous() {
 fn a_pin_lives_its_time_after_the_last_activity() {
     let (pins, t) = pins(1000, 1000);
     let k = key(1, 1);
-    assert_eq!(pins.insert(k, "a", 1, 50 * SECOND, t), NEW);
+    assert_eq!(pins.insert(k, "a", AddressHash::new(1), 50 * SECOND, t), NEW);
     assert_eq!(pins.touch(k, t + 40 * SECOND, own), Some("a"));
     assert_eq!(pins.peek(k, t + 90 * SECOND, own), Some("a"), "refreshed");
     assert_eq!(pins.peek(k, t + 91 * SECOND, own), None, "but not by the peek");
@@ -58,7 +58,7 @@ fn a_pin_never_lives_shorter_than_its_ttl() {
     let (pins, t) = pins(1000, 1000);
     for part in 0..20 {
         let t = t + Duration::from_millis(part * 13);
-        assert_eq!(pins.insert(key(part, 1), "a", 1, Duration::from_millis(1234), t), NEW);
+        assert_eq!(pins.insert(key(part, 1), "a", AddressHash::new(1), Duration::from_millis(1234), t), NEW);
         assert_eq!(pins.peek(key(part, 1), t + Duration::from_millis(1234), own), Some("a"));
         assert_eq!(pins.peek(key(part, 1), t + Duration::from_millis(1434), own), None);
     }
@@ -67,11 +67,11 @@ fn a_pin_never_lives_shorter_than_its_ttl() {
 #[test]
 fn a_pin_never_moves() {
     let (pins, t) = pins(1000, 1000);
-    assert_eq!(pins.insert(key(1, 1), "a", 1, SECOND, t), NEW);
-    assert_eq!(pins.insert(key(1, 1), "b", 1, SECOND, t + SECOND), Inserted::Kept("b"));
+    assert_eq!(pins.insert(key(1, 1), "a", AddressHash::new(1), SECOND, t), NEW);
+    assert_eq!(pins.insert(key(1, 1), "b", AddressHash::new(1), SECOND, t + SECOND), Inserted::Kept("b"));
     assert_eq!(pins.touch(key(1, 1), t + 2 * SECOND, own), Some("a"));
     // Once expired, the pin is gone.
-    assert_eq!(pins.insert(key(1, 1), "b", 1, SECOND, t + 5 * SECOND), NEW);
+    assert_eq!(pins.insert(key(1, 1), "b", AddressHash::new(1), SECOND, t + 5 * SECOND), NEW);
     assert_eq!(pins.touch(key(1, 1), t + 5 * SECOND, own), Some("b"));
     assert_eq!((pins.len(), pins.remove(key(1, 1)), pins.len()), (1, Some("b"), 0));
     assert_eq!(pins.remove(key(1, 1)), None);
@@ -81,9 +81,9 @@ fn a_pin_never_moves() {
 fn changing_the_owner_is_not_activity() {
     let (pins, t) = pins(1000, 1000);
     for n in 0..3 {
-        assert_eq!(pins.insert(key(1, n), "a", 1, SECOND, t), NEW);
+        assert_eq!(pins.insert(key(1, n), "a", AddressHash::new(1), SECOND, t), NEW);
     }
-    assert_eq!(pins.insert(key(2, 0), "other shard", 1, SECOND, t), NEW);
+    assert_eq!(pins.insert(key(2, 0), "other shard", AddressHash::new(1), SECOND, t), NEW);
     assert_eq!(pins.update(key(1, 1), t + SECOND / 2, |owner| std::mem::replace(owner, "b")), Some("a"));
     let mut seen = Vec::new();
     pins.each(1, |key, owner| seen.push((key, *owner)));
@@ -98,12 +98,12 @@ fn changing_the_owner_is_not_activity() {
 fn a_pin_held_open_does_not_expire() {
     let (pins, t) = pins(64, 1000);
     let k = key(1, 1);
-    assert_eq!(pins.insert(k, "a", 1, SECOND, t), NEW);
+    assert_eq!(pins.insert(k, "a", AddressHash::new(1), SECOND, t), NEW);
     let (poll, _) = pins.open(k, t, own).unwrap();
     let (tunnel, _) = pins.open(k, t, own).unwrap();
     let late = t + 1000 * SECOND;
     assert_eq!(pins.sweep(1, late), 0);
-    assert_eq!(pins.insert(key(1, 2), "b", 1, SECOND, late), Inserted::Refused("b", PinsFull::Table));
+    assert_eq!(pins.insert(key(1, 2), "b", AddressHash::new(1), SECOND, late), Inserted::Refused("b", PinsFull::Table));
     pins.close(k, poll, late, None);
     assert_eq!(pins.sweep(1, late + 100 * SECOND), 0, "one hold is left");
     pins.close(k, tunnel, late, None);
@@ -116,7 +116,7 @@ fn a_pin_held_open_does_not_expire() {
 fn closing_may_shorten_the_remaining_time() {
     let (pins, t) = pins(1000, 1000);
     let k = key(1, 1);
-    assert_eq!(pins.insert(k, "a", 1, 50 * SECOND, t), NEW);
+    assert_eq!(pins.insert(k, "a", AddressHash::new(1), 50 * SECOND, t), NEW);
     let (hold, _) = pins.open(k, t, own).unwrap();
     pins.close(k, hold, t, Some(5 * SECOND));
     assert_eq!(pins.touch(k, t + 4 * SECOND, own), Some("a"));
@@ -130,11 +130,11 @@ fn closing_may_shorten_the_remaining_time() {
 fn a_hold_ends_with_the_life_of_its_pin() {
     let (pins, t) = pins(1000, 1000);
     let k = key(1, 1);
-    assert_eq!(pins.insert(k, "a", 1, SECOND, t), NEW);
+    assert_eq!(pins.insert(k, "a", AddressHash::new(1), SECOND, t), NEW);
     let (old, _) = pins.open(k, t, own).unwrap();
     assert_eq!(pins.remove(k), Some("a"));
     pins.close(k, old, t, None);
-    assert_eq!(pins.insert(k, "b", 1, SECOND, t), NEW);
+    assert_eq!(pins.insert(k, "b", AddressHash::new(1), SECOND, t), NEW);
     let (hold, _) = pins.open(k, t, own).unwrap();
     pins.close(k, old, t, None);
     assert_eq!(pins.touch(k, t + 9 * SECOND, own), Some("b"), "the new hold stands");
@@ -147,14 +147,14 @@ fn a_hold_ends_with_the_life_of_its_pin() {
 fn full_shards_evict_their_oldest_idle_pin() {
     let (pins, t) = pins(3 * SHARDS, 1000);
     for n in 0..3 {
-        assert_eq!(pins.insert(key(7, n), "a", 1, 50 * SECOND, t), NEW);
+        assert_eq!(pins.insert(key(7, n), "a", AddressHash::new(1), 50 * SECOND, t), NEW);
     }
     pins.touch(key(7, 0), t, own).unwrap();
     let (hold, _) = pins.open(key(7, 1), t, own).unwrap();
-    assert_eq!(pins.insert(key(7, 3), "b", 1, SECOND, t), Inserted::New { evicted: 1 });
+    assert_eq!(pins.insert(key(7, 3), "b", AddressHash::new(1), SECOND, t), Inserted::New { evicted: 1 });
     assert_eq!(pins.peek(key(7, 2), t, own), None, "0 was touched, 1 is open");
     pins.close(key(7, 1), hold, t, None);
-    assert_eq!(pins.insert(key(7, 4), "b", 1, SECOND, t), Inserted::New { evicted: 1 });
+    assert_eq!(pins.insert(key(7, 4), "b", AddressHash::new(1), SECOND, t), Inserted::New { evicted: 1 });
     assert_eq!(pins.peek(key(7, 0), t, own), None);
     assert_eq!((pins.len(), pins.capacity()), (3, 3 * SHARDS));
 }
@@ -162,7 +162,7 @@ fn full_shards_evict_their_oldest_idle_pin() {
 #[test]
 fn the_quota_applies_only_over_half_full() {
     let (pins, t) = pins(4 * SHARDS, 10);
-    let insert = |n: u64, address| pins.insert(key(n % 64, n), "a", address, SECOND, t);
+    let insert = |n: u64, address| pins.insert(key(n % 64, n), "a", AddressHash::new(address), SECOND, t);
     for n in 0..129 {
         assert_eq!(insert(n, 1), NEW, "{n}: no quota up to half full");
     }
@@ -172,7 +172,10 @@ fn the_quota_applies_only_over_half_full() {
         assert_eq!(insert(n, 2), NEW, "{n}: other addresses have room");
     }
     // In shard 50 there is no pin of address 2 to evict.
-    assert_eq!(pins.insert(key(50, 999), "a", 2, SECOND, t), Inserted::Refused("a", PinsFull::Address));
+    assert_eq!(
+        pins.insert(key(50, 999), "a", AddressHash::new(2), SECOND, t),
+        Inserted::Refused("a", PinsFull::Address)
+    );
     assert_eq!(pins.len(), 139);
     assert_eq!((0..SHARDS).map(|shard| pins.sweep(shard, t + 9 * SECOND)).sum::<usize>(), 139);
     assert_eq!((pins.len(), pins.addresses.count(1), pins.addresses.count(2)), (0, 0, 0));
@@ -182,17 +185,20 @@ fn the_quota_applies_only_over_half_full() {
 fn the_search_for_own_pins_is_bounded() {
     let (pins, t) = pins(200 * SHARDS, 1);
     for n in 0..(QUOTA_WALK as u64) {
-        let _ = pins.insert(key(0, n), "other", 2, 9 * SECOND, t);
+        let _ = pins.insert(key(0, n), "other", AddressHash::new(2), 9 * SECOND, t);
     }
-    let _ = pins.insert(key(0, 1000), "a", 1, 9 * SECOND, t);
+    let _ = pins.insert(key(0, 1000), "a", AddressHash::new(1), 9 * SECOND, t);
     for shard in 1..64 {
         for n in 0..150 {
-            let _ = pins.insert(key(shard, n), "x", shard * 1000 + n, 9 * SECOND, t);
+            let _ = pins.insert(key(shard, n), "x", AddressHash::new(shard * 1000 + n), 9 * SECOND, t);
         }
     }
-    assert_eq!(pins.insert(key(0, 1001), "a", 1, SECOND, t), Inserted::Refused("a", PinsFull::Address));
+    assert_eq!(
+        pins.insert(key(0, 1001), "a", AddressHash::new(1), SECOND, t),
+        Inserted::Refused("a", PinsFull::Address)
+    );
     pins.remove(key(0, 5)).unwrap();
-    assert_eq!(pins.insert(key(0, 1001), "a", 1, SECOND, t), Inserted::New { evicted: 1 });
+    assert_eq!(pins.insert(key(0, 1001), "a", AddressHash::new(1), SECOND, t), Inserted::New { evicted: 1 });
 }
 
 // ---- all operations at once, against a naive model
@@ -269,7 +275,7 @@ enum Op {
 fn operation() -> impl Strategy<Value = Op> {
     let key = || (0u64..64, 0u64..5).prop_map(|(shard, n)| key(shard, n));
     prop_oneof![
-        16 => (key(), 0u64..5, 1u32..500).prop_map(|(key, address, ttl)| Op::Insert(key, address, ttl)),
+        16 => (key(), 1u64..6, 1u32..500).prop_map(|(key, address, ttl)| Op::Insert(key, address, ttl)),
         3 => key().prop_map(Op::Touch),
         2 => key().prop_map(Op::Peek),
         3 => key().prop_map(Op::Open),
@@ -299,7 +305,7 @@ proptest! {
             let at = base + TICK * now;
             match what {
                 Op::Insert(key, address, ttl) => {
-                    let known = match pins.insert(key, owner.clone(), address, TICK * ttl, at) {
+                    let known = match pins.insert(key, owner.clone(), AddressHash::new(address), TICK * ttl, at) {
                         Inserted::New { evicted } => Inserted::New { evicted },
                         Inserted::Kept(_) => Inserted::Kept(()),
                         Inserted::Refused(_, why) => Inserted::Refused((), why),
@@ -347,9 +353,9 @@ proptest! {
             prop_assert_eq!(pins.len(), model.pins.len());
             prop_assert_eq!(Arc::strong_count(&owner), 1 + model.pins.len(), "owners are dropped with their pins");
         }
-        for address in 0..5 {
+        for address in 1..6 {
             let mine = model.pins.iter().filter(|pin| pin.address == address).count();
-            prop_assert_eq!(pins.addresses.count(fold(address)), mine);
+            prop_assert_eq!(pins.addresses.count(fold(AddressHash::new(address))), mine);
         }
     }
 }
@@ -366,7 +372,7 @@ fn a_pin_takes_at_most_a_hundred_bytes() {
         let inserted = pins.insert(
             keys.key("app", &n.to_be_bytes()),
             owner.clone(),
-            n.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            AddressHash::new(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
             SECOND,
             now,
         );
@@ -393,7 +399,7 @@ fn a_pin_takes_at_most_a_hundred_bytes() {
 fn shrinking_loses_no_pins() {
     let (pins, t) = pins(1_000_000, 10_000);
     for n in 0..2_000 {
-        let _ = pins.insert(key(3, n), "a", n, if n % 10 == 0 { 100 * SECOND } else { SECOND }, t);
+        let _ = pins.insert(key(3, n), "a", AddressHash::new(n), if n % 10 == 0 { 100 * SECOND } else { SECOND }, t);
     }
     let (hold, _) = pins.open(key(3, 51), t, own).unwrap();
     assert_eq!(pins.sweep(3, t + 5 * SECOND), 1_799);
@@ -420,7 +426,7 @@ fn the_table_is_consistent_under_threads() {
                     random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                     let (k, at) = (key(random >> 40 & 63, random >> 50 & 15), now + TICK * (step / 10));
                     match random >> 60 {
-                        0..8 => drop(pins.insert(k, owner.clone(), random >> 35 & 31, SECOND, at)),
+                        0..8 => drop(pins.insert(k, owner.clone(), AddressHash::new(random >> 35 & 31), SECOND, at)),
                         8..11 => drop(pins.touch(k, at, |_| ())),
                         11..14 => {
                             if let Some((hold, ())) = pins.open(k, at, |_| ()) {

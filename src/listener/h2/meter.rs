@@ -6,6 +6,8 @@
 //! CONTINUATION, empty and tiny DATA, header lists, streams that were reset before they were accepted, resets that it
 //! had to send.
 
+use crate::clock::Seconds;
+
 /// Length of a counting period in seconds; all counts restart with each period.
 const PERIOD_S: u32 = 30;
 
@@ -68,7 +70,7 @@ pub(crate) struct Meter {
     /// Header of the current frame; and the increment, if it is a WINDOW_UPDATE of the connection.
     head: [u8; UPDATE],
     have: usize,
-    began_s: u32,
+    began_s: Seconds,
     resets: u32,
     useless: u32,
     /// Bytes by which the window was opened since the last read.
@@ -78,13 +80,13 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    pub(crate) fn new(now_s: u32) -> Self {
+    pub(crate) fn new(now_s: Seconds) -> Self {
         Self { skip: PREFACE, head: [0; UPDATE], have: 0, began_s: now_s, resets: 0, useless: 0, window: 0, credit: 0 }
     }
 
     /// Counts the frames in bytes that the client sent, in pieces of any size.
-    pub(crate) fn read(&mut self, mut bytes: &[u8], now_s: u32) -> Heard {
-        if now_s.saturating_sub(self.began_s) >= PERIOD_S {
+    pub(crate) fn read(&mut self, mut bytes: &[u8], now_s: Seconds) -> Heard {
+        if now_s.since(self.began_s) >= PERIOD_S {
             (self.began_s, self.resets, self.useless) = (now_s, 0, 0);
         }
         let before = self.resets;
@@ -158,8 +160,8 @@ mod tests {
     }
 
     fn begun() -> Meter {
-        let mut meter = Meter::new(0);
-        assert_eq!(meter.read(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 0), Heard::default());
+        let mut meter = Meter::new(Seconds::new(0));
+        assert_eq!(meter.read(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Seconds::new(0)), Heard::default());
         meter
     }
 
@@ -170,7 +172,7 @@ mod tests {
         let all = [&data[..], &RST, &PING, &data, &RST].concat();
         for cut in [1, 2, 5, 9, 10, 13, all.len()] {
             let mut meter = begun();
-            let resets: u32 = all.chunks(cut).map(|piece| meter.read(piece, 0).resets).sum();
+            let resets: u32 = all.chunks(cut).map(|piece| meter.read(piece, Seconds::new(0)).resets).sum();
             assert_eq!((resets, meter.useless), (2, 1), "{cut}");
         }
     }
@@ -184,7 +186,7 @@ mod tests {
         let all = [&UPDATE_OF_ONE[..], &opens, &data, &[0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 7], &RST].concat();
         for cut in [1, 2, 5, 9, 10, 12, 13, all.len()] {
             let mut meter = begun();
-            let heard: Vec<_> = all.chunks(cut).map(|piece| meter.read(piece, 0)).collect();
+            let heard: Vec<_> = all.chunks(cut).map(|piece| meter.read(piece, Seconds::new(0))).collect();
             let window: u64 = heard.iter().map(|heard| heard.window).sum();
             let resets: u32 = heard.iter().map(|heard| heard.resets).sum();
             assert_eq!((window, resets, meter.useless), (65_536 + 7, 1, 3), "{cut}");
@@ -194,18 +196,18 @@ mod tests {
     #[test]
     fn more_than_a_thousand_resets_in_a_period_are_too_many() {
         let mut meter = begun();
-        assert_eq!(meter.read(&RST.repeat(1_000), 1), heard(1_000, None));
-        assert_eq!(meter.read(&RST, 30), heard(1, None), "a new period has begun");
-        assert_eq!(meter.read(&RST.repeat(1_000), 40), heard(1_000, Some(TooMuch::Resets)));
+        assert_eq!(meter.read(&RST.repeat(1_000), Seconds::new(1)), heard(1_000, None));
+        assert_eq!(meter.read(&RST, Seconds::new(30)), heard(1, None), "a new period has begun");
+        assert_eq!(meter.read(&RST.repeat(1_000), Seconds::new(40)), heard(1_000, Some(TooMuch::Resets)));
     }
 
     #[test]
     fn useless_frames_are_bounded_and_window_updates_are_paid_for() {
-        assert_eq!(begun().read(&PING.repeat(10_000), 1), heard(0, None));
-        assert_eq!(begun().read(&PING.repeat(10_001), 1), heard(0, Some(TooMuch::Useless)));
-        assert_eq!(begun().read(&UPDATE_OF_ONE.repeat(10_001), 1), heard(0, Some(TooMuch::Useless)));
+        assert_eq!(begun().read(&PING.repeat(10_000), Seconds::new(1)), heard(0, None));
+        assert_eq!(begun().read(&PING.repeat(10_001), Seconds::new(1)), heard(0, Some(TooMuch::Useless)));
+        assert_eq!(begun().read(&UPDATE_OF_ONE.repeat(10_001), Seconds::new(1)), heard(0, Some(TooMuch::Useless)));
         let mut reading = begun();
         reading.wrote(16 * 100_000);
-        assert_eq!(reading.read(&UPDATE_OF_ONE.repeat(100_000), 1), heard(0, None));
+        assert_eq!(reading.read(&UPDATE_OF_ONE.repeat(100_000), Seconds::new(1)), heard(0, None));
     }
 }

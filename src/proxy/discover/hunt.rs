@@ -4,36 +4,31 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use hyper::body::{Body as _, Frame};
-use hyper::http::response;
+use hyper::body::Body as _;
 use hyper::{Method, Response, StatusCode};
 
 use super::probe;
 use super::{SEARCH_PATIENCE, SEARCH_POLL};
 use crate::affinity::ask::RequestKind;
-use crate::affinity::discoveries::lock;
 use crate::affinity::discoveries::search::{FRESH, ProbeVerdict, Search, Verdicts, Waiting};
 use crate::affinity::{Choice, Ttl, first_guess};
 use crate::clock;
 use crate::config::rules::Protocol;
-use crate::engine_io::{self, EngineIo, Sid};
 use crate::keys::Key;
+use crate::locks::lock;
 use crate::metrics::{Discovery, SourceLabel};
 use crate::proxy::Job;
 use crate::proxy::access_log::Record;
 use crate::proxy::attempt::{self, Missed};
-use crate::proxy::forward;
+use crate::proxy::forward::{self, HeldAnswer};
 use crate::proxy::learn::{self, Ahead};
 use crate::proxy::replay::Copies;
 use crate::proxy::respond::{self, Problem};
 use crate::proxy::response_body::{Reply, WorkerBody};
-use crate::proxy::upgrade;
+use crate::proxy::upgrade::{self, Granted};
 use crate::sockets::EndReason;
 use crate::telemetry::say_full;
-use crate::upstream::connections::connect::Lease;
 use crate::upstream::connections::dial::ConnectError;
-use crate::upstream::exchange::response_body::Unread;
 use crate::upstream::worker::{Count, Worker};
 
 /// Maximum pause between two probes of the same silent workers.
@@ -49,7 +44,7 @@ pub(crate) struct OwnerSearch<'a> {
     search: &'a Search,
     copies: Copies,
     /// The most recent refusal, which is forwarded if no worker accepts the request.
-    last: Option<(response::Parts, VecDeque<Frame<Bytes>>, WorkerBody)>,
+    last: Option<HeldAnswer>,
     /// Whether a worker refused without an answer that can be forwarded: with a 101 and then the end of the connection.
     hung_up: bool,
     /// Whether the worker asked next claimed the session when it was probed.
@@ -249,12 +244,19 @@ impl<'a> OwnerSearch<'a> {
                 return Some(done);
             }
         }
-        let owner = silent.pop()?;
+        match silent.pop() {
+            Some(owner) => self.eliminate(&owner, record).await,
+            None => None,
+        }
+    }
+
+    /// Takes the only worker that has not refused for the owner.
+    async fn eliminate(&mut self, owner: &Arc<Worker>, record: &mut Record) -> Option<(Discovery, Response<Reply>)> {
         // Pinned before it answers: the worker may stay silent for long, and the session's other requests belong there,
         // too.
         self.eliminated = true;
-        let pinned_here = self.pin(&owner);
-        match self.attempt(&owner, record).await {
+        let pinned_here = self.pin(owner);
+        match self.attempt(owner, record).await {
             HuntStep::Done(result, response) => Some((result, response)),
             // The pin stays, because no other worker can be the owner.
             HuntStep::Unreached => Some((Discovery::Undecided, respond::problem(Problem::Undecided))),
@@ -292,12 +294,12 @@ impl<'a> OwnerSearch<'a> {
                 "too many unknown sessions to remember: their next requests start new searches");
         }
         let series = self.job.upstream.series();
-        let Some((parts, held, answer)) = self.last.take() else {
+        let Some(answer) = self.last.take() else {
             series.refusals_own.inc();
             return (Discovery::Unknown, respond::refused(self.job));
         };
         series.refusals_forwarded.inc();
-        (Discovery::Unknown, forward::release(parts, held, answer, None))
+        (Discovery::Unknown, answer.release(None))
     }
 
     /// Sends the real request to one worker; if the worker accepts it, the session is pinned there.
@@ -323,51 +325,46 @@ impl<'a> OwnerSearch<'a> {
             Err(missed) => return HuntStep::Done(Discovery::Failed, forward::problem_of(&missed)),
         };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return self.switch(worker, claimed, response, lease, record).await;
+            let Some(granted) = upgrade::check(job, response, lease).await else {
+                worker.series.broken.inc();
+                return HuntStep::Done(Discovery::Failed, respond::problem(Problem::BadGateway));
+            };
+            return self.switch(worker, claimed, granted, record).await;
         }
         let (parts, unread) = response.into_parts();
-        let mut answer = WorkerBody::new(unread, lease, job.conn.thread.clone());
-        let mut held = VecDeque::new();
-        match self.refuses(&parts, &mut answer, &mut held).await {
+        let body = WorkerBody::new(unread, lease, job.conn.thread.clone());
+        let mut answer = HeldAnswer { parts, held: VecDeque::new(), body };
+        match self.refuses(&mut answer).await {
             Err(problem) => return HuntStep::Done(Discovery::Failed, respond::problem(problem)),
             Ok(false) => {}
             Ok(true) => {
                 self.remember_refusal(worker);
-                self.last = Some((parts, held, answer));
+                self.last = Some(answer);
                 return HuntStep::Refused;
             }
         }
-        HuntStep::Done(self.result(), self.release(worker, parts, held, answer, in_flight, record))
+        HuntStep::Done(self.result(), self.release(worker, answer, in_flight, record))
     }
 
     /// Whether the response is a refusal by the session's rule; for a preflight, by Engine.IO's rule.
-    async fn refuses(
-        &self,
-        parts: &response::Parts,
-        answer: &mut WorkerBody,
-        held: &mut VecDeque<Frame<Bytes>>,
-    ) -> Result<bool, Problem> {
+    async fn refuses(&self, answer: &mut HeldAnswer) -> Result<bool, Problem> {
         let upstream = &self.job.upstream;
         let Some(live) = self.job.ask.rule(upstream).or_else(|| upstream.socket_io()) else { return Ok(false) };
-        let whole = answer.is_end_stream();
-        learn::refuses(live, parts, &mut Ahead::new(answer, held, whole)).await
+        let HeldAnswer { parts, held, body } = answer;
+        let whole = body.is_end_stream();
+        learn::refuses(live, parts, &mut Ahead::new(body, held, whole)).await
     }
 
-    /// Handles a 101. It is acceptance, with one exception: socketioxide grants every upgrade, and closes the
+    /// Handles a checked 101. It is acceptance, with one exception: socketioxide grants every upgrade, and closes the
     /// connection if it does not know the sid. If no probe claimed the session, a 101 counts only once the worker has
     /// sent data or kept the connection for a moment.
     async fn switch(
         &mut self,
         worker: &Arc<Worker>,
         claimed: bool,
-        response: Response<Unread>,
-        lease: Box<Lease>,
+        mut granted: Granted,
         record: &mut Record,
     ) -> HuntStep {
-        let Some(mut granted) = upgrade::check(self.job, response, lease).await else {
-            worker.series.broken.inc();
-            return HuntStep::Done(Discovery::Failed, respond::problem(Problem::BadGateway));
-        };
         if !claimed && self.job.ask.is_engine_io(&self.job.upstream) && granted.ends_within(HANG_UP).await {
             self.remember_refusal(worker);
             self.hung_up = true;
@@ -380,23 +377,21 @@ impl<'a> OwnerSearch<'a> {
     fn release(
         &mut self,
         worker: &Arc<Worker>,
-        parts: response::Parts,
-        held: VecDeque<Frame<Bytes>>,
-        answer: WorkerBody,
+        answer: HeldAnswer,
         in_flight: Count,
         record: &mut Record,
     ) -> Response<Reply> {
         // Only success proves ownership: a middleware of another worker may answer 403 or 429 before it looks at the
         // sid.
-        let mut choice = if parts.status.is_success() {
+        let mut choice = if answer.parts.status.is_success() {
             self.accepted(worker, record)
         } else {
             record.decided(worker, SourceLabel::Discovered);
             Choice { worker: worker.clone(), why: SourceLabel::Discovered, seat: None, hold: None, cookie: None }
         };
-        let stream = forward::settle(self.job, &mut choice, &parts, &answer);
-        record.answered(worker, parts.status, in_flight, choice.hold);
-        forward::release(parts, held, answer, stream)
+        let stream = forward::settle(self.job, &mut choice, &answer.parts, &answer.body);
+        record.answered(worker, answer.parts.status, in_flight, choice.hold);
+        answer.release(stream)
     }
 
     fn accepted(&mut self, worker: &Arc<Worker>, record: &mut Record) -> Choice {
@@ -437,13 +432,9 @@ impl<'a> OwnerSearch<'a> {
             Some(live) if live.rule.protocol != Protocol::SocketIo => Ttl::Configured(live.rule.ttl),
             _ => Ttl::Announced(job.upstream.session_ttl()),
         };
-        let engine = engine_io::recognise(self.copies.head.uri().query());
         // The list of sockets does not show ids of other protocols.
-        let sid = match &engine {
-            Some(EngineIo { sid: Sid::Given(sid), .. }) => &**sid,
-            _ => &[],
-        };
-        let new = job.session(worker, worker.session(), sid);
+        let sid = job.ask.engine_sid(self.copies.head.uri().query());
+        let new = job.session(worker, worker.session(), &sid);
         job.conn.thread.shared.sessions.pin(self.key, job.client, new, ttl)
     }
 

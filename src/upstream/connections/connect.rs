@@ -17,6 +17,7 @@ use super::WorkerConnections;
 use super::dial::{ConnectError, classify, open};
 use super::limit::ConnectionSlot;
 use super::response_timeout::{ResponseWait, ResponseWaits};
+use crate::clock::Millis;
 use crate::metrics::LimitLabel;
 use crate::net::held::UnsentBytes;
 use crate::net::worker_io::WorkerIo;
@@ -54,7 +55,7 @@ pub struct Lease {
     slot: Option<ConnectionSlot>,
     /// Idle time in milliseconds after which the connection is not used again; 0: it is never used again.
     pub(crate) idle_ms: u64,
-    idle_since_ms: u64,
+    idle_since_ms: Millis,
 }
 
 /// The guards that count a connection which became a tunnel.
@@ -93,7 +94,7 @@ impl Lease {
     }
 
     /// Drops a connection that was found to have ended while it was idle.
-    pub(crate) fn found_dead(self, now_ms: u64) {
+    pub(crate) fn found_dead(self, now_ms: Millis) {
         if self.idle_for(now_ms) < JUST_USED_MS {
             self.lost(Loss::Light);
         }
@@ -129,8 +130,8 @@ impl Lease {
     }
 
     /// Returns for how many milliseconds the connection has been idle.
-    pub(crate) fn idle_for(&self, now_ms: u64) -> u64 {
-        now_ms.saturating_sub(self.idle_since_ms)
+    pub(crate) fn idle_for(&self, now_ms: Millis) -> u64 {
+        now_ms.since(self.idle_since_ms)
     }
 
     /// Returns the idle time in milliseconds after which the connection is not used again.
@@ -196,7 +197,7 @@ async fn connect(waits: &Rc<ResponseWaits>, worker: &Arc<Worker>) -> Result<Box<
         link,
         slot: None,
         idle_ms: IDLE_MS,
-        idle_since_ms: 0,
+        idle_since_ms: Millis::START,
     }))
 }
 

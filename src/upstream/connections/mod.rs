@@ -16,21 +16,22 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::clock;
+use crate::clock::{self, Millis};
 use crate::descriptors::DescriptorRoom;
 use crate::metrics::Metrics;
+use crate::upstream::serial::WorkerSerial;
 use pool::IdlePool;
 use response_timeout::ResponseWaits;
 
 /// The connections of one data thread to workers, shared by its requests without locks.
 pub struct WorkerConnections {
     /// Idle connections, by worker serial.
-    pub(crate) pools: RefCell<HashMap<u64, IdlePool>>,
+    pub(crate) pools: RefCell<HashMap<WorkerSerial, IdlePool>>,
     /// Exchanges that wait for a response, and the time-outs they are under.
     pub(crate) waits: Rc<ResponseWaits>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) descriptors: Arc<DescriptorRoom>,
-    now_ms: Cell<u64>,
+    now_ms: Cell<Millis>,
 }
 
 impl WorkerConnections {
@@ -41,13 +42,13 @@ impl WorkerConnections {
     }
 
     /// The thread's time ([`clock::now_ms`]), as of its last tick: at most [`pool::TICK`] old.
-    pub fn now_ms(&self) -> u64 {
+    pub fn now_ms(&self) -> Millis {
         self.now_ms.get()
     }
 
     /// Sets the thread's time, drops connections that are dead or were idle for too long, and times out exchanges whose
     /// response is overdue. Runs once per tick.
-    pub fn tick(&self, now_ms: u64) {
+    pub fn tick(&self, now_ms: Millis) {
         self.now_ms.set(now_ms);
         self.waits.tick(now_ms);
         pool::sweep(self, now_ms);

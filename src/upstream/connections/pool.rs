@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::WorkerConnections;
 use super::connect::Lease;
+use crate::clock::Millis;
 use crate::metrics::Metrics;
 use crate::telemetry::say_full;
 use crate::upstream::worker::Worker;
@@ -28,7 +29,7 @@ pub struct IdlePool(Vec<Box<Lease>>);
 
 impl IdlePool {
     /// Takes the most recently used connection that is alive and was idle for less than `max_idle_ms`.
-    pub(crate) fn take(&mut self, max_idle_ms: u64, now_ms: u64) -> Option<Box<Lease>> {
+    pub(crate) fn take(&mut self, max_idle_ms: u64, now_ms: Millis) -> Option<Box<Lease>> {
         // The last one was used most recently: if it has been idle for too long, so have all others.
         while self.0.last().is_some_and(|lease| lease.idle_for(now_ms) < lease.idle_limit_ms().min(max_idle_ms)) {
             let mut lease = self.0.pop()?;
@@ -52,7 +53,7 @@ impl IdlePool {
     }
 
     /// Closes the connections that have ended.
-    pub(crate) fn drop_dead(&mut self, now_ms: u64) {
+    pub(crate) fn drop_dead(&mut self, now_ms: Millis) {
         for dead in self.0.extract_if(.., |lease| !lease.check_alive()) {
             dead.found_dead(now_ms);
         }
@@ -63,7 +64,7 @@ impl IdlePool {
         self.0.first_mut().is_some_and(|lease| !lease.check_alive())
     }
 
-    fn drop_old(&mut self, now_ms: u64) {
+    fn drop_old(&mut self, now_ms: Millis) {
         self.0.retain(|lease| lease.idle_for(now_ms) < lease.idle_limit_ms());
     }
 }
@@ -71,7 +72,7 @@ impl IdlePool {
 /// Closes connections that were idle for too long, and dead ones of workers that may be gone or were restarted, because
 /// they would keep a gone worker looking alive. One check per pool and tick decides whether all of its connections are
 /// checked.
-pub(crate) fn sweep(connections: &WorkerConnections, now: u64) {
+pub(crate) fn sweep(connections: &WorkerConnections, now: Millis) {
     connections.pools.borrow_mut().retain(|_, pool| {
         pool.drop_old(now);
         let has_reason = |worker: &Worker| worker.refuses_connects() || worker.has_losses(now);

@@ -6,10 +6,12 @@
 //! over too early, however busy the thread is, and at most two ticks late.
 
 use std::cell::{Cell, RefCell};
+use std::num::NonZeroU64;
 use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
+use crate::clock::Millis;
 use crate::upstream::worker::SLOW_MS;
 
 /// Size in bytes of the shared read buffer; larger reads use a buffer of their own.
@@ -27,10 +29,10 @@ pub struct ResponseWaits {
 /// The wait of one connection for a response, if there is one.
 #[derive(Default)]
 pub struct Wait {
-    /// Maximum length of the wait in milliseconds; 0: no exchange waits.
-    patience_ms: Cell<u64>,
-    /// Time of the first tick that saw the wait, in milliseconds; 0: no tick has.
-    seen_ms: Cell<u64>,
+    /// Maximum length of the wait in milliseconds; `None` if no exchange waits.
+    patience_ms: Cell<Option<NonZeroU64>>,
+    /// Time of the first tick that saw the wait; `None` if no tick has.
+    seen: Cell<Option<Millis>>,
     may_be_slow: Cell<bool>,
     stage: Cell<Stage>,
     waker: Cell<Option<Waker>>,
@@ -56,7 +58,7 @@ impl ResponseWaits {
     }
 
     /// Checks all waits; called at every tick of the thread.
-    pub fn tick(&self, now_ms: u64) {
+    pub fn tick(&self, now_ms: Millis) {
         self.all.borrow().iter().for_each(|(_, wait)| wait.tick(now_ms));
     }
 }
@@ -64,21 +66,22 @@ impl ResponseWaits {
 impl Wait {
     /// Begins a wait of at most `patience`. With `may_be_slow` it becomes [`Stage::Slow`] after [`SLOW_MS`].
     pub fn begin(&self, patience: Duration, may_be_slow: bool) {
-        self.patience_ms.set(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX).max(1));
-        self.seen_ms.set(0);
+        let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        self.patience_ms.set(Some(NonZeroU64::new(patience_ms).unwrap_or(NonZeroU64::MIN)));
+        self.seen.set(None);
         self.may_be_slow.set(may_be_slow);
         self.stage.set(Stage::Early);
     }
 
     /// Restarts the time of the wait from zero.
     pub fn again(&self) {
-        self.seen_ms.set(0);
+        self.seen.set(None);
         self.stage.set(Stage::Early);
     }
 
     /// Ends the wait, as no exchange waits any more.
     pub fn end(&self) {
-        self.patience_ms.set(0);
+        self.patience_ms.set(None);
         self.waker.set(None);
     }
 
@@ -90,25 +93,16 @@ impl Wait {
     }
 
     /// Returns how long the wait has lasted in milliseconds, without the time before the first tick that saw it.
-    pub fn lasted_ms(&self, now_ms: u64) -> u64 {
-        match self.seen_ms.get() {
-            0 => 0,
-            seen => now_ms.saturating_sub(seen),
-        }
+    pub fn lasted_ms(&self, now_ms: Millis) -> u64 {
+        self.seen.get().map_or(0, |seen| now_ms.since(seen))
     }
 
-    fn tick(&self, now_ms: u64) {
-        let patience = self.patience_ms.get();
-        if patience == 0 {
-            return;
-        }
-        if self.seen_ms.get() == 0 {
-            // The value 0 is reserved for a wait that no tick has seen.
-            return self.seen_ms.set(now_ms.max(1));
-        }
-        let lasted = self.lasted_ms(now_ms);
+    fn tick(&self, now_ms: Millis) {
+        let Some(patience) = self.patience_ms.get() else { return };
+        let Some(seen) = self.seen.get() else { return self.seen.set(Some(now_ms)) };
+        let lasted = now_ms.since(seen);
         let stage = match () {
-            () if lasted >= patience => Stage::Over,
+            () if lasted >= patience.get() => Stage::Over,
             () if lasted >= SLOW_MS && self.may_be_slow.get() => Stage::Slow,
             () => Stage::Early,
         };
@@ -166,7 +160,7 @@ mod tests {
         let wait = ResponseWait::new(&waits);
         wait.begin(Duration::from_secs(30), true);
         let after = |now_ms| {
-            waits.tick(now_ms);
+            waits.tick(Millis::new(now_ms));
             wait.stage(Waker::noop())
         };
         assert_eq!([1_000, 2_999, 3_000].map(after), [Stage::Early, Stage::Early, Stage::Slow]);
@@ -175,7 +169,7 @@ mod tests {
         wait.begin(Duration::from_secs(1), true);
         assert_eq!([0, 999, 1_001].map(after), [Stage::Early, Stage::Early, Stage::Over], "over before it is slow");
         wait.end();
-        waits.tick(90_000);
+        waits.tick(Millis::new(90_000));
         drop(wait);
         assert!(waits.all.borrow().is_empty());
     }
@@ -191,14 +185,14 @@ mod tests {
             let mut before = [began, began];
             for pause in pauses {
                 now += pause;
-                waits.tick(now);
+                waits.tick(Millis::new(now));
                 if wait.stage(Waker::noop()) == Stage::Over {
                     prop_assert!(now - began >= patience, "early");
                     break;
                 }
                 before = [before[1], now];
                 // It is not over at this tick, so it has lasted less than its patience since the first tick.
-                prop_assert!(wait.lasted_ms(now) < patience, "late");
+                prop_assert!(wait.lasted_ms(Millis::new(now)) < patience, "late");
             }
         }
     }

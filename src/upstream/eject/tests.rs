@@ -21,7 +21,7 @@ const RULES: EjectionRules = EjectionRules {
 /// Returns the result for each of these outcomes, which follow each other at intervals of 1 ms.
 fn verdicts(outcomes: &[AttemptOutcome]) -> Vec<Option<AttemptOutcome>> {
     let eject = EjectionState::default();
-    (50_000..).zip(outcomes).map(|(now_ms, outcome)| eject.note(*outcome, true, now_ms, &RULES)).collect()
+    (50_000..).zip(outcomes).map(|(now_ms, outcome)| eject.note(*outcome, true, Millis::new(now_ms), &RULES)).collect()
 }
 
 #[test]
@@ -31,7 +31,8 @@ fn failures_in_a_row_eject_and_a_response_ends_the_row() {
     assert_eq!(verdicts(&[Broken, Broken, ServerError, Broken, Broken]), [None; 5], "a server error ends the row");
     assert_eq!(verdicts(&[Broken; 7]).iter().flatten().count(), 2, "an ejection resets the counts");
     let eject = EjectionState::default();
-    let slowly = [0, 10_000, 20_001, 30_001, 40_001].map(|now_ms| eject.note(Broken, true, now_ms, &RULES));
+    let slowly =
+        [0, 10_000, 20_001, 30_001, 40_001].map(|now_ms| eject.note(Broken, true, Millis::new(now_ms), &RULES));
     assert_eq!(slowly[..4], [None; 4], "a whole window without a failure also ends the row");
     assert_eq!(slowly[4], Some(Broken));
 }
@@ -48,8 +49,8 @@ fn a_share_of_failures_needs_enough_requests() {
 #[test]
 fn requests_with_a_session_count_for_the_row_only() {
     let eject = EjectionState::default();
-    assert!((0..100).all(|_| eject.note(ServerError, false, 50_000, &RULES).is_none()));
-    let row = [Broken, Broken, Broken].map(|outcome| eject.note(outcome, false, 50_000, &RULES));
+    assert!((0..100).all(|_| eject.note(ServerError, false, Millis::new(50_000), &RULES).is_none()));
+    let row = [Broken, Broken, Broken].map(|outcome| eject.note(outcome, false, Millis::new(50_000), &RULES));
     assert_eq!(row, [None, None, Some(Broken)]);
 }
 
@@ -58,7 +59,7 @@ fn disabled_rules_never_eject() {
     let rules = EjectionRules { failures: 0, errors: 0, ..RULES };
     let eject = EjectionState::default();
     for outcome in [ServerError, Connect, Broken, TimedOut] {
-        assert!((0..100).all(|_| eject.note(outcome, true, 50_000, &rules).is_none()), "{outcome:?}");
+        assert!((0..100).all(|_| eject.note(outcome, true, Millis::new(50_000), &rules).is_none()), "{outcome:?}");
     }
 }
 
@@ -81,27 +82,30 @@ fn an_end_is_reported_once_and_followed_by_a_slow_start() {
         EjectionPhase::In
     );
     assert_eq!(eject.part(|| unreachable!(), &RULES), WHOLE);
-    assert_eq!(eject.begin(5_000, &RULES), 1_000);
-    assert_eq!((eject.look(|| 5_999), eject.left_ms(5_999)), (EjectionPhase::Out, Some(1)));
-    assert_eq!([6_000, 6_001].map(|now_ms| eject.look(|| now_ms)), [EjectionPhase::Back, EjectionPhase::In]);
-    let parts = [6_000, 7_000, 8_000, 11_000, 15_999].map(|now_ms| eject.part(|| now_ms, &RULES));
+    assert_eq!(eject.begin(Millis::new(5_000), &RULES), 1_000);
+    assert_eq!((eject.look(|| Millis::new(5_999)), eject.left_ms(Millis::new(5_999))), (EjectionPhase::Out, Some(1)));
+    assert_eq!(
+        [6_000, 6_001].map(|now_ms| eject.look(|| Millis::new(now_ms))),
+        [EjectionPhase::Back, EjectionPhase::In]
+    );
+    let parts = [6_000, 7_000, 8_000, 11_000, 15_999].map(|now_ms| eject.part(|| Millis::new(now_ms), &RULES));
     assert_eq!(parts, [100, 100, 200, 500, 999]);
-    assert_eq!(eject.part(|| 16_000, &RULES), WHOLE);
+    assert_eq!(eject.part(|| Millis::new(16_000), &RULES), WHOLE);
     assert_eq!(eject.part(|| unreachable!("the slow start is over"), &RULES), WHOLE);
-    eject.ease_in(20_000);
-    assert_eq!(eject.part(|| 20_000, &EjectionRules { slow_start_ms: 0, ..RULES }), WHOLE);
+    eject.ease_in(Millis::new(20_000));
+    assert_eq!(eject.part(|| Millis::new(20_000), &EjectionRules { slow_start_ms: 0, ..RULES }), WHOLE);
 }
 
 #[test]
 fn a_restart_ends_an_ejection_unless_it_is_the_second() {
     let eject = EjectionState::default();
-    eject.begin(10_000, &RULES);
-    eject.new_life(10_100);
-    assert_eq!(eject.look(|| 10_100), EjectionPhase::In);
-    assert!(eject.part(|| 10_100, &RULES) < WHOLE);
-    assert_eq!(eject.begin(11_000, &RULES), 2_000);
-    eject.new_life(11_100);
-    assert_eq!(eject.look(|| 11_100), EjectionPhase::Out, "a worker that flaps stays ejected");
+    eject.begin(Millis::new(10_000), &RULES);
+    eject.new_life(Millis::new(10_100));
+    assert_eq!(eject.look(|| Millis::new(10_100)), EjectionPhase::In);
+    assert!(eject.part(|| Millis::new(10_100), &RULES) < WHOLE);
+    assert_eq!(eject.begin(Millis::new(11_000), &RULES), 2_000);
+    eject.new_life(Millis::new(11_100));
+    assert_eq!(eject.look(|| Millis::new(11_100)), EjectionPhase::Out, "a worker that flaps stays ejected");
 }
 
 proptest! {
@@ -115,9 +119,9 @@ proptest! {
             now_ms += last + pause;
             let forgiven = if last == 0 { 0 } else { pause / (FORGIVES * last) };
             steps = steps.saturating_sub(forgiven);
-            let ms = eject.begin(now_ms, &RULES);
+            let ms = eject.begin(Millis::new(now_ms), &RULES);
             prop_assert_eq!(ms, (1_000 << steps.min(20)).min(8_000));
-            prop_assert_eq!(eject.left_ms(now_ms), Some(ms));
+            prop_assert_eq!(eject.left_ms(Millis::new(now_ms)), Some(ms));
             (last, steps) = (ms, (steps + 1).min(40));
         }
     }
@@ -152,7 +156,7 @@ proptest! {
             let by_share = in_window && outcome != Answer && errors > 0 && window.len() as u64 >= u64::from(volume)
                 && bad * 100 >= window.len() as u64 * u64::from(errors);
             let expected = if by_row { Some(outcome) } else if by_share { Some(ServerError) } else { None };
-            prop_assert_eq!(eject.note(outcome, in_window, now_ms, &rules), expected);
+            prop_assert_eq!(eject.note(outcome, in_window, Millis::new(now_ms), &rules), expected);
             if expected.is_some() {
                 seen.clear();
             }
@@ -166,13 +170,13 @@ proptest! {
     ) {
         let rules = EjectionRules { slow_start_ms, ..RULES };
         let eject = EjectionState::default();
-        eject.ease_in(start);
+        eject.ease_in(Millis::new(start));
         let (mut now_ms, mut last) = (start, FIRST);
         for step in steps {
             now_ms += step;
-            let part = eject.part(|| now_ms, &rules);
+            let part = eject.part(|| Millis::new(now_ms), &rules);
             prop_assert!((last..=WHOLE).contains(&part));
-            prop_assert_eq!(part == WHOLE, now_ms.max(1) - start.max(1) >= slow_start_ms || part >= WHOLE);
+            prop_assert_eq!(part == WHOLE, now_ms - start >= slow_start_ms || part >= WHOLE);
             last = part;
         }
     }

@@ -20,6 +20,7 @@ use crate::config::{CheckTarget, Expected, Health, HealthKind};
 use crate::engine_io::{MAX_HANDSHAKE, OpenPacket, open_packet};
 use crate::net::worker_io::WorkerIo;
 use crate::random;
+use crate::rules::contains;
 use crate::upstream::worker::Worker;
 use crate::websocket::upgrade;
 
@@ -69,10 +70,6 @@ async fn http(worker: &Arc<Worker>, target: &CheckTarget, expected: &Expected) -
         return Err(answer.wrong(WrongAnswer::Status(answer.code())));
     }
     if holds(&answer.body) { Ok(()) } else { Err(answer.wrong(WrongAnswer::Body)) }
-}
-
-fn contains(body: &[u8], text: &[u8]) -> bool {
-    text.is_empty() || body.windows(text.len()).any(|window| window == text)
 }
 
 fn close_after(request: &mut Request<Full<Bytes>>) {

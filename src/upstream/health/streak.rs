@@ -1,6 +1,7 @@
 //! What outcomes in a row mean: the state of a worker, and whether its check can pass at all. The code is pure: time is
 //! an argument (ARCHITECTURE.md, invariant 12).
 
+use crate::clock::Millis;
 use crate::config::Health;
 use crate::upstream::diagnostics::Rows;
 use crate::upstream::worker::Checks;
@@ -50,8 +51,8 @@ impl From<&Health> for StreakRules {
 
 impl StreakRules {
     /// Whether a life that began at `since_ms` is still in its start-up grace.
-    pub(crate) fn in_grace(&self, now_ms: u64, since_ms: u64) -> bool {
-        now_ms.saturating_sub(since_ms) < self.grace_ms
+    pub(crate) fn in_grace(&self, now_ms: Millis, since_ms: Millis) -> bool {
+        now_ms.since(since_ms) < self.grace_ms
     }
 }
 
@@ -81,7 +82,13 @@ impl Streak {
     ///
     /// The grace forgives wrong or missing answers of a starting worker. It does not forgive a refused connect, because
     /// requests would be refused as well.
-    pub(crate) fn add(&mut self, outcome: CheckOutcome, now_ms: u64, since_ms: u64, rules: &StreakRules) -> Checks {
+    pub(crate) fn add(
+        &mut self,
+        outcome: CheckOutcome,
+        now_ms: Millis,
+        since_ms: Millis,
+        rules: &StreakRules,
+    ) -> Checks {
         self.last_passed = outcome == CheckOutcome::Passed;
         self.refused = if outcome == CheckOutcome::Refused { self.refused.saturating_add(1) } else { 0 };
         match outcome {
@@ -169,7 +176,7 @@ mod tests {
     fn an_empty_port_is_checked_less_often() {
         let mut streak = Streak::from(Checks::Passing);
         let mut unsure = |outcome| {
-            streak.add(outcome, 0, 0, &RULES);
+            streak.add(outcome, Millis::START, Millis::START, &RULES);
             streak.is_unsure()
         };
         assert!((1..DESERTED).all(|_| unsure(CheckOutcome::Refused)));
@@ -179,7 +186,7 @@ mod tests {
 
     fn states(outcomes: &[CheckOutcome]) -> Vec<Checks> {
         let mut streak = Streak::from(Checks::Passing);
-        outcomes.iter().map(|&outcome| streak.add(outcome, 0, 0, &RULES)).collect()
+        outcomes.iter().map(|&outcome| streak.add(outcome, Millis::START, Millis::START, &RULES)).collect()
     }
 
     #[test]
@@ -201,7 +208,7 @@ mod tests {
     #[test]
     fn a_reload_keeps_a_bad_state() {
         let mut streak = Streak::from(Checks::TimingOut);
-        assert_eq!(streak.add(CheckOutcome::TimedOut, 0, 0, &RULES), Checks::TimingOut);
+        assert_eq!(streak.add(CheckOutcome::TimedOut, Millis::START, Millis::START, &RULES), Checks::TimingOut);
         assert!(streak.is_unsure());
     }
 
@@ -249,15 +256,14 @@ mod tests {
             let (mut now_ms, mut before) = (since_ms, start);
             for (pause, outcome) in steps {
                 now_ms += pause;
-                let after = with.add(outcome, now_ms, since_ms, &rules);
-                let failed = matches!(outcome, CheckOutcome::Failed | CheckOutcome::TimedOut);
-                let forgiven = now_ms < since_ms + grace_ms && failed;
+                let after = with.add(outcome, Millis::new(now_ms), Millis::new(since_ms), &rules);
+                let forgiven = now_ms < since_ms + grace_ms && matches!(outcome, CheckOutcome::Failed | CheckOutcome::TimedOut);
                 if forgiven {
                     prop_assert_eq!(after, before);
                     prop_assert!(with.is_unsure(), "a starting worker is checked often");
                 } else {
                     let plain = StreakRules { grace_ms: 0, ..rules };
-                    prop_assert_eq!(after, without.add(outcome, now_ms, since_ms, &plain));
+                    prop_assert_eq!(after, without.add(outcome, Millis::new(now_ms), Millis::new(since_ms), &plain));
                 }
                 before = after;
             }
@@ -272,7 +278,7 @@ mod tests {
             let (mut streak, mut before) = (Streak::from(start), start);
             for end in 1..=outcomes.len() {
                 let seen = &outcomes[..end];
-                let after = streak.add(seen[end - 1], 0, 0, &rules);
+                let after = streak.add(seen[end - 1], Millis::START, Millis::START, &rules);
                 let passed = row(seen, |o| *o == CheckOutcome::Passed);
                 let failed = row(seen, |o| *o != CheckOutcome::Passed);
                 let silent = row(seen, |o| *o == CheckOutcome::TimedOut);

@@ -248,15 +248,15 @@ fn extreme_numbers_do_not_overflow() {
 #[test]
 fn recent_looks_back_ten_seconds() {
     let recent = Recent::default();
-    assert_eq!(recent.count(0), 0);
+    assert_eq!(recent.count(Seconds::new(0)), 0);
     for second in 0..30 {
-        (0..second).for_each(|_| recent.note(second));
+        (0..second).for_each(|_| recent.note(Seconds::new(second)));
         let expected: u32 = (second.saturating_sub(9)..=second).sum();
-        assert_eq!(recent.count(second), expected, "{second}");
+        assert_eq!(recent.count(Seconds::new(second)), expected, "{second}");
     }
-    assert_eq!(recent.count(38), 29);
-    assert_eq!(recent.count(39), 0);
-    recent.note(1_000_000);
-    assert_eq!(recent.count(1_000_000), 1);
-    assert_eq!(recent.count(999_999), 1, "a thread whose clock is slightly late");
+    assert_eq!(recent.count(Seconds::new(38)), 29);
+    assert_eq!(recent.count(Seconds::new(39)), 0);
+    recent.note(Seconds::new(1_000_000));
+    assert_eq!(recent.count(Seconds::new(1_000_000)), 1);
+    assert_eq!(recent.count(Seconds::new(999_999)), 1, "a thread whose clock is slightly late");
 }

@@ -6,10 +6,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use stickyd::affinity::pins::Pins;
-use stickyd::config::SameSite;
-use stickyd::cookie::{Cookie, Jar, Seen, WorkerId, worker_id};
-use stickyd::engine_io;
-use stickyd::keys::Keys;
+use stickyd::keys::{AddressHash, Keys};
 use stickyd::upstream::ring::{self, Ring, Seat};
 use stickyd::websocket::frames::{Observer, Sender};
 
@@ -32,7 +29,7 @@ fn pins(c: &mut Criterion) {
         let pins = Pins::new(2_000_000, usize::MAX, now);
         let all: Vec<_> = (0..count).map(|n| keys.key("app", &n.to_be_bytes())).collect();
         for key in &all {
-            let _ = pins.insert(*key, 7_u64, 1, Duration::from_secs(3600), now);
+            let _ = pins.insert(*key, 7_u64, AddressHash::new(1), Duration::from_secs(3600), now);
         }
         // Far apart, as requests of many clients are.
         let mut each = all.iter().cycle().step_by(7919);

@@ -1,0 +1,114 @@
+//! The Engine.IO part of a request's query, read in one pass and kept with the request.
+//!
+//! What is kept is small: the transport, and where the sid stands. The sid itself is decoded from the query again only
+//! where it is needed, which is once per session. Left out: how a sid is decoded (the parent module).
+
+use super::{Decoded, MAX_SID, RequestTransport, Sid, decode_sid, decode_transport, decoded_is, split_at_byte};
+
+/// What the query of an Engine.IO request contains: small enough to be kept with the request, so that each query is
+/// read once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineQuery {
+    /// Transport that the request asks for.
+    pub transport: RequestTransport,
+    place: SidPlace,
+}
+
+/// Place of the raw sid in a query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SidPlace {
+    /// There is no sid, or an empty one.
+    Nowhere,
+    /// The sid begins at this byte and has this many bytes.
+    At(u16, u16),
+    /// The sid begins beyond the first 64 KiB, which only a raised `target_bytes` allows. The query is read again.
+    Far,
+    /// The sid is longer than [`MAX_SID`] bytes.
+    TooLong,
+}
+
+impl EngineQuery {
+    /// Recognises an Engine.IO request by its query, which contains both `EIO` and `transport`; the path never matters
+    /// (docs/reference/protocols.md §1.8). If a key is repeated, the last one counts, as in Engine.IO's own
+    /// `URLSearchParams` (docs/reference/protocols.md §1.6).
+    ///
+    /// Makes one pass over the query, and allocates nothing.
+    pub fn read(query: Option<&str>) -> Option<Self> {
+        let (transport, start, sid) = scan(query?)?;
+        let place = match (u16::try_from(start), u16::try_from(sid.len())) {
+            _ if sid.is_empty() => SidPlace::Nowhere,
+            _ if is_too_long(sid) => SidPlace::TooLong,
+            (Ok(start), Ok(len)) => SidPlace::At(start, len),
+            _ => SidPlace::Far,
+        };
+        Some(Self { transport: decode_transport(transport), place })
+    }
+
+    /// Whether the request names a session, be it by a sid that is too long.
+    pub fn has_sid(self) -> bool {
+        self.place != SidPlace::Nowhere
+    }
+
+    /// Decodes the sid from the query that was read. Allocates only if the sid is percent-encoded.
+    pub fn sid(self, query: Option<&str>) -> Sid<'_> {
+        let raw = match self.place {
+            SidPlace::Nowhere => return Sid::None,
+            SidPlace::TooLong => return Sid::TooLong,
+            SidPlace::At(start, len) => {
+                let (start, len) = (usize::from(start), usize::from(len));
+                query.and_then(|query| query.as_bytes().get(start..start + len))
+            }
+            SidPlace::Far => query.and_then(scan).map(|(_, _, sid)| sid),
+        };
+        raw.map_or(Sid::None, decode_sid)
+    }
+}
+
+/// Returns the raw transport of an Engine.IO query, the place of its raw sid, and the raw sid; an empty one if there is
+/// none.
+fn scan(query: &str) -> Option<(&[u8], usize, &[u8])> {
+    let (mut eio, mut transport, mut sid) = (false, None, (0, &b""[..]));
+    let mut end = 0;
+    for pair in query.as_bytes().split(|&b| b == b'&') {
+        end += pair.len();
+        let place = end;
+        end += 1;
+        let (key, value) = split_at_byte(pair, b'=');
+        // The length tells the plain spellings apart; an encoded key is longer than its decoded form.
+        match key.len() {
+            3 if key == b"sid" => sid = (place - value.len(), value),
+            3 if key == b"EIO" => eio = true,
+            9 if key == b"transport" => transport = Some(value),
+            0..=4 => {}
+            _ if !key.contains(&b'%') => {}
+            _ if decoded_is(key, b"sid") => sid = (place - value.len(), value),
+            _ if decoded_is(key, b"EIO") => eio = true,
+            _ if decoded_is(key, b"transport") => transport = Some(value),
+            _ => {}
+        }
+    }
+    let transport = transport.filter(|_| eio)?;
+    Some((transport, sid.0, sid.1))
+}
+
+/// Whether a raw sid has more than [`MAX_SID`] bytes when it is decoded. Counting stops one byte past the limit.
+fn is_too_long(raw: &[u8]) -> bool {
+    raw.len() > MAX_SID && Decoded { rest: raw, plus: b' ' }.take(MAX_SID + 1).count() > MAX_SID
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use super::*;
+
+    #[test]
+    fn a_sid_far_into_the_query_is_found_again() {
+        for pad in [0, 65_400, 65_535, 70_000] {
+            let query = format!("x={}&EIO=4&transport=polling&sid=a%20b", "y".repeat(pad));
+            let read = EngineQuery::read(Some(&query)).unwrap();
+            assert!(read.has_sid());
+            assert_eq!(read.sid(Some(&query)), Sid::Given(Cow::Borrowed(b"a b")), "{pad}");
+        }
+    }
+}
