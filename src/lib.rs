@@ -1,75 +1,60 @@
 //! stickyd: a reverse proxy and load balancer that keeps every session on the worker that owns it.
 //!
-//! # The path of a request
-//!
-//! ```text
-//! listener::accept ─► listener::conn ─► proxy::handle ─► proxy::forward ─► worker
-//!                                         │ route::find          │
-//!                                         │ affinity::resolve    └─► tunnel::relay (after 101)
-//!                                         │ upstream::place
-//!                                         └ respond::* (every answer stickyd writes itself)
-//! ```
-//!
-//! # The map
-//!
-//! | module | contents |
-//! |---|---|
-//! | [`config`] | the configuration file: parsed, checked, and its errors explained |
-//! | [`state`] | what threads share: the snapshot, the pins, the budgets |
-//! | [`listener`] | accept, PROXY header, TLS, one client connection |
-//! | [`proxy`] | the handling of one request, and the guards that reject requests before it begins |
-//! | [`rate_limit`] | token buckets by key, in a table of bounded size |
-//! | [`affinity`] | which worker gets a request: by sid, cookie, address or discovery |
-//! | [`upstream`] | workers: health, ejection, limits, and the connections to them, TLS included |
-//! | [`tunnel`] | upgraded connections |
-//! | [`sockets`] | every live socket (tunnels and polling sessions): listing, filtering, closing |
-//! | [`admin`], [`metrics`], [`telemetry`] | what operators see |
-//! | [`broadcast`], `vigil` | messages sent to many sockets; detection of sockets that no longer answer |
-//! | [`cli`] | the commands operators type |
-//! | [`server`], [`drain`], [`reload`], `watch` | start, stop, configuration changes |
-//! | [`systemd`] | notifications to systemd, and the sockets systemd passes in |
-//!
-//! # Invariants
-//!
-//! `ARCHITECTURE.md` §7 lists them, numbered 1 to 14. Comments cite them by number. The same page has the layers, the
-//! words, and where to look.
+//! `ARCHITECTURE.md` has the layers of the modules below, the path of a request, the invariants that comments cite by
+//! number, the words, and where to look. This crate is the program's own: its interface is [`program`], which the binary
+//! calls, and nothing else is promised.
 
-pub mod admin;
-pub mod affinity;
-pub mod body;
-pub mod broadcast;
-pub mod cli;
-pub mod client;
-pub mod client_limits;
-pub mod clock;
-pub mod config;
-pub mod control;
-pub mod cookie;
-pub mod descriptors;
-pub mod drain;
-pub mod engine_io;
-pub mod header_list;
-pub mod keys;
-pub mod listener;
-pub mod locks;
-pub mod metrics;
-pub mod min_rate;
-pub mod net;
-pub mod proxy;
+#![cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "what is public is so for `testing`"))]
+
+mod admin;
+mod affinity;
+mod body;
+mod broadcast;
+mod cli;
+mod client;
+mod client_limits;
+mod clock;
+mod config;
+mod control;
+mod cookie;
+mod descriptors;
+mod drain;
+mod engine_io;
+mod header_list;
+mod keys;
+mod listener;
+mod locks;
+mod metrics;
+mod min_rate;
+mod net;
+mod proxy;
 mod random;
-pub mod rate_limit;
-pub mod reload;
-pub mod route;
-pub mod rules;
+mod rate_limit;
+mod reload;
+mod route;
+mod rules;
 mod secret;
-pub mod server;
-pub mod sockets;
-pub mod state;
-pub mod systemd;
-pub mod telemetry;
-pub mod thread;
-pub mod tunnel;
-pub mod upstream;
+mod server;
+mod sockets;
+mod state;
+mod systemd;
+mod telemetry;
+mod thread;
+mod tunnel;
+mod upstream;
 mod watch;
-pub mod websocket;
+mod websocket;
 mod x509;
+
+#[cfg(feature = "testing")]
+pub mod testing;
+
+/// The parts that the binary calls, in the order of its `main`.
+pub mod program {
+    pub use crate::cli::{Cli, Command, RunCommand};
+    pub use crate::descriptors::raise_limit;
+    pub use crate::reload::ReloadSender;
+    pub use crate::server::{Server, Stop, StopOutcome};
+    pub use crate::systemd::Parent;
+    pub use crate::telemetry::{flush as flush_log, start as start_log};
+}

@@ -3,11 +3,9 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use stickyd::cli::{Cli, Command, RunCommand};
-use stickyd::server::StopOutcome;
-use stickyd::server::{Server, Stop};
-use stickyd::systemd::Parent;
-use stickyd::{descriptors, reload, telemetry};
+use stickyd::program::{
+    Cli, Command, Parent, ReloadSender, RunCommand, Server, Stop, StopOutcome, flush_log, raise_limit, start_log,
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -22,7 +20,7 @@ fn main() -> ExitCode {
         Command::Check(check) => ExitCode::from(check.run()),
         Command::Run(run) => {
             let code = self::run(&run);
-            telemetry::flush();
+            flush_log();
             code
         }
         Command::Reload(reload) => ExitCode::from(reload.run()),
@@ -60,11 +58,11 @@ fn run(run: &RunCommand) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    telemetry::start(&config.log);
+    start_log(&config.log);
     for warning in warnings {
         tracing::warn!("{}", warning.one_line());
     }
-    descriptors::raise_limit();
+    raise_limit();
     // Must run before systemd is notified of readiness: it may answer with SIGHUP at once.
     let signals = match Signals::catch() {
         Ok(signals) => signals,
@@ -108,7 +106,7 @@ impl Signals {
 
     /// Blocks this thread until the first SIGTERM or SIGINT, and reloads on each SIGHUP meanwhile. A second SIGTERM or
     /// SIGINT stops at once; a thread that lives as long as the process waits for it.
-    fn watch(self, stop: Stop, asks: reload::ReloadSender) {
+    fn watch(self, stop: Stop, asks: ReloadSender) {
         let Self { runtime, mut hangup, mut terminate, mut interrupt } = self;
         runtime.block_on(async {
             loop {

@@ -24,11 +24,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use stickyd::config::{
+use stickyd::testing::config::{
     AdminAddress, AdminState, Affinity, Config, Expected, Health, HealthKind, Limits, Log, SameSite, Tunnels,
     for_command_line, load, parse_with,
 };
-use stickyd::websocket::round_trip::Thresholds;
+use stickyd::testing::websocket::Thresholds;
 
 /// A valid listener and upstream in four lines, to which tests append a wrong line.
 const HEAD: &str = "[[listener]]\naddress = \"0.0.0.0:80\"\n[upstream.app]\nworkers = [\"127.0.0.1:3001-3004\"]\n";
@@ -174,7 +174,7 @@ handshakes = 5
 http2_streams = 6
 handshake_timeout = "3s"
 [log]
-level = "warn,stickyd::affinity=debug"
+level = "warn,stickyd::testing::affinity=debug"
 access = true
 "#;
 
@@ -240,7 +240,10 @@ fn check_every_key(dir: &TempDir, config: &Config) {
         ..Limits::default()
     };
     assert_eq!(config.limits, limits);
-    assert_eq!(config.log, Log { level: "warn,stickyd::affinity=debug".to_owned(), access: true, ..Log::default() });
+    assert_eq!(
+        config.log,
+        Log { level: "warn,stickyd::testing::affinity=debug".to_owned(), access: true, ..Log::default() }
+    );
 }
 
 /// Each worker as `NAME=ADDRESS`.

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use clap::{CommandFactory as _, Parser as _};
 use rcgen::{CertificateParams, KeyPair};
 use regex::Regex;
-use stickyd::cli::Cli;
+use stickyd::testing::cli::Cli;
 
 use super::support::sources::{self, Part};
 

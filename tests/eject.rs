@@ -167,9 +167,9 @@ fn an_ejected_worker_returns_gradually_and_later_each_time() {
         ejections(&proxy, "broken") >= 2.0
     });
     assert!(
-        worker.eject.left_ms(stickyd::clock::Millis::START).unwrap() > 200,
+        worker.eject.left_ms(stickyd::testing::clock::Millis::START).unwrap() > 200,
         "until: {:?}",
-        worker.eject.left_ms(stickyd::clock::Millis::START)
+        worker.eject.left_ms(stickyd::testing::clock::Millis::START)
     );
 }
 
@@ -189,7 +189,7 @@ fn slow_start_gives_a_part_and_moves_every_key_once() {
         Raw::connect(proxy.address).ask(&request).text() == "bad"
     };
     let whole: Vec<_> = (0..60).map(of).collect();
-    proxy.worker("bad").eject.ease_in(stickyd::clock::now_ms());
+    proxy.worker("bad").eject.ease_in(stickyd::testing::clock::now_ms());
     let first: Vec<_> = (0..60).map(of).collect();
     let there = |all: &[bool]| all.iter().filter(|there| **there).count();
     assert!(there(&first) < there(&whole), "a part only: {} of {}", there(&first), there(&whole));
@@ -221,7 +221,7 @@ fn probes_and_health_checks_do_not_count() {
     ));
     let worker = proxy.worker(&bad.address.to_string());
     wait_for("checked", || bad.connections() >= 5);
-    assert!(!worker.ejected() && worker.eject.left_ms(stickyd::clock::Millis::START).is_none());
+    assert!(!worker.ejected() && worker.eject.left_ms(stickyd::testing::clock::Millis::START).is_none());
 }
 
 #[test]

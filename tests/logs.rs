@@ -122,7 +122,7 @@ fn the_decision_is_shown_only_where_an_upstream_wants_it() {
     assert_eq!(decision(&odd, plain).0, ["worker=\"w \\\"7\"; why=address"]);
     assert_eq!(decision(&off, plain).0, ["mine"], "the worker's own field passes");
     on.worker("w7").change(
-        stickyd::upstream::admin_state::AdminChange::Say(stickyd::config::AdminState::Maint, None),
+        stickyd::testing::upstream::AdminChange::Say(stickyd::testing::config::AdminState::Maint, None),
         &on.server().shared().snapshot.load().upstream("app").unwrap().config,
     );
     assert_eq!(decision(&on, plain).0, ["worker=-; why=-"]);

@@ -210,7 +210,7 @@ fn a_failing_pool_gets_no_more_than_the_budget() {
     // Above what is always allowed within this test: three per second, of ten minutes.
     let shared = proxy.server().shared();
     let upstream = shared.snapshot.load().upstreams[0].clone();
-    let slot = upstream.eject.slot(stickyd::clock::now_ms());
+    let slot = upstream.eject.slot(stickyd::testing::clock::now_ms());
     (0..1_800).for_each(|_| upstream.carried.retries.note(slot));
     let mut client = Raw::connect(proxy.address);
     let statuses: Vec<_> = (0..100).map(|_| client.get("/").status()).collect();

@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use screen::Screen;
-use stickyd::config::{self, Config};
-use stickyd::server::Server;
-use stickyd::systemd::Parent;
+use stickyd::testing::config::{self, Config};
+use stickyd::testing::server::Server;
+use stickyd::testing::systemd::Parent;
 use tally::Tally;
 use worker::Worker;
 

@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write, stdout};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use stickyd::server::Server;
+use stickyd::testing::server::Server;
 
 use crate::tally::{Count, STEPS, Tally};
 use crate::{POLLING, WEBSOCKET, WORKERS};

@@ -119,8 +119,8 @@ impl Sessions {
         }
     }
 
-    /// Chooses the worker of the Socket.IO session that an ordinary request names, while it serves; the session's pin is
-    /// not refreshed.
+    /// Chooses the worker of the Socket.IO session that an ordinary request names, while it serves; the session's pin
+    /// is not refreshed.
     fn followed(&self, seeking: Seeking<'_>) -> Option<Choice> {
         let worker =
             seeking.ask.follows().and_then(|key| self.pins.peek(key, Instant::now(), |pin| pin.worker().cloned()));
@@ -155,8 +155,8 @@ impl Sessions {
         Resolved::Worker(Choice { worker, why: SourceLabel::Sid, seat: None, hold: Some(hold), cookie: None })
     }
 
-    /// Resolves a preflight by the session's pin without refreshing the pin. If the worker is gone or could not be reached,
-    /// or the session has ended, any worker may answer.
+    /// Resolves a preflight by the session's pin without refreshing the pin. If the worker is gone or could not be
+    /// reached, or the session has ended, any worker may answer.
     fn preflight(self: &Arc<Self>, seeking: Seeking<'_>, key: Key) -> Resolved {
         let Some(worker) = self.pins.peek(key, Instant::now(), |pin| pin.worker().cloned()) else {
             return Resolved::Unpinned(key);

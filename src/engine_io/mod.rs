@@ -200,19 +200,6 @@ fn split_at_byte(bytes: &[u8], byte: u8) -> (&[u8], &[u8]) {
     (halves.next().unwrap_or_default(), halves.next().unwrap_or_default())
 }
 
-/// Returns the sid in `Set-Cookie: io=<sid>`, the second source of the sid in versions 1 and 2
-/// (docs/reference/protocols.md §1.1, §1.8), percent-decoded with `+` as itself. Takes the values of all `Set-Cookie`
-/// headers; the last `io` counts, as in a browser.
-pub fn io_cookie<'a>(set_cookie_values: impl Iterator<Item = &'a [u8]>) -> Option<String> {
-    let raw = set_cookie_values.filter_map(|value| {
-        let (pair, _attributes) = split_at_byte(value, b';');
-        let (name, value) = split_at_byte(pair, b'=');
-        (name.trim_ascii() == b"io").then(|| value.trim_ascii())
-    });
-    let decoded: Vec<u8> = Decoded { rest: raw.last()?, plus: b'+' }.take(MAX_SID + 1).collect();
-    String::from_utf8(decoded).ok().filter(|sid| !sid.is_empty() && sid.len() <= MAX_SID)
-}
-
 /// Whether the response to a request with a sid is the worker's "I do not know this session": one of the list in
 /// docs/reference/protocols.md §1.4, not a single literal. `body` is the whole body; anything longer than
 /// [`MAX_REFUSAL`] is not a refusal.

@@ -307,27 +307,10 @@ proptest! {
         is_refusal(status, &bytes);
         is_refusal(400, &bytes);
         says_goodbye(&bytes);
-        io_cookie([&bytes[..]].into_iter());
     }
 }
 
 // ---- the rest
-
-#[test]
-fn the_io_cookie_is_a_second_source_of_the_sid() {
-    let io = |values: &[&'static str]| io_cookie(values.iter().map(|v| v.as_bytes()));
-    assert_eq!(
-        io(&["a=b", "io=3BVKhmqG0ZjcDQfnAAAC; Path=/; HttpOnly; SameSite=Strict"]).unwrap(),
-        "3BVKhmqG0ZjcDQfnAAAC"
-    );
-    assert_eq!(io(&["io=room%2F%CE%B1%20b+c"]).unwrap(), "room/α b+c");
-    assert_eq!(io(&["io=old", "io=new"]).unwrap(), "new");
-    let long = "io=".to_string() + &"a".repeat(MAX_SID + 1);
-    assert_eq!(io_cookie([long.as_bytes()].into_iter()), None);
-    for none in ["io=", "io", "xio=1", "IO=1", "a=io=1", "", "io=%ff"] {
-        assert_eq!(io(&[none]), None, "{none}");
-    }
-}
 
 #[test]
 fn refusals_are_recognised() {

@@ -4,7 +4,7 @@
 //! [`Conn`] holds what is trusted about a connection: who the peer is, and whether its forwarding fields count. Nothing
 //! about a worker is remembered (ARCHITECTURE.md, invariant 1).
 
-#[doc(hidden)]
+#[cfg(feature = "testing")]
 pub mod fuzzing;
 
 use std::cell::{Cell, OnceCell, RefCell};

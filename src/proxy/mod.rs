@@ -7,7 +7,7 @@ pub mod event_stream;
 pub mod forward;
 mod forwarded;
 pub mod framing;
-#[doc(hidden)]
+#[cfg(feature = "testing")]
 pub mod fuzzing;
 pub mod headers;
 pub mod hop_fields;

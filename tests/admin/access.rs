@@ -20,7 +20,9 @@ fn over_tcp(worker: &RawWorker, at: &str) -> (Proxy, SocketAddr) {
         file.display()
     ));
     let _ = std::fs::remove_file(&file);
-    let stickyd::config::AdminAddress::Tcp(address) = proxy.server().admin else { panic!("TCP was asked for") };
+    let stickyd::testing::config::AdminAddress::Tcp(address) = proxy.server().admin else {
+        panic!("TCP was asked for")
+    };
     (proxy, SocketAddr::from(([127, 0, 0, 1], address.port())))
 }
 
@@ -112,7 +114,7 @@ fn heads_and_bodies_are_bounded() {
 fn no_route_leads_to_the_admin_listener() {
     let parse = |text: &str| {
         let text = format!("[[listener]]\naddress = \"0.0.0.0:80\"\n{text}");
-        stickyd::config::parse(&text, Path::new("/etc/stickyd/s.toml")).map_err(|errors| errors.to_string())
+        stickyd::testing::config::parse(&text, Path::new("/etc/stickyd/s.toml")).map_err(|errors| errors.to_string())
     };
     for (worker, admin) in [
         ("127.0.0.1:9145", "[admin]\naddress = \"127.0.0.1:9145\""),

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use stickyd::admin::api::{self, PATHS, paths};
+use stickyd::testing::admin::api::{self, PATHS, paths};
 
 use crate::support::admin::reload;
 use crate::support::engines::{begin_session, config_of_named, many_sessions, path, sessions_at};
@@ -235,7 +235,7 @@ fn every_answer_is_as_the_document_says() {
     // The log level.
     assert_eq!(api.get("/api/v1/log").1, json!({"level": "info", "from": "environment", "file": "info"}));
     let mut put = |body: &str| api.ask("put", "/api/v1/log", "/api/v1/log", body);
-    assert_eq!(put("{\"level\": \"stickyd::proxy=debug,warn\"}").1["from"], "run time");
+    assert_eq!(put("{\"level\": \"stickyd::testing::proxy=debug,warn\"}").1["from"], "run time");
     assert_eq!((put("{\"level\": \"inof\"}").0, put("debug").0, put("{\"level\": 1}").0), (422, 422, 422));
     assert_eq!(put("{\"level\": null}").1["from"], "environment");
 
@@ -283,17 +283,17 @@ fn explaining_and_reading_pins_changes_nothing() {
     let shared = proxy.server().shared();
     let snapshot = shared.snapshot.load();
     let upstream = snapshot.upstream("app").unwrap();
-    let client = stickyd::client::Client { address: "192.0.2.1".parse().unwrap(), secure: false };
-    let question = stickyd::affinity::explain::ExplainQuestion { client: Some(client), ..Default::default() };
+    let client = stickyd::testing::client::Client { address: "192.0.2.1".parse().unwrap(), secure: false };
+    let question = stickyd::testing::affinity::explain::ExplainQuestion { client: Some(client), ..Default::default() };
     let before = (proxy.worker(&worker.address.to_string()).sessions(), shared.sessions.pins.len());
     for _ in 0..100 {
-        let found = stickyd::affinity::explain::explain(&shared.sessions, upstream, question);
+        let found = stickyd::testing::affinity::explain::explain(&shared.sessions, upstream, question);
         assert_eq!(found.now.1.word(), "placed");
         assert_eq!(found.then.unwrap().1.word(), "nobody", "there is no other worker");
     }
     let worker = proxy.worker(&worker.address.to_string());
     assert_eq!((worker.sessions(), shared.sessions.pins.len()), before);
-    assert_eq!(worker.recent.count(stickyd::clock::now_s()), 0);
+    assert_eq!(worker.recent.count(stickyd::testing::clock::now_s()), 0);
 }
 
 #[test]

@@ -28,7 +28,9 @@ fn over_tcp(worker: &RawWorker, token: bool) -> (Proxy, std::net::SocketAddr) {
         "[upstream.app]\nworkers = [\"{}\"]\n[admin]\naddress = \"127.0.0.1:0\"\n{token}",
         worker.address
     ));
-    let stickyd::config::AdminAddress::Tcp(address) = proxy.server().admin else { panic!("TCP was asked for") };
+    let stickyd::testing::config::AdminAddress::Tcp(address) = proxy.server().admin else {
+        panic!("TCP was asked for")
+    };
     let _ = std::fs::remove_file(&file);
     (proxy, address)
 }
@@ -215,7 +217,7 @@ fn promtool_reports_nothing_about_the_metrics() {
     let mut check = Command::new(tool);
     check.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut check = check.spawn().unwrap_or_else(|error| panic!("promtool: {error}; tests/run installs it"));
-    check.stdin.take().unwrap().write_all(&stickyd::admin::scrape::scrape(shared)).unwrap();
+    check.stdin.take().unwrap().write_all(&stickyd::testing::admin::scrape(shared)).unwrap();
     let output = check.wait_with_output().unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && said.is_empty(), "{said}");

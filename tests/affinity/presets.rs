@@ -1,8 +1,8 @@
 //! The presets against workers that speak just enough of each protocol. Real servers and clients are in
 //! `tests/protocols/`.
 
-use stickyd::config::AdminState;
-use stickyd::upstream::admin_state::AdminChange;
+use stickyd::testing::config::AdminState;
+use stickyd::testing::upstream::AdminChange;
 
 use super::{Known, Pool, answer, ask, decision};
 use crate::support::proxy::Proxy;

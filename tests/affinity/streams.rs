@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use stickyd::config::AdminState;
-use stickyd::upstream::admin_state::AdminChange;
+use stickyd::testing::config::AdminState;
+use stickyd::testing::upstream::AdminChange;
 
 use super::{Pool, answer, ask, decision};
 use crate::support::h2::{Secured, ask as request};

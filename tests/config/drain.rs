@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use stickyd::config::{Drain, RemovedPolicy, Upstream};
+use stickyd::testing::config::{Drain, RemovedPolicy, Upstream};
 
 use super::{HEAD, errors, good};
 

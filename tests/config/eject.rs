@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use insta::assert_snapshot;
-use stickyd::config::{Eject, Upstream};
+use stickyd::testing::config::{Eject, Upstream};
 
 use super::{HEAD, errors, good};
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{TempDir, errors, errors_of, errors_of_workers, resolve, text_of_workers, warnings};
 use insta::assert_snapshot;
-use stickyd::config::parse_with;
+use stickyd::testing::config::parse_with;
 
 #[test]
 fn a_reversed_port_range_is_marked_inside_the_string() {

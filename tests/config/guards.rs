@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use stickyd::config::guards::{ConfiguredRate, Origin};
+use stickyd::testing::config::guards::{ConfiguredRate, Origin};
 
 use super::{HEAD, errors, good};
 
@@ -37,7 +37,7 @@ fn every_key_is_read_into_its_field() {
     assert_eq!((guards.rate.requests, guards.rate.handshakes), (rate(100, 60, 100), rate(5, 1, 20)));
     let config = good(&format!("{HEAD}rate = {{ requests = \"7/h\" }}"));
     assert_eq!((config.upstreams[0].rate.requests, config.upstreams[0].rate.handshakes), (rate(7, 3_600, 7), None));
-    assert_eq!(good(&route("")).routes[0].guards, stickyd::config::guards::Guards::default());
+    assert_eq!(good(&route("")).routes[0].guards, stickyd::testing::config::guards::Guards::default());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use insta::assert_snapshot;
-use stickyd::config::{CheckTarget, Expected, Health, HealthKind};
+use stickyd::testing::config::{CheckTarget, Expected, Health, HealthKind};
 
 use super::{HEAD, errors, good};
 

@@ -1,6 +1,6 @@
 //! `labels`: the places they are read from, and the errors for wrong ones.
 
-use stickyd::config::labels::LabelSource;
+use stickyd::testing::config::labels::LabelSource;
 
 use super::{HEAD, errors, good};
 

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::{HEAD, resolve};
-use stickyd::config::rules::{AnswerPlace, Protocol, Rule, Spot};
-use stickyd::config::{Affinity, parse_with};
+use stickyd::testing::config::rules::{AnswerPlace, Protocol, Rule, Spot};
+use stickyd::testing::config::{Affinity, parse_with};
 
 /// Every finding of a text after the head's four lines, each on one line.
 fn said(after_head: &str) -> Vec<String> {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{TempDir, errors_of, resolve};
-use stickyd::config::{Config, Health, Limits, Log, Tunnels, Upstream, load_with_warnings, parse_with};
+use stickyd::testing::config::{Config, Health, Limits, Log, Tunnels, Upstream, load_with_warnings, parse_with};
 
 fn conf() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("conf")

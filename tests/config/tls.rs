@@ -1,7 +1,7 @@
 //! `tls`, `redirect` and `proxy_protocol` of a listener, and `tls` of an upstream: their values, and every error.
 
 use insta::assert_snapshot;
-use stickyd::config::{Buffers, ClientAuth, Redirect, Tls, parse_with};
+use stickyd::testing::config::{Buffers, ClientAuth, Redirect, Tls, parse_with};
 
 use super::{TempDir, errors, errors_in, good, resolve, warnings};
 

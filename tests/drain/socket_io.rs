@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use stickyd::config::{AdminState, Upstream};
-use stickyd::upstream::admin_state::AdminChange;
+use stickyd::testing::config::{AdminState, Upstream};
+use stickyd::testing::upstream::AdminChange;
 
 use crate::support::cluster::{all_upgraded, upstream};
 use crate::support::load::Load;

@@ -3,8 +3,8 @@
 use std::sync::{Mutex, mpsc};
 
 use serde_json::json;
-use stickyd::config::AdminState;
-use stickyd::upstream::admin_state::AdminChange;
+use stickyd::testing::config::AdminState;
+use stickyd::testing::upstream::AdminChange;
 
 use super::{Trial, config, edit};
 use crate::support::h2::{Secured, ask};

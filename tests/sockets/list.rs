@@ -248,7 +248,7 @@ async fn sockets_over_http2_are_listed() {
     request.headers_mut().insert("user-agent", "Two/2".parse().unwrap());
     let Ok((io, _)) = client.tunnel(request).await else { panic!("refused") };
     let sockets = &stickyd.proxy().server().shared().sessions.sockets;
-    let all = || (0..stickyd::sockets::SHARDS).flat_map(|shard| sockets.shard(shard)).collect::<Vec<_>>();
+    let all = || (0..stickyd::testing::sockets::SHARDS).flat_map(|shard| sockets.shard(shard)).collect::<Vec<_>>();
     wait_for_async("the session has its name", async || {
         all().iter().any(|one| one.with_texts(|sid, _| !sid.is_empty()))
     })

@@ -12,7 +12,7 @@ use hyper::http::response::Parts;
 use hyper::{HeaderMap, Request, StatusCode};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use stickyd::net::h2_stream::StreamIo;
+use stickyd::testing::net::StreamIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;

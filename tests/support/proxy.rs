@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use stickyd::config;
-use stickyd::server::Server;
-use stickyd::server::StopOutcome;
-use stickyd::systemd::Parent;
-use stickyd::upstream::worker::Worker;
+use stickyd::testing::config;
+use stickyd::testing::server::Server;
+use stickyd::testing::server::StopOutcome;
+use stickyd::testing::systemd::Parent;
+use stickyd::testing::upstream::Worker;
 
 use super::wait::{wait_for, wait_for_async};
 
@@ -56,7 +56,7 @@ impl Proxy {
     /// alphabetical order.
     pub(crate) fn metric(&self, series: &str) -> f64 {
         let shared = self.server().shared();
-        let text = String::from_utf8(stickyd::admin::scrape::scrape(shared)).unwrap();
+        let text = String::from_utf8(stickyd::testing::admin::scrape(shared)).unwrap();
         let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         value.map_or(0.0, |value| value.parse().unwrap())
     }

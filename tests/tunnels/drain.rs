@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use stickyd::config::{AdminState, Upstream};
-use stickyd::upstream::admin_state::AdminChange;
+use stickyd::testing::config::{AdminState, Upstream};
+use stickyd::testing::upstream::AdminChange;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::support::node::WsEcho;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use hyper::{HeaderMap, Request};
-use stickyd::net::h2_stream::StreamIo;
+use stickyd::testing::net::StreamIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
@@ -207,7 +207,7 @@ async fn a_stop_closes_each_with_1001_and_ends_in_time() {
         far.shutdown().await.unwrap();
         assert_eq!(read_all(near).await, b"");
     }
-    assert_eq!(stopped.await.unwrap(), stickyd::server::StopOutcome::default());
+    assert_eq!(stopped.await.unwrap(), stickyd::testing::server::StopOutcome::default());
     within(client.connection).await.unwrap().unwrap();
 }
 

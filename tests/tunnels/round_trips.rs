@@ -3,7 +3,7 @@
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use stickyd::websocket::round_trip::RoundTrips;
+use stickyd::testing::websocket::RoundTrips;
 
 use crate::support::proxy::Proxy;
 use crate::support::tunnels::{ASK, GRANT, TunnelWorker, frame, head_of, masked, read};
@@ -12,7 +12,7 @@ use crate::support::wait::wait_for_async;
 /// The round trips that the only socket has measured.
 fn measured(proxy: &Proxy) -> RoundTrips {
     let sockets = &proxy.server().shared().sessions.sockets;
-    let mut all = (0..stickyd::sockets::SHARDS).flat_map(|shard| sockets.shard(shard));
+    let mut all = (0..stickyd::testing::sockets::SHARDS).flat_map(|shard| sockets.shard(shard));
     let only = all.next().expect("a socket");
     assert!(all.next().is_none());
     only.round_trips()

@@ -15,7 +15,7 @@ use crate::support::tunnels::{join, masked, read, read_all, tunnel};
 use crate::support::wait::within;
 
 /// Stops the proxy while the test does something else.
-fn stopping(proxy: Proxy) -> tokio::task::JoinHandle<(stickyd::server::StopOutcome, Duration)> {
+fn stopping(proxy: Proxy) -> tokio::task::JoinHandle<(stickyd::testing::server::StopOutcome, Duration)> {
     tokio::task::spawn_blocking(move || {
         let began = Instant::now();
         (proxy.stop(), began.elapsed())

@@ -19,7 +19,7 @@
 //! Not supported: server push (no browser accepts it any more), priorities (read and ignored), h2 without TLS.
 
 pub mod body;
-#[doc(hidden)]
+#[cfg(feature = "testing")]
 pub mod fuzzing;
 mod inflow;
 mod meter;

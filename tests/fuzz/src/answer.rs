@@ -12,8 +12,8 @@ use http_body_util::{BodyExt, Empty};
 use hyper::header::HeaderMap;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
-use stickyd::upstream::exchange::response_body::{BodyStep, Unread};
-use stickyd::upstream::exchange::response_head::{Coming, HEAD_BYTES, HEAD_FIELDS};
+use stickyd::testing::upstream::{BodyStep, Unread};
+use stickyd::testing::upstream::{Coming, HEAD_BYTES, HEAD_FIELDS};
 use tokio::io::AsyncWriteExt;
 
 use super::bytes::Choices;

@@ -6,8 +6,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hyper::header::{HeaderMap, HeaderValue};
-use stickyd::client::Client;
-use stickyd::proxy::headers;
+use stickyd::testing::client::Client;
+use stickyd::testing::proxy;
 
 use super::bytes::Choices;
 use super::proxied;
@@ -38,7 +38,7 @@ pub fn check(data: &[u8]) {
     if let Some(proto) = proto {
         headers.insert("x-forwarded-proto", HeaderValue::from_static(proto));
     }
-    let client = headers::client(&proxied::conn(peer, secure, false), &headers);
+    let client = proxy::client(&proxied::conn(peer, secure, false), &headers);
 
     let mut expected = peer;
     'hops: for (hops, is_text) in lists.iter().rev() {

@@ -8,7 +8,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
-use stickyd::config::{Config, Diagnostic, Errors, Severity, parse_with};
+use stickyd::testing::config::{Config, Diagnostic, Errors, Severity, parse_with};
 
 /// Checks the result of parsing a text.
 pub fn check(data: &[u8]) {

@@ -3,8 +3,8 @@
 //! Input: a choice, then the values of `Cookie` headers, one per line; or a valid cookie with some of its bytes
 //! changed.
 
-use stickyd::config::SameSite;
-use stickyd::cookie::{Cookie, Jar, SeenCookie, WorkerId};
+use stickyd::testing::config::SameSite;
+use stickyd::testing::cookie::{Cookie, Jar, SeenCookie, WorkerId};
 
 use super::bytes::Choices;
 

@@ -3,8 +3,8 @@
 //! Input: the side that sends, the size of the pieces, and the bytes: frames that are written here from choices, with
 //! or without a mistake, or any bytes.
 
-use stickyd::websocket::frames::{CloseCode, FIRST_BYTES_MAX, FirstText, Mark, Observed, Observer, Sender, Signal};
-use stickyd::websocket::frames::{close_frame, first_text as first_of, ping_frame};
+use stickyd::testing::websocket::{CloseCode, FIRST_BYTES_MAX, FirstText, Mark, Observed, Observer, Sender, Signal};
+use stickyd::testing::websocket::{close_frame, first_text as first_of, ping_frame};
 
 use super::bytes::Choices;
 

@@ -14,9 +14,9 @@ use std::task::Poll;
 
 use ::bytes::Bytes;
 use hyper::Response;
-use stickyd::listener::conn::Conn;
-use stickyd::listener::h2::fuzzing::{builder, translated};
-use stickyd::proxy::fuzzing::forwardable;
+use stickyd::testing::listener::Conn;
+use stickyd::testing::listener::{builder, translated};
+use stickyd::testing::proxy::forwardable;
 use tokio::io::{AsyncWriteExt, DuplexStream};
 
 use super::head::{self, ROOM, Sent};

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use stickyd::engine_io::{Handshake, MAX_SID, OpenPacket, open_packet, websocket_open};
+use stickyd::testing::engine_io::{Handshake, MAX_SID, OpenPacket, open_packet, websocket_open};
 
 use super::bytes::Choices;
 

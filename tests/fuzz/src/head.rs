@@ -20,10 +20,10 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use stickyd::body::Outgoing;
-use stickyd::listener::conn::{Conn, fuzzing};
-use stickyd::proxy::fuzzing::forwardable;
-use stickyd::upstream::exchange::request_writer::{self, RequestWriter};
+use stickyd::testing::body::Outgoing;
+use stickyd::testing::listener::{self, Conn};
+use stickyd::testing::proxy::forwardable;
+use stickyd::testing::upstream::{self, RequestWriter};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::bytes::Choices;
@@ -229,7 +229,7 @@ fn exchange(conn: &Rc<Conn>, input: &Input<'_>, sent: &Sent) {
         let answer = Box::pin(forward(conn.clone(), request, sent.clone()));
         async move { Ok::<_, Infallible>(answer.await) }
     });
-    let mut server = pin!(fuzzing::http1().serve_connection(TokioIo::new(io), service));
+    let mut server = pin!(listener::http1().serve_connection(TokioIo::new(io), service));
     let (first, second) = input.bytes.split_at(input.cut);
     for piece in [first, second] {
         let mut write = pin!(client.write_all(piece));
@@ -269,7 +269,7 @@ pub(super) async fn to_worker(request: Option<Request<Outgoing>>, sent: Sent) ->
     };
     let (mut io, worker) = tokio::io::duplex(ROOM);
     let (mut request, mut text) = (request, Vec::new());
-    let declared = request_writer::head(&mut request, &mut text);
+    let declared = upstream::head(&mut request, &mut text);
     let mut sending = RequestWriter::new(request.into_body(), declared);
     let exchange = async move {
         let mut begun = false;

@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::rc::Rc;
 
-use stickyd::config::{self, Listener};
-use stickyd::keys::Keys;
-use stickyd::listener::conn::Conn;
-use stickyd::listener::conn::fuzzing;
-use stickyd::state::Shared;
-use stickyd::thread::Thread;
+use stickyd::testing::config::{self, Listener};
+use stickyd::testing::keys::Keys;
+use stickyd::testing::listener;
+use stickyd::testing::listener::Conn;
+use stickyd::testing::state::Shared;
+use stickyd::testing::thread::Thread;
 
 const CONFIG: &str = r#"
 secret = "fuzzing fuzzing fuzzing"
@@ -56,5 +56,6 @@ impl Stickyd {
 
 /// A connection from `peer`; `secure`: over TLS.
 pub fn conn(peer: IpAddr, secure: bool, http2: bool) -> Rc<Conn> {
-    STICKYD.with(|stickyd| fuzzing::conn(&stickyd.thread, &stickyd.listener, peer, secure, http2).expect("without TLS"))
+    STICKYD
+        .with(|stickyd| listener::conn(&stickyd.thread, &stickyd.listener, peer, secure, http2).expect("without TLS"))
 }

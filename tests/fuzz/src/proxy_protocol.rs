@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
-use stickyd::listener::conn::fuzzing::{Peek, ProxiedSource, proxy_header};
+use stickyd::testing::listener::{Peek, ProxiedSource, proxy_header};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::bytes::Choices;

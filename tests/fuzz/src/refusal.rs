@@ -3,7 +3,7 @@
 //! Input: choices, then packets of a POST body; all of the input is also taken as the body of an answer.
 
 use serde_json::Value;
-use stickyd::engine_io::{MAX_REFUSAL, is_refusal, says_goodbye};
+use stickyd::testing::engine_io::{MAX_REFUSAL, is_refusal, says_goodbye};
 
 use super::bytes::Choices;
 

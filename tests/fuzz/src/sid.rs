@@ -2,11 +2,10 @@
 
 use std::borrow::Cow;
 
-use stickyd::engine_io::{MAX_SID, RequestTransport, Sid, io_cookie, raw_eio_and_sid, recognise};
+use stickyd::testing::engine_io::{MAX_SID, RequestTransport, Sid, raw_eio_and_sid, recognise};
 
 /// Checks the single pass of the hot path against the simplest way to read a query.
 pub fn check(data: &[u8]) {
-    cookie(data);
     // hyper only accepts targets that are text.
     let Ok(query) = std::str::from_utf8(data) else { return };
     let pairs: Vec<_> = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, ""))).collect();
@@ -32,22 +31,6 @@ pub fn check(data: &[u8]) {
         _ => Sid::TooLong,
     };
     assert_eq!(found.sid, expected, "{query:?}");
-}
-
-/// The second source of a sid: the last `io` among a worker's cookies.
-fn cookie(data: &[u8]) {
-    let values: Vec<&[u8]> = data.split(|&b| b == b'\n').collect();
-    let named = values.iter().rev().find_map(|value| {
-        let pair = value.split(|&b| b == b';').next().unwrap_or_default();
-        let at = pair.iter().position(|&b| b == b'=').unwrap_or(pair.len());
-        let (name, rest) = pair.split_at(at);
-        (name.trim_ascii() == b"io").then(|| rest.strip_prefix(b"=").unwrap_or_default().trim_ascii())
-    });
-    let expected = named
-        .map(|raw| decode_bytes(raw, b'+'))
-        .filter(|sid| (1..=MAX_SID).contains(&sid.len()))
-        .and_then(|sid| String::from_utf8(sid).ok());
-    assert_eq!(io_cookie(values.iter().copied()), expected, "{:?}", String::from_utf8_lossy(data));
 }
 
 fn decode(text: &str, plus: u8) -> Vec<u8> {

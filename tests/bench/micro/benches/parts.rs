@@ -5,10 +5,10 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use stickyd::affinity::pins::Pins;
-use stickyd::keys::{AddressHash, Keys};
-use stickyd::upstream::ring::{self, Ring, Seat};
-use stickyd::websocket::frames::{Observer, Sender};
+use stickyd::testing::affinity::pins::Pins;
+use stickyd::testing::keys::{AddressHash, Keys};
+use stickyd::testing::upstream::{self, Ring, Seat};
+use stickyd::testing::websocket::{Observer, Sender};
 
 const SECRET: &[u8] = b"0123456789abcdef";
 
@@ -52,14 +52,14 @@ fn rings(c: &mut Criterion) {
         c.bench_function(&format!("ring/hash, {count} workers"), |b| {
             b.iter(|| {
                 n += 1;
-                ring::hash(&ring, &n.to_be_bytes(), |_| true)
+                upstream::hash(&ring, &n.to_be_bytes(), |_| true)
             });
         });
         let seats = vec![Seat { weight: 1, takes_new: true, load: 100, recent: 0 }; count];
         c.bench_function(&format!("ring/place, {count} workers"), |b| {
             b.iter(|| {
                 n += 1;
-                ring::place(&ring, &n.to_be_bytes(), &seats)
+                upstream::place(&ring, &n.to_be_bytes(), &seats)
             });
         });
     }
