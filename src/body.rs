@@ -19,7 +19,7 @@ pub enum BodyError {
 }
 
 /// What polling a request body gives: the next frame, its end, or the reason why it broke off.
-pub type PolledFrame = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
+pub(crate) type PolledFrame = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
 
 /// The part of a request body that the client is still sending.
 pub trait RequestStream {

@@ -16,7 +16,7 @@ use crate::locks::lock;
 use crate::websocket::frames::text_frame;
 
 /// Maximum length of an outgoing message in bytes.
-pub const LONGEST: usize = 64 * 1024;
+pub(crate) const LONGEST: usize = 64 * 1024;
 
 /// Outcome of a broadcast at one socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +57,7 @@ impl Fate {
 }
 
 /// One broadcast: its frames, and the count of its outcomes.
-pub struct Broadcast {
+pub(crate) struct Broadcast {
     /// Frame for plain WebSockets; `None` if there is no text.
     text: Option<Bytes>,
     /// Frame for Socket.IO clients; `None` if there is no event.
@@ -67,7 +67,7 @@ pub struct Broadcast {
 }
 
 /// Number of sockets per outcome, in the order of [`Fate::ALL`].
-pub type FateCounts = [u32; Fate::ALL.len()];
+pub(crate) type FateCounts = [u32; Fate::ALL.len()];
 
 #[derive(Default)]
 struct Tally {
@@ -87,7 +87,7 @@ impl Tally {
 
 impl Broadcast {
     /// Prepares a broadcast: `text` for plain WebSockets, `event` (made by [`event`]) for Socket.IO clients.
-    pub fn new(text: Option<&str>, event: Option<&str>) -> Arc<Self> {
+    pub(crate) fn new(text: Option<&str>, event: Option<&str>) -> Arc<Self> {
         let frame = |text: &str| Bytes::from(text_frame(text));
         let (text, event) = (text.map(frame), event.map(frame));
         Arc::new(Self { text, event, tally: Mutex::default(), done: Notify::new() })
@@ -95,7 +95,7 @@ impl Broadcast {
 
     /// Returns the message for one socket. If there is no frame for its kind, counts it as [`Fate::OtherKind`] and
     /// returns `None`.
-    pub fn post(self: &Arc<Self>, socket_io: bool) -> Option<Posted> {
+    pub(crate) fn post(self: &Arc<Self>, socket_io: bool) -> Option<Posted> {
         let frame = if socket_io { &self.event } else { &self.text };
         let Some(frame) = frame.clone() else {
             self.count(Fate::OtherKind);
@@ -106,12 +106,12 @@ impl Broadcast {
     }
 
     /// Counts a socket that is not handed the message.
-    pub fn count(&self, fate: Fate) {
+    pub(crate) fn count(&self, fate: Fate) {
         self.tally().count(fate, 1);
     }
 
     /// Completes once every socket that was handed the message has an outcome. Only one task may wait for it.
-    pub async fn decided(&self) {
+    pub(crate) async fn decided(&self) {
         while self.tally().waiting > 0 {
             self.done.notified().await;
         }
@@ -119,7 +119,7 @@ impl Broadcast {
 
     /// Ends the broadcast and returns the number of sockets per outcome; sockets without an outcome count as
     /// [`Fate::Slow`].
-    pub fn finish(&self) -> FateCounts {
+    pub(crate) fn finish(&self) -> FateCounts {
         let mut tally = self.tally();
         if !std::mem::replace(&mut tally.over, true) {
             let waiting = tally.waiting;
@@ -182,7 +182,7 @@ impl Drop for Posted {
 
 /// Encodes a Socket.IO event, the same in protocol revisions 3 to 5: Engine.IO's message type `4`, Socket.IO's EVENT
 /// type `2`, the namespace unless it is `/`, and the array of the name and the arguments.
-pub fn event(namespace: &str, name: &str, args: &[Value]) -> String {
+pub(crate) fn event(namespace: &str, name: &str, args: &[Value]) -> String {
     let array = Value::from_iter(std::iter::once(Value::from(name)).chain(args.iter().cloned()));
     if namespace == "/" { format!("42{array}") } else { format!("42{namespace},{array}") }
 }

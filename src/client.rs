@@ -20,7 +20,7 @@ impl Client {
 }
 
 /// The part of an address that identifies one client: all of an IPv4 address, or the /64 of an IPv6 address.
-pub fn address_key(address: IpAddr) -> [u8; 16] {
+pub(crate) fn address_key(address: IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).octets(),

@@ -105,40 +105,40 @@ impl Default for Seconds {
 
 /// A point of time that threads share, or none. All accesses are relaxed.
 #[derive(Debug, Default)]
-pub struct AtomicMillis(AtomicU64);
+pub(crate) struct AtomicMillis(AtomicU64);
 
 impl AtomicMillis {
     /// Creates it without a point of time.
-    pub const fn none() -> Self {
+    pub(crate) const fn none() -> Self {
         Self(AtomicU64::new(0))
     }
 
     /// Creates it with this point of time.
-    pub const fn new(time: Millis) -> Self {
+    pub(crate) const fn new(time: Millis) -> Self {
         Self(AtomicU64::new(time.0.get()))
     }
 
     /// The point of time, if there is one.
     #[inline]
-    pub fn get(&self) -> Option<Millis> {
+    pub(crate) fn get(&self) -> Option<Millis> {
         NonZeroU64::new(self.0.load(Relaxed)).map(Millis)
     }
 
     /// Stores a point of time, or none.
     #[inline]
-    pub fn set(&self, time: Option<Millis>) {
+    pub(crate) fn set(&self, time: Option<Millis>) {
         self.0.store(time.map_or(0, |time| time.0.get()), Relaxed);
     }
 
     /// Stores a point of time and returns the one before.
     #[inline]
-    pub fn replace(&self, time: Millis) -> Option<Millis> {
+    pub(crate) fn replace(&self, time: Millis) -> Option<Millis> {
         NonZeroU64::new(self.0.swap(time.0.get(), Relaxed)).map(Millis)
     }
 
     /// Stores `to` if the point of time is still `from`; returns whether it was.
     #[inline]
-    pub fn change(&self, from: Option<Millis>, to: Option<Millis>) -> bool {
+    pub(crate) fn change(&self, from: Option<Millis>, to: Option<Millis>) -> bool {
         let raw = |time: Option<Millis>| time.map_or(0, |time| time.0.get());
         self.0.compare_exchange(raw(from), raw(to), Relaxed, Relaxed).is_ok()
     }
@@ -146,18 +146,18 @@ impl AtomicMillis {
 
 /// A point of time in seconds that threads share, or none. All accesses are relaxed.
 #[derive(Debug, Default)]
-pub struct AtomicSeconds(AtomicU32);
+pub(crate) struct AtomicSeconds(AtomicU32);
 
 impl AtomicSeconds {
     /// The point of time, if there is one.
     #[inline]
-    pub fn get(&self) -> Option<Seconds> {
+    pub(crate) fn get(&self) -> Option<Seconds> {
         NonZeroU32::new(self.0.load(Relaxed)).map(Seconds)
     }
 
     /// Stores a point of time.
     #[inline]
-    pub fn set(&self, time: Seconds) {
+    pub(crate) fn set(&self, time: Seconds) {
         self.0.store(time.0.get(), Relaxed);
     }
 }
@@ -168,23 +168,23 @@ pub fn now_ms() -> Millis {
 }
 
 /// Milliseconds from the first call in this process to `time`, without reading the clock; 0 if `time` is earlier.
-pub fn ms_at(time: Instant) -> Millis {
+pub(crate) fn ms_at(time: Instant) -> Millis {
     Millis::new(u64::try_from(time.saturating_duration_since(*START).as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Seconds from the first call in this process to `time`, without reading the clock; 0 if `time` is earlier.
-pub fn s_at(time: Instant) -> Seconds {
+pub(crate) fn s_at(time: Instant) -> Seconds {
     Seconds::new(u32::try_from(time.saturating_duration_since(*START).as_secs()).unwrap_or(u32::MAX))
 }
 
 /// Microseconds since the first call in this process.
-pub fn now_us() -> u64 {
+pub(crate) fn now_us() -> u64 {
     u64::try_from(START.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Tenths of a millisecond since the first call in this process, wrapping; the unit of
 /// [`crate::websocket::round_trip`].
-pub fn now_tenths() -> u32 {
+pub(crate) fn now_tenths() -> u32 {
     let [.., a, b, c, d] = (now_us() / 100).to_be_bytes();
     u32::from_be_bytes([a, b, c, d])
 }
@@ -195,7 +195,7 @@ pub fn now_s() -> Seconds {
 }
 
 /// A duration in seconds, rounded up: a silence limit must never be shorter than what the session was promised.
-pub fn whole_seconds(time: Duration) -> u32 {
+pub(crate) fn whole_seconds(time: Duration) -> u32 {
     u32::try_from(time.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX)
 }
 

@@ -14,18 +14,18 @@ use crate::upstream::worker::Worker;
 
 /// Changes the live state. A handle: copies change the same state.
 #[derive(Clone)]
-pub struct Control(Arc<Shared>);
+pub(crate) struct Control(Arc<Shared>);
 
 impl Control {
     /// The writer of this state.
-    pub fn new(shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self(shared)
     }
 
     /// Replaces the snapshot by one built from `config`, carrying over live workers and what was learned. Like
     /// `set_addresses` and `forget_unneeded`, it is only called on the control thread, so that no change overwrites
     /// another.
-    pub fn apply(&self, config: &Config) {
+    pub(crate) fn apply(&self, config: &Config) {
         let old = self.0.snapshot.load_full();
         let after = |new: &config::Upstream| match old.upstreams.iter().find(|one| one.config.name == new.name) {
             Some(before) => new.after(&before.config),
@@ -53,7 +53,7 @@ impl Control {
     }
 
     /// Sets the addresses that the DNS name `host` resolves to (sorted, not empty) and updates the upstream's workers.
-    pub fn set_addresses(&self, upstream: &str, host: &str, ips: Vec<IpAddr>) {
+    pub(crate) fn set_addresses(&self, upstream: &str, host: &str, ips: Vec<IpAddr>) {
         let old = self.0.snapshot.load_full();
         let Some(changed) = old.upstream(upstream).map(|changed| changed.config.with_addresses(host, ips)) else {
             return;
@@ -63,7 +63,7 @@ impl Control {
     }
 
     /// Forgets removed workers whose last session has ended.
-    pub fn forget_unneeded(&self) {
+    pub(crate) fn forget_unneeded(&self) {
         let old = self.0.snapshot.load_full();
         if old.upstreams.iter().any(|upstream| upstream.has_unneeded()) {
             self.follow(old.named(), old.rules.clone());

@@ -16,14 +16,14 @@ pub fn raise_limit() {
 }
 
 /// Returns the current soft limit on descriptors.
-pub fn limit() -> u64 {
+pub(crate) fn limit() -> u64 {
     // If the limit cannot be read, assume the lowest that systems have.
     Resource::NOFILE.get().map_or(1_024, |(soft, _)| soft)
 }
 
 /// Returns the number of descriptors that are open. Reads a directory with one entry per descriptor, so call it only
 /// occasionally.
-pub fn open() -> usize {
+pub(crate) fn open() -> usize {
     std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count().saturating_sub(1))
 }
 

@@ -20,7 +20,7 @@ const CREDIT_S: i64 = 60;
 
 /// Reason why a transfer is given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RateVerdict {
+pub(crate) enum RateVerdict {
     /// The client is below the minimum rate.
     Slow,
     /// The body is larger than the upstream's `max_body`.
@@ -28,14 +28,14 @@ pub enum RateVerdict {
 }
 
 /// What a transfer shares with the others of its connection (HTTP/2), and whether that holds it up.
-pub trait Lane {
+pub(crate) trait Lane {
     /// Returns what holds the transfer up now, and the total of bytes that the client has moved over what is shared.
     fn state(&self) -> (HeldUpBy, u64);
 }
 
 /// What holds a transfer up, and so whose bytes count for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HeldUpBy {
+pub(crate) enum HeldUpBy {
     /// Only itself: its own bytes count.
     Alone,
     /// What all transfers share and the client has to move: each of their bytes counts for all.
@@ -46,7 +46,7 @@ pub enum HeldUpBy {
 
 /// Rate accounting of one transfer between a client and stickyd.
 #[derive(Default)]
-pub struct Transfer {
+pub(crate) struct Transfer {
     lane: Option<Rc<dyn Lane>>,
     /// Bytes moved over the lane up to the last tick.
     over_lane: Cell<u64>,
@@ -63,7 +63,7 @@ pub struct Transfer {
 
 impl Transfer {
     /// Notes that the client has to move now; `waker` is woken on a verdict.
-    pub fn waits(&self, waker: &Waker) {
+    pub(crate) fn waits(&self, waker: &Waker) {
         self.waiting.set(true);
         let mut slot = self.waker.borrow_mut();
         if !slot.as_ref().is_some_and(|known| known.will_wake(waker)) {
@@ -72,28 +72,28 @@ impl Transfer {
     }
 
     /// Counts bytes that the client moved; the transfer does not wait for it any more.
-    pub fn moved(&self, bytes: usize) {
+    pub(crate) fn moved(&self, bytes: usize) {
         self.waiting.set(false);
         self.bytes.set(self.bytes.get().saturating_add(bytes as u64));
     }
 
     /// Returns the reason why the transfer was given up, if it was.
-    pub fn verdict(&self) -> Option<RateVerdict> {
+    pub(crate) fn verdict(&self) -> Option<RateVerdict> {
         self.verdict.get()
     }
 
     /// Notes that the response has begun, and so cannot be replaced by another one.
-    pub fn answers(&self) {
+    pub(crate) fn answers(&self) {
         self.answering.set(true);
     }
 
     /// Returns whether the response has begun.
-    pub fn is_answering(&self) -> bool {
+    pub(crate) fn is_answering(&self) -> bool {
         self.answering.get()
     }
 
     /// Gives the transfer up and wakes its task.
-    pub fn give_up(&self, verdict: RateVerdict) {
+    pub(crate) fn give_up(&self, verdict: RateVerdict) {
         self.verdict.set(Some(verdict));
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
@@ -150,7 +150,7 @@ impl Transfers {
 }
 
 /// A transfer on its thread's list, from which dropping this removes it.
-pub struct TransferGuard {
+pub(crate) struct TransferGuard {
     pace: Rc<Transfer>,
     paces: Rc<Transfers>,
     index: usize,
@@ -158,7 +158,7 @@ pub struct TransferGuard {
 
 impl TransferGuard {
     /// Begins a transfer; `lane` is what it shares with others.
-    pub fn begin(paces: &Rc<Transfers>, lane: Option<Rc<dyn Lane>>) -> Self {
+    pub(crate) fn begin(paces: &Rc<Transfers>, lane: Option<Rc<dyn Lane>>) -> Self {
         let over_lane = lane.as_ref().map_or(0, |lane| lane.state().1);
         let pace = Transfer {
             ahead: Cell::new(paces.grace.get()),
@@ -172,7 +172,7 @@ impl TransferGuard {
     }
 
     /// Returns the accounting, for tasks that wait for the verdict.
-    pub fn pace(&self) -> &Rc<Transfer> {
+    pub(crate) fn pace(&self) -> &Rc<Transfer> {
         &self.pace
     }
 }

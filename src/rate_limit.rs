@@ -18,33 +18,33 @@ const WAYS: usize = 8;
 
 /// How fast tokens come back, and how many a bucket holds at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TokenRate {
+pub(crate) struct TokenRate {
     every_ns: u64,
     burst: u64,
 }
 
 impl TokenRate {
     /// Creates a rate of `count` tokens in each `per`, with at most `burst` tokens kept. Zeros count as one.
-    pub fn new(count: u32, per: Duration, burst: u32) -> Self {
+    pub(crate) fn new(count: u32, per: Duration, burst: u32) -> Self {
         let per_ns = u64::try_from(per.as_nanos()).unwrap_or(u64::MAX);
         Self { every_ns: (per_ns / u64::from(count.max(1))).max(1), burst: u64::from(burst.max(1)) }
     }
 
     /// Creates a rate of `count` tokens per second, with at most one second's worth kept.
-    pub fn per_second(count: u32) -> Self {
+    pub(crate) fn per_second(count: u32) -> Self {
         Self::new(count, Duration::from_secs(1), count)
     }
 }
 
 /// One token bucket; the default is a full one.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Bucket {
+pub(crate) struct Bucket {
     full_at_ns: u64,
 }
 
 impl Bucket {
     /// Returns the time until a token is available; `None` if one is available now.
-    pub fn wait(&self, rate: TokenRate, now_ms: Millis) -> Option<Duration> {
+    pub(crate) fn wait(&self, rate: TokenRate, now_ms: Millis) -> Option<Duration> {
         let now = nanoseconds(now_ms);
         let then = self.full_at_ns.max(now).saturating_add(rate.every_ns);
         let latest = now.saturating_add(rate.every_ns.saturating_mul(rate.burst));
@@ -55,7 +55,7 @@ impl Bucket {
     ///
     /// # Errors
     /// The time until a token is available.
-    pub fn take(&mut self, rate: TokenRate, now_ms: Millis) -> Result<(), Duration> {
+    pub(crate) fn take(&mut self, rate: TokenRate, now_ms: Millis) -> Result<(), Duration> {
         match self.wait(rate, now_ms) {
             Some(wait) => Err(wait),
             None => {
@@ -66,7 +66,7 @@ impl Bucket {
     }
 
     /// Puts one token back.
-    pub fn give_back(&mut self, rate: TokenRate) {
+    pub(crate) fn give_back(&mut self, rate: TokenRate) {
         self.full_at_ns = self.full_at_ns.saturating_sub(rate.every_ns);
     }
 }
@@ -83,14 +83,14 @@ struct BucketSlot {
 }
 
 /// A bounded table of buckets that share a rate.
-pub struct Buckets {
+pub(crate) struct Buckets {
     rate: TokenRate,
     slots: Vec<BucketSlot>,
 }
 
 /// Result of taking a token from a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BucketTake {
+pub(crate) struct BucketTake {
     /// Time until a token is available; `None` if one was taken.
     pub wait: Option<Duration>,
     /// Whether the bucket of another key was dropped although it was not full: the table is too small for the number of
@@ -100,17 +100,17 @@ pub struct BucketTake {
 
 impl Buckets {
     /// Creates a table of `count` full buckets, rounded up to whole sets.
-    pub fn new(rate: TokenRate, count: usize) -> Self {
+    pub(crate) fn new(rate: TokenRate, count: usize) -> Self {
         Self { rate, slots: vec![BucketSlot::default(); count.max(1).next_multiple_of(WAYS)] }
     }
 
     /// Returns the rate that all buckets share.
-    pub fn rate(&self) -> TokenRate {
+    pub(crate) fn rate(&self) -> TokenRate {
         self.rate
     }
 
     /// Takes a token of `key`, which must be a hash that outsiders cannot predict.
-    pub fn take(&mut self, key: u64, now_ms: Millis) -> BucketTake {
+    pub(crate) fn take(&mut self, key: u64, now_ms: Millis) -> BucketTake {
         let rate = self.rate;
         let now = nanoseconds(now_ms);
         let set = self.set(key);
@@ -126,7 +126,7 @@ impl Buckets {
     }
 
     /// Puts a token of `key` back. A key whose bucket was dropped has a full one anyway.
-    pub fn give_back(&mut self, key: u64) {
+    pub(crate) fn give_back(&mut self, key: u64) {
         let rate = self.rate;
         if let Some(slot) = self.set(key).iter_mut().find(|slot| slot.key == key) {
             slot.bucket.give_back(rate);

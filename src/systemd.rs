@@ -129,7 +129,10 @@ fn inherit() -> Result<Vec<Inherited>, SocketError> {
 ///
 /// # Errors
 /// Several sockets have the name of a listener, and none of them its address.
-pub fn choose(listeners: &[&Listener], given: &mut Vec<Inherited>) -> Result<Vec<Option<Inherited>>, SocketError> {
+pub(crate) fn choose(
+    listeners: &[&Listener],
+    given: &mut Vec<Inherited>,
+) -> Result<Vec<Option<Inherited>>, SocketError> {
     let mut chosen: Vec<_> = listeners.iter().map(|_| None).collect();
     // Names go first, because a named socket may be on an address that would fit another listener, too.
     for (listener, slot) in listeners.iter().zip(&mut chosen) {

@@ -1,7 +1,7 @@
 //! Logs: one subscriber, and rate-limited warnings for everything bounded that is full (ARCHITECTURE.md, invariant 14).
 
 mod level;
-pub mod writer;
+pub(crate) mod writer;
 
 use std::io::IsTerminal;
 
@@ -10,7 +10,7 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use crate::clock::{self, AtomicMillis};
 use crate::config::{Log, LogFormat};
 
-pub use level::{Level, level, say_level, set_level};
+pub(crate) use level::{Level, level, say_level, set_level};
 pub(crate) use writer::dropped;
 
 /// Sends logs to standard error, as text that systemd and people can read, or as one JSON object per line. `RUST_LOG`
@@ -46,16 +46,16 @@ pub fn flush() {
 }
 
 /// Rate limit for messages that would otherwise repeat.
-pub struct Rarely(AtomicMillis);
+pub(crate) struct Rarely(AtomicMillis);
 
 impl Rarely {
     /// Creates a limit that lets the first message pass.
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(AtomicMillis::none())
     }
 
     /// Returns whether the message may be logged now: true the first time, then once per `every_ms` milliseconds.
-    pub fn try_pass(&self, every_ms: u64) -> bool {
+    pub(crate) fn try_pass(&self, every_ms: u64) -> bool {
         let (now, last) = (clock::now_ms(), self.0.get());
         last.is_none_or(|last| now.since(last) >= every_ms) && self.0.change(last, Some(now))
     }

@@ -5,8 +5,8 @@
 //! connection: a timer costs one allocation and two timer-wheel operations per request, the tick a few nanoseconds per
 //! connection and second.
 
-pub mod idle_clients;
-pub mod registered;
+pub(crate) mod idle_clients;
+pub(crate) mod registered;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -24,7 +24,8 @@ use crate::upstream::connections::WorkerConnections;
 use crate::upstream::serial::WorkerSerial;
 
 use idle_clients::Spare;
-pub use registered::{ListenerRemoved, LiveHandle, Registered, ThreadOrder};
+pub(crate) use registered::ListenerRemoved;
+pub use registered::{LiveHandle, Registered, ThreadOrder};
 use registered::{Share, ThreadEntry};
 
 /// Seconds that an idle client connection has to end on its own before it is cut.

@@ -14,7 +14,7 @@ mod broadcast;
 mod layers;
 mod log;
 mod processes;
-pub mod scrape;
+pub(crate) mod scrape;
 mod sessions;
 mod sockets;
 mod stats;
@@ -61,7 +61,7 @@ const CONNECTIONS: usize = 64;
 const HEAD: Duration = Duration::from_secs(10);
 
 /// Settings of the admin listener, and its connections to the rest of stickyd.
-pub struct AdminSettings {
+pub(crate) struct AdminSettings {
     /// Token that writes over TCP must bear.
     pub token: Option<Secret>,
     /// Channel that requests a reload.
@@ -71,7 +71,7 @@ pub struct AdminSettings {
 }
 
 /// A bound admin listener.
-pub enum BoundAdmin {
+pub(crate) enum BoundAdmin {
     /// The configuration has no admin listener.
     None,
     /// A TCP listener and its address.
@@ -82,7 +82,7 @@ pub enum BoundAdmin {
 
 impl BoundAdmin {
     /// Returns the address, with the port that the kernel chose.
-    pub fn address(&self) -> AdminAddress {
+    pub(crate) fn address(&self) -> AdminAddress {
         match self {
             Self::None => AdminAddress::None,
             Self::Tcp(_, address) => AdminAddress::Tcp(*address),
@@ -95,7 +95,7 @@ impl BoundAdmin {
 ///
 /// # Errors
 /// The error of the operating system; `AddrInUse` when another process answers at the address.
-pub fn bind(address: &AdminAddress) -> io::Result<BoundAdmin> {
+pub(crate) fn bind(address: &AdminAddress) -> io::Result<BoundAdmin> {
     match address {
         AdminAddress::None => Ok(BoundAdmin::None),
         AdminAddress::Tcp(address) => {
@@ -141,7 +141,7 @@ fn remove_dead(path: &Path) -> io::Result<()> {
 }
 
 /// Serves requests until `stop` is cancelled.
-pub async fn serve(
+pub(crate) async fn serve(
     bound: BoundAdmin,
     shared: Arc<Shared>,
     settings: AdminSettings,

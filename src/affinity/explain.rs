@@ -99,7 +99,7 @@ impl Why {
 }
 
 /// The worker, if there is one, and the reason for the decision.
-pub type Decision = (Option<Arc<Worker>>, Why);
+pub(crate) type Decision = (Option<Arc<Worker>>, Why);
 
 /// The decision that would be made, and the one after it.
 pub struct Explained {
@@ -151,7 +151,7 @@ fn decide(sessions: &Sessions, upstream: &Upstream, question: ExplainQuestion<'_
 }
 
 /// Returns the rule for an id that names no rule: `socket.io`, or else the upstream's first rule.
-pub fn default_rule(upstream: &Upstream) -> Option<&LiveRule> {
+pub(crate) fn default_rule(upstream: &Upstream) -> Option<&LiveRule> {
     upstream.socket_io().or_else(|| upstream.rules.first())
 }
 

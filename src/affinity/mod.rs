@@ -4,13 +4,13 @@
 //! (ARCHITECTURE.md, invariant 2): nothing here overrides a pin except the death of its worker or an operator's
 //! command.
 
-pub mod ask;
-pub mod discoveries;
-pub mod explain;
+pub(crate) mod ask;
+pub(crate) mod discoveries;
+pub(crate) mod explain;
 mod pin;
-pub mod pins;
+pub(crate) mod pins;
 mod recognise;
-pub mod sessions;
+pub(crate) mod sessions;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -302,7 +302,7 @@ fn cookie_for(upstream: &Upstream, ask: &RequestFacts, client: [u8; 12], worker:
 }
 
 /// Worker that discovery asks first: the one that the cookie names, else the ring's.
-pub fn first_guess(upstream: &Upstream, ask: &RequestFacts, client: Client) -> Option<Arc<Worker>> {
+pub(crate) fn first_guess(upstream: &Upstream, ask: &RequestFacts, client: Client) -> Option<Arc<Worker>> {
     let key = HashKey::of(upstream, ask, client);
     cookie_worker(upstream, ask, &[]).or_else(|| upstream.hash(&key.hash, &[])).cloned()
 }

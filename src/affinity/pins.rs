@@ -24,7 +24,8 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
 use crate::keys::AddressHash;
-pub use crate::keys::{Key, Keys, plain_hash};
+pub(crate) use crate::keys::plain_hash;
+pub use crate::keys::{Key, Keys};
 use crate::locks::lock;
 use shard::{PinShard, SlotLookup};
 
@@ -33,7 +34,7 @@ mod shard;
 mod tests;
 
 /// Number of shards of a table; [`Pins::sweep`] takes `0..SHARDS`.
-pub const SHARDS: usize = 64;
+pub(crate) const SHARDS: usize = 64;
 
 /// How many of a shard's oldest idle pins are searched for one of the new pin's own address.
 const QUOTA_WALK: usize = 64;

@@ -187,7 +187,7 @@ impl CheckCommand {
 }
 
 /// Does what [`CheckCommand::run`] does, with the two outputs as arguments. A closed output does not change the result.
-pub fn check(file: &Path, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+pub(crate) fn check(file: &Path, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     match config::load_with_warnings(file) {
         Ok((config, warnings)) => {
             for warning in warnings {
@@ -204,7 +204,7 @@ pub fn check(file: &Path, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
 }
 
 /// Summary of a configuration, such as `1 listener, 2 upstreams, 9 workers`.
-pub fn summary(config: &Config) -> String {
+pub(crate) fn summary(config: &Config) -> String {
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let workers = config.upstreams.iter().map(|upstream| upstream.workers.len()).sum();
     let listeners = count(config.listeners.len(), "listener");

@@ -20,7 +20,7 @@ use super::{
 };
 
 /// A function that looks up a DNS name; it is an argument so that tests need no network.
-pub type Resolve<'a> = &'a dyn Fn(&str) -> io::Result<Vec<IpAddr>>;
+pub(crate) type Resolve<'a> = &'a dyn Fn(&str) -> io::Result<Vec<IpAddr>>;
 
 /// The environment that the readers of all tables share.
 pub(crate) struct Context<'a> {

@@ -15,10 +15,10 @@ const POLICIES: [(&str, RemovedPolicy); 3] =
     [("keep", RemovedPolicy::Keep), ("drain", RemovedPolicy::Drain), ("close", RemovedPolicy::Close)];
 
 /// The longest grace of a drain.
-pub const LONGEST_GRACE: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const LONGEST_GRACE: Duration = Duration::from_secs(24 * 3600);
 
 /// Maximum length of a Close frame's reason, in bytes (RFC 6455 §5.5: 125, including the two bytes of the code).
-pub const LONGEST_REASON: usize = 123;
+pub(crate) const LONGEST_REASON: usize = 123;
 
 /// How sessions of a drained worker end. A reload applies it to drains that begin later.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

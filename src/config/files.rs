@@ -35,7 +35,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 /// Reads the admin listener's token from a file, for clients that have to send it.
-pub fn token(path: &Path) -> Result<Secret, String> {
+pub(crate) fn token(path: &Path) -> Result<Secret, String> {
     let bytes = read(path).map_err(|reason| format!("error: cannot read {}: {reason}", path.display()))?;
     Ok(Secret(bytes.trim_ascii().to_vec()))
 }

@@ -9,7 +9,7 @@ use super::sources::{Noted, Sources};
 use super::{AdminAddress, AdminListener, Config, file};
 
 /// A configuration with its warnings, or all of its errors.
-pub type Loaded = Result<(Config, Vec<Diagnostic>), Errors>;
+pub(crate) type Loaded = Result<(Config, Vec<Diagnostic>), Errors>;
 
 /// Reads and checks a file. Warnings go to the log.
 pub fn load(path: &Path) -> Result<Config, Errors> {
@@ -22,7 +22,7 @@ pub fn load_with_warnings(path: &Path) -> Loaded {
 }
 
 /// Reads and checks a file; also returns every file that was read for it, good or bad, so that they can be watched.
-pub fn load_noting(path: &Path) -> (Sources, Loaded) {
+pub(crate) fn load_noting(path: &Path) -> (Sources, Loaded) {
     let noted = Noted::default();
     let loaded = text_of(path, &noted).and_then(|text| parse_noting(&text, path, &patient(), &noted));
     (noted.into_sources(path), loaded)
@@ -30,7 +30,7 @@ pub fn load_noting(path: &Path) -> (Sources, Loaded) {
 
 /// Reads the address of a running stickyd's admin listener, and its token, from its file. The rest of the file may be
 /// wrong, and the other files it names may be unreadable to the caller.
-pub fn load_admin(path: &Path) -> Result<AdminListener, Errors> {
+pub(crate) fn load_admin(path: &Path) -> Result<AdminListener, Errors> {
     let noted = Noted::default();
     let text = text_of(path, &noted)?;
     let report = Report::new(path.display().to_string(), &text);

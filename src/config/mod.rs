@@ -17,7 +17,7 @@ mod limits;
 mod listener;
 mod load;
 mod log;
-pub mod pattern;
+pub(crate) mod pattern;
 mod resolve;
 mod routes;
 pub mod rules;
@@ -38,15 +38,18 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub(crate) use check::Resolve;
 pub(crate) use check::is_listener;
-pub use check::{Resolve, for_command_line, parse, parse_with};
-pub use drain::{CloseNotice, Drain, LONGEST_GRACE, LONGEST_REASON, RemovedPolicy};
+pub use check::{for_command_line, parse, parse_with};
+pub use drain::{CloseNotice, Drain, RemovedPolicy};
+pub(crate) use drain::{LONGEST_GRACE, LONGEST_REASON};
 pub use eject::Eject;
 pub use error::{Diagnostic, Errors, FilePlace, MarkedLine, Severity};
-pub use files::token;
+pub(crate) use files::token;
 pub use health::{CheckTarget, Expected, Health, HealthKind};
 pub use limits::Limits;
-pub use load::{Loaded, load, load_admin, load_noting, load_with_warnings};
+pub(crate) use load::{Loaded, load_admin, load_noting};
+pub use load::{load, load_with_warnings};
 pub use log::{Log, LogFormat, check_level};
 pub(crate) use resolve::look_up;
 pub use rules::Affinity;
@@ -55,8 +58,8 @@ pub use tls::{Buffers, Certificate, ClientAuth, Tls};
 pub use tunnels::Tunnels;
 pub(crate) use values::digits;
 pub use worker_tls::WorkerTls;
-pub use workers::{Group, GroupPlace, ResolvedNames};
-pub(crate) use workers::{MAX_RANGE, tidy};
+pub use workers::{Group, GroupPlace};
+pub(crate) use workers::{MAX_RANGE, ResolvedNames, tidy};
 
 /// A whole configuration, checked.
 #[derive(Debug, PartialEq)]

@@ -8,7 +8,7 @@
 const ID: &str = "{id}";
 
 /// Maximum number of steps in a JSON path; no known protocol needs more than three.
-pub const MAX_JSON_STEPS: usize = 8;
+pub(crate) const MAX_JSON_STEPS: usize = 8;
 
 /// A pattern for paths, segment by segment: `/jobs/{id}/*`. `*` matches one segment, `/**` at the beginning or at the
 /// end matches any number of segments, and `a|b` matches either word.

@@ -17,8 +17,8 @@ use super::error::Span;
 use super::file::ConfigText;
 use super::{AdminState, Worker};
 use groups::Double;
-pub use groups::{Group, GroupPlace, ResolvedNames};
-pub(crate) use groups::{MAX_RANGE, expand};
+pub use groups::{Group, GroupPlace};
+pub(crate) use groups::{MAX_RANGE, ResolvedNames, expand};
 
 /// Maximum length of a unix socket's path, in bytes (`sun_path` on Linux, without its final NUL).
 const MAX_UNIX: usize = 107;

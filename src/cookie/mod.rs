@@ -136,7 +136,7 @@ impl Jar {
 /// Whether a response may carry our cookie. A response that a shared cache may store must not, or the cache would give
 /// one client's cookie to all clients. `public`, `s-maxage`, a `max-age` above 0 and `Expires` permit storing;
 /// `private` and `no-store` override the last two, as in a cache (RFC 9111 §3, §5.2.2).
-pub fn may_set(response_headers: &HeaderMap) -> bool {
+pub(crate) fn may_set(response_headers: &HeaderMap) -> bool {
     let (mut shared, mut stored, mut forbidden) = (false, response_headers.contains_key(EXPIRES), false);
     let values = response_headers.get_all(CACHE_CONTROL).into_iter();
     for directive in values.flat_map(|value| value.as_bytes().split(|&b| b == b',')) {

@@ -20,14 +20,14 @@ use crate::state::Shared;
 const KEPT: usize = 16;
 
 /// Closes one socket; returns `false` if it is ending already.
-pub fn close(shared: &Shared, socket: &Arc<Socket>, order: &CloseOrder) -> bool {
+pub(crate) fn close(shared: &Shared, socket: &Arc<Socket>, order: &CloseOrder) -> bool {
     let tunnel = socket.order(order);
     shared.sessions.close(socket) || tunnel
 }
 
 /// One closing: an operator's order to close a set of sockets.
 #[derive(Debug)]
-pub struct Closing {
+pub(crate) struct Closing {
     /// Number of the closing, by which it is queried.
     pub number: u64,
     /// Number of sockets selected.
@@ -42,22 +42,22 @@ pub struct Closing {
 
 impl Closing {
     /// Number of sockets ordered to close so far.
-    pub fn told(&self) -> usize {
+    pub(crate) fn told(&self) -> usize {
         self.told.load(Relaxed)
     }
 
     /// Number of sockets that had ended on their own, or were ending already, before their turn came.
-    pub fn gone(&self) -> usize {
+    pub(crate) fn gone(&self) -> usize {
         self.gone.load(Relaxed)
     }
 
     /// Number of sockets whose turn is still to come.
-    pub fn left(&self) -> usize {
+    pub(crate) fn left(&self) -> usize {
         self.matched.saturating_sub(self.told()).saturating_sub(self.gone())
     }
 
     /// Milliseconds until the last socket is due.
-    pub fn left_ms(&self) -> u64 {
+    pub(crate) fn left_ms(&self) -> u64 {
         self.until_ms.since(clock::now_ms())
     }
 
@@ -69,14 +69,14 @@ impl Closing {
 
 /// The most recent closings of this process, running or complete.
 #[derive(Debug, Default)]
-pub struct Closings {
+pub(crate) struct Closings {
     all: Mutex<VecDeque<Arc<Closing>>>,
     last: AtomicU64,
 }
 
 impl Closings {
     /// Registers a closing that lasts `over`; returns `None` if sixteen others are under way.
-    pub fn begin(&self, matched: usize, over: Duration) -> Option<Arc<Closing>> {
+    pub(crate) fn begin(&self, matched: usize, over: Duration) -> Option<Arc<Closing>> {
         let mut all = lock(&self.all);
         if all.len() >= KEPT {
             let over = all.iter().position(|one| one.left() == 0)?;
@@ -94,13 +94,13 @@ impl Closings {
     }
 
     /// Returns the remembered closings, the oldest first.
-    pub fn all(&self) -> Vec<Arc<Closing>> {
+    pub(crate) fn all(&self) -> Vec<Arc<Closing>> {
         lock(&self.all).iter().cloned().collect()
     }
 }
 
 /// Closes all sockets at once, yielding to other tasks now and then.
-pub async fn at_once(shared: Arc<Shared>, closing: Arc<Closing>, sockets: Vec<Arc<Socket>>, order: CloseOrder) {
+pub(crate) async fn at_once(shared: Arc<Shared>, closing: Arc<Closing>, sockets: Vec<Arc<Socket>>, order: CloseOrder) {
     for (count, socket) in sockets.iter().enumerate() {
         closing.close(&shared, Some(socket), &order);
         if count % 256 == 255 {
@@ -111,7 +111,7 @@ pub async fn at_once(shared: Arc<Shared>, closing: Arc<Closing>, sockets: Vec<Ar
 
 /// Closes the sockets one after the other until the closing's end. Each socket that ends on its own leaves its slot
 /// empty.
-pub async fn spread(shared: Arc<Shared>, closing: Arc<Closing>, mut sockets: Vec<Id>, order: CloseOrder) {
+pub(crate) async fn spread(shared: Arc<Shared>, closing: Arc<Closing>, mut sockets: Vec<Id>, order: CloseOrder) {
     let until_us = now_us().saturating_add(closing.left_ms().saturating_mul(1_000));
     let mut spread = Spread::new(now_us(), until_us, sockets.len(), chance());
     while let Some(next) = spread.next_us() {

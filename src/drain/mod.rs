@@ -2,7 +2,7 @@
 //! of tunnels goes on beside traffic, evenly over its grace. Left out: when a worker is drained
 //! (`upstream::admin_state`).
 
-pub mod close_requests;
-pub mod polling;
-pub mod spread;
-pub mod tunnels;
+pub(crate) mod close_requests;
+pub(crate) mod polling;
+pub(crate) mod spread;
+pub(crate) mod tunnels;

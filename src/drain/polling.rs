@@ -28,7 +28,7 @@ struct DrainingSessions {
 }
 
 /// Steps all drains once per [`STEP_INTERVAL`], for as long as the control thread lives.
-pub async fn keep(shared: Arc<Shared>) {
+pub(crate) async fn keep(shared: Arc<Shared>) {
     loop {
         look(&shared, clock::now_ms());
         tokio::time::sleep(STEP_INTERVAL).await;
@@ -37,7 +37,7 @@ pub async fn keep(shared: Arc<Shared>) {
 
 /// Advances every drain by one step. Also runs right after every change of an admin state, so that a drain starts with
 /// its slots assigned and *maint* takes effect even if it is reverted at once.
-pub fn look(shared: &Shared, now_ms: Millis) {
+pub(crate) fn look(shared: &Shared, now_ms: Millis) {
     let under = under(&shared.snapshot.load());
     if under.is_empty() {
         return;

@@ -9,7 +9,7 @@
 /// Slots of one thread for one worker. Times are in µs: with thousands of closes per second, milliseconds are too
 /// coarse.
 #[derive(Debug)]
-pub struct Spread {
+pub(crate) struct Spread {
     until_us: u64,
     /// End of the present slot, in µs.
     slot_ends_us: u64,
@@ -21,26 +21,26 @@ pub struct Spread {
 impl Spread {
     /// Starts now, with `left` tunnels to close by `until_us`. `chance`, from 0 to 1, picks the moment in the first
     /// slot.
-    pub fn new(now_us: u64, until_us: u64, left: usize, chance: f64) -> Self {
+    pub(crate) fn new(now_us: u64, until_us: u64, left: usize, chance: f64) -> Self {
         let mut spread = Self { until_us, slot_ends_us: now_us, next_us: now_us, left };
         spread.begin(now_us, chance);
         spread
     }
 
     /// Returns when to close the next tunnel, in µs; `None` if no tunnel is left.
-    pub fn next_us(&self) -> Option<u64> {
+    pub(crate) fn next_us(&self) -> Option<u64> {
         (self.left > 0).then_some(self.next_us)
     }
 
     /// Records that a tunnel was closed, and begins the next slot.
-    pub fn closed(&mut self, chance: f64) {
+    pub(crate) fn closed(&mut self, chance: f64) {
         self.left = self.left.saturating_sub(1);
         self.begin(self.slot_ends_us, chance);
     }
 
     /// Sets the number of tunnels left after a new count. If it has grown, the present slot is too long and begins
     /// again.
-    pub fn recount(&mut self, now_us: u64, left: usize, chance: f64) {
+    pub(crate) fn recount(&mut self, now_us: u64, left: usize, chance: f64) {
         let grew = left > self.left;
         self.left = left;
         if grew {

@@ -30,7 +30,7 @@ struct DrainingTunnels {
 }
 
 /// Starts the closing task if a worker of this thread is being drained and no such task runs yet.
-pub fn start(thread: &Rc<Thread>) {
+pub(crate) fn start(thread: &Rc<Thread>) {
     if !thread.is_stopping() && is_wanted(&thread.shared) && thread.begin_closing() {
         thread.tasks.spawn_local(run(thread.clone()));
     }

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::{Handshake, MAX_SID};
 
 /// Maximum number of bytes of a body that are held back to find a handshake in them; a usual handshake has 120.
-pub const MAX_HANDSHAKE: usize = 16 * 1024;
+pub(crate) const MAX_HANDSHAKE: usize = 16 * 1024;
 
 /// What the beginning of a body is, read as a handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,7 +147,7 @@ fn json(text: &[u8]) -> OpenPacket {
 /// Whether JSON that `read` rejected with this error is only truncated. If serde_json skips a number that is cut after
 /// its sign, its point or its `e`, it reports the number as invalid (found by fuzzing); with one more digit it reports
 /// the end of the input.
-pub fn is_cut<T>(error: &serde_json::Error, text: &[u8], read: impl Fn(&[u8]) -> serde_json::Result<T>) -> bool {
+pub(crate) fn is_cut<T>(error: &serde_json::Error, text: &[u8], read: impl Fn(&[u8]) -> serde_json::Result<T>) -> bool {
     let half_a_number = || matches!(text.last(), Some(b'-' | b'+' | b'.' | b'e' | b'E'));
     error.is_eof() || (half_a_number() && read(&[text, b"0"].concat()).is_err_and(|error| error.is_eof()))
 }

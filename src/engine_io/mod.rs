@@ -11,20 +11,21 @@ use std::time::Duration;
 
 mod handshake;
 mod query;
-pub mod socket_ids;
+pub(crate) mod socket_ids;
 #[cfg(test)]
 mod tests;
 
-pub use handshake::{MAX_HANDSHAKE, OpenPacket, is_cut, open_packet, websocket_open};
+pub(crate) use handshake::{MAX_HANDSHAKE, is_cut};
+pub use handshake::{OpenPacket, open_packet, websocket_open};
 pub use query::EngineQuery;
-pub use socket_ids::{may_name_sockets, socket_id, socket_ids};
+pub(crate) use socket_ids::{may_name_sockets, socket_id, socket_ids};
 
 /// Maximum length of a sid in bytes, decoded. Engine.IO's own sids have 20; `generateId` may return anything
 /// (docs/reference/protocols.md §1.6).
 pub const MAX_SID: usize = 256;
 
 /// Maximum length in bytes of a decoded id of another protocol, which may be a token (JWT). Pins hold a hash of it.
-pub const MAX_ID: usize = 2_048;
+pub(crate) const MAX_ID: usize = 2_048;
 
 /// Maximum length in bytes of a body that can be a refusal; the longest known one is Python's with the sid in it
 /// (docs/reference/protocols.md §1.4).
@@ -84,7 +85,7 @@ pub fn recognise(query: Option<&str>) -> Option<EngineIo<'_>> {
 
 /// Whether a worker might treat a query as Engine.IO's: servers that allow EIO3 need no `EIO`, and keys may be in any
 /// order. Wider than [`recognise`], for use by guards.
-pub fn may_be_engine_io(query: Option<&str>) -> bool {
+pub(crate) fn may_be_engine_io(query: Option<&str>) -> bool {
     query.unwrap_or_default().as_bytes().split(|&b| b == b'&').any(|pair| {
         let (key, _) = split_at_byte(pair, b'=');
         decoded_is(key, b"transport") || decoded_is(key, b"EIO") || decoded_is(key, b"sid")
@@ -175,7 +176,7 @@ impl Iterator for Decoded<'_> {
 
 /// Returns the value of a query key, percent-decoded with `+` as a space and cut to `most` bytes; if the key is
 /// repeated, the last one.
-pub fn query_value(query: &str, name: &[u8], most: usize) -> Option<Vec<u8>> {
+pub(crate) fn query_value(query: &str, name: &[u8], most: usize) -> Option<Vec<u8>> {
     let mut pairs = query.as_bytes().rsplit(|&b| b == b'&').map(|pair| split_at_byte(pair, b'='));
     let (_, value) = pairs.find(|(key, _)| decoded_is(key, name))?;
     Some(Decoded { rest: value, plus: b' ' }.take(most).collect())

@@ -15,7 +15,7 @@ struct ConnectPacket {
 }
 
 /// Returns the socket id in one packet.
-pub fn socket_id(packet: &[u8]) -> Option<String> {
+pub(crate) fn socket_id(packet: &[u8]) -> Option<String> {
     let rest = packet.strip_prefix(b"40")?;
     let json = match rest.first()? {
         b'{' => rest,
@@ -29,12 +29,12 @@ pub fn socket_id(packet: &[u8]) -> Option<String> {
 
 /// Returns the socket ids in the body of a poll: packets joined by `\x1e` (EIO4). EIO3 prefixes packets with a length.
 /// Its clients are of version 2, but clients of version 3 may also be served over EIO3, so a leading length is skipped.
-pub fn socket_ids(body: &[u8]) -> impl Iterator<Item = String> {
+pub(crate) fn socket_ids(body: &[u8]) -> impl Iterator<Item = String> {
     body.split(|b| *b == 0x1e).filter_map(|packet| socket_id(skip_count(packet))).take(MOST)
 }
 
 /// Whether an incomplete body may contain a socket id, because it begins with a connect packet.
-pub fn may_name_sockets(body: &[u8]) -> bool {
+pub(crate) fn may_name_sockets(body: &[u8]) -> bool {
     skip_count(body).starts_with(b"40")
 }
 

@@ -1,6 +1,6 @@
 //! Keys of sessions and addresses in the pin table: keyed hashes, which clients cannot predict.
 
-pub mod derive;
+pub(crate) mod derive;
 
 use std::hash::Hasher;
 use std::num::NonZeroU64;
@@ -103,7 +103,7 @@ impl Keys {
 }
 
 /// Hash of a client-made id, the same in every stickyd: the ring mixes the fleet's secret in.
-pub fn plain_hash(id: &[u8]) -> [u8; 16] {
+pub(crate) fn plain_hash(id: &[u8]) -> [u8; 16] {
     let mut hasher = SipHasher24::new();
     hasher.write(id);
     let (a, b) = hasher.finish128().as_u64();

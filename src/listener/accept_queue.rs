@@ -35,7 +35,7 @@ const ASK_AFTER_S: [u64; 6] = [9, 14, 11, 15, 10, 13];
 const ALIKE: u32 = 32;
 
 /// A listening socket and its queue of waiting connections.
-pub struct AcceptQueue {
+pub(crate) struct AcceptQueue {
     socket: TcpListener,
     /// Second registration of the socket. It is notified of each arrival, also of connections that were accepted
     /// together with the one before.
@@ -49,7 +49,7 @@ impl AcceptQueue {
     ///
     /// # Errors
     /// No descriptor is left for the second registration.
-    pub fn of(socket: TcpListener) -> io::Result<Self> {
+    pub(crate) fn of(socket: TcpListener) -> io::Result<Self> {
         #[allow(
             deprecated,
             reason = "an OwnedFd guarantees by itself what the unsafe replacement requires its caller to promise"

@@ -17,7 +17,7 @@ use crate::metrics::Metrics;
 use crate::systemd::{self, Inherited};
 
 /// One thread's part of one listener: its socket, and what is needed to accept from it.
-pub type Part = (std::net::TcpListener, ListenerPart);
+pub(crate) type Part = (std::net::TcpListener, ListenerPart);
 
 /// Reason why the listeners cannot be set up as configured.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +34,7 @@ pub enum ListenerSetError {
 }
 
 /// The listeners that are open now.
-pub struct ListenerSet {
+pub(crate) struct ListenerSet {
     open: Vec<OpenListener>,
     /// All sockets passed by systemd, whether in use or not.
     given: Vec<Inherited>,
@@ -50,7 +50,7 @@ struct OpenListener {
 
 /// Change of a [`ListenerSet`] to a new configuration. Nothing is changed before it is applied; sockets that were bound
 /// for it are closed when it is dropped.
-pub struct ListenerPlan {
+pub(crate) struct ListenerPlan {
     /// One slot per listener of the new configuration, in its order.
     slots: Vec<ListenerSlot>,
     left: Vec<Inherited>,
@@ -64,12 +64,12 @@ enum ListenerSlot {
 
 impl ListenerPlan {
     /// Returns whether there are new listeners for the threads.
-    pub fn has_new(&self) -> bool {
+    pub(crate) fn has_new(&self) -> bool {
         self.slots.iter().any(|slot| matches!(slot, ListenerSlot::New(..)))
     }
 
     /// Takes one thread's parts of the new listeners; to be called once per thread.
-    pub fn parts(&mut self) -> Vec<Part> {
+    pub(crate) fn parts(&mut self) -> Vec<Part> {
         let bound = self.slots.iter_mut().filter_map(|slot| match slot {
             ListenerSlot::New(bound, _) => Some(bound),
             ListenerSlot::Kept(..) => None,
@@ -78,24 +78,24 @@ impl ListenerPlan {
     }
 
     /// Returns a socket passed by systemd that no listener matches, if there is one.
-    pub fn left(&self) -> Option<&Inherited> {
+    pub(crate) fn left(&self) -> Option<&Inherited> {
         self.left.first()
     }
 }
 
 impl ListenerSet {
     /// Creates a set without listeners. `given` holds the sockets passed by systemd.
-    pub fn new(given: Vec<Inherited>, threads: usize) -> Self {
+    pub(crate) fn new(given: Vec<Inherited>, threads: usize) -> Self {
         Self { open: Vec::new(), given, threads }
     }
 
     /// Returns the addresses of the listeners, in the order of the configuration.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         self.open.iter().map(|open| open.bound.address).collect()
     }
 
     /// Exports the expiry of all certificates as metrics.
-    pub fn show(&self, metrics: &Metrics) {
+    pub(crate) fn show(&self, metrics: &Metrics) {
         let settings: Vec<_> = self.open.iter().map(|open| open.bound.settings.load_full()).collect();
         metrics.certificates_expire(settings.iter().flat_map(|settings| settings.expiries()));
     }
@@ -104,7 +104,7 @@ impl ListenerSet {
     ///
     /// # Errors
     /// The error of the first listener that cannot be opened; nothing has changed then.
-    pub fn plan(&self, wanted: &[config::Listener]) -> Result<ListenerPlan, ListenerSetError> {
+    pub(crate) fn plan(&self, wanted: &[config::Listener]) -> Result<ListenerPlan, ListenerSetError> {
         let kept = self.keep(wanted);
         let going: Vec<&OpenListener> =
             (0..).zip(&self.open).filter(|(i, _)| !kept.contains(&Some(*i))).map(|(_, o)| o).collect();
@@ -161,7 +161,7 @@ impl ListenerSet {
     }
 
     /// Carries out the plan. `wanted` must be the list that the plan was made from.
-    pub fn apply(&mut self, wanted: Vec<config::Listener>, plan: ListenerPlan) -> Going {
+    pub(crate) fn apply(&mut self, wanted: Vec<config::Listener>, plan: ListenerPlan) -> Going {
         let mut old: Vec<Option<OpenListener>> = std::mem::take(&mut self.open).into_iter().map(Some).collect();
         for (config, slot) in wanted.into_iter().zip(plan.slots) {
             match slot {
@@ -193,7 +193,7 @@ impl ListenerSet {
 
 /// Listeners that were removed, and whose sockets the threads are about to close.
 #[derive(Default)]
-pub struct Going {
+pub(crate) struct Going {
     threads: Vec<TaskTracker>,
     /// Addresses of the removed listeners.
     pub addresses: Vec<SocketAddr>,
@@ -203,7 +203,7 @@ pub struct Going {
 
 impl Going {
     /// Waits until no thread accepts from the removed listeners any more.
-    pub async fn closed(&self) {
+    pub(crate) async fn closed(&self) {
         for thread in &self.threads {
             thread.wait().await;
         }

@@ -5,7 +5,7 @@
 //! about a worker is remembered (ARCHITECTURE.md, invariant 1).
 
 #[cfg(feature = "testing")]
-pub mod fuzzing;
+pub(crate) mod fuzzing;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::convert::Infallible;
@@ -81,7 +81,7 @@ pub struct Conn {
 }
 
 /// Serves a client connection until it ends.
-pub async fn serve(live: Registered, listener: Rc<ThreadListener>, stream: TcpStream, peer: SocketAddr) {
+pub(crate) async fn serve(live: Registered, listener: Rc<ThreadListener>, stream: TcpStream, peer: SocketAddr) {
     let thread = live.thread().clone();
     let Some(Opened { io, ip, trusted, tls }) = handshake::open(&thread, &live, &listener, stream, peer).await else {
         return;

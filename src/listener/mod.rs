@@ -5,18 +5,18 @@
 //! changes listeners by value: see `set`. Options that clients' sockets need are set on the listening socket: accepted
 //! sockets inherit them, which saves one system call per option (docs/reference/performance.md §0.7).
 
-pub mod accept_queue;
+pub(crate) mod accept_queue;
 mod admission;
-pub mod all;
+pub(crate) mod all;
 mod client_certificate;
-pub mod conn;
-pub mod h2;
-pub mod handshake;
-pub mod head_timeout;
-pub mod http1_io;
+pub(crate) mod conn;
+pub(crate) mod h2;
+pub(crate) mod handshake;
+pub(crate) mod head_timeout;
+pub(crate) mod http1_io;
 mod linger;
 mod proxy_protocol;
-pub mod tls;
+pub(crate) mod tls;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -36,8 +36,9 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::config::{self, Redirect};
 use crate::thread::{ListenerRemoved, Thread};
 
-pub use accept_queue::AcceptQueue;
-pub use all::{Going, ListenerPlan, ListenerSet, ListenerSetError, Part};
+pub(crate) use accept_queue::AcceptQueue;
+pub use all::ListenerSetError;
+pub(crate) use all::{Going, ListenerPlan, ListenerSet, Part};
 pub use client_certificate::ClientCertificate;
 pub use handshake::Secured;
 
@@ -135,7 +136,7 @@ impl ListenerSettings {
 }
 
 /// A listener with one bound socket per thread.
-pub struct BoundListener {
+pub(crate) struct BoundListener {
     /// Bound address, with the port that the kernel assigned for port 0.
     pub address: SocketAddr,
     sockets: Vec<std::net::TcpListener>,
@@ -239,7 +240,7 @@ impl BoundListener {
 
 /// What a thread needs to accept from one listener. It is sent to the thread; the [`Listener`] built from it stays
 /// there.
-pub struct ListenerPart {
+pub(crate) struct ListenerPart {
     address: SocketAddr,
     settings: Arc<ArcSwap<ListenerSettings>>,
     removed: CancellationToken,
@@ -248,7 +249,7 @@ pub struct ListenerPart {
 
 /// Accepts connections until `stop` or until the listener is removed, then takes those that already wait in the kernel,
 /// and ends.
-pub async fn accept(thread: Rc<Thread>, part: ListenerPart, queue: AcceptQueue, stop: CancellationToken) {
+pub(crate) async fn accept(thread: Rc<Thread>, part: ListenerPart, queue: AcceptQueue, stop: CancellationToken) {
     let mut door = Door::new(thread, &part);
     loop {
         let accepted = tokio::select! {

@@ -4,11 +4,11 @@
 //! addition and no label lookup. Gauges that mirror live state are set on each scrape. Cardinality is bounded by the
 //! config: labels are upstreams, workers and closed sets of words, never anything a client chooses.
 
-pub mod labels;
+pub(crate) mod labels;
 mod limits;
-pub mod liveness;
+pub(crate) mod liveness;
 mod rules;
-pub mod socket_labels;
+pub(crate) mod socket_labels;
 mod sockets;
 mod upstream;
 mod worker;

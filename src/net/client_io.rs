@@ -12,12 +12,12 @@ use super::tls_stream::TlsStream;
 use super::worker_io::poll_write_small;
 
 /// Anything that is read and written, as one HTTP/2 stream is.
-pub trait Duplex: AsyncRead + AsyncWrite + Unpin {}
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
 
 /// The byte stream to a client: a socket, or one HTTP/2 stream.
-pub enum ClientIo {
+pub(crate) enum ClientIo {
     /// A TCP socket without TLS.
     Plain(TcpStream),
     /// A TCP socket with TLS.
@@ -44,7 +44,7 @@ impl ClientIo {
     }
 
     /// Number of bytes worth reading for this client at once; bytes that it does not take have to be kept.
-    pub fn appetite(&self) -> usize {
+    pub(crate) fn appetite(&self) -> usize {
         match self {
             Self::Plain(_) | Self::Tls(_) => usize::MAX,
             Self::Stream(_) => APPETITE,

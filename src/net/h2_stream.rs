@@ -13,7 +13,7 @@ use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Bytes read from the worker at once for a stream. What the client's window does not take of them is kept in memory.
-pub const APPETITE: usize = 16 * 1024;
+pub(crate) const APPETITE: usize = 16 * 1024;
 
 /// Access to what a stream shares with the others of its connection: room for the bytes that they send.
 pub trait Carrier {

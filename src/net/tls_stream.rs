@@ -27,7 +27,7 @@ use bufferless::Bufferless;
 const HELLO: usize = 4096;
 
 /// A TLS connection after its handshake; boxed, because a rustls connection takes a kilobyte.
-pub enum TlsStream {
+pub(crate) enum TlsStream {
     /// A connection over shared buffers, which owns no buffer while it is silent.
     Shared(Box<Bufferless<TcpStream>>),
     /// A connection over buffers of its own, 4 KiB or more.

@@ -41,7 +41,7 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why an attempt failed. The request is returned if nothing of it was sent.
 #[allow(clippy::large_enum_variant, reason = "moved once, rarely returned, and never stored")]
-pub enum Missed {
+pub(crate) enum Missed {
     /// There was no connection to the worker.
     Connect(ConnectError, Request<Outgoing>),
     /// The connection broke, or what came was not a valid response. The worker may have acted on what was sent.
@@ -58,7 +58,7 @@ pub enum Missed {
 
 /// The result of a successful attempt: the response, the connection that carries its body, and the request's place in
 /// the worker's count of requests in flight.
-pub type AttemptResponse = (Response<Unread>, Box<Lease>, Count);
+pub(crate) type AttemptResponse = (Response<Unread>, Box<Lease>, Count);
 
 /// Makes one attempt at one worker. A request that was not sent, because its idle connection had just closed, goes to
 /// the same worker again over a new connection; so does one that may be resent ([`retry`]). The final outcome is
@@ -67,7 +67,7 @@ pub type AttemptResponse = (Response<Unread>, Box<Lease>, Count);
     clippy::manual_async_fn,
     reason = "an async fn stores its arguments twice in its future, and each request moves the whole future once"
 )]
-pub fn attempt(
+pub(crate) fn attempt(
     job: &Job,
     worker: &Arc<Worker>,
     mut request: Request<Outgoing>,

@@ -57,7 +57,7 @@ impl Drop for Token<'_> {
 }
 
 /// Finds the session's owner by sending this request to workers, and returns the response.
-pub async fn find(job: &Job, key: Key, mut request: Request<Outgoing>, record: &mut Record) -> Response<Reply> {
+pub(crate) async fn find(job: &Job, key: Key, mut request: Request<Outgoing>, record: &mut Record) -> Response<Reply> {
     let shared = &job.conn.thread.shared;
     let series = job.upstream.series();
     // Preflights ignore remembered misses: a worker's response carries the CORS headers, whether it is a refusal or
@@ -91,7 +91,7 @@ pub async fn find(job: &Job, key: Key, mut request: Request<Outgoing>, record: &
 /// from the worker that the session id leads to. This works only for protocols with a probe that has no side effects,
 /// and within the budget. Otherwise, and if no worker claims the session within a second (the limit for all probes),
 /// `choice` is returned unchanged.
-pub async fn claimed(job: &Job, request: &Request<Outgoing>, choice: Choice) -> Choice {
+pub(crate) async fn claimed(job: &Job, request: &Request<Outgoing>, choice: Choice) -> Choice {
     let shared = &job.conn.thread.shared;
     let members = job.upstream.members.iter().map(|member| &member.worker);
     let workers: Vec<_> = members.filter(|worker| worker.serves()).cloned().collect();

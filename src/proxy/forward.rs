@@ -50,7 +50,7 @@ const FOUND_DEAD_PAUSE: Duration = Duration::from_millis(20);
     clippy::manual_async_fn,
     reason = "an async fn stores its arguments twice in its future, and each request moves the whole future once"
 )]
-pub fn to(
+pub(crate) fn to(
     job: &Job,
     mut choice: Choice,
     mut request: Request<Outgoing>,
@@ -123,7 +123,7 @@ async fn lost(job: &Job, choice: &Choice, missed: &Missed) -> Response<Reply> {
 }
 
 /// The plain-text response for a failed attempt.
-pub fn problem_of(missed: &Missed) -> Response<Reply> {
+pub(crate) fn problem_of(missed: &Missed) -> Response<Reply> {
     respond::problem(match missed {
         Missed::BadBody => Problem::BadRequest("the request body broke off or is malformed"),
         Missed::Connect(ConnectError::TimedOut, _) | Missed::TimedOut => Problem::TimedOut,
@@ -138,7 +138,7 @@ pub fn problem_of(missed: &Missed) -> Response<Reply> {
 }
 
 /// Turns a worker's response into the client's: learns from it, drops the session that it ends, and cleans its head.
-pub async fn deliver(
+pub(crate) async fn deliver(
     job: &Job,
     mut choice: Choice,
     response: Response<Unread>,
@@ -175,7 +175,7 @@ pub async fn deliver(
 
 /// Applies the effects of a response on its session: it may create a pin, end the session, or be a long-lived stream
 /// that a drain can end.
-pub fn settle(job: &Job, choice: &mut Choice, parts: &Parts, answer: &WorkerBody) -> Option<Box<Stream>> {
+pub(crate) fn settle(job: &Job, choice: &mut Choice, parts: &Parts, answer: &WorkerBody) -> Option<Box<Stream>> {
     if job.ask.facts.is_some() {
         learn::made(job, choice, parts.status);
         learn::ended(job, choice, parts.status);
@@ -185,7 +185,7 @@ pub fn settle(job: &Job, choice: &mut Choice, parts: &Parts, answer: &WorkerBody
 }
 
 /// A worker's response of which the beginning was read, and is held back from the client.
-pub struct HeldAnswer {
+pub(crate) struct HeldAnswer {
     /// Head of the response, as the worker sent it.
     pub parts: Parts,
     /// Frames of the body that were read already.
@@ -196,7 +196,7 @@ pub struct HeldAnswer {
 
 impl HeldAnswer {
     /// Releases the response to the client: cleans its head, and sends the frames already read before the rest.
-    pub fn release(self, stream: Option<Box<Stream>>) -> Response<Reply> {
+    pub(crate) fn release(self, stream: Option<Box<Stream>>) -> Response<Reply> {
         let Self { mut parts, held, body } = self;
         headers::to_client(&mut parts.headers, false);
         // The worker's HTTP version belongs to its own hop. hyper answers an HTTP/1.0 client in 1.0 by itself.
@@ -206,7 +206,7 @@ impl HeldAnswer {
 }
 
 /// Sets the affinity cookie that came with the choice, unless a shared cache may store the response.
-pub fn set_cookie(job: &Job, choice: &Choice, parts: &mut Parts) {
+pub(crate) fn set_cookie(job: &Job, choice: &Choice, parts: &mut Parts) {
     if let (Some(jar), Some(new)) = (&job.upstream.jar, &choice.cookie)
         && cookie::may_set(&parts.headers)
     {
@@ -238,7 +238,7 @@ fn stays(job: &Job) {
 }
 
 /// Whether a request may be the client's goodbye, which is a POST of a few bytes (docs/reference/protocols.md §1.3).
-pub fn may_be_goodbye(job: &Job, request: &Request<Outgoing>) -> bool {
+pub(crate) fn may_be_goodbye(job: &Job, request: &Request<Outgoing>) -> bool {
     const LONGEST_GOODBYE: u64 = 8;
     request.method() == Method::POST
         && matches!(job.ask.kind, RequestKind::Session { .. })
@@ -248,7 +248,7 @@ pub fn may_be_goodbye(job: &Job, request: &Request<Outgoing>) -> bool {
 
 /// Reads the body of a possible goodbye. If it is one, the pin ends with the worker's response, which keeps the count
 /// of a worker's live sessions exact.
-pub async fn read_goodbye(job: &mut Job, request: Request<Outgoing>) -> Result<Request<Outgoing>, Problem> {
+pub(crate) async fn read_goodbye(job: &mut Job, request: Request<Outgoing>) -> Result<Request<Outgoing>, Problem> {
     let (parts, body) = request.into_parts();
     /// Time-out for the body: its few bytes follow the head at once, unless the client is gone.
     const GOODBYE_PATIENCE: Duration = Duration::from_secs(10);

@@ -19,7 +19,7 @@ use super::respond::Problem;
 /// The target does not fit the method, or its scheme is not http or https; there is a transfer coding other than a
 /// single `chunked`; or there is an expectation other than `100-continue`, which peers are known to interpret in two
 /// ways.
-pub fn check_request<B>(request: &Request<B>) -> Result<(), Problem> {
+pub(crate) fn check_request<B>(request: &Request<B>) -> Result<(), Problem> {
     let (uri, headers) = (request.uri(), request.headers());
     let star = uri.path() == "*" && request.method() == Method::OPTIONS;
     // hyper parses `GET name` as an authority, a form reserved for CONNECT (RFC 9112 §3.2.3).
@@ -46,7 +46,7 @@ fn only_continue(headers: &HeaderMap) -> bool {
 
 /// Whether the target names another host than the Host field. RFC 9112 §3.2.2 allows that, but stickyd reads no further
 /// request from such a connection.
-pub fn names_two_hosts<B>(request: &Request<B>) -> bool {
+pub(crate) fn names_two_hosts<B>(request: &Request<B>) -> bool {
     // Nearly no request has an authority, so that is checked first.
     request.uri().authority().is_some_and(|authority| {
         let host = request.headers().get(header::HOST);
@@ -56,7 +56,7 @@ pub fn names_two_hosts<B>(request: &Request<B>) -> bool {
 
 /// Writes the framing fields where hyper would not, or would repeat the client's spelling. hyper takes a GET of unknown
 /// length for one without a body; and some parsers read a length of `010` as eight.
-pub fn declare<B: Body>(headers: &mut HeaderMap, body: &B) {
+pub(crate) fn declare<B: Body>(headers: &mut HeaderMap, body: &B) {
     match body.size_hint().exact() {
         None => {
             headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));

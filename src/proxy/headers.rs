@@ -42,7 +42,7 @@ pub fn client(conn: &Conn, headers: &HeaderMap) -> Client {
 
 /// An address as a field value, equal to its `Display`. Every connection pays this cost first, so IPv4 is written
 /// without `fmt`, which takes 1,300 instructions.
-pub fn address_value(address: IpAddr) -> HeaderValue {
+pub(crate) fn address_value(address: IpAddr) -> HeaderValue {
     let text = match address {
         IpAddr::V4(v4) => {
             let mut text = Vec::with_capacity("255.255.255.255".len());
@@ -92,7 +92,7 @@ pub(super) fn parse_hop(hop: &str) -> Option<IpAddr> {
 ///
 /// # Errors
 /// An HTTP/1.1 request has no Host field; there are two; or a host is not valid.
-pub fn host<B>(request: &Request<B>) -> Result<&str, Problem> {
+pub(crate) fn host<B>(request: &Request<B>) -> Result<&str, Problem> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let (first, second) = (hosts.next(), hosts.next());
     if second.is_some() {
@@ -127,7 +127,7 @@ fn is_host(text: &str) -> bool {
 }
 
 /// Rewrites a client's request head for a worker.
-pub fn to_worker(conn: &Conn, client: Client, parts: &mut Parts, ask: &RequestFacts) {
+pub(crate) fn to_worker(conn: &Conn, client: Client, parts: &mut Parts, ask: &RequestFacts) {
     let headers = &mut parts.headers;
     if let Some(authority) = parts.uri.authority() {
         if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
@@ -213,7 +213,7 @@ fn request_id(number: u64) -> HeaderValue {
 
 /// Rewrites a worker's response head for a client. `upgrade` marks a checked 101, which keeps `Connection` and
 /// `Upgrade`.
-pub fn to_client(headers: &mut HeaderMap, upgrade: bool) {
+pub(crate) fn to_client(headers: &mut HeaderMap, upgrade: bool) {
     strip_nominated(headers, |_| false);
     remove_where(headers, hop_fields::stops_from_worker);
     if upgrade {

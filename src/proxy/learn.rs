@@ -35,7 +35,7 @@ use crate::sockets::EndReason;
 const READ_AHEAD: Duration = Duration::from_secs(5);
 
 /// A response's body, together with the part of it that was read ahead.
-pub struct Ahead<'a> {
+pub(crate) struct Ahead<'a> {
     answer: &'a mut WorkerBody,
     held: &'a mut VecDeque<Frame<Bytes>>,
     seen: Vec<u8>,
@@ -47,7 +47,7 @@ pub struct Ahead<'a> {
 
 impl<'a> Ahead<'a> {
     /// Starts reading a body ahead; `whole` is true if there is no body.
-    pub fn new(answer: &'a mut WorkerBody, held: &'a mut VecDeque<Frame<Bytes>>, whole: bool) -> Self {
+    pub(crate) fn new(answer: &'a mut WorkerBody, held: &'a mut VecDeque<Frame<Bytes>>, whole: bool) -> Self {
         Self { answer, held, seen: Vec::new(), whole, deadline: None }
     }
 
@@ -91,7 +91,7 @@ struct Born {
 }
 
 /// Whether the response has to be inspected. Most need not be, polls included.
-pub fn looks(job: &Job, parts: &Parts) -> bool {
+pub(crate) fn looks(job: &Job, parts: &Parts) -> bool {
     let refuses = |live: &LiveRule| answer::head_refuses(&live.rule, parts.status, &parts.headers) != RefusalMatch::No;
     let of_kind = match job.ask.kind {
         RequestKind::Handshake => parts.status == StatusCode::OK,
@@ -107,7 +107,7 @@ fn names_sockets(job: &Job, parts: &Parts) -> bool {
 }
 
 /// Learns what must be known of a response before its first byte is released.
-pub async fn read(job: &Job, choice: &mut Choice, parts: &Parts, ahead: Ahead<'_>) -> Result<(), Problem> {
+pub(crate) async fn read(job: &Job, choice: &mut Choice, parts: &Parts, ahead: Ahead<'_>) -> Result<(), Problem> {
     let ahead = &mut { ahead };
     if job.ask.kind == RequestKind::Handshake && parts.status == StatusCode::OK {
         Box::pin(handshake(job, choice, parts, ahead)).await?;
@@ -264,7 +264,7 @@ fn pin(job: &Job, choice: &mut Choice, live: &LiveRule, born: &Born) {
 
 /// Pins a session whose id was made by its client, or was accepted by a worker during discovery, to the worker that
 /// accepted it.
-pub fn made(job: &Job, choice: &mut Choice, status: StatusCode) {
+pub(crate) fn made(job: &Job, choice: &mut Choice, status: StatusCode) {
     let (RequestKind::Session { key, .. }, Some(live)) = (job.ask.kind, job.ask.rule(&job.upstream)) else { return };
     if (live.rule.client_made || choice.why == SourceLabel::Discovered)
         && status.is_success()
@@ -279,7 +279,7 @@ pub fn made(job: &Job, choice: &mut Choice, status: StatusCode) {
 }
 
 /// Drops the pin of a session that this request has ended, as its rule defines.
-pub fn ended(job: &Job, choice: &mut Choice, status: StatusCode) {
+pub(crate) fn ended(job: &Job, choice: &mut Choice, status: StatusCode) {
     let (RequestKind::Session { key, .. }, Some(live)) = (job.ask.kind, job.ask.rule(&job.upstream)) else { return };
     if job.ask.facts.as_ref().is_some_and(|facts| live.ends(facts, status.as_u16())) {
         job.conn.thread.shared.sessions.forget(key, EndReason::Client);
@@ -289,7 +289,7 @@ pub fn ended(job: &Job, choice: &mut Choice, status: StatusCode) {
 }
 
 /// Whether a response is a worker's explicit "I do not know this session". Reads at most the longest possible refusal.
-pub async fn refuses(live: &LiveRule, parts: &Parts, ahead: &mut Ahead<'_>) -> Result<bool, Problem> {
+pub(crate) async fn refuses(live: &LiveRule, parts: &Parts, ahead: &mut Ahead<'_>) -> Result<bool, Problem> {
     match answer::head_refuses(&live.rule, parts.status, &parts.headers) {
         RefusalMatch::No => return Ok(false),
         RefusalMatch::Yes => return Ok(true),

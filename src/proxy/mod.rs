@@ -1,23 +1,23 @@
 //! The life of one request: read its head, find its upstream, choose its worker, forward it, and answer.
 
-pub mod access_log;
-pub mod attempt;
-pub mod discover;
-pub mod event_stream;
-pub mod forward;
+pub(crate) mod access_log;
+pub(crate) mod attempt;
+pub(crate) mod discover;
+pub(crate) mod event_stream;
+pub(crate) mod forward;
 mod forwarded;
-pub mod framing;
+pub(crate) mod framing;
 #[cfg(feature = "testing")]
-pub mod fuzzing;
-pub mod headers;
-pub mod hop_fields;
-pub mod learn;
-pub mod open_poll;
-pub mod replay;
-pub mod request_timeout;
-pub mod respond;
-pub mod response_body;
-pub mod retry;
+pub(crate) mod fuzzing;
+pub(crate) mod headers;
+pub(crate) mod hop_fields;
+pub(crate) mod learn;
+pub(crate) mod open_poll;
+pub(crate) mod replay;
+pub(crate) mod request_timeout;
+pub(crate) mod respond;
+pub(crate) mod response_body;
+pub(crate) mod retry;
 mod trailers;
 mod upgrade;
 mod upload;

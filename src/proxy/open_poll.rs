@@ -23,7 +23,7 @@ use crate::upstream::worker::Worker;
 const END_CHECK_MS: u64 = 1_000;
 
 /// An exchange that may be ended early. It resolves to `None` if its session was ended by an operator.
-pub struct OpenPoll<'a, F> {
+pub(crate) struct OpenPoll<'a, F> {
     exchange: Pin<&'a mut F>,
     waits: Option<PollWait<'a>>,
 }
@@ -43,7 +43,7 @@ struct PollWait<'a> {
 
 impl<'a, F: Future> OpenPoll<'a, F> {
     /// Wraps `exchange`, made for `job` at `worker`. Anything but a poll is passed through unchanged.
-    pub fn new(job: &'a Job, worker: &'a Arc<Worker>, exchange: Pin<&'a mut F>) -> Self {
+    pub(crate) fn new(job: &'a Job, worker: &'a Arc<Worker>, exchange: Pin<&'a mut F>) -> Self {
         let waits = match job.ask.kind {
             RequestKind::Session { key, poll: true, .. } => {
                 let entry = job.conn.http2.then(|| job.conn.thread.register_poll(worker.serial));

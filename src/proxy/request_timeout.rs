@@ -62,7 +62,7 @@ pub(crate) async fn within(
 }
 
 /// Counts a request that was ended by `request_timeout`.
-pub fn reached(conn: &Conn) {
+pub(crate) fn reached(conn: &Conn) {
     conn.thread.shared.metrics.limits.reached(LimitLabel::RequestTimeout);
 }
 

@@ -6,7 +6,7 @@ use hyper::{Request, Response, StatusCode, Uri};
 
 mod refused;
 
-pub use refused::refused;
+pub(crate) use refused::refused;
 
 use super::response_body::Reply;
 use crate::affinity::ask::RequestFacts;
@@ -51,7 +51,7 @@ pub enum Problem {
 }
 
 /// The plain-text response to a problem. If the problem could be an attack, the connection is closed.
-pub fn problem(problem: Problem) -> Response<Reply> {
+pub(crate) fn problem(problem: Problem) -> Response<Reply> {
     PlainAnswer::of(problem).into_response()
 }
 
@@ -122,7 +122,7 @@ impl PlainAnswer {
 }
 
 /// Redirects to the same target over https. `host` has been checked: a name or an address, optionally with a port.
-pub fn redirect(redirect: Redirect, host: &str, uri: &Uri) -> Response<Reply> {
+pub(crate) fn redirect(redirect: Redirect, host: &str, uri: &Uri) -> Response<Reply> {
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
     // The target of `OPTIONS *` is not a path.
     let target = if target.starts_with('/') { target } else { "/" };
@@ -144,19 +144,19 @@ pub fn redirect(redirect: Redirect, host: &str, uri: &Uri) -> Response<Reply> {
 }
 
 /// Makes this the last response of its connection.
-pub fn last(response: &mut Response<Reply>) {
+pub(crate) fn last(response: &mut Response<Reply>) {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
 /// Adds HSTS to a response over TLS, as the listener is configured. It replaces a worker's own header, because a client
 /// must not see two.
-pub fn strictly(hsts: &HeaderValue, response: &mut Response<Reply>) {
+pub(crate) fn strictly(hsts: &HeaderValue, response: &mut Response<Reply>) {
     response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
 }
 
 /// Adds the chosen worker and the reason to the response, if the upstream enables it (`debug_header`). After several
 /// attempts the last one is shown.
-pub fn explain(decision: Option<(&str, &str, Option<&str>)>, response: &mut Response<Reply>) {
+pub(crate) fn explain(decision: Option<(&str, &str, Option<&str>)>, response: &mut Response<Reply>) {
     const DECISION: HeaderName = HeaderName::from_static("x-stickyd-decision");
     let (worker, why, rule) = decision.unwrap_or(("-", "-", None));
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~:[]/".contains(&b);
@@ -205,7 +205,7 @@ fn let_read(origin: &HeaderValue, headers: &mut HeaderMap) {
 /// The response of a guard, in the form of the requesting transport (docs/reference/protocols.md §1.4): Engine.IO's
 /// JSON for polling (a JSONP script fails by the status), a short text for an upgrade, plain text otherwise. A page may
 /// read a 429, but a page that is not allowed to send the request may not read the response either.
-pub fn turned_away<B>(turned: GuardRefusal, upgrade: bool, request: &Request<B>) -> Response<Reply> {
+pub(crate) fn turned_away<B>(turned: GuardRefusal, upgrade: bool, request: &Request<B>) -> Response<Reply> {
     let (status, message) = match turned {
         GuardRefusal::Forbidden => (StatusCode::FORBIDDEN, "Forbidden"),
         GuardRefusal::TooOften(_) => (StatusCode::TOO_MANY_REQUESTS, "Too many requests"),

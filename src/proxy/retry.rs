@@ -27,7 +27,7 @@ use crate::upstream::connections::limit::NoConnection;
 
 /// Whether a request may be sent twice, so that a copy of its written head is kept. The copy is text, because cloning a
 /// `HeaderMap` of six fields takes 340 ns of the 18 µs that a small request costs.
-pub fn is_resendable(job: &Job, request: &Request<Outgoing>) -> bool {
+pub(crate) fn is_resendable(job: &Job, request: &Request<Outgoing>) -> bool {
     let free = match job.ask.kind {
         RequestKind::Ordinary | RequestKind::Handshake | RequestKind::Birth | RequestKind::Preflight(None) => {
             job.ask.upgrade.is_none()
@@ -41,7 +41,7 @@ pub fn is_resendable(job: &Job, request: &Request<Outgoing>) -> bool {
 
 /// Rebuilds a request without a body from its head as it was written. Heads written from a request always parse; `None`
 /// is returned for anything that does not.
-pub fn request(head: &[u8]) -> Option<Request<Outgoing>> {
+pub(crate) fn request(head: &[u8]) -> Option<Request<Outgoing>> {
     let lines = head.iter().filter(|byte| **byte == b'\n').count();
     let mut room = vec![httparse::EMPTY_HEADER; lines];
     let mut parsed = httparse::Request::new(&mut room);
@@ -58,7 +58,7 @@ pub fn request(head: &[u8]) -> Option<Request<Outgoing>> {
 
 /// Whether a request that reached no worker may be passed on: only if it has no session, and if it has not already
 /// waited in a queue, because the next queue would be as long.
-pub fn try_take_pass_on(job: &Job, choice: &Choice, error: &ConnectError, now_ms: Millis) -> bool {
+pub(crate) fn try_take_pass_on(job: &Job, choice: &Choice, error: &ConnectError, now_ms: Millis) -> bool {
     match error {
         // A session that is not pinned yet may begin at any worker.
         _ if matches!(job.ask.kind, RequestKind::Session { .. }) && choice.why == SourceLabel::Sid => false,
@@ -71,7 +71,7 @@ pub fn try_take_pass_on(job: &Job, choice: &Choice, error: &ConnectError, now_ms
 
 /// Takes a retry from the budget for a request whose connection broke, and marks it as resent. Returns whether it may
 /// be resent.
-pub fn try_take_resend(job: &Job, now_ms: Millis) -> bool {
+pub(crate) fn try_take_resend(job: &Job, now_ms: Millis) -> bool {
     let may = in_budget(job, now_ms);
     if may {
         job.resent.set(true);

@@ -37,13 +37,13 @@ pub struct Done {
 }
 
 /// Result of a reload; the error lists every mistake in the file, with its position.
-pub type ReloadOutcome = Result<Done, String>;
+pub(crate) type ReloadOutcome = Result<Done, String>;
 
 /// Requests a reload; the result is sent through the sender in the message.
 pub type ReloadSender = mpsc::Sender<oneshot::Sender<ReloadOutcome>>;
 
 /// The running configuration that the reloader starts from.
-pub struct Running {
+pub(crate) struct Running {
     /// The configuration, without its listeners: those are in `listeners`.
     pub config: Config,
     /// Files that a reload reads; `None` if stickyd was started without a file.
@@ -55,7 +55,7 @@ pub struct Running {
 }
 
 /// Performs reloads, one at a time.
-pub struct Reloader {
+pub(crate) struct Reloader {
     shared: Arc<Shared>,
     running: Running,
     watcher: Watcher,
@@ -69,13 +69,13 @@ pub struct Reloader {
 
 impl Reloader {
     /// Creates a reloader that watches no files yet.
-    pub fn new(shared: Arc<Shared>, running: Running, stop: CancellationToken, notify: Notify) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, running: Running, stop: CancellationToken, notify: Notify) -> Self {
         let (watcher, watch) = (Watcher::default(), running.config.watch);
         Self { shared, running, watcher, watch, gone: false, stop, notify }
     }
 
     /// Serves requests for a reload and watches files, until the server stops.
-    pub async fn run(mut self, mut asks: mpsc::Receiver<oneshot::Sender<ReloadOutcome>>) {
+    pub(crate) async fn run(mut self, mut asks: mpsc::Receiver<oneshot::Sender<ReloadOutcome>>) {
         self.follow(self.running.sources.as_ref().map(Sources::trail).unwrap_or_default());
         let stop = self.stop.clone();
         loop {

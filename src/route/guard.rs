@@ -27,7 +27,7 @@ use crate::upstream::rate::{ADDRESSES, RateKind, RateLimits, SHARDS};
 
 /// Why a guard rejects a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GuardRefusal {
+pub(crate) enum GuardRefusal {
     /// The client's network or the page's origin is not allowed.
     Forbidden,
     /// A rate limit is reached; the client may retry after this time.
@@ -71,7 +71,7 @@ impl RouteGuard {
 }
 
 /// What a guard needs to know of a request in addition to the request itself.
-pub struct GuardedRequest<'a> {
+pub(crate) struct GuardedRequest<'a> {
     /// What the request asks for, as read from its head.
     pub ask: &'a RequestFacts,
     /// The client that sent the request.
@@ -88,7 +88,7 @@ pub struct GuardedRequest<'a> {
 ///
 /// # Errors
 /// The reason for which the request is rejected.
-pub fn check<B>(
+pub(crate) fn check<B>(
     watch: Option<&RouteGuard>,
     upstream: &Upstream,
     request: &Request<B>,

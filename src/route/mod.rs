@@ -1,7 +1,7 @@
 //! Routing: maps a host and a path to an upstream. The first matching route wins. Hosts are compared without port and
 //! case.
 
-pub mod guard;
+pub(crate) mod guard;
 
 use std::sync::Arc;
 

@@ -12,7 +12,7 @@ use crate::engine_io::{self, MAX_REFUSAL};
 
 /// Whether a response is a refusal, as far as its head tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RefusalMatch {
+pub(crate) enum RefusalMatch {
     /// The response is not a refusal.
     No,
     /// The response is a refusal.
@@ -22,7 +22,7 @@ pub enum RefusalMatch {
 }
 
 /// Judges by its head whether a response is a worker's "I do not know this session".
-pub fn head_refuses(rule: &Rule, status: StatusCode, headers: &HeaderMap) -> RefusalMatch {
+pub(crate) fn head_refuses(rule: &Rule, status: StatusCode, headers: &HeaderMap) -> RefusalMatch {
     let mut verdict = RefusalMatch::No;
     for refusal in &rule.refusal {
         match refusal {
@@ -54,19 +54,19 @@ fn is_readable(status: StatusCode, headers: &HeaderMap) -> bool {
 }
 
 /// Whether a body is neither compressed nor a stream of events.
-pub fn is_text(headers: &HeaderMap) -> bool {
+pub(crate) fn is_text(headers: &HeaderMap) -> bool {
     !headers.contains_key(header::CONTENT_ENCODING) && !is_events(headers)
 }
 
 /// Whether a body is a stream of events (text/event-stream), which stays open.
-pub fn is_events(headers: &HeaderMap) -> bool {
+pub(crate) fn is_events(headers: &HeaderMap) -> bool {
     const EVENTS: &[u8] = b"text/event-stream";
     let kind = headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes().get(..EVENTS.len()).unwrap_or_default());
     kind.is_some_and(|kind| kind.eq_ignore_ascii_case(EVENTS))
 }
 
 /// Whether a body with this status is a refusal; a body longer than [`MAX_REFUSAL`] is judged by its beginning.
-pub fn body_refuses(rule: &Rule, status: StatusCode, body: &[u8]) -> bool {
+pub(crate) fn body_refuses(rule: &Rule, status: StatusCode, body: &[u8]) -> bool {
     let beginning = body.get(..MAX_REFUSAL).unwrap_or(body);
     rule.refusal.iter().any(|refusal| match refusal {
         RefusalRule::EngineIo => engine_io::is_refusal(status.as_u16(), body),
@@ -78,7 +78,7 @@ pub fn body_refuses(rule: &Rule, status: StatusCode, body: &[u8]) -> bool {
 }
 
 /// Parses a session's time to live in seconds, as its worker sent it; `None` if the text is not a number.
-pub fn seconds(text: &[u8]) -> Option<Duration> {
+pub(crate) fn seconds(text: &[u8]) -> Option<Duration> {
     let text: Cow<'_, str> = String::from_utf8_lossy(text.trim_ascii());
     let seconds = text.parse::<f64>().ok().filter(|seconds| seconds.is_finite())?;
     // The range that the config allows for `ttl`.

@@ -12,7 +12,7 @@ use crate::config::rules::AnswerPlace;
 use crate::engine_io::{self, MAX_ID};
 
 /// Returns the id in the head of a response.
-pub fn in_head(place: &AnswerPlace, headers: &HeaderMap) -> Option<Vec<u8>> {
+pub(crate) fn in_head(place: &AnswerPlace, headers: &HeaderMap) -> Option<Vec<u8>> {
     match place {
         AnswerPlace::Header(name) => {
             let value = headers.get(name)?.as_bytes().trim_ascii();
@@ -52,7 +52,7 @@ fn location(value: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Finds an id at the beginning of a body, by a template of the text before it. `whole`: the body is complete.
-pub fn behind(template: &Template, body: &[u8], whole: bool) -> PatternMatch<Vec<u8>> {
+pub(crate) fn behind(template: &Template, body: &[u8], whole: bool) -> PatternMatch<Vec<u8>> {
     let found = match template.find(body) {
         PatternMatch::NeedMore if whole => template.find(&[body, b"\n"].concat()).into_owned(),
         seen => seen.into_owned(),
@@ -78,7 +78,7 @@ impl PatternMatch<&[u8]> {
 
 /// Returns a field of the JSON value at the beginning of a body: its text, or its digits. The value must be complete;
 /// what follows it is ignored. If a field is repeated, the last one counts, as in JavaScript.
-pub fn json(path: &JsonPath, body: &[u8]) -> PatternMatch<String> {
+pub(crate) fn json(path: &JsonPath, body: &[u8]) -> PatternMatch<String> {
     let read =
         |body: &[u8]| (Field { steps: path.steps() }).deserialize(&mut serde_json::Deserializer::from_slice(body));
     match read(body) {

@@ -6,8 +6,8 @@
 //! upstream without such rules pays for a loop of one step. The code is pure, except for the check whether a second id
 //! is pinned.
 
-pub mod answer;
-pub mod extract;
+pub(crate) mod answer;
+pub(crate) mod extract;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -60,7 +60,7 @@ impl RuleFacts {
 }
 
 /// Returns the rules of an upstream, with their metrics.
-pub fn live(config: &config::Upstream, metrics: &Metrics) -> Vec<LiveRule> {
+pub(crate) fn live(config: &config::Upstream, metrics: &Metrics) -> Vec<LiveRule> {
     let mut first = 0;
     let rules = config.affinity.iter().filter_map(|affinity| match affinity {
         Affinity::Rule(rule) => Some(rule),
@@ -127,7 +127,7 @@ pub(crate) fn bit(index: usize) -> u64 {
 }
 
 /// Whether a request meets the conditions `on`.
-pub fn fits<B>(on: &On, request: &Request<B>) -> bool {
+pub(crate) fn fits<B>(on: &On, request: &Request<B>) -> bool {
     (on.methods.is_empty() || on.methods.contains(request.method()))
         && on.header.as_ref().is_none_or(|(name, part)| {
             request.headers().get_all(name).iter().any(|value| contains(value.as_bytes(), part.as_bytes()))

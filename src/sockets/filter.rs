@@ -15,7 +15,7 @@ use crate::metrics::socket_labels::{SocketKind, SocketState, Transport};
 
 /// Conditions on a socket, which must all hold; an empty filter matches every socket.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Filter {
+pub(crate) struct Filter {
     /// Name of the socket's upstream.
     pub upstream: Option<String>,
     /// Name or address of the worker.
@@ -40,14 +40,14 @@ pub struct Filter {
 
 impl Filter {
     /// Names of all conditions except `label.NAME`.
-    pub const NAMES: [&str; 9] =
+    pub(crate) const NAMES: [&str; 9] =
         ["upstream", "worker", "address", "state", "transport", "protocol", "sid", "route", "min_age"];
 
     /// Takes the conditions of a filter out of `given`, and leaves the rest.
     ///
     /// # Errors
     /// A message about the first invalid value.
-    pub fn take(given: &mut HashMap<String, String>) -> Result<Self, String> {
+    pub(crate) fn take(given: &mut HashMap<String, String>) -> Result<Self, String> {
         let mut names: Vec<String> = given.keys().filter(|name| name.starts_with("label.")).cloned().collect();
         names.sort_unstable();
         let label = |name: String| {
@@ -77,12 +77,12 @@ impl Filter {
     }
 
     /// Whether the filter matches every socket.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
     /// Whether a socket matches the filter at this second.
-    pub fn fits(&self, socket: &Socket, now_s: Seconds) -> bool {
+    pub(crate) fn fits(&self, socket: &Socket, now_s: Seconds) -> bool {
         let worker = socket.worker();
         let is = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|wanted| wanted == is);
         socket.has_begun()

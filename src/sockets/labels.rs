@@ -20,7 +20,7 @@ use crate::engine_io;
 pub(crate) const LONGEST_SID: usize = engine_io::MAX_SID;
 
 /// Maximum number of bytes of a label's value that are stored.
-pub const LONGEST_LABEL: usize = 64;
+pub(crate) const LONGEST_LABEL: usize = 64;
 
 /// Maximum number of bytes of a user agent that are stored; the common ones fit.
 const LONGEST_AGENT: usize = 120;

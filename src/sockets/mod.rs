@@ -11,16 +11,16 @@
 //! socket lives and is counted, but is not listed. Not in this module: what is shown of an entry (`admin::sockets`),
 //! and when a socket is closed (`drain::ordered`).
 
-pub mod attention;
+pub(crate) mod attention;
 mod common;
 mod filter;
-pub mod labels;
-pub mod row;
+pub(crate) mod labels;
+pub(crate) mod row;
 mod socket;
-pub mod socket_id;
+pub(crate) mod socket_id;
 #[cfg(test)]
 mod tests;
-pub mod traffic;
+pub(crate) mod traffic;
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Weak};
@@ -36,14 +36,15 @@ use common::Commons;
 
 pub use crate::metrics::socket_labels::{EndReason, SocketKind, SocketState, Transport};
 pub use attention::OwedPing;
-pub use filter::Filter;
-pub use labels::{LONGEST_LABEL, OpeningRequest, SocketFacts};
+pub(crate) use filter::Filter;
+pub(crate) use labels::LONGEST_LABEL;
+pub use labels::{OpeningRequest, SocketFacts};
 pub use row::SocketRow;
 pub use socket::{Listed, Socket, Tunnelled};
 pub use traffic::Traffic;
 
 /// Close frame that a tunnel is to send and end with; shared by all tunnels that are closed together.
-pub type CloseOrder = Arc<CloseNotice>;
+pub(crate) type CloseOrder = Arc<CloseNotice>;
 
 /// Number of shards of the list; [`Sockets::shard`] takes `0..SHARDS`.
 pub const SHARDS: usize = 64;

@@ -4,7 +4,7 @@
 //! what an upstream has learned are carried over from the previous snapshot, by name and address, so a reload loses
 //! nothing (ARCHITECTURE.md, invariant 8).
 
-pub mod config_status;
+pub(crate) mod config_status;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -161,7 +161,7 @@ pub struct Replay {
 }
 
 /// Memory reserved for one request body; it is released on drop.
-pub struct ReplayRoom {
+pub(crate) struct ReplayRoom {
     shared: Arc<Shared>,
     bytes: usize,
 }
@@ -180,12 +180,12 @@ impl Replay {
 
 impl ReplayRoom {
     /// Creates an empty reservation.
-    pub fn none(shared: &Arc<Shared>) -> Self {
+    pub(crate) fn none(shared: &Arc<Shared>) -> Self {
         Self { shared: shared.clone(), bytes: 0 }
     }
 
     /// Reserves `more` bytes; `false` if that would exceed the limit of all bodies together.
-    pub fn grow(&mut self, more: usize) -> bool {
+    pub(crate) fn grow(&mut self, more: usize) -> bool {
         let replay = &self.shared.replay;
         if replay.held.fetch_add(more, Relaxed).saturating_add(more) > replay.limit.load(Relaxed) {
             replay.held.fetch_sub(more, Relaxed);

@@ -27,7 +27,7 @@ static SAID: Mutex<Option<LevelSettings>> = Mutex::new(None);
 
 /// The log level, and which source set it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Level {
+pub(crate) struct Level {
     /// The level in force.
     pub level: String,
     /// Source of the level in force: `file`, `environment` or `run time`.
@@ -82,12 +82,12 @@ pub(crate) fn changes_by(set: impl Fn(EnvFilter) + Send + 'static) {
 }
 
 /// Returns the level in force now.
-pub fn level() -> Level {
+pub(crate) fn level() -> Level {
     said().get_or_insert_default().now()
 }
 
 /// Applies the level of a reloaded file. If the file's level has not changed, a level set at run time stays in force.
-pub fn set_level(level: &str) {
+pub(crate) fn set_level(level: &str) {
     let mut said = said();
     let said = said.get_or_insert_default();
     if said.file != level {
@@ -100,7 +100,7 @@ pub fn set_level(level: &str) {
 ///
 /// # Errors
 /// The text is not a valid log level; the error explains why.
-pub fn say_level(level: Option<&str>) -> Result<Level, String> {
+pub(crate) fn say_level(level: Option<&str>) -> Result<Level, String> {
     if let Some(level) = level {
         config::check_level(level)?;
     }

@@ -65,7 +65,7 @@ pub struct LiveHandle {
 }
 
 /// Flag of all connections of one listener on one thread; set once a reload has removed the listener.
-pub type ListenerRemoved = Rc<Cell<bool>>;
+pub(crate) type ListenerRemoved = Rc<Cell<bool>>;
 
 impl LiveHandle {
     /// Returns the order it is under now.

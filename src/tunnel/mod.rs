@@ -3,11 +3,11 @@
 //! After a checked 101 both sockets leave hyper and move into a small task of their own, [`relay`]. A tunnel holds its
 //! worker, never the snapshot (ARCHITECTURE.md, invariant 9).
 
-pub mod direction;
+pub(crate) mod direction;
 mod insert;
-pub mod liveness;
-pub mod relay;
-pub mod socket_names;
+pub(crate) mod liveness;
+pub(crate) mod relay;
+pub(crate) mod socket_names;
 
 use std::borrow::Cow;
 use std::sync::Arc;

@@ -36,7 +36,7 @@ const TURNS: usize = 16;
 const ECHO: Duration = Duration::from_secs(5);
 
 /// One tunnel, as a future that completes when the tunnel is over.
-pub struct Relay {
+pub(crate) struct Relay {
     client: ClientIo,
     worker: WorkerIo,
     /// The direction from client to worker.
@@ -53,7 +53,7 @@ pub struct Relay {
 
 impl Relay {
     /// Joins a client's socket to the worker of a plan. `early` are the bytes that the client sent after its request.
-    pub fn new(client: ClientIo, early: Bytes, plan: TunnelPlan, live: Registered) -> Self {
+    pub(crate) fn new(client: ClientIo, early: Bytes, plan: TunnelPlan, live: Registered) -> Self {
         let TunnelPlan { io, first, mut terms } = plan;
         live.become_tunnel(terms.silence_s, terms.tunnel.worker().serial);
         let (early_bytes, now_s) = (early.len(), clock::now_s());

@@ -27,7 +27,7 @@ const BYTES: usize = 16 * 1024;
 const LONGEST: usize = 2_048;
 
 /// Inspects the first frames of a worker for ids.
-pub struct Names {
+pub(crate) struct Names {
     sessions: Arc<Sessions>,
     upstream: Arc<Upstream>,
     client: Client,
@@ -49,7 +49,7 @@ impl Names {
 
     /// Inspects bytes from the worker; `false` once it needs no more. For a WebSocket-first session it moves the entry
     /// on the list of sockets into the new pin.
-    pub fn look(&mut self, bytes: &[u8], listed: &mut Option<Listed>, hold: &mut Option<SessionHold>) -> bool {
+    pub(crate) fn look(&mut self, bytes: &[u8], listed: &mut Option<Listed>, hold: &mut Option<SessionHold>) -> bool {
         let bytes = bytes.get(..self.bytes).unwrap_or(bytes);
         self.bytes -= bytes.len();
         self.begun.extend_from_slice(bytes);

@@ -27,7 +27,7 @@ use crate::telemetry::say_full;
 mod tests;
 
 /// Number of parts of a worker's full share of new sessions, used while its share grows back.
-pub const WHOLE: u32 = 1_000;
+pub(crate) const WHOLE: u32 = 1_000;
 
 /// Part of [`WHOLE`] with which a returning worker begins: it needs some traffic to show whether it is well.
 const FIRST: u32 = WHOLE / 10;
@@ -263,7 +263,7 @@ impl EjectionState {
 }
 
 /// Number of cells of a [`Window`].
-pub const CELLS: u32 = 10;
+pub(crate) const CELLS: u32 = 10;
 
 /// A counter over a sliding time window that is divided into cells. It is shared between threads without a lock; the
 /// number of the current cell is an argument.
@@ -313,7 +313,7 @@ impl Window {
 
 /// Counts the outcome of a live request at a worker, and ejects the worker if its rules require it and enough of the
 /// pool stays.
-pub fn note(upstream: &Upstream, worker: &Worker, outcome: AttemptOutcome, in_window: bool, now_ms: Millis) {
+pub(crate) fn note(upstream: &Upstream, worker: &Worker, outcome: AttemptOutcome, in_window: bool, now_ms: Millis) {
     if let Some(why) = worker.eject.note(outcome, in_window, now_ms, &upstream.eject) {
         eject(upstream, worker, why, now_ms);
     }

@@ -5,10 +5,10 @@
 //! still be sending while its response is read. Which connection is used (`connect`) and whether a request is retried
 //! (`proxy::attempt`) are not part of this module.
 
-pub mod broken;
-pub mod request_writer;
-pub mod response_body;
-pub mod response_head;
+pub(crate) mod broken;
+pub(crate) mod request_writer;
+pub(crate) mod response_body;
+pub(crate) mod response_head;
 
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
@@ -87,7 +87,7 @@ pub struct Exchange {
 }
 
 /// A response, and the connection over which its body comes.
-pub type ResponseAndLease = (Response<Unread>, Box<Lease>);
+pub(crate) type ResponseAndLease = (Response<Unread>, Box<Lease>);
 
 impl Lease {
     /// Sends `request` and waits for the head of the response; see [`Self::begin`].

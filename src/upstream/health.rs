@@ -9,7 +9,7 @@
 
 mod checks;
 mod client;
-pub mod explanation;
+pub(crate) mod explanation;
 mod streak;
 
 use std::pin::pin;
@@ -31,7 +31,7 @@ use streak::{CheckOutcome, Hopeless, Streak, StreakRules};
 const LAST: Duration = Duration::from_millis(200);
 
 /// Checks one worker repeatedly until `stop`.
-pub async fn watch(worker: Arc<Worker>, health: Health, stop: CancellationToken) {
+pub(crate) async fn watch(worker: Arc<Worker>, health: Health, stop: CancellationToken) {
     let mut watch = HealthWatch::new(worker, health);
     // The jitter keeps a hundred workers from being checked within the same millisecond.
     let first = tokio::time::sleep(jitter(watch.health.interval.min(Duration::from_secs(1))));

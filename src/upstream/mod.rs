@@ -1,20 +1,20 @@
 //! A pool of workers: its members, its hash ring, and what was learned from its traffic.
 
-pub mod addresses;
-pub mod admin_state;
-pub mod connections;
-pub mod counts;
-pub mod diagnostics;
-pub mod eject;
-pub mod exchange;
-pub mod health;
-pub mod rate;
-pub mod restarts;
-pub mod ring;
-pub mod serial;
-pub mod session_ends;
-pub mod status_text;
-pub mod worker;
+pub(crate) mod addresses;
+pub(crate) mod admin_state;
+pub(crate) mod connections;
+pub(crate) mod counts;
+pub(crate) mod diagnostics;
+pub(crate) mod eject;
+pub(crate) mod exchange;
+pub(crate) mod health;
+pub(crate) mod rate;
+pub(crate) mod restarts;
+pub(crate) mod ring;
+pub(crate) mod serial;
+pub(crate) mod session_ends;
+pub(crate) mod status_text;
+pub(crate) mod worker;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};

@@ -22,7 +22,7 @@ use crate::locks::lock;
 const TOGETHER_MS: u64 = 1_000;
 
 /// The lives of one worker, as detected from its connections.
-pub struct Life {
+pub(crate) struct Life {
     generation: AtomicU32,
     /// When the present life was first seen.
     since: AtomicMillis,
@@ -53,7 +53,7 @@ pub enum Loss {
 
 /// What a successful connect showed about the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ConnectSample {
+pub(crate) struct ConnectSample {
     /// Whether the worker had accepted a connect before.
     pub again: bool,
     /// The new generation, if a new life of the worker began with this connect.
@@ -62,7 +62,7 @@ pub struct ConnectSample {
 
 impl Life {
     /// Creates the first life of a worker, which begins at `now_ms`.
-    pub fn new(now_ms: Millis) -> Self {
+    pub(crate) fn new(now_ms: Millis) -> Self {
         Self {
             generation: AtomicU32::new(1),
             since: AtomicMillis::new(now_ms),
@@ -76,37 +76,37 @@ impl Life {
     }
 
     /// Returns the number of lives seen so far.
-    pub fn generation(&self) -> u32 {
+    pub(crate) fn generation(&self) -> u32 {
         self.generation.load(Relaxed)
     }
 
     /// Returns when the present life was first seen.
-    pub fn since_ms(&self) -> Millis {
+    pub(crate) fn since_ms(&self) -> Millis {
         self.since.get().unwrap_or_default()
     }
 
     /// Whether the worker has ever accepted a connect.
-    pub fn was_seen(&self) -> bool {
+    pub(crate) fn was_seen(&self) -> bool {
         self.seen.load(Relaxed)
     }
 
     /// Returns the number of established connections, without those of health checks.
-    pub fn established(&self) -> u32 {
+    pub(crate) fn established(&self) -> u32 {
         self.established.load(Relaxed)
     }
 
     /// Whether connections were lost within the last second, so that idle ones need a check.
-    pub fn has_losses(&self, now_ms: Millis) -> bool {
+    pub(crate) fn has_losses(&self, now_ms: Millis) -> bool {
         self.looks_until.get().is_some_and(|until| until > now_ms)
     }
 
     /// Records that the worker refuses connects and no connection to it is left.
-    pub fn gone(&self) {
+    pub(crate) fn gone(&self) {
         self.over.store(true, Relaxed);
     }
 
     /// Records a successful connect, which begins a new life if the last one is over.
-    pub fn connected(&self, now_ms: Millis) -> ConnectSample {
+    pub(crate) fn connected(&self, now_ms: Millis) -> ConnectSample {
         let again = self.seen.swap(true, Relaxed);
         let anew = self.over.load(Relaxed) && self.over.swap(false, Relaxed);
         if anew {
@@ -120,14 +120,14 @@ impl Life {
     }
 
     /// Counts a new connection. Returns its number, which [`Self::ended`] needs.
-    pub fn opened(&self) -> u32 {
+    pub(crate) fn opened(&self) -> u32 {
         self.established.fetch_add(1, Relaxed);
         self.made.fetch_add(1, Relaxed)
     }
 
     /// Records a response over connection `number`. If the connection is older than the losses of the last second, its
     /// process is alive and these losses are forgotten.
-    pub fn spoke(&self, number: u32, now_ms: Millis) {
+    pub(crate) fn spoke(&self, number: u32, now_ms: Millis) {
         if !self.has_losses(now_ms) {
             return;
         }
@@ -138,7 +138,7 @@ impl Life {
 
     /// Counts the end of connection `number`. Returns the new generation if this was the last connection of a life and
     /// newer connections exist already.
-    pub fn ended(&self, number: u32, loss: Loss, now_ms: Millis) -> Option<u32> {
+    pub(crate) fn ended(&self, number: u32, loss: Loss, now_ms: Millis) -> Option<u32> {
         if loss == Loss::None && !self.has_losses(now_ms) {
             self.established.fetch_sub(1, Relaxed);
             return None;

@@ -9,7 +9,7 @@ use crate::clock::Millis;
 use crate::config::AdminState;
 
 /// Explains the worker's health.
-pub fn health(worker: &Worker) -> String {
+pub(crate) fn health(worker: &Worker) -> String {
     let check = worker.notes.check();
     match worker.health() {
         WorkerHealth::Gone if !worker.life.was_seen() => "no process has listened there".to_owned(),
@@ -53,7 +53,7 @@ fn bad_row(check: &LastCheck) -> String {
 }
 
 /// Explains where the worker's admin state was set.
-pub fn admin(worker: &Worker) -> String {
+pub(crate) fn admin(worker: &Worker) -> String {
     let admin = &worker.admin;
     let who = if admin.is_said() { "set at run time" } else { "set in the configuration file" };
     match admin.state() {
@@ -67,7 +67,7 @@ pub fn admin(worker: &Worker) -> String {
 }
 
 /// Explains whether and why the worker is ejected, or when it last was.
-pub fn ejection(worker: &Worker, now_ms: Millis) -> String {
+pub(crate) fn ejection(worker: &Worker, now_ms: Millis) -> String {
     let why = |word| match word {
         "connect" => "too many requests in a row got no connection",
         "broken" => "too many connections in a row broke before an answer",

@@ -24,7 +24,7 @@ use crate::upstream::serial::WorkerSerial;
 
 /// Time in milliseconds after which a request without a response counts as slow. A worker is hung if three requests are
 /// slow at once and it answered no other request within this time.
-pub const SLOW_MS: u64 = 2_000;
+pub(crate) const SLOW_MS: u64 = 2_000;
 const SLOW_REQUESTS: u32 = 3;
 
 /// The health of a worker, as shown by checks and connects.

@@ -13,14 +13,16 @@
 //! protocol errors (those are between client and worker), masked frames (stickyd sends frames to clients only), and IO.
 
 mod first;
-pub mod outgoing;
+pub(crate) mod outgoing;
 mod signal;
 #[cfg(test)]
 mod tests;
 
-pub use first::{FIRST_BYTES_MAX, FIRST_TEXT_MAX, FirstText, first_text};
+pub(crate) use first::FIRST_TEXT_MAX;
+pub use first::{FIRST_BYTES_MAX, FirstText, first_text};
 use outgoing::CONTROL_MAX;
-pub use outgoing::{CloseCode, CloseCodeError, ControlFrame, close_frame, ping_frame, text_frame};
+pub(crate) use outgoing::text_frame;
+pub use outgoing::{CloseCode, CloseCodeError, ControlFrame, close_frame, ping_frame};
 use signal::Digest;
 pub use signal::{Mark, Signal};
 

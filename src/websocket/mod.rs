@@ -1,5 +1,5 @@
 //! WebSockets as a proxy sees them, without I/O: the checked upgrade, where frames begin and end, and round-trips.
 
-pub mod frames;
-pub mod round_trip;
-pub mod upgrade;
+pub(crate) mod frames;
+pub(crate) mod round_trip;
+pub(crate) mod upgrade;

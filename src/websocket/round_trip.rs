@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::frames::{Mark, Signal};
 
 /// A time in tenths of a millisecond, which wraps after five days.
-pub type Tenths = u32;
+pub(crate) type Tenths = u32;
 
 /// A ping that is unanswered for longer than this counts as lost: 60 s.
 const LOST: Tenths = 600_000;

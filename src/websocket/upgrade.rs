@@ -10,7 +10,7 @@ use hyper::header::{self, HeaderMap};
 pub struct Accept([u8; 28]);
 
 /// Computes the accept value for a client's key; `None` if the key is not 16 bytes in base64 (24 characters).
-pub fn accept_for(key: &[u8]) -> Option<Accept> {
+pub(crate) fn accept_for(key: &[u8]) -> Option<Accept> {
     let is_base64 = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'=');
     if key.len() != 24 || !key.iter().all(is_base64) {
         return None;
@@ -24,7 +24,7 @@ pub fn accept_for(key: &[u8]) -> Option<Accept> {
 }
 
 /// Encodes random bytes as a `Sec-WebSocket-Key` of stickyd's own.
-pub fn key(bytes: &[u8; 16]) -> [u8; 24] {
+pub(crate) fn key(bytes: &[u8; 16]) -> [u8; 24] {
     let mut key = [b'='; 24];
     base64(bytes, &mut key);
     key
@@ -32,7 +32,7 @@ pub fn key(bytes: &[u8; 16]) -> [u8; 24] {
 
 /// Whether the head of a 101 grants the requested upgrade. There must be exactly one accept: with two, the client might
 /// check the other one.
-pub fn grants(headers: &HeaderMap, accept: &Accept) -> bool {
+pub(crate) fn grants(headers: &HeaderMap, accept: &Accept) -> bool {
     let mut accepts = headers.get_all(header::SEC_WEBSOCKET_ACCEPT).iter();
     let accepted = accepts.next().is_some_and(|value| value.as_bytes() == accept.0) && accepts.next().is_none();
     accepted

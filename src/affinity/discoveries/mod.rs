@@ -1,8 +1,8 @@
 //! What finding the owner of an unpinned session costs, and what is known meanwhile: budgets, recent misses, and the
 //! searches under way. Left out: the search itself (`proxy::discover`).
 
-pub mod budget;
-pub mod search;
+pub(crate) mod budget;
+pub(crate) mod search;
 
 use std::sync::Mutex;
 

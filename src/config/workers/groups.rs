@@ -41,7 +41,7 @@ pub enum GroupPlace {
 
 /// The addresses of each DNS name, sorted and without duplicates. A list is never empty: a name that has never resolved
 /// is not in the map.
-pub type ResolvedNames = BTreeMap<String, Vec<IpAddr>>;
+pub(crate) type ResolvedNames = BTreeMap<String, Vec<IpAddr>>;
 
 impl GroupPlace {
     /// The DNS name, if the workers are given by one.

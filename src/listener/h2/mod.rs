@@ -18,9 +18,9 @@
 //!
 //! Not supported: server push (no browser accepts it any more), priorities (read and ignored), h2 without TLS.
 
-pub mod body;
+pub(crate) mod body;
 #[cfg(feature = "testing")]
-pub mod fuzzing;
+pub(crate) mod fuzzing;
 mod inflow;
 mod meter;
 mod pace;
@@ -135,7 +135,7 @@ impl Streams {
 }
 
 /// An open stream; it counts as closed when this is dropped.
-pub struct OpenStream {
+pub(crate) struct OpenStream {
     streams: Rc<Streams>,
     /// Whether the client's address may have this many streams.
     admitted: bool,

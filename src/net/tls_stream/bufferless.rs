@@ -48,7 +48,7 @@ const WIRE: usize = 5 + RECORD + 2048;
 const HANDSHAKE: usize = 0xffff;
 
 /// A TLS connection, server side, without buffers of its own.
-pub struct Bufferless<S> {
+pub(crate) struct Bufferless<S> {
     socket: S,
     session: UnbufferedServerConnection,
     /// Bytes that came and are not processed yet; shown to rustls in every call.

@@ -11,7 +11,7 @@ use crate::proxy::Job;
 use crate::proxy::response_body::Reply;
 
 /// The refusal of a session in the protocol of its rule; without a rule, in Engine.IO's.
-pub fn refused(job: &Job) -> Response<Reply> {
+pub(crate) fn refused(job: &Job) -> Response<Reply> {
     const JSON: &str = "application/json";
     const TEXT: &str = "text/plain; charset=utf-8";
     let protocol = job.ask.rule(&job.upstream).map_or(Protocol::SocketIo, |live| live.rule.protocol);

@@ -145,7 +145,7 @@ impl Lease {
 /// # Errors
 /// See [`ConnectError`]. A refused connect also checks this thread's idle connections, so that *gone* and *leaving* are
 /// told apart at once.
-pub async fn lease(
+pub(crate) async fn lease(
     connections: &WorkerConnections,
     worker: &Arc<Worker>,
     max_idle: Duration,

@@ -25,7 +25,7 @@ fn keepalive() -> TcpKeepalive {
 
 /// Why a connection to a worker could not be made.
 #[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
+pub(crate) enum ConnectError {
     /// No process listens at the address (ECONNREFUSED, or ENOENT of a unix socket).
     #[error("connection refused")]
     Refused,
@@ -50,7 +50,7 @@ pub enum ConnectError {
 ///
 /// # Errors
 /// Fails with the error of the operating system or of the TLS handshake.
-pub async fn open(worker: &Worker) -> io::Result<WorkerIo> {
+pub(crate) async fn open(worker: &Worker) -> io::Result<WorkerIo> {
     let io = socket(&worker.address).await?;
     worker.link().secure(io, &worker.name).await
 }
@@ -91,7 +91,7 @@ async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// Maps the error of a failed connect to what it means for the worker.
-pub fn classify(error: io::Error) -> ConnectError {
+pub(crate) fn classify(error: io::Error) -> ConnectError {
     match error.kind() {
         io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => ConnectError::Refused,
         io::ErrorKind::WouldBlock => ConnectError::Full,

@@ -34,7 +34,7 @@ pub struct ConnectionSlot(Option<Arc<Worker>>);
 
 /// Why a request got no slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NoConnection {
+pub(crate) enum NoConnection {
     /// The queue of waiting requests is full.
     Queue,
     /// No slot became free in time.
@@ -119,7 +119,11 @@ impl Gate {
 ///
 /// # Errors
 /// See [`NoConnection`]; each failure is counted and logged.
-pub async fn enter(worker: &Arc<Worker>, length: u32, patience: Duration) -> Result<ConnectionSlot, NoConnection> {
+pub(crate) async fn enter(
+    worker: &Arc<Worker>,
+    length: u32,
+    patience: Duration,
+) -> Result<ConnectionSlot, NoConnection> {
     let gate = &worker.gate;
     if gate.limit.load(Relaxed) == UNLIMITED {
         return Ok(ConnectionSlot(None));

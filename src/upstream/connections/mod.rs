@@ -4,12 +4,12 @@
 //! A connection is on loan to one request at a time ([`connect::Lease`]). Left out: which worker, and retries
 //! (`proxy::attempt`).
 
-pub mod connect;
-pub mod dial;
-pub mod limit;
-pub mod pool;
-pub mod response_timeout;
-pub mod tls;
+pub(crate) mod connect;
+pub(crate) mod dial;
+pub(crate) mod limit;
+pub(crate) mod pool;
+pub(crate) mod response_timeout;
+pub(crate) mod tls;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

@@ -13,19 +13,19 @@ use crate::telemetry::say_full;
 use crate::upstream::worker::Worker;
 
 /// Interval at which idle limits and idle pools are checked.
-pub const TICK: Duration = Duration::from_millis(250);
+pub(crate) const TICK: Duration = Duration::from_millis(250);
 
 /// Maximum number of idle connections kept per thread and worker; further ones are closed.
 const POOL_SIZE: usize = 128;
 
 /// Time within which the [`sweep`] of every thread has noticed that a worker refuses connects, and has closed the dead
 /// connections to it.
-pub const FINDS_DEAD: Duration = TICK.saturating_mul(2);
+pub(crate) const FINDS_DEAD: Duration = TICK.saturating_mul(2);
 
 /// Idle connections to one worker; the most recently used one is last.
 #[derive(Default)]
 #[allow(clippy::vec_box, reason = "a lease is lent in its box; without it, every loan would move a kilobyte twice")]
-pub struct IdlePool(Vec<Box<Lease>>);
+pub(crate) struct IdlePool(Vec<Box<Lease>>);
 
 impl IdlePool {
     /// Takes the most recently used connection that is alive and was idle for less than `max_idle_ms`.

@@ -18,7 +18,7 @@ use crate::upstream::worker::SLOW_MS;
 pub(crate) const READ_PIECE_BYTES: usize = 16 * 1024;
 
 /// The waits and buffers that all exchanges of a thread share.
-pub struct ResponseWaits {
+pub(crate) struct ResponseWaits {
     all: RefCell<slab::Slab<Rc<Wait>>>,
     /// The buffer that exchanges read into, borrowed for one poll only and never across an await.
     pub(crate) reading: RefCell<Box<[u8]>>,
@@ -28,7 +28,7 @@ pub struct ResponseWaits {
 
 /// The wait of one connection for a response, if there is one.
 #[derive(Default)]
-pub struct Wait {
+pub(crate) struct Wait {
     /// Maximum length of the wait in milliseconds; `None` if no exchange waits.
     patience_ms: Cell<Option<NonZeroU64>>,
     /// Time of the first tick that saw the wait; `None` if no tick has.
@@ -40,7 +40,7 @@ pub struct Wait {
 
 /// How long a wait has lasted in relation to its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Stage {
+pub(crate) enum Stage {
     /// The wait has not reached any limit.
     #[default]
     Early,
@@ -52,20 +52,20 @@ pub enum Stage {
 
 impl ResponseWaits {
     /// Creates the shared state of a thread on which no exchange waits.
-    pub fn new() -> Rc<Self> {
+    pub(crate) fn new() -> Rc<Self> {
         let reading = RefCell::new(vec![0; READ_PIECE_BYTES].into_boxed_slice());
         Rc::new(Self { all: RefCell::default(), reading, writing: RefCell::default() })
     }
 
     /// Checks all waits; called at every tick of the thread.
-    pub fn tick(&self, now_ms: Millis) {
+    pub(crate) fn tick(&self, now_ms: Millis) {
         self.all.borrow().iter().for_each(|(_, wait)| wait.tick(now_ms));
     }
 }
 
 impl Wait {
     /// Begins a wait of at most `patience`. With `may_be_slow` it becomes [`Stage::Slow`] after [`SLOW_MS`].
-    pub fn begin(&self, patience: Duration, may_be_slow: bool) {
+    pub(crate) fn begin(&self, patience: Duration, may_be_slow: bool) {
         let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
         self.patience_ms.set(Some(NonZeroU64::new(patience_ms).unwrap_or(NonZeroU64::MIN)));
         self.seen.set(None);
@@ -74,26 +74,26 @@ impl Wait {
     }
 
     /// Restarts the time of the wait from zero.
-    pub fn again(&self) {
+    pub(crate) fn again(&self) {
         self.seen.set(None);
         self.stage.set(Stage::Early);
     }
 
     /// Ends the wait, as no exchange waits any more.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         self.patience_ms.set(None);
         self.waker.set(None);
     }
 
     /// Returns the stage of the wait; `waker` is woken when the stage changes.
-    pub fn stage(&self, waker: &Waker) -> Stage {
+    pub(crate) fn stage(&self, waker: &Waker) -> Stage {
         let known = self.waker.take().filter(|known| known.will_wake(waker));
         self.waker.set(Some(known.unwrap_or_else(|| waker.clone())));
         self.stage.get()
     }
 
     /// Returns how long the wait has lasted in milliseconds, without the time before the first tick that saw it.
-    pub fn lasted_ms(&self, now_ms: Millis) -> u64 {
+    pub(crate) fn lasted_ms(&self, now_ms: Millis) -> u64 {
         self.seen.get().map_or(0, |seen| now_ms.since(seen))
     }
 
@@ -115,7 +115,7 @@ impl Wait {
 }
 
 /// The registration of a connection among the waits of its thread, until this is dropped.
-pub struct ResponseWait {
+pub(crate) struct ResponseWait {
     wait: Rc<Wait>,
     waits: Rc<ResponseWaits>,
     index: usize,
@@ -123,14 +123,14 @@ pub struct ResponseWait {
 
 impl ResponseWait {
     /// Registers a connection that does not wait yet.
-    pub fn new(waits: &Rc<ResponseWaits>) -> Self {
+    pub(crate) fn new(waits: &Rc<ResponseWaits>) -> Self {
         let wait = Rc::new(Wait::default());
         let index = waits.all.borrow_mut().insert(wait.clone());
         Self { wait, waits: waits.clone(), index }
     }
 
     /// Returns the state that the exchanges of the thread share.
-    pub fn waits(&self) -> &Rc<ResponseWaits> {
+    pub(crate) fn waits(&self) -> &Rc<ResponseWaits> {
         &self.waits
     }
 }

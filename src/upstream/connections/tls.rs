@@ -44,14 +44,14 @@ pub struct WorkerTls {
 }
 
 /// The settings that the links to all workers of an upstream are made from.
-pub struct Links {
+pub(crate) struct Links {
     settings: Arc<config::WorkerTls>,
     config: ClientConfig,
 }
 
 /// Prepares the links of an upstream; `None` if it uses no TLS to its workers. An error here was normally found when
 /// the configuration was checked.
-pub fn links(upstream: &config::Upstream) -> Option<Result<Links, rustls::Error>> {
+pub(crate) fn links(upstream: &config::Upstream) -> Option<Result<Links, rustls::Error>> {
     let links = upstream.tls.as_ref().map(Links::build);
     if let Some(Err(error)) = &links {
         tracing::error!(upstream = %upstream.name, %error, "TLS to workers cannot be set up");
@@ -60,7 +60,7 @@ pub fn links(upstream: &config::Upstream) -> Option<Result<Links, rustls::Error>
 }
 
 /// Creates the link to one worker of an upstream.
-pub fn link(links: Option<&Result<Links, rustls::Error>>, worker: &config::Worker) -> Link {
+pub(crate) fn link(links: Option<&Result<Links, rustls::Error>>, worker: &config::Worker) -> Link {
     match links {
         None => Link::Plain,
         Some(Ok(links)) => links.to(worker).map_or(Link::Broken, Link::Tls),

@@ -29,7 +29,7 @@ const FEW_FIELDS: usize = 32;
 
 /// Time in milliseconds for which an idle connection is used if the worker advertises none: Node closes after 5 s
 /// (docs/reference/protocols.md §4).
-pub const IDLE_MS: u64 = 4_000;
+pub(crate) const IDLE_MS: u64 = 4_000;
 
 /// A complete response head, with its framing resolved.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use super::outgoing::CONTROL_MAX;
 use super::{is_control, is_fin};
 
 /// The largest payload that [`first_text`] accepts, in bytes. Engine.IO's open packet has about 110 bytes.
-pub const FIRST_TEXT_MAX: usize = 1024;
+pub(crate) const FIRST_TEXT_MAX: usize = 1024;
 
 /// The most bytes that [`first_text`] asks for, including headers, fragments and control frames.
 pub const FIRST_BYTES_MAX: usize = FIRST_TEXT_MAX + 4;

@@ -49,7 +49,7 @@ pub fn ping_frame<const N: usize>(payload: &[u8; N]) -> ControlFrame {
 }
 
 /// Builds a text message for a client in one frame: FIN, RSV1–3 = 0, unmasked (RFC 6455 §5.6).
-pub fn text_frame(text: &str) -> Vec<u8> {
+pub(crate) fn text_frame(text: &str) -> Vec<u8> {
     let length = text.len();
     let mut bytes = Vec::with_capacity(10 + length);
     bytes.push(super::FIN_TEXT);
