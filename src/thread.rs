@@ -24,8 +24,7 @@ use crate::upstream::connections::WorkerConnections;
 use crate::upstream::serial::WorkerSerial;
 
 use idle_clients::Spare;
-pub(crate) use registered::ListenerRemoved;
-pub use registered::{LiveHandle, Registered, ThreadOrder};
+pub(crate) use registered::{ListenerRemoved, LiveHandle, Registered, ThreadOrder};
 use registered::{Share, ThreadEntry};
 
 /// Seconds that an idle client connection has to end on its own before it is cut.

@@ -31,11 +31,11 @@ use crate::upstream::Upstream;
 use crate::upstream::serial::WorkerSerial;
 use crate::upstream::worker::{SessionSeat, Worker};
 use ask::{RequestFacts, RequestKind};
-pub use pin::Pin;
+pub(crate) use pin::Pin;
 use pin::Used;
 use pins::Inserted;
 use sessions::due_at;
-pub use sessions::{SessionHold, Sessions, Ttl};
+pub(crate) use sessions::{SessionHold, Sessions, Ttl};
 
 /// How long a Socket.IO socket id is remembered if no request names it. The id leads nowhere once its session is over.
 const ALIAS: Duration = Duration::from_secs(24 * 3_600);

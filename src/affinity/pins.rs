@@ -24,8 +24,7 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
 use crate::keys::AddressHash;
-pub(crate) use crate::keys::plain_hash;
-pub use crate::keys::{Key, Keys};
+pub(crate) use crate::keys::{Key, Keys, plain_hash};
 use crate::locks::lock;
 use shard::{PinShard, SlotLookup};
 

@@ -27,18 +27,18 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Config, Loaded, Sources};
 
-pub use broadcast::BroadcastCommand;
-pub use close::CloseCommand;
-pub use drain::{DrainCommand, MaintCommand, ReadyCommand, WorkerTarget};
-pub use explain::{ExplainCommand, ExplainKind, PinCommand};
-pub use log::LogCommand;
-pub use reload::ReloadCommand;
-pub use remote::{AdminClient, Remote, RemoteArgs, RemoteError};
-pub use sockets::{Filters, SocketsCommand};
-pub use stats::StatsCommand;
-pub use status::StatusCommand;
-pub use top::TopCommand;
-pub use workers::WorkersCommand;
+pub(crate) use broadcast::BroadcastCommand;
+pub(crate) use close::CloseCommand;
+pub(crate) use drain::{DrainCommand, MaintCommand, ReadyCommand, WorkerTarget};
+pub(crate) use explain::{ExplainCommand, ExplainKind, PinCommand};
+pub(crate) use log::LogCommand;
+pub(crate) use reload::ReloadCommand;
+pub(crate) use remote::{AdminClient, Remote, RemoteArgs, RemoteError};
+pub(crate) use sockets::{Filters, SocketsCommand};
+pub(crate) use stats::StatsCommand;
+pub(crate) use status::StatusCommand;
+pub(crate) use top::TopCommand;
+pub(crate) use workers::WorkersCommand;
 
 /// Text shown below the help of the program.
 const EXIT_CODES: &str = "Exit codes: 0 success; 1 failure, explained on standard error; 2 invalid command line.";

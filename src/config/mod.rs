@@ -38,13 +38,14 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-pub(crate) use check::Resolve;
-pub(crate) use check::is_listener;
+pub(crate) use check::{Resolve, is_listener};
 pub use check::{for_command_line, parse, parse_with};
-pub use drain::{CloseNotice, Drain, RemovedPolicy};
+pub(crate) use drain::CloseNotice;
+pub use drain::{Drain, RemovedPolicy};
 pub(crate) use drain::{LONGEST_GRACE, LONGEST_REASON};
 pub use eject::Eject;
-pub use error::{Diagnostic, Errors, FilePlace, MarkedLine, Severity};
+pub use error::{Diagnostic, Errors, Severity};
+pub(crate) use error::{FilePlace, MarkedLine};
 pub(crate) use files::token;
 pub use health::{CheckTarget, Expected, Health, HealthKind};
 pub use limits::Limits;
@@ -53,13 +54,13 @@ pub use load::{load, load_with_warnings};
 pub use log::{Log, LogFormat, check_level};
 pub(crate) use resolve::look_up;
 pub use rules::Affinity;
-pub use sources::{Sources, SourcesState};
-pub use tls::{Buffers, Certificate, ClientAuth, Tls};
+pub(crate) use sources::{Sources, SourcesState};
+pub(crate) use tls::Certificate;
+pub use tls::{Buffers, ClientAuth, Tls};
 pub use tunnels::Tunnels;
 pub(crate) use values::digits;
-pub use worker_tls::WorkerTls;
-pub use workers::{Group, GroupPlace};
-pub(crate) use workers::{MAX_RANGE, ResolvedNames, tidy};
+pub(crate) use worker_tls::WorkerTls;
+pub(crate) use workers::{Group, GroupPlace, MAX_RANGE, ResolvedNames, tidy};
 
 /// A whole configuration, checked.
 #[derive(Debug, PartialEq)]

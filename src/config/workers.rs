@@ -17,8 +17,7 @@ use super::error::Span;
 use super::file::ConfigText;
 use super::{AdminState, Worker};
 use groups::Double;
-pub use groups::{Group, GroupPlace};
-pub(crate) use groups::{MAX_RANGE, ResolvedNames, expand};
+pub(crate) use groups::{Group, GroupPlace, MAX_RANGE, ResolvedNames, expand};
 
 /// Maximum length of a unix socket's path, in bytes (`sun_path` on Linux, without its final NUL).
 const MAX_UNIX: usize = 107;

@@ -17,7 +17,7 @@ mod tests;
 
 pub(crate) use handshake::{MAX_HANDSHAKE, is_cut};
 pub use handshake::{OpenPacket, open_packet, websocket_open};
-pub use query::EngineQuery;
+pub(crate) use query::EngineQuery;
 pub(crate) use socket_ids::{may_name_sockets, socket_id, socket_ids};
 
 /// Maximum length of a sid in bytes, decoded. Engine.IO's own sids have 20; `generateId` may return anything

@@ -37,10 +37,9 @@ use crate::config::{self, Redirect};
 use crate::thread::{ListenerRemoved, Thread};
 
 pub(crate) use accept_queue::AcceptQueue;
-pub use all::ListenerSetError;
-pub(crate) use all::{Going, ListenerPlan, ListenerSet, Part};
-pub use client_certificate::ClientCertificate;
-pub use handshake::Secured;
+pub(crate) use all::{Going, ListenerPlan, ListenerSet, ListenerSetError, Part};
+pub(crate) use client_certificate::ClientCertificate;
+pub(crate) use handshake::Secured;
 
 use tls::TlsTerms;
 

@@ -20,13 +20,12 @@ use prometheus::register_int_gauge_vec_with_registry as gauges;
 use prometheus::register_int_gauge_with_registry as gauge;
 use prometheus::{Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
-pub use labels::{Discovery, GuardLabel, SourceLabel};
-pub use limits::{LimitLabel, LimitSeries};
-pub use rules::RuleSeries;
-pub(crate) use sockets::SocketsSeries;
-pub use sockets::{Carried, SocketSeries};
-pub use upstream::UpstreamSeries;
-pub use worker::WorkerSeries;
+pub(crate) use labels::{Discovery, GuardLabel, SourceLabel};
+pub(crate) use limits::{LimitLabel, LimitSeries};
+pub(crate) use rules::RuleSeries;
+pub(crate) use sockets::{Carried, SocketSeries, SocketsSeries};
+pub(crate) use upstream::UpstreamSeries;
+pub(crate) use worker::WorkerSeries;
 
 /// All series, registered once at start.
 pub struct Metrics {

@@ -34,14 +34,13 @@ use crate::telemetry::say_full;
 use crate::upstream::worker::{SessionSeat, Worker};
 use common::Commons;
 
-pub use crate::metrics::socket_labels::{EndReason, SocketKind, SocketState, Transport};
-pub use attention::OwedPing;
+pub(crate) use crate::metrics::socket_labels::{EndReason, SocketKind, SocketState, Transport};
+pub(crate) use attention::OwedPing;
 pub(crate) use filter::Filter;
-pub(crate) use labels::LONGEST_LABEL;
-pub use labels::{OpeningRequest, SocketFacts};
-pub use row::SocketRow;
-pub use socket::{Listed, Socket, Tunnelled};
-pub use traffic::Traffic;
+pub(crate) use labels::{LONGEST_LABEL, OpeningRequest, SocketFacts};
+pub(crate) use row::SocketRow;
+pub(crate) use socket::{Listed, Socket, Tunnelled};
+pub(crate) use traffic::Traffic;
 
 /// Close frame that a tunnel is to send and end with; shared by all tunnels that are closed together.
 pub(crate) type CloseOrder = Arc<CloseNotice>;

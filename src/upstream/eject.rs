@@ -20,7 +20,7 @@ use super::{Member, Upstream};
 use crate::clock::{AtomicMillis, Millis};
 use crate::config::{self, AdminState};
 use crate::locks::lock;
-pub use crate::metrics::labels::AttemptOutcome;
+pub(crate) use crate::metrics::labels::AttemptOutcome;
 use crate::telemetry::say_full;
 
 #[cfg(test)]

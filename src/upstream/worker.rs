@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 use super::admin_state::{AdminChange, AdminControl};
 use super::connections::limit::Gate;
 use super::connections::tls::Link;
-pub use super::counts::{Count, Established, SessionSeat};
+pub(crate) use super::counts::{Count, Established, SessionSeat};
 use super::diagnostics::{Notes, RefusalWindow};
 use super::eject::{EjectionPhase, EjectionState};
 use super::restarts::Life;

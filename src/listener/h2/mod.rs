@@ -39,7 +39,7 @@ use h2::server::{Builder, Connection};
 use h2::{Ping, PingPong, Reason};
 
 use self::inflow::Holding;
-pub use self::inflow::Inflow;
+pub(crate) use self::inflow::Inflow;
 use self::meter::{Heard, TooMuch};
 use self::pace::WriteGate;
 use self::socket::H2Socket;

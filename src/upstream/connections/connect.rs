@@ -25,7 +25,7 @@ use crate::telemetry::say_full;
 use crate::upstream::exchange::request_writer::RequestWriter;
 use crate::upstream::exchange::response_body::Unread;
 use crate::upstream::exchange::response_head::IDLE_MS;
-pub use crate::upstream::exchange::{ExchangeTerms, Failure};
+pub(crate) use crate::upstream::exchange::{ExchangeTerms, Failure};
 use crate::upstream::restarts::Loss;
 use crate::upstream::worker::{Established, Worker};
 
