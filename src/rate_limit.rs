@@ -104,11 +104,6 @@ impl Buckets {
         Self { rate, slots: vec![BucketSlot::default(); count.max(1).next_multiple_of(WAYS)] }
     }
 
-    /// Returns the rate that all buckets share.
-    pub(crate) fn rate(&self) -> TokenRate {
-        self.rate
-    }
-
     /// Takes a token of `key`, which must be a hash that outsiders cannot predict.
     pub(crate) fn take(&mut self, key: u64, now_ms: Millis) -> BucketTake {
         let rate = self.rate;

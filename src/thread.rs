@@ -257,11 +257,6 @@ impl Thread {
         self.requests_cut.get()
     }
 
-    /// Returns the number of connections and tunnels on this thread.
-    pub fn live(&self) -> usize {
-        self.live.borrow().len()
-    }
-
     /// Returns the time of [`clock::now_ms`] as of the last tick; this saves three clock readings per request.
     pub fn now_ms(&self) -> Millis {
         self.connections.now_ms()

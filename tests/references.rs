@@ -132,7 +132,7 @@ fn comment(line: &str) -> Option<&str> {
     if let Some(inner) = line.trim_start().strip_prefix(['*']).or_else(|| line.trim_start().strip_prefix("/*")) {
         return Some(inner.trim_matches(['*', '/', ' ']));
     }
-    let begins = |at: &usize| line[..*at].matches('"').count() % 2 == 0 && !line[..*at].ends_with(':');
+    let begins = |at: &usize| line[..*at].matches('"').count().is_multiple_of(2) && !line[..*at].ends_with(':');
     let at = line.match_indices("//").map(|(at, _)| at).find(begins)?;
     Some(line[at..].trim_start_matches(['/', '!']).trim())
 }
@@ -165,7 +165,7 @@ fn files_and_sections(tree: &Tree, path: &str, text: &str, add: &mut impl FnMut(
         let end = at + ".md".len();
         let is_name = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
         // Another ending, such as `.mdx` or `.md.in`.
-        let next = text[end..].strip_prefix('.').unwrap_or(&text[end..]);
+        let next = text[end..].strip_prefix('.').unwrap_or_else(|| &text[end..]);
         if next.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_') {
             continue;
         }

@@ -31,7 +31,6 @@ use crate::upstream::Upstream;
 use crate::upstream::serial::WorkerSerial;
 use crate::upstream::worker::{SessionSeat, Worker};
 use ask::{RequestFacts, RequestKind};
-pub(crate) use pin::Pin;
 use pin::Used;
 use pins::Inserted;
 use sessions::due_at;

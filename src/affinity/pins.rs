@@ -24,7 +24,7 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
 use crate::keys::AddressHash;
-pub(crate) use crate::keys::{Key, Keys, plain_hash};
+pub(crate) use crate::keys::Key;
 use crate::locks::lock;
 use shard::{PinShard, SlotLookup};
 

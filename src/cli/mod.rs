@@ -29,12 +29,11 @@ use crate::config::{self, Config, Loaded, Sources};
 
 pub(crate) use broadcast::BroadcastCommand;
 pub(crate) use close::CloseCommand;
-pub(crate) use drain::{DrainCommand, MaintCommand, ReadyCommand, WorkerTarget};
-pub(crate) use explain::{ExplainCommand, ExplainKind, PinCommand};
+pub(crate) use drain::{DrainCommand, MaintCommand, ReadyCommand};
+pub(crate) use explain::{ExplainCommand, PinCommand};
 pub(crate) use log::LogCommand;
 pub(crate) use reload::ReloadCommand;
-pub(crate) use remote::{AdminClient, Remote, RemoteArgs, RemoteError};
-pub(crate) use sockets::{Filters, SocketsCommand};
+pub(crate) use sockets::SocketsCommand;
 pub(crate) use stats::StatsCommand;
 pub(crate) use status::StatusCommand;
 pub(crate) use top::TopCommand;

@@ -33,11 +33,13 @@ pub(crate) struct Context<'a> {
 }
 
 /// Checks the text of a configuration; `file` is its name in messages, and relative paths begin in its folder.
+#[cfg(any(test, feature = "testing"))]
 pub fn parse(text: &str, file: &Path) -> Result<Config, Errors> {
     parse_with(text, file, &patient()).map(log_warnings)
 }
 
 /// Like [`parse`], but with a given resolver, and returns the warnings instead of logging them.
+#[cfg(any(test, feature = "testing"))]
 pub fn parse_with(text: &str, file: &Path, resolve: Resolve<'_>) -> Result<(Config, Vec<Diagnostic>), Errors> {
     parse_noting(text, file, resolve, &Noted::default())
 }

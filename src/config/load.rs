@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use super::check::{Context, admin, base, log_warnings, parse_noting, state_dir};
+#[cfg(any(test, feature = "testing"))]
+use super::check::log_warnings;
+use super::check::{Context, admin, base, parse_noting, state_dir};
 use super::error::{Diagnostic, Errors, Report};
 use super::resolve::patient;
 use super::sources::{Noted, Sources};
@@ -12,6 +14,7 @@ use super::{AdminAddress, AdminListener, Config, file};
 pub(crate) type Loaded = Result<(Config, Vec<Diagnostic>), Errors>;
 
 /// Reads and checks a file. Warnings go to the log.
+#[cfg(any(test, feature = "testing"))]
 pub fn load(path: &Path) -> Result<Config, Errors> {
     load_with_warnings(path).map(log_warnings)
 }

@@ -38,19 +38,24 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-pub(crate) use check::{Resolve, is_listener};
-pub use check::{for_command_line, parse, parse_with};
+pub use check::for_command_line;
+pub(crate) use check::is_listener;
+#[cfg(any(test, feature = "testing"))]
+pub use check::{parse, parse_with};
 pub(crate) use drain::CloseNotice;
 pub use drain::{Drain, RemovedPolicy};
 pub(crate) use drain::{LONGEST_GRACE, LONGEST_REASON};
 pub use eject::Eject;
-pub use error::{Diagnostic, Errors, Severity};
-pub(crate) use error::{FilePlace, MarkedLine};
+pub use error::Diagnostic;
+#[cfg(any(test, feature = "testing"))]
+pub use error::{Errors, Severity};
 pub(crate) use files::token;
 pub use health::{CheckTarget, Expected, Health, HealthKind};
 pub use limits::Limits;
+#[cfg(any(test, feature = "testing"))]
+pub use load::load;
+pub use load::load_with_warnings;
 pub(crate) use load::{Loaded, load_admin, load_noting};
-pub use load::{load, load_with_warnings};
 pub use log::{Log, LogFormat, check_level};
 pub(crate) use resolve::look_up;
 pub use rules::Affinity;

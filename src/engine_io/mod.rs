@@ -54,6 +54,7 @@ pub enum Sid<'a> {
 }
 
 /// An Engine.IO request, recognised by its query.
+#[cfg(any(test, feature = "testing"))]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineIo<'a> {
     /// Session that the request names.
@@ -78,13 +79,14 @@ pub struct Handshake {
 }
 
 /// Reads a query as [`EngineQuery::read`] does, and decodes its sid at once.
+#[cfg(any(test, feature = "testing"))]
 pub fn recognise(query: Option<&str>) -> Option<EngineIo<'_>> {
     let found = EngineQuery::read(query)?;
     Some(EngineIo { sid: found.sid(query), transport: found.transport })
 }
 
 /// Whether a worker might treat a query as Engine.IO's: servers that allow EIO3 need no `EIO`, and keys may be in any
-/// order. Wider than [`recognise`], for use by guards.
+/// order. Wider than [`EngineQuery::read`], for use by guards.
 pub(crate) fn may_be_engine_io(query: Option<&str>) -> bool {
     query.unwrap_or_default().as_bytes().split(|&b| b == b'&').any(|pair| {
         let (key, _) = split_at_byte(pair, b'=');

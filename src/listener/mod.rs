@@ -37,9 +37,8 @@ use crate::config::{self, Redirect};
 use crate::thread::{ListenerRemoved, Thread};
 
 pub(crate) use accept_queue::AcceptQueue;
-pub(crate) use all::{Going, ListenerPlan, ListenerSet, ListenerSetError, Part};
+pub(crate) use all::{ListenerSet, ListenerSetError, Part};
 pub(crate) use client_certificate::ClientCertificate;
-pub(crate) use handshake::Secured;
 
 use tls::TlsTerms;
 

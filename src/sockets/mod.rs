@@ -34,10 +34,10 @@ use crate::telemetry::say_full;
 use crate::upstream::worker::{SessionSeat, Worker};
 use common::Commons;
 
-pub(crate) use crate::metrics::socket_labels::{EndReason, SocketKind, SocketState, Transport};
+pub(crate) use crate::metrics::socket_labels::{EndReason, SocketKind, Transport};
 pub(crate) use attention::OwedPing;
 pub(crate) use filter::Filter;
-pub(crate) use labels::{LONGEST_LABEL, OpeningRequest, SocketFacts};
+pub(crate) use labels::{OpeningRequest, SocketFacts};
 pub(crate) use row::SocketRow;
 pub(crate) use socket::{Listed, Socket, Tunnelled};
 pub(crate) use traffic::Traffic;

@@ -4,10 +4,9 @@
 //! connection's own handle, and removes it from the list on drop. Left out: the walks over the list.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Poll, Waker};
+use std::task::Waker;
 
 use super::Thread;
 use crate::clock::Seconds;
@@ -185,18 +184,6 @@ impl LiveHandle {
             *slot = Some(waker.clone());
         }
         is_new
-    }
-
-    /// Completes once the connection is cut or was silent for too long; for waits that have nothing to finish.
-    pub async fn given_up(&self) {
-        poll_fn(|cx| {
-            self.watch(cx.waker());
-            match self.order.get() {
-                ThreadOrder::GoOn | ThreadOrder::Leave | ThreadOrder::Stop => Poll::Pending,
-                ThreadOrder::Idle | ThreadOrder::Cut => Poll::Ready(()),
-            }
-        })
-        .await;
     }
 
     pub(crate) fn tell(&self, order: ThreadOrder) {

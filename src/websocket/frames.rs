@@ -18,11 +18,12 @@ mod signal;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use first::FIRST_TEXT_MAX;
-pub use first::{FIRST_BYTES_MAX, FirstText, first_text};
+#[cfg(any(test, feature = "testing"))]
+pub use first::FIRST_BYTES_MAX;
+pub use first::{FirstText, first_text};
 use outgoing::CONTROL_MAX;
+pub(crate) use outgoing::text_frame;
 pub use outgoing::{CloseCode, close_frame, ping_frame};
-pub(crate) use outgoing::{CloseCodeError, ControlFrame, text_frame};
 use signal::Digest;
 pub use signal::{Mark, Signal};
 

@@ -24,9 +24,9 @@ pub(crate) trait Outcome {
 
 impl Outcome for bool {
     type Value = ();
-    type Seen = bool;
+    type Seen = Self;
 
-    fn outcome(self) -> Result<(), bool> {
+    fn outcome(self) -> Result<(), Self> {
         if self { Ok(()) } else { Err(self) }
     }
 }
@@ -49,6 +49,7 @@ pub(crate) fn wait_for<O: Outcome>(what: &str, mut condition: impl FnMut() -> O)
             Ok(value) => return value,
             Err(seen) => assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}; last seen: {seen:?}"),
         }
+        #[allow(clippy::disallowed_methods, reason = "blocks the test's own thread, which has nothing else to do")]
         std::thread::sleep(POLL);
     }
 }

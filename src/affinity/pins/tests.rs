@@ -5,6 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::keys::Keys;
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -8,6 +8,8 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode as Libra
 use tokio_tungstenite::tungstenite::protocol::frame::{Frame, FrameHeader, FrameSocket};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket};
 
+use super::first::FIRST_TEXT_MAX;
+use super::outgoing::CloseCodeError;
 use super::*;
 
 /// Observes `bytes` in one chunk, then again byte by byte: the cuts must not matter.
