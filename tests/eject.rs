@@ -25,7 +25,7 @@ fn get(proxy: &Proxy) -> Message {
 fn until_ejected(proxy: &Proxy) {
     wait_for("the bad worker is ejected", || {
         get(proxy);
-        proxy.worker("bad").ejected()
+        proxy.worker("bad").is_ejected()
     });
 }
 
@@ -80,7 +80,7 @@ fn server_errors_eject_by_their_share_and_cookies_stay() {
         if answer.text() == "bad" {
             cookie = answer.cookie("stickyd_app").or_else(|| cookie.take());
         }
-        proxy.worker("bad").ejected()
+        proxy.worker("bad").is_ejected()
     });
     assert_eq!(ejections(&proxy, "errors"), 1.0);
     for _ in 0..20 {
@@ -102,7 +102,7 @@ fn the_last_worker_is_never_ejected() {
         assert_eq!(get(&proxy).status(), 502);
         spared("bad") + spared("good") >= 1.0
     });
-    assert_ne!(proxy.worker("bad").ejected(), proxy.worker("good").ejected());
+    assert_ne!(proxy.worker("bad").is_ejected(), proxy.worker("good").is_ejected());
     // A worker that is alone in its pool.
     let alone =
         Proxy::with(&format!("[upstream.app]\nworkers = [\"{}\"]\neject = {{ failures = 1 }}\n{CHANCE}", one.address));
@@ -154,7 +154,7 @@ fn an_ejected_worker_returns_gradually_and_later_each_time() {
     until_ejected(&proxy);
     ill.store(false, SeqCst);
     let worker = proxy.worker("bad");
-    wait_for("the worker is back", || !worker.ejected());
+    wait_for("the worker is back", || !worker.is_ejected());
     // It gets some requests at once, and its whole share in the end.
     wait_for("the worker has its share again", || {
         let there = (0..40).filter(|_| get(&proxy).text() == "bad").count();
@@ -221,7 +221,7 @@ fn probes_and_health_checks_do_not_count() {
     ));
     let worker = proxy.worker(&bad.address.to_string());
     wait_for("checked", || bad.connections() >= 5);
-    assert!(!worker.ejected() && worker.eject.left_ms(stickyd::testing::clock::Millis::START).is_none());
+    assert!(!worker.is_ejected() && worker.eject.left_ms(stickyd::testing::clock::Millis::START).is_none());
 }
 
 #[test]
@@ -241,5 +241,5 @@ fn an_open_poll_without_an_answer_is_not_a_failure() {
     assert_eq!(client.get(polling).text(), open);
     // For as long as a session lives, which is five seconds more than its pings.
     assert_eq!(client.get(&format!("{polling}&sid=abc")).status(), 504);
-    assert!(!proxy.worker("bad").ejected() && !proxy.worker("good").ejected());
+    assert!(!proxy.worker("bad").is_ejected() && !proxy.worker("good").is_ejected());
 }

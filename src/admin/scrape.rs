@@ -57,7 +57,7 @@ fn show_worker(metrics: &Metrics, worker: &Worker) {
     metrics.sessions.with_label_values(labels).set(i64::from(worker.sessions()));
     metrics.tunnels.with_label_values(labels).set(i64::from(worker.tunnels()));
     metrics.in_flight.with_label_values(labels).set(i64::from(worker.in_flight()));
-    metrics.ejected.with_label_values(labels).set(i64::from(worker.ejected()));
+    metrics.ejected.with_label_values(labels).set(i64::from(worker.is_ejected()));
     metrics.waiting.with_label_values(labels).set(i64::from(worker.gate.waiting()));
     if worker.admin.ending().is_some() {
         metrics.drain_left.with_label_values(labels).set(i64::from(worker.sessions()));

@@ -154,7 +154,7 @@ fn state(worker: &Worker) -> WorkerStateView {
     WorkerStateView {
         health: worker.health().word().to_owned(),
         admin: worker.admin.word().to_owned(),
-        ejected: worker.ejected(),
+        ejected: worker.is_ejected(),
         takes_new: worker.takes_new(),
         serves: worker.serves(),
     }

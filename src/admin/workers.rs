@@ -118,14 +118,12 @@ fn grace(body: &[u8], state: AdminState) -> Result<Option<Duration>, String> {
 
 fn describe(member: &Member, look: &ProcessTable) -> WorkerView {
     let (worker, now) = (&member.worker, clock::now_ms());
-    // Must be read first: this call also ends an ejection that is over.
-    let ejected = worker.ejected();
     WorkerView {
         address: worker.address.to_string(),
         admin: worker.admin.word().to_owned(),
         check: worker.notes.check().map(|check| check_of(check, now)),
         drain: worker.admin.ending().map(|ending| progress(worker, &ending)),
-        ejected,
+        ejected: worker.is_ejected(),
         ejected_for_ms: worker.eject.left_ms(now),
         generation: worker.generation(),
         health: worker.health().word().to_owned(),

@@ -224,7 +224,11 @@ fn control_thread(
     });
 }
 
-/// Removes expired pins, one shard after the other, and then removed workers that have no session left.
+/// Shards of the pin table that are swept between two looks for ejections that are over.
+const SHARDS_PER_LOOK: usize = 8;
+
+/// Removes expired pins, one shard after the other, and then removed workers that have no session left. Meanwhile ends
+/// the ejections whose time is over.
 async fn sweep(shared: Arc<Shared>) {
     let pause = SWEEP / u32::try_from(SHARDS).unwrap_or(64);
     loop {
@@ -232,6 +236,9 @@ async fn sweep(shared: Arc<Shared>) {
             tokio::time::sleep(pause).await;
             shared.sessions.pins.sweep(shard, Instant::now());
             shared.sessions.aliases.sweep(shard, Instant::now());
+            if shard.is_multiple_of(SHARDS_PER_LOOK) {
+                shared.snapshot.load().workers().for_each(|worker| worker.refresh_ejection());
+            }
         }
         Control::new(shared.clone()).forget_unneeded();
     }

@@ -113,17 +113,6 @@ struct Past {
     until: Millis,
 }
 
-/// Whether a worker is ejected, as seen by one look at it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EjectionPhase {
-    /// The worker is not ejected.
-    In,
-    /// The worker is ejected.
-    Out,
-    /// The ejection has just ended; this value is returned only once per ejection.
-    Back,
-}
-
 impl EjectionState {
     /// Counts the outcome of a request. Returns `Some` if the worker is to be ejected; the counts are then reset.
     ///
@@ -208,17 +197,19 @@ impl EjectionState {
     }
 
     /// Whether the worker is ejected at the time `now`, which is evaluated only if an ejection has begun.
-    pub fn look(&self, now: impl FnOnce() -> Millis) -> EjectionPhase {
-        let Some(until) = self.until.get() else { return EjectionPhase::In };
-        let now_ms = now();
-        if now_ms < until {
-            return EjectionPhase::Out;
+    pub fn is_out(&self, now: impl FnOnce() -> Millis) -> bool {
+        self.until.get().is_some_and(|until| now() < until)
+    }
+
+    /// Ends an ejection whose time is over, and starts the growth of the worker's share. Returns `true` once per
+    /// ejection.
+    pub fn end_if_over(&self, now_ms: Millis) -> bool {
+        let over = self.until.get().filter(|until| *until <= now_ms);
+        let ended = over.is_some_and(|until| self.until.change(Some(until), None));
+        if ended {
+            self.back.set(over);
         }
-        if !self.until.change(Some(until), None) {
-            return EjectionPhase::In;
-        }
-        self.ease_in(now_ms);
-        EjectionPhase::Back
+        ended
     }
 
     /// Returns the remaining time of the ejection in milliseconds; `None` if the worker is not ejected.
@@ -244,9 +235,9 @@ impl EjectionState {
     }
 
     /// Returns how many parts of [`WHOLE`] of its share the worker may get at the time `now`, which is evaluated only
-    /// while the share grows back.
+    /// while the share grows back. It grows from the end of an ejection, also before [`Self::end_if_over`] sees it.
     pub fn part(&self, now: impl FnOnce() -> Millis, rules: &EjectionRules) -> u32 {
-        let Some(back) = self.back.get() else { return WHOLE };
+        let Some(back) = self.until.get().or_else(|| self.back.get()) else { return WHOLE };
         let gone = now().since(back);
         if gone >= rules.slow_start_ms {
             self.back.change(Some(back), None);

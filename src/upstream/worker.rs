@@ -13,7 +13,7 @@ use super::connections::limit::Gate;
 use super::connections::tls::Link;
 pub(crate) use super::counts::{Count, Established, SessionSeat};
 use super::diagnostics::{Notes, RefusalWindow};
-use super::eject::{EjectionPhase, EjectionState};
+use super::eject::EjectionState;
 use super::restarts::Life;
 use super::ring::Recent;
 use crate::clock::{self, AtomicMillis, Millis};
@@ -156,16 +156,22 @@ impl Worker {
 
     /// Whether the worker takes new sessions: up ∧ ready ∧ not ejected ∧ below its limit.
     pub fn takes_new(&self) -> bool {
-        self.admin() == AdminState::Ready && self.health() == WorkerHealth::Up && !self.ejected() && self.gate.is_open()
+        self.admin() == AdminState::Ready
+            && self.health() == WorkerHealth::Up
+            && !self.is_ejected()
+            && self.gate.is_open()
     }
 
-    /// Whether the worker is ejected after live failures. The first call after the end of an ejection logs that end.
-    pub fn ejected(&self) -> bool {
-        let look = self.eject.look(clock::now_ms);
-        if look == EjectionPhase::Back {
+    /// Whether the worker is set aside after failures of live requests.
+    pub(crate) fn is_ejected(&self) -> bool {
+        self.eject.is_out(clock::now_ms)
+    }
+
+    /// Ends an ejection whose time is over, and logs it. The control thread calls this a few times per second.
+    pub(crate) fn refresh_ejection(&self) {
+        if self.eject.end_if_over(clock::now_ms()) {
             tracing::info!(upstream = %self.upstream, worker = %self.name, "worker is back from its ejection");
         }
-        look == EjectionPhase::Out
     }
 
     /// Whether the worker takes new sessions if no worker satisfies [`Self::takes_new`]. Slow requests, an ejection and

@@ -77,17 +77,13 @@ fn no_more_of_the_pool_is_ejected_than_allowed() {
 #[test]
 fn an_end_is_reported_once_and_followed_by_a_slow_start() {
     let eject = EjectionState::default();
-    assert_eq!(
-        eject.look(|| unreachable!("the clock is not read for a worker that is not ejected")),
-        EjectionPhase::In
-    );
+    assert!(!eject.is_out(|| unreachable!("the clock is not read for a worker that is not ejected")));
     assert_eq!(eject.part(|| unreachable!(), &RULES), WHOLE);
     assert_eq!(eject.begin(Millis::new(5_000), &RULES), 1_000);
-    assert_eq!((eject.look(|| Millis::new(5_999)), eject.left_ms(Millis::new(5_999))), (EjectionPhase::Out, Some(1)));
-    assert_eq!(
-        [6_000, 6_001].map(|now_ms| eject.look(|| Millis::new(now_ms))),
-        [EjectionPhase::Back, EjectionPhase::In]
-    );
+    assert_eq!((eject.is_out(|| Millis::new(5_999)), eject.left_ms(Millis::new(5_999))), (true, Some(1)));
+    assert!(!eject.is_out(|| Millis::new(6_000)), "it ends by time, also before that is noticed");
+    assert_eq!(eject.part(|| Millis::new(7_000), &RULES), 100, "so does the growth begin");
+    assert_eq!([5_999, 7_000, 7_001].map(|now_ms| eject.end_if_over(Millis::new(now_ms))), [false, true, false]);
     let parts = [6_000, 7_000, 8_000, 11_000, 15_999].map(|now_ms| eject.part(|| Millis::new(now_ms), &RULES));
     assert_eq!(parts, [100, 100, 200, 500, 999]);
     assert_eq!(eject.part(|| Millis::new(16_000), &RULES), WHOLE);
@@ -101,11 +97,11 @@ fn a_restart_ends_an_ejection_unless_it_is_the_second() {
     let eject = EjectionState::default();
     eject.begin(Millis::new(10_000), &RULES);
     eject.new_life(Millis::new(10_100));
-    assert_eq!(eject.look(|| Millis::new(10_100)), EjectionPhase::In);
+    assert!(!eject.is_out(|| Millis::new(10_100)));
     assert!(eject.part(|| Millis::new(10_100), &RULES) < WHOLE);
     assert_eq!(eject.begin(Millis::new(11_000), &RULES), 2_000);
     eject.new_life(Millis::new(11_100));
-    assert_eq!(eject.look(|| Millis::new(11_100)), EjectionPhase::Out, "a worker that flaps stays ejected");
+    assert!(eject.is_out(|| Millis::new(11_100)), "a worker that flaps stays ejected");
 }
 
 proptest! {
