@@ -163,7 +163,7 @@ impl Worker {
     }
 
     /// Whether the worker is set aside after failures of live requests.
-    pub(crate) fn is_ejected(&self) -> bool {
+    pub fn is_ejected(&self) -> bool {
         self.eject.is_out(clock::now_ms)
     }
 
