@@ -109,7 +109,7 @@ fn the_last_worker_is_never_ejected() {
     for _ in 0..5 {
         assert_eq!(get(&alone).status(), 502);
     }
-    assert!(!alone.worker(&one.address.to_string()).ejected());
+    assert!(!alone.worker(&one.address.to_string()).is_ejected());
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn what_the_client_breaks_is_not_the_workers_fault() {
     }
     assert_eq!(get(&proxy).text(), "fine");
     for worker in ["bad", "good"] {
-        assert!(!proxy.worker(worker).ejected(), "{worker}");
+        assert!(!proxy.worker(worker).is_ejected(), "{worker}");
         for reason in ["connect", "broken", "timeout", "errors"] {
             let series = format!("stickyd_ejections_total{{reason=\"{reason}\",upstream=\"app\",worker=\"{worker}\"}}");
             assert_eq!(proxy.metric(&series), 0.0, "{series}");

@@ -50,7 +50,7 @@ async fn a_worker_that_never_answers_is_ejected_by_its_silence() {
     assert_eq!((&result["connected"], &result["workers"]["w2"]), (&json!(12), &json!(12)), "{result}");
     let reason = "stickyd_ejections_total{reason=\"timeout\",upstream=\"app\",worker=\"w1\"}";
     assert_eq!(proxy.metric(reason), 1.0);
-    assert!(!proxy.worker("w2").ejected());
+    assert!(!proxy.worker("w2").is_ejected());
     for _ in 0..10 {
         let handshake = Raw::connect(proxy.address).get("/socket.io/?EIO=4&transport=polling");
         assert_eq!(handshake.status(), 200, "no client waits for the silent worker any more");
