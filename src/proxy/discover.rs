@@ -8,7 +8,7 @@
 //! others refused, it is the owner by elimination; if two are left, the request waits for them. Only discoveries that
 //! find no owner consume budget.
 
-mod hunt;
+mod owner_search;
 mod probe;
 
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ use crate::locks::lock;
 use crate::metrics::{Discovery, SourceLabel};
 use crate::state::Shared;
 use crate::telemetry::say_full;
-use hunt::OwnerSearch;
+use owner_search::OwnerSearch;
 
 /// How long a request waits for budget, or for silent workers to answer, before it gets a 503.
 const SEARCH_PATIENCE: Duration = Duration::from_secs(5);

@@ -6,8 +6,7 @@
 //! too long, with 1012 if the worker's leg ended without a Close, and with the configured farewell during a drain. Such
 //! a frame is inserted only where the observer knows a boundary.
 //!
-//! Each direction is a `Direction`. The tunnel is over once both sources have ended and both sinks are gone. A deadline
-//! bounds every wait that a peer could prolong.
+//! The tunnel is over once both sources have ended and both sinks are gone. A deadline bounds every wait for a peer.
 
 use std::io::ErrorKind;
 use std::pin::Pin;
@@ -393,11 +392,9 @@ impl Future for Relay {
 mod tests {
     use super::*;
 
-    /// Tens of thousands of relays live on one machine (docs/reference/performance.md §0.3); each has one more box for
-    /// its terms.
+    /// Tens of thousands of relays live on one machine (docs/reference/performance.md §0.3).
     #[test]
     fn a_relay_is_small() {
-        println!("Relay: {} bytes, terms: {} bytes", size_of::<Relay>(), size_of::<TunnelState>());
         assert!(size_of::<Relay>() <= 250, "{} bytes", size_of::<Relay>());
     }
 }

@@ -13,6 +13,7 @@ pub(crate) mod restarts;
 pub(crate) mod ring;
 pub(crate) mod serial;
 pub(crate) mod session_ends;
+pub(crate) mod states;
 pub(crate) mod status_text;
 pub(crate) mod worker;
 

@@ -16,6 +16,7 @@ use super::diagnostics::{Notes, RefusalWindow};
 use super::eject::EjectionState;
 use super::restarts::Life;
 use super::ring::Recent;
+pub(crate) use super::states::{Checks, WorkerHealth};
 use crate::clock::{self, AtomicMillis, Millis};
 use crate::config::{self, Address, AdminState};
 use crate::cookie::WorkerId;
@@ -26,46 +27,6 @@ use crate::upstream::serial::WorkerSerial;
 /// slow at once and it answered no other request within this time.
 pub(crate) const SLOW_MS: u64 = 2_000;
 const SLOW_REQUESTS: u32 = 3;
-
-/// The health of a worker, as shown by checks and connects.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WorkerHealth {
-    /// The worker passes its checks.
-    Up,
-    /// The worker accepts connections, but has not (yet) passed enough checks.
-    Starting,
-    /// The worker accepts connections but does not answer.
-    Hung,
-    /// The worker refuses connects while established connections to it live on.
-    Leaving,
-    /// The worker refuses connects, and no established connection to it is left.
-    Gone,
-}
-
-impl WorkerHealth {
-    /// Returns the name of this health in metrics and logs.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Up => "up",
-            Self::Starting => "starting",
-            Self::Hung => "hung",
-            Self::Leaving => "leaving",
-            Self::Gone => "gone",
-        }
-    }
-}
-
-/// The verdict of the last health checks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Checks {
-    /// The last `rise` checks passed, or no check was made yet.
-    Passing = 0,
-    /// The last `fall` checks failed, or not enough have passed since.
-    Failing = 1,
-    /// The last `fall` checks timed out.
-    TimingOut = 2,
-}
 
 /// Whether a worker can be asked with a `PUT` probe (docs/reference/protocols.md §1.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

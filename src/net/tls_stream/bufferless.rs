@@ -13,8 +13,7 @@
 //!   passed along.
 //! - rustls does not go on while it has something to send itself. That is appended to `output`, and `output` is sent
 //!   before anything else.
-//! - After an error rustls must not be shown records again: only what it has to send about the error, the alert, is
-//!   taken.
+//! - After an error rustls must not be shown records again: only the alert that it has to send is taken.
 //!
 //! A client's request for new keys (KeyUpdate, RFC 8446 §4.6.3) is answered as rustls does: before our next record.
 //!

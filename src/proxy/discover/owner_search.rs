@@ -1,41 +1,35 @@
-//! The search of one request for its session: which workers to ask, in which order, and what each answer means.
+//! The search of one request for its session: which workers to ask, and in which order. Left out: one worker's answer
+//! (`attempt`).
 
-use std::collections::VecDeque;
+mod attempt;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hyper::body::Body as _;
-use hyper::{Method, Response, StatusCode};
+use hyper::Response;
 
 use super::probe;
 use super::{SEARCH_PATIENCE, SEARCH_POLL};
-use crate::affinity::ask::RequestKind;
-use crate::affinity::discoveries::search::{FRESH, ProbeVerdict, Search, Verdicts, Waiting};
-use crate::affinity::{Choice, Ttl, first_guess};
+use crate::affinity::discoveries::search::{FRESH, ProbeVerdict, Search, Verdicts};
+use crate::affinity::first_guess;
 use crate::clock;
 use crate::config::rules::Protocol;
 use crate::keys::Key;
 use crate::locks::lock;
-use crate::metrics::{Discovery, SourceLabel};
+use crate::metrics::Discovery;
 use crate::proxy::Job;
 use crate::proxy::access_log::Record;
-use crate::proxy::attempt::{self, Missed};
-use crate::proxy::forward::{self, HeldAnswer};
-use crate::proxy::learn::{self, Ahead};
+use crate::proxy::forward::HeldAnswer;
 use crate::proxy::replay::Copies;
 use crate::proxy::respond::{self, Problem};
-use crate::proxy::response_body::{Reply, WorkerBody};
-use crate::proxy::upgrade::{self, Granted};
+use crate::proxy::response_body::Reply;
 use crate::sockets::EndReason;
 use crate::telemetry::say_full;
-use crate::upstream::connections::dial::ConnectError;
-use crate::upstream::worker::{Count, Worker};
+use crate::upstream::worker::Worker;
+use attempt::AttemptStep;
 
 /// Maximum pause between two probes of the same silent workers.
 const RARE_LOOK: Duration = Duration::from_millis(500);
-
-/// Time within which a worker that granted the upgrade of an unknown session closes the connection.
-const HANG_UP: Duration = Duration::from_millis(150);
 
 /// One request that searches for its session.
 pub(crate) struct OwnerSearch<'a> {
@@ -56,19 +50,6 @@ pub(crate) struct OwnerSearch<'a> {
     /// Whether a worker accepted the request while it was `known`. Only then the budget token is returned; otherwise a
     /// made-up sid on any page that answers would be sent to all workers at no cost.
     pub(crate) proven: bool,
-}
-
-/// Result of one attempt.
-#[allow(clippy::large_enum_variant, reason = "moved once per attempt, and never stored")]
-enum HuntStep {
-    /// The request is answered.
-    Done(Discovery, Response<Reply>),
-    /// The worker refused the session explicitly.
-    Refused,
-    /// The worker could not be reached; nothing was sent.
-    Unreached,
-    /// The worker refuses connections: whatever it knew, it cannot be asked any more.
-    Closed,
 }
 
 /// Result of a search whose request body could not be held. Except for lack of room, the cause is mostly the client.
@@ -102,7 +83,7 @@ impl<'a> OwnerSearch<'a> {
             if let Err(problem) = self.copies.hold(self.job).await {
                 return unheld(problem);
             }
-            if let HuntStep::Done(result, response) = self.attempt(&guess, record).await {
+            if let AttemptStep::Done(result, response) = self.attempt(&guess, record).await {
                 return (result, response);
             }
         }
@@ -204,9 +185,9 @@ impl<'a> OwnerSearch<'a> {
             }
             self.claimed = verdict == ProbeVerdict::Owns;
             match self.attempt(&worker, record).await {
-                HuntStep::Done(result, response) => return Some((result, response)),
-                HuntStep::Unreached => silent.push(worker),
-                HuntStep::Refused | HuntStep::Closed => {}
+                AttemptStep::Done(result, response) => return Some((result, response)),
+                AttemptStep::Unreached => silent.push(worker),
+                AttemptStep::Refused | AttemptStep::Closed => {}
             }
         }
         None
@@ -257,10 +238,10 @@ impl<'a> OwnerSearch<'a> {
         self.eliminated = true;
         let pinned_here = self.pin(owner);
         match self.attempt(owner, record).await {
-            HuntStep::Done(result, response) => Some((result, response)),
+            AttemptStep::Done(result, response) => Some((result, response)),
             // The pin stays, because no other worker can be the owner.
-            HuntStep::Unreached => Some((Discovery::Undecided, respond::problem(Problem::Undecided))),
-            HuntStep::Refused | HuntStep::Closed => {
+            AttemptStep::Unreached => Some((Discovery::Undecided, respond::problem(Problem::Undecided))),
+            AttemptStep::Refused | AttemptStep::Closed => {
                 if pinned_here {
                     self.job.conn.thread.shared.sessions.forget(self.key, EndReason::Refused);
                 }
@@ -277,7 +258,7 @@ impl<'a> OwnerSearch<'a> {
             // request; if that is acceptance all the same, it proves nothing.
             self.known = false;
             if let Some(worker) = self.candidates().into_iter().find(|worker| self.has_refused(worker))
-                && let HuntStep::Done(result, response) = self.attempt(&worker, record).await
+                && let AttemptStep::Done(result, response) = self.attempt(&worker, record).await
             {
                 return (result, response);
             }
@@ -300,152 +281,5 @@ impl<'a> OwnerSearch<'a> {
         };
         series.refusals_forwarded.inc();
         (Discovery::Unknown, answer.release(None))
-    }
-
-    /// Sends the real request to one worker; if the worker accepts it, the session is pinned there.
-    async fn attempt(&mut self, worker: &Arc<Worker>, record: &mut Record) -> HuntStep {
-        let job = self.job;
-        let claimed = std::mem::take(&mut self.claimed);
-        let Some(request) = self.copies.next() else {
-            return HuntStep::Done(
-                Discovery::Failed,
-                respond::problem(Problem::Full("the request body is too large to be sent again")),
-            );
-        };
-        job.upstream.series().attempts.inc();
-        let waiting = job.ask.is_poll().then(|| Waiting::at(self.search, worker));
-        let attempted = attempt::attempt(job, worker, request).await;
-        drop(waiting);
-        let (response, lease, in_flight) = match attempted {
-            Ok(answered) => answered,
-            Err(Missed::Connect(error, back)) => {
-                self.copies.take_back(back);
-                return if matches!(error, ConnectError::Refused) { HuntStep::Closed } else { HuntStep::Unreached };
-            }
-            Err(missed) => return HuntStep::Done(Discovery::Failed, forward::problem_of(&missed)),
-        };
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let Some(granted) = upgrade::check(job, response, lease).await else {
-                worker.series.broken.inc();
-                return HuntStep::Done(Discovery::Failed, respond::problem(Problem::BadGateway));
-            };
-            return self.switch(worker, claimed, granted, record).await;
-        }
-        let (parts, unread) = response.into_parts();
-        let body = WorkerBody::new(unread, lease, job.conn.thread.clone());
-        let mut answer = HeldAnswer { parts, held: VecDeque::new(), body };
-        match self.refuses(&mut answer).await {
-            Err(problem) => return HuntStep::Done(Discovery::Failed, respond::problem(problem)),
-            Ok(false) => {}
-            Ok(true) => {
-                self.remember_refusal(worker);
-                self.last = Some(answer);
-                return HuntStep::Refused;
-            }
-        }
-        HuntStep::Done(self.result(), self.release(worker, answer, in_flight, record))
-    }
-
-    /// Whether the response is a refusal by the session's rule; for a preflight, by Engine.IO's rule.
-    async fn refuses(&self, answer: &mut HeldAnswer) -> Result<bool, Problem> {
-        let upstream = &self.job.upstream;
-        let Some(live) = self.job.ask.rule(upstream).or_else(|| upstream.socket_io()) else { return Ok(false) };
-        let HeldAnswer { parts, held, body } = answer;
-        let whole = body.is_end_stream();
-        learn::refuses(live, parts, &mut Ahead::new(body, held, whole)).await
-    }
-
-    /// Handles a checked 101. It is acceptance, with one exception: socketioxide grants every upgrade, and closes the
-    /// connection if it does not know the sid. If no probe claimed the session, a 101 counts only once the worker has
-    /// sent data or kept the connection for a moment.
-    async fn switch(
-        &mut self,
-        worker: &Arc<Worker>,
-        claimed: bool,
-        mut granted: Granted,
-        record: &mut Record,
-    ) -> HuntStep {
-        if !claimed && self.job.ask.is_engine_io(&self.job.upstream) && granted.ends_within(HANG_UP).await {
-            self.remember_refusal(worker);
-            self.hung_up = true;
-            return HuntStep::Refused;
-        }
-        let choice = self.accepted(worker, record);
-        HuntStep::Done(self.result(), upgrade::open(self.job, choice, granted, record))
-    }
-
-    fn release(
-        &mut self,
-        worker: &Arc<Worker>,
-        answer: HeldAnswer,
-        in_flight: Count,
-        record: &mut Record,
-    ) -> Response<Reply> {
-        // Only success proves ownership: a middleware of another worker may answer 403 or 429 before it looks at the
-        // sid.
-        let mut choice = if answer.parts.status.is_success() {
-            self.accepted(worker, record)
-        } else {
-            record.decided(worker, SourceLabel::Discovered);
-            Choice { worker: worker.clone(), why: SourceLabel::Discovered, seat: None, hold: None, cookie: None }
-        };
-        let stream = forward::settle(self.job, &mut choice, &answer.parts, &answer.body);
-        record.answered(worker, answer.parts.status, in_flight, choice.hold);
-        answer.release(stream)
-    }
-
-    fn accepted(&mut self, worker: &Arc<Worker>, record: &mut Record) -> Choice {
-        self.proven = self.may_pin() && (self.known || self.last.is_some());
-        record.decided(worker, SourceLabel::Discovered);
-        if !lock(&self.search.refused).is_empty() {
-            self.job.upstream.series().refusals_healed.inc();
-        }
-        self.pin(worker);
-        let hold = self.may_pin().then(|| self.job.conn.thread.shared.sessions.hold(self.key)).flatten();
-        Choice { worker: worker.clone(), why: SourceLabel::Discovered, seat: None, hold, cookie: None }
-    }
-
-    fn result(&self) -> Discovery {
-        if self.eliminated { Discovery::Eliminated } else { Discovery::Found }
-    }
-
-    /// Whether acceptance of this request pins the session. A preflight never does, and neither does a HEAD or OPTIONS,
-    /// whose response shows no refusal unless the status alone is one.
-    fn may_pin(&self) -> bool {
-        let method = self.copies.head.method();
-        let shows = || match self.job.ask.rule(&self.job.upstream) {
-            Some(live) if live.rule.protocol != Protocol::SocketIo => {
-                *method != Method::OPTIONS && (*method != Method::HEAD || live.refuses_by_status())
-            }
-            _ => method == Method::GET || method == Method::POST,
-        };
-        matches!(self.job.ask.kind, RequestKind::Session { .. }) && shows()
-    }
-
-    /// Pins the session to `worker`; returns `true` if it was not pinned before.
-    fn pin(&self, worker: &Arc<Worker>) -> bool {
-        if !self.may_pin() {
-            return false;
-        }
-        let job = self.job;
-        let ttl = match job.ask.rule(&job.upstream) {
-            Some(live) if live.rule.protocol != Protocol::SocketIo => Ttl::Configured(live.rule.ttl),
-            _ => Ttl::Announced(job.upstream.session_ttl()),
-        };
-        // The list of sockets does not show ids of other protocols.
-        let sid = job.ask.engine_sid(self.copies.head.uri().query());
-        let new = job.session(worker, worker.session(), &sid);
-        job.conn.thread.shared.sessions.pin(self.key, job.client, new, ttl)
-    }
-
-    fn remember_refusal(&self, worker: &Worker) {
-        let mut refused = lock(&self.search.refused);
-        if !refused.contains(&worker.serial) {
-            refused.push(worker.serial);
-        }
-    }
-
-    fn has_refused(&self, worker: &Worker) -> bool {
-        lock(&self.search.refused).contains(&worker.serial)
     }
 }
