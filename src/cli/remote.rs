@@ -67,25 +67,34 @@ pub struct RemoteArgs {
 }
 
 impl RemoteArgs {
-    /// Gets the answer at `path` and prints it; returns the exit code.
-    pub(crate) fn show<T: DeserializeOwned + Serialize>(&self, path: &str, words: impl FnOnce(&T) -> String) -> u8 {
-        let said = self.remote.find().and_then(|admin| admin.done(Method::GET, path, NO_BODY));
-        self.finish(said, words)
+    /// Gets the answer at `path` and prints it; returns the exit code. With `--json` everything that the server sent is
+    /// printed, also fields that this version does not know.
+    pub(crate) fn show<T: DeserializeOwned>(&self, path: &str, words: impl FnOnce(&T) -> String) -> u8 {
+        let admin = self.remote.find();
+        let text = admin.and_then(|admin| match self.json {
+            true => admin.done::<serde_json::Value>(Method::GET, path, NO_BODY).map(|said| pretty(&said)),
+            false => admin.done(Method::GET, path, NO_BODY).map(|said| words(&said)),
+        });
+        print(text)
     }
 
     /// Prints an answer or an error; returns the exit code, 0 or 1.
     pub(crate) fn finish<T: Serialize>(&self, said: Result<T, RemoteError>, words: impl FnOnce(&T) -> String) -> u8 {
-        match said {
-            Ok(said) => {
-                let text = if self.json { pretty(&said) } else { words(&said) };
-                // A closed output does not change the result.
-                let _ = io::stdout().write_all(text.as_bytes());
-                0
-            }
-            Err(refusal) => {
-                let _ = writeln!(io::stderr(), "{refusal}");
-                1
-            }
+        print(said.map(|said| if self.json { pretty(&said) } else { words(&said) }))
+    }
+}
+
+/// Writes the text of an answer to standard output, or an error to standard error; returns the exit code, 0 or 1.
+fn print(text: Result<String, RemoteError>) -> u8 {
+    match text {
+        Ok(text) => {
+            // A closed output does not change the result.
+            let _ = io::stdout().write_all(text.as_bytes());
+            0
+        }
+        Err(refusal) => {
+            let _ = writeln!(io::stderr(), "{refusal}");
+            1
         }
     }
 }
