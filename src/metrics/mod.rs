@@ -134,7 +134,7 @@ impl Metrics {
                  address and route) and upstream_* (all clients together) for requests and handshakes (status 429).",
                 &["upstream", "guard"], r)?,
             attempts: counters!("stickyd_discovery_attempts_total",
-                "Real requests and PUT probes that discovery sent to workers.", &["upstream", "kind"], r)?,
+                "Real requests and probes that discovery sent to workers.", &["upstream", "kind"], r)?,
             learned: counters!("stickyd_handshakes_total",
                 "Engine.IO polling handshakes, learned or released without learning.", &["upstream", "result"], r)?,
             upgrades: counters!("stickyd_upgrades_total",

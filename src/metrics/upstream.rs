@@ -24,7 +24,7 @@ pub struct UpstreamSeries {
     /// Number of refusals written by stickyd: the worker is gone, or every worker refused the sid less than a second
     /// ago.
     pub refusals_own: IntCounter,
-    /// Number of `PUT` probes sent by discovery.
+    /// Number of probes sent by discovery.
     pub probes: IntCounter,
     /// Number of real requests sent by discovery.
     pub attempts: IntCounter,

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use rustix::io::Errno;
 
 use super::open_poll::OpenPoll;
@@ -89,7 +89,10 @@ pub(crate) fn attempt(
             };
             let failure = match answered {
                 Ok((response, lease)) => {
-                    came_to(job, worker, AttemptOutcome::of(response.status().as_u16()));
+                    // A 101 is reported once it is checked (`upgrade::check`).
+                    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                        came_to(job, worker, AttemptOutcome::of(response.status().as_u16()));
+                    }
                     return Ok((response, lease, in_flight));
                 }
                 Err(failure) => failure,
@@ -235,7 +238,7 @@ fn broken(job: &Job, worker: &Worker) -> Missed {
 }
 
 /// Reports an outcome to ejection. Only requests that could have gone to another worker count for the error rate.
-fn came_to(job: &Job, worker: &Worker, outcome: AttemptOutcome) {
+pub(super) fn came_to(job: &Job, worker: &Worker, outcome: AttemptOutcome) {
     let in_window = !matches!(job.ask.kind, RequestKind::Session { .. });
     eject::note(&job.upstream, worker, outcome, in_window, job.conn.thread.now_ms());
 }

@@ -38,6 +38,7 @@ use crate::body::RequestStream;
 use crate::client::Client;
 use crate::clock;
 use crate::config::Redirect;
+use crate::keys::Key;
 use crate::listener::conn::Conn;
 use crate::metrics::LimitLabel;
 use crate::min_rate::Transfer;
@@ -67,6 +68,8 @@ pub struct Job {
     pub goodbye: Option<SessionGoodbye>,
     /// Whether the request was already sent a second time; it is never sent a third time.
     pub resent: Cell<bool>,
+    /// Where the session of this request lives, if this is its first request after the handshake.
+    first_path: Option<Key>,
     /// Index of the matching route in the snapshot; `None` if the config has no routes.
     route: Option<usize>,
     /// Facts about the socket that this request may open; read only for requests that can open one.
@@ -107,6 +110,16 @@ impl Job {
         if !sid.is_empty() {
             let new = |seat| self.session(&choice.worker, seat, &sid);
             self.conn.thread.shared.sessions.enlist(hold.key(), new);
+            self.first_path = Some(discover::session_path(self, request.uri()));
+        }
+    }
+
+    /// Learns from a session that its worker has accepted at its first request after the handshake: its numbers, and
+    /// the path at which sessions live.
+    fn came_back(&self, choice: &Choice) {
+        if let (Some(path), Some(hold)) = (self.first_path, &choice.hold) {
+            self.upstream.carried.numbers.came_back(hold.key(), clock::now_ms());
+            self.upstream.carried.paths.learn(path);
         }
     }
 
@@ -280,6 +293,7 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Rejection
         client,
         goodbye: None,
         resent: Cell::new(false),
+        first_path: None,
         route,
         facts: None,
     })

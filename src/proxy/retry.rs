@@ -60,8 +60,10 @@ pub(crate) fn request(head: &[u8]) -> Option<Request<Outgoing>> {
 /// waited in a queue, because the next queue would be as long.
 pub(crate) fn try_take_pass_on(job: &Job, choice: &Choice, error: &ConnectError, now_ms: Millis) -> bool {
     match error {
-        // A session that is not pinned yet may begin at any worker.
         _ if matches!(job.ask.kind, RequestKind::Session { .. }) && choice.why == SourceLabel::Sid => false,
+        // The worker has just claimed the session. Only a worker that refuses connects has lost it, so that the session
+        // may begin anew at any worker.
+        error if choice.why == SourceLabel::Discovered => matches!(error, ConnectError::Refused),
         // It has already waited, or descriptors are short: a connection to another worker would need one as well.
         ConnectError::Busy(NoConnection::TimedOut) | ConnectError::Reserved => false,
         ConnectError::Refused | ConnectError::Busy(NoConnection::Queue) => true,

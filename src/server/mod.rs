@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use crate::affinity::pins::SHARDS;
+use crate::clock;
 use crate::config::{AdminAddress, Config, Sources};
 use crate::control::Control;
 use crate::drain;
@@ -237,7 +238,9 @@ async fn sweep(shared: Arc<Shared>) {
             shared.sessions.pins.sweep(shard, Instant::now());
             shared.sessions.aliases.sweep(shard, Instant::now());
             if shard.is_multiple_of(SHARDS_PER_LOOK) {
-                shared.snapshot.load().workers().for_each(|worker| worker.refresh_ejection());
+                let snapshot = shared.snapshot.load();
+                snapshot.workers().for_each(|worker| worker.refresh_ejection());
+                snapshot.upstreams.iter().for_each(|upstream| upstream.carried.numbers.refresh(clock::now_ms()));
             }
         }
         Control::new(shared.clone()).forget_unneeded();

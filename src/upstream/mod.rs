@@ -13,12 +13,14 @@ pub(crate) mod restarts;
 pub(crate) mod ring;
 pub(crate) mod serial;
 pub(crate) mod session_ends;
+pub(crate) mod session_numbers;
+pub(crate) mod session_paths;
 pub(crate) mod states;
 pub(crate) mod status_text;
 pub(crate) mod worker;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,6 +29,8 @@ use crate::clock::{self, Millis};
 use crate::config::rules::Protocol;
 use crate::config::{self, Affinity};
 use crate::cookie::{Jar, WorkerId, worker_id};
+use crate::engine_io::Handshake;
+use crate::keys::Key;
 use crate::locks::lock;
 use crate::metrics::{Metrics, UpstreamSeries};
 use crate::rules::{self, LiveRule};
@@ -35,6 +39,8 @@ use connections::tls;
 use rate::RateLimits;
 use ring::{Ring, Seat};
 use serial::WorkerSerial;
+use session_numbers::{LearnedNumbers, SessionNumbers};
+use session_paths::SessionPaths;
 use worker::{SessionSeat, Worker};
 
 /// Size in bytes of the replay buffer for a request body while no worker has reported its `maxPayload`: Engine.IO's own
@@ -139,10 +145,10 @@ pub struct UpstreamMemory {
     ejecting: Mutex<()>,
     /// Number of recent requests that were sent a second time.
     pub retries: eject::Window,
-    /// Largest pingInterval + pingTimeout learned, in milliseconds.
-    session_ms: AtomicU64,
-    /// Largest maxPayload learned, in bytes.
-    payload: AtomicU64,
+    /// Numbers of the upstream's sessions, as far as they came back.
+    pub(crate) numbers: LearnedNumbers,
+    /// Paths at which the workers showed that they know sessions.
+    pub(crate) paths: SessionPaths,
     /// Number of sessions learned, counted to check regularly how many of them share one address.
     pub learned: AtomicU32,
 }
@@ -158,8 +164,8 @@ impl Upstream {
                     seating: Mutex::default(),
                     ejecting: Mutex::default(),
                     retries: eject::Window::default(),
-                    session_ms: AtomicU64::new(0),
-                    payload: AtomicU64::new(0),
+                    numbers: LearnedNumbers::default(),
+                    paths: SessionPaths::default(),
                     learned: AtomicU32::new(0),
                 })
             },
@@ -331,27 +337,28 @@ impl Upstream {
         may
     }
 
-    /// Records the ping numbers and payload limit of a learned session. Returns how long its pin lives without
-    /// activity.
-    pub fn learn(&self, ping_interval: Duration, ping_timeout: Duration, max_payload: Option<u64>) -> Duration {
-        let session = ping_interval + ping_timeout;
-        let ms = u64::try_from(session.as_millis()).unwrap_or(u64::MAX);
-        self.carried.session_ms.fetch_max(ms, Relaxed);
-        self.carried.payload.fetch_max(max_payload.unwrap_or(0), Relaxed);
-        session + SLACK
+    /// How long a session with these ping numbers lives without activity. The numbers are learned for the upstream once
+    /// the session comes back.
+    pub(crate) fn learn(&self, session: Key, open: &Handshake) -> Duration {
+        let numbers = SessionNumbers {
+            session: open.ping_interval + open.ping_timeout,
+            payload: open.max_payload.unwrap_or_default(),
+        };
+        self.carried.numbers.begin(session, numbers, clock::now_ms());
+        numbers.session + SLACK
     }
 
     /// Returns the lifetime of a session whose ping numbers are unknown: the largest learned, else the largest default.
     pub fn session_ttl(&self) -> Duration {
-        match self.carried.session_ms.load(Relaxed) {
-            0 => DEFAULT_SESSION + SLACK,
-            ms => Duration::from_millis(ms) + SLACK,
+        match self.carried.numbers.largest().session {
+            Duration::ZERO => DEFAULT_SESSION + SLACK,
+            session => session + SLACK,
         }
     }
 
     /// Returns the maximum number of bytes of a request body that are held for a replay.
     pub fn max_replay(&self) -> usize {
-        let learned = self.carried.payload.load(Relaxed);
+        let learned = self.carried.numbers.largest().payload;
         usize::try_from(if learned == 0 { DEFAULT_PAYLOAD } else { learned }).unwrap_or(usize::MAX)
     }
 }

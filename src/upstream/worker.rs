@@ -16,6 +16,7 @@ use super::diagnostics::{Notes, RefusalWindow};
 use super::eject::EjectionState;
 use super::restarts::Life;
 use super::ring::Recent;
+use super::session_paths::Oracles;
 pub(crate) use super::states::{Checks, WorkerHealth};
 use crate::clock::{self, AtomicMillis, Millis};
 use crate::config::{self, Address, AdminState};
@@ -27,17 +28,6 @@ use crate::upstream::serial::WorkerSerial;
 /// slow at once and it answered no other request within this time.
 pub(crate) const SLOW_MS: u64 = 2_000;
 const SLOW_REQUESTS: u32 = 3;
-
-/// Whether a worker can be asked with a `PUT` probe (docs/reference/protocols.md §1.5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Oracle {
-    /// The worker has never answered code 1 to a random sid. Its answers on one path do not tell what it answers on
-    /// another.
-    Untried = 0,
-    /// The worker answered code 1 to a random sid.
-    Usable = 1,
-}
 
 /// One application process, with everything that is known about it.
 pub struct Worker {
@@ -66,8 +56,9 @@ pub struct Worker {
     pub gate: Gate,
     /// The last check and the last ejection, as shown to operators.
     pub notes: Notes,
+    /// What the worker answers to probes, by path.
+    pub(crate) oracles: Oracles,
     checks: AtomicU8,
-    oracle: AtomicU8,
     refused: AtomicBool,
     refusal: tokio::sync::Notify,
     pub(crate) life: Life,
@@ -96,8 +87,8 @@ impl Worker {
             eject: EjectionState::default(),
             gate: Gate::default(),
             notes: Notes::default(),
+            oracles: Oracles::default(),
             checks: AtomicU8::new(Checks::Passing as u8),
-            oracle: AtomicU8::new(Oracle::Untried as u8),
             refused: AtomicBool::new(false),
             refusal: tokio::sync::Notify::new(),
             life: Life::new(clock::now_ms()),
@@ -224,19 +215,6 @@ impl Worker {
         self.links.load(Relaxed)
     }
 
-    /// Whether the worker can be asked with probes.
-    pub fn oracle(&self) -> Oracle {
-        match self.oracle.load(Relaxed) {
-            0 => Oracle::Untried,
-            _ => Oracle::Usable,
-        }
-    }
-
-    /// Records what a probe with a random sid showed.
-    pub fn set_oracle(&self, oracle: Oracle) {
-        self.oracle.store(oracle as u8, Relaxed);
-    }
-
     /// Records a successful connect. After the end of a life it begins a new one, as another process may listen there
     /// now.
     pub fn connected(&self) {
@@ -251,7 +229,7 @@ impl Worker {
 
     pub(crate) fn restarted(&self, generation: Option<u32>) {
         if let Some(generation) = generation {
-            self.set_oracle(Oracle::Untried);
+            self.oracles.forget();
             self.eject.new_life(clock::now_ms());
             tracing::info!(upstream = %self.upstream, worker = %self.name, generation, "worker was restarted");
         }
@@ -298,6 +276,11 @@ impl Worker {
     /// Returns the time in milliseconds since the worker last answered a request.
     pub fn silent_for(&self, now_ms: Millis) -> u64 {
         now_ms.since(self.last_answer.get().unwrap_or_default())
+    }
+
+    /// Whether the worker answered some request within the last `ms` milliseconds.
+    pub fn has_answered_within(&self, ms: u64, now_ms: Millis) -> bool {
+        self.last_answer.get().is_some_and(|last| now_ms.since(last) <= ms)
     }
 
     /// Number of lives seen so far.

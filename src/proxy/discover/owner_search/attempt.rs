@@ -9,6 +9,7 @@ use hyper::body::Body as _;
 use hyper::{Method, Response, StatusCode};
 
 use super::OwnerSearch;
+use super::super::{is_session_path, session_path};
 use crate::affinity::ask::RequestKind;
 use crate::affinity::discoveries::search::Waiting;
 use crate::affinity::{Choice, Ttl};
@@ -22,6 +23,7 @@ use crate::proxy::learn::{self, Ahead};
 use crate::proxy::respond::{self, Problem};
 use crate::proxy::response_body::{Reply, WorkerBody};
 use crate::proxy::upgrade::{self, Granted};
+use crate::rules::proof::{self, ProofMatch};
 use crate::upstream::connections::dial::ConnectError;
 use crate::upstream::worker::{Count, Worker};
 
@@ -78,16 +80,63 @@ impl OwnerSearch<'_> {
         let (parts, unread) = response.into_parts();
         let body = WorkerBody::new(unread, lease, job.conn.thread.clone());
         let mut answer = HeldAnswer { parts, held: VecDeque::new(), body };
+        let is_session = matches!(job.ask.kind, RequestKind::Session { .. });
         match self.refuses(&mut answer).await {
             Err(problem) => return AttemptStep::Done(Discovery::Failed, respond::problem(problem)),
             Ok(false) => {}
             Ok(true) => {
                 self.remember_refusal(worker);
+                if is_session {
+                    // Whoever refuses an unknown id here looks for sessions here.
+                    job.upstream.carried.paths.learn(session_path(job, self.copies.head.uri()));
+                }
                 self.last = Some(answer);
                 return AttemptStep::Refused;
             }
         }
-        AttemptStep::Done(self.result(), self.release(worker, answer, in_flight, record))
+        let proves = match self.proves(&mut answer, claimed).await {
+            Ok(proves) => proves,
+            Err(problem) => return AttemptStep::Done(Discovery::Failed, respond::problem(problem)),
+        };
+        AttemptStep::Done(self.result(), self.release(worker, answer, proves, in_flight, record))
+    }
+
+    /// Whether a response proves that its worker has the session (docs/reference/routing.md §1). Without a proof the
+    /// response is forwarded all the same, but nothing is remembered: any page answers a made-up id.
+    async fn proves(&self, answer: &mut HeldAnswer, claimed: bool) -> Result<bool, Problem> {
+        // Only success proves ownership: a middleware of another worker may answer 403 or 429 before it looks at the
+        // sid.
+        if !answer.parts.status.is_success() || self.doubted || !self.may_pin() {
+            return Ok(false);
+        }
+        let (job, head) = (self.job, &self.copies.head);
+        if claimed || self.is_known() || job.upstream.carried.paths.is_known(session_path(job, head.uri())) {
+            return Ok(true);
+        }
+        let protocol = self.protocol();
+        // That a POST was taken is said by one word, which a page may say as well, but not where sessions live.
+        if protocol == Protocol::SocketIo && head.method() == Method::POST && !is_session_path(job, head.uri()) {
+            return Ok(false);
+        }
+        let HeldAnswer { parts, held, body } = answer;
+        let empty = held.is_empty() && body.is_end_stream();
+        match proof::head_proves(protocol, head.method(), parts.status, &parts.headers, empty) {
+            ProofMatch::No => Ok(false),
+            ProofMatch::Yes => Ok(true),
+            ProofMatch::Read(bytes) => {
+                let seen = learn::beginning(body, held, bytes).await?;
+                Ok(proof::body_proves(protocol, head.method(), &seen))
+            }
+        }
+    }
+
+    fn protocol(&self) -> Protocol {
+        self.job.ask.rule(&self.job.upstream).map_or(Protocol::SocketIo, |live| live.rule.protocol)
+    }
+
+    /// Whether some worker has claimed or refused the session, so that it belongs to the protocol.
+    pub(super) fn is_known(&self) -> bool {
+        self.known || self.last.is_some()
     }
 
     /// Whether the response is a refusal by the session's rule; for a preflight, by Engine.IO's rule.
@@ -114,7 +163,11 @@ impl OwnerSearch<'_> {
             self.hung_up = true;
             return AttemptStep::Refused;
         }
-        let choice = self.accepted(worker, record);
+        // A granted upgrade of another protocol is a proof: pages do not grant any.
+        let is_own = || self.protocol() != Protocol::SocketIo && self.protocol() != Protocol::Custom;
+        let is_there = || is_own() || is_session_path(self.job, self.copies.head.uri());
+        let proves = self.may_pin() && (claimed || self.is_known() || is_there());
+        let choice = self.accepted(worker, proves, record);
         AttemptStep::Done(self.result(), upgrade::open(self.job, choice, granted, record))
     }
 
@@ -122,31 +175,35 @@ impl OwnerSearch<'_> {
         &mut self,
         worker: &Arc<Worker>,
         answer: HeldAnswer,
+        proves: bool,
         in_flight: Count,
         record: &mut Record,
     ) -> Response<Reply> {
-        // Only success proves ownership: a middleware of another worker may answer 403 or 429 before it looks at the
-        // sid.
-        let mut choice = if answer.parts.status.is_success() {
-            self.accepted(worker, record)
-        } else {
-            record.decided(worker, SourceLabel::Discovered);
-            Choice { worker: worker.clone(), why: SourceLabel::Discovered, seat: None, hold: None, cookie: None }
-        };
+        let mut choice = self.accepted(worker, proves, record);
         let stream = forward::settle(self.job, &mut choice, &answer.parts, &answer.body);
         record.answered(worker, answer.parts.status, in_flight, choice.hold);
         answer.release(stream)
     }
 
-    fn accepted(&mut self, worker: &Arc<Worker>, record: &mut Record) -> Choice {
-        self.proven = self.may_pin() && (self.known || self.last.is_some());
+    /// The choice of the worker that has answered. If the answer proves that the session is there, the session is
+    /// pinned, and finding it has cost nothing.
+    fn accepted(&mut self, worker: &Arc<Worker>, proves: bool, record: &mut Record) -> Choice {
         record.decided(worker, SourceLabel::Discovered);
-        if !lock(&self.search.refused).is_empty() {
-            self.job.upstream.series().refusals_healed.inc();
+        let mut choice =
+            Choice { worker: worker.clone(), why: SourceLabel::Discovered, seat: None, hold: None, cookie: None };
+        if proves {
+            if !lock(&self.search.refused).is_empty() {
+                self.job.upstream.series().refusals_healed.inc();
+            }
+            self.tokens.found();
+            self.pin(worker);
+            choice.hold = self.job.conn.thread.shared.sessions.hold(self.key);
+        } else if self.may_pin() && (self.alone || (self.protocol() == Protocol::Custom && self.tokens.is_for_one())) {
+            // The request went to one worker, as any request does. Of a custom rule no answer is known that proves a
+            // session, so its clients would pay for each request until some worker refuses an id at this path.
+            self.tokens.found();
         }
-        self.pin(worker);
-        let hold = self.may_pin().then(|| self.job.conn.thread.shared.sessions.hold(self.key)).flatten();
-        Choice { worker: worker.clone(), why: SourceLabel::Discovered, seat: None, hold, cookie: None }
+        choice
     }
 
     fn result(&self) -> Discovery {
