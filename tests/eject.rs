@@ -243,3 +243,30 @@ fn an_open_poll_without_an_answer_is_not_a_failure() {
     assert_eq!(client.get(&format!("{polling}&sid=abc")).status(), 504);
     assert!(!proxy.worker("bad").is_ejected() && !proxy.worker("good").is_ejected());
 }
+
+/// A 101 without the right `Sec-WebSocket-Accept` is a broken answer (RFC 6455 §4.1), not a good one.
+#[test]
+fn a_101_that_is_not_valid_counts_as_broken() {
+    let bad = RawWorker::scripted(|leg: &mut Leg| {
+        while let Some(request) = leg.request() {
+            if request.header("upgrade").is_some() {
+                leg.send(
+                    "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                     Sec-WebSocket-Accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n\r\n",
+                );
+                return;
+            }
+            leg.send(ok("bad"));
+        }
+    });
+    let good = RawWorker::named("good");
+    let proxy = proxy(&bad, &good, "eject = { failures = 3, time = \"1h\", max_time = \"1h\" }");
+    wait_for("the bad worker is ejected", || {
+        Raw::connect(proxy.address).ask(
+            "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        );
+        proxy.worker("bad").is_ejected()
+    });
+    assert_eq!(ejections(&proxy, "broken"), 1.0);
+}

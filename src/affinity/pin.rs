@@ -35,14 +35,14 @@ struct Marks {
     born_s: u16,
     /// Silence in seconds that a tunnel of this session may keep, at most 18 hours; 0 if unknown.
     ttl_s: u16,
-    /// Number of requests that found the pin, up to 127, and the bit [`TUNNEL`].
+    /// Number of requests that found the pin, up to 255.
     uses: AtomicU8,
+    /// Number of open tunnels of the session. A second one is rare, and mostly ended by the worker at once
+    /// (docs/reference/protocols.md §1.3). Stays at 255; from there on the session is taken to have a tunnel for good.
+    tunnels: u8,
     /// The session's slot in the drain of its worker.
     slot: EndSlot,
 }
-
-/// Bit of `uses`: a tunnel of the session is open.
-const TUNNEL: u8 = 0x80;
 
 /// Limit in requests up to which a session counts as fresh, together with [`FRESH_SECONDS`]. A fresh session that is
 /// refused was never known at its worker; later, the worker may have ended it.
@@ -62,7 +62,7 @@ pub(crate) struct Used {
 
 impl Marks {
     fn new(ttl_s: u16, slot: EndSlot) -> Self {
-        Self { born_s: low(clock::now_s()), ttl_s, uses: AtomicU8::new(0), slot }
+        Self { born_s: low(clock::now_s()), ttl_s, uses: AtomicU8::new(0), tunnels: 0, slot }
     }
 
     fn copy(&self) -> Self {
@@ -105,10 +105,7 @@ impl Pin {
         }
         let marks = self.marks();
         // Every access holds the table's lock.
-        let uses = marks.uses.load(Relaxed);
-        if uses & !TUNNEL != !TUNNEL {
-            marks.uses.store(uses + 1, Relaxed);
-        }
+        marks.uses.store(marks.uses.load(Relaxed).saturating_add(1), Relaxed);
         Used {
             worker: self.worker().cloned(),
             ttl_s: marks.ttl_s.into(),
@@ -130,7 +127,7 @@ impl Pin {
 
     pub(crate) fn is_fresh(&self) -> bool {
         let marks = self.marks();
-        let uses = marks.uses.load(Relaxed) & !TUNNEL;
+        let uses = marks.uses.load(Relaxed);
         uses <= FRESH_REQUESTS && low(clock::now_s()).wrapping_sub(marks.born_s) < FRESH_SECONDS
     }
 
@@ -192,13 +189,21 @@ impl Pin {
 
     /// Whether a tunnel of the session is open.
     pub fn has_tunnel(&self) -> bool {
-        self.marks().uses.load(Relaxed) & TUNNEL != 0
+        self.marks().tunnels > 0
     }
 
-    /// Records that a tunnel of the session has opened or ended.
-    pub(crate) fn set_tunnel(&mut self, open: bool) {
-        let uses = self.marks_mut().uses.get_mut();
-        *uses = if open { *uses | TUNNEL } else { *uses & !TUNNEL };
+    /// Records that a tunnel of the session has opened.
+    pub(crate) fn tunnel_opened(&mut self) {
+        let tunnels = &mut self.marks_mut().tunnels;
+        *tunnels = tunnels.saturating_add(1);
+    }
+
+    /// Records that a tunnel of the session has ended.
+    pub(crate) fn tunnel_ended(&mut self) {
+        let tunnels = &mut self.marks_mut().tunnels;
+        if *tunnels < u8::MAX {
+            *tunnels = tunnels.saturating_sub(1);
+        }
     }
 }
 

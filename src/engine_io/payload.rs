@@ -53,8 +53,11 @@ fn is_packet(packet: &[u8]) -> bool {
         // close, ping, pong, noop; a ping may carry text.
         [b'1' | b'2' | b'3' | b'6'] | [b'2' | b'3', b'p', b'r', b'o', b'b', b'e'] => true,
         [b'4', message @ ..] => is_message(message),
-        // Binary: base64.
-        [b'b', data @ ..] => data.len() > 1 && data.iter().all(|b| b.is_ascii_alphanumeric() || b"+/=".contains(b)),
+        // Binary: base64, which hardly ever looks like a word.
+        [b'b', data @ ..] => {
+            let is_base64 = |b: &u8| b.is_ascii_alphanumeric() || b"+/=".contains(b);
+            data.len() >= 4 && data.iter().all(is_base64) && !data.iter().all(u8::is_ascii_lowercase)
+        }
         _ => false,
     }
 }

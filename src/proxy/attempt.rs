@@ -124,6 +124,9 @@ fn max_idle(job: &Job, worker: &Worker) -> Duration {
 fn patience(job: &Job) -> Duration {
     let config = &job.upstream.config;
     match job.ask.kind {
+        RequestKind::Session { .. } if job.ttl_s > 0 => {
+            config.response_timeout.max(Duration::from_secs(job.ttl_s.into()))
+        }
         RequestKind::Session { .. } => config.response_timeout.max(job.upstream.session_ttl()),
         RequestKind::Ordinary
         | RequestKind::Handshake

@@ -92,9 +92,10 @@ pub(crate) async fn claimed(job: &Job, request: &Request<Outgoing>, choice: Choi
     }
     let guess = probe::ask_one(job, request, &choice.worker).await;
     if guess == ProbeVerdict::Owns {
-        tokens.found();
+        tokens.give_back();
         job.upstream.series().discovered(Discovery::Found);
-        return Choice { why: SourceLabel::Discovered, ..choice };
+        let seat = choice.seat.or_else(|| Some(choice.worker.session()));
+        return Choice { why: SourceLabel::Discovered, seat, ..choice };
     }
     if !probe::may_ask(job, request) || !tokens.try_take(job, others.len()) {
         return choice;
@@ -103,7 +104,7 @@ pub(crate) async fn claimed(job: &Job, request: &Request<Outgoing>, choice: Choi
     let Some((owner, _)) = asked.into_iter().find(|(_, verdict)| *verdict == ProbeVerdict::Owns) else {
         return choice;
     };
-    tokens.found();
+    tokens.give_back();
     let seat = Some(owner.session());
     job.upstream.series().discovered(Discovery::Found);
     Choice { worker: owner, why: SourceLabel::Discovered, seat, ..choice }

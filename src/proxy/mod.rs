@@ -68,6 +68,8 @@ pub struct Job {
     pub goodbye: Option<SessionGoodbye>,
     /// Whether the request was already sent a second time; it is never sent a third time.
     pub resent: Cell<bool>,
+    /// How long the request's session may be silent, in seconds; 0 if that is not known.
+    ttl_s: u32,
     /// Where the session of this request lives, if this is its first request after the handshake.
     first_path: Option<Key>,
     /// Index of the matching route in the snapshot; `None` if the config has no routes.
@@ -206,6 +208,7 @@ fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) -> impl 
         match resolved {
             Resolved::Worker(choice) => {
                 job.enlist(&choice, &request);
+                job.ttl_s = choice.hold.as_ref().map_or(0, |hold| hold.ttl_s);
                 let request = if forward::may_be_goodbye(&job, &request) {
                     match Box::pin(forward::read_goodbye(&mut job, request)).await {
                         Ok(request) => request,
@@ -293,6 +296,7 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Rejection
         client,
         goodbye: None,
         resent: Cell::new(false),
+        ttl_s: 0,
         first_path: None,
         route,
         facts: None,

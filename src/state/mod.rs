@@ -5,10 +5,11 @@
 //! nothing (ARCHITECTURE.md, invariant 8).
 
 pub(crate) mod config_status;
+mod replay;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -27,6 +28,7 @@ use crate::upstream::Upstream;
 use crate::upstream::addresses::Unresolved;
 use crate::upstream::worker::Worker;
 use config_status::ConfigStatus;
+pub(crate) use replay::{Replay, ReplayRoom};
 
 /// State that all threads share.
 pub struct Shared {
@@ -43,7 +45,7 @@ pub struct Shared {
     /// Limits as configured; a reload replaces them.
     pub limits: ArcSwap<config::Limits>,
     /// Memory used by request bodies that are held for replay.
-    pub replay: Replay,
+    pub(crate) replay: Replay,
     /// Budgets of discovery, and the sids known to have no owner.
     pub discoveries: Discoveries,
     /// Limits of client connections, per address and in total.
@@ -110,7 +112,7 @@ impl Shared {
             sessions: Sessions::new(&config.limits, keys, metrics.clone()),
             metrics,
             limits: ArcSwap::from_pointee(config.limits.clone()),
-            replay: Replay { held: AtomicUsize::new(0), limit: AtomicUsize::new(config.limits.replay_bytes) },
+            replay: Replay::new(config.limits.replay_bytes),
             discoveries: Discoveries::new(&config.limits),
             clients: AtomicUsize::new(0),
             secret,
@@ -151,53 +153,5 @@ impl Snapshot {
     /// Returns every worker, including removed ones that still have sessions.
     pub fn workers(&self) -> impl Iterator<Item = &Arc<Worker>> {
         self.upstreams.iter().flat_map(|upstream| &upstream.members).map(|member| &member.worker)
-    }
-}
-
-/// Counts the bytes of request bodies held for replay, over all threads.
-pub struct Replay {
-    held: AtomicUsize,
-    limit: AtomicUsize,
-}
-
-/// Memory reserved for one request body; it is released on drop.
-pub(crate) struct ReplayRoom {
-    shared: Arc<Shared>,
-    bytes: usize,
-}
-
-impl Replay {
-    /// Changes the bound; what is held already stays.
-    pub(crate) fn set_limit(&self, bytes: usize) {
-        self.limit.store(bytes, Relaxed);
-    }
-
-    /// Number of bytes held now.
-    pub fn held(&self) -> usize {
-        self.held.load(Relaxed)
-    }
-}
-
-impl ReplayRoom {
-    /// Creates an empty reservation.
-    pub(crate) fn none(shared: &Arc<Shared>) -> Self {
-        Self { shared: shared.clone(), bytes: 0 }
-    }
-
-    /// Reserves `more` bytes; `false` if that would exceed the limit of all bodies together.
-    pub(crate) fn grow(&mut self, more: usize) -> bool {
-        let replay = &self.shared.replay;
-        if replay.held.fetch_add(more, Relaxed).saturating_add(more) > replay.limit.load(Relaxed) {
-            replay.held.fetch_sub(more, Relaxed);
-            return false;
-        }
-        self.bytes += more;
-        true
-    }
-}
-
-impl Drop for ReplayRoom {
-    fn drop(&mut self) {
-        self.shared.replay.held.fetch_sub(self.bytes, Relaxed);
     }
 }

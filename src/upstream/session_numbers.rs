@@ -48,7 +48,7 @@ impl SessionNumbers {
 
 /// The numbers learned for an upstream.
 #[derive(Default)]
-pub struct LearnedNumbers {
+pub(crate) struct LearnedNumbers {
     periods: Mutex<Periods>,
     /// The largest numbers of both periods, so that requests need no lock: milliseconds and bytes, 0 if unknown.
     session_ms: AtomicU64,

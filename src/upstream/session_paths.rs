@@ -19,7 +19,7 @@ const PROBED: usize = 16;
 
 /// The paths at which an upstream's sessions live, as keyed hashes.
 #[derive(Default)]
-pub struct SessionPaths(Mutex<VecDeque<Key>>);
+pub(crate) struct SessionPaths(Mutex<VecDeque<Key>>);
 
 impl SessionPaths {
     /// Whether sessions are known to live at this path.
@@ -43,7 +43,7 @@ impl SessionPaths {
 
 /// Whether a worker can be asked with `PUT` probes at a path (docs/reference/protocols.md §1.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Oracle {
+pub(crate) enum Oracle {
     /// The worker was not asked yet, or its answer did not tell.
     Untried,
     /// The worker answered code 1 to a random sid.
@@ -54,7 +54,7 @@ pub enum Oracle {
 
 /// What one worker answers to probes, by path. A restart of the worker ends this.
 #[derive(Default)]
-pub struct Oracles(Mutex<VecDeque<(Key, Oracle)>>);
+pub(crate) struct Oracles(Mutex<VecDeque<(Key, Oracle)>>);
 
 impl Oracles {
     /// What the worker answers to probes at this path.

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use crate::clock::Millis;
 use crate::keys::AddressHash;
-use crate::rate_limit::{Bucket, Buckets, TokenRate};
+use crate::rate_limit::{Bucket, Buckets, Price, TokenRate};
 
 /// Maximum number of addresses with a bucket; beyond it, the fullest bucket is forgotten for a new address.
 const ADDRESSES: usize = 16_384;
@@ -63,14 +63,14 @@ impl Budget {
         self.addresses.set_rate(TokenRate::per_second(per_address), now_ms);
     }
 
-    /// Takes `count` tokens of `address`; `taken` is false if the address or the total has none left. If one is left,
-    /// the others may become a debt: a pool may have more workers than an address has tokens.
-    pub(crate) fn take(&mut self, address: AddressHash, count: u32, now_ms: Millis) -> BudgetTake {
-        if self.all.wait(self.total, now_ms).is_some() {
+    /// Pays a price with tokens of `address`; `taken` is false if the address or the total has none left. If one is
+    /// left, the others may become a debt: a pool may have more workers than an address has tokens.
+    pub(crate) fn take(&mut self, address: AddressHash, price: Price, now_ms: Millis) -> BudgetTake {
+        if self.all.wait(self.total, price, now_ms).is_some() {
             return BudgetTake { taken: false, crowded: false };
         }
-        let own = self.addresses.take_some(address.get(), count, now_ms);
-        let taken = own.wait.is_none() && self.all.take_some(self.total, count, now_ms).is_ok();
+        let own = self.addresses.pay(address.get(), price, now_ms);
+        let taken = own.wait.is_none() && self.all.take(self.total, price, now_ms).is_ok();
         BudgetTake { taken, crowded: own.crowded }
     }
 
@@ -133,7 +133,7 @@ mod tests {
 
     impl Budget {
         fn gives(&mut self, address: u64, now_ms: u64) -> bool {
-            self.take(AddressHash::new(address), 1, Millis::new(now_ms)).taken
+            self.take(AddressHash::new(address), Price::ONE, Millis::new(now_ms)).taken
         }
     }
 
@@ -165,7 +165,8 @@ mod tests {
     #[test]
     fn a_search_costs_as_many_tokens_as_it_asks_workers() {
         let mut budget = Budget::new(20, 1_000);
-        let searches = (0..50).filter(|_| budget.take(AddressHash::new(7), 8, Millis::new(0)).taken).count();
+        let price = Price { count: 8, on_credit: false };
+        let searches = (0..50).filter(|_| budget.take(AddressHash::new(7), price, Millis::new(0)).taken).count();
         assert_eq!(searches, 3, "the third one leaves a debt");
         assert!(!budget.gives(7, 200), "of four tokens");
         assert!(budget.gives(7, 250));

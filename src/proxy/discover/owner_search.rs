@@ -64,10 +64,9 @@ fn is_lively(worker: &Worker) -> bool {
     worker.has_answered_within(LIVELY_MS, clock::now_ms())
 }
 
-/// Result of a search whose request body could not be held. Except for lack of room, the cause is mostly the client.
+/// Result of a search whose request body could not be read, mostly because of the client.
 fn unheld(problem: Problem) -> (Discovery, Response<Reply>) {
-    let result = if matches!(problem, Problem::Full(_)) { Discovery::NoRoom } else { Discovery::Failed };
-    (result, respond::problem(problem))
+    (Discovery::Failed, respond::problem(problem))
 }
 
 impl<'a> OwnerSearch<'a> {
@@ -106,15 +105,18 @@ impl<'a> OwnerSearch<'a> {
             }
             None => self.guess(&candidates).await,
         };
+        // A body is held only if a second worker may have to get it, so that made-up sids do not fill the room that all
+        // requests share.
+        if guess.is_some()
+            && !self.alone
+            && let Err(problem) = self.copies.hold(self.job).await
+        {
+            return unheld(problem);
+        }
         let mut left = candidates;
-        if let Some(guess) = guess {
-            // A body is held only if a second worker may have to get it, so that made-up sids do not fill the room that
-            // all requests share.
-            if left.len() > 1
-                && let Err(problem) = self.copies.hold(self.job).await
-            {
-                return unheld(problem);
-            }
+        // A body that can be sent only once is for the owner. If workers can be probed, they are asked for it first.
+        let is_sure = self.alone || self.known || !self.copies.is_for_one();
+        if let Some(guess) = guess.filter(|_| is_sure || !probe::may_ask(self.job, &self.copies.head)) {
             let is_owner = self.claimed;
             match self.attempt(&guess, record).await {
                 AttemptStep::Done(result, response) => return (result, response),

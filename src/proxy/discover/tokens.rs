@@ -9,25 +9,17 @@ use crate::clock;
 use crate::keys::AddressHash;
 use crate::locks::lock;
 use crate::proxy::Job;
+use crate::rate_limit::Price;
 use crate::state::Shared;
 use crate::telemetry::say_full;
 
-/// The tokens taken by one discovery; dropping them returns them if the session was found.
+/// The tokens taken by one discovery.
 pub(crate) struct DiscoveryTokens<'a> {
     shared: &'a Shared,
     address: AddressHash,
     count: u32,
-    found: bool,
     /// End of all waiting for tokens.
     deadline: Instant,
-}
-
-impl Drop for DiscoveryTokens<'_> {
-    fn drop(&mut self) {
-        if self.found && self.count > 0 {
-            lock(&self.shared.discoveries.budget).give_back(self.address, self.count);
-        }
-    }
 }
 
 impl<'a> DiscoveryTokens<'a> {
@@ -35,14 +27,16 @@ impl<'a> DiscoveryTokens<'a> {
     pub(crate) fn none(job: &'a Job) -> Self {
         let shared = &job.conn.thread.shared;
         let address = shared.sessions.keys.address(job.client.key());
-        Self { shared, address, count: 0, found: false, deadline: Instant::now() + SEARCH_PATIENCE }
+        Self { shared, address, count: 0, deadline: Instant::now() + SEARCH_PATIENCE }
     }
 
-    /// Takes a token for each of `workers` workers, if there is one now.
+    /// Takes a token for each of `workers` workers, if there is one now. A discovery that was begun may take its other
+    /// tokens on credit: of many that begin at once, some then end.
     pub(crate) fn try_take(&mut self, job: &Job, workers: usize) -> bool {
         let count = u32::try_from(workers).unwrap_or(u32::MAX);
+        let price = Price { count, on_credit: self.count > 0 };
         let BudgetTake { taken, crowded } =
-            lock(&self.shared.discoveries.budget).take(self.address, count, clock::now_ms());
+            lock(&self.shared.discoveries.budget).take(self.address, price, clock::now_ms());
         if crowded {
             say_full!(upstream = %job.upstream.config.name,
                 "too many addresses request unknown sessions: some that spent their budget were forgotten");
@@ -72,8 +66,12 @@ impl<'a> DiscoveryTokens<'a> {
         self.count <= 1
     }
 
-    /// Records that the session was found, so that finding it has cost nothing.
-    pub(crate) fn found(&mut self) {
-        self.found = true;
+    /// Returns all tokens: the session was found, or its owner may be waiting for something to send. Made-up ids are
+    /// refused at once.
+    pub(crate) fn give_back(&mut self) {
+        let count = std::mem::take(&mut self.count);
+        if count > 0 {
+            lock(&self.shared.discoveries.budget).give_back(self.address, count);
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! is asked (the parent module).
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,10 @@ use crate::upstream::worker::{Count, Worker};
 /// Time within which a worker that granted the upgrade of an unknown session closes the connection.
 const HANG_UP: Duration = Duration::from_millis(150);
 
+/// Time without an answer after which a poll is taken to wait at its owner: a worker that does not know the session
+/// refuses it in milliseconds (docs/reference/protocols.md §1.5).
+const SILENCE: Duration = Duration::from_secs(1);
+
 /// Result of one attempt.
 #[allow(clippy::large_enum_variant, reason = "moved once per attempt, and never stored")]
 pub(super) enum AttemptStep {
@@ -48,15 +53,29 @@ impl OwnerSearch<'_> {
     pub(super) async fn attempt(&mut self, worker: &Arc<Worker>, record: &mut Record) -> AttemptStep {
         let job = self.job;
         let claimed = std::mem::take(&mut self.claimed);
+        if claimed {
+            // A claim is what a made-up sid never gets.
+            self.tokens.give_back();
+        }
         let Some(request) = self.copies.next() else {
-            return AttemptStep::Done(
-                Discovery::Failed,
-                respond::problem(Problem::Full("the request body is too large to be sent again")),
-            );
+            let (result, why) = match self.copies.has_no_room() {
+                true => (Discovery::NoRoom, "too many request bodies are held"),
+                false => (Discovery::Failed, "the request body is too large to be sent again"),
+            };
+            return AttemptStep::Done(result, respond::problem(Problem::Full(why)));
         };
         job.upstream.series().attempts.inc();
         let waiting = job.ask.is_poll().then(|| Waiting::at(self.search, worker));
-        let attempted = attempt::attempt(job, worker, request).await;
+        let mut attempted = pin!(attempt::attempt(job, worker, request));
+        let attempted = match tokio::time::timeout(SILENCE, &mut attempted).await {
+            Ok(attempted) => attempted,
+            Err(_) => {
+                if waiting.is_some() {
+                    self.tokens.give_back();
+                }
+                attempted.await
+            }
+        };
         drop(waiting);
         let (response, lease, in_flight) = match attempted {
             Ok(answered) => answered,
@@ -195,13 +214,13 @@ impl OwnerSearch<'_> {
             if !lock(&self.search.refused).is_empty() {
                 self.job.upstream.series().refusals_healed.inc();
             }
-            self.tokens.found();
+            self.tokens.give_back();
             self.pin(worker);
             choice.hold = self.job.conn.thread.shared.sessions.hold(self.key);
         } else if self.may_pin() && (self.alone || (self.protocol() == Protocol::Custom && self.tokens.is_for_one())) {
             // The request went to one worker, as any request does. Of a custom rule no answer is known that proves a
             // session, so its clients would pay for each request until some worker refuses an id at this path.
-            self.tokens.found();
+            self.tokens.give_back();
         }
         choice
     }
