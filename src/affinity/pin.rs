@@ -35,14 +35,18 @@ struct Marks {
     born_s: u16,
     /// Silence in seconds that a tunnel of this session may keep, at most 18 hours; 0 if unknown.
     ttl_s: u16,
-    /// Number of requests that found the pin, up to 255.
+    /// Number of requests that found the pin, up to [`USES`]; and, in steps of [`TUNNEL`], the number of open tunnels.
+    /// A second tunnel is rare, and mostly ended by the worker at once (docs/reference/protocols.md §1.3). The number
+    /// stays at [`TUNNELS`]; from there on the session is taken to have a tunnel for good.
     uses: AtomicU8,
-    /// Number of open tunnels of the session. A second one is rare, and mostly ended by the worker at once
-    /// (docs/reference/protocols.md §1.3). Stays at 255; from there on the session is taken to have a tunnel for good.
-    tunnels: u8,
     /// The session's slot in the drain of its worker.
     slot: EndSlot,
 }
+
+/// Bits of `uses`: what is left below one tunnel counts requests.
+const USES: u8 = 0b111;
+const TUNNEL: u8 = USES + 1;
+const TUNNELS: u8 = !USES;
 
 /// Limit in requests up to which a session counts as fresh, together with [`FRESH_SECONDS`]. A fresh session that is
 /// refused was never known at its worker; later, the worker may have ended it.
@@ -62,7 +66,7 @@ pub(crate) struct Used {
 
 impl Marks {
     fn new(ttl_s: u16, slot: EndSlot) -> Self {
-        Self { born_s: low(clock::now_s()), ttl_s, uses: AtomicU8::new(0), tunnels: 0, slot }
+        Self { born_s: low(clock::now_s()), ttl_s, uses: AtomicU8::new(0), slot }
     }
 
     fn copy(&self) -> Self {
@@ -105,7 +109,10 @@ impl Pin {
         }
         let marks = self.marks();
         // Every access holds the table's lock.
-        marks.uses.store(marks.uses.load(Relaxed).saturating_add(1), Relaxed);
+        let uses = marks.uses.load(Relaxed);
+        if uses & USES != USES {
+            marks.uses.store(uses + 1, Relaxed);
+        }
         Used {
             worker: self.worker().cloned(),
             ttl_s: marks.ttl_s.into(),
@@ -127,7 +134,7 @@ impl Pin {
 
     pub(crate) fn is_fresh(&self) -> bool {
         let marks = self.marks();
-        let uses = marks.uses.load(Relaxed);
+        let uses = marks.uses.load(Relaxed) & USES;
         uses <= FRESH_REQUESTS && low(clock::now_s()).wrapping_sub(marks.born_s) < FRESH_SECONDS
     }
 
@@ -189,20 +196,22 @@ impl Pin {
 
     /// Whether a tunnel of the session is open.
     pub fn has_tunnel(&self) -> bool {
-        self.marks().tunnels > 0
+        self.marks().uses.load(Relaxed) & TUNNELS != 0
     }
 
     /// Records that a tunnel of the session has opened.
     pub(crate) fn tunnel_opened(&mut self) {
-        let tunnels = &mut self.marks_mut().tunnels;
-        *tunnels = tunnels.saturating_add(1);
+        let uses = self.marks_mut().uses.get_mut();
+        if *uses & TUNNELS != TUNNELS {
+            *uses += TUNNEL;
+        }
     }
 
     /// Records that a tunnel of the session has ended.
     pub(crate) fn tunnel_ended(&mut self) {
-        let tunnels = &mut self.marks_mut().tunnels;
-        if *tunnels < u8::MAX {
-            *tunnels = tunnels.saturating_sub(1);
+        let uses = self.marks_mut().uses.get_mut();
+        if !matches!(*uses & TUNNELS, 0 | TUNNELS) {
+            *uses -= TUNNEL;
         }
     }
 }

@@ -344,7 +344,7 @@ impl Upstream {
             session: open.ping_interval + open.ping_timeout,
             payload: open.max_payload.unwrap_or_default(),
         };
-        self.carried.numbers.begin(session, numbers, clock::now_ms());
+        self.carried.numbers.begin(session, numbers);
         numbers.session + SLACK
     }
 

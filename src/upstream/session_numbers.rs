@@ -50,12 +50,35 @@ impl SessionNumbers {
 #[derive(Default)]
 pub(crate) struct LearnedNumbers {
     periods: Mutex<Periods>,
-    /// The largest numbers of both periods, so that requests need no lock: milliseconds and bytes, 0 if unknown.
-    session_ms: AtomicU64,
-    payload: AtomicU64,
+    /// The largest numbers of both periods, so that requests need no lock.
+    largest: AtomicNumbers,
+    /// The largest numbers of the present period, so that most handshakes need no lock.
+    present: AtomicNumbers,
     waiting: Mutex<VecDeque<(Key, SessionNumbers)>>,
     /// Length of `waiting`, so that a request can see without a lock that nothing waits.
     waits: AtomicUsize,
+}
+
+/// Numbers that are read without a lock: milliseconds and bytes, 0 if unknown.
+#[derive(Default)]
+struct AtomicNumbers {
+    session_ms: AtomicU64,
+    payload: AtomicU64,
+}
+
+impl AtomicNumbers {
+    fn get(&self) -> SessionNumbers {
+        let session = Duration::from_millis(self.session_ms.load(Relaxed));
+        SessionNumbers { session, payload: self.payload.load(Relaxed) }
+    }
+
+    /// Sets the numbers, and writes nothing if they are the same, because every request reads this cache line.
+    fn set(&self, numbers: SessionNumbers) {
+        if self.get() != numbers {
+            self.session_ms.store(u64::try_from(numbers.session.as_millis()).unwrap_or(u64::MAX), Relaxed);
+            self.payload.store(numbers.payload, Relaxed);
+        }
+    }
 }
 
 #[derive(Default)]
@@ -68,14 +91,12 @@ struct Periods {
 impl LearnedNumbers {
     /// Largest numbers that sessions confirmed lately; zeros if there are none.
     pub(crate) fn largest(&self) -> SessionNumbers {
-        let session = Duration::from_millis(self.session_ms.load(Relaxed));
-        SessionNumbers { session, payload: self.payload.load(Relaxed) }
+        self.largest.get()
     }
 
     /// Keeps the numbers of a new session until it comes back, if they would teach anything in this period.
-    pub(crate) fn begin(&self, session: Key, numbers: SessionNumbers, now_ms: Millis) {
-        let numbers = numbers.bounded();
-        let known = self.change(now_ms, |now| *now);
+    pub(crate) fn begin(&self, session: Key, numbers: SessionNumbers) {
+        let (numbers, known) = (numbers.bounded(), self.present.get());
         if known.max(numbers) == known {
             return;
         }
@@ -98,19 +119,16 @@ impl LearnedNumbers {
         let Some((_, numbers)) = waiting.remove(place) else { return };
         self.waits.store(waiting.len(), Relaxed);
         drop(waiting);
-        self.change(now_ms, |now| {
-            *now = now.max(numbers);
-            *now
-        });
+        self.change(now_ms, |now| *now = now.max(numbers));
     }
 
     /// Forgets numbers that were not confirmed for too long. The control thread calls this a few times per second.
     pub(crate) fn refresh(&self, now_ms: Millis) {
-        self.change(now_ms, |now| *now);
+        self.change(now_ms, |_| {});
     }
 
-    /// Changes the numbers of the present period.
-    fn change(&self, now_ms: Millis, change: impl FnOnce(&mut SessionNumbers) -> SessionNumbers) -> SessionNumbers {
+    /// Changes the numbers of the present period, which begins anew if it has lasted long enough.
+    fn change(&self, now_ms: Millis, change: impl FnOnce(&mut SessionNumbers)) {
         let mut periods = lock(&self.periods);
         let passed = now_ms.since(periods.began) / PERIOD_MS;
         if passed > 0 {
@@ -118,11 +136,9 @@ impl LearnedNumbers {
             periods.before = if passed == 1 { now } else { SessionNumbers::default() };
             periods.began = now_ms;
         }
-        let now = change(&mut periods.now);
-        let SessionNumbers { session, payload } = now.max(periods.before);
-        self.session_ms.store(u64::try_from(session.as_millis()).unwrap_or(u64::MAX), Relaxed);
-        self.payload.store(payload, Relaxed);
-        now
+        change(&mut periods.now);
+        self.present.set(periods.now);
+        self.largest.set(periods.now.max(periods.before));
     }
 }
 
@@ -144,13 +160,13 @@ mod tests {
     #[test]
     fn only_sessions_that_came_back_teach() {
         let (learned, now) = (LearnedNumbers::default(), Millis::new(0));
-        learned.begin(Key(1, 1), numbers(90, 5), now);
+        learned.begin(Key(1, 1), numbers(90, 5));
         assert_eq!(at(&learned, now), SessionNumbers::default());
         learned.came_back(Key(2, 2), now);
         assert_eq!(at(&learned, now), SessionNumbers::default());
         learned.came_back(Key(1, 1), now);
         assert_eq!(at(&learned, now), numbers(90, 5));
-        learned.begin(Key(3, 3), numbers(85, 9), now);
+        learned.begin(Key(3, 3), numbers(85, 9));
         learned.came_back(Key(3, 3), now);
         assert_eq!(at(&learned, now), numbers(90, 9), "the largest of each");
     }
@@ -158,16 +174,18 @@ mod tests {
     #[test]
     fn numbers_are_bounded_and_forgotten() {
         let learned = LearnedNumbers::default();
-        learned.begin(Key(1, 1), numbers(172_800, u64::MAX), Millis::new(0));
+        learned.begin(Key(1, 1), numbers(172_800, u64::MAX));
         learned.came_back(Key(1, 1), Millis::new(0));
         assert_eq!(at(&learned, Millis::new(0)), numbers(3_600, LARGEST));
         for minute in 1..29 {
             let now = Millis::new(minute * MINUTE);
-            learned.begin(Key(2, minute), numbers(45, 1_000_000), now);
+            learned.refresh(now);
+            learned.begin(Key(2, minute), numbers(45, 1_000_000));
             learned.came_back(Key(2, minute), now);
         }
         assert_eq!(at(&learned, Millis::new(31 * MINUTE)), numbers(3_600, LARGEST));
-        learned.begin(Key(3, 3), numbers(45, 1_000_000), Millis::new(32 * MINUTE));
+        learned.refresh(Millis::new(32 * MINUTE));
+        learned.begin(Key(3, 3), numbers(45, 1_000_000));
         learned.came_back(Key(3, 3), Millis::new(32 * MINUTE));
         assert_eq!(at(&learned, Millis::new(62 * MINUTE)), numbers(45, 1_000_000), "the odd ones are forgotten");
         assert_eq!(at(&learned, Millis::new(300 * MINUTE)), SessionNumbers::default());
@@ -177,7 +195,7 @@ mod tests {
     fn what_waits_is_bounded() {
         let learned = LearnedNumbers::default();
         for i in 0..1_000 {
-            learned.begin(Key(1, i), numbers(100 + i, 0), Millis::new(0));
+            learned.begin(Key(1, i), numbers(100 + i, 0));
         }
         assert_eq!(lock(&learned.waiting).len(), WAITING);
         learned.came_back(Key(1, 0), Millis::new(0));

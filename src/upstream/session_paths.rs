@@ -19,25 +19,47 @@ const PROBED: usize = 16;
 
 /// The paths at which an upstream's sessions live, as keyed hashes.
 #[derive(Default)]
-pub(crate) struct SessionPaths(Mutex<VecDeque<Key>>);
+pub(crate) struct SessionPaths(Mutex<VecDeque<SessionPath>>);
+
+#[derive(Clone, Copy)]
+struct SessionPath {
+    path: Key,
+    /// Whether a worker has refused an unknown id there, so that whatever is accepted there is a session.
+    refuses: bool,
+}
 
 impl SessionPaths {
     /// Whether sessions are known to live at this path.
     pub(crate) fn is_known(&self, path: Key) -> bool {
-        lock(&self.0).contains(&path)
+        lock(&self.0).iter().any(|known| known.path == path)
+    }
+
+    /// Whether workers refuse unknown ids at this path.
+    pub(crate) fn refuses(&self, path: Key) -> bool {
+        lock(&self.0).iter().any(|known| known.path == path && known.refuses)
+    }
+
+    /// Remembers a path at which a session came back.
+    pub(crate) fn learn(&self, path: Key) {
+        self.remember(SessionPath { path, refuses: false });
+    }
+
+    /// Remembers a path at which a worker refused an unknown id.
+    pub(crate) fn learn_refusal(&self, path: Key) {
+        self.remember(SessionPath { path, refuses: true });
     }
 
     /// Remembers a path. If there are too many, the one that was confirmed longest ago is forgotten.
-    pub(crate) fn learn(&self, path: Key) {
+    fn remember(&self, mut new: SessionPath) {
         let mut paths = lock(&self.0);
-        if paths.back() == Some(&path) {
-            return;
-        }
-        paths.retain(|known| *known != path);
-        if paths.len() >= PATHS {
+        if let Some(place) = paths.iter().position(|known| known.path == new.path)
+            && let Some(known) = paths.remove(place)
+        {
+            new.refuses |= known.refuses;
+        } else if paths.len() >= PATHS {
             paths.pop_front();
         }
-        paths.push_back(path);
+        paths.push_back(new);
     }
 }
 
@@ -96,6 +118,10 @@ mod tests {
         }
         assert!(paths.is_known(own) && paths.is_known(made_up(PATHS * 3 - 1)));
         assert!(!paths.is_known(made_up(0)));
+        assert!(!paths.refuses(own), "a page may take any session back");
+        paths.learn_refusal(own);
+        paths.learn(own);
+        assert!(paths.refuses(own));
         assert_eq!(lock(&paths.0).len(), PATHS);
     }
 

@@ -1,5 +1,6 @@
 //! Pages that answer anything: what they say neither makes sessions nor changes what holds for real ones.
 
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use crate::support::cluster::upstream_of;
@@ -7,12 +8,15 @@ use crate::support::engine_io::{Ask, Session, together};
 use crate::support::proxy::Proxy;
 use crate::support::scripted::{Heard, Scripted, Then, answer, open, refusal};
 
+/// Number of sessions made so far.
+static MADE: AtomicUsize = AtomicUsize::new(0);
+
 /// A page with Engine.IO beside it: `/page` answers 200 to everything; `/socket.io/` makes sessions.
 fn page(heard: &Heard) -> Then {
     let path = heard.line.split(' ').nth(1).unwrap();
     Then::Say(match (path.starts_with("/page"), heard.sid()) {
         (true, _) => answer("200 OK", "Content-Type: text/html\r\n", "<title>42 made-up sids</title>"),
-        (false, None) => open(&format!("{:p}", heard), 25_000),
+        (false, None) => open(&format!("0x{}", MADE.fetch_add(1, SeqCst)), 25_000),
         (false, Some(sid)) if sid.starts_with("0x") => answer("200 OK", "", "ok"),
         (false, Some(_)) => refusal(),
     })
@@ -101,4 +105,33 @@ async fn one_odd_handshake_teaches_nothing() {
     assert_eq!(numbers(), (Duration::from_secs(45), 2_000_000), "the session came back");
     assert_eq!(Session::made_up(ask, "odd").post("40").await.status, 200);
     assert_eq!(numbers(), (Duration::from_secs(3_605), 10_000_000), "what comes back is bounded");
+}
+
+/// A page that echoes what its client sends: the client can make sessions of its own there, and no others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_echoed_session_proves_nothing_of_others() {
+    let mut workers = Vec::new();
+    for _ in 0..2 {
+        workers.push(
+            Scripted::start(|heard| {
+                Then::Say(match heard.sid() {
+                    None => open("echoed", 25_000),
+                    Some(_) => answer("200 OK", "Content-Type: text/html\r\n", "whatever you say"),
+                })
+            })
+            .await,
+        );
+    }
+    let proxy = Proxy::with(&upstream_of(workers.iter().map(|worker| worker.address.to_string())));
+    let ask = Ask::new(proxy.address);
+    let path = |sid: &str| format!("/echo?EIO=4&transport=polling{sid}");
+    assert_eq!(ask.send("GET", &path(""), "").await.status, 200);
+    assert_eq!(ask.send("POST", &path("&sid=echoed"), "40").await.status, 200);
+    assert_eq!(proxy.metric("stickyd_pins"), 1.0);
+    for i in 0..20 {
+        assert_eq!(ask.send("GET", &path(&format!("&sid=made-up-{i}")), "").await.status, 200);
+    }
+    assert_eq!(proxy.metric("stickyd_pins"), 1.0, "only its own session");
+    let puts: usize = workers.iter().map(|worker| worker.count("PUT")).sum();
+    assert_eq!(puts, 0);
 }

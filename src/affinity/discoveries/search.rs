@@ -99,8 +99,10 @@ impl Drop for Waiting<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config;
+    use crate::config::{self, Address};
+    use crate::cookie::WorkerId;
     use crate::keys::Keys;
+    use crate::metrics::Metrics;
 
     #[test]
     fn the_last_request_ends_a_search() {
@@ -116,5 +118,21 @@ mod tests {
         drop(two);
         assert!(lock(&discoveries.searches).is_empty());
         drop(late);
+    }
+
+    #[test]
+    fn the_first_of_two_gets_to_end_leaves_the_mark_of_the_other() {
+        let worker = |name: &str| {
+            let series = Metrics::new().worker("app", name);
+            Worker::new("app", Address::Unix("/w".into()), name.to_owned(), WorkerId(1), series)
+        };
+        let (search, one, two) = (Search::default(), worker("one"), worker("two"));
+        let names = || lock(&search.silent).iter().map(|worker| worker.name.clone()).collect::<Vec<_>>();
+        let (first, second) = (Waiting::at(&search, &one), Waiting::at(&search, &two));
+        assert_eq!(names(), ["one", "two"]);
+        drop(first);
+        assert_eq!(names(), ["two"], "the second one is still waiting");
+        drop(second);
+        assert!(names().is_empty());
     }
 }

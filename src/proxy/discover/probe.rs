@@ -167,7 +167,7 @@ impl Asker {
         match self.send(worker, None, &random_like(sid)).await.0 {
             ProbeVerdict::Refuses => {
                 worker.oracles.set(place, Oracle::Usable);
-                self.upstream.carried.paths.learn(place);
+                self.upstream.carried.paths.learn_refusal(place);
                 None
             }
             verdict @ (ProbeVerdict::Silent | ProbeVerdict::Full) => Some(verdict),

@@ -107,7 +107,7 @@ impl OwnerSearch<'_> {
                 self.remember_refusal(worker);
                 if is_session {
                     // Whoever refuses an unknown id here looks for sessions here.
-                    job.upstream.carried.paths.learn(session_path(job, self.copies.head.uri()));
+                    job.upstream.carried.paths.learn_refusal(session_path(job, self.copies.head.uri()));
                 }
                 self.last = Some(answer);
                 return AttemptStep::Refused;
@@ -129,7 +129,7 @@ impl OwnerSearch<'_> {
             return Ok(false);
         }
         let (job, head) = (self.job, &self.copies.head);
-        if claimed || self.is_known() || job.upstream.carried.paths.is_known(session_path(job, head.uri())) {
+        if claimed || self.is_known() || job.upstream.carried.paths.refuses(session_path(job, head.uri())) {
             return Ok(true);
         }
         let protocol = self.protocol();
