@@ -36,10 +36,10 @@ impl TokenRate {
     }
 }
 
-/// What has to be paid.
+/// What has to be paid in tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Price {
-    /// Number of tokens.
+    /// Number of tokens that are taken.
     pub count: u32,
     /// Whether a debt as large as the bucket counts as empty: something that was begun can then be ended before others
     /// begin.
@@ -47,7 +47,7 @@ pub(crate) struct Price {
 }
 
 impl Price {
-    /// One token.
+    /// The usual price: one token.
     pub(crate) const ONE: Self = Self { count: 1, on_credit: false };
 }
 

@@ -2,8 +2,8 @@
 //! refuse foreign sids without side effects. It is needed after a restart of stickyd, for clients of another stickyd,
 //! and after the pin table was full.
 //!
-//! The most likely worker gets the request first, if it is alive; mostly it is the owner. Only if it refuses, the others
-//! are asked: by probes where there are any, else by the request itself, one worker after the other.
+//! The most likely worker gets the request first, if it is alive; mostly it is the owner. Only if it refuses, the
+//! others are asked: by probes where there are any, else by the request itself, one worker after the other.
 //!
 //! Breaking any of these rules would end sessions: a request is passed on only after an explicit refusal; silence
 //! decides nothing (an owner with nothing to send is silent); a GET or POST is never sent to two workers at once; a

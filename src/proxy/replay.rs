@@ -70,8 +70,10 @@ impl Copies {
             let frame = frame.map_err(|_| Problem::BadRequest("the request body broke off"))?;
             let Ok(data) = frame.into_data() else { continue };
             if !room.grow(data.len(), limit) {
-                say_full!("no room to hold request bodies for replay: all of it, or an address's share of an eighth, \
-                    is in use ([limits] replay_bytes)");
+                say_full!(
+                    "no room to hold request bodies for replay: all of it, or an address's share of an eighth, \
+                    is in use ([limits] replay_bytes)"
+                );
                 held.extend_from_slice(&data);
                 return Ok(Body::Unheld(Some(body.after(held.into())), Unheld::NoRoom));
             }

@@ -73,7 +73,7 @@ enum PassOn {
     Never,
     /// It has cost the worker nothing.
     Free,
-    /// Within the retry budget.
+    /// It is paid from the retry budget.
     Paid,
 }
 

@@ -133,7 +133,13 @@ mod tests {
             (Protocol::Mcp, "POST", 200, "text/event-stream", "event: message\n"),
             (Protocol::Mcp, "POST", 202, "", ""),
             (Protocol::Phoenix, "POST", 200, "application/json", "{\"status\":200}"),
-            (Protocol::CometD, "POST", 200, "application/json", "[{\"channel\":\"/meta/connect\",\"successful\":true}]"),
+            (
+                Protocol::CometD,
+                "POST",
+                200,
+                "application/json",
+                "[{\"channel\":\"/meta/connect\",\"successful\":true}]",
+            ),
         ] {
             assert!(judged(protocol, method, status, kind, body), "{protocol:?} {method} {status} {kind} {body}");
         }

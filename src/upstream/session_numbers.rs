@@ -30,7 +30,7 @@ const WAITING: usize = 64;
 /// Numbers of a handshake; the largest of each counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct SessionNumbers {
-    /// pingInterval + pingTimeout.
+    /// Sum of pingInterval and pingTimeout.
     pub session: Duration,
     /// maxPayload in bytes; 0 if the worker gave none.
     pub payload: u64,

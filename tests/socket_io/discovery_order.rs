@@ -1,4 +1,4 @@
-//! Discovery: who is asked, where, how many at once, and in whose name.
+//! Discovery: which workers are asked, at which paths, how many at once, and on behalf of which client.
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -109,7 +109,8 @@ async fn a_path_is_learned_from_refusals_and_from_sessions() {
 async fn probes_name_the_client() {
     let workers = engines(3).await;
     let proxy = Proxy::with(&format!("{}forwarded = true\n", addresses(&workers)));
-    let ask = Ask::new(proxy.address).from([127, 0, 0, 9]).with("x-forwarded-for", "127.0.0.1").with("x-real-ip", "::1");
+    let ask = Ask::new(proxy.address).from([127, 0, 0, 9]);
+    let ask = ask.with("x-forwarded-for", "127.0.0.1").with("x-real-ip", "::1");
     assert_eq!(Session::made_up(ask, SID).get().await.status, 400);
     let all = heard(&workers);
     assert!(all.iter().any(|heard| heard.line.starts_with("PUT")), "{all:?}");
@@ -219,8 +220,8 @@ async fn probes_keep_to_the_limit_of_connections() {
     let busy = busy.load(SeqCst);
     // Sessions of the other workers are found, and the busy one, which is full, is left alone.
     for number in (0..3).filter(|number| *number != busy) {
-        let session = Session::made_up(Ask::new(proxy.address).from([127, 0, 0, 40 + number as u8]), &format!("sid{number}"));
-        assert_eq!(session.get().await.status, 200, "{number}");
+        let ask = Ask::new(proxy.address).from([127, 0, 0, 40 + number as u8]);
+        assert_eq!(Session::made_up(ask, &format!("sid{number}")).get().await.status, 200, "{number}");
     }
     let heard = workers[busy].heard();
     assert!(heard.iter().all(|heard| heard.line.starts_with("GET /slow")), "{heard:?}");

@@ -75,9 +75,13 @@ async fn one_odd_handshake_teaches_nothing() {
     let worker = Scripted::start(|heard| {
         let packet = |ms: u64, payload: u64| {
             let sid = if ms > 100_000 { "odd" } else { "usual" };
-            answer("200 OK", "", &format!(
-                r#"0{{"sid":"{sid}","upgrades":[],"pingInterval":{ms},"pingTimeout":{ms},"maxPayload":{payload}}}"#
-            ))
+            answer(
+                "200 OK",
+                "",
+                &format!(
+                    r#"0{{"sid":"{sid}","upgrades":[],"pingInterval":{ms},"pingTimeout":{ms},"maxPayload":{payload}}}"#
+                ),
+            )
         };
         Then::Say(match (heard.sid(), heard.line.contains("echo")) {
             (None, true) => packet(86_400_000, 1_000_000_000_000),
@@ -97,7 +101,7 @@ async fn one_odd_handshake_teaches_nothing() {
     assert_eq!(numbers(), usual);
     for _ in 0..3 {
         assert_eq!(ask.send("GET", "/socket.io/?EIO=4&transport=polling&echo", "").await.status, 200);
-        assert_eq!(numbers(), usual, "one answer is no session");
+        assert_eq!(numbers(), usual, "one answer is not a session");
     }
     assert_eq!(ask.send("GET", "/socket.io/?EIO=4&transport=polling", "").await.status, 200);
     assert_eq!(numbers(), usual);

@@ -70,13 +70,7 @@ fn unheld(problem: Problem) -> (Discovery, Response<Reply>) {
 }
 
 impl<'a> OwnerSearch<'a> {
-    pub(crate) fn new(
-        job: &'a Job,
-        key: Key,
-        search: &'a Search,
-        copies: Copies,
-        tokens: DiscoveryTokens<'a>,
-    ) -> Self {
+    pub(crate) fn new(job: &'a Job, key: Key, search: &'a Search, copies: Copies, tokens: DiscoveryTokens<'a>) -> Self {
         Self {
             job,
             key,

@@ -179,7 +179,12 @@ impl Asker {
     }
 
     /// Sends one question. The answer to a `HEAD` of Engine.IO shows no more than its status.
-    async fn send(&self, worker: &Arc<Worker>, method: Option<Method>, sid: &str) -> (ProbeVerdict, Option<StatusCode>) {
+    async fn send(
+        &self,
+        worker: &Arc<Worker>,
+        method: Option<Method>,
+        sid: &str,
+    ) -> (ProbeVerdict, Option<StatusCode>) {
         let is_head = method.is_some();
         let mut max_idle = FRESH;
         let (response, lease) = loop {

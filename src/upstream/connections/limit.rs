@@ -2,8 +2,9 @@
 //!
 //! A connection is in use from the moment a request needs it until the last byte of the response; as a tunnel, for its
 //! whole life. An open poll holds a connection as well, and so does a probe of discovery, which never waits for one.
-//! Idle connections in a pool do not count, nor do health checks. Requests that find the worker full wait in order of arrival, in a queue of bounded length and for a
-//! bounded time. Without a limit, which is the default, this costs one load per request.
+//! Idle connections in a pool do not count, nor do health checks. Requests that find the worker full wait in order of
+//! arrival, in a queue of bounded length and for a bounded time. Without a limit, which is the default, this costs one
+//! load per request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};

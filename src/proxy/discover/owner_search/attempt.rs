@@ -9,8 +9,8 @@ use std::time::Duration;
 use hyper::body::Body as _;
 use hyper::{Method, Response, StatusCode};
 
-use super::OwnerSearch;
 use super::super::{is_session_path, session_path};
+use super::OwnerSearch;
 use crate::affinity::ask::RequestKind;
 use crate::affinity::discoveries::search::Waiting;
 use crate::affinity::{Choice, Ttl};
@@ -106,7 +106,7 @@ impl OwnerSearch<'_> {
             Ok(true) => {
                 self.remember_refusal(worker);
                 if is_session {
-                    // Whoever refuses an unknown id here looks for sessions here.
+                    // A worker that refuses an unknown id here looks for sessions here.
                     job.upstream.carried.paths.learn_refusal(session_path(job, self.copies.head.uri()));
                 }
                 self.last = Some(answer);
