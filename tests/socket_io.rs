@@ -15,4 +15,5 @@ mod preflights;
 mod process_managers;
 mod refusals;
 mod stickyd_restarts;
+mod two_tunnels;
 mod worker_failures;

@@ -85,8 +85,8 @@ impl<'a> Ahead<'a> {
     }
 }
 
-/// Reads ahead until at least `bytes` bytes of a body have come, or what there is of it. Returns what was read, which is
-/// kept in `held` for the client.
+/// Reads ahead until at least `bytes` bytes of a body have come, or what there is of it. Returns what was read, which
+/// is kept in `held` for the client.
 pub(crate) async fn beginning(
     body: &mut WorkerBody,
     held: &mut VecDeque<Frame<Bytes>>,

@@ -119,7 +119,7 @@ mod tests {
     use super::*;
     use crate::upstream::exchange::request_writer;
 
-    /// ARCHITECTURE.md, invariant 4.
+    /// See ARCHITECTURE.md, invariant 4.
     #[test]
     fn a_session_that_a_worker_claimed_is_not_passed_on() {
         let errors = [ConnectError::TimedOut, ConnectError::Full, ConnectError::Busy(NoConnection::Queue)];

@@ -48,6 +48,8 @@ pub(crate) fn head_proves(
         Protocol::SockJs => yes(is_kind(&SOCKJS)),
         // Messages are text or binary; what is sent gets an empty answer.
         Protocol::SignalR => yes(empty || is_events(headers) || (*method == Method::GET && is_kind(&SIGNALR))),
+        // Servers repeat the session's id.
+        Protocol::Mcp if headers.contains_key("mcp-session-id") => ProofMatch::Yes,
         Protocol::Mcp if empty || is_events(headers) => yes(empty == (status == StatusCode::ACCEPTED)),
         Protocol::Mcp | Protocol::Phoenix | Protocol::CometD if empty || !is_text(headers) => ProofMatch::No,
         Protocol::Mcp | Protocol::Phoenix | Protocol::CometD => ProofMatch::Read(MAX_REFUSAL),

@@ -1,5 +1,6 @@
 //! Pages that answer anything: what they say neither makes sessions nor changes what holds for real ones.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use crate::support::cluster::upstream_of;
 use crate::support::engine_io::{Ask, Session, together};
 use crate::support::proxy::Proxy;
 use crate::support::scripted::{Heard, Scripted, Then, answer, open, refusal};
+use crate::support::wait::wait_for_async;
 
 /// Number of sessions made so far.
 static MADE: AtomicUsize = AtomicUsize::new(0);
@@ -138,4 +140,32 @@ async fn an_echoed_session_proves_nothing_of_others() {
     assert_eq!(proxy.metric("stickyd_pins"), 1.0, "only its own session");
     let puts: usize = workers.iter().map(|worker| worker.count("PUT")).sum();
     assert_eq!(puts, 0);
+}
+
+/// A page that keeps a GET waiting and answers a POST beside it: waiting is not a proof either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_that_waits_makes_no_sessions() {
+    let mut workers = Vec::new();
+    let waiting = Arc::new(AtomicUsize::new(0));
+    for _ in 0..2 {
+        let waiting = waiting.clone();
+        workers.push(
+            Scripted::start(move |heard| match heard.line.starts_with("GET") {
+                true => {
+                    waiting.fetch_add(1, SeqCst);
+                    Then::Silence
+                }
+                false => Then::Say(answer("200 OK", "", "ok")),
+            })
+            .await,
+        );
+    }
+    let proxy = Proxy::with(&upstream_of(workers.iter().map(|worker| worker.address.to_string())));
+    let ask = Ask::new(proxy.address);
+    let path = "/slow?EIO=4&transport=polling&sid=made-up";
+    let waits = ask.clone();
+    let _get = tokio::task::JoinSet::from_iter([async move { waits.try_send("GET", path, "").await }]);
+    wait_for_async("the GET waits", async || waiting.load(SeqCst) == 1).await;
+    assert_eq!(ask.send("POST", path, "40").await.body, "ok");
+    assert_eq!((proxy.metric("stickyd_pins"), waiting.load(SeqCst)), (0.0, 1));
 }

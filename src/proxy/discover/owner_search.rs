@@ -92,13 +92,9 @@ impl<'a> OwnerSearch<'a> {
         let candidates = self.candidates();
         self.alone = candidates.len() == 1;
         let mut silent = Vec::new();
-        let guess = match self.open_guess() {
-            Some(guess) => {
-                self.known = true;
-                Some(guess)
-            }
-            None => self.guess(&candidates).await,
-        };
+        let open = self.open_guess();
+        let is_open = open.is_some();
+        let guess = if is_open { open } else { self.guess(&candidates).await };
         // A body is held only if a second worker may have to get it, so that made-up sids do not fill the room that all
         // requests share.
         if guess.is_some()
@@ -109,7 +105,7 @@ impl<'a> OwnerSearch<'a> {
         }
         let mut left = candidates;
         // A body that can be sent only once is for the owner. If workers can be probed, they are asked for it first.
-        let is_sure = self.alone || self.known || !self.copies.is_for_one();
+        let is_sure = self.alone || is_open || self.claimed || !self.copies.is_for_one();
         if let Some(guess) = guess.filter(|_| is_sure || !probe::may_ask(self.job, &self.copies.head)) {
             let is_owner = self.claimed;
             match self.attempt(&guess, record).await {
@@ -195,7 +191,8 @@ impl<'a> OwnerSearch<'a> {
         if self.has_refused(&guess) {
             return None;
         }
-        if is_lively(&guess) {
+        // At a full worker the request would wait, and its owner may be another one.
+        if is_lively(&guess) && guess.gate.is_open() {
             return Some(guess);
         }
         if !probe::may_ask(self.job, &self.copies.head) {

@@ -61,11 +61,6 @@ impl<'a> DiscoveryTokens<'a> {
         true
     }
 
-    /// Whether the discovery has paid for one worker only.
-    pub(crate) fn is_for_one(&self) -> bool {
-        self.count <= 1
-    }
-
     /// Returns all tokens: the session was found, or its owner may be waiting for something to send. Made-up ids are
     /// refused at once.
     pub(crate) fn give_back(&mut self) {

@@ -48,6 +48,18 @@ pub(super) enum AttemptStep {
     Closed,
 }
 
+/// What acceptance of a request says of its session.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum SessionProof {
+    /// Acceptance proves nothing: any page accepts a made-up id.
+    None,
+    /// The session is there.
+    Given,
+    /// Of a custom rule no answer is known that pages do not have. The session is pinned, and the search is charged, so
+    /// that made-up ids become no more sessions than the budget allows.
+    Unknowable,
+}
+
 impl OwnerSearch<'_> {
     /// Sends the real request to one worker; if the worker accepts it, the session is pinned there.
     pub(super) async fn attempt(&mut self, worker: &Arc<Worker>, record: &mut Record) -> AttemptStep {
@@ -113,40 +125,45 @@ impl OwnerSearch<'_> {
                 return AttemptStep::Refused;
             }
         }
-        let proves = match self.proves(&mut answer, claimed).await {
-            Ok(proves) => proves,
+        let proof = match self.proof(&mut answer, claimed).await {
+            Ok(proof) => proof,
             Err(problem) => return AttemptStep::Done(Discovery::Failed, respond::problem(problem)),
         };
-        AttemptStep::Done(self.result(), self.release(worker, answer, proves, in_flight, record))
+        AttemptStep::Done(self.result(), self.release(worker, answer, proof, in_flight, record))
     }
 
     /// Whether a response proves that its worker has the session (docs/reference/routing.md §1). Without a proof the
     /// response is forwarded all the same, but nothing is remembered: any page answers a made-up id.
-    async fn proves(&self, answer: &mut HeldAnswer, claimed: bool) -> Result<bool, Problem> {
+    async fn proof(&self, answer: &mut HeldAnswer, claimed: bool) -> Result<SessionProof, Problem> {
         // Only success proves ownership: a middleware of another worker may answer 403 or 429 before it looks at the
         // sid.
         if !answer.parts.status.is_success() || self.doubted || !self.may_pin() {
-            return Ok(false);
+            return Ok(SessionProof::None);
         }
         let (job, head) = (self.job, &self.copies.head);
         if claimed || self.is_known() || job.upstream.carried.paths.refuses(session_path(job, head.uri())) {
-            return Ok(true);
+            return Ok(SessionProof::Given);
         }
         let protocol = self.protocol();
         // That a POST was taken is said by one word, which a page may say as well, but not where sessions live.
         if protocol == Protocol::SocketIo && head.method() == Method::POST && !is_session_path(job, head.uri()) {
-            return Ok(false);
+            return Ok(SessionProof::None);
         }
         let HeldAnswer { parts, held, body } = answer;
         let empty = held.is_empty() && body.is_end_stream();
-        match proof::head_proves(protocol, head.method(), parts.status, &parts.headers, empty) {
-            ProofMatch::No => Ok(false),
-            ProofMatch::Yes => Ok(true),
+        let proves = match proof::head_proves(protocol, head.method(), parts.status, &parts.headers, empty) {
+            ProofMatch::No => false,
+            ProofMatch::Yes => true,
             ProofMatch::Read(bytes) => {
                 let seen = learn::beginning(body, held, bytes).await?;
-                Ok(proof::body_proves(protocol, head.method(), &seen))
+                proof::body_proves(protocol, head.method(), &seen)
             }
-        }
+        };
+        Ok(match (proves, protocol) {
+            (true, _) => SessionProof::Given,
+            (false, Protocol::Custom) => SessionProof::Unknowable,
+            (false, _) => SessionProof::None,
+        })
     }
 
     fn protocol(&self) -> Protocol {
@@ -183,10 +200,12 @@ impl OwnerSearch<'_> {
             return AttemptStep::Refused;
         }
         // A granted upgrade of another protocol is a proof: pages do not grant any.
-        let is_own = || self.protocol() != Protocol::SocketIo && self.protocol() != Protocol::Custom;
-        let is_there = || is_own() || is_session_path(self.job, self.copies.head.uri());
-        let proves = self.may_pin() && (claimed || self.is_known() || is_there());
-        let choice = self.accepted(worker, proves, record);
+        let is_there = || self.protocol() != Protocol::SocketIo || is_session_path(self.job, self.copies.head.uri());
+        let proof = match self.may_pin() && (claimed || self.is_known() || is_there()) {
+            true => SessionProof::Given,
+            false => SessionProof::None,
+        };
+        let choice = self.accepted(worker, proof, record);
         AttemptStep::Done(self.result(), upgrade::open(self.job, choice, granted, record))
     }
 
@@ -194,11 +213,11 @@ impl OwnerSearch<'_> {
         &mut self,
         worker: &Arc<Worker>,
         answer: HeldAnswer,
-        proves: bool,
+        proof: SessionProof,
         in_flight: Count,
         record: &mut Record,
     ) -> Response<Reply> {
-        let mut choice = self.accepted(worker, proves, record);
+        let mut choice = self.accepted(worker, proof, record);
         let stream = forward::settle(self.job, &mut choice, &answer.parts, &answer.body);
         record.answered(worker, answer.parts.status, in_flight, choice.hold);
         answer.release(stream)
@@ -206,20 +225,22 @@ impl OwnerSearch<'_> {
 
     /// The choice of the worker that has answered. If the answer proves that the session is there, the session is
     /// pinned, and finding it has cost nothing.
-    fn accepted(&mut self, worker: &Arc<Worker>, proves: bool, record: &mut Record) -> Choice {
+    fn accepted(&mut self, worker: &Arc<Worker>, proof: SessionProof, record: &mut Record) -> Choice {
         record.decided(worker, SourceLabel::Discovered);
         let mut choice =
             Choice { worker: worker.clone(), why: SourceLabel::Discovered, seat: None, hold: None, cookie: None };
-        if proves {
+        if proof != SessionProof::None {
             if !lock(&self.search.refused).is_empty() {
                 self.job.upstream.series().refusals_healed.inc();
             }
-            self.tokens.give_back();
+            if proof == SessionProof::Given {
+                self.tokens.give_back();
+            }
             self.pin(worker);
             choice.hold = self.job.conn.thread.shared.sessions.hold(self.key);
-        } else if self.may_pin() && (self.alone || (self.protocol() == Protocol::Custom && self.tokens.is_for_one())) {
-            // The request went to one worker, as any request does. Of a custom rule no answer is known that proves a
-            // session, so its clients would pay for each request until some worker refuses an id at this path.
+        }
+        if self.alone {
+            // The request went to the only worker, as any request does.
             self.tokens.give_back();
         }
         choice
