@@ -82,9 +82,7 @@ fn passes_on(is_session: bool, why: SourceLabel, error: &ConnectError) -> PassOn
         _ if is_session && why == SourceLabel::Sid => PassOn::Never,
         // The worker has just claimed the session. It has lost the session only if it refuses connects; the session may
         // then begin anew at any worker.
-        error if is_session && why == SourceLabel::Discovered && !matches!(error, ConnectError::Refused) => {
-            PassOn::Never
-        }
+        _ if is_session && why == SourceLabel::Discovered && !matches!(error, ConnectError::Refused) => PassOn::Never,
         // It has already waited, or descriptors are short: a connection to another worker would need one as well.
         ConnectError::Busy(NoConnection::TimedOut) | ConnectError::Reserved => PassOn::Never,
         ConnectError::Refused | ConnectError::Busy(NoConnection::Queue) => PassOn::Free,
