@@ -1,5 +1,6 @@
 //! The life of one request: read its head, find its upstream, choose its worker, forward it, and answer.
 
+mod access_line;
 pub(crate) mod access_log;
 pub(crate) mod attempt;
 pub(crate) mod discover;
@@ -145,6 +146,7 @@ where
         Err(Rejection::ToHttps { redirect, host }) => respond::redirect(redirect, &host, request.uri()),
         Ok(job) => {
             let (request, pace) = prepare(&job, request);
+            record.sends(request.headers());
             let limit = request_timeout::limit(&job);
             let (answer, overdue) = {
                 // Pinned in place: passed as an argument, it would be stored twice in this future, which each request
