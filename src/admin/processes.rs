@@ -58,9 +58,8 @@ impl Process {
     pub(crate) fn started_s(&self) -> Option<f64> {
         static BOOT_S: OnceLock<Option<f64>> = OnceLock::new();
         // Read once, so that the start of a process does not change with corrections of the clock.
-        let boot_s = BOOT_S.get_or_init(|| {
-            lines("/proc/stat").find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok())
-        });
+        let boot_s = BOOT_S
+            .get_or_init(|| lines("/proc/stat").find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok()));
         #[allow(clippy::cast_precision_loss, reason = "ticks since the start of a machine have far less than 53 bits")]
         let after_s = self.started_ticks as f64 / TICKS_PER_SECOND;
         boot_s.map(|boot_s| boot_s + after_s)

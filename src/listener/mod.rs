@@ -73,7 +73,7 @@ pub struct ThreadListener {
     pub port_value: HeaderValue,
     /// Set once a reload has removed the listener.
     pub removed: ListenerRemoved,
-    /// Counts accepted connections.
+    /// Counts the connections that the listener accepts.
     accepted: IntCounter,
     settings: Arc<ListenerSettings>,
 }

@@ -65,7 +65,7 @@ impl Families {
         self.add(family, MetricType::SUMMARY, metric);
     }
 
-    /// Returns all families.
+    /// Returns all families, sorted by their names.
     pub(crate) fn into_all(self) -> impl Iterator<Item = MetricFamily> {
         self.0.into_values()
     }

@@ -23,12 +23,9 @@ pub(crate) struct WorkerProcess {
     pub(crate) started_s: Option<f64>,
 }
 
-const CPU: Family = Family {
-    name: "process_cpu_seconds_total",
-    help: "CPU time of stickyd, user and system, in seconds.",
-};
-const MEMORY: Family =
-    Family { name: "process_resident_memory_bytes", help: "Resident memory of stickyd in bytes." };
+const CPU: Family =
+    Family { name: "process_cpu_seconds_total", help: "CPU time of stickyd, user and system, in seconds." };
+const MEMORY: Family = Family { name: "process_resident_memory_bytes", help: "Resident memory of stickyd in bytes." };
 const VIRTUAL: Family = Family { name: "process_virtual_memory_bytes", help: "Virtual memory of stickyd in bytes." };
 const STARTED: Family =
     Family { name: "process_start_time_seconds", help: "Unix time at which stickyd was started, in seconds." };

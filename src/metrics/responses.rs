@@ -35,7 +35,7 @@ impl AnsweredBy {
 pub struct ResponseSeries([[IntCounter; CLASSES.len()]; AnsweredBy::ALL.len()]);
 
 impl ResponseSeries {
-    /// Counts one answer.
+    /// Counts one answer to a client.
     pub fn count(&self, by: AnsweredBy, status: u16) {
         if let Some(counter) = self.0.get(by as usize).and_then(|classes| classes.get(class_of(status)?)) {
             counter.inc();
@@ -75,9 +75,7 @@ impl ResponsesSeries {
 }
 
 fn resolve(all: &IntCounterVec, upstream: &str) -> ResponseSeries {
-    ResponseSeries(
-        AnsweredBy::ALL.map(|by| CLASSES.map(|class| all.with_label_values(&[upstream, class, by.word()]))),
-    )
+    ResponseSeries(AnsweredBy::ALL.map(|by| CLASSES.map(|class| all.with_label_values(&[upstream, class, by.word()]))))
 }
 
 #[cfg(test)]

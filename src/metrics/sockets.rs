@@ -77,7 +77,7 @@ pub struct SocketSeries {
     pub(super) bodies: [Arc<Tally>; 2],
 }
 
-/// Direction of traffic.
+/// Direction in which traffic goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     /// From the client to the worker.
@@ -107,7 +107,7 @@ struct WayTotals {
 pub enum Carrier {
     /// Bodies of requests and answers, which are counted among all bodies, too.
     Bodies,
-    /// A tunnel.
+    /// The tunnel of a WebSocket.
     Tunnel,
 }
 

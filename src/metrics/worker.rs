@@ -25,12 +25,12 @@ const EJECTIONS: [AttemptOutcome; 4] =
 pub struct Tally(AtomicU64);
 
 impl Tally {
-    /// Adds one.
+    /// Adds one to the number.
     pub fn inc(&self) {
         self.inc_by(1);
     }
 
-    /// Adds `more`.
+    /// Adds `more` to the number.
     pub fn inc_by(&self, more: u64) {
         self.0.fetch_add(more, Relaxed);
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Uri, Version};
 
-use super::headers::REQUEST_ID;
+use super::headers::{self, REQUEST_ID};
 use crate::listener::conn::Conn;
 use crate::metrics::SourceLabel;
 use crate::sockets::socket_id::printable;
@@ -63,7 +63,7 @@ impl AccessLine {
         let field = |name: HeaderName| request.headers().get(name).cloned();
         let authority = request.uri().authority().map(|host| HeaderValue::from_str(host.as_str()));
         Box::new(Self {
-            client: conn.peer_ip,
+            client: headers::client(conn, request.headers()).address,
             method: request.method().clone(),
             uri: request.uri().clone(),
             version: if conn.http2 { Version::HTTP_2 } else { request.version() },
@@ -125,7 +125,7 @@ impl AccessLine {
 }
 
 fn field(value: Option<&HeaderValue>) -> Cow<'_, str> {
-    value.map_or(NOTHING.into(), |value| shown(value.as_bytes(), LONGEST))
+    value.map_or(Cow::Borrowed(NOTHING), |value| shown(value.as_bytes(), LONGEST))
 }
 
 /// Returns bytes that a peer chose as printable text of at most `most` bytes; nearly all are printable as they are.

@@ -25,6 +25,8 @@ pub struct Record {
     conn: Rc<Conn>,
     started: Instant,
     upstream: Option<Arc<Upstream>>,
+    /// Whether the request passed the guards and limits of its upstream.
+    served: bool,
     poll: bool,
     /// Status of the answer; `None` while there is none.
     status: Option<StatusCode>,
@@ -53,12 +55,12 @@ impl Record {
     /// Starts the record when the head of a request has arrived.
     pub fn begin<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Box<Self> {
         conn.begin_request();
-        let line =
-            conn.thread.shared.snapshot.load().rules.access_log.then(|| AccessLine::begin(conn, request));
+        let line = conn.thread.shared.snapshot.load().rules.access_log.then(|| AccessLine::begin(conn, request));
         Box::new(Self {
             conn: conn.clone(),
             started: Instant::now(),
             upstream: None,
+            served: false,
             poll: false,
             status: None,
             by_worker: false,
@@ -76,12 +78,17 @@ impl Record {
         })
     }
 
-    /// Notes the upstream, the session and the client of the request.
+    /// Notes the upstream to which the request is routed, even if a guard or a limit refuses it there.
+    pub fn routed(&mut self, upstream: &Arc<Upstream>) {
+        self.upstream = Some(upstream.clone());
+    }
+
+    /// Notes the session and the client of a request that its upstream serves.
     pub fn concerns(&mut self, upstream: &Arc<Upstream>, ask: &RequestFacts, client: Client) {
         if let Some(line) = &mut self.line {
             line.client = client.address;
         }
-        self.upstream = Some(upstream.clone());
+        self.served = true;
         self.poll = matches!(ask.kind, RequestKind::Session { poll: true, .. });
         self.rule = match ask.kind {
             RequestKind::Session { rule, .. } if !ask.is_engine_io(upstream) => Some(rule),
@@ -156,7 +163,7 @@ impl Record {
     pub fn finish(mut self: Box<Self>, response: Response<Reply>) -> Response<Reply> {
         let mut response = response;
         self.answers(&mut response);
-        if self.upstream.as_ref().is_some_and(|upstream| upstream.config.debug_header) {
+        if self.served && self.upstream.as_ref().is_some_and(|upstream| upstream.config.debug_header) {
             let decision = self.decision.as_ref().map(|(worker, why)| (worker.name.as_str(), why.word(), self.rule()));
             respond::explain(decision, &mut response);
         }
@@ -208,7 +215,7 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        if let (Some(upstream), false) = (&self.upstream, self.tunnel) {
+        if let (Some(upstream), true, false) = (&self.upstream, self.served, self.tunnel) {
             let series = upstream.series();
             let seconds = if self.poll { &series.poll_seconds } else { &series.request_seconds };
             let now = Instant::now();

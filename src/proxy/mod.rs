@@ -137,7 +137,7 @@ where
     let odd = !conn.http2 && framing::names_two_hosts(&request);
     let uploads = !request.body().is_end_stream();
     conn.mark_body_read();
-    let mut response = match fits.map_err(Rejection::from).and_then(|()| read(&conn, &request)) {
+    let mut response = match fits.map_err(Rejection::from).and_then(|()| read(&conn, &request, &mut record)) {
         Err(Rejection::Problem(problem)) => respond::problem(problem),
         Err(Rejection::ByGuard { reason, is_upgrade, client }) => {
             record.comes_from(client);
@@ -250,7 +250,7 @@ impl From<Problem> for Rejection {
 }
 
 /// Reads the head of a request and routes it. A head that is invalid or ambiguous is a problem.
-fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Rejection> {
+fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>, record: &mut Record) -> Result<Job, Rejection> {
     let host = check_head(conn, request)?;
     let shared = &conn.thread.shared;
     let snapshot = shared.snapshot.load();
@@ -259,6 +259,7 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Rejection
         shared.metrics.unrouted.inc();
         return Err(Problem::NoRoute.into());
     };
+    record.routed(upstream);
     let ask = RequestFacts::read(&shared.sessions, upstream, request, &conn.cookie);
     let client = headers::client(conn, request.headers());
     if watch.is_some() || upstream.limits.is_some() {

@@ -15,8 +15,8 @@ use super::{CloseOrder, Id, New, SocketFacts, lock};
 use crate::clock::{self, Seconds};
 use crate::config::labels::LabelRules;
 use crate::keys::Key;
-use crate::metrics::{Carrier, Way};
 use crate::metrics::socket_labels::{EndReason, QUIET_S, SocketKind, SocketState, Transport};
+use crate::metrics::{Carrier, Way};
 use crate::upstream::worker::{SessionSeat, Worker};
 use crate::websocket::round_trip::{Quality, RoundTrips};
 

@@ -126,7 +126,7 @@ impl TunnelState {
     }
 
     /// Counts bytes and messages sent to the client.
-    fn went_down(&mut self, bytes: usize, messages: u32, now_s: Seconds) {
+    fn went_down(&self, bytes: usize, messages: u32, now_s: Seconds) {
         self.socket.moved(Way::Down, Carrier::Tunnel, (bytes as u64, messages), now_s);
     }
 }

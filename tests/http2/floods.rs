@@ -45,7 +45,7 @@ async fn patient_resets_are_counted_and_cut() {
     for stream in (1..).step_by(2).take(1_001) {
         frames.send(&frame(1, 5, stream, GET)).await;
         wait_for("the stream is seen, or the connection has ended", || {
-            metric("stickyd_http2_streams_total") == f64::from(stream.div_ceil(2))
+            metric("stickyd_http2_streams_opened_total") == f64::from(stream.div_ceil(2))
         });
         frames.send(&frame(3, 0, stream, &[0, 0, 0, 8])).await;
     }

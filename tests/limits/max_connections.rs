@@ -35,7 +35,7 @@ impl Valve {
 }
 
 fn queue(proxy: &Proxy, worker: &RawWorker, result: &str) -> f64 {
-    proxy.metric(&format!("stickyd_queue_total{{result=\"{result}\",upstream=\"app\",worker=\"{}\"}}", worker.address))
+    proxy.metric(&format!("stickyd_queued_total{{result=\"{result}\",upstream=\"app\",worker=\"{}\"}}", worker.address))
 }
 
 fn asking(proxy: &Proxy, target: &str) -> Raw {

@@ -60,8 +60,11 @@ async fn tunnels_and_websocket_first_sessions_are_counted_while_open() {
         for step in ["asked", "granted"] {
             assert_eq!(proxy.metric(&format!("stickyd_upgrades_total{{step=\"{step}\",upstream=\"app\"}}")), done);
         }
-        assert_eq!(proxy.metric("stickyd_duration_seconds_count{kind=\"tunnel\",upstream=\"app\"}"), done);
-        assert_eq!(proxy.metric("stickyd_duration_seconds_count{kind=\"request\",upstream=\"app\"}"), 0.0);
+        assert_eq!(
+            proxy.metric("stickyd_socket_lifetime_seconds_count{transport=\"websocket\",upstream=\"app\"}"),
+            done
+        );
+        assert_eq!(proxy.metric("stickyd_request_duration_seconds_count{upstream=\"app\"}"), 0.0);
     }
     let began = Instant::now();
     assert_eq!(proxy.stop().cut, 0);
