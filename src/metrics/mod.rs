@@ -171,7 +171,7 @@ impl Metrics {
             accepted: counters!("stickyd_connections_accepted_total",
                 "Client connections accepted, including those closed at once because a limit was reached.",
                 &["listener"], r)?,
-            pins: gauge!("stickyd_pins", "Sessions pinned.", r)?,
+            pins: gauge!("stickyd_pins", "Sessions pinned to a worker now.", r)?,
             pins_limit: gauge!("stickyd_pins_limit", "Maximum number of pins.", r)?,
             replay: gauge!("stickyd_replay_bytes", "Bytes of request bodies held for replay.", r)?,
             clients: gauge!("stickyd_client_connections",
@@ -184,7 +184,7 @@ impl Metrics {
                 "Idle connections to workers closed because the pool was full.", r)?,
             unrouted: counter!("stickyd_unrouted_total", "Requests that no route matched.", r)?,
             client_errors: counters!("stickyd_client_errors_total",
-                "Client connections ended by an error, by kind.", &["kind"], r)?,
+                "Client connections ended by an error, by kind: proxy (PROXY header), tls, http, http2.", &["kind"], r)?,
             http2_streams: gauge!("stickyd_http2_streams",
                 "HTTP/2 streams open: requests and tunnels.", r)?,
             http2_streams_total: counter!("stickyd_http2_streams_opened_total",
@@ -379,6 +379,17 @@ mod tests {
         let both: Vec<_> =
             names.iter().filter_map(|name| name.strip_suffix("_total").filter(|stem| all.contains(stem))).collect();
         assert_eq!(both, [] as [&str; 0]);
+    }
+
+    #[test]
+    fn every_state_of_a_name_has_a_series() {
+        let (metrics, mut live) = (Metrics::new(), Families::default());
+        live.dns_names("app", ["kept", "resolved", "kept"].into_iter());
+        let text = String::from_utf8(metrics.encode(live)).unwrap();
+        for (state, count) in [("resolved", 1), ("kept", 2), ("unresolved", 0)] {
+            let line = format!("stickyd_dns_names{{state=\"{state}\",upstream=\"app\"}} {count}\n");
+            assert!(text.contains(&line), "{line}");
+        }
     }
 
     #[test]

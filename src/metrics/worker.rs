@@ -109,6 +109,12 @@ impl WorkerSeries {
         }
     }
 
+    /// Returns the number of sockets that live on this transport.
+    pub fn live_sockets(&self, transport: Transport) -> u64 {
+        let live = self.live.get(transport as usize).map_or(0, |live| live.load(Relaxed));
+        u64::try_from(live).unwrap_or(0)
+    }
+
     /// Returns the number of answers so far.
     pub fn requests(&self) -> u64 {
         self.classes.iter().map(Tally::get).sum()
@@ -292,8 +298,8 @@ impl Families {
         self.counter(&SPARED, at, value(series.spared.get()));
         self.counter(&RESTARTS, at, value(series.restarts.get()));
         self.summary(&RESPONSE, at, value(series.head_us.get()) / 1e6, series.heads.get());
-        for (transport, live) in Transport::ALL.into_iter().zip(&series.live) {
-            let live = u64::try_from(live.load(Relaxed)).unwrap_or(0);
+        for transport in Transport::ALL {
+            let live = series.live_sockets(transport);
             self.gauge(&SOCKETS, &[upstream, worker, ("transport", transport.word())], value(live));
         }
     }
