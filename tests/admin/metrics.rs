@@ -1,6 +1,8 @@
 //! The metrics have the right values: each is scraped from a real stickyd after what it counts has happened.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::status_and_metrics::promtool;
@@ -211,6 +213,68 @@ fn accepted_connections_are_counted_by_listener() {
     let all = scrape(&proxy);
     assert_eq!(all.get("stickyd_connections_accepted_total{listener=\"public\"}"), Some(&3.0));
     assert_eq!(all.get("stickyd_connections_accepted_total{listener=\"other\"}"), Some(&0.0));
+}
+
+/// A pool keeps 128 idle connections per thread and worker.
+#[test]
+fn idle_connections_that_a_full_pool_closes_are_counted() {
+    let gate = Arc::new((Mutex::new(false), Condvar::new()));
+    let opened = gate.clone();
+    let worker = RawWorker::answering(move |_| {
+        drop(opened.1.wait_while(opened.0.lock().unwrap(), |open| !*open).unwrap());
+        ok("a")
+    });
+    let proxy = Proxy::with(&format!(
+        "threads = 1\n[upstream.app]\nworkers = [\"{}\"]\naffinity = [\"cookie\"]\n{QUIET}",
+        worker.address
+    ));
+    let mut clients: Vec<_> = (0..131).map(|_| Raw::connect(proxy.address)).collect();
+    clients.iter_mut().for_each(|client| drop(client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")));
+    wait_for("every request is at the worker", || worker.connections() == 131);
+    assert_eq!(proxy.metric("stickyd_worker_pool_full_total"), 0.0);
+    *gate.0.lock().unwrap() = true;
+    gate.1.notify_all();
+    assert!(clients.iter_mut().all(|client| client.answer().text() == "a"));
+    wait_for("all connections were given back", || proxy.metric("stickyd_worker_pool_full_total") == 3.0);
+}
+
+/// Sockets beyond the limit of the list live without being listed, and are counted all the same.
+#[test]
+fn sockets_are_counted_beyond_the_limit_of_their_list() {
+    const LIMIT: usize = 1_000;
+    let (number, all) = (AtomicUsize::new(0), LIMIT + 3);
+    let worker = RawWorker::answering(move |request| {
+        if request.target().contains("sid=") {
+            return ok("6");
+        }
+        let number = number.fetch_add(1, Ordering::Relaxed);
+        ok(&format!(
+            "0{{\"sid\":\"session-{number:012}\",\"upgrades\":[],\"pingInterval\":25000,\"pingTimeout\":20000}}"
+        ))
+    });
+    let proxy = Proxy::with(&format!(
+        "[upstream.app]\nworkers = [{{ address = \"{}\", name = \"w\" }}]\n{QUIET}[limits]\nsockets = {LIMIT}",
+        worker.address
+    ));
+    let mut client = Raw::connect(proxy.address);
+    for number in 0..all {
+        client.get("/socket.io/?EIO=4&transport=polling");
+        client.get(&format!("/socket.io/?EIO=4&transport=polling&sid=session-{number:012}"));
+    }
+    let (all, limit) = (all as f64, LIMIT as f64);
+    for (series, value) in [
+        ("stickyd_sockets{transport=\"polling\",upstream=\"app\",worker=\"w\"}", all),
+        ("stickyd_sockets{transport=\"websocket\",upstream=\"app\",worker=\"w\"}", 0.0),
+        ("stickyd_sockets_listed", limit),
+        ("stickyd_sockets_limit", limit),
+        ("stickyd_sockets_unlisted_total{upstream=\"app\"}", 3.0),
+        ("stickyd_sockets_opened_total{transport=\"polling\",upstream=\"app\"}", all),
+        ("stickyd_socket_bytes_total{direction=\"down\",upstream=\"app\"}", all),
+        ("stickyd_socket_messages_total{direction=\"down\",upstream=\"app\"}", all),
+    ] {
+        // The last answer is counted when it is over, a moment after it was received.
+        wait_for(series, || if proxy.metric(series) == value { Ok(()) } else { Err(proxy.metric(series)) });
+    }
 }
 
 /// stickyd is a process of its own here; the process that listens as its worker is the test's.
