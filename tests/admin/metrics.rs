@@ -229,7 +229,9 @@ fn idle_connections_that_a_full_pool_closes_are_counted() {
         worker.address
     ));
     let mut clients: Vec<_> = (0..131).map(|_| Raw::connect(proxy.address)).collect();
-    clients.iter_mut().for_each(|client| drop(client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")));
+    for client in &mut clients {
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
     wait_for("every request is at the worker", || worker.connections() == 131);
     assert_eq!(proxy.metric("stickyd_worker_pool_full_total"), 0.0);
     *gate.0.lock().unwrap() = true;
