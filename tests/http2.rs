@@ -5,5 +5,6 @@ mod descriptors;
 mod floods;
 mod goodbye;
 mod limits;
+mod malformed;
 mod min_rate;
 mod requests;

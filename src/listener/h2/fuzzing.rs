@@ -20,7 +20,7 @@ pub fn builder(conn: &Conn) -> Builder {
 
 /// Translates a request to HTTP/1.1; `None` if it has no valid translation.
 pub fn translated(conn: &Conn, request: Request<RecvStream>) -> Option<Request<ClientBody>> {
-    let holding = Holding::new(conn.inflow.get().cloned().unwrap_or_default());
+    let holding = Holding::new(conn.inflow.get().cloned().unwrap_or_default(), 1);
     let asked = translate::request(request, conn.thread.limits().head_fields, holding);
     asked.fits.ok().map(|()| asked.request)
 }

@@ -7,6 +7,12 @@
 //!
 //! | file | content |
 //! |---|---|
+//! | `filter` | the client's frames, before the h2 crate reads them |
+//! | `fields` | which fields a request may have |
+//! | `blocks` | field blocks that are written anew |
+//! | `frames` | frames as bytes |
+//! | `uploads` | what the client may still send on each stream |
+//! | `sent` | the frames that are sent to the client |
 //! | `translate` | heads, to the form of HTTP/1.1 and back |
 //! | `stream` | one request, its response, its tunnel |
 //! | `body` | the body of a request |
@@ -18,16 +24,22 @@
 //!
 //! Not supported: server push (no browser accepts it any more), priorities (read and ignored), h2 without TLS.
 
+mod blocks;
 pub(crate) mod body;
+mod fields;
+mod filter;
+mod frames;
 #[cfg(feature = "testing")]
 pub(crate) mod fuzzing;
 mod inflow;
 mod meter;
 mod pace;
 mod send;
+mod sent;
 mod socket;
 mod stream;
 mod translate;
+mod uploads;
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -38,6 +50,7 @@ use bytes::Bytes;
 use h2::server::{Builder, Connection};
 use h2::{Ping, PingPong, Reason};
 
+use self::filter::Fault;
 use self::inflow::Holding;
 pub(crate) use self::inflow::Inflow;
 use self::meter::{Heard, TooMuch};
@@ -71,10 +84,6 @@ const FRAME: u32 = 16_384;
 /// reset).
 const RESET_UNSEEN: usize = 20;
 
-/// Maximum number of resets that a client's own mistakes force us to send during the life of a connection
-/// (MadeYouReset).
-const RESETS_FORCED: usize = 100;
-
 /// Seconds of silence, while streams are open, after which we send the client a PING. It has 15 s more to answer before
 /// the thread's tick cuts the connection; with the ticks' delays 30 s in total (docs/reference/threats.md §2.6). The
 /// kernel of the client is probed, too; the PING finds a client that has died while its kernel, or a balancer in front,
@@ -96,6 +105,9 @@ pub(crate) struct Streams {
     tunnels: Cell<u32>,
     /// The limit that the meter last reported as exceeded.
     too_much: Cell<Option<TooMuch>>,
+    /// The error for which the filter ends the connection.
+    fault: Cell<Option<Fault>>,
+    inflow: Rc<Inflow>,
     pace: WriteGate,
     /// Counts response bytes that were read from workers and not handed over to h2 yet.
     held: Rc<UnsentBytes>,
@@ -128,9 +140,25 @@ impl Streams {
         if resets > 0 {
             self.live.thread().shared.metrics.http2_resets.inc_by(u64::from(resets));
         }
+        self.exceeds(too_much);
+    }
+
+    /// Notes a limit that the client has exceeded.
+    fn exceeds(&self, too_much: Option<TooMuch>) {
         if too_much.is_some() {
             self.too_much.set(too_much);
         }
+    }
+
+    /// Notes requests that were reset because their heads were malformed; `why` is the reason of the last one.
+    fn malformed(&self, count: u32, why: &'static str) {
+        tracing::debug!(count, reason = why, "malformed HTTP/2 request was reset");
+        self.live.thread().shared.metrics.http2_malformed.inc_by(u64::from(count));
+    }
+
+    /// Returns whether nothing more is read from the client.
+    fn is_over(&self) -> bool {
+        self.too_much.get().is_some() || self.fault.get().is_some()
     }
 }
 
@@ -167,6 +195,12 @@ impl Carrier for OpenStream {
     fn holds(&self, some: bool) {
         if let Some(holding) = &self.holding {
             holding.holds(some);
+        }
+    }
+
+    fn took(&self, bytes: usize) {
+        if let Some(holding) = &self.holding {
+            holding.took(bytes);
         }
     }
 }
@@ -214,19 +248,21 @@ struct Serving {
 
 /// Serves an HTTP/2 connection until it ends.
 pub(crate) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
-    let held = Rc::<UnsentBytes>::default();
-    let _ = (conn.inflow.set(Rc::default()), conn.held.set(held.clone()));
+    let (held, inflow) = (Rc::<UnsentBytes>::default(), Rc::<Inflow>::default());
+    let _ = (conn.inflow.set(inflow.clone()), conn.held.set(held.clone()));
     let streams = Rc::new(Streams {
         live,
         open: Cell::new(0),
         requests: Cell::new(0),
         tunnels: Cell::new(0),
         too_much: Cell::new(None),
+        fault: Cell::new(None),
+        inflow,
         pace: WriteGate::default(),
         held,
         counted: StreamCount::new(&conn.thread.shared.caps, conn.peer_ip, conn.trusted),
     });
-    let socket = H2Socket::new(io, streams.clone());
+    let socket = H2Socket::new(io, streams.clone(), conn.thread.limits().head_bytes);
     let handshake = builder(&conn).handshake(socket.clone());
     // So far there is only the client's preface: any order ends the connection, since nothing has to be finished.
     let told = poll_fn(|cx| {
@@ -277,11 +313,14 @@ fn builder(conn: &Conn) -> Builder {
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
-        // h2 answers 431 above this size, and closes the connection above four times this size.
+        // Announced to the client; the filter enforces it from the beginning.
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
         .max_concurrent_streams(limits.http2_streams)
         .max_pending_accept_reset_streams(RESET_UNSEEN)
-        .max_local_error_reset_streams(Some(RESETS_FORCED))
+        // The meter counts resets that a client's mistakes force us to send: h2 does so for a whole connection's life.
+        .max_local_error_reset_streams(None)
+        // The filter limits small frames for each stream: beyond its budget, h2 would end the connection.
+        .data_frame_budget(usize::MAX)
         .max_send_buffer_size(SEND_BUFFER);
     if conn.listener.websocket_over_http2() {
         builder.enable_connect_protocol();
@@ -299,17 +338,19 @@ impl Serving {
             self.obey();
             self.hear_pong(cx);
             self.stop_flood();
+            self.stop_fault();
             match self.h2.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     let open = self.streams.open();
+                    let too_large = self.streams.inflow.uploads.take_too_large(|| respond.stream_id().as_u32());
                     // Boxed before it is moved into its task: the future is as large as that of a request, and would
                     // otherwise be moved three times.
-                    let stream = Box::pin(stream::serve(self.conn.clone(), open, request, respond));
+                    let stream = Box::pin(stream::serve(self.conn.clone(), open, request, respond, too_large));
                     self.conn.thread.tasks.spawn_local(stream);
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
                 Poll::Ready(None) => return Poll::Ready(Ok(ConnectionEnd::Whole)),
-                Poll::Pending if self.streams.too_much.get().is_some() && !self.cut => {}
+                Poll::Pending if self.streams.is_over() && !self.cut => {}
                 Poll::Pending => match self.socket.poll_send(cx) {
                     // h2 waits for the socket, which has become writable in the meantime.
                     Poll::Ready(Ok(false)) => {}
@@ -370,6 +411,14 @@ impl Serving {
         self.conn.thread.shared.metrics.http2_floods.with_label_values(&[what.word()]).inc();
         say_full!(flood = what.word(), "HTTP/2 connection closed: the client flooded it with frames");
         self.h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+    }
+
+    fn stop_fault(&mut self) {
+        let Some(fault) = self.streams.fault.get().filter(|_| !self.cut) else { return };
+        self.cut = true;
+        tracing::debug!(peer = %self.conn.peer_ip, ?fault, "HTTP/2 connection closed: the client violated the protocol");
+        self.conn.thread.shared.metrics.client_errors.with_label_values(&["http2"]).inc();
+        self.h2.abrupt_shutdown(fault.reason());
     }
 
     /// Ends the connection if requests were cut at a stop and no tunnel is left: it was spared only for its tunnels.

@@ -25,17 +25,21 @@ use crate::proxy::response_body::Reply;
 use crate::tunnel::TunnelPlan;
 use crate::tunnel::relay::Relay;
 
-/// Serves a stream to the end of its response; a tunnel continues in a task of its own.
+/// Serves a stream to the end of its response; a tunnel continues in a task of its own. `too_large` means that the
+/// header list was too large, so that the request is not complete.
 pub(crate) async fn serve(
     conn: Rc<Conn>,
     open: OpenStream,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
+    too_large: bool,
 ) {
-    let holding = || Holding::new(conn.inflow.get().cloned().unwrap_or_default());
+    let stream = respond.stream_id().as_u32();
+    let holding = || Holding::new(conn.inflow.get().cloned().unwrap_or_default(), stream);
     let TranslatedRequest { request, tunnel, expects, fits } =
         translate::request(request, conn.thread.limits().head_fields, holding());
     let full = || Err(Problem::Full("this client address has reached its limit of concurrent requests"));
+    let fits = if too_large { Err(Problem::TooManyFields) } else { fits };
     let fits = if open.admitted { fits } else { full() };
     if expects && fits.is_ok() {
         // hyper does the same for HTTP/1; a 100 sent by a worker is not forwarded.
