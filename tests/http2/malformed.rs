@@ -395,7 +395,8 @@ async fn fields_of_a_malformed_request_stay_in_the_table() {
     shared.answers(&[b"\x3f\xe1\x1f", &block(Coding::Indexed, GET)[..]].concat(), "a table again").await;
     shared.answers(b"\xc1\xc0\xbf\xbe", "the table").await;
     shared.ends_well(&go).await;
-    let seen = String::from_utf8(worker.bytes()).unwrap();
+    let bytes = worker.bytes();
+    let seen = String::from_utf8_lossy(&bytes);
     for sent in ["x-latin: two\r\n", "x-latin: three\r\n"] {
         assert!(seen.contains(sent), "{sent} in {seen}");
     }
@@ -473,8 +474,9 @@ async fn a_header_list_that_is_too_large_ends_only_its_stream() {
         for (number, piece) in rest.chunks(16_384).enumerate() {
             shared.frames.send(&frame(9, if number + 1 == count { 4 } else { 0 }, stream, piece)).await;
         }
-        // `:status` with the index of its name: 431 is not in the static table.
-        assert!(matches!(shared.fate(stream, what).await, Fate::Answer(0x48 | 0x08 | 0x58 | 0x18)), "{what}");
+        // 431 is not in the static table: a literal, or later an entry of the dynamic one.
+        let fate = shared.fate(stream, what).await;
+        assert!(matches!(fate, Fate::Answer(0x48 | 0xbe..)), "{what}: {fate:?}");
     }
     shared.answers(&block(Coding::Indexed, GET), "after them").await;
     shared.ends_well(&go).await;

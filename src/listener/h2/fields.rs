@@ -26,10 +26,10 @@ pub(super) fn classify(name: &[u8], value: &[u8]) -> FieldClass {
     };
     let (bit, is_valid) = match pseudo {
         b"method" => (1, is_token(value)),
-        b"scheme" => (2, value.iter().all(u8::is_ascii_graphic)),
+        b"scheme" => (2, is_scheme(value)),
         b"authority" => (4, value.iter().all(u8::is_ascii_graphic)),
         b"path" => (8, is_path(value)),
-        b"protocol" => (16, value.iter().all(u8::is_ascii_graphic)),
+        b"protocol" => (16, is_token(value)),
         _ => return Malformed("a pseudo-header field that requests do not have"),
     };
     if is_valid { Pseudo(bit) } else { Malformed("an invalid character in a pseudo-header field") }
@@ -60,6 +60,12 @@ fn regular(name: &[u8], value: &[u8]) -> Option<&'static str> {
 
 fn is_token(text: &[u8]) -> bool {
     !text.is_empty() && text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
+}
+
+/// RFC 3986 §3.1.
+fn is_scheme(text: &[u8]) -> bool {
+    text.first().is_some_and(u8::is_ascii_alphabetic)
+        && text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte))
 }
 
 /// Bytes from 0x80 on are passed on as they are, if the whole is UTF-8: the http crate holds no others.
@@ -229,6 +235,8 @@ mod tests {
             (b":method", b"G T"),
             (b":authority", b"caf\xe9"),
             (b":scheme", b"ht\ntp"),
+            (b":scheme", b""),
+            (b":scheme", b"1a"),
             (b":protocol", b"web socket"),
         ] {
             let judged = judged(BlockKind::Head, &[(name, value)]);

@@ -30,6 +30,10 @@ const PREFACE: usize = 24;
 /// Number of bytes for h2 above which no further frames are looked at before h2 has read them.
 const READY: usize = 16 * 1024;
 
+/// Maximum number of frames for which h2 is not stopped: it writes its resets only once there is nothing to read, and
+/// only then are they counted.
+const BURST: u32 = 256;
+
 /// Payload size in bytes up to which a DATA frame may be small in spite of its padding.
 const SMALL_PADDED: usize = SMALL + 256;
 
@@ -94,6 +98,8 @@ pub(crate) struct Filter {
     highest: u32,
     /// The client has begun every stream of its own from this one up to `highest`.
     unbroken_from: u32,
+    /// Number of frames since h2 last had nothing to read.
+    burst: u32,
     /// Heads that were malformed, with the reason of the last one, since this was last asked.
     malformed: Option<(u32, &'static str)>,
 }
@@ -113,8 +119,19 @@ impl Filter {
             rewrites: false,
             highest: 0,
             unbroken_from: 0,
+            burst: 0,
             malformed: None,
         }
+    }
+
+    /// Returns whether so many frames have been looked at that h2 is to write before it reads on.
+    pub(crate) fn has_burst(&self) -> bool {
+        self.burst >= BURST
+    }
+
+    /// Begins to count frames anew.
+    pub(crate) fn end_burst(&mut self) {
+        self.burst = 0;
     }
 
     /// Looks at new bytes of the client. Returns how many at their beginning h2 may read as they are; the rest is kept.
@@ -162,7 +179,7 @@ impl Filter {
         }
         let pending = std::mem::take(&mut self.pending);
         let mut rest = &pending[..];
-        while self.ready.len() < READY {
+        while self.ready.len() < READY && !self.has_burst() {
             let count = match self.step(rest)? {
                 Step::Passes(count) => {
                     self.ready.extend_from_slice(rest.get(..count).unwrap_or_default());
@@ -193,6 +210,10 @@ impl Filter {
             return Ok(Step::Taken(count));
         }
         let Some(head) = FrameHead::of(bytes) else { return Ok(Step::More) };
+        if self.has_burst() {
+            return Ok(Step::More);
+        }
+        self.burst += 1;
         let is_large = head.length > FRAME as usize;
         if let Some(block) = &self.block {
             if head.kind != CONTINUATION || head.stream != block.stream {

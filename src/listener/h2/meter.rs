@@ -18,8 +18,8 @@ const MAX_RESETS: u32 = 1_000;
 /// Maximum number of frames without effect in one period; browsers send one every few seconds.
 const MAX_USELESS: u32 = 10_000;
 
-/// Maximum number of malformed heads in one period. Each costs a reset, and none reaches a worker.
-const MAX_MALFORMED: u32 = 1_000;
+/// Maximum number of malformed and refused requests in one period. Each costs a reset, and none reaches a worker.
+const MAX_MALFORMED: u32 = 600;
 
 /// Maximum number of other resets in one period that mistakes of the client force us to send (MadeYouReset).
 const MAX_FORCED: u32 = 100;

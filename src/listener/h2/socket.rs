@@ -77,6 +77,7 @@ impl H2Socket {
     /// Sends the gathered bytes. `Ready(true)` means that everything is written, including what h2 had left to write.
     pub(crate) fn poll_send(&self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let mut inner = self.inner.borrow_mut();
+        inner.filter.end_burst();
         let sent = inner.poll_send(cx, &self.streams);
         let blocked = std::mem::take(&mut inner.blocked);
         sent.map_ok(|()| !blocked)
@@ -213,6 +214,10 @@ impl Inner {
                     streams.fault.set(Some(fault));
                     break;
                 }
+            }
+            if self.filter.has_burst() {
+                cx.waker().wake_by_ref();
+                break;
             }
             let polled = Pin::new(&mut self.io).poll_read(cx, buf);
             let bytes = buf.filled().get(before..).unwrap_or_default();
