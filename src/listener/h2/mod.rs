@@ -356,6 +356,7 @@ impl Serving {
                     Poll::Ready(Ok(false)) => {}
                     Poll::Ready(Ok(true)) => {
                         self.streams.pace.settle();
+                        self.streams.held.all_heads_written();
                         return self.over_time();
                     }
                     Poll::Ready(Err(error)) => {

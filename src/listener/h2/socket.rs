@@ -267,10 +267,12 @@ impl AsyncRead for H2Socket {
 
 /// Notes a frame that was sent.
 fn note_sent(meter: &mut Meter, frame: SentFrame, streams: &Streams) {
-    if let SentFrame::Reset { stream, code, .. } = frame
-        && streams.inflow.uploads.mark_reset(stream)
-    {
-        streams.exceeds(meter.sent_reset(code, clock::now_s()));
+    match frame {
+        SentFrame::Head => streams.held.head_written(),
+        SentFrame::Reset { stream, code, .. } if streams.inflow.uploads.mark_reset(stream) => {
+            streams.exceeds(meter.sent_reset(code, clock::now_s()));
+        }
+        SentFrame::Reset { .. } => {}
     }
 }
 

@@ -13,7 +13,7 @@ use hyper::{Method, Request, Response, StatusCode};
 
 use super::OpenStream;
 use super::inflow::Holding;
-use super::send::BodySender;
+use super::send::{BodySender, head_size};
 use super::translate::{self, TranslatedRequest};
 use crate::listener::conn::Conn;
 use crate::net::client_io::ClientIo;
@@ -45,6 +45,7 @@ pub(crate) async fn serve(
         // hyper does the same for HTTP/1; a 100 sent by a worker is not forwarded.
         let mut go_on = Response::new(());
         *go_on.status_mut() = StatusCode::CONTINUE;
+        open.streams.held.head_waits(0);
         // This fails only on a stream that is closed, which the response will detect, too.
         let _ = respond.send_informational(go_on);
     }
@@ -60,6 +61,7 @@ pub(crate) async fn serve(
     }
     let ended = plan.is_none() && (to_head || reply.is_end_stream());
     let head = Response::from_parts(parts, ());
+    open.streams.held.head_waits(head_size(head.headers()));
     let mut send = match respond.send_response(head, ended) {
         Ok(send) => send,
         Err(error) => {
