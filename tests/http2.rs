@@ -8,3 +8,4 @@ mod limits;
 mod malformed;
 mod min_rate;
 mod requests;
+mod small_data;
