@@ -79,11 +79,7 @@ impl<C: Copy> Decoder<C> {
     }
 
     /// Reads one representation (RFC 7541 §6).
-    fn representation(
-        &mut self,
-        reader: &mut Reader<'_>,
-        each: &mut impl FnMut(Field<'_, C>),
-    ) -> Result<(), Stop> {
+    fn representation(&mut self, reader: &mut Reader<'_>, each: &mut impl FnMut(Field<'_, C>)) -> Result<(), Stop> {
         match *reader.rest.first().ok_or(Stop::More)? {
             0x80.. => {
                 let index = reader.integer(7)?;
@@ -107,12 +103,7 @@ impl<C: Copy> Decoder<C> {
     }
 
     /// Reads a literal field, whose index has `bits` bits; with six, it enters the table (RFC 7541 §6.2).
-    fn literal(
-        &mut self,
-        reader: &mut Reader<'_>,
-        bits: u32,
-        each: &mut impl FnMut(Field<'_, C>),
-    ) -> Result<(), Stop> {
+    fn literal(&mut self, reader: &mut Reader<'_>, bits: u32, each: &mut impl FnMut(Field<'_, C>)) -> Result<(), Stop> {
         let [name_room, value_room] = &mut self.rooms;
         let name = match reader.integer(bits)? {
             0 => reader.string(name_room)?,

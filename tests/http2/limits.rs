@@ -129,7 +129,8 @@ async fn the_streams_of_an_address_count_as_its_connections() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn heads_wait_at_their_workers_for_a_client_that_does_not_read() {
     let large = "~".repeat(60_000);
-    let worker = RawWorker::answering(move |_| format!("HTTP/1.1 200 OK\r\nX-Large: {large}\r\nContent-Length: 0\r\n\r\n"));
+    let worker =
+        RawWorker::answering(move |_| format!("HTTP/1.1 200 OK\r\nX-Large: {large}\r\nContent-Length: 0\r\n\r\n"));
     let stickyd = Secured::before(&[worker.address], "");
     let mut frames = stickyd.frames().await;
     let heads: Vec<u8> = (1..256).step_by(2).flat_map(|stream| frame(1, 5, stream, GET)).collect();

@@ -7,7 +7,6 @@ use std::time::Duration;
 use crate::support::h2::{Frames, GET, Secured, frame};
 use crate::support::raw::{RawWorker, ok};
 
-
 /// POST / to the host `localhost`, from HPACK's static table.
 const POST: &[u8] = b"\x83\x87\x84\x41\x09localhost";
 

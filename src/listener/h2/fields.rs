@@ -109,8 +109,9 @@ pub(super) struct FieldList {
 }
 
 impl FieldList {
-    /// Creates an empty list of at most `most` bytes; `writes` is set if the block is to be written anew.
-    pub(super) fn new(kind: BlockKind, most: usize, writes: bool) -> Self {
+    /// Creates an empty list of at most `most` bytes; `writes` is set if the block is to be written anew, into an empty
+    /// buffer.
+    pub(super) fn new(kind: BlockKind, most: usize, writes: bool, buffer: Vec<u8>) -> Self {
         Self {
             kind,
             size: 0,
@@ -119,7 +120,7 @@ impl FieldList {
             has_regular: false,
             malformed: None,
             writes,
-            written: Vec::new(),
+            written: buffer,
             written_pseudo: 0,
         }
     }
@@ -179,7 +180,7 @@ mod tests {
     use super::*;
 
     fn judged(kind: BlockKind, fields: &[(&[u8], &[u8])]) -> Judgement {
-        let mut list = FieldList::new(kind, 1_000, true);
+        let mut list = FieldList::new(kind, 1_000, true, Vec::new());
         fields.iter().for_each(|(name, value)| list.add(Field { name, value, class: classify(name, value) }));
         list.judgement()
     }
@@ -246,7 +247,8 @@ mod tests {
 
     #[test]
     fn pseudo_headers_come_once_first_and_in_heads_only() {
-        let (method, path, field) = ((&b":method"[..], &b"GET"[..]), (&b":path"[..], &b"/"[..]), (&b"a"[..], &b"b"[..]));
+        let (method, path, field) =
+            ((&b":method"[..], &b"GET"[..]), (&b":path"[..], &b"/"[..]), (&b"a"[..], &b"b"[..]));
         assert_eq!(judged(BlockKind::Head, &[method, path, field]), Judgement::Clean);
         assert_eq!(judged(BlockKind::Trailers, &[field]), Judgement::Clean);
         for (kind, fields) in [
@@ -265,7 +267,7 @@ mod tests {
             list.add(Field { name: b"x", value, class: FieldClass::Regular });
             list.judgement()
         };
-        let mut list = FieldList::new(BlockKind::Head, 1_000, true);
+        let mut list = FieldList::new(BlockKind::Head, 1_000, true, Vec::new());
         assert_eq!(add(&mut list, &[b'y'; 900]), Judgement::Clean);
         assert_eq!(add(&mut list, &[b'y'; 34]), Judgement::TooLarge);
         for _ in 0..1_000 {

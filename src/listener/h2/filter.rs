@@ -11,14 +11,16 @@
 //!
 //! Errors of the whole connection stay what they are: most frames that cause one are handed on to h2.
 
+mod blocks;
+
 use std::rc::Rc;
 
 use h2::Reason;
 use tokio::io::ReadBuf;
 
-use super::blocks::{BlockEnd, OpenBlock, Place};
-use super::fields::{BlockKind, FieldClass, FieldList, Judgement, classify};
-use super::frames::{self, CONTINUATION, DATA, END_HEADERS, END_STREAM, FrameHead, HEAD, HEADERS, PRIORITY};
+use self::blocks::OpenBlock;
+use super::fields::{FieldClass, classify};
+use super::frames::{self, CONTINUATION, DATA, END_STREAM, FrameHead, HEAD, HEADERS, PRIORITY};
 use super::frames::{RST_STREAM, WINDOW_UPDATE};
 use super::uploads::{Half, SMALL, SmallFrame};
 use super::{FRAME, Inflow};
@@ -29,6 +31,12 @@ const PREFACE: usize = 24;
 
 /// Number of bytes for h2 above which no further frames are looked at before h2 has read them.
 const READY: usize = 16 * 1024;
+
+/// Number of streams that are followed in addition to twice as many as the client was told.
+const MORE_STREAMS: usize = 1_000;
+
+/// Capacity in bytes up to which a buffer for field lists is kept.
+const KEPT: usize = 1_024;
 
 /// Maximum number of frames for which h2 is not stopped: it writes its resets only once there is nothing to read, and
 /// only then are they counted.
@@ -78,11 +86,19 @@ enum Step {
     More,
 }
 
+/// Limits of one connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FilterLimits {
+    /// Maximum size of a header list (RFC 9113 §6.5.2).
+    pub(crate) head_bytes: usize,
+    /// Maximum number of streams that the client was told.
+    pub(crate) streams: u32,
+}
+
 /// The filter of one connection.
 pub(crate) struct Filter {
     decoder: Decoder<FieldClass>,
-    /// Maximum size of a header list.
-    most: usize,
+    limits: FilterLimits,
     inflow: Rc<Inflow>,
     /// Bytes of the client that were not looked at, or not completely.
     pending: Vec<u8>,
@@ -102,14 +118,16 @@ pub(crate) struct Filter {
     burst: u32,
     /// Heads that were malformed, with the reason of the last one, since this was last asked.
     malformed: Option<(u32, &'static str)>,
+    /// An empty buffer for field lists, kept so that not every request allocates one.
+    scratch: Vec<u8>,
 }
 
 impl Filter {
-    /// Creates the filter of a new connection; `most` is the maximum size of a header list.
-    pub(crate) fn new(most: usize, inflow: Rc<Inflow>) -> Self {
+    /// Creates the filter of a new connection.
+    pub(crate) fn new(limits: FilterLimits, inflow: Rc<Inflow>) -> Self {
         Self {
             decoder: Decoder::new(classify),
-            most,
+            limits,
             inflow,
             pending: Vec::new(),
             ready: Vec::new(),
@@ -121,6 +139,7 @@ impl Filter {
             unbroken_from: 0,
             burst: 0,
             malformed: None,
+            scratch: Vec::new(),
         }
     }
 
@@ -351,100 +370,5 @@ impl Filter {
         }
         self.fail(head.stream, PROTOCOL_ERROR);
         Step::Taken(HEAD + head.length)
-    }
-
-    fn headers(&mut self, head: FrameHead, bytes: &[u8]) -> Result<Step, Fault> {
-        let Some(payload) = head.payload(bytes) else { return Ok(Step::More) };
-        // Parts that do not fit into the frame are an error of the connection (RFC 9113 §6.2).
-        let Some(fragment) = frames::fragment(head, payload) else { return Ok(self.pass(head)) };
-        let Some(place) = self.place(head.stream) else { return Ok(self.pass(head)) };
-        let ends_block = head.has(END_HEADERS);
-        let kind = if place == Place::Head { BlockKind::Head } else { BlockKind::Trailers };
-        let mut list = FieldList::new(kind, self.most, self.rewrites || !ends_block);
-        if fragment.depends_on_itself {
-            list.reject("the stream depends on itself");
-        }
-        let used = self.decoder.decode(fragment.bytes, ends_block, |field| list.add(field));
-        let used = used.map_err(|_| Fault::Compression)?;
-        let is_untouched = ends_block && !self.rewrites && list.judgement() == Judgement::Clean;
-        if is_untouched && matches!(place, Place::Head | Place::Trailers) {
-            let held = self.begin_or_end(place, head.stream, head.has(END_STREAM))?;
-            return Ok(self.pass_after(&held, head, bytes));
-        }
-        self.rewrites = true;
-        let left = fragment.bytes.get(used..).unwrap_or_default().to_vec();
-        let block = OpenBlock::new(head.stream, place, head.has(END_STREAM), list, left);
-        if ends_block {
-            self.finish(block.end())?;
-        } else {
-            self.block = Some(Box::new(block));
-        }
-        Ok(Step::Taken(HEAD + head.length))
-    }
-
-    /// Returns what a block on this stream is, and notes a new stream; `None` leaves it to h2.
-    fn place(&mut self, stream: u32) -> Option<Place> {
-        if stream > self.highest {
-            if stream > self.highest.saturating_add(2) || self.highest == 0 {
-                self.unbroken_from = stream;
-            }
-            self.highest = stream;
-            return Some(Place::Head);
-        }
-        match self.inflow.uploads.half(stream) {
-            Half::Open => Some(Place::Trailers),
-            Half::Reset => Some(Place::Ignored),
-            Half::Unknown if stream >= self.unbroken_from => Some(Place::AfterEnd),
-            Half::Unknown => None,
-        }
-    }
-
-    fn continuation(&mut self, head: FrameHead, bytes: &[u8]) -> Result<Step, Fault> {
-        let Some(payload) = head.payload(bytes) else { return Ok(Step::More) };
-        let Some(mut block) = self.block.take() else { return Ok(self.pass(head)) };
-        let ends_block = head.has(END_HEADERS);
-        block.proceed(&mut self.decoder, payload, ends_block, self.most)?;
-        if ends_block {
-            self.finish(block.end())?;
-        } else {
-            self.block = Some(block);
-        }
-        Ok(Step::Taken(HEAD + head.length))
-    }
-
-    /// Gives h2 what a complete block stands for.
-    fn finish(&mut self, end: BlockEnd) -> Result<(), Fault> {
-        let (stream, ends_stream) = (end.stream, end.ends_stream);
-        match (end.place, end.judgement) {
-            (Place::Ignored, _) => {}
-            (Place::AfterEnd, _) => self.fail(stream, STREAM_CLOSED),
-            (Place::Head, Judgement::Malformed(why)) => {
-                let count = self.malformed.map_or(0, |(count, _)| count);
-                self.malformed = Some((count.saturating_add(1), why));
-                self.fail(stream, PROTOCOL_ERROR);
-            }
-            (Place::Trailers, Judgement::Malformed(_) | Judgement::TooLarge) => self.fail(stream, PROTOCOL_ERROR),
-            (place, judgement) => {
-                if judgement == Judgement::TooLarge {
-                    self.inflow.uploads.mark_too_large(stream);
-                }
-                let held = self.begin_or_end(place, stream, ends_stream)?;
-                if !held.is_empty() {
-                    frames::write(&mut self.ready, DATA, 0, stream, &held);
-                }
-                frames::write_block(&mut self.ready, stream, ends_stream, &end.written);
-            }
-        }
-        Ok(())
-    }
-
-    /// Notes that a stream has begun, or that the client ends it; returns what is held for it.
-    fn begin_or_end(&self, place: Place, stream: u32, ends_stream: bool) -> Result<Vec<u8>, Fault> {
-        let uploads = &self.inflow.uploads;
-        if place == Place::Head {
-            return if ends_stream || uploads.try_open(stream) { Ok(Vec::new()) } else { Err(Fault::TooMuch) };
-        }
-        // Trailers that do not end their stream are malformed (RFC 9113 §8.1): h2 resets the stream.
-        Ok(if ends_stream { uploads.end(stream) } else { uploads.take_held(stream) })
     }
 }

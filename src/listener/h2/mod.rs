@@ -9,12 +9,12 @@
 //! |---|---|
 //! | `filter` | the client's frames, before the h2 crate reads them |
 //! | `fields` | which fields a request may have |
-//! | `blocks` | field blocks that are written anew |
 //! | `frames` | frames as bytes |
 //! | `uploads` | what the client may still send on each stream |
 //! | `sent` | the frames that are sent to the client |
 //! | `translate` | heads, to the form of HTTP/1.1 and back |
 //! | `stream` | one request, its response, its tunnel |
+//! | `streams` | what a connection shares with its streams |
 //! | `body` | the body of a request |
 //! | `meter` | detection of floods |
 //! | `send` | the body of a response |
@@ -24,7 +24,6 @@
 //!
 //! Not supported: server push (no browser accepts it any more), priorities (read and ignored), h2 without TLS.
 
-mod blocks;
 pub(crate) mod body;
 mod fields;
 mod filter;
@@ -38,6 +37,7 @@ mod send;
 mod sent;
 mod socket;
 mod stream;
+mod streams;
 mod translate;
 mod uploads;
 
@@ -50,18 +50,15 @@ use bytes::Bytes;
 use h2::server::{Builder, Connection};
 use h2::{Ping, PingPong, Reason};
 
-use self::filter::Fault;
-use self::inflow::Holding;
+use self::filter::FilterLimits;
 pub(crate) use self::inflow::Inflow;
-use self::meter::{Heard, TooMuch};
 use self::pace::WriteGate;
 use self::socket::H2Socket;
+pub(crate) use self::streams::{OpenStream, Streams};
 use super::conn::Conn;
 use super::linger;
 use crate::client_limits::StreamCount;
-use crate::metrics::LimitLabel;
 use crate::net::client_io::ClientIo;
-use crate::net::h2_stream::Carrier;
 use crate::net::held::UnsentBytes;
 use crate::telemetry::say_full;
 use crate::thread::{Registered, ThreadOrder};
@@ -93,134 +90,6 @@ const ASK_AFTER_S: u32 = 13;
 /// Maximum bytes of a client that are read and dropped after our goodbye: what its windows allow it to have sent, and
 /// as much again for everything else in frames.
 const BYTES_AFTER_GOAWAY: u64 = 2 * CONNECTION_WINDOW as u64;
-
-/// State that a connection shares with its streams.
-pub(crate) struct Streams {
-    live: Registered,
-    /// Number of streams that are open.
-    open: Cell<u32>,
-    /// Number of streams opened so far.
-    requests: Cell<u32>,
-    /// Number of open streams that are tunnels.
-    tunnels: Cell<u32>,
-    /// The limit that the meter last reported as exceeded.
-    too_much: Cell<Option<TooMuch>>,
-    /// The error for which the filter ends the connection.
-    fault: Cell<Option<Fault>>,
-    inflow: Rc<Inflow>,
-    pace: WriteGate,
-    /// Counts response bytes that were read from workers and not handed over to h2 yet.
-    held: Rc<UnsentBytes>,
-    counted: StreamCount,
-}
-
-impl Streams {
-    fn open(self: &Rc<Self>) -> OpenStream {
-        let thread = self.live.thread();
-        self.open.set(self.open.get() + 1);
-        self.live.begin(thread.is_stopping());
-        self.live.limit(ASK_AFTER_S);
-        self.live.touch();
-        let metrics = &thread.shared.metrics;
-        metrics.http2_streams.inc();
-        metrics.http2_streams_total.inc();
-        self.requests.set(self.requests.get().saturating_add(1));
-        if self.requests.get() >= thread.limits().requests_per_connection && self.live.leave_after_this() {
-            metrics.limits.reached(LimitLabel::RequestsPerConnection);
-        }
-        OpenStream { streams: self.clone(), admitted: self.counted.try_grow_to(self.open.get()), holding: None }
-    }
-
-    /// Handles what the meter found in bytes from the client.
-    fn heard(&self, Heard { resets, window, too_much }: Heard) {
-        self.pace.opened(window);
-        if self.open.get() > 0 {
-            self.live.touch();
-        }
-        if resets > 0 {
-            self.live.thread().shared.metrics.http2_resets.inc_by(u64::from(resets));
-        }
-        self.exceeds(too_much);
-    }
-
-    /// Notes a limit that the client has exceeded.
-    fn exceeds(&self, too_much: Option<TooMuch>) {
-        if too_much.is_some() {
-            self.too_much.set(too_much);
-        }
-    }
-
-    /// Notes requests that were reset because their heads were malformed; `why` is the reason of the last one.
-    fn malformed(&self, count: u32, why: &'static str) {
-        tracing::debug!(count, reason = why, "malformed HTTP/2 request was reset");
-        self.live.thread().shared.metrics.http2_malformed.inc_by(u64::from(count));
-    }
-
-    /// Returns whether nothing more is read from the client.
-    fn is_over(&self) -> bool {
-        self.too_much.get().is_some() || self.fault.get().is_some()
-    }
-}
-
-/// An open stream; it counts as closed when this is dropped.
-pub(crate) struct OpenStream {
-    streams: Rc<Streams>,
-    /// Whether the client's address may have this many streams.
-    admitted: bool,
-    /// Entry in the connection's receive window; only for a tunnel.
-    holding: Option<Holding>,
-}
-
-impl OpenStream {
-    /// Marks the stream as a tunnel. At a stop, the connection that carries it then has as much time to end as a
-    /// tunnel.
-    fn becomes_tunnel(mut self, holding: Holding) -> Self {
-        self.holding = Some(holding);
-        let tunnels = &self.streams.tunnels;
-        tunnels.set(tunnels.get() + 1);
-        self.streams.live.carries_tunnels(true);
-        self
-    }
-}
-
-impl Carrier for OpenStream {
-    fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
-        self.streams.pace.poll_room(cx)
-    }
-
-    fn queued(&self, bytes: usize) {
-        self.streams.pace.queued(bytes);
-    }
-
-    fn holds(&self, some: bool) {
-        if let Some(holding) = &self.holding {
-            holding.holds(some);
-        }
-    }
-
-    fn took(&self, bytes: usize) {
-        if let Some(holding) = &self.holding {
-            holding.took(bytes);
-        }
-    }
-}
-
-impl Drop for OpenStream {
-    fn drop(&mut self) {
-        let Streams { live, open, tunnels, counted, .. } = &*self.streams;
-        live.thread().shared.metrics.http2_streams.dec();
-        open.set(open.get().saturating_sub(1));
-        counted.shrink_to(open.get());
-        if open.get() == 0 {
-            live.touch();
-            live.start_idle_timer(live.thread().idle_s());
-        }
-        if self.holding.is_some() {
-            tunnels.set(tunnels.get().saturating_sub(1));
-            live.carries_tunnels(tunnels.get() > 0);
-        }
-    }
-}
 
 /// How a connection ended on which the client violated no rule.
 #[derive(PartialEq, Eq)]
@@ -262,7 +131,8 @@ pub(crate) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
         held,
         counted: StreamCount::new(&conn.thread.shared.caps, conn.peer_ip, conn.trusted),
     });
-    let socket = H2Socket::new(io, streams.clone(), conn.thread.limits().head_bytes);
+    let (head_bytes, most) = (conn.thread.limits().head_bytes, conn.thread.limits().http2_streams);
+    let socket = H2Socket::new(io, streams.clone(), FilterLimits { head_bytes, streams: most });
     let handshake = builder(&conn).handshake(socket.clone());
     // So far there is only the client's preface: any order ends the connection, since nothing has to be finished.
     let told = poll_fn(|cx| {

@@ -14,7 +14,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Streams;
-use super::filter::Filter;
+use super::filter::{Filter, FilterLimits};
 use super::meter::Meter;
 use super::sent::{Sent, SentFrame};
 use crate::clock;
@@ -55,10 +55,10 @@ pub(crate) struct H2Socket {
 }
 
 impl H2Socket {
-    /// Wraps the client's socket; `head_bytes` is the maximum size of a header list.
-    pub(crate) fn new(io: ClientIo, streams: Rc<Streams>, head_bytes: usize) -> Self {
+    /// Wraps the client's socket.
+    pub(crate) fn new(io: ClientIo, streams: Rc<Streams>, limits: FilterLimits) -> Self {
         let meter = Meter::new(clock::now_s());
-        let filter = Filter::new(head_bytes, streams.inflow.clone());
+        let filter = Filter::new(limits, streams.inflow.clone());
         let (out, sent) = (Vec::new(), Sent::default());
         let inner = Inner { io, out, meter, filter, sent, gathers: false, blocked: false, ended: false };
         Self { inner: Rc::new(RefCell::new(inner)), streams }

@@ -25,9 +25,6 @@ const EMPTY: u32 = 1_000;
 /// Maximum number of streams that were reset and whose late frames are still ignored (RFC 9113 §5.1).
 const RESET_REMEMBERED: usize = 64;
 
-/// Maximum number of entries: h2 refuses most streams earlier, but ignores those that come after its GOAWAY.
-const MOST: usize = 4_096;
-
 /// Maximum number of resets whose code is to be changed.
 const CODES: usize = 64;
 
@@ -69,6 +66,8 @@ pub(super) enum SmallFrame {
 pub(crate) struct Uploads {
     /// In the order of their streams.
     all: RefCell<Vec<Upload>>,
+    /// Whether bytes may be held for any stream.
+    holds: Cell<bool>,
     /// Whether held bytes are to be handed to h2.
     release: Cell<bool>,
     /// Waker of the connection's task while bytes are held.
@@ -82,10 +81,11 @@ pub(crate) struct Uploads {
 }
 
 impl Uploads {
-    /// Adds a stream that the client has begun and not ended; returns false if there are too many.
-    pub(super) fn try_open(&self, stream: u32) -> bool {
+    /// Adds a stream that the client has begun and not ended; returns false if there are `most` already. h2 refuses most
+    /// streams earlier, but ignores those that come after its GOAWAY.
+    pub(super) fn try_open(&self, stream: u32, most: usize) -> bool {
         let mut all = self.all.borrow_mut();
-        if all.len() >= MOST {
+        if all.len() >= most {
             return false;
         }
         if all.last().is_none_or(|last| last.stream < stream) {
@@ -150,6 +150,7 @@ impl Uploads {
                 return SmallFrame::Passes;
             }
             upload.held.extend_from_slice(data);
+            self.holds.set(true);
             self.release.set(self.release.get() | (upload.held.len() >= HELD));
             SmallFrame::Held
         })
@@ -191,8 +192,9 @@ impl Uploads {
 
     /// Sets who is woken when held bytes are to be handed to h2.
     pub(super) fn set_reader(&self, waker: &Waker) {
-        if self.all.borrow().iter().any(|upload| !upload.held.is_empty()) {
-            *self.reader.borrow_mut() = Some(waker.clone());
+        if self.holds.get() {
+            self.holds.set(self.all.borrow().iter().any(|upload| !upload.held.is_empty()));
+            *self.reader.borrow_mut() = self.holds.get().then(|| waker.clone());
         }
     }
 
@@ -287,7 +289,7 @@ mod tests {
     #[test]
     fn small_frames_are_held_until_the_reader_has_caught_up() {
         let uploads = Uploads::default();
-        assert!(uploads.try_open(1) && uploads.try_open(3));
+        assert!(uploads.try_open(1, 9) && uploads.try_open(3, 9));
         for _ in 0..SMALL_WAITING {
             assert_eq!(uploads.small(1, b"a"), SmallFrame::Passes);
         }
@@ -301,7 +303,7 @@ mod tests {
     #[test]
     fn many_held_bytes_become_one_frame() {
         let uploads = Uploads::default();
-        uploads.try_open(1);
+        uploads.try_open(1, 9);
         let passed = (0..SMALL_WAITING + 4_095).filter(|_| uploads.small(1, b"a") == SmallFrame::Passes).count();
         assert_eq!((passed, released(&uploads).len()), (32, 0));
         assert_eq!(uploads.small(1, b"a"), SmallFrame::Held);
@@ -314,7 +316,7 @@ mod tests {
     #[test]
     fn streams_that_were_reset_are_remembered_for_a_while() {
         let uploads = Uploads::default();
-        uploads.try_open(1);
+        uploads.try_open(1, 9);
         assert!(uploads.mark_reset(1) && !uploads.mark_reset(1));
         (3..=129).step_by(2).for_each(|stream| assert!(uploads.mark_reset(stream)));
         assert_eq!((uploads.half(1), uploads.half(3), uploads.half(129)), (Half::Unknown, Half::Reset, Half::Reset));
@@ -323,8 +325,8 @@ mod tests {
     #[test]
     fn entries_are_bounded() {
         let uploads = Uploads::default();
-        let opened = (1..20_000).step_by(2).filter(|stream| uploads.try_open(*stream)).count();
-        assert_eq!(opened, MOST);
+        let opened = (1..20_000).step_by(2).filter(|stream| uploads.try_open(*stream, 1_000)).count();
+        assert_eq!(opened, 1_000);
         let fine = (0..5_000).filter(|_| uploads.try_empty(1)).count();
         assert_eq!(fine, 1_000);
         (0..1_000).for_each(|stream| uploads.set_code(stream, 5));
@@ -334,7 +336,7 @@ mod tests {
     #[test]
     fn padding_is_given_back_to_both_windows() {
         let uploads = Uploads::default();
-        uploads.try_open(1);
+        uploads.try_open(1, 9);
         uploads.credit(1, 7);
         uploads.credit(1, 1);
         let mut out = Vec::new();
