@@ -87,6 +87,8 @@ pub struct Metrics {
     pub http2_streams_total: IntCounter,
     /// Number of HTTP/2 streams reset by clients.
     pub http2_resets: IntCounter,
+    /// Requests over HTTP/2 with a malformed head.
+    pub http2_malformed: IntCounter,
     /// Number of HTTP/2 connections closed because the client sent too many frames of a kind (`resets`, `useless`).
     pub http2_floods: IntCounterVec,
     pub(crate) drained: IntCounterVec,
@@ -190,8 +192,10 @@ impl Metrics {
             http2_streams_total: counter!("stickyd_http2_streams_opened_total",
                 "HTTP/2 streams opened by clients: requests and tunnels.", r)?,
             http2_resets: counter!("stickyd_http2_resets_total", "HTTP/2 streams reset by clients.", r)?,
+            http2_malformed: counter!("stickyd_http2_malformed_total",
+                "Requests over HTTP/2 that were reset because their heads were malformed.", r)?,
             http2_floods: counters!("stickyd_http2_floods_total",
-                "HTTP/2 connections closed because the client sent too many resets or useless frames.",
+                "HTTP/2 connections closed because the client sent too many resets, useless frames or mistakes.",
                 &["frames"], r)?,
             tls_handshakes: counters!("stickyd_tls_handshakes_total",
                 "TLS handshakes by version, result (ok, failed, timeout) and whether a session was resumed.",
