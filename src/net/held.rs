@@ -26,7 +26,7 @@ const HEADS: usize = 32 * 1024;
 /// Number of bytes that were read from workers and not yet taken by the client of one connection.
 #[derive(Debug, Default)]
 pub struct UnsentBytes {
-    /// Bytes of bodies.
+    /// Number of bytes of bodies.
     bodies: Cell<usize>,
     heads: Cell<UnsentHeads>,
     /// Tasks that wait to read a head.

@@ -15,7 +15,7 @@ use crate::support::wait::wait_for;
 
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
-/// END_STREAM and END_HEADERS.
+/// Both END_STREAM and END_HEADERS.
 const WHOLE: u8 = 5;
 
 const PROTOCOL_ERROR: Fate = Fate::Reset(1);
@@ -356,4 +356,28 @@ async fn malformed_heads_without_end_are_cut() {
     });
     assert_eq!(worker.connections(), 0);
     assert_eq!(stickyd.client().await.get("/").await.text(), "w", "others are served");
+}
+
+/// DATA and trailers on a stream that the client has reset itself: they are ignored, and the window is given back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frames_after_the_clients_own_reset_are_ignored() {
+    let (worker, go) = worker();
+    let stickyd = Secured::before(&[worker.address], "");
+    let mut shared = Shared::open(&stickyd).await;
+    for _ in 0..30 {
+        let stream = shared.stream();
+        let frames = [
+            frame(1, END_HEADERS, stream, &block(Coding::Indexed, POST)),
+            frame(0, 0, stream, b"x"),
+            frame(3, 0, stream, &[0, 0, 0, 8]),
+            frame(0, 0, stream, &[b'x'; 16_000]),
+            frame(0, 0, stream, &[b'x'; 16_000]),
+            frame(1, WHOLE, stream, &block(Coding::Indexed, &[("x-late", "1")])),
+        ];
+        shared.frames.send(&frames.concat()).await;
+        // Nothing is sent on the stream after the client's reset.
+        shared.answers(&block(Coding::Indexed, GET), "after it").await;
+    }
+    shared.tunnel_lives("in the end").await;
+    shared.ends_well(&go).await;
 }

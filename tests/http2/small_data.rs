@@ -21,7 +21,7 @@ async fn end_of(frames: &mut Frames, stream: u32) -> (u8, u8) {
     }
 }
 
-/// An answer 200.
+/// An answer with status 200.
 const OK: (u8, u8) = (1, 0x88);
 
 /// Sends a body until the worker takes no more of it; half of the window is left. Returns the number of bytes.

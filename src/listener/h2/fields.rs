@@ -62,7 +62,7 @@ fn is_token(text: &[u8]) -> bool {
     !text.is_empty() && text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
 }
 
-/// RFC 3986 §3.1.
+/// The scheme of a URI (RFC 3986 §3.1).
 fn is_scheme(text: &[u8]) -> bool {
     text.first().is_some_and(u8::is_ascii_alphabetic)
         && text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte))
@@ -130,7 +130,7 @@ impl FieldList {
         self.malformed = Some(why);
     }
 
-    /// Adds a field.
+    /// Adds the next field of the block.
     pub(super) fn add(&mut self, field: Field<'_, FieldClass>) {
         self.size = self.size.saturating_add(field.name.len() + field.value.len() + FIELD_OVERHEAD);
         let wrong = match field.class {

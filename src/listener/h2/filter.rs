@@ -2,12 +2,12 @@
 //!
 //! h2 answers several mistakes that concern one request with GOAWAY, which also ends the requests of everybody behind
 //! the same front proxy: an invalid field, DATA on a stream that the client has ended, a window update of 0, many empty
-//! or small DATA frames. RFC 9113 demands a stream error for each of them (§5.1, §6.9, §8.1.1). The filter finds them and
-//! gives h2 a frame instead for which it resets that stream only.
+//! or small DATA frames. RFC 9113 demands a stream error for each of them (§5.1, §6.9, §8.1.1). The filter finds them
+//! and gives h2 a frame instead for which it resets that stream only.
 //!
-//! Field blocks are decoded here as well ([`crate::hpack`]), because a mistake in one is found only in this way. A clean
-//! block goes on to h2 untouched, so that its table stays in step with the client's. Once a block was not handed on, it
-//! does not any more: from then on every block is written anew, as literals that use no table.
+//! Field blocks are decoded here as well ([`crate::hpack`]), because a mistake in one is found only in this way. A
+//! clean block goes on to h2 untouched, so that its table stays in step with the client's. Once a block was not handed
+//! on, it does not any more: from then on every block is written anew, as literals that use no table.
 //!
 //! Errors of the whole connection stay what they are: most frames that cause one are handed on to h2.
 
@@ -40,7 +40,7 @@ const KEPT: usize = 1_024;
 
 /// Maximum number of frames for which h2 is not stopped: it writes its resets only once there is nothing to read, and
 /// only then are they counted.
-const BURST: u32 = 256;
+pub(super) const BURST: u32 = 256;
 
 /// Payload size in bytes up to which a DATA frame may be small in spite of its padding.
 const SMALL_PADDED: usize = SMALL + 256;
@@ -102,7 +102,7 @@ pub(crate) struct Filter {
     inflow: Rc<Inflow>,
     /// Bytes of the client that were not looked at, or not completely.
     pending: Vec<u8>,
-    /// Bytes for h2.
+    /// Bytes that h2 reads next.
     ready: Vec<u8>,
     /// Number of bytes to hand on, or to drop, before the next frame header.
     passing: usize,
@@ -301,6 +301,12 @@ impl Filter {
         if uploads.half(head.stream) == Half::Unknown {
             return self.pass(head);
         }
+        if uploads.half(head.stream) == Half::Left {
+            // h2 would end the connection, so it does not see these bytes, which the client's window has lost.
+            uploads.credit(head.stream, head.length);
+            self.dropping = head.length;
+            return Step::Taken(HEAD);
+        }
         if head.has(END_STREAM) {
             let held = uploads.end(head.stream);
             return self.pass_after(&held, head, bytes);
@@ -332,8 +338,17 @@ impl Filter {
     }
 
     fn reset(&mut self, head: FrameHead) -> Step {
-        let held = self.inflow.uploads.end(head.stream);
+        if head.length == 4 && self.inflow.uploads.half(head.stream) == Half::Reset {
+            // While h2's own reset is not written, the client's would replace it, and later DATA would be an error of
+            // the connection.
+            self.dropping = head.length;
+            return Step::Taken(HEAD);
+        }
+        let held = self.inflow.uploads.take_held(head.stream);
         if held.is_empty() {
+            if head.stream <= self.highest {
+                self.inflow.uploads.mark_left(head.stream);
+            }
             return self.pass(head);
         }
         frames::write(&mut self.ready, DATA, 0, head.stream, &held);

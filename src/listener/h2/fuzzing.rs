@@ -70,7 +70,7 @@ pub struct Filtered<T> {
 }
 
 impl<T> Filtered<T> {
-    /// Wraps a socket.
+    /// Wraps a socket, which brings the preface first.
     pub fn new(io: T) -> Self {
         let inflow = Rc::<Inflow>::default();
         Self { io, filter: Filter::new(LIMITS, inflow.clone()), inflow, sent: Sent::default() }

@@ -2,9 +2,9 @@
 //!
 //! The h2 crate answers or drops frames that have no effect (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, unknown types)
 //! and does not report them, so floods of them would cost its time without end. [`Meter`] counts them, and the resets,
-//! and reports when there are too many (docs/reference/threats.md §2.5). So are streams that had to be reset because of
-//! the client's mistakes. Not counted is what h2 or the filter limits: header lists, small DATA, streams that were reset
-//! before they were accepted.
+//! and reports when there are too many (docs/reference/threats.md §2.5). It also counts streams that had to be reset
+//! because of the client's mistakes. Not counted is what h2 or the filter limits: header lists, small DATA, streams
+//! that were reset before they were accepted.
 
 use crate::clock::Seconds;
 
@@ -137,7 +137,7 @@ impl Meter {
         Heard { resets: self.resets.saturating_sub(before), window: std::mem::take(&mut self.window), too_much }
     }
 
-    /// Counts malformed heads.
+    /// Counts requests with malformed heads.
     pub(crate) fn malformed(&mut self, count: u32, now_s: Seconds) -> Option<TooMuch> {
         self.begin_period(now_s);
         self.malformed = self.malformed.saturating_add(count);

@@ -189,6 +189,8 @@ fn builder(conn: &Conn) -> Builder {
         .max_pending_accept_reset_streams(RESET_UNSEEN)
         // The meter counts resets that a client's mistakes force us to send: h2 does so for a whole connection's life.
         .max_local_error_reset_streams(None)
+        // As many as one burst of frames may have: h2 ends the connection for frames on streams that it has forgotten.
+        .max_concurrent_reset_streams(filter::BURST as usize)
         // The filter limits small frames for each stream: beyond its budget, h2 would end the connection.
         .data_frame_budget(usize::MAX)
         .max_send_buffer_size(SEND_BUFFER);
@@ -287,7 +289,7 @@ impl Serving {
     fn stop_fault(&mut self) {
         let Some(fault) = self.streams.fault.get().filter(|_| !self.cut) else { return };
         self.cut = true;
-        tracing::debug!(peer = %self.conn.peer_ip, ?fault, "HTTP/2 connection closed: the client violated the protocol");
+        tracing::debug!(peer = %self.conn.peer_ip, ?fault, "HTTP/2 connection closed: the protocol was violated");
         self.conn.thread.shared.metrics.client_errors.with_label_values(&["http2"]).inc();
         self.h2.abrupt_shutdown(fault.reason());
     }

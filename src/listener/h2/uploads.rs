@@ -1,7 +1,7 @@
 //! What the client may still send on each stream, and what waits there.
 //!
 //! The h2 crate ends the connection for a frame on a stream that the client has ended, and for many small DATA frames
-//! that a worker does not take. So the filter follows the client's half of every stream that has more than a head. Small
+//! that a worker does not take. So the filter follows the client's half of every stream with more than a head. Small
 //! DATA frames wait in h2 up to a number; further ones wait here as plain bytes, until the stream's reader has caught
 //! up or they have become a large frame. How many bytes may wait, the windows decide, as for any DATA.
 
@@ -19,7 +19,7 @@ const SMALL_WAITING: u32 = 32;
 /// Number of bytes at which held bytes become a DATA frame.
 const HELD: usize = 4_096;
 
-/// Maximum number of empty DATA frames on one stream. They have no effect (RFC 9113 §6.1), and nobody needs them.
+/// Maximum number of empty DATA frames on one stream. They have no effect (RFC 9113 §6.1), and are not needed.
 const EMPTY: u32 = 1_000;
 
 /// Maximum number of streams that were reset and whose late frames are still ignored (RFC 9113 §5.1).
@@ -32,8 +32,10 @@ const CODES: usize = 64;
 #[derive(Debug)]
 struct Upload {
     stream: u32,
-    /// Whether stickyd has reset the stream.
+    /// Whether the stream was reset.
     is_reset: bool,
+    /// Whether the client has reset it.
+    is_left: bool,
     /// Number of small DATA frames that its reader has not taken.
     small: u32,
     /// Number of empty DATA frames so far.
@@ -42,12 +44,20 @@ struct Upload {
     held: Vec<u8>,
 }
 
+impl Upload {
+    fn new(stream: u32, is_reset: bool) -> Self {
+        Self { stream, is_reset, is_left: false, small: 0, empty: 0, held: Vec::new() }
+    }
+}
+
 /// The state of the client's half of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Half {
     Open,
     /// stickyd has reset the stream: what comes is ignored.
     Reset,
+    /// The client has reset the stream, which h2 may still have: what comes is dropped.
+    Left,
     /// The client has ended it, or never began it.
     Unknown,
 }
@@ -81,7 +91,7 @@ pub(crate) struct Uploads {
 }
 
 impl Uploads {
-    /// Adds a stream that the client has begun and not ended; returns false if there are `most` already. h2 refuses most
+    /// Adds a stream that the client has begun and not ended; returns false if there are `most` already. h2 refuses
     /// streams earlier, but ignores those that come after its GOAWAY.
     pub(super) fn try_open(&self, stream: u32, most: usize) -> bool {
         let mut all = self.all.borrow_mut();
@@ -89,7 +99,7 @@ impl Uploads {
             return false;
         }
         if all.last().is_none_or(|last| last.stream < stream) {
-            all.push(Upload { stream, is_reset: false, small: 0, empty: 0, held: Vec::new() });
+            all.push(Upload::new(stream, false));
         }
         true
     }
@@ -106,7 +116,19 @@ impl Uploads {
 
     /// Returns the state of the client's half.
     pub(super) fn half(&self, stream: u32) -> Half {
-        self.with(stream, |upload| if upload.is_reset { Half::Reset } else { Half::Open }).unwrap_or(Half::Unknown)
+        let half = self.with(stream, |upload| match (upload.is_reset, upload.is_left) {
+            (false, _) => Half::Open,
+            (true, false) => Half::Reset,
+            (true, true) => Half::Left,
+        });
+        half.unwrap_or(Half::Unknown)
+    }
+
+    /// Notes that the client has reset the stream.
+    pub(super) fn mark_left(&self, stream: u32) {
+        if self.mark_reset(stream) {
+            self.with(stream, |upload| upload.is_left = true);
+        }
     }
 
     /// Notes that stickyd resets the stream; returns false if that is known.
@@ -122,7 +144,7 @@ impl Uploads {
                 _ => return false,
             },
             Err(at) => {
-                all.insert(at, Upload { stream, is_reset: true, small: 0, empty: 0, held: Vec::new() });
+                all.insert(at, Upload::new(stream, true));
             }
         }
         if all.iter().filter(|upload| upload.is_reset).count() > RESET_REMEMBERED
@@ -190,7 +212,7 @@ impl Uploads {
         }
     }
 
-    /// Sets who is woken when held bytes are to be handed to h2.
+    /// Sets the waker of the task that hands held bytes to h2.
     pub(super) fn set_reader(&self, waker: &Waker) {
         if self.holds.get() {
             self.holds.set(self.all.borrow().iter().any(|upload| !upload.held.is_empty()));

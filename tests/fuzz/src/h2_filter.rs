@@ -69,6 +69,7 @@ struct Sent {
     expected: Vec<Reached>,
     table: Table,
     stream: u32,
+    resets: u32,
 }
 
 /// The client's HPACK table: indices of [`FIELDS`], the newest first.
@@ -90,7 +91,7 @@ impl Table {
 impl Sent {
     fn of(choices: &mut Choices<'_>) -> Self {
         let table = Table { entries: VecDeque::new(), most: 4_096 };
-        let mut sent = Self { bytes: PREFACE.to_vec(), expected: Vec::new(), table, stream: 1 };
+        let mut sent = Self { bytes: PREFACE.to_vec(), expected: Vec::new(), table, stream: 1, resets: 0 };
         frame(&mut sent.bytes, 4, 0, 0, &[]);
         for _ in 0..40 {
             if choices.is_over() {
@@ -214,7 +215,11 @@ impl Sent {
                 self.field(&mut block, field, choices);
                 frame(&mut self.bytes, 1, 4 | choices.byte() & 1, stream, &block);
             }
-            2 => frame(&mut self.bytes, 3, 0, stream, &[0, 0, 0, 8]),
+            // h2 allows only twenty of them before it has handed out the stream.
+            2 if self.resets < 15 => {
+                self.resets += 1;
+                frame(&mut self.bytes, 3, 0, stream, &[0, 0, 0, 8]);
+            }
             _ => {}
         }
     }
@@ -248,10 +253,22 @@ fn reached(bytes: &[u8]) -> Vec<Reached> {
     still::run(pin!(client.write_all(bytes))).expect("there is room").expect("the pipe is open");
     let mut all = Vec::new();
     let error = still::run(pin!(serve(io, &mut all)));
-    assert!(error.is_none(), "the connection has ended: {error:?} after {all:?}");
+    assert!(error.is_none(), "the connection has ended: {error:?} after {all:?}\n{}", shown(bytes));
     all.sort();
     all.sort_by_key(|(path, _)| path[1..].parse::<u32>().unwrap_or(0));
     all
+}
+
+/// The frames as text, one per line.
+fn shown(bytes: &[u8]) -> String {
+    let (mut rest, mut text) = (&bytes[PREFACE.len()..], String::new());
+    while let Some((head, after)) = rest.split_at_checked(9) {
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let payload = &after[..length.min(after.len())];
+        text += &format!("kind {} flags {} stream {}: {}\n", head[3], head[4], head[8], payload.escape_ascii());
+        rest = &after[payload.len()..];
+    }
+    text
 }
 
 /// Serves the connection until it ends.

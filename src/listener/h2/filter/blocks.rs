@@ -1,4 +1,5 @@
-//! Field blocks: which of them go on to the h2 crate as they are, and what it gets instead of the others (RFC 9113 §4.3).
+//! Field blocks (RFC 9113 §4.3): which of them go on to the h2 crate as they are, and what it gets instead of the
+//! others.
 
 use super::super::FRAME;
 use super::super::fields::{BlockKind, FieldClass, FieldList, Judgement};
@@ -58,7 +59,7 @@ impl Filter {
         }
         match self.inflow.uploads.half(stream) {
             Half::Open => Some(Place::Trailers),
-            Half::Reset => Some(Place::Ignored),
+            Half::Reset | Half::Left => Some(Place::Ignored),
             Half::Unknown if stream >= self.unbroken_from => Some(Place::AfterEnd),
             Half::Unknown => None,
         }
@@ -124,7 +125,7 @@ pub(super) enum Place {
     Trailers,
     /// On a stream that the client has ended.
     AfterEnd,
-    /// On a stream that stickyd has reset.
+    /// On a stream that stickyd or the client has reset.
     Ignored,
 }
 
@@ -140,7 +141,7 @@ pub(super) struct OpenBlock {
     continuations: usize,
 }
 
-/// A complete block.
+/// A block that is complete.
 pub(super) struct BlockEnd {
     pub(super) stream: u32,
     pub(super) place: Place,
