@@ -9,7 +9,8 @@ use std::net::IpAddr;
 
 use hyper::header::{self, HeaderMap, HeaderValue};
 
-use super::headers::{FORWARDED_FOR, FORWARDED_PROTO, parse_hop};
+use super::headers::{FORWARDED_FOR, parse_hop};
+use super::told;
 
 /// Adds the field, or appends stickyd's own element to it. `peer` is the address that connected to stickyd; `secure` is
 /// true if it did so over TLS.
@@ -30,9 +31,8 @@ pub(crate) fn add(headers: &mut HeaderMap, peer: IpAddr, secure: bool) {
             element(&mut text, std::str::from_utf8(hop).ok().and_then(parse_hop));
             // The scheme and host of the client's own request, which is what workers need, go into the first element.
             if place == 0 {
-                let proto =
-                    headers.get(FORWARDED_PROTO).is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"));
-                about(&mut text, host, if proto { b"https" } else { b"http" });
+                let proto: &[u8] = if told::secure(headers) == Some(true) { b"https" } else { b"http" };
+                about(&mut text, host, proto);
             }
         }
     }

@@ -18,6 +18,7 @@ pub(crate) mod request_timeout;
 pub(crate) mod respond;
 pub(crate) mod response_body;
 pub(crate) mod retry;
+mod told;
 mod trailers;
 mod upgrade;
 mod upload;
@@ -42,7 +43,6 @@ use crate::listener::conn::Conn;
 use crate::metrics::LimitLabel;
 use crate::min_rate::Transfer;
 use crate::route;
-use crate::route::RouteMatch;
 use crate::route::guard;
 use crate::sockets::{self, New, OpeningRequest, SocketFacts, Transport};
 use crate::upstream::Upstream;
@@ -253,16 +253,18 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Rejection
     let shared = &conn.thread.shared;
     let snapshot = shared.snapshot.load();
     let found = route::find(&snapshot.rules.routes, &snapshot.upstreams, host, request.uri().path());
-    let Some(RouteMatch { upstream, watch, place: route }) = found else {
+    let Some(found) = found.map_err(|why| Problem::BadRequest(why.reason()))? else {
         shared.metrics.unrouted.inc();
         return Err(Problem::NoRoute.into());
     };
+    let upstream = found.upstream;
     let ask = RequestFacts::read(&shared.sessions, upstream, request, &conn.cookie);
     let client = headers::client(conn, request.headers());
-    if watch.is_some() || upstream.limits.is_some() {
+    if found.is_guarded() {
         let key = shared.sessions.keys.address(client.key());
-        let asked = guard::GuardedRequest { ask: &ask, client, host, key, now_ms: clock::now_ms() };
-        let passed = guard::check(watch, upstream, request, &asked);
+        let own = told::authority(conn, request.headers(), host);
+        let asked = guard::GuardedRequest { ask: &ask, client, own, key, now_ms: clock::now_ms() };
+        let passed = guard::check(&found, request, &asked);
         let is_upgrade = ask.upgrade.is_some();
         passed.map_err(|reason| Rejection::ByGuard { reason, is_upgrade, client })?;
     }
@@ -280,7 +282,7 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Rejection
         client,
         goodbye: None,
         resent: Cell::new(false),
-        route,
+        route: found.place,
         facts: None,
     })
 }
@@ -298,14 +300,17 @@ fn check_head<'r, B: Body>(conn: &Conn, request: &'r Request<B>) -> Result<&'r s
         return Err(Problem::TooLong.into());
     }
     let host = headers::host(request)?;
-    if let Some(redirect) = conn.listener.redirect() {
+    // A client that came to a trusted proxy over TLS is where the redirect would send it.
+    if let Some(redirect) = conn.listener.redirect()
+        && !headers::client(conn, request.headers()).secure
+    {
         // An HTTP/1.0 client may leave out the host; then there is no URL to redirect it to.
-        return Err(match host {
+        return Err(match told::authority(conn, request.headers(), host).host {
             "" => Problem::BadRequest("the Host header is missing").into(),
             host => Rejection::ToHttps { redirect, host: host.to_owned() },
         });
     }
-    if !conn.serves(route::without_port(host)) {
+    if !conn.serves(route::bare(host)) {
         return Err(Problem::Misdirected.into());
     }
     Ok(host)
