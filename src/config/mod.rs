@@ -52,9 +52,9 @@ pub use error::{Errors, Severity};
 pub(crate) use files::token;
 pub use health::{CheckTarget, Expected, Health, HealthKind};
 pub use limits::Limits;
+pub(crate) use listener::parse_network;
 #[cfg(any(test, feature = "testing"))]
 pub use load::load;
-pub(crate) use listener::parse_network;
 pub use load::load_with_warnings;
 pub(crate) use load::{Loaded, load_admin, load_noting};
 pub use log::{Log, LogFormat, check_level};

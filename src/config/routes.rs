@@ -132,8 +132,7 @@ fn covers(earlier: &Route, later: &Route) -> bool {
     let normal = |route: &Route| Readings::of(route.path.as_bytes()).map_or_else(|_| Vec::new(), |read| read.normal);
     let earlier = normal(earlier);
     let rest = normal(later).strip_prefix(&*earlier).map(<[u8]>::to_vec);
-    let path =
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/") || earlier.ends_with(b"/"));
+    let path = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/") || earlier.ends_with(b"/"));
     host && path
 }
 

@@ -51,8 +51,8 @@ impl EngineQuery {
         self.place != SidPlace::Nowhere
     }
 
-    /// Whether the query names several sids that differ, or a sid and an empty one. Servers that take the first (Go, Java,
-    /// Python) then read another session than this type does, or none.
+    /// Whether the query names several sids that differ, or a sid and an empty one. Servers that take the first (Go,
+    /// Java, Python) then read another session than this type does, or none.
     pub fn contradicts_itself(self) -> bool {
         self.contradicts
     }
@@ -74,7 +74,7 @@ impl EngineQuery {
 
 /// What one pass over an Engine.IO query finds.
 struct Scan<'q> {
-    /// The raw transport.
+    /// The transport as the client wrote it.
     transport: &'q [u8],
     /// The place at which the raw sid begins.
     start: usize,

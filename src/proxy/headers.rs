@@ -114,8 +114,8 @@ pub(crate) fn host<B>(request: &Request<B>) -> Result<&str, Problem> {
     }
 }
 
-/// Accepts `name`, `name:port`, `1.2.3.4:port` and `[::1]:port`, but no userinfo, no empty label except a final one (the
-/// root), and no character that could be read as the end of a host. Names of hosts have no percent-encoding: some
+/// Accepts `name`, `name:port`, `1.2.3.4:port` and `[::1]:port`, but no userinfo, no empty label except a final one
+/// (the root), and no character that could be read as the end of a host. Names of hosts have no percent-encoding: some
 /// workers would decode it, and others would not.
 pub(super) fn is_host(text: &str) -> bool {
     let (name, port) = match text.split_once(']') {
@@ -170,15 +170,16 @@ pub(crate) fn to_worker(conn: &Conn, client: Client, parts: &mut Parts, ask: &Re
     }
     tell_certificate(conn, headers);
     headers.insert(FORWARDED_FOR, forwarded_for);
-    let proto = HeaderValue::from_static(if client.secure { "https" } else { "http" });
-    headers.entry(FORWARDED_PROTO).or_insert(proto);
-    if let Some(host) = headers.get(header::HOST).filter(|host| !host.is_empty()).cloned() {
-        headers.entry(FORWARDED_HOST).or_insert(host);
-    }
+    // Before the other fields are set, because it follows from those that the proxy sent.
     if !headers.contains_key(FORWARDED_PORT) {
         let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let port = told::port(conn, client, headers, host);
         headers.insert(FORWARDED_PORT, port);
+    }
+    let proto = HeaderValue::from_static(if client.secure { "https" } else { "http" });
+    headers.entry(FORWARDED_PROTO).or_insert(proto);
+    if let Some(host) = headers.get(header::HOST).filter(|host| !host.is_empty()).cloned() {
+        headers.entry(FORWARDED_HOST).or_insert(host);
     }
     headers.entry(REQUEST_ID).or_insert_with(|| request_id(conn.thread.request_id()));
     if ask.upgrade.is_some() {

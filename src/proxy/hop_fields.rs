@@ -6,8 +6,9 @@
 
 use hyper::header::{HeaderMap, HeaderName};
 
-/// Removes the fields for whose names `doomed` returns true, and returns these names. It makes one pass over the fields present: most heads
-/// contain few of the forbidden names, and one look-up for each such name cost more than the rest of the rewriting.
+/// Removes the fields for whose names `doomed` returns true, and returns these names. It makes one pass over the fields
+/// present: most heads contain few of the forbidden names, and one look-up for each such name cost more than the rest
+/// of the rewriting.
 pub(crate) fn remove_where(headers: &mut HeaderMap, doomed: fn(&str) -> bool) -> Vec<HeaderName> {
     let found: Vec<HeaderName> = headers.keys().filter(|name| doomed(name.as_str())).cloned().collect();
     for name in &found {

@@ -21,9 +21,9 @@ use crate::engine_io::{self, EngineQuery};
 use crate::header_list::has_token;
 use crate::keys::AddressHash;
 use crate::metrics::GuardLabel;
+use crate::route::RouteMatch;
 use crate::telemetry::say_full;
 use crate::upstream::Upstream;
-use crate::route::RouteMatch;
 use crate::upstream::rate::{ADDRESSES, RateKind, RateLimits, SHARDS};
 
 /// Why a guard rejects a request.

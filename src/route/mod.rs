@@ -44,7 +44,7 @@ pub struct RouteMatch<'a> {
 }
 
 impl RouteMatch<'_> {
-    /// Whether anything limits who may send the request, and how often.
+    /// Whether any guard or limit applies to the request.
     pub(crate) fn is_guarded(&self) -> bool {
         self.watch.is_some() || !self.others.is_empty() || self.upstream.limits.is_some()
     }

@@ -7,6 +7,7 @@ mod bytes;
 pub mod client;
 pub mod config;
 pub mod cookie;
+pub mod forwarded;
 pub mod frames;
 pub mod h2_head;
 pub mod handshake;
@@ -14,6 +15,7 @@ pub mod head;
 mod proxied;
 pub mod proxy_protocol;
 pub mod refusal;
+pub mod route;
 pub mod sid;
 mod still;
 mod strict;
@@ -22,7 +24,7 @@ mod strict;
 pub type Check = fn(&[u8]);
 
 /// Every target by name, as `corpus/` has it.
-pub const ALL: [(&str, Check); 11] = [
+pub const ALL: [(&str, Check); 13] = [
     ("head", head::check),
     ("h2_head", h2_head::check),
     ("cookie", cookie::check),
@@ -34,4 +36,6 @@ pub const ALL: [(&str, Check); 11] = [
     ("refusal", refusal::check),
     ("frames", frames::check),
     ("answer", answer::check),
+    ("route", route::check),
+    ("forwarded", forwarded::check),
 ];
