@@ -172,8 +172,7 @@ pub(crate) fn to_worker(conn: &Conn, client: Client, parts: &mut Parts, ask: &Re
     headers.insert(FORWARDED_FOR, forwarded_for);
     // Before the other fields are set, because it follows from those that the proxy sent.
     if !headers.contains_key(FORWARDED_PORT) {
-        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let port = told::port(conn, client, headers, host);
+        let port = told::port(conn, client, headers);
         headers.insert(FORWARDED_PORT, port);
     }
     let proto = HeaderValue::from_static(if client.secure { "https" } else { "http" });

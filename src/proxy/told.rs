@@ -2,7 +2,7 @@
 //! `-Port`). Each may be a list over several lines, to which every proxy appends, so the first value is the client's.
 //! Nothing here is asked for a client that is not a trusted proxy. Left out: its address (`headers`).
 
-use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::headers::{FORWARDED_HOST, FORWARDED_PORT, FORWARDED_PROTO, is_host};
 use crate::client::Client;
@@ -30,8 +30,9 @@ pub(super) fn authority<'a>(conn: &Conn, headers: &'a HeaderMap, host: &'a str) 
 
 /// The port that the client asked for, for workers that are told none: behind a trusted proxy the one in the host, or
 /// the default port of the scheme; otherwise the listener's.
-pub(super) fn port(conn: &Conn, client: Client, headers: &HeaderMap, host: &str) -> HeaderValue {
+pub(super) fn port(conn: &Conn, client: Client, headers: &HeaderMap) -> HeaderValue {
     let told = conn.trusted.then(|| {
+        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let written = split_port(authority(conn, headers, host).host).1.and_then(|port| port.parse::<u16>().ok());
         written.or_else(|| secure(headers).map(|_| if client.secure { 443 } else { 80 }))
     });
