@@ -31,6 +31,7 @@ mod net;
 mod proxy;
 mod random;
 mod rate_limit;
+mod readings;
 mod reload;
 mod route;
 mod rules;

@@ -73,6 +73,14 @@ pub mod proxy {
     pub use crate::proxy::headers::client;
 }
 
+pub mod readings {
+    pub use crate::readings::{Readings, Unreadable, is_plain};
+}
+
+pub mod route {
+    pub use crate::route::{RouteMatch, find};
+}
+
 pub mod server {
     pub use crate::server::{Server, Stop, StopOutcome};
 }

@@ -18,6 +18,7 @@ const LAYERS: &[&str] = &[
     "watch",
     "secret",
     "header_list",
+    "readings",
     "keys",
     "client",
     "rate_limit",

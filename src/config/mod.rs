@@ -52,6 +52,7 @@ pub use error::{Errors, Severity};
 pub(crate) use files::token;
 pub use health::{CheckTarget, Expected, Health, HealthKind};
 pub use limits::Limits;
+pub(crate) use listener::parse_network;
 #[cfg(any(test, feature = "testing"))]
 pub use load::load;
 pub use load::load_with_warnings;

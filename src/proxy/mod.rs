@@ -19,6 +19,7 @@ pub(crate) mod request_timeout;
 pub(crate) mod respond;
 pub(crate) mod response_body;
 pub(crate) mod retry;
+mod told;
 mod trailers;
 mod upgrade;
 mod upload;
@@ -43,7 +44,6 @@ use crate::listener::conn::Conn;
 use crate::metrics::LimitLabel;
 use crate::min_rate::Transfer;
 use crate::route;
-use crate::route::RouteMatch;
 use crate::route::guard;
 use crate::sockets::{self, New, OpeningRequest, SocketFacts, Transport};
 use crate::upstream::Upstream;
@@ -255,17 +255,19 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>, record: &mut Record) -> 
     let shared = &conn.thread.shared;
     let snapshot = shared.snapshot.load();
     let found = route::find(&snapshot.rules.routes, &snapshot.upstreams, host, request.uri().path());
-    let Some(RouteMatch { upstream, watch, place: route }) = found else {
+    let Some(found) = found.map_err(|why| Problem::BadRequest(why.reason()))? else {
         shared.metrics.unrouted.inc();
         return Err(Problem::NoRoute.into());
     };
+    let upstream = found.upstream;
     record.routed(upstream);
     let ask = RequestFacts::read(&shared.sessions, upstream, request, &conn.cookie);
     let client = headers::client(conn, request.headers());
-    if watch.is_some() || upstream.limits.is_some() {
+    if found.is_guarded() {
         let key = shared.sessions.keys.address(client.key());
-        let asked = guard::GuardedRequest { ask: &ask, client, host, key, now_ms: clock::now_ms() };
-        let passed = guard::check(watch, upstream, request, &asked);
+        let own = told::authority(conn, request.headers(), host);
+        let asked = guard::GuardedRequest { ask: &ask, client, own, key, now_ms: clock::now_ms() };
+        let passed = guard::check(&found, request, &asked);
         let is_upgrade = ask.upgrade.is_some();
         passed.map_err(|reason| Rejection::ByGuard { reason, is_upgrade, client })?;
     }
@@ -283,7 +285,7 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>, record: &mut Record) -> 
         client,
         goodbye: None,
         resent: Cell::new(false),
-        route,
+        route: found.place,
         facts: None,
     })
 }
@@ -301,14 +303,17 @@ fn check_head<'r, B: Body>(conn: &Conn, request: &'r Request<B>) -> Result<&'r s
         return Err(Problem::TooLong.into());
     }
     let host = headers::host(request)?;
-    if let Some(redirect) = conn.listener.redirect() {
+    // A client that came to a trusted proxy over TLS is where the redirect would send it.
+    if let Some(redirect) = conn.listener.redirect()
+        && !headers::client(conn, request.headers()).secure
+    {
         // An HTTP/1.0 client may leave out the host; then there is no URL to redirect it to.
-        return Err(match host {
+        return Err(match told::authority(conn, request.headers(), host).host {
             "" => Problem::BadRequest("the Host header is missing").into(),
             host => Rejection::ToHttps { redirect, host: host.to_owned() },
         });
     }
-    if !conn.serves(route::without_port(host)) {
+    if !conn.serves(route::bare(host)) {
         return Err(Problem::Misdirected.into());
     }
     Ok(host)

@@ -7,6 +7,7 @@ mod bytes;
 pub mod client;
 pub mod config;
 pub mod cookie;
+pub mod forwarded;
 pub mod frames;
 pub mod h2_filter;
 pub mod h2_head;
@@ -15,6 +16,7 @@ pub mod head;
 mod proxied;
 pub mod proxy_protocol;
 pub mod refusal;
+pub mod route;
 pub mod sid;
 mod still;
 mod strict;
@@ -23,7 +25,7 @@ mod strict;
 pub type Check = fn(&[u8]);
 
 /// Every target by name, as `corpus/` has it.
-pub const ALL: [(&str, Check); 12] = [
+pub const ALL: [(&str, Check); 14] = [
     ("head", head::check),
     ("h2_head", h2_head::check),
     ("h2_filter", h2_filter::check),
@@ -36,4 +38,6 @@ pub const ALL: [(&str, Check); 12] = [
     ("refusal", refusal::check),
     ("frames", frames::check),
     ("answer", answer::check),
+    ("route", route::check),
+    ("forwarded", forwarded::check),
 ];
