@@ -77,6 +77,7 @@ impl OwnerSearch<'_> {
             return AttemptStep::Done(result, respond::problem(Problem::Full(why)));
         };
         job.upstream.series().attempts.inc();
+        record.tries();
         let waiting = job.ask.is_poll().then(|| Waiting::at(self.search, worker));
         let mut attempted = pin!(attempt::attempt(job, worker, request));
         let attempted = match tokio::time::timeout(SILENCE, &mut attempted).await {
