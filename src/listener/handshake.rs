@@ -1,20 +1,21 @@
 //! What comes before the first request of a connection: a PROXY header and a TLS handshake, where its listener requires
 //! them.
 //!
-//! Both share one time-out (`[limits] handshake_timeout`), handshakes take turns, and every failure is counted, except
-//! that of a client that never sent a byte. How a header is read and how a certificate is chosen is in `proxy_protocol`
-//! and `tls`.
+//! Both share one time-out (`[limits] handshake_timeout`), and every failure is counted, except that of a client that
+//! never sent a byte. Handshakes take turns; a client has one only while stickyd works for it, so that clients which
+//! stop in the middle keep no others waiting. How a header is read and how a certificate is chosen is in
+//! `proxy_protocol` and `tls`.
 
 use std::cell::LazyCell;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
-use std::task::Poll;
-use std::time::Duration;
+use std::pin::{Pin, pin};
+use std::task::{Poll, ready};
 
 use rustls::pki_types::UnixTime;
 use rustls::{HandshakeKind, ProtocolVersion};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -22,13 +23,10 @@ use super::client_certificate::ClientCertificate;
 use super::proxy_protocol::{self, ProxiedSource};
 use super::tls::TlsTerms;
 use super::{ThreadListener, admission};
+use crate::net::client_hello::{HelloScan, MAX_HELLO};
 use crate::net::client_io::ClientIo;
 use crate::net::tls_stream::TlsStream;
 use crate::thread::{Registered, Thread, ThreadOrder};
-
-/// How long a handshake may keep its turn: an honest one needs a round trip or two, and clients that stop in the middle
-/// must not block all others.
-const TLS_TURN: Duration = Duration::from_millis(500);
 
 /// Result of the TLS handshake of a connection.
 pub struct Secured {
@@ -107,8 +105,8 @@ async fn first_byte(stream: &TcpStream) -> io::Result<()> {
     }
 }
 
-/// Returns whether `error` is the one by which [`first_byte`] reports a client that left without sending a byte; no
-/// read or write of a socket fails with this kind.
+/// Returns whether `error` is the one that stands for a client that left without sending a byte; no read or write of a
+/// socket fails with this kind.
 fn said_nothing(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::ConnectionAborted
 }
@@ -189,18 +187,49 @@ async fn in_time<T>(live: &Registered, deadline: Instant, step: impl Future<Outp
     done.await.ok_or(io::ErrorKind::Interrupted)?.map_err(|_| io::ErrorKind::TimedOut)?
 }
 
-/// Makes a TLS handshake when its turn has come.
+/// Makes a TLS handshake. Its turn begins when the ClientHello is complete, and ends when our first flight is sent.
 async fn handshake(thread: &Thread, terms: &TlsTerms, stream: TcpStream) -> io::Result<(TlsStream, usize)> {
-    // A client that sends nothing takes no turn. This peeks, because `readable` may report a fresh socket as ready.
-    first_byte(&stream).await?;
+    let (stream, came) = client_hello(thread, stream).await?;
     // The semaphore is never closed.
     let turn = thread.handshakes.acquire().await.map_err(io::Error::other)?;
-    let mut accept = pin!(terms.accept(stream));
-    match tokio::time::timeout(TLS_TURN, &mut accept).await {
-        Ok(accepted) => accepted,
-        Err(_) => {
-            drop(turn);
-            accept.await
+    let mut accept = pin!(terms.accept(stream, came));
+    // The first poll does the work of the handshake: its key exchange and signature.
+    if let Poll::Ready(accepted) = poll_fn(|cx| Poll::Ready(accept.as_mut().poll(cx))).await {
+        return accepted;
+    }
+    // In a storm of handshakes, those that are begun go on before further ones begin: their sockets are looked at once
+    // more before the turn passes on. This bounds how many are half done, and so the memory that they hold.
+    tokio::task::yield_now().await;
+    drop(turn);
+    accept.await
+}
+
+/// Reads from the client until its ClientHello is complete, or cannot become one. A client that leaves without having
+/// sent a byte is reported as by [`first_byte`].
+async fn client_hello(thread: &Thread, mut stream: TcpStream) -> io::Result<(TcpStream, Vec<u8>)> {
+    let (mut came, mut scan) = (Vec::new(), HelloScan::default());
+    loop {
+        let over = poll_fn(|cx| {
+            // A client that stops after one byte must cost no more than that byte.
+            let mut buffer = thread.buffer.borrow_mut();
+            let mut piece = ReadBuf::new(buffer.get_mut(..MAX_HELLO - came.len()).unwrap_or_default());
+            match ready!(Pin::new(&mut stream).poll_read(cx, &mut piece)) {
+                Ok(()) if !piece.filled().is_empty() => {}
+                Ok(()) if !came.is_empty() => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                Err(error) if !came.is_empty() => return Poll::Ready(Err(error)),
+                Ok(()) | Err(_) => return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+            }
+            match came.is_empty() {
+                true => came = piece.filled().to_vec(),
+                false => came.extend_from_slice(piece.filled()),
+            }
+            Poll::Ready(Ok(scan.is_over(&came)))
+        });
+        if over.await? {
+            return Ok((stream, came));
+        }
+        if came.len() == MAX_HELLO {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the ClientHello is too long"));
         }
     }
 }
