@@ -41,10 +41,22 @@ pub(crate) struct Opened {
     pub(crate) io: ClientIo,
     /// Address of the client: the peer, or the address that a PROXY header names in its place.
     pub(crate) ip: IpAddr,
+    /// Whether that is the client's address; a PROXY header may name no client.
+    pub(crate) is_known: bool,
     /// Whether that address is a trusted proxy.
     pub(crate) trusted: bool,
     /// Result of the TLS handshake; `None` if the connection is not encrypted up to stickyd.
     pub(crate) tls: Option<Secured>,
+    /// What came of a request without TLS to a listener with TLS, which is refused.
+    pub(crate) plain: Option<Vec<u8>>,
+}
+
+/// What a client sends to a listener with TLS.
+enum Handshake<S> {
+    /// A handshake, which was made.
+    Made(TlsStream, S),
+    /// Plain HTTP, of which these bytes have come.
+    PlainHttp(TcpStream, Vec<u8>),
 }
 
 /// Prepares a fresh connection for requests. `None` means that it failed, which has been counted.
@@ -56,7 +68,7 @@ pub(crate) async fn open(
     peer: SocketAddr,
 ) -> Option<Opened> {
     let peer_ip = peer.ip().to_canonical();
-    let mut who = Peer { ip: peer_ip, trusted: listener.trusts(peer_ip) };
+    let mut who = Peer { ip: peer_ip, is_known: true, trusted: listener.trusts(peer_ip) };
     // Lazy, because a connection without PROXY header and TLS needs no deadline.
     let deadline = LazyCell::new(|| Instant::now() + thread.limits().handshake_timeout);
     // Both steps are boxed: a future is as large as its largest branch, and these are over before the first request.
@@ -68,21 +80,33 @@ pub(crate) async fn open(
             return None;
         }
     }
-    let (io, tls) = match listener.tls() {
-        None => (ClientIo::Plain(stream), None),
+    let (mut tls, mut plain) = (None, None);
+    let io = match listener.tls() {
+        None => ClientIo::Plain(stream),
         Some(terms) => {
             let secured = Box::pin(secure(live, listener, terms, stream, *deadline)).await;
-            let (stream, secured) = secured.map_err(|error| not_served(thread, "tls", who.ip, &error)).ok()?;
-            (ClientIo::Tls(stream), Some(secured))
+            match secured.map_err(|error| not_served(thread, "tls", who.ip, &error)).ok()? {
+                Handshake::Made(stream, secured) => {
+                    tls = Some(secured);
+                    ClientIo::Tls(stream)
+                }
+                Handshake::PlainHttp(stream, came) => {
+                    not_served(thread, "http_on_tls", who.ip, &io::Error::other("plain HTTP on a port with TLS"));
+                    plain = Some(came);
+                    ClientIo::Plain(stream)
+                }
+            }
         }
     };
-    Some(Opened { io, ip: who.ip, trusted: who.trusted, tls })
+    Some(Opened { io, ip: who.ip, is_known: who.is_known, trusted: who.trusted, tls, plain })
 }
 
 /// The client of a connection, as known so far.
 #[derive(Clone, Copy)]
 struct Peer {
     ip: IpAddr,
+    /// Whether `ip` is the client's, and not that of a balancer that does not know its client.
+    is_known: bool,
     /// Whether the client is a trusted proxy, so that its statements about other clients count.
     trusted: bool,
 }
@@ -124,8 +148,8 @@ async fn proxy_header(listener: &ThreadListener, stream: &mut TcpStream, sender:
     first_byte(stream).await?;
     Ok(match proxy_protocol::read(stream).await? {
         ProxiedSource::Balancer => sender,
-        ProxiedSource::Unknown => Peer { trusted: false, ..sender },
-        ProxiedSource::Client(ip) => Peer { ip, trusted: listener.trusts(ip) },
+        ProxiedSource::Unknown => Peer { is_known: false, trusted: false, ..sender },
+        ProxiedSource::Client(ip) => Peer { ip, is_known: true, trusted: listener.trusts(ip) },
     })
 }
 
@@ -136,13 +160,17 @@ async fn secure(
     terms: &TlsTerms,
     stream: TcpStream,
     deadline: Instant,
-) -> io::Result<(TlsStream, Secured)> {
+) -> io::Result<Handshake<Secured>> {
     let thread = live.thread();
     let count = |version, result, resumed| {
         thread.shared.metrics.tls_handshake(&listener.settings.label, version, result, resumed);
     };
     let (stream, policy) = match in_time(live, deadline, handshake(thread, terms, stream)).await {
-        Ok(made) => made,
+        Ok(Handshake::Made(stream, policy)) => (stream, policy),
+        Ok(Handshake::PlainHttp(stream, came)) => {
+            count("none", "failed", false);
+            return Ok(Handshake::PlainHttp(stream, came));
+        }
         Err(error) => {
             if said_nothing(&error) {
                 return Err(error);
@@ -169,7 +197,7 @@ async fn secure(
         },
     };
     count(version, "ok", resumed);
-    Ok((stream, Secured { policy, client }))
+    Ok(Handshake::Made(stream, Secured { policy, client }))
 }
 
 /// Runs a step before the first request within its deadline; a stop of stickyd cuts it like a request.
@@ -188,20 +216,24 @@ async fn in_time<T>(live: &Registered, deadline: Instant, step: impl Future<Outp
 }
 
 /// Makes a TLS handshake. Its turn begins when the ClientHello is complete, and ends when our first flight is sent.
-async fn handshake(thread: &Thread, terms: &TlsTerms, stream: TcpStream) -> io::Result<(TlsStream, usize)> {
+async fn handshake(thread: &Thread, terms: &TlsTerms, stream: TcpStream) -> io::Result<Handshake<usize>> {
     let (stream, came) = client_hello(thread, stream).await?;
+    // A method begins with a letter, and no TLS record does.
+    if came.first().is_some_and(u8::is_ascii_alphabetic) {
+        return Ok(Handshake::PlainHttp(stream, came));
+    }
     // The semaphore is never closed.
     let turn = thread.handshakes.acquire().await.map_err(io::Error::other)?;
     let mut accept = pin!(terms.accept(stream, came));
     // The first poll does the work of the handshake: its key exchange and signature.
     if let Poll::Ready(accepted) = poll_fn(|cx| Poll::Ready(accept.as_mut().poll(cx))).await {
-        return accepted;
+        return accepted.map(|(stream, policy)| Handshake::Made(stream, policy));
     }
     // In a storm of handshakes, those that are begun go on before further ones begin: their sockets are looked at once
     // more before the turn passes on. This bounds how many are half done, and so the memory that they hold.
     tokio::task::yield_now().await;
     drop(turn);
-    accept.await
+    accept.await.map(|(stream, policy)| Handshake::Made(stream, policy))
 }
 
 /// Reads from the client until its ClientHello is complete, or cannot become one. A client that leaves without having

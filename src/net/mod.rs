@@ -6,3 +6,4 @@ pub(crate) mod h2_stream;
 pub(crate) mod held;
 pub(crate) mod tls_stream;
 pub(crate) mod worker_io;
+pub(crate) mod written_target;

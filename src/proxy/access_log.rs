@@ -14,9 +14,9 @@ use crate::affinity::ask::{RequestFacts, RequestKind};
 use crate::client::Client;
 use crate::listener::conn::Conn;
 use crate::metrics::SourceLabel;
+use crate::min_rate::Transfer;
 use crate::upstream::Upstream;
 use crate::upstream::worker::{Count, Worker};
-use hyper::body::Body;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 
 /// Follows a request until the last byte of its response.
@@ -30,8 +30,8 @@ pub struct Record {
     tunnel: bool,
     /// Body bytes sent to the client.
     pub bytes_down: u64,
-    /// Body bytes that the client announced; bodies of unknown length count as 0.
-    bytes_up: u64,
+    /// The request body, whose bytes are counted as they arrive; `None` for a request without a body.
+    pub(crate) upload: Option<Rc<Transfer>>,
     in_flight: Option<Count>,
     hold: Option<SessionHold>,
     line: Option<Box<AccessLine>>,
@@ -54,7 +54,7 @@ struct AccessLine {
 
 impl Record {
     /// Starts the record when the head of a request has arrived.
-    pub fn begin<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Box<Self> {
+    pub fn begin<B>(conn: &Rc<Conn>, request: &Request<B>) -> Box<Self> {
         conn.begin_request();
         let line = conn.thread.shared.snapshot.load().rules.access_log.then(|| {
             Box::new(AccessLine {
@@ -74,7 +74,7 @@ impl Record {
             cut: false,
             tunnel: false,
             bytes_down: 0,
-            bytes_up: request.body().size_hint().exact().unwrap_or(0),
+            upload: None,
             in_flight: None,
             hold: None,
             line,
@@ -184,12 +184,12 @@ impl Drop for Record {
         if let (Some(upstream), false) = (&self.upstream, self.tunnel) {
             let series = upstream.series();
             let seconds = if self.poll { &series.poll_seconds } else { &series.request_seconds };
-            let now = Instant::now();
+            let (now, bytes_up) = (Instant::now(), self.upload.as_ref().map_or(0, |upload| upload.total()));
             seconds.observe(now.duration_since(self.started).as_secs_f64());
             if let Some(hold) = &mut self.hold {
-                hold.moved(self.bytes_up, self.bytes_down, now);
+                hold.moved(bytes_up, self.bytes_down, now);
             }
-            series.bytes_up.inc_by(self.bytes_up);
+            series.bytes_up.inc_by(bytes_up);
             series.bytes_down.inc_by(self.bytes_down);
         }
         self.conn.finish_request();

@@ -93,13 +93,25 @@ impl Coming {
                     rest = rest.split_off(length);
                 }
                 HeadProgress::Part if self.skipped + rest.len() <= HEAD_BYTES => {
-                    self.seen = rest.into();
+                    // Blank lines before the head are looked at once, and not again with each line that follows.
+                    let blank = blank_lines(&rest);
+                    self.skipped += blank;
+                    self.seen = rest.split_off(blank).into();
                     return Ok(None);
                 }
                 HeadProgress::Part | HeadProgress::Whole(..) => return Err(BrokeOff::Head("the head is too long")),
             }
         }
     }
+}
+
+/// Returns the length of the blank lines at the beginning of `bytes`.
+fn blank_lines(bytes: &[u8]) -> usize {
+    let mut rest = bytes;
+    while let [b'\r', b'\n', more @ ..] | [b'\n', more @ ..] = rest {
+        rest = more;
+    }
+    bytes.len() - rest.len()
 }
 
 /// What the bytes received so far are; lengths are in bytes.
