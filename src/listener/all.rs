@@ -261,6 +261,22 @@ mod tests {
         assert_eq!(set.addresses(), [wide.parse().unwrap()]);
     }
 
+    /// RFC 3493 §5.3: with IPV6_V6ONLY, the unspecified address of IPv6 takes no IPv4 clients.
+    #[test]
+    fn both_unspecified_addresses_can_be_bound_in_any_order() {
+        let port = std::net::TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port();
+        let (four, six) = (format!("0.0.0.0:{port}"), format!("[::]:{port}"));
+        let both = || vec![listener(&four, None), listener(&six, None)];
+        let mut set = ListenerSet::new(Vec::new(), 2);
+        becomes(&mut set, both());
+        assert_eq!(set.addresses().len(), 2);
+        // Alone, the one of IPv6 takes IPv4 clients, too.
+        becomes(&mut set, vec![listener(&six, None)]);
+        assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        becomes(&mut set, both());
+        assert_eq!(set.addresses().len(), 2);
+    }
+
     #[test]
     fn a_listener_that_comes_back_gets_its_systemd_socket_again() {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -141,11 +141,13 @@ fn plain_bytes_do_not_hang() {
     let worker = RawWorker::named("a");
     let secured = secured(&worker, "");
     let mut client = Raw::connect(secured.address());
-    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-    // The answer is a TLS alert, then the end.
-    client.rest();
+    // As nginx does: an answer that its client can read, then the end.
+    let answer = client.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!((answer.status(), answer.header("connection")), (400, Some("close")));
+    assert!(answer.text().contains("plain HTTP request was sent to a port with TLS"), "{}", answer.text());
+    client.closed();
     wait_for("the failed handshake is counted", || {
-        secured.proxy.metric("stickyd_client_errors_total{kind=\"tls\"}") > 0.0
+        secured.proxy.metric("stickyd_client_errors_total{kind=\"http_on_tls\"}") > 0.0
     });
     assert_eq!(worker.connections(), 0);
 }

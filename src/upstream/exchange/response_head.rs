@@ -327,6 +327,18 @@ mod tests {
     }
 
     #[test]
+    fn blank_lines_before_a_head_are_looked_at_once() {
+        let (mut coming, mut fields) = (Coming::new(false), HeaderMap::new());
+        for line in std::iter::repeat_n("\r\n", 5_000) {
+            assert!(coming.feed(line.as_bytes(), &mut fields).unwrap().is_none());
+            assert!(coming.seen.len() <= 1, "{}", coming.seen.len());
+        }
+        let head = coming.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", &mut fields).unwrap();
+        assert_eq!(head.unwrap().0.length, Length::Exactly(5));
+        assert!(Coming::new(false).feed(&[b'\n'; HEAD_BYTES + 1], &mut fields).is_err());
+    }
+
+    #[test]
     fn a_head_decides_how_long_its_connection_is_kept() {
         for (text, length, idle_ms) in [
             ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", Length::Exactly(5), IDLE_MS),
