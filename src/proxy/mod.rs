@@ -169,6 +169,10 @@ where
     if odd && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         respond::last(&mut response);
     }
+    // To a response in HTTP/1.1, hyper would add `keep-alive` for such a client.
+    if http10 && response.headers().contains_key(header::CONNECTION) {
+        *response.version_mut() = Version::HTTP_10;
+    }
     // stickyd wrote this response before anything read the request's body, so the client may still be sending it.
     if uploads && response.headers().contains_key(header::CONNECTION) {
         conn.mark_body_unread();

@@ -162,7 +162,9 @@ fn overlapping_listeners_are_an_error() {
             "[[listener]]\naddress = \"{one}\"\n[[listener]]\naddress = \"{two}\"\n\
              [upstream.app]\nworkers = [\"127.0.0.1:1\"]"
         );
-        stickyd::testing::config::parse(&toml, std::path::Path::new("s.toml")).map(|_| ()).map_err(|error| error.to_string())
+        stickyd::testing::config::parse(&toml, std::path::Path::new("s.toml"))
+            .map(|_| ())
+            .map_err(|error| error.to_string())
     };
     for (one, two) in [("0.0.0.0:80", "127.0.0.1:80"), ("127.0.0.1:80", "0.0.0.0:80"), ("[::1]:80", "[::]:80")] {
         let error = with(one, two).unwrap_err();

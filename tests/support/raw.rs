@@ -144,7 +144,8 @@ impl Raw {
                 return None;
             }
         };
-        let head = String::from_utf8(self.buffer.drain(..end).collect()).unwrap();
+        let head: Vec<u8> = self.buffer.drain(..end).collect();
+        let head = String::from_utf8_lossy(&head);
         let (start, fields) = head.split_once("\r\n").unwrap();
         Some(Message { start: start.to_owned(), headers: fields_of(fields), ..Message::default() })
     }

@@ -172,7 +172,7 @@ fn connections_that_send_nothing_are_not_errors() {
         let counted = format!("stickyd_client_errors_total{{kind=\"{kind}\"}}");
         assert!(proxy.metric(&counted) < 0.5, "{kind}");
         // A connection that sent something is an error.
-        Raw::connect(proxy.address).send("GET / HTTP/1.1\r\n\r\n").rest();
+        Raw::connect(proxy.address).send("\x16GET / HTTP/1.1\r\n\r\n").rest();
         wait_for("the error is counted", || (proxy.metric(&counted) - 1.0).abs() < f64::EPSILON);
     }
 }
