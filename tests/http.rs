@@ -3,6 +3,7 @@
 mod bad_clients;
 mod bad_workers;
 mod bodies;
+mod client_input;
 mod connections;
 mod forward;
 mod headers;

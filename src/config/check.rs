@@ -214,17 +214,25 @@ pub(crate) fn admin(context: &Context<'_>, root: &mut Section<'_>, state_dir: Op
     AdminListener { address: address.unwrap_or(default), token }
 }
 
-/// Reports listeners with the same address, the admin listener included.
+/// Reports listeners that cannot be bound together, the admin listener included.
 fn listeners_differ(context: &Context<'_>, listeners: &[(Listener, Span)], admin: &AdminListener) {
     for (i, (listener, at)) in listeners.iter().enumerate() {
-        let same = |(other, _): &&(Listener, Span)| other.address == listener.address && listener.address.port() != 0;
-        if let Some((_, first)) = listeners.iter().take(i).find(same) {
+        let address = listener.address;
+        if let Some((other, first)) = listeners.iter().take(i).find(|(other, _)| other.overlaps(listener)) {
             let line = context.report.line_of(first);
-            let message = format!("{} already has a listener, on line {line}", listener.address);
+            let message = match other.address == address {
+                true => format!("{address} already has a listener, on line {line}"),
+                false => format!("{address} overlaps with the listener {}, on line {line}", other.address),
+            };
             context.report.error(at, message);
         }
-        if admin.address == AdminAddress::Tcp(listener.address) && listener.address.port() != 0 {
-            context.report.error(at, format!("{} is already the admin listener's address", listener.address));
+        let AdminAddress::Tcp(admin) = admin.address else { continue };
+        if listener.overlaps_admin(admin, listeners.iter().map(|(listener, _)| listener)) {
+            let message = match admin == address {
+                true => format!("{address} is already the admin listener's address"),
+                false => format!("{address} overlaps with the admin listener {admin}"),
+            };
+            context.report.error(at, message);
         }
     }
 }

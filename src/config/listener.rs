@@ -3,7 +3,7 @@
 //! Left out: checks that need other tables (two listeners on one address, a worker that is a listener); see `check`.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net};
 
@@ -12,6 +12,39 @@ use super::error::Span;
 use super::file::{ConfigItem, ConfigText, Section};
 use super::values::word;
 use super::{Listener, Redirect, tls, workers};
+
+impl Listener {
+    /// Whether this listener, on the unspecified IPv6 address, takes IPv6 clients only: if there is one for IPv4 on the
+    /// same port. Without one it takes clients of both kinds.
+    pub(crate) fn takes_only_ipv6<'l>(&self, all: impl IntoIterator<Item = &'l Self>) -> bool {
+        let ipv4 = |other: &Self| other.address.ip().to_canonical().is_ipv4();
+        self.address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+            && self.address.port() != 0
+            && all.into_iter().any(|other| other.address.port() == self.address.port() && ipv4(other))
+    }
+
+    /// Whether the system refuses to bind both listeners, each with a socket of its own.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        let (one, two) = (self.address.ip().to_canonical(), other.address.ip().to_canonical());
+        let port = self.address.port();
+        port == other.address.port() && port != 0 && one.is_ipv4() == two.is_ipv4() && is_same_or_every(one, two)
+    }
+
+    /// Whether the system refuses to bind this listener together with one of the admin API, which takes clients of both
+    /// kinds on the unspecified IPv6 address.
+    pub(crate) fn overlaps_admin<'l>(&self, admin: SocketAddr, all: impl IntoIterator<Item = &'l Self>) -> bool {
+        let (one, two) = (self.address.ip().to_canonical(), admin.ip().to_canonical());
+        let both_kinds = |ip: IpAddr| ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+        let every = both_kinds(two) || (both_kinds(one) && !self.takes_only_ipv6(all));
+        let port = self.address.port();
+        port == admin.port() && port != 0 && (every || (one.is_ipv4() == two.is_ipv4() && is_same_or_every(one, two)))
+    }
+}
+
+/// Whether two addresses of one kind are the same, or one of them stands for all addresses of this host.
+fn is_same_or_every(one: IpAddr, two: IpAddr) -> bool {
+    one == two || one.is_unspecified() || two.is_unspecified()
+}
 
 /// Reads all listeners, each with the place of its address in the file.
 pub(crate) fn all(context: &Context<'_>, root: &mut Section<'_>) -> Vec<(Listener, Span)> {

@@ -31,7 +31,7 @@ use std::sync::Arc;
 
 use hyper::body::Body;
 use hyper::header;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 
 use crate::affinity::ask::{RequestFacts, RequestKind};
 use crate::affinity::{Choice, Resolved};
@@ -144,12 +144,14 @@ impl Job {
 
 /// Answers one request. `fits` is the result of the checks of its HTTP version. Every path through this function ends
 /// in a response, and nothing is remembered on the connection (ARCHITECTURE.md, invariant 1).
-pub async fn handle<B>(conn: Rc<Conn>, request: Request<B>, fits: Result<(), Problem>) -> Response<Reply>
+pub async fn handle<B>(conn: Rc<Conn>, mut request: Request<B>, fits: Result<(), Problem>) -> Response<Reply>
 where
     B: Body + Into<ClientBody>,
 {
     let mut record = Record::begin(&conn, &request);
-    let odd = !conn.http2 && framing::names_two_hosts(&request);
+    let lookalikes = framing::try_remove_lookalikes(request.headers_mut());
+    let odd = !conn.http2 && (lookalikes || framing::names_two_hosts(&request));
+    let http10 = request.version() == Version::HTTP_10;
     let uploads = !request.body().is_end_stream();
     conn.mark_body_read();
     let mut response = match fits.map_err(Rejection::from).and_then(|()| read(&conn, &request, &mut record)) {
@@ -161,6 +163,7 @@ where
         Err(Rejection::ToHttps { redirect, host }) => respond::redirect(redirect, &host, request.uri()),
         Ok(job) => {
             let (request, pace) = prepare(&job, request);
+            record.upload.clone_from(&pace);
             record.sends(request.headers());
             let limit = request_timeout::limit(&job);
             let (answer, overdue) = {
@@ -177,15 +180,35 @@ where
             answer
         }
     };
+    // The end of such a response is the end of the connection (RFC 9112 §6.3), which hyper would not announce.
+    let odd = odd || (http10 && response.body().size_hint().exact().is_none());
     // After a 101 the connection carries no further request, so it needs no `Connection: close`.
     if odd && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         respond::last(&mut response);
+    }
+    // To a response in HTTP/1.1, hyper would add `keep-alive` for such a client.
+    if http10 && response.headers().contains_key(header::CONNECTION) {
+        *response.version_mut() = Version::HTTP_10;
     }
     // stickyd wrote this response before anything read the request's body, so the client may still be sending it.
     if uploads && response.headers().contains_key(header::CONNECTION) {
         conn.mark_body_unread();
     }
-    if let Some(hsts) = conn.listener.tls().and_then(|tls| tls.hsts.as_ref()) {
+    if let Some(hsts) = conn.hsts() {
+        respond::strictly(hsts, &mut response);
+    }
+    record.finish(response)
+}
+
+/// Answers a head that is not a valid request, as the last one of its connection. `line` is what its first line says.
+pub(crate) fn refuse(conn: &Rc<Conn>, line: Option<(Method, Uri)>, problem: Problem) -> Response<Reply> {
+    let mut request = Request::new(());
+    let unknown = || (Method::from_bytes(b"-").unwrap_or_default(), Uri::from_static("*"));
+    (*request.method_mut(), *request.uri_mut()) = line.unwrap_or_else(unknown);
+    let record = Record::begin(conn, &request);
+    let mut response = respond::problem(problem);
+    respond::last(&mut response);
+    if let Some(hsts) = conn.hsts() {
         respond::strictly(hsts, &mut response);
     }
     record.finish(response)

@@ -1,5 +1,4 @@
-//! Every response that stickyd writes itself (ARCHITECTURE.md, invariant 11), except the bare 4xx that hyper sends for
-//! a head it cannot parse.
+//! Every response that stickyd writes itself (ARCHITECTURE.md, invariant 11).
 
 use bytes::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -48,6 +47,8 @@ pub enum Problem {
     Expectation,
     /// The head has more fields than the limit allows (`head_fields`).
     TooManyFields,
+    /// The head is larger than the limit allows (`head_bytes`).
+    HeadTooLarge,
     /// The request method is not supported.
     NotImplemented,
     /// The request's host has other client certificate settings than the host this connection was opened for.
@@ -111,6 +112,9 @@ impl PlainAnswer {
                 Self::new(S::SERVICE_UNAVAILABLE, "the session's worker is not known yet").retry_later()
             }
             Problem::TooManyFields => Self::new(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header fields").closing(),
+            Problem::HeadTooLarge => {
+                Self::new(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "the request head exceeds the size limit").closing()
+            }
             // Closed, so that the client opens a new connection for this host (RFC 9110 §15.5.20).
             Problem::Misdirected => {
                 Self::new(S::MISDIRECTED_REQUEST, "this connection was made for another host").closing()

@@ -283,7 +283,7 @@ fn explaining_and_reading_pins_changes_nothing() {
     let shared = proxy.server().shared();
     let snapshot = shared.snapshot.load();
     let upstream = snapshot.upstream("app").unwrap();
-    let client = stickyd::testing::client::Client { address: "192.0.2.1".parse().unwrap(), secure: false };
+    let client = stickyd::testing::client::Client { address: "192.0.2.1".parse().unwrap(), known: true, secure: false };
     let question = stickyd::testing::affinity::explain::ExplainQuestion { client: Some(client), ..Default::default() };
     let before = (proxy.worker(&worker.address.to_string()).sessions(), shared.sessions.pins.len());
     for _ in 0..100 {

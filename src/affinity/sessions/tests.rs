@@ -19,7 +19,7 @@ fn shared() -> (Arc<Shared>, Arc<Worker>) {
 }
 
 fn client() -> Client {
-    Client { address: "192.0.2.1".parse().unwrap(), secure: false }
+    Client { address: "192.0.2.1".parse().unwrap(), known: true, secure: false }
 }
 
 fn new(worker: &Arc<Worker>, kind: SocketKind) -> New<'_> {

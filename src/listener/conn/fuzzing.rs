@@ -39,6 +39,7 @@ pub fn conn(
         tls: secure.then_some(Secured { policy: 0, client: None }),
         peer_value: HeaderValue::from_str(&peer.to_string()).ok()?,
         peer_ip: peer,
+        is_known: true,
         thread: thread.clone(),
         listener,
         cookie: Default::default(),

@@ -93,13 +93,25 @@ impl Coming {
                     rest = rest.split_off(length);
                 }
                 HeadProgress::Part if self.skipped + rest.len() <= HEAD_BYTES => {
-                    self.seen = rest.into();
+                    // Blank lines before the head are looked at once, and not again with each line that follows.
+                    let blank = blank_lines(&rest);
+                    self.skipped += blank;
+                    self.seen = rest.split_off(blank).into();
                     return Ok(None);
                 }
                 HeadProgress::Part | HeadProgress::Whole(..) => return Err(BrokeOff::Head("the head is too long")),
             }
         }
     }
+}
+
+/// Returns the length of the blank lines at the beginning of `bytes`.
+fn blank_lines(bytes: &[u8]) -> usize {
+    let mut rest = bytes;
+    while let [b'\r', b'\n', more @ ..] | [b'\n', more @ ..] = rest {
+        rest = more;
+    }
+    bytes.len() - rest.len()
 }
 
 /// What the bytes received so far are; lengths are in bytes.
@@ -312,6 +324,18 @@ mod tests {
     fn read(text: &str) -> Result<(Head, Bytes), String> {
         let read = Coming::new(false).feed(text.as_bytes(), &mut HeaderMap::new());
         read.map_err(|error| error.to_string())?.ok_or_else(|| "incomplete".to_owned())
+    }
+
+    #[test]
+    fn blank_lines_before_a_head_are_looked_at_once() {
+        let (mut coming, mut fields) = (Coming::new(false), HeaderMap::new());
+        for line in std::iter::repeat_n("\r\n", 5_000) {
+            assert!(coming.feed(line.as_bytes(), &mut fields).unwrap().is_none());
+            assert!(coming.seen.len() <= 1, "{}", coming.seen.len());
+        }
+        let head = coming.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", &mut fields).unwrap();
+        assert_eq!(head.unwrap().0.length, Length::Exactly(5));
+        assert!(Coming::new(false).feed(&[b'\n'; HEAD_BYTES + 1], &mut fields).is_err());
     }
 
     #[test]
