@@ -4,3 +4,4 @@ mod access;
 mod api;
 mod layers;
 mod status_and_metrics;
+mod traffic_health;

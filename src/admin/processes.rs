@@ -3,11 +3,11 @@
 //! The rule "only `config` reads files" (ARCHITECTURE.md, invariant 11) is about configuration, and none is read here.
 //! /proc is read only on request, on a thread of its own since that may take long, at most once in [`FRESH`], and
 //! within bounds. A worker's process is the one that holds its listening socket; if several do (a master and its
-//! children), it is the one with the lowest pid. Left out: sockets on `0.0.0.0` for a worker whose address is not
+//! children), it is the one with the lowest pid. One that holds the sockets of several workers is marked. Left out: sockets on `0.0.0.0` for a worker whose address is not
 //! loopback (it may be another machine), processes of other users that stickyd may not inspect, other network
 //! namespaces: such workers are shown without a process.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -42,6 +42,8 @@ pub(crate) struct Process {
     pub(crate) cpu_percent: Option<f64>,
     pub(crate) memory_bytes: u64,
     pub(crate) threads: u32,
+    /// Whether the process stands for several workers: it holds the sockets of more than one, or it is PM2's own.
+    pub(crate) shared: bool,
 }
 
 /// Result of one reading of /proc.
@@ -96,9 +98,12 @@ fn look(addresses: &[Address], before: &ProcessTable) -> ProcessTable {
     let (at, until) = (Instant::now(), Instant::now() + LONGEST);
     let wanted = inodes(addresses);
     let mut workers = HashMap::new();
-    for (inode, pid) in holders(wanted.keys().copied().collect(), until) {
+    let holders = holders(wanted.keys().copied().collect(), until);
+    for (inode, pid) in &holders {
         let Some(mut process) = read(&pid.to_string()) else { continue };
-        for address in wanted.get(&inode).into_iter().flatten() {
+        let held: HashSet<_> = holders.iter().filter(|(_, other)| other == pid).filter_map(|(inode, _)| wanted.get(inode)).flatten().collect();
+        process.shared = is_shared(held.len(), &process.command);
+        for address in wanted.get(inode).into_iter().flatten() {
             process.cpu_percent = before.at.and_then(|then| share(before.workers.get(*address)?, &process, then, at));
             workers.insert((*address).clone(), process.clone());
         }
@@ -108,6 +113,13 @@ fn look(addresses: &[Address], before: &ProcessTable) -> ProcessTable {
         now.cpu_percent = share(old, now, then, at);
     }
     ProcessTable { at: Some(at), workers, own, descriptors: descriptors() }
+}
+
+/// Whether a process stands for several workers. A cluster's master holds the listening sockets of all its children
+/// (Node's cluster module, PM2's cluster mode); PM2's daemon is one even if it holds a single one ("PM2 v5.3.0: God
+/// Daemon", of which the kernel keeps 15 bytes).
+fn is_shared(workers: usize, command: &str) -> bool {
+    workers > 1 || command.starts_with("PM2 v")
 }
 
 /// Returns the CPU usage between two readings, in percent of one core.
@@ -236,6 +248,7 @@ fn process(stat: &str, status: &str) -> Option<Process> {
         cpu_percent: None,
         memory_bytes: said("VmRSS:").and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) * 1024,
         threads: said("Threads:").and_then(|count| count.parse().ok()).unwrap_or(1),
+        shared: false,
     })
 }
 
@@ -280,6 +293,7 @@ mod tests {
         assert_eq!((read.pid, read.command.as_str(), read.cpu_s), (12, "a) (b c)", 2.0));
         assert_eq!((read.memory_bytes, read.threads), (2 << 20, 4));
         assert_eq!(process("", ""), None);
+        assert!(is_shared(2, "node") && is_shared(1, "PM2 v5.3.0: God") && !is_shared(1, "node"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::check::Context;
 use super::error::Span;
 use super::file::{ConfigItem, ConfigText, Section};
 use super::values::word;
-use super::{Listener, Redirect, tls, workers};
+use super::{Listener, Redirect, routes, tls, workers};
 
 /// Reads all listeners, each with the place of its address in the file.
 pub(crate) fn all(context: &Context<'_>, root: &mut Section<'_>) -> Vec<(Listener, Span)> {
@@ -48,6 +48,8 @@ fn listener(
         let help = "write redirect = \"https\" on a separate listener for plain HTTP";
         context.report.error_help(at, "a listener cannot have both `redirect` and `tls`", help);
     }
+    let health = section.text("health", "a path such as \"/healthz\"");
+    let health = health.inspect(|path| routes::check_path(context, path)).map(|path| path.value);
     let proxies = section.take("trusted_proxies").and_then(|item| item.list("a list of networks", "a network"));
     let proxies = proxies.unwrap_or_default();
     let trusted_proxies: Vec<_> = proxies.into_iter().filter_map(network).collect();
@@ -62,6 +64,7 @@ fn listener(
         websocket_over_http2,
         proxy_protocol,
         redirect,
+        health,
         trusted_proxies,
     };
     Some((listener, text?.span))

@@ -45,6 +45,7 @@ use crate::route;
 use crate::route::RouteMatch;
 use crate::route::guard;
 use crate::sockets::{self, New, OpeningRequest, SocketFacts, Transport};
+use crate::state::Readiness;
 use crate::upstream::Upstream;
 use crate::upstream::worker::{SessionSeat, Worker};
 use access_log::Record;
@@ -142,6 +143,7 @@ where
             record.comes_from(client);
             respond::turned_away(reason, is_upgrade, &request)
         }
+        Err(Rejection::Health(readiness)) => respond::health(&readiness),
         Err(Rejection::ToHttps { redirect, host }) => respond::redirect(redirect, &host, request.uri()),
         Ok(job) => {
             let (request, pace) = prepare(&job, request);
@@ -223,6 +225,8 @@ fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) -> impl 
 enum Rejection {
     /// It is answered with the plain text of this problem.
     Problem(Problem),
+    /// It is a health check of stickyd itself.
+    Health(Readiness),
     /// It is redirected to https at this host.
     ToHttps {
         /// Port and status of the redirect.
@@ -296,6 +300,14 @@ fn check_head<'r, B: Body>(conn: &Conn, request: &'r Request<B>) -> Result<&'r s
     if request.uri().path_and_query().map_or(0, |target| target.as_str().len()) > conn.thread.limits().target_bytes {
         shared.metrics.limits.reached(LimitLabel::TargetBytes);
         return Err(Problem::TooLong.into());
+    }
+    if let Some(path) = conn.listener.health()
+        && request.uri().path() == path
+        && matches!(*request.method(), Method::GET | Method::HEAD)
+    {
+        let mut pairs = request.uri().query().unwrap_or_default().split('&');
+        let upstream = pairs.find_map(|pair| pair.strip_prefix("upstream="));
+        return Err(Rejection::Health(shared.readiness(conn.thread.is_stopping(), upstream)));
     }
     let host = headers::host(request)?;
     if let Some(redirect) = conn.listener.redirect() {
