@@ -178,7 +178,7 @@ handshakes = 5
 http2_streams = 6
 handshake_timeout = "3s"
 [log]
-level = "warn,stickyd::testing::affinity=debug"
+level = "warn,stickyd::affinity=debug"
 access = true
 "#;
 
@@ -246,7 +246,7 @@ fn check_every_key(dir: &TempDir, config: &Config) {
     assert_eq!(config.limits, limits);
     assert_eq!(
         config.log,
-        Log { level: "warn,stickyd::testing::affinity=debug".to_owned(), access: true, ..Log::default() }
+        Log { level: "warn,stickyd::affinity=debug".to_owned(), access: true, ..Log::default() }
     );
 }
 

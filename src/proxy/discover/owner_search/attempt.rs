@@ -1,5 +1,5 @@
-//! One worker's answer to a request that searches for its session: accepted, refused, or neither. Left out: which worker
-//! is asked (the parent module).
+//! One worker's answer to a request that searches for its session: accepted, refused, or neither. Left out: which
+//! worker is asked (the parent module).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
