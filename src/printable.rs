@@ -108,8 +108,27 @@ mod tests {
 
     /// Characters that act on a terminal, forge a line or hide, of every kind.
     const HOSTILE: [char; 22] = [
-        '\0', '\u{7}', '\u{8}', '\t', '\n', '\r', '\u{1b}', '\u{7f}', '\u{80}', '\u{85}', '\u{9b}', '\u{9d}',
-        '\u{ad}', '\u{61c}', '\u{200b}', '\u{200e}', '\u{2028}', '\u{2029}', '\u{202e}', '\u{2066}', '\u{feff}',
+        '\0',
+        '\u{7}',
+        '\u{8}',
+        '\t',
+        '\n',
+        '\r',
+        '\u{1b}',
+        '\u{7f}',
+        '\u{80}',
+        '\u{85}',
+        '\u{9b}',
+        '\u{9d}',
+        '\u{ad}',
+        '\u{61c}',
+        '\u{200b}',
+        '\u{200e}',
+        '\u{2028}',
+        '\u{2029}',
+        '\u{202e}',
+        '\u{2066}',
+        '\u{feff}',
         '\u{e0041}',
     ];
 
@@ -130,7 +149,8 @@ mod tests {
 
     #[test]
     fn ordinary_text_of_any_language_is_not_changed() {
-        for text in ["", "abc ~!\\", "Größe 5 µs", "浏览器", "עברית", "नमस्ते", "👍🏽", "\u{2764}\u{fe0f}"] {
+        for text in ["", "abc ~!\\", "Größe 5 µs", "浏览器", "עברית", "नमस्ते", "👍🏽", "\u{2764}\u{fe0f}"]
+        {
             assert!(matches!(printable(text), Cow::Borrowed(same) if same == text), "{text}");
             assert!(matches!(printable_json(text), Cow::Borrowed(same) if same == text), "{text}");
         }

@@ -160,7 +160,12 @@ fn places(names: &BTreeSet<PathBuf>, named: &mut BTreeSet<PathBuf>) -> BTreeMap<
 /// Events of a directory on the way to a file: only that the next name leads elsewhere. Without those for writing, so
 /// that a busy directory such as /tmp does not wake stickyd for each of its files.
 fn way() -> WatchMask {
-    WatchMask::CREATE | WatchMask::MOVE | WatchMask::DELETE | WatchMask::DELETE_SELF | WatchMask::MOVE_SELF | WatchMask::ONLYDIR
+    WatchMask::CREATE
+        | WatchMask::MOVE
+        | WatchMask::DELETE
+        | WatchMask::DELETE_SELF
+        | WatchMask::MOVE_SELF
+        | WatchMask::ONLYDIR
 }
 
 fn mask() -> WatchMask {

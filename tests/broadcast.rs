@@ -29,7 +29,9 @@ impl Said {
     fn broadcast(&self, body: &Value) -> (u16, Value) {
         let body = body.to_string();
         let length = body.len();
-        let request = format!("POST /api/v1/broadcast HTTP/1.1\r\nHost: localhost\r\nX-Stickyd: 1\r\nContent-Length: {length}\r\n\r\n{body}");
+        let request = format!(
+            "POST /api/v1/broadcast HTTP/1.1\r\nHost: localhost\r\nX-Stickyd: 1\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
         let answer = Raw::connect_unix(&self.0).ask(&request);
         let said = serde_json::from_slice(&answer.body).unwrap_or_else(|_| panic!("{}", answer.text()));
         is_as_described(answer.status(), &said);

@@ -244,10 +244,7 @@ fn check_every_key(dir: &TempDir, config: &Config) {
         ..Limits::default()
     };
     assert_eq!(config.limits, limits);
-    assert_eq!(
-        config.log,
-        Log { level: "warn,stickyd::affinity=debug".to_owned(), access: true, ..Log::default() }
-    );
+    assert_eq!(config.log, Log { level: "warn,stickyd::affinity=debug".to_owned(), access: true, ..Log::default() });
 }
 
 /// Each worker as `NAME=ADDRESS`.

@@ -36,7 +36,8 @@ fn json_lines_include_the_access_log() {
 #[test]
 fn json_lines_have_each_key_once() {
     let worker = RawWorker::named("a");
-    let text = format!("state_dir = \".\"\n[upstream.app]\nworkers = [\"{}\"]\n[log]\nformat = \"json\"", worker.address);
+    let text =
+        format!("state_dir = \".\"\n[upstream.app]\nworkers = [\"{}\"]\n[log]\nformat = \"json\"", worker.address);
     let binary = Binary::with(&text);
     for body in ["{\"level\": \"debug\"}", "{\"level\": null}"] {
         let request = format!(

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use crate::config::Address;
+use crate::printable::is_unprintable;
 
 /// Age up to which a result is reused.
 const FRESH: Duration = Duration::from_secs(3);
@@ -101,7 +102,12 @@ fn look(addresses: &[Address], before: &ProcessTable) -> ProcessTable {
     let holders = holders(wanted.keys().copied().collect(), until);
     for (inode, pid) in &holders {
         let Some(mut process) = read(&pid.to_string()) else { continue };
-        let held: HashSet<_> = holders.iter().filter(|(_, other)| other == pid).filter_map(|(inode, _)| wanted.get(inode)).flatten().collect();
+        let held: HashSet<_> = holders
+            .iter()
+            .filter(|(_, other)| other == pid)
+            .filter_map(|(inode, _)| wanted.get(inode))
+            .flatten()
+            .collect();
         process.shared = is_shared(held.len(), &process.command);
         for address in wanted.get(inode).into_iter().flatten() {
             process.cpu_percent = before.at.and_then(|then| share(before.workers.get(*address)?, &process, then, at));
@@ -242,7 +248,7 @@ fn process(stat: &str, status: &str) -> Option<Process> {
     let said = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)?.split_ascii_whitespace().next());
     Some(Process {
         pid: pid.parse().ok()?,
-        command: command.chars().filter(|c| !c.is_control()).collect(),
+        command: command.chars().filter(|c| !is_unprintable(*c)).collect(),
         // utime and stime are fields 14 and 15; the first field after the command is number 3.
         cpu_s: (ticks(11)? + ticks(12)?) / TICKS_PER_SECOND,
         cpu_percent: None,

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 
+use crate::clock;
 use crate::descriptors;
 use crate::metrics::socket_labels::Transport;
 use crate::metrics::{LimitSeries, Metrics, SocketsSeries, gauge};
@@ -35,6 +36,11 @@ pub fn scrape(shared: &Shared) -> Vec<u8> {
     }
     for worker in shared.snapshot.load().workers() {
         show_worker(metrics, worker);
+    }
+    metrics.shared_addresses.reset();
+    for upstream in &shared.snapshot.load().upstreams {
+        let sharing = upstream.members.iter().filter(|member| member.worker.shares_address(clock::now_ms())).count();
+        metrics.shared_addresses.with_label_values(&[upstream.config.name.as_str()]).set(gauge(sharing));
     }
     metrics.pins.set(gauge(shared.sessions.pins.len()));
     metrics.pins_limit.set(gauge(shared.sessions.pins.capacity()));

@@ -189,7 +189,7 @@ impl RunCommand {
         if self.config.is_none() && !self.listen.is_empty() {
             return (None, config::for_command_line(&self.listen, &self.worker).map(with_admin_socket));
         }
-        let (sources, loaded) = config::load_noting(self.config.as_deref().unwrap_or(Path::new(FILE)));
+        let (sources, loaded) = config::load_noting(self.config.as_deref().unwrap_or_else(|| Path::new(FILE)));
         (Some(sources), loaded)
     }
 }
@@ -228,7 +228,7 @@ pub struct CheckCommand {
 impl CheckCommand {
     /// Prints the result (errors and warnings to stderr, the summary to stdout) and returns the exit code: 0 or 1.
     pub fn run(&self) -> u8 {
-        let file = self.file.as_deref().or(self.config.as_deref()).unwrap_or(Path::new(FILE));
+        let file = self.file.as_deref().or(self.config.as_deref()).unwrap_or_else(|| Path::new(FILE));
         check(file, self.strict, &mut std::io::stdout(), &mut std::io::stderr())
     }
 }

@@ -151,7 +151,7 @@ impl Remote {
             let token = self.token_file.as_ref().map(|file| config::token(file).map_err(RemoteError)).transpose()?;
             return Ok(AdminClient::new(vec![address.clone()], token));
         }
-        let file = self.config.as_deref().unwrap_or(Path::new(FILE));
+        let file = self.config.as_deref().unwrap_or_else(|| Path::new(FILE));
         if self.config.is_none() && !file.exists() {
             return without_file(file, quick::running());
         }
@@ -178,7 +178,10 @@ fn without_file(file: &Path, mut running: Vec<PathBuf>) -> Result<AdminClient, R
         ))),
         (Some(last), others) => {
             let all = others.iter().chain([&last]).map(|path| format!("\n  --admin unix:{}", path.display()));
-            Err(RemoteError(format!("error: several stickyds run without a file: choose one with{}", all.collect::<String>())))
+            Err(RemoteError(format!(
+                "error: several stickyds run without a file: choose one with{}",
+                all.collect::<String>()
+            )))
         }
     }
 }
@@ -268,14 +271,14 @@ impl AdminClient {
                 AdminAddress::Tcp(tcp) => match tokio::net::TcpStream::connect(tcp).await {
                     Ok(stream) => over(stream, request.clone()).await,
                     Err(error) => {
-                        first.get_or_insert(unreachable(address, &error));
+                        first.get_or_insert_with(|| unreachable(address, &error));
                         continue;
                     }
                 },
                 AdminAddress::Unix(path) => match tokio::net::UnixStream::connect(path).await {
                     Ok(stream) => over(stream, request.clone()).await,
                     Err(error) => {
-                        first.get_or_insert(unreachable(address, &error));
+                        first.get_or_insert_with(|| unreachable(address, &error));
                         continue;
                     }
                 },
@@ -380,7 +383,9 @@ mod tests {
         let file = Path::new("/nonexistent/s.toml");
         let error = without_file(file, vec!["/a/1.sock".into(), "/a/2.sock".into()]).err().unwrap().to_string();
         assert!(error.contains("--admin unix:/a/1.sock\n") && error.contains("--admin unix:/a/2.sock"), "{error}");
-        assert!(without_file(file, Vec::new()).err().unwrap().to_string().contains("/nonexistent/s.toml does not exist"));
+        assert!(
+            without_file(file, Vec::new()).err().unwrap().to_string().contains("/nonexistent/s.toml does not exist")
+        );
         assert!(without_file(file, vec!["/a/1.sock".into()]).is_ok());
     }
 }

@@ -62,5 +62,8 @@ fn status(said: &StatusAnswer) -> String {
     }
     let text = list(&rows);
     // The error has lines of its own.
-    config.error.as_ref().map_or(text.clone(), |error| format!("{text}\n{error}\n"))
+    match &config.error {
+        Some(error) => format!("{text}\n{error}\n"),
+        None => text,
+    }
 }

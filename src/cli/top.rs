@@ -100,7 +100,8 @@ impl TopCommand {
         });
         *before = sockets.iter().map(|one| (one.id.clone(), messages(one))).collect();
         let live = format!("{live} live sockets, {total} matching; the busiest of them:");
-        let all = workers.into_iter().filter(|one| self.filters.upstream.as_ref().is_none_or(|name| one.upstream == *name));
+        let all =
+            workers.into_iter().filter(|one| self.filters.upstream.as_ref().is_none_or(|name| one.upstream == *name));
         Ok(self.report(WorkersAnswer { names, workers: all.collect() }, &live, &sockets))
     }
 

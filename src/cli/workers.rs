@@ -65,7 +65,8 @@ pub(crate) fn texts(said: &WorkersAnswer, only: Option<&str>, width: Option<u16>
 fn row(one: &WorkerView) -> Vec<String> {
     let process = one.process.as_ref();
     let cpu = process.and_then(|process| process.cpu_percent).map(|percent| format!("{percent}%"));
-    let mut figures = [cell(process.map(|process| process.pid)), cell(cpu), bytes(process.map(|process| process.memory_bytes))];
+    let mut figures =
+        [cell(process.map(|process| process.pid)), cell(cpu), bytes(process.map(|process| process.memory_bytes))];
     if process.is_some_and(|process| process.shared) {
         figures = ["shared"; 3].map(str::to_owned);
     }
@@ -98,7 +99,9 @@ fn reasons(worker: &WorkerView) -> Vec<String> {
         all.push(format!("{at} is ejected: {}", worker.why.ejection));
     }
     if worker.shares_address {
-        all.push(format!("{at} refuses sessions of its own: several processes share its address; give each its own port"));
+        all.push(format!(
+            "{at} refuses sessions of its own: several processes share its address; give each its own port"
+        ));
     }
     all
 }

@@ -72,9 +72,7 @@ fn same(one: SocketAddr, two: SocketAddr) -> bool {
 fn overlap(one: SocketAddr, two: SocketAddr) -> bool {
     let (first, second) = (one.ip().to_canonical(), two.ip().to_canonical());
     let wild = first.is_unspecified() || second.is_unspecified();
-    one.port() == two.port()
-        && one.port() != 0
-        && (first == second || (wild && first.is_ipv4() == second.is_ipv4()))
+    one.port() == two.port() && one.port() != 0 && (first == second || (wild && first.is_ipv4() == second.is_ipv4()))
 }
 
 /// Like [`overlap`], where a wildcard IPv6 address has IPv4 as well: for the admin listener.

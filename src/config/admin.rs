@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::check::Context;
 use super::error::Span;
 use super::file::{ConfigItem, ConfigText, Section};
-use super::{Secret, files, routes, workers};
+use super::{Secret, files, routes, state_dir, workers};
 
 /// Name of the admin socket in the state directory.
 pub(crate) const SOCKET: &str = "admin.sock";
@@ -86,7 +86,8 @@ pub(crate) fn read(context: &Context<'_>, root: &mut Section<'_>, state_dir: Opt
     let hosts = section.take("hosts").map(|item| hosts(context, item)).unwrap_or_default();
     let path = section.text("token_file", "a path");
     section.finish();
-    let open = |(address, _): &&(AdminAddress, Span)| matches!(address, AdminAddress::Tcp(tcp) if !tcp.ip().is_loopback());
+    let open =
+        |(address, _): &&(AdminAddress, Span)| matches!(address, AdminAddress::Tcp(tcp) if !tcp.ip().is_loopback());
     if let (Some((_, at)), None) = (written.iter().find(open), &path) {
         let message = "the admin listener would be open to the network without a token";
         context.report.error_help(at, message, "write token_file = \"admin.token\", or use 127.0.0.1");
@@ -97,7 +98,8 @@ pub(crate) fn read(context: &Context<'_>, root: &mut Section<'_>, state_dir: Opt
         all.push(socket);
     }
     let mut all = all.into_iter();
-    let listener = AdminListener { address: all.next().unwrap_or(AdminAddress::None), more: all.collect(), hosts, token };
+    let listener =
+        AdminListener { address: all.next().unwrap_or(AdminAddress::None), more: all.collect(), hosts, token };
     ReadAdmin { listener, written }
 }
 
@@ -122,6 +124,11 @@ fn address(context: &Context<'_>, text: &ConfigText) -> Option<(AdminAddress, Sp
         true => workers::unix(context, text).map(AdminAddress::Unix),
         false => workers::socket(context, text).map(AdminAddress::Tcp),
     };
+    if let Some(AdminAddress::Unix(path)) = &address
+        && path.parent().is_none_or(|directory| state_dir::can_be_directory(context, &text.span, directory))
+    {
+        state_dir::check_socket(context, &text.span, path);
+    }
     Some((address?, text.span.clone()))
 }
 

@@ -251,7 +251,6 @@ fn hide_secret(line: &str) -> String {
     blanked(&shown)
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

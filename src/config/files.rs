@@ -26,8 +26,7 @@ use crate::x509;
 const MAX_FILE: u64 = 1 << 20;
 
 /// Help for certificates of version 1, which `openssl x509 -req` makes if it is given no extensions.
-pub(crate) const VERSION_3: &str =
-    "TLS needs version 3: make the certificate again, with -addext subjectAltName=DNS:example.com";
+const VERSION_3: &str = "TLS needs version 3: make the certificate again, with -addext subjectAltName=DNS:example.com";
 
 /// Minimum length of a secret, in bytes: 128 bits, if they are random.
 pub(crate) const MIN_SECRET: usize = 16;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::admin::SOCKET;
 use super::check::Context;
+use super::error::Span;
 use super::file::{ConfigText, Section};
 use super::{files, workers};
 
@@ -34,20 +35,41 @@ fn check(context: &Context<'_>, text: &ConfigText, directory: &Path, keeps_secre
         return wrong("a path cannot contain a NUL".to_owned(), "write state_dir = \"/var/lib/stickyd\"");
     }
     if socket.as_os_str().len() > workers::MAX_UNIX {
-        let long = format!("`state_dir` is too long: {} would have {} bytes", socket.display(), socket.as_os_str().len());
+        let long =
+            format!("`state_dir` is too long: {} would have {} bytes", socket.display(), socket.as_os_str().len());
         return wrong(long, "the path of a unix socket may have 107 bytes: use a shorter directory");
     }
-    // The nearest part of the path that exists decides: below a file there can be no directory.
-    let existing = directory.ancestors().find_map(|part| fs::metadata(part).ok().map(|found| (part, found)));
-    if let Some((part, _)) = existing.filter(|(_, found)| !found.is_dir()) {
-        let help = "state_dir is a directory for stickyd's secret and its admin socket";
-        return wrong(format!("{} is not a directory", part.display()), help);
-    }
-    if fs::symlink_metadata(&socket).is_ok_and(|found| !found.file_type().is_socket()) {
-        wrong(format!("{} exists and is not a socket", socket.display()), "remove it, or use another directory");
+    if can_be_directory(context, &text.span, directory) {
+        check_socket(context, &text.span, &socket);
     }
     if keeps_secret {
         check_secret(context, text, &directory.join(SECRET));
+    }
+}
+
+/// Reports a directory that neither exists nor can be made, because something else is in its place.
+pub(crate) fn can_be_directory(context: &Context<'_>, at: &Span, directory: &Path) -> bool {
+    const HELP: &str = "stickyd needs a directory there: for its secret, or for its admin socket";
+    // The nearest part of the path that exists decides: below a file there can be no directory.
+    for part in directory.ancestors() {
+        match (fs::metadata(part), fs::symlink_metadata(part)) {
+            (Ok(found), _) if found.is_dir() => return true,
+            (Ok(_), _) => context.report.error_help(at, format!("{} is not a directory", part.display()), HELP),
+            (Err(error), Ok(_)) if error.kind() == io::ErrorKind::NotFound => {
+                context.report.error_help(at, format!("{} is a link to nothing", part.display()), HELP);
+            }
+            (Err(_), _) => continue,
+        }
+        return false;
+    }
+    true
+}
+
+/// Reports a path at which no unix socket can be bound, because another kind of file is there.
+pub(crate) fn check_socket(context: &Context<'_>, at: &Span, socket: &Path) {
+    if fs::symlink_metadata(socket).is_ok_and(|found| !found.file_type().is_socket()) {
+        let message = format!("{} exists and is not a socket", socket.display());
+        context.report.error_help(at, message, "remove it, or use another path");
     }
 }
 

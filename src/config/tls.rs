@@ -205,10 +205,6 @@ pub(crate) fn authorities(context: &Context<'_>, path: &ConfigText) -> Option<Ve
     let mut roots = RootCertStore::empty();
     for (i, authority) in all.iter().enumerate() {
         if let Err(error) = roots.add(authority.clone()) {
-            if let Some(version @ ..3) = x509::ParsedCertificate::parse(authority).map(|one| one.version()) {
-                let reason = format!("its certificate {} has X.509 version {version}", i + 1);
-                return files::unusable(context, path, &reason, files::VERSION_3);
-            }
             let reason = format!("its certificate {} is not an authority's: {error}", i + 1);
             return files::unusable(context, path, &reason, "use a PEM file with the authorities' certificates");
         }

@@ -36,6 +36,7 @@ pub struct Metrics {
     /// Series of connection quality: round-trips, sockets that owe an answer, broadcasts.
     pub care: liveness::CareSeries,
     pub(crate) rules: rules::RuleMetrics,
+    pub(crate) shared_addresses: IntGaugeVec,
     pub(crate) requests: IntCounterVec,
     pub(crate) seconds: HistogramVec,
     pub(crate) affinity: IntCounterVec,
@@ -221,6 +222,10 @@ impl Metrics {
                 "DNS names by state: resolved, kept (the last lookup returned nothing, the previous addresses stay), \
                  unresolved (no lookup has returned an address yet).",
                 &["upstream", "state"], r)?,
+            shared_addresses: gauges!("stickyd_shared_addresses",
+                "Workers that refused sessions of their own in the last 10 minutes, so that several processes seem to \
+                 share their address.",
+                &["upstream"], r)?,
             limits: LimitSeries::new(&r)?,
             sockets: SocketsSeries::new(&r)?,
             care: liveness::CareSeries::new(&r)?,

@@ -45,7 +45,8 @@ async fn introduce(workers: Vec<Arc<Worker>>, health: HealthKind, introduces: bo
         (Some(_) | None, _) => None,
     };
     let down: Vec<_> = workers.iter().filter(|worker| !is_up(worker)).collect();
-    let mut why: Vec<_> = down.iter().take(NAMED).map(|worker| format!("{}: {}", worker.name, reason(worker))).collect();
+    let mut why: Vec<_> =
+        down.iter().take(NAMED).map(|worker| format!("{}: {}", worker.name, reason(worker))).collect();
     if let more @ 1.. = down.len().saturating_sub(NAMED) {
         why.push(format!("and {more} more"));
     }

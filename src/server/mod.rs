@@ -93,8 +93,7 @@ impl Server {
         let control = {
             let (shared, all, stop) = (shared.clone(), &stop, stop.clone());
             let (token, hosts) = (config.admin.token.clone(), config.admin.hosts.clone());
-            let settings =
-                admin::AdminSettings { token, hosts, reload: reload.clone(), stopping: stop.gently.clone() };
+            let settings = admin::AdminSettings { token, hosts, reload: reload.clone(), stopping: stop.gently.clone() };
             let thread = std::thread::Builder::new().name("control".to_owned());
             let reload = ReloadParts { running: Running { config, sources, listeners, mailboxes }, asks };
             let tell = Tell { notify: parent.notify, pulses };

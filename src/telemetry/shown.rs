@@ -136,7 +136,10 @@ mod tests {
             assert_eq!(text.lines().count(), 2, "only the message has two lines: {text:?}");
             let text = if ansi { text.replace("\x1b[", "").replace('\n', "") } else { text.replace('\n', "") };
             assert!(!text.contains(is_unprintable), "{text:?}");
-            assert!(text.contains("number") && text.contains(r"\u{1b}[2J\u{9b}1A\u{a}2026 INFO forged\u{202e}"), "{text}");
+            assert!(
+                text.contains("number") && text.contains(r"\u{1b}[2J\u{9b}1A\u{a}2026 INFO forged\u{202e}"),
+                "{text}"
+            );
         }
     }
 

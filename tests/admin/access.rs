@@ -139,7 +139,9 @@ fn a_page_cannot_write_or_read_over_the_unix_socket() {
         worker.address
     ));
     let ask = |start: &str, fields: &str| {
-        Raw::connect_unix(&binary.admin()).ask(&format!("{start} HTTP/1.1\r\n{fields}Content-Length: 0\r\n\r\n")).status()
+        Raw::connect_unix(&binary.admin())
+            .ask(&format!("{start} HTTP/1.1\r\n{fields}Content-Length: 0\r\n\r\n"))
+            .status()
     };
     let host = "Host: localhost\r\n";
     for (fields, status) in [
@@ -162,10 +164,15 @@ fn a_page_cannot_write_or_read_over_the_unix_socket() {
         assert_eq!(crate::support::admin::worker(&binary, "w")["admin"], left, "{fields}");
         assert_eq!(ask("POST /api/v1/workers/app/w/ready", &format!("{host}{OWN}")), 200);
     }
-    for (fields, status) in [(host, 200), ("Host: evil.example\r\n", 403), ("Host: localhost\r\nOrigin: null\r\n", 403)] {
+    for (fields, status) in [(host, 200), ("Host: evil.example\r\n", 403), ("Host: localhost\r\nOrigin: null\r\n", 403)]
+    {
         assert_eq!(ask("GET /metrics", fields), status, "{fields}");
     }
-    assert_eq!(ask("GET http://evil.example/metrics", host), 403, "the authority of the target counts (RFC 9112 §3.2.2)");
+    assert_eq!(
+        ask("GET http://evil.example/metrics", host),
+        403,
+        "the authority of the target counts (RFC 9112 §3.2.2)"
+    );
 }
 
 /// A page that was lured here by DNS does not know the token, so a request that bears it may name any Host.
@@ -187,9 +194,8 @@ fn with_the_token_any_host_is_right_and_names_can_be_allowed() {
     assert_eq!(admins.len(), 3, "{admins:?}");
     let port = |at: &String| SocketAddr::from(([127, 0, 0, 1], at.rsplit(':').next().unwrap().parse().unwrap()));
     let (loopback, network) = (port(&admins[0]), port(&admins[1]));
-    let get = |at: SocketAddr, fields: &str| {
-        Raw::connect(at).ask(&format!("GET /metrics HTTP/1.1\r\n{fields}\r\n")).status()
-    };
+    let get =
+        |at: SocketAddr, fields: &str| Raw::connect(at).ask(&format!("GET /metrics HTTP/1.1\r\n{fields}\r\n")).status();
     for at in [loopback, network] {
         assert_eq!(get(at, &format!("Host: prometheus.example:9145\r\n{BEARER}")), 200);
         assert_eq!(get(at, &format!("Host: a\r\nHost: b\r\n{BEARER}")), 403);
@@ -204,7 +210,8 @@ fn with_the_token_any_host_is_right_and_names_can_be_allowed() {
     };
     assert_eq!([over_unix("Host: stickyd\r\n"), over_unix("Host: other\r\n")], [200, 403]);
     assert_eq!(over_unix(&format!("Host: other\r\n{BEARER}")), 200);
-    let write = format!("POST /api/v1/reload HTTP/1.1\r\nHost: any.example\r\n{BEARER}{JSON}{OWN}Content-Length: 0\r\n\r\n");
+    let write =
+        format!("POST /api/v1/reload HTTP/1.1\r\nHost: any.example\r\n{BEARER}{JSON}{OWN}Content-Length: 0\r\n\r\n");
     assert_eq!(Raw::connect(network).ask(&write).status(), 422, "it got as far as a reload without a file");
 }
 
@@ -213,7 +220,8 @@ fn with_the_token_any_host_is_right_and_names_can_be_allowed() {
 fn health_needs_no_token_and_no_host() {
     let worker = RawWorker::named("a");
     let (_proxy, admin) = over_tcp(&worker, "0.0.0.0:0");
-    let ask = |start: &str, fields: &str| Raw::connect(admin).ask(&format!("{start} HTTP/1.1\r\n{fields}\r\n")).status();
+    let ask =
+        |start: &str, fields: &str| Raw::connect(admin).ask(&format!("{start} HTTP/1.1\r\n{fields}\r\n")).status();
     let health = "/api/v1/health";
     for fields in ["Host: 10.1.2.3\r\n", "Host: stickyd.internal:9145\r\n", "Host: a\r\nAuthorization: Bearer x\r\n"] {
         assert_eq!(ask(&format!("GET {health}"), fields), 200, "{fields}");

@@ -21,7 +21,8 @@ const APP: &str = "[upstream.app]\nworkers = [\"127.0.0.1:9\"]\n";
 /// Both refuse the file; the error.
 fn both_refuse(directory: &TempDirectory, text: &str) -> String {
     directory.write("s.toml", text);
-    let (check, run) = (stickyd(directory.root(), &["check", "s.toml"]), stickyd(directory.root(), &["run", "-c", "s.toml"]));
+    let (check, run) =
+        (stickyd(directory.root(), &["check", "s.toml"]), stickyd(directory.root(), &["run", "-c", "s.toml"]));
     let said = error_of(&check);
     assert_eq!((check.status.code(), run.status.code()), (Some(1), Some(1)), "{text}\n{said}\n{}", error_of(&run));
     assert_eq!(said, error_of(&run), "{text}");
@@ -54,7 +55,8 @@ fn addresses_that_overlap_are_refused_by_both() {
         ("[::]", "127.0.0.1"),
         ("127.0.0.1", "127.0.0.1"),
     ] {
-        let text = format!("{}{APP}[admin]\naddress = \"{admin}:{port}\"\ntoken_file = \"token\"", listeners(&[listener]));
+        let text =
+            format!("{}{APP}[admin]\naddress = \"{admin}:{port}\"\ntoken_file = \"token\"", listeners(&[listener]));
         directory.write("token", "0123456789abcdef");
         let said = both_refuse(&directory, &text);
         assert!(said.contains("admin listener's address"), "{said}");
@@ -73,10 +75,12 @@ fn a_state_dir_that_cannot_work_is_refused_by_both() {
     std::fs::create_dir_all(directory.path("taken")).unwrap();
     directory.write("taken/admin.sock", "precious");
     std::fs::create_dir_all(directory.path("folder/secret")).unwrap();
+    std::os::unix::fs::symlink("nowhere", directory.path("link")).unwrap();
     let long = "d".repeat(100);
     for (state_dir, words) in [
         ("file", "is not a directory"),
         ("file/below", "is not a directory"),
+        ("link", "is a link to nothing"),
         ("short", "is shorter than 16 bytes"),
         ("taken", "exists and is not a socket"),
         ("folder", "Is a directory"),
@@ -86,6 +90,11 @@ fn a_state_dir_that_cannot_work_is_refused_by_both() {
         let text = format!("state_dir = \"{state_dir}\"\n[[listener]]\naddress = \"127.0.0.1:0\"\n{APP}");
         let said = both_refuse(&directory, &text);
         assert!(said.contains(words) && said.contains("s.toml:1:13"), "{state_dir}: {said}");
+    }
+    for (socket, words) in [("taken/admin.sock", "exists and is not a socket"), ("file/x", "file is not a directory")] {
+        let text = format!("[[listener]]\naddress = \"127.0.0.1:0\"\n{APP}[admin]\naddress = \"unix:{socket}\"\n");
+        let said = both_refuse(&directory, &text);
+        assert!(said.contains(words) && said.contains("s.toml:6:11"), "{said}");
     }
     assert_eq!(std::fs::read_to_string(directory.path("taken/admin.sock")).unwrap(), "precious");
 }
@@ -152,7 +161,8 @@ fn one_expired_certificate_of_several_is_loud_and_the_others_are_served() {
     let proxy = crate::support::proxy::Proxy::with_files(&both, directory);
     let mut made = files.client().connect(proxy.address, "new.example");
     assert_eq!(made.raw.ask("GET / HTTP/1.1\r\nHost: new.example\r\n\r\n").text(), "a");
-    let until = proxy.metric("stickyd_tls_certificate_expiry_timestamp_seconds{listener=\"127.0.0.1:0\",name=\"old.example\"}");
+    let until =
+        proxy.metric("stickyd_tls_certificate_expiry_timestamp_seconds{listener=\"127.0.0.1:0\",name=\"old.example\"}");
     assert!(until > 0.0 && until < 2e9, "{until}");
 }
 
