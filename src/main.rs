@@ -111,10 +111,13 @@ struct Signals {
     ignored: Vec<(&'static str, Signal)>,
 }
 
+/// A signal that is ignored, by its name and its kind.
+type IgnoredSignal = (&'static str, fn() -> SignalKind);
+
 /// Signals without a meaning here whose default action would end the process without a word: other servers rotate logs,
 /// print states or stop gently on them, and scripts written for those send them. (SIGPIPE is ignored by Rust's
 /// runtime.)
-const IGNORED: [(&str, fn() -> SignalKind); 4] = [
+const IGNORED: [IgnoredSignal; 4] = [
     ("SIGUSR1", SignalKind::user_defined1),
     ("SIGUSR2", SignalKind::user_defined2),
     ("SIGQUIT", SignalKind::quit),

@@ -162,7 +162,7 @@ mod tests {
             prop_assert!(!printable(&text).contains(is_unprintable));
             prop_assert!(!printable_lines(&text).contains(|c| c != '\n' && is_unprintable(c)));
             let json = serde_json::to_string(&text).unwrap();
-            prop_assert_eq!(serde_json::from_str::<String>(&printable_json(&json)).unwrap(), text.clone());
+            prop_assert_eq!(&serde_json::from_str::<String>(&printable_json(&json)).unwrap(), &text);
             // A text that is written in pieces gives the same.
             let at = text.char_indices().nth(cut).map_or(text.len(), |(at, _)| at);
             let mut out = String::new();

@@ -42,7 +42,7 @@ fn named(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-/// Reads a secret that was kept; one that is too short is an error, whoever wrote it.
+/// Reads a secret that was kept; one that is too short is an error, also if another process wrote it.
 fn read(file: &Path) -> io::Result<Vec<u8>> {
     let secret = fs::read(file)?;
     if secret.len() < MINIMUM {

@@ -1,4 +1,5 @@
-//! Logs: one subscriber, whose lines show only printable characters, and rate-limited warnings for everything bounded that is full (ARCHITECTURE.md, invariant 14).
+//! Logs: one subscriber, whose lines show only printable characters, and rate-limited warnings for everything bounded
+//! that is full (ARCHITECTURE.md, invariant 14).
 
 mod level;
 mod shown;

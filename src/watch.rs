@@ -2,10 +2,10 @@
 //!
 //! Directories are watched, not files: editors write another file and rename it, Kubernetes swaps the link `..data`,
 //! and a watch of the file itself would stay with one that is not read any more. For the same reason every directory on
-//! the way to a file is watched, for the name of the next one: a deployment may swap any of them by a rename. The kernel keeps the queue of events
-//! and bounds it; an overflow counts as a change. What a change means is not decided here: the caller compares the
-//! bytes of the files. Events for opening and reading are not requested, because each look at the files would then
-//! cause the next one.
+//! the way to a file is watched, for the name of the next one: a deployment may swap any of them by a rename. The
+//! kernel keeps the queue of events and bounds it; an overflow counts as a change. What a change means is not decided
+//! here: the caller compares the bytes of the files. Events for opening and reading are not requested, because each
+//! look at the files would then cause the next one.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::pending;

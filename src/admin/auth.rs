@@ -71,7 +71,7 @@ impl AdminAuth {
         }
         let reads = method == Method::GET || method == Method::HEAD;
         if reads && uri.path() == paths::HEALTH {
-            // It tells nobody more than whether stickyd serves.
+            // Its answer shows only whether stickyd serves.
             return None;
         }
         let bears = self.token.as_ref().is_some_and(|token| bears(headers, token));
@@ -102,8 +102,8 @@ impl AdminAuth {
 }
 
 /// Rejects a write that a form of another site could send: it must have a content type that forms cannot have, and a
-/// header field of stickyd's own. Either makes a browser send a preflight first, which stickyd does not answer. Over the
-/// unix socket the content type may be left out, because nearly all writes have no body.
+/// header field of stickyd's own. Either makes a browser send a preflight first, which stickyd does not answer. Over
+/// the unix socket the content type may be left out, because nearly all writes have no body.
 fn refuses_write(headers: &HeaderMap, needs_type: bool) -> Option<AuthRefusal> {
     let own = headers.get(OWN_FIELD).is_some_and(|value| value == "1");
     let kind = headers.get(header::CONTENT_TYPE);

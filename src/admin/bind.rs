@@ -43,7 +43,7 @@ impl SocketFile {
         Ok(Self { path: path.to_owned(), id: (found.dev(), found.ino()) })
     }
 
-    /// Removes the file, unless somebody has put another one there: a successor that started meanwhile answers on its
+    /// Removes the file, unless another one has taken its place: a successor that started meanwhile answers on its
     /// own socket. To be called while the socket is still open, because a successor only replaces a socket on which no
     /// process answers.
     pub(crate) fn remove(&self) {

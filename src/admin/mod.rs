@@ -51,8 +51,8 @@ pub(crate) use bind::{BoundAdmin, bind};
 use processes::{ProcessTable, Processes};
 use stats::History;
 
-/// Maximum number of connections per address, idle ones included: a bound on descriptors and memory. Requests under way have their
-/// own bound, with an answer (`layers`).
+/// Maximum number of connections per address, idle ones included: a bound on descriptors and memory. Requests under way
+/// have their own bound, with an answer (`layers`).
 const CONNECTIONS: usize = 64;
 
 /// Time for a request's head to arrive.

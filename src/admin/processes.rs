@@ -3,9 +3,9 @@
 //! The rule "only `config` reads files" (ARCHITECTURE.md, invariant 11) is about configuration, and none is read here.
 //! /proc is read only on request, on a thread of its own since that may take long, at most once in [`FRESH`], and
 //! within bounds. A worker's process is the one that holds its listening socket; if several do (a master and its
-//! children), it is the one with the lowest pid. One that holds the sockets of several workers is marked. Left out: sockets on `0.0.0.0` for a worker whose address is not
-//! loopback (it may be another machine), processes of other users that stickyd may not inspect, other network
-//! namespaces: such workers are shown without a process.
+//! children), it is the one with the lowest pid. One that holds the sockets of several workers is marked. Left out:
+//! sockets on `0.0.0.0` for a worker whose address is not loopback (it may be another machine), processes of other
+//! users that stickyd may not inspect, other network namespaces: such workers are shown without a process.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;

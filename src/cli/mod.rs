@@ -1,9 +1,9 @@
 //! The command line. Commands that talk to a running stickyd have files of their own, on top of `remote`.
 //!
 //! Every command takes its file by `--config`, and without it looks at the path of the package; `check` takes it as its
-//! argument as well, and `run` works without one, with `--listen` and `--worker`. Left out: starting the server, which `main` does with the
-//! [`Config`] from [`RunCommand::load`]. Commands return their exit code as a `u8`, because only `main` ends the
-//! process.
+//! argument as well, and `run` works without one, with `--listen` and `--worker`. Left out: starting the server, which
+//! `main` does with the [`Config`] from [`RunCommand::load`]. Commands return their exit code as a `u8`, because only
+//! `main` ends the process.
 
 mod broadcast;
 mod close;

@@ -2,7 +2,7 @@
 //! the other commands find them.
 //!
 //! They are in a directory of the user's own: `$XDG_RUNTIME_DIR/stickyd`, or `/tmp/stickyd-UID`. The latter can be made
-//! by anybody, so it is used only if it is a directory of this user that nobody else may enter.
+//! by anybody, so it is used only if it is a directory of this user that no other user may enter.
 
 use std::fs;
 use std::io;
@@ -96,7 +96,7 @@ mod tests {
         assert_eq!(fs::metadata(&directory).unwrap().mode() & 0o777, 0o700);
         assert!(running_in(&directory).is_empty());
         let listener = UnixListener::bind(&path).unwrap();
-        assert_eq!(running_in(&directory), [path.clone()]);
+        assert_eq!(running_in(&directory), std::slice::from_ref(&path));
         assert_eq!(socket_in(&directory, 8080).unwrap(), directory.join(format!("8080-{}.sock", std::process::id())));
         drop(listener);
         assert!(running_in(&directory).is_empty(), "no process answers there any more");

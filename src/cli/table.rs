@@ -37,12 +37,12 @@ pub(crate) struct Column {
 }
 
 impl Column {
-    /// A left-aligned column.
+    /// Creates a left-aligned column of text.
     pub(crate) const fn text(title: &'static str, rank: u8) -> Self {
         Self { title, is_amount: false, rank }
     }
 
-    /// A right-aligned column of numbers, sizes or times.
+    /// Creates a right-aligned column of numbers, sizes or times.
     pub(crate) const fn amount(title: &'static str, rank: u8) -> Self {
         Self { title, is_amount: true, rank }
     }

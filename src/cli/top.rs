@@ -1,7 +1,7 @@
 //! `stickyd top`: workers and the busiest sockets, refreshed every few seconds.
 //!
-//! A terminal is cleared before each refresh, and the report fits it: workers that need attention come first if there
-//! is no room for all. Other outputs get one plain report after another. The command ends when it is interrupted, or
+//! A terminal is cleared before each refresh, and the report fits it: workers that need attention come first if not
+//! all have room. Other outputs get one plain report after another. The command ends when it is interrupted, or
 //! after one report with `--once`.
 
 use std::cmp::Reverse;

@@ -1,7 +1,7 @@
 //! `[admin]`: the addresses of the admin listener, the names under which it may be asked, and its token.
 //!
-//! Left out: an address that something else of stickyd has, which is checked in `addresses`; who may do what, which is
-//! in `admin::auth`.
+//! Left out: an address that something else of stickyd has, which is checked in `addresses`; the rules for
+//! requests, which are in `admin::auth`.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -30,12 +30,12 @@ pub struct AdminListener {
 }
 
 impl AdminListener {
-    /// No admin listener.
+    /// Returns the setting of no admin listener at all.
     pub(crate) fn none() -> Self {
         Self::at(AdminAddress::None)
     }
 
-    /// An admin listener at one address, without a token.
+    /// Returns an admin listener at one address, without a token.
     pub(crate) fn at(address: AdminAddress) -> Self {
         Self { address, more: Vec::new(), hosts: Vec::new(), token: None }
     }

@@ -152,8 +152,8 @@ pub(crate) fn private_key(context: &Context<'_>, path: &ConfigText) -> Option<Pr
     warn_if_public(context, &path.span, &context.base.join(&path.value));
     match PrivateKeyDer::from_pem_slice(&bytes) {
         Ok(key) => Some(key),
-        // PKCS#8 says so in its -----BEGIN line (RFC 7468 §11), PKCS#1 and SEC1 in a line `Proc-Type: 4,ENCRYPTED` below
-        // it (RFC 1421 §4.6.1.1).
+        // PKCS#8 says so in its -----BEGIN line (RFC 7468 §11), PKCS#1 and SEC1 in a line `Proc-Type: 4,ENCRYPTED`
+        // below it (RFC 1421 §4.6.1.1).
         Err(_) if bytes.windows(9).any(|window| window == b"ENCRYPTED") => {
             unusable(context, path, "the key is encrypted", "decrypt it: openssl pkey -in KEY -out plain.pem")
         }

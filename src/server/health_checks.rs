@@ -62,7 +62,7 @@ async fn introduce(workers: Vec<Arc<Worker>>, health: HealthKind, introduces: bo
 /// Returns why a worker is not up.
 fn reason(worker: &Worker) -> String {
     match worker.health() {
-        WorkerHealth::Gone if !worker.life.was_seen() => "nobody listens".to_owned(),
+        WorkerHealth::Gone if !worker.life.was_seen() => "no process listens".to_owned(),
         _ => status_text::health(worker),
     }
 }

@@ -1,5 +1,5 @@
-//! Whether stickyd serves: the answer to a balancer, a kubelet or a container runtime that checks it. The admin listener
-//! and the listeners for traffic give the same one.
+//! Whether stickyd serves: the answer to a balancer, a kubelet or a container runtime that checks it. The admin
+//! listener and the listeners for traffic give the same one.
 
 use super::Shared;
 

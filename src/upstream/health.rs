@@ -109,7 +109,7 @@ impl HealthWatch {
             return;
         }
         let before = self.unsaid.take().unwrap_or(before);
-        // A recovery needs nobody's attention.
+        // A recovery needs no attention.
         match (before == after, after) {
             (true, _) => {}
             (false, worker::WorkerHealth::Up) => {

@@ -128,7 +128,7 @@ fn secrets_that_everybody_can_read_are_warned_of() {
     assert!(!warned(&inline, &[], 0o600).1.contains("can read s.toml"));
     directory.write_mode("state/secret", "0123456789abcdef", 0o604);
     assert!(warned(&text.replace("secret_file = \"secret\"\n", ""), &[], 0o644).1.contains("state/secret"));
-    // Nobody else gets as far as the file.
+    // No other user gets as far as the file.
     std::os::unix::fs::symlink("site.key", directory.path("link")).unwrap();
     std::fs::set_permissions(directory.root(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     assert_eq!(warned(text, &["--strict"], 0o644), (0, String::new()));

@@ -70,7 +70,9 @@ fn a_stickyd_without_a_file_names_its_status_command_first() {
     assert_eq!(socket.trim_end_matches("\u{1b}[0m"), wanted, "{first}");
     quick.says(": ready ");
     let line = quick.says("first health checks done");
-    for part in ["INFO", "upstream=app", "up=1", "of=2", "no Socket.IO at /socket.io/", "127.0.0.1:9: nobody listens"] {
+    for part in
+        ["INFO", "upstream=app", "up=1", "of=2", "no Socket.IO at /socket.io/", "127.0.0.1:9: no process listens"]
+    {
         assert!(line.contains(part), "{part}: {line}");
     }
     let mode = |path: &str| std::fs::metadata(runtime.path(path)).unwrap().permissions().mode() & 0o777;
@@ -104,7 +106,7 @@ fn the_workers_of_a_file_are_counted_after_the_first_checks() {
         worker.address
     ));
     let line = binary.says(&["first health checks done", "upstream=app"]);
-    for part in ["INFO", "up=1 of=3", "127.0.0.1:9: nobody listens; w3: nobody listens"] {
+    for part in ["INFO", "up=1 of=3", "127.0.0.1:9: no process listens; w3: no process listens"] {
         assert!(line.contains(part), "{part}: {line}");
     }
     let line = binary.says(&["first health checks done", "upstream=dead"]);

@@ -17,7 +17,7 @@ impl TempDirectory {
         Self(std::fs::canonicalize(path).unwrap())
     }
 
-    /// The directory itself.
+    /// The path of the directory.
     pub(crate) fn root(&self) -> &Path {
         &self.0
     }

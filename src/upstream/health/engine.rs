@@ -1,7 +1,7 @@
 //! Whether a worker speaks Socket.IO, and which version: for the first line that a new user reads. Left out: deciding
 //! anything by it.
 //!
-//! The questions make no session and run no handler of the application: a request with a session id that nobody has
+//! The questions make no session and run no handler of the application: a request with a session id that does not exist
 //! (docs/reference/protocols.md §1.4), then the beginning of the client script that most servers serve, in which the
 //! version stands.
 
