@@ -21,6 +21,7 @@ mod descriptors;
 mod drain;
 mod engine_io;
 mod header_list;
+mod hpack;
 mod keys;
 mod listener;
 mod locks;

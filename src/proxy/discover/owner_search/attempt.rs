@@ -53,6 +53,7 @@ impl OwnerSearch<'_> {
             );
         };
         job.upstream.series().attempts.inc();
+        record.tries();
         let waiting = job.ask.is_poll().then(|| Waiting::at(self.search, worker));
         let attempted = attempt::attempt(job, worker, request).await;
         drop(waiting);
