@@ -145,7 +145,7 @@ fn describe((worker, why): &Decision) -> DecisionView {
     DecisionView {
         state: worker.as_deref().map(state),
         why: why.word().to_owned(),
-        words: why.words().to_owned(),
+        words: why.words(worker.is_some()).to_owned(),
         worker: worker.as_ref().map(|worker| worker.name.clone()),
     }
 }

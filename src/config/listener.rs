@@ -3,7 +3,7 @@
 //! Left out: checks that need other tables (two listeners on one address, a worker that is a listener); see `check`.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 
@@ -11,7 +11,7 @@ use super::check::Context;
 use super::error::Span;
 use super::file::{ConfigItem, ConfigText, Section};
 use super::values::word;
-use super::{Listener, Redirect, tls, workers};
+use super::{Listener, Redirect, routes, tls, workers};
 
 impl Listener {
     /// Whether this listener, on the unspecified IPv6 address, takes IPv6 clients only: if there is one for IPv4 on the
@@ -22,28 +22,6 @@ impl Listener {
             && self.address.port() != 0
             && all.into_iter().any(|other| other.address.port() == self.address.port() && ipv4(other))
     }
-
-    /// Whether the system refuses to bind both listeners, each with a socket of its own.
-    pub(crate) fn overlaps(&self, other: &Self) -> bool {
-        let (one, two) = (self.address.ip().to_canonical(), other.address.ip().to_canonical());
-        let port = self.address.port();
-        port == other.address.port() && port != 0 && one.is_ipv4() == two.is_ipv4() && is_same_or_every(one, two)
-    }
-
-    /// Whether the system refuses to bind this listener together with one of the admin API, which takes clients of both
-    /// kinds on the unspecified IPv6 address.
-    pub(crate) fn overlaps_admin<'l>(&self, admin: SocketAddr, all: impl IntoIterator<Item = &'l Self>) -> bool {
-        let (one, two) = (self.address.ip().to_canonical(), admin.ip().to_canonical());
-        let both_kinds = |ip: IpAddr| ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-        let every = both_kinds(two) || (both_kinds(one) && !self.takes_only_ipv6(all));
-        let port = self.address.port();
-        port == admin.port() && port != 0 && (every || (one.is_ipv4() == two.is_ipv4() && is_same_or_every(one, two)))
-    }
-}
-
-/// Whether two addresses of one kind are the same, or one of them stands for all addresses of this host.
-fn is_same_or_every(one: IpAddr, two: IpAddr) -> bool {
-    one == two || one.is_unspecified() || two.is_unspecified()
 }
 
 /// Reads all listeners, each with the place of its address in the file.
@@ -81,6 +59,8 @@ fn listener(
         let help = "write redirect = \"https\" on a separate listener for plain HTTP";
         context.report.error_help(at, "a listener cannot have both `redirect` and `tls`", help);
     }
+    let health = section.text("health", "a path such as \"/healthz\"");
+    let health = health.inspect(|path| routes::check_path(context, path)).map(|path| path.value);
     let proxies = section.take("trusted_proxies").and_then(|item| item.list("a list of networks", "a network"));
     let proxies = proxies.unwrap_or_default();
     let trusted_proxies: Vec<_> = proxies.into_iter().filter_map(network).collect();
@@ -95,6 +75,7 @@ fn listener(
         websocket_over_http2,
         proxy_protocol,
         redirect,
+        health,
         trusted_proxies,
     };
     Some((listener, text?.span))

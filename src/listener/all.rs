@@ -33,6 +33,16 @@ pub enum ListenerSetError {
     Clone(io::Error),
 }
 
+impl ListenerSetError {
+    /// Returns what helps, if the reason is a common one.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::Bind(error) => error.help(),
+            Self::Inherited(_) | Self::Clone(_) => None,
+        }
+    }
+}
+
 /// The listeners that are open now.
 pub(crate) struct ListenerSet {
     open: Vec<OpenListener>,

@@ -8,6 +8,7 @@
 pub(crate) mod accept_queue;
 mod admission;
 pub(crate) mod all;
+mod bind_error;
 mod client_certificate;
 pub(crate) mod conn;
 pub(crate) mod h2;
@@ -43,6 +44,7 @@ use crate::thread::{ListenerRemoved, Thread};
 
 pub(crate) use accept_queue::AcceptQueue;
 pub(crate) use all::{ListenerSet, ListenerSetError, Part};
+pub(crate) use bind_error::{BindError, address_help};
 pub(crate) use client_certificate::ClientCertificate;
 
 use tls::TlsTerms;
@@ -114,6 +116,11 @@ impl ThreadListener {
     pub fn redirect(&self) -> Option<Redirect> {
         self.settings.redirect
     }
+
+    /// Returns the path of health checks of stickyd itself, if one is configured.
+    pub fn health(&self) -> Option<&str> {
+        self.settings.health.as_deref()
+    }
 }
 
 /// Settings of a listener that a reload can change without touching its sockets: connections accepted later use the new
@@ -124,6 +131,7 @@ struct ListenerSettings {
     websocket_over_http2: bool,
     proxy_protocol: bool,
     redirect: Option<Redirect>,
+    health: Option<String>,
     trusted: Vec<IpNet>,
     /// Whether the log says already that forwarding fields of some peer are not believed.
     disbelief_told: AtomicBool,
@@ -142,6 +150,7 @@ impl ListenerSettings {
             websocket_over_http2: config.websocket_over_http2,
             proxy_protocol: config.proxy_protocol,
             redirect: config.redirect,
+            health: config.health.clone(),
             trusted: config.trusted_proxies.clone(),
             disbelief_told: AtomicBool::new(false),
             label: config.name.clone().unwrap_or_else(|| config.address.to_string()),
@@ -164,17 +173,6 @@ pub(crate) struct BoundListener {
     removed: CancellationToken,
     /// Counts the threads that still accept from this listener.
     accepting: TaskTracker,
-}
-
-/// Reason why a listener cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// The operating system reported an error for the address.
-    #[error("cannot listen on {0}: {1}")]
-    Socket(SocketAddr, io::Error),
-    /// rustls rejected the certificate or its key.
-    #[error("TLS on {0}: {1}")]
-    Tls(SocketAddr, rustls::Error),
 }
 
 /// How a listener's address is bound.

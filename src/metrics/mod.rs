@@ -25,7 +25,7 @@ use prometheus::register_int_counter_vec_with_registry as counters;
 use prometheus::register_int_counter_with_registry as counter;
 use prometheus::register_int_gauge_vec_with_registry as gauges;
 use prometheus::register_int_gauge_with_registry as gauge;
-use prometheus::{Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
+use prometheus::{Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
 use crate::locks::lock;
 use families::{Families, Family, value};
@@ -47,6 +47,7 @@ pub struct Metrics {
     /// Series of connection quality: round-trips, sockets that owe an answer, broadcasts.
     pub care: liveness::CareSeries,
     pub(crate) rules: rules::RuleMetrics,
+    pub(crate) shared_addresses: IntGaugeVec,
     pub(crate) responses: responses::ResponsesSeries,
     pub(crate) workers: worker::WorkersSeries,
     pub(crate) request_seconds: HistogramVec,
@@ -215,6 +216,10 @@ impl Metrics {
                 "Lookups of DNS names of workers, by result.", &["upstream", "result"], r)?,
             dns_changes: counters!("stickyd_dns_changes_total",
                 "Lookups of DNS names that returned other addresses than the one before.", &["upstream"], r)?,
+            shared_addresses: gauges!("stickyd_shared_addresses",
+                "Workers that refused sessions of their own in the last 10 minutes, so that several processes seem to \
+                 share their address.",
+                &["upstream"], r)?,
             certificates: Mutex::default(),
             limits: LimitSeries::new(&r)?,
             sockets: SocketsSeries::new(&r)?,

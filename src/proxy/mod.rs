@@ -47,6 +47,7 @@ use crate::min_rate::Transfer;
 use crate::route;
 use crate::route::guard;
 use crate::sockets::{self, New, OpeningRequest, SocketFacts, Transport};
+use crate::state::Readiness;
 use crate::upstream::Upstream;
 use crate::upstream::worker::{SessionSeat, Worker};
 use access_log::Record;
@@ -160,6 +161,7 @@ where
             record.comes_from(client);
             respond::turned_away(reason, is_upgrade, &request)
         }
+        Err(Rejection::Health(readiness)) => respond::health(&readiness),
         Err(Rejection::ToHttps { redirect, host }) => respond::redirect(redirect, &host, request.uri()),
         Ok(job) => {
             let (request, pace) = prepare(&job, request);
@@ -264,6 +266,8 @@ fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) -> impl 
 enum Rejection {
     /// It is answered with the plain text of this problem.
     Problem(Problem),
+    /// It is a health check of stickyd itself.
+    Health(Readiness),
     /// It is redirected to https at this host.
     ToHttps {
         /// Port and status of the redirect.
@@ -342,6 +346,14 @@ fn check_head<'r, B: Body>(conn: &Conn, request: &'r Request<B>) -> Result<&'r s
     if request.uri().path_and_query().map_or(0, |target| target.as_str().len()) > conn.thread.limits().target_bytes {
         shared.metrics.limits.reached(LimitLabel::TargetBytes);
         return Err(Problem::TooLong.into());
+    }
+    if let Some(path) = conn.listener.health()
+        && request.uri().path() == path
+        && matches!(*request.method(), Method::GET | Method::HEAD)
+    {
+        let mut pairs = request.uri().query().unwrap_or_default().split('&');
+        let upstream = pairs.find_map(|pair| pair.strip_prefix("upstream="));
+        return Err(Rejection::Health(shared.readiness(conn.thread.is_stopping(), upstream)));
     }
     let host = headers::host(request)?;
     // A client that came to a trusted proxy over TLS is where the redirect would send it.

@@ -13,6 +13,7 @@ use crate::affinity::ask::RequestFacts;
 use crate::config::Redirect;
 use crate::engine_io;
 use crate::route::guard::GuardRefusal;
+use crate::state::Readiness;
 
 /// Value of `Retry-After`, in seconds, on responses for which waiting helps.
 const RETRY_AFTER: &str = "1";
@@ -158,6 +159,19 @@ pub(crate) fn redirect(redirect: Redirect, host: &str, uri: &Uri) -> Response<Re
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(header::LOCATION, location);
+    response
+}
+
+/// Answers a health check of stickyd itself. Once stickyd stops, the connection is closed, too.
+pub(crate) fn health(readiness: &Readiness) -> Response<Reply> {
+    let mut response = Response::new(Reply::whole(readiness.text()));
+    *response.status_mut() = StatusCode::from_u16(readiness.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if *readiness == Readiness::Stopping {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 

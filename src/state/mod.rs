@@ -5,6 +5,7 @@
 //! nothing (ARCHITECTURE.md, invariant 8).
 
 pub(crate) mod config_status;
+mod readiness;
 mod replay;
 
 use std::net::SocketAddr;
@@ -28,6 +29,7 @@ use crate::upstream::Upstream;
 use crate::upstream::addresses::Unresolved;
 use crate::upstream::worker::Worker;
 use config_status::ConfigStatus;
+pub(crate) use readiness::Readiness;
 pub(crate) use replay::{Replay, ReplayRoom};
 
 /// State that all threads share.
@@ -82,10 +84,10 @@ pub struct GlobalRules {
 impl GlobalRules {
     /// Builds the rules of a config. Counters of guards are carried over from `before`, by the route's host and path.
     pub(crate) fn of(config: &Config, before: Option<&Self>) -> Arc<Self> {
-        let admin = match config.admin.address {
-            AdminAddress::Tcp(address) => Some(address),
+        let admin = config.admin.addresses().filter_map(|address| match address {
+            AdminAddress::Tcp(address) => Some(*address),
             AdminAddress::Unix(_) | AdminAddress::None => None,
-        };
+        });
         let listeners = config.listeners.iter().map(|listener| listener.address).chain(admin).collect();
         let known: Vec<_> = before.iter().flat_map(|before| &before.routes).collect();
         let guarded = |route: &config::Route| {

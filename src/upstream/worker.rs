@@ -29,6 +29,9 @@ use crate::upstream::serial::WorkerSerial;
 pub(crate) const SLOW_MS: u64 = 2_000;
 const SLOW_REQUESTS: u32 = 3;
 
+/// Time in milliseconds for which a worker is reported as sharing its address after it last looked so.
+const SHARED_MS: u64 = 600_000;
+
 /// One application process, with everything that is known about it.
 pub struct Worker {
     /// Number that identifies the worker within this stickyd process.
@@ -69,6 +72,8 @@ pub struct Worker {
     pub(crate) slow: AtomicU32,
     last_answer: AtomicMillis,
     fresh_refusals: RefusalWindow,
+    /// When it last looked as if several processes shared the address.
+    shared_at: AtomicMillis,
 }
 
 impl Worker {
@@ -100,6 +105,7 @@ impl Worker {
             slow: AtomicU32::new(0),
             last_answer: AtomicMillis::default(),
             fresh_refusals: RefusalWindow::default(),
+            shared_at: AtomicMillis::none(),
         })
     }
 
@@ -322,10 +328,16 @@ impl Worker {
         self.life.has_losses(now_ms)
     }
 
+    /// Whether several processes seem to share the worker's address: it refused sessions of its own a short time ago.
+    pub fn shares_address(&self, now_ms: Millis) -> bool {
+        self.shared_at.get().is_some_and(|at| now_ms.since(at) < SHARED_MS)
+    }
+
     /// Records that the worker refused a sid which it made less than 10 s ago. Three such refusals within ten seconds
     /// mean that several processes share its address, which is logged at most once in ten seconds.
     pub fn fresh_refusal(&self, now_ms: Millis) {
         if self.fresh_refusals.add(now_ms) {
+            self.shared_at.set(Some(now_ms));
             tracing::warn!(upstream = %self.upstream, worker = %self.name, address = %self.address,
                 "worker refuses sessions it made itself: several processes share this address. \
                  Give each its own port (PM2: increment_var: 'PORT'). While PM2 reloads, two always share it");
@@ -360,5 +372,18 @@ mod tests {
         assert_eq!(worker.health(), WorkerHealth::Gone);
         worker.connected();
         assert_eq!((worker.generation(), worker.health()), (2, WorkerHealth::Up));
+    }
+
+    #[test]
+    fn three_fresh_refusals_mean_a_shared_address_for_a_while() {
+        let series = Metrics::new().worker("app", "w");
+        let worker = Worker::new("app", Address::Unix("/w".into()), "w".to_owned(), WorkerId(1), series);
+        let at = |ms| Millis::new(1_000_000 + ms);
+        for ms in [0, 1, 2] {
+            assert!(!worker.shares_address(at(ms)));
+            worker.fresh_refusal(at(ms));
+        }
+        assert!(worker.shares_address(at(3)) && worker.shares_address(at(SHARED_MS)));
+        assert!(!worker.shares_address(at(SHARED_MS + 2)));
     }
 }
