@@ -157,7 +157,7 @@ impl ListenerSet {
                 let Some((one, None)) = wanted.get(at).zip(kept.get(at).copied()) else { continue };
                 let same = |open: &OpenListener| {
                     let same_name = open.config.name == one.name;
-                    // Which clients a socket takes cannot be changed once it is bound.
+                    // A bound socket cannot be changed to take other clients.
                     let same_clients = open.adopted || open.only_ipv6 == one.takes_only_ipv6(wanted);
                     let fits = if by_name { same_name } else { !open.adopted };
                     open.config.address == one.address && same_clients && fits

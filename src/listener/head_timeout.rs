@@ -79,7 +79,7 @@ fn read(conn: &Conn, io: &mut ClientIo, ahead: &mut Vec<u8>, scan: &mut RestScan
     }
 }
 
-/// Decides when hyper should see a head: at its end, or when it cannot become a valid one. Every byte is looked at once,
+/// Decides when hyper should see a head: at its end, or when it cannot become a valid one. Each byte is looked at once,
 /// so that a head which arrives byte by byte costs no more than another.
 #[derive(Default)]
 struct RestScan {

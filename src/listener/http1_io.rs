@@ -1,5 +1,5 @@
-//! A client's socket as hyper sees it. It hands hyper one request at a time, reports when nothing is under way, and cuts
-//! clients that read too slowly.
+//! A client's socket as hyper sees it. It gives hyper one request at a time, reports when nothing is under way, and
+//! cuts clients that read too slowly.
 //!
 //! What a client sends after a request waits here until the response has left, so that the end of its stream is seen
 //! meanwhile. Request lines that hyper's URI type rejects are encoded on the way (`net::written_target`). A head that

@@ -1,8 +1,8 @@
 //! Where the heads and bodies of requests end in what a client sends.
 //!
-//! hyper reads requests, and decides what they are. This module only finds their ends, so that hyper gets one request at
-//! a time: what follows is kept before it (`http1_io`), where the end of the connection can still be seen. It checks one
-//! thing that hyper does not: control characters in chunk extensions (RFC 9112 §7.1.1), which peers read differently.
+//! hyper reads requests, and decides what they are. This module only finds their ends, so that hyper gets one request
+//! at a time: what follows is kept before it (`http1_io`), where the end of the connection can still be seen. It checks
+//! one thing that hyper does not: control characters in chunk extensions (RFC 9112 §7.1.1), which peers read differently.
 //! Where both disagree about an end, a request only arrives at hyper in other pieces.
 
 use memchr::{memchr, memchr_iter};
@@ -109,7 +109,7 @@ enum ChunkPart {
     /// The LF of the empty line.
     LastEnd,
     Over,
-    /// What came are no chunks; hyper reports why.
+    /// The body is not chunked as it should be; hyper reports why.
     Invalid,
 }
 
@@ -288,7 +288,7 @@ mod tests {
     proptest! {
         #[test]
         fn ends_do_not_depend_on_the_pieces(bytes in proptest::collection::vec(
-            prop_oneof![Just(b'\r'), Just(b'\n'), Just(b';'), Just(b'0'), Just(b'2'), any::<u8>()], 0..60), size in 1..9_usize)
+            prop_oneof![Just(b'\r'), Just(b'\n'), Just(b';'), Just(b'0'), any::<u8>()], 0..60), size in 1..9_usize)
         {
             prop_assert_eq!(head_end(&bytes, size), head_end(&bytes, 100));
             prop_assert_eq!(chunks_end(&bytes, size), chunks_end(&bytes, 100));
