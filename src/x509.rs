@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use x509_cert::certificate::{CertificateInner, Raw};
+use x509_cert::certificate::{CertificateInner, Raw, Version};
 use x509_cert::der::Decode;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
@@ -17,6 +17,11 @@ impl ParsedCertificate {
     /// Parses a certificate in DER; `None` if that fails.
     pub(crate) fn parse(der: &[u8]) -> Option<Self> {
         CertificateInner::from_der(der).ok().map(Self)
+    }
+
+    /// Whether the certificate has version 1, which has no extensions and is no longer in use (RFC 5280 §4.1.2.1).
+    pub(crate) fn is_version_1(&self) -> bool {
+        self.0.tbs_certificate().version() == Version::V1
     }
 
     /// Returns the DNS names of the certificate (RFC 5280 §4.2.1.6), in lower case. The common name is not one of them:

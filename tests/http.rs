@@ -6,4 +6,5 @@ mod bodies;
 mod connections;
 mod forward;
 mod headers;
+mod own_connections;
 mod slow_readers;

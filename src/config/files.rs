@@ -62,8 +62,14 @@ pub(crate) fn chain(
     let mut parsed = Vec::new();
     for (i, certificate) in chain.iter().enumerate() {
         let sound = ParsedCertificate::try_from(certificate).is_ok();
-        let Some(one) = x509::ParsedCertificate::parse(certificate).filter(|_| sound) else {
-            let which = if i == 0 { "first certificate".to_owned() } else { format!("certificate {}", i + 1) };
+        let one = x509::ParsedCertificate::parse(certificate);
+        let which = if i == 0 { "first certificate".to_owned() } else { format!("certificate {}", i + 1) };
+        if one.as_ref().is_some_and(x509::ParsedCertificate::is_version_1) {
+            let help =
+                "issue it anew with version 3 and its names as subjectAltName: no current client accepts version 1";
+            return unusable(context, path, &format!("its {which} has X.509 version 1"), help);
+        }
+        let Some(one) = one.filter(|_| sound) else {
             return unusable(context, path, &format!("its {which} is damaged"), HELP);
         };
         parsed.push(one);

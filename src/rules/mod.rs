@@ -8,6 +8,7 @@
 
 pub(crate) mod answer;
 pub(crate) mod extract;
+pub(crate) mod guard;
 
 use std::borrow::Cow;
 use std::sync::Arc;

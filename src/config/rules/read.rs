@@ -18,6 +18,9 @@ use crate::config::file::{ConfigItem, ConfigText, Section};
 use crate::config::pattern::{JsonPath, PathPattern, Template};
 use crate::config::values::{duration, suggest};
 
+/// Stands for the rules that need no configuration.
+const AUTO: &str = "auto";
+
 const TTLS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3_600);
 const DEFAULT_TTL: Duration = Duration::from_secs(600);
 /// Statuses of final answers: 1xx are not final, and a 101 begins a tunnel.
@@ -50,21 +53,35 @@ impl Customs {
     /// Reads the affinities of an upstream, each with its place in the file.
     pub(crate) fn affinity(&self, item: ConfigItem<'_>) -> Option<Vec<(Affinity, Span)>> {
         let (report, at) = (item.report, item.span.clone());
-        let items = item.list("a list such as [\"socket.io\", \"cookie\", \"address\"]", "an affinity")?;
+        let items = item.list("a list such as [\"auto\", \"cookie\", \"address\"]", "an affinity")?;
         if items.is_empty() {
-            let help = "[\"socket.io\", \"cookie\", \"address\"] is the default; [\"address\"] alone is IP hash";
+            let help = "[\"auto\", \"cookie\", \"address\"] is the default; [\"address\"] alone is IP hash";
             report.error_help(&at, "`affinity` is empty: nothing would choose a worker", help);
         }
         if items.len() > MAX_AFFINITIES {
             report.error(&at, format!("`affinity` has {} entries; the maximum is {MAX_AFFINITIES}", items.len()));
         }
         let mut chosen: Vec<(Affinity, Span)> = Vec::new();
+        let mut automatic = false;
         for item in items {
             let report = item.report;
             let Some(text) = item.text("a string") else { continue };
-            if chosen.iter().any(|(one, _)| one.word() == text.value) {
+            let same = chosen.iter().position(|(one, _)| one.word() == text.value);
+            let is_replaced = same.and_then(|at| chosen.get(at)).is_some_and(|(one, _)| is_auto(one, automatic));
+            if (same.is_some() && !is_replaced) || (text.value == AUTO && automatic) {
                 report.error(&text.span, format!("affinity `{}` is listed twice", text.value));
                 continue;
+            }
+            if text.value == AUTO {
+                automatic = true;
+                let missing = |one: &Affinity| !chosen.iter().any(|(known, _)| known.word() == one.word());
+                let new: Vec<_> = Affinity::automatic().into_iter().filter(missing).collect();
+                chosen.extend(new.into_iter().map(|one| (one, text.span.clone())));
+                continue;
+            }
+            // The rule that the file names takes the place of the one of "auto".
+            if let Some(at) = same {
+                chosen.remove(at);
             }
             match self.find(&text.value) {
                 Some(Some(one)) => chosen.push((one, text.span)),
@@ -95,8 +112,16 @@ impl Customs {
 
     fn words(&self) -> Vec<&str> {
         let presets = PRESETS.iter().map(|(name, _)| *name);
-        presets.chain(["cookie", "address"]).chain(self.rules.iter().map(|(name, _)| name.value.as_str())).collect()
+        presets
+            .chain([AUTO, "cookie", "address"])
+            .chain(self.rules.iter().map(|(name, _)| name.value.as_str()))
+            .collect()
     }
+}
+
+/// Whether an affinity is one that `"auto"` has added.
+fn is_auto(one: &Affinity, automatic: bool) -> bool {
+    automatic && (one.is_guarded() || *one == Affinity::socket_io())
 }
 
 /// Reads all `[affinity.NAME]` tables.
@@ -116,7 +141,7 @@ pub(crate) fn customs(context: &Context<'_>, root: &mut Section<'_>) -> Customs 
 /// Checks the name of a rule, which becomes a label of metrics and a value in the debug header.
 fn check_name(context: &Context<'_>, name: &ConfigText) {
     let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
-    let taken = PRESETS.iter().map(|(word, _)| *word).chain(["cookie", "address"]).any(|word| word == name.value);
+    let taken = PRESETS.iter().map(|(word, _)| *word).chain([AUTO, "cookie", "address"]).any(|word| word == name.value);
     if taken {
         let message = format!("`{}` is the name of a built-in affinity", name.value);
         context.report.error_help(&name.span, message, "give the rule another name");
@@ -173,6 +198,7 @@ fn rule(name: &ConfigText, mut table: Section<'_>) -> Option<Rule> {
         ttl_from,
         ends: ends?,
         client_made,
+        guard: None,
     })
 }
 

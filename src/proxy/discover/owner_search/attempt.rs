@@ -127,7 +127,9 @@ impl OwnerSearch<'_> {
     ) -> Response<Reply> {
         // Only success proves ownership: a middleware of another worker may answer 403 or 429 before it looks at the
         // sid.
-        let mut choice = if answer.parts.status.is_success() {
+        let rule = self.job.ask.rule(&self.job.upstream);
+        let proves = rule.is_none_or(|live| learn::proves(live, &answer.parts));
+        let mut choice = if answer.parts.status.is_success() && proves {
             self.accepted(worker, record)
         } else {
             record.decided(worker, SourceLabel::Discovered);
