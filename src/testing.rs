@@ -60,7 +60,7 @@ pub mod keys {
 pub mod listener {
     pub use crate::listener::conn::Conn;
     pub use crate::listener::conn::fuzzing::{Peek, ProxiedSource, conn, http1, proxy_header};
-    pub use crate::listener::h2::fuzzing::{builder, translated};
+    pub use crate::listener::h2::fuzzing::{Filtered, builder, filtered, translated};
 }
 
 pub mod net {

@@ -23,6 +23,7 @@ const LAYERS: &[&str] = &[
     "rate_limit",
     "min_rate",
     "engine_io",
+    "hpack",
     "websocket",
     "broadcast",
     "config",

@@ -295,6 +295,8 @@ pub struct Worker {
     /// The DNS name that the file gives for its address, which the worker's certificate should contain; `None`: the
     /// file gives an IP address or a unix socket.
     pub host: Option<String>,
+    /// Whether the file gives its address as one of a range of ports, of which some may have no process.
+    pub of_range: bool,
     /// Name shown in logs and metrics and hashed into the cookie; default: the address as text. A changed name makes it
     /// a new worker.
     pub name: String,

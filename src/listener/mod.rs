@@ -28,6 +28,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Cache};
 use hyper::header::HeaderValue;
 use ipnet::IpNet;
+use prometheus::IntCounter;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -72,6 +73,8 @@ pub struct ThreadListener {
     pub port_value: HeaderValue,
     /// Set once a reload has removed the listener.
     pub removed: ListenerRemoved,
+    /// Counts the connections that the listener accepts.
+    accepted: IntCounter,
     settings: Arc<ListenerSettings>,
 }
 
@@ -294,6 +297,7 @@ impl Door {
 
     fn welcome(&mut self, stream: tokio::net::TcpStream, peer: SocketAddr) {
         let listener = self.listener();
+        listener.accepted.inc();
         let live = self.thread.register(self.thread.idle_s(), &listener.removed);
         // A rejected connection is closed by dropping `stream` and `live`.
         if !admission::admits(&live, &listener, stream.as_raw_fd(), peer.ip().to_canonical()) {
@@ -311,6 +315,7 @@ impl Door {
                 let listener = Rc::new(ThreadListener {
                     port_value: self.port_value.clone(),
                     removed: self.removed.clone(),
+                    accepted: self.thread.shared.metrics.accepted(&settings.label),
                     settings: settings.clone(),
                 });
                 self.listener.insert(listener).clone()

@@ -3,7 +3,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::{Request, Response};
 use rustix::io::Errno;
@@ -89,6 +89,7 @@ pub(crate) fn attempt(
             let keep = retry::is_resendable(job, &request);
             let terms = ExchangeTerms { patience: patience(job), is_poll: job.ask.is_poll(), keep };
             let in_flight = worker.request();
+            let sent = Instant::now();
             let answered = match lease.begin(request, terms) {
                 Ok(exchange) if second_worker::may_ask(job, keep, kept) => {
                     match Box::pin(second_worker::exchange(job, worker, exchange)).await {
@@ -106,6 +107,9 @@ pub(crate) fn attempt(
                 Ok((response, mut lease)) => {
                     if lease.is_authenticated() {
                         own_connection::mark(job, &mut lease);
+                    }
+                    if !job.ask.is_poll() {
+                        worker.series.responded(sent.elapsed());
                     }
                     came_to(job, worker, AttemptOutcome::of(response.status().as_u16()));
                     return Ok((response, lease, in_flight));

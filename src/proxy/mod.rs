@@ -1,5 +1,6 @@
 //! The life of one request: read its head, find its upstream, choose its worker, forward it, and answer.
 
+mod access_line;
 pub(crate) mod access_log;
 pub(crate) mod attempt;
 pub(crate) mod discover;
@@ -138,7 +139,7 @@ where
     let odd = !conn.http2 && framing::names_two_hosts(&request);
     let uploads = !request.body().is_end_stream();
     conn.mark_body_read();
-    let mut response = match fits.map_err(Rejection::from).and_then(|()| read(&conn, &request)) {
+    let mut response = match fits.map_err(Rejection::from).and_then(|()| read(&conn, &request, &mut record)) {
         Err(Rejection::Problem(problem)) => respond::problem(problem),
         Err(Rejection::ByGuard { reason, is_upgrade, client }) => {
             record.comes_from(client);
@@ -147,6 +148,7 @@ where
         Err(Rejection::ToHttps { redirect, host }) => respond::redirect(redirect, &host, request.uri()),
         Ok(job) => {
             let (request, pace) = prepare(&job, request);
+            record.sends(request.headers());
             let limit = request_timeout::limit(&job);
             let (answer, overdue) = {
                 // Pinned in place: passed as an argument, it would be stored twice in this future, which each request
@@ -253,7 +255,7 @@ impl From<Problem> for Rejection {
 }
 
 /// Reads the head of a request and routes it. A head that is invalid or ambiguous is a problem.
-fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Rejection> {
+fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>, record: &mut Record) -> Result<Job, Rejection> {
     let host = check_head(conn, request)?;
     let shared = &conn.thread.shared;
     let snapshot = shared.snapshot.load();
@@ -262,6 +264,7 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Rejection
         shared.metrics.unrouted.inc();
         return Err(Problem::NoRoute.into());
     };
+    record.routed(upstream);
     let ask = RequestFacts::read(&shared.sessions, upstream, request, &conn.cookie);
     let client = headers::client(conn, request.headers());
     if watch.is_some() || upstream.limits.is_some() {

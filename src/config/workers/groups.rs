@@ -113,18 +113,20 @@ impl Group {
                 let address = Address::Unix(path.clone());
                 let name = self.name.clone().unwrap_or_else(|| address.to_string());
                 let (weight, admin) = (self.weight, self.admin);
-                return vec![Worker { address, or_ipv6: false, host: None, name, weight, admin }];
+                return vec![Worker { address, or_ipv6: false, host: None, of_range: false, name, weight, admin }];
             }
             GroupPlace::Ip(ip, ports) => (std::slice::from_ref(ip), ports),
             GroupPlace::Localhost(ports) => (&[IpAddr::V4(Ipv4Addr::LOCALHOST)][..], ports),
             GroupPlace::Name(host, ports) => (found.get(host).map_or(&[][..], Vec::as_slice), ports),
         };
         let all = ips.iter().flat_map(|ip| ports.clone().map(|port| SocketAddr::new(*ip, port)));
+        let of_range = ports.start() != ports.end();
         let worker = |at| {
-            let name = self.name_of(at, ips.len() == 1, ports.start() != ports.end(), before);
+            let name = self.name_of(at, ips.len() == 1, of_range, before);
             let host = self.at.host().map(str::to_owned);
             let or_ipv6 = matches!(self.at, GroupPlace::Localhost(_));
-            Worker { address: Address::Tcp(at), or_ipv6, host, name, weight: self.weight, admin: self.admin }
+            let (address, weight, admin) = (Address::Tcp(at), self.weight, self.admin);
+            Worker { address, or_ipv6, host, of_range, name, weight, admin }
         };
         // One more than the maximum, so that the caller sees that there are too many.
         all.take(MAX_RANGE + 1).map(worker).collect()

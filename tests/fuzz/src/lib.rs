@@ -8,6 +8,7 @@ pub mod client;
 pub mod config;
 pub mod cookie;
 pub mod frames;
+pub mod h2_filter;
 pub mod h2_head;
 pub mod handshake;
 pub mod head;
@@ -22,9 +23,10 @@ mod strict;
 pub type Check = fn(&[u8]);
 
 /// Every target by name, as `corpus/` has it.
-pub const ALL: [(&str, Check); 11] = [
+pub const ALL: [(&str, Check); 12] = [
     ("head", head::check),
     ("h2_head", h2_head::check),
+    ("h2_filter", h2_filter::check),
     ("cookie", cookie::check),
     ("client", client::check),
     ("proxy_protocol", proxy_protocol::check),
