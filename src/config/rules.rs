@@ -6,6 +6,7 @@
 //! applies all of them.
 
 mod across;
+mod list;
 mod presets;
 mod read;
 
@@ -16,7 +17,8 @@ use hyper::Method;
 use hyper::header::HeaderName;
 
 pub(crate) use across::check as check_across;
-pub(crate) use read::{Customs, customs, follow};
+pub(crate) use list::Customs;
+pub(crate) use read::{customs, follow};
 
 use super::pattern::{JsonPath, PathPattern, Template};
 

@@ -23,7 +23,7 @@ pub(crate) const PRESETS: [(&str, Make); 7] = [
     ("tus", tus),
 ];
 
-/// The rules of `"auto"`: `socket.io`, whose query is unmistakable, and others behind a guard. `mcp` does without the
+/// The rules of `"auto"`: `socket.io`, whose query is unmistakable, and others with a guard. `mcp` does without the
 /// older HTTP+SSE, whose first event could be any application's.
 pub(crate) fn automatic() -> [Rule; 4] {
     let mut mcp = Rule { guard: Some(RuleGuard::Mcp), ..mcp() };
