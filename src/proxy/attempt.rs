@@ -48,8 +48,8 @@ pub(crate) enum Missed {
     Connect(ConnectError, Request<Outgoing>),
     /// The connection broke, or what came was not a valid response. The worker may have acted on what was sent.
     Broken,
-    /// A new connection broke before the first byte of a response, or a handshake stayed unanswered on it. The request is
-    /// returned for another worker.
+    /// A new connection broke before the first byte of a response, or a handshake stayed unanswered on it. The request
+    /// is returned for another worker.
     Lost(Request<Outgoing>),
     /// The client's body was malformed or broke off.
     BadBody,

@@ -1,11 +1,11 @@
 //! A handshake that stays unanswered on a fresh connection asks another worker.
 //!
-//! PM2's daemon accepts connections for its workers, and can lose one while a worker is replaced: nobody reads it, and
-//! nothing ends it. A client would wait for the whole `response_timeout`. After `retry_after`, and while another worker
+//! PM2's daemon accepts connections for its workers, and can lose one while a worker is replaced: it is never read, and
+//! never ends. A client would wait for the whole `response_timeout`. After `retry_after`, and while another worker
 //! is idle, the connection is given up and the handshake is sent to another worker; whatever the first one still
 //! answers is discarded with its connection. This happens once per request, only for an Engine.IO handshake by GET that
-//! is no upgrade, and is paid from the retry budget. Such a handshake has no effect but a session that nobody uses, and
-//! which ends by its ping time-out.
+//! is not an upgrade, and is paid from the retry budget. The only effect of such a handshake is a session without a
+//! client, which ends by its ping time-out.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -61,7 +61,7 @@ pub(crate) async fn exchange(job: &Job, worker: &Arc<Worker>, exchange: Exchange
     }
 }
 
-/// Whether another worker takes new sessions and keeps nobody waiting.
+/// Whether another worker takes new sessions and has no slow request.
 fn has_idle(job: &Job, worker: &Worker) -> bool {
     let others = job.upstream.members.iter().filter(|member| member.weight > 0).map(|member| &member.worker);
     others.into_iter().any(|other| other.serial != worker.serial && other.takes_new() && !other.has_slow())

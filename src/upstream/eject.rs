@@ -4,10 +4,10 @@
 //! Two rules eject a worker, both based on the outcome of clients' own requests: too many failures in a row (no
 //! connect, a broken connection, no response in time) without a response in between, or too large a share of failures
 //! and server errors among the requests in a sliding window. Both need several client addresses that saw the failures
-//! ([`witnesses`]): a page that always fails must not let one client eject workers. Health checks, probes, refusals during discovery, open
-//! polls and failures caused by clients never count; their callers do not report them here. Each further ejection is
-//! twice as long; a worker that stays well is forgiven step by step. An ejected worker keeps its sessions and gets no
-//! new ones (docs/reference/routing.md §8).
+//! ([`witnesses`]): a page that always fails must not let one client eject workers. Health checks, probes, refusals
+//! during discovery, open polls and failures caused by clients never count; their callers do not report them here. Each
+//! further ejection is twice as long; a worker that stays well is forgiven step by step. An ejected worker keeps its
+//! sessions and gets no new ones (docs/reference/routing.md §8).
 //!
 //! [`EjectionState`] is pure: time is an argument (ARCHITECTURE.md, invariant 12). [`note`] is the only function here
 //! that knows the pool; it limits how much of the pool may be ejected. Which outcomes are reported is decided in
@@ -122,7 +122,7 @@ struct Past {
 /// What the outcome of a request means for its worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EjectionVerdict {
-    /// The worker stays.
+    /// The worker goes on as it is.
     Stays,
     /// The worker would be ejected, but too few client addresses saw its failures.
     TooFewClients,

@@ -266,7 +266,7 @@ mod tests {
             None,
             "it is the last one, but in another second"
         );
-        assert_eq!(life.connected(Millis::new(1_600)).restarted, None, "one connection is no restart");
+        assert_eq!(life.connected(Millis::new(1_600)).restarted, None, "one connection does not mean a restart");
     }
 
     #[test]

@@ -70,7 +70,7 @@ pub(crate) struct Seating {
     /// Sum of the configured weights of all workers that take new sessions.
     open_weight: u64,
     seats: SeatTable,
-    /// The seats if those are asked that take sessions only if nobody else does; read when they are needed.
+    /// The seats of workers that take sessions in the worst case; read when they are needed.
     at_worst: Option<SeatTable>,
     /// An empty list, kept for its room.
     moved: Vec<MovedWorker>,

@@ -1,4 +1,4 @@
-//! Workers that authenticate connections (NTLM, Negotiate; RFC 4559 §6): the next client is never somebody else.
+//! Workers that authenticate connections (NTLM, Negotiate; RFC 4559 §6): the next client is not taken for another.
 
 use crate::support::h2::{Secured, ask};
 use crate::support::proxy::Proxy;

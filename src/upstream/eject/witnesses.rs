@@ -78,7 +78,7 @@ impl Witnesses {
         counts().count() as u64 + unseen >= several(rules.volume) as u64 && rest * 200 >= of * share
     }
 
-    /// Forgets all failures.
+    /// Forgets all failures and their clients.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }

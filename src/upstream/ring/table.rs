@@ -44,7 +44,7 @@ impl SeatTable {
         u64::try_from(self.sums.load).unwrap_or(u64::MAX)
     }
 
-    /// Replaces a seat.
+    /// Replaces one seat by another.
     pub(crate) fn set(&mut self, index: usize, new: Seat) {
         let Some(seat) = self.seats.get_mut(index) else { return };
         let old = std::mem::replace(seat, new);
