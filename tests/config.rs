@@ -125,7 +125,7 @@ fn a_listener_and_an_upstream_are_enough() {
         (([0, 0, 0, 0], 80).into(), &None, &None, 0)
     );
     let app = &config.upstreams[0];
-    assert_eq!(app.affinity, [Affinity::socket_io(), Affinity::Cookie, Affinity::Address]);
+    assert_eq!(app.affinity, [Affinity::automatic(), vec![Affinity::Cookie, Affinity::Address]].concat());
     assert_eq!(app.health, Health::default());
     assert_eq!((app.cookie_same_site, app.tunnel_idle, app.request_timeout), (SameSite::Lax, None, None));
     assert_eq!((app.connect_timeout, app.response_timeout), (Duration::from_secs(5), Duration::from_secs(60)));

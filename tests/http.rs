@@ -7,5 +7,6 @@ mod client_input;
 mod connections;
 mod forward;
 mod headers;
+mod own_connections;
 mod slow_readers;
 mod told;

@@ -230,6 +230,8 @@ pub struct Upstream {
     /// Percent of the requests of `eject.window` that may be sent a second time, in addition to three per second;
     /// default 20. 0 disables retries completely.
     pub retry_budget: u32,
+    /// Time after which an unanswered handshake on a new connection asks another worker; default 5 s. Zero: never.
+    pub retry_after: Duration,
     /// Maximum number of connections in use to one worker: one for each request in flight (open polls included) and
     /// for each tunnel. `None`: no limit. A reload applies it at once.
     pub max_connections: Option<u32>,
@@ -268,7 +270,7 @@ impl Upstream {
             found,
             workers,
             dns_interval: Duration::from_secs(10),
-            affinity: vec![Affinity::socket_io(), Affinity::Cookie, Affinity::Address],
+            affinity: [Affinity::automatic(), vec![Affinity::Cookie, Affinity::Address]].concat(),
             follow: Vec::new(),
             health: Health::default(),
             cookie_same_site: SameSite::default(),
@@ -280,6 +282,7 @@ impl Upstream {
             eject: Eject::default(),
             slow_start: Duration::from_secs(10),
             retry_budget: 20,
+            retry_after: Duration::from_secs(5),
             max_connections: None,
             queue: 100,
             queue_timeout: Duration::from_secs(5),
@@ -301,6 +304,8 @@ impl Upstream {
 pub struct Worker {
     /// Address the worker listens on.
     pub address: Address,
+    /// Whether ::1 is tried where nothing listens on 127.0.0.1: the file says `localhost`.
+    pub or_ipv6: bool,
     /// The DNS name that the file gives for its address, which the worker's certificate should contain; `None`: the
     /// file gives an IP address or a unix socket.
     pub host: Option<String>,

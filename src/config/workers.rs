@@ -19,6 +19,9 @@ use super::{AdminState, Worker};
 use groups::Double;
 pub(crate) use groups::{Group, GroupPlace, MAX_RANGE, ResolvedNames, expand};
 
+/// The name of this host, which stands for 127.0.0.1 and ::1.
+const LOCALHOST: &str = "localhost";
+
 /// Maximum length of a unix socket's path, in bytes (`sun_path` on Linux, without its final NUL).
 pub(crate) const MAX_UNIX: usize = 107;
 
@@ -143,6 +146,7 @@ fn at(context: &Context<'_>, text: &ConfigText) -> Option<GroupPlace> {
         return None;
     }
     Some(match ip {
+        Some(_) if host.value.eq_ignore_ascii_case(LOCALHOST) => GroupPlace::Localhost(ports),
         Some(ip) => GroupPlace::Ip(ip, ports),
         None => GroupPlace::Name(host.value.to_ascii_lowercase(), ports),
     })
@@ -239,10 +243,11 @@ fn number(text: &str) -> Option<u16> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
-/// Parses an IP address, in brackets if it is IPv6, or `localhost`. The latter is always 127.0.0.1 here: on some hosts
-/// it resolves to two addresses, and a worker that listens on only one of them would look dead every other time.
+/// Parses an IP address, in brackets if it is IPv6, or `localhost`. The latter is always 127.0.0.1 here, also where it
+/// resolves to two addresses: it must not become two workers. A worker that listens on ::1 only is reached there
+/// ([`GroupPlace::Localhost`]).
 fn literal(host: &str) -> Option<IpAddr> {
-    if host.eq_ignore_ascii_case("localhost") {
+    if host.eq_ignore_ascii_case(LOCALHOST) {
         return Some(Ipv4Addr::LOCALHOST.into());
     }
     match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {

@@ -2,7 +2,8 @@
 //! 101, a tunnel.
 //!
 //! [`Conn`] holds what is trusted about a connection: who the peer is, and whether its forwarding fields count. Nothing
-//! about a worker is remembered (ARCHITECTURE.md, invariant 1).
+//! about a worker is remembered, except worker connections that were authenticated for this client
+//! (ARCHITECTURE.md, invariant 1).
 
 #[cfg(feature = "testing")]
 pub(crate) mod fuzzing;
@@ -36,6 +37,7 @@ use crate::proxy::{self, headers};
 use crate::thread::{Registered, Thread, ThreadOrder};
 use crate::tunnel::TunnelPlan;
 use crate::tunnel::relay::Relay;
+use crate::upstream::connections::own::OwnConnections;
 use crate::upstream::serial::WorkerSerial;
 
 // What hyper leaves to its caller (docs/reference/threats.md §1), and where it is done:
@@ -73,6 +75,8 @@ pub struct Conn {
     pub inflow: OnceCell<Rc<h2::Inflow>>,
     /// Counts the response bytes held for this connection; only set over HTTP/2.
     pub held: OnceCell<Rc<UnsentBytes>>,
+    /// Worker connections that were authenticated for this client; empty for nearly every client.
+    own: OnceCell<Rc<OwnConnections>>,
     /// The thread's entry for this connection; `None` over HTTP/2, where the streams share it.
     live: RefCell<Option<Registered>>,
     plan: RefCell<Option<TunnelPlan>>,
@@ -105,6 +109,7 @@ pub(crate) async fn serve(live: Registered, listener: Rc<ThreadListener>, stream
         cookie: SeenCookie::default(),
         inflow: OnceCell::new(),
         held: OnceCell::new(),
+        own: OnceCell::new(),
         live: RefCell::new(live),
         plan: RefCell::default(),
         traffic: Traffic::default(),
@@ -233,6 +238,16 @@ impl Conn {
     /// Returns the value of `Strict-Transport-Security` for responses on this connection, if one is configured.
     pub fn hsts(&self) -> Option<&HeaderValue> {
         self.tls.as_ref().and(self.listener.tls())?.hsts.as_ref()
+    }
+
+    /// Returns the worker connections of this client, if there ever were any.
+    pub fn own(&self) -> Option<&Rc<OwnConnections>> {
+        self.own.get()
+    }
+
+    /// Returns the store of this client's own worker connections, which is made at the first call.
+    pub fn make_own(&self) -> &Rc<OwnConnections> {
+        self.own.get_or_init(|| OwnConnections::new(&self.thread.connections))
     }
 
     /// Marks a request as under way.

@@ -12,7 +12,7 @@ use crate::websocket::round_trip::Half;
 
 /// Resolved counters of one upstream.
 pub struct UpstreamSeries {
-    affinity: [IntCounter; 7],
+    affinity: [IntCounter; 8],
     discoveries: [IntCounter; 8],
     guarded: [IntCounter; 6],
     /// Time from the head of a request to the last byte of its answer, without tunnels and long polls.

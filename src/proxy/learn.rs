@@ -288,6 +288,7 @@ pub(crate) fn made(job: &Job, choice: &mut Choice, parts: &Parts) {
     let (RequestKind::Session { key, .. }, Some(live)) = (job.ask.kind, job.ask.rule(&job.upstream)) else { return };
     if (live.rule.client_made || choice.why == SourceLabel::Discovered)
         && proof::head_allows(live.rule.protocol, parts.status, &parts.headers)
+        && proves(live, parts)
         && let Some(seat) = choice.seat.take()
     {
         let shared = &job.conn.thread.shared;
@@ -296,6 +297,14 @@ pub(crate) fn made(job: &Job, choice: &mut Choice, parts: &Parts) {
         live.series.learned.inc();
         choice.hold = shared.sessions.hold(key);
     }
+}
+
+/// Whether a success may be that of a session. A page, which many applications give for every path, proves no session
+/// of a protocol that the file does not name.
+pub(crate) fn proves(live: &LiveRule, parts: &Parts) -> bool {
+    let kind = parts.headers.get(header::CONTENT_TYPE).map(|kind| kind.as_bytes());
+    let is_page = kind.and_then(|kind| kind.get(..9)).is_some_and(|kind| kind.eq_ignore_ascii_case(b"text/html"));
+    live.rule.guard.is_none() || !is_page
 }
 
 /// Drops the pin of a session that this request has ended, as its rule defines.

@@ -14,11 +14,13 @@ pub(crate) mod headers;
 pub(crate) mod hop_fields;
 pub(crate) mod learn;
 pub(crate) mod open_poll;
+pub(crate) mod own_connection;
 pub(crate) mod replay;
 pub(crate) mod request_timeout;
 pub(crate) mod respond;
 pub(crate) mod response_body;
 pub(crate) mod retry;
+pub(crate) mod second_worker;
 mod told;
 mod trailers;
 mod upgrade;
@@ -225,7 +227,10 @@ fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) -> impl 
     async move {
         let shared = &job.conn.thread.shared;
         record.concerns(&job.upstream, &job.ask, job.client);
-        let resolved = shared.sessions.resolve(&job.upstream, &job.ask, job.client, &[]);
+        let resolved = match own_connection::choice(&job) {
+            Some(choice) => Resolved::Worker(choice),
+            None => shared.sessions.resolve(&job.upstream, &job.ask, job.client, &[]),
+        };
         if job.ask.kind == RequestKind::Handshake
             || job.ask.upgrade.is_some()
             || matches!(resolved, Resolved::Unpinned(_))

@@ -8,7 +8,9 @@
 //! gets the request. PUT and DELETE are idempotent only on paper: an application may count, mail or bill on each one.
 //! A request with a sid is never sent twice (ARCHITECTURE.md, invariant 4).
 //!
-//! Both kinds are paid from the upstream's retry budget, so that they cannot double the load on a failing pool. A
+//! A handshake that stays unanswered on a new connection is also resent, to another worker (`second_worker`).
+//!
+//! All kinds are paid from the upstream's retry budget, so that they cannot double the load on a failing pool. A
 //! refused connect or a full queue costs no worker anything and is not charged.
 
 use hyper::body::Body;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 
 use super::admin_state::{AdminChange, AdminControl};
+use super::connections::dial::Ipv6Fallback;
 use super::connections::limit::Gate;
 use super::connections::tls::Link;
 pub(crate) use super::counts::{Count, Established, SessionSeat};
@@ -22,6 +23,7 @@ use crate::clock::{self, AtomicMillis, Millis};
 use crate::config::{self, Address, AdminState};
 use crate::cookie::WorkerId;
 use crate::metrics::WorkerSeries;
+use crate::upstream::seating::MovedMark;
 use crate::upstream::serial::WorkerSerial;
 
 /// Time in milliseconds after which a request without a response counts as slow. A worker is hung if three requests are
@@ -40,6 +42,8 @@ pub struct Worker {
     pub upstream: Box<str>,
     /// The address at which the worker listens.
     pub address: Address,
+    /// Whether the worker is reached at ::1 if nothing listens on 127.0.0.1.
+    pub(crate) ipv6: Ipv6Fallback,
     /// Name of the worker, as shown to operators.
     pub name: String,
     /// Id of the worker in cookies.
@@ -70,6 +74,8 @@ pub struct Worker {
     pub(crate) tunnels: AtomicU32,
     pub(crate) in_flight: AtomicU32,
     pub(crate) slow: AtomicU32,
+    /// Tells the placement of sessions that the load or the state has changed.
+    pub(crate) moved: MovedMark,
     last_answer: AtomicMillis,
     fresh_refusals: RefusalWindow,
     /// When it last looked as if several processes shared the address.
@@ -83,6 +89,7 @@ impl Worker {
             serial: WorkerSerial::next(),
             upstream: upstream.into(),
             address,
+            ipv6: Ipv6Fallback::default(),
             name,
             id,
             series,
@@ -103,6 +110,7 @@ impl Worker {
             tunnels: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
             slow: AtomicU32::new(0),
+            moved: MovedMark::default(),
             last_answer: AtomicMillis::default(),
             fresh_refusals: RefusalWindow::default(),
             shared_at: AtomicMillis::none(),
@@ -112,6 +120,11 @@ impl Worker {
     /// Whether anything is left that must end before the worker may be forgotten: a session, a tunnel or a request.
     pub fn is_needed(&self) -> bool {
         self.sessions() > 0 || self.tunnels() > 0 || self.in_flight() > 0
+    }
+
+    /// Tells the placement of sessions that the load or the state of the worker has changed.
+    pub(crate) fn mark_moved(&self) {
+        self.moved.mark(self.serial);
     }
 
     /// Whether the worker takes new sessions: up ∧ ready ∧ not ejected ∧ below its limit.
@@ -131,6 +144,7 @@ impl Worker {
     pub(crate) fn refresh_ejection(&self) {
         if self.eject.end_if_over(clock::now_ms()) {
             tracing::info!(upstream = %self.upstream, worker = %self.name, "worker is back from its ejection");
+            self.mark_moved();
         }
     }
 
@@ -154,6 +168,11 @@ impl Worker {
     /// Whether the last connect was refused, so that idle connections to the worker need a check.
     pub fn refuses_connects(&self) -> bool {
         self.refused.load(Relaxed)
+    }
+
+    /// Whether some request has waited at the worker for longer than [`SLOW_MS`].
+    pub fn has_slow(&self) -> bool {
+        self.slow.load(Relaxed) > 0
     }
 
     /// Whether the worker accepts connections but does not answer.
@@ -191,11 +210,15 @@ impl Worker {
         if checks == Checks::Passing && before != Checks::Passing as u8 {
             self.eject.ease_in(clock::now_ms());
         }
+        if before != checks as u8 {
+            self.mark_moved();
+        }
     }
 
     /// Applies a change of the admin state by an operator or the file. Must be called on the control thread only.
     pub fn change(&self, change: AdminChange, config: &config::Upstream) {
         self.admin.change(change, config, self.sessions(), clock::now_ms());
+        self.mark_moved();
     }
 
     /// Returns the admin state that is in effect.
@@ -242,6 +265,7 @@ impl Worker {
         if self.refused.load(Relaxed) && self.refused.swap(false, Relaxed) {
             tracing::info!(upstream = %self.upstream, worker = %self.name, again = connected.again,
                 "worker accepts connections");
+            self.mark_moved();
         }
         self.restarted(connected.restarted);
     }
@@ -252,6 +276,7 @@ impl Worker {
             self.oracles.forget();
             self.eject.new_life(clock::now_ms());
             tracing::info!(upstream = %self.upstream, worker = %self.name, generation, "worker was restarted");
+            self.mark_moved();
         }
     }
 
@@ -271,6 +296,7 @@ impl Worker {
         let first = !self.refused.swap(true, Relaxed);
         if first {
             self.refusal.notify_one();
+            self.mark_moved();
         }
         if self.gone() {
             self.life.gone();

@@ -192,7 +192,7 @@ fn affinity_must_not_be_empty_or_list_an_entry_twice() {
       |
     5 | affinity = []
       |            ^^
-      = help: ["socket.io", "cookie", "address"] is the default; ["address"] alone is IP hash
+      = help: ["auto", "cookie", "address"] is the default; ["address"] alone is IP hash
     "#);
     assert_snapshot!(errors("affinity = [\"cookie\", \"cookie\"]"), @r#"
     error: affinity `cookie` is listed twice

@@ -4,7 +4,7 @@
 //! on the way.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -88,6 +88,14 @@ impl Raw {
     /// A TCP connection to `address`.
     pub(crate) fn connect(address: SocketAddr) -> Self {
         Self::on(patient(TcpStream::connect(address).unwrap()))
+    }
+
+    /// A TCP connection to `address` from this address of the machine, of which 127.0.0.0/8 has many.
+    pub(crate) fn connect_from(source: IpAddr, address: SocketAddr) -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::new(source, 0).into()).unwrap();
+        socket.connect(&address.into()).unwrap();
+        Self::on(patient(socket.into()))
     }
 
     /// A connection to a unix socket, which is that of the admin listener.

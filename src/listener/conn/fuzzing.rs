@@ -46,6 +46,7 @@ pub fn conn(
         http2,
         inflow: OnceCell::new(),
         held: OnceCell::new(),
+        own: OnceCell::new(),
         live: RefCell::default(),
         plan: RefCell::default(),
         traffic: Traffic::default(),

@@ -45,7 +45,11 @@ pub(crate) enum NoConnection {
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         if let Some(worker) = &self.0 {
+            let was_open = worker.gate.is_open();
             worker.gate.release();
+            if !was_open {
+                worker.mark_moved();
+            }
         }
     }
 }
@@ -132,6 +136,9 @@ pub(crate) async fn enter(
     // This fails while others wait, because free slots go to them first.
     if let Ok(permit) = gate.free.try_acquire() {
         permit.forget();
+        if !gate.is_open() {
+            worker.mark_moved();
+        }
         return Ok(ConnectionSlot(Some(worker.clone())));
     }
     // Boxed, because the future of a request is moved and few requests wait.

@@ -16,6 +16,7 @@ use hyper::http::Extensions;
 use hyper::{StatusCode, Version};
 
 use super::broken::BrokeOff;
+use super::connection_auth;
 use super::response_body::Length;
 
 /// Maximum number of bytes up to the end of a response head, including the informational responses before it.
@@ -47,6 +48,10 @@ pub struct Head {
     pub length: Length,
     /// Time in milliseconds for which the connection may be idle after this response; 0: it is not used again.
     pub idle_ms: u64,
+    /// Whether the worker has advertised this time.
+    pub advertised: bool,
+    /// Whether the response belongs to the authentication of its connection.
+    pub authenticates: bool,
 }
 
 /// A response head that is being received.
@@ -158,8 +163,10 @@ fn read<const N: usize>(bytes: &Bytes, fields: &mut HeaderMap, to_head: bool) ->
     {
         extensions.insert(reason);
     }
+    let (advertised, authenticates) = (said.idle_ms.is_some(), said.authenticates);
     let (body, idle_ms) = said.framing(&mut map, to_head)?;
-    Ok(HeadProgress::Whole(Head { status, version, fields: map, extensions, length: body, idle_ms }, length))
+    let head = Head { status, version, fields: map, extensions, length: body, idle_ms, advertised, authenticates };
+    Ok(HeadProgress::Whole(head, length))
 }
 
 fn of_httparse(error: httparse::Error) -> &'static str {
@@ -188,6 +195,7 @@ struct HeadFields {
     lengths: u32,
     codings: u32,
     chunked: bool,
+    authenticates: bool,
 }
 
 impl HeadFields {
@@ -203,6 +211,7 @@ impl HeadFields {
             lengths: 0,
             codings: 0,
             chunked: false,
+            authenticates: false,
         }
     }
 
@@ -237,7 +246,10 @@ impl HeadFields {
                 self.idle_ms = self.idle_ms.or_else(|| advertised_idle(value));
                 false
             }
-            _ => true,
+            _ => {
+                self.authenticates |= connection_auth::is_challenge(name, value.as_bytes());
+                true
+            }
         }
     }
 
