@@ -237,7 +237,7 @@ impl Conn {
 
     /// Returns the value of `Strict-Transport-Security` for responses on this connection, if one is configured.
     pub fn hsts(&self) -> Option<&HeaderValue> {
-        self.tls.as_ref().and(self.listener.tls())?.hsts.as_ref()
+        self.tls.as_ref().and_then(|_| self.listener.tls())?.hsts.as_ref()
     }
 
     /// Returns the worker connections of this client, if there ever were any.

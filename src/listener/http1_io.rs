@@ -181,10 +181,11 @@ impl Http1Io {
                 Some(line) => break line,
                 None if self.ahead.waiting().len() >= most => return Poll::Ready(Ok(0)),
                 // At the end of the stream, hyper gets what there is.
-                None => match ready!(self.poll_ahead(cx, AHEAD_PIECE_BYTES))? {
-                    0 => return Poll::Ready(Ok(0)),
-                    _ => {}
-                },
+                None => {
+                    if ready!(self.poll_ahead(cx, AHEAD_PIECE_BYTES))? == 0 {
+                        return Poll::Ready(Ok(0));
+                    }
+                }
             }
         };
         let waiting = self.ahead.waiting();

@@ -59,7 +59,7 @@ impl Traffic {
     /// Notes a request that hyper hands over, and adds the target as its client wrote it.
     pub(crate) fn begins<B: Body>(&self, request: &mut Request<B>) {
         let body = request.body().size_hint().exact();
-        self.begun.set(Some(body.map_or(BodyScan::Chunked(ChunkScan::default()), BodyScan::Length)));
+        self.begun.set(Some(body.map_or_else(|| BodyScan::Chunked(ChunkScan::default()), BodyScan::Length)));
         self.handed_over.set(self.handed_over.get().saturating_add(1));
         self.owed.set(true);
         self.upgrades.set(request.headers().contains_key(header::UPGRADE));
