@@ -62,6 +62,14 @@ impl Control {
         self.follow(all, old.rules.clone());
     }
 
+    /// Sets the workers of an upstream that stickyd itself has started.
+    pub(crate) fn set_spawned(&self, upstream: &str, workers: Vec<config::Worker>) {
+        let old = self.0.snapshot.load_full();
+        let Some(changed) = old.upstream(upstream).map(|changed| changed.config.with_spawned(workers)) else { return };
+        let all = old.named().map(|one| if one.name == upstream { &changed } else { one });
+        self.follow(all, old.rules.clone());
+    }
+
     /// Forgets removed workers whose last session has ended.
     pub(crate) fn forget_unneeded(&self) {
         let old = self.0.snapshot.load_full();

@@ -17,6 +17,7 @@ mod processes;
 pub(crate) mod scrape;
 mod sessions;
 mod sockets;
+mod spawn;
 mod stats;
 mod status;
 mod workers;
@@ -47,6 +48,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{AdminAddress, Secret};
 use crate::drain::close_requests::Closings;
 use crate::reload;
+use crate::spawn::SpawnHandle;
 use crate::state::Shared;
 use crate::telemetry::say_full;
 use api::{ErrorAnswer, ReloadAnswer, ReloadFailure, paths};
@@ -68,6 +70,8 @@ pub(crate) struct AdminSettings {
     pub reload: reload::ReloadSender,
     /// Cancelled once stickyd stops and only finishes what is under way.
     pub stopping: CancellationToken,
+    /// The workers that stickyd starts.
+    pub spawned: SpawnHandle,
 }
 
 /// A bound admin listener.
@@ -148,7 +152,7 @@ pub(crate) async fn serve(
     tasks: TaskTracker,
     stop: CancellationToken,
 ) {
-    let AdminSettings { token, reload, stopping } = settings;
+    let AdminSettings { token, reload, stopping, spawned } = settings;
     let (processes, history) = (Arc::default(), Arc::<History>::default());
     if !matches!(bound, BoundAdmin::None) {
         let samples = history.clone().keep(shared.clone());
@@ -165,6 +169,7 @@ pub(crate) async fn serve(
         shared,
         reload,
         stopping,
+        spawned,
         processes,
         history,
         closings,
@@ -258,6 +263,7 @@ struct Api {
     shared: Arc<Shared>,
     reload: reload::ReloadSender,
     stopping: CancellationToken,
+    spawned: SpawnHandle,
     processes: Arc<Processes>,
     history: Arc<History>,
     closings: Arc<Closings>,
@@ -295,6 +301,7 @@ fn handlers(path: &str) -> MethodRouter<Api> {
         paths::EXPLAIN => get(sessions::explain),
         paths::HEALTH => get(status::health),
         paths::LOG => get(log::show).put(log::set),
+        paths::LOGS => get(spawn::logs),
         paths::OPENAPI => get(openapi),
         paths::PINS => get(sessions::pin),
         paths::RELOAD => post(reload),
@@ -302,6 +309,8 @@ fn handlers(path: &str) -> MethodRouter<Api> {
         paths::SOCKETS_CLOSE => get(sockets::close::progress).post(sockets::close::many),
         paths::SOCKET => get(sockets::one),
         paths::SOCKET_CLOSE => post(sockets::close::one),
+        paths::SPAWN => get(spawn::show),
+        paths::SPAWN_WISH => post(spawn::wish),
         paths::STATS => get(stats::show),
         paths::STATUS => get(status::show),
         paths::WORKERS => get(workers::list),

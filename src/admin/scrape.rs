@@ -53,14 +53,15 @@ pub fn scrape(shared: &Shared) -> Vec<u8> {
 
 fn show_worker(metrics: &Metrics, worker: &Worker) {
     let labels = &[&*worker.upstream, worker.name.as_str()];
+    // A worker that was replaced has its successor's name until its last session is over, so loads are added up.
     metrics.generations.with_label_values(labels).set(i64::from(worker.generation()));
-    metrics.sessions.with_label_values(labels).set(i64::from(worker.sessions()));
-    metrics.tunnels.with_label_values(labels).set(i64::from(worker.tunnels()));
-    metrics.in_flight.with_label_values(labels).set(i64::from(worker.in_flight()));
+    metrics.sessions.with_label_values(labels).add(i64::from(worker.sessions()));
+    metrics.tunnels.with_label_values(labels).add(i64::from(worker.tunnels()));
+    metrics.in_flight.with_label_values(labels).add(i64::from(worker.in_flight()));
     metrics.ejected.with_label_values(labels).set(i64::from(worker.is_ejected()));
-    metrics.waiting.with_label_values(labels).set(i64::from(worker.gate.waiting()));
+    metrics.waiting.with_label_values(labels).add(i64::from(worker.gate.waiting()));
     if worker.admin.ending().is_some() {
-        metrics.drain_left.with_label_values(labels).set(i64::from(worker.sessions()));
+        metrics.drain_left.with_label_values(labels).add(i64::from(worker.sessions()));
     }
     let health = worker.health().word();
     metrics.states.with_label_values(&[&*worker.upstream, &worker.name, health]).set(1);

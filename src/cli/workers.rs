@@ -1,14 +1,19 @@
 //! `stickyd workers`: every worker with its state, sessions, restarts and process, and the reasons below.
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use super::remote::RemoteArgs;
+use super::spawned::RestartCommand;
 use super::table::{bytes, cell, table};
 use crate::admin::api::{NameView, WorkerView, WorkersAnswer, paths};
 
 /// Arguments of `stickyd workers`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct WorkersCommand {
+    /// What to do with them, instead of showing them.
+    #[command(subcommand)]
+    pub action: Option<WorkersAction>,
     /// Only workers of this upstream
     #[arg(value_name = "UPSTREAM")]
     pub upstream: Option<String>,
@@ -17,9 +22,23 @@ pub struct WorkersCommand {
     pub asking: RemoteArgs,
 }
 
+/// What can be done with workers.
+#[derive(Debug, Subcommand)]
+pub enum WorkersAction {
+    /// Replace workers that stickyd starts, one after the other, and wait until that is over
+    ///
+    /// Exit code 1 if a successor does not become healthy: then the workers that are left stay.
+    ///
+    /// Example: stickyd workers restart app/1
+    Restart(RestartCommand),
+}
+
 impl WorkersCommand {
     /// Runs the command and returns the exit code.
     pub fn run(&self) -> u8 {
+        if let Some(WorkersAction::Restart(restart)) = &self.action {
+            return restart.run();
+        }
         self.asking.show(paths::WORKERS, |said| workers(said, self.upstream.as_deref()))
     }
 }

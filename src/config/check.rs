@@ -16,7 +16,7 @@ use super::upstream::ReadUpstream;
 use super::workers::WorkerEntry;
 use super::{
     AdminAddress, AdminListener, Config, Limits, Listener, Log, SameSite, Secret, Upstream, file, files, limits,
-    listener, log, routes, rules, upstream, workers,
+    listener, log, routes, rules, spawn, upstream, workers,
 };
 
 /// A function that looks up a DNS name; it is an argument so that tests need no network.
@@ -83,23 +83,79 @@ pub fn for_command_line(listen: &[String], workers: &[String]) -> Result<Config,
         affinity: Vec::new(),
         follow: None,
         entries: spans,
+        spawn: None,
     }];
     let admin = AdminListener { address: AdminAddress::None, token: None };
     listeners_differ(&context, &listeners, &admin);
     no_loops(&context, &listeners, &upstreams);
-    let config = Config {
+    let listeners = listeners.into_iter().map(|(listener, _)| listener).collect();
+    let config = without_file(listeners, upstreams.into_iter().map(|read| read.upstream).collect());
+    conclude(report, Some(config)).map(log_warnings)
+}
+
+/// A configuration with these listeners and upstreams, and every other setting at its default.
+fn without_file(listeners: Vec<Listener>, upstreams: Vec<Upstream>) -> Config {
+    Config {
         secret: None,
         state_dir: None,
+        spawner: None,
         watch: false,
         threads: cores(),
-        listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
-        upstreams: upstreams.into_iter().map(|read| read.upstream).collect(),
+        listeners,
+        upstreams,
         routes: Vec::new(),
-        admin,
+        admin: AdminListener { address: AdminAddress::None, token: None },
         limits: Limits::default(),
         log: Log::default(),
-    };
-    conclude(report, Some(config)).map(log_warnings)
+    }
+}
+
+/// The configuration of `stickyd run --spawn N -- COMMAND`: one upstream named `app`, whose workers stickyd starts in
+/// the current folder. Without `--listen` it listens where the application itself would: at PORT, else 3000.
+pub(crate) fn for_spawn(listen: &[String], instances: u32, command: &[String]) -> Result<Config, Errors> {
+    let port = std::env::var("PORT").ok().and_then(|port| port.parse::<u16>().ok()).unwrap_or(3000);
+    let default = [format!("0.0.0.0:{port}")];
+    let listen = if listen.is_empty() { &default[..] } else { listen };
+    // `--listen :3000` means every address, as in other programs.
+    let every = |text: &String| if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.clone() };
+    let listen: Vec<String> = listen.iter().map(every).collect();
+    let (line, listen, _) = written(&listen, &[]);
+    let report = Report::new("command line".to_owned(), &line);
+    let context = Context { report: &report, base: base(None), resolve: &patient(), noted: &Noted::default() };
+    let listeners = listen.iter().filter_map(|text| Some((workers::socket(&context, text)?, text.span.clone())));
+    let listeners: Vec<_> = listeners.map(|(address, span)| (Listener::plain(address), span)).collect();
+    let spawn = spawn::Spawn::plain(command.to_vec(), instances, context.base.clone());
+    if let Err(why) = spawn::check_plain(&spawn) {
+        report.missing(&*why, "write the program and its arguments after --, such as -- node server.js");
+    }
+    let upstream = upstream::spawned(Upstream::new("app".to_owned(), Vec::new(), Default::default()), spawn, None);
+    listeners_differ(&context, &listeners, &AdminListener { address: AdminAddress::None, token: None });
+    let listeners = listeners.into_iter().map(|(listener, _)| listener).collect();
+    conclude(report, Some(without_file(listeners, vec![upstream]))).map(log_warnings)
+}
+
+fn spawner_socket(context: &Context<'_>, text: &ConfigText) -> Option<PathBuf> {
+    if !text.value.starts_with("unix:") {
+        let help = "write spawner = \"unix:/run/stickyd-workers/spawn.sock\"";
+        context.report.error_help(&text.span, "`spawner` must be the path of a unix socket", help);
+        return None;
+    }
+    workers::unix(context, text)
+}
+
+/// Reports ports for spawned workers that are a listener's own.
+fn spawned_ports_are_free(context: &Context<'_>, listeners: &[(Listener, Span)], upstreams: &[ReadUpstream]) {
+    for read in upstreams.iter().filter_map(|read| read.spawn.as_ref()) {
+        let Some(range) = &read.spawn.ports else { continue };
+        let taken = listeners.iter().map(|(listener, _)| listener.address).find(|listener| {
+            let worker = super::Address::Tcp(SocketAddr::new(range.ip, listener.port()));
+            range.ports.contains(&listener.port()) && is_listener(&worker, *listener)
+        });
+        if let Some(address) = taken {
+            let message = format!("`ports` contains stickyd's own listener {address}");
+            context.report.error_help(&read.at, message, "give the workers ports of their own");
+        }
+    }
 }
 
 /// The arguments as one line that errors can point into, and the place of each value in it.
@@ -122,6 +178,8 @@ fn written(listen: &[String], workers: &[String]) -> (String, Vec<ConfigText>, V
 fn read(context: &Context<'_>, mut root: Section<'_>) -> Config {
     let secret = secret(context, &mut root);
     let state_dir = state_dir(context, &mut root);
+    let spawner = root.text("spawner", "a unix socket such as \"unix:/run/stickyd-workers/spawn.sock\"");
+    let spawner = spawner.and_then(|text| spawner_socket(context, &text));
     let watch = root.take("watch").and_then(ConfigItem::boolean).unwrap_or(true);
     let threads = root.integer("threads", 1..=256).unwrap_or_else(cores);
     let listeners = listener::all(context, &mut root);
@@ -138,9 +196,15 @@ fn read(context: &Context<'_>, mut root: Section<'_>) -> Config {
     no_loops(context, &listeners, &upstreams);
     no_way_to_admin(context, &admin, &upstreams);
     cookies_need_tls(context, &listeners, &upstreams);
+    spawned_ports_are_free(context, &listeners, &upstreams);
+    // A spawner of its own may run as another user, with folders that stickyd cannot see.
+    for read in upstreams.iter().filter_map(|read| read.spawn.as_ref()).filter(|_| spawner.is_none()) {
+        spawn::check_command(context, read);
+    }
     Config {
         secret,
         state_dir,
+        spawner,
         watch,
         threads,
         listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),

@@ -22,6 +22,7 @@ mod resolve;
 mod routes;
 pub mod rules;
 mod sources;
+pub(crate) mod spawn;
 mod tls;
 mod tunnels;
 mod upstream;
@@ -39,6 +40,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use check::for_command_line;
+pub(crate) use check::for_spawn;
 pub(crate) use check::is_listener;
 #[cfg(any(test, feature = "testing"))]
 pub use check::{parse, parse_with};
@@ -75,6 +77,9 @@ pub struct Config {
     pub secret: Option<Secret>,
     /// Directory in which stickyd keeps its secret and its admin socket. A change needs a restart.
     pub state_dir: Option<PathBuf>,
+    /// Socket of a spawner that runs apart from stickyd (`stickyd spawn`), for upstreams with `spawn`. `None`: stickyd
+    /// starts a spawner of its own. A change needs a restart.
+    pub spawner: Option<PathBuf>,
     /// Reload automatically when the file, or a file it names, changes; default on. A reload applies it.
     pub watch: bool,
     /// Number of data threads, 1..=256; default: one per core. A change needs a restart.
@@ -100,6 +105,7 @@ impl Config {
         let changed = [
             ("secret", self.secret != new.secret),
             ("state_dir", self.state_dir != new.state_dir),
+            ("spawner", self.spawner != new.spawner),
             ("threads", self.threads != new.threads),
             ("[admin]", self.admin != new.admin),
             ("[limits] pins", self.limits.pins != new.limits.pins),
@@ -242,6 +248,8 @@ pub struct Upstream {
     pub labels: Arc<LabelRules>,
     /// TLS settings for connections to the workers; `None`: no TLS.
     pub tls: Option<Arc<WorkerTls>>,
+    /// The workers that stickyd starts; `None`: others start the workers in `groups`.
+    pub spawn: Option<Arc<spawn::Spawn>>,
 }
 
 impl Upstream {
@@ -278,6 +286,7 @@ impl Upstream {
             rate: guards::Rates::default(),
             labels: Arc::default(),
             tls: None,
+            spawn: None,
         }
     }
 }

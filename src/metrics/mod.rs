@@ -10,6 +10,7 @@ pub(crate) mod liveness;
 mod rules;
 pub(crate) mod socket_labels;
 mod sockets;
+mod spawn;
 mod upstream;
 mod worker;
 
@@ -36,6 +37,8 @@ pub struct Metrics {
     /// Series of connection quality: round-trips, sockets that owe an answer, broadcasts.
     pub care: liveness::CareSeries,
     pub(crate) rules: rules::RuleMetrics,
+    /// Series of the workers that stickyd starts itself.
+    pub spawn: spawn::SpawnSeries,
     pub(crate) requests: IntCounterVec,
     pub(crate) seconds: HistogramVec,
     pub(crate) affinity: IntCounterVec,
@@ -224,6 +227,7 @@ impl Metrics {
             limits: LimitSeries::new(&r)?,
             sockets: SocketsSeries::new(&r)?,
             care: liveness::CareSeries::new(&r)?,
+            spawn: spawn::SpawnSeries::register(&r)?,
             rules: rules::RuleMetrics::new(&r)?,
             registry: r,
         })

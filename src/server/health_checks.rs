@@ -78,7 +78,8 @@ fn follow(
             });
             watches.insert(worker.serial, watched);
         }
-        if !new.is_empty() {
+        // A worker that stickyd itself starts needs its time until it listens.
+        if !new.is_empty() && upstream.config.spawn.is_none() {
             tasks.spawn_local(stop.clone().run_until_cancelled_owned(say_deserted(new)));
         }
     }
