@@ -34,6 +34,9 @@ const FAILURES: u8 = 2;
 /// Time for the last answers and Close frames after the end of a grace.
 const AFTER_GRACE: Duration = Duration::from_secs(7);
 
+/// Time in which requests that chose a worker before it left are counted as its own.
+const LAST_REQUESTS: Duration = Duration::from_millis(500);
+
 /// Time for the same after an order to stop.
 const AFTER_STOP: Duration = Duration::from_secs(2);
 
@@ -129,7 +132,7 @@ impl Pool {
         }
         slot.named = Some(life.address.clone());
         let before = slot.current.replace(life);
-        slot.leaving.extend(before.map(|life| Life { stage: Stage::Leaving(Some(now)), ..life }));
+        slot.leaving.extend(before.map(|life| life.leaving(Some(now))));
         true
     }
 
@@ -281,7 +284,7 @@ impl Pool {
                 slot.restarts += 1;
                 let until = leave_until(&self.upstream, world.now);
                 let old = std::mem::replace(&mut slot.current, slot.successor.take());
-                slot.leaving.extend(old.map(|life| Life { stage: Stage::Leaving(until), ..life }));
+                slot.leaving.extend(old.map(|life| life.leaving(until)));
             }
             if ready(&slot.current) {
                 slot.named = slot.current.as_ref().map(|life| life.address.clone());
@@ -312,12 +315,12 @@ impl Pool {
             slot.named = None;
             let until = if slot.is_off { Some(world.now + AFTER_STOP) } else { leave_until(&self.upstream, world.now) };
             let (current, successor) = (slot.current.take(), slot.successor.take());
-            for mut life in current.into_iter().chain(successor) {
+            for life in current.into_iter().chain(successor) {
                 if slot.is_off && let Some(worker) = &life.worker {
                     worker.change(AdminChange::Say(config::AdminState::Maint, None), &self.upstream);
                 }
-                life.stage = if life.stage == Stage::Ready { Stage::Leaving(until) } else { Stage::Leaving(Some(world.now)) };
-                slot.leaving.push(life);
+                let until = if life.stage == Stage::Ready { until } else { Some(world.now) };
+                slot.leaving.push(life.leaving(until));
             }
         }
     }
@@ -326,15 +329,10 @@ impl Pool {
     fn end_leavers(&mut self, world: &World<'_>) {
         let after_ms = u64::try_from(self.spawn.stop.as_millis()).unwrap_or(u64::MAX);
         for life in self.slots.values_mut().flat_map(|slot| &mut slot.leaving) {
-            let Stage::Leaving(until) = life.stage else { continue };
-            // Only a process that the snapshot no longer names gets no more requests.
-            let is_named = life.worker.as_ref().is_some_and(|worker| {
-                !worker.admin.is_removed() && worker.admin() == config::AdminState::Ready
-            });
+            let Stage::Leaving { since, until } = life.stage else { continue };
+            let is_idle = world.now.duration_since(since) >= LAST_REQUESTS && !life.is_needed();
             let is_over = until.is_some_and(|until| until <= world.now);
-            if (is_over || (!is_named && !life.is_needed()))
-                && world.link.send(&Request::Stop { id: life.id, after_ms })
-            {
+            if (is_over || is_idle) && world.link.send(&Request::Stop { id: life.id, after_ms }) {
                 life.stage = Stage::Stopping;
             }
         }
@@ -445,7 +443,7 @@ impl Pool {
     fn drop_successor(&mut self, number: u32, world: &World<'_>) {
         let Some(slot) = self.slots.get_mut(&number) else { return };
         let dropped = slot.successor.take();
-        slot.leaving.extend(dropped.map(|life| Life { stage: Stage::Leaving(Some(world.now)), ..life }));
+        slot.leaving.extend(dropped.map(|life| life.leaving(Some(world.now))));
     }
 
     /// Ends a roll; the workers that were not replaced stay.

@@ -23,8 +23,8 @@ pub(super) enum Stage {
     Starting,
     /// It takes sessions.
     Ready,
-    /// It serves its sessions until this time; `None`: until they end on their own.
-    Leaving(Option<Instant>),
+    /// It serves its sessions until `until`; `None`: until they end on their own.
+    Leaving { since: Instant, until: Option<Instant> },
     /// It was told to end.
     Stopping,
 }
@@ -92,6 +92,11 @@ impl Life {
 
     pub(super) fn group(&self) -> Option<Group> {
         self.pid.and_then(Group::of)
+    }
+
+    /// Lets the process leave until then.
+    pub(super) fn leaving(self, until: Option<Instant>) -> Self {
+        Self { stage: Stage::Leaving { since: Instant::now(), until }, ..self }
     }
 
     /// Whether a session, tunnel or request is left.
