@@ -57,6 +57,10 @@ fn run(run: &RunCommand) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if let Err(error) = run.check_unit(&config) {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
     // Must run while this is the only thread: it removes environment variables.
     let parent = match Parent::find() {
         Ok(parent) => parent,

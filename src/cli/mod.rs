@@ -216,6 +216,25 @@ impl RunCommand {
     }
 }
 
+impl RunCommand {
+    /// Checks that the service manager lets this process start workers.
+    ///
+    /// # Errors
+    /// Stickyd's own hardened unit forbids what workers need: memory that is written and then run (Node's compiler), and
+    /// folders below /home.
+    pub fn check_unit(&self, config: &Config) -> Result<(), String> {
+        let spawns = config.spawner.is_none() && config.upstreams.iter().any(|upstream| upstream.spawn.is_some());
+        let hardened = std::env::var_os("STICKYD_UNIT").is_some_and(|unit| unit == "hardened");
+        if spawns && hardened {
+            return Err("error: stickyd.service is too confined to start workers (MemoryDenyWriteExecute, ProtectHome)\n  \
+                = help: start stickyd-workers.service, and write spawner = \"unix:/run/stickyd-workers/spawn.sock\" in \
+                the configuration"
+                .to_owned());
+        }
+        Ok(())
+    }
+}
+
 /// Arguments of `stickyd check`.
 #[derive(Debug, Args)]
 pub struct CheckCommand {

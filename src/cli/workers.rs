@@ -1,11 +1,12 @@
 //! `stickyd workers`: every worker with its state, sessions, restarts and process, and the reasons below.
 
 use clap::{Args, Subcommand};
+use hyper::Method;
 
-use super::remote::RemoteArgs;
+use super::remote::{NO_BODY, RemoteArgs};
 use super::spawned::RestartCommand;
-use super::table::{bytes, cell, table};
-use crate::admin::api::{NameView, WorkerView, WorkersAnswer, paths};
+use super::table::{bytes, cell, span, table};
+use crate::admin::api::{NameView, SpawnAnswer, WorkerView, WorkersAnswer, paths};
 
 /// Arguments of `stickyd workers`.
 #[derive(Debug, Args)]
@@ -39,7 +40,13 @@ impl WorkersCommand {
         if let Some(WorkersAction::Restart(restart)) = &self.action {
             return restart.run();
         }
-        self.asking.show(paths::WORKERS, |said| workers(said, self.upstream.as_deref()))
+        let only = self.upstream.as_deref();
+        self.asking.show(paths::WORKERS, |said| {
+            // A stickyd of an earlier version does not know this path; it starts no workers.
+            let admin = self.asking.remote.find();
+            let spawned = admin.and_then(|admin| admin.done::<SpawnAnswer>(Method::GET, paths::SPAWN, NO_BODY));
+            workers(said, only) + &spawned.map_or(String::new(), |spawned| starts(&spawned, only))
+        })
     }
 }
 
@@ -56,6 +63,20 @@ pub(crate) fn workers(said: &WorkersAnswer, only: Option<&str>) -> String {
         text.push_str(&format!("\n{}\n", notes.join("\n")));
     }
     text
+}
+
+/// Formats why workers that stickyd starts are not ready, with the last lines that they wrote.
+fn starts(said: &SpawnAnswer, only: Option<&str>) -> String {
+    let mut text = String::new();
+    for pool in said.upstreams.iter().filter(|pool| only.is_none_or(|only| pool.upstream == only)) {
+        for one in pool.workers.iter().filter(|one| one.state != "ready") {
+            let next = one.starts_in_ms.map_or(String::new(), |ms| format!("; next start in {}", span(ms.div_ceil(1_000))));
+            let why = one.why.as_ref().map_or(String::new(), |why| format!(": {why}"));
+            text.push_str(&format!("{}/{} ({}){why}{next}\n", pool.upstream, one.worker, one.state));
+            one.last_lines.iter().for_each(|line| text.push_str(&format!("    {line}\n")));
+        }
+    }
+    if text.is_empty() { text } else { format!("\n{text}") }
 }
 
 fn row(one: &WorkerView) -> Vec<String> {

@@ -122,6 +122,8 @@ pub(crate) fn read(
 pub(crate) fn spawned(mut upstream: Upstream, spawn: Spawn, grace: Option<Duration>) -> Upstream {
     upstream.drain.grace = grace.or(upstream.drain.grace).or(Some(spawn::DEFAULT_GRACE));
     upstream.removed = RemovedPolicy::Drain;
+    // Its sessions move to a successor within the grace; a share that grows slowly would leave them unevenly placed.
+    upstream.slow_start = Duration::ZERO;
     upstream.spawn = Some(Arc::new(spawn));
     upstream
 }

@@ -21,6 +21,7 @@ use crate::config::spawn::{MOST_INSTANCES, Spawn};
 use crate::config::{self, Address, RemovedPolicy};
 use crate::state::Shared;
 use crate::upstream::admin_state::AdminChange;
+use crate::upstream::worker::Checks;
 
 /// Time in which a successor must become healthy, and after which a worker is said not to be.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(60);
@@ -112,7 +113,9 @@ impl Pool {
 
     /// Takes over a process that the spawner has kept; `false` if there is no place for it.
     pub(super) fn adopt(&mut self, living: &Living) -> bool {
-        let Some(address) = address(&living.tag.address) else { return false };
+        let Some(address) = address(&living.tag.address).filter(|_| living.tag.slot <= MOST_INSTANCES) else {
+            return false;
+        };
         let slot = self.slots.entry(living.tag.slot).or_insert_with(|| Slot::new(living.tag.slot));
         let mut life = Life::new(living.tag.id, address);
         life.pid = Some(living.pid);
@@ -250,6 +253,10 @@ impl Pool {
             for life in slot.lives_mut().filter(|life| life.worker.is_none()) {
                 let mut workers = upstream.members.iter().map(|member| &member.worker);
                 life.worker = workers.find(|one| one.name == name && one.address == life.address).cloned();
+                if let Some(worker) = life.worker.as_ref().filter(|worker| worker.notes.check().is_none()) {
+                    // It takes nothing before its first checks have passed.
+                    worker.set_checks(if life.stage == Stage::Ready { Checks::Passing } else { Checks::Failing });
+                }
             }
         }
     }

@@ -46,7 +46,8 @@ impl Group {
     /// SIGTERM get [`PATIENCE`].
     pub(crate) fn ends_within(self, since: Duration, at_once: bool) -> bool {
         // What is left after that long cannot be killed: a zombie whose parent does not wait for it.
-        if !self.lives() || since > 4 * PATIENCE {
+        let limit = if at_once { PATIENCE / 7 } else { 4 * PATIENCE };
+        if !self.lives() || since > limit {
             return false;
         }
         if since.is_zero() && !at_once {
