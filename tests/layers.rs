@@ -42,6 +42,7 @@ const LAYERS: &[&str] = &[
     "tunnel",
     "drain",
     "control",
+    "spawn",
     "systemd",
     "listener",
     "proxy",

@@ -79,7 +79,7 @@ async fn rolled(clients: serde_json::Value) {
         assert!(said.status.success(), "{}", text(&said));
         load.echo(2).await;
         let of = |worker: usize| {
-            metric(&binary, &format!("stickyd_worker_sessions{{upstream=\"app\",worker=\"{worker}\"}}"))
+            metric(&binary, &format!("stickyd_sessions{{upstream=\"app\",worker=\"{worker}\"}}"))
         };
         let sessions: Vec<f64> = (1..=workers).map(of).collect();
         // At most 1.2 times the mean, which is 10.
