@@ -174,7 +174,7 @@ handshakes = 5
 http2_streams = 6
 handshake_timeout = "3s"
 [log]
-level = "warn,stickyd::testing::affinity=debug"
+level = "warn,stickyd::affinity=debug"
 access = true
 "#;
 
@@ -240,10 +240,7 @@ fn check_every_key(dir: &TempDir, config: &Config) {
         ..Limits::default()
     };
     assert_eq!(config.limits, limits);
-    assert_eq!(
-        config.log,
-        Log { level: "warn,stickyd::testing::affinity=debug".to_owned(), access: true, ..Log::default() }
-    );
+    assert_eq!(config.log, Log { level: "warn,stickyd::affinity=debug".to_owned(), access: true, ..Log::default() });
 }
 
 /// Each worker as `NAME=ADDRESS`.

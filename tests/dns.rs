@@ -228,8 +228,8 @@ fn a_start_without_the_name_waits_for_its_workers() {
     assert_eq!(states(&binary), is("ready", &[a, b], port));
     let answer = client.ask(&format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {pair}\r\n\r\n"));
     assert_eq!((answer.text(), answer.header("set-cookie")), ("a", None));
-    let generation = |name: &str| format!("stickyd_worker_generation{{upstream=\"app\",worker=\"{name}\"}}");
-    assert!(metric(&binary, &generation("w")) > 0.0 && metric(&binary, &generation(&format!("w-{b}"))) > 0.0);
+    let ready = |name: &str| format!("stickyd_worker_admin{{admin=\"ready\",upstream=\"app\",worker=\"{name}\"}}");
+    assert!(metric(&binary, &ready("w")) > 0.0 && metric(&binary, &ready(&format!("w-{b}"))) > 0.0);
 }
 
 #[test]

@@ -7,3 +7,4 @@ mod connections;
 mod forward;
 mod headers;
 mod slow_readers;
+mod told;

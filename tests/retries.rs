@@ -10,7 +10,7 @@ use crate::support::wait::wait_for;
 
 const RESENT: &str = "stickyd_retries_total{kind=\"resent\",upstream=\"app\"}";
 const PASSED_ON: &str = "stickyd_retries_total{kind=\"passed_on\",upstream=\"app\"}";
-const OVER_BUDGET: &str = "stickyd_retries_total{kind=\"over_budget\",upstream=\"app\"}";
+const OVER_BUDGET: &str = "stickyd_retries_refused_total{upstream=\"app\"}";
 const QUIET: &str = "health = { kind = \"tcp\", interval = \"1h\" }\n";
 
 fn before(worker: &RawWorker, keys: &str) -> Proxy {

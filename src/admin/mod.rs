@@ -326,7 +326,8 @@ fn router(api: Api, token: Option<Secret>, reach: auth::Reach) -> Router {
 }
 
 async fn metrics(State(api): State<Api>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], scrape::scrape(&api.shared))
+    let look = api.look().await;
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], scrape::scrape_with(&api.shared, &look))
 }
 
 async fn openapi() -> impl IntoResponse {

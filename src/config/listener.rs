@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::check::Context;
 use super::error::Span;
@@ -141,11 +141,49 @@ fn listener_name(context: &Context<'_>, name: ConfigText, names: &mut HashMap<St
 pub(crate) fn network(item: ConfigItem<'_>) -> Option<IpNet> {
     let report = item.report;
     let text = item.text("a string such as \"10.0.0.0/8\"")?;
-    let parsed = text.value.parse::<IpNet>().map(|net| net.trunc());
-    let network = parsed.ok().or_else(|| text.value.parse::<IpAddr>().ok().map(IpNet::from));
+    let network = parse_network(&text.value);
     if network.is_none() {
         let message = format!("`{}` is not a valid network", text.value);
         report.error_help(&text.span, message, "write \"10.0.0.0/8\", \"10.1.2.3\" or \"fd00::/8\"");
     }
     network
+}
+
+/// Parses a network. Networks of IPv4 addresses that are mapped into IPv6 (RFC 4291 §2.5.5.2) are networks of IPv4,
+/// because clients with such an address count as IPv4 clients.
+pub(crate) fn parse_network(text: &str) -> Option<IpNet> {
+    let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))?.trunc();
+    let mapped = || match network {
+        IpNet::V6(v6) => Ipv4Net::new(v6.addr().to_ipv4_mapped()?, v6.prefix_len().checked_sub(96)?).ok(),
+        IpNet::V4(_) => None,
+    };
+    Some(mapped().map_or(network, IpNet::V4))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mapped_networks_are_networks_of_ipv4() {
+        for (text, expected) in [
+            ("::ffff:127.0.0.0/104", "127.0.0.0/8"),
+            ("::ffff:7f00:0/104", "127.0.0.0/8"),
+            ("::ffff:10.1.2.3/104", "10.0.0.0/8"),
+            ("::ffff:192.0.2.1", "192.0.2.1/32"),
+            ("::ffff:192.0.2.1/128", "192.0.2.1/32"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("::ffff:0:0/95", "::fffe:0:0/95"),
+            ("10.1.2.3/8", "10.0.0.0/8"),
+            ("10.1.2.3", "10.1.2.3/32"),
+            ("::/0", "::/0"),
+            ("::192.0.2.1", "::192.0.2.1/128"),
+            ("2001:db8::1/32", "2001:db8::/32"),
+        ] {
+            assert_eq!(parse_network(text), Some(expected.parse().unwrap()), "{text}");
+        }
+        for wrong in ["", "10.0.0.0/33", "::ffff:10.0.0.0/129", "10.0.0", "a", "10.0.0.0/-1"] {
+            assert_eq!(parse_network(wrong), None, "{wrong}");
+        }
+    }
 }

@@ -54,6 +54,7 @@ pub use error::{Errors, Severity};
 pub(crate) use files::token;
 pub use health::{CheckTarget, Expected, Health, HealthKind};
 pub use limits::Limits;
+pub(crate) use listener::parse_network;
 #[cfg(any(test, feature = "testing"))]
 pub use load::load;
 pub use load::load_with_warnings;
@@ -299,6 +300,8 @@ pub struct Worker {
     /// The DNS name that the file gives for its address, which the worker's certificate should contain; `None`: the
     /// file gives an IP address or a unix socket.
     pub host: Option<String>,
+    /// Whether the file gives its address as one of a range of ports, of which some may have no process.
+    pub of_range: bool,
     /// Name shown in logs and metrics and hashed into the cookie; default: the address as text. A changed name makes it
     /// a new worker.
     pub name: String,

@@ -94,9 +94,12 @@ impl ListenerSet {
         self.open.iter().map(|open| open.bound.address).collect()
     }
 
-    /// Exports the expiry of all certificates as metrics.
+    /// Begins the metrics of all listeners at 0, and exports the expiry of all certificates.
     pub(crate) fn show(&self, metrics: &Metrics) {
         let settings: Vec<_> = self.open.iter().map(|open| open.bound.settings.load_full()).collect();
+        for one in &settings {
+            metrics.begin_listener(&one.label, one.tls.is_some());
+        }
         metrics.certificates_expire(settings.iter().flat_map(|settings| settings.expiries()));
     }
 

@@ -23,11 +23,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
 use hyper::header::HeaderValue;
 use ipnet::IpNet;
+use prometheus::IntCounter;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -72,6 +74,8 @@ pub struct ThreadListener {
     pub port_value: HeaderValue,
     /// Set once a reload has removed the listener.
     pub removed: ListenerRemoved,
+    /// Counts the connections that the listener accepts.
+    accepted: IntCounter,
     settings: Arc<ListenerSettings>,
 }
 
@@ -79,6 +83,18 @@ impl ThreadListener {
     /// Returns whether an address is that of a trusted proxy.
     pub fn trusts(&self, address: IpAddr) -> bool {
         self.settings.trusted.iter().any(|net| net.contains(&address))
+    }
+
+    /// Returns true once: for the first client on a private network whose forwarding fields are not believed. It is
+    /// probably a proxy that is missing in `trusted_proxies`.
+    pub(crate) fn take_disbelief(&self, peer: IpAddr) -> bool {
+        let told = &self.settings.disbelief_told;
+        !told.load(Ordering::Relaxed) && is_near(peer) && !told.swap(true, Ordering::Relaxed)
+    }
+
+    /// Returns the name of the listener in logs and metrics.
+    pub(crate) fn label(&self) -> &str {
+        &self.settings.label
     }
 
     /// Returns the TLS settings; `None` for a listener without TLS.
@@ -106,6 +122,8 @@ struct ListenerSettings {
     proxy_protocol: bool,
     redirect: Option<Redirect>,
     trusted: Vec<IpNet>,
+    /// Whether the log says already that forwarding fields of some peer are not believed.
+    disbelief_told: AtomicBool,
     /// Name of the listener in metrics: the configured name, or else its address.
     label: String,
 }
@@ -122,6 +140,7 @@ impl ListenerSettings {
             proxy_protocol: config.proxy_protocol,
             redirect: config.redirect,
             trusted: config.trusted_proxies.clone(),
+            disbelief_told: AtomicBool::new(false),
             label: config.name.clone().unwrap_or_else(|| config.address.to_string()),
         })
     }
@@ -294,6 +313,7 @@ impl Door {
 
     fn welcome(&mut self, stream: tokio::net::TcpStream, peer: SocketAddr) {
         let listener = self.listener();
+        listener.accepted.inc();
         let live = self.thread.register(self.thread.idle_s(), &listener.removed);
         // A rejected connection is closed by dropping `stream` and `live`.
         if !admission::admits(&live, &listener, stream.as_raw_fd(), peer.ip().to_canonical()) {
@@ -311,11 +331,23 @@ impl Door {
                 let listener = Rc::new(ThreadListener {
                     port_value: self.port_value.clone(),
                     removed: self.removed.clone(),
+                    accepted: self.thread.shared.metrics.accepted(&settings.label),
                     settings: settings.clone(),
                 });
                 self.listener.insert(listener).clone()
             }
         }
+    }
+}
+
+/// Whether an address is one of this machine or of a private network (RFC 1918, RFC 6598, RFC 4193, RFC 3927).
+fn is_near(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            let [first, second, ..] = v4.octets();
+            v4.is_loopback() || v4.is_private() || v4.is_link_local() || (first == 100 && second & 0xc0 == 64)
+        }
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
     }
 }
 
@@ -332,6 +364,27 @@ async fn refused(error: io::Error) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn private_networks_are_near() {
+        for (address, near) in [
+            ("127.0.0.1", true),
+            ("10.255.0.1", true),
+            ("172.16.0.1", true),
+            ("172.32.0.1", false),
+            ("192.168.9.9", true),
+            ("169.254.1.1", true),
+            ("100.64.0.1", true),
+            ("100.128.0.1", false),
+            ("192.0.2.1", false),
+            ("::1", true),
+            ("fd00::1", true),
+            ("fe80::1", true),
+            ("2001:db8::1", false),
+        ] {
+            assert_eq!(is_near(address.parse().unwrap()), near, "{address}");
+        }
+    }
 
     fn loopback() -> config::Listener {
         config::Listener::plain(([127, 0, 0, 1], 0).into())

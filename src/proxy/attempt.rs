@@ -3,7 +3,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::{Request, Response};
 use rustix::io::Errno;
@@ -83,12 +83,16 @@ pub(crate) fn attempt(
             let keep = retry::is_resendable(job, &request);
             let terms = ExchangeTerms { patience: patience(job), is_poll: job.ask.is_poll(), keep };
             let in_flight = worker.request();
+            let sent = Instant::now();
             let answered = match lease.begin(request, terms) {
                 Ok(exchange) => OpenPoll::new(job, worker, pin!(exchange)).await.ok_or(Missed::Ended)?,
                 Err(failure) => Err(failure),
             };
             let failure = match answered {
                 Ok((response, lease)) => {
+                    if !job.ask.is_poll() {
+                        worker.series.responded(sent.elapsed());
+                    }
                     came_to(job, worker, AttemptOutcome::of(response.status().as_u16()));
                     return Ok((response, lease, in_flight));
                 }

@@ -60,7 +60,14 @@ pub(crate) fn to(
         let mut tried = Vec::new();
         loop {
             record.decided(&choice.worker, choice.why);
-            match attempt(job, &choice.worker, request).await {
+            record.tries();
+            let was_resent = job.resent.get();
+            let attempted = attempt(job, &choice.worker, request).await;
+            if job.resent.get() && !was_resent && !matches!(attempted, Err(Missed::Lost(_))) {
+                // It was sent twice to this worker.
+                record.tries();
+            }
+            match attempted {
                 Ok((response, lease, in_flight)) => {
                     return deliver(job, choice, response, lease, in_flight, record).await;
                 }

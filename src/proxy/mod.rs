@@ -1,5 +1,6 @@
 //! The life of one request: read its head, find its upstream, choose its worker, forward it, and answer.
 
+mod access_line;
 pub(crate) mod access_log;
 pub(crate) mod attempt;
 pub(crate) mod discover;
@@ -18,6 +19,7 @@ pub(crate) mod request_timeout;
 pub(crate) mod respond;
 pub(crate) mod response_body;
 pub(crate) mod retry;
+mod told;
 mod trailers;
 mod upgrade;
 mod upload;
@@ -42,7 +44,6 @@ use crate::listener::conn::Conn;
 use crate::metrics::LimitLabel;
 use crate::min_rate::Transfer;
 use crate::route;
-use crate::route::RouteMatch;
 use crate::route::guard;
 use crate::sockets::{self, New, OpeningRequest, SocketFacts, Transport};
 use crate::upstream::Upstream;
@@ -136,7 +137,7 @@ where
     let odd = !conn.http2 && framing::names_two_hosts(&request);
     let uploads = !request.body().is_end_stream();
     conn.mark_body_read();
-    let mut response = match fits.map_err(Rejection::from).and_then(|()| read(&conn, &request)) {
+    let mut response = match fits.map_err(Rejection::from).and_then(|()| read(&conn, &request, &mut record)) {
         Err(Rejection::Problem(problem)) => respond::problem(problem),
         Err(Rejection::ByGuard { reason, is_upgrade, client }) => {
             record.comes_from(client);
@@ -145,6 +146,7 @@ where
         Err(Rejection::ToHttps { redirect, host }) => respond::redirect(redirect, &host, request.uri()),
         Ok(job) => {
             let (request, pace) = prepare(&job, request);
+            record.sends(request.headers());
             let limit = request_timeout::limit(&job);
             let (answer, overdue) = {
                 // Pinned in place: passed as an argument, it would be stored twice in this future, which each request
@@ -248,21 +250,24 @@ impl From<Problem> for Rejection {
 }
 
 /// Reads the head of a request and routes it. A head that is invalid or ambiguous is a problem.
-fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Rejection> {
+fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>, record: &mut Record) -> Result<Job, Rejection> {
     let host = check_head(conn, request)?;
     let shared = &conn.thread.shared;
     let snapshot = shared.snapshot.load();
     let found = route::find(&snapshot.rules.routes, &snapshot.upstreams, host, request.uri().path());
-    let Some(RouteMatch { upstream, watch, place: route }) = found else {
+    let Some(found) = found.map_err(|why| Problem::BadRequest(why.reason()))? else {
         shared.metrics.unrouted.inc();
         return Err(Problem::NoRoute.into());
     };
+    let upstream = found.upstream;
+    record.routed(upstream);
     let ask = RequestFacts::read(&shared.sessions, upstream, request, &conn.cookie);
     let client = headers::client(conn, request.headers());
-    if watch.is_some() || upstream.limits.is_some() {
+    if found.is_guarded() {
         let key = shared.sessions.keys.address(client.key());
-        let asked = guard::GuardedRequest { ask: &ask, client, host, key, now_ms: clock::now_ms() };
-        let passed = guard::check(watch, upstream, request, &asked);
+        let own = told::authority(conn, request.headers(), host);
+        let asked = guard::GuardedRequest { ask: &ask, client, own, key, now_ms: clock::now_ms() };
+        let passed = guard::check(&found, request, &asked);
         let is_upgrade = ask.upgrade.is_some();
         passed.map_err(|reason| Rejection::ByGuard { reason, is_upgrade, client })?;
     }
@@ -280,7 +285,7 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Rejection
         client,
         goodbye: None,
         resent: Cell::new(false),
-        route,
+        route: found.place,
         facts: None,
     })
 }
@@ -298,14 +303,17 @@ fn check_head<'r, B: Body>(conn: &Conn, request: &'r Request<B>) -> Result<&'r s
         return Err(Problem::TooLong.into());
     }
     let host = headers::host(request)?;
-    if let Some(redirect) = conn.listener.redirect() {
+    // A client that came to a trusted proxy over TLS is where the redirect would send it.
+    if let Some(redirect) = conn.listener.redirect()
+        && !headers::client(conn, request.headers()).secure
+    {
         // An HTTP/1.0 client may leave out the host; then there is no URL to redirect it to.
-        return Err(match host {
+        return Err(match told::authority(conn, request.headers(), host).host {
             "" => Problem::BadRequest("the Host header is missing").into(),
             host => Rejection::ToHttps { redirect, host: host.to_owned() },
         });
     }
-    if !conn.serves(route::without_port(host)) {
+    if !conn.serves(route::bare(host)) {
         return Err(Problem::Misdirected.into());
     }
     Ok(host)

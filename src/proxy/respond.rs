@@ -1,6 +1,7 @@
 //! Every response that stickyd writes itself (ARCHITECTURE.md, invariant 11), except the bare 4xx that hyper sends for
 //! a head it cannot parse.
 
+use bytes::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode, Uri};
 
@@ -16,6 +17,9 @@ use crate::route::guard::GuardRefusal;
 
 /// Value of `Retry-After`, in seconds, on responses for which waiting helps.
 const RETRY_AFTER: &str = "1";
+
+/// Reason of a refusal of a session that no worker has.
+const SESSION_UNKNOWN: &str = "session unknown";
 
 /// What the client did wrong, or what went wrong at the worker or in stickyd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +52,18 @@ pub enum Problem {
     NotImplemented,
     /// The request's host has other client certificate settings than the host this connection was opened for.
     Misdirected,
+}
+
+/// Marks an answer as stickyd's own, with the reason that the access log gives. It is an extension of the response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OwnReason(pub(crate) &'static str);
+
+/// An answer of stickyd with this status and body.
+fn own(status: StatusCode, reason: &'static str, body: impl Into<Bytes>) -> Response<Reply> {
+    let mut response = Response::new(Reply::whole(body));
+    *response.status_mut() = status;
+    response.extensions_mut().insert(OwnReason(reason));
+    response
 }
 
 /// The plain-text response to a problem. If the problem could be an attack, the connection is closed.
@@ -106,8 +122,7 @@ impl PlainAnswer {
 
     fn into_response(self) -> Response<Reply> {
         let Self { status, text, closes, retry_helps } = self;
-        let mut response = Response::new(Reply::whole(format!("{status}: {text}\n")));
-        *response.status_mut() = status;
+        let mut response = own(status, text, format!("{status}: {text}\n"));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -135,8 +150,7 @@ pub(crate) fn redirect(redirect: Redirect, host: &str, uri: &Uri) -> Response<Re
         return problem(Problem::BadRequest("the request target cannot be redirected"));
     };
     let status = StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::PERMANENT_REDIRECT);
-    let mut response = Response::new(Reply::whole(format!("{status}\n")));
-    *response.status_mut() = status;
+    let mut response = own(status, "redirected to https", format!("{status}\n"));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(header::LOCATION, location);
@@ -181,8 +195,7 @@ fn session_unknown(ask: &RequestFacts) -> Response<Reply> {
     } else {
         ("application/json", r#"{"code":1,"message":"Session ID unknown"}"#)
     };
-    let mut response = Response::new(Reply::whole(body));
-    *response.status_mut() = StatusCode::BAD_REQUEST;
+    let mut response = own(StatusCode::BAD_REQUEST, SESSION_UNKNOWN, body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -217,8 +230,7 @@ pub(crate) fn turned_away<B>(turned: GuardRefusal, upgrade: bool, request: &Requ
     } else {
         ("text/plain; charset=utf-8", format!("{status}\n"))
     };
-    let mut response = Response::new(Reply::whole(body));
-    *response.status_mut() = status;
+    let mut response = own(status, message, body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -1,7 +1,7 @@
 //! The answer to an upgrade: a 101 is checked (ARCHITECTURE.md, invariant 6), passed on, and the tunnel planned that
 //! both sockets become. Left out: the bytes of the tunnel (`tunnel`).
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use hyper::header;
@@ -139,10 +139,8 @@ fn terms(job: &Job, choice: &mut Choice, in_use: InUse) -> Box<TunnelState> {
         trial,
         transport,
         socket,
-        started: Instant::now(),
         upstream: job.upstream.carried.clone(),
         bytes_up: 0,
-        bytes_down: 0,
         tunnel: choice.worker.tunnel(),
         in_use: Some(in_use),
         insert: None,

@@ -89,8 +89,7 @@ impl GlobalRules {
         let guarded = |route: &config::Route| {
             let same = |old: &&&Guarded| old.route.host == route.host && old.route.path == route.path;
             let old = known.iter().find(same).and_then(|old| old.watch.as_ref());
-            let name = format!("{}{}", route.host.as_deref().unwrap_or_default(), route.path).into();
-            Guarded { route: route.clone(), name, watch: RouteGuard::follow(&route.guards, old) }
+            Guarded::new(route.clone(), RouteGuard::follow(&route.guards, old))
         };
         let routes = config.routes.iter().map(guarded).collect();
         Arc::new(Self { routes, access_log: config.log.access, listeners })

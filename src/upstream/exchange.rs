@@ -254,6 +254,7 @@ impl Future for Exchange {
         let over = || Poll::Ready(Err(Failure::TimedOut { uploading: this.uploading }));
         let Some(lease) = &mut this.lease else { return over() };
         let polled = match lease.go_on_sending(cx) {
+            Ok(()) if lease.waits_for_client(cx) => Poll::Pending,
             Ok(()) => lease.poll_head(cx, &mut this.coming, &mut this.fields, &mut this.heard),
             Err(error) => Poll::Ready(Err(error)),
         };
@@ -279,6 +280,16 @@ impl Future for Exchange {
 }
 
 impl Lease {
+    /// Returns whether no head may be read because the client does not take those of other responses. The worker is not
+    /// blamed for that time.
+    fn waits_for_client(&self, cx: &Context<'_>) -> bool {
+        let waits = self.held.as_ref().is_some_and(|held| held.poll_head_room(cx).is_pending());
+        if waits {
+            self.wait.again();
+        }
+        waits
+    }
+
     fn poll_head(
         &mut self,
         cx: &mut Context<'_>,

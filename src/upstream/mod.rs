@@ -107,6 +107,7 @@ impl Member {
             Worker::new(&upstream.name, new.address.clone(), new.name.clone(), id, series)
         });
         worker.gate.set_limit(upstream.max_connections);
+        worker.set_of_range(new.of_range);
         worker.change(AdminChange::File(new.admin), upstream);
         Self { worker, weight: new.weight }
     }
@@ -151,6 +152,9 @@ impl Upstream {
     /// Builds the live upstream for `config`. Workers of `before` with the same name and address, and the carried
     /// state, are kept.
     pub fn build(config: &config::Upstream, secret: &[u8], metrics: &Metrics, before: Option<&Self>) -> Self {
+        if !config.hosts().is_empty() {
+            metrics.begin_names(&config.name);
+        }
         let carried = before.map_or_else(
             || {
                 Arc::new(UpstreamMemory {

@@ -52,7 +52,7 @@ pub struct Worker {
     /// Id of the worker in cookies.
     pub id: WorkerId,
     /// Metric counters of the worker, resolved once.
-    pub series: WorkerSeries,
+    pub series: Arc<WorkerSeries>,
     /// Number of sessions placed on the worker within the last 10 s.
     pub recent: Recent,
     link: ArcSwap<Link>,
@@ -68,6 +68,7 @@ pub struct Worker {
     pub notes: Notes,
     checks: AtomicU8,
     oracle: AtomicU8,
+    of_range: AtomicBool,
     refused: AtomicBool,
     outdated: AtomicBool,
     refusal: tokio::sync::Notify,
@@ -82,7 +83,7 @@ pub struct Worker {
 
 impl Worker {
     /// Creates a worker that was never connected; it counts as up until a check or a connect shows otherwise.
-    pub fn new(upstream: &str, address: Address, name: String, id: WorkerId, series: WorkerSeries) -> Arc<Self> {
+    pub fn new(upstream: &str, address: Address, name: String, id: WorkerId, series: Arc<WorkerSeries>) -> Arc<Self> {
         Arc::new(Self {
             serial: WorkerSerial::next(),
             upstream: upstream.into(),
@@ -99,6 +100,7 @@ impl Worker {
             notes: Notes::default(),
             checks: AtomicU8::new(Checks::Passing as u8),
             oracle: AtomicU8::new(Oracle::Untried as u8),
+            of_range: AtomicBool::new(false),
             refused: AtomicBool::new(false),
             outdated: AtomicBool::new(false),
             refusal: tokio::sync::Notify::new(),
@@ -230,6 +232,17 @@ impl Worker {
         }
     }
 
+    /// Sets whether the worker's address is one of a range of ports.
+    pub fn set_of_range(&self, of_range: bool) {
+        self.of_range.store(of_range, Relaxed);
+    }
+
+    /// Whether the worker is only a port of a range on which no process has listened yet. Such ports are not shown one
+    /// by one: a range may be wider than the number of processes.
+    pub fn is_unused(&self) -> bool {
+        self.of_range.load(Relaxed) && !self.life.was_seen()
+    }
+
     /// Returns how connections to the worker are secured now.
     pub fn link(&self) -> Arc<Link> {
         self.link.load_full()
@@ -268,6 +281,7 @@ impl Worker {
 
     pub(crate) fn restarted(&self, generation: Option<u32>) {
         if let Some(generation) = generation {
+            self.series.restarts.inc();
             self.set_oracle(Oracle::Untried);
             self.eject.new_life(clock::now_ms());
             tracing::info!(upstream = %self.upstream, worker = %self.name, generation, "worker was restarted");

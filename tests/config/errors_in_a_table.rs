@@ -231,7 +231,7 @@ fn a_misspelt_log_level_is_an_error() {
       |
     6 | level = "info,stickyd=loud"
       |         ^^^^^^^^^^^^^^^^^^^
-      = help: write "info", or directives such as "info,stickyd::testing::affinity=debug"
+      = help: write "info", or directives such as "info,stickyd::affinity=debug"
     "#);
 }
 

@@ -144,7 +144,8 @@ impl Raw {
                 return None;
             }
         };
-        let head = String::from_utf8(self.buffer.drain(..end).collect()).unwrap();
+        // What is not UTF-8 shows only in the bytes.
+        let head = String::from_utf8_lossy(&self.buffer.drain(..end).collect::<Vec<_>>()).into_owned();
         let (start, fields) = head.split_once("\r\n").unwrap();
         Some(Message { start: start.to_owned(), headers: fields_of(fields), ..Message::default() })
     }

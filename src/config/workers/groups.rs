@@ -110,16 +110,18 @@ impl Group {
             GroupPlace::Unix(path) => {
                 let address = Address::Unix(path.clone());
                 let name = self.name.clone().unwrap_or_else(|| address.to_string());
-                return vec![Worker { address, host: None, name, weight: self.weight, admin: self.admin }];
+                let (weight, admin) = (self.weight, self.admin);
+                return vec![Worker { address, host: None, of_range: false, name, weight, admin }];
             }
             GroupPlace::Ip(ip, ports) => (std::slice::from_ref(ip), ports),
             GroupPlace::Name(host, ports) => (found.get(host).map_or(&[][..], Vec::as_slice), ports),
         };
         let all = ips.iter().flat_map(|ip| ports.clone().map(|port| SocketAddr::new(*ip, port)));
+        let of_range = ports.start() != ports.end();
         let worker = |at| {
-            let name = self.name_of(at, ips.len() == 1, ports.start() != ports.end(), before);
+            let name = self.name_of(at, ips.len() == 1, of_range, before);
             let host = self.at.host().map(str::to_owned);
-            Worker { address: Address::Tcp(at), host, name, weight: self.weight, admin: self.admin }
+            Worker { address: Address::Tcp(at), host, of_range, name, weight: self.weight, admin: self.admin }
         };
         // One more than the maximum, so that the caller sees that there are too many.
         all.take(MAX_RANGE + 1).map(worker).collect()

@@ -31,6 +31,7 @@ pub fn conn(
     let listener = Rc::new(ThreadListener {
         port_value: HeaderValue::from(config.address.port()),
         removed: Rc::default(),
+        accepted: thread.shared.metrics.accepted(&config.address.to_string()),
         settings: Arc::new(ListenerSettings::of(config, None).ok()?),
     });
     Some(Rc::new(Conn {

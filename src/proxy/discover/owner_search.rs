@@ -280,6 +280,7 @@ impl<'a> OwnerSearch<'a> {
             return (Discovery::Unknown, respond::refused(self.job));
         };
         series.refusals_forwarded.inc();
+        record.passes_on();
         (Discovery::Unknown, answer.release(None))
     }
 }

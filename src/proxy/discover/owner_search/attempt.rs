@@ -1,5 +1,5 @@
-//! One worker's answer to a request that searches for its session: accepted, refused, or neither. Left out: which worker
-//! is asked (the parent module).
+//! One worker's answer to a request that searches for its session: accepted, refused, or neither. Left out: which
+//! worker is asked (the parent module).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -53,6 +53,7 @@ impl OwnerSearch<'_> {
             );
         };
         job.upstream.series().attempts.inc();
+        record.tries();
         let waiting = job.ask.is_poll().then(|| Waiting::at(self.search, worker));
         let attempted = attempt::attempt(job, worker, request).await;
         drop(waiting);
