@@ -1,9 +1,16 @@
 //! Series of the workers that stickyd starts itself.
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
 use prometheus::register_histogram_vec_with_registry as histograms;
 use prometheus::register_int_counter_vec_with_registry as counters;
 use prometheus::register_int_gauge_vec_with_registry as gauges;
 use prometheus::{HistogramVec, IntCounterVec, IntGaugeVec, Registry};
+
+use super::families::{Families, value};
+use super::worker::RESTARTS;
+use crate::locks::lock;
 
 /// Upper bounds of the buckets for the time that a worker needs to become ready, in seconds.
 const STARTS: [f64; 9] = [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0];
@@ -13,7 +20,8 @@ const REASONS: [&str; 4] = ["exit", "signal", "memory", "roll"];
 
 /// Series of the workers that stickyd starts.
 pub struct SpawnSeries {
-    restarts: IntCounterVec,
+    /// Counts by the upstream and the name of a worker, in the order of [`REASONS`].
+    restarts: Mutex<BTreeMap<(String, String), [u64; REASONS.len()]>>,
     starts: HistogramVec,
     memory: IntGaugeVec,
     dropped: IntCounterVec,
@@ -24,9 +32,7 @@ impl SpawnSeries {
     pub(super) fn register(r: &Registry) -> prometheus::Result<Self> {
         let worker = &["upstream", "worker"];
         Ok(Self {
-            restarts: counters!("stickyd_worker_restarts_total",
-                "Processes of spawned workers that ended or were replaced, by the reason.",
-                &["upstream", "worker", "reason"], r)?,
+            restarts: Mutex::default(),
             starts: histograms!("stickyd_worker_start_seconds",
                 "Time from the start of a spawned worker until its health checks passed.",
                 &["upstream"], STARTS.to_vec(), r)?,
@@ -39,7 +45,24 @@ impl SpawnSeries {
 
     /// Counts a process that ended or was replaced.
     pub fn restarted(&self, upstream: &str, worker: &str, reason: &str) {
-        self.restarts.with_label_values(&[upstream, worker, reason]).inc();
+        let mut all = lock(&self.restarts);
+        let counts = all.entry((upstream.to_owned(), worker.to_owned())).or_default();
+        REASONS.iter().zip(counts).filter(|(word, _)| **word == reason).for_each(|(_, count)| *count += 1);
+    }
+
+    /// Whether stickyd starts this worker itself.
+    pub(crate) fn has(&self, upstream: &str, worker: &str) -> bool {
+        lock(&self.restarts).contains_key(&(upstream.to_owned(), worker.to_owned()))
+    }
+
+    /// Adds the restarts of all workers by their reasons.
+    pub(crate) fn show(&self, live: &mut Families) {
+        for ((upstream, worker), counts) in &*lock(&self.restarts) {
+            for (reason, count) in REASONS.iter().zip(counts) {
+                let labels = [("upstream", upstream.as_str()), ("worker", worker), ("reason", reason)];
+                live.counter(&RESTARTS, &labels, value(*count));
+            }
+        }
     }
 
     /// Records the time that a worker needed to become ready.
@@ -59,17 +82,13 @@ impl SpawnSeries {
 
     /// Makes the counters of a worker visible before they first count, so that their increase can be seen.
     pub fn begin(&self, upstream: &str, worker: &str) {
-        for reason in REASONS {
-            self.restarts.with_label_values(&[upstream, worker, reason]);
-        }
+        lock(&self.restarts).entry((upstream.to_owned(), worker.to_owned())).or_default();
         self.dropped.with_label_values(&[upstream, worker]);
     }
 
     /// Removes the series of a worker that no longer exists. A series that never existed is not an error.
     pub fn forget(&self, upstream: &str, worker: &str) {
-        for reason in REASONS {
-            let _ = self.restarts.remove_label_values(&[upstream, worker, reason]);
-        }
+        lock(&self.restarts).remove(&(upstream.to_owned(), worker.to_owned()));
         let _ = self.memory.remove_label_values(&[upstream, worker]);
         let _ = self.dropped.remove_label_values(&[upstream, worker]);
     }
