@@ -25,8 +25,8 @@ use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use manager::{SpawnStop, keep};
 pub(crate) use protocol::LogLine;
-pub use shim::ShimCommand;
-pub use spawner::SpawnerCommand;
+pub(crate) use shim::ShimCommand;
+pub(crate) use spawner::SpawnerCommand;
 
 /// Orders that wait for the manager.
 const ORDERS: usize = 64;

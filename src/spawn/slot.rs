@@ -189,6 +189,7 @@ impl Slot {
         let worker = |address: &Address, weight| config::Worker {
             address: address.clone(),
             host: None,
+            of_range: false,
             name: self.number.to_string(),
             weight,
             admin: AdminState::Ready,

@@ -28,7 +28,7 @@ pub(crate) use groups::{Group, PATIENCE};
 use logs::Logs;
 use process::Process;
 pub(crate) use process::OWN_FILE;
-pub use service::SpawnerCommand;
+pub(crate) use service::SpawnerCommand;
 
 /// Interval between two looks at the memory of workers.
 const MEMORY: Duration = Duration::from_secs(5);
