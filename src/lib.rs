@@ -28,6 +28,7 @@ mod locks;
 mod metrics;
 mod min_rate;
 mod net;
+mod printable;
 mod proxy;
 mod random;
 mod rate_limit;

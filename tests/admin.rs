@@ -6,3 +6,4 @@ mod api;
 mod layers;
 mod metrics;
 mod status_and_metrics;
+mod traffic_health;

@@ -13,6 +13,7 @@ const LAYERS: &[&str] = &[
     "clock",
     "locks",
     "random",
+    "printable",
     "x509",
     "descriptors",
     "watch",

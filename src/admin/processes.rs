@@ -4,12 +4,12 @@
 //! /proc is read only on request, on a thread of its own since that may take long, at most once in [`FRESH`], and
 //! within bounds. Who holds a listening socket is searched for once: while the socket and its process stay, only the
 //! process is read again, and a socket whose process was not found is searched for again after [`SEARCH_AGAIN`]. A
-//! worker's process is the one that holds its listening socket; if several do (a master and its
-//! children), it is the one with the lowest pid. Left out: sockets on `0.0.0.0` for a worker whose address is not
-//! loopback (it may be another machine), processes of other users that stickyd may not inspect, other network
-//! namespaces: such workers are shown without a process.
+//! worker's process is the one that holds its listening socket; if several do (a master and its children), it is the
+//! one with the lowest pid. One that holds the sockets of several workers is marked. Left out: sockets on `0.0.0.0` for
+//! a worker whose address is not loopback (it may be another machine), processes of other users that stickyd may not
+//! inspect, other network namespaces: such workers are shown without a process.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 
 use crate::config::Address;
 use crate::descriptors;
+use crate::printable::is_unprintable;
 
 /// Age up to which a result is reused.
 const FRESH: Duration = Duration::from_secs(3);
@@ -51,6 +52,8 @@ pub(crate) struct Process {
     /// Time from the start of the machine to that of the process, in clock ticks.
     started_ticks: u64,
     pub(crate) threads: u32,
+    /// Whether the process stands for several workers: it holds the sockets of more than one, or it is PM2's own.
+    pub(crate) shared: bool,
 }
 
 impl Process {
@@ -152,7 +155,10 @@ fn look(addresses: &[Address], before: &ProcessTable) -> ProcessTable {
         found.insert(inode, process);
     }
     let mut workers = HashMap::new();
+    let pids: Vec<(u64, u32)> = found.iter().map(|(inode, process)| (*inode, process.pid)).collect();
     for (inode, mut process) in found {
+        let own = pids.iter().filter(|(_, pid)| *pid == process.pid).filter_map(|(inode, _)| wanted.get(inode));
+        process.shared = is_shared(own.flatten().collect::<HashSet<_>>().len(), &process.command);
         for address in wanted.get(&inode).into_iter().flatten() {
             process.cpu_percent = before.at.and_then(|then| share(before.workers.get(*address)?, &process, then, at));
             workers.insert((*address).clone(), process.clone());
@@ -168,6 +174,13 @@ fn look(addresses: &[Address], before: &ProcessTable) -> ProcessTable {
 /// Reads the process of stickyd itself.
 pub(crate) fn own() -> Option<Process> {
     read("self")
+}
+
+/// Whether a process stands for several workers. A cluster's master holds the listening sockets of all its children
+/// (Node's cluster module, PM2's cluster mode); PM2's daemon is one even if it holds a single one ("PM2 v5.3.0: God
+/// Daemon", of which the kernel keeps 15 bytes).
+fn is_shared(workers: usize, command: &str) -> bool {
+    workers > 1 || command.starts_with("PM2 v")
 }
 
 /// Returns the CPU usage between two readings, in percent of one core.
@@ -291,7 +304,7 @@ fn process(stat: &str, status: &str) -> Option<Process> {
     let memory = |key: &str| said(key).and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0).saturating_mul(1024);
     Some(Process {
         pid: pid.parse().ok()?,
-        command: command.chars().filter(|c| !c.is_control()).collect(),
+        command: command.chars().filter(|c| !is_unprintable(*c)).collect(),
         // utime, stime and starttime are fields 14, 15 and 22; the first field after the command is number 3.
         cpu_s: (ticks(11)? + ticks(12)?) / TICKS_PER_SECOND,
         cpu_percent: None,
@@ -299,6 +312,7 @@ fn process(stat: &str, status: &str) -> Option<Process> {
         virtual_bytes: memory("VmSize:"),
         started_ticks: fields.get(19)?.parse().ok()?,
         threads: said("Threads:").and_then(|count| count.parse().ok()).unwrap_or(1),
+        shared: false,
     })
 }
 
@@ -333,6 +347,7 @@ mod tests {
         assert_eq!((read.memory_bytes, read.virtual_bytes, read.threads), (2 << 20, 4 << 20, 4));
         assert_eq!(read.started_ticks, 100);
         assert_eq!(process("", ""), None);
+        assert!(is_shared(2, "node") && is_shared(1, "PM2 v5.3.0: God") && !is_shared(1, "node"));
     }
 
     #[test]

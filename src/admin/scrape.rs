@@ -7,6 +7,7 @@ use std::collections::btree_map::Entry;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::processes::{self, Process, ProcessTable};
+use crate::clock;
 use crate::descriptors;
 use crate::metrics::families::Families;
 use crate::metrics::process::{OwnProcess, WorkerProcess};
@@ -82,7 +83,8 @@ fn sample<'a>(worker: &'a Worker, look: &ProcessTable) -> WorkerSample<'a> {
         in_flight: worker.in_flight().into(),
         waiting: worker.gate.waiting().into(),
         drain_left: if worker.admin.ending().is_some() { sessions } else { 0 },
-        process: look.workers.get(&worker.address).map(of_worker),
+        // The figures of a cluster's master are not those of one worker.
+        process: look.workers.get(&worker.address).filter(|process| !process.shared).map(of_worker),
         is_spawned: false,
     }
 }
@@ -107,6 +109,11 @@ fn show_names(live: &mut Families, shared: &Shared, snapshot: &Snapshot) {
 }
 
 fn set_gauges(metrics: &Metrics, shared: &Shared) {
+    metrics.shared_addresses.reset();
+    for upstream in &shared.snapshot.load().upstreams {
+        let sharing = upstream.members.iter().filter(|member| member.worker.shares_address(clock::now_ms())).count();
+        metrics.shared_addresses.with_label_values(&[upstream.config.name.as_str()]).set(gauge(sharing));
+    }
     metrics.pins.set(gauge(shared.sessions.pins.len()));
     metrics.pins_limit.set(gauge(shared.sessions.pins.capacity()));
     metrics.replay.set(gauge(shared.replay.held()));

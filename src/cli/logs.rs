@@ -99,7 +99,7 @@ impl LogsCommand {
         admin.done(Method::GET, &paths::with_query(paths::LOGS, given), NO_BODY)
     }
 
-    /// Writes lines; `false` once nobody reads them.
+    /// Writes lines; `false` once the output is closed.
     fn write(&self, lines: &[LogLineView]) -> bool {
         let mut out = std::io::stdout().lock();
         for line in lines {

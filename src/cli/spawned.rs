@@ -28,7 +28,12 @@ fn target(text: &str) -> Result<SpawnTarget, String> {
     Ok(SpawnTarget { upstream: upstream.to_owned(), worker: worker.map(str::to_owned) })
 }
 
-fn send(admin: &AdminClient, target: &SpawnTarget, word: &str, instances: Option<u32>) -> Result<PoolView, RemoteError> {
+fn send(
+    admin: &AdminClient,
+    target: &SpawnTarget,
+    word: &str,
+    instances: Option<u32>,
+) -> Result<PoolView, RemoteError> {
     let body = SpawnOrderBody { instances, worker: target.worker.clone() };
     admin.done(Method::POST, &paths::spawn_wish(&target.upstream, word), Some(&body))
 }

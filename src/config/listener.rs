@@ -3,7 +3,7 @@
 //! Left out: checks that need other tables (two listeners on one address, a worker that is a listener); see `check`.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 
@@ -11,7 +11,18 @@ use super::check::Context;
 use super::error::Span;
 use super::file::{ConfigItem, ConfigText, Section};
 use super::values::word;
-use super::{Listener, Redirect, tls, workers};
+use super::{Listener, Redirect, routes, tls, workers};
+
+impl Listener {
+    /// Whether this listener, on the unspecified IPv6 address, takes IPv6 clients only: if there is one for IPv4 on the
+    /// same port. Without one it takes clients of both kinds.
+    pub(crate) fn takes_only_ipv6<'l>(&self, all: impl IntoIterator<Item = &'l Self>) -> bool {
+        let ipv4 = |other: &Self| other.address.ip().to_canonical().is_ipv4();
+        self.address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+            && self.address.port() != 0
+            && all.into_iter().any(|other| other.address.port() == self.address.port() && ipv4(other))
+    }
+}
 
 /// Reads all listeners, each with the place of its address in the file.
 pub(crate) fn all(context: &Context<'_>, root: &mut Section<'_>) -> Vec<(Listener, Span)> {
@@ -48,6 +59,8 @@ fn listener(
         let help = "write redirect = \"https\" on a separate listener for plain HTTP";
         context.report.error_help(at, "a listener cannot have both `redirect` and `tls`", help);
     }
+    let health = section.text("health", "a path such as \"/healthz\"");
+    let health = health.inspect(|path| routes::check_path(context, path)).map(|path| path.value);
     let proxies = section.take("trusted_proxies").and_then(|item| item.list("a list of networks", "a network"));
     let proxies = proxies.unwrap_or_default();
     let trusted_proxies: Vec<_> = proxies.into_iter().filter_map(network).collect();
@@ -62,6 +75,7 @@ fn listener(
         websocket_over_http2,
         proxy_protocol,
         redirect,
+        health,
         trusted_proxies,
     };
     Some((listener, text?.span))

@@ -96,7 +96,8 @@ pub(crate) fn check_host(context: &Context<'_>, host: &ConfigText) -> String {
     lower
 }
 
-fn check_path(context: &Context<'_>, path: &ConfigText) {
+/// Reports a path that no request can have.
+pub(crate) fn check_path(context: &Context<'_>, path: &ConfigText) {
     let visible = path.value.bytes().all(|b| b.is_ascii_graphic() && !b"?#*".contains(&b));
     let help = if !path.value.starts_with('/') || !visible {
         "write \"/\" or \"/socket.io\": a path begins with / and matches everything below it"

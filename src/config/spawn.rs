@@ -153,7 +153,7 @@ fn command(section: &mut Section<'_>) -> Option<(Vec<String>, Span)> {
     let expected = "a list such as [\"node\", \"server.js\"]";
     let (report, at) = (section.report, section.span.clone());
     let Some(item) = section.take("command") else {
-        report.error_help(&at, "`spawn` needs `command`", format!("write command = {}", &expected["a list such as ".len()..]));
+        report.error_help(&at, "`spawn` needs `command`", "write command = [\"node\", \"server.js\"]");
         return None;
     };
     let at = item.span.clone();
@@ -187,7 +187,7 @@ fn instances(item: ConfigItem<'_>) -> Option<u32> {
     None
 }
 
-/// Reads `--spawn N|max`.
+/// Reads the value of `--spawn N|max`.
 pub(crate) fn parse_instances(text: &str) -> Result<u32, String> {
     if text == "max" {
         return Ok(cores());
@@ -271,7 +271,8 @@ pub(crate) fn check_command(context: &Context<'_>, read: &ReadSpawn) {
     }
     let Some(program) = spawn.command.first() else { return };
     if let Err(why) = find_program(program, &spawn.directory, spawn.environment.get("PATH").map(String::as_str)) {
-        context.report.error_help(&read.command, why, "write the program and its arguments, each as a string of its own");
+        let help = "write the program and its arguments, each as a string of its own";
+        context.report.error_help(&read.command, why, help);
     }
 }
 

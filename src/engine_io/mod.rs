@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 mod handshake;
+mod payload;
 mod query;
 pub(crate) mod socket_ids;
 #[cfg(test)]
@@ -17,6 +18,7 @@ mod tests;
 
 pub(crate) use handshake::{MAX_HANDSHAKE, is_cut};
 pub use handshake::{OpenPacket, open_packet, websocket_open};
+pub(crate) use payload::{MAX_PROOF, is_payload, is_post_taken};
 pub(crate) use query::EngineQuery;
 pub(crate) use socket_ids::{may_name_sockets, socket_id, socket_ids};
 

@@ -8,6 +8,7 @@
 pub(crate) mod accept_queue;
 mod admission;
 pub(crate) mod all;
+mod bind_error;
 mod client_certificate;
 pub(crate) mod conn;
 pub(crate) mod h2;
@@ -16,7 +17,10 @@ pub(crate) mod head_timeout;
 pub(crate) mod http1_io;
 mod linger;
 mod proxy_protocol;
+mod refusal;
+mod request_end;
 pub(crate) mod tls;
+mod traffic;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -40,6 +44,7 @@ use crate::thread::{ListenerRemoved, Thread};
 
 pub(crate) use accept_queue::AcceptQueue;
 pub(crate) use all::{ListenerSet, ListenerSetError, Part};
+pub(crate) use bind_error::{BindError, address_help};
 pub(crate) use client_certificate::ClientCertificate;
 
 use tls::TlsTerms;
@@ -111,6 +116,11 @@ impl ThreadListener {
     pub fn redirect(&self) -> Option<Redirect> {
         self.settings.redirect
     }
+
+    /// Returns the path of health checks of stickyd itself, if one is configured.
+    pub fn health(&self) -> Option<&str> {
+        self.settings.health.as_deref()
+    }
 }
 
 /// Settings of a listener that a reload can change without touching its sockets: connections accepted later use the new
@@ -121,6 +131,7 @@ struct ListenerSettings {
     websocket_over_http2: bool,
     proxy_protocol: bool,
     redirect: Option<Redirect>,
+    health: Option<String>,
     trusted: Vec<IpNet>,
     /// Whether the log says already that forwarding fields of some peer are not believed.
     disbelief_told: AtomicBool,
@@ -139,6 +150,7 @@ impl ListenerSettings {
             websocket_over_http2: config.websocket_over_http2,
             proxy_protocol: config.proxy_protocol,
             redirect: config.redirect,
+            health: config.health.clone(),
             trusted: config.trusted_proxies.clone(),
             disbelief_told: AtomicBool::new(false),
             label: config.name.clone().unwrap_or_else(|| config.address.to_string()),
@@ -163,33 +175,32 @@ pub(crate) struct BoundListener {
     accepting: TaskTracker,
 }
 
-/// Reason why a listener cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// The operating system reported an error for the address.
-    #[error("cannot listen on {0}: {1}")]
-    Socket(SocketAddr, io::Error),
-    /// rustls rejected the certificate or its key.
-    #[error("TLS on {0}: {1}")]
-    Tls(SocketAddr, rustls::Error),
+/// How a listener's address is bound.
+#[derive(Debug, Clone, Copy, Default)]
+struct BindTerms {
+    /// Another listener of ours, which is about to be removed, may overlap with it (0.0.0.0 with 127.0.0.1, on one
+    /// port).
+    shared: bool,
+    /// Whether an IPv6 address takes no IPv4 clients, because there is a listener for these (RFC 3493 §5.3).
+    only_ipv6: bool,
 }
 
-/// Binds a listener's address for `threads` threads. `shared` means that another listener of ours, which is about to be
-/// removed, may overlap with it (0.0.0.0 with 127.0.0.1, on one port).
+/// Binds a listener's address for `threads` threads.
 ///
 /// # Errors
 /// The address is in use or not local, or the certificate cannot be used.
-fn bind(config: &config::Listener, threads: usize, shared: bool) -> Result<BoundListener, BindError> {
+fn bind(config: &config::Listener, threads: usize, terms: BindTerms) -> Result<BoundListener, BindError> {
+    let BindTerms { shared, only_ipv6 } = terms;
     let failed = |error| BindError::Socket(config.address, error);
     // Bind without SO_REUSEPORT first: with it, another process of the same user would silently share our clients.
-    let address = match socket(config.address, false) {
+    let address = match socket(config.address, false, only_ipv6) {
         Ok(first) => first.local_addr().map_err(failed)?.as_socket().unwrap_or(config.address),
         Err(error) if shared && error.kind() == io::ErrorKind::AddrInUse => config.address,
         Err(error) => return Err(failed(error)),
     };
     let mut sockets = Vec::with_capacity(threads);
     for _ in 0..threads {
-        let socket = socket(address, true).map_err(failed)?;
+        let socket = socket(address, true, only_ipv6).map_err(failed)?;
         socket.listen(BACKLOG).map_err(failed)?;
         sockets.push(socket.into());
     }
@@ -222,8 +233,11 @@ fn finish(
     Ok(BoundListener { address, sockets, settings, removed, accepting })
 }
 
-fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+fn socket(address: SocketAddr, shared: bool, only_ipv6: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if only_ipv6 {
+        socket.set_only_v6(true)?;
+    }
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
     if shared {
@@ -405,7 +419,7 @@ mod tests {
 
     #[test]
     fn accepted_sockets_inherit_the_listeners_options() {
-        has_our_options(bind(&loopback(), 1, false).unwrap());
+        has_our_options(bind(&loopback(), 1, BindTerms::default()).unwrap());
     }
 
     #[test]
@@ -418,8 +432,8 @@ mod tests {
 
     #[test]
     fn an_address_in_use_is_an_error_even_for_the_same_user() {
-        let bound = bind(&loopback(), 2, false).unwrap();
+        let bound = bind(&loopback(), 2, BindTerms::default()).unwrap();
         let again = config::Listener { address: bound.address, ..loopback() };
-        assert!(matches!(bind(&again, 2, false), Err(BindError::Socket(..))));
+        assert!(matches!(bind(&again, 2, BindTerms::default()), Err(BindError::Socket(..))));
     }
 }

@@ -26,7 +26,7 @@ use prometheus::register_int_counter_vec_with_registry as counters;
 use prometheus::register_int_counter_with_registry as counter;
 use prometheus::register_int_gauge_vec_with_registry as gauges;
 use prometheus::register_int_gauge_with_registry as gauge;
-use prometheus::{Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
+use prometheus::{Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
 use crate::locks::lock;
 use families::{Families, Family, value};
@@ -50,6 +50,7 @@ pub struct Metrics {
     pub(crate) rules: rules::RuleMetrics,
     /// Series of the workers that stickyd starts itself.
     pub spawn: spawn::SpawnSeries,
+    pub(crate) shared_addresses: IntGaugeVec,
     pub(crate) responses: responses::ResponsesSeries,
     pub(crate) workers: worker::WorkersSeries,
     pub(crate) request_seconds: HistogramVec,
@@ -162,7 +163,7 @@ impl Metrics {
                  address and route) and upstream_* (all clients together) for requests and handshakes (status 429).",
                 &["upstream", "guard"], r)?,
             attempts: counters!("stickyd_discovery_attempts_total",
-                "Real requests and PUT probes that discovery sent to workers.", &["upstream", "kind"], r)?,
+                "Real requests and probes that discovery sent to workers.", &["upstream", "kind"], r)?,
             learned: counters!("stickyd_handshakes_total",
                 "Engine.IO polling handshakes, learned or released without learning.", &["upstream", "result"], r)?,
             upgrades: counters!("stickyd_upgrades_total",
@@ -218,6 +219,10 @@ impl Metrics {
                 "Lookups of DNS names of workers, by result.", &["upstream", "result"], r)?,
             dns_changes: counters!("stickyd_dns_changes_total",
                 "Lookups of DNS names that returned other addresses than the one before.", &["upstream"], r)?,
+            shared_addresses: gauges!("stickyd_shared_addresses",
+                "Workers that refused sessions of their own in the last 10 minutes, so that several processes seem to \
+                 share their address.",
+                &["upstream"], r)?,
             certificates: Mutex::default(),
             limits: LimitSeries::new(&r)?,
             sockets: SocketsSeries::new(&r)?,

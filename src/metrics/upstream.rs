@@ -12,7 +12,7 @@ use crate::websocket::round_trip::Half;
 
 /// Resolved counters of one upstream.
 pub struct UpstreamSeries {
-    affinity: [IntCounter; 7],
+    affinity: [IntCounter; 8],
     discoveries: [IntCounter; 8],
     guarded: [IntCounter; 6],
     /// Time from the head of a request to the last byte of its answer, without tunnels and long polls.
@@ -28,7 +28,7 @@ pub struct UpstreamSeries {
     /// Number of refusals written by stickyd: the worker is gone, or every worker refused the sid less than a second
     /// ago.
     pub refusals_own: IntCounter,
-    /// Number of `PUT` probes sent by discovery.
+    /// Number of probes sent by discovery.
     pub probes: IntCounter,
     /// Number of real requests sent by discovery.
     pub attempts: IntCounter,

@@ -14,9 +14,9 @@ use crate::affinity::ask::{RequestFacts, RequestKind};
 use crate::client::Client;
 use crate::listener::conn::Conn;
 use crate::metrics::{AnsweredBy, SourceLabel};
+use crate::min_rate::Transfer;
 use crate::upstream::Upstream;
 use crate::upstream::worker::{Count, Worker};
-use hyper::body::Body;
 use hyper::header::HeaderMap;
 use hyper::{Request, Response, StatusCode};
 
@@ -38,8 +38,8 @@ pub struct Record {
     asks_tunnel: bool,
     /// Body bytes sent to the client.
     pub bytes_down: u64,
-    /// Body bytes that the client announced; bodies of unknown length count as 0.
-    bytes_up: u64,
+    /// The request body, whose bytes are counted as they arrive; `None` for a request without a body.
+    pub(crate) upload: Option<Rc<Transfer>>,
     in_flight: Option<Count>,
     hold: Option<SessionHold>,
     line: Option<Box<AccessLine>>,
@@ -53,7 +53,7 @@ pub struct Record {
 
 impl Record {
     /// Starts the record when the head of a request has arrived.
-    pub fn begin<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Box<Self> {
+    pub fn begin<B>(conn: &Rc<Conn>, request: &Request<B>) -> Box<Self> {
         conn.begin_request();
         let line = conn.thread.shared.snapshot.load().rules.access_log.then(|| AccessLine::begin(conn, request));
         Box::new(Self {
@@ -68,7 +68,7 @@ impl Record {
             tunnel: false,
             asks_tunnel: false,
             bytes_down: 0,
-            bytes_up: request.body().size_hint().exact().unwrap_or(0),
+            upload: None,
             in_flight: None,
             hold: None,
             line,
@@ -119,6 +119,11 @@ impl Record {
         if let Some(line) = &mut self.line {
             line.attempts = line.attempts.saturating_add(1);
         }
+    }
+
+    /// Returns the number of body bytes that the client has sent.
+    fn bytes_up(&self) -> u64 {
+        self.upload.as_ref().map_or(0, |upload| upload.total())
     }
 
     /// Notes which worker was chosen, and why.
@@ -205,7 +210,7 @@ impl Record {
         line.write(&Outcome {
             upstream: self.upstream.as_ref().map(|upstream| upstream.config.name.as_str()),
             status: self.status.map_or(UNANSWERED, |status| status.as_u16()),
-            bytes_up: self.bytes_up,
+            bytes_up: self.bytes_up(),
             bytes_down: self.bytes_down,
             took: self.started.elapsed(),
             cut: self.cut,
@@ -218,12 +223,12 @@ impl Drop for Record {
         if let (Some(upstream), true, false) = (&self.upstream, self.served, self.tunnel) {
             let series = upstream.series();
             let seconds = if self.poll { &series.poll_seconds } else { &series.request_seconds };
-            let now = Instant::now();
+            let (now, bytes_up) = (Instant::now(), self.bytes_up());
             seconds.observe(now.duration_since(self.started).as_secs_f64());
             if let Some(hold) = &mut self.hold {
-                hold.moved(self.bytes_up, self.bytes_down, now);
+                hold.moved(bytes_up, self.bytes_down, now);
             }
-            series.bytes_up.inc_by(self.bytes_up);
+            series.bytes_up.inc_by(bytes_up);
             series.bytes_down.inc_by(self.bytes_down);
         }
         self.conn.finish_request();

@@ -173,6 +173,9 @@ pub(crate) async fn deliver(
     if status != StatusCode::OK {
         stays(job);
     }
+    if status.is_success() {
+        job.came_back(&choice);
+    }
     set_cookie(job, &choice, &mut parts);
     let stream = settle(job, &mut choice, &parts, &answer);
     record.answered(&choice.worker, status, in_flight, choice.hold);
@@ -183,7 +186,7 @@ pub(crate) async fn deliver(
 /// that a drain can end.
 pub(crate) fn settle(job: &Job, choice: &mut Choice, parts: &Parts, answer: &WorkerBody) -> Option<Box<Stream>> {
     if job.ask.facts.is_some() {
-        learn::made(job, choice, parts.status);
+        learn::made(job, choice, parts);
         learn::ended(job, choice, parts.status);
     }
     // A response of known length ends by itself. Most responses cost no more than this check.

@@ -16,7 +16,7 @@ use super::respond::Problem;
 use super::told;
 use crate::affinity::ask::{RequestFacts, RequestKind};
 use crate::client::Client;
-use crate::header_list::has_token;
+use crate::header_list::list_has;
 use crate::listener::ClientCertificate;
 use crate::listener::conn::Conn;
 
@@ -31,7 +31,7 @@ const CLIENT_FINGERPRINT: HeaderName = HeaderName::from_static("x-client-fingerp
 
 /// Determines the client from its connection and, if the peer is a trusted proxy, from the head.
 pub fn client(conn: &Conn, headers: &HeaderMap) -> Client {
-    let mut client = Client { address: conn.peer_ip, secure: conn.tls.is_some() };
+    let mut client = Client { address: conn.peer_ip, known: conn.is_known, secure: conn.tls.is_some() };
     if conn.trusted {
         client.address = right_most_untrusted(conn, headers);
         if let Some(secure) = told::secure(headers) {
@@ -156,7 +156,7 @@ pub(crate) fn to_worker(conn: &Conn, client: Client, parts: &mut Parts, ask: &Re
         // (docs/reference/protocols.md §1.2).
         headers.remove(header::ACCEPT_ENCODING);
     }
-    let te_trailers = headers.get(header::TE).is_some_and(|te| has_token(te.as_bytes(), b"trailers"));
+    let te_trailers = headers.contains_key(header::TE) && list_has(headers, &header::TE, b"trailers");
     // A client's `Connection` must not remove identity fields; only trust decides about them.
     strip_nominated(headers, hop_fields::is_identity);
     let forwarded_for = chain(conn, client, headers);

@@ -1,5 +1,4 @@
-//! Every response that stickyd writes itself (ARCHITECTURE.md, invariant 11), except the bare 4xx that hyper sends for
-//! a head it cannot parse.
+//! Every response that stickyd writes itself (ARCHITECTURE.md, invariant 11).
 
 use bytes::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -14,6 +13,7 @@ use crate::affinity::ask::RequestFacts;
 use crate::config::Redirect;
 use crate::engine_io;
 use crate::route::guard::GuardRefusal;
+use crate::state::Readiness;
 
 /// Value of `Retry-After`, in seconds, on responses for which waiting helps.
 const RETRY_AFTER: &str = "1";
@@ -48,6 +48,8 @@ pub enum Problem {
     Expectation,
     /// The head has more fields than the limit allows (`head_fields`).
     TooManyFields,
+    /// The head is larger than the limit allows (`head_bytes`).
+    HeadTooLarge,
     /// The request method is not supported.
     NotImplemented,
     /// The request's host has other client certificate settings than the host this connection was opened for.
@@ -111,6 +113,9 @@ impl PlainAnswer {
                 Self::new(S::SERVICE_UNAVAILABLE, "the session's worker is not known yet").retry_later()
             }
             Problem::TooManyFields => Self::new(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header fields").closing(),
+            Problem::HeadTooLarge => {
+                Self::new(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "the request head exceeds the size limit").closing()
+            }
             // Closed, so that the client opens a new connection for this host (RFC 9110 §15.5.20).
             Problem::Misdirected => {
                 Self::new(S::MISDIRECTED_REQUEST, "this connection was made for another host").closing()
@@ -154,6 +159,19 @@ pub(crate) fn redirect(redirect: Redirect, host: &str, uri: &Uri) -> Response<Re
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(header::LOCATION, location);
+    response
+}
+
+/// Answers a health check of stickyd itself. Once stickyd stops, the connection is closed, too.
+pub(crate) fn health(readiness: &Readiness) -> Response<Reply> {
+    let mut response = Response::new(Reply::whole(readiness.text()));
+    *response.status_mut() = StatusCode::from_u16(readiness.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if *readiness == Readiness::Stopping {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 

@@ -59,8 +59,8 @@ impl RouteGuard {
 
     fn judge<B>(&self, request: &Request<B>, asked: &GuardedRequest<'_>) -> Result<(), GuardLabel> {
         let GuardedRequest { ask, client, own, .. } = asked;
-        let within = |networks: &[ipnet::IpNet]| networks.iter().any(|network| network.contains(&client.address));
-        if within(&self.guards.deny) || (!self.guards.allow.is_empty() && !within(&self.guards.allow)) {
+        let is_allowed = self.guards.allow.is_empty() || client.is_within(&self.guards.allow);
+        if !is_allowed || client.is_within(&self.guards.deny) {
             return Err(GuardLabel::Network);
         }
         match &self.guards.origins {
@@ -307,7 +307,7 @@ mod tests {
     #[test]
     fn scripts_without_an_origin_are_judged_by_their_referer() {
         let rules = [site("https", "a.example", Some(443))];
-        let client = Client { address: [127, 0, 0, 1].into(), secure: true };
+        let client = Client { address: [127, 0, 0, 1].into(), known: true, secure: true };
         let asks = |fields: &[(&'static str, &'static str)]| {
             let mut headers = HeaderMap::new();
             for (name, value) in fields {

@@ -41,6 +41,13 @@ impl Tunnelled {
         Self(socket)
     }
 
+    /// As [`Tunnelled::new`], for a socket that may have a tunnel already; `None` if it has. A second tunnel of one
+    /// session would end what is said of the first.
+    pub fn try_new(socket: Arc<Socket>) -> Option<Self> {
+        let before = socket.holders.fetch_or(TUNNEL, AcqRel);
+        (before & TUNNEL == 0).then(|| Self(socket))
+    }
+
     /// Prepares a Ping to the socket's client.
     pub fn asking(&self) -> OwedPing {
         OwedPing::new(&self.0)

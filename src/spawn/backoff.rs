@@ -8,7 +8,7 @@ const PROVEN: Duration = Duration::from_secs(60);
 /// The second wait; each further one is twice as long. The first start follows at once.
 const FIRST: Duration = Duration::from_millis(200);
 
-/// The longest wait.
+/// The longest wait before a start.
 const LONGEST: Duration = Duration::from_secs(30);
 
 /// Number of ends in a row that make a crash loop.

@@ -1,8 +1,8 @@
 //! What the process of a worker is given: its environment, and the modules that Node loads before the application. This
 //! is the one place where both are put together.
 //!
-//! Stickyd decides what a worker is given ([`of`]); the spawner knows the environment that the worker inherits and joins
-//! the two ([`apply`]), so that the user's own NODE_OPTIONS are kept.
+//! Stickyd decides what a worker is given ([`of`]); the spawner knows the environment that the worker inherits and
+//! joins the two ([`apply`]), so that the user's own NODE_OPTIONS are kept.
 
 use std::collections::BTreeMap;
 use std::io;

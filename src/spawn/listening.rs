@@ -44,7 +44,8 @@ fn parse(line: &str) -> Option<(u64, SocketAddr)> {
     let (ip, port) = address.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
     // Each group of eight digits is one word in the machine's byte order.
-    let words: Option<Vec<u32>> = (0..ip.len() / 8).map(|i| u32::from_str_radix(ip.get(8 * i..8 * i + 8)?, 16).ok()).collect();
+    let word = |i: usize| u32::from_str_radix(ip.get(8 * i..8 * i + 8)?, 16).ok();
+    let words: Option<Vec<u32>> = (0..ip.len() / 8).map(word).collect();
     let bytes: Vec<u8> = words?.into_iter().flat_map(u32::to_ne_bytes).collect();
     let ip = match <[u8; 4]>::try_from(&bytes[..]) {
         Ok(four) => IpAddr::V4(Ipv4Addr::from(four)),

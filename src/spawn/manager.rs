@@ -115,7 +115,7 @@ struct Manager {
 }
 
 impl Manager {
-    /// Follows the configuration.
+    /// Follows a change of the configuration.
     fn follow(&mut self) {
         let snapshot = self.shared.snapshot.load_full();
         let mut present = HashSet::new();
@@ -137,7 +137,8 @@ impl Manager {
     fn look(&mut self) {
         let now = Instant::now();
         self.bury(now);
-        if self.lost.is_none() && !self.link.is_up() && !self.pools.is_empty() && self.retry_at.is_none_or(|at| at <= now) {
+        let is_idle = self.lost.is_some() || self.link.is_up() || self.pools.is_empty();
+        if !is_idle && self.retry_at.is_none_or(|at| at <= now) {
             self.connect(now);
         }
         if !self.greeted {
@@ -245,7 +246,8 @@ impl Manager {
         self.greeted = true;
     }
 
-    /// The spawner is gone. If its process is dead, its workers are ended, because nobody could stop them later.
+    /// Handles the end of the connection. If the spawner's process is dead, its workers are ended, because they have no
+    /// parent that could stop them later.
     fn lose(&mut self) {
         self.link.close();
         self.greeted = false;

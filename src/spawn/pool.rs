@@ -441,7 +441,8 @@ impl Pool {
                     }
                 }
                 Err(why) => {
-                    self.fail_roll(format!("the successor of worker {number} cannot be started: {why}"), Vec::new(), world);
+                    let why = format!("the successor of worker {number} cannot be started: {why}");
+                    self.fail_roll(why, Vec::new(), world);
                 }
             }
         }
@@ -512,8 +513,8 @@ impl Pool {
         let (pid, wait_ms) = (life.pid.unwrap_or_default(), u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
         let how = exit.words();
         if is_loop {
-            tracing::error!(upstream = %self.name, worker = number, pid, how, next_start_ms = wait_ms, last_lines = last,
-                "worker ends again and again (crash loop)");
+            tracing::error!(upstream = %self.name, worker = number, pid, how, next_start_ms = wait_ms,
+                last_lines = last, "worker ends again and again (crash loop)");
         } else {
             tracing::warn!(upstream = %self.name, worker = number, pid, how, next_start_ms = wait_ms, last_lines = last,
                 "worker has ended; it is started again");
@@ -537,7 +538,8 @@ impl Pool {
             let (number, is_renewed) = (slot.number, slot.renewal.is_some());
             for life in slot.lives_mut().filter(|life| life.id == id) {
                 life.memory = bytes;
-                life.over_memory = if limit.is_some_and(|limit| bytes > limit) { life.over_memory.saturating_add(1) } else { 0 };
+                let is_over = limit.is_some_and(|limit| bytes > limit);
+                life.over_memory = if is_over { life.over_memory.saturating_add(1) } else { 0 };
                 if matches!(life.stage, Stage::Ready | Stage::Starting) {
                     shared.metrics.spawn.set_memory(&self.name, &number.to_string(), bytes);
                 }

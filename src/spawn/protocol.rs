@@ -26,7 +26,7 @@ pub(crate) struct ProcessId(pub(crate) u64);
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Request {
-    /// Start a process.
+    /// Start a process of a worker.
     Start(Box<StartRequest>),
     /// End the process and its group: SIGTERM now, SIGKILL after this many milliseconds.
     Stop { id: ProcessId, after_ms: u64 },
@@ -36,7 +36,7 @@ pub(crate) enum Request {
     End { now: bool },
 }
 
-/// A process to start.
+/// A process that is to be started.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct StartRequest {
     pub(crate) tag: Tag,
@@ -69,7 +69,7 @@ pub(crate) struct Tag {
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Report {
-    /// The first message.
+    /// The first message of a connection.
     Hello(Hello),
     Started { id: ProcessId, pid: u32 },
     NotStarted { id: ProcessId, why: String },
@@ -91,7 +91,7 @@ pub(crate) struct Hello {
     pub(crate) living: Vec<Living>,
 }
 
-/// A process that lives.
+/// A process that is alive.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Living {
     pub(crate) tag: Tag,
@@ -134,7 +134,7 @@ fn signal_name(signal: i32) -> &'static str {
     }
 }
 
-/// Some log lines.
+/// Some of the log lines.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct LinePage {
     pub(crate) ask: u64,

@@ -1,5 +1,5 @@
-//! The first moment of a worker's process: the spawner runs stickyd itself, as `stickyd __worker`, which asks the kernel
-//! for a SIGTERM when the spawner dies, and then becomes the worker's command.
+//! The first moment of a worker's process: the spawner runs stickyd itself, as `stickyd __worker`, which asks the
+//! kernel for a SIGTERM when the spawner dies, and then becomes the worker's command.
 //!
 //! A shim, because safe Rust cannot run code between fork and exec. The signal belongs to the *thread* that started the
 //! process, so the spawner starts processes only on its main thread. It survives `exec`, except of programs that gain

@@ -21,7 +21,7 @@ pub(super) const OVER_LOOKS: u8 = 3;
 pub(super) enum Stage {
     /// Its health checks have not passed yet.
     Starting,
-    /// It takes sessions.
+    /// It takes new sessions.
     Ready,
     /// It serves its sessions until `until`; `None`: until they end on their own.
     Leaving { since: Instant, until: Option<Instant> },

@@ -6,6 +6,7 @@
 //! (`proxy::attempt`) are not part of this module.
 
 pub(crate) mod broken;
+pub(crate) mod connection_auth;
 pub(crate) mod request_writer;
 pub(crate) mod response_body;
 pub(crate) mod response_head;
@@ -174,7 +175,8 @@ impl Lease {
     fn answered(mut self: Box<Self>, head: Head, rest: Bytes) -> ResponseAndLease {
         self.wait.end();
         self.established.spoke(clock::now_ms());
-        self.idle_ms = head.idle_ms;
+        self.authenticates |= head.authenticates;
+        self.idle_ms = self.idle_after(&head);
         let mut response = Response::new(Unread::new(head.length, rest));
         *response.status_mut() = head.status;
         *response.version_mut() = head.version;
@@ -244,6 +246,13 @@ impl Lease {
 /// Returns the bytes in no more memory than they need, because they may wait for a slow client.
 fn trimmed(read: BytesMut) -> Bytes {
     if read.len() < read.capacity() / 2 { Bytes::copy_from_slice(&read) } else { read.freeze() }
+}
+
+impl Exchange {
+    /// Takes the request's head as it was written, if it was kept and no byte of a response has come.
+    pub(crate) fn take_head(&mut self) -> Option<Vec<u8>> {
+        self.head.take().filter(|_| !self.heard)
+    }
 }
 
 impl Future for Exchange {

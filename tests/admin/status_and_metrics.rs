@@ -75,8 +75,8 @@ fn a_secret_file_is_shared_by_the_fleet() {
 fn the_unix_socket_needs_no_token_to_write() {
     let worker = RawWorker::named("a");
     let binary = Binary::with(&format!("state_dir = \".\"\n[upstream.app]\nworkers = [\"{}\"]", worker.address));
-    let answer =
-        Raw::connect_unix(&binary.admin()).ask("POST /api/v1/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
+    let answer = Raw::connect_unix(&binary.admin())
+        .ask("POST /api/v1/reload HTTP/1.1\r\nHost: localhost\r\nX-Stickyd: 1\r\nContent-Length: 0\r\n\r\n");
     assert_eq!(json(&answer)["reloaded"], true);
     assert_eq!(answer.header("access-control-allow-origin"), None);
 }

@@ -13,6 +13,11 @@ fn every_key_is_read_into_its_field() {
     let plain = good(HEAD);
     assert!(!plain.upstreams[0].forwarded && !plain.upstreams[0].debug_header);
     assert_eq!(plain.needs_restart(&good(&format!("{HEAD}[log]\nformat = \"json\""))), ["[log] format"]);
+    // What is read once, at start.
+    for key in ["pins", "sockets", "handshakes", "reserved_descriptors"] {
+        let changed = good(&format!("{HEAD}[limits]\n{key} = 12345"));
+        assert_eq!(plain.needs_restart(&changed), [format!("[limits] {key}")]);
+    }
     assert!(plain.needs_restart(&good(&format!("{HEAD}debug_header = true\n[log]\nlevel = \"warn\""))).is_empty());
 }
 

@@ -235,7 +235,8 @@ async fn a_long_list_is_complete() {
     assert_eq!(ids.len(), 300);
     // A client that leaves in the middle of the list delays no other.
     for _ in 0..8 {
-        Raw::connect_unix(&watched.admin).send("GET /api/v1/sockets?limit=10000 HTTP/1.1\r\nHost: x\r\n\r\n");
+        Raw::connect_unix(&watched.admin)
+            .send("GET /api/v1/sockets?limit=10000 HTTP/1.1\r\nHost: localhost\r\nX-Stickyd: 1\r\n\r\n");
     }
     assert_eq!(watched.count(""), 300);
 }

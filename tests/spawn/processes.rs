@@ -1,4 +1,4 @@
-//! Processes: who starts again whom, and who ends whom.
+//! Processes of workers, of the spawner and of stickyd: which of them starts or ends which.
 
 use std::time::{Duration, Instant};
 
@@ -7,6 +7,7 @@ use super::support::{
 };
 use crate::support::admin::{metric, write};
 use crate::support::proxy::Binary;
+use crate::support::raw::Raw;
 use crate::support::wait::wait_for;
 
 #[test]
@@ -14,15 +15,15 @@ fn every_worker_has_a_port_and_a_number_of_its_own() {
     let keys = "instances = 3, env = { NODE_OPTIONS = \"--max-old-space-size=333\", PORT = \"1\" }";
     let binary = started(3, keys);
     let mut seen = std::collections::BTreeSet::new();
-    wait_for("all workers have answered", || {
-        let one = who(&binary);
+    for worker in workers(&binary) {
+        let address = worker["address"].as_str().unwrap().parse().unwrap();
+        let one: serde_json::Value = serde_json::from_slice(&Raw::connect(address).get("/who").body).unwrap();
         assert!(one["options"].as_str().unwrap().starts_with("--max-old-space-size=333"), "{one}");
         assert!(one["heap"].as_u64().unwrap() < 450_000_000, "{one}");
         let slot: u32 = one["slot"].as_str().unwrap().parse().unwrap();
         assert_eq!(one["instance"], (slot - 1).to_string());
         seen.insert((slot, one["port"].as_str().unwrap().to_owned()));
-        seen.len() == 3
-    });
+    }
     assert_eq!(seen.iter().map(|(slot, _)| *slot).collect::<Vec<_>>(), [1, 2, 3]);
     let ports: std::collections::BTreeSet<_> = seen.iter().map(|(_, port)| port.as_str()).collect();
     assert!(ports.len() == 3 && !ports.contains("1"), "{ports:?}");
@@ -64,7 +65,10 @@ fn nothing_is_left_when_the_spawner_or_stickyd_is_killed() {
     none_runs(&all);
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     binary.says(&["the spawner has died"]);
-    wait_for("there are new workers", || pids(&binary).len() == 2 && pids(&binary).iter().all(|pid| !all.contains(pid)));
+    wait_for("there are new workers", || {
+        let new = pids(&binary);
+        new.len() == 2 && new.iter().all(|pid| !all.contains(pid))
+    });
     all_ready(&binary, 2);
     let all = [pids(&binary), grandchildren(), vec![spawner(&binary)]].concat();
     binary.kill();

@@ -69,13 +69,14 @@ fn a_roll_stops_at_a_successor_that_is_not_healthy() {
 /// Clients over rolls of three workers: `clients` describes them.
 async fn rolled(clients: serde_json::Value) {
     let (n, workers, rolls) = (30, 3, 2);
-    let binary = started(workers, "instances = 3, grace = \"2s\"");
+    let command = "command = [\"node\", \"server.js\", \"--daemon\", \"--allow-eio3\"]";
+    let binary = started(workers, &format!("instances = 3, grace = \"2s\", {command}"));
     let mut options = json!({"urls": [binary.url("")], "n": n, "messages": 2, "keep": true, "timeout": 120_000});
     options.as_object_mut().unwrap().extend(clients.as_object().unwrap().clone());
     let mut load = Load::start(options);
     load.event("all-echoed").await;
     for _ in 0..rolls {
-        let said = tokio::task::block_in_place(|| command(&binary, &["workers", "restart", "app"]));
+        let said = tokio::task::block_in_place(|| super::support::command(&binary, &["workers", "restart", "app"]));
         assert!(said.status.success(), "{}", text(&said));
         load.echo(2).await;
         let of = |worker: usize| {

@@ -32,7 +32,7 @@ pub(crate) fn pool(binary: &Binary) -> Value {
     said["upstreams"][0].clone()
 }
 
-/// Its workers.
+/// The workers of the upstream.
 pub(crate) fn workers(binary: &Binary) -> Vec<Value> {
     pool(binary)["workers"].as_array().cloned().unwrap_or_default()
 }

@@ -18,6 +18,7 @@ pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod scripted;
 pub(crate) mod sources;
+pub(crate) mod temp;
 pub(crate) mod tls;
 pub(crate) mod tunnels;
 pub(crate) mod wait;

@@ -28,7 +28,7 @@ pub struct RollView {
     pub why: Option<String>,
 }
 
-/// One worker.
+/// One worker that stickyd starts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SpawnedView {
     pub address: Option<String>,

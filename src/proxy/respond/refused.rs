@@ -11,9 +11,9 @@ use crate::config::rules::Protocol;
 use crate::proxy::Job;
 use crate::proxy::response_body::Reply;
 
-/// The answer to a request of a session that is over. If stickyd has replaced the session's worker, an open poll is told
-/// what the worker itself would tell it: that the server closes the session. The client connects again without having
-/// seen an error.
+/// The answer to a request of a session that is over. If stickyd has replaced the session's worker, an open poll gets
+/// the answer that the worker itself would give: the server closes the session. The client connects again without
+/// having seen an error.
 pub(crate) fn ended(job: &Job) -> Response<Reply> {
     let close = match job.ask.kind {
         RequestKind::Session { key, poll: true, .. } if job.upstream.config.spawn.is_some() => {

@@ -8,11 +8,11 @@ use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 
 use super::super::protocol::ProcessId;
 
-/// Time from SIGTERM to SIGKILL if nobody is left who could wait longer.
+/// Time from SIGTERM to SIGKILL if stickyd or the spawner has died.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(700);
 
-/// The process group of a worker. Its number is the id of the worker's first process, and the kernel does not give it to
-/// another process while the group has members.
+/// The process group of a worker. Its number is the id of the worker's first process, and the kernel does not give it
+/// to another process while the group has members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Group(Pid);
 

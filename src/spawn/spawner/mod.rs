@@ -1,9 +1,9 @@
 //! The spawner: the process that is the parent of all workers. It decides nothing; see [`super::protocol`].
 //!
 //! Stickyd starts it as its own child, with the socket as standard input; if that socket ends, stickyd is dead, and the
-//! spawner ends all workers. Or it is a service of its own (`stickyd spawn --socket PATH`), which keeps the workers while
-//! stickyd is restarted. Everything runs on the main thread, see [`super::shim`]; only what goes to standard output has
-//! a thread of its own, so that a slow reader holds up nobody.
+//! spawner ends all workers. Or it is a service of its own (`stickyd spawn --socket PATH`), which keeps the workers
+//! while stickyd is restarted. Everything runs on the main thread, see [`super::shim`]; only what goes to standard
+//! output has a thread of its own, so that a slow reader delays no worker.
 
 mod groups;
 mod logs;

@@ -35,7 +35,7 @@ fn malformed_heads(coding: Coding) -> Vec<Form> {
     for name in [&b""[..], b"Upper", b"a b", b"a:b", b"a\x00", b"a\x7f", b"caf\xe9", b"a\"b", b"a(b", b"\x80"] {
         forms.push(with(coding, name, b"1", PROTOCOL_ERROR));
     }
-    for value in [&b"a\0b"[..], b"a\rb", b"a\nb", b"a\r\nb: c", b"\x01", b"a\x1fb", b"a\x7fb", b" a", b"a ", b"\ta"] {
+    for value in [&b"a\0b"[..], b"a\rb", b"a\nb", b"a\r\nb: c", b"\x01", b"a\x1fb", b"a\x7fb"] {
         forms.push(with(coding, b"x-value", value, PROTOCOL_ERROR));
     }
     for (name, value) in [
