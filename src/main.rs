@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use stickyd::program::{
-    Cli, Command, Parent, ReloadSender, RunCommand, Server, SpawnHandle, Stop, StopOutcome, flush_log, raise_limit, start_log,
+    Cli, Command, Parent, ReloadSender, RunCommand, Server, SpawnHandle, Stop, StopOutcome, flush_log, raise_limit,
+    start_log,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;

@@ -6,9 +6,7 @@ use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 
-use super::api::{
-    LogLineView, LogsAnswer, PoolView, RollView, SpawnAnswer, SpawnOrderBody, SpawnedView,
-};
+use super::api::{LogLineView, LogsAnswer, PoolView, RollView, SpawnAnswer, SpawnOrderBody, SpawnedView};
 use super::layers::WholeBody;
 use super::{Api, ApiRefusal, refuse};
 use crate::spawn::{LogLine, PoolState, RollState, SlotState, Target, Wish};
@@ -71,7 +69,12 @@ pub(crate) async fn logs(
     let slot = query.get("worker").map(|text| slot(text)).transpose().map_err(invalid)?;
     let target = Target { upstream: query.get("upstream").cloned(), slot };
     let page = api.spawned.lines(from, target).await;
-    let none = || refuse(StatusCode::SERVICE_UNAVAILABLE, "there is no spawner, because no upstream has `spawn`, or it does not answer");
+    let none = || {
+        refuse(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "there is no spawner, because no upstream has `spawn`, or it does not answer",
+        )
+    };
     let page = page.ok_or_else(none)?;
     Ok(Json(LogsAnswer { lines: page.lines.into_iter().map(line).collect(), next: page.next }))
 }

@@ -17,8 +17,8 @@ use super::tls::Leaves;
 use super::upstream::ReadUpstream;
 use super::workers::WorkerEntry;
 use super::{
-    AdminListener, Config, Limits, Listener, Log, SameSite, Upstream, addresses, limits, listener, log, quick_spawn, routes, rules,
-    secret, state_dir, upstream, workers,
+    AdminListener, Config, Limits, Listener, Log, SameSite, Upstream, addresses, limits, listener, log, quick_spawn,
+    routes, rules, secret, state_dir, upstream, workers,
 };
 
 /// A function that looks up a DNS name; it is an argument so that tests need no network.

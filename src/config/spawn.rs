@@ -136,16 +136,8 @@ pub(crate) fn read(context: &Context<'_>, mut section: Section<'_>) -> Option<Re
     if !environment.is_empty() && environment.contains_key("PORT") {
         report.warn(&at, "`PORT` in the environment has no effect", "each worker is given a port of its own");
     }
-    let spawn = Spawn {
-        command: words,
-        instances: instances?,
-        directory,
-        environment,
-        ports,
-        max_memory,
-        stop,
-        port: port?,
-    };
+    let spawn =
+        Spawn { command: words, instances: instances?, directory, environment, ports, max_memory, stop, port: port? };
     Some(ReadSpawn { spawn, grace, command, at })
 }
 

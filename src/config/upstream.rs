@@ -13,7 +13,9 @@ use super::rules::{self, Customs};
 use super::spawn::{self, ReadSpawn, Spawn};
 use super::values::{duration, percent, size, word};
 use super::workers::{self, WorkerEntry};
-use super::{AdminState, Affinity, RemovedPolicy, SameSite, Upstream, drain, eject, guards, health, labels, tunnels, worker_tls};
+use super::{
+    AdminState, Affinity, RemovedPolicy, SameSite, Upstream, drain, eject, guards, health, labels, tunnels, worker_tls,
+};
 
 /// An upstream with the places in the file that later checks point at.
 pub(crate) struct ReadUpstream {

@@ -100,8 +100,7 @@ impl Server {
             let stopping = stop.gently.clone();
             let settings =
                 admin::AdminSettings { token, hosts, reload: reload.clone(), stopping, spawned: spawned.clone() };
-            let spawn =
-                SpawnSettings { spawner: config.spawner.clone(), json: config.log.format == LogFormat::Json };
+            let spawn = SpawnSettings { spawner: config.spawner.clone(), json: config.log.format == LogFormat::Json };
             let thread = std::thread::Builder::new().name("control".to_owned());
             let reload = ReloadParts { running: Running { config, sources, listeners, mailboxes }, asks };
             let tell = Tell { notify: parent.notify, pulses };

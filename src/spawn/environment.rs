@@ -11,8 +11,8 @@ use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::spawn::{PortSource, Spawn};
 use crate::config::Address;
+use crate::config::spawn::{PortSource, Spawn};
 
 /// Variables that concern stickyd and its own service manager, never a worker.
 const OWN: [&str; 7] =

@@ -144,13 +144,8 @@ impl Manager {
         if !self.greeted {
             return;
         }
-        let world = World {
-            link: &self.link,
-            shared: &self.shared,
-            folder: &self.folder,
-            json: self.settings.json,
-            now,
-        };
+        let world =
+            World { link: &self.link, shared: &self.shared, folder: &self.folder, json: self.settings.json, now };
         for pool in self.pools.values_mut() {
             let workers = pool.look(&world);
             if self.named.get(&pool.name) != Some(&workers) {
@@ -222,8 +217,11 @@ impl Manager {
     /// Compares what the spawner has with what is known: takes over, ends or mourns.
     fn greet(&mut self, hello: &Hello) {
         if hello.version != VERSION {
-            tracing::error!(spawner = hello.version, stickyd = VERSION,
-                "the spawner has another version; restart its service (this ends its workers)");
+            tracing::error!(
+                spawner = hello.version,
+                stickyd = VERSION,
+                "the spawner has another version; restart its service (this ends its workers)"
+            );
             self.link.close();
             self.retry_at = Some(Instant::now() + 20 * RETRY);
             return;

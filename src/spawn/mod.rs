@@ -68,7 +68,11 @@ pub(crate) enum SpawnOrder {
     /// Replace all workers, as SIGHUP asks.
     RestartAll,
     Show(oneshot::Sender<Vec<PoolState>>),
-    Lines { from: u64, target: Target, answer: oneshot::Sender<LogPage> },
+    Lines {
+        from: u64,
+        target: Target,
+        answer: oneshot::Sender<LogPage>,
+    },
 }
 
 /// Log lines of workers, and the number from which to ask on.

@@ -323,7 +323,9 @@ impl Pool {
             let until = if slot.is_off { Some(world.now + AFTER_STOP) } else { leave_until(&self.upstream, world.now) };
             let (current, successor) = (slot.current.take(), slot.successor.take());
             for life in current.into_iter().chain(successor) {
-                if slot.is_off && let Some(worker) = &life.worker {
+                if slot.is_off
+                    && let Some(worker) = &life.worker
+                {
                     worker.change(AdminChange::Say(config::AdminState::Maint, None), &self.upstream);
                 }
                 let until = if life.stage == Stage::Ready { until } else { Some(world.now) };

@@ -71,14 +71,24 @@ pub(crate) struct Tag {
 pub(crate) enum Report {
     /// The first message of a connection.
     Hello(Hello),
-    Started { id: ProcessId, pid: u32 },
-    NotStarted { id: ProcessId, why: String },
+    Started {
+        id: ProcessId,
+        pid: u32,
+    },
+    NotStarted {
+        id: ProcessId,
+        why: String,
+    },
     Exited(Exit),
     /// Resident memory of the group of each process, in bytes.
-    Memory { bytes: Vec<(ProcessId, u64)> },
+    Memory {
+        bytes: Vec<(ProcessId, u64)>,
+    },
     Lines(LinePage),
     /// Log lines that were not kept, since the last such message.
-    Dropped { lines: Vec<(ProcessId, u64)> },
+    Dropped {
+        lines: Vec<(ProcessId, u64)>,
+    },
 }
 
 /// Describes the spawner and the workers that live.

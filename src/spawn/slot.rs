@@ -188,6 +188,8 @@ impl Slot {
     pub(super) fn workers(&self) -> Vec<config::Worker> {
         let worker = |address: &Address, weight| config::Worker {
             address: address.clone(),
+            // An application that listens on `localhost` may listen on ::1 only.
+            or_ipv6: matches!(address, Address::Tcp(at) if at.ip() == std::net::Ipv4Addr::LOCALHOST),
             host: None,
             of_range: false,
             name: self.number.to_string(),

@@ -276,8 +276,14 @@ fn every_answer_is_as_the_document_says() {
     wait_for("the worker has written", || api.get("/api/v1/logs").1["lines"][0]["text"] == "up");
     let template = "/api/v1/spawn/{upstream}/{word}";
     let mut wish = |what: &str, body: &str| api.ask("post", template, &format!("/api/v1/spawn/{what}"), body).0;
-    assert_eq!((wish("web/sleep", ""), wish("app/restart", ""), wish("web/stop", "{\"worker\": \"9\"}")), (404, 404, 409));
-    assert_eq!((wish("web/scale", ""), wish("web/restart", "x"), wish("web/scale", "{\"instances\": 2}")), (422, 422, 200));
+    assert_eq!(
+        (wish("web/sleep", ""), wish("app/restart", ""), wish("web/stop", "{\"worker\": \"9\"}")),
+        (404, 404, 409)
+    );
+    assert_eq!(
+        (wish("web/scale", ""), wish("web/restart", "x"), wish("web/scale", "{\"instances\": 2}")),
+        (422, 422, 200)
+    );
     assert_eq!(wish("web/restart", "{\"worker\": \"1\"}"), 200);
     assert_eq!(api.get("/api/v1/spawn").1["upstreams"][0]["instances"], 2);
     assert_eq!(wish_stop(&mut api), 200);

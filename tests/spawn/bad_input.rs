@@ -58,7 +58,8 @@ fn a_worker_on_another_port_is_told_which() {
     let port = busy.local_addr().unwrap().port();
     drop(busy);
     let binary = Binary::with(&config(&format!("instances = 1, env = {{ LISTEN = \"{port}\" }}")));
-    let line = binary.says(&["worker was started but is not healthy yet", &format!("it listens on port {port} instead")]);
+    let line =
+        binary.says(&["worker was started but is not healthy yet", &format!("it listens on port {port} instead")]);
     assert!(line.contains(&format!("write port = {port}")), "{line}");
     assert_eq!(workers(&binary)[0]["state"], "starting");
 }

@@ -12,7 +12,11 @@ fn lines_of_all_workers_are_kept_with_their_names() {
     let binary = started(2, "instances = 2");
     let said = wait_for("both workers have written", || {
         let said = text(&command(&binary, &["logs"]));
-        if said.contains("app/1 | worker 1 listens") && said.contains("app/2 | worker 2 listens") { Ok(said) } else { Err(said) }
+        if said.contains("app/1 | worker 1 listens") && said.contains("app/2 | worker 2 listens") {
+            Ok(said)
+        } else {
+            Err(said)
+        }
     });
     assert_eq!(said.lines().count(), 2, "{said}");
     let said = text(&command(&binary, &["logs", "app/2"]));

@@ -59,7 +59,8 @@ fn a_roll_stops_at_a_successor_that_is_not_healthy() {
     let said = command(&binary, &["workers", "restart"]);
     std::fs::remove_file(&file).unwrap();
     assert_eq!(said.status.code(), Some(1));
-    let words = ["0 of 3 workers were replaced", "exited with code 1 before it was healthy", "cannot find module ./nowhere"];
+    let words =
+        ["0 of 3 workers were replaced", "exited with code 1 before it was healthy", "cannot find module ./nowhere"];
     assert!(words.iter().all(|words| text(&said).contains(words)), "{}", text(&said));
     assert_eq!(pids(&binary), before, "the workers stay");
     assert_eq!(pool(&binary)["roll"]["state"], "failed");
@@ -79,9 +80,7 @@ async fn rolled(clients: serde_json::Value) {
         let said = tokio::task::block_in_place(|| super::support::command(&binary, &["workers", "restart", "app"]));
         assert!(said.status.success(), "{}", text(&said));
         load.echo(2).await;
-        let of = |worker: usize| {
-            metric(&binary, &format!("stickyd_sessions{{upstream=\"app\",worker=\"{worker}\"}}"))
-        };
+        let of = |worker: usize| metric(&binary, &format!("stickyd_sessions{{upstream=\"app\",worker=\"{worker}\"}}"));
         let sessions: Vec<f64> = (1..=workers).map(of).collect();
         // At most 1.2 times the mean, which is 10.
         assert!(sessions.iter().all(|sessions| *sessions <= 12.0), "{sessions:?}");

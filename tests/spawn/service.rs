@@ -54,7 +54,9 @@ fn workers_outlive_a_killed_and_a_stopped_stickyd() {
     assert_eq!(binary.terminate().0, Some(0));
     write(&binary, &service.config("instances = 2, grace = \"1s\", env = { APP_VERSION = \"2\" }"));
     binary.start_again();
-    wait_for("the workers were replaced", || pool(&binary)["roll"]["state"] == "done" || no_roll_left(&binary, &before));
+    wait_for("the workers were replaced", || {
+        pool(&binary)["roll"]["state"] == "done" || no_roll_left(&binary, &before)
+    });
     wait_for("all processes are new", || pids(&binary).iter().all(|pid| !before.contains(pid)));
     all_ready(&binary, 2);
     let said = command(&binary, &["workers", "restart"]);

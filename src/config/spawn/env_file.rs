@@ -82,17 +82,12 @@ mod tests {
 
     #[test]
     fn lines_are_read_like_dotenv() {
-        let text = "# comment\n\nA=1\nexport B = two words # note\nC='a \"b\" $c #'\nD=\"x\\ny \\\"z\\\"\"\nE=\nF=a=b#c\n";
+        let text =
+            "# comment\n\nA=1\nexport B = two words # note\nC='a \"b\" $c #'\nD=\"x\\ny \\\"z\\\"\"\nE=\nF=a=b#c\n";
         let all = parse(text).unwrap();
         let pairs: Vec<_> = all.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let expected = [
-            ("A", "1"),
-            ("B", "two words"),
-            ("C", "a \"b\" $c #"),
-            ("D", "x\ny \"z\""),
-            ("E", ""),
-            ("F", "a=b#c"),
-        ];
+        let expected =
+            [("A", "1"), ("B", "two words"), ("C", "a \"b\" $c #"), ("D", "x\ny \"z\""), ("E", ""), ("F", "a=b#c")];
         assert_eq!(pairs, expected);
     }
 

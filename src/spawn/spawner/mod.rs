@@ -26,8 +26,8 @@ use tokio_util::task::TaskTracker;
 use super::protocol::{self, Exit, Hello, LinePage, Living, ProcessId, Report, Request, VERSION};
 pub(crate) use groups::{Group, PATIENCE};
 use logs::Logs;
-use process::Process;
 pub(crate) use process::OWN_FILE;
+use process::Process;
 pub(crate) use service::SpawnerCommand;
 
 /// Interval between two looks at the memory of workers.

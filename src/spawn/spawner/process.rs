@@ -33,12 +33,7 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts the process. Must be called on the main thread, see [`super::super::shim`].
-    pub(super) fn start(
-        start: StartRequest,
-        folder: &Path,
-        logs: &Rc<Logs>,
-        tasks: &TaskTracker,
-    ) -> io::Result<Self> {
+    pub(super) fn start(start: StartRequest, folder: &Path, logs: &Rc<Logs>, tasks: &TaskTracker) -> io::Result<Self> {
         let mut command = Command::new(OWN_FILE);
         command.arg("__worker").arg(std::process::id().to_string()).arg("--").args(&start.command);
         environment::apply(&mut command, &start.environment, &start.preloads, folder)?;
