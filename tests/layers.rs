@@ -45,6 +45,7 @@ const LAYERS: &[&str] = &[
     "tunnel",
     "drain",
     "control",
+    "spawn",
     "systemd",
     "listener",
     "proxy",

@@ -28,9 +28,11 @@ pub(crate) fn scrape_with(shared: &Shared, look: &ProcessTable) -> Vec<u8> {
     for upstream in &snapshot.upstreams {
         show_health(&mut live, upstream);
     }
-    for sample in samples(&snapshot, look).into_values() {
+    for mut sample in samples(&snapshot, look).into_values() {
+        sample.is_spawned = metrics.spawn.has(sample.upstream, sample.worker);
         live.worker(&sample);
     }
+    metrics.spawn.show(&mut live);
     show_names(&mut live, shared, &snapshot);
     let (open, limit) = (descriptors::open(), descriptors::limit());
     live.own_process(processes::own().as_ref().map(own), u64::try_from(open).ok(), limit);
@@ -83,6 +85,7 @@ fn sample<'a>(worker: &'a Worker, look: &ProcessTable) -> WorkerSample<'a> {
         drain_left: if worker.admin.ending().is_some() { sessions } else { 0 },
         // The figures of a cluster's master are not those of one worker.
         process: look.workers.get(&worker.address).filter(|process| !process.shared).map(of_worker),
+        is_spawned: false,
     }
 }
 

@@ -14,6 +14,7 @@ pub(crate) mod responses;
 mod rules;
 pub(crate) mod socket_labels;
 mod sockets;
+mod spawn;
 mod upstream;
 pub(crate) mod worker;
 
@@ -47,6 +48,8 @@ pub struct Metrics {
     /// Series of connection quality: round-trips, sockets that owe an answer, broadcasts.
     pub care: liveness::CareSeries,
     pub(crate) rules: rules::RuleMetrics,
+    /// Series of the workers that stickyd starts itself.
+    pub spawn: spawn::SpawnSeries,
     pub(crate) shared_addresses: IntGaugeVec,
     pub(crate) responses: responses::ResponsesSeries,
     pub(crate) workers: worker::WorkersSeries,
@@ -224,6 +227,7 @@ impl Metrics {
             limits: LimitSeries::new(&r)?,
             sockets: SocketsSeries::new(&r)?,
             care: liveness::CareSeries::new(&r)?,
+            spawn: spawn::SpawnSeries::register(&r)?,
             rules: rules::RuleMetrics::new(&r)?,
             registry: r,
         };
