@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         Command::Maint(maint) => ExitCode::from(maint.run()),
         Command::Ready(ready) => ExitCode::from(ready.run()),
         Command::Log(log) => ExitCode::from(log.run()),
+        Command::Bus(bus) => ExitCode::from(bus.run()),
         Command::Completions(completions) => ExitCode::from(completions.run()),
     }
 }

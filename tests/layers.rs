@@ -28,6 +28,7 @@ const LAYERS: &[&str] = &[
     "config",
     "telemetry",
     "metrics",
+    "bus",
     "net",
     "body",
     "cookie",

@@ -6,6 +6,7 @@
 //! process.
 
 mod broadcast;
+mod bus;
 mod close;
 mod drain;
 mod explain;
@@ -28,6 +29,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use crate::config::{self, Config, Loaded, Sources};
 
 pub(crate) use broadcast::BroadcastCommand;
+pub(crate) use bus::BusCommand;
 pub(crate) use close::CloseCommand;
 pub(crate) use drain::{DrainCommand, MaintCommand, ReadyCommand};
 pub(crate) use explain::{ExplainCommand, PinCommand};
@@ -119,6 +121,8 @@ pub enum Command {
     ///
     /// Example: stickyd log info,stickyd::affinity=debug
     Log(LogCommand),
+    /// Link workers that stickyd does not start to the bus, so that their messages reach all clients
+    Bus(BusCommand),
     /// Print a shell completion script
     ///
     /// Example: stickyd completions bash > /etc/bash_completion.d/stickyd

@@ -25,7 +25,7 @@ use crate::admin::auth::OWN_FIELD;
 use crate::config::{self, AdminAddress, Secret};
 
 /// Configuration file of the package.
-const FILE: &str = "/etc/stickyd/stickyd.toml";
+pub(crate) const FILE: &str = "/etc/stickyd/stickyd.toml";
 
 /// Time to wait for an answer; a reload may have to wait for DNS lookups.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(60);

@@ -76,6 +76,9 @@ pub(crate) fn read(
     for (key, on) in [("forwarded", &mut upstream.forwarded), ("debug_header", &mut upstream.debug_header)] {
         *on = section.take(key).and_then(ConfigItem::boolean).unwrap_or(*on);
     }
+    if let Some(item) = section.take("bus") {
+        upstream.bus = bus(item);
+    }
     let mut same_site = None;
     if let Some(mut cookie) = section.section("cookie", "a table such as { same_site = \"lax\" }") {
         if let Some(text) = cookie.text("same_site", "\"lax\", \"strict\" or \"none\"") {
@@ -100,6 +103,15 @@ pub(crate) fn read(
     bounds(&mut section, &mut upstream);
     section.finish();
     Some(ReadUpstream { upstream, name: name.span, same_site, affinity, follow, entries })
+}
+
+/// Reads `bus = "auto" | false`; true after an error.
+fn bus(item: ConfigItem<'_>) -> bool {
+    if let Some(on) = item.as_boolean() {
+        return on;
+    }
+    let report = item.report;
+    item.text("\"auto\" or false").is_none_or(|text| word(report, "value of `bus`", &text, &[("auto", true)]).unwrap_or(true))
 }
 
 /// Reads the settings for failing workers, and the bounds of an upstream.

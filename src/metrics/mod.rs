@@ -4,6 +4,7 @@
 //! addition and no label lookup. Gauges that mirror live state are set on each scrape. Cardinality is bounded by the
 //! config: labels are upstreams, workers and closed sets of words, never anything a client chooses.
 
+mod bus;
 pub(crate) mod labels;
 mod limits;
 pub(crate) mod liveness;
@@ -21,6 +22,7 @@ use prometheus::register_int_gauge_with_registry as gauge;
 use prometheus::{Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
 pub(crate) use labels::{Discovery, GuardLabel, SourceLabel};
+pub(crate) use bus::BusSeries;
 pub(crate) use limits::{LimitLabel, LimitSeries};
 pub(crate) use rules::RuleSeries;
 pub(crate) use sockets::{Carried, SocketSeries, SocketsSeries};
@@ -32,6 +34,8 @@ pub struct Metrics {
     pub(crate) registry: Registry,
     /// Series of limits: how often each was reached, and how close others are.
     pub limits: LimitSeries,
+    /// Series of the bus.
+    pub bus: BusSeries,
     pub(crate) sockets: SocketsSeries,
     /// Series of connection quality: round-trips, sockets that owe an answer, broadcasts.
     pub care: liveness::CareSeries,
@@ -222,6 +226,7 @@ impl Metrics {
                  unresolved (no lookup has returned an address yet).",
                 &["upstream", "state"], r)?,
             limits: LimitSeries::new(&r)?,
+            bus: BusSeries::new(&r)?,
             sockets: SocketsSeries::new(&r)?,
             care: liveness::CareSeries::new(&r)?,
             rules: rules::RuleMetrics::new(&r)?,

@@ -4,6 +4,7 @@
 //! admin listener run on a control thread (ARCHITECTURE.md §4), so that a busy data thread does not make workers look
 //! unhealthy. Long lists are written on a third kind of thread (`admin::sockets`), which yields to the other two.
 
+mod bus;
 mod data_thread;
 mod dns;
 mod health_checks;
@@ -66,6 +67,7 @@ pub struct Server {
     stop: Stop,
     threads: Vec<JoinHandle<StopOutcome>>,
     control: JoinHandle<()>,
+    bus: Option<JoinHandle<()>>,
     reload: reload::ReloadSender,
 }
 
@@ -106,6 +108,7 @@ impl Server {
         listeners.show(&shared.metrics);
         let addresses = listeners.addresses();
         shared.config.begin(sources.as_ref().map(|sources| sources.file().to_owned()), addresses.clone());
+        let bus = bus::start(&config, &shared.bus, stop.control.clone());
         let (reload, asks) = mpsc::channel(1);
         let control = {
             let (shared, all, stop) = (shared.clone(), &stop, stop.clone());
@@ -117,7 +120,7 @@ impl Server {
             let run = move || control_thread(shared, admin, settings, reload, tell, stop);
             thread.spawn(run).inspect_err(|_| all.abandon()).map_err(StartError::Thread)?
         };
-        Ok(Self { shared, addresses, admin: admin_address, stop, threads, control, reload })
+        Ok(Self { shared, addresses, admin: admin_address, stop, threads, control, bus, reload })
     }
 
     /// Returns the channel that requests a reload of the file.
@@ -143,6 +146,7 @@ impl Server {
         }
         self.stop.control.cancel();
         ended.panicked |= self.control.join().is_err();
+        ended.panicked |= self.bus.is_some_and(|bus| bus.join().is_err());
         ended
     }
 }
