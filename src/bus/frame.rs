@@ -85,6 +85,15 @@ pub(crate) struct Publish {
     pub(crate) payload: Bytes,
 }
 
+impl Publish {
+    /// The payload without the id at its end, which differs where all else is the same.
+    pub(crate) fn comparable(&self) -> &[u8] {
+        // The id is the last part: five bytes of head, then its text.
+        let id = self.audience.as_ref().map_or(0, |audience| 5 + audience.id.len());
+        &self.payload[..self.payload.len().saturating_sub(id)]
+    }
+}
+
 /// State of a client's session, told while it is live and when it ends.
 #[derive(Debug, Deserialize)]
 pub(crate) struct SessionUpdate {

@@ -123,7 +123,7 @@ impl Group {
         self.recent_bytes += frame.len();
         self.recent.push_back(RecentMessage { at: now, origin, sequence: publish.sequence, frame });
         self.forget_old(now);
-        let duplicates = publish.broadcast && self.duplicates.add(now, origin, &publish.payload);
+        let duplicates = publish.broadcast && self.duplicates.add(now, origin, publish.comparable());
         Published { sent, duplicates, known: false }
     }
 

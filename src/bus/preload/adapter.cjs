@@ -8,7 +8,9 @@ const GATHER = 100;
 
 /** Makes Socket.IO's own two default adapters the ones of this file; all others stay. */
 function replaceAdapter(Server, file) {
-  const { version } = Module.createRequire(file)('socket.io/package.json');
+  // The package does not export its package.json.
+  const about = require('node:path').join(file, '../../package.json');
+  const { version } = JSON.parse(require('node:fs').readFileSync(about, 'utf8'));
   if (Number(version.split('.')[0]) < 4) return;
   const { Adapter, SessionAwareAdapter } = Module.createRequire(file)('socket.io-adapter');
   const original = Server.prototype.adapter;
@@ -56,17 +58,19 @@ const busAdapter = (Base, Plain) => class BusAdapter extends Base {
   }
 
   broadcast(packet, opts) {
-    const recoverable = this.recovers && packet.type === 2 && packet.id === undefined && !opts.flags?.volatile;
+    if (opts.flags?.local) return super.broadcast(packet, opts);
+    // Encoded first: old versions of Socket.IO change the packet when they encode it.
+    const sent = quietly(() => this.encode(packet));
     super.broadcast(packet, opts);
-    if (opts.flags?.local) return;
-    quietly(() => {
-      // Base has put the offset at the end of the data; it travels apart, so that equal messages stay equal.
-      const id = recoverable ? packet.data[packet.data.length - 1] : undefined;
-      const sent = recoverable ? { ...packet, data: packet.data.slice(0, -1) } : packet;
-      const about = id && { nsp: this.nsp.name, id, rooms: [...opts.rooms], except: [...(opts.except ?? [])] };
-      const payload = pack({ k: 'emit', n: this.nsp.name, o: plainOptions(opts), id }, this.encode(sent));
-      this.link.publish(payload, (id ? RECOVERABLE : 0) | BROADCAST, about);
-    });
+    if (!sent) return;
+    // Base has put the offset at the end of the data. It travels as the last part, where the hub can leave it out when
+    // it compares messages.
+    const recoverable = this.recovers && packet.type === 2 && packet.id === undefined && !opts.flags?.volatile;
+    const id = recoverable ? packet.data[packet.data.length - 1] : undefined;
+    const about = id && { nsp: this.nsp.name, id, rooms: [...opts.rooms], except: [...(opts.except ?? [])] };
+    const header = { k: 'emit', n: this.nsp.name, o: plainOptions(opts), r: id && 1 };
+    const payload = pack(header, id ? [...sent, id] : sent);
+    quietly(() => this.link.publish(payload, (id ? RECOVERABLE : 0) | BROADCAST, about));
   }
 
   broadcastWithAck(packet, opts, clientCount, ack) {
@@ -166,7 +170,7 @@ const busAdapter = (Base, Plain) => class BusAdapter extends Base {
     const opts = header.o && { rooms: new Set(header.o.r), except: new Set(header.o.x), flags: header.o.f };
     const tell = (answer, sent) => this.link.send(TO_HUB.direct, Buffer.from(origin, 'hex'), pack(answer, sent));
     switch (header.k) {
-      case 'emit': return this.deliver(header, this.decode(parts, true), opts);
+      case 'emit': return this.deliver(header.r && parts.pop(), this.decode(parts, true), opts);
       case 'ack': return this.deliverWithAck(header, this.decode(parts, true), opts, tell);
       case 'join': return super.addSockets(opts, header.rooms);
       case 'leave': return super.delSockets(opts, header.rooms);
@@ -177,7 +181,7 @@ const busAdapter = (Base, Plain) => class BusAdapter extends Base {
     }
   }
 
-  deliver({ id }, packet, opts) {
+  deliver(id, packet, opts) {
     if (id) {
       packet.data.push(id);
       this.packets?.push({ id, opts, data: packet.data, emittedAt: Date.now() });
@@ -337,8 +341,9 @@ class HubSessions {
         const missedPackets = [];
         for (let at = 0; at < body.length;) {
           const length = body.readUInt32BE(at);
-          const { header: about, parts } = unpack(body.subarray(at + 4, at + 4 + length));
-          missedPackets.push([...this.adapter.decode(parts), about.id]);
+          const { parts } = unpack(body.subarray(at + 4, at + 4 + length));
+          const id = parts.pop();
+          missedPackets.push([...this.adapter.decode(parts), id]);
           at += 4 + length;
         }
         const { sid, rooms, data } = header.session;

@@ -224,6 +224,8 @@ class BusLink {
     const length = body.readUInt32BE(0);
     const header = JSON.parse(body.subarray(4, 4 + length).toString());
     this.requests.get(header.request)?.answer('hub', { header, body: body.subarray(4 + length) });
+    // The recovered socket joins its rooms before the messages after this answer are delivered.
+    return 'pause';
   }
 }
 
@@ -262,25 +264,34 @@ class BusRequest {
 /** Splits a stream of bytes into frames: four bytes of length, one of type, the body. */
 class FrameReader {
   constructor(each, broken) {
-    Object.assign(this, { each, broken, parts: [], size: 0, need: 4 });
+    Object.assign(this, { each, broken, parts: [], size: 0, need: 4, paused: false });
   }
 
   read(data) {
     this.parts.push(data);
     this.size += data.length;
-    if (this.size < this.need) return;
+    if (this.size < this.need || this.paused) return;
     let all = this.parts.length === 1 ? data : Buffer.concat(this.parts, this.size);
-    while (all.length >= 4) {
+    while (all.length >= 4 && !this.paused) {
       const length = all.readUInt32BE(0);
       if (length < 1 || length > LONGEST) return this.broken();
       this.need = 4 + length;
       if (all.length < this.need) break;
-      quietly(() => this.each(all[4], all.subarray(5, 4 + length)));
+      if (quietly(() => this.each(all[4], all.subarray(5, 4 + length))) === 'pause') this.pause();
       all = all.subarray(4 + length);
     }
     if (all.length < 4) this.need = 4;
     this.parts = all.length ? [all] : [];
     this.size = all.length;
+  }
+
+  /** The rest is read in the next turn of the event loop, after all promises have settled. */
+  pause() {
+    this.paused = true;
+    setImmediate(() => {
+      this.paused = false;
+      this.read(Buffer.alloc(0));
+    });
   }
 }
 
