@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::support::process::Process;
 use super::support::proxy::{Binary, free_address};
 use super::support::raw::Raw;
+use super::support::wait::wait_for;
 
 /// Workers of an upstream `app`, linked to the bus of a stickyd in front of them.
 pub(crate) struct Fleet {
@@ -35,8 +36,10 @@ impl Fleet {
     pub(crate) async fn start(workers: usize, variables: &[(&str, &str)]) -> Self {
         let addresses: Vec<_> = (0..workers).map(|_| free_address()).collect();
         let names = addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let stickyd = Binary::with(&format!("state_dir = \".\"\n[upstream.app]\nworkers = {names:?}\n\
-            allow_empty = true\nhealth = {{ kind = \"tcp\", interval = \"100ms\" }}\n"));
+        let stickyd = Binary::with(&format!(
+            "state_dir = \".\"\n[upstream.app]\nworkers = {names:?}\n\
+            allow_empty = true\nhealth = {{ kind = \"tcp\", interval = \"100ms\" }}\n"
+        ));
         let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let mut fleet = Self { stickyd, workers: Vec::new(), variables };
         for address in addresses {
@@ -138,13 +141,25 @@ async fn every_call_reaches_all(version: &str) {
         assert_eq!([count("/ack?text=x"), count("/ack?text=x&room=red")], [Some(12), Some(6)]);
         assert_eq!(count("/side?text=x"), Some(2), "the two other servers");
     }
-    let pids: std::collections::BTreeSet<_> =
-        fleet.workers[0].ask("/fetch").as_array().unwrap().iter().map(|socket| socket["data"]["pid"].as_u64()).collect();
+    let pids: std::collections::BTreeSet<_> = fleet.workers[0]
+        .ask("/fetch")
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|socket| socket["data"]["pid"].as_u64())
+        .collect();
     assert_eq!(pids, fleet.workers.iter().map(|worker| Some(worker.pid)).collect(), "data of other workers' sockets");
+    // Calls of two workers are not ordered among each other: wait for what the first one does.
+    let green = |wanted| {
+        let found = fleet.workers[0].ask("/fetch?room=green").as_array().map(Vec::len);
+        if found == Some(wanted) { Ok(()) } else { Err(found) }
+    };
     fleet.workers[1].ask("/join?room=red&to=green");
+    wait_for("all have joined", || green(6));
     fleet.workers[2].ask("/emit?text=green&room=green");
     assert_eq!(clients.ask("got green 6").await["once"], 6);
     fleet.workers[2].ask("/leave?room=green&to=green");
+    wait_for("all have left", || green(0));
     fleet.workers[0].ask("/emit?text=nobody&room=green");
     assert_eq!(clients.ask("got nobody 0").await["total"], 0);
     fleet.workers[1].ask("/disconnect?room=red");

@@ -12,10 +12,10 @@ use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::time::timeout;
 
+use super::Hub;
 use super::frame::{self, FrameError, Hello, Incoming, MemberId, Publish};
 use super::group::Group;
 use super::outbox::Outbox;
-use super::Hub;
 use crate::telemetry::say_full;
 
 /// Time in which a connection must say who it is.
@@ -109,7 +109,13 @@ impl<'a> Member<'a> {
         let lost = group.borrow_mut().join(Instant::now(), &hello, outbox, hub.position.get());
         if lost > 0 {
             hub.members.metrics.bus.dropped.inc_by(lost);
-            tracing::warn!(upstream = key.0, path = key.1, pid = hello.pid, lost, "a worker missed messages of the bus");
+            tracing::warn!(
+                upstream = key.0,
+                path = key.1,
+                pid = hello.pid,
+                lost,
+                "a worker missed messages of the bus"
+            );
         }
         let id = hello.member;
         hub.members.join(hello);
@@ -149,8 +155,12 @@ impl<'a> Member<'a> {
         if published.duplicates {
             series.duplicates.inc();
             let (upstream, path) = (&self.key.0, &self.key.1);
-            tracing::warn!(upstream, path, "several workers send the same messages, so clients get each of them more \
-                than once: the application seems to spread messages itself; remove that, or set bus = false");
+            tracing::warn!(
+                upstream,
+                path,
+                "several workers send the same messages, so clients get each of them more \
+                than once: the application seems to spread messages itself; remove that, or set bus = false"
+            );
         }
     }
 

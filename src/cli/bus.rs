@@ -56,7 +56,8 @@ impl BusCommand {
 impl BusEnvCommand {
     fn line(&self) -> Result<String, String> {
         let file = self.config.clone().unwrap_or_else(|| FILE.into());
-        let config = config::load_with_warnings(&file).map(|(config, _)| config).map_err(|errors| errors.to_string())?;
+        let config =
+            config::load_with_warnings(&file).map(|(config, _)| config).map_err(|errors| errors.to_string())?;
         let state_dir = config.state_dir.as_deref();
         let state_dir = state_dir.ok_or("the bus needs `state_dir` in the file, for its socket")?;
         let upstream = self.choose(&config)?;

@@ -111,7 +111,8 @@ fn bus(item: ConfigItem<'_>) -> bool {
         return on;
     }
     let report = item.report;
-    item.text("\"auto\" or false").is_none_or(|text| word(report, "value of `bus`", &text, &[("auto", true)]).unwrap_or(true))
+    item.text("\"auto\" or false")
+        .is_none_or(|text| word(report, "value of `bus`", &text, &[("auto", true)]).unwrap_or(true))
 }
 
 /// Reads the settings for failing workers, and the bounds of an upstream.

@@ -21,8 +21,8 @@ use prometheus::register_int_gauge_vec_with_registry as gauges;
 use prometheus::register_int_gauge_with_registry as gauge;
 use prometheus::{Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
-pub(crate) use labels::{Discovery, GuardLabel, SourceLabel};
 pub(crate) use bus::BusSeries;
+pub(crate) use labels::{Discovery, GuardLabel, SourceLabel};
 pub(crate) use limits::{LimitLabel, LimitSeries};
 pub(crate) use rules::RuleSeries;
 pub(crate) use sockets::{Carried, SocketSeries, SocketsSeries};

@@ -34,7 +34,10 @@ async fn without_the_hub_calls_answer_for_their_own_worker() {
     fleet.stickyd.kill();
     let began = Instant::now();
     let own = |path: &str| fleet.workers[0].ask(path).as_array().map(Vec::len);
-    assert_eq!([own("/fetch"), own("/ids"), own("/ack?text=x"), own("/side?text=x")], [Some(3), Some(3), Some(3), Some(0)]);
+    assert_eq!(
+        [own("/fetch"), own("/ids"), own("/ack?text=x"), own("/side?text=x")],
+        [Some(3), Some(3), Some(3), Some(0)]
+    );
     assert!(began.elapsed() < Duration::from_secs(4), "a lost link is known at once");
     fleet.workers[1].ask("/emit?text=own");
     assert_eq!(clients.ask("got own 3").await["total"], 3);

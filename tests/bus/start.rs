@@ -22,7 +22,8 @@ fn run(fleet: &Fleet, script: &str) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_without_a_server_is_left_alone() {
     let fleet = Fleet::start(0, &[]).await;
-    let handles = "console.log(JSON.stringify(process.getActiveResourcesInfo().filter((name) => !/TTY|Pipe/.test(name))))";
+    let handles =
+        "console.log(JSON.stringify(process.getActiveResourcesInfo().filter((name) => !/TTY|Pipe/.test(name))))";
     assert_eq!(run(&fleet, handles), "[]");
     assert_eq!(run(&fleet, &format!("require('socket.io'); {handles}")), "[]", "loaded, but no server");
     let fork = "const { fork } = require('node:child_process');
@@ -71,7 +72,8 @@ fn without_a_state_directory_there_is_no_bus() {
         (format!("{text}bus = \"sometimes\"\n"), "unknown value of `bus` `sometimes`"),
     ] {
         std::fs::write(&file, text).unwrap();
-        let output = Command::new(env!("CARGO_BIN_EXE_stickyd")).args(["bus", "env", "-c"]).arg(&file).output().unwrap();
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_stickyd")).args(["bus", "env", "-c"]).arg(&file).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && said.contains(error), "{said}");
     }

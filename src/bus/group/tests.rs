@@ -36,7 +36,10 @@ fn a_message_reaches_all_others_and_is_held_until_written() {
     let [(a, _), (b, _), (c, _)] = [A, B, C].map(|member| joined(&mut group, member, None));
     let published = group.publish(Instant::now(), A, 1, &text(1, "hello"), &mark);
     assert_eq!((published.sent, Rc::strong_count(&mark)), (2, 3));
-    assert_eq!([messages(&a), messages(&b), messages(&c)], [vec![], vec!["hello".to_owned()], vec!["hello".to_owned()]]);
+    assert_eq!(
+        [messages(&a), messages(&b), messages(&c)],
+        [vec![], vec!["hello".to_owned()], vec!["hello".to_owned()]]
+    );
     assert_eq!(Rc::strong_count(&mark), 1);
 }
 
