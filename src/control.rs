@@ -45,6 +45,7 @@ impl Control {
         }
         self.0.caps.set(new);
         self.0.sessions.pins.set_per_address(new.pins_per_address);
+        self.0.sessions.aliases.set_per_address(new.pins_per_address);
         self.0.replay.set_limit(new.replay_bytes);
         if (old.discoveries, old.discoveries_per_address) != (new.discoveries, new.discoveries_per_address) {
             self.0.discoveries.set(new);

@@ -3,9 +3,14 @@
 //! The kernel assigns the lowest free number, so the number of a new descriptor is at most the count of those open:
 //! each accept shows at no cost how full the table is.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use rlimit::Resource;
+
+use crate::clock::{self, AtomicMillis};
+
+/// Milliseconds after which descriptors are counted again on kernels that do not show their number.
+const COUNT_AGAIN_MS: u64 = 15_000;
 
 /// Raises the soft limit on descriptors to the hard one.
 pub fn raise_limit() {
@@ -21,10 +26,26 @@ pub(crate) fn limit() -> u64 {
     Resource::NOFILE.get().map_or(1_024, |(soft, _)| soft)
 }
 
-/// Returns the number of descriptors that are open. Reads a directory with one entry per descriptor, so call it only
-/// occasionally.
+/// Returns the number of descriptors that are open, without looking at each: since Linux 6.2 it is the size of the
+/// directory. Older kernels show 0 there, and the entries are counted, once in [`COUNT_AGAIN_MS`] at most: with a
+/// million descriptors that takes most of a second.
 pub(crate) fn open() -> usize {
-    std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count().saturating_sub(1))
+    static COUNTED: AtomicUsize = AtomicUsize::new(0);
+    static AT: AtomicMillis = AtomicMillis::none();
+    const DIRECTORY: &str = "/proc/self/fd";
+    match std::fs::metadata(DIRECTORY).map(|directory| usize::try_from(directory.len())) {
+        Ok(Ok(count @ 1..)) => count,
+        Ok(_) => {
+            let (now, last) = (clock::now_ms(), AT.get());
+            if last.is_none_or(|last| now.since(last) >= COUNT_AGAIN_MS) && AT.change(last, Some(now)) {
+                // One of the entries is the directory that is being read.
+                let count = std::fs::read_dir(DIRECTORY).map_or(0, |entries| entries.count().saturating_sub(1));
+                COUNTED.store(count, Relaxed);
+            }
+            COUNTED.load(Relaxed)
+        }
+        Err(_) => 0,
+    }
 }
 
 /// The part of the limit that clients may use.
@@ -79,6 +100,12 @@ impl DescriptorRoom {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn open_descriptors_are_all_that_the_kernel_lists() {
+        let opened: Vec<_> = (0..50).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
+        assert!(open() >= opened.len());
+    }
 
     #[test]
     fn a_twentieth_is_reserved_but_at_least_64() {

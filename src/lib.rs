@@ -1,8 +1,8 @@
 //! stickyd: a reverse proxy and load balancer that keeps every session on the worker that owns it.
 //!
 //! `ARCHITECTURE.md` has the layers of the modules below, the path of a request, the invariants that comments cite by
-//! number, the words, and where to look. This crate is the program's own: its interface is [`program`], which the binary
-//! calls, and nothing else is promised.
+//! number, the words, and where to look. This crate is the program's own: its interface is [`program`], which the
+//! binary calls, and nothing else is promised.
 
 #![cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "what is public is so for `testing`"))]
 
@@ -22,15 +22,18 @@ mod descriptors;
 mod drain;
 mod engine_io;
 mod header_list;
+mod hpack;
 mod keys;
 mod listener;
 mod locks;
 mod metrics;
 mod min_rate;
 mod net;
+mod printable;
 mod proxy;
 mod random;
 mod rate_limit;
+mod readings;
 mod reload;
 mod route;
 mod rules;

@@ -42,7 +42,14 @@ fn main() -> ExitCode {
     }
 }
 
+/// Exit code of a command line that is incomplete, as clap has it.
+const USAGE: u8 = 2;
+
 fn run(run: &RunCommand) -> ExitCode {
+    if let Some(why) = run.usage_error() {
+        eprintln!("{why}");
+        return ExitCode::from(USAGE);
+    }
     let (sources, loaded) = run.load();
     let (config, warnings) = match loaded {
         Ok(loaded) => loaded,
@@ -60,6 +67,10 @@ fn run(run: &RunCommand) -> ExitCode {
         }
     };
     start_log(&config.log);
+    if let (None, Some(admin)) = (&sources, config.admin.addresses().next()) {
+        let command = format!("stickyd status --admin {admin}");
+        tracing::info!(%command, "started without a configuration file; the command shows its state");
+    }
     for warning in warnings {
         tracing::warn!("{}", warning.one_line());
     }
@@ -75,14 +86,19 @@ fn run(run: &RunCommand) -> ExitCode {
     let server = match Server::start(config, sources, parent) {
         Ok(server) => server,
         Err(error) => {
-            tracing::error!("{error}");
+            match error.help() {
+                Some(help) => tracing::error!(help, "{error}"),
+                None => tracing::error!("{error}"),
+            }
             return ExitCode::FAILURE;
         }
     };
     for address in &server.addresses {
         tracing::info!(%address, "listening");
     }
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), admin = %server.admin, "ready");
+    let admins: Vec<_> = server.admins.iter().map(ToString::to_string).collect();
+    let admin = if admins.is_empty() { "none".to_owned() } else { admins.join(", ") };
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), %admin, "ready");
     signals.watch(server.stop(), server.reload());
     report(server.wait())
 }
@@ -93,7 +109,21 @@ struct Signals {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
+    ignored: Vec<(&'static str, Signal)>,
 }
+
+/// A signal that is ignored, by its name and its kind.
+type IgnoredSignal = (&'static str, fn() -> SignalKind);
+
+/// Signals without a meaning here whose default action would end the process without a word: other servers rotate logs,
+/// print states or stop gently on them, and scripts written for those send them. (SIGPIPE is ignored by Rust's
+/// runtime.)
+const IGNORED: [IgnoredSignal; 4] = [
+    ("SIGUSR1", SignalKind::user_defined1),
+    ("SIGUSR2", SignalKind::user_defined2),
+    ("SIGQUIT", SignalKind::quit),
+    ("SIGALRM", SignalKind::alarm),
+];
 
 impl Signals {
     fn catch() -> std::io::Result<Self> {
@@ -101,14 +131,23 @@ impl Signals {
         let entered = runtime.enter();
         let (hangup, terminate) = (signal(SignalKind::hangup())?, signal(SignalKind::terminate())?);
         let interrupt = signal(SignalKind::interrupt())?;
+        let ignored = IGNORED.into_iter().map(|(name, kind)| Ok((name, signal(kind())?)));
+        let ignored = ignored.collect::<std::io::Result<_>>()?;
         drop(entered);
-        Ok(Self { runtime, hangup, terminate, interrupt })
+        Ok(Self { runtime, hangup, terminate, interrupt, ignored })
     }
 
     /// Blocks this thread until the first SIGTERM or SIGINT, and reloads on each SIGHUP meanwhile. A second SIGTERM or
     /// SIGINT stops at once; a thread that lives as long as the process waits for it.
     fn watch(self, stop: Stop, asks: ReloadSender) {
-        let Self { runtime, mut hangup, mut terminate, mut interrupt } = self;
+        let Self { runtime, mut hangup, mut terminate, mut interrupt, ignored } = self;
+        for (name, mut signal) in ignored {
+            runtime.spawn(async move {
+                while signal.recv().await.is_some() {
+                    tracing::warn!(signal = name, "signal ignored: SIGTERM stops, SIGHUP reloads");
+                }
+            });
+        }
         runtime.block_on(async {
             loop {
                 tokio::select! {

@@ -53,6 +53,8 @@ pub(crate) struct Transfer {
     waiting: Cell<bool>,
     /// Bytes of this transfer moved since the last tick.
     bytes: Cell<u64>,
+    /// All bytes of this transfer.
+    total: Cell<u64>,
     /// Credit: bytes by which the transfer is ahead of the minimum rate.
     ahead: Cell<i64>,
     verdict: Cell<Option<RateVerdict>>,
@@ -75,6 +77,12 @@ impl Transfer {
     pub(crate) fn moved(&self, bytes: usize) {
         self.waiting.set(false);
         self.bytes.set(self.bytes.get().saturating_add(bytes as u64));
+        self.total.set(self.total.get().saturating_add(bytes as u64));
+    }
+
+    /// Returns the number of bytes that the client has moved so far.
+    pub(crate) fn total(&self) -> u64 {
+        self.total.get()
     }
 
     /// Returns the reason why the transfer was given up, if it was.

@@ -36,6 +36,21 @@ impl TokenRate {
     }
 }
 
+/// What has to be paid in tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Price {
+    /// Number of tokens that are taken.
+    pub count: u32,
+    /// Whether a debt as large as the bucket counts as empty: something that was begun can then be ended before others
+    /// begin.
+    pub on_credit: bool,
+}
+
+impl Price {
+    /// The usual price: one token.
+    pub(crate) const ONE: Self = Self { count: 1, on_credit: false };
+}
+
 /// One token bucket; the default is a full one.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Bucket {
@@ -44,30 +59,42 @@ pub(crate) struct Bucket {
 
 impl Bucket {
     /// Returns the time until a token is available; `None` if one is available now.
-    pub(crate) fn wait(&self, rate: TokenRate, now_ms: Millis) -> Option<Duration> {
+    pub(crate) fn wait(&self, rate: TokenRate, price: Price, now_ms: Millis) -> Option<Duration> {
         let now = nanoseconds(now_ms);
         let then = self.full_at_ns.max(now).saturating_add(rate.every_ns);
-        let latest = now.saturating_add(rate.every_ns.saturating_mul(rate.burst));
+        let tokens = if price.on_credit { rate.burst.saturating_mul(2) } else { rate.burst };
+        let latest = now.saturating_add(rate.every_ns.saturating_mul(tokens));
         (then > latest).then(|| Duration::from_nanos(then - latest))
     }
 
-    /// Takes a token, if one is available.
+    /// Pays a price, if a token is available; the other tokens may become a debt, so that a price above the size of the
+    /// bucket can be paid at all.
     ///
     /// # Errors
     /// The time until a token is available.
-    pub(crate) fn take(&mut self, rate: TokenRate, now_ms: Millis) -> Result<(), Duration> {
-        match self.wait(rate, now_ms) {
+    pub(crate) fn take(&mut self, rate: TokenRate, price: Price, now_ms: Millis) -> Result<(), Duration> {
+        match self.wait(rate, price, now_ms) {
             Some(wait) => Err(wait),
             None => {
-                self.full_at_ns = self.full_at_ns.max(nanoseconds(now_ms)).saturating_add(rate.every_ns);
+                let price_ns = rate.every_ns.saturating_mul(price.count.into());
+                self.full_at_ns = self.full_at_ns.max(nanoseconds(now_ms)).saturating_add(price_ns);
                 Ok(())
             }
         }
     }
 
-    /// Puts one token back.
-    pub(crate) fn give_back(&mut self, rate: TokenRate) {
-        self.full_at_ns = self.full_at_ns.saturating_sub(rate.every_ns);
+    /// Puts `count` tokens back.
+    pub(crate) fn give_back(&mut self, rate: TokenRate, count: u32) {
+        self.full_at_ns = self.full_at_ns.saturating_sub(rate.every_ns.saturating_mul(count.into()));
+    }
+
+    /// Keeps the number of tokens that are missing when the rate changes from `old` to `new`.
+    pub(crate) fn change_rate(&mut self, old: TokenRate, new: TokenRate, now_ms: Millis) {
+        let now_ns = nanoseconds(now_ms);
+        let missing = self.full_at_ns.saturating_sub(now_ns).div_ceil(old.every_ns);
+        if missing > 0 {
+            self.full_at_ns = now_ns.saturating_add(missing.saturating_mul(new.every_ns));
+        }
     }
 }
 
@@ -104,27 +131,40 @@ impl Buckets {
         Self { rate, slots: vec![BucketSlot::default(); count.max(1).next_multiple_of(WAYS)] }
     }
 
+    /// Sets a new rate. What each key has spent stays spent.
+    pub(crate) fn set_rate(&mut self, rate: TokenRate, now_ms: Millis) {
+        let old = std::mem::replace(&mut self.rate, rate);
+        for slot in &mut self.slots {
+            slot.bucket.change_rate(old, rate, now_ms);
+        }
+    }
+
     /// Takes a token of `key`, which must be a hash that outsiders cannot predict.
     pub(crate) fn take(&mut self, key: u64, now_ms: Millis) -> BucketTake {
+        self.pay(key, Price::ONE, now_ms)
+    }
+
+    /// Pays a price with tokens of `key`; see [`Bucket::take`].
+    pub(crate) fn pay(&mut self, key: u64, price: Price, now_ms: Millis) -> BucketTake {
         let rate = self.rate;
         let now = nanoseconds(now_ms);
         let set = self.set(key);
         if let Some(slot) = set.iter_mut().find(|slot| slot.key == key) {
-            return BucketTake { wait: slot.bucket.take(rate, now_ms).err(), crowded: false };
+            return BucketTake { wait: slot.bucket.take(rate, price, now_ms).err(), crowded: false };
         }
         let Some(slot) = set.iter_mut().min_by_key(|slot| slot.bucket.full_at_ns) else {
             return BucketTake { wait: None, crowded: true };
         };
         let crowded = slot.bucket.full_at_ns > now;
         *slot = BucketSlot { key, bucket: Bucket::default() };
-        BucketTake { wait: slot.bucket.take(rate, now_ms).err(), crowded }
+        BucketTake { wait: slot.bucket.take(rate, price, now_ms).err(), crowded }
     }
 
-    /// Puts a token of `key` back. A key whose bucket was dropped has a full one anyway.
-    pub(crate) fn give_back(&mut self, key: u64) {
+    /// Puts `count` tokens of `key` back. A key whose bucket was dropped has a full one anyway.
+    pub(crate) fn give_back(&mut self, key: u64, count: u32) {
         let rate = self.rate;
         if let Some(slot) = self.set(key).iter_mut().find(|slot| slot.key == key) {
-            slot.bucket.give_back(rate);
+            slot.bucket.give_back(rate, count);
         }
     }
 
@@ -166,7 +206,7 @@ mod tests {
                         let after = now + u64::try_from(wait.as_millis()).unwrap() + 1;
                         let set = buckets.set(hash(1));
                         let slot = *set.iter().find(|slot| slot.key == hash(1)).unwrap();
-                        prop_assert_eq!(slot.bucket.wait(rate, Millis::new(after)), None);
+                        prop_assert_eq!(slot.bucket.wait(rate, Price::ONE, Millis::new(after)), None);
                     }
                 }
             }
@@ -203,6 +243,44 @@ mod tests {
         assert_eq!(buckets.slots.len(), 64);
     }
 
+    fn price(count: u32) -> Price {
+        Price { count, on_credit: false }
+    }
+
+    #[test]
+    fn a_debt_as_large_as_the_bucket_is_credit() {
+        let mut buckets = Buckets::new(TokenRate::per_second(10), 8);
+        assert_eq!(buckets.pay(7, price(10), Millis::new(0)).wait, None);
+        assert!(buckets.pay(7, price(1), Millis::new(0)).wait.is_some());
+        let on_credit = Price { count: 4, on_credit: true };
+        let paid = (0..9).filter(|_| buckets.pay(7, on_credit, Millis::new(0)).wait.is_none()).count();
+        assert_eq!(paid, 3, "until the debt is as large as the bucket");
+        assert!(buckets.pay(7, price(1), Millis::new(1_200)).wait.is_some(), "a debt of twelve tokens");
+        assert!(buckets.pay(7, price(1), Millis::new(1_300)).wait.is_none());
+    }
+
+    #[test]
+    fn a_debt_is_paid_before_the_next_token() {
+        let mut buckets = Buckets::new(TokenRate::per_second(10), 8);
+        assert_eq!(buckets.pay(7, price(25), Millis::new(0)).wait, None, "more than the bucket holds");
+        assert_eq!(buckets.take(7, Millis::new(0)).wait, Some(Duration::from_millis(1_600)));
+        assert_eq!(buckets.take(7, Millis::new(1_599)).wait, Some(Duration::from_millis(1)));
+        assert_eq!(buckets.take(7, Millis::new(1_600)).wait, None);
+        buckets.give_back(7, 25);
+        assert_eq!(buckets.pay(7, price(9), Millis::new(1_600)).wait, None);
+    }
+
+    #[test]
+    fn a_new_rate_keeps_what_was_spent() {
+        let mut buckets = Buckets::new(TokenRate::per_second(10), 8);
+        assert_eq!(buckets.pay(7, price(10), Millis::new(0)).wait, None);
+        buckets.set_rate(TokenRate::per_second(20), Millis::new(0));
+        let taken = (0..50).filter(|_| buckets.take(7, Millis::new(0)).wait.is_none()).count();
+        assert_eq!(taken, 10, "ten of twenty were spent before");
+        let full = (0..50).filter(|_| buckets.take(8, Millis::new(0)).wait.is_none()).count();
+        assert_eq!(full, 20);
+    }
+
     #[test]
     fn a_returned_token_is_available_within_the_burst() {
         let mut buckets = Buckets::new(TokenRate::per_second(3), 8);
@@ -210,10 +288,10 @@ mod tests {
             assert_eq!(buckets.take(7, Millis::new(0)).wait, None);
         }
         assert_eq!(buckets.take(7, Millis::new(0)).wait, Some(Duration::from_nanos(333_333_333)));
-        buckets.give_back(7);
+        buckets.give_back(7, 1);
         assert_eq!(buckets.take(7, Millis::new(0)).wait, None);
         for _ in 0..50 {
-            buckets.give_back(7);
+            buckets.give_back(7, 1);
         }
         assert_eq!((0..50).filter(|_| buckets.take(7, Millis::new(5_000)).wait.is_none()).count(), 3);
     }

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Listener;
 use crate::locks::lock;
+use crate::printable::is_unprintable;
 use crate::state::Shared;
 use crate::telemetry::say_full;
 use crate::thread::Pulse;
@@ -312,7 +313,7 @@ fn first_line(error: &str) -> String {
     let place = lines.next().and_then(|line| line.trim().strip_prefix("--> "));
     let message = first.strip_prefix("error: ").unwrap_or(first);
     let message = place.map_or_else(|| message.to_owned(), |place| format!("{message} ({place})"));
-    message.chars().filter(|c| !c.is_control()).take(MAX_ERROR).collect()
+    message.chars().filter(|c| !is_unprintable(*c)).take(MAX_ERROR).collect()
 }
 
 fn thousands(number: u64) -> String {

@@ -1,6 +1,8 @@
-//! Logs: one subscriber, and rate-limited warnings for everything bounded that is full (ARCHITECTURE.md, invariant 14).
+//! Logs: one subscriber, whose lines show only printable characters, and rate-limited warnings for everything bounded
+//! that is full (ARCHITECTURE.md, invariant 14).
 
 mod level;
+mod shown;
 pub(crate) mod writer;
 
 use std::io::IsTerminal;
@@ -23,7 +25,8 @@ pub fn start(config: &Log) {
     match config.format {
         LogFormat::Text => {
             // Colours only on a terminal: in a journal or a file the escape codes get between a key and its value.
-            let log = log.with_writer(out).with_ansi(std::io::stderr().is_terminal()).with_filter_reloading();
+            let log = log.fmt_fields(shown::ShownFields).with_writer(out);
+            let log = log.with_ansi(std::io::stderr().is_terminal()).with_filter_reloading();
             let handle = log.reload_handle();
             if log.try_init().is_ok() {
                 level::changes_by(move |filter| _ = handle.reload(filter));
@@ -31,7 +34,7 @@ pub fn start(config: &Log) {
         }
         LogFormat::Json => {
             let log = log.json().flatten_event(true).with_current_span(false).with_span_list(false);
-            let log = log.with_writer(out).with_filter_reloading();
+            let log = log.with_writer(shown::ShownJson(out)).with_filter_reloading();
             let handle = log.reload_handle();
             if log.try_init().is_ok() {
                 level::changes_by(move |filter| _ = handle.reload(filter));

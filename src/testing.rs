@@ -60,7 +60,7 @@ pub mod keys {
 pub mod listener {
     pub use crate::listener::conn::Conn;
     pub use crate::listener::conn::fuzzing::{Peek, ProxiedSource, conn, http1, proxy_header};
-    pub use crate::listener::h2::fuzzing::{builder, translated};
+    pub use crate::listener::h2::fuzzing::{Filtered, builder, filtered, translated};
 }
 
 pub mod net {
@@ -71,6 +71,14 @@ pub mod proxy {
     pub use crate::proxy::fuzzing::forwardable;
     pub use crate::proxy::handle;
     pub use crate::proxy::headers::client;
+}
+
+pub mod readings {
+    pub use crate::readings::{Readings, Unreadable, is_plain};
+}
+
+pub mod route {
+    pub use crate::route::{RouteMatch, find};
 }
 
 pub mod server {

@@ -63,7 +63,7 @@ pub struct Thread {
     pub buffer: RefCell<Box<[u8]>>,
     /// Every task of this thread (ARCHITECTURE.md, invariant 10).
     pub tasks: TaskTracker,
-    /// Permits for TLS handshakes under way; the limit bounds the memory peak of a handshake storm
+    /// Turns of TLS handshakes whose ClientHello has arrived; the limit bounds the memory peak of a handshake storm
     /// (docs/reference/performance.md §0.6).
     pub handshakes: tokio::sync::Semaphore,
     /// Transfers that must keep a minimum rate.

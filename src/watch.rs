@@ -1,12 +1,13 @@
 //! Watches files on disk for changes, by inotify(7), and waits until they are quiet.
 //!
 //! Directories are watched, not files: editors write another file and rename it, Kubernetes swaps the link `..data`,
-//! and a watch of the file itself would stay with one that is not read any more. The kernel keeps the queue of events
-//! and bounds it; an overflow counts as a change. What a change means is not decided here: the caller compares the
-//! bytes of the files. Events for opening and reading are not requested, because each look at the files would then
-//! cause the next one.
+//! and a watch of the file itself would stay with one that is not read any more. For the same reason every directory on
+//! the way to a file is watched, for the name of the next one: a deployment may swap any of them by a rename. The
+//! kernel keeps the queue of events and bounds it; an overflow counts as a change. What a change means is not decided
+//! here: the caller compares the bytes of the files. Events for opening and reading are not requested, because each
+//! look at the files would then cause the next one.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::pending;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -72,24 +73,16 @@ impl Watcher {
         let mut directories = HashMap::new();
         let mut failed = Ok(());
         self.names = names.clone();
-        for name in names {
-            let mut name = name.as_path();
-            // If the directory does not exist, the nearest parent that does is watched for its creation.
-            while let Some(directory) = name.parent() {
-                match watches.add(directory, mask()) {
-                    Ok(watch) => {
-                        directories.insert(watch, directory.to_owned());
-                        break;
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                        self.names.insert(directory.to_owned());
-                        name = directory;
-                    }
-                    Err(error) => {
-                        let said = format!("{}: {error}", directory.display());
-                        failed = Err(io::Error::new(error.kind(), said));
-                        break;
-                    }
+        for (directory, mask) in places(names, &mut self.names) {
+            match watches.add(&directory, mask) {
+                Ok(watch) => _ = directories.insert(watch, directory),
+                // The nearest parent that exists is watched for its creation.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // A directory on the way may be one that stickyd may pass but not read.
+                Err(_) if mask == way() => {}
+                Err(error) => {
+                    let said = format!("{}: {error}", directory.display());
+                    failed = Err(io::Error::new(error.kind(), said));
                 }
             }
         }
@@ -145,6 +138,34 @@ impl Watcher {
 )]
 fn registered() -> io::Result<AsyncFd<Inotify>> {
     AsyncFd::new(Inotify::init()?)
+}
+
+/// Returns every directory on the way to these names, with the events to watch it for, and adds the directories to
+/// `named`: in its own directory, each is a name that matters.
+fn places(names: &BTreeSet<PathBuf>, named: &mut BTreeSet<PathBuf>) -> BTreeMap<PathBuf, WatchMask> {
+    let mut places = BTreeMap::new();
+    for name in names {
+        let mut directories = name.ancestors().skip(1);
+        if let Some(own) = directories.next() {
+            places.insert(own.to_owned(), mask());
+        }
+        for directory in directories {
+            places.entry(directory.to_owned()).or_insert_with(way);
+        }
+        named.extend(name.ancestors().skip(1).filter(|directory| directory.parent().is_some()).map(Path::to_owned));
+    }
+    places
+}
+
+/// Events of a directory on the way to a file: only that the next name leads elsewhere. Without those for writing, so
+/// that a busy directory such as /tmp does not wake stickyd for each of its files.
+fn way() -> WatchMask {
+    WatchMask::CREATE
+        | WatchMask::MOVE
+        | WatchMask::DELETE
+        | WatchMask::DELETE_SELF
+        | WatchMask::MOVE_SELF
+        | WatchMask::ONLYDIR
 }
 
 fn mask() -> WatchMask {
@@ -247,6 +268,37 @@ mod tests {
         watcher.settled().await;
         std::fs::write(&file, "x").unwrap();
         watcher.settled().await;
+    }
+
+    #[tokio::test]
+    async fn any_directory_on_the_way_may_be_swapped() {
+        let directory = Directory::new();
+        for version in ["one", "two", "three"] {
+            std::fs::create_dir_all(directory.0.join(version).join("tls/live")).unwrap();
+            std::fs::write(directory.0.join(version).join("tls/live/a.pem"), version).unwrap();
+        }
+        let now = directory.0.join("now");
+        std::fs::rename(directory.0.join("one"), &now).unwrap();
+        let file = now.join("tls/live/a.pem");
+        let names = [file.clone()].into();
+        let mut watcher = Watcher::default();
+        watcher.follow(&names);
+        watcher.settled().await;
+        is_calm(&mut watcher).await;
+        // Twice, because the watches have to follow to the new directories.
+        for version in ["two", "three"] {
+            std::fs::rename(&now, directory.0.join(format!("before-{version}"))).unwrap();
+            std::fs::rename(directory.0.join(version), &now).unwrap();
+            watcher.settled().await;
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), version);
+            watcher.follow(&names);
+            watcher.settled().await;
+            is_calm(&mut watcher).await;
+        }
+        // Other names in the directories on the way do not matter.
+        std::fs::write(directory.0.join("other"), "x").unwrap();
+        std::fs::create_dir(now.join("other")).unwrap();
+        is_calm(&mut watcher).await;
     }
 
     #[tokio::test]

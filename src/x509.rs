@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use x509_cert::certificate::{CertificateInner, Raw};
+use x509_cert::certificate::{CertificateInner, Raw, Version};
 use x509_cert::der::Decode;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
@@ -17,6 +17,15 @@ impl ParsedCertificate {
     /// Parses a certificate in DER; `None` if that fails.
     pub(crate) fn parse(der: &[u8]) -> Option<Self> {
         CertificateInner::from_der(der).ok().map(Self)
+    }
+
+    /// Returns the version of the certificate's format (RFC 5280 §4.1.2.1): 1, 2 or 3.
+    pub(crate) fn version(&self) -> u8 {
+        match self.0.tbs_certificate().version() {
+            Version::V1 => 1,
+            Version::V2 => 2,
+            Version::V3 => 3,
+        }
     }
 
     /// Returns the DNS names of the certificate (RFC 5280 §4.2.1.6), in lower case. The common name is not one of them:
@@ -89,7 +98,7 @@ mod tests {
         assert_eq!(certificate.dns_names(), ["a.example"]);
         assert_eq!(certificate.not_before(), 999_993_600);
         assert_eq!(certificate.not_after(), 64_060_588_800);
-        assert_eq!(certificate.subject(), "");
+        assert_eq!((certificate.subject().as_str(), certificate.version()), ("", 3));
         assert!(ParsedCertificate::parse(b"no certificate").is_none());
     }
 }

@@ -1,6 +1,9 @@
 //! The admin listener: access to it, its API, `/status`, `/metrics` and the state directory.
 
 mod access;
+mod access_log;
 mod api;
 mod layers;
+mod metrics;
 mod status_and_metrics;
+mod traffic_health;

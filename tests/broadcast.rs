@@ -29,7 +29,9 @@ impl Said {
     fn broadcast(&self, body: &Value) -> (u16, Value) {
         let body = body.to_string();
         let length = body.len();
-        let request = format!("POST /api/v1/broadcast HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}");
+        let request = format!(
+            "POST /api/v1/broadcast HTTP/1.1\r\nHost: localhost\r\nX-Stickyd: 1\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
         let answer = Raw::connect_unix(&self.0).ask(&request);
         let said = serde_json::from_slice(&answer.body).unwrap_or_else(|_| panic!("{}", answer.text()));
         is_as_described(answer.status(), &said);
@@ -79,6 +81,7 @@ fn wrong_broadcasts_are_refused_and_nothing_is_sent() {
     let (proxy, said) = allowing(&["127.0.0.1:1".to_owned()]);
     let long = "x".repeat(65 * 1024);
     for (body, status, words) in [
+        (json!("no object"), 422, "and text, event, args, namespace"),
         (json!({"all": true}), 422, "nothing to send"),
         (json!({"text": "hi"}), 422, "no recipients given"),
         (json!({"text": "hi", "all": true, "upstream": "app"}), 422, "cannot be combined"),

@@ -20,6 +20,7 @@ mod tunnels;
 use std::io;
 use std::net::IpAddr;
 use std::ops::Range;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -88,7 +89,10 @@ impl TempDir {
     }
 
     fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.0.join(name), text).unwrap();
+        let file = self.0.join(name);
+        std::fs::write(&file, text).unwrap();
+        // As keys and secrets should be: a file that all users can read is warned of.
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
     }
 
     /// Writes `NAME.crt` and `NAME.key`, valid from the first year to the second.
@@ -121,7 +125,7 @@ fn a_listener_and_an_upstream_are_enough() {
         (([0, 0, 0, 0], 80).into(), &None, &None, 0)
     );
     let app = &config.upstreams[0];
-    assert_eq!(app.affinity, [Affinity::socket_io(), Affinity::Cookie, Affinity::Address]);
+    assert_eq!(app.affinity, [Affinity::automatic(), vec![Affinity::Cookie, Affinity::Address]].concat());
     assert_eq!(app.health, Health::default());
     assert_eq!((app.cookie_same_site, app.tunnel_idle, app.request_timeout), (SameSite::Lax, None, None));
     assert_eq!((app.connect_timeout, app.response_timeout), (Duration::from_secs(5), Duration::from_secs(60)));
@@ -174,7 +178,7 @@ handshakes = 5
 http2_streams = 6
 handshake_timeout = "3s"
 [log]
-level = "warn,stickyd::testing::affinity=debug"
+level = "warn,stickyd::affinity=debug"
 access = true
 "#;
 
@@ -240,10 +244,7 @@ fn check_every_key(dir: &TempDir, config: &Config) {
         ..Limits::default()
     };
     assert_eq!(config.limits, limits);
-    assert_eq!(
-        config.log,
-        Log { level: "warn,stickyd::testing::affinity=debug".to_owned(), access: true, ..Log::default() }
-    );
+    assert_eq!(config.log, Log { level: "warn,stickyd::affinity=debug".to_owned(), access: true, ..Log::default() });
 }
 
 /// Each worker as `NAME=ADDRESS`.
@@ -302,7 +303,7 @@ fn the_command_line_is_a_configuration_too() {
       |
     1 | --listen 0.0.0.0:80 --listen 80 --worker 127.0.0.1:2-1
       |                              ^^
-      = help: write 127.0.0.1:3000, [::1]:3000 or unix:/run/app.sock
+      = help: write 0.0.0.0:80, 127.0.0.1:8080 or [::]:443
 
     error: the range of ports ends before it begins
      --> command line:1:52

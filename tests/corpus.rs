@@ -106,4 +106,6 @@ macro_rules! targets {
     };
 }
 
-targets!(head h2_head cookie client proxy_protocol config sid handshake refusal frames answer);
+targets!(
+    head h2_head h2_filter cookie client proxy_protocol config sid handshake refusal frames answer route forwarded
+);

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 use crate::support::admin::{metric, post_reload, states, write};
-use crate::support::proxy::{Binary, free_address};
+use crate::support::proxy::{Binary, Proxy, free_address};
 use crate::support::raw::{Raw, RawWorker, ok};
 use crate::support::wait::wait_for;
 
@@ -228,8 +228,8 @@ fn a_start_without_the_name_waits_for_its_workers() {
     assert_eq!(states(&binary), is("ready", &[a, b], port));
     let answer = client.ask(&format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {pair}\r\n\r\n"));
     assert_eq!((answer.text(), answer.header("set-cookie")), ("a", None));
-    let generation = |name: &str| format!("stickyd_worker_generation{{upstream=\"app\",worker=\"{name}\"}}");
-    assert!(metric(&binary, &generation("w")) > 0.0 && metric(&binary, &generation(&format!("w-{b}"))) > 0.0);
+    let ready = |name: &str| format!("stickyd_worker_admin{{admin=\"ready\",upstream=\"app\",worker=\"{name}\"}}");
+    assert!(metric(&binary, &ready("w")) > 0.0 && metric(&binary, &ready(&format!("w-{b}"))) > 0.0);
 }
 
 #[test]
@@ -309,4 +309,26 @@ fn a_hanging_lookup_is_logged_not_repeated_and_delays_no_stop() {
     unmoved(&binary, &sids);
     // The lookup never ends, so a stop that waited for it would not end either.
     assert_eq!(binary.terminate().0, Some(0));
+}
+
+/// Node listens on ::1 only when told `localhost` on many hosts: the worker is found there, also by its checks.
+#[test]
+fn localhost_is_127_0_0_1_or_else_the_ipv6_loopback() {
+    let Ok(free) = TcpListener::bind("[::1]:0") else { return };
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let ipv6 = RawWorker::scripted_at(format!("[::1]:{port}").parse().unwrap(), |leg| {
+        while leg.request().is_some_and(|_| leg.send(ok("ipv6"))) {}
+    });
+    let proxy = Proxy::with(&format!(
+        "[upstream.app]\nworkers = [\"localhost:{port}\"]\nhealth = {{ path = \"/\", interval = \"100ms\", rise = 1 }}\n"
+    ));
+    let name = format!("127.0.0.1:{port}");
+    wait_for("the worker passes its checks at ::1", || proxy.worker(&name).health().word() == "up");
+    assert_eq!(Raw::connect(proxy.address).get("/").text(), "ipv6");
+    assert_eq!(proxy.server().shared().snapshot.load().upstreams[0].members.len(), 1, "it is one worker");
+    drop(ipv6);
+    // The number means what it says.
+    let proxy = Proxy::with(&format!("[upstream.app]\nworkers = [\"127.0.0.1:{port}\"]\n"));
+    assert_eq!(Raw::connect(proxy.address).get("/").status(), 503);
 }

@@ -312,7 +312,10 @@ fn planted_bad_commands_are_found() {
 
 #[test]
 fn planted_bad_metrics_are_found() {
-    assert_eq!(bad_metrics("`stickyd_pins`, stickyd_duration_seconds_bucket{}, stickyd_app=x"), [] as [&str; 0]);
+    assert_eq!(
+        bad_metrics("`stickyd_pins`, stickyd_request_duration_seconds_bucket{}, stickyd_app=x"),
+        [] as [&str; 0]
+    );
     assert_eq!(bad_metrics("`stickyd_no_such_total`, stickyd_pins_bucke").len(), 2);
 }
 

@@ -1,7 +1,8 @@
 //! Ejection by live traffic: which failures count, which do not, when a worker is spared, and how it comes back.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
 
 use crate::support::proxy::Proxy;
 use crate::support::raw::{Leg, Message, Raw, RawWorker, ok};
@@ -17,8 +18,11 @@ fn proxy(bad: &RawWorker, good: &RawWorker, keys: &str) -> Proxy {
     Proxy::with(&format!("threads = 1\n[upstream.app]\nworkers = [{workers}]\n{CHANCE}{keys}\n"))
 }
 
+/// A request of another client than the last ones: failures that only one client sees do not count.
 fn get(proxy: &Proxy) -> Message {
-    Raw::connect(proxy.address).get("/")
+    static CLIENT: AtomicU8 = AtomicU8::new(0);
+    let client = Ipv4Addr::new(127, 0, 1, 1 + CLIENT.fetch_add(1, SeqCst) % 200);
+    Raw::connect_from(client.into(), proxy.address).get("/")
 }
 
 /// Sends requests until the bad worker is ejected.
@@ -242,4 +246,91 @@ fn an_open_poll_without_an_answer_is_not_a_failure() {
     // For as long as a session lives, which is five seconds more than its pings.
     assert_eq!(client.get(&format!("{polling}&sid=abc")).status(), 504);
     assert!(!proxy.worker("bad").is_ejected() && !proxy.worker("good").is_ejected());
+}
+
+/// A 101 without the right `Sec-WebSocket-Accept` is a broken answer (RFC 6455 §4.1), not a good one.
+#[test]
+fn a_101_that_is_not_valid_counts_as_broken() {
+    let bad = RawWorker::scripted(|leg: &mut Leg| {
+        while let Some(request) = leg.request() {
+            if request.header("upgrade").is_some() {
+                leg.send(
+                    "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                     Sec-WebSocket-Accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n\r\n",
+                );
+                return;
+            }
+            leg.send(ok("bad"));
+        }
+    });
+    let good = RawWorker::named("good");
+    let proxy = proxy(&bad, &good, "eject = { failures = 3, time = \"1h\", max_time = \"1h\" }");
+    let mut clients = (1..=250).cycle().map(|last| IpAddr::from([127, 0, 0, last]));
+    wait_for("the bad worker is ejected", || {
+        Raw::connect_from(clients.next().unwrap(), proxy.address).ask(
+            "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        );
+        proxy.worker("bad").is_ejected()
+    });
+    assert_eq!(ejections(&proxy, "broken"), 1.0);
+}
+
+/// A page that always fails, and one client that asks for nothing else: by its IPv4 address, and by the many addresses
+/// of its IPv6 network (/64).
+#[test]
+fn one_client_cannot_eject_a_worker() {
+    let fails: fn(&mut Leg) = |leg| {
+        while let Some(request) = leg.request() {
+            match request.target() {
+                "/error" => leg.send("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"),
+                "/break" => return,
+                "/silence" => return leg.until_closed(),
+                _ => leg.send(ok("fine")),
+            };
+        }
+    };
+    let workers = [RawWorker::scripted(fails), RawWorker::scripted(fails)];
+    let [one, two] = workers.each_ref().map(|worker| worker.address.to_string());
+    let proxy = Proxy::with(&format!(
+        "threads = 1\n[[listener]]\naddress = \"127.0.0.1:0\"\ntrusted_proxies = [\"127.0.0.1\"]\n\
+         [upstream.app]\nworkers = [\"{one}\", \"{two}\"]\n{CHANCE}response_timeout = \"100ms\"\n\
+         eject = {{ failures = 3, volume = 4, time = \"1h\", max_time = \"1h\" }}\nretry_budget = \"0%\"\n"
+    ));
+    let ask = |target: &str, client: &str| {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {client}\r\n\r\n");
+        Raw::connect(proxy.address).ask(&request).status()
+    };
+    let ejected = || [&one, &two].iter().filter(|name| proxy.worker(name).is_ejected()).count();
+    for number in 0..40 {
+        for client in ["192.0.2.1".to_owned(), format!("2001:db8:0:1::{number:x}")] {
+            assert_eq!(ask("/error", &client), 500);
+            assert_eq!(ask("/break", &client), 502);
+        }
+    }
+    for _ in 0..6 {
+        assert_eq!(ask("/silence", "192.0.2.1"), 504);
+    }
+    assert_eq!(ejected(), 0);
+    wait_for("what several clients see does eject", || {
+        for client in 1..=9 {
+            ask("/error", &format!("198.51.100.{client}"));
+        }
+        ejected() == 1
+    });
+}
+
+/// No client makes a connect fail, so one that notices is enough.
+#[test]
+fn refused_connects_eject_for_any_client() {
+    let good = RawWorker::named("good");
+    let refuses = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = refuses.local_addr().unwrap();
+    drop(refuses);
+    let workers = format!("{{ address = \"{address}\", name = \"bad\" }}, \"{}\"", good.address);
+    let proxy = Proxy::with(&format!("threads = 1\n[upstream.app]\nworkers = [{workers}]\naffinity = [\"cookie\"]\n"));
+    for _ in 0..40 {
+        assert_eq!(Raw::connect(proxy.address).get("/").text(), "good");
+    }
+    assert!(!proxy.worker("bad").takes_new());
 }

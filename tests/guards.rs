@@ -2,3 +2,4 @@
 
 mod requests;
 mod socket_io;
+mod spellings;

@@ -3,7 +3,10 @@
 mod bad_clients;
 mod bad_workers;
 mod bodies;
+mod client_input;
 mod connections;
 mod forward;
 mod headers;
+mod own_connections;
 mod slow_readers;
+mod told;

@@ -5,5 +5,7 @@ mod descriptors;
 mod floods;
 mod goodbye;
 mod limits;
+mod malformed;
 mod min_rate;
 mod requests;
+mod small_data;

@@ -32,6 +32,40 @@ fn json_lines_include_the_access_log() {
     }
 }
 
+/// A key that a line has twice means two things to two readers (RFC 8259 §4).
+#[test]
+fn json_lines_have_each_key_once() {
+    let worker = RawWorker::named("a");
+    let text =
+        format!("state_dir = \".\"\n[upstream.app]\nworkers = [\"{}\"]\n[log]\nformat = \"json\"", worker.address);
+    let binary = Binary::with(&text);
+    for body in ["{\"level\": \"debug\"}", "{\"level\": null}"] {
+        let request = format!(
+            "PUT /api/v1/log HTTP/1.1\r\nHost: localhost\r\nX-Stickyd: 1\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        assert_eq!(Raw::connect_unix(&binary.admin()).ask(&request).status(), 200);
+    }
+    binary.says(&["log level changed", "\"from\":\"environment\""]);
+    for line in binary.log().lines() {
+        let value: Value = serde_json::from_str(line).unwrap();
+        for key in value.as_object().unwrap().keys() {
+            assert_eq!(line.matches(&format!("\"{key}\":")).count(), 1, "{key}: {line}");
+        }
+    }
+    // No event has a field of a name that each line has anyway.
+    for (file, text) in crate::support::sources::below("src", "rs") {
+        for event in text.split("tracing::").skip(1) {
+            let Some((_, fields)) = event.split_once("!(").filter(|(level, _)| level.len() < 6) else { continue };
+            let fields = fields.split(");").next().unwrap();
+            for name in ["timestamp", "level", "fields", "span", "spans"] {
+                let taken = [format!("({name} ="), format!(" {name} ="), format!("%{name},"), format!(" {name},")];
+                assert!(!taken.iter().any(|taken| fields.contains(taken)), "{}: {name}: {fields}", file.display());
+            }
+        }
+    }
+}
+
 #[test]
 fn a_log_reader_that_stops_delays_no_request() {
     let (worker, address, admin) = (RawWorker::named("a"), free_address(), free_address());

@@ -62,6 +62,8 @@ impl Recipe {
         let folder = std::env::temp_dir().join(format!("stickyd-messages-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         std::os::unix::fs::symlink(clients_dir().join("node_modules"), folder.join("node_modules")).unwrap();
+        // The scripts also run in a project whose own files are ES modules.
+        std::fs::write(folder.join("package.json"), "{\"type\":\"module\"}").unwrap();
         for (name, text) in scripts_of_page() {
             std::fs::write(folder.join(name), text).unwrap();
         }
@@ -156,13 +158,13 @@ fn redis_program() -> PathBuf {
     places.find(|place| place.exists()).expect("redis-server or redis-check-rdb; tests/run installs it")
 }
 
-/// The scripts of docs/messages.md, by the names in their first lines: `// NAME.js`.
+/// The scripts of docs/messages.md, by the names in their first lines: `// NAME.cjs`.
 fn scripts_of_page() -> Vec<(String, String)> {
     let page = std::fs::read_to_string("docs/messages.md").unwrap();
     let blocks = docs::blocks(&page).0.into_iter().filter(|block| block.info == "js");
     let named = blocks.map(|block| {
         let name = block.text.lines().next().and_then(|line| line.strip_prefix("// ")).expect("the block has a name");
-        assert!(name.ends_with(".js"), "the first line is not a name: {name}");
+        assert!(name.ends_with(".cjs"), "the first line is not a name: {name}");
         (name.to_owned(), block.text)
     });
     named.collect()
@@ -175,7 +177,7 @@ fn script(name: &str) -> String {
 
 /// The example that is shipped, with `change` before its first statement that does something.
 fn shipped_primary(change: &str) -> String {
-    let shipped = std::fs::read_to_string("conf/examples/cluster.js").unwrap();
+    let shipped = std::fs::read_to_string("conf/examples/cluster.cjs").unwrap();
     let changed = shipped.replace("let stopping", &format!("{change}\nlet stopping"));
     assert_ne!(changed, shipped);
     changed
@@ -201,18 +203,18 @@ fn listening(port: u16) {
 #[tokio::test]
 async fn without_an_adapter_messages_reach_the_own_worker_only() {
     let mut recipe = Recipe::new();
-    let with = script("app-cluster.js");
+    let with = script("app-cluster.cjs");
     let without = with.replace(", { adapter: createAdapter() }", "");
     assert_ne!(with, without);
-    std::fs::write(recipe.folder.join("app.js"), without).unwrap();
-    recipe.separate_processes("app.js");
+    std::fs::write(recipe.folder.join("app.cjs"), without).unwrap();
+    recipe.separate_processes("app.cjs");
     recipe.assert_messages_reach_own_worker_only().await;
 }
 
 #[tokio::test]
 async fn the_cluster_adapter_reaches_all_workers() {
     let mut recipe = Recipe::new();
-    recipe.node(&["cluster.js", "./app-cluster.js"], recipe.base);
+    recipe.node(&["cluster.cjs", "./app-cluster.cjs"], recipe.base);
     recipe.assert_messages_reach_all().await;
 }
 
@@ -220,16 +222,16 @@ async fn the_cluster_adapter_reaches_all_workers() {
 async fn the_shipped_primary_needs_only_the_adapters_set_up() {
     let mut recipe = Recipe::new();
     let primary = shipped_primary("require('@socket.io/cluster-adapter').setupPrimary();");
-    std::fs::write(recipe.folder.join("cluster.js"), primary).unwrap();
-    recipe.node(&["cluster.js", "./app-cluster.js"], recipe.base);
+    std::fs::write(recipe.folder.join("cluster.cjs"), primary).unwrap();
+    recipe.node(&["cluster.cjs", "./app-cluster.cjs"], recipe.base);
     recipe.assert_messages_reach_all().await;
 }
 
 #[tokio::test]
 async fn the_cluster_adapter_without_set_up_is_silent() {
     let mut recipe = Recipe::new();
-    std::fs::write(recipe.folder.join("cluster.js"), shipped_primary("")).unwrap();
-    recipe.node(&["cluster.js", "./app-cluster.js"], recipe.base);
+    std::fs::write(recipe.folder.join("cluster.cjs"), shipped_primary("")).unwrap();
+    recipe.node(&["cluster.cjs", "./app-cluster.cjs"], recipe.base);
     recipe.assert_messages_reach_own_worker_only().await;
 }
 
@@ -237,7 +239,7 @@ async fn the_cluster_adapter_without_set_up_is_silent() {
 async fn the_redis_adapter_reaches_separate_processes() {
     let mut recipe = Recipe::new();
     recipe.start_redis();
-    recipe.separate_processes("app-redis.js");
+    recipe.separate_processes("app-redis.cjs");
     recipe.assert_messages_reach_all().await;
 }
 
@@ -245,6 +247,6 @@ async fn the_redis_adapter_reaches_separate_processes() {
 async fn the_redis_streams_adapter_reaches_separate_processes() {
     let mut recipe = Recipe::new();
     recipe.start_redis();
-    recipe.separate_processes("app-streams.js");
+    recipe.separate_processes("app-streams.cjs");
     recipe.assert_messages_reach_all().await;
 }

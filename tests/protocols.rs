@@ -132,6 +132,20 @@ impl Trial {
         self.say("one", &end, &workers).await;
     }
 
+    /// One stickyd without an `affinity` key, which also sets its own cookie: no session is lost or moves.
+    async fn keeps_with_cookies(&self) {
+        let workers = self.workers(1..=3).await;
+        let proxy = Proxy::with(&config(&workers, self.rules));
+        proxy.all_take_new().await;
+        let mut clients = self.clients(&[proxy.url("")]);
+        clients.open(self.sessions).await;
+        for _ in 0..2 {
+            clients.ask().await;
+        }
+        let end = clients.stop().await;
+        self.assert_live(&end, self.sessions, 3);
+    }
+
     /// All clients have one address: no worker gets much more than its share.
     async fn spreads_from_one_address(&self) {
         let workers = self.workers(1..=3).await;

@@ -10,7 +10,7 @@ use crate::support::wait::wait_for;
 
 const RESENT: &str = "stickyd_retries_total{kind=\"resent\",upstream=\"app\"}";
 const PASSED_ON: &str = "stickyd_retries_total{kind=\"passed_on\",upstream=\"app\"}";
-const OVER_BUDGET: &str = "stickyd_retries_total{kind=\"over_budget\",upstream=\"app\"}";
+const OVER_BUDGET: &str = "stickyd_retries_refused_total{upstream=\"app\"}";
 const QUIET: &str = "health = { kind = \"tcp\", interval = \"1h\" }\n";
 
 fn before(worker: &RawWorker, keys: &str) -> Proxy {
@@ -291,4 +291,71 @@ fn a_full_backlog_is_full_and_not_gone() {
     let _ = std::os::unix::net::UnixStream::connect(&path);
     accepting.join().unwrap();
     let _ = std::fs::remove_file(&path);
+}
+
+const HANDSHAKE: &str = "/socket.io/?EIO=4&transport=polling";
+
+/// A worker that loses what comes over its new connections, as PM2's daemon can, and one that answers.
+fn one_is_silent(keys: &str) -> (RawWorker, RawWorker, Proxy) {
+    let open = "0{\"sid\":\"abc\",\"upgrades\":[],\"pingInterval\":10,\"pingTimeout\":10,\"maxPayload\":1000}";
+    let silent = RawWorker::scripted(|leg| {
+        leg.request();
+        leg.until_closed();
+    });
+    let answers = RawWorker::answering(move |_| ok(open));
+    let workers = format!("\"{}\", \"{}\"", silent.address, answers.address);
+    let proxy = Proxy::with(&format!(
+        "threads = 1\n[upstream.app]\nworkers = [{workers}]\naffinity = [\"socket.io\", \"cookie\"]\neject = false\n\
+         {QUIET}{keys}\n"
+    ));
+    (silent, answers, proxy)
+}
+
+#[test]
+fn an_unanswered_handshake_asks_another_worker_once() {
+    let (silent, _answers, proxy) = one_is_silent("retry_after = \"100ms\"");
+    wait_for("the silent worker got a handshake", || {
+        assert_eq!(Raw::connect(proxy.address).get(HANDSHAKE).status(), 200);
+        silent.connections() > 0
+    });
+    assert_eq!(proxy.metric(RESENT), silent.connections() as f64);
+    // Both are silent: the second one is waited for until the time is over.
+    let silent = [0, 1].map(|_| {
+        RawWorker::scripted(|leg| {
+            leg.request();
+            leg.until_closed();
+        })
+    });
+    let workers = format!("\"{}\", \"{}\"", silent[0].address, silent[1].address);
+    let proxy = Proxy::with(&format!(
+        "threads = 1\n[upstream.app]\nworkers = [{workers}]\nresponse_timeout = \"1s\"\nretry_after = \"100ms\"\n{QUIET}"
+    ));
+    assert_eq!(Raw::connect(proxy.address).get(HANDSHAKE).status(), 504);
+    assert_eq!((silent[0].connections(), silent[1].connections()), (1, 1));
+    assert_eq!(proxy.metric(RESENT), 1.0);
+}
+
+#[test]
+fn what_may_act_twice_or_is_over_budget_asks_no_other_worker() {
+    let post = "POST /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx";
+    let upgrade = "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\
+                   Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let get = "GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: a\r\n\r\n";
+    let plain = "GET /report HTTP/1.1\r\nHost: a\r\n\r\n";
+    for (request, keys) in [
+        (post, "retry_after = \"50ms\""),
+        (upgrade, "retry_after = \"50ms\""),
+        (plain, "retry_after = \"50ms\""),
+        (get, "retry_after = \"0s\""),
+        (get, "retry_after = \"50ms\"\nretry_budget = \"0%\""),
+    ] {
+        let (silent, _answers, proxy) = one_is_silent(&format!("response_timeout = \"300ms\"\n{keys}"));
+        wait_for("a request at the silent worker times out", || {
+            let status = Raw::connect(proxy.address).ask(request).status();
+            assert!(status == 504 || silent.connections() == 0, "{status}: {request}");
+            status == 504
+        });
+        assert_eq!(proxy.metric(RESENT), 0.0, "{request}");
+    }
 }

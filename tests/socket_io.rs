@@ -3,8 +3,10 @@
 mod clients;
 mod discovery_bodies;
 mod discovery_hung;
+mod discovery_order;
 mod forged_cookies;
 mod http2;
+mod made_up_pages;
 mod made_up_sids;
 mod metrics;
 mod no_worker;
@@ -13,4 +15,5 @@ mod preflights;
 mod process_managers;
 mod refusals;
 mod stickyd_restarts;
+mod two_tunnels;
 mod worker_failures;

@@ -30,7 +30,9 @@ impl Watched {
 
     fn ask(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
         let length = body.len();
-        let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}");
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nX-Stickyd: 1\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
         let answer = Raw::connect_unix(&self.admin).ask(&request);
         (answer.status(), serde_json::from_slice(&answer.body).unwrap_or_else(|_| answer.text().into()))
     }

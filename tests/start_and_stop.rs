@@ -1,5 +1,8 @@
 //! Start and stop of the real binary: errors that prevent a start, and how and how soon it ends.
 
+mod check_and_run;
+mod first_steps;
+
 use std::net::TcpListener;
 use std::process::{Command, Output};
 use std::sync::{Mutex, mpsc};

@@ -5,26 +5,31 @@ use std::sync::Arc;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::api::paths;
 use super::layers::Asked;
 use crate::config::Secret;
 
-/// Header field that every write over TCP must carry.
+/// Header field that every write must carry.
 pub(crate) const OWN_FIELD: &str = "x-stickyd";
 
-/// Access rules of one admin listener.
+/// Access rules of one address of the admin listener.
 pub(crate) struct AdminAuth {
     reach: Reach,
     token: Option<Secret>,
+    /// Names that the Host of a request without a token may have, in lower case.
+    hosts: Vec<String>,
 }
 
-/// Set of peers that can connect to the listener.
+/// Set of peers that can connect to the address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reach {
-    /// Processes that may open the socket's file: browsers cannot, so no protection from web pages is needed.
+    /// Processes that may open the socket's file: its mode stands for the token. All other rules apply, because a
+    /// forwarded socket (`ssh -L 9145:/var/lib/stickyd/admin.sock host`) can be reached by a browser.
     Unix,
     /// Every process of this machine, including browsers.
     Loopback,
@@ -46,8 +51,8 @@ impl Reach {
 type AuthRefusal = (StatusCode, &'static str);
 
 impl AdminAuth {
-    pub(crate) fn new(reach: Reach, token: Option<Secret>) -> Self {
-        Self { reach, token }
+    pub(crate) fn new(reach: Reach, token: Option<Secret>, hosts: Vec<String>) -> Self {
+        Self { reach, token, hosts }
     }
 
     /// Returns the set of peers that can connect to the listener.
@@ -55,59 +60,74 @@ impl AdminAuth {
         self.reach
     }
 
-    fn refuses(&self, method: &Method, headers: &HeaderMap) -> Option<AuthRefusal> {
-        if self.reach == Reach::Unix {
-            return None;
-        }
+    fn refuses(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Option<AuthRefusal> {
         let mut hosts = headers.get_all(header::HOST).iter();
-        let own = hosts.next().and_then(|host| host.to_str().ok()).is_some_and(is_own_host);
-        if !own || hosts.next().is_some() {
-            return Some((StatusCode::FORBIDDEN, "Host must be an IP address or localhost\n"));
+        let host = hosts.next();
+        if hosts.next().is_some() {
+            return Some((StatusCode::FORBIDDEN, "there must be one Host header\n"));
         }
         if is_of_another_site(headers) {
             return Some((StatusCode::FORBIDDEN, "requests from pages of other sites are not allowed\n"));
         }
         let reads = method == Method::GET || method == Method::HEAD;
-        if reads && self.reach == Reach::Loopback {
+        if reads && uri.path() == paths::HEALTH {
+            // Its answer shows only whether stickyd serves.
             return None;
         }
-        match &self.token {
-            None => Some((StatusCode::FORBIDDEN, "writes over TCP need [admin] token_file\n")),
-            Some(token) if !bears(headers, token) => {
-                Some((StatusCode::UNAUTHORIZED, "wrong or missing bearer token\n"))
-            }
-            Some(_) if reads => None,
-            Some(_) => refuses_write(headers),
+        let bears = self.token.as_ref().is_some_and(|token| bears(headers, token));
+        // A page that was lured here (DNS rebinding) does not know the token. On the network nothing goes without it.
+        if !bears && self.reach != Reach::Network && !self.is_own(host, uri) {
+            let why = "without a token, Host must be an IP address, localhost or one of [admin] hosts\n";
+            return Some((StatusCode::FORBIDDEN, why));
         }
+        match (self.reach, &self.token) {
+            (Reach::Unix, _) if reads => None,
+            (Reach::Unix, _) => refuses_write(headers, false),
+            (Reach::Loopback, _) if reads => None,
+            (_, None) => Some((StatusCode::FORBIDDEN, "writes over TCP need [admin] token_file\n")),
+            (_, Some(_)) if !bears => Some((StatusCode::UNAUTHORIZED, "wrong or missing bearer token\n")),
+            (_, Some(_)) if reads => None,
+            (_, Some(_)) => refuses_write(headers, true),
+        }
+    }
+
+    /// Whether the request names this listener in a way that no foreign DNS server can point here. The authority of a
+    /// target in absolute form counts like a Host (RFC 9112 §3.2.2).
+    fn is_own(&self, host: Option<&HeaderValue>, uri: &Uri) -> bool {
+        let host = host.and_then(|host| host.to_str().ok());
+        let authority = uri.authority().map(Authority::as_str);
+        host.is_some_and(|host| is_own_host(host, &self.hosts))
+            && authority.is_none_or(|name| is_own_host(name, &self.hosts))
     }
 }
 
 /// Rejects a write that a form of another site could send: it must have a content type that forms cannot have, and a
-/// header field of stickyd's own. Either makes a browser send a preflight first, which stickyd does not answer.
-fn refuses_write(headers: &HeaderMap) -> Option<AuthRefusal> {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim();
-    if !kind.eq_ignore_ascii_case("application/json") {
-        let why = "writes over TCP need Content-Type: application/json\n";
-        return Some((StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
-    }
+/// header field of stickyd's own. Either makes a browser send a preflight first, which stickyd does not answer. Over
+/// the unix socket the content type may be left out, because nearly all writes have no body.
+fn refuses_write(headers: &HeaderMap, needs_type: bool) -> Option<AuthRefusal> {
     let own = headers.get(OWN_FIELD).is_some_and(|value| value == "1");
-    (!own).then_some((StatusCode::FORBIDDEN, "writes over TCP need the header field X-Stickyd: 1\n"))
+    let kind = headers.get(header::CONTENT_TYPE);
+    let essence = kind.and_then(|kind| kind.to_str().ok()).and_then(|kind| kind.split(';').next());
+    let is_json = essence.is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));
+    if !is_json && (needs_type || (kind.is_some() && own)) {
+        return Some((StatusCode::UNSUPPORTED_MEDIA_TYPE, "writes need Content-Type: application/json\n"));
+    }
+    (!own).then_some((StatusCode::FORBIDDEN, "writes need the header field X-Stickyd: 1\n"))
 }
 
 /// Whether a browser marks the request as coming from a page of another origin.
 fn is_of_another_site(headers: &HeaderMap) -> bool {
     let host = headers.get(header::HOST).map_or(&b""[..], HeaderValue::as_bytes);
     let foreign = |origin: &HeaderValue| origin.as_bytes().strip_prefix(b"http://") != Some(host);
-    headers.get_all(header::ORIGIN).iter().any(foreign)
-        || headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site" || site == "same-site")
+    let apart = |site: &HeaderValue| site != "same-origin" && site != "none";
+    headers.get_all(header::ORIGIN).iter().any(foreign) || headers.get_all("sec-fetch-site").iter().any(apart)
 }
 
 /// Rejects what the rules do not allow, before any handler runs; keeps with the answer what was asked, for the audit
 /// line.
 pub(crate) async fn check(State(guard): State<Arc<AdminAuth>>, request: Request, next: Next) -> Response {
     let asked = Asked { method: request.method().clone(), path: request.uri().path().to_owned() };
-    let mut response = match guard.refuses(request.method(), request.headers()) {
+    let mut response = match guard.refuses(request.method(), request.uri(), request.headers()) {
         Some(refusal) => refusal.into_response(),
         None => next.run(request).await,
     };
@@ -115,14 +135,16 @@ pub(crate) async fn check(State(guard): State<Arc<AdminAuth>>, request: Request,
     response
 }
 
-/// Whether a Host is an IP address or `localhost`. Any other name could be pointed at this listener by a foreign DNS
-/// server.
-fn is_own_host(host: &str) -> bool {
+/// Whether a Host is an IP address, `localhost` or one of `hosts`. Any other name could be pointed at this listener by
+/// a foreign DNS server.
+fn is_own_host(host: &str, hosts: &[String]) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or(rest),
         None => host.split(':').next().unwrap_or(host),
     };
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<IpAddr>().is_ok()
+        || hosts.iter().any(|own| name.eq_ignore_ascii_case(own))
 }
 
 fn bears(headers: &HeaderMap, token: &Secret) -> bool {
@@ -135,12 +157,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_addresses_and_localhost_are_own_hosts() {
-        for host in ["127.0.0.1", "127.0.0.1:9145", "[::1]:9145", "localhost:1", "10.0.0.1"] {
-            assert!(is_own_host(host), "{host}");
+    fn only_addresses_and_known_names_are_own_hosts() {
+        let hosts = ["stickyd".to_owned()];
+        for host in ["127.0.0.1", "127.0.0.1:9145", "[::1]:9145", "localhost:1", "10.0.0.1", "Stickyd:9145"] {
+            assert!(is_own_host(host, &hosts), "{host}");
         }
-        for host in ["evil.example", "127.0.0.1.evil.example", "", "evil.example:9145"] {
-            assert!(!is_own_host(host), "{host}");
+        for host in ["evil.example", "127.0.0.1.evil.example", "", "evil.example:9145", "stickyd.evil.example"] {
+            assert!(!is_own_host(host, &hosts), "{host}");
         }
+        assert!(!is_own_host("stickyd", &[]));
     }
 }

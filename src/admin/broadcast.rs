@@ -52,7 +52,7 @@ pub(crate) async fn send(
     State(api): State<Api>,
     WholeBody(body): WholeBody,
 ) -> Result<Json<BroadcastAnswer>, ApiRefusal> {
-    let order: BroadcastOrder = read_order(&body)?;
+    let order: BroadcastOrder = read_order(&body, HELP)?;
     let broadcast = message(&order)?;
     let filter = take_whole_filter(&api, order.filter, HELP)?;
     if filter.is_empty() != order.all {

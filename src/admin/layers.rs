@@ -40,7 +40,7 @@ const BODY_PATIENCE: Duration = Duration::from_secs(10);
 const BODY: usize = 512 * 1024;
 
 /// Time until the head of the answer; a reload may have to wait for DNS lookups.
-const HEAD_OF_ANSWER: Duration = Duration::from_secs(60);
+pub(crate) const HEAD_OF_ANSWER: Duration = Duration::from_secs(60);
 
 /// Seconds after which a client should try again if too many requests are under way.
 const RETRY_AFTER_S: &str = "1";
@@ -50,6 +50,10 @@ const CONTENT_POLICY: &str = "default-src 'none'; frame-ancestors 'none'; base-u
 
 /// Puts the layers around all paths of the router, and around its answer to unknown paths.
 pub(crate) fn around(router: Router, guard: AdminAuth) -> Router {
+    around_within(router, guard, HEAD_OF_ANSWER)
+}
+
+fn around_within(router: Router, guard: AdminAuth, head_of_answer: Duration) -> Router {
     let reach = guard.reach();
     let trace = TraceLayer::new_for_http()
         .make_span_with(|_: &Request| Span::none())
@@ -74,7 +78,7 @@ pub(crate) fn around(router: Router, guard: AdminAuth) -> Router {
             .layer(middleware::from_fn_with_state(Arc::new(guard), auth::check))
             .layer(RequestBodyLimitLayer::new(BODY))
             .layer(RequestBodyDeadlineLayer::new(BODY_PATIENCE))
-            .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, HEAD_OF_ANSWER)),
+            .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, head_of_answer)),
     )
 }
 
@@ -131,5 +135,27 @@ fn refusal_of(rejection: &BytesRejection) -> (StatusCode, &'static str) {
         (StatusCode::REQUEST_TIMEOUT, "the body was not received in time\n")
     } else {
         (StatusCode::BAD_REQUEST, "the body is incomplete\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::routing::get;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_that_is_not_ready_in_time_is_a_504_with_words() {
+        let never = get(|| async { std::future::pending::<()>().await });
+        let guard = AdminAuth::new(Reach::Unix, None, Vec::new());
+        let router = around_within(Router::new().route("/never", never), guard, Duration::from_millis(10));
+        let request = Request::get("/never").header(header::HOST, "localhost").body(Body::empty()).unwrap();
+        let answer = router.oneshot(request).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::GATEWAY_TIMEOUT);
+        assert_eq!(HEAD_OF_ANSWER.as_secs(), 60, "as the words say");
+        let body = axum::body::to_bytes(answer.into_body(), 1_000).await.unwrap();
+        assert_eq!(body, "the answer was not ready in 60 s\n");
     }
 }

@@ -19,7 +19,8 @@ pub(crate) async fn set(WholeBody(body): WholeBody) -> Result<Json<LogAnswer>, A
     let wrong = |why: String| refuse(StatusCode::UNPROCESSABLE_ENTITY, why);
     let LogOrder { level } = serde_json::from_slice(&body).map_err(|_| wrong(HELP.to_owned()))?;
     let level = telemetry::say_level(level.as_deref()).map_err(wrong)?;
-    tracing::info!(level = level.level, from = level.from, "log level changed");
+    // Not `level`: a line in JSON has one already.
+    tracing::info!(log_level = level.level, from = level.from, "log level changed");
     Ok(Json(describe(&level)))
 }
 

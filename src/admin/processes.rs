@@ -2,28 +2,35 @@
 //!
 //! The rule "only `config` reads files" (ARCHITECTURE.md, invariant 11) is about configuration, and none is read here.
 //! /proc is read only on request, on a thread of its own since that may take long, at most once in [`FRESH`], and
-//! within bounds. A worker's process is the one that holds its listening socket; if several do (a master and its
-//! children), it is the one with the lowest pid. Left out: sockets on `0.0.0.0` for a worker whose address is not
-//! loopback (it may be another machine), processes of other users that stickyd may not inspect, other network
-//! namespaces: such workers are shown without a process.
+//! within bounds. Who holds a listening socket is searched for once: while the socket and its process stay, only the
+//! process is read again, and a socket whose process was not found is searched for again after [`SEARCH_AGAIN`]. A
+//! worker's process is the one that holds its listening socket; if several do (a master and its children), it is the
+//! one with the lowest pid. One that holds the sockets of several workers is marked. Left out: sockets on `0.0.0.0` for
+//! a worker whose address is not loopback (it may be another machine), processes of other users that stickyd may not
+//! inspect, other network namespaces: such workers are shown without a process.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use crate::config::Address;
+use crate::descriptors;
+use crate::printable::is_unprintable;
 
 /// Age up to which a result is reused.
 const FRESH: Duration = Duration::from_secs(3);
 
 /// Time after which reading /proc stops, with the results so far.
 const LONGEST: Duration = Duration::from_secs(1);
+
+/// Time after which the process of a listening socket that was not found is searched for again.
+const SEARCH_AGAIN: Duration = Duration::from_secs(60);
 
 /// Maximum number of descriptors inspected, over all processes.
 const DESCRIPTORS: usize = 200_000;
@@ -41,7 +48,34 @@ pub(crate) struct Process {
     /// CPU usage since the previous result, in percent of one core; `None` the first time.
     pub(crate) cpu_percent: Option<f64>,
     pub(crate) memory_bytes: u64,
+    pub(crate) virtual_bytes: u64,
+    /// Time from the start of the machine to that of the process, in clock ticks.
+    started_ticks: u64,
     pub(crate) threads: u32,
+    /// Whether the process stands for several workers: it holds the sockets of more than one, or it is PM2's own.
+    pub(crate) shared: bool,
+}
+
+impl Process {
+    /// Returns the Unix time at which the process was started, in seconds.
+    pub(crate) fn started_s(&self) -> Option<f64> {
+        static BOOT_S: OnceLock<Option<f64>> = OnceLock::new();
+        // Read once, so that the start of a process does not change with corrections of the clock.
+        let boot_s = BOOT_S
+            .get_or_init(|| lines("/proc/stat").find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok()));
+        #[allow(clippy::cast_precision_loss, reason = "ticks since the start of a machine have far less than 53 bits")]
+        let after_s = self.started_ticks as f64 / TICKS_PER_SECOND;
+        boot_s.map(|boot_s| boot_s + after_s)
+    }
+}
+
+/// What was found out about a listening socket.
+#[derive(Debug, Clone, Copy)]
+enum Holder {
+    /// The process with this pid, started at this time, holds it.
+    Process(u32, u64),
+    /// No process was found at this time.
+    Unknown(Instant),
 }
 
 /// Result of one reading of /proc.
@@ -53,6 +87,8 @@ pub(crate) struct ProcessTable {
     pub(crate) own: Option<Process>,
     /// Number of open descriptors of stickyd.
     pub(crate) descriptors: Option<u64>,
+    /// Who holds the listening sockets of workers, by inode.
+    holders: HashMap<u64, Holder>,
 }
 
 /// Reads /proc on request, and keeps the last result.
@@ -95,19 +131,56 @@ impl Processes {
 fn look(addresses: &[Address], before: &ProcessTable) -> ProcessTable {
     let (at, until) = (Instant::now(), Instant::now() + LONGEST);
     let wanted = inodes(addresses);
+    let mut holders: HashMap<u64, Holder> =
+        before.holders.iter().filter(|(inode, _)| wanted.contains_key(inode)).map(|(k, v)| (*k, *v)).collect();
+    let mut found = HashMap::new();
+    for (inode, holder) in &holders {
+        if let Holder::Process(pid, started) = holder
+            && let Some(process) = read(&pid.to_string()).filter(|process| process.started_ticks == *started)
+        {
+            found.insert(*inode, process);
+        }
+    }
+    let is_missing = |inode: &u64| match holders.get(inode) {
+        Some(Holder::Unknown(since)) => at.saturating_duration_since(*since) >= SEARCH_AGAIN,
+        _ => !found.contains_key(inode),
+    };
+    let missing: Vec<u64> = wanted.keys().copied().filter(is_missing).collect();
+    for inode in &missing {
+        holders.insert(*inode, Holder::Unknown(at));
+    }
+    for (inode, pid) in holders_of(missing, until) {
+        let Some(process) = read(&pid.to_string()) else { continue };
+        holders.insert(inode, Holder::Process(pid, process.started_ticks));
+        found.insert(inode, process);
+    }
     let mut workers = HashMap::new();
-    for (inode, pid) in holders(wanted.keys().copied().collect(), until) {
-        let Some(mut process) = read(&pid.to_string()) else { continue };
+    let pids: Vec<(u64, u32)> = found.iter().map(|(inode, process)| (*inode, process.pid)).collect();
+    for (inode, mut process) in found {
+        let own = pids.iter().filter(|(_, pid)| *pid == process.pid).filter_map(|(inode, _)| wanted.get(inode));
+        process.shared = is_shared(own.flatten().collect::<HashSet<_>>().len(), &process.command);
         for address in wanted.get(&inode).into_iter().flatten() {
             process.cpu_percent = before.at.and_then(|then| share(before.workers.get(*address)?, &process, then, at));
             workers.insert((*address).clone(), process.clone());
         }
     }
-    let mut own = read("self");
+    let mut own = own();
     if let (Some(now), Some(then), Some(old)) = (&mut own, before.at, &before.own) {
         now.cpu_percent = share(old, now, then, at);
     }
-    ProcessTable { at: Some(at), workers, own, descriptors: descriptors() }
+    ProcessTable { at: Some(at), workers, own, descriptors: Some(descriptors::open() as u64), holders }
+}
+
+/// Reads the process of stickyd itself.
+pub(crate) fn own() -> Option<Process> {
+    read("self")
+}
+
+/// Whether a process stands for several workers. A cluster's master holds the listening sockets of all its children
+/// (Node's cluster module, PM2's cluster mode); PM2's daemon is one even if it holds a single one ("PM2 v5.3.0: God
+/// Daemon", of which the kernel keeps 15 bytes).
+fn is_shared(workers: usize, command: &str) -> bool {
+    workers > 1 || command.starts_with("PM2 v")
 }
 
 /// Returns the CPU usage between two readings, in percent of one core.
@@ -190,7 +263,7 @@ fn listening_unix(line: &str) -> Option<(String, u64)> {
 
 /// Returns the process with the lowest pid that holds each of these sockets. stickyd itself is skipped: it has many
 /// descriptors, and none of them is a worker's listening socket.
-fn holders(mut wanted: Vec<u64>, until: Instant) -> Vec<(u64, u32)> {
+fn holders_of(mut wanted: Vec<u64>, until: Instant) -> Vec<(u64, u32)> {
     let (mut found, mut seen) = (Vec::new(), 0);
     let mut pids: Vec<u32> = fs::read_dir("/proc").into_iter().flatten().filter_map(number).collect();
     pids.sort_unstable();
@@ -228,26 +301,19 @@ fn process(stat: &str, status: &str) -> Option<Process> {
     let fields: Vec<&str> = after.split_ascii_whitespace().collect();
     let ticks = |index: usize| fields.get(index)?.parse::<f64>().ok();
     let said = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)?.split_ascii_whitespace().next());
+    let memory = |key: &str| said(key).and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0).saturating_mul(1024);
     Some(Process {
         pid: pid.parse().ok()?,
-        command: command.chars().filter(|c| !c.is_control()).collect(),
-        // utime and stime are fields 14 and 15; the first field after the command is number 3.
+        command: command.chars().filter(|c| !is_unprintable(*c)).collect(),
+        // utime, stime and starttime are fields 14, 15 and 22; the first field after the command is number 3.
         cpu_s: (ticks(11)? + ticks(12)?) / TICKS_PER_SECOND,
         cpu_percent: None,
-        memory_bytes: said("VmRSS:").and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) * 1024,
+        memory_bytes: memory("VmRSS:"),
+        virtual_bytes: memory("VmSize:"),
+        started_ticks: fields.get(19)?.parse().ok()?,
         threads: said("Threads:").and_then(|count| count.parse().ok()).unwrap_or(1),
+        shared: false,
     })
-}
-
-/// Returns the number of open descriptors. Since Linux 6.2 it is the size of the directory; before that they are
-/// counted.
-fn descriptors() -> Option<u64> {
-    let size = fs::metadata("/proc/self/fd").ok()?.len();
-    if size > 0 {
-        return Some(size);
-    }
-    // One of them is the directory itself.
-    u64::try_from(fs::read_dir("/proc/self/fd").ok()?.count()).ok()?.checked_sub(1)
 }
 
 #[cfg(test)]
@@ -276,10 +342,12 @@ mod tests {
     #[test]
     fn a_process_is_parsed_whatever_its_command() {
         let stat = "12 (a) (b c)) S 1 12 12 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 4 0 100 1 1";
-        let read = process(stat, "Name:\ta\nVmRSS:\t  2048 kB\nThreads:\t4\n").unwrap();
+        let read = process(stat, "Name:\ta\nVmSize:\t 4096 kB\nVmRSS:\t  2048 kB\nThreads:\t4\n").unwrap();
         assert_eq!((read.pid, read.command.as_str(), read.cpu_s), (12, "a) (b c)", 2.0));
-        assert_eq!((read.memory_bytes, read.threads), (2 << 20, 4));
+        assert_eq!((read.memory_bytes, read.virtual_bytes, read.threads), (2 << 20, 4 << 20, 4));
+        assert_eq!(read.started_ticks, 100);
         assert_eq!(process("", ""), None);
+        assert!(is_shared(2, "node") && is_shared(1, "PM2 v5.3.0: God") && !is_shared(1, "node"));
     }
 
     #[test]
@@ -296,6 +364,8 @@ mod tests {
     fn the_own_process_can_be_read() {
         let own = read("self").unwrap();
         assert!(own.pid == std::process::id() && own.memory_bytes > 0 && own.threads > 0);
-        assert!(descriptors().unwrap() >= 3);
+        let started_s = own.started_s().unwrap();
+        let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+        assert!(started_s <= now_s + 1.0 && now_s - started_s < 3_600.0, "{started_s} at {now_s}");
     }
 }

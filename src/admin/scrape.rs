@@ -1,101 +1,144 @@
-//! `GET /metrics`: gauges that mirror live state are set when they are scraped, then everything is encoded. Left out:
-//! what the series are (`metrics`).
+//! `GET /metrics`: what mirrors live state is put together when it is scraped, then everything is encoded. The work
+//! grows with the number of workers and upstreams, not with that of sockets or sessions. Left out: what the series are
+//! (`metrics`).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, PoisonError};
 
+use super::processes::{self, Process, ProcessTable};
+use crate::clock;
 use crate::descriptors;
-use crate::metrics::socket_labels::Transport;
-use crate::metrics::{LimitSeries, Metrics, SocketsSeries, gauge};
-use crate::sockets::{SHARDS, Socket, Sockets, Traffic};
-use crate::state::Shared;
-use crate::upstream::serial::WorkerSerial;
+use crate::metrics::families::Families;
+use crate::metrics::process::{OwnProcess, WorkerProcess};
+use crate::metrics::worker::{HEALTHS, WorkerSample};
+use crate::metrics::{LimitSeries, Metrics, gauge};
+use crate::state::{Shared, Snapshot};
+use crate::upstream::Upstream;
 use crate::upstream::worker::Worker;
 
-/// The text of `/metrics`.
+/// The text of `/metrics`, without the processes of workers.
 pub fn scrape(shared: &Shared) -> Vec<u8> {
-    let metrics = &shared.metrics;
-    metrics.generations.reset();
-    metrics.dns_names.reset();
-    for name in shared.unresolved.names(shared.snapshot.load().named()) {
-        metrics.dns_names.with_label_values(&[name.upstream.as_str(), name.state.word()]).inc();
+    scrape_with(shared, &ProcessTable::default())
+}
+
+/// The text of `/metrics`.
+pub(crate) fn scrape_with(shared: &Shared, look: &ProcessTable) -> Vec<u8> {
+    let (metrics, snapshot, mut live) = (&shared.metrics, shared.snapshot.load(), Families::default());
+    for upstream in &snapshot.upstreams {
+        show_health(&mut live, upstream);
     }
-    for gauge in [
-        &metrics.ejected,
-        &metrics.waiting,
-        &metrics.sessions,
-        &metrics.tunnels,
-        &metrics.in_flight,
-        &metrics.states,
-        &metrics.admin_states,
-        &metrics.drain_left,
-    ] {
-        gauge.reset();
+    for sample in samples(&snapshot, look).into_values() {
+        live.worker(&sample);
     }
-    for worker in shared.snapshot.load().workers() {
-        show_worker(metrics, worker);
+    show_names(&mut live, shared, &snapshot);
+    let (open, limit) = (descriptors::open(), descriptors::limit());
+    live.own_process(processes::own().as_ref().map(own), u64::try_from(open).ok(), limit);
+    set_gauges(metrics, shared);
+    show_limits(&metrics.limits, shared, (open, limit));
+    metrics.encode(live)
+}
+
+/// Adds how many workers of an upstream are in each state of health.
+fn show_health(live: &mut Families, upstream: &Upstream) {
+    let (mut counts, mut unused) = ([0; HEALTHS.len()], 0);
+    for worker in upstream.members.iter().map(|member| &member.worker) {
+        let health = worker.health().word();
+        if worker.is_unused() {
+            unused += 1;
+        } else if let Some((_, count)) = HEALTHS.iter().zip(&mut counts).find(|(word, _)| **word == health) {
+            *count += 1;
+        }
+    }
+    live.workers(&upstream.config.name, counts, unused);
+}
+
+/// Returns all workers that have series. A worker that was removed and the one that has its name now are shown as one:
+/// the state is that of the present worker, which comes first in the snapshot, and their loads are added up.
+fn samples<'a>(snapshot: &'a Snapshot, look: &ProcessTable) -> BTreeMap<(&'a str, &'a str), WorkerSample<'a>> {
+    let mut all = BTreeMap::new();
+    for worker in snapshot.workers().filter(|worker| !worker.is_unused()) {
+        let next = sample(worker, look);
+        match all.entry((next.upstream, next.worker)) {
+            Entry::Vacant(place) => drop(place.insert(next)),
+            Entry::Occupied(mut known) => known.get_mut().add_load(&next),
+        }
+    }
+    all
+}
+
+fn sample<'a>(worker: &'a Worker, look: &ProcessTable) -> WorkerSample<'a> {
+    let sessions = worker.sessions().into();
+    WorkerSample {
+        upstream: &worker.upstream,
+        worker: &worker.name,
+        series: &worker.series,
+        health: worker.health().word(),
+        admin: worker.admin.word(),
+        ejected: worker.is_ejected(),
+        sessions,
+        tunnels: worker.tunnels().into(),
+        in_flight: worker.in_flight().into(),
+        waiting: worker.gate.waiting().into(),
+        drain_left: if worker.admin.ending().is_some() { sessions } else { 0 },
+        // The figures of a cluster's master are not those of one worker.
+        process: look.workers.get(&worker.address).filter(|process| !process.shared).map(of_worker),
+    }
+}
+
+fn of_worker(process: &Process) -> WorkerProcess {
+    let Process { cpu_s, memory_bytes, .. } = *process;
+    WorkerProcess { cpu_s, memory_bytes, started_s: process.started_s() }
+}
+
+fn own(process: &Process) -> OwnProcess {
+    let Process { cpu_s, memory_bytes, virtual_bytes, threads, .. } = *process;
+    OwnProcess { cpu_s, memory_bytes, virtual_bytes, started_s: process.started_s(), threads }
+}
+
+/// Adds the DNS names of upstreams that have any.
+fn show_names(live: &mut Families, shared: &Shared, snapshot: &Snapshot) {
+    let names = shared.unresolved.names(snapshot.named());
+    for upstream in snapshot.named().filter(|upstream| !upstream.hosts().is_empty()) {
+        let own = names.iter().filter(|name| name.upstream == upstream.name);
+        live.dns_names(&upstream.name, own.map(|name| name.state.word()));
+    }
+}
+
+fn set_gauges(metrics: &Metrics, shared: &Shared) {
+    metrics.shared_addresses.reset();
+    for upstream in &shared.snapshot.load().upstreams {
+        let sharing = upstream.members.iter().filter(|member| member.worker.shares_address(clock::now_ms())).count();
+        metrics.shared_addresses.with_label_values(&[upstream.config.name.as_str()]).set(gauge(sharing));
     }
     metrics.pins.set(gauge(shared.sessions.pins.len()));
     metrics.pins_limit.set(gauge(shared.sessions.pins.capacity()));
     metrics.replay.set(gauge(shared.replay.held()));
     metrics.clients.set(gauge(shared.clients.load(Relaxed)));
-    show_limits(&metrics.limits, shared);
-    show_sockets(&metrics.sockets, &shared.sessions.sockets);
+    metrics.sockets.listed.set(gauge(shared.sessions.sockets.len()));
+    metrics.sockets.limit.set(gauge(shared.sessions.sockets.capacity()));
     let config = shared.config.now();
     let dropped = crate::telemetry::dropped();
     metrics.log_dropped.inc_by(dropped.saturating_sub(metrics.log_dropped.get()));
     metrics.config_ok.set(i64::from(config.error.is_none()));
     let loaded = config.loaded.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     metrics.config_loaded.set(i64::try_from(loaded.as_secs()).unwrap_or(i64::MAX));
-    metrics.encode()
 }
 
-fn show_worker(metrics: &Metrics, worker: &Worker) {
-    let labels = &[&*worker.upstream, worker.name.as_str()];
-    metrics.generations.with_label_values(labels).set(i64::from(worker.generation()));
-    metrics.sessions.with_label_values(labels).set(i64::from(worker.sessions()));
-    metrics.tunnels.with_label_values(labels).set(i64::from(worker.tunnels()));
-    metrics.in_flight.with_label_values(labels).set(i64::from(worker.in_flight()));
-    metrics.ejected.with_label_values(labels).set(i64::from(worker.is_ejected()));
-    metrics.waiting.with_label_values(labels).set(i64::from(worker.gate.waiting()));
-    if worker.admin.ending().is_some() {
-        metrics.drain_left.with_label_values(labels).set(i64::from(worker.sessions()));
-    }
-    let health = worker.health().word();
-    metrics.states.with_label_values(&[&*worker.upstream, &worker.name, health]).set(1);
-    metrics.admin_states.with_label_values(&[&*worker.upstream, &worker.name, worker.admin.word()]).set(1);
-}
-
-fn show_limits(series: &LimitSeries, shared: &Shared) {
+fn show_limits(series: &LimitSeries, shared: &Shared, (open, limit): (usize, u64)) {
     series.connections.set(gauge(shared.caps.connections()));
-    series.descriptors.set(gauge(descriptors::open()));
-    series.descriptors_limit.set(i64::try_from(descriptors::limit()).unwrap_or(i64::MAX));
+    series.descriptors.set(gauge(open));
+    series.descriptors_limit.set(i64::try_from(limit).unwrap_or(i64::MAX));
 }
 
-/// Sets the gauges and totals from the sockets that are live now.
-fn show_sockets(all: &SocketsSeries, sockets: &Sockets) {
-    all.live.reset();
-    all.listed.set(gauge(sockets.len()));
-    all.limit.set(gauge(sockets.capacity()));
-    let known = all.by_upstream.lock().unwrap_or_else(PoisonError::into_inner);
-    // Keyed by the worker's serial, so that names are looked up once per worker, not once per socket.
-    let mut counts: HashMap<(WorkerSerial, Transport), (Arc<Socket>, i64)> = HashMap::new();
-    let mut carried: HashMap<&str, [(u64, u64); 2]> =
-        known.keys().map(|name| (name.as_str(), Default::default())).collect();
-    for socket in (0..SHARDS).flat_map(|shard| sockets.shard(shard)) {
-        if let Some([up, down]) = carried.get_mut(&*socket.worker().upstream) {
-            let add = |sum: &mut (u64, u64), way: &Traffic| *sum = (sum.0 + way.messages(), sum.1 + way.bytes());
-            add(up, &socket.up);
-            add(down, &socket.down);
-        }
-        counts.entry((socket.worker().serial, socket.transport())).or_insert_with(|| (socket, 0)).1 += 1;
-    }
-    for ((_, transport), (socket, count)) in counts {
-        let worker = socket.worker();
-        all.live.with_label_values(&[&*worker.upstream, &worker.name, transport.word()]).add(count);
-    }
-    for (name, series) in &*known {
-        series.show(carried.get(name.as_str()).copied().unwrap_or_default());
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::states::WorkerHealth;
+
+    #[test]
+    fn every_health_has_a_series() {
+        use WorkerHealth::{Gone, Hung, Leaving, Starting, Up};
+        assert_eq!(HEALTHS, [Up, Starting, Hung, Leaving, Gone].map(WorkerHealth::word));
     }
 }

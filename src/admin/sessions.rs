@@ -116,7 +116,7 @@ pub(crate) async fn explain(
         rule,
         sid: query.get("sid").filter(|sid| !sid.is_empty()).map(String::as_bytes),
         cookie: cookie.flatten(),
-        client: address.map(|address| Client { address: address.to_canonical(), secure: false }),
+        client: address.map(|address| Client { address: address.to_canonical(), known: true, secure: false }),
         ordinary,
     };
     let found = decide(&api.shared.sessions, upstream, asked);
@@ -145,7 +145,7 @@ fn describe((worker, why): &Decision) -> DecisionView {
     DecisionView {
         state: worker.as_deref().map(state),
         why: why.word().to_owned(),
-        words: why.words().to_owned(),
+        words: why.words(worker.is_some()).to_owned(),
         worker: worker.as_ref().map(|worker| worker.name.clone()),
     }
 }

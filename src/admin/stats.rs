@@ -17,6 +17,7 @@ use super::api::stats::{CounterRates, CounterTotals};
 use super::api::{LiveCounts, StatsAnswer, UpstreamStats, WorkerStats};
 use crate::affinity::pins::SHARDS;
 use crate::clock;
+use crate::metrics::Way;
 use crate::state::{Shared, Snapshot};
 use crate::upstream::Upstream;
 use crate::upstream::serial::WorkerSerial;
@@ -73,8 +74,9 @@ impl Sample {
 
 fn counts(upstream: &Upstream) -> CounterValues {
     let series = upstream.series();
-    let sockets = upstream.members.first().map(|member| member.worker.series.sockets.turnover());
-    let (opened, closed) = sockets.unwrap_or_default();
+    let sockets = upstream.members.first().map(|member| &member.worker.series.sockets);
+    let (opened, closed) = sockets.map(|sockets| sockets.turnover()).unwrap_or_default();
+    let bytes = |way| sockets.map_or(0, |sockets| sockets.all_bytes(way));
     [
         ("requests", upstream.members.iter().map(|member| member.worker.series.requests()).sum()),
         ("failures", upstream.members.iter().map(|member| member.worker.series.failures()).sum()),
@@ -87,8 +89,8 @@ fn counts(upstream: &Upstream) -> CounterValues {
         ("drained", series.drained_tunnels.get() + series.drained_polling.get()),
         ("sockets_opened", opened),
         ("sockets_closed", closed),
-        ("bytes_up", series.bytes_up.get()),
-        ("bytes_down", series.bytes_down.get()),
+        ("bytes_up", bytes(Way::Up)),
+        ("bytes_down", bytes(Way::Down)),
     ]
 }
 

@@ -13,6 +13,8 @@ use rlimit::Resource;
 use super::api::{ConfigView, DescriptorUsage, StatusAnswer, Usage};
 use super::workers::process;
 use super::{Api, sessions};
+use crate::clock;
+use crate::state::Shared;
 
 /// `GET /api/v1/status`: the state of stickyd, its configuration and its limits.
 pub(crate) async fn show(State(api): State<Api>) -> Json<StatusAnswer> {
@@ -37,6 +39,7 @@ pub(crate) async fn show(State(api): State<Api>) -> Json<StatusAnswer> {
         pins: Usage { held: pins.len(), limit: pins.capacity() },
         process: look.own.as_ref().map(process),
         replay_bytes: Usage { held: shared.replay.held(), limit: shared.limits.load().replay_bytes },
+        shared_addresses: shared_addresses(shared),
         sockets: Usage { held: sockets.len(), limit: sockets.capacity() },
         stopping: api.stopping.is_cancelled(),
         uptime_s: shared.started.elapsed().as_secs(),
@@ -44,25 +47,22 @@ pub(crate) async fn show(State(api): State<Api>) -> Json<StatusAnswer> {
     })
 }
 
+/// Returns the workers whose addresses several processes seem to share.
+fn shared_addresses(shared: &Shared) -> Vec<String> {
+    let (snapshot, now) = (shared.snapshot.load(), clock::now_ms());
+    let workers = snapshot.workers().filter(|worker| worker.shares_address(now));
+    workers.map(|worker| format!("{}/{}", worker.upstream, worker.name)).collect()
+}
+
 /// `GET /api/v1/health`: 200 while stickyd serves, 503 once it stops, so that a load balancer in front uses another
-/// one. With `?upstream=app` it is 200 only if, in addition, that upstream has a worker that takes new sessions.
+/// one. With `?upstream=app` it is 200 only if, in addition, that upstream has a worker that takes new sessions. It is
+/// the one path that needs no token on any address.
 pub(crate) async fn health(State(api): State<Api>, Query(query): Query<HashMap<String, String>>) -> Response {
-    let text = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
-    let is_ill = |why: String| (StatusCode::SERVICE_UNAVAILABLE, text.clone(), why).into_response();
     if let Err(refusal) = sessions::known(&query, &["upstream"]) {
         return refusal.into_response();
     }
-    if api.stopping.is_cancelled() {
-        return is_ill("stopping\n".to_owned());
-    }
-    if let Some(name) = query.get("upstream") {
-        let snapshot = api.shared.snapshot.load();
-        let Some(upstream) = snapshot.upstream(name) else {
-            return (StatusCode::NOT_FOUND, text, format!("there is no upstream `{name}`\n")).into_response();
-        };
-        if !upstream.members.iter().any(|member| member.worker.takes_new()) {
-            return is_ill(format!("no worker of `{name}` takes new sessions\n"));
-        }
-    }
-    (text, "ok\n").into_response()
+    let upstream = query.get("upstream").map(String::as_str);
+    let readiness = api.shared.readiness(api.stopping.is_cancelled(), upstream);
+    let status = StatusCode::from_u16(readiness.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+    (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], readiness.text()).into_response()
 }

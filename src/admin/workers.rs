@@ -135,6 +135,7 @@ fn describe(member: &Member, look: &ProcessTable) -> WorkerView {
         seen_for_s: now.since(worker.since_ms()) / 1_000,
         serves: worker.serves(),
         sessions: worker.sessions(),
+        shares_address: worker.shares_address(now),
         takes_new: worker.takes_new(),
         tunnels: worker.tunnels(),
         upstream: worker.upstream.to_string(),
@@ -179,6 +180,7 @@ pub(crate) fn process(process: &Process) -> ProcessView {
         cpu_s: process.cpu_s,
         memory_bytes: process.memory_bytes,
         pid: process.pid,
+        shared: process.shared,
         threads: process.threads,
     }
 }

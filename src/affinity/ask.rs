@@ -11,7 +11,7 @@ use super::sessions::Sessions;
 use crate::config::rules::Protocol;
 use crate::cookie::{Cookie, SeenCookie};
 use crate::engine_io::{EngineQuery, Sid};
-use crate::header_list::has_token;
+use crate::header_list::list_has;
 use crate::keys::Key;
 use crate::rules::{LiveRule, RuleFacts};
 use crate::upstream::Upstream;
@@ -116,9 +116,10 @@ impl RequestFacts {
 /// (ARCHITECTURE.md, invariant 6).
 fn asks_upgrade<B: Body>(request: &Request<B>) -> Option<Accept> {
     let headers = request.headers();
-    let wanted = headers.get(header::UPGRADE)?;
-    if !has_token(wanted.as_bytes(), b"websocket")
-        || !headers.get_all(header::CONNECTION).iter().any(|value| has_token(value.as_bytes(), b"upgrade"))
+    // Nearly all requests have none; for them this is the whole cost.
+    headers.get(header::UPGRADE)?;
+    if !list_has(headers, &header::UPGRADE, b"websocket")
+        || !list_has(headers, &header::CONNECTION, b"upgrade")
         || request.method() != Method::GET
         || request.version() != Version::HTTP_11
         || !request.body().is_end_stream()

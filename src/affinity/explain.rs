@@ -78,12 +78,16 @@ impl Why {
         }
     }
 
-    /// The reason as a sentence for people.
-    pub fn words(self) -> &'static str {
+    /// The reason as a sentence for people, for a decision with a worker or without one.
+    pub fn words(self, has_worker: bool) -> &'static str {
         match self {
             Self::Pinned => "the sid is pinned to this worker; a pin never moves",
-            Self::Unpinned => {
+            Self::Unpinned if has_worker => {
                 "the sid is not pinned here: the workers would be asked, this one first, until one knows it"
+            }
+            Self::Unpinned => {
+                "the sid is not pinned here: the workers would be asked until one knows it; a client address or a \
+                 cookie determines the first"
             }
             Self::Ended => "an operator ended this session: the client is refused and makes a new one",
             Self::Gone => "the worker of this session is gone: the client is refused and makes a new one",

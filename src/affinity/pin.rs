@@ -35,14 +35,18 @@ struct Marks {
     born_s: u16,
     /// Silence in seconds that a tunnel of this session may keep, at most 18 hours; 0 if unknown.
     ttl_s: u16,
-    /// Number of requests that found the pin, up to 127, and the bit [`TUNNEL`].
+    /// Number of requests that found the pin, up to [`USES`]; and, in steps of [`TUNNEL`], the number of open tunnels.
+    /// A second tunnel is rare, and mostly ended by the worker at once (docs/reference/protocols.md §1.3). The number
+    /// stays at [`TUNNELS`]; from there on the session is taken to have a tunnel for good.
     uses: AtomicU8,
     /// The session's slot in the drain of its worker.
     slot: EndSlot,
 }
 
-/// Bit of `uses`: a tunnel of the session is open.
-const TUNNEL: u8 = 0x80;
+/// Bits of `uses`: what is left below one tunnel counts requests.
+const USES: u8 = 0b111;
+const TUNNEL: u8 = USES + 1;
+const TUNNELS: u8 = !USES;
 
 /// Limit in requests up to which a session counts as fresh, together with [`FRESH_SECONDS`]. A fresh session that is
 /// refused was never known at its worker; later, the worker may have ended it.
@@ -106,7 +110,7 @@ impl Pin {
         let marks = self.marks();
         // Every access holds the table's lock.
         let uses = marks.uses.load(Relaxed);
-        if uses & !TUNNEL != !TUNNEL {
+        if uses & USES != USES {
             marks.uses.store(uses + 1, Relaxed);
         }
         Used {
@@ -130,7 +134,7 @@ impl Pin {
 
     pub(crate) fn is_fresh(&self) -> bool {
         let marks = self.marks();
-        let uses = marks.uses.load(Relaxed) & !TUNNEL;
+        let uses = marks.uses.load(Relaxed) & USES;
         uses <= FRESH_REQUESTS && low(clock::now_s()).wrapping_sub(marks.born_s) < FRESH_SECONDS
     }
 
@@ -192,13 +196,23 @@ impl Pin {
 
     /// Whether a tunnel of the session is open.
     pub fn has_tunnel(&self) -> bool {
-        self.marks().uses.load(Relaxed) & TUNNEL != 0
+        self.marks().uses.load(Relaxed) & TUNNELS != 0
     }
 
-    /// Records that a tunnel of the session has opened or ended.
-    pub(crate) fn set_tunnel(&mut self, open: bool) {
+    /// Records that a tunnel of the session has opened.
+    pub(crate) fn tunnel_opened(&mut self) {
         let uses = self.marks_mut().uses.get_mut();
-        *uses = if open { *uses | TUNNEL } else { *uses & !TUNNEL };
+        if *uses & TUNNELS != TUNNELS {
+            *uses += TUNNEL;
+        }
+    }
+
+    /// Records that a tunnel of the session has ended.
+    pub(crate) fn tunnel_ended(&mut self) {
+        let uses = self.marks_mut().uses.get_mut();
+        if !matches!(*uses & TUNNELS, 0 | TUNNELS) {
+            *uses -= TUNNEL;
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use super::sessions::Sessions;
 use crate::config::rules::{self, Protocol};
 use crate::engine_io::{EngineQuery, RequestTransport, Sid};
 use crate::keys::Key;
-use crate::rules::{LiveRule, RuleFacts, at, bit, fits, id};
+use crate::rules::{LiveRule, RuleFacts, at, bit, fits, guard, id};
 use crate::upstream::Upstream;
 
 /// A request on its way to [`RequestKind`], and what it is compared with.
@@ -41,9 +41,11 @@ impl<'a, B> RequestReader<'a, B> {
 
     /// Reads the request: its place in the life of a session, and what else the rules find in it.
     pub(crate) fn read(&self) -> (RequestKind, Option<Box<RuleFacts>>) {
-        // With `socket.io` as the only rule there is nothing to compare and nothing to note.
-        if let ([live], true) = (&*self.upstream.rules, self.upstream.config.follow.is_empty())
+        // With `socket.io` as the only rule that can apply there is nothing to compare and nothing to note.
+        if let ([live, others @ ..], true) = (&*self.upstream.rules, self.upstream.config.follow.is_empty())
             && live.is_socket_io()
+            && others.iter().all(|other| other.rule.guard.is_some())
+            && (self.engine.is_some() || !others.iter().any(|other| self.may_apply(other)))
         {
             return (self.engine_io(0), None);
         }
@@ -57,7 +59,7 @@ impl<'a, B> RequestReader<'a, B> {
                     (kind, facts) =
                         (seen, RuleFacts { births: facts.births, plain: facts.plain, ..RuleFacts::default() });
                 }
-            } else if !self.is_preflight {
+            } else if !self.is_preflight && self.may_apply(live) {
                 let (seen, of_rule) = self.other(live, number);
                 let (births, plain) = (facts.births | of_rule.births, facts.plain | of_rule.plain);
                 if self.outranks(kind, seen) {
@@ -71,6 +73,15 @@ impl<'a, B> RequestReader<'a, B> {
         }
         let facts = facts.is_something().then(|| Box::new(facts));
         (kind, facts)
+    }
+
+    /// Whether the request shows what the rule asks for.
+    fn may_apply(&self, live: &LiveRule) -> bool {
+        let Some(guard) = live.rule.guard else { return true };
+        guard::holds(guard, self.request, |id| {
+            let key = live.key(&self.sessions.keys, &self.upstream.config.name, id);
+            self.sessions.pins.peek(key, std::time::Instant::now(), |_| ()).is_some()
+        })
     }
 
     /// Whether the finding of a later rule replaces that of earlier ones: an id replaces no id, a pinned id replaces

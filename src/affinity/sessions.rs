@@ -12,7 +12,7 @@ use crate::clock::Seconds;
 use crate::clock::{self, Millis};
 use crate::config::Limits;
 use crate::keys::{Key, Keys};
-use crate::metrics::Metrics;
+use crate::metrics::{Carrier, Metrics, Way};
 use crate::sockets::{EndReason, Listed, New, Socket, SocketKind, Sockets, Transport, Tunnelled};
 use crate::telemetry::say_full;
 use crate::upstream::Upstream;
@@ -47,10 +47,11 @@ impl SessionHold {
 
     /// Turns this hold into that of a tunnel. `ends`: whether the session's protocol makes it end, most likely, with
     /// its tunnel (docs/reference/protocols.md §5.9); its pin is then kept only until the client's next poll would
-    /// reveal a failed upgrade. The returned socket is `None` if an operator has just ended the session.
+    /// reveal a failed upgrade. The returned socket is `None` if an operator has just ended the session, or if the
+    /// session's socket belongs to another tunnel already.
     pub fn of_tunnel(mut self, ends: bool) -> (Self, Option<Tunnelled>) {
         let socket = self.becomes_tunnel(ends);
-        (self, socket.map(Tunnelled::new))
+        (self, socket.and_then(Tunnelled::try_new))
     }
 
     /// As `of_tunnel`, for a tunnel that already has its socket.
@@ -63,7 +64,7 @@ impl SessionHold {
         self.tunnel = true;
         self.shorten = ends.then_some(Duration::from_secs(5));
         let socket = self.sessions.pins.update(self.key, Instant::now(), |pin| {
-            pin.set_tunnel(true);
+            pin.tunnel_opened();
             pin.listed().map(|listed| listed.socket().clone())
         });
         socket.flatten()
@@ -86,9 +87,10 @@ impl Drop for SessionHold {
         if self.tunnel {
             // Dropped after the table's lock is released.
             let _ended = self.sessions.pins.update(self.key, Instant::now(), |pin| {
-                pin.set_tunnel(false);
-                // On a draining worker the session ends with its tunnel.
-                if pin.worker().is_some_and(|worker| worker.admin.ends()) { pin.end() } else { None }
+                pin.tunnel_ended();
+                // On a draining worker the session ends with its last tunnel.
+                let ends = !pin.has_tunnel() && pin.worker().is_some_and(|worker| worker.admin.ends());
+                if ends { pin.end() } else { None }
             });
         }
         let (up, down, now) = self.moved.unwrap_or_else(|| (0, 0, Instant::now()));
@@ -104,9 +106,9 @@ impl Drop for SessionHold {
 /// Counts a finished request of a session. A body counts as one message, however many packets it contains.
 fn carried(socket: &Socket, (up, down): (u64, u64), now_s: Seconds) {
     if up > 0 {
-        socket.up.moved(up, 1, now_s);
+        socket.moved(Way::Up, Carrier::Bodies, (up, 1), now_s);
     }
-    socket.down.moved(down, u32::from(down > 0), now_s);
+    socket.moved(Way::Down, Carrier::Bodies, (down, u32::from(down > 0)), now_s);
 }
 
 pub(crate) fn due_at(worker: &Worker, slot: EndSlot, key: Key) -> Option<Millis> {

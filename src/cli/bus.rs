@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::remote::FILE;
+use super::FILE;
 use crate::bus::environment;
 use crate::config::{self, Config};
 

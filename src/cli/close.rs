@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::progress::Progress;
 use super::remote::{AdminClient, NO_BODY, RemoteArgs, RemoteError};
 use super::sockets::Filters;
-use super::table::span;
+use super::table::{counted, span};
 use crate::admin::api::{CloseAnswer, CloseManyOrder, CloseOneOrder, ClosedSocket, ClosingsAnswer, paths};
 
 /// Interval between two queries of the progress.
@@ -119,11 +119,12 @@ enum CloseOutcome {
 /// Asks for confirmation, since a typing error could end thousands of sessions; without a terminal, `--yes` is
 /// required.
 fn confirm(matched: usize) -> Result<(), RemoteError> {
+    let sockets = counted(matched as u64, "socket");
     if !std::io::stdin().is_terminal() {
-        return Err(RemoteError::new(&format!("{matched} sockets would be closed: add --yes")));
+        return Err(RemoteError::new(&format!("{sockets} would be closed: add --yes")));
     }
     let mut err = std::io::stderr();
-    let _ = write!(err, "close {matched} sockets? [y/N] ").and_then(|()| err.flush());
+    let _ = write!(err, "close {sockets}? [y/N] ").and_then(|()| err.flush());
     let mut answer = String::new();
     let _ = std::io::stdin().lock().read_line(&mut answer);
     match answer.trim() {
@@ -142,7 +143,7 @@ fn follow(admin: &AdminClient, said: &mut CloseAnswer) -> Result<(), RemoteError
             false => String::new(),
         };
         let done = matched.saturating_sub(left) as u64;
-        out.show(done, matched as u64, format!("{left} of {matched} sockets left{ends}"));
+        out.show(done, matched as u64, format!("{left} of {} left{ends}", counted(matched as u64, "socket")));
         if left == 0 {
             break;
         }
@@ -169,15 +170,18 @@ fn told(said: &CloseOutcome) -> String {
 }
 
 fn told_of_many(said: &CloseAnswer) -> String {
-    let what = format!("{} tunnels, {} polling sessions", said.tunnels, said.polling);
+    let count = |count: usize, what| counted(count as u64, what);
+    let what = format!("{}, {}", count(said.tunnels, "tunnel"), count(said.polling, "polling session"));
     match &said.closing {
-        None => format!("{} sockets would be closed: {what}\n", said.matched),
+        None => format!("{} would be closed: {what}\n", count(said.matched, "socket")),
         Some(closing) if closing.left > 0 => format!(
-            "{} of {} sockets closed so far ({what}); the last one within {}\n",
+            "{} of {} closed so far ({what}); the last one within {}\n",
             closing.told,
-            said.matched,
+            count(said.matched, "socket"),
             span(closing.ends_in_s)
         ),
-        Some(closing) => format!("{} sockets closed ({what}); {} had already ended\n", closing.told, closing.gone),
+        Some(closing) => {
+            format!("{} closed ({what}); {} had already ended\n", count(closing.told, "socket"), closing.gone)
+        }
     }
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::progress::Progress;
 use super::remote::{AdminClient, NO_BODY, RemoteArgs, RemoteError};
-use super::table::span;
+use super::table::{counted, span};
 use crate::admin::api::{DrainView, GraceOrder, WorkerView, WorkersAnswer, paths};
 
 /// Interval between two queries of a drain's progress.
@@ -56,11 +56,13 @@ fn told(said: &WorkerView) -> String {
     let Some(DrainView { sessions_left, ends_in_s, .. }) = said.drain else {
         return format!("{name} is {}\n", said.admin);
     };
-    let at = format!("{name} is in {}: {sessions_left} sessions", said.admin);
+    let at = format!("{name} is in {}: {}", said.admin, counted(sessions_left, "session"));
+    let one = sessions_left == 1;
     match ends_in_s {
-        Some(0) => format!("{at} end at once\n"),
+        Some(0) => format!("{at} {} at once\n", if one { "ends" } else { "end" }),
+        None if one => format!("{at} stays until it ends on its own\n"),
         None => format!("{at} stay until they end on their own\n"),
-        Some(_) => format!("{at} end within {}\n", span(ends_in_s)),
+        Some(_) => format!("{at} {} within {}\n", if one { "ends" } else { "end" }, span(ends_in_s)),
     }
 }
 
@@ -160,7 +162,8 @@ fn show(out: &mut Progress, drain: &DrainView) {
     let start = drain.sessions_at_start.max(left);
     let ends = drain.ends_in_s.filter(|_| out.is_terminal());
     let ends = ends.map_or(String::new(), |ends| format!(", all end within {}", span(ends)));
-    let text = format!("{left} of {start} sessions left, {} tunnels{ends}", drain.tunnels_left);
+    let (all, tunnels) = (counted(start, "session"), counted(drain.tunnels_left, "tunnel"));
+    let text = format!("{left} of {all} left, {tunnels}{ends}");
     out.show((start - left).into(), start.into(), text);
 }
 

@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 
 use super::remote::RemoteArgs;
-use super::table::{cell, list, span};
+use super::table::{cell, counted, list, span};
 use super::workers::state;
 use crate::admin::api::{DecisionView, ExplainAnswer, PinAnswer, paths};
 
@@ -37,11 +37,16 @@ fn pin(said: &PinAnswer) -> String {
         true => "none: an operator ended the session".to_owned(),
         false => cell(said.worker.as_ref()),
     };
-    let tunnel = if said.tunnel { ", including a tunnel" } else { "" };
+    let held = match (said.holds, said.tunnel) {
+        (0, _) => "nothing".to_owned(),
+        (1, true) => "a tunnel".to_owned(),
+        (holds, true) => format!("{} and a tunnel", counted(holds.saturating_sub(1), "poll")),
+        (holds, false) => counted(holds, "poll"),
+    };
     let mut rows = vec![
         ("worker", worker),
         ("pinned for", span(u64::from(said.age_s))),
-        ("held by", format!("{} polls and tunnels{tunnel}", said.holds)),
+        ("held by", held),
         ("idle for", span(said.idle_s)),
         ("expires in", span(said.expires_in_s)),
     ];

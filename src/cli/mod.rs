@@ -1,9 +1,9 @@
 //! The command line. Commands that talk to a running stickyd have files of their own, on top of `remote`.
 //!
-//! `run` and `check` take their file differently on purpose: `run` works without `--config` (with `--listen` and
-//! `--worker` instead), whereas a check always needs a file. Left out: starting the server, which `main` does with the
-//! [`Config`] from [`RunCommand::load`]. Commands return their exit code as a `u8`, because only `main` ends the
-//! process.
+//! Every command takes its file by `--config`, and without it looks at the path of the package; `check` takes it as its
+//! argument as well, and `run` works without one, with `--listen` and `--worker`. Left out: starting the server, which
+//! `main` does with the [`Config`] from [`RunCommand::load`]. Commands return their exit code as a `u8`, because only
+//! `main` ends the process.
 
 mod broadcast;
 mod bus;
@@ -12,6 +12,7 @@ mod drain;
 mod explain;
 mod log;
 mod progress;
+mod quick;
 mod reload;
 mod remote;
 mod sockets;
@@ -26,7 +27,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::config::{self, Config, Loaded, Sources};
+use crate::config::{self, AdminAddress, Config, Diagnostic, Loaded, Severity, Sources};
+use crate::printable::printable_lines;
 
 pub(crate) use broadcast::BroadcastCommand;
 pub(crate) use bus::BusCommand;
@@ -40,6 +42,9 @@ pub(crate) use stats::StatsCommand;
 pub(crate) use status::StatusCommand;
 pub(crate) use top::TopCommand;
 pub(crate) use workers::WorkersCommand;
+
+/// Configuration file of the package.
+pub(crate) const FILE: &str = "/etc/stickyd/stickyd.toml";
 
 /// Text shown below the help of the program.
 const EXIT_CODES: &str = "Exit codes: 0 success; 1 failure, explained on standard error; 2 invalid command line.";
@@ -149,58 +154,108 @@ impl CompletionsCommand {
 /// Arguments of `stickyd run`.
 #[derive(Debug, Args)]
 pub struct RunCommand {
-    /// Configuration file; conf/stickyd.toml documents every key
-    #[arg(short, long, value_name = "FILE", required_unless_present_all = ["listen", "worker"], conflicts_with_all = ["listen", "worker"])]
+    /// Configuration file; conf/stickyd.toml documents every key [default: /etc/stickyd/stickyd.toml, if it exists]
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["listen", "worker"])]
     pub config: Option<PathBuf>,
     /// Address to accept clients on; may be given several times
-    #[arg(short, long, value_name = "IP:PORT")]
+    #[arg(short, long, value_name = "IP:PORT", requires = "worker")]
     pub listen: Vec<String>,
     /// Address of an application process: 127.0.0.1:3000, a range 127.0.0.1:3001-3004, or unix:/run/app/1.sock; may be
     /// given several times
-    #[arg(short, long, value_name = "ADDRESS")]
+    #[arg(short, long, value_name = "ADDRESS", requires = "listen")]
     pub worker: Vec<String>,
 }
 
 impl RunCommand {
+    /// Returns why the command line is incomplete, if it is: it names no file, and there is none at the default path.
+    pub fn usage_error(&self) -> Option<String> {
+        self.usage_error_without(Path::new(FILE))
+    }
+
+    fn usage_error_without(&self, default: &Path) -> Option<String> {
+        let given = self.config.is_some() || !self.listen.is_empty();
+        (!given && !default.exists()).then(|| {
+            format!(
+                "error: there is no configuration: {} does not exist\n\n\
+                 Start without a file, with one listener and the application's processes:\n    \
+                 stickyd run --listen 0.0.0.0:8080 --worker 127.0.0.1:3001-3004\n\
+                 or with a file of your own:\n    \
+                 stickyd run --config stickyd.toml\n\n\
+                 For more information, try 'stickyd run --help'.",
+                default.display()
+            )
+        })
+    }
+
     /// Loads the configuration, and returns it with its warnings and the files it was read from. The caller logs the
     /// warnings, since the log is set up only afterwards (its level is in the configuration).
     pub fn load(&self) -> (Option<Sources>, Loaded) {
-        let Some(file) = &self.config else {
-            let config = config::for_command_line(&self.listen, &self.worker);
-            return (None, config.map(|config| (config, Vec::new())));
-        };
-        let (sources, loaded) = config::load_noting(file);
+        if self.config.is_none() && !self.listen.is_empty() {
+            return (None, config::for_command_line(&self.listen, &self.worker).map(with_admin_socket));
+        }
+        let (sources, loaded) = config::load_noting(self.config.as_deref().unwrap_or_else(|| Path::new(FILE)));
         (Some(sources), loaded)
+    }
+}
+
+/// Adds what a configuration without a file has: an admin socket (that there can be none is a warning), and a look for
+/// Socket.IO.
+fn with_admin_socket(mut config: Config) -> (Config, Vec<Diagnostic>) {
+    config.introduces = true;
+    let port = config.listeners.first().map_or(0, |listener| listener.address.port());
+    match quick::socket(port) {
+        Ok(path) => {
+            config.admin.address = AdminAddress::Unix(path);
+            (config, Vec::new())
+        }
+        Err(error) => {
+            let message = format!("there is no admin socket, so `stickyd status` and others do not work: {error}");
+            (config, vec![Diagnostic { severity: Severity::Warning, message, place: None, help: None }])
+        }
     }
 }
 
 /// Arguments of `stickyd check`.
 #[derive(Debug, Args)]
 pub struct CheckCommand {
-    /// Configuration file to check
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
+    /// Configuration file to check [default: /etc/stickyd/stickyd.toml]
+    #[arg(value_name = "FILE", conflicts_with = "config")]
+    pub file: Option<PathBuf>,
+    /// Configuration file to check, as the other commands take it
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Fail on warnings, too: an expired certificate, a secret that others may read
+    #[arg(long)]
+    pub strict: bool,
 }
 
 impl CheckCommand {
     /// Prints the result (errors and warnings to stderr, the summary to stdout) and returns the exit code: 0 or 1.
     pub fn run(&self) -> u8 {
-        check(&self.file, &mut std::io::stdout(), &mut std::io::stderr())
+        let file = self.file.as_deref().or(self.config.as_deref()).unwrap_or_else(|| Path::new(FILE));
+        check(file, self.strict, &mut std::io::stdout(), &mut std::io::stderr())
     }
 }
 
 /// Does what [`CheckCommand::run`] does, with the two outputs as arguments. A closed output does not change the result.
-pub(crate) fn check(file: &Path, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+pub(crate) fn check(file: &Path, strict: bool, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     match config::load_with_warnings(file) {
+        Ok((_, warnings)) if strict && !warnings.is_empty() => {
+            for mut warning in warnings {
+                warning.severity = Severity::Error;
+                let _ = writeln!(err, "{}\n", printable_lines(&warning.to_string()));
+            }
+            1
+        }
         Ok((config, warnings)) => {
             for warning in warnings {
-                let _ = writeln!(err, "{warning}\n");
+                let _ = writeln!(err, "{}\n", printable_lines(&warning.to_string()));
             }
             let _ = writeln!(out, "ok: {}", summary(&config));
             0
         }
         Err(errors) => {
-            let _ = writeln!(err, "{errors}");
+            let _ = writeln!(err, "{}", printable_lines(&errors.to_string()));
             1
         }
     }
@@ -238,16 +293,38 @@ mod tests {
             run(&["--listen", "127.0.0.1:0", "--worker", "127.0.0.1:3001-3002", "--worker", "unix:/run/a"]).unwrap();
         let (config, warnings) = quick.load().1.unwrap();
         assert_eq!(summary(&config), "1 listener, 1 upstream, 3 workers");
-        assert!(warnings.is_empty());
-        assert!(run(&[]).is_err());
-        assert!(run(&["--listen", "127.0.0.1:0"]).is_err());
+        assert!(matches!(config.admin.address, AdminAddress::Unix(_)) && warnings.is_empty(), "{warnings:?}");
+        let said = run(&["--listen", "127.0.0.1:0"]).unwrap_err();
+        assert!(said.contains("--worker <ADDRESS>") && !said.contains("--config <FILE>"), "{said}");
+        let said = run(&["--worker", "127.0.0.1:1"]).unwrap_err();
+        assert!(said.contains("--listen <IP:PORT>"), "{said}");
         assert!(run(&["--config", "a.toml", "--worker", "127.0.0.1:1"]).is_err());
+    }
+
+    #[test]
+    fn run_alone_uses_the_default_file_or_shows_what_to_write() {
+        let alone = run(&[]).unwrap();
+        let said = alone.usage_error_without(Path::new("/nonexistent/s.toml")).unwrap();
+        for part in ["/nonexistent/s.toml does not exist", "--listen 0.0.0.0:8080 --worker 127.0.0.1", "--config"] {
+            assert!(said.contains(part), "{said}");
+        }
+        assert_eq!(alone.usage_error_without(Path::new("/dev/null")), None);
+        assert_eq!(run(&["--config", "a"]).unwrap().usage_error_without(Path::new("/nonexistent")), None);
+    }
+
+    #[test]
+    fn check_takes_its_file_like_other_commands_too() {
+        let parse = |args: &[&str]| Cli::try_parse_from(["stickyd", "check"].iter().chain(args));
+        for args in [&["a.toml"][..], &["-c", "a.toml"], &["--config", "a.toml", "--strict"], &[]] {
+            assert!(parse(args).is_ok(), "{args:?}");
+        }
+        assert!(parse(&["a.toml", "-c", "a.toml"]).is_err());
     }
 
     #[test]
     fn checking_a_missing_file_fails_and_names_it() {
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        assert_eq!(check(Path::new("/nonexistent/s.toml"), &mut out, &mut err), 1);
+        assert_eq!(check(Path::new("/nonexistent/s.toml"), false, &mut out, &mut err), 1);
         assert!(out.is_empty());
         insta::assert_snapshot!(
             String::from_utf8(err).unwrap(),
@@ -261,7 +338,7 @@ mod tests {
         std::fs::write(&file, "listener = [{ address = \"0.0.0.0:80\" }]\nupstream.a.workers = [\"127.0.0.1:1-9\"]")
             .unwrap();
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let code = check(&file, &mut out, &mut err);
+        let code = check(&file, false, &mut out, &mut err);
         std::fs::remove_file(&file).unwrap();
         assert_eq!((code, out, err), (0, b"ok: 1 listener, 1 upstream, 9 workers\n".to_vec(), Vec::new()));
     }

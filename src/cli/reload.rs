@@ -7,6 +7,7 @@ use hyper::Method;
 
 use super::remote::{NO_BODY, Remote, RemoteError};
 use crate::admin::api::{ReloadAnswer, ReloadFailure, paths};
+use crate::printable::printable_lines;
 
 /// Arguments of `stickyd reload`.
 #[derive(Debug, Args)]
@@ -25,7 +26,8 @@ impl ReloadCommand {
                 0
             }
             Ok(Err(failure)) => {
-                eprintln!("{}\n\nnot reloaded, the old configuration stays in use", failure.error);
+                let error = printable_lines(&failure.error);
+                eprintln!("{error}\n\nnot reloaded, the old configuration stays in use");
                 1
             }
             Err(refusal) => {
@@ -45,7 +47,7 @@ impl ReloadCommand {
 /// Prints the result of a reload; a closed output is ignored.
 fn print(said: &ReloadAnswer, out: &mut dyn Write, err: &mut dyn Write) {
     for warning in &said.warnings {
-        let _ = writeln!(err, "warning: {warning}");
+        let _ = writeln!(err, "warning: {}", printable_lines(warning));
     }
     let _ = writeln!(out, "reloaded");
     for what in &said.needs_restart {

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,15 +20,16 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::{FILE, quick};
 use crate::admin::api::ErrorAnswer;
 use crate::admin::auth::OWN_FIELD;
+use crate::admin::layers::HEAD_OF_ANSWER;
 use crate::config::{self, AdminAddress, Secret};
+use crate::printable::{printable, printable_json, printable_lines};
 
-/// Configuration file of the package.
-pub(crate) const FILE: &str = "/etc/stickyd/stickyd.toml";
-
-/// Time to wait for an answer; a reload may have to wait for DNS lookups.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
+/// Time to wait for an answer: a little longer than stickyd takes for one, so that its own words about a time-out are
+/// shown.
+const ANSWER_PATIENCE: Duration = HEAD_OF_ANSWER.saturating_add(Duration::from_secs(10));
 
 /// Maximum size of an answer, in bytes; a list of ten thousand workers has three million.
 const ANSWER: usize = 64 << 20;
@@ -89,7 +90,7 @@ fn print(text: Result<String, RemoteError>) -> u8 {
     match text {
         Ok(text) => {
             // A closed output does not change the result.
-            let _ = io::stdout().write_all(text.as_bytes());
+            let _ = io::stdout().write_all(printable_lines(&text).as_bytes());
             0
         }
         Err(refusal) => {
@@ -102,13 +103,16 @@ fn print(text: Result<String, RemoteError>) -> u8 {
 /// Formats an answer as indented JSON.
 fn pretty(said: &impl Serialize) -> String {
     // This cannot fail: all keys are strings, and no number is infinite.
-    serde_json::to_string_pretty(said).unwrap_or_default() + "\n"
+    let json = serde_json::to_string_pretty(said).unwrap_or_default() + "\n";
+    printable_json(&json).into_owned()
 }
 
-/// Address and token of an admin listener.
+/// Addresses and token of an admin listener.
 pub struct AdminClient {
-    address: AdminAddress,
+    /// The addresses to try, in this order; the first that accepts a connection is used.
+    addresses: Vec<AdminAddress>,
     token: Option<Secret>,
+    patience: Duration,
 }
 
 /// An answer as it was received.
@@ -126,7 +130,8 @@ pub struct RemoteError(String);
 
 impl fmt::Display for RemoteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        // Answers may contain what peers wrote, such as a session id.
+        f.write_str(&printable_lines(&self.0))
     }
 }
 
@@ -144,20 +149,48 @@ impl Remote {
     pub fn find(&self) -> Result<AdminClient, RemoteError> {
         if let Some(address) = &self.admin {
             let token = self.token_file.as_ref().map(|file| config::token(file).map_err(RemoteError)).transpose()?;
-            return Ok(AdminClient { address: address.clone(), token });
+            return Ok(AdminClient::new(vec![address.clone()], token));
         }
-        let file = self.config.clone().unwrap_or_else(|| FILE.into());
-        let config::AdminListener { address, token } =
-            config::load_admin(&file).map_err(|errors| RemoteError(errors.to_string()))?;
-        if address == AdminAddress::None {
-            let no = "sets neither state_dir nor [admin] address, so there is no admin listener; use kill -HUP";
-            return Err(RemoteError(format!("error: {} {no}", file.display())));
+        let file = self.config.as_deref().unwrap_or_else(|| Path::new(FILE));
+        if self.config.is_none() && !file.exists() {
+            return without_file(file, quick::running());
         }
-        Ok(AdminClient { address, token })
+        let admin = config::load_admin(file).map_err(|errors| RemoteError(errors.to_string()))?;
+        let mut addresses: Vec<_> = admin.addresses().cloned().collect();
+        if addresses.is_empty() {
+            let no = "sets neither state_dir nor [admin] address, so there is no admin listener";
+            let help = "set state_dir and restart stickyd; until then only SIGHUP (reload) and SIGTERM (stop) reach it";
+            return Err(RemoteError(format!("error: {} {no}\n  = help: {help}", file.display())));
+        }
+        // A socket needs no token.
+        addresses.sort_by_key(|address| !matches!(address, AdminAddress::Unix(_)));
+        Ok(AdminClient::new(addresses, admin.token))
+    }
+}
+
+/// Finds the one stickyd that this user has started without a file.
+fn without_file(file: &Path, mut running: Vec<PathBuf>) -> Result<AdminClient, RemoteError> {
+    match (running.pop(), running.as_slice()) {
+        (Some(only), []) => Ok(AdminClient::new(vec![AdminAddress::Unix(only)], None)),
+        (None, _) => Err(RemoteError(format!(
+            "error: {} does not exist, and this user runs no stickyd without a file: use --config FILE or --admin ADDRESS",
+            file.display()
+        ))),
+        (Some(last), others) => {
+            let all = others.iter().chain([&last]).map(|path| format!("\n  --admin unix:{}", path.display()));
+            Err(RemoteError(format!(
+                "error: several stickyds run without a file: choose one with{}",
+                all.collect::<String>()
+            )))
+        }
     }
 }
 
 impl AdminClient {
+    fn new(addresses: Vec<AdminAddress>, token: Option<Secret>) -> Self {
+        Self { addresses, token, patience: ANSWER_PATIENCE }
+    }
+
     /// Sends a request with an optional body, and returns the answer; one with an error status is returned as an error.
     pub(crate) fn done<T: DeserializeOwned>(
         &self,
@@ -178,12 +211,11 @@ impl AdminClient {
             let Answered { status, body } = answer;
             if error.is_data() {
                 let of = "is not the answer of this version of stickyd";
-                return RemoteError(format!("error: {} answered {status}, which {of}: {error}", self.address));
+                return RemoteError(format!("error: {} answered {status}, which {of}: {error}", self.name()));
             }
             // The layers around the API answer in plain text.
-            let said = String::from_utf8_lossy(body);
-            let said: String = said.trim().chars().filter(|c| !c.is_control()).take(200).collect();
-            RemoteError(format!("error: {} answered {status}: {said}", self.address))
+            let said: String = String::from_utf8_lossy(body).trim().chars().take(200).collect();
+            RemoteError(format!("error: {} answered {status}: {}", self.name(), printable(&said)))
         })
     }
 
@@ -198,9 +230,9 @@ impl AdminClient {
         let runtime = runtime.map_err(|error| RemoteError(format!("error: {error}")))?;
         let request = self.request(method, path, body).map_err(|error| RemoteError(format!("error: {error}")))?;
         runtime.block_on(async {
-            match tokio::time::timeout(ANSWER_PATIENCE, self.exchange(request)).await {
+            match tokio::time::timeout(self.patience, self.exchange(request)).await {
                 Ok(answer) => answer,
-                Err(_) => Err(self.silent(&format!("no answer in {} s", ANSWER_PATIENCE.as_secs()))),
+                Err(_) => Err(self.silent(&format!("no answer in {} s", self.patience.as_secs_f64()))),
             }
         })
     }
@@ -216,11 +248,8 @@ impl AdminClient {
         let writes = method != Method::GET;
         *request.method_mut() = method;
         *request.uri_mut() = path.parse().map_err(|_| format!("`{path}` is not a valid path"))?;
-        let host = match &self.address {
-            AdminAddress::Tcp(address) => HeaderValue::from_str(&address.to_string()).ok(),
-            AdminAddress::Unix(_) | AdminAddress::None => None,
-        };
-        request.headers_mut().insert(header::HOST, host.unwrap_or_else(|| HeaderValue::from_static("localhost")));
+        // The rules for Host allow this name at every address.
+        request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"));
         if writes {
             request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             request.headers_mut().insert(OWN_FIELD, HeaderValue::from_static("1"));
@@ -234,37 +263,52 @@ impl AdminClient {
         Ok(request)
     }
 
+    /// Sends the request to the first address that accepts a connection. The error is the first one.
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answered, RemoteError> {
-        let answered = match &self.address {
-            AdminAddress::Tcp(address) => match tokio::net::TcpStream::connect(address).await {
-                Ok(stream) => over(stream, request).await,
-                Err(error) => return Err(self.unreachable(&error)),
-            },
-            AdminAddress::Unix(path) => match tokio::net::UnixStream::connect(path).await {
-                Ok(stream) => over(stream, request).await,
-                Err(error) => return Err(self.unreachable(&error)),
-            },
-            AdminAddress::None => return Err(self.silent("none is configured")),
-        };
-        answered.map_err(|error| self.silent(&error))
+        let mut first = None;
+        for address in &self.addresses {
+            let answered = match address {
+                AdminAddress::Tcp(tcp) => match tokio::net::TcpStream::connect(tcp).await {
+                    Ok(stream) => over(stream, request.clone()).await,
+                    Err(error) => {
+                        first.get_or_insert_with(|| unreachable(address, &error));
+                        continue;
+                    }
+                },
+                AdminAddress::Unix(path) => match tokio::net::UnixStream::connect(path).await {
+                    Ok(stream) => over(stream, request.clone()).await,
+                    Err(error) => {
+                        first.get_or_insert_with(|| unreachable(address, &error));
+                        continue;
+                    }
+                },
+                AdminAddress::None => continue,
+            };
+            return answered.map_err(|error| self.silent(&error));
+        }
+        Err(first.unwrap_or_else(|| self.silent("none is configured")))
     }
 
-    fn unreachable(&self, error: &io::Error) -> RemoteError {
-        let at = &self.address;
-        RemoteError(match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                format!("error: no stickyd answers at {at}: is it running? ({error})")
-            }
-            io::ErrorKind::PermissionDenied => {
-                format!("error: only root and stickyd's own user may open {at} ({error})")
-            }
-            _ => format!("error: cannot connect to {at}: {error}"),
-        })
+    /// Returns the first address as a name of the listener for messages.
+    fn name(&self) -> String {
+        self.addresses.first().unwrap_or(&AdminAddress::None).to_string()
     }
 
     fn silent(&self, why: &str) -> RemoteError {
-        RemoteError(format!("error: no answer from the admin listener {}: {why}", self.address))
+        RemoteError(format!("error: no answer from the admin listener {}: {why}", self.name()))
     }
+}
+
+fn unreachable(at: &AdminAddress, error: &io::Error) -> RemoteError {
+    RemoteError(match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            format!("error: no stickyd answers at {at}: is it running? ({error})")
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!("error: only root and stickyd's own user may open {at} ({error})")
+        }
+        _ => format!("error: cannot connect to {at}: {error}"),
+    })
 }
 
 async fn over(stream: impl AsyncRead + AsyncWrite + Unpin, request: Request<Full<Bytes>>) -> Result<Answered, String> {
@@ -280,5 +324,68 @@ async fn over(stream: impl AsyncRead + AsyncWrite + Unpin, request: Request<Full
         answer = &mut exchange => answer,
         // The end of the connection may have brought the rest of the answer.
         _ = &mut connection => exchange.await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// Serves one request on a socket of its own with this answer; nothing for `None`.
+    fn asked(answer: Option<&'static str>, patience: Duration) -> Result<serde_json::Value, RemoteError> {
+        let path = std::env::temp_dir().join(format!("stickyd-remote-{:016x}.sock", crate::random::u64()));
+        let listener = UnixListener::bind(&path).unwrap();
+        let (done, until) = std::sync::mpsc::channel::<()>();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut head = [0; 4096];
+            assert!(stream.read(&mut head).unwrap() > 0);
+            if let Some(answer) = answer {
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+            let _ = until.recv();
+        });
+        // The first address is that of a stickyd that has ended.
+        let gone = AdminAddress::Unix("/nonexistent/admin.sock".into());
+        let admin = AdminClient { patience, ..AdminClient::new(vec![gone, AdminAddress::Unix(path.clone())], None) };
+        let said = admin.done(Method::GET, "/api/v1/status", NO_BODY);
+        drop(done);
+        server.join().unwrap();
+        std::fs::remove_file(path).unwrap();
+        said
+    }
+
+    #[test]
+    fn stickyds_own_words_about_a_time_out_are_shown() {
+        assert!(ANSWER_PATIENCE > HEAD_OF_ANSWER, "the command waits longer than stickyd");
+        let said = "HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 34\r\n\r\nthe answer was not ready in 60 s\u{9b}";
+        let error = asked(Some(said), ANSWER_PATIENCE).unwrap_err().to_string();
+        assert!(error.contains("504 Gateway Timeout: the answer was not ready in 60 s\\u{9b}"), "{error:?}");
+        let error = asked(None, Duration::from_millis(50)).unwrap_err().to_string();
+        assert!(error.contains("no answer in 0.05 s"), "{error}");
+    }
+
+    #[test]
+    fn an_address_that_answers_is_used() {
+        let said = "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n{\"a\": 1}";
+        assert_eq!(asked(Some(said), ANSWER_PATIENCE).unwrap()["a"], 1);
+        let gone = |name: &str| AdminAddress::Unix(format!("/nonexistent/{name}.sock").into());
+        let admin = AdminClient::new(vec![gone("first"), gone("second")], None);
+        let error = admin.ask(Method::GET, "/", NO_BODY).err().unwrap().to_string();
+        assert!(error.contains("no stickyd answers at unix:/nonexistent/first.sock"), "{error}");
+    }
+
+    #[test]
+    fn one_of_several_stickyds_without_a_file_must_be_chosen() {
+        let file = Path::new("/nonexistent/s.toml");
+        let error = without_file(file, vec!["/a/1.sock".into(), "/a/2.sock".into()]).err().unwrap().to_string();
+        assert!(error.contains("--admin unix:/a/1.sock\n") && error.contains("--admin unix:/a/2.sock"), "{error}");
+        assert!(
+            without_file(file, Vec::new()).err().unwrap().to_string().contains("/nonexistent/s.toml does not exist")
+        );
+        assert!(without_file(file, vec!["/a/1.sock".into()]).is_ok());
     }
 }

@@ -3,42 +3,45 @@
 use clap::Args;
 
 use super::remote::RemoteArgs;
-use super::table::{bytes, cell, list, span, table};
+use super::table::{Column, TableArgs, bytes, cell, list, span, table};
 use crate::admin::api::{LegView, SocketView, SocketsAnswer, WayView, paths};
+
+/// Heading of the filters in the help of a command. It is set for each of them: a heading for all that follows would
+/// also stand above the options that come after the filters.
+const FILTERS: &str = "Filters";
 
 /// Filters that select sockets; a socket must match all that are given.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Filters and options")]
 pub struct Filters {
     /// Only sockets of this upstream
-    #[arg(short, long, value_name = "NAME")]
+    #[arg(short, long, value_name = "NAME", help_heading = FILTERS)]
     pub upstream: Option<String>,
     /// Only sockets at this worker, given by name or address
-    #[arg(short, long, value_name = "NAME")]
+    #[arg(short, long, value_name = "NAME", help_heading = FILTERS)]
     pub worker: Option<String>,
     /// Only sockets with this label; may be given several times
-    #[arg(short, long, value_name = "NAME=VALUE", value_parser = label)]
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = label, help_heading = FILTERS)]
     pub label: Vec<(String, String)>,
     /// Only sockets from this address or network, such as 203.0.113.7 or 10.0.0.0/8
-    #[arg(long, value_name = "NETWORK")]
+    #[arg(long, value_name = "NETWORK", help_heading = FILTERS)]
     pub address: Option<String>,
     /// Only sockets in this state: open, quiet, suspect, draining or closing
-    #[arg(long, value_name = "STATE")]
+    #[arg(long, value_name = "STATE", help_heading = FILTERS)]
     pub state: Option<String>,
     /// Only sockets with this transport: polling, websocket or websocket-h2
-    #[arg(long, value_name = "TRANSPORT")]
+    #[arg(long, value_name = "TRANSPORT", help_heading = FILTERS)]
     pub transport: Option<String>,
     /// Only sockets with this protocol: engine.io or plain
-    #[arg(long, value_name = "PROTOCOL")]
+    #[arg(long, value_name = "PROTOCOL", help_heading = FILTERS)]
     pub protocol: Option<String>,
     /// Only the socket of the session with this id
-    #[arg(long)]
+    #[arg(long, help_heading = FILTERS)]
     pub sid: Option<String>,
     /// Only sockets of this route, given by its host and path
-    #[arg(long, value_name = "ROUTE")]
+    #[arg(long, value_name = "ROUTE", help_heading = FILTERS)]
     pub route: Option<String>,
     /// Only sockets at least this old, such as 90s or 2h
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", help_heading = FILTERS)]
     pub min_age: Option<String>,
 }
 
@@ -84,6 +87,9 @@ pub struct SocketsCommand {
     /// Number of sockets to skip
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     pub offset: u64,
+    /// Form of the table.
+    #[command(flatten)]
+    pub tables: TableArgs,
     /// Connection to stickyd, and output format.
     #[command(flatten)]
     pub asking: RemoteArgs,
@@ -94,7 +100,7 @@ impl SocketsCommand {
     pub fn run(&self) -> u8 {
         match &self.id {
             Some(id) => self.asking.show(&paths::socket(id), one),
-            None => self.asking.show(&self.path(), sockets),
+            None => self.asking.show(&self.path(), |said| sockets(said, self.tables.width())),
         }
     }
 
@@ -106,8 +112,8 @@ impl SocketsCommand {
     }
 }
 
-fn sockets(said: &SocketsAnswer) -> String {
-    let mut text = rows(said.sockets.iter());
+fn sockets(said: &SocketsAnswer, width: Option<u16>) -> String {
+    let mut text = rows(said.sockets.iter(), width);
     let (shown, SocketsAnswer { total, live, .. }) = (said.sockets.len(), said);
     text.push_str(&match shown == *total {
         true => format!("\n{total} of {live} live sockets\n"),
@@ -117,25 +123,25 @@ fn sockets(said: &SocketsAnswer) -> String {
 }
 
 /// Formats sockets as a table, one row per socket.
-pub(crate) fn rows<'a>(all: impl Iterator<Item = &'a SocketView> + Clone) -> String {
-    const HEAD: [&str; 12] = [
-        "ID",
-        "UPSTREAM",
-        "WORKER",
-        "TRANSPORT",
-        "STATE",
-        "ADDRESS",
-        "AGE",
-        "IDLE",
-        "UP",
-        "DOWN",
-        "BYTES UP",
-        "BYTES DOWN",
+pub(crate) fn rows<'a>(all: impl Iterator<Item = &'a SocketView> + Clone, width: Option<u16>) -> String {
+    const HEAD: [Column; 12] = [
+        Column::text("ID", 0),
+        Column::text("UPSTREAM", 5),
+        Column::text("WORKER", 0),
+        Column::text("TRANSPORT", 4),
+        Column::text("STATE", 0),
+        Column::text("ADDRESS", 1),
+        Column::amount("AGE", 2),
+        Column::amount("IDLE", 3),
+        Column::amount("UP", 7),
+        Column::amount("DOWN", 6),
+        Column::amount("BYTES UP", 9),
+        Column::amount("BYTES DOWN", 8),
     ];
     let labelled = all.clone().any(|one| !one.labels.is_empty());
-    let head: Vec<_> = HEAD.into_iter().chain(labelled.then_some("LABELS")).collect();
+    let head: Vec<_> = HEAD.into_iter().chain(labelled.then_some(Column::text("LABELS", 3))).collect();
     let line = |one| row(one).into_iter().chain(labelled.then(|| labels(one))).collect();
-    table(&head, &all.map(line).collect::<Vec<_>>())
+    table(&head, &all.map(line).collect::<Vec<_>>(), width)
 }
 
 fn row(one: &SocketView) -> Vec<String> {
@@ -218,7 +224,7 @@ mod tests {
     fn sockets_are_shown_as_a_table_or_in_detail() {
         let all = vec![socket("a1", &json!({"store": "7"})), socket("b", &json!({}))];
         let said = SocketsAnswer { live: 9, next_offset: None, offset: 0, sockets: all, total: 2 };
-        insta::assert_snapshot!(sockets(&said), @r"
+        insta::assert_snapshot!(sockets(&said, None), @r"
         ID  UPSTREAM  WORKER  TRANSPORT  STATE  ADDRESS      AGE  IDLE  UP  DOWN  BYTES UP  BYTES DOWN  LABELS
         a1  app       w1      websocket  open   192.0.2.1  1m 5s    4s   3    40    1.5 kB       80 MB  store=7
         b   app       w1      websocket  open   192.0.2.1  1m 5s    4s   3    40    1.5 kB       80 MB
@@ -239,6 +245,29 @@ mod tests {
         to client    40 messages, 80 MB, close code 1001
         round-trips  client 100.2 ms (last 90.1 ms, longest 400.0 ms): good
         ");
+    }
+
+    #[test]
+    fn the_table_fits_80_columns() {
+        let all = [socket("k3v9q0d2m7xa", &json!({"store": "7"})), socket("123456789012", &json!({}))];
+        let text = rows(all.iter(), Some(80));
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        insta::assert_snapshot!(text, @r"
+        ID            WORKER  TRANSPORT  STATE  ADDRESS      AGE  IDLE  LABELS
+        k3v9q0d2m7xa  w1      websocket  open   192.0.2.1  1m 5s    4s  store=7
+        123456789012  w1      websocket  open   192.0.2.1  1m 5s    4s
+        (5 columns do not fit: --wide)
+        ");
+    }
+
+    #[test]
+    fn the_heading_of_the_filters_is_for_them_alone() {
+        use clap::CommandFactory as _;
+        let mut all = crate::cli::Cli::command();
+        let help = all.find_subcommand_mut("close").unwrap().render_long_help().to_string();
+        let (options, filters) = help.split_once("\nFilters:\n").unwrap();
+        assert!(options.contains("--yes") && options.contains("--json") && filters.contains("--min-age"), "{help}");
+        assert!(!filters.contains("--json"), "{help}");
     }
 
     #[test]

@@ -3,12 +3,15 @@
 use clap::Args;
 
 use super::remote::RemoteArgs;
-use super::table::{amount, bytes, span, table};
+use super::table::{Column, TableArgs, amount, bytes, span, table};
 use crate::admin::api::{StatsAnswer, WorkerStats, paths};
 
 /// Arguments of `stickyd stats`.
 #[derive(Debug, Args)]
 pub struct StatsCommand {
+    /// Form of the tables.
+    #[command(flatten)]
+    pub tables: TableArgs,
     /// Connection to stickyd, and output format.
     #[command(flatten)]
     pub asking: RemoteArgs,
@@ -17,20 +20,31 @@ pub struct StatsCommand {
 impl StatsCommand {
     /// Runs the command and returns the exit code.
     pub fn run(&self) -> u8 {
-        self.asking.show(paths::STATS, stats)
+        self.asking.show(paths::STATS, |said| stats(said, self.tables.width()))
     }
 }
 
-fn stats(said: &StatsAnswer) -> String {
-    const HEAD: [&str; 8] = ["UPSTREAM", "WORKER", "REQUESTS", "PER SECOND", "FAILURES", "SESSIONS", "TUNNELS", "AGE"];
-    let mut text = table(&HEAD, &said.workers.iter().map(row).collect::<Vec<_>>());
+fn stats(said: &StatsAnswer, width: Option<u16>) -> String {
+    const HEAD: [Column; 8] = [
+        Column::text("UPSTREAM", 1),
+        Column::text("WORKER", 0),
+        Column::amount("REQUESTS", 0),
+        Column::amount("PER SECOND", 0),
+        Column::amount("FAILURES", 0),
+        Column::amount("SESSIONS", 2),
+        Column::amount("TUNNELS", 3),
+        Column::amount("AGE", 4),
+    ];
+    const TOTALS: [Column; 3] =
+        [Column::text("ALL WORKERS", 0), Column::amount("TOTAL", 0), Column::amount("PER SECOND", 0)];
+    let mut text = table(&HEAD, &said.workers.iter().map(row).collect::<Vec<_>>(), width);
     let counts = said.totals.iter().map(|(name, count)| {
         let total = if name.starts_with("bytes") { bytes(*count) } else { count.to_string() };
         let rate = said.rates.get(&format!("{name}_per_s")).copied().flatten();
-        vec![name.clone(), total, amount(rate)]
+        vec![name.replace('_', " "), total, amount(rate)]
     });
     text.push('\n');
-    text.push_str(&table(&["ALL WORKERS", "TOTAL", "PER SECOND"], &counts.collect::<Vec<_>>()));
+    text.push_str(&table(&TOTALS, &counts.collect::<Vec<_>>(), width));
     text.push_str(&format!("\nrates are averages over the last {} s\n", said.rates_over_s));
     text
 }

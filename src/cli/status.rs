@@ -6,6 +6,9 @@ use super::remote::RemoteArgs;
 use super::table::{amount, bytes, cell, list, span};
 use crate::admin::api::{StatusAnswer, paths};
 
+/// What a shared address means, and what to do about it.
+const SHARED: &str = "refuses sessions of its own, so several processes share its address; give each its own port";
+
 /// Arguments of `stickyd status`.
 #[derive(Debug, Args)]
 pub struct StatusCommand {
@@ -48,11 +51,19 @@ fn status(said: &StatusAnswer) -> String {
     if !config.needs_restart.is_empty() {
         rows.push(("needs a restart", config.needs_restart.join(", ")));
     }
-    if let Some(error) = &config.error {
-        rows.push(("NOT LOADED", format!("the file is not in use: {error}")));
+    if !said.shared_addresses.is_empty() {
+        rows.push(("SHARED ADDRESS", format!("{}: {SHARED}", said.shared_addresses.join(", "))));
+    }
+    if config.error.is_some() {
+        rows.push(("NOT LOADED", "the file is not in use: see below".to_owned()));
     }
     if said.log_lines_dropped > 0 {
         rows.push(("log lines dropped", said.log_lines_dropped.to_string()));
     }
-    list(&rows)
+    let text = list(&rows);
+    // The error has lines of its own.
+    match &config.error {
+        Some(error) => format!("{text}\n{error}\n"),
+        None => text,
+    }
 }

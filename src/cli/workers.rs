@@ -3,8 +3,9 @@
 use clap::Args;
 
 use super::remote::RemoteArgs;
-use super::table::{bytes, cell, table};
+use super::table::{Column, TableArgs, bytes, cell, table};
 use crate::admin::api::{NameView, WorkerView, WorkersAnswer, paths};
+use crate::printable::printable;
 
 /// Arguments of `stickyd workers`.
 #[derive(Debug, Args)]
@@ -12,6 +13,9 @@ pub struct WorkersCommand {
     /// Only workers of this upstream
     #[arg(value_name = "UPSTREAM")]
     pub upstream: Option<String>,
+    /// Form of the table.
+    #[command(flatten)]
+    pub tables: TableArgs,
     /// Connection to stickyd, and output format.
     #[command(flatten)]
     pub asking: RemoteArgs,
@@ -20,40 +24,55 @@ pub struct WorkersCommand {
 impl WorkersCommand {
     /// Runs the command and returns the exit code.
     pub fn run(&self) -> u8 {
-        self.asking.show(paths::WORKERS, |said| workers(said, self.upstream.as_deref()))
+        self.asking.show(paths::WORKERS, |said| workers(said, self.upstream.as_deref(), self.tables.width()))
     }
 }
 
 /// Formats workers as a table, with the reasons for states that are not the usual ones below.
-pub(crate) fn workers(said: &WorkersAnswer, only: Option<&str>) -> String {
-    const HEAD: [&str; 10] =
-        ["UPSTREAM", "WORKER", "STATE", "SESSIONS", "TUNNELS", "IN FLIGHT", "RESTARTS", "PID", "CPU", "MEMORY"];
+fn workers(said: &WorkersAnswer, only: Option<&str>, width: Option<u16>) -> String {
+    let WorkersText { table, notes } = texts(said, only, width);
+    if notes.is_empty() { table } else { format!("{table}\n{}\n", notes.join("\n")) }
+}
+
+/// The workers as text: a table with one row per worker, and sentences about those that need attention.
+pub(crate) struct WorkersText {
+    pub(crate) table: String,
+    pub(crate) notes: Vec<String>,
+}
+
+/// Formats the workers of one upstream or of all.
+pub(crate) fn texts(said: &WorkersAnswer, only: Option<&str>, width: Option<u16>) -> WorkersText {
+    const HEAD: [Column; 10] = [
+        Column::text("UPSTREAM", 4),
+        Column::text("WORKER", 0),
+        Column::text("STATE", 0),
+        Column::amount("SESSIONS", 0),
+        Column::amount("TUNNELS", 1),
+        Column::amount("IN FLIGHT", 5),
+        Column::amount("RESTARTS", 2),
+        Column::amount("PID", 6),
+        Column::amount("CPU", 3),
+        Column::amount("MEMORY", 3),
+    ];
     let wanted = |upstream: &str| only.is_none_or(|only| upstream == only);
     let all: Vec<&WorkerView> = said.workers.iter().filter(|one| wanted(&one.upstream)).collect();
-    let mut text = table(&HEAD, &all.iter().map(|one| row(one)).collect::<Vec<_>>());
+    let table = table(&HEAD, &all.iter().map(|one| row(one)).collect::<Vec<_>>(), width);
     let names = said.names.iter().filter(|name| wanted(&name.upstream) && name.state != "resolved");
-    let notes: Vec<String> = all.iter().flat_map(|one| reasons(one)).chain(names.map(unresolved)).collect();
-    if !notes.is_empty() {
-        text.push_str(&format!("\n{}\n", notes.join("\n")));
-    }
-    text
+    let notes = all.iter().flat_map(|one| reasons(one)).chain(names.map(unresolved));
+    WorkersText { table, notes: notes.map(|note| printable(&note).into_owned()).collect() }
 }
 
 fn row(one: &WorkerView) -> Vec<String> {
     let process = one.process.as_ref();
     let cpu = process.and_then(|process| process.cpu_percent).map(|percent| format!("{percent}%"));
-    vec![
-        one.upstream.clone(),
-        one.worker.clone(),
-        state(&one.health, &one.admin, one.ejected),
-        one.sessions.to_string(),
-        one.tunnels.to_string(),
-        one.in_flight.to_string(),
-        one.restarts.to_string(),
-        cell(process.map(|process| process.pid)),
-        cell(cpu),
-        bytes(process.map(|process| process.memory_bytes)),
-    ]
+    let mut figures =
+        [cell(process.map(|process| process.pid)), cell(cpu), bytes(process.map(|process| process.memory_bytes))];
+    if process.is_some_and(|process| process.shared) {
+        figures = ["shared"; 3].map(str::to_owned);
+    }
+    let counts = [one.sessions, one.tunnels, one.in_flight, one.restarts].map(|count| count.to_string());
+    let names = [one.upstream.clone(), one.worker.clone(), state(&one.health, &one.admin, one.ejected)];
+    names.into_iter().chain(counts).chain(figures).collect()
 }
 
 /// Formats the state of a worker on its three axes.
@@ -79,6 +98,11 @@ fn reasons(worker: &WorkerView) -> Vec<String> {
     if worker.ejected {
         all.push(format!("{at} is ejected: {}", worker.why.ejection));
     }
+    if worker.shares_address {
+        all.push(format!(
+            "{at} refuses sessions of its own: several processes share its address; give each its own port"
+        ));
+    }
     all
 }
 
@@ -94,6 +118,7 @@ mod tests {
             cpu_s: 2.0,
             memory_bytes: 80_000_000,
             pid: 4242,
+            shared: false,
             threads: 4,
         };
         WorkerView {
@@ -113,6 +138,7 @@ mod tests {
             seen_for_s: 9,
             serves: true,
             sessions: 12,
+            shares_address: false,
             takes_new: true,
             tunnels: 3,
             upstream: "app".to_owned(),
@@ -134,7 +160,7 @@ mod tests {
         };
         let workers_of_app = vec![worker("w1", "up", "-"), worker("w2", "starting", "3 checks in a row did not pass")];
         let said = WorkersAnswer { names: vec![name], workers: workers_of_app };
-        insta::assert_snapshot!(workers(&said, None), @r"
+        insta::assert_snapshot!(workers(&said, None, None), @r"
         UPSTREAM  WORKER  STATE            SESSIONS  TUNNELS  IN FLIGHT  RESTARTS   PID   CPU  MEMORY
         app       w1      up, ready              12        3          0         1  4242  1.5%   80 MB
         app       w2      starting, ready        12        3          0         1  4242  1.5%   80 MB
@@ -142,6 +168,20 @@ mod tests {
         app/w2 is starting: 3 checks in a row did not pass
         app: the DNS name x.test is unresolved: no such name
         ");
-        assert_eq!(workers(&said, Some("other")).lines().count(), 1);
+        assert_eq!(workers(&said, Some("other"), None).lines().count(), 1);
+    }
+    #[test]
+    fn shared_processes_and_addresses_are_named() {
+        let mut one = worker("w1", "up", "-");
+        one.shares_address = true;
+        one.process = one.process.map(|process| ProcessView { shared: true, ..process });
+        let said = WorkersAnswer { names: Vec::new(), workers: vec![one] };
+        insta::assert_snapshot!(workers(&said, None, Some(80)), @r"
+        UPSTREAM  WORKER  STATE      SESSIONS  TUNNELS  RESTARTS     CPU  MEMORY
+        app       w1      up, ready        12        3         1  shared  shared
+        (2 columns do not fit: --wide)
+
+        app/w1 refuses sessions of its own: several processes share its address; give each its own port
+        ");
     }
 }

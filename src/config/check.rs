@@ -5,18 +5,20 @@
 //! running system can find (an address in use, a worker that does not answer).
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use super::admin::{self, ReadAdmin};
 use super::error::{Diagnostic, Errors, Report, Span};
 use super::file::{ConfigItem, ConfigText, Section};
 use super::resolve::patient;
 use super::sources::Noted;
+use super::tls::Leaves;
 use super::upstream::ReadUpstream;
 use super::workers::WorkerEntry;
 use super::{
-    AdminAddress, AdminListener, Config, Limits, Listener, Log, SameSite, Secret, Upstream, file, files, limits,
-    listener, log, routes, rules, upstream, workers,
+    AdminListener, Config, Limits, Listener, Log, SameSite, Upstream, addresses, limits, listener, log, routes, rules,
+    secret, state_dir, upstream, workers,
 };
 
 /// A function that looks up a DNS name; it is an argument so that tests need no network.
@@ -30,6 +32,14 @@ pub(crate) struct Context<'a> {
     pub(crate) resolve: Resolve<'a>,
     /// Record of every file that was read or looked for.
     pub(crate) noted: &'a Noted,
+    /// Dates of the certificates that were read.
+    pub(crate) leaves: Leaves,
+}
+
+impl<'a> Context<'a> {
+    pub(crate) fn new(report: &'a Report<'a>, base: PathBuf, resolve: Resolve<'a>, noted: &'a Noted) -> Self {
+        Self { report, base, resolve, noted, leaves: Leaves::default() }
+    }
 }
 
 /// Checks the text of a configuration; `file` is its name in messages, and relative paths begin in its folder.
@@ -52,8 +62,8 @@ pub(crate) fn parse_noting(
     noted: &Noted,
 ) -> Result<(Config, Vec<Diagnostic>), Errors> {
     let report = Report::new(file.display().to_string(), text);
-    let context = Context { report: &report, base: base(file.parent()), resolve, noted };
-    let config = file::root(&report).map(|root| read(&context, root));
+    let context = Context::new(&report, base(file.parent()), resolve, noted);
+    let config = super::file::root(&report).map(|root| read(&context, root, file));
     conclude(report, config)
 }
 
@@ -62,7 +72,8 @@ pub(crate) fn parse_noting(
 pub fn for_command_line(listen: &[String], workers: &[String]) -> Result<Config, Errors> {
     let (line, listen, workers) = written(listen, workers);
     let report = Report::new("command line".to_owned(), &line);
-    let context = Context { report: &report, base: base(None), resolve: &patient(), noted: &Noted::default() };
+    let (resolve, noted) = (patient(), Noted::default());
+    let context = Context::new(&report, base(None), &resolve, &noted);
     let listeners: Vec<_> = listen
         .iter()
         .filter_map(|text| Some((Listener::plain(workers::socket(&context, text)?), text.span.clone())))
@@ -84,18 +95,19 @@ pub fn for_command_line(listen: &[String], workers: &[String]) -> Result<Config,
         follow: None,
         entries: spans,
     }];
-    let admin = AdminListener { address: AdminAddress::None, token: None };
-    listeners_differ(&context, &listeners, &admin);
-    no_loops(&context, &listeners, &upstreams);
+    let none = ReadAdmin { listener: AdminListener::none(), written: Vec::new() };
+    addresses::differ(&context, &listeners, &none);
+    addresses::no_loops(&context, &listeners, &upstreams);
     let config = Config {
         secret: None,
         state_dir: None,
         watch: false,
+        introduces: false,
         threads: cores(),
         listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
         upstreams: upstreams.into_iter().map(|read| read.upstream).collect(),
         routes: Vec::new(),
-        admin,
+        admin: none.listener,
         limits: Limits::default(),
         log: Log::default(),
     };
@@ -119,9 +131,9 @@ fn written(listen: &[String], workers: &[String]) -> (String, Vec<ConfigText>, V
     (line, listen, workers)
 }
 
-fn read(context: &Context<'_>, mut root: Section<'_>) -> Config {
-    let secret = secret(context, &mut root);
-    let state_dir = state_dir(context, &mut root);
+fn read(context: &Context<'_>, mut root: Section<'_>, file: &Path) -> Config {
+    let secret = secret::read(context, &mut root, file);
+    let state_dir = state_dir::read(context, &mut root, secret.is_none());
     let watch = root.take("watch").and_then(ConfigItem::boolean).unwrap_or(true);
     let threads = root.integer("threads", 1..=256).unwrap_or_else(cores);
     let listeners = listener::all(context, &mut root);
@@ -130,49 +142,27 @@ fn read(context: &Context<'_>, mut root: Section<'_>) -> Config {
     customs.finish(context);
     let routes = routes::read(context, &mut root, &upstreams);
     rules::check_across(context, &upstreams, &routes);
-    let admin = admin(context, &mut root, state_dir.as_deref());
+    let admin = admin::read(context, &mut root, state_dir.as_deref());
     let limits = limits::read(&mut root);
     let log = log::read(&mut root);
     root.finish();
-    listeners_differ(context, &listeners, &admin);
-    no_loops(context, &listeners, &upstreams);
-    no_way_to_admin(context, &admin, &upstreams);
+    addresses::differ(context, &listeners, &admin);
+    addresses::no_loops(context, &listeners, &upstreams);
+    context.leaves.report(context.report);
+    addresses::no_way_to_admin(context, &admin.listener, &upstreams);
     cookies_need_tls(context, &listeners, &upstreams);
     Config {
         secret,
         state_dir,
         watch,
+        introduces: false,
         threads,
         listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
         upstreams: upstreams.into_iter().map(|read| read.upstream).collect(),
         routes,
-        admin,
+        admin: admin.listener,
         limits,
         log,
-    }
-}
-
-pub(crate) fn state_dir(context: &Context<'_>, root: &mut Section<'_>) -> Option<PathBuf> {
-    root.text("state_dir", "a path").map(|text| context.base.join(text.value))
-}
-
-fn secret(context: &Context<'_>, root: &mut Section<'_>) -> Option<Secret> {
-    let second = root.key("secret_file");
-    let inline = root.text("secret", "a string");
-    let file = root.text("secret_file", "a path");
-    if let (Some(_), Some(at)) = (&inline, second) {
-        context.report.error_help(&at, "`secret` and `secret_file` cannot be used together", "remove one of the two");
-    }
-    if let Some(text) = &inline
-        && text.value.len() < files::MIN_SECRET
-    {
-        let message = format!("`secret` has {} bytes; it needs at least {}", text.value.len(), files::MIN_SECRET);
-        context.report.error_help(&text.span, message, "make one with: openssl rand -hex 32");
-    }
-    match (inline, file) {
-        (Some(text), _) => Some(Secret(text.value.into_bytes())),
-        (None, Some(path)) => files::secret(context, &path),
-        (None, None) => None,
     }
 }
 
@@ -190,88 +180,6 @@ fn upstreams(context: &Context<'_>, customs: &rules::Customs, root: &mut Section
         context.report.error_help(&at, "there is no upstream", help);
     }
     named.into_iter().filter_map(|(name, item)| upstream::read(context, customs, name, item)).collect()
-}
-
-pub(crate) fn admin(context: &Context<'_>, root: &mut Section<'_>, state_dir: Option<&Path>) -> AdminListener {
-    let default = state_dir.map_or(AdminAddress::None, |dir| AdminAddress::Unix(dir.join("admin.sock")));
-    let Some(mut section) = root.section("admin", "a table") else {
-        return AdminListener { address: default, token: None };
-    };
-    let text = section.text("address", "an address such as \"127.0.0.1:9145\" or \"unix:/run/stickyd/admin.sock\"");
-    let path = section.text("token_file", "a path");
-    section.finish();
-    let address = text.as_ref().and_then(|text| match text.value.starts_with("unix:") {
-        true => workers::unix(context, text).map(AdminAddress::Unix),
-        false => workers::socket(context, text).map(AdminAddress::Tcp),
-    });
-    if let (Some(AdminAddress::Tcp(tcp)), Some(text), None) = (&address, &text, &path)
-        && !tcp.ip().is_loopback()
-    {
-        let message = "the admin listener would be open to the network without a token";
-        context.report.error_help(&text.span, message, "write token_file = \"admin.token\", or use 127.0.0.1");
-    }
-    let token = path.and_then(|path| files::secret(context, &path));
-    AdminListener { address: address.unwrap_or(default), token }
-}
-
-/// Reports listeners with the same address, the admin listener included.
-fn listeners_differ(context: &Context<'_>, listeners: &[(Listener, Span)], admin: &AdminListener) {
-    for (i, (listener, at)) in listeners.iter().enumerate() {
-        let same = |(other, _): &&(Listener, Span)| other.address == listener.address && listener.address.port() != 0;
-        if let Some((_, first)) = listeners.iter().take(i).find(same) {
-            let line = context.report.line_of(first);
-            let message = format!("{} already has a listener, on line {line}", listener.address);
-            context.report.error(at, message);
-        }
-        if admin.address == AdminAddress::Tcp(listener.address) && listener.address.port() != 0 {
-            context.report.error(at, format!("{} is already the admin listener's address", listener.address));
-        }
-    }
-}
-
-/// Reports workers that are one of our own listeners: every request would come back until no descriptor is left.
-fn no_loops(context: &Context<'_>, listeners: &[(Listener, Span)], upstreams: &[ReadUpstream]) {
-    for read in upstreams {
-        let mut said: Option<&Span> = None;
-        for (worker, at) in read.upstream.workers.iter().zip(&read.entries) {
-            let own = listeners.iter().find(|(listener, _)| is_listener(&worker.address, listener.address));
-            if let (Some((listener, _)), true) = (own, said != Some(at)) {
-                said = Some(at);
-                let message = format!("worker {} is stickyd's own listener {}", worker.address, listener.address);
-                context.report.error_help(at, message, "give the application ports of its own");
-            }
-        }
-    }
-}
-
-/// Reports workers that are the admin listener: clients would reach it through a route, from an address of this host.
-fn no_way_to_admin(context: &Context<'_>, admin: &AdminListener, upstreams: &[ReadUpstream]) {
-    for read in upstreams {
-        let entries = read.upstream.workers.iter().zip(&read.entries);
-        for (worker, at) in entries.filter(|(worker, _)| is_admin(&worker.address, &admin.address)) {
-            let message = format!("worker {} is stickyd's own admin listener", worker.address);
-            context.report.error_help(
-                at,
-                message,
-                "clients would reach it: give the application an address of its own",
-            );
-        }
-    }
-}
-
-fn is_admin(worker: &super::Address, admin: &AdminAddress) -> bool {
-    match (worker, admin) {
-        (worker, AdminAddress::Tcp(admin)) => is_listener(worker, *admin),
-        (super::Address::Unix(worker), AdminAddress::Unix(admin)) => worker == admin,
-        (_, AdminAddress::Unix(_) | AdminAddress::None) => false,
-    }
-}
-
-/// Whether requests sent to this worker would arrive at this listener.
-pub(crate) fn is_listener(worker: &super::Address, listener: SocketAddr) -> bool {
-    let super::Address::Tcp(worker) = worker else { return false };
-    let every = listener.ip().is_unspecified() && worker.ip().is_loopback();
-    worker.port() == listener.port() && (worker.ip() == listener.ip() || every)
 }
 
 /// Warns of `SameSite=None` without TLS: such cookies are `Secure`, and browsers reject those over plain HTTP.

@@ -9,6 +9,7 @@ use std::fmt;
 use std::ops::Range;
 
 use super::values::distance;
+use crate::printable::blanked;
 
 /// A range of bytes in the configuration's text.
 pub(crate) type Span = Range<usize>;
@@ -29,6 +30,14 @@ impl Errors {
     /// The findings, one by one.
     pub fn all(&self) -> &[Diagnostic] {
         &self.found
+    }
+
+    /// The same error with what helps, for one about a file as a whole.
+    pub(crate) fn with_help(mut self, help: Option<String>) -> Self {
+        if let Some(first) = self.found.first_mut() {
+            first.help = help;
+        }
+        self
     }
 
     /// An error about the file as a whole, such as a file that cannot be read or is not text.
@@ -199,7 +208,7 @@ impl<'a> Report<'a> {
         let place = Some(FilePlace { file: self.file.clone(), line });
         // Findings without a place in the file are printed last.
         let start = at.map_or(usize::MAX, |span| span.start);
-        let message = printable(&message);
+        let message = blanked(&message);
         self.found.borrow_mut().push((start, Diagnostic { severity, message, place, help }));
     }
 
@@ -238,12 +247,8 @@ fn hide_secret(line: &str) -> String {
         Some((key, _)) if distance(key.trim().trim_matches(['"', '\'']), "secret") <= 2 => format!("{key}= …"),
         _ => line.trim_end().to_owned(),
     };
-    printable(&shown)
-}
-
-/// Replaces control characters, which must not reach a terminal. A tab becomes one space, so that carets stay aligned.
-fn printable(text: &str) -> String {
-    text.replace(char::is_control, " ")
+    // A tab becomes one space, so that carets stay aligned.
+    blanked(&shown)
 }
 
 #[cfg(test)]

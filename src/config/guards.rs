@@ -35,11 +35,11 @@ pub enum Origin {
     Same,
     /// `null`: the origin of sandboxed frames and files.
     Null,
-    /// A site, such as `https://example.com` or `https://*.example.com:8443`.
+    /// A site, such as `https://example.com`, `https://*.example.com:8443`, `file://` or `capacitor://localhost`.
     Site {
         /// Scheme in lower case, such as `https`.
         scheme: String,
-        /// Host in lower case; for `*.example.com` it is `.example.com`.
+        /// Host in lower case; for `*.example.com` it is `.example.com`, and empty for `file://`.
         host: String,
         /// Whether every name below `host` matches, but not `host` itself.
         below: bool,
@@ -144,7 +144,7 @@ fn origins(context: &Context<'_>, item: ConfigItem<'_>) -> Option<Vec<Origin>> {
 }
 
 fn origin(context: &Context<'_>, text: &ConfigText) -> Option<Origin> {
-    const HELP: &str = "write \"https://example.com\", \"https://*.example.com\", \"same\" or \"null\"";
+    const HELP: &str = "write \"https://example.com\", \"https://*.example.com\", \"file://\", \"same\" or \"null\"";
     match text.value.as_str() {
         "same" => return Some(Origin::Same),
         "null" => return Some(Origin::Null),
@@ -172,6 +172,11 @@ fn origin(context: &Context<'_>, text: &ConfigText) -> Option<Origin> {
         Some(Ok(port)) => Some(port),
         Some(Err(_)) => return wrong(HELP),
     };
+    // Pages of programs have origins of other schemes, whose hosts need not be names: `file://`, `app://.`.
+    let is_local = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    if default_port(&scheme).is_none() && port.is_none() && host.bytes().all(is_local) {
+        return Some(Origin::Site { scheme, host: host.to_ascii_lowercase(), below: false, port });
+    }
     let start = text.value.len() - rest.len();
     let host = ConfigText { value: host.to_owned(), span: text.inside(context.report, start..start + host.len()) };
     let host = check_host(context, &host);

@@ -26,8 +26,8 @@ pub struct Limits {
     pub discoveries: u32,
     /// Total size of request bodies held for replay, in bytes; default 64 MB.
     pub replay_bytes: usize,
-    /// Maximum number of TLS handshakes in progress per data thread; default 64 (docs/reference/performance.md §0.6). A
-    /// change needs a restart.
+    /// Maximum number of TLS handshakes that are worked on per data thread, each from its complete ClientHello until
+    /// our first flight is sent; default 64 (docs/reference/performance.md §0.6). A change needs a restart.
     pub handshakes: usize,
     /// Maximum number of open streams per HTTP/2 connection, 1..=10,000; default 128, the same as nginx.
     pub http2_streams: u32,

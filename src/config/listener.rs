@@ -3,15 +3,26 @@
 //! Left out: checks that need other tables (two listeners on one address, a worker that is a listener); see `check`.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::check::Context;
 use super::error::Span;
 use super::file::{ConfigItem, ConfigText, Section};
 use super::values::word;
-use super::{Listener, Redirect, tls, workers};
+use super::{Listener, Redirect, routes, tls, workers};
+
+impl Listener {
+    /// Whether this listener, on the unspecified IPv6 address, takes IPv6 clients only: if there is one for IPv4 on the
+    /// same port. Without one it takes clients of both kinds.
+    pub(crate) fn takes_only_ipv6<'l>(&self, all: impl IntoIterator<Item = &'l Self>) -> bool {
+        let ipv4 = |other: &Self| other.address.ip().to_canonical().is_ipv4();
+        self.address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+            && self.address.port() != 0
+            && all.into_iter().any(|other| other.address.port() == self.address.port() && ipv4(other))
+    }
+}
 
 /// Reads all listeners, each with the place of its address in the file.
 pub(crate) fn all(context: &Context<'_>, root: &mut Section<'_>) -> Vec<(Listener, Span)> {
@@ -48,6 +59,8 @@ fn listener(
         let help = "write redirect = \"https\" on a separate listener for plain HTTP";
         context.report.error_help(at, "a listener cannot have both `redirect` and `tls`", help);
     }
+    let health = section.text("health", "a path such as \"/healthz\"");
+    let health = health.inspect(|path| routes::check_path(context, path)).map(|path| path.value);
     let proxies = section.take("trusted_proxies").and_then(|item| item.list("a list of networks", "a network"));
     let proxies = proxies.unwrap_or_default();
     let trusted_proxies: Vec<_> = proxies.into_iter().filter_map(network).collect();
@@ -62,6 +75,7 @@ fn listener(
         websocket_over_http2,
         proxy_protocol,
         redirect,
+        health,
         trusted_proxies,
     };
     Some((listener, text?.span))
@@ -141,11 +155,49 @@ fn listener_name(context: &Context<'_>, name: ConfigText, names: &mut HashMap<St
 pub(crate) fn network(item: ConfigItem<'_>) -> Option<IpNet> {
     let report = item.report;
     let text = item.text("a string such as \"10.0.0.0/8\"")?;
-    let parsed = text.value.parse::<IpNet>().map(|net| net.trunc());
-    let network = parsed.ok().or_else(|| text.value.parse::<IpAddr>().ok().map(IpNet::from));
+    let network = parse_network(&text.value);
     if network.is_none() {
         let message = format!("`{}` is not a valid network", text.value);
         report.error_help(&text.span, message, "write \"10.0.0.0/8\", \"10.1.2.3\" or \"fd00::/8\"");
     }
     network
+}
+
+/// Parses a network. Networks of IPv4 addresses that are mapped into IPv6 (RFC 4291 §2.5.5.2) are networks of IPv4,
+/// because clients with such an address count as IPv4 clients.
+pub(crate) fn parse_network(text: &str) -> Option<IpNet> {
+    let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))?.trunc();
+    let mapped = || match network {
+        IpNet::V6(v6) => Ipv4Net::new(v6.addr().to_ipv4_mapped()?, v6.prefix_len().checked_sub(96)?).ok(),
+        IpNet::V4(_) => None,
+    };
+    Some(mapped().map_or(network, IpNet::V4))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mapped_networks_are_networks_of_ipv4() {
+        for (text, expected) in [
+            ("::ffff:127.0.0.0/104", "127.0.0.0/8"),
+            ("::ffff:7f00:0/104", "127.0.0.0/8"),
+            ("::ffff:10.1.2.3/104", "10.0.0.0/8"),
+            ("::ffff:192.0.2.1", "192.0.2.1/32"),
+            ("::ffff:192.0.2.1/128", "192.0.2.1/32"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("::ffff:0:0/95", "::fffe:0:0/95"),
+            ("10.1.2.3/8", "10.0.0.0/8"),
+            ("10.1.2.3", "10.1.2.3/32"),
+            ("::/0", "::/0"),
+            ("::192.0.2.1", "::192.0.2.1/128"),
+            ("2001:db8::1/32", "2001:db8::/32"),
+        ] {
+            assert_eq!(parse_network(text), Some(expected.parse().unwrap()), "{text}");
+        }
+        for wrong in ["", "10.0.0.0/33", "::ffff:10.0.0.0/129", "10.0.0", "a", "10.0.0.0/-1"] {
+            assert_eq!(parse_network(wrong), None, "{wrong}");
+        }
+    }
 }

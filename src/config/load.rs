@@ -4,11 +4,11 @@ use std::path::Path;
 
 #[cfg(any(test, feature = "testing"))]
 use super::check::log_warnings;
-use super::check::{Context, admin, base, parse_noting, state_dir};
+use super::check::{Context, base, parse_noting};
 use super::error::{Diagnostic, Errors, Report};
 use super::resolve::patient;
 use super::sources::{Noted, Sources};
-use super::{AdminAddress, AdminListener, Config, file};
+use super::{AdminListener, Config, admin, file, files};
 
 /// A configuration with its warnings, or all of its errors.
 pub(crate) type Loaded = Result<(Config, Vec<Diagnostic>), Errors>;
@@ -37,18 +37,20 @@ pub(crate) fn load_admin(path: &Path) -> Result<AdminListener, Errors> {
     let noted = Noted::default();
     let text = text_of(path, &noted)?;
     let report = Report::new(path.display().to_string(), &text);
-    let context = Context { report: &report, base: base(path.parent()), resolve: &patient(), noted: &noted };
+    let resolve = patient();
+    let context = Context::new(&report, base(path.parent()), &resolve, &noted);
     let found = file::root(&report).map(|mut root| {
-        let state_dir = state_dir(&context, &mut root);
-        admin(&context, &mut root, state_dir.as_deref())
+        let state_dir = root.text("state_dir", "a path").map(|text| context.base.join(text.value));
+        admin::read(&context, &mut root, state_dir.as_deref()).listener
     });
     report.finish()?;
-    Ok(found.unwrap_or(AdminListener { address: AdminAddress::None, token: None }))
+    Ok(found.unwrap_or_else(AdminListener::none))
 }
 
 fn text_of(path: &Path, noted: &Noted) -> Result<String, Errors> {
     let unread = |reason: String| Errors::of_file(format!("cannot read {}: {reason}", path.display()));
-    let bytes = noted.read(path).map_err(unread)?;
+    let help = || files::permission_help(path);
+    let bytes = noted.read(path).map_err(|reason| unread(reason).with_help(help()))?;
     String::from_utf8(bytes)
         .map_err(|error| unread(format!("it is not UTF-8 at byte {}", error.utf8_error().valid_up_to())))
 }

@@ -4,6 +4,8 @@
 //! task or atomic; the live view built from it is `state::Snapshot`. Only this module reads files
 //! (ARCHITECTURE.md, invariant 11). The docs of each item, or of the type around it, state whether a reload applies it.
 
+mod addresses;
+mod admin;
 mod check;
 mod drain;
 mod eject;
@@ -21,7 +23,9 @@ pub(crate) mod pattern;
 mod resolve;
 mod routes;
 pub mod rules;
+mod secret;
 mod sources;
+mod state_dir;
 mod tls;
 mod tunnels;
 mod upstream;
@@ -38,20 +42,23 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub(crate) use addresses::is_listener;
+pub use admin::AdminAddress;
+pub(crate) use admin::AdminListener;
 pub use check::for_command_line;
-pub(crate) use check::is_listener;
 #[cfg(any(test, feature = "testing"))]
 pub use check::{parse, parse_with};
 pub(crate) use drain::CloseNotice;
 pub use drain::{Drain, RemovedPolicy};
 pub(crate) use drain::{LONGEST_GRACE, LONGEST_REASON};
 pub use eject::Eject;
-pub use error::Diagnostic;
 #[cfg(any(test, feature = "testing"))]
-pub use error::{Errors, Severity};
+pub use error::Errors;
+pub use error::{Diagnostic, Severity};
 pub(crate) use files::token;
 pub use health::{CheckTarget, Expected, Health, HealthKind};
 pub use limits::Limits;
+pub(crate) use listener::parse_network;
 #[cfg(any(test, feature = "testing"))]
 pub use load::load;
 pub use load::load_with_warnings;
@@ -77,6 +84,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// Reload automatically when the file, or a file it names, changes; default on. A reload applies it.
     pub watch: bool,
+    /// Whether a worker of each upstream is asked once whether it speaks Socket.IO, to log it: only without a file.
+    pub introduces: bool,
     /// Number of data threads, 1..=256; default: one per core. A change needs a restart.
     pub threads: usize,
     /// Addresses to accept clients on; at least one. A reload applies them.
@@ -103,6 +112,7 @@ impl Config {
             ("threads", self.threads != new.threads),
             ("[admin]", self.admin != new.admin),
             ("[limits] pins", self.limits.pins != new.limits.pins),
+            ("[limits] sockets", self.limits.sockets != new.limits.sockets),
             ("[limits] handshakes", self.limits.handshakes != new.limits.handshakes),
             ("[limits] reserved_descriptors", self.limits.reserved_descriptors != new.limits.reserved_descriptors),
             ("[log] format", self.log.format != new.log.format),
@@ -140,6 +150,9 @@ pub struct Listener {
     pub proxy_protocol: bool,
     /// If set, every request is answered with a redirect to https instead of being forwarded.
     pub redirect: Option<Redirect>,
+    /// Path at which stickyd itself answers health checks of it, before guards and redirects. `None`: all paths are the
+    /// workers'.
+    pub health: Option<String>,
     /// Peers whose `X-Forwarded-*` headers are trusted. Empty: none.
     pub trusted_proxies: Vec<IpNet>,
 }
@@ -155,6 +168,7 @@ impl Listener {
             websocket_over_http2: false,
             proxy_protocol: false,
             redirect: None,
+            health: None,
             trusted_proxies: Vec::new(),
         }
     }
@@ -219,6 +233,8 @@ pub struct Upstream {
     /// Percent of the requests of `eject.window` that may be sent a second time, in addition to three per second;
     /// default 20. 0 disables retries completely.
     pub retry_budget: u32,
+    /// Time after which an unanswered handshake on a new connection asks another worker; default 5 s. Zero: never.
+    pub retry_after: Duration,
     /// Maximum number of connections in use to one worker: one for each request in flight (open polls included) and
     /// for each tunnel. `None`: no limit. A reload applies it at once.
     pub max_connections: Option<u32>,
@@ -257,7 +273,7 @@ impl Upstream {
             found,
             workers,
             dns_interval: Duration::from_secs(10),
-            affinity: vec![Affinity::socket_io(), Affinity::Cookie, Affinity::Address],
+            affinity: [Affinity::automatic(), vec![Affinity::Cookie, Affinity::Address]].concat(),
             follow: Vec::new(),
             health: Health::default(),
             cookie_same_site: SameSite::default(),
@@ -269,6 +285,7 @@ impl Upstream {
             eject: Eject::default(),
             slow_start: Duration::from_secs(10),
             retry_budget: 20,
+            retry_after: Duration::from_secs(5),
             max_connections: None,
             queue: 100,
             queue_timeout: Duration::from_secs(5),
@@ -291,9 +308,13 @@ impl Upstream {
 pub struct Worker {
     /// Address the worker listens on.
     pub address: Address,
+    /// Whether ::1 is tried where nothing listens on 127.0.0.1: the file says `localhost`.
+    pub or_ipv6: bool,
     /// The DNS name that the file gives for its address, which the worker's certificate should contain; `None`: the
     /// file gives an IP address or a unix socket.
     pub host: Option<String>,
+    /// Whether the file gives its address as one of a range of ports, of which some may have no process.
+    pub of_range: bool,
     /// Name shown in logs and metrics and hashed into the cookie; default: the address as text. A changed name makes it
     /// a new worker.
     pub name: String,
@@ -371,34 +392,4 @@ pub struct Route {
     /// Whether operators may send texts and events to the sockets of this route; `None`: the setting of its upstream. A
     /// reload applies it at once, also to open sockets.
     pub broadcast: Option<bool>,
-}
-
-/// The admin listener. A change needs a restart.
-#[derive(Debug, Clone, PartialEq)]
-pub struct AdminListener {
-    /// Address the admin listener listens on.
-    pub address: AdminAddress,
-    /// Bearer token for writes over TCP, read from `token_file` (trimmed, at least 16 bytes). `None`: TCP cannot write.
-    pub token: Option<Secret>,
-}
-
-/// Address of the admin listener.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AdminAddress {
-    /// There is no admin listener: neither a state directory nor an address is configured.
-    None,
-    /// IP address and port.
-    Tcp(SocketAddr),
-    /// Path of a unix socket with mode 0600; by default `admin.sock` in the state directory.
-    Unix(PathBuf),
-}
-
-impl fmt::Display for AdminAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::None => f.write_str("none"),
-            Self::Tcp(address) => address.fmt(f),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
 }

@@ -4,6 +4,8 @@
 //!
 //! Left out: regular expressions. Segments and one placeholder are enough for the protocols, and cannot be slow.
 
+use crate::engine_io;
+
 /// Placeholder for the id in a pattern.
 const ID: &str = "{id}";
 
@@ -31,14 +33,21 @@ enum Segment {
 }
 
 impl Segment {
+    /// Whether a segment of a request's path fits; words are compared as workers decode them.
     fn fits(&self, segment: &str) -> bool {
+        let is = |text: &String| text == segment || (segment.contains('%') && is_encoded(text, segment));
         match self {
-            Self::One(text) => text == segment,
-            Self::Of(texts) => texts.iter().any(|text| text == segment),
+            Self::One(text) => is(text),
+            Self::Of(texts) => texts.iter().any(is),
             // An empty segment (`//`, a trailing `/`) does not match.
             Self::Any | Self::Id => !segment.is_empty(),
         }
     }
+}
+
+/// Whether a segment is a word in percent-encoding.
+fn is_encoded(word: &str, segment: &str) -> bool {
+    engine_io::decode(segment.as_bytes(), b'+').is_some_and(|decoded| *decoded == *word.as_bytes())
 }
 
 impl PathPattern {

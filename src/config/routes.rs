@@ -11,6 +11,7 @@ use super::guards;
 use super::upstream::ReadUpstream;
 use super::values::suggest;
 use super::workers::is_name;
+use crate::readings::Readings;
 
 /// Reads all routes and checks them against the upstreams.
 pub(crate) fn read(context: &Context<'_>, root: &mut Section<'_>, upstreams: &[ReadUpstream]) -> Vec<Route> {
@@ -95,12 +96,17 @@ pub(crate) fn check_host(context: &Context<'_>, host: &ConfigText) -> String {
     lower
 }
 
-fn check_path(context: &Context<'_>, path: &ConfigText) {
+/// Reports a path that no request can have.
+pub(crate) fn check_path(context: &Context<'_>, path: &ConfigText) {
     let visible = path.value.bytes().all(|b| b.is_ascii_graphic() && !b"?#*".contains(&b));
-    if !path.value.starts_with('/') || !visible {
-        let help = "write \"/\" or \"/socket.io\": a path begins with / and matches everything below it";
-        context.report.error_help(&path.span, format!("`{}` is not a valid path", path.value), help);
-    }
+    let help = if !path.value.starts_with('/') || !visible {
+        "write \"/\" or \"/socket.io\": a path begins with / and matches everything below it"
+    } else if !Readings::of(path.value.as_bytes()).is_ok_and(|readings| readings.all.len() == 1) {
+        "write the path that workers see in the end: without //, dot segments, `;`, `\\`, and encodings of these"
+    } else {
+        return;
+    };
+    context.report.error_help(&path.span, format!("`{}` is not a valid path", path.value), help);
 }
 
 /// Warns of routes that are never reached, because an earlier route matches everything they match.
@@ -124,8 +130,10 @@ fn covers(earlier: &Route, later: &Route) -> bool {
             earlier == later || below
         }
     };
-    let rest = later.path.strip_prefix(earlier.path.as_str());
-    let path = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || earlier.path.ends_with('/'));
+    let normal = |route: &Route| Readings::of(route.path.as_bytes()).map_or_else(|_| Vec::new(), |read| read.normal);
+    let earlier = normal(earlier);
+    let rest = normal(later).strip_prefix(&*earlier).map(<[u8]>::to_vec);
+    let path = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/") || earlier.ends_with(b"/"));
     host && path
 }
 

@@ -6,6 +6,7 @@
 //! applies all of them.
 
 mod across;
+mod list;
 mod presets;
 mod read;
 
@@ -16,7 +17,8 @@ use hyper::Method;
 use hyper::header::HeaderName;
 
 pub(crate) use across::check as check_across;
-pub(crate) use read::{Customs, customs, follow};
+pub(crate) use list::Customs;
+pub(crate) use read::{customs, follow};
 
 use super::pattern::{JsonPath, PathPattern, Template};
 
@@ -50,6 +52,19 @@ pub struct Rule {
     /// Whether clients make the ids: the hash of the id then chooses the worker from the first request on, and nothing
     /// is learned.
     pub client_made: bool,
+    /// What a request must show for the rule to apply at all; `None` for rules that the file names.
+    pub guard: Option<RuleGuard>,
+}
+
+/// What a request must show before a rule of `"auto"` applies to it (`rules::guard`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RuleGuard {
+    /// The header `Mcp-Session-Id`, or the accepted types of a POST.
+    Mcp,
+    /// A negotiation, or one of the ids that it gives.
+    SignalR,
+    /// A path of SockJS.
+    SockJs,
 }
 
 /// The protocol of a rule. It decides how stickyd refuses a session whose worker is gone, and how it probes workers for
@@ -188,6 +203,16 @@ impl Affinity {
     /// The Engine.IO sid, learned from the worker's answer.
     pub fn socket_io() -> Self {
         Self::Rule(Arc::new(presets::socket_io()))
+    }
+
+    /// The rules that `"auto"` stands for: those that cannot be confused with anything else.
+    pub fn automatic() -> Vec<Self> {
+        presets::automatic().into_iter().map(|rule| Self::Rule(Arc::new(rule))).collect()
+    }
+
+    /// Whether this is a rule of `"auto"` other than `socket.io`, which a rule that the file names replaces.
+    pub(crate) fn is_guarded(&self) -> bool {
+        matches!(self, Self::Rule(rule) if rule.guard.is_some())
     }
 
     /// The affinity's name in the file.

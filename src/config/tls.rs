@@ -3,19 +3,21 @@
 //! Certificates are tried here: a key that does not match, an expired chain or an impossible name is an error with a
 //! place before anything is bound or swapped. Left out: which certificate a client gets; that is in `listener::tls`.
 
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime};
 
 use rustls::RootCertStore;
 use rustls::SignatureAlgorithm;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
 use super::check::Context;
-use super::error::Span;
+use super::error::{Report, Span};
 use super::file::{ConfigItem, ConfigText, Section};
 use super::values::{duration, word};
 use super::{files, routes};
+use crate::x509;
 
 /// How a listener terminates TLS. A reload applies it to connections accepted later.
 #[derive(Debug, PartialEq)]
@@ -112,9 +114,22 @@ pub(crate) fn read(context: &Context<'_>, mut section: Section<'_>, http2: bool)
         }
     };
     names_differ(context, &read);
-    let certificates = read.into_iter().map(|(certificate, _)| certificate).collect();
+    let mut certificates: Vec<_> = read.into_iter().map(|(certificate, _)| certificate).collect();
+    prefer_valid(&mut certificates, UnixTime::now().as_secs());
     let alpn = [&b"h2"[..], b"http/1.1"].iter().skip(usize::from(!http2)).map(|name| name.to_vec()).collect();
     Some(Tls { certificates, alpn, hsts, buffers })
+}
+
+/// Exchanges each expired certificate with a later one that is valid and for the same names, so that clients get that.
+fn prefer_valid(certificates: &mut [Certificate], now: u64) {
+    for at in 0..certificates.len() {
+        let Some((one, later)) = certificates.get(at..).and_then(<[_]>::split_first) else { return };
+        let same = |other: &Certificate| other.hosts == one.hosts && other.client_auth == one.client_auth;
+        let valid = later.iter().position(|other| other.not_after >= now && same(other));
+        if let Some(ahead) = valid.filter(|_| one.not_after < now) {
+            certificates.swap(at, at + 1 + ahead);
+        }
+    }
 }
 
 /// A certificate with its place and the kind of its key.
@@ -248,25 +263,45 @@ fn names_differ(context: &Context<'_>, all: &[ReadCertificate]) {
     }
 }
 
-/// Checks the dates of a chain at the time `now`. An expired leaf is an error, because every client will reject it. A
-/// leaf that is not valid yet is a warning: in most cases the machine's clock is wrong, and a machine that boots in
-/// 1970 must still serve. An expired intermediate is a warning, too: clients may know another path to a root.
-pub(crate) fn dates(context: &Context<'_>, path: &ConfigText, chain: &[crate::x509::ParsedCertificate], now: u64) {
+/// Dates of the leaves that have been read so far. An expired one is an error only if there is no other: a start or a
+/// reload that one forgotten certificate prevents would take all other hosts down as well.
+#[derive(Default)]
+pub(crate) struct Leaves {
+    valid: Cell<usize>,
+    expired: RefCell<Vec<(Span, String)>>,
+}
+
+impl Leaves {
+    /// Reports the expired leaves, once all have been read.
+    pub(crate) fn report(&self, report: &Report<'_>) {
+        for (at, message) in self.expired.take() {
+            match self.valid.get() {
+                0 => report.error_help(&at, message, "clients reject it: renew it, then reload"),
+                _ => report.warn(&at, message, "clients reject it, and others are served: renew it, then reload"),
+            }
+        }
+    }
+}
+
+/// Checks the dates of a chain at the time `now`. An expired leaf is noted for [`Leaves::report`]. A leaf that is not
+/// valid yet is a warning: in most cases the machine's clock is wrong, and a machine that boots in 1970 must still
+/// serve. An expired intermediate is a warning, too: clients may know another path to a root.
+pub(crate) fn dates(context: &Context<'_>, path: &ConfigText, chain: &[x509::ParsedCertificate], now: u64) {
     for (i, certificate) in chain.iter().enumerate() {
         let which = match i {
             0 => format!("the certificate {}", path.value),
             _ => format!("certificate {} in {} ({})", i + 1, path.value, certificate.subject()),
         };
         let (after, before) = (certificate.not_after(), certificate.not_before());
+        if i == 0 && now <= after {
+            context.leaves.valid.set(context.leaves.valid.get() + 1);
+        }
         if now > after {
             let message = format!("{which} expired at {}", date(after));
+            let help = "some clients will reject it: renew the chain, then reload";
             match i {
-                0 => context.report.error_help(&path.span, message, "clients reject it: renew it, then reload"),
-                _ => context.report.warn(
-                    &path.span,
-                    message,
-                    "some clients will reject it: renew the chain, then reload",
-                ),
+                0 => context.leaves.expired.borrow_mut().push((path.span.clone(), message)),
+                _ => context.report.warn(&path.span, message, help),
             }
         } else if now < before {
             let message = format!("{which} is not valid before {}", date(before));

@@ -30,6 +30,7 @@ pub(crate) struct ReadUpstream {
 const TIMES: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * 3600);
 const TUNNEL_TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
 const DNS_TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+const RETRY_TIMES: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(600);
 const SLOW_STARTS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
 /// Range of `max_body`, in bytes. Upper bound of 1 TB: above any real body, low enough to catch a typo.
 const BODIES: RangeInclusive<u64> = 1..=1_000_000_000_000;
@@ -125,6 +126,9 @@ fn bounds(section: &mut Section<'_>, upstream: &mut Upstream) {
     }
     if let Some(budget) = section.take("retry_budget").and_then(|item| percent(item, 0..=100)) {
         upstream.retry_budget = budget;
+    }
+    if let Some(time) = section.take("retry_after").and_then(|item| duration(item, RETRY_TIMES)) {
+        upstream.retry_after = time;
     }
     upstream.rate = guards::rates(section);
     upstream.max_connections = section.integer("max_connections", 1..=1_000_000);

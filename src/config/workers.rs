@@ -19,8 +19,11 @@ use super::{AdminState, Worker};
 use groups::Double;
 pub(crate) use groups::{Group, GroupPlace, MAX_RANGE, ResolvedNames, expand};
 
+/// The name of this host, which stands for 127.0.0.1 and ::1.
+const LOCALHOST: &str = "localhost";
+
 /// Maximum length of a unix socket's path, in bytes (`sun_path` on Linux, without its final NUL).
-const MAX_UNIX: usize = 107;
+pub(crate) const MAX_UNIX: usize = 107;
 
 /// An entry of `workers` as written.
 pub(crate) struct WorkerEntry {
@@ -126,7 +129,7 @@ fn at(context: &Context<'_>, text: &ConfigText) -> Option<GroupPlace> {
     if text.value.starts_with("unix:") {
         return unix(context, text).map(GroupPlace::Unix);
     }
-    let (host, port) = split(context, text)?;
+    let (host, port) = split(context, text, "write 127.0.0.1:3000, [::1]:3000 or unix:/run/app.sock")?;
     // Both parts are parsed before returning, so that errors in both are reported.
     let ports = ports(context, &port);
     let ip = literal(&host.value);
@@ -143,6 +146,7 @@ fn at(context: &Context<'_>, text: &ConfigText) -> Option<GroupPlace> {
         return None;
     }
     Some(match ip {
+        Some(_) if host.value.eq_ignore_ascii_case(LOCALHOST) => GroupPlace::Localhost(ports),
         Some(ip) => GroupPlace::Ip(ip, ports),
         None => GroupPlace::Name(host.value.to_ascii_lowercase(), ports),
     })
@@ -171,7 +175,8 @@ pub(crate) fn unix(context: &Context<'_>, text: &ConfigText) -> Option<PathBuf> 
 /// Parses `HOST:PORT` of a single socket: an IP address, or `localhost` for 127.0.0.1. Port 0 is allowed (any free
 /// port).
 pub(crate) fn socket(context: &Context<'_>, text: &ConfigText) -> Option<SocketAddr> {
-    let (host, port) = split(context, text)?;
+    // A listener cannot be a unix socket.
+    let (host, port) = split(context, text, "write 0.0.0.0:80, 127.0.0.1:8080 or [::]:443")?;
     let ip = literal(&host.value);
     if ip.is_none() {
         let help = "write an IP address: 0.0.0.0 or [::] for every address of this host, 127.0.0.1 for local clients";
@@ -184,8 +189,8 @@ pub(crate) fn socket(context: &Context<'_>, text: &ConfigText) -> Option<SocketA
     Some(SocketAddr::new(ip?, number?))
 }
 
-/// Splits an address into host and port, each with its place.
-fn split(context: &Context<'_>, text: &ConfigText) -> Option<(ConfigText, ConfigText)> {
+/// Splits an address into host and port, each with its place. `help` shows addresses with a port.
+fn split(context: &Context<'_>, text: &ConfigText, help: &str) -> Option<(ConfigText, ConfigText)> {
     let value = &text.value;
     let refuse = |message: &str, help: &str| {
         context.report.error_help(&text.span, message, help);
@@ -199,7 +204,7 @@ fn split(context: &Context<'_>, text: &ConfigText) -> Option<(ConfigText, Config
         false => value.rfind(':'),
     };
     let Some(colon) = colon else {
-        return refuse("the address needs a port", "write 127.0.0.1:3000, [::1]:3000 or unix:/run/app.sock");
+        return refuse("the address needs a port", help);
     };
     let part = |range: Span| ConfigText {
         value: value.get(range.clone()).unwrap_or_default().to_owned(),
@@ -238,10 +243,11 @@ fn number(text: &str) -> Option<u16> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
-/// Parses an IP address, in brackets if it is IPv6, or `localhost`. The latter is always 127.0.0.1 here: on some hosts
-/// it resolves to two addresses, and a worker that listens on only one of them would look dead every other time.
+/// Parses an IP address, in brackets if it is IPv6, or `localhost`. The latter is always 127.0.0.1 here, also where it
+/// resolves to two addresses: it must not become two workers. A worker that listens on ::1 only is reached there
+/// ([`GroupPlace::Localhost`]).
 fn literal(host: &str) -> Option<IpAddr> {
-    if host.eq_ignore_ascii_case("localhost") {
+    if host.eq_ignore_ascii_case(LOCALHOST) {
         return Some(Ipv4Addr::LOCALHOST.into());
     }
     match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {

@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 mod handshake;
+mod payload;
 mod query;
 pub(crate) mod socket_ids;
 #[cfg(test)]
@@ -17,6 +18,7 @@ mod tests;
 
 pub(crate) use handshake::{MAX_HANDSHAKE, is_cut};
 pub use handshake::{OpenPacket, open_packet, websocket_open};
+pub(crate) use payload::{MAX_PROOF, is_payload, is_post_taken};
 pub(crate) use query::EngineQuery;
 pub(crate) use socket_ids::{may_name_sockets, socket_id, socket_ids};
 
@@ -85,10 +87,10 @@ pub fn recognise(query: Option<&str>) -> Option<EngineIo<'_>> {
     Some(EngineIo { sid: found.sid(query), transport: found.transport })
 }
 
-/// Whether a worker might treat a query as Engine.IO's: servers that allow EIO3 need no `EIO`, and keys may be in any
-/// order. Wider than [`EngineQuery::read`], for use by guards.
+/// Whether a worker might treat a query as Engine.IO's: servers that allow EIO3 need no `EIO`, keys may be in any
+/// order, and some parsers take `;` for `&`. Wider than [`EngineQuery::read`], for use by guards.
 pub(crate) fn may_be_engine_io(query: Option<&str>) -> bool {
-    query.unwrap_or_default().as_bytes().split(|&b| b == b'&').any(|pair| {
+    query.unwrap_or_default().as_bytes().split(|&b| matches!(b, b'&' | b';')).any(|pair| {
         let (key, _) = split_at_byte(pair, b'=');
         decoded_is(key, b"transport") || decoded_is(key, b"EIO") || decoded_is(key, b"sid")
     })

@@ -12,6 +12,8 @@ pub struct EngineQuery {
     /// Transport that the request asks for.
     pub transport: RequestTransport,
     place: SidPlace,
+    /// Whether the query has several sids that differ.
+    contradicts: bool,
 }
 
 /// Place of the raw sid in a query.
@@ -34,19 +36,25 @@ impl EngineQuery {
     ///
     /// Makes one pass over the query, and allocates nothing.
     pub fn read(query: Option<&str>) -> Option<Self> {
-        let (transport, start, sid) = scan(query?)?;
+        let Scan { transport, start, sid, contradicts } = scan(query?)?;
         let place = match (u16::try_from(start), u16::try_from(sid.len())) {
             _ if sid.is_empty() => SidPlace::Nowhere,
             _ if is_too_long(sid) => SidPlace::TooLong,
             (Ok(start), Ok(len)) => SidPlace::At(start, len),
             _ => SidPlace::Far,
         };
-        Some(Self { transport: decode_transport(transport), place })
+        Some(Self { transport: decode_transport(transport), place, contradicts })
     }
 
     /// Whether the request names a session, be it by a sid that is too long.
     pub fn has_sid(self) -> bool {
         self.place != SidPlace::Nowhere
+    }
+
+    /// Whether the query names several sids that differ, or a sid and an empty one. Servers that take the first (Go,
+    /// Java, Python) then read another session than this type does, or none.
+    pub fn contradicts_itself(self) -> bool {
+        self.contradicts
     }
 
     /// Decodes the sid from the query that was read. Allocates only if the sid is percent-encoded.
@@ -58,17 +66,30 @@ impl EngineQuery {
                 let (start, len) = (usize::from(start), usize::from(len));
                 query.and_then(|query| query.as_bytes().get(start..start + len))
             }
-            SidPlace::Far => query.and_then(scan).map(|(_, _, sid)| sid),
+            SidPlace::Far => query.and_then(scan).map(|scan| scan.sid),
         };
         raw.map_or(Sid::None, decode_sid)
     }
 }
 
-/// Returns the raw transport of an Engine.IO query, the place of its raw sid, and the raw sid; an empty one if there is
-/// none.
-fn scan(query: &str) -> Option<(&[u8], usize, &[u8])> {
-    let (mut eio, mut transport, mut sid) = (false, None, (0, &b""[..]));
+/// What one pass over an Engine.IO query finds.
+struct Scan<'q> {
+    /// The transport as the client wrote it.
+    transport: &'q [u8],
+    /// The place at which the raw sid begins.
+    start: usize,
+    /// The raw sid; empty if there is none.
+    sid: &'q [u8],
+    contradicts: bool,
+}
+
+fn scan(query: &str) -> Option<Scan<'_>> {
+    let (mut eio, mut transport, mut last, mut contradicts) = (false, None, None, false);
     let mut end = 0;
+    let mut found = |start: usize, value| {
+        contradicts |= last.is_some_and(|(_, before)| before != value);
+        last = Some((start, value));
+    };
     for pair in query.as_bytes().split(|&b| b == b'&') {
         end += pair.len();
         let place = end;
@@ -76,19 +97,20 @@ fn scan(query: &str) -> Option<(&[u8], usize, &[u8])> {
         let (key, value) = split_at_byte(pair, b'=');
         // The length tells the plain spellings apart; an encoded key is longer than its decoded form.
         match key.len() {
-            3 if key == b"sid" => sid = (place - value.len(), value),
+            3 if key == b"sid" => found(place - value.len(), value),
             3 if key == b"EIO" => eio = true,
             9 if key == b"transport" => transport = Some(value),
             0..=4 => {}
             _ if !key.contains(&b'%') => {}
-            _ if decoded_is(key, b"sid") => sid = (place - value.len(), value),
+            _ if decoded_is(key, b"sid") => found(place - value.len(), value),
             _ if decoded_is(key, b"EIO") => eio = true,
             _ if decoded_is(key, b"transport") => transport = Some(value),
             _ => {}
         }
     }
     let transport = transport.filter(|_| eio)?;
-    Some((transport, sid.0, sid.1))
+    let (start, sid) = last.unwrap_or_default();
+    Some(Scan { transport, start, sid, contradicts })
 }
 
 /// Whether a raw sid has more than [`MAX_SID`] bytes when it is decoded. Counting stops one byte past the limit.
@@ -101,6 +123,21 @@ mod tests {
     use std::borrow::Cow;
 
     use super::*;
+
+    #[test]
+    fn differing_sids_contradict_each_other() {
+        for (query, contradicts) in [
+            ("EIO=4&transport=polling", false),
+            ("EIO=4&transport=polling&sid=a", false),
+            ("EIO=4&transport=polling&sid=a&sid=a", false),
+            ("EIO=4&transport=polling&sid=a&sid=b", true),
+            ("EIO=4&transport=polling&sid=&sid=b", true),
+            ("EIO=4&transport=polling&%73id=b&sid=", true),
+            ("EIO=4&transport=polling&sid&s%69d=b", true),
+        ] {
+            assert_eq!(EngineQuery::read(Some(query)).unwrap().contradicts_itself(), contradicts, "{query}");
+        }
+    }
 
     #[test]
     fn a_sid_far_into_the_query_is_found_again() {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
-use super::{BindError, BoundListener, ListenerPart, ListenerSettings, adopt, bind};
+use super::{BindError, BindTerms, BoundListener, ListenerPart, ListenerSettings, adopt, bind};
 use crate::config;
 use crate::metrics::Metrics;
 use crate::systemd::{self, Inherited};
@@ -33,6 +33,16 @@ pub enum ListenerSetError {
     Clone(io::Error),
 }
 
+impl ListenerSetError {
+    /// Returns what helps, if the reason is a common one.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::Bind(error) => error.help(),
+            Self::Inherited(_) | Self::Clone(_) => None,
+        }
+    }
+}
+
 /// The listeners that are open now.
 pub(crate) struct ListenerSet {
     open: Vec<OpenListener>,
@@ -46,6 +56,8 @@ struct OpenListener {
     bound: BoundListener,
     /// Whether the socket was passed by systemd.
     adopted: bool,
+    /// Whether it takes no IPv4 clients, although its address is the unspecified one of IPv6.
+    only_ipv6: bool,
 }
 
 /// Change of a [`ListenerSet`] to a new configuration. Nothing is changed before it is applied; sockets that were bound
@@ -94,9 +106,12 @@ impl ListenerSet {
         self.open.iter().map(|open| open.bound.address).collect()
     }
 
-    /// Exports the expiry of all certificates as metrics.
+    /// Begins the metrics of all listeners at 0, and exports the expiry of all certificates.
     pub(crate) fn show(&self, metrics: &Metrics) {
         let settings: Vec<_> = self.open.iter().map(|open| open.bound.settings.load_full()).collect();
+        for one in &settings {
+            metrics.begin_listener(&one.label, one.tls.is_some());
+        }
         metrics.certificates_expire(settings.iter().flat_map(|settings| settings.expiries()));
     }
 
@@ -124,7 +139,8 @@ impl ListenerSet {
                 None => {
                     let port = config.address.port();
                     let ours = going.iter().any(|open| !open.adopted && port != 0 && open.bound.address.port() == port);
-                    Ok(ListenerSlot::New(bind(config, self.threads, ours)?, false))
+                    let terms = BindTerms { shared: ours, only_ipv6: config.takes_only_ipv6(wanted) };
+                    Ok(ListenerSlot::New(bind(config, self.threads, terms)?, false))
                 }
             },
         };
@@ -141,7 +157,10 @@ impl ListenerSet {
                 let Some((one, None)) = wanted.get(at).zip(kept.get(at).copied()) else { continue };
                 let same = |open: &OpenListener| {
                     let same_name = open.config.name == one.name;
-                    open.config.address == one.address && if by_name { same_name } else { !open.adopted }
+                    // A bound socket cannot be changed to take other clients.
+                    let same_clients = open.adopted || open.only_ipv6 == one.takes_only_ipv6(wanted);
+                    let fits = if by_name { same_name } else { !open.adopted };
+                    open.config.address == one.address && same_clients && fits
                 };
                 let found = (0..).zip(&self.open).find(|(i, open)| same(open) && !kept.contains(&Some(*i)));
                 if let (Some(slot), Some((index, _))) = (kept.get_mut(at), found) {
@@ -163,9 +182,12 @@ impl ListenerSet {
     /// Carries out the plan. `wanted` must be the list that the plan was made from.
     pub(crate) fn apply(&mut self, wanted: Vec<config::Listener>, plan: ListenerPlan) -> Going {
         let mut old: Vec<Option<OpenListener>> = std::mem::take(&mut self.open).into_iter().map(Some).collect();
-        for (config, slot) in wanted.into_iter().zip(plan.slots) {
+        let only_ipv6: Vec<_> = wanted.iter().map(|one| one.takes_only_ipv6(&wanted)).collect();
+        for ((config, slot), only_ipv6) in wanted.into_iter().zip(plan.slots).zip(only_ipv6) {
             match slot {
-                ListenerSlot::New(bound, adopted) => self.open.push(OpenListener { config, bound, adopted }),
+                ListenerSlot::New(bound, adopted) => {
+                    self.open.push(OpenListener { config, bound, adopted, only_ipv6 });
+                }
                 ListenerSlot::Kept(index, settings) => {
                     // `keep` names each old listener at most once.
                     let Some(open) = old.get_mut(index).and_then(Option::take) else { continue };
@@ -250,6 +272,22 @@ mod tests {
         assert!(set.plan(&[listener("127.0.0.1:0", None), listener(&wide, None)]).is_err());
         assert_eq!(becomes(&mut set, vec![listener(&wide, None)]), narrow);
         assert_eq!(set.addresses(), [wide.parse().unwrap()]);
+    }
+
+    /// RFC 3493 §5.3: with IPV6_V6ONLY, the unspecified address of IPv6 takes no IPv4 clients.
+    #[test]
+    fn both_unspecified_addresses_can_be_bound_in_any_order() {
+        let port = std::net::TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port();
+        let (four, six) = (format!("0.0.0.0:{port}"), format!("[::]:{port}"));
+        let both = || vec![listener(&four, None), listener(&six, None)];
+        let mut set = ListenerSet::new(Vec::new(), 2);
+        becomes(&mut set, both());
+        assert_eq!(set.addresses().len(), 2);
+        // Alone, the one of IPv6 takes IPv4 clients, too.
+        becomes(&mut set, vec![listener(&six, None)]);
+        assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        becomes(&mut set, both());
+        assert_eq!(set.addresses().len(), 2);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //! 101, a tunnel.
 //!
 //! [`Conn`] holds what is trusted about a connection: who the peer is, and whether its forwarding fields count. Nothing
-//! about a worker is remembered (ARCHITECTURE.md, invariant 1).
+//! about a worker is remembered, except worker connections that were authenticated for this client
+//! (ARCHITECTURE.md, invariant 1).
 
 #[cfg(feature = "testing")]
 pub(crate) mod fuzzing;
@@ -23,23 +24,28 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::handshake::{self, Opened, Secured};
-use super::http1_io::{Http1Io, Traffic};
-use super::{ThreadListener, h2, head_timeout, linger};
+use super::http1_io::Http1Io;
+use super::refusal::Refused;
+use super::traffic::Traffic;
+use super::{ThreadListener, h2, head_timeout, linger, refusal};
 use crate::clock;
 use crate::cookie::SeenCookie;
-use crate::metrics::LimitLabel;
+use crate::metrics::{AnsweredBy, LimitLabel};
 use crate::net::client_io::ClientIo;
 use crate::net::held::UnsentBytes;
 use crate::proxy::{self, headers};
 use crate::thread::{Registered, Thread, ThreadOrder};
 use crate::tunnel::TunnelPlan;
 use crate::tunnel::relay::Relay;
+use crate::upstream::connections::own::OwnConnections;
 use crate::upstream::serial::WorkerSerial;
 
 // What hyper leaves to its caller (docs/reference/threats.md §1), and where it is done:
 // - size and number of fields of a head: `[limits] head_bytes`, `head_fields`; hyper bounds its read buffer, not the
 //   head;
 // - time-outs for heads and for idle clients: `rest`, by the thread's one sweep, without a timer per connection;
+// - where a request ends, and what is sent after it: `request_end`, `http1_io`;
+// - the answer to a head that is not valid: `refusal`;
 // - unread bytes when a connection closes: `linger`;
 // - unusual targets, codings, expectations and responses: `proxy::framing`; hop-by-hop fields and identity:
 //   `proxy::headers`; trailers: `proxy::trailers`; raw bytes before a 101: `tunnel::grant`.
@@ -53,6 +59,8 @@ pub struct Conn {
     /// The client's address: the socket's peer, or the one a PROXY header names. An IPv4 address mapped into IPv6 is
     /// stored as IPv4.
     pub peer_ip: IpAddr,
+    /// Whether `peer_ip` is the client's; a PROXY header may name no client, and then it is the balancer's.
+    pub is_known: bool,
     /// `peer_ip` as a field value, made once per connection.
     pub peer_value: HeaderValue,
     /// Whether the peer is a trusted proxy, so that its `X-Forwarded-*` fields count.
@@ -67,6 +75,8 @@ pub struct Conn {
     pub inflow: OnceCell<Rc<h2::Inflow>>,
     /// Counts the response bytes held for this connection; only set over HTTP/2.
     pub held: OnceCell<Rc<UnsentBytes>>,
+    /// Worker connections that were authenticated for this client; empty for nearly every client.
+    own: OnceCell<Rc<OwnConnections>>,
     /// The thread's entry for this connection; `None` over HTTP/2, where the streams share it.
     live: RefCell<Option<Registered>>,
     plan: RefCell<Option<TunnelPlan>>,
@@ -83,13 +93,13 @@ pub struct Conn {
 /// Serves a client connection until it ends.
 pub(crate) async fn serve(live: Registered, listener: Rc<ThreadListener>, stream: TcpStream, peer: SocketAddr) {
     let thread = live.thread().clone();
-    let Some(Opened { io, ip, trusted, tls }) = handshake::open(&thread, &live, &listener, stream, peer).await else {
-        return;
-    };
+    let opened = handshake::open(&thread, &live, &listener, stream, peer).await;
+    let Some(Opened { io, ip, is_known, trusted, tls, plain }) = opened else { return };
     let http2 = io.speaks_http2();
     let (live, of_streams) = if http2 { (None, Some(live)) } else { (Some(live), None) };
     let conn = Rc::new(Conn {
         trusted,
+        is_known,
         tls,
         peer_value: headers::address_value(ip),
         peer_ip: ip,
@@ -99,6 +109,7 @@ pub(crate) async fn serve(live: Registered, listener: Rc<ThreadListener>, stream
         cookie: SeenCookie::default(),
         inflow: OnceCell::new(),
         held: OnceCell::new(),
+        own: OnceCell::new(),
         live: RefCell::new(live),
         plan: RefCell::default(),
         traffic: Traffic::default(),
@@ -113,6 +124,10 @@ pub(crate) async fn serve(live: Registered, listener: Rc<ThreadListener>, stream
     if let Some(live) = of_streams {
         return Box::pin(h2::serve(conn, live, io)).await;
     }
+    if let Some(came) = plain {
+        let Some(live) = conn.live.take() else { return };
+        return Box::pin(refusal::answer(conn, io, live, Refused::without_tls(&came))).await;
+    }
     let (mut io, mut ahead) = (io, Vec::new());
     while head_timeout::rest(&conn, &mut io, &mut ahead).await {
         let Some(rested) = Box::pin(serve_http(conn.clone(), io, ahead)).await else { return };
@@ -125,7 +140,8 @@ pub(crate) async fn serve(live: Registered, listener: Rc<ThreadListener>, stream
 async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(ClientIo, Vec<u8>)> {
     let service = {
         let conn = conn.clone();
-        service_fn(move |request| {
+        service_fn(move |mut request| {
+            conn.traffic.begins(&mut request);
             let conn = conn.clone();
             // The future of `handle` is created when this one is polled, in its final place; created outside, it would
             // be moved into this one.
@@ -138,7 +154,7 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(Cli
         .max_headers(limits.head_fields)
         .max_buf_size(limits.head_bytes)
         .max_header_size(limits.head_bytes)
-        .serve_connection(TokioIo::new(Http1Io::new(io, ahead.into(), conn.clone())), service);
+        .serve_connection(TokioIo::new(Http1Io::new(io, ahead, conn.clone())), service);
     let mut rests = false;
     let ended = poll_fn(|cx| {
         // hyper is polled first, so that a request already in the socket is served even while stickyd stops.
@@ -168,6 +184,7 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(Cli
     if let Some(Err(error)) = &ended {
         tracing::debug!(peer = %conn.peer_ip, %error, "client connection ended");
         conn.thread.shared.metrics.client_errors.with_label_values(&["http"]).inc();
+        count_bare_answer(&conn, error);
     }
     let (Some(ended), Some(live)) = (ended, conn.live.take()) else { return None };
     let (plan, parts) = (conn.plan.take(), http.into_parts());
@@ -179,6 +196,10 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(Cli
             conn.thread.tasks.spawn_local(Relay::new(io, early, plan, live));
         }
         (Err(error), _) if !error.is_parse() => {}
+        (Err(error), _) if conn.traffic.is_answered() => {
+            let refused = Refused::new(&conn, &error, &early);
+            conn.thread.tasks.spawn_local(refusal::answer(conn.clone(), io, live, refused));
+        }
         (ended, _) => {
             let over = conn.traffic.has_ended();
             if ended.is_err() || (!over && (conn.unread.get() || has_unread(&mut io).await)) {
@@ -187,6 +208,14 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(Cli
         }
     }
     None
+}
+
+/// Counts the bare 400, 414 or 431 that hyper sends for a head it cannot parse. The preface of HTTP/2 gets no answer.
+fn count_bare_answer(conn: &Conn, error: &hyper::Error) {
+    if error.is_parse() && !error.is_parse_version_h2() {
+        let status = if error.is_parse_too_large() { 431 } else { 400 };
+        conn.thread.shared.metrics.responses.unrouted.count(AnsweredBy::Stickyd, status);
+    }
 }
 
 /// Returns whether the socket holds bytes that will not be read any more.
@@ -204,6 +233,21 @@ impl Conn {
             (Some(secured), Some(terms)) => terms.is_for(secured.policy, host),
             _ => true,
         }
+    }
+
+    /// Returns the value of `Strict-Transport-Security` for responses on this connection, if one is configured.
+    pub fn hsts(&self) -> Option<&HeaderValue> {
+        self.tls.as_ref().and_then(|_| self.listener.tls())?.hsts.as_ref()
+    }
+
+    /// Returns the worker connections of this client, if there ever were any.
+    pub fn own(&self) -> Option<&Rc<OwnConnections>> {
+        self.own.get()
+    }
+
+    /// Returns the store of this client's own worker connections, which is made at the first call.
+    pub fn make_own(&self) -> &Rc<OwnConnections> {
+        self.own.get_or_init(|| OwnConnections::new(&self.thread.connections))
     }
 
     /// Marks a request as under way.
@@ -226,6 +270,16 @@ impl Conn {
             live.start_idle_timer(self.thread.idle_s());
             self.under_way.set(self.under_way.get().saturating_sub(1));
         }
+    }
+
+    /// Returns whether all of these requests, handed over by hyper, have been finished.
+    pub(super) fn has_answered(&self, handed_over: u32) -> bool {
+        self.under_way.get() == 0 && self.requests.get() == handed_over
+    }
+
+    /// Returns whether a poll waits at a worker.
+    pub(super) fn is_poll(&self) -> bool {
+        self.live.borrow().as_ref().is_some_and(|live| live.worker.get().is_some())
     }
 
     /// Returns whether nothing is under way, and has not been for a second or two.

@@ -1,20 +1,21 @@
 //! What comes before the first request of a connection: a PROXY header and a TLS handshake, where its listener requires
 //! them.
 //!
-//! Both share one time-out (`[limits] handshake_timeout`), handshakes take turns, and every failure is counted, except
-//! that of a client that never sent a byte. How a header is read and how a certificate is chosen is in `proxy_protocol`
-//! and `tls`.
+//! Both share one time-out (`[limits] handshake_timeout`), and every failure is counted, except that of a client that
+//! never sent a byte. Handshakes take turns; a client has one only while stickyd works for it, so that clients which
+//! stop in the middle keep no others waiting. How a header is read and how a certificate is chosen is in
+//! `proxy_protocol` and `tls`.
 
 use std::cell::LazyCell;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
-use std::task::Poll;
-use std::time::Duration;
+use std::pin::{Pin, pin};
+use std::task::{Poll, ready};
 
 use rustls::pki_types::UnixTime;
 use rustls::{HandshakeKind, ProtocolVersion};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -22,13 +23,10 @@ use super::client_certificate::ClientCertificate;
 use super::proxy_protocol::{self, ProxiedSource};
 use super::tls::TlsTerms;
 use super::{ThreadListener, admission};
+use crate::net::client_hello::{HelloScan, MAX_HELLO};
 use crate::net::client_io::ClientIo;
 use crate::net::tls_stream::TlsStream;
 use crate::thread::{Registered, Thread, ThreadOrder};
-
-/// How long a handshake may keep its turn: an honest one needs a round trip or two, and clients that stop in the middle
-/// must not block all others.
-const TLS_TURN: Duration = Duration::from_millis(500);
 
 /// Result of the TLS handshake of a connection.
 pub struct Secured {
@@ -43,10 +41,22 @@ pub(crate) struct Opened {
     pub(crate) io: ClientIo,
     /// Address of the client: the peer, or the address that a PROXY header names in its place.
     pub(crate) ip: IpAddr,
+    /// Whether that is the client's address; a PROXY header may name no client.
+    pub(crate) is_known: bool,
     /// Whether that address is a trusted proxy.
     pub(crate) trusted: bool,
     /// Result of the TLS handshake; `None` if the connection is not encrypted up to stickyd.
     pub(crate) tls: Option<Secured>,
+    /// What came of a request without TLS to a listener with TLS, which is refused.
+    pub(crate) plain: Option<Vec<u8>>,
+}
+
+/// What a client sends to a listener with TLS.
+enum Handshake<S> {
+    /// A handshake, which was made.
+    Made(TlsStream, S),
+    /// Plain HTTP, of which these bytes have come.
+    PlainHttp(TcpStream, Vec<u8>),
 }
 
 /// Prepares a fresh connection for requests. `None` means that it failed, which has been counted.
@@ -58,7 +68,7 @@ pub(crate) async fn open(
     peer: SocketAddr,
 ) -> Option<Opened> {
     let peer_ip = peer.ip().to_canonical();
-    let mut who = Peer { ip: peer_ip, trusted: listener.trusts(peer_ip) };
+    let mut who = Peer { ip: peer_ip, is_known: true, trusted: listener.trusts(peer_ip) };
     // Lazy, because a connection without PROXY header and TLS needs no deadline.
     let deadline = LazyCell::new(|| Instant::now() + thread.limits().handshake_timeout);
     // Both steps are boxed: a future is as large as its largest branch, and these are over before the first request.
@@ -70,21 +80,33 @@ pub(crate) async fn open(
             return None;
         }
     }
-    let (io, tls) = match listener.tls() {
-        None => (ClientIo::Plain(stream), None),
+    let (mut tls, mut plain) = (None, None);
+    let io = match listener.tls() {
+        None => ClientIo::Plain(stream),
         Some(terms) => {
             let secured = Box::pin(secure(live, listener, terms, stream, *deadline)).await;
-            let (stream, secured) = secured.map_err(|error| not_served(thread, "tls", who.ip, &error)).ok()?;
-            (ClientIo::Tls(stream), Some(secured))
+            match secured.map_err(|error| not_served(thread, "tls", who.ip, &error)).ok()? {
+                Handshake::Made(stream, secured) => {
+                    tls = Some(secured);
+                    ClientIo::Tls(stream)
+                }
+                Handshake::PlainHttp(stream, came) => {
+                    not_served(thread, "http_on_tls", who.ip, &io::Error::other("plain HTTP on a port with TLS"));
+                    plain = Some(came);
+                    ClientIo::Plain(stream)
+                }
+            }
         }
     };
-    Some(Opened { io, ip: who.ip, trusted: who.trusted, tls })
+    Some(Opened { io, ip: who.ip, is_known: who.is_known, trusted: who.trusted, tls, plain })
 }
 
 /// The client of a connection, as known so far.
 #[derive(Clone, Copy)]
 struct Peer {
     ip: IpAddr,
+    /// Whether `ip` is the client's, and not that of a balancer that does not know its client.
+    is_known: bool,
     /// Whether the client is a trusted proxy, so that its statements about other clients count.
     trusted: bool,
 }
@@ -107,8 +129,8 @@ async fn first_byte(stream: &TcpStream) -> io::Result<()> {
     }
 }
 
-/// Returns whether `error` is the one by which [`first_byte`] reports a client that left without sending a byte; no
-/// read or write of a socket fails with this kind.
+/// Returns whether `error` is the one that stands for a client that left without sending a byte; no read or write of a
+/// socket fails with this kind.
 fn said_nothing(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::ConnectionAborted
 }
@@ -126,8 +148,8 @@ async fn proxy_header(listener: &ThreadListener, stream: &mut TcpStream, sender:
     first_byte(stream).await?;
     Ok(match proxy_protocol::read(stream).await? {
         ProxiedSource::Balancer => sender,
-        ProxiedSource::Unknown => Peer { trusted: false, ..sender },
-        ProxiedSource::Client(ip) => Peer { ip, trusted: listener.trusts(ip) },
+        ProxiedSource::Unknown => Peer { is_known: false, trusted: false, ..sender },
+        ProxiedSource::Client(ip) => Peer { ip, is_known: true, trusted: listener.trusts(ip) },
     })
 }
 
@@ -138,13 +160,17 @@ async fn secure(
     terms: &TlsTerms,
     stream: TcpStream,
     deadline: Instant,
-) -> io::Result<(TlsStream, Secured)> {
+) -> io::Result<Handshake<Secured>> {
     let thread = live.thread();
     let count = |version, result, resumed| {
         thread.shared.metrics.tls_handshake(&listener.settings.label, version, result, resumed);
     };
     let (stream, policy) = match in_time(live, deadline, handshake(thread, terms, stream)).await {
-        Ok(made) => made,
+        Ok(Handshake::Made(stream, policy)) => (stream, policy),
+        Ok(Handshake::PlainHttp(stream, came)) => {
+            count("none", "failed", false);
+            return Ok(Handshake::PlainHttp(stream, came));
+        }
         Err(error) => {
             if said_nothing(&error) {
                 return Err(error);
@@ -171,7 +197,7 @@ async fn secure(
         },
     };
     count(version, "ok", resumed);
-    Ok((stream, Secured { policy, client }))
+    Ok(Handshake::Made(stream, Secured { policy, client }))
 }
 
 /// Runs a step before the first request within its deadline; a stop of stickyd cuts it like a request.
@@ -189,18 +215,53 @@ async fn in_time<T>(live: &Registered, deadline: Instant, step: impl Future<Outp
     done.await.ok_or(io::ErrorKind::Interrupted)?.map_err(|_| io::ErrorKind::TimedOut)?
 }
 
-/// Makes a TLS handshake when its turn has come.
-async fn handshake(thread: &Thread, terms: &TlsTerms, stream: TcpStream) -> io::Result<(TlsStream, usize)> {
-    // A client that sends nothing takes no turn. This peeks, because `readable` may report a fresh socket as ready.
-    first_byte(&stream).await?;
+/// Makes a TLS handshake. Its turn begins when the ClientHello is complete, and ends when our first flight is sent.
+async fn handshake(thread: &Thread, terms: &TlsTerms, stream: TcpStream) -> io::Result<Handshake<usize>> {
+    let (stream, came) = client_hello(thread, stream).await?;
+    // A method begins with a letter, and no TLS record does.
+    if came.first().is_some_and(u8::is_ascii_alphabetic) {
+        return Ok(Handshake::PlainHttp(stream, came));
+    }
     // The semaphore is never closed.
     let turn = thread.handshakes.acquire().await.map_err(io::Error::other)?;
-    let mut accept = pin!(terms.accept(stream));
-    match tokio::time::timeout(TLS_TURN, &mut accept).await {
-        Ok(accepted) => accepted,
-        Err(_) => {
-            drop(turn);
-            accept.await
+    let mut accept = pin!(terms.accept(stream, came));
+    // The first poll does the work of the handshake: its key exchange and signature.
+    if let Poll::Ready(accepted) = poll_fn(|cx| Poll::Ready(accept.as_mut().poll(cx))).await {
+        return accepted.map(|(stream, policy)| Handshake::Made(stream, policy));
+    }
+    // In a storm of handshakes, those that are begun go on before further ones begin: their sockets are looked at once
+    // more before the turn passes on. This bounds how many are half done, and so the memory that they hold.
+    tokio::task::yield_now().await;
+    drop(turn);
+    accept.await.map(|(stream, policy)| Handshake::Made(stream, policy))
+}
+
+/// Reads from the client until its ClientHello is complete, or cannot become one. A client that leaves without having
+/// sent a byte is reported as by [`first_byte`].
+async fn client_hello(thread: &Thread, mut stream: TcpStream) -> io::Result<(TcpStream, Vec<u8>)> {
+    let (mut came, mut scan) = (Vec::new(), HelloScan::default());
+    loop {
+        let over = poll_fn(|cx| {
+            // A client that stops after one byte must cost no more than that byte.
+            let mut buffer = thread.buffer.borrow_mut();
+            let mut piece = ReadBuf::new(buffer.get_mut(..MAX_HELLO - came.len()).unwrap_or_default());
+            match ready!(Pin::new(&mut stream).poll_read(cx, &mut piece)) {
+                Ok(()) if !piece.filled().is_empty() => {}
+                Ok(()) if !came.is_empty() => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                Err(error) if !came.is_empty() => return Poll::Ready(Err(error)),
+                Ok(()) | Err(_) => return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+            }
+            match came.is_empty() {
+                true => came = piece.filled().to_vec(),
+                false => came.extend_from_slice(piece.filled()),
+            }
+            Poll::Ready(Ok(scan.is_over(&came)))
+        });
+        if over.await? {
+            return Ok((stream, came));
+        }
+        if came.len() == MAX_HELLO {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the ClientHello is too long"));
         }
     }
 }

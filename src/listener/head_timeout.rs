@@ -11,9 +11,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use memchr::{memchr, memmem};
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
 use super::conn::Conn;
+use super::request_end::HeadScan;
 use crate::metrics::LimitLabel;
 use crate::net::client_io::ClientIo;
 use crate::thread::ThreadOrder;
@@ -26,9 +28,13 @@ const HEAD_PIECE_BYTES: usize = 16 * 1024;
 
 /// Waits for a head, of which `ahead` has arrived already. `false` means that the connection is over.
 pub(crate) async fn rest(conn: &Rc<Conn>, io: &mut ClientIo, ahead: &mut Vec<u8>) -> bool {
+    let mut scan = RestScan::default();
+    if scan.is_for_hyper(ahead, ahead.len()) {
+        return true;
+    }
     let goes_on = poll_fn(|cx| {
         // Read first, so that a request already in the socket is served even while stickyd stops.
-        if let Poll::Ready(more) = read(conn, io, ahead, cx) {
+        if let Poll::Ready(more) = read(conn, io, ahead, &mut scan, cx) {
             return Poll::Ready(more);
         }
         let half_a_head = !ahead.is_empty();
@@ -56,7 +62,7 @@ pub(crate) async fn rest(conn: &Rc<Conn>, io: &mut ClientIo, ahead: &mut Vec<u8>
 }
 
 /// Reads until hyper should see what has arrived. `false` means that the client is gone.
-fn read(conn: &Conn, io: &mut ClientIo, ahead: &mut Vec<u8>, cx: &mut Context<'_>) -> Poll<bool> {
+fn read(conn: &Conn, io: &mut ClientIo, ahead: &mut Vec<u8>, scan: &mut RestScan, cx: &mut Context<'_>) -> Poll<bool> {
     let mut buffer = conn.thread.buffer.borrow_mut();
     let room = HEAD_PIECE_BYTES.min(buffer.len());
     loop {
@@ -66,62 +72,83 @@ fn read(conn: &Conn, io: &mut ClientIo, ahead: &mut Vec<u8>, cx: &mut Context<'_
             Poll::Ready(Ok(())) if !piece.filled().is_empty() => {}
             Poll::Ready(_) => return Poll::Ready(false),
         }
-        // Up to three bytes of the end of the head may have arrived earlier.
-        let new = ahead.len().saturating_sub(3);
         ahead.extend_from_slice(piece.filled());
-        if ahead.len() >= conn.thread.limits().head_bytes || is_for_hyper(ahead, new) {
+        if ahead.len() >= conn.thread.limits().head_bytes || scan.is_for_hyper(ahead, piece.filled().len()) {
             return Poll::Ready(true);
         }
     }
 }
 
-/// Returns whether a head ends in `bytes` (at or after `new`), or whether `bytes` cannot begin a valid head: hyper then
-/// reports why.
-fn is_for_hyper(bytes: &[u8], new: usize) -> bool {
-    let tail = bytes.get(new..).unwrap_or_default();
-    // Most requests have no body and end with their head: then there is nothing to search for.
-    if tail.ends_with(b"\n\r\n") {
-        return true;
+/// Decides when hyper should see a head: at its end, or when it cannot become a valid one. Each byte is looked at once,
+/// so that a head which arrives byte by byte costs no more than another.
+#[derive(Default)]
+struct RestScan {
+    head: HeadScan,
+    /// Number of bytes before the first line: blank lines, which are skipped (RFC 9112 §2.2).
+    blank: usize,
+    /// Whether the first line has been checked.
+    checked: bool,
+}
+
+impl RestScan {
+    /// Looks at the last `new` of `bytes`.
+    fn is_for_hyper(&mut self, bytes: &[u8], new: usize) -> bool {
+        let before = bytes.len().saturating_sub(new);
+        let tail = bytes.get(before..).unwrap_or_default();
+        if self.head.end_in(tail).is_some() {
+            return true;
+        }
+        if self.checked {
+            return false;
+        }
+        if self.blank >= before {
+            let rest = bytes.get(self.blank..).unwrap_or_default();
+            self.blank += rest.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        }
+        let Some(first) = bytes.get(self.blank) else { return false };
+        let line = memchr(b'\n', bytes.get(before.max(self.blank)..).unwrap_or_default());
+        self.checked = line.is_some();
+        let line = line.and_then(|end| bytes.get(self.blank..before.max(self.blank) + end));
+        !first.is_ascii_alphabetic() || line.is_some_and(|line| memmem::find(line, b" HTTP/1.").is_none())
     }
-    if tail.windows(3).any(|end| end == b"\n\r\n") || tail.windows(2).any(|end| end == b"\n\n") {
-        return true;
-    }
-    // Empty lines before a request are skipped (RFC 9112 §2.2).
-    let start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
-    let bytes = bytes.get(start..).unwrap_or_default();
-    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let begins = bytes.first().is_none_or(|byte| byte.is_ascii_alphabetic());
-    let whole = line.len() < bytes.len();
-    !begins || (whole && !line.windows(8).any(|word| word == b" HTTP/1."))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_partial_head_waits_and_garbage_does_not() {
-        for half in ["G", "GET / HT", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nHost: a\r\n", "\r", "\r\nGE"] {
-            assert!(!is_for_hyper(half.as_bytes(), 0), "{half:?}");
-        }
-        for rest in [
-            "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
-            "GET / HTTP/1.1\nHost: a\n\n",
-            "\x16\x03\x01",
-            "GET /\r\n",
-            "\0",
-            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-            "\r\n\r\n",
-        ] {
-            assert!(is_for_hyper(rest.as_bytes(), 0), "{rest:?}");
-        }
+    /// Whether hyper should see these bytes, which arrive in pieces of this size, and after how many of them.
+    fn seen_after(bytes: &[u8], size: usize) -> Option<usize> {
+        let mut scan = RestScan::default();
+        let ends = (1..=bytes.len()).filter(|end| end % size == 0 || *end == bytes.len());
+        let mut before = 0;
+        ends.into_iter().find(|end| scan.is_for_hyper(&bytes[..*end], end - std::mem::replace(&mut before, *end)))
     }
 
     #[test]
-    fn the_end_of_a_head_is_found_in_two_pieces() {
-        let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-        for cut in 1..head.len() {
-            assert!(is_for_hyper(head, cut.saturating_sub(3)), "{cut}");
+    fn a_partial_head_waits_and_garbage_does_not() {
+        for half in
+            ["G", "GET / HT", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nHost: a\r\n", "\r", "\r\nGE", "\r\n\r\n\n"]
+        {
+            for size in 1..=half.len() {
+                assert_eq!(seen_after(half.as_bytes(), size), None, "{half:?} by {size}");
+            }
+        }
+        for (rest, after) in [
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 27),
+            ("\r\n\nGET / HTTP/1.1\nHost: a\n\n", 27),
+            ("\x16\x03\x01", 1),
+            ("\r\n\x16", 3),
+            ("GET /\r\n", 7),
+            ("\r\nGET /\r\n", 9),
+            ("\0", 1),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 16),
+        ] {
+            assert_eq!(seen_after(rest.as_bytes(), 1), Some(after), "{rest:?}");
+            for size in 2..=rest.len() {
+                let seen = seen_after(rest.as_bytes(), size);
+                assert!(seen.is_some_and(|seen| seen >= after && seen < after + size), "{rest:?} by {size}: {seen:?}");
+            }
         }
     }
 }

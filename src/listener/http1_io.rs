@@ -1,74 +1,238 @@
-//! A client's socket as hyper sees it: it reports when nothing is under way on it, and cuts clients that read too
-//! slowly.
+//! A client's socket as hyper sees it. It gives hyper one request at a time, reports when nothing is under way, and
+//! cuts clients that read too slowly.
+//!
+//! What a client sends after a request waits here until the response has left, so that the end of its stream is seen
+//! meanwhile. Request lines that hyper's URI type rejects are encoded on the way (`net::written_target`). A head that
+//! hyper rejects gets its answer from `refusal`, and not the bare one of hyper, which is dropped here.
 
-use std::cell::Cell;
+use std::future::Future;
 use std::io;
+use std::ops::Range;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
+use memchr::memchr;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
 
 use super::conn::Conn;
+use super::request_end::{BodyScan, HeadScan};
 use crate::metrics::LimitLabel;
 use crate::min_rate::{RateVerdict, TransferGuard};
 use crate::net::client_io::ClientIo;
+use crate::net::written_target::{EncodedLine, encode_line};
 
-/// State of the socket, as far as it can be observed outside hyper.
+/// How long a client that has ended its side is waited for without taking any byte: it may have shut down its side
+/// after its request (RFC 9112 §9.6 speaks of the server's side only, and nothing forbids it), or it may be gone.
+const HALF_CLOSED: Duration = Duration::from_secs(5);
+
+/// Maximum bytes per read of what follows a request.
+const AHEAD_PIECE_BYTES: usize = 4 * 1024;
+
+/// Bytes that were read and that hyper has not seen yet.
 #[derive(Default)]
-pub(crate) struct Traffic {
-    /// Whether something was written since the last complete flush.
-    unflushed: Cell<bool>,
-    /// Whether the last read found no bytes.
-    dry: Cell<bool>,
-    /// Whether the client did not take all that was written at once, and has not taken it since.
-    blocked: Cell<bool>,
-    /// Whether the client has ended its side, and nothing it sent is left in the socket; or the connection is broken.
-    ended: Cell<bool>,
+struct BytesAhead {
+    bytes: Vec<u8>,
+    /// Number of bytes at the front that hyper has seen.
+    seen: usize,
 }
 
-impl Traffic {
-    /// Returns whether hyper's output is sent and all that came was read. At the end of each turn hyper flushes its
-    /// output, so that between two requests its buffers are empty, except for part of a head, which it gives back.
-    pub(crate) fn is_still(&self) -> bool {
-        !self.unflushed.get() && self.dry.get()
+impl BytesAhead {
+    fn waiting(&self) -> &[u8] {
+        self.bytes.get(self.seen..).unwrap_or_default()
     }
 
-    /// Returns whether hyper's output waits for the client, so that no more of a response should be read for it.
-    pub(crate) fn is_blocked(&self) -> bool {
-        self.blocked.get()
+    fn is_empty(&self) -> bool {
+        self.waiting().is_empty()
     }
 
-    /// Returns whether the end of the client's stream was read, or its connection is broken.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.ended.get()
+    fn advance(&mut self, by: usize) {
+        self.seen += by;
+        if self.is_empty() {
+            *self = Self::default();
+        }
     }
+}
+
+/// The part of a request to which the next byte belongs.
+enum RequestPart {
+    /// The first line of a head, or a blank line before it.
+    Line,
+    Head(HeadScan),
+    Body(BodyScan),
 }
 
 /// The client's socket, wrapped for hyper.
 pub(crate) struct Http1Io {
     io: ClientIo,
-    /// Bytes that were read earlier and that hyper has not seen yet.
-    ahead: Bytes,
+    ahead: BytesAhead,
+    part: RequestPart,
     conn: Rc<Conn>,
     /// Check of the minimum rate; begins with the first write that the client does not take at once.
     pace: Option<TransferGuard>,
+    /// Deadline of a client that has ended its side while its request is under way.
+    leaves: Option<Pin<Box<Sleep>>>,
 }
 
 impl Http1Io {
-    pub(crate) fn new(io: ClientIo, ahead: Bytes, conn: Rc<Conn>) -> Self {
+    pub(crate) fn new(io: ClientIo, ahead: Vec<u8>, conn: Rc<Conn>) -> Self {
         conn.traffic.dry.set(false);
-        Self { io, ahead, conn, pace: None }
+        let ahead = BytesAhead { bytes: ahead, seen: 0 };
+        Self { io, ahead, part: RequestPart::Line, conn, pace: None, leaves: None }
     }
 
     /// Returns the socket and the received bytes that are not processed yet: those that hyper had `read`, then those
     /// that it had not.
     pub(crate) fn take(self, read: Bytes) -> (ClientIo, Bytes) {
-        let rest = if self.ahead.is_empty() { read } else { [read, self.ahead].concat().into() };
+        let ahead = self.ahead.waiting();
+        let rest = if ahead.is_empty() { read } else { [&read, ahead].concat().into() };
         (self.io, rest)
+    }
+
+    /// Reads from the socket.
+    fn poll_socket(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        self.conn.traffic.dry.set(read.is_pending());
+        self.conn.traffic.ended.set(read.is_ready() && buf.filled().len() == before);
+        read
+    }
+
+    /// Reads up to `most` bytes from the socket and keeps them; returns their number, which is 0 at its end.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
+        let thread = self.conn.thread.clone();
+        let mut buffer = thread.buffer.borrow_mut();
+        let mut piece = ReadBuf::new(buffer.get_mut(..most).unwrap_or_default());
+        ready!(self.poll_socket(cx, &mut piece))?;
+        match self.ahead.is_empty() {
+            true => self.ahead = BytesAhead { bytes: piece.filled().to_vec(), seen: 0 },
+            false => self.ahead.bytes.extend_from_slice(piece.filled()),
+        }
+        Poll::Ready(Ok(piece.filled().len()))
+    }
+
+    /// Gives hyper bytes that are kept, or else bytes from the socket; returns them.
+    fn poll_next<'b>(&mut self, cx: &mut Context<'_>, buf: &'b mut ReadBuf<'_>) -> Poll<io::Result<&'b [u8]>> {
+        let before = buf.filled().len();
+        if self.ahead.is_empty() {
+            ready!(self.poll_socket(cx, buf))?;
+        } else {
+            let count = self.ahead.waiting().len().min(buf.remaining());
+            buf.put_slice(self.ahead.waiting().get(..count).unwrap_or_default());
+            self.ahead.advance(count);
+        }
+        Poll::Ready(Ok(buf.filled().get(before..).unwrap_or_default()))
+    }
+
+    /// Takes back the bytes of `buf` from `end` on, because they belong to what follows.
+    fn take_back(&mut self, buf: &mut ReadBuf<'_>, end: usize) {
+        let back = buf.filled().get(end..).unwrap_or_default();
+        if !back.is_empty() {
+            self.ahead = BytesAhead { bytes: [back, self.ahead.waiting()].concat(), seen: 0 };
+            buf.set_filled(end);
+        }
+    }
+
+    /// Reads the head of a request, and nothing after it.
+    fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let mut new = 0;
+        let mut scan = match self.part {
+            RequestPart::Head(scan) => scan,
+            RequestPart::Line | RequestPart::Body(_) => {
+                new = ready!(self.poll_line(cx, buf))?;
+                HeadScan::default()
+            }
+        };
+        if new == 0 {
+            new = ready!(self.poll_next(cx, buf))?.len();
+        }
+        let head = buf.filled().get(before..before + new).unwrap_or_default();
+        match scan.end_in(head) {
+            Some(end) => {
+                self.part = RequestPart::Line;
+                self.take_back(buf, before + end);
+            }
+            None => self.part = RequestPart::Head(scan),
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads the first line of a head, and encodes its target if necessary. Returns how many bytes were put into `buf`;
+    /// if they are 0, the bytes are kept.
+    fn poll_line(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
+        self.part = RequestPart::Line;
+        if self.ahead.is_empty() {
+            let before = buf.filled().len();
+            let new = ready!(self.poll_next(cx, buf))?;
+            let is_plain = |line: Range<usize>| encode_line(new.get(line).unwrap_or_default()).is_none();
+            if new.is_empty() || first_line(new).is_some_and(is_plain) {
+                return Poll::Ready(Ok(new.len()));
+            }
+            self.take_back(buf, before);
+        }
+        let most = self.conn.thread.limits().head_bytes;
+        let line = loop {
+            match first_line(self.ahead.waiting()) {
+                Some(line) => break line,
+                None if self.ahead.waiting().len() >= most => return Poll::Ready(Ok(0)),
+                // At the end of the stream, hyper gets what there is.
+                None => {
+                    if ready!(self.poll_ahead(cx, AHEAD_PIECE_BYTES))? == 0 {
+                        return Poll::Ready(Ok(0));
+                    }
+                }
+            }
+        };
+        let waiting = self.ahead.waiting();
+        if let Some(EncodedLine { line: encoded, written }) = encode_line(waiting.get(line.clone()).unwrap_or_default())
+        {
+            let before = waiting.get(..line.start).unwrap_or_default();
+            let bytes = [before, &encoded, waiting.get(line.end..).unwrap_or_default()].concat();
+            self.ahead = BytesAhead { bytes, seen: 0 };
+            self.conn.traffic.written.replace(written);
+        }
+        Poll::Ready(Ok(0))
+    }
+
+    /// Reads the body of a request, and nothing after it.
+    fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, mut body: BodyScan) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let new = ready!(self.poll_next(cx, buf))?;
+        let taken = body.take(new).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        self.part = RequestPart::Body(body);
+        self.take_back(buf, before + taken);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Waits for the end of the client's stream while its request is under way; what else comes is kept. Ready when the
+    /// client is taken to be gone.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let most = self.conn.thread.limits().head_bytes;
+        while !self.conn.traffic.ended.get() {
+            // A client that sends more than a head ahead is not looked at until it has its response.
+            match most.saturating_sub(self.ahead.waiting().len()) {
+                0 => return Poll::Pending,
+                room => _ = ready!(self.poll_ahead(cx, room.min(AHEAD_PIECE_BYTES)))?,
+            }
+        }
+        // A poll, or an upgrade, is of no use to a client that sends no more.
+        if self.conn.traffic.upgrades.get() || self.conn.is_poll() {
+            return Poll::Ready(Ok(()));
+        }
+        let leaves = self.leaves.get_or_insert_with(|| Box::pin(tokio::time::sleep(HALF_CLOSED)));
+        leaves.as_mut().poll(cx).map(Ok)
+    }
+
+    /// Drops hyper's output if it is its own answer to a head that it has rejected; returns whether it is.
+    fn drop_own_answer(&self) -> bool {
+        let traffic = &self.conn.traffic;
+        traffic.refused.set(traffic.refused.get() || traffic.is_answered());
+        traffic.refused.get()
     }
 
     /// Fails if the client reads our bytes too slowly. The connection is then closed by a reset, so that the kernel
@@ -86,6 +250,10 @@ impl Http1Io {
 
     fn note(&mut self, written: &Poll<io::Result<usize>>, cx: &Context<'_>) {
         self.conn.traffic.unflushed.set(true);
+        if let (Poll::Ready(Ok(_)), Some(leaves)) = (written, &mut self.leaves) {
+            // A client that is gone resets its connection at the next write.
+            leaves.as_mut().reset(Instant::now() + HALF_CLOSED);
+        }
         match (written, &mut self.pace) {
             (Poll::Pending, pace) => {
                 let conn = &self.conn;
@@ -108,23 +276,29 @@ impl Http1Io {
 impl AsyncRead for Http1Io {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.ahead.is_empty() {
-            let count = this.ahead.len().min(buf.remaining());
-            buf.put_slice(this.ahead.get(..count).unwrap_or_default());
-            this.ahead.advance(count);
-            return Poll::Ready(Ok(()));
+        if let Some(body) = this.conn.traffic.begun.take() {
+            (this.part, this.leaves) = (RequestPart::Body(body), None);
         }
-        let before = buf.filled().len();
-        let read = Pin::new(&mut this.io).poll_read(cx, buf);
-        this.conn.traffic.dry.set(read.is_pending());
-        this.conn.traffic.ended.set(read.is_ready() && buf.filled().len() == before);
-        read
+        match this.part {
+            RequestPart::Body(body) if !body.is_over() => this.poll_body(cx, buf, body),
+            RequestPart::Body(_) if this.conn.traffic.owed.get() => this.poll_gone(cx),
+            RequestPart::Line | RequestPart::Head(_) | RequestPart::Body(_) => this.poll_head(cx, buf),
+        }
     }
+}
+
+/// Returns where the first line that is not blank begins and ends, if all of it is in `bytes`.
+fn first_line(bytes: &[u8]) -> Option<Range<usize>> {
+    let start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
+    Some(start..start + memchr(b'\n', bytes.get(start..)?)?)
 }
 
 impl AsyncWrite for Http1Io {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.drop_own_answer() {
+            return Poll::Ready(Ok(buf.len()));
+        }
         this.check()?;
         let written = Pin::new(&mut this.io).poll_write(cx, buf);
         this.note(&written, cx);
@@ -137,6 +311,9 @@ impl AsyncWrite for Http1Io {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.drop_own_answer() {
+            return Poll::Ready(Ok(bufs.iter().map(|part| part.len()).sum()));
+        }
         this.check()?;
         let written = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
         this.note(&written, cx);
@@ -158,6 +335,9 @@ impl AsyncWrite for Http1Io {
         ready!(flushed)?;
         this.conn.traffic.unflushed.set(false);
         this.conn.traffic.blocked.set(false);
+        if this.conn.has_answered(this.conn.traffic.handed_over.get()) {
+            this.conn.traffic.owed.set(false);
+        }
         if let Some(pace) = &this.pace {
             pace.moved(0);
         }
@@ -165,11 +345,12 @@ impl AsyncWrite for Http1Io {
     }
 
     /// Handles hyper's last call. A plain socket whose client has already ended is not shut down: it is closed right
-    /// after this, which tells the client the same.
+    /// after this, which tells the client the same. Nor is a socket on which an answer follows (`refusal`).
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         match &this.io {
             ClientIo::Plain(_) if this.conn.traffic.has_ended() => Poll::Ready(Ok(())),
+            _ if this.conn.traffic.refused.get() => Poll::Ready(Ok(())),
             _ => Pin::new(&mut this.io).poll_shutdown(cx),
         }
     }

@@ -8,6 +8,7 @@
 pub(crate) mod accept_queue;
 mod admission;
 pub(crate) mod all;
+mod bind_error;
 mod client_certificate;
 pub(crate) mod conn;
 pub(crate) mod h2;
@@ -16,18 +17,23 @@ pub(crate) mod head_timeout;
 pub(crate) mod http1_io;
 mod linger;
 mod proxy_protocol;
+mod refusal;
+mod request_end;
 pub(crate) mod tls;
+mod traffic;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
 use hyper::header::HeaderValue;
 use ipnet::IpNet;
+use prometheus::IntCounter;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -38,6 +44,7 @@ use crate::thread::{ListenerRemoved, Thread};
 
 pub(crate) use accept_queue::AcceptQueue;
 pub(crate) use all::{ListenerSet, ListenerSetError, Part};
+pub(crate) use bind_error::{BindError, address_help};
 pub(crate) use client_certificate::ClientCertificate;
 
 use tls::TlsTerms;
@@ -72,6 +79,8 @@ pub struct ThreadListener {
     pub port_value: HeaderValue,
     /// Set once a reload has removed the listener.
     pub removed: ListenerRemoved,
+    /// Counts the connections that the listener accepts.
+    accepted: IntCounter,
     settings: Arc<ListenerSettings>,
 }
 
@@ -79,6 +88,18 @@ impl ThreadListener {
     /// Returns whether an address is that of a trusted proxy.
     pub fn trusts(&self, address: IpAddr) -> bool {
         self.settings.trusted.iter().any(|net| net.contains(&address))
+    }
+
+    /// Returns true once: for the first client on a private network whose forwarding fields are not believed. It is
+    /// probably a proxy that is missing in `trusted_proxies`.
+    pub(crate) fn take_disbelief(&self, peer: IpAddr) -> bool {
+        let told = &self.settings.disbelief_told;
+        !told.load(Ordering::Relaxed) && is_near(peer) && !told.swap(true, Ordering::Relaxed)
+    }
+
+    /// Returns the name of the listener in logs and metrics.
+    pub(crate) fn label(&self) -> &str {
+        &self.settings.label
     }
 
     /// Returns the TLS settings; `None` for a listener without TLS.
@@ -95,6 +116,11 @@ impl ThreadListener {
     pub fn redirect(&self) -> Option<Redirect> {
         self.settings.redirect
     }
+
+    /// Returns the path of health checks of stickyd itself, if one is configured.
+    pub fn health(&self) -> Option<&str> {
+        self.settings.health.as_deref()
+    }
 }
 
 /// Settings of a listener that a reload can change without touching its sockets: connections accepted later use the new
@@ -105,7 +131,10 @@ struct ListenerSettings {
     websocket_over_http2: bool,
     proxy_protocol: bool,
     redirect: Option<Redirect>,
+    health: Option<String>,
     trusted: Vec<IpNet>,
+    /// Whether the log says already that forwarding fields of some peer are not believed.
+    disbelief_told: AtomicBool,
     /// Name of the listener in metrics: the configured name, or else its address.
     label: String,
 }
@@ -121,7 +150,9 @@ impl ListenerSettings {
             websocket_over_http2: config.websocket_over_http2,
             proxy_protocol: config.proxy_protocol,
             redirect: config.redirect,
+            health: config.health.clone(),
             trusted: config.trusted_proxies.clone(),
+            disbelief_told: AtomicBool::new(false),
             label: config.name.clone().unwrap_or_else(|| config.address.to_string()),
         })
     }
@@ -144,33 +175,32 @@ pub(crate) struct BoundListener {
     accepting: TaskTracker,
 }
 
-/// Reason why a listener cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// The operating system reported an error for the address.
-    #[error("cannot listen on {0}: {1}")]
-    Socket(SocketAddr, io::Error),
-    /// rustls rejected the certificate or its key.
-    #[error("TLS on {0}: {1}")]
-    Tls(SocketAddr, rustls::Error),
+/// How a listener's address is bound.
+#[derive(Debug, Clone, Copy, Default)]
+struct BindTerms {
+    /// Another listener of ours, which is about to be removed, may overlap with it (0.0.0.0 with 127.0.0.1, on one
+    /// port).
+    shared: bool,
+    /// Whether an IPv6 address takes no IPv4 clients, because there is a listener for these (RFC 3493 §5.3).
+    only_ipv6: bool,
 }
 
-/// Binds a listener's address for `threads` threads. `shared` means that another listener of ours, which is about to be
-/// removed, may overlap with it (0.0.0.0 with 127.0.0.1, on one port).
+/// Binds a listener's address for `threads` threads.
 ///
 /// # Errors
 /// The address is in use or not local, or the certificate cannot be used.
-fn bind(config: &config::Listener, threads: usize, shared: bool) -> Result<BoundListener, BindError> {
+fn bind(config: &config::Listener, threads: usize, terms: BindTerms) -> Result<BoundListener, BindError> {
+    let BindTerms { shared, only_ipv6 } = terms;
     let failed = |error| BindError::Socket(config.address, error);
     // Bind without SO_REUSEPORT first: with it, another process of the same user would silently share our clients.
-    let address = match socket(config.address, false) {
+    let address = match socket(config.address, false, only_ipv6) {
         Ok(first) => first.local_addr().map_err(failed)?.as_socket().unwrap_or(config.address),
         Err(error) if shared && error.kind() == io::ErrorKind::AddrInUse => config.address,
         Err(error) => return Err(failed(error)),
     };
     let mut sockets = Vec::with_capacity(threads);
     for _ in 0..threads {
-        let socket = socket(address, true).map_err(failed)?;
+        let socket = socket(address, true, only_ipv6).map_err(failed)?;
         socket.listen(BACKLOG).map_err(failed)?;
         sockets.push(socket.into());
     }
@@ -203,8 +233,11 @@ fn finish(
     Ok(BoundListener { address, sockets, settings, removed, accepting })
 }
 
-fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+fn socket(address: SocketAddr, shared: bool, only_ipv6: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if only_ipv6 {
+        socket.set_only_v6(true)?;
+    }
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
     if shared {
@@ -294,6 +327,7 @@ impl Door {
 
     fn welcome(&mut self, stream: tokio::net::TcpStream, peer: SocketAddr) {
         let listener = self.listener();
+        listener.accepted.inc();
         let live = self.thread.register(self.thread.idle_s(), &listener.removed);
         // A rejected connection is closed by dropping `stream` and `live`.
         if !admission::admits(&live, &listener, stream.as_raw_fd(), peer.ip().to_canonical()) {
@@ -311,11 +345,23 @@ impl Door {
                 let listener = Rc::new(ThreadListener {
                     port_value: self.port_value.clone(),
                     removed: self.removed.clone(),
+                    accepted: self.thread.shared.metrics.accepted(&settings.label),
                     settings: settings.clone(),
                 });
                 self.listener.insert(listener).clone()
             }
         }
+    }
+}
+
+/// Whether an address is one of this machine or of a private network (RFC 1918, RFC 6598, RFC 4193, RFC 3927).
+fn is_near(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            let [first, second, ..] = v4.octets();
+            v4.is_loopback() || v4.is_private() || v4.is_link_local() || (first == 100 && second & 0xc0 == 64)
+        }
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
     }
 }
 
@@ -332,6 +378,27 @@ async fn refused(error: io::Error) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn private_networks_are_near() {
+        for (address, near) in [
+            ("127.0.0.1", true),
+            ("10.255.0.1", true),
+            ("172.16.0.1", true),
+            ("172.32.0.1", false),
+            ("192.168.9.9", true),
+            ("169.254.1.1", true),
+            ("100.64.0.1", true),
+            ("100.128.0.1", false),
+            ("192.0.2.1", false),
+            ("::1", true),
+            ("fd00::1", true),
+            ("fe80::1", true),
+            ("2001:db8::1", false),
+        ] {
+            assert_eq!(is_near(address.parse().unwrap()), near, "{address}");
+        }
+    }
 
     fn loopback() -> config::Listener {
         config::Listener::plain(([127, 0, 0, 1], 0).into())
@@ -352,7 +419,7 @@ mod tests {
 
     #[test]
     fn accepted_sockets_inherit_the_listeners_options() {
-        has_our_options(bind(&loopback(), 1, false).unwrap());
+        has_our_options(bind(&loopback(), 1, BindTerms::default()).unwrap());
     }
 
     #[test]
@@ -365,8 +432,8 @@ mod tests {
 
     #[test]
     fn an_address_in_use_is_an_error_even_for_the_same_user() {
-        let bound = bind(&loopback(), 2, false).unwrap();
+        let bound = bind(&loopback(), 2, BindTerms::default()).unwrap();
         let again = config::Listener { address: bound.address, ..loopback() };
-        assert!(matches!(bind(&again, 2, false), Err(BindError::Socket(..))));
+        assert!(matches!(bind(&again, 2, BindTerms::default()), Err(BindError::Socket(..))));
     }
 }

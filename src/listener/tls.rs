@@ -94,11 +94,12 @@ impl TlsTerms {
         }))
     }
 
-    /// Makes a handshake; also returns the index of the policy under which it was made.
-    pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<(TlsStream, usize)> {
+    /// Makes a handshake, of whose ClientHello `came` holds the bytes; also returns the index of the policy under which
+    /// it was made.
+    pub(crate) async fn accept(&self, stream: TcpStream, came: Vec<u8>) -> io::Result<(TlsStream, usize)> {
         // Reading the ClientHello first costs one more parse, so this is done only where there is a choice.
         if let [only] = self.policies.as_slice() {
-            return Ok((TlsStream::accept(self.buffers, stream, only.config.clone()).await?, 0));
+            return Ok((TlsStream::accept(self.buffers, stream, came, only.config.clone()).await?, 0));
         }
         let mut chosen = 0;
         let choose = |hello: ClientHello<'_>| {
@@ -106,7 +107,7 @@ impl TlsTerms {
             let policy = self.policies.get(chosen).ok_or_else(|| io::Error::other("a site without a policy"))?;
             Ok(policy.config.clone())
         };
-        let stream = TlsStream::accept_chosen(self.buffers, stream, choose).await?;
+        let stream = TlsStream::accept_chosen(self.buffers, stream, came, choose).await?;
         Ok((stream, chosen))
     }
 

@@ -17,11 +17,21 @@ pub enum SourceLabel {
     Any,
     /// An ordinary request that names a Socket.IO session (`follow`).
     Follow,
+    /// The client has authenticated a connection to the worker (NTLM, Negotiate).
+    Connection,
 }
 
 impl SourceLabel {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Sid, Self::Cookie, Self::Address, Self::Discovered, Self::New, Self::Any, Self::Follow];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Sid,
+        Self::Cookie,
+        Self::Address,
+        Self::Discovered,
+        Self::New,
+        Self::Any,
+        Self::Follow,
+        Self::Connection,
+    ];
 
     /// Returns the word for it in metrics and logs.
     pub fn word(self) -> &'static str {
@@ -33,6 +43,7 @@ impl SourceLabel {
             Self::New => "new",
             Self::Any => "any",
             Self::Follow => "follow",
+            Self::Connection => "connection",
         }
     }
 }

@@ -17,6 +17,8 @@ pub enum LimitLabel {
     MaxTunnels,
     MaxBody,
     TargetBytes,
+    HeadBytes,
+    HeadFields,
     HeadTimeout,
     RequestsPerConnection,
     RequestTimeout,
@@ -27,7 +29,7 @@ pub enum LimitLabel {
 }
 
 impl LimitLabel {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 15] = [
         Self::Connections,
         Self::IdleConnections,
         Self::ConnectionsPerAddress,
@@ -36,6 +38,8 @@ impl LimitLabel {
         Self::MaxTunnels,
         Self::MaxBody,
         Self::TargetBytes,
+        Self::HeadBytes,
+        Self::HeadFields,
         Self::HeadTimeout,
         Self::RequestsPerConnection,
         Self::RequestTimeout,
@@ -53,6 +57,8 @@ impl LimitLabel {
             Self::MaxTunnels => "max_tunnels",
             Self::MaxBody => "max_body",
             Self::TargetBytes => "target_bytes",
+            Self::HeadBytes => "head_bytes",
+            Self::HeadFields => "head_fields",
             Self::HeadTimeout => "head_timeout",
             Self::RequestsPerConnection => "requests_per_connection",
             Self::RequestTimeout => "request_timeout",
@@ -64,7 +70,7 @@ impl LimitLabel {
 
 /// Series of all limits together.
 pub struct LimitSeries {
-    pub(crate) reached: [IntCounter; 13],
+    pub(crate) reached: [IntCounter; 15],
     pub(crate) connections: IntGauge,
     pub(crate) descriptors: IntGauge,
     pub(crate) descriptors_limit: IntGauge,

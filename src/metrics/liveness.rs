@@ -1,21 +1,34 @@
 //! Series of connection quality: round-trip times, sockets that owe an answer, and broadcasts.
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
 use prometheus::register_histogram_vec_with_registry as histograms;
 use prometheus::register_int_counter_vec_with_registry as counters;
-use prometheus::register_int_gauge_vec_with_registry as gauges;
-use prometheus::{Histogram, HistogramVec, IntCounter, IntGaugeVec, Registry};
+use prometheus::{Histogram, HistogramVec, IntCounter, Registry};
 
+use super::families::{Families, Family};
 use crate::broadcast::{Fate, FateCounts};
+use crate::locks::lock;
 use crate::websocket::round_trip::{Half, Quality};
 
 /// Buckets of round-trip times in seconds: from the same network up to the longest time that is measured.
 const TRIPS: [f64; 13] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 6.0];
 
+const SUSPECTS: Family = Family {
+    name: "stickyd_sockets_suspect",
+    help: "WebSockets whose client has not answered a Ping of stickyd or its worker, or a ping of Engine.IO.",
+};
+const QUALITIES: Family = Family {
+    name: "stickyd_sockets_quality",
+    help: "WebSockets whose client leg was measured, by quality (round_trip): excellent, good, poor.",
+};
+
 /// Series of connection quality and of broadcasts.
 pub struct CareSeries {
     trips: HistogramVec,
-    suspects: IntGaugeVec,
-    qualities: IntGaugeVec,
+    /// Suspect sockets, and sockets by quality, of each upstream.
+    seen: Mutex<BTreeMap<String, (u32, [u32; Quality::ALL.len()])>>,
     broadcast: [IntCounter; Fate::ALL.len()],
 }
 
@@ -32,12 +45,7 @@ impl CareSeries {
             &["result"], r)?;
         Ok(Self {
             trips,
-            suspects: gauges!("stickyd_sockets_suspect",
-                "WebSockets whose client has not answered a Ping of stickyd or its worker, or a ping of Engine.IO.",
-                &["upstream"], r)?,
-            qualities: gauges!("stickyd_sockets_quality",
-                "WebSockets whose client leg was measured, by quality (round_trip): excellent, good, poor.",
-                &["upstream", "quality"], r)?,
+            seen: Mutex::default(),
             broadcast: Fate::ALL.map(|fate| broadcast.with_label_values(&[fate.word()])),
         })
     }
@@ -47,14 +55,17 @@ impl CareSeries {
         [Half::Client, Half::Worker].map(|half| self.trips.with_label_values(&[upstream, half.word()]))
     }
 
-    /// Sets the gauges to the present state: per upstream the number of suspect sockets, and sockets by quality.
-    pub fn show<'a>(&self, all: impl Iterator<Item = (&'a str, i64, [i64; Quality::ALL.len()])>) {
-        self.suspects.reset();
-        self.qualities.reset();
-        for (upstream, suspects, qualities) in all {
-            self.suspects.with_label_values(&[upstream]).set(suspects);
+    /// Replaces the present state: per upstream the number of suspect sockets, and sockets by quality.
+    pub fn saw<'a>(&self, all: impl Iterator<Item = (&'a str, u32, [u32; Quality::ALL.len()])>) {
+        *lock(&self.seen) = all.map(|(name, suspects, qualities)| (name.to_owned(), (suspects, qualities))).collect();
+    }
+
+    /// Adds what was last seen.
+    pub(super) fn show(&self, live: &mut Families) {
+        for (upstream, (suspects, qualities)) in &*lock(&self.seen) {
+            live.gauge(&SUSPECTS, &[("upstream", upstream)], (*suspects).into());
             for (quality, count) in Quality::ALL.into_iter().zip(qualities) {
-                self.qualities.with_label_values(&[upstream, quality.word()]).set(count);
+                live.gauge(&QUALITIES, &[("upstream", upstream), ("quality", quality.word())], (*count).into());
             }
         }
     }

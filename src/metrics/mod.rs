@@ -1,18 +1,25 @@
 //! Every series that stickyd exports; no other file names a series (ARCHITECTURE.md, invariant 11).
 //!
 //! Hot paths hold resolved counters ([`UpstreamSeries`], [`WorkerSeries`]), so counting a request costs one atomic
-//! addition and no label lookup. Gauges that mirror live state are set on each scrape. Cardinality is bounded by the
-//! config: labels are upstreams, workers and closed sets of words, never anything a client chooses.
+//! addition and no label lookup. What mirrors live state is made at each scrape ([`families`]). Cardinality is bounded
+//! by the config: labels are upstreams, workers and closed sets of words, never anything a client chooses. Every
+//! combination of such words begins at 0 with its upstream, worker or listener, so that no increase is missed.
 
 mod bus;
+pub(crate) mod families;
 pub(crate) mod labels;
 mod limits;
 pub(crate) mod liveness;
+pub(crate) mod process;
+pub(crate) mod responses;
 mod rules;
 pub(crate) mod socket_labels;
 mod sockets;
 mod upstream;
-mod worker;
+pub(crate) mod worker;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use prometheus::register_histogram_vec_with_registry as histograms;
 use prometheus::register_int_counter_vec_with_registry as counters;
@@ -21,11 +28,15 @@ use prometheus::register_int_gauge_vec_with_registry as gauges;
 use prometheus::register_int_gauge_with_registry as gauge;
 use prometheus::{Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
+use crate::locks::lock;
+use families::{Families, Family, value};
+
 pub(crate) use bus::BusSeries;
 pub(crate) use labels::{Discovery, GuardLabel, SourceLabel};
 pub(crate) use limits::{LimitLabel, LimitSeries};
+pub(crate) use responses::AnsweredBy;
 pub(crate) use rules::RuleSeries;
-pub(crate) use sockets::{Carried, SocketSeries, SocketsSeries};
+pub(crate) use sockets::{Carrier, SocketSeries, SocketsSeries, Way};
 pub(crate) use upstream::UpstreamSeries;
 pub(crate) use worker::WorkerSeries;
 
@@ -40,8 +51,11 @@ pub struct Metrics {
     /// Series of connection quality: round-trips, sockets that owe an answer, broadcasts.
     pub care: liveness::CareSeries,
     pub(crate) rules: rules::RuleMetrics,
-    pub(crate) requests: IntCounterVec,
-    pub(crate) seconds: HistogramVec,
+    pub(crate) shared_addresses: IntGaugeVec,
+    pub(crate) responses: responses::ResponsesSeries,
+    pub(crate) workers: worker::WorkersSeries,
+    pub(crate) request_seconds: HistogramVec,
+    pub(crate) poll_seconds: HistogramVec,
     pub(crate) affinity: IntCounterVec,
     pub(crate) refusals: IntCounterVec,
     pub(crate) discoveries: IntCounterVec,
@@ -49,20 +63,9 @@ pub struct Metrics {
     pub(crate) attempts: IntCounterVec,
     pub(crate) learned: IntCounterVec,
     pub(crate) upgrades: IntCounterVec,
-    pub(crate) bytes: IntCounterVec,
-    pub(crate) failures: IntCounterVec,
-    pub(crate) ejections: IntCounterVec,
-    pub(crate) spared: IntCounterVec,
     pub(crate) retries: IntCounterVec,
-    pub(crate) queued: IntCounterVec,
-    pub(crate) ejected: IntGaugeVec,
-    pub(crate) waiting: IntGaugeVec,
-    pub(crate) generations: IntGaugeVec,
-    pub(crate) sessions: IntGaugeVec,
-    pub(crate) tunnels: IntGaugeVec,
-    pub(crate) in_flight: IntGaugeVec,
-    pub(crate) states: IntGaugeVec,
-    pub(crate) admin_states: IntGaugeVec,
+    pub(crate) retries_refused: IntCounterVec,
+    accepted: IntCounterVec,
     pub(crate) pins: IntGauge,
     pub(crate) pins_limit: IntGauge,
     pub(crate) replay: IntGauge,
@@ -78,8 +81,9 @@ pub struct Metrics {
     pub pool_full: IntCounter,
     /// Number of requests that no route matched.
     pub unrouted: IntCounter,
-    pub(crate) tls_handshakes: IntCounterVec,
-    pub(crate) certificates: IntGaugeVec,
+    tls_handshakes: IntCounterVec,
+    /// Unix times at which certificates expire, by listener and name.
+    certificates: Mutex<BTreeMap<(String, String), u64>>,
     /// Number of client connections that ended with an HTTP, TLS or PROXY protocol error.
     pub client_errors: IntCounterVec,
     /// Number of HTTP/2 streams open now, tunnels included.
@@ -88,21 +92,41 @@ pub struct Metrics {
     pub http2_streams_total: IntCounter,
     /// Number of HTTP/2 streams reset by clients.
     pub http2_resets: IntCounter,
+    /// Requests over HTTP/2 with a malformed head.
+    pub http2_malformed: IntCounter,
     /// Number of HTTP/2 connections closed because the client sent too many frames of a kind (`resets`, `useless`).
     pub http2_floods: IntCounterVec,
     pub(crate) drained: IntCounterVec,
-    pub(crate) drain_left: IntGaugeVec,
     /// Number of reloads by result (`ok`, `failed`).
     pub reloads: IntCounterVec,
     /// Number of DNS lookups by upstream and result (`ok`, `empty`, `failed`, `timeout`).
     pub dns_lookups: IntCounterVec,
     /// Number of times the addresses of a DNS name have changed, by upstream.
     pub dns_changes: IntCounterVec,
-    pub(crate) dns_names: IntGaugeVec,
 }
 
-/// Upper bounds of the buckets for durations, in seconds: from a request to a tunnel of a day.
-const DURATIONS: [f64; 13] = [0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 600.0, 3600.0, 86400.0];
+/// Upper bounds of the buckets for requests in seconds: from a cached answer to a slow report.
+const REQUEST_SECONDS: [f64; 15] =
+    [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// Upper bounds of the buckets for long polls in seconds: Socket.IO's workers end them after 20 to 60 s.
+const POLL_SECONDS: [f64; 12] = [1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 45.0, 60.0, 90.0, 120.0];
+
+/// Values of the `result` label of lookups of DNS names.
+const LOOKUPS: [&str; 4] = ["ok", "empty", "failed", "timeout"];
+
+/// Values of the `state` label of DNS names.
+const NAME_STATES: [&str; 3] = ["resolved", "kept", "unresolved"];
+
+const DNS_NAMES: Family = Family {
+    name: "stickyd_dns_names",
+    help: "DNS names of workers by state: resolved, kept (the last lookup returned nothing, the previous addresses \
+           stay), unresolved (no lookup has returned an address yet).",
+};
+const CERTIFICATES: Family = Family {
+    name: "stickyd_tls_certificate_expiry_timestamp_seconds",
+    help: "Unix time at which a certificate expires; the name is the first one in the certificate.",
+};
 
 impl Metrics {
     /// Creates all series and registers them.
@@ -117,14 +141,16 @@ impl Metrics {
         let r = Registry::new();
         let build = gauges!("stickyd_build_info", "Always 1; the label holds the version.", &["version"], r)?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let worker = &["upstream", "worker"];
-        Ok(Self {
-            requests: counters!("stickyd_requests_total",
-                "Answers of workers by status class, without refused attempts of discovery.",
-                &["upstream", "worker", "class"], r)?,
-            seconds: histograms!("stickyd_duration_seconds",
-                "Time from the head of a request to the last byte, for requests, long polls and tunnels separately.",
-                &["upstream", "kind"], DURATIONS.to_vec(), r)?,
+        let all = Self {
+            responses: responses::ResponsesSeries::new(&r)?,
+            workers: worker::WorkersSeries::default(),
+            request_seconds: histograms!("stickyd_request_duration_seconds",
+                "Time from the head of a request to the last byte of its answer, without tunnels and long polls.",
+                &["upstream"], REQUEST_SECONDS.to_vec(), r)?,
+            poll_seconds: histograms!("stickyd_poll_duration_seconds",
+                "Time from the head of a long poll to the last byte of its answer; most of it is the worker's \
+                 silence.",
+                &["upstream"], POLL_SECONDS.to_vec(), r)?,
             affinity: counters!("stickyd_affinity_total",
                 "Requests by the source that chose their worker.", &["upstream", "source"], r)?,
             refusals: counters!("stickyd_refusals_total",
@@ -138,45 +164,21 @@ impl Metrics {
                  address and route) and upstream_* (all clients together) for requests and handshakes (status 429).",
                 &["upstream", "guard"], r)?,
             attempts: counters!("stickyd_discovery_attempts_total",
-                "Real requests and PUT probes that discovery sent to workers.", &["upstream", "kind"], r)?,
+                "Real requests and probes that discovery sent to workers.", &["upstream", "kind"], r)?,
             learned: counters!("stickyd_handshakes_total",
                 "Engine.IO polling handshakes, learned or released without learning.", &["upstream", "result"], r)?,
             upgrades: counters!("stickyd_upgrades_total",
                 "WebSocket upgrades requested and granted.", &["upstream", "step"], r)?,
-            bytes: counters!("stickyd_bytes_total",
-                "Bytes of bodies and tunnels, up (from clients) and down (to clients).",
-                &["upstream", "direction"], r)?,
-            failures: counters!("stickyd_worker_failures_total",
-                "Attempts that got no answer, by kind.", &["upstream", "worker", "kind"], r)?,
-            ejections: counters!("stickyd_ejections_total",
-                "Ejections of workers after live failures, by reason: connect, broken, timeout (consecutive \
-                 failures), errors (share of failures in the window).",
-                &["upstream", "worker", "reason"], r)?,
-            spared: counters!("stickyd_ejections_spared_total",
-                "Ejections prevented by max_share.", worker, r)?,
             retries: counters!("stickyd_retries_total",
-                "Retries: passed_on (sent to another worker, the first was not reached), resent (a kept connection \
-                 broke before any byte of the answer), over_budget (not retried, the budget was used up).",
+                "Requests sent again: passed_on (sent to another worker, the first was not reached), resent (a kept \
+                 connection broke before any byte of the answer).",
                 &["upstream", "kind"], r)?,
-            queued: counters!("stickyd_queue_total",
-                "Requests that found a worker at max_connections: waited (got a connection), full (the queue was \
-                 full), timeout (got no connection in time).",
-                &["upstream", "worker", "result"], r)?,
-            ejected: gauges!("stickyd_worker_ejected", "1 while the worker is ejected.", worker, r)?,
-            waiting: gauges!("stickyd_queue",
-                "Requests waiting for a connection to the worker (max_connections).", worker, r)?,
-            generations: gauges!("stickyd_worker_generation",
-                "Generation of the worker: the number of its lives seen so far.", worker, r)?,
-            sessions: gauges!("stickyd_sessions",
-                "Live sessions: pins and WebSocket-first tunnels.", worker, r)?,
-            tunnels: gauges!("stickyd_tunnels", "Live tunnels.", worker, r)?,
-            in_flight: gauges!("stickyd_requests_in_flight",
-                "Requests sent and not fully answered, without tunnels.", worker, r)?,
-            states: gauges!("stickyd_worker_health",
-                "1 for the present health of the worker.", &["upstream", "worker", "health"], r)?,
-            admin_states: gauges!("stickyd_worker_admin",
-                "1 for the present admin state of the worker.", &["upstream", "worker", "admin"], r)?,
-            pins: gauge!("stickyd_pins", "Sessions pinned.", r)?,
+            retries_refused: counters!("stickyd_retries_refused_total",
+                "Requests not sent again because the retry budget was used up (retry_budget).", &["upstream"], r)?,
+            accepted: counters!("stickyd_connections_accepted_total",
+                "Client connections accepted, including those closed at once because a limit was reached.",
+                &["listener"], r)?,
+            pins: gauge!("stickyd_pins", "Sessions pinned to a worker now.", r)?,
             pins_limit: gauge!("stickyd_pins_limit", "Maximum number of pins.", r)?,
             replay: gauge!("stickyd_replay_bytes", "Bytes of request bodies held for replay.", r)?,
             clients: gauge!("stickyd_client_connections",
@@ -189,21 +191,20 @@ impl Metrics {
                 "Idle connections to workers closed because the pool was full.", r)?,
             unrouted: counter!("stickyd_unrouted_total", "Requests that no route matched.", r)?,
             client_errors: counters!("stickyd_client_errors_total",
-                "Client connections ended by an error, by kind.", &["kind"], r)?,
+                "Client connections ended by an error, by kind: proxy (PROXY header), tls, http, http2.", &["kind"], r)?,
             http2_streams: gauge!("stickyd_http2_streams",
                 "HTTP/2 streams open: requests and tunnels.", r)?,
-            http2_streams_total: counter!("stickyd_http2_streams_total",
+            http2_streams_total: counter!("stickyd_http2_streams_opened_total",
                 "HTTP/2 streams opened by clients: requests and tunnels.", r)?,
             http2_resets: counter!("stickyd_http2_resets_total", "HTTP/2 streams reset by clients.", r)?,
+            http2_malformed: counter!("stickyd_http2_malformed_total",
+                "Requests over HTTP/2 that were reset because their heads were malformed.", r)?,
             http2_floods: counters!("stickyd_http2_floods_total",
-                "HTTP/2 connections closed because the client sent too many resets or useless frames.",
+                "HTTP/2 connections closed because the client sent too many resets, useless frames or mistakes.",
                 &["frames"], r)?,
             tls_handshakes: counters!("stickyd_tls_handshakes_total",
                 "TLS handshakes by version, result (ok, failed, timeout) and whether a session was resumed.",
                 &["listener", "version", "result", "resumed"], r)?,
-            certificates: gauges!("stickyd_tls_certificate_expiry_timestamp_seconds",
-                "Unix time at which a certificate expires; the name is the first one in the certificate.",
-                &["listener", "name"], r)?,
             config_ok: gauge!("stickyd_config_ok",
                 "1 if the configuration file, as last checked, is the running one; 0 if it is invalid or missing.", r)?,
             config_loaded: gauge!("stickyd_config_loaded_timestamp_seconds",
@@ -214,24 +215,74 @@ impl Metrics {
                 "Sessions ended because their worker was drained, put into maint or removed: tunnels closed, polling \
                  sessions refused.",
                 &["upstream", "kind"], r)?,
-            drain_left: gauges!("stickyd_drain_sessions_left",
-                "Live sessions of workers that are drained, in maint or removed.", worker, r)?,
             reloads: counters!("stickyd_reloads_total", "Reloads by result.", &["result"], r)?,
             dns_lookups: counters!("stickyd_dns_lookups_total",
                 "Lookups of DNS names of workers, by result.", &["upstream", "result"], r)?,
             dns_changes: counters!("stickyd_dns_changes_total",
                 "Lookups of DNS names that returned other addresses than the one before.", &["upstream"], r)?,
-            dns_names: gauges!("stickyd_dns_names",
-                "DNS names by state: resolved, kept (the last lookup returned nothing, the previous addresses stay), \
-                 unresolved (no lookup has returned an address yet).",
-                &["upstream", "state"], r)?,
+            shared_addresses: gauges!("stickyd_shared_addresses",
+                "Workers that refused sessions of their own in the last 10 minutes, so that several processes seem to \
+                 share their address.",
+                &["upstream"], r)?,
+            certificates: Mutex::default(),
             limits: LimitSeries::new(&r)?,
             bus: BusSeries::new(&r)?,
             sockets: SocketsSeries::new(&r)?,
             care: liveness::CareSeries::new(&r)?,
             rules: rules::RuleMetrics::new(&r)?,
             registry: r,
-        })
+        };
+        all.begin_at_zero();
+        Ok(all)
+    }
+
+    /// Creates the series of closed sets of words that belong to no upstream, worker or listener.
+    fn begin_at_zero(&self) {
+        for (series, words) in [
+            (&self.client_errors, &["proxy", "tls", "http", "http2"][..]),
+            (&self.http2_floods, &["resets", "useless"]),
+            (&self.reloads, &["ok", "failed"]),
+        ] {
+            for word in words {
+                series.with_label_values(&[word]);
+            }
+        }
+    }
+
+    /// Creates the series of a listener, which begin at 0.
+    pub(crate) fn begin_listener(&self, listener: &str, has_tls: bool) {
+        self.accepted.with_label_values(&[listener]);
+        let versions = [("1.2", "ok"), ("1.2", "failed"), ("1.3", "ok"), ("1.3", "failed")];
+        let made =
+            versions.into_iter().flat_map(|(version, result)| [(version, result, "no"), (version, result, "yes")]);
+        for (version, result, resumed) in made.chain([("none", "failed", "no"), ("none", "timeout", "no")]) {
+            if has_tls {
+                self.tls_handshakes.with_label_values(&[listener, version, result, resumed]);
+            }
+        }
+    }
+
+    /// Returns the counter of connections that a listener has accepted.
+    pub(crate) fn accepted(&self, listener: &str) -> IntCounter {
+        self.accepted.with_label_values(&[listener])
+    }
+
+    /// Creates the series of an upstream's DNS names, which begin at 0.
+    pub(crate) fn begin_names(&self, upstream: &str) {
+        self.dns_changes.with_label_values(&[upstream]);
+        for result in LOOKUPS {
+            self.dns_lookups.with_label_values(&[upstream, result]);
+        }
+    }
+
+    /// Returns the counters of one worker. They are the same for all workers of this name, one after the other.
+    pub fn worker(&self, upstream: &str, worker: &str) -> Arc<WorkerSeries> {
+        self.workers.of(upstream, worker, self.sockets.upstream(upstream))
+    }
+
+    /// Removes the counters of a worker that no longer exists.
+    pub fn forget_worker(&self, upstream: &str, worker: &str) {
+        self.workers.forget(upstream, worker);
     }
 
     /// Resolves the counters of one affinity rule.
@@ -248,21 +299,39 @@ impl Metrics {
     /// Replaces the expiry times of certificates, given as listener, name and Unix time. Of several certificates with
     /// the same name (ECDSA and RSA) the earliest expiry counts.
     pub fn certificates_expire<'a>(&self, all: impl Iterator<Item = (&'a str, &'a str, u64)>) {
-        self.certificates.reset();
+        let mut earliest = BTreeMap::new();
         for (listener, name, until) in all {
-            let gauge = self.certificates.with_label_values(&[listener, name]);
-            let until = i64::try_from(until).unwrap_or(i64::MAX);
-            gauge.set(if gauge.get() == 0 { until } else { gauge.get().min(until) });
+            let known = earliest.entry((listener.to_owned(), name.to_owned())).or_insert(until);
+            *known = until.min(*known);
         }
+        *lock(&self.certificates) = earliest;
     }
 
-    /// Every series as text, in Prometheus' exposition format 0.0.4.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut text = Vec::with_capacity(16 * 1024);
-        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+    /// Every series as text, in Prometheus' exposition format 0.0.4; `live` are those made for this scrape.
+    pub(crate) fn encode(&self, mut live: Families) -> Vec<u8> {
+        for ((listener, name), until) in &*lock(&self.certificates) {
+            live.gauge(&CERTIFICATES, &[("listener", listener), ("name", name)], value(*until));
+        }
+        self.care.show(&mut live);
+        self.sockets.show(&mut live);
+        let mut all = self.registry.gather();
+        all.extend(live.into_all());
+        all.sort_by(|one, other| one.name().cmp(other.name()));
+        let mut text = Vec::with_capacity(64 * 1024);
+        if let Err(error) = TextEncoder::new().encode(&all, &mut text) {
             tracing::error!(%error, "metrics could not be encoded");
         }
         text
+    }
+}
+
+impl Families {
+    /// Adds the DNS names of an upstream: the number of its names in each state.
+    pub(crate) fn dns_names<'a>(&mut self, upstream: &str, states: impl Iterator<Item = &'a str> + Clone) {
+        for word in NAME_STATES {
+            let count = states.clone().filter(|state| *state == word).count();
+            self.gauge(&DNS_NAMES, &[("upstream", upstream), ("state", word)], value(count as u64));
+        }
     }
 }
 
@@ -274,4 +343,76 @@ impl Default for Metrics {
 
 pub(crate) fn gauge(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn samples(metrics: &Metrics) -> Vec<String> {
+        let text = String::from_utf8(metrics.encode(Families::default())).unwrap();
+        text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn series_of_closed_sets_begin_at_zero() {
+        let metrics = Metrics::new();
+        metrics.begin_listener("plain", false);
+        metrics.begin_listener("l", true);
+        metrics.begin_names("app");
+        metrics.upstream("app");
+        let samples = samples(&metrics);
+        for series in [
+            "stickyd_client_errors_total{kind=\"proxy\"}",
+            "stickyd_client_errors_total{kind=\"http2\"}",
+            "stickyd_connections_accepted_total{listener=\"plain\"}",
+            "stickyd_dns_changes_total{upstream=\"app\"}",
+            "stickyd_dns_lookups_total{result=\"timeout\",upstream=\"app\"}",
+            "stickyd_http2_floods_total{frames=\"useless\"}",
+            "stickyd_reloads_total{result=\"failed\"}",
+            "stickyd_responses_total{by=\"stickyd\",class=\"5xx\",upstream=\"app\"}",
+            "stickyd_responses_total{by=\"stickyd\",class=\"4xx\",upstream=\"-\"}",
+            "stickyd_retries_refused_total{upstream=\"app\"}",
+            "stickyd_tls_handshakes_total{listener=\"l\",result=\"ok\",resumed=\"yes\",version=\"1.3\"}",
+            "stickyd_tls_handshakes_total{listener=\"l\",result=\"timeout\",resumed=\"no\",version=\"none\"}",
+        ] {
+            assert!(samples.contains(&format!("{series} 0")), "{series} is not in {samples:#?}");
+        }
+        assert!(!samples.iter().any(|one| one.contains("handshakes_total{listener=\"plain\"")));
+    }
+
+    /// In OpenMetrics the family of a counter has its name without `_total`, so a gauge cannot have that name.
+    #[test]
+    fn a_counter_and_a_gauge_share_no_name() {
+        let text = String::from_utf8(Metrics::new().encode(Families::default())).unwrap();
+        let names: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+        let all: BTreeSet<&str> = names.iter().copied().collect();
+        assert_eq!(all.len(), names.len(), "each family is written once");
+        let both: Vec<_> =
+            names.iter().filter_map(|name| name.strip_suffix("_total").filter(|stem| all.contains(stem))).collect();
+        assert_eq!(both, [] as [&str; 0]);
+    }
+
+    #[test]
+    fn every_state_of_a_name_has_a_series() {
+        let (metrics, mut live) = (Metrics::new(), Families::default());
+        live.dns_names("app", ["kept", "resolved", "kept"].into_iter());
+        let text = String::from_utf8(metrics.encode(live)).unwrap();
+        for (state, count) in [("resolved", 1), ("kept", 2), ("unresolved", 0)] {
+            let line = format!("stickyd_dns_names{{state=\"{state}\",upstream=\"app\"}} {count}\n");
+            assert!(text.contains(&line), "{line}");
+        }
+    }
+
+    #[test]
+    fn of_two_certificates_with_one_name_the_earlier_expiry_counts() {
+        let metrics = Metrics::new();
+        metrics.certificates_expire([("l", "a", 9), ("l", "a", 7), ("l", "b", 8)].into_iter());
+        metrics.certificates_expire([("l", "a", 9), ("l", "a", 8)].into_iter());
+        let samples = samples(&metrics);
+        let expiries: Vec<_> = samples.iter().filter(|one| one.contains("expiry")).collect();
+        assert_eq!(expiries, ["stickyd_tls_certificate_expiry_timestamp_seconds{listener=\"l\",name=\"a\"} 8"]);
+    }
 }

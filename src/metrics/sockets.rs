@@ -1,19 +1,22 @@
 //! Series of live sockets: how many there are, how they start and end, how long they live, and what they carry.
 //!
-//! A socket that ends adds its numbers to the totals; live sockets are added up on each scrape. So a socket that lives
-//! for a day is not counted only at its end, and a message costs nothing beyond its socket's own counters.
+//! A message is added to the totals when it passes, without a read-modify-write operation: each thread has numbers of
+//! its own ([`Carried`]), which a scrape adds up. So a socket that lives for a day is not counted only at its end, and
+//! a scrape costs the same with ten sockets and with a million. Left out: the sockets that live now, by worker
+//! (`worker`).
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use prometheus::register_histogram_vec_with_registry as histograms;
 use prometheus::register_int_counter_vec_with_registry as counters;
-use prometheus::register_int_gauge_vec_with_registry as gauges;
 use prometheus::register_int_gauge_with_registry as gauge;
-use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry};
 
+use super::families::{Families, Family, value};
 use super::socket_labels::{EndReason, Transport};
+use super::worker::Tally;
 use crate::locks::lock;
 
 /// Values of the `code` label: the codes named in RFC 6455 §7.4 and the IANA registry, the two ranges for applications,
@@ -29,9 +32,25 @@ const LIVES: [f64; 12] =
 
 const WAYS: [&str; 2] = ["up", "down"];
 
+/// Number of threads that have numbers of their own; further threads share the last ones.
+const THREADS: usize = 64;
+
+const MESSAGES: Family = Family {
+    name: "stickyd_socket_messages_total",
+    help: "Messages of sockets, up (from clients) and down (to clients); for polling sessions, bodies.",
+};
+const ALL_BYTES: Family = Family {
+    name: "stickyd_bytes_total",
+    help: "Bytes of bodies and tunnels, up (from clients) and down (to clients); a body is counted when its request \
+           is over, a tunnel while it lives.",
+};
+const BYTES: Family = Family {
+    name: "stickyd_socket_bytes_total",
+    help: "Bytes of sockets, up (from clients) and down (to clients), live sockets included.",
+};
+
 /// Series of all sockets together.
 pub(crate) struct SocketsSeries {
-    pub(crate) live: IntGaugeVec,
     pub(crate) listed: IntGauge,
     pub(crate) limit: IntGauge,
     pub(crate) opened: IntCounterVec,
@@ -40,8 +59,6 @@ pub(crate) struct SocketsSeries {
     pub(crate) closed: IntCounterVec,
     pub(crate) codes: IntCounterVec,
     pub(crate) lives: HistogramVec,
-    pub(crate) messages: IntCounterVec,
-    pub(crate) bytes: IntCounterVec,
     pub(crate) by_upstream: Mutex<HashMap<String, Arc<SocketSeries>>>,
 }
 
@@ -55,27 +72,77 @@ pub struct SocketSeries {
     closed: [IntCounter; EndReason::ALL.len()],
     codes: [[IntCounter; CODES.len()]; 2],
     lives: [Histogram; 3],
-    /// Messages and bytes of sockets that have ended, up and down.
-    ended: [EndedTotals; 2],
-    messages: [IntCounter; 2],
-    bytes: [IntCounter; 2],
+    carried: Carried,
+    /// Bytes of all bodies, up and down, those of polling sessions included.
+    pub(super) bodies: [Arc<Tally>; 2],
 }
 
-/// What one socket has carried in one direction.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Carried {
-    /// Messages; bodies of a polling session.
-    pub messages: u64,
-    /// Number of payload bytes.
-    pub bytes: u64,
-    /// The code of the Close frame that went this way, if one did.
-    pub code: Option<u16>,
+/// Direction in which traffic goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// From the client to the worker.
+    Up,
+    /// From the worker to the client.
+    Down,
 }
 
+/// What all sockets of an upstream have carried, as counted by each thread.
+struct Carried(Box<[ThreadTotals]>);
+
+/// What one thread has counted, up and down. It fills a cache line, so that threads do not slow down each other.
 #[derive(Default)]
-struct EndedTotals {
+#[repr(align(64))]
+struct ThreadTotals([WayTotals; 2]);
+
+/// What one thread has counted in one direction.
+#[derive(Default)]
+struct WayTotals {
     messages: AtomicU64,
-    bytes: AtomicU64,
+    /// Bytes by carrier: of polling sessions, and of tunnels.
+    bytes: [AtomicU64; 2],
+}
+
+/// What carries messages of a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carrier {
+    /// Bodies of requests and answers, which are counted among all bodies, too.
+    Bodies,
+    /// The tunnel of a WebSocket.
+    Tunnel,
+}
+
+thread_local! {
+    /// Place of this thread's numbers in [`Carried`].
+    static PLACE: usize = {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        NEXT.fetch_add(1, Relaxed).min(THREADS - 1)
+    };
+}
+
+impl Carried {
+    fn new() -> Self {
+        Self((0..THREADS).map(|_| ThreadTotals::default()).collect())
+    }
+
+    #[inline]
+    fn add(&self, way: Way, by: Carrier, messages: u64, bytes: u64) {
+        let place = PLACE.with(|place| *place);
+        let Some(totals) = self.0.get(place).and_then(|totals| totals.0.get(way as usize)) else { return };
+        let Some(all_bytes) = totals.bytes.get(by as usize) else { return };
+        if place < THREADS - 1 {
+            // Only this thread writes here.
+            totals.messages.store(totals.messages.load(Relaxed).wrapping_add(messages), Relaxed);
+            all_bytes.store(all_bytes.load(Relaxed).wrapping_add(bytes), Relaxed);
+        } else {
+            totals.messages.fetch_add(messages, Relaxed);
+            all_bytes.fetch_add(bytes, Relaxed);
+        }
+    }
+
+    /// Returns the sum over all threads of one of the numbers of one direction.
+    fn sum(&self, way: Way, of: impl Fn(&WayTotals) -> u64) -> u64 {
+        self.0.iter().filter_map(|totals| totals.0.get(way as usize)).map(of).sum()
+    }
 }
 
 impl SocketSeries {
@@ -86,8 +153,29 @@ impl SocketSeries {
         }
     }
 
-    /// Counts one socket that has ended.
-    pub fn closed(&self, transport: Transport, ways: [Carried; 2], why: EndReason, age_s: u32) {
+    /// Counts messages and bytes that a socket has carried.
+    #[inline]
+    pub fn carried(&self, way: Way, by: Carrier, messages: u32, bytes: u64) {
+        self.carried.add(way, by, messages.into(), bytes);
+    }
+
+    /// Returns the bytes of bodies and tunnels so far.
+    pub fn all_bytes(&self, way: Way) -> u64 {
+        let [up, down] = &self.bodies;
+        let bodies = if way == Way::Up { up } else { down };
+        bodies.get() + self.bytes(way, Carrier::Tunnel)
+    }
+
+    fn bytes(&self, way: Way, by: Carrier) -> u64 {
+        self.carried.sum(way, |totals| totals.bytes.get(by as usize).map_or(0, |bytes| bytes.load(Relaxed)))
+    }
+
+    fn messages(&self, way: Way) -> u64 {
+        self.carried.sum(way, |totals| totals.messages.load(Relaxed))
+    }
+
+    /// Counts one socket that has ended; `codes` are those of the Close frames that went up and down, if any did.
+    pub fn closed(&self, transport: Transport, codes: [Option<u16>; 2], why: EndReason, age_s: u32) {
         if let Some(counter) =
             EndReason::ALL.iter().position(|one| *one == why).and_then(|place| self.closed.get(place))
         {
@@ -96,26 +184,10 @@ impl SocketSeries {
         if let Some(lives) = self.lives.get(transport as usize) {
             lives.observe(age_s.into());
         }
-        for ((way, codes), ended) in ways.into_iter().zip(&self.codes).zip(&self.ended) {
-            if let Some(code) = way.code.and_then(|code| codes.get(place_of(code))) {
-                code.inc();
+        for (code, counters) in codes.into_iter().zip(&self.codes) {
+            if let Some(counter) = code.and_then(|code| counters.get(place_of(code))) {
+                counter.inc();
             }
-            ended.messages.fetch_add(way.messages, Relaxed);
-            ended.bytes.fetch_add(way.bytes, Relaxed);
-        }
-    }
-
-    /// Sets the totals. `live` holds messages and bytes of live sockets, up and down. A counter never decreases, even
-    /// if a socket that has just ended was counted twice.
-    pub(crate) fn show(&self, live: [(u64, u64); 2]) {
-        for (place, (messages, bytes)) in live.into_iter().enumerate() {
-            let (Some(ended), Some(all), Some(all_bytes)) =
-                (self.ended.get(place), self.messages.get(place), self.bytes.get(place))
-            else {
-                continue;
-            };
-            all.inc_by((ended.messages.load(Relaxed) + messages).saturating_sub(all.get()));
-            all_bytes.inc_by((ended.bytes.load(Relaxed) + bytes).saturating_sub(all_bytes.get()));
         }
     }
 
@@ -143,9 +215,6 @@ impl SocketsSeries {
                 "Lifetime of sockets that ended, by the transport they had last.",
             &["upstream", "transport"], LIVES.to_vec(), r)?;
         Ok(Self {
-            live: gauges!("stickyd_sockets",
-                "Live sockets on the list: tunnels and polling sessions, each counted once.",
-                &["upstream", "worker", "transport"], r)?,
             listed: gauge!("stickyd_sockets_listed", "Entries on the list of sockets.", r)?,
             limit: gauge!("stickyd_sockets_limit",
                 "Maximum number of entries on the list of sockets; sockets above it live without being listed.", r)?,
@@ -165,12 +234,6 @@ impl SocketsSeries {
                  Close without a code.",
                 &["upstream", "direction", "code"], r)?,
             lives,
-            messages: counters!("stickyd_socket_messages_total",
-                "Messages of sockets, up (from clients) and down (to clients); for polling sessions, bodies.",
-                &["upstream", "direction"], r)?,
-            bytes: counters!("stickyd_socket_bytes_total",
-                "Bytes of sockets, up (from clients) and down (to clients), live sockets included.",
-                &["upstream", "direction"], r)?,
             by_upstream: Mutex::default(),
         })
     }
@@ -188,18 +251,53 @@ impl SocketsSeries {
             closed: EndReason::ALL.map(|one| self.closed.with_label_values(&[name, one.word()])),
             codes: WAYS.map(|way| CODES.map(|code| self.codes.with_label_values(&[name, way, code]))),
             lives: Transport::ALL.map(|one| self.lives.with_label_values(&[name, one.word()])),
-            ended: Default::default(),
-            messages: WAYS.map(|way| self.messages.with_label_values(&[name, way])),
-            bytes: WAYS.map(|way| self.bytes.with_label_values(&[name, way])),
+            carried: Carried::new(),
+            bodies: Default::default(),
         });
         known.insert(name.to_owned(), series.clone());
         series
+    }
+
+    /// Adds what the sockets of each upstream have carried.
+    pub(super) fn show(&self, live: &mut Families) {
+        for (upstream, series) in &*lock(&self.by_upstream) {
+            for (word, way) in WAYS.into_iter().zip([Way::Up, Way::Down]) {
+                let labels = [("upstream", upstream.as_str()), ("direction", word)];
+                let of_sockets = series.bytes(way, Carrier::Bodies) + series.bytes(way, Carrier::Tunnel);
+                live.counter(&MESSAGES, &labels, value(series.messages(way)));
+                live.counter(&BYTES, &labels, value(of_sockets));
+                live.counter(&ALL_BYTES, &labels, value(series.all_bytes(way)));
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn totals_of_all_threads_are_added_up() {
+        let carried = Carried::new();
+        // More threads than there are places.
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS + 16 {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        carried.add(Way::Up, Carrier::Tunnel, 1, 10);
+                        carried.add(Way::Up, Carrier::Bodies, 1, 5);
+                        carried.add(Way::Down, Carrier::Bodies, 0, 7);
+                    }
+                });
+            }
+        });
+        let all = 100 * (THREADS as u64 + 16);
+        let sum = |way| {
+            let [bodies, tunnels] = [0, 1].map(|by: usize| carried.sum(way, |totals| totals.bytes[by].load(Relaxed)));
+            (carried.sum(way, |totals| totals.messages.load(Relaxed)), bodies, tunnels)
+        };
+        assert_eq!((sum(Way::Up), sum(Way::Down)), ((2 * all, 5 * all, 10 * all), (0, 7 * all, 0)));
+    }
 
     #[test]
     fn close_codes_map_to_a_few_labels() {

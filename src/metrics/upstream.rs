@@ -1,22 +1,26 @@
 //! The series of one upstream, resolved once, so that a request costs an atomic add and no label lookup.
 
+use std::sync::Arc;
+
 use prometheus::{Histogram, IntCounter};
 
 use super::Metrics;
 use super::labels::{Discovery, GuardLabel, SourceLabel};
+use super::responses::ResponseSeries;
+use super::worker::Tally;
 use crate::websocket::round_trip::Half;
 
 /// Resolved counters of one upstream.
 pub struct UpstreamSeries {
-    affinity: [IntCounter; 7],
+    affinity: [IntCounter; 8],
     discoveries: [IntCounter; 8],
     guarded: [IntCounter; 6],
     /// Time from the head of a request to the last byte of its answer, without tunnels and long polls.
     pub request_seconds: Histogram,
     /// Duration of long polls, most of which is the worker's silence.
     pub poll_seconds: Histogram,
-    /// Lifetime of tunnels, from the request's head to the last byte.
-    pub tunnel_seconds: Histogram,
+    /// Answers to clients, by who wrote them.
+    pub responses: ResponseSeries,
     /// Number of refusals by workers ("I do not know this session") that were forwarded to a client.
     pub refusals_forwarded: IntCounter,
     /// Number of requests refused by one worker whose session was found at another, unseen by the client.
@@ -24,7 +28,7 @@ pub struct UpstreamSeries {
     /// Number of refusals written by stickyd: the worker is gone, or every worker refused the sid less than a second
     /// ago.
     pub refusals_own: IntCounter,
-    /// Number of `PUT` probes sent by discovery.
+    /// Number of probes sent by discovery.
     pub probes: IntCounter,
     /// Number of real requests sent by discovery.
     pub attempts: IntCounter,
@@ -40,10 +44,10 @@ pub struct UpstreamSeries {
     pub upgrades_asked: IntCounter,
     /// Number of WebSocket upgrades granted by a worker.
     pub upgrades_granted: IntCounter,
-    /// Bytes of bodies and tunnels received from clients.
-    pub bytes_up: IntCounter,
-    /// Bytes of bodies and tunnels sent to clients.
-    pub bytes_down: IntCounter,
+    /// Bytes of bodies received from clients.
+    pub bytes_up: Arc<Tally>,
+    /// Bytes of bodies sent to clients.
+    pub bytes_down: Arc<Tally>,
     /// Number of requests passed to another worker because the first could not be reached.
     pub passed_on: IntCounter,
     /// Number of requests sent again because a kept connection broke before any byte of the answer.
@@ -86,16 +90,16 @@ impl UpstreamSeries {
 impl Metrics {
     /// Resolves the counters of one upstream.
     pub fn upstream(&self, name: &str) -> UpstreamSeries {
+        let [bytes_up, bytes_down] = self.sockets.upstream(name).bodies.clone();
         let refusal = |fate| self.refusals.with_label_values(&[name, fate]);
-        let seconds = |kind| self.seconds.with_label_values(&[name, kind]);
         let retry = |kind| self.retries.with_label_values(&[name, kind]);
         UpstreamSeries {
             affinity: SourceLabel::ALL.map(|s| self.affinity.with_label_values(&[name, s.word()])),
             guarded: GuardLabel::ALL.map(|g| self.guarded.with_label_values(&[name, g.word()])),
             discoveries: Discovery::ALL.map(|d| self.discoveries.with_label_values(&[name, d.word()])),
-            request_seconds: seconds("request"),
-            poll_seconds: seconds("poll"),
-            tunnel_seconds: seconds("tunnel"),
+            request_seconds: self.request_seconds.with_label_values(&[name]),
+            poll_seconds: self.poll_seconds.with_label_values(&[name]),
+            responses: self.responses.upstream(name),
             refusals_forwarded: refusal("forwarded"),
             refusals_healed: refusal("healed"),
             refusals_own: refusal("own"),
@@ -107,11 +111,11 @@ impl Metrics {
             drained_polling: self.drained.with_label_values(&[name, "polling"]),
             upgrades_asked: self.upgrades.with_label_values(&[name, "asked"]),
             upgrades_granted: self.upgrades.with_label_values(&[name, "granted"]),
-            bytes_up: self.bytes.with_label_values(&[name, "up"]),
-            bytes_down: self.bytes.with_label_values(&[name, "down"]),
+            bytes_up,
+            bytes_down,
             passed_on: retry("passed_on"),
             resent: retry("resent"),
-            retries_over_budget: retry("over_budget"),
+            retries_over_budget: self.retries_refused.with_label_values(&[name]),
             round_trips: self.care.round_trips(name),
         }
     }

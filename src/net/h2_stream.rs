@@ -23,6 +23,8 @@ pub trait Carrier {
     fn queued(&self, bytes: usize);
     /// Notes whether bytes received from the peer may still occupy a part of the window.
     fn holds(&self, _some: bool) {}
+    /// Notes that a DATA frame of this size was taken from the connection.
+    fn took(&self, _bytes: usize) {}
 }
 
 /// A carrier that always has room.
@@ -59,7 +61,10 @@ impl<C: Carrier + Unpin> AsyncRead for StreamIo<C> {
             let data = this.receive.poll_data(cx);
             this.carrier.holds(data.is_ready());
             match ready!(data) {
-                Some(Ok(data)) => this.rest = data,
+                Some(Ok(data)) => {
+                    this.carrier.took(data.len());
+                    this.rest = data;
+                }
                 Some(Err(error)) => return Poll::Ready(Err(broken(&error))),
                 // Trailers have no meaning on this stream.
                 None => return Poll::Ready(Ok(())),

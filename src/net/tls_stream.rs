@@ -18,7 +18,7 @@ use rustls::server::{Accepted, Acceptor, ClientHello};
 use rustls::{CommonState, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, server};
+use tokio_rustls::{StartHandshake, server};
 
 use crate::config::Buffers;
 use bufferless::Bufferless;
@@ -35,16 +35,21 @@ pub(crate) enum TlsStream {
 }
 
 impl TlsStream {
-    /// Makes a handshake with the given configuration.
+    /// Makes a handshake with the given configuration. `came` holds the ClientHello, and all bytes that came with it.
     ///
     /// # Errors
     /// I/O errors of the socket; `InvalidData` if the client violates TLS, which it is also told by an alert;
     /// `UnexpectedEof` if the client has left.
-    pub(crate) async fn accept(buffers: Buffers, socket: TcpStream, config: Arc<ServerConfig>) -> io::Result<Self> {
-        Ok(match buffers {
-            Buffers::Shared => Self::Shared(Bufferless::accept(socket, config, Vec::new()).await?),
-            Buffers::Own => Self::own(TlsAcceptor::from(config).accept(socket).await?),
-        })
+    pub(crate) async fn accept(
+        buffers: Buffers,
+        socket: TcpStream,
+        came: Vec<u8>,
+        config: Arc<ServerConfig>,
+    ) -> io::Result<Self> {
+        match buffers {
+            Buffers::Shared => Ok(Self::Shared(Bufferless::accept(socket, config, came).await?)),
+            Buffers::Own => Self::accept_chosen(buffers, socket, came, |_| Ok(config)).await,
+        }
     }
 
     /// Makes a handshake with the configuration that `choose` returns for its ClientHello.
@@ -54,22 +59,24 @@ impl TlsStream {
     pub(crate) async fn accept_chosen(
         buffers: Buffers,
         mut socket: TcpStream,
+        came: Vec<u8>,
         choose: impl FnOnce(ClientHello<'_>) -> io::Result<Arc<ServerConfig>>,
     ) -> io::Result<Self> {
+        let ReadHello { came, used, accepted } = hello(&mut socket, came).await?;
+        let config = choose(accepted.client_hello())?;
         Ok(match buffers {
             Buffers::Shared => {
-                let (came, accepted) = hello(&mut socket).await?;
-                let config = choose(accepted.client_hello())?;
                 // The handshake continues on a rustls connection of another type, which parses the same bytes once
                 // more.
                 drop(accepted);
                 Self::Shared(Bufferless::accept(socket, config, came).await?)
             }
-            Buffers::Own => {
-                let start = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
-                let config = choose(start.client_hello())?;
-                Self::own(start.into_stream(config).await?)
+            // A client may send nothing between its ClientHello and our first flight but early data, which no ticket of
+            // ours allows.
+            Buffers::Own if used < came.len() => {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "the client sent more than its ClientHello"));
             }
+            Buffers::Own => Self::own(StartHandshake::from_parts(accepted, socket).into_stream(config).await?),
         })
     }
 
@@ -96,22 +103,30 @@ impl TlsStream {
     }
 }
 
-/// Waits for a ClientHello; returns all bytes that came, and the parsed message. Anything else is answered by an alert.
-async fn hello(socket: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<(Vec<u8>, Accepted)> {
-    let (mut acceptor, mut came) = (Acceptor::default(), Vec::new());
+/// A ClientHello as rustls has read it.
+struct ReadHello {
+    /// All bytes that came.
+    came: Vec<u8>,
+    /// How many of them `accepted` has taken.
+    used: usize,
+    accepted: Accepted,
+}
+
+/// Parses the ClientHello in `came`, and waits for the rest of it if rustls finds it incomplete. Anything else is
+/// answered by an alert.
+async fn hello(socket: &mut (impl AsyncRead + AsyncWrite + Unpin), mut came: Vec<u8>) -> io::Result<ReadHello> {
+    let (mut acceptor, mut seen) = (Acceptor::default(), 0);
     loop {
-        came.reserve(HELLO);
-        let seen = came.len();
-        if socket.read_buf(&mut came).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
         let mut new = came.get(seen..).unwrap_or_default();
         // rustls takes a piece at a time, and refuses to hold more than a handshake message may contain.
-        while !new.is_empty() {
-            acceptor.read_tls(&mut new)?;
+        let mut accepted = None;
+        while !new.is_empty() && acceptor.read_tls(&mut new)? > 0 {
             match acceptor.accept() {
-                Ok(Some(accepted)) => return Ok((came, accepted)),
                 Ok(None) => {}
+                Ok(Some(done)) => {
+                    accepted = Some(done);
+                    break;
+                }
                 Err((error, mut alert)) => {
                     let mut told = Vec::new();
                     alert.write_all(&mut told)?;
@@ -121,6 +136,15 @@ async fn hello(socket: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result
                     return Err(io::Error::new(io::ErrorKind::InvalidData, error));
                 }
             }
+        }
+        let used = came.len() - new.len();
+        if let Some(accepted) = accepted {
+            return Ok(ReadHello { came, used, accepted });
+        }
+        seen = came.len();
+        came.reserve(HELLO);
+        if socket.read_buf(&mut came).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
 }

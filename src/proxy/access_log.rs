@@ -1,37 +1,45 @@
 //! What is recorded about a request when it is over: its metrics, its line in the access log, and the guards that are
 //! released with it.
 
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::access_line::{AccessLine, Outcome, UNANSWERED};
 use super::request_timeout::Overdue;
-use super::respond;
+use super::respond::{self, OwnReason};
 use super::response_body::Reply;
 use crate::affinity::SessionHold;
 use crate::affinity::ask::{RequestFacts, RequestKind};
 use crate::client::Client;
 use crate::listener::conn::Conn;
-use crate::metrics::SourceLabel;
+use crate::metrics::{AnsweredBy, SourceLabel};
+use crate::min_rate::Transfer;
 use crate::upstream::Upstream;
 use crate::upstream::worker::{Count, Worker};
-use hyper::body::Body;
-use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper::header::HeaderMap;
+use hyper::{Request, Response, StatusCode};
 
 /// Follows a request until the last byte of its response.
 pub struct Record {
     conn: Rc<Conn>,
     started: Instant,
     upstream: Option<Arc<Upstream>>,
+    /// Whether the request passed the guards and limits of its upstream.
+    served: bool,
     poll: bool,
-    status: StatusCode,
+    /// Status of the answer; `None` while there is none.
+    status: Option<StatusCode>,
+    /// Whether the answer is a worker's.
+    by_worker: bool,
     cut: bool,
     tunnel: bool,
+    /// Whether the request asks for a tunnel.
+    asks_tunnel: bool,
     /// Body bytes sent to the client.
     pub bytes_down: u64,
-    /// Body bytes that the client announced; bodies of unknown length count as 0.
-    bytes_up: u64,
+    /// The request body, whose bytes are counted as they arrive; `None` for a request without a body.
+    pub(crate) upload: Option<Rc<Transfer>>,
     in_flight: Option<Count>,
     hold: Option<SessionHold>,
     line: Option<Box<AccessLine>>,
@@ -43,38 +51,24 @@ pub struct Record {
     rule: Option<u8>,
 }
 
-/// Values that are needed only for the access log.
-struct AccessLine {
-    client: IpAddr,
-    method: Method,
-    uri: Uri,
-    worker: Option<Arc<Worker>>,
-    why: Option<SourceLabel>,
-}
-
 impl Record {
     /// Starts the record when the head of a request has arrived.
-    pub fn begin<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Box<Self> {
+    pub fn begin<B>(conn: &Rc<Conn>, request: &Request<B>) -> Box<Self> {
         conn.begin_request();
-        let line = conn.thread.shared.snapshot.load().rules.access_log.then(|| {
-            Box::new(AccessLine {
-                client: conn.peer_ip,
-                method: request.method().clone(),
-                uri: request.uri().clone(),
-                worker: None,
-                why: None,
-            })
-        });
+        let line = conn.thread.shared.snapshot.load().rules.access_log.then(|| AccessLine::begin(conn, request));
         Box::new(Self {
             conn: conn.clone(),
             started: Instant::now(),
             upstream: None,
+            served: false,
             poll: false,
-            status: StatusCode::OK,
+            status: None,
+            by_worker: false,
             cut: false,
             tunnel: false,
+            asks_tunnel: false,
             bytes_down: 0,
-            bytes_up: request.body().size_hint().exact().unwrap_or(0),
+            upload: None,
             in_flight: None,
             hold: None,
             line,
@@ -84,18 +78,24 @@ impl Record {
         })
     }
 
-    /// Notes the upstream, the session and the client of the request.
+    /// Notes the upstream to which the request is routed, even if a guard or a limit refuses it there.
+    pub fn routed(&mut self, upstream: &Arc<Upstream>) {
+        self.upstream = Some(upstream.clone());
+    }
+
+    /// Notes the session and the client of a request that its upstream serves.
     pub fn concerns(&mut self, upstream: &Arc<Upstream>, ask: &RequestFacts, client: Client) {
         if let Some(line) = &mut self.line {
             line.client = client.address;
         }
-        self.upstream = Some(upstream.clone());
+        self.served = true;
         self.poll = matches!(ask.kind, RequestKind::Session { poll: true, .. });
         self.rule = match ask.kind {
             RequestKind::Session { rule, .. } if !ask.is_engine_io(upstream) => Some(rule),
             _ => None,
         };
-        if ask.upgrade.is_some() {
+        self.asks_tunnel = ask.upgrade.is_some();
+        if self.asks_tunnel {
             upstream.series().upgrades_asked.inc();
         }
     }
@@ -105,6 +105,25 @@ impl Record {
         if let Some(line) = &mut self.line {
             line.client = client.address;
         }
+    }
+
+    /// Notes the head with which the request goes to workers.
+    pub fn sends(&mut self, headers: &HeaderMap) {
+        if let Some(line) = &mut self.line {
+            line.sends(headers);
+        }
+    }
+
+    /// Counts one attempt to send the request to a worker.
+    pub fn tries(&mut self) {
+        if let Some(line) = &mut self.line {
+            line.attempts = line.attempts.saturating_add(1);
+        }
+    }
+
+    /// Returns the number of body bytes that the client has sent.
+    fn bytes_up(&self) -> u64 {
+        self.upload.as_ref().map_or(0, |upload| upload.total())
     }
 
     /// Notes which worker was chosen, and why.
@@ -126,11 +145,18 @@ impl Record {
         worker.series.answered(status.as_u16());
         self.in_flight = Some(in_flight);
         self.hold = hold;
+        self.passes_on();
+    }
+
+    /// Notes that the client gets a worker's answer.
+    pub fn passes_on(&mut self) {
+        self.by_worker = true;
     }
 
     /// Notes that the request became a tunnel, which keeps its own counts.
     pub fn became_tunnel(&mut self) {
         self.tunnel = true;
+        self.passes_on();
     }
 
     /// Notes that the worker's response broke off.
@@ -140,13 +166,32 @@ impl Record {
 
     /// Attaches the record to the response, with which it ends.
     pub fn finish(mut self: Box<Self>, response: Response<Reply>) -> Response<Reply> {
-        self.status = response.status();
         let mut response = response;
-        if self.upstream.as_ref().is_some_and(|upstream| upstream.config.debug_header) {
+        self.answers(&mut response);
+        if self.served && self.upstream.as_ref().is_some_and(|upstream| upstream.config.debug_header) {
             let decision = self.decision.as_ref().map(|(worker, why)| (worker.name.as_str(), why.word(), self.rule()));
             respond::explain(decision, &mut response);
         }
         response.map(|body| body.recorded(self))
+    }
+
+    /// Notes and counts the answer.
+    fn answers(&mut self, response: &mut Response<Reply>) {
+        let own = response.extensions_mut().remove::<OwnReason>();
+        let by = if self.by_worker && own.is_none() { AnsweredBy::Worker } else { AnsweredBy::Stickyd };
+        self.status = Some(response.status());
+        if let Some(line) = &mut self.line {
+            line.first_byte = Some(self.started.elapsed());
+            line.reason = own.map(|OwnReason(reason)| reason);
+        }
+        // Over HTTP/2 such an answer would open a tunnel. `listener::h2` replaces it by another one, which is counted.
+        let is_replaced =
+            self.conn.http2 && self.asks_tunnel && response.status().is_success() && !response.body().is_tunnel();
+        if !is_replaced {
+            let unrouted = &self.conn.thread.shared.metrics.responses.unrouted;
+            let series = self.upstream.as_ref().map_or(unrouted, |upstream| &upstream.series().responses);
+            series.count(by, response.status().as_u16());
+        }
     }
 
     /// Whether the client has not yet taken the part of the response that was already written.
@@ -162,34 +207,28 @@ impl Record {
 
     fn write_line(&self) {
         let Some(line) = &self.line else { return };
-        tracing::info!(target: "access",
-            client = %line.client,
-            http = if self.conn.http2 { 2 } else { 1 },
-            method = %line.method,
-            // Without the query, because sids and tokens travel in it (docs/reference/routing.md §1).
-            path = %line.uri.path(),
-            status = self.status.as_u16(),
-            bytes = self.bytes_down,
-            ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            upstream = self.upstream.as_ref().map_or("-", |u| &u.config.name),
-            worker = line.worker.as_ref().map_or("-", |w| &w.name),
-            why = line.why.map_or("-", SourceLabel::word),
-            cut = self.cut,
-        );
+        line.write(&Outcome {
+            upstream: self.upstream.as_ref().map(|upstream| upstream.config.name.as_str()),
+            status: self.status.map_or(UNANSWERED, |status| status.as_u16()),
+            bytes_up: self.bytes_up(),
+            bytes_down: self.bytes_down,
+            took: self.started.elapsed(),
+            cut: self.cut,
+        });
     }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
-        if let (Some(upstream), false) = (&self.upstream, self.tunnel) {
+        if let (Some(upstream), true, false) = (&self.upstream, self.served, self.tunnel) {
             let series = upstream.series();
             let seconds = if self.poll { &series.poll_seconds } else { &series.request_seconds };
-            let now = Instant::now();
+            let (now, bytes_up) = (Instant::now(), self.bytes_up());
             seconds.observe(now.duration_since(self.started).as_secs_f64());
             if let Some(hold) = &mut self.hold {
-                hold.moved(self.bytes_up, self.bytes_down, now);
+                hold.moved(bytes_up, self.bytes_down, now);
             }
-            series.bytes_up.inc_by(self.bytes_up);
+            series.bytes_up.inc_by(bytes_up);
             series.bytes_down.inc_by(self.bytes_down);
         }
         self.conn.finish_request();

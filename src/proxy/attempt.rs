@@ -3,13 +3,14 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use rustix::io::Errno;
 
 use super::open_poll::OpenPoll;
-use super::{Job, retry};
+use super::second_worker::{self, HandshakeStep};
+use super::{Job, own_connection, retry};
 use crate::affinity::ask::RequestKind;
 use crate::body::Outgoing;
 use crate::clock;
@@ -19,6 +20,7 @@ use crate::upstream::connections::connect::{self, ExchangeTerms, Failure, Lease}
 use crate::upstream::connections::dial::ConnectError;
 use crate::upstream::connections::limit::{self, NoConnection};
 use crate::upstream::eject::{self, AttemptOutcome};
+use crate::upstream::exchange::connection_auth;
 use crate::upstream::exchange::response_body::Unread;
 use crate::upstream::worker::{Count, Worker};
 
@@ -46,7 +48,8 @@ pub(crate) enum Missed {
     Connect(ConnectError, Request<Outgoing>),
     /// The connection broke, or what came was not a valid response. The worker may have acted on what was sent.
     Broken,
-    /// A new connection broke before the first byte of a response. The request is returned for another worker.
+    /// A new connection broke before the first byte of a response, or a handshake stayed unanswered on it. The request
+    /// is returned for another worker.
     Lost(Request<Outgoing>),
     /// The client's body was malformed or broke off.
     BadBody,
@@ -75,21 +78,43 @@ pub(crate) fn attempt(
     async move {
         let mut max_idle = max_idle(job, worker);
         loop {
-            let lease = match reach(job, worker, max_idle).await {
+            let mut lease = match reach(job, worker, max_idle).await {
                 Ok(lease) => lease,
                 Err(error) => return Err(unreached(job, worker, error, request)),
             };
+            if connection_auth::has_credentials(request.headers()) {
+                own_connection::mark(job, &mut lease);
+            }
             let kept = lease.is_used();
             let keep = retry::is_resendable(job, &request);
             let terms = ExchangeTerms { patience: patience(job), is_poll: job.ask.is_poll(), keep };
             let in_flight = worker.request();
+            let sent = Instant::now();
             let answered = match lease.begin(request, terms) {
+                Ok(exchange) if second_worker::may_ask(job, keep, kept) => {
+                    match Box::pin(second_worker::exchange(job, worker, exchange)).await {
+                        HandshakeStep::Over(answered) => answered,
+                        HandshakeStep::GivenUp(request) => {
+                            came_to(job, worker, AttemptOutcome::TimedOut);
+                            return Err(Missed::Lost(request));
+                        }
+                    }
+                }
                 Ok(exchange) => OpenPoll::new(job, worker, pin!(exchange)).await.ok_or(Missed::Ended)?,
                 Err(failure) => Err(failure),
             };
             let failure = match answered {
-                Ok((response, lease)) => {
-                    came_to(job, worker, AttemptOutcome::of(response.status().as_u16()));
+                Ok((response, mut lease)) => {
+                    if lease.is_authenticated() {
+                        own_connection::mark(job, &mut lease);
+                    }
+                    if !job.ask.is_poll() {
+                        worker.series.responded(sent.elapsed());
+                    }
+                    // A 101 is reported once it is checked (`upgrade::check`).
+                    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                        came_to(job, worker, AttemptOutcome::of(response.status().as_u16()));
+                    }
                     return Ok((response, lease, in_flight));
                 }
                 Err(failure) => failure,
@@ -107,6 +132,8 @@ pub(crate) fn attempt(
 /// The longest time that a connection may have been idle and still be used for this request.
 fn max_idle(job: &Job, worker: &Worker) -> Duration {
     match job.ask.kind {
+        // An authenticated connection is used however long it was idle: on any other one the client is unknown.
+        _ if own_connection::check_any(job, worker) => Duration::MAX,
         RequestKind::Session { .. } if worker.silent_for(clock::now_ms()) > LIVELY_MS => Duration::ZERO,
         RequestKind::Session { .. } => SESSION_IDLE,
         RequestKind::Ordinary
@@ -121,6 +148,9 @@ fn max_idle(job: &Job, worker: &Worker) -> Duration {
 fn patience(job: &Job) -> Duration {
     let config = &job.upstream.config;
     match job.ask.kind {
+        RequestKind::Session { .. } if job.ttl_s > 0 => {
+            config.response_timeout.max(Duration::from_secs(job.ttl_s.into()))
+        }
         RequestKind::Session { .. } => config.response_timeout.max(job.upstream.session_ttl()),
         RequestKind::Ordinary
         | RequestKind::Handshake
@@ -185,6 +215,12 @@ async fn reach(job: &Job, worker: &Arc<Worker>, max_idle: Duration) -> Result<Bo
         return Err(ConnectError::Busy(NoConnection::Queue));
     }
     let slot = limit::enter(worker, config.queue, config.queue_timeout).await.map_err(ConnectError::Busy)?;
+    if !max_idle.is_zero()
+        && let Some(mut lease) = own_connection::take(job, worker)
+    {
+        lease.occupy(slot, job.conn.held.get().cloned());
+        return Ok(lease);
+    }
     let leased = connect::lease(&job.conn.thread.connections, worker, max_idle, config.connect_timeout).await;
     let mut lease = match leased {
         Err(ConnectError::Full) if matches!(job.ask.kind, RequestKind::Session { .. }) => {
@@ -235,7 +271,7 @@ fn broken(job: &Job, worker: &Worker) -> Missed {
 }
 
 /// Reports an outcome to ejection. Only requests that could have gone to another worker count for the error rate.
-fn came_to(job: &Job, worker: &Worker, outcome: AttemptOutcome) {
+pub(super) fn came_to(job: &Job, worker: &Worker, outcome: AttemptOutcome) {
     let in_window = !matches!(job.ask.kind, RequestKind::Session { .. });
-    eject::note(&job.upstream, worker, outcome, in_window, job.conn.thread.now_ms());
+    eject::note(&job.upstream, worker, outcome, in_window, job.client.key(), job.conn.thread.now_ms());
 }

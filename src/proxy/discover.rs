@@ -2,6 +2,9 @@
 //! refuse foreign sids without side effects. It is needed after a restart of stickyd, for clients of another stickyd,
 //! and after the pin table was full.
 //!
+//! The most likely worker gets the request first, if it is alive; mostly it is the owner. Only if it refuses, the
+//! others are asked: by probes where there are any, else by the request itself, one worker after the other.
+//!
 //! Breaking any of these rules would end sessions: a request is passed on only after an explicit refusal; silence
 //! decides nothing (an owner with nothing to send is silent); a GET or POST is never sent to two workers at once; a
 //! POST or upgrade never waits for a GET. Workers that showed no sign of life are asked last: if one is left after all
@@ -10,8 +13,9 @@
 
 mod owner_search;
 mod probe;
+mod tokens;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::{Request, Response, header};
 
@@ -22,39 +26,21 @@ use super::respond::{self, Problem};
 use super::response_body::Reply;
 use crate::affinity::Choice;
 use crate::affinity::ask::RequestKind;
-use crate::affinity::discoveries::budget::BudgetTake;
-use crate::affinity::discoveries::search::Joined;
-use crate::affinity::discoveries::search::ProbeVerdict;
+use crate::affinity::discoveries::search::{Joined, ProbeVerdict};
 use crate::body::Outgoing;
 use crate::clock;
-use crate::keys::AddressHash;
 use crate::keys::Key;
 use crate::locks::lock;
 use crate::metrics::{Discovery, SourceLabel};
-use crate::state::Shared;
-use crate::telemetry::say_full;
 use owner_search::OwnerSearch;
+pub(crate) use probe::path::{is_session_path, session_path};
+use tokens::DiscoveryTokens;
 
 /// How long a request waits for budget, or for silent workers to answer, before it gets a 503.
 const SEARCH_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Interval between two checks while a request waits.
 const SEARCH_POLL: Duration = Duration::from_millis(50);
-
-/// A budget token taken by one discovery; dropping it returns the token if the session was found.
-struct Token<'a> {
-    shared: &'a Shared,
-    address: AddressHash,
-    found: bool,
-}
-
-impl Drop for Token<'_> {
-    fn drop(&mut self) {
-        if self.found {
-            lock(&self.shared.discoveries.budget).give_back(self.address);
-        }
-    }
-}
 
 /// Finds the session's owner by sending this request to workers, and returns the response.
 pub(crate) async fn find(job: &Job, key: Key, mut request: Request<Outgoing>, record: &mut Record) -> Response<Reply> {
@@ -68,66 +54,58 @@ pub(crate) async fn find(job: &Job, key: Key, mut request: Request<Outgoing>, re
         series.refusals_own.inc();
         return respond::refused(job);
     }
-    let Some(mut token) = take_token(shared, job).await else {
-        say_full!(upstream = %job.upstream.config.name,
-            "discovery budget is spent: too many requests for unknown sessions ([limits] discoveries)");
+    let mut tokens = DiscoveryTokens::none(job);
+    if !tokens.take(job, 1).await {
         series.discovered(Discovery::OverBudget);
-        return respond::problem(Problem::Full("too many unknown sessions"));
-    };
+        return over_budget();
+    }
     if job.ask.rule(&job.upstream).is_some_and(|live| live.refuses_in_body()) {
         // A refusal in a compressed body cannot be read. Engine.IO's refusals are too short to be compressed.
         request.headers_mut().remove(header::ACCEPT_ENCODING);
     }
     let copies = Copies::of(job, request);
     let joined = Joined::new(&shared.discoveries, key);
-    let mut hunt = OwnerSearch::new(job, key, &joined.search, copies);
-    let (result, response) = hunt.run(record).await;
-    token.found = hunt.proven;
+    let (result, response) = OwnerSearch::new(job, key, &joined.search, copies, tokens).run(record).await;
     series.discovered(result);
     response
 }
 
+/// The response to a request whose address has no budget left.
+fn over_budget() -> Response<Reply> {
+    respond::problem(Problem::Full("too many unknown sessions"))
+}
+
 /// Looks for a worker that already has the session this request would create: since workers come and go, it may differ
-/// from the worker that the session id leads to. This works only for protocols with a probe that has no side effects,
-/// and within the budget. Otherwise, and if no worker claims the session within a second (the limit for all probes),
-/// `choice` is returned unchanged.
+/// from the worker that the session id leads to, which is asked first. This works only for protocols with a probe that
+/// has no side effects, and within the budget. Otherwise, and if no worker claims the session within a second (the
+/// limit for all probes), `choice` is returned unchanged.
 pub(crate) async fn claimed(job: &Job, request: &Request<Outgoing>, choice: Choice) -> Choice {
-    let shared = &job.conn.thread.shared;
     let members = job.upstream.members.iter().map(|member| &member.worker);
-    let workers: Vec<_> = members.filter(|worker| worker.serves()).cloned().collect();
-    if workers.len() < 2 || job.ask.upgrade.is_some() || !probe::asks(job, request) {
+    let others: Vec<_> =
+        members.filter(|worker| worker.serves() && worker.serial != choice.worker.serial).cloned().collect();
+    if others.is_empty() || job.ask.upgrade.is_some() || !probe::exists(job, request) {
         return choice;
     }
-    let address = shared.sessions.keys.address(job.client.key());
-    if !lock(&shared.discoveries.budget).take(address, clock::now_ms()).taken {
+    let mut tokens = DiscoveryTokens::none(job);
+    if !tokens.try_take(job, 1) {
         return choice;
     }
-    let mut token = Token { shared, address, found: false };
-    let asked = probe::ask_all(job, request, &workers).await;
+    let guess = probe::ask_one(job, request, &choice.worker).await;
+    if guess == ProbeVerdict::Owns {
+        tokens.give_back();
+        job.upstream.series().discovered(Discovery::Found);
+        let seat = choice.seat.or_else(|| Some(choice.worker.session()));
+        return Choice { why: SourceLabel::Discovered, seat, ..choice };
+    }
+    if !probe::may_ask(job, request) || !tokens.try_take(job, others.len()) {
+        return choice;
+    }
+    let asked = probe::ask_all(job, request, &others).await;
     let Some((owner, _)) = asked.into_iter().find(|(_, verdict)| *verdict == ProbeVerdict::Owns) else {
         return choice;
     };
-    token.found = true;
+    tokens.give_back();
     let seat = Some(owner.session());
     job.upstream.series().discovered(Discovery::Found);
     Choice { worker: owner, why: SourceLabel::Discovered, seat, ..choice }
-}
-
-async fn take_token<'a>(shared: &'a Shared, job: &Job) -> Option<Token<'a>> {
-    let address = shared.sessions.keys.address(job.client.key());
-    let deadline = Instant::now() + SEARCH_PATIENCE;
-    loop {
-        let BudgetTake { taken, crowded } = lock(&shared.discoveries.budget).take(address, clock::now_ms());
-        if crowded {
-            say_full!(upstream = %job.upstream.config.name,
-                "too many addresses request unknown sessions: some that spent their budget were forgotten");
-        }
-        if taken {
-            return Some(Token { shared, address, found: false });
-        }
-        if Instant::now() >= deadline {
-            return None;
-        }
-        tokio::time::sleep(SEARCH_POLL).await;
-    }
 }

@@ -60,7 +60,14 @@ pub(crate) fn to(
         let mut tried = Vec::new();
         loop {
             record.decided(&choice.worker, choice.why);
-            match attempt(job, &choice.worker, request).await {
+            record.tries();
+            let was_resent = job.resent.get();
+            let attempted = attempt(job, &choice.worker, request).await;
+            if job.resent.get() && !was_resent && !matches!(attempted, Err(Missed::Lost(_))) {
+                // It was sent twice to this worker.
+                record.tries();
+            }
+            match attempted {
                 Ok((response, lease, in_flight)) => {
                     return deliver(job, choice, response, lease, in_flight, record).await;
                 }
@@ -167,6 +174,9 @@ pub(crate) async fn deliver(
     if status != StatusCode::OK {
         stays(job);
     }
+    if status.is_success() {
+        job.came_back(&choice);
+    }
     set_cookie(job, &choice, &mut parts);
     let stream = settle(job, &mut choice, &parts, &answer);
     record.answered(&choice.worker, status, in_flight, choice.hold);
@@ -177,7 +187,7 @@ pub(crate) async fn deliver(
 /// that a drain can end.
 pub(crate) fn settle(job: &Job, choice: &mut Choice, parts: &Parts, answer: &WorkerBody) -> Option<Box<Stream>> {
     if job.ask.facts.is_some() {
-        learn::made(job, choice, parts.status);
+        learn::made(job, choice, parts);
         learn::ended(job, choice, parts.status);
     }
     // A response of known length ends by itself. Most responses cost no more than this check.

@@ -9,7 +9,8 @@ use std::net::IpAddr;
 
 use hyper::header::{self, HeaderMap, HeaderValue};
 
-use super::headers::{FORWARDED_FOR, FORWARDED_PROTO, parse_hop};
+use super::headers::{FORWARDED_FOR, parse_hop};
+use super::told;
 
 /// Adds the field, or appends stickyd's own element to it. `peer` is the address that connected to stickyd; `secure` is
 /// true if it did so over TLS.
@@ -27,12 +28,17 @@ pub(crate) fn add(headers: &mut HeaderMap, peer: IpAddr, secure: bool) {
         let chain = headers.get(FORWARDED_FOR).map_or(&b""[..], HeaderValue::as_bytes);
         for (place, hop) in chain.split(|&b| b == b',').enumerate() {
             text.extend_from_slice(if place == 0 { b"" } else { b", " });
-            element(&mut text, std::str::from_utf8(hop).ok().and_then(parse_hop));
+            match std::str::from_utf8(hop).ok().and_then(parse_hop) {
+                None if is_obfuscated(hop.trim_ascii()) => {
+                    text.extend_from_slice(b"for=");
+                    text.extend_from_slice(hop.trim_ascii());
+                }
+                address => element(&mut text, address),
+            }
             // The scheme and host of the client's own request, which is what workers need, go into the first element.
             if place == 0 {
-                let proto =
-                    headers.get(FORWARDED_PROTO).is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"));
-                about(&mut text, host, if proto { b"https" } else { b"http" });
+                let proto: &[u8] = if told::secure(headers) == Some(true) { b"https" } else { b"http" };
+                about(&mut text, host, proto);
             }
         }
     }
@@ -49,6 +55,12 @@ fn element(text: &mut Vec<u8>, address: Option<IpAddr>) {
         None => "for=unknown".to_owned(),
     };
     text.extend_from_slice(node.as_bytes());
+}
+
+/// Whether a hop is an obfuscated identifier, such as `_hidden` (§6.3), which needs no quotes.
+fn is_obfuscated(hop: &[u8]) -> bool {
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
+    hop.strip_prefix(b"_").is_some_and(|rest| !rest.is_empty() && rest.iter().all(is_part))
 }
 
 /// Writes `host` and `proto`. An accepted host contains neither `"` nor `\`, so plain quotes suffice (RFC 9110 §5.6.4).
@@ -91,6 +103,15 @@ mod tests {
         let chain =
             [("x-forwarded-for", "192.0.2.9:55, junk, ::ffff:10.0.0.1"), ("x-forwarded-proto", "https"), ("host", "a")];
         assert_eq!(after(&chain, "10.0.0.1", false), "for=192.0.2.9;host=\"a\";proto=https, for=unknown, for=10.0.0.1");
+        let chain = [
+            ("x-forwarded-for", "_hidden, unknown, _a;b, \"[2001:db8::1]:99\", 10.0.0.1"),
+            ("x-forwarded-proto", "wss, http"),
+            ("host", "a"),
+        ];
+        assert_eq!(
+            after(&chain, "10.0.0.1", false),
+            "for=_hidden;host=\"a\";proto=https, for=unknown, for=unknown, for=\"[2001:db8::1]\", for=10.0.0.1"
+        );
         let told = [
             ("forwarded", "for=192.0.2.9;proto=https"),
             ("forwarded", "for=\"_x\""),

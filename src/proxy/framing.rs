@@ -26,7 +26,7 @@ pub(crate) fn check_request<B>(request: &Request<B>) -> Result<(), Problem> {
     if !star && uri.scheme().is_none() && (uri.authority().is_some() || !uri.path().starts_with('/')) {
         return Err(Problem::BadRequest("the request target is not a path"));
     }
-    if uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
+    if uri.scheme_str().is_some_and(|scheme| !is_known(scheme, headers.contains_key(header::UPGRADE))) {
         return Err(Problem::BadRequest("the scheme of the request target is not http or https"));
     }
     if headers.contains_key(header::TRANSFER_ENCODING) && !only_chunked(headers) {
@@ -36,6 +36,33 @@ pub(crate) fn check_request<B>(request: &Request<B>) -> Result<(), Problem> {
         return Err(Problem::Expectation);
     }
     Ok(())
+}
+
+/// Whether a target may have this scheme. Some WebSocket clients write their own URL into an upgrade (RFC 6455 §3).
+fn is_known(scheme: &str, upgrades: bool) -> bool {
+    let is_one_of = |schemes: [&str; 2]| schemes.iter().any(|known| scheme.eq_ignore_ascii_case(known));
+    is_one_of(["http", "https"]) || (upgrades && is_one_of(["ws", "wss"]))
+}
+
+/// Whether a field's name could be read as that of a framing field, although it is not: CGI-like servers turn each
+/// character that is not a letter or digit into an underscore (RFC 3875 §4.1.18), so `Content_Length` becomes
+/// `Content-Length`.
+fn is_lookalike(name: &str) -> bool {
+    let like = |real: &str| {
+        let same = |(a, b): (u8, u8)| a == b || (b == b'-' && !a.is_ascii_alphanumeric());
+        name.len() == real.len() && name != real && name.bytes().zip(real.bytes()).all(same)
+    };
+    like("content-length") || like("transfer-encoding")
+}
+
+/// Removes the fields that look like framing fields; returns whether there were any. Their sender may want a peer to
+/// find another end of the request, so stickyd reads no further request from its connection.
+pub(crate) fn try_remove_lookalikes(headers: &mut HeaderMap) -> bool {
+    let found: Vec<_> = headers.keys().filter(|name| is_lookalike(name.as_str())).cloned().collect();
+    for name in &found {
+        headers.remove(name);
+    }
+    !found.is_empty()
 }
 
 fn only_continue(headers: &HeaderMap) -> bool {

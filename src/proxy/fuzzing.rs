@@ -6,12 +6,13 @@ use std::rc::Rc;
 use hyper::Request;
 use hyper::body::Body;
 
+use super::access_log::Record;
 use super::response_body::ClientBody;
 use super::{Conn, prepare, read};
 use crate::body::Outgoing;
 
 /// Returns the request as a worker would receive it, or `None` if stickyd would answer it itself.
 pub fn forwardable<B: Body + Into<ClientBody>>(conn: &Rc<Conn>, request: Request<B>) -> Option<Request<Outgoing>> {
-    let job = read(conn, &request).ok()?;
+    let job = read(conn, &request, &mut Record::begin(conn, &request)).ok()?;
     Some(prepare(&job, request).0)
 }

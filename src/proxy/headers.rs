@@ -13,28 +13,29 @@ use hyper::{Request, Uri, Version};
 
 use super::hop_fields::{self, remove_where};
 use super::respond::Problem;
+use super::told;
 use crate::affinity::ask::{RequestFacts, RequestKind};
 use crate::client::Client;
-use crate::header_list::has_token;
+use crate::header_list::list_has;
 use crate::listener::ClientCertificate;
 use crate::listener::conn::Conn;
 
 pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(super) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(super) const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CLIENT_VERIFY: HeaderName = HeaderName::from_static("x-client-verify");
 const CLIENT_SUBJECT: HeaderName = HeaderName::from_static("x-client-subject");
 const CLIENT_FINGERPRINT: HeaderName = HeaderName::from_static("x-client-fingerprint");
 
 /// Determines the client from its connection and, if the peer is a trusted proxy, from the head.
 pub fn client(conn: &Conn, headers: &HeaderMap) -> Client {
-    let mut client = Client { address: conn.peer_ip, secure: conn.tls.is_some() };
+    let mut client = Client { address: conn.peer_ip, known: conn.is_known, secure: conn.tls.is_some() };
     if conn.trusted {
         client.address = right_most_untrusted(conn, headers);
-        if let Some(proto) = headers.get(FORWARDED_PROTO) {
-            client.secure = proto.as_bytes().eq_ignore_ascii_case(b"https");
+        if let Some(secure) = told::secure(headers) {
+            client.secure = secure;
         }
     }
     client
@@ -65,7 +66,8 @@ fn right_most_untrusted(conn: &Conn, headers: &HeaderMap) -> IpAddr {
     let mut seen = conn.peer_ip;
     for value in headers.get_all(FORWARDED_FOR).iter().rev() {
         let Ok(value) = value.to_str() else { return seen };
-        for hop in value.rsplit(',') {
+        // Empty elements of a list are none (RFC 9110 §5.6.1).
+        for hop in value.rsplit(',').filter(|hop| !hop.trim().is_empty()) {
             let Some(address) = parse_hop(hop) else { return seen };
             seen = address;
             if !conn.listener.trusts(address) {
@@ -76,9 +78,11 @@ fn right_most_untrusted(conn: &Conn, headers: &HeaderMap) -> IpAddr {
     seen
 }
 
-/// Parses a hop of `X-Forwarded-For`: `1.2.3.4`, `1.2.3.4:567`, `::1`, `[::1]` or `[::1]:567`, with spaces around it.
+/// Parses a hop of `X-Forwarded-For`: `1.2.3.4`, `1.2.3.4:567`, `::1`, `[::1]` or `[::1]:567`, in quotes (RFC 7239 §4)
+/// or not, with spaces around it. `unknown` and `_hidden` (RFC 7239 §6) name no address.
 pub(super) fn parse_hop(hop: &str) -> Option<IpAddr> {
     let hop = hop.trim();
+    let hop = hop.strip_prefix('"').and_then(|hop| hop.strip_suffix('"')).unwrap_or(hop);
     let address = hop
         .parse::<IpAddr>()
         .ok()
@@ -110,9 +114,10 @@ pub(crate) fn host<B>(request: &Request<B>) -> Result<&str, Problem> {
     }
 }
 
-/// Accepts `name`, `name:port`, `1.2.3.4:port` and `[::1]:port`, but no userinfo, and no character that could be read
-/// as the end of a host.
-fn is_host(text: &str) -> bool {
+/// Accepts `name`, `name:port`, `1.2.3.4:port` and `[::1]:port`, but no userinfo, no empty label except a final one
+/// (the root), and no character that could be read as the end of a host. Names of hosts have no percent-encoding: some
+/// workers would decode it, and others would not.
+pub(super) fn is_host(text: &str) -> bool {
     let (name, port) = match text.split_once(']') {
         Some((address, port)) => match address.strip_prefix('[').map(str::parse::<Ipv6Addr>) {
             Some(Ok(_)) => ("v6", port),
@@ -122,8 +127,9 @@ fn is_host(text: &str) -> bool {
     };
     let is_number = |port: &str| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok();
     let is_port = |port: &str| port.strip_prefix(':').is_some_and(|port| port.is_empty() || is_number(port));
-    let is_name = |b: u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(&b);
-    (port.is_empty() || is_port(port)) && !name.is_empty() && name.bytes().all(is_name)
+    let is_name = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+;=".contains(&b);
+    let has_labels = !name.starts_with('.') && !name.contains("..");
+    (port.is_empty() || is_port(port)) && !name.is_empty() && has_labels && name.bytes().all(is_name)
 }
 
 /// Rewrites a client's request head for a worker.
@@ -150,26 +156,43 @@ pub(crate) fn to_worker(conn: &Conn, client: Client, parts: &mut Parts, ask: &Re
         // (docs/reference/protocols.md §1.2).
         headers.remove(header::ACCEPT_ENCODING);
     }
-    let te_trailers = headers.get(header::TE).is_some_and(|te| has_token(te.as_bytes(), b"trailers"));
+    let te_trailers = headers.contains_key(header::TE) && list_has(headers, &header::TE, b"trailers");
     // A client's `Connection` must not remove identity fields; only trust decides about them.
     strip_nominated(headers, hop_fields::is_identity);
     let forwarded_for = chain(conn, client, headers);
-    remove_where(headers, if conn.trusted { hop_fields::stops_from_proxy } else { hop_fields::stops_from_client });
+    if conn.trusted {
+        remove_where(headers, hop_fields::stops_from_proxy);
+    } else {
+        tell_disbelief(conn, &remove_where(headers, hop_fields::stops_from_client));
+    }
     if te_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     tell_certificate(conn, headers);
     headers.insert(FORWARDED_FOR, forwarded_for);
+    // Before the other fields are set, because it follows from those that the proxy sent.
+    if !headers.contains_key(FORWARDED_PORT) {
+        let port = told::port(conn, client, headers);
+        headers.insert(FORWARDED_PORT, port);
+    }
     let proto = HeaderValue::from_static(if client.secure { "https" } else { "http" });
     headers.entry(FORWARDED_PROTO).or_insert(proto);
     if let Some(host) = headers.get(header::HOST).filter(|host| !host.is_empty()).cloned() {
         headers.entry(FORWARDED_HOST).or_insert(host);
     }
-    headers.entry(FORWARDED_PORT).or_insert_with(|| conn.listener.port_value.clone());
     headers.entry(REQUEST_ID).or_insert_with(|| request_id(conn.thread.request_id()));
     if ask.upgrade.is_some() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    }
+}
+
+/// Logs, once per listener, that fields were removed which a peer that could be a proxy of ours sent.
+fn tell_disbelief(conn: &Conn, removed: &[HeaderName]) {
+    let is_told = |name: &HeaderName| name.as_str().starts_with("x-forwarded-") || name == header::FORWARDED;
+    if removed.iter().any(is_told) && conn.listener.take_disbelief(conn.peer_ip) {
+        tracing::warn!(listener = conn.listener.label(), peer = %conn.peer_ip,
+            "X-Forwarded-* of a peer that is not among trusted_proxies is removed; if it is a proxy, add its address");
     }
 }
 
@@ -272,6 +295,17 @@ mod tests {
             ("[::1]:99", Some("::1")),
             ("[::1]", Some("::1")),
             ("::ffff:1.2.3.4", Some("1.2.3.4")),
+            ("\"[::1]:99\"", Some("::1")),
+            ("\"1.2.3.4\"", Some("1.2.3.4")),
+            (" \t1.2.3.4 ", Some("1.2.3.4")),
+            ("[::ffff:1.2.3.4]:99", Some("1.2.3.4")),
+            ("[1.2.3.4]:99", None),
+            ("1.2.3.4:", None),
+            ("1.2.3.4:99999", None),
+            ("1.2.3", None),
+            ("01.2.3.4", None),
+            ("_hidden", None),
+            ("_hidden:_port", None),
             ("unknown", None),
             ("", None),
         ] {

@@ -6,13 +6,15 @@
 
 use hyper::header::{HeaderMap, HeaderName};
 
-/// Removes the fields for whose names `doomed` returns true. It makes one pass over the fields present: most heads
-/// contain few of the forbidden names, and one look-up for each such name cost more than the rest of the rewriting.
-pub(crate) fn remove_where(headers: &mut HeaderMap, doomed: fn(&str) -> bool) {
+/// Removes the fields for whose names `doomed` returns true, and returns these names. It makes one pass over the fields
+/// present: most heads contain few of the forbidden names, and one look-up for each such name cost more than the rest
+/// of the rewriting.
+pub(crate) fn remove_where(headers: &mut HeaderMap, doomed: fn(&str) -> bool) -> Vec<HeaderName> {
     let found: Vec<HeaderName> = headers.keys().filter(|name| doomed(name.as_str())).cloned().collect();
-    for name in found {
+    for name in &found {
         headers.remove(name);
     }
+    found
 }
 
 /// Whether a field of a request from an untrusted client is removed.
@@ -95,9 +97,41 @@ pub(crate) fn is_identity(name: &str) -> bool {
         || (name.contains('_') && is_identity(&name.replace('_', "-")))
 }
 
-const IDENTITY_BEGINNINGS: [&str; 5] = ["x-forwarded", "x-original-", "x-real-", "x-ssl-", "ssl-client-"];
+/// Families of names that no application uses for anything else. `X-Forwarded-User`, `-Email` and `-Groups` are logins
+/// for workers behind oauth2-proxy, and other proxies have other names.
+const IDENTITY_BEGINNINGS: [&str; 3] = ["x-forwarded", "x-ssl-client", "ssl-client-"];
 
-const IDENTITY: [&str; 20] = [
+/// Names that some worker or framework trusts. Others that look similar belong to applications, such as
+/// `X-Original-Filename` and `X-Real-Name`.
+const IDENTITY: [&str; 46] = [
+    "x-real-ip",
+    "x-real-port",
+    "x-real-host",
+    "x-real-proto",
+    "x-real-scheme",
+    // IIS with URL Rewrite, Symfony and Zend; ingress-nginx; ASP.NET Core behind a second proxy.
+    "x-original-url",
+    "x-original-uri",
+    "x-original-path",
+    "x-original-host",
+    "x-original-method",
+    "x-original-scheme",
+    "x-original-proto",
+    "x-original-prefix",
+    "x-original-port",
+    "x-original-for",
+    "x-original-ip",
+    "x-original-client-ip",
+    "x-original-remote-addr",
+    "x-original-forwarded-for",
+    // Certificates and parameters of TLS, as HAProxy, nginx and F5 are often made to send them.
+    "x-ssl-cert",
+    "x-ssl-issuer",
+    "x-ssl-subject",
+    "x-ssl-cipher",
+    "x-ssl-protocol",
+    "x-ssl-verify",
+    "x-ssl-session-id",
     "x-request-id",
     "forwarded",
     "true-client-ip",
@@ -131,7 +165,23 @@ mod tests {
         for name in ["x-forwarded-for", "x-forwarded-scheme", "x-forwarded-ssl", "x_forwarded_by", "x-real_ip"] {
             assert!(is_identity(name), "{name}");
         }
-        assert!(!is_identity("x-forwarding") && !is_identity("forwarded-to"));
+        for name in ["x-original-url", "x_original_url", "x-real-ip", "x-ssl-client-s-dn", "x-ssl-client"] {
+            assert!(is_identity(name), "{name}");
+        }
+        for name in [
+            "x-forwarding",
+            "forwarded-to",
+            "x-original-filename",
+            "x-original-name",
+            "x-original-to",
+            "x-real-name",
+            "x-real-time",
+            "x-real-ip-2",
+            "x-ssl-labs",
+            "x_original_filename",
+        ] {
+            assert!(!is_identity(name) && !stops_from_client(name), "{name}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::StatusCode;
-use hyper::body::Frame;
+use hyper::body::{Body as _, Frame};
 use hyper::header;
 use hyper::http::response::Parts;
 use tokio::time::Instant;
@@ -27,6 +27,7 @@ use crate::config::rules::{AnswerPlace, Learn, Protocol};
 use crate::engine_io::{self, Handshake, OpenPacket};
 use crate::metrics::SourceLabel;
 use crate::rules::answer::{self, RefusalMatch};
+use crate::rules::proof;
 use crate::rules::{LiveRule, extract};
 use crate::sockets::EndReason;
 
@@ -82,6 +83,23 @@ impl<'a> Ahead<'a> {
             }
         }
     }
+}
+
+/// Reads ahead until at least `bytes` bytes of a body have come, or what there is of it. Returns what was read, which
+/// is kept in `held` for the client.
+pub(crate) async fn beginning(
+    body: &mut WorkerBody,
+    held: &mut VecDeque<Frame<Bytes>>,
+    bytes: usize,
+) -> Result<Vec<u8>, Problem> {
+    let mut seen = Vec::new();
+    for frame in held.iter() {
+        seen.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+    }
+    let whole = body.is_end_stream();
+    let mut ahead = Ahead { answer: body, held, seen, whole, deadline: None };
+    while ahead.more(bytes).await? {}
+    Ok(ahead.seen)
 }
 
 /// A session id found in a response.
@@ -195,8 +213,10 @@ async fn find(
     let id = match &learn.from {
         AnswerPlace::OpenPacket => {
             return Ok(open_packet(ahead).await?.map(|open| {
-                let ttl = job.upstream.learn(open.ping_interval, open.ping_timeout, open.max_payload);
-                Born { id: open.sid.into_bytes(), ttl: Ttl::Announced(ttl) }
+                let sessions = &job.conn.thread.shared.sessions;
+                let key = live.key(&sessions.keys, &job.upstream.config.name, open.sid.as_bytes());
+                let ttl = Ttl::Announced(job.upstream.learn(key, &open));
+                Born { id: open.sid.into_bytes(), ttl }
             }));
         }
         AnswerPlace::Json(_) => json(&learn.from, parts, ahead).await?.map(String::into_bytes),
@@ -264,10 +284,11 @@ fn pin(job: &Job, choice: &mut Choice, live: &LiveRule, born: &Born) {
 
 /// Pins a session whose id was made by its client, or was accepted by a worker during discovery, to the worker that
 /// accepted it.
-pub(crate) fn made(job: &Job, choice: &mut Choice, status: StatusCode) {
+pub(crate) fn made(job: &Job, choice: &mut Choice, parts: &Parts) {
     let (RequestKind::Session { key, .. }, Some(live)) = (job.ask.kind, job.ask.rule(&job.upstream)) else { return };
     if (live.rule.client_made || choice.why == SourceLabel::Discovered)
-        && status.is_success()
+        && proof::head_allows(live.rule.protocol, parts.status, &parts.headers)
+        && proves(live, parts)
         && let Some(seat) = choice.seat.take()
     {
         let shared = &job.conn.thread.shared;
@@ -276,6 +297,14 @@ pub(crate) fn made(job: &Job, choice: &mut Choice, status: StatusCode) {
         live.series.learned.inc();
         choice.hold = shared.sessions.hold(key);
     }
+}
+
+/// Whether a success may be that of a session. A page, which many applications give for every path, proves no session
+/// of a protocol that the file does not name.
+pub(crate) fn proves(live: &LiveRule, parts: &Parts) -> bool {
+    let kind = parts.headers.get(header::CONTENT_TYPE).map(|kind| kind.as_bytes());
+    let is_page = kind.and_then(|kind| kind.get(..9)).is_some_and(|kind| kind.eq_ignore_ascii_case(b"text/html"));
+    live.rule.guard.is_none() || !is_page
 }
 
 /// Drops the pin of a session that this request has ended, as its rule defines.

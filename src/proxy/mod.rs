@@ -1,5 +1,6 @@
 //! The life of one request: read its head, find its upstream, choose its worker, forward it, and answer.
 
+mod access_line;
 pub(crate) mod access_log;
 pub(crate) mod attempt;
 pub(crate) mod discover;
@@ -13,11 +14,14 @@ pub(crate) mod headers;
 pub(crate) mod hop_fields;
 pub(crate) mod learn;
 pub(crate) mod open_poll;
+pub(crate) mod own_connection;
 pub(crate) mod replay;
 pub(crate) mod request_timeout;
 pub(crate) mod respond;
 pub(crate) mod response_body;
 pub(crate) mod retry;
+pub(crate) mod second_worker;
+mod told;
 mod trailers;
 mod upgrade;
 mod upload;
@@ -29,7 +33,7 @@ use std::sync::Arc;
 
 use hyper::body::Body;
 use hyper::header;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 
 use crate::affinity::ask::{RequestFacts, RequestKind};
 use crate::affinity::{Choice, Resolved};
@@ -38,13 +42,14 @@ use crate::body::RequestStream;
 use crate::client::Client;
 use crate::clock;
 use crate::config::Redirect;
+use crate::keys::Key;
 use crate::listener::conn::Conn;
 use crate::metrics::LimitLabel;
 use crate::min_rate::Transfer;
 use crate::route;
-use crate::route::RouteMatch;
 use crate::route::guard;
 use crate::sockets::{self, New, OpeningRequest, SocketFacts, Transport};
+use crate::state::Readiness;
 use crate::upstream::Upstream;
 use crate::upstream::worker::{SessionSeat, Worker};
 use access_log::Record;
@@ -67,6 +72,10 @@ pub struct Job {
     pub goodbye: Option<SessionGoodbye>,
     /// Whether the request was already sent a second time; it is never sent a third time.
     pub resent: Cell<bool>,
+    /// How long the request's session may be silent, in seconds; 0 if that is not known.
+    ttl_s: u32,
+    /// Where the session of this request lives, if this is its first request after the handshake.
+    first_path: Option<Key>,
     /// Index of the matching route in the snapshot; `None` if the config has no routes.
     route: Option<usize>,
     /// Facts about the socket that this request may open; read only for requests that can open one.
@@ -107,6 +116,16 @@ impl Job {
         if !sid.is_empty() {
             let new = |seat| self.session(&choice.worker, seat, &sid);
             self.conn.thread.shared.sessions.enlist(hold.key(), new);
+            self.first_path = Some(discover::session_path(self, request.uri()));
+        }
+    }
+
+    /// Learns from a session that its worker has accepted at its first request after the handshake: its numbers, and
+    /// the path at which sessions live.
+    fn came_back(&self, choice: &Choice) {
+        if let (Some(path), Some(hold)) = (self.first_path, &choice.hold) {
+            self.upstream.carried.numbers.came_back(hold.key(), clock::now_ms());
+            self.upstream.carried.paths.learn(path);
         }
     }
 
@@ -128,23 +147,28 @@ impl Job {
 
 /// Answers one request. `fits` is the result of the checks of its HTTP version. Every path through this function ends
 /// in a response, and nothing is remembered on the connection (ARCHITECTURE.md, invariant 1).
-pub async fn handle<B>(conn: Rc<Conn>, request: Request<B>, fits: Result<(), Problem>) -> Response<Reply>
+pub async fn handle<B>(conn: Rc<Conn>, mut request: Request<B>, fits: Result<(), Problem>) -> Response<Reply>
 where
     B: Body + Into<ClientBody>,
 {
     let mut record = Record::begin(&conn, &request);
-    let odd = !conn.http2 && framing::names_two_hosts(&request);
+    let lookalikes = framing::try_remove_lookalikes(request.headers_mut());
+    let odd = !conn.http2 && (lookalikes || framing::names_two_hosts(&request));
+    let http10 = request.version() == Version::HTTP_10;
     let uploads = !request.body().is_end_stream();
     conn.mark_body_read();
-    let mut response = match fits.map_err(Rejection::from).and_then(|()| read(&conn, &request)) {
+    let mut response = match fits.map_err(Rejection::from).and_then(|()| read(&conn, &request, &mut record)) {
         Err(Rejection::Problem(problem)) => respond::problem(problem),
         Err(Rejection::ByGuard { reason, is_upgrade, client }) => {
             record.comes_from(client);
             respond::turned_away(reason, is_upgrade, &request)
         }
+        Err(Rejection::Health(readiness)) => respond::health(&readiness),
         Err(Rejection::ToHttps { redirect, host }) => respond::redirect(redirect, &host, request.uri()),
         Ok(job) => {
             let (request, pace) = prepare(&job, request);
+            record.upload.clone_from(&pace);
+            record.sends(request.headers());
             let limit = request_timeout::limit(&job);
             let (answer, overdue) = {
                 // Pinned in place: passed as an argument, it would be stored twice in this future, which each request
@@ -160,15 +184,35 @@ where
             answer
         }
     };
+    // The end of such a response is the end of the connection (RFC 9112 §6.3), which hyper would not announce.
+    let odd = odd || (http10 && response.body().size_hint().exact().is_none());
     // After a 101 the connection carries no further request, so it needs no `Connection: close`.
     if odd && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         respond::last(&mut response);
+    }
+    // To a response in HTTP/1.1, hyper would add `keep-alive` for such a client.
+    if http10 && response.headers().contains_key(header::CONNECTION) {
+        *response.version_mut() = Version::HTTP_10;
     }
     // stickyd wrote this response before anything read the request's body, so the client may still be sending it.
     if uploads && response.headers().contains_key(header::CONNECTION) {
         conn.mark_body_unread();
     }
-    if let Some(hsts) = conn.listener.tls().and_then(|tls| tls.hsts.as_ref()) {
+    if let Some(hsts) = conn.hsts() {
+        respond::strictly(hsts, &mut response);
+    }
+    record.finish(response)
+}
+
+/// Answers a head that is not a valid request, as the last one of its connection. `line` is what its first line says.
+pub(crate) fn refuse(conn: &Rc<Conn>, line: Option<(Method, Uri)>, problem: Problem) -> Response<Reply> {
+    let mut request = Request::new(());
+    let unknown = || (Method::from_bytes(b"-").unwrap_or_default(), Uri::from_static("*"));
+    (*request.method_mut(), *request.uri_mut()) = line.unwrap_or_else(unknown);
+    let record = Record::begin(conn, &request);
+    let mut response = respond::problem(problem);
+    respond::last(&mut response);
+    if let Some(hsts) = conn.hsts() {
         respond::strictly(hsts, &mut response);
     }
     record.finish(response)
@@ -183,7 +227,10 @@ fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) -> impl 
     async move {
         let shared = &job.conn.thread.shared;
         record.concerns(&job.upstream, &job.ask, job.client);
-        let resolved = shared.sessions.resolve(&job.upstream, &job.ask, job.client, &[]);
+        let resolved = match own_connection::choice(&job) {
+            Some(choice) => Resolved::Worker(choice),
+            None => shared.sessions.resolve(&job.upstream, &job.ask, job.client, &[]),
+        };
         if job.ask.kind == RequestKind::Handshake
             || job.ask.upgrade.is_some()
             || matches!(resolved, Resolved::Unpinned(_))
@@ -193,6 +240,7 @@ fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) -> impl 
         match resolved {
             Resolved::Worker(choice) => {
                 job.enlist(&choice, &request);
+                job.ttl_s = choice.hold.as_ref().map_or(0, |hold| hold.ttl_s);
                 let request = if forward::may_be_goodbye(&job, &request) {
                     match Box::pin(forward::read_goodbye(&mut job, request)).await {
                         Ok(request) => request,
@@ -223,6 +271,8 @@ fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) -> impl 
 enum Rejection {
     /// It is answered with the plain text of this problem.
     Problem(Problem),
+    /// It is a health check of stickyd itself.
+    Health(Readiness),
     /// It is redirected to https at this host.
     ToHttps {
         /// Port and status of the redirect.
@@ -248,21 +298,24 @@ impl From<Problem> for Rejection {
 }
 
 /// Reads the head of a request and routes it. A head that is invalid or ambiguous is a problem.
-fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Rejection> {
+fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>, record: &mut Record) -> Result<Job, Rejection> {
     let host = check_head(conn, request)?;
     let shared = &conn.thread.shared;
     let snapshot = shared.snapshot.load();
     let found = route::find(&snapshot.rules.routes, &snapshot.upstreams, host, request.uri().path());
-    let Some(RouteMatch { upstream, watch, place: route }) = found else {
+    let Some(found) = found.map_err(|why| Problem::BadRequest(why.reason()))? else {
         shared.metrics.unrouted.inc();
         return Err(Problem::NoRoute.into());
     };
+    let upstream = found.upstream;
+    record.routed(upstream);
     let ask = RequestFacts::read(&shared.sessions, upstream, request, &conn.cookie);
     let client = headers::client(conn, request.headers());
-    if watch.is_some() || upstream.limits.is_some() {
+    if found.is_guarded() {
         let key = shared.sessions.keys.address(client.key());
-        let asked = guard::GuardedRequest { ask: &ask, client, host, key, now_ms: clock::now_ms() };
-        let passed = guard::check(watch, upstream, request, &asked);
+        let own = told::authority(conn, request.headers(), host);
+        let asked = guard::GuardedRequest { ask: &ask, client, own, key, now_ms: clock::now_ms() };
+        let passed = guard::check(&found, request, &asked);
         let is_upgrade = ask.upgrade.is_some();
         passed.map_err(|reason| Rejection::ByGuard { reason, is_upgrade, client })?;
     }
@@ -280,7 +333,9 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>) -> Result<Job, Rejection
         client,
         goodbye: None,
         resent: Cell::new(false),
-        route,
+        ttl_s: 0,
+        first_path: None,
+        route: found.place,
         facts: None,
     })
 }
@@ -297,15 +352,26 @@ fn check_head<'r, B: Body>(conn: &Conn, request: &'r Request<B>) -> Result<&'r s
         shared.metrics.limits.reached(LimitLabel::TargetBytes);
         return Err(Problem::TooLong.into());
     }
+    if let Some(path) = conn.listener.health()
+        && request.uri().path() == path
+        && matches!(*request.method(), Method::GET | Method::HEAD)
+    {
+        let mut pairs = request.uri().query().unwrap_or_default().split('&');
+        let upstream = pairs.find_map(|pair| pair.strip_prefix("upstream="));
+        return Err(Rejection::Health(shared.readiness(conn.thread.is_stopping(), upstream)));
+    }
     let host = headers::host(request)?;
-    if let Some(redirect) = conn.listener.redirect() {
+    // A client that came to a trusted proxy over TLS is where the redirect would send it.
+    if let Some(redirect) = conn.listener.redirect()
+        && !headers::client(conn, request.headers()).secure
+    {
         // An HTTP/1.0 client may leave out the host; then there is no URL to redirect it to.
-        return Err(match host {
+        return Err(match told::authority(conn, request.headers(), host).host {
             "" => Problem::BadRequest("the Host header is missing").into(),
             host => Rejection::ToHttps { redirect, host: host.to_owned() },
         });
     }
-    if !conn.serves(route::without_port(host)) {
+    if !conn.serves(route::bare(host)) {
         return Err(Problem::Misdirected.into());
     }
     Ok(host)

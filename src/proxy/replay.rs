@@ -29,15 +29,23 @@ enum Body {
     Held(Bytes),
     /// The body streams to the first worker asked; `None` after that.
     Once(Option<Outgoing>),
-    /// The body is too large to be held and streams to the first worker asked; `None` after that.
-    TooLarge(Option<Outgoing>),
+    /// The body cannot be held and streams to the first worker asked; `None` after that.
+    Unheld(Option<Outgoing>, Unheld),
+}
+
+/// Why a body cannot be held.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unheld {
+    TooLarge,
+    NoRoom,
 }
 
 impl Copies {
     pub(crate) fn of(job: &Job, request: Request<Outgoing>) -> Self {
         let (parts, body) = request.into_parts();
         let body = if body.is_end_stream() { Body::Held(Bytes::new()) } else { Body::Once(Some(body)) };
-        let room = ReplayRoom::none(&job.conn.thread.shared);
+        let shared = &job.conn.thread.shared;
+        let room = ReplayRoom::none(shared, shared.sessions.keys.address(job.client.key()));
         Self { head: Request::from_parts(parts, Outgoing::EMPTY), body, room }
     }
 
@@ -56,23 +64,37 @@ impl Copies {
         while !body.is_end_stream() {
             let too_large = body.size_hint().lower().saturating_add(held.len() as u64) > limit as u64;
             if too_large || held.len() > limit {
-                return Ok(Body::TooLarge(Some(body.after(held.into()))));
+                return Ok(Body::Unheld(Some(body.after(held.into())), Unheld::TooLarge));
             }
             let Some(frame) = body.frame().await else { break };
             let frame = frame.map_err(|_| Problem::BadRequest("the request body broke off"))?;
             let Ok(data) = frame.into_data() else { continue };
-            if !room.grow(data.len()) {
-                say_full!("no room to hold request bodies for replay ([limits] replay_bytes)");
-                return Err(Problem::Full("too many request bodies are held"));
+            if !room.grow(data.len(), limit) {
+                say_full!(
+                    "no room to hold request bodies for replay: all of it, or an address's share of an eighth, \
+                    is in use ([limits] replay_bytes)"
+                );
+                held.extend_from_slice(&data);
+                return Ok(Body::Unheld(Some(body.after(held.into())), Unheld::NoRoom));
             }
             held.extend_from_slice(&data);
         }
         Ok(Body::Held(held.into()))
     }
 
+    /// Whether the request can be sent only once, because its body is not held.
+    pub(crate) fn is_for_one(&self) -> bool {
+        matches!(self.body, Body::Unheld(..))
+    }
+
+    /// Whether the body is not held because there was no room for it.
+    pub(crate) fn has_no_room(&self) -> bool {
+        matches!(self.body, Body::Unheld(_, Unheld::NoRoom))
+    }
+
     /// Takes back a request that was not sent.
     pub(crate) fn take_back(&mut self, request: Request<Outgoing>) {
-        if let Body::Once(stream) | Body::TooLarge(stream) = &mut self.body {
+        if let Body::Once(stream) | Body::Unheld(stream, _) = &mut self.body {
             *stream = Some(request.into_body());
         }
     }
@@ -80,7 +102,7 @@ impl Copies {
     pub(crate) fn next(&mut self) -> Option<Request<Outgoing>> {
         let body = match &mut self.body {
             Body::Held(bytes) => Outgoing::held(bytes.clone()),
-            Body::Once(stream) | Body::TooLarge(stream) => stream.take()?,
+            Body::Once(stream) | Body::Unheld(stream, _) => stream.take()?,
         };
         Some(Request::from_parts(copy_head(&self.head), body))
     }

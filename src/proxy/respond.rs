@@ -1,6 +1,6 @@
-//! Every response that stickyd writes itself (ARCHITECTURE.md, invariant 11), except the bare 4xx that hyper sends for
-//! a head it cannot parse.
+//! Every response that stickyd writes itself (ARCHITECTURE.md, invariant 11).
 
+use bytes::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode, Uri};
 
@@ -13,9 +13,13 @@ use crate::affinity::ask::RequestFacts;
 use crate::config::Redirect;
 use crate::engine_io;
 use crate::route::guard::GuardRefusal;
+use crate::state::Readiness;
 
 /// Value of `Retry-After`, in seconds, on responses for which waiting helps.
 const RETRY_AFTER: &str = "1";
+
+/// Reason of a refusal of a session that no worker has.
+const SESSION_UNKNOWN: &str = "session unknown";
 
 /// What the client did wrong, or what went wrong at the worker or in stickyd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,10 +48,24 @@ pub enum Problem {
     Expectation,
     /// The head has more fields than the limit allows (`head_fields`).
     TooManyFields,
+    /// The head is larger than the limit allows (`head_bytes`).
+    HeadTooLarge,
     /// The request method is not supported.
     NotImplemented,
     /// The request's host has other client certificate settings than the host this connection was opened for.
     Misdirected,
+}
+
+/// Marks an answer as stickyd's own, with the reason that the access log gives. It is an extension of the response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OwnReason(pub(crate) &'static str);
+
+/// An answer of stickyd with this status and body.
+fn own(status: StatusCode, reason: &'static str, body: impl Into<Bytes>) -> Response<Reply> {
+    let mut response = Response::new(Reply::whole(body));
+    *response.status_mut() = status;
+    response.extensions_mut().insert(OwnReason(reason));
+    response
 }
 
 /// The plain-text response to a problem. If the problem could be an attack, the connection is closed.
@@ -95,6 +113,9 @@ impl PlainAnswer {
                 Self::new(S::SERVICE_UNAVAILABLE, "the session's worker is not known yet").retry_later()
             }
             Problem::TooManyFields => Self::new(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header fields").closing(),
+            Problem::HeadTooLarge => {
+                Self::new(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "the request head exceeds the size limit").closing()
+            }
             // Closed, so that the client opens a new connection for this host (RFC 9110 §15.5.20).
             Problem::Misdirected => {
                 Self::new(S::MISDIRECTED_REQUEST, "this connection was made for another host").closing()
@@ -106,8 +127,7 @@ impl PlainAnswer {
 
     fn into_response(self) -> Response<Reply> {
         let Self { status, text, closes, retry_helps } = self;
-        let mut response = Response::new(Reply::whole(format!("{status}: {text}\n")));
-        *response.status_mut() = status;
+        let mut response = own(status, text, format!("{status}: {text}\n"));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -135,11 +155,23 @@ pub(crate) fn redirect(redirect: Redirect, host: &str, uri: &Uri) -> Response<Re
         return problem(Problem::BadRequest("the request target cannot be redirected"));
     };
     let status = StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::PERMANENT_REDIRECT);
-    let mut response = Response::new(Reply::whole(format!("{status}\n")));
-    *response.status_mut() = status;
+    let mut response = own(status, "redirected to https", format!("{status}\n"));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(header::LOCATION, location);
+    response
+}
+
+/// Answers a health check of stickyd itself. Once stickyd stops, the connection is closed, too.
+pub(crate) fn health(readiness: &Readiness) -> Response<Reply> {
+    let mut response = Response::new(Reply::whole(readiness.text()));
+    *response.status_mut() = StatusCode::from_u16(readiness.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if *readiness == Readiness::Stopping {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 
@@ -181,8 +213,7 @@ fn session_unknown(ask: &RequestFacts) -> Response<Reply> {
     } else {
         ("application/json", r#"{"code":1,"message":"Session ID unknown"}"#)
     };
-    let mut response = Response::new(Reply::whole(body));
-    *response.status_mut() = StatusCode::BAD_REQUEST;
+    let mut response = own(StatusCode::BAD_REQUEST, SESSION_UNKNOWN, body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -217,8 +248,7 @@ pub(crate) fn turned_away<B>(turned: GuardRefusal, upgrade: bool, request: &Requ
     } else {
         ("text/plain; charset=utf-8", format!("{status}\n"))
     };
-    let mut response = Response::new(Reply::whole(body));
-    *response.status_mut() = status;
+    let mut response = own(status, message, body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -8,7 +8,9 @@
 //! gets the request. PUT and DELETE are idempotent only on paper: an application may count, mail or bill on each one.
 //! A request with a sid is never sent twice (ARCHITECTURE.md, invariant 4).
 //!
-//! Both kinds are paid from the upstream's retry budget, so that they cannot double the load on a failing pool. A
+//! A handshake that stays unanswered on a new connection is also resent, to another worker (`second_worker`).
+//!
+//! All kinds are paid from the upstream's retry budget, so that they cannot double the load on a failing pool. A
 //! refused connect or a full queue costs no worker anything and is not charged.
 
 use hyper::body::Body;
@@ -59,13 +61,35 @@ pub(crate) fn request(head: &[u8]) -> Option<Request<Outgoing>> {
 /// Whether a request that reached no worker may be passed on: only if it has no session, and if it has not already
 /// waited in a queue, because the next queue would be as long.
 pub(crate) fn try_take_pass_on(job: &Job, choice: &Choice, error: &ConnectError, now_ms: Millis) -> bool {
+    let is_session = matches!(job.ask.kind, RequestKind::Session { .. });
+    match passes_on(is_session, choice.why, error) {
+        PassOn::Never => false,
+        PassOn::Free => true,
+        PassOn::Paid => in_budget(job, now_ms),
+    }
+}
+
+/// Whether a request that reached no worker is passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PassOn {
+    Never,
+    /// It has cost the worker nothing.
+    Free,
+    /// It is paid from the retry budget.
+    Paid,
+}
+
+fn passes_on(is_session: bool, why: SourceLabel, error: &ConnectError) -> PassOn {
     match error {
-        // A session that is not pinned yet may begin at any worker.
-        _ if matches!(job.ask.kind, RequestKind::Session { .. }) && choice.why == SourceLabel::Sid => false,
+        _ if is_session && why == SourceLabel::Sid => PassOn::Never,
+        // The worker has just claimed the session. It has lost the session only if it refuses connects; the session may
+        // then begin anew at any worker.
+        _ if is_session && why == SourceLabel::Discovered && !matches!(error, ConnectError::Refused) => PassOn::Never,
         // It has already waited, or descriptors are short: a connection to another worker would need one as well.
-        ConnectError::Busy(NoConnection::TimedOut) | ConnectError::Reserved => false,
-        ConnectError::Refused | ConnectError::Busy(NoConnection::Queue) => true,
-        ConnectError::Full | ConnectError::TimedOut | ConnectError::Io(_) => in_budget(job, now_ms),
+        ConnectError::Busy(NoConnection::TimedOut) | ConnectError::Reserved => PassOn::Never,
+        ConnectError::Refused | ConnectError::Busy(NoConnection::Queue) => PassOn::Free,
+        // A session that is not pinned yet may begin at any worker.
+        ConnectError::Full | ConnectError::TimedOut | ConnectError::Io(_) => PassOn::Paid,
     }
 }
 
@@ -94,6 +118,21 @@ fn in_budget(job: &Job, now_ms: Millis) -> bool {
 mod tests {
     use super::*;
     use crate::upstream::exchange::request_writer;
+
+    /// See ARCHITECTURE.md, invariant 4.
+    #[test]
+    fn a_session_that_a_worker_claimed_is_not_passed_on() {
+        let errors = [ConnectError::TimedOut, ConnectError::Full, ConnectError::Busy(NoConnection::Queue)];
+        for error in &errors {
+            for why in [SourceLabel::Sid, SourceLabel::Discovered] {
+                assert_eq!(passes_on(true, why, error), PassOn::Never, "{why:?} {error}");
+            }
+            assert_ne!(passes_on(true, SourceLabel::New, error), PassOn::Never, "{error}");
+            assert_ne!(passes_on(false, SourceLabel::Cookie, error), PassOn::Never, "{error}");
+        }
+        assert_eq!(passes_on(true, SourceLabel::Discovered, &ConnectError::Refused), PassOn::Free);
+        assert_eq!(passes_on(true, SourceLabel::Sid, &ConnectError::Refused), PassOn::Never);
+    }
 
     #[test]
     fn a_copy_equals_the_original_request() {

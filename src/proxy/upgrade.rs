@@ -1,7 +1,7 @@
 //! The answer to an upgrade: a 101 is checked (ARCHITECTURE.md, invariant 6), passed on, and the tunnel planned that
 //! both sockets become. Left out: the bytes of the tunnel (`tunnel`).
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use hyper::header;
@@ -11,6 +11,7 @@ use tokio::io::AsyncReadExt;
 
 use super::Job;
 use super::access_log::Record;
+use super::attempt;
 use super::forward::set_cookie;
 use super::headers;
 use super::respond::{self, Problem};
@@ -23,6 +24,7 @@ use crate::sockets::Tunnelled;
 use crate::tunnel::socket_names::Names;
 use crate::tunnel::{TunnelPlan, TunnelState};
 use crate::upstream::connections::connect::{InUse, Lease};
+use crate::upstream::eject::AttemptOutcome;
 use crate::upstream::exchange::response_body::Unread;
 use crate::websocket::upgrade;
 
@@ -85,8 +87,10 @@ pub(crate) async fn check(job: &Job, response: Response<Unread>, lease: Box<Leas
     let (parts, unread) = response.into_parts();
     let asked = job.ask.upgrade.as_ref().is_some_and(|accept| upgrade::grants(&parts.headers, accept));
     if parts.version != Version::HTTP_11 || !asked {
+        attempt::came_to(job, lease.worker(), AttemptOutcome::Broken);
         return None;
     }
+    attempt::came_to(job, lease.worker(), AttemptOutcome::of(parts.status.as_u16()));
     let (io, first, in_use) = lease.into_tunnel(unread);
     Some(Granted { parts, io, first, in_use })
 }
@@ -97,6 +101,7 @@ pub(crate) fn open(job: &Job, mut choice: Choice, granted: Granted, record: &mut
     choice.worker.series.answered(StatusCode::SWITCHING_PROTOCOLS.as_u16());
     job.upstream.series().upgrades_granted.inc();
     record.became_tunnel();
+    job.came_back(&choice);
     headers::to_client(&mut parts.headers, !job.conn.http2);
     set_cookie(job, &choice, &mut parts);
     let plan = TunnelPlan { io, first, terms: terms(job, &mut choice, in_use) };
@@ -139,10 +144,8 @@ fn terms(job: &Job, choice: &mut Choice, in_use: InUse) -> Box<TunnelState> {
         trial,
         transport,
         socket,
-        started: Instant::now(),
         upstream: job.upstream.carried.clone(),
         bytes_up: 0,
-        bytes_down: 0,
         tunnel: choice.worker.tunnel(),
         in_use: Some(in_use),
         insert: None,

@@ -178,8 +178,10 @@ impl Reloader {
     async fn become_new(&mut self, new: Config) -> ReloadOutcome {
         let running = &mut self.running;
         let file = running.sources.as_ref().map(|sources| sources.file().display().to_string()).unwrap_or_default();
-        let mut plan =
-            running.listeners.plan(&new.listeners).map_err(|error| format!("error: {error}\n --> {file}"))?;
+        let mut plan = running.listeners.plan(&new.listeners).map_err(|error| {
+            let help = error.help().map(|help| format!("\n  = help: {help}")).unwrap_or_default();
+            format!("error: {error}\n --> {file}{help}")
+        })?;
         let mut places = Vec::new();
         for mailbox in running.mailboxes.iter().filter(|_| plan.has_new()) {
             let place = tokio::time::timeout(THREADS, mailbox.reserve()).await;

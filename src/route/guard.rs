@@ -21,6 +21,7 @@ use crate::engine_io::{self, EngineQuery};
 use crate::header_list::has_token;
 use crate::keys::AddressHash;
 use crate::metrics::GuardLabel;
+use crate::route::RouteMatch;
 use crate::telemetry::say_full;
 use crate::upstream::Upstream;
 use crate::upstream::rate::{ADDRESSES, RateKind, RateLimits, SHARDS};
@@ -56,18 +57,28 @@ impl RouteGuard {
         Some(Arc::new(Self { guards: guards.clone(), limits }))
     }
 
-    fn judge<B>(&self, request: &Request<B>, ask: &RequestFacts, client: Client, host: &str) -> Result<(), GuardLabel> {
-        let within = |networks: &[ipnet::IpNet]| networks.iter().any(|network| network.contains(&client.address));
-        if within(&self.guards.deny) || (!self.guards.allow.is_empty() && !within(&self.guards.allow)) {
+    fn judge<B>(&self, request: &Request<B>, asked: &GuardedRequest<'_>) -> Result<(), GuardLabel> {
+        let GuardedRequest { ask, client, own, .. } = asked;
+        let is_allowed = self.guards.allow.is_empty() || client.is_within(&self.guards.allow);
+        if !is_allowed || client.is_within(&self.guards.deny) {
             return Err(GuardLabel::Network);
         }
         match &self.guards.origins {
-            Some(origins) if is_session(request, ask) && !may(origins, request.headers(), client, host) => {
+            Some(origins) if is_session(request, ask) && !may(origins, request.headers(), *client, *own) => {
                 Err(GuardLabel::Origin)
             }
             _ => Ok(()),
         }
     }
+}
+
+/// The host and port of the URL that a client asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Authority<'a> {
+    /// The host, with a port if the client wrote one.
+    pub host: &'a str,
+    /// The port that a trusted proxy says the client used, for a host without one.
+    pub port: Option<u16>,
 }
 
 /// What a guard needs to know of a request in addition to the request itself.
@@ -76,39 +87,40 @@ pub(crate) struct GuardedRequest<'a> {
     pub ask: &'a RequestFacts,
     /// The client that sent the request.
     pub client: Client,
-    /// The host that the request names.
-    pub host: &'a str,
+    /// The host and port that the client's request is for.
+    pub own: Authority<'a>,
     /// The client's address, hashed with [`crate::affinity::pins::Keys::address`].
     pub key: AddressHash,
     /// The current time, in milliseconds ([`clock::now_ms`](crate::clock::now_ms)).
     pub now_ms: Millis,
 }
 
-/// Checks a request against the guard of its route and the limits of its upstream, and counts rejections.
+/// Checks a request against the guards of its route, of the routes that its path may be read as, and the limits of its
+/// upstream, and counts rejections.
 ///
 /// # Errors
 /// The reason for which the request is rejected.
 pub(crate) fn check<B>(
-    watch: Option<&RouteGuard>,
-    upstream: &Upstream,
+    found: &RouteMatch<'_>,
     request: &Request<B>,
     asked: &GuardedRequest<'_>,
 ) -> Result<(), GuardRefusal> {
+    let upstream = found.upstream;
     let turn = |why: GuardLabel| upstream.series().turned(why);
-    if let Some(watch) = watch {
-        watch.judge(request, asked.ask, asked.client, asked.host).map_err(|why| {
+    for watch in found.guards() {
+        watch.judge(request, asked).map_err(|why| {
             turn(why);
             GuardRefusal::Forbidden
         })?;
     }
     let handshake = opens(upstream, request, asked.ask);
     let of_route =
-        watch.map(|watch| (&*watch.limits, asked.key, [GuardLabel::RateRequests, GuardLabel::RateHandshakes]));
+        found.guards().map(|watch| (&*watch.limits, asked.key, [GuardLabel::RateRequests, GuardLabel::RateHandshakes]));
     let of_all = upstream.limits.as_ref();
     let of_all = of_all
         .map(|limits| (&**limits, AddressHash::ALL, [GuardLabel::UpstreamRequests, GuardLabel::UpstreamHandshakes]));
     // The address's own limit comes first, so an address that exceeds it takes no tokens from the upstream's total.
-    for (limits, key, [requests, handshakes]) in of_route.into_iter().chain(of_all) {
+    for (limits, key, [requests, handshakes]) in of_route.chain(of_all) {
         limits.take(key, handshake, asked.now_ms).map_err(|(what, wait)| {
             let why = match what {
                 RateKind::Requests => requests,
@@ -125,17 +137,21 @@ pub(crate) fn check<B>(
 
 /// Whether the request opens an Engine.IO session, or a WebSocket that belongs to no Engine.IO session.
 fn opens<B>(upstream: &Upstream, request: &Request<B>, ask: &RequestFacts) -> bool {
+    // A server that takes the first of several sids, which may be empty, may open a session.
+    let may_open = || request.method() == hyper::Method::GET && ask.engine.is_some_and(EngineQuery::contradicts_itself);
     match ask.kind {
         RequestKind::Handshake => true,
         // The sid counts even if sids are not among the upstream's affinity rules.
         RequestKind::Ordinary | RequestKind::Birth => {
-            let with_sid = ask.engine.is_some_and(EngineQuery::has_sid);
+            let with_sid = ask.engine.is_some_and(|engine| engine.has_sid() && !engine.contradicts_itself());
             !with_sid && (ask.upgrade.is_some() || (ask.engine.is_some() && request.method() == hyper::Method::GET))
         }
         // A client can invent an id of another protocol, so its WebSocket counts. An Engine.IO sid is checked by the
         // worker before it opens anything.
-        RequestKind::Session { .. } => ask.upgrade.is_some() && !ask.is_engine_io(upstream),
-        RequestKind::UnknownSid | RequestKind::Preflight(_) => false,
+        RequestKind::Session { .. } if ask.is_engine_io(upstream) => may_open(),
+        RequestKind::Session { .. } => ask.upgrade.is_some(),
+        RequestKind::UnknownSid => may_open(),
+        RequestKind::Preflight(_) => false,
     }
 }
 
@@ -156,9 +172,9 @@ fn is_session<B>(request: &Request<B>, ask: &RequestFacts) -> bool {
 }
 
 /// Whether the page's origin is in the list, or the request does not come from a page.
-fn may(origins: &[Origin], headers: &HeaderMap, client: Client, host: &str) -> bool {
+fn may(origins: &[Origin], headers: &HeaderMap, client: Client, own: Authority<'_>) -> bool {
     let mut given = headers.get_all(header::ORIGIN).iter();
-    let fits = |origin: &str| origins.iter().any(|rule| fits(rule, origin, client.secure, host));
+    let fits = |origin: &str| origins.iter().any(|rule| fits(rule, origin, client.secure, own));
     match (given.next().map(HeaderValue::to_str), given.next()) {
         (Some(Ok(origin)), None) => fits(origin),
         // There are two Origin fields, or one that is not text.
@@ -181,7 +197,7 @@ fn origin_of(url: &str) -> Option<&str> {
 }
 
 /// Whether an origin, as a browser writes it (RFC 6454 §6.1), matches a rule.
-fn fits(rule: &Origin, origin: &str, secure: bool, own_host: &str) -> bool {
+fn fits(rule: &Origin, origin: &str, secure: bool, own: Authority<'_>) -> bool {
     if *rule == Origin::Null {
         return origin == "null";
     }
@@ -197,11 +213,13 @@ fn fits(rule: &Origin, origin: &str, secure: bool, own_host: &str) -> bool {
     match rule {
         Origin::Null => false,
         Origin::Same => {
-            let (own, own_port) = split_port(own_host);
+            let (name, own_port) = split_port(own.host);
+            // A proxy may name the port apart from the host, or only its own.
+            let told = own_port.is_none() && own.port.is_some() && own.port == given;
             // A page loaded without TLS can have been altered on the way. If TLS ends before stickyd, the scheme is
             // unknown.
             let safe = !secure || scheme == "https";
-            safe && !own.is_empty() && host.eq_ignore_ascii_case(own) && number(own_port) == Some(given)
+            safe && !name.is_empty() && host.eq_ignore_ascii_case(name) && (told || number(own_port) == Some(given))
         }
         Origin::Site { scheme: wanted, host: rule, below, port } => {
             let end = host.len().checked_sub(rule.len()).filter(|start| (*start > 0) == *below);
@@ -250,7 +268,8 @@ mod tests {
             (&Origin::Null, "null", true),
             (&Origin::Null, "https://a.example", false),
         ] {
-            assert_eq!(fits(rule, origin, true, "own.example"), expected, "{rule:?} {origin}");
+            let own = Authority { host: "own.example", port: None };
+            assert_eq!(fits(rule, origin, true, own), expected, "{rule:?} {origin}");
         }
     }
 
@@ -270,20 +289,31 @@ mod tests {
             ("https://", true, "", false),
             ("null", true, "null", false),
         ] {
-            assert_eq!(fits(&Origin::Same, origin, secure, host), expected, "{origin} {secure} {host}");
+            let own = Authority { host, port: None };
+            assert_eq!(fits(&Origin::Same, origin, secure, own), expected, "{origin} {secure} {host}");
+        }
+        for (origin, host, port, expected) in [
+            ("https://a.example:8443", "a.example", 8443, true),
+            ("https://a.example:8444", "a.example", 8443, false),
+            ("https://a.example", "a.example", 8443, true),
+            ("https://a.example:8443", "a.example:1", 8443, false),
+            ("https://b.example:8443", "a.example", 8443, false),
+        ] {
+            let own = Authority { host, port: Some(port) };
+            assert_eq!(fits(&Origin::Same, origin, true, own), expected, "{origin} {host} {port}");
         }
     }
 
     #[test]
     fn scripts_without_an_origin_are_judged_by_their_referer() {
         let rules = [site("https", "a.example", Some(443))];
-        let client = Client { address: [127, 0, 0, 1].into(), secure: true };
+        let client = Client { address: [127, 0, 0, 1].into(), known: true, secure: true };
         let asks = |fields: &[(&'static str, &'static str)]| {
             let mut headers = HeaderMap::new();
             for (name, value) in fields {
                 headers.append(*name, HeaderValue::from_static(value));
             }
-            may(&rules, &headers, client, "own.example")
+            may(&rules, &headers, client, Authority { host: "own.example", port: None })
         };
         assert!(asks(&[]), "not a browser");
         assert!(asks(&[("sec-fetch-site", "same-origin")]) && asks(&[("sec-fetch-site", "none")]));

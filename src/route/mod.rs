@@ -1,13 +1,22 @@
-//! Routing: maps a host and a path to an upstream. The first matching route wins. Hosts are compared without port and
-//! case.
+//! Routing: maps a host and a path to an upstream. The first matching route wins (docs/reference/routing.md §10).
+//!
+//! Hosts are compared without port, case and final dot. A path is compared as workers read it, not as it is spelled
+//! (`readings`): its normal form chooses the route, and where a worker may read another path, the guards of that
+//! path's route apply as well. Paths are case-sensitive.
 
 pub(crate) mod guard;
+mod host;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::config::Route;
+use crate::readings::{self, Readings, Unreadable};
 use crate::upstream::Upstream;
 use guard::RouteGuard;
+use host::HostRule;
+
+pub(crate) use host::{bare, without_port};
 
 /// A route and its live guard.
 pub struct Guarded {
@@ -17,64 +26,112 @@ pub struct Guarded {
     pub name: Arc<str>,
     /// The guard that may reject requests on this route; `None` if it has none.
     pub watch: Option<Arc<RouteGuard>>,
+    host: HostRule,
+    /// The normal form of the route's path, without a final slash.
+    prefix: Vec<u8>,
 }
 
 /// Where a request goes: the result of [`find`].
-pub(crate) struct RouteMatch<'a> {
+pub struct RouteMatch<'a> {
     /// The upstream that serves it.
-    pub(crate) upstream: &'a Arc<Upstream>,
+    pub upstream: &'a Arc<Upstream>,
     /// The guard of its route; `None` where the route has none.
-    pub(crate) watch: Option<&'a RouteGuard>,
+    pub watch: Option<&'a RouteGuard>,
+    /// Guards of other routes that the worker may take the path for; empty for nearly every request.
+    pub others: Vec<&'a RouteGuard>,
     /// The place of its route among the configured ones; `None` where no route is configured.
-    pub(crate) place: Option<usize>,
+    pub place: Option<usize>,
+}
+
+impl RouteMatch<'_> {
+    /// Whether any guard or limit applies to the request.
+    pub(crate) fn is_guarded(&self) -> bool {
+        self.watch.is_some() || !self.others.is_empty() || self.upstream.limits.is_some()
+    }
+
+    /// Every guard that the request must pass.
+    pub(crate) fn guards(&self) -> impl Iterator<Item = &RouteGuard> {
+        self.watch.into_iter().chain(self.others.iter().copied())
+    }
+}
+
+impl Guarded {
+    /// Prepares a route for matching.
+    pub(crate) fn new(route: Route, watch: Option<Arc<RouteGuard>>) -> Self {
+        let name = format!("{}{}", route.host.as_deref().unwrap_or_default(), route.path).into();
+        let host = HostRule::of(route.host.as_deref());
+        let prefix = prefix(&route.path).into_owned();
+        Self { route, name, watch, host, prefix }
+    }
+
+    fn fits(&self, host: &str, path: &[u8]) -> bool {
+        self.host.fits(host) && fits_path(&self.prefix, path)
+    }
 }
 
 /// Finds the upstream for a request, the route's guard and the route's index. `host` is the value of the Host header.
-pub(crate) fn find<'a>(
+///
+/// # Errors
+/// The path could mean anything, and there are routes that depend on it.
+pub fn find<'a>(
     routes: &'a [Guarded],
     upstreams: &'a [Arc<Upstream>],
     host: &str,
     path: &str,
-) -> Option<RouteMatch<'a>> {
+) -> Result<Option<RouteMatch<'a>>, Unreadable> {
     if routes.is_empty() {
-        return upstreams.first().map(|upstream| RouteMatch { upstream, watch: None, place: None });
+        let first = upstreams.first();
+        return Ok(first.map(|upstream| RouteMatch { upstream, watch: None, others: Vec::new(), place: None }));
     }
-    let host = without_port(host);
-    let mut numbered = routes.iter().enumerate();
-    let (place, found) = numbered.find(|(_, guarded)| fits(&guarded.route, host, path))?;
-    upstreams.get(found.route.upstream).map(|upstream| RouteMatch {
-        upstream,
-        watch: found.watch.as_deref(),
-        place: Some(place),
-    })
+    let host = bare(host);
+    // Where all routes have the same path, it does not matter how it is read.
+    if readings::is_plain(path.as_bytes()) || routes.iter().all(|one| one.prefix.is_empty()) {
+        return Ok(matched(routes, upstreams, first(routes, host, path.as_bytes()), Vec::new()));
+    }
+    let readings = Readings::of(path.as_bytes())?;
+    let place = first(routes, host, &readings.normal);
+    let others = readings.all.iter().filter_map(|path| first(routes, host, path));
+    Ok(matched(routes, upstreams, place, others.collect()))
 }
 
-fn fits(route: &Route, host: &str, path: &str) -> bool {
-    route.host.as_deref().is_none_or(|rule| fits_host(rule, host)) && fits_path(&route.path, path)
+/// The place of the first route that matches.
+fn first(routes: &[Guarded], host: &str, path: &[u8]) -> Option<usize> {
+    routes.iter().position(|one| one.fits(host, path))
 }
 
-fn fits_host(rule: &str, host: &str) -> bool {
-    match rule.strip_prefix('*') {
-        Some(suffix) => {
-            host.len() > suffix.len()
-                && host.get(host.len() - suffix.len()..).is_some_and(|end| end.eq_ignore_ascii_case(suffix))
+fn matched<'a>(
+    routes: &'a [Guarded],
+    upstreams: &'a [Arc<Upstream>],
+    place: Option<usize>,
+    mut others: Vec<usize>,
+) -> Option<RouteMatch<'a>> {
+    let found = routes.get(place?)?;
+    let upstream = upstreams.get(found.route.upstream)?;
+    others.sort_unstable();
+    others.dedup();
+    let guard = |other: &usize| routes.get(*other)?.watch.as_deref();
+    let others = others.iter().filter(|other| Some(**other) != place).filter_map(guard).collect();
+    Some(RouteMatch { upstream, watch: found.watch.as_deref(), others, place })
+}
+
+/// The path of a route as it is compared: its normal form, which `config` has checked, without a final slash.
+fn prefix(path: &str) -> Cow<'_, [u8]> {
+    let normal = match readings::is_plain(path.as_bytes()) {
+        true => Cow::Borrowed(path.as_bytes()),
+        false => Readings::of(path.as_bytes()).map_or(Cow::Borrowed(path.as_bytes()), |read| read.normal.into()),
+    };
+    match normal {
+        Cow::Borrowed(path) => path.strip_suffix(b"/").unwrap_or(path).into(),
+        Cow::Owned(mut path) => {
+            path.pop_if(|last| *last == b'/');
+            path.into()
         }
-        None => host.eq_ignore_ascii_case(rule),
     }
 }
 
 /// Matches a path prefix on a segment boundary: `/chat` matches `/chat` and `/chat/x`, but not `/chatter`.
-fn fits_path(rule: &str, path: &str) -> bool {
-    let rule = rule.strip_suffix('/').unwrap_or(rule);
-    path.strip_prefix(rule).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
-/// Cuts the port off a host; an IPv6 address keeps its brackets.
-pub(crate) fn without_port(host: &str) -> &str {
-    if host.starts_with('[') {
-        return host.find(']').and_then(|end| host.get(..=end)).unwrap_or(host);
-    }
-    host.split(':').next().unwrap_or(host)
+fn fits_path(prefix: &[u8], path: &[u8]) -> bool {
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 
 #[cfg(test)]
@@ -82,17 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn route_rules_match_hosts_and_paths() {
-        for (rule, host, fit) in [
-            ("a.example", "A.example", true),
-            ("a.example", "b.example", false),
-            ("*.example", "a.example", true),
-            ("*.example", "example", false),
-            ("*.example", ".example", false),
-            ("*.example", "xexample", false),
-        ] {
-            assert_eq!(fits_host(rule, host), fit, "{rule} {host}");
-        }
+    fn paths_match_on_segment_boundaries() {
         for (rule, path, fit) in [
             ("/", "/", true),
             ("/", "/x", true),
@@ -100,11 +147,12 @@ mod tests {
             ("/chat", "/chat/x", true),
             ("/chat/", "/chat", true),
             ("/chat", "/chatter", false),
+            ("/chat", "/Chat", false),
+            ("/caf%c3%a9", "/caf\u{e9}/x", true),
+            ("/%7euser", "/~user", true),
             ("/", "*", false),
         ] {
-            assert_eq!(fits_path(rule, path), fit, "{rule} {path}");
+            assert_eq!(fits_path(&prefix(rule), path.as_bytes()), fit, "{rule} {path}");
         }
-        assert_eq!(without_port("[::1]:80"), "[::1]");
-        assert_eq!(without_port("a:80"), "a");
     }
 }

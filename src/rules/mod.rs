@@ -8,6 +8,8 @@
 
 pub(crate) mod answer;
 pub(crate) mod extract;
+pub(crate) mod guard;
+pub(crate) mod proof;
 
 use std::borrow::Cow;
 use std::sync::Arc;

@@ -8,35 +8,72 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Health;
+use crate::config::{Health, HealthKind};
 use crate::state::{Shared, Snapshot};
-use crate::upstream::Member;
-use crate::upstream::health::watch;
+use crate::upstream::health::{engine, watch};
 use crate::upstream::serial::WorkerSerial;
-use crate::upstream::worker::Worker;
+use crate::upstream::worker::{Worker, WorkerHealth};
+use crate::upstream::{Member, status_text};
 
 /// Time after which every worker has been checked once, unless it hangs.
 const FIRST_CHECKS: Duration = Duration::from_secs(3);
 
-/// Logs one line, after the first checks, about all addresses at which no process listens, instead of one line for each
-/// empty port of a range.
-async fn say_deserted(workers: Vec<Arc<Worker>>) {
-    tokio::time::sleep(FIRST_CHECKS).await;
-    let deserted: Vec<&str> =
-        workers.iter().filter(|worker| worker.gone()).map(|worker| worker.name.as_str()).collect();
-    if let ([first, .., last] | [first @ last], [worker, ..]) = (deserted.as_slice(), workers.as_slice()) {
-        tracing::warn!(upstream = %worker.upstream, deserted = deserted.len(), of = workers.len(), first, last,
-            "no process listens on the addresses of some workers");
+/// Interval at which it is looked whether all workers have been checked.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Maximum number of workers that are not up that one line names; ranges may have a thousand.
+const NAMED: usize = 5;
+
+/// Logs one line about the workers of an upstream after their first checks: how many are up, and why others are not.
+/// With `introduces`, a worker that is up is asked whether it speaks Socket.IO.
+async fn introduce(workers: Vec<Arc<Worker>>, health: HealthKind, introduces: bool) {
+    let all_checked = async {
+        while workers.iter().any(|worker| worker.notes.check().is_none()) {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    // A worker that hangs is described as far as it is known.
+    let _ = tokio::time::timeout(FIRST_CHECKS, all_checked).await;
+    let Some(first) = workers.first() else { return };
+    let is_up = |worker: &&Arc<Worker>| worker.health() == WorkerHealth::Up && worker.notes.check().is_some();
+    let up = workers.iter().filter(is_up).count();
+    let socket_io = match (workers.iter().find(is_up), &health) {
+        (Some(_), HealthKind::SocketIo(target)) => Some(format!("Socket.IO at {}", target.path)),
+        (Some(worker), _) if introduces => {
+            Some(engine::socket_io(worker).await.unwrap_or_else(|| format!("no Socket.IO at {}", engine::PATH)))
+        }
+        (Some(_) | None, _) => None,
+    };
+    let down: Vec<_> = workers.iter().filter(|worker| !is_up(worker)).collect();
+    let mut why: Vec<_> =
+        down.iter().take(NAMED).map(|worker| format!("{}: {}", worker.name, reason(worker))).collect();
+    if let more @ 1.. = down.len().saturating_sub(NAMED) {
+        why.push(format!("and {more} more"));
+    }
+    let down = (!why.is_empty()).then(|| why.join("; "));
+    let (of, speaks) = (workers.len(), socket_io.as_deref());
+    if up == 0 {
+        tracing::warn!(upstream = %first.upstream, up, of, down, "first health checks done: no worker is up");
+    } else {
+        tracing::info!(upstream = %first.upstream, up, of, speaks, down, "first health checks done");
+    }
+}
+
+/// Returns why a worker is not up.
+fn reason(worker: &Worker) -> String {
+    match worker.health() {
+        WorkerHealth::Gone if !worker.life.was_seen() => "no process listens".to_owned(),
+        _ => status_text::health(worker),
     }
 }
 
 /// Keeps every worker of the snapshot checked until `stop`. A new snapshot affects only the checks of workers that are
 /// added or removed, or whose check settings changed.
-pub(crate) async fn keep(shared: Arc<Shared>, tasks: TaskTracker, stop: CancellationToken) {
+pub(crate) async fn keep(shared: Arc<Shared>, introduces: bool, tasks: TaskTracker, stop: CancellationToken) {
     let mut watches = HashMap::new();
     let mut changed = shared.changed.subscribe();
     loop {
-        follow(&shared.snapshot.load(), &mut watches, &tasks, &stop);
+        follow(&shared.snapshot.load(), introduces, &mut watches, &tasks, &stop);
         if !matches!(stop.run_until_cancelled(changed.changed()).await, Some(Ok(()))) {
             return;
         }
@@ -51,13 +88,14 @@ struct RunningCheck {
 
 fn follow(
     snapshot: &Snapshot,
+    introduces: bool,
     watches: &mut HashMap<WorkerSerial, RunningCheck>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) {
     let mut before = std::mem::take(watches);
     for upstream in &snapshot.upstreams {
-        let mut new = Vec::new();
+        let mut has_new = false;
         for Member { worker, .. } in &upstream.members {
             let health = &upstream.config.health;
             let same = match before.remove(&worker.serial) {
@@ -67,7 +105,7 @@ fn follow(
                     None
                 }
                 None => {
-                    new.push(worker.clone());
+                    has_new = true;
                     None
                 }
             };
@@ -78,8 +116,10 @@ fn follow(
             });
             watches.insert(worker.serial, watched);
         }
-        if !new.is_empty() {
-            tasks.spawn_local(stop.clone().run_until_cancelled_owned(say_deserted(new)));
+        if has_new {
+            let all = upstream.members.iter().map(|member| member.worker.clone()).collect();
+            let told = introduce(all, upstream.config.health.kind.clone(), introduces);
+            tasks.spawn_local(stop.clone().run_until_cancelled_owned(told));
         }
     }
     for watched in before.into_values() {

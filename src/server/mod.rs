@@ -8,6 +8,7 @@ mod bus;
 mod data_thread;
 mod dns;
 mod health_checks;
+mod start_error;
 mod stop;
 
 use std::net::SocketAddr;
@@ -20,7 +21,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use crate::affinity::pins::SHARDS;
-use crate::config::{AdminAddress, Config, Sources};
+use crate::clock;
+use crate::config::{AdminAddress, AdminListener, Config, Sources};
 use crate::control::Control;
 use crate::drain;
 use crate::keys::Keys;
@@ -31,30 +33,11 @@ use crate::systemd::{Notify, Parent};
 use crate::thread::Pulse;
 use crate::tunnel::liveness;
 use crate::{admin, secret};
+pub(crate) use start_error::StartError;
 pub use stop::{Stop, StopOutcome};
 
 /// Time in which the whole pin table is swept once.
 const SWEEP: Duration = Duration::from_secs(2);
-
-/// Reason why stickyd does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A listener's address or certificate, or a socket passed by systemd, cannot be used.
-    #[error(transparent)]
-    Listen(#[from] ListenerSetError),
-    /// The secret in the state directory cannot be read or created.
-    #[error("cannot read or create the secret: {0}")]
-    Secret(std::io::Error),
-    /// The admin listener cannot be bound to its address.
-    #[error("cannot listen on the admin address {0}: {1}")]
-    Admin(String, std::io::Error),
-    /// The operating system refused a thread or a runtime.
-    #[error("cannot start a thread: {0}")]
-    Thread(std::io::Error),
-    /// The operating system provided no random bytes.
-    #[error("the operating system provided no random bytes")]
-    Random,
-}
 
 /// A running stickyd process, as started by [`Server::start`].
 pub struct Server {
@@ -62,8 +45,10 @@ pub struct Server {
     /// Addresses on which clients are accepted since the start, in the order of the config, with ports chosen by the
     /// kernel.
     pub addresses: Vec<SocketAddr>,
-    /// Address of the admin listener.
+    /// First address of the admin listener.
     pub admin: AdminAddress,
+    /// All addresses of the admin listener, in the order of the config.
+    pub admins: Vec<AdminAddress>,
     stop: Stop,
     threads: Vec<JoinHandle<StopOutcome>>,
     control: JoinHandle<()>,
@@ -88,9 +73,8 @@ impl Server {
         if let Some(left) = plan.left() {
             return Err(ListenerSetError::from(left.unmatched()).into());
         }
-        let admin = admin::bind(&config.admin.address)
-            .map_err(|error| StartError::Admin(config.admin.address.to_string(), error))?;
-        let admin_address = admin.address();
+        let admin = bind_admin(&config.admin)?;
+        let admins: Vec<_> = admin.iter().map(admin::BoundAdmin::address).collect();
         let stop = Stop::default();
         let (mut threads, mut mailboxes) = (Vec::new(), Vec::new());
         let pulses: Vec<_> = (0..config.threads).map(|_| Pulse::default()).collect();
@@ -112,15 +96,16 @@ impl Server {
         let (reload, asks) = mpsc::channel(1);
         let control = {
             let (shared, all, stop) = (shared.clone(), &stop, stop.clone());
-            let (token, stopping) = (config.admin.token.clone(), stop.gently.clone());
-            let settings = admin::AdminSettings { token, reload: reload.clone(), stopping };
+            let (token, hosts) = (config.admin.token.clone(), config.admin.hosts.clone());
+            let settings = admin::AdminSettings { token, hosts, reload: reload.clone(), stopping: stop.gently.clone() };
             let thread = std::thread::Builder::new().name("control".to_owned());
             let reload = ReloadParts { running: Running { config, sources, listeners, mailboxes }, asks };
             let tell = Tell { notify: parent.notify, pulses };
             let run = move || control_thread(shared, admin, settings, reload, tell, stop);
             thread.spawn(run).inspect_err(|_| all.abandon()).map_err(StartError::Thread)?
         };
-        Ok(Self { shared, addresses, admin: admin_address, stop, threads, control, bus, reload })
+        let first = admins.first().cloned().unwrap_or(AdminAddress::None);
+        Ok(Self { shared, addresses, admin: first, admins, stop, threads, control, bus, reload })
     }
 
     /// Returns the channel that requests a reload of the file.
@@ -149,6 +134,15 @@ impl Server {
         ended.panicked |= self.bus.is_some_and(|bus| bus.join().is_err());
         ended
     }
+}
+
+/// Binds every address of the admin listener.
+fn bind_admin(config: &AdminListener) -> Result<Vec<admin::BoundAdmin>, StartError> {
+    let mut bound = Vec::new();
+    for address in config.addresses() {
+        bound.extend(admin::bind(address).map_err(|error| StartError::Admin(address.clone(), error))?);
+    }
+    Ok(bound)
 }
 
 /// Guard on each thread: if the thread ends before a stop was requested, the whole process stops. Without one of its
@@ -196,7 +190,7 @@ struct Tell {
 
 fn control_thread(
     shared: Arc<Shared>,
-    admin: admin::BoundAdmin,
+    admin: Vec<admin::BoundAdmin>,
     settings: admin::AdminSettings,
     reload: ReloadParts,
     tell: Tell,
@@ -211,11 +205,12 @@ fn control_thread(
     runtime.block_on(async {
         let tasks = TaskTracker::new();
         let Tell { notify, pulses } = tell;
+        let introduces = reload.running.config.introduces;
         let reloader = Reloader::new(shared.clone(), reload.running, stop.clone(), notify.clone());
         tasks.spawn_local(reloader.run(reload.asks));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(drain::polling::keep(shared.clone())));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(liveness::keep(shared.clone())));
-        tasks.spawn_local(health_checks::keep(shared.clone(), tasks.clone(), stop.clone()));
+        tasks.spawn_local(health_checks::keep(shared.clone(), introduces, tasks.clone(), stop.clone()));
         tasks.spawn_local(dns::keep(shared.clone(), tasks.clone(), stop.clone()));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(sweep(shared.clone())));
         let tell = notify.run(shared.clone(), pulses, gently);
@@ -241,7 +236,9 @@ async fn sweep(shared: Arc<Shared>) {
             shared.sessions.pins.sweep(shard, Instant::now());
             shared.sessions.aliases.sweep(shard, Instant::now());
             if shard.is_multiple_of(SHARDS_PER_LOOK) {
-                shared.snapshot.load().workers().for_each(|worker| worker.refresh_ejection());
+                let snapshot = shared.snapshot.load();
+                snapshot.workers().for_each(|worker| worker.refresh_ejection());
+                snapshot.upstreams.iter().for_each(|upstream| upstream.carried.numbers.refresh(clock::now_ms()));
             }
         }
         Control::new(shared.clone()).forget_unneeded();

@@ -4,13 +4,13 @@
 //! The caller checks whether the upstream or label exists at all.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::socket::Socket;
 use crate::clock::Seconds;
+use crate::config::parse_network;
 use crate::metrics::socket_labels::{SocketKind, SocketState, Transport};
 
 /// Conditions on a socket, which must all hold; an empty filter matches every socket.
@@ -111,9 +111,8 @@ impl Filter {
 
 /// Parses an address, or a network such as 10.0.0.0/8.
 fn network(text: &str) -> Result<IpNet, String> {
-    let address = || text.parse::<IpAddr>().ok().map(|address| IpNet::from(address.to_canonical()));
     let wrong = || format!("`address` must be an IP address or a network such as 10.0.0.0/8, not `{text}`");
-    text.parse().ok().or_else(address).ok_or_else(wrong)
+    parse_network(text).ok_or_else(wrong)
 }
 
 fn one_of<T: Copy>(name: &str, text: &str, all: &[T], word: fn(T) -> &'static str) -> Result<T, String> {

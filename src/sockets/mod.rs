@@ -14,6 +14,7 @@
 pub(crate) mod attention;
 mod common;
 mod filter;
+mod holders;
 pub(crate) mod labels;
 pub(crate) mod row;
 mod socket;
@@ -37,9 +38,10 @@ use common::Commons;
 pub(crate) use crate::metrics::socket_labels::{EndReason, SocketKind, Transport};
 pub(crate) use attention::OwedPing;
 pub(crate) use filter::Filter;
+pub(crate) use holders::{Listed, Tunnelled};
 pub(crate) use labels::{OpeningRequest, SocketFacts};
 pub(crate) use row::SocketRow;
-pub(crate) use socket::{Listed, Socket, Tunnelled};
+pub(crate) use socket::Socket;
 pub(crate) use traffic::Traffic;
 
 /// Close frame that a tunnel is to send and end with; shared by all tunnels that are closed together.

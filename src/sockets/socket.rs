@@ -7,7 +7,7 @@ use std::task::Waker;
 
 use Ordering::{AcqRel, Relaxed};
 
-use super::attention::{Care, OwedPing};
+use super::attention::Care;
 use super::common::Common;
 use super::socket_id::Texts;
 use super::traffic::Traffic;
@@ -16,28 +16,33 @@ use crate::clock::{self, Seconds};
 use crate::config::labels::LabelRules;
 use crate::keys::Key;
 use crate::metrics::socket_labels::{EndReason, QUIET_S, SocketKind, SocketState, Transport};
+use crate::metrics::{Carrier, Way};
 use crate::upstream::worker::{SessionSeat, Worker};
 use crate::websocket::round_trip::{Quality, RoundTrips};
 
 /// Bits of `holders`, in this order: the session's owner; the tunnel; whether the socket is listed; whether it was
 /// counted as opened.
-const OWNER: u8 = 1;
+pub(super) const OWNER: u8 = 1;
 pub(crate) const TUNNEL: u8 = 2;
 const LIVE: u8 = 4;
 const COUNTED: u8 = 8;
+
+/// Bit of `transport`: the socket is counted among those that live on its transport. It is in the same number, so that
+/// a change of the transport and the end of the socket cannot both count it.
+const COUNTED_LIVE: u8 = 0x80;
 
 /// Bits of `flags`, in this order: an operator wants the socket closed; its client owes an answer; one side has sent
 /// Close; the tunnel is to send a message; the tunnel is to send a Ping; the tunnel is to end.
 const ORDERED: u8 = 1;
 const SUSPECT: u8 = 2;
-const PARTING: u8 = 4;
+pub(super) const PARTING: u8 = 4;
 pub(crate) const POSTED: u8 = 8;
 pub(crate) const ASKED: u8 = 16;
 pub(crate) const GIVEN_UP: u8 = 32;
 
 /// A live socket: a tunnel or a polling session.
 pub struct Socket {
-    worker: Arc<Worker>,
+    pub(super) worker: Arc<Worker>,
     common: Arc<Common>,
     pub(crate) cold: Mutex<Cold>,
     id: Id,
@@ -61,9 +66,9 @@ pub struct Socket {
 pub(crate) struct Cold {
     texts: Texts,
     /// Place in the worker's session count, for as long as the session has an owner.
-    session: Option<SessionSeat>,
+    pub(super) session: Option<SessionSeat>,
     /// Waker of the tunnel's task.
-    waker: Option<Waker>,
+    pub(super) waker: Option<Waker>,
     /// Made when it is first needed; most plain WebSockets never need it.
     pub(crate) care: Option<Box<Care>>,
 }
@@ -152,8 +157,17 @@ impl Socket {
 
     /// Current transport of the socket.
     pub fn transport(&self) -> Transport {
-        let now = self.transport.load(Relaxed);
-        Transport::ALL.into_iter().find(|one| *one as u8 == now).unwrap_or(Transport::Polling)
+        transport_of(self.transport.load(Relaxed))
+    }
+
+    /// Counts bytes and messages that passed at this second.
+    #[inline]
+    pub fn moved(&self, way: Way, by: Carrier, (bytes, messages): (u64, u32), now_s: Seconds) {
+        let traffic = if way == Way::Up { &self.up } else { &self.down };
+        traffic.moved(bytes, messages, now_s);
+        if super::KEPT {
+            self.worker.series.sockets.carried(way, by, messages, bytes);
+        }
     }
 
     /// Address of the socket's client.
@@ -219,7 +233,20 @@ impl Socket {
     /// Counts the socket as opened, and thereby as closed once it is over.
     pub fn begins(&self) {
         if self.holders.fetch_or(COUNTED, AcqRel) & COUNTED == 0 {
-            self.worker.series.sockets.opened(self.transport());
+            let transport = transport_of(self.transport.fetch_or(COUNTED_LIVE, AcqRel));
+            self.worker.series.sockets.opened(transport);
+            self.worker.series.socket_lives(transport, 1);
+        }
+    }
+
+    /// Moves the socket to another transport.
+    pub(super) fn change_transport(&self, to: Transport) {
+        let change = |now: u8| Some(to as u8 | now & COUNTED_LIVE);
+        if let Ok(before) = self.transport.fetch_update(AcqRel, Relaxed, change)
+            && before & COUNTED_LIVE != 0
+        {
+            self.worker.series.socket_lives(transport_of(before), -1);
+            self.worker.series.socket_lives(to, 1);
         }
     }
 
@@ -288,23 +315,27 @@ impl Socket {
         }
     }
 
-    fn let_go(&self, holder: u8) {
+    pub(super) fn let_go(&self, holder: u8) {
         if self.holders.fetch_and(!holder, AcqRel) & (OWNER | TUNNEL) == holder {
             self.finish();
         }
     }
 
     /// Counts the socket as closed and removes it from the list; only the first call has an effect.
-    fn finish(&self) {
+    pub(super) fn finish(&self) {
         let before = self.holders.fetch_and(!(LIVE | COUNTED), AcqRel);
         if before & LIVE == 0 {
             return;
         }
+        let last = self.transport.fetch_and(!COUNTED_LIVE, AcqRel);
+        if last & COUNTED_LIVE != 0 {
+            self.worker.series.socket_lives(transport_of(last), -1);
+        }
         let age_s = clock::now_s().since(self.since_s);
         let default = if self.transport() == Transport::Polling { EndReason::Expired } else { EndReason::ClientGone };
         if before & COUNTED != 0 {
-            let ways = [self.up.carried(), self.down.carried()];
-            self.worker.series.sockets.closed(self.transport(), ways, self.end_reason().unwrap_or(default), age_s);
+            let codes = [self.up.code(), self.down.code()];
+            self.worker.series.sockets.closed(self.transport(), codes, self.end_reason().unwrap_or(default), age_s);
         }
         if let Some(sockets) = self.common.sockets.upgrade() {
             sockets.remove(self);
@@ -312,73 +343,8 @@ impl Socket {
     }
 }
 
-/// A socket's place on the list, and its session's place in its worker's count. Held by the pin, or by the tunnel if
-/// there is no pin. It has eight bytes, because the pin table holds a million of them.
-pub struct Listed(Arc<Socket>);
-
-impl Listed {
-    pub(crate) fn new(socket: Arc<Socket>) -> Self {
-        Self(socket)
-    }
-
-    /// Returns the listed socket.
-    pub fn socket(&self) -> &Arc<Socket> {
-        &self.0
-    }
-}
-
-impl Drop for Listed {
-    fn drop(&mut self) {
-        drop(lock(&self.0.cold).session.take());
-        self.0.let_go(OWNER);
-    }
-}
-
-/// A tunnel's hold on its socket.
-pub struct Tunnelled(Arc<Socket>);
-
-impl Tunnelled {
-    /// Records that a tunnel has opened. For an Engine.IO session that polls, the tunnel is only tried at first, and
-    /// becomes the transport with [`Tunnelled::upgraded`].
-    pub fn new(socket: Arc<Socket>) -> Self {
-        socket.holders.fetch_or(TUNNEL, AcqRel);
-        Self(socket)
-    }
-
-    /// Prepares a Ping to the socket's client.
-    pub fn asking(&self) -> OwedPing {
-        OwedPing::new(&self.0)
-    }
-
-    /// Records that the session has moved to the tunnel, and from now on ends with it.
-    pub fn upgraded(&self, transport: Transport) {
-        self.0.transport.store(transport as u8, Relaxed);
-        self.0.worker.series.sockets.upgraded.inc();
-    }
-}
-
-impl std::ops::Deref for Tunnelled {
-    type Target = Socket;
-
-    fn deref(&self) -> &Socket {
-        &self.0
-    }
-}
-
-impl Drop for Tunnelled {
-    fn drop(&mut self) {
-        let _posted = {
-            let mut cold = lock(&self.0.cold);
-            cold.waker = None;
-            cold.care.as_mut().and_then(|care| care.leave())
-        };
-        if self.0.transport() == Transport::Polling {
-            // The tunnel was only tried; the session goes on polling.
-            self.0.flags.fetch_and(!PARTING, Relaxed);
-            self.0.let_go(TUNNEL);
-        } else {
-            self.0.holders.fetch_and(!TUNNEL, AcqRel);
-            self.0.finish();
-        }
-    }
+/// Returns the transport in a value of `transport`.
+fn transport_of(bits: u8) -> Transport {
+    let number = bits & !COUNTED_LIVE;
+    Transport::ALL.into_iter().find(|one| *one as u8 == number).unwrap_or(Transport::Polling)
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 use super::Id;
+use crate::printable::is_unprintable;
 
 /// Digits of an id in base 32: no letter that can be mistaken for a number, and no letter in both cases.
 const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
@@ -157,13 +158,6 @@ pub(crate) fn printable(bytes: &[u8], most: usize) -> String {
         return text.to_owned();
     }
     let text = String::from_utf8_lossy(bytes.get(..bytes.len().min(most)).unwrap_or_default());
-    let text: String = text.chars().map(|c| if is_odd(c) { '?' } else { c }).collect();
+    let text: String = text.chars().map(|c| if is_unprintable(c) { '?' } else { c }).collect();
     text.get(..text.floor_char_boundary(most)).unwrap_or_default().to_owned()
-}
-
-/// Whether a character must not be shown on a terminal: control characters, and those that change the direction of the
-/// text.
-fn is_odd(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }

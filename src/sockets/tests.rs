@@ -117,8 +117,14 @@ proptest! {
             prop_assert_eq!(worker.sessions() as usize, owned);
             let (opened, closed) = worker.series.sockets.turnover();
             prop_assert_eq!((opened, opened - closed), (lives.len() as u64, expected.len() as u64));
+            for transport in Transport::ALL {
+                let all = (0..SHARDS).flat_map(|shard| sockets.shard(shard));
+                let live = all.filter(|socket| socket.transport() == transport).count();
+                prop_assert_eq!(worker.series.live_sockets(transport), live as u64);
+            }
         }
         drop(lives);
+        prop_assert_eq!(Transport::ALL.map(|transport| worker.series.live_sockets(transport)), [0; 3]);
         prop_assert!(sockets.is_empty() && listed(&sockets).is_empty());
     }
 

@@ -4,7 +4,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU16, AtomicU64};
 
 use crate::clock::{AtomicSeconds, Seconds};
-use crate::metrics::Carried;
 
 /// Traffic in one direction. There is one writer at a time: the tunnel's own thread, or the thread that has the lock of
 /// the session's pin. Relaxed loads and stores are then enough; if an upgrade begins while a poll is still open, a
@@ -51,11 +50,6 @@ impl Traffic {
     /// Second of the last traffic ([`crate::clock::now_s`]); `None` if there was none yet.
     pub fn last_s(&self) -> Option<Seconds> {
         self.last.get()
-    }
-
-    /// What it has carried, for the metrics.
-    pub(crate) fn carried(&self) -> Carried {
-        Carried { messages: self.messages(), bytes: self.bytes(), code: self.code() }
     }
 
     /// Code of the Close frame, if there was one.

@@ -5,10 +5,12 @@
 //! nothing (ARCHITECTURE.md, invariant 8).
 
 pub(crate) mod config_status;
+mod readiness;
+mod replay;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -28,6 +30,8 @@ use crate::upstream::Upstream;
 use crate::upstream::addresses::Unresolved;
 use crate::upstream::worker::Worker;
 use config_status::ConfigStatus;
+pub(crate) use readiness::Readiness;
+pub(crate) use replay::{Replay, ReplayRoom};
 
 /// State that all threads share.
 pub struct Shared {
@@ -46,7 +50,7 @@ pub struct Shared {
     /// Processes that are linked to the bus.
     pub bus: Arc<BusMembers>,
     /// Memory used by request bodies that are held for replay.
-    pub replay: Replay,
+    pub(crate) replay: Replay,
     /// Budgets of discovery, and the sids known to have no owner.
     pub discoveries: Discoveries,
     /// Limits of client connections, per address and in total.
@@ -83,17 +87,16 @@ pub struct GlobalRules {
 impl GlobalRules {
     /// Builds the rules of a config. Counters of guards are carried over from `before`, by the route's host and path.
     pub(crate) fn of(config: &Config, before: Option<&Self>) -> Arc<Self> {
-        let admin = match config.admin.address {
-            AdminAddress::Tcp(address) => Some(address),
+        let admin = config.admin.addresses().filter_map(|address| match address {
+            AdminAddress::Tcp(address) => Some(*address),
             AdminAddress::Unix(_) | AdminAddress::None => None,
-        };
+        });
         let listeners = config.listeners.iter().map(|listener| listener.address).chain(admin).collect();
         let known: Vec<_> = before.iter().flat_map(|before| &before.routes).collect();
         let guarded = |route: &config::Route| {
             let same = |old: &&&Guarded| old.route.host == route.host && old.route.path == route.path;
             let old = known.iter().find(same).and_then(|old| old.watch.as_ref());
-            let name = format!("{}{}", route.host.as_deref().unwrap_or_default(), route.path).into();
-            Guarded { route: route.clone(), name, watch: RouteGuard::follow(&route.guards, old) }
+            Guarded::new(route.clone(), RouteGuard::follow(&route.guards, old))
         };
         let routes = config.routes.iter().map(guarded).collect();
         Arc::new(Self { routes, access_log: config.log.access, listeners })
@@ -114,7 +117,7 @@ impl Shared {
             bus: BusMembers::new(metrics.clone()),
             metrics,
             limits: ArcSwap::from_pointee(config.limits.clone()),
-            replay: Replay { held: AtomicUsize::new(0), limit: AtomicUsize::new(config.limits.replay_bytes) },
+            replay: Replay::new(config.limits.replay_bytes),
             discoveries: Discoveries::new(&config.limits),
             clients: AtomicUsize::new(0),
             secret,
@@ -155,53 +158,5 @@ impl Snapshot {
     /// Returns every worker, including removed ones that still have sessions.
     pub fn workers(&self) -> impl Iterator<Item = &Arc<Worker>> {
         self.upstreams.iter().flat_map(|upstream| &upstream.members).map(|member| &member.worker)
-    }
-}
-
-/// Counts the bytes of request bodies held for replay, over all threads.
-pub struct Replay {
-    held: AtomicUsize,
-    limit: AtomicUsize,
-}
-
-/// Memory reserved for one request body; it is released on drop.
-pub(crate) struct ReplayRoom {
-    shared: Arc<Shared>,
-    bytes: usize,
-}
-
-impl Replay {
-    /// Changes the bound; what is held already stays.
-    pub(crate) fn set_limit(&self, bytes: usize) {
-        self.limit.store(bytes, Relaxed);
-    }
-
-    /// Number of bytes held now.
-    pub fn held(&self) -> usize {
-        self.held.load(Relaxed)
-    }
-}
-
-impl ReplayRoom {
-    /// Creates an empty reservation.
-    pub(crate) fn none(shared: &Arc<Shared>) -> Self {
-        Self { shared: shared.clone(), bytes: 0 }
-    }
-
-    /// Reserves `more` bytes; `false` if that would exceed the limit of all bodies together.
-    pub(crate) fn grow(&mut self, more: usize) -> bool {
-        let replay = &self.shared.replay;
-        if replay.held.fetch_add(more, Relaxed).saturating_add(more) > replay.limit.load(Relaxed) {
-            replay.held.fetch_sub(more, Relaxed);
-            return false;
-        }
-        self.bytes += more;
-        true
-    }
-}
-
-impl Drop for ReplayRoom {
-    fn drop(&mut self) {
-        self.shared.replay.held.fetch_sub(self.bytes, Relaxed);
     }
 }

@@ -79,8 +79,8 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
 struct LivenessTotals {
     rules: Tunnels,
     session: Duration,
-    suspects: i64,
-    qualities: [i64; Quality::ALL.len()],
+    suspects: u32,
+    qualities: [u32; Quality::ALL.len()],
 }
 
 async fn look(shared: &Shared) {
@@ -97,7 +97,7 @@ async fn look(shared: &Shared) {
         }
         tokio::task::yield_now().await;
     }
-    shared.metrics.care.show(found.iter().map(|(name, found)| (name.as_str(), found.suspects, found.qualities)));
+    shared.metrics.care.saw(found.iter().map(|(name, found)| (name.as_str(), found.suspects, found.qualities)));
 }
 
 impl LivenessTotals {
@@ -115,7 +115,7 @@ impl LivenessTotals {
         };
         let (suspect, act) = judge(known, &self.rules, now_s);
         socket.set_suspect(suspect);
-        self.suspects += i64::from(suspect);
+        self.suspects += u32::from(suspect);
         match act {
             Act::Nothing => {}
             Act::Ask => socket.ask(),

@@ -11,7 +11,6 @@ pub(crate) mod socket_names;
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -24,7 +23,7 @@ use crate::client_limits::TunnelCount;
 use crate::clock::{self, Seconds};
 use crate::config::CloseNotice;
 use crate::engine_io::{self, Handshake};
-use crate::metrics::UpstreamSeries;
+use crate::metrics::{Carrier, UpstreamSeries, Way};
 use crate::net::worker_io::WorkerIo;
 use crate::sockets::{self, Listed, Transport, Tunnelled};
 use crate::upstream::UpstreamMemory;
@@ -54,11 +53,10 @@ pub(crate) struct TunnelState {
     /// Messages that the client still has to send until its session has moved from polling to this tunnel.
     pub(crate) trial: u32,
     pub(crate) transport: Transport,
-    pub(crate) started: Instant,
     pub(crate) socket: Tunnelled,
     pub(crate) upstream: Arc<UpstreamMemory>,
+    /// Bytes sent to the worker so far.
     pub(crate) bytes_up: u64,
-    pub(crate) bytes_down: u64,
     pub(crate) tunnel: Count,
     /// The worker's connection, counted as in use until the worker's leg ends.
     pub(crate) in_use: Option<InUse>,
@@ -118,7 +116,7 @@ impl TunnelState {
     /// Counts bytes and messages sent to the worker.
     fn went_up(&mut self, bytes: usize, messages: u32, now_s: Seconds) {
         self.bytes_up += bytes as u64;
-        self.socket.up.moved(bytes as u64, messages, now_s);
+        self.socket.moved(Way::Up, Carrier::Tunnel, (bytes as u64, messages), now_s);
         if self.trial > 0 {
             self.trial = self.trial.saturating_sub(messages);
             if self.trial == 0 {
@@ -128,9 +126,8 @@ impl TunnelState {
     }
 
     /// Counts bytes and messages sent to the client.
-    fn went_down(&mut self, bytes: usize, messages: u32, now_s: Seconds) {
-        self.bytes_down += bytes as u64;
-        self.socket.down.moved(bytes as u64, messages, now_s);
+    fn went_down(&self, bytes: usize, messages: u32, now_s: Seconds) {
+        self.socket.moved(Way::Down, Carrier::Tunnel, (bytes as u64, messages), now_s);
     }
 }
 
@@ -147,14 +144,5 @@ fn heed(socket: &sockets::Socket, series: &UpstreamSeries, from: Half, signal: S
         && let Some((half, took)) = socket.pinged(from, signal, clock::now_tenths())
     {
         series.round_trip(half).observe(took.as_secs_f64());
-    }
-}
-
-impl Drop for TunnelState {
-    fn drop(&mut self) {
-        let series = &self.upstream.series;
-        series.tunnel_seconds.observe(self.started.elapsed().as_secs_f64());
-        series.bytes_up.inc_by(self.bytes_up);
-        series.bytes_down.inc_by(self.bytes_down);
     }
 }

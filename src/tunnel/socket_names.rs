@@ -84,7 +84,7 @@ impl Names {
         match (self.key, engine_io::websocket_open(text)) {
             (None, Some(open)) => {
                 let key = self.sessions.keys.key(name, open.sid.as_bytes());
-                let ttl = self.upstream.learn(open.ping_interval, open.ping_timeout, open.max_payload);
+                let ttl = self.upstream.learn(key, &open);
                 if let Some(listed) = listed.take() {
                     self.sessions.pin_listed(key, self.client, listed, Ttl::Announced(ttl));
                     *hold = self.sessions.hold(key).map(|hold| hold.of_known_tunnel(true));

@@ -72,6 +72,7 @@ impl SessionSeat {
 impl Drop for SessionSeat {
     fn drop(&mut self) {
         self.0.sessions.fetch_sub(1, Relaxed);
+        self.0.mark_moved();
     }
 }
 
@@ -79,6 +80,7 @@ impl Worker {
     /// Counts a session until the returned guard is dropped.
     pub fn session(self: &Arc<Self>) -> SessionSeat {
         self.sessions.fetch_add(1, Relaxed);
+        self.mark_moved();
         SessionSeat(self.clone())
     }
 

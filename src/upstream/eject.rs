@@ -3,10 +3,11 @@
 //!
 //! Two rules eject a worker, both based on the outcome of clients' own requests: too many failures in a row (no
 //! connect, a broken connection, no response in time) without a response in between, or too large a share of failures
-//! and server errors among the requests in a sliding window. Health checks, probes, refusals during discovery, open
-//! polls and failures caused by clients never count; their callers do not report them here. Each further ejection is
-//! twice as long; a worker that stays well is forgiven step by step. An ejected worker keeps its sessions and gets no
-//! new ones (docs/reference/routing.md §8).
+//! and server errors among the requests in a sliding window. Both need several client addresses that saw the failures
+//! ([`witnesses`]): a page that always fails must not let one client eject workers. Health checks, probes, refusals
+//! during discovery, open polls and failures caused by clients never count; their callers do not report them here. Each
+//! further ejection is twice as long; a worker that stays well is forgiven step by step. An ejected worker keeps its
+//! sessions and gets no new ones (docs/reference/routing.md §8).
 //!
 //! [`EjectionState`] is pure: time is an argument (ARCHITECTURE.md, invariant 12). [`note`] is the only function here
 //! that knows the pool; it limits how much of the pool may be ejected. Which outcomes are reported is decided in
@@ -21,10 +22,13 @@ use crate::clock::{AtomicMillis, Millis};
 use crate::config::{self, AdminState};
 use crate::locks::lock;
 pub(crate) use crate::metrics::labels::AttemptOutcome;
-use crate::telemetry::say_full;
+use crate::telemetry::{say_full, say_rarely};
+pub(crate) use witnesses::ClientKey;
+use witnesses::Witnesses;
 
 #[cfg(test)]
 mod tests;
+mod witnesses;
 
 /// Number of parts of a worker's full share of new sessions, used while its share grows back.
 pub(crate) const WHOLE: u32 = 1_000;
@@ -100,6 +104,8 @@ pub struct EjectionState {
     /// Start of the time in which the worker's share grows back; none if it has its full share.
     back: AtomicMillis,
     past: Mutex<Past>,
+    /// The clients that saw the failures; locked only at a failure.
+    witnesses: Mutex<Witnesses>,
 }
 
 /// The record of past ejections, from which the length of the next one follows.
@@ -113,18 +119,30 @@ struct Past {
     until: Millis,
 }
 
+/// What the outcome of a request means for its worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EjectionVerdict {
+    /// The worker goes on as it is.
+    Stays,
+    /// The worker would be ejected, but too few client addresses saw its failures.
+    TooFewClients,
+    /// The worker is to be ejected for this reason.
+    Ejects(AttemptOutcome),
+}
+
 impl EjectionState {
-    /// Counts the outcome of a request. Returns `Some` if the worker is to be ejected; the counts are then reset.
+    /// Counts the outcome of a request. If the worker is to be ejected, the counts are reset.
     ///
     /// `in_window` tells whether the request also counts for the percentage. Requests with a session do not, because
-    /// the choice of their worker is fixed.
+    /// the choice of their worker is fixed. `client` sent the request.
     pub fn note(
         &self,
         outcome: AttemptOutcome,
         in_window: bool,
+        client: ClientKey,
         now_ms: Millis,
         rules: &EjectionRules,
-    ) -> Option<AttemptOutcome> {
+    ) -> EjectionVerdict {
         let good = outcome == AttemptOutcome::Answer;
         if in_window {
             self.requests.note(rules.slot(now_ms));
@@ -135,44 +153,64 @@ impl EjectionState {
                 self.row.store(0, Relaxed);
             }
             if good {
-                return None;
+                return EjectionVerdict::Stays;
             }
         }
-        self.judge(outcome, in_window, now_ms, rules)
+        self.judge(outcome, in_window, client, now_ms, rules)
     }
 
     fn judge(
         &self,
         outcome: AttemptOutcome,
         in_window: bool,
+        client: ClientKey,
         now_ms: Millis,
         rules: &EjectionRules,
-    ) -> Option<AttemptOutcome> {
-        if in_window {
-            self.errors.note(rules.slot(now_ms));
+    ) -> EjectionVerdict {
+        let witness = (outcome != AttemptOutcome::Connect).then_some(client);
+        let slot = rules.slot(now_ms);
+        let mut witnesses = lock(&self.witnesses);
+        let mut row = false;
+        if outcome != AttemptOutcome::ServerError {
+            let length = self.one_more_failure(now_ms, rules);
+            witnesses.add_to_row(witness, length == 1);
+            row = rules.failures > 0 && length >= rules.failures;
         }
-        let in_a_row =
-            outcome != AttemptOutcome::ServerError && self.one_more_failure(now_ms, rules) && rules.failures > 0;
-        let by_share = in_window && self.errors_reach(now_ms, rules);
+        let mut share = false;
+        if in_window {
+            self.errors.note(slot);
+            witnesses.add_to_window(witness, slot);
+            share = self.errors_reach(slot, rules);
+        }
+        let in_a_row = row && witnesses.confirm_row(rules.failures);
+        let by_share = share && {
+            let (requests, errors) = (self.requests.count(slot), self.errors.count(slot));
+            witnesses.confirm_window(requests, errors, slot, rules)
+        };
+        drop(witnesses);
         if in_a_row || by_share {
             self.forget();
         }
-        if in_a_row { Some(outcome) } else { by_share.then_some(AttemptOutcome::ServerError) }
+        match (in_a_row, by_share) {
+            (true, _) => EjectionVerdict::Ejects(outcome),
+            (false, true) => EjectionVerdict::Ejects(AttemptOutcome::ServerError),
+            (false, false) if row || share => EjectionVerdict::TooFewClients,
+            (false, false) => EjectionVerdict::Stays,
+        }
     }
 
-    /// Adds a failure to the row and tells whether the row is long enough to eject. A row ends with a response, or
-    /// after a whole window without a failure.
-    fn one_more_failure(&self, now_ms: Millis, rules: &EjectionRules) -> bool {
+    /// Adds a failure to the row and returns the row's length. A row ends with a response, or after a whole window
+    /// without a failure.
+    fn one_more_failure(&self, now_ms: Millis, rules: &EjectionRules) -> u32 {
         let window_ms = rules.cell_ms.saturating_mul(u64::from(CELLS));
         let last = self.last_failure.replace(now_ms);
         if last.is_none_or(|last| now_ms.since(last) > window_ms) {
             self.row.store(0, Relaxed);
         }
-        self.row.fetch_add(1, Relaxed).saturating_add(1) >= rules.failures
+        self.row.fetch_add(1, Relaxed).saturating_add(1)
     }
 
-    fn errors_reach(&self, now_ms: Millis, rules: &EjectionRules) -> bool {
-        let slot = rules.slot(now_ms);
+    fn errors_reach(&self, slot: u32, rules: &EjectionRules) -> bool {
         let (requests, errors) = (self.requests.count(slot), self.errors.count(slot));
         rules.errors > 0 && requests >= u64::from(rules.volume) && errors * 100 >= requests * u64::from(rules.errors)
     }
@@ -181,6 +219,7 @@ impl EjectionState {
         self.row.store(0, Relaxed);
         self.requests.clear();
         self.errors.clear();
+        lock(&self.witnesses).clear();
     }
 
     /// Ejects the worker from now on. Returns the length of the ejection in milliseconds.
@@ -304,9 +343,20 @@ impl Window {
 
 /// Counts the outcome of a live request at a worker, and ejects the worker if its rules require it and enough of the
 /// pool stays.
-pub(crate) fn note(upstream: &Upstream, worker: &Worker, outcome: AttemptOutcome, in_window: bool, now_ms: Millis) {
-    if let Some(why) = worker.eject.note(outcome, in_window, now_ms, &upstream.eject) {
-        eject(upstream, worker, why, now_ms);
+pub(crate) fn note(
+    upstream: &Upstream,
+    worker: &Worker,
+    outcome: AttemptOutcome,
+    in_window: bool,
+    client: ClientKey,
+    now_ms: Millis,
+) {
+    match worker.eject.note(outcome, in_window, client, now_ms, &upstream.eject) {
+        EjectionVerdict::Stays => {}
+        EjectionVerdict::Ejects(why) => eject(upstream, worker, why, now_ms),
+        EjectionVerdict::TooFewClients => say_rarely!(upstream = %worker.upstream, worker = %worker.name,
+            "failing worker not ejected: too few client addresses saw its failures (behind a proxy, name it in the \
+             listener's trusted_proxies)"),
     }
 }
 
@@ -330,6 +380,7 @@ fn eject(upstream: &Upstream, worker: &Worker, why: AttemptOutcome, now_ms: Mill
         return;
     }
     let ms = worker.eject.begin(now_ms, &upstream.eject);
+    worker.mark_moved();
     worker.series.ejected(why);
     worker.notes.ejected(why.word(), now_ms, ms);
     tracing::warn!(upstream = %worker.upstream, worker = %worker.name, why = why.word(), seconds = ms.div_ceil(1_000),

@@ -6,6 +6,7 @@
 //! (`proxy::attempt`) are not part of this module.
 
 pub(crate) mod broken;
+pub(crate) mod connection_auth;
 pub(crate) mod request_writer;
 pub(crate) mod response_body;
 pub(crate) mod response_head;
@@ -174,7 +175,8 @@ impl Lease {
     fn answered(mut self: Box<Self>, head: Head, rest: Bytes) -> ResponseAndLease {
         self.wait.end();
         self.established.spoke(clock::now_ms());
-        self.idle_ms = head.idle_ms;
+        self.authenticates |= head.authenticates;
+        self.idle_ms = self.idle_after(&head);
         let mut response = Response::new(Unread::new(head.length, rest));
         *response.status_mut() = head.status;
         *response.version_mut() = head.version;
@@ -246,6 +248,13 @@ fn trimmed(read: BytesMut) -> Bytes {
     if read.len() < read.capacity() / 2 { Bytes::copy_from_slice(&read) } else { read.freeze() }
 }
 
+impl Exchange {
+    /// Takes the request's head as it was written, if it was kept and no byte of a response has come.
+    pub(crate) fn take_head(&mut self) -> Option<Vec<u8>> {
+        self.head.take().filter(|_| !self.heard)
+    }
+}
+
 impl Future for Exchange {
     type Output = Result<ResponseAndLease, Failure>;
 
@@ -254,6 +263,7 @@ impl Future for Exchange {
         let over = || Poll::Ready(Err(Failure::TimedOut { uploading: this.uploading }));
         let Some(lease) = &mut this.lease else { return over() };
         let polled = match lease.go_on_sending(cx) {
+            Ok(()) if lease.waits_for_client(cx) => Poll::Pending,
             Ok(()) => lease.poll_head(cx, &mut this.coming, &mut this.fields, &mut this.heard),
             Err(error) => Poll::Ready(Err(error)),
         };
@@ -279,6 +289,16 @@ impl Future for Exchange {
 }
 
 impl Lease {
+    /// Returns whether no head may be read because the client does not take those of other responses. The worker is not
+    /// blamed for that time.
+    fn waits_for_client(&self, cx: &Context<'_>) -> bool {
+        let waits = self.held.as_ref().is_some_and(|held| held.poll_head_room(cx).is_pending());
+        if waits {
+            self.wait.again();
+        }
+        waits
+    }
+
     fn poll_head(
         &mut self,
         cx: &mut Context<'_>,

@@ -9,6 +9,7 @@
 
 mod checks;
 mod client;
+pub(crate) mod engine;
 pub(crate) mod explanation;
 mod streak;
 
@@ -108,9 +109,17 @@ impl HealthWatch {
             return;
         }
         let before = self.unsaid.take().unwrap_or(before);
-        if before != after {
-            tracing::warn!(upstream = %worker.upstream, worker = %worker.name, from = before.word(), to = after.word(),
-                check = ?outcome, "worker changed state");
+        // A recovery needs no attention.
+        match (before == after, after) {
+            (true, _) => {}
+            (false, worker::WorkerHealth::Up) => {
+                tracing::info!(upstream = %worker.upstream, worker = %worker.name, from = before.word(),
+                    to = after.word(), check = outcome.word(), "worker changed state");
+            }
+            (false, _) => {
+                tracing::warn!(upstream = %worker.upstream, worker = %worker.name, from = before.word(),
+                    to = after.word(), check = outcome.word(), "worker changed state");
+            }
         }
         self.explain(checked);
     }

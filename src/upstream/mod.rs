@@ -11,31 +11,37 @@ pub(crate) mod health;
 pub(crate) mod rate;
 pub(crate) mod restarts;
 pub(crate) mod ring;
+mod seating;
 pub(crate) mod serial;
 pub(crate) mod session_ends;
+pub(crate) mod session_numbers;
+pub(crate) mod session_paths;
 pub(crate) mod states;
 pub(crate) mod status_text;
 pub(crate) mod worker;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::clock::Seconds;
 use crate::clock::{self, Millis};
 use crate::config::rules::Protocol;
 use crate::config::{self, Affinity};
 use crate::cookie::{Jar, WorkerId, worker_id};
-use crate::locks::lock;
+use crate::engine_io::Handshake;
+use crate::keys::Key;
 use crate::metrics::{Metrics, UpstreamSeries};
 use crate::rules::{self, LiveRule};
 use admin_state::AdminChange;
 use connections::tls;
 use rate::RateLimits;
-use ring::{Ring, Seat};
+use ring::Ring;
+use seating::{MovedWorkers, Seating};
 use serial::WorkerSerial;
-use worker::{SessionSeat, Worker};
+use session_numbers::{LearnedNumbers, SessionNumbers};
+use session_paths::SessionPaths;
+use worker::Worker;
 
 /// Size in bytes of the replay buffer for a request body while no worker has reported its `maxPayload`: Engine.IO's own
 /// default (docs/reference/protocols.md §1.7).
@@ -50,10 +56,6 @@ const SLACK: Duration = Duration::from_secs(5);
 
 /// Retries per second that are always allowed, regardless of traffic.
 const RETRIES_ALWAYS: u64 = 3;
-
-/// Number of new sessions that cookies may always bring a worker beyond its share: with so few sessions no worker is
-/// full.
-const RETURNS_ALWAYS: u64 = 50;
 
 /// A live upstream: a pool of workers with everything that routes requests to them.
 pub struct Upstream {
@@ -77,6 +79,8 @@ pub struct Upstream {
     pub eject: eject::EjectionRules,
     /// The state that outlives a reload.
     pub carried: Arc<UpstreamMemory>,
+    /// Number of this build of the upstream, which no other one has.
+    number: u64,
     ring: Ring,
     by_id: HashMap<WorkerId, usize>,
 }
@@ -106,7 +110,9 @@ impl Member {
             let series = metrics.worker(&upstream.name, &new.name);
             Worker::new(&upstream.name, new.address.clone(), new.name.clone(), id, series)
         });
+        worker.ipv6.set_tried(new.or_ipv6);
         worker.gate.set_limit(upstream.max_connections);
+        worker.set_of_range(new.of_range);
         worker.change(AdminChange::File(new.admin), upstream);
         Self { worker, weight: new.weight }
     }
@@ -134,15 +140,16 @@ pub struct UpstreamMemory {
     pub series: UpstreamSeries,
     /// Locked while a *new session* is seated, so that two threads cannot both take the last seat of the bounded load.
     /// Other requests never lock it.
-    seating: Mutex<()>,
+    seating: Mutex<Seating>,
+    moved: Arc<MovedWorkers>,
     /// Locked while a worker is ejected, so that no more than the allowed share is ejected.
     ejecting: Mutex<()>,
     /// Number of recent requests that were sent a second time.
     pub retries: eject::Window,
-    /// Largest pingInterval + pingTimeout learned, in milliseconds.
-    session_ms: AtomicU64,
-    /// Largest maxPayload learned, in bytes.
-    payload: AtomicU64,
+    /// Numbers of the upstream's sessions, as far as they came back.
+    pub(crate) numbers: LearnedNumbers,
+    /// Paths at which the workers showed that they know sessions.
+    pub(crate) paths: SessionPaths,
     /// Number of sessions learned, counted to check regularly how many of them share one address.
     pub learned: AtomicU32,
 }
@@ -151,15 +158,19 @@ impl Upstream {
     /// Builds the live upstream for `config`. Workers of `before` with the same name and address, and the carried
     /// state, are kept.
     pub fn build(config: &config::Upstream, secret: &[u8], metrics: &Metrics, before: Option<&Self>) -> Self {
+        if !config.hosts().is_empty() {
+            metrics.begin_names(&config.name);
+        }
         let carried = before.map_or_else(
             || {
                 Arc::new(UpstreamMemory {
                     series: metrics.upstream(&config.name),
                     seating: Mutex::default(),
+                    moved: Arc::default(),
                     ejecting: Mutex::default(),
                     retries: eject::Window::default(),
-                    session_ms: AtomicU64::new(0),
-                    payload: AtomicU64::new(0),
+                    numbers: LearnedNumbers::default(),
+                    paths: SessionPaths::default(),
                     learned: AtomicU32::new(0),
                 })
             },
@@ -169,6 +180,7 @@ impl Upstream {
             config.workers.iter().map(|new| Member::named(new, config, secret, metrics, before)).collect();
         let links = tls::links(config);
         for (member, new) in members.iter().zip(&config.workers) {
+            member.worker.moved.report_to(&carried.moved);
             member.worker.set_link(tls::link(links.as_ref(), new));
         }
         let ids: Vec<_> = members.iter().map(|m| (m.worker.id, m.weight)).collect();
@@ -178,6 +190,7 @@ impl Upstream {
         let by_id = members.iter().enumerate().rev().map(|(index, m)| (m.worker.id, index)).collect();
         let has = |affinity| config.affinity.contains(affinity);
         Self {
+            number: seating::number(),
             ring: Ring::build(secret, &ids),
             by_id,
             removed: false,
@@ -235,52 +248,6 @@ impl Upstream {
         self.by_id.get(&id).and_then(|&index| self.members.get(index)).map(|member| &member.worker)
     }
 
-    /// Seats a new session by bounded load on the ring (docs/reference/routing.md §2). The returned guard counts the
-    /// session, which is then already part of the worker's load.
-    pub fn place(&self, key: &[u8], tried: &[WorkerSerial]) -> Option<SessionSeat> {
-        let _seating = lock(&self.carried.seating);
-        let now_s = clock::now_s();
-        let worker = self.would_place(key, tried, now_s)?;
-        worker.recent.note(now_s);
-        Some(worker.session())
-    }
-
-    /// Returns the worker at which a new session would be seated in this second, without seating one.
-    pub fn would_place(&self, key: &[u8], tried: &[WorkerSerial], now_s: Seconds) -> Option<&Arc<Worker>> {
-        let best = self.most_eased_in();
-        let seats = |takes_new: fn(&Worker) -> bool| -> Vec<Seat> {
-            let free = |worker: &Worker| takes_new(worker) && !tried.contains(&worker.serial);
-            let seat = |Member { worker, weight }: &Member| Seat {
-                takes_new: free(worker),
-                weight: weight * self.part(worker, best),
-                load: worker.sessions(),
-                recent: worker.recent.count(now_s),
-            };
-            self.members.iter().map(seat).collect()
-        };
-        ring::place(&self.ring, key, &seats(Worker::takes_new))
-            .or_else(|| ring::place(&self.ring, key, &seats(Worker::takes_new_at_worst)))
-            .and_then(|index| self.members.get(index))
-            .map(|member| &member.worker)
-    }
-
-    /// Whether a cookie may still bring this worker a new session. The limit is one and a half times its share of the
-    /// sessions of all workers that take new ones, plus 50. Cookies are signed, but their owner may give one to
-    /// thousands of clients, or collect those that name one worker. Beyond the limit such sessions are placed by
-    /// bounded load, like those without a cookie.
-    pub fn may_return(&self, worker: &Worker) -> bool {
-        let (mut total, mut weights, mut own) = (0_u64, 0_u64, 0_u64);
-        for Member { worker: one, weight } in self.members.iter().filter(|member| member.worker.takes_new()) {
-            total += u64::from(one.sessions());
-            weights += u64::from(*weight);
-            if one.serial == worker.serial {
-                own = u64::from(*weight);
-            }
-        }
-        let share = (total + 1).saturating_mul(own).div_ceil(weights.max(1));
-        u64::from(worker.sessions()) < share + share / 2 + RETURNS_ALWAYS
-    }
-
     /// Returns the worker that the hash of `key` selects among workers that take new sessions, else among those that
     /// would in the worst case, else among those that serve at all. A worker whose share grows back after an ejection
     /// or restart gets a growing part of its keys; each key moves back once and then stays.
@@ -331,27 +298,28 @@ impl Upstream {
         may
     }
 
-    /// Records the ping numbers and payload limit of a learned session. Returns how long its pin lives without
-    /// activity.
-    pub fn learn(&self, ping_interval: Duration, ping_timeout: Duration, max_payload: Option<u64>) -> Duration {
-        let session = ping_interval + ping_timeout;
-        let ms = u64::try_from(session.as_millis()).unwrap_or(u64::MAX);
-        self.carried.session_ms.fetch_max(ms, Relaxed);
-        self.carried.payload.fetch_max(max_payload.unwrap_or(0), Relaxed);
-        session + SLACK
+    /// How long a session with these ping numbers lives without activity. The numbers are learned for the upstream once
+    /// the session comes back.
+    pub(crate) fn learn(&self, session: Key, open: &Handshake) -> Duration {
+        let numbers = SessionNumbers {
+            session: open.ping_interval + open.ping_timeout,
+            payload: open.max_payload.unwrap_or_default(),
+        };
+        self.carried.numbers.begin(session, numbers);
+        numbers.session + SLACK
     }
 
     /// Returns the lifetime of a session whose ping numbers are unknown: the largest learned, else the largest default.
     pub fn session_ttl(&self) -> Duration {
-        match self.carried.session_ms.load(Relaxed) {
-            0 => DEFAULT_SESSION + SLACK,
-            ms => Duration::from_millis(ms) + SLACK,
+        match self.carried.numbers.largest().session {
+            Duration::ZERO => DEFAULT_SESSION + SLACK,
+            session => session + SLACK,
         }
     }
 
     /// Returns the maximum number of bytes of a request body that are held for a replay.
     pub fn max_replay(&self) -> usize {
-        let learned = self.carried.payload.load(Relaxed);
+        let learned = self.carried.numbers.largest().payload;
         usize::try_from(if learned == 0 { DEFAULT_PAYLOAD } else { learned }).unwrap_or(usize::MAX)
     }
 }

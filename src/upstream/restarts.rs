@@ -8,8 +8,8 @@
 //! The end of a connection is a [`Loss`] when it was unexpected. Connections that were idle for long are closed by the
 //! worker's own time-out; they only add to losses that other connections began. A worker that closes its connections
 //! whenever it likes causes losses as well, but one after the other. A response over an older connection therefore
-//! shows that the process is alive, and a single light loss proves nothing. Connections of health checks, which come
-//! and go, are not counted.
+//! shows that the process is alive. One connection proves nothing: a quiet worker may end its only WebSocket without a
+//! Close. Connections of health checks, which come and go, are not counted.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -171,6 +171,8 @@ struct Losses {
     made: u32,
     /// Number of connections from before the second that are still established.
     left: u32,
+    /// Number of those that have ended in this second.
+    ended: u32,
     /// Weight of the losses in this second; a grave loss counts double.
     weight: u32,
 }
@@ -183,17 +185,18 @@ impl Losses {
             if loss == Loss::None {
                 return None;
             }
-            *self = Self { until: Some(now_ms.plus_ms(TOGETHER_MS)), made, left: alive, weight: 0 };
+            *self = Self { until: Some(now_ms.plus_ms(TOGETHER_MS)), made, left: alive, ended: 0, weight: 0 };
         }
         if self.is_older(number) {
             self.left = self.left.saturating_sub(1);
+            self.ended = self.ended.saturating_add(1);
             self.weight = self.weight.saturating_add(loss as u32);
         }
         if self.left > 0 {
             return None;
         }
-        let Self { made, weight, .. } = std::mem::take(self);
-        (weight >= Loss::Grave as u32).then_some(made)
+        let Self { made, ended, weight, .. } = std::mem::take(self);
+        (ended > 1 && weight >= Loss::Grave as u32).then_some(made)
     }
 
     fn spoke(&mut self, number: u32) {
@@ -263,7 +266,7 @@ mod tests {
             None,
             "it is the last one, but in another second"
         );
-        assert_eq!(life.connected(Millis::new(1_600)).restarted, Some(2));
+        assert_eq!(life.connected(Millis::new(1_600)).restarted, None, "one connection does not mean a restart");
     }
 
     #[test]
@@ -276,11 +279,11 @@ mod tests {
     }
 
     #[test]
-    fn one_light_loss_alone_does_not_mean_a_restart() {
+    fn the_loss_of_one_connection_does_not_mean_a_restart() {
         let life = Life::new(Millis::new(0));
-        for round in 0..5 {
-            let only = connect(&life, 1);
-            assert_eq!(life.ended(only[0], Loss::Light, Millis::new(round * 100)), None);
+        for round in 0..6 {
+            let (only, loss) = (connect(&life, 1), if round % 2 == 0 { Loss::Light } else { Loss::Grave });
+            assert_eq!(life.ended(only[0], loss, Millis::new(round * 100)), None);
         }
         assert_eq!(life.connected(Millis::new(600)).restarted, None);
     }
@@ -312,7 +315,7 @@ mod tests {
         ) {
             let life = Life::new(Millis::new(0));
             let (mut now, mut live, mut second) = (0, Vec::<u32>::new(), None::<(u64, Vec<u32>, u32)>);
-            let mut over = false;
+            let (mut over, mut many) = (false, false);
             for (pause, which, loss) in steps {
                 now += pause;
                 if second.as_ref().is_some_and(|(until, ..)| now >= *until) {
@@ -326,6 +329,7 @@ mod tests {
                 }
                 let number = live.remove(which % live.len());
                 if second.is_none() && loss != Loss::None {
+                    many = live.len() + 1 > 1;
                     second = Some((now + TOGETHER_MS, live.iter().copied().chain([number]).collect(), 0));
                 }
                 let mut all = false;
@@ -334,7 +338,7 @@ mod tests {
                     *weight += if old.contains(&number) { loss as u32 } else { 0 };
                     old.retain(|one| *one != number);
                     done = old.is_empty();
-                    all = done && *weight >= 2;
+                    all = done && *weight >= 2 && many;
                 }
                 let begun = life.ended(number, loss, Millis::new(now));
                 if done {

@@ -19,8 +19,11 @@ use crate::clock::Seconds;
 use crate::cookie::WorkerId;
 use crate::keys::derive::{derive, first};
 
+mod table;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use table::SeatTable;
 
 /// Points on the ring per unit of weight. The spread of shares is proportional to 1/√points: 512 keep the fullest of 16
 /// equal workers within about 10 % of the mean.
@@ -140,22 +143,12 @@ pub struct Seat {
 /// Candidates come from the ring, at most 32. The first one that may take one more session gets it, else the least
 /// loaded by weight. `None` if no worker takes new sessions.
 pub fn place(ring: &Ring, key: &[u8], seats: &[Seat]) -> Option<usize> {
-    let sums = Sums::of(seats);
-    let fits = |index: &usize| seats.get(*index).is_some_and(|seat| sums.fits(seat));
-    if let Some(index) = (0..PROBES).filter_map(|attempt| ring.get(key, attempt)).find(fits) {
-        return Some(index);
-    }
-    // The least loaded worker may have just come back and be at its limit; then the next one is better than a flood.
-    let least = |limited: bool| {
-        let free = seats.iter().enumerate().filter(|(_, seat)| seat.open() && (limited || !sums.is_flooded(seat)));
-        // Compares `(load + 1) / weight` as a cross product, which is exact.
-        free.min_by(|(_, a), (_, b)| a.after_one_more(b).cmp(&b.after_one_more(a))).map(|(index, _)| index)
-    };
-    least(false).or_else(|| least(true))
+    SeatTable::new(seats.to_vec()).place(ring, key)
 }
 
 impl Seat {
-    fn open(&self) -> bool {
+    /// Whether the worker may get a session at all.
+    pub(crate) fn is_open(&self) -> bool {
         self.takes_new && self.weight > 0
     }
 
@@ -166,6 +159,7 @@ impl Seat {
 }
 
 /// Sums over all workers that take new sessions; the others count neither as load nor as share.
+#[derive(Debug, Default)]
 struct Sums {
     weight: u128,
     load: u128,
@@ -174,8 +168,27 @@ struct Sums {
 
 impl Sums {
     fn of(seats: &[Seat]) -> Self {
-        let sum = |of: fn(&Seat) -> u32| seats.iter().filter(|seat| seat.open()).map(|seat| u128::from(of(seat))).sum();
-        Self { weight: sum(|s| s.weight), load: sum(|s| s.load), recent: sum(|s| s.recent) }
+        let mut sums = Self::default();
+        seats.iter().for_each(|seat| sums.enter(seat));
+        sums
+    }
+
+    /// Adds a seat, if it is open.
+    fn enter(&mut self, seat: &Seat) {
+        if seat.is_open() {
+            self.weight += u128::from(seat.weight);
+            self.load += u128::from(seat.load);
+            self.recent += u128::from(seat.recent);
+        }
+    }
+
+    /// Subtracts a seat that was added.
+    fn leave(&mut self, seat: &Seat) {
+        if seat.is_open() {
+            self.weight = self.weight.saturating_sub(u128::from(seat.weight));
+            self.load = self.load.saturating_sub(u128::from(seat.load));
+            self.recent = self.recent.saturating_sub(u128::from(seat.recent));
+        }
     }
 
     /// Whether a worker may take one more session:
@@ -184,7 +197,7 @@ impl Sums {
     fn fits(&self, seat: &Seat) -> bool {
         let share = (self.load + 1) * u128::from(seat.weight); // times self.weight
         let most = (105 * share).checked_div(100 * self.weight).unwrap_or(0).max(share.div_ceil(self.weight.max(1)));
-        seat.open() && u128::from(seat.load) < most && !self.is_flooded(seat)
+        seat.is_open() && u128::from(seat.load) < most && !self.is_flooded(seat)
     }
 
     /// Whether a worker is far below the mean (under half of it, because it just came back) and was already given twice

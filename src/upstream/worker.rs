@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 
 use super::admin_state::{AdminChange, AdminControl};
+use super::connections::dial::Ipv6Fallback;
 use super::connections::limit::Gate;
 use super::connections::tls::Link;
 pub(crate) use super::counts::{Count, Established, SessionSeat};
@@ -16,11 +17,13 @@ use super::diagnostics::{Notes, RefusalWindow};
 use super::eject::EjectionState;
 use super::restarts::Life;
 use super::ring::Recent;
+use super::session_paths::Oracles;
 pub(crate) use super::states::{Checks, WorkerHealth};
 use crate::clock::{self, AtomicMillis, Millis};
 use crate::config::{self, Address, AdminState};
 use crate::cookie::WorkerId;
 use crate::metrics::WorkerSeries;
+use crate::upstream::seating::MovedMark;
 use crate::upstream::serial::WorkerSerial;
 
 /// Time in milliseconds after which a request without a response counts as slow. A worker is hung if three requests are
@@ -28,16 +31,8 @@ use crate::upstream::serial::WorkerSerial;
 pub(crate) const SLOW_MS: u64 = 2_000;
 const SLOW_REQUESTS: u32 = 3;
 
-/// Whether a worker can be asked with a `PUT` probe (docs/reference/protocols.md §1.5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Oracle {
-    /// The worker has never answered code 1 to a random sid. Its answers on one path do not tell what it answers on
-    /// another.
-    Untried = 0,
-    /// The worker answered code 1 to a random sid.
-    Usable = 1,
-}
+/// Time in milliseconds for which a worker is reported as sharing its address after it last looked so.
+const SHARED_MS: u64 = 600_000;
 
 /// One application process, with everything that is known about it.
 pub struct Worker {
@@ -47,12 +42,14 @@ pub struct Worker {
     pub upstream: Box<str>,
     /// The address at which the worker listens.
     pub address: Address,
+    /// Whether the worker is reached at ::1 if nothing listens on 127.0.0.1.
+    pub(crate) ipv6: Ipv6Fallback,
     /// Name of the worker, as shown to operators.
     pub name: String,
     /// Id of the worker in cookies.
     pub id: WorkerId,
     /// Metric counters of the worker, resolved once.
-    pub series: WorkerSeries,
+    pub series: Arc<WorkerSeries>,
     /// Number of sessions placed on the worker within the last 10 s.
     pub recent: Recent,
     link: ArcSwap<Link>,
@@ -66,8 +63,10 @@ pub struct Worker {
     pub gate: Gate,
     /// The last check and the last ejection, as shown to operators.
     pub notes: Notes,
+    /// What the worker answers to probes, by path.
+    pub(crate) oracles: Oracles,
     checks: AtomicU8,
-    oracle: AtomicU8,
+    of_range: AtomicBool,
     refused: AtomicBool,
     refusal: tokio::sync::Notify,
     pub(crate) life: Life,
@@ -75,17 +74,22 @@ pub struct Worker {
     pub(crate) tunnels: AtomicU32,
     pub(crate) in_flight: AtomicU32,
     pub(crate) slow: AtomicU32,
+    /// Tells the placement of sessions that the load or the state has changed.
+    pub(crate) moved: MovedMark,
     last_answer: AtomicMillis,
     fresh_refusals: RefusalWindow,
+    /// When it last looked as if several processes shared the address.
+    shared_at: AtomicMillis,
 }
 
 impl Worker {
     /// Creates a worker that was never connected; it counts as up until a check or a connect shows otherwise.
-    pub fn new(upstream: &str, address: Address, name: String, id: WorkerId, series: WorkerSeries) -> Arc<Self> {
+    pub fn new(upstream: &str, address: Address, name: String, id: WorkerId, series: Arc<WorkerSeries>) -> Arc<Self> {
         Arc::new(Self {
             serial: WorkerSerial::next(),
             upstream: upstream.into(),
             address,
+            ipv6: Ipv6Fallback::default(),
             name,
             id,
             series,
@@ -96,8 +100,9 @@ impl Worker {
             eject: EjectionState::default(),
             gate: Gate::default(),
             notes: Notes::default(),
+            oracles: Oracles::default(),
             checks: AtomicU8::new(Checks::Passing as u8),
-            oracle: AtomicU8::new(Oracle::Untried as u8),
+            of_range: AtomicBool::new(false),
             refused: AtomicBool::new(false),
             refusal: tokio::sync::Notify::new(),
             life: Life::new(clock::now_ms()),
@@ -105,14 +110,21 @@ impl Worker {
             tunnels: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
             slow: AtomicU32::new(0),
+            moved: MovedMark::default(),
             last_answer: AtomicMillis::default(),
             fresh_refusals: RefusalWindow::default(),
+            shared_at: AtomicMillis::none(),
         })
     }
 
     /// Whether anything is left that must end before the worker may be forgotten: a session, a tunnel or a request.
     pub fn is_needed(&self) -> bool {
         self.sessions() > 0 || self.tunnels() > 0 || self.in_flight() > 0
+    }
+
+    /// Tells the placement of sessions that the load or the state of the worker has changed.
+    pub(crate) fn mark_moved(&self) {
+        self.moved.mark(self.serial);
     }
 
     /// Whether the worker takes new sessions: up ∧ ready ∧ not ejected ∧ below its limit.
@@ -132,6 +144,7 @@ impl Worker {
     pub(crate) fn refresh_ejection(&self) {
         if self.eject.end_if_over(clock::now_ms()) {
             tracing::info!(upstream = %self.upstream, worker = %self.name, "worker is back from its ejection");
+            self.mark_moved();
         }
     }
 
@@ -155,6 +168,11 @@ impl Worker {
     /// Whether the last connect was refused, so that idle connections to the worker need a check.
     pub fn refuses_connects(&self) -> bool {
         self.refused.load(Relaxed)
+    }
+
+    /// Whether some request has waited at the worker for longer than [`SLOW_MS`].
+    pub fn has_slow(&self) -> bool {
+        self.slow.load(Relaxed) > 0
     }
 
     /// Whether the worker accepts connections but does not answer.
@@ -192,11 +210,15 @@ impl Worker {
         if checks == Checks::Passing && before != Checks::Passing as u8 {
             self.eject.ease_in(clock::now_ms());
         }
+        if before != checks as u8 {
+            self.mark_moved();
+        }
     }
 
     /// Applies a change of the admin state by an operator or the file. Must be called on the control thread only.
     pub fn change(&self, change: AdminChange, config: &config::Upstream) {
         self.admin.change(change, config, self.sessions(), clock::now_ms());
+        self.mark_moved();
     }
 
     /// Returns the admin state that is in effect.
@@ -213,6 +235,17 @@ impl Worker {
         }
     }
 
+    /// Sets whether the worker's address is one of a range of ports.
+    pub fn set_of_range(&self, of_range: bool) {
+        self.of_range.store(of_range, Relaxed);
+    }
+
+    /// Whether the worker is only a port of a range on which no process has listened yet. Such ports are not shown one
+    /// by one: a range may be wider than the number of processes.
+    pub fn is_unused(&self) -> bool {
+        self.of_range.load(Relaxed) && !self.life.was_seen()
+    }
+
     /// Returns how connections to the worker are secured now.
     pub fn link(&self) -> Arc<Link> {
         self.link.load_full()
@@ -224,19 +257,6 @@ impl Worker {
         self.links.load(Relaxed)
     }
 
-    /// Whether the worker can be asked with probes.
-    pub fn oracle(&self) -> Oracle {
-        match self.oracle.load(Relaxed) {
-            0 => Oracle::Untried,
-            _ => Oracle::Usable,
-        }
-    }
-
-    /// Records what a probe with a random sid showed.
-    pub fn set_oracle(&self, oracle: Oracle) {
-        self.oracle.store(oracle as u8, Relaxed);
-    }
-
     /// Records a successful connect. After the end of a life it begins a new one, as another process may listen there
     /// now.
     pub fn connected(&self) {
@@ -245,15 +265,18 @@ impl Worker {
         if self.refused.load(Relaxed) && self.refused.swap(false, Relaxed) {
             tracing::info!(upstream = %self.upstream, worker = %self.name, again = connected.again,
                 "worker accepts connections");
+            self.mark_moved();
         }
         self.restarted(connected.restarted);
     }
 
     pub(crate) fn restarted(&self, generation: Option<u32>) {
         if let Some(generation) = generation {
-            self.set_oracle(Oracle::Untried);
+            self.series.restarts.inc();
+            self.oracles.forget();
             self.eject.new_life(clock::now_ms());
             tracing::info!(upstream = %self.upstream, worker = %self.name, generation, "worker was restarted");
+            self.mark_moved();
         }
     }
 
@@ -273,6 +296,7 @@ impl Worker {
         let first = !self.refused.swap(true, Relaxed);
         if first {
             self.refusal.notify_one();
+            self.mark_moved();
         }
         if self.gone() {
             self.life.gone();
@@ -300,6 +324,11 @@ impl Worker {
         now_ms.since(self.last_answer.get().unwrap_or_default())
     }
 
+    /// Whether the worker answered some request within the last `ms` milliseconds.
+    pub fn has_answered_within(&self, ms: u64, now_ms: Millis) -> bool {
+        self.last_answer.get().is_some_and(|last| now_ms.since(last) <= ms)
+    }
+
     /// Number of lives seen so far.
     pub fn generation(&self) -> u32 {
         self.life.generation()
@@ -325,10 +354,16 @@ impl Worker {
         self.life.has_losses(now_ms)
     }
 
+    /// Whether several processes seem to share the worker's address: it refused sessions of its own a short time ago.
+    pub fn shares_address(&self, now_ms: Millis) -> bool {
+        self.shared_at.get().is_some_and(|at| now_ms.since(at) < SHARED_MS)
+    }
+
     /// Records that the worker refused a sid which it made less than 10 s ago. Three such refusals within ten seconds
     /// mean that several processes share its address, which is logged at most once in ten seconds.
     pub fn fresh_refusal(&self, now_ms: Millis) {
         if self.fresh_refusals.add(now_ms) {
+            self.shared_at.set(Some(now_ms));
             tracing::warn!(upstream = %self.upstream, worker = %self.name, address = %self.address,
                 "worker refuses sessions it made itself: several processes share this address. \
                  Give each its own port (PM2: increment_var: 'PORT'). While PM2 reloads, two always share it");
@@ -363,5 +398,18 @@ mod tests {
         assert_eq!(worker.health(), WorkerHealth::Gone);
         worker.connected();
         assert_eq!((worker.generation(), worker.health()), (2, WorkerHealth::Up));
+    }
+
+    #[test]
+    fn three_fresh_refusals_mean_a_shared_address_for_a_while() {
+        let series = Metrics::new().worker("app", "w");
+        let worker = Worker::new("app", Address::Unix("/w".into()), "w".to_owned(), WorkerId(1), series);
+        let at = |ms| Millis::new(1_000_000 + ms);
+        for ms in [0, 1, 2] {
+            assert!(!worker.shares_address(at(ms)));
+            worker.fresh_refusal(at(ms));
+        }
+        assert!(worker.shares_address(at(3)) && worker.shares_address(at(SHARED_MS)));
+        assert!(!worker.shares_address(at(SHARED_MS + 2)));
     }
 }

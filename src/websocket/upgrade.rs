@@ -1,7 +1,7 @@
 //! The checked upgrade: verifies that a 101 is the one that was requested (RFC 6455 §4.2.2,
 //! ARCHITECTURE.md, invariant 6).
 
-use crate::header_list::has_token;
+use crate::header_list::list_has;
 use aws_lc_rs::digest;
 use hyper::header::{self, HeaderMap};
 
@@ -35,9 +35,7 @@ pub(crate) fn key(bytes: &[u8; 16]) -> [u8; 24] {
 pub(crate) fn grants(headers: &HeaderMap, accept: &Accept) -> bool {
     let mut accepts = headers.get_all(header::SEC_WEBSOCKET_ACCEPT).iter();
     let accepted = accepts.next().is_some_and(|value| value.as_bytes() == accept.0) && accepts.next().is_none();
-    accepted
-        && headers.get(header::UPGRADE).is_some_and(|value| has_token(value.as_bytes(), b"websocket"))
-        && headers.get_all(header::CONNECTION).iter().any(|value| has_token(value.as_bytes(), b"upgrade"))
+    accepted && list_has(headers, &header::UPGRADE, b"websocket") && list_has(headers, &header::CONNECTION, b"upgrade")
 }
 
 /// Encodes `input` as base64 into `out`, which already holds the padding.

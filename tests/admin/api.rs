@@ -29,8 +29,10 @@ impl Checked<'_> {
     /// A request for `path`, which `template` describes: its status and answer, as text if the answer is not JSON.
     fn ask(&mut self, method: &str, template: &str, path: &str, body: &str) -> (u16, Value) {
         let length = body.len();
-        let request =
-            format!("{} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}", method.to_uppercase());
+        let request = format!(
+            "{} {path} HTTP/1.1\r\nHost: localhost\r\nX-Stickyd: 1\r\nContent-Length: {length}\r\n\r\n{body}",
+            method.to_uppercase()
+        );
         let answer = Raw::connect_unix(&self.binary.admin()).ask(&request);
         let status = answer.status();
         let described = &self.document["paths"][template][method]["responses"][status.to_string()];
@@ -283,7 +285,7 @@ fn explaining_and_reading_pins_changes_nothing() {
     let shared = proxy.server().shared();
     let snapshot = shared.snapshot.load();
     let upstream = snapshot.upstream("app").unwrap();
-    let client = stickyd::testing::client::Client { address: "192.0.2.1".parse().unwrap(), secure: false };
+    let client = stickyd::testing::client::Client { address: "192.0.2.1".parse().unwrap(), known: true, secure: false };
     let question = stickyd::testing::affinity::explain::ExplainQuestion { client: Some(client), ..Default::default() };
     let before = (proxy.worker(&worker.address.to_string()).sessions(), shared.sessions.pins.len());
     for _ in 0..100 {
@@ -323,8 +325,10 @@ fn what_is_explained_is_what_happens() {
     // The worker dies, and the prediction comes true.
     let next = explain(&format!("cookie={value}"))["if_it_died"]["worker"].as_str().unwrap().to_owned();
     assert_ne!(next, answer.text());
-    let maint =
-        format!("POST /api/v1/workers/app/{}/maint HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", answer.text());
+    let maint = format!(
+        "POST /api/v1/workers/app/{}/maint HTTP/1.1\r\nHost: localhost\r\nX-Stickyd: 1\r\nContent-Length: 0\r\n\r\n",
+        answer.text()
+    );
     assert_eq!(Raw::connect_unix(&binary.admin()).ask(&maint).status(), 200);
     let with_cookie = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {pair}\r\n\r\n");
     assert_eq!(Raw::connect(binary.address).ask(&with_cookie).text(), next);

@@ -11,7 +11,9 @@ fn started() -> Binary {
 
 fn ask(binary: &Binary, method: &str, path: &str, body: &str) -> Message {
     let length = body.len();
-    let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}");
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nX-Stickyd: 1\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
     Raw::connect_unix(&binary.admin()).ask(&request)
 }
 
@@ -19,7 +21,7 @@ fn ask(binary: &Binary, method: &str, path: &str, body: &str) -> Message {
 fn too_many_admin_requests_are_answered_at_once() {
     let binary = started();
     // Each of them waits for its body.
-    let unfinished = "PUT /api/v1/log HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n";
+    let unfinished = "PUT /api/v1/log HTTP/1.1\r\nHost: localhost\r\nX-Stickyd: 1\r\nContent-Length: 9\r\n\r\n";
     let mut waiting: Vec<Raw> = (0..32).map(|_| Raw::connect_unix(&binary.admin())).collect();
     for one in &mut waiting {
         one.send(unfinished);
@@ -80,9 +82,11 @@ fn every_admin_write_is_logged_with_its_outcome() {
 fn bodies_of_admin_requests_are_bounded() {
     let binary = started();
     let long = " ".repeat(512 * 1024 + 1);
-    let announced = "POST /api/v1/broadcast HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n";
+    let announced =
+        "POST /api/v1/broadcast HTTP/1.1\r\nHost: localhost\r\nX-Stickyd: 1\r\nContent-Length: 1000000000\r\n\r\n";
     assert_eq!(Raw::connect_unix(&binary.admin()).ask(announced).status(), 413);
-    let chunked = "POST /api/v1/broadcast HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let chunked =
+        "POST /api/v1/broadcast HTTP/1.1\r\nHost: localhost\r\nX-Stickyd: 1\r\nTransfer-Encoding: chunked\r\n\r\n";
     let answer = Raw::connect_unix(&binary.admin()).ask(&format!("{chunked}{:x}\r\n{long}\r\n", long.len()));
     assert_eq!((answer.status(), answer.text()), (413, "the body is too large\n"));
     let most = ask(&binary, "POST", "/api/v1/broadcast", &long[1..]);

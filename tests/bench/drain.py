@@ -83,8 +83,9 @@ async def run(kind, count, grace, directory):
         for broken in (task for task in clients if task.done()):
             broken.result()
     began = time.monotonic()
-    url, body = "http://x/api/v1/workers/app/w/drain", json.dumps({"grace": f"{grace}s"})
-    curl = ["curl", "-s", "--unix-socket", f"{directory}/admin.sock", "-X", "POST", url, "-d", body]
+    url, body = "http://localhost/api/v1/workers/app/w/drain", json.dumps({"grace": f"{grace}s"})
+    curl = ["curl", "-s", "--unix-socket", f"{directory}/admin.sock", "-X", "POST", url, "-d", body,
+            "-H", "Content-Type: application/json", "-H", "X-Stickyd: 1"]
     await (await asyncio.create_subprocess_exec(*curl)).wait()
     await asyncio.wait_for(asyncio.gather(*clients), grace + 30)
     at = sorted(when - began for when, _ in ended)

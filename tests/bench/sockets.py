@@ -58,7 +58,7 @@ def ask(path, head, body=b"", keep=True):
     began = time.monotonic()
     with socket.socket(socket.AF_UNIX) as admin:
         admin.connect(path)
-        admin.sendall(b"%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (head, len(body), body))
+        admin.sendall(b"%s HTTP/1.1\r\nHost: localhost\r\nX-Stickyd: 1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (head, len(body), body))
         room, answer, end = bytearray(1 << 16), b"", b""
         while count := admin.recv_into(room):
             end = bytes(end + room[max(0, count - 8):count])[-8:]

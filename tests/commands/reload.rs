@@ -47,6 +47,7 @@ fn over_tcp_with_the_token() {
     let (worker, admin) = (RawWorker::named("a"), free_address());
     let token = std::env::temp_dir().join(format!("stickyd-token-{}", std::process::id()));
     std::fs::write(&token, "0123456789abcdef\n").unwrap();
+    std::fs::set_permissions(&token, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let tables = format!("[upstream.app]\nworkers = [\"{}\"]\n[admin]\naddress = \"{admin}\"\n", worker.address);
     let binary = Binary::with(&format!("watch = false\n{tables}token_file = {token:?}"));
     assert_eq!(said(&reload(&binary, BY_FILE)), (0, "reloaded\n", ""));

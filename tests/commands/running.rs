@@ -118,7 +118,7 @@ fn sockets_are_shown_and_closed() {
     }
     let all = says(&binary, "sockets");
     let lines: Vec<&str> = all.lines().collect();
-    assert!(lines[0].trim_start().starts_with("ID  UPSTREAM") && lines[0].ends_with("LABELS"), "{all}");
+    assert!(lines[0].starts_with("ID  ") && lines[0].ends_with("LABELS"), "ids are always on the left: {all}");
     assert_eq!((lines.len(), lines[5]), (6, "3 of 3 live sockets"), "{all}");
     assert_eq!(lines.iter().filter(|line| line.ends_with("room=red")).count(), 2, "{all}");
     let red = json(&says(&binary, "sockets --label room=red --transport polling --sort -id --json"));
@@ -157,6 +157,40 @@ fn sockets_are_shown_and_closed() {
     assert_eq!(said, "2 sockets closed (0 tunnels, 2 polling sessions); 0 had already ended\n");
     assert_eq!(progress.lines().last(), Some("0 of 2 sockets left"), "{progress}");
     assert_eq!(says(&binary, "sockets").lines().last(), Some("0 of 0 live sockets"));
+}
+
+/// What clients and workers write reaches the operator's terminal only as visible text (ECMA-48 §5.4, Unicode TR36).
+#[test]
+fn what_peers_wrote_is_printable_everywhere() {
+    let (one, two) = (many_sessions("one"), many_sessions("two"));
+    let binary = Binary::with(&config_of_named(&[("one", &one), ("two", &two)], "labels = { room = \"query:room\" }"));
+    // ESC ] 0 ; BEL, a line break, CSI of C1, a bidi override, a zero-width space, DEL and U+2028.
+    let room = "x%1b%5d0;owned%07%0a%c2%9b2J%e2%80%ae%e2%80%8b%7f%e2%80%a8y";
+    begin_session(binary.address, &format!("&room={room}"));
+    let id = json(&says(&binary, "sockets --json"))["sockets"][0]["id"].as_str().unwrap().to_owned();
+    let is_hostile = |c: char| {
+        (c.is_control() && c != '\n')
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+    };
+    let one = format!("sockets {id}");
+    for line in ["sockets", "sockets --wide", "sockets --json", "top --once", &one, &format!("{one} --json")] {
+        let text = says(&binary, line);
+        assert!(text.contains("owned") && !text.contains(is_hostile), "{line}: {text:?}");
+    }
+    // An error repeats what it was asked for.
+    let error = fails(&binary, "sockets a\u{9b}2J\u{202e}b", 1);
+    assert!(error.contains("no live socket `a") && !error.contains(is_hostile), "{error:?}");
+    assert!(!binary.log().contains(is_hostile), "{:?}", binary.log());
+}
+
+#[test]
+fn an_unknown_session_is_explained_without_a_worker() {
+    let (one, two) = (many_sessions("one"), many_sessions("two"));
+    let binary = Binary::with(&config_of_named(&[("one", &one), ("two", &two)], ""));
+    let said = says(&binary, "explain --sid nosuch");
+    assert!(said.contains("worker    none\n") && !said.contains("this one first"), "{said}");
+    let said = says(&binary, "explain --sid nosuch --address 192.0.2.1");
+    assert!(!said.contains("none\n") && said.contains("this one first"), "{said}");
 }
 
 #[test]

@@ -30,9 +30,11 @@ fn every_key_is_read_into_its_field() {
     assert_eq!(upstream("eject = true").eject, Eject::default());
     assert_eq!(upstream("eject = { errors = \"0%\" }").eject.errors, 0);
     assert_eq!(upstream("eject = { time = \"10m\" }").eject.max_time, Duration::from_secs(600), "never shorter");
-    let bounds =
-        upstream("slow_start = \"0s\"\nretry_budget = \"0%\"\nmax_connections = 9\nqueue = 0\nqueue_timeout = \"1s\"");
+    let bounds = upstream(
+        "slow_start = \"0s\"\nretry_budget = \"0%\"\nretry_after = \"1s\"\nmax_connections = 9\nqueue = 0\nqueue_timeout = \"1s\"",
+    );
     assert_eq!((bounds.slow_start, bounds.retry_budget), (Duration::ZERO, 0));
+    assert_eq!(bounds.retry_after, Duration::from_secs(1));
     assert_eq!((bounds.max_connections, bounds.queue, bounds.queue_timeout), (Some(9), 0, Duration::from_secs(1)));
 }
 

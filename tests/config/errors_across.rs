@@ -154,6 +154,37 @@ fn two_listeners_on_one_address_are_an_error() {
     "#);
 }
 
+/// What the system refuses to bind together is an error of the configuration; see `all.rs` of the listeners.
+#[test]
+fn overlapping_listeners_are_an_error() {
+    let with = |one: &str, two: &str| {
+        let toml = format!(
+            "[[listener]]\naddress = \"{one}\"\n[[listener]]\naddress = \"{two}\"\n\
+             [upstream.app]\nworkers = [\"127.0.0.1:1\"]"
+        );
+        stickyd::testing::config::parse(&toml, std::path::Path::new("s.toml"))
+            .map(|_| ())
+            .map_err(|error| error.to_string())
+    };
+    for (one, two) in [("0.0.0.0:80", "127.0.0.1:80"), ("127.0.0.1:80", "0.0.0.0:80"), ("[::1]:80", "[::]:80")] {
+        let error = with(one, two).unwrap_err();
+        assert!(error.contains(&format!("{two} overlaps with the listener {one}")), "{error}");
+    }
+    for (one, two) in [("0.0.0.0:80", "[::]:80"), ("[::]:80", "127.0.0.1:80"), ("0.0.0.0:80", "127.0.0.1:81")] {
+        assert_eq!(with(one, two), Ok(()), "{one} {two}");
+    }
+    for (listener, admin, is_error) in
+        [("0.0.0.0:80", "127.0.0.1:80", true), ("[::]:80", "127.0.0.1:80", true), ("0.0.0.0:80", "127.0.0.1:81", false)]
+    {
+        let toml = format!(
+            "[admin]\naddress = \"{admin}\"\n[[listener]]\naddress = \"{listener}\"\n\
+             [upstream.app]\nworkers = [\"127.0.0.1:1\"]"
+        );
+        let read = stickyd::testing::config::parse(&toml, std::path::Path::new("s.toml"));
+        assert_eq!(read.is_err(), is_error, "{listener} {admin}");
+    }
+}
+
 #[test]
 fn a_worker_must_not_be_our_own_listener() {
     assert_snapshot!(errors_of("[[listener]]\naddress = \"0.0.0.0:3000\"\n[upstream.app]\nworkers = [\"127.0.0.1:2999-3003\"]"), @r#"

@@ -42,7 +42,7 @@ fn unknown_keys_of_all_tables_are_reported_at_once() {
       |
     4 | port = 80
       | ^^^^
-      = help: use one of `address`, `name`, `tls`, `http2`, `websocket_over_http2`, `redirect`, `trusted_proxies`, `proxy_protocol`
+      = help: use one of `address`, `name`, `tls`, `http2`, `websocket_over_http2`, `redirect`, `health`, `trusted_proxies`, `proxy_protocol`
 
     error: unknown key `wieght` in a worker
      --> s.toml:6:42
@@ -70,7 +70,7 @@ fn unknown_keys_of_all_tables_are_reported_at_once() {
       |
     9 | token = "x"
       | ^^^^^
-      = help: use one of `address`, `token_file`
+      = help: use one of `address`, `hosts`, `token_file`
 
     error: unknown key `acces` in `log`
       --> s.toml:11:1
@@ -192,7 +192,7 @@ fn affinity_must_not_be_empty_or_list_an_entry_twice() {
       |
     5 | affinity = []
       |            ^^
-      = help: ["socket.io", "cookie", "address"] is the default; ["address"] alone is IP hash
+      = help: ["auto", "cookie", "address"] is the default; ["address"] alone is IP hash
     "#);
     assert_snapshot!(errors("affinity = [\"cookie\", \"cookie\"]"), @r#"
     error: affinity `cookie` is listed twice
@@ -231,7 +231,7 @@ fn a_misspelt_log_level_is_an_error() {
       |
     6 | level = "info,stickyd=loud"
       |         ^^^^^^^^^^^^^^^^^^^
-      = help: write "info", or directives such as "info,stickyd::testing::affinity=debug"
+      = help: write "info", or directives such as "info,stickyd::affinity=debug"
     "#);
 }
 

@@ -13,6 +13,11 @@ fn every_key_is_read_into_its_field() {
     let plain = good(HEAD);
     assert!(!plain.upstreams[0].forwarded && !plain.upstreams[0].debug_header);
     assert_eq!(plain.needs_restart(&good(&format!("{HEAD}[log]\nformat = \"json\""))), ["[log] format"]);
+    // What is read once, at start.
+    for key in ["pins", "sockets", "handshakes", "reserved_descriptors"] {
+        let changed = good(&format!("{HEAD}[limits]\n{key} = 12345"));
+        assert_eq!(plain.needs_restart(&changed), [format!("[limits] {key}")]);
+    }
     assert!(plain.needs_restart(&good(&format!("{HEAD}debug_header = true\n[log]\nlevel = \"warn\""))).is_empty());
 }
 
@@ -37,7 +42,7 @@ fn wrong_values_are_errors() {
 
 #[test]
 fn levels_set_at_run_time_are_checked() {
-    assert_eq!(check_level("info,stickyd::testing::affinity=debug"), Ok(()));
+    assert_eq!(check_level("info,stickyd::affinity=debug"), Ok(()));
     assert_eq!(check_level("inof"), Err("`inof` is not a log level: did you mean `info`?".to_owned()));
     assert!(check_level("info,a=b=c").unwrap_err().contains("`level` is not a valid log filter"));
 }

@@ -86,6 +86,15 @@ fn certificates_with_wrong_dates_are_named() {
       |                       ^^^^^^^^^
       = help: clients reject it: renew it, then reload
     "#);
+    // While another one is valid, it is a warning, and clients of its names get the valid one.
+    let pair = |name: &str| format!("{{ certificate = \"{name}.crt\", key = \"{name}.key\" }}");
+    let both = format!("{{ certificates = [{}, {}] }}", pair("old"), pair("localhost"));
+    let said = warnings(&dir, &listener(&both));
+    assert!(said.contains("warning: the certificate old.crt expired at 2010-01-01T00:00:00Z"), "{said}");
+    assert!(said.contains("others are served: renew it, then reload"), "{said}");
+    let (config, _) = parse_with(&listener(&both), &dir.0.join("s.toml"), &resolve).unwrap();
+    let ends: Vec<_> = config.listeners[0].tls.as_ref().unwrap().certificates.iter().map(|one| one.not_after).collect();
+    assert_eq!(ends, [64_060_588_800, 1_262_304_000]);
     // Of a chain, only the leaf must be valid.
     let chain = ["localhost.crt", "old.crt"].map(|name| std::fs::read_to_string(dir.0.join(name)).unwrap()).concat();
     dir.write("chain.crt", &chain);
@@ -106,6 +115,49 @@ fn certificates_with_wrong_dates_are_named() {
       |                       ^^^^^^^^^
       = help: clients reject it until then: check this machine's clock
     "#);
+}
+
+/// Certificates and keys that programs make and people copy: of version 1, encrypted, with a byte order mark.
+#[test]
+fn unusual_certificates_and_keys_are_read_or_named() {
+    let dir = files("tls-unusual");
+    let fixture = |name: &str| std::fs::read_to_string(format!("tests/data/keys/{name}")).unwrap();
+    let pair = |certificate: &str, key: &str| listener(&format!("{{ certificate = {certificate:?}, key = {key:?} }}"));
+    for name in ["version1.crt", "version1.key", "encrypted-sec1.key", "encrypted-pkcs1.key", "encrypted-pkcs8.key"] {
+        dir.write(name, &fixture(name));
+    }
+    assert_snapshot!(errors_in(&dir, &pair("version1.crt", "version1.key")), @r#"
+    error: cannot use version1.crt: its first certificate has X.509 version 1
+     --> DIR/s.toml:3:23
+      |
+    3 | tls = { certificate = "version1.crt", key = "version1.key" }
+      |                       ^^^^^^^^^^^^^^
+      = help: TLS needs version 3: make the certificate again, with -addext subjectAltName=DNS:example.com
+    "#);
+    // As an authority it is usable: of that, only its name and key are used.
+    let auth = "client_auth = { mode = \"required\", ca = \"version1.crt\" }";
+    read(&dir, &format!("{{ certificate = \"localhost.crt\", key = \"localhost.key\", {auth} }}"));
+    for kind in ["sec1", "pkcs1", "pkcs8"] {
+        let said = errors_in(&dir, &pair("localhost.crt", &format!("encrypted-{kind}.key")));
+        assert!(said.contains(&format!("cannot use encrypted-{kind}.key: the key is encrypted\n")), "{said}");
+        assert!(said.contains("help: decrypt it: openssl pkey"), "{said}");
+    }
+    // Editors of Windows put U+FEFF first; put together, a file has one before each part.
+    let [certificate, key, ca] = ["localhost.crt", "localhost.key", "ca.crt"]
+        .map(|name| std::fs::read_to_string(dir.0.join(name)).unwrap().replace('\n', "\r\n"));
+    dir.write("marked.crt", &format!("\u{feff}{certificate}\u{feff}{ca}"));
+    dir.write("marked.key", &format!("\u{feff}{key}"));
+    dir.write("marked-ca.crt", &format!("\u{feff}{ca}"));
+    let auth = "client_auth = { mode = \"required\", ca = \"marked-ca.crt\" }";
+    let one = read(&dir, &format!("{{ certificate = \"marked.crt\", key = \"marked.key\", {auth} }}"));
+    assert_eq!(one.certificates[0].chain.len(), 2);
+    let wide: Vec<u8> = key.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    std::fs::write(dir.0.join("wide.key"), [b"\xff\xfe", &*wide].concat()).unwrap();
+    assert!(errors_in(&dir, &pair("localhost.crt", "wide.key")).contains("it is UTF-16 text"));
+    dir.write("secret", "\u{feff}0123456789abcdef\r\n");
+    let text = format!("secret_file = \"secret\"\n{}", pair("localhost.crt", "localhost.key"));
+    let (config, _) = parse_with(&text, &dir.0.join("s.toml"), &resolve).unwrap();
+    assert_eq!(config.secret.unwrap().0, b"0123456789abcdef");
 }
 
 #[test]

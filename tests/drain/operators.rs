@@ -66,7 +66,7 @@ fn without_a_grace_sessions_stay_and_new_ones_go_elsewhere() {
     assert_eq!(metric(&binary, left), Some(at_start.to_string()));
     let (status, said) = post(&binary, "/api/v1/workers/app/one/ready", "{}");
     assert_eq!((status, &said["admin"], &said["drain"]), (200, &json!("ready"), &Value::Null));
-    assert_eq!(metric(&binary, left), None);
+    assert_eq!(metric(&binary, left), Some("0".to_owned()));
     sessions_at(&binary, "one", 1);
     assert_eq!(message(&binary, &sids[0]).text(), "ok");
 }

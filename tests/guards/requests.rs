@@ -55,7 +55,7 @@ fn a_foreign_page_reaches_no_worker() {
         "Origin: null\r\n",
         "Origin: \r\n",
         "Origin: http://own.example\r\nOrigin: https://evil.example\r\n",
-        "Origin: https://evil.example\r\nX-Forwarded-Host: evil.example\r\n",
+        "Origin: https://own.example\r\nX-Forwarded-Host: evil.example\r\n",
     ];
     let mut refused = 0.0;
     for origin in evil {
@@ -185,6 +185,45 @@ fn handshakes_of_one_address_are_limited() {
     let all: Vec<_> = (0..3).map(|_| ask(&proxy, &get, "").status()).collect();
     assert_eq!(all, [200, 200, 429]);
     assert_eq!(ask(&proxy, &format!("{get}&sid=AAAAAAAAAAAAAAAAAAAA"), "").status(), 200);
+}
+
+/// A worker that takes the first of several sids finds an empty one, and opens a session.
+#[test]
+fn sids_that_differ_count_as_a_handshake() {
+    let worker = worker();
+    let proxy = behind(&worker, "rate = { handshakes = \"2/h\" }");
+    for query in ["sid=&sid=x", "%73id=&sid=x", "sid=a&s%69d=b", "s%69d=&s%69d=b"] {
+        // Each address has a rate of its own.
+        let from = format!("X-Forwarded-For: 192.0.2.{}\r\n", query.len());
+        let get = format!("GET {POLL}&{query}");
+        let statuses = [(); 3].map(|()| ask(&proxy, &get, &from).status());
+        assert_eq!((statuses[2], statuses.contains(&200)), (429, true), "{query}: {statuses:?}");
+    }
+    let same = format!("GET {POLL}&sid=AAAAAAAAAAAAAAAAAAAA&sid=AAAAAAAAAAAAAAAAAAAA");
+    assert_eq!([(); 3].map(|()| ask(&proxy, &same, "").status()), [200; 3]);
+}
+
+/// Every spelling of an Engine.IO query is one for the guards: encoded, in any order, with `;` for `&`.
+#[test]
+fn spellings_of_a_query_do_not_hide_a_session() {
+    let worker = worker();
+    let proxy = behind(&worker, "origins = [\"same\"]");
+    for query in [
+        "EIO=4&transport=polling",
+        "%45IO=4&transport=polling",
+        "E%49%4f=4&tr%61nsport=poll%69ng",
+        "EIO=4&transport=%70olling&%73id=a",
+        "x=1;EIO=4;transport=polling",
+        "x;transport=polling",
+        "x&s%69d=a",
+        "transport=polling",
+    ] {
+        for path in ["/socket.io/", "//socket.io//", "/%73ocket.io/", "/any"] {
+            let answer = ask(&proxy, &format!("GET {path}?{query}"), "Origin: https://evil.example\r\n");
+            assert_eq!(answer.status(), 403, "{path}?{query}");
+        }
+    }
+    assert_eq!(worker.connections(), 0);
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! `[limits]` with HTTP/2: limits of requests apply to streams, and limits of connections to the whole connection.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::StatusCode;
 
-use crate::support::h2::{Secured, ask, whole};
+use crate::support::h2::{GET, Secured, ask, frame, whole};
 use crate::support::raw::{RawWorker, ok};
 use crate::support::wait::{wait_for, within};
 
@@ -121,5 +122,34 @@ async fn the_streams_of_an_address_count_as_its_connections() {
     // What the streams had used is free again, for other connections, too.
     for _ in 0..2 {
         assert_eq!(stickyd.client().await.get("/").await.text(), "a");
+    }
+}
+
+/// Heads are not subject to the client's windows, so that only what is read from workers limits them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heads_wait_at_their_workers_for_a_client_that_does_not_read() {
+    let large = "~".repeat(60_000);
+    let worker =
+        RawWorker::answering(move |_| format!("HTTP/1.1 200 OK\r\nX-Large: {large}\r\nContent-Length: 0\r\n\r\n"));
+    let stickyd = Secured::before(&[worker.address], "");
+    let mut frames = stickyd.frames().await;
+    let heads: Vec<u8> = (1..256).step_by(2).flat_map(|stream| frame(1, 5, stream, GET)).collect();
+    frames.send(&heads).await;
+    let begun = || stickyd.proxy().metric("stickyd_http2_streams_total");
+    wait_for("all streams have begun", || begun() == 128.0);
+    let (mut last, mut since) = (f64::MAX, Instant::now());
+    wait_for("the number of open streams has not changed for a second", || {
+        let open = stickyd.proxy().metric("stickyd_http2_streams");
+        if open != last {
+            (last, since) = (open, Instant::now());
+        }
+        since.elapsed() > Duration::from_secs(1)
+    });
+    // The kernel's buffers on the way take a part of them, 2.6 MB on loopback.
+    assert!(last >= 32.0, "{} of 128 heads with 60 KB each were read for a client that reads nothing", 128.0 - last);
+    let mut answered = 0;
+    while answered < 128 {
+        let (kind, ..) = frames.next().await.expect("every request is answered");
+        answered += usize::from(kind == 1);
     }
 }

@@ -35,7 +35,7 @@ impl Valve {
 }
 
 fn queue(proxy: &Proxy, worker: &RawWorker, result: &str) -> f64 {
-    proxy.metric(&format!("stickyd_queue_total{{result=\"{result}\",upstream=\"app\",worker=\"{}\"}}", worker.address))
+    proxy.metric(&format!("stickyd_queued_total{{result=\"{result}\",upstream=\"app\",worker=\"{}\"}}", worker.address))
 }
 
 fn asking(proxy: &Proxy, target: &str) -> Raw {
@@ -59,6 +59,8 @@ fn a_full_worker_has_a_queue_and_past_it_the_answer_is_a_503() {
     wait_for("one request is queued", || live.gate.waiting() == 1);
     let mut third = asking(&proxy, "/3");
     wait_for("two requests are queued", || live.gate.waiting() == 2);
+    let waiting = format!("stickyd_queue_waiting{{upstream=\"app\",worker=\"{}\"}}", worker.address);
+    assert_eq!(proxy.metric(&waiting), 2.0);
     assert!(!live.takes_new());
     let full = Raw::connect(proxy.address).get("/4");
     assert_eq!((full.status(), full.header("retry-after")), (503, Some("1")));
@@ -70,6 +72,7 @@ fn a_full_worker_has_a_queue_and_past_it_the_answer_is_a_503() {
     assert_eq!((worker.request().1.target(), worker.request().1.target()), ("/2", "/3"));
     assert_eq!(queue(&proxy, &worker, "waited"), 2.0);
     wait_for("all requests are done", || live.gate.in_use() == 0 && live.takes_new());
+    assert_eq!(proxy.metric(&waiting), 0.0);
 }
 
 #[test]

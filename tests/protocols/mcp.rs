@@ -90,3 +90,12 @@ async fn a_restarted_workers_sessions_begin_anew() {
     assert!(after["moved"].as_u64() <= before["workers"]["w2"].as_u64(), "no other session moved: {after}");
     assert_eq!(clients.ask().await["moved"], after["moved"], "the new sessions stay");
 }
+
+/// The default recognises the protocol by its header.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streamable_http_needs_no_configuration() {
+    for push in [true, false] {
+        Trial::new("mcp", &[], json!({"push": push}), "affinity = [\"auto\"]").is_found_by_two().await;
+    }
+    Trial { rules: "", ..mcp(&[], json!({"push": true})) }.keeps_with_cookies().await;
+}

@@ -68,3 +68,18 @@ async fn the_public_id_is_not_learned() {
 async fn many_clients_of_one_address() {
     signalr(&[], json!({})).spreads_from_one_address().await;
 }
+
+/// The default recognises a negotiation, and the ids that it gives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_transport_needs_no_configuration() {
+    for transport in ["LongPolling", "ServerSentEvents", "WebSockets"] {
+        let trial = Trial::new("signalr", &[], json!({"transport": transport, "push": true}), "affinity = [\"auto\"]");
+        trial.is_found_by_two().await;
+        Trial { rules: "", ..trial }.keeps_with_cookies().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn polls_live_on_without_configuration() {
+    Trial { rules: "affinity = [\"auto\"]", ..signalr(&[], json!({"push": true})) }.lives_on().await;
+}

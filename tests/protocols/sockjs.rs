@@ -29,3 +29,12 @@ async fn polls_live_on() {
 async fn only_the_dead_are_lost() {
     sockjs("xhr-polling").only_the_dead_are_lost().await;
 }
+
+/// The default recognises the path.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_transport_needs_no_configuration() {
+    for transport in ["xhr-polling", "xhr-streaming", "websocket"] {
+        Trial { rules: "affinity = [\"auto\"]", ..sockjs(transport) }.is_found_by_two().await;
+        Trial { rules: "", ..sockjs(transport) }.keeps_with_cookies().await;
+    }
+}

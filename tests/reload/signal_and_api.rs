@@ -55,8 +55,8 @@ fn a_removed_worker_goes_with_its_last_session_and_can_return() {
     client.get("/socket.io/?EIO=4&transport=polling");
     write(&binary, &config_of(&[&two], ""));
     assert_eq!(post_reload(&binary).0, 200);
-    let generation = format!("stickyd_worker_generation{{upstream=\"app\",worker=\"{}\"}}", one.address);
-    assert!((metric(&binary, &generation) - 1.0).abs() < f64::EPSILON);
+    let removed = format!("stickyd_worker_admin{{admin=\"removed\",upstream=\"app\",worker=\"{}\"}}", one.address);
+    assert!((metric(&binary, &removed) - 1.0).abs() < f64::EPSILON);
     let goodbye =
         format!("POST /socket.io/?EIO=4&transport=polling&sid={SID} HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n1");
     assert_eq!(client.ask(&goodbye).status(), 200);

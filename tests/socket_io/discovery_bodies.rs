@@ -133,3 +133,25 @@ async fn a_body_that_breaks_off_is_not_counted_as_lack_of_room() {
     wait_for_async("the request is counted", async || result("failed") + result("no_room") == 1.0).await;
     assert_eq!(result("no_room"), 0.0);
 }
+
+/// One address holds an eighth of the room, or one body; the others find room all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_address_cannot_hold_all_the_room() {
+    let workers = [stranger().await, stranger().await];
+    let upstream = upstream_of(workers.iter().map(|worker| worker.address.to_string()));
+    let proxy = Proxy::with(&format!("{upstream}[limits]\nreplay_bytes = \"4MB\"\n"));
+    let mut slow = Vec::new();
+    for i in 0..6 {
+        let mut client = Ask::new(proxy.address).connect().await.unwrap();
+        let path = format!("/socket.io/?EIO=4&transport=polling&sid=made-up-{i:012}");
+        let head = format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 900000\r\n\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        client.write_all(&vec![b'x'; 800_000]).await.unwrap();
+        slow.push(client);
+    }
+    wait_for_async("one body of the address is held", async || proxy.metric("stickyd_replay_bytes") >= 800_000.0).await;
+    let other = Ask::new(proxy.address).from([127, 0, 0, 9]);
+    let posted = Session::made_up(other, "BBBBBBBBBBBBBBBBBBBB").post(vec![b'x'; 900_000]).await;
+    assert_eq!(posted.status, 400, "the body was held, and sent to both workers: {posted:?}");
+    assert!(proxy.metric("stickyd_replay_bytes") <= 1_000_000.0, "{}", proxy.metric("stickyd_replay_bytes"));
+}

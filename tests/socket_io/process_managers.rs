@@ -34,7 +34,10 @@ impl Place {
         let directory = std::env::temp_dir().join(format!("stickyd-pm-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let server = clients_dir().join("server.js");
-        let app = format!("process.argv.push('--daemon', {arguments});\nrequire({:?});\n", server.to_str().unwrap());
+        // An application of ES modules, in which the shipped files must work as well.
+        let app =
+            format!("process.argv.push('--daemon', {arguments});\nawait import({:?});\n", server.to_str().unwrap());
+        std::fs::write(directory.join("package.json"), "{\"type\":\"module\"}").unwrap();
         let base = free_range();
         std::fs::write(directory.join("app.js"), app.replace("3001", &base.to_string())).unwrap();
         Self { directory, base, reaper: None }
@@ -135,7 +138,7 @@ async fn serves(proxy: &Proxy) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pm2_with_increment_var() {
     let mut place = Place::new("");
-    let ecosystem = place.ship("pm2/ecosystem.config.js");
+    let ecosystem = place.ship("pm2/ecosystem.config.cjs");
     place.start_pm2(&ecosystem, 4).await;
     let proxy = place.stickyd("pm2/stickyd.toml");
     assert_eq!(serves(&proxy).await.len(), 4);
@@ -164,7 +167,7 @@ async fn pm2_with_increment_var() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_under_pm2_is_a_new_generation_of_one_worker() {
     let mut place = Place::new("");
-    let ecosystem = place.ship("pm2/ecosystem.config.js");
+    let ecosystem = place.ship("pm2/ecosystem.config.cjs");
     place.start_pm2(&ecosystem, 4).await;
     let proxy = place.stickyd("pm2/stickyd.toml");
     let options = |more: Value| {
@@ -203,7 +206,7 @@ async fn a_crash_under_pm2_is_a_new_generation_of_one_worker() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pm2_scaled_down_and_up_drifts_through_the_range() {
     let mut place = Place::new("");
-    let ecosystem = place.ship("pm2/ecosystem.config.js");
+    let ecosystem = place.ship("pm2/ecosystem.config.cjs");
     place.start_pm2(&ecosystem, 4).await;
     let proxy = place.stickyd("pm2/stickyd.toml");
     let mut load = Load::start(json!({"urls": [proxy.url("")], "n": 24, "keep": true}));
@@ -248,7 +251,7 @@ async fn pm2_scaled_down_and_up_drifts_through_the_range() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pm2_reloaded_under_clients() {
     let mut place = Place::new("");
-    let ecosystem = place.ship("pm2/ecosystem.config.js");
+    let ecosystem = place.ship("pm2/ecosystem.config.cjs");
     place.start_pm2(&ecosystem, 4).await;
     let proxy = place.stickyd("pm2/stickyd.toml");
     let mut loads = Vec::new();
@@ -291,8 +294,8 @@ async fn pm2_reloaded_under_clients() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pm2_with_a_hard_coded_port() {
     let mut place = Place::new("'--port', '3001'");
-    place.ship("pm2/portshift.js");
-    let ecosystem = place.ship("pm2/ecosystem.portshift.config.js");
+    place.ship("pm2/portshift.cjs");
+    let ecosystem = place.ship("pm2/ecosystem.portshift.config.cjs");
     place.start_pm2(&ecosystem, 4).await;
     assert_eq!(serves(&place.stickyd("pm2/stickyd.toml")).await.len(), 4);
 }
@@ -301,7 +304,7 @@ async fn pm2_with_a_hard_coded_port() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pm2_with_one_port_for_all_is_reported_with_a_remedy() {
     let mut place = Place::new("");
-    let ecosystem = place.ship("pm2/ecosystem.config.js");
+    let ecosystem = place.ship("pm2/ecosystem.config.cjs");
     let shipped = std::fs::read_to_string(&ecosystem).unwrap();
     let without = shipped.replace("increment_var: 'PORT',", "");
     assert_ne!(without, shipped);
@@ -317,7 +320,7 @@ async fn pm2_with_one_port_for_all_is_reported_with_a_remedy() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn node_cluster() {
     let place = Place::new("");
-    let script = place.ship("cluster.js");
+    let script = place.ship("cluster.cjs");
     // The workers end with their primary, because their channel to it closes.
     let _primary = Command::new("node")
         .arg(script)

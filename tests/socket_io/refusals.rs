@@ -8,12 +8,14 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use crate::support::admin;
 use crate::support::answer::Answer;
 use crate::support::cluster::{all_upgraded, upstream, upstream_of};
 use crate::support::engine_io::{Ask, Session, together};
 use crate::support::load::Load;
 use crate::support::node::NodeServer;
 use crate::support::proxy::{Binary, Proxy};
+use crate::support::raw::Raw;
 use crate::support::wait::wait_for_async;
 
 const ORIGIN: &str = "https://page.test";
@@ -155,13 +157,24 @@ async fn several_processes_at_one_address_are_reported() {
             connections.spawn(async move { copy_bidirectional(&mut client, &mut worker).await });
         }
     });
-    let stickyd = Binary::with(&upstream_of([address.to_string()]));
+    let stickyd = Binary::with(&format!("state_dir = \".\"\n{}", upstream_of([address.to_string()])));
     let result = Load::run(json!({"urls": [stickyd.url("")], "n": 10, "duration": 1500})).await;
     assert!(result["refusals"]["total"].as_u64().unwrap() >= 3, "{result}");
     let log = stickyd.log();
     assert!(log.contains("several processes share this address"), "{log}");
     assert!(log.contains("increment_var"), "{log}");
     assert!(log.contains(&address.to_string()), "{log}");
+    // It is also where operators look later.
+    assert_eq!(admin::metric(&stickyd, "stickyd_shared_addresses{upstream=\"app\"}"), 1.0);
+    assert_eq!(admin::worker(&stickyd, "w1")["shares_address"], true);
+    let status = Raw::connect_unix(&stickyd.admin()).get("/api/v1/status");
+    assert!(status.text().contains("\"app/w1\""), "{}", status.text());
+    let command = std::process::Command::new(env!("CARGO_BIN_EXE_stickyd"))
+        .args(["workers", "--config", "stickyd.toml"])
+        .current_dir(&stickyd.directory)
+        .output()
+        .unwrap();
+    assert!(String::from_utf8(command.stdout).unwrap().contains("several processes share its address"));
 }
 
 /// Workers with their own addresses: no warning is logged.

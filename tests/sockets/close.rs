@@ -109,7 +109,8 @@ async fn wrong_requests_close_nothing() {
     let one = format!("/api/v1/sockets/{id}/close");
     let long = "x".repeat(124);
     for (path, body, status, words) in [
-        (one.as_str(), json!({"code": 1005}), 422, "must never be sent"),
+        (one.as_str(), json!("no object"), 422, "the body must be a JSON object with code and reason"),
+        (&one, json!({"code": 1005}), 422, "must never be sent"),
         (&one, json!({"code": 1006}), 422, "must never be sent"),
         (&one, json!({"code": 1015}), 422, "must never be sent"),
         (&one, json!({"code": 1004}), 422, "reserved"),

@@ -209,6 +209,10 @@ async fn plain_websockets_and_their_messages_are_listed() {
     assert_eq!(metric("stickyd_sockets_closed_total{reason=\"client\",upstream=\"ws\"}"), 1.0);
     assert_eq!(metric("stickyd_socket_messages_total{direction=\"up\",upstream=\"ws\"}"), 3.0);
     assert_eq!(metric("stickyd_socket_bytes_total{direction=\"up\",upstream=\"ws\"}"), 31.0 + 6.0);
+    // Its Close had no code.
+    let closes =
+        |code| metric(&format!("stickyd_close_codes_total{{code=\"{code}\",direction=\"up\",upstream=\"ws\"}}"));
+    assert_eq!((closes("1005"), closes("1000"), closes("other")), (1.0, 0.0, 0.0));
 }
 
 /// A list that is longer than one write is sent in pieces, and is complete over the API and on the command line.
@@ -231,7 +235,8 @@ async fn a_long_list_is_complete() {
     assert_eq!(ids.len(), 300);
     // A client that leaves in the middle of the list delays no other.
     for _ in 0..8 {
-        Raw::connect_unix(&watched.admin).send("GET /api/v1/sockets?limit=10000 HTTP/1.1\r\nHost: x\r\n\r\n");
+        Raw::connect_unix(&watched.admin)
+            .send("GET /api/v1/sockets?limit=10000 HTTP/1.1\r\nHost: localhost\r\nX-Stickyd: 1\r\n\r\n");
     }
     assert_eq!(watched.count(""), 300);
 }

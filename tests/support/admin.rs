@@ -27,7 +27,8 @@ pub(crate) fn post_reload(binary: &Binary) -> (u16, Value) {
 /// A POST to the admin listener: its status, and the answer if that is JSON.
 pub(crate) fn post(binary: &Binary, path: &str, body: &str) -> (u16, Value) {
     let length = body.len();
-    let request = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}");
+    let request =
+        format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nX-Stickyd: 1\r\nContent-Length: {length}\r\n\r\n{body}");
     let answer = Raw::connect_unix(&binary.admin()).ask(&request);
     (answer.status(), serde_json::from_slice(&answer.body).unwrap_or_default())
 }

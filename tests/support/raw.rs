@@ -4,7 +4,7 @@
 //! on the way.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -75,12 +75,14 @@ pub(crate) struct Raw {
     buffer: Vec<u8>,
     /// Every byte that has come so far.
     seen: Arc<Mutex<Vec<u8>>>,
+    /// The Host of [`Raw::get`].
+    host: &'static str,
 }
 
 impl Raw {
     /// A connection on this stream, whose reads must time out after [`PATIENCE`].
     pub(crate) fn on(wire: impl Wire + 'static) -> Self {
-        Self { wire: Box::new(wire), buffer: Vec::new(), seen: Arc::default() }
+        Self { wire: Box::new(wire), buffer: Vec::new(), seen: Arc::default(), host: "a.example" }
     }
 
     /// A TCP connection to `address`.
@@ -88,11 +90,19 @@ impl Raw {
         Self::on(patient(TcpStream::connect(address).unwrap()))
     }
 
-    /// A connection to a unix socket.
+    /// A TCP connection to `address` from this address of the machine, of which 127.0.0.0/8 has many.
+    pub(crate) fn connect_from(source: IpAddr, address: SocketAddr) -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::new(source, 0).into()).unwrap();
+        socket.connect(&address.into()).unwrap();
+        Self::on(patient(socket.into()))
+    }
+
+    /// A connection to a unix socket, which is that of the admin listener.
     pub(crate) fn connect_unix(path: &Path) -> Self {
         let stream = UnixStream::connect(path).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self::on(stream)
+        Self { host: "localhost", ..Self::on(stream) }
     }
 
     /// Sends all of these bytes.
@@ -109,7 +119,7 @@ impl Raw {
 
     /// Sends a GET and reads its answer.
     pub(crate) fn get(&mut self, target: &str) -> Message {
-        self.ask(&format!("GET {target} HTTP/1.1\r\nHost: a.example\r\n\r\n"))
+        self.ask(&format!("GET {target} HTTP/1.1\r\nHost: {}\r\n\r\n", self.host))
     }
 
     /// Sends a request and reads its answer.
@@ -144,7 +154,8 @@ impl Raw {
                 return None;
             }
         };
-        let head = String::from_utf8(self.buffer.drain(..end).collect()).unwrap();
+        // What is not UTF-8 shows only in the bytes.
+        let head = String::from_utf8_lossy(&self.buffer.drain(..end).collect::<Vec<_>>()).into_owned();
         let (start, fields) = head.split_once("\r\n").unwrap();
         Some(Message { start: start.to_owned(), headers: fields_of(fields), ..Message::default() })
     }

@@ -76,7 +76,7 @@ fn sockets_are_matched_by_address_whatever_their_name() {
 fn reloaded(binary: &Binary, listeners: &str, worker: &RawWorker) -> String {
     let text = format!("state_dir = \".\"\nwatch = false\n{listeners}{}", upstream(worker));
     std::fs::write(binary.directory.join("stickyd.toml"), text).unwrap();
-    let ask = "POST /api/v1/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
+    let ask = "POST /api/v1/reload HTTP/1.1\r\nHost: localhost\r\nX-Stickyd: 1\r\nContent-Length: 0\r\n\r\n";
     let answer = Raw::connect_unix(&binary.admin()).ask(ask);
     assert_eq!(answer.status(), 200, "{}", answer.text());
     answer.text().to_owned()
@@ -107,7 +107,8 @@ fn pid(binary: &Binary, old: u64) -> u64 {
         // Between two processes there is no answer.
         let Ok(mut admin) = UnixStream::connect(binary.admin()) else { return false };
         let mut answer = String::new();
-        let asked = admin.write_all(b"GET /api/v1/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let asked = admin
+            .write_all(b"GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\nX-Stickyd: 1\r\nConnection: close\r\n\r\n");
         let answered = asked.and_then(|()| admin.read_to_string(&mut answer));
         let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
         let status = serde_json::from_str::<serde_json::Value>(body).unwrap_or_default();

@@ -45,7 +45,7 @@ fn both_kinds_pass_large_bodies_and_send_alerts() {
         let told = openssl(&files.directory, &format!("s_client -connect {address} -tls1_2 -cipher AES128-SHA"), "");
         assert!(told.contains("alert handshake failure") || told.contains("alert number 40"), "{buffers}: {told}");
         let mut plain = Raw::connect(address);
-        plain.send(get("a.example", "/"));
+        plain.send(format!("\x16{}", get("a.example", "/")));
         let alert = plain.rest();
         assert_eq!((alert.first(), alert.len()), (Some(&21), 7), "{buffers}, {policies}: {alert:?}");
     }

@@ -141,29 +141,92 @@ fn plain_bytes_do_not_hang() {
     let worker = RawWorker::named("a");
     let secured = secured(&worker, "");
     let mut client = Raw::connect(secured.address());
-    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-    // The answer is a TLS alert, then the end.
-    client.rest();
+    // As nginx does: an answer that its client can read, then the end.
+    let answer = client.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!((answer.status(), answer.header("connection")), (400, Some("close")));
+    assert!(answer.text().contains("plain HTTP request was sent to a port with TLS"), "{}", answer.text());
+    client.closed();
     wait_for("the failed handshake is counted", || {
-        secured.proxy.metric("stickyd_client_errors_total{kind=\"tls\"}") > 0.0
+        secured.proxy.metric("stickyd_client_errors_total{kind=\"http_on_tls\"}") > 0.0
     });
     assert_eq!(worker.connections(), 0);
+}
+
+/// The first flight of a client: its ClientHello in one record.
+fn hello(connection: &mut ClientConnection) -> Vec<u8> {
+    let mut flight = Vec::new();
+    connection.write_tls(&mut flight).unwrap();
+    flight
+}
+
+/// The same handshake message in records with one byte each (RFC 8446 §5.1 allows any split).
+fn in_small_records(flight: &[u8]) -> Vec<u8> {
+    flight[5..].iter().flat_map(|&byte| [0x16, 3, 1, 0, 1, byte]).collect()
+}
+
+/// Clients that stop at any place of their handshake: without a byte, after one byte, in the middle of their
+/// ClientHello, and after it.
+fn unfinished(secured: &Secured, of_each: usize) -> Vec<std::net::TcpStream> {
+    let mut clients = Vec::new();
+    for _ in 0..of_each {
+        let flight = hello(&mut secured.connection(rustls::ALL_VERSIONS, &[]));
+        let small = in_small_records(&flight);
+        for part in
+            [&[][..], &flight[..1], &flight[..5], &flight[..flight.len() - 1], &small[..small.len() - 1], &flight]
+        {
+            let mut client = secured.tcp();
+            std::io::Write::write_all(&mut client, part).unwrap();
+            clients.push(client);
+        }
+    }
+    clients
 }
 
 #[test]
 fn unfinished_handshakes_keep_no_client_out() {
     let worker = RawWorker::named("a");
     let secured = secured(&worker, "[limits]\nhandshakes = 1");
-    // Silent connections use no slot for handshakes.
-    let _silent: Vec<_> = (0..20).map(|_| Raw::connect(secured.address())).collect();
-    // A connection that began a handshake and stopped has to give its slot back.
-    let mut begun = Raw::connect(secured.address());
-    begun.send([0x16, 0x03, 0x01, 0x02, 0x00]);
+    let unfinished = unfinished(&secured, 50);
+    wait_for("all of them are connected", || {
+        secured.proxy.metric("stickyd_client_connections") >= f64::from(u32::try_from(unfinished.len()).unwrap())
+    });
     let began = std::time::Instant::now();
-    for _ in 0..5 {
+    for _ in 0..20 {
         assert_eq!(secured.client().get("/").text(), "a");
     }
-    assert!(began.elapsed() < std::time::Duration::from_secs(9), "served before the stalled handshakes time out");
+    // If each of them had a turn of half a second, this would take minutes.
+    assert!(began.elapsed() < std::time::Duration::from_secs(9), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_hello_in_many_records_or_segments_is_read() {
+    let worker = RawWorker::named("a");
+    let secured = secured(&worker, "");
+    for (records, size) in [(1, 1), (1, 100), (2, 1), (2, 1_000)] {
+        let mut connection = secured.connection(rustls::ALL_VERSIONS, &[]);
+        let mut tcp = secured.tcp();
+        tcp.set_nodelay(true).unwrap();
+        let flight = hello(&mut connection);
+        let flight = if records == 1 { flight } else { in_small_records(&flight) };
+        for segment in flight.chunks(size) {
+            std::io::Write::write_all(&mut tcp, segment).unwrap();
+        }
+        assert_eq!(Raw::on(StreamOwned::new(connection, tcp)).get("/").text(), "a", "{records} {size}");
+    }
+}
+
+#[test]
+fn a_hello_without_an_end_is_cut_off() {
+    let worker = RawWorker::named("a");
+    let secured = secured(&worker, "");
+    let mut client = secured.tcp();
+    // A message of 16 MB in the largest records.
+    let mut record = vec![0x16, 3, 1, 0x40, 0, 1, 0xff, 0xff, 0xff];
+    record.resize(5 + 0x4000, 7);
+    let sent = (0..1_000).try_for_each(|_| std::io::Write::write_all(&mut client, &record));
+    let ended = sent.is_err() || std::io::Read::read_to_end(&mut client, &mut Vec::new()).is_ok();
+    assert!(ended);
+    wait_for("it is counted", || secured.proxy.metric("stickyd_client_errors_total{kind=\"tls\"}") > 0.0);
 }
 
 #[test]

@@ -40,6 +40,23 @@ fn the_header_names_the_client() {
     }
 }
 
+/// The address of a balancer that does not know its client says nothing about that client.
+#[test]
+fn an_unknown_client_is_in_no_network() {
+    let worker = RawWorker::named("a");
+    let files = Certificates::new();
+    let route = |guard: &str| format!("[[route]]\npath = \"/\"\nupstream = \"app\"\n{guard} = [\"127.0.0.0/8\"]\n");
+    for (guard, local, unknown) in [("allow", 200, 403), ("deny", 403, 200)] {
+        let proxy = proxy(&files, &worker, REQUIRED, &route(guard));
+        let status = |header: &[u8]| {
+            let mut client = Raw::connect(proxy.address);
+            client.send(header).get("/").status()
+        };
+        assert_eq!(status(b"PROXY TCP4 127.0.0.1 127.0.0.1 4711 80\r\n"), local, "{guard}");
+        assert_eq!(status(b"PROXY UNKNOWN\r\n"), unknown, "{guard}");
+    }
+}
+
 #[test]
 fn a_trusted_client_or_the_balancer_itself_is_trusted() {
     let mut worker = RawWorker::named("a");
@@ -155,7 +172,7 @@ fn connections_that_send_nothing_are_not_errors() {
         let counted = format!("stickyd_client_errors_total{{kind=\"{kind}\"}}");
         assert!(proxy.metric(&counted) < 0.5, "{kind}");
         // A connection that sent something is an error.
-        Raw::connect(proxy.address).send("GET / HTTP/1.1\r\n\r\n").rest();
+        Raw::connect(proxy.address).send("\x16GET / HTTP/1.1\r\n\r\n").rest();
         wait_for("the error is counted", || (proxy.metric(&counted) - 1.0).abs() < f64::EPSILON);
     }
 }

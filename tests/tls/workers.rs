@@ -9,7 +9,7 @@ use crate::support::load::Load;
 use crate::support::node::NodeServer;
 use crate::support::proxy::{Binary, Proxy};
 use crate::support::raw::{Leg, Raw, RawWorker, ok};
-use crate::support::tls::Certificates;
+use crate::support::tls::{Certificates, openssl};
 use crate::support::wait::wait_for;
 
 /// A script that answers with the name of a worker and keeps its connection.
@@ -188,4 +188,31 @@ fn a_reload_changes_which_workers_are_trusted() {
     std::fs::write(&file, &written).unwrap();
     binary.signal("HUP");
     wait_for("the worker is trusted again", || client.get("/").status() == 200);
+}
+
+/// Old scripts make certificates of version 1 (no extensions), which rustls cannot read.
+#[test]
+fn without_verification_any_certificate_will_do() {
+    let files = Certificates::new();
+    openssl(&files.directory, "req -new -newkey rsa:2048 -nodes -subj /CN=old -keyout v1.key -out v1.csr", "");
+    openssl(&files.directory, "x509 -req -in v1.csr -signkey v1.key -days 30 -out v1.pem", "");
+    let text = openssl(&files.directory, "x509 -noout -text -in v1.pem", "");
+    assert!(text.contains("Version: 1 (0x0)"), "{text}");
+    let (chain, key) = files.identity("v1");
+    files.issue("other", &["127.0.0.1"]);
+    let provider = files.server("other", false).crypto_provider().clone();
+    let key = rustls::sign::CertifiedKey::new(chain, provider.key_provider.load_private_key(key).unwrap());
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let builder = rustls::ServerConfig::builder_with_provider(provider.clone());
+        let builder = builder.with_protocol_versions(&[version]).unwrap().with_no_client_auth();
+        let config = builder.with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(key.clone())));
+        let worker = RawWorker::secured(Arc::new(config), named("a")).address.to_string();
+        assert!(served(&proxy(&files, &worker, "tls = { verify = false }")), "{version:?}");
+        assert!(!served(&proxy(&files, &worker, "tls = { ca = \"ca.pem\" }")), "{version:?}");
+    }
+    // As a listener's own certificate it is named as what it is.
+    let own = "[[listener]]\naddress = \"127.0.0.1:0\"\ntls = { certificate = \"v1.pem\", key = \"v1.key\" }\n\
+               [upstream.app]\nworkers = [\"127.0.0.1:1\"]\n";
+    let refused = stickyd::testing::config::parse(own, &files.directory.join("s.toml")).unwrap_err().to_string();
+    assert!(refused.contains("cannot use v1.pem: its first certificate has X.509 version 1"), "{refused}");
 }

@@ -60,8 +60,11 @@ async fn tunnels_and_websocket_first_sessions_are_counted_while_open() {
         for step in ["asked", "granted"] {
             assert_eq!(proxy.metric(&format!("stickyd_upgrades_total{{step=\"{step}\",upstream=\"app\"}}")), done);
         }
-        assert_eq!(proxy.metric("stickyd_duration_seconds_count{kind=\"tunnel\",upstream=\"app\"}"), done);
-        assert_eq!(proxy.metric("stickyd_duration_seconds_count{kind=\"request\",upstream=\"app\"}"), 0.0);
+        assert_eq!(
+            proxy.metric("stickyd_socket_lifetime_seconds_count{transport=\"websocket\",upstream=\"app\"}"),
+            done
+        );
+        assert_eq!(proxy.metric("stickyd_request_duration_seconds_count{upstream=\"app\"}"), 0.0);
     }
     let began = Instant::now();
     assert_eq!(proxy.stop().cut, 0);
@@ -72,7 +75,7 @@ async fn tunnels_and_websocket_first_sessions_are_counted_while_open() {
 #[tokio::test]
 async fn bytes_are_counted_both_ways_without_stickyds_own() {
     let worker = TunnelWorker::start().await;
-    let proxy = Proxy::with(&format!("[upstream.app]\nworkers = [\"{}\"]\ntunnel_idle = \"1s\"", worker.address));
+    let proxy = Proxy::with(&format!("[upstream.app]\nworkers = [\"{}\"]\ntunnel_idle = \"3s\"", worker.address));
     let mut client = TcpStream::connect(proxy.address).await.unwrap();
     client.write_all(&[ASK.as_bytes(), &masked(0x81, b"early")].concat()).await.unwrap();
     let (mut far, _) = worker.accept().await;
@@ -84,12 +87,15 @@ async fn bytes_are_counted_both_ways_without_stickyds_own() {
     assert!(got.ends_with(&big));
     client.write_all(&masked(0x81, b"thanks")).await.unwrap();
     read(&mut far, 23).await;
+    let bytes = |way: &str| proxy.metric(&format!("stickyd_bytes_total{{direction=\"{way}\",upstream=\"app\"}}"));
+    let all = (23.0, (8 + big.len()) as f64);
+    wait_for_async("bytes are counted while the tunnel lives", async || (bytes("up"), bytes("down")) == all).await;
+    assert_eq!(clients(&proxy), 1);
     // Ended by stickyd: its own Close does not count as traffic.
     assert_eq!(read(&mut client, 4).await, CLOSE_1001);
     drop((client, far));
     wait_for_async("the tunnel has ended", async || clients(&proxy) == 0).await;
-    let bytes = |way: &str| proxy.metric(&format!("stickyd_bytes_total{{direction=\"{way}\",upstream=\"app\"}}"));
-    assert_eq!((bytes("up"), bytes("down")), (23.0, (8 + big.len()) as f64));
+    assert_eq!((bytes("up"), bytes("down")), all);
 }
 
 #[tokio::test]

@@ -14,6 +14,9 @@ pub struct StatusAnswer {
     pub pins: Usage,
     pub process: Option<ProcessView>,
     pub replay_bytes: Usage,
+    /// Workers, as UPSTREAM/WORKER, whose addresses several processes seem to share.
+    #[serde(default)]
+    pub shared_addresses: Vec<String>,
     pub sockets: Usage,
     pub stopping: bool,
     pub uptime_s: u64,
@@ -52,6 +55,10 @@ pub struct ProcessView {
     pub cpu_s: f64,
     pub memory_bytes: u64,
     pub pid: u32,
+    /// Whether the process holds the sockets of several workers or is a process manager: then its figures are not those
+    /// of one worker.
+    #[serde(default)]
+    pub shared: bool,
     pub threads: u32,
 }
 

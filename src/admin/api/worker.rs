@@ -40,6 +40,9 @@ pub struct WorkerView {
     pub seen_for_s: u64,
     pub serves: bool,
     pub sessions: u32,
+    /// Whether several processes seem to share the address.
+    #[serde(default)]
+    pub shares_address: bool,
     pub takes_new: bool,
     pub tunnels: u32,
     pub upstream: String,

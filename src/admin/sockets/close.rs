@@ -34,7 +34,7 @@ pub(crate) async fn one(
     Path(id): Path<String>,
     WholeBody(body): WholeBody,
 ) -> Result<Json<ClosedSocket>, ApiRefusal> {
-    let CloseOneOrder { code, reason } = read_order(&body)?;
+    let CloseOneOrder { code, reason } = read_order(&body, "code and reason")?;
     let order = close_order(code, reason)?;
     let socket = find(&api.shared.sessions.sockets, &id)?;
     if !close_requests::close(&api.shared, &socket, &order) {
@@ -48,7 +48,7 @@ pub(crate) async fn one(
 
 /// `POST /api/v1/sockets/close`: closes all matching sockets, at once or spread over a period.
 pub(crate) async fn many(State(api): State<Api>, WholeBody(body): WholeBody) -> Result<Json<CloseAnswer>, ApiRefusal> {
-    let CloseManyOrder { all, code, dry_run, reason, spread, filter } = read_order(&body)?;
+    let CloseManyOrder { all, code, dry_run, reason, spread, filter } = read_order(&body, HELP)?;
     let order = close_order(code, reason)?;
     let spread = spread.map_or(Ok(Duration::ZERO), |text| read_spread(&text))?;
     let filter = take_whole_filter(&api, filter, HELP)?;
@@ -117,12 +117,12 @@ pub(crate) fn wrong(why: impl Into<String>) -> ApiRefusal {
     refuse(StatusCode::UNPROCESSABLE_ENTITY, why)
 }
 
-/// Reads a request body; an empty one has no fields.
-pub(crate) fn read_order<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiRefusal> {
+/// Reads a request body; an empty one has no fields. `help` lists the fields that it may have.
+pub(crate) fn read_order<T: DeserializeOwned>(body: &[u8], help: &str) -> Result<T, ApiRefusal> {
     let fields = match body.iter().all(u8::is_ascii_whitespace) {
         true => Map::new(),
         false => {
-            serde_json::from_slice(body).map_err(|_| wrong(format!("the body must be a JSON object with {HELP}")))?
+            serde_json::from_slice(body).map_err(|_| wrong(format!("the body must be a JSON object with {help}")))?
         }
     };
     // By way of a tree, so that an error has no position in the body and the last of two equal fields counts.

@@ -1,14 +1,15 @@
 //! Limits what made-up sids may cost: token buckets per client address and in total, and the memory of recent misses.
 //! Pure: time is an argument.
 //!
-//! A discovery takes a token when it begins and gets it back if the session is found. Only discoveries that find no
-//! owner therefore cost tokens, and a burst of made-up sids is limited before the first of them has ended.
+//! A discovery takes a token for each worker before it asks that worker, and gets all of them back if the session is
+//! found. Only discoveries that find no owner therefore cost tokens, as many as they cost the workers requests, and a
+//! burst of made-up sids is limited before the first of them has ended.
 
 use std::collections::HashMap;
 
 use crate::clock::Millis;
 use crate::keys::AddressHash;
-use crate::rate_limit::{Bucket, Buckets, TokenRate};
+use crate::rate_limit::{Bucket, Buckets, Price, TokenRate};
 
 /// Maximum number of addresses with a bucket; beyond it, the fullest bucket is forgotten for a new address.
 const ADDRESSES: usize = 16_384;
@@ -54,26 +55,29 @@ impl Budget {
         }
     }
 
-    /// Sets new limits; what each address has spent is forgotten.
-    pub(crate) fn set(&mut self, per_address: u32, total: u32) {
-        self.total = TokenRate::per_second(total);
-        self.addresses = Buckets::new(TokenRate::per_second(per_address), ADDRESSES);
+    /// Sets new limits; what was spent under the old ones stays spent.
+    pub(crate) fn set(&mut self, per_address: u32, total: u32, now_ms: Millis) {
+        let (old, new) = (self.total, TokenRate::per_second(total));
+        self.total = new;
+        self.all.change_rate(old, new, now_ms);
+        self.addresses.set_rate(TokenRate::per_second(per_address), now_ms);
     }
 
-    /// Takes a token of `address`; `taken` is false if the address or the total has none left.
-    pub(crate) fn take(&mut self, address: AddressHash, now_ms: Millis) -> BudgetTake {
-        if self.all.wait(self.total, now_ms).is_some() {
+    /// Pays a price with tokens of `address`; `taken` is false if the address or the total has none left. If one is
+    /// left, the others may become a debt: a pool may have more workers than an address has tokens.
+    pub(crate) fn take(&mut self, address: AddressHash, price: Price, now_ms: Millis) -> BudgetTake {
+        if self.all.wait(self.total, price, now_ms).is_some() {
             return BudgetTake { taken: false, crowded: false };
         }
-        let own = self.addresses.take(address.get(), now_ms);
-        let taken = own.wait.is_none() && self.all.take(self.total, now_ms).is_ok();
+        let own = self.addresses.pay(address.get(), price, now_ms);
+        let taken = own.wait.is_none() && self.all.take(self.total, price, now_ms).is_ok();
         BudgetTake { taken, crowded: own.crowded }
     }
 
-    /// Gives a token back, because the session was found.
-    pub(crate) fn give_back(&mut self, address: AddressHash) {
-        self.all.give_back(self.total);
-        self.addresses.give_back(address.get());
+    /// Gives tokens back, because the session was found.
+    pub(crate) fn give_back(&mut self, address: AddressHash, count: u32) {
+        self.all.give_back(self.total, count);
+        self.addresses.give_back(address.get(), count);
     }
 }
 
@@ -129,7 +133,7 @@ mod tests {
 
     impl Budget {
         fn gives(&mut self, address: u64, now_ms: u64) -> bool {
-            self.take(AddressHash::new(address), Millis::new(now_ms)).taken
+            self.take(AddressHash::new(address), Price::ONE, Millis::new(now_ms)).taken
         }
     }
 
@@ -147,7 +151,7 @@ mod tests {
         let mut budget = Budget::new(10, 20);
         for _ in 0..1_000 {
             assert!(budget.gives(7, 0));
-            budget.give_back(AddressHash::new(7));
+            budget.give_back(AddressHash::new(7), 1);
         }
     }
 
@@ -156,6 +160,26 @@ mod tests {
         let mut budget = Budget::new(10, 1_000);
         while budget.gives(1, 0) {}
         assert!(budget.gives(2, 0));
+    }
+
+    #[test]
+    fn a_search_costs_as_many_tokens_as_it_asks_workers() {
+        let mut budget = Budget::new(20, 1_000);
+        let price = Price { count: 8, on_credit: false };
+        let searches = (0..50).filter(|_| budget.take(AddressHash::new(7), price, Millis::new(0)).taken).count();
+        assert_eq!(searches, 3, "the third one leaves a debt");
+        assert!(!budget.gives(7, 200), "of four tokens");
+        assert!(budget.gives(7, 250));
+    }
+
+    #[test]
+    fn new_limits_do_not_refill_the_buckets() {
+        let mut budget = Budget::new(10, 1_000);
+        while budget.gives(7, 0) {}
+        budget.set(10, 2_000, Millis::new(0));
+        assert!(!budget.gives(7, 0), "only the total has changed");
+        budget.set(20, 2_000, Millis::new(0));
+        assert_eq!((0..50).filter(|_| budget.gives(7, 0)).count(), 10);
     }
 
     #[test]

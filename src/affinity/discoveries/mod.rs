@@ -6,6 +6,7 @@ pub(crate) mod search;
 
 use std::sync::Mutex;
 
+use crate::clock;
 use crate::config::Limits;
 use crate::keys::Key;
 use crate::locks::lock;
@@ -32,6 +33,6 @@ impl Discoveries {
 
     /// Applies the budgets of a reloaded config.
     pub fn set(&self, limits: &Limits) {
-        lock(&self.budget).set(limits.discoveries_per_address, limits.discoveries);
+        lock(&self.budget).set(limits.discoveries_per_address, limits.discoveries, clock::now_ms());
     }
 }

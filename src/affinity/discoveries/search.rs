@@ -27,7 +27,9 @@ pub(crate) enum ProbeVerdict {
     Refuses,
     /// The worker is alive, but its answer does not tell.
     Alive,
-    /// The worker did not answer, or could not be reached.
+    /// All connections of the worker are in use, so that it was not asked.
+    Full,
+    /// The worker did not answer, could not be reached, or was not asked.
     Silent,
 }
 
@@ -40,8 +42,8 @@ pub(crate) struct Search {
     pub(crate) verdicts: tokio::sync::Mutex<Option<(Instant, Verdicts)>>,
     /// Serials of workers that refused the real sid.
     pub(crate) refused: Mutex<Vec<WorkerSerial>>,
-    /// Worker at which a GET waits: the first guess for the POST that will make it answer.
-    pub(crate) silent: Mutex<Option<Arc<Worker>>>,
+    /// Workers at which GETs wait, the newest last: the first guess for the POST that will make them answer.
+    pub(crate) silent: Mutex<Vec<Arc<Worker>>>,
 }
 
 /// Membership of a request in a search; the last member removes the search from the map.
@@ -72,27 +74,35 @@ impl Drop for Joined<'_> {
     }
 }
 
-/// Marks the worker at which this sid's GET waits, for as long as it waits.
-pub(crate) struct Waiting<'a>(&'a Search);
+/// Marks the worker at which a GET of this sid waits, for as long as it waits. Several may wait at once.
+pub(crate) struct Waiting<'a> {
+    search: &'a Search,
+    worker: Arc<Worker>,
+}
 
 impl<'a> Waiting<'a> {
     pub(crate) fn at(search: &'a Search, worker: &Arc<Worker>) -> Self {
-        *lock(&search.silent) = Some(worker.clone());
-        Self(search)
+        lock(&search.silent).push(worker.clone());
+        Self { search, worker: worker.clone() }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        *lock(&self.0.silent) = None;
+        let mut silent = lock(&self.search.silent);
+        if let Some(place) = silent.iter().rposition(|worker| Arc::ptr_eq(worker, &self.worker)) {
+            silent.remove(place);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config;
+    use crate::config::{self, Address};
+    use crate::cookie::WorkerId;
     use crate::keys::Keys;
+    use crate::metrics::Metrics;
 
     #[test]
     fn the_last_request_ends_a_search() {
@@ -108,5 +118,21 @@ mod tests {
         drop(two);
         assert!(lock(&discoveries.searches).is_empty());
         drop(late);
+    }
+
+    #[test]
+    fn the_first_of_two_gets_to_end_leaves_the_mark_of_the_other() {
+        let worker = |name: &str| {
+            let series = Metrics::new().worker("app", name);
+            Worker::new("app", Address::Unix("/w".into()), name.to_owned(), WorkerId(1), series)
+        };
+        let (search, one, two) = (Search::default(), worker("one"), worker("two"));
+        let names = || lock(&search.silent).iter().map(|worker| worker.name.clone()).collect::<Vec<_>>();
+        let (first, second) = (Waiting::at(&search, &one), Waiting::at(&search, &two));
+        assert_eq!(names(), ["one", "two"]);
+        drop(first);
+        assert_eq!(names(), ["two"], "the second one is still waiting");
+        drop(second);
+        assert!(names().is_empty());
     }
 }

@@ -19,7 +19,7 @@ fn shared() -> (Arc<Shared>, Arc<Worker>) {
 }
 
 fn client() -> Client {
-    Client { address: "192.0.2.1".parse().unwrap(), secure: false }
+    Client { address: "192.0.2.1".parse().unwrap(), known: true, secure: false }
 }
 
 fn new(worker: &Arc<Worker>, kind: SocketKind) -> New<'_> {
@@ -49,6 +49,30 @@ fn a_session_learned_while_it_was_discovered_is_one_entry() {
     drop((socket, tunnel));
     shared.sessions.forget(key, EndReason::Client);
     assert_eq!((listed(&shared).len(), worker.sessions()), (0, 0));
+}
+
+/// Engine.IO grants the second upgrade of a session and ends it at once; the first tunnel goes on
+/// (docs/reference/protocols.md §1.3).
+#[test]
+fn a_second_tunnel_takes_nothing_from_the_first() {
+    let (shared, worker) = shared();
+    let key = shared.sessions.keys.key(&worker.upstream, b"sid");
+    assert!(shared.sessions.pin(key, client(), new(&worker, SocketKind::EngineIo), Ttl::Announced(TTL)));
+    let has_tunnel = || shared.sessions.pins.peek(key, Instant::now(), |pin| pin.has_tunnel()).unwrap();
+    let (first, socket) = shared.sessions.hold(key).unwrap().of_tunnel(true);
+    let socket = socket.unwrap();
+    socket.upgraded(Transport::WebSocket);
+    let (second, other) = shared.sessions.hold(key).unwrap().of_tunnel(true);
+    assert!(other.is_none(), "the session's socket belongs to the first tunnel");
+    drop(second);
+    assert!(has_tunnel(), "the first tunnel is still open");
+    assert_eq!(listed(&shared).len(), 1);
+    assert!(socket.has_tunnel());
+    drop((first, socket));
+    assert!(!has_tunnel());
+    let many: Vec<_> = (0..300).map(|_| shared.sessions.hold(key).unwrap().of_known_tunnel(true)).collect();
+    drop(many);
+    assert!(has_tunnel(), "beyond the count, the session is taken to have a tunnel");
 }
 
 /// Requests of one session that find their worker at the same time make one entry, whichever is first.

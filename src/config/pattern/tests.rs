@@ -32,6 +32,11 @@ fn path_patterns_match_and_find_ids() {
         ("/**/*/{id}/xhr|xhr_send", "/abc/xhr", None),
         ("/**/*/{id}/xhr|xhr_send", "/000/abc/info", None),
         ("/jobs", "*", None),
+        ("/jobs/{id}", "/%6aobs/4%32", Some(Some("4%32"))),
+        ("/**/negotiate", "/hub/neg%6ftiate", Some(None)),
+        ("/**/*/{id}/xhr|xhr_send", "/000/abc/xhr%5fsend", Some(Some("abc"))),
+        ("/jobs", "/job%zz", None),
+        ("/a/b", "/a%2fb", None),
     ] {
         assert_eq!(path(pattern).walk(target), id, "{pattern} {target}");
     }

@@ -9,7 +9,9 @@ use crate::config::upstream::ReadUpstream;
 /// Checks every upstream's affinities against each other and against its routes.
 pub(crate) fn check(context: &Context<'_>, upstreams: &[ReadUpstream], routes: &[Route]) {
     for (index, read) in upstreams.iter().enumerate() {
-        let rules: Vec<_> = read.affinity.iter().filter_map(|(affinity, at)| Some((rule(affinity)?, at))).collect();
+        let rules = read.affinity.iter().filter_map(|(affinity, at)| Some((rule(affinity)?, at)));
+        // Rules of "auto" claim only what is unmistakable.
+        let rules: Vec<_> = rules.filter(|(rule, _)| rule.guard.is_none()).collect();
         for (i, (later, at)) in rules.iter().enumerate() {
             let mut earlier = rules.iter().take(i);
             if let Some((first, spot)) = earlier.find_map(|(first, _)| Some((first, shared(first, later)?))) {

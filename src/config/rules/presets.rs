@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper::Method;
 use hyper::header::{self, HeaderName};
 
-use super::{AnswerPlace, EndRule, Learn, LookupRule, On, Protocol, RefusalRule, Rule, Spot};
+use super::{AnswerPlace, EndRule, Learn, LookupRule, On, Protocol, RefusalRule, Rule, RuleGuard, Spot};
 use crate::config::pattern::{JsonPath, PathPattern, Template};
 
 /// A function that makes a preset.
@@ -22,6 +22,16 @@ pub(crate) const PRESETS: [(&str, Make); 7] = [
     ("cometd", cometd),
     ("tus", tus),
 ];
+
+/// The rules of `"auto"`: `socket.io`, whose query is unmistakable, and others with a guard. `mcp` does without the
+/// older HTTP+SSE, whose first event could be any application's.
+pub(crate) fn automatic() -> [Rule; 4] {
+    let mut mcp = Rule { guard: Some(RuleGuard::Mcp), ..mcp() };
+    mcp.learn.retain(|learn| matches!(learn.from, AnswerPlace::Header(_)));
+    mcp.lookup.retain(|lookup| matches!(lookup.at, Spot::Header(_)));
+    let signalr = Rule { guard: Some(RuleGuard::SignalR), ..signalr() };
+    [socket_io(), mcp, signalr, Rule { guard: Some(RuleGuard::SockJs), ..sockjs() }]
+}
 
 const MCP_SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 const TUS: HeaderName = HeaderName::from_static("tus-resumable");
@@ -158,6 +168,7 @@ fn named(name: &str, protocol: Protocol, ttl: Duration) -> Rule {
         ttl_from: None,
         ends: Vec::new(),
         client_made: false,
+        guard: None,
     }
 }
 

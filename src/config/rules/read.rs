@@ -1,8 +1,7 @@
-//! `[affinity.NAME]`, and the entries of an upstream's `affinity` and `follow`.
+//! `[affinity.NAME]`, and the entries of an upstream's `follow`. Its `affinity` is read in `list`.
 //!
 //! Mistakes inside one rule are reported here; conflicts between rules, or between rules and routes, in `across`.
 
-use std::cell::RefCell;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +9,10 @@ use std::time::Duration;
 use hyper::Method;
 use hyper::header::HeaderName;
 
+use super::list::{AUTO, Customs};
 use super::presets::PRESETS;
-use super::{Affinity, AnswerPlace, EndRule, Learn, LookupRule, MAX_AFFINITIES, On, Protocol, RefusalRule, Rule, Spot};
+use super::{AnswerPlace, EndRule, Learn, LookupRule, On, Protocol, RefusalRule, Rule, Spot};
 use crate::config::check::Context;
-use crate::config::error::Span;
 use crate::config::file::{ConfigItem, ConfigText, Section};
 use crate::config::pattern::{JsonPath, PathPattern, Template};
 use crate::config::values::{duration, suggest};
@@ -24,80 +23,6 @@ const DEFAULT_TTL: Duration = Duration::from_secs(600);
 const STATUSES: RangeInclusive<u64> = 200..=599;
 /// Maximum length of a refusal's `body`, in bytes; it is searched for in the first 512 bytes of an answer.
 const MAX_WORDS: usize = 256;
-
-/// The rules defined by the user, by name.
-pub(crate) struct Customs {
-    rules: Vec<(ConfigText, Option<Arc<Rule>>)>,
-    used: RefCell<Vec<String>>,
-}
-
-impl Customs {
-    /// An empty set of rules, for files without `[affinity.NAME]`.
-    fn none() -> Self {
-        Self { rules: Vec::new(), used: RefCell::default() }
-    }
-
-    /// Warns of rules that no upstream uses.
-    pub(crate) fn finish(self, context: &Context<'_>) {
-        let used = self.used.into_inner();
-        for (name, _) in self.rules.iter().filter(|(name, _)| !used.contains(&name.value)) {
-            let message = format!("no upstream uses [affinity.{}]", name.value);
-            let help = format!("write affinity = [\"{}\", \"cookie\", \"address\"] in an upstream", name.value);
-            context.report.warn(&name.span, message, help);
-        }
-    }
-
-    /// Reads the affinities of an upstream, each with its place in the file.
-    pub(crate) fn affinity(&self, item: ConfigItem<'_>) -> Option<Vec<(Affinity, Span)>> {
-        let (report, at) = (item.report, item.span.clone());
-        let items = item.list("a list such as [\"socket.io\", \"cookie\", \"address\"]", "an affinity")?;
-        if items.is_empty() {
-            let help = "[\"socket.io\", \"cookie\", \"address\"] is the default; [\"address\"] alone is IP hash";
-            report.error_help(&at, "`affinity` is empty: nothing would choose a worker", help);
-        }
-        if items.len() > MAX_AFFINITIES {
-            report.error(&at, format!("`affinity` has {} entries; the maximum is {MAX_AFFINITIES}", items.len()));
-        }
-        let mut chosen: Vec<(Affinity, Span)> = Vec::new();
-        for item in items {
-            let report = item.report;
-            let Some(text) = item.text("a string") else { continue };
-            if chosen.iter().any(|(one, _)| one.word() == text.value) {
-                report.error(&text.span, format!("affinity `{}` is listed twice", text.value));
-                continue;
-            }
-            match self.find(&text.value) {
-                Some(Some(one)) => chosen.push((one, text.span)),
-                // Its mistakes were reported where it is defined.
-                Some(None) => {}
-                None => {
-                    let message = format!("unknown affinity `{}`", text.value);
-                    report.error_help(&text.span, message, suggest(&text.value, &self.words()));
-                }
-            }
-        }
-        Some(chosen)
-    }
-
-    fn find(&self, word: &str) -> Option<Option<Affinity>> {
-        match word {
-            "cookie" => return Some(Some(Affinity::Cookie)),
-            "address" => return Some(Some(Affinity::Address)),
-            _ => {}
-        }
-        if let Some((_, preset)) = PRESETS.iter().find(|(name, _)| *name == word) {
-            return Some(Some(Affinity::Rule(Arc::new(preset()))));
-        }
-        let (_, rule) = self.rules.iter().find(|(name, _)| name.value == word)?;
-        self.used.borrow_mut().push(word.to_owned());
-        Some(rule.clone().map(Affinity::Rule))
-    }
-
-    fn words(&self) -> Vec<&str> {
-        let presets = PRESETS.iter().map(|(name, _)| *name);
-        presets.chain(["cookie", "address"]).chain(self.rules.iter().map(|(name, _)| name.value.as_str())).collect()
-    }
-}
 
 /// Reads all `[affinity.NAME]` tables.
 pub(crate) fn customs(context: &Context<'_>, root: &mut Section<'_>) -> Customs {
@@ -110,13 +35,13 @@ pub(crate) fn customs(context: &Context<'_>, root: &mut Section<'_>) -> Customs 
         let rule = item.section(&format!("[affinity.{}]", name.value), "a table").map(|table| rule(&name, table));
         (name, rule.flatten().map(Arc::new))
     });
-    Customs { rules: rules.collect(), used: RefCell::default() }
+    Customs::of(rules.collect())
 }
 
 /// Checks the name of a rule, which becomes a label of metrics and a value in the debug header.
 fn check_name(context: &Context<'_>, name: &ConfigText) {
     let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
-    let taken = PRESETS.iter().map(|(word, _)| *word).chain(["cookie", "address"]).any(|word| word == name.value);
+    let taken = PRESETS.iter().map(|(word, _)| *word).chain([AUTO, "cookie", "address"]).any(|word| word == name.value);
     if taken {
         let message = format!("`{}` is the name of a built-in affinity", name.value);
         context.report.error_help(&name.span, message, "give the rule another name");
@@ -173,6 +98,7 @@ fn rule(name: &ConfigText, mut table: Section<'_>) -> Option<Rule> {
         ttl_from,
         ends: ends?,
         client_made,
+        guard: None,
     })
 }
 

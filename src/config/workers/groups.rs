@@ -5,7 +5,7 @@
 //! out: looking up the addresses (`upstream::addresses`), and how entries are written (the parent module).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -35,6 +35,8 @@ pub enum GroupPlace {
     Unix(PathBuf),
     /// An IP address, with one worker at each port.
     Ip(IpAddr, RangeInclusive<u16>),
+    /// `localhost`: 127.0.0.1, or ::1 if nothing listens there, with one worker at each port.
+    Localhost(RangeInclusive<u16>),
     /// A DNS name in lower case, with one worker at each port of each of its addresses.
     Name(String, RangeInclusive<u16>),
 }
@@ -48,7 +50,7 @@ impl GroupPlace {
     pub(crate) fn host(&self) -> Option<&str> {
         match self {
             Self::Name(host, _) => Some(host),
-            Self::Unix(_) | Self::Ip(..) => None,
+            Self::Unix(_) | Self::Ip(..) | Self::Localhost(_) => None,
         }
     }
 }
@@ -110,16 +112,21 @@ impl Group {
             GroupPlace::Unix(path) => {
                 let address = Address::Unix(path.clone());
                 let name = self.name.clone().unwrap_or_else(|| address.to_string());
-                return vec![Worker { address, host: None, name, weight: self.weight, admin: self.admin }];
+                let (weight, admin) = (self.weight, self.admin);
+                return vec![Worker { address, or_ipv6: false, host: None, of_range: false, name, weight, admin }];
             }
             GroupPlace::Ip(ip, ports) => (std::slice::from_ref(ip), ports),
+            GroupPlace::Localhost(ports) => (&[IpAddr::V4(Ipv4Addr::LOCALHOST)][..], ports),
             GroupPlace::Name(host, ports) => (found.get(host).map_or(&[][..], Vec::as_slice), ports),
         };
         let all = ips.iter().flat_map(|ip| ports.clone().map(|port| SocketAddr::new(*ip, port)));
+        let of_range = ports.start() != ports.end();
         let worker = |at| {
-            let name = self.name_of(at, ips.len() == 1, ports.start() != ports.end(), before);
+            let name = self.name_of(at, ips.len() == 1, of_range, before);
             let host = self.at.host().map(str::to_owned);
-            Worker { address: Address::Tcp(at), host, name, weight: self.weight, admin: self.admin }
+            let or_ipv6 = matches!(self.at, GroupPlace::Localhost(_));
+            let (address, weight, admin) = (Address::Tcp(at), self.weight, self.admin);
+            Worker { address, or_ipv6, host, of_range, name, weight, admin }
         };
         // One more than the maximum, so that the caller sees that there are too many.
         all.take(MAX_RANGE + 1).map(worker).collect()

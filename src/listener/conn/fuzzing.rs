@@ -31,6 +31,7 @@ pub fn conn(
     let listener = Rc::new(ThreadListener {
         port_value: HeaderValue::from(config.address.port()),
         removed: Rc::default(),
+        accepted: thread.shared.metrics.accepted(&config.address.to_string()),
         settings: Arc::new(ListenerSettings::of(config, None).ok()?),
     });
     Some(Rc::new(Conn {
@@ -38,12 +39,14 @@ pub fn conn(
         tls: secure.then_some(Secured { policy: 0, client: None }),
         peer_value: HeaderValue::from_str(&peer.to_string()).ok()?,
         peer_ip: peer,
+        is_known: true,
         thread: thread.clone(),
         listener,
         cookie: Default::default(),
         http2,
         inflow: OnceCell::new(),
         held: OnceCell::new(),
+        own: OnceCell::new(),
         live: RefCell::default(),
         plan: RefCell::default(),
         traffic: Traffic::default(),

@@ -44,6 +44,7 @@ impl Body for StreamBody {
             match ready!(data) {
                 Some(Ok(data)) if data.is_empty() => {}
                 Some(Ok(data)) => {
+                    this.holding.took(data.len());
                     // This fails only if more is released than was received.
                     let _ = this.stream.flow_control().release_capacity(data.len());
                     this.left = this.left.map(|left| left.saturating_sub(data.len() as u64));

@@ -8,16 +8,19 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use super::uploads::Uploads;
 use super::{CONNECTION_WINDOW, STREAM_WINDOW};
 use crate::min_rate::{HeldUpBy, Lane};
 
 /// Number of streams whose windows together are as large as the connection's.
 const FILL: u32 = CONNECTION_WINDOW / STREAM_WINDOW;
 
-/// Counts the streams of one connection that may hold bytes.
+/// What a client sends on the streams of one connection, and which of them may hold bytes.
 #[derive(Default)]
 pub struct Inflow {
+    /// Number of streams that may hold bytes.
     holding: Cell<u32>,
+    pub(super) uploads: Uploads,
 }
 
 impl Lane for Inflow {
@@ -29,13 +32,19 @@ impl Lane for Inflow {
 /// One stream's entry in the count, until it is dropped.
 pub(crate) struct Holding {
     inflow: Rc<Inflow>,
+    stream: u32,
     some: Cell<bool>,
 }
 
 impl Holding {
     /// Creates the entry of a stream that holds nothing yet.
-    pub(crate) fn new(inflow: Rc<Inflow>) -> Self {
-        Self { inflow, some: Cell::new(false) }
+    pub(crate) fn new(inflow: Rc<Inflow>, stream: u32) -> Self {
+        Self { inflow, stream, some: Cell::new(false) }
+    }
+
+    /// Notes that a DATA frame of this size was taken from the stream.
+    pub(crate) fn took(&self, bytes: usize) {
+        self.inflow.uploads.took(self.stream, bytes);
     }
 
     /// Sets whether the stream may hold bytes that have come and were not read.
@@ -61,7 +70,7 @@ mod tests {
     #[test]
     fn a_window_that_others_may_have_filled_excuses_the_client() {
         let inflow = Rc::<Inflow>::default();
-        let streams: Vec<_> = (0..FILL).map(|_| Holding::new(inflow.clone())).collect();
+        let streams: Vec<_> = (0..FILL).map(|stream| Holding::new(inflow.clone(), stream)).collect();
         streams.iter().for_each(|stream| stream.holds(true));
         assert_eq!(inflow.state().0, HeldUpBy::Excused);
         streams[0].holds(true);

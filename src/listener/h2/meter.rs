@@ -2,9 +2,9 @@
 //!
 //! The h2 crate answers or drops frames that have no effect (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, unknown types)
 //! and does not report them, so floods of them would cost its time without end. [`Meter`] counts them, and the resets,
-//! and reports when there are too many (docs/reference/threats.md §2.5). Not counted is what h2 limits itself:
-//! CONTINUATION, empty and tiny DATA, header lists, streams that were reset before they were accepted, resets that it
-//! had to send.
+//! and reports when there are too many (docs/reference/threats.md §2.5). It also counts streams that had to be reset
+//! because of the client's mistakes. Not counted is what h2 or the filter limits: header lists, small DATA, streams
+//! that were reset before they were accepted.
 
 use crate::clock::Seconds;
 
@@ -17,6 +17,12 @@ const MAX_RESETS: u32 = 1_000;
 
 /// Maximum number of frames without effect in one period; browsers send one every few seconds.
 const MAX_USELESS: u32 = 10_000;
+
+/// Maximum number of malformed and refused requests in one period. Each costs a reset, and none reaches a worker.
+const MAX_MALFORMED: u32 = 600;
+
+/// Maximum number of other resets in one period that mistakes of the client force us to send (MadeYouReset).
+const MAX_FORCED: u32 = 100;
 
 /// Number of bytes sent to the client that pay for one WINDOW_UPDATE: a client that reads may well send two for every
 /// frame that it received.
@@ -35,6 +41,8 @@ pub(crate) enum TooMuch {
     Resets,
     /// Too many frames had no effect.
     Useless,
+    /// Too many streams had to be reset because of the client's mistakes.
+    Mistakes,
 }
 
 impl TooMuch {
@@ -43,6 +51,7 @@ impl TooMuch {
         match self {
             Self::Resets => "resets",
             Self::Useless => "useless",
+            Self::Mistakes => "mistakes",
         }
     }
 }
@@ -73,6 +82,8 @@ pub(crate) struct Meter {
     began_s: Seconds,
     resets: u32,
     useless: u32,
+    malformed: u32,
+    forced: u32,
     /// Bytes by which the window was opened since the last read.
     window: u64,
     /// Bytes sent that have not paid for a WINDOW_UPDATE yet.
@@ -81,14 +92,23 @@ pub(crate) struct Meter {
 
 impl Meter {
     pub(crate) fn new(now_s: Seconds) -> Self {
-        Self { skip: PREFACE, head: [0; UPDATE], have: 0, began_s: now_s, resets: 0, useless: 0, window: 0, credit: 0 }
+        Self {
+            skip: PREFACE,
+            head: [0; UPDATE],
+            have: 0,
+            began_s: now_s,
+            resets: 0,
+            useless: 0,
+            malformed: 0,
+            forced: 0,
+            window: 0,
+            credit: 0,
+        }
     }
 
     /// Counts the frames in bytes that the client sent, in pieces of any size.
     pub(crate) fn read(&mut self, mut bytes: &[u8], now_s: Seconds) -> Heard {
-        if now_s.since(self.began_s) >= PERIOD_S {
-            (self.began_s, self.resets, self.useless) = (now_s, 0, 0);
-        }
+        self.begin_period(now_s);
         let before = self.resets;
         loop {
             let skipped = bytes.len().min(self.skip as usize);
@@ -113,12 +133,49 @@ impl Meter {
                 self.skip = 0;
             }
         }
-        let too_much = match (self.resets > MAX_RESETS, self.useless > MAX_USELESS) {
-            (true, _) => Some(TooMuch::Resets),
-            (false, true) => Some(TooMuch::Useless),
-            (false, false) => None,
-        };
+        let too_much = self.too_much();
         Heard { resets: self.resets.saturating_sub(before), window: std::mem::take(&mut self.window), too_much }
+    }
+
+    /// Counts requests with malformed heads.
+    pub(crate) fn malformed(&mut self, count: u32, now_s: Seconds) -> Option<TooMuch> {
+        self.begin_period(now_s);
+        self.malformed = self.malformed.saturating_add(count);
+        self.too_much()
+    }
+
+    /// Counts a reset that we sent, if its code (RFC 9113 §7) blames the client.
+    pub(crate) fn sent_reset(&mut self, code: u32, now_s: Seconds) -> Option<TooMuch> {
+        const PROTOCOL_ERROR: u32 = 1;
+        const FLOW_CONTROL_ERROR: u32 = 3;
+        const STREAM_CLOSED: u32 = 5;
+        const REFUSED_STREAM: u32 = 7;
+        self.begin_period(now_s);
+        match code {
+            PROTOCOL_ERROR | FLOW_CONTROL_ERROR | STREAM_CLOSED => self.forced = self.forced.saturating_add(1),
+            REFUSED_STREAM => self.malformed = self.malformed.saturating_add(1),
+            _ => {}
+        }
+        self.too_much()
+    }
+
+    fn begin_period(&mut self, now_s: Seconds) {
+        if now_s.since(self.began_s) >= PERIOD_S {
+            (self.began_s, self.resets, self.useless) = (now_s, 0, 0);
+            (self.malformed, self.forced) = (0, 0);
+        }
+    }
+
+    fn too_much(&self) -> Option<TooMuch> {
+        if self.resets > MAX_RESETS {
+            Some(TooMuch::Resets)
+        } else if self.useless > MAX_USELESS {
+            Some(TooMuch::Useless)
+        } else if self.malformed > MAX_MALFORMED || self.forced > MAX_FORCED {
+            Some(TooMuch::Mistakes)
+        } else {
+            None
+        }
     }
 
     /// Returns whether the current header is that of a WINDOW_UPDATE of the whole connection, with the right length.
@@ -136,9 +193,11 @@ impl Meter {
         const DATA: u8 = 0;
         const HEADERS: u8 = 1;
         const RST_STREAM: u8 = 3;
-        let [a, b, c, kind, ..] = self.head;
+        let [a, b, c, kind, flags, ..] = self.head;
         self.skip = u32::from_be_bytes([0, a, b, c]);
         match kind {
+            // An empty frame that does not end its stream (RFC 9113 §6.1).
+            DATA if self.skip == 0 && flags & 1 == 0 => self.useless += 1,
             DATA | HEADERS => {}
             RST_STREAM => self.resets += 1,
             WINDOW_UPDATE if self.credit >= PAYS_WINDOW_UPDATE => self.credit -= PAYS_WINDOW_UPDATE,

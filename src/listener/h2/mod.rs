@@ -7,8 +7,14 @@
 //!
 //! | file | content |
 //! |---|---|
+//! | `filter` | the client's frames, before the h2 crate reads them |
+//! | `fields` | which fields a request may have |
+//! | `frames` | frames as bytes |
+//! | `uploads` | what the client may still send on each stream |
+//! | `sent` | the frames that are sent to the client |
 //! | `translate` | heads, to the form of HTTP/1.1 and back |
 //! | `stream` | one request, its response, its tunnel |
+//! | `streams` | what a connection shares with its streams |
 //! | `body` | the body of a request |
 //! | `meter` | detection of floods |
 //! | `send` | the body of a response |
@@ -19,15 +25,21 @@
 //! Not supported: server push (no browser accepts it any more), priorities (read and ignored), h2 without TLS.
 
 pub(crate) mod body;
+mod fields;
+mod filter;
+mod frames;
 #[cfg(feature = "testing")]
 pub(crate) mod fuzzing;
 mod inflow;
 mod meter;
 mod pace;
 mod send;
+mod sent;
 mod socket;
 mod stream;
+mod streams;
 mod translate;
+mod uploads;
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -38,17 +50,15 @@ use bytes::Bytes;
 use h2::server::{Builder, Connection};
 use h2::{Ping, PingPong, Reason};
 
-use self::inflow::Holding;
+use self::filter::FilterLimits;
 pub(crate) use self::inflow::Inflow;
-use self::meter::{Heard, TooMuch};
 use self::pace::WriteGate;
 use self::socket::H2Socket;
+pub(crate) use self::streams::{OpenStream, Streams};
 use super::conn::Conn;
 use super::linger;
 use crate::client_limits::StreamCount;
-use crate::metrics::LimitLabel;
 use crate::net::client_io::ClientIo;
-use crate::net::h2_stream::Carrier;
 use crate::net::held::UnsentBytes;
 use crate::telemetry::say_full;
 use crate::thread::{Registered, ThreadOrder};
@@ -71,10 +81,6 @@ const FRAME: u32 = 16_384;
 /// reset).
 const RESET_UNSEEN: usize = 20;
 
-/// Maximum number of resets that a client's own mistakes force us to send during the life of a connection
-/// (MadeYouReset).
-const RESETS_FORCED: usize = 100;
-
 /// Seconds of silence, while streams are open, after which we send the client a PING. It has 15 s more to answer before
 /// the thread's tick cuts the connection; with the ticks' delays 30 s in total (docs/reference/threats.md §2.6). The
 /// kernel of the client is probed, too; the PING finds a client that has died while its kernel, or a balancer in front,
@@ -84,109 +90,6 @@ const ASK_AFTER_S: u32 = 13;
 /// Maximum bytes of a client that are read and dropped after our goodbye: what its windows allow it to have sent, and
 /// as much again for everything else in frames.
 const BYTES_AFTER_GOAWAY: u64 = 2 * CONNECTION_WINDOW as u64;
-
-/// State that a connection shares with its streams.
-pub(crate) struct Streams {
-    live: Registered,
-    /// Number of streams that are open.
-    open: Cell<u32>,
-    /// Number of streams opened so far.
-    requests: Cell<u32>,
-    /// Number of open streams that are tunnels.
-    tunnels: Cell<u32>,
-    /// The limit that the meter last reported as exceeded.
-    too_much: Cell<Option<TooMuch>>,
-    pace: WriteGate,
-    /// Counts response bytes that were read from workers and not handed over to h2 yet.
-    held: Rc<UnsentBytes>,
-    counted: StreamCount,
-}
-
-impl Streams {
-    fn open(self: &Rc<Self>) -> OpenStream {
-        let thread = self.live.thread();
-        self.open.set(self.open.get() + 1);
-        self.live.begin(thread.is_stopping());
-        self.live.limit(ASK_AFTER_S);
-        self.live.touch();
-        let metrics = &thread.shared.metrics;
-        metrics.http2_streams.inc();
-        metrics.http2_streams_total.inc();
-        self.requests.set(self.requests.get().saturating_add(1));
-        if self.requests.get() >= thread.limits().requests_per_connection && self.live.leave_after_this() {
-            metrics.limits.reached(LimitLabel::RequestsPerConnection);
-        }
-        OpenStream { streams: self.clone(), admitted: self.counted.try_grow_to(self.open.get()), holding: None }
-    }
-
-    /// Handles what the meter found in bytes from the client.
-    fn heard(&self, Heard { resets, window, too_much }: Heard) {
-        self.pace.opened(window);
-        if self.open.get() > 0 {
-            self.live.touch();
-        }
-        if resets > 0 {
-            self.live.thread().shared.metrics.http2_resets.inc_by(u64::from(resets));
-        }
-        if too_much.is_some() {
-            self.too_much.set(too_much);
-        }
-    }
-}
-
-/// An open stream; it counts as closed when this is dropped.
-pub(crate) struct OpenStream {
-    streams: Rc<Streams>,
-    /// Whether the client's address may have this many streams.
-    admitted: bool,
-    /// Entry in the connection's receive window; only for a tunnel.
-    holding: Option<Holding>,
-}
-
-impl OpenStream {
-    /// Marks the stream as a tunnel. At a stop, the connection that carries it then has as much time to end as a
-    /// tunnel.
-    fn becomes_tunnel(mut self, holding: Holding) -> Self {
-        self.holding = Some(holding);
-        let tunnels = &self.streams.tunnels;
-        tunnels.set(tunnels.get() + 1);
-        self.streams.live.carries_tunnels(true);
-        self
-    }
-}
-
-impl Carrier for OpenStream {
-    fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
-        self.streams.pace.poll_room(cx)
-    }
-
-    fn queued(&self, bytes: usize) {
-        self.streams.pace.queued(bytes);
-    }
-
-    fn holds(&self, some: bool) {
-        if let Some(holding) = &self.holding {
-            holding.holds(some);
-        }
-    }
-}
-
-impl Drop for OpenStream {
-    fn drop(&mut self) {
-        let Streams { live, open, tunnels, counted, .. } = &*self.streams;
-        live.thread().shared.metrics.http2_streams.dec();
-        open.set(open.get().saturating_sub(1));
-        counted.shrink_to(open.get());
-        if open.get() == 0 {
-            live.touch();
-            live.start_idle_timer(live.thread().idle_s());
-        }
-        if self.holding.is_some() {
-            tunnels.set(tunnels.get().saturating_sub(1));
-            live.carries_tunnels(tunnels.get() > 0);
-        }
-    }
-}
 
 /// How a connection ended on which the client violated no rule.
 #[derive(PartialEq, Eq)]
@@ -214,19 +117,22 @@ struct Serving {
 
 /// Serves an HTTP/2 connection until it ends.
 pub(crate) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
-    let held = Rc::<UnsentBytes>::default();
-    let _ = (conn.inflow.set(Rc::default()), conn.held.set(held.clone()));
+    let (held, inflow) = (Rc::<UnsentBytes>::default(), Rc::<Inflow>::default());
+    let _ = (conn.inflow.set(inflow.clone()), conn.held.set(held.clone()));
     let streams = Rc::new(Streams {
         live,
         open: Cell::new(0),
         requests: Cell::new(0),
         tunnels: Cell::new(0),
         too_much: Cell::new(None),
+        fault: Cell::new(None),
+        inflow,
         pace: WriteGate::default(),
         held,
         counted: StreamCount::new(&conn.thread.shared.caps, conn.peer_ip, conn.trusted),
     });
-    let socket = H2Socket::new(io, streams.clone());
+    let (head_bytes, most) = (conn.thread.limits().head_bytes, conn.thread.limits().http2_streams);
+    let socket = H2Socket::new(io, streams.clone(), FilterLimits { head_bytes, streams: most });
     let handshake = builder(&conn).handshake(socket.clone());
     // So far there is only the client's preface: any order ends the connection, since nothing has to be finished.
     let told = poll_fn(|cx| {
@@ -277,11 +183,16 @@ fn builder(conn: &Conn) -> Builder {
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
-        // h2 answers 431 above this size, and closes the connection above four times this size.
+        // Announced to the client; the filter enforces it from the beginning.
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
         .max_concurrent_streams(limits.http2_streams)
         .max_pending_accept_reset_streams(RESET_UNSEEN)
-        .max_local_error_reset_streams(Some(RESETS_FORCED))
+        // The meter counts resets that a client's mistakes force us to send: h2 does so for a whole connection's life.
+        .max_local_error_reset_streams(None)
+        // As many as one burst of frames may have: h2 ends the connection for frames on streams that it has forgotten.
+        .max_concurrent_reset_streams(filter::BURST as usize)
+        // The filter limits small frames for each stream: beyond its budget, h2 would end the connection.
+        .data_frame_budget(usize::MAX)
         .max_send_buffer_size(SEND_BUFFER);
     if conn.listener.websocket_over_http2() {
         builder.enable_connect_protocol();
@@ -299,22 +210,25 @@ impl Serving {
             self.obey();
             self.hear_pong(cx);
             self.stop_flood();
+            self.stop_fault();
             match self.h2.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     let open = self.streams.open();
+                    let too_large = self.streams.inflow.uploads.take_too_large(|| respond.stream_id().as_u32());
                     // Boxed before it is moved into its task: the future is as large as that of a request, and would
                     // otherwise be moved three times.
-                    let stream = Box::pin(stream::serve(self.conn.clone(), open, request, respond));
+                    let stream = Box::pin(stream::serve(self.conn.clone(), open, request, respond, too_large));
                     self.conn.thread.tasks.spawn_local(stream);
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
                 Poll::Ready(None) => return Poll::Ready(Ok(ConnectionEnd::Whole)),
-                Poll::Pending if self.streams.too_much.get().is_some() && !self.cut => {}
+                Poll::Pending if self.streams.is_over() && !self.cut => {}
                 Poll::Pending => match self.socket.poll_send(cx) {
                     // h2 waits for the socket, which has become writable in the meantime.
                     Poll::Ready(Ok(false)) => {}
                     Poll::Ready(Ok(true)) => {
                         self.streams.pace.settle();
+                        self.streams.held.all_heads_written();
                         return self.over_time();
                     }
                     Poll::Ready(Err(error)) => {
@@ -370,6 +284,14 @@ impl Serving {
         self.conn.thread.shared.metrics.http2_floods.with_label_values(&[what.word()]).inc();
         say_full!(flood = what.word(), "HTTP/2 connection closed: the client flooded it with frames");
         self.h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+    }
+
+    fn stop_fault(&mut self) {
+        let Some(fault) = self.streams.fault.get().filter(|_| !self.cut) else { return };
+        self.cut = true;
+        tracing::debug!(peer = %self.conn.peer_ip, ?fault, "HTTP/2 connection closed: the protocol was violated");
+        self.conn.thread.shared.metrics.client_errors.with_label_values(&["http2"]).inc();
+        self.h2.abrupt_shutdown(fault.reason());
     }
 
     /// Ends the connection if requests were cut at a stop and no tunnel is left: it was spared only for its tunnels.

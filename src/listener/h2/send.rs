@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
+use hyper::HeaderMap;
 use hyper::body::Body;
 
 use super::{OpenStream, Streams};
@@ -16,6 +17,11 @@ use crate::min_rate::{HeldUpBy, Lane, RateVerdict, TransferGuard};
 use crate::net::h2_stream::Carrier as _;
 use crate::proxy::headers;
 use crate::proxy::response_body::Reply;
+
+/// Returns the bytes of names and values, which wait for the socket as they are until they are encoded.
+pub(super) fn head_size(fields: &HeaderMap) -> usize {
+    fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
+}
 
 impl Lane for Streams {
     fn state(&self) -> (HeldUpBy, u64) {
@@ -77,6 +83,7 @@ impl<'a> BodySender<'a> {
                     Err(frame) => {
                         if let Ok(mut trailers) = frame.into_trailers() {
                             headers::to_client(&mut trailers, false);
+                            self.open.streams.held.head_waits(head_size(&trailers));
                             // This fails only on a stream that is closed.
                             let _ = self.stream.send_trailers(trailers);
                         }

@@ -1,4 +1,5 @@
-//! The client's socket as h2 sees it: what comes is metered, and what goes is written in as few pieces as possible.
+//! The client's socket as h2 sees it: what comes is metered and filtered, and what goes is written in as few pieces as
+//! possible.
 //!
 //! h2 writes and flushes each DATA frame separately: one system call and one TLS record per response. Here writes are
 //! gathered until the connection's task has nothing more to send, and go out together. The thread lends the buffer for
@@ -13,7 +14,9 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Streams;
+use super::filter::{Filter, FilterLimits};
 use super::meter::Meter;
+use super::sent::{Sent, SentFrame};
 use crate::clock;
 use crate::net::client_io::ClientIo;
 
@@ -34,6 +37,8 @@ struct Inner {
     io: ClientIo,
     out: Vec<u8>,
     meter: Meter,
+    filter: Filter,
+    sent: Sent,
     /// Whether flushes wait for [`H2Socket::poll_send`], because there is a task that calls it.
     gathers: bool,
     /// Whether h2 could not write and waits to be woken for that.
@@ -50,9 +55,12 @@ pub(crate) struct H2Socket {
 }
 
 impl H2Socket {
-    pub(crate) fn new(io: ClientIo, streams: Rc<Streams>) -> Self {
+    /// Wraps the client's socket.
+    pub(crate) fn new(io: ClientIo, streams: Rc<Streams>, limits: FilterLimits) -> Self {
         let meter = Meter::new(clock::now_s());
-        let inner = Inner { io, out: Vec::new(), meter, gathers: false, blocked: false, ended: false };
+        let filter = Filter::new(limits, streams.inflow.clone());
+        let (out, sent) = (Vec::new(), Sent::default());
+        let inner = Inner { io, out, meter, filter, sent, gathers: false, blocked: false, ended: false };
         Self { inner: Rc::new(RefCell::new(inner)), streams }
     }
 
@@ -69,6 +77,7 @@ impl H2Socket {
     /// Sends the gathered bytes. `Ready(true)` means that everything is written, including what h2 had left to write.
     pub(crate) fn poll_send(&self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let mut inner = self.inner.borrow_mut();
+        inner.filter.end_burst();
         let sent = inner.poll_send(cx, &self.streams);
         let blocked = std::mem::take(&mut inner.blocked);
         sent.map_ok(|()| !blocked)
@@ -78,8 +87,50 @@ impl H2Socket {
 impl Inner {
     /// Writes the buffer, then flushes the layer below.
     fn poll_send(&mut self, cx: &mut Context<'_>, streams: &Streams) -> Poll<io::Result<()>> {
+        self.give_credits(streams);
         ready!(self.poll_empty(cx, streams))?;
         Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    /// Adds the frames that give back parts of the client's windows, where a frame may be inserted.
+    fn give_credits(&mut self, streams: &Streams) {
+        if streams.inflow.uploads.has_credits() && self.sent.is_between_frames() {
+            let from = self.out.len();
+            streams.inflow.uploads.write_credits(&mut self.out);
+            self.sent.read(self.out.get(from..).unwrap_or_default(), |_| {});
+        }
+    }
+
+    /// Appends what h2 writes to the gathered bytes.
+    fn gather(&mut self, parts: &[IoSlice<'_>], streams: &Streams) {
+        if self.out.is_empty() {
+            self.out = LENT.try_with(Cell::take).unwrap_or_default();
+        }
+        let from = self.out.len();
+        parts.iter().for_each(|part| self.out.extend_from_slice(part));
+        let (mut code, uploads) = (None, &streams.inflow.uploads);
+        self.sent.read(self.out.get(from..).unwrap_or_default(), |frame| {
+            note_sent(&mut self.meter, frame, streams);
+            if let SentFrame::Reset { stream, end, .. } = frame
+                && let Some(new) = uploads.take_code(stream)
+            {
+                code.get_or_insert_with(Vec::new).push((from + end, new));
+            }
+        });
+        for (end, new) in code.into_iter().flatten() {
+            if let Some(place) = end.checked_sub(4).and_then(|begin| self.out.get_mut(begin..end)) {
+                place.copy_from_slice(&u32::to_be_bytes(new));
+            }
+        }
+    }
+
+    /// Follows bytes that h2 has written without their being gathered.
+    fn follow(&mut self, parts: &[IoSlice<'_>], mut taken: usize, streams: &Streams) {
+        for part in parts {
+            let piece = part.get(..taken.min(part.len())).unwrap_or_default();
+            self.sent.read(piece, |frame| note_sent(&mut self.meter, frame, streams));
+            taken -= piece.len();
+        }
     }
 
     fn poll_empty(&mut self, cx: &mut Context<'_>, streams: &Streams) -> Poll<io::Result<()>> {
@@ -116,11 +167,9 @@ impl Inner {
         streams: &Streams,
     ) -> Poll<io::Result<usize>> {
         let all: usize = parts.iter().map(|part| part.len()).sum();
-        if self.gathers && self.out.len() + all <= GATHER {
-            if self.out.is_empty() {
-                self.out = LENT.try_with(Cell::take).unwrap_or_default();
-            }
-            parts.iter().for_each(|part| self.out.extend_from_slice(part));
+        // A code is changed in the gathered bytes only, so these few frames are gathered whatever their size.
+        if self.gathers && (self.out.len() + all <= GATHER || streams.inflow.uploads.has_codes()) {
+            self.gather(parts, streams);
             return Poll::Ready(Ok(all));
         }
         // Write it together with the gathered bytes, so that a frame header does not become a record of its own.
@@ -142,14 +191,53 @@ impl Inner {
             self.sent(of_out, streams);
             self.wrote(taken - of_out, streams);
             if taken > of_out {
+                self.follow(parts, taken - of_out, streams);
                 return Poll::Ready(Ok(taken - of_out));
             }
         }
         let written = Pin::new(&mut self.io).poll_write_vectored(cx, parts);
         if let Poll::Ready(Ok(bytes)) = written {
             self.wrote(bytes, streams);
+            self.follow(parts, bytes, streams);
         }
         written
+    }
+
+    /// Reads what the filter lets pass.
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, streams: &Streams) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        while !streams.is_over() {
+            match self.filter.try_fill(buf) {
+                Ok(true) => return Poll::Ready(Ok(())),
+                Ok(false) => {}
+                Err(fault) => {
+                    streams.fault.set(Some(fault));
+                    break;
+                }
+            }
+            if self.filter.has_burst() {
+                cx.waker().wake_by_ref();
+                break;
+            }
+            let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+            let bytes = buf.filled().get(before..).unwrap_or_default();
+            if bytes.is_empty() {
+                self.ended |= polled.is_ready();
+                streams.inflow.uploads.set_reader(cx.waker());
+                return polled;
+            }
+            streams.heard(self.meter.read(bytes, clock::now_s()));
+            let passed = self.filter.read(bytes);
+            buf.set_filled(before + *passed.as_ref().unwrap_or(&0));
+            if let Err(fault) = passed {
+                streams.fault.set(Some(fault));
+                break;
+            }
+            if buf.filled().len() > before {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        Poll::Pending
     }
 
     fn wrote(&mut self, bytes: usize, streams: &Streams) {
@@ -161,22 +249,30 @@ impl Inner {
 impl AsyncRead for H2Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Self { inner, streams } = self.get_mut();
-        if streams.too_much.get().is_some() {
+        let mut inner = inner.borrow_mut();
+        let read = inner.poll_read(cx, buf, streams);
+        if let Some((count, why)) = inner.filter.take_malformed() {
+            streams.exceeds(inner.meter.malformed(count, clock::now_s()));
+            streams.malformed(count, why);
+        }
+        if streams.is_over() {
             // Nothing more is read from this client. The connection's task ends the connection once h2 returns to it,
             // so it is woken now.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let mut inner = inner.borrow_mut();
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut inner.io).poll_read(cx, buf);
-        let bytes = buf.filled().get(before..).unwrap_or_default();
-        if bytes.is_empty() {
-            inner.ended |= polled.is_ready();
-        } else {
-            streams.heard(inner.meter.read(bytes, clock::now_s()));
+        read
+    }
+}
+
+/// Notes a frame that was sent.
+fn note_sent(meter: &mut Meter, frame: SentFrame, streams: &Streams) {
+    match frame {
+        SentFrame::Head => streams.held.head_written(),
+        SentFrame::Reset { stream, code, .. } if streams.inflow.uploads.mark_reset(stream) => {
+            streams.exceeds(meter.sent_reset(code, clock::now_s()));
         }
-        polled
+        SentFrame::Reset { .. } => {}
     }
 }
 

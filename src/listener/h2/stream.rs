@@ -13,7 +13,7 @@ use hyper::{Method, Request, Response, StatusCode};
 
 use super::OpenStream;
 use super::inflow::Holding;
-use super::send::BodySender;
+use super::send::{BodySender, head_size};
 use super::translate::{self, TranslatedRequest};
 use crate::listener::conn::Conn;
 use crate::net::client_io::ClientIo;
@@ -25,22 +25,27 @@ use crate::proxy::response_body::Reply;
 use crate::tunnel::TunnelPlan;
 use crate::tunnel::relay::Relay;
 
-/// Serves a stream to the end of its response; a tunnel continues in a task of its own.
+/// Serves a stream to the end of its response; a tunnel continues in a task of its own. `too_large` means that the
+/// header list was too large, so that the request is not complete.
 pub(crate) async fn serve(
     conn: Rc<Conn>,
     open: OpenStream,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
+    too_large: bool,
 ) {
-    let holding = || Holding::new(conn.inflow.get().cloned().unwrap_or_default());
+    let stream = respond.stream_id().as_u32();
+    let holding = || Holding::new(conn.inflow.get().cloned().unwrap_or_default(), stream);
     let TranslatedRequest { request, tunnel, expects, fits } =
         translate::request(request, conn.thread.limits().head_fields, holding());
     let full = || Err(Problem::Full("this client address has reached its limit of concurrent requests"));
+    let fits = if too_large { Err(Problem::TooManyFields) } else { fits };
     let fits = if open.admitted { fits } else { full() };
     if expects && fits.is_ok() {
         // hyper does the same for HTTP/1; a 100 sent by a worker is not forwarded.
         let mut go_on = Response::new(());
         *go_on.status_mut() = StatusCode::CONTINUE;
+        open.streams.held.head_waits(0);
         // This fails only on a stream that is closed, which the response will detect, too.
         let _ = respond.send_informational(go_on);
     }
@@ -56,6 +61,7 @@ pub(crate) async fn serve(
     }
     let ended = plan.is_none() && (to_head || reply.is_end_stream());
     let head = Response::from_parts(parts, ());
+    open.streams.held.head_waits(head_size(head.headers()));
     let mut send = match respond.send_response(head, ended) {
         Ok(send) => send,
         Err(error) => {

@@ -1,8 +1,8 @@
 //! Translates a request over HTTP/2 into the HTTP/1.1 request that it stands for (RFC 9113 §8), and a response the
 //! other way, so that the rest of stickyd handles only one kind of request.
 //!
-//! h2 has checked names, values and pseudo-header fields and reset malformed streams (RFC 9113 §8.1.1, §8.2); what it
-//! leaves open is decided here.
+//! The filter and h2 have checked names, values and pseudo-header fields and reset malformed streams (RFC 9113 §8.1.1,
+//! §8.2); what they leave open is decided here.
 
 use std::time::SystemTime;
 

@@ -55,7 +55,7 @@ async fn shaken(terms: &TlsTerms, client: &Arc<ClientConfig>) -> (CertificateDer
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let serve = async {
-        let (mut stream, _) = terms.accept(listener.accept().await.unwrap().0).await.unwrap();
+        let (mut stream, _) = terms.accept(listener.accept().await.unwrap().0, Vec::new()).await.unwrap();
         assert_eq!(matches!(stream, TlsStream::Own(_)), terms.buffers == Buffers::Own);
         stream.write_all(b"x").await.unwrap();
         let resumed = stream.session().handshake_kind() == Some(rustls::HandshakeKind::Resumed);

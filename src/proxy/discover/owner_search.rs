@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use hyper::Response;
 
-use super::probe;
-use super::{SEARCH_PATIENCE, SEARCH_POLL};
+use super::tokens::DiscoveryTokens;
+use super::{SEARCH_PATIENCE, SEARCH_POLL, over_budget, probe};
 use crate::affinity::discoveries::search::{FRESH, ProbeVerdict, Search, Verdicts};
 use crate::affinity::first_guess;
 use crate::clock;
@@ -31,6 +31,10 @@ use attempt::AttemptStep;
 /// Maximum pause between two probes of the same silent workers.
 const RARE_LOOK: Duration = Duration::from_millis(500);
 
+/// Time in milliseconds within which a worker must have answered some request to be asked at once. One that hangs since
+/// then keeps the request, as it keeps those of its pinned sessions.
+const LIVELY_MS: u64 = 250;
+
 /// One request that searches for its session.
 pub(crate) struct OwnerSearch<'a> {
     job: &'a Job,
@@ -44,22 +48,29 @@ pub(crate) struct OwnerSearch<'a> {
     /// Whether the worker asked next claimed the session when it was probed.
     claimed: bool,
     eliminated: bool,
-    /// Whether there is a sign that the request belongs to a session at all: a worker's claim or refusal, or only one
-    /// worker to ask.
+    /// Whether there is a sign that the request belongs to a session at all: a worker's claim or refusal.
     known: bool,
-    /// Whether a worker accepted the request while it was `known`. Only then the budget token is returned; otherwise a
-    /// made-up sid on any page that answers would be sent to all workers at no cost.
-    pub(crate) proven: bool,
+    /// Whether acceptance proves nothing, because the worker has refused the session when it was probed.
+    doubted: bool,
+    /// Whether there is only one worker, so that nothing has to be found.
+    alone: bool,
+    /// What the search pays. It is returned only if acceptance proved the session; otherwise made-up sids on any page
+    /// that answers would cost nothing.
+    tokens: DiscoveryTokens<'a>,
 }
 
-/// Result of a search whose request body could not be held. Except for lack of room, the cause is mostly the client.
+/// Whether a worker has just shown a sign of life.
+fn is_lively(worker: &Worker) -> bool {
+    worker.has_answered_within(LIVELY_MS, clock::now_ms())
+}
+
+/// Result of a search whose request body could not be read, mostly because of the client.
 fn unheld(problem: Problem) -> (Discovery, Response<Reply>) {
-    let result = if matches!(problem, Problem::Full(_)) { Discovery::NoRoom } else { Discovery::Failed };
-    (result, respond::problem(problem))
+    (Discovery::Failed, respond::problem(problem))
 }
 
 impl<'a> OwnerSearch<'a> {
-    pub(crate) fn new(job: &'a Job, key: Key, search: &'a Search, copies: Copies) -> Self {
+    pub(crate) fn new(job: &'a Job, key: Key, search: &'a Search, copies: Copies, tokens: DiscoveryTokens<'a>) -> Self {
         Self {
             job,
             key,
@@ -70,42 +81,80 @@ impl<'a> OwnerSearch<'a> {
             claimed: false,
             eliminated: false,
             known: false,
-            proven: false,
+            doubted: false,
+            alone: false,
+            tokens,
         }
     }
 
-    pub(crate) async fn run(&mut self, record: &mut Record) -> (Discovery, Response<Reply>) {
+    pub(crate) async fn run(mut self, record: &mut Record) -> (Discovery, Response<Reply>) {
         let deadline = Instant::now() + SEARCH_PATIENCE;
         let candidates = self.candidates();
-        self.known = candidates.len() == 1;
-        if let Some(guess) = self.open_guess() {
-            self.known = true;
-            if let Err(problem) = self.copies.hold(self.job).await {
-                return unheld(problem);
-            }
-            if let AttemptStep::Done(result, response) = self.attempt(&guess, record).await {
-                return (result, response);
-            }
-        }
-        let verdicts = self.verdicts(&candidates).await;
-        self.heed(&verdicts);
-        let left = verdicts.into_iter().filter(|(worker, verdict)| self.is_worth_asking(worker, *verdict));
-        let (asked, silent): (Vec<_>, Vec<_>) = left.partition(|(_, verdict)| *verdict != ProbeVerdict::Silent);
+        self.alone = candidates.len() == 1;
+        let mut silent = Vec::new();
+        let open = self.open_guess();
+        let is_open = open.is_some();
+        let guess = if is_open { open } else { self.guess(&candidates).await };
         // A body is held only if a second worker may have to get it, so that made-up sids do not fill the room that all
         // requests share.
-        if asked.len() + silent.len() > 1
+        if guess.is_some()
+            && !self.alone
             && let Err(problem) = self.copies.hold(self.job).await
         {
             return unheld(problem);
         }
-        let mut silent = silent.into_iter().map(|(worker, _)| worker).collect();
-        if let Some(done) = self.walk(asked, &mut silent, record).await {
+        let mut left = candidates;
+        // A body that can be sent only once is for the owner. If workers can be probed, they are asked for it first.
+        let is_sure = self.alone || is_open || self.claimed || !self.copies.is_for_one();
+        if let Some(guess) = guess.filter(|_| is_sure || !probe::may_ask(self.job, &self.copies.head)) {
+            let is_owner = self.claimed;
+            match self.attempt(&guess, record).await {
+                AttemptStep::Done(result, response) => return (result, response),
+                AttemptStep::Unreached => {
+                    silent.push(guess.clone());
+                    if is_owner {
+                        // It only cannot be reached at the moment, so that no other worker gets the request.
+                        left.clear();
+                    }
+                }
+                AttemptStep::Refused | AttemptStep::Closed => {}
+            }
+            left.retain(|worker| !Arc::ptr_eq(worker, &guess));
+        }
+        left.retain(|worker| !self.has_refused(worker));
+        if let Err(done) = self.ask_others(left, &mut silent, record).await {
             return done;
         }
         if let Some(done) = self.wait_for(silent, deadline, record).await {
             return done;
         }
         self.nobody(record).await
+    }
+
+    /// Asks the workers other than the first guess: by probes, and then with the request itself.
+    async fn ask_others(
+        &mut self,
+        workers: Vec<Arc<Worker>>,
+        silent: &mut Vec<Arc<Worker>>,
+        record: &mut Record,
+    ) -> Result<(), (Discovery, Response<Reply>)> {
+        if workers.is_empty() {
+            return Ok(());
+        }
+        let Some(verdicts) = self.verdicts(&workers).await else { return Err((Discovery::OverBudget, over_budget())) };
+        self.heed(&verdicts);
+        let left = verdicts.into_iter().filter(|(worker, verdict)| self.is_worth_asking(worker, *verdict));
+        let (asked, mute): (Vec<_>, Vec<_>) = left.partition(|(_, verdict)| *verdict != ProbeVerdict::Silent);
+        if asked.len() + mute.len() + silent.len() > 1
+            && let Err(problem) = self.copies.hold(self.job).await
+        {
+            return Err(unheld(problem));
+        }
+        silent.extend(mute.into_iter().map(|(worker, _)| worker));
+        match self.walk(asked, silent, record).await {
+            Some(done) => Err(done),
+            None => Ok(()),
+        }
     }
 
     /// Workers that serve their own sessions, the most likely owner first.
@@ -123,34 +172,70 @@ impl<'a> OwnerSearch<'a> {
         workers
     }
 
-    /// Worker that gets the real request before any worker is probed: the one at which this sid's GET is waiting.
+    /// Worker at which this sid's GET is waiting; a POST or upgrade goes there first.
     fn open_guess(&self) -> Option<Arc<Worker>> {
         if self.job.ask.is_poll() {
             return None;
         }
-        lock(&self.search.silent).clone().filter(|worker| worker.serves())
+        lock(&self.search.silent).last().cloned().filter(|worker| worker.serves())
     }
 
-    /// Returns the workers' answers to the probe, which is sent once for all requests of the sid that arrive together.
-    async fn verdicts(&self, candidates: &[Arc<Worker>]) -> Verdicts {
-        if let [only] = candidates {
-            return vec![(only.clone(), ProbeVerdict::Alive)];
+    /// Worker that gets the real request before all workers are probed: the most likely owner, if it has just shown a
+    /// sign of life. A hung worker must not get it, because a request that was sent is not sent again, and its owner
+    /// may be another worker. Where nothing can be asked, the first worker with a sign of life is as good as any other.
+    async fn guess(&mut self, candidates: &[Arc<Worker>]) -> Option<Arc<Worker>> {
+        let guess = candidates.first()?.clone();
+        if candidates.len() == 1 {
+            return Some(guess);
         }
-        // Later requests wait for the answers to the first one's probe, at most a second; if that request is cancelled,
-        // the next one probes.
-        let mut known = self.search.verdicts.lock().await;
+        if self.has_refused(&guess) {
+            return None;
+        }
+        // At a full worker the request would wait, and its owner may be another one.
+        if is_lively(&guess) && guess.gate.is_open() {
+            return Some(guess);
+        }
+        if !probe::may_ask(self.job, &self.copies.head) {
+            let lively = candidates.iter().find(|worker| is_lively(worker) && !self.has_refused(worker));
+            return Some(lively.cloned().unwrap_or(guess));
+        }
+        let verdict = probe::ask_one(self.job, &self.copies.head, &guess).await;
+        self.heed(&[(guess.clone(), verdict)]);
+        self.claimed = verdict == ProbeVerdict::Owns;
+        matches!(verdict, ProbeVerdict::Owns | ProbeVerdict::Alive).then_some(guess)
+    }
+
+    /// Returns the workers' answers to the probe, which is sent once for all requests of the sid that arrive together;
+    /// `None` if there is no budget for it.
+    async fn verdicts(&mut self, workers: &[Arc<Worker>]) -> Option<Verdicts> {
+        // Later requests wait for the answers to the first one's probe, at most a second per eight workers; if that
+        // request is cancelled, the next one probes.
+        let search = self.search;
+        let mut known = search.verdicts.lock().await;
         if let Some((when, verdicts)) = &*known
             && when.elapsed() < FRESH
+            && workers.iter().all(|worker| verdicts.iter().any(|(known, _)| Arc::ptr_eq(known, worker)))
         {
-            return verdicts.clone();
+            let is_asked = |worker: &Arc<Worker>| workers.iter().any(|one| Arc::ptr_eq(one, worker));
+            return Some(verdicts.iter().filter(|(worker, _)| is_asked(worker)).cloned().collect());
         }
-        let verdicts = probe::ask_all(self.job, &self.copies.head, candidates).await;
+        if !self.tokens.take(self.job, workers.len()).await {
+            return None;
+        }
+        if let [only] = workers
+            && self.is_known()
+            && is_lively(only)
+        {
+            // All others have refused: its own answer to the request is the last one that matters.
+            return Some(vec![(only.clone(), ProbeVerdict::Alive)]);
+        }
+        let verdicts = probe::ask_all(self.job, &self.copies.head, workers).await;
         // Verdicts without a probe are not stored, because another request of the session may have a probe: Phoenix'
         // poll next to its POST.
-        if probe::asks(self.job, &self.copies.head) {
+        if probe::may_ask(self.job, &self.copies.head) {
             *known = Some((Instant::now(), verdicts.clone()));
         }
-        verdicts
+        Some(verdicts)
     }
 
     /// Records what the probes showed.
@@ -178,7 +263,12 @@ impl<'a> OwnerSearch<'a> {
         silent: &mut Vec<Arc<Worker>>,
         record: &mut Record,
     ) -> Option<(Discovery, Response<Reply>)> {
-        asked.sort_by_key(|(_, verdict)| *verdict != ProbeVerdict::Owns);
+        // Workers of which all connections are in use come last: the request may have to wait for one.
+        asked.sort_by_key(|(_, verdict)| match verdict {
+            ProbeVerdict::Owns => 0,
+            ProbeVerdict::Full => 2,
+            ProbeVerdict::Alive | ProbeVerdict::Refuses | ProbeVerdict::Silent => 1,
+        });
         for (worker, verdict) in asked {
             if !self.is_worth_asking(&worker, verdict) {
                 continue;
@@ -186,6 +276,11 @@ impl<'a> OwnerSearch<'a> {
             self.claimed = verdict == ProbeVerdict::Owns;
             match self.attempt(&worker, record).await {
                 AttemptStep::Done(result, response) => return Some((result, response)),
+                AttemptStep::Unreached if verdict == ProbeVerdict::Owns => {
+                    // The owner is known, and only cannot be reached at the moment: no other worker gets the request.
+                    *silent = vec![worker];
+                    return None;
+                }
                 AttemptStep::Unreached => silent.push(worker),
                 AttemptStep::Refused | AttemptStep::Closed => {}
             }
@@ -214,15 +309,16 @@ impl<'a> OwnerSearch<'a> {
             let Ok(verdicts) = tokio::time::timeout(left, asked).await else { continue };
             let spoke: Verdicts =
                 verdicts.into_iter().filter(|(_, verdict)| *verdict != ProbeVerdict::Silent).collect();
-            if spoke.is_empty() {
-                // Workers that cannot be reached are silent at once, and each probe costs them a connect.
-                tokio::time::sleep(pause.min(left)).await;
-                pause = (pause * 2).min(RARE_LOOK);
-            }
             self.heed(&spoke);
+            let before = silent.len();
             silent.retain(|worker| !spoke.iter().any(|(known, _)| Arc::ptr_eq(known, worker)));
             if let Some(done) = self.walk(spoke, &mut silent, record).await {
                 return Some(done);
+            }
+            if silent.len() == before {
+                // Workers that cannot be reached are silent at once, and each probe costs them a connect.
+                tokio::time::sleep(pause.min(left)).await;
+                pause = (pause * 2).min(RARE_LOOK);
             }
         }
         match silent.pop() {
@@ -256,7 +352,7 @@ impl<'a> OwnerSearch<'a> {
         if self.last.is_none() && !self.hung_up {
             // The workers refused only the probe. The client gets the answer of the most likely worker to its own
             // request; if that is acceptance all the same, it proves nothing.
-            self.known = false;
+            self.doubted = true;
             if let Some(worker) = self.candidates().into_iter().find(|worker| self.has_refused(worker))
                 && let AttemptStep::Done(result, response) = self.attempt(&worker, record).await
             {
@@ -280,6 +376,7 @@ impl<'a> OwnerSearch<'a> {
             return (Discovery::Unknown, respond::refused(self.job));
         };
         series.refusals_forwarded.inc();
+        record.passes_on();
         (Discovery::Unknown, answer.release(None))
     }
 }

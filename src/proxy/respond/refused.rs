@@ -5,7 +5,7 @@
 use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
 
-use super::{let_read, session_unknown};
+use super::{SESSION_UNKNOWN, let_read, own, session_unknown};
 use crate::config::rules::Protocol;
 use crate::proxy::Job;
 use crate::proxy::response_body::Reply;
@@ -33,8 +33,7 @@ pub(crate) fn refused(job: &Job) -> Response<Reply> {
             (StatusCode::NOT_FOUND, TEXT, "404 Not Found: no such session\n")
         }
     };
-    let mut response = Response::new(Reply::whole(body));
-    *response.status_mut() = status;
+    let mut response = own(status, SESSION_UNKNOWN, body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use super::WorkerConnections;
 use super::dial::{ConnectError, classify, open};
 use super::limit::ConnectionSlot;
+use super::own::{self, LeaseOwner, OWN_IDLE_MS};
 use super::response_timeout::{ResponseWait, ResponseWaits};
 use crate::clock::Millis;
 use crate::metrics::LimitLabel;
@@ -24,7 +25,7 @@ use crate::net::worker_io::WorkerIo;
 use crate::telemetry::say_full;
 use crate::upstream::exchange::request_writer::RequestWriter;
 use crate::upstream::exchange::response_body::Unread;
-use crate::upstream::exchange::response_head::IDLE_MS;
+use crate::upstream::exchange::response_head::{Head, IDLE_MS};
 pub(crate) use crate::upstream::exchange::{ExchangeTerms, Failure};
 use crate::upstream::restarts::Loss;
 use crate::upstream::worker::{Established, Worker};
@@ -49,6 +50,10 @@ pub struct Lease {
     pub(crate) held: Option<Rc<UnsentBytes>>,
     /// Whether the connection has carried a request before.
     pub(crate) used: bool,
+    /// Whether the connection is authenticated, or being authenticated: it then carries requests of one client only.
+    pub(crate) authenticates: bool,
+    /// The client that the connection belongs to, while it carries a request.
+    owner: Option<LeaseOwner>,
     /// Value of [`Worker::links`] when the connection was made.
     link: u32,
     /// The place among the worker's connections in use, while this one is in use and their number is limited.
@@ -83,6 +88,24 @@ impl Lease {
         (self.slot, self.held) = (Some(slot), held);
     }
 
+    /// Whether the connection is authenticated, or being authenticated, so that only one client may use it.
+    pub fn is_authenticated(&self) -> bool {
+        self.authenticates
+    }
+
+    /// Makes this the connection of one client for good. It never enters a pool.
+    pub fn belong_to(&mut self, owner: LeaseOwner) {
+        owner.remember(self.worker());
+        self.authenticates = true;
+        self.owner = Some(owner);
+    }
+
+    /// Returns for how many milliseconds the connection may be idle after a response.
+    pub(crate) fn idle_after(&self, head: &Head) -> u64 {
+        let is_long = self.authenticates && !head.advertised && head.idle_ms != 0;
+        if is_long { OWN_IDLE_MS } else { head.idle_ms }
+    }
+
     /// Whether the connection has carried a request before, so that the worker may be closing it right now.
     pub fn is_used(&self) -> bool {
         self.used
@@ -115,6 +138,13 @@ impl Lease {
         }
         (self.slot, self.held) = (None, None);
         self.idle_since_ms = connections.now_ms();
+        if self.authenticates {
+            // Without an owner, as after a probe, it is closed.
+            if let Some(owner) = self.owner.take() {
+                owner.put(self);
+            }
+            return;
+        }
         let mut pools = connections.pools.borrow_mut();
         pools.entry(self.worker().serial).or_default().put(self, &connections.metrics);
     }
@@ -174,6 +204,7 @@ pub(crate) async fn lease(
                     pool.drop_dead(connections.now_ms());
                 }
                 drop(pools);
+                own::sweep(&mut connections.own.borrow_mut(), connections.now_ms());
                 worker.connect_refused();
             }
             Err(error)
@@ -194,6 +225,8 @@ async fn connect(waits: &Rc<ResponseWaits>, worker: &Arc<Worker>) -> Result<Box<
         fast: false,
         held: None,
         used: false,
+        authenticates: false,
+        owner: None,
         link,
         slot: None,
         idle_ms: IDLE_MS,

@@ -1,7 +1,8 @@
 //! A socket to a worker: TCP or unix, with TLS if its upstream is configured so, and the options that all of them have.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -51,8 +52,49 @@ pub(crate) enum ConnectError {
 /// # Errors
 /// Fails with the error of the operating system or of the TLS handshake.
 pub(crate) async fn open(worker: &Worker) -> io::Result<WorkerIo> {
-    let io = socket(&worker.address).await?;
+    let io = match &worker.address {
+        Address::Tcp(address) if worker.ipv6.is_tried() => either(*address, &worker.ipv6).await?,
+        address => socket(address).await?,
+    };
     worker.link().secure(io, &worker.name).await
+}
+
+/// Whether a worker at `localhost` is reached at ::1 instead of 127.0.0.1.
+#[derive(Debug, Default)]
+pub(crate) struct Ipv6Fallback {
+    is_tried: AtomicBool,
+    /// Whether the last connect succeeded at ::1, which is then tried first.
+    is_first: AtomicBool,
+}
+
+impl Ipv6Fallback {
+    /// Sets whether ::1 is tried as well.
+    pub(crate) fn set_tried(&self, is_tried: bool) {
+        self.is_tried.store(is_tried, Relaxed);
+    }
+
+    fn is_tried(&self) -> bool {
+        self.is_tried.load(Relaxed)
+    }
+}
+
+/// Opens a socket to `address`, or to ::1 at the same port if nothing listens there; the one that worked last is tried
+/// first. The error is that of 127.0.0.1, unless only ::1 says more than that nothing listens.
+async fn either(address: SocketAddr, ipv6: &Ipv6Fallback) -> io::Result<WorkerIo> {
+    let other = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), address.port());
+    let is_first = ipv6.is_first.load(Relaxed);
+    let [first, second] = if is_first { [other, address] } else { [address, other] };
+    match socket(&Address::Tcp(first)).await {
+        // A host without IPv6 reports that the address is not available, or that the family is not supported.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused || first == other => {
+            let opened = socket(&Address::Tcp(second)).await;
+            if opened.is_ok() {
+                ipv6.is_first.store(!is_first, Relaxed);
+            }
+            opened.map_err(|error| if is_first { error } else { io::ErrorKind::ConnectionRefused.into() })
+        }
+        opened => opened,
+    }
 }
 
 /// Opens a socket to `address` with the options that every worker connection has.

@@ -1,9 +1,10 @@
 //! The limit on connections in use to one worker, and the queue of requests that wait for a free one.
 //!
 //! A connection is in use from the moment a request needs it until the last byte of the response; as a tunnel, for its
-//! whole life. An open poll holds a connection as well. Idle connections in a pool do not count, nor do health checks
-//! and probes. Requests that find the worker full wait in order of arrival, in a queue of bounded length and for a
-//! bounded time. Without a limit, which is the default, this costs one load per request.
+//! whole life. An open poll holds a connection as well, and so does a probe of discovery, which never waits for one.
+//! Idle connections in a pool do not count, nor do health checks. Requests that find the worker full wait in order of
+//! arrival, in a queue of bounded length and for a bounded time. Without a limit, which is the default, this costs one
+//! load per request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -44,7 +45,11 @@ pub(crate) enum NoConnection {
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         if let Some(worker) = &self.0 {
+            let was_open = worker.gate.is_open();
             worker.gate.release();
+            if !was_open {
+                worker.mark_moved();
+            }
         }
     }
 }
@@ -131,10 +136,24 @@ pub(crate) async fn enter(
     // This fails while others wait, because free slots go to them first.
     if let Ok(permit) = gate.free.try_acquire() {
         permit.forget();
+        if !gate.is_open() {
+            worker.mark_moved();
+        }
         return Ok(ConnectionSlot(Some(worker.clone())));
     }
     // Boxed, because the future of a request is moved and few requests wait.
     Box::pin(wait(worker, length, patience)).await
+}
+
+/// Takes a slot at `worker` if one is free and no request waits for it.
+pub(crate) fn try_enter(worker: &Arc<Worker>) -> Option<ConnectionSlot> {
+    let gate = &worker.gate;
+    if gate.limit.load(Relaxed) == UNLIMITED {
+        return Some(ConnectionSlot(None));
+    }
+    let permit = gate.free.try_acquire().ok()?;
+    permit.forget();
+    Some(ConnectionSlot(Some(worker.clone())))
 }
 
 async fn wait(worker: &Arc<Worker>, length: u32, patience: Duration) -> Result<ConnectionSlot, NoConnection> {

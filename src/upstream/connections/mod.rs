@@ -7,19 +7,21 @@
 pub(crate) mod connect;
 pub(crate) mod dial;
 pub(crate) mod limit;
+pub(crate) mod own;
 pub(crate) mod pool;
 pub(crate) mod response_timeout;
 pub(crate) mod tls;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use crate::clock::{self, Millis};
 use crate::descriptors::DescriptorRoom;
 use crate::metrics::Metrics;
 use crate::upstream::serial::WorkerSerial;
+use own::OwnConnections;
 use pool::IdlePool;
 use response_timeout::ResponseWaits;
 
@@ -27,6 +29,8 @@ use response_timeout::ResponseWaits;
 pub struct WorkerConnections {
     /// Idle connections, by worker serial.
     pub(crate) pools: RefCell<HashMap<WorkerSerial, IdlePool>>,
+    /// Client connections that have worker connections of their own.
+    pub(crate) own: RefCell<Vec<Weak<OwnConnections>>>,
     /// Exchanges that wait for a response, and the time-outs they are under.
     pub(crate) waits: Rc<ResponseWaits>,
     pub(crate) metrics: Arc<Metrics>,
@@ -38,7 +42,14 @@ impl WorkerConnections {
     /// A thread without any connection yet.
     pub fn new(metrics: Arc<Metrics>, descriptors: Arc<DescriptorRoom>) -> Self {
         let now_ms = Cell::new(clock::now_ms());
-        Self { pools: RefCell::default(), waits: ResponseWaits::new(), metrics, descriptors, now_ms }
+        Self {
+            pools: RefCell::default(),
+            own: RefCell::default(),
+            waits: ResponseWaits::new(),
+            metrics,
+            descriptors,
+            now_ms,
+        }
     }
 
     /// The thread's time ([`clock::now_ms`]), as of its last tick: at most [`pool::TICK`] old.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::WorkerConnections;
 use super::connect::Lease;
+use super::own;
 use crate::clock::Millis;
 use crate::metrics::Metrics;
 use crate::telemetry::say_full;
@@ -73,6 +74,7 @@ impl IdlePool {
 /// they would keep a gone worker looking alive. One check per pool and tick decides whether all of its connections are
 /// checked.
 pub(crate) fn sweep(connections: &WorkerConnections, now: Millis) {
+    own::sweep(&mut connections.own.borrow_mut(), now);
     connections.pools.borrow_mut().retain(|_, pool| {
         pool.drop_old(now);
         let has_reason = |worker: &Worker| worker.refuses_connects() || worker.has_losses(now);

@@ -1,10 +1,11 @@
 //! Tests of ejection against simple models of the same rules.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use proptest::prelude::*;
 
 use super::AttemptOutcome::{Answer, Broken, Connect, ServerError, TimedOut};
+use super::EjectionVerdict::{Ejects, Stays, TooFewClients};
 use super::*;
 
 const RULES: EjectionRules = EjectionRules {
@@ -18,40 +19,90 @@ const RULES: EjectionRules = EjectionRules {
     slow_start_ms: 10_000,
 };
 
-/// Returns the result for each of these outcomes, which follow each other at intervals of 1 ms.
-fn verdicts(outcomes: &[AttemptOutcome]) -> Vec<Option<AttemptOutcome>> {
+fn client(number: u64) -> ClientKey {
+    [number.to_be_bytes(), [0; 8]].concat().try_into().unwrap()
+}
+
+/// Returns the result for each of these outcomes, which follow each other at intervals of 1 ms; each is another
+/// client's.
+fn verdicts(outcomes: &[AttemptOutcome]) -> Vec<EjectionVerdict> {
     let eject = EjectionState::default();
-    (50_000..).zip(outcomes).map(|(now_ms, outcome)| eject.note(*outcome, true, Millis::new(now_ms), &RULES)).collect()
+    let note = |(now_ms, outcome): (u64, &AttemptOutcome)| {
+        eject.note(*outcome, true, client(now_ms), Millis::new(now_ms), &RULES)
+    };
+    (50_000..).zip(outcomes).map(note).collect()
+}
+
+#[test]
+fn one_client_cannot_eject_a_worker() {
+    for addresses in 1..=4_u64 {
+        for outcome in [Broken, TimedOut, ServerError] {
+            let eject = EjectionState::default();
+            let note = |number| eject.note(outcome, true, client(number % addresses), Millis::new(50_000), &RULES);
+            let all: Vec<_> = (0..100).map(note).collect();
+            assert_eq!(all.contains(&Ejects(outcome)), addresses >= 3, "{addresses} {outcome:?}");
+            assert_eq!(all.contains(&TooFewClients), addresses < 3, "{addresses} {outcome:?}");
+        }
+    }
+    let eject = EjectionState::default();
+    let all = [Connect; 3].map(|outcome| eject.note(outcome, true, client(1), Millis::new(50_000), &RULES));
+    assert_eq!(all, [Stays, Stays, Ejects(Connect)], "no client makes a connect fail");
+}
+
+#[test]
+fn failures_of_one_client_do_not_turn_a_few_of_others_into_an_ejection() {
+    let eject = EjectionState::default();
+    let note = |outcome, number| eject.note(outcome, true, client(number), Millis::new(50_000), &RULES);
+    for other in 2..42 {
+        note(if other % 10 == 0 { ServerError } else { Answer }, other);
+    }
+    assert!((0..200).all(|_| note(ServerError, 1) != Ejects(ServerError)));
+    assert!((0..200).any(|other| note(ServerError, other) == Ejects(ServerError)), "everybody's failures do eject");
+}
+
+#[test]
+fn the_memory_for_clients_is_bounded_and_keeps_the_worst() {
+    let eject = EjectionState::default();
+    for number in 0..10_000 {
+        for who in [number + 10, 1] {
+            eject.note(ServerError, true, client(who), Millis::new(50_000), &EjectionRules { errors: 0, ..RULES });
+        }
+    }
+    assert!(!lock(&eject.witnesses).confirm_window(20_000, 10_200, 50, &RULES), "the worst is subtracted");
 }
 
 #[test]
 fn failures_in_a_row_eject_and_a_response_ends_the_row() {
-    assert_eq!(verdicts(&[Connect, Broken, TimedOut]), [None, None, Some(TimedOut)]);
-    assert_eq!(verdicts(&[Broken, Broken, Answer, Broken, Broken, Broken])[4..], [None, Some(Broken)]);
-    assert_eq!(verdicts(&[Broken, Broken, ServerError, Broken, Broken]), [None; 5], "a server error ends the row");
-    assert_eq!(verdicts(&[Broken; 7]).iter().flatten().count(), 2, "an ejection resets the counts");
+    assert_eq!(verdicts(&[Connect, Broken, TimedOut]), [Stays, Stays, Ejects(TimedOut)]);
+    assert_eq!(verdicts(&[Broken, Broken, Answer, Broken, Broken, Broken])[4..], [Stays, Ejects(Broken)]);
+    assert_eq!(verdicts(&[Broken, Broken, ServerError, Broken, Broken]), [Stays; 5], "a server error ends the row");
+    assert_eq!(
+        verdicts(&[Broken; 7]).iter().filter(|verdict| **verdict == Ejects(Broken)).count(),
+        2,
+        "an ejection resets the counts"
+    );
     let eject = EjectionState::default();
     let slowly =
-        [0, 10_000, 20_001, 30_001, 40_001].map(|now_ms| eject.note(Broken, true, Millis::new(now_ms), &RULES));
-    assert_eq!(slowly[..4], [None; 4], "a whole window without a failure also ends the row");
-    assert_eq!(slowly[4], Some(Broken));
+        [0, 10_000, 20_001, 30_001, 40_001].map(|ms| eject.note(Broken, true, client(ms), Millis::new(ms), &RULES));
+    assert_eq!(slowly[..4], [Stays; 4], "a whole window without a failure also ends the row");
+    assert_eq!(slowly[4], Ejects(Broken));
 }
 
 #[test]
 fn a_share_of_failures_needs_enough_requests() {
-    assert_eq!(verdicts(&[ServerError; 10])[8..], [None, Some(ServerError)]);
+    assert_eq!(verdicts(&[ServerError; 10])[8..], [Stays, Ejects(ServerError)]);
     let half = [[Answer, ServerError]; 5].concat();
-    assert_eq!(verdicts(&half)[9], Some(ServerError));
+    assert_eq!(verdicts(&half)[9], Ejects(ServerError));
     let below = [vec![Answer; 11], vec![ServerError; 10]].concat();
-    assert_eq!(verdicts(&below), [None; 21]);
+    assert_eq!(verdicts(&below), [Stays; 21]);
 }
 
 #[test]
 fn requests_with_a_session_count_for_the_row_only() {
     let eject = EjectionState::default();
-    assert!((0..100).all(|_| eject.note(ServerError, false, Millis::new(50_000), &RULES).is_none()));
-    let row = [Broken, Broken, Broken].map(|outcome| eject.note(outcome, false, Millis::new(50_000), &RULES));
-    assert_eq!(row, [None, None, Some(Broken)]);
+    assert!((0..100).all(|n| eject.note(ServerError, false, client(n), Millis::new(50_000), &RULES) == Stays));
+    let row = [1, 2, 3].map(|number| eject.note(Broken, false, client(number), Millis::new(50_000), &RULES));
+    assert_eq!(row, [Stays, Stays, Ejects(Broken)]);
 }
 
 #[test]
@@ -59,7 +110,10 @@ fn disabled_rules_never_eject() {
     let rules = EjectionRules { failures: 0, errors: 0, ..RULES };
     let eject = EjectionState::default();
     for outcome in [ServerError, Connect, Broken, TimedOut] {
-        assert!((0..100).all(|_| eject.note(outcome, true, Millis::new(50_000), &rules).is_none()), "{outcome:?}");
+        assert!(
+            (0..100).all(|n| eject.note(outcome, true, client(n), Millis::new(50_000), &rules) == Stays),
+            "{outcome:?}"
+        );
     }
 }
 
@@ -127,33 +181,51 @@ proptest! {
     fn results_equal_those_of_a_list(
         steps in prop::collection::vec(
             (0u64..3_000, prop_oneof![4 => Just(Answer), 2 => Just(ServerError), 1 => Just(Connect), 1 => Just(Broken),
-                1 => Just(TimedOut)], prop::bool::ANY), 1..200),
+                1 => Just(TimedOut)], prop::bool::ANY, 0u64..6), 1..200),
         failures in 0u32..6, errors in 0u32..=100, volume in 1u32..20,
     ) {
         let rules = EjectionRules { failures, errors, volume, ..RULES };
         let eject = EjectionState::default();
         let mut now_ms = 100_000;
-        let mut seen: VecDeque<(u64, AttemptOutcome, bool)> = VecDeque::new();
-        for (pause, outcome, in_window) in steps {
+        let mut seen: VecDeque<(u64, AttemptOutcome, bool, u64)> = VecDeque::new();
+        for (pause, outcome, in_window, who) in steps {
             now_ms += pause;
-            seen.push_back((now_ms, outcome, in_window));
+            seen.push_back((now_ms, outcome, in_window, who));
             let slot = now_ms / rules.cell_ms;
             let failed = |o: &AttemptOutcome| matches!(o, Connect | Broken | TimedOut);
-            let mut row = 0;
+            let (mut row, mut connects, mut clients) = (0, 0, HashSet::<u64>::new());
             let mut next = now_ms;
-            for (at, o, _) in seen.iter().rev() {
+            for (at, o, _, who) in seen.iter().rev() {
                 if !failed(o) || next - at > 10_000 { break }
                 (row, next) = (row + 1, *at);
+                connects += u32::from(*o == Connect);
+                clients.extend((*o != Connect).then_some(*who));
             }
             let window: Vec<_> =
-                seen.iter().filter(|(at, _, counts)| *counts && at / rules.cell_ms + 10 > slot).collect();
-            let bad = window.iter().filter(|(_, o, _)| *o != Answer).count() as u64;
+                seen.iter().filter(|(at, _, counts, _)| *counts && at / rules.cell_ms + 10 > slot).collect();
+            let bad = window.iter().filter(|(_, o, ..)| *o != Answer).count() as u64;
+            let saw = |o: &AttemptOutcome| ![Answer, Connect].contains(o);
+            let of = |who: u64| window.iter().filter(|(_, o, _, w)| saw(o) && *w == who).count();
+            let counts: Vec<_> = (0..6).map(|who| of(who) as u64).filter(|count| *count > 0).collect();
+            let most = counts.iter().copied().max().unwrap_or(0);
+            let alone = window.iter().filter(|(_, o, ..)| *o == Connect).count() as u64;
             let by_row = failures > 0 && failed(&outcome) && row >= failures;
             let by_share = in_window && outcome != Answer && errors > 0 && window.len() as u64 >= u64::from(volume)
                 && bad * 100 >= window.len() as u64 * u64::from(errors);
-            let expected = if by_row { Some(outcome) } else if by_share { Some(ServerError) } else { None };
-            prop_assert_eq!(eject.note(outcome, in_window, Millis::new(now_ms), &rules), expected);
-            if expected.is_some() {
+            let all = window.len() as u64;
+            let witnesses = connects as usize + clients.len();
+            let row_confirmed = by_row && (connects >= failures || witnesses >= failures.clamp(2, 3) as usize);
+            let share_confirmed = by_share && (alone * 100 >= all * u64::from(errors)
+                || counts.len() as u64 + alone >= u64::from(volume.clamp(2, 3))
+                    && (bad - most) * 200 >= (all - most) * u64::from(errors));
+            let expected = match (row_confirmed, share_confirmed) {
+                (true, _) => Ejects(outcome),
+                (_, true) => Ejects(ServerError),
+                _ if by_row || by_share => TooFewClients,
+                _ => Stays,
+            };
+            prop_assert_eq!(eject.note(outcome, in_window, client(who), Millis::new(now_ms), &rules), expected);
+            if matches!(expected, Ejects(_)) {
                 seen.clear();
             }
         }

@@ -16,6 +16,7 @@ use tokio::io::AsyncWrite;
 
 use super::broken::BrokeOff;
 use crate::body::Outgoing;
+use crate::net::written_target::WrittenTarget;
 
 /// Size in bytes up to which pieces are copied together and sent as one.
 const SMALL: usize = 4 * 1024;
@@ -52,8 +53,9 @@ pub fn head(request: &mut Request<Outgoing>, text: &mut Vec<u8>) -> Declared {
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
     // A path may be empty for the http crate.
     let root = if target.starts_with('?') { "/" } else { "" };
-    for part in [request.method().as_str(), " ", root, target, " HTTP/1.1\r\n"] {
-        text.extend_from_slice(part.as_bytes());
+    let written = request.extensions().get::<WrittenTarget>().map_or(target.as_bytes(), WrittenTarget::as_bytes);
+    for part in [request.method().as_str().as_bytes(), b" ", root.as_bytes(), written, b" HTTP/1.1\r\n"] {
+        text.extend_from_slice(part);
     }
     fields(request.headers(), text);
     text.extend_from_slice(b"\r\n");

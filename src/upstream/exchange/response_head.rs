@@ -16,6 +16,7 @@ use hyper::http::Extensions;
 use hyper::{StatusCode, Version};
 
 use super::broken::BrokeOff;
+use super::connection_auth;
 use super::response_body::Length;
 
 /// Maximum number of bytes up to the end of a response head, including the informational responses before it.
@@ -47,6 +48,10 @@ pub struct Head {
     pub length: Length,
     /// Time in milliseconds for which the connection may be idle after this response; 0: it is not used again.
     pub idle_ms: u64,
+    /// Whether the worker has advertised this time.
+    pub advertised: bool,
+    /// Whether the response belongs to the authentication of its connection.
+    pub authenticates: bool,
 }
 
 /// A response head that is being received.
@@ -93,13 +98,25 @@ impl Coming {
                     rest = rest.split_off(length);
                 }
                 HeadProgress::Part if self.skipped + rest.len() <= HEAD_BYTES => {
-                    self.seen = rest.into();
+                    // Blank lines before the head are looked at once, and not again with each line that follows.
+                    let blank = blank_lines(&rest);
+                    self.skipped += blank;
+                    self.seen = rest.split_off(blank).into();
                     return Ok(None);
                 }
                 HeadProgress::Part | HeadProgress::Whole(..) => return Err(BrokeOff::Head("the head is too long")),
             }
         }
     }
+}
+
+/// Returns the length of the blank lines at the beginning of `bytes`.
+fn blank_lines(bytes: &[u8]) -> usize {
+    let mut rest = bytes;
+    while let [b'\r', b'\n', more @ ..] | [b'\n', more @ ..] = rest {
+        rest = more;
+    }
+    bytes.len() - rest.len()
 }
 
 /// What the bytes received so far are; lengths are in bytes.
@@ -146,8 +163,10 @@ fn read<const N: usize>(bytes: &Bytes, fields: &mut HeaderMap, to_head: bool) ->
     {
         extensions.insert(reason);
     }
+    let (advertised, authenticates) = (said.idle_ms.is_some(), said.authenticates);
     let (body, idle_ms) = said.framing(&mut map, to_head)?;
-    Ok(HeadProgress::Whole(Head { status, version, fields: map, extensions, length: body, idle_ms }, length))
+    let head = Head { status, version, fields: map, extensions, length: body, idle_ms, advertised, authenticates };
+    Ok(HeadProgress::Whole(head, length))
 }
 
 fn of_httparse(error: httparse::Error) -> &'static str {
@@ -176,6 +195,7 @@ struct HeadFields {
     lengths: u32,
     codings: u32,
     chunked: bool,
+    authenticates: bool,
 }
 
 impl HeadFields {
@@ -191,6 +211,7 @@ impl HeadFields {
             lengths: 0,
             codings: 0,
             chunked: false,
+            authenticates: false,
         }
     }
 
@@ -225,7 +246,10 @@ impl HeadFields {
                 self.idle_ms = self.idle_ms.or_else(|| advertised_idle(value));
                 false
             }
-            _ => true,
+            _ => {
+                self.authenticates |= connection_auth::is_challenge(name, value.as_bytes());
+                true
+            }
         }
     }
 
@@ -312,6 +336,18 @@ mod tests {
     fn read(text: &str) -> Result<(Head, Bytes), String> {
         let read = Coming::new(false).feed(text.as_bytes(), &mut HeaderMap::new());
         read.map_err(|error| error.to_string())?.ok_or_else(|| "incomplete".to_owned())
+    }
+
+    #[test]
+    fn blank_lines_before_a_head_are_looked_at_once() {
+        let (mut coming, mut fields) = (Coming::new(false), HeaderMap::new());
+        for line in std::iter::repeat_n("\r\n", 5_000) {
+            assert!(coming.feed(line.as_bytes(), &mut fields).unwrap().is_none());
+            assert!(coming.seen.len() <= 1, "{}", coming.seen.len());
+        }
+        let head = coming.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", &mut fields).unwrap();
+        assert_eq!(head.unwrap().0.length, Length::Exactly(5));
+        assert!(Coming::new(false).feed(&[b'\n'; HEAD_BYTES + 1], &mut fields).is_err());
     }
 
     #[test]

@@ -141,7 +141,7 @@ async fn handshake(client: &mut CheckClient<'_>, target: &CheckTarget, eio: u8) 
 }
 
 /// Returns the polling URL. Without `b64=1` the oldest versions would answer in binary.
-fn engine_path(path: &str, eio: u8, sid: Option<&str>) -> String {
+pub(crate) fn engine_path(path: &str, eio: u8, sid: Option<&str>) -> String {
     let joint = if path.contains('?') { '&' } else { '?' };
     let mut whole = format!("{path}{joint}EIO={eio}&transport=polling&b64=1");
     if let Some(sid) = sid {

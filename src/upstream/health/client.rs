@@ -19,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use crate::clock;
 use crate::config::Address;
 use crate::net::worker_io::WorkerIo;
+use crate::printable::is_unprintable;
 use crate::upstream::connections::dial::{self, ConnectError};
 use crate::upstream::worker::Worker;
 
@@ -61,7 +62,7 @@ impl CheckResponse {
     /// Returns the fault that this response is a wrong one, with the beginning of its body.
     pub(crate) fn wrong(&self, what: WrongAnswer) -> Fault {
         let text = String::from_utf8_lossy(&self.body);
-        Fault::Wrong(what, text.trim().chars().filter(|c| !c.is_control()).take(80).collect())
+        Fault::Wrong(what, text.trim().chars().filter(|c| !is_unprintable(*c)).take(80).collect())
     }
 
     /// Returns the status as a number.

@@ -257,7 +257,8 @@ mod tests {
             for (pause, outcome) in steps {
                 now_ms += pause;
                 let after = with.add(outcome, Millis::new(now_ms), Millis::new(since_ms), &rules);
-                let forgiven = now_ms < since_ms + grace_ms && matches!(outcome, CheckOutcome::Failed | CheckOutcome::TimedOut);
+                let failed = matches!(outcome, CheckOutcome::Failed | CheckOutcome::TimedOut);
+                let forgiven = now_ms < since_ms + grace_ms && failed;
                 if forgiven {
                     prop_assert_eq!(after, before);
                     prop_assert!(with.is_unsure(), "a starting worker is checked often");

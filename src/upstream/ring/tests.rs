@@ -89,6 +89,56 @@ fn attempts_are_independent_candidates() {
     assert!(seen.len() >= 7, "{seen:?}");
 }
 
+/// The definition of a placement, which looks at every seat.
+fn place_by_list(ring: &Ring, key: &[u8], seats: &[Seat]) -> Option<usize> {
+    let sums = Sums::of(seats);
+    let fits = |index: &usize| seats.get(*index).is_some_and(|seat| sums.fits(seat));
+    if let Some(index) = (0..PROBES).filter_map(|attempt| ring.get(key, attempt)).find(fits) {
+        return Some(index);
+    }
+    let least = |limited: bool| {
+        let free = seats.iter().enumerate().filter(|(_, seat)| seat.is_open() && (limited || !sums.is_flooded(seat)));
+        free.min_by(|(_, a), (_, b)| a.after_one_more(b).cmp(&b.after_one_more(a))).map(|(index, _)| index)
+    };
+    least(false).or_else(|| least(true))
+}
+
+/// Seats of a pool in which some workers are closed, and some are far below the others and were given many sessions.
+fn any_seat() -> impl Strategy<Value = Seat> {
+    let load = prop_oneof![3 => 0u32..6, 2 => 90u32..110, 1 => Just(u32::MAX)];
+    let recent = prop_oneof![2 => 0u32..3, 2 => 10u32..40];
+    (prop::bool::weighted(0.8), 0u32..4, load, recent).prop_map(|(takes_new, weight, load, recent)| Seat {
+        takes_new,
+        weight,
+        load,
+        recent,
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    /// However seats change, the table chooses as the definition does.
+    #[test]
+    fn the_table_chooses_as_a_list_would(
+        seats in prop::collection::vec(any_seat(), 0..40),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any_seat(), any::<[u8; 4]>()), 1..60),
+    ) {
+        let weights: Vec<u32> = seats.iter().map(|seat| seat.weight).collect();
+        let ring = Ring::build(SECRET, &workers(&weights));
+        let (mut list, mut table) = (seats.clone(), SeatTable::new(seats));
+        for (which, seat, key) in changes {
+            if !list.is_empty() {
+                let index = which.index(list.len());
+                list[index] = seat;
+                table.set(index, seat);
+            }
+            prop_assert_eq!(table.place(&ring, &key), place_by_list(&ring, &key, &list));
+            prop_assert_eq!(place(&ring, &key, &list), place_by_list(&ring, &key, &list));
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 

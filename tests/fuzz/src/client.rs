@@ -34,9 +34,22 @@ pub fn check(data: &[u8]) {
         headers.append("x-forwarded-for", value);
         lists.push((hops, is_text));
     }
-    let proto = choices.of(&[None, Some("https"), Some("HTTPS"), Some("http"), Some("https, http"), Some("")]);
-    if let Some(proto) = proto {
-        headers.insert("x-forwarded-proto", HeaderValue::from_static(proto));
+    let mut told = None;
+    for _ in 0..choices.byte() % 3 {
+        let (line, first) = choices.of(&[
+            ("https", Some(Some(true))),
+            ("HTTPS", Some(Some(true))),
+            ("wss", Some(Some(true))),
+            ("https, http", Some(Some(true))),
+            (" ,https", Some(Some(true))),
+            ("\"https\"", Some(Some(true))),
+            ("http", Some(Some(false))),
+            ("ws,https", Some(Some(false))),
+            ("quic, https", Some(None)),
+            ("", None),
+        ]);
+        headers.append("x-forwarded-proto", HeaderValue::from_static(line));
+        told = told.or(first);
     }
     let client = proxy::client(&proxied::conn(peer, secure, false), &headers);
 
@@ -47,13 +60,17 @@ pub fn check(data: &[u8]) {
             if !proxied::is_trusted(expected) || !is_text {
                 break 'hops;
             }
+            // An empty element is none (RFC 9110 §5.6.1).
+            if hop.text.trim_ascii().is_empty() {
+                continue;
+            }
             let Some(address) = hop.names else { break 'hops };
             expected = address;
         }
     }
     assert_eq!(client.address, expected, "peer {peer}, {headers:?}");
-    let told = proxied::is_trusted(peer).then_some(proto).flatten();
-    assert_eq!(client.secure, told.map_or(secure, |told| told.eq_ignore_ascii_case("https")), "{headers:?}");
+    let told = proxied::is_trusted(peer).then_some(told).flatten().flatten();
+    assert_eq!(client.secure, told.unwrap_or(secure), "{headers:?}");
     check_key(&client);
 }
 
@@ -103,6 +120,7 @@ fn hop(choices: &mut Choices<'_>) -> Hop {
 /// An address with or without brackets and port, taken apart here so that the standard library parses addresses only.
 fn plain_address(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?.trim();
+    let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
     let (bare, rest) = match text.strip_prefix('[') {
         Some(inner) => inner.split_once(']')?,
         None if text.matches(':').count() == 1 => text.split_at(text.find(':')?),

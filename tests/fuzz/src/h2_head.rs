@@ -15,7 +15,7 @@ use std::task::Poll;
 use ::bytes::Bytes;
 use hyper::Response;
 use stickyd::testing::listener::Conn;
-use stickyd::testing::listener::{builder, translated};
+use stickyd::testing::listener::{Filtered, builder, translated};
 use stickyd::testing::proxy::forwardable;
 use tokio::io::{AsyncWriteExt, DuplexStream};
 
@@ -195,7 +195,7 @@ fn string(packed: &mut Vec<u8>, text: &[u8]) {
 
 /// Serves a stream as stickyd does, then as the worker.
 async fn serve(conn: &Rc<Conn>, io: DuplexStream, sent: Sent) {
-    let Ok(mut h2) = builder(conn).handshake::<_, Bytes>(io).await else { return };
+    let Ok(mut h2) = builder(conn).handshake::<_, Bytes>(Filtered::new(io)).await else { return };
     while let Some(Ok((request, mut respond))) = h2.accept().await {
         let request = translated(conn, request).and_then(|request| forwardable(conn, request));
         let mut worker = pin!(head::to_worker(request, sent.clone()));

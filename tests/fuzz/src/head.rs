@@ -112,7 +112,33 @@ const HOP: [&str; 10] = [
 ];
 
 /// Fields that only trusted proxies and stickyd may set, in addition to families of names.
-const IDENTITY: [&str; 23] = [
+const IDENTITY: [&str; 49] = [
+    "x-real-ip",
+    "x-real-port",
+    "x-real-host",
+    "x-real-proto",
+    "x-real-scheme",
+    "x-original-url",
+    "x-original-uri",
+    "x-original-path",
+    "x-original-host",
+    "x-original-method",
+    "x-original-scheme",
+    "x-original-proto",
+    "x-original-prefix",
+    "x-original-port",
+    "x-original-for",
+    "x-original-ip",
+    "x-original-client-ip",
+    "x-original-remote-addr",
+    "x-original-forwarded-for",
+    "x-ssl-cert",
+    "x-ssl-issuer",
+    "x-ssl-subject",
+    "x-ssl-cipher",
+    "x-ssl-protocol",
+    "x-ssl-verify",
+    "x-ssl-session-id",
     "x-request-id",
     "forwarded",
     "true-client-ip",
@@ -140,7 +166,7 @@ const IDENTITY: [&str; 23] = [
 
 fn is_identity(name: &str) -> bool {
     let name = name.replace('_', "-");
-    let families = ["x-forwarded", "x-original-", "x-real-", "x-ssl-", "ssl-client-"];
+    let families = ["x-forwarded", "x-ssl-client", "ssl-client-"];
     IDENTITY.contains(&&*name) || families.iter().any(|family| name.starts_with(family))
 }
 

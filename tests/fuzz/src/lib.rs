@@ -7,13 +7,16 @@ mod bytes;
 pub mod client;
 pub mod config;
 pub mod cookie;
+pub mod forwarded;
 pub mod frames;
+pub mod h2_filter;
 pub mod h2_head;
 pub mod handshake;
 pub mod head;
 mod proxied;
 pub mod proxy_protocol;
 pub mod refusal;
+pub mod route;
 pub mod sid;
 mod still;
 mod strict;
@@ -22,9 +25,10 @@ mod strict;
 pub type Check = fn(&[u8]);
 
 /// Every target by name, as `corpus/` has it.
-pub const ALL: [(&str, Check); 11] = [
+pub const ALL: [(&str, Check); 14] = [
     ("head", head::check),
     ("h2_head", h2_head::check),
+    ("h2_filter", h2_filter::check),
     ("cookie", cookie::check),
     ("client", client::check),
     ("proxy_protocol", proxy_protocol::check),
@@ -34,4 +38,6 @@ pub const ALL: [(&str, Check); 11] = [
     ("refusal", refusal::check),
     ("frames", frames::check),
     ("answer", answer::check),
+    ("route", route::check),
+    ("forwarded", forwarded::check),
 ];

@@ -1,9 +1,9 @@
 // PM2's cluster mode with a separate port for every instance: 3001, 3002, … (`increment_var` adds the instance's
 // number).
 //
-//     pm2 start ecosystem.config.js          (and stickyd with the stickyd.toml in this folder)
+//     pm2 start ecosystem.config.cjs          (and stickyd with the stickyd.toml in this folder)
 //
-// The application only has to call listen(process.env.PORT). For a hard-coded port see ecosystem.portshift.config.js.
+// The application only has to call listen(process.env.PORT). For a hard-coded port see ecosystem.portshift.config.cjs.
 module.exports = {
   apps: [
     {

@@ -1,6 +1,6 @@
 // Starts an application in several processes, each with its own PORT: PORT, PORT+1, … (see node-cluster.toml).
 //
-//     PORT=3001 WORKERS=4 node cluster.js ./app.js
+//     PORT=3001 WORKERS=4 node cluster.cjs ./app.js
 //
 // The application only has to call listen(process.env.PORT). A process that dies is started again on the same port:
 // ports belong to slots, because cluster's worker.id grows with every start.
@@ -12,7 +12,7 @@ const [app] = process.argv.slice(2);
 const base = Number(process.env.PORT || 3001);
 const count = Number(process.env.WORKERS || os.availableParallelism());
 if (!app || !Number.isInteger(base) || !Number.isInteger(count)) {
-  console.error('usage: PORT=3001 WORKERS=4 node cluster.js ./app.js');
+  console.error('usage: PORT=3001 WORKERS=4 node cluster.cjs ./app.js');
   process.exit(2);
 }
 

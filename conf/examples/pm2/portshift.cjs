@@ -1,6 +1,6 @@
 // A preload script that shifts a hard-coded port by the number of the instance: N becomes N, N+1, N+2, …
 //
-//     node -r ./portshift.js app.js
+//     node -r ./portshift.cjs app.js
 //
 // STICKYD_PORT       the port to shift; default: every port is shifted
 // STICKYD_INSTANCE   the instance's number; default: PM2's NODE_APP_INSTANCE

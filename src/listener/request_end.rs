@@ -1,0 +1,297 @@
+//! Where the heads and bodies of requests end in what a client sends.
+//!
+//! hyper reads requests, and decides what they are. This module only finds their ends, so that hyper gets one request
+//! at a time: what follows is kept before it (`http1_io`), where the end of the connection can still be seen. It checks
+//! one thing that hyper does not: control characters in chunk extensions (RFC 9112 §7.1.1), which peers read differently.
+//! Where both disagree about an end, a request only arrives at hyper in other pieces.
+
+use memchr::{memchr, memchr_iter};
+
+/// A line that is being received, as far as its beginning decides what it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum LineSoFar {
+    /// Nothing of it has come.
+    #[default]
+    Empty,
+    /// Only a CR has come.
+    Cr,
+    /// It is not a blank line.
+    Text,
+}
+
+impl LineSoFar {
+    fn with(self, more: &[u8]) -> Self {
+        match (self, more) {
+            (before, []) => before,
+            (Self::Empty, [b'\r']) => Self::Cr,
+            _ => Self::Text,
+        }
+    }
+}
+
+/// Finds the end of a head; every byte is looked at once.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct HeadScan {
+    line: LineSoFar,
+    /// Whether a line that is not blank has come; blank lines before it are skipped (RFC 9112 §2.2).
+    begun: bool,
+}
+
+impl HeadScan {
+    /// Returns how many of the next bytes belong to the head, if it ends in them.
+    pub(crate) fn end_in(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut start = 0;
+        for end in memchr_iter(b'\n', bytes) {
+            let line = self.line.with(bytes.get(start..end).unwrap_or_default());
+            (self.line, start) = (LineSoFar::Empty, end + 1);
+            match line {
+                LineSoFar::Text => self.begun = true,
+                LineSoFar::Empty | LineSoFar::Cr if self.begun => return Some(start),
+                LineSoFar::Empty | LineSoFar::Cr => {}
+            }
+        }
+        self.line = self.line.with(bytes.get(start..).unwrap_or_default());
+        None
+    }
+}
+
+/// A control character in a chunk extension.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a control character in a chunk extension")]
+pub(crate) struct ControlInExtension;
+
+/// Finds the end of a body.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum BodyScan {
+    /// This many bytes are still to come; 0 for a request without a body.
+    Length(u64),
+    /// Chunks are still to come.
+    Chunked(ChunkScan),
+}
+
+impl BodyScan {
+    /// Whether the whole body has come.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self, Self::Length(0) | Self::Chunked(ChunkScan { part: ChunkPart::Over, .. }))
+    }
+
+    /// Returns how many of the next bytes belong to the body.
+    ///
+    /// # Errors
+    /// A chunk extension has a control character.
+    pub(crate) fn take(&mut self, bytes: &[u8]) -> Result<usize, ControlInExtension> {
+        match self {
+            Self::Length(left) => {
+                let taken = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
+                *left = left.saturating_sub(taken as u64);
+                Ok(taken)
+            }
+            Self::Chunked(chunks) => chunks.take(bytes),
+        }
+    }
+}
+
+/// The part of a chunked body to which the next byte belongs.
+#[derive(Debug, Clone, Copy, Default)]
+enum ChunkPart {
+    #[default]
+    Size,
+    Extension,
+    /// The LF after a chunk's size and extension.
+    SizeEnd,
+    /// Data, of which this many bytes are still to come, then CR and LF.
+    Data(u64),
+    /// The first byte of a trailer, or of the empty line at the end.
+    TrailerStart,
+    Trailer,
+    /// The LF of a trailer.
+    TrailerEnd,
+    /// The LF of the empty line.
+    LastEnd,
+    Over,
+    /// The body is not chunked as it should be; hyper reports why.
+    Invalid,
+}
+
+/// Follows the chunks of a body.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ChunkScan {
+    part: ChunkPart,
+    /// Size of the chunk whose first line is being read.
+    size: u64,
+}
+
+impl ChunkScan {
+    fn take(&mut self, bytes: &[u8]) -> Result<usize, ControlInExtension> {
+        let mut at = 0;
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            at += match &mut self.part {
+                ChunkPart::Over => return Ok(at),
+                ChunkPart::Invalid => return Ok(bytes.len()),
+                ChunkPart::Data(left) => {
+                    let taken = usize::try_from(*left).map_or(rest.len(), |left| left.min(rest.len()));
+                    *left -= taken as u64;
+                    if *left == 0 {
+                        *self = Self::default();
+                    }
+                    taken
+                }
+                ChunkPart::Trailer => memchr(b'\r', rest).map_or(rest.len(), |end| {
+                    self.part = ChunkPart::TrailerEnd;
+                    end + 1
+                }),
+                ChunkPart::Extension => self.extension(rest)?,
+                ChunkPart::Size
+                | ChunkPart::SizeEnd
+                | ChunkPart::TrailerStart
+                | ChunkPart::TrailerEnd
+                | ChunkPart::LastEnd => {
+                    self.part = self.after(rest.first().copied().unwrap_or_default());
+                    1
+                }
+            };
+        }
+        Ok(at)
+    }
+
+    /// Takes the part of `bytes` that belongs to an extension, with the CR after it.
+    fn extension(&mut self, bytes: &[u8]) -> Result<usize, ControlInExtension> {
+        let end = memchr(b'\r', bytes);
+        let is_control = |byte: &u8| byte.is_ascii_control() && *byte != b'\t';
+        if bytes.get(..end.unwrap_or(bytes.len())).unwrap_or_default().iter().any(is_control) {
+            return Err(ControlInExtension);
+        }
+        Ok(end.map_or(bytes.len(), |end| {
+            self.part = ChunkPart::SizeEnd;
+            end + 1
+        }))
+    }
+
+    /// Returns the part that follows this byte, which is not one of data, extension or trailer.
+    fn after(&mut self, byte: u8) -> ChunkPart {
+        match (self.part, byte) {
+            (ChunkPart::Size, b'\r') => ChunkPart::SizeEnd,
+            (ChunkPart::Size, b';' | b' ' | b'\t') => ChunkPart::Extension,
+            (ChunkPart::Size, digit) => match char::from(digit).to_digit(16).zip(self.size.checked_mul(16)) {
+                Some((digit, size)) => {
+                    self.size = size + u64::from(digit);
+                    ChunkPart::Size
+                }
+                None => ChunkPart::Invalid,
+            },
+            (ChunkPart::SizeEnd, b'\n') if self.size == 0 => ChunkPart::TrailerStart,
+            // Two bytes more for the CR and LF after the data.
+            (ChunkPart::SizeEnd, b'\n') => self.size.checked_add(2).map_or(ChunkPart::Invalid, ChunkPart::Data),
+            (ChunkPart::TrailerStart, b'\r') => ChunkPart::LastEnd,
+            (ChunkPart::TrailerStart, _) => ChunkPart::Trailer,
+            (ChunkPart::TrailerEnd, b'\n') => ChunkPart::TrailerStart,
+            (ChunkPart::LastEnd, b'\n') => ChunkPart::Over,
+            _ => ChunkPart::Invalid,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The place where a head ends, fed in pieces of this size.
+    fn head_end(bytes: &[u8], size: usize) -> Option<usize> {
+        let mut scan = HeadScan::default();
+        let mut at = 0;
+        for piece in bytes.chunks(size) {
+            if let Some(end) = scan.end_in(piece) {
+                return Some(at + end);
+            }
+            at += piece.len();
+        }
+        None
+    }
+
+    #[test]
+    fn a_head_ends_at_its_first_blank_line() {
+        for (head, rest) in [
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET /next HTTP/1.1\r\n\r\n"),
+            ("GET / HTTP/1.1\nHost: a\n\n", "\n\n"),
+            ("GET / HTTP/1.1\r\nHost: a\n\r\n", "x"),
+            ("\r\n\n\r\nGET / HTTP/1.1\r\n\r\n", ""),
+            ("GET / HTTP/1.1\r\nX: \r\r\n \r\n\r\n", ""),
+        ] {
+            let all = [head, rest].concat();
+            for size in 1..=all.len() {
+                assert_eq!(head_end(all.as_bytes(), size), Some(head.len()), "{all:?} by {size}");
+            }
+        }
+        for part in ["", "\r\n\r\n\r\n", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\n\r", "a\r\r\n\t\n"] {
+            assert_eq!(head_end(part.as_bytes(), 1), None, "{part:?}");
+        }
+    }
+
+    /// How many of the bytes belong to the chunked body, fed in pieces of this size, and whether it is over.
+    fn chunks_end(bytes: &[u8], size: usize) -> Result<(usize, bool), ControlInExtension> {
+        let mut scan = BodyScan::Chunked(ChunkScan::default());
+        let mut at = 0;
+        for piece in bytes.chunks(size) {
+            let taken = scan.take(piece)?;
+            at += taken;
+            if taken < piece.len() {
+                break;
+            }
+        }
+        Ok((at, scan.is_over()))
+    }
+
+    #[test]
+    fn a_chunked_body_ends_after_its_trailers() {
+        for body in [
+            "0\r\n\r\n",
+            "5\r\nhello\r\n0\r\n\r\n",
+            "5;a=\"b;c\"\t\r\n\r\n\r\n\r\r\n00\r\n\r\n",
+            "A \r\n0123456789\r\n0;x\r\nX: 1\r\nY: 2\r\n\r\n",
+        ] {
+            let all = [body, "GET / HTTP/1.1\r\n\r\n"].concat();
+            for size in 1..=all.len() {
+                assert_eq!(chunks_end(all.as_bytes(), size), Ok((body.len(), true)), "{all:?} by {size}");
+            }
+        }
+        for part in ["", "5", "5\r\nhel", "5\r\nhello\r\n", "0\r\n", "0\r\nX: 1\r\n", "g\r\n", "fffffffffffffffff\r\n"]
+        {
+            assert_eq!(chunks_end(part.as_bytes(), 1), Ok((part.len(), false)), "{part:?}");
+        }
+    }
+
+    /// RFC 9112 §7.1.1: an extension consists of tokens and quoted strings, which contain no control characters.
+    #[test]
+    fn control_characters_in_extensions_are_found() {
+        for control in (0..=0x1f).chain([0x7f]).filter(|byte| !matches!(byte, b'\t' | b'\r')) {
+            for before in ["5;a", "5 ", "0;a=\""] {
+                let all = [before.as_bytes(), &[control], b"b\r\nhello\r\n0\r\n\r\n"].concat();
+                for size in [1, 2, 100] {
+                    assert_eq!(chunks_end(&all, size), Err(ControlInExtension), "{control:#x}");
+                }
+            }
+        }
+        assert_eq!(chunks_end(b"1\r\n\0\r\n0\r\nX: \0\r\n\r\n", 1), Ok((17, true)), "data and trailers are hyper's");
+    }
+
+    #[test]
+    fn a_body_with_a_length_ends_after_it() {
+        let mut scan = BodyScan::Length(5);
+        assert_eq!((scan.take(b"hel"), scan.is_over()), (Ok(3), false));
+        assert_eq!((scan.take(b"lo, world"), scan.is_over()), (Ok(2), true));
+        assert_eq!(scan.take(b"x"), Ok(0));
+        assert_eq!(BodyScan::Length(u64::MAX).take(b"x"), Ok(1));
+    }
+
+    proptest! {
+        #[test]
+        fn ends_do_not_depend_on_the_pieces(bytes in proptest::collection::vec(
+            prop_oneof![Just(b'\r'), Just(b'\n'), Just(b';'), Just(b'0'), any::<u8>()], 0..60), size in 1..9_usize)
+        {
+            prop_assert_eq!(head_end(&bytes, size), head_end(&bytes, 100));
+            prop_assert_eq!(chunks_end(&bytes, size), chunks_end(&bytes, 100));
+        }
+    }
+}
