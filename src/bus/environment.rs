@@ -4,8 +4,13 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// The preload for Node.js: two files of the source as one script, because it must work from a single path.
-const PRELOAD: &str = concat!(include_str!("preload/link.cjs"), include_str!("preload/adapter.cjs"));
+/// The preload for Node.js: files of the source as one script, because it must work from a single path.
+const PRELOAD: &str = concat!(
+    include_str!("preload/link.cjs"),
+    include_str!("preload/frames.cjs"),
+    include_str!("preload/adapter.cjs"),
+    include_str!("preload/sessions.cjs"),
+);
 
 /// Name of the preload in the state directory.
 const PRELOAD_NAME: &str = "bus.cjs";

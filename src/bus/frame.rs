@@ -123,8 +123,8 @@ pub(crate) struct RestoreQuery {
 }
 
 /// What a process tells about itself every five seconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, Serialize)]
-pub struct ProcessFacts {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+pub(crate) struct ProcessFacts {
     /// Mean delay of the event loop in the last five seconds, in milliseconds.
     pub lag_ms: f64,
     /// Delay of the event loop that 1 % of its turns exceeded, in milliseconds.
@@ -133,12 +133,13 @@ pub struct ProcessFacts {
     pub heap_used: u64,
     /// Bytes that the heap has taken from the system.
     pub heap_total: u64,
-    /// Resident memory of the process, in bytes.
-    pub rss: u64,
     /// Live Engine.IO clients.
     pub clients: u64,
     /// Live sockets of the main namespace.
     pub sockets: u64,
+    /// Port that its HTTP server listens on, 0 if it is not known.
+    #[serde(default)]
+    pub port: u16,
 }
 
 /// A frame from a worker.
@@ -190,7 +191,8 @@ fn publish(mut frame: Bytes) -> Result<Publish, FrameError> {
         return Err(FrameError::Short);
     }
     let about = frame.split_to(length);
-    let audience = if flags & RECOVERABLE != 0 { Some(serde_json::from_slice(&about)?) } else { None };
+    // Rooms that cannot be read (half of a surrogate pair, which a client may choose) only cost the recovery.
+    let audience = (flags & RECOVERABLE != 0).then(|| serde_json::from_slice(&about).ok()).flatten();
     Ok(Publish { sequence, after, audience, broadcast: flags & BROADCAST != 0, payload: frame })
 }
 
@@ -259,6 +261,20 @@ fn frame(kind: u8, parts: &[&[u8]]) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A client may choose the name of a room; JSON.stringify writes half of a surrogate pair as `\\ud800`, which no
+    /// Rust string can hold.
+    #[test]
+    fn an_unreadable_audience_costs_the_recovery_only() {
+        let mut body = vec![2];
+        body.extend_from_slice(&[0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 3]);
+        let about = br#"{"nsp":"/","id":"x","rooms":["\ud800"],"except":[]}"#;
+        body.extend_from_slice(&u32::try_from(about.len()).unwrap().to_be_bytes());
+        body.extend_from_slice(about);
+        body.extend_from_slice(b"payload");
+        let Ok(Incoming::Publish(publish)) = read(body.into()) else { panic!("a published message") };
+        assert!(publish.audience.is_none() && publish.payload == "payload");
+    }
 
     #[test]
     fn a_published_message_is_read_in_full() {

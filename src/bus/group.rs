@@ -147,6 +147,7 @@ impl Group {
 
     /// Forgets what is too old. Returns whether the group may be removed.
     pub(crate) fn sweep(&mut self, now: Instant) -> bool {
+        self.members.values().for_each(|outbox| outbox.cut_if_stuck(now));
         self.forget_old(now);
         self.recovery.sweep(now);
         self.members.is_empty() && self.recent.is_empty() && self.recovery.bytes() == 0

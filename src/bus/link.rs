@@ -10,6 +10,7 @@ use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::Hub;
@@ -24,6 +25,8 @@ const HELLO_TIME: Duration = Duration::from_secs(10);
 const CONFIRM: Duration = Duration::from_millis(20);
 /// Bytes that are read at once.
 const READ: usize = 64 * 1024;
+/// Space below which a buffer is replaced.
+const LEAST_READ: usize = 4 * 1024;
 
 /// Reason why a worker's link ended.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +103,8 @@ struct Member<'a> {
     outbox: &'a Rc<Outbox>,
     /// What it published and what is not yet written everywhere, oldest first.
     unconfirmed: RefCell<VecDeque<(u64, Rc<()>)>>,
+    /// Notified when there is something to confirm.
+    published: Notify,
 }
 
 impl<'a> Member<'a> {
@@ -119,11 +124,21 @@ impl<'a> Member<'a> {
         }
         let id = hello.member;
         hub.members.join(hello);
-        Self { hub, id, key, group, outbox, unconfirmed: RefCell::default() }
+        Self { hub, id, key, group, outbox, unconfirmed: RefCell::default(), published: Notify::new() }
     }
 
     async fn read(&self, mut frames: FrameReader) -> Result<(), LinkError> {
-        while let Some(frame) = frames.next().await? {
+        loop {
+            let frame = match frames.next().await {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return Ok(()),
+                // Clients choose some of these texts, and must not be able to cut their worker's link.
+                Err(LinkError::Frame(FrameError::Json(error))) => {
+                    tracing::debug!(%error, "ignored a frame of a worker that cannot be read");
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let now = Instant::now();
             match frame {
                 Incoming::Hello(_) => return Err(LinkError::NoHello),
@@ -139,7 +154,6 @@ impl<'a> Member<'a> {
                 Incoming::Facts(facts) => self.hub.members.facts(self.id, facts),
             }
         }
-        Ok(())
     }
 
     fn publish(&self, now: Instant, publish: &Publish) {
@@ -147,6 +161,7 @@ impl<'a> Member<'a> {
         let position = self.hub.next_position();
         let published = self.group.borrow_mut().publish(now, self.id, position, publish, &mark);
         self.unconfirmed.borrow_mut().push_back((publish.sequence, mark));
+        self.published.notify_one();
         let series = &self.hub.members.metrics.bus;
         if !published.known {
             series.messages.inc();
@@ -167,6 +182,9 @@ impl<'a> Member<'a> {
     /// Confirms what has been written to all others.
     async fn confirm(&self) {
         loop {
+            if self.unconfirmed.borrow().is_empty() {
+                self.published.notified().await;
+            }
             tokio::time::sleep(CONFIRM).await;
             let mut unconfirmed = self.unconfirmed.borrow_mut();
             let mut last = None;
@@ -209,7 +227,7 @@ impl FrameReader {
                     return Ok(Some(frame::read(frame.freeze())?));
                 }
                 self.buffer.reserve(4 + length - self.buffer.len());
-            } else {
+            } else if self.buffer.capacity() - self.buffer.len() < LEAST_READ {
                 self.buffer.reserve(READ);
             }
             if self.socket.read_buf(&mut self.buffer).await? == 0 {

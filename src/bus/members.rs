@@ -3,15 +3,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use serde::Serialize;
-
 use super::frame::{Hello, MemberId, ProcessFacts};
 use crate::locks::lock;
 use crate::metrics::Metrics;
 
 /// One Socket.IO server that is linked to the hub.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct BusMember {
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct BusMember {
     /// Upstream that its environment names; empty if it names none.
     pub upstream: String,
     /// Path of the Socket.IO server.
@@ -29,7 +27,7 @@ pub struct BusMember {
 }
 
 /// All linked members. The hub's thread writes it, the control thread reads it.
-pub struct BusMembers {
+pub(crate) struct BusMembers {
     members: Mutex<HashMap<MemberId, BusMember>>,
     pub(super) metrics: Arc<Metrics>,
 }
@@ -38,6 +36,11 @@ impl BusMembers {
     /// Creates the list without members; the hub's counters are those of `metrics`.
     pub(crate) fn new(metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self { members: Mutex::default(), metrics })
+    }
+
+    /// Number of linked members of an upstream.
+    pub(crate) fn linked(&self, upstream: &str) -> usize {
+        lock(&self.members).values().filter(|member| member.upstream == upstream).count()
     }
 
     /// All linked members, by upstream, path and process.
@@ -51,26 +54,17 @@ impl BusMembers {
         let Hello { member, upstream, path, pid, worker, node, socketio, .. } = hello;
         let facts = ProcessFacts::default();
         let info = BusMember { upstream, path, pid, worker, node, socketio, facts };
-        self.count(&info.upstream, 1);
-        if let Some(before) = lock(&self.members).insert(member, info) {
-            self.count(&before.upstream, -1);
-        }
+        lock(&self.members).insert(member, info);
     }
 
     /// Removes a member.
     pub(super) fn leave(&self, id: MemberId) {
-        if let Some(member) = lock(&self.members).remove(&id) {
-            self.count(&member.upstream, -1);
-        }
+        lock(&self.members).remove(&id);
     }
 
     pub(super) fn facts(&self, id: MemberId, facts: ProcessFacts) {
         if let Some(member) = lock(&self.members).get_mut(&id) {
             member.facts = facts;
         }
-    }
-
-    fn count(&self, upstream: &str, change: i64) {
-        self.metrics.bus.workers.with_label_values(&[upstream]).add(change);
     }
 }

@@ -20,7 +20,7 @@ use std::cell::{Cell, RefCell};
 use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -31,9 +31,8 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use frame::ProcessFacts;
 use group::Groups;
-pub use members::{BusMember, BusMembers};
+pub(crate) use members::{BusMember, BusMembers};
 
 /// Links that the hub accepts at once; each is one Socket.IO server of one process.
 const MOST_LINKS: usize = 4_096;
@@ -75,7 +74,6 @@ impl Hub {
 #[derive(Debug)]
 pub(crate) struct BoundBus {
     listener: std::os::unix::net::UnixListener,
-    path: PathBuf,
 }
 
 impl BoundBus {
@@ -92,12 +90,7 @@ impl BoundBus {
         std::fs::set_permissions(&fresh, Permissions::from_mode(0o600))?;
         std::fs::rename(&fresh, path)?;
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, path: path.to_owned() })
-    }
-
-    /// Path of the socket.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+        Ok(Self { listener })
     }
 
     /// Serves the socket on a thread of its own until `stop`.

@@ -82,7 +82,8 @@ impl Recovery {
             return;
         }
         self.positions.insert(audience.id.clone(), position);
-        let (after, payload) = (publish.after, publish.payload.clone());
+        // A copy: the payload is a part of all that was read at once, which would be kept with it.
+        let (after, payload) = (publish.after, Bytes::copy_from_slice(&publish.payload));
         let message = LoggedMessage { at: now, position, after, origin, audience, payload };
         self.bytes += message.cost();
         self.log.push_back(message);

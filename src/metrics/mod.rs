@@ -31,7 +31,7 @@ use prometheus::{Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, Int
 use crate::locks::lock;
 use families::{Families, Family, value};
 
-pub(crate) use bus::BusSeries;
+pub(crate) use bus::{BusSample, BusSeries};
 pub(crate) use labels::{Discovery, GuardLabel, SourceLabel};
 pub(crate) use limits::{LimitLabel, LimitSeries};
 pub(crate) use responses::AnsweredBy;

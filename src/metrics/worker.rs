@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::bus::BusSample;
 use super::SocketSeries;
 use super::families::{Families, Family, value};
 use super::labels::AttemptOutcome;
@@ -169,6 +170,8 @@ pub(crate) struct WorkerSample<'a> {
     /// Number of sessions that are left, if they are to end.
     pub(crate) drain_left: u64,
     pub(crate) process: Option<WorkerProcess>,
+    /// What the process says about itself, if it is linked to the bus.
+    pub(crate) bus: Option<BusSample>,
 }
 
 impl WorkerSample<'_> {
@@ -276,6 +279,9 @@ impl Families {
         self.worker_counters(&at, one.series);
         if let Some(process) = &one.process {
             self.worker_process(&at, process);
+        }
+        if let Some(facts) = &one.bus {
+            self.bus_facts(&at, facts);
         }
     }
 

@@ -48,7 +48,7 @@ pub struct Shared {
     /// Limits as configured; a reload replaces them.
     pub limits: ArcSwap<config::Limits>,
     /// Processes that are linked to the bus.
-    pub bus: Arc<BusMembers>,
+    pub(crate) bus: Arc<BusMembers>,
     /// Memory used by request bodies that are held for replay.
     pub(crate) replay: Replay,
     /// Budgets of discovery, and the sids known to have no owner.

@@ -1,19 +1,16 @@
-
-// --- the adapter --------------------------------------------------------------------------------------------------
+// The adapter of one namespace: what the application calls, and what other workers ask.
 
 /** Bytes of a part of a long answer; the asker asks for the next part. */
 const PART = 256 * 1024;
-/** Milliseconds in which changes of rooms are gathered before the hub is told about a session. */
-const GATHER = 100;
 
-/** Makes Socket.IO's own two default adapters the ones of this file; all others stay. */
+/** Makes Socket.IO's own two default adapters the ones of this file; all others stay. Returns whether it could. */
 function replaceAdapter(Server, file) {
   // The package does not export its package.json.
   const about = require('node:path').join(file, '../../package.json');
   const { version } = JSON.parse(require('node:fs').readFileSync(about, 'utf8'));
-  if (Number(version.split('.')[0]) < 4) return;
+  if (Number(version.split('.')[0]) < 4) return false;
   const { Adapter, SessionAwareAdapter } = Module.createRequire(file)('socket.io-adapter');
-  const original = Server.prototype.adapter;
+  const { adapter: original, close } = Server.prototype;
   const replace = (Base) => {
     const BusAdapter = busAdapter(Base, Adapter);
     // Called with `new` for each namespace.
@@ -25,8 +22,19 @@ function replaceAdapter(Server, file) {
   };
   const replaced = new Map([Adapter, SessionAwareAdapter].filter(Boolean).map((Base) => [Base, replace(Base)]));
   Server.prototype.adapter = function (adapter) {
-    return arguments.length ? original.call(this, replaced.get(adapter) ?? adapter) : original.call(this);
+    if (!arguments.length || adapter === undefined) return original.apply(this, arguments);
+    const result = original.call(this, replaced.get(adapter) ?? adapter);
+    // The adapters before this one are no longer used, and nothing closes them.
+    if (!replaced.has(adapter) && ![...replaced.values()].includes(adapter)) quietly(() => servers.get(this)?.close());
+    return result;
   };
+  // Before 4.6 nothing tells the adapters that the server is closed.
+  Server.prototype.close = function () {
+    const result = close.apply(this, arguments);
+    quietly(() => servers.get(this)?.close());
+    return result;
+  };
+  return true;
 }
 
 /** The adapter that reaches other workers: `Base` locally, with `Plain` as the class that all adapters extend. */
@@ -34,16 +42,28 @@ const busAdapter = (Base, Plain) => class BusAdapter extends Base {
   constructor(namespace, link) {
     super(namespace);
     this.link = link;
-    link.adapters.set(namespace.name, this);
     this.recovers = Base !== Plain;
+    this.open();
+  }
+
+  open() {
+    this.link.adapters.set(this.nsp.name, this);
     if (this.recovers) this.sessionsOfHub = new HubSessions(this);
   }
 
   close() {
-    this.sessionsOfHub?.stop();
-    this.link.adapters.delete(this.nsp.name);
-    if (!this.link.adapters.size) this.link.close();
+    quietly(() => {
+      this.sessionsOfHub?.stop();
+      if (this.link.adapters.get(this.nsp.name) === this) this.link.adapters.delete(this.nsp.name);
+      if (!this.link.adapters.size) this.link.close();
+    });
     return super.close?.();
+  }
+
+  /** A server that was closed may serve again, with the adapters that it has. */
+  joins() {
+    if (!this.link.adapters.has(this.nsp.name)) this.open();
+    this.link.reopen();
   }
 
   /** After the link was made anew, the hub knows nothing of the sessions here. */
@@ -63,38 +83,48 @@ const busAdapter = (Base, Plain) => class BusAdapter extends Base {
     const sent = quietly(() => this.encode(packet));
     super.broadcast(packet, opts);
     if (!sent) return;
+    quietly(() => this.spread(packet, sent, opts));
+  }
+
+  spread(packet, sent, opts) {
     // Base has put the offset at the end of the data. It travels as the last part, where the hub can leave it out when
     // it compares messages.
     const recoverable = this.recovers && packet.type === 2 && packet.id === undefined && !opts.flags?.volatile;
     const id = recoverable ? packet.data[packet.data.length - 1] : undefined;
     const about = id && { nsp: this.nsp.name, id, rooms: [...opts.rooms], except: [...(opts.except ?? [])] };
     const header = { k: 'emit', n: this.nsp.name, o: plainOptions(opts), r: id && 1 };
-    const payload = pack(header, id ? [...sent, id] : sent);
-    quietly(() => this.link.publish(payload, (id ? RECOVERABLE : 0) | BROADCAST, about));
+    this.link.publish(pack(header, id ? [...sent, id] : sent), (id ? RECOVERABLE : 0) | BROADCAST, about);
   }
 
   broadcastWithAck(packet, opts, clientCount, ack) {
     const servers = 1 + this.link.peers.size;
-    if (opts.flags?.local || servers === 1) return super.broadcastWithAck(packet, opts, clientCount, ack);
+    // Socket.IO compares the number of servers and of clients. Both are told when all have answered or are gone.
+    const counted = (count) => {
+      for (let n = 1; n < servers; n++) clientCount(0);
+      clientCount(count);
+    };
+    if (opts.flags?.local || servers === 1) return super.broadcastWithAck(packet, opts, counted, ack);
     const sent = quietly(() => this.encode(packet));
     let expected = 0;
     super.broadcastWithAck(packet, opts, (count) => (expected = count), ack);
+    const end = () => callOut(() => counted(expected));
+    if (!sent) return end();
     const missing = new Map();
-    // Socket.IO compares the number of servers and of clients; both are told when all have answered or are gone.
-    const end = () => {
-      for (let n = 1; n < servers; n++) clientCount(0);
-      clientCount(expected);
-    };
-    const patience = (opts.flags?.timeout ?? PATIENCE) + 1000;
-    this.ask('ack', { o: plainOptions(opts) }, sent ?? [], { patience, end, answer: ({ header, parts }, peer) => {
+    const time = opts.flags?.timeout ?? PATIENCE;
+    const answer = ({ header, parts }, peer) => {
+      // The number of clients comes first, then each answer.
       const left = (missing.get(peer) ?? 0) + (header.c ?? -1);
       missing.set(peer, left);
       if (header.c === undefined) {
+        const [, value] = this.decode(parts);
         expected++;
-        ack(this.decode(parts)[1]);
+        callOut(() => ack(value));
       }
       return left > 0 ? 'more' : 'done';
-    } });
+    };
+    const request = this.ask('ack', { o: plainOptions(opts) }, sent, { patience: time + 1000, answer, end });
+    // A worker that hangs must not make the call fail, which ends with an error after `time`.
+    request?.expectWithin(Math.min(PATIENCE, time * 0.8));
   }
 
   addSockets(opts, rooms) {
@@ -132,24 +162,27 @@ const busAdapter = (Base, Plain) => class BusAdapter extends Base {
 
   serverSideEmit(packet) {
     const ack = typeof packet[packet.length - 1] === 'function' ? packet[packet.length - 1] : null;
-    const sent = quietly(() => this.encode({ type: 2, data: ack ? packet.slice(0, -1) : packet })) ?? [];
-    if (!ack) return this.publish({ k: 'side', n: this.nsp.name }, sent);
+    const sent = quietly(() => this.encode({ type: 2, data: ack ? packet.slice(0, -1) : packet }));
+    if (!ack) return void (sent && this.publish({ k: 'side', n: this.nsp.name }, sent));
     const answers = [];
     const answer = ({ parts }) => void answers.push(this.decode(parts)[1]);
-    this.ask('side', {}, sent, { answer, end: () => ack(null, answers) });
+    const end = () => callOut(() => ack(null, answers));
+    if (sent) this.ask('side', {}, sent, { answer, end });
+    else end();
   }
 
   persistSession(session) {
     super.persistSession(session);
-    this.sessionsOfHub?.keep(session);
+    quietly(() => this.sessionsOfHub?.keep(session));
   }
 
   async restoreSession(pid, offset) {
-    const fromHub = await this.sessionsOfHub?.restore(pid, offset);
+    const fromHub = await this.sessionsOfHub?.restore(pid, offset).catch(() => null);
     return fromHub ?? super.restoreSession(pid, offset);
   }
 
   addAll(id, rooms) {
+    if (this.link.closed) quietly(() => this.joins());
     this.sessionsOfHub?.changed(id);
     return super.addAll(id, rooms);
   }
@@ -160,7 +193,7 @@ const busAdapter = (Base, Plain) => class BusAdapter extends Base {
   }
 
   delAll(id) {
-    this.sessionsOfHub?.gone(id);
+    quietly(() => this.sessionsOfHub?.gone(id));
     return super.delAll(id);
   }
 
@@ -168,7 +201,7 @@ const busAdapter = (Base, Plain) => class BusAdapter extends Base {
 
   handle(origin, { header, parts }) {
     const opts = header.o && { rooms: new Set(header.o.r), except: new Set(header.o.x), flags: header.o.f };
-    const tell = (answer, sent) => this.link.send(TO_HUB.direct, Buffer.from(origin, 'hex'), pack(answer, sent));
+    const tell = (answer, sent) => this.link.tell(origin, pack(answer, sent));
     switch (header.k) {
       case 'emit': return this.deliver(header.r && parts.pop(), this.decode(parts, true), opts);
       case 'ack': return this.deliverWithAck(header, this.decode(parts, true), opts, tell);
@@ -195,17 +228,18 @@ const busAdapter = (Base, Plain) => class BusAdapter extends Base {
     super.broadcastWithAck(packet, opts, (c) => tell({ q, c }), answer);
     // Clients that never answer must not keep the callback for ever.
     const forget = () => this.nsp.sockets.forEach((socket) => socket.acks?.delete(packet.id));
-    setTimeout(forget, (opts.flags?.timeout ?? PATIENCE) + 1000).unref();
+    setTimeout(() => quietly(forget), (opts.flags?.timeout ?? PATIENCE) + 1000).unref();
   }
 
   deliverSide({ q }, data, tell) {
-    if (q === undefined) return this.nsp._onServerSideEmit(data);
+    if (q === undefined) return callOut(() => this.nsp._onServerSideEmit(data));
     let answered = false;
-    this.nsp._onServerSideEmit([...data, (value) => {
+    const answer = (value) => {
       if (answered) return;
       answered = true;
       quietly(() => tell({ q }, this.encode({ type: 2, data: ['answer', value] })));
-    }]);
+    };
+    callOut(() => this.nsp._onServerSideEmit([...data, answer]));
   }
 
   matching(opts) {
@@ -227,7 +261,7 @@ const busAdapter = (Base, Plain) => class BusAdapter extends Base {
       }
       const more = at < list.length;
       if (!more) answers.delete(key);
-      this.link.send(TO_HUB.direct, Buffer.from(origin, 'hex'), packText(`{"q":${q},"more":${more},"s":[${part}]}`));
+      this.link.tell(origin, packText(`{"q":${q},"more":${more},"s":[${part}]}`));
     };
     if (answers.size >= 1024) answers.delete(answers.keys().next().value);
     answers.set(key, next);
@@ -241,20 +275,22 @@ const busAdapter = (Base, Plain) => class BusAdapter extends Base {
   }
 
   publish(header, parts = []) {
-    quietly(() => this.link.publish(pack(header, parts), 0));
+    return quietly(() => this.link.publish(pack(header, parts), 0));
   }
 
-  /** Publishes a request, if there is a peer to answer it. `answer` sees each answer, `end` is called once. */
+  /** Publishes a request, if there is a peer to answer it. `answer` sees each answer, `end` is called once. Returns the
+   * request, if it was sent. */
   ask(k, about, parts, { patience, answer, end }) {
     if (!this.link.live || !this.link.peers.size) return end();
     const each = (reply, peer) => {
       const outcome = answer(reply, peer);
       if (!reply.header.more) return outcome;
-      this.link.send(TO_HUB.direct, Buffer.from(peer, 'hex'), pack({ k: 'next', q: reply.header.q }));
+      this.link.tell(peer, pack({ k: 'next', q: reply.header.q }));
       return 'more';
     };
     const request = this.link.ask({ patience, answer: each, end });
-    this.publish({ k, n: this.nsp.name, q: request.id, ...about }, parts);
+    if (this.publish({ k, n: this.nsp.name, q: request.id, ...about }, parts)) return request;
+    request.end();
   }
 
   /** The packet in the application's own encoding: other workers read exactly what a client would read. */
@@ -274,92 +310,6 @@ const busAdapter = (Base, Plain) => class BusAdapter extends Base {
     return whole ? packet : packet.data;
   }
 };
-
-/** Tells the hub the sessions of this process, so that a client can recover after the process has died. */
-class HubSessions {
-  constructor(adapter) {
-    Object.assign(this, { adapter, dirty: new Set(), told: new Map(), timer: null });
-    this.sweep = setInterval(() => this.all(true), REPORT).unref();
-  }
-
-  changed(id) {
-    this.dirty.add(id);
-    this.timer ??= setTimeout(() => this.flush(), GATHER).unref();
-  }
-
-  /** Tells all sessions, or those whose data has changed. */
-  all(changedOnly) {
-    for (const [id, socket] of this.adapter.nsp.sockets) {
-      if (!changedOnly || Object.keys(socket.data ?? {}).length) this.dirty.add(id);
-    }
-    if (!changedOnly) this.told.clear();
-    this.flush();
-  }
-
-  flush() {
-    clearTimeout(this.timer);
-    this.timer = null;
-    if (!this.adapter.link.live) return;
-    for (const id of this.dirty) {
-      const socket = this.adapter.nsp.sockets.get(id);
-      if (socket?.pid) this.say({ sid: id, pid: socket.pid, rooms: [...socket.rooms], data: socket.data }, false);
-    }
-    this.dirty.clear();
-  }
-
-  say(session, ended) {
-    quietly(() => {
-      const text = JSON.stringify({ nsp: this.adapter.nsp.name, ended, ...session });
-      if (!ended && this.told.get(session.sid) === text) return;
-      this.told.set(session.sid, text);
-      this.adapter.link.send(TO_HUB.session, Buffer.from(text));
-    });
-  }
-
-  /** The socket was lost in a way after which its client may recover. */
-  keep(session) {
-    this.dirty.delete(session.sid);
-    this.say(session, true);
-    this.told.delete(session.sid);
-  }
-
-  /** The socket left; unless `keep` was called before, its session has ended for good. */
-  gone(id) {
-    this.dirty.delete(id);
-    if (!this.told.delete(id)) return;
-    const pid = this.adapter.nsp.sockets.get(id)?.pid;
-    if (pid) this.adapter.link.send(TO_HUB.session, json({ nsp: this.adapter.nsp.name, pid, dropped: true }));
-  }
-
-  async restore(pid, offset) {
-    const { link, nsp } = this.adapter;
-    if (!link.live) return null;
-    let found = null;
-    await new Promise((end) => {
-      const answer = ({ header, body }) => {
-        if (!header.session) return;
-        const missedPackets = [];
-        for (let at = 0; at < body.length;) {
-          const length = body.readUInt32BE(at);
-          const { parts } = unpack(body.subarray(at + 4, at + 4 + length));
-          const id = parts.pop();
-          missedPackets.push([...this.adapter.decode(parts), id]);
-          at += 4 + length;
-        }
-        const { sid, rooms, data } = header.session;
-        found = { sid, pid, rooms, data: data ?? {}, missedPackets };
-      };
-      const request = link.ask({ peers: ['hub'], patience: 2000, answer, end });
-      link.send(TO_HUB.restore, json({ request: request.id, nsp: nsp.name, pid, offset }));
-    });
-    return found;
-  }
-
-  stop() {
-    clearInterval(this.sweep);
-    clearTimeout(this.timer);
-  }
-}
 
 const plainOptions = ({ rooms, except, flags }) => ({ r: [...(rooms ?? [])], x: [...(except ?? [])], f: flags });
 

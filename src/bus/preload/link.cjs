@@ -8,6 +8,8 @@
 // The frames are described in src/bus/frame.rs.
 
 const Module = require('node:module');
+// Tools for tests replace these of `globalThis`.
+const { setTimeout, setInterval, setImmediate, clearTimeout, clearInterval } = globalThis;
 const address = process.env.STICKYD_BUS;
 if (address && !globalThis[Symbol.for('stickyd.bus')]) {
   globalThis[Symbol.for('stickyd.bus')] = true;
@@ -16,12 +18,12 @@ if (address && !globalThis[Symbol.for('stickyd.bus')]) {
   Module._load = function (request, parent, isMain) {
     const exports = load.apply(this, arguments);
     // Both `require('socket.io')` and the file that Node loads for `import 'socket.io'`.
-    if (typeof request === 'string' && request.includes('socket.io') && !patched.has(Object(exports).Server)) {
-      const Server = Object(exports).Server;
-      if (typeof Server === 'function' && typeof Server.prototype.adapter === 'function') {
-        patched.add(Server);
-        quietly(() => replaceAdapter(Server, Module._resolveFilename(request, parent, isMain)));
-      }
+    if (typeof request === 'string' && request.includes('socket.io')) {
+      quietly(() => {
+        const Server = Object(exports).Server;
+        if (typeof Server !== 'function' || patched.has(Server) || !Server.prototype?.adapter) return;
+        if (replaceAdapter(Server, Module._resolveFilename(request, parent, isMain))) patched.add(Server);
+      });
     }
     return exports;
   };
@@ -40,10 +42,16 @@ function quietly(work) {
 
 /** Bytes of published messages that a link keeps until the hub has handed them on; the oldest go first. */
 const KEEP = 8 * 1024 * 1024;
+/** Milliseconds for which they are kept: what the hub could not hand on until then is old news. */
+const KEEP_TIME = 60000;
 /** Longest frame that a peer may send, in bytes. */
 const LONGEST = 64 * 1024 * 1024;
-/** Milliseconds between two attempts to reach the hub. */
-const RETRY = 250;
+/** Longest frame that this side sends: the hub adds some numbers before it hands the frame on. */
+const LONGEST_SENT = LONGEST - 1024;
+/** Milliseconds between two attempts to reach the hub, at first, and at most if the hub refuses the link. */
+const RETRY = 250, LONGEST_RETRY = 5000;
+/** Milliseconds without any progress after which a hub that leaves `KEEP` bytes unread is given up. */
+const STALL = 2000;
 /** Milliseconds that a request to the other workers waits for their answers. */
 const PATIENCE = 5000;
 /** Milliseconds between two reports of facts about this process. */
@@ -56,7 +64,7 @@ const RECOVERABLE = 1, BROADCAST = 2;
 
 const net = () => require('node:net');
 const hex = (bytes) => bytes.toString('hex');
-let servers = new Map();
+const servers = new Map();
 
 /** One Socket.IO server's connection to the hub. */
 class BusLink {
@@ -77,8 +85,10 @@ class BusLink {
     this.socket = null;
     this.live = false;
     this.closed = false;
+    this.retry = RETRY;
+    onExit();
     // `path()` may still be called after the constructor; the name of the group depends on it.
-    setImmediate(() => this.connect());
+    setImmediate(() => quietly(() => this.connect()));
   }
 
   connect() {
@@ -88,13 +98,19 @@ class BusLink {
     this.socket = socket;
     socket.unref();
     const reader = new FrameReader((type, body) => this.receive(type, body), () => socket.destroy());
-    socket.on('connect', () => {
-      this.send(TO_HUB.hello, json(this.hello()));
-      for (const frame of this.unacked) socket.write(frame.bytes);
-    });
-    socket.on('data', (data) => reader.read(data));
+    // What is kept follows after the welcome, so that a hub that does not read fills no memory.
+    socket.on('connect', () => quietly(() => socket.write(frame(TO_HUB.hello, json(this.hello())))));
+    socket.on('data', (data) => quietly(() => reader.read(data)));
     socket.on('error', () => {});
-    socket.on('close', () => this.lost());
+    socket.on('close', () => this.socket === socket && quietly(() => this.lost()));
+  }
+
+  /** A server that was closed and serves again is linked again. */
+  reopen() {
+    if (!this.closed) return;
+    this.closed = false;
+    servers.set(this.server, this);
+    quietly(() => this.connect());
   }
 
   hello() {
@@ -112,19 +128,31 @@ class BusLink {
     this.socket = null;
     for (const peer of [...this.peers.keys()]) this.left(peer);
     for (const request of [...this.requests.values()]) request.end();
-    if (!this.closed) setTimeout(() => this.connect(), RETRY).unref();
+    this.longAnswers.clear();
+    if (this.closed) return;
+    setTimeout(() => quietly(() => this.connect()), this.retry).unref();
+    this.retry = Math.min(2 * this.retry, LONGEST_RETRY);
   }
 
   left(peer) {
     this.peers.delete(peer);
+    for (const key of [...this.longAnswers.keys()]) if (key.startsWith(peer)) this.longAnswers.delete(key);
     for (const request of [...this.requests.values()]) request.without(peer);
   }
 
   close() {
+    if (this.closed) return;
     this.closed = true;
     servers.delete(this.server);
     this.facts?.stop();
-    this.socket?.end();
+    this.facts = null;
+    const socket = this.socket;
+    if (this.live) socket?.end();
+    else socket?.destroy();
+    if (socket) this.lost();
+    // What was not confirmed has been sent, and nobody is left to send it again.
+    this.unacked = [];
+    this.unackedBytes = 0;
   }
 
   receive(type, body) {
@@ -142,6 +170,9 @@ class BusLink {
   welcome(answer) {
     for (const member of answer.members) this.peers.set(member, 0);
     this.live = true;
+    this.retry = RETRY;
+    this.forgetOld();
+    for (const { bytes } of this.unacked) this.write(bytes);
     if (!this.position) this.position = answer.position;
     this.facts = this.facts ?? new Facts(this);
     for (const adapter of this.adapters.values()) adapter.linked?.();
@@ -156,7 +187,18 @@ class BusLink {
     if (this.seen.size > 1024) this.seen.delete(this.seen.keys().next().value);
     this.heard(origin);
     const message = unpack(body.subarray(20));
-    this.adapters.get(message.header.n)?.handle(origin, message);
+    const { q, n } = message.header;
+    const adapter = this.adapters.get(n);
+    const done = adapter && quietly(() => (adapter.handle(origin, message), true));
+    // A worker that has no such namespace, or cannot read the question, is not waited for.
+    if (!done && q !== undefined) this.tell(origin, pack({ q, none: 1 }));
+  }
+
+  /** Sends an answer to one peer. */
+  tell(peer, payload) {
+    const to = Buffer.from(peer, 'hex');
+    if (this.send(TO_HUB.direct, to, payload)) return;
+    this.send(TO_HUB.direct, to, pack({ q: unpack(payload).header.q, none: 1 }));
   }
 
   direct(origin, payload) {
@@ -164,6 +206,7 @@ class BusLink {
     const answer = unpack(payload);
     // The asker has read a part of a long answer and wants the next one.
     if (answer.header.k === 'next') this.longAnswers.get(origin + answer.header.q)?.();
+    else if (answer.header.none) this.requests.get(answer.header.q)?.without(origin);
     else this.requests.get(answer.header.q)?.answer(origin, answer);
   }
 
@@ -180,37 +223,64 @@ class BusLink {
     if (count) this.unacked.splice(0, count);
   }
 
-  /** Publishes to all other members; the frame is kept until the hub has handed it to them. */
+  /** Publishes to all other members; the frame is kept until the hub has handed it to them. Returns whether it will. */
   publish(payload, flags, about) {
+    if (this.closed) return false;
     const header = about ? json(about) : [];
     const head = Buffer.allocUnsafe(17);
+    if (payload.length + header.length > LONGEST_SENT) return false;
     head.writeUIntBE(++this.sequence, 0, 6);
     head.writeUIntBE(this.position, 6, 6);
     head.writeUInt8(flags, 12);
     head.writeUInt32BE(header.length, 13);
     const bytes = frame(TO_HUB.publish, head, header, payload);
-    if (bytes.length > LONGEST) return;
-    this.unacked.push({ sequence: this.sequence, bytes });
+    this.unacked.push({ sequence: this.sequence, bytes, at: Date.now() });
     this.unackedBytes += bytes.length;
-    while (this.unackedBytes > KEEP && this.unacked.length > 1) this.unackedBytes -= this.unacked.shift().bytes.length;
-    if (this.socket && !this.socket.connecting) this.write(bytes);
+    while (this.unackedBytes > KEEP && this.unacked.length > 1) this.forgetFirst();
+    if (this.live) this.write(bytes);
+    return true;
   }
 
+  forgetFirst() {
+    this.unackedBytes -= this.unacked.shift().bytes.length;
+  }
+
+  forgetOld() {
+    const old = Date.now() - KEEP_TIME;
+    while (this.unacked.length && this.unacked[0].at < old) this.forgetFirst();
+  }
+
+  /** Sends a frame that is not kept. Returns false if it is too long. */
   send(type, ...parts) {
-    if (this.socket && !this.socket.connecting) this.write(frame(type, ...parts));
+    if (parts.reduce((sum, part) => sum + part.length, 0) > LONGEST_SENT) return false;
+    if (this.live) this.write(frame(type, ...parts));
+    return true;
   }
 
   /** Frames of one turn of the event loop leave in one system call. */
   write(bytes) {
-    if (!this.corked) {
-      this.corked = this.socket;
-      this.corked.cork();
-      process.nextTick(() => {
-        this.corked.uncork();
-        this.corked = null;
-      });
+    const { socket } = this;
+    if (socket.writableLength > KEEP && this.isStuck(socket)) return void socket.destroy();
+    if (this.corked !== socket) {
+      this.corked = socket;
+      socket.cork();
+      process.nextTick(() => this.flush(socket));
     }
-    this.socket.write(bytes);
+    socket.write(bytes);
+  }
+
+  flush(socket) {
+    socket.uncork();
+    if (this.corked === socket) this.corked = null;
+  }
+
+  /** Whether the hub reads nothing, for some time, of more than `KEEP` bytes; or has left far more than that. */
+  isStuck(socket) {
+    const written = socket.bytesWritten - socket.writableLength;
+    if (this.progress?.socket !== socket || this.progress.written !== written) {
+      this.progress = { socket, written, at: Date.now() };
+    }
+    return Date.now() - this.progress.at > STALL || socket.writableLength > LONGEST + KEEP;
   }
 
   /** Asks all peers that still answer; `one(answer)` sees each answer, and `end()` is called once. */
@@ -236,18 +306,31 @@ class BusRequest {
     this.waiting = new Set(peers ?? [...link.peers].filter(([, silent]) => !silent).map(([peer]) => peer));
     this.timer = setTimeout(() => this.silence(), patience);
     if (!this.waiting.size) setImmediate(() => this.end());
+    this.heardFrom = new Set();
   }
 
   /** `one` returns 'more' where this peer will say more. */
   answer(peer, answer) {
+    this.heardFrom.add(peer);
     if (quietly(() => this.one(answer, peer)) !== 'more') return this.without(peer);
     this.timer.refresh();
   }
 
   /** Peers that did not answer are not waited for again until they speak. */
   silence() {
-    for (const peer of this.waiting) if (this.link.peers.has(peer)) this.link.peers.set(peer, Date.now());
+    for (const peer of this.waiting) this.giveUp(peer);
     this.end();
+  }
+
+  /** Peers that have said nothing at all after this time are no longer waited for. */
+  expectWithin(ms) {
+    this.soon = setTimeout(() => {
+      for (const peer of this.waiting) if (!this.heardFrom.has(peer)) this.giveUp(peer) || this.without(peer);
+    }, ms);
+  }
+
+  giveUp(peer) {
+    if (this.link.peers.has(peer)) this.link.peers.set(peer, Date.now());
   }
 
   without(peer) {
@@ -257,41 +340,8 @@ class BusRequest {
   end() {
     if (!this.link.requests.delete(this.id)) return;
     clearTimeout(this.timer);
-    this.ends();
-  }
-}
-
-/** Splits a stream of bytes into frames: four bytes of length, one of type, the body. */
-class FrameReader {
-  constructor(each, broken) {
-    Object.assign(this, { each, broken, parts: [], size: 0, need: 4, paused: false });
-  }
-
-  read(data) {
-    this.parts.push(data);
-    this.size += data.length;
-    if (this.size < this.need || this.paused) return;
-    let all = this.parts.length === 1 ? data : Buffer.concat(this.parts, this.size);
-    while (all.length >= 4 && !this.paused) {
-      const length = all.readUInt32BE(0);
-      if (length < 1 || length > LONGEST) return this.broken();
-      this.need = 4 + length;
-      if (all.length < this.need) break;
-      if (quietly(() => this.each(all[4], all.subarray(5, 4 + length))) === 'pause') this.pause();
-      all = all.subarray(4 + length);
-    }
-    if (all.length < 4) this.need = 4;
-    this.parts = all.length ? [all] : [];
-    this.size = all.length;
-  }
-
-  /** The rest is read in the next turn of the event loop, after all promises have settled. */
-  pause() {
-    this.paused = true;
-    setImmediate(() => {
-      this.paused = false;
-      this.read(Buffer.alloc(0));
-    });
+    clearTimeout(this.soon);
+    quietly(() => this.ends());
   }
 }
 
@@ -300,17 +350,18 @@ class Facts {
   constructor(link) {
     this.lag = require('node:perf_hooks').monitorEventLoopDelay({ resolution: 50 });
     this.lag.enable();
-    this.timer = setInterval(() => this.report(link), REPORT).unref();
-    this.report(link);
+    this.timer = setInterval(() => quietly(() => this.report(link)), REPORT).unref();
+    quietly(() => this.report(link));
   }
 
   report(link) {
     const heap = process.memoryUsage();
-    const lag = this.lag.count ? this.lag : { mean: 5e7, percentile: () => 5e7 };
+    const lag = this.lag.count > 0 ? this.lag : { mean: 5e7, percentile: () => 5e7 };
     link.send(TO_HUB.facts, json({
       lag_ms: Math.max(0, lag.mean / 1e6 - 50), lag_p99_ms: Math.max(0, lag.percentile(99) / 1e6 - 50),
-      heap_used: heap.heapUsed, heap_total: heap.heapTotal, rss: heap.rss,
+      heap_used: heap.heapUsed, heap_total: heap.heapTotal,
       clients: link.server.engine?.clientsCount ?? 0, sockets: link.server.sockets?.sockets?.size ?? 0,
+      port: Number(link.server.httpServer?.address?.()?.port) || 0,
     }));
     this.lag.reset();
   }
@@ -321,40 +372,19 @@ class Facts {
   }
 }
 
-// --- frames and payloads ------------------------------------------------------------------------------------------
+let exits = false;
 
-const json = (value) => Buffer.from(JSON.stringify(value));
-
-function frame(type, ...parts) {
-  const head = Buffer.allocUnsafe(5);
-  head.writeUInt32BE(1 + parts.reduce((sum, part) => sum + part.length, 0), 0);
-  head[4] = type;
-  return Buffer.concat([head, ...parts.filter((part) => part.length)]);
+/** What was published just before `process.exit` is written to the hub at once, as far as the system takes it. */
+function onExit() {
+  if (exits) return;
+  exits = true;
+  process.on('exit', () => {
+    for (const { corked } of servers.values()) quietly(() => corked?.uncork());
+  });
 }
 
-/** A payload: its header as JSON, then strings and buffers, each with its length and its kind. */
-function pack(header, parts = []) {
-  const pieces = [];
-  for (const part of [JSON.stringify(header), ...parts]) {
-    const bytes = typeof part === 'string' ? Buffer.from(part) : Buffer.from(part.buffer, part.byteOffset, part.length);
-    const head = Buffer.allocUnsafe(5);
-    head.writeUInt32BE(bytes.length, 0);
-    head[4] = typeof part === 'string' ? 0 : 1;
-    pieces.push(head, bytes);
-  }
-  return Buffer.concat(pieces);
-}
-
-function unpack(payload) {
-  const parts = [];
-  for (let at = 0; at + 5 <= payload.length;) {
-    const end = at + 5 + payload.readUInt32BE(at);
-    const bytes = payload.subarray(at + 5, end);
-    parts.push(payload[at + 4] ? Buffer.from(bytes) : bytes.toString());
-    at = end;
-  }
-  return { header: JSON.parse(parts.shift()), parts };
-}
+/** Calls a function of the application. An error in it is its own, not one of the bus: it is thrown as usual. */
+const callOut = (work) => process.nextTick(work);
 
 /** Servers of one process that share a path are told apart by the order in which they were created. */
 function groupKey(server) {
@@ -365,3 +395,4 @@ function groupKey(server) {
     if (!taken.has(key)) return key;
   }
 }
+
