@@ -3,7 +3,11 @@
 //! Real Socket.IO servers run with the environment that `stickyd bus env` prints, with a real stickyd in front; real
 //! clients count. `tests/clients/bus_worker.cjs` is the application, `bus_clients.js` are the clients.
 
+mod bounds;
+mod calls;
+mod facts;
 mod failures;
+mod launchers;
 mod recovery;
 mod start;
 
@@ -35,25 +39,33 @@ impl Fleet {
     /// Starts this many workers, with more variables in their environment.
     pub(crate) async fn start(workers: usize, variables: &[(&str, &str)]) -> Self {
         let addresses: Vec<_> = (0..workers).map(|_| free_address()).collect();
-        let names = addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let stickyd = Binary::with(&format!(
-            "state_dir = \".\"\n[upstream.app]\nworkers = {names:?}\n\
-            allow_empty = true\nhealth = {{ kind = \"tcp\", interval = \"100ms\" }}\n"
-        ));
+        let stickyd = stickyd(&addresses);
         let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let mut fleet = Self { stickyd, workers: Vec::new(), variables };
         for address in addresses {
-            let worker = fleet.worker(address).await;
+            let worker = fleet.worker(address, &["node", "bus_worker.cjs"]).await;
             fleet.workers.push(worker);
         }
         fleet
     }
 
-    async fn worker(&self, address: std::net::SocketAddr) -> BusWorker {
+    /// Starts one worker for each of these commands.
+    pub(crate) async fn launched(commands: &[&[&str]], variables: &[(&str, &str)]) -> Self {
+        let mut fleet = Self::start(0, variables).await;
+        let addresses: Vec<_> = commands.iter().map(|_| free_address()).collect();
+        fleet.stickyd = stickyd(&addresses);
+        for (address, command) in addresses.into_iter().zip(commands) {
+            let worker = fleet.worker(address, command).await;
+            fleet.workers.push(worker);
+        }
+        fleet
+    }
+
+    async fn worker(&self, address: std::net::SocketAddr, launch: &[&str]) -> BusWorker {
         let mut command = vec!["-c".to_owned(), format!("export {} && exec \"$@\"", self.bus_env()), "sh".to_owned()];
         command.extend(["env".to_owned(), format!("PORT={}", address.port()), format!("HOST={}", address.ip())]);
         command.extend(self.variables.iter().map(|(name, value)| format!("{name}={value}")));
-        command.extend(["node".to_owned(), "bus_worker.cjs".to_owned()]);
+        command.extend(launch.iter().map(|word| (*word).to_owned()));
         let mut process = Process::start("sh", command);
         let said = process.line().await.expect("the worker starts");
         self.stickyd.says(&[&format!("worker={address}"), "to=\"up\""]);
@@ -69,20 +81,48 @@ impl Fleet {
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
-    /// Socket.IO servers that are linked to the bus, as `/metrics` shows them.
-    pub(crate) fn linked(&self) -> f64 {
+    /// The variables of `stickyd bus env`, as a shell reads them.
+    pub(crate) fn variables_of_bus(&self) -> Vec<(String, String)> {
+        const NAMES: [&str; 3] = ["NODE_OPTIONS", "STICKYD_BUS", "STICKYD_BUS_UPSTREAM"];
+        let values = NAMES.map(|name| format!("\"${name}\"")).join(" ");
+        let script = format!("export {} && printf '%s\\n' {values}", self.bus_env());
+        let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        NAMES.iter().zip(text.lines()).map(|(name, value)| ((*name).to_owned(), value.to_owned())).collect()
+    }
+
+    /// An answer of the admin listener.
+    pub(crate) fn admin(&self, path: &str) -> String {
         let mut curl = Command::new("curl");
-        curl.args(["-sS", "--unix-socket"]).arg(self.stickyd.admin()).arg("http://localhost/metrics");
-        let text = String::from_utf8(curl.output().unwrap().stdout).unwrap();
-        assert!(text.contains("stickyd_bus_messages_total"), "{text}");
-        let series = text.lines().filter(|line| line.starts_with("stickyd_bus_workers{"));
-        series.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
+        curl.args(["-sS", "--unix-socket"]).arg(self.stickyd.admin()).arg(format!("http://localhost{path}"));
+        String::from_utf8(curl.output().unwrap().stdout).unwrap()
+    }
+
+    /// The sum of all series whose line begins so, as `/metrics` shows them.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let text = self.admin("/metrics");
+        let series: Vec<_> = text.lines().filter(|line| line.starts_with(name)).collect();
+        assert!(!series.is_empty(), "{name}: {text}");
+        series.iter().map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
+    }
+
+    /// Socket.IO servers that are linked to the bus.
+    pub(crate) fn linked(&self) -> f64 {
+        self.metric("stickyd_bus_workers{")
+    }
+
+    /// Waits until this many are linked.
+    pub(crate) fn wait_linked(&self, count: f64) {
+        wait_for("the workers are linked", || {
+            let linked = self.linked();
+            if linked == count { Ok(()) } else { Err(linked) }
+        });
     }
 
     /// Kills a worker and starts it again.
     pub(crate) async fn restart(&mut self, index: usize) {
         self.workers[index].process.kill().await;
-        self.workers[index] = self.worker(self.workers[index].address).await;
+        self.workers[index] = self.worker(self.workers[index].address, &["node", "bus_worker.cjs"]).await;
     }
 
     /// Connects this many clients through stickyd, and checks that they are on all workers.
@@ -93,12 +133,34 @@ impl Fleet {
     }
 }
 
+/// A stickyd in front of workers at these addresses.
+fn stickyd(addresses: &[std::net::SocketAddr]) -> Binary {
+    let names = addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
+    Binary::with(&format!(
+        "state_dir = \".\"\n[upstream.app]\nworkers = {names:?}\n\
+        allow_empty = true\nhealth = {{ kind = \"tcp\", interval = \"100ms\" }}\n"
+    ))
+}
+
 impl BusWorker {
     /// Asks the application over HTTP.
     pub(crate) fn ask(&self, path: &str) -> Value {
-        let answer = Raw::connect(self.address).get(path);
-        serde_json::from_str(&answer.text()).unwrap_or_else(|_| Value::from(answer.text()))
+        ask(self.address, path)
     }
+
+    /// Asks without waiting for an answer.
+    pub(crate) fn tell(&self, path: &str) {
+        let mut connection = std::net::TcpStream::connect(self.address).unwrap();
+        std::io::Write::write_all(&mut connection, format!("GET {path} HTTP/1.1\r\nHost: worker\r\n\r\n").as_bytes())
+            .unwrap();
+        let _ = std::io::Read::read(&mut connection, &mut [0; 64]);
+    }
+}
+
+/// Asks the application at this address over HTTP.
+pub(crate) fn ask(address: std::net::SocketAddr, path: &str) -> Value {
+    let answer = Raw::connect(address).get(path);
+    serde_json::from_str(&answer.text()).unwrap_or_else(|_| Value::from(answer.text()))
 }
 
 /// A process with Socket.IO clients.

@@ -21,6 +21,8 @@ use crate::telemetry::say_full;
 
 /// Time in which a connection must say who it is.
 const HELLO_TIME: Duration = Duration::from_secs(10);
+/// Time for reading what a process published before it died.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Pause between two confirmations of what a member published.
 const CONFIRM: Duration = Duration::from_millis(20);
 /// Bytes that are read at once.
@@ -86,9 +88,11 @@ async fn greet_and_run(hub: &Rc<Hub>, socket: UnixStream) -> Result<(), LinkErro
     }
     let outbox = Rc::new(Outbox::default());
     let member = Member::join(hub, *hello, &outbox);
+    let mut read = std::pin::pin!(member.read(frames));
     tokio::select! {
-        result = member.read(frames) => result,
-        result = outbox.write_to(write) => Ok(result?),
+        result = &mut read => result,
+        // A process that has died reads nothing, but what it published last may still have to be read.
+        Err(_) = outbox.write_to(write) => timeout(LAST_WORDS, read).await.unwrap_or(Ok(())),
         () = outbox.overflow.notified() => Err(LinkError::Slow),
         () = member.confirm() => Ok(()),
     }

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::bus::BusSample;
 use super::SocketSeries;
+use super::bus::BusSample;
 use super::families::{Families, Family, value};
 use super::labels::AttemptOutcome;
 use super::process::WorkerProcess;

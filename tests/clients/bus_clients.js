@@ -12,12 +12,19 @@ const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 function connect(i) {
   const options = { transports: TRANSPORTS[i % 3], forceNew: true, reconnectionDelay: 100, reconnectionDelayMax: 500 };
   const path = process.env.IO_PATH;
-  const socket = io(urls[i % urls.length], path ? { ...options, path } : options);
-  const client = { socket, news: new Map(), order: [], recovered: 0, connects: 0 };
+  if (path) options.path = path;
+  if (process.env.PARSER) options.parser = require(process.env.PARSER);
+  if (process.env.TRANSPORT) options.transports = process.env.TRANSPORT.split(',');
+  const socket = io(urls[i % urls.length] + (process.env.NSP ?? ''), options);
+  const client = { socket, news: new Map(), order: [], recovered: 0, connects: 0, bytes: 0 };
   socket.on('news', (text) => {
-    text = String(text);
+    text = String(text).trimEnd();
     client.news.set(text, (client.news.get(text) ?? 0) + 1);
     client.order.push(text);
+  });
+  socket.on('big', (text, filling) => {
+    client.news.set(text, (client.news.get(text) ?? 0) + 1);
+    client.bytes += filling.length;
   });
   socket.on('question', (text, answer) => answer(`${i}: ${text}`));
   socket.on('connect', () => { client.connects += 1; client.recovered += socket.recovered ? 1 : 0; });
@@ -66,6 +73,18 @@ const answers = {
   async return(clients) {
     for (const { socket } of clients) socket.connect();
     return answers.connected(clients, [clients.length]);
+  },
+  // `others TEXT`: the first client says it to all others
+  async others(clients, [text]) {
+    clients[0].socket.emit('others', text);
+    return answers.got(clients, [text, clients.length - 1]);
+  },
+  async hostile(clients) {
+    for (const { socket } of clients) await socket.emitWithAck('hostile');
+    return {};
+  },
+  async bytes(clients) {
+    return clients.map(({ bytes }) => bytes);
   },
   async connected(clients, [wanted]) {
     const live = () => clients.filter(({ socket }) => socket.connected).length;
