@@ -119,8 +119,8 @@ impl<'a> Member<'a> {
         if lost > 0 {
             hub.members.metrics.bus.dropped.inc_by(lost);
             tracing::warn!(
-                upstream = key.0,
-                path = key.1,
+                upstream = %key.0,
+                path = %key.1,
                 pid = hello.pid,
                 lost,
                 "a worker missed messages of the bus"
@@ -175,8 +175,8 @@ impl<'a> Member<'a> {
             series.duplicates.inc();
             let (upstream, path) = (&self.key.0, &self.key.1);
             tracing::warn!(
-                upstream,
-                path,
+                %upstream,
+                %path,
                 "several workers send the same messages, so clients get each of them more \
                 than once: the application seems to spread messages itself; remove that, or set bus = false"
             );

@@ -67,6 +67,12 @@ async function startWorker(worker) {
 await Promise.all(workers.map(startWorker));
 await sleep(1500);
 
+function endAll() {
+  hub.kill();
+  for (const { process: child } of workers) child?.kill();
+}
+for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => (endAll(), process.exit(1)));
+
 // Texts of acknowledged messages, with the times of their beginning and of their acknowledgement.
 const messages = [];
 let ending = false;
@@ -136,6 +142,5 @@ for (const client of clients) {
   }
 }
 console.log(JSON.stringify({ ...totals, expected, missed, duplicates, examples }, null, 1));
-hub.kill();
-for (const { process: child } of workers) child.kill();
+endAll();
 process.exit(missed || duplicates || totals.rejections ? 1 : 0);
