@@ -45,6 +45,7 @@ fn main() -> ExitCode {
         Command::Spawn(spawn) => ExitCode::from(spawn.run()),
         Command::Shim(shim) => ExitCode::from(shim.run()),
         Command::Log(log) => ExitCode::from(log.run()),
+        Command::Bus(bus) => ExitCode::from(bus.run()),
         Command::Completions(completions) => ExitCode::from(completions.run()),
     }
 }
