@@ -46,6 +46,7 @@ const LAYERS: &[&str] = &[
     "tunnel",
     "drain",
     "control",
+    "spawn",
     "systemd",
     "listener",
     "proxy",

@@ -32,9 +32,11 @@ pub(crate) fn scrape_with(shared: &Shared, look: &ProcessTable) -> Vec<u8> {
         live.bus_workers(&upstream.config.name, shared.bus.linked(&upstream.config.name));
     }
     let linked = shared.bus.list();
-    for sample in samples(&snapshot, look, &linked).into_values() {
+    for mut sample in samples(&snapshot, look, &linked).into_values() {
+        sample.is_spawned = metrics.spawn.has(sample.upstream, sample.worker);
         live.worker(&sample);
     }
+    metrics.spawn.show(&mut live);
     show_names(&mut live, shared, &snapshot);
     let (open, limit) = (descriptors::open(), descriptors::limit());
     live.own_process(processes::own().as_ref().map(own), u64::try_from(open).ok(), limit);
@@ -92,6 +94,7 @@ fn sample<'a>(worker: &'a Worker, look: &ProcessTable, linked: &[BusMember]) -> 
         // The figures of a cluster's master are not those of one worker.
         process: look.workers.get(&worker.address).filter(|process| !process.shared).map(of_worker),
         bus: LinkedProcess::of(worker, look, linked).map(|linked| linked.sample()),
+        is_spawned: false,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What waits to be written to one worker. A worker that leaves [`LIMIT`] bytes unread and reads nothing for [`STUCK`]
-//! is cut, so that it neither slows the others nor fills the memory; it comes back by itself and gets what is still kept.
-//! One that does read may be behind by [`BURST`] bytes: several large messages at once are no reason to cut it.
+//! is cut, so that it neither slows the others nor fills the memory; it comes back by itself and gets what is still
+//! kept. For one that does read, [`BURST`] bytes may wait: several large messages at once do not cut it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

@@ -1,15 +1,21 @@
 //! `stickyd workers`: every worker with its state, sessions, restarts and process, and the reasons below.
 
-use clap::Args;
+use clap::{Args, Subcommand};
+use hyper::Method;
 
-use super::remote::RemoteArgs;
-use super::table::{Column, TableArgs, bytes, cell, table};
-use crate::admin::api::{NameView, WorkerView, WorkersAnswer, paths};
+use super::remote::{NO_BODY, RemoteArgs};
+use super::spawned::RestartCommand;
+use super::table::{Column, TableArgs, bytes, cell, span, table};
+use crate::admin::api::{NameView, SpawnAnswer, WorkerView, WorkersAnswer, paths};
 use crate::printable::printable;
 
 /// Arguments of `stickyd workers`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct WorkersCommand {
+    /// What to do with them, instead of showing them.
+    #[command(subcommand)]
+    pub action: Option<WorkersAction>,
     /// Only workers of this upstream
     #[arg(value_name = "UPSTREAM")]
     pub upstream: Option<String>,
@@ -21,10 +27,31 @@ pub struct WorkersCommand {
     pub asking: RemoteArgs,
 }
 
+/// What can be done with workers.
+#[derive(Debug, Subcommand)]
+pub enum WorkersAction {
+    /// Replace workers that stickyd starts, one after the other, and wait until that is over
+    ///
+    /// Exit code 1 if a successor does not become healthy: then the workers that are left stay.
+    ///
+    /// Example: stickyd workers restart app/1
+    Restart(RestartCommand),
+}
+
 impl WorkersCommand {
     /// Runs the command and returns the exit code.
     pub fn run(&self) -> u8 {
-        self.asking.show(paths::WORKERS, |said| workers(said, self.upstream.as_deref(), self.tables.width()))
+        if let Some(WorkersAction::Restart(restart)) = &self.action {
+            return restart.run();
+        }
+        let only = self.upstream.as_deref();
+        self.asking.show(paths::WORKERS, |said| {
+            // A stickyd of an earlier version does not know this path; it starts no workers.
+            let admin = self.asking.remote.find();
+            let spawned = admin.and_then(|admin| admin.done::<SpawnAnswer>(Method::GET, paths::SPAWN, NO_BODY));
+            let starts = spawned.map_or(String::new(), |spawned| starts(&spawned, only));
+            workers(said, only, self.tables.width()) + &starts
+        })
     }
 }
 
@@ -67,6 +94,21 @@ pub(crate) fn texts(said: &WorkersAnswer, only: Option<&str>, width: Option<u16>
     let names = said.names.iter().filter(|name| wanted(&name.upstream) && name.state != "resolved");
     let notes = all.iter().flat_map(|one| reasons(one)).chain(names.map(unresolved));
     WorkersText { table, notes: notes.map(|note| printable(&note).into_owned()).collect() }
+}
+
+/// Formats why workers that stickyd starts are not ready, with the last lines that they wrote.
+fn starts(said: &SpawnAnswer, only: Option<&str>) -> String {
+    let mut text = String::new();
+    for pool in said.upstreams.iter().filter(|pool| only.is_none_or(|only| pool.upstream == only)) {
+        for one in pool.workers.iter().filter(|one| one.state != "ready") {
+            let next = one.starts_in_ms.map(|ms| format!("; next start in {}", span(ms.div_ceil(1_000))));
+            let next = next.unwrap_or_default();
+            let why = one.why.as_ref().map_or(String::new(), |why| format!(": {why}"));
+            text.push_str(&format!("{}/{} ({}){why}{next}\n", pool.upstream, one.worker, one.state));
+            one.last_lines.iter().for_each(|line| text.push_str(&format!("    {}\n", printable(line))));
+        }
+    }
+    if text.is_empty() { text } else { format!("\n{text}") }
 }
 
 fn row(one: &WorkerView) -> Vec<String> {

@@ -15,6 +15,7 @@ pub(crate) mod responses;
 mod rules;
 pub(crate) mod socket_labels;
 mod sockets;
+mod spawn;
 mod upstream;
 pub(crate) mod worker;
 
@@ -51,6 +52,8 @@ pub struct Metrics {
     /// Series of connection quality: round-trips, sockets that owe an answer, broadcasts.
     pub care: liveness::CareSeries,
     pub(crate) rules: rules::RuleMetrics,
+    /// Series of the workers that stickyd starts itself.
+    pub spawn: spawn::SpawnSeries,
     pub(crate) shared_addresses: IntGaugeVec,
     pub(crate) responses: responses::ResponsesSeries,
     pub(crate) workers: worker::WorkersSeries,
@@ -229,6 +232,7 @@ impl Metrics {
             bus: BusSeries::new(&r)?,
             sockets: SocketsSeries::new(&r)?,
             care: liveness::CareSeries::new(&r)?,
+            spawn: spawn::SpawnSeries::register(&r)?,
             rules: rules::RuleMetrics::new(&r)?,
             registry: r,
         };

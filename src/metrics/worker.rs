@@ -172,6 +172,8 @@ pub(crate) struct WorkerSample<'a> {
     pub(crate) process: Option<WorkerProcess>,
     /// What the process says about itself, if it is linked to the bus.
     pub(crate) bus: Option<BusSample>,
+    /// Whether stickyd starts the worker, so that its restarts are known with their reasons.
+    pub(crate) is_spawned: bool,
 }
 
 impl WorkerSample<'_> {
@@ -205,8 +207,11 @@ const HEALTH: Family =
 const ADMIN: Family =
     Family { name: "stickyd_worker_admin", help: "1 for the present admin state of the worker, 0 for all others." };
 const IS_UP: Family = Family { name: "stickyd_worker_up", help: "1 if the health of the worker is up, else 0." };
-const RESTARTS: Family =
-    Family { name: "stickyd_worker_restarts_total", help: "New processes seen at the worker's address." };
+pub(super) const RESTARTS: Family = Family {
+    name: "stickyd_worker_restarts_total",
+    help: "New processes seen at the worker's address; of workers that stickyd starts itself, by the reason: exit, \
+           signal, memory, roll.",
+};
 const REQUESTS: Family = Family {
     name: "stickyd_requests_total",
     help: "Answers of workers by status class, without refused attempts of discovery.",
@@ -277,6 +282,9 @@ impl Families {
             self.gauge(family, &at, value(count));
         }
         self.worker_counters(&at, one.series);
+        if !one.is_spawned {
+            self.counter(&RESTARTS, &at, value(one.series.restarts.get()));
+        }
         if let Some(process) = &one.process {
             self.worker_process(&at, process);
         }
@@ -302,7 +310,6 @@ impl Families {
             self.counter(family, &[upstream, worker, (label, word)], value(count.get()));
         }
         self.counter(&SPARED, at, value(series.spared.get()));
-        self.counter(&RESTARTS, at, value(series.restarts.get()));
         self.summary(&RESPONSE, at, value(series.head_us.get()) / 1e6, series.heads.get());
         for transport in Transport::ALL {
             let live = series.live_sockets(transport);

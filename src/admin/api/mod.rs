@@ -11,6 +11,7 @@ mod bodies;
 pub mod paths;
 mod session;
 mod socket;
+mod spawn;
 pub mod stats;
 mod status;
 mod worker;
@@ -24,6 +25,7 @@ pub use socket::{
     BroadcastAnswer, CloseAnswer, ClosedSocket, ClosingView, ClosingsAnswer, LegView, NotReached, RoundTripView,
     SocketView, SocketsAnswer, WayView,
 };
+pub use spawn::{LogLineView, LogsAnswer, PoolView, RollView, SpawnAnswer, SpawnOrderBody, SpawnedView};
 pub use stats::{LabelCount, LabelCounts, LiveCounts, SocketCounts, StatsAnswer, UpstreamStats, WorkerStats};
 pub use status::{
     ConfigView, DescriptorUsage, LogAnswer, ProcessView, ReloadAnswer, ReloadFailure, StatusAnswer, Usage,
