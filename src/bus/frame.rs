@@ -93,7 +93,7 @@ impl Publish {
     pub(crate) fn comparable(&self) -> &[u8] {
         // The id is the last part: five bytes of head, then its text.
         let id = self.audience.as_ref().map_or(0, |audience| 5 + audience.id.len());
-        &self.payload[..self.payload.len().saturating_sub(id)]
+        self.payload.get(..self.payload.len().saturating_sub(id)).unwrap_or_default()
     }
 }
 

@@ -122,22 +122,22 @@ async fn write_all(
     batch: &mut [(Bytes, Option<Rc<()>>)],
     progress: &Cell<Instant>,
 ) -> io::Result<()> {
-    let mut rest = batch;
-    while !rest.is_empty() {
-        let slices: Vec<_> = rest.iter().map(|(frame, _)| IoSlice::new(frame)).collect();
+    let mut done = 0;
+    while done < batch.len() {
+        let slices: Vec<_> = batch.iter().skip(done).map(|(frame, _)| IoSlice::new(frame)).collect();
         let mut written = socket.write_vectored(&slices).await?;
         if written == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
         progress.set(Instant::now());
-        while let Some((frame, _)) = rest.first_mut() {
+        for (frame, _) in batch.iter_mut().skip(done) {
             let part = frame.len().min(written);
             frame.advance(part);
             written -= part;
             if !frame.is_empty() {
                 break;
             }
-            rest = &mut rest[1..];
+            done += 1;
         }
     }
     Ok(())
