@@ -160,7 +160,7 @@ impl BusWorker {
 /// Asks the application at this address over HTTP.
 pub(crate) fn ask(address: std::net::SocketAddr, path: &str) -> Value {
     let answer = Raw::connect(address).get(path);
-    serde_json::from_str(&answer.text()).unwrap_or_else(|_| Value::from(answer.text()))
+    serde_json::from_str(answer.text()).unwrap_or_else(|_| Value::from(answer.text()))
 }
 
 /// A process with Socket.IO clients.
