@@ -62,7 +62,10 @@ fn answers_are_counted_by_class_and_by_who_wrote_them() {
     assert_eq!(ask("GET / HTTP/1.1\r\nHost: b"), 404);
     assert_eq!((ask("GET / HTTP/1.1\r\nHost: a\r\nHost: a"), ask("TRACE / HTTP/1.1\r\nHost: a")), (400, 501));
     assert_eq!((ask("rubbish"), ask(&format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(99_999)))), (400, 431));
-    wait_for("the connections of bad heads are over", || { let n = responses(&proxy, "-", "4xx", "stickyd"); if n == 4.0 { Ok(()) } else { Err(n) } });
+    wait_for("the connections of bad heads are over", || {
+        let n = responses(&proxy, "-", "4xx", "stickyd");
+        if n == 4.0 { Ok(()) } else { Err(n) }
+    });
     assert_eq!(responses(&proxy, "-", "5xx", "stickyd"), 1.0);
     assert_eq!(proxy.metric("stickyd_unrouted_total"), 1.0);
     // Requests that a guard refused have no duration.
