@@ -63,6 +63,16 @@ impl Control {
         self.follow(all, old.rules.clone());
     }
 
+    /// Sets the workers of an upstream that stickyd itself has started.
+    pub(crate) fn set_spawned(&self, upstream: &str, workers: Vec<config::Worker>) {
+        let old = self.0.snapshot.load_full();
+        // An upstream that now lists its workers has none that stickyd starts.
+        let spawns = old.upstream(upstream).filter(|upstream| upstream.config.spawn.is_some());
+        let Some(changed) = spawns.map(|changed| changed.config.with_spawned(workers)) else { return };
+        let all = old.named().map(|one| if one.name == upstream { &changed } else { one });
+        self.follow(all, old.rules.clone());
+    }
+
     /// Forgets removed workers whose last session has ended.
     pub(crate) fn forget_unneeded(&self) {
         let old = self.0.snapshot.load_full();

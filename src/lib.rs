@@ -10,6 +10,7 @@ mod admin;
 mod affinity;
 mod body;
 mod broadcast;
+mod bus;
 mod cli;
 mod client;
 mod client_limits;
@@ -39,6 +40,7 @@ mod rules;
 mod secret;
 mod server;
 mod sockets;
+mod spawn;
 mod state;
 mod systemd;
 mod telemetry;
@@ -56,8 +58,9 @@ pub mod testing;
 pub mod program {
     pub use crate::cli::{Cli, Command, RunCommand};
     pub use crate::descriptors::raise_limit;
-    pub use crate::reload::ReloadSender;
+    pub use crate::reload::{ReloadOutcome, ReloadSender};
     pub use crate::server::{Server, Stop, StopOutcome};
+    pub use crate::spawn::SpawnHandle;
     pub use crate::systemd::Parent;
     pub use crate::telemetry::{flush as flush_log, start as start_log};
 }

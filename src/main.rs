@@ -4,10 +4,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use stickyd::program::{
-    Cli, Command, Parent, ReloadSender, RunCommand, Server, Stop, StopOutcome, flush_log, raise_limit, start_log,
+    Cli, Command, Parent, ReloadSender, RunCommand, Server, SpawnHandle, Stop, StopOutcome, flush_log, raise_limit,
+    start_log,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 /// jemalloc returns the memory of a reconnect storm to the system (its decay is set in .cargo/config.toml) and needs
 /// half as much as mimalloc per idle tunnel (docs/reference/performance.md §4).
@@ -36,7 +38,14 @@ fn main() -> ExitCode {
         Command::Drain(drain) => ExitCode::from(drain.run()),
         Command::Maint(maint) => ExitCode::from(maint.run()),
         Command::Ready(ready) => ExitCode::from(ready.run()),
+        Command::Logs(logs) => ExitCode::from(logs.run()),
+        Command::Scale(scale) => ExitCode::from(scale.run()),
+        Command::Stop(stop) => ExitCode::from(stop.stop()),
+        Command::Start(start) => ExitCode::from(start.start()),
+        Command::Spawn(spawn) => ExitCode::from(spawn.run()),
+        Command::Shim(shim) => ExitCode::from(shim.run()),
         Command::Log(log) => ExitCode::from(log.run()),
+        Command::Bus(bus) => ExitCode::from(bus.run()),
         Command::Completions(completions) => ExitCode::from(completions.run()),
     }
 }
@@ -57,6 +66,10 @@ fn run(run: &RunCommand) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if let Err(error) = run.check_unit(&config) {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
     // Must run while this is the only thread: it removes environment variables.
     let parent = match Parent::find() {
         Ok(parent) => parent,
@@ -98,7 +111,7 @@ fn run(run: &RunCommand) -> ExitCode {
     let admins: Vec<_> = server.admins.iter().map(ToString::to_string).collect();
     let admin = if admins.is_empty() { "none".to_owned() } else { admins.join(", ") };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), %admin, "ready");
-    signals.watch(server.stop(), server.reload());
+    signals.watch(server.stop(), server.reload(), server.spawned());
     report(server.wait())
 }
 
@@ -136,10 +149,12 @@ impl Signals {
         Ok(Self { runtime, hangup, terminate, interrupt, ignored })
     }
 
-    /// Blocks this thread until the first SIGTERM or SIGINT, and reloads on each SIGHUP meanwhile. A second SIGTERM or
+    /// Blocks this thread until the first SIGTERM or SIGINT, and reloads on each SIGHUP meanwhile; after a reload
+    /// without errors the workers that stickyd has started are replaced. A second SIGTERM or
     /// SIGINT stops at once; a thread that lives as long as the process waits for it.
-    fn watch(self, stop: Stop, asks: ReloadSender) {
+    fn watch(self, stop: Stop, asks: ReloadSender, spawned: SpawnHandle) {
         let Self { runtime, mut hangup, mut terminate, mut interrupt, ignored } = self;
+        let mut reloads = JoinSet::new();
         for (name, mut signal) in ignored {
             runtime.spawn(async move {
                 while signal.recv().await.is_some() {
@@ -153,8 +168,12 @@ impl Signals {
                     _ = hangup.recv() => {
                         // The reloader logs its result, so nothing waits for it here and SIGTERM is handled meanwhile.
                         // A full queue already holds a reload that has not begun; it will read the same file.
-                        let _ = asks.try_send(oneshot::channel().0);
+                        let (answer, outcome) = oneshot::channel();
+                        if asks.try_send(answer).is_ok() {
+                            reloads.spawn(renew(outcome, spawned.clone()));
+                        }
                     }
+                    Some(_) = reloads.join_next() => {}
                     _ = terminate.recv() => break,
                     _ = interrupt.recv() => break,
                     // A data or control thread ended unexpectedly.
@@ -173,6 +192,13 @@ impl Signals {
             });
             stop.now.cancel();
         });
+    }
+}
+
+/// Replaces the workers that stickyd has started, unless the file has errors.
+async fn renew(outcome: oneshot::Receiver<stickyd::program::ReloadOutcome>, spawned: SpawnHandle) {
+    if let Ok(Ok(_)) = outcome.await {
+        spawned.restart_all();
     }
 }
 

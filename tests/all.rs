@@ -15,6 +15,7 @@
 mod admin;
 mod affinity;
 mod broadcast;
+mod bus;
 mod clients_selftest;
 mod commands;
 mod config;
@@ -39,6 +40,7 @@ mod reload;
 mod retries;
 mod socket_io;
 mod sockets;
+mod spawn;
 mod start_and_stop;
 mod strict;
 #[allow(dead_code, reason = "some helpers are used in one configuration only")]

@@ -13,11 +13,13 @@ pub(crate) mod auth;
 mod bind;
 mod broadcast;
 pub(crate) mod layers;
+mod linked;
 mod log;
 mod processes;
 pub(crate) mod scrape;
 mod sessions;
 mod sockets;
+mod spawn;
 mod stats;
 mod status;
 mod workers;
@@ -43,6 +45,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::Secret;
 use crate::drain::close_requests::Closings;
 use crate::reload;
+use crate::spawn::SpawnHandle;
 use crate::state::Shared;
 use crate::telemetry::say_full;
 use api::{ErrorAnswer, ReloadAnswer, ReloadFailure, paths};
@@ -68,6 +71,8 @@ pub(crate) struct AdminSettings {
     pub reload: reload::ReloadSender,
     /// Cancelled once stickyd stops and only finishes what is under way.
     pub stopping: CancellationToken,
+    /// The workers that stickyd starts.
+    pub spawned: SpawnHandle,
 }
 
 /// Serves requests on all addresses until `stop` is cancelled.
@@ -78,7 +83,7 @@ pub(crate) async fn serve(
     tasks: TaskTracker,
     stop: CancellationToken,
 ) {
-    let AdminSettings { token, hosts, reload, stopping } = settings;
+    let AdminSettings { token, hosts, reload, stopping, spawned } = settings;
     if bound.is_empty() {
         return;
     }
@@ -94,6 +99,7 @@ pub(crate) async fn serve(
         shared,
         reload,
         stopping,
+        spawned,
         processes,
         history,
         closings: Arc::default(),
@@ -186,6 +192,7 @@ struct Api {
     shared: Arc<Shared>,
     reload: reload::ReloadSender,
     stopping: CancellationToken,
+    spawned: SpawnHandle,
     processes: Arc<Processes>,
     history: Arc<History>,
     closings: Arc<Closings>,
@@ -223,6 +230,7 @@ fn handlers(path: &str) -> MethodRouter<Api> {
         paths::EXPLAIN => get(sessions::explain),
         paths::HEALTH => get(status::health),
         paths::LOG => get(log::show).put(log::set),
+        paths::LOGS => get(spawn::logs),
         paths::OPENAPI => get(openapi),
         paths::PINS => get(sessions::pin),
         paths::RELOAD => post(reload),
@@ -230,6 +238,8 @@ fn handlers(path: &str) -> MethodRouter<Api> {
         paths::SOCKETS_CLOSE => get(sockets::close::progress).post(sockets::close::many),
         paths::SOCKET => get(sockets::one),
         paths::SOCKET_CLOSE => post(sockets::close::one),
+        paths::SPAWN => get(spawn::show),
+        paths::SPAWN_WISH => post(spawn::wish),
         paths::STATS => get(stats::show),
         paths::STATUS => get(status::show),
         paths::WORKERS => get(workers::list),

@@ -222,6 +222,11 @@ impl Sessions {
         }
     }
 
+    /// Whether an operator, or the replacement of its worker, has ended the session.
+    pub fn is_ended(&self, key: Key) -> bool {
+        self.pins.peek(key, Instant::now(), |pin| pin.worker().is_none()) == Some(true)
+    }
+
     /// Time at which the drain of `worker` ends the session that polls there: the start of the clock if it has ended
     /// already; `None` while only its tunnel or the session itself can end it.
     pub fn ends_at(&self, key: Key, worker: &Worker) -> Option<Millis> {

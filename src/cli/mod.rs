@@ -6,15 +6,18 @@
 //! `main` ends the process.
 
 mod broadcast;
+mod bus;
 mod close;
 mod drain;
 mod explain;
 mod log;
+mod logs;
 mod progress;
 mod quick;
 mod reload;
 mod remote;
 mod sockets;
+mod spawned;
 mod stats;
 mod status;
 mod table;
@@ -28,14 +31,18 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, AdminAddress, Config, Diagnostic, Loaded, Severity, Sources};
 use crate::printable::printable_lines;
+use crate::spawn::{ShimCommand, SpawnerCommand};
 
 pub(crate) use broadcast::BroadcastCommand;
+pub(crate) use bus::BusCommand;
 pub(crate) use close::CloseCommand;
 pub(crate) use drain::{DrainCommand, MaintCommand, ReadyCommand};
 pub(crate) use explain::{ExplainCommand, PinCommand};
 pub(crate) use log::LogCommand;
+pub(crate) use logs::LogsCommand;
 pub(crate) use reload::ReloadCommand;
 pub(crate) use sockets::SocketsCommand;
+pub(crate) use spawned::{ScaleCommand, StopStartCommand};
 pub(crate) use stats::StatsCommand;
 pub(crate) use status::StatusCommand;
 pub(crate) use top::TopCommand;
@@ -63,7 +70,11 @@ pub enum Command {
     ///
     /// Stops on SIGTERM or SIGINT (a second one stops at once) and reloads its file on SIGHUP.
     ///
+    /// With --spawn it starts the workers, too, and replaces them one after the other on SIGHUP.
+    ///
     /// Example: stickyd run --listen 0.0.0.0:8080 --worker 127.0.0.1:3001-3004
+    ///
+    /// Example: stickyd run --listen :3000 --spawn max -- node server.js
     Run(RunCommand),
     /// Check a configuration file, and print a summary or every error in it
     ///
@@ -75,7 +86,10 @@ pub enum Command {
     Reload(ReloadCommand),
     /// Show the version and configuration of a running stickyd, and how close it is to its limits
     Status(StatusCommand),
-    /// Show every worker: its state and the reason for it, sessions, restarts, process
+    /// Show every worker: its state and the reason for it, sessions, restarts, process; or replace workers
+    ///
+    /// `stickyd workers restart` replaces the workers that stickyd starts, one after the other: each successor starts
+    /// beside the worker and must be healthy before the worker's sessions are ended.
     Workers(WorkersCommand),
     /// List live sockets, filtered and sorted, or show all details of one
     ///
@@ -124,6 +138,30 @@ pub enum Command {
     ///
     /// Example: stickyd log info,stickyd::affinity=debug
     Log(LogCommand),
+    /// Print what the workers wrote that stickyd starts
+    ///
+    /// Example: stickyd logs -f app/1
+    Logs(LogsCommand),
+    /// Set the number of workers that stickyd starts for an upstream
+    ///
+    /// Example: stickyd scale app 6
+    Scale(ScaleCommand),
+    /// Stop workers that stickyd starts: their sessions are ended, and no new process is started
+    ///
+    /// Stickyd itself goes on. `stickyd start` starts the workers again.
+    Stop(StopStartCommand),
+    /// Start workers that were stopped
+    Start(StopStartCommand),
+    /// Keep the processes of workers, apart from a stickyd that is restarted
+    ///
+    /// The workers are those of the upstreams with `spawn` of the stickyd that connects to the socket (`spawner` in its
+    /// configuration).
+    Spawn(SpawnerCommand),
+    /// Become a worker; only the spawner runs this
+    #[command(name = "__worker", hide = true)]
+    Shim(ShimCommand),
+    /// Link workers that stickyd does not start to the bus, so that their messages reach all clients
+    Bus(BusCommand),
     /// Print a shell completion script
     ///
     /// Example: stickyd completions bash > /etc/bash_completion.d/stickyd
@@ -151,15 +189,26 @@ impl CompletionsCommand {
 #[derive(Debug, Args)]
 pub struct RunCommand {
     /// Configuration file; conf/stickyd.toml documents every key [default: /etc/stickyd/stickyd.toml, if it exists]
-    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["listen", "worker"])]
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["listen", "worker", "spawn", "command"])]
     pub config: Option<PathBuf>,
-    /// Address to accept clients on; may be given several times
-    #[arg(short, long, value_name = "IP:PORT", requires = "worker")]
+    /// Address to accept clients on, with --spawn also :PORT; may be given several times [default with --spawn: PORT of
+    /// the environment, else 3000]
+    #[arg(short, long, value_name = "IP:PORT", requires = "workers")]
     pub listen: Vec<String>,
     /// Address of an application process: 127.0.0.1:3000, a range 127.0.0.1:3001-3004, or unix:/run/app/1.sock; may be
     /// given several times
-    #[arg(short, long, value_name = "ADDRESS", requires = "listen")]
+    #[arg(short, long, value_name = "ADDRESS", group = "workers", requires = "listen", conflicts_with = "spawn")]
     pub worker: Vec<String>,
+    /// Start this many workers of the command after --, or one per core with max. Each is given a port of its own in
+    /// PORT, is restarted when it ends, and is replaced by a new one on SIGHUP
+    #[arg(short, long, value_name = "N|max", group = "workers", value_parser = config::spawn::parse_instances, requires = "command")]
+    pub spawn: Option<u32>,
+    /// Let workers keep their messages to their own clients, instead of sharing them over the bus
+    #[arg(long, requires = "spawn")]
+    pub no_bus: bool,
+    /// The command that --spawn starts, with its arguments
+    #[arg(last = true, value_name = "COMMAND", requires = "spawn")]
+    pub command: Vec<String>,
 }
 
 impl RunCommand {
@@ -169,12 +218,14 @@ impl RunCommand {
     }
 
     fn usage_error_without(&self, default: &Path) -> Option<String> {
-        let given = self.config.is_some() || !self.listen.is_empty();
+        let given = self.config.is_some() || !self.listen.is_empty() || self.spawn.is_some();
         (!given && !default.exists()).then(|| {
             format!(
                 "error: there is no configuration: {} does not exist\n\n\
                  Start without a file, with one listener and the application's processes:\n    \
                  stickyd run --listen 0.0.0.0:8080 --worker 127.0.0.1:3001-3004\n\
+                 or let stickyd start them:\n    \
+                 stickyd run --spawn max -- node server.js\n\
                  or with a file of your own:\n    \
                  stickyd run --config stickyd.toml\n\n\
                  For more information, try 'stickyd run --help'.",
@@ -186,11 +237,41 @@ impl RunCommand {
     /// Loads the configuration, and returns it with its warnings and the files it was read from. The caller logs the
     /// warnings, since the log is set up only afterwards (its level is in the configuration).
     pub fn load(&self) -> (Option<Sources>, Loaded) {
+        if let (None, Some(instances)) = (&self.config, self.spawn) {
+            let config = config::for_spawn(&self.listen, instances, &self.command);
+            let config = config.map(|config| self.with_bus(config));
+            return (None, config.map(|config| with_admin_socket(Config { introduces: false, ..config })));
+        }
         if self.config.is_none() && !self.listen.is_empty() {
             return (None, config::for_command_line(&self.listen, &self.worker).map(with_admin_socket));
         }
         let (sources, loaded) = config::load_noting(self.config.as_deref().unwrap_or_else(|| Path::new(FILE)));
         (Some(sources), loaded)
+    }
+}
+
+impl RunCommand {
+    fn with_bus(&self, mut config: Config) -> Config {
+        config.upstreams.iter_mut().for_each(|upstream| upstream.bus = !self.no_bus);
+        config
+    }
+}
+
+/// Says that stickyd's own hardened unit cannot start workers: it forbids memory that is written and then run (Node's
+/// compiler), and folders below /home.
+const HARDENED: &str = "error: stickyd.service is too confined to start workers (MemoryDenyWriteExecute, ProtectHome)\n  \
+    = help: start stickyd-workers.service, and write spawner = \"unix:/run/stickyd-workers/spawn.sock\" in the \
+    configuration";
+
+impl RunCommand {
+    /// Checks that the service manager lets this process start workers, if it has any to start.
+    ///
+    /// # Errors
+    /// The message for the operator.
+    pub fn check_unit(&self, config: &Config) -> Result<(), String> {
+        let spawns = config.spawner.is_none() && config.upstreams.iter().any(|upstream| upstream.spawn.is_some());
+        let hardened = std::env::var_os("STICKYD_UNIT").is_some_and(|unit| unit == "hardened");
+        if spawns && hardened { Err(HARDENED.to_owned()) } else { Ok(()) }
     }
 }
 
@@ -260,7 +341,11 @@ pub(crate) fn check(file: &Path, strict: bool, out: &mut dyn Write, err: &mut dy
 /// Summary of a configuration, such as `1 listener, 2 upstreams, 9 workers`.
 pub(crate) fn summary(config: &Config) -> String {
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-    let workers = config.upstreams.iter().map(|upstream| upstream.workers.len()).sum();
+    let of = |upstream: &config::Upstream| match &upstream.spawn {
+        Some(spawn) => usize::try_from(spawn.instances).unwrap_or(usize::MAX),
+        None => upstream.workers.len(),
+    };
+    let workers = config.upstreams.iter().map(of).sum();
     let listeners = count(config.listeners.len(), "listener");
     format!("{listeners}, {}, {}", count(config.upstreams.len(), "upstream"), count(workers, "worker"))
 }

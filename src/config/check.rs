@@ -17,8 +17,8 @@ use super::tls::Leaves;
 use super::upstream::ReadUpstream;
 use super::workers::WorkerEntry;
 use super::{
-    AdminListener, Config, Limits, Listener, Log, SameSite, Upstream, addresses, limits, listener, log, routes, rules,
-    secret, state_dir, upstream, workers,
+    AdminListener, Config, Limits, Listener, Log, SameSite, Upstream, addresses, limits, listener, log, quick_spawn,
+    routes, rules, secret, state_dir, upstream, workers,
 };
 
 /// A function that looks up a DNS name; it is an argument so that tests need no network.
@@ -94,28 +94,36 @@ pub fn for_command_line(listen: &[String], workers: &[String]) -> Result<Config,
         affinity: Vec::new(),
         follow: None,
         entries: spans,
+        spawn: None,
     }];
     let none = ReadAdmin { listener: AdminListener::none(), written: Vec::new() };
     addresses::differ(&context, &listeners, &none);
     addresses::no_loops(&context, &listeners, &upstreams);
-    let config = Config {
-        secret: None,
-        state_dir: None,
-        watch: false,
-        introduces: false,
-        threads: cores(),
-        listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
-        upstreams: upstreams.into_iter().map(|read| read.upstream).collect(),
-        routes: Vec::new(),
-        admin: none.listener,
-        limits: Limits::default(),
-        log: Log::default(),
-    };
+    let listeners = listeners.into_iter().map(|(listener, _)| listener).collect();
+    let config = without_file(listeners, upstreams.into_iter().map(|read| read.upstream).collect());
     conclude(report, Some(config)).map(log_warnings)
 }
 
+/// A configuration with these listeners and upstreams, and every other setting at its default.
+pub(crate) fn without_file(listeners: Vec<Listener>, upstreams: Vec<Upstream>) -> Config {
+    Config {
+        secret: None,
+        state_dir: None,
+        spawner: None,
+        watch: false,
+        introduces: false,
+        threads: cores(),
+        listeners,
+        upstreams,
+        routes: Vec::new(),
+        admin: AdminListener::none(),
+        limits: Limits::default(),
+        log: Log::default(),
+    }
+}
+
 /// The arguments as one line that errors can point into, and the place of each value in it.
-fn written(listen: &[String], workers: &[String]) -> (String, Vec<ConfigText>, Vec<ConfigText>) {
+pub(crate) fn written(listen: &[String], workers: &[String]) -> (String, Vec<ConfigText>, Vec<ConfigText>) {
     let mut line = String::new();
     let mut put = |flag: &str, values: &[String]| -> Vec<ConfigText> {
         let mut texts = Vec::new();
@@ -134,6 +142,7 @@ fn written(listen: &[String], workers: &[String]) -> (String, Vec<ConfigText>, V
 fn read(context: &Context<'_>, mut root: Section<'_>, file: &Path) -> Config {
     let secret = secret::read(context, &mut root, file);
     let state_dir = state_dir::read(context, &mut root, secret.is_none());
+    let spawner = quick_spawn::spawner(context, &mut root);
     let watch = root.take("watch").and_then(ConfigItem::boolean).unwrap_or(true);
     let threads = root.integer("threads", 1..=256).unwrap_or_else(cores);
     let listeners = listener::all(context, &mut root);
@@ -151,9 +160,11 @@ fn read(context: &Context<'_>, mut root: Section<'_>, file: &Path) -> Config {
     context.leaves.report(context.report);
     addresses::no_way_to_admin(context, &admin.listener, &upstreams);
     cookies_need_tls(context, &listeners, &upstreams);
+    quick_spawn::check(context, &listeners, &upstreams, spawner.is_some());
     Config {
         secret,
         state_dir,
+        spawner,
         watch,
         introduces: false,
         threads,
@@ -193,7 +204,7 @@ fn cookies_need_tls(context: &Context<'_>, listeners: &[(Listener, Span)], upstr
     }
 }
 
-fn conclude(report: Report<'_>, config: Option<Config>) -> Result<(Config, Vec<Diagnostic>), Errors> {
+pub(crate) fn conclude(report: Report<'_>, config: Option<Config>) -> Result<(Config, Vec<Diagnostic>), Errors> {
     let warnings = report.finish()?;
     // A missing config without an error is impossible; an error message is better than a panic.
     config.map(|config| (config, warnings)).ok_or_else(|| Errors::of_file("no configuration was read".to_owned()))

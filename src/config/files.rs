@@ -198,7 +198,7 @@ pub(crate) fn matched(
     }
 }
 
-fn named(context: &Context<'_>, path: &ConfigText) -> Option<Vec<u8>> {
+pub(crate) fn named(context: &Context<'_>, path: &ConfigText) -> Option<Vec<u8>> {
     let full = context.base.join(&path.value);
     match context.noted.read(&full) {
         Ok(bytes) => Some(bytes),

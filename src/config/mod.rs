@@ -20,11 +20,13 @@ mod listener;
 mod load;
 mod log;
 pub(crate) mod pattern;
+mod quick_spawn;
 mod resolve;
 mod routes;
 pub mod rules;
 mod secret;
 mod sources;
+pub(crate) mod spawn;
 mod state_dir;
 mod tls;
 mod tunnels;
@@ -64,6 +66,7 @@ pub use load::load;
 pub use load::load_with_warnings;
 pub(crate) use load::{Loaded, load_admin, load_noting};
 pub use log::{Log, LogFormat, check_level};
+pub(crate) use quick_spawn::for_spawn;
 pub(crate) use resolve::look_up;
 pub use rules::Affinity;
 pub(crate) use sources::{Sources, SourcesState};
@@ -82,6 +85,9 @@ pub struct Config {
     pub secret: Option<Secret>,
     /// Directory in which stickyd keeps its secret and its admin socket. A change needs a restart.
     pub state_dir: Option<PathBuf>,
+    /// Socket of a spawner that runs apart from stickyd (`stickyd spawn`), for upstreams with `spawn`. `None`: stickyd
+    /// starts a spawner of its own. A change needs a restart.
+    pub spawner: Option<PathBuf>,
     /// Reload automatically when the file, or a file it names, changes; default on. A reload applies it.
     pub watch: bool,
     /// Whether a worker of each upstream is asked once whether it speaks Socket.IO, to log it: only without a file.
@@ -109,6 +115,7 @@ impl Config {
         let changed = [
             ("secret", self.secret != new.secret),
             ("state_dir", self.state_dir != new.state_dir),
+            ("spawner", self.spawner != new.spawner),
             ("threads", self.threads != new.threads),
             ("[admin]", self.admin != new.admin),
             ("[limits] pins", self.limits.pins != new.limits.pins),
@@ -204,6 +211,9 @@ pub struct Upstream {
     /// Headers and query parameters in which ordinary requests name a Socket.IO session; such requests go to the
     /// session's worker.
     pub follow: Vec<rules::Spot>,
+    /// Whether workers may share their messages over the bus; default true. Whether the bus runs needs a restart, the
+    /// environment of workers changes when they start.
+    pub bus: bool,
     /// How workers are checked.
     pub health: Health,
     /// `SameSite` attribute of the affinity cookie.
@@ -258,6 +268,8 @@ pub struct Upstream {
     pub labels: Arc<LabelRules>,
     /// TLS settings for connections to the workers; `None`: no TLS.
     pub tls: Option<Arc<WorkerTls>>,
+    /// The workers that stickyd starts; `None`: others start the workers in `groups`.
+    pub spawn: Option<Arc<spawn::Spawn>>,
 }
 
 impl Upstream {
@@ -292,9 +304,11 @@ impl Upstream {
             removed: RemovedPolicy::default(),
             forwarded: false,
             debug_header: false,
+            bus: true,
             rate: guards::Rates::default(),
             labels: Arc::default(),
             tls: None,
+            spawn: None,
         }
     }
 }

@@ -3,15 +3,19 @@
 //! Left out: checks that need other tables (routes to it, whether its cookie can be Secure); see `check`.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::check::Context;
 use super::error::Span;
 use super::file::{ConfigItem, ConfigText, Section};
 use super::rules::{self, Customs};
+use super::spawn::{self, ReadSpawn, Spawn};
 use super::values::{duration, percent, size, word};
 use super::workers::{self, WorkerEntry};
-use super::{AdminState, Affinity, SameSite, Upstream, drain, eject, guards, health, labels, tunnels, worker_tls};
+use super::{
+    AdminState, Affinity, RemovedPolicy, SameSite, Upstream, drain, eject, guards, health, labels, tunnels, worker_tls,
+};
 
 /// An upstream with the places in the file that later checks point at.
 pub(crate) struct ReadUpstream {
@@ -25,6 +29,8 @@ pub(crate) struct ReadUpstream {
     pub(crate) follow: Option<Span>,
     /// Place of the entry of each worker, in the order of the upstream's workers.
     pub(crate) entries: Vec<Span>,
+    /// The table `spawn`, if it is given.
+    pub(crate) spawn: Option<ReadSpawn>,
 }
 
 const TIMES: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * 3600);
@@ -53,7 +59,11 @@ pub(crate) fn read(
     }
     check_name(context, &name);
     let mut section = item.section(&format!("[upstream.{}]", name.value), "a table")?;
-    let (groups, found, entries) = workers::all(context, &entries(&mut section));
+    let table = "a table such as { command = [\"node\", \"server.js\"] }";
+    let has_spawn = section.key("spawn").is_some();
+    let spawn = section.section("spawn", table).and_then(|table| spawn::read(context, table));
+    let written = if has_spawn { no_entries(&mut section) } else { entries(&mut section) };
+    let (groups, found, entries) = workers::all(context, &written);
     let mut upstream = Upstream::new(name.value, groups, found);
     let affinity = section.take("affinity").and_then(|item| customs.affinity(item)).unwrap_or_default();
     if !affinity.is_empty() {
@@ -70,13 +80,23 @@ pub(crate) fn read(
     if let Some(table) = section.section("drain", "a table such as { grace = \"60s\" }") {
         upstream.drain = drain::read(table);
     }
+    let removed = drain::removed(&mut section);
+    if let Some(read) = &spawn {
+        if let (Some(_), Some(_)) = (read.grace, upstream.drain.grace) {
+            let help = "remove one of the two";
+            context.report.error_help(&read.at, "`grace` is given both in `spawn` and in `drain`", help);
+        }
+        upstream = spawned(upstream, read.spawn.clone(), read.grace);
+    }
     upstream.labels = labels::read(&mut section, &upstream.name);
-    if let Some(policy) = drain::removed(&mut section) {
+    if let Some(policy) = removed {
         upstream.removed = policy;
     }
     for (key, on) in [("forwarded", &mut upstream.forwarded), ("debug_header", &mut upstream.debug_header)] {
         *on = section.take(key).and_then(ConfigItem::boolean).unwrap_or(*on);
     }
+    let wants_bus = spawn.as_ref().is_none_or(|read| read.bus);
+    upstream.bus = section.take("bus").is_none_or(bus) && wants_bus;
     let mut same_site = None;
     if let Some(mut cookie) = section.section("cookie", "a table such as { same_site = \"lax\" }") {
         if let Some(text) = cookie.text("same_site", "\"lax\", \"strict\" or \"none\"") {
@@ -100,7 +120,38 @@ pub(crate) fn read(
     upstream.tunnels = tunnels::read(&mut section);
     bounds(&mut section, &mut upstream);
     section.finish();
-    Some(ReadUpstream { upstream, name: name.span, same_site, affinity, follow, entries })
+    Some(ReadUpstream { upstream, name: name.span, same_site, affinity, follow, entries, spawn })
+}
+
+/// Makes stickyd start the workers of an upstream. The sessions of a worker that is replaced end evenly over the grace.
+pub(crate) fn spawned(mut upstream: Upstream, spawn: Spawn, grace: Option<Duration>) -> Upstream {
+    upstream.drain.grace = grace.or(upstream.drain.grace).or(Some(spawn::DEFAULT_GRACE));
+    upstream.removed = RemovedPolicy::Drain;
+    // Its sessions move to a successor within the grace; a share that grows slowly would leave them unevenly placed.
+    upstream.slow_start = Duration::ZERO;
+    upstream.spawn = Some(Arc::new(spawn));
+    upstream
+}
+
+/// Reports `workers` in an upstream whose workers stickyd starts.
+fn no_entries(section: &mut Section<'_>) -> Vec<WorkerEntry> {
+    let report = section.report;
+    section.take("allow_empty").and_then(ConfigItem::boolean);
+    if let Some(item) = section.take("workers") {
+        let help = "remove one of the two: stickyd starts the workers of `spawn` and knows their addresses";
+        report.error_help(&item.span, "`workers` and `spawn` cannot be used together", help);
+    }
+    Vec::new()
+}
+
+/// Reads `bus = "auto" | false`; true after an error.
+pub(crate) fn bus(item: ConfigItem<'_>) -> bool {
+    if let Some(on) = item.as_boolean() {
+        return on;
+    }
+    let report = item.report;
+    item.text("\"auto\" or false")
+        .is_none_or(|text| word(report, "value of `bus`", &text, &[("auto", true)]).unwrap_or(true))
 }
 
 /// Reads the settings for failing workers, and the bounds of an upstream.

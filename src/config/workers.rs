@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use super::check::Context;
 use super::error::Span;
 use super::file::ConfigText;
+use super::spawn::PortRange;
 use super::{AdminState, Worker};
 use groups::Double;
 pub(crate) use groups::{Group, GroupPlace, MAX_RANGE, ResolvedNames, expand};
@@ -236,6 +237,18 @@ fn ports(context: &Context<'_>, text: &ConfigText) -> Option<RangeInclusive<u16>
         return Some(first..=last);
     }
     None
+}
+
+/// Parses `IP:FIRST-LAST`, or `IP:PORT`.
+pub(crate) fn port_range(context: &Context<'_>, text: &ConfigText) -> Option<PortRange> {
+    let (host, port) = split(context, text, "write 127.0.0.1:3101-3132")?;
+    let ip = literal(&host.value);
+    if ip.is_none() {
+        let help = "write an IP address, such as 127.0.0.1:3101-3132";
+        context.report.error_help(&host.span, format!("`{}` is not an IP address", host.value), help);
+    }
+    let ports = ports(context, &port);
+    Some(PortRange { ip: ip?, ports: ports? })
 }
 
 /// Parses a port; stricter than `parse`, which accepts `+80`.

@@ -11,9 +11,33 @@ use super::{Decoded, MAX_SID, RequestTransport, Sid, decode_sid, decode_transpor
 pub struct EngineQuery {
     /// Transport that the request asks for.
     pub transport: RequestTransport,
+    /// How packets are written in an answer to a poll.
+    pub format: PollFormat,
     place: SidPlace,
     /// Whether the query has several sids that differ.
     contradicts: bool,
+}
+
+/// How packets are written in the answer to a poll (docs/reference/protocols.md §1.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PollFormat {
+    /// Protocol 4: packets as they are.
+    Plain,
+    /// Protocol 3: each packet after its length.
+    Counted,
+    /// A script (JSONP), or an unknown protocol.
+    Other,
+}
+
+impl PollFormat {
+    /// The answer to a poll that says that the server has closed the session.
+    pub fn close(self) -> Option<&'static str> {
+        match self {
+            Self::Plain => Some("1"),
+            Self::Counted => Some("1:1"),
+            Self::Other => None,
+        }
+    }
 }
 
 /// Place of the raw sid in a query.
@@ -36,14 +60,14 @@ impl EngineQuery {
     ///
     /// Makes one pass over the query, and allocates nothing.
     pub fn read(query: Option<&str>) -> Option<Self> {
-        let Scan { transport, start, sid, contradicts } = scan(query?)?;
+        let Scan { transport, format, start, sid, contradicts } = scan(query?)?;
         let place = match (u16::try_from(start), u16::try_from(sid.len())) {
             _ if sid.is_empty() => SidPlace::Nowhere,
             _ if is_too_long(sid) => SidPlace::TooLong,
             (Ok(start), Ok(len)) => SidPlace::At(start, len),
             _ => SidPlace::Far,
         };
-        Some(Self { transport: decode_transport(transport), place, contradicts })
+        Some(Self { transport: decode_transport(transport), format, place, contradicts })
     }
 
     /// Whether the request names a session, be it by a sid that is too long.
@@ -76,6 +100,7 @@ impl EngineQuery {
 struct Scan<'q> {
     /// The transport as the client wrote it.
     transport: &'q [u8],
+    format: PollFormat,
     /// The place at which the raw sid begins.
     start: usize,
     /// The raw sid; empty if there is none.
@@ -84,7 +109,8 @@ struct Scan<'q> {
 }
 
 fn scan(query: &str) -> Option<Scan<'_>> {
-    let (mut eio, mut transport, mut last, mut contradicts) = (false, None, None, false);
+    let (mut eio, mut transport, mut last, mut contradicts) = (None, None, None, false);
+    let mut is_script = false;
     let mut end = 0;
     let mut found = |start: usize, value| {
         contradicts |= last.is_some_and(|(_, before)| before != value);
@@ -98,19 +124,25 @@ fn scan(query: &str) -> Option<Scan<'_>> {
         // The length tells the plain spellings apart; an encoded key is longer than its decoded form.
         match key.len() {
             3 if key == b"sid" => found(place - value.len(), value),
-            3 if key == b"EIO" => eio = true,
+            3 if key == b"EIO" => eio = Some(value),
             9 if key == b"transport" => transport = Some(value),
+            1 if key == b"j" => is_script = true,
             0..=4 => {}
             _ if !key.contains(&b'%') => {}
             _ if decoded_is(key, b"sid") => found(place - value.len(), value),
-            _ if decoded_is(key, b"EIO") => eio = true,
+            _ if decoded_is(key, b"EIO") => eio = Some(value),
             _ if decoded_is(key, b"transport") => transport = Some(value),
             _ => {}
         }
     }
-    let transport = transport.filter(|_| eio)?;
+    let format = match eio? {
+        b"4" if !is_script => PollFormat::Plain,
+        b"3" if !is_script => PollFormat::Counted,
+        _ => PollFormat::Other,
+    };
+    let transport = transport?;
     let (start, sid) = last.unwrap_or_default();
-    Some(Scan { transport, start, sid, contradicts })
+    Some(Scan { transport, format, start, sid, contradicts })
 }
 
 /// Whether a raw sid has more than [`MAX_SID`] bytes when it is decoded. Counting stops one byte past the limit.
@@ -137,6 +169,14 @@ mod tests {
         ] {
             assert_eq!(EngineQuery::read(Some(query)).unwrap().contradicts_itself(), contradicts, "{query}");
         }
+    }
+
+    #[test]
+    fn the_format_of_an_answer_follows_from_the_query() {
+        let close = |query| EngineQuery::read(Some(query)).unwrap().format.close();
+        assert_eq!(close("EIO=4&transport=polling&sid=a"), Some("1"));
+        assert_eq!(close("EIO=3&transport=polling&sid=a&b64=1"), Some("1:1"));
+        assert_eq!((close("EIO=4&transport=polling&j=0"), close("EIO=2&transport=polling")), (None, None));
     }
 
     #[test]

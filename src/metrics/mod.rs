@@ -5,6 +5,7 @@
 //! by the config: labels are upstreams, workers and closed sets of words, never anything a client chooses. Every
 //! combination of such words begins at 0 with its upstream, worker or listener, so that no increase is missed.
 
+mod bus;
 pub(crate) mod families;
 pub(crate) mod labels;
 mod limits;
@@ -14,6 +15,7 @@ pub(crate) mod responses;
 mod rules;
 pub(crate) mod socket_labels;
 mod sockets;
+mod spawn;
 mod upstream;
 pub(crate) mod worker;
 
@@ -30,6 +32,7 @@ use prometheus::{Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, Int
 use crate::locks::lock;
 use families::{Families, Family, value};
 
+pub(crate) use bus::{BusSample, BusSeries};
 pub(crate) use labels::{Discovery, GuardLabel, SourceLabel};
 pub(crate) use limits::{LimitLabel, LimitSeries};
 pub(crate) use responses::AnsweredBy;
@@ -43,10 +46,14 @@ pub struct Metrics {
     pub(crate) registry: Registry,
     /// Series of limits: how often each was reached, and how close others are.
     pub limits: LimitSeries,
+    /// Series of the bus.
+    pub bus: BusSeries,
     pub(crate) sockets: SocketsSeries,
     /// Series of connection quality: round-trips, sockets that owe an answer, broadcasts.
     pub care: liveness::CareSeries,
     pub(crate) rules: rules::RuleMetrics,
+    /// Series of the workers that stickyd starts itself.
+    pub spawn: spawn::SpawnSeries,
     pub(crate) shared_addresses: IntGaugeVec,
     pub(crate) responses: responses::ResponsesSeries,
     pub(crate) workers: worker::WorkersSeries,
@@ -222,8 +229,10 @@ impl Metrics {
                 &["upstream"], r)?,
             certificates: Mutex::default(),
             limits: LimitSeries::new(&r)?,
+            bus: BusSeries::new(&r)?,
             sockets: SocketsSeries::new(&r)?,
             care: liveness::CareSeries::new(&r)?,
+            spawn: spawn::SpawnSeries::register(&r)?,
             rules: rules::RuleMetrics::new(&r)?,
             registry: r,
         };

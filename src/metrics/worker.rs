@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::SocketSeries;
+use super::bus::BusSample;
 use super::families::{Families, Family, value};
 use super::labels::AttemptOutcome;
 use super::process::WorkerProcess;
@@ -169,6 +170,10 @@ pub(crate) struct WorkerSample<'a> {
     /// Number of sessions that are left, if they are to end.
     pub(crate) drain_left: u64,
     pub(crate) process: Option<WorkerProcess>,
+    /// Whether stickyd starts the worker, so that its restarts are known with their reasons.
+    pub(crate) is_spawned: bool,
+    /// What the process says about itself, if it is linked to the bus.
+    pub(crate) bus: Option<BusSample>,
 }
 
 impl WorkerSample<'_> {
@@ -202,8 +207,11 @@ const HEALTH: Family =
 const ADMIN: Family =
     Family { name: "stickyd_worker_admin", help: "1 for the present admin state of the worker, 0 for all others." };
 const IS_UP: Family = Family { name: "stickyd_worker_up", help: "1 if the health of the worker is up, else 0." };
-const RESTARTS: Family =
-    Family { name: "stickyd_worker_restarts_total", help: "New processes seen at the worker's address." };
+pub(super) const RESTARTS: Family = Family {
+    name: "stickyd_worker_restarts_total",
+    help: "New processes seen at the worker's address; of workers that stickyd starts itself, by the reason: exit, \
+           signal, memory, roll.",
+};
 const REQUESTS: Family = Family {
     name: "stickyd_requests_total",
     help: "Answers of workers by status class, without refused attempts of discovery.",
@@ -274,8 +282,14 @@ impl Families {
             self.gauge(family, &at, value(count));
         }
         self.worker_counters(&at, one.series);
+        if !one.is_spawned {
+            self.counter(&RESTARTS, &at, value(one.series.restarts.get()));
+        }
         if let Some(process) = &one.process {
             self.worker_process(&at, process);
+        }
+        if let Some(facts) = &one.bus {
+            self.bus_facts(&at, facts);
         }
     }
 
@@ -296,7 +310,6 @@ impl Families {
             self.counter(family, &[upstream, worker, (label, word)], value(count.get()));
         }
         self.counter(&SPARED, at, value(series.spared.get()));
-        self.counter(&RESTARTS, at, value(series.restarts.get()));
         self.summary(&RESPONSE, at, value(series.head_us.get()) / 1e6, series.heads.get());
         for transport in Transport::ALL {
             let live = series.live_sockets(transport);

@@ -108,8 +108,7 @@ fn another(job: &Job, failed: &Choice, tried: &mut Vec<WorkerSerial>) -> Option<
 /// its client start a new session at once.
 async fn lost(job: &Job, choice: &Choice, missed: &Missed) -> Response<Reply> {
     if matches!(missed, Missed::Ended) {
-        job.upstream.series().refusals_own.inc();
-        return respond::refused(job);
+        return respond::ended(job);
     }
     if matches!(missed, Missed::Connect(ConnectError::Refused, _)) {
         // Dead idle connections in the pools of other threads keep a gone worker from being recognised as gone. Wait

@@ -259,10 +259,7 @@ fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) -> impl 
                 let choice = Box::pin(discover::claimed(&job, &request, choice)).await;
                 forward::to(&job, choice, request, record).await
             }
-            Resolved::Ended => {
-                job.upstream.series().refusals_own.inc();
-                respond::refused(&job)
-            }
+            Resolved::Ended => respond::ended(&job),
             Resolved::Nobody => respond::problem(Problem::NoWorker),
         }
     }

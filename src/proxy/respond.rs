@@ -6,7 +6,7 @@ use hyper::{Request, Response, StatusCode, Uri};
 
 mod refused;
 
-pub(crate) use refused::refused;
+pub(crate) use refused::{ended, refused};
 
 use super::response_body::Reply;
 use crate::affinity::ask::RequestFacts;

@@ -22,6 +22,8 @@ fn of(old: &Upstream, new: Option<&config::Upstream>) -> Option<String> {
     let what = match new {
         _ if had.is_empty() || sessions + tunnels == 0 => return None,
         None => format!("upstream `{name}` is no longer configured"),
+        // These workers are replaced one after the other.
+        Some(new) if new.spawn.is_some() => return None,
         Some(new) if new.workers.is_empty() => format!("upstream `{name}` no longer has any workers"),
         Some(new) if had.iter().any(|old| new.workers.iter().any(|new| new.address == old.address)) => return None,
         Some(_) => format!("every worker of upstream `{name}` was replaced"),

@@ -37,7 +37,7 @@ pub struct Done {
 }
 
 /// Result of a reload; the error lists every mistake in the file, with its position.
-pub(crate) type ReloadOutcome = Result<Done, String>;
+pub type ReloadOutcome = Result<Done, String>;
 
 /// Requests a reload; the result is sent through the sender in the message.
 pub type ReloadSender = mpsc::Sender<oneshot::Sender<ReloadOutcome>>;
@@ -126,6 +126,10 @@ impl Reloader {
 
     async fn reload(&mut self) -> ReloadOutcome {
         let Some(file) = self.running.sources.as_ref().map(|sources| sources.file().to_owned()) else {
+            if self.running.config.upstreams.iter().any(|upstream| upstream.spawn.is_some()) {
+                // `run --spawn` has no file, but workers that SIGHUP replaces.
+                return Ok(Done::default());
+            }
             tracing::warn!("cannot reload: stickyd was started without a configuration file");
             return Err("stickyd was started without a configuration file".to_owned());
         };

@@ -116,7 +116,8 @@ fn follow(
             });
             watches.insert(worker.serial, watched);
         }
-        if has_new {
+        // A worker that stickyd itself starts needs its time until it listens.
+        if has_new && upstream.config.spawn.is_none() {
             let all = upstream.members.iter().map(|member| member.worker.clone()).collect();
             let told = introduce(all, upstream.config.health.kind.clone(), introduces);
             tasks.spawn_local(stop.clone().run_until_cancelled_owned(told));

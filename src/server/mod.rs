@@ -4,6 +4,7 @@
 //! admin listener run on a control thread (ARCHITECTURE.md §4), so that a busy data thread does not make workers look
 //! unhealthy. Long lists are written on a third kind of thread (`admin::sockets`), which yields to the other two.
 
+mod bus;
 mod data_thread;
 mod dns;
 mod health_checks;
@@ -21,12 +22,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::affinity::pins::SHARDS;
 use crate::clock;
-use crate::config::{AdminAddress, AdminListener, Config, Sources};
+use crate::config::{AdminAddress, AdminListener, Config, LogFormat, Sources};
 use crate::control::Control;
 use crate::drain;
 use crate::keys::Keys;
 use crate::listener::{self, ListenerSetError, Part};
 use crate::reload::{self, Reloader, Running};
+use crate::spawn::{self, SpawnHandle, SpawnOrder, SpawnSettings, SpawnStop};
 use crate::state::Shared;
 use crate::systemd::{Notify, Parent};
 use crate::thread::Pulse;
@@ -51,7 +53,9 @@ pub struct Server {
     stop: Stop,
     threads: Vec<JoinHandle<StopOutcome>>,
     control: JoinHandle<()>,
+    bus: Option<JoinHandle<()>>,
     reload: reload::ReloadSender,
+    spawned: SpawnHandle,
 }
 
 impl Server {
@@ -90,24 +94,34 @@ impl Server {
         listeners.show(&shared.metrics);
         let addresses = listeners.addresses();
         shared.config.begin(sources.as_ref().map(|sources| sources.file().to_owned()), addresses.clone());
+        let bus = bus::start(&config, &shared.bus, stop.control.clone());
         let (reload, asks) = mpsc::channel(1);
+        let (spawned, orders) = SpawnHandle::new();
         let control = {
             let (shared, all, stop) = (shared.clone(), &stop, stop.clone());
             let (token, hosts) = (config.admin.token.clone(), config.admin.hosts.clone());
-            let settings = admin::AdminSettings { token, hosts, reload: reload.clone(), stopping: stop.gently.clone() };
+            let stopping = stop.gently.clone();
+            let settings =
+                admin::AdminSettings { token, hosts, reload: reload.clone(), stopping, spawned: spawned.clone() };
+            let spawn = SpawnSettings { spawner: config.spawner.clone(), json: config.log.format == LogFormat::Json };
             let thread = std::thread::Builder::new().name("control".to_owned());
             let reload = ReloadParts { running: Running { config, sources, listeners, mailboxes }, asks };
             let tell = Tell { notify: parent.notify, pulses };
-            let run = move || control_thread(shared, admin, settings, reload, tell, stop);
+            let run = move || control_thread(shared, admin, settings, reload, tell, (spawn, orders), stop);
             thread.spawn(run).inspect_err(|_| all.abandon()).map_err(StartError::Thread)?
         };
         let first = admins.first().cloned().unwrap_or(AdminAddress::None);
-        Ok(Self { shared, addresses, admin: first, admins, stop, threads, control, reload })
+        Ok(Self { shared, addresses, admin: first, admins, stop, threads, control, bus, reload, spawned })
     }
 
     /// Returns the channel that requests a reload of the file.
     pub fn reload(&self) -> reload::ReloadSender {
         self.reload.clone()
+    }
+
+    /// Returns what replaces the workers that stickyd has started.
+    pub fn spawned(&self) -> SpawnHandle {
+        self.spawned.clone()
     }
 
     /// Returns the tokens that stop the server.
@@ -128,6 +142,7 @@ impl Server {
         }
         self.stop.control.cancel();
         ended.panicked |= self.control.join().is_err();
+        ended.panicked |= self.bus.is_some_and(|bus| bus.join().is_err());
         ended
     }
 }
@@ -190,9 +205,11 @@ fn control_thread(
     settings: admin::AdminSettings,
     reload: ReloadParts,
     tell: Tell,
+    (spawn, orders): (SpawnSettings, mpsc::Receiver<SpawnOrder>),
     all: Stop,
 ) {
     let (stop, gently) = (all.control.clone(), all.gently.clone());
+    let spawn_stop = SpawnStop { gently: gently.clone(), workers: stop.clone(), now: all.now.clone() };
     let _needed = Needed(all);
     let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
         Ok(runtime) => runtime,
@@ -211,11 +228,14 @@ fn control_thread(
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(sweep(shared.clone())));
         let tell = notify.run(shared.clone(), pulses, gently);
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(tell));
+        let spawned = tasks.spawn_local(spawn::keep(shared.clone(), spawn, orders, spawn_stop));
         tasks.spawn_local(admin::serve(admin, shared, settings, tasks.clone(), stop.clone()));
         stop.cancelled().await;
         tasks.close();
         // Tasks left here are answering operators; they get one second to finish.
         let _ = tokio::time::timeout(Duration::from_secs(1), tasks.wait()).await;
+        // The workers get the time that is configured for them; a second SIGTERM ends them at once.
+        let _ = spawned.await;
     });
 }
 

@@ -254,8 +254,9 @@ impl Upstream {
     pub fn hash(&self, key: &[u8], tried: &[WorkerSerial]) -> Option<&Arc<Worker>> {
         let untried = |index: usize| self.members.get(index).filter(|m| !tried.contains(&m.worker.serial));
         ring::hash(&self.ring, key, |index| {
-            untried(index).is_some_and(|m| m.worker.takes_new() && self.may_have(&m.worker, key))
+            untried(index).is_some_and(|m| m.worker.takes_new_and_stays() && self.may_have(&m.worker, key))
         })
+        .or_else(|| ring::hash(&self.ring, key, |index| untried(index).is_some_and(|m| m.worker.takes_new_and_stays())))
         .or_else(|| ring::hash(&self.ring, key, |index| untried(index).is_some_and(|m| m.worker.takes_new())))
         .or_else(|| ring::hash(&self.ring, key, |index| untried(index).is_some_and(|m| m.worker.takes_new_at_worst())))
         .or_else(|| ring::hash(&self.ring, key, |index| untried(index).is_some_and(|m| m.worker.serves())))

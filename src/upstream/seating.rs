@@ -118,7 +118,14 @@ impl Upstream {
         self.follow_seats(seating, now_s);
         let at_worst = |worker: &Worker| worker.takes_new_at_worst();
         let best = seating.best;
-        let index = self.pick_from(&mut seating.seats, key, tried, Worker::takes_new).or_else(|| {
+        // While workers are replaced one after the other, clients that reconnect must not be cut twice.
+        let stays = self.pick_from(&mut seating.seats, key, tried, Worker::takes_new_and_stays);
+        let outdated = || {
+            let replaces = self.members.iter().any(|member| member.worker.is_outdated());
+            let mut seats = replaces.then(|| self.read_seats(best, now_s, Worker::takes_new))?;
+            self.pick_from(&mut seats, key, tried, Worker::takes_new)
+        };
+        let index = stays.or_else(outdated).or_else(|| {
             let read = || self.read_seats(best, now_s, at_worst);
             self.pick_from(seating.at_worst.get_or_insert_with(read), key, tried, at_worst)
         })?;
@@ -183,7 +190,7 @@ impl Upstream {
         }
         seating.second = Some(now_s);
         seating.best = self.most_eased_in();
-        seating.seats = self.read_seats(seating.best, now_s, Worker::takes_new);
+        seating.seats = self.read_seats(seating.best, now_s, Worker::takes_new_and_stays);
         seating.at_worst = None;
         let open = self.members.iter().zip(0..).filter(|(_, at)| seating.seats.get(*at).is_some_and(Seat::is_open));
         seating.open_weight = open.map(|(member, _)| u64::from(member.weight)).sum();
@@ -194,7 +201,7 @@ impl Upstream {
     }
 
     fn read_seat(&self, seating: &mut Seating, index: usize, member: &Member, now_s: Seconds) {
-        let seat = self.seat(member, seating.best, now_s, &Worker::takes_new);
+        let seat = self.seat(member, seating.best, now_s, &Worker::takes_new_and_stays);
         let was_open = seating.seats.get(index).is_some_and(Seat::is_open);
         seating.seats.set(index, seat);
         match (was_open, seat.is_open()) {

@@ -68,6 +68,7 @@ pub struct Worker {
     checks: AtomicU8,
     of_range: AtomicBool,
     refused: AtomicBool,
+    outdated: AtomicBool,
     refusal: tokio::sync::Notify,
     pub(crate) life: Life,
     pub(crate) sessions: AtomicU32,
@@ -104,6 +105,7 @@ impl Worker {
             checks: AtomicU8::new(Checks::Passing as u8),
             of_range: AtomicBool::new(false),
             refused: AtomicBool::new(false),
+            outdated: AtomicBool::new(false),
             refusal: tokio::sync::Notify::new(),
             life: Life::new(clock::now_ms()),
             sessions: AtomicU32::new(0),
@@ -133,6 +135,23 @@ impl Worker {
             && self.health() == WorkerHealth::Up
             && !self.is_ejected()
             && self.gate.is_open()
+    }
+
+    /// Whether the worker will soon be replaced, so that sessions that begin now should prefer others.
+    pub fn is_outdated(&self) -> bool {
+        self.outdated.load(Relaxed)
+    }
+
+    /// Sets whether the worker will soon be replaced.
+    pub(crate) fn set_outdated(&self, outdated: bool) {
+        if self.outdated.swap(outdated, Relaxed) != outdated {
+            self.mark_moved();
+        }
+    }
+
+    /// Whether the worker takes new sessions and will not soon be replaced.
+    pub fn takes_new_and_stays(&self) -> bool {
+        !self.is_outdated() && self.takes_new()
     }
 
     /// Whether the worker is set aside after failures of live requests.

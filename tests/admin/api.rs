@@ -71,6 +71,11 @@ impl Checked<'_> {
     }
 }
 
+/// Stops the workers that stickyd has started.
+fn wish_stop(api: &mut Checked<'_>) -> u16 {
+    api.ask("post", "/api/v1/spawn/{upstream}/{word}", "/api/v1/spawn/web/stop", "").0
+}
+
 /// Reads an answer as the struct of its path; written again, it must be the same.
 fn typed(template: &str, status: u16, value: &Value) {
     fn same<T: DeserializeOwned + Serialize>(value: &Value) {
@@ -83,6 +88,7 @@ fn typed(template: &str, status: u16, value: &Value) {
         _ if status != 200 => same::<api::ErrorAnswer>(value),
         paths::EXPLAIN => same::<api::ExplainAnswer>(value),
         paths::LOG => same::<api::LogAnswer>(value),
+        paths::LOGS => same::<api::LogsAnswer>(value),
         paths::PINS => same::<api::PinAnswer>(value),
         paths::RELOAD => same::<api::ReloadAnswer>(value),
         paths::SOCKETS => same::<api::SocketsAnswer>(value),
@@ -90,6 +96,8 @@ fn typed(template: &str, status: u16, value: &Value) {
         paths::SOCKETS_CLOSE => same::<api::CloseAnswer>(value),
         paths::SOCKET => same::<api::SocketView>(value),
         paths::SOCKET_CLOSE => same::<api::ClosedSocket>(value),
+        paths::SPAWN => same::<api::SpawnAnswer>(value),
+        paths::SPAWN_WISH => same::<api::PoolView>(value),
         paths::STATS => same::<api::StatsAnswer>(value),
         paths::STATUS => same::<api::StatusAnswer>(value),
         paths::WORKERS => same::<api::WorkersAnswer>(value),
@@ -260,6 +268,26 @@ fn every_answer_is_as_the_document_says() {
     let removed =
         api.get("/api/v1/workers").1["workers"].as_array().unwrap().iter().find(|w| w["worker"] == "one").cloned();
     assert_eq!(removed.unwrap()["admin"], "removed");
+    // Workers that stickyd starts itself.
+    assert_eq!((api.get("/api/v1/logs").0, api.get("/api/v1/logs?from=x").0), (503, 422), "there is no spawner");
+    let spawn = "[upstream.web]\nspawn = { command = [\"sh\", \"-c\", \"echo up; exec sleep 600\"], instances = 1 }\n\
+        [[route]]\npath = \"/\"\nupstream = \"app\"\n";
+    reload(&binary, &format!("{}{spawn}", config_of_named(&[("two", &two)], "")));
+    wait_for("the worker has written", || api.get("/api/v1/logs").1["lines"][0]["text"] == "up");
+    let template = "/api/v1/spawn/{upstream}/{word}";
+    let mut wish = |what: &str, body: &str| api.ask("post", template, &format!("/api/v1/spawn/{what}"), body).0;
+    assert_eq!(
+        (wish("web/sleep", ""), wish("app/restart", ""), wish("web/stop", "{\"worker\": \"9\"}")),
+        (404, 404, 409)
+    );
+    assert_eq!(
+        (wish("web/scale", ""), wish("web/restart", "x"), wish("web/scale", "{\"instances\": 2}")),
+        (422, 422, 200)
+    );
+    assert_eq!(wish("web/restart", "{\"worker\": \"1\"}"), 200);
+    assert_eq!(api.get("/api/v1/spawn").1["upstreams"][0]["instances"], 2);
+    assert_eq!(wish_stop(&mut api), 200);
+
     let mut post = || api.ask("post", "/api/v1/reload", "/api/v1/reload", "").0;
     assert_eq!(post(), 200);
     std::fs::write(binary.directory.join("stickyd.toml"), "x").unwrap();

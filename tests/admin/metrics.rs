@@ -120,6 +120,8 @@ fn ports_of_a_range_that_never_lived_have_no_series() {
     ));
     let unused = "stickyd_workers{health=\"unused\",upstream=\"app\"}";
     wait_for("the worker of the range is found", || proxy.metric(unused) == 1_023.0);
+    let up = "stickyd_worker_up{upstream=\"app\",worker=\"single\"}";
+    wait_for("the single worker is found missing", || proxy.metric(up) == 0.0);
     assert_eq!(Raw::connect(proxy.address).get("/").text(), "a");
     let all = scrape(&proxy);
     let worker_of = |series: &String| Some(series.split_once("worker=\"")?.1.split_once('"')?.0.to_owned());

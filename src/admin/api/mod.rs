@@ -11,6 +11,7 @@ mod bodies;
 pub mod paths;
 mod session;
 mod socket;
+mod spawn;
 pub mod stats;
 mod status;
 mod worker;
@@ -24,11 +25,12 @@ pub use socket::{
     BroadcastAnswer, CloseAnswer, ClosedSocket, ClosingView, ClosingsAnswer, LegView, NotReached, RoundTripView,
     SocketView, SocketsAnswer, WayView,
 };
+pub use spawn::{LogLineView, LogsAnswer, PoolView, RollView, SpawnAnswer, SpawnOrderBody, SpawnedView};
 pub use stats::{LabelCount, LabelCounts, LiveCounts, SocketCounts, StatsAnswer, UpstreamStats, WorkerStats};
 pub use status::{
     ConfigView, DescriptorUsage, LogAnswer, ProcessView, ReloadAnswer, ReloadFailure, StatusAnswer, Usage,
 };
-pub use worker::{CheckView, DrainView, EjectionView, NameView, ReasonsView, WorkerView, WorkersAnswer};
+pub use worker::{BusFactsView, CheckView, DrainView, EjectionView, NameView, ReasonsView, WorkerView, WorkersAnswer};
 
 /// Answer to a request that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,6 +6,7 @@ pub const BROADCAST: &str = "/api/v1/broadcast";
 pub const EXPLAIN: &str = "/api/v1/explain";
 pub const HEALTH: &str = "/api/v1/health";
 pub const LOG: &str = "/api/v1/log";
+pub const LOGS: &str = "/api/v1/logs";
 pub const OPENAPI: &str = "/api/v1/openapi.json";
 pub const PINS: &str = "/api/v1/pins";
 pub const RELOAD: &str = "/api/v1/reload";
@@ -13,6 +14,8 @@ pub const SOCKETS: &str = "/api/v1/sockets";
 pub const SOCKETS_CLOSE: &str = "/api/v1/sockets/close";
 pub const SOCKET: &str = "/api/v1/sockets/{id}";
 pub const SOCKET_CLOSE: &str = "/api/v1/sockets/{id}/close";
+pub const SPAWN: &str = "/api/v1/spawn";
+pub const SPAWN_WISH: &str = "/api/v1/spawn/{upstream}/{word}";
 pub const STATS: &str = "/api/v1/stats";
 pub const STATUS: &str = "/api/v1/status";
 pub const WORKERS: &str = "/api/v1/workers";
@@ -20,11 +23,12 @@ pub const WORKER_STATE: &str = "/api/v1/workers/{upstream}/{worker}/{word}";
 pub const METRICS: &str = "/metrics";
 
 /// Every path with its methods, as listed in `conf/openapi.json`.
-pub const PATHS: [(&str, &[&str]); 16] = [
+pub const PATHS: [(&str, &[&str]); 19] = [
     (BROADCAST, &["post"]),
     (EXPLAIN, &["get"]),
     (HEALTH, &["get"]),
     (LOG, &["get", "put"]),
+    (LOGS, &["get"]),
     (OPENAPI, &["get"]),
     (PINS, &["get"]),
     (RELOAD, &["post"]),
@@ -32,6 +36,8 @@ pub const PATHS: [(&str, &[&str]); 16] = [
     (SOCKETS_CLOSE, &["get", "post"]),
     (SOCKET, &["get"]),
     (SOCKET_CLOSE, &["post"]),
+    (SPAWN, &["get"]),
+    (SPAWN_WISH, &["post"]),
     (STATS, &["get"]),
     (STATUS, &["get"]),
     (WORKERS, &["get"]),
@@ -61,6 +67,11 @@ pub fn worker_state(upstream: &str, worker: &str, word: &str) -> String {
     // A brace in a name is encoded, so no name can be taken for a placeholder.
     let path = WORKER_STATE.replace("{upstream}", &encoded(upstream));
     path.replace("{worker}", &encoded(worker)).replace("{word}", &encoded(word))
+}
+
+/// Returns the path of an order for workers that stickyd starts.
+pub fn spawn_wish(upstream: &str, word: &str) -> String {
+    SPAWN_WISH.replace("{upstream}", &encoded(upstream)).replace("{word}", &encoded(word))
 }
 
 /// Returns a path with query parameters.

@@ -184,10 +184,20 @@ impl Upstream {
                 found.insert(host.to_owned(), ips.clone());
             }
         }
-        self.expanded(found, &before.workers)
+        let before = if self.spawn.is_some() == before.spawn.is_some() { &before.workers[..] } else { &[] };
+        self.expanded(found, before)
+    }
+
+    /// The upstream with these workers, which stickyd itself has started.
+    pub(crate) fn with_spawned(&self, workers: Vec<Worker>) -> Self {
+        Self { workers, ..self.clone() }
     }
 
     fn expanded(&self, found: ResolvedNames, before: &[Worker]) -> Self {
+        if self.spawn.is_some() {
+            // Only the spawner knows them. Those of a list that the file had before are no longer named.
+            return self.with_spawned(before.to_vec());
+        }
         let workers = expand(&self.groups, &found, before).workers.into_iter().map(|(worker, _)| worker).collect();
         Self { found, workers, ..self.clone() }
     }

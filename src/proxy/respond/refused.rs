@@ -6,9 +6,36 @@ use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use super::{SESSION_UNKNOWN, let_read, own, session_unknown};
+use crate::affinity::ask::RequestKind;
 use crate::config::rules::Protocol;
 use crate::proxy::Job;
 use crate::proxy::response_body::Reply;
+
+/// The answer to a request of a session that is over. If stickyd has replaced the session's worker, an open poll gets
+/// the answer that the worker itself would give: the server closes the session. The client connects again without
+/// having seen an error.
+pub(crate) fn ended(job: &Job) -> Response<Reply> {
+    let close = match job.ask.kind {
+        RequestKind::Session { key, poll: true, .. } if job.upstream.config.spawn.is_some() => {
+            let is_engine = job.ask.is_engine_io(&job.upstream);
+            let by_us = || job.conn.thread.shared.sessions.is_ended(key);
+            job.ask.engine.filter(|_| is_engine && by_us()).and_then(|engine| engine.format.close())
+        }
+        _ => None,
+    };
+    let Some(close) = close else {
+        job.upstream.series().refusals_own.inc();
+        return refused(job);
+    };
+    let mut response = Response::new(Reply::whole(close));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(origin) = &job.ask.origin {
+        let_read(origin, headers);
+    }
+    response
+}
 
 /// The refusal of a session in the protocol of its rule; without a rule, in Engine.IO's.
 pub(crate) fn refused(job: &Job) -> Response<Reply> {
