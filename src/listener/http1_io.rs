@@ -333,8 +333,8 @@ fn first_line(bytes: &[u8]) -> Option<Range<usize>> {
     Some(start..start + memchr(b'\n', bytes.get(start..)?)?)
 }
 
-/// Returns whether the first byte that is not part of a blank line cannot begin a method: those of TLS and of most other
-/// protocols do not.
+/// Returns whether the first byte that is not part of a blank line cannot begin a method; those of TLS and of most
+/// other protocols cannot.
 fn begins_without_method(bytes: &[u8]) -> bool {
     let first = bytes.iter().find(|byte| !matches!(byte, b'\r' | b'\n'));
     first.is_some_and(|byte| !byte.is_ascii_graphic())

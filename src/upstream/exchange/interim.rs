@@ -18,7 +18,7 @@ const MOST: u8 = 8;
 /// Maximum number of bytes of the informational responses that are passed on per request.
 const MOST_BYTES: u32 = 16 * 1024;
 
-/// One informational response.
+/// One informational response of a worker.
 #[derive(Debug)]
 pub(crate) struct InterimHead {
     pub(crate) status: StatusCode,
