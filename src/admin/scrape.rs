@@ -93,8 +93,8 @@ fn sample<'a>(worker: &'a Worker, look: &ProcessTable, linked: &[BusMember]) -> 
         drain_left: if worker.admin.ending().is_some() { sessions } else { 0 },
         // The figures of a cluster's master are not those of one worker.
         process: look.workers.get(&worker.address).filter(|process| !process.shared).map(of_worker),
-        bus: LinkedProcess::of(worker, look, linked).map(|linked| linked.sample()),
         is_spawned: false,
+        bus: LinkedProcess::of(worker, look, linked).map(|linked| linked.sample()),
     }
 }
 

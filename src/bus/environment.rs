@@ -5,7 +5,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// The preload for Node.js: files of the source as one script, because it must work from a single path.
-const PRELOAD: &str = concat!(
+pub(crate) const PRELOAD: &str = concat!(
     include_str!("preload/link.cjs"),
     include_str!("preload/frames.cjs"),
     include_str!("preload/adapter.cjs"),
@@ -13,7 +13,7 @@ const PRELOAD: &str = concat!(
 );
 
 /// Name of the preload in the state directory.
-const PRELOAD_NAME: &str = "bus.cjs";
+pub(crate) const PRELOAD_NAME: &str = "bus.cjs";
 /// Name of the hub's socket in the state directory.
 const SOCKET_NAME: &str = "bus.sock";
 
@@ -40,12 +40,17 @@ pub(crate) fn write_preload(state_dir: &Path) -> io::Result<PathBuf> {
     Ok(path)
 }
 
+/// Variables that link a worker of this upstream to the hub's socket, if it has loaded the preload.
+pub(crate) fn link(socket: &Path, upstream: &str) -> [(&'static str, String); 2] {
+    [("STICKYD_BUS", socket.to_string_lossy().into_owned()), ("STICKYD_BUS_UPSTREAM", upstream.to_owned())]
+}
+
 /// Variables for a worker of this upstream. `node_options` is what NODE_OPTIONS holds already; it is kept.
 pub(crate) fn variables(state_dir: &Path, upstream: &str, node_options: &str) -> [(&'static str, String); 3] {
     let require = format!("--require {}", quoted(&state_dir.join(PRELOAD_NAME)));
     let options = if node_options.is_empty() { require } else { format!("{node_options} {require}") };
-    let socket = socket(state_dir).to_string_lossy().into_owned();
-    [("NODE_OPTIONS", options), ("STICKYD_BUS", socket), ("STICKYD_BUS_UPSTREAM", upstream.to_owned())]
+    let [socket, upstream] = link(&socket(state_dir), upstream);
+    [("NODE_OPTIONS", options), socket, upstream]
 }
 
 /// A path as a value in NODE_OPTIONS: Node.js splits at spaces outside of double quotes.

@@ -1,7 +1,8 @@
 //! The processes that are linked to the hub, and what they report, for the API and the commands.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use super::frame::{Hello, MemberId, ProcessFacts};
 use crate::locks::lock;
@@ -30,17 +31,28 @@ pub(crate) struct BusMember {
 pub(crate) struct BusMembers {
     members: Mutex<HashMap<MemberId, BusMember>>,
     pub(super) metrics: Arc<Metrics>,
+    socket: OnceLock<PathBuf>,
 }
 
 impl BusMembers {
     /// Creates the list without members; the hub's counters are those of `metrics`.
     pub(crate) fn new(metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { members: Mutex::default(), metrics })
+        Arc::new(Self { members: Mutex::default(), metrics, socket: OnceLock::new() })
     }
 
     /// Number of linked members of an upstream.
     pub(crate) fn linked(&self, upstream: &str) -> usize {
         lock(&self.members).values().filter(|member| member.upstream == upstream).count()
+    }
+
+    /// The hub's socket, once the hub serves it; `None` without a bus.
+    pub(crate) fn socket(&self) -> Option<&Path> {
+        self.socket.get().map(PathBuf::as_path)
+    }
+
+    /// Tells where the hub serves its socket.
+    pub(crate) fn serves(&self, socket: PathBuf) {
+        let _ = self.socket.set(socket);
     }
 
     /// All linked members, by upstream, path and process.

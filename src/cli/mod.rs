@@ -138,8 +138,6 @@ pub enum Command {
     ///
     /// Example: stickyd log info,stickyd::affinity=debug
     Log(LogCommand),
-    /// Link workers that stickyd does not start to the bus, so that their messages reach all clients
-    Bus(BusCommand),
     /// Print what the workers wrote that stickyd starts
     ///
     /// Example: stickyd logs -f app/1
@@ -162,6 +160,8 @@ pub enum Command {
     /// Become a worker; only the spawner runs this
     #[command(name = "__worker", hide = true)]
     Shim(ShimCommand),
+    /// Link workers that stickyd does not start to the bus, so that their messages reach all clients
+    Bus(BusCommand),
     /// Print a shell completion script
     ///
     /// Example: stickyd completions bash > /etc/bash_completion.d/stickyd
@@ -203,6 +203,9 @@ pub struct RunCommand {
     /// PORT, is restarted when it ends, and is replaced by a new one on SIGHUP
     #[arg(short, long, value_name = "N|max", group = "workers", value_parser = config::spawn::parse_instances, requires = "command")]
     pub spawn: Option<u32>,
+    /// Let workers keep their messages to their own clients, instead of sharing them over the bus
+    #[arg(long, requires = "spawn")]
+    pub no_bus: bool,
     /// The command that --spawn starts, with its arguments
     #[arg(last = true, value_name = "COMMAND", requires = "spawn")]
     pub command: Vec<String>,
@@ -236,6 +239,7 @@ impl RunCommand {
     pub fn load(&self) -> (Option<Sources>, Loaded) {
         if let (None, Some(instances)) = (&self.config, self.spawn) {
             let config = config::for_spawn(&self.listen, instances, &self.command);
+            let config = config.map(|config| self.with_bus(config));
             return (None, config.map(|config| with_admin_socket(Config { introduces: false, ..config })));
         }
         if self.config.is_none() && !self.listen.is_empty() {
@@ -243,6 +247,13 @@ impl RunCommand {
         }
         let (sources, loaded) = config::load_noting(self.config.as_deref().unwrap_or_else(|| Path::new(FILE)));
         (Some(sources), loaded)
+    }
+}
+
+impl RunCommand {
+    fn with_bus(&self, mut config: Config) -> Config {
+        config.upstreams.iter_mut().for_each(|upstream| upstream.bus = !self.no_bus);
+        config
     }
 }
 

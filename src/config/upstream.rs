@@ -95,9 +95,8 @@ pub(crate) fn read(
     for (key, on) in [("forwarded", &mut upstream.forwarded), ("debug_header", &mut upstream.debug_header)] {
         *on = section.take(key).and_then(ConfigItem::boolean).unwrap_or(*on);
     }
-    if let Some(item) = section.take("bus") {
-        upstream.bus = bus(item);
-    }
+    let wants_bus = spawn.as_ref().is_none_or(|read| read.bus);
+    upstream.bus = section.take("bus").is_none_or(bus) && wants_bus;
     let mut same_site = None;
     if let Some(mut cookie) = section.section("cookie", "a table such as { same_site = \"lax\" }") {
         if let Some(text) = cookie.text("same_site", "\"lax\", \"strict\" or \"none\"") {
@@ -146,7 +145,7 @@ fn no_entries(section: &mut Section<'_>) -> Vec<WorkerEntry> {
 }
 
 /// Reads `bus = "auto" | false`; true after an error.
-fn bus(item: ConfigItem<'_>) -> bool {
+pub(crate) fn bus(item: ConfigItem<'_>) -> bool {
     if let Some(on) = item.as_boolean() {
         return on;
     }

@@ -170,10 +170,10 @@ pub(crate) struct WorkerSample<'a> {
     /// Number of sessions that are left, if they are to end.
     pub(crate) drain_left: u64,
     pub(crate) process: Option<WorkerProcess>,
-    /// What the process says about itself, if it is linked to the bus.
-    pub(crate) bus: Option<BusSample>,
     /// Whether stickyd starts the worker, so that its restarts are known with their reasons.
     pub(crate) is_spawned: bool,
+    /// What the process says about itself, if it is linked to the bus.
+    pub(crate) bus: Option<BusSample>,
 }
 
 impl WorkerSample<'_> {
