@@ -136,7 +136,7 @@ pub(crate) struct ProcessFacts {
     pub heap_used: u64,
     /// Bytes that the heap has taken from the system.
     pub heap_total: u64,
-    /// Live Engine.IO clients.
+    /// Number of live Engine.IO clients.
     pub clients: u64,
     /// Live sockets of the main namespace.
     pub sockets: u64,
