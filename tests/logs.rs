@@ -24,7 +24,7 @@ fn json_lines_include_the_access_log() {
         (&line["level"], &line["client"], &line["method"]),
         (&"INFO".into(), &"127.0.0.1".into(), &"GET".into())
     );
-    assert_eq!((&line["path"], &line["status"], &line["worker"]), (&"/a\"b".into(), &200.into(), &"w\"7".into()));
+    assert_eq!((&line["path"], &line["status"], &line["worker"]), (&"/a%22b".into(), &200.into(), &"w\"7".into()));
     assert_eq!((&line["why"], &line["upstream"], &line["bytes"]), (&"address".into(), &"app".into(), &1.into()));
     assert!(line["timestamp"].as_str().unwrap().ends_with('Z') && line["ms"].is_u64());
     for line in binary.log().lines() {

@@ -62,8 +62,13 @@ impl LogsCommand {
         if !self.write(&earlier) {
             return Ok(());
         }
+        if self.follow { self.go_on(admin, from) } else { Ok(()) }
+    }
+
+    /// Prints lines as they are written, until the output is closed or stickyd is gone.
+    fn go_on(&self, admin: &AdminClient, mut from: u64) -> Result<(), RemoteError> {
         let mut failures = 0;
-        while self.follow {
+        loop {
             // Nothing else runs on this thread, so it may block.
             std::thread::park_timeout(LINE_POLL);
             match self.page(admin, from) {
@@ -83,7 +88,6 @@ impl LogsCommand {
                 }
             }
         }
-        Ok(())
     }
 
     fn page(&self, admin: &AdminClient, from: u64) -> Result<LogsAnswer, RemoteError> {

@@ -216,7 +216,7 @@ pub struct RunCommand {
     pub worker: Vec<String>,
     /// Start this many workers of the command after --, or one per core with max. Each is given a port of its own in
     /// PORT, is restarted when it ends, and is replaced by a new one on SIGHUP
-    #[arg(short, long, value_name = "N|max", value_parser = config::spawn::parse_instances, requires = "command")]
+    #[arg(short, long, value_name = "N|max", group = "workers", value_parser = config::spawn::parse_instances, requires = "command")]
     pub spawn: Option<u32>,
     /// The command that --spawn starts, with its arguments
     #[arg(last = true, value_name = "COMMAND", requires = "spawn")]

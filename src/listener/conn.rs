@@ -30,7 +30,7 @@ use super::traffic::Traffic;
 use super::{ThreadListener, h2, head_timeout, linger, refusal};
 use crate::clock;
 use crate::cookie::SeenCookie;
-use crate::metrics::{AnsweredBy, LimitLabel};
+use crate::metrics::LimitLabel;
 use crate::net::client_io::ClientIo;
 use crate::net::held::UnsentBytes;
 use crate::proxy::{self, headers};
@@ -184,7 +184,6 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(Cli
     if let Some(Err(error)) = &ended {
         tracing::debug!(peer = %conn.peer_ip, %error, "client connection ended");
         conn.thread.shared.metrics.client_errors.with_label_values(&["http"]).inc();
-        count_bare_answer(&conn, error);
     }
     let (Some(ended), Some(live)) = (ended, conn.live.take()) else { return None };
     let (plan, parts) = (conn.plan.take(), http.into_parts());
@@ -208,14 +207,6 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(Cli
         }
     }
     None
-}
-
-/// Counts the bare 400, 414 or 431 that hyper sends for a head it cannot parse. The preface of HTTP/2 gets no answer.
-fn count_bare_answer(conn: &Conn, error: &hyper::Error) {
-    if error.is_parse() && !error.is_parse_version_h2() {
-        let status = if error.is_parse_too_large() { 431 } else { 400 };
-        conn.thread.shared.metrics.responses.unrouted.count(AnsweredBy::Stickyd, status);
-    }
 }
 
 /// Returns whether the socket holds bytes that will not be read any more.

@@ -2,7 +2,8 @@
 //!
 //! hyper reads requests, and decides what they are. This module only finds their ends, so that hyper gets one request
 //! at a time: what follows is kept before it (`http1_io`), where the end of the connection can still be seen. It checks
-//! one thing that hyper does not: control characters in chunk extensions (RFC 9112 §7.1.1), which peers read differently.
+//! one thing that hyper does not: control characters in chunk extensions (RFC 9112 §7.1.1), which peers read in
+//! different ways.
 //! Where both disagree about an end, a request only arrives at hyper in other pieces.
 
 use memchr::{memchr, memchr_iter};

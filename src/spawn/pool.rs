@@ -23,6 +23,9 @@ use crate::config::spawn::{MOST_INSTANCES, Spawn};
 use crate::config::{self, Address, RemovedPolicy};
 use crate::state::Shared;
 
+/// Age in milliseconds at which a process that is taken over counts as ready.
+const SETTLED_MS: u64 = 5_000;
+
 /// Time for the last answers and Close frames after the end of a grace.
 const AFTER_GRACE: Duration = Duration::from_secs(7);
 
@@ -111,6 +114,10 @@ impl Pool {
         }
         let now = Instant::now();
         life.started = now.checked_sub(Duration::from_millis(living.age_ms)).unwrap_or(now);
+        if living.age_ms >= SETTLED_MS {
+            // It served before this stickyd was started, so new sessions need not wait for its checks.
+            life.stage = Stage::Ready;
+        }
         tracing::info!(upstream = %self.name, worker = living.tag.slot, pid = living.pid, "worker is taken up again");
         if slot.current.as_ref().is_some_and(|current| current.started > life.started) {
             return false;

@@ -160,7 +160,7 @@ pub(crate) struct LogLine {
     pub(crate) worker: String,
     /// Whether it was written to standard error.
     pub(crate) error: bool,
-    /// Milliseconds since 1970.
+    /// When it was read, in milliseconds since 1970.
     pub(crate) at_ms: u64,
     pub(crate) text: String,
 }

@@ -210,7 +210,7 @@ impl Slot {
     }
 
     pub(super) fn state(&self, now: Instant) -> SlotState {
-        let life = self.current.as_ref().or(self.leaving.first());
+        let life = self.current.as_ref().or_else(|| self.leaving.first());
         let starts_in = self.next_start.filter(|_| self.current.is_none()).map(|at| at.saturating_duration_since(now));
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let state = match (&self.current, &self.successor) {

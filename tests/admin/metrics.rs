@@ -62,7 +62,10 @@ fn answers_are_counted_by_class_and_by_who_wrote_them() {
     assert_eq!(ask("GET / HTTP/1.1\r\nHost: b"), 404);
     assert_eq!((ask("GET / HTTP/1.1\r\nHost: a\r\nHost: a"), ask("TRACE / HTTP/1.1\r\nHost: a")), (400, 501));
     assert_eq!((ask("rubbish"), ask(&format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(99_999)))), (400, 431));
-    wait_for("the connections of bad heads are over", || responses(&proxy, "-", "4xx", "stickyd") == 4.0);
+    wait_for("the connections of bad heads are over", || {
+        let n = responses(&proxy, "-", "4xx", "stickyd");
+        if n == 4.0 { Ok(()) } else { Err(n) }
+    });
     assert_eq!(responses(&proxy, "-", "5xx", "stickyd"), 1.0);
     assert_eq!(proxy.metric("stickyd_unrouted_total"), 1.0);
     // Requests that a guard refused have no duration.
@@ -117,6 +120,8 @@ fn ports_of_a_range_that_never_lived_have_no_series() {
     ));
     let unused = "stickyd_workers{health=\"unused\",upstream=\"app\"}";
     wait_for("the worker of the range is found", || proxy.metric(unused) == 1_023.0);
+    let up = "stickyd_worker_up{upstream=\"app\",worker=\"single\"}";
+    wait_for("the single worker is found missing", || proxy.metric(up) == 0.0);
     assert_eq!(Raw::connect(proxy.address).get("/").text(), "a");
     let all = scrape(&proxy);
     let worker_of = |series: &String| Some(series.split_once("worker=\"")?.1.split_once('"')?.0.to_owned());

@@ -135,7 +135,7 @@ async fn heads_wait_at_their_workers_for_a_client_that_does_not_read() {
     let mut frames = stickyd.frames().await;
     let heads: Vec<u8> = (1..256).step_by(2).flat_map(|stream| frame(1, 5, stream, GET)).collect();
     frames.send(&heads).await;
-    let begun = || stickyd.proxy().metric("stickyd_http2_streams_total");
+    let begun = || stickyd.proxy().metric("stickyd_http2_streams_opened_total");
     wait_for("all streams have begun", || begun() == 128.0);
     let (mut last, mut since) = (f64::MAX, Instant::now());
     wait_for("the number of open streams has not changed for a second", || {

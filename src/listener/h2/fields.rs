@@ -45,8 +45,8 @@ fn regular(name: &[u8], value: &[u8]) -> Option<&'static str> {
         // RFC 9113 §8.2.1 and RFC 9110 §5.5, which allows bytes from 0x80 on.
         return Some("a control character in a field value");
     }
-    // White space around a value passes, although RFC 9113 §8.2.1 calls it malformed: some clients send it, and it means
-    // nothing to HTTP/1 (RFC 9110 §5.5).
+    // White space around a value passes, although RFC 9113 §8.2.1 calls it malformed: some clients send it, and it
+    // means nothing to HTTP/1 (RFC 9110 §5.5).
     match name {
         // RFC 9113 §8.2.2.
         b"connection" | b"proxy-connection" | b"keep-alive" | b"transfer-encoding" | b"upgrade" => {

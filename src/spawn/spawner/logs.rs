@@ -1,8 +1,8 @@
 //! What workers write: read at once, so that no worker is ever held up, and passed on with the worker's name.
 //!
 //! Everything is bounded. A line has at most 64 KiB; longer ones are split. The newest lines of all workers are kept
-//! for `stickyd logs`, up to [`KEPT`] bytes. A worker that writes faster than [`RATE`], or a slow reader of the spawner's
-//! own output, costs lines, which are counted. The thread that writes is the only one that may block.
+//! for `stickyd logs`, up to [`KEPT`] bytes. A worker that writes faster than [`RATE`], or a slow reader of the
+//! spawner's own output, costs lines, which are counted. The thread that writes is the only one that may block.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};

@@ -49,7 +49,7 @@ struct Spawner {
     remains: Vec<(Group, Instant)>,
     logs: Rc<Logs>,
     folder: PathBuf,
-    /// The present stickyd.
+    /// Messages to the present stickyd.
     stickyd: Option<mpsc::Sender<Vec<u8>>>,
     tasks: TaskTracker,
     /// Whether the spawner ends with its workers.

@@ -56,7 +56,7 @@ const FIELDS: [(&[u8], &[u8], bool); 14] = [
     (b"X-Upper", b"1", false),
     (b"", b"", false),
     (b"x-a", b"\x01", false),
-    (b"x-c", b" 1", false),
+    (b"x-c", b"\x7f1", false),
     (b"connection", b"close", false),
     (b":unknown", b"1", false),
     (b":path", b"/late", false),

@@ -118,10 +118,10 @@ impl<'a> Input<'a> {
         let plain: Vec<_> = self.fields.iter().filter(|(name, _)| !name.starts_with(b":")).collect();
         let odd = ["host", "content-length", "expect", "cookie", "transfer-encoding", "connection"];
         let is_odd = |name: &[u8]| odd.iter().any(|odd| odd.as_bytes() == name);
-        let is_plain = |(name, value): &&&Field<'_>| {
+        let is_plain = |(name, _): &&&Field<'_>| {
             let lower =
                 !name.is_empty() && name.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-');
-            lower && !is_odd(name) && value.trim_ascii() == *value
+            lower && !is_odd(name)
         };
         // A fragment does not belong to the target and is not forwarded.
         if method == b"CONNECT"
