@@ -115,7 +115,7 @@ fn an_installation_that_cannot_work_is_refused_before_a_change() {
     root.write("stickyd.toml", "");
     std::fs::create_dir_all(root.path("etc/stickyd")).unwrap();
     for (text, why) in [
-        ("[upstream.a]\nworkers = [\"127.0.0.1:1\"]\n", "has `spawn`"),
+        ("[upstream.a]\nworkers = [\"127.0.0.1:2\"]\n", "has `spawn`"),
         ("[upstream.a]\nspawn = { command = [\"node\"] }\n", "write spawner = "),
         ("nonsense", "is not valid"),
     ] {
