@@ -30,7 +30,7 @@ pub(crate) const DEFAULT_GRACE: Duration = Duration::from_secs(60);
 /// Default time from SIGTERM to SIGKILL.
 const DEFAULT_STOP: Duration = Duration::from_secs(30);
 
-/// Range of `stop`.
+/// Range of `stop`, the time from SIGTERM to SIGKILL.
 pub(crate) const STOPS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
 const GRACES: RangeInclusive<Duration> = Duration::ZERO..=super::LONGEST_GRACE;
 /// Range of `max_memory`, in bytes: below 16 MB no runtime starts.

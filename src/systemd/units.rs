@@ -25,9 +25,9 @@ const WORKERS_TEXT: &str = include_str!("../../systemd/stickyd-workers.service")
 /// What differs per machine.
 #[derive(Debug)]
 pub(crate) struct UnitFacts {
-    /// Path of stickyd.
+    /// Path of the program, which is stickyd.
     pub(crate) program: String,
-    /// User of the workers.
+    /// User that the workers run as.
     pub(crate) user: String,
     /// Group of the workers, whose members may use the socket of the spawner.
     pub(crate) group: String,

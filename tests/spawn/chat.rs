@@ -46,12 +46,13 @@ async fn talk(clients: &mut Process, said: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn people_in_the_chat_talk_before_and_after_a_deploy() {
     let keys = format!(
-        "instances = 1, grace = \"1s\", command = [\"node\", \"server.js\"], directory = {:?}, env = {{ NODE_PATH = {:?} }}",
+        "instances = 1, grace = \"1s\", command = [\"node\", \"server.js\"], directory = {:?}, \
+         env = {{ NODE_PATH = {:?} }}",
         here("examples/chat"),
         packages()
     );
     let binary = started(1, &keys);
-    let mut clients = Process::start("node", ["chat.js", &binary.url("")]);
+    let mut clients = Process::start("node", ["chat_people.js", &binary.url("")]);
     let present = || both(|name| json!({ "event": "present", "name": name, "names": ["ann", "bob"] }));
     sees(&mut clients, present()).await;
     talk(&mut clients, "hello").await;

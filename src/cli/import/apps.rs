@@ -20,7 +20,7 @@ pub(super) struct ImportedApp {
     /// `None`: one per core.
     pub(super) instances: Option<u32>,
     pub(super) directory: PathBuf,
-    /// In bytes.
+    /// Resident memory above which a worker is replaced, in bytes.
     pub(super) max_memory: Option<u64>,
     pub(super) stop_ms: Option<u64>,
     /// The port on which the application always listens.
@@ -85,9 +85,6 @@ fn one(mut app: Settings, folder: &Path, env: &str, taken: &dyn Fn(&str) -> bool
     let directory = app.text(&["cwd"]).map_or_else(|| folder.to_owned(), |cwd| folder.join(cwd));
     // `/srv/app/.` is written without the dot; links are kept, because a deployment may change them.
     let directory: PathBuf = directory.components().collect();
-    if !directory.is_dir() {
-        notes.push(format!("cwd {} does not exist", directory.display()));
-    }
     let mut node_args = app.words(&["node_args", "interpreter_args"]);
     let mut environment = environment(&mut app, env, &mut notes);
     let mut ports = ports(&mut app, &mut environment, &mut notes);
@@ -98,14 +95,14 @@ fn one(mut app: Settings, folder: &Path, env: &str, taken: &dyn Fn(&str) -> bool
     let interpreter = app.text(&["exec_interpreter", "interpreter"]);
     let start = Start { script, interpreter, node_args, args: app.words(&["args"]) };
     let command = start.command(&directory, &mut notes);
-    if command.first().is_some_and(|program| program.contains("python")) {
-        // PM2 sets it, because output to a pipe would be held back.
-        environment.entry("PYTHONUNBUFFERED".to_owned()).or_insert_with(|| "1".to_owned());
-    }
+    unbuffered(&command, &mut environment);
     if app.text(&["exec_mode"]).is_some_and(|mode| mode.starts_with("cluster")) {
         notes.push("exec_mode: each worker is a process of its own, with a port of its own".to_owned());
     }
     let instances = instances(app.take(&["instances"]), &mut notes);
+    if !directory.is_dir() {
+        notes.push(format!("cwd {} does not exist", directory.display()));
+    }
     let max_memory = app.take(&["max_memory_restart"]).and_then(|value| memory(&value, &mut notes));
     let stop_ms = app.take(&["kill_timeout"]).and_then(|value| stop(&value, &mut notes));
     app.left(&mut notes);
@@ -122,6 +119,13 @@ fn one(mut app: Settings, folder: &Path, env: &str, taken: &dyn Fn(&str) -> bool
         listen: ports.listen.or(ports.fixed),
         notes,
     })
+}
+
+/// Sets what PM2 sets for Python, whose output to a pipe is held back otherwise.
+fn unbuffered(command: &[String], environment: &mut BTreeMap<String, String>) {
+    if command.first().is_some_and(|program| program.contains("python")) {
+        environment.entry("PYTHONUNBUFFERED".to_owned()).or_insert_with(|| "1".to_owned());
+    }
 }
 
 /// The name of a script without folder and extension.

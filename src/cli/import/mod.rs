@@ -9,7 +9,7 @@ mod settings;
 mod start;
 mod text;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -60,7 +60,13 @@ impl ImportCommand {
     pub fn run(&self) -> u8 {
         let ImportSource::Pm2(pm2) = &self.source;
         match pm2.import() {
-            Ok(text) => u8::from(std::io::stdout().write_all(text.as_bytes()).is_err()),
+            Ok((text, notes)) => {
+                // The configuration itself usually goes into a file.
+                if notes > 0 && !std::io::stdout().is_terminal() {
+                    eprintln!("note: comments in the configuration explain {notes} settings of PM2");
+                }
+                u8::from(std::io::stdout().write_all(text.as_bytes()).is_err())
+            }
             Err(why) => {
                 eprintln!("error: {}", printable_lines(&why));
                 1
@@ -70,7 +76,8 @@ impl ImportCommand {
 }
 
 impl Pm2Command {
-    fn import(&self) -> Result<String, String> {
+    /// The configuration, and the number of notes in its comments.
+    fn import(&self) -> Result<(String, usize), String> {
         let named = self.file.display();
         let here = current_folder().map_err(|error| format!("there is no current folder: {error}"))?;
         let file: PathBuf = here.join(&self.file).components().collect();
@@ -86,7 +93,8 @@ impl Pm2Command {
         let value = read_by_node(&file, folder).map_err(|why| format!("{why}\n(while reading {named})"))?;
         let imported = apps::all(value, folder, &self.env).map_err(|why| format!("{named}: {why}"))?;
         let name = file.file_name().unwrap_or_default().to_string_lossy();
-        Ok(text::configuration(&name, &imported))
+        let notes = imported.notes.len() + imported.apps.iter().map(|app| app.notes.len()).sum::<usize>();
+        Ok((text::configuration(&name, &imported), notes))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The user of the workers: the person behind `sudo`, or the owner of the application, never root by accident.
+//! The user of the workers: the person who runs `sudo`, or the owner of the application, never root by accident.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;

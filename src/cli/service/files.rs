@@ -1,5 +1,5 @@
-//! Files that `stickyd service install` writes, and how they are known again: the first line has a checksum of the rest,
-//! so that a file of another origin is never replaced or removed, and an edited one only on purpose.
+//! Files that `stickyd service install` writes, and how they are known again: the first line has a checksum of the
+//! rest, so that a file of another origin is never replaced or removed, and an edited one only on purpose.
 
 use std::fs;
 use std::hash::Hasher;
@@ -21,13 +21,13 @@ pub(super) struct ServiceFile {
 /// What a file on the disk is to `stickyd service`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// There is none.
+    /// There is no such file.
     Absent,
     /// Written by an installation, and unchanged since.
     Older,
-    /// Written by an installation, and edited.
+    /// Written by an installation, and edited since.
     Edited,
-    /// Written by others.
+    /// Written by others, or by hand.
     Foreign,
 }
 

@@ -1,12 +1,13 @@
-// Two people in the chat of examples/chat, one on each transport: they see each other, type and talk. Each line of stdin
-// is a message that the first one sends; what both have received is printed, one JSON line each.
+// Two people in the chat of examples/chat, one on each transport: they see each other, type and talk. Each line of
+// stdin is a message that the first one sends; what both have received is printed, one JSON line each.
 'use strict';
 const { io } = require('socket.io-client');
 const url = process.argv[2];
 
 const print = (event, fields) => process.stdout.write(JSON.stringify({ event, ...fields }) + '\n');
 const join = (name, transports) => {
-  const socket = io(url, { auth: { name }, transports, forceNew: true, reconnectionDelay: 100, reconnectionDelayMax: 500 });
+  const delays = { reconnectionDelay: 100, reconnectionDelayMax: 500 };
+  const socket = io(url, { auth: { name }, transports, forceNew: true, ...delays });
   socket.on('present', (names) => print('present', { name, names: [...names].sort() }));
   socket.on('typing', (from) => print('typing', { name, from }));
   socket.on('message', (from, text) => print('message', { name, from, text }));
