@@ -10,6 +10,7 @@ mod admin;
 mod affinity;
 mod body;
 mod broadcast;
+mod bus;
 mod cli;
 mod client;
 mod client_limits;

@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         Command::Spawn(spawn) => ExitCode::from(spawn.run()),
         Command::Shim(shim) => ExitCode::from(shim.run()),
         Command::Log(log) => ExitCode::from(log.run()),
+        Command::Bus(bus) => ExitCode::from(bus.run()),
         Command::Completions(completions) => ExitCode::from(completions.run()),
     }
 }
@@ -131,11 +132,17 @@ type IgnoredSignal = (&'static str, fn() -> SignalKind);
 /// Signals without a meaning here whose default action would end the process without a word: other servers rotate logs,
 /// print states or stop gently on them, and scripts written for those send them. (SIGPIPE is ignored by Rust's
 /// runtime.)
-const IGNORED: [IgnoredSignal; 4] = [
+const IGNORED: [IgnoredSignal; 9] = [
     ("SIGUSR1", SignalKind::user_defined1),
     ("SIGUSR2", SignalKind::user_defined2),
     ("SIGQUIT", SignalKind::quit),
     ("SIGALRM", SignalKind::alarm),
+    ("SIGVTALRM", || SignalKind::from_raw(rustix::process::Signal::VTALARM.as_raw())),
+    ("SIGPROF", || SignalKind::from_raw(rustix::process::Signal::PROF.as_raw())),
+    ("SIGIO", SignalKind::io),
+    ("SIGPWR", || SignalKind::from_raw(rustix::process::Signal::POWER.as_raw())),
+    // A write beyond RLIMIT_FSIZE fails with an error then.
+    ("SIGXFSZ", || SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())),
 ];
 
 impl Signals {

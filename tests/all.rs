@@ -15,6 +15,7 @@
 mod admin;
 mod affinity;
 mod broadcast;
+mod bus;
 mod clients_selftest;
 mod commands;
 mod config;

@@ -31,6 +31,7 @@ const LAYERS: &[&str] = &[
     "config",
     "telemetry",
     "metrics",
+    "bus",
     "net",
     "body",
     "cookie",

@@ -12,7 +12,7 @@ mod metrics;
 mod no_worker;
 mod other_servers;
 mod preflights;
-mod process_managers;
+pub(crate) mod process_managers;
 mod refusals;
 mod stickyd_restarts;
 mod two_tunnels;

@@ -138,18 +138,27 @@ pub(crate) async fn check(State(guard): State<Arc<AdminAuth>>, request: Request,
 /// Whether a Host is an IP address, `localhost` or one of `hosts`. Any other name could be pointed at this listener by
 /// a foreign DNS server.
 fn is_own_host(host: &str, hosts: &[String]) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or(rest),
-        None => host.split(':').next().unwrap_or(host),
+    let (name, port) = match host.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').unwrap_or((rest, "?")),
+        None => host.split_at(host.find(':').unwrap_or(host.len())),
     };
+    let is_port = |port: &str| port.bytes().all(|digit| digit.is_ascii_digit());
+    if !port.is_empty() && !port.strip_prefix(':').is_some_and(is_port) {
+        return false;
+    }
+    // A final dot makes a name absolute; it is the same name.
+    let name = name.strip_suffix('.').unwrap_or(name);
     name.eq_ignore_ascii_case("localhost")
         || name.parse::<IpAddr>().is_ok()
         || hosts.iter().any(|own| name.eq_ignore_ascii_case(own))
 }
 
 fn bears(headers: &HeaderMap, token: &Secret) -> bool {
-    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-    given.is_some_and(|given| verify_slices_are_equal(given, &token.0).is_ok())
+    // RFC 9110 §11.1: the scheme is case-insensitive, and one or more spaces follow it.
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.as_bytes().split_at_checked("Bearer ".len()));
+    given.is_some_and(|(scheme, given)| {
+        scheme.eq_ignore_ascii_case(b"Bearer ") && verify_slices_are_equal(given.trim_ascii_start(), &token.0).is_ok()
+    })
 }
 
 #[cfg(test)]
@@ -159,12 +168,41 @@ mod tests {
     #[test]
     fn only_addresses_and_known_names_are_own_hosts() {
         let hosts = ["stickyd".to_owned()];
-        for host in ["127.0.0.1", "127.0.0.1:9145", "[::1]:9145", "localhost:1", "10.0.0.1", "Stickyd:9145"] {
+        for host in [
+            "127.0.0.1",
+            "127.0.0.1:9145",
+            "[::1]:9145",
+            "localhost:1",
+            "10.0.0.1",
+            "Stickyd:9145",
+            "localhost.",
+            "stickyd.:1",
+        ] {
             assert!(is_own_host(host, &hosts), "{host}");
         }
         for host in ["evil.example", "127.0.0.1.evil.example", "", "evil.example:9145", "stickyd.evil.example"] {
             assert!(!is_own_host(host, &hosts), "{host}");
         }
+        for host in
+            ["localhost:evil", "localhost:1:2", "[::1]evil.example", "[::1", "evil@localhost", ".", "localhost.."]
+        {
+            assert!(!is_own_host(host, &hosts), "{host}");
+        }
         assert!(!is_own_host("stickyd", &[]));
+    }
+
+    #[test]
+    fn the_scheme_of_a_token_is_case_insensitive() {
+        let token = Secret(b"0123456789abcdef".to_vec());
+        let given = |value: &str| {
+            let field = HeaderValue::from_str(value).unwrap();
+            bears(&HeaderMap::from_iter([(header::AUTHORIZATION, field)]), &token)
+        };
+        for right in ["Bearer 0123456789abcdef", "bearer 0123456789abcdef", "BEARER  0123456789abcdef"] {
+            assert!(given(right), "{right}");
+        }
+        for wrong in ["Bearer", "Bearer ", "0123456789abcdef", "Basic 0123456789abcdef", "Bearer 0123456789ABCDEF"] {
+            assert!(!given(wrong), "{wrong}");
+        }
     }
 }

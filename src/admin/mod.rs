@@ -13,6 +13,7 @@ pub(crate) mod auth;
 mod bind;
 mod broadcast;
 pub(crate) mod layers;
+mod linked;
 mod log;
 mod processes;
 pub(crate) mod scrape;

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::linked::LinkedProcess;
 use super::processes::{self, Process, ProcessTable};
+use crate::bus::BusMember;
 use crate::clock;
 use crate::descriptors;
 use crate::metrics::families::Families;
@@ -27,8 +29,10 @@ pub(crate) fn scrape_with(shared: &Shared, look: &ProcessTable) -> Vec<u8> {
     let (metrics, snapshot, mut live) = (&shared.metrics, shared.snapshot.load(), Families::default());
     for upstream in &snapshot.upstreams {
         show_health(&mut live, upstream);
+        live.bus_workers(&upstream.config.name, shared.bus.linked(&upstream.config.name));
     }
-    for mut sample in samples(&snapshot, look).into_values() {
+    let linked = shared.bus.list();
+    for mut sample in samples(&snapshot, look, &linked).into_values() {
         sample.is_spawned = metrics.spawn.has(sample.upstream, sample.worker);
         live.worker(&sample);
     }
@@ -57,10 +61,14 @@ fn show_health(live: &mut Families, upstream: &Upstream) {
 
 /// Returns all workers that have series. A worker that was removed and the one that has its name now are shown as one:
 /// the state is that of the present worker, which comes first in the snapshot, and their loads are added up.
-fn samples<'a>(snapshot: &'a Snapshot, look: &ProcessTable) -> BTreeMap<(&'a str, &'a str), WorkerSample<'a>> {
+fn samples<'a>(
+    snapshot: &'a Snapshot,
+    look: &ProcessTable,
+    linked: &[BusMember],
+) -> BTreeMap<(&'a str, &'a str), WorkerSample<'a>> {
     let mut all = BTreeMap::new();
     for worker in snapshot.workers().filter(|worker| !worker.is_unused()) {
-        let next = sample(worker, look);
+        let next = sample(worker, look, linked);
         match all.entry((next.upstream, next.worker)) {
             Entry::Vacant(place) => drop(place.insert(next)),
             Entry::Occupied(mut known) => known.get_mut().add_load(&next),
@@ -69,7 +77,7 @@ fn samples<'a>(snapshot: &'a Snapshot, look: &ProcessTable) -> BTreeMap<(&'a str
     all
 }
 
-fn sample<'a>(worker: &'a Worker, look: &ProcessTable) -> WorkerSample<'a> {
+fn sample<'a>(worker: &'a Worker, look: &ProcessTable, linked: &[BusMember]) -> WorkerSample<'a> {
     let sessions = worker.sessions().into();
     WorkerSample {
         upstream: &worker.upstream,
@@ -86,6 +94,7 @@ fn sample<'a>(worker: &'a Worker, look: &ProcessTable) -> WorkerSample<'a> {
         // The figures of a cluster's master are not those of one worker.
         process: look.workers.get(&worker.address).filter(|process| !process.shared).map(of_worker),
         is_spawned: false,
+        bus: LinkedProcess::of(worker, look, linked).map(|linked| linked.sample()),
     }
 }
 

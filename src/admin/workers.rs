@@ -16,8 +16,10 @@ use super::api::{
     CheckView, DrainView, EjectionView, GraceOrder, NameView, ProcessView, ReasonsView, WorkerView, WorkersAnswer,
 };
 use super::layers::WholeBody;
+use super::linked::LinkedProcess;
 use super::processes::{Process, ProcessTable};
 use super::{Api, ApiRefusal, refuse};
+use crate::bus::BusMember;
 use crate::clock::{self, Millis};
 use crate::config::{AdminState, LONGEST_GRACE};
 use crate::drain::polling;
@@ -36,9 +38,10 @@ pub(crate) async fn list(State(api): State<Api>) -> Json<WorkersAnswer> {
     let look = api.look().await;
     let members = snapshot.upstreams.iter().flat_map(|upstream| &upstream.members);
     let names = api.shared.unresolved.names(snapshot.named());
+    let linked = api.shared.bus.list();
     Json(WorkersAnswer {
         names: names.into_iter().map(name_of).collect(),
-        workers: members.map(|member| describe(member, &look)).collect(),
+        workers: members.map(|member| describe(member, &look, &linked)).collect(),
     })
 }
 
@@ -77,7 +80,7 @@ pub(crate) async fn say(
         "worker admin state changed");
     polling::look(&api.shared, clock::now_ms());
     let look = api.look().await;
-    Ok(Json(describe(member, &look)))
+    Ok(Json(describe(member, &look, &api.shared.bus.list())))
 }
 
 fn find<'a>(
@@ -116,11 +119,12 @@ fn grace(body: &[u8], state: AdminState) -> Result<Option<Duration>, String> {
     Ok(Some(grace))
 }
 
-fn describe(member: &Member, look: &ProcessTable) -> WorkerView {
+fn describe(member: &Member, look: &ProcessTable, linked: &[BusMember]) -> WorkerView {
     let (worker, now) = (&member.worker, clock::now_ms());
     WorkerView {
         address: worker.address.to_string(),
         admin: worker.admin.word().to_owned(),
+        bus: LinkedProcess::of(worker, look, linked).map(|linked| linked.view()),
         check: worker.notes.check().map(|check| check_of(check, now)),
         drain: worker.admin.ending().map(|ending| progress(worker, &ending)),
         ejected: worker.is_ejected(),

@@ -6,6 +6,7 @@
 //! `main` ends the process.
 
 mod broadcast;
+mod bus;
 mod close;
 mod drain;
 mod explain;
@@ -35,6 +36,7 @@ use crate::printable::printable_lines;
 use crate::spawn::{ShimCommand, SpawnerCommand};
 
 pub(crate) use broadcast::BroadcastCommand;
+pub(crate) use bus::BusCommand;
 pub(crate) use close::CloseCommand;
 pub(crate) use drain::{DrainCommand, MaintCommand, ReadyCommand};
 pub(crate) use explain::{ExplainCommand, PinCommand};
@@ -168,6 +170,8 @@ pub enum Command {
     /// Become a worker; only the spawner runs this
     #[command(name = "__worker", hide = true)]
     Shim(ShimCommand),
+    /// Link workers that stickyd does not start to the bus, so that their messages reach all clients
+    Bus(BusCommand),
     /// Print a shell completion script
     ///
     /// Example: stickyd completions bash > /etc/bash_completion.d/stickyd
@@ -218,6 +222,9 @@ pub struct RunCommand {
     /// PORT, is restarted when it ends, and is replaced by a new one on SIGHUP
     #[arg(short, long, value_name = "N|max", group = "workers", value_parser = config::spawn::parse_instances, requires = "command")]
     pub spawn: Option<u32>,
+    /// Let workers keep their messages to their own clients, instead of sharing them over the bus
+    #[arg(long, requires = "spawn")]
+    pub no_bus: bool,
     /// The command that --spawn starts, with its arguments
     #[arg(last = true, value_name = "COMMAND", requires = "spawn")]
     pub command: Vec<String>,
@@ -251,6 +258,7 @@ impl RunCommand {
     pub fn load(&self) -> (Option<Sources>, Loaded) {
         if let (None, Some(instances)) = (&self.config, self.spawn) {
             let config = config::for_spawn(&self.listen, instances, &self.command);
+            let config = config.map(|config| self.with_bus(config));
             return (None, config.map(|config| with_admin_socket(Config { introduces: false, ..config })));
         }
         if self.config.is_none() && !self.listen.is_empty() {
@@ -258,6 +266,13 @@ impl RunCommand {
         }
         let (sources, loaded) = config::load_noting(self.config.as_deref().unwrap_or_else(|| Path::new(FILE)));
         (Some(sources), loaded)
+    }
+}
+
+impl RunCommand {
+    fn with_bus(&self, mut config: Config) -> Config {
+        config.upstreams.iter_mut().for_each(|upstream| upstream.bus = !self.no_bus);
+        config
     }
 }
 

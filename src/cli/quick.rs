@@ -13,13 +13,32 @@ use std::path::{Path, PathBuf};
 /// Maximum length of the path of a unix socket, in bytes (unix(7)).
 const MAX_PATH: usize = 107;
 
-/// Returns the directory of the sockets, which may not exist yet.
+/// Returns the directory for the socket of a stickyd that starts; it may not exist yet.
 fn directory() -> PathBuf {
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
-    match runtime {
-        Some(runtime) => runtime.join("stickyd"),
-        None => format!("/tmp/stickyd-{}", rustix::process::geteuid().as_raw()).into(),
-    }
+    runtime().unwrap_or_else(fallback)
+}
+
+/// Returns the directories in which a stickyd of this user may have its socket. A command without `XDG_RUNTIME_DIR`
+/// (from cron, say) also looks where a stickyd of the user's login session has it.
+fn directories() -> Vec<PathBuf> {
+    let login = || format!("/run/user/{}/stickyd", rustix::process::geteuid().as_raw()).into();
+    runtime().map_or_else(|| vec![login(), fallback()], |directory| vec![directory])
+}
+
+fn runtime() -> Option<PathBuf> {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    runtime.filter(|path| is_runtime_directory(path)).map(|path| path.join("stickyd"))
+}
+
+fn fallback() -> PathBuf {
+    format!("/tmp/stickyd-{}", rustix::process::geteuid().as_raw()).into()
+}
+
+/// Whether a value of `XDG_RUNTIME_DIR` may be used: the directory must be the user's own (XDG Base Directory
+/// Specification), which it is not after `su`, and it may not exist in a container.
+fn is_runtime_directory(path: &Path) -> bool {
+    let own = |found: fs::Metadata| found.is_dir() && found.uid() == rustix::process::geteuid().as_raw();
+    path.is_absolute() && fs::metadata(path).is_ok_and(own)
 }
 
 /// Returns the path for the admin socket of a stickyd that listens on `port`, and makes its directory.
@@ -59,9 +78,9 @@ fn check(directory: &Path) -> io::Result<()> {
     if own { Ok(()) } else { Err(io::Error::new(io::ErrorKind::PermissionDenied, why)) }
 }
 
-/// Returns the sockets on which a stickyd of this user answers, sorted by name.
+/// Returns the sockets on which a stickyd of this user answers, sorted by name in each directory.
 pub(crate) fn running() -> Vec<PathBuf> {
-    running_in(&directory())
+    directories().iter().flat_map(|directory| running_in(directory)).collect()
 }
 
 fn running_in(directory: &Path) -> Vec<PathBuf> {
@@ -85,6 +104,20 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
+
+    #[test]
+    fn a_runtime_directory_is_an_absolute_one_of_this_user() {
+        let own = std::env::temp_dir().join(format!("stickyd-runtime-{}", std::process::id()));
+        fs::create_dir_all(&own).unwrap();
+        assert!(is_runtime_directory(&own));
+        fs::remove_dir(&own).unwrap();
+        assert!(!is_runtime_directory(&own), "it does not exist");
+        assert!(!is_runtime_directory(Path::new("relative")) && !is_runtime_directory(Path::new("")));
+        assert!(!is_runtime_directory(Path::new("/dev/null")), "no directory");
+        // /proc belongs to root.
+        let root = rustix::process::geteuid().is_root();
+        assert_eq!(is_runtime_directory(Path::new("/proc")), root);
+    }
 
     #[test]
     fn sockets_are_made_only_in_a_directory_of_ones_own() {

@@ -39,14 +39,22 @@ fn stats(said: &StatsAnswer, width: Option<u16>) -> String {
         [Column::text("ALL WORKERS", 0), Column::amount("TOTAL", 0), Column::amount("PER SECOND", 0)];
     let mut text = table(&HEAD, &said.workers.iter().map(row).collect::<Vec<_>>(), width);
     let counts = said.totals.iter().map(|(name, count)| {
-        let total = if name.starts_with("bytes") { bytes(*count) } else { count.to_string() };
         let rate = said.rates.get(&format!("{name}_per_s")).copied().flatten();
-        vec![name.replace('_', " "), total, amount(rate)]
+        counter(name, *count, rate)
     });
     text.push('\n');
     text.push_str(&table(&TOTALS, &counts.collect::<Vec<_>>(), width));
     text.push_str(&format!("\nrates are averages over the last {} s\n", said.rates_over_s));
     text
+}
+
+fn counter(name: &str, count: u64, rate: Option<f64>) -> Vec<String> {
+    let (count, rate) = if name.starts_with("bytes") {
+        (bytes(count), bytes(rate.and_then(|rate| format!("{rate:.0}").parse::<u64>().ok())))
+    } else {
+        (count.to_string(), amount(rate))
+    };
+    vec![name.replace('_', " "), count, rate]
 }
 
 fn row(one: &WorkerStats) -> Vec<String> {
@@ -60,4 +68,16 @@ fn row(one: &WorkerStats) -> Vec<String> {
         one.live.tunnels.to_string(),
         span(one.live.average_age_s),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_have_their_unit_in_both_columns() {
+        assert_eq!(counter("bytes_up", 3_200, Some(542.4)), ["bytes up", "3.2 kB", "542 B"]);
+        assert_eq!(counter("requests", 7, Some(1.5)), ["requests", "7", "1.50"]);
+        assert_eq!(counter("bytes_down", 0, None), ["bytes down", "0 B", "-"]);
+    }
 }

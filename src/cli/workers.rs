@@ -83,7 +83,14 @@ pub(crate) fn texts(said: &WorkersAnswer, only: Option<&str>, width: Option<u16>
     ];
     let wanted = |upstream: &str| only.is_none_or(|only| upstream == only);
     let all: Vec<&WorkerView> = said.workers.iter().filter(|one| wanted(&one.upstream)).collect();
-    let table = table(&HEAD, &all.iter().map(|one| row(one)).collect::<Vec<_>>(), width);
+    let mut rows: Vec<_> = all.iter().map(|one| row(one)).collect();
+    let mut head = HEAD.to_vec();
+    // Only Node.js workers that are linked to the bus tell these.
+    if all.iter().any(|one| one.bus.is_some()) {
+        head.extend([Column::amount("LAG", 3), Column::amount("HEAP", 4), Column::text("SOCKET.IO", 7)]);
+        rows.iter_mut().zip(&all).for_each(|(row, one)| row.extend(facts(one)));
+    }
+    let table = table(&head, &rows, width);
     let names = said.names.iter().filter(|name| wanted(&name.upstream) && name.state != "resolved");
     let notes = all.iter().flat_map(|one| reasons(one)).chain(names.map(unresolved));
     WorkersText { table, notes: notes.map(|note| printable(&note).into_owned()).collect() }
@@ -115,6 +122,13 @@ fn row(one: &WorkerView) -> Vec<String> {
     let counts = [one.sessions, one.tunnels, one.in_flight, one.restarts].map(|count| count.to_string());
     let names = [one.upstream.clone(), one.worker.clone(), state(&one.health, &one.admin, one.ejected)];
     names.into_iter().chain(counts).chain(figures).collect()
+}
+
+/// Formats what a worker's process says about itself.
+fn facts(one: &WorkerView) -> [String; 3] {
+    let lag = one.bus.as_ref().map(|facts| format!("{} ms", facts.lag_ms));
+    let version = one.bus.as_ref().map(|facts| facts.socketio.clone());
+    [cell(lag), bytes(one.bus.as_ref().map(|facts| facts.heap_used_bytes)), cell(version)]
 }
 
 /// Formats the state of a worker on its three axes.
@@ -151,7 +165,7 @@ fn reasons(worker: &WorkerView) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::api::{ProcessView, ReasonsView};
+    use crate::admin::api::{BusFactsView, ProcessView, ReasonsView};
 
     fn worker(name: &str, health: &str, why: &str) -> WorkerView {
         let process = ProcessView {
@@ -166,6 +180,7 @@ mod tests {
         WorkerView {
             address: "127.0.0.1:3001".to_owned(),
             admin: "ready".to_owned(),
+            bus: None,
             check: None,
             drain: None,
             ejected: false,
@@ -212,6 +227,29 @@ mod tests {
         ");
         assert_eq!(workers(&said, Some("other"), None).lines().count(), 1);
     }
+
+    #[test]
+    fn linked_workers_show_lag_heap_and_version() {
+        let facts = BusFactsView {
+            clients: 12,
+            heap_total_bytes: 40_000_000,
+            heap_used_bytes: 25_000_000,
+            lag_ms: 1.2,
+            lag_p99_ms: 9.0,
+            node: "20.20.2".to_owned(),
+            pid: 4242,
+            socketio: "4.8.4".to_owned(),
+            sockets: 12,
+        };
+        let workers_of_app = vec![WorkerView { bus: Some(facts), ..worker("w1", "up", "-") }, worker("w2", "up", "-")];
+        let said = WorkersAnswer { names: Vec::new(), workers: workers_of_app };
+        insta::assert_snapshot!(workers(&said, None, None), @r"
+        UPSTREAM  WORKER  STATE      SESSIONS  TUNNELS  IN FLIGHT  RESTARTS   PID   CPU  MEMORY     LAG   HEAP  SOCKET.IO
+        app       w1      up, ready        12        3          0         1  4242  1.5%   80 MB  1.2 ms  25 MB  4.8.4
+        app       w2      up, ready        12        3          0         1  4242  1.5%   80 MB       -      -  -
+        ");
+    }
+
     #[test]
     fn shared_processes_and_addresses_are_named() {
         let mut one = worker("w1", "up", "-");

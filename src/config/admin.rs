@@ -86,8 +86,10 @@ pub(crate) fn read(context: &Context<'_>, root: &mut Section<'_>, state_dir: Opt
     let hosts = section.take("hosts").map(|item| hosts(context, item)).unwrap_or_default();
     let path = section.text("token_file", "a path");
     section.finish();
-    let open =
-        |(address, _): &&(AdminAddress, Span)| matches!(address, AdminAddress::Tcp(tcp) if !tcp.ip().is_loopback());
+    let open = |(address, _): &&(AdminAddress, Span)| match address {
+        AdminAddress::Tcp(tcp) => !tcp.ip().to_canonical().is_loopback(),
+        AdminAddress::Unix(_) | AdminAddress::None => false,
+    };
     if let (Some((_, at)), None) = (written.iter().find(open), &path) {
         let message = "the admin listener would be open to the network without a token";
         context.report.error_help(at, message, "write token_file = \"admin.token\", or use 127.0.0.1");

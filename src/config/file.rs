@@ -86,6 +86,14 @@ impl<'a> ConfigItem<'a> {
         }
     }
 
+    /// The value if it is true or false; nothing is reported.
+    pub(crate) fn as_boolean(&self) -> Option<bool> {
+        match self.value {
+            DeValue::Boolean(value) => Some(value),
+            _ => None,
+        }
+    }
+
     pub(crate) fn boolean(self) -> Option<bool> {
         match self.value {
             DeValue::Boolean(value) => Some(value),

@@ -211,6 +211,9 @@ pub struct Upstream {
     /// Headers and query parameters in which ordinary requests name a Socket.IO session; such requests go to the
     /// session's worker.
     pub follow: Vec<rules::Spot>,
+    /// Whether workers may share their messages over the bus; default true. Whether the bus runs needs a restart, the
+    /// environment of workers changes when they start.
+    pub bus: bool,
     /// How workers are checked.
     pub health: Health,
     /// `SameSite` attribute of the affinity cookie.
@@ -301,6 +304,7 @@ impl Upstream {
             removed: RemovedPolicy::default(),
             forwarded: false,
             debug_header: false,
+            bus: true,
             rate: guards::Rates::default(),
             labels: Arc::default(),
             tls: None,

@@ -103,6 +103,8 @@ impl Spawn {
 /// A `spawn` table, and what later checks need of it.
 pub(crate) struct ReadSpawn {
     pub(crate) spawn: Spawn,
+    /// Whether the workers may share their messages over the bus.
+    pub(crate) bus: bool,
     pub(crate) grace: Option<Duration>,
     /// Place of the program in the command.
     pub(crate) command: Span,
@@ -128,6 +130,7 @@ pub(crate) fn read(context: &Context<'_>, mut section: Section<'_>) -> Option<Re
     let max_memory = section.take("max_memory").and_then(|item| size(item, MEMORY));
     let stop = section.take("stop").and_then(|item| duration(item, STOPS)).unwrap_or(DEFAULT_STOP);
     let grace = section.take("grace").and_then(|item| duration(item, GRACES));
+    let bus = section.take("bus").is_none_or(super::upstream::bus);
     let port = section.take("port").map_or(Some(PortSource::Env), port);
     let report = section.report;
     section.finish();
@@ -141,7 +144,7 @@ pub(crate) fn read(context: &Context<'_>, mut section: Section<'_>) -> Option<Re
     }
     let spawn =
         Spawn { command: words, instances: instances?, directory, environment, ports, max_memory, stop, port: port? };
-    Some(ReadSpawn { spawn, grace, command, at })
+    Some(ReadSpawn { spawn, grace, bus, command, at })
 }
 
 fn command(section: &mut Section<'_>) -> Option<(Vec<String>, Span)> {

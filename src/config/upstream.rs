@@ -95,6 +95,8 @@ pub(crate) fn read(
     for (key, on) in [("forwarded", &mut upstream.forwarded), ("debug_header", &mut upstream.debug_header)] {
         *on = section.take(key).and_then(ConfigItem::boolean).unwrap_or(*on);
     }
+    let wants_bus = spawn.as_ref().is_none_or(|read| read.bus);
+    upstream.bus = section.take("bus").is_none_or(bus) && wants_bus;
     let mut same_site = None;
     if let Some(mut cookie) = section.section("cookie", "a table such as { same_site = \"lax\" }") {
         if let Some(text) = cookie.text("same_site", "\"lax\", \"strict\" or \"none\"") {
@@ -140,6 +142,16 @@ fn no_entries(section: &mut Section<'_>) -> Vec<WorkerEntry> {
         report.error_help(&item.span, "`workers` and `spawn` cannot be used together", help);
     }
     Vec::new()
+}
+
+/// Reads `bus = "auto" | false`; true after an error.
+pub(crate) fn bus(item: ConfigItem<'_>) -> bool {
+    if let Some(on) = item.as_boolean() {
+        return on;
+    }
+    let report = item.report;
+    item.text("\"auto\" or false")
+        .is_none_or(|text| word(report, "value of `bus`", &text, &[("auto", true)]).unwrap_or(true))
 }
 
 /// Reads the settings for failing workers, and the bounds of an upstream.

@@ -5,6 +5,7 @@
 //! by the config: labels are upstreams, workers and closed sets of words, never anything a client chooses. Every
 //! combination of such words begins at 0 with its upstream, worker or listener, so that no increase is missed.
 
+mod bus;
 pub(crate) mod families;
 pub(crate) mod labels;
 mod limits;
@@ -31,6 +32,7 @@ use prometheus::{Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, Int
 use crate::locks::lock;
 use families::{Families, Family, value};
 
+pub(crate) use bus::{BusSample, BusSeries};
 pub(crate) use labels::{Discovery, GuardLabel, SourceLabel};
 pub(crate) use limits::{LimitLabel, LimitSeries};
 pub(crate) use responses::AnsweredBy;
@@ -44,6 +46,8 @@ pub struct Metrics {
     pub(crate) registry: Registry,
     /// Series of limits: how often each was reached, and how close others are.
     pub limits: LimitSeries,
+    /// Series of the bus.
+    pub bus: BusSeries,
     pub(crate) sockets: SocketsSeries,
     /// Series of connection quality: round-trips, sockets that owe an answer, broadcasts.
     pub care: liveness::CareSeries,
@@ -225,6 +229,7 @@ impl Metrics {
                 &["upstream"], r)?,
             certificates: Mutex::default(),
             limits: LimitSeries::new(&r)?,
+            bus: BusSeries::new(&r)?,
             sockets: SocketsSeries::new(&r)?,
             care: liveness::CareSeries::new(&r)?,
             spawn: spawn::SpawnSeries::register(&r)?,

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::SocketSeries;
+use super::bus::BusSample;
 use super::families::{Families, Family, value};
 use super::labels::AttemptOutcome;
 use super::process::WorkerProcess;
@@ -171,6 +172,8 @@ pub(crate) struct WorkerSample<'a> {
     pub(crate) process: Option<WorkerProcess>,
     /// Whether stickyd starts the worker, so that its restarts are known with their reasons.
     pub(crate) is_spawned: bool,
+    /// What the process says about itself, if it is linked to the bus.
+    pub(crate) bus: Option<BusSample>,
 }
 
 impl WorkerSample<'_> {
@@ -284,6 +287,9 @@ impl Families {
         }
         if let Some(process) = &one.process {
             self.worker_process(&at, process);
+        }
+        if let Some(facts) = &one.bus {
+            self.bus_facts(&at, facts);
         }
     }
 

@@ -15,8 +15,11 @@ use crate::metrics::SourceLabel;
 use crate::sockets::socket_id::printable;
 use crate::upstream::worker::Worker;
 
-/// Longest text of a field that a client sent, in bytes; a path may be as long as `target_bytes` allows.
+/// Longest text of a field that a client sent, in bytes.
 const LONGEST: usize = 512;
+
+/// Longest path in the log, in bytes: the default of `target_bytes`. A refused target may be longer than is allowed.
+const LONGEST_PATH: usize = 16 * 1024;
 
 /// Stands for a value that there is not.
 const NOTHING: &str = "-";
@@ -88,12 +91,11 @@ impl AccessLine {
 
     /// Writes the line. Fields are only added at its end, because people parse it.
     pub(super) fn write(&self, over: &Outcome<'_>) {
-        let path = self.uri.path();
         tracing::info!(target: "access",
             client = %self.client,
             http = if self.version == Version::HTTP_2 { 2 } else { 1 },
             method = %self.method,
-            path = %shown(path.as_bytes(), path.len()),
+            path = %path_shown(self.uri.path()),
             status = over.status,
             bytes = over.bytes_down,
             ms = milliseconds(over.took),
@@ -116,12 +118,34 @@ impl AccessLine {
         );
     }
 
-    /// The referring page, without its query.
     fn referer(&self) -> Cow<'_, str> {
-        let Some(value) = &self.referer else { return NOTHING.into() };
-        let page = value.as_bytes().split(|byte| matches!(byte, b'?' | b'#')).next();
-        shown(page.unwrap_or_default(), LONGEST)
+        self.referer.as_ref().map_or(Cow::Borrowed(NOTHING), |value| page(value.as_bytes()))
     }
+}
+
+/// Returns the referring page without what may be secret: its query, its fragment, and a user's name and password (RFC
+/// 9110 §10.1.3), which a client ought to leave out itself. A reference without a page (`data:`, `javascript:`) is
+/// content, so only its scheme is shown.
+fn page(value: &[u8]) -> Cow<'_, str> {
+    let page = value.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default();
+    let colon = page.iter().position(|byte| matches!(byte, b':' | b'/')).filter(|at| page.get(*at) == Some(&b':'));
+    let (scheme, rest) = page.split_at_checked(colon.map_or(0, |colon| colon + 1)).unwrap_or((b"", page));
+    let Some(rest) = rest.strip_prefix(b"//") else { return non_empty(if scheme.is_empty() { page } else { scheme }) };
+    let authority = rest.split(|byte| *byte == b'/').next().unwrap_or_default();
+    let user = authority.iter().rposition(|byte| *byte == b'@');
+    match user.and_then(|at| rest.get(at + 1..)) {
+        Some(rest) => shown(&[scheme, b"//", rest].concat(), LONGEST).into_owned().into(),
+        None => non_empty(page),
+    }
+}
+
+/// Returns the path as the log names it; the target of CONNECT has none.
+fn path_shown(path: &str) -> Cow<'_, str> {
+    if path.is_empty() { NOTHING.into() } else { shown(path.as_bytes(), LONGEST_PATH.min(path.len())) }
+}
+
+fn non_empty(bytes: &[u8]) -> Cow<'_, str> {
+    if bytes.is_empty() { NOTHING.into() } else { shown(bytes, LONGEST) }
 }
 
 fn field(value: Option<&HeaderValue>) -> Cow<'_, str> {
@@ -180,6 +204,32 @@ mod tests {
         ] {
             assert_eq!(of(wrong.clone()), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_referring_page_is_named_without_secrets() {
+        for (value, page_shown) in [
+            ("https://app.example/login?token=1", "https://app.example/login"),
+            ("https://app.example#token=1", "https://app.example"),
+            ("https://user:password@app.example:1/x@y?z", "https://app.example:1/x@y"),
+            ("https://a@b:c@app.example", "https://app.example"),
+            ("//user@app.example/", "//app.example/"),
+            ("/x:y", "/x:y"),
+            ("?token=1", "-"),
+            ("", "-"),
+            ("data:text/html,//token", "data:"),
+            ("javascript:token", "javascript:"),
+            ("about:blank", "about:"),
+            ("android-app://com.example/", "android-app://com.example/"),
+        ] {
+            assert_eq!(page(value.as_bytes()), page_shown, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_never_empty_and_has_a_longest_length() {
+        assert_eq!((path_shown(""), path_shown("*"), path_shown("/a")), ("-".into(), "*".into(), "/a".into()));
+        assert_eq!(path_shown(&"/".repeat(70_000)).len(), LONGEST_PATH);
     }
 
     proptest! {

@@ -12,6 +12,7 @@ use super::response_body::Reply;
 use crate::affinity::ask::RequestFacts;
 use crate::config::Redirect;
 use crate::engine_io;
+use crate::metrics::GuardLabel;
 use crate::route::guard::GuardRefusal;
 use crate::state::Readiness;
 
@@ -233,13 +234,25 @@ fn let_read(origin: &HeaderValue, headers: &mut HeaderMap) {
     headers.insert(header::VARY, HeaderValue::from_static("Origin"));
 }
 
+/// The reason that the access log gives for the refusal of a guard. The client is told less.
+fn reason_of(guard: GuardLabel) -> &'static str {
+    match guard {
+        GuardLabel::Origin => "the page's origin is not allowed",
+        GuardLabel::Network => "the client's network is not allowed",
+        GuardLabel::RateRequests => "too many requests of this address",
+        GuardLabel::RateHandshakes => "too many handshakes of this address",
+        GuardLabel::UpstreamRequests => "too many requests of all clients",
+        GuardLabel::UpstreamHandshakes => "too many handshakes of all clients",
+    }
+}
+
 /// The response of a guard, in the form of the requesting transport (docs/reference/protocols.md §1.4): Engine.IO's
 /// JSON for polling (a JSONP script fails by the status), a short text for an upgrade, plain text otherwise. A page may
 /// read a 429, but a page that is not allowed to send the request may not read the response either.
 pub(crate) fn turned_away<B>(turned: GuardRefusal, upgrade: bool, request: &Request<B>) -> Response<Reply> {
-    let (status, message) = match turned {
-        GuardRefusal::Forbidden => (StatusCode::FORBIDDEN, "Forbidden"),
-        GuardRefusal::TooOften(_) => (StatusCode::TOO_MANY_REQUESTS, "Too many requests"),
+    let (status, message, guard) = match turned {
+        GuardRefusal::Forbidden(guard) => (StatusCode::FORBIDDEN, "Forbidden", guard),
+        GuardRefusal::TooOften(guard, _) => (StatusCode::TOO_MANY_REQUESTS, "Too many requests", guard),
     };
     let (kind, body) = if upgrade {
         ("text/html", message.to_owned())
@@ -248,11 +261,11 @@ pub(crate) fn turned_away<B>(turned: GuardRefusal, upgrade: bool, request: &Requ
     } else {
         ("text/plain; charset=utf-8", format!("{status}\n"))
     };
-    let mut response = own(status, message, body);
+    let mut response = own(status, reason_of(guard), body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let GuardRefusal::TooOften(wait) = turned {
+    if let GuardRefusal::TooOften(_, wait) = turned {
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         if let Some(origin) = request.headers().get(header::ORIGIN) {

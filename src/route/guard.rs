@@ -30,9 +30,9 @@ use crate::upstream::rate::{ADDRESSES, RateKind, RateLimits, SHARDS};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum GuardRefusal {
     /// The client's network or the page's origin is not allowed.
-    Forbidden,
+    Forbidden(GuardLabel),
     /// A rate limit is reached; the client may retry after this time.
-    TooOften(Duration),
+    TooOften(GuardLabel, Duration),
 }
 
 /// The live guard of a route.
@@ -110,7 +110,7 @@ pub(crate) fn check<B>(
     for watch in found.guards() {
         watch.judge(request, asked).map_err(|why| {
             turn(why);
-            GuardRefusal::Forbidden
+            GuardRefusal::Forbidden(why)
         })?;
     }
     let handshake = opens(upstream, request, asked.ask);
@@ -129,7 +129,7 @@ pub(crate) fn check<B>(
             turn(why);
             say_full!(upstream = %upstream.config.name, limit = why.word(), client = %asked.client.address,
                 "rate limit reached: requests are answered with 429");
-            GuardRefusal::TooOften(wait)
+            GuardRefusal::TooOften(why, wait)
         })?;
     }
     Ok(())

@@ -4,6 +4,7 @@
 //! admin listener run on a control thread (ARCHITECTURE.md §4), so that a busy data thread does not make workers look
 //! unhealthy. Long lists are written on a third kind of thread (`admin::sockets`), which yields to the other two.
 
+mod bus;
 mod data_thread;
 mod dns;
 mod health_checks;
@@ -52,6 +53,7 @@ pub struct Server {
     stop: Stop,
     threads: Vec<JoinHandle<StopOutcome>>,
     control: JoinHandle<()>,
+    bus: Option<JoinHandle<()>>,
     reload: reload::ReloadSender,
     spawned: SpawnHandle,
 }
@@ -92,6 +94,7 @@ impl Server {
         listeners.show(&shared.metrics);
         let addresses = listeners.addresses();
         shared.config.begin(sources.as_ref().map(|sources| sources.file().to_owned()), addresses.clone());
+        let bus = bus::start(&config, &shared.bus, stop.control.clone());
         let (reload, asks) = mpsc::channel(1);
         let (spawned, orders) = SpawnHandle::new();
         let control = {
@@ -108,7 +111,7 @@ impl Server {
             thread.spawn(run).inspect_err(|_| all.abandon()).map_err(StartError::Thread)?
         };
         let first = admins.first().cloned().unwrap_or(AdminAddress::None);
-        Ok(Self { shared, addresses, admin: first, admins, stop, threads, control, reload, spawned })
+        Ok(Self { shared, addresses, admin: first, admins, stop, threads, control, bus, reload, spawned })
     }
 
     /// Returns the channel that requests a reload of the file.
@@ -139,6 +142,7 @@ impl Server {
         }
         self.stop.control.cancel();
         ended.panicked |= self.control.join().is_err();
+        ended.panicked |= self.bus.is_some_and(|bus| bus.join().is_err());
         ended
     }
 }

@@ -11,6 +11,7 @@ use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bus::environment::{PRELOAD, PRELOAD_NAME, link};
 use crate::config::Address;
 use crate::config::spawn::{PortSource, Spawn};
 
@@ -24,12 +25,15 @@ const OWN: [&str; 7] =
 pub(crate) enum Preload {
     /// Moves a port that the application has hard-coded to the worker's own.
     ShiftPort,
+    /// Links Socket.IO servers to the bus.
+    Bus,
 }
 
 impl Preload {
     fn file(self) -> (&'static str, &'static str) {
         match self {
             Self::ShiftPort => ("shift-port.cjs", include_str!("shift-port.cjs")),
+            Self::Bus => (PRELOAD_NAME, PRELOAD),
         }
     }
 }
@@ -42,8 +46,9 @@ pub(crate) struct Given {
 }
 
 /// Decides what the process of the worker in `slot` is given, which is to listen at `address`. Slots count from 1;
-/// NODE_APP_INSTANCE counts from 0, because applications test it for "0" under PM2.
-pub(crate) fn of(spawn: &Spawn, slot: u32, address: &Address) -> Given {
+/// NODE_APP_INSTANCE counts from 0, because applications test it for "0" under PM2. `bus` is the hub's socket and the
+/// name of the upstream, if the worker is to be linked to the bus.
+pub(crate) fn of(spawn: &Spawn, slot: u32, address: &Address, bus: Option<(&Path, &str)>) -> Given {
     let mut given = Given { environment: spawn.environment.clone(), preloads: Vec::new() };
     let mut set = |name: &str, value: String| drop(given.environment.insert(name.to_owned(), value));
     set("PORT", port(address));
@@ -52,6 +57,11 @@ pub(crate) fn of(spawn: &Spawn, slot: u32, address: &Address) -> Given {
     if let PortSource::Fixed(port) = spawn.port {
         set("STICKYD_SHIFT_PORT", port.to_string());
         given.preloads.push(Preload::ShiftPort);
+    }
+    if let Some((socket, upstream)) = bus {
+        let variables = link(socket, upstream).map(|(name, value)| (name.to_owned(), value));
+        given.environment.extend(variables);
+        given.preloads.push(Preload::Bus);
     }
     given
 }
@@ -118,14 +128,15 @@ mod tests {
     fn a_worker_is_given_its_port_and_number() {
         let mut spawn = Spawn::plain(vec!["node".to_owned()], 2, "/".into());
         spawn.environment.insert("PORT".to_owned(), "80".to_owned());
-        let given = of(&spawn, 2, &Address::Tcp("127.0.0.1:3102".parse().unwrap()));
+        let given = of(&spawn, 2, &Address::Tcp("127.0.0.1:3102".parse().unwrap()), None);
         let get = |name: &str| given.environment.get(name).map(String::as_str);
         assert_eq!(get("PORT"), Some("3102"));
         assert_eq!((get("NODE_APP_INSTANCE"), get("STICKYD_INSTANCE")), (Some("1"), Some("2")));
         assert!(given.preloads.is_empty());
         spawn.port = PortSource::Fixed(3000);
-        let given = of(&spawn, 1, &Address::Unix("/run/a.sock".into()));
-        assert_eq!(given.preloads, [Preload::ShiftPort]);
+        let given = of(&spawn, 1, &Address::Unix("/run/a.sock".into()), Some((Path::new("/run/bus.sock"), "app")));
+        assert_eq!(given.preloads, [Preload::ShiftPort, Preload::Bus]);
+        assert_eq!(given.environment.get("STICKYD_BUS").map(String::as_str), Some("/run/bus.sock"));
         assert_eq!(given.environment.get("STICKYD_SHIFT_PORT").map(String::as_str), Some("3000"));
         assert_eq!(given.environment.get("PORT").map(String::as_str), Some("/run/a.sock"));
     }

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use crate::affinity::Sessions;
 use crate::affinity::discoveries::Discoveries;
+use crate::bus::BusMembers;
 use crate::client_limits::ClientLimits;
 use crate::config::{self, AdminAddress, Config};
 use crate::descriptors;
@@ -46,6 +47,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// Limits as configured; a reload replaces them.
     pub limits: ArcSwap<config::Limits>,
+    /// Processes that are linked to the bus.
+    pub(crate) bus: Arc<BusMembers>,
     /// Memory used by request bodies that are held for replay.
     pub(crate) replay: Replay,
     /// Budgets of discovery, and the sids known to have no owner.
@@ -111,6 +114,7 @@ impl Shared {
             unresolved: Unresolved::default(),
             caps: ClientLimits::new(&config.limits, descriptors::limit(), keys.clone(), metrics.clone()),
             sessions: Sessions::new(&config.limits, keys, metrics.clone()),
+            bus: BusMembers::new(metrics.clone()),
             metrics,
             limits: ArcSwap::from_pointee(config.limits.clone()),
             replay: Replay::new(config.limits.replay_bytes),

@@ -113,7 +113,7 @@ fn stickyds_own_answers_have_a_reason() {
     assert_eq!(ask("GET /hosts HTTP/1.1\r\nHost: a\r\nHost: a"), 400);
     assert_eq!(of("/hosts"), is(400, "-", "there is more than one Host header", "127.0.0.1"));
     assert_eq!(ask(&format!("GET /closed HTTP/1.1\r\nHost: a\r\n{from}")), 403);
-    assert_eq!(of("/closed"), is(403, "app", "Forbidden", "192.0.2.9"));
+    assert_eq!(of("/closed"), is(403, "app", "the client's network is not allowed", "192.0.2.9"));
     assert_eq!(ask("GET /down HTTP/1.1\r\nHost: a"), 503);
     let (status, upstream, reason, _) = of("/down");
     assert_eq!((status, upstream.as_str(), reason.as_str()), (503, "down", "no worker can take this request"));

@@ -207,6 +207,15 @@ fn an_admin_listener_on_the_network_needs_a_token() {
       |           ^^^^^^^^^^^^^^
       = help: write token_file = "admin.token", or use 127.0.0.1
     "#);
+    // An IPv4 address inside IPv6 is that address (RFC 4291 §2.5.5.2).
+    for (address, is_error) in [("[::ffff:127.0.0.1]", false), ("[::1]", false), ("[::ffff:10.0.0.1]", true)] {
+        let toml = format!(
+            "[admin]\naddress = \"{address}:9145\"\n[[listener]]\naddress = \"127.0.0.1:80\"\n\
+             [upstream.app]\nworkers = [\"127.0.0.1:1\"]"
+        );
+        let read = stickyd::testing::config::parse(&toml, std::path::Path::new("s.toml"));
+        assert_eq!(read.is_err(), is_error, "{address}");
+    }
 }
 
 #[test]

@@ -18,17 +18,19 @@ use crate::support::proxy::{Binary, Proxy};
 use crate::support::wait::{wait_for_async, wait_within};
 
 /// A directory with an application and the processes that run there; all end with the test.
-struct Place {
-    directory: PathBuf,
+pub(crate) struct Place {
+    pub(crate) directory: PathBuf,
     /// The first of 20 free ports.
-    base: u16,
+    pub(crate) base: u16,
     /// Waits for the end of its stdin and then ends PM2's daemon, so that no process is left in any case.
     reaper: Option<Child>,
+    /// Variables for PM2, which its workers get from it.
+    pub(crate) variables: Vec<(String, String)>,
 }
 
 impl Place {
     /// A place whose application gets these arguments (JavaScript).
-    fn new(arguments: &str) -> Self {
+    pub(crate) fn new(arguments: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Relaxed);
         let directory = std::env::temp_dir().join(format!("stickyd-pm-{}-{number}", std::process::id()));
@@ -40,11 +42,11 @@ impl Place {
         std::fs::write(directory.join("package.json"), "{\"type\":\"module\"}").unwrap();
         let base = free_range();
         std::fs::write(directory.join("app.js"), app.replace("3001", &base.to_string())).unwrap();
-        Self { directory, base, reaper: None }
+        Self { directory, base, reaper: None, variables: Vec::new() }
     }
 
     /// Copies a shipped file here and moves its ports; the path of the copy.
-    fn ship(&self, example: &str) -> PathBuf {
+    pub(crate) fn ship(&self, example: &str) -> PathBuf {
         let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/examples").join(example);
         let text = std::fs::read_to_string(from).unwrap();
         let moved = text
@@ -77,6 +79,7 @@ impl Place {
         let mut command = Command::new("node");
         // PM2's daemon lives in this directory, and leaves nothing anywhere else.
         command.arg(pm2()).env("PM2_HOME", self.directory.join("pm2")).current_dir(&self.directory);
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).kill_on_drop(true);
         command
     }
@@ -86,7 +89,7 @@ impl Place {
         assert!(scaled.status.success(), "{scaled:?}");
     }
 
-    async fn start_pm2(&mut self, ecosystem: &Path, ports: u16) {
+    pub(crate) async fn start_pm2(&mut self, ecosystem: &Path, ports: u16) {
         let reaper = std::process::Command::new("sh")
             .args(["-c", "read _; exec node \"$0\" kill"])
             .arg(pm2())

@@ -137,7 +137,7 @@ fn run_alone_says_what_to_write() {
 fn signals_without_a_meaning_are_ignored_and_logged() {
     let worker = RawWorker::named("a");
     let mut binary = Binary::with(&format!("[upstream.app]\nworkers = [\"{}\"]", worker.address));
-    for signal in ["USR1", "USR2", "QUIT", "ALRM"] {
+    for signal in ["USR1", "USR2", "QUIT", "ALRM", "VTALRM", "PROF", "IO", "PWR", "XFSZ"] {
         binary.signal(signal);
         binary.says(&["signal ignored", &format!("SIG{signal}")]);
         assert_eq!(Raw::connect(binary.address).get("/").text(), "a");

@@ -30,7 +30,7 @@ pub use stats::{LabelCount, LabelCounts, LiveCounts, SocketCounts, StatsAnswer, 
 pub use status::{
     ConfigView, DescriptorUsage, LogAnswer, ProcessView, ReloadAnswer, ReloadFailure, StatusAnswer, Usage,
 };
-pub use worker::{CheckView, DrainView, EjectionView, NameView, ReasonsView, WorkerView, WorkersAnswer};
+pub use worker::{BusFactsView, CheckView, DrainView, EjectionView, NameView, ReasonsView, WorkerView, WorkersAnswer};
 
 /// Answer to a request that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

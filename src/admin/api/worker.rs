@@ -26,6 +26,9 @@ pub struct NameView {
 pub struct WorkerView {
     pub address: String,
     pub admin: String,
+    /// What the worker's process says about itself, if it is linked to the bus.
+    #[serde(default)]
+    pub bus: Option<BusFactsView>,
     pub check: Option<CheckView>,
     pub drain: Option<DrainView>,
     pub ejected: bool,
@@ -50,6 +53,20 @@ pub struct WorkerView {
     pub weight: u32,
     pub why: ReasonsView,
     pub worker: String,
+}
+
+/// What the process of a worker says about itself over the bus.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BusFactsView {
+    pub clients: u64,
+    pub heap_total_bytes: u64,
+    pub heap_used_bytes: u64,
+    pub lag_ms: f64,
+    pub lag_p99_ms: f64,
+    pub node: String,
+    pub pid: u32,
+    pub socketio: String,
+    pub sockets: u64,
 }
 
 /// Reasons for a worker's state on each axis, for people.

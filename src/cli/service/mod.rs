@@ -2,8 +2,8 @@
 //! that has to start with the machine.
 //!
 //! All checks come before the first change, and `--dry-run` prints exactly what would be written and run. Removal
-//! undoes only what an installation has written (`files`). Left out: other service managers, and several applications, which
-//! one configuration can have.
+//! undoes only what an installation has written (`files`). Left out: other service managers, and several applications,
+//! which one configuration can have.
 
 mod account;
 mod files;

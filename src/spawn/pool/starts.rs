@@ -117,7 +117,8 @@ impl Pool {
             self.lives().any(|life| life.address == *address) || self.slots.values().any(others)
         };
         let address = ports::choose(&self.spawn, before, world.folder, (&self.name, number, id), given)?;
-        let environment::Given { environment, preloads } = environment::of(&self.spawn, number, &address);
+        let bus = world.shared.bus.socket().filter(|_| self.upstream.bus).map(|socket| (socket, self.name.as_str()));
+        let environment::Given { environment, preloads } = environment::of(&self.spawn, number, &address, bus);
         let start = StartRequest {
             tag: Tag {
                 id,

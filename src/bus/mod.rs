@@ -1,0 +1,140 @@
+//! The bus: messages among the workers of an upstream, so that `io.emit`, rooms and `fetchSockets` of an unmodified
+//! Socket.IO application reach the clients of all workers.
+//!
+//! A preload (`preload/`) in each Node.js worker replaces Socket.IO's in-memory adapter and connects to the hub, a unix
+//! socket of stickyd. The hub runs on a thread of its own, so that many messages slow no request. It knows members by
+//! upstream and path and leaves the content of messages unread. Without the hub, each worker delivers to its own
+//! clients and connects again; what it published meanwhile follows then.
+//! Left out: messages to workers of other machines, and servers other than Socket.IO's for Node.js.
+
+mod duplicates;
+pub(crate) mod environment;
+mod frame;
+mod group;
+mod link;
+mod members;
+mod outbox;
+mod recovery;
+
+use std::cell::{Cell, RefCell};
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::net::UnixListener;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use group::Groups;
+pub(crate) use members::{BusMember, BusMembers};
+
+/// Links that the hub accepts at once; each is one Socket.IO server of one process.
+const MOST_LINKS: usize = 4_096;
+/// Pause between two looks for what is too old.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// The hub's state, on its own thread.
+struct Hub {
+    groups: Groups,
+    /// Number of the last message. It begins with the time, so that it grows over restarts, too.
+    position: Cell<u64>,
+    members: Arc<BusMembers>,
+}
+
+impl Hub {
+    fn new(members: Arc<BusMembers>) -> Self {
+        let ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        // 48 bits: some 60 messages per millisecond of uptime keep ahead of the clock until the year 2109.
+        let position = u64::try_from(ms).unwrap_or(0).saturating_mul(64) & ((1 << 48) - 1);
+        Self { groups: RefCell::default(), position: Cell::new(position), members }
+    }
+
+    fn next_position(&self) -> u64 {
+        self.position.set(self.position.get() + 1);
+        self.position.get()
+    }
+
+    fn sweep(&self, now: Instant) {
+        self.groups.borrow_mut().retain(|_, group| {
+            let mut group = group.borrow_mut();
+            let dropped = std::mem::take(&mut group.recovery.dropped);
+            self.members.metrics.bus.unrecoverable.inc_by(dropped);
+            !group.sweep(now)
+        });
+    }
+}
+
+/// A bound socket of the hub, which [`BoundBus::start`] serves.
+#[derive(Debug)]
+pub(crate) struct BoundBus {
+    listener: std::os::unix::net::UnixListener,
+}
+
+impl BoundBus {
+    /// Binds the hub's socket, which only this user may open. A socket that an earlier stickyd left is replaced.
+    ///
+    /// # Errors
+    /// The error of the file system, for example a folder that does not exist.
+    pub(crate) fn bind(path: &Path) -> io::Result<Self> {
+        // Bound under another name and renamed, so that no one can connect before the mode is set, and workers that
+        // connect meanwhile reach the old socket or the new one.
+        let fresh = path.with_extension(format!("{}.new", std::process::id()));
+        let _ = std::fs::remove_file(&fresh);
+        let listener = std::os::unix::net::UnixListener::bind(&fresh)?;
+        std::fs::set_permissions(&fresh, Permissions::from_mode(0o600))?;
+        std::fs::rename(&fresh, path)?;
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener })
+    }
+
+    /// Serves the socket on a thread of its own until `stop`.
+    ///
+    /// # Errors
+    /// The operating system refused the thread.
+    pub(crate) fn start(self, members: Arc<BusMembers>, stop: CancellationToken) -> io::Result<JoinHandle<()>> {
+        std::thread::Builder::new().name("bus".to_owned()).spawn(move || {
+            let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+                Ok(runtime) => runtime,
+                Err(error) => return tracing::error!(%error, "cannot create the runtime of the bus"),
+            };
+            runtime.block_on(self.serve(members, stop));
+        })
+    }
+
+    async fn serve(self, members: Arc<BusMembers>, stop: CancellationToken) {
+        let listener = match UnixListener::from_std(self.listener) {
+            Ok(listener) => listener,
+            Err(error) => return tracing::error!(%error, "cannot serve the bus"),
+        };
+        let (hub, tasks) = (Rc::new(Hub::new(members)), TaskTracker::new());
+        tasks.spawn_local(stop.clone().run_until_cancelled_owned(sweep(hub.clone())));
+        while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+            match accepted {
+                Ok((socket, _)) if tasks.len() <= MOST_LINKS => {
+                    tasks.spawn_local(stop.clone().run_until_cancelled_owned(link::serve(hub.clone(), socket)));
+                }
+                Ok(_) => crate::telemetry::say_full!(limit = MOST_LINKS, "too many links to the bus"),
+                // No descriptor is free, for example; accepting again at once would only fail again.
+                Err(error) => {
+                    crate::telemetry::say_full!(%error, "cannot accept a link to the bus");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+        tasks.close();
+        let _ = tokio::time::timeout(Duration::from_secs(1), tasks.wait()).await;
+    }
+}
+
+async fn sweep(hub: Rc<Hub>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        hub.sweep(Instant::now());
+    }
+}

@@ -1,0 +1,50 @@
+//! Connection state recovery on another worker, after the client's own worker has died.
+
+use serde_json::json;
+
+use super::{Clients, Fleet};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_a_dead_worker_recover_on_another() {
+    let mut fleet = Fleet::start(3, &[("RECOVERY", "1")]).await;
+    let mut clients = fleet.clients(12).await;
+    // Each client must have seen a message: its id says from where on messages are missed.
+    fleet.workers[0].ask("/emit?text=first");
+    assert_eq!(clients.ask("got first 12").await["once"], 12);
+    let lost = fleet.workers[2].ask("/fetch?local=1").as_array().unwrap().len();
+    fleet.workers[2].process.kill().await;
+    for n in 0..20 {
+        fleet.workers[n % 2].ask(&format!("/emit?text=missed{n}"));
+    }
+    fleet.workers[1].ask("/emit?text=room&room=red");
+    let state = clients.ask("connected 12").await;
+    let recovered = state["recovered"].as_array().unwrap().iter().filter(|count| **count == 1).count();
+    assert_eq!((&state["connected"], recovered), (&json!(12), lost));
+    for n in 0..20 {
+        assert_eq!(clients.ask(&format!("got missed{n} 12")).await["once"], 12, "message {n}");
+    }
+    assert_eq!(clients.ask("got room 6").await, json!({"once": 6, "total": 6, "red": 6}));
+    fleet.workers[0].ask("/emit?text=after");
+    assert_eq!(clients.ask("got after 12").await["once"], 12);
+}
+
+/// A client that lost its network comes back to another worker, while its own lives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_recovers_on_a_worker_that_did_not_know_it() {
+    let fleet = Fleet::start(2, &[("RECOVERY", "1")]).await;
+    let urls: Vec<_> = fleet.workers.iter().map(|worker| format!("http://{}", worker.address)).collect();
+    let (mut clients, _) = Clients::connect(4, &urls[..1], &[]).await;
+    fleet.workers[1].ask("/emit?text=first");
+    assert_eq!(clients.ask("got first 4").await["once"], 4);
+    clients.ask(&format!("leave {}", urls[1])).await;
+    for n in 0..10 {
+        fleet.workers[n % 2].ask(&format!("/emit?text=missed{n}"));
+    }
+    clients.ask("return").await;
+    let state = clients.ask("connected 4").await;
+    assert_eq!(state["recovered"], json!([1, 1, 1, 1]), "{state}");
+    for n in 0..10 {
+        assert_eq!(clients.ask(&format!("got missed{n} 4")).await["once"], 4, "message {n}");
+    }
+    assert_eq!(fleet.workers[1].ask("/fetch?local=1").as_array().map(Vec::len), Some(4));
+}

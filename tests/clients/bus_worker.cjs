@@ -1,0 +1,85 @@
+// A Socket.IO application with no adapter of its own, driven over HTTP: GET /emit?text=…&room=…, /fetch, /ack, … Environment:
+// SOCKET_IO (package), RECOVERY (connection state recovery), SERVERS (paths, separated by commas), PARSER (package).
+// Prints one line with its port, unless its stdin is a terminal or PM2's. See README.md.
+const { createServer } = require('node:http');
+const { Server } = require(process.env.SOCKET_IO ?? 'socket.io');
+
+const http = createServer((request, response) => {
+  handle(new URL(request.url, 'http://worker')).then(
+    (value) => response.end(JSON.stringify(value ?? null)),
+    (error) => response.writeHead(500).end(String(error)),
+  );
+});
+const options = process.env.RECOVERY ? { connectionStateRecovery: {} } : {};
+if (process.env.PARSER) options.parser = require(process.env.PARSER);
+const servers = (process.env.SERVERS ?? '/socket.io').split(',').map((path) => new Server(http, { ...options, path }));
+for (const io of servers) {
+  io.on('connection', (socket) => {
+    socket.data.pid = process.pid;
+    socket.on('join', (room, done) => { socket.join(room); done(process.pid); });
+    socket.on('others', (text) => socket.broadcast.emit('news', text));
+    socket.on('hostile', (done) => {
+      socket.join('\ud800');
+      socket.data.deep = JSON.parse('['.repeat(1000) + ']'.repeat(1000));
+      socket.data.name = '\ud800';
+      done();
+    });
+  });
+  io.on('question', (text, answer) => answer(`${process.pid}: ${text}`));
+}
+let rejections = 0;
+process.on('unhandledRejection', (error) => { rejections += 1; console.error('bus_worker.cjs: rejected:', error); });
+if (!process.env.PM2_HOME) process.stdin.resume().on('end', () => process.exit(0));
+const BINARY = {
+  1: (text) => Buffer.from(text),
+  array: (text) => new Uint8Array(Buffer.from(text)).buffer,
+  floats: (text) => new Float64Array(Uint8Array.from(Buffer.from(text.padEnd(16))).buffer),
+};
+
+async function handle({ pathname, searchParams }) {
+  const { text, room, except, to, ms, server, binary, local, nsp, volatile, size } = Object.fromEntries(searchParams);
+  const io = nsp ? servers[0].of(nsp) : servers[server ?? 0];
+  let target = room ? io.to(room) : io;
+  if (except) target = target.except(except);
+  if (local) target = target.local;
+  if (volatile) target = target.volatile;
+  switch (pathname) {
+    case '/emit': return void target.emit('news', binary ? BINARY[binary](text) : text);
+    case '/big': return void target.emit('big', text, 'x'.repeat(Number(size)));
+    case '/exit': return void (target.emit('news', text), process.exit(0));
+    case '/fetch': return (await target.fetchSockets()).map(({ id, data, rooms }) => ({ id, data, rooms: [...rooms] }));
+    case '/ids': return [...await (room ? io.in(room) : io).allSockets()];
+    case '/join': return void target.socketsJoin(to);
+    case '/leave': return void target.socketsLeave(to);
+    case '/disconnect': return void target.disconnectSockets(true);
+    case '/ack': return target.timeout(Number(ms ?? 10000)).emitWithAck('question', text);
+    case '/side': return io.serverSideEmitWithAck('question', text);
+    case '/again': return again(Number(text));
+    case '/count': return { rejections, engines: servers.map(({ engine }) => engine.clientsCount) };
+    default: return 'up';
+  }
+}
+
+/** Creates servers and closes them, as tests of applications do; returns the sockets that this process then has. */
+async function again(count) {
+  for (let n = 0; n < count; n++) {
+    const other = createServer();
+    const io = new Server(other, { ...options, path: '/other' });
+    await new Promise((done) => other.listen(0, done));
+    io.emit('news', 'nobody');
+    await new Promise((done) => setTimeout(done, 20));
+    await new Promise((done) => io.close(done));
+    // It serves once more.
+    if (n % 5 === 0) {
+      const again = createServer();
+      io.attach(again, { path: '/other' });
+      await new Promise((done) => again.listen(0, done));
+      await new Promise((done) => io.close(done));
+    }
+  }
+  return process.getActiveResourcesInfo().filter((name) => name === 'PipeWrap').length;
+}
+
+http.listen(Number(process.env.PORT ?? 0), process.env.HOST ?? '127.0.0.1', () => {
+  console.log(JSON.stringify({ port: http.address().port, pid: process.pid }));
+});
