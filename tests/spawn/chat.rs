@@ -1,4 +1,5 @@
-//! The chat of README's first command: two real clients talk, and go on talking when its workers are replaced.
+//! The chat of README's first command: two real clients talk, on any of the workers, and go on talking when these are
+//! replaced.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -46,19 +47,19 @@ async fn talk(clients: &mut Process, said: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn people_in_the_chat_talk_before_and_after_a_deploy() {
     let keys = format!(
-        "instances = 1, grace = \"1s\", command = [\"node\", \"server.js\"], directory = {:?}, \
+        "instances = 2, grace = \"1s\", command = [\"node\", \"server.js\"], directory = {:?}, \
          env = {{ NODE_PATH = {:?} }}",
         here("examples/chat"),
         packages()
     );
-    let binary = started(1, &keys);
+    let binary = started(2, &keys);
     let mut clients = Process::start("node", ["chat_people.js", &binary.url("")]);
     let present = || both(|name| json!({ "event": "present", "name": name, "names": ["ann", "bob"] }));
     sees(&mut clients, present()).await;
     talk(&mut clients, "hello").await;
     let said = command(&binary, &["workers", "restart"]);
     assert!(said.status.success(), "{}", text(&said));
-    // Both were moved to the successor, once, and found each other there.
+    // Both were moved to successors, each once, and found each other there.
     let mut wanted = present();
     let ended = |name: &str| json!({ "event": "disconnect", "name": name });
     let mut ends = both(ended);
