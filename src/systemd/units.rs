@@ -27,9 +27,9 @@ const WORKERS_TEXT: &str = include_str!("../../systemd/stickyd-workers.service")
 pub(crate) struct UnitFacts {
     /// Path of the program, which is stickyd.
     pub(crate) program: String,
-    /// User that the workers run as.
+    /// User that the workers and stickyd run as.
     pub(crate) user: String,
-    /// Group of the workers, whose members may use the socket of the spawner.
+    /// Group of that user, whose members may use the socket of the spawner.
     pub(crate) group: String,
     /// PATH of the workers, if it has to be another than systemd's.
     pub(crate) path: Option<String>,
@@ -38,13 +38,11 @@ pub(crate) struct UnitFacts {
 impl UnitFacts {
     /// The text of the unit of stickyd.
     pub(crate) fn service(&self) -> String {
-        let group = format!(
-            "DynamicUser=yes\n# For the socket of stickyd-workers.service.\nSupplementaryGroups={}\n",
-            self.group
-        );
+        // The bus is only for processes of stickyd's own user (docs/messages.md), so the dynamic user gives way.
+        let user = format!("User={}\nGroup={}\n", self.user, self.group);
         SERVICE_TEXT
             .replace("/usr/bin/stickyd", &self.program)
-            .replace("DynamicUser=yes\n", &group)
+            .replace("DynamicUser=yes\n", &user)
             .replace("Wants=network-online.target\n", &format!("Wants=network-online.target {WORKERS}\n"))
     }
 
@@ -123,7 +121,8 @@ mod tests {
         for (unit, line) in [
             (&service, "ExecStart=/opt/bin/stickyd run --config /etc/stickyd/stickyd.toml"),
             (&service, "ExecReload=/opt/bin/stickyd check /etc/stickyd/stickyd.toml"),
-            (&service, "SupplementaryGroups=staff"),
+            (&service, "User=ann"),
+            (&service, "Group=staff"),
             (&service, "Wants=network-online.target stickyd-workers.service"),
             (&workers, "ExecStart=/opt/bin/stickyd spawn --socket /run/stickyd-workers/spawn.sock"),
             (&workers, "Environment=\"PATH=/a b/50%%:/\\\"x\\\"\""),

@@ -54,7 +54,7 @@ fn an_installation_writes_and_enables_what_a_removal_undoes() {
     for path in [CONFIG, SERVICE, WORKERS] {
         assert!(planned.contains(&read(path)), "{planned}");
     }
-    assert!(read(WORKERS).contains("\nUser=ann\n") && read(SERVICE).contains("\nSupplementaryGroups=ann\n"));
+    assert!(read(WORKERS).contains("\nUser=ann\n") && read(SERVICE).contains("\nUser=ann\n"));
     // The configuration is valid, and says what the command line says.
     let mut check = Command::new(env!("CARGO_BIN_EXE_stickyd"));
     done(&check.args(["check", "--strict"]).arg(root.path(CONFIG)).output().unwrap());
