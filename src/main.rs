@@ -42,6 +42,8 @@ fn main() -> ExitCode {
         Command::Scale(scale) => ExitCode::from(scale.run()),
         Command::Stop(stop) => ExitCode::from(stop.stop()),
         Command::Start(start) => ExitCode::from(start.start()),
+        Command::Import(import) => ExitCode::from(import.run()),
+        Command::Service(service) => ExitCode::from(service.run()),
         Command::Spawn(spawn) => ExitCode::from(spawn.run()),
         Command::Shim(shim) => ExitCode::from(shim.run()),
         Command::Log(log) => ExitCode::from(log.run()),

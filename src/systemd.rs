@@ -6,6 +6,8 @@
 //! notify sockets in the abstract namespace or on vsock, the descriptor store, and the admin listener as an inherited
 //! socket.
 
+pub(crate) mod units;
+
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};

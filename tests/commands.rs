@@ -1,4 +1,6 @@
-//! The commands of the binary that talk to a running stickyd.
+//! The commands of the binary: those that talk to a running stickyd, and those that write configurations and units.
 
+mod import;
 mod reload;
 mod running;
+mod service;

@@ -3,6 +3,7 @@
 
 mod apps;
 mod bad_input;
+mod chat;
 mod logs;
 mod processes;
 mod rolling;

@@ -10,12 +10,14 @@ mod bus;
 mod close;
 mod drain;
 mod explain;
+mod import;
 mod log;
 mod logs;
 mod progress;
 mod quick;
 mod reload;
 mod remote;
+mod service;
 mod sockets;
 mod spawned;
 mod stats;
@@ -38,9 +40,11 @@ pub(crate) use bus::BusCommand;
 pub(crate) use close::CloseCommand;
 pub(crate) use drain::{DrainCommand, MaintCommand, ReadyCommand};
 pub(crate) use explain::{ExplainCommand, PinCommand};
+pub(crate) use import::ImportCommand;
 pub(crate) use log::LogCommand;
 pub(crate) use logs::LogsCommand;
 pub(crate) use reload::ReloadCommand;
+pub(crate) use service::ServiceCommand;
 pub(crate) use sockets::SocketsCommand;
 pub(crate) use spawned::{ScaleCommand, StopStartCommand};
 pub(crate) use stats::StatsCommand;
@@ -152,6 +156,12 @@ pub enum Command {
     Stop(StopStartCommand),
     /// Start workers that were stopped
     Start(StopStartCommand),
+    /// Print the configuration of another program as one of stickyd
+    Import(ImportCommand),
+    /// Install the units of systemd for an application that starts with the machine, or remove them
+    ///
+    /// Example: sudo stickyd service install -- node server.js
+    Service(ServiceCommand),
     /// Keep the processes of workers, apart from a stickyd that is restarted
     ///
     /// The workers are those of the upstreams with `spawn` of the stickyd that connects to the socket (`spawner` in its
@@ -166,6 +176,15 @@ pub enum Command {
     ///
     /// Example: stickyd completions bash > /etc/bash_completion.d/stickyd
     Completions(CompletionsCommand),
+}
+
+/// The current folder as the shell names it: a link such as /srv/app/current stays one, because the next deployment
+/// changes where it leads.
+fn current_folder() -> std::io::Result<PathBuf> {
+    let real = std::env::current_dir()?;
+    let named = std::env::var_os("PWD").map(PathBuf::from).filter(|path| path.is_absolute());
+    let is_same = |named: &PathBuf| named.canonicalize().is_ok_and(|path| path == real);
+    Ok(named.filter(is_same).unwrap_or(real))
 }
 
 /// Arguments of `stickyd completions`.

@@ -73,7 +73,7 @@ pub(crate) use sources::{Sources, SourcesState};
 pub(crate) use tls::Certificate;
 pub use tls::{Buffers, ClientAuth, Tls};
 pub use tunnels::Tunnels;
-pub(crate) use values::digits;
+pub(crate) use values::{digits, quoted};
 pub(crate) use worker_tls::WorkerTls;
 pub(crate) use workers::{Group, GroupPlace, MAX_RANGE, ResolvedNames, tidy};
 

@@ -19,6 +19,8 @@ use super::file::{ConfigItem, ConfigText, Section};
 use super::values::{duration, size};
 use super::{files, workers};
 
+pub(crate) use env_file::is_name;
+
 /// Maximum number of workers that one upstream starts.
 pub(crate) const MOST_INSTANCES: u32 = 256;
 
@@ -28,10 +30,11 @@ pub(crate) const DEFAULT_GRACE: Duration = Duration::from_secs(60);
 /// Default time from SIGTERM to SIGKILL.
 const DEFAULT_STOP: Duration = Duration::from_secs(30);
 
-const STOPS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+/// Range of `stop`, the time from SIGTERM to SIGKILL.
+pub(crate) const STOPS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
 const GRACES: RangeInclusive<Duration> = Duration::ZERO..=super::LONGEST_GRACE;
 /// Range of `max_memory`, in bytes: below 16 MB no runtime starts.
-const MEMORY: RangeInclusive<u64> = 16_000_000..=1_000_000_000_000;
+pub(crate) const MEMORY: RangeInclusive<u64> = 16_000_000..=1_000_000_000_000;
 
 /// The workers that stickyd starts for an upstream. A reload applies it: a changed `command`, `directory`, environment
 /// or `port` replaces the workers one after the other; all else applies to workers that start later.
@@ -195,7 +198,7 @@ fn variables(env: Section<'_>) -> BTreeMap<String, String> {
     let report = env.report;
     let mut all = BTreeMap::new();
     for (name, item) in env.named() {
-        if !env_file::is_name(&name.value) {
+        if !is_name(&name.value) {
             report.error(&name.span, format!("`{}` is not a valid name of an environment variable", name.value));
         }
         let number = item.is_integer() || item.is_boolean();
@@ -272,7 +275,7 @@ pub(crate) fn check_command(context: &Context<'_>, read: &ReadSpawn) {
 }
 
 /// Checks that a program can be run: by its path, or found in PATH.
-fn find_program(program: &str, directory: &Path, path: Option<&str>) -> Result<(), String> {
+pub(crate) fn find_program(program: &str, directory: &Path, path: Option<&str>) -> Result<(), String> {
     let runs = |file: &Path| file.metadata().is_ok_and(|it| it.is_file() && it.permissions().mode() & 0o111 != 0);
     if program.contains('/') {
         let file = directory.join(program);

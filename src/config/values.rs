@@ -89,6 +89,13 @@ pub(crate) fn digits(number: u64) -> String {
     out
 }
 
+/// Writes a text as a string of TOML: a basic string, whose escapes are those of JSON.
+pub(crate) fn quoted(text: &str) -> String {
+    let json = serde_json::Value::from(text).to_string();
+    // JSON allows DEL as it is, TOML 1.0 does not.
+    json.replace('\u{7f}', "\\u007f")
+}
+
 fn parse_size(text: &str) -> Option<u64> {
     let text = text.trim();
     let unit = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -171,6 +178,14 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(parse_size(text), bytes, "{text}");
+        }
+    }
+
+    #[test]
+    fn quoted_texts_are_strings_of_toml() {
+        for text in ["", "plain", "a \"b\" \\ 'c'", "\u{0}\u{1}\u{7f}\n\t\r\u{8}\u{c}", "ü ☃ \u{2028}\u{1f600}"] {
+            let table: toml::Table = toml::from_str(&format!("a = {}", quoted(text))).unwrap();
+            assert_eq!(table["a"].as_str(), Some(text));
         }
     }
 

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::temp::TempDirectory;
+
 fn units() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd")
 }
@@ -65,4 +67,19 @@ fn the_units_fit_the_shipped_configuration() {
     assert!(config.contains(&format!("\naddress = \"{}\"", value("ListenStream="))));
     assert!(config.contains(&format!("# name = \"{}\"", value("FileDescriptorName="))));
     assert!(config.contains("state_dir = \"/var/lib/stickyd\"") && service().contains("StateDirectory=stickyd"));
+}
+
+#[test]
+fn the_units_of_service_install_verify() {
+    let (app, root) = (TempDirectory::new("units-app"), TempDirectory::new("units-root"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stickyd"));
+    command.args(["service", "install", "--root"]).arg(root.root()).args(["--", "node", "server.js"]);
+    let output = command.current_dir(app.root()).env("PATH", format!("{}:/50% of it", env!("PATH"))).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let files = ["stickyd.service", "stickyd-workers.service"].map(|name| root.path("etc/systemd/system").join(name));
+    // systemd before 253 does not know this type, which the test above handles in the same way.
+    let service = std::fs::read_to_string(&files[0]).unwrap();
+    std::fs::write(&files[0], service.replace("Type=notify-reload\n", "")).unwrap();
+    let Some((said, good)) = analyze(&["verify", "--man=no", "--recursive-errors=no"], &files) else { return };
+    assert!(good && !said.contains("stickyd"), "{said}");
 }

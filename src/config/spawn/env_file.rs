@@ -22,7 +22,7 @@ pub(super) fn read(context: &Context<'_>, path: &ConfigText) -> Option<BTreeMap<
 }
 
 /// Whether a text can be the name of an environment variable.
-pub(super) fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     !name.is_empty() && !name.contains(['=', '\0']) && !name.contains(char::is_whitespace)
 }
 
