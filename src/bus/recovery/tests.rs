@@ -94,7 +94,7 @@ fn the_oldest_messages_go_first() {
         recovery.log(now, position, X, &publish);
     }
     assert!(recovery.bytes() <= KEPT_BYTES);
-    assert_eq!(recovery.dropped as usize, 100 - recovery.log.len());
+    assert_eq!(recovery.dropped, 100 - recovery.log.len() as u64);
     assert_eq!(recovery.log.back().unwrap().audience.id, "99");
 }
 
