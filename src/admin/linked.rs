@@ -1,8 +1,8 @@
 //! Which process that is linked to the bus is a worker's, and what it says about itself.
 //!
-//! A worker that stickyd started is known by its slot. Of the others, the process that listens at the worker's address is
-//! the worker (`processes`); where that is the master of a cluster, it is the one process that says it listens on the
-//! worker's port. What processes say is never a label of a series, only its value.
+//! A worker that stickyd started is known by its slot. Of the others, the process that listens at the worker's address
+//! is the worker (`processes`); where that is the master of a cluster, it is the one process that says it listens on
+//! the worker's port. What processes say is never a label of a series, only its value.
 
 use super::api::BusFactsView;
 use super::processes::ProcessTable;

@@ -1,8 +1,8 @@
 //! Notices applications that spread their messages themselves, so that clients get each of them twice.
 //!
-//! An application with a Redis subscriber or PM2 messages of its own calls `io.emit` in every worker for one event. With
-//! the bus each of these calls reaches all clients. Such messages look the same: equal payloads from two or more workers
-//! within a second. Once may be chance; [`OFTEN`] times in a minute is a warning.
+//! An application with a Redis subscriber or PM2 messages of its own calls `io.emit` in every worker for one event.
+//! With the bus each of these calls reaches all clients. Such messages look the same: equal payloads from two or more
+//! workers within a second. Once may be chance; [`OFTEN`] times in a minute is a warning.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -12,7 +12,7 @@ use super::frame::MemberId;
 
 /// Time within which equal messages of two workers count as one event.
 const TOGETHER: Duration = Duration::from_secs(1);
-/// Pairs of equal messages within [`WINDOW`] that are no chance.
+/// Pairs of equal messages within [`WINDOW`] that cannot be chance.
 const OFTEN: usize = 5;
 /// Time in which pairs are counted, and after which a warning may come again.
 const WINDOW: Duration = Duration::from_secs(60);

@@ -60,11 +60,14 @@ pub(crate) struct Hello {
     /// Milliseconds in which a lost session may be recovered, 0 if the server does not recover.
     #[serde(default)]
     pub(crate) recovery: u64,
+    /// The hub's number of the last message before the member was first linked.
+    #[serde(default)]
+    pub(crate) since: u64,
     /// Number of the last message seen, by its origin; `None` for a member that never was linked.
     pub(crate) seen: Option<HashMap<MemberId, u64>>,
 }
 
-/// To whom a message goes, for the recovery of clients that miss it.
+/// The clients that a message is for, so that those that miss it can recover it.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Audience {
     pub(crate) nsp: String,
@@ -90,7 +93,7 @@ impl Publish {
     pub(crate) fn comparable(&self) -> &[u8] {
         // The id is the last part: five bytes of head, then its text.
         let id = self.audience.as_ref().map_or(0, |audience| 5 + audience.id.len());
-        &self.payload[..self.payload.len().saturating_sub(id)]
+        self.payload.get(..self.payload.len().saturating_sub(id)).unwrap_or_default()
     }
 }
 
@@ -142,7 +145,7 @@ pub(crate) struct ProcessFacts {
     pub port: u16,
 }
 
-/// A frame from a worker.
+/// One frame that a worker sends.
 #[derive(Debug)]
 pub(crate) enum Incoming {
     Hello(Box<Hello>),
@@ -156,7 +159,7 @@ pub(crate) enum Incoming {
 /// Reason why a worker's link is cut.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FrameError {
-    /// The type is none of this version's.
+    /// This version does not know the type.
     #[error("unknown frame type {0}")]
     Type(u8),
     /// The body ends before its fields do.

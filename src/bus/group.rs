@@ -1,7 +1,7 @@
 //! Members of one upstream and path: the hub hands each message of one to all others.
 //!
-//! A message is confirmed to its origin when it has been written to every other member, or their links are gone. What is
-//! not confirmed the origin sends again after the link was made anew, so a killed hub loses no message. For the same
+//! A message is confirmed to its origin when it has been written to every other member, or their links are gone. What
+//! is not confirmed the origin sends again after the link was made anew, so a killed hub loses no message. For the same
 //! reason the last messages are kept for some seconds: members come back one after the other. Members discard what they
 //! have seen, by origin and number.
 
@@ -24,7 +24,7 @@ const REPLAY_BYTES: usize = 8 * 1024 * 1024;
 /// Origins whose last number is remembered.
 const ORIGINS: usize = 1_024;
 
-/// Upstream and path.
+/// Upstream and path that members have in common.
 pub(crate) type GroupKey = (String, String);
 
 /// The members of one upstream and path, and what was said among them.
@@ -43,6 +43,7 @@ pub(crate) struct Group {
 struct RecentMessage {
     at: Instant,
     origin: MemberId,
+    position: u64,
     sequence: u64,
     frame: Bytes,
 }
@@ -69,13 +70,17 @@ impl Group {
         self.members.insert(hello.member, outbox.clone());
         self.recovery.wanted(hello.recovery);
         self.forget_origins();
-        hello.seen.as_ref().map_or(0, |seen| self.replay(now, hello.member, seen, outbox))
+        hello.seen.as_ref().map_or(0, |seen| self.replay(now, hello, seen, outbox))
     }
 
-    fn replay(&mut self, now: Instant, member: MemberId, seen: &HashMap<MemberId, u64>, outbox: &Outbox) -> u64 {
+    fn replay(&mut self, now: Instant, hello: &Hello, seen: &HashMap<MemberId, u64>, outbox: &Outbox) -> u64 {
+        let (member, since) = (hello.member, hello.since);
         self.forget_old(now);
+        // What was said before the member was first linked was not for its clients.
         let unseen = |message: &&RecentMessage| {
-            message.origin != member && message.sequence > seen.get(&message.origin).copied().unwrap_or(0)
+            message.origin != member
+                && message.position > since
+                && message.sequence > seen.get(&message.origin).copied().unwrap_or(0)
         };
         let mut first: HashMap<MemberId, u64> = HashMap::new();
         for message in self.recent.iter().filter(unseen) {
@@ -121,7 +126,7 @@ impl Group {
         let sent = self.others(origin).map(|other| usize::from(other.push_marked(frame.clone(), mark))).sum();
         self.recovery.log(now, position, origin, publish);
         self.recent_bytes += frame.len();
-        self.recent.push_back(RecentMessage { at: now, origin, sequence: publish.sequence, frame });
+        self.recent.push_back(RecentMessage { at: now, origin, position, sequence: publish.sequence, frame });
         self.forget_old(now);
         let duplicates = publish.broadcast && self.duplicates.add(now, origin, publish.comparable());
         Published { sent, duplicates, known: false }

@@ -33,7 +33,7 @@ const LEAST_READ: usize = 4 * 1024;
 /// Reason why a worker's link ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LinkError {
-    /// The socket failed.
+    /// The socket of the worker failed.
     #[error(transparent)]
     Io(#[from] io::Error),
     /// A frame cannot be read.
@@ -42,7 +42,7 @@ pub(crate) enum LinkError {
     /// A frame is longer than [`frame::LONGEST`].
     #[error("a frame of {0} bytes is too long")]
     TooLong(usize),
-    /// The first frame is no greeting, or none came in time.
+    /// The first frame does not greet, or did not come in time.
     #[error("the connection did not say who it is")]
     NoHello,
     /// The worker's preload is of another version of stickyd.

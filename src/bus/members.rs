@@ -15,13 +15,13 @@ pub(crate) struct BusMember {
     pub upstream: String,
     /// Path of the Socket.IO server.
     pub path: String,
-    /// Process id.
+    /// Id of the process.
     pub pid: u32,
     /// Slot of a worker that stickyd started; empty otherwise.
     pub worker: String,
-    /// Version of Node.js.
+    /// Version of Node.js there.
     pub node: String,
-    /// Version of socket.io.
+    /// Version of socket.io there.
     pub socketio: String,
     /// What the process reported last.
     pub facts: ProcessFacts,
@@ -69,7 +69,7 @@ impl BusMembers {
         lock(&self.members).insert(member, info);
     }
 
-    /// Removes a member.
+    /// Removes a member whose link ended.
     pub(super) fn leave(&self, id: MemberId) {
         lock(&self.members).remove(&id);
     }

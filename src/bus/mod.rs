@@ -3,8 +3,8 @@
 //!
 //! A preload (`preload/`) in each Node.js worker replaces Socket.IO's in-memory adapter and connects to the hub, a unix
 //! socket of stickyd. The hub runs on a thread of its own, so that many messages slow no request. It knows members by
-//! upstream and path and leaves the content of messages unread. Without the hub, each worker delivers to its own clients
-//! and connects again; what it published meanwhile follows then.
+//! upstream and path and leaves the content of messages unread. Without the hub, each worker delivers to its own
+//! clients and connects again; what it published meanwhile follows then.
 //! Left out: messages to workers of other machines, and servers other than Socket.IO's for Node.js.
 
 mod duplicates;

@@ -1,6 +1,6 @@
 //! What waits to be written to one worker. A worker that leaves [`LIMIT`] bytes unread and reads nothing for [`STUCK`]
-//! is cut, so that it neither slows the others nor fills the memory; it comes back by itself and gets what is still kept.
-//! One that does read may be behind by [`BURST`] bytes: several large messages at once are no reason to cut it.
+//! is cut, so that it neither slows the others nor fills the memory; it comes back by itself and gets what is still
+//! kept. For one that does read, [`BURST`] bytes may wait: several large messages at once do not cut it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -122,22 +122,22 @@ async fn write_all(
     batch: &mut [(Bytes, Option<Rc<()>>)],
     progress: &Cell<Instant>,
 ) -> io::Result<()> {
-    let mut rest = batch;
-    while !rest.is_empty() {
-        let slices: Vec<_> = rest.iter().map(|(frame, _)| IoSlice::new(frame)).collect();
+    let mut done = 0;
+    while done < batch.len() {
+        let slices: Vec<_> = batch.iter().skip(done).map(|(frame, _)| IoSlice::new(frame)).collect();
         let mut written = socket.write_vectored(&slices).await?;
         if written == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
         progress.set(Instant::now());
-        while let Some((frame, _)) = rest.first_mut() {
+        for (frame, _) in batch.iter_mut().skip(done) {
             let part = frame.len().min(written);
             frame.advance(part);
             written -= part;
             if !frame.is_empty() {
                 break;
             }
-            rest = &mut rest[1..];
+            done += 1;
         }
     }
     Ok(())

@@ -38,6 +38,7 @@ use crate::thread::{Registered, Thread, ThreadOrder};
 use crate::tunnel::TunnelPlan;
 use crate::tunnel::relay::Relay;
 use crate::upstream::connections::own::OwnConnections;
+use crate::upstream::exchange::interim::InterimHead;
 use crate::upstream::serial::WorkerSerial;
 
 // What hyper leaves to its caller (docs/reference/threats.md §1), and where it is done:
@@ -81,6 +82,8 @@ pub struct Conn {
     live: RefCell<Option<Registered>>,
     plan: RefCell<Option<TunnelPlan>>,
     pub(crate) traffic: Traffic,
+    /// Informational responses for the request that is being polled; sent at the end of the same poll.
+    pub(crate) interim: RefCell<Vec<InterimHead>>,
     requests: Cell<u32>,
     under_way: Cell<u32>,
     /// Number of request bodies that are still being received.
@@ -113,6 +116,7 @@ pub(crate) async fn serve(live: Registered, listener: Rc<ThreadListener>, stream
         live: RefCell::new(live),
         plan: RefCell::default(),
         traffic: Traffic::default(),
+        interim: RefCell::default(),
         requests: Cell::new(0),
         under_way: Cell::new(0),
         uploads: Cell::new(0),
@@ -187,6 +191,7 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(Cli
     }
     let (Some(ended), Some(live)) = (ended, conn.live.take()) else { return None };
     let (plan, parts) = (conn.plan.take(), http.into_parts());
+    let read = parts.read_buf.clone();
     let (mut io, early) = parts.io.into_inner().take(parts.read_buf);
     // What follows gets a task of its own, because this one is as large as hyper's dispatcher
     // (docs/reference/performance.md §0.3).
@@ -196,7 +201,8 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(Cli
         }
         (Err(error), _) if !error.is_parse() => {}
         (Err(error), _) if conn.traffic.is_answered() => {
-            let refused = Refused::new(&conn, &error, &early);
+            // What hyper has not read belongs to a body, or to another request.
+            let refused = Refused::new(&conn, &error, &read);
             conn.thread.tasks.spawn_local(refusal::answer(conn.clone(), io, live, refused));
         }
         (ended, _) => {
@@ -239,6 +245,11 @@ impl Conn {
     /// Returns the store of this client's own worker connections, which is made at the first call.
     pub fn make_own(&self) -> &Rc<OwnConnections> {
         self.own.get_or_init(|| OwnConnections::new(&self.thread.connections))
+    }
+
+    /// Returns whether the client may be sent informational responses (RFC 9110 §15.2: not over HTTP/1.0).
+    pub(crate) fn takes_interim(&self) -> bool {
+        self.http2 || self.traffic.is_http_1_1.get()
     }
 
     /// Marks a request as under way.

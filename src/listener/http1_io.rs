@@ -72,6 +72,10 @@ pub(crate) struct Http1Io {
     ahead: BytesAhead,
     part: RequestPart,
     conn: Rc<Conn>,
+    /// Informational responses that the client has not taken yet.
+    interim: Vec<u8>,
+    /// Whether hyper's last write was not taken completely, so that nothing may be put between it and the next one.
+    cut: bool,
     /// Check of the minimum rate; begins with the first write that the client does not take at once.
     pace: Option<TransferGuard>,
     /// Deadline of a client that has ended its side while its request is under way.
@@ -82,7 +86,7 @@ impl Http1Io {
     pub(crate) fn new(io: ClientIo, ahead: Vec<u8>, conn: Rc<Conn>) -> Self {
         conn.traffic.dry.set(false);
         let ahead = BytesAhead { bytes: ahead, seen: 0 };
-        Self { io, ahead, part: RequestPart::Line, conn, pace: None, leaves: None }
+        Self { io, ahead, part: RequestPart::Line, conn, interim: Vec::new(), cut: false, pace: None, leaves: None }
     }
 
     /// Returns the socket and the received bytes that are not processed yet: those that hyper had `read`, then those
@@ -179,6 +183,8 @@ impl Http1Io {
         let line = loop {
             match first_line(self.ahead.waiting()) {
                 Some(line) => break line,
+                // hyper rejects a line that begins like this; its end, which may never come, is not waited for.
+                None if begins_without_method(self.ahead.waiting()) => return Poll::Ready(Ok(0)),
                 None if self.ahead.waiting().len() >= most => return Poll::Ready(Ok(0)),
                 // At the end of the stream, hyper gets what there is.
                 None => {
@@ -225,6 +231,13 @@ impl Http1Io {
             return Poll::Ready(Ok(()));
         }
         let leaves = self.leaves.get_or_insert_with(|| Box::pin(tokio::time::sleep(HALF_CLOSED)));
+        ready!(leaves.as_mut().poll(cx));
+        if !self.conn.traffic.is_blocked() {
+            return Poll::Ready(Ok(()));
+        }
+        // The client's kernel still takes what ours holds, or will reset the connection. `min_rate` limits that time:
+        // our kernel may hold megabytes, and takes no more before a third of them has got through.
+        leaves.as_mut().reset(Instant::now() + HALF_CLOSED);
         leaves.as_mut().poll(cx).map(Ok)
     }
 
@@ -246,6 +259,33 @@ impl Http1Io {
             let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
         }
         Err(io::Error::new(io::ErrorKind::TimedOut, "the client reads its response too slowly (min_rate)"))
+    }
+
+    /// Writes informational responses before anything else that hyper writes. hyper cannot send them. Since it gets one
+    /// request at a time, all of its output belongs to the request under way, and its response comes later.
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let heads = self.conn.interim.take();
+        if !self.cut {
+            heads.iter().for_each(|head| head.write(&mut self.interim));
+        }
+        while !self.interim.is_empty() {
+            self.check()?;
+            let written = Pin::new(&mut self.io).poll_write(cx, &self.interim);
+            self.note(&written, cx);
+            match ready!(written)? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => drop(self.interim.drain(..count)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Notes a write of hyper's, of `offered` bytes.
+    fn wrote(&mut self, written: &Poll<io::Result<usize>>, offered: usize, cx: &Context<'_>) {
+        if let Poll::Ready(Ok(count)) = written {
+            self.cut = *count < offered;
+        }
+        self.note(written, cx);
     }
 
     fn note(&mut self, written: &Poll<io::Result<usize>>, cx: &Context<'_>) {
@@ -293,15 +333,23 @@ fn first_line(bytes: &[u8]) -> Option<Range<usize>> {
     Some(start..start + memchr(b'\n', bytes.get(start..)?)?)
 }
 
+/// Returns whether the first byte that is not part of a blank line cannot begin a method; those of TLS and of most
+/// other protocols cannot.
+fn begins_without_method(bytes: &[u8]) -> bool {
+    let first = bytes.iter().find(|byte| !matches!(byte, b'\r' | b'\n'));
+    first.is_some_and(|byte| !byte.is_ascii_graphic())
+}
+
 impl AsyncWrite for Http1Io {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.drop_own_answer() {
             return Poll::Ready(Ok(buf.len()));
         }
+        ready!(this.poll_interim(cx))?;
         this.check()?;
         let written = Pin::new(&mut this.io).poll_write(cx, buf);
-        this.note(&written, cx);
+        this.wrote(&written, buf.len(), cx);
         written
     }
 
@@ -311,12 +359,14 @@ impl AsyncWrite for Http1Io {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        let total = || bufs.iter().map(|part| part.len()).sum();
         if this.drop_own_answer() {
-            return Poll::Ready(Ok(bufs.iter().map(|part| part.len()).sum()));
+            return Poll::Ready(Ok(total()));
         }
+        ready!(this.poll_interim(cx))?;
         this.check()?;
         let written = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
-        this.note(&written, cx);
+        this.wrote(&written, total(), cx);
         written
     }
 
@@ -326,6 +376,7 @@ impl AsyncWrite for Http1Io {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        ready!(this.poll_interim(cx))?;
         // TLS holds records that the socket has not taken.
         let flushed = Pin::new(&mut this.io).poll_flush(cx);
         if flushed.is_pending() {
@@ -335,8 +386,14 @@ impl AsyncWrite for Http1Io {
         ready!(flushed)?;
         this.conn.traffic.unflushed.set(false);
         this.conn.traffic.blocked.set(false);
-        if this.conn.has_answered(this.conn.traffic.handed_over.get()) {
-            this.conn.traffic.owed.set(false);
+        let traffic = &this.conn.traffic;
+        if this.conn.has_answered(traffic.handed_over.get())
+            && traffic.owed.replace(false)
+            && (!this.ahead.is_empty() || traffic.has_ended())
+        {
+            // hyper's last read found nothing, so it reads again only if it is woken. The socket does not wake it for
+            // what is kept here.
+            cx.waker().wake_by_ref();
         }
         if let Some(pace) = &this.pace {
             pace.moved(0);

@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 
 use hyper::body::Body;
-use hyper::{Request, header};
+use hyper::{Request, Version, header};
 
 use super::request_end::{BodyScan, ChunkScan};
 use crate::net::written_target::WrittenTarget;
@@ -28,6 +28,8 @@ pub(crate) struct Traffic {
     pub(super) owed: Cell<bool>,
     /// Whether the request asks for an upgrade, for which its client has to go on sending.
     pub(super) upgrades: Cell<bool>,
+    /// Whether the request is of HTTP/1.1, and not of HTTP/1.0.
+    pub(super) is_http_1_1: Cell<bool>,
     /// Whether hyper has rejected a head, and its own answer was dropped.
     pub(super) refused: Cell<bool>,
     /// The target of the next request, if it was encoded.
@@ -62,6 +64,7 @@ impl Traffic {
         self.begun.set(Some(body.map_or_else(|| BodyScan::Chunked(ChunkScan::default()), BodyScan::Length)));
         self.handed_over.set(self.handed_over.get().saturating_add(1));
         self.owed.set(true);
+        self.is_http_1_1.set(request.version() == Version::HTTP_11);
         self.upgrades.set(request.headers().contains_key(header::UPGRADE));
         if let Some(written) = self.written.take()
             && request.uri().path_and_query().is_some_and(|target| written.is_of(target.as_str()))

@@ -5,7 +5,7 @@ use prometheus::{IntCounter, Registry};
 
 use super::families::{Families, Family, value};
 
-/// Series of the hub.
+/// Counters of the hub of the bus.
 pub struct BusSeries {
     pub(crate) messages: IntCounter,
     pub(crate) copies: IntCounter,
@@ -42,7 +42,7 @@ pub(crate) struct BusSample {
     pub(crate) lag_p99_ms: f64,
     pub(crate) heap_used: u64,
     pub(crate) heap_total: u64,
-    /// Live Engine.IO clients.
+    /// Number of live Engine.IO clients.
     pub(crate) clients: u64,
 }
 

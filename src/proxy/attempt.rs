@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use hyper::{Request, Response, StatusCode};
 use rustix::io::Errno;
 
+use super::hints::HintedExchange;
 use super::open_poll::OpenPoll;
 use super::second_worker::{self, HandshakeStep};
 use super::{Job, own_connection, retry};
@@ -87,10 +88,12 @@ pub(crate) fn attempt(
             }
             let kept = lease.is_used();
             let keep = retry::is_resendable(job, &request);
-            let terms = ExchangeTerms { patience: patience(job), is_poll: job.ask.is_poll(), keep };
+            let takes_interim = job.ask.upgrade.is_none() && job.conn.takes_interim();
+            let terms = ExchangeTerms { patience: patience(job), is_poll: job.ask.is_poll(), keep, takes_interim };
             let in_flight = worker.request();
             let sent = Instant::now();
-            let answered = match lease.begin(request, terms) {
+            let begun = lease.begin(request, terms).map(|exchange| HintedExchange::new(job, exchange));
+            let answered = match begun {
                 Ok(exchange) if second_worker::may_ask(job, keep, kept) => {
                     match Box::pin(second_worker::exchange(job, worker, exchange)).await {
                         HandshakeStep::Over(answered) => answered,

@@ -103,7 +103,7 @@ const IDENTITY_BEGINNINGS: [&str; 3] = ["x-forwarded", "x-ssl-client", "ssl-clie
 
 /// Names that some worker or framework trusts. Others that look similar belong to applications, such as
 /// `X-Original-Filename` and `X-Real-Name`.
-const IDENTITY: [&str; 46] = [
+const IDENTITY: [&str; 49] = [
     "x-real-ip",
     "x-real-port",
     "x-real-host",
@@ -134,6 +134,10 @@ const IDENTITY: [&str; 46] = [
     "x-ssl-session-id",
     "x-request-id",
     "forwarded",
+    // The npm package request-ip reads these as well.
+    "forwarded-for",
+    "cf-pseudo-ipv4",
+    "x-appengine-user-ip",
     "true-client-ip",
     "x-client-ip",
     "x-cluster-client-ip",

@@ -11,6 +11,7 @@ pub(crate) mod framing;
 #[cfg(feature = "testing")]
 pub(crate) mod fuzzing;
 pub(crate) mod headers;
+pub(crate) mod hints;
 pub(crate) mod hop_fields;
 pub(crate) mod learn;
 pub(crate) mod open_poll;

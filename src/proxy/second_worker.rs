@@ -13,12 +13,13 @@ use std::time::Duration;
 
 use hyper::Request;
 
+use super::hints::HintedExchange;
 use super::{Job, retry};
 use crate::affinity::ask::RequestKind;
 use crate::body::Outgoing;
 use crate::clock;
 use crate::upstream::connections::connect::Failure;
-use crate::upstream::exchange::{Exchange, ResponseAndLease};
+use crate::upstream::exchange::ResponseAndLease;
 use crate::upstream::worker::Worker;
 
 /// How a handshake at its first worker came out.
@@ -38,7 +39,7 @@ pub(crate) fn may_ask(job: &Job, is_resendable: bool, is_used: bool) -> bool {
 }
 
 /// Waits for the answer of the first worker; gives it up once another worker may be asked.
-pub(crate) async fn exchange(job: &Job, worker: &Arc<Worker>, exchange: Exchange) -> HandshakeStep {
+pub(crate) async fn exchange(job: &Job, worker: &Arc<Worker>, exchange: HintedExchange<'_>) -> HandshakeStep {
     let mut exchange = pin!(exchange);
     let retry_after = job.upstream.config.retry_after;
     loop {

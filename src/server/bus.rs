@@ -1,4 +1,5 @@
-//! Starts the hub of the bus, where it can be of use: with a state directory, and an upstream that has not turned it off.
+//! Starts the hub of the bus where it can be of use: with a state directory, and an upstream that has not turned it
+//! off.
 
 use std::path::PathBuf;
 use std::sync::Arc;

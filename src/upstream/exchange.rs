@@ -7,6 +7,7 @@
 
 pub(crate) mod broken;
 pub(crate) mod connection_auth;
+pub(crate) mod interim;
 pub(crate) mod request_writer;
 pub(crate) mod response_body;
 pub(crate) mod response_head;
@@ -27,6 +28,7 @@ use super::worker::Count;
 use crate::body::Outgoing;
 use crate::clock;
 use broken::BrokeOff;
+use interim::InterimHead;
 use request_writer::RequestWriter;
 use response_body::Unread;
 use response_head::{Coming, Head};
@@ -69,6 +71,8 @@ pub struct ExchangeTerms {
     pub is_poll: bool,
     /// Whether the request head is kept so that it can be sent again.
     pub keep: bool,
+    /// Whether the client takes informational responses.
+    pub takes_interim: bool,
 }
 
 /// An exchange in progress: a connection that waits for the head of a response. It holds nothing of its request and is
@@ -118,7 +122,8 @@ impl Lease {
             return Err(Failure::Unsent(Box::new(request)));
         }
         self.used = true;
-        let coming = Coming::new(request.method() == Method::HEAD);
+        let mut coming = Coming::new(request.method() == Method::HEAD);
+        coming.interim.want(terms.takes_interim);
         let uploading = request.body().is_uploading();
         self.wait.begin(terms.patience, !terms.is_poll && !uploading);
         let mut head = None;
@@ -252,6 +257,11 @@ impl Exchange {
     /// Takes the request's head as it was written, if it was kept and no byte of a response has come.
     pub(crate) fn take_head(&mut self) -> Option<Vec<u8>> {
         self.head.take().filter(|_| !self.heard)
+    }
+
+    /// Takes the informational responses received since the last call.
+    pub(crate) fn take_interim(&mut self) -> Vec<InterimHead> {
+        self.coming.interim.take()
     }
 }
 

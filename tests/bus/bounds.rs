@@ -6,7 +6,7 @@ use crate::support::wait::wait_for;
 
 use super::{Clients, Fleet};
 
-/// Several large messages at once are no reason to cut a worker that reads.
+/// Several large messages at once do not cut a worker that reads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_messages_arrive_whole() {
     let fleet = Fleet::start(2, &[]).await;
@@ -28,13 +28,13 @@ async fn large_messages_arrive_whole() {
 async fn a_message_longer_than_a_frame_breaks_nothing() {
     let fleet = Fleet::start(2, &[]).await;
     let mut clients = fleet.clients(4).await;
-    fleet.workers[0].ask("/big?text=huge&size=68000000&room=nobody");
+    fleet.workers[0].ask("/big?text=huge&size=68000000&room=empty");
     fleet.workers[0].ask("/emit?text=after");
     assert_eq!(clients.ask("got after 4").await["once"], 4);
     assert_eq!(fleet.linked(), 2.0);
 }
 
-/// A worker that stops reading is cut when 8 MB wait for it, slows nobody meanwhile, is counted, and comes back.
+/// A worker that stops reading is cut when 8 MB wait for it, does not slow the others, is counted, and comes back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_stops_reading_is_cut_and_comes_back() {
     let fleet = Fleet::start(3, &[]).await;

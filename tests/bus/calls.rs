@@ -74,8 +74,9 @@ async fn servers_that_are_closed_leave_nothing_behind() {
     }
 }
 
-/// Clients choose the names of rooms and what an application keeps about them. None of it may cut a worker's link: half
-/// of a surrogate pair, which JSON.stringify writes as an escape that is no Unicode, and data that is nested too deeply.
+/// Clients choose the names of rooms and what an application keeps about them. None of it may cut a worker's link:
+/// half of a surrogate pair, which JSON.stringify writes as an escape that does not stand for Unicode, and data that is
+/// nested too deeply.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_text_of_a_client_cuts_the_link() {
     let fleet = Fleet::start(2, &[("RECOVERY", "1")]).await;

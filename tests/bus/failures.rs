@@ -72,6 +72,7 @@ fn asked_while_killed(asker: &BusWorker, path: &str, victim: u64) -> (serde_json
         let began = Instant::now();
         let asking = scope.spawn(|| asker.ask(path));
         // There is no event to wait for: the question is under way, and the stopped worker cannot say that it has it.
+        #[expect(clippy::disallowed_methods, reason = "a thread of the test, not one of stickyd")]
         std::thread::sleep(Duration::from_millis(300));
         let killed = std::process::Command::new("sh").args(["-c", &format!("kill -KILL {victim}")]).status();
         assert!(killed.unwrap().success());

@@ -1,4 +1,4 @@
-//! What the preload does before there is a Socket.IO server: nothing. And who may use the bus.
+//! What the preload does before there is a Socket.IO server: nothing. And which processes may use the bus.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;

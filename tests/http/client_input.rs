@@ -49,9 +49,19 @@ fn a_refused_head_is_answered_with_a_reason_and_counted() {
         ("GET / HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n".to_owned(), 400, "invalid value"),
         ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n".to_owned(), 400, "Content-Length"),
         ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: x\r\n\r\n".to_owned(), 400, "Transfer-Encoding"),
+        // Its body must not be taken for its head.
+        (
+            "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(),
+            400,
+            "Transfer-Encoding",
+        ),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 2\r\n\r\nGET".to_owned(), 400, "Content-Length"),
         ("GET /\x01 HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 400, "invalid request target"),
         ("G{T / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 400, "invalid method"),
         ("\x16\x03\x01\x02\x00\x01\x00\x01\r\n\r\n".to_owned(), 400, "without TLS"),
+        // A ClientHello without a byte that could end a line, as it mostly has none.
+        ("\x16\x03\x01\x02\x00\x01\x00\x01\x00\x03\x03".to_owned(), 400, "without TLS"),
+        ("\0\0\0\x01SMB".to_owned(), 400, "invalid method"),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), 400, "HTTP/2"),
     ];
     for (n, (request, status, reason)) in (1..).zip(&cases) {

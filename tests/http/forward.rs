@@ -102,21 +102,52 @@ fn answers_without_body_stay_without() {
     assert_eq!(worker.connections(), 1, "the connection is used again");
 }
 
+/// RFC 9110 §15.2: a proxy forwards informational responses, at once, but none to a client of HTTP/1.0. stickyd itself
+/// answers Expect, so that a 100 ends here. RFC 9110 §7.6.1: fields of a connection stay on it.
 #[test]
-fn a_final_answer_passes_without_informational_ones() {
-    let worker = RawWorker::answering(|_| {
-        format!(
-            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 199 Odd\r\n\r\n{}",
-            ok("final")
-        )
+fn informational_responses_pass_before_the_final_one() {
+    let (seen, told) = std::sync::mpsc::channel();
+    let told = std::sync::Mutex::new(told);
+    let worker = RawWorker::scripted(move |leg| {
+        while let Some(request) = leg.request() {
+            leg.send("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x-hop\r\n");
+            leg.send("X-Hop: 1\r\nContent-Length: 9\r\nKeep-Alive: timeout=5\r\n\r\nHTTP/1.1 199 Odd\r\n\r\n");
+            if request.target() == "/wait" {
+                told.lock().unwrap().recv_timeout(crate::support::process::PATIENCE).unwrap();
+            }
+            leg.send(ok("final"));
+        }
     });
     let proxy = Proxy::before(&[worker.address]);
     let mut client = Raw::connect(proxy.address);
     for _ in 0..2 {
-        let answer = client.get("/");
+        client.send("GET /wait HTTP/1.1\r\nHost: a\r\n\r\n");
+        let hints = client.answer();
+        assert_eq!((hints.status(), hints.header("link")), (103, Some("</a>")));
+        for hop in ["connection", "x-hop", "content-length", "keep-alive"] {
+            assert_eq!(hints.header(hop), None, "{hop}");
+        }
+        assert_eq!(client.answer().status(), 199);
+        seen.send(()).unwrap();
+        let answer = client.answer();
         assert_eq!((answer.status(), answer.text(), answer.header("link")), (200, "final", None));
     }
-    assert_eq!(worker.connections(), 1);
+    let old = client.ask("GET / HTTP/1.0\r\nHost: a\r\n\r\n");
+    assert_eq!((old.status(), old.text()), (200, "final"));
+}
+
+#[test]
+fn informational_responses_without_end_are_bounded() {
+    let worker = RawWorker::scripted(|leg| {
+        leg.request();
+        leg.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(500));
+        leg.send(ok("final"));
+    });
+    let proxy = Proxy::before(&[worker.address]);
+    let mut client = Raw::connect(proxy.address);
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let answers: Vec<u16> = std::iter::repeat_with(|| client.answer().status()).take(9).collect();
+    assert_eq!(answers, [103, 103, 103, 103, 103, 103, 103, 103, 200]);
 }
 
 #[test]
@@ -197,6 +228,21 @@ fn pipelined_requests_are_answered_in_order() {
     for target in ["/1", "/2", "/3", "/4"] {
         assert_eq!(worker.request().1.target(), target);
     }
+}
+
+/// Each answer must follow the one before it, and not a timer: fifty waits of a second or more would be noticed.
+#[test]
+fn a_pipelined_request_does_not_wait_for_a_timer() {
+    let worker = RawWorker::answering(|request: &Message| ok(request.target()));
+    let proxy = Proxy::before(&[worker.address]);
+    let begun = std::time::Instant::now();
+    let mut client = Raw::connect(proxy.address);
+    let requests: String = (0..50).map(|i| format!("GET /{i} HTTP/1.1\r\nHost: a\r\n\r\n")).collect();
+    client.send(requests);
+    for i in 0..50 {
+        assert_eq!(client.answer().text(), format!("/{i}"));
+    }
+    assert!(begun.elapsed() < std::time::Duration::from_secs(25), "{:?}", begun.elapsed());
 }
 
 #[test]

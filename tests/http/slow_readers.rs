@@ -76,3 +76,19 @@ fn the_same_holds_over_tls_with_either_kind_of_buffers() {
         takes_all(files.client().connect(proxy.address, "a").raw, buffers);
     }
 }
+
+/// A client that has ended its side is taken to be gone after five seconds without a write, but not while the kernel
+/// holds bytes for it: `min_rate` limits that time.
+#[test]
+fn a_client_that_ended_its_side_may_read_slowly() {
+    let worker = worker();
+    let proxy = Proxy::before(&[worker.address]);
+    let stream = std::net::TcpStream::connect(proxy.address).unwrap();
+    let mut client = Raw::on(crate::support::raw::patient(stream.try_clone().unwrap()));
+    client.send("GET /length HTTP/1.1\r\nHost: a\r\n\r\n");
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    std::thread::park_timeout(Duration::from_secs(7));
+    let answer = client.answer();
+    assert!(answer.body == body(), "{} bytes", answer.body.len());
+    client.closed();
+}

@@ -108,10 +108,18 @@ async fn answers_without_a_body_have_none() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn early_hints_are_dropped_and_the_answer_passes() {
-    let worker = RawWorker::answering(|_| format!("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n{}", ok("final")));
+async fn early_hints_pass_before_the_answer() {
+    let worker = RawWorker::answering(|_| {
+        format!("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\nConnection: close\r\n\r\n{}", ok("final"))
+    });
     let stickyd = Secured::before(&[worker.address], "");
-    let answer = stickyd.client().await.get("/").await;
+    let client = stickyd.client().await;
+    let (mut answer, mut send) = client.begin(ask("POST", "/")).await;
+    send.send_data(Bytes::new(), true).unwrap();
+    let hints = within(std::future::poll_fn(|cx| answer.poll_informational(cx))).await.unwrap().unwrap();
+    assert_eq!((hints.status(), hints.headers().len()), (StatusCode::EARLY_HINTS, 1));
+    assert_eq!(hints.headers()["link"], "</x>");
+    let answer = whole(answer).await.unwrap();
     assert_eq!((answer.text(), field(&answer, "link")), ("final", None));
 }
 

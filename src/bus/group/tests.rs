@@ -1,4 +1,4 @@
-//! A group without sockets: who gets which message, and what is lost.
+//! A group without sockets: which member gets which message, and what is lost.
 
 use super::*;
 
@@ -10,7 +10,7 @@ fn hello(member: MemberId, seen: Option<&[(MemberId, u64)]>) -> Hello {
     let seen = seen.map(|seen| seen.iter().copied().collect());
     let empty = String::new;
     let (upstream, path, worker, node, socketio) = (empty(), empty(), empty(), empty(), empty());
-    Hello { version: 1, upstream, path, member, pid: 1, worker, node, socketio, recovery: 0, seen }
+    Hello { version: 1, upstream, path, member, pid: 1, worker, node, socketio, recovery: 0, since: 0, seen }
 }
 
 fn text(sequence: u64, payload: &'static str) -> Publish {

@@ -203,7 +203,7 @@ const busAdapter = (Base, Plain) => class BusAdapter extends Base {
     const opts = header.o && { rooms: new Set(header.o.r), except: new Set(header.o.x), flags: header.o.f };
     const tell = (answer, sent) => this.link.tell(origin, pack(answer, sent));
     switch (header.k) {
-      case 'emit': return this.deliver(header.r && parts.pop(), this.decode(parts, true), opts);
+      case 'emit': return this.deliver(header.r && parts.pop(), parts, opts);
       case 'ack': return this.deliverWithAck(header, this.decode(parts, true), opts, tell);
       case 'join': return super.addSockets(opts, header.rooms);
       case 'leave': return super.delSockets(opts, header.rooms);
@@ -214,7 +214,10 @@ const busAdapter = (Base, Plain) => class BusAdapter extends Base {
     }
   }
 
-  deliver(id, packet, opts) {
+  deliver(id, parts, opts) {
+    // Most messages to a room concern few workers.
+    if (!this.reaches(opts) && !id) return;
+    const packet = this.decode(parts, true);
     if (id) {
       packet.data.push(id);
       this.packets?.push({ id, opts, data: packet.data, emittedAt: Date.now() });
@@ -240,6 +243,13 @@ const busAdapter = (Base, Plain) => class BusAdapter extends Base {
       quietly(() => tell({ q }, this.encode({ type: 2, data: ['answer', value] })));
     };
     callOut(() => this.nsp._onServerSideEmit([...data, answer]));
+  }
+
+  /** Whether a socket here may be meant. */
+  reaches({ rooms }) {
+    if (!rooms.size) return this.sids.size > 0;
+    for (const room of rooms) if (this.rooms.has(room)) return true;
+    return false;
   }
 
   matching(opts) {

@@ -118,7 +118,7 @@ class BusLink {
     return {
       version: 1, upstream: process.env.STICKYD_BUS_UPSTREAM ?? '', path: this.key, member: hex(this.member),
       pid: process.pid, worker: process.env.STICKYD_INSTANCE ?? '', node: process.versions.node, socketio: this.version,
-      recovery, sequence: this.sequence, seen: this.position ? Object.fromEntries(this.seen) : null,
+      recovery, since: this.since ?? 0, seen: this.position ? Object.fromEntries(this.seen) : null,
     };
   }
 
@@ -174,6 +174,7 @@ class BusLink {
     this.forgetOld();
     for (const { bytes } of this.unacked) this.write(bytes);
     if (!this.position) this.position = answer.position;
+    this.since = this.since ?? answer.position;
     this.facts = this.facts ?? new Facts(this);
     for (const adapter of this.adapters.values()) adapter.linked?.();
   }

@@ -50,6 +50,7 @@ pub fn conn(
         live: RefCell::default(),
         plan: RefCell::default(),
         traffic: Traffic::default(),
+        interim: RefCell::default(),
         requests: Cell::new(0),
         under_way: Cell::new(0),
         uploads: Cell::new(0),

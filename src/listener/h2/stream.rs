@@ -50,7 +50,7 @@ pub(crate) async fn serve(
         let _ = respond.send_informational(go_on);
     }
     let to_head = request.method() == Method::HEAD;
-    let Some(response) = answered(&conn, request, fits, &mut respond).await else { return };
+    let Some(response) = answered(&conn, &open, request, fits, &mut respond).await else { return };
     let response = if tunnel.is_some() { refuse_success(response) } else { response };
     let (mut parts, mut reply) = response.into_parts();
     let plan = reply.take_plan();
@@ -94,14 +94,23 @@ pub(crate) async fn serve(
 /// closes, as for a client that disconnects.
 async fn answered(
     conn: &Rc<Conn>,
+    open: &OpenStream,
     request: Request<proxy::response_body::ClientBody>,
     fits: Result<(), Problem>,
     respond: &mut SendResponse<Bytes>,
 ) -> Option<Response<Reply>> {
     let mut answer = pin!(proxy::handle(conn.clone(), request, fits));
-    poll_fn(|cx| match answer.as_mut().poll(cx) {
-        Poll::Ready(answer) => Poll::Ready(Some(answer)),
-        Poll::Pending => respond.poll_reset(cx).map(|_| None),
+    poll_fn(|cx| {
+        let polled = answer.as_mut().poll(cx);
+        for interim in conn.interim.take() {
+            open.streams.held.head_waits(head_size(&interim.fields));
+            // This fails only on a stream that is closed.
+            let _ = respond.send_informational(interim.into_response());
+        }
+        match polled {
+            Poll::Ready(answer) => Poll::Ready(Some(answer)),
+            Poll::Pending => respond.poll_reset(cx).map(|_| None),
+        }
     })
     .await
 }

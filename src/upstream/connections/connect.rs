@@ -255,7 +255,8 @@ mod tests {
         let lease = connect(&ResponseWaits::new(), &worker).await.unwrap();
         let (mut accepted, _) = listener.accept().await.unwrap();
         accepted.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
-        let terms = ExchangeTerms { patience: Duration::from_secs(30), is_poll: false, keep: false };
+        let terms =
+            ExchangeTerms { patience: Duration::from_secs(30), is_poll: false, keep: false, takes_interim: false };
         let Ok((_, lease)) = lease.exchange(Request::new(Outgoing::EMPTY), terms).await else { panic!() };
         // Unread bytes would turn the close into a reset.
         assert!(accepted.read(&mut [0; 1024]).await.unwrap() > 0);
@@ -280,7 +281,8 @@ mod tests {
         // All of it is sent before anything is read; the kernel's socket buffers hold more than this.
         let answer = [&b"HTTP/1.1 200 OK\r\nContent-Length: 150000\r\n\r\n"[..], &[b'x'; 150_000]].concat();
         accepted.write_all(&answer).await.unwrap();
-        let terms = ExchangeTerms { patience: Duration::from_secs(30), is_poll: false, keep: false };
+        let terms =
+            ExchangeTerms { patience: Duration::from_secs(30), is_poll: false, keep: false, takes_interim: false };
         let Ok((response, mut lease)) = lease.exchange(Request::new(Outgoing::EMPTY), terms).await else { panic!() };
         let (mut unread, mut pieces) = (response.into_body(), Vec::new());
         loop {

@@ -3,7 +3,7 @@
 //! This is stricter than RFC 9112 §6.3 where peers are known to disagree about a message (docs/reference/threats.md
 //! §2.8): the length of a body is given either by `Content-Length` or by a single `chunked`, otherwise the response is
 //! rejected. A framing that is odd but has only one meaning is normalized before a client sees it, and its connection
-//! is not used again. Informational responses are dropped. The code is pure: the result does not depend on how the
+//! is not used again. Informational responses go to `interim`. The code is pure: the result does not depend on how the
 //! bytes are split into reads. The body (`unread`) and which fields a client may see (`proxy::headers`) are not part of
 //! this module.
 
@@ -17,6 +17,7 @@ use hyper::{StatusCode, Version};
 
 use super::broken::BrokeOff;
 use super::connection_auth;
+use super::interim::InterimHeads;
 use super::response_body::Length;
 
 /// Maximum number of bytes up to the end of a response head, including the informational responses before it.
@@ -61,6 +62,7 @@ pub struct Coming {
     seen: Vec<u8>,
     /// Number of bytes of informational responses before this head.
     skipped: usize,
+    pub(super) interim: InterimHeads,
     /// Whether the response answers a HEAD request.
     to_head: bool,
 }
@@ -95,7 +97,8 @@ impl Coming {
                 }
                 HeadProgress::Informational(length) => {
                     self.skipped += length;
-                    rest = rest.split_off(length);
+                    let after = rest.split_off(length);
+                    self.interim.add(&std::mem::replace(&mut rest, after));
                 }
                 HeadProgress::Part if self.skipped + rest.len() <= HEAD_BYTES => {
                     // Blank lines before the head are looked at once, and not again with each line that follows.
