@@ -220,7 +220,7 @@ async fn probes_keep_to_the_limit_of_connections() {
     let busy = busy.load(SeqCst);
     // Sessions of the other workers are found, and the busy one, which is full, is left alone.
     for number in (0..3).filter(|number| *number != busy) {
-        let ask = Ask::new(proxy.address).from([127, 0, 0, 40 + number as u8]);
+        let ask = Ask::new(proxy.address).from([127, 0, 0, 40 + u8::try_from(number).unwrap()]);
         assert_eq!(Session::made_up(ask, &format!("sid{number}")).get().await.status, 200, "{number}");
     }
     let heard = workers[busy].heard();
