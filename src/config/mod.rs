@@ -69,6 +69,7 @@ pub use log::{Log, LogFormat, check_level};
 pub(crate) use quick_spawn::for_spawn;
 pub(crate) use resolve::look_up;
 pub use rules::Affinity;
+pub(crate) use secret::Secret;
 pub(crate) use sources::{Sources, SourcesState};
 pub(crate) use tls::Certificate;
 pub use tls::{Buffers, ClientAuth, Tls};
@@ -125,16 +126,6 @@ impl Config {
             ("[log] format", self.log.format != new.log.format),
         ];
         changed.into_iter().filter(|(_, changed)| *changed).map(|(what, _)| what).collect()
-    }
-}
-
-/// Secret bytes (16 or more), never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub Vec<u8>);
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
     }
 }
 

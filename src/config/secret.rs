@@ -1,11 +1,22 @@
 //! `secret` and `secret_file`: the fleet's secret in the configuration. Left out: the one in the state directory, which
 //! `state_dir` checks and `crate::secret` reads.
 
+use std::fmt;
 use std::path::Path;
 
 use super::check::Context;
 use super::file::Section;
-use super::{Secret, files};
+use super::files;
+
+/// Secret bytes (16 or more), never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub Vec<u8>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
 
 /// Reads `secret` or `secret_file`. `file` is the configuration itself, which holds a secret written inline.
 pub(crate) fn read(context: &Context<'_>, root: &mut Section<'_>, file: &Path) -> Option<Secret> {

@@ -19,6 +19,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use super::bytes_ahead::BytesAhead;
 use super::conn::Conn;
 use super::request_end::{BodyScan, HeadScan};
 use crate::metrics::LimitLabel;
@@ -32,31 +33,6 @@ const HALF_CLOSED: Duration = Duration::from_secs(5);
 
 /// Maximum bytes per read of what follows a request.
 const AHEAD_PIECE_BYTES: usize = 4 * 1024;
-
-/// Bytes that were read and that hyper has not seen yet.
-#[derive(Default)]
-struct BytesAhead {
-    bytes: Vec<u8>,
-    /// Number of bytes at the front that hyper has seen.
-    seen: usize,
-}
-
-impl BytesAhead {
-    fn waiting(&self) -> &[u8] {
-        self.bytes.get(self.seen..).unwrap_or_default()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.waiting().is_empty()
-    }
-
-    fn advance(&mut self, by: usize) {
-        self.seen += by;
-        if self.is_empty() {
-            *self = Self::default();
-        }
-    }
-}
 
 /// The part of a request to which the next byte belongs.
 enum RequestPart {

@@ -1,0 +1,73 @@
+//! The command line as a whole: its help, its options, its summary of a file.
+
+use super::*;
+
+fn run(args: &[&str]) -> Result<RunCommand, String> {
+    let line = ["stickyd", "run"].iter().chain(args);
+    match Cli::try_parse_from(line).map_err(|error| error.to_string())?.command {
+        Command::Run(run) => Ok(run),
+        _ => Err("not the run command".to_owned()),
+    }
+}
+
+#[test]
+fn the_command_line_definition_is_valid() {
+    <Cli as CommandFactory>::command().debug_assert();
+}
+
+#[test]
+fn run_takes_a_file_or_addresses_but_not_both() {
+    assert_eq!(run(&["--config", "a.toml"]).unwrap().config, Some("a.toml".into()));
+    let quick =
+        run(&["--listen", "127.0.0.1:0", "--worker", "127.0.0.1:3001-3002", "--worker", "unix:/run/a"]).unwrap();
+    let (config, warnings) = quick.load().1.unwrap();
+    assert_eq!(summary(&config), "1 listener, 1 upstream, 3 workers");
+    assert!(matches!(config.admin.address, AdminAddress::Unix(_)) && warnings.is_empty(), "{warnings:?}");
+    let said = run(&["--listen", "127.0.0.1:0"]).unwrap_err();
+    assert!(said.contains("--worker <ADDRESS>") && !said.contains("--config <FILE>"), "{said}");
+    let said = run(&["--worker", "127.0.0.1:1"]).unwrap_err();
+    assert!(said.contains("--listen <IP:PORT>"), "{said}");
+    assert!(run(&["--config", "a.toml", "--worker", "127.0.0.1:1"]).is_err());
+}
+
+#[test]
+fn run_alone_uses_the_default_file_or_shows_what_to_write() {
+    let alone = run(&[]).unwrap();
+    let said = alone.usage_error_without(Path::new("/nonexistent/s.toml")).unwrap();
+    for part in ["/nonexistent/s.toml does not exist", "--listen 0.0.0.0:8080 --worker 127.0.0.1", "--config"] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert_eq!(alone.usage_error_without(Path::new("/dev/null")), None);
+    assert_eq!(run(&["--config", "a"]).unwrap().usage_error_without(Path::new("/nonexistent")), None);
+}
+
+#[test]
+fn check_takes_its_file_like_other_commands_too() {
+    let parse = |args: &[&str]| Cli::try_parse_from(["stickyd", "check"].iter().chain(args));
+    for args in [&["a.toml"][..], &["-c", "a.toml"], &["--config", "a.toml", "--strict"], &[]] {
+        assert!(parse(args).is_ok(), "{args:?}");
+    }
+    assert!(parse(&["a.toml", "-c", "a.toml"]).is_err());
+}
+
+#[test]
+fn checking_a_missing_file_fails_and_names_it() {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    assert_eq!(check(Path::new("/nonexistent/s.toml"), false, &mut out, &mut err), 1);
+    assert!(out.is_empty());
+    insta::assert_snapshot!(
+        String::from_utf8(err).unwrap(),
+        @"error: cannot read /nonexistent/s.toml: No such file or directory (os error 2)"
+    );
+}
+
+#[test]
+fn a_check_prints_the_summary() {
+    let file = std::env::temp_dir().join(format!("stickyd-check-{}.toml", std::process::id()));
+    std::fs::write(&file, "listener = [{ address = \"0.0.0.0:80\" }]\nupstream.a.workers = [\"127.0.0.1:1-9\"]")
+        .unwrap();
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let code = check(&file, false, &mut out, &mut err);
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!((code, out, err), (0, b"ok: 1 listener, 1 upstream, 9 workers\n".to_vec(), Vec::new()));
+}
