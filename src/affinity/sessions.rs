@@ -12,7 +12,7 @@ use crate::clock::Seconds;
 use crate::clock::{self, Millis};
 use crate::config::Limits;
 use crate::keys::{Key, Keys};
-use crate::metrics::{Carrier, Metrics, Way};
+use crate::metrics::{Metrics, SocketCarrier, Way};
 use crate::sockets::{EndReason, Listed, New, Socket, SocketKind, Sockets, Transport, Tunnelled};
 use crate::telemetry::say_full;
 use crate::upstream::Upstream;
@@ -106,9 +106,9 @@ impl Drop for SessionHold {
 /// Counts a finished request of a session. A body counts as one message, however many packets it contains.
 fn carried(socket: &Socket, (up, down): (u64, u64), now_s: Seconds) {
     if up > 0 {
-        socket.moved(Way::Up, Carrier::Bodies, (up, 1), now_s);
+        socket.moved(Way::Up, SocketCarrier::Bodies, (up, 1), now_s);
     }
-    socket.moved(Way::Down, Carrier::Bodies, (down, u32::from(down > 0)), now_s);
+    socket.moved(Way::Down, SocketCarrier::Bodies, (down, u32::from(down > 0)), now_s);
 }
 
 pub(crate) fn due_at(worker: &Worker, slot: EndSlot, key: Key) -> Option<Millis> {

@@ -42,7 +42,7 @@ impl Serialize for MemberId {
 
 /// First frame of a link: who connects, and what it has seen before the link was made anew.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Hello {
+pub(crate) struct LinkHello {
     pub(crate) version: u32,
     /// Upstream that the worker belongs to, empty if its environment does not say.
     pub(crate) upstream: String,
@@ -148,7 +148,7 @@ pub(crate) struct ProcessFacts {
 /// One frame that a worker sends.
 #[derive(Debug)]
 pub(crate) enum Incoming {
-    Hello(Box<Hello>),
+    Hello(Box<LinkHello>),
     Publish(Publish),
     Direct { to: MemberId, payload: Bytes },
     Session(Box<SessionUpdate>),
@@ -207,7 +207,7 @@ fn member(frame: &mut Bytes) -> Result<MemberId, FrameError> {
     frame.try_get_u64().map(MemberId).map_err(|_| FrameError::Short)
 }
 
-/// Answer to a [`Hello`]: the other members of the group, and the position after which messages come.
+/// Answer to a [`LinkHello`]: the other members of the group, and the position after which messages come.
 pub(crate) fn welcome(members: &[MemberId], position: u64) -> Bytes {
     let body = serde_json::json!({ "members": members, "position": position }).to_string();
     frame(1, &[body.as_bytes()])

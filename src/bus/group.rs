@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::duplicates::Duplicates;
-use super::frame::{self, Hello, MemberId, Publish, RestoreQuery, SessionUpdate};
+use super::frame::{self, LinkHello, MemberId, Publish, RestoreQuery, SessionUpdate};
 use super::outbox::Outbox;
 use super::recovery::Recovery;
 
@@ -29,7 +29,7 @@ pub(crate) type GroupKey = (String, String);
 
 /// The members of one upstream and path, and what was said among them.
 #[derive(Debug, Default)]
-pub(crate) struct Group {
+pub(crate) struct BusGroup {
     members: HashMap<MemberId, Rc<Outbox>>,
     /// Last number of each origin, also of those that are gone.
     origins: HashMap<MemberId, u64>,
@@ -59,10 +59,10 @@ pub(crate) struct Published {
     pub(crate) known: bool,
 }
 
-impl Group {
+impl BusGroup {
     /// Adds a member, tells the others, and sends it what it has missed. Returns the number of messages that it missed
     /// and that are no longer kept.
-    pub(crate) fn join(&mut self, now: Instant, hello: &Hello, outbox: &Rc<Outbox>, position: u64) -> u64 {
+    pub(crate) fn join(&mut self, now: Instant, hello: &LinkHello, outbox: &Rc<Outbox>, position: u64) -> u64 {
         let others: Vec<_> = self.members.keys().copied().filter(|id| *id != hello.member).collect();
         outbox.push(frame::welcome(&others, position));
         let joined = frame::joined(hello.member);
@@ -73,7 +73,7 @@ impl Group {
         hello.seen.as_ref().map_or(0, |seen| self.replay(now, hello, seen, outbox))
     }
 
-    fn replay(&mut self, now: Instant, hello: &Hello, seen: &HashMap<MemberId, u64>, outbox: &Outbox) -> u64 {
+    fn replay(&mut self, now: Instant, hello: &LinkHello, seen: &HashMap<MemberId, u64>, outbox: &Outbox) -> u64 {
         let (member, since) = (hello.member, hello.since);
         self.forget_old(now);
         // What was said before the member was first linked was not for its clients.
@@ -178,7 +178,7 @@ impl Group {
 }
 
 /// Groups by upstream and path, on the thread of the hub.
-pub(crate) type Groups = RefCell<HashMap<GroupKey, Rc<RefCell<Group>>>>;
+pub(crate) type Groups = RefCell<HashMap<GroupKey, Rc<RefCell<BusGroup>>>>;
 
 #[cfg(test)]
 mod tests;

@@ -14,8 +14,8 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::Hub;
-use super::frame::{self, FrameError, Hello, Incoming, MemberId, Publish};
-use super::group::Group;
+use super::frame::{self, FrameError, Incoming, LinkHello, MemberId, Publish};
+use super::group::BusGroup;
 use super::outbox::Outbox;
 use crate::telemetry::say_full;
 
@@ -87,7 +87,7 @@ async fn greet_and_run(hub: &Rc<Hub>, socket: UnixStream) -> Result<(), LinkErro
         return Err(LinkError::Version(hello.version));
     }
     let outbox = Rc::new(Outbox::default());
-    let member = Member::join(hub, *hello, &outbox);
+    let member = LinkedMember::join(hub, *hello, &outbox);
     let mut read = std::pin::pin!(member.read(frames));
     tokio::select! {
         result = &mut read => result,
@@ -99,11 +99,11 @@ async fn greet_and_run(hub: &Rc<Hub>, socket: UnixStream) -> Result<(), LinkErro
 }
 
 /// A linked member. Dropping it removes it from its group.
-struct Member<'a> {
+struct LinkedMember<'a> {
     hub: &'a Rc<Hub>,
     id: MemberId,
     key: super::group::GroupKey,
-    group: Rc<RefCell<Group>>,
+    group: Rc<RefCell<BusGroup>>,
     outbox: &'a Rc<Outbox>,
     /// What it published and what is not yet written everywhere, oldest first.
     unconfirmed: RefCell<VecDeque<(u64, Rc<()>)>>,
@@ -111,8 +111,8 @@ struct Member<'a> {
     published: Notify,
 }
 
-impl<'a> Member<'a> {
-    fn join(hub: &'a Rc<Hub>, hello: Hello, outbox: &'a Rc<Outbox>) -> Self {
+impl<'a> LinkedMember<'a> {
+    fn join(hub: &'a Rc<Hub>, hello: LinkHello, outbox: &'a Rc<Outbox>) -> Self {
         let key = (hello.upstream.clone(), hello.path.clone());
         let group = hub.groups.borrow_mut().entry(key.clone()).or_default().clone();
         let lost = group.borrow_mut().join(Instant::now(), &hello, outbox, hub.position.get());
@@ -202,7 +202,7 @@ impl<'a> Member<'a> {
     }
 }
 
-impl Drop for Member<'_> {
+impl Drop for LinkedMember<'_> {
     fn drop(&mut self) {
         if self.group.borrow_mut().leave(Instant::now(), self.id, self.outbox) {
             self.hub.members.leave(self.id);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use super::frame::{Hello, MemberId, ProcessFacts};
+use super::frame::{LinkHello, MemberId, ProcessFacts};
 use crate::locks::lock;
 use crate::metrics::Metrics;
 
@@ -62,8 +62,8 @@ impl BusMembers {
         all
     }
 
-    pub(super) fn join(&self, hello: Hello) {
-        let Hello { member, upstream, path, pid, worker, node, socketio, .. } = hello;
+    pub(super) fn join(&self, hello: LinkHello) {
+        let LinkHello { member, upstream, path, pid, worker, node, socketio, .. } = hello;
         let facts = ProcessFacts::default();
         let info = BusMember { upstream, path, pid, worker, node, socketio, facts };
         lock(&self.members).insert(member, info);

@@ -42,7 +42,7 @@ pub(crate) struct Decoder<C> {
 }
 
 /// Why a representation was not read.
-enum Stop {
+enum DecodeStop {
     /// More bytes are needed.
     More,
     Wrong,
@@ -67,8 +67,8 @@ impl<C: Copy> Decoder<C> {
             let before = reader.rest.len();
             match self.representation(&mut reader, &mut each) {
                 Ok(()) => {}
-                Err(Stop::More) if !last => return Ok(bytes.len() - before),
-                Err(Stop::More | Stop::Wrong) => return Err(CompressionError),
+                Err(DecodeStop::More) if !last => return Ok(bytes.len() - before),
+                Err(DecodeStop::More | DecodeStop::Wrong) => return Err(CompressionError),
             }
         }
         if last {
@@ -79,11 +79,15 @@ impl<C: Copy> Decoder<C> {
     }
 
     /// Reads one representation (RFC 7541 §6).
-    fn representation(&mut self, reader: &mut Reader<'_>, each: &mut impl FnMut(Field<'_, C>)) -> Result<(), Stop> {
-        match *reader.rest.first().ok_or(Stop::More)? {
+    fn representation(
+        &mut self,
+        reader: &mut Reader<'_>,
+        each: &mut impl FnMut(Field<'_, C>),
+    ) -> Result<(), DecodeStop> {
+        match *reader.rest.first().ok_or(DecodeStop::More)? {
             0x80.. => {
                 let index = reader.integer(7)?;
-                let (name, value, class) = self.table.get(index).ok_or(Stop::Wrong)?;
+                let (name, value, class) = self.table.get(index).ok_or(DecodeStop::Wrong)?;
                 let class = class.unwrap_or_else(|| (self.classify)(name, value));
                 self.begun = true;
                 each(Field { name, value, class });
@@ -93,7 +97,7 @@ impl<C: Copy> Decoder<C> {
             0x20.. => {
                 let most = reader.integer(5)?;
                 if self.begun || most > MOST {
-                    return Err(Stop::Wrong);
+                    return Err(DecodeStop::Wrong);
                 }
                 self.table.resize(most);
                 Ok(())
@@ -103,11 +107,16 @@ impl<C: Copy> Decoder<C> {
     }
 
     /// Reads a literal field, whose index has `bits` bits; with six, it enters the table (RFC 7541 §6.2).
-    fn literal(&mut self, reader: &mut Reader<'_>, bits: u32, each: &mut impl FnMut(Field<'_, C>)) -> Result<(), Stop> {
+    fn literal(
+        &mut self,
+        reader: &mut Reader<'_>,
+        bits: u32,
+        each: &mut impl FnMut(Field<'_, C>),
+    ) -> Result<(), DecodeStop> {
         let [name_room, value_room] = &mut self.rooms;
         let name = match reader.integer(bits)? {
             0 => reader.string(name_room)?,
-            index => self.table.get(index).ok_or(Stop::Wrong)?.0,
+            index => self.table.get(index).ok_or(DecodeStop::Wrong)?.0,
         };
         let value = reader.string(value_room)?;
         let class = (self.classify)(name, value);
@@ -127,14 +136,14 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn byte(&mut self) -> Result<u8, Stop> {
-        let (first, rest) = self.rest.split_first().ok_or(Stop::More)?;
+    fn byte(&mut self) -> Result<u8, DecodeStop> {
+        let (first, rest) = self.rest.split_first().ok_or(DecodeStop::More)?;
         self.rest = rest;
         Ok(*first)
     }
 
     /// Reads an integer that begins with the lowest `bits` bits of a byte (RFC 7541 §5.1).
-    fn integer(&mut self, bits: u32) -> Result<usize, Stop> {
+    fn integer(&mut self, bits: u32) -> Result<usize, DecodeStop> {
         let mask = (1_usize << bits) - 1;
         let mut value = usize::from(self.byte()?) & mask;
         if value < mask {
@@ -148,23 +157,23 @@ impl<'a> Reader<'a> {
                 return Ok(value);
             }
         }
-        Err(Stop::Wrong)
+        Err(DecodeStop::Wrong)
     }
 
     /// Reads a string (RFC 7541 §5.2), by way of `room` if it is in Huffman code.
-    fn string<'s>(&mut self, room: &'s mut Vec<u8>) -> Result<&'s [u8], Stop>
+    fn string<'s>(&mut self, room: &'s mut Vec<u8>) -> Result<&'s [u8], DecodeStop>
     where
         'a: 's,
     {
-        let is_coded = *self.rest.first().ok_or(Stop::More)? & 0x80 != 0;
+        let is_coded = *self.rest.first().ok_or(DecodeStop::More)? & 0x80 != 0;
         let length = self.integer(7)?;
-        let (string, rest) = self.rest.split_at_checked(length).ok_or(Stop::More)?;
+        let (string, rest) = self.rest.split_at_checked(length).ok_or(DecodeStop::More)?;
         self.rest = rest;
         if !is_coded {
             return Ok(string);
         }
         room.clear();
-        huffman::decode(string, room).ok_or(Stop::Wrong)?;
+        huffman::decode(string, room).ok_or(DecodeStop::Wrong)?;
         Ok(room)
     }
 }

@@ -255,7 +255,7 @@ async fn client_hello(thread: &Thread, mut stream: TcpStream) -> io::Result<(Tcp
                 true => came = piece.filled().to_vec(),
                 false => came.extend_from_slice(piece.filled()),
             }
-            Poll::Ready(Ok(scan.is_over(&came)))
+            Poll::Ready(Ok(scan.look_for_end(&came)))
         });
         if over.await? {
             return Ok((stream, came));

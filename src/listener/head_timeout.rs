@@ -29,7 +29,7 @@ const HEAD_PIECE_BYTES: usize = 16 * 1024;
 /// Waits for a head, of which `ahead` has arrived already. `false` means that the connection is over.
 pub(crate) async fn rest(conn: &Rc<Conn>, io: &mut ClientIo, ahead: &mut Vec<u8>) -> bool {
     let mut scan = RestScan::default();
-    if scan.is_for_hyper(ahead, ahead.len()) {
+    if scan.take_for_hyper(ahead, ahead.len()) {
         return true;
     }
     let goes_on = poll_fn(|cx| {
@@ -73,7 +73,7 @@ fn read(conn: &Conn, io: &mut ClientIo, ahead: &mut Vec<u8>, scan: &mut RestScan
             Poll::Ready(_) => return Poll::Ready(false),
         }
         ahead.extend_from_slice(piece.filled());
-        if ahead.len() >= conn.thread.limits().head_bytes || scan.is_for_hyper(ahead, piece.filled().len()) {
+        if ahead.len() >= conn.thread.limits().head_bytes || scan.take_for_hyper(ahead, piece.filled().len()) {
             return Poll::Ready(true);
         }
     }
@@ -92,7 +92,7 @@ struct RestScan {
 
 impl RestScan {
     /// Looks at the last `new` of `bytes`.
-    fn is_for_hyper(&mut self, bytes: &[u8], new: usize) -> bool {
+    fn take_for_hyper(&mut self, bytes: &[u8], new: usize) -> bool {
         let before = bytes.len().saturating_sub(new);
         let tail = bytes.get(before..).unwrap_or_default();
         if self.head.end_in(tail).is_some() {
@@ -122,7 +122,7 @@ mod tests {
         let mut scan = RestScan::default();
         let ends = (1..=bytes.len()).filter(|end| end % size == 0 || *end == bytes.len());
         let mut before = 0;
-        ends.into_iter().find(|end| scan.is_for_hyper(&bytes[..*end], end - std::mem::replace(&mut before, *end)))
+        ends.into_iter().find(|end| scan.take_for_hyper(&bytes[..*end], end - std::mem::replace(&mut before, *end)))
     }
 
     #[test]

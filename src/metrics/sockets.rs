@@ -104,7 +104,7 @@ struct WayTotals {
 
 /// What carries messages of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Carrier {
+pub enum SocketCarrier {
     /// Bodies of requests and answers, which are counted among all bodies, too.
     Bodies,
     /// The tunnel of a WebSocket.
@@ -125,7 +125,7 @@ impl Carried {
     }
 
     #[inline]
-    fn add(&self, way: Way, by: Carrier, messages: u64, bytes: u64) {
+    fn add(&self, way: Way, by: SocketCarrier, messages: u64, bytes: u64) {
         let place = PLACE.with(|place| *place);
         let Some(totals) = self.0.get(place).and_then(|totals| totals.0.get(way as usize)) else { return };
         let Some(all_bytes) = totals.bytes.get(by as usize) else { return };
@@ -155,7 +155,7 @@ impl SocketSeries {
 
     /// Counts messages and bytes that a socket has carried.
     #[inline]
-    pub fn carried(&self, way: Way, by: Carrier, messages: u32, bytes: u64) {
+    pub fn carried(&self, way: Way, by: SocketCarrier, messages: u32, bytes: u64) {
         self.carried.add(way, by, messages.into(), bytes);
     }
 
@@ -163,10 +163,10 @@ impl SocketSeries {
     pub fn all_bytes(&self, way: Way) -> u64 {
         let [up, down] = &self.bodies;
         let bodies = if way == Way::Up { up } else { down };
-        bodies.get() + self.bytes(way, Carrier::Tunnel)
+        bodies.get() + self.bytes(way, SocketCarrier::Tunnel)
     }
 
-    fn bytes(&self, way: Way, by: Carrier) -> u64 {
+    fn bytes(&self, way: Way, by: SocketCarrier) -> u64 {
         self.carried.sum(way, |totals| totals.bytes.get(by as usize).map_or(0, |bytes| bytes.load(Relaxed)))
     }
 
@@ -263,7 +263,7 @@ impl SocketsSeries {
         for (upstream, series) in &*lock(&self.by_upstream) {
             for (word, way) in WAYS.into_iter().zip([Way::Up, Way::Down]) {
                 let labels = [("upstream", upstream.as_str()), ("direction", word)];
-                let of_sockets = series.bytes(way, Carrier::Bodies) + series.bytes(way, Carrier::Tunnel);
+                let of_sockets = series.bytes(way, SocketCarrier::Bodies) + series.bytes(way, SocketCarrier::Tunnel);
                 live.counter(&MESSAGES, &labels, value(series.messages(way)));
                 live.counter(&BYTES, &labels, value(of_sockets));
                 live.counter(&ALL_BYTES, &labels, value(series.all_bytes(way)));
@@ -284,9 +284,9 @@ mod tests {
             for _ in 0..THREADS + 16 {
                 scope.spawn(|| {
                     for _ in 0..100 {
-                        carried.add(Way::Up, Carrier::Tunnel, 1, 10);
-                        carried.add(Way::Up, Carrier::Bodies, 1, 5);
-                        carried.add(Way::Down, Carrier::Bodies, 0, 7);
+                        carried.add(Way::Up, SocketCarrier::Tunnel, 1, 10);
+                        carried.add(Way::Up, SocketCarrier::Bodies, 1, 5);
+                        carried.add(Way::Down, SocketCarrier::Bodies, 0, 7);
                     }
                 });
             }

@@ -31,7 +31,7 @@ pub(crate) struct HelloScan {
 
 impl HelloScan {
     /// Whether `bytes`, which is everything that has arrived, contains a whole ClientHello, or cannot become one.
-    pub(crate) fn is_over(&mut self, bytes: &[u8]) -> bool {
+    pub(crate) fn look_for_end(&mut self, bytes: &[u8]) -> bool {
         loop {
             let rest = bytes.get(self.at..).unwrap_or_default();
             let length = match rest {
@@ -41,7 +41,7 @@ impl HelloScan {
                 _ => return true,
             };
             let Some(part) = rest.get(RECORD_HEADER..RECORD_HEADER + length) else { return false };
-            if part.is_empty() || self.is_whole_with(part) {
+            if part.is_empty() || self.add_part(part) {
                 return true;
             }
             self.at += RECORD_HEADER + length;
@@ -49,7 +49,7 @@ impl HelloScan {
     }
 
     /// Adds the content of one record. Returns whether the message is complete, or is not a ClientHello.
-    fn is_whole_with(&mut self, part: &[u8]) -> bool {
+    fn add_part(&mut self, part: &[u8]) -> bool {
         for (place, byte) in self.header.iter_mut().skip(self.have).zip(part) {
             *place = *byte;
         }
@@ -86,16 +86,16 @@ mod tests {
             let bytes = records(&hello(length), size);
             let mut scan = HelloScan::default();
             for end in (1..bytes.len()).step_by(step) {
-                prop_assert!(!scan.is_over(&bytes[..end]), "{} of {}", end, bytes.len());
+                prop_assert!(!scan.look_for_end(&bytes[..end]), "{} of {}", end, bytes.len());
             }
-            prop_assert!(scan.is_over(&bytes));
+            prop_assert!(scan.look_for_end(&bytes));
         }
 
         #[test]
         fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let mut scan = HelloScan::default();
             for end in 0..bytes.len() {
-                scan.is_over(&bytes[..end]);
+                scan.look_for_end(&bytes[..end]);
             }
         }
     }
@@ -103,10 +103,10 @@ mod tests {
     #[test]
     fn what_is_not_a_hello_is_over_at_once() {
         for bytes in [&b"G"[..], b"\x80", b"\x16G", b"\x15\x03", b"\x16\x03\x01\x00\x00", b"\x16\x03\x01\x00\x01\x02"] {
-            assert!(HelloScan::default().is_over(bytes), "{bytes:?}");
+            assert!(HelloScan::default().look_for_end(bytes), "{bytes:?}");
         }
         for bytes in [&b""[..], b"\x16", b"\x16\x03", b"\x16\x03\x01\x02\x00", b"\x16\x03\x01\x00\x02\x01"] {
-            assert!(!HelloScan::default().is_over(bytes), "{bytes:?}");
+            assert!(!HelloScan::default().look_for_end(bytes), "{bytes:?}");
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::clock::{self, Seconds};
 use crate::config::labels::LabelRules;
 use crate::keys::Key;
 use crate::metrics::socket_labels::{EndReason, QUIET_S, SocketKind, SocketState, Transport};
-use crate::metrics::{Carrier, Way};
+use crate::metrics::{SocketCarrier, Way};
 use crate::upstream::worker::{SessionSeat, Worker};
 use crate::websocket::round_trip::{Quality, RoundTrips};
 
@@ -162,7 +162,7 @@ impl Socket {
 
     /// Counts bytes and messages that passed at this second.
     #[inline]
-    pub fn moved(&self, way: Way, by: Carrier, (bytes, messages): (u64, u32), now_s: Seconds) {
+    pub fn moved(&self, way: Way, by: SocketCarrier, (bytes, messages): (u64, u32), now_s: Seconds) {
         let traffic = if way == Way::Up { &self.up } else { &self.down };
         traffic.moved(bytes, messages, now_s);
         if super::KEPT {

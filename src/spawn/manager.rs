@@ -15,7 +15,7 @@ use super::link::{Link, LinkEvent};
 use super::pool::{Pool, World};
 use super::protocol::{Exit, Hello, LinePage, ProcessId, Report, Request, VERSION};
 use super::slot::Reason;
-use super::spawner::{Group, PATIENCE};
+use super::spawner::{PATIENCE, ProcessGroup};
 use super::{LogPage, OrderOutcome, PoolState, SpawnOrder, SpawnSettings, Target, Wish};
 use crate::config;
 use crate::control::Control;
@@ -106,7 +106,7 @@ struct Manager {
     /// Process id of the spawner.
     spawner: Option<u32>,
     /// The groups that a dead spawner has left, and when it was found dead.
-    lost: Option<(Instant, Vec<Group>)>,
+    lost: Option<(Instant, Vec<ProcessGroup>)>,
     retry_at: Option<Instant>,
     /// Whether the log has said that there is no spawner.
     is_told: bool,

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use super::link::Link;
 use super::protocol::{Living, ProcessId};
-use super::slot::{Life, Reason, Renewal, Slot, Stage};
+use super::slot::{LifeStage, Reason, Renewal, Slot, WorkerLife};
 use super::{PoolState, RollState, Wish};
 use crate::config::spawn::{MOST_INSTANCES, Spawn};
 use crate::config::{self, Address, RemovedPolicy};
@@ -95,7 +95,7 @@ impl Pool {
         self.is_leaving && self.slots.is_empty()
     }
 
-    pub(super) fn lives(&self) -> impl Iterator<Item = &Life> {
+    pub(super) fn lives(&self) -> impl Iterator<Item = &WorkerLife> {
         self.slots.values().flat_map(Slot::lives)
     }
 
@@ -105,10 +105,10 @@ impl Pool {
             return false;
         };
         let slot = self.slots.entry(living.tag.slot).or_insert_with(|| Slot::new(living.tag.slot));
-        let mut life = Life::new(living.tag.id, address);
+        let mut life = WorkerLife::new(living.tag.id, address);
         life.pid = Some(living.pid);
         if living.stopping {
-            life.stage = Stage::Stopping;
+            life.stage = LifeStage::Stopping;
             slot.leaving.push(life);
             return true;
         }
@@ -116,7 +116,7 @@ impl Pool {
         life.started = now.checked_sub(Duration::from_millis(living.age_ms)).unwrap_or(now);
         if living.age_ms >= SETTLED_MS {
             // It served before this stickyd was started, so new sessions need not wait for its checks.
-            life.stage = Stage::Ready;
+            life.stage = LifeStage::Ready;
         }
         tracing::info!(upstream = %self.name, worker = living.tag.slot, pid = living.pid, "worker is taken up again");
         if slot.current.as_ref().is_some_and(|current| current.started > life.started) {

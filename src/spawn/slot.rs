@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::SlotState;
 use super::backoff::Backoff;
 use super::protocol::ProcessId;
-use super::spawner::Group;
+use super::spawner::ProcessGroup;
 use crate::clock::{self, Millis};
 use crate::config::{self, Address, AdminState};
 use crate::upstream::status_text;
@@ -18,7 +18,7 @@ pub(super) const OVER_LOOKS: u8 = 3;
 
 /// How far a process has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum LifeStage {
     /// Its health checks have not passed yet.
     Starting,
     /// It takes new sessions.
@@ -50,13 +50,13 @@ impl Reason {
 }
 
 /// One process of a worker.
-pub(super) struct Life {
+pub(super) struct WorkerLife {
     pub(super) id: ProcessId,
     pub(super) address: Address,
     pub(super) pid: Option<u32>,
     pub(super) started: Instant,
     pub(super) started_ms: Millis,
-    pub(super) stage: Stage,
+    pub(super) stage: LifeStage,
     /// What routes requests to it, once the snapshot names it.
     pub(super) worker: Option<Arc<Worker>>,
     pub(super) memory: u64,
@@ -65,7 +65,7 @@ pub(super) struct Life {
     pub(super) is_told_slow: bool,
 }
 
-impl Life {
+impl WorkerLife {
     pub(super) fn new(id: ProcessId, address: Address) -> Self {
         Self {
             id,
@@ -73,7 +73,7 @@ impl Life {
             pid: None,
             started: Instant::now(),
             started_ms: clock::now_ms(),
-            stage: Stage::Starting,
+            stage: LifeStage::Starting,
             worker: None,
             memory: 0,
             over_memory: 0,
@@ -90,13 +90,13 @@ impl Life {
         self.pid.is_some() && passed && worker.health() == WorkerHealth::Up
     }
 
-    pub(super) fn group(&self) -> Option<Group> {
-        self.pid.and_then(Group::of)
+    pub(super) fn group(&self) -> Option<ProcessGroup> {
+        self.pid.and_then(ProcessGroup::of)
     }
 
     /// Lets the process leave until then.
     pub(super) fn leaving(self, until: Option<Instant>) -> Self {
-        Self { stage: Stage::Leaving { since: Instant::now(), until }, ..self }
+        Self { stage: LifeStage::Leaving { since: Instant::now(), until }, ..self }
     }
 
     /// Whether a session, tunnel or request is left.
@@ -135,9 +135,9 @@ pub(super) struct Renewal {
 /// One place for a worker.
 pub(super) struct Slot {
     pub(super) number: u32,
-    pub(super) current: Option<Life>,
-    pub(super) successor: Option<Life>,
-    pub(super) leaving: Vec<Life>,
+    pub(super) current: Option<WorkerLife>,
+    pub(super) successor: Option<WorkerLife>,
+    pub(super) leaving: Vec<WorkerLife>,
     /// Address at which the snapshot names the worker; kept while its process is dead.
     pub(super) named: Option<Address>,
     pub(super) backoff: Backoff,
@@ -170,11 +170,11 @@ impl Slot {
         }
     }
 
-    pub(super) fn lives(&self) -> impl Iterator<Item = &Life> {
+    pub(super) fn lives(&self) -> impl Iterator<Item = &WorkerLife> {
         self.current.iter().chain(&self.successor).chain(&self.leaving)
     }
 
-    pub(super) fn lives_mut(&mut self) -> impl Iterator<Item = &mut Life> {
+    pub(super) fn lives_mut(&mut self) -> impl Iterator<Item = &mut WorkerLife> {
         self.current.iter_mut().chain(&mut self.successor).chain(&mut self.leaving)
     }
 
@@ -199,7 +199,7 @@ impl Slot {
         let mut all = Vec::new();
         match (&self.current, &self.named) {
             (Some(life), named) => {
-                let known = life.stage == Stage::Ready || named.as_ref() == Some(&life.address);
+                let known = life.stage == LifeStage::Ready || named.as_ref() == Some(&life.address);
                 all.push(worker(&life.address, u32::from(known)));
             }
             (None, Some(named)) => all.push(worker(named, 1)),
@@ -215,7 +215,7 @@ impl Slot {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let state = match (&self.current, &self.successor) {
             (Some(_), Some(_)) => "replacing",
-            (Some(Life { stage: Stage::Ready, .. }), None) => "ready",
+            (Some(WorkerLife { stage: LifeStage::Ready, .. }), None) => "ready",
             (Some(_), None) if self.backoff.is_crash_loop() => "crash loop",
             (Some(_), None) => "starting",
             (None, _) if !self.leaving.is_empty() => "stopping",
@@ -224,7 +224,7 @@ impl Slot {
             (None, _) => "waiting",
         };
         let is_ready = state == "ready";
-        let unhealthy = || life.filter(|life| life.stage == Stage::Starting).map(Life::why_unhealthy);
+        let unhealthy = || life.filter(|life| life.stage == LifeStage::Starting).map(WorkerLife::why_unhealthy);
         SlotState {
             worker: self.number,
             state,

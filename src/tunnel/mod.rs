@@ -23,7 +23,7 @@ use crate::client_limits::TunnelCount;
 use crate::clock::{self, Seconds};
 use crate::config::CloseNotice;
 use crate::engine_io::{self, Handshake};
-use crate::metrics::{Carrier, UpstreamSeries, Way};
+use crate::metrics::{SocketCarrier, UpstreamSeries, Way};
 use crate::net::worker_io::WorkerIo;
 use crate::sockets::{self, Listed, Transport, Tunnelled};
 use crate::upstream::UpstreamMemory;
@@ -116,7 +116,7 @@ impl TunnelState {
     /// Counts bytes and messages sent to the worker.
     fn went_up(&mut self, bytes: usize, messages: u32, now_s: Seconds) {
         self.bytes_up += bytes as u64;
-        self.socket.moved(Way::Up, Carrier::Tunnel, (bytes as u64, messages), now_s);
+        self.socket.moved(Way::Up, SocketCarrier::Tunnel, (bytes as u64, messages), now_s);
         if self.trial > 0 {
             self.trial = self.trial.saturating_sub(messages);
             if self.trial == 0 {
@@ -127,7 +127,7 @@ impl TunnelState {
 
     /// Counts bytes and messages sent to the client.
     fn went_down(&self, bytes: usize, messages: u32, now_s: Seconds) {
-        self.socket.moved(Way::Down, Carrier::Tunnel, (bytes as u64, messages), now_s);
+        self.socket.moved(Way::Down, SocketCarrier::Tunnel, (bytes as u64, messages), now_s);
     }
 }
 

@@ -6,18 +6,18 @@ const A: MemberId = MemberId(1);
 const B: MemberId = MemberId(2);
 const C: MemberId = MemberId(3);
 
-fn hello(member: MemberId, seen: Option<&[(MemberId, u64)]>) -> Hello {
+fn hello(member: MemberId, seen: Option<&[(MemberId, u64)]>) -> LinkHello {
     let seen = seen.map(|seen| seen.iter().copied().collect());
     let empty = String::new;
     let (upstream, path, worker, node, socketio) = (empty(), empty(), empty(), empty(), empty());
-    Hello { version: 1, upstream, path, member, pid: 1, worker, node, socketio, recovery: 0, since: 0, seen }
+    LinkHello { version: 1, upstream, path, member, pid: 1, worker, node, socketio, recovery: 0, since: 0, seen }
 }
 
 fn text(sequence: u64, payload: &'static str) -> Publish {
     Publish { sequence, after: 0, audience: None, broadcast: true, payload: Bytes::from_static(payload.as_bytes()) }
 }
 
-fn joined(group: &mut Group, member: MemberId, seen: Option<&[(MemberId, u64)]>) -> (Rc<Outbox>, u64) {
+fn joined(group: &mut BusGroup, member: MemberId, seen: Option<&[(MemberId, u64)]>) -> (Rc<Outbox>, u64) {
     let outbox = Rc::new(Outbox::default());
     let lost = group.join(Instant::now(), &hello(member, seen), &outbox, 0);
     (outbox, lost)
@@ -32,7 +32,7 @@ fn messages(outbox: &Outbox) -> Vec<String> {
 
 #[test]
 fn a_message_reaches_all_others_and_is_held_until_written() {
-    let (mut group, mark) = (Group::default(), Rc::new(()));
+    let (mut group, mark) = (BusGroup::default(), Rc::new(()));
     let [(a, _), (b, _), (c, _)] = [A, B, C].map(|member| joined(&mut group, member, None));
     let published = group.publish(Instant::now(), A, 1, &text(1, "hello"), &mark);
     assert_eq!((published.sent, Rc::strong_count(&mark)), (2, 3));
@@ -45,7 +45,7 @@ fn a_message_reaches_all_others_and_is_held_until_written() {
 
 #[test]
 fn what_was_sent_before_is_not_sent_again() {
-    let (mut group, mark, now) = (Group::default(), Rc::new(()), Instant::now());
+    let (mut group, mark, now) = (BusGroup::default(), Rc::new(()), Instant::now());
     let [_a, (b, _)] = [A, B].map(|member| joined(&mut group, member, None));
     group.publish(now, A, 1, &text(5, "one"), &mark);
     assert!(group.publish(now, A, 2, &text(5, "one"), &mark).known);
@@ -54,7 +54,7 @@ fn what_was_sent_before_is_not_sent_again() {
 
 #[test]
 fn a_member_that_comes_back_gets_what_it_missed() {
-    let (mut group, mark, now) = (Group::default(), Rc::new(()), Instant::now());
+    let (mut group, mark, now) = (BusGroup::default(), Rc::new(()), Instant::now());
     let [_a, (b, _)] = [A, B].map(|member| joined(&mut group, member, None));
     group.publish(now, A, 1, &text(1, "one"), &mark);
     assert!(group.leave(now, B, &b));
@@ -68,7 +68,7 @@ fn a_member_that_comes_back_gets_what_it_missed() {
 
 #[test]
 fn what_is_no_longer_kept_counts_as_lost() {
-    let (mut group, mark) = (Group::default(), Rc::new(()));
+    let (mut group, mark) = (BusGroup::default(), Rc::new(()));
     let start = Instant::now();
     let [_a, (b, _)] = [A, B].map(|member| joined(&mut group, member, None));
     group.leave(start, B, &b);
@@ -84,7 +84,7 @@ fn what_is_no_longer_kept_counts_as_lost() {
 
 #[test]
 fn a_member_that_does_not_read_is_cut() {
-    let (mut group, mark, now) = (Group::default(), Rc::new(()), Instant::now());
+    let (mut group, mark, now) = (BusGroup::default(), Rc::new(()), Instant::now());
     let [_a, (b, _)] = [A, B].map(|member| joined(&mut group, member, None));
     let long = |sequence| Publish { payload: Bytes::from(vec![0; 1024 * 1024]), ..text(sequence, "") };
     let sent: usize = (1..=10).map(|sequence| group.publish(now, A, 1, &long(sequence), &mark).sent).sum();

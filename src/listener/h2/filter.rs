@@ -53,7 +53,7 @@ const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// An error of the whole connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(crate) enum H2Fault {
     /// A frame other than a CONTINUATION within a field block (RFC 9113 §6.10).
     Interrupted,
     /// A block that violates RFC 7541 (RFC 9113 §4.3).
@@ -64,7 +64,7 @@ pub(crate) enum Fault {
     TooMuch,
 }
 
-impl Fault {
+impl H2Fault {
     /// Returns the code for the client.
     pub(crate) fn reason(self) -> Reason {
         match self {
@@ -96,7 +96,7 @@ pub(crate) struct FilterLimits {
 }
 
 /// The filter of one connection.
-pub(crate) struct Filter {
+pub(crate) struct FrameFilter {
     decoder: Decoder<FieldClass>,
     limits: FilterLimits,
     inflow: Rc<Inflow>,
@@ -122,7 +122,7 @@ pub(crate) struct Filter {
     scratch: Vec<u8>,
 }
 
-impl Filter {
+impl FrameFilter {
     /// Creates the filter of a new connection.
     pub(crate) fn new(limits: FilterLimits, inflow: Rc<Inflow>) -> Self {
         Self {
@@ -154,7 +154,7 @@ impl Filter {
     }
 
     /// Looks at new bytes of the client. Returns how many at their beginning h2 may read as they are; the rest is kept.
-    pub(crate) fn read(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
+    pub(crate) fn read(&mut self, bytes: &[u8]) -> Result<usize, H2Fault> {
         if !self.pending.is_empty() || !self.ready.is_empty() {
             self.pending.extend_from_slice(bytes);
             return Ok(0);
@@ -176,7 +176,7 @@ impl Filter {
     }
 
     /// Hands out bytes for h2; returns whether there were any.
-    pub(crate) fn try_fill(&mut self, room: &mut ReadBuf<'_>) -> Result<bool, Fault> {
+    pub(crate) fn try_fill(&mut self, room: &mut ReadBuf<'_>) -> Result<bool, H2Fault> {
         self.look()?;
         let count = self.ready.len().min(room.remaining());
         let (first, rest) = self.ready.split_at_checked(count).unwrap_or_default();
@@ -192,7 +192,7 @@ impl Filter {
     }
 
     /// Looks at the bytes that were kept, until enough is ready for h2.
-    fn look(&mut self) -> Result<(), Fault> {
+    fn look(&mut self) -> Result<(), H2Fault> {
         if self.passing == 0 {
             self.inflow.uploads.release(&mut self.ready);
         }
@@ -214,7 +214,7 @@ impl Filter {
     }
 
     /// Looks at the frame at the beginning of `bytes`.
-    fn step(&mut self, bytes: &[u8]) -> Result<Step, Fault> {
+    fn step(&mut self, bytes: &[u8]) -> Result<Step, H2Fault> {
         if bytes.is_empty() {
             return Ok(Step::More);
         }
@@ -236,9 +236,9 @@ impl Filter {
         let is_large = head.length > FRAME as usize;
         if let Some(block) = &self.block {
             if head.kind != CONTINUATION || head.stream != block.stream {
-                return Err(Fault::Interrupted);
+                return Err(H2Fault::Interrupted);
             }
-            return if is_large { Err(Fault::FrameSize) } else { self.continuation(head, bytes) };
+            return if is_large { Err(H2Fault::FrameSize) } else { self.continuation(head, bytes) };
         }
         // The connection's own frames, and what no client may send: h2 judges them.
         if head.stream.is_multiple_of(2) || is_large {

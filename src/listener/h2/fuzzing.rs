@@ -11,7 +11,7 @@ use h2::server::Builder;
 use hyper::Request;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::filter::{Filter, FilterLimits};
+use super::filter::{FilterLimits, FrameFilter};
 use super::inflow::{Holding, Inflow};
 use super::sent::{Sent, SentFrame};
 use super::translate;
@@ -38,7 +38,7 @@ pub fn translated(conn: &Conn, request: Request<RecvStream>) -> Option<Request<C
 /// # Errors
 /// Fails with the name of an error of the connection.
 pub fn filtered(pieces: &[&[u8]]) -> Result<Vec<u8>, String> {
-    let (mut filter, mut all) = (Filter::new(LIMITS, Rc::default()), Vec::new());
+    let (mut filter, mut all) = (FrameFilter::new(LIMITS, Rc::default()), Vec::new());
     let wrong = |fault| format!("{fault:?}");
     for piece in pieces {
         let passed = filter.read(piece).map_err(wrong)?;
@@ -64,7 +64,7 @@ const LIMITS: FilterLimits = FilterLimits { head_bytes: 32 * 1024, streams: 128 
 /// A socket whose bytes go through the filter before the h2 crate reads them.
 pub struct Filtered<T> {
     io: T,
-    filter: Filter,
+    filter: FrameFilter,
     inflow: Rc<Inflow>,
     sent: Sent,
 }
@@ -73,7 +73,7 @@ impl<T> Filtered<T> {
     /// Wraps a socket, which brings the preface first.
     pub fn new(io: T) -> Self {
         let inflow = Rc::<Inflow>::default();
-        Self { io, filter: Filter::new(LIMITS, inflow.clone()), inflow, sent: Sent::default() }
+        Self { io, filter: FrameFilter::new(LIMITS, inflow.clone()), inflow, sent: Sent::default() }
     }
 }
 

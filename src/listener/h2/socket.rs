@@ -14,7 +14,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Streams;
-use super::filter::{Filter, FilterLimits};
+use super::filter::{FilterLimits, FrameFilter};
 use super::meter::Meter;
 use super::sent::{Sent, SentFrame};
 use crate::clock;
@@ -37,7 +37,7 @@ struct Inner {
     io: ClientIo,
     out: Vec<u8>,
     meter: Meter,
-    filter: Filter,
+    filter: FrameFilter,
     sent: Sent,
     /// Whether flushes wait for [`H2Socket::poll_send`], because there is a task that calls it.
     gathers: bool,
@@ -58,7 +58,7 @@ impl H2Socket {
     /// Wraps the client's socket.
     pub(crate) fn new(io: ClientIo, streams: Rc<Streams>, limits: FilterLimits) -> Self {
         let meter = Meter::new(clock::now_s());
-        let filter = Filter::new(limits, streams.inflow.clone());
+        let filter = FrameFilter::new(limits, streams.inflow.clone());
         let (out, sent) = (Vec::new(), Sent::default());
         let inner = Inner { io, out, meter, filter, sent, gathers: false, blocked: false, ended: false };
         Self { inner: Rc::new(RefCell::new(inner)), streams }

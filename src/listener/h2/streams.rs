@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use super::ASK_AFTER_S;
-use super::filter::Fault;
+use super::filter::H2Fault;
 use super::inflow::{Holding, Inflow};
 use super::meter::{Heard, TooMuch};
 use super::pace::WriteGate;
@@ -27,7 +27,7 @@ pub(crate) struct Streams {
     /// The limit that the meter last reported as exceeded.
     pub(super) too_much: Cell<Option<TooMuch>>,
     /// The error for which the filter ends the connection.
-    pub(super) fault: Cell<Option<Fault>>,
+    pub(super) fault: Cell<Option<H2Fault>>,
     pub(super) inflow: Rc<Inflow>,
     pub(super) pace: WriteGate,
     /// Counts response bytes that were read from workers and not handed over to h2 yet.

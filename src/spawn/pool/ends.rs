@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::protocol::{Exit, ProcessId, Request};
-use super::super::slot::{Life, OVER_LOOKS, Reason, Stage};
+use super::super::slot::{LifeStage, OVER_LOOKS, Reason, WorkerLife};
 use super::{Pool, World, leave_until};
 use crate::config;
 use crate::state::Shared;
@@ -34,7 +34,7 @@ impl Pool {
                 {
                     worker.change(AdminChange::Say(config::AdminState::Maint, None), &self.upstream);
                 }
-                let until = if life.stage == Stage::Ready { until } else { Some(world.now) };
+                let until = if life.stage == LifeStage::Ready { until } else { Some(world.now) };
                 slot.leaving.push(life.leaving(until));
             }
         }
@@ -44,11 +44,11 @@ impl Pool {
     pub(super) fn end_leavers(&mut self, world: &World<'_>) {
         let after_ms = u64::try_from(self.spawn.stop.as_millis()).unwrap_or(u64::MAX);
         for life in self.slots.values_mut().flat_map(|slot| &mut slot.leaving) {
-            let Stage::Leaving { since, until } = life.stage else { continue };
+            let LifeStage::Leaving { since, until } = life.stage else { continue };
             let is_idle = world.now.duration_since(since) >= LAST_REQUESTS && !life.is_needed();
             let is_over = until.is_some_and(|until| until <= world.now);
             if (is_over || is_idle) && world.link.send(&Request::Stop { id: life.id, after_ms }) {
-                life.stage = Stage::Stopping;
+                life.stage = LifeStage::Stopping;
             }
         }
     }
@@ -58,7 +58,7 @@ impl Pool {
         let Some(slot) = self.slots.values_mut().find(|slot| slot.lives().any(|life| life.id == exit.id)) else {
             return false;
         };
-        let (number, is) = (slot.number, |life: &Life| life.id == exit.id);
+        let (number, is) = (slot.number, |life: &WorkerLife| life.id == exit.id);
         slot.leaving.retain(|life| !is(life));
         if slot.successor.as_ref().is_some_and(is) {
             slot.successor = None;
@@ -78,7 +78,7 @@ impl Pool {
         slot.next_start = Some(world.now + wait);
         slot.restarts += 1;
         slot.last_lines.clone_from(&exit.last);
-        let was_healthy = life.stage == Stage::Ready;
+        let was_healthy = life.stage == LifeStage::Ready;
         let when = if was_healthy { "" } else { " before it was healthy" };
         slot.why = Some(format!("its process {}{when}", exit.words()));
         if !was_healthy {
@@ -118,10 +118,10 @@ impl Pool {
                 life.memory = bytes;
                 let is_over = limit.is_some_and(|limit| bytes > limit);
                 life.over_memory = if is_over { life.over_memory.saturating_add(1) } else { 0 };
-                if matches!(life.stage, Stage::Ready | Stage::Starting) {
+                if matches!(life.stage, LifeStage::Ready | LifeStage::Starting) {
                     shared.metrics.spawn.set_memory(&self.name, &number.to_string(), bytes);
                 }
-                if life.over_memory >= OVER_LOOKS && life.stage == Stage::Ready && !is_renewed {
+                if life.over_memory >= OVER_LOOKS && life.stage == LifeStage::Ready && !is_renewed {
                     over = Some((number, bytes));
                 }
             }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::super::slot::{Reason, Renewal, Stage};
+use super::super::slot::{LifeStage, Reason, Renewal};
 use super::super::{RollOutcome, RollState};
 use super::{Pool, World};
 
@@ -36,7 +36,8 @@ impl Pool {
     /// Goes on with a roll: ends it, or starts the next successor.
     pub(super) fn step_roll(&mut self, world: &World<'_>) {
         for slot in self.slots.values_mut() {
-            let is_fresh = slot.current.as_ref().is_some_and(|life| life.stage == Stage::Ready) && !slot.is_outdated();
+            let is_fresh =
+                slot.current.as_ref().is_some_and(|life| life.stage == LifeStage::Ready) && !slot.is_outdated();
             if slot.renewal.is_some() && is_fresh && slot.leaving.is_empty() && slot.successor.is_none() {
                 slot.renewal = None;
                 if let Some(roll) = &mut self.roll {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::environment;
 use super::super::ports;
 use super::super::protocol::{ProcessId, Request, StartRequest, Tag};
-use super::super::slot::{Life, Reason, Slot, Stage};
+use super::super::slot::{LifeStage, Reason, Slot, WorkerLife};
 use super::{Pool, World, leave_until};
 use crate::config::Address;
 use crate::state::Shared;
@@ -29,7 +29,7 @@ impl Pool {
                 life.worker = workers.find(|one| one.name == name && one.address == life.address).cloned();
                 if let Some(worker) = life.worker.as_ref().filter(|worker| worker.notes.check().is_none()) {
                     // It takes nothing before its first checks have passed.
-                    worker.set_checks(if life.stage == Stage::Ready { Checks::Passing } else { Checks::Failing });
+                    worker.set_checks(if life.stage == LifeStage::Ready { Checks::Passing } else { Checks::Failing });
                 }
             }
         }
@@ -43,11 +43,11 @@ impl Pool {
             let number = slot.number;
             for life in slot.current.iter_mut().chain(&mut slot.successor) {
                 let took = world.now.duration_since(life.started);
-                if life.stage != Stage::Starting {
+                if life.stage != LifeStage::Starting {
                     continue;
                 }
                 if life.passes() {
-                    life.stage = Stage::Ready;
+                    life.stage = LifeStage::Ready;
                     let (address, pid) = (life.address.to_string(), life.pid.unwrap_or_default());
                     metrics.started(name, took.as_secs_f64());
                     let ready_after_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
@@ -58,7 +58,7 @@ impl Pool {
                         why = life.why_unhealthy(), "worker was started but is not healthy yet");
                 }
             }
-            let ready = |life: &Option<Life>| life.as_ref().is_some_and(|life| life.stage == Stage::Ready);
+            let ready = |life: &Option<WorkerLife>| life.as_ref().is_some_and(|life| life.stage == LifeStage::Ready);
             if ready(&slot.successor) {
                 let reason = slot.renewal.map_or(Reason::Roll, |renewal| renewal.reason);
                 metrics.restarted(name, &number.to_string(), reason.word());
@@ -71,8 +71,8 @@ impl Pool {
                 slot.named = slot.current.as_ref().map(|life| life.address.clone());
                 slot.why = None;
             }
-            let starting = slot.current.iter().chain(&slot.successor).find(|life| life.stage == Stage::Starting);
-            let is_late = |life: &&Life| world.now.duration_since(life.started) >= HEALTHY_WITHIN;
+            let starting = slot.current.iter().chain(&slot.successor).find(|life| life.stage == LifeStage::Starting);
+            let is_late = |life: &&WorkerLife| world.now.duration_since(life.started) >= HEALTHY_WITHIN;
             if let Some(life) = starting.filter(|_| slot.renewal.is_some()).filter(is_late) {
                 let why = format!("the new worker {number} is not healthy after 60 s: {}", life.why_unhealthy());
                 failed = Some((why, number, life.id));
@@ -108,7 +108,7 @@ impl Pool {
     }
 
     /// Starts a process for a worker.
-    pub(super) fn start(&self, number: u32, world: &World<'_>) -> Result<Life, String> {
+    pub(super) fn start(&self, number: u32, world: &World<'_>) -> Result<WorkerLife, String> {
         let id = ProcessId(crate::random::u64());
         let slot = self.slots.get(&number);
         let before = slot.filter(|slot| slot.current.is_none()).and_then(|slot| slot.named.as_ref());
@@ -137,7 +137,7 @@ impl Pool {
         if !world.link.send(&Request::Start(Box::new(start))) {
             return Err("the spawner takes no requests".to_owned());
         }
-        Ok(Life::new(id, address))
+        Ok(WorkerLife::new(id, address))
     }
 
     /// Notes that a process could not be started, and waits before the next try.

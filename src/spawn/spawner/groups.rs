@@ -14,9 +14,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_millis(700);
 /// The process group of a worker. Its number is the id of the worker's first process, and the kernel does not give it
 /// to another process while the group has members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Group(Pid);
+pub(crate) struct ProcessGroup(Pid);
 
-impl Group {
+impl ProcessGroup {
     /// The group that a process leads.
     pub(crate) fn of(pid: u32) -> Option<Self> {
         i32::try_from(pid).ok().and_then(Pid::from_raw).map(Self)
@@ -60,7 +60,7 @@ impl Group {
 }
 
 /// Resident memory of each group, in bytes. Processes of a group share some of it, which is counted for each.
-pub(super) fn memory(proc: &Path, groups: &HashMap<Group, ProcessId>) -> Vec<(ProcessId, u64)> {
+pub(super) fn memory(proc: &Path, groups: &HashMap<ProcessGroup, ProcessId>) -> Vec<(ProcessId, u64)> {
     let mut bytes: HashMap<ProcessId, u64> = HashMap::new();
     if groups.is_empty() {
         return Vec::new();
@@ -73,7 +73,7 @@ pub(super) fn memory(proc: &Path, groups: &HashMap<Group, ProcessId>) -> Vec<(Pr
         }
         let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
         let Some((group, pages)) = parse(&stat) else { continue };
-        if let Some(id) = Group::of(group).and_then(|group| groups.get(&group)) {
+        if let Some(id) = ProcessGroup::of(group).and_then(|group| groups.get(&group)) {
             *bytes.entry(*id).or_default() += pages.saturating_mul(page);
         }
     }

@@ -24,10 +24,10 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use super::protocol::{self, Exit, Hello, LinePage, Living, ProcessId, Report, Request, VERSION};
-pub(crate) use groups::{Group, PATIENCE};
+pub(crate) use groups::{PATIENCE, ProcessGroup};
 use logs::Logs;
 pub(crate) use process::OWN_FILE;
-use process::Process;
+use process::SpawnedProcess;
 pub(crate) use service::SpawnerCommand;
 
 /// Interval between two looks at the memory of workers.
@@ -44,9 +44,9 @@ const UNSENT: usize = 4096;
 
 /// The workers and the one stickyd that directs them.
 struct Spawner {
-    processes: HashMap<ProcessId, Process>,
+    processes: HashMap<ProcessId, SpawnedProcess>,
     /// Groups whose first process has ended, but of which others may live.
-    remains: Vec<(Group, Instant)>,
+    remains: Vec<(ProcessGroup, Instant)>,
     logs: Rc<Logs>,
     folder: PathBuf,
     /// Messages to the present stickyd.
@@ -189,7 +189,7 @@ impl Spawner {
         match request {
             Request::Start(start) if !self.ending => {
                 let id = start.tag.id;
-                let report = match Process::start(*start, &self.folder, &self.logs, &self.tasks) {
+                let report = match SpawnedProcess::start(*start, &self.folder, &self.logs, &self.tasks) {
                     Ok(process) => {
                         let pid = process.pid();
                         self.processes.insert(id, process);
@@ -226,7 +226,7 @@ impl Spawner {
 
     /// Whether something is to be waited for that causes no event.
     fn is_waiting(&self) -> bool {
-        let waits = |process: &Process| process.is_stopping() || process.has_ended();
+        let waits = |process: &SpawnedProcess| process.is_stopping() || process.has_ended();
         self.ending || !self.remains.is_empty() || self.processes.values().any(waits)
     }
 

@@ -11,16 +11,16 @@ use tokio_util::task::TaskTracker;
 
 use super::super::environment;
 use super::super::protocol::{StartRequest, Tag};
-use super::groups::Group;
+use super::groups::ProcessGroup;
 use super::logs::{Logs, Output};
 
 /// The file that this process was made from, also after an upgrade has replaced it on disk.
 pub(crate) const OWN_FILE: &str = "/proc/self/exe";
 
 /// One process that was started.
-pub(super) struct Process {
+pub(super) struct SpawnedProcess {
     pub(super) tag: Tag,
-    pub(super) group: Group,
+    pub(super) group: ProcessGroup,
     pub(super) started: Instant,
     /// Time from SIGTERM to SIGKILL when the spawner is stopped.
     pub(super) patience: Duration,
@@ -31,7 +31,7 @@ pub(super) struct Process {
     ended: Option<(ExitStatus, Instant)>,
 }
 
-impl Process {
+impl SpawnedProcess {
     /// Starts the process. Must be called on the main thread, see [`super::super::shim`].
     pub(super) fn start(start: StartRequest, folder: &Path, logs: &Rc<Logs>, tasks: &TaskTracker) -> io::Result<Self> {
         let mut command = Command::new(OWN_FILE);
@@ -44,7 +44,7 @@ impl Process {
             io::Error::new(error.kind(), format!("cannot start a process in {directory}: {error}"))
         };
         let mut child = command.spawn().map_err(missing)?;
-        let group = Group::of(child.id()).ok_or(io::ErrorKind::InvalidData)?;
+        let group = ProcessGroup::of(child.id()).ok_or(io::ErrorKind::InvalidData)?;
         let output = Output::new(&start.tag, start.json);
         let (out, err) = (child.stdout.take(), child.stderr.take());
         if let Err(error) = output.follow(out.map(Into::into), err.map(Into::into), logs, tasks) {

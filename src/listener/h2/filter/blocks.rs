@@ -5,11 +5,11 @@ use super::super::FRAME;
 use super::super::fields::{BlockKind, FieldClass, FieldList, Judgement};
 use super::super::frames::{self, DATA, END_HEADERS, END_STREAM, FrameHead, HEAD};
 use super::super::uploads::Half;
-use super::{Fault, Filter, KEPT, MORE_STREAMS, PROTOCOL_ERROR, STREAM_CLOSED, Step};
+use super::{FrameFilter, H2Fault, KEPT, MORE_STREAMS, PROTOCOL_ERROR, STREAM_CLOSED, Step};
 use crate::hpack::{Decoder, write_literal};
 
-impl Filter {
-    pub(super) fn headers(&mut self, head: FrameHead, bytes: &[u8]) -> Result<Step, Fault> {
+impl FrameFilter {
+    pub(super) fn headers(&mut self, head: FrameHead, bytes: &[u8]) -> Result<Step, H2Fault> {
         let Some(payload) = head.payload(bytes) else { return Ok(Step::More) };
         // Parts that do not fit into the frame are an error of the connection (RFC 9113 §6.2).
         let Some(fragment) = frames::fragment(head, payload) else { return Ok(self.pass(head)) };
@@ -22,7 +22,7 @@ impl Filter {
             list.reject("the stream depends on itself");
         }
         let used = self.decoder.decode(fragment.bytes, ends_block, |field| list.add(field));
-        let used = used.map_err(|_| Fault::Compression)?;
+        let used = used.map_err(|_| H2Fault::Compression)?;
         let is_untouched = ends_block && !self.rewrites && list.judgement() == Judgement::Clean;
         if is_untouched && matches!(place, Place::Head | Place::Trailers) {
             self.keep(list.into_written());
@@ -65,7 +65,7 @@ impl Filter {
         }
     }
 
-    pub(super) fn continuation(&mut self, head: FrameHead, bytes: &[u8]) -> Result<Step, Fault> {
+    pub(super) fn continuation(&mut self, head: FrameHead, bytes: &[u8]) -> Result<Step, H2Fault> {
         let Some(payload) = head.payload(bytes) else { return Ok(Step::More) };
         let Some(mut block) = self.block.take() else { return Ok(self.pass(head)) };
         let ends_block = head.has(END_HEADERS);
@@ -79,7 +79,7 @@ impl Filter {
     }
 
     /// Gives h2 what a complete block stands for.
-    fn finish(&mut self, end: BlockEnd) -> Result<(), Fault> {
+    fn finish(&mut self, end: BlockEnd) -> Result<(), H2Fault> {
         let (stream, ends_stream) = (end.stream, end.ends_stream);
         match (end.place, end.judgement) {
             (Place::Ignored, _) => {}
@@ -106,11 +106,11 @@ impl Filter {
     }
 
     /// Notes that a stream has begun, or that the client ends it; returns what is held for it.
-    fn begin_or_end(&self, place: Place, stream: u32, ends_stream: bool) -> Result<Vec<u8>, Fault> {
+    fn begin_or_end(&self, place: Place, stream: u32, ends_stream: bool) -> Result<Vec<u8>, H2Fault> {
         let uploads = &self.inflow.uploads;
         if place == Place::Head {
             let most = MORE_STREAMS + 2 * self.limits.streams as usize;
-            return if ends_stream || uploads.try_open(stream, most) { Ok(Vec::new()) } else { Err(Fault::TooMuch) };
+            return if ends_stream || uploads.try_open(stream, most) { Ok(Vec::new()) } else { Err(H2Fault::TooMuch) };
         }
         // Trailers that do not end their stream are malformed (RFC 9113 §8.1): h2 resets the stream.
         Ok(if ends_stream { uploads.end(stream) } else { uploads.take_held(stream) })
@@ -163,14 +163,14 @@ impl OpenBlock {
         payload: &[u8],
         last: bool,
         most: usize,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), H2Fault> {
         self.continuations += 1;
         if !last && self.continuations > most_continuations(most) {
-            return Err(Fault::TooMuch);
+            return Err(H2Fault::TooMuch);
         }
         self.left.extend_from_slice(payload);
         let list = &mut self.list;
-        let used = decoder.decode(&self.left, last, |field| list.add(field)).map_err(|_| Fault::Compression)?;
+        let used = decoder.decode(&self.left, last, |field| list.add(field)).map_err(|_| H2Fault::Compression)?;
         self.left.drain(..used);
         Ok(())
     }
