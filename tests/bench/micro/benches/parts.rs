@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use stickyd::testing::affinity::pins::Pins;
+use stickyd::testing::config::SameSite;
+use stickyd::testing::cookie::{Cookie, Jar, SeenCookie, WorkerId, worker_id};
+use stickyd::testing::engine_io;
 use stickyd::testing::keys::{AddressHash, Keys};
 use stickyd::testing::upstream::{self, Ring, Seat};
 use stickyd::testing::websocket::{Observer, Sender};
@@ -70,9 +73,9 @@ fn cookies(c: &mut Criterion) {
     let written = jar.write(&Cookie { client: *b"twelve bytes", worker: WorkerId(7) }, false);
     let pair = written.to_str().ok().and_then(|text| text.split(';').next()).unwrap_or_default();
     let header = format!("theme=dark; {pair}; _ga=GA1.1.1234567890.1234567890");
-    let read = |seen: &Seen| jar.read([black_box(header.as_bytes())].into_iter(), seen);
-    c.bench_function("cookie/first of a connection", |b| b.iter(|| read(&Seen::default())));
-    let seen = Seen::default();
+    let read = |seen: &SeenCookie| jar.read([black_box(header.as_bytes())].into_iter(), seen);
+    c.bench_function("cookie/first of a connection", |b| b.iter(|| read(&SeenCookie::default())));
+    let seen = SeenCookie::default();
     c.bench_function("cookie/seen on it before", |b| b.iter(|| read(&seen)));
 }
 
