@@ -98,7 +98,7 @@ impl Parent {
     /// only one thread.
     ///
     /// # Errors
-    /// See [`SocketError`].
+    /// See `SocketError`.
     pub fn find() -> Result<Self, SocketError> {
         let notify = std::env::var_os("NOTIFY_SOCKET").is_some_and(|path| !path.is_empty());
         Ok(Self { sockets: inherit()?, notify: Notify(notify.then(Arc::default)) })

@@ -63,7 +63,7 @@ impl Server {
     /// the process that started stickyd and may have passed sockets.
     ///
     /// # Errors
-    /// See [`StartError`]. No thread is left running after an error.
+    /// See `StartError`. No thread is left running after an error.
     pub fn start(mut config: Config, sources: Option<Sources>, parent: Parent) -> Result<Self, StartError> {
         let secret = secret::find(config.secret.as_ref().map(|secret| &*secret.0), config.state_dir.as_deref())
             .map_err(StartError::Secret)?;
