@@ -1,8 +1,8 @@
 //! The admin sockets of stickyds that were started with --listen and --worker, without a file: where they are, and how
 //! the other commands find them.
 //!
-//! They are in a directory of the user's own: `$XDG_RUNTIME_DIR/stickyd`, or `/tmp/stickyd-UID`. The latter can be made
-//! by anybody, so it is used only if it is a directory of this user that no other user may enter.
+//! They are in a directory of the user's own: `$XDG_RUNTIME_DIR/stickyd`, or `/tmp/stickyd-UID`. Any user
+//! can make the latter, so it is used only if it is a directory of this user that no other user may enter.
 
 use std::fs;
 use std::io;

@@ -140,7 +140,7 @@ fn hosts(context: &Context<'_>, item: ConfigItem<'_>) -> Vec<String> {
     let texts = items.into_iter().filter_map(|item| item.text("a string such as \"stickyd\""));
     let host = |text: ConfigText| {
         if text.value.starts_with("*.") {
-            let help = "write each name, such as hosts = [\"stickyd\"]: anybody can point a new subdomain here";
+            let help = "write each name, such as hosts = [\"stickyd\"]: a wildcard admits names that others register";
             context.report.error_help(&text.span, format!("`{}` has a wildcard", text.value), help);
             return text.value;
         }

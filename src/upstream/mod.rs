@@ -223,8 +223,8 @@ impl Upstream {
         if self.removed && !self.has_unneeded() {
             return Some(self.clone());
         }
-        let nobody = config::Upstream { workers: Vec::new(), ..self.config.clone() };
-        let left = Self { removed: true, ..Self::build(&nobody, secret, metrics, Some(self)) };
+        let without_workers = config::Upstream { workers: Vec::new(), ..self.config.clone() };
+        let left = Self { removed: true, ..Self::build(&without_workers, secret, metrics, Some(self)) };
         (!left.members.is_empty()).then(|| Arc::new(left))
     }
 

@@ -150,7 +150,7 @@ class BusLink {
     if (this.live) socket?.end();
     else socket?.destroy();
     if (socket) this.lost();
-    // What was not confirmed has been sent, and nobody is left to send it again.
+    // What was not confirmed has been sent. A closed link is not made anew, so it is not sent again.
     this.unacked = [];
     this.unackedBytes = 0;
   }

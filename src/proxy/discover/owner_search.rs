@@ -128,7 +128,7 @@ impl<'a> OwnerSearch<'a> {
         if let Some(done) = self.wait_for(silent, deadline, record).await {
             return done;
         }
-        self.nobody(record).await
+        self.refused_by_all(record).await
     }
 
     /// Asks the workers other than the first guess: by probes, and then with the request itself.
@@ -348,7 +348,7 @@ impl<'a> OwnerSearch<'a> {
 
     /// Ends a search in which every worker refused: the last refusal is forwarded to the client, and the miss is
     /// remembered for a second.
-    async fn nobody(&mut self, record: &mut Record) -> (Discovery, Response<Reply>) {
+    async fn refused_by_all(&mut self, record: &mut Record) -> (Discovery, Response<Reply>) {
         if self.last.is_none() && !self.hung_up {
             // The workers refused only the probe. The client gets the answer of the most likely worker to its own
             // request; if that is acceptance all the same, it proves nothing.
