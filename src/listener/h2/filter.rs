@@ -1,9 +1,9 @@
 //! Reads the client's frames before the h2 crate does, so that a mistake in one stream ends only that stream.
 //!
 //! h2 answers several mistakes that concern one request with GOAWAY, which also ends the requests of all other clients
-//! of the same front proxy: an invalid field, DATA on a stream that the client has ended, a window update of 0, many empty
-//! or small DATA frames. RFC 9113 demands a stream error for each of them (§5.1, §6.9, §8.1.1). The filter finds them
-//! and gives h2 a frame instead for which it resets that stream only.
+//! of the same front proxy: an invalid field, DATA on a stream that the client has ended, a window update of 0, many
+//! empty or small DATA frames. RFC 9113 demands a stream error for each of them (§5.1, §6.9, §8.1.1). The filter finds
+//! them and gives h2 a frame instead for which it resets that stream only.
 //!
 //! Field blocks are decoded here as well ([`crate::hpack`]), because a mistake in one is found only in this way. A
 //! clean block goes on to h2 untouched, so that its table stays in step with the client's. Once a block was not handed
