@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::api::paths;
 use super::layers::Asked;
+use super::page;
 use crate::config::Secret;
 
 /// Header field that every write must carry.
@@ -66,10 +67,12 @@ impl AdminAuth {
         if hosts.next().is_some() {
             return Some((StatusCode::FORBIDDEN, "there must be one Host header\n"));
         }
-        if is_of_another_site(headers) {
+        let reads = method == Method::GET || method == Method::HEAD;
+        // A link in a chat or a mail may open the page, which then has an origin of its own.
+        let opens = reads && uri.path() == page::ROOT && is_navigation(headers);
+        if !opens && is_of_another_site(headers) {
             return Some((StatusCode::FORBIDDEN, "requests from pages of other sites are not allowed\n"));
         }
-        let reads = method == Method::GET || method == Method::HEAD;
         if reads && uri.path() == paths::HEALTH {
             // Its answer shows only whether stickyd serves.
             return None;
@@ -84,6 +87,8 @@ impl AdminAuth {
             (Reach::Unix, _) if reads => None,
             (Reach::Unix, _) => refuses_write(headers, false),
             (Reach::Loopback, _) if reads => None,
+            // The page asks for the token, and sends it with its requests to the API.
+            (Reach::Network, Some(_)) if reads && page::is_of_page(uri.path()) => None,
             (_, None) => Some((StatusCode::FORBIDDEN, "writes over TCP need [admin] token_file\n")),
             (_, Some(_)) if !bears => Some((StatusCode::UNAUTHORIZED, "wrong or missing bearer token\n")),
             (_, Some(_)) if reads => None,
@@ -121,6 +126,12 @@ fn is_of_another_site(headers: &HeaderMap) -> bool {
     let foreign = |origin: &HeaderValue| origin.as_bytes().strip_prefix(b"http://") != Some(host);
     let apart = |site: &HeaderValue| site != "same-origin" && site != "none";
     headers.get_all(header::ORIGIN).iter().any(foreign) || headers.get_all("sec-fetch-site").iter().any(apart)
+}
+
+/// Whether a browser opens the address as a document of its own, not as a part of another page.
+fn is_navigation(headers: &HeaderMap) -> bool {
+    let is = |name: &str, value: &str| headers.get(name).is_some_and(|given| given == value);
+    is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document")
 }
 
 /// Rejects what the rules do not allow, before any handler runs; keeps with the answer what was asked, for the audit

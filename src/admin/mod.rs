@@ -6,7 +6,7 @@
 //! request without a token needs a Host that no foreign page can name (DNS rebinding), and writing needs a header field
 //! of stickyd's own (`auth`). No CORS header is ever sent, and no worker can have this listener's address (`config` and
 //! the DNS lookups check it). The answers are described in `conf/openapi.json`, which is also served, and which the
-//! tests check every answer against. Left out for now: a web page.
+//! tests check every answer against. The same addresses serve a page for browsers (`page`).
 
 pub mod api;
 pub(crate) mod auth;
@@ -15,6 +15,7 @@ mod broadcast;
 pub(crate) mod layers;
 mod linked;
 mod log;
+pub(crate) mod page;
 mod processes;
 pub(crate) mod scrape;
 mod sessions;
@@ -251,6 +252,7 @@ fn handlers(path: &str) -> MethodRouter<Api> {
 
 fn router(api: Api, guard: AdminAuth) -> Router {
     let router = api::PATHS.iter().fold(Router::new(), |router, (path, _)| router.route(path, handlers(path)));
+    let router = page::routes().into_iter().fold(router, |router, (path, handlers)| router.route(path, handlers));
     layers::around(router.with_state(api), guard)
 }
 
